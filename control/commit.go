@@ -181,7 +181,7 @@ func mayArrive(t *record.Tx, op dataset.Operation, again bool) (bool, error) {
 		return true, nil
 	}
 	if !reported(op.Kind) {
-		return false, dataset.Errorf(dataset.ErrInvalid, "report of operation %s: agents carry out no %q", op.ID,
+		return false, dataset.Errorf(dataset.ErrInvalid, "report of operation %s: unexpected kind %q", op.ID,
 			dataset.Clip(string(op.Kind)))
 	}
 	if err := dataset.CheckName(op.Volume); err != nil {
@@ -277,11 +277,11 @@ func reportable(node uuid.UUID, op dataset.Operation) error {
 	}
 	switch {
 	case op.Node != node:
-		return dataset.Errorf(dataset.ErrForbidden, "operation %s is node %s's, not %s's", op.ID, op.Node, node)
+		return dataset.Errorf(dataset.ErrForbidden, "operation %s belongs to node %s, not to %s", op.ID, op.Node, node)
 	case op.ID == uuid.Nil || op.DatasetID == uuid.Nil:
-		return bad("it does not say of which operation and dataset it is")
+		return bad("missing operation or dataset")
 	case op.Discarded != uuid.Nil:
-		return bad("only control says that a dataset was discarded for another one")
+		return bad("only control can discard a dataset")
 	case op.Problem != nil && len(op.Problem.Message) > dataset.MaxLine:
 		return bad(fmt.Sprintf("why it failed takes %d bytes (%d at most)", len(op.Problem.Message), dataset.MaxLine))
 	case op.Problem != nil && !alone(op.Kind):
@@ -292,30 +292,30 @@ func reportable(node uuid.UUID, op dataset.Operation) error {
 	case dataset.OpCreate, dataset.OpClone, dataset.OpImport:
 		if !of(op.Dataset) || op.Dataset.Home != node || op.Dataset.Epoch != 1 || op.Epoch != 1 ||
 			op.Dataset.State != dataset.StateReady || op.Dataset.Trash != nil || len(op.Dataset.Guests) > 0 {
-			return bad("it is not of a new dataset of this node")
+			return bad("the dataset is not a new one of this node")
 		}
 		if op.Dataset.Profile.Encryption.Wanted() != (op.Dataset.Encryption != nil) {
-			return bad("its profile says whether it is encrypted, and the data key on record says otherwise")
+			return bad("the data key does not match the encryption of its profile")
 		}
 		return dataset.CheckName(op.Dataset.Volume)
 	case dataset.OpSnapshot, dataset.OpSnapshotDelete, dataset.OpRestore:
 		if op.Snapshot == nil || op.Snapshot.Dataset != op.DatasetID || op.Snapshot.ID == uuid.Nil {
-			return bad("its snapshot is missing, or another dataset's")
+			return bad("its snapshot is missing, or belongs to another dataset")
 		}
 		if op.Kind == dataset.OpRestore && (!of(op.Dataset) || op.Source == nil || op.Source.Dataset != op.DatasetID) {
-			return bad("what is restored is missing, or another dataset's")
+			return bad("the restored snapshot is missing, or belongs to another dataset")
 		}
 	case dataset.OpResize:
 		if !of(op.Dataset) || op.Dataset.Size <= 0 {
-			return bad("the new size is missing")
+			return bad("missing size")
 		}
 	case dataset.OpRekey:
 		if !of(op.Dataset) || op.Dataset.Encryption == nil {
-			return bad("the data key is missing")
+			return bad("missing data key")
 		}
 	case dataset.OpRewrite, dataset.OpDelete, dataset.OpPurge, dataset.OpMove:
 	default:
-		return bad("it is not of a kind that agents report")
+		return bad("agents do not report operations of this kind")
 	}
 	return nil
 }
@@ -328,7 +328,7 @@ func repeat(t *record.Tx, rec, op dataset.Operation, out *api.Committed) error {
 	case rec.State == dataset.OpCancelled:
 		return dataset.Errorf(dataset.ErrCancelled, "operation %s was cancelled meanwhile", op.ID)
 	case rec.State != dataset.OpDone:
-		return dataset.Errorf(dataset.ErrConflict, "operation %s is on record as %s", op.ID, rec.State)
+		return dataset.Errorf(dataset.ErrConflict, "operation %s is recorded as %s", op.ID, rec.State)
 	case op.Kind == dataset.OpPurge:
 		return nil
 	}

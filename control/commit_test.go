@@ -105,7 +105,7 @@ func TestSenselessReports(t *testing.T) {
 		"in the trash": func(op *dataset.Operation) bool {
 			return control.Makes(op.Kind) && changed(op, func(d *dataset.Dataset) { d.State = dataset.StateTrashed })
 		},
-		"discarded for another": func(op *dataset.Operation) bool { op.Discarded = other; return true },
+		"only control can discard a dataset": func(op *dataset.Operation) bool { op.Discarded = other; return true },
 		"no size": func(op *dataset.Operation) bool {
 			return op.Kind == dataset.OpResize && changed(op, func(d *dataset.Dataset) { d.Size = -1 })
 		},
@@ -331,7 +331,7 @@ func TestReportOfAnotherNodesOperation(t *testing.T) {
 	before := e.Dump()
 	stolen := op
 	stolen.Node, stolen.Problem = b.ID, &dataset.Problem{Message: "it failed"}
-	controltest.Refused(t, b.TryCommit(stolen), dataset.ErrStale, "is another one")
+	controltest.Refused(t, b.TryCommit(stolen), dataset.ErrStale, "is recorded as another one")
 	if diff := cmp.Diff(before, e.Dump()); diff != "" {
 		t.Errorf("it is on record (-before +after):\n%s", diff)
 	}

@@ -24,7 +24,7 @@ import (
 // alone, names the guests. ErrNotFound, ErrOffline, ErrStale.
 func (s *Service) Guest(ctx context.Context, node uuid.UUID, g api.Stay) (out api.Indexed, err error) {
 	if g.ID == uuid.Nil {
-		return out, dataset.Errorf(dataset.ErrInvalid, "stay with dataset %s: it has no ID", g.Dataset)
+		return out, dataset.Errorf(dataset.ErrInvalid, "stay with dataset %s: missing ID", g.Dataset)
 	}
 	index, err := s.Ledger.Update(ctx, func(t *record.Tx) error {
 		n, err := membership.FreshNode(t, node, g.Incarnation)
@@ -41,7 +41,7 @@ func (s *Service) Guest(ctx context.Context, node uuid.UUID, g api.Stay) (out ap
 				return err
 			}
 			record.RemoveGuest(t, &d, node)
-			t.Event("volume.guest", d, "node "+n.Name+" uses it no more")
+			t.Event("volume.guest", d, "node "+n.Name+" no longer uses it")
 			return t.PutDataset(d)
 		}
 		if err != nil {
@@ -78,7 +78,7 @@ func (s *Service) mayStay(t *record.Tx, d dataset.Dataset, n dataset.Node, held 
 		return dataset.Errorf(dataset.ErrNotFound, "volume %s was deleted", d.Volume)
 	case d.Profile.Access != dataset.AccessMany:
 		return dataset.Errorf(dataset.ErrUnsupported,
-			"%s: its profile %s lets one host have it mounted, its home (access: many lets several)", what,
+			"%s: its profile %s allows only its home to mount it (access: many allows several hosts)", what,
 			d.Profile.Name)
 	case held:
 		return nil
@@ -91,7 +91,7 @@ func (s *Service) mayStay(t *record.Tx, d dataset.Dataset, n dataset.Node, held 
 	}
 	if d.Move != uuid.Nil {
 		return dataset.PendingOn(d.Move,
-			"%s: it is being moved (drover operation watch %s shows how far that is)", what, d.Move.String()[:8])
+			"%s: it is being moved (drover operation watch %s shows the progress)", what, d.Move.String()[:8])
 	}
 	if _, alone := d.Stay(d.Home); alone {
 		home, err := t.NodeName(d.Home)
@@ -99,7 +99,7 @@ func (s *Service) mayStay(t *record.Tx, d dataset.Dataset, n dataset.Node, held 
 			return err
 		}
 		return dataset.Errorf(dataset.ErrPending,
-			"%s: node %s needs it alone for a snapshot, a clone, a restore or an export (drover operation ls)",
+			"%s: node %s has exclusive use of it for a snapshot, a clone, a restore or an export (drover operation ls)",
 			what, home)
 	}
 	c, shared, why, err := s.Relocator.Sharing(t, d, n)
@@ -107,14 +107,14 @@ func (s *Service) mayStay(t *record.Tx, d dataset.Dataset, n dataset.Node, held 
 	case err != nil:
 		return err
 	case !shared:
-		return dataset.Errorf(dataset.ErrUnsupported, "%s: it does not lie on a share", what)
+		return dataset.Errorf(dataset.ErrUnsupported, "%s: it is not on a share", what)
 	case c.ID == uuid.Nil:
 		return dataset.Errorf(dataset.ErrUnsupported, "%s: %s", what, why)
 	case why != "":
 		return dataset.Errorf(dataset.ErrOffline, "%s: %s", what, why)
 	case !c.Capabilities.ManyHosts:
 		return dataset.Errorf(dataset.ErrUnsupported,
-			"%s: pool %s of node %s cannot have a volume mounted by several hosts at once", what, c.Name, n.Name)
+			"%s: pool %s of node %s cannot mount a volume on several hosts at once", what, c.Name, n.Name)
 	}
 	return nil
 }
@@ -134,7 +134,7 @@ func (s *Service) unguested(t *record.Tx, d dataset.Dataset, what string) error 
 		switch {
 		case v.Fenced:
 		case v.Away:
-			who = append(who, fmt.Sprintf("%s (which is away; once it is off for good: drover node fence %s "+
+			who = append(who, fmt.Sprintf("%s (unreachable; once it is off for good: drover node fence %s "+
 				"--confirmed)", v.NodeName, v.NodeName))
 		case v.Mounts == 1:
 			who = append(who, v.NodeName+" (1 mount)")

@@ -112,8 +112,8 @@ func TestGuestsThatAreRefused(t *testing.T) {
 		"one host at a time": {b, one, uuid.New(), dataset.ErrUnsupported, "access: many"},
 		"another share":      {other, d, uuid.New(), dataset.ErrUnsupported, "node gamma has no pool on the share"},
 		"no share":           {off, d, uuid.New(), dataset.ErrUnsupported, "node delta has no pool on the share"},
-		"no such dataset":    {b, dataset.Dataset{ID: uuid.New()}, uuid.New(), dataset.ErrNotFound, "no dataset"},
-		"no ID":              {b, d, uuid.Nil, dataset.ErrInvalid, "no ID"},
+		"no such dataset":    {b, dataset.Dataset{ID: uuid.New()}, uuid.New(), dataset.ErrNotFound, "no such dataset"},
+		"missing ID":         {b, d, uuid.Nil, dataset.ErrInvalid, "missing ID"},
 	} {
 		_, err := stay(try.by, try.d, try.id)
 		if err == nil {
@@ -180,7 +180,7 @@ func TestAloneAtHome(t *testing.T) {
 	d := createMany(a, "db")
 	id := stays(a, d)
 	_, err := stay(b, d, uuid.New())
-	controltest.Refused(t, err, dataset.ErrPending, "node alpha needs it alone")
+	controltest.Refused(t, err, dataset.ErrPending, "node alpha has exclusive use of it")
 	if v := e.MustVolume("db"); len(v.Visits) != 1 || !v.Visits[0].Alone {
 		t.Errorf("people see %+v", v.Visits)
 	}
@@ -267,7 +267,7 @@ func TestLostGuest(t *testing.T) {
 	stays(c, d)
 	x.EndSession(l.Beta)
 	rm := api.Request{Kind: dataset.OpDelete, Volume: "db"}
-	l.Alpha.MustRefusePlan(rm, dataset.ErrInUse, "beta (which is away", "drover node fence beta --confirmed", "gamma (0 mounts)")
+	l.Alpha.MustRefusePlan(rm, dataset.ErrInUse, "beta (unreachable", "drover node fence beta --confirmed", "gamma (0 mounts)")
 	if _, err := e.Fence(e.Ctx, l.Beta.ID, api.Fenced{Confirmed: true}); err != nil {
 		t.Fatal(err)
 	}
@@ -280,7 +280,7 @@ func TestLostGuest(t *testing.T) {
 	if out, err := e.RemoveNode(e.Ctx, "gamma", true); err != nil || out.Removed.IsZero() {
 		t.Fatal(out, err)
 	}
-	l.Alpha.MustRefusePlan(rm, dataset.ErrInUse, "in use on gamma (which is away", "drover node fence gamma --confirmed")
+	l.Alpha.MustRefusePlan(rm, dataset.ErrInUse, "in use on gamma (unreachable", "drover node fence gamma --confirmed")
 	_, err = stay(l.Alpha, d, uuid.New())
 	controltest.Refused(t, err, dataset.ErrInUse, "in use on gamma")
 	if _, err := e.Fence(e.Ctx, c.ID, api.Fenced{Confirmed: true}); err != nil {
@@ -297,7 +297,7 @@ func TestLostGuest(t *testing.T) {
 	l.ComeBack(l.Beta, "beta") // the word is over
 	list, _ := e.EventLog.After(0)
 	back := slices.IndexFunc(list, func(ev api.Event) bool {
-		return strings.Contains(ev.Detail, "vouched that it writes no more: what it has mounted")
+		return strings.Contains(ev.Detail, "confirmed that it writes no more: its mounted")
 	})
 	if back < 0 || list[back].Type != "node.live" || list[back].Node != "beta" {
 		t.Errorf("its return is told as %+v", list)
@@ -322,13 +322,13 @@ func TestAccessManyWantsAShare(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgentOnShare("alpha", uuid.New())
 	createMany(a, "first")
-	a.MustRefusePlan(controltest.Create("db@many", "pool=fast"), dataset.ErrUnsupported, "several hosts cannot have a volume of it mounted at once")
+	a.MustRefusePlan(controltest.Create("db@many", "pool=fast"), dataset.ErrUnsupported, "it cannot mount a volume on several hosts")
 	if d := a.MustCreate("db@many"); d.Pool != a.LocalPools[1].ID {
 		t.Errorf("it lies on pool %s", d.Pool)
 	}
 	a.MustCreate("one@bronze", "pool=fast")
 	_, err := e.Submit(e.Ctx, api.Request{Kind: dataset.OpUpdate, Volume: "one", Profile: "many"})
-	controltest.Refused(t, err, dataset.ErrUnsupported, "several hosts cannot have a volume of it mounted at once")
+	controltest.Refused(t, err, dataset.ErrUnsupported, "it cannot mount a volume on several hosts")
 }
 
 // A volume does not move away from its share while a guest has it mounted, also one that came since the move was

@@ -17,7 +17,7 @@ const maxPath = 4096
 func checkPath(req api.Request) error {
 	if req.Live && (req.Kind != dataset.OpImport || req.Path == "") {
 		return dataset.Errorf(dataset.ErrInvalid,
-			"live is for the import of a folder, and this is none (leave live out)")
+			"unexpected option live: it applies only to the import of a folder (omit it)")
 	}
 	if req.Path == "" {
 		return nil
@@ -30,7 +30,7 @@ func checkPath(req api.Request) error {
 		what = "old key file"
 	default:
 		return dataset.Errorf(dataset.ErrInvalid,
-			"a path is for import and rekey, and not for %.40s (leave path out)", req.Kind)
+			"unexpected path: it applies only to import and rekey, not to %.40s (omit it)", req.Kind)
 	}
 	switch {
 	case len(req.Path) > maxPath:
@@ -38,11 +38,11 @@ func checkPath(req api.Request) error {
 			len(req.Path), maxPath)
 	case !filepath.IsAbs(req.Path):
 		return dataset.Errorf(dataset.ErrInvalid,
-			"%s %q: the path is relative (want an absolute path on the volume's host)", what, dataset.Clip(req.Path))
+			"%s %q: expected an absolute path on the volume's host", what, dataset.Clip(req.Path))
 	case strings.ContainsRune(req.Path, 0):
 		return dataset.Errorf(dataset.ErrInvalid, "%s %q: the path contains a zero byte", what, dataset.Clip(req.Path))
 	case filepath.Clean(req.Path) != req.Path:
-		return dataset.Errorf(dataset.ErrInvalid, "%s %q: the path is not clean (say %s)", what,
+		return dataset.Errorf(dataset.ErrInvalid, "%s %q: the path is not clean (use %s)", what,
 			dataset.Clip(req.Path), dataset.Clip(filepath.Clean(req.Path)))
 	}
 	return nil

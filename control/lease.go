@@ -29,7 +29,8 @@ func (s *Service) Recall(ctx context.Context, node uuid.UUID, r api.Report) (op 
 		}
 		op = rec
 		if rec.Node != node {
-			return dataset.Errorf(dataset.ErrForbidden, "operation %s is node %s's, not %s's", rec.ID, rec.Node, node)
+			return dataset.Errorf(dataset.ErrForbidden, "operation %s belongs to node %s, not to "+
+				"%s", rec.ID, rec.Node, node)
 		}
 		if lease.State != dataset.LeaseHeld {
 			return nil
@@ -48,7 +49,7 @@ func (s *Service) Recall(ctx context.Context, node uuid.UUID, r api.Report) (op 
 // the answer comes from an older epoch, incarnation or home.
 func (s *Service) Yield(ctx context.Context, node uuid.UUID, y api.Yield) error {
 	if (y.Manifest == nil) == (len(y.Holders) == 0) {
-		return dataset.Errorf(dataset.ErrInvalid, "yield of dataset %s: want what was given up, or who holds it",
+		return dataset.Errorf(dataset.ErrInvalid, "yield of dataset %s: missing manifest or holders",
 			y.Dataset)
 	}
 	_, err := s.Ledger.Update(ctx, func(t *record.Tx) error {
@@ -61,10 +62,11 @@ func (s *Service) Yield(ctx context.Context, node uuid.UUID, y api.Yield) error 
 			return err
 		case op.From != node || d.ID != y.Dataset || d.Epoch != y.Epoch:
 			return dataset.Errorf(dataset.ErrStale,
-				"dataset %s: node %s yields epoch %d, but it is at epoch %d on node %s", y.Dataset, node, y.Epoch,
+				"dataset %s: node %s yields epoch %d, but the dataset is at epoch %d on node "+
+					"%s", y.Dataset, node, y.Epoch,
 				d.Epoch, d.Home)
 		case lease.State == dataset.LeaseHeld:
-			return dataset.Errorf(dataset.ErrStale, "dataset %s: nobody recalls it", d.ID)
+			return dataset.Errorf(dataset.ErrStale, "dataset %s: it is not being recalled", d.ID)
 		}
 		next, was := op, lease
 		if y.Manifest == nil {
@@ -75,7 +77,7 @@ func (s *Service) Yield(ctx context.Context, node uuid.UUID, y api.Yield) error 
 		} else {
 			if some, err := t.List(record.SnapshotPrefix(d.ID), "", 1); op.Files && (err != nil || len(some) > 0) {
 				return cmp.Or(err, dataset.Errorf(dataset.ErrConflict,
-					"volume %s: a snapshot was taken since its move was asked for, and goes nowhere file by file",
+					"volume %s: a snapshot was taken after its move began, and a move file by file cannot transfer it",
 					d.Volume))
 			}
 			next.Manifest, next.Holders = y.Manifest, nil

@@ -40,7 +40,8 @@ func mayRequest(t *record.Tx, op *dataset.Operation) error {
 		return nil
 	case vouchesForHome(op):
 		return dataset.Errorf(dataset.ErrForbidden,
-			"%s may not %s volume %s without its home, which an admin must vouch for: %s", p, op.Kind, op.Volume,
+			"%s may not %s volume %s without its home, which requires an admin's confirmation: "+
+				"%s", p, op.Kind, op.Volume,
 			api.AskAsAdmin)
 	case op.Node == p.Node, op.From == p.Node, makes(op.Kind) && op.Path == "":
 		return nil
@@ -54,7 +55,7 @@ func mayRequest(t *record.Tx, op *dataset.Operation) error {
 		return err
 	}
 	return dataset.Errorf(dataset.ErrForbidden,
-		"%s may not ask for this %s of volume %s, which is node %s's to do: ask there, or %s", p,
+		"%s may not request this %s of volume %s, because node %s carries it out: ask there, or %s", p,
 		described(op.Kind), op.Volume, home, api.AskControl)
 }
 
@@ -81,15 +82,15 @@ func operatorMayRequest(t *record.Tx, p api.Principal, op *dataset.Operation) er
 			return err
 		}
 		return dataset.Errorf(dataset.ErrForbidden,
-			"%s may not %s volume %s without its home, as that vouches that node %s writes no more "+
-				"(--fenced): that takes the role admin, as drover node fence does", p, op.Kind, op.Volume, home)
+			"%s may not %s volume %s without its home: confirming that node %s writes no more (--fenced) "+
+				"requires the role admin, as drover node fence does", p, op.Kind, op.Volume, home)
 	case op.Path != "" && op.Kind == dataset.OpRekey:
 		return dataset.Errorf(dataset.ErrForbidden,
-			"%s may not name a key file of a host, which can be any file: that takes the role admin", p)
+			"%s may not name a key file of a host, because it could be any file: this requires the role admin", p)
 	case op.Path != "":
 		return dataset.Errorf(dataset.ErrForbidden,
-			"%s may not import a folder of a host, which can be any: that takes the role admin (or send "+
-				"what is to be imported: drover volume import %s --from FILE)", p, op.Volume)
+			"%s may not import a folder of a host, because it could be any folder: this requires the role admin "+
+				"(or send the data: drover volume import %s --from FILE)", p, op.Volume)
 	}
 	return nil
 }
@@ -98,7 +99,7 @@ func operatorMayRequest(t *record.Tx, p api.Principal, op *dataset.Operation) er
 func described(k dataset.OpKind) string {
 	switch k {
 	case dataset.OpShow, dataset.OpHide, dataset.OpDiscard:
-		return string(k) + " of the overtaken head"
+		return string(k) + " of the superseded copy"
 	}
 	return string(k)
 }
@@ -109,7 +110,7 @@ func mayCancel(t *record.Tx, op dataset.Operation) error {
 	p := api.PrincipalOf(t.Context())
 	if p.Kind == pki.Node && p.Node != op.Node && p.Node != op.From {
 		return dataset.Errorf(dataset.ErrForbidden,
-			"%s may not cancel operation %s of volume %s, in which it has no part: %s", p, op.ID, op.Volume,
+			"%s may not cancel operation %s of volume %s, because its node has no part in it: %s", p, op.ID, op.Volume,
 			api.AskControl)
 	}
 	return nil

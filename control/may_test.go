@@ -39,14 +39,14 @@ func TestWhatANodeMay(t *testing.T) {
 		want string // empty: it may
 	}{
 		"a snapshot of its own":   {api.Request{Kind: dataset.OpSnapshot, Volume: "db"}, ""},
-		"a snapshot of another's": {api.Request{Kind: dataset.OpSnapshot, Volume: "web"}, "node alpha (" + a.ID.String() + ") may not ask for this snapshot of volume web, which is node beta's to do: ask there, or ask with an operator's certificate, or as root of a control host with DROVER_API=unix:///run/drover/control.sock"},
-		"another's end":           {api.Request{Kind: dataset.OpDelete, Volume: "web"}, "may not ask for this delete of volume web"},
-		"another's profile":       {api.Request{Kind: dataset.OpUpdate, Volume: "web", Protect: controltest.Yes()}, "may not ask for this update"},
+		"a snapshot of another's": {api.Request{Kind: dataset.OpSnapshot, Volume: "web"}, "node alpha (" + a.ID.String() + ") may not request this snapshot of volume web, because node beta carries it out: ask there, or ask with an operator's certificate, or as root of a control host with DROVER_API=unix:///run/drover/control.sock"},
+		"another's end":           {api.Request{Kind: dataset.OpDelete, Volume: "web"}, "may not request this delete of volume web"},
+		"another's profile":       {api.Request{Kind: dataset.OpUpdate, Volume: "web", Protect: controltest.Yes()}, "may not request this update"},
 		"its own profile":         {api.Request{Kind: dataset.OpUpdate, Volume: "db", Protect: controltest.No()}, ""},
 		"a new one":               {controltest.Create("new@gold"), ""},
 		"to itself":               {controltest.Move("web", "alpha"), ""},
 		"away from itself":        {controltest.Move("db", "beta"), ""},
-		"from one to another":     {controltest.Move("web", "gamma"), "may not ask for this move of volume web, which is node gamma's to do"},
+		"from one to another":     {controltest.Move("web", "gamma"), "may not request this move of volume web, because node gamma carries it out"},
 		"the end of what it had":  {api.Request{Kind: dataset.OpDelete, Volume: "had"}, ""},
 	} {
 		err := submit(alpha, c.req)
@@ -61,14 +61,14 @@ func TestWhatANodeMay(t *testing.T) {
 	}
 	imported := api.Request{Kind: dataset.OpImport, Volume: "etc@gold", Path: "/etc"}
 	worker := controltest.As(pki.Identity{Kind: pki.Operator, Role: pki.Worker, Name: "bob"})
-	controltest.Refused(t, submit(worker, imported), dataset.ErrForbidden, "takes the role admin")
+	controltest.Refused(t, submit(worker, imported), dataset.ErrForbidden, "requires the role admin")
 	if err := submit(controltest.As(pki.Identity{Kind: pki.Operator, Role: pki.Admin, Name: "alice"}), imported); err != nil {
 		t.Error(err)
 	}
 	// An operation that is another's is not to be cancelled either.
 	op := *e.MustSubmit(controltest.Move("web", "alpha")).Operation
 	_, err := e.CancelOperation(controltest.As(controltest.NodeIdentity("delta", e.NewAgent("delta").ID)), op.ID.String())
-	controltest.Refused(t, err, dataset.ErrForbidden, "in which it has no part")
+	controltest.Refused(t, err, dataset.ErrForbidden, "because its node has no part")
 	if _, err := e.CancelOperation(controltest.As(controltest.NodeIdentity("beta", b.ID)), op.ID.String()); err != nil {
 		t.Error(err)
 	}
@@ -84,7 +84,7 @@ func TestWhatANodeMay(t *testing.T) {
 	}
 	epsilon := controltest.As(controltest.NodeIdentity("epsilon", uuid.New())) // without a pool: nothing is placed there
 	_, err = e.CancelOperation(epsilon, made.Operation.ID.String())
-	controltest.Refused(t, err, dataset.ErrForbidden, "in which it has no part")
+	controltest.Refused(t, err, dataset.ErrForbidden, "because its node has no part")
 	if _, err := e.CancelOperation(alpha, made.Operation.ID.String()); err != nil {
 		t.Error(err)
 	}
@@ -93,7 +93,7 @@ func TestWhatANodeMay(t *testing.T) {
 		t.Fatal(made.Operation, err)
 	}
 	_, err = e.CancelOperation(epsilon, made.Operation.ID.String())
-	controltest.Refused(t, err, dataset.ErrForbidden, "in which it has no part")
+	controltest.Refused(t, err, dataset.ErrForbidden, "because its node has no part")
 	if _, err := e.CancelOperation(alpha, made.Operation.ID.String()); err != nil {
 		t.Error(err)
 	}
@@ -102,7 +102,7 @@ func TestWhatANodeMay(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = e.CancelOperation(alpha, made.Operation.ID.String())
-	controltest.Refused(t, err, dataset.ErrForbidden, "in which it has no part")
+	controltest.Refused(t, err, dataset.ErrForbidden, "because its node has no part")
 	e.CheckInvariants()
 }
 
@@ -115,12 +115,12 @@ func TestI1AnAdminVouches(t *testing.T) {
 	e.MustMove("db", a, b, "beta")
 	req := controltest.ForcedMove("db", "alpha", "beta")
 	_, err := e.Submit(controltest.As(controltest.NodeIdentity("alpha", a.ID)), req)
-	controltest.Refused(t, err, dataset.ErrForbidden, "an admin must vouch for: ask with an admin's certificate")
+	controltest.Refused(t, err, dataset.ErrForbidden, "an admin's confirmation: ask with an admin's certificate")
 	operator := func(role pki.Role) context.Context {
 		return controltest.As(pki.Identity{Kind: pki.Operator, Role: role, Name: "bob"})
 	}
 	_, err = e.Submit(operator(pki.Worker), req)
-	controltest.Refused(t, err, dataset.ErrForbidden, "operator bob (operator) may not move volume db without its home, as that vouches that node beta writes no more (--fenced): that takes the role admin")
+	controltest.Refused(t, err, dataset.ErrForbidden, "operator bob (operator) may not move volume db without its home: confirming that node beta writes no more (--fenced) requires the role admin")
 	if _, err := e.Submit(operator(pki.Admin), req); err != nil {
 		t.Error(err)
 	}

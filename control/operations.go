@@ -70,7 +70,7 @@ func (s *Service) submit(t *record.Tx, req api.Request) (*dataset.Operation, *da
 	}
 	if req.Kind == dataset.OpImport && req.Path == "" {
 		return nil, nil, dataset.Errorf(dataset.ErrInvalid,
-			"import of volume %q: from which folder? (say its path; a tar archive is sent to "+
+			"import of volume %q: missing path of a folder (send a tar archive to "+
 				"/v1/volumes/NAME/upload)", dataset.Clip(req.Volume))
 	}
 	if op, err := relocation.Join(t, req); err != nil || op != nil {
@@ -115,8 +115,8 @@ func asked(rec dataset.Operation, req api.Request) error {
 	if rec.Asked == digest(req) {
 		return nil
 	}
-	return dataset.Errorf(dataset.ErrExists, "operation %s is on record as another %s, of volume %s, and "+
-		"cannot be this %.40s as well (choose another ID)", rec.ID, rec.Kind, rec.Volume, req.Kind)
+	return dataset.Errorf(dataset.ErrExists, "operation %s is recorded as a %s of volume %s, not as this %.40s "+
+		"(choose another ID)", rec.ID, rec.Kind, rec.Volume, req.Kind)
 }
 
 // settle carries out an operation that changes only records, and records it as done.
@@ -300,7 +300,8 @@ func (s *Service) operation(ctx context.Context, ref string) (op dataset.Operati
 	case 0:
 		return op, noOperation(ref)
 	case 2:
-		return op, dataset.Errorf(dataset.ErrAmbiguous, "%q matches several operations (say more of the UUID)", ref)
+		return op, dataset.Errorf(dataset.ErrAmbiguous, "%q matches several operations (use more digits of the "+
+			"UUID)", ref)
 	}
 	err = record.Decode(entries[0].Key, entries[0].Value, &op)
 	return s.Reports.WithProgress(op), err
@@ -308,7 +309,7 @@ func (s *Service) operation(ctx context.Context, ref string) (op dataset.Operati
 
 func noOperation(ref string) error {
 	return dataset.Errorf(dataset.ErrNotFound,
-		"no such operation: %q (drover operation ls shows those of the last day, at most the last 10,000)",
+		"no such operation: %q (drover operation ls lists those of the last day, at most the last 10,000)",
 		dataset.Clip(ref))
 }
 
@@ -336,10 +337,10 @@ func (s *Service) CancelOperation(ctx context.Context, ref string) (op dataset.O
 		case op.State == dataset.OpCancelled:
 			return nil
 		case op.State.Final():
-			return dataset.Errorf(dataset.ErrConflict, "operation %s is %s already", op.ID, op.State)
+			return dataset.Errorf(dataset.ErrConflict, "operation %s is already %s", op.ID, op.State)
 		case !makes(op.Kind) && op.Kind != dataset.OpSnapshot && op.Kind != dataset.OpMove:
 			return dataset.Errorf(dataset.ErrUnsupported,
-				"operation %s: a %s cannot be taken back once it has begun, so it cannot be cancelled", op.ID, op.Kind)
+				"operation %s: a %s cannot be undone once it has begun, so it cannot be cancelled", op.ID, op.Kind)
 		}
 		op.State, op.Ended = dataset.OpCancelled, s.Clock.Now()
 		op.Problem = &dataset.Problem{Code: dataset.ErrCancelled.Code, Message: "cancelled by request"}

@@ -148,12 +148,12 @@ func TestCancel(t *testing.T) {
 			}
 			continue
 		}
-		controltest.Refused(t, err, dataset.ErrUnsupported, string(kind), "taken back")
+		controltest.Refused(t, err, dataset.ErrUnsupported, string(kind), "undone")
 	}
 	op := *e.MustSubmit(controltest.Create("last")).Operation
 	a.MustCommit(op)
 	_, err := e.CancelOperation(e.Ctx, op.ID.String())
-	controltest.Refused(t, err, dataset.ErrConflict, "done already")
+	controltest.Refused(t, err, dataset.ErrConflict, "already done")
 	_, err = e.CancelOperation(e.Ctx, uuid.NewString())
 	controltest.Refused(t, err, dataset.ErrNotFound)
 	e.CheckInvariants()

@@ -21,13 +21,13 @@ import (
 func (s *Service) Plan(ctx context.Context, node uuid.UUID, req api.Request) (p api.Plan, err error) {
 	if alone(req.Kind) {
 		return p, dataset.Errorf(dataset.ErrInvalid,
-			"a change of kind %q is of records alone, and control's own: submit it", req.Kind)
+			"a change of kind %q only changes records, and is not planned: submit it", req.Kind)
 	}
 	if req.Kind == dataset.OpMove {
-		return p, dataset.Errorf(dataset.ErrInvalid, "a move goes on record before it begins: submit it")
+		return p, dataset.Errorf(dataset.ErrInvalid, "a move is recorded before it begins: submit it")
 	}
 	if req.Kind == dataset.OpDelete && req.Fenced != "" {
-		return p, dataset.Errorf(dataset.ErrInvalid, "a delete without the home is control's own: submit it")
+		return p, dataset.Errorf(dataset.ErrInvalid, "a delete without the home is not planned: submit it")
 	}
 	req = req.Parsed()
 	err = s.Ledger.View(ctx, func(t *record.Tx) error {

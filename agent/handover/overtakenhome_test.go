@@ -18,7 +18,7 @@ import (
 // since it told that it is done.
 func homeUnheard(t *testing.T) (*agenttest.Cluster, dataset.Dataset) {
 	f := agenttest.NewCluster(t, "loop", "loop")
-	f.MayFailWith = "wants replicas on more nodes"
+	f.MayFailWith = "requires replicas on more nodes"
 	d := f.A.NewVolume("db", map[string]string{"size": "320MiB", "profile": "safe"})
 	f.A.WriteFile("db", "token", "all of it")
 	agenttest.Await(t, func() bool { _, checked := f.ReplicaTimes("db"); return !checked.IsZero() })

@@ -130,7 +130,7 @@ func TestLeftCopyOfIdleVolumeIsUsable(t *testing.T) {
 		for _, profile := range []string{"plain", "safe"} {
 			t.Run(name+", "+profile, func(t *testing.T) {
 				f := agenttest.NewCluster(t, "loop", "loop")
-				f.MayFailWith = "wants replicas on more nodes" // once its home was overtaken
+				f.MayFailWith = "requires replicas on more nodes" // once its home was overtaken
 				d := f.A.NewVolume("db", map[string]string{"size": "320MiB", "profile": profile})
 				f.A.WriteFile("db", "token", "all of it")
 				before(f)

@@ -24,7 +24,7 @@ import (
 func TestReplicaFollowsWritesAndTakesOver(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")
-	f.MayFailWith = "wants replicas on more nodes" // once its home was overtaken
+	f.MayFailWith = "requires replicas on more nodes" // once its home was overtaken
 	d := f.A.NewVolume("db", map[string]string{"size": "320MiB", "profile": "safe"})
 	f.A.WriteFile("db", "token", "one")
 	written := time.Now()
@@ -144,7 +144,7 @@ func TestI3ReplicaAheadIsKeptAsSuperseded(t *testing.T) {
 
 func replicaAhead(t *testing.T, condemned bool) {
 	f := agenttest.NewCluster(t, "loop", "loop")
-	f.MayFailWith = "wants replicas on more nodes" // once two are not to be refreshed
+	f.MayFailWith = "requires replicas on more nodes" // once two are not to be refreshed
 	c := f.AddHost("host-c", "loop")
 	c.Start()
 	d := f.A.NewVolume("db@safer", map[string]string{"size": "320MiB"})
@@ -209,7 +209,7 @@ func replicaAhead(t *testing.T, condemned bool) {
 func TestPromotionInterruptsRefresh(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")
-	f.MayFailWith = "wants replicas on more nodes"
+	f.MayFailWith = "requires replicas on more nodes"
 	f.A.NewVolume("db@safe", map[string]string{"size": "320MiB"})
 	f.A.WriteFile("db", "token", "one")
 	written := time.Now()

@@ -54,7 +54,7 @@ func (l *late) Sync(ctx context.Context, node uuid.UUID, rev uint64, wait time.D
 // same one again.
 func TestMoveToReplicaBasedOnSharedSnapshot(t *testing.T) {
 	f := agenttest.NewCluster(t, "loop", "loop")
-	f.MayFailWith = "wants replicas on more nodes"
+	f.MayFailWith = "requires replicas on more nodes"
 	c := f.AddHost("host-c", "loop")
 	c.Start()
 	f.A.Stop()
@@ -101,7 +101,7 @@ func TestMoveToReplicaBasedOnSharedSnapshot(t *testing.T) {
 // given, until the node has what is newer: one that is begun anew goes by what control knows.
 func TestHomeKeepsSnapshotsItSent(t *testing.T) {
 	f := agenttest.NewCluster(t, "loop", "loop")
-	f.MayFailWith = "wants replicas on more nodes"
+	f.MayFailWith = "requires replicas on more nodes"
 	c := f.AddHost("host-c", "loop")
 	c.Start()
 	d := f.A.NewVolume("db@safer", map[string]string{"size": "320MiB"})

@@ -35,7 +35,7 @@ func TestReplicaRefreshAfterMoveIsIncremental(t *testing.T) {
 			b.Start()
 		},
 		"to a replica, its home is dead": func(f *agenttest.Cluster, b, c, _ *agenttest.Host) {
-			f.MayFailWith = "wants replicas on more nodes"
+			f.MayFailWith = "requires replicas on more nodes"
 			v := f.Recorded("db")
 			begun, stop := time.Now(), keepsWriting(f.A, "db")
 			agenttest.Await(f.T, func() bool { return shares(b, c, v.ID, begun) })
@@ -147,7 +147,7 @@ func shares(h *agenttest.Host, with *agenttest.Host, id uuid.UUID, after time.Ti
 func TestHomeKeepsCommonBaseOfReplicas(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")
-	f.MayFailWith = "wants replicas on more nodes"
+	f.MayFailWith = "requires replicas on more nodes"
 	c := f.AddHost("host-c", "loop")
 	c.Start()
 	d := f.A.NewVolume("db@safer", map[string]string{"size": "320MiB"})
@@ -185,7 +185,7 @@ func TestHomeKeepsCommonBaseOfReplicas(t *testing.T) {
 func TestNoCommonBaseForSingleReplica(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")
-	f.MayFailWith = "wants replicas on more nodes"
+	f.MayFailWith = "requires replicas on more nodes"
 	c := f.AddHost("host-c", "loop")
 	c.Start()
 	d := f.A.NewVolume("db@safer", map[string]string{"size": "320MiB"})
@@ -267,7 +267,7 @@ func (h shelf) keeps(s dataset.Snapshot) bool {
 func TestHomeKeepsBasesOfCopiesAndMoves(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")
-	f.MayFailWith = "wants replicas on more nodes" // once the replica is stopped
+	f.MayFailWith = "requires replicas on more nodes" // once the replica is stopped
 	c := f.AddHost("host-c", "loop")
 	d := f.A.NewVolume("db@safe", map[string]string{"size": "320MiB"})
 	c.Start() // after the replica was placed

@@ -16,7 +16,7 @@ import (
 func TestReplicaOnZFS(t *testing.T) {
 	long.Only(t)
 	f := agenttest.NewCluster(t, "zfs", "zfs")
-	f.MayFailWith = "wants replicas on more nodes" // once its home was overtaken
+	f.MayFailWith = "requires replicas on more nodes" // once its home was overtaken
 	d := f.A.NewVolume("db", map[string]string{"size": "64MiB", "profile": "safe"})
 	for _, text := range []string{"one", "two"} {
 		f.A.WriteFile("db", "token", text)

@@ -78,7 +78,7 @@ func TestCertificateAuthority(t *testing.T) {
 	refused("set --ca or DROVER_CA (", "node", "ls")
 	with := []string{"--ca", out + "/bob-ca.pem"}
 	must(append(with, "node", "ls")...)
-	refused("operator bob (viewer) may not remove a node: that takes the role admin", append(with, "node", "rm", "alpha")...)
+	refused("operator bob (viewer) may not remove a node: this requires the role admin", append(with, "node", "rm", "alpha")...)
 	if err := os.Chmod(out+"/bob-key.pem", 0o644); err != nil {
 		t.Fatal(err)
 	}

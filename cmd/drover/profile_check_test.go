@@ -35,11 +35,10 @@ func TestProfileCheckTellsOfFreezes(t *testing.T) {
 func TestProfileCheckRefusesWhatNoHostKeeps(t *testing.T) {
 	for profile, want := range map[string]string{
 		"{backend: lop}": `5:16: profiles.p.backend: unknown backend "lop" (have: btrfs, dir, loop, lvm, nfs, zfs); did you mean loop?`,
-		"{backend: btrfs, qos: {read_iops: 500}}": "profiles.p.backend: no pool of " +
-			"backend btrfs can satisfy this profile: it has no block device for each volume, whose speed could " +
-			"be limited (backend loop, lvm could)",
-		"{backend: zfs, quiesce: freeze}": "no pool of backend zfs can satisfy " +
-			"this profile: it cannot freeze one volume alone (backend loop, lvm could)",
+		"{backend: btrfs, qos: {read_iops: 500}}": "profiles.p.backend: no pool of backend btrfs can satisfy " +
+			"this profile: it has no block device for each volume, so it cannot throttle (backend loop, lvm could)",
+		"{backend: zfs, quiesce: freeze}": "no pool of backend zfs can satisfy this profile: it cannot freeze a " +
+			"single volume (backend loop, lvm could)",
 		"{backend: dir, snapshots: {schedule: '@daily', keep: {last: 1}}}": "it cannot take snapshots without copying (backend btrfs, loop, lvm, zfs could)",
 		"{backend: nfs, size: 1GiB}": "no pool of backend nfs can satisfy " +
 			"this profile: it cannot enforce a size (backend btrfs, dir, loop, lvm, zfs could)",
@@ -56,9 +55,9 @@ func TestProfileCheckRefusesWhatNoHostKeeps(t *testing.T) {
 		"{size: 8KiB}": "profiles.p: no " +
 			"backend can satisfy all of this: ",
 		"{size: 8KiB, filesystem: {type: xfs}}": "backend loop, lvm: 8KiB is too small for xfs, which needs 300MiB",
-		"{access: many, encryption: {key_file: /k}}": "profiles.p: no " +
-			"backend can satisfy all of this: backend btrfs, dir, loop, lvm, zfs: several hosts cannot have a " +
-			"volume of it mounted at once, as access many wants; backend nfs: it cannot encrypt",
+		"{access: many, encryption: {key_file: /k}}": "profiles.p: no backend can satisfy all of this: backend " +
+			"btrfs, dir, loop, lvm, zfs: it cannot mount a volume on several hosts, as access many requires; " +
+			"backend nfs: it cannot encrypt",
 		"{backend: loop, qos: {read_iops: 500, strict: true}, size: 1GiB}":                "",
 		"{backend: lvm, size: 16MB}":                                                      "", // in whole extents
 		"{backend: lvm, quiesce: freeze, filesystem: {type: xfs, mount: [noatime]}}":      "",

@@ -261,7 +261,7 @@ var scenarios = map[string]func(c *console){
 	},
 	"went-back": func(c *console) {
 		c.fake.recovery = api.Recovery{
-			Digest: "0123abcd", Halted: "nothing is changed while the store is not to be believed: it went back (drover store recover)",
+			Digest: "0123abcd", Halted: "store inconsistent; changes suspended: it went back (drover store recover)",
 			Heard: []string{"alpha", "beta"}, Silent: []string{"gamma"},
 			Different: []api.Differs{
 				{Dataset: idDB, Volume: "db", Action: "moved", Store: "ready, epoch 1 on alpha", Agents: "ready, epoch 2 on beta"},

@@ -38,8 +38,8 @@ func Compatible(control, version, who string) error {
 		older, newer, first = control, version, "control"
 	}
 	return dataset.Errorf(dataset.ErrForbidden,
-		"%s is drover %s and control is %s: only versions side by side work together (upgrade %s first, "+
-			"from %s to the minor version before %s or to it)",
+		"%s is drover %s and control is %s: only neighbouring versions work together (upgrade %s first, from %s "+
+			"to the same or the previous minor version as %s)",
 		who, dataset.Clip(version), control, first, dataset.Clip(older), dataset.Clip(newer))
 }
 

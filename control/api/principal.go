@@ -23,7 +23,7 @@ func (p Principal) String() string {
 	case p.Local:
 		return "local " + p.From
 	case p.Kind == "":
-		return "nobody known"
+		return "nobody"
 	}
 	return p.Identity.String()
 }

@@ -103,7 +103,7 @@ func TestTurns(t *testing.T) {
 func TestFlood(t *testing.T) {
 	l, clk, _ := open(t)
 	for i := range 1000 {
-		l.Keep(api.Change{Who: "nobody known", Outcome: []api.Outcomes{api.Refused, api.Failed}[i%2]})
+		l.Keep(api.Change{Who: "nobody", Outcome: []api.Outcomes{api.Refused, api.Failed}[i%2]})
 	}
 	if got := lines(t, l.path); len(got) != maxVain {
 		t.Error(len(got))
@@ -115,7 +115,7 @@ func TestFlood(t *testing.T) {
 	}
 	clk.Advance(2 * vainEvery)
 	for range 3 {
-		l.Keep(api.Change{Who: "nobody known", Outcome: api.Failed})
+		l.Keep(api.Change{Who: "nobody", Outcome: api.Failed})
 	}
 	if err := l.Close(); err != nil {
 		t.Fatal(err)

@@ -76,7 +76,7 @@ func (l *LostHome) MustFailOver() dataset.Operation {
 	l.Helper()
 	l.Replicas.EndSession(l.Alpha)
 	_, err := l.AskFailover(l.Service, "beta")
-	Refused(l.T(), err, dataset.ErrPending, "nothing is heard", "alpha")
+	Refused(l.T(), err, dataset.ErrPending, "is unreachable", "alpha")
 	l.Wait(l.Limits.Session, append(l.Others, l.Beta, l.Gamma)...)
 	op, err := l.AskFailover(l.Service, "beta")
 	if err != nil || op == nil {

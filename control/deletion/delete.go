@@ -79,7 +79,7 @@ func (r *Deleter) deletable(t *record.Tx, d dataset.Dataset) error {
 		return err
 	}
 	return dataset.Errorf(dataset.ErrOffline,
-		"delete of volume %s: it is on node %s, which %s (wait for it, or when it surely writes no more: "+
+		"delete of volume %s: it is on node %s, which %s (wait for it, or when it certainly writes no more: "+
 			"drover volume rm %s --force --fenced %s)", d.Volume, home, relocation.IsAway(since), d.Volume, home)
 }
 
@@ -90,9 +90,9 @@ func (r *Deleter) deletableWithout(t *record.Tx, d dataset.Dataset, req api.Requ
 	switch {
 	case !req.Force:
 		return dataset.Errorf(dataset.ErrInvalid,
-			"%s: --fenced NODE goes with --force: it says that the node which has it writes no more", what)
+			"%s: --fenced NODE requires --force", what)
 	case !r.Shared:
-		return dataset.Errorf(dataset.ErrUnsupported, "%s: there is no other node (leave --fenced out)", what)
+		return dataset.Errorf(dataset.ErrUnsupported, "%s: there is no other node (omit --fenced)", what)
 	}
 	home, err := relocation.CheckFencedHome(t, d, req.Fenced, what)
 	if err != nil {
@@ -100,7 +100,7 @@ func (r *Deleter) deletableWithout(t *record.Tx, d dataset.Dataset, req api.Requ
 	}
 	_, there, err := membership.LivingSession(t, home.ID)
 	if err == nil && there {
-		err = dataset.Errorf(dataset.ErrConflict, "%s: node %s, which has it, is alive (leave --fenced out)", what,
+		err = dataset.Errorf(dataset.ErrConflict, "%s: its home, node %s, is alive (omit --fenced)", what,
 			home.Name)
 	}
 	return err
@@ -140,7 +140,7 @@ func (r *Deleter) endDeletes(t *record.Tx, d dataset.Dataset) error {
 		}
 		o.State, o.Ended = dataset.OpCancelled, r.Clock.Now()
 		o.Problem = &dataset.Problem{Code: dataset.ErrCancelled.Code,
-			Message: "a delete without the home took its place"}
+			Message: "replaced by a delete without the home"}
 		if err := r.End(t, o); err != nil {
 			return err
 		}

@@ -28,7 +28,7 @@ func TestDeleteWithoutTheHome(t *testing.T) {
 		_, err := e.Submit(e.Ctx, req)
 		controltest.Refused(t, err, kind, parts...)
 	}
-	denied(del("db", "alpha", true), dataset.ErrConflict, "alpha", "alive", "leave --fenced out")
+	denied(del("db", "alpha", true), dataset.ErrConflict, "alpha", "alive", "omit --fenced")
 	waits := *e.MustSubmit(del("db", "", false)).Operation // which alpha does not hear of any more
 	others := []uuid.UUID{e.MustSubmit(del("late", "", false)).Operation.ID, e.MustSubmit(api.Request{Kind: dataset.OpSnapshot, Volume: "db"}).Operation.ID}
 
@@ -37,9 +37,9 @@ func TestDeleteWithoutTheHome(t *testing.T) {
 	if err := e.LookForAway(e.Ctx); err != nil {
 		t.Fatal(err)
 	}
-	denied(del("own", "", true), dataset.ErrOffline, "node alpha, which is away since 2026-11-18T12:00:01Z", "drover volume rm own --force --fenced alpha")
-	denied(del("db", "alpha", false), dataset.ErrInvalid, "goes with --force")
-	denied(del("db", "beta", true), dataset.ErrInvalid, "alpha that has it, not beta")
+	denied(del("own", "", true), dataset.ErrOffline, "node alpha, which is unreachable since 2026-11-18T12:00:01Z", "drover volume rm own --force --fenced alpha")
+	denied(del("db", "alpha", false), dataset.ErrInvalid, "requires --force")
+	denied(del("db", "beta", true), dataset.ErrInvalid, "alpha, not beta")
 	denied(del("db", "nobody", true), dataset.ErrInvalid, "nobody")
 	_, err := e.Submit(controltest.As(controltest.NodeIdentity("beta", b.ID)), del("db", "alpha", true))
 	controltest.Refused(t, err, dataset.ErrForbidden, "may not delete volume db without its home")
@@ -99,7 +99,7 @@ func TestDeleteWithoutAnother(t *testing.T) {
 	e := controltest.New(t)
 	e.NewAgent("alpha").MustCreate("db")
 	_, err := e.Submit(e.Ctx, api.Request{ID: uuid.New(), Kind: dataset.OpDelete, Volume: "db", Force: true, Fenced: "alpha"})
-	controltest.Refused(t, err, dataset.ErrUnsupported, "delete of volume db: there is no other node", "leave --fenced out")
+	controltest.Refused(t, err, dataset.ErrUnsupported, "delete of volume db: there is no other node", "omit --fenced")
 	if v := e.MustVolume("db"); v.State != dataset.StateReady {
 		t.Errorf("%+v", v)
 	}

@@ -19,8 +19,8 @@ func PlanDiscard(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Da
 		name, err := t.NodeName(c.Node)
 		if err == nil {
 			err = dataset.Errorf(dataset.ErrInUse,
-				"volume %s: the head that node %s keeps is mounted there for somebody to look at (drover "+
-					"volume superseded mount %s %s --off, then discard it)", d.Volume, name, record.RefTo(d), name)
+				"volume %s: the superseded copy on node %s is mounted there (run drover volume superseded mount "+
+					"%s %s --off, then discard it)", d.Volume, name, record.RefTo(d), name)
 		}
 		return nil, nil, err
 	}
@@ -57,13 +57,13 @@ func supersededCopy(t *record.Tx, req api.Request) (d dataset.Dataset, c dataset
 	switch found {
 	case 0:
 		return d, c, dataset.Errorf(dataset.ErrNotFound,
-			"volume %s: no head of it was overtaken there (drover volume superseded ls shows those that were)",
+			"volume %s: it has no superseded copy there (drover volume superseded ls lists them)",
 			d.Volume)
 	case 1:
 		return d, c, nil
 	}
 	return d, c, dataset.Errorf(dataset.ErrAmbiguous,
-		"volume %s: several nodes keep a head of it that was overtaken (say which node)", d.Volume)
+		"volume %s: several nodes have a superseded copy of it (add the node)", d.Volume)
 }
 
 // NoSupersededCopy fails with dataset.ErrConflict if a node keeps a superseded head of the dataset: only a person
@@ -81,8 +81,8 @@ func NoSupersededCopy(t *record.Tx, d dataset.Dataset) error {
 		name, err := t.NodeName(node)
 		if err == nil {
 			err = dataset.Errorf(dataset.ErrConflict,
-				"dataset %s stays in the trash: node %s keeps a head of it that was overtaken (drover "+
-					"volume superseded discard %s %s, or drover trash purge %s)", d.ID, name, d.ID, name, d.ID)
+				"dataset %s stays in the trash: node %s has a superseded copy of it (drover volume superseded "+
+					"discard %s %s, or drover trash purge %s)", d.ID, name, d.ID, name, d.ID)
 		}
 		return err
 	}

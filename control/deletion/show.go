@@ -40,8 +40,8 @@ func (r *Deleter) answers(t *record.Tx, d dataset.Dataset, node uuid.UUID) error
 		return err
 	}
 	return dataset.Errorf(dataset.ErrOffline,
-		"volume %s: node %s, which keeps the head of it that was overtaken, %s: it can be mounted there "+
-			"once that is back (drover node ls)", d.Volume, name, relocation.IsAway(since))
+		"volume %s: node %s, which has the superseded copy, %s: it can be mounted when the node is back (drover "+
+			"node ls)", d.Volume, name, relocation.IsAway(since))
 }
 
 // SettleShow has the node mount or unmount a superseded head. The report on an earlier attempt is removed,

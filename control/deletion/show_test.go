@@ -20,10 +20,10 @@ func TestShow(t *testing.T) {
 		return api.Request{Kind: kind, Volume: volume, Node: node}
 	}
 	_, err := e.Submit(e.Ctx, look(dataset.OpShow, "db", ""))
-	controltest.Refused(t, err, dataset.ErrNotFound, "no head of it was overtaken") // a copy that a move left
+	controltest.Refused(t, err, dataset.ErrNotFound, "no superseded copy") // a copy that a move left
 	d := a.MustCommit(*e.MustSubmit(controltest.ForcedMove("db", "alpha", "beta")).Operation).Dataset
 	_, err = e.Submit(e.Ctx, look(dataset.OpShow, "db", "alpha"))
-	controltest.Refused(t, err, dataset.ErrNotFound, "no head of it was overtaken")
+	controltest.Refused(t, err, dataset.ErrNotFound, "no superseded copy")
 	a.MustRefusePlan(look(dataset.OpShow, "db", ""), dataset.ErrInvalid, "submit it")
 
 	hears := func() dataset.Copy {
@@ -41,7 +41,7 @@ func TestShow(t *testing.T) {
 	}
 	gamma := controltest.As(controltest.NodeIdentity("gamma", e.NewAgent("gamma").ID))
 	_, err = e.Submit(gamma, look(dataset.OpShow, "db", "beta"))
-	controltest.Refused(t, err, dataset.ErrForbidden, "may not ask for this show of the overtaken head of volume db")
+	controltest.Refused(t, err, dataset.ErrForbidden, "may not request this show of the superseded copy of volume db")
 	rev := b.MustSync(0).Rev
 	op := e.MustSubmit(look(dataset.OpShow, "db", "")).Operation
 	if op.From != b.ID || op.Kind != dataset.OpShow || op.State != dataset.OpDone {
@@ -101,7 +101,7 @@ func TestShowOnALostNode(t *testing.T) {
 	l.Beta.MustCommit(*op)
 	show := api.Request{Kind: dataset.OpShow, Volume: "db"}
 	_, err = l.Submit(l.Ctx, show)
-	controltest.Refused(t, err, dataset.ErrOffline, "node alpha, which keeps the head of it that was overtaken, is away since 2026-")
+	controltest.Refused(t, err, dataset.ErrOffline, "node alpha, which has the superseded copy, is unreachable since 2026-")
 	if out, err := l.Submit(l.Ctx, api.Request{Kind: dataset.OpHide, Volume: "db"}); err != nil || out.Operation.From != l.Alpha.ID {
 		t.Errorf("%+v, %v", out.Operation, err)
 	}

@@ -30,7 +30,7 @@ func PlanUndelete(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.D
 		return nil, nil, err
 	} else if ok {
 		return nil, nil, dataset.Errorf(dataset.ErrExists,
-			"a volume %s exists (drover trash restore %s NAME brings this one back under another name)",
+			"a volume %s exists (drover trash restore %s NAME restores this one under another name)",
 			next.Volume, d.ID.String()[:8])
 	}
 	next.State, next.Trash = dataset.StateReady, nil
@@ -57,7 +57,7 @@ func PlanPurge(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Data
 	if dataset.KindOf(err) == dataset.ErrNotFound {
 		if live, verr := t.Volume(req.Volume); verr == nil {
 			err = dataset.Errorf(dataset.ErrNotFound,
-				"volume %s is not in the trash (drover volume rm %s puts it there)", live.Volume, live.Volume)
+				"volume %s is not in the trash (drover volume rm %s moves it there)", live.Volume, live.Volume)
 		}
 	}
 	if err != nil {
@@ -67,8 +67,8 @@ func PlanPurge(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Data
 		name, err := t.NodeName(d.Copies[0])
 		if err == nil {
 			err = dataset.Errorf(dataset.ErrPending,
-				"dataset %s is destroyed but for its copies: node %s, for one, has not been heard to have "+
-					"done so (drover node ls)", d.ID, name)
+				"dataset %s is destroyed except for its copies: node %s, for example, has not confirmed the "+
+					"deletion (drover node ls)", d.ID, name)
 		}
 		return nil, nil, err
 	}
@@ -83,7 +83,7 @@ func CommitPurge(t *record.Tx, op dataset.Operation) error {
 		return err
 	}
 	if d.State != dataset.StatePurging {
-		return dataset.Errorf(dataset.ErrConflict, "dataset %s is %s, not to be destroyed", d.ID, d.State)
+		return dataset.Errorf(dataset.ErrConflict, "dataset %s is %s, not being purged", d.ID, d.State)
 	}
 	d.Request = op.ID
 	return ClearHome(t, d)

@@ -263,7 +263,7 @@ func TestSeveralOfOneNameInTheTrash(t *testing.T) {
 	}
 	slices.Reverse(want)
 	_, err := e.Submit(e.Ctx, api.Request{Kind: dataset.OpUndelete, Volume: "db"})
-	controltest.Refused(t, err, dataset.ErrAmbiguous, `"db" matches several: `+strings.Join(want[:record.MatchesShown], ", ")+", … (say more of the UUID)")
+	controltest.Refused(t, err, dataset.ErrAmbiguous, `"db" matches several: `+strings.Join(want[:record.MatchesShown], ", ")+", … (use more digits of the UUID)")
 }
 
 func TestPurgeWithManySnapshots(t *testing.T) {
@@ -309,7 +309,7 @@ func TestTrashByNameOrPrefix(t *testing.T) {
 	a.MustCreate("same")
 	a.MustDelete("same")
 	_, err = e.Submit(e.Ctx, api.Request{Kind: dataset.OpUndelete, Volume: "same"})
-	controltest.Refused(t, err, dataset.ErrAmbiguous, "(same)", "say more of the UUID")
+	controltest.Refused(t, err, dataset.ErrAmbiguous, "(same)", "use more digits of the UUID")
 	if out := e.MustSubmit(api.Request{Kind: dataset.OpUndelete, Volume: "ABCD0000"}); out.Volume.ID != y.ID {
 		t.Errorf("by prefix: %+v", out.Volume)
 	}

@@ -420,8 +420,8 @@ func (k *Housekeeper) passedOver(h *Memory) time.Duration {
 func (k *Housekeeper) tellHeld(over time.Duration) {
 	k.Events.Publish(api.Event{
 		Time: k.Ledger.Clock.Now(), Type: "trash.hold",
-		Detail: fmt.Sprintf("the clock went %s further than the time that drover ran: that does not count "+
-			"for what is in the trash (drover trash purge does not wait)", over.Round(time.Minute)),
+		Detail: fmt.Sprintf("the clock advanced %s more than the running time of drover: this is ignored for the "+
+			"trash (drover trash purge does not wait)", over.Round(time.Minute)),
 	})
 }
 

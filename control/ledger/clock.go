@@ -150,7 +150,7 @@ func (l *Ledger) HaltRestored(ctx context.Context, saw uint64) error {
 		return t.Put(record.HaltedKey, h)
 	})
 	if err != nil {
-		return fmt.Errorf("put on record that the store went back: %w", err)
+		return fmt.Errorf("record that the store was restored from a backup: %w", err)
 	}
 	return nil
 }

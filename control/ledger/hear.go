@@ -52,7 +52,7 @@ func (l *Ledger) Hear(ctx context.Context) {
 			pause = hearAgain
 			if !h.told {
 				h.told = true
-				l.Failed("hear what other replicas change", err)
+				l.Failed("receive changes of other replicas", err)
 			}
 		}
 		select {

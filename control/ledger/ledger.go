@@ -176,7 +176,7 @@ func (l *Ledger) keepsHouse(t *record.Tx) error {
 	var h Housekeeper
 	taken, err := t.Get(record.HouseKey, &h)
 	if err == nil && (!taken || h.Replica != l.out.replica) {
-		err = dataset.Errorf(dataset.ErrStale, "another replica does the background work by now")
+		err = dataset.Errorf(dataset.ErrStale, "another replica now does the background work")
 	}
 	return err
 }

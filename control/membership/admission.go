@@ -62,7 +62,7 @@ func NewAdmission(d AdmissionDeps) *Admission {
 func (a *Admission) authority() (*pki.Authority, error) {
 	if a.Authority == nil {
 		return nil, dataset.Errorf(dataset.ErrUnsupported,
-			"this drover is one host by itself: joining is for a cluster's control replicas (drover control)")
+			"this drover is a single host: only control replicas of a cluster (drover control) accept hosts")
 	}
 	return a.Authority()
 }
@@ -74,7 +74,7 @@ func (a *Admission) MakeToken(ctx context.Context, in api.NewToken) (out api.Joi
 	if in.TTL != "" {
 		if ttl, err = time.ParseDuration(in.TTL); err != nil || ttl < tokenShortest || ttl > tokenLongest {
 			return out, dataset.Errorf(dataset.ErrInvalid,
-				"bad time %q for a join token: want %s to %s, such as 1h", dataset.Clip(in.TTL), tokenShortest,
+				"bad time %q for a join token: expected %s to %s, such as 1h", dataset.Clip(in.TTL), tokenShortest,
 				tokenLongest)
 		}
 	}
@@ -98,8 +98,8 @@ func (a *Admission) MakeToken(ctx context.Context, in api.NewToken) (out api.Joi
 			}
 			if ok && !n.Removed.IsZero() {
 				return dataset.Errorf(dataset.ErrForbidden,
-					"node %s was removed, and cannot come back as what it was: have the host join under "+
-						"another --node-name, with an empty --root", n.Name)
+					"node %s was removed and cannot return: join under another --node-name, with an empty "+
+						"--root", n.Name)
 			}
 			rec.Node = n.ID
 		}
@@ -201,20 +201,20 @@ func (a *Admission) letIn(t *record.Tx, secret pki.Token, in api.Join) (uuid.UUI
 	}
 	sum := sha256.Sum256([]byte(in.Request))
 	request := hex.EncodeToString(sum[:])
-	again := "have another made: drover node token"
+	again := "create another: drover node token"
 	switch {
 	case !known:
 		return uuid.Nil, "", dataset.Errorf(dataset.ErrForbidden,
-			"join token %s is not one of this cluster's, or has expired (%s)", secret.Hash()[:8], again)
+			"join token %s is not from this cluster, or has expired (%s)", secret.Hash()[:8], again)
 	case now.After(rec.Expires):
 		return uuid.Nil, "", dataset.Errorf(dataset.ErrForbidden,
-			"join token %s expired at %s, and control's clock says %s (%s)", secret.Hash()[:8],
+			"join token %s expired at %s; control's time is %s (%s)", secret.Hash()[:8],
 			rec.Expires.Format(time.RFC3339), now.Format(time.RFC3339), again)
 	case rec.Used != nil && rec.Used.Request == request:
 		return rec.Used.Node, rec.Used.Name, checkNotRemoved(t, rec.Used.Node)
 	case rec.Used != nil:
 		return uuid.Nil, "", dataset.Errorf(dataset.ErrForbidden,
-			"join token %s was used at %s by node %s: each is good for one host (%s)", secret.Hash()[:8],
+			"join token %s was used at %s by node %s: a token is valid for one host (%s)", secret.Hash()[:8],
 			rec.Used.At.Format(time.RFC3339), rec.Used.Name, again)
 	}
 	called := in.Name
@@ -223,8 +223,8 @@ func (a *Admission) letIn(t *record.Tx, secret pki.Token, in api.Join) (uuid.UUI
 	}
 	if rec.Node != uuid.Nil && rec.Node != in.Node && called != rec.Name {
 		return uuid.Nil, "", dataset.Errorf(dataset.ErrForbidden,
-			"the token is for node %s to come back, and this host is called %s: have one made for this host "+
-				"(drover node token) or, if it is to be that node from now on, say --node-name %s", rec.Name,
+			"the token is for node %s, and this host is named %s: create a token for this host (drover node "+
+				"token), or join as that node with --node-name %s", rec.Name,
 			called, rec.Name)
 	}
 	if rec.Node != uuid.Nil {
@@ -253,8 +253,8 @@ func checkNotRemoved(t *record.Tx, id uuid.UUID) error {
 // RemovedError is the error for a node that was removed from the cluster.
 func RemovedError(id uuid.UUID) error {
 	return dataset.Errorf(dataset.ErrForbidden,
-		"node %s was removed, and cannot come back as what it was: start the agent with an empty --root, "+
-			"and take over its pools with drover pool adopt", id)
+		"node %s was removed and cannot return: start the agent with an empty --root, and adopt its pools with "+
+			"drover pool adopt", id)
 }
 
 // checkReturning checks that a host is the node that a token is for, or may become that node.
@@ -271,8 +271,8 @@ func checkReturning(t *record.Tx, rec record.Token, in api.Join) error {
 	}
 	if other, err := t.Get(record.NodeKey(in.Node), &dataset.Node{}); err != nil || other {
 		return dataset.Errorf(dataset.ErrExists,
-			"the token is for node %s (%s), and this host is node %s, which is there as well: have a token "+
-				"made for that one", rec.Name, rec.Node, in.Node)
+			"the token is for node %s (%s), and this host is node %s, which also exists: create a token for that "+
+				"one", rec.Name, rec.Node, in.Node)
 	}
 	return nil
 }
@@ -284,8 +284,8 @@ func admitNew(t *record.Tx, in api.Join) error {
 		return err
 	} else if known && n.Removed.IsZero() {
 		return dataset.Errorf(dataset.ErrExists,
-			"this host is node %s (%s) already: for it to come back, have a token made with its name "+
-				"(drover node token --name %s)", n.Name, n.ID, n.Name)
+			"this host is already node %s (%s): to let it join again, create a token with its name (drover node "+
+				"token --name %s)", n.Name, n.ID, n.Name)
 	}
 	if was, err := t.Get(record.RevokedNodeKey(in.Node), &record.Revocation{}); err != nil {
 		return err
@@ -298,8 +298,8 @@ func admitNew(t *record.Tx, in api.Join) error {
 	}
 	if taken {
 		return dataset.Errorf(dataset.ErrExists,
-			"a node called %s is there (%s): say another --node-name or, if this host is to be that node "+
-				"again, have a token made with its name (drover node token --name %s)", in.Name, other.ID, in.Name)
+			"node %s exists (%s): use another --node-name or, if this host is that node, create a token with its "+
+				"name (drover node token --name %s)", in.Name, other.ID, in.Name)
 	}
 	return t.Put(record.NodeKey(in.Node), dataset.Node{ID: in.Node, Name: in.Name})
 }

@@ -102,9 +102,9 @@ func unheardSince(t *record.Tx, node uuid.UUID) (string, error) {
 	var gone record.Away
 	known, err := t.Peek(record.AwayKey(node), &gone)
 	if err != nil || !known {
-		return "nothing is heard of its agent", err
+		return "its agent has not been heard from", err
 	}
-	return "nothing is heard of its agent since " + gone.Since.UTC().Format(time.RFC3339), nil
+	return "its agent has not been heard from since " + gone.Since.UTC().Format(time.RFC3339), nil
 }
 
 // Withdraw removes this replica from the catalog when it stops, if it is the last one. Otherwise the replica that

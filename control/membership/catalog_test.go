@@ -120,7 +120,7 @@ func TestMembersAreShown(t *testing.T) {
 		t.Fatal(err)
 	}
 	show()
-	if got := shelf.shows["b:9471"]; got.Alive || got.Note != "nothing is heard of its agent since "+x.Clock.Now().Format(time.RFC3339) || len(shelf.has()) != 2 {
+	if got := shelf.shows["b:9471"]; got.Alive || got.Note != "its agent has not been heard from since "+x.Clock.Now().Format(time.RFC3339) || len(shelf.has()) != 2 {
 		t.Errorf("%v: %+v", shelf.has(), got)
 	}
 	a.Node.Incarnation = uuid.New()

@@ -116,9 +116,9 @@ func (m *Members) Cordon(ctx context.Context, node uuid.UUID, set api.Cordoned) 
 		case err != nil:
 			return err
 		case !ok:
-			return dataset.Errorf(dataset.ErrNotFound, "no such node: %s (drover node ls shows what there is)", node)
+			return dataset.Errorf(dataset.ErrNotFound, "no such node: %s (drover node ls lists the nodes)", node)
 		case set.Draining && !set.Cordoned:
-			return dataset.Errorf(dataset.ErrInvalid, "node %s: what is drained is cordoned as well", n.Name)
+			return dataset.Errorf(dataset.ErrInvalid, "node %s: a drained node must be cordoned as well", n.Name)
 		case n.Cordoned == set.Cordoned && n.Draining == set.Draining:
 			return nil
 		}

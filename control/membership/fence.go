@@ -28,8 +28,8 @@ func (m *Members) Fence(ctx context.Context, node uuid.UUID, f api.Fenced) (n da
 			return dataset.Errorf(dataset.ErrUnsupported, "fence of node %s: there is no other node", n.Name)
 		case !f.Confirmed:
 			return dataset.Errorf(dataset.ErrInvalid,
-				"fence of node %s: confirm that it is off, or cut off for good: its volumes may be opened "+
-					"elsewhere then (--confirmed)", n.Name)
+				"fence of node %s: its volumes may then be opened elsewhere: confirm with --confirmed that it is "+
+					"off, or cut off for good", n.Name)
 		}
 		_, there, err := LivingSession(t, node)
 		if err != nil {
@@ -37,7 +37,7 @@ func (m *Members) Fence(ctx context.Context, node uuid.UUID, f api.Fenced) (n da
 		}
 		if there {
 			return dataset.Errorf(dataset.ErrConflict,
-				"fence of node %s: it is alive (stop drover and its containers there, or switch it off, first)", n.Name)
+				"fence of node %s: it is alive (stop drover and its containers there first, or switch it off)", n.Name)
 		}
 		if already, err := t.Get(record.FencedKey(node), &record.Fenced{}); err != nil || already {
 			return err
@@ -46,7 +46,7 @@ func (m *Members) Fence(ctx context.Context, node uuid.UUID, f api.Fenced) (n da
 		t.Notice.Events = append(t.Notice.Events, api.Event{
 			Type:   "node.fence",
 			Node:   n.Name,
-			Detail: by + " vouches that it writes no more",
+			Detail: by + " confirms that it writes no more",
 		})
 		is := record.Fenced{At: m.Ledger.Clock.Now(), By: by}
 		return errors.Join(m.goesAway(t, node), t.Put(record.FencedKey(node), is))

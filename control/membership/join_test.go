@@ -94,12 +94,12 @@ func TestJoinRefuses(t *testing.T) {
 		want   string
 	}{
 		"garbage":       {func(j *api.Join) { j.Token = "sesame" }, dataset.ErrInvalid, "bad join token"},
-		"never made":    {func(j *api.Join) { j.Token = pki.NewToken(ca.Fingerprint()).Reveal() }, dataset.ErrForbidden, "is not one of this cluster's, or has expired"},
-		"expired":       {func(j *api.Join) { j.Token = old }, dataset.ErrForbidden, "expired at 2026-11-18T13:00:00Z, and control's clock says 2026-11-18T13:01:00Z"},
+		"never made":    {func(j *api.Join) { j.Token = pki.NewToken(ca.Fingerprint()).Reveal() }, dataset.ErrForbidden, "is not from this cluster, or has expired"},
+		"expired":       {func(j *api.Join) { j.Token = old }, dataset.ErrForbidden, "expired at 2026-11-18T13:00:00Z; control's time is 2026-11-18T13:01:00Z"},
 		"bad name":      {func(j *api.Join) { j.Name = "a/b" }, dataset.ErrInvalid, "bad name"},
-		"taken name":    {func(j *api.Join) { j.Name = "alpha" }, dataset.ErrExists, "a node called alpha is there (" + known.ID.String()},
+		"taken name":    {func(j *api.Join) { j.Name = "alpha" }, dataset.ErrExists, "node alpha exists (" + known.ID.String()},
 		"known node":    {func(j *api.Join) { j.Node = known.ID }, dataset.ErrExists, "drover node token --name alpha"},
-		"removed node":  {func(j *api.Join) { j.Node = gone.ID }, dataset.ErrForbidden, "was removed, and cannot come back as what it was"},
+		"removed node":  {func(j *api.Join) { j.Node = gone.ID }, dataset.ErrForbidden, "was removed and cannot return"},
 		"no request":    {func(j *api.Join) { j.Request = "" }, dataset.ErrInvalid, "bad certificate request"},
 		"large request": {func(j *api.Join) { j.Request = strings.Repeat("a", pki.MaxRequest+1) }, dataset.ErrInvalid, "too large"},
 	} {
@@ -124,7 +124,7 @@ func TestComeBack(t *testing.T) {
 	d := a.MustCreate("db@gold")
 	in, req := asks(t, token(e, "alpha"), "gamma")
 	_, err := e.Join(e.Ctx, in)
-	controltest.Refused(t, err, dataset.ErrForbidden, "the token is for node alpha to come back, and this host is called gamma", "--node-name alpha")
+	controltest.Refused(t, err, dataset.ErrForbidden, "the token is for node alpha, and this host is named gamma", "--node-name alpha")
 	in.Name, in.Node = "alpha", b.ID
 	_, err = e.Join(e.Ctx, in)
 	controltest.Refused(t, err, dataset.ErrExists, "the token is for node alpha")
@@ -170,7 +170,7 @@ func TestTokens(t *testing.T) {
 	e, _ := controltest.NewWithAuthority(t)
 	for _, ttl := range []string{"59s", "169h", "-1h", "soon", "1"} {
 		_, err := e.MakeToken(e.Ctx, api.NewToken{TTL: ttl})
-		controltest.Refused(t, err, dataset.ErrInvalid, "want 1m0s to 168h0m0s")
+		controltest.Refused(t, err, dataset.ErrInvalid, "expected 1m0s to 168h0m0s")
 	}
 	_, err := e.MakeToken(e.Ctx, api.NewToken{Name: "a b"})
 	controltest.Refused(t, err, dataset.ErrInvalid, "bad name")

@@ -16,7 +16,7 @@ import (
 )
 
 // errNoSession asks for a session. None is opened where none is needed.
-var errNoSession = errors.New("a session is needed")
+var errNoSession = errors.New("missing session")
 
 // withSession makes a decision that may bind a key to a new session. If it does not, the session is ended again.
 func (m *Members) withSession(ctx context.Context, decide func(t *record.Tx, session string) error) error {
@@ -61,9 +61,9 @@ func (m *Members) enter(t *record.Tx, r api.Registration, session string) (befor
 		return "", nil
 	case there && !succeeds(r, was):
 		return "", dataset.Errorf(dataset.ErrInUse,
-			"node %s (%s) is alive as another agent, since %s: two machines have one identity (if this host "+
-				"is a copy of that one, have it join as a node of its own, with an empty --root; if it was "+
-				"just started anew, it is let in within %s)",
+			"node %s (%s) is alive as another agent, since %s: two machines have one identity (if this host is a "+
+				"copy of that one, have it join as a separate node, with an empty --root; if its agent just "+
+				"restarted, it is admitted within %s)",
 			r.Node.Name, id, was.Since.Format(time.RFC3339), 2*m.Limits.Session)
 	case session == "":
 		return "", errNoSession
@@ -77,7 +77,7 @@ func (m *Members) enter(t *record.Tx, r api.Registration, session string) (befor
 	if back := (api.Event{Type: "node.live", Node: r.Node.Name}); !there {
 		if word.By != "" {
 			back.Detail = "though " + word.By +
-				" vouched that it writes no more: what it has mounted was open to others meanwhile"
+				" confirmed that it writes no more: its mounted volumes could be opened elsewhere meanwhile"
 		}
 		t.Notice.Events = append(t.Notice.Events, back)
 	}
@@ -140,13 +140,13 @@ func (m *Members) Renew(ctx context.Context, node, incarnation uuid.UUID) (api.S
 			return out, err
 		case !there || known.Incarnation != incarnation:
 			return out, dataset.Errorf(dataset.ErrStale,
-				"node %s: agent %s is not the one that is alive (it is to register)", node, incarnation)
+				"node %s: agent %s is not the one that is alive (it must register)", node, incarnation)
 		}
 	}
 	if err := m.Ledger.Store.Renew(ctx, known.Session); errors.Is(err, store.ErrNotFound) {
 		m.sessions.drop(node)
 		return out, dataset.Errorf(dataset.ErrStale,
-			"node %s: nothing was heard of agent %s for too long (it is to register again)", node, incarnation)
+			"node %s: agent %s was not heard from for too long (it must register again)", node, incarnation)
 	} else if err != nil {
 		return out, record.ReadError(ctx, err)
 	}

@@ -183,7 +183,7 @@ func FailoverSuspended(t *record.Tx) (string, error) {
 	if more := len(h.Nodes) - len(names); more > 0 {
 		names = append(names, fmt.Sprintf("and %d more", more))
 	}
-	return fmt.Sprintf("%d nodes vanished within %s (%s), so failover is halted for the whole cluster: mend "+
-		"what leads to them, or say of each that is off for certain: drover node fence NODE --confirmed",
+	return fmt.Sprintf("%d nodes vanished within %s (%s), so failover is halted for the whole cluster: fix the "+
+		"connection to them, or confirm for each that it is off for good: drover node fence NODE --confirmed",
 		len(h.Nodes), MassTime, strings.Join(names, ", ")), nil
 }

@@ -21,7 +21,7 @@ import (
 func (m *Members) Register(ctx context.Context, r api.Registration) error {
 	n := r.Node
 	if n.ID == uuid.Nil || n.Incarnation == uuid.Nil {
-		return dataset.Errorf(dataset.ErrInvalid, "register: node or incarnation is missing")
+		return dataset.Errorf(dataset.ErrInvalid, "register: missing node or incarnation")
 	}
 	if p := api.PrincipalOf(ctx); p.Kind == pki.Node {
 		n.Name = p.Name
@@ -42,7 +42,7 @@ func (m *Members) Register(ctx context.Context, r api.Registration) error {
 		}
 		if n.Incarnation == old.Incarnation && n.Word < old.Word { // it may name pools that were removed
 			return dataset.Errorf(dataset.ErrStale,
-				"register of node %s: a later one of its agent was there before", n.Name)
+				"register node %s: a later request of its agent arrived before", n.Name)
 		}
 		if was, err := t.Get(record.RevokedNodeKey(n.ID), &record.Revocation{}); err != nil {
 			return err
@@ -52,7 +52,7 @@ func (m *Members) Register(ctx context.Context, r api.Registration) error {
 		n.Pools, n.Dropped = nil, nil
 		for _, p := range r.Pools {
 			if p.ID == uuid.Nil || slices.Contains(n.Pools, p.ID) {
-				return dataset.Errorf(dataset.ErrInvalid, "register: pool %q has no UUID, or another's",
+				return dataset.Errorf(dataset.ErrInvalid, "register: pool %q has no UUID, or that of another",
 					dataset.Clip(p.Name))
 			}
 			if err := m.poolIsFree(t, n, p); err != nil {
@@ -108,8 +108,9 @@ func (m *Members) poolIsFree(t *record.Tx, n dataset.Node, p dataset.Pool) error
 	name, err := t.NodeName(on.Node)
 	if err == nil {
 		err = dataset.Errorf(dataset.ErrInUse,
-			"register of node %s: pool %s (%s) is node %s's, which is alive (a copy of its disk cannot "+
-				"serve beside it; take the pool out of drover.yaml, or drover node rm %s first)", n.Name, p.Name,
+			"register node %s: pool %s (%s) belongs to node %s, which is alive (a copy of its disk cannot be "+
+				"used at the same time; remove the pool from drover.yaml, or run drover node rm %s "+
+				"first)", n.Name, p.Name,
 			p.ID, name, name)
 	}
 	return err
@@ -150,7 +151,7 @@ func (m *Members) Heartbeat(ctx context.Context, node uuid.UUID, h api.Heartbeat
 	}
 	if h.Whole && !m.Reports.Heard(node) {
 		return dataset.Errorf(dataset.ErrConflict,
-			"node %s: nothing was heard of it since control was started: all is to be told", n.Name)
+			"node %s: not heard from since control started: a full report is needed", n.Name)
 	}
 	if err := m.noteTrust(t, node, h.Distrust, look); err != nil {
 		return err

@@ -19,7 +19,7 @@ func RecordedOperation(t *record.Tx, op dataset.Operation) (rec dataset.Operatio
 		about = rec.Discarded
 	}
 	if err == nil && known && (rec.Node != op.Node || rec.Kind != op.Kind || about != op.DatasetID) {
-		err = dataset.Errorf(dataset.ErrStale, "operation %s on record is another one: a %s of dataset %s", op.ID,
+		err = dataset.Errorf(dataset.ErrStale, "operation %s is recorded as another one: a %s of dataset %s", op.ID,
 			rec.Kind, rec.DatasetID)
 	}
 	return rec, known, err

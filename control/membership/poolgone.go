@@ -41,7 +41,7 @@ func dropPool(t *record.Tx, n dataset.Node, id uuid.UUID) error {
 	t.Notice.Events = append(t.Notice.Events, api.Event{
 		Type:   "pool.remove",
 		Node:   n.Name,
-		Detail: fmt.Sprintf("pool %s (%s, backend %s at %s) is on record no more", p.Name, id, p.Backend, p.Path),
+		Detail: fmt.Sprintf("pool %s (%s, backend %s at %s) was removed from the store", p.Name, id, p.Backend, p.Path),
 	})
 	return ForgetPool(t, n.ID, id)
 }

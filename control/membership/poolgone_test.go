@@ -96,7 +96,7 @@ func TestLateRegistrationIsNone(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	controltest.Refused(t, say(1, a.LocalPools), dataset.ErrStale, "a later one of its agent")
+	controltest.Refused(t, say(1, a.LocalPools), dataset.ErrStale, "a later request of its agent")
 	if list, err := e.Pools(e.Ctx); err != nil || len(list) != 1 {
 		t.Errorf("on record: %+v, %v", list, err)
 	}

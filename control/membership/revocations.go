@@ -49,8 +49,8 @@ func (a *Admission) Revoked(id pki.Identity, cert *x509.Certificate) error {
 				r.At.Format(time.RFC3339))
 		case id.Kind == pki.Operator && r.Operator == id.Name && !pki.IssuedAt(cert).After(r.At.Add(pki.Skew)):
 			return dataset.Errorf(dataset.ErrForbidden,
-				"the certificate of %s was revoked at %s, with all that were made until %s, as clocks may "+
-					"differ (an admin makes another one: drover ca issue)",
+				"the certificate of %s was revoked at %s, with all that were issued until %s, because clocks may "+
+					"differ (an admin can issue another: drover ca issue)",
 				id, r.At.Format(time.RFC3339), r.At.Add(pki.Skew).Format(time.RFC3339))
 		}
 	}
@@ -92,7 +92,7 @@ func (r *revoked) unknown() error {
 		return nil
 	}
 	return dataset.Errorf(dataset.ErrUnavailable,
-		"whether certificates were revoked is not known: %w (try again in a moment)", r.err)
+		"whether certificates were revoked is unknown: %w (try again in a moment)", r.err)
 }
 
 // lookAgain has the next request look at the store.

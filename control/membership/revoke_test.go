@@ -39,7 +39,7 @@ func TestRevokedElsewhere(t *testing.T) {
 	}
 	// One that was made before, on a host whose clock is ahead, is revoked as well.
 	ahead := controltest.Certificate(t, ca, bob, controltest.Start.Add(pki.Skew))
-	controltest.Refused(t, e.Revoked(bob, ahead), dataset.ErrForbidden, "with all that were made until 2026-11-18T12:10:01Z, as clocks may differ")
+	controltest.Refused(t, e.Revoked(bob, ahead), dataset.ErrForbidden, "with all that were issued until 2026-11-18T12:10:01Z, because clocks may differ")
 	if err := e.Revoked(bob, controltest.Certificate(t, ca, bob, controltest.Start.Add(pki.Skew+2*time.Second))); err != nil {
 		t.Error("a certificate that was made since:", err)
 	}

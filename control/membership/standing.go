@@ -64,7 +64,7 @@ func Fits(ctx context.Context, st store.Store, me Replica) error {
 		}
 		if err := api.Compatible(me.Version, r.Version,
 			fmt.Sprintf("control replica %s (%s)", r.Name, r.Address)); err != nil {
-			return fmt.Errorf("replica %s cannot work beside others: %w", me.Name, err)
+			return fmt.Errorf("replica %s cannot work with other replicas: %w", me.Name, err)
 		}
 	}
 	return nil

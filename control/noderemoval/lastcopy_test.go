@@ -20,7 +20,7 @@ func TestRemoveNodeThatKeepsTheLast(t *testing.T) {
 	kind := func(k, was dataset.CopyKind) func(*dataset.Copy, *dataset.Node) {
 		return func(c *dataset.Copy, _ *dataset.Node) { c.Kind, c.Was = k, was }
 	}
-	const last = "the last whole copy of db, whose home beta is lost or cannot open it"
+	const last = "the last complete copy of db, whose home beta is lost or cannot open it"
 	move := []string{last, "drover volume move db --force --fenced beta", "--force"}
 	for what, c := range map[string]struct {
 		then func(l *controltest.LastCopy)
@@ -57,7 +57,7 @@ func TestRemoveNodeThatKeepsTheLast(t *testing.T) {
 			c.then(l)
 			if c.says != nil {
 				_, err := l.Keeper.RemoveNode(t.Context(), "gamma", false)
-				controltest.Refused(t, err, dataset.ErrInUse, append(c.says, "node gamma keeps what nobody else has")...)
+				controltest.Refused(t, err, dataset.ErrInUse, append(c.says, "node gamma has data that no other node has")...)
 				if v := l.Keeper.MustVolume("db"); len(v.Kept) != 2 {
 					t.Errorf("a refusal had an effect: %d copies", len(v.Kept))
 				}

@@ -133,7 +133,7 @@ func (m *NodeRemover) banish(t *record.Tx, n *dataset.Node) error {
 	t.Notice.Events = append(t.Notice.Events, api.Event{
 		Type:   "node.remove",
 		Node:   n.Name,
-		Detail: "removed; its certificate is worth nothing any more",
+		Detail: "removed; certificate revoked",
 	})
 	return m.Admission.Revoke(t, record.RevokedNodeKey(n.ID), record.Revocation{
 		Node: n.ID, Name: n.Name, By: api.PrincipalOf(t.Context()).String(), At: n.Removed,
@@ -171,9 +171,8 @@ func homesLeft(n dataset.Node, homes []string) error {
 		homes, more = homes[:shownHomes], " and others"
 	}
 	slices.Sort(homes)
-	return dataset.Errorf(dataset.ErrInUse, "node %s is the home of %s%s: move them first (drover volume "+
-		"move), or say --force if the node must not be let in any more: then it stays on record until they "+
-		"have another home",
+	return dataset.Errorf(dataset.ErrInUse, "node %s is the home of %s%s: move them first (drover volume move), "+
+		"or use --force to revoke its certificate now: then it stays in the store until they have another home",
 		n.Name, strings.Join(homes, ", "), more)
 }
 
@@ -207,7 +206,7 @@ func (m *NodeRemover) clearNode(ctx context.Context, node uuid.UUID) (forgotten 
 			}
 			if only.What != "" {
 				t.Event("volume.forget", only.Dataset,
-					only.What+", is on record no more: it lies in pool "+c.Pool.String())
+					only.What+", was removed from the store: its data is in pool "+c.Pool.String())
 			}
 			return record.DropCopy(t, node, c.Dataset)
 		}); err != nil {
@@ -269,7 +268,7 @@ func (m *NodeRemover) abandon(t *record.Tx, id, node uuid.UUID) error {
 	}
 	op.State, op.Ended = dataset.OpFailed, m.Clock.Now()
 	op.Problem = dataset.ProblemOf(dataset.Errorf(dataset.ErrOffline,
-		"node %s was removed while this was to be done there", node))
+		"node %s was removed before it could do this", node))
 	return m.End(t, op)
 }
 
@@ -327,8 +326,8 @@ func staysNowhere(t *record.Tx, n dataset.Node) error {
 		names = append(names, "others")
 	}
 	slices.Sort(names)
-	return dataset.Errorf(dataset.ErrInUse, "node %s uses %s, of which other nodes are the home: stop its "+
-		"containers there or, once it is off for good: drover node fence %s --confirmed", n.Name,
+	return dataset.Errorf(dataset.ErrInUse, "node %s uses %s, whose home is another node: stop its containers "+
+		"there or, once it is off for good: drover node fence %s --confirmed", n.Name,
 		strings.Join(names, ", "), n.Name)
 }
 

@@ -62,23 +62,23 @@ func (c Candidate) lacking(p dataset.Profile) []Shortcoming {
 		{p.Size != 0 && !can.EnforcesSize, "it cannot enforce a size" + size, size != ""},
 		{(p.Snapshots.Required || p.Snapshots.Schedule != "") && !can.InstantSnapshot,
 			"it cannot take snapshots without copying", false},
-		{p.Quiesce == dataset.QuiesceFreeze && !can.OwnFilesystem, "it cannot freeze one volume alone", false},
+		{p.Quiesce == dataset.QuiesceFreeze && !can.OwnFilesystem, "it cannot freeze a single volume", false},
 		{fs != "" && !(c.Anew && p.Filesystem.Chosen) && !(c.Whole && slices.Contains(c.Holds, fs)) &&
 			!slices.Contains(can.Filesystems, fs), "it has no filesystem " + fs + " inside volumes" + inside,
 			inside != ""},
-		{len(p.Filesystem.Mount) > 0 && !can.OwnFilesystem, "it has no mount options for one volume alone", false},
+		{len(p.Filesystem.Mount) > 0 && !can.OwnFilesystem, "it has no mount options for a single volume", false},
 		{p.Access == dataset.AccessMany && !can.ManyHosts,
-			"several hosts cannot have a volume of it mounted at once, as access many wants", false},
+			"it cannot mount a volume on several hosts, as access many requires", false},
 		{p.Encryption.Wanted() && !can.Encryption, "it cannot encrypt" + seal, seal != ""},
-		{p.QoS.Limited() && !can.OwnDevice, "it has no block device for each volume, whose speed could be limited",
+		{p.QoS.Limited() && !can.OwnDevice, "it has no block device for each volume, so it cannot throttle",
 			false},
-		{c.Anew && p.Replicas.Count > 0 && !can.Delta, "it cannot tell replicas what changed", false},
+		{c.Anew && p.Replicas.Count > 0 && !can.Delta, "it cannot send differences to replicas", false},
 		{p.QoS.Limited() && can.Limits == "",
-			"its node cannot limit the speed of volumes (drover doctor there says why)", true},
+			"its node cannot throttle volumes (drover doctor there shows why)", true},
 		{p.QoS.Strict && can.Limits != dataset.LimitsStrict,
-			"its node has control groups of version 1, which limit each container by itself from about a " +
+			"its node has control groups of version 1, which throttle each container separately from about a " +
 				"second after its start, and qos is strict", true},
-		{p.Failover.Auto && !c.Guarded, "its node has no guard, which failover auto needs (systemctl enable " +
+		{p.Failover.Auto && !c.Guarded, "its node has no guard, which failover auto requires (systemctl enable " +
 			"--now drover-guard there)", true},
 	}
 }
@@ -110,9 +110,9 @@ func (c Candidate) WhyOffline() string {
 	case c.Cordoned:
 		return "its node is cordoned"
 	case c.Silent:
-		return "its node is away"
+		return "its node is unreachable"
 	case c.Dropped:
-		return "its node has it no more"
+		return "its node no longer has it"
 	case c.Status != nil && c.Status.Held:
 		return "it is held: " + c.Status.Reason
 	case c.Status != nil && !c.Status.Online:

@@ -51,10 +51,10 @@ func TestMisfits(t *testing.T) {
 		{unsized, dataset.Profile{Size: 1}, "it cannot enforce a size: on its node sizes need quotas (enable), and then a restart of drover"},
 		{unsized, dataset.Profile{Size: 1, Snapshots: dataset.Snapshots{Schedule: "@daily"}}, "it cannot take snapshots without copying"}, // which nothing there mends
 		{less, dataset.Profile{Encryption: sealed.Encryption, Filesystem: dataset.Filesystem{Type: "btrfs"}}, "it has no filesystem btrfs inside volumes"},
-		{limited(""), dataset.Profile{QoS: slow, Access: dataset.AccessMany}, "several hosts cannot have a volume of it mounted at once, as access many wants"},
+		{limited(""), dataset.Profile{QoS: slow, Access: dataset.AccessMany}, "it cannot mount a volume on several hosts, as access many requires"},
 		{dir, dataset.Profile{Snapshots: dataset.Snapshots{Required: true}}, "it cannot take snapshots without copying"},
 		{dir, dataset.Profile{Snapshots: dataset.Snapshots{Schedule: "@daily"}}, "it cannot take snapshots without copying"},
-		{dir, dataset.Profile{Quiesce: dataset.QuiesceFreeze}, "it cannot freeze one volume alone"},
+		{dir, dataset.Profile{Quiesce: dataset.QuiesceFreeze}, "it cannot freeze a single volume"},
 		{dir, dataset.Profile{Filesystem: dataset.Filesystem{Type: "xfs"}}, "it has no filesystem xfs inside volumes"},
 		{dir, dataset.Profile{Filesystem: dataset.Filesystem{Type: "xfs", Chosen: true}}, "it has no filesystem xfs inside volumes"},
 		{anew, dataset.Profile{Filesystem: dataset.Filesystem{Type: "xfs", Chosen: true}}, ""},
@@ -64,20 +64,21 @@ func TestMisfits(t *testing.T) {
 		{less, dataset.Profile{Filesystem: dataset.Filesystem{Type: "ext4"}}, "it has no filesystem ext4 inside volumes: on its node ext4: the kernel has it not (modprobe ext4), and then a restart of drover"},
 		{less, dataset.Profile{Filesystem: dataset.Filesystem{Type: "ext"}}, "it has no filesystem ext inside volumes"},
 		{anew, dataset.Profile{Filesystem: dataset.Filesystem{Type: "xfs"}}, "it has no filesystem xfs inside volumes"},
-		{anew, dataset.Profile{Replicas: dataset.Replicas{Count: 1}}, "it cannot tell replicas what changed"},
+		{anew, dataset.Profile{Replicas: dataset.Replicas{Count: 1}}, "it cannot send differences to replicas"},
 		{there, dataset.Profile{Replicas: dataset.Replicas{Count: 1}}, ""},
 		{dir, dataset.Profile{Replicas: dataset.Replicas{Count: 1}}, ""}, // which is refused with a reason of its own
-		{loop, auto, "its node has no guard, which failover auto needs (systemctl enable --now drover-guard there)"},
+		{loop, auto, "its node has no guard, which failover auto requires (systemctl enable --now drover-guard there)"},
 		{guarded, auto, ""},
 		{loop, dataset.Profile{Filesystem: dataset.Filesystem{Type: "btrfs"}}, "it has no filesystem btrfs inside volumes"},
-		{dir, dataset.Profile{QoS: slow}, "it has no block device for each volume, whose speed could be limited"},
-		{loop, dataset.Profile{QoS: slow}, "it has no block device for each volume, whose speed could be limited"}, // of an agent from before
-		{limited(""), dataset.Profile{QoS: slow}, "its node cannot limit the speed of volumes (drover doctor there says why)"},
+		{dir, dataset.Profile{QoS: slow}, "it has no block device for each volume, so it cannot throttle"},
+		{loop, dataset.Profile{QoS: slow}, "it has no block device for each volume, so it cannot " +
+			"throttle"}, // of an agent from before
+		{limited(""), dataset.Profile{QoS: slow}, "its node cannot throttle volumes (drover doctor there shows why)"},
 		{limited(""), dataset.Profile{}, ""},
 		{limited(dataset.LimitsContainer), dataset.Profile{QoS: slow}, ""},
-		{limited(dataset.LimitsContainer), dataset.Profile{QoS: strict}, "its node has control groups of version 1, which limit each container by itself from about a second after its start, and qos is strict"},
+		{limited(dataset.LimitsContainer), dataset.Profile{QoS: strict}, "its node has control groups of version 1, which throttle each container separately from about a second after its start, and qos is strict"},
 		{limited(dataset.LimitsStrict), dataset.Profile{QoS: strict}, ""},
-		{dir, dataset.Profile{Filesystem: dataset.Filesystem{Mount: []string{"noatime"}}}, "it has no mount options for one volume alone"},
+		{dir, dataset.Profile{Filesystem: dataset.Filesystem{Mount: []string{"noatime"}}}, "it has no mount options for a single volume"},
 	} {
 		if got := placement.WhyUnsuitable(c.on, c.profile); got != c.want {
 			t.Errorf("%s, %+v: %q, not %q", c.on.Name, c.profile, got, c.want)

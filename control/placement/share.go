@@ -18,7 +18,7 @@ func OtherPools(cands []Candidate, from dataset.Pool, target dataset.Node) (othe
 	could := func(c Candidate) bool { return from.Share == uuid.Nil || OnOneShare(from, c.Pool) }
 	if len(others) < len(cands) && !slices.ContainsFunc(others, could) {
 		why = "pool " + from.Name + ", which node " + target.Name +
-			" has now, is the very pool that it lies in (drover store rebuild there makes it its home)"
+			" now has, is the pool that already has the data (drover store rebuild there makes it its home)"
 	}
 	return others, why
 }
@@ -27,7 +27,7 @@ func OtherPools(cands []Candidate, from dataset.Pool, target dataset.Node) (othe
 // it can. Only the storage server or the power switch stops another host from writing to a share.
 func WhyFenceUnsuitable(c Candidate, p dataset.Profile) string {
 	if p.Failover.Auto && c.Share != uuid.Nil && p.Failover.Fence.Kind != dataset.FenceExec {
-		return "it lies on a share, where failover auto takes a fence that shuts the last home out of it " +
+		return "it is on a share, where failover auto requires a fence command that excludes the last home " +
 			"(fence: {exec: [PROGRAM]})"
 	}
 	return ""

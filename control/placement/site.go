@@ -49,11 +49,11 @@ func (st Site) Unfit(c Candidate, o Requirement) (why string, would bool) {
 	}
 	if o.Profile.Placement != "" {
 		if st.Facts == nil {
-			return "its facts are not known yet", true
+			return "its facts are unknown yet", true
 		}
 		pool, known := st.Facts.Pool(c.ID)
 		if !known && o.Where.OfPool() {
-			return "its facts are not known yet", true
+			return "its facts are unknown yet", true
 		}
 		if why := o.Where.Misfit(selector.Env{Node: st.Node, Facts: *st.Facts, Pool: pool}); why != "" {
 			return why, false
@@ -161,17 +161,17 @@ func Refuse(sites []Site, o Requirement) error {
 		why.add(st.Name, reason)
 	}
 	if pools == 0 {
-		return dataset.Errorf(dataset.ErrOffline, "%s: there is no pool (drover pool create makes one)", o.What)
+		return dataset.Errorf(dataset.ErrOffline, "%s: there is no pool (drover pool create creates one)", o.What)
 	}
 	if pools == 1 && len(sites) == 1 {
 		c := sites[0].Pools[0]
 		reason, would := sites[0].Unfit(c, o)
-		name, cannot := c.Name, "cannot keep profile "+o.Profile.Name
+		name, cannot := c.Name, "cannot satisfy profile "+o.Profile.Name
 		if nodes {
 			name = c.OnNode(sites[0].Name)
 		}
 		if would {
-			cannot = "cannot take it now"
+			cannot = "is not available now"
 		}
 		return dataset.Errorf(kind, "%s: pool %s %s: %s", o.What, name, cannot, reason)
 	}
@@ -179,7 +179,7 @@ func Refuse(sites []Site, o Requirement) error {
 	if nodes {
 		text = why.text("node", "; ")
 	}
-	return dataset.Errorf(kind, "%s: %s can keep profile %s: %s", o.What, head, o.Profile.Name, text)
+	return dataset.Errorf(kind, "%s: %s can satisfy profile %s: %s", o.What, head, o.Profile.Name, text)
 }
 
 // refusal says why nothing of a site is for an order, each reason once.

@@ -31,10 +31,10 @@ func TestChoose(t *testing.T) {
 		parts []string
 	}{
 		{"the first that fits", []placement.Candidate{pool("a", dirCan, on), pool("b", loopCan, on), pool("c", loopCan, on)}, "b", nil, nil},
-		{"not heard of", []placement.Candidate{pool("a", loopCan, nil)}, "a", nil, nil},
+		{"not respond", []placement.Candidate{pool("a", loopCan, nil)}, "a", nil, nil},
 		{"the first is away", []placement.Candidate{pool("a", loopCan, off), pool("b", loopCan, on)}, "b", nil, nil},
 		{"none", nil, "", dataset.ErrOffline, []string{"volume db: there is no pool", "pool create"}},
-		{"none fits", []placement.Candidate{pool("a", dirCan, on), pool("b", dirCan, off)}, "", dataset.ErrUnsupported, []string{"no pool can keep profile gold", ": pools a, b: it cannot enforce a size"}},
+		{"none fits", []placement.Candidate{pool("a", dirCan, on), pool("b", dirCan, off)}, "", dataset.ErrUnsupported, []string{"no pool can satisfy profile gold", ": pools a, b: it cannot enforce a size"}},
 		{"one would fit", []placement.Candidate{pool("a", dirCan, on), pool("b", loopCan, off)}, "", dataset.ErrOffline, []string{"pool a: it cannot enforce", "pool b: it is offline: its disk is absent"}},
 		{"cordoned", []placement.Candidate{cordoned}, "", dataset.ErrOffline, []string{"its node is cordoned"}},
 	} {
@@ -61,7 +61,7 @@ func TestADozenPoolsGiveAShortError(t *testing.T) {
 	o := placement.Requirement{What: "volume db", Profile: dataset.Profile{Name: "gold", Size: 5}}
 	for _, sites := range [][]placement.Site{{st}, {st, st, st, st, st}} {
 		err := placement.Refuse(sites, o)
-		expect.Refusal(t, err, dataset.ErrOffline, "volume db: no pool can keep profile gold: ", "pools pool-0, pool-2, pool-4 and 3 more: it cannot enforce a size: on its node sizes need", "tune2fs", "pools pool-1, pool-3, pool-5 and 3 more: its node is cordoned")
+		expect.Refusal(t, err, dataset.ErrOffline, "volume db: no pool can satisfy profile gold: ", "pools pool-0, pool-2, pool-4 and 3 more: it cannot enforce a size: on its node sizes need", "tune2fs", "pools pool-1, pool-3, pool-5 and 3 more: its node is cordoned")
 		if len(err.Error()) > 400 {
 			t.Errorf("%d bytes: %v", len(err.Error()), err)
 		}

@@ -27,22 +27,22 @@ func TestWhichPoolCould(t *testing.T) {
 	imp.Kind, imp.Path = dataset.OpImport, "/srv/x"
 	all := func(could string) {
 		t.Helper()
-		says("volume db: pool plain cannot keep profile gold: it cannot enforce a size"+could, imp)
-		says("volume copy: pool plain cannot keep profile gold: it cannot enforce a size"+could, controltest.Create("copy@gold", "from=small"))
-		says("volume small: pool plain cannot give it size 1GiB: it cannot enforce a size"+could, resize)
-		if _, err := e.Submit(e.Ctx, update); err == nil || err.Error() != "volume small: pool plain cannot keep profile gold: it cannot enforce a size"+could {
+		says("volume db: pool plain cannot satisfy profile gold: it cannot enforce a size"+could, imp)
+		says("volume copy: pool plain cannot satisfy profile gold: it cannot enforce a size"+could, controltest.Create("copy@gold", "from=small"))
+		says("volume small: pool plain cannot change its size to 1GiB: it cannot enforce a size"+could, resize)
+		if _, err := e.Submit(e.Ctx, update); err == nil || err.Error() != "volume small: pool plain cannot satisfy profile gold: it cannot enforce a size"+could {
 			t.Errorf("set-profile: %v", err)
 		}
 	}
-	says("volume db: pool plain cannot keep profile gold: it cannot enforce a size (pool fast of node alpha could)", controltest.Create("db@gold", "pool=plain"))
-	says("volume db: pool plain cannot keep profile bronze: it has no filesystem xfs inside volumes (pool fast of node alpha could)", controltest.Create("db", "pool=plain", "fs=xfs"))
+	says("volume db: pool plain cannot satisfy profile gold: it cannot enforce a size (pool fast of node alpha could)", controltest.Create("db@gold", "pool=plain"))
+	says("volume db: pool plain cannot satisfy profile bronze: it has no filesystem xfs inside volumes (pool fast of node alpha could)", controltest.Create("db", "pool=plain", "fs=xfs"))
 	all(" (pool fast of node alpha could)")
 	a.ReportPool(dataset.PoolStatus{ID: a.LocalPools[0].ID, Reason: "its disk is absent"})
-	says("volume db: pool plain cannot keep profile gold: it cannot enforce a size", controltest.Create("db@gold", "pool=plain"))
+	says("volume db: pool plain cannot satisfy profile gold: it cannot enforce a size", controltest.Create("db@gold", "pool=plain"))
 	all("")
 	e.NewAgent("beta")
-	says("volume db: no pool plain can keep profile gold: nodes alpha, beta: pool plain: it cannot enforce a size (pool fast of node beta could)", controltest.Create("db@gold", "pool=plain"))
-	says("volume db: pool plain cannot keep profile gold: it cannot enforce a size", imp) // its files are here
+	says("volume db: no pool plain can satisfy profile gold: nodes alpha, beta: pool plain: it cannot enforce a size (pool fast of node beta could)", controltest.Create("db@gold", "pool=plain"))
+	says("volume db: pool plain cannot satisfy profile gold: it cannot enforce a size", imp) // its files are here
 }
 
 // Where a move cannot go, and which nodes cannot keep a replica, comes with where and who could.
@@ -53,14 +53,14 @@ func TestWhichNodeCould(t *testing.T) {
 	b.LocalPools[0].Capabilities = controltest.DirCapabilities
 	b.MustRegister("beta")
 	_, err := e.Submit(e.Ctx, controltest.Move("db", "beta"))
-	controltest.Refused(t, err, dataset.ErrUnsupported, "move of volume db to node beta: no pool can keep profile gold: pools fast, plain: it cannot enforce a size", " (pool fast of node gamma could; or make a pool there that can: drover pool create NAME --backend loop)")
+	controltest.Refused(t, err, dataset.ErrUnsupported, "move of volume db to node beta: no pool can satisfy profile gold: pools fast, plain: it cannot enforce a size", " (pool fast of node gamma could; or create a suitable pool there: drover pool create NAME --backend loop)")
 	e.WantReplicas(2)
 	a.MustRefusePlan(controltest.Create("copied@safe"), dataset.ErrUnsupported, "pool fast of node beta: ", " (pool fast of node gamma could)")
 	a.MustRefusePlan(controltest.Create("copied@safe", "from=db"), dataset.ErrUnsupported, "pool fast of node beta: ", " (pool fast of node gamma could)")
 	c.LocalPools[0].Capabilities = controltest.DirCapabilities
 	c.MustRegister("gamma")
 	_, err = e.Submit(e.Ctx, controltest.Move("db", "beta"))
-	controltest.Refused(t, err, dataset.ErrUnsupported, " (make a pool there that can: drover pool create NAME --backend loop)")
+	controltest.Refused(t, err, dataset.ErrUnsupported, " (create a suitable pool there: drover pool create NAME --backend loop)")
 }
 
 // Of a pool that could not be opened since its node started nobody knows what it can: it is said to be
@@ -78,7 +78,7 @@ func TestOfflinePoolIsSaidToBeOffline(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.MustRefusePlan(controltest.Create("more@gold"), dataset.ErrOffline, "pool fast: it is offline: xfs needs mkfs.xfs", "pool plain: it cannot enforce a size")
-	a.MustRefusePlan(controltest.Create("more@gold", "pool=plain"), dataset.ErrUnsupported, "pool plain cannot keep profile gold: it cannot enforce a size")
+	a.MustRefusePlan(controltest.Create("more@gold", "pool=plain"), dataset.ErrUnsupported, "pool plain cannot satisfy profile gold: it cannot enforce a size")
 	a.MustRefusePlan(controltest.Create("more", "pool=new"), dataset.ErrOffline, "pool new of node alpha is offline: /new is absent")
 	a.MustRefusePlan(api.Request{Kind: dataset.OpResize, Volume: "db", Size: "30GiB"}, dataset.ErrOffline, "volume db: pool fast is offline: xfs needs mkfs.xfs")
 	_, err := e.Submit(e.Ctx, api.Request{Kind: dataset.OpUpdate, Volume: "db", Profile: "silver"})

@@ -26,7 +26,7 @@ func TestMoveToFull(t *testing.T) {
 	say(b, api.Heartbeat{Pools: []dataset.PoolStatus{{ID: b.LocalPools[0].ID, Online: true, Size: 100 * dataset.GiB, Free: 20 * dataset.GiB}}})
 	before := e.Dump()
 	_, err := e.Submit(e.Ctx, controltest.Move("db", "beta"))
-	controltest.Refused(t, err, dataset.ErrNoSpace, "volume db", "pool fast of node beta has 20", "takes 30")
+	controltest.Refused(t, err, dataset.ErrNoSpace, "volume db", "pool fast of node beta has 20", "needs 30")
 	if diff := cmp.Diff(before, e.Dump()); diff != "" {
 		t.Error(diff)
 	}

@@ -29,10 +29,10 @@ func TestPlacementPicksANodeThatFits(t *testing.T) {
 	where(e, "busy", `architecture == "x86_64" and load_10 < 20`)
 	where(e, "roomy", `pool.free > "900GiB"`)
 
-	a.MustRefusePlan(controltest.Create("db@busy"), dataset.ErrOffline, "nodes alpha, beta: its facts are not known yet")
+	a.MustRefusePlan(controltest.Create("db@busy"), dataset.ErrOffline, "nodes alpha, beta: its facts are unknown yet")
 	a.ReportFacts(func(f *dataset.Facts) { f.Load10 = 34 })
 	a.MustRefusePlan(controltest.Create("db@busy"), dataset.ErrOffline,
-		"volume db: no pool can keep profile busy: node alpha: load_10 is 34, not < 20; node beta: its facts are not known yet")
+		"volume db: no pool can satisfy profile busy: node alpha: load_10 is 34, not < 20; node beta: its facts are unknown yet")
 	b.ReportFacts(func(f *dataset.Facts) { f.Load10 = 3; f.Pools[1].Free = 1000 << 30 })
 	for range 20 {
 		if op := a.MustPlan(controltest.Create("db@busy")); op.Node != b.ID || op.Dataset.Home != b.ID || op.Dataset.Pool != b.LocalPools[0].ID {
@@ -145,7 +145,7 @@ func TestNothingNewGoesToANodeThatIsAway(t *testing.T) {
 	x.AwaitEnd(record.LiveNodeKey(nodes[0].Node.ID))
 	x.AwaitEnd(record.LiveNodeKey(nodes[1].Node.ID))
 	_, err := b.Plan(t.Context(), uuid.Nil, controltest.Create("db"))
-	controltest.Refused(t, err, dataset.ErrOffline, "nodes n1, n1, n1: pool fast: its node is away")
+	controltest.Refused(t, err, dataset.ErrOffline, "nodes n1, n1, n1: pool fast: its node is unreachable")
 }
 
 // A pool that its node had once, and does not name any more, gets nothing new: nobody would make it.
@@ -155,7 +155,7 @@ func TestNothingNewGoesToAPoolThatIsNoMore(t *testing.T) {
 	had := a.LocalPools
 	a.LocalPools = had[1:] // "fast" is gone
 	a.MustRegister("alpha")
-	a.MustRefusePlan(controltest.Create("db@silver"), dataset.ErrOffline, "pool fast: its node has it no more")
+	a.MustRefusePlan(controltest.Create("db@silver"), dataset.ErrOffline, "pool fast: its node no longer has it")
 	b := e.NewAgent("beta")
 	for name, pools := range map[uuid.UUID][]dataset.Pool{b.ID: had[1:], a.ID: had} {
 		a.LocalPools = pools

@@ -167,7 +167,7 @@ func (s *Placer) poolStatus(f *dataset.Facts, id uuid.UUID) *dataset.PoolStatus 
 	if !ok {
 		return nil
 	}
-	return &dataset.PoolStatus{ID: id, Online: p.Online, Reason: "its node says so", Size: p.Size, Free: p.Free}
+	return &dataset.PoolStatus{ID: id, Online: p.Online, Reason: "reported by its node", Size: p.Size, Free: p.Free}
 }
 
 func askingFirst(sites []placement.Site, asking uuid.UUID) []placement.Site {
@@ -264,7 +264,7 @@ func (s *Placer) WithOthers(t *record.Tx, refusal error, sites []placement.Site,
 	case who != "":
 		return fmt.Errorf("%w (%s)", refusal, who)
 	case large:
-		return fmt.Errorf("%w (ask for less, or make the pool larger)", refusal)
+		return fmt.Errorf("%w (request a smaller size, or enlarge the pool)", refusal)
 	}
 	return refusal
 }

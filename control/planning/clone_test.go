@@ -83,13 +83,13 @@ func TestCloneWithOptions(t *testing.T) {
 		kind  *dataset.Kind
 		parts []string
 	}{
-		{controltest.Create("test", "from=db", "owner=5:6"), dataset.ErrInvalid, []string{"a clone has the owner and mode of what it copies"}},
-		{controltest.Create("test@snapshot-abcd", "mode=0700"), dataset.ErrInvalid, []string{"a clone has the owner and mode of what it copies"}},
+		{controltest.Create("test", "from=db", "owner=5:6"), dataset.ErrInvalid, []string{"a clone has the owner and mode of its source"}},
+		{controltest.Create("test@snapshot-abcd", "mode=0700"), dataset.ErrInvalid, []string{"a clone has the owner and mode of its source"}},
 		{api.Request{Kind: dataset.OpImport, Volume: "test", Path: "/srv", Options: map[string]string{"owner": "5:6"}}, dataset.ErrInvalid, []string{"an import has the owner and mode"}},
-		{controltest.Create("test", "from=db", "fs=ext4"), dataset.ErrInvalid, []string{"source's filesystem", "xfs", "ext4"}},
+		{controltest.Create("test", "from=db", "fs=ext4"), dataset.ErrInvalid, []string{"filesystem of its source", "xfs", "ext4"}},
 		{controltest.Create("test", "from=any", "fs=xfs"), dataset.ErrInvalid, []string{"that its pool chose"}},
-		{controltest.Create("test@gold", "from=any"), dataset.ErrInvalid, []string{"profile gold wants filesystem xfs", `"test"`}},
-		{controltest.Create("test", "from=db", "size=1GiB"), dataset.ErrInvalid, []string{"1GiB is smaller than its source's 20GiB"}},
+		{controltest.Create("test@gold", "from=any"), dataset.ErrInvalid, []string{"profile gold requires filesystem xfs", `"test"`}},
+		{controltest.Create("test", "from=db", "size=1GiB"), dataset.ErrInvalid, []string{"1GiB is smaller than the size 20GiB"}},
 		{controltest.Create("test", "from=db", "pool=plain"), dataset.ErrUnsupported, []string{"it is not pool plain"}},
 		{controltest.Create("test", "from=plain", "size=1GiB"), dataset.ErrUnsupported, []string{"cannot enforce a size"}},
 		{controltest.Create("test@silver", "from=plain"), dataset.ErrUnsupported, []string{"cannot enforce a size"}},
@@ -163,7 +163,7 @@ func TestCloneThatExistsByPrefixOfMore(t *testing.T) {
 	if p, err := e.Plan(e.Ctx, a.ID, controltest.Create("test@snapshot-abcd")); err != nil || p.Done == nil {
 		t.Errorf("%+v, %v", p, err)
 	}
-	a.MustRefusePlan(controltest.Create("test2@snapshot-abcd"), dataset.ErrAmbiguous, "dataset abcd0000-0000-4000-8000-000000000001 (db)", "(db2)", "say more")
+	a.MustRefusePlan(controltest.Create("test2@snapshot-abcd"), dataset.ErrAmbiguous, "dataset abcd0000-0000-4000-8000-000000000001 (db)", "(db2)", "use more")
 	a.MustCreate("test3@snapshot-abcd0000-0000-4000-8000-000000000002")
 	a.MustRefusePlan(controltest.Create("test3@snapshot-abcd0000-0000-4000-8000-000000000001"), dataset.ErrExists)
 }

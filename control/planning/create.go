@@ -153,7 +153,7 @@ func keepsFilesystem(d dataset.Dataset, fs string) error {
 		return nil
 	}
 	return dataset.Errorf(dataset.ErrInvalid,
-		"volume %q: a clone has its source's filesystem, here %s, and cannot have %s (leave fs out)", d.Volume,
+		"volume %q: a clone has the filesystem of its source, here %s, and cannot have %s (omit fs)", d.Volume,
 		filesystem(d.Profile), fs)
 }
 
@@ -163,7 +163,8 @@ func holdsSource(d dataset.Dataset, want, asked dataset.Size) error {
 		return nil
 	}
 	return dataset.Errorf(dataset.ErrInvalid,
-		"volume %q: size %s is smaller than its source's %s (leave the size out)", d.Volume, want, d.Size.Said(asked))
+		"volume %q: size %s is smaller than the size %s of its source (omit the "+
+			"size)", d.Volume, want, d.Size.Said(asked))
 }
 
 // keyIsKnown refuses to clone an encrypted dataset if the profile of the clone does not say where the key is, as after
@@ -173,8 +174,8 @@ func keyIsKnown(d, from dataset.Dataset) error {
 		return nil
 	}
 	return dataset.Errorf(dataset.ErrForbidden,
-		"volume %q: its source is encrypted, and its profile %s says no more where the key is (give "+
-			"profile %s one in profiles.yaml, then drover volume rekey %s)", d.Volume, d.Profile.Name,
+		"volume %q: its source is encrypted, and its profile %s no longer names a key (give profile %s one in "+
+			"profiles.yaml, then drover volume rekey %s)", d.Volume, d.Profile.Name,
 		d.Profile.Name, from.Volume)
 }
 
@@ -269,15 +270,15 @@ func onto(d dataset.Dataset, p dataset.Profile) (dataset.Profile, error) {
 	p = p.Clone()
 	if want := p.Filesystem.Type; want != "" && want != old.Filesystem.Type {
 		return p, dataset.Errorf(dataset.ErrInvalid,
-			"profile %s wants filesystem %s, but the data lies on %s (drover volume export %s | drover "+
-				"volume import NEW@%s --from - makes another with it)",
+			"profile %s requires filesystem %s, but the volume has %s (drover volume export %s | drover volume "+
+				"import NEW@%s --from - creates another with it)",
 			p.Name, want, filesystem(old), d.Volume, p.Name)
 	}
 	if p.Encryption.Wanted() != encrypted {
 		is := map[bool]string{true: "is encrypted", false: "is not encrypted"}
 		return p, dataset.Errorf(dataset.ErrInvalid,
-			"profile %s says that the data %s, and it %s (drover volume export %s | drover volume import "+
-				"NEW@%s --from - makes another with it)",
+			"profile %s requires that the data %s, and it %s (drover volume export %s | drover volume import "+
+				"NEW@%s --from - creates another)",
 			p.Name, is[p.Encryption.Wanted()], is[encrypted], d.Volume, p.Name)
 	}
 	if old.Encryption.Wanted() {
@@ -345,7 +346,7 @@ func checkSource(t *record.Tx, op dataset.Operation) error {
 	if had, has := from.Encryption, op.Dataset.Encryption; (had == nil) != (has == nil) || had != nil &&
 		had.ID != has.ID {
 		return dataset.Errorf(dataset.ErrInvalid,
-			"volume %s: it and its source, dataset %s, are not encrypted with one data key", op.Volume, from.ID)
+			"volume %s: it and its source, dataset %s, have different data keys", op.Volume, from.ID)
 	}
 	if op.Source.Snapshot == uuid.Nil {
 		return nil

@@ -108,35 +108,36 @@ func TestCreateRefused(t *testing.T) {
 		{controltest.Create("x@snapshot-f23ca986"), dataset.ErrInvalid, []string{`beginning with a letter or digit`}},
 		{controltest.Create("db@GOLD"), dataset.ErrInvalid, []string{`bad profile name "GOLD"`, `(have: bronze, fleeting, gold, kept, silver); did you mean gold?`}},
 		{controltest.Create("db", "profile=Silver"), dataset.ErrInvalid, []string{`bad profile name "Silver"`, `silver); did you mean silver?`}},
-		{controltest.Create("db@gold", "profile=silver"), dataset.ErrInvalid, []string{"gold", "silver", "say one"}},
+		{controltest.Create("db@gold", "profile=silver"), dataset.ErrInvalid, []string{"gold", "silver", "use only " +
+			"one"}},
 		{controltest.Create("db", "sise=3G"), dataset.ErrInvalid, []string{`"sise"`, "did you mean size?"}},
 		{controltest.Create("db", "size=3"), dataset.ErrInvalid, []string{"3GiB", "3B"}},
 		{controltest.Create("db", "pool=slow"), dataset.ErrInvalid, []string{`unknown pool "slow" (have: fast, plain)`}},
-		{controltest.Create("db", "pool=plain", "size=1GiB"), dataset.ErrUnsupported, []string{"pool plain cannot keep profile bronze: it cannot enforce a size (pool fast of node alpha could)"}},
+		{controltest.Create("db", "pool=plain", "size=1GiB"), dataset.ErrUnsupported, []string{"pool plain cannot satisfy profile bronze: it cannot enforce a size (pool fast of node alpha could)"}},
 		{controltest.Create("db", "pool=plain", "fs=xfs"), dataset.ErrUnsupported, []string{"it has no filesystem xfs inside volumes"}},
 		{controltest.Create("db@gold", "pool=plain"), dataset.ErrUnsupported, nil},
 		{controltest.Create("db@snapshot-f23ca986"), dataset.ErrNotFound, []string{"f23ca986", "snapshot ls"}},
-		{controltest.Create("db", "from=nothing"), dataset.ErrNotFound, []string{"nothing", "no volume is named"}},
-		{controltest.Create("db@snapshot-f23ca986", "from=f23ca987"), dataset.ErrInvalid, []string{"say one"}},
-		{api.Request{Kind: dataset.OpClone, Volume: "db"}, dataset.ErrInvalid, []string{"a clone of what"}},
+		{controltest.Create("db", "from=nothing"), dataset.ErrNotFound, []string{"nothing", "no volume, snapshot or dataset"}},
+		{controltest.Create("db@snapshot-f23ca986", "from=f23ca987"), dataset.ErrInvalid, []string{"use only one"}},
+		{api.Request{Kind: dataset.OpClone, Volume: "db"}, dataset.ErrInvalid, []string{"missing source of the clone"}},
 		{api.Request{Kind: dataset.OpImport, Volume: "db@snapshot-f23ca986"}, dataset.ErrInvalid, []string{"import cannot be a clone"}},
 		{api.Request{Kind: dataset.OpImport, Volume: "db", Path: strings.Repeat("/x", 4000)}, dataset.ErrInvalid, []string{"8000 bytes"}},
-		{api.Request{Kind: dataset.OpImport, Volume: "db", Path: "plugins"}, dataset.ErrInvalid, []string{`folder to import "plugins": the path is relative`}},
-		{api.Request{Kind: dataset.OpImport, Volume: "db", Path: "."}, dataset.ErrInvalid, []string{"the path is relative"}},
-		{api.Request{Kind: dataset.OpImport, Volume: "db", Path: "../etc"}, dataset.ErrInvalid, []string{"the path is relative"}},
-		{api.Request{Kind: dataset.OpImport, Volume: "db", Path: "/srv/../etc/"}, dataset.ErrInvalid, []string{`"/srv/../etc/": the path is not clean (say /etc)`}},
+		{api.Request{Kind: dataset.OpImport, Volume: "db", Path: "plugins"}, dataset.ErrInvalid, []string{`folder to import "plugins": expected an absolute path`}},
+		{api.Request{Kind: dataset.OpImport, Volume: "db", Path: "."}, dataset.ErrInvalid, []string{"expected"}},
+		{api.Request{Kind: dataset.OpImport, Volume: "db", Path: "../etc"}, dataset.ErrInvalid, []string{"expected"}},
+		{api.Request{Kind: dataset.OpImport, Volume: "db", Path: "/srv/../etc/"}, dataset.ErrInvalid, []string{`"/srv/../etc/": the path is not clean (use /etc)`}},
 		{api.Request{Kind: dataset.OpImport, Volume: "db", Path: "/srv\x00"}, dataset.ErrInvalid, []string{"a zero byte"}},
-		{api.Request{Kind: dataset.OpImport, Volume: "db", Live: true}, dataset.ErrInvalid, []string{"live is for the import of a folder"}},
-		{api.Request{Kind: dataset.OpCreate, Volume: "db", Path: "/srv"}, dataset.ErrInvalid, []string{"a path is for import and rekey, and not for create"}},
-		{api.Request{Kind: dataset.OpCreate, Volume: "db", Live: true}, dataset.ErrInvalid, []string{"live is for the import of a folder"}},
-		{api.Request{Kind: dataset.OpRekey, Volume: "db", Path: "key.old"}, dataset.ErrInvalid, []string{`old key file "key.old": the path is relative`}},
+		{api.Request{Kind: dataset.OpImport, Volume: "db", Live: true}, dataset.ErrInvalid, []string{"live: it applies only to the import of a folder"}},
+		{api.Request{Kind: dataset.OpCreate, Volume: "db", Path: "/srv"}, dataset.ErrInvalid, []string{"unexpected path: it applies only to import and rekey, not to create"}},
+		{api.Request{Kind: dataset.OpCreate, Volume: "db", Live: true}, dataset.ErrInvalid, []string{"live: it applies only to the import of a folder"}},
+		{api.Request{Kind: dataset.OpRekey, Volume: "db", Path: "key.old"}, dataset.ErrInvalid, []string{`old key file "key.old": expected an absolute path`}},
 		{api.Request{Kind: "frobnicate", Volume: "db"}, dataset.ErrInvalid, []string{`"frobnicate"`}},
 		{api.Request{Kind: dataset.OpUpdate, Volume: "db", Protect: controltest.Yes()}, dataset.ErrInvalid, []string{"submit it"}},
 	} {
 		a.MustRefusePlan(c.req, c.kind, c.parts...)
 	}
 	_, err := e.Submit(e.Ctx, api.Request{Kind: dataset.OpImport, Volume: "db"}) // of an archive, which no submission carries
-	controltest.Refused(t, err, dataset.ErrInvalid, `import of volume "db": from which folder?`)
+	controltest.Refused(t, err, dataset.ErrInvalid, `import of volume "db": missing path of a folder`)
 	if st := e.CheckInvariants(); len(st.Datasets)+len(st.Operations) != 0 {
 		t.Errorf("refusals left %+v", st)
 	}
@@ -180,7 +181,7 @@ func TestCreateOfWhatExists(t *testing.T) {
 		{controltest.Create("db", "label.a=1", "label.b=2"), []string{"labels"}},
 		{controltest.Create("db@snapshot-f23ca986"), []string{"not a clone of f23ca986"}},
 		{controltest.Create("ro", "fs=xfs"), []string{"the filesystem that its pool chose", "xfs"}},
-		{api.Request{Kind: dataset.OpImport, Volume: "db", Path: "/srv"}, []string{"import makes a new one"}},
+		{api.Request{Kind: dataset.OpImport, Volume: "db", Path: "/srv"}, []string{"import creates a new one"}},
 	} {
 		a.MustRefusePlan(c.req, dataset.ErrExists, append(c.parts, "exists")...)
 	}

@@ -30,7 +30,7 @@ func (v *Planner) PlanRekey(t *record.Tx, req api.Request) (*dataset.Operation, 
 	}
 	if !p.Encryption.Wanted() {
 		return nil, nil, dataset.Errorf(dataset.ErrInvalid,
-			"volume %s: profile %s names no key any more (give it one in profiles.yaml)", d.Volume, p.Name)
+			"volume %s: profile %s no longer names a key (give it one in profiles.yaml)", d.Volume, p.Name)
 	}
 	if err := checkSupports(t, d, dataset.OpRekey, "rekey"); err != nil {
 		return nil, nil, err
@@ -49,7 +49,7 @@ func hintInTrash(t *record.Tx, ref string, none error) error {
 		return none
 	}
 	return dataset.Errorf(dataset.ErrNotFound,
-		"volume %s: it is in the trash, where nothing is changed (drover trash restore %s, then drover "+
+		"volume %s: it is in the trash, where nothing can be changed (drover trash restore %s, then drover "+
 			"volume rekey %s)", d.Volume, d.ID.String()[:8], d.Volume)
 }
 
@@ -57,8 +57,8 @@ func hintInTrash(t *record.Tx, ref string, none error) error {
 // have the other one.
 func movesAway(d dataset.Dataset) error {
 	return dataset.Errorf(dataset.ErrConflict,
-		"volume %s: it is on its way to another node, which has looked for its key already (operation %s; "+
-			"ask again when that has ended)", d.Volume, d.Move)
+		"volume %s: it is being moved to another node, which has already checked its key (operation %s; ask "+
+			"again when that has ended)", d.Volume, d.Move)
 }
 
 // CommitRekey records a data key that was wrapped again, and where its key is. It must be the same data key,
@@ -77,7 +77,7 @@ func CommitRekey(t *record.Tx, op dataset.Operation, out *api.Committed) error {
 	}
 	next := op.Dataset
 	if d.Encryption == nil || d.Encryption.ID != next.Encryption.ID {
-		return dataset.Errorf(dataset.ErrConflict, "volume %s: its data key on record is another one", d.Volume)
+		return dataset.Errorf(dataset.ErrConflict, "volume %s: its recorded data key is another one", d.Volume)
 	}
 	t.Event("volume.rekey", d, "key "+d.Encryption.KeyID+" to "+next.Encryption.KeyID)
 	d.Encryption, d.Profile.Encryption, d.Request = next.Encryption, next.Profile.Clone().Encryption, op.ID

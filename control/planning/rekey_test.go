@@ -60,7 +60,7 @@ func TestRekey(t *testing.T) {
 	late := b.MustPlan(controltest.Rekey("db"))
 	late.Dataset.Encryption = &two
 	move := *e.MustSubmit(controltest.Move("db", "gamma")).Operation
-	b.MustRefusePlan(controltest.Rekey("db"), dataset.ErrConflict, move.ID.String(), "has looked for its key")
+	b.MustRefusePlan(controltest.Rekey("db"), dataset.ErrConflict, move.ID.String(), "has already checked its key")
 	controltest.Refused(t, b.TryCommit(late), dataset.ErrConflict, move.ID.String())
 }
 
@@ -124,11 +124,11 @@ func TestCloneWithoutAKey(t *testing.T) {
 
 	clone := a.MustPlan(controltest.Create("copy", "from=again"))
 	clone.Dataset.Profile.Encryption = dataset.KeySource{} // as an agent that made it plain would say
-	controltest.Refused(t, a.TryCommit(clone), dataset.ErrInvalid, "one data key")
+	controltest.Refused(t, a.TryCommit(clone), dataset.ErrInvalid, "different data keys")
 	clone = a.MustPlan(controltest.Create("copy", "from=again"))
 	other := controltest.WrappedBy(uuid.New(), "2")
 	clone.Dataset.Encryption = &other
-	controltest.Refused(t, a.TryCommit(clone), dataset.ErrInvalid, "one data key")
+	controltest.Refused(t, a.TryCommit(clone), dataset.ErrInvalid, "different data keys")
 	clone.Dataset.Encryption = &two
 	a.MustCommit(clone)
 }
@@ -172,5 +172,5 @@ func TestWhoNamesAnOldKey(t *testing.T) {
 	a.MustRefusePlan(req, dataset.ErrInvalid, "absolute path")
 	a.MustRefusePlan(controltest.Rekey("clear"), dataset.ErrUnsupported, "not encrypted")
 	controltest.KeyAt(e, "sealed", dataset.KeySource{})
-	a.MustRefusePlan(controltest.Rekey("db"), dataset.ErrInvalid, "names no key any more")
+	a.MustRefusePlan(controltest.Rekey("db"), dataset.ErrInvalid, "names a key")
 }

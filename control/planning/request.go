@@ -32,7 +32,7 @@ func ParseCreate(req api.Request) (w CreateRequest, err error) {
 	}
 	if w.opts.Profile != "" && w.spec.Profile != "" && w.opts.Profile != w.spec.Profile {
 		return w, dataset.Errorf(dataset.ErrInvalid,
-			"volume %q: the name asks for profile %s, option profile for %s (say one)", req.Volume, w.spec.Profile,
+			"volume %q: the name has profile %s, option profile has %s (use only one)", req.Volume, w.spec.Profile,
 			w.opts.Profile)
 	}
 	if w.spec.Profile == "" {
@@ -40,7 +40,7 @@ func ParseCreate(req api.Request) (w CreateRequest, err error) {
 	}
 	if w.opts.From != "" && w.spec.From != "" && !strings.EqualFold(w.opts.From, w.spec.From) {
 		return w, dataset.Errorf(dataset.ErrInvalid,
-			"volume %q: the name asks for snapshot %s, option from for %s (say one)", req.Volume, w.spec.From,
+			"volume %q: the name has snapshot %s, option from has %s (use only one)", req.Volume, w.spec.From,
 			dataset.Clip(w.opts.From))
 	}
 	if w.spec.From == "" {
@@ -48,15 +48,15 @@ func ParseCreate(req api.Request) (w CreateRequest, err error) {
 	}
 	if w.kind == dataset.OpImport && w.spec.From != "" {
 		return w, dataset.Errorf(dataset.ErrInvalid,
-			"volume %q: an import cannot be a clone as well (leave out from or @snapshot-)", req.Volume)
+			"volume %q: an import cannot be a clone as well (omit from or @snapshot-)", req.Volume)
 	}
 	if what := copies(req, w); what != "" && (w.opts.Owner != nil || w.opts.Mode != nil) {
 		return w, dataset.Errorf(dataset.ErrInvalid,
-			"volume %q: %s has the owner and mode of what it copies (leave owner and mode out)", req.Volume, what)
+			"volume %q: %s has the owner and mode of its source (omit owner and mode)", req.Volume, what)
 	}
 	if w.kind == dataset.OpClone && w.spec.From == "" {
 		return w, dataset.Errorf(dataset.ErrInvalid,
-			"volume %q: a clone of what? (say option from, or NAME@snapshot-PREFIX)", req.Volume)
+			"volume %q: missing source of the clone (use option from, or NAME@snapshot-PREFIX)", req.Volume)
 	}
 	return w, nil
 }
@@ -81,12 +81,12 @@ func (v *Planner) Same(t *record.Tx, d dataset.Dataset, w CreateRequest) error {
 	}
 	switch {
 	case w.kind == dataset.OpImport:
-		return differs("already: an import makes a new one (choose another name, or drover volume rm %s)", d.Volume)
+		return differs("already: an import creates a new one (choose another name, or drover volume rm %s)", d.Volume)
 	case w.spec.Profile != "" && w.spec.Profile != p.Name:
 		if _, err := v.Profiles().Get(w.spec.Profile); err != nil {
 			return differs("with profile %s: %s", p.Name, dataset.OneLine(err))
 		}
-		return differs("with profile %s, not %s (say %s, or drover volume set-profile %s %s)", p.Name,
+		return differs("with profile %s, not %s (use %s, or drover volume set-profile %s %s)", p.Name,
 			w.spec.Profile, d.Volume, d.Volume, w.spec.Profile)
 	case o.Size != 0 && o.Size != d.Size && o.Size != p.Size: // the backend may have rounded it up
 		return differs("with size %s, not %s (drover volume resize %s %s)", d.Size.Said(p.Size), o.Size, d.Volume,

@@ -18,7 +18,7 @@ func PlanRewrite(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Da
 	}
 	if d.Move != uuid.Nil {
 		return nil, nil, dataset.Errorf(dataset.ErrConflict,
-			"volume %s: it is on its way to another node (operation %s; ask again when that has ended)", d.Volume,
+			"volume %s: it is being moved to another node (operation %s; ask again when that has ended)", d.Volume,
 			d.Move)
 	}
 	return record.NewOperation(d), nil, checkSupports(t, d, dataset.OpRewrite, "rewrite")
@@ -31,7 +31,8 @@ func checkSupports(t *record.Tx, d dataset.Dataset, kind dataset.OpKind, what st
 	ok, err := t.Get(record.NodeKey(d.Home), &n)
 	if err == nil && ok && !slices.Contains(n.Does, kind) {
 		err = dataset.Errorf(dataset.ErrUnsupported,
-			"%s of volume %s: node %s, which has it, runs drover %s, which cannot: update drover there", what,
+			"%s of volume %s: its home, node %s, runs drover %s, which does not support this: update drover "+
+				"there", what,
 			d.Volume, n.Name, n.Version)
 	}
 	return err

@@ -26,7 +26,7 @@ func TestRewrite(t *testing.T) {
 		t.Errorf("on record is %+v", v)
 	}
 	e.MustSubmit(api.Request{Kind: dataset.OpMove, Volume: "db", Node: "beta"})
-	a.MustRefusePlan(rewrite, dataset.ErrConflict, "on its way to another node")
+	a.MustRefusePlan(rewrite, dataset.ErrConflict, "being moved to another node")
 	a.MustRefusePlan(api.Request{Kind: dataset.OpRewrite, Volume: "none"}, dataset.ErrNotFound, "no such volume")
 }
 
@@ -47,7 +47,8 @@ func TestRewriteByAnOlderAgent(t *testing.T) {
 		if want == nil {
 			a.MustPlan(rewrite)
 		} else {
-			a.MustRefusePlan(rewrite, want, "node alpha, which has it, runs drover 1.0.0, which cannot: update drover there")
+			a.MustRefusePlan(rewrite, want, "node alpha, runs drover 1.0.0, which does not support "+
+				"this: update drover there")
 		}
 	}
 }

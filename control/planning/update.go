@@ -44,14 +44,14 @@ func (v *Planner) resizeTo(t *record.Tx, d, next dataset.Dataset) (*dataset.Oper
 		return nil, nil, dataset.Errorf(dataset.ErrOffline, "volume %s: pool %s is offline: %s", d.Volume,
 			pool.Name, c.Status.Reason)
 	case why != "":
-		err := dataset.Errorf(dataset.ErrUnsupported, "volume %s: pool %s cannot give it size %s: %s", d.Volume,
+		err := dataset.Errorf(dataset.ErrUnsupported, "volume %s: pool %s cannot change its size to %s: %s", d.Volume,
 			pool.Name, next.Size, why)
 		return nil, nil, v.Placer.WithOthers(t, err, []placement.Site{{Pools: []placement.Candidate{c}}},
 			placement.Requirement{Profile: next.Profile, Had: d.Size})
 	case next.Size < d.Size && !pool.Capabilities.Shrink:
 		return nil, nil, dataset.Errorf(dataset.ErrUnsupported,
-			"volume %s: size %s is smaller than its %s, and its filesystem cannot be made smaller (drover "+
-				"volume export %s | drover volume import NEW@%s -o size=%s --from - makes another)", d.Volume,
+			"volume %s: size %s is smaller than its %s, and its filesystem cannot shrink (drover volume export "+
+				"%s | drover volume import NEW@%s -o size=%s --from - creates another)", d.Volume,
 			next.Size, d.Size.Said(d.Profile.Size), d.Volume, d.Profile.Name, next.Size)
 	}
 	op := record.NewOperation(d)
@@ -95,12 +95,12 @@ func (v *Planner) PlanUpdate(t *record.Tx, req api.Request) (*dataset.Operation,
 	switch {
 	case req.Profile != "" && req.Protect != nil:
 		return nil, nil, dataset.Errorf(dataset.ErrInvalid,
-			"volume %s: profile and protection cannot change at once (ask for one, then the other)", d.Volume)
+			"volume %s: profile and protection cannot change at once (change one, then the other)", d.Volume)
 	case req.Profile != "":
 		return v.planProfile(t, d, req.Profile)
 	case req.Protect == nil:
 		return nil, nil, dataset.Errorf(dataset.ErrInvalid,
-			"volume %s: nothing to change (say a profile, or whether it is protected)", d.Volume)
+			"volume %s: nothing to change (set a profile, or the protection)", d.Volume)
 	case *req.Protect == d.Protected:
 		return nil, &d, nil
 	}
@@ -127,8 +127,8 @@ func (v *Planner) planProfile(t *record.Tx, d dataset.Dataset, profile string) (
 	if old := d.Profile.Failover.Auto; old != p.Failover.Auto {
 		// Its home has it open as it was mounted: with the guard, or without.
 		return nil, nil, dataset.Errorf(dataset.ErrUnsupported,
-			"volume %s: failover of profile %s is %s, of the one that it has %s, and a volume keeps what it "+
-				"was made with (drover clone %s NEW@%s makes another)", d.Volume, p.Name, choice(p.Failover),
+			"volume %s: failover of profile %s is %s, of its current profile %s, and a volume keeps its failover "+
+				"(drover clone %s NEW@%s creates another)", d.Volume, p.Name, choice(p.Failover),
 			choice(d.Profile.Failover), d.Volume, p.Name)
 	}
 	if d.Profile.Access == dataset.AccessMany && p.Access != dataset.AccessMany {

@@ -18,10 +18,10 @@ func TestResize(t *testing.T) {
 	resize := func(v, size string) api.Request {
 		return api.Request{Kind: dataset.OpResize, Volume: v, Size: size}
 	}
-	a.MustRefusePlan(resize("db", "10GiB"), dataset.ErrUnsupported, "10GiB is smaller than its 20GiB, and its filesystem cannot be made smaller (drover volume export db | drover volume import NEW@gold -o size=10GiB --from - makes another)")
+	a.MustRefusePlan(resize("db", "10GiB"), dataset.ErrUnsupported, "10GiB is smaller than its 20GiB, and its filesystem cannot shrink (drover volume export db | drover volume import NEW@gold -o size=10GiB --from - creates another)")
 	a.MustRefusePlan(resize("db", "10"), dataset.ErrInvalid, "10GiB")
 	a.MustRefusePlan(resize("db", ""), dataset.ErrInvalid)
-	a.MustRefusePlan(resize("plain", "10GiB"), dataset.ErrUnsupported, "pool plain cannot give it size 10GiB: it cannot enforce a size")
+	a.MustRefusePlan(resize("plain", "10GiB"), dataset.ErrUnsupported, "pool plain cannot change its size to 10GiB: it cannot enforce a size")
 	a.MustRefusePlan(resize("nothing", "10GiB"), dataset.ErrNotFound)
 	op := a.MustPlan(resize("db", "25GB"))
 	if op.Kind != dataset.OpResize || op.Dataset.Size != 25e9 || op.Dataset.Profile.Size != 25e9 {
@@ -76,7 +76,7 @@ func TestSetProfile(t *testing.T) {
 	if o := out.Volume.Profile.Owner; o == nil || o.UID != 5 {
 		t.Errorf("the root's owner is %+v, which no profile changes", o)
 	}
-	refuse(set("gold"), dataset.ErrInvalid, `volume db: profile gold wants filesystem xfs`, "that its pool chose")
+	refuse(set("gold"), dataset.ErrInvalid, `volume db: profile gold requires filesystem xfs`, "that its pool chose")
 	refuse(set("glod"), dataset.ErrInvalid, "unknown profile")
 	both := set("silver")
 	both.Protect = controltest.Yes()
@@ -114,7 +114,7 @@ func TestSizeAskedForStays(t *testing.T) {
 		t.Errorf("with a profile of less it has %d, asked for as %d", v.Size, v.Profile.Size)
 	}
 	a.MustRefusePlan(api.Request{Kind: dataset.OpResize, Volume: "db", Size: "40GB"}, dataset.ErrUnsupported, "size 40GB is smaller than its 50GB")
-	a.MustRefusePlan(controltest.Create("small", "from=db", "size=40GB"), dataset.ErrInvalid, "size 40GB is smaller than its source's 50GB")
+	a.MustRefusePlan(controltest.Create("small", "from=db", "size=40GB"), dataset.ErrInvalid, "size 40GB is smaller than the size 50GB")
 	e.CheckInvariants()
 }
 
@@ -143,7 +143,8 @@ func TestSetProfileThatGrows(t *testing.T) {
 	}
 	a.MustCreate("plain", "pool=plain")
 	_, err := e.Submit(e.Ctx, api.Request{Kind: dataset.OpUpdate, Volume: "plain", Profile: "silver"})
-	controltest.Refused(t, err, dataset.ErrUnsupported, "pool plain cannot keep profile silver: it cannot enforce a size")
+	controltest.Refused(t, err, dataset.ErrUnsupported, "pool plain cannot satisfy profile silver: it cannot "+
+		"enforce a size")
 	e.CheckInvariants()
 }
 

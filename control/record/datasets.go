@@ -150,13 +150,13 @@ func CheckSnapshotName(t *Tx, d dataset.Dataset, name string) error {
 	}
 	if dataset.CheckName(name) != nil {
 		return dataset.Errorf(dataset.ErrInvalid,
-			"bad snapshot name %q: want 2 to 128 letters, digits, '_', '.' or '-', beginning with a letter "+
-				"or digit", dataset.Clip(name))
+			"bad snapshot name %q: expected 2 to 128 letters, digits, '_', '.' or '-', with a letter or digit "+
+				"first", dataset.Clip(name))
 	}
 	var c Claim
 	ok, err := t.Get(SnapshotNameKey(d.ID, name), &c)
 	if err == nil && ok {
-		err = dataset.Errorf(dataset.ErrExists, "volume %s has a snapshot named %q already: %s", d.Volume, name, c.ID)
+		err = dataset.Errorf(dataset.ErrExists, "volume %s already has a snapshot named %q: %s", d.Volume, name, c.ID)
 	}
 	return err
 }
@@ -174,7 +174,7 @@ func CurrentDataset(t *Tx, op dataset.Operation) (dataset.Dataset, error) {
 	}
 	if (d.Home != op.Node || d.Epoch != op.Epoch) && !steps.Off("epoch") {
 		return d, dataset.Errorf(dataset.ErrStale,
-			"dataset %s: report of epoch %d from node %s, but it is at epoch %d on node %s", d.ID, op.Epoch,
+			"dataset %s: report of epoch %d from node %s, but the dataset is at epoch %d on node %s", d.ID, op.Epoch,
 			op.Node, d.Epoch, d.Home)
 	}
 	if d.Move == uuid.Nil {
@@ -183,7 +183,7 @@ func CurrentDataset(t *Tx, op dataset.Operation) (dataset.Dataset, error) {
 	// A dataset that its home has relinquished must not be changed there any more.
 	lease, err := t.Lease(d)
 	if err == nil && lease.State == dataset.LeaseMoving {
-		err = dataset.Errorf(dataset.ErrConflict, "volume %s is on its way to another node (operation %s)",
+		err = dataset.Errorf(dataset.ErrConflict, "volume %s is being moved to another node (operation %s)",
 			d.Volume, d.Move)
 	}
 	return d, err

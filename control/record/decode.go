@@ -34,11 +34,11 @@ func belongs(key string, v any) error {
 	switch v := v.(type) {
 	case *Claim:
 		if v.ID == uuid.Nil {
-			return errors.New("it points at nothing")
+			return errors.New("its target is missing")
 		}
 	case *UUIDPointer:
 		if v.Dataset == uuid.Nil {
-			return errors.New("it points at nothing")
+			return errors.New("its target is missing")
 		}
 	case *dataset.Dataset:
 		want = DatasetKey(v.ID)
@@ -65,7 +65,7 @@ func belongs(key string, v any) error {
 		want = OperationKey(v.ID)
 	}
 	if want != key {
-		return fmt.Errorf("it is the value of %.100s", want)
+		return fmt.Errorf("it is the value of another key, %.100s", want)
 	}
 	return nil
 }
@@ -75,7 +75,7 @@ func whole(d dataset.Dataset) error {
 	case dataset.StateReady, dataset.StatePurging:
 	case dataset.StateTrashed:
 		if d.Trash == nil {
-			return errors.New("it is in the trash, but since when is missing")
+			return errors.New("it is in the trash, but the time of deletion is missing")
 		}
 	default:
 		return fmt.Errorf("unknown state %.40q", d.State)
@@ -88,7 +88,7 @@ func IDIn(key, prefix string) (uuid.UUID, error) {
 	text := strings.TrimPrefix(key, prefix)
 	id, err := uuid.Parse(text)
 	if err == nil && id.String() != text {
-		err = errors.New("it is not spelt as a UUID is")
+		err = errors.New("its UUID has an unusual form")
 	}
 	if err != nil {
 		return id, dataset.Errorf(dataset.ErrCorrupt, "store: key %.200s: %w", key, err)

@@ -27,13 +27,14 @@ func TestDecode(t *testing.T) {
 		want  string // of the error; "" for none
 	}{
 		{record.NameKey("db"), record.Claim{ID: id}, &record.Claim{}, ""},
-		{record.NameKey("db"), record.Claim{}, &record.Claim{}, "points at nothing"},
+		{record.NameKey("db"), record.Claim{}, &record.Claim{}, "target is missing"},
 		{record.UUIDKey(id), record.UUIDPointer{Dataset: id}, &record.UUIDPointer{}, ""},
-		{record.UUIDKey(id), record.UUIDPointer{Snapshot: true}, &record.UUIDPointer{}, "points at nothing"},
+		{record.UUIDKey(id), record.UUIDPointer{Snapshot: true}, &record.UUIDPointer{}, "target is missing"},
 		{record.DatasetKey(id), d, &dataset.Dataset{}, ""},
-		{record.DatasetKey(other), d, &dataset.Dataset{}, "the value of " + record.DatasetKey(id)},
+		{record.DatasetKey(other), d, &dataset.Dataset{}, "the value of another key, " + record.DatasetKey(id)},
 		{record.DatasetKey(id), trashed, &dataset.Dataset{}, ""},
-		{record.DatasetKey(id), dataset.Dataset{ID: id, State: dataset.StateTrashed}, &dataset.Dataset{}, "since when"},
+		{record.DatasetKey(id), dataset.Dataset{ID: id, State: dataset.StateTrashed}, &dataset.Dataset{}, "the time of " +
+			"deletion"},
 		{record.DatasetKey(id), dataset.Dataset{ID: id, State: "lost"}, &dataset.Dataset{}, `"lost"`},
 		{record.DatasetKey(id), nil, &dataset.Dataset{}, "state"},
 		{record.SnapshotKey(id, other), dataset.Snapshot{ID: other, Dataset: id}, &dataset.Snapshot{}, ""},

@@ -32,9 +32,9 @@ func (h Halt) Err() error {
 	}
 	slices.Sort(why)
 	if len(why) == 0 {
-		why = []string{"it went back to what it was before"}
+		why = []string{"it was restored from a backup"}
 	}
-	return dataset.Errorf(dataset.ErrConflict, "nothing is changed while the store is not to be believed: %s (%s)",
+	return dataset.Errorf(dataset.ErrConflict, "store inconsistent; changes suspended: %s (%s)",
 		strings.Join(why, "; "), h.mend())
 }
 

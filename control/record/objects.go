@@ -47,7 +47,7 @@ func (t *Tx) FindNode(ref string) (n dataset.Node, err error) {
 		return n, dataset.Errorf(dataset.ErrInvalid, "unknown node %q (have: %s)%s", dataset.Clip(ref),
 			dataset.Have(names), dataset.Guess(ref, names))
 	}
-	return n, dataset.Errorf(dataset.ErrAmbiguous, "%q is several nodes (say the UUID): %s and %s, for two",
+	return n, dataset.Errorf(dataset.ErrAmbiguous, "%q matches several nodes (use the UUID): for example %s and %s",
 		dataset.Clip(ref), found[0].ID, found[1].ID)
 }
 
@@ -116,7 +116,7 @@ func PointUUID(t *Tx, id uuid.UUID, to UUIDPointer) error {
 	there, err := t.Get(key, &is)
 	if err == nil && there && is != to {
 		err = dataset.Errorf(dataset.ErrExists,
-			"UUID %s is on record as that of something else, of dataset %s (what is new has a new one)", id, is.Dataset)
+			"UUID %s is already that of something else, of dataset %s (use a new UUID)", id, is.Dataset)
 	}
 	if err != nil {
 		return err

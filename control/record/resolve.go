@@ -94,7 +94,7 @@ func one(found []match, ref string, none error) (match, error) {
 	if len(found) == MatchesShown {
 		names = append(names, "…")
 	}
-	return match{}, dataset.Errorf(dataset.ErrAmbiguous, "%q matches several: %s (say more of the UUID)",
+	return match{}, dataset.Errorf(dataset.ErrAmbiguous, "%q matches several: %s (use more digits of the UUID)",
 		dataset.Clip(ref), strings.Join(names, ", "))
 }
 
@@ -105,7 +105,7 @@ func (t *Tx) Dataset(id uuid.UUID) (dataset.Dataset, error) {
 	var d dataset.Dataset
 	ok, err := t.Get(DatasetKey(id), &d)
 	if err == nil && !ok {
-		err = dataset.Errorf(dataset.ErrNotFound, "no dataset %s", id)
+		err = dataset.Errorf(dataset.ErrNotFound, "no such dataset: %s", id)
 	}
 	return d, err
 }
@@ -116,7 +116,7 @@ func (t *Tx) Pool(d dataset.Dataset) (dataset.Pool, error) {
 	ok, err := t.Get(PoolKey(d.Pool), &p)
 	if err == nil && !ok {
 		err = dataset.Errorf(dataset.ErrOffline,
-			"volume %s: pool %s, on which it lies, is not known (has its node registered?)", d.Volume, d.Pool)
+			"volume %s: its pool %s is unknown (has its node registered?)", d.Volume, d.Pool)
 	}
 	return p, err
 }
@@ -161,7 +161,7 @@ func (t *Tx) named(ref, what string, want func(dataset.Dataset) bool) (dataset.D
 }
 
 func noSuch(what, ref string) error {
-	return dataset.Errorf(dataset.ErrNotFound, "no such %s: %q (drover volume ls shows what there is)", what,
+	return dataset.Errorf(dataset.ErrNotFound, "no such %s: %q (drover volume ls lists the volumes)", what,
 		dataset.Clip(ref))
 }
 
@@ -217,7 +217,7 @@ func (t *Tx) ReadSnapshot(ds, id uuid.UUID) (dataset.Snapshot, error) {
 	var s dataset.Snapshot
 	ok, err := t.Get(SnapshotKey(ds, id), &s)
 	if err == nil && !ok {
-		err = dataset.Errorf(dataset.ErrNotFound, "no snapshot %s", id)
+		err = dataset.Errorf(dataset.ErrNotFound, "no such snapshot: %s", id)
 	}
 	return s, err
 }
@@ -255,10 +255,10 @@ func noSnapshot(t *Tx, ref string, of uuid.UUID) error {
 		return err
 	case len(has) > 0:
 		return dataset.Errorf(dataset.ErrNotFound,
-			"no such snapshot: %q (its name is known in its volume alone: say --volume %s)", ref,
+			"no such snapshot: %q (its name is known only in its volume: use --volume %s)", ref,
 			strings.Join(has, " or --volume "))
 	}
-	return dataset.Errorf(dataset.ErrNotFound, "no such snapshot: %q (drover snapshot ls shows what there is)",
+	return dataset.Errorf(dataset.ErrNotFound, "no such snapshot: %q (drover snapshot ls lists the snapshots)",
 		dataset.Clip(ref))
 }
 
@@ -299,17 +299,17 @@ func volumesWith(t *Tx, name string) (has []string, err error) {
 // Source finds the source of a clone. For @snapshot-PREFIX that is a UUID prefix of a snapshot or dataset, live
 // or in the trash; for -o from= and the clone command it may also be the name of a volume.
 func (t *Tx) Source(from string, names bool) (dataset.Source, error) {
-	what := "snapshot or dataset has a UUID that begins with"
+	what := "snapshot or dataset"
 	if names {
 		if d, ok, err := t.VolumeByName(from); err != nil {
 			return dataset.Source{}, err
 		} else if ok {
 			return dataset.Source{Dataset: d.ID}, nil
 		}
-		what = "volume is named, and no snapshot or dataset has a UUID that begins with,"
+		what = "volume, snapshot or dataset"
 	}
 	none := dataset.Errorf(dataset.ErrNotFound,
-		"no %s %q (drover snapshot ls, volume ls and trash ls show those there are)", what, dataset.Clip(from))
+		"no %s %q (use drover snapshot ls, volume ls and trash ls)", what, dataset.Clip(from))
 	if !isPrefix(from) {
 		return dataset.Source{}, none
 	}
@@ -341,7 +341,7 @@ func FindDeleted(t *Tx, ref string, want func(dataset.Dataset) bool) (dataset.Da
 	switch len(found) {
 	case 0:
 		return dataset.Dataset{}, dataset.Errorf(dataset.ErrNotFound,
-			"no such dataset in the trash: %q (drover trash ls shows what there is)", dataset.Clip(ref))
+			"no such dataset in the trash: %q (drover trash ls lists them)", dataset.Clip(ref))
 	case 1:
 		return found[0].dataset, nil
 	}
@@ -369,7 +369,8 @@ func severalDeleted(found []match, ref string) error {
 		}
 		names = append(names, name)
 	}
-	return dataset.Errorf(dataset.ErrAmbiguous, "%q matches several: %s (say more of the UUID)", dataset.Clip(ref),
+	return dataset.Errorf(dataset.ErrAmbiguous, "%q matches several: %s (use more digits of the "+
+		"UUID)", dataset.Clip(ref),
 		strings.Join(names, ", "))
 }
 

@@ -296,7 +296,7 @@ func ReadError(ctx context.Context, err error) error {
 	case errors.Is(err, dataset.ErrUnsupported): // another replica may know the format
 		return dataset.Errorf(dataset.ErrUnavailable, "this control service cannot use the store: %w", err)
 	}
-	return dataset.Errorf(dataset.ErrUnavailable, "the store does not answer: %w", err)
+	return dataset.Errorf(dataset.ErrUnavailable, "the store does not respond: %w", err)
 }
 
 // CommitError does the same for a transaction. Every kind but dataset.ErrInvalid and dataset.ErrCorrupt leaves open

@@ -87,8 +87,7 @@ func (a *Account) judge(r roll) Verdict {
 	case a.destroyed(r):
 		v.action = "forgotten"
 	case v.from == nil && a.headless(v.Is, r):
-		v.action, v.note = "missing", "its home looked, and does not have it; a node that is not heard may: "+
-			"it stays on record"
+		v.action, v.note = "missing", "its home does not have it, but a node that did not respond may: its record stays"
 	case !a.sameCopies(v.keep):
 		v.action = "copies"
 	}
@@ -135,7 +134,7 @@ func (a *Account) disputed(is dataset.Dataset, r roll) string {
 	}
 	g, given := a.given[is.Home]
 	if given && g.Epoch == is.Epoch && !r.heard[g.To] && !r.fenced[g.To] {
-		return fmt.Sprintf("its home gave up epoch %d to a node that is not heard of, and may have it", is.Epoch)
+		return fmt.Sprintf("its home gave up epoch %d to a node that did not respond, and may have it", is.Epoch)
 	}
 	return ""
 }

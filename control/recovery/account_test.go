@@ -70,7 +70,7 @@ func TestJudgeByEpoch(t *testing.T) {
 			c.claimed(c.at(3), 10)
 			c.given[c.home] = api.Given{Dataset: c.ID, Epoch: 1, To: c.other}
 		}, "", 3},
-		"its home looked, and does not have it": {func(c *accountCase) { c.silent = true }, "missing", 3},
+		"its home does not have it": {func(c *accountCase) { c.silent = true }, "missing", 3},
 		"its home has a copy, and knows of the epoch": {func(c *accountCase) {
 			c.silent, c.told = true, []holding{{Found: api.Found{Dataset: *c.at(3)}, node: c.home}}
 		}, "missing", 3},

@@ -45,7 +45,7 @@ func accountsOf(t *record.Tx, told map[uuid.UUID]api.Holdings) (list []*Account,
 		for _, f := range h.Found {
 			if f.Dataset.ID == uuid.Nil {
 				return nil, dataset.Errorf(dataset.ErrInvalid,
-					"recover: node %s holds a dataset without a UUID in pool %s", node, f.Pool)
+					"recover: node %s has a dataset without a UUID in pool %s", node, f.Pool)
 			}
 			if f.Dataset.Home != node {
 				of(f.Dataset.ID).strays[node] = true

@@ -192,7 +192,7 @@ func TestRecoverOvertaken(t *testing.T) {
 		"snapshots that are missing": func() error {
 			return c.MendSnapshots(t.Context(), recovery.Judged{Account: &recovery.Account{ID: d.ID}, Verdict: recovery.Verdict{Is: d}, Lacks: []dataset.Snapshot{late}})
 		},
-		"snapshots that are no more": func() error {
+		"snapshots that no longer exist": func() error {
 			return c.MendSnapshots(t.Context(), recovery.Judged{Account: &recovery.Account{ID: d.ID}, Spare: []dataset.Snapshot{late}})
 		},
 		"what was under way": func() error { return c.EndAll(t.Context()) },
@@ -201,7 +201,7 @@ func TestRecoverOvertaken(t *testing.T) {
 			return err
 		},
 	} {
-		if err := step(); dataset.KindOf(err) != dataset.ErrConflict || !strings.Contains(err.Error(), "another one was begun") {
+		if err := step(); dataset.KindOf(err) != dataset.ErrConflict || !strings.Contains(err.Error(), "another recovery has begun") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

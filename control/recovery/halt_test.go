@@ -28,12 +28,12 @@ func TestAllReplicasHalt(t *testing.T) {
 		e.Service = s
 		for _, op := range []dataset.Operation{planned, deleted} {
 			_, err := s.Commit(t.Context(), n.ID, n.ReportOf(op))
-			controltest.Refused(t, err, dataset.ErrConflict, "not to be believed", "older than what", "lacks something", n.ID.String(), "drover store recover")
+			controltest.Refused(t, err, dataset.ErrConflict, "changes suspended", "older than what", "lacks something", n.ID.String(), "drover store recover")
 		}
 		_, err := s.Submit(t.Context(), api.Request{Kind: dataset.OpCreate, Volume: "more"})
-		controltest.Refused(t, err, dataset.ErrConflict, "not to be believed")
+		controltest.Refused(t, err, dataset.ErrConflict, "changes suspended")
 		_, err = s.Recall(t.Context(), other.ID, other.ReportOf(move)) // its home would let nobody mount it any more
-		controltest.Refused(t, err, dataset.ErrConflict, "not to be believed")
+		controltest.Refused(t, err, dataset.ErrConflict, "changes suspended")
 		if why, err := s.Halted(t.Context()); err != nil || !strings.Contains(why, "lacks something") {
 			t.Errorf("%q, %v", why, err)
 		}

@@ -54,7 +54,7 @@ func TestHoldingsAreForgotten(t *testing.T) {
 	m.Saved = m.Save()
 	m.Agents["alpha"].MustCreate("db")
 	back(m)
-	controltest.Refused(t, m.Service.Recovery.Gathers(), dataset.ErrConflict, "not asked for a recovery")
+	controltest.Refused(t, m.Service.Recovery.Gathers(), dataset.ErrConflict, "not recovering")
 	r, err := m.RecoverWith(api.Recover{}, "alpha")
 	if err != nil {
 		t.Fatal(err)
@@ -67,16 +67,16 @@ func TestHoldingsAreForgotten(t *testing.T) {
 	}
 	m.Control.Clock.Advance(1)
 	m.Stand(m.Service)
-	controltest.Refused(t, m.Service.Recovery.Gathers(), dataset.ErrConflict, "it is over")
+	controltest.Refused(t, m.Service.Recovery.Gathers(), dataset.ErrConflict, "is not recovering")
 	_, err = m.RecoverWith(api.Recover{Confirm: r.Digest})
-	controltest.Refused(t, err, dataset.ErrConflict, "look again")
+	controltest.Refused(t, err, dataset.ErrConflict, "start again")
 	m.Agents["alpha"].Incarnation = uuid.New() // its session was over
 	m.Agents["alpha"].MustRegister("alpha")
 	h := m.Holdings["alpha"]
 	h.Incarnation = m.Agents["alpha"].Incarnation
 	m.Holdings["alpha"] = h
 	m.MustRecover("alpha")
-	controltest.Refused(t, m.Service.Recovery.Gathers(), dataset.ErrConflict, "it is over")
+	controltest.Refused(t, m.Service.Recovery.Gathers(), dataset.ErrConflict, "is not recovering")
 }
 
 // reportsOf returns how many nodes have reported for the recovery in progress.

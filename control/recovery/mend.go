@@ -19,8 +19,8 @@ func (c *Comparison) Mend(ctx context.Context) error {
 	for _, d := range c.out.Different {
 		if d.Action == "disputed" {
 			return dataset.Errorf(dataset.ErrConflict,
-				"recover: volume %s (dataset %s) takes a person's word: %s (bring the node back, or say "+
-					"which one writes no more: --fenced NODE)", d.Volume, d.Dataset, d.Note)
+				"recover: volume %s (dataset %s) needs a decision: %s (bring the node back, or confirm which one "+
+					"writes no more: --fenced NODE)", d.Volume, d.Dataset, d.Note)
 		}
 	}
 	for _, j := range c.All {
@@ -62,7 +62,7 @@ func (c *Comparison) Update(ctx context.Context, decide func(*record.Tx) error) 
 		}
 		if rec.ID != c.ID || rec.Done || !halted {
 			return dataset.Errorf(dataset.ErrConflict,
-				"recover: another one was begun meanwhile, or is done: look again (drover store recover)")
+				"recover: another recovery has begun or ended meanwhile: start again (drover store recover)")
 		}
 		return decide(t)
 	})
@@ -84,8 +84,8 @@ func (c *Comparison) noneLives(t *record.Tx) error {
 			return err
 		}
 		return dataset.Errorf(dataset.ErrConflict,
-			"recover: node %s, said to write no more, is alive (stop drover and its containers there, or "+
-				"switch it off; %s later: drover store recover --fenced %s)", name, 2*c.s.Session, name)
+			"recover: node %s, confirmed as fenced, is alive (stop drover and its containers there, or switch it "+
+				"off; %s later: drover store recover --fenced %s)", name, 2*c.s.Session, name)
 	}
 	return nil
 }
@@ -103,7 +103,7 @@ func (c *Comparison) mendOne(t *record.Tx, j Judged) error {
 	}
 	if there != (j.stored != nil) || there && t.Index(record.DatasetKey(j.ID)) != j.index {
 		return dataset.Errorf(dataset.ErrConflict,
-			"recover: dataset %s was changed meanwhile: look again (drover store recover)", j.ID)
+			"recover: dataset %s was changed meanwhile: start again (drover store recover)", j.ID)
 	}
 	if j.action == "snapshots" {
 		return nil
@@ -205,7 +205,8 @@ func (c *Comparison) EndAll(ctx context.Context) error {
 				return err
 			}
 			now.Problem = dataset.ProblemOf(dataset.Errorf(dataset.ErrConflict,
-				"the store went back while operation %s was under way: look whether it was carried out", now.ID))
+				"the store was restored from a backup while operation %s was running: check whether it was "+
+					"carried out", now.ID))
 			return c.s.Finish(t, now)
 		}); err != nil {
 			return err
@@ -238,8 +239,8 @@ func (c *Comparison) Lift(t *record.Tx) error {
 				return err
 			}
 			return dataset.Errorf(dataset.ErrConflict,
-				"recover: node %s does not believe the store, and did not say what it holds: look again "+
-					"(drover store recover)", name)
+				"recover: node %s does not trust the store, and did not report its holdings: start again (drover "+
+					"store recover)", name)
 		}
 	}
 	entries, err := t.List(record.RevPrefix, "", 0)
@@ -268,6 +269,6 @@ func (c *Comparison) Lift(t *record.Tx) error {
 	t.Delete(record.HaltedKey)
 	t.Notice.All = true
 	t.Notice.Events = append(t.Notice.Events, api.Event{Type: "store.recover",
-		Detail: "the store is up to date again: decisions are made"})
+		Detail: "the store is up to date again: decisions resume"})
 	return t.Put(record.RecoveryKey, rec)
 }

@@ -70,7 +70,7 @@ func (rc *Recovery) rebuildOne(ctx context.Context, node uuid.UUID, f api.Found)
 		if ok, err := t.Get(record.PoolKey(f.Pool), &pool); err != nil {
 			return err
 		} else if !ok || pool.Node != node {
-			return dataset.Errorf(dataset.ErrInvalid, "rebuild: pool %s is not one of node %s", f.Pool, node)
+			return dataset.Errorf(dataset.ErrInvalid, "rebuild: pool %s does not belong to node %s", f.Pool, node)
 		}
 		var old dataset.Dataset
 		if known, err := t.Get(record.DatasetKey(d.ID), &old); err != nil {
@@ -88,12 +88,12 @@ func (rc *Recovery) rebuildOne(ctx context.Context, node uuid.UUID, f api.Found)
 			}
 			if elsewhere = old.Home != node || old.Pool != f.Pool; elsewhere {
 				r.Note = "on record it lies on pool " + old.Pool.String() + " of node " + old.Home.String() +
-					": this copy is left alone"
+					": this copy is not changed"
 			}
 			if elsewhere || f.Index <= t.Index(record.DatasetKey(d.ID)) && d.Epoch <= old.Epoch {
 				return nil
 			}
-			r.Note = "the store had it as it was before"
+			r.Note = "the store had an older state"
 			if err := releaseState(t, old); err != nil {
 				return err
 			}
@@ -220,7 +220,7 @@ func (rc *Recovery) reenter(t *record.Tx, ds uuid.UUID, snaps []dataset.Snapshot
 	news := false
 	for _, snap := range snaps {
 		if snap.ID == uuid.Nil || snap.ID == ds {
-			return dataset.Errorf(dataset.ErrInvalid, "rebuild: a snapshot of dataset %s has no UUID of its own", ds)
+			return dataset.Errorf(dataset.ErrInvalid, "rebuild: a snapshot of dataset %s has no UUID", ds)
 		}
 		known, err := t.Get(record.SnapshotKey(ds, snap.ID), &dataset.Snapshot{})
 		if err != nil {

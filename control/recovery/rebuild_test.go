@@ -233,7 +233,7 @@ func TestRebuildOnAnotherHost(t *testing.T) {
 		b := &controltest.Agent{Control: e, ID: uuid.New(), Incarnation: uuid.New(), LocalPools: a.LocalPools}
 		b.MustRegister("beta")
 		for _, r := range b.MustRebuild(found...) {
-			if strings.Contains(r.Note, "left alone") != alive {
+			if strings.Contains(r.Note, "is not changed") != alive {
 				t.Errorf("alpha alive %t: %+v", alive, r)
 			}
 		}
@@ -261,7 +261,8 @@ func TestRebuildOfACopyInAnotherPool(t *testing.T) {
 	d := a.MustCreate("db@bronze")
 	copied := api.Found{Pool: a.LocalPools[1].ID, Dataset: d, Index: 1 << 40}
 	copied.Dataset.Pool = copied.Pool
-	if got := a.MustRebuild(copied)[d.ID]; got.Action != "known" || !strings.Contains(got.Note, "this copy is left alone") {
+	if got := a.MustRebuild(copied)[d.ID]; got.Action != "known" || !strings.Contains(got.Note, "this copy is "+
+		"not changed") {
 		t.Errorf("%+v", got)
 	}
 	if v := e.MustVolume("db"); v.Pool != d.Pool || v.Epoch != d.Epoch {

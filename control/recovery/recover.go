@@ -107,7 +107,7 @@ func (rc *Recovery) Gathers() error {
 	defer rc.gathering.mu.Unlock()
 	if rc.gathering.told == nil {
 		return dataset.Errorf(dataset.ErrConflict,
-			"this control replica was not asked for a recovery of the store, or it is over: it takes nobody's holdings")
+			"this control replica is not recovering the store: it accepts no holdings")
 	}
 	return nil
 }
@@ -135,7 +135,7 @@ const (
 func (rc *Recovery) Recover(ctx context.Context, r api.Recover) (out api.Recovery, err error) {
 	if !rc.Shared {
 		return out, dataset.Errorf(dataset.ErrUnsupported,
-			"the store is of this host alone (drover store rebuild brings it up to date)")
+			"the store belongs to this host only (drover store rebuild updates it)")
 	}
 	var h record.Halt
 	if there, err := record.NewTx(ctx, rc.Ledger.Store).Peek(record.HaltedKey, &h); err != nil || !there {
@@ -157,7 +157,7 @@ func (rc *Recovery) Recover(ctx context.Context, r api.Recover) (out api.Recover
 	}
 	if r.Confirm != c.out.Digest {
 		return out, dataset.Errorf(dataset.ErrConflict,
-			"recover: what differs is another than was confirmed: look again (drover store recover)")
+			"recover: the differences changed after the confirmation: start again (drover store recover)")
 	}
 	if err := c.Mend(ctx); err != nil {
 		return out, err
@@ -236,7 +236,8 @@ func (rc *Recovery) Compare(ctx context.Context, fenced []string) (*Comparison, 
 	of, told, _ := rc.gathering.now()
 	if of == uuid.Nil || rec.ID != of || rec.Done {
 		return nil, dataset.Errorf(dataset.ErrConflict,
-			"recover: another replica was asked meanwhile, or nothing was confirmed: look again (drover store recover)")
+			"recover: another replica was asked meanwhile, or nothing was confirmed: start again (drover store "+
+				"recover)")
 	}
 	c := &Comparison{
 		s:    rc,
@@ -384,7 +385,7 @@ func (j *Judged) words(t *record.Tx) (api.Differs, error) {
 		}
 	}
 	if n, m := len(j.Lacks), len(j.Spare); n+m > 0 {
-		d.Note = fmt.Sprintf("%d snapshots are missing, %d are no more", n, m)
+		d.Note = fmt.Sprintf("%d snapshots are missing, %d no longer exist", n, m)
 	}
 	return d, nil
 }

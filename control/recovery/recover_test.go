@@ -94,7 +94,7 @@ func TestRecover(t *testing.T) {
 	if _, there := st.Snapshots[spare.ID]; there || st.Snapshots[late.ID].Name != "late" {
 		t.Errorf("snapshots: %v", st.Snapshots)
 	}
-	if got := m.MustOperation(running.ID); got.State != dataset.OpFailed || !strings.Contains(got.Problem.Message, "went back") {
+	if got := m.MustOperation(running.ID); got.State != dataset.OpFailed || !strings.Contains(got.Problem.Message, "restored from a backup") {
 		t.Errorf("what was under way is %+v", got)
 	}
 	if m.Halted() {
@@ -275,15 +275,15 @@ func TestRecoverOnlyWhatWasSeen(t *testing.T) {
 	m.Agents["alpha"].MustCreate("db")
 	back(m)
 	_, err := m.Recover(t.Context(), api.Recover{Confirm: "0123"})
-	controltest.Refused(t, err, dataset.ErrConflict, "look again")
+	controltest.Refused(t, err, dataset.ErrConflict, "start again")
 	r, err := m.RecoverWith(api.Recover{}, "alpha")
 	if err != nil {
 		t.Fatal(err)
 	}
 	_, err = m.Services[1].Recovery.Recover(t.Context(), api.Recover{Confirm: r.Digest}) // which nobody told anything
-	controltest.Refused(t, err, dataset.ErrConflict, "look again")
+	controltest.Refused(t, err, dataset.ErrConflict, "start again")
 	_, err = m.Recover(t.Context(), api.Recover{Confirm: "0123"})
-	controltest.Refused(t, err, dataset.ErrConflict, "look again")
+	controltest.Refused(t, err, dataset.ErrConflict, "start again")
 	h := m.Holdings["alpha"]
 	h.Recovery, _ = m.Service.Recovery.Gathered()
 	h.Found = nil
@@ -291,7 +291,7 @@ func TestRecoverOnlyWhatWasSeen(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = m.Recover(t.Context(), api.Recover{Confirm: r.Digest})
-	controltest.Refused(t, err, dataset.ErrConflict, "look again")
+	controltest.Refused(t, err, dataset.ErrConflict, "start again")
 	_, err = controltest.New(t).Recover(t.Context(), api.Recover{})
 	controltest.Refused(t, err, dataset.ErrUnsupported, "drover store rebuild")
 }

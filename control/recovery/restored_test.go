@@ -45,7 +45,8 @@ func TestServicesSeeTheStoreGoBack(t *testing.T) {
 				t.Fatal(err)
 			}
 			x.PutBack(saved)
-			controltest.Refused(t, sees(x, n), dataset.ErrConflict, "not to be believed", "went back", "drover store recover")
+			controltest.Refused(t, sees(x, n), dataset.ErrConflict, "changes "+
+				"suspended", "restored from a backup", "drover store recover")
 			if !x.Halted() {
 				t.Error("nobody else is told")
 			}
@@ -53,8 +54,8 @@ func TestServicesSeeTheStoreGoBack(t *testing.T) {
 			later, _ := control.Assemble(x.Services[0].Deps)
 			t.Cleanup(later.Close)
 			_, err := later.Submit(t.Context(), controltest.Create("later"))
-			controltest.Refused(t, err, dataset.ErrConflict, "not to be believed")
-			if got, err := later.Sync(t.Context(), n.ID, 0, 0); err != nil || !strings.Contains(got.Halted, "went back") {
+			controltest.Refused(t, err, dataset.ErrConflict, "changes suspended")
+			if got, err := later.Sync(t.Context(), n.ID, 0, 0); err != nil || !strings.Contains(got.Halted, "restored from a backup") {
 				t.Errorf("an agent that saw nothing is not told: %+v, %v", got, err)
 			}
 			// That nodes believe the store ends nothing: they may lack nothing of their own.

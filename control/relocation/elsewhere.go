@@ -19,7 +19,7 @@ func (r *Relocator) moveTarget(t *record.Tx, d dataset.Dataset, req api.Request)
 	}
 	if req.Force {
 		return n, dataset.Errorf(dataset.ErrNotFound,
-			"move of volume %s: no node that is not cordoned has a whole copy of it", d.Volume)
+			"move of volume %s: no node that is not cordoned has a complete copy of it", d.Volume)
 	}
 	return r.elsewhere(t, d)
 }

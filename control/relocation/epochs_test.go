@@ -287,8 +287,8 @@ func TestMoveThatIsOver(t *testing.T) {
 	}
 	b.MustCommit(op)
 	_, err := b.Recall(b.Ctx, b.ID, b.ReportOf(op))
-	controltest.Refused(t, err, dataset.ErrStale, "is done already")
-	controltest.Refused(t, a.TryYield(op, op.Manifest), dataset.ErrStale, "is done already")
+	controltest.Refused(t, err, dataset.ErrStale, "is already done")
+	controltest.Refused(t, a.TryYield(op, op.Manifest), dataset.ErrStale, "is already done")
 }
 
 // A move is decided again when its target is cordoned, or loses its pools, before the move is on record.

@@ -20,7 +20,7 @@ func (r *Relocator) FailsOver(d dataset.Dataset) error {
 		return nil
 	}
 	return dataset.Errorf(dataset.ErrUnsupported,
-		"volume %s: profile %s has failover auto, and there is no other host to go on: this one works alone "+
+		"volume %s: profile %s has failover auto, and no other host can take over: this one works alone "+
 			"(docs/cluster.md: from one host to more)", d.Volume, d.Profile.Name)
 }
 
@@ -52,13 +52,14 @@ func (r *Relocator) planFailover(t *record.Tx, d dataset.Dataset, target dataset
 	next.Profile = r.Vetted.WithOwnCommand(d.Profile, d.Profile)
 	if why == "" && next.Profile.Failover.Fence.Unknown() {
 		why = "profiles.yaml has no fence command for profile " + d.Profile.Name +
-			", and the one that was found beside its data is not run"
+			", and the one in the record beside its data is not run"
 	}
 	if why == "" {
 		why, err = membership.FailoverSuspended(t)
 	}
 	if err != nil || why != "" {
-		return nil, nil, cmp.Or(err, r.homeAway(t, d, target, home, since, ", and nothing takes over by itself: "+why))
+		return nil, nil, cmp.Or(err, r.homeAway(t, d, target, home, since, ", and no copy takes over "+
+			"automatically: "+why))
 	}
 	next.Home, next.Pool, next.Epoch, next.Move, next.Taken = to.node.ID, to.pool, d.Epoch+1, uuid.Nil, nil
 	loss := to.loss
@@ -102,20 +103,20 @@ func (r *Relocator) surelyLost(t *record.Tx, d dataset.Dataset, home string) (be
 	switch {
 	case lease.State == dataset.LeaseMoving:
 		return "", dataset.PendingOn(d.Move,
-			"volume %s was given up by node %s, which is away: the move that was under way ends first "+
+			"volume %s was given up by node %s, which is unreachable: the move in progress must end first "+
 				"(drover operation ls)", d.Volume, home)
 	case known && vouched:
-		return "by word of " + word.By + ": drover node fence " + home + " --confirmed", nil
+		return "confirmed by " + word.By + ": drover node fence " + home + " --confirmed", nil
 	case !known || left > 0:
 		return "", dataset.Errorf(dataset.ErrPending,
-			"volume %s is on node %s, of which nothing is heard: a copy takes over in %s, if that stays so",
+			"volume %s is on node %s, which is unreachable: a copy takes over in %s, unless the node returns",
 			d.Volume, home, max(left, time.Second).Round(time.Second))
 	}
 	fence := "its guard has fenced it by now"
 	if d.Profile.Failover.Fence.Kind == dataset.FenceExec {
-		fence = "a command cuts it off first"
+		fence = "a fence command excludes it first"
 	}
-	return fmt.Sprintf("by itself: nothing is heard of node %s, and %s", home, fence), nil
+	return fmt.Sprintf("automatically: node %s is unreachable, and %s", home, fence), nil
 }
 
 // successor returns the freshest copy of a dataset that can take over, and its node. Among equals the target's
@@ -162,16 +163,16 @@ func (r *Relocator) couldFollow(t *record.Tx, d dataset.Dataset, id uuid.UUID) (
 	case err != nil:
 		return c, n, "", err
 	case !kept || !c.Whole():
-		why = "has no whole copy"
+		why = "has no complete copy"
 	case n.Cordoned:
 		why = "is cordoned"
 	case !lives:
-		why = "is away"
+		why = "is unreachable"
 	case !r.Reports.Heard(id):
 		err = dataset.Errorf(dataset.ErrPending,
-			"volume %s: node %s, which has a copy, has not said yet how that is", d.Volume, n.Name)
+			"volume %s: node %s has a copy, and has not reported its state yet", d.Volume, n.Name)
 	case !r.Reports.Guarded(id):
-		why = "has no guard that answers (systemctl start drover-guard there)"
+		why = "has no guard that responds (systemctl start drover-guard there)"
 	default:
 		why = r.Reports.UselessPool(c.Pool)
 	}
@@ -237,8 +238,8 @@ func checkStillLost(t *record.Tx, rec dataset.Operation) error {
 	if there || byItself && t.Index(record.AwayKey(rec.Loss.Fenced)) != rec.Loss.Away {
 		home, err := t.NodeName(rec.Loss.Fenced)
 		return cmp.Or(err, dataset.Errorf(dataset.ErrConflict,
-			"move of volume %s: node %s, which has it, is back (stop its containers there and move it "+
-				"without --force)", rec.Volume, home))
+			"move of volume %s: its home, node %s, is back (stop its containers there and move it without "+
+				"--force)", rec.Volume, home))
 	}
 	if !byItself {
 		return nil

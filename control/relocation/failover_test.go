@@ -45,7 +45,7 @@ func TestFailoverWantsGuards(t *testing.T) {
 	a.MustCreate("plain@silver")
 	for volume, profile := range map[string]string{"plain": "auto", "db": "silver"} {
 		_, err := e.Submit(e.Ctx, api.Request{Kind: dataset.OpUpdate, Volume: volume, Profile: profile})
-		controltest.Refused(t, err, dataset.ErrUnsupported, "a volume keeps what it was made with", "drover clone "+volume+" NEW@"+profile)
+		controltest.Refused(t, err, dataset.ErrUnsupported, "a volume keeps its failover", "drover clone "+volume+" NEW@"+profile)
 	}
 }
 
@@ -60,7 +60,7 @@ func TestFailover(t *testing.T) {
 	l.Wait(membership.LossEvery, l.Beta, l.Gamma) // as it was looked just now
 	for range 3 {
 		_, err := l.AskFailover(l.Service, "gamma")
-		controltest.Refused(t, err, dataset.ErrPending, "node alpha, of which nothing is heard")
+		controltest.Refused(t, err, dataset.ErrPending, "node alpha, which is unreachable")
 		l.Wait(l.Limits.Session/3-time.Millisecond, l.Beta, l.Gamma)
 		l.Clock.Set(l.Clock.Now().Add(-time.Hour)) // which is no time that has passed
 	}
@@ -98,8 +98,8 @@ func TestFailover(t *testing.T) {
 	}
 	all := strings.Join(told, "\n")
 	for _, want := range []string{
-		"volume.failover: from node alpha to node beta, without the data written since 2026-11-18T11:59:50Z (by itself: nothing is heard of node alpha",
-		"volume.move: from node alpha to node beta, without the data written since 2026-11-18T11:59:50Z (by itself",
+		"volume.failover: from node alpha to node beta, without the data written since 2026-11-18T11:59:50Z (automatically: node alpha",
+		"volume.move: from node alpha to node beta, without the data written since 2026-11-18T11:59:50Z (automatically",
 	} {
 		if !strings.Contains(all, want) {
 			t.Errorf("%s\ndoes not say %q", all, want)
@@ -123,7 +123,7 @@ func TestI1FailoverWhoseHomeIsBack(t *testing.T) {
 			l.Wait(l.Limits.Session, l.Beta, l.Gamma)
 		}
 		_, err := l.Commit(l.Ctx, l.Beta.ID, l.Beta.ReportOf(op))
-		controltest.Refused(t, err, dataset.ErrConflict, "node alpha, which has it, is back")
+		controltest.Refused(t, err, dataset.ErrConflict, "node alpha, is back")
 		failed := op
 		failed.Problem = dataset.ProblemOf(err)
 		l.Beta.MustCommit(failed)
@@ -176,7 +176,7 @@ func TestI1PromotionByWordThatIsRefused(t *testing.T) {
 		if back {
 			l.ComeBack(l.Alpha, "alpha")
 			_, err := l.Commit(l.Ctx, l.Beta.ID, l.Beta.ReportOf(op))
-			controltest.Refused(t, err, dataset.ErrConflict, "node alpha, which has it, is back")
+			controltest.Refused(t, err, dataset.ErrConflict, "node alpha, is back")
 			failed.Problem = dataset.ProblemOf(err)
 		}
 		l.Beta.MustCommit(failed)

@@ -93,7 +93,7 @@ func promotionRefused(t *testing.T, befalls func(*controltest.Control, *controlt
 	if err := befalls(e, a, d); err != nil {
 		t.Fatal(err)
 	}
-	controltest.Refused(t, a.TryCommit(op), dataset.ErrConflict, "not to be kept")
+	controltest.Refused(t, a.TryCommit(op), dataset.ErrConflict, "no longer be used")
 	if got := named(e, "db"); !got["mine"] {
 		t.Errorf("left are %v", got)
 	}

@@ -28,7 +28,7 @@ func TestFailoverFromAnOldCopy(t *testing.T) {
 	}
 	l.Wait(l.Limits.Session, l.Beta, l.Gamma)
 	_, err := l.AskFailover(l.Service, "beta")
-	controltest.Refused(t, err, dataset.ErrOffline, "nothing takes over by itself: the copy on node beta is 1m1s old, and max_loss of profile auto is 1m0s", "drover volume move db beta --force --fenced alpha")
+	controltest.Refused(t, err, dataset.ErrOffline, "no copy takes over automatically: the copy on node beta is 1m1s old, and max_loss of profile auto is 1m0s", "drover volume move db beta --force --fenced alpha")
 	l.Gamma.ReportCurrentCopy(l.Dataset, controltest.Start.Add(-10*time.Second), late.Add(time.Hour)) // its home's clock was set back since
 	_, err = l.AskFailover(l.Service, "beta")
 	controltest.Refused(t, err, dataset.ErrOffline, "on node gamma is, as the clock of the home was set")

@@ -55,8 +55,8 @@ func (r *Relocator) Plan(t *record.Tx, req api.Request) (*dataset.Operation, *da
 	}
 	if req.Force != (req.Fenced != "") {
 		return nil, nil, dataset.Errorf(dataset.ErrInvalid,
-			"move of volume %s: --force and --fenced NODE go together: they say that the node which has it "+
-				"writes no more", d.Volume)
+			"move of volume %s: --force and --fenced NODE require each other: they confirm that the home writes "+
+				"no more", d.Volume)
 	}
 	if d.Home == target.ID {
 		return nil, &d, nil
@@ -102,7 +102,7 @@ func (r *Relocator) planPull(t *record.Tx, d dataset.Dataset, target dataset.Nod
 		return err
 	}
 	if why := r.Reports.HeldPool(from.ID); why != "" {
-		return dataset.Errorf(dataset.ErrOffline, "move of volume %s: pool %s, in which it lies, is held: %s",
+		return dataset.Errorf(dataset.ErrOffline, "move of volume %s: its pool %s is held: %s",
 			d.Volume, from.Name, why)
 	}
 	cands, err := r.Placer.Candidates(t, target.ID)
@@ -152,7 +152,8 @@ func (r *Relocator) planPull(t *record.Tx, d dataset.Dataset, target dataset.Nod
 	if st := r.Reports.Dataset(d.ID, d.Home); st != nil && pool.Status != nil && pool.Status.Free < st.Used &&
 		kept.Snapshot == uuid.Nil {
 		return dataset.Errorf(dataset.ErrNoSpace,
-			"move of volume %s: pool %s of node %s has %s free, and it takes %s", d.Volume, pool.Name, target.Name,
+			"move of volume %s: pool %s of node %s has %s free, and the volume needs "+
+				"%s", d.Volume, pool.Name, target.Name,
 			pool.Status.Free.Human(), st.Used.Human())
 	}
 	op.Dataset.Pool = pool.ID
@@ -187,7 +188,7 @@ func (r *Relocator) notThere(t *record.Tx, refusal error, from dataset.Pool, can
 	if who != "" {
 		who += "; or "
 	}
-	return fmt.Errorf("%w (%smake a pool there that can: drover pool create NAME --backend %s)", refusal, who,
+	return fmt.Errorf("%w (%screate a suitable pool there: drover pool create NAME --backend %s)", refusal, who,
 		from.Backend)
 }
 
@@ -249,7 +250,7 @@ func Join(t *record.Tx, req api.Request) (*dataset.Operation, error) {
 	to, err := t.NodeName(op.Node)
 	if err == nil {
 		err = dataset.Errorf(dataset.ErrConflict,
-			"volume %s is on its way to node %s already (operation %s; drover operation cancel %s stops it)",
+			"volume %s is already being moved to node %s (operation %s; drover operation cancel %s stops it)",
 			d.Volume, to, op.ID.String()[:8], op.ID.String()[:8])
 	}
 	return nil, err
@@ -268,7 +269,7 @@ func (r *Relocator) Begin(t *record.Tx, op *dataset.Operation) error {
 		} else if there && !other.State.Final() {
 			other.State, other.Ended = dataset.OpCancelled, r.Clock.Now()
 			other.Problem = &dataset.Problem{Code: dataset.ErrCancelled.Code,
-				Message: "a move without the home took its place"}
+				Message: "replaced by a move without the home"}
 			if err := r.End(t, other); err != nil {
 				return err
 			}
@@ -322,7 +323,8 @@ func (r *Relocator) Commit(t *record.Tx, op dataset.Operation, out *api.Committe
 	case lease.State != dataset.LeaseMoving || rec.Manifest == nil:
 		err = dataset.Errorf(dataset.ErrConflict, "move of volume %s: its home has not given it up", d.Volume)
 	case op.Manifest == nil || *op.Manifest != *rec.Manifest:
-		err = dataset.Errorf(dataset.ErrConflict, "move of volume %s: what was pulled is not what its home gave up",
+		err = dataset.Errorf(dataset.ErrConflict, "move of volume %s: the transferred data differs from what its "+
+			"home gave up",
 			d.Volume)
 	}
 	if err != nil {
@@ -402,7 +404,7 @@ func movedText(t *record.Tx, op dataset.Operation) (string, error) {
 	text := "from node " + from + " to node " + to
 	switch {
 	case op.Loss != nil && op.Share:
-		text += ", without having heard it (" + op.Loss.Why + ")"
+		text += ", without its consent (" + op.Loss.Why + ")"
 	case op.Loss != nil:
 		text += ", without the data written since " + op.Loss.Taken.UTC().Format(time.RFC3339) + " (" +
 			op.Loss.Why + ")"

@@ -49,7 +49,7 @@ func TestMoveAway(t *testing.T) {
 	}
 	a.MustCommit(op)
 	_, err = e.Submit(e.Ctx, controltest.ForcedMove("db", "", "alpha")) // what beta keeps was overtaken
-	controltest.Refused(t, err, dataset.ErrNotFound, "whole copy")
+	controltest.Refused(t, err, dataset.ErrNotFound, "complete copy")
 	e.CheckInvariants()
 }
 
@@ -241,12 +241,13 @@ func TestMoveRefused(t *testing.T) {
 		{controltest.Move("db", "beta"), dataset.ErrOffline, []string{"beta", "cordoned"}},
 		{controltest.Move("db", "gamma"), dataset.ErrUnsupported, []string{"gamma", "plain", "enforce a size"}},
 		{controltest.Move("plain", "gamma"), dataset.ErrUnsupported, []string{"snapshots", "gamma", "dir"}},
-		{controltest.Move("asked", "gamma"), dataset.ErrUnsupported, []string{"gamma", "pool plain cannot keep profile bronze: it has no filesystem xfs", "(make a pool there that can: drover pool create NAME --backend loop)"}},
+		{controltest.Move("asked", "gamma"), dataset.ErrUnsupported, []string{"gamma", "pool plain cannot satisfy profile bronze: it has no filesystem xfs", "(create a suitable pool there: drover pool create NAME --backend loop)"}},
 		{api.Request{Kind: dataset.OpMove, Volume: "db", Node: "gamma", Force: true}, dataset.ErrInvalid, []string{"--fenced"}},
 		{api.Request{Kind: dataset.OpMove, Volume: "db", Node: "gamma", Fenced: "alpha"}, dataset.ErrInvalid, []string{"--force"}},
-		{controltest.ForcedMove("db", "gamma", "beta"), dataset.ErrInvalid, []string{"alpha that has it, not beta"}},
+		{controltest.ForcedMove("db", "gamma", "beta"), dataset.ErrInvalid, []string{"alpha, not beta"}},
 		{controltest.ForcedMove("db", "gamma", "nobody"), dataset.ErrInvalid, []string{"nobody"}},
-		{controltest.ForcedMove("db", "gamma", "alpha"), dataset.ErrNotFound, []string{"gamma has no whole copy", "none"}},
+		{controltest.ForcedMove("db", "gamma", "alpha"), dataset.ErrNotFound, []string{"gamma has no complete " +
+			"copy", "none"}},
 	} {
 		_, err := e.Submit(e.Ctx, r.req)
 		if err == nil {

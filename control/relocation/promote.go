@@ -22,7 +22,8 @@ func (r *Relocator) reachable(t *record.Tx, d dataset.Dataset, target dataset.No
 		return err
 	}
 	if !there {
-		return dataset.Errorf(dataset.ErrOffline, "move of volume %s: node %s is away (drover node ls)", d.Volume,
+		return dataset.Errorf(dataset.ErrOffline, "move of volume %s: node %s is unreachable (drover node "+
+			"ls)", d.Volume,
 			target.Name)
 	}
 	since, there, err := membership.LivingSession(t, d.Home)
@@ -35,8 +36,8 @@ func (r *Relocator) reachable(t *record.Tx, d dataset.Dataset, target dataset.No
 		return err
 	case force:
 		return dataset.Errorf(dataset.ErrConflict,
-			"move of volume %s: node %s, which has it, is alive: move it without --force, or stop drover "+
-				"and its containers there first", d.Volume, home)
+			"move of volume %s: its home, node %s, is alive: move it without --force, or stop drover and its "+
+				"containers there first", d.Volume, home)
 	}
 	return r.homeAway(t, d, target, home, since, "")
 }
@@ -44,9 +45,9 @@ func (r *Relocator) reachable(t *record.Tx, d dataset.Dataset, target dataset.No
 // IsAway says since when a node is unreachable, if that is known.
 func IsAway(since time.Time) string {
 	if since.IsZero() {
-		return "is away"
+		return "is unreachable"
 	}
-	return "is away since " + since.UTC().Format(time.RFC3339)
+	return "is unreachable since " + since.UTC().Format(time.RFC3339)
 }
 
 // homeAway is the error for a volume whose home is unreachable, with the command that continues without the home
@@ -57,10 +58,10 @@ func (r *Relocator) homeAway(t *record.Tx, d dataset.Dataset, target dataset.Nod
 	if err != nil {
 		return err
 	}
-	mend := "wait for it: no other node has a whole copy"
+	mend := "wait for it: no other node has a complete copy"
 	if from, err := t.Pool(d); err == nil && from.Share != uuid.Nil {
-		mend = fmt.Sprintf("wait for it, or when it surely writes no more: drover volume move %s %s --force "+
-			"--fenced %s, which goes on from what is on the share", d.Volume, target.Name, home)
+		mend = fmt.Sprintf("wait for it, or when it certainly writes no more: drover volume move %s %s --force "+
+			"--fenced %s, which continues with the data on the share", d.Volume, target.Name, home)
 	}
 	if found {
 		if c, there, err := r.Reports.CopyNow(t, target.ID, d.ID); err != nil {
@@ -72,8 +73,8 @@ func (r *Relocator) homeAway(t *record.Tx, d dataset.Dataset, target dataset.Nod
 		if err != nil {
 			return err
 		}
-		mend = fmt.Sprintf("wait for it, or when it surely writes no more: drover volume move %s %s --force "+
-			"--fenced %s, without what was written since %s", d.Volume, best.Name, home,
+		mend = fmt.Sprintf("wait for it, or when it certainly writes no more: drover volume move %s %s --force "+
+			"--fenced %s, without the data written since %s", d.Volume, best.Name, home,
 			c.Taken.UTC().Format(time.RFC3339))
 	}
 	return dataset.Errorf(dataset.ErrOffline, "volume %s is on node %s, which %s%s (%s)", d.Volume, home,
@@ -110,7 +111,7 @@ func (r *Relocator) planPromotion(t *record.Tx, d dataset.Dataset, target datase
 		Taken:    kept.Taken,
 		Order:    kept.Order,
 		Fenced:   d.Home,
-		Why:      "by word: --fenced " + home.Name,
+		Why:      "confirmed: --fenced " + home.Name,
 	}
 	return nil
 }
@@ -124,7 +125,7 @@ func CheckFencedHome(t *record.Tx, d dataset.Dataset, fenced, what string) (home
 	name, err := t.NodeName(d.Home)
 	if err == nil {
 		err = dataset.Errorf(dataset.ErrInvalid,
-			"%s: it is node %s that has it, not %s (--fenced %s, once that writes no more)", what, name, home.Name,
+			"%s: its home is node %s, not %s (--fenced %s, once that node writes no more)", what, name, home.Name,
 			name)
 	}
 	return home, err
@@ -152,8 +153,8 @@ func (r *Relocator) noFresher(t *record.Tx, d dataset.Dataset, target dataset.No
 		name, err := t.NodeName(node)
 		if err == nil {
 			err = dataset.Errorf(dataset.ErrConflict,
-				"move of volume %s: the copy on node %s is of %s, later than node %s's of %s: move it there "+
-					"(and on from there)", d.Volume, name, c.Taken.UTC().Format(time.RFC3339), target.Name,
+				"move of volume %s: the copy on node %s is of %s, newer than that of node %s of %s: move it "+
+					"there first", d.Volume, name, c.Taken.UTC().Format(time.RFC3339), target.Name,
 				kept.Taken.UTC().Format(time.RFC3339))
 		}
 		return err
@@ -175,7 +176,7 @@ func noCopy(t *record.Tx, d dataset.Dataset, target dataset.Node) error {
 		have = []string{"none"}
 	}
 	return dataset.Errorf(dataset.ErrNotFound,
-		"move of volume %s: node %s has no whole copy of it (nodes with a copy: %s)", d.Volume, target.Name,
+		"move of volume %s: node %s has no complete copy of it (nodes with a copy: %s)", d.Volume, target.Name,
 		dataset.Have(have))
 }
 
@@ -188,11 +189,11 @@ func checkStillKept(t *record.Tx, rec, op dataset.Operation) error {
 		return err
 	case !there || !kept.Whole(): // the node of an unusable copy is not asked for its promise
 		return dataset.Errorf(dataset.ErrConflict,
-			"move of volume %s: its copy is not to be kept, or gone on from, any more (ask again: it says "+
-				"what there is)", rec.Volume)
+			"move of volume %s: its copy can no longer be used (ask again: the error then lists the "+
+				"copies)", rec.Volume)
 	case op.Loss == nil || op.Loss.At().Compare(rec.Loss.At()) < 0 || op.Loss.Fenced != rec.Loss.Fenced:
 		return dataset.Errorf(dataset.ErrConflict,
-			"move of volume %s: it would lose more than was said before (ask again: it says what is lost)", rec.Volume)
+			"move of volume %s: more data would be lost than confirmed (ask again to see what is lost)", rec.Volume)
 	}
 	return nil
 }

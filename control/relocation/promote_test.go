@@ -31,17 +31,17 @@ func TestMoveFromAHomeThatIsAway(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = e.Submit(e.Ctx, controltest.Move("db", "alpha"))
-	controltest.Refused(t, err, dataset.ErrOffline, "node beta, which is away since 2026-11-18T12:00:01Z",
-		"drover volume move db alpha --force --fenced beta", "without what was written since 2026-11-18T12:00:00Z")
+	controltest.Refused(t, err, dataset.ErrOffline, "node beta, which is unreachable since 2026-11-18T12:00:01Z",
+		"drover volume move db alpha --force --fenced beta", "without the data written since 2026-11-18T12:00:00Z")
 	c := e.NewAgent("gamma")
 	_, err = e.Submit(e.Ctx, controltest.Move("db", "gamma"))
 	controltest.Refused(t, err, dataset.ErrOffline, "drover volume move db alpha --force --fenced beta")
 	c.MustCreate("solo@gold")
 	x.EndSession(c)
 	_, err = e.Submit(e.Ctx, controltest.Move("solo", "alpha"))
-	controltest.Refused(t, err, dataset.ErrOffline, "node gamma, which is away", "no other node has a whole copy")
+	controltest.Refused(t, err, dataset.ErrOffline, "node gamma, which is unreachable", "no other node has a complete copy")
 	_, err = e.Submit(e.Ctx, controltest.Move("db", "gamma"))
-	controltest.Refused(t, err, dataset.ErrOffline, "node gamma is away")
+	controltest.Refused(t, err, dataset.ErrOffline, "node gamma is unreachable")
 
 	op := *e.MustSubmit(controltest.ForcedMove("db", "alpha", "beta")).Operation
 	// It is back before that is done: it opens nothing anew, and keeps what it has.
@@ -52,7 +52,7 @@ func TestMoveFromAHomeThatIsAway(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 	_, err = e.Commit(e.Ctx, a.ID, a.ReportOf(op))
-	controltest.Refused(t, err, dataset.ErrConflict, "node beta, which has it, is back", "without --force")
+	controltest.Refused(t, err, dataset.ErrConflict, "node beta, is back", "without --force")
 	op.Problem = dataset.ProblemOf(err)
 	if a.MustCommit(op); e.MustVolume("db").Home != b.ID {
 		t.Error("it is not where it was")
@@ -111,7 +111,7 @@ func TestNoStalerCopy(t *testing.T) {
 	c.ReportCopy(d, controltest.Start.Add(time.Minute))
 	x.EndSession(a)
 	_, err := e.Submit(e.Ctx, controltest.ForcedMove("db", "beta", "alpha"))
-	controltest.Refused(t, err, dataset.ErrConflict, "node gamma", "12:01:00Z", "node beta's of 2026-11-18T12:00:00Z")
+	controltest.Refused(t, err, dataset.ErrConflict, "node gamma", "12:01:00Z", "node beta of 2026-11-18T12:00:00Z")
 	x.EndSession(c)
 	if op := e.MustSubmit(controltest.ForcedMove("db", "beta", "alpha")).Operation; op.Node != b.ID {
 		t.Errorf("%+v", op)
@@ -175,7 +175,7 @@ func TestLaterIsOfALaterEpoch(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = e.Submit(e.Ctx, controltest.ForcedMove("db", "alpha", "beta"))
-	controltest.Refused(t, err, dataset.ErrConflict, "node gamma", "later than node alpha's")
+	controltest.Refused(t, err, dataset.ErrConflict, "node gamma", "newer than that of node alpha")
 	op := *e.MustSubmit(controltest.ForcedMove("db", "", "beta")).Operation
 	if op.Node != c.ID || op.Loss.Epoch != 2 || !op.Loss.Taken.Equal(controltest.Start) {
 		t.Fatalf("%+v", op.Loss)
@@ -185,7 +185,8 @@ func TestLaterIsOfALaterEpoch(t *testing.T) {
 		worse.Loss = &dataset.Loss{Snapshot: uuid.New(), Epoch: epoch, Taken: taken, Fenced: b.ID}
 		return worse
 	}
-	controltest.Refused(t, c.TryCommit(at(1, controltest.Start.Add(2*time.Hour))), dataset.ErrConflict, "more than was said")
+	controltest.Refused(t, c.TryCommit(at(1, controltest.Start.Add(2*time.Hour))), dataset.ErrConflict, "lost than "+
+		"confirmed")
 	best := at(2, controltest.Start.Add(time.Minute))
 	best.Loss.Later = []uuid.UUID{later.ID}
 	c.MustCommit(best)

@@ -27,7 +27,7 @@ func (r *Relocator) Sharing(t *record.Tx, d dataset.Dataset, target dataset.Node
 	cands = slices.DeleteFunc(cands, func(c placement.Candidate) bool { return !placement.OnOneShare(from, c.Pool) })
 	if len(cands) == 0 {
 		if why == "" {
-			why = "node " + target.Name + " has no pool on the share that it lies on (drover pool create " +
+			why = "node " + target.Name + " has no pool on the share of the volume (drover pool create " +
 				"there, beside " + from.Path + ")"
 		}
 		return c, true, why, nil
@@ -69,7 +69,7 @@ func (r *Relocator) planTake(t *record.Tx, d dataset.Dataset, target, home datas
 		return false, dataset.Errorf(dataset.ErrOffline, "move of volume %s: %s", d.Volume, why)
 	}
 	op.Share, op.Dataset.Pool = true, c.ID
-	op.Loss = &dataset.Loss{Epoch: d.Epoch, Taken: r.Clock.Now(), Fenced: d.Home, Why: "by word: --fenced " + home.Name}
+	op.Loss = &dataset.Loss{Epoch: d.Epoch, Taken: r.Clock.Now(), Fenced: d.Home, Why: "confirmed: --fenced " + home.Name}
 	return true, nil
 }
 
@@ -99,7 +99,7 @@ func (r *Relocator) heir(t *record.Tx, d dataset.Dataset, target dataset.Node) (
 	switch {
 	case why != "":
 	case !c.Guarded:
-		why = "node " + target.Name + " has no guard that answers (systemctl start drover-guard there)"
+		why = "node " + target.Name + " has no guard that responds (systemctl start drover-guard there)"
 	default:
 		why = placement.WhyFenceUnsuitable(c, d.Profile)
 	}
@@ -119,11 +119,11 @@ func Underway(t *record.Tx, id uuid.UUID) (op dataset.Operation, d dataset.Datas
 	case err != nil:
 		return op, d, l, err
 	case !known || op.Kind != dataset.OpMove:
-		return op, d, l, dataset.Errorf(dataset.ErrStale, "operation %s is no move on record", id)
+		return op, d, l, dataset.Errorf(dataset.ErrStale, "operation %s is not a recorded move", id)
 	case op.State == dataset.OpCancelled:
 		return op, d, l, dataset.Errorf(dataset.ErrCancelled, "operation %s was cancelled meanwhile", id)
 	case op.State.Final():
-		return op, d, l, dataset.Errorf(dataset.ErrStale, "operation %s is %s already", id, op.State)
+		return op, d, l, dataset.Errorf(dataset.ErrStale, "operation %s is already %s", id, op.State)
 	}
 	if d, err = t.Dataset(op.DatasetID); err != nil {
 		return op, d, l, err
@@ -136,7 +136,7 @@ func Underway(t *record.Tx, id uuid.UUID) (op dataset.Operation, d dataset.Datas
 	}
 	if (d.Move != op.ID || d.Home != op.From || d.Epoch != op.Epoch || l.Epoch != op.Epoch) && !steps.Off("epoch") {
 		err = dataset.Errorf(dataset.ErrStale,
-			"operation %s is of epoch %d of dataset %s on node %s, but it is at epoch %d on node %s", op.ID,
+			"operation %s is of epoch %d of dataset %s on node %s, but the dataset is at epoch %d on node %s", op.ID,
 			op.Epoch, d.ID, op.From, d.Epoch, d.Home)
 	}
 	return op, d, l, err

@@ -227,7 +227,7 @@ func TestFailoverOnAShare(t *testing.T) {
 	}
 	l.Wait(membership.LossEvery, l.Alpha, l.Beta, l.Gamma, d) // as it was looked just now
 	op = l.MustFailOver()
-	if !op.Share || op.Node != l.Beta.ID || op.Dataset.Pool != l.Beta.LocalPools[1].ID || op.Dataset.Epoch != 2 || op.Loss.Away == 0 || op.Loss.Fenced != l.Alpha.ID || !strings.Contains(op.Loss.Why, "a command cuts it off first") {
+	if !op.Share || op.Node != l.Beta.ID || op.Dataset.Pool != l.Beta.LocalPools[1].ID || op.Dataset.Epoch != 2 || op.Loss.Away == 0 || op.Loss.Fenced != l.Alpha.ID || !strings.Contains(op.Loss.Why, "a fence command excludes it first") {
 		t.Fatalf("%+v, %+v", op, op.Loss)
 	}
 	got := *l.Beta.MustCommit(op).Dataset
@@ -243,8 +243,8 @@ func TestFailoverOnAShare(t *testing.T) {
 	_, err := l.AskFailover(l.Service, "gamma")
 	controltest.Refused(t, err, dataset.ErrPending)
 	l.Wait(l.Limits.Session, l.Alpha, l.Gamma, d)
-	for node, why := range map[string]string{"gamma": "has no pool on the share", "delta": "has no guard that answers"} {
+	for node, why := range map[string]string{"gamma": "has no pool on the share", "delta": "has no guard that responds"} {
 		_, err := l.AskFailover(l.Service, node)
-		controltest.Refused(t, err, dataset.ErrOffline, "nothing takes over by itself", why)
+		controltest.Refused(t, err, dataset.ErrOffline, "no copy takes over automatically", why)
 	}
 }

@@ -143,7 +143,7 @@ func TestWhoCannotTakeOver(t *testing.T) {
 		"is cordoned": func(l *controltest.LostHome, a *controltest.Agent) {
 			l.EditNode(a, func(n *dataset.Node) { n.Cordoned = true })
 		},
-		"has no guard that answers": func(l *controltest.LostHome, a *controltest.Agent) {
+		"has no guard that responds": func(l *controltest.LostHome, a *controltest.Agent) {
 			if err := a.Heartbeat(a.Ctx, a.ID, api.Heartbeat{Incarnation: a.Incarnation, Clock: a.Clock.Now()}); err != nil {
 				l.Fatalf("%v", err)
 			}
@@ -154,7 +154,7 @@ func TestWhoCannotTakeOver(t *testing.T) {
 			change(l, l.Beta)
 			l.Replicas.EndSession(l.Alpha)
 			_, err := l.AskFailover(l.Service, "beta")
-			controltest.Refused(t, err, dataset.ErrPending, "nothing is heard")
+			controltest.Refused(t, err, dataset.ErrPending, "is unreachable")
 			l.Wait(l.Limits.Session, l.Beta, l.Gamma)
 			if op, err := l.AskFailover(l.Service, "beta"); err != nil || op.Node != l.Gamma.ID {
 				t.Errorf("beta %s, and it is %+v, %v", why, op, err)
@@ -169,10 +169,10 @@ func TestCopiesThatWereNotHeardOf(t *testing.T) {
 	l.Replicas.EndSession(l.Alpha)
 	late := l.Replicas.Services[1]
 	_, err := l.AskFailover(late, "beta")
-	controltest.Refused(t, err, dataset.ErrPending, "nothing is heard")
+	controltest.Refused(t, err, dataset.ErrPending, "is unreachable")
 	l.Wait(l.Limits.Session, l.Beta, l.Gamma)
 	_, err = l.AskFailover(late, "beta")
-	controltest.Refused(t, err, dataset.ErrPending, "has not said yet")
+	controltest.Refused(t, err, dataset.ErrPending, "has not reported its state yet")
 }
 
 // I1: a move is not committed without the word of what was pulled.

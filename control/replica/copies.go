@@ -18,7 +18,7 @@ import (
 // exists.
 func (s *Keeper) Copied(ctx context.Context, node uuid.UUID, c api.Copied) error {
 	if c.Copy.Node != node {
-		return dataset.Errorf(dataset.ErrForbidden, "copy of dataset %s is node %s's, not %s's", c.Copy.Dataset,
+		return dataset.Errorf(dataset.ErrForbidden, "copy of dataset %s belongs to node %s, not to %s", c.Copy.Dataset,
 			c.Copy.Node, node)
 	}
 	var stays error
@@ -36,12 +36,12 @@ func (s *Keeper) Copied(ctx context.Context, node uuid.UUID, c api.Copied) error
 		case !there && c.Gone:
 			return nil
 		case !there:
-			return dataset.Errorf(dataset.ErrStale, "node %s is to have no copy of dataset %s", node, c.Copy.Dataset)
+			return dataset.Errorf(dataset.ErrStale, "node %s may not have a copy of dataset %s", node, c.Copy.Dataset)
 		case c.Asks:
 			stays, err = s.mayGo(t, rec)
 			return err
 		case c.Gone && rec.Kind != dataset.CopyGoing:
-			return dataset.Errorf(dataset.ErrStale, "the copy of dataset %s on node %s was to stay, as %s",
+			return dataset.Errorf(dataset.ErrStale, "the copy of dataset %s on node %s must stay, as %s",
 				c.Copy.Dataset, node, rec.Kind)
 		case c.Gone:
 			s.Reports.ForgetCopy(node, c.Copy.Dataset)
@@ -77,7 +77,7 @@ func (s *Keeper) overtaken(t *record.Tx, rec, now dataset.Copy) error {
 		return err
 	}
 	if rec.Kind == dataset.CopyGoing && (rec.Was == dataset.CopySuperseded || d.State == dataset.StatePurging) {
-		return dataset.Errorf(dataset.ErrStale, "the copy of dataset %s on node %s is to be destroyed", d.ID, rec.Node)
+		return dataset.Errorf(dataset.ErrStale, "the copy of dataset %s on node %s must be destroyed", d.ID, rec.Node)
 	}
 	rec.Kind, rec.Was, rec.Until, rec.Ran = dataset.CopySuperseded, "", time.Time{}, 0
 	rec.Snapshot, rec.Taken, rec.Order, rec.Epoch, rec.Checked = now.Snapshot, now.Taken, now.Order, now.Epoch,

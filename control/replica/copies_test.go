@@ -94,7 +94,7 @@ func TestStaleSightingsOfCopies(t *testing.T) {
 	}
 	says(1)
 	_, err := e.Submit(e.Ctx, controltest.ForcedMove("db", "beta", "alpha"))
-	controltest.Refused(t, err, dataset.ErrNotFound, "no whole copy")
+	controltest.Refused(t, err, dataset.ErrNotFound, "no complete copy")
 	b.ReportCopy(d, controltest.Start)
 	says(2)
 	if op := e.MustSubmit(controltest.ForcedMove("db", "beta", "alpha")).Operation; !op.Loss.Taken.Equal(controltest.Start) {

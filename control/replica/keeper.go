@@ -164,7 +164,7 @@ func (s *Keeper) AddReplicas(t *record.Tx, d dataset.Dataset, left []dataset.Cop
 		// A home that continues where control does not hear it does not know a new node, and would not ask it for
 		// its promise.
 		home, err2 := t.NodeName(d.Home)
-		return tooFew(d, []string{"node " + home + ", which has it, is away"}), cmp.Or(err, err2)
+		return tooFew(d, []string{"node " + home + ", which has it, is unreachable"}), cmp.Or(err, err2)
 	}
 	cands, why, err := s.replicaPools(t, d)
 	if err != nil {
@@ -219,7 +219,7 @@ func (s *Keeper) replicaPools(t *record.Tx, d dataset.Dataset) (fit []placement.
 			c.Whole = placement.Likeness(from, c.Pool) >= placement.LikeKind
 			reason, _ := st.Unfit(c, o)
 			if reason == "" && !c.Whole {
-				reason = "it takes no differences from pool " + from.Name + " (" + from.Backend + ")"
+				reason = "it accepts no differences from pool " + from.Name + " (" + from.Backend + ")"
 			}
 			if reason != "" {
 				why = append(why, "pool "+c.OnNode(st.Name)+": "+reason)
@@ -258,7 +258,7 @@ func tooFew(d dataset.Dataset, why []string) error {
 		why = append(why[:reasonsShown:reasonsShown], "…")
 	}
 	return dataset.Errorf(dataset.ErrUnsupported,
-		"volume %s: profile %s wants replicas on more nodes than can keep one: %s", d.Volume, d.Profile.Name,
+		"volume %s: profile %s requires replicas on more nodes than can have one: %s", d.Volume, d.Profile.Name,
 		strings.Join(why, "; "))
 }
 

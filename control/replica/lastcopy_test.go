@@ -109,10 +109,10 @@ func TestReplicaThatDoesNotMakeUp(t *testing.T) {
 		then   func(l *controltest.LastCopy)
 		leaves bool
 	}{
-		"it lives, and is whole": {func(l *controltest.LastCopy) { l.Replica.ReportOnline(true) }, true},
-		"its node is away":       {func(l *controltest.LastCopy) { l.Replica.ReportOnline(true); l.EndSession(l.Replica) }, false},
-		"its node is not heard":  {func(*controltest.LastCopy) {}, false},
-		"its pool is offline":    {func(l *controltest.LastCopy) { l.Replica.ReportOnline(false) }, false},
+		"it lives, and is whole":  {func(l *controltest.LastCopy) { l.Replica.ReportOnline(true) }, true},
+		"its node is unreachable": {func(l *controltest.LastCopy) { l.Replica.ReportOnline(true); l.EndSession(l.Replica) }, false},
+		"its node is not heard":   {func(*controltest.LastCopy) {}, false},
+		"its pool is offline":     {func(l *controltest.LastCopy) { l.Replica.ReportOnline(false) }, false},
 		"it is not whole": {func(l *controltest.LastCopy) {
 			l.Replica.ReportOnline(true)
 			l.EditCopy(l.Replica, func(c *dataset.Copy, _ *dataset.Node) { c.Snapshot, c.Taken = uuid.Nil, time.Time{} })

@@ -56,7 +56,7 @@ func (s *Keeper) OnlyOne(t *record.Tx, node, id uuid.UUID) (o Only, err error) {
 		return o, err
 	}
 	home, err := t.NodeName(d.Home)
-	return Only{d, "the last whole copy of " + d.Volume + ", whose home " + home + " is lost or cannot open it",
+	return Only{d, "the last complete copy of " + d.Volume + ", whose home " + home + " is lost or cannot open it",
 		"drover volume move " + record.RefTo(d) + " --force --fenced " + home}, err
 }
 
@@ -90,6 +90,6 @@ func (s *Keeper) CheckKeepsNothing(ctx context.Context, ref string) error {
 	if len(what) == 0 {
 		return nil
 	}
-	return dataset.Errorf(dataset.ErrInUse, "node %s keeps what nobody else has: %s (%s; or say --force, "+
-		"and it is forgotten)", n.Name, strings.Join(what, ", "), strings.Join(then, "; "))
+	return dataset.Errorf(dataset.ErrInUse, "node %s has data that no other node has: %s (%s; or use --force to "+
+		"remove it from the store)", n.Name, strings.Join(what, ", "), strings.Join(then, "; "))
 }

@@ -44,7 +44,7 @@ func CheckHeartbeat(n dataset.Node, h api.Heartbeat) error {
 		Within(who, len(h.Datasets), MaxTold, "datasets"),
 		Within(who, len(h.Copies), MaxTold, "copies"),
 		Within(who, len(h.Operations), MaxTold, "operations"),
-		line(who, "why it does not believe the store", h.Distrust),
+		line(who, "the reason why it does not trust the store", h.Distrust),
 	)
 	for _, p := range h.Pools {
 		err = cmp.Or(err, line(who, "what it says of pool "+p.ID.String(), p.Reason))

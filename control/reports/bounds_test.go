@@ -19,16 +19,16 @@ func TestHeartbeatsAreBounded(t *testing.T) {
 	a := e.NewAgent("alpha")
 	long := strings.Repeat("x", dataset.MaxLine+1)
 	for want, h := range map[string]api.Heartbeat{
-		"257 pools (256 at most)":                             {Pools: make([]dataset.PoolStatus, 200), Unmade: make([]api.Pool, 57)},
-		"20001 datasets (20000 at most)":                      {Datasets: make([]dataset.DatasetStatus, 20_001)},
-		"20001 copies (20000 at most)":                        {Copies: make([]dataset.Copy, 20_001)},
-		"20001 operations (20000 at most)":                    {Operations: make([]dataset.Operation, 20_001)},
-		"why it does not believe the store takes 4097":        {Distrust: long},
-		"what it says of pool " + a.LocalPools[0].ID.String(): {Pools: []dataset.PoolStatus{{ID: a.LocalPools[0].ID, Reason: long}}},
-		"what it says of pool  takes 4097":                    {Unmade: []api.Pool{{Status: &dataset.PoolStatus{Reason: long}}}},
-		"what it says of dataset ":                            {Datasets: []dataset.DatasetStatus{{Problem: long}}},
-		"10001 mount IDs of dataset ":                         {Datasets: []dataset.DatasetStatus{{Mounts: make([]dataset.Mount, 10_001)}}},
-		"a mount ID of 257 bytes (256 at most)":               {Datasets: []dataset.DatasetStatus{{Mounts: []dataset.Mount{{ID: strings.Repeat("a", 257)}}}}},
+		"257 pools (256 at most)":                               {Pools: make([]dataset.PoolStatus, 200), Unmade: make([]api.Pool, 57)},
+		"20001 datasets (20000 at most)":                        {Datasets: make([]dataset.DatasetStatus, 20_001)},
+		"20001 copies (20000 at most)":                          {Copies: make([]dataset.Copy, 20_001)},
+		"20001 operations (20000 at most)":                      {Operations: make([]dataset.Operation, 20_001)},
+		"the reason why it does not trust the store takes 4097": {Distrust: long},
+		"what it says of pool " + a.LocalPools[0].ID.String():   {Pools: []dataset.PoolStatus{{ID: a.LocalPools[0].ID, Reason: long}}},
+		"what it says of pool  takes 4097":                      {Unmade: []api.Pool{{Status: &dataset.PoolStatus{Reason: long}}}},
+		"what it says of dataset ":                              {Datasets: []dataset.DatasetStatus{{Problem: long}}},
+		"10001 mount IDs of dataset ":                           {Datasets: []dataset.DatasetStatus{{Mounts: make([]dataset.Mount, 10_001)}}},
+		"a mount ID of 257 bytes (256 at most)":                 {Datasets: []dataset.DatasetStatus{{Mounts: []dataset.Mount{{ID: strings.Repeat("a", 257)}}}}},
 	} {
 		h.Incarnation = a.Incarnation
 		before := e.Dump()
@@ -68,7 +68,7 @@ func TestSeenIsBounded(t *testing.T) {
 		}
 		return err
 	}
-	controltest.Refused(t, fill(true), dataset.ErrConflict, "beta", "datasets to remember (200000 at most): all is to be told")
+	controltest.Refused(t, fill(true), dataset.ErrConflict, "beta", "datasets to remember (200000 at most): a full report is needed")
 	controltest.Refused(t, fill(false), dataset.ErrInvalid, "beta", "datasets to remember (200000 at most)")
 	if err := say(a, true, is); err != nil {
 		t.Error("others are refused as well:", err)

@@ -86,7 +86,7 @@ func (s *Latest) Take(node dataset.Node, h api.Heartbeat, now time.Duration) (wa
 		delete(s.datasets, node.ID)
 		delete(s.copies, node.ID)
 		if h.Whole {
-			err = dataset.Errorf(dataset.ErrConflict, "%w: all is to be told", err)
+			err = dataset.Errorf(dataset.ErrConflict, "%w: a full report is needed", err)
 		}
 		return nil, nil, err
 	}

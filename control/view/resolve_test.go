@@ -93,8 +93,8 @@ func TestSnapshotByNameOrPrefix(t *testing.T) {
 		controltest.Refused(t, err, dataset.ErrNotFound)
 	}
 	for _, c := range []struct{ snap, says string }{
-		{"nightly", `no such snapshot: "nightly" (its name is known in its volume alone: say --volume db)`},
-		{"weekly", `no such snapshot: "weekly" (drover snapshot ls shows what there is)`},
+		{"nightly", `no such snapshot: "nightly" (its name is known only in its volume: use --volume db)`},
+		{"weekly", `no such snapshot: "weekly" (drover snapshot ls lists the snapshots)`},
 	} {
 		_, err := e.Snapshot(e.Ctx, "", c.snap)
 		controltest.Refused(t, err, dataset.ErrNotFound, c.says)
@@ -127,7 +127,7 @@ func TestPrefixAmongMany(t *testing.T) {
 	}
 	_, err := e.Snapshot(e.Ctx, "", "abcd")
 	controltest.Refused(t, err, dataset.ErrAmbiguous, "abcd0000", "abcd0009", "…")
-	a.MustRefusePlan(controltest.Create("test@snapshot-abcd"), dataset.ErrAmbiguous, "say more")
+	a.MustRefusePlan(controltest.Create("test@snapshot-abcd"), dataset.ErrAmbiguous, "use more")
 	if op := a.MustPlan(controltest.Create("test@snapshot-abcdffff")); op.Source.Dataset != last.ID {
 		t.Errorf("%+v", op.Source)
 	}

@@ -46,7 +46,7 @@ func testA6(t *testing.T, w *world) {
 		t.Errorf("that is more than %v", failoverTime)
 	}
 	r := a.Engine.Docker(t, "run", "--rm", "--volume", manual+":/data", "--volume-driver", "drover", cluster.Image, "true")
-	if r.Exit == 0 || !strings.Contains(r.Stderr, "volume waits is on node host-b, which is away since") || !strings.Contains(r.Stderr, "drover volume move waits ") || !strings.Contains(r.Stderr, " --force --fenced host-b, without what was written since ") {
+	if r.Exit == 0 || !strings.Contains(r.Stderr, "volume waits is on node host-b, which is unreachable since") || !strings.Contains(r.Stderr, "drover volume move waits ") || !strings.Contains(r.Stderr, " --force --fenced host-b, without the data written since ") {
 		t.Errorf("%+v", r)
 	}
 	lost(t, w, "fallen")

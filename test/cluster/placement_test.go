@@ -79,7 +79,7 @@ func TestA9(t *testing.T) {
 	b.KillAgent(t)
 	cluster.Await(t, "a node that is away is passed over", func() error {
 		r := a.Engine.Docker(t, "volume", "create", "-d", "drover", "late@there")
-		if !strings.Contains(r.Stderr, "node host-b: pool default: its node is away") {
+		if !strings.Contains(r.Stderr, "node host-b: pool default: its node is unreachable") {
 			return fmt.Errorf("%v", r)
 		}
 		return nil

@@ -57,14 +57,14 @@ func TestStoreGoesBack(t *testing.T) {
 	for _, h := range c.Hosts {
 		cluster.Await(t, h.Name+" sees it", func() error {
 			r := h.Exec(t, "volume", "create", "made@gold")
-			if r.Exit == 0 || !strings.Contains(r.Err, "not to be believed") || !strings.Contains(r.Err, "drover store recover") {
+			if r.Exit == 0 || !strings.Contains(r.Err, "changes suspended") || !strings.Contains(r.Err, "drover store recover") {
 				return fmt.Errorf("%+v", r)
 			}
 			return nil
 		})
 	}
 	for _, args := range [][]string{{"volume", "rm", "snapped"}, {"volume", "move", "snapped", b.Name}, {"snapshot", "create", "snapped"}} {
-		if r := control.Exec(t, args...); r.Exit == 0 || !strings.Contains(r.Err, "not to be believed") {
+		if r := control.Exec(t, args...); r.Exit == 0 || !strings.Contains(r.Err, "changes suspended") {
 			t.Errorf("drover %v: %+v", args, r)
 		}
 	}

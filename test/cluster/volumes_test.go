@@ -51,7 +51,7 @@ func testVolumes(t *testing.T, w *world) {
 	}
 	listed(t, w, name)
 	// What is asked for at control is done at home; other nodes may look, and no more.
-	if r := other.Exec(t, "snapshot", "create", name); r.Exit != 1 || !strings.Contains(r.Err, "may not ask for this snapshot of volume "+name) {
+	if r := other.Exec(t, "snapshot", "create", name); r.Exit != 1 || !strings.Contains(r.Err, "may not request this snapshot of volume "+name) {
 		t.Errorf("%s makes snapshots of %s's volume: %s", other.Name, h.Name, r.Err)
 	}
 	h.Docker(t, "volume", "rm", name+"@gold")

@@ -88,8 +88,8 @@ func (w *world) testCreate(t *testing.T) {
 		"bogus=1":           `drover: unknown option "bogus"`,
 		"profile=glod":      `drover: unknown profile "glod" (have: bronze, gold, silver)`,
 		"size=5":            `drover: bad size "5"`,
-		"size=1000TiB":      "drover: volume wrong: pool default cannot keep profile bronze",
-		"from=nothing-here": "drover: no volume is named, and no snapshot or dataset has a UUID",
+		"size=1000TiB":      "drover: volume wrong: pool default cannot satisfy profile bronze",
+		"from=nothing-here": "drover: no volume, snapshot or dataset",
 		"help=":             "drover: options:",
 	} {
 		w.refused(t, want, "volume", "create", "--driver", driver, "--opt", option, "wrong")

@@ -54,7 +54,7 @@ func TestA9(t *testing.T) {
 	if out := w.drover(t, "volume", "inspect", "db", "-o", "json"); !strings.Contains(out, `"placement"`) {
 		t.Errorf("the placement is not frozen into the volume: %s", out)
 	}
-	w.refused(t, `pool default cannot keep profile other: architecture is "`+n.Facts.Architecture+`", not == "vax"`,
+	w.refused(t, `pool default cannot satisfy profile other: architecture is "`+n.Facts.Architecture+`", not == "vax"`,
 		"volume", "create", "-d", w.h.Driver, "nope@other")
 	w.refused(t, "memory_free is ", "volume", "create", "-d", w.h.Driver, "nope@calm")
 	w.refused(t, "not > 900TiB", "run", "--rm", "-v", "nope@calm:/data", "--volume-driver", w.h.Driver, image, "true")

@@ -28,7 +28,7 @@ const (
 	wantPrefix  = `want 4 to 36 characters of a snapshot's or dataset's UUID (hex digits and '-'; drover snapshot ls and volume ls show them)`
 	haveOptions = `(have: from, fs, label.KEY, mode, owner, pool, profile, protect, readonly, size)`
 	haveUnits   = `(have: K M G T and KiB MiB GiB TiB, binary; KB MB GB TB, decimal; B)`
-	seeAll      = `(drover snapshot ls, volume ls and trash ls show those there are)`
+	seeAll      = `(use drover snapshot ls, volume ls and trash ls)`
 )
 
 func wrongs() []wrong {
@@ -40,7 +40,7 @@ func wrongs() []wrong {
 		name("db@Gold", `bad profile name "Gold": `+wantProfile+" "+meantGold),
 		opt("profile=glod", `unknown profile "glod" `+meantGold),
 		opt("profile=Gold", `bad profile name "Gold": `+wantProfile+" "+meantGold),
-		{[]string{"-o", "profile=silver", "db@gold"}, `volume "db@gold": the name asks for profile gold, option profile for silver (say one)`},
+		{[]string{"-o", "profile=silver", "db@gold"}, `volume "db@gold": the name has profile gold, option profile has silver (use only one)`},
 
 		opt("sise=5GiB", `unknown option "sise", did you mean size? `+haveOptions),
 		opt("=5", `unknown option "" `+haveOptions),
@@ -57,14 +57,14 @@ func wrongs() []wrong {
 		opt("size=0GiB", `bad size "0GiB": want more than nothing (leave the size out for no limit)`),
 		opt("size=1MiB", `volume db: 1MiB is too small for ext4, which needs 16MiB`),
 		{[]string{"-o", "fs=xfs", "-o", "size=299MiB", "db"}, `volume db: 299MiB is too small for xfs, which needs 300MiB`},
-		opt("size=17TiB", `volume db: pool default cannot keep profile bronze: it has 63.9GiB in all, less than 17TiB (ask for less, or make the pool larger)`),
+		opt("size=17TiB", "volume db: pool default cannot satisfy profile bronze: it has 63.9GiB in all, less than 17TiB (request a smaller size, or enlarge the pool)"),
 
 		name("db@snapshot", `spec "db@snapshot": no UUID after @snapshot (say db@snapshot-f23ca986, with 4 to 36 characters of a snapshot's or dataset's UUID)`),
 		name("db@snapshot-", `bad UUID prefix "": `+wantPrefix),
 		name("db@snapshot-abc", `bad UUID prefix "abc": `+wantPrefix),
 		name("db@snapshot-zzzz", `bad UUID prefix "zzzz": `+wantPrefix),
-		name("db@snapshot-00000000-ffff", `no snapshot or dataset has a UUID that begins with "00000000-ffff" `+seeAll),
-		opt("from=nothing", `no volume is named, and no snapshot or dataset has a UUID that begins with, "nothing" `+seeAll),
+		name("db@snapshot-00000000-ffff", `no snapshot or dataset "00000000-ffff" `+seeAll),
+		opt("from=nothing", `no volume, snapshot or dataset "nothing" `+seeAll),
 		opt("from=", `option from is empty: want a volume, a snapshot, or 4 to 36 characters of a UUID`),
 
 		name("x", `bad volume name "x": `+wantName),
@@ -146,9 +146,11 @@ func TestA10Backend(t *testing.T) {
 	mend := `: on its node ` + pools[0].Missing[0] + `, and then a restart of drover` // as the kernel here has project quotas, or not
 	before, records := w.everything(t), w.records(t)
 	for _, c := range []wrong{
-		{[]string{"db@gold"}, `volume db: pool default cannot keep profile gold: it cannot take snapshots without copying`},
-		{[]string{"-o", "size=5GiB", "db"}, `volume db: pool default cannot keep profile bronze: it cannot enforce a size` + mend},
-		{[]string{"-o", "fs=xfs", "db"}, `volume db: pool default cannot keep profile bronze: it has no filesystem xfs inside volumes`},
+		{[]string{"db@gold"}, "volume db: pool default cannot satisfy profile gold: it cannot take snapshots " +
+			"without copying"},
+		{[]string{"-o", "size=5GiB", "db"}, "volume db: pool default cannot satisfy profile bronze: it cannot " +
+			"enforce a size" + mend},
+		{[]string{"-o", "fs=xfs", "db"}, "volume db: pool default cannot satisfy profile bronze: it has no filesystem xfs inside volumes"},
 	} {
 		w.refused(t, "create "+c.args[len(c.args)-1]+": VolumeDriver.Create: drover: "+c.want+"\n", append([]string{"volume", "create", "-d", w.h.Driver}, c.args...)...)
 	}

@@ -106,7 +106,7 @@ func TestQoS(t *testing.T) {
 	w := begin(t, host.Options{Profiles: qosProfiles}, engine.Options{})
 	slow, faster := iolimit.Limits{WriteBPS: 5 << 20}, iolimit.Limits{WriteBPS: 20 << 20}
 	r := w.e.Docker(t, "volume", "create", "-d", w.h.Driver, "db@strict")
-	if r.Exit == 0 || !strings.Contains(r.Stderr, "pool default cannot keep profile strict: its node has control groups of version 1") {
+	if r.Exit == 0 || !strings.Contains(r.Stderr, "pool default cannot satisfy profile strict: its node has control groups of version 1") {
 		t.Errorf("strict: %v", r)
 	}
 	w.run(t, "one", "db@slow")

@@ -118,7 +118,7 @@ func TestB11(t *testing.T) {
 		{"Unmount", "db@gold", "", "", map[string]int{"": 1}},
 		{"Remove", "db@gold", "", "drover: cannot remove volume db: it is mounted by (no ID) on node host-a (stop its containers first)", map[string]int{"": 1}},
 		{"Unmount", "db@gold", "", "", nil},
-		{"Mount", "nothing", "one", `drover: no such volume: "nothing" (drover volume ls shows what there is)`, nil},
+		{"Mount", "nothing", "one", `drover: no such volume: "nothing" (drover volume ls lists the volumes)`, nil},
 		{"Unmount", "nothing", "one", "", nil}, // after a Mount that failed
 		{"Mount", "db@gold", "one", "", map[string]int{"one": 1}},
 		{"Mount", "db@gold", "", "", map[string]int{"one": 1, "": 1}},

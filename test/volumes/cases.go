@@ -127,11 +127,11 @@ func snapshots(t *testing.T, w World) {
 func wrong(t *testing.T, w World) {
 	for _, h := range w.Askers {
 		for want, args := range map[string][]string{
-			`no such volume: "nosuch"`:   {"volume", "inspect", "nosuch"},
-			`unknown profile "golden"`:   {"volume", "create", "x1@golden"},
-			"no such node":               {"node", "inspect", "nosuch"},
-			`unknown option "sise"`:      {"volume", "create", "x1", "-o", "sise=1GiB"},
-			"no snapshot or dataset has": {"volume", "create", "x1@snapshot-00000000"},
+			`no such volume: "nosuch"`: {"volume", "inspect", "nosuch"},
+			`unknown profile "golden"`: {"volume", "create", "x1@golden"},
+			"no such node":             {"node", "inspect", "nosuch"},
+			`unknown option "sise"`:    {"volume", "create", "x1", "-o", "sise=1GiB"},
+			"no snapshot or dataset ":  {"volume", "create", "x1@snapshot-00000000"},
 		} {
 			if r := h.Exec(t, args...); r.Exit == 0 || !strings.Contains(lastLine(r.Err), want) {
 				t.Errorf("drover %v: exit %d, %q, want %q", args, r.Exit, r.Err, want)
@@ -226,7 +226,7 @@ func again(t *testing.T, w World) {
 		{"twice", map[string]string{"profile": "gold", "size": "921600KiB"}, ""},
 		{"twice@gold", map[string]string{"size": "800MiB"},
 			`volume "twice" exists with size 900MiB, not 800MiB (drover volume resize twice 800MiB)`},
-		{"twice@silver", nil, `volume "twice" exists with profile gold, not silver (say twice, or drover volume set-profile twice silver)`},
+		{"twice@silver", nil, `volume "twice" exists with profile gold, not silver (use twice, or drover volume set-profile twice silver)`},
 		{"twice@gold", map[string]string{"fs": "ext4"},
 			`volume "twice" exists with filesystem xfs, not filesystem ext4`},
 		{"twice@gold", map[string]string{"label.team": "b"}, `volume "twice" exists with other labels`},
@@ -252,7 +252,7 @@ func again(t *testing.T, w World) {
 // lists the name that was used. A name that contradicts the volume is refused, and changes nothing.
 func Spellings(t *testing.T, w World) {
 	w.create(t, "till@gold")
-	const want = `create till@silver: VolumeDriver.Create: drover: volume "till" exists with profile gold, not silver (say till, or drover volume set-profile till silver)`
+	const want = `create till@silver: VolumeDriver.Create: drover: volume "till" exists with profile gold, not silver (use till, or drover volume set-profile till silver)`
 	w.refused(t, want, "volume", "create", "-d", w.Host.Driver, "till@silver")
 	w.refused(t, want, "run", "--rm", "-v", "till@silver:/data", "--volume-driver", w.Host.Driver, image, "true")
 	listed := func() string { return w.docker(t, "volume", "ls", "-q", "-f", "name=till") }

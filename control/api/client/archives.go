@@ -47,7 +47,7 @@ func (h Host) Import(ctx context.Context, req api.Request, r io.Reader) (d datas
 	carried := api.Request{ID: req.ID, Kind: dataset.OpImport, Volume: req.Volume, Options: req.Options}
 	if !reflect.DeepEqual(req, carried) {
 		return d, dataset.Errorf(dataset.ErrInvalid,
-			"import of %q from an archive: want no more than the volume and its options", dataset.Clip(req.Volume))
+			"import of %q from an archive: expected only the volume and its options", dataset.Clip(req.Volume))
 	}
 	k := to(route.UploadVolume, req.Volume)
 	k.query = query("operation", req.ID.String())

@@ -93,11 +93,11 @@ func ask[T any](ctx context.Context, c *connection, k call) (v T, err error) {
 		defer resp.Body.Close()
 		text, err := io.ReadAll(resp.Body)
 		if err != nil {
-			return s.failed(ctx, k, fmt.Errorf("the answer broke off: %w", err))
+			return s.failed(ctx, k, fmt.Errorf("the response ended early: %w", err))
 		}
 		var got T
 		if err := json.Unmarshal(text, &got); err != nil {
-			return dataset.Errorf(dataset.ErrInternal, "%s answered %s %s with what cannot be read: %w", s.endpoint,
+			return dataset.Errorf(dataset.ErrInternal, "%s %s %s: cannot read the response: %w", s.endpoint,
 				k.method, k.path, err)
 		}
 		v = got

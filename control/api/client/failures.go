@@ -40,8 +40,8 @@ func (s *remote) refused(resp *http.Response) error {
 	if resp.StatusCode >= http.StatusInternalServerError {
 		kind = dataset.ErrUnavailable // a proxy in front of a server that is unreachable
 	}
-	return dataset.Errorf(kind, "%s answered %s, which is not drover's way (is it drover, or a proxy? set "+
-		"--api or DROVER_API)", s.endpoint, resp.Status)
+	return dataset.Errorf(kind, "%s responded with %s, unlike drover (is it drover, or a proxy? set --api or "+
+		"DROVER_API)", s.endpoint, resp.Status)
 }
 
 // neverSent reports whether the server cannot have carried out the request: there was no connection, or one side
@@ -74,12 +74,12 @@ func (s *remote) failed(ctx context.Context, k call, err error) error {
 	hint := "is `drover serve`, or this host's agent, running? set --api or DROVER_API"
 	switch {
 	case errors.Is(err, fs.ErrPermission):
-		hint = "want root, or a member of the group drover"
+		hint = "you must be root or a member of the group drover"
 	case errors.Is(err, dataset.ErrForbidden):
 		// the error itself says what to do
 		return dataset.Errorf(dataset.ErrUnavailable, "cannot reach drover at %s: %w", s.endpoint, err)
 	case strings.HasPrefix(s.base, "https:"):
-		hint = "is `drover control` running there, and of this cluster?"
+		hint = "does `drover control` of this cluster run there?"
 	case s.controlSocket() != "":
 		hint = "on this host control alone answers: set --api or DROVER_API to " + s.controlSocket()
 	}

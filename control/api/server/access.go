@@ -123,14 +123,14 @@ func (r rule) allows(p api.Principal, node, what string) error {
 		if p.Role.Covers(r.role) {
 			return nil
 		}
-		lacks = fmt.Sprintf("that takes the role %s (drover ca issue --role %s makes a certificate with it)",
+		lacks = fmt.Sprintf("this requires the role %s (drover ca issue --role %s creates a certificate)",
 			r.role, r.role)
 	case p.Kind == pki.Node && r.node == ownNode:
 		if p.Node.String() == strings.ToLower(node) {
 			return nil
 		}
-		lacks = fmt.Sprintf("an agent acts for its own node, and this is node %s's (if the host is a copy "+
-			"of another, have it join by itself)", dataset.Clip(node))
+		lacks = fmt.Sprintf("an agent acts only for its own node, and this is node %s (if the host is a copy of "+
+			"another, have it join separately)", dataset.Clip(node))
 	case p.Kind == pki.Node && r.node == anyNode:
 		return nil
 	case p.Kind == pki.Node:

@@ -219,20 +219,20 @@ func TestWhoIsLetIn(t *testing.T) {
 		want string
 	}{
 		"its own":       {post(f.pair(nodeA), own), ""},
-		"another's":     {post(f.pair(nodeB), own), "node b (22222222-2222-4333-8444-555555555555) may not say what the node sees: an agent acts for its own node, and this is node 11111111-2222-4333-8444-555555555555's (if the host is a copy of another, have it join by itself)"},
+		"another's":     {post(f.pair(nodeB), own), "node b (22222222-2222-4333-8444-555555555555) may not say what the node sees: an agent acts only for its own node, and this is node 11111111-2222-4333-8444-555555555555 (if the host is a copy of another, have it join separately)"},
 		"admin":         {post(f.pair(operator(pki.Admin)), own), "operator bob (admin) may not say what the node sees: only agents do that, each for its own node"},
 		"control":       {post(f.pair(controlC), own), "control c1 may not say what the node sees: that is for operators and agents"},
 		"nobody":        {post(nil, own), "no certificate was shown"},
 		"other cluster": {post(strange, own), "the certificate of node a (11111111-2222-4333-8444-555555555555) is of cluster " + foreign.Cluster().String()},
 		"not yet valid": {post(late, own), "this host's clock says 2026-03-04T05:06:07Z, the certificate of node a (11111111-2222-4333-8444-555555555555) is valid from 2026-03-04T06:56:07Z"},
 		"viewer reads":  {f.ask(believing(f.pair(operator(pki.Viewer))), "GET", "/v1/volumes", "", ""), ""},
-		"viewer":        {f.ask(believing(f.pair(operator(pki.Viewer))), "DELETE", "/v1/volumes/db", "", ""), "operator bob (viewer) may not delete a volume: that takes the role operator (drover ca issue --role operator makes a certificate with it)"},
+		"viewer":        {f.ask(believing(f.pair(operator(pki.Viewer))), "DELETE", "/v1/volumes/db", "", ""), "operator bob (viewer) may not delete a volume: this requires the role operator (drover ca issue --role operator creates a certificate)"},
 		"operator":      {f.ask(believing(f.pair(operator(pki.Worker))), "DELETE", "/v1/volumes/db", "", ""), ""},
-		"operator's":    {f.ask(believing(f.pair(operator(pki.Worker))), "POST", "/v1/pools", "", "{}"), "operator bob (operator) may not make a pool on this host: that takes the role admin"},
+		"operator's":    {f.ask(believing(f.pair(operator(pki.Worker))), "POST", "/v1/pools", "", "{}"), "operator bob (operator) may not make a pool on this host: this requires the role admin"},
 		"node's":        {f.ask(believing(f.pair(nodeA)), "POST", "/v1/pools", "", "{}"), "node a (11111111-2222-4333-8444-555555555555) may not make a pool on this host: that is not for agents"},
 		"no endpoint":   {post(f.pair(nodeA), "/v1/nothing"), "no such endpoint"},
 		"no join":       {post(nil, "/v1/joinx"), "no certificate was shown"},
-		"old agent":     {f.ask(believing(f.pair(nodeA)), "POST", own, "drover/v1.2.9", "{}"), "node a (11111111-2222-4333-8444-555555555555) is drover v1.2.9 and control is v1.4.0: only versions side by side work together (upgrade node a (11111111-2222-4333-8444-555555555555) first"},
+		"old agent":     {f.ask(believing(f.pair(nodeA)), "POST", own, "drover/v1.2.9", "{}"), "node a (11111111-2222-4333-8444-555555555555) is drover v1.2.9 and control is v1.4.0: only neighbouring versions work together (upgrade node a (11111111-2222-4333-8444-555555555555) first"},
 		"the one below": {f.ask(believing(f.pair(nodeA)), "POST", own, "drover/v1.3.0-rc1", "{}"), ""},
 	} {
 		if c.want == "" && c.err != nil || c.want != "" && (c.err == nil || !strings.HasPrefix(c.err.Error(), c.want)) {
@@ -296,7 +296,7 @@ func TestPlain(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	if _, err := c.Volumes(soon(t), api.Page{}); !errors.Is(err, dataset.ErrForbidden) || !strings.Contains(err.Error(), "not served without TLS") {
+	if _, err := c.Volumes(soon(t), api.Page{}); !errors.Is(err, dataset.ErrForbidden) || !strings.Contains(err.Error(), "requires TLS") {
 		t.Error(err)
 	}
 	var who api.Principal
@@ -320,7 +320,7 @@ func TestStrangersJoin(t *testing.T) {
 	if err := join("r"); err != nil {
 		t.Fatal(err)
 	}
-	if got := f.took(); len(got) != 1 || got[0].Who != "nobody known" || got[0].What != "join" || got[0].Target != "a" || got[0].Outcome != api.Done {
+	if got := f.took(); len(got) != 1 || got[0].Who != "nobody" || got[0].What != "join" || got[0].Target != "a" || got[0].Outcome != api.Done {
 		t.Errorf("%+v", got)
 	}
 	asked := len(fk.take())
@@ -346,7 +346,7 @@ func TestStrangersJoin(t *testing.T) {
 		})
 		<-in
 	}
-	if err := join("r"); !errors.Is(err, dataset.ErrUnavailable) || !strings.Contains(err.Error(), "too many hosts join at once") {
+	if err := join("r"); !errors.Is(err, dataset.ErrUnavailable) || !strings.Contains(err.Error(), "too many hosts are joining at the same time") {
 		t.Error(err)
 	}
 	close(out)

@@ -48,7 +48,7 @@ func TestAudit(t *testing.T) {
 	want := []api.Change{
 		{Who: "operator bob (operator)", What: "create-volume", Kind: "create", Target: "db@gold", ID: op, Outcome: api.Done},
 		{Who: "operator bob (viewer)", What: "delete-volume", Target: "db", Outcome: api.Refused, Code: "forbidden"},
-		{Who: "nobody known", What: "DELETE /v1/volumes/db", Outcome: api.Refused, Code: "forbidden"},
+		{Who: "nobody", What: "DELETE /v1/volumes/db", Outcome: api.Refused, Code: "forbidden"},
 		{Who: nodeA.String(), What: "commit", Node: nodeA.Node.String(), Kind: "create", Target: "db", ID: op, Outcome: api.Done},
 		{Who: "operator bob (operator)", What: "delete-volume", Kind: "delete", Target: "db", ID: op, Detail: "force", Outcome: api.Failed, Code: "in_use"},
 		{Who: "operator bob (operator)", What: "create-volume", Outcome: api.Failed, Code: "invalid"},

@@ -151,7 +151,7 @@ func TestBadRequests(t *testing.T) {
 		{"DELETE", "/v1/doctor/f23c", "", 422, "bad request: path.dataset: invalid value: invalid UUID length: 4"},
 		{"POST", "/v1/volumes/db/upload?o=x", "", 422, `bad option "x": want KEY=VALUE`},
 		{"GET", "/v1/events?after=-1", "", 422, "bad request: query.after: invalid integer"},
-		{"GET", "/v2/volumes", "", 404, "no such endpoint: GET /v2/volumes (GET /v1/openapi.yaml lists those there are)"},
+		{"GET", "/v2/volumes", "", 404, "no such endpoint: GET /v2/volumes (GET /v1/openapi.yaml lists all endpoints)"},
 		{"PUT", "/v1/volumes", "", 405, "wrong method: PUT /v1/volumes (this path takes GET, HEAD, POST)"},
 		{"DELETE", "/v1/trash/.", "", 400, `bad path "/v1/trash/.": it has an empty segment, or one of dots alone (no name is empty, . or ..)`},
 		{"GET", "/metrics", "", 404, ""},
@@ -298,7 +298,7 @@ func TestNoAgentNoStore(t *testing.T) {
 			t.Error(i, err)
 		}
 	}
-	for way, err := range map[string]error{"ask on the host in question, with no DROVER_API and no --api": doctor, "as root of a control host with DROVER_API=unix:///run/drover/control.sock": token} {
+	for way, err := range map[string]error{"doctor on a node, or send the request there (without DROVER_API and --api": doctor, "as root of a control host with DROVER_API=unix:///run/drover/control.sock": token} {
 		if !strings.Contains(err.Error(), way) {
 			t.Errorf("%v; want %q", err, way)
 		}

@@ -93,7 +93,7 @@ func (g *guard) serve(watched *watchedWriter, r *http.Request) {
 			panic(http.ErrAbortHandler) // the peer must not take half an answer for a complete one
 		}
 		wire.NewProblem(dataset.ErrInternal, http.StatusInternalServerError,
-			"the server made a mistake with this request (its log says which)").Write(watched)
+			"internal error of the server (see its log)").Write(watched)
 	}()
 	g.next.ServeHTTP(watched, r)
 }

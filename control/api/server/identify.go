@@ -21,7 +21,7 @@ func (g *guard) identify(r *http.Request) (api.Principal, error) {
 	case r.TLS != nil:
 		p := api.Principal{From: r.RemoteAddr}
 		if g.peer == nil {
-			return p, dataset.Errorf(dataset.ErrForbidden, "this address answers nobody")
+			return p, dataset.Errorf(dataset.ErrForbidden, "this address accepts no requests")
 		}
 		var err error
 		p.Identity, err = g.peer(*r.TLS)
@@ -33,7 +33,7 @@ func (g *guard) identify(r *http.Request) (api.Principal, error) {
 		return api.Principal{Local: true, From: orElse(user, "user")}, nil
 	}
 	return api.Principal{From: r.RemoteAddr}, dataset.Errorf(dataset.ErrForbidden,
-		"the API is not served without TLS: say https:// (on the host itself, unix:///run/drover/drover.sock)")
+		"the API requires TLS: use https:// (on the host itself, unix:///run/drover/drover.sock)")
 }
 
 func orElse(s, none string) string {

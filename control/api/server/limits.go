@@ -46,10 +46,10 @@ func (c *requestCounter) begin(id pki.Identity, what string, most, ofAll int) (l
 	switch {
 	case c.of[id] >= most:
 		return nil, dataset.Errorf(dataset.ErrUnavailable,
-			"%s has %d %s under way, which is the most at once (try again when one has ended)", id, most, what)
+			"%s has %d %s in progress, the maximum (try again when one has ended)", id, most, what)
 	case ofAll > 0 && c.all >= ofAll:
 		return nil, dataset.Errorf(dataset.ErrUnavailable,
-			"%d %s are under way, which is the most at once (try again when one has ended)", ofAll, what)
+			"%d %s are in progress, the maximum (try again when one has ended)", ofAll, what)
 	}
 	if c.of == nil {
 		c.of = map[pki.Identity]int{}

@@ -76,7 +76,7 @@ func TestRequestsAtOnce(t *testing.T) {
 	fk := newFake()
 	f := newFlock(t, Deps{Service: fk, Local: fk})
 	path := "/v1/nodes/" + nodeA.Node.String() + "/"
-	all := []fewAtOnce{{maxRequests, "sync?wait=1m", "has 256 requests under way"}}
+	all := []fewAtOnce{{maxRequests, "sync?wait=1m", "has 256 requests in progress"}}
 	for _, c := range append(all, largeReports()...) {
 		in, out := make(chan struct{}), make(chan struct{})
 		fk.mu.Lock()
@@ -122,9 +122,9 @@ type fewAtOnce struct {
 // largeReports returns the endpoints whose reports can be large, so that only a few are read at once.
 func largeReports() []fewAtOnce {
 	return []fewAtOnce{
-		{maxHeartbeats, "heartbeat", "node a (" + nodeA.Node.String() + ") has 4 heartbeats under way, which is the most at once (try again when one has ended)"},
-		{maxRebuilds, "rebuild", "has 1 rebuilds under way"},
-		{maxHoldings, "hold", "has 1 holdings under way"},
+		{maxHeartbeats, "heartbeat", "node a (" + nodeA.Node.String() + ") has 4 heartbeats in progress, the maximum (try again when one has ended)"},
+		{maxRebuilds, "rebuild", "has 1 rebuilds in progress"},
+		{maxHoldings, "hold", "has 1 holdings in progress"},
 	}
 }
 

@@ -66,7 +66,8 @@ func (h handlers) join() {
 		case room <- struct{}{}:
 			defer func() { <-room }()
 		default:
-			return nil, dataset.Errorf(dataset.ErrUnavailable, "too many hosts join at once (try again in a moment)")
+			return nil, dataset.Errorf(dataset.ErrUnavailable, "too many hosts are joining at the same time (try "+
+				"again in a moment)")
 		}
 		joined, err := h.Members.Join(ctx, in.Body)
 		if err == nil {

@@ -23,7 +23,7 @@ var (
 
 func (missing) hostOnly() error {
 	return dataset.Errorf(dataset.ErrUnsupported,
-		"this is control, which has no part in any host (ask on the host in question, with no DROVER_API and no --api)")
+		"this is control: run doctor on a node, or send the request there (without DROVER_API and --api)")
 }
 
 func (a missing) Doctor(context.Context) ([]api.Finding, error) { return nil, a.hostOnly() }
@@ -61,13 +61,13 @@ func (a missing) Import(context.Context, api.Request, io.Reader) (dataset.Datase
 }
 
 func (missing) Backup(context.Context, io.Writer) error {
-	return dataset.Errorf(dataset.ErrUnsupported, "this drover's store cannot be copied from here")
+	return dataset.Errorf(dataset.ErrUnsupported, "the store of this drover cannot be copied from here")
 }
 
 func (missing) clusterOnly() error {
 	return dataset.Errorf(dataset.ErrUnsupported,
-		"this drover is one host by itself, or only a part of a cluster: ask one of the cluster's control "+
-			"replicas (as root of a control host with "+api.OnControl+")")
+		"this drover is a single host, or only a part of a cluster: ask a control replica of the cluster (as "+
+			"root of a control host with "+api.OnControl+")")
 }
 
 func (a missing) MakeToken(context.Context, api.NewToken) (api.JoinToken, error) {

@@ -197,7 +197,7 @@ func TestNobodyToTellWhoAsks(t *testing.T) {
 		r.TLS = &tls.ConnectionState{}
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, r)
-		if w.Code != 403 || !strings.Contains(w.Body.String(), "this address answers nobody") {
+		if w.Code != 403 || !strings.Contains(w.Body.String(), "this address accepts no requests") {
 			t.Errorf("%s: %d %s", path, w.Code, w.Body)
 		}
 	}

@@ -96,7 +96,7 @@ func TestAnIDIsMadeUp(t *testing.T) {
 func TestCloneOfTwoSources(t *testing.T) {
 	f := newFake()
 	resp, body := raw(t, Handler(Deps{Service: f}), "POST", "/v1/clones", `{"source":"a","new":"b","options":{"from":"c"}}`)
-	if resp.StatusCode != 422 || !strings.Contains(body, `option from asks for`) || f.take() != nil {
+	if resp.StatusCode != 422 || !strings.Contains(body, "option from:") || f.take() != nil {
 		t.Error(resp.Status, body)
 	}
 }

@@ -53,7 +53,7 @@ func plainPath(path string) bool {
 // code is not not_found: a client must not mistake a wrong path for a volume that does not exist.
 func (rt *routes) unknown(w http.ResponseWriter, r *http.Request) {
 	status, asked := http.StatusNotFound, dataset.Clip(r.Method)+" "+dataset.Clip(r.URL.Path)
-	line := fmt.Sprintf("no such endpoint: %s (GET /v1/openapi.yaml lists those there are)", asked)
+	line := fmt.Sprintf("no such endpoint: %s (GET /v1/openapi.yaml lists all endpoints)", asked)
 	if allowed := rt.methods(r); len(allowed) > 0 {
 		status = http.StatusMethodNotAllowed
 		line = fmt.Sprintf("wrong method: %s (this path takes %s)", asked, strings.Join(allowed, ", "))

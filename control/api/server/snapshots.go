@@ -77,7 +77,7 @@ func (h handlers) snapshots() {
 
 func (h handlers) clone(ctx context.Context, req api.Request, c api.CloneVolume) (*work[api.Outcome], error) {
 	if from, ok := c.Options["from"]; ok && from != c.Source {
-		return nil, dataset.Errorf(dataset.ErrInvalid, "clone of %q: option from asks for %q (say one)",
+		return nil, dataset.Errorf(dataset.ErrInvalid, "clone of %q: unexpected option from: %q (use only one)",
 			dataset.Clip(c.Source), dataset.Clip(from))
 	}
 	req.Volume, req.Options = c.New, maps.Clone(c.Options)

@@ -136,7 +136,7 @@ func TestBadInput(t *testing.T) {
 		words []string
 	}{
 		"token: no token":             {l.ends(Agent, l.unjoined("t1", "drover-join-nonsense", replica)), []string{"bad join token", "drover node token"}},
-		"token: unknown":              {l.ends(Agent, l.unjoined("t2", unknown, replica)), []string{"is not one of this cluster's", "have another made: drover node token"}},
+		"token: unknown":              {l.ends(Agent, l.unjoined("t2", unknown, replica)), []string{"is not from this cluster", "create another: drover node token"}},
 		"token: used":                 {l.ends(Agent, l.unjoined("t3", used, replica)), []string{"was used at ", "by node n1", "drover node token"}},
 		"token: another cluster's":    {l.ends(Agent, l.unjoined("t4", elsewhere, replica)), []string{"this is not the cluster that the token is for", "have a token made there"}},
 		"certificate: cluster":        {submit(as(strange), remove), []string{"of cluster " + l.ca.Cluster().String(), "cluster " + foreign.Cluster().String(), "correct the address"}},

@@ -271,7 +271,7 @@ func TestStrangersStayOutside(t *testing.T) {
 		says string
 	}{
 		"of another cluster": {pair, dataset.ErrForbidden, "is of cluster"},
-		"of this one":        {mine, dataset.ErrUnavailable, "the store does not answer"},
+		"of this one":        {mine, dataset.ErrUnavailable, "the store does not respond"},
 	} {
 		cfg := pki.NewCredentials(tc.pair, clock.System{}, nil).Client(pki.Control)
 		if name == "of another cluster" {

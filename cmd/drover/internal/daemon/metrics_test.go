@@ -84,7 +84,7 @@ func TestFiguresOfFailover(t *testing.T) {
 		newMetrics(seen, nil, "1.0").ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
 		return w.Body.String()
 	}
-	for why, want := range map[string]string{"it went back": "\ndrover_store_halted 1\n", "": "\ndrover_store_halted 0\n"} {
+	for why, want := range map[string]string{"it was restored from a backup": "\ndrover_store_halted 1\n", "": "\ndrover_store_halted 0\n"} {
 		if got := figures(doubting{deciding{}, why}); !strings.Contains(got, want) {
 			t.Errorf("%q: want %q in %s", why, want, got)
 		}

@@ -52,8 +52,8 @@ func TestVersionsSideBySide(t *testing.T) {
 	first := l.start(Control, one)
 	awaitStanding(t, c, 1)
 	for version, want := range map[string]string{
-		"v1.2.0": "replica c2 cannot work beside others: control replica c1 (" + one.Listen.Advertise + ") is drover v1.4.2 and control is v1.2.0: only versions side by side work together",
-		"v1.6.0": "is drover v1.4.2 and control is v1.6.0: only versions side by side work together (upgrade control replica c1",
+		"v1.2.0": "replica c2 cannot work with other replicas: control replica c1 (" + one.Listen.Advertise + ") is drover v1.4.2 and control is v1.2.0: only neighbouring versions work together",
+		"v1.6.0": "is drover v1.4.2 and control is v1.6.0: only neighbouring versions work together (upgrade control replica c1",
 	} {
 		if err := l.ends(Control, at(l.control("c2", c.Addresses()), version)); !errors.Is(err, dataset.ErrForbidden) || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%s: %v", version, err)
@@ -68,7 +68,7 @@ func TestVersionsSideBySide(t *testing.T) {
 	first.end(t)
 	l.start(Control, at(one, "v1.2.0"))
 
-	if err := l.ends(Agent, at(l.agent("n1", one), "v1.4.0")); !errors.Is(err, dataset.ErrForbidden) || !strings.Contains(err.Error(), "is drover v1.4.0 and control is v1.2.0: only versions side by side work together (upgrade control first") {
+	if err := l.ends(Agent, at(l.agent("n1", one), "v1.4.0")); !errors.Is(err, dataset.ErrForbidden) || !strings.Contains(err.Error(), "is drover v1.4.0 and control is v1.2.0: only neighbouring versions work together (upgrade control first") {
 		t.Errorf("an agent: %v", err)
 	}
 	l.start(Agent, at(l.agent("n2", one), "v1.3.9"))
