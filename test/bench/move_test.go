@@ -20,6 +20,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/test/cluster"
+	"github.com/droverhq/drover/test/host"
 )
 
 // BenchmarkMove: a volume of which one part in a hundred, or in ten, was written anew, in
@@ -283,7 +284,7 @@ func (m *mover) log(root string, span time.Duration) (last time.Time, err error)
 // replicated waits until another host has a fresh copy.
 func (m *mover) replicated(h *cluster.Host, volume string) {
 	m.b.Helper()
-	cluster.Await(m.b, "a replica of "+volume, func() error {
+	host.Await(m.b, "a replica of "+volume, func() error {
 		for _, c := range h.Inspect(m.b, volume).Kept {
 			if c.Kind == dataset.CopyReplica && c.Snapshot != uuid.Nil {
 				return nil

@@ -20,6 +20,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/test/cluster"
 	"github.com/droverhq/drover/test/cluster/witness"
+	"github.com/droverhq/drover/test/host"
 )
 
 // stall is how long a write may take, and the longest pause between two writes of one writer. No fault of a
@@ -184,7 +185,7 @@ func (j *judge) awaitWhole(t testing.TB) {
 	for _, control := range j.Controls {
 		c := control.Client(t)
 		defer c.Close()
-		cluster.Await(t, "the cluster is whole", func() error {
+		host.Await(t, "the cluster is whole", func() error {
 			if err := j.restorer.recover(t.Context(), t); err != nil {
 				return err
 			}
@@ -217,7 +218,7 @@ func (j *judge) supersededHeads(t testing.TB, v *volume) []witness.Copy {
 		}
 	}()
 	var now api.Volume
-	cluster.Await(t, "what was overtaken of "+v.name+" is kept", func() error {
+	host.Await(t, "what was overtaken of "+v.name+" is kept", func() error {
 		now = j.current(t, v)
 		for _, c := range now.Kept {
 			if c.Kind == dataset.CopySuperseded && c.Snapshot == uuid.Nil {

@@ -16,6 +16,7 @@ import (
 	"github.com/droverhq/drover/test/cluster"
 	"github.com/droverhq/drover/test/cluster/history"
 	"github.com/droverhq/drover/test/cluster/witness"
+	"github.com/droverhq/drover/test/host"
 )
 
 // operator is an operator at the control hosts who changes volumes.
@@ -241,7 +242,7 @@ func (i *injector) allowAgain(t testing.TB, v *volume, h *cluster.Host) {
 	}
 	plug, c := h.Plug(t), i.Controls[0].Client(t)
 	defer c.Close()
-	cluster.Await(t, h.Name+" hears what became of "+v.name, func() error {
+	host.Await(t, h.Name+" hears what became of "+v.name, func() error {
 		now, err := c.Volume(t.Context(), v.name)
 		if err != nil {
 			return err

@@ -58,7 +58,7 @@ func (k *Campaign) progresses(t *testing.T, w *writer) {
 		return len(list)
 	}
 	before := count()
-	cluster.Await(t, w.name+" writes on", func() error {
+	host.Await(t, w.name+" writes on", func() error {
 		if n := count(); n < before+5 {
 			return fmt.Errorf("%d writes, and %d before", n, before)
 		}

@@ -17,6 +17,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/test/cluster"
 	"github.com/droverhq/drover/test/cluster/witness"
+	"github.com/droverhq/drover/test/host"
 )
 
 // noticeTime is the longest time until a component notices that the store was restored from an older backup. It is
@@ -77,7 +78,7 @@ func (r *restorer) putBack(t testing.TB, f Fault) {
 			t.Logf("recovery: %v", err)
 		}
 	}
-	cluster.Await(t, "the store is up to date", func() error { return r.recover(t.Context(), t) })
+	host.Await(t, "the store is up to date", func() error { return r.recover(t.Context(), t) })
 	switch {
 	case r.recoveries() > before:
 	case len(lost) > 0:

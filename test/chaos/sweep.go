@@ -12,6 +12,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/loopdev"
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/test/cluster"
+	"github.com/droverhq/drover/test/host"
 )
 
 // sweeper removes the volumes at the end, and finds what is left over.
@@ -20,9 +21,9 @@ type sweeper struct{ *scene }
 // sweep removes all volumes. The test fails if anything of them is left: data, mounts, loop devices, processes.
 func (w *sweeper) sweep(t testing.TB) {
 	t.Helper()
-	cluster.Await(t, "no volume is left", func() error { return w.remove(t) })
+	host.Await(t, "no volume is left", func() error { return w.remove(t) })
 	for _, h := range w.Hosts {
-		cluster.Await(t, "nothing is left on "+h.Name, func() error { return w.left(h) })
+		host.Await(t, "nothing is left on "+h.Name, func() error { return w.left(h) })
 		h.Clean(t, cluster.WeakGuard)
 	}
 }

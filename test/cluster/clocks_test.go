@@ -13,6 +13,7 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/test/cluster"
 	"github.com/droverhq/drover/test/cluster/witness"
+	"github.com/droverhq/drover/test/host"
 )
 
 const clockProfiles = `default: plain
@@ -43,7 +44,7 @@ func TestC4(t *testing.T) {
 		Env: []string{"DROVER_SESSION=" + clockSession.String()},
 	})}
 	w.a, w.b, w.c = w.Hosts[0], w.Hosts[1], w.Hosts[2]
-	cluster.Await(t, "a volume is made", func() error {
+	host.Await(t, "a volume is made", func() error {
 		if r := w.a.Exec(t, "volume", "create", "db@auto"); r.Exit != 0 {
 			return errors.New(r.Err) // control has not heard of the guards yet
 		}
@@ -106,7 +107,7 @@ func (w *clocks) retention(t *testing.T) {
 	}
 	taken := func(epochs ...uint64) {
 		t.Helper()
-		cluster.Await(t, fmt.Sprintf("snapshots of epochs %v are there", epochs), func() error {
+		host.Await(t, fmt.Sprintf("snapshots of epochs %v are there", epochs), func() error {
 			var list []dataset.Snapshot
 			w.b.JSON(t, &list, "snapshot", "ls", "dated")
 			var have []uint64
@@ -135,7 +136,7 @@ func (w *clocks) failover(t *testing.T) {
 	w.Controls[0].Must(t, "snapshot", "create", "db", "--name", "behind")
 	w.wr.AwaitProgress(t)
 	since := time.Now().Add(-time.Hour)
-	cluster.Await(t, "a replica has what was written since", func() error {
+	host.Await(t, "a replica has what was written since", func() error {
 		for _, k := range w.b.Inspect(t, "db").Kept {
 			if ahead := k.Current.Sub(since); k.Kind == dataset.CopyReplica && k.Whole() && ahead > 0 && ahead < time.Hour {
 				return nil
@@ -184,7 +185,7 @@ func (w *clocks) certificates(t *testing.T) {
 	}
 	mounted(t, w.c, "other", func(string) {}) // what is home is no matter of certificates
 	w.c.SetClock(t, 0)
-	cluster.Await(t, "the clock is right, and all goes on", func() error {
+	host.Await(t, "the clock is right, and all goes on", func() error {
 		if r := w.c.Exec(t, "volume", "create", "late"); r.Exit != 0 {
 			return errors.New(r.Err)
 		}

@@ -214,20 +214,3 @@ func (h *Host) StartAgent(t testing.TB, env ...string) {
 
 // File returns the path with which the test reaches a file of the host, also below mounts there.
 func (h *Host) File(path string) string { return h.On.Path(path) }
-
-// Await repeats f until it succeeds. It is for conditions that become true soon and are not announced.
-func Await(t testing.TB, what string, f func() error) {
-	t.Helper()
-	const limit = 90 * time.Second
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for start := time.Now(); ; <-tick.C {
-		err := f()
-		if err == nil {
-			return
-		}
-		if time.Since(start) > limit {
-			t.Fatalf("%s: not within %s: %v", what, limit, err)
-		}
-	}
-}

@@ -89,7 +89,7 @@ func (w *world) end(t *testing.T) {
 	}
 	control.Must(t, "trash", "purge", "--all", "--yes")
 	for _, h := range w.Hosts {
-		cluster.Await(t, "all is gone on "+h.Name, func() error {
+		host.Await(t, "all is gone on "+h.Name, func() error {
 			left, err := w.datasets(h)
 			if err == nil && len(left) > 0 {
 				err = fmt.Errorf("left: %v", left)
@@ -163,7 +163,7 @@ func testI5(t *testing.T, w *world) {
 		}
 	}
 	for _, h := range w.Hosts {
-		cluster.Await(t, "what lost is gone on "+h.Name, func() error {
+		host.Await(t, "what lost is gone on "+h.Name, func() error {
 			ids, err := w.datasets(h)
 			for _, id := range ids {
 				if u, perr := uuid.Parse(id); perr != nil || !made[u] {

@@ -135,11 +135,11 @@ func (c *cuts) cutAt(t *testing.T, step string, cut severed) {
 	client := c.Controls[0].Client(t)
 	defer client.Close()
 	var out api.Outcome
-	cluster.Await(t, "the move is taken in", func() (err error) {
+	host.Await(t, "the move is taken in", func() (err error) {
 		out, err = client.Submit(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpMove, Volume: "db", Node: target.Name})
 		return err
 	})
-	cluster.Await(t, "step "+step, func() error { _, err := os.Stat(hold); return err })
+	host.Await(t, "step "+step, func() error { _, err := os.Stat(hold); return err })
 
 	machines := map[string]*lan.Machine{"target": target.On, "source": source.On, "control": c.Controls[0].On}
 	for _, w := range cut.ways {
@@ -155,7 +155,7 @@ func (c *cuts) cutAt(t *testing.T, step string, cut severed) {
 	time.Sleep(time.Second) // as long as a session: what a cut does shows in nothing else
 	c.Net.Heal()
 	users.Wait()
-	cluster.Await(t, "the move ends", func() error {
+	host.Await(t, "the move ends", func() error {
 		op, err := client.Operation(t.Context(), out.Operation.ID.String(), 0)
 		if err == nil && !op.State.Final() {
 			err = fmt.Errorf("it is %s at %q", op.State, op.Progress.Step)

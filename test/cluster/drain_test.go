@@ -47,7 +47,7 @@ func TestDrain(t *testing.T) {
 	}
 	once(t, a, "two", "echo kept > /data/file")
 	busy := w.StartWriter(t, a, "busy")
-	cluster.Await(t, "there is a replica", func() error { return replicated(t, c, "mysql") })
+	host.Await(t, "there is a replica", func() error { return replicated(t, c, "mysql") })
 	a.Docker(t, "rm", "--force", "--volumes=false", "db")
 
 	w.leave(t, a, busy)
@@ -71,7 +71,7 @@ func (w *drained) leave(t *testing.T, h *cluster.Host, busy *cluster.Writer) {
 	drain := make(chan host.Result, 1)
 	go func() { drain <- control.Exec(t, "node", "drain", h.Name) }()
 	if !long.Enabled() {
-		cluster.Await(t, "it is asked for", func() error { return wanted(t, w.Cluster, "busy") })
+		host.Await(t, "it is asked for", func() error { return wanted(t, w.Cluster, "busy") })
 		busy.Stop(t)
 	}
 	r := <-drain
@@ -107,7 +107,7 @@ func (w *drained) lost(t *testing.T, gone, next *cluster.Host) {
 	}
 	w.insert(t, gone, 2)
 	since := time.Now()
-	cluster.Await(t, "the replica has the row", func() error {
+	host.Await(t, "the replica has the row", func() error {
 		for _, k := range next.Inspect(t, "mysql").Kept {
 			if k.Kind == dataset.CopyReplica && k.Whole() && k.Taken.After(since) {
 				return nil
@@ -122,7 +122,7 @@ func (w *drained) lost(t *testing.T, gone, next *cluster.Host) {
 	gone.Engine.Kill9(t)
 	gone.KillAgent(t)
 	var said string // of the first of them, some may go and others not yet
-	cluster.Await(t, "it is away", func() error {
+	host.Await(t, "it is away", func() error {
 		r := control.Exec(t, "node", "drain", gone.Name, "--fenced")
 		said += r.Out
 		if strings.Contains(r.Out, "is alive") {

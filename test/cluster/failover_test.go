@@ -16,6 +16,7 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/test/cluster"
 	"github.com/droverhq/drover/test/cluster/witness"
+	"github.com/droverhq/drover/test/host"
 )
 
 // failoverTime is how long after the loss of a host its volumes with failover auto are open
@@ -32,7 +33,7 @@ func testA6(t *testing.T, w *world) {
 	once(t, b, manual, "echo kept > /data/file")
 	first := w.StartWriter(t, b, auto)
 	for _, v := range []string{auto, manual} {
-		cluster.Await(t, v+" has replicas", func() error { return replicated(t, a, v) })
+		host.Await(t, v+" has replicas", func() error { return replicated(t, a, v) })
 	}
 
 	since := clock.Boottime()
@@ -54,7 +55,7 @@ func testA6(t *testing.T, w *world) {
 	w.Net.Heal()
 	b.StartAgent(t)
 	b.Engine.Up(t)
-	cluster.Await(t, "what was overtaken is kept aside", func() error {
+	host.Await(t, "what was overtaken is kept aside", func() error {
 		for _, k := range a.Inspect(t, auto).Kept {
 			if k.Kind == dataset.CopySuperseded && k.NodeName == b.Name && k.Snapshot != uuid.Nil {
 				return nil

@@ -265,7 +265,7 @@ func wantTogether(t *testing.T, w *world) {
 	t.Helper()
 	for _, h := range w.Hosts {
 		plug := h.Plug(t)
-		cluster.Await(t, "creates on "+h.Name+" are decided again", func() error { return plug.Create("again-"+h.Name, nil) })
+		host.Await(t, "creates on "+h.Name+" are decided again", func() error { return plug.Create("again-"+h.Name, nil) })
 		for _, name := range []string{"home-" + h.Name, "again-" + h.Name} {
 			if _, err := plug.Get(name); err != nil {
 				t.Errorf("%s on %s: %v", name, h.Name, err)

@@ -59,7 +59,7 @@ func (g *Guard) Up(t testing.TB, env ...string) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	Await(t, "the guard answers", func() error {
+	host.Await(t, "the guard answers", func() error {
 		if !g.proc.Running() {
 			out, _ := os.ReadFile(g.log)
 			t.Fatalf("the guard ended: %v\n%s", g.proc.Err(), out)

@@ -50,7 +50,7 @@ func TestI1Holder(t *testing.T) {
 	t.Parallel()
 	c := cluster.New(t, cluster.Options{Engines: 1, Profiles: boundedProfiles})
 	h := &holder{Cluster: c, a: c.Hosts[0], b: c.Hosts[1]}
-	cluster.Await(t, "a volume is made", func() error {
+	host.Await(t, "a volume is made", func() error {
 		if r := h.a.Exec(t, "volume", "create", "db@auto"); r.Exit != 0 {
 			return errors.New(r.Err) // control has not heard of the guards yet
 		}
@@ -90,7 +90,7 @@ func TestI1CpBeforeFailover(t *testing.T) {
 	t.Parallel()
 	c := cluster.New(t, cluster.Options{Engines: 1, Restore: true, Profiles: boundedProfiles})
 	h := &holder{Cluster: c, a: c.Hosts[0], b: c.Hosts[1]}
-	cluster.Await(t, "a volume is made", func() error {
+	host.Await(t, "a volume is made", func() error {
 		if r := h.a.Exec(t, "volume", "create", "db@auto"); r.Exit != 0 {
 			return errors.New(r.Err)
 		}
@@ -113,7 +113,7 @@ func TestI1CpBeforeFailover(t *testing.T) {
 // replicated waits until another host has a whole replica.
 func (h *holder) replicated(t *testing.T) {
 	t.Helper()
-	cluster.Await(t, "a replica is there", func() error {
+	host.Await(t, "a replica is there", func() error {
 		for _, k := range h.a.Inspect(t, "db").Kept {
 			if k.Kind == dataset.CopyReplica && k.Whole() {
 				return nil
@@ -143,7 +143,7 @@ func (h *holder) entry(t *testing.T) (e guard.Entry, there bool) {
 func (h *holder) fenced(t *testing.T, since time.Duration) {
 	t.Helper()
 	var e guard.Entry
-	cluster.Await(t, "the volume is fenced", func() error {
+	host.Await(t, "the volume is fenced", func() error {
 		if e, _ = h.entry(t); e.State != guard.StateFenced {
 			return fmt.Errorf("%+v", e)
 		}
@@ -166,7 +166,7 @@ func (h *holder) fenced(t *testing.T, since time.Duration) {
 // goesOn waits until it is armed again, and its writer writes.
 func (h *holder) goesOn(t *testing.T) {
 	t.Helper()
-	cluster.Await(t, "the volume is thawed", func() error {
+	host.Await(t, "the volume is thawed", func() error {
 		if e, _ := h.entry(t); e.State != guard.StateArmed {
 			return fmt.Errorf("%+v", e)
 		}
@@ -223,7 +223,7 @@ func (h *holder) agentKilled(t *testing.T) {
 	h.a.KillAgent(t) // in time started anew, it is not fenced at all
 	h.a.StartAgent(t)
 	before, _ := h.entry(t)
-	cluster.Await(t, "the volume is held on", func() error {
+	host.Await(t, "the volume is held on", func() error {
 		if e, _ := h.entry(t); e.State != guard.StateArmed || e.Deadline <= before.Deadline {
 			return fmt.Errorf("%+v", e)
 		}
@@ -282,7 +282,7 @@ func (h *holder) overtaken(t *testing.T) {
 	next := h.StartWriter(t, h.b, "db@auto")
 	t.Logf("host-b writes %v after host-a was cut off (%v after it was asked to)", clock.Boottime()-since, clock.Boottime()-at)
 	h.Net.Heal()
-	cluster.Await(t, "what was overtaken is kept aside", func() error {
+	host.Await(t, "what was overtaken is kept aside", func() error {
 		for _, k := range h.b.Inspect(t, "db").Kept {
 			if k.Kind == dataset.CopySuperseded && k.Snapshot != uuid.Nil {
 				return nil
@@ -290,7 +290,7 @@ func (h *holder) overtaken(t *testing.T) {
 		}
 		return errors.New("there is no such copy")
 	})
-	cluster.Await(t, "the guard has forgotten it", func() error {
+	host.Await(t, "the guard has forgotten it", func() error {
 		if e, there := h.entry(t); there {
 			return fmt.Errorf("%+v", e)
 		}
@@ -320,7 +320,7 @@ func (h *holder) overtaken(t *testing.T) {
 // nothing mounted of it that was not acknowledged, and its guard has forgotten it.
 func (h *holder) killedAtSteps(t *testing.T) {
 	last := h.Hosts[2]
-	cluster.Await(t, "a volume is made", func() error {
+	host.Await(t, "a volume is made", func() error {
 		if r := last.Exec(t, "volume", "create", "steps@auto"); r.Exit != 0 {
 			return errors.New(r.Err)
 		}
@@ -337,14 +337,14 @@ func (h *holder) killedAtSteps(t *testing.T) {
 		last.Ended(t, time.Minute)
 		last.StartAgent(t)
 		if step == "mount.recorded" {
-			cluster.Await(t, step+": it goes on", func() error { _, err := last.Plug(t).Mount("steps@auto", use); return err })
+			host.Await(t, step+": it goes on", func() error { _, err := last.Plug(t).Mount("steps@auto", use); return err })
 			for range 2 {
 				if err := last.Plug(t).Unmount("steps@auto", use); err != nil {
 					t.Error(err)
 				}
 			}
 		}
-		cluster.Await(t, step+": nothing is left of it", func() error {
+		host.Await(t, step+": nothing is left of it", func() error {
 			st, err := last.Guard.Status(t.Context())
 			for _, e := range st.Datasets {
 				if e.Dataset == id {

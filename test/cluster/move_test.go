@@ -8,6 +8,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/test/cluster"
 	"github.com/droverhq/drover/test/engine"
+	"github.com/droverhq/drover/test/host"
 )
 
 // testA4: a container stops on one host and starts on the other, and its data follows by
@@ -68,7 +69,7 @@ func testA5(t *testing.T, w *world) {
 
 	waits := make(chan engine.Result, 1)
 	go func() { waits <- b.Engine.Docker(t, start...) }()
-	cluster.Await(t, b.Name+" wants it", func() error { return wanted(t, w.Cluster, "busy") })
+	host.Await(t, b.Name+" wants it", func() error { return wanted(t, w.Cluster, "busy") })
 	wr.Stop(t)
 	if r := <-waits; r.Exit != 0 {
 		t.Errorf("stopped on %s while %s waits: %v", a.Name, b.Name, r)

@@ -5,9 +5,9 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/droverhq/drover/test/cluster"
 	"github.com/droverhq/drover/test/consul"
 	"github.com/droverhq/drover/test/engine"
+	"github.com/droverhq/drover/test/host"
 	"github.com/droverhq/drover/test/lan"
 )
 
@@ -23,7 +23,7 @@ func TestConsulOnMachines(t *testing.T) {
 	old := c.Leader()
 	n.Isolate(old.On)
 	others := slices.DeleteFunc(slices.Clone(c.Servers), func(s *consul.Server) bool { return s == old })
-	cluster.Await(t, "another leads", func() error {
+	host.Await(t, "another leads", func() error {
 		for _, s := range others {
 			if l := s.Leads(); l == "" || l == old.IP {
 				return errors.New(s.Name + " follows " + l)
@@ -32,7 +32,7 @@ func TestConsulOnMachines(t *testing.T) {
 		return nil
 	})
 	n.Heal()
-	cluster.Await(t, "all follow the new one", func() error {
+	host.Await(t, "all follow the new one", func() error {
 		if l, want := old.Leads(), others[0].Leads(); l != want || l == "" {
 			return errors.New(old.Name + " follows " + l + ", not " + want)
 		}

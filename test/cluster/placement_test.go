@@ -9,6 +9,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/test/cluster"
+	"github.com/droverhq/drover/test/host"
 )
 
 const placed = `default: anywhere
@@ -34,7 +35,7 @@ func TestA9(t *testing.T) {
 	t.Parallel()
 	c := cluster.New(t, cluster.Options{Consul: 1, Engines: 1, Profiles: placed})
 	a, b := c.Hosts[0], c.Hosts[1]
-	cluster.Await(t, "every host has told its facts", func() error {
+	host.Await(t, "every host has told its facts", func() error {
 		var nodes []api.Node
 		if err := json.Unmarshal([]byte(a.Drover(t, "node", "ls", "-o", "json", "--filter", `cpus > 0 and pool.free > "1MiB"`)), &nodes); err != nil {
 			return err
@@ -77,7 +78,7 @@ func TestA9(t *testing.T) {
 		t.Errorf("before it was cordoned %s, then %s", mine, others)
 	}
 	b.KillAgent(t)
-	cluster.Await(t, "a node that is away is passed over", func() error {
+	host.Await(t, "a node that is away is passed over", func() error {
 		r := a.Engine.Docker(t, "volume", "create", "-d", "drover", "late@there")
 		if !strings.Contains(r.Stderr, "node host-b: pool default: its node is unreachable") {
 			return fmt.Errorf("%v", r)

@@ -21,6 +21,7 @@ import (
 	"github.com/droverhq/drover/internal/long"
 	"github.com/droverhq/drover/test/cluster"
 	"github.com/droverhq/drover/test/cluster/witness"
+	"github.com/droverhq/drover/test/host"
 )
 
 // promotion is one that is cut short: at a step of whom, and how. What is who's fault:
@@ -90,7 +91,7 @@ func (c *cuts) promotions(t *testing.T) {
 		short  int
 	}{{"auto", autoCuts, 2}, {"safe", wordCuts, 1}} {
 		p := &promoted{cuts: c, name: v.volume, auto: v.volume == "auto", known: map[uuid.UUID]bool{}, client: c.Controls[0].Client(t)}
-		cluster.Await(t, "a volume is made", func() error { // once control has heard of the guards
+		host.Await(t, "a volume is made", func() error { // once control has heard of the guards
 			return c.Hosts[0].Plug(t).Create(v.volume+"@"+v.volume, nil)
 		})
 		p.id = c.Hosts[0].Inspect(t, v.volume).ID
@@ -116,7 +117,7 @@ func (p *promoted) cutAt(t *testing.T, cut promotion) {
 		p.home, p.target = p.target, p.home
 	}
 	p.start(t, cut, "DROVER_STEP="+cut.step, "DROVER_STEP_DO=hold:"+p.hold)
-	cluster.Await(t, "a replica is there", func() error { return replicated(t, p.target, p.name) })
+	host.Await(t, "a replica is there", func() error { return replicated(t, p.target, p.name) })
 	p.wr = nil
 	var before []witness.Entry
 	if p.auto {
@@ -124,7 +125,7 @@ func (p *promoted) cutAt(t *testing.T, cut promotion) {
 	} else {
 		before = p.writes(t, p.home) // and stops: of a home whose containers write on nobody gives his word
 	}
-	cluster.Await(t, "control hears the home", func() error { // how old its copies are it says itself
+	host.Await(t, "control hears the home", func() error { // how old its copies are it says itself
 		if v := p.record(t); v.Status == nil {
 			return errors.New("it does not")
 		}
@@ -183,7 +184,7 @@ func (p *promoted) start(t *testing.T, cut promotion, env ...string) {
 // comes waits until who a step is of has come to it.
 func (p *promoted) comes(t *testing.T, cut promotion) {
 	t.Helper()
-	cluster.Await(t, cut.who+" comes to "+cut.step, func() error { _, err := os.Stat(p.hold); return err })
+	host.Await(t, cut.who+" comes to "+cut.step, func() error { _, err := os.Stat(p.hold); return err })
 }
 
 // again has the fault happen, and be over. The home that was lost stays so, but for where that
@@ -211,7 +212,7 @@ func (p *promoted) again(t *testing.T, cut promotion) {
 		p.Net.HealOneWay(p.Controls[0].On, who.On)
 	case "back":
 		p.Net.Heal()
-		cluster.Await(t, "the home is heard again", func() error {
+		host.Await(t, "the home is heard again", func() error {
 			list, err := p.client.NodeList(t.Context(), "")
 			for _, n := range list {
 				if n.Name == p.home.Name && n.Live {
@@ -242,7 +243,7 @@ func (p *promoted) takesOver(t *testing.T, ended *atomic.Bool) {
 func (p *promoted) word(t *testing.T) {
 	t.Helper()
 	req := api.Request{ID: uuid.New(), Kind: dataset.OpMove, Volume: p.name, Node: p.target.Name, Force: true, Fenced: p.home.Name}
-	cluster.Await(t, "the promotion is taken in", func() error { // once its home is away
+	host.Await(t, "the promotion is taken in", func() error { // once its home is away
 		_, err := p.client.Submit(t.Context(), req)
 		return err
 	})
@@ -251,7 +252,7 @@ func (p *promoted) word(t *testing.T) {
 // over waits until what goes on without the home has ended.
 func (p *promoted) over(t *testing.T) {
 	t.Helper()
-	cluster.Await(t, "the promotion ends", func() error {
+	host.Await(t, "the promotion ends", func() error {
 		all, err := p.without(t)
 		for _, op := range all {
 			if !op.State.Final() {
@@ -278,7 +279,7 @@ func (p *promoted) without(t *testing.T) (all []dataset.Operation, err error) {
 
 func (p *promoted) record(t *testing.T) (v api.Volume) {
 	t.Helper()
-	cluster.Await(t, "control answers", func() (err error) {
+	host.Await(t, "control answers", func() (err error) {
 		v, err = p.client.Volume(t.Context(), p.name)
 		return err
 	})
@@ -295,7 +296,7 @@ func (p *promoted) note(entries []witness.Entry) {
 // where the volume is.
 func (p *promoted) writes(t *testing.T, h *cluster.Host) (entries []witness.Entry) {
 	t.Helper()
-	cluster.Await(t, "a container writes on "+h.Name, func() (err error) {
+	host.Await(t, "a container writes on "+h.Name, func() (err error) {
 		entries, err = wrote(t, h, p.name, p.id)
 		return err
 	})
@@ -335,7 +336,7 @@ func (p *promoted) check(t *testing.T, cut promotion, before []witness.Entry) {
 		p.wr.AwaitProgress(t)
 	}
 	if at == p.target {
-		cluster.Await(t, "what was overtaken is listed", func() error { return p.listed(t) })
+		host.Await(t, "what was overtaken is listed", func() error { return p.listed(t) })
 	}
 	p.writes(t, at)
 	if p.wr != nil {

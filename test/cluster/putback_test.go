@@ -40,7 +40,7 @@ func poolOf(t *testing.T, h *cluster.Host) (at string, generation uint64) {
 
 func awaitRaised(t *testing.T, h *cluster.Host, over uint64) (generation uint64) {
 	t.Helper()
-	cluster.Await(t, h.Name+" raises its pool", func() error {
+	host.Await(t, h.Name+" raises its pool", func() error {
 		if _, generation = poolOf(t, h); generation <= over {
 			return fmt.Errorf("generation %d", generation)
 		}
@@ -89,7 +89,7 @@ func TestDiskIsPutBack(t *testing.T) {
 	held := func(h *cluster.Host) {
 		t.Helper()
 		const wayOut = "drover pool accept default --confirmed, on node "
-		cluster.Await(t, "control shows it", func() error {
+		host.Await(t, "control shows it", func() error {
 			for _, args := range [][]string{{"pool", "ls"}, {"node", "inspect", h.Name}} {
 				if out := control.Must(t, args...); !strings.Contains(out, "held") || !strings.Contains(out, wayOut+h.Name) {
 					return fmt.Errorf("drover %v: %s", args, out)
@@ -114,7 +114,7 @@ func TestDiskIsPutBack(t *testing.T) {
 		if err != nil || !strings.Contains(string(log), `"what":"accept-pool"`) {
 			t.Errorf("the audit log has %s, %v", log, err)
 		}
-		cluster.Await(t, h.Name+" is at ease", func() error {
+		host.Await(t, h.Name+" is at ease", func() error {
 			if r := h.Exec(t, "doctor"); r.Exit != 0 {
 				return errors.New(r.Out)
 			}
@@ -125,7 +125,7 @@ func TestDiskIsPutBack(t *testing.T) {
 	write("old")
 	awaitReplica := func() {
 		t.Helper()
-		cluster.Await(t, "a replica", func() error {
+		host.Await(t, "a replica", func() error {
 			if v := a.Inspect(t, "db"); len(v.Kept) != 1 || !v.Kept[0].Whole() || v.Kept[0].Current.Before(v.Created) {
 				return fmt.Errorf("%+v", v.Kept)
 			}
@@ -159,7 +159,7 @@ func TestDiskIsPutBack(t *testing.T) {
 	back(b, awaitReplica)
 	held(b)
 	a.Stop(t)
-	cluster.Await(t, "a replica that was put back is refused", func() error {
+	host.Await(t, "a replica that was put back is refused", func() error {
 		r := control.Exec(t, "volume", "move", "db", b.Name, "--force", "--fenced", a.Name)
 		if r.Exit == 0 {
 			t.Fatalf("it went on from it: %+v", r)

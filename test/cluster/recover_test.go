@@ -45,7 +45,7 @@ func TestStoreGoesBack(t *testing.T) {
 	a.Drover(t, "volume", "rm", "gone")
 	a.Drover(t, "volume", "rm", "trashed")
 	a.Drover(t, "snapshot", "create", "snapped", "--name", "late")
-	cluster.Await(t, "what is removed is gone", func() error {
+	host.Await(t, "what is removed is gone", func() error {
 		if out := control.Must(t, "operation", "ls"); strings.Contains(out, "running") || strings.Contains(out, "pending") {
 			return errors.New(out)
 		}
@@ -55,7 +55,7 @@ func TestStoreGoesBack(t *testing.T) {
 	c.Consul.Restore(saved)
 
 	for _, h := range c.Hosts {
-		cluster.Await(t, h.Name+" sees it", func() error {
+		host.Await(t, h.Name+" sees it", func() error {
 			r := h.Exec(t, "volume", "create", "made@gold")
 			if r.Exit == 0 || !strings.Contains(r.Err, "changes suspended") || !strings.Contains(r.Err, "drover store recover") {
 				return fmt.Errorf("%+v", r)
@@ -102,7 +102,7 @@ func TestStoreGoesBack(t *testing.T) {
 
 	// A node that is not heard is named. What others know is brought back; it is to be heard
 	// before it counts on the store again.
-	cluster.Await(t, "host-c is silent", func() error {
+	host.Await(t, "host-c is silent", func() error {
 		var r api.Recovery
 		control.JSON(t, &r, "store", "recover")
 		if len(r.Silent) != 1 || r.Silent[0] != last.Name || r.Done {
@@ -124,7 +124,7 @@ func TestStoreGoesBack(t *testing.T) {
 			t.Errorf("recover does not say %q: %s", want, out)
 		}
 	}
-	cluster.Await(t, "all is decided again", func() error {
+	host.Await(t, "all is decided again", func() error {
 		r := a.Exec(t, "volume", "create", "after@gold")
 		if r.Exit != 0 {
 			return fmt.Errorf("%+v", r)
@@ -155,7 +155,7 @@ func TestStoreGoesBack(t *testing.T) {
 	wr.Stop(t)
 	c.Check(t, []witness.Copy{c.Head(t, wr.Host, wr.Volume)})
 	for _, h := range c.Hosts {
-		cluster.Await(t, h.Name+" is at ease", func() error {
+		host.Await(t, h.Name+" is at ease", func() error {
 			if r := h.Exec(t, "doctor"); r.Exit != 0 {
 				return errors.New(r.Out)
 			}

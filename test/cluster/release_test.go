@@ -19,7 +19,7 @@ import (
 func (c *cuts) released(t *testing.T) {
 	const volume = "released"
 	h := c.Hosts[0]
-	cluster.Await(t, "a volume is made", func() error { return h.Plug(t).Create(volume+"@auto", nil) })
+	host.Await(t, "a volume is made", func() error { return h.Plug(t).Create(volume+"@auto", nil) })
 	wr := c.StartWriter(t, h, volume)
 	was := h.Inspect(t, volume)
 	release := func() host.Result {
@@ -40,7 +40,7 @@ func (c *cuts) released(t *testing.T) {
 		t.Errorf("of what is not fenced: %+v", r)
 	}
 	c.Net.Isolate(h.On)
-	cluster.Await(t, "it is fenced", func() error {
+	host.Await(t, "it is fenced", func() error {
 		if s := state(); s != guard.StateFenced {
 			return fmt.Errorf("it is %s", s)
 		}
@@ -64,7 +64,7 @@ func (c *cuts) released(t *testing.T) {
 	}
 	c.Net.Heal()
 	var next []witness.Entry
-	cluster.Await(t, "a container writes there again", func() (err error) {
+	host.Await(t, "a container writes there again", func() (err error) {
 		next, err = wrote(t, h, volume, was.ID)
 		return err
 	})
@@ -72,13 +72,13 @@ func (c *cuts) released(t *testing.T) {
 	if points := mounts(t, h); len(points) > 0 {
 		t.Errorf("with no container left: mounted %v", points)
 	}
-	cluster.Await(t, "the guard has forgotten it, after a look at the host", func() error {
+	host.Await(t, "the guard has forgotten it, after a look at the host", func() error {
 		if s := state(); s != "" {
 			return fmt.Errorf("the guard says %q", s)
 		}
 		return nil
 	})
-	cluster.Await(t, "control has heard that nobody uses it", func() error {
+	host.Await(t, "control has heard that nobody uses it", func() error {
 		if v := h.Inspect(t, volume); v.Node != h.Name || v.Epoch != was.Epoch || v.Status == nil || v.Status.Mounted || len(v.Status.Mounts) > 0 {
 			return fmt.Errorf("it is on %s, at epoch %d: %+v", v.Node, v.Epoch, v.Status)
 		}

@@ -25,6 +25,7 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/pki"
 	"github.com/droverhq/drover/test/cluster"
+	"github.com/droverhq/drover/test/host"
 	"github.com/droverhq/drover/test/lan"
 )
 
@@ -44,7 +45,7 @@ func (c *cuts) consulRestarted(t *testing.T) {
 		s.Start()
 	}
 	c.Consul.AwaitLeader()
-	cluster.Await(t, "it is decided again", func() error {
+	host.Await(t, "it is decided again", func() error {
 		if r := h.Exec(t, "volume", "create", "decided"); r.Exit != 0 {
 			return errors.New(r.Err)
 		}
@@ -110,7 +111,7 @@ func (c *cuts) transferCut(t *testing.T) {
 		}
 		return op
 	}
-	cluster.Await(t, "it is under way", func() error {
+	host.Await(t, "it is under way", func() error {
 		if op := operation(); op.Progress.Done < 16<<20 || op.State.Final() {
 			return fmt.Errorf("%s, %+v", op.State, op.Progress)
 		}
@@ -125,7 +126,7 @@ func (c *cuts) transferCut(t *testing.T) {
 	a.StartAgent(t)
 	c.Net.Heal()
 	var end dataset.Operation
-	cluster.Await(t, "the move ends", func() error {
+	host.Await(t, "the move ends", func() error {
 		if end = operation(); !end.State.Final() {
 			return fmt.Errorf("%s, %+v", end.State, end.Progress)
 		}
@@ -164,7 +165,7 @@ func (c *cuts) targetFull(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.Close()
-	cluster.Await(t, "there is room again", func() error {
+	host.Await(t, "there is room again", func() error {
 		if r := c.Controls[0].Exec(t, "volume", "move", "wide", b.Name); r.Exit != 0 {
 			return errors.New(r.Err)
 		}

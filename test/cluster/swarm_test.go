@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/droverhq/drover/test/cluster"
+	"github.com/droverhq/drover/test/host"
 )
 
 // swarm is a Docker Swarm of the engines of a cluster; the first host leads it.
@@ -59,7 +60,7 @@ func (s *swarm) tasks(t *testing.T, name string) []string {
 // await waits for a task whose line begins and goes on so.
 func (s *swarm) await(t *testing.T, name, state string, parts ...string) {
 	t.Helper()
-	cluster.Await(t, name+" is "+state, func() error {
+	host.Await(t, name+" is "+state, func() error {
 		lines := s.tasks(t, name)
 		for _, line := range lines {
 			if strings.HasPrefix(line, state) && !slices.ContainsFunc(parts, func(p string) bool { return !strings.Contains(line, p) }) {

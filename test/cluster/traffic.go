@@ -79,7 +79,7 @@ func (c *Cluster) StartTraffic(t testing.TB, l Load) *Traffic {
 func (tr *Traffic) Await(t testing.TB, n int64) {
 	t.Helper()
 	was := tr.done.Load()
-	Await(t, "clients are answered", func() error {
+	host.Await(t, "clients are answered", func() error {
 		if now := tr.done.Load(); now < was+n {
 			return fmt.Errorf("%d of %d", now-was, n)
 		}

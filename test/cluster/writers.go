@@ -122,7 +122,7 @@ func (w *Writer) AwaitProgress(t testing.TB) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	Await(t, w.name+" writes on "+w.Host.Name, func() error {
+	host.Await(t, w.name+" writes on "+w.Host.Name, func() error {
 		entries, err := witness.Logs(w.log)
 		n := 0
 		for _, e := range entries {

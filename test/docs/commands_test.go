@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/test/engine"
+	"github.com/droverhq/drover/test/host"
 )
 
 // TestOnEngine shares one engine among all that needs one.
@@ -137,7 +138,7 @@ func (w *world) run(t *testing.T, where, line string, shown []string) {
 	fails := len(shown) > 0 && failure.MatchString(shown[0])
 	err := once()
 	if asksServer.MatchString(line) && err != nil {
-		w.await(t, where, once) // it has just been started
+		host.Await(t, where, once) // it has just been started
 		err = nil
 	}
 	if fails != (err != nil) {
@@ -181,7 +182,7 @@ func (w *world) systemctl(t *testing.T, where string, args []string) {
 		if err := unix.Kill(w.h.PID(), unix.SIGHUP); err != nil {
 			t.Fatal(err)
 		}
-		w.await(t, where, func() error {
+		host.Await(t, where, func() error {
 			if strings.Count(w.h.Log(), done) == before {
 				return fmt.Errorf("the profiles are not read again")
 			}

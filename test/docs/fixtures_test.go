@@ -12,6 +12,7 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/host"
 )
 
 // fixtures are what notes call for by setup=NAME. Each makes true what the text
@@ -86,7 +87,7 @@ func setupStopped(t *testing.T, w *world) {
 // answers waits until a command succeeds.
 func (w *world) answers(t *testing.T, line string) {
 	t.Helper()
-	w.await(t, line, func() error {
+	host.Await(t, line, func() error {
 		if out, exit := w.sh(t, line); exit != 0 {
 			return fmt.Errorf("exit %d: %s", exit, out)
 		}

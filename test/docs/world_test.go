@@ -149,33 +149,13 @@ func (w *world) noContainers(t *testing.T) {
 // awaitUnused waits until no volume is mounted.
 func (w *world) awaitUnused(t *testing.T) {
 	t.Helper()
-	w.await(t, "volumes are unmounted", func() error {
+	host.Await(t, "volumes are unmounted", func() error {
 		table, err := mount.Table()
 		if err == nil && len(table.Under("/var/lib/drover/mnt")) > 0 {
 			err = errors.New("they are mounted")
 		}
 		return err
 	})
-}
-
-// await asks until f succeeds: for what happens soon and tells nobody.
-func (w *world) await(t *testing.T, what string, f func() error) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-	defer cancel()
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := f()
-		if err == nil {
-			return
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			t.Fatalf("%s: %v", what, err)
-		}
-	}
 }
 
 // sh runs a line of shell as a reader's terminal would.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/host"
 )
 
 // drill is an operation that is to be cut short at each of its steps.
@@ -373,7 +374,7 @@ var errAsync = errors.New("it goes on")
 // that has begun ends, and nothing brings the dataset back.
 func (w *world) purged(t *testing.T) {
 	delete(w.trash, "end")
-	await(t, "the purge ends", func() error {
+	host.Await(t, "the purge ends", func() error {
 		if n := len(names(t, filepath.Join(w.poolPath(t, "default"), "datasets"))); n != len(w.volumes)+len(w.trash) {
 			return fmt.Errorf("%d datasets in the pool", n)
 		}

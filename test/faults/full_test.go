@@ -111,7 +111,7 @@ func TestB15PoolFull(t *testing.T) {
 	if r := w.h.Exec(t, "doctor"); r.Exit != 0 || !strings.Contains(r.Out, "over 80 % full") {
 		t.Errorf("doctor: exit %d\n%s", r.Exit, r.Out)
 	}
-	await(t, "an event warns", func() error {
+	host.Await(t, "an event warns", func() error {
 		if out := w.h.Must(t, "events"); !strings.Contains(out, "pool.full") {
 			return errors.New(out)
 		}
@@ -133,7 +133,7 @@ func TestB15PoolFull(t *testing.T) {
 	w.h.Must(t, "trash", "purge", "--all", "--yes")
 	delete(w.trash, "end")
 	w.ok(t, errors.Join(os.Remove(ballast), os.Remove(ballast+".more")))
-	await(t, "there is room again", func() error { return w.plug.Create("toomuch", nil) })
+	host.Await(t, "there is room again", func() error { return w.plug.Create("toomuch", nil) })
 	w.volumes["toomuch"] = ""
 	w.kept(t)
 	w.tidy(t)
@@ -161,7 +161,7 @@ func TestB15PoolWithoutABlock(t *testing.T) {
 			dir, err := os.Open(pool.at)
 			w.ok(t, err)
 			w.ok(t, errors.Join(fsctl.Sync(dir), dir.Close()))
-			await(t, "there is room again", func() error { return w.plug.Create("toomuch", nil) })
+			host.Await(t, "there is room again", func() error { return w.plug.Create("toomuch", nil) })
 			w.volumes["toomuch"] = ""
 			w.kept(t)
 			w.tidy(t)

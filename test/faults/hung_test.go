@@ -54,7 +54,7 @@ func TestC6(t *testing.T) {
 		answers[name] = make(chan error, 1)
 		go func() { answers[name] <- w.plug.Create(name, map[string]string{"profile": profile}) }()
 	}
-	await(t, "doctor names both", func() error {
+	host.Await(t, "doctor names both", func() error {
 		out := w.h.Exec(t, "doctor").Out
 		if list, _ := w.h.Client(t).Doctor(t.Context()); !hung(list, "create of volume stuck", "drover's threads wait") || !hung(list, "create of volume tool", "touch (process ") {
 			return errors.New(out)
@@ -88,7 +88,7 @@ func TestC6(t *testing.T) {
 		if err := <-answer; err != nil { // its command may have failed
 			t.Log(err)
 		}
-		await(t, name+" is made", func() error { return w.plug.Create(name, map[string]string{"profile": specs[name]}) })
+		host.Await(t, name+" is made", func() error { return w.plug.Create(name, map[string]string{"profile": specs[name]}) })
 		w.write(t, name, name)
 	}
 	w.kept(t)

@@ -320,7 +320,7 @@ func TestI1OldEpoch(t *testing.T) {
 	go func() {
 		answered <- w.submit(t, api.Request{Kind: dataset.OpRestore, Volume: "base", Snapshot: "first"})
 	}()
-	await(t, "drover comes to the step", func() error {
+	host.Await(t, "drover comes to the step", func() error {
 		_, err := os.Stat(w.held())
 		return err
 	})

@@ -105,7 +105,7 @@ func TestB14(t *testing.T) {
 		}
 		all.Wait()
 		w.settled(t)
-		await(t, "what was removed is destroyed", func() error {
+		host.Await(t, "what was removed is destroyed", func() error {
 			if left := names(t, filepath.Join(w.poolPath(t, "default"), "datasets")); len(left) > 0 {
 				return fmt.Errorf("%d datasets", len(left))
 			}
@@ -117,7 +117,7 @@ func TestB14(t *testing.T) {
 	before := w.usage(t)
 	cycle(rounds/5, rounds)
 	const slack = 16 << 20
-	await(t, "all is back where it began", func() error {
+	host.Await(t, "all is back where it began", func() error {
 		after := w.usage(t)
 		if after.files > before.files || after.goroutines > before.goroutines || after.entries > before.entries ||
 			after.loops > 0 || after.mounts > 0 || after.rss > before.rss+slack {

@@ -53,7 +53,7 @@ func TestPoolOffline(t *testing.T) {
 	w.h.Up(t)
 	w.offline(t, far)
 	far.plugIn(t)
-	await(t, "the pool comes back", func() error {
+	host.Await(t, "the pool comes back", func() error {
 		if st := w.pool(t, "far").Status; st == nil || !st.Online {
 			return errors.New("it is offline")
 		}

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/test/host"
 )
 
 // poolDrills: a pool that was made by mistake is removed, or forgotten. What is begun comes to its
@@ -34,7 +35,7 @@ func poolDrills() []drill {
 			ends: func(t *testing.T, w *world, _ bool) {
 				c := w.h.Client(t)
 				defer c.Close()
-				await(t, "the pool goes", func() error {
+				host.Await(t, "the pool goes", func() error {
 					list, err := c.Pools(t.Context())
 					for _, p := range list {
 						if p.Name == "mistake" {

@@ -115,7 +115,7 @@ func (w *world) holdAt(t *testing.T, c cutShort) (asked bool, answer <-chan erro
 	w.h.Up(t, "DROVER_STEP="+c.step, "DROVER_STEP_DO=hold:"+w.held())
 	ch := make(chan error, 1)
 	go func() { ch <- c.drill.ask(t, w) }()
-	await(t, "drover comes to the step", func() error {
+	host.Await(t, "drover comes to the step", func() error {
 		_, err := os.Stat(w.held())
 		return err
 	})

@@ -151,7 +151,7 @@ func (w *world) peopled(t testing.TB) {
 func (w *world) noted(t testing.TB) {
 	t.Helper()
 	path := w.poolPath(t, "default")
-	await(t, "the records beside the data are renewed", func() error {
+	host.Await(t, "the records beside the data are renewed", func() error {
 		for _, v := range w.records(t).Datasets {
 			b, err := os.ReadFile(filepath.Join(path, "datasets", v.ID.String(), "record.json"))
 			if err != nil {

@@ -133,7 +133,7 @@ func TestReloadSaysWhichKeysAreMissing(t *testing.T) {
 	gold := "default: plain\nprofiles:\n  plain: {}\n  gold: {encryption: {key_file: " + key + "}}\n"
 	ok(t, os.WriteFile(filepath.Join(h.Dir, "profiles.yaml"), []byte(gold), 0o600))
 	ok(t, unix.Kill(h.PID(), unix.SIGHUP))
-	await(t, "the log says that the key is missing", func() error {
+	host.Await(t, "the log says that the key is missing", func() error {
 		for line := range strings.Lines(h.Log()) {
 			if strings.Contains(line, "key file "+key+" is not there") && strings.Contains(line, "profiles that make no volumes here: 1 (gold)") && strings.Contains(line, `"level":"warning"`) {
 				return nil

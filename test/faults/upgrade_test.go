@@ -149,7 +149,7 @@ type counter struct{ atomic.Int64 }
 func (c *counter) await(t testing.TB) {
 	t.Helper()
 	was := c.Load()
-	await(t, "the writer goes on", func() error {
+	host.Await(t, "the writer goes on", func() error {
 		if c.Load() < was+3 {
 			return errors.New("it does not")
 		}

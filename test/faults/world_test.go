@@ -213,7 +213,7 @@ func (w *world) settled(t testing.TB) {
 	t.Helper()
 	c := w.h.Client(t)
 	defer c.Close()
-	await(t, "all operations end", func() error {
+	host.Await(t, "all operations end", func() error {
 		ops, err := c.Operations(t.Context(), api.Page{})
 		if err != nil {
 			return err
@@ -225,21 +225,6 @@ func (w *world) settled(t testing.TB) {
 		}
 		return nil
 	})
-}
-
-// await asks until f succeeds: for what happens soon and tells nobody.
-func await(t testing.TB, what string, f func() error) {
-	t.Helper()
-	const limit = time.Minute
-	for start := time.Now(); ; time.Sleep(5 * time.Millisecond) {
-		err := f()
-		if err == nil {
-			return
-		}
-		if time.Since(start) > limit {
-			t.Fatalf("%s: not within %s: %v", what, limit, err)
-		}
-	}
 }
 
 // kept fails unless exactly what was promised is there.
@@ -316,7 +301,7 @@ func (w *world) tidy(t testing.TB) {
 	if diff := cmp.Diff(slices.Sorted(slices.Values(want)), w.mounted(t)); diff != "" {
 		t.Errorf("mounted datasets (-want +got):\n%s", diff)
 	}
-	await(t, "no loop device is left over", func() error {
+	host.Await(t, "no loop device is left over", func() error {
 		devices, err := loopdev.List()
 		if err != nil {
 			return err
@@ -333,7 +318,7 @@ func (w *world) tidy(t testing.TB) {
 		return nil
 	})
 	// The record beside a dataset follows a change after it was answered.
-	await(t, "nothing is left over", func() error {
+	host.Await(t, "nothing is left over", func() error {
 		if left := w.leftovers(t); len(left) > 0 {
 			return fmt.Errorf("left over: %s", left)
 		}

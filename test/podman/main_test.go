@@ -21,7 +21,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/test/engine"
 	"github.com/droverhq/drover/test/host"
@@ -227,18 +226,6 @@ func (w *world) volumes(t testing.TB) []string {
 	return names
 }
 
-// drovers returns the names of the volumes that Drover has.
-func (w *world) drovers(t testing.TB) []string {
-	t.Helper()
-	var all []api.Volume
-	w.h.JSON(t, &all, "volume", "ls")
-	var names []string
-	for _, v := range all {
-		names = append(names, v.Volume)
-	}
-	return names
-}
-
 // wantUses fails unless a volume is used by so many mount IDs, and mounted if by any.
 func (w *world) wantUses(t testing.TB, volume string, want int) {
 	t.Helper()
@@ -281,23 +268,6 @@ func (w *world) end(t testing.TB) {
 			if err := os.Remove(dir); err != nil && !errors.Is(err, unix.EBUSY) && !errors.Is(err, fs.ErrNotExist) {
 				t.Error(err)
 			}
-		}
-	}
-}
-
-// await asks until f succeeds: for what happens soon and tells nobody.
-func await(t testing.TB, what string, f func() error) {
-	t.Helper()
-	const limit = 90 * time.Second
-	tick := time.NewTicker(25 * time.Millisecond)
-	defer tick.Stop()
-	for start := time.Now(); ; <-tick.C {
-		err := f()
-		if err == nil {
-			return
-		}
-		if time.Since(start) > limit {
-			t.Fatalf("%s: not within %s: %v", what, limit, err)
 		}
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/droverhq/drover/internal/linux/mount"
+	"github.com/droverhq/drover/test/host"
 )
 
 // TestPodman: one Drover serves what does not disturb it. All the while "podman volume mount" holds a
@@ -99,11 +100,11 @@ func (w *world) testCreate(t *testing.T) {
 	if got := w.volumes(t); !slices.Equal(got, []string{"held", "made"}) {
 		t.Errorf("Podman has %v", got)
 	}
-	if got := w.drovers(t); !slices.Equal(got, []string{"held", "left", "made"}) {
+	if got := w.h.Volumes(t); !slices.Equal(got, []string{"held", "left", "made"}) {
 		t.Errorf("Drover has %v", got)
 	}
 	w.podman(t, "volume", "rm", "made")
-	if got := w.drovers(t); slices.Contains(got, "made") {
+	if got := w.h.Volumes(t); slices.Contains(got, "made") {
 		t.Errorf("after its removal Drover has %v", got)
 	}
 }
@@ -357,7 +358,7 @@ func mountAndEnd(name string) (status int) {
 // of Podman. Drover has looked for uses that have ended once it has taken off that of the engine that
 // did: the volume of "podman volume mount", which no process needs to have open, is still there then.
 func (w *world) testHeld(t *testing.T, path string) {
-	await(t, "the use of the engine that has ended is taken off", func() error {
+	host.Await(t, "the use of the engine that has ended is taken off", func() error {
 		a, err := w.plug.Get("left")
 		if err == nil && (len(a.Volume.Status["mounts"].([]any)) > 0 || a.Volume.Status["mounted"] == true) {
 			err = fmt.Errorf("%v", a.Volume.Status) // the unmount comes after it

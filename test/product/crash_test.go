@@ -69,7 +69,7 @@ func testB2Forgotten(t *testing.T, w *world) {
 	if got := w.docker(t, "inspect", "-f", "{{.State.Running}}", "mortal"); got != "false" {
 		t.Errorf("a container without a restart policy is running: %s", got)
 	}
-	await(t, "the use that nobody ends is found out", func() error {
+	host.Await(t, "the use that nobody ends is found out", func() error {
 		if st := w.inspect(t, "alone").Status; st.Mounted || len(st.Mounts) > 0 {
 			return fmt.Errorf("mount IDs: %v", st.Mounts)
 		}
@@ -86,7 +86,7 @@ const crowd = 50
 // succeed: through the engine, which asks one by one, past it, and by
 // drover's own command.
 func testB7Create(t *testing.T, w *world) {
-	before := w.volumes(t)
+	before := w.h.Volumes(t)
 	var wg sync.WaitGroup
 	for i := range crowd {
 		wg.Go(func() {
@@ -121,7 +121,7 @@ func testB7Create(t *testing.T, w *world) {
 		}
 	}
 	w.wantVolumes(t, slices.Sorted(slices.Values(append(before, "many", "more")))...)
-	await(t, "what was made in vain is gone", func() error {
+	host.Await(t, "what was made in vain is gone", func() error {
 		if datasets := w.datasets(t); len(datasets) != len(before)+2 {
 			return fmt.Errorf("in the pool are %v", datasets)
 		}
@@ -257,7 +257,7 @@ func testB4(t *testing.T, w *world, knocked func() bool) {
 		end(t)
 		w.h.Kill9(t)
 		w.e.Launch(t)
-		await(t, "the engine looks for its volumes", func() error {
+		host.Await(t, "the engine looks for its volumes", func() error {
 			if !knocked() {
 				return errors.New("nobody has asked")
 			}

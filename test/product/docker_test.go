@@ -163,7 +163,7 @@ func testB17Anonymous(t *testing.T, w *world) {
 	}
 	wg.Wait()
 	w.wantVolumes(t)
-	await(t, "nothing is left of them", func() error {
+	host.Await(t, "nothing is left of them", func() error {
 		datasets := w.datasets(t)
 		if trash := w.drover(t, "trash", "ls", "-q"); len(datasets) > 0 || trash != "" {
 			return fmt.Errorf("in the pool: %v; in the trash: %q", datasets, trash)
@@ -182,7 +182,7 @@ func testB17ProfileGone(t *testing.T, w *world) {
 	if err := unix.Kill(w.h.PID(), unix.SIGHUP); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "the profiles are read again", func() error {
+	host.Await(t, "the profiles are read again", func() error {
 		if got := w.drover(t, "profile", "ls", "-q"); got != "bronze" {
 			return fmt.Errorf("there are %q", got)
 		}

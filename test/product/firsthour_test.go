@@ -118,7 +118,7 @@ func TestFirstHour(t *testing.T) {
 func testNameless(t *testing.T, w *world) {
 	nameless := func() []string {
 		t.Helper()
-		return slices.DeleteFunc(w.volumes(t), func(v string) bool { return v == "db" })
+		return slices.DeleteFunc(w.h.Volumes(t), func(v string) bool { return v == "db" })
 	}
 	w.docker(t, "run", "--name", "left", "-v", "db@gold:/other", "--volume-driver", w.h.Driver, image, "true")
 	w.docker(t, "rm", "left")

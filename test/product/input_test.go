@@ -170,7 +170,7 @@ func anyUUID(s string) string { return uuidRE.ReplaceAllString(s, "UUID") }
 // asked for stays there for a while, for people to look at.
 func (w *world) records(t testing.TB) string {
 	t.Helper()
-	return w.metric(t, "drover_store_entries") + " keys, operations " + w.drover(t, "operation", "ls", "-q")
+	return fmt.Sprint(w.count(t, "drover_store_entries")) + " keys, operations " + w.drover(t, "operation", "ls", "-q")
 }
 
 // everything lists what there is that a request could leave behind: what lies in
@@ -192,5 +192,5 @@ func (w *world) everything(t testing.TB) string {
 		t.Fatal(err)
 	}
 	return fmt.Sprintf("files %v; mounts %v; volumes %v; trash %q; docker %q",
-		files, w.mounts(t), w.volumes(t), w.drover(t, "trash", "ls", "-q"), w.docker(t, "volume", "ls", "-q"))
+		files, w.mounts(t), w.h.Volumes(t), w.drover(t, "trash", "ls", "-q"), w.docker(t, "volume", "ls", "-q"))
 }

@@ -53,7 +53,7 @@ func testSubvolumes(t *testing.T, w *world) {
 	w.run(t, "beside", "beside@bronze")
 	w.docker(t, "exec", "tight", "sh", "-c", "echo one > /data/file; dd if=/dev/urandom of=/data/half bs=1M count=160 conv=fsync")
 	w.drover(t, "snapshot", "create", "tight", "--name", "first")
-	await(t, "what it takes is told", func() error {
+	host.Await(t, "what it takes is told", func() error {
 		if used := w.inspect(t, "tight@bronze").Status.Used; used < 160<<20 || used > 165<<20 {
 			return fmt.Errorf("it is %d", used)
 		}
@@ -84,7 +84,7 @@ func testSubvolumes(t *testing.T, w *world) {
 	}
 	w.docker(t, "rm", "-f", "beside")
 	w.docker(t, "volume", "rm", "tight@bronze", "beside@bronze")
-	for _, name := range w.volumes(t) {
+	for _, name := range w.h.Volumes(t) {
 		w.drover(t, "volume", "rm", name, "--force")
 	}
 }

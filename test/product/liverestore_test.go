@@ -94,7 +94,7 @@ func (w *world) wantInUse(t *testing.T, volume string, containers ...string) {
 // awaitUnused waits until no use of a volume is recorded, and the volume is not mounted.
 func (w *world) awaitUnused(t *testing.T, spelling string) {
 	t.Helper()
-	await(t, "nobody uses "+spelling, func() error {
+	host.Await(t, "nobody uses "+spelling, func() error {
 		if st := w.inspect(t, spelling).Status; len(st.Mounts) > 0 || st.Mounted {
 			return fmt.Errorf("mounted %t, by %v", st.Mounted, st.Mounts)
 		}

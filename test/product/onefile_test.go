@@ -83,7 +83,7 @@ func asHost(t *testing.T, image, at string) error {
 // wantFree fails when a loop device has a file of the test when all else is gone.
 func wantFree(t *testing.T, places ...string) {
 	t.Helper()
-	await(t, "all loop devices are free", func() error {
+	host.Await(t, "all loop devices are free", func() error {
 		devices, err := loopdev.List()
 		for _, d := range devices {
 			for _, place := range places {

@@ -86,7 +86,7 @@ func (w *world) device(t *testing.T, volume string) iolimit.Device {
 // all containers named.
 func (w *world) wantLimits(t *testing.T, dev iolimit.Device, l iolimit.Limits, containers ...string) {
 	t.Helper()
-	await(t, "limits", func() error {
+	host.Await(t, "limits", func() error {
 		got, want := w.limitsOn(t, dev, containers...), limits{}
 		if l != (iolimit.Limits{}) {
 			want["root"] = l

@@ -8,21 +8,14 @@
 package product
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net"
-	"net/http"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
-	"time"
 
-	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/loopdev"
 	"github.com/droverhq/drover/internal/linux/mount"
@@ -168,18 +161,6 @@ func (w *world) mounts(t testing.TB) []string {
 	return points
 }
 
-// volumes returns the names of all volumes.
-func (w *world) volumes(t testing.TB) []string {
-	t.Helper()
-	var all []api.Volume
-	w.h.JSON(t, &all, "volume", "ls")
-	names := make([]string, len(all))
-	for i, v := range all {
-		names[i] = v.Volume
-	}
-	return names
-}
-
 // datasets returns what lies in the default pool, live, being made or deleted.
 func (w *world) datasets(t testing.TB) []string {
 	t.Helper()
@@ -193,32 +174,15 @@ func (w *world) datasets(t testing.TB) []string {
 // wantVolumes fails unless exactly these volumes exist.
 func (w *world) wantVolumes(t testing.TB, want ...string) {
 	t.Helper()
-	if got := w.volumes(t); strings.Join(got, " ") != strings.Join(want, " ") {
+	if got := w.h.Volumes(t); strings.Join(got, " ") != strings.Join(want, " ") {
 		t.Errorf("volumes: %v, want %v", got, want)
-	}
-}
-
-// await asks until f succeeds: for what happens soon and tells nobody.
-func await(t testing.TB, what string, f func() error) {
-	t.Helper()
-	const limit = 90 * time.Second
-	tick := time.NewTicker(25 * time.Millisecond)
-	defer tick.Stop()
-	for start := time.Now(); ; <-tick.C {
-		err := f()
-		if err == nil {
-			return
-		}
-		if time.Since(start) > limit {
-			t.Fatalf("%s: not within %s: %v", what, limit, err)
-		}
 	}
 }
 
 // awaitRunning waits until a container runs.
 func (w *world) awaitRunning(t testing.TB, container string) {
 	t.Helper()
-	await(t, container+" runs", func() error {
+	host.Await(t, container+" runs", func() error {
 		if got := w.docker(t, "inspect", "--format", "{{.State.Status}}", container); got != "running" {
 			return errors.New("it is " + got)
 		}
@@ -236,7 +200,7 @@ func (w *world) lines(t testing.TB, container, file string) []string {
 func (w *world) awaitMore(t testing.TB, container, file string) {
 	t.Helper()
 	was := len(w.lines(t, container, file))
-	await(t, container+" writes", func() error {
+	host.Await(t, container+" writes", func() error {
 		if n := len(w.lines(t, container, file)); n < was+2 {
 			return fmt.Errorf("%d lines, then %d", was, n)
 		}
@@ -250,14 +214,14 @@ func (w *world) empty(t *testing.T) {
 	if ids := strings.Fields(w.docker(t, "ps", "-aq")); len(ids) > 0 {
 		w.docker(t, append([]string{"rm", "-f"}, ids...)...)
 	}
-	await(t, "all is unmounted", func() error {
+	host.Await(t, "all is unmounted", func() error {
 		if m := w.mounts(t); len(m) > 0 {
 			return fmt.Errorf("mounted: %v", m)
 		}
 		return nil
 	})
 	w.h.Clean(t)
-	for _, name := range w.volumes(t) {
+	for _, name := range w.h.Volumes(t) {
 		w.drover(t, "volume", "rm", name, "--force")
 	}
 	w.drover(t, "trash", "purge", "--all", "--yes")
@@ -281,38 +245,14 @@ func (w *world) empty(t *testing.T) {
 	}
 }
 
-// metric returns one figure of /metrics, as it is written there.
-func (w *world) metric(t testing.TB, name string) string {
-	t.Helper()
-	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "unix", strings.TrimPrefix(w.h.API(), "unix://"))
-	}
-	client := http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}
-	resp, err := client.Get("http://drover/metrics")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
-	if err != nil || resp.StatusCode != http.StatusOK {
-		t.Fatalf("/metrics: %s, %v", resp.Status, err)
-	}
-	for line := range strings.Lines(string(body)) {
-		if value, ok := strings.CutPrefix(line, name+" "); ok {
-			return strings.TrimSpace(value)
-		}
-	}
-	t.Fatalf("/metrics has no %s", name)
-	return ""
-}
-
+// count returns a metric without labels.
 func (w *world) count(t testing.TB, name string) int {
 	t.Helper()
-	n, err := strconv.Atoi(w.metric(t, name))
-	if err != nil {
-		t.Fatal(err)
+	n, ok := w.h.Metrics(t)[name]
+	if !ok {
+		t.Fatalf("/metrics has no %s", name)
 	}
-	return n
+	return int(n)
 }
 
 // wantIdle fails when drover, with nothing to do, has more goroutines and open
@@ -320,7 +260,7 @@ func (w *world) count(t testing.TB, name string) int {
 func (w *world) wantIdle(t testing.TB) {
 	t.Helper()
 	const connections = 6
-	await(t, "drover is idle", func() error {
+	host.Await(t, "drover is idle", func() error {
 		g, f := w.count(t, "go_goroutines"), w.count(t, "process_open_fds")
 		if g > w.goroutines+connections || f > w.files+connections {
 			return fmt.Errorf("it has %d goroutines and %d files, at its start %d and %d", g, f, w.goroutines, w.files)
@@ -332,7 +272,7 @@ func (w *world) wantIdle(t testing.TB) {
 // wantNoDevices fails when a loop device has a file of a pool.
 func (w *world) wantNoDevices(t testing.TB) {
 	t.Helper()
-	await(t, "all loop devices are free", func() error {
+	host.Await(t, "all loop devices are free", func() error {
 		devices, err := loopdev.List()
 		if err != nil {
 			return err

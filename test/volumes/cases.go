@@ -163,7 +163,7 @@ func atOnce(t *testing.T, w World) {
 		})
 	}
 	all.Wait()
-	if n := slices.DeleteFunc(w.volumes(t), func(v string) bool { return v != "many" }); len(n) != 1 {
+	if n := slices.DeleteFunc(w.Admin.Volumes(t), func(v string) bool { return v != "many" }); len(n) != 1 {
 		t.Errorf("volumes: %v", n)
 	}
 	w.docker(t, "volume", "rm", "many@gold")

@@ -41,7 +41,7 @@ const image = "drover-redis"
 
 // Run runs the suite. It does not touch other volumes.
 func Run(t *testing.T, w World) {
-	before := w.volumes(t)
+	before := w.Admin.Volumes(t)
 	for _, c := range []struct {
 		name string
 		test func(*testing.T, World)
@@ -60,7 +60,7 @@ func Run(t *testing.T, w World) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			c.test(t, w)
-			if after := w.volumes(t); !slices.Equal(before, after) {
+			if after := w.Admin.Volumes(t); !slices.Equal(before, after) {
 				t.Errorf("volumes before %v, after %v", before, after)
 			}
 		})
@@ -105,17 +105,6 @@ func (w World) record(t testing.TB, name string) (v api.Volume) {
 	t.Helper()
 	w.Admin.JSON(t, &v, "volume", "inspect", name)
 	return v
-}
-
-func (w World) volumes(t testing.TB) []string {
-	t.Helper()
-	var all []api.Volume
-	w.Admin.JSON(t, &all, "volume", "ls")
-	names := make([]string, len(all))
-	for i, v := range all {
-		names[i] = v.Volume
-	}
-	return names
 }
 
 // status is the status that docker volume inspect shows of a volume of Drover.

@@ -1,0 +1,37 @@
+package host
+
+import (
+	"testing"
+	"time"
+
+	"github.com/droverhq/drover/control/api"
+)
+
+// Await repeats f until it succeeds. It is for conditions that become true soon and are not announced.
+func Await(t testing.TB, what string, f func() error) {
+	t.Helper()
+	const limit = 90 * time.Second
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for start := time.Now(); ; <-tick.C {
+		err := f()
+		if err == nil {
+			return
+		}
+		if time.Since(start) > limit {
+			t.Fatalf("%s: not within %s: %v", what, limit, err)
+		}
+	}
+}
+
+// Volumes returns the names of all volumes.
+func (h *Host) Volumes(t testing.TB) []string {
+	t.Helper()
+	var all []api.Volume
+	h.JSON(t, &all, "volume", "ls")
+	var names []string
+	for _, v := range all {
+		names = append(names, v.Volume)
+	}
+	return names
+}
