@@ -261,10 +261,9 @@ func (f *Follower) compareStore(ctx context.Context, s api.Sync, knew Known) (st
 		}
 	case why != before:
 		f.Trust.Set(why)
-		f.Log.Errorf("control's store is not to be believed: %s; nothing is made, changed or destroyed (%s "+
-			"brings the volumes back)", why, f.StoreClock.RepairCommand())
+		f.Log.Errorf("control's store is inconsistent: %s; changes suspended (%s restores the volumes)", why, f.StoreClock.RepairCommand())
 		if err := f.Identity.SetCluster(ctx, was, why); err != nil {
-			f.Log.WithError(err).Error("that control's store is not to be believed was not put on disk")
+			f.Log.WithError(err).Error("cannot record on disk that control's store is inconsistent")
 		}
 	}
 	return why != "", f.reportTrust(ctx, why)

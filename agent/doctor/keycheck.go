@@ -161,7 +161,7 @@ func (c *keyCheck) missing(at string, g *goneKey) {
 			text += fmt.Sprintf("; %s: %s", who.text, howMany(who.names))
 		}
 	}
-	c.Add(level, at, mend, "is not to be had here: %v%s", g.why, text)
+	c.Add(level, at, mend, "not found here: %v%s", g.why, text)
 }
 
 // howMany returns the number of names, and the names.

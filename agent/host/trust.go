@@ -43,5 +43,5 @@ func (t *Trust) Err() error {
 		return nil
 	}
 	return dataset.Errorf(dataset.ErrConflict,
-		"nothing is destroyed while control's store is not to be believed: %s (%s)", why, t.mend())
+		"store inconsistent; changes suspended: %s (%s)", why, t.mend())
 }

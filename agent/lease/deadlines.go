@@ -439,7 +439,7 @@ func (b *Deadlines) Wait(ctx context.Context, d dataset.Dataset) (time.Duration,
 			return until, nil
 		}
 		if b.Trust.Err() != nil {
-			return 0, b.unconfirmed(d, "control's store is not to be believed")
+			return 0, b.unconfirmed(d, "control's store is inconsistent")
 		}
 		if silent {
 			return 0, b.unconfirmed(d, "control does not answer")

@@ -21,7 +21,7 @@ import (
 func TestDamagedHead(t *testing.T) {
 	onAll(t, func(f *fixture, d dataset.Dataset) {
 		for name, damage := range map[string]func(*os.File) error{
-			"it was cut off": func(image *os.File) error { return image.Truncate(int64(d.Size) / 3) },
+			"image truncated": func(image *os.File) error { return image.Truncate(int64(d.Size) / 3) },
 			"no ext4 or XFS": func(image *os.File) error {
 				_, err := image.WriteAt(make([]byte, 64<<10), 0)
 				return err

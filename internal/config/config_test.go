@@ -71,7 +71,7 @@ func TestParseRefuses(t *testing.T) {
 		want []string
 	}{
 		"unknown key":    {"pool: []\n", []string{`d.yaml:1:1: pool: unknown key "pool", did you mean pools? (have: ca, cgroup_parents, control, fence_programs, labels, list, listen, pools, publish_facts, store, transfers) in "pool: []"`}},
-		"store":          {"store: consul\n", []string{`d.yaml:1:8: store: want keys with values, not a text in "store: consul"`}},
+		"store":          {"store: consul\n", []string{`d.yaml:1:8: store: want a mapping, not a text in "store: consul"`}},
 		"no kind":        {"store: {}\n", []string{`d.yaml:1:8: store: it names no kind of store: say consul with its addresses, or leave store out in "store: {}"`}},
 		"bolt":           {"store: {bolt: {}}\n", []string{`d.yaml:1:9: store.bolt: is what is used without a store section: leave it out in "store: {bolt: {}}"`}},
 		"no addresses":   {"store: {consul: {prefix: a}}\n", []string{`d.yaml:1:17: store.consul: consul needs addresses, such as ["https://consul1:8501"] in "store: {consul: {prefix: a}}"`}},
@@ -105,9 +105,9 @@ func TestParseRefuses(t *testing.T) {
 		"listen on a name":  {"listen: {address: 'host:1'}\n", []string{`d.yaml:1:19: listen.address: bad address "host:1": want an IP address of this host, or 0.0.0.0, with the port in "listen: {address: 'host:1'}"`}},
 		"ca":                {"ca: ca\n", []string{`d.yaml:1:5: ca: bad path "ca": want an absolute one, without ".." or a slash at its end in "ca: ca"`}},
 		"no value":          {"pools:\nlabels:\n", []string{`d.yaml:1:1: pools: it has no value: give it one, or leave the key out in "pools:"`, `d.yaml:2:1: labels: it has no value: give it one, or leave the key out in "labels:"`}},
-		"a list":            {"- a\n", []string{`d.yaml:1:1: want keys with values, not a list in "- a"`}},
-		"pools is a map":    {"pools: {a: 1}\n", []string{`d.yaml:1:8: pools: want a list, not keys with values in "pools: {a: 1}"`}},
-		"pool is a text":    {"pools: [a]\n", []string{`d.yaml:1:9: pools[0]: want keys with values, not a text in "pools: [a]"`}},
+		"a list":            {"- a\n", []string{`d.yaml:1:1: want a mapping, not a list in "- a"`}},
+		"pools is a map":    {"pools: {a: 1}\n", []string{`d.yaml:1:8: pools: want a list, not a mapping in "pools: {a: 1}"`}},
+		"pool is a text":    {"pools: [a]\n", []string{`d.yaml:1:9: pools[0]: want a mapping, not a text in "pools: [a]"`}},
 		"pool of null":      {"pools: [~]\n", []string{`d.yaml:1:9: pools[0]: a pool needs a name in "pools: [~]"`}},
 		"no path":           {"pools: [{name: a, backend: loop}]\n", []string{`d.yaml:1:9: pools[0]: a pool needs a path in "pools: [{name: a, backend: loop}]"`}},
 		"device":            {"pools: [{name: a, backend: loop, device: /dev/sdb}]\n", []string{`d.yaml:1:34: pools[0].device: unknown key "device", did you mean devices? (have: backend, devices, image, name, path, trim) in "pools: [{name: a, backend: loop, device: /dev/sdb}]"`}},
@@ -137,7 +137,7 @@ func TestParseRefuses(t *testing.T) {
 			`d.yaml:1:25: labels.e: it has no value: say "" for an empty one in "labels: {-a: b, c: [d], e: ~}"`,
 		}},
 		"several": {"labels: 5\npools: [{name: A, backend: B, path: c}]\n", []string{
-			`d.yaml:1:9: labels: want keys with values, not a number in "labels: 5"`,
+			`d.yaml:1:9: labels: want a mapping, not a number in "labels: 5"`,
 			`d.yaml:2:16: pools[0].name: bad name "A": want 1 to 63 lower-case letters, digits or '-', beginning with a letter or digit in "pools: [{name: A, backend: B, path: c}]"`,
 			`d.yaml:2:28: pools[0].backend: bad name "B": want 1 to 63 lower-case letters, digits or '-', beginning with a letter or digit in "pools: [{name: A, backend: B, path: c}]"`,
 			`d.yaml:2:37: pools[0].path: bad path "c": want an absolute one, without ".." or a slash at its end in "pools: [{name: A, backend: B, path: c}]"`,

@@ -141,7 +141,7 @@ func (n Node) Fields() ([]Field, error) {
 	case *ast.MappingValueNode:
 		values = []*ast.MappingValueNode{v}
 	default:
-		return nil, n.Errorf("want keys with values, not %s", kind(v))
+		return nil, n.Errorf("want a mapping, not %s", kind(v))
 	}
 	var out []Field
 	seen := map[string]bool{}
@@ -296,7 +296,7 @@ func kind(n ast.Node) string {
 	case *ast.SequenceNode:
 		return "a list"
 	case *ast.MappingNode, *ast.MappingValueNode:
-		return "keys with values"
+		return "a mapping"
 	}
 	return "something else"
 }

@@ -157,7 +157,7 @@ func Superblock(d fsctl.Disk) (fs string, size int64, err error) {
 		have, err := d.Seek(0, io.SeekEnd)
 		if err == nil && have <= crypt.Overhead {
 			err = dataset.Errorf(dataset.ErrCorrupt,
-				"it was cut off: the headers of its LUKS container take %s, and %s are there",
+				"image truncated: the headers of its LUKS container need %s, and %s are left",
 				dataset.Size(crypt.Overhead).Human(), dataset.Size(have).Human())
 		}
 		return LUKS, 0, err

@@ -28,8 +28,8 @@ func Filesystem(d Disk) (fs string, size int64, err error) {
 	case fs == "":
 		err = dataset.Errorf(dataset.ErrCorrupt, "it holds no ext4 or XFS")
 	case size > have:
-		err = dataset.Errorf(dataset.ErrCorrupt, "it was cut off: the %s in it has %s, and %s are there", fs,
-			dataset.Size(size).Human(), dataset.Size(have).Human())
+		err = dataset.Errorf(dataset.ErrCorrupt, "image truncated: %s of %s are left (%s)",
+			dataset.Size(have).Human(), dataset.Size(size).Human(), fs)
 	}
 	return fs, size, err
 }
