@@ -261,7 +261,8 @@ func (f *Follower) compareStore(ctx context.Context, s api.Sync, knew Known) (st
 		}
 	case why != before:
 		f.Trust.Set(why)
-		f.Log.Errorf("control's store is inconsistent: %s; changes suspended (%s restores the volumes)", why, f.StoreClock.RepairCommand())
+		f.Log.Errorf("control's store is inconsistent: %s; changes suspended (%s restores the volumes)", why,
+			f.StoreClock.RepairCommand())
 		if err := f.Identity.SetCluster(ctx, was, why); err != nil {
 			f.Log.WithError(err).Error("cannot record on disk that control's store is inconsistent")
 		}

@@ -40,8 +40,8 @@ type DB struct{ store store.Store }
 // OpenDB returns the database in a store, which the caller closes.
 func OpenDB(st store.Store) DB { return DB{st} }
 
-// Format is the latest format of the records that this version of Drover reads and writes. It grows when a record gets a
-// key that an older agent must not ignore. The agent then sets formatKey before it first writes such a record.
+// Format is the latest format of the records that this version of Drover reads and writes. It grows when a record gets
+// a key that an older agent must not ignore. The agent then sets formatKey before it first writes such a record.
 const (
 	Format    = 1
 	formatKey = "format"

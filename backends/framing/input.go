@@ -40,8 +40,8 @@ func NewInput(r io.Reader) *Input {
 	return &Input{r: bufio.NewReaderSize(r, 64<<10), sum: sha256.New()}
 }
 
-// Begin reads the magic. It fails with dataset.ErrUnsupported if it is that of a later version of the format. what names
-// the format in errors.
+// Begin reads the magic. It fails with dataset.ErrUnsupported if it is that of a later version of the format. what
+// names the format in errors.
 func (in *Input) Begin(magic, what string) error {
 	m := make([]byte, len(magic))
 	if err := in.read(m); err != nil {

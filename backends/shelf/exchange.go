@@ -209,8 +209,8 @@ func refresh(root *os.Root, name string) error {
 	return unix.Statx(int(dir.Fd()), "", unix.AT_EMPTY_PATH|unix.AT_STATX_FORCE_SYNC, unix.STATX_BASIC_STATS, &st)
 }
 
-// FindPools returns the paths of the pools of a backend in a directory whose marker has that ID. If there is none, but a
-// pool has a later format, FindPools fails with dataset.ErrUnsupported: it cannot know the ID of that pool.
+// FindPools returns the paths of the pools of a backend in a directory whose marker has that ID. If there is none, but
+// a pool has a later format, FindPools fails with dataset.ErrUnsupported: it cannot know the ID of that pool.
 func FindPools(dir *os.Root, backend string, id uuid.UUID) ([]string, error) {
 	if err := refresh(dir, "."); err != nil {
 		return nil, err

@@ -98,7 +98,8 @@ func (s *Recorder) Generations(ctx context.Context, node uuid.UUID, g api.Genera
 	for _, p := range g.Pools {
 		if p.Generation > reports.MaxRaised {
 			return out, dataset.Errorf(dataset.ErrInvalid,
-				"pool %s: generation %d is higher than any possible one (maximum %d): its record is damaged", p.Pool, p.Generation, uint64(reports.MaxRaised))
+				"pool %s: generation %d is higher than any possible one (maximum %d): its record is damaged",
+				p.Pool, p.Generation, uint64(reports.MaxRaised))
 		}
 	}
 	_, err = s.ledger.Update(ctx, func(t *record.Tx) error {

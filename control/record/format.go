@@ -13,8 +13,8 @@ import (
 // FormatKey holds the StoreFormat of the records in the store. If the key is absent, they have format 1.
 const FormatKey = "cluster/format"
 
-// Format is the latest format of the records that this version of Drover reads and writes. It grows when a record gets a
-// key that an older replica must not ignore or drop: a change whose zero value does not mean what absence meant. The
+// Format is the latest format of the records that this version of Drover reads and writes. It grows when a record gets
+// a key that an older replica must not ignore or drop: a change whose zero value does not mean what absence meant. The
 // replica that first writes such a record sets FormatKey in the same transaction. It must do so only when no replica in
 // LiveServicesPrefix has a version that does not know the new format.
 const Format = 1

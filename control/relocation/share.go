@@ -69,7 +69,9 @@ func (r *Relocator) planTake(t *record.Tx, d dataset.Dataset, target, home datas
 		return false, dataset.Errorf(dataset.ErrOffline, "move of volume %s: %s", d.Volume, why)
 	}
 	op.Share, op.Dataset.Pool = true, c.ID
-	op.Loss = &dataset.Loss{Epoch: d.Epoch, Taken: r.Clock.Now(), Fenced: d.Home, Why: "confirmed: --fenced " + home.Name}
+	op.Loss = &dataset.Loss{
+		Epoch: d.Epoch, Taken: r.Clock.Now(), Fenced: d.Home, Why: "confirmed: --fenced " + home.Name,
+	}
 	return true, nil
 }
 

@@ -37,8 +37,10 @@ type Config struct {
 
 // Listen is the address of a process on the network.
 type Listen struct {
-	Address   string // IP:PORT to listen on
-	Advertise string // HOST:PORT at which other hosts reach it; by default Address, unless that means all addresses of the host
+	Address string // IP:PORT to listen on
+	// Advertise is HOST:PORT at which other hosts reach it; by default Address, unless that means all addresses of the
+	// host.
+	Advertise string
 }
 
 // Consul describes a store in Consul and how to connect to it. An empty field is absent from the file.

@@ -23,8 +23,9 @@ import (
 type Pair struct {
 	Identity Identity
 	Key      *ecdsa.PrivateKey
-	Chain    []*x509.Certificate // the holder's certificate, then the one that the previous root signed for the current root
-	Roots    []*x509.Certificate // the newest first
+	// Chain is the holder's certificate, then the one that the previous root signed for the current root.
+	Chain []*x509.Certificate
+	Roots []*x509.Certificate // the newest first
 }
 
 // Files are the paths of the files of a pair.

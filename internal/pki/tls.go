@@ -67,7 +67,8 @@ func (c *Credentials) Client(kinds ...Kind) *tls.Config {
 	return &tls.Config{
 		MinVersion:           tls.VersionTLS13,
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return c.shown(), nil },
-		InsecureSkipVerify:   true, // skips only host names, which our certificates do not contain: Peer verifies everything else
+		// Skips only host names, which our certificates do not contain: Peer verifies everything else.
+		InsecureSkipVerify: true,
 		VerifyConnection: func(cs tls.ConnectionState) error {
 			_, err := c.Peer(cs, kinds...)
 			return err

@@ -60,7 +60,8 @@ func ProblemResponses() map[string]*huma.Response {
 // an operation has to end first.
 func Accepted() *huma.Response {
 	return &huma.Response{
-		Description: "Accepted. The work continues as an operation, or waits for one. Wait for the operation, or repeat " +
+		Description: "Accepted. The work continues as an operation, or waits for one. Wait for the " +
+			"operation, or repeat " +
 			"the request. A change is repeated with the same UUID in the parameter operation.",
 		Headers: map[string]*huma.Param{"Location": {
 			Description: "address of the operation, or of the list of operations if there are several",

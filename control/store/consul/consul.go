@@ -4,9 +4,10 @@
 // # Layout
 //
 //	<prefix>/data/<key>         a key of the store
-//	<prefix>/data/live/         an empty marker: a blocking query on a prefix without keys wakes for every change in Consul
+//	<prefix>/data/live/         an empty marker: without it, a blocking query on the prefix would wake for every
+//	                            change in Consul while no key exists
 //	<prefix>/own/format         the version of this layout
-//	<prefix>/own/rev/<shard>    written by every transaction that changes the shard, so that few watches see all changes
+//	<prefix>/own/rev/<shard>    written by every transaction that changes the shard: few watches see all changes
 //
 // # Properties of Consul that the package relies on
 //

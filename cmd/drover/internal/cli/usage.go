@@ -20,7 +20,8 @@ func Group(cmd *cobra.Command, children ...*cobra.Command) *cobra.Command {
 		if len(args) > 0 {
 			return UnknownCommand(cmd, args[0])
 		}
-		return UsageError(cmd, "missing command for %s (available: %s)", CommandName(cmd), dataset.Have(commandNames(cmd)))
+		return UsageError(cmd, "missing command for %s (available: %s)", CommandName(cmd),
+			dataset.Have(commandNames(cmd)))
 	}
 	return cmd
 }
@@ -42,7 +43,8 @@ func UnknownCommand(cmd *cobra.Command, word string) error {
 	if n := dataset.Nearest(word, names); n != "" {
 		hint = ", did you mean " + n + "?"
 	}
-	return UsageError(cmd, "unknown command %q for %s%s (available: %s)", word, CommandName(cmd), hint, dataset.Have(names))
+	return UsageError(cmd, "unknown command %q for %s%s (available: %s)", word, CommandName(cmd), hint,
+		dataset.Have(names))
 }
 
 // CommandName is how a command is called, without the program's name.

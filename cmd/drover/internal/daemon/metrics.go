@@ -85,7 +85,8 @@ func consulFigures(st *consul.Store) []figure {
 	return []figure{
 		storeFigure("transactions_total", "Transactions that this process committed.", count,
 			func() float64 { return float64(st.Stats().Txns) }),
-		storeFigure("conflicts_total", "Transactions of this process that the store refused because of a conflict.", count, func() float64 { return float64(st.Stats().Conflicts) }),
+		storeFigure("conflicts_total", "Transactions of this process that the store refused because of a conflict.",
+			count, func() float64 { return float64(st.Stats().Conflicts) }),
 		storeFigure("unknown_total", "Transactions of this process that failed for another reason; the outcome "+
 			"of most is unknown.", count, func() float64 { return float64(st.Stats().Unknown) }),
 		storeFigure("requests_total", "Requests of this process to Consul, without watches.", count,

@@ -80,7 +80,8 @@ func ReadToken(a *cli.App, source string) (string, error) {
 		return "", dataset.Errorf(dataset.ErrInvalid,
 			"--join: expected @FILE or -, because every user of this host can read the command line: put the "+
 				"token in a file that only root can read and use --join @FILE, or use --join - and send it on "+
-				"standard input (a token that was shown this way is still valid; create another with drover node token)")
+				"standard input (a token that was shown this way is still valid; create another with drover "+
+				"node token)")
 	}
 	b, err := io.ReadAll(io.LimitReader(from, maxToken))
 	if err != nil {

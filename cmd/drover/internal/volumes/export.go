@@ -67,7 +67,8 @@ func leftOut(l api.LeftOut) string {
 	if l.Count > len(names) {
 		more = fmt.Sprintf(" and %d more", l.Count-len(names))
 	}
-	return fmt.Sprintf("%s left out of the archive, because tar does not support sockets: %s%s", what, strings.Join(names, ", "), more)
+	return fmt.Sprintf("%s left out of the archive, because tar does not support sockets: %s%s", what,
+		strings.Join(names, ", "), more)
 }
 
 // snapshotFlag completes a flag with the snapshots of the volume that the first
