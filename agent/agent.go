@@ -106,21 +106,33 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 		},
 		Config: cfg,
 	}
-	a.Locks.Clock = cfg.Clock
+	a.make(ctx)
+	if err := a.load(ctx); err != nil {
+		a.Cancel()
+		a.endLeases()
+		return nil, err
+	}
+	return &Agent{a}, nil
+}
+
+// make creates the components and connects them. The order matters: a component that is passed on by value must exist
+// before.
+func (a *components) make(ctx context.Context) {
+	a.Locks.Clock = a.Config.Clock
 	a.StoreClock = registration.NewStoreClock(a.DB)
 	a.Trust = host.NewTrust(a.StoreClock.RepairCommand)
-	a.Identity = registration.NewIdentity(a.Host, cfg.Identity)
+	a.Identity = registration.NewIdentity(a.Host, a.Config.Identity)
 	a.Engines = mounting.NewEngines(a.DB, a.Boot)
 	a.Uses = mounting.NewUseTable(a.Host)
-	if a.apart = cfg.Replicas; a.apart == nil {
-		a.apart = replicas(cfg.Control)
+	if a.apart = a.Config.Replicas; a.apart == nil {
+		a.apart = replicas(a.Config.Control)
 	}
-	a.Keeper = promise.NewKeeper(cfg.Clock.Steady)
+	a.Keeper = promise.NewKeeper(a.Config.Clock.Steady)
 	a.Ctx, a.Cancel = context.WithCancel(context.WithoutCancel(ctx))
 	a.Jobs = jobs.New(a.Ctx, &a.wg)
 	a.makeLeases(ctx)
-	a.Throttle = throttle.New(cfg.Cgroups, a.cgroupDeps())
-	a.Programs = newPrograms(cfg)
+	a.Throttle = throttle.New(a.Config.Cgroups, a.cgroupDeps())
+	a.Programs = newPrograms(a.Config)
 	a.Keys = keyring.New(a.keyringDeps())
 	a.makePools()
 	a.Generations = generation.New(generation.Deps{
@@ -151,12 +163,6 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	a.makeControlSync()
 	a.makePoolAdmin()
 	a.makeDoctor()
-	if err := a.load(ctx); err != nil {
-		a.Cancel()
-		a.endLeases()
-		return nil, err
-	}
-	return &Agent{a}, nil
 }
 
 // Start opens the pools, cleans up after a crash, registers with control and starts the work. When it returns the

@@ -57,6 +57,13 @@ func (h handlers) nodes() {
 		}) (*answer[api.Standing], error) {
 			return reply(h.Service.Renew(ctx, in.Node, in.Body.Incarnation))
 		})
+	h.outcomes()
+	h.feeds()
+	h.moves()
+}
+
+// outcomes adds the endpoints by which agents plan requests and report their operations.
+func (h handlers) outcomes() {
 	add(h, agents(route.Plan, "Decide on a request that the node will carry out"),
 		func(ctx context.Context, in *struct {
 			NodeParam
@@ -80,8 +87,6 @@ func (h handlers) nodes() {
 			changeOf(ctx).noteReport(in.Body.Operation)
 			return nil, h.Service.Record(ctx, in.Node, in.Body)
 		})
-	h.feeds()
-	h.moves()
 }
 
 // moves adds the endpoints that move a home from one node to another.
