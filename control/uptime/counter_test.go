@@ -90,7 +90,7 @@ func TestTrashOfAHostThatWasOff(t *testing.T) {
 		told = append(told, ev.Type+" "+ev.Detail)
 		return nil
 	})
-	if err != nil || len(told) != 1 || !strings.HasPrefix(told[0], "trash.hold the clock advanced 719h0m0s further") {
+	if err != nil || len(told) != 1 || !strings.HasPrefix(told[0], "trash.hold the clock advanced 719h0m0s more than") {
 		t.Errorf("told %q, %v", told, err)
 	}
 	e.Tick(71*time.Hour - time.Nanosecond)
