@@ -1,14 +1,20 @@
-// Package trialdir keeps a place in somebody's pool for pools that are made to be tried and
-// removed again, such as those of drover backend verify.
+// Package trialdir manages corners: private folders in an operator's pool in which other pools are made for a trial and
+// then removed. `drover backend verify` makes a corner for each run and tests the backend in it.
 //
-// A corner is a folder beside a pool's own, so that it lies on the same filesystem:
+// A corner is in the directory of the pool, and so on the same filesystem:
 //
-//	<pool>/drover-verify-<uuid>/corner.json   the mark, held with flock(2) while it is used
-//	<pool>/drover-verify-<uuid>/…             pools, and whatever else is tried
+//	<pool>/drover-verify-<uuid>/corner.json   the mark, locked with flock(2) while the corner is used
+//	<pool>/drover-verify-<uuid>/…             trial pools, and other files of the trial
 //
-// The name and the mark are how a corner that was left is known: by a process that was killed,
-// or a host that fell. Nothing without both is ever removed, but an empty folder of that name.
-// A pool's List passes corners over: see Is.
+// A killed process or a crashed host leaves its corner behind. A remaining corner is recognised by its name together
+// with its mark. A folder that lacks one of them is never removed, unless it has the name and holds nothing but an
+// empty mark at most. List of a pool leaves corners out, by calling [Is].
+//
+// # Callers and state
+//
+// The command makes a corner and removes it. The agent finds remaining corners: doctor reports them, `drover doctor
+// --gc` removes them, and a pool that has one is not removed. All state is on disk. The lock on the mark protects a
+// used corner from being removed.
 package trialdir
 
 import (
@@ -33,17 +39,17 @@ import (
 const (
 	prefix     = "drover-verify-"
 	markName   = "corner.json"
-	markerName = "pool.json" // of every pool in a directory
+	markerName = "pool.json" // the marker that every pool in a directory has
 )
 
-// mark says whose a corner is.
+// mark is the content of corner.json. It names the pool that contains the corner, and the backend of that pool.
 type mark struct {
 	ID      uuid.UUID `json:"id"`
 	Pool    uuid.UUID `json:"pool"`
 	Backend string    `json:"backend"`
 }
 
-// Corner is one that is there.
+// Corner is an existing corner.
 type Corner struct {
 	ID      uuid.UUID
 	Path    string
@@ -51,8 +57,8 @@ type Corner struct {
 	lock    *os.File
 }
 
-// Make makes a corner in the pool at path, which must be that pool: dataset.ErrOffline otherwise. The caller
-// closes it, which leaves it there.
+// Make makes a corner in the pool at path and locks its mark. It fails with dataset.ErrOffline if path does not have
+// that pool. The caller must close the corner. Close does not remove it.
 func Make(path string, pool uuid.UUID, backend string) (*Corner, error) {
 	there, err := markerOf(path)
 	if err == nil && (there.ID != pool || there.Backend != backend) {
@@ -74,7 +80,7 @@ func Make(path string, pool uuid.UUID, backend string) (*Corner, error) {
 	return c, nil
 }
 
-// markerOf reads the pool at path, and its backend.
+// markerOf reads the ID and the backend of the pool at path from its marker.
 func markerOf(path string) (there mark, err error) {
 	raw, err := safefile.Read(filepath.Join(path, markerName))
 	if err == nil {
@@ -83,7 +89,7 @@ func markerOf(path string) (there mark, err error) {
 	return there, err
 }
 
-// sign writes the mark, and holds it.
+// sign creates the mark, locks it and writes it.
 func (c *Corner) sign(m mark) error {
 	raw, err := json.Marshal(m)
 	if err != nil {
@@ -101,8 +107,8 @@ func (c *Corner) sign(m mark) error {
 	return c.lock.Sync()
 }
 
-// hold locks the mark that sign just created. Only Find can have it open by now, and releases it
-// at once; who holds it for longer is not waited for.
+// hold locks the mark that sign just created. Only Find can have locked the new mark, and Find unlocks it at once. So
+// hold gives up after a second.
 func (c *Corner) hold() error {
 	const tries, pause = 100, 10 * time.Millisecond
 	for try := 1; ; try++ {
@@ -117,7 +123,7 @@ func (c *Corner) hold() error {
 	}
 }
 
-// Close closes a corner.
+// Close unlocks the corner. It does not remove the corner.
 func (c *Corner) Close() error {
 	if c.lock == nil {
 		return nil
@@ -125,7 +131,7 @@ func (c *Corner) Close() error {
 	return c.lock.Close()
 }
 
-// Is tells whether name in the pool at path is a corner, used or not.
+// Is reports whether name, in the pool at path, is a corner.
 func Is(path, name string) bool {
 	if !named(name) {
 		return false
@@ -144,14 +150,14 @@ func named(name string) bool {
 	return ok && err == nil && id == strings.ToLower(id) && len(id) == len(uuid.Nil.String())
 }
 
-// Left is a corner that was found.
+// Left is a corner that Find found.
 type Left struct {
 	Corner
-	Foreign string // why it is none, but for its name; it is never touched then
-	Busy    bool   // it is used now
+	Foreign string // why it is no corner in spite of its name; empty for a corner. It is never changed
+	Busy    bool   // a process has locked the mark
 }
 
-// Find returns the corners in the pool at path.
+// Find returns the corners in the pool at path, and foreign folders with the name of a corner.
 func Find(path string) ([]Left, error) {
 	entries, err := os.ReadDir(path)
 	if err != nil {
@@ -174,7 +180,8 @@ func Find(path string) ([]Left, error) {
 	return list, nil
 }
 
-// look reads whose the corner is from its mark; an error says why it is none.
+// look reads the backend from the mark. It returns an error if the folder is no corner. A folder without content but
+// the mark is a corner, even if the mark is empty or absent.
 func (l *Left) look() error {
 	if info, err := os.Lstat(l.Path); err != nil {
 		return err
@@ -192,7 +199,7 @@ func (l *Left) look() error {
 		return err
 	case len(raw) > 0:
 	case l.bare():
-		return nil // it was being made
+		return nil // a process was interrupted while it made the corner
 	case err == nil:
 		return fmt.Errorf("its %s is empty, and something lies beside it", markName)
 	default:
@@ -206,13 +213,14 @@ func (l *Left) look() error {
 	return nil
 }
 
-// bare reports whether it has only a mark.
+// bare reports whether the folder holds nothing but a mark.
 func (l *Left) bare() bool {
 	inside, err := os.ReadDir(l.Path)
 	return err == nil && !slices.ContainsFunc(inside, func(e os.DirEntry) bool { return e.Name() != markName })
 }
 
-// take holds the mark of a corner, if that has one; the caller closes it.
+// take locks the mark, and returns it open. The caller closes the file, if it is not nil. The error is unix.EWOULDBLOCK
+// if another process has locked the mark.
 func (l *Left) take() (*os.File, error) {
 	f, err := os.OpenFile(filepath.Join(l.Path, markName), os.O_RDWR|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {

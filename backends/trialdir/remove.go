@@ -23,8 +23,9 @@ import (
 	"github.com/droverhq/drover/internal/tree"
 )
 
-// Remove removes a corner that was found and is not used, with all that is in it. Kinds are
-// the backends that may have made it.
+// Remove removes an unused corner that Find found, with its content. kinds are the backends that may have made its
+// pools. If the corner is absent, Remove returns nil. It fails with dataset.ErrInUse if the corner is used, and with
+// dataset.ErrCorrupt if the folder is no corner.
 func Remove(ctx context.Context, kinds *backends.Registry, l Left) error {
 	if err := l.look(); errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -38,7 +39,7 @@ func Remove(ctx context.Context, kinds *backends.Registry, l Left) error {
 	switch {
 	case errors.Is(err, unix.EWOULDBLOCK):
 		return dataset.Errorf(dataset.ErrInUse, "%s is used by a drover backend verify: wait for it, or end it", l.Path)
-	case errors.Is(err, os.ErrNotExist): // it was empty; a process that makes it now fails
+	case errors.Is(err, os.ErrNotExist): // the folder is empty; a process that is making the corner fails
 		return absentIsFine(os.Remove(l.Path))
 	case err != nil:
 		return err
@@ -46,7 +47,7 @@ func Remove(ctx context.Context, kinds *backends.Registry, l Left) error {
 	return l.Corner.Remove(ctx, kinds)
 }
 
-// Remove removes a corner that is held by the caller. The mark is removed last: after an error the rest is
+// Remove removes a corner that the caller has locked. It removes the mark last, so that after an error the rest is
 // still recognised as a corner.
 func (c *Corner) Remove(ctx context.Context, kinds *backends.Registry) error {
 	var list []backends.Kind
@@ -80,7 +81,8 @@ func absentIsFine(err error) error {
 	return err
 }
 
-// Clear removes a folder of a corner with the pools in it, their parts elsewhere, and the mounts there.
+// Clear removes a folder of a corner. First it removes the mounts below the folder, and the datasets of the pools in
+// it, with the storage that these pools have outside of the folder.
 func Clear(ctx context.Context, kinds []backends.Kind, path string) error {
 	if err := errors.Join(unmount(path), detached(ctx, path)); err != nil {
 		return fmt.Errorf("clear %s: %w", path, err)
@@ -108,7 +110,7 @@ func Clear(ctx context.Context, kinds []backends.Kind, path string) error {
 	return tree.Remove(ctx, parent, filepath.Base(path))
 }
 
-// unmount unmounts all mounts below path, the last first.
+// unmount unmounts all mounts below path in the reverse order of mounting.
 func unmount(path string) error {
 	table, err := mount.Table()
 	if err != nil {
@@ -122,11 +124,12 @@ func unmount(path string) error {
 	return nil
 }
 
-// patience is how long a loop device may take to end after its last unmount: its last user may still be ending.
+// patience is how long Clear waits for a loop device to be detached after its last unmount. The last process that uses
+// the device may still be ending.
 const patience = 20 * time.Second
 
-// detached waits until no loop device has a file below path, and has none stay for a frozen
-// filesystem.
+// detached waits until no loop device has a file below path. It thaws frozen filesystems, because their loop devices
+// would never be detached.
 func detached(ctx context.Context, path string) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -150,7 +153,8 @@ func detached(ctx context.Context, path string) error {
 // depth is the maximum depth of pools below a corner, and of subvolumes in them.
 const depth = 8
 
-// below returns path and the folders below it that are wanted, without a look into those.
+// below returns the directories that wanted accepts among path and the directories below it. It does not search an
+// accepted directory.
 func below(path string, wanted func(string, fs.DirEntry) bool) (found []string, err error) {
 	err = filepath.WalkDir(path, func(at string, e fs.DirEntry, err error) error {
 		switch {
@@ -171,9 +175,10 @@ func below(path string, wanted func(string, fs.DirEntry) bool) (found []string, 
 	return found, err
 }
 
-// empty removes all datasets of a pool, and its parts elsewhere. Those would be forgotten with the folder, so
-// empty fails for a pool that cannot be opened. A pool without a readable marker, or of an unknown kind, is a
-// folder like any other, and so is an emptied one.
+// empty removes all datasets of a pool, the storage that the pool has outside of path, and finally the marker of the
+// pool. It fails if the pool cannot be opened, because removing the folder would leave that storage behind without a
+// trace. If the marker is absent or unreadable, or the backend is not in kinds, empty does nothing: the caller removes
+// the folder like any other.
 func empty(ctx context.Context, kinds []backends.Kind, path string) error {
 	of, err := markerOf(path)
 	i := slices.IndexFunc(kinds, func(k backends.Kind) bool { return k.Name() == of.Backend })
@@ -182,7 +187,7 @@ func empty(ctx context.Context, kinds []backends.Kind, path string) error {
 	}
 	cfg := backends.Config{ID: of.ID, Name: "corner", Path: path}
 	pool, err := kinds[i].Open(ctx, cfg)
-	if errors.Is(err, dataset.ErrOffline) { // its parts elsewhere were not made yet, or are gone already
+	if errors.Is(err, dataset.ErrOffline) { // the storage outside of path was not made yet, or was removed already
 		cfg.Make = true
 		pool, err = kinds[i].Open(ctx, cfg)
 	}
@@ -209,7 +214,7 @@ func purge(ctx context.Context, pool backends.Pool) error {
 	_, err = pool.Reap(ctx, func(uuid.UUID) bool { return true })
 	r, ok := pool.(backends.StorageRemover)
 	if !ok {
-		return err // the rest of a dataset is removed with the folder
+		return err // the caller removes the folder, and with it the remains of datasets
 	}
 	if err := errors.Join(failed, err); err != nil {
 		return err
@@ -217,8 +222,7 @@ func purge(ctx context.Context, pool backends.Pool) error {
 	return r.Raze(ctx)
 }
 
-// subvolumes destroys those of btrfs below path: one that is read-only can't be removed as a
-// folder.
+// subvolumes destroys the btrfs subvolumes below path. A read-only subvolume cannot be removed as a directory.
 func subvolumes(path string) error {
 	const root = 256 // the inode of a subvolume's root: fs/btrfs/btrfs_inode.h
 	list, err := below(path, func(_ string, e fs.DirEntry) bool {

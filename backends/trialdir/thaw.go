@@ -11,9 +11,9 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// Thaw thaws what a process that was killed has left frozen below path, in a corner or of one:
-// such a filesystem lasts without a mount, and so does a thread that waits to write to it, which
-// no signal ends. Idempotent: where nothing is frozen it does nothing.
+// Thaw thaws the frozen filesystems on loop devices whose files are below path. path is a corner or a folder in one. A
+// killed process can leave such a filesystem frozen. It stays frozen without a mount, and no signal ends a thread that
+// waits to write to it. Idempotent: if no filesystem is frozen, Thaw returns nil.
 func Thaw(path string) error {
 	loops, err := attached(path)
 	for _, l := range loops {
@@ -30,15 +30,15 @@ func thaw(device string) error {
 	defer disk.Close()
 	kind, _, err := fsctl.Superblock(disk)
 	if err != nil || kind == "" {
-		return nil // it has gone, or never was mounted
+		return nil // the device was detached, or never had a filesystem
 	}
 	spec := mount.Spec{Source: device, FSType: kind}
 	if kind == string(fsctl.XFS) {
 		spec.Options = []string{"nouuid"}
 	}
-	root, err := mount.Detached(spec) // the same filesystem, if it is in use or frozen
+	root, err := mount.Detached(spec) // mounts the existing instance of the filesystem if it is in use or frozen
 	if err != nil {
-		return nil // not this one: a filesystem that is in use or frozen is mounted once more
+		return nil // the filesystem is not frozen, because a frozen one can always be mounted again
 	}
 	defer root.Close()
 	if err := fsctl.Thaw(root); !errors.Is(err, fsctl.ErrNotFrozen) {
@@ -58,9 +58,9 @@ func attached(path string) (found []loopdev.Info, err error) {
 	return found, err
 }
 
-// within reports whether the file of a loop device is below path. The kernel tells its name from
-// where the mount began that it was opened by, once that has gone with the mounts of who was
-// killed: so what lies in a corner is known by that one's name.
+// within reports whether file, the backing file of a loop device, is below path. The kernel shows the path of the file
+// relative to the mount through which the file was opened, if the mounts of a killed process no longer exist. So within
+// also accepts every path that contains the name of the corner, and below it the rest of path.
 func within(file, path string) bool {
 	if strings.HasPrefix(file, path+"/") {
 		return true

@@ -12,7 +12,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Report has the results about a pool.
+// Report compares the claims of a pool with the results of the suite. The zero value, with Pool to Note set by the
+// caller, is ready. Hear collects the results, and Judge then sets the verdicts. It is not safe for concurrent use.
 type Report struct {
 	Pool         string             `json:"pool"`
 	ID           uuid.UUID          `json:"id"`
@@ -21,36 +22,36 @@ type Report struct {
 	Path         string             `json:"path"`
 	Note         string             `json:"note,omitempty"`
 	Capabilities []Verdict          `json:"capabilities"`
-	Rest         Verdict            `json:"rest"` // of what every pool promises
+	Rest         Verdict            `json:"rest"` // the cases that prove no capability: what every pool promises
 	Cases        []Result           `json:"cases"`
 	Times        []backendtest.Time `json:"times"`
 	Skipped      []string           `json:"skipped"`            // the cases that were not run, and why
-	Warnings     []string           `json:"warnings,omitempty"` // of the remains of the run
+	Warnings     []string           `json:"warnings,omitempty"` // about remains of the run
 	Seconds      float64            `json:"seconds"`
-	OK           bool               `json:"ok"` // all that is claimed was proven
+	OK           bool               `json:"ok"` // no verdict is Unproven or Untried
 }
 
-// Verdict is about one capability.
+// Verdict compares the claim about one capability with the results of its cases.
 type Verdict struct {
 	Name     string   `json:"name"`
-	Claimed  string   `json:"claimed"` // yes, no, or which
+	Claimed  string   `json:"claimed"` // yes, no, or the claimed values
 	Proven   Proof    `json:"proven"`  //
-	Cases    int      `json:"cases"`   // that were tried
+	Cases    int      `json:"cases"`   // how many cases of the capability were run
 	Failures []string `json:"failures,omitempty"`
 }
 
 // Proof is whether a pool behaves as it declares.
 type Proof string
 
-// The proofs.
+// The values of Proof.
 const (
 	Proven   Proof = "yes"
-	Absent   Proof = "absent" // it says that it does not, and does not
-	Unproven Proof = "no"     // it does otherwise than it says
+	Absent   Proof = "absent" // the pool claims to lack the capability, and does lack it
+	Unproven Proof = "no"     // the pool does not behave as it claims
 	Untried  Proof = "untried"
 )
 
-// Hear takes an event in.
+// Hear adds an event of the suite to the report. It ignores events that a report does not contain.
 func (r *Report) Hear(e Event) {
 	switch {
 	case e.Lacks != nil:
@@ -62,8 +63,9 @@ func (r *Report) Hear(e Event) {
 	}
 }
 
-// Judge returns the result of the cases for each capability. Claimed is what the pool says of
-// itself, in the corner what pools there do: where these differ nothing else counts.
+// Judge sets the verdict of each capability, and OK. claimed are the capabilities that the pool declares, and corner
+// those that a new pool in the corner declares. A capability in which the two differ is Unproven, whatever its cases
+// say.
 func (r *Report) Judge(claimed, corner dataset.Capabilities) error {
 	says, err := fields(claimed)
 	if err != nil {
@@ -114,7 +116,7 @@ func (r *Report) judge(v *Verdict, about func(Result) bool) {
 
 const no = "no"
 
-// names are the capabilities, in the order of the type.
+// names returns the JSON names of all capabilities that the suite tests, in alphabetical order.
 func names() []string {
 	var list []string
 	for _, c := range backendtest.Cases() {
@@ -124,7 +126,7 @@ func names() []string {
 	return slices.Compact(list)
 }
 
-// fields says what each capability of a pool is, by its name in JSON.
+// fields returns the value of each capability by its JSON name, as text.
 func fields(c dataset.Capabilities) (map[string]string, error) {
 	raw, err := json.Marshal(c)
 	var values map[string]any

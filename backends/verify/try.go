@@ -13,7 +13,8 @@ import (
 	"github.com/droverhq/drover/backends/backendtest"
 )
 
-// try is one case under way, in a folder of its own: what package testing is elsewhere.
+// try runs one case of the suite in a separate folder. It implements backendtest.T instead of package testing. mu
+// protects the fields below it, because a case can report a failure from any goroutine.
 type try struct {
 	ctx context.Context
 	dir string
@@ -26,7 +27,7 @@ type try struct {
 
 var _ backendtest.T = (*try)(nil)
 
-// most is how many failures of a case are told, and how long one may be.
+// most is how many failures of a case are reported, and longest is how many bytes of each.
 const (
 	most    = 10
 	longest = 1 << 10
@@ -65,7 +66,7 @@ func (t *try) Cleanup(f func()) {
 	t.cleanups = append(t.cleanups, f)
 }
 
-// TempDir makes a folder; the case's own goes with all in it.
+// TempDir makes a folder. It is removed with the folder of the case.
 func (t *try) TempDir() string { return t.folder("t") }
 
 func (t *try) folder(prefix string) string {
@@ -79,7 +80,7 @@ func (t *try) folder(prefix string) string {
 	return path
 }
 
-// run runs a case, and then its clean-ups, the last first.
+// run runs a case, and then its cleanups in reverse order.
 func (t *try) run(f func()) {
 	t.guarded(f)
 	for {
@@ -96,7 +97,8 @@ func (t *try) run(f func()) {
 	}
 }
 
-// guarded runs f, which may end its goroutine or panic, and waits for it.
+// guarded runs f in a goroutine and waits for it, because f may call FailNow, which ends the goroutine. A panic is
+// reported as a failure.
 func (t *try) guarded(f func()) {
 	var wg sync.WaitGroup
 	wg.Go(func() {

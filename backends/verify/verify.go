@@ -1,5 +1,10 @@
-// Package verify runs the conformance suite of backends on an operator's own pool: in a corner
-// of it, in pools that are made beside its datasets. A Report has the claims and the results side by side.
+// Package verify runs the conformance suite of backends (package backendtest) on an operator's pool. It runs the suite
+// on new pools in a corner of that pool (package trialdir), and does not touch the datasets of the pool.
+//
+// [Suite] runs the cases and reports an [Event] for each step. The command `drover backend verify` calls it in a
+// separate process, and adds the events, which arrive as JSON, to a [Report]. The report shows the claims of the pool
+// beside the results. The package has no state besides the files in the corner, which Suite removes case by case; the
+// lock on the corner protects them.
 package verify
 
 import (
@@ -19,7 +24,7 @@ import (
 	"github.com/droverhq/drover/internal/tree/treetest"
 )
 
-// Result is how a case ended.
+// Result is the result of a case. The case has passed if there are no failures.
 type Result struct {
 	Name     string   `json:"name"`
 	Proves   []string `json:"proves,omitempty"`
@@ -27,31 +32,32 @@ type Result struct {
 	Failures []string `json:"failures,omitempty"`
 }
 
-// Event is one thing that happens while the suite runs. One of its fields is set.
+// Event reports one step of the suite. Exactly one of its fields is set.
 type Event struct {
-	Info *Claims `json:"info,omitempty"` // the first: the declared capabilities of the corner's pools
-	// operations that the filesystem below cannot do, and that are left out
+	Info *Claims `json:"info,omitempty"` // the first event: what a pool in the corner declares
+	// Lacks are the operations that the filesystem below the corner does not support. The suite leaves them out.
 	Lacks   []string           `json:"lacks,omitempty"`
-	Begins  string             `json:"begins,omitempty"`  // a case
-	Result  *Result            `json:"result,omitempty"`  // of that
-	Times   []backendtest.Time `json:"times,omitempty"`   // the last, when nothing failed there
-	Problem string             `json:"problem,omitempty"` // why nothing more comes
+	Begins  string             `json:"begins,omitempty"`  // the name of the case that begins
+	Result  *Result            `json:"result,omitempty"`  // the result of that case
+	Times   []backendtest.Time `json:"times,omitempty"`   // the last event, if measuring succeeded
+	Problem string             `json:"problem,omitempty"` // why the suite ended early
 }
 
-// Claims are a pool's declared capabilities.
+// Claims are the declared capabilities of a pool.
 type Claims struct {
 	Capabilities dataset.Capabilities `json:"capabilities"`
 	Note         string               `json:"note"`
 }
 
-// Count is how many cases there are.
+// Count returns the number of cases that Suite runs.
 func Count() int { return len(backendtest.Cases()) + 1 }
 
 // measuring is the case that times the calls of the pool.
 const measuring = "Times"
 
-// Suite runs all cases with pools of kind in the folder at path, and tells of each. The remains of a case are
-// removed before the next one. An error is not about the pool.
+// Suite runs all cases on pools of the backend kind. It makes these pools in the folder at path, and removes the
+// remains of a case before the next one. It passes each event to tell. The failure of a case is an event, not an error.
+// An error means that the suite could not run.
 func Suite(ctx context.Context, kind backends.Kind, path string, tell func(Event) error) error {
 	s := &suite{kind: kind, path: path, tell: tell}
 	if err := s.begin(ctx); err != nil {
@@ -79,14 +85,15 @@ type suite struct {
 	count int
 }
 
-// pools returns the folder for new pools of a case.
+// pools returns a function that returns where the next new pool of a case can be made.
 func (s *suite) pools(t *try) func() (backends.Kind, backends.Config) {
 	return func() (backends.Kind, backends.Config) {
 		return s.kind, backends.Config{Name: "verify", Path: filepath.Join(t.folder("p"), "pool")}
 	}
 }
 
-// begin reads the declared capabilities of a pool here, and finds the operations that the filesystem does not support.
+// begin makes a pool to read its declared capabilities, and finds the operations that the filesystem does not support.
+// It reports both.
 func (s *suite) begin(ctx context.Context) error {
 	var claims Claims
 	t, err := s.in(ctx, func(t *try) {
@@ -98,7 +105,7 @@ func (s *suite) begin(ctx context.Context) error {
 		}
 		claims = Claims{pool.Info().Capabilities, pool.Info().Note}
 		if h, err := iolimit.Here(); err == nil && claims.Capabilities.OwnDevice {
-			claims.Capabilities.Limits = h.Kind() // as the agent says of its pools
+			claims.Capabilities.Limits = h.Kind() // as the agent declares for its pools
 		}
 		if err := pool.Close(); err != nil {
 			t.Fatal(err)
@@ -122,7 +129,7 @@ func (s *suite) begin(ctx context.Context) error {
 	return s.tell(Event{Lacks: s.lacks})
 }
 
-// one runs a case.
+// one runs a case and reports its result.
 func (s *suite) one(ctx context.Context, r Result, run func(*try)) error {
 	if err := s.tell(Event{Begins: r.Name}); err != nil {
 		return err
@@ -136,7 +143,7 @@ func (s *suite) one(ctx context.Context, r Result, run func(*try)) error {
 	return s.tell(Event{Result: &r})
 }
 
-// in runs something in a folder of its own, which goes after.
+// in calls run with a new folder, and removes the folder afterwards.
 func (s *suite) in(ctx context.Context, run func(*try)) (*try, error) {
 	s.count++
 	t := &try{ctx: ctx, dir: filepath.Join(s.path, fmt.Sprintf("%03d", s.count))}
