@@ -11,11 +11,13 @@ type Config struct {
 	Name    string
 	Backend string
 	Path    string
-	Image   dataset.Size // above 0: Path is an image file of that size
+	Image   dataset.Size // if above 0, Path is an image file of this size
 	Devices []string     // block devices to make the pool of; Path may be empty then
-	// Trim is how often the devices are told which blocks are free. 0: TrimEvery; negative: never.
+	// Trim is the interval at which the free blocks of the devices are discarded. If 0, it is TrimEvery. If negative,
+	// free blocks are never discarded.
 	Trim time.Duration
 }
 
-// TrimEvery is how often the devices of a pool are told which blocks are free, unless drover.yaml says otherwise.
+// TrimEvery is the interval at which the free blocks of a pool's devices are discarded, unless drover.yaml sets another
+// one.
 const TrimEvery = 7 * 24 * time.Hour

@@ -12,8 +12,9 @@ import (
 	"github.com/droverhq/drover/internal/linux/fsctl"
 )
 
-// makeDefault makes the default pool, which exists if drover.yaml names none: image files if the root is on a
-// filesystem with reflinks, otherwise an image with half of the free space, otherwise plain folders.
+// makeDefault makes the default pool. It is called if drover.yaml names no pool. If the root is on a filesystem with
+// reflinks, the pool has an image file for each dataset. Otherwise the pool is an image with half of the free space,
+// or, if that is not possible, plain folders.
 func (m *Maker) makeDefault(ctx context.Context) error {
 	dir := filepath.Join(m.Root, "pools")
 	if err := os.MkdirAll(dir, 0o711); err != nil {
@@ -21,7 +22,7 @@ func (m *Maker) makeDefault(ctx context.Context) error {
 	}
 	var tried []error
 	path := filepath.Join(dir, "default.img")
-	// a start that was killed while it made the pool has taken half of the free space already
+	// A start that was killed while it made the pool may have left an unfinished image with half of the free space.
 	if err := os.Remove(backends.UnfinishedImage(path)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("remove what an earlier start left: %w", err)
 	}
@@ -61,7 +62,7 @@ func (m *Maker) makeDefault(ctx context.Context) error {
 	return fmt.Errorf("no default pool can be made: %w", errors.Join(tried...))
 }
 
-// halfOfFree returns half of the free bytes at path, in whole GiB; 0 if that is less than one.
+// halfOfFree returns half of the free bytes at path, in whole GiB, or 0 if half is less than one GiB.
 func halfOfFree(path string) (dataset.Size, error) {
 	free, _, err := fsctl.Space(path)
 	return dataset.Size(free) / 2 / dataset.GiB * dataset.GiB, err

@@ -48,7 +48,7 @@ func onceEach(name string, devices []string) error {
 	return nil
 }
 
-// deviceNumber returns the number of a block device; false if the path is none.
+// deviceNumber returns the number of a block device. It returns false if path is not a block device.
 func deviceNumber(path string) (uint64, bool) {
 	var st unix.Stat_t
 	if err := unix.Stat(path, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFBLK {
@@ -74,8 +74,8 @@ func (m *Maker) foreign(rec Record) error {
 	return nil
 }
 
-// whose adds to err the pool that has one of the devices. For devices without a UUID, such as those of a volume
-// group, it compares with the devices that each pool was made of.
+// whose returns err, or an error that names the pool which uses one of the devices. It compares the devices with those
+// that each pool was made of, because some devices have no UUID, such as those of a volume group.
 func (m *Maker) whose(rec Record, err error) error {
 	kind := dataset.KindOf(err)
 	if kind != dataset.ErrInUse && kind != dataset.ErrExists {

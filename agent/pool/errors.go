@@ -18,7 +18,7 @@ func WithPoolName(name string, err error) error {
 	return fmt.Errorf("pool %s: %w", name, err)
 }
 
-// Reason returns the text of an error without the pool that it begins with, for callers that name the pool
+// Reason returns the text of an error without the pool's name at its beginning, for callers that name the pool
 // themselves.
 func Reason(name string, err error) string { return strings.TrimPrefix(err.Error(), "pool "+name+": ") }
 

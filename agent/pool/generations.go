@@ -8,8 +8,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// RaiseEvery is how often the generation of a pool that is in use is raised. A raise costs some flushes of the
-// disk. A raise waits for the same time for control replicas that were not asked since the start.
+// RaiseEvery is the interval at which the generation of a pool in use is raised. A raise costs some flushes of the
+// disk. RaiseEvery is also how long a raise waits for control replicas that were not asked since the start.
 const RaiseEvery = 10 * time.Minute
 
 // Touched records that something in the pool is in use or has changed.
@@ -17,8 +17,8 @@ func (t *table) Touched(id uuid.UUID) {
 	t.Change(id, func(op *Pool) { op.Used = true })
 }
 
-// Changed is Touched for changes that write to the store anyway, or that are rare. home says that a dataset got
-// its home in the pool, so that the generation is raised soon.
+// Changed is like Touched, for changes that are rare or that write to control's store anyway. home is true if the pool
+// became the home of a dataset; the generation is then raised soon.
 func (t *table) Changed(id uuid.UUID, home bool) {
 	t.Change(id, func(op *Pool) { op.Used, op.changed, op.Due = true, true, op.Due || home })
 }
@@ -65,7 +65,7 @@ func (t *table) Generations() map[uuid.UUID]uint64 {
 	return out
 }
 
-// Heard reports whether control has reported the generation of each open pool.
+// Heard reports whether control has reported a generation for every open pool.
 func (t *table) Heard() bool {
 	return !slices.ContainsFunc(t.All(), func(op *Pool) bool { return op.Storage != nil && !op.Heard })
 }

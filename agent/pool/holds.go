@@ -26,10 +26,13 @@ type Holds struct {
 	over  bool // all locks were released for good
 }
 
-// Take locks a pool until release. Idempotent. dataset.ErrInUse if another process has the lock; a copy of the
-// pool elsewhere counts as the same pool. unheld says why the pool could not be locked and is served
-// nevertheless: a user without rights must not be able to keep it offline. The lock is not a file lock in the
-// pool, because an open file would keep an unused disk from being unmounted.
+// Take locks a pool until Let or release is called. Idempotent. It fails with dataset.ErrInUse if another process has
+// the lock. The lock's name consists of the pool's UUID and of the device and inode of its path, so a copy of the pool
+// at another path has another lock.
+//
+// If the pool could not be locked and is served nevertheless, unheld says why: a user without rights must not be able
+// to keep the pool offline. The lock is not a file lock in the pool, because an open file would keep an unused disk
+// from being unmounted.
 func (h *Holds) Take(ctx context.Context, pool backends.Pool) (unheld string, err error) {
 	var st unix.Stat_t
 	if err := unix.Stat(pool.Info().Path, &st); err != nil {
@@ -38,7 +41,7 @@ func (h *Holds) Take(ctx context.Context, pool backends.Pool) (unheld string, er
 	name := HoldName(pool.ID()) + fmt.Sprintf("%x-%x", st.Dev, st.Ino)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.over { // the disk had not answered until the process stopped
+	if h.over { // the disk answered only after the process had begun to stop
 		return "", dataset.Errorf(dataset.ErrOffline, "drover is stopping")
 	}
 	if h.Taken[name] != nil {

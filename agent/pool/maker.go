@@ -25,13 +25,13 @@ type Maker struct {
 // NewMaker returns a Maker for the pools of a node.
 func NewMaker(deps Deps, pools *Pools) *Maker { return &Maker{Deps: deps, pools: pools} }
 
-// Making is the prefix under which the agent's database has the record of a requested pool, from before its
-// backend changes anything until the pool itself is recorded.
+// Making is the key prefix for the records of pools that are being made on request. Such a record is written before the
+// backend changes anything, and removed when the pool itself is recorded.
 const Making = "making/"
 
-// Make makes a pool and records it. Without a UUID in the record, a pool that is already at the path is taken as
-// it is: a first start may have been interrupted, or this node may have lost its record. With a UUID it is a new
-// pool: see intend.
+// Make makes a pool and records it. If the record has no UUID, a pool that already exists at the path is used: an
+// earlier first start may have been interrupted, or this node may have lost its record. If the record has a UUID, the
+// pool is new: see intend.
 func (m *Maker) Make(ctx context.Context, name string, rec Record) (*Pool, error) {
 	kind, err := m.Backends.Kind(rec.Backend)
 	if err != nil {
@@ -88,9 +88,9 @@ func (m *Maker) Make(ctx context.Context, name string, rec Record) (*Pool, error
 	return op, nil
 }
 
-// intend records that a pool is about to be made. If making the same pool under the same name was interrupted, it
-// continues with the UUID of then: the UUID may be on the disks already, and a pool with another one would be
-// refused there.
+// intend records that a pool is about to be made. If an earlier attempt to make the same pool under the same name was
+// interrupted, intend sets the UUID of that attempt: the UUID may be on the disks already, and a pool with another UUID
+// would be refused there.
 func (m *Maker) intend(ctx context.Context, name string, rec *Record) error {
 	var begun Record
 	if _, err := m.DB.Get(ctx, Making+name, &begun); err != nil {
@@ -108,7 +108,7 @@ func (m *Maker) intend(ctx context.Context, name string, rec *Record) error {
 	return m.DB.Put(ctx, map[string]any{Making + name: rec})
 }
 
-// single refuses a copy of a pool that this node already has under another name.
+// single fails with dataset.ErrExists if this node already has the pool, or a copy of it, under another name.
 func (m *Maker) single(id uuid.UUID, name string) error {
 	m.pools.mu.RLock()
 	defer m.pools.mu.RUnlock()
@@ -119,7 +119,7 @@ func (m *Maker) single(id uuid.UUID, name string) error {
 	return nil
 }
 
-// disjoint refuses a pool inside the path of another one, or around it.
+// disjoint fails if the pool is inside the path of another pool, or contains it, or if its name is used.
 func (m *Maker) disjoint(name string, rec Record) error {
 	if err := m.unclaimed(name); err != nil {
 		return err
@@ -141,8 +141,8 @@ func (m *Maker) disjoint(name string, rec Record) error {
 	return nil
 }
 
-// missing records that a pool of drover.yaml could neither be found nor made. It is shown as offline, and the
-// other pools serve. It is not retried before the next start, because the operator may still be repairing the
+// missing records that a pool of drover.yaml could be neither found nor made. The pool is shown as offline, and the
+// other pools are served. Drover tries again only at its next start, because the operator may still be repairing the
 // disk.
 func (m *Maker) missing(node uuid.UUID, c Config, why error) {
 	m.Log.WithFields(map[string]any{"pool": c.Name, "backend": c.Backend, "error": why}).
@@ -162,7 +162,7 @@ func (m *Maker) missing(node uuid.UUID, c Config, why error) {
 	})
 }
 
-// unclaimed refuses the name of a pool that drover.yaml defines otherwise.
+// unclaimed fails if drover.yaml defines a pool with this name that could not be made.
 func (m *Maker) unclaimed(name string) error {
 	for _, u := range m.Unmade {
 		if u.Name == name {
@@ -173,7 +173,7 @@ func (m *Maker) unclaimed(name string) error {
 	return nil
 }
 
-// configured returns the record of a pool of drover.yaml that is not known yet.
+// configured returns the record of a pool of drover.yaml that this node has not recorded yet.
 func (m *Maker) configured(c Config) Record {
 	rec := Record{Backend: c.Backend, Path: c.Path, Image: c.Image, Devices: c.Devices}
 	m.Place(c.Name, &rec)

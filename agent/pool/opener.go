@@ -110,7 +110,7 @@ func (x *Opener) Known(name string, rec Record) *Pool {
 	}
 }
 
-// OpenAll opens known pools. Pools that cannot be opened are offline. For late see settle.
+// OpenAll opens known pools. Pools that cannot be opened are offline. See settle for late.
 func (x *Opener) OpenAll(ctx context.Context, late bool, list ...*Pool) {
 	for _, op := range list {
 		x.begin(op)
@@ -163,8 +163,9 @@ func (x *Opener) attach(ctx context.Context, op *Pool) error {
 	return nil
 }
 
-// recall adds the pools that control records for this node, after the agent's database was lost, and returns
-// their names. If control is unreachable it adds none; the pools of drover.yaml are found at their paths.
+// recall adds the pools that control has recorded for this node, and returns their names. It is called after the
+// agent's database was lost. If control is unreachable, recall adds no pool, and only the pools of drover.yaml are
+// found, at their paths.
 func (x *Opener) recall(ctx context.Context, known map[string]Record) (names []string, err error) {
 	list, err := x.Control.Pools(ctx)
 	if err != nil {
@@ -190,8 +191,8 @@ func (x *Opener) recall(ctx context.Context, known map[string]Record) (names []s
 	return names, x.DB.Put(ctx, values)
 }
 
-// wanted makes a pool serve again that was put back into drover.yaml while it was being removed. A pool that may
-// be cleared in part held nothing, and is made again as a new one.
+// wanted keeps a pool that drover.yaml names again although it was being removed. If the pool may be cleared in part,
+// it held nothing: wanted drops its record, and the pool is made again as a new one.
 func (x *Opener) wanted(ctx context.Context, name string, known map[string]Record) error {
 	rec := known[name]
 	log := x.Log.WithField("pool", name)
@@ -222,7 +223,7 @@ func (x *Opener) Release(id uuid.UUID) (err error) {
 	return errors.Join(err, x.maker.Holds.Let(id))
 }
 
-// Drop removes a pool from this node's records. Callers that still ask about it learn that it is gone.
+// Drop removes a pool from this node's records. Callers that still use its UUID see that the pool is gone.
 func (x *Opener) Drop(ctx context.Context, id uuid.UUID) error {
 	x.pools.recording.Lock()
 	defer x.pools.recording.Unlock()
@@ -241,7 +242,7 @@ func (x *Opener) Drop(ctx context.Context, id uuid.UUID) error {
 	return nil
 }
 
-// Close closes all pools. It waits ClosePatience at most for those that are being asked or opened.
+// Close closes all pools. It waits at most ClosePatience for the pools that are being asked or opened.
 func (x *Opener) Close() error {
 	x.finish(ClosePatience)
 	var errs []error
@@ -256,9 +257,9 @@ func (x *Opener) Close() error {
 	return errors.Join(append(errs, x.maker.Holds.release())...)
 }
 
-// finish waits until no pool is being asked or opened, but no longer than patience in all. It does not
-// wait for a pool that is known to hang, or that has been opening for long. It measures real time: a stop
-// ends at any time of the injected clock.
+// finish waits until no pool is being asked or opened, for patience at most. It does not wait for a pool that is known
+// to hang, or that has been opening for AgainPatience or longer. It measures real time, because a stop must also end
+// when the injected clock does not move.
 func (x *Opener) finish(patience time.Duration) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()

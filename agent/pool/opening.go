@@ -15,21 +15,21 @@ const (
 	// StartPatience is how long a start waits for all pools together, and then again for the clean-up after a
 	// crash.
 	StartPatience = 20 * time.Second
-	// AgainPatience is how long a round waits for the pools that were offline.
+	// AgainPatience is how long Retry waits for the pools that were offline.
 	AgainPatience = 2 * time.Second
 )
 
-// opening is a pool that is being opened, for as long as its disk takes.
+// opening is a pool that is being opened. It exists as long as the disk takes to answer.
 type opening struct {
 	since time.Time
 	Done  chan struct{}
 
-	is   Pool  // the result; read it once done is closed
-	err  error // likewise
-	over bool  // the result is not applied any more; protected by Pools.mu
+	is   Pool  // the result; read it once Done is closed
+	err  error // the error; read it once Done is closed
+	over bool  // the result must be discarded; protected by table.mu
 }
 
-// begin opens a pool beside other work. No other goroutine knows op yet.
+// begin opens a pool in a new goroutine. When begin is called, no other goroutine may use op.
 func (x *Opener) begin(op *Pool) {
 	o := &opening{since: x.Clock.Now(), Done: make(chan struct{}), is: *op}
 	op.Opening, op.OfflineReason = o, "it is being opened"
@@ -45,7 +45,8 @@ func (x *Opener) begin(op *Pool) {
 	}()
 }
 
-// drop discards the result of an opening that is not finished. The caller holds Pools.mu.
+// drop discards the result of an opening. If the opening has not ended, its goroutine closes the pool later. The caller
+// holds table.mu.
 func (o *opening) drop() error {
 	if o == nil {
 		return nil
@@ -59,7 +60,7 @@ func (o *opening) drop() error {
 	}
 }
 
-// close closes a pool that was opened and whose result is discarded.
+// close closes the pool of an opening whose result is discarded.
 func (o *opening) close() error {
 	if o.err != nil {
 		return nil
@@ -67,9 +68,9 @@ func (o *opening) close() error {
 	return o.is.Storage.Close()
 }
 
-// settle waits for openings, for the given time at most, applies their results and returns the pools that are
-// open now. Late pools are served once control was asked for their generation (see takeLate). At a start, nothing
-// is served before that.
+// settle waits for openings, for patience at most, applies their results, and returns the pools that are open now. If
+// late is true, other pools are served already: each pool is then served only after generation.Keeper has asked control
+// for its generation. At a start, no pool is served before that anyway.
 func (x *Opener) settle(ctx context.Context, patience time.Duration, late bool, list []*Pool) (back []*Pool) {
 	done := make([]<-chan struct{}, 0, len(list))
 	for _, op := range list {
@@ -102,8 +103,8 @@ func (x *Opener) settle(ctx context.Context, patience time.Duration, late bool, 
 	return back
 }
 
-// Retry opens the pools that are offline again, and reports whether one is back. It waits once for a pool that
-// does not answer.
+// Retry opens the offline pools, and reports whether at least one pool is online again. It waits only for the pools
+// that it began to open now: later calls do not wait again for a pool that did not answer.
 func (x *Opener) Retry(ctx context.Context) (again bool) {
 	var asked []*Pool
 	patience := time.Duration(0)
@@ -119,7 +120,7 @@ func (x *Opener) Retry(ctx context.Context) (again bool) {
 			continue
 		}
 		if op.Opening == nil {
-			if op.Record.Leaving != Staying { // its path may be in the course of being cleared
+			if op.Record.Leaving != Staying { // its path may be partly cleared
 				continue
 			}
 			next := *op
@@ -137,8 +138,7 @@ func (x *Opener) Retry(ctx context.Context) (again bool) {
 	return again || len(back) > 0
 }
 
-// PathAnswers fails with dataset.ErrOffline if the path of a new pool does not answer: making the pool there would
-// never end.
+// PathAnswers fails with dataset.ErrOffline if the path of a new pool hangs. Making a pool there would never end.
 func PathAnswers(ctx context.Context, c clock.Clock, path string) error {
 	done := make(chan struct{})
 	go func() {
@@ -155,8 +155,8 @@ func PathAnswers(ctx context.Context, c clock.Clock, path string) error {
 		"it does not answer within %s: what it lies on hangs (look at its disk: dmesg)", StartPatience))
 }
 
-// WaitFor waits for work on pools, for the given time in all, and reports whether all of it ended. The disk below
-// it may hang.
+// WaitFor waits until all channels are closed, for patience in total, and reports whether they are. The work on pools
+// that they stand for may never end, because a disk may hang.
 func WaitFor(ctx context.Context, c clock.Clock, patience time.Duration, all []<-chan struct{}) bool {
 	late := c.After(patience)
 	for _, done := range all {

@@ -16,7 +16,7 @@ import (
 	"github.com/droverhq/drover/internal/safefile"
 )
 
-// Asked is the record of a requested pool, without a UUID.
+// Asked returns the record of a requested pool, without a UUID.
 func (m *Maker) Asked(n api.NewPool) (Record, error) {
 	rec := Record{Backend: n.Backend, Path: n.Path, Devices: n.Devices}
 	for _, path := range append(slices.Clone(n.Devices), n.Path) {
@@ -45,7 +45,7 @@ func (m *Maker) Asked(n api.NewPool) (Record, error) {
 
 // Place fills in the path and the mount point of a pool, if the operator named none.
 func (m *Maker) Place(name string, rec *Record) {
-	// a path below /dev is no directory, so the backend has something to mount
+	// A path below /dev is a device or volume group and not a directory, so the backend mounts a filesystem.
 	if rec.Image > 0 || len(rec.Devices) > 0 || Within(rec.Path, "/dev") {
 		rec.Mount = m.ImageMount(name)
 	}
@@ -58,9 +58,9 @@ func (m *Maker) Place(name string, rec *Record) {
 	}
 }
 
-// placed refuses a path for a new pool where something else than its backend would remove or move it: below
-// another pool by whichever path, in the folder of an engine, or among the mount points. The backend decides
-// about the folder itself. Nothing is changed.
+// placed fails if something other than the backend could remove or move a new pool at its path: if the path is below
+// another pool, also through a bind mount, in the folder of a container engine, or among the mount points. The backend
+// checks the folder itself. placed changes nothing.
 func (m *Maker) placed(name string, rec Record) error {
 	ways, err := waysTo(rec.Path)
 	if err != nil {
@@ -85,8 +85,8 @@ func (m *Maker) Tidy(name string) {
 	}
 }
 
-// waysTo returns the paths that lead to the path of a new pool. A folder that is bind-mounted elsewhere has
-// several.
+// waysTo returns all paths that lead to the path of a new pool. There are several if a folder is also bind-mounted
+// elsewhere.
 func waysTo(path string) ([]string, error) {
 	parent, err := filepath.EvalSymlinks(filepath.Dir(path))
 	if err != nil {
@@ -107,7 +107,7 @@ func waysTo(path string) ([]string, error) {
 	return ways, nil
 }
 
-// misplaced returns the owner of a path, if no pool may be there; "" if one may.
+// misplaced returns the owner of a path at which no pool may be made, or "" if a pool may be made there.
 func (m *Maker) misplaced(path string) string {
 	if mounts := m.Mounts.Root(); Within(path, mounts) {
 		return mounts + ", where volumes are mounted"
@@ -138,8 +138,8 @@ func poolAt(dir string) uuid.UUID {
 	return mark.ID
 }
 
-// ofEngine reports whether a folder is the data root of Docker or containerd, by the files in it. No engine is
-// asked (I10), and its root may be anywhere.
+// ofEngine reports whether a folder is the data root of Docker or containerd. It looks at the files in the folder:
+// Drover asks no engine (I10), and the data root may be anywhere.
 func ofEngine(dir string) bool {
 	has := func(names ...string) bool {
 		for _, name := range names {
@@ -154,7 +154,8 @@ func ofEngine(dir string) bool {
 		has("io.containerd.metadata.v1.bolt")
 }
 
-// ImageMount returns where a pool's image is mounted, as the kernel spells the path.
+// ImageMount returns the path at which a pool's image is mounted, with symbolic links resolved as in the kernel's mount
+// table.
 func (m *Maker) ImageMount(name string) string {
 	dir := filepath.Join(m.Root, "pools")
 	if there, err := filepath.EvalSymlinks(dir); err == nil {

@@ -11,36 +11,38 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// Pool is one pool of this node. The mutex of Pools protects its fields.
+// Pool is the state of one pool of this node at a moment. A Pool in the table is not modified: table.Change and the
+// other methods of the table replace it by a modified copy. So a *Pool can be read without a lock, but does not show
+// later changes.
 type Pool struct {
 	dataset.Pool
 	Record        Record
 	Storage       backends.Pool // nil while offline
 	OfflineReason string        // why the pool is offline
-	Gone          bool          // the pool was removed; kept for callers that still ask about it
-	Stuck         string        // why the pool cannot be removed yet, as the log says
-	Opening       *opening      // while it is being opened
+	Gone          bool          // the pool was removed; it stays in the table for callers that still use its UUID
+	Stuck         string        // the last logged reason why the pool cannot be removed yet
+	Opening       *opening      // not nil while the pool is being opened
 	Asked         *question     // the present request to the open pool
 	Hung          string        // why the pool is offline although it is open: it does not answer in time
-	disk          diskHealth    // whether its disk takes writes: see disk.go
-	back          bool          // it answers again, or its disk works again, and the missed work must be done
+	disk          diskHealth    // whether its disk takes writes: see prober.go
+	back          bool          // it answers again, or its disk works again, and Retry has not reported that yet
 	warned        []string      // its warnings when it was last asked
 	Unheld        string        // why other drover processes are not kept away from it; "" if they are
 
 	Memory     string // the kind of memory that the pool is in, such as tmpfs; "" for none
 	on         string // the name of its node
-	Generation uint64 // the generation that the pool itself has; see Held
+	Generation uint64 // the generation that is stored in the pool; see Held
 	Late       bool   // it was opened while others were served, and control is being asked about it
 	Heard      bool   // control has reported its generation since drover opened it
 	Due        bool   // its generation must be raised soon
-	Used       bool   // it was used since the last raise; changed: the next raise is reported to the store
+	Used       bool   // used since the last raise; if changed, the next raise is reported to the store
 	changed    bool
 	Raising    bool          // its generation is being raised
-	Unstored   bool          // its generation was raised, and the store does not have it yet
+	Unstored   bool          // its generation was raised, and control's store does not have it yet
 	RaisedAt   time.Duration // when it was last raised or opened, by the steady clock
 }
 
-// inform records the properties of a pool that was opened and that do not change.
+// inform records those properties of an opened pool that do not change.
 func (op *Pool) inform(can dataset.Capabilities, is backends.Info) {
 	op.Capabilities, op.Holds, op.Missing, op.Note, op.Share = can, is.Holds, is.Missing, is.Note, is.Share
 	if table, err := mount.Table(); err == nil {
@@ -59,8 +61,8 @@ func (op *Pool) InMemory() string {
 	return "it is on " + op.Memory + ": its data is in memory and is gone at a reboot"
 }
 
-// sameShare fails if a pool is on another share than it was made on: control would direct other nodes to volumes
-// that they do not find.
+// sameShare fails if a pool is on another share than the one on which it was made. Control would otherwise direct other
+// nodes to volumes that they do not find.
 func (op *Pool) sameShare(is backends.Info) error {
 	if op.Record.Share == uuid.Nil || op.Record.Share == is.Share {
 		return nil
@@ -80,7 +82,8 @@ func (op *Pool) Leaves() error {
 			"says what holds it up)", op.Name, op.Record.Place())
 }
 
-// Held returns why the pool is quarantined; "" if it is not.
+// Held returns why the pool is quarantined, or "" if it is not. An open pool is quarantined while its stored generation
+// is lower than the highest one that this node has heard of: its disk was restored from an older backup.
 func (op *Pool) Held() string {
 	if op.Storage == nil || op.Generation >= op.Record.Generation {
 		return ""
@@ -90,7 +93,7 @@ func (op *Pool) Held() string {
 		op.Generation, op.Record.Generation, op.Name, op.on)
 }
 
-// Free fails with dataset.ErrOffline while the pool is quarantined.
+// free fails with dataset.ErrOffline while the pool is quarantined.
 func (op *Pool) free() error {
 	if why := op.Held(); why != "" {
 		return dataset.Errorf(dataset.ErrOffline, "pool %s is held: %s", op.Name, why)
@@ -98,7 +101,8 @@ func (op *Pool) free() error {
 	return nil
 }
 
-// Serves fails with dataset.ErrOffline while the pool is quarantined or offline.
+// Serves fails with dataset.ErrOffline if the pool is not served: it is being removed, offline, hanging, on a failing
+// disk, quarantined, or control is still being asked for its generation.
 func (op *Pool) Serves() error {
 	if op.Record.Leaving != Staying {
 		return dataset.Errorf(dataset.ErrOffline, "pool %s is being removed", op.Name)

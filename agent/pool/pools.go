@@ -1,9 +1,17 @@
 // Package pool keeps the storage pools of this node: it makes and opens them, watches whether they answer and whether
 // their disks fail, and reports how full they are.
 //
-// Pools has all of them, by UUID, and asks them. Opener opens them when the agent starts, and again while they are
-// offline. Maker makes new ones. Prober finds out whether a disk fails. Space compares free space with what new data
-// needs.
+// Pools has all pools, by UUID, and asks them for their status. Opener opens the pools when the agent starts, and again
+// while they are offline. Maker makes new pools. Prober finds out whether a disk fails. Space compares free space with
+// the space that new data needs.
+//
+// Package agent makes these types. Operations, moves and mounts get a pool from Pools. Package controlsync reports the
+// pools with each heartbeat, pooladmin makes and removes pools as an operator asks, and generation finds pools whose
+// disk was restored from an older backup.
+//
+// The package owns the table of pools in memory (see table and Pool), and the keys pools/ and making/ of the agent's
+// database. The mutex of the table protects the pools in memory. No backend is called while it is held, because a disk
+// may hang. Calls that must survive a hanging disk go through Ask.
 package pool
 
 import (
@@ -24,16 +32,17 @@ type Pools struct {
 	prober *Prober
 }
 
-// New returns the pools of a node, and what probes their disks. There are no pools until Opener.Open.
+// New returns the pools of a node, and the Prober that probes their disks. There are no pools until Opener.Open is
+// called.
 func New(deps Deps) (*Pools, *Prober) {
 	t := &table{Deps: deps, byID: map[uuid.UUID]*Pool{}}
 	prober := &Prober{Deps: deps, pools: t}
 	return &Pools{table: t, prober: prober}, prober
 }
 
-// See asks an open pool for its status and reads its generation again, because its disk may have been restored
-// from an older backup. Look up what is known of the pool after the call. dataset.ErrOffline if it hangs; the
-// status says so too.
+// See asks an open pool for its status, and reads its generation again, because its disk may have been restored from an
+// older backup. A *Pool that the caller read before See does not show the result. See fails with dataset.ErrOffline if
+// the pool hangs, and the status says so too.
 func (p *Pools) See(ctx context.Context, id uuid.UUID) (dataset.PoolStatus, error) {
 	var is dataset.PoolStatus
 	var g uint64
@@ -58,7 +67,7 @@ func (p *Pools) See(ctx context.Context, id uuid.UUID) (dataset.PoolStatus, erro
 	}
 	if g != was.Generation {
 		p.Change(id, func(now *Pool) {
-			if now.Generation == was.Generation { // otherwise it was raised meanwhile
+			if now.Generation == was.Generation { // otherwise it was raised while the pool was asked
 				now.Generation = g
 			}
 		})
@@ -83,12 +92,12 @@ func (p *Pools) Status(ctx context.Context) []dataset.PoolStatus {
 		if st.Online && op.Held() != "" {
 			st.Online, st.Held, st.Reason = false, true, op.Held()
 		}
-		st.Reason = dataset.Cut(st.Reason) // control accepts no longer reasons
+		st.Reason = dataset.Cut(st.Reason) // control rejects longer reasons
 	}
 	return out
 }
 
-// Online is Get for a pool that must also be at its path now, and must not have been restored from an older
+// Online is like Get. It also fails if the pool is not at its path now, or if its disk was restored from an older
 // backup since the last heartbeat.
 func (p *Pools) Online(ctx context.Context, id uuid.UUID) (backends.Pool, error) {
 	b, err := p.Get(id)
@@ -107,7 +116,7 @@ func (p *Pools) Online(ctx context.Context, id uuid.UUID) (backends.Pool, error)
 	return b, p.One(id).Serves()
 }
 
-// warn logs the warnings of a pool that it did not give the last time.
+// warn logs those warnings of a pool that it did not have when it was last asked.
 func (p *Pools) warn(id uuid.UUID, now []string) {
 	var before []string
 	p.Change(id, func(op *Pool) { before, op.warned = op.warned, now })

@@ -23,9 +23,9 @@ import (
 
 // diskHealth is the state of a pool's disk.
 type diskHealth struct {
-	suspect bool   // something in the pool failed as on a failing disk, and the pool was not probed since
-	failing string // why the last probe failed; empty: it succeeded, or there was none
-	closed  bool   // the pool was closed because its disk fails: it is probed before it serves again
+	suspect bool   // an operation failed with a disk error, and the pool was not probed since
+	failing string // why the last probe failed; "" if it succeeded or there was none
+	closed  bool   // the pool was closed because its disk fails, and must be probed before it is served again
 }
 
 // diskErrors are the errors of a failing disk, and of a filesystem that stopped taking writes after
@@ -33,8 +33,8 @@ type diskHealth struct {
 var diskErrors = []unix.Errno{unix.EIO, unix.EROFS, unix.EUCLEAN, unix.EBADMSG, unix.ENXIO, unix.ENODEV,
 	unix.EREMOTEIO, unix.ENOLINK}
 
-// IsDiskError reports whether a failing disk may be the cause of an error. The messages of programs
-// count too, as they carry no errno.
+// IsDiskError reports whether a failing disk may be the cause of an error. It also examines the text of the error,
+// because errors of programs have no errno.
 func IsDiskError(err error) bool {
 	if err == nil {
 		return false
@@ -53,7 +53,7 @@ func IsDiskError(err error) bool {
 	return false
 }
 
-// failingDisk returns the error for a pool whose disk fails, if err says so, and err otherwise.
+// failingDisk returns the error for a pool whose disk fails if err is a disk error, and err otherwise.
 func failingDisk(pool string, err error) error {
 	if !IsDiskError(err) {
 		return err
@@ -69,14 +69,14 @@ func diskFails(pool string, err error) string {
 	return fmt.Sprintf("its disk fails: %s (look at dmesg; what to do: docs/operations.md, \"A disk fails\")", text)
 }
 
-// Prober finds out whether the disk of a pool fails, when something in the pool has failed as on a failing disk. It has
-// no state but that of the pools. Safe for concurrent use.
+// Prober finds out whether the disk of a pool fails, after an operation in the pool failed with a disk error. It has no
+// state of its own: the results are in the table of pools. Safe for concurrent use.
 type Prober struct {
 	Deps
 	pools *table
 }
 
-// Suspect starts a probe of a pool if err may come from its disk. The job is nil if there is none.
+// Suspect starts a probe of a pool if err may come from its disk. If it starts none, the job is nil.
 func (p *Prober) Suspect(id uuid.UUID, err error) *jobs.Job {
 	if !IsDiskError(err) {
 		return nil
@@ -89,8 +89,8 @@ func (p *Prober) Suspect(id uuid.UUID, err error) *jobs.Job {
 	return p.startProbe(id)
 }
 
-// Blame returns the error of an operation in a pool that failed with err. If err may come from the
-// pool's disk, it waits for a probe, and if the disk fails the error says only that.
+// Blame returns the error to report for an operation in a pool that failed with err. If err may come from the pool's
+// disk, Blame waits for a probe. If the probe fails, the returned error says only that the disk fails.
 func (p *Prober) Blame(ctx context.Context, id uuid.UUID, err error) error {
 	probe := p.Suspect(id, err)
 	if probe == nil {
@@ -106,7 +106,7 @@ func (p *Prober) Blame(ctx context.Context, id uuid.UUID, err error) error {
 
 // BlameOperation is Blame for the pool in which an operation was executed.
 func (p *Prober) BlameOperation(ctx context.Context, op dataset.Operation, err error) error {
-	if !IsDiskError(err) || errors.Is(err, dataset.ErrUnavailable) { // that error is control's
+	if !IsDiskError(err) || errors.Is(err, dataset.ErrUnavailable) { // an error of control
 		return err
 	}
 	id := uuid.Nil
@@ -141,9 +141,8 @@ func (p *Prober) startProbe(id uuid.UUID) *jobs.Job {
 	})
 }
 
-// probe writes the identity of a pool as it is and records whether the disk took it. A pool that is
-// held is not written to. If the disk hangs, the wait ends and the write does not: the pool is offline
-// as one that hangs.
+// probe writes the unchanged identity of a pool and records whether the disk accepted it. It does not write to a
+// quarantined pool. If the disk hangs, probe stops waiting, and the pool is offline because it hangs.
 func (p *Prober) probe(ctx context.Context, id uuid.UUID) {
 	written := false
 	var failed error
@@ -151,7 +150,7 @@ func (p *Prober) probe(ctx context.Context, id uuid.UUID) {
 		// Not while this host raises the generation: the old one would be written over the new one.
 		unlock, err := p.pools.identities.Lock(ctx, id, "probe of pool "+p.pools.Name(id))
 		if err != nil {
-			return // drover stops
+			return // the agent is stopping
 		}
 		defer unlock()
 		if written = p.pools.One(id).Held() == ""; !written {
@@ -159,7 +158,7 @@ func (p *Prober) probe(ctx context.Context, id uuid.UUID) {
 		}
 		g, err := b.Generation()
 		if p.pools.One(id).Record.Share != uuid.Nil {
-			g++ // other hosts raise it too, without this lock: their value is never lowered
+			g++ // other hosts raise it without this lock, and their value must not be lowered
 		}
 		if err == nil {
 			err = b.Raise(g)
@@ -179,7 +178,7 @@ func (p *Prober) probed(ctx context.Context, id uuid.UUID, err error) {
 		switch {
 		case IsDiskError(err):
 			now = diskFails(name, err)
-		case err != nil && before != "": // such as that the operator has unmounted its filesystem
+		case err != nil && before != "": // for example, the operator has unmounted its filesystem
 			now = Reason(name, err)
 		}
 		op.disk.failing, op.disk.suspect = now, false
@@ -200,10 +199,9 @@ func (p *Prober) probed(ctx context.Context, id uuid.UUID, err error) {
 	}
 }
 
-// reopen closes a pool whose disk fails if Drover mounts the pool's filesystem (an image, devices)
-// and no volume of the pool is mounted. A filesystem that stopped taking writes works again only
-// after a new mount, which the next rounds make when they open the pool. A filesystem that the operator
-// mounted must be mounted again by the operator.
+// reopen closes a pool whose disk fails, so that the next heartbeats open it again. It does so only if Drover mounts
+// the pool's filesystem (an image, devices) and no volume of the pool is mounted. A filesystem that stopped taking
+// writes works again only after a new mount. If the operator mounted it, the operator must mount it again.
 func (p *Prober) reopen(ctx context.Context, id uuid.UUID, why string) {
 	if !p.pools.One(id).Record.apart() {
 		return

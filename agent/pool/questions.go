@@ -9,30 +9,30 @@ import (
 	"github.com/droverhq/drover/backends"
 )
 
-// The disk of an open pool may begin to hang, and heartbeats report all pools. So questions to pools run beside
-// other work, one at a time for each pool. A pool that does not answer in time is offline, and one goroutine
-// waits for its answer, however often it is asked. Nothing but the disk ends that goroutine, so a stop waits only
-// ClosePatience for it.
+// The disk of an open pool may begin to hang, and heartbeats report all pools. So each question to a pool runs in a
+// goroutine, one at a time for each pool. A pool that does not answer in time is offline. One goroutine waits for its
+// answer, however often the pool is asked. That goroutine ends only when the disk answers, so a stop waits for it only
+// as long as ClosePatience.
 
-// Times that a pool is given to answer, and to close.
+// How long a pool may take to answer, and to close.
 const (
-	// AskPatience is how long an open pool has to answer. It is counted in AskTurns, so that a clock that jumps,
-	// as on a host that was paused, counts for one turn only.
+	// AskPatience is how long an open pool may take to answer. It is counted in AskTurns turns, so that a jump of the
+	// clock, as on a host that was paused, counts as one turn only.
 	AskPatience = 5 * time.Second
 	AskTurns    = 10
 	// ClosePatience is how long a stop waits for the pools that are being asked or opened.
 	ClosePatience = 2 * time.Second
 )
 
-// question is the present request to an open pool, for as long as its disk takes to answer.
+// question is the running request to an open pool. It exists as long as the disk takes to answer.
 type question struct {
 	Since time.Time
 	Done  chan struct{}
-	over  bool // the goroutine that ends the question closes the pool; protected by Pools.mu
+	over  bool // the goroutine of the question closes the pool when it ends; protected by table.mu
 }
 
-// Ask runs f on an open pool. f begins after all earlier questions have ended. Once it has begun it may continue
-// after Ask has failed with dataset.ErrOffline, so read what f writes only if Ask succeeds.
+// Ask runs f on an open pool, after all earlier questions have ended. It fails with dataset.ErrOffline if the pool does
+// not answer in time. f may then still be running, so use the values that f writes only if Ask succeeds.
 func (t *table) Ask(ctx context.Context, id uuid.UUID, f func(b backends.Pool)) error {
 	for {
 		q, mine, err := t.question(id, f)
@@ -53,7 +53,7 @@ func (t *table) Ask(ctx context.Context, id uuid.UUID, f func(b backends.Pool)) 
 	}
 }
 
-// question starts f, or returns the question that the pool is already asked.
+// question starts f, or returns the question that is already running. mine is true if it started f.
 func (t *table) question(id uuid.UUID, f func(b backends.Pool)) (q *question, mine bool, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -78,7 +78,7 @@ func (t *table) question(id uuid.UUID, f func(b backends.Pool)) (q *question, mi
 	return next.Asked, true, nil
 }
 
-// hangs marks a pool offline that did not answer in time, unless it has answered by now.
+// hangs marks a pool that did not answer in time as offline, unless it has answered in the meantime.
 func (t *table) hangs(id uuid.UUID, q *question) error {
 	first := false
 	t.Change(id, func(op *Pool) {
@@ -114,7 +114,7 @@ func (t *table) answered(id uuid.UUID, q *question, b backends.Pool) {
 	}
 }
 
-// letGo closes an open pool, at once or when its question ends.
+// letGo closes an open pool: now, or when its running question ends.
 func (t *table) letGo(id uuid.UUID) error {
 	t.mu.Lock()
 	op := t.byID[id]
@@ -127,8 +127,8 @@ func (t *table) letGo(id uuid.UUID) error {
 	return op.Storage.Close()
 }
 
-// Eject takes an open pool away from those who would ask it, because it is going offline, and returns it.
-// dataset.ErrOffline if the pool is not open or does not answer.
+// Eject marks an open pool as offline for the reason why, and returns its storage, which the caller closes. It waits
+// until no question is running. It fails with dataset.ErrOffline if the pool is not open or does not answer.
 func (t *table) Eject(ctx context.Context, id uuid.UUID, why string) (b backends.Pool, err error) {
 	for b == nil {
 		if err := t.Ask(ctx, id, func(backends.Pool) {}); err != nil {

@@ -18,29 +18,29 @@ type Record struct {
 	Image   dataset.Size `json:"image,omitempty"`
 	Mount   string       `json:"mount,omitempty"`
 	Devices []string     `json:"devices,omitempty"`
-	Trimmed time.Time    `json:"trimmed,omitzero"` // when its devices were last told which blocks are free
+	Trimmed time.Time    `json:"trimmed,omitzero"` // when the free blocks of its devices were last discarded
 	Default bool         `json:"default,omitempty"`
-	// Found says that the datasets which were incoming when this node adopted the pool were not examined yet.
-	// Doubtful are the incoming datasets of which it is unknown whether they were acknowledged.
+	// Found is true while the datasets that were incoming when this node adopted the pool have not been examined.
+	// Doubtful lists the incoming datasets that may have been acknowledged.
 	Found    bool        `json:"found,omitempty"`
 	Doubtful []uuid.UUID `json:"doubtful,omitempty"`
 	// Generation is the highest generation that this node has heard of; see Pool.Held.
 	Generation uint64 `json:"generation,omitempty"`
 	// Share is the share that the pool was made on; see Pool.inform.
 	Share uuid.UUID `json:"share,omitzero"`
-	// Leaving says that the pool is being removed. Off says that control has removed it from the store: from then
-	// on it may be cleared in part and is no pool any more. See RemovePool.
+	// Leaving is set while the pool is being removed. Off is true once control has removed the pool from its store: the
+	// pool may then be cleared in part. See pooladmin.Remover.
 	Leaving leaving `json:"leaving,omitempty"`
 	Off     bool    `json:"off,omitempty"`
 }
 
-// leaving says what becomes of a pool that is being removed.
+// leaving says what happens to the path of a pool that is being removed.
 type leaving string
 
-// What becomes of a pool: see Record.Leaving.
+// The values of Record.Leaving.
 const (
 	Staying   leaving = ""
-	Removed   leaving = "removed"   // what Drover made at its path is removed
+	Removed   leaving = "removed"   // the files that Drover made at its path are removed
 	Forgotten leaving = "forgotten" // its path stays as it is
 )
 
@@ -69,10 +69,10 @@ func Overlap(x, y Record) bool {
 	return false
 }
 
-// apart reports whether the pool shares no filesystem with other files.
+// apart reports whether Drover mounts a filesystem for this pool only.
 func (r Record) apart() bool { return r.Image > 0 || r.Mount != "" || len(r.Devices) > 0 }
 
-// Places are the paths that a pool takes up: its folder or volume group, and the directory where it is mounted.
+// Places returns the paths that a pool occupies: its folder or volume group, and the directory where it is mounted.
 func (r Record) Places() []string {
 	if r.Mount == "" {
 		return []string{r.Path}
@@ -80,7 +80,7 @@ func (r Record) Places() []string {
 	return []string{r.Path, r.Mount}
 }
 
-// Place returns what drover pool adopt finds a pool by.
+// Place returns the path or device by which drover pool adopt finds the pool.
 func (r Record) Place() string {
 	if len(r.Devices) > 0 && r.Path == r.Mount {
 		return r.Devices[0]
@@ -88,13 +88,13 @@ func (r Record) Place() string {
 	return r.Path
 }
 
-// TakeBack returns the command that takes the remains of a pool back, so that it can be removed again. when is the
-// condition for that.
+// TakeBack returns a hint for the operator: if the condition when is true, drover pool adopt brings the pool back, so
+// that it can be removed again.
 func (r Record) TakeBack(when string) string {
 	return when + ", drover pool adopt " + r.Place() + " takes it back, to be removed again"
 }
 
-// Within reports whether path is dir or below it. Both are clean.
+// Within reports whether path is dir or below it. Both paths must be clean.
 func Within(path, dir string) bool {
 	rel, err := filepath.Rel(dir, path)
 	return err == nil && (rel == "." || (rel != ".." && !hasDotDot(rel)))

@@ -17,8 +17,8 @@ import (
 	"github.com/droverhq/drover/internal/linux/fsctl"
 )
 
-// Space compares the free space of pools and of the disk with the root with what new data needs, and says what would
-// free some. Safe for concurrent use.
+// Space compares the free space of the pools, and of the disk with the root, with the space that new data needs. Its
+// hints tell the operator how to free some. Safe for concurrent use.
 type Space struct {
 	Deps
 	pools *Pools
@@ -27,16 +27,15 @@ type Space struct {
 // NewSpace returns a Space for the pools of a node.
 func NewSpace(deps Deps, pools *Pools) *Space { return &Space{Deps: deps, pools: pools} }
 
-// RootSpace returns the free bytes and the size of the disk with the root, and how many bytes must be free before
-// anything new begins.
+// RootSpace returns the free bytes and the size of the disk with the root. least is how many bytes must be free before
+// new data is accepted.
 func (s *Space) RootSpace() (free, size, least dataset.Size, err error) {
 	bytes, all, err := fsctl.Space(s.Root)
 	free, size = dataset.Size(bytes), dataset.Size(all)
 	return free, size, min(size/100, 256*dataset.MiB), err
 }
 
-// Room refuses new data while the disk with the root is nearly full. A pool refuses by itself while its own disk
-// is.
+// Room fails while the disk with the root is nearly full. Each pool checks its own disk itself.
 func (s *Space) Room(ctx context.Context) error {
 	free, size, least, err := s.RootSpace()
 	if err != nil || free >= least {
@@ -46,8 +45,8 @@ func (s *Space) Room(ctx context.Context) error {
 		free.Human(), size.Human(), s.RootHint(ctx))
 }
 
-// RootHint returns what would free bytes on the disk with the root. Nothing does for data in a pool's image,
-// whose blocks the image keeps.
+// RootHint returns a hint on how to free bytes on the disk with the root. Removing data in a pool's image frees none
+// there, because the image keeps its blocks.
 func (s *Space) RootHint(ctx context.Context) string {
 	var on []uuid.UUID
 	for _, op := range s.pools.All() {
@@ -67,7 +66,7 @@ func sameDisk(x, y string) bool {
 	return unix.Stat(x, &a) == nil && unix.Stat(y, &b) == nil && a.Dev == b.Dev
 }
 
-// Mend adds to an error for want of space what would free some.
+// Mend adds a hint on how to free space to an error that was caused by a lack of space.
 func (s *Space) Mend(ctx context.Context, id uuid.UUID, err error) error {
 	if !errors.Is(err, dataset.ErrNoSpace) {
 		return err
@@ -83,12 +82,12 @@ func (s *Space) Mend(ctx context.Context, id uuid.UUID, err error) error {
 	return err
 }
 
-// Hint returns what would raise the free bytes of a pool to want, or to the minimum for new data; "" if nothing
-// in the pool would.
+// Hint returns how the free bytes of a pool can be raised to want, or to the minimum for new data. It returns "" if
+// nothing in the pool can be freed.
 func (s *Space) Hint(ctx context.Context, op *Pool, st dataset.PoolStatus, want dataset.Size) string {
 	reserve := backends.Reserve(st.Size)
 	if op.Record.apart() && st.Free >= max(want, reserve) {
-		return "" // it lacks something else, such as blocks for its image: the refusal names the remedy for that
+		return "" // it lacks something else, such as blocks for its image, and the error names the remedy
 	}
 	h := s.weigh(ctx, []uuid.UUID{op.ID})
 	var hints []string
@@ -118,8 +117,8 @@ type heavy struct {
 	used   dataset.Size
 }
 
-// weigh asks for the size of each dataset of some pools. Where that takes a walk through all files, the datasets
-// are only counted.
+// weigh asks for the size of each dataset of some pools. If a pool must walk through all files for the sizes, its
+// datasets are only counted.
 func (s *Space) weigh(ctx context.Context, ids []uuid.UUID) weight {
 	w := weight{weighed: true}
 	for _, id := range s.Cache.IDs() {

@@ -14,9 +14,11 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// table has the pools of this node by their UUID. A pool that was seen once stays in it: if the pool is absent, or if
-// another pool is at its path, it is offline. Its mutex protects the map and the fields of each Pool; backends are
-// called without it.
+// table has the pools of this node by their UUID. A pool that was seen once stays in the table: it is offline if the
+// pool is absent, or if another pool is at its path.
+//
+// mu protects byID and Order. No backend is called while mu is held. To change a Pool, a method replaces it by a
+// modified copy, so that readers need no lock once they have a *Pool.
 type table struct {
 	Deps
 	mu    sync.RWMutex
@@ -38,7 +40,7 @@ func (t *table) All() []*Pool {
 	return out
 }
 
-// One returns a pool, open or not; nil if this node has none with this UUID.
+// One returns a pool, open or not, or nil if this node has no pool with this UUID.
 func (t *table) One(id uuid.UUID) *Pool {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
@@ -55,7 +57,7 @@ func (t *table) ByName(name string) (*Pool, bool) {
 	return list[i], true
 }
 
-// Name returns the name of a pool, or its UUID if this node has none with it.
+// Name returns the name of a pool, or its UUID if this node has no such pool.
 func (t *table) Name(id uuid.UUID) string {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
@@ -65,7 +67,7 @@ func (t *table) Name(id uuid.UUID) string {
 	return id.String()
 }
 
-// Records returns the pools for control, in their order, without those that are being removed.
+// Records returns the pools to report to control, in their order, without those that are being removed.
 func (t *table) Records() []dataset.Pool {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
@@ -78,7 +80,8 @@ func (t *table) Records() []dataset.Pool {
 	return out
 }
 
-// Get returns an open pool that is not quarantined; dataset.ErrOffline says why there is none.
+// Get returns a pool that is served. Otherwise it fails with dataset.ErrOffline, and the error gives the reason: see
+// Pool.Serves.
 func (t *table) Get(id uuid.UUID) (backends.Pool, error) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
@@ -102,7 +105,8 @@ func (t *table) Free(id uuid.UUID) error {
 	return nil
 }
 
-// Change changes the state of a pool, and logs when the pool becomes quarantined or is released from quarantine.
+// Change replaces a pool by a copy that f has modified, and logs when the pool becomes quarantined or leaves
+// quarantine. f runs with mu locked and must not call methods of the table.
 func (t *table) Change(id uuid.UUID, f func(op *Pool)) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -122,7 +126,7 @@ func (t *table) Change(id uuid.UUID, f func(op *Pool)) {
 	}
 }
 
-// Keep changes the record of a pool, first in the agent's database.
+// Keep changes the record of a pool, first on disk and then in memory.
 func (t *table) Keep(ctx context.Context, id uuid.UUID, f func(rec *Record)) error {
 	t.recording.Lock()
 	defer t.recording.Unlock()
@@ -139,14 +143,14 @@ func (t *table) Keep(ctx context.Context, id uuid.UUID, f func(rec *Record)) err
 	return nil
 }
 
-// Enlist adds a pool at its position in the order. Control puts a dataset on the first pool that fits, so the
-// order must be the same after a restart.
+// Enlist adds a pool to the table, at its position in the order. Control puts a dataset on the first pool that fits, so
+// the order must be the same after a restart.
 func (t *table) Enlist(op *Pool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if was := t.byID[op.ID]; was == nil || was.Gone {
 		t.Order = append(t.Order, op.ID)
-	} else if was.Record.Path != op.Record.Path { // otherwise the interrupted making was at the same path
+	} else if was.Record.Path != op.Record.Path { // at the same path, it is the pool whose making was interrupted
 		if err := was.Opening.drop(); err != nil {
 			t.Log.WithError(err).WithField("pool", op.Name).Warn("pool was not closed where it was before")
 		}
@@ -170,7 +174,7 @@ func (t *table) compare(x, y *Pool) int {
 	return cmp.Or(cmp.Compare(place(x), place(y)), cmp.Compare(x.Name, y.Name))
 }
 
-// IsDistrusted reports whether it is unknown if an incoming dataset was acknowledged.
+// IsDistrusted reports whether an incoming dataset of a pool may have been acknowledged.
 func (t *table) IsDistrusted(pool, id uuid.UUID) bool {
 	t.mu.RLock()
 	defer t.mu.RUnlock()

@@ -14,7 +14,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Continue continues the removals of pools that were interrupted, or that could not be finished.
+// Continue resumes the removals of pools that were interrupted or could not be finished. Each runs as a job.
 func (r *Remover) Continue() {
 	for _, op := range r.Pools.All() {
 		if op.Record.Leaving == pool.Staying || op.Storage == nil && op.Opening != nil {
@@ -39,7 +39,7 @@ func (r *Remover) Continue() {
 	}
 }
 
-// clear removes a pool's files at its place. left names the remaining ones.
+// clear removes a pool's files from its path. left describes the files that remain.
 func (r *Remover) clear(ctx context.Context, id uuid.UUID) (left string, err error) {
 	var b backends.Pool
 	op := r.Pools.One(id)
@@ -61,15 +61,15 @@ func (r *Remover) clear(ctx context.Context, id uuid.UUID) (left string, err err
 	return left, r.Maker.Holds.Let(id)
 }
 
-// complete opens a pool that could not be opened and is being removed: it was cleared in part, and is completed
-// first. It returns nil if the pool was cleared, or if that is unknown because its place is absent; left then
-// names the remaining steps. It fails with ErrInUse while another drover has the pool.
+// complete opens a pool that is being removed and is not open. The pool may be cleared in part, so complete makes the
+// missing parts first. It returns nil if there is nothing at the pool's path or if the pool cannot be opened; left then
+// says what the operator must do. It fails with ErrInUse while another drover process has the pool.
 func (r *Remover) complete(ctx context.Context, op *pool.Pool) (b backends.Pool, left string, err error) {
 	if op.Opening != nil {
 		return nil, "", op.Serves()
 	}
 	cfg := op.Record.Configured(op.Name, r.Keys)
-	cfg.Make = len(cfg.Devices) == 0 || cfg.Path != cfg.Mount // a filesystem on devices stays, so nothing lacks
+	cfg.Make = len(cfg.Devices) == 0 || cfg.Path != cfg.Mount // a filesystem on devices is never cleared in part
 	if _, err := os.Lstat(cfg.Path); errors.Is(err, os.ErrNotExist) && len(cfg.Devices) == 0 &&
 		!pool.Within(cfg.Path, "/dev") {
 		return nil, "there is nothing at " + cfg.Path + " now: " + op.Record.TakeBack("if its disk is away"), nil
@@ -96,7 +96,7 @@ func (r *Remover) complete(ctx context.Context, op *pool.Pool) (b backends.Pool,
 	return b, "", nil
 }
 
-// notHere refuses a request for a pool of another node, or one that does not exist.
+// notHere returns the error for a pool that is on another node or does not exist.
 func (r *Remover) notHere(ctx context.Context, name string) error {
 	var have []string
 	for _, o := range r.Pools.All() {

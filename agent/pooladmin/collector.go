@@ -28,15 +28,15 @@ type CollectorDeps struct {
 	Verifier *mounting.Verifier
 }
 
-// Collector destroys datasets in this node's pools that have no record, one by one as an operator asks. It has no state
+// Collector destroys datasets in this node's pools that have no record. An operator asks for each one. It has no state
 // of its own. Its methods are safe for concurrent use.
 type Collector struct{ CollectorDeps }
 
 // NewCollector returns a Collector.
 func NewCollector(deps CollectorDeps) *Collector { return &Collector{deps} }
 
-// Collect destroys one dataset in a pool that the store does not know. It fails with ErrConflict while the store
-// is inconsistent, because the dataset may be missing for that reason.
+// Collect destroys one dataset of a pool that has no record in control's store. It fails with ErrConflict while the
+// store is inconsistent, because the record may be missing for that reason.
 func (c *Collector) Collect(ctx context.Context, id uuid.UUID) error {
 	if found, err := c.collectTrial(ctx, id); found {
 		return err
@@ -63,7 +63,7 @@ func (c *Collector) Collect(ctx context.Context, id uuid.UUID) error {
 			return err
 		}
 		defer unlock()
-		// The previous holder of the lock may have had it recorded.
+		// The previous holder of the lock may have recorded the dataset.
 		if err := c.checkCollectable(ctx, id); err != nil {
 			return err
 		}
@@ -87,7 +87,7 @@ func (c *Collector) Collect(ctx context.Context, id uuid.UUID) error {
 	return dataset.Errorf(dataset.ErrNotFound, "no dataset %s in any pool of this node", id)
 }
 
-// collectTrial removes the remains of a drover backend verify, if they have the UUID.
+// collectTrial removes the remains of a drover backend verify that have this UUID, and reports whether there are any.
 func (c *Collector) collectTrial(ctx context.Context, id uuid.UUID) (found bool, err error) {
 	for _, p := range c.Pools.All() {
 		if p.Storage == nil {

@@ -41,14 +41,15 @@ type CreatorDeps struct {
 	Holdings     *controlsync.Holdings
 }
 
-// Creator makes pools on this node, and adopts those that exist already. It has no state of its own. Its methods are
-// safe for concurrent use.
+// Creator makes pools on this node, and adopts existing ones. It has no state of its own. Its methods are safe for
+// concurrent use.
 type Creator struct{ CreatorDeps }
 
 // NewCreator returns a Creator.
 func NewCreator(deps CreatorDeps) *Creator { return &Creator{deps} }
 
-// lockPools lets only one pool at a time be made or adopted, because two could want one name or one place.
+// lockPools serializes making, adopting and removing pools on this host, because two pools could want the same name or
+// path.
 func lockPools(ctx context.Context, h *host.Host, what string) (unlock func(), err error) {
 	return h.Locks.Lock(ctx, uuid.Nil, what)
 }
@@ -82,8 +83,7 @@ func (c *Creator) Create(ctx context.Context, p api.NewPool) (dataset.Pool, erro
 	return op.Pool, nil
 }
 
-// Adopt adopts a pool that was made on another node, or before the store was lost, and brings its volumes
-// back.
+// Adopt adopts a pool that was made on another node, or before the store was lost, and records its volumes again.
 func (c *Creator) Adopt(ctx context.Context, path string) (dataset.Pool, []api.Rebuilt, error) {
 	if !filepath.IsAbs(path) || filepath.Clean(path) != path {
 		return dataset.Pool{}, nil, dataset.Errorf(dataset.ErrInvalid, "path %q is not absolute and clean", path)
@@ -144,14 +144,15 @@ func (c *Creator) Adopt(ctx context.Context, path string) (dataset.Pool, []api.R
 	return dataset.Pool{}, nil, notAdopted(path, tried, unable)
 }
 
-// unadopted says why a backend found no pool of its own.
+// unadopted is the reason why a backend found no pool of its own at a path.
 type unadopted struct {
 	backend string
 	err     error
 }
 
-// notAdopted returns the error if no backend found a pool, from the reasons of the backends that tried and of
-// those that cannot work on this host. It has only the reasons that concern the content of the path.
+// notAdopted returns the error for a path at which no backend found a pool. tried are the reasons of the backends that
+// tried, and unable those of the backends that cannot work on this host. The error contains only the reasons that
+// concern the content of the path.
 func notAdopted(path string, tried, unable []unadopted) error {
 	all := slices.Concat(tried, unable)
 	var is struct{ Backend string }
@@ -176,7 +177,7 @@ func notAdopted(path string, tried, unable []unadopted) error {
 			"nothing at %s can be adopted: it is empty (drover pool create NAME --backend KIND --device "+
 				"%[1]s makes a pool of it)", path)
 	}
-	holds := func(u unadopted) bool { // something of this backend is there, and it is not a pool
+	holds := func(u unadopted) bool { // the path has something of this backend that is not a pool
 		kind := dataset.KindOf(u.err)
 		return kind == dataset.ErrExists || kind == dataset.ErrCorrupt
 	}
@@ -212,7 +213,7 @@ func foundAt(path string) (pool.Record, error) {
 	return found, nil
 }
 
-// checkOffline refuses to adopt a pool that this node has already and that is online.
+// checkOffline fails if this node already has the pool and it is online.
 func (c *Creator) checkOffline(ctx context.Context, p *pool.Pool) error {
 	if st, err := c.Pools.See(ctx, p.ID); err != nil || !st.Online {
 		return nil //nolint:nilerr // it may lie elsewhere by now
@@ -232,7 +233,7 @@ func (c *Creator) adopt(ctx context.Context, name string, rec pool.Record) (data
 		if p.ID != rec.ID {
 			continue
 		}
-		if err := p.Leaves(); err != nil { // by any path
+		if err := p.Leaves(); err != nil { // being removed, by whichever path it was found
 			return dataset.Pool{}, nil, err
 		}
 		if err := c.checkOffline(ctx, p); err != nil {

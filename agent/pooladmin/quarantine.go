@@ -30,13 +30,14 @@ type Quarantine struct{ QuarantineDeps }
 // NewQuarantine returns a Quarantine.
 func NewQuarantine(deps QuarantineDeps) *Quarantine { return &Quarantine{deps} }
 
-// Unheard is by how many generations an accepted pool is raised while not every control replica can be asked: an
-// unreachable one may remember later generations, and would have the pool quarantined again. At ten minutes each,
-// that many generations take twenty years.
+// Unheard is added to the generation of an accepted pool while some control replica cannot be asked. That replica may
+// remember later generations, and would have the pool quarantined again. At one generation in ten minutes, 1 << 20
+// generations take twenty years.
 const Unheard = 1 << 20
 
-// Accept makes a quarantined pool serve with its present content, if a person confirms that. dataset.ErrConflict for
-// a pool that is not quarantined, ErrInvalid without the confirmation, or for a pool that is not on this node.
+// Accept makes a quarantined pool serve with its present content. in must contain the operator's confirmation. It fails
+// with ErrConflict if the pool is not quarantined, and with ErrInvalid without the confirmation or if the pool is not
+// on this node.
 func (q *Quarantine) Accept(ctx context.Context, name string, in api.AcceptPool) (dataset.Pool, error) {
 	unlock, err := lockPools(ctx, q.Host, "accepting of pool "+name)
 	if err != nil {
@@ -60,7 +61,7 @@ func (q *Quarantine) Accept(ctx context.Context, name string, in api.AcceptPool)
 				"--confirmed)", op.Name)
 	}
 	_, all, err := q.Generations.Ask(ctx)
-	op, _ = q.Pools.ByName(name) // above everything that anybody knows
+	op, _ = q.Pools.ByName(name) // read again: the generation must be above every known one
 	to := op.Record.Generation + 1
 	if err != nil || !all {
 		to += Unheard

@@ -50,26 +50,32 @@ type Remover struct{ RemoverDeps }
 // NewRemover returns a Remover.
 func NewRemover(deps RemoverDeps) *Remover { return &Remover{deps} }
 
-// A pool is removed in these steps. It is recorded as leaving: from then on nothing starts to work in it, and
-// control, which gets the list of the node's pools without it, plans nothing there. Work that began before is
-// waited for. The pool is examined once more. Control removes its record, and refuses that while anything is
-// recorded there: then the pool stays as it was. Its place is cleared. The agent's own record is removed. A start
-// that finds a pool leaving continues from there.
+// A pool is removed in these steps:
+//
+// 1. It is recorded as leaving: no new work starts in it. Control gets the list of the node's pools without it, and
+// plans nothing there.
+// 2. Work that began before is waited for.
+// 3. The pool is examined once more.
+// 4. Control removes its record. Control refuses that while anything is recorded there: then the pool is kept.
+// 5. The path is cleared.
+// 6. The agent's own record is removed.
+//
+// If the agent starts and finds a pool that is leaving, it resumes these steps.
 
 const (
-	// goneTime bounds a removal, whether or not the caller still waits. LVM takes seconds, others less.
+	// goneTime bounds a removal, whether or not the caller still waits. LVM takes seconds, the other backends less.
 	goneTime = 2 * time.Minute
-	// workTime is how long work that may be in the pool has to end.
+	// workTime is how long a removal waits for work that may be in the pool.
 	workTime = 20 * time.Second
 )
 
-// Remove removes a pool of this node that holds nothing. What Drover made at its place is removed, and its
-// name and place can be used again. With forget only the record is removed, and the place, which may be absent,
-// keep as it is.
+// Remove removes a pool of this node that holds nothing. The files that Drover made at its path are removed, and its
+// name and path can be used again. With forget, only the record is removed. The path, which may be absent, stays as it
+// is.
 //
-// It fails with ErrNotFound for a pool that is not here, with ErrOffline for one that cannot be examined, and
-// with ErrConflict while anything is there or is recorded there, and for a pool that a start would make again.
-// Idempotent: after a crash it continues.
+// It fails with ErrNotFound for a pool that is not here, with ErrOffline for one that cannot be examined, and with
+// ErrConflict while the pool contains or control records anything there, and for a pool that a start would make again.
+// Idempotent: after a crash it resumes.
 func (r *Remover) Remove(ctx context.Context, name string, forget bool) (out api.RemovedPool, err error) {
 	op, known := r.Pools.ByName(name)
 	if !known {
@@ -116,13 +122,13 @@ func (r *Remover) Remove(ctx context.Context, name string, forget bool) (out api
 	return out, nil
 }
 
-// lockPool lets only one request at a time remove a pool. The pool is examined under this lock alone: its disk
-// may hang, and other pools are made and adopted meanwhile.
+// lockPool serializes the requests to remove a pool. While the pool is examined, only this lock is held: its disk may
+// hang, and other pools can be made and adopted meanwhile.
 func (r *Remover) lockPool(ctx context.Context, op *pool.Pool) (unlock func(), err error) {
 	return r.Locks.Lock(ctx, op.ID, "removal of pool "+op.Name)
 }
 
-// setLeaving records that a pool is leaving. No other pool is made, adopted or removed meanwhile.
+// setLeaving records that a pool is leaving. No other pool is made, adopted or removed while it runs.
 func (r *Remover) setLeaving(ctx context.Context, op *pool.Pool, forget bool) error {
 	unlock, err := lockPools(ctx, r.Host, "removal of pool "+op.Name)
 	if err != nil {
@@ -172,7 +178,7 @@ func (r *Remover) checkEmpty(ctx context.Context, op *pool.Pool) error {
 	return r.checkHoldsNothing(ctx, op, b)
 }
 
-// checkHoldsNothing is emptied for an open pool.
+// checkHoldsNothing is checkEmpty for an open pool.
 func (r *Remover) checkHoldsNothing(ctx context.Context, op *pool.Pool, b backends.Pool) error {
 	entries, err := b.List(ctx)
 	if err != nil {
@@ -203,8 +209,8 @@ func (r *Remover) checkHoldsNothing(ctx context.Context, op *pool.Pool, b backen
 	return dataset.Holds(op.Name, there)
 }
 
-// heldBy describes an entry of a pool that keeps the pool from being removed. Control's record counts,
-// because the record beside the data may be older.
+// heldBy describes an entry of a pool that prevents the removal of the pool. It prefers control's record, because the
+// record beside the data may be older.
 func (r *Remover) heldBy(op *pool.Pool, e backends.Entry) dataset.Held {
 	if e.State == backends.EntryForeign {
 		return dataset.Held{What: e.Path + ", which is not drover's", Mend: "remove it yourself"}
@@ -253,9 +259,9 @@ func (r *Remover) namedIn(ctx context.Context, op *pool.Pool) (notes []string) {
 	return notes
 }
 
-// finish finishes the removal of a pool that is recorded as leaving. After an error the pool stays leaving,
-// and the removal is tried again. If anything is there or is recorded there, the pool is kept. left names the
-// files that are still at its place. The pool's lock is held.
+// finish completes the removal of a pool that is recorded as leaving. After an error the pool stays leaving, and the
+// removal is tried again. If the pool turns out to hold something, or control records something there, it is not
+// removed and stops leaving. left names the files that are still at its path. The pool's lock is held.
 func (r *Remover) finish(ctx context.Context, id uuid.UUID) (left string, err error) {
 	op := r.Pools.One(id)
 	how := op.Record.Leaving
@@ -276,14 +282,14 @@ func (r *Remover) finish(ctx context.Context, id uuid.UUID) (left string, err er
 		left, err = "what lies at "+op.Record.Path+" was left as it is (drover pool adopt "+op.Record.Place()+
 			" takes it back)", r.Opener.Release(id)
 	}
-	if errors.Is(err, dataset.ErrConflict) { // something came into it nevertheless
+	if errors.Is(err, dataset.ErrConflict) { // something was put into it nevertheless
 		return "", errors.Join(err, r.keep(ctx, id))
 	}
 	if err != nil {
 		return "", goesOn(op.Name, err)
 	}
 	steps.At("pool-remove.cleared")
-	// its name and place can be used by another pool from here on
+	// From here on, another pool may use the name and the path.
 	unlock, err := lockPools(ctx, r.Host, "removal of pool "+op.Name)
 	if err != nil {
 		return "", goesOn(op.Name, err)
@@ -301,13 +307,13 @@ func (r *Remover) finish(ctx context.Context, id uuid.UUID) (left string, err er
 	return left, nil
 }
 
-// offRecord has control remove the record of a pool when no work runs in it and nothing is there.
+// offRecord makes control remove the record of a pool, once no work runs in the pool and it is empty.
 func (r *Remover) offRecord(ctx context.Context, op *pool.Pool) error {
 	err := r.awaitWork(ctx, op)
 	if err == nil && op.Record.Leaving == pool.Removed && op.Storage != nil {
 		err = r.checkHoldsNothing(ctx, op, op.Storage)
 	}
-	if err == nil { // without it first: what control finds there afterwards is complete
+	if err == nil { // first without the pool: what control then records for the pool is complete
 		err = r.Registration.Register(ctx)
 	}
 	if err == nil {
@@ -324,7 +330,7 @@ func goesOn(name string, err error) error {
 		"again now)", name, err, name)
 }
 
-// keep records that a pool is not leaving any more.
+// keep records that a pool is no longer leaving.
 func (r *Remover) keep(ctx context.Context, id uuid.UUID) error {
 	if err := r.Pools.Keep(ctx, id, func(rec *pool.Record) { rec.Leaving, rec.Off = pool.Staying, false }); err != nil {
 		return err
@@ -333,8 +339,8 @@ func (r *Remover) keep(ctx context.Context, id uuid.UUID) error {
 	return r.Registration.Register(ctx)
 }
 
-// awaitWork waits for work that may have begun in a pool before it was leaving. It fails with ErrPending and names
-// the work.
+// awaitWork waits for work that may have begun in a pool before the pool was leaving. If the work takes longer than
+// workTime, awaitWork fails with ErrPending and names it.
 func (r *Remover) awaitWork(ctx context.Context, op *pool.Pool) error {
 	ctx, cancel := context.WithTimeout(ctx, workTime)
 	defer cancel()
@@ -360,8 +366,8 @@ func (r *Remover) awaitWork(ctx context.Context, op *pool.Pool) error {
 	return nil
 }
 
-// mayBeIn reports whether work on a dataset may be in a pool: because that is known, or because nothing is known
-// of the dataset.
+// mayBeIn reports whether work on a dataset may be in a pool. That is the case if the dataset is known to be there, or
+// if the dataset is unknown.
 func (r *Remover) mayBeIn(id, pool uuid.UUID) bool {
 	if r.Pools.One(id) != nil { // it is the lock of a pool
 		return false

@@ -23,8 +23,8 @@ type Trimmer struct {
 	Configured []pool.Config // from drover.yaml
 }
 
-// TrimDue discards the free blocks of pools on devices when it is due. It leaves images out, because their
-// blocks shall stay theirs.
+// TrimDue discards the free blocks of pools on devices when it is due. It does not trim images, because an image must
+// keep its blocks.
 func (m *Trimmer) TrimDue() (begun []*jobs.Job) {
 	now := m.Clock.Now()
 	for _, op := range m.Pools.All() {
@@ -45,7 +45,7 @@ func (m *Trimmer) TrimDue() (begun []*jobs.Job) {
 	return begun
 }
 
-// interval returns how often the devices of a pool are told which blocks are free; negative: never.
+// interval returns how often the free blocks of a pool's devices are discarded. A negative interval means never.
 func (m *Trimmer) interval(name string) time.Duration {
 	i := slices.IndexFunc(m.Configured, func(c pool.Config) bool { return c.Name == name })
 	if i < 0 || m.Configured[i].Trim == 0 {
