@@ -75,8 +75,8 @@ func (s *Service) Commit(ctx context.Context, node uuid.UUID, r api.Report) (out
 	return out, nil
 }
 
-// answerReport returns the written records to the agent, including decisions on copies. The agent takes it for
-// everything that is recorded at that index.
+// answerReport puts the written records into the response, including decisions on copies. The agent applies the
+// response as the complete state at its index, so no record of that index may be missing.
 func answerReport(t *record.Tx, out *api.Committed) error {
 	if out.Dataset == nil {
 		return nil
@@ -90,8 +90,8 @@ func answerReport(t *record.Tx, out *api.Committed) error {
 	return err
 }
 
-// foreseeReport reads all records for the decision on a report in one call. For a create, which was planned a moment
-// ago, nothing is expected to exist, so nothing is read.
+// foreseeReport reads all records for the decision on a report in one call. A create was planned a moment ago, so the
+// first attempt assumes that none of its records exists, and reads nothing.
 func (s *Service) foreseeReport(t *record.Tx, op dataset.Operation) error {
 	keys := []string{record.OperationKey(op.ID), record.DatasetKey(op.DatasetID)}
 	if e, ok := s.Ledger.Nodes().Entry(op.Node); ok && t.FirstTry {
@@ -99,7 +99,7 @@ func (s *Service) foreseeReport(t *record.Tx, op dataset.Operation) error {
 	} else {
 		keys = append(keys, record.NodeKey(op.Node))
 	}
-	if makes(op.Kind) && op.Problem == nil {
+	if makesDataset(op.Kind) && op.Problem == nil {
 		keys = append(keys, record.NameKey(op.Dataset.Volume))
 	}
 	if op.Kind == dataset.OpCreate && op.Problem == nil && t.FirstTry {
@@ -112,8 +112,8 @@ func (s *Service) foreseeReport(t *record.Tx, op dataset.Operation) error {
 	return t.Foresee(keys)
 }
 
-// conclude decides on the report of an operation. The end of an operation that is not recorded is recorded only
-// if again is set (see api.Report); otherwise no agent waits for it.
+// conclude decides on the report of an operation. If the operation is not recorded, its end is recorded only if again
+// is set (see api.Report): otherwise no agent waits for it.
 func (s *Service) conclude(t *record.Tx, op dataset.Operation, again bool, out *api.Committed) error {
 	recorded, known, err := membership.RecordedOperation(t, op)
 	if err != nil {
@@ -144,7 +144,7 @@ func (s *Service) conclude(t *record.Tx, op dataset.Operation, again bool, out *
 		if again, err = mayArrive(t, op, again); err != nil || !again {
 			return err
 		}
-		recorded, t.Notice.Answered = unasked(op), false
+		recorded, t.Notice.Answered = newRecord(op), false
 		if op.Problem != nil {
 			op.Dataset, op.Snapshot, op.Progress = nil, nil, dataset.Progress{}
 		}
@@ -157,12 +157,12 @@ func (s *Service) conclude(t *record.Tx, op dataset.Operation, again bool, out *
 		if op.Problem, err = s.refusal(t, op, *out.Dataset); err != nil {
 			return err
 		}
-		if op.Problem == nil { // those who ask for this operation get the dataset that exists
+		if op.Problem == nil { // callers that wait for this operation get the dataset that exists
 			recorded.DatasetID, recorded.Discarded, op.Dataset = out.Dataset.ID, op.DatasetID, out.Dataset
 		}
 	}
 	if op.Kind == dataset.OpDelete && op.Problem == nil {
-		op.Dataset = out.Dataset // those who wait for it learn what becomes of the data
+		op.Dataset = out.Dataset // callers that wait for the delete learn whether the data is destroyed
 	}
 	// control recorded who requested what; the agent says how it ended
 	recorded.Problem, recorded.Dataset, recorded.Snapshot = op.Problem, op.Dataset, op.Snapshot
@@ -171,8 +171,8 @@ func (s *Service) conclude(t *record.Tx, op dataset.Operation, again bool, out *
 }
 
 // mayArrive reports whether an earlier Record or Commit of an operation that is not recorded may still arrive and
-// change something. The failure of an operation that has had its effect is no end, because its first report
-// succeeded. Submit records a move, so an agent's Record adds nothing to it.
+// change something. It is false for a reported failure of an operation that has taken effect: its first report
+// succeeded. It is false for a move, because Submit has recorded it already, so that an agent's Record adds nothing.
 func mayArrive(t *record.Tx, op dataset.Operation, again bool) (bool, error) {
 	if !again || op.Kind == dataset.OpMove {
 		return false, nil
@@ -207,17 +207,17 @@ func reported(kind dataset.OpKind) bool {
 	return false
 }
 
-// unasked returns the record of an operation that was not requested from control. It takes only the
-// identifying fields from the agent's report.
-func unasked(op dataset.Operation) dataset.Operation {
+// newRecord returns the record of an operation that control has no record of. It takes only the identifying fields from
+// the agent's report.
+func newRecord(op dataset.Operation) dataset.Operation {
 	return dataset.Operation{
 		ID: op.ID, Kind: op.Kind, Node: op.Node, Volume: op.Volume, DatasetID: op.DatasetID, Epoch: op.Epoch,
 		Created: op.Created,
 	}
 }
 
-// refusal compares the volume that another request made first with the volume of the operation. It returns
-// how they differ, or nil.
+// refusal compares the volume that another request created first with the volume of the operation. It returns how they
+// differ, or nil.
 func (s *Service) refusal(t *record.Tx, op dataset.Operation, winner dataset.Dataset) (*dataset.Problem, error) {
 	asked := api.Request{Kind: op.Kind, Volume: op.Dataset.Spelling, Options: op.Options}
 	w, err := planning.ParseCreate(asked.Parsed())
@@ -269,8 +269,8 @@ func (s *Service) apply(t *record.Tx, op dataset.Operation, out *api.Committed) 
 	}
 }
 
-// reportable checks that an agent can make such a report: about its own work, of a kind that agents carry out,
-// with everything that the kind needs.
+// reportable fails unless an agent can make the report: it must be about an operation of the agent's node, of a kind
+// that agents carry out, and have all fields that the kind needs.
 func reportable(node uuid.UUID, op dataset.Operation) error {
 	bad := func(what string) error {
 		return dataset.Errorf(dataset.ErrInvalid, "report of operation %s (%.40s): %s", op.ID, op.Kind, what)
@@ -284,7 +284,7 @@ func reportable(node uuid.UUID, op dataset.Operation) error {
 		return bad("only control can discard a dataset")
 	case op.Problem != nil && len(op.Problem.Message) > dataset.MaxLine:
 		return bad(fmt.Sprintf("why it failed takes %d bytes (%d at most)", len(op.Problem.Message), dataset.MaxLine))
-	case op.Problem != nil && !alone(op.Kind):
+	case op.Problem != nil && !changesOnlyRecords(op.Kind):
 		return nil
 	}
 	of := func(ds *dataset.Dataset) bool { return ds != nil && ds.ID == op.DatasetID }
@@ -320,7 +320,7 @@ func reportable(node uuid.UUID, op dataset.Operation) error {
 	return nil
 }
 
-// repeat answers the report of an operation whose end is recorded already.
+// repeat answers a report of an operation whose end is already recorded.
 func repeat(t *record.Tx, rec, op dataset.Operation, out *api.Committed) error {
 	switch {
 	case rec.State != dataset.OpDone && op.Problem != nil:
@@ -337,7 +337,7 @@ func repeat(t *record.Tx, rec, op dataset.Operation, out *api.Committed) error {
 		out.Dataset = &d
 		return nil
 	}
-	if !makes(op.Kind) || dataset.KindOf(err) != dataset.ErrNotFound {
+	if !makesDataset(op.Kind) || dataset.KindOf(err) != dataset.ErrNotFound {
 		return err
 	}
 	winner, ok, err := t.VolumeByName(rec.Volume)

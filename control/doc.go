@@ -1,13 +1,32 @@
 // Package control is the control service: it decides, and never acts on storage.
 //
 // A request is planned from the state in the store, as a pure decision over the records that it reads. The agent of the
-// home carries the plan out. Its report is committed by one transaction, which checks every key that the
-// decision depends on. Control never connects to a node: agents ask, report, and wait for changes.
+// home carries the plan out. Its report is committed by one transaction, which checks every key that the decision
+// depends on. Control never connects to a node: agents send requests and reports, and wait for changes.
 //
-// Service implements the API. Packages below it do the parts that need nothing of it: record (keys and transactions),
-// ledger (commits and publishes decisions), reports (what agents reported last), notify (who waits for changes),
-// placement (the choice of a pool), membership (nodes, replicas, certificates) and recovery (a store that was restored
-// from a backup).
+// Service implements the API. The handlers in control/api/server call it for agents and people; the daemon in
+// cmd/drover makes it with New. It routes each request to the package that decides:
+//
+//	planning      create, clone, import, snapshot, restore, resize, update, rekey
+//	relocation    moves and failovers
+//	deletion      deletes, the trash, purges, superseded copies
+//	noderemoval   removal of nodes
+//	membership    joining, certificates, registration, sessions, unreachable nodes
+//	recovery      a store that was restored from a backup, or lost
+//	replica       which copies nodes keep
+//	housekeeping  background work, by one service of a cluster
+//	generation    generations of pools
+//	agentsync     what agents must know
+//	view          what users see
+//
+// These use placer and placement (the choice of a pool), vetting (which profiles of nodes are recorded), reports (the
+// last reports of agents), uptime (for how long services have run), ledger (which commits and publishes decisions),
+// notify (which wakes the callers that wait) and record (keys, types and transactions). Package control itself has the
+// rest: who may request what (may.go), the records of operations (operations.go, commit.go), recalls of leases
+// (lease.go) and the stays of guests (guests.go). It is the place for an endpoint that needs several of these packages.
+//
+// All lasting state is in the store, and its transactions protect it. Service keeps nothing in memory itself; a
+// component that does says so in its package comment.
 //
 // Keys of the store (package record has their types):
 //
@@ -18,8 +37,8 @@
 //	leases/<uuid>                 dataset.Lease
 //	copies/<node>/<dataset>       dataset.Copy: the copy on a node that is not the home
 //	nodes/<id>, pools/<id>        dataset.Node, dataset.Pool
-//	generations/<pool>            the highest generation that a pool ever had, apart from
-//	                              what every service has heard since and keeps in memory
+//	generations/<pool>            the highest generation of a pool that was written to the store; services may
+//	                              have received higher ones since, and keep them in memory
 //	facts/<id>                    dataset.Facts of a node, as of the last significant change
 //	operations/<id>               dataset.Operation
 //	guests/<node>/<dataset>       index: datasets of access many with the node among their guests
@@ -29,20 +48,25 @@
 //	by-uuid/<uuid>                index: the dataset or snapshot with a UUID
 //	tokens/<sha256>               a join token, by its hash
 //	away/<node>                   since when a node is unreachable
-//	fenced/<node>                 an operator confirmed that the node is fenced; until it is back
-//	left/<node>                   its agent was stopped properly, and is not in the catalog
+//	fenced/<node>                 an operator confirmed that the node is fenced; deleted when its agent
+//	                              registers again
+//	left/<node>                   the agent of the node was stopped properly, so the catalog does not list it
 //	failover/halted               too many nodes were lost at once: automatic failover is suspended
 //	revoked/<node>                all certificates of a node are revoked
 //	revoked/operator/<name>       the earlier certificates of an operator are revoked
 //	cluster/id                    the identity of this store
-//	cluster/format                the format of the records: see record.Format; absent: 1
+//	cluster/format                the format of the records: see record.Format; 1 if the key is absent
 //	cluster/halted                why changes are suspended: see record.Halt
-//	cluster/recovery              the last recovery, in which agents reported what they have
-//	house/ran                     for how long services have run while something waited for that time
-//	rev/<replica>/<lane>          the last changes of a service, for the others: see notify.Notices
+//	cluster/recovery              the last recovery, in which agents reported their datasets
+//	house/ran                     for how long services have run; it is counted only while something waits for
+//	                              that time: see record.RunMark
+//	rev/<replica>/<lane>          the last changes by a service, for the other services: see notify.Notices
 //	rev/dropped                   the sum of the counts of removed lanes: see ledger.ClockIn
+//	live/nodes/<node>             record.Alive: the agent of the node is alive; deleted with its session
+//	live/control/<replica>        membership.Replica: the service is alive; deleted with its session
+//	live/house                    which service does the background work; deleted with its session
 //
-// Any number of services can work on one store. None keeps anything that another cannot read again, apart from the last
-// heartbeats, which agents send to all. Each service learns the changes of the others, so that an agent can
-// follow any of them.
+// Any number of services can work on one store. The memory of a service contains only what another service can read
+// from the store, and the last heartbeats, which agents send to every service. Each service learns the changes by the
+// others, so that an agent can follow any of them.
 package control

@@ -8,8 +8,8 @@ import (
 
 // Alone, Makes and MayRequest are functions that the tests of this package call.
 var (
-	Alone      = alone
-	Makes      = makes
+	Alone      = changesOnlyRecords
+	Makes      = makesDataset
 	MayRequest = mayRequest
 )
 

@@ -14,14 +14,16 @@ import (
 )
 
 // A dataset of access many has one home, and other nodes of its share mount it as guests. Each stay is recorded in the
-// dataset itself: every decision about the dataset is checked against that record. A decision that needs the dataset
-// unused elsewhere (a delete, a move, a restore) is refused while there is a stay, by name. A stay is recorded before
-// the mount and removed after the unmount, so the record never has fewer stays than there are mounts.
+// dataset itself, and every decision about the dataset checks that record. A decision that needs the dataset unused
+// elsewhere (a delete, a move, a restore) is refused while a guest stays, and the error names the guests. A stay is
+// recorded before the mount and removed after the unmount, so the record never has fewer stays than there are mounts.
 
-// Guest records a node's stay as a guest of a dataset, or its end. Idempotent for the same ID.
-// dataset.ErrUnsupported if the profile does not have access many, or if the node has no pool on the share.
-// ErrPending while a move is in progress or the home has the dataset alone. ErrInUse, for a home that wants it
-// alone, names the guests. ErrNotFound, ErrOffline, ErrStale.
+// Guest records a node's stay as a guest of a dataset, or its end. A home that records a stay gets exclusive use of the
+// dataset. Idempotent for the same ID.
+//
+// dataset.ErrUnsupported if the profile does not have access many, or if the node has no pool on the share. ErrPending
+// while a move is in progress or while the home has exclusive use. ErrInUse, with the names of the guests, for a home
+// that requests exclusive use. ErrNotFound, ErrOffline, ErrStale.
 func (s *Service) Guest(ctx context.Context, node uuid.UUID, g api.Stay) (out api.Indexed, err error) {
 	if g.ID == uuid.Nil {
 		return out, dataset.Errorf(dataset.ErrInvalid, "stay with dataset %s: missing ID", g.Dataset)
@@ -69,8 +71,8 @@ func (s *Service) Guest(ctx context.Context, node uuid.UUID, g api.Stay) (out ap
 	return out, err
 }
 
-// mayStay fails unless a node may mount a dataset as a guest or, as the home, have it alone. held says that the
-// node has it mounted already.
+// mayStay fails unless a node may mount a dataset as a guest or, if the node is the home, have exclusive use of it.
+// held says that the node has the dataset mounted already.
 func (s *Service) mayStay(t *record.Tx, d dataset.Dataset, n dataset.Node, held bool) error {
 	what := "mount of volume " + d.Volume
 	switch {
@@ -87,7 +89,7 @@ func (s *Service) mayStay(t *record.Tx, d dataset.Dataset, n dataset.Node, held 
 		return err
 	}
 	if n.ID == d.Home {
-		return s.unguested(t, d, "have alone")
+		return s.checkNoGuests(t, d, "have alone")
 	}
 	if d.Move != uuid.Nil {
 		return dataset.PendingOn(d.Move,
@@ -119,13 +121,13 @@ func (s *Service) mayStay(t *record.Tx, d dataset.Dataset, n dataset.Node, held 
 	return nil
 }
 
-// unguested fails with dataset.ErrInUse while a dataset has guests, and names them. Guests that are confirmed to
-// be fenced do not count.
-func (s *Service) unguested(t *record.Tx, d dataset.Dataset, what string) error {
+// checkNoGuests fails with dataset.ErrInUse while a dataset has guests, and names them. Guests that are confirmed to be
+// fenced do not count. what completes the error: "cannot <what> volume".
+func (s *Service) checkNoGuests(t *record.Tx, d dataset.Dataset, what string) error {
 	var who []string
 	for _, g := range d.Guests {
 		if g.Node == d.Home {
-			continue // its own agent knows why
+			continue // the agent of the home checks its mounts itself
 		}
 		v, err := s.Views.Visit(t, d, g, nil)
 		if err != nil {

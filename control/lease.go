@@ -15,9 +15,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Recall asks the home of a move to relinquish its lease. From then on the home allows no new mounts of the
-// volume. Idempotent: it returns the operation as it is now. dataset.ErrStale for a move that has ended or that
-// has another epoch, ErrCancelled, ErrConflict if the volume was deleted, or while the store is halted.
+// Recall asks the home of a move to relinquish its lease. From then on the home allows no new mounts of the volume.
+// Idempotent: it returns the operation as it is now. dataset.ErrStale if the move has ended or has another epoch;
+// ErrCancelled; ErrConflict if the volume was deleted, or while the store is halted.
 func (s *Service) Recall(ctx context.Context, node uuid.UUID, r api.Report) (op dataset.Operation, err error) {
 	_, err = s.Ledger.Update(ctx, func(t *record.Tx) error {
 		if _, err := membership.FreshNode(t, node, r.Incarnation); err != nil {
@@ -96,13 +96,13 @@ func (s *Service) Yield(ctx context.Context, node uuid.UUID, y api.Yield) error 
 	return err
 }
 
-// releaseLease gives the lease of an ended move back to the home. If the home has relinquished it
-// already it gets a new epoch, because it has promised not to use the old one. A home that was bypassed has
-// relinquished nothing, and may have the epoch open where control does not hear it.
+// releaseLease gives the lease of an ended move back to the home. If the home has already relinquished the lease, it
+// gets a new epoch, because it has promised not to use the old one. A home that a move without it bypassed has
+// relinquished nothing, and may still have the epoch open while control cannot reach it.
 func releaseLease(t *record.Tx, op dataset.Operation) error {
 	var d dataset.Dataset
 	there, err := t.Get(record.DatasetKey(op.DatasetID), &d)
-	if err != nil || !there || d.Move != op.ID || d.Home == uuid.Nil { // nil: destroyed, and its lease with it
+	if err != nil || !there || d.Move != op.ID || d.Home == uuid.Nil { // without a home the dataset is destroyed, and its lease too
 		return err
 	}
 	lease, err := t.Lease(d)
@@ -111,8 +111,8 @@ func releaseLease(t *record.Tx, op dataset.Operation) error {
 	}
 	d.Move = uuid.Nil
 	if lease.State == dataset.LeaseMoving && op.Loss == nil {
-		// In a store that was restored from a backup the target may be the home by now, at this very epoch. Only
-		// a recovery, which has asked the target, knows.
+		// In a store that was restored from a backup the target may already be the home, at this very epoch. Only a
+		// recovery, which has asked the target, knows.
 		if err := t.Halted(); err != nil && !t.Recovering {
 			return err
 		}
@@ -120,7 +120,7 @@ func releaseLease(t *record.Tx, op dataset.Operation) error {
 		t.Event("volume.lease", d, "given back to its home")
 	}
 	lease.State, lease.Wanted, lease.InUse, lease.Epoch = dataset.LeaseHeld, uuid.Nil, false, d.Epoch
-	for _, node := range d.Copies { // their promises are for an epoch
+	for _, node := range d.Copies { // the promises of these nodes name an epoch
 		t.Touch(d.ID, node)
 	}
 	if err := t.Put(record.LeaseKey(d.ID), lease); err != nil {

@@ -15,7 +15,7 @@ import (
 // askingNode returns the node that asks for a new dataset. The dataset is made there unless the request says
 // otherwise.
 func askingNode(t *record.Tx, k dataset.OpKind) uuid.UUID {
-	if p := api.PrincipalOf(t.Context()); p.Kind == pki.Node && makes(k) {
+	if p := api.PrincipalOf(t.Context()); p.Kind == pki.Node && makesDataset(k) {
 		return p.Node
 	}
 	return uuid.Nil
@@ -23,11 +23,10 @@ func askingNode(t *record.Tx, k dataset.OpKind) uuid.UUID {
 
 // mayRequest fails with dataset.ErrForbidden if the caller may not request an operation.
 //
-// An operator needs the role admin for some operations: see operatorMay. A node may request operations on its
-// own part: on datasets whose home it is, on datasets that it makes, and on moves to or away from itself. It
-// may request datasets on another node, if placement says so, but not from a folder of that host. It may
-// request the removal of a volume that its engine made, or of which it keeps a copy. It may not confirm that
-// another node is fenced.
+// An operator needs the role admin for some operations: see operatorMayRequest. A node may request operations on
+// datasets whose home it is, on datasets that it makes, and on moves to or from itself. It may request a dataset on
+// another node if placement selects that node, but not from a folder of that host. It may request the removal of a
+// volume that its engine made, or whose copy it keeps. It may not confirm that another node is fenced.
 func mayRequest(t *record.Tx, op *dataset.Operation) error {
 	p := api.PrincipalOf(t.Context())
 	switch {
@@ -43,7 +42,7 @@ func mayRequest(t *record.Tx, op *dataset.Operation) error {
 			"%s may not %s volume %s without its home, which requires an admin's confirmation: "+
 				"%s", p, op.Kind, op.Volume,
 			api.AskAsAdmin)
-	case op.Node == p.Node, op.From == p.Node, makes(op.Kind) && op.Path == "":
+	case op.Node == p.Node, op.From == p.Node, makesDataset(op.Kind) && op.Path == "":
 		return nil
 	case op.Kind == dataset.OpDelete:
 		if d, err := t.Dataset(op.DatasetID); err != nil || d.SpelledBy == p.Node || slices.Contains(d.Copies, p.Node) {
@@ -56,7 +55,7 @@ func mayRequest(t *record.Tx, op *dataset.Operation) error {
 	}
 	return dataset.Errorf(dataset.ErrForbidden,
 		"%s may not request this %s of volume %s, because node %s carries it out: ask there, or %s", p,
-		described(op.Kind), op.Volume, home, api.AskControl)
+		kindText(op.Kind), op.Volume, home, api.AskControl)
 }
 
 // vouchesForHome reports whether an operation depends on the sender's confirmation that the home is fenced. A
@@ -66,7 +65,7 @@ func vouchesForHome(op *dataset.Operation) bool {
 }
 
 // operatorMayRequest fails with dataset.ErrForbidden if an operation needs the role admin and the operator has another
-// one. It is needed to confirm that a node is fenced, as drover node fence does, and to name a file or folder of
+// role. The role is needed to confirm that a node is fenced, as drover node fence does, and to name a file or folder of
 // a host.
 func operatorMayRequest(t *record.Tx, p api.Principal, op *dataset.Operation) error {
 	switch {
@@ -95,8 +94,8 @@ func operatorMayRequest(t *record.Tx, p api.Principal, op *dataset.Operation) er
 	return nil
 }
 
-// described names the request, for an error.
-func described(k dataset.OpKind) string {
+// kindText names the kind of a request in an error.
+func kindText(k dataset.OpKind) string {
 	switch k {
 	case dataset.OpShow, dataset.OpHide, dataset.OpDiscard:
 		return string(k) + " of the superseded copy"
@@ -104,8 +103,8 @@ func described(k dataset.OpKind) string {
 	return string(k)
 }
 
-// mayCancel fails with dataset.ErrForbidden if the caller may not cancel an operation. A node may cancel its
-// own requests on another node, because that node may be gone.
+// mayCancel fails with dataset.ErrForbidden if the caller may not cancel an operation. A node may cancel the operations
+// that it requested on another node, because that node may be gone.
 func mayCancel(t *record.Tx, op dataset.Operation) error {
 	p := api.PrincipalOf(t.Context())
 	if p.Kind == pki.Node && p.Node != op.Node && p.Node != op.From {

@@ -18,8 +18,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Submit plans a request and records its operation for the agent of the home. A change of records alone is done
-// at once. Idempotent for the same request ID: it returns the operation as it is now. Errors as those of Plan.
+// Submit plans a request and records its operation for the agent of the home. A request that changes only records is
+// carried out at once. Idempotent for the same request ID: it returns the operation as it is now. Errors as those of
+// Plan.
 func (s *Service) Submit(ctx context.Context, req api.Request) (out api.Outcome, err error) {
 	if req.ID == uuid.Nil {
 		req.ID = uuid.New()
@@ -59,14 +60,14 @@ func (s *Service) Submit(ctx context.Context, req api.Request) (out api.Outcome,
 	return out, err
 }
 
-// submit decides on a request. The result is an operation, recorded by this transaction, or the dataset if it
-// already is as requested.
+// submit decides on a request. It returns an operation, which this transaction records, or the dataset if it already is
+// as requested.
 func (s *Service) submit(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	var recorded dataset.Operation
 	if known, err := t.Get(record.OperationKey(req.ID), &recorded); err != nil {
 		return nil, nil, err
 	} else if known {
-		return &recorded, nil, asked(recorded, req)
+		return &recorded, nil, checkSameRequest(recorded, req)
 	}
 	if req.Kind == dataset.OpImport && req.Path == "" {
 		return nil, nil, dataset.Errorf(dataset.ErrInvalid,
@@ -84,10 +85,10 @@ func (s *Service) submit(t *record.Tx, req api.Request) (*dataset.Operation, *da
 	if err := mayRequest(t, op); err != nil {
 		return nil, nil, err
 	}
-	if makes(op.Kind) {
-		op.From = askingNode(t, op.Kind) // not earlier: the decision does not depend on who asks
+	if makesDataset(op.Kind) {
+		op.From = askingNode(t, op.Kind) // set after the decision, because the decision does not depend on the caller
 	}
-	if alone(op.Kind) || deletion.WithoutHome(*op) {
+	if changesOnlyRecords(op.Kind) || deletion.WithoutHome(*op) {
 		return op, nil, s.settle(t, op)
 	}
 	switch op.Kind {
@@ -110,8 +111,8 @@ func (s *Service) submit(t *record.Tx, req api.Request) (*dataset.Operation, *da
 	return op, nil, s.record(t, *op)
 }
 
-// asked fails unless a recorded operation matches the request with its ID.
-func asked(rec dataset.Operation, req api.Request) error {
+// checkSameRequest fails unless a recorded operation matches the request that has the operation's ID.
+func checkSameRequest(rec dataset.Operation, req api.Request) error {
 	if rec.Asked == digest(req) {
 		return nil
 	}
@@ -149,9 +150,9 @@ func (s *Service) record(t *record.Tx, op dataset.Operation) error {
 	return t.Put(record.OperationKey(op.ID), op)
 }
 
-// Record records an operation that its agent carries out already and that takes longer than its caller can wait.
-// Idempotent, also if its outcome is recorded. An operation whose outcome left no record, such as a create that
-// lost its name, would be started again: see api.Report, Again. Errors as those of Commit.
+// Record records an operation that its agent already carries out and that takes longer than its caller can wait.
+// Idempotent, also if the outcome is recorded. An operation whose outcome left no record, such as a create that did not
+// get its name, would be started again: see api.Report, Again. Errors as those of Commit.
 func (s *Service) Record(ctx context.Context, node uuid.UUID, r api.Report) error {
 	op := r.Operation
 	op.State, op.Incarnation, op.Problem = dataset.OpRunning, r.Incarnation, nil
@@ -171,7 +172,7 @@ func (s *Service) Record(ctx context.Context, node uuid.UUID, r api.Report) erro
 		if err := s.vetted.Check(t, rec, op); err != nil {
 			return err
 		}
-		if known { // with the later reports of others, such as the manifest from the home of a move
+		if known { // keep what other nodes reported since, such as the manifest from the home of a move
 			rec.State, rec.Incarnation = op.State, op.Incarnation
 			return s.record(t, rec)
 		}
@@ -180,14 +181,14 @@ func (s *Service) Record(ctx context.Context, node uuid.UUID, r api.Report) erro
 	return err
 }
 
-// tookEffect reports whether an operation is recorded as done, by its effect.
+// tookEffect reports whether the records show the effect of an operation.
 func tookEffect(t *record.Tx, op dataset.Operation) (bool, error) {
 	var d dataset.Dataset
 	there, err := t.Get(record.DatasetKey(op.DatasetID), &d)
 	if err != nil {
 		return false, err
 	}
-	if makes(op.Kind) {
+	if makesDataset(op.Kind) {
 		return there, nil
 	}
 	if !there || d.Request == op.ID {
@@ -240,9 +241,9 @@ func (s *Service) end(t *record.Tx, op dataset.Operation) error {
 	return s.Uptime.PutEnded(t, op)
 }
 
-// Operations lists the recorded operations by their UUIDs: those that have not ended, and those that ended within
-// the last day, at most the last endedMost. Of scheduled snapshots and their removals that succeeded it lists
-// those of the last hour.
+// Operations lists the recorded operations by their UUIDs: those that have not ended, and those that ended within the
+// last day, at most the last endedMost (package housekeeping). Scheduled snapshots that succeeded, and their removals,
+// are listed for an hour.
 func (s *Service) Operations(ctx context.Context, p api.Page) (out api.List[dataset.Operation], err error) {
 	limit := p.Size()
 	from := view.After(record.OperationsPrefix, p)
@@ -263,8 +264,8 @@ func (s *Service) Operations(ctx context.Context, p api.Page) (out api.List[data
 	return out, nil
 }
 
-// Operation returns an operation by its UUID or a unique prefix. With wait it waits for that time for the
-// operation to end or for its state or progress to change. dataset.ErrNotFound, ErrAmbiguous.
+// Operation returns an operation by its UUID or a unique prefix. If wait is positive, it waits at most that long for
+// the operation to end or for its state or progress to change. dataset.ErrNotFound, ErrAmbiguous.
 func (s *Service) Operation(ctx context.Context, ref string, wait time.Duration) (dataset.Operation, error) {
 	first, err := s.operation(ctx, ref)
 	if err != nil || first.State.Final() || wait <= 0 {
@@ -313,9 +314,9 @@ func noOperation(ref string) error {
 		dataset.Clip(ref))
 }
 
-// CancelOperation ends an operation that has not ended. Its agent stops as soon as it learns of that, and
-// undoes its work. So only an operation that makes something new can be cancelled: dataset.ErrUnsupported for
-// the others. ErrConflict for one that has ended, ErrNotFound, ErrAmbiguous. Idempotent.
+// CancelOperation ends an operation that has not ended. Its agent stops as soon as it learns of the cancellation, and
+// undoes its work. So only an operation that makes something new can be cancelled: dataset.ErrUnsupported for any
+// other. ErrConflict for an operation that has ended, ErrNotFound, ErrAmbiguous. Idempotent.
 func (s *Service) CancelOperation(ctx context.Context, ref string) (op dataset.Operation, err error) {
 	found, err := s.operation(ctx, ref)
 	if err != nil {
@@ -338,7 +339,7 @@ func (s *Service) CancelOperation(ctx context.Context, ref string) (op dataset.O
 			return nil
 		case op.State.Final():
 			return dataset.Errorf(dataset.ErrConflict, "operation %s is already %s", op.ID, op.State)
-		case !makes(op.Kind) && op.Kind != dataset.OpSnapshot && op.Kind != dataset.OpMove:
+		case !makesDataset(op.Kind) && op.Kind != dataset.OpSnapshot && op.Kind != dataset.OpMove:
 			return dataset.Errorf(dataset.ErrUnsupported,
 				"operation %s: a %s cannot be undone once it has begun, so it cannot be cancelled", op.ID, op.Kind)
 		}

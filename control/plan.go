@@ -19,7 +19,7 @@ import (
 // kind of request: dataset.ErrInvalid, ErrNotFound, ErrAmbiguous, ErrExists, ErrProtected, ErrUnsupported,
 // ErrOffline; ErrUnavailable if the store does not answer.
 func (s *Service) Plan(ctx context.Context, node uuid.UUID, req api.Request) (p api.Plan, err error) {
-	if alone(req.Kind) {
+	if changesOnlyRecords(req.Kind) {
 		return p, dataset.Errorf(dataset.ErrInvalid,
 			"a change of kind %q only changes records, and is not planned: submit it", req.Kind)
 	}
@@ -37,8 +37,8 @@ func (s *Service) Plan(ctx context.Context, node uuid.UUID, req api.Request) (p 
 	return p, err
 }
 
-// alone reports whether an operation of this kind changes nothing on disk.
-func alone(k dataset.OpKind) bool {
+// changesOnlyRecords reports whether an operation of this kind changes nothing on disk.
+func changesOnlyRecords(k dataset.OpKind) bool {
 	switch k {
 	case dataset.OpUpdate, dataset.OpUndelete, dataset.OpDiscard, dataset.OpShow, dataset.OpHide:
 		return true
@@ -55,7 +55,7 @@ func (s *Service) plan(t *record.Tx, node uuid.UUID, req api.Request) (api.Plan,
 	if err != nil || done != nil {
 		return api.Plan{Done: done}, err
 	}
-	if !s.Shared { // otherwise the store has the facts about the halt, and about its end
+	if !s.Shared { // in a shared store, the records say whether it is halted
 		if err := s.Reports.CheckTrust(); err != nil {
 			return api.Plan{}, err
 		}
@@ -114,7 +114,7 @@ func (s *Service) decide(t *record.Tx, node uuid.UUID, req api.Request) (*datase
 	return nil, nil, dataset.Errorf(dataset.ErrInvalid, "unknown kind of operation %q", dataset.Clip(string(req.Kind)))
 }
 
-// digest distinguishes requests, whatever their IDs.
+// digest returns a digest of a request without its ID, to tell different requests apart.
 func digest(req api.Request) string {
 	req.ID = uuid.Nil
 	text, err := json.Marshal(req)
@@ -125,7 +125,7 @@ func digest(req api.Request) string {
 	return hex.EncodeToString(sum[:16])
 }
 
-// makes reports whether an operation of this kind makes a dataset and claims a name.
-func makes(k dataset.OpKind) bool {
+// makesDataset reports whether an operation of this kind makes a dataset and claims a name.
+func makesDataset(k dataset.OpKind) bool {
 	return k == dataset.OpCreate || k == dataset.OpClone || k == dataset.OpImport
 }

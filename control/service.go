@@ -45,25 +45,25 @@ type Deps struct {
 	// Shared says that other services may work on the same store. This service then notifies them of its
 	// changes, and learns of theirs.
 	Shared bool
-	// Catalog is where others find the replicas and agents of a shared store; nil: nowhere. With PublishFacts it
-	// has the facts of the hosts too.
+	// Catalog lists the replicas and agents of a shared store. If nil, they are listed nowhere. With PublishFacts the
+	// catalog has the facts of the hosts too.
 	Catalog      store.Catalog
 	PublishFacts bool
-	// Replica is the name and the address of this service, with Shared.
+	// Replica is the name and the address of this service. It is used only if Shared is set.
 	Replica membership.Replica
 	Limits  membership.Limits
-	// Authority returns the authority of the cluster; nil if there is no cluster. It may read the authority again
-	// each time.
+	// Authority returns the authority of the cluster; nil if there is no cluster. It may read the authority again at
+	// each call.
 	Authority func() (*pki.Authority, error)
 	// Unfit is called once with the reason why this service cannot work beside the others on its store (see
-	// Fits). The service then does no background work. May be nil.
+	// membership.Fits). The service then does no background work. May be nil.
 	Unfit func(error)
-	// Failed is called with the failures of the background work; never nil.
+	// Failed is called with the failures of the background work. Must not be nil.
 	Failed func(what string, err error)
 }
 
 // Service is the control service. It implements api.Service. All methods are safe for concurrent use. Its exported
-// fields are the components that decide; they are set by Assemble and must not change while requests run.
+// fields are the components that make the decisions; Assemble sets them, and they must not change while requests run.
 type Service struct {
 	Deps
 	*membership.Admission
@@ -109,7 +109,8 @@ func New(d Deps) *Service {
 	return s
 }
 
-// Assemble returns a service whose background work does not run. The background work must end with ctx.
+// Assemble returns a service whose background work is not started. New starts it, and a test runs single rounds. The
+// background work must end when ctx ends.
 func Assemble(d Deps) (s *Service, ctx context.Context) {
 	now := d.Clock.Now()
 	d.Limits, d.Store = d.Limits.OrDefault(), record.WithFormat(d.Store)
@@ -166,7 +167,7 @@ func Assemble(d Deps) (s *Service, ctx context.Context) {
 	return s, ctx
 }
 
-// makePlanners makes what decides on requests.
+// makePlanners makes the components that decide on requests.
 func (s *Service) makePlanners(d Deps) {
 	s.placer = placer.New(placer.Deps{Reports: s.Reports, Members: s.Members, Shared: d.Shared})
 	s.CopyKeeper = replica.New(replica.Deps{
@@ -188,7 +189,7 @@ func (s *Service) makePlanners(d Deps) {
 		End:       s.end,
 		Placer:    s.placer,
 		Reports:   s.Reports,
-		Unguested: s.unguested,
+		Unguested: s.checkNoGuests,
 		Uptime:    s.Uptime,
 		Vetted:    s.vetted,
 		Clock:     d.Clock,
@@ -201,14 +202,14 @@ func (s *Service) makePlanners(d Deps) {
 		Placer:     s.placer,
 		Relocator:  s.Relocator,
 		Reported:   s.Reports,
-		Unguested:  s.unguested,
+		Unguested:  s.checkNoGuests,
 		Clock:      d.Clock,
 	}}
 	s.deleter = &deletion.Deleter{Deps: deletion.Deps{
 		Shared:    s.Shared,
 		End:       s.end,
 		Ledger:    s.Ledger,
-		Unguested: s.unguested,
+		Unguested: s.checkNoGuests,
 		Uptime:    s.Uptime,
 		Clock:     d.Clock,
 	}}
@@ -229,7 +230,7 @@ func (s *Service) Close() {
 	s.done.Wait()
 }
 
-// Version says which version answers.
+// Version returns the version of this service and of its API.
 func (s *Service) Version(context.Context) (api.Version, error) {
 	return api.Version{Version: s.Deps.Version, API: "v1", Store: s.StoreName, Started: s.started}, nil
 }
@@ -258,8 +259,8 @@ func (s *Service) RemoveNode(ctx context.Context, ref string, force bool) (api.R
 	return s.nodeRemover.RemoveNode(ctx, ref, force)
 }
 
-// Events calls fn for each event after the given ID: first for those that are kept and, with follow, for those to
-// come, until ctx ends, fn returns an error, or the service closes.
+// Events calls fn for each event after the given ID. It begins with the events that are kept. With follow it then waits
+// for new ones, until ctx ends, fn returns an error, or the service closes.
 func (s *Service) Events(ctx context.Context, after uint64, follow bool, fn func(api.Event) error) error {
 	for {
 		list, wait := s.EventLog.After(after)

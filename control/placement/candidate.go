@@ -1,9 +1,10 @@
-// Package placement decides on which pool a dataset is put. Its functions are pure: they depend on their arguments
-// alone and read nothing.
+// Package placement decides on which pool a dataset is put. Its functions are pure: they depend only on their
+// arguments, read nothing and keep nothing.
 //
-// A Site is a node with its pools, a Candidate a pool with its status, and a Requirement the dataset that
-// needs a place. Package control reads the candidates from the store and asks Choose, First or Spread for one
-// of them.
+// A Site is a node with its pools, a Candidate is a pool with its status, and a Requirement lists the needs of the
+// dataset. Package placer reads the candidates from the store and calls First and Spread for a new dataset. Package
+// relocation calls Choose for a move, package replica chooses pools for replicas, and cmd/drover checks profiles with
+// Misfit. Candidate.lacking is the place for another reason why a pool cannot keep a profile.
 package placement
 
 import (
@@ -23,11 +24,11 @@ type Candidate struct {
 	Guarded  bool                // the guard of its node answers
 	Anew     bool                // the data is copied there file by file
 	Whole    bool                // the data arrives with its filesystem
-	Status   *dataset.PoolStatus // nil: its node has not reported it yet; the pool counts as online
+	Status   *dataset.PoolStatus // nil if its node has not reported it yet: the pool then counts as online
 }
 
-// WhyUnsuitable returns why a pool cannot keep a profile, whether it is online or not; "" if it can. A reason that no
-// change on the pool's host would remove comes first.
+// WhyUnsuitable returns why a pool cannot keep a profile, whether the pool is online or not; "" if it can. If there are
+// several reasons, it returns one that no change on the pool's host would remove, if any.
 func WhyUnsuitable(c Candidate, p dataset.Profile) string {
 	mended := ""
 	for _, l := range c.lacking(p) {
@@ -83,8 +84,8 @@ func (c Candidate) lacking(p dataset.Profile) []Shortcoming {
 	}
 }
 
-// lacks says what a pool's host would need for something that it has not, with the command; "":
-// nothing would do.
+// lacks returns what the pool's host would need for a missing capability, with the command for it; "" if nothing on the
+// host would help.
 func (c Candidate) lacks(what string) string {
 	for _, m := range c.Missing {
 		if rest, is := strings.CutPrefix(m, what); is &&
@@ -95,8 +96,8 @@ func (c Candidate) lacks(what string) string {
 	return ""
 }
 
-// Less returns a reason if the whole pool is smaller than a size; "" if it is not, or if the volume has that size
-// already. The sizes of all volumes of a pool may add up to more than the pool.
+// Less returns a reason if the whole pool is smaller than size; "" if it is not, or if had, the present size of the
+// volume, is at least as large. The sizes of all volumes of a pool may add up to more than the pool.
 func (c Candidate) Less(size, had dataset.Size) string {
 	if size <= had || c.Status == nil || c.Status.Size <= 0 || size <= c.Status.Size {
 		return ""

@@ -10,8 +10,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// Misfit returns why no pool of a backend could keep a profile on any host, given the best that a pool of that
-// backend can do; "" if one could. It is a pure function.
+// Misfit returns why no pool of a backend could keep a profile on any host; "" if one could. best has the most that a
+// pool of that backend can do.
 func Misfit(backend string, best dataset.Capabilities, p dataset.Profile) string {
 	c := Candidate{Pool: dataset.Pool{Name: p.Pool, Backend: backend, Capabilities: best}, Guarded: true}
 	if best.OwnDevice {
@@ -36,9 +36,9 @@ func Where(p dataset.Profile) (selector.Expr, error) {
 	return e, err
 }
 
-// Could lists the pools that satisfy a requirement which none of the sites satisfies; "" if there is none. If the
-// pools of the sites are only unreachable it returns "". large says that the pool of a site is only too small. It
-// is a pure function.
+// Could lists the pools that satisfy a requirement which none of the sites satisfies; "" if there is none. It completes
+// the error about the sites. If the pools of the sites are only unreachable, it returns "". large reports that a pool
+// of a site is only too small.
 func Could(sites, all []Site, o Requirement) (who string, large bool) {
 	head, sites := Named(sites, o.Profile.Pool)
 	lacks := false
@@ -55,7 +55,7 @@ func Could(sites, all []Site, o Requirement) (who string, large bool) {
 	if head != "no pool" { // the named pool does not suit; another one might
 		o.Profile.Pool = ""
 	}
-	o.Had = 0 // another pool does not have the data yet
+	o.Had = 0 // another pool does not have the data yet, so its size counts
 	var names []string
 	for _, st := range all {
 		for _, c := range st.Pools {
@@ -67,7 +67,7 @@ func Could(sites, all []Site, o Requirement) (who string, large bool) {
 	return PoolsCould(names), large
 }
 
-// PoolsCould says that these pools could, if there are any.
+// PoolsCould formats a hint for an error that these pools satisfy the requirement; "" without pools.
 func PoolsCould(names []string) string {
 	if len(names) == 0 {
 		return ""

@@ -4,13 +4,15 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// What makes two pools alike, by weight. LikeKind: snapshots of one can be received by the other.
+// The weights of the properties in which two pools can be alike. With LikeKind, one pool can receive snapshots of the
+// other.
 const (
 	likeName = 1
 	LikeKind = 2
 )
 
-// Likeness returns how similar two pools are. From LikeKind on, a dataset moves with its filesystem and snapshots.
+// Likeness returns how similar two pools are, as a sum of weights. If it is at least LikeKind, a dataset moves with its
+// filesystem and snapshots.
 func Likeness(from, to dataset.Pool) (n int) {
 	if from.Backend == to.Backend && from.Capabilities.Delta && to.Capabilities.Delta {
 		n += LikeKind
@@ -21,7 +23,7 @@ func Likeness(from, to dataset.Pool) (n int) {
 	return n
 }
 
-// Takes returns the candidate with Whole and Anew set for data that comes from another pool.
+// Takes returns the candidate with Whole or Anew set according to how it would receive data from another pool.
 func (c Candidate) Takes(from dataset.Pool) Candidate {
 	c.Whole = Likeness(from, c.Pool) >= LikeKind
 	c.Anew = !c.Whole && !OnOneShare(from, c.Pool)

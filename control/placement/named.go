@@ -18,8 +18,8 @@ func IsChosen(c Candidate, p dataset.Profile) bool {
 	return (p.Pool == "" || p.Pool == c.Name) && (p.Backend == "" || p.Backend == c.Backend)
 }
 
-// Named returns the sites with only the pool of a name, because an error must give the reason of that pool alone, and
-// the first words of the error.
+// Named returns the sites with only the pool of the given name, so that an error gives the reason of only that pool.
+// head is the beginning of the error.
 func Named(sites []Site, name string) (head string, of []Site) {
 	for _, st := range sites {
 		its := st

@@ -11,8 +11,8 @@ import (
 // OnOneShare reports whether two pools are on the same share, so that each sees the data of the other.
 func OnOneShare(x, y dataset.Pool) bool { return x.Share != uuid.Nil && x.Share == y.Share }
 
-// OtherPools returns the candidates without the pool that holds the data, which the target node may have adopted: a
-// copy there would overwrite its own source. If no other candidate would do, why says so.
+// OtherPools returns the candidates without the pool that holds the data. The target node may have adopted that pool,
+// and a copy there would overwrite its own source. If no candidate remains, why says so.
 func OtherPools(cands []Candidate, from dataset.Pool, target dataset.Node) (others []Candidate, why string) {
 	others = slices.DeleteFunc(slices.Clone(cands), func(c Candidate) bool { return c.ID == from.ID })
 	could := func(c Candidate) bool { return from.Share == uuid.Nil || OnOneShare(from, c.Pool) }

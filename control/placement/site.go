@@ -30,7 +30,7 @@ type Requirement struct {
 	Profile dataset.Profile
 	Where   selector.Expr // the placement expression of the profile
 	Asking  uuid.UUID     // the node that requests it; uuid.Nil if none does
-	Here    bool          // only the requesting node will do, because the source is there
+	Here    bool          // only the requesting node is suitable, because the source is there
 	Named   bool          // errors name the node even if there is only one
 	Had     dataset.Size  // the size that the dataset has already; no pool is too small for it
 }
@@ -98,7 +98,7 @@ const (
 	refusedLength = 330
 )
 
-// listed formats names for an error: all of a few, the first of many.
+// listed formats names for an error: all of them if there are few, otherwise the first ones.
 func listed(what string, names []string) string {
 	switch more := len(names) - RefusedShown; {
 	case len(names) == 1:
@@ -182,7 +182,8 @@ func Refuse(sites []Site, o Requirement) error {
 	return dataset.Errorf(kind, "%s: %s can satisfy profile %s: %s", o.What, head, o.Profile.Name, text)
 }
 
-// refusal says why nothing of a site is for an order, each reason once.
+// refusal returns why no pool of a site meets a requirement, each reason once. If named, the text becomes part of a
+// list of nodes. would reports that a pool would meet the requirement if it or its node were online.
 func (st Site) refusal(o Requirement, named bool) (line string, would bool) {
 	var why reasons
 	for _, c := range st.Pools {

@@ -1,4 +1,9 @@
 // Package placer chooses the pools in which datasets are made.
+//
+// Placer reads the nodes and pools of a cluster in the transaction of a decision, and applies the rules of package
+// placement. Packages planning, relocation and replica call it for their decisions; package housekeeping calls Sites to
+// see whether nodes or pools have changed. It keeps no state: it reads the store, reports.Latest and
+// membership.Members.
 package placer
 
 import (
@@ -32,7 +37,7 @@ type Placer struct{ Deps }
 // New returns a Placer.
 func New(deps Deps) *Placer { return &Placer{deps} }
 
-// Place chooses the pool for something new: the first pool of the asking node that fits. If there is none, it
+// Place chooses the pool for a new dataset: the first pool of the requesting node that fits. If that node has none, it
 // chooses among the pools of all other nodes, spread by free space.
 func (s *Placer) Place(t *record.Tx, o placement.Requirement) (c placement.Candidate, err error) {
 	if o.Where, err = placement.Where(o.Profile); err != nil {
@@ -92,15 +97,15 @@ func unknownPool(sites []placement.Site, unmade []api.Pool, name string) error {
 	return dataset.Errorf(dataset.ErrInvalid, "unknown pool %q (have: %s)", name, dataset.Have(slices.Compact(names)))
 }
 
-// dependOnPool makes the decision depend on the chosen pool and node only, because there may be more than a transaction
-// can check.
+// dependOnPool makes the decision depend only on the chosen pool and node: a cluster may have more pools than one
+// transaction can check.
 func dependOnPool(t *record.Tx, c placement.Candidate) error {
 	_, err := t.Get(record.PoolKey(c.ID), &dataset.Pool{})
 	_, nerr := t.Get(record.NodeKey(c.Node), &dataset.Node{})
 	return errors.Join(err, nerr)
 }
 
-// site reads the asking node; none if it is not known.
+// site reads the requesting node with its pools. It returns no site if the node is not recorded.
 func (s *Placer) site(t *record.Tx, o placement.Requirement) ([]placement.Site, error) {
 	var st placement.Site
 	ok, err := t.Get(record.NodeKey(o.Asking), &st.Node)
@@ -158,7 +163,8 @@ func (s *Placer) Sites(t *record.Tx) ([]placement.Site, error) {
 	return out, nil
 }
 
-// poolStatus returns the status of a pool: as its node reports it to this service, or else as the node recorded it.
+// poolStatus returns the status of a pool: the last one that its node reported to this service, or else the one in the
+// recorded facts of the node.
 func (s *Placer) poolStatus(f *dataset.Facts, id uuid.UUID) *dataset.PoolStatus {
 	if st := s.Reports.Pool(id); st != nil || f == nil {
 		return st
@@ -209,8 +215,8 @@ func (s *Placer) Candidates(t *record.Tx, node uuid.UUID) ([]placement.Candidate
 	return cands, nil
 }
 
-// CheckFits checks that a dataset can have a profile where it is, or that a dataset can be made from it with the
-// profile. had is the size that it had before.
+// CheckFits fails if a dataset cannot have a profile in its present pool, or if no dataset with the profile can be made
+// from it there. had is the size that the dataset had before.
 func (s *Placer) CheckFits(t *record.Tx, d dataset.Dataset, p dataset.Profile, had dataset.Size) error {
 	pool, err := t.Pool(d)
 	if err != nil {
@@ -228,8 +234,7 @@ func (s *Placer) CheckFits(t *record.Tx, d dataset.Dataset, p dataset.Profile, h
 	return nil
 }
 
-// CheckSuits returns why a dataset could not have a profile where it is, even if it was made there again; nil if it
-// could.
+// CheckSuits fails if a dataset could not have a profile in its present pool even if it were created there again.
 func (s *Placer) CheckSuits(t *record.Tx, d dataset.Dataset, p dataset.Profile) error {
 	if err := s.CheckFits(t, d, p, p.Size); dataset.KindOf(err) == dataset.ErrUnsupported {
 		return err
@@ -246,8 +251,8 @@ func (s *Placer) TooLarge(d dataset.Dataset) dataset.Size {
 	return 0
 }
 
-// WithOthers adds to the error that no pool of the sites satisfies a requirement which other pools do, or else
-// what would help.
+// WithOthers adds a hint to the error that no pool of the sites satisfies a requirement: which other pools satisfy it,
+// or else what would help.
 func (s *Placer) WithOthers(t *record.Tx, refusal error, sites []placement.Site, o placement.Requirement) error {
 	all := sites
 	if !o.Here {
