@@ -67,8 +67,8 @@ func (a *attachments) attach(ctx context.Context, id uuid.UUID, opts backends.At
 	}}, nil
 }
 
-// growSlack is by how many bytes a filesystem may be smaller than its volume: a last group that would be too
-// small is left out.
+// growSlack is how many bytes a filesystem may be smaller than its volume without being grown. mkfs leaves out a last
+// group that would be too small.
 const growSlack = 16 << 20
 
 // active is the device of a head, with its content.
@@ -77,7 +77,7 @@ type active struct {
 	fsType              string
 	fsSize, inner, size int64 // of the filesystem, of its container, and of the volume
 
-	open *crypt.Device // the container on it, nil: it has none
+	open *crypt.Device // the container on the volume; nil if it has none
 	key  []byte
 }
 
@@ -131,20 +131,21 @@ func (a *attachments) inspect(ctx context.Context, id uuid.UUID) (active, error)
 	return v, err
 }
 
-// mountOptions are those that volumes need, before those that the profile has.
+// mountOptions returns the mount options that volumes need, followed by those of the profile.
 func mountOptions(fsType string, more []string) []string {
 	var opts []string
 	if fsType == xfs {
-		opts = append(opts, "nouuid") // a clone has its source's
+		opts = append(opts, "nouuid") // a clone has the UUID of its source
 	}
-	// Files that are deleted in a volume give their space back to the pool.
+	// The blocks of deleted files are returned to the pool.
 	if !slices.Contains(more, "nodiscard") && !slices.Contains(more, "discard") {
 		opts = append(opts, "discard")
 	}
 	return append(opts, more...)
 }
 
-// A process that is being forked has a copy of our open files until its exec; udev reads a device after it was closed.
+// A process that was just forked has a copy of our open files until it calls exec. udev reads a device after the device
+// was closed.
 const (
 	busyTries = 40
 	busyPause = 25 * time.Millisecond
@@ -153,15 +154,15 @@ const (
 // Idle implements backends.IdleChecker.
 func (p *Pool) Idle(ctx context.Context, id uuid.UUID) error { return p.attachments.unused(ctx, id) }
 
-// unused fails with dataset.ErrInUse while a dataset is attached, or its device open or
-// mounted, in whichever mount namespace. A folder without a head is not in use.
+// unused fails with dataset.ErrInUse if a dataset is attached, or if its device is open or mounted in any mount
+// namespace. A folder without a head is not in use.
 func (a *attachments) unused(ctx context.Context, id uuid.UUID) error {
 	if err := a.attached.None(id); err != nil {
 		return err
 	}
 	f, err := a.shelf.Find(id)
 	if errors.Is(err, dataset.ErrNotFound) {
-		return nil // it is not whole
+		return nil // the dataset is not whole
 	}
 	if err != nil {
 		return err
@@ -194,7 +195,7 @@ func (a *attachments) unused(ctx context.Context, id uuid.UUID) error {
 	return nil
 }
 
-// mountedAt returns where a device is mounted in this mount namespace; "": nowhere.
+// mountedAt returns where a device is mounted in this mount namespace, or "" if it is not mounted there.
 func mountedAt(dev dm.Device) string {
 	table, err := mount.Table()
 	if err != nil {
@@ -218,8 +219,8 @@ func userOf(ctx context.Context, dev dm.Device) string {
 	return fmt.Sprintf("somebody has %s open (fuser -v %s)", dev.Node(), dev.Node())
 }
 
-// offlineGrow returns those of some filesystems that cannot grow while they are mounted,
-// and so not at all.
+// offlineGrow returns the filesystems of have that cannot grow while they are mounted. Drover does not grow them at
+// all.
 func offlineGrow(have []string) ([]string, error) {
 	if !slices.Contains(have, ext4) {
 		return nil, nil
@@ -230,8 +231,8 @@ func offlineGrow(have []string) ([]string, error) {
 	return []string{ext4}, nil
 }
 
-// Resize implements backends.Resizer: the volume first, then the filesystem in it, or that
-// when it is mounted next.
+// Resize implements backends.Resizer. It extends the volume first, and then its filesystem. An unmounted filesystem is
+// extended at its next mount.
 func (p *Pool) Resize(ctx context.Context, id uuid.UUID, size dataset.Size, root *os.File) error {
 	if err := p.resize(ctx, id, p.roundUp(size), root); err != nil {
 		return fmt.Errorf("resize dataset %s to %s: %w", id, size, err)
@@ -248,7 +249,7 @@ func (p *Pool) resize(ctx context.Context, id uuid.UUID, want dataset.Size, root
 	if err := mkfs.CheckMax(want); err != nil {
 		return err
 	}
-	if v.open != nil { // which was not asked for its key where it was open
+	if v.open != nil { // enter does not ask for the key of a container that is open already
 		if err := crypt.New(p.runner).Fits(ctx, v.disk, v.key); err != nil {
 			return err
 		}

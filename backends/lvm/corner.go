@@ -20,8 +20,8 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// cornerTag is the tag of the volumes of a pool in a corner; it has that pool's UUID. They are among the
-// other volumes of the thin pool.
+// cornerTag is the tag of a volume whose pool is in a corner. It ends with the UUID of that pool. The volume is in the
+// thin pool of the pool that contains the corner.
 const cornerTag = "drover.corner="
 
 // Home implements backends.SeparateFolderKind: where the records of a volume group are mounted.

@@ -23,29 +23,29 @@ type encryption struct {
 	keys backends.Keys
 }
 
-// An encrypted dataset has a LUKS2 container in its volume, and the filesystem in there: snapshots
-// and clones are of ciphertext, and take no key. LVM does not see that filesystem, so the agent
-// freezes it where LVM does it otherwise.
+// An encrypted dataset has a LUKS2 container in its volume, with the filesystem in the container. So snapshots and
+// clones are ciphertext, and taking them needs no key. LVM does not see that filesystem and does not freeze it for a
+// snapshot. The agent freezes it instead.
 
-// mapping is the name of the device that decrypts a volume. With the pool in it two pools
-// of a host can have volumes of one name, as after a copy of their disk.
+// mapping returns the name of the device that decrypts a volume. The name contains a part of the pool's UUID, because
+// two pools of a host can have volumes with the same name, for example after their disk was copied.
 func (e *encryption) mapping(volume string) string {
 	return "drover-" + strings.TrimPrefix(volume, namePrefix) + e.mappings()
 }
 
-// mappings is the end of the names of all mappings of the pool.
+// mappings returns the suffix of the names of all mappings of the pool.
 func (e *encryption) mappings() string { return "-" + e.shelf.ID().String()[:8] }
 
-// settled removes the unused mappings of the pool, such as those that a killed process has left, and waits
-// until they are gone. That takes no cryptsetup: it may be gone since.
+// settled removes the unused mappings of the pool, such as those of a killed process, and waits until they are removed.
+// It works without cryptsetup, which may have been uninstalled.
 func (e *encryption) settled() error {
 	return crypt.Gone(context.Background(), func(name string) bool {
 		return strings.HasPrefix(name, "drover-") && strings.HasSuffix(name, e.mappings())
 	})
 }
 
-// abandon removes the mappings of worthless volumes: at once, or when the commands end that a killed process
-// has left running on them.
+// abandon removes the mappings of worthless volumes. A mapping that commands of a killed process still use is removed
+// when they end.
 func (e *encryption) abandon(volumes []string) error {
 	for _, name := range volumes {
 		if err := crypt.Drop(e.mapping(name)); err != nil {
@@ -65,7 +65,7 @@ func (e *encryption) keyOf(ctx context.Context, d dataset.Dataset) ([]byte, erro
 	return e.keys.DataKey(ctx, d)
 }
 
-// overhead is how many bytes a dataset's volume has beside its filesystem.
+// overhead returns how many bytes of a dataset's volume are not available to its filesystem.
 func overhead(d dataset.Dataset) dataset.Size {
 	if d.Encryption == nil {
 		return 0
@@ -102,7 +102,7 @@ func (e *encryption) encrypt(ctx context.Context, volume, node string, d dataset
 	return tool.Open(ctx, node, e.mapping(volume), key)
 }
 
-// named is a device by a name that it has after the next start too.
+// named is a device with a name that is valid after a restart of the host too.
 type named struct {
 	io.ReaderAt
 	name string
@@ -110,8 +110,8 @@ type named struct {
 
 func (n named) Name() string { return n.name }
 
-// enter opens the container on the device of a head, if its record says that it has one: an unencrypted
-// filesystem in that place is not Drover's.
+// enter opens the container on the device of a head, if the record of the dataset says that it is encrypted. It refuses
+// an unencrypted filesystem in place of the container, because Drover did not make it.
 func (e *encryption) enter(ctx context.Context, f *shelf.Folder, volume string, node *os.File) (open *crypt.Device,
 	key []byte, err error) {
 	disk := named{node, "/dev/mapper/" + e.device(volume)}
@@ -153,7 +153,8 @@ func (e *encryption) top(volume string, dev dm.Device) (dm.Device, error) {
 	return dm.Device{Name: m.Name, Major: m.Major, Minor: m.Minor, Open: m.Users}, nil
 }
 
-// makeFS makes a filesystem in a container, where each block that is written takes room.
+// makeFS makes a filesystem in a container. It writes as few blocks as possible, because each written block takes space
+// in the pool.
 func (e *encryption) makeFS(ctx context.Context, fsType string, size dataset.Size, path string) error {
 	more := []string{"-f", path} // blocks that were never written read as noise
 	if fsType == ext4 {
@@ -167,7 +168,7 @@ func (e *encryption) makeFS(ctx context.Context, fsType string, size dataset.Siz
 	return err
 }
 
-// close ends what inspect has opened.
+// close closes what inspect opened.
 func (v active) close() error {
 	if v.open == nil {
 		return nil
@@ -175,7 +176,8 @@ func (v active) close() error {
 	return v.open.Close()
 }
 
-// fill extends the container of a head to the size of its extended volume, and returns the device in it.
+// fill extends the container of a head to the size of its extended volume. It returns the device that decrypts the
+// container.
 func (e *encryption) fill(ctx context.Context, v active, volume string, size int64) (int64, error) {
 	if v.open == nil {
 		return size, nil

@@ -17,7 +17,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// lister lists the datasets of the pool, and the volumes of the group that belong to none.
+// lister lists the datasets of the pool, and the volumes of the group that belong to no dataset.
 type lister struct {
 	*storage
 }
@@ -55,8 +55,8 @@ func (p *Pool) Stat(ctx context.Context, id uuid.UUID) (backends.Entry, error) {
 	}), nil
 }
 
-// describe adds to a dataset's entry its snapshots and their problems, and to named the volumes that the
-// folder names. What all lacks is looked for again: it may have come since that was listed.
+// describe adds to a dataset's entry its snapshots and their problems. It adds the volumes that the folder names to
+// named. It asks LVM again for a volume that is not in all, because the volume may have been made since all was listed.
 func (l *lister) describe(ctx context.Context, f *shelf.Folder, e *backends.Entry, all map[string]volume,
 	named map[string]bool) {
 	shelf.DescribeTrees(f, e)
@@ -85,7 +85,7 @@ func (l *lister) describe(ctx context.Context, f *shelf.Folder, e *backends.Entr
 	}
 }
 
-// gone returns the problem of a volume that was not listed; nil: it exists by now.
+// gone returns the problem of a volume that was not listed, or nil if it exists now.
 func (l *lister) gone(ctx context.Context, tree, name string) error {
 	now, err := l.tool.volumes(ctx, l.ref(name))
 	switch {
@@ -97,7 +97,7 @@ func (l *lister) gone(ctx context.Context, tree, name string) error {
 	return err
 }
 
-// ours tells whether Drover made a volume.
+// ours reports whether Drover made a volume.
 func ours(v volume) bool { return v.Pool == poolName && slices.Contains(v.Tags, ourTag) }
 
 // linksOf returns the volumes of the files in a folder.
@@ -123,8 +123,8 @@ func linksOf(folder *os.Root) (map[string]string, []error) {
 	return links, problems
 }
 
-// strangers returns the volumes of the thin pool, and those of Drover's names, that no
-// folder names. Other volumes in the volume group belong to others.
+// strangers returns the volumes that no folder names, if they are in the thin pool or have a name that Drover gives.
+// Other volumes of the group belong to others.
 func (l *lister) strangers(ctx context.Context, all map[string]volume, named map[string]bool) (
 	[]backends.Entry, error,
 ) {
@@ -179,7 +179,7 @@ func datasetOf(v volume) uuid.UUID {
 	return uuid.Nil
 }
 
-// knows tells whether the folder of a dataset names a volume by now, or is on its way out.
+// knows reports whether the folder of a dataset names a volume by now, or the dataset is being deleted.
 func (l *lister) knows(id uuid.UUID, name string) bool {
 	root, err := l.shelf.Glance(id)
 	if errors.Is(err, dataset.ErrNotFound) {
@@ -204,8 +204,8 @@ func (l *lister) leaving(id uuid.UUID) bool {
 	return err == nil && slices.ContainsFunc(names, func(n string) bool { return strings.HasPrefix(n, id.String()) })
 }
 
-// foreignTo tells whether a volume is another pool's: one in a corner of this one, or the one
-// that has the corner. Without a corner, no volume belongs to one.
+// foreignTo reports whether a volume belongs to another pool: to one in a corner of this pool, or to the pool that
+// contains this corner. If there is no corner, it returns false.
 func (l *lister) foreignTo(v volume) (bool, error) {
 	mine := cornerTag + l.shelf.ID().String()
 	if l.inCorner {

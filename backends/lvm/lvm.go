@@ -1,32 +1,36 @@
-// Package lvm is the backend for people who have LVM, or a disk for it: a dataset is a thin
-// volume with a filesystem of its own, a snapshot and a clone are thin snapshots.
+// Package lvm is the backend for hosts that have LVM, or a disk for it. A dataset is a thin volume with a filesystem.
+// Snapshots and clones are thin snapshots.
 //
-// A pool is a volume group, /dev/VG, or what is free of one that others use too:
+// A pool is a volume group, /dev/VG, or the free space of one that others use too:
 //
 //	VG                  tagged drover.pool=<uuid>
 //	VG/drover_records   an ext4 with the records (package shelf), which Open mounts
 //	VG/drover_pool      the thin pool
 //	VG/drover_<hex>     a head or a snapshot, tagged drover and drover.dataset=<uuid>
 //
-// So the records come along with the disk. In a dataset's folder of the shelf a file stands
-// for each volume, with its name in it: head, snapshot-<uuid> and, after a restore,
-// head-<uuid>, as package shelf calls trees. Which one is the head, and which snapshots
-// there are, is on record as for other backends with trees.
+// So the records move with the disk. In the dataset's folder of the shelf, a file represents each volume and contains
+// the volume's name: head, snapshot-<uuid> and, after a restore, head-<uuid>. Package shelf calls them trees. As in
+// other backends with trees, records say which tree is the head, and which snapshots exist.
 //
 // # Crashes
 //
-// The name of a volume is made of a UUID of its own, and lies on the disk before the volume
-// is made; it goes after it. What a crash leaves is a name without a volume, or one that no
-// record makes a head or a snapshot: Reap removes both. A volume is removed only by a name
-// that lay in the pool, and if it has Drover's tag and is in Drover's thin pool. What has
-// the tag and no name is listed, and left alone. lvm(8) itself is never killed half-way:
-// what it had suspended by then would stay so.
+// The name of a volume is made of a new UUID. It is written to the disk before the volume is made, and removed after
+// the volume. So a crash leaves a name without a volume, or a volume that no record makes a head or a snapshot. Reap
+// removes both. A volume is only removed if its name was recorded in the pool, it has Drover's tag, and it is in
+// Drover's thin pool. A volume with the tag but without a recorded name is listed and left alone. A command of lvm(8)
+// that changes something is never killed, because the volumes that it had suspended would stay suspended.
 //
 // # Activation
 //
-// Heads are active from their first mount on, until the host is restarted; snapshots never
-// are. What one takes is asked without making it so. LVM freezes the mounted filesystem of a head
-// while it takes a snapshot of it, unless that is encrypted (encrypt.go).
+// A head is active from its first mount until the host restarts. Snapshots are never activated, not even to read their
+// usage. LVM freezes the mounted filesystem of a head while it takes a snapshot of the head, unless the dataset is
+// encrypted (encryption.go).
+//
+// # State
+//
+// The agent opens a [Pool] and calls it by the contract of package backends. The parts of a pool keep only counts of
+// attachments and the remembered usage of inactive volumes; everything else is read from LVM and the shelf. An open
+// folder claims its dataset (package shelf), and only one command of lvm(8) runs at a time (tool).
 package lvm
 
 import (
@@ -71,7 +75,7 @@ const (
 // Backend is the kind of storage that this package is. It is safe for concurrent use.
 type Backend struct {
 	runner run.Runner
-	step   func(string) // between two acts: for tests
+	step   func(string) // called between two actions, for tests
 }
 
 var (
@@ -186,7 +190,7 @@ func (b *Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool,
 	return p, nil
 }
 
-// pool is one in a volume group, not open yet.
+// pool returns the pool in a volume group, before it is opened.
 func (b *Backend) pool(cfg backends.Config, vg string) *Pool {
 	p := newPool(&storage{
 		name: cfg.Name, path: cfg.Path, vg: vg, tool: newTool(b.runner), runner: b.runner, step: b.step,
@@ -287,7 +291,7 @@ func (p *Pool) Info() backends.Info {
 
 // Filesystem implements backends.Formatter.
 func (p *Pool) Filesystem(size dataset.Size) string {
-	fs, _ := mkfs.Choose("", size, p.info.Capabilities.Filesystems) // Create says why there is none
+	fs, _ := mkfs.Choose("", size, p.info.Capabilities.Filesystems) // if there is none, Create reports why
 	return fs
 }
 
@@ -308,8 +312,8 @@ func (p *Pool) WriteRecord(_ context.Context, d dataset.Dataset, sync bool) erro
 	return p.shelf.WriteRecord(d, sync)
 }
 
-// Used implements backends.Pool: the kernel counts a volume's blocks. Of one that is not active
-// the pool's metadata tell; it stays so.
+// Used implements backends.Pool. The kernel counts the blocks of an active volume. The usage of an inactive volume is
+// read from the pool's metadata, without activating the volume.
 func (p *Pool) Used(ctx context.Context, id uuid.UUID) (dataset.Size, error) {
 	f, err := p.shelf.Find(id)
 	if err != nil {
@@ -345,16 +349,16 @@ type storage struct {
 	extent     dataset.Size
 	chunk      dataset.Size
 	info       backends.Info
-	inCorner   bool // its records are a folder of another pool's
+	inCorner   bool // its records are in a folder beside those of another pool
 }
 
-// ref is how lvm(8) is told of a volume.
+// ref returns the name of a volume as lvm(8) expects it.
 func (s *storage) ref(name string) string { return s.vg + "/" + name }
 
 // device is the device mapper's name of a volume.
 func (s *storage) device(name string) string { return dm.Mangle(s.vg, name) }
 
-// roundUp makes a size a whole number of extents.
+// roundUp rounds a size up to whole extents.
 func (s *storage) roundUp(size dataset.Size) dataset.Size {
 	return (size + s.extent - 1) / s.extent * s.extent
 }

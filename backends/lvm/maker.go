@@ -40,15 +40,15 @@ const (
 // link represents a volume in a dataset's folder: a file with the name of the tree.
 type link struct {
 	Volume string `json:"volume"`
-	// Size is how much can be written to the volume, which is larger: see package mkfs. 0: an older version
-	// made the volume, exactly as large as its size.
+	// Size is how much can be written to the volume. The volume is larger: see package mkfs. A size of 0 means that an
+	// older version made the volume, exactly as large as the size of the dataset.
 	Size       dataset.Size `json:"size,omitempty"`
 	Filesystem string       `json:"filesystem,omitempty"`
 }
 
 var volumeName = regexp.MustCompile(`^` + namePrefix + `[0-9a-f]{32}$`)
 
-// linkOf returns which volume a tree of a folder is.
+// linkOf returns the link of a tree in a folder.
 func linkOf(folder *os.Root, tree string) (l link, err error) {
 	err = shelf.ReadJSON(folder, tree, &l)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -60,19 +60,19 @@ func linkOf(folder *os.Root, tree string) (l link, err error) {
 	return l, nil
 }
 
-// volumeOf returns the name of the volume that a tree of a folder is.
+// volumeOf returns the name of a tree's volume.
 func volumeOf(folder *os.Root, tree string) (string, error) {
 	l, err := linkOf(folder, tree)
 	return l.Volume, err
 }
 
-// headOf returns the head's volume.
+// headOf returns the name of the head's volume.
 func headOf(f *shelf.Folder) (string, error) {
 	_, l, err := headLink(f)
 	return l.Volume, err
 }
 
-// headLink returns the head's tree, and which volume it is.
+// headLink returns the head's tree and its link.
 func headLink(f *shelf.Folder) (tree string, l link, err error) {
 	h, err := f.Head()
 	if err != nil {
@@ -84,8 +84,8 @@ func headLink(f *shelf.Folder) (tree string, l link, err error) {
 	return h.Tree, l, nil
 }
 
-// intend records durably that a volume will be made for a tree, as in l, but with a name of its own. The
-// volume of an earlier attempt is removed first.
+// intend durably records that a volume will be made for a tree. The record is l with a new volume name, which intend
+// returns. It first removes the volume of an earlier attempt.
 func (m *maker) intend(ctx context.Context, f *shelf.Folder, tree string, l link) (string, error) {
 	if err := m.remover.destroyIn(ctx, f, tree); err != nil {
 		return "", err
@@ -99,7 +99,7 @@ func (m *maker) intend(ctx context.Context, f *shelf.Folder, tree string, l link
 	return l.Volume, nil
 }
 
-// tags are those of a dataset's volume.
+// tags returns the tags of a dataset's volume.
 func (m *maker) tags(id uuid.UUID) []string {
 	list := []string{"--addtag", ourTag, "--addtag", datasetTag + id.String()}
 	if m.inCorner {
@@ -108,8 +108,8 @@ func (m *maker) tags(id uuid.UUID) []string {
 	return list
 }
 
-// snap makes a volume for a tree of to, with the content of another volume at one moment. It is
-// on the disk when it returns, with all that was written to the other before.
+// snap makes a volume for a tree of the folder to, with the content of another volume at one moment. When it returns,
+// the new volume is on the disk, with everything that was written to the other volume before.
 func (m *maker) snap(ctx context.Context, of link, to *shelf.Folder, tree string, skip string) (string, error) {
 	name, err := m.intend(ctx, to, tree, of)
 	if err != nil {
@@ -147,20 +147,20 @@ func (m *maker) measure(ctx context.Context, l *link, d dataset.Dataset) (datase
 		l.Filesystem = d.Profile.Filesystem.Type
 	}
 	if l.Filesystem == "" {
-		if l.Filesystem = xfs; l.Size < mkfs.MinXFS { // what that version chose
+		if l.Filesystem = xfs; l.Size < mkfs.MinXFS { // the filesystem that older versions chose
 			l.Filesystem = ext4
 		}
 	}
 	return device, err
 }
 
-// volumeFor returns how large a volume must be for so much to be written to it, including the parts beside
-// its filesystem.
+// volumeFor returns the size of a volume to which size bytes can be written. beside is the size of the parts of the
+// volume that are not in its filesystem.
 func (m *maker) volumeFor(fsType string, size, beside dataset.Size) dataset.Size {
 	return m.roundUp(mkfs.Device(fsType, size) + beside)
 }
 
-// extend makes a volume larger; one that is as large is fine.
+// extend enlarges a volume. If the volume is large enough, extend does nothing.
 func (m *maker) extend(ctx context.Context, name string, size dataset.Size) error {
 	have, err := m.sizeOf(ctx, name)
 	if err != nil || have >= size {
@@ -213,7 +213,7 @@ func (m *maker) choose(d dataset.Dataset) (string, dataset.Size, error) {
 	size = m.roundUp(size)
 	fsType, err := mkfs.Choose(d.Profile.Filesystem.Type, size, m.info.Capabilities.Filesystems)
 	if err == nil {
-		err = mkfs.Usable(fsType) // it may have gone since the pool was opened
+		err = mkfs.Usable(fsType) // the program may have been removed since the pool was opened
 	}
 	if err != nil {
 		return "", 0, err
@@ -269,7 +269,7 @@ func (m *maker) mkfs(ctx context.Context, fsType string, size dataset.Size, node
 	err := ext(",assume_storage_prezeroed=1")
 	var failed *run.Error
 	if errors.As(err, &failed) && strings.Contains(failed.Stderr, "assume_storage_prezeroed") {
-		err = ext("") // e2fsprogs before 1.47
+		err = ext("") // for e2fsprogs before 1.47
 	}
 	return err
 }
@@ -311,7 +311,7 @@ func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
 	return size, nil
 }
 
-// source returns which volume a snapshot is, or with the nil one the head.
+// source returns the link of a snapshot, or of the head if snapshot is nil.
 func source(f *shelf.Folder, snapshot uuid.UUID) (l link, err error) {
 	if snapshot == uuid.Nil {
 		_, l, err = headLink(f)
@@ -324,7 +324,7 @@ func source(f *shelf.Folder, snapshot uuid.UUID) (l link, err error) {
 	return linkOf(f.Root, s.Tree)
 }
 
-// make makes a dataset whose head fill makes, and returns its size. What fails is taken back.
+// make makes a dataset, whose head fill makes, and returns its size. If that fails, make removes the dataset.
 func (m *maker) make(ctx context.Context, d dataset.Dataset,
 	fill func(*shelf.Folder) (dataset.Size, error)) (dataset.Size, error) {
 	f, whole, err := m.shelf.Make(d.ID)

@@ -30,13 +30,13 @@ type opener struct {
 }
 
 const (
-	// What of a volume group's free bytes is the thin pool's. Metadata take 64 bytes a block
-	// and snapshot, cannot shrink, and have a spare of their size; the rest is for growing
-	// them, and for lvconvert --repair.
-	poolShare   = 97 // in a hundred
+	// poolShare is the percentage of a volume group's free bytes that the thin pool takes. Its metadata take 64 bytes
+	// for each block and snapshot, cannot shrink, and have a spare of the same size. The rest of the group is for
+	// growing the metadata, and for lvconvert --repair.
+	poolShare   = 97 // percent
 	minMetadata = 8 * dataset.MiB
 	maxMetadata = 4 * dataset.GiB
-	mappings    = 4 * 64 // bytes of metadata a block, at least: for four snapshots that share nothing
+	mappings    = 4 * 64 // least bytes of metadata for each block: enough for four snapshots that share nothing
 
 	smallestBlock = 64 * dataset.KiB
 	minData       = 256 * dataset.MiB
@@ -87,7 +87,7 @@ func (o *opener) makeGroup(ctx context.Context, cfg *backends.Config) (group, ma
 		return group{}, nil, dataset.Errorf(dataset.ErrOffline,
 			"there is no volume group %s (vgs shows those that are here; is its disk?)", o.vg)
 	}
-	// LVM leaves an empty directory where no udev runs.
+	// Without udev, LVM leaves an empty directory behind.
 	if names, err := os.ReadDir(o.path); len(names) > 0 || err != nil && !errors.Is(err, os.ErrNotExist) {
 		return group{}, nil, dataset.Errorf(dataset.ErrExists, "something that is no volume group has the name %s",
 			o.path)
@@ -102,13 +102,14 @@ func (o *opener) makeGroup(ctx context.Context, cfg *backends.Config) (group, ma
 			return group{}, nil, err
 		}
 	}
-	if err := disk.Suffice(cfg.Devices, leastGroup); err != nil { // before there is a group on them
+	if err := disk.Suffice(cfg.Devices, leastGroup); err != nil { // before the group is made on them
 		return group{}, nil, err
 	}
 	if cfg.ID == uuid.Nil {
 		cfg.ID = uuid.New()
 	}
-	// Not -y: if LVM finds something on a device after all, it asks, and gets no answer.
+	// -y is left out. If LVM finds content on a device after all, it asks for confirmation, and fails without an
+	// answer.
 	args := append([]string{"--addtag", poolTag + cfg.ID.String(), o.vg}, cfg.Devices...)
 	if err := o.tool.lvm(ctx, "vgcreate", args...); err != nil {
 		return group{}, nil, err
@@ -144,7 +145,7 @@ func (o *opener) sameDisks(ctx context.Context, devices []string) error {
 	return nil
 }
 
-// numbers are those of some devices, in their order.
+// numbers returns the device numbers of devices, in the same order.
 func numbers(devices []string) (all []uint64, err error) {
 	for _, path := range devices {
 		var st unix.Stat_t
@@ -157,8 +158,8 @@ func numbers(devices []string) (all []uint64, err error) {
 	return all, nil
 }
 
-// claim returns the UUID of the pool that a volume group is, and makes it one if that is
-// wanted.
+// claim returns the UUID of the pool in a volume group. If cfg.Make is set and the group has no pool, claim tags the
+// group as the new pool.
 func (o *opener) claim(ctx context.Context, g group, all map[string]volume, cfg backends.Config) (uuid.UUID, error) {
 	refusal := dataset.ErrOffline
 	if cfg.Make {
@@ -205,7 +206,7 @@ func (o *opener) claim(ctx context.Context, g group, all map[string]volume, cfg 
 	return id, o.tool.lvm(ctx, "vgchange", "--addtag", poolTag+id.String(), o.vg)
 }
 
-// wayOut says what becomes of a group that is another pool.
+// wayOut returns advice about a volume group that is another pool.
 func (o *opener) wayOut(all map[string]volume, id uuid.UUID, whole bool) string {
 	switch {
 	case slices.Contains(all[recordsName].Tags, formattedTag) && all[poolName].Name != "":
@@ -217,7 +218,7 @@ func (o *opener) wayOut(all map[string]volume, id uuid.UUID, whole bool) string 
 		"those of %s and %s that there are, then try again", poolTag, id, o.vg, o.ref(recordsName), o.ref(poolName))
 }
 
-// ready has the pool's own two volumes made, as far as they are not, and active.
+// ready makes and activates the pool's two volumes, as far as they are missing or inactive.
 func (o *opener) ready(ctx context.Context, g group, all map[string]volume, cfg backends.Config) error {
 	records, pool := all[recordsName], all[poolName]
 	switch {
@@ -255,7 +256,7 @@ func (o *opener) ready(ctx context.Context, g group, all map[string]volume, cfg 
 func (o *opener) finish(ctx context.Context, id uuid.UUID, g group, records, pool volume,
 	stripes int) (map[string]volume, error) {
 	if !slices.Contains(records.Tags, formattedTag) {
-		if pool.Name != "" { // that comes after the records
+		if pool.Name != "" { // the thin pool is made after the records
 			return nil, dataset.Errorf(dataset.ErrExists,
 				"%s has not the tag %s, and there is a thin pool: nothing was changed (if its records are "+
 					"whole: lvchange --addtag %s %s)", o.ref(recordsName), formattedTag, formattedTag,
@@ -278,10 +279,10 @@ func (o *opener) finish(ctx context.Context, id uuid.UUID, g group, records, poo
 	return o.tool.volumes(ctx, o.vg)
 }
 
-// layout is how a thin pool is made.
+// layout is the sizes of a thin pool's parts.
 type layout struct{ data, metadata, block dataset.Size }
 
-// plan decides it for so many free bytes, on so many devices side by side.
+// plan returns the layout for so many free bytes on stripes devices of equal size.
 func (o *opener) plan(free dataset.Size, stripes int) (layout, error) {
 	l := layout{block: smallestBlock}
 	l.metadata = o.roundUp(min(max(free/100, minMetadata), maxMetadata))
@@ -298,7 +299,7 @@ func (o *opener) plan(free dataset.Size, stripes int) (layout, error) {
 	return l, nil
 }
 
-// makePool makes the thin pool of the free space, in one command.
+// makePool makes the thin pool of the free space with one command.
 func (o *opener) makePool(ctx context.Context, free dataset.Size, stripes int) error {
 	l, err := o.plan(free, stripes)
 	if err != nil {
@@ -314,7 +315,7 @@ func (o *opener) makePool(ctx context.Context, free dataset.Size, stripes int) e
 	}
 	err = o.tool.lvm(ctx, "lvcreate", args...)
 	if err != nil && stripes > 1 && errors.Is(err, dataset.ErrNoSpace) {
-		return o.makePool(ctx, free, 1) // the devices are of unlike sizes
+		return o.makePool(ctx, free, 1) // the devices have different sizes
 	}
 	return err
 }
@@ -332,13 +333,12 @@ func bytesText(size dataset.Size) string { return fmt.Sprintf("%db", int64(size)
 
 const (
 	recordsSize  = 256 * dataset.MiB
-	formattedTag = "drover.formatted" // of the records' volume: mkfs has ended
+	formattedTag = "drover.formatted" // tag of the volume for the records; it says that mkfs has finished
 
 	mkfsTimeout = 5 * time.Minute
 )
 
-// makeRecords makes the volume for the records of a pool, or formats the one that is there to
-// the end.
+// makeRecords makes the volume for the records of a pool. If the volume exists, it finishes formatting it.
 func (o *opener) makeRecords(ctx context.Context, id uuid.UUID, there volume) error {
 	switch {
 	case there.Name == "":
@@ -364,7 +364,7 @@ func (o *opener) makeRecords(ctx context.Context, id uuid.UUID, there volume) er
 		return fmt.Errorf("%s: %w", o.ref(recordsName), err)
 	}
 	if !done {
-		// A record is a file of some hundred bytes: there are as many inodes as blocks.
+		// Records are files of some hundred bytes, so the filesystem gets as many inodes as blocks.
 		args := []string{"-q", "-b", "4096", "-i", "4096", "-m", "0", "-e", "remount-ro", "-U", id.String(), node}
 		if _, err := o.runner.Run(ctx, run.Command{Name: "mkfs.ext4", Args: args, Timeout: mkfsTimeout}); err != nil {
 			return err
@@ -436,7 +436,7 @@ func (o *opener) mountRecords(ctx context.Context, at string) error {
 	return nil
 }
 
-// unmountRecords unmounts them unless they are in use.
+// unmountRecords unmounts the records unless they are in use.
 func (o *opener) unmountRecords(at string) error {
 	err := mount.Unmount(at)
 	if errors.Is(err, mount.ErrBusy) || errors.Is(err, mount.ErrNotMounted) || errors.Is(err, os.ErrNotExist) {

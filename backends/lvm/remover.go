@@ -40,7 +40,7 @@ func (p *Pool) Reap(ctx context.Context, drop func(uuid.UUID) bool) (int, error)
 	})
 }
 
-// destroyIn removes names of a folder, with their volumes.
+// destroyIn removes files of a folder together with their volumes.
 func (r *remover) destroyIn(ctx context.Context, f *shelf.Folder, names ...string) error {
 	dir, err := f.Open(".")
 	if err != nil {
@@ -98,7 +98,7 @@ func (r *remover) destroy(ctx context.Context, dir *os.File, name string) error 
 	return tree.Remove(ctx, dir, name)
 }
 
-// remove removes volumes, those that are there, in Drover's thin pool and with its tag.
+// remove removes the volumes that exist, are in Drover's thin pool and have its tag.
 func (r *remover) remove(ctx context.Context, names []string) error {
 	if len(names) == 0 {
 		return nil
@@ -113,8 +113,8 @@ func (r *remover) remove(ctx context.Context, names []string) error {
 
 var _ backends.Clearer = (*Pool)(nil)
 
-// Clear implements backends.Clearer. A volume group that was made for the pool goes, with its labels
-// on the devices; one that was there before stays, without Drover's volumes and tag in it.
+// Clear implements backends.Clearer. It removes a volume group that was made for the pool, with its labels on the
+// devices. From a volume group that existed before, it removes only Drover's volumes and tag.
 func (p *Pool) Clear(ctx context.Context) (left string, err error) {
 	g, all, err := p.tool.look(ctx, p.vg)
 	if err != nil {
@@ -150,7 +150,7 @@ func (p *Pool) Clear(ctx context.Context) (left string, err error) {
 	if at := p.shelf.Path(); table.At(at) != nil {
 		return "", dataset.Errorf(dataset.ErrInUse, "%s is in use still (fuser -vm %s shows by what)", at, at)
 	}
-	// The records go after the thin pool: without that Open with Make makes it anew.
+	// The records are removed after the thin pool: if the records were missing, Open with Make would recreate them.
 	for _, name := range []string{poolName, recordsName} {
 		if err := p.tool.lvm(ctx, "lvremove", "--yes", "--select",
 			fmt.Sprintf("lv_name=%s && lv_tags=%s", name, ourTag), p.vg); err != nil {
@@ -174,7 +174,7 @@ func (p *Pool) Clear(ctx context.Context) (left string, err error) {
 	}
 	var wipe []string
 	for _, d := range devices {
-		wipe = append(wipe, "blkdiscard -z "+d) // without -f, so that one that is busy is refused
+		wipe = append(wipe, "blkdiscard -z "+d) // without -f, so that a busy device is refused
 	}
 	return fmt.Sprintf("volume group %s is gone, and what was written to its devices is there still: for "+
 			"another pool of them %s writes zeros over all of it", p.vg, strings.Join(wipe, " && ")),

@@ -35,11 +35,11 @@ func (p *Pool) take(ctx context.Context, f *shelf.Folder, s dataset.Snapshot) er
 		return err
 	}
 	if _, err := f.Kept(s.ID); err == nil {
-		return shelf.SyncDir(f.Root) // an earlier try may have been cut short before that
+		return shelf.SyncDir(f.Root) // an earlier attempt may have been interrupted before its flush
 	} else if !errors.Is(err, dataset.ErrNotFound) {
 		return err
 	}
-	if s.Kind != dataset.SnapshotTransfer { // what leaves a full pool makes room there
+	if s.Kind != dataset.SnapshotTransfer { // a transfer out of a full pool makes room
 		if err := p.space.room(ctx); err != nil {
 			return err
 		}
@@ -54,8 +54,7 @@ func (p *Pool) take(ctx context.Context, f *shelf.Folder, s dataset.Snapshot) er
 	return f.WriteKept(shelf.Kept{Snapshot: s, Tree: shelf.TreeOf(s.ID)})
 }
 
-// DeleteSnapshot implements backends.Pool. Its record goes first; clones of it do not need
-// it.
+// DeleteSnapshot implements backends.Pool. It removes the record first. Clones do not need the snapshot.
 func (p *Pool) DeleteSnapshot(ctx context.Context, ds, id uuid.UUID) error {
 	f, err := p.shelf.Find(ds)
 	if errors.Is(err, dataset.ErrNotFound) {
@@ -76,8 +75,8 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, ds, id uuid.UUID) error {
 	return nil
 }
 
-// Restore implements backends.Pool. The head's volume becomes a snapshot as it is, and one
-// of the snapshot the head, by one exchange of a record. The size does not change.
+// Restore implements backends.Pool. The head's volume becomes the kept snapshot unchanged, and a new volume with the
+// content of the snapshot becomes the head. Replacing one record makes both changes. The size does not change.
 func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snapshot, _ backends.Progress) error {
 	f, err := p.shelf.Find(ds)
 	if err != nil {
@@ -108,7 +107,7 @@ func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 	return p.retire(ctx, f, old.Tree)
 }
 
-// refill fills the volume of a new head from a snapshot; it is as large as the old head.
+// refill makes the volume of a new head from a snapshot. The volume is as large as that of the old head.
 func (p *Pool) refill(ctx context.Context, f *shelf.Folder, from, old, fresh string) error {
 	now, err := linkOf(f.Root, old)
 	if err != nil {

@@ -15,7 +15,7 @@ type space struct {
 	volumes *volumes
 }
 
-// full fails with ErrNoSpace while nothing new should begin in the pool, with what mends it.
+// full fails with ErrNoSpace, and advice, if the thin pool is so full that no new work should begin.
 func (c *space) full(u use) error {
 	ref := c.ref(poolName)
 	switch {
@@ -44,7 +44,7 @@ func (c *space) status(ctx context.Context) dataset.PoolStatus {
 		return st
 	}
 	if c.tool.failed.Load() && len(c.tool.one) == 0 {
-		_ = c.volumes.rouse(ctx) // or the next time
+		_ = c.volumes.rouse(ctx) // a later call retries
 	}
 	free, size := st.Free, st.Size
 	u, err := c.volumes.usage(ctx)
@@ -69,7 +69,7 @@ func (c *space) status(ctx context.Context) dataset.PoolStatus {
 	return st
 }
 
-// crowded is full, of the records too, by the bytes and files that those have left.
+// crowded is full for the filesystem of the records too, of which it gets the free bytes and files.
 func (c *space) crowded(u use, free, size dataset.Size, files, filesOf uint64) error {
 	if err := c.full(u); err != nil {
 		return err
@@ -88,7 +88,7 @@ func (c *space) crowded(u use, free, size dataset.Size, files, filesOf uint64) e
 		c.ref(recordsName))
 }
 
-// room fails with ErrNoSpace while nothing new should begin in the pool.
+// room fails with ErrNoSpace if the pool is so full that no new work should begin.
 func (c *space) room(ctx context.Context) error {
 	if err := c.tool.busy(); err != nil {
 		return err

@@ -22,36 +22,34 @@ import (
 
 const program = "lvm"
 
-// errAbsent: LVM has no such volume or group; test with errors.Is. Other failures do not show the content of the
-// device.
+// errAbsent means that LVM has no such volume or group; test with errors.Is. No other failure proves that it is absent.
 var errAbsent = errors.New("lvm has it not")
 
-// errFrozen: LVM could not freeze a filesystem, because another process has frozen it.
+// errFrozen means that LVM could not freeze a filesystem, because another process has frozen it.
 var errFrozen = dataset.Errorf(dataset.ErrConflict,
 	"its filesystem is frozen already: try again once it is thawed (fsfreeze --unfreeze)")
 
-// limit is how long a command is waited for. A snapshot waits until the filesystem's dirty
-// pages are written.
+// limit is how long the caller waits for a command. A snapshot waits until the filesystem's dirty pages are written.
 const limit = 3 * time.Minute
 
-// unkilled is the time limit of a command that changes something: none.
+// unkilled is the time limit of a command that changes something, which must not be killed.
 const unkilled = 100 * 365 * 24 * time.Hour
 
-// tool runs lvm(8), one command at a time: LVM has a lock for each volume group, and those
-// that wait for it would only use their time up.
+// tool runs lvm(8), one command at a time. LVM locks each volume group, so concurrent commands would only spend their
+// time limit waiting.
 type tool struct {
 	runner run.Runner
 	limit  time.Duration
 	*turn
 }
 
-// turn is whose turn it is.
+// turn serializes the commands.
 type turn struct {
-	one    chan struct{} // one command's turn
-	failed atomic.Bool   // a command has failed, and the search for suspended devices was not made yet
+	one    chan struct{} // a semaphore: the command that may run
+	failed atomic.Bool   // a command has failed, and suspended devices were not searched for yet
 
 	mu   sync.Mutex
-	late string // the command that has the turn, once it was waited for as long as that goes
+	late string // the running command, once it has taken longer than its limit
 }
 
 func newTool(r run.Runner) tool {
@@ -67,8 +65,8 @@ func (t tool) lvm(ctx context.Context, command string, args ...string) error {
 		return err
 	}
 	ended := make(chan error)
-	over := make(chan struct{}) // the caller waits no longer
-	go func() {                 // until the command ends, which must not be forced
+	over := make(chan struct{}) // the caller has stopped waiting
+	go func() {                 // runs until the command ends by itself
 		_, err := t.run(ctx, unkilled, nil, command, args...)
 		if err != nil && !errors.Is(err, errAbsent) {
 			t.failed.Store(true)
@@ -90,7 +88,7 @@ func (t tool) lvm(ctx context.Context, command string, args ...string) error {
 		t.setLate(strings.Join(append([]string{program, command}, args...), " "))
 		err := t.busy()
 		if h := t.held(ctx); h != nil {
-			h.over.Store(true) // it is that command's now
+			h.over.Store(true) // the turn belongs to that command now
 		}
 		close(over)
 		return err
@@ -103,7 +101,7 @@ func (t *turn) setLate(what string) {
 	t.late = what
 }
 
-// busy fails while a command takes longer than its time.
+// busy fails if a command has taken longer than its limit and still runs.
 func (t tool) busy() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -115,7 +113,7 @@ func (t tool) busy() error {
 			"done before it ends (dmesg may say which disk does not answer)", t.late, t.limit)
 }
 
-// begin waits for the turn of a command, which end ends.
+// begin waits for the turn to run a command. The returned function ends the turn.
 func (t tool) begin(ctx context.Context) (end func(), err error) {
 	look := time.NewTicker(t.limit)
 	defer look.Stop()
@@ -138,17 +136,17 @@ func (t tool) begin(ctx context.Context) (end func(), err error) {
 	}
 }
 
-// turnKey is that of a turn in a context.
+// turnKey is the key of a held turn in a context.
 type turnKey struct{}
 
-// held is a turn that is kept from one command to the next.
+// held is a turn that is kept for several commands.
 type held struct {
 	of   *turn
-	over atomic.Bool // it was given back, or is that of a command which takes longer than its time
+	over atomic.Bool // the turn has ended, or belongs to a command that has taken longer than its limit
 }
 
-// hold waits for a turn, and keeps it until done, for commands that are run with the context
-// that it returns.
+// hold waits for the turn and keeps it until done is called. Commands use the held turn if they run with the returned
+// context.
 func (t tool) hold(ctx context.Context) (in context.Context, done func(), err error) {
 	end, err := t.begin(ctx)
 	if err != nil {
@@ -162,7 +160,7 @@ func (t tool) hold(ctx context.Context) (in context.Context, done func(), err er
 	}, nil
 }
 
-// held returns the turn that a context has; nil: none.
+// held returns the held turn of a context, or nil if it has none.
 func (t tool) held(ctx context.Context) *held {
 	h, _ := ctx.Value(turnKey{}).(*held)
 	if h == nil || h.of != t.turn || h.over.Load() {
@@ -171,7 +169,7 @@ func (t tool) held(ctx context.Context) *held {
 	return h
 }
 
-// ask runs a command that changes nothing, and returns its output.
+// ask runs a command that changes nothing and returns its output.
 func (t tool) ask(ctx context.Context, command string, args ...string) ([]byte, error) {
 	end, err := t.begin(ctx)
 	if err != nil {
@@ -195,8 +193,9 @@ func (t tool) run(ctx context.Context, limit time.Duration, out io.Writer, comma
 	return res, classify(err)
 }
 
-// settings make a full thin pool fail at once, and not after a minute. They also make LVM work on a host, or
-// in a container, without udev: otherwise LVM would wait for udev, and have it make the nodes below /dev.
+// settings returns options that make writes to a full thin pool fail at once instead of after a minute. The options
+// also make LVM work without udev on a host or in a container. Otherwise LVM would wait for udev to make the nodes
+// below /dev.
 func settings() []string {
 	config := "activation{error_when_full=1}"
 	if _, err := os.Stat("/run/udev/control"); err != nil {
@@ -223,7 +222,7 @@ type answer struct {
 	means error
 }
 
-// answers are what lvm(8) writes on stderr in the C locale.
+// answers returns the messages that lvm(8) writes to stderr in the C locale.
 func answers() []answer {
 	return []answer{
 		{regexp.MustCompile(`Failed to find logical volume|Volume group "\S*" not found`), errAbsent},
@@ -283,18 +282,18 @@ func (t tool) report(ctx context.Context, command, fields string, args ...string
 	}
 	var rows []row
 	for _, r := range said.Report {
-		for _, list := range r { // one, named after the kind of object
+		for _, list := range r { // the report has one list, named after the kind of object
 			rows = append(rows, list...)
 		}
 	}
 	return rows, nil
 }
 
-// look returns a volume group with its volumes, by name; errAbsent: no group has that name.
+// look returns a volume group with its volumes by name. It fails with errAbsent if there is no such group.
 func (t tool) look(ctx context.Context, name string) (group, map[string]volume, error) {
 	const fields = "vg_name,vg_tags,vg_free,vg_extent_size,vg_missing_pv_count"
 	rows, err := t.report(ctx, "vgs", fields+","+volumeFields, name)
-	if err == nil && len(rows) == 0 { // there is nothing in it
+	if err == nil && len(rows) == 0 { // the group has no volumes
 		rows, err = t.report(ctx, "vgs", fields, name)
 	}
 	if err == nil && (len(rows) == 0 || slices.ContainsFunc(rows, func(r row) bool { return r["vg_name"] != name })) {

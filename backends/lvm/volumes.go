@@ -21,11 +21,11 @@ type volumes struct {
 	*storage
 
 	mu     sync.Mutex
-	atRest map[string]dataset.Size // that volumes take which are not active, those that were looked up
+	atRest map[string]dataset.Size // remembered usage of inactive volumes, by name
 }
 
-// activate returns the device of a volume, and makes it if there is none. -K: this includes heads with the
-// flag to skip activation, which a restore has made of a snapshot, or which an operator has set.
+// activate activates a volume and returns its device. The option -K also activates heads that have the flag to skip
+// activation. A snapshot that a restore has made the head has it, and an operator can set it.
 func (v *volumes) activate(ctx context.Context, name string) (dm.Device, error) {
 	dev, err := dm.Find(v.device(name))
 	if !errors.Is(err, dm.ErrAbsent) {
@@ -49,7 +49,7 @@ func (v *volumes) forget(name string) {
 	delete(v.atRest, name)
 }
 
-// change runs a command on volumes. If it fails, the devices that it has left suspended are resumed.
+// change runs a command on volumes. If the command fails, change resumes the devices that it left suspended.
 func (v *volumes) change(ctx context.Context, command string, args ...string) error {
 	err := v.tool.lvm(ctx, command, args...)
 	if wErr := v.rouse(context.WithoutCancel(ctx)); err != nil && wErr != nil {
@@ -58,7 +58,7 @@ func (v *volumes) change(ctx context.Context, command string, args ...string) er
 	return err
 }
 
-// rouse calls wake after a command has failed or was killed.
+// rouse calls wake if a command has failed or was killed.
 func (v *volumes) rouse(ctx context.Context) error {
 	if v.tool.busy() != nil || !v.tool.failed.Swap(false) {
 		return nil
@@ -73,8 +73,8 @@ func (v *volumes) rouse(ctx context.Context) error {
 	return err
 }
 
-// wake resumes volumes that a killed lvm has left suspended: their writers wait. By lvm, whose lock one that
-// still runs has.
+// wake resumes volumes that a killed lvm left suspended, because their writers wait. It does so through lvm, which
+// waits for the lock that a running lvm holds.
 func (v *volumes) wake(ctx context.Context, all map[string]volume) error {
 	asleep := func(layer ...string) bool {
 		dev, err := dm.Find(dm.Mangle(append([]string{v.vg}, layer...)...))
@@ -93,7 +93,7 @@ func (v *volumes) wake(ctx context.Context, all map[string]volume) error {
 	return nil
 }
 
-// node returns a path of a device. Links to it udev makes, when it runs; they are not asked.
+// node returns a path of a device. It does not use the links that udev makes, because udev may not run.
 func (v *volumes) node(ctx context.Context, dev dm.Device) (string, error) {
 	for try := 0; ; try++ {
 		for _, path := range []string{dev.Node(), "/dev/mapper/" + dev.Name} {
@@ -124,11 +124,11 @@ type use struct {
 	mode                 string // "": it works
 }
 
-// mark is from how many of a hundred parts on nothing new begins.
+// mark is the percentage of use from which on no new work begins.
 const mark = 80
 
-// usage asks the kernel how full the thin pool is. It may have gone inactive with the last
-// volume in it.
+// usage asks the kernel how full the thin pool is. It activates the pool if it became inactive together with its last
+// volume.
 func (v *volumes) usage(ctx context.Context) (use, error) {
 	target, err := v.poolTarget()
 	if errors.Is(err, dm.ErrAbsent) {
@@ -142,7 +142,8 @@ func (v *volumes) usage(ctx context.Context) (use, error) {
 	return parseUse(target, v.chunk)
 }
 
-// poolTarget is the thin pool itself: below a layer from its first volume on.
+// poolTarget returns the target of the thin pool. Once the pool has a volume, LVM puts another layer above the device
+// with this target.
 func (v *volumes) poolTarget() (dm.Target, error) {
 	target, err := dm.Status(dm.Mangle(v.vg, poolName, "tpool"))
 	if errors.Is(err, dm.ErrAbsent) {
@@ -177,8 +178,8 @@ func parseUse(target dm.Target, block dataset.Size) (use, error) {
 	return u, nil
 }
 
-// usedAtRest is the usage of a volume that is not active, which does not change while the volume is inactive.
-// So all inactive volumes are read at once: a caller that asks for one asks for more.
+// usedAtRest returns the usage of an inactive volume, which does not change while the volume is inactive. It reads the
+// usage of all inactive volumes at once, because a caller that asks for one usually asks for more.
 func (v *volumes) usedAtRest(ctx context.Context, name string) (dataset.Size, error) {
 	v.mu.Lock()
 	size, known := v.atRest[name]
@@ -210,9 +211,9 @@ func (v *volumes) usedAtRest(ctx context.Context, name string) (dataset.Size, er
 	return size, nil
 }
 
-// mapped returns how many blocks the pool's volumes take, by their numbers in it.
+// mapped returns how many blocks each volume of the pool takes, by the number of the volume in the pool.
 func (v *volumes) mapped(ctx context.Context) (map[uint64]uint64, error) {
-	if _, err := v.usage(ctx); err != nil { // it is active then
+	if _, err := v.usage(ctx); err != nil { // usage activates the pool
 		return nil, err
 	}
 	err := dm.Commit(v.device(poolName) + "-tpool")
