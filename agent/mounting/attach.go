@@ -12,9 +12,9 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// MakeMountPoint makes the folder that a dataset is mounted on, and makes it immutable. So nobody, not even
-// root, can write into it by mistake while nothing is mounted on it, and miss that data when the volume is
-// mounted over it. Idempotent: a crash may have left a folder that is not immutable yet.
+// MakeMountPoint makes the folder that a dataset is mounted on, and makes it immutable. So nobody, not even root, can
+// write into the folder by mistake while nothing is mounted on it: such data would be hidden by the next mount.
+// Idempotent: a crash may have left a folder that is not immutable yet.
 func MakeMountPoint(path string) error {
 	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return fmt.Errorf("make the mount point: %w", err)
@@ -45,7 +45,7 @@ func RemoveMountPoint(path string) error {
 		!errors.Is(err, unix.ENOTTY) {
 		return err
 	}
-	return os.Remove(path) // never more than an empty folder
+	return os.Remove(path) // removes only an empty folder
 }
 
 // MountAttached mounts an attachment of a backend on path, and releases the attachment.
@@ -86,8 +86,8 @@ func spec(m backends.Mount) mount.Spec {
 	return s
 }
 
-// Unmountable adds to an error of mount(2) what to do next, if the kernel found the filesystem and did not
-// mount it: the kernel writes the reason only to its own log.
+// Unmountable adds a hint to an error of mount(2) if the kernel found the filesystem but did not mount it. In this case
+// the kernel writes the reason only to its own log.
 func Unmountable(err error) error {
 	var failed *mount.Error
 	if !errors.As(err, &failed) || failed.Step != mount.StepCreate {

@@ -18,11 +18,11 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// A filesystem that could not write its journal takes no more writes, even when the disk works again:
-// XFS shuts down and answers EIO, ext4 and btrfs become read-only. Only a new mount ends that. A volume
-// is mounted anew when its last container has stopped and the next one starts.
+// A filesystem that could not write its journal accepts no more writes, even when the disk works again: XFS shuts down
+// and answers EIO, ext4 and btrfs become read-only. Only a new mount ends that. A volume is mounted again when its last
+// container has stopped and the next one starts.
 
-// Disks finds out which mounted volumes take no more writes after a disk error. Its methods are safe for concurrent
+// Disks finds out which mounted volumes accept no more writes after a disk error. Its methods are safe for concurrent
 // use.
 type Disks struct {
 	*host.Host
@@ -30,8 +30,8 @@ type Disks struct {
 	prober *pool.Prober
 
 	mu     sync.Mutex
-	failed map[uuid.UUID]bool // the last look at these volumes found a disk error
-	table  mount.Mounts       // as it was read last; used until the steady clock shows until
+	failed map[uuid.UUID]bool // volumes with a disk error at the last look
+	table  mount.Mounts       // the last mount table; used until the steady clock reaches until
 	until  time.Duration
 }
 
@@ -44,9 +44,9 @@ func NewDisks(h *host.Host, pools *pool.Pools, prober *pool.Prober) *Disks {
 // tableAge is how long a mount table is used for, so that a look at many volumes reads it once.
 const tableAge = time.Second
 
-// Look returns an error if the filesystem that is mounted at path takes no writes, although the
-// dataset is not read-only. It writes nothing, so an ext4 of Linux 6.12 to 6.14, which shows nowhere
-// that it stopped, is not found. On a disk that hangs it hangs.
+// Look returns an error if the filesystem that is mounted at path accepts no writes, although the dataset is not
+// read-only. Look writes nothing. So it does not notice an ext4 of Linux 6.12 to 6.14 that stopped: that version shows
+// this nowhere. If the disk hangs, Look hangs.
 func (v *Disks) Look(d dataset.Dataset, path string) error {
 	var st unix.Stat_t
 	var fs unix.Statfs_t
@@ -95,7 +95,7 @@ func (v *Disks) mounts(now time.Duration) (mount.Mounts, error) {
 	return table, err
 }
 
-// Forget drops the mount table that was read last, after a mount or an unmount.
+// Forget drops the last mount table. It is called after a mount or an unmount.
 func (v *Disks) Forget() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -118,8 +118,8 @@ func (v *Disks) note(id uuid.UUID, failed bool) (changed bool) {
 	return true
 }
 
-// Check is Look for a volume of a pool that answers, and records the outcome like Note. For a volume of a pool that
-// is offline it returns nil: the pool itself is reported.
+// Check is like Look for a volume whose pool answers, and records the outcome as Note does. If the pool is offline, it
+// returns nil: the pool itself is reported.
 func (v *Disks) Check(ctx context.Context, d dataset.Dataset, path string) error {
 	if _, err := v.pools.Get(d.Pool); err != nil {
 		return nil
@@ -134,8 +134,8 @@ func (v *Disks) Check(ctx context.Context, d dataset.Dataset, path string) error
 	return found
 }
 
-// Note records the outcome of a look at a volume. A disk error that was not there before is logged,
-// and the volume's pool is probed: its disk may fail as a whole.
+// Note records the outcome of a look at a volume. A new disk error is logged, and the volume's pool is probed, because
+// its whole disk may fail.
 func (v *Disks) Note(d dataset.Dataset, err error) {
 	failed := pool.IsDiskError(err)
 	if !v.note(d.ID, failed) {

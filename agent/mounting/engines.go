@@ -1,8 +1,20 @@
 // Package mounting mounts volumes for containers, and knows who uses them.
 //
-// UseTable has the uses of each mounted dataset, in memory and on disk. Engines has the engine processes that have
-// mounted volumes. Holders finds out who on this host holds a dataset besides its mount point. Quiescer writes out and
-// freezes a mounted dataset before a snapshot. Flushes has the flushes that have a mount open.
+// Mounter mounts a volume for a use and ends the use at the Unmount of the engine. Unmounter unmounts datasets without
+// a use. Guests does the same for datasets whose home is another node. UseTable has the uses of each mounted dataset,
+// and Engines the engine processes that have mounted volumes. Verifier finds out whether uses have ended without an
+// Unmount. Resolver makes mounts and uses agree after a start. Holders finds out who on this host holds a dataset
+// besides its mount point. Quiescer flushes and freezes a mounted dataset before a snapshot, and Flushes has the
+// flushes that have a mount open. Disks finds filesystems that stopped taking writes. Reservations keeps other nodes
+// from a dataset while work at its home needs it exclusively.
+//
+// The plugin calls Mounter.Mount, Mounter.Unmount and Verifier.Activated through package agent. Operations, moves and
+// handovers call Verifier.EnsureUnused, Unmounter and Quiescer. The heartbeat calls Verifier.CheckIfDue and
+// Unmounter.UnmountForgotten.
+//
+// The package owns the keys mounts/, engine and guests/ of the agent's database; UseTable, Engines and GuestTable have
+// the same in memory. The lock of a dataset (host.Host.Locks) protects its mount and its uses: callers hold it where a
+// comment says so. Each table also has a mutex for its maps.
 package mounting
 
 import (
@@ -90,9 +102,8 @@ func (e *Engines) Load(ctx context.Context) error {
 	return nil
 }
 
-// Activate records that a process activates the plugin, and reports whether that ended the generation
-// of an engine. If it did, the error is that of writing the record: the generation has ended in memory,
-// and its end may not be on disk.
+// Activate records that a process activates the plugin. ended reports whether this ended the generation of an engine.
+// If so, err is the error of writing the record: the generation has ended in memory, but perhaps not on disk.
 func (e *Engines) Activate(ctx context.Context, caller process.Identity) (ended bool, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -119,8 +130,8 @@ func (e *Engines) Activate(ctx context.Context, caller process.Identity) (ended 
 	return true, e.db.Put(ctx, map[string]any{engineKey: e.record})
 }
 
-// Generation returns the generation of a process that mounts a volume with an ID. If the process has
-// none, a new one begins and is written to disk first. The generation of Podman is 0.
+// Generation returns the generation of a process that mounts a volume with an ID. If the process has none, a new
+// generation begins, and is written to disk first. The generation of Podman is 0.
 func (e *Engines) Generation(ctx context.Context, caller process.Identity, id string) (uint64, error) {
 	if id == PodmanID {
 		return 0, nil
@@ -158,8 +169,8 @@ func (e *Engines) Newest() uint64 {
 	return 0
 }
 
-// HasEnded reports whether the generation of a use, which has a mount ID, has ended. The uses of Podman, and
-// uses without a generation, have none that could end.
+// HasEnded reports whether the generation of a use with a mount ID has ended. Uses of Podman and uses without a
+// generation never end this way.
 func (e *Engines) HasEnded(id string, generation uint64) bool {
 	if id == PodmanID || generation == 0 {
 		return false
@@ -171,7 +182,7 @@ func (e *Engines) HasEnded(id string, generation uint64) bool {
 	})
 }
 
-// MountsOf lists the uses of a dataset for people, in the order of their IDs.
+// MountsOf lists the uses of a dataset for display, in the order of their IDs.
 func (e *Engines) MountsOf(r Record) []dataset.Mount {
 	out := make([]dataset.Mount, 0, len(r.IDs))
 	for _, id := range r.SortedIDs() {

@@ -15,7 +15,7 @@ type Flushes struct {
 	running map[chan struct{}]string // mount points; a channel is closed when its flush ends
 }
 
-// Begin records that a flush has a mount open until end is called.
+// Begin records that a flush has a mount open, until the caller calls end.
 func (f *Flushes) Begin(path string) (end func()) {
 	over := make(chan struct{})
 	f.mu.Lock()
@@ -32,7 +32,7 @@ func (f *Flushes) Begin(path string) (end func()) {
 	}
 }
 
-// Count returns the number of flushes that run.
+// Count returns the number of running flushes.
 func (f *Flushes) Count() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()

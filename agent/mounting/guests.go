@@ -21,14 +21,14 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// A dataset of access many whose home is another node is mounted here as a guest:
+// A dataset of access many whose home is another node is mounted here as a guest. Control records this as a stay:
 //
-//	control has the stay recorded → it is on disk here → mount(2) → {ID} on disk → reply
-//	ID off disk → umount(2) → control ends the stay → it is off disk here
+//	control records the stay → the stay is written to disk → mount(2) → {ID} is written to disk → reply
+//	the ID is removed from disk → umount(2) → control ends the stay → the stay is removed from disk
 //
-// So whatever is mounted, control knows of it. A stay without a mount, as after a crash, ends as soon as either side
-// examines it: each stay has an ID, so that a late report does not apply to the next one. After a user confirmed that
-// this host is fenced, control may have no stay for a mount: the mount is then reported again as one that is held.
+// So control knows of every mount. A stay without a mount, as after a crash, ends as soon as control or this node
+// examines it. Each stay has an ID, so that a late report does not apply to the next stay. After a user confirmed that
+// this host is fenced, control may have no stay for a mount: the mount is then reported again, as one that is held.
 
 // GuestsDeps is what Guests needs.
 type GuestsDeps struct {
@@ -42,15 +42,16 @@ type GuestsDeps struct {
 	Reservations *Reservations
 }
 
-// Guests mounts datasets whose home is another node, and keeps control's record of that in agreement with the mounts.
-// Its methods are safe for concurrent use.
+// Guests mounts datasets whose home is another node, and keeps control's record of the stays in agreement with the
+// mounts. Its methods are safe for concurrent use.
 type Guests struct{ GuestsDeps }
 
 // NewGuests returns a Guests.
 func NewGuests(deps GuestsDeps) *Guests { return &Guests{deps} }
 
-// Mount mounts a dataset of another home. The caller holds its lock, and it is not mounted. It waits as long
-// as for a lease for what passes: a move to another node of the share, or a snapshot at the home.
+// Mount mounts a dataset whose home is another node, and which is not mounted. It retries for as long as a mount waits
+// for a lease (Limits.Lease) if the obstacle is temporary: a move to another node of the share, or a snapshot at the
+// home. The caller holds the dataset's lock.
 func (m *Guests) Mount(ctx context.Context, d dataset.Dataset, path string) error {
 	for until := m.Clock.Steady() + m.Limits.Lease; ; {
 		err := m.mountOnce(ctx, d, path)
@@ -72,7 +73,7 @@ func (m *Guests) Mount(ctx context.Context, d dataset.Dataset, path string) erro
 	}
 }
 
-// errMoved says that a dataset is no longer where control recorded it a moment ago.
+// errMoved is returned if a dataset is in no pool of the share where control has just recorded it.
 var errMoved = errors.New("it was moved to another pool of its share just now (ask again)")
 
 // mountOnce is one attempt of Mount.
@@ -92,7 +93,7 @@ func (m *Guests) mountOnce(ctx context.Context, d dataset.Dataset, path string) 
 	if r.Home == m.NodeID {
 		return dataset.Errorf(dataset.ErrConflict, "volume %s came here meanwhile: ask again", d.Volume)
 	}
-	if !m.Nodes.Knows(r.Home) { // findings name the home
+	if !m.Nodes.Knows(r.Home) { // findings show the name of the home
 		m.Jobs.Start("nodes", func(ctx context.Context, _ *jobs.Job) error { return m.Nodes.Refresh(ctx) })
 	}
 	if err := MakeMountPoint(path); err != nil {
@@ -112,7 +113,7 @@ func (m *Guests) mountOnce(ctx context.Context, d dataset.Dataset, path string) 
 	return nil
 }
 
-// Attach attaches a dataset of another home, through this node's pool on the same share.
+// Attach attaches a dataset whose home is another node, through a pool of this node on the same share.
 func (m *Guests) Attach(ctx context.Context, d dataset.Dataset) (att backends.Attachment, err error) {
 	err = errMoved
 	for _, p := range m.Pools.All() {
@@ -137,14 +138,14 @@ func (m *Guests) Attach(ctx context.Context, d dataset.Dataset) (att backends.At
 	return att, err
 }
 
-// endStay has control end a stay.
+// endStay makes control end a stay.
 func endStay(ctx context.Context, h *host.Host, id, stay uuid.UUID) error {
 	_, err := h.Control.Guest(ctx, h.NodeID, api.Stay{Incarnation: h.Incarnation, Dataset: id, ID: stay, Over: true})
 	return err
 }
 
-// SettleSoon makes control's record and the mount of a dataset agree, as a job. told is a stay that control has
-// recorded.
+// SettleSoon starts a job that makes control's record and the mount of a dataset agree: see Settle. told is the ID of
+// the stay that control has recorded, or uuid.Nil.
 func (m *Guests) SettleSoon(id, told uuid.UUID) {
 	m.Jobs.StartAgain("guest/"+id.String()+"/"+told.String(), func(ctx context.Context, _ *jobs.Job) error {
 		if err := m.Settle(ctx, id, told); err != nil && ctx.Err() == nil {
@@ -155,7 +156,7 @@ func (m *Guests) SettleSoon(id, told uuid.UUID) {
 	})
 }
 
-// SettleUnmounted retries reports that control did not get.
+// SettleUnmounted retries to report the end of stays whose datasets are not mounted.
 func (m *Guests) SettleUnmounted() {
 	for _, id := range m.Table.IDs() {
 		if mounted, err := host.IsMountPoint(m.MountPath(id)); err == nil && !mounted {
@@ -173,7 +174,7 @@ func (m *Guests) Settle(ctx context.Context, id, told uuid.UUID) error {
 	if !known {
 		g.Stay = uuid.New()
 	}
-	// without the lock, so that mounts and unmounts here do not wait for control
+	// The lock is not held here, so that mounts and unmounts do not wait for control.
 	now, asked := m.Control.Guest(ctx, m.NodeID, api.Stay{
 		Incarnation: m.Incarnation,
 		Dataset:     id,
@@ -191,12 +192,13 @@ func (m *Guests) Settle(ctx context.Context, id, told uuid.UUID) error {
 	case err != nil:
 		return err
 	case !mounted && len(m.Uses.Get(id).IDs) == 0, still != known, known && is.Stay != g.Stay:
-		return nil // it ended meanwhile, and the next sync says so
+		return nil // it changed meanwhile, and the next sync settles it
 	}
 	return m.applyHeld(ctx, id, Stay{is.Indexed, g.Stay}, known, now, asked)
 }
 
-// endUnmounted ends a stay without a mount. stays: there is a mount.
+// endUnmounted ends the stay with a dataset that is not mounted and has no use. stays reports whether the dataset is
+// mounted or used. g and known are this node's record of the stay.
 func (m *Guests) endUnmounted(ctx context.Context, id, told uuid.UUID) (g Stay, known, stays bool, err error) {
 	unlock, err := m.Locks.Lock(ctx, id, "check of dataset "+id.String())
 	if err != nil {
@@ -207,7 +209,7 @@ func (m *Guests) endUnmounted(ctx context.Context, id, told uuid.UUID) (g Stay, 
 		return g, false, false, nil
 	}
 	if _, home := m.Cache.Dataset(id); home {
-		return g, false, false, m.Table.Drop(ctx, id) // it needs none
+		return g, false, false, m.Table.Drop(ctx, id) // at its home, a dataset needs no stay
 	}
 	g, known = m.Table.Get(id)
 	mounted, err := host.IsMountPoint(m.MountPath(id))
@@ -226,7 +228,8 @@ func (m *Guests) endUnmounted(ctx context.Context, id, told uuid.UUID) (g Stay, 
 	return g, known, false, m.Table.Drop(ctx, id)
 }
 
-// applyHeld applies control's answer about a dataset that is mounted here, whatever control decided meanwhile.
+// applyHeld applies control's answer about a dataset that is mounted here. Control may have decided meanwhile that this
+// node may not have the dataset.
 func (m *Guests) applyHeld(ctx context.Context, id uuid.UUID, g Stay, known bool, now api.Indexed,
 	err error) error {
 	switch {
@@ -246,7 +249,7 @@ func (m *Guests) applyHeld(ctx context.Context, id uuid.UUID, g Stay, known bool
 	if known && now.Index == g.Index {
 		return nil
 	}
-	if !known { // the agent's database was lost, with the record of who uses it
+	if !known { // the agent's database was lost, and with it the uses
 		err = m.Verifier.AssumeUse(ctx, now.Dataset)
 	}
 	if err != nil {
@@ -255,7 +258,7 @@ func (m *Guests) applyHeld(ctx context.Context, id uuid.UUID, g Stay, known bool
 	return m.Table.Set(ctx, Stay{now, g.Stay})
 }
 
-// Apply applies the stays that control has recorded for this node.
+// Apply applies the stays that control has recorded for this node. If strange is true, it does nothing.
 func (m *Guests) Apply(ctx context.Context, s api.Sync, strange bool) error {
 	if strange {
 		return nil
@@ -273,7 +276,7 @@ func (m *Guests) Apply(ctx context.Context, s api.Sync, strange bool) error {
 				return err
 			}
 			m.SettleSoon(d.ID, uuid.Nil)
-		case s.Full: // the disk does not say whether others still have the same content
+		case s.Full: // the recorded stay does not show whether other nodes still have the same content
 			m.SettleSoon(d.ID, uuid.Nil)
 		}
 	}
@@ -285,7 +288,7 @@ func (m *Guests) Apply(ctx context.Context, s api.Sync, strange bool) error {
 	}
 	for _, d := range s.Datasets {
 		if on, stays := d.Stay(m.NodeID); stays && d.Home == m.NodeID && !m.Reservations.has(d.ID, on.ID) {
-			m.Reservations.End(d.ID, on.ID) // of an agent that ended meanwhile
+			m.Reservations.End(d.ID, on.ID) // left by an earlier process of this agent
 		}
 	}
 	return nil
@@ -303,10 +306,10 @@ func (m *Guests) Leave(ctx context.Context, id uuid.UUID) {
 	}
 }
 
-// leftBehind returns why a dataset that is mounted here differs from what other nodes have. It returns nil if it
-// does not differ, or if that is not known. It differs if an operator confirmed that this host is fenced and it
-// was not: its home may have restored the dataset and removed its former content, because a process that has the
-// dataset open changes no snapshot.
+// leftBehind returns why a dataset that is mounted here differs from the dataset that other nodes have. It returns nil
+// if they do not differ, or if that is unknown. They differ if an operator confirmed that this host is fenced, and it
+// was not: the home may have restored the dataset and removed its former content. A process here that has the dataset
+// open does not prevent a restore at the home.
 func (m *Guests) leftBehind(ctx context.Context, d dataset.Dataset) error {
 	if mounted, err := host.IsMountPoint(m.MountPath(d.ID)); err != nil || !mounted {
 		return nil
@@ -321,7 +324,7 @@ func (m *Guests) leftBehind(ctx context.Context, d dataset.Dataset) error {
 		return nil
 	}
 	err = unix.Stat(m.MountPath(d.ID), &here)
-	// only by its number: the share may have been mounted again with another device
+	// Compare only the inode numbers: the share may have been mounted again with another device number.
 	if err == nil && here.Ino == is.Ino || err != nil && !errors.Is(err, unix.ESTALE) {
 		return nil
 	}

@@ -20,14 +20,14 @@ type Stay struct {
 	Stay uuid.UUID `json:"stay"` // the ID of this stay, so that a late report does not apply to the next one
 }
 
-// GuestTable has the stays of this node, in memory as on disk, and which of them control refuses. Its methods are safe
-// for concurrent use.
+// GuestTable has the stays of this node, in memory and on disk, and the datasets that control refuses. Its methods are
+// safe for concurrent use.
 type GuestTable struct {
 	*host.Host
 
 	mu      sync.Mutex
 	stays   map[uuid.UUID]Stay
-	refused map[uuid.UUID]string // mounted here, and why nobody else may mount them here
+	refused map[uuid.UUID]string // mounted datasets that must not get further users here, and why
 }
 
 // NewGuestTable returns an empty table.
@@ -55,8 +55,8 @@ func (t *GuestTable) Get(id uuid.UUID) (Stay, bool) {
 	return r, is
 }
 
-// Named returns the dataset with a name. A dataset that control refuses is not returned: another dataset may have its
-// name now.
+// Named returns the dataset with a name. It returns no dataset that control refuses, because another dataset may have
+// the name now.
 func (t *GuestTable) Named(name string) (dataset.Dataset, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -75,7 +75,7 @@ func (t *GuestTable) IDs() []uuid.UUID {
 	return slices.Collect(maps.Keys(t.stays))
 }
 
-// Refusal returns why no further user may mount a dataset that is mounted here, or "" if further users may.
+// Refusal returns why a mounted dataset must not get further users here, or "" if it may.
 func (t *GuestTable) Refusal(id uuid.UUID) string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -91,8 +91,8 @@ func (t *GuestTable) MayOpen(d dataset.Dataset) error {
 	return nil
 }
 
-// Refuse records why no further user may mount a dataset that is mounted here, and reports whether it was not refused
-// before. A nil error means that further users may mount it, or that it is not mounted.
+// Refuse records why a mounted dataset must not get further users here. first reports whether it was not refused
+// before. If why is nil, the refusal ends: the dataset may get further users, or is not mounted.
 func (t *GuestTable) Refuse(id uuid.UUID, why error) (first bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -130,7 +130,7 @@ func (t *GuestTable) Drop(ctx context.Context, id uuid.UUID) error {
 	return nil
 }
 
-// IsGuest reports whether this node mounts a dataset as a guest, and not as its home.
+// IsGuest reports whether this node would mount a dataset as a guest: its access is many, and its home is another node.
 func (t *GuestTable) IsGuest(d dataset.Dataset) bool {
 	if now, home := t.Cache.Dataset(d.ID); home {
 		d = now

@@ -38,12 +38,11 @@ func NewHolders(h *host.Host, pools *pool.Pools) *Holders {
 type Look struct {
 	own       mount.Mounts
 	elsewhere *mount.Foreign
-	files     *inuse.Files // nil if the look was at mounts only
+	files     *inuse.Files // nil after LookAtMounts
 }
 
-// looks shares looks at the host between callers: a hundred containers that stop together need a few
-// looks and not a hundred. A caller never gets a look that began before its call. Safe for concurrent
-// use.
+// looks shares looks at the host between callers: if a hundred containers stop together, a few looks suffice. A caller
+// never gets a look that began before its call. Safe for concurrent use.
 type looks struct {
 	turn sync.Mutex // held during a look: one at a time
 
@@ -94,8 +93,8 @@ func (l *Holders) LookAtMounts() (Look, error) {
 	})
 }
 
-// LookAtFiles reads what LookAtMounts reads, and which files of a tree are open: see inuse.Open. It takes about
-// ten times as long. Callers share the result and must not change it.
+// LookAtFiles reads the mounts, as LookAtMounts does, and which files of a tree are open: see inuse.Open. It takes
+// about ten times as long as LookAtMounts. Callers share the result and must not change it.
 func (l *Holders) LookAtFiles(ctx context.Context, tree mount.Filesystem) (Look, error) {
 	look, err := l.LookAtMounts()
 	if err == nil {
@@ -104,8 +103,8 @@ func (l *Holders) LookAtFiles(ctx context.Context, tree mount.Filesystem) (Look,
 	return look, err
 }
 
-// lookAtDataset is LookAtFiles for a mounted dataset. For one that is not mounted it is LookAtMounts, because
-// Of asks the pool then, which looks at open files.
+// lookAtDataset is LookAtFiles for a mounted dataset. If the dataset is not mounted, it is LookAtMounts: Of then asks
+// the pool, which looks at open files itself.
 func (l *Holders) lookAtDataset(ctx context.Context, d dataset.Dataset) (Look, error) {
 	own, err := mount.Table()
 	if err != nil {
@@ -174,11 +173,11 @@ func (l *Holders) OfTree(look Look, d dataset.Dataset, tree mount.Filesystem) (l
 	return list
 }
 
-// isOfAnotherDrover reports whether a mount on this host can be that of a second Drover on this machine, which
-// keeps its own record. Only a share can be mounted by two, and the path is all that identifies such a mount.
+// isOfAnotherDrover reports whether a mount on this host may be one of a second Drover on this machine. A second Drover
+// has its own records. Both can mount the same dataset only on a share, and only the path tells the mounts apart.
 func (l *Holders) isOfAnotherDrover(d dataset.Dataset, e *mount.Entry) bool {
 	pool := l.pools.One(d.Pool)
-	shared := pool == nil || pool.Record.Share != uuid.Nil // of a pool of another node, nothing is known here
+	shared := pool == nil || pool.Record.Share != uuid.Nil // nothing is known here about a pool of another node
 	return shared && strings.HasSuffix(e.Mountpoint, strings.TrimPrefix(l.MountPath(d.ID), l.Root))
 }
 

@@ -41,7 +41,7 @@ func (m *Mounter) Mount(ctx context.Context, ref dataset.Reference, id string) (
 		if err != nil || path != "" {
 			return path, err
 		}
-		// The dataset is not mounted, or another request has just unmounted it.
+		// The dataset was not mounted, or another request has unmounted it.
 		if err := m.mountInJob(ctx, d); err != nil {
 			return "", err
 		}
@@ -59,8 +59,8 @@ func (m *Mounter) getLease(ctx context.Context, d dataset.Dataset) (dataset.Data
 	return m.Bring(ctx, d)
 }
 
-// mountInJob mounts a dataset in a job. Mounts of the same dataset at the same time share the job, and it continues if
-// the request takes too long.
+// mountInJob mounts a dataset in a job. Concurrent mounts of the same dataset share the job. The job continues if the
+// request ends first.
 func (m *Mounter) mountInJob(ctx context.Context, d dataset.Dataset) error {
 	_, err := m.Jobs.Do(ctx, "mount/"+d.ID.String(), "mount of volume "+d.Volume,
 		func(ctx context.Context, jb *jobs.Job) error {
@@ -119,7 +119,8 @@ func (m *Mounter) checkMounted(ctx context.Context, d dataset.Dataset, r Record,
 	return d, nil
 }
 
-// recordUse adds a use to the record of a mounted dataset, and saves it with the spelling. The dataset's lock is held.
+// recordUse adds a use to the record of a mounted dataset, and saves the record together with the spelling. The
+// dataset's lock is held.
 func (m *Mounter) recordUse(ctx context.Context, d dataset.Dataset, ref dataset.Reference, r Record, id string) error {
 	first := len(r.IDs) == 0
 	generation, err := m.Engines.Generation(ctx, plugin.Caller(ctx), id)

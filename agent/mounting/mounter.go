@@ -33,13 +33,14 @@ type MounterDeps struct {
 	Find func(ctx context.Context, ref dataset.Reference) (dataset.Dataset, error)
 	// Bring makes this node the home of a dataset.
 	Bring func(context.Context, dataset.Dataset) (dataset.Dataset, error)
-	// InstallArrived puts in place the data that a move has brought here, if it is not in place yet: the agent may have
+	// InstallArrived installs the data that a move has brought here, if it is not installed yet: the agent may have
 	// been killed before. Idempotent. The dataset's lock is held.
 	InstallArrived func(context.Context, dataset.Dataset) error
-	// SaveSpelling calls save with the values that record on disk how a tool spells a volume.
+	// SaveSpelling calls save with the key and value that record how a tool spells a volume, so that save can write
+	// them to disk.
 	SaveSpelling func(
 		d dataset.Dataset, ref dataset.Reference, tool plugin.Tool, save func(more map[string]any) error) error
-	// MendSoon has the guard's record of a dataset made right.
+	// MendSoon starts a job that repairs the guard's record of a dataset.
 	MendSoon func(dataset uuid.UUID)
 }
 
@@ -56,7 +57,7 @@ func (m *Mounter) Unmount(ctx context.Context, ref dataset.Reference, id string)
 	if ref.Err != nil {
 		return nil
 	}
-	d, here := m.mountedAs(ref, id) // control is not asked: this node knows its own mounts
+	d, here := m.mountedAs(ref, id) // without control: this node knows its own mounts
 	if !here {
 		return nil
 	}
@@ -85,8 +86,8 @@ func (m *Mounter) unmountUnused(d dataset.Dataset) func(context.Context, *jobs.J
 	}
 }
 
-// mountedAs returns the dataset that has a use with a mount ID. That may be another one than the dataset with the name:
-// a rebuild may have renamed it since, or nothing but its use may be known.
+// mountedAs returns the dataset that has a use with a mount ID. It may differ from the dataset that has the name now: a
+// rebuild may have renamed the dataset. Of some datasets this node knows nothing but the use.
 func (m *Mounter) mountedAs(ref dataset.Reference, id string) (dataset.Dataset, bool) {
 	d, named := m.Cache.Volume(ref.Name)
 	if named {

@@ -24,15 +24,15 @@ type QuiescerDeps struct {
 	*host.Host
 	Throttle *throttle.Limits
 	Flushes  *Flushes
-	Go       func(func()) // starts a goroutine that the stop of the agent waits for
+	Go       func(func()) // starts a goroutine; a stop of the agent waits for it
 }
 
 // NewQuiescer returns a Quiescer.
 func NewQuiescer(deps QuiescerDeps) *Quiescer { return &Quiescer{deps} }
 
 // Freeze flushes a mounted dataset to disk, and freezes its filesystem if its profile says so. The caller then takes
-// the snapshot with the context in, and calls thaw, whatever err is. It does nothing for a dataset that is not
-// mounted.
+// the snapshot with the context in, and must call thaw even if Freeze or the snapshot fails. Freeze does nothing for a
+// dataset that is not mounted.
 func (q *Quiescer) Freeze(ctx context.Context, pool backends.Pool, d dataset.Dataset) (in context.Context,
 	thaw func() error, err error) {
 	serializer, can := pool.(backends.Serializer)
@@ -56,7 +56,7 @@ func (q *Quiescer) Freeze(ctx context.Context, pool backends.Pool, d dataset.Dat
 	}, nil
 }
 
-// quiesce is freeze for a pool in which no other work runs.
+// quiesce is Freeze for a pool in which no other work runs.
 func (q *Quiescer) quiesce(pool backends.Pool, d dataset.Dataset) (thaw func() error, err error) {
 	none := func() error { return nil }
 	path := q.MountPath(d.ID)
@@ -109,13 +109,13 @@ func (q *Quiescer) quiesce(pool backends.Pool, d dataset.Dataset) (thaw func() e
 	}
 	steps.At("snapshot.frozen")
 	return func() error {
-		up.Resume() // before anybody writes again
+		up.Resume() // before any process writes again
 		return errors.Join(fsctl.Thaw(root), root.Close())
 	}, nil
 }
 
-// WriteOut flushes the filesystem that is mounted on path, and reports whether the flush ended in time. A flush that
-// takes longer continues by itself. A flush of another filesystem does not delay it.
+// WriteOut flushes the filesystem that is mounted on path, and reports whether the flush ended within the given time. A
+// slower flush continues in the background. It is not delayed by a flush of another filesystem.
 func (q *Quiescer) WriteOut(path string, within time.Duration) (done bool, err error) {
 	root, err := os.Open(path)
 	if err != nil {
@@ -136,8 +136,8 @@ func (q *Quiescer) WriteOut(path string, within time.Duration) (done bool, err e
 	}
 }
 
-// Settled flushes the filesystem that is mounted on path until one flush is short, but not longer than until a time of
-// the steady clock: while the limit is lifted, writers can write to memory faster than the disk takes it.
+// Settled flushes the filesystem that is mounted on path repeatedly until one flush is short, or until a time of the
+// steady clock. While the limit is lifted, writers can write to memory faster than the disk accepts the data.
 func (q *Quiescer) Settled(d dataset.Dataset, path string, until time.Duration) error {
 	var took time.Duration
 	for range flushes {
@@ -160,8 +160,8 @@ func (q *Quiescer) Settled(d dataset.Dataset, path string, until time.Duration) 
 }
 
 const (
-	// shortStall is how long a flush may take before a freeze: the flush of the freeze then has only what was written
-	// meanwhile. longStall is how long writers may wait for a freeze.
+	// shortStall is how long the last flush before a freeze may take: the flush of the freeze then has only the data
+	// that was written since. longStall is how long writers may wait for a freeze.
 	shortStall = time.Second
 	longStall  = 2 * time.Second
 	flushes    = 5

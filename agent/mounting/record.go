@@ -22,19 +22,19 @@ type Use struct {
 	Count      int       `json:"count"`
 	Generation uint64    `json:"generation"` // of the engine process, see Engines
 	Since      time.Time `json:"since"`
-	Spelling   string    `json:"as,omitempty"` // of the volume, by the engine
+	Spelling   string    `json:"as,omitempty"` // the name by which the engine called the volume
 	// Tool is the engine that mounted the volume, or "" if that is not known.
 	Tool plugin.Tool `json:"tool,omitempty"`
-	// Older is true if an engine mounted with this ID again after it had ended once: Count may not include a use by a
-	// container that outlived the engine (live-restore).
+	// Older is true if an engine mounted with this ID again after the ID had ended once: Count may not include a use by
+	// a container that outlived the engine (live-restore).
 	Older bool `json:"older,omitempty"`
 	// Ended is true if the engine has unmounted as often as it mounted, as far as is known, but a process still had the
 	// dataset mounted. The use ends when no process has it mounted any more.
 	Ended bool `json:"ended,omitempty"`
 	// Inherited is true if some of the uses were read from disk when the agent started. They may have ended while no
-	// agent ran. It is not on disk.
+	// agent ran. Inherited is not written to disk.
 	Inherited bool `json:"-"`
-	// Mounted is the time of the last Mount since the agent started, by the steady clock. It is not on disk.
+	// Mounted is the time of the last Mount since the agent started, by the steady clock. It is not written to disk.
 	Mounted time.Duration `json:"-"`
 }
 
@@ -82,8 +82,8 @@ func (r Record) ExpectedMounts(except string) (n int) {
 	return n
 }
 
-// HasEnded reports whether an ID is recorded only because a process still had the dataset mounted
-// when the engine unmounted it.
+// HasEnded reports whether the record has an ID whose uses the engine has unmounted while a process still had the
+// dataset mounted: see Use.Ended.
 func (r Record) HasEnded() bool {
 	for _, c := range r.IDs {
 		if c.Ended {
@@ -109,6 +109,6 @@ func ToolByID(id string) plugin.Tool {
 	return ""
 }
 
-// MountedGrace is how long an engine may take to start a container after it mounted a volume of it, while this agent
-// runs. A container can have several slow volumes, and a use that has ended does little harm until then.
+// MountedGrace is how long an engine may take to start a container after mounting a volume of it, while this agent
+// runs. A container can have several slow volumes. Until MountedGrace is over, a use that has ended does little harm.
 const MountedGrace = 10 * time.Minute

@@ -14,8 +14,9 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// Reservations reserves datasets of access many, whose home is this node, for this node only, as long as work here
-// needs that. Control records each reservation as a stay of the home. Its methods are safe for concurrent use.
+// Reservations reserves datasets of access many for this node, their home. An operation that needs such a dataset
+// exclusively reserves it: until the reservation ends, no other node can mount the dataset. Control records each
+// reservation as a stay of the home. Its methods are safe for concurrent use.
 type Reservations struct {
 	*host.Host
 	asking locks.Set // held while control is asked to reserve a dataset
@@ -24,19 +25,20 @@ type Reservations struct {
 	held map[uuid.UUID]reservation
 }
 
-// NewReservations returns a Reservations without any.
+// NewReservations returns an empty Reservations.
 func NewReservations(h *host.Host) *Reservations {
 	return &Reservations{Host: h, held: map[uuid.UUID]reservation{}}
 }
 
-// reservation is one stay of the home, shared by all who need the dataset alone.
+// reservation is one stay of the home, shared by all operations that need the dataset exclusively.
 type reservation struct {
 	id    uuid.UUID
 	users int
 }
 
-// Reserve reserves a dataset of access many, whose home is this node, for this node only, until the returned
-// function is called. dataset.ErrInUse names who has it mounted elsewhere.
+// Reserve reserves a dataset of access many, whose home is this node, until the caller calls end. It fails with
+// dataset.ErrInUse, which names the nodes, if other nodes have it mounted. It does nothing for a dataset of another
+// access.
 func (r *Reservations) Reserve(ctx context.Context, d dataset.Dataset) (end func(), err error) {
 	if d.Profile.Access != dataset.AccessMany {
 		return func() {}, nil
@@ -81,7 +83,8 @@ func (r *Reservations) leave(id uuid.UUID) {
 	}
 }
 
-// count counts the operations that need a dataset alone. It returns the stay, and whether the last of them has ended.
+// count adds more to the number of operations that need a dataset exclusively. It returns the stay, and whether the
+// last of these operations has ended.
 func (r *Reservations) count(id, stay uuid.UUID, more int) (was uuid.UUID, over bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -97,7 +100,7 @@ func (r *Reservations) count(id, stay uuid.UUID, more int) (was uuid.UUID, over 
 	return s.id, true
 }
 
-// has reports whether a dataset is needed alone, by the given stay if there is one.
+// has reports whether a dataset is reserved, by the given stay unless that is uuid.Nil.
 func (r *Reservations) has(id, stay uuid.UUID) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -105,8 +108,8 @@ func (r *Reservations) has(id, stay uuid.UUID) bool {
 	return is && (stay == uuid.Nil || stay == s.id)
 }
 
-// End lets other nodes mount the dataset again, as a separate job: only those who are kept out wait for
-// that.
+// End ends a reservation in a job, so that other nodes can mount the dataset again. The caller does not wait for
+// control.
 func (r *Reservations) End(id, stay uuid.UUID) {
 	r.Jobs.Start("alone/"+stay.String(), func(ctx context.Context, _ *jobs.Job) error {
 		_, err := host.UntilAnswered(ctx, r.Host,

@@ -20,7 +20,7 @@ import (
 // ResolverDeps are the dependencies of Resolver.
 type ResolverDeps struct {
 	*host.Host
-	Guard     lease.Guard // nil: this host works alone
+	Guard     lease.Guard // nil if the host has no guard
 	Registrar *lease.Registrar
 	Uses      *UseTable
 	Guests    *GuestTable
@@ -34,16 +34,16 @@ type ResolverDeps struct {
 type Resolver struct {
 	ResolverDeps
 
-	mu   sync.Mutex // held while the mounts are examined again
-	done bool       // whether the uses were found again after the agent's database was lost
+	mu   sync.Mutex // held by FindLostUses
+	done bool       // true once the uses were found again after a loss of the agent's database
 }
 
 // NewResolver returns a Resolver.
 func NewResolver(deps ResolverDeps) *Resolver { return &Resolver{ResolverDeps: deps} }
 
-// Resolve makes the mounts agree with the recorded uses after a start. Uses of another boot are void. A mount
-// without a use is unmounted. A dataset with uses is mounted again if it is not mounted. A filesystem that a snapshot
-// left frozen is thawed. Work that a hanging disk delays continues beside other work, and all is false then.
+// Resolve makes the mounts agree with the recorded uses after a start. Uses of another boot are void. A mount without a
+// use is unmounted. A dataset with uses is mounted again if it is not mounted. A filesystem that a snapshot left frozen
+// is thawed. If a hanging disk delays the work, the work continues in jobs and all is false.
 func (r *Resolver) Resolve(ctx context.Context) (all bool, err error) {
 	table, err := mount.Table()
 	if err != nil {
@@ -66,7 +66,7 @@ func (r *Resolver) Resolve(ctx context.Context) (all bool, err error) {
 			}
 			return nil
 		})
-		if !lease.IsBounded(d) { // otherwise control is asked first, and this does not wait for control
+		if !lease.IsBounded(d) { // a bounded lease needs control first, and Resolve does not wait for control
 			work = append(work, again)
 		}
 	}
@@ -98,8 +98,8 @@ func (r *Resolver) Resolve(ctx context.Context) (all bool, err error) {
 	return all, err
 }
 
-// resolveOne does this for one dataset that is mounted. fenced says that the guard has fenced it, and unsure that the
-// guard did not answer.
+// resolveOne resolves one mounted dataset. fenced is true if the guard has fenced it. unsure is true if the guard did
+// not answer.
 func (r *Resolver) resolveOne(ctx context.Context, id uuid.UUID, fenced, unsure bool) error {
 	if !fenced && !unsure {
 		if err := Thaw(r.MountPath(id)); err != nil {
@@ -127,8 +127,8 @@ func (r *Resolver) resolveOne(ctx context.Context, id uuid.UUID, fenced, unsure 
 	return nil
 }
 
-// FindLostUses examines the mounts again after the agent's database was lost, once control has reported what
-// is mounted: at this start, or when control answers again. Idempotent.
+// FindLostUses examines the mounts again if the agent's database was lost, once control has reported which datasets are
+// mounted here: at this start, or when control answers again. Idempotent.
 func (r *Resolver) FindLostUses(ctx context.Context) error {
 	if !r.Recovered {
 		return nil
@@ -143,15 +143,15 @@ func (r *Resolver) FindLostUses(ctx context.Context) error {
 		return err
 	}
 	if !all || r.Trust.Err() != nil {
-		return nil // the answer is not complete; see accept
+		return nil // control's answer is not complete
 	}
 	err = r.DB.Put(ctx, map[string]any{host.RecoveredKey: nil})
 	r.done = err == nil
 	return err
 }
 
-// assumeUse records a use of unknown origin for a mount whose uses were lost with the agent's database. verifyUses ends
-// it. The mount of a dataset that is not known stays until the dataset is known.
+// assumeUse records a use of unknown origin for a mount whose uses were lost with the agent's database.
+// Verifier.CheckIfDue ends the use. The mount of an unknown dataset stays until the dataset is known.
 func (r *Resolver) assumeUse(ctx context.Context, d dataset.Dataset, known bool) error {
 	if !known {
 		r.LogOf(d).Warn("mount of a dataset that is not on record is left alone")

@@ -40,8 +40,7 @@ type Unmounter struct{ UnmounterDeps }
 // NewUnmounter returns an Unmounter.
 func NewUnmounter(deps UnmounterDeps) *Unmounter { return &Unmounter{deps} }
 
-// IfUnused calls unmount for a dataset without a recorded use, with the dataset's lock. It does nothing if there is a
-// use by then.
+// IfUnused locks a dataset and calls unmount if the dataset has no recorded use.
 func (u *Unmounter) IfUnused(ctx context.Context, d dataset.Dataset,
 	unmount func(context.Context, dataset.Dataset) error) error {
 	unlock, err := u.Locks.Lock(ctx, d.ID, "unmount of volume "+d.Volume)
@@ -117,7 +116,7 @@ func (u *Unmounter) unmount(d dataset.Dataset) error {
 	return nil
 }
 
-// FreeUnheld unmounts a dataset without a recorded use if it is mounted, and has the guard forget it. It fails with
+// FreeUnheld unmounts a dataset without a recorded use if it is mounted, and makes the guard forget it. It fails with
 // ErrInUse if a process on this host has the dataset mounted or open. The dataset's lock is held.
 func (u *Unmounter) FreeUnheld(ctx context.Context, d dataset.Dataset) error {
 	mounted, err := host.IsMountPoint(u.MountPath(d.ID))
@@ -161,7 +160,7 @@ func (u *Unmounter) checkUnheldByGuard(ctx context.Context, d dataset.Dataset) e
 			return nil
 		}
 	}
-	// These holders may have another filesystem, one that has got the device number since. The pool knows.
+	// The holders may be those of another filesystem that has the same device number by now. The pool knows.
 	if err := u.Holders.CheckPool(ctx, d); err != nil {
 		return dataset.Errorf(dataset.ErrInUse,
 			"volume %s is unmounted, but still in use on node %s: %w", d.Volume, u.NodeName, err)
@@ -169,8 +168,7 @@ func (u *Unmounter) checkUnheldByGuard(ctx context.Context, d dataset.Dataset) e
 	return nil
 }
 
-// ForgottenAfter is how long a dataset may be mounted without a use: the request that mounted it has ended by
-// then.
+// ForgottenAfter is how long a dataset may be mounted without a use. By then the request that mounted it has ended.
 const ForgottenAfter = 2 * time.Minute
 
 // UnmountForgotten unmounts datasets without a use: a request ended while its dataset was being mounted, or the
@@ -191,9 +189,9 @@ func (u *Unmounter) UnmountForgotten() {
 	}
 }
 
-// Supersede ends the uses of a dataset that has continued on another node while it was fenced here: the guard
-// kills every process on the host that holds the dataset, and only then its uses end. It does nothing for a
-// dataset that the guard does not have. The caller holds the dataset's lock.
+// Supersede ends the uses of a dataset that was continued on another node while it was fenced here. First the guard
+// kills every process on the host that holds the dataset, then the uses end. It does nothing if the guard does not have
+// the dataset. The caller holds the dataset's lock.
 func (u *Unmounter) Supersede(ctx context.Context, d dataset.Dataset) error {
 	epoch, armed := u.Deadlines.Armed(d.ID)
 	if !armed || u.Registrar.Guard == nil {
@@ -221,7 +219,7 @@ func (u *Unmounter) Supersede(ctx context.Context, d dataset.Dataset) error {
 			return err
 		}
 	}
-	if !mounted { // otherwise the unmount does it, after another look
+	if !mounted { // if it is mounted, the unmount does this after another look
 		u.Registrar.Release(d.ID)
 	}
 	return nil

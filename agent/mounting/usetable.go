@@ -14,14 +14,14 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// UseTable has the uses of each mounted dataset: its mount IDs, in memory as on disk. The record of a dataset changes
-// only under the dataset's lock. Its methods are safe for concurrent use.
+// UseTable has the uses of each mounted dataset, by mount ID, in memory and on disk. The record of a dataset changes
+// only while the dataset's lock is held. Its methods are safe for concurrent use.
 type UseTable struct {
 	*host.Host
 
 	mu        sync.Mutex
 	records   map[uuid.UUID]*Record
-	idleSince map[uuid.UUID]time.Duration // mounted without a use, since when by the steady clock
+	idleSince map[uuid.UUID]time.Duration // datasets that are mounted without a use, and since when by the steady clock
 }
 
 // NewUseTable returns an empty table.
@@ -71,12 +71,11 @@ func (t *UseTable) Get(id uuid.UUID) Record {
 	return r
 }
 
-// Save writes the record of a dataset's uses to disk and then to memory. With it, and in the same
-// transaction, it writes the copy of the dataset's own record, which a mount without control needs, and the
-// values in more.
+// Save writes the record of a dataset's uses to disk and then to memory. In the same transaction it writes a copy of
+// the dataset's record, which a mount without control needs, and the values in more.
 func (t *UseTable) Save(ctx context.Context, d dataset.Dataset, r Record, more map[string]any) error {
 	values := map[string]any{"mounts/" + d.ID.String(): r}
-	if _, left := t.Cache.Copy(d.ID); !left && d.Home == t.NodeID { // no start mounts a dataset of another home
+	if _, left := t.Cache.Copy(d.ID); !left && d.Home == t.NodeID { // a start mounts only datasets of this home
 		values["volumes/"+d.ID.String()] = api.Indexed{Dataset: d, Index: t.Cache.Index(d.ID)}
 	}
 	maps.Copy(values, more)
@@ -114,7 +113,7 @@ func (t *UseTable) InUse() []uuid.UUID {
 	return out
 }
 
-// MarkIdle records that a dataset is, or will be, mounted without a use, from now on.
+// MarkIdle records that a dataset is, or soon will be, mounted without a use.
 func (t *UseTable) MarkIdle(id uuid.UUID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -30,18 +30,18 @@ type VerifierDeps struct {
 	UseEnded func(dataset uuid.UUID)
 }
 
-// Verifier ends the uses of datasets, and finds out whether recorded uses have ended without an Unmount. Its methods
-// are safe for concurrent use.
+// Verifier ends uses of datasets when the engine unmounts them, and finds out whether recorded uses have ended without
+// an Unmount. Its methods are safe for concurrent use.
 type Verifier struct {
 	VerifierDeps
 	started time.Time
-	Began   time.Duration // the same by the steady clock
+	Began   time.Duration // the start of the agent by the steady clock
 
 	mu sync.Mutex
-	// verifyAt is when uses whose end may have been missed are checked next, by the steady clock; 0 if there are
+	// verifyAt is when uses that may have ended unnoticed are checked next, by the steady clock, or 0 if there are
 	// none.
 	verifyAt time.Duration
-	// restarted is until when an engine that has just started may mount its containers' volumes again.
+	// restarted is the time until which an engine that has just started may mount its containers' volumes again.
 	restarted time.Duration
 }
 
@@ -85,8 +85,8 @@ func (v *Verifier) saveUses(ctx context.Context, d dataset.Dataset, r Record) er
 	return nil
 }
 
-// applyUnmount applies an Unmount of an ID to a record and reports whether the record changed. It looks at the
-// host unless mayEndWithoutLook allows an end without that. The dataset's lock is held.
+// applyUnmount applies an Unmount of an ID to a record and reports whether the record changed. It looks at the host
+// unless mayEndWithoutLook returns true. The dataset's lock is held.
 func (v *Verifier) applyUnmount(ctx context.Context, d dataset.Dataset, r *Record, id string) (changed bool) {
 	c, ok := r.IDs[id]
 	switch {
@@ -225,7 +225,7 @@ func (v *Verifier) CheckIfDue(ctx context.Context) {
 		next = min(next, again)
 	}
 	v.mu.Lock()
-	if v.verifyAt == at { // otherwise an engine has started meanwhile
+	if v.verifyAt == at { // an engine may have started meanwhile
 		v.verifyAt = next
 	}
 	v.mu.Unlock()
@@ -355,11 +355,11 @@ func (v *Verifier) Load(ctx context.Context) error {
 	return err
 }
 
-// UnknownUse stands for the mount IDs that were lost with the agent's state.
+// UnknownUse is recorded instead of the mount IDs that were lost with the agent's database.
 const UnknownUse = "unknown"
 
-// AssumeUse records a use of unknown origin for a mounted dataset whose uses were lost with the agent's database, as
-// since the start of the agent. CheckIfDue ends it. The dataset's lock is held.
+// AssumeUse records a use of unknown origin for a mounted dataset whose uses were lost with the agent's database. The
+// use counts from the start of the agent, and CheckIfDue ends it. The dataset's lock is held.
 func (v *Verifier) AssumeUse(ctx context.Context, d dataset.Dataset) error {
 	r := v.Uses.Get(d.ID)
 	if len(r.IDs) > 0 {
@@ -382,7 +382,7 @@ func (v *Verifier) EnsureUnused(ctx context.Context, d dataset.Dataset, what str
 		return v.InUseError(d, what, r)
 	}
 	err := v.Unmounter.FreeUnheld(ctx, d)
-	if errors.Is(err, dataset.ErrInUse) && d.State != dataset.StatePurging { // the destruction is repeated by itself
+	if errors.Is(err, dataset.ErrInUse) && d.State != dataset.StatePurging { // a purge is repeated without the operator
 		err = fmt.Errorf("cannot %s volume %s: %w; ask again to %s it after that", what, d.Volume, err, what)
 	}
 	return err
