@@ -260,6 +260,45 @@ func TestRecords(t *testing.T) {
 	}
 }
 
+// I1: a record that a later guard wrote does not make this guard forget the dataset. It is reported, and fenced by the
+// keys that can be read: at its deadline, or at once if the deadline cannot be read.
+func TestI1B16RecordsOfALaterFormat(t *testing.T) {
+	b := newBench(t)
+	known, changed := b.registered(t, guard.PolicyKill, time.Minute), b.registered(t, guard.PolicyKill, time.Minute)
+	b.stop()
+	later := func(id uuid.UUID, old, now string) {
+		t.Helper()
+		path := filepath.Join(b.run, id.String()+".json")
+		raw, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := strings.Replace(string(raw), `"format":1,`, `"format":2,"new":{},`, 1)
+		if text = strings.Replace(text, old, now, 1); !strings.Contains(text, `"format":2`) || !strings.Contains(text, now) {
+			t.Fatalf("the record is %s", text)
+		}
+		b.hand.records[id] = json.RawMessage(text)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	later(known.Dataset, `"volume":"db"`, `"volume":{"name":"db"}`)
+	later(changed.Dataset, `"deadline":`, `"until":`)
+	b.start(t)
+	b.until(t, changed.Dataset, guard.StateFenced)
+	if e := b.entry(known.Dataset); e.State != guard.StateArmed || e.Deadline != known.Deadline || e.Epoch != known.Epoch {
+		t.Errorf("the entry is %+v, want one that is armed until %v", e, known.Deadline)
+	}
+	missing := strings.Join(b.Status().Missing, "\n")
+	for _, r := range []guard.Registration{known, changed} {
+		if !strings.Contains(missing, r.Dataset.String()) || !strings.Contains(missing, "format 2") {
+			t.Errorf("the guard reports %q, want format 2 of dataset %s", missing, r.Dataset)
+		}
+	}
+	b.clock.advance(time.Minute, false)
+	b.until(t, known.Dataset, guard.StateFenced)
+}
+
 func TestBadRegistrations(t *testing.T) {
 	b := newBench(t)
 	b.hand.bare = true

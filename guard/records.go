@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard/hand"
 )
 
@@ -44,10 +45,40 @@ func (r *records) deadlinePath(id uuid.UUID) string {
 	return filepath.Join(r.run, id.String()+".deadline")
 }
 
+// recordFormat is the format of the records that this version of Drover reads and writes.
+const recordFormat = 1
+
+// stored is the content of the record of an entry.
+type stored struct {
+	Format int `json:"format"` // absent: 1
+	Entry
+}
+
+// decode decodes the record of a dataset. Of a record with a later format it keeps the keys that it can read, and
+// returns them together with dataset.ErrUnsupported: a guard that forgot the dataset would never fence it. Keys that it
+// cannot read are zero, so the deadline of such a dataset has passed. ok reports whether the entry can be fenced.
+func decode(id uuid.UUID, b []byte) (e Entry, ok bool, err error) {
+	var s stored
+	err = json.Unmarshal(b, &s) // if a key has another type, it decodes the others
+	if later := dataset.CheckFormat("the record", s.Format, recordFormat); later != nil {
+		s.Dataset = id
+		switch s.State {
+		case StateFencing, StateFenced, StateSuperseded, StateRebooted:
+		default:
+			s.State = StateArmed
+		}
+		return s.Entry, len(s.Paths) > 0, later
+	}
+	if err == nil && s.Dataset != id {
+		err = fmt.Errorf("it is that of dataset %s", s.Dataset)
+	}
+	return s.Entry, err == nil, err
+}
+
 // put stores an entry for the next guard of the same boot, and starts to flush it. The channel receives the result
 // of the flush.
 func (r *records) put(e Entry) (flushed <-chan error, err error) {
-	b, err := json.Marshal(e)
+	b, err := json.Marshal(stored{recordFormat, e})
 	if err != nil {
 		return nil, err
 	}
@@ -157,12 +188,27 @@ func (r *records) deadline(id uuid.UUID, epoch uint64) time.Duration {
 // folder on the tmpfs.
 const loadTime = 5 * time.Second
 
+// ofThisBoot is where records are that belong to this boot: on a tmpfs.
+const ofThisBoot = "of this boot"
+
 // load returns the stored table, and an error for each part that could not be read.
 func (r *records) load(ctx context.Context, boot string) (table map[uuid.UUID]Entry, problems []error) {
 	table = map[uuid.UUID]Entry{}
 	take := func(id uuid.UUID, b []byte, where string) {
-		var e Entry
-		if err := json.Unmarshal(b, &e); err != nil || e.Dataset != id {
+		e, ok, err := decode(id, b)
+		switch {
+		case err == nil:
+		case ok:
+			problems = append(problems, fmt.Errorf("dataset %s: %w; it is fenced by the keys that this guard "+
+				"knows (%s)", id, err, where))
+			if where == ofThisBoot {
+				e.Boot = boot
+			}
+		case errors.Is(err, dataset.ErrUnsupported):
+			problems = append(problems, fmt.Errorf("dataset %s: %w; without its paths it is not fenced until it "+
+				"is registered again (%s)", id, err, where))
+			return
+		default:
 			problems = append(problems, fmt.Errorf("the record of dataset %s %s is damaged: it is not "+
 				"fenced until it is registered again", id, where))
 			return
@@ -176,7 +222,7 @@ func (r *records) load(ctx context.Context, boot string) (table map[uuid.UUID]En
 		problems = append(problems, fmt.Errorf("read the records of this boot: %w", err))
 	}
 	for id, b := range kept {
-		take(id, b, "of this boot")
+		take(id, b, ofThisBoot)
 	}
 	ctx, cancel := context.WithTimeout(ctx, loadTime)
 	defer cancel()
