@@ -44,7 +44,8 @@ func (cat *catalog) find(root folder.Dir, id uuid.UUID) (dir folder.Dir, place s
 	return dir, place, err
 }
 
-// findAny is find for copies too. A copy is not an error.
+// findAny is find for copies too. A copy is not an error. It fails with dataset.ErrUnsupported if the record of the
+// dataset has a later format, so that nothing is done to the directory.
 func (cat *catalog) findAny(root folder.Dir, id uuid.UUID) (dir folder.Dir, place string, err error) {
 	for {
 		before := cat.moves.Count()
@@ -68,6 +69,9 @@ func (cat *catalog) search(root folder.Dir, id uuid.UUID, places ...string) (dir
 		if err != nil {
 			return dir, place, dataset.Errorf(dataset.ErrCorrupt, "%w", err)
 		}
+		if err := layout.CheckFormat(dir); err != nil {
+			return folder.Dir{}, place, errors.Join(err, dir.Close())
+		}
 		_, err = dir.Lstat(cat.layout.Image(layout.Head))
 		if err == nil {
 			return dir, place, nil
@@ -82,6 +86,9 @@ func (cat *catalog) search(root folder.Dir, id uuid.UUID, places ...string) (dir
 	}
 	dir, err = root.Sub(filepath.Join(layout.Copies, id.String()))
 	if err == nil {
+		if err := layout.CheckFormat(dir); err != nil {
+			return folder.Dir{}, layout.Copies, errors.Join(err, dir.Close())
+		}
 		var begun bool
 		if begun, err = cat.isBegun(dir); err == nil && begun {
 			return dir, layout.Copies, nil

@@ -208,6 +208,9 @@ func (r *reaper) incoming(ctx context.Context, drop func(uuid.UUID) bool) error 
 			return err
 		}
 		defer dir.Close()
+		if layout.CheckFormat(dir) != nil {
+			return nil // List reports it
+		}
 		_, err = dir.Lstat(r.layout.Image(layout.Head))
 		if errors.Is(err, os.ErrNotExist) {
 			return r.destroy(name) // it was never whole
@@ -247,6 +250,9 @@ func (r *reaper) within(ctx context.Context, place string) error {
 			return err
 		}
 		defer dir.Close()
+		if layout.CheckFormat(dir) != nil {
+			return nil // List reports it
+		}
 		c, err := layout.ContentsOf(r.layout, dir)
 		if err != nil {
 			return err

@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/backendtest"
 	"github.com/droverhq/drover/backends/loop/layout"
 	"github.com/droverhq/drover/dataset"
 )
@@ -35,4 +36,22 @@ func TestB16PoolOfALaterFormat(t *testing.T) {
 	if _, err := f.List(t.Context()); err != nil {
 		t.Errorf("a marker without a format: %v", err)
 	}
+}
+
+// A dataset whose record has a later format is left alone.
+func TestB16RecordOfALaterFormat(t *testing.T) {
+	onPools(t, func(f *fixture) {
+		backendtest.LaterFormat(t, f.Pool, func(commit bool) uuid.UUID {
+			d := newDataset(ext4)
+			if _, err := f.Create(t.Context(), d); err != nil {
+				t.Fatal(err)
+			}
+			if commit {
+				f.must(f.Commit(t.Context(), d.ID))
+			}
+			return d.ID
+		}, func(area string, id uuid.UUID) string {
+			return filepath.Join(f.disk, "pool", area, id.String(), layout.RecordFile)
+		})
+	})
 }

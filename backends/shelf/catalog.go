@@ -48,11 +48,17 @@ func (cat *catalog) FindAny(id uuid.UUID) (*Folder, error) {
 	return f, nil
 }
 
-// find opens the folder of a dataset in any area but the deleting one, whole or not.
+// find opens the folder of a dataset in any area but the deleting one, whole or not. It fails with
+// dataset.ErrUnsupported if the record of the dataset has a later format, so that nothing is done to the folder.
 func (cat *catalog) find(root *os.Root, id uuid.UUID) (*Folder, error) {
 	for {
 		before := cat.moves.Count()
 		f, err := cat.search(root, id)
+		if err == nil {
+			if err := f.checkFormat(); err != nil {
+				return nil, errors.Join(err, f.Close())
+			}
+		}
 		if err == nil || cat.moves.Count() == before {
 			return f, err
 		}

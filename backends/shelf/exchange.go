@@ -102,6 +102,11 @@ func (x *Exchange) openWhole(at string, id uuid.UUID) (there *os.Root, f *Folder
 	}
 	for _, area := range areas()[:2] {
 		f, err := openFolder(there, area, id, func() {})
+		if err == nil {
+			if err := f.checkFormat(); err != nil {
+				return nil, nil, errors.Join(err, f.Close(), there.Close())
+			}
+		}
 		if err == nil && (f.State != backends.EntryIncoming || f.whole()) {
 			return there, f, nil
 		}

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/safefile"
 )
 
@@ -47,8 +48,13 @@ func ReadJSON(root *os.Root, name string, v any) error {
 	if err != nil {
 		return err
 	}
-	return json.Unmarshal(data, v)
+	return dataset.DecodeFormat(data, name, recordFormat, v)
 }
+
+// recordFormat is the latest format of records that this version of Drover reads and writes. An absent format is 1, and
+// records of format 1 do not have the key. If the record of a snapshot needs a later format, the record of the dataset
+// gets it too, so that an older Drover leaves the whole folder alone.
+const recordFormat = 1
 
 // settle brings a file's bytes to the disk, so that its name does not get there
 // before. Without sync ext4 and XFS need no more than the wait for the writing

@@ -2,6 +2,7 @@ package shelf
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -111,11 +112,24 @@ func (f *Folder) WriteRecord(d dataset.Dataset, sync bool) error {
 	return WriteJSON(f.Root, recordName, d, sync)
 }
 
-// ReadRecord reads the record. It fails with dataset.ErrCorrupt if the record is absent, cannot be read or belongs to
-// another dataset.
+// checkFormat fails with dataset.ErrUnsupported if the record has a later format. A record that is absent or damaged is
+// no error.
+func (f *Folder) checkFormat() error {
+	if err := ReadJSON(f.Root, recordName, &struct{}{}); errors.Is(err, dataset.ErrUnsupported) {
+		return fmt.Errorf("dataset %s in %s: %w", f.ID, f.pool, err)
+	}
+	return nil
+}
+
+// ReadRecord reads the record. It fails with dataset.ErrUnsupported if the record has a later format, and with
+// dataset.ErrCorrupt if it is absent, damaged or that of another dataset.
 func (f *Folder) ReadRecord() (*dataset.Dataset, error) {
 	var d dataset.Dataset
-	if err := ReadJSON(f.Root, recordName, &d); err != nil {
+	err := ReadJSON(f.Root, recordName, &d)
+	if errors.Is(err, dataset.ErrUnsupported) {
+		return nil, fmt.Errorf("record of dataset %s: %w", f.ID, err)
+	}
+	if err != nil {
 		return nil, dataset.Errorf(dataset.ErrCorrupt, "record of dataset %s: %w", f.ID, err)
 	}
 	if d.ID != f.ID {

@@ -181,6 +181,11 @@ func (r *remover) reapOne(ctx context.Context, root *os.Root, area, name string,
 	if info, err := root.Lstat(filepath.Join(area, name)); err != nil || !info.IsDir() {
 		return 0, nil
 	}
+	if area != deletingArea {
+		if later, err := isLater(root, area, id); later {
+			return 0, err // List reports it
+		}
+	}
 	if area == incomingArea && drop(id) {
 		var err error
 		if name, err = r.moveAway(root, area, id); err != nil {
@@ -195,6 +200,15 @@ func (r *remover) reapOne(ctx context.Context, root *os.Root, area, name string,
 		return 1, nil
 	}
 	return r.tidy(root, area, id, tidy)
+}
+
+// isLater reports whether the record of a dataset has a later format.
+func isLater(root *os.Root, area string, id uuid.UUID) (bool, error) {
+	f, err := openFolder(root, area, id, func() {})
+	if err != nil {
+		return false, nil // foreign: List reports it
+	}
+	return f.checkFormat() != nil, f.Close()
 }
 
 // tidy is Reap for a folder that stays.

@@ -117,8 +117,25 @@ func ReadRecord(dir folder.Dir, name string, v any) error {
 	if err != nil {
 		return err
 	}
-	if err := json.Unmarshal(bytes.TrimSpace(raw), v); err != nil {
+	if err := dataset.DecodeFormat(bytes.TrimSpace(raw), name, recordFormat, v); err != nil {
+		if errors.Is(err, dataset.ErrUnsupported) {
+			return err
+		}
 		return fmt.Errorf("%s: %w", name, err)
+	}
+	return nil
+}
+
+// recordFormat is the latest format of records that this version of Drover reads and writes. An absent format is 1, and
+// records of format 1 do not have the key. If the record of a snapshot needs a later format, the record of the dataset
+// gets it too, so that an older Drover leaves the whole directory alone.
+const recordFormat = 1
+
+// CheckFormat fails with dataset.ErrUnsupported if the record of the dataset in dir has a later format. A record that
+// is absent or damaged is no error.
+func CheckFormat(dir folder.Dir) error {
+	if err := ReadRecord(dir, RecordFile, &struct{}{}); errors.Is(err, dataset.ErrUnsupported) {
+		return fmt.Errorf("%s: %w", dir.Name(), err)
 	}
 	return nil
 }
