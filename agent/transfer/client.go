@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -148,6 +149,7 @@ func (c *Client) open(ctx context.Context, method, where string) (io.ReadCloser,
 		cancel(nil)
 		return nil, dataset.Errorf(dataset.ErrInvalid, "%w", err)
 	}
+	req.Header.Set(framesHeader, strconv.Itoa(framesVersion))
 	resp, err := c.HTTP.RoundTrip(req) //nolint:bodyclose // patient.Close closes it
 	body.wait.Stop()
 	if err != nil {
@@ -157,6 +159,9 @@ func (c *Client) open(ctx context.Context, method, where string) (io.ReadCloser,
 	}
 	body.from = resp.Body
 	if resp.StatusCode == http.StatusOK {
+		if err := checkFrames(resp.Header); err != nil {
+			return nil, errors.Join(err, body.Close())
+		}
 		return body, nil
 	}
 	defer body.Close()

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"net/http"
+	"strconv"
 	"sync"
 
 	"github.com/klauspost/compress/zstd"
@@ -29,6 +31,22 @@ const (
 	frameHeader = 20
 	maxFrame    = 2 << 20
 )
+
+// Both sides say which version of the frames they know, in this header of request and answer: the client the latest
+// that it reads, the server that of its answer. An absent header is version 1.
+const (
+	framesHeader  = "Drover-Frames"
+	framesVersion = 1
+)
+
+// checkFrames fails with dataset.ErrUnsupported if an answer has frames of a later version.
+func checkFrames(h http.Header) error {
+	version, err := strconv.Atoi(h.Get(framesHeader))
+	if err != nil {
+		return nil // absent
+	}
+	return dataset.CheckFormat("the peer's stream of frames", version, framesVersion)
+}
 
 const (
 	frameData    = 'D'

@@ -87,6 +87,7 @@ func (s *Server) stream(w http.ResponseWriter, r *request) error {
 func (s *Server) send(w http.ResponseWriter, r *request, write func(context.Context, io.Writer) (any, error)) error {
 	ctx, cancel := context.WithCancelCause(r.Context())
 	defer cancel(nil)
+	w.Header().Set(framesHeader, strconv.Itoa(framesVersion))
 	out := &bounded{ctx: ctx, w: w, control: http.NewResponseController(w), limit: s.Limit, idle: s.idle()}
 	frames := &frameWriter{w: out, now: func() int64 { return int64(s.Clock.Steady()) }}
 	quiet := s.watch(ctx, r, frames, cancel)
