@@ -22,7 +22,7 @@ func TestDecodeFormat(t *testing.T) {
 		var v struct{ Name string }
 		err := dataset.DecodeFormat([]byte(text), "the record", 2, &v)
 		switch {
-		case want == errDamaged:
+		case errors.Is(want, errDamaged):
 			if err == nil || errors.Is(err, dataset.ErrUnsupported) {
 				t.Errorf("%s: got error %v, want one of a damaged record", text, err)
 			}
