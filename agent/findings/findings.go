@@ -1,4 +1,5 @@
-// Package findings collects what drover doctor reports.
+// Package findings collects the lines that drover doctor reports. Package doctor makes a List for each report and
+// passes it to the components, which add their findings. The package has no state.
 package findings
 
 import (
@@ -20,8 +21,8 @@ type List struct {
 	All []api.Finding
 }
 
-// Add adds a finding of a level about a subject. mend is what the operator should do, empty if the text
-// says so or if nothing is to be done. The text is formatted as by fmt.Sprintf.
+// Add adds a finding of a level about a subject. mend is what the operator should do, or "" if the text says so or if
+// nothing must be done. The text is formatted as by fmt.Sprintf.
 func (l *List) Add(level, subject, mend, format string, args ...any) {
 	l.All = append(l.All, api.Finding{Level: level, Subject: subject, Text: fmt.Sprintf(format, args...), Mend: mend})
 }

@@ -1,4 +1,5 @@
-// Package jobs runs the work of the agent that outlives the requests that asked for it.
+// Package jobs runs the work of the agent that may outlive the requests that asked for it. The components of the agent
+// share one Runner: host.Host.Jobs. The jobs in progress are its only state, in memory, and its mutex protects them.
 package jobs
 
 import (
@@ -12,9 +13,8 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// Runner is the work in progress, one job for each key. A job belongs to the agent and not to the request
-// that began it: it continues if the request ends, and a request for the same key joins it. It is safe for
-// concurrent use.
+// Runner runs jobs, at most one for each key. A job belongs to the agent and not to the request that started it: it
+// continues if the request ends, and a request for the same key joins it. Safe for concurrent use.
 type Runner struct {
 	ctx context.Context
 	wg  *sync.WaitGroup
@@ -27,10 +27,10 @@ type Job struct {
 	key   string
 	done  chan struct{}
 	err   error // valid once done is closed
-	again bool  // it is to run once more when it has run; guarded by Runner.mu
+	again bool  // run once more afterwards; protected by Runner.mu
 
 	mu       sync.Mutex
-	op       dataset.Operation // without a UUID until it is known
+	op       dataset.Operation // has no UUID until Begin
 	progress dataset.Progress
 }
 
@@ -47,9 +47,9 @@ func New(ctx context.Context, wg *sync.WaitGroup) *Runner {
 	return &Runner{ctx: ctx, wg: wg, all: map[string]*Job{}}
 }
 
-// Do begins a job of that key, or joins the one in progress, and waits for its end. joined is true if it joined
-// one. If ctx ends first, Do fails with ErrPending, and the error contains the job's step and progress. Do
-// begins no job once the agent stops: it fails with ErrUnavailable.
+// Do starts a job with a key, or joins the one in progress, and waits for its end. joined reports whether it joined
+// one. If ctx ends first, Do fails with ErrPending, and the error contains the job's step and progress. Once the agent
+// is stopping, Do starts no job and fails with ErrUnavailable.
 func (j *Runner) Do(ctx context.Context, key, what string,
 	fn func(ctx context.Context, jb *Job) error) (joined bool, err error) {
 	j.mu.Lock()
@@ -110,7 +110,7 @@ func (j *Runner) Running() []dataset.Operation {
 	return out
 }
 
-// Begin says which operation the job carries out.
+// Begin records which operation the job executes.
 func (jb *Job) Begin(op dataset.Operation) {
 	jb.mu.Lock()
 	defer jb.mu.Unlock()
@@ -124,7 +124,7 @@ func (jb *Job) Step(name string) {
 	jb.progress = dataset.Progress{Step: name}
 }
 
-// Moved says how many bytes of how many have been copied in this step.
+// Moved records that done of total bytes have been copied in this step.
 func (jb *Job) Moved(done, total int64) {
 	jb.mu.Lock()
 	defer jb.mu.Unlock()
@@ -137,8 +137,8 @@ func (jb *Job) pending(what string) error {
 	return Pending(what, jb.op.ID, jb.progress)
 }
 
-// Pending returns an ErrPending for a caller that no longer waits for its request. It says how far that
-// is, and names the operation, if its UUID is known.
+// Pending returns the ErrPending for a caller that no longer waits for its request. The error contains the progress of
+// the request, and the UUID of its operation if that is known.
 func Pending(what string, op uuid.UUID, progress dataset.Progress) error {
 	at := progress.Step
 	if at == "" {
@@ -162,13 +162,13 @@ func (j *Runner) Count() int {
 	return len(j.all)
 }
 
-// Start begins a job of that key, or joins the one in progress. It returns the job and does not wait for it.
+// Start starts a job with a key, or joins the one in progress. It returns the job and does not wait for it.
 func (j *Runner) Start(key string, fn func(ctx context.Context, jb *Job) error) *Job {
 	return j.launch(key, fn, false)
 }
 
-// StartAgain is like Start. If a job of that key is in progress, it runs once more afterwards, with the fn with
-// which it was started, because its input may have changed.
+// StartAgain is like Start. If a job with the key is in progress, the job runs once more afterwards, because its input
+// may have changed. It then runs the fn with which it was started.
 func (j *Runner) StartAgain(key string, fn func(ctx context.Context, jb *Job) error) *Job {
 	return j.launch(key, fn, true)
 }

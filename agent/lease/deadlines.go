@@ -20,11 +20,11 @@ import (
 	"github.com/droverhq/drover/guard"
 )
 
-// Deadlines has this node's leases that are bounded in time: until when each dataset whose home is this node may be
-// open here, and what this node knows of its session with control. hold.go computes the deadlines; this file obtains
-// what the computation needs. Its methods are safe for concurrent use.
+// Deadlines has the leases of this node that are bounded in time: until when each dataset whose home is this node may
+// be open here, and the state of this node's session with control. hold.go computes the deadlines. This file sends the
+// requests for the values that the computation needs. Its methods are safe for concurrent use.
 //
-// mu guards the fields from tenure to moved; answers is atomic. No request is sent while mu is held.
+// mu protects the fields from tenure to moved; answers is atomic. No request is sent while mu is held.
 type Deadlines struct {
 	DeadlineDeps
 
@@ -34,7 +34,7 @@ type Deadlines struct {
 	holds   map[uuid.UUID]*hold
 	armed   map[uuid.UUID]uint64 // the epoch at which the guard has a dataset registered, as far as known
 	unread  string               // the last logged reason why readHolds failed, or ""
-	answers atomic.Uint64        // the number of registrations that the guard has answered
+	answers atomic.Uint64        // the number of registrations that the guard has answered; see SetFenceTime
 	kept    map[uuid.UUID]string // the last logged reason why the guard keeps a dataset that is not mounted
 	moved   chan struct{}        // closed and replaced when tenure or silent changes
 	wake    chan struct{}        // wakes Run
@@ -47,8 +47,8 @@ type Deadlines struct {
 // DeadlineDeps is what Deadlines needs of other components.
 type DeadlineDeps struct {
 	*host.Host
-	Guard Guard             // nil: no lease is bounded in time
-	HTTP  http.RoundTripper // reaches the agents of other nodes; nil: there are none
+	Guard Guard             // if nil, no lease is bounded in time
+	HTTP  http.RoundTripper // reaches the agents of other nodes; nil if there are none
 	Nodes *Nodes
 	// ReadHomes reads from control which datasets this node is the home of, and applies it.
 	ReadHomes func(context.Context) (api.Sync, error)
@@ -65,9 +65,9 @@ func NewDeadlines(deps DeadlineDeps) *Deadlines {
 	}
 }
 
-// Session returns when control was last notified that this agent runs, and answered, by the steady clock as it was
-// before the request, and for how long that is valid. It returns zeros until then, and always where control requires
-// no session.
+// Session returns the time at which the last answered renewal of this node's session was sent, by the steady clock, and
+// how long the session is valid from then. It returns zeros before the first answer, and always if control requires no
+// session.
 func (b *Deadlines) Session() (renewed, ttl time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -106,8 +106,8 @@ func (b *Deadlines) Wake() {
 	}
 }
 
-// change changes tenure or silent with mu locked. It wakes those that wait for moved, and
-// Run.
+// change calls f, which changes tenure or silent, with mu locked. Then it wakes Run and the goroutines that wait for
+// moved.
 func (b *Deadlines) change(f func()) {
 	b.mu.Lock()
 	f()
@@ -117,9 +117,8 @@ func (b *Deadlines) change(f func()) {
 	b.Wake()
 }
 
-// isNews records why readHolds failed, or "" if it succeeded, and reports whether the reason is
-// another than the last one. readHolds is repeated several times in a session, and must not log
-// the same reason each time.
+// isNews records why readHolds failed, or "" if it succeeded, and reports whether the reason differs from the last one.
+// readHolds is repeated several times in a session, and must not log the same reason each time.
 func (b *Deadlines) isNews(why string) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -137,9 +136,9 @@ func (b *Deadlines) Renewed(session uuid.UUID, sent, ttl, now time.Duration) {
 // NotRenewed records that control did not answer a renewal.
 func (b *Deadlines) NotRenewed() { b.change(func() { b.silent = true }) }
 
-// alone reports whether promises of other nodes are needed, because what control says is not
-// sufficient: control did not answer the last renewal or has not answered any renewal of this
-// process, or this node has not read yet which datasets it is the home of. The caller holds mu.
+// alone reports whether promises of other nodes are needed, because control's answers are not sufficient: control did
+// not answer the last renewal, has not answered any renewal of this process, or this node has not read yet which
+// datasets it is the home of. The caller holds mu.
 func (b *Deadlines) alone() bool {
 	return b.silent || b.tenure.unread() || b.tenure.session == uuid.Nil
 }
@@ -225,7 +224,7 @@ func (b *Deadlines) Until(d dataset.Dataset) time.Duration {
 	return b.hold(d).extend(&b.tenure, d.Followers(), b.alone(), now)
 }
 
-// fenceMay is hold.fenceMay.
+// fenceMay is hold.fenceMay for a dataset.
 func (b *Deadlines) fenceMay(d dataset.Dataset, deadline time.Duration) time.Duration {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -389,8 +388,8 @@ func (b *Deadlines) askOne(ctx context.Context, node uuid.UUID, wanted []promise
 	return len(answer.Granted)
 }
 
-// Feed sends all deadlines to the guard in one request. If the guard refuses one, because
-// it has fenced the dataset or does not know it, a job repairs that: see mendSoon.
+// Feed sends all deadlines to the guard in one request. If the guard refuses one, because it has fenced the dataset or
+// does not know it, a job repairs that: see DeadlineDeps.MendSoon.
 func (b *Deadlines) Feed(ctx context.Context, list []dataset.Dataset) {
 	now := b.Clock.Steady()
 	var feeds []guard.Feed
@@ -461,10 +460,10 @@ func (b *Deadlines) unconfirmed(d dataset.Dataset, why string) error {
 			"mounted once control says that it is still node %s's)", d.Volume, why, b.NodeName)
 }
 
-// Inherit applies the deadlines that the previous process of this agent fed to the guard on this boot. Those
-// deadlines were justified, so promises of other nodes may extend them: a restarted agent keeps what is open,
-// however long its start takes and whether or not control answers. inherit starts no new lease. An entry with an
-// epoch other than the recorded one is ignored.
+// Inherit applies the deadlines that the previous process of this agent sent to the guard on this boot. Those deadlines
+// were justified, so promises of other nodes may extend them: a restarted agent keeps its datasets open, however long
+// its start takes and whether or not control answers. Inherit starts no new lease. An entry whose epoch differs from
+// the recorded one is ignored.
 func (b *Deadlines) Inherit(st guard.Status) {
 	for _, e := range st.Datasets {
 		d, home := b.Cache.Dataset(e.Dataset)

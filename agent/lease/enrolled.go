@@ -12,7 +12,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// enrolledKey is the key of the record that a node was given a part of a dataset.
+// enrolledKey is the key of the record that a node was given a part of a dataset. Such a node is enrolled.
 func enrolledKey(id, node uuid.UUID) string { return "enrolled/" + id.String() + "/" + node.String() }
 
 // loadEnrolled reads from disk which nodes are enrolled.
@@ -52,15 +52,15 @@ func (b *Deadlines) Enrol(ctx context.Context, id, node uuid.UUID) error {
 	switch {
 	case h == nil: // the dataset has left this node
 	case err != nil:
-		delete(h.enrolled, node) // the caller gives it nothing
+		delete(h.enrolled, node) // the caller gives the node no data
 	default:
 		h.enrolled[node] = enrolment{true, h.enrolled[node].asked}
 	}
 	return err
 }
 
-// mayEnrol enrols a node in memory, and reports whether nothing else must be done, because the node is on disk
-// already or the lease is not bounded. With noted, it changes nothing for a node that is not on disk.
+// mayEnrol enrols a node in memory. done reports whether the caller has nothing more to do, because the node is on disk
+// already or the lease is not bounded. If noted is true, a node that is not on disk is not enrolled.
 func (b *Deadlines) mayEnrol(id, node uuid.UUID, noted bool) (done bool, err error) {
 	d, home := b.Cache.Dataset(id)
 	if !home || !IsBounded(d) || b.Guard == nil {
@@ -80,8 +80,8 @@ func (b *Deadlines) mayEnrol(id, node uuid.UUID, noted bool) (done bool, err err
 	return done, nil
 }
 
-// DropEnrolled removes enrolled nodes that have no recorded copy of the dataset: their promises would be
-// needed, and they would refuse, because they do not know the dataset.
+// DropEnrolled removes enrolled nodes that have no recorded copy of the dataset. Otherwise their promises would be
+// needed, and they would refuse them, because they do not know the dataset.
 func (b *Deadlines) DropEnrolled(ctx context.Context) error {
 	var errs []error
 	for _, d := range b.Datasets() {
@@ -149,8 +149,8 @@ func (b *Deadlines) forgetHolds() {
 }
 
 // dropLeft removes the enrolled nodes of datasets that have left this node. If a dataset has returned by then, it
-// writes them to disk again. It holds enrolling, so that a node that is enrolled meanwhile waits, and is kept even
-// if dropEnrolled is interrupted.
+// writes them to disk again. It holds enrolling, so that a node that is enrolled meanwhile waits, and is kept even if
+// dropLeft is interrupted.
 func (b *Deadlines) dropLeft(ctx context.Context, left []uuid.UUID) error {
 	b.enrolling.Lock()
 	defer b.enrolling.Unlock()

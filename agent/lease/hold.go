@@ -15,7 +15,7 @@ import (
 // All times are of the steady clock. The time of an answered request is the time at which it was *sent*, because the
 // node that answers cannot have started to count earlier.
 
-// heldFor returns how long an answer of control that is valid there for ttl is valid here: a fence that begins at the
+// heldFor returns how long this node may rely on an answer that is valid at control for ttl: a fence that begins at the
 // end of that time is complete before ttl is over.
 func heldFor(ttl time.Duration) time.Duration { return promise.HeldFor(ttl) }
 
@@ -29,21 +29,21 @@ func FenceMost(ttl time.Duration) time.Duration { return fencedFor(ttl) + ttl }
 type tenure struct {
 	session uuid.UUID     // the session that was renewed last; uuid.Nil if there was none
 	sent    time.Duration // when that renewal was sent
-	ttl     time.Duration // how long control counts this node as alive after it
-	// row counts the unbroken rows of renewals. In a row, all renewals are of one session, and each was answered while
-	// the previous one was still valid. read is the row during which this node read which datasets it is the home of.
-	// During that row no other node takes these datasets over, because a takeover requires that the session has
-	// ended. The session's UUID is not sufficient: a restored store contains the session again, and an answer that
-	// was read while the session was over may arrive late.
+	ttl     time.Duration // how long control counts this node as alive after that renewal
+	// row is the number of the current row of renewals. A row is unbroken: all its renewals are of one session, and
+	// each was answered while the previous one was still valid. read is the row in which this node last read which
+	// datasets it is the home of. During that row no other node takes these datasets over, because a takeover requires
+	// that the session has ended. The session's UUID is not sufficient to detect this: a restored store contains the
+	// session again, and an answer that was read while the session was over may arrive late.
 	row, read uint64
-	// doubted says that control's store is inconsistent: leases that have a deadline are extended, and no other
+	// doubted is true if control's store is inconsistent. Then leases that have a deadline are extended, and no other
 	// lease starts.
 	doubted bool
 }
 
 // renewed applies a renewal that was answered now. If the previous renewal is no longer valid, a new row starts, and
-// what this node has read is not valid either: a restored store contains sessions that had ended, and a control
-// replica that has lost the store may still answer.
+// this node must read again which datasets it is the home of: a restored store contains sessions that had ended, and a
+// control replica that has lost the store may still answer.
 func (t *tenure) renewed(session uuid.UUID, sent, ttl, now time.Duration) {
 	if session == t.session {
 		sent = max(sent, t.sent)
@@ -73,20 +73,20 @@ func (t *tenure) until() time.Duration {
 // hold is the state of the bounded lease of one dataset whose home is this node.
 type hold struct {
 	epoch    uint64
-	deadline time.Duration // the latest that was ever justified, or 0
-	fence    time.Duration // how long after deadline the guard has fenced the dataset at the latest; 0: fencedFor
-	answer   uint64        // the answer of the guard that said so, see Deadlines.Answers
+	deadline time.Duration // the latest deadline that was ever justified, or 0
+	fence    time.Duration // how long a fence may take after deadline, as the guard reported; if 0, fencedFor
+	answer   uint64        // the number of the guard's answer that fence is from, see Deadlines.Answers
 	// vows has, for each node that promised to open no later epoch, the time until which this node may rely on the
 	// promise.
 	vows map[uuid.UUID]time.Duration
-	// enrolled are the nodes that were given a part of the dataset: they could continue from that, whether or not
+	// enrolled has the nodes that were given a part of the dataset: they could continue from that part, whether or not
 	// control has recorded their copies.
 	enrolled map[uuid.UUID]enrolment
 }
 
 // enrolment is the state of a node that was given a part of a dataset.
 type enrolment struct {
-	noted bool          // on disk
+	noted bool          // the record is on disk
 	asked time.Duration // when the node requested data last
 }
 
@@ -116,16 +116,15 @@ func (h *hold) promisers(followers []uuid.UUID) []uuid.UUID {
 	return slices.Compact(all)
 }
 
-// overrun returns by how much a fence takes longer than other nodes wait. A node that promised counts from when it
-// was asked; control counts from when it saw the session end, one TTL later.
+// overrun returns by how much a fence may take longer than other nodes wait. A node that promised counts from when it
+// was asked. Control counts from when it saw the session end, which is one TTL later.
 func (h *hold) overrun(t *tenure) (ofVows, ofSession time.Duration) {
 	over := h.fence - fencedFor(t.ttl)
 	return max(over, 0), max(over-t.ttl, 0)
 }
 
-// fenceMay returns how long a fence may take after a deadline that extend has returned. The guard shortens
-// the deadline if it can take longer by now, which this node has not heard yet. See overrun for who waits
-// how long.
+// fenceMay returns how long a fence may take after a deadline that extend has returned. If a fence takes longer by now,
+// and this node does not know that yet, the guard shortens the deadline. overrun explains how long other nodes wait.
 func (h *hold) fenceMay(t *tenure, deadline time.Duration) time.Duration {
 	if _, ofSession := h.overrun(t); deadline <= t.until()-ofSession {
 		return max(h.fence, FenceMost(t.ttl))
@@ -133,8 +132,8 @@ func (h *hold) fenceMay(t *tenure, deadline time.Duration) time.Duration {
 	return max(h.fence, fencedFor(t.ttl))
 }
 
-// extend returns the time until which this node may write, see promise.Extend. An inconsistent store may name this
-// node as the home of a dataset that has left it, so such a store extends a lease, but does not start one.
+// extend returns the time until which this node may write: see promise.Extend. An inconsistent store may name this node
+// as the home of a dataset that has left it. So such a store extends a lease, but does not start one.
 func (h *hold) extend(t *tenure, followers []uuid.UUID, silent bool, now time.Duration) time.Duration {
 	ofVows, ofSession := h.overrun(t)
 	session := t.until() - ofSession
@@ -166,8 +165,8 @@ func (h *hold) enrol(t *tenure, node uuid.UUID, now time.Duration) bool {
 	return true
 }
 
-// gone returns the enrolled nodes that were given nothing after read, and that cannot continue from what they were
-// given according to d, which was requested after read.
+// gone returns the enrolled nodes that can no longer continue from the data that they were given. d is the record of
+// the dataset, requested after the time read. Nodes that were given data after read are not returned.
 func (h *hold) gone(d dataset.Dataset, read time.Duration) (nodes []uuid.UUID) {
 	for node, e := range h.enrolled {
 		if e.noted && e.asked < read && d.Move == uuid.Nil && !slices.Contains(d.Followers(), node) {

@@ -22,7 +22,7 @@ import (
 // No request is sent while mu is held.
 type Nodes struct {
 	*host.Host
-	session func() (renewed, ttl time.Duration) // this node's session with control, see Agent.Standing
+	session func() (renewed, ttl time.Duration) // this node's session with control, see Deadlines.Session
 
 	mu     sync.Mutex
 	seen   map[uuid.UUID]dataset.Node
@@ -30,7 +30,7 @@ type Nodes struct {
 	missed map[uuid.UUID]bool // nodes whose address was needed since the last look and is unknown
 
 	saving sync.Mutex     // held while saved is compared and written
-	saved  standingRecord // as it is on disk
+	saved  standingRecord // the record on disk
 }
 
 // NewNodes returns a Nodes that knows no other node. session returns this node's session with control: see
@@ -96,9 +96,10 @@ func (n *Nodes) Refresh(ctx context.Context) error {
 // lookAgain is the minimum time between two reads of the list of nodes, if all needed addresses are known.
 const lookAgain = time.Minute
 
-// refreshIfDue starts a job that calls Refresh if the promises of some nodes would be needed without control, and
-// the last read is long ago: ttl if the address of one of them is unknown, otherwise lookAgain, or one second for each
-// node in a large cluster, because addresses change: all agents together then send about one request a second.
+// refreshIfDue starts a job that calls Refresh if the promises of some nodes would be needed without control, and the
+// last read is old enough. The minimum age is ttl if the address of one of these nodes is unknown. Otherwise it is
+// lookAgain, or in a large cluster one second for each node, because addresses change: all agents together then send
+// about one request a second.
 func (n *Nodes) refreshIfDue(promisers []uuid.UUID, ttl time.Duration) {
 	now := n.Clock.Steady()
 	n.mu.Lock()
@@ -121,7 +122,8 @@ func (n *Nodes) refreshIfDue(promisers []uuid.UUID, ttl time.Duration) {
 	}
 }
 
-// IsAway reports whether control says that a node is unreachable. If control does not answer, isAway returns false.
+// IsAway reports whether control counts a node as unreachable. If control does not answer, IsAway returns false and no
+// error.
 func (n *Nodes) IsAway(ctx context.Context, node uuid.UUID) (bool, error) {
 	list, err := n.Control.NodeList(ctx, "")
 	if err != nil && !errors.Is(err, dataset.ErrUnavailable) {
@@ -174,8 +176,8 @@ func (n *Nodes) load(ctx context.Context) (ttl time.Duration, err error) {
 	return time.Duration(r.TTL), nil
 }
 
-// save writes the TTL and the addresses to disk if they have changed, which is rare. If this node has no session, it
-// writes nothing.
+// save writes the TTL and the addresses to disk if they have changed, which is rare. It writes nothing if this node has
+// no session.
 func (n *Nodes) save(ctx context.Context) error {
 	_, ttl := n.session()
 	if ttl == 0 {

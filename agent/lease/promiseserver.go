@@ -22,7 +22,7 @@ const maxPromiseRequest = 2 << 20
 // Keeper.
 type PromiseServer struct{ deps PromiseDeps }
 
-// PromiseDeps are the dependencies of Promise.
+// PromiseDeps are the dependencies of PromiseServer.
 type PromiseDeps struct {
 	*host.Host
 	Keeper   *promise.Keeper
@@ -80,12 +80,12 @@ func (s *PromiseServer) answer(w http.ResponseWriter, r *http.Request) (out prom
 func (s *PromiseServer) NotHome(node uuid.UUID, e promise.Epoch) string {
 	if d, here := s.deps.Cache.Dataset(e.Dataset); here {
 		if d.Epoch < e.Epoch {
-			return "" // this node has missed where the dataset went, and has nothing to open after that
+			return "" // this node does not know where the dataset went, and can open no later epoch
 		}
 		return fmt.Sprintf("node %s has it, at epoch %d", s.deps.Host.NodeName, d.Epoch)
 	}
 	if k, kept := s.deps.Cache.Copy(e.Dataset); kept && k.Record != nil {
-		if k.Record.Home == node && k.Record.Epoch <= e.Epoch { // it may have heard of a later epoch first
+		if k.Record.Home == node && k.Record.Epoch <= e.Epoch { // the other node may know a later epoch before this node
 			return ""
 		}
 		return fmt.Sprintf("it is on node %s, at epoch %d", s.deps.NodeName(k.Record.Home), k.Record.Epoch)
@@ -96,8 +96,8 @@ func (s *PromiseServer) NotHome(node uuid.UUID, e promise.Epoch) string {
 	return "node " + s.deps.Host.NodeName + " has nothing of it"
 }
 
-// Unswear allows promises again for datasets of which control has recorded no promotion: what this node asked
-// control to promote has ended then, whatever the result.
+// Unswear allows promises again for datasets for which control has recorded no promotion: this node's requests to
+// promote them have ended then, whatever the result.
 func (s *PromiseServer) Unswear(ctx context.Context) {
 	for _, id := range s.deps.Keeper.Sworn() {
 		if s.deps.IsMoving(id) {

@@ -19,9 +19,9 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// Registrar keeps the guard's records in agreement with the open datasets. The guard fences a dataset that is
-// registered when its deadline passes. Nothing whose lease is bounded in time is mounted before it is registered, or
-// used before the guard has confirmed that. Its methods are safe for concurrent use.
+// Registrar keeps the guard's records in agreement with the open datasets. When the deadline of a registered dataset
+// passes, the guard fences the dataset. A dataset whose lease is bounded in time is registered before it is mounted,
+// and is not used before the guard has confirmed the registration. Its methods are safe for concurrent use.
 type Registrar struct {
 	RegistrarDeps
 
@@ -32,22 +32,22 @@ type Registrar struct {
 // RegistrarDeps are the dependencies of Registrar.
 type RegistrarDeps struct {
 	*host.Host
-	Guard     Guard // nil: this host works alone
+	Guard     Guard // nil if the host has no guard
 	Deadlines *Deadlines
 	// OwnFilesystem reports whether the datasets of a pool have filesystems of their own. known is false while the pool
 	// is not open.
 	OwnFilesystem func(pool uuid.UUID) (own, known bool)
-	// Repair makes the guard's records and the datasets agree that differ in a status of the guard. answer is the value
-	// of Deadlines.Answers before the status was requested.
+	// Repair repairs the differences between a status of the guard and the datasets. answer is the value of
+	// Deadlines.Answers before the status was requested.
 	Repair func(st guard.Status, answer uint64)
-	// MendSoon does so for one dataset, as a job.
+	// MendSoon starts a job that repairs the differences for one dataset.
 	MendSoon func(id uuid.UUID)
 }
 
 // NewRegistrar returns a Registrar.
 func NewRegistrar(deps RegistrarDeps) *Registrar { return &Registrar{RegistrarDeps: deps} }
 
-// Meet asks the guard for its records before anything is done about what is mounted, if leases may be
+// Meet asks the guard for its records when the agent starts, before anything is mounted or unmounted, if leases may be
 // bounded in time.
 func (g *Registrar) Meet(ctx context.Context, recovered bool) (st guard.Status) {
 	if g.Guard == nil || !recovered &&
@@ -57,7 +57,7 @@ func (g *Registrar) Meet(ctx context.Context, recovered bool) (st guard.Status) 
 	st, err := g.Guard.Status(ctx)
 	if err == nil {
 		g.mu.Lock()
-		g.answering = true // so that the first report to control says it
+		g.answering = true // so that the first report to control is right
 		g.mu.Unlock()
 		g.Deadlines.Inherit(st)
 		g.RecordAll(st, 0)
@@ -81,7 +81,7 @@ func (g *Registrar) RecordAll(st guard.Status, answer uint64) {
 	}
 }
 
-// Registration is what the guard must know about a dataset that may be open until a moment.
+// Registration returns the registration of a dataset that may be open until the given time.
 func (g *Registrar) Registration(d dataset.Dataset, until time.Duration) (guard.Registration, error) {
 	policy := guard.PolicyKill
 	if d.Profile.Failover.Fence.Kind == dataset.FenceWatchdog {
@@ -94,8 +94,8 @@ func (g *Registrar) Registration(d dataset.Dataset, until time.Duration) (guard.
 	}, err
 }
 
-// ownFilesystem reports whether a dataset has a filesystem of its own. While its pool is not open, its mount
-// shows that.
+// ownFilesystem reports whether a dataset has a filesystem of its own. While the dataset's pool is not open,
+// ownFilesystem looks at the dataset's mount.
 func (g *Registrar) ownFilesystem(d dataset.Dataset) (bool, error) {
 	if own, known := g.OwnFilesystem(d.Pool); known {
 		return own, nil
@@ -108,9 +108,9 @@ func (g *Registrar) ownFilesystem(d dataset.Dataset) (bool, error) {
 	return e != nil && e.Root == "/", nil
 }
 
-// Arm registers a dataset with the guard before it is mounted or continues; it does nothing if its lease is not
-// bounded in time. The pool may be quarantined or offline: a mounted dataset continues, and is fenced. The caller
-// holds the dataset's lock.
+// Arm registers a dataset with the guard before the dataset is mounted or continued. It does nothing if the lease is
+// not bounded in time. The pool may be quarantined or offline: a mounted dataset continues, and can be fenced. The
+// caller holds the dataset's lock.
 func (g *Registrar) Arm(ctx context.Context, d dataset.Dataset) error {
 	if !IsBounded(d) {
 		return nil
@@ -156,7 +156,7 @@ func (g *Registrar) Arm(ctx context.Context, d dataset.Dataset) error {
 			g.ReleaseSoon(d.ID)
 			return err
 		}
-		// see overrun
+		// See hold.overrun.
 		g.LogOf(d).WithError(err).Error("it is open already: it is held for so much less long, and fenced " +
 			"when that is over")
 	}
@@ -202,7 +202,7 @@ func (g *Registrar) Continue(ctx context.Context, d dataset.Dataset, until time.
 	return err
 }
 
-// withRemedy is the error for a guard that does not answer, with the remedy.
+// withRemedy adds the remedy to the error of a guard that does not answer.
 func (g *Registrar) withRemedy(err error) error {
 	if errors.Is(err, dataset.ErrUnavailable) {
 		return fmt.Errorf("%w: with failover auto nothing is mounted without it (%s)", err, StartGuard)
@@ -241,9 +241,9 @@ func (g *Registrar) CheckUnmount(d dataset.Dataset) error {
 	return nil
 }
 
-// Release has the guard forget a dataset. The caller has examined the whole host, and nobody has the dataset
-// mounted: the guard fences nobody after this. If the guard cannot be reached it is notified later. The caller
-// holds the dataset's lock.
+// Release makes the guard forget a dataset. The caller has examined the whole host, and nobody has the dataset mounted:
+// after Release the guard no longer fences it. If the guard cannot be reached, it is notified later. The caller holds
+// the dataset's lock.
 func (g *Registrar) Release(id uuid.UUID) {
 	epoch, armed := g.Deadlines.Armed(id)
 	if !armed || g.Guard == nil {
@@ -264,8 +264,8 @@ func (g *Registrar) Release(id uuid.UUID) {
 // releaseTime bounds a request to the guard after an unmount.
 const releaseTime = 15 * time.Second
 
-// Watch asks the guard for its status at each heartbeat until the agent stops, has what differs repaired, and has
-// control notified when the guard begins or stops to answer.
+// Watch asks the guard for its status at each heartbeat until the agent stops. It has differences repaired, and
+// notifies control when the guard begins or stops to answer.
 func (g *Registrar) Watch() {
 	for {
 		answer := g.Deadlines.Answers()
@@ -312,13 +312,14 @@ func (g *Registrar) Entry(ctx context.Context, id uuid.UUID) (e guard.Entry, the
 	return e, there, nil
 }
 
-// isFencedNow reports whether a dataset is fenced. Only a confirmation of its epoch ends that. The error is why that
-// is not known of a dataset that may be fenced.
+// isFencedNow reports whether a dataset is fenced. A fence ends only if the dataset's epoch is confirmed. It fails if
+// the dataset may be fenced and the guard does not answer.
 func (g *Registrar) isFencedNow(id uuid.UUID) (bool, error) {
 	return g.IsFencedBy(id, func() (guard.Status, error) { return g.Guard.Status(g.Ctx) })
 }
 
-// IsFencedBy is fenced with the guard's answer. The guard is asked only about datasets that may be fenced.
+// IsFencedBy is like isFencedNow, but calls asked to get the status of the guard. It calls asked only for a dataset
+// that may be fenced.
 func (g *Registrar) IsFencedBy(id uuid.UUID, asked func() (guard.Status, error)) (bool, error) {
 	if !g.MayBeFenced(id) {
 		return false, nil
@@ -328,8 +329,8 @@ func (g *Registrar) IsFencedBy(id uuid.UUID, asked func() (guard.Status, error))
 	return err == nil && there && IsFenced(e), err
 }
 
-// MayBeFenced reports whether the guard may have a dataset. If nothing is known of it here, as after a loss of
-// the agent's database, it may.
+// MayBeFenced reports whether the guard may have a dataset registered. It returns true for a dataset of which nothing
+// is known here, as after a loss of the agent's database.
 func (g *Registrar) MayBeFenced(id uuid.UUID) bool {
 	d, known := g.Cache.DatasetOrCopy(id)
 	_, armed := g.Deadlines.Armed(id)
@@ -354,10 +355,10 @@ func IsFenced(e guard.Entry) bool {
 	return e.State == guard.StateFencing || e.State == guard.StateFenced
 }
 
-// isFencing reports whether the guard fences a dataset, or will do so soon: for its flush the guard lifts the limit,
-// which is set again once the dataset is thawed. The flush may still run when the dataset may be open here
-// again, so the guard is asked. An agent that stops asks as well, because it sets the limits again that it
-// has lifted. If the guard does not answer, no limit is set.
+// isFencing reports whether the guard fences a dataset, or will do so soon. For the flush of a fence, the guard lifts
+// the speed limit; it sets the limit again once the dataset is thawed. The flush may still run when the dataset may be
+// open here again, so the guard must be asked. An agent that stops asks as well, because it sets the limits again that
+// it has lifted. If the guard does not answer, no limit is set.
 func (g *Registrar) isFencing(id uuid.UUID, asked func() (guard.Status, error)) (bool, error) {
 	d, known := g.Cache.Dataset(id)
 	if _, armed := g.Deadlines.Armed(id); known && IsBounded(d) && armed &&
@@ -378,8 +379,8 @@ func (g *Registrar) statusForLimits() (guard.Status, error) {
 	return g.Guard.Status(ctx)
 }
 
-// ReleaseSoon makes the guard forget a dataset that is not mounted, in the background. See
-// releaseUnheld.
+// ReleaseSoon makes the guard forget a dataset that is not mounted, in the background: see
+// mounting.Unmounter.ReleaseUnheld.
 func (g *Registrar) ReleaseSoon(id uuid.UUID) {
 	if _, armed := g.Deadlines.Armed(id); armed && g.Guard != nil {
 		g.MendSoon(id)
@@ -387,13 +388,13 @@ func (g *Registrar) ReleaseSoon(id uuid.UUID) {
 }
 
 // Look returns a function that reports whether the guard fences a dataset. The function asks the guard once, when it is
-// first needed. It is throttle.Fence for limits.
+// first called. Package throttle uses it.
 func (g *Registrar) Look() func(uuid.UUID) (bool, error) {
 	asked := sync.OnceValues(g.statusForLimits)
 	return func(id uuid.UUID) (bool, error) { return g.isFencing(id, asked) }
 }
 
-// Findings adds findings on the guard, if there should be one.
+// Findings adds findings on the guard, if this host should have one.
 func (g *Registrar) Findings(ctx context.Context, r *findings.List) {
 	if g.Guard == nil {
 		return

@@ -11,7 +11,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Renewals renews this node's session with control. It has no state: renewals change Deadlines.
+// Renewals renews this node's session with control. It has no state: the results are in Deadlines.
 type Renewals struct{ RenewalDeps }
 
 // RenewalDeps is what Renewals needs of other components.
@@ -19,7 +19,7 @@ type RenewalDeps struct {
 	*host.Host
 	Replicas  []api.Service // each control replica separately; at least one
 	Deadlines *Deadlines
-	// Register has control record this node.
+	// Register makes control record this node.
 	Register func(context.Context) error
 }
 
@@ -52,7 +52,7 @@ func (n *Renewals) Run(ctx context.Context) {
 			fallthrough
 		default:
 			first++
-			wait = min(wait, every/4) // requests that wait for a lease wait for the next renewal that is answered
+			wait = min(wait, every/4) // requests that wait for a lease wait for the next answered renewal
 			n.Deadlines.NotRenewed()
 			if !logged && r.err != nil && ctx.Err() == nil {
 				logged = true

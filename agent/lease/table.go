@@ -3,10 +3,18 @@
 // Table has the moves that recall datasets from this node, and the epochs that this node has relinquished.
 //
 // Leases that are bounded in time have further parts. Renewals renews this node's session with control. Deadlines has
-// until when each dataset may be open here, extends that, and feeds it to the guard. Registrar registers
-// datasets with the guard before they are mounted. Nodes has the addresses of the other nodes, which are
-// asked for promises while control is unreachable. PromiseServer answers other nodes that ask this node to
-// open no later epoch of a dataset.
+// the time until which each dataset may be open here, extends it, and sends it to the guard. Registrar registers
+// datasets with the guard before they are mounted. Nodes has the addresses of the other nodes, which are asked for
+// promises while control is unreachable. PromiseServer answers other nodes that ask this node to open no later epoch of
+// a dataset.
+//
+// Package mounting asks Table, Deadlines and Registrar before a mount. Package controlsync applies control's records to
+// Table. Package handover relinquishes epochs. Package agent starts Renewals.Run, Deadlines.Run and Registrar.Watch,
+// and calls Deadlines.Enrol before another node is given data.
+//
+// The package owns the keys yields/, enrolled/ and standing of the agent's database, and the same in memory. Table,
+// Deadlines, Nodes and Registrar each have a mutex for their fields. The lock of a dataset serializes Registrar's
+// changes to that dataset.
 package lease
 
 import (
@@ -24,9 +32,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Table has what keeps datasets whose home is this node from being opened here: the moves that recall them, as
-// control reported last, and the epochs that this node has relinquished. Relinquished epochs are also recorded on
-// disk, and apply whatever control reports or does not report. The methods of Table are safe for concurrent use.
+// Table has the reasons why datasets whose home is this node must not be opened here: the moves that recall them, as
+// control reported last, and the epochs that this node has relinquished. Relinquished epochs are also recorded on disk,
+// and apply whatever control reports. The methods of Table are safe for concurrent use.
 type Table struct {
 	db       records.DB
 	nodeName func(uuid.UUID) string
@@ -54,7 +62,7 @@ type Relinquished struct {
 	// Manifest describes the relinquished snapshots, once they are known. It is written to disk before control is
 	// notified: until then no other node can continue from it.
 	Manifest *dataset.Manifest `json:"manifest,omitempty"`
-	Told     bool              `json:"told,omitempty"` // control has recorded it
+	Told     bool              `json:"told,omitempty"` // control has recorded that the epoch was relinquished
 }
 
 // NewTable returns an empty table. nodeName returns the name of a node, for error messages.
@@ -160,9 +168,9 @@ func (t *Table) Relinquish(ctx context.Context, id uuid.UUID, r Relinquished) er
 	return nil
 }
 
-// SetTold records that control has recorded what this node relinquished, first on disk and then in memory. It does
-// nothing if the record of that move was removed meanwhile, because the move has ended: the record would keep the final
-// snapshot for ever. The caller holds the dataset's lock, under which records are removed.
+// SetTold records that control has recorded which epoch this node relinquished, first on disk and then in memory. It
+// does nothing if the record of that move was removed meanwhile, because the move has ended: the record would keep the
+// final snapshot for ever. The caller holds the dataset's lock, under which records are removed.
 func (t *Table) SetTold(ctx context.Context, id uuid.UUID, r Relinquished) error {
 	if now, relinquished := t.Relinquished(id); !relinquished || now.Move != r.Move || now.Epoch != r.Epoch {
 		return nil
@@ -195,8 +203,8 @@ func (t *Table) MayChange(d dataset.Dataset, what string) error {
 	return nil
 }
 
-// MayOpen fails as MayChange does, and also while a move recalls a dataset: those who use the dataset may
-// continue, but nobody else may begin to use it.
+// MayOpen fails as MayChange does, and also while a move recalls a dataset: present users of the dataset may continue,
+// but no new user may begin.
 func (t *Table) MayOpen(d dataset.Dataset, what string) error {
 	if err := t.MayChange(d, what); err != nil {
 		return err

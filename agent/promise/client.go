@@ -18,10 +18,10 @@ import (
 // maxAnswer bounds an answer, in bytes.
 const maxAnswer = 8 << 20
 
-// Ask asks a node's agent at an address, HOST:PORT, with this node's certificate. It fails with
-// dataset.ErrOffline if there is no answer, or if another node answers, because the address may belong to
-// somebody else by now: then nothing is promised, although the node may keep a promise that it made. A repeated
-// call starts the promise again. Safe for concurrent use.
+// Ask sends a promise request to a node's agent at an address, HOST:PORT, with this node's certificate. It fails with
+// dataset.ErrOffline if there is no answer, or if another node answers: the address may belong to another node by now.
+// Then nothing is promised to this node, although the asked node may keep a promise whose answer was lost. A repeated
+// call renews the promise. Safe for concurrent use.
 func Ask(ctx context.Context, rt http.RoundTripper, address string, node uuid.UUID, r Request) (out Answer, err error) {
 	body, err := json.Marshal(r)
 	if err != nil {
@@ -41,7 +41,7 @@ func Ask(ctx context.Context, rt http.RoundTripper, address string, node uuid.UU
 	if err != nil {
 		return out, dataset.Errorf(dataset.ErrOffline, "promise of the node at %s: %w", address, err)
 	}
-	if resp.TLS != nil { // the certificate says who answered, whatever the answer says
+	if resp.TLS != nil { // the certificate identifies the node that answered, whatever the answer claims
 		err = isOf(resp.TLS, node)
 	}
 	if err != nil {

@@ -13,9 +13,10 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// Keeper has the promises of one process of an agent to others, in memory only. After its start it opens no later
-// epoch for the duration of a promise, so that the promises of the previous process have ended by then. That is
-// safer than a record on disk, and costs no flush. Safe for concurrent use.
+// Keeper has the promises that this process of the agent has made to other nodes, in memory only. After its start the
+// process opens no later epoch for the duration of a promise, so that the promises of the previous process have expired
+// by then. That is safer than a record on disk, and costs no flush. Safe for concurrent use: mu protects all fields
+// that change.
 type Keeper struct {
 	now   func() time.Duration
 	begun time.Duration
@@ -37,17 +38,17 @@ func NewKeeper(now func() time.Duration) *Keeper {
 	return &Keeper{now: now, begun: now(), made: map[uuid.UUID]made{}, sworn: map[uuid.UUID]Epoch{}}
 }
 
-// Ready allows promises: control has registered this process of the agent and told it its operations, so that no
-// request of an earlier process opens an epoch.
+// Ready allows promises. It is called when control has registered this process of the agent and reported its operations
+// to it, so that no request of an earlier process can still open an epoch.
 func (k *Keeper) Ready() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.ready = true
 }
 
-// Grant answers a request that arrived now. span is how long a promise holds: the duration of a session, 0 if
-// that is not known yet. home returns why a node is not the home of a dataset at an epoch, as far as this node
-// knows; "" if it is.
+// Grant answers a request that arrived now. span is how long a promise holds: the duration of a session, or 0 if that
+// is not known yet. home returns why the holder is not the home of a dataset at an epoch, as far as this node knows, or
+// "" if it is.
 func (k *Keeper) Grant(holder uuid.UUID, r Request, span time.Duration, home func(Epoch) string) Answer {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -79,9 +80,10 @@ func (k *Keeper) refuses(e Epoch, span time.Duration, home func(Epoch) string) s
 	return home(e)
 }
 
-// Swear refuses further promises for a dataset, because the epoch after e will be opened here, unless a promise
-// still holds: then it returns who has it, and how long to wait before asking again. A nil holder means that this
-// process has not run for the duration of a promise yet. Idempotent.
+// Swear prepares this node to open the epoch after e: from now on promises for the dataset are refused. If a promise
+// still holds, Swear changes nothing, and returns its holder and how long to wait before the next attempt. If it
+// returns a wait without a holder, this process has not run for the duration of a promise yet. If wait is 0, the epoch
+// may be opened. Idempotent.
 func (k *Keeper) Swear(e Epoch, span time.Duration) (holder uuid.UUID, wait time.Duration) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -99,14 +101,15 @@ func (k *Keeper) Swear(e Epoch, span time.Duration) (holder uuid.UUID, wait time
 	return uuid.Nil, 0
 }
 
-// Sworn returns the datasets whose promises are refused.
+// Sworn returns the datasets for which Swear refuses promises.
 func (k *Keeper) Sworn() []uuid.UUID {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return slices.Collect(maps.Keys(k.sworn))
 }
 
-// Unswear allows promises again: the next epoch was certainly not opened here, or it was opened and home says so.
+// Unswear allows promises for a dataset again. The caller is certain that the next epoch was not opened here, or it was
+// opened and the function home of Grant takes it into account.
 func (k *Keeper) Unswear(id uuid.UUID) {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -1,8 +1,12 @@
-// Package promise lets a holder of a lease continue while it cannot reach control: each node that could open the next
+// Package promise lets the holder of a lease continue while it cannot reach control: each node that could open the next
 // epoch of a dataset promises not to do so for some time.
 //
-// Holder and promiser each measure that time by their own CLOCK_BOOTTIME. The holder counts from when it asked, and
-// counts less time than the promiser, so the clocks of two hosts need not agree.
+// The holder and the promising node each measure that time by their own CLOCK_BOOTTIME. The holder counts from when it
+// asked, and counts less time than the promising node, so the clocks of the two hosts need not agree.
+//
+// Package lease asks for promises (Ask, Extend) and answers requests (Keeper.Grant). Package move calls Keeper.Swear
+// before a later epoch is opened here. Package handover calls Ask without epochs, only to find out whether a home is
+// reachable. The only state is in Keeper, protected by its mutex.
 package promise
 
 import (
@@ -34,17 +38,17 @@ type Request struct {
 
 // Answer is the response to a Request. Each epoch of the request is either promised or refused.
 type Answer struct {
-	// Node is the node that answers: a promise is only that node's, whatever address was asked.
+	// Node is the node that answers. A promise binds only that node, whatever address was asked.
 	Node    uuid.UUID `json:"node,omitzero"`
 	Granted []Epoch   `json:"granted,omitempty"`
 	Refused []Refusal `json:"refused,omitempty"`
-	// For is how long the promise holds, by the promiser's clock, from the arrival of the request. The holder
-	// counts from when it sent the request, and only 0.6 of this time.
+	// For is how long the promise holds, by the clock of the promising node, from the arrival of the request. The
+	// holder counts from when it sent the request, and only 0.6 of this time.
 	For dataset.Duration `json:"for,omitempty"`
 }
 
-// Bound returns until when a holder may continue after an answer to a request that it sent at a moment of its own
-// CLOCK_BOOTTIME.
+// Bound returns the time until which a holder may continue after this answer. sent is when the holder sent the request,
+// by its own CLOCK_BOOTTIME.
 func (a Answer) Bound(sent time.Duration) time.Duration {
 	return sent + HeldFor(time.Duration(a.For))
 }

@@ -1,4 +1,5 @@
-// Package report collects the changes that the next heartbeat reports to control.
+// Package report collects the changes that the next heartbeat reports to control. Most components of the agent add
+// changes through host.Host.News; controlsync.Reporter takes them. News is the only state, in memory, and has a mutex.
 package report
 
 import (
@@ -22,7 +23,7 @@ func New() *News {
 	return &News{changed: map[uuid.UUID]bool{}, soon: make(chan struct{}, 1)}
 }
 
-// Changed has the next heartbeat report the status of a dataset, and be sent at once.
+// Changed makes the next heartbeat report the status of a dataset, and requests that it is sent at once.
 func (n *News) Changed(id uuid.UUID) {
 	n.mu.Lock()
 	n.changed[id] = true
@@ -30,7 +31,7 @@ func (n *News) Changed(id uuid.UUID) {
 	n.Soon()
 }
 
-// Soon has a heartbeat be sent at once. Each heartbeat reports the pools.
+// Soon requests that a heartbeat is sent at once. Each heartbeat reports the pools.
 func (n *News) Soon() {
 	select {
 	case n.soon <- struct{}{}:
@@ -38,7 +39,7 @@ func (n *News) Soon() {
 	}
 }
 
-// Wanted receives when a heartbeat should be sent at once.
+// Wanted returns a channel that receives a value when a heartbeat should be sent at once.
 func (n *News) Wanted() <-chan struct{} { return n.soon }
 
 // Take returns the datasets that have changed since the last call.

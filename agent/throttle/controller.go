@@ -16,9 +16,9 @@ import (
 // not change after New, so it needs no lock.
 type Controller struct {
 	Hierarchy iolimit.Hierarchy
-	Why       error // why this host has no hierarchy to set rules in
-	// leaky is why the hierarchy does not limit everything that is written. No mount is promised a limit then,
-	// and the rules that are left in it are removed.
+	Why       error // why this host has no hierarchy for rules; nil if it has one
+	// leaky is the reason why the hierarchy does not limit all writes, or nil. If it is not nil, no mount is promised a
+	// limit, and the rules that are still set are removed.
 	leaky   error
 	parents []string // with version 2, the groups below which engines put containers
 }
@@ -42,7 +42,8 @@ func newController(cfg Cgroups) *Controller {
 	return c
 }
 
-// Kind returns which limits a pool on this host can promise for volumes with a device of their own; "" for none.
+// Kind returns which limits a pool on this host can promise for volumes with a device of their own, or "" if it can
+// promise none.
 func (c *Controller) Kind() dataset.Limits {
 	if c.cannot() != nil {
 		return ""
@@ -50,11 +51,12 @@ func (c *Controller) Kind() dataset.Limits {
 	return c.Hierarchy.Kind()
 }
 
-// cannot returns why this host cannot limit volumes; nil if it can.
+// cannot returns why this host cannot limit volumes, or nil if it can.
 func (c *Controller) cannot() error { return cmp.Or(c.Why, c.leaky) }
 
-// base returns the groups that get a rule no matter which container uses the volume: with version 1 the root
-// group, to which the kernel's own writes belong; with version 2 the parents of all containers.
+// base returns the groups that get a rule no matter which container uses the volume. With version 1, that is the root
+// group, to which the kernel's own writes belong. With version 2, base enables the controller in the parents of all
+// containers and returns them.
 func (c *Controller) base() ([]string, error) {
 	if c.Hierarchy.Version == iolimit.V1 {
 		return c.above(), nil
@@ -80,7 +82,7 @@ func (c *Controller) base() ([]string, error) {
 	return groups, nil
 }
 
-// above returns the groups that get a rule no matter which container uses a volume, whether they exist or not.
+// above is like base, but changes nothing, and returns groups that do not exist as well.
 func (c *Controller) above() []string {
 	if c.Hierarchy.Version == iolimit.V1 {
 		return []string{iolimit.Root}
@@ -88,15 +90,15 @@ func (c *Controller) above() []string {
 	return c.parents
 }
 
-// Binds reports whether rules on groups also bind the processes of another group.
+// Binds reports whether rules on groups also limit the processes of group g.
 func (c *Controller) Binds(groups []string, g string) bool {
 	return slices.ContainsFunc(groups, func(has string) bool {
 		return has == g || c.Hierarchy.Version == iolimit.V2 && iolimit.Below(g, has)
 	}) || c.Hierarchy.Version == iolimit.V2 && g == iolimit.Root
 }
 
-// outside returns those of the used groups that, with version 2, are not below any of the parents that get a rule
-// before a container starts.
+// outside returns those of the used groups that are not below a parent that gets a rule before a container starts. With
+// version 1 it returns none.
 func (c *Controller) outside(used []string) (groups []string) {
 	if c.Hierarchy.Version != iolimit.V2 {
 		return nil
@@ -129,7 +131,7 @@ func (c *Controller) clear(rec LimitRecord) error {
 	return errors.Join(errs...)
 }
 
-// strictly returns why a strict limit does not hold; "" if it does.
+// strictly describes, for the operator, why a strict limit does not apply in the groups outside.
 func (c *Controller) strictly(outside []string) string {
 	return "its profile is strict about its speed, and it is used in control group " + strings.Join(outside, ", ") +
 		", which is below none of " + strings.Join(c.parents, ", ") +

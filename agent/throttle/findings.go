@@ -13,7 +13,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/iolimit"
 )
 
-// Check adds findings on what this host can limit, and on every limit that does not hold.
+// Check adds findings on the limits that this host can set, and on every limit that is not in effect.
 func (l *Limits) Check(r *findings.List) {
 	there := slices.DeleteFunc(slices.Clone(l.parents), func(g string) bool { return !l.Hierarchy.Has(g) })
 	switch {
@@ -49,7 +49,7 @@ func (l *Limits) Check(r *findings.List) {
 	}
 }
 
-// lostNow returns why no control group can be limited at present; "" if one can or nothing is limited.
+// lostNow returns why no control group can be limited at present, or "" if one can be or if nothing is limited.
 func (l *Limits) lostNow() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -65,7 +65,7 @@ func (l *Limits) misses() map[uuid.UUID]error {
 	return maps.Clone(l.not)
 }
 
-// Problems returns which promise on the speed of a dataset is broken; "" if none is.
+// Problems describes how the speed of a dataset deviates from its profile, or returns "" if it does not.
 func (l *Limits) Problems(d dataset.Dataset) string {
 	if err := l.Missed(d.ID); err != nil {
 		return "its speed is not limited as its profile says: " + err.Error()

@@ -16,9 +16,8 @@ import (
 	"github.com/droverhq/drover/internal/linux/iolimit"
 )
 
-// Leftovers removes the rules of devices that no longer belong to a limited dataset, and records those that could
-// not be removed until a later attempt succeeds. Without that, the next user of the device number would inherit
-// the rules.
+// Leftovers removes the rules of devices that no longer belong to a limited dataset. Otherwise the next user of the
+// device number would inherit the rules. Rules that could not be removed are recorded, and removed by a later attempt.
 type Leftovers struct {
 	boot       string // the UUID of this boot of the kernel
 	db         records.DB
@@ -63,7 +62,7 @@ func (l *Leftovers) Strip(ctx context.Context, id uuid.UUID, rec LimitRecord) er
 	return errors.Join(err, l.db.Put(ctx, told))
 }
 
-// Record records the rules that are left on a device, together with those recorded before.
+// Record adds rules to those that are left on a device, and returns all of them. It changes only the memory.
 func (l *Leftovers) Record(rec LimitRecord) LimitRecord {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -75,7 +74,7 @@ func (l *Leftovers) Record(rec LimitRecord) LimitRecord {
 	return rec
 }
 
-// Clear tries again to remove the rules that are left.
+// Clear tries again to remove the recorded rules.
 func (l *Leftovers) Clear(ctx context.Context) {
 	for _, rec := range l.List() {
 		err := l.takeAway(rec)
@@ -92,7 +91,7 @@ func (l *Leftovers) Clear(ctx context.Context) {
 	}
 }
 
-// List returns the rules of devices that are gone and that could not be removed yet.
+// List returns the rules of former devices that could not be removed yet.
 func (l *Leftovers) List() (list []LimitRecord) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -102,12 +101,12 @@ func (l *Leftovers) List() (list []LimitRecord) {
 	return list
 }
 
-// errNotNow says that none of this host's limits could be read or changed since this start.
+// errNotNow is returned if no limit of this host could be read or changed since this start.
 var errNotNow = errors.New("no limit can be taken away since this start")
 
-// takeAway removes rules as the record says that they were set, value by value, because somebody else may have
-// set other values for the present user of the device number. If the device now belongs to another volume, its
-// groups get the rules of that volume.
+// takeAway removes those values from the rules of a device that the record says were set. Other values stay, because
+// somebody else may have set them for the present user of the device number. If the device now belongs to another
+// volume, the rules of that volume's groups stay.
 func (l *Leftovers) takeAway(rec LimitRecord) error {
 	if rec.Boot != l.boot {
 		return nil
@@ -118,7 +117,7 @@ func (l *Leftovers) takeAway(rec LimitRecord) error {
 	groups := rec.Groups
 	for _, e := range l.limited() {
 		if e.device() == rec.Device {
-			e.Mu.Lock() // its groups do not change meanwhile
+			e.Mu.Lock() // so that its groups do not change
 			defer e.Mu.Unlock()
 			groups = slices.DeleteFunc(slices.Clone(groups),
 				func(g string) bool { return slices.Contains(e.Rec.Groups, g) })
@@ -136,9 +135,9 @@ func (l *Leftovers) takeAway(rec LimitRecord) error {
 	return errors.Join(errs...)
 }
 
-// sweep removes the rules of loop devices that have no file. It is called if the agent's database was lost, and
-// with it the record of what was set. Such a rule is of no use to anybody, and the next user of the number would
-// inherit it. Only loop devices reuse their numbers: a rule of another device goes with the device.
+// sweep removes the rules of loop devices that have no file. It is called if the agent's database was lost, and with it
+// the record of the rules. The next user of the device number would inherit such a rule. Only loop devices reuse their
+// numbers: a rule of another device disappears with the device.
 func (l *Leftovers) sweep() error {
 	if l.controller.Why != nil {
 		return nil
@@ -164,7 +163,7 @@ func (l *Leftovers) sweep() error {
 // LoopMajor is the major device number of loop devices.
 const LoopMajor = 7 // Documentation/admin-guide/devices.txt
 
-// attached reports whether a loop device may have a file (Documentation/ABI/testing/sysfs-block-loop).
+// attached reports whether a loop device may have a backing file (Documentation/ABI/testing/sysfs-block-loop).
 func attached(dev iolimit.Device) bool {
 	_, err := os.Stat("/sys/dev/block/" + dev.String() + "/loop/backing_file")
 	return !errors.Is(err, fs.ErrNotExist)

@@ -1,8 +1,15 @@
 // Package throttle limits how fast mounted volumes are read and written, through control groups.
 //
-// Limits owns the rules: it sets one when a dataset is mounted, extends it to the control groups of new
-// containers, lifts it while the agent flushes the dataset, and removes it before the device goes. A rule
-// outlives both the volume and its device, so each is recorded on disk before it is set.
+// Limits owns the rules: it sets a rule when a dataset is mounted, extends it to the control groups of new containers,
+// suspends it while the agent flushes the dataset, and removes it before the device is released. A rule outlives both
+// the volume and its device, so each rule is recorded on disk before it is set: under limits/ and, if it could not be
+// removed, under left/ in the agent's database.
+//
+// Package mounting calls Limit after a mount, End after an unmount, and Suspend for a flush. Package operation calls
+// Suspend for an export, and ProfileChanged. Package agent starts Run.
+//
+// Limits.mu protects the set of limited datasets, and Limited.Mu the rules of one of them. The caller of Limit, Suspend
+// and End holds the dataset's lock.
 package throttle
 
 import (
@@ -44,7 +51,7 @@ type Limits struct {
 	wake chan struct{}
 	mu   sync.Mutex
 	Of   map[uuid.UUID]*Limited
-	not  map[uuid.UUID]error // why a mounted dataset is not limited as its profile says; tried again
+	not  map[uuid.UUID]error // why mounted datasets are not limited as their profiles say; retried by Run
 	lost string              // why base fails; "" if it does not
 	used time.Duration       // when a volume was last mounted, by the steady clock
 }
@@ -55,7 +62,7 @@ type Limited struct {
 	Mu   sync.Mutex // held while its rules change
 	Rec  LimitRecord
 	Lift time.Duration // until when its rules are suspended, by the steady clock; 0 if they are not
-	over bool          // its limit ended, and no map has it any more
+	over bool          // its limit has ended, and it is no longer in Limits.Of
 	// bare are the groups that use the dataset and that cannot be limited, because the controller is not enabled
 	// for them.
 	bare []string
@@ -66,10 +73,10 @@ type LimitRecord struct {
 	Boot   string         `json:"boot"`
 	Device iolimit.Device `json:"device"`
 	Limits iolimit.Limits `json:"limits"`
-	// Before has earlier rules that groups may still hold.
+	// Before lists earlier rules that some groups may still have.
 	Before []iolimit.Limits `json:"before,omitempty"`
 	Groups []string         `json:"groups"`
-	// Lifted is since when the rules are suspended for a flush of this agent; zero if they are not.
+	// Lifted is the time since which the rules are suspended for a flush of this agent, or zero if they are not.
 	Lifted time.Time `json:"lifted,omitzero"`
 }
 
@@ -85,8 +92,8 @@ func LimitsOf(q dataset.QoS) iolimit.Limits {
 
 // datasetRecords has the records of datasets. *records.Cache implements it.
 type datasetRecords interface {
-	Dataset(id uuid.UUID) (dataset.Dataset, bool)               // of datasets whose home is this node
-	DatasetOrCopy(id uuid.UUID) (d dataset.Dataset, known bool) // also of those of which this node keeps a copy
+	Dataset(id uuid.UUID) (dataset.Dataset, bool)               // finds datasets whose home is this node
+	DatasetOrCopy(id uuid.UUID) (d dataset.Dataset, known bool) // also finds datasets of which this node keeps a copy
 }
 
 // DatasetMounts knows where datasets are mounted.
@@ -123,7 +130,7 @@ func (l *Limits) log(d dataset.Dataset) *logrus.Entry {
 	return l.Logger.WithFields(logrus.Fields{"volume": d.Volume, "dataset": d.ID})
 }
 
-// New finds out which limits this host can set.
+// New returns a Limits without any limit. It finds out which limits this host can set.
 func New(cfg Cgroups, deps Deps) *Limits {
 	l := &Limits{Deps: deps, Controller: newController(cfg), wake: make(chan struct{}, 1),
 		Of: map[uuid.UUID]*Limited{}, not: map[uuid.UUID]error{}}
@@ -132,7 +139,7 @@ func New(cfg Cgroups, deps Deps) *Limits {
 	return l
 }
 
-// Get returns the limit of a mounted dataset; nil if it has none.
+// Get returns the limit of a mounted dataset, or nil if it has none.
 func (l *Limits) Get(id uuid.UUID) *Limited {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -154,8 +161,8 @@ func (l *Limits) soon() {
 	}
 }
 
-// Limit sets the limits of the profile for a dataset that was just mounted, before the mount is reported to
-// anybody. The caller holds the dataset's lock. Idempotent.
+// Limit sets the limits of the profile for a dataset that was just mounted, before the mount is reported to the caller
+// of the mount. The dataset's lock is held. Idempotent.
 func (l *Limits) Limit(ctx context.Context, d dataset.Dataset) error {
 	e := l.Get(d.ID)
 	if !d.Profile.QoS.Limited() {
@@ -194,7 +201,7 @@ func (l *Limits) Limit(ctx context.Context, d dataset.Dataset) error {
 	}
 	e.Mu.Lock()
 	defer e.Mu.Unlock()
-	l.put(e) // before any rule is set: rules that were set in part must be removed as well
+	l.put(e) // before any rule is set, so that rules that were set in part are removed as well
 	rec := e.Rec
 	rec.Boot, rec.Device, rec.Limits, rec.Groups = l.Boot, dev, LimitsOf(d.Profile.QoS), Union(groups, rec.Groups)
 	if err := l.Rule(ctx, e, rec); err != nil {
@@ -210,7 +217,7 @@ func (l *Limits) put(e *Limited) {
 	l.Of[e.id] = e
 }
 
-// heldV1 describes what version 1 can do.
+// heldV1 tells the operator how version 1 limits volumes.
 const heldV1 = "v1: per container, from about a second after its start"
 
 // Rule records rules and sets them in their groups, unless they are suspended. The caller holds e.Mu.
@@ -228,8 +235,8 @@ func (l *Limits) Rule(ctx context.Context, e *Limited, rec LimitRecord) error {
 	return l.impose(e, l.Fence.Look())
 }
 
-// impose sets the recorded rules in their groups, unless the dataset is fenced. Run does it once the dataset is
-// thawed. isFencing says what the guard answered. The caller holds e.Mu.
+// impose sets the recorded rules in their groups, unless the dataset is fenced: Run sets them once the dataset is
+// thawed. isFencing returns the answer of the guard. The caller holds e.Mu.
 func (l *Limits) impose(e *Limited, isFencing func(uuid.UUID) (bool, error)) error {
 	if fencing, err := isFencing(e.id); err != nil || fencing {
 		return err
@@ -241,8 +248,8 @@ func (l *Limits) impose(e *Limited, isFencing func(uuid.UUID) (bool, error)) err
 	return err
 }
 
-// unlimit removes the limits of a mounted dataset, unless it is fenced: the guard would then restore the rules
-// that it suspended.
+// unlimit removes the limits of a mounted dataset. If the dataset is fenced, it fails, because the guard would later
+// restore the rules that it suspended.
 func (l *Limits) unlimit(ctx context.Context, e *Limited) error {
 	if fencing, err := l.Fence.Look()(e.id); err != nil || fencing {
 		return errors.Join(err, dataset.Errorf(dataset.ErrPending,
@@ -259,7 +266,7 @@ func (l *Limits) unlimit(ctx context.Context, e *Limited) error {
 	return l.unlimited(ctx, e)
 }
 
-// Union returns the elements of both, sorted, each once.
+// Union returns the elements of a and b, sorted and without duplicates.
 func Union(a, b []string) []string {
 	all := slices.Concat(a, b)
 	slices.Sort(all)

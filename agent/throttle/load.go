@@ -14,9 +14,9 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// Load reads the rules that were set before this start. A rule of a device that is gone, or that now belongs to
-// something else, is removed, because the next user of the device number would inherit it. A dataset that is
-// still mounted keeps its limits, also if a crash left them suspended.
+// Load reads the rules that were set before this start. It removes a rule whose device is gone or now belongs to
+// something else, because the next user of the device number would inherit the rule. A dataset that is still mounted
+// keeps its limits, even if a crash left them suspended.
 func (l *Limits) Load(ctx context.Context, recovered bool) error {
 	table, err := mount.Table()
 	if err != nil {
@@ -69,8 +69,8 @@ func (l *Limits) Load(ctx context.Context, recovered bool) error {
 	return nil
 }
 
-// imposeAll sets all recorded rules again at a start. It asks the guard once for all of them: if the guard hangs,
-// one question per rule would add up.
+// imposeAll sets all recorded rules again at a start. It asks the guard once for all rules: if the guard hangs, the
+// waiting times of one question for each rule would add up.
 func (l *Limits) imposeAll(ctx context.Context) error {
 	all, told := l.All(), map[string]any{}
 	for _, e := range all {
@@ -115,8 +115,8 @@ func (l *Limits) unlimited(ctx context.Context, e *Limited) error {
 	return l.Left.Strip(ctx, e.id, rec)
 }
 
-// Disinherit removes rules that already exist for the device from which a dataset was just mounted. They come
-// from an earlier user of the number, such as an agent on this host whose record is lost.
+// Disinherit removes rules that already exist for the device of a dataset that was just mounted. They were set for an
+// earlier user of the device number, for example by an agent on this host whose records are lost.
 func (l *Limits) Disinherit(ctx context.Context, d dataset.Dataset) {
 	dev, own, err := iolimit.DeviceOf(l.Mounts.Path(d.ID))
 	if err != nil || !own || l.Why != nil {

@@ -17,16 +17,16 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// How often the rules are checked, and how long the guard is asked.
+// The intervals of the checks, and the time limit of a question to the guard.
 const (
-	// lookOften is the interval at which new containers are looked for in the time startsSoon after a mount;
-	// lookSeldom is the interval later, and the time after which a rule that somebody changed is set again.
-	// MendEvery is the interval at which all processes are examined again and failures are retried.
+	// lookOften is the interval of the looks for new containers in the time startsSoon after a mount. lookSeldom is the
+	// interval later, and thus the time after which a rule that somebody changed is set again. MendEvery is the
+	// interval at which all processes are examined again and failures are retried.
 	lookOften  = 500 * time.Millisecond
 	startsSoon = 30 * time.Second
 	lookSeldom = time.Second
 	MendEvery  = 30 * time.Second
-	AskFencing = time.Second // bounds a question to the guard while a limit is locked
+	AskFencing = time.Second // the time limit of a question to the guard while a Limited is locked
 )
 
 // Run sets the limits for new containers and for changed profiles until the agent stops.
@@ -62,7 +62,7 @@ func (l *Limits) Run() {
 	}
 }
 
-// Pause returns the time until the next look; 0 means to wait until woken.
+// Pause returns the time until the next look. 0 means that Run waits until it is woken.
 func (l *Limits) Pause(now time.Duration) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -77,14 +77,14 @@ func (l *Limits) Pause(now time.Duration) time.Duration {
 	return lookSeldom
 }
 
-// ProfileChanged wakes Run if the record of a dataset may have another limit.
+// ProfileChanged wakes Run if the changed record of a dataset may have another limit.
 func (l *Limits) ProfileChanged(d dataset.Dataset) {
 	if d.Profile.QoS.Limited() || l.Get(d.ID) != nil {
 		l.soon()
 	}
 }
 
-// Used has Run look soon, and often for a while.
+// Used records that a volume is used by a new container, so that Run looks at once and then often for a while.
 func (l *Limits) Used(id uuid.UUID, now time.Duration) {
 	l.mu.Lock()
 	_, is := l.Of[id]
@@ -130,7 +130,7 @@ func (l *Limits) stale(of func(uuid.UUID) (dataset.Dataset, bool)) (ids []uuid.U
 	return slices.AppendSeq(ids, maps.Keys(l.not))
 }
 
-// now returns the rules that the groups of the dataset hold.
+// now returns the limits that are recorded for the dataset.
 func (e *Limited) now() iolimit.Limits {
 	e.Mu.Lock()
 	defer e.Mu.Unlock()
@@ -143,7 +143,7 @@ func (e *Limited) device() iolimit.Device {
 	return e.Rec.Device
 }
 
-// miss records why a mounted dataset is not limited as its profile says; nil: it is.
+// miss records why a mounted dataset is not limited as its profile says. If err is nil, it is limited so.
 func (l *Limits) miss(id uuid.UUID, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -152,7 +152,7 @@ func (l *Limits) miss(id uuid.UUID, err error) {
 	}
 }
 
-// Missed returns why the speed of a dataset is not limited as its profile says; nil if it is.
+// Missed returns why the speed of a dataset is not limited as its profile says, or nil if it is.
 func (l *Limits) Missed(id uuid.UUID) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -182,17 +182,17 @@ func (l *Limits) relimit(d dataset.Dataset) {
 			l.log(d).WithField("limits", d.Profile.QoS.String()).Info("speed is limited as the profile says")
 		case was == nil || was.Error() != err.Error():
 			l.log(d).WithError(err).Error("speed is not limited as the profile says")
-			l.soon() // so that Run retries soon, where it would otherwise wait to be woken
+			l.soon() // Run may be waiting to be woken, and must retry soon
 		}
 		return nil
 	})
 }
 
-// Keeper is one look at all control groups: it finds which groups use which dataset, and sets missing rules.
+// Keeper looks at all control groups: it finds out which groups use which dataset, and sets missing rules.
 type Keeper struct {
 	*Limits
 	users mount.Users
-	// the rules of each group, read in this look; nil: the group cannot be limited
+	// rules has the rules of each group that was read in this look. They are nil if the group cannot be limited.
 	rules map[string]map[iolimit.Device]iolimit.Limits
 }
 
@@ -214,7 +214,7 @@ func (k *Keeper) Look(now time.Duration, all bool) {
 	}
 }
 
-// lose records why no group can be limited, and reports whether that is new.
+// lose records why no group can be limited, or nil, and reports whether there is a new reason.
 func (l *Limits) lose(err error) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -225,8 +225,8 @@ func (l *Limits) lose(err error) bool {
 	return l.lost != "" && l.lost != was
 }
 
-// hold sets the limit in all groups that need it: the parents of containers, also if their controller was
-// disabled meanwhile, and the groups of containers that the rules of the parents do not bind.
+// hold sets the limit of a dataset in all groups that need it: the parents of containers, even if their controller was
+// disabled meanwhile, and the groups of containers that the rules of the parents do not limit.
 func (k *Keeper) hold(ctx context.Context, e *Limited, base []string) error {
 	e.Mu.Lock()
 	defer e.Mu.Unlock()
@@ -269,9 +269,9 @@ func (k *Keeper) hold(ctx context.Context, e *Limited, base []string) error {
 	return k.Rule(ctx, e, rec)
 }
 
-// usedIn returns the groups that use a dataset and that are not bound by rules on other groups. It records which
-// of them cannot be limited: the owner of a group decides whether the controller is enabled for it. The caller
-// holds e.Mu.
+// usedIn returns the groups that use a dataset, that can be limited, and that the rules of the groups bind do not
+// limit. It records the groups that cannot be limited: the owner of a group decides whether the controller is enabled
+// for it. The caller holds e.Mu.
 func (k *Keeper) usedIn(e *Limited, bind []string) (groups []string, err error) {
 	var bare []string
 	for _, pid := range k.users.Of(int(e.Rec.Device.Major), int(e.Rec.Device.Minor), k.Mounts.Path(e.id)) {
@@ -309,7 +309,7 @@ func (k *Keeper) held(groups []string) []string {
 	})
 }
 
-// told returns the rules of a group. It reads them once a look.
+// told returns the rules of a group, or nil if it cannot be limited. It reads them once in each look.
 func (k *Keeper) told(g string) (map[iolimit.Device]iolimit.Limits, error) {
 	rules, is := k.rules[g]
 	if is {
@@ -323,7 +323,7 @@ func (k *Keeper) told(g string) (map[iolimit.Device]iolimit.Limits, error) {
 	return rules, nil
 }
 
-// astray returns the groups whose rules differ from those that were set. The caller holds e.Mu.
+// astray returns the groups whose rules differ from the recorded ones. The caller holds e.Mu.
 func (l *Limits) astray(e *Limited) (groups []string, err error) {
 	if e.over || e.Lift != 0 {
 		return nil, nil

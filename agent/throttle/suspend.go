@@ -9,28 +9,29 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// WriteOutTime is how long a snapshot waits at most until a volume is written out. Its caller has a minute.
+// WriteOutTime is how long a snapshot waits at most until a volume is flushed. The caller of the snapshot waits a
+// minute.
 const WriteOutTime = 15 * time.Second
 
-// For how long a limit is lifted at most.
+// How long a limit is suspended at most.
 const (
 	// LiftSnapshot and LiftUnmount bound how long a limit is suspended for a flush by this agent. Without the
-	// suspension, a freeze or an unmount would take as long as the dirty data takes at the limited speed, with
-	// all writers blocked. A snapshot has flushed by the end of LiftSnapshot, or is refused. While its filesystem
-	// is frozen nobody writes, and the limit is suspended for LiftUnmount.
+	// suspension, a freeze or an unmount would take as long as writing the dirty data at the limited speed, and all
+	// writers would be blocked meanwhile. A snapshot whose flush has not ended after LiftSnapshot is refused. While the
+	// filesystem is frozen nobody can write, and the limit is suspended for LiftUnmount.
 	LiftSnapshot = WriteOutTime + 5*time.Second
 	LiftUnmount  = time.Minute
 )
 
-// Suspension is a suspended limit. The zero value is none.
+// Suspension is a suspended limit. The zero value suspends nothing.
 type Suspension struct {
 	l *Limits
 	e *Limited
 	d dataset.Dataset
 }
 
-// Suspend removes the rules of a dataset for a flush by this agent, for the given time at most. It records that
-// first. The caller holds the dataset's lock, and calls Resume on the result unless it calls End.
+// Suspend removes the rules of a dataset for a flush by this agent, for bound at most. It first records that the rules
+// are suspended. The caller holds the dataset's lock, and must call Resume on the result unless it calls End.
 func (l *Limits) Suspend(d dataset.Dataset, bound time.Duration) (up Suspension, err error) {
 	e := l.Get(d.ID)
 	if e == nil {
@@ -67,7 +68,7 @@ func (up Suspension) Resume() {
 	}
 }
 
-// Extend prolongs the suspension to the given time from now, if it has not ended.
+// Extend prolongs the suspension until bound from now, if it has not ended.
 func (up Suspension) Extend(bound time.Duration) {
 	if up.e == nil {
 		return
@@ -79,8 +80,8 @@ func (up Suspension) Extend(bound time.Duration) {
 	}
 }
 
-// lower sets suspended rules again: at once, or if the suspension has lasted long enough. The end of the
-// suspension is recorded with the next change only, because a start sets all rules anyway.
+// lower ends a suspension: at once if now is true, otherwise only if the suspension has lasted long enough. It sets the
+// rules before it records the end, because recording may fail or take long, and a start sets all rules anyway.
 func (l *Limits) lower(ctx context.Context, e *Limited, now bool) error {
 	e.Mu.Lock()
 	defer e.Mu.Unlock()
