@@ -36,41 +36,42 @@ import (
 	"github.com/droverhq/drover/internal/run"
 )
 
-// Config has the settings and services of an agent.
+// Config contains the settings and services of an agent.
 type Config struct {
 	Root     string    // absolute: pools and mount points are below it
-	Identity uuid.UUID // the UUID of this node if its database does not have it yet; uuid.Nil: a new one is made
+	Identity uuid.UUID // the UUID for a node whose database has none yet; uuid.Nil: a new one is made
 	NodeName string
 	Address  string // HOST:PORT where other nodes reach this one; "": nowhere
 	Version  string
 	Labels   map[string]string
-	Pools    []pool.Config // none: the default pool is made
+	Pools    []pool.Config // if empty, the default pool is made
 	Control  api.Service
-	Replicas []api.Service // each control replica separately; nil: those of Control
+	Replicas []api.Service // each control replica separately; if nil, those of Control
 	Backends *backends.Registry
 	State    store.Store // the agent's own database, on this node's disk
 	Clock    clock.Clock
 	Log      logrus.FieldLogger
 	Limits   Limits
 	Host     facts.Host // where facts are read from; zero: this host
-	// Engine returns the known facts about the engine, without asking it; nil: there are none.
+	// Engine returns what is known about the engine, without a request to it. If nil, nothing is known.
 	Engine func() registration.Engine
 
-	// Guard fences volumes whose lease is bounded in time; nil: there are none on a host that works alone.
+	// Guard fences volumes whose lease is bounded in time. It is nil on a host that works alone.
 	Guard lease.Guard
 
-	// PeerHTTP reaches other nodes' agents, with this node's certificate; nil: there are none.
+	// PeerHTTP sends requests to other nodes' agents, with this node's certificate. If nil, there are no other nodes.
 	PeerHTTP http.RoundTripper
-	// PeerID returns which node sent a request; nil: the node of the connection's verified certificate.
+	// PeerID returns the node that sent a request. If nil, that is the node of the connection's verified certificate.
 	PeerID func(*http.Request) (uuid.UUID, error)
-	// TransferRate limits how many bytes a second are sent to and received from peers, all together; 0: no limit.
+	// TransferRate limits how many bytes a second all transfers together send to and receive from peers. If 0, there is
+	// no limit.
 	TransferRate dataset.Size
-	// FencePrograms are the programs that fence commands may run; nil: any that belongs to root.
+	// FencePrograms are the programs that fence commands may run. If nil, any program that belongs to root is allowed.
 	FencePrograms []string
 	// ListAll makes the engine's list show the volumes of all nodes.
 	ListAll bool
 	Cgroups throttle.Cgroups // control groups that limit volumes
-	// Runner runs fence commands; nil: this host does.
+	// Runner runs fence commands. If nil, they run on this host.
 	Runner run.Runner
 }
 
@@ -90,7 +91,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the boot ID: %w", err)
 	}
-	// the kernel shows mount points without symbolic links
+	// The kernel shows mount points without symbolic links.
 	if cfg.Root, err = filepath.EvalSymlinks(cfg.Root); err != nil {
 		return nil, fmt.Errorf("root: %w", err)
 	}
@@ -115,8 +116,8 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	return &Agent{a}, nil
 }
 
-// make creates the components and connects them. The order matters: a component that is passed on by value must exist
-// before.
+// make creates the components and connects them. The order matters: a component that is passed to another one by value
+// must be created first.
 func (a *components) make(ctx context.Context) {
 	a.Locks.Clock = a.Config.Clock
 	a.StoreClock = registration.NewStoreClock(a.DB)
@@ -165,8 +166,8 @@ func (a *components) make(ctx context.Context) {
 	a.makeDoctor()
 }
 
-// Start opens the pools, cleans up after a crash, registers with control and starts the work. When it returns the
-// plugin can be served.
+// Start opens the pools, cleans up after a crash, registers with control and starts the background work. After it has
+// returned, the plugin can be served.
 func (a *Agent) Start(ctx context.Context) error {
 	// Only root may enter: a program in a volume may belong to root with its setuid bit set, and a container's
 	// root may have put it there.
@@ -182,12 +183,12 @@ func (a *Agent) Start(ctx context.Context) error {
 			"the mount folder %s is a symbolic link (put a folder in its place)", a.MountRoot()))
 	}
 	st := a.Registrar.Meet(ctx, a.Recovered)
-	a.leaseWork.Go(func() { a.Deadlines.Run(a.leaseCtx) }) // from here on, because the rest may take long
+	a.leaseWork.Go(func() { a.Deadlines.Run(a.leaseCtx) }) // started this early because the rest may take long
 	if err := a.PoolOpener.Open(ctx, a.NodeID, a.Recovered); err != nil {
 		return err
 	}
 	a.Repairer.ApplyGuard(st, 0)
-	err = a.Throttle.Load(ctx, a.Recovered) // before a device gets the number of an earlier one
+	err = a.Throttle.Load(ctx, a.Recovered) // before a device can get the number of an earlier device
 	if err == nil && !a.Recovered {         // otherwise the mounts are not known yet
 		_, err = a.Resolver.Resolve(ctx)
 	}
@@ -199,7 +200,7 @@ func (a *Agent) Start(ctx context.Context) error {
 	if err != nil && !errors.Is(err, dataset.ErrUnavailable) && !errors.Is(err, dataset.ErrInUse) {
 		return err
 	}
-	if a.Recovered && err != nil { // a filesystem that a snapshot left frozen does not wait for control
+	if a.Recovered && err != nil { // a filesystem that an interrupted snapshot left frozen must not wait for control
 		if _, err := a.Resolver.Resolve(ctx); err != nil {
 			return err
 		}
@@ -222,10 +223,11 @@ func (a *Agent) Start(ctx context.Context) error {
 	return nil
 }
 
-// firstTell bounds the wait of a start for the first report, because a pool's disk may not answer.
+// firstTell is how long Start waits for the first report to control. A report can take longer, because a pool's disk
+// may not answer.
 const firstTell = 3 * time.Second
 
-// Close stops the work. Recorded operations continue at the next start, and mounts stay. Idempotent.
+// Close stops the work. The next start continues recorded operations. Mounts stay. Close is idempotent.
 func (a *Agent) Close() error {
 	a.Jobs.Close(a.Cancel)
 	a.wg.Wait()

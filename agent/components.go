@@ -30,7 +30,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 )
 
-// components are the parts of an agent, and what connects them. Its fields do not change once they are made.
+// components contains the parts of an agent. Its methods create and connect them. Its fields do not change after make.
 type components struct {
 	*host.Host
 	Config Config
@@ -122,11 +122,12 @@ type components struct {
 	Collector   *pooladmin.Collector
 	Trimmer     *pooladmin.Trimmer
 
-	Sender *transfer.Server // to other nodes
-	Puller *transfer.Client // from them
+	Sender *transfer.Server // sends datasets to other nodes
+	Puller *transfer.Client // receives datasets from other nodes
 
-	// leaseCtx is the context of renewals and deadlines, which leaseWork waits for. They continue until an agent that
-	// stops has finished its work: after that, a dataset that was fenced meanwhile could not be repaired.
+	// leaseCtx is the context of renewals and deadlines, and leaseWork waits for them. They continue until an agent
+	// that stops has finished its work. If they ended earlier, a dataset could be fenced while work on it still runs,
+	// and could not be repaired.
 	leaseCtx  context.Context
 	endLeases context.CancelFunc
 	leaseWork sync.WaitGroup
@@ -135,8 +136,8 @@ type components struct {
 	wg     sync.WaitGroup
 }
 
-// makeLeases makes what decides until when datasets with failover auto may be open here. The context of leases has the
-// values of ctx, and not its end.
+// makeLeases creates the components that decide until when datasets with failover auto may be open here. leaseCtx has
+// the values of ctx, but does not end with it.
 func (a *components) makeLeases(ctx context.Context) {
 	a.Nodes = lease.NewNodes(a.Host, func() (renewed, ttl time.Duration) { return a.Deadlines.Session() })
 	a.Deadlines = lease.NewDeadlines(lease.DeadlineDeps{
@@ -152,7 +153,7 @@ func (a *components) makeLeases(ctx context.Context) {
 	a.Registrar = lease.NewRegistrar(a.registrarDeps())
 }
 
-// makeTransfers makes the sender and the receiver of transfers, which share one limit of their rate.
+// makeTransfers creates the sender and the receiver of transfers. They share one rate limit.
 func (a *components) makeTransfers() {
 	var limit *transfer.Limiter
 	if a.Config.TransferRate > 0 {
@@ -162,7 +163,7 @@ func (a *components) makeTransfers() {
 	a.Puller = &transfer.Client{HTTP: a.Config.PeerHTTP, Clock: a.Clock, Log: a.Log, Limit: limit}
 }
 
-// load reads the agent's database.
+// load reads the agent's database into the components.
 func (a *components) load(ctx context.Context) error {
 	if err := a.Identity.Load(ctx); err != nil {
 		return err

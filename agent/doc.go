@@ -1,6 +1,8 @@
-// Package agent is the agent of one host. It mounts volumes for containers, executes operations on the datasets
-// whose home is this node, and answers the plugin and the API. It makes its components, which are the packages below
-// it, and connects them: see components.go and wiring.go.
+// Package agent is the agent of one host. It mounts volumes for containers, executes operations on the datasets whose
+// home is this node, and answers the plugin and the API. The daemon (cmd/drover/internal/daemon) creates one Agent,
+// starts it, and serves the plugin socket, the local API and the peer API with it. The agent makes its components,
+// which are the packages below it, and connects them: see components.go and wiring.go. It has no other state in memory:
+// each component protects its own.
 //
 // # What is on disk
 //
@@ -14,11 +16,12 @@
 //	                     → the guard confirms it → {ID, boot, generation of the engine} on disk → reply
 //	Unmount(db@gold, ID) the ID is removed from disk → umount(2) if it was the last one
 //
-// An ID that may belong to a container which outlived its engine ends only after a look at the mount namespaces of
-// the host. The same applies to a registration with the guard: see mounting.Verifier and mounting.Holders.
+// The engine may lose an ID while a container still uses the mount, because a container can outlive its engine. Such an
+// ID is only removed after the mount namespaces of the host were searched for the mount. The same applies to a
+// registration with the guard: see mounting.Verifier and mounting.Holders.
 //
-// A mount below <root>/mnt needs no other record of the intent. If it has no ID on disk, it was never acknowledged
-// or its last use has ended, and the next start unmounts it.
+// A mount below <root>/mnt has no other record. If it has no ID on disk, it was never acknowledged or its last use has
+// ended, and the next start unmounts it.
 //
 // # Home and copy
 //
@@ -31,15 +34,15 @@
 //
 // # Leases that are bounded in time
 //
-// A dataset with failover auto may be open here until a deadline, which the guard is told. lease.Deadlines computes
-// and extends it. handover.Repairer makes the guard's records agree with what is mounted. The nodes that were
-// given a part of such a dataset are on disk (enrolled/). A dataset with failover manual has no deadline.
+// A dataset with failover auto may be open here only until a deadline. lease.Deadlines computes and extends the
+// deadline, and reports it to the guard. handover.Repairer makes the guard's records agree with the mounts. The nodes
+// that were given a part of such a dataset are on disk (enrolled/). A dataset with failover manual has no deadline.
 //
 // # Locks
 //
-// A dataset is locked while its data or its mount changes. One job runs for each name while a volume is made, and
-// one lock is held while a pool is adopted. Only a clone holds the locks of two datasets: first its own, which no
-// other request wants before the clone is committed, and then that of its source. The spellings of the engine are
-// read, written to disk and applied under a lock of their own, which is locked last. The agent never calls the
-// Docker API.
+// A dataset is locked (host.Host.Locks) while its data or its mount changes. One job runs for each name while a volume
+// is made, and one lock is held while a pool is adopted. Only a clone holds the locks of two datasets: first that of
+// the new dataset, which no other request wants before the clone is committed, and then that of its source. The
+// spellings of the engine are read, written to disk and applied under a separate lock, which is always locked last. The
+// agent never calls the Docker API.
 package agent

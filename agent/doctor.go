@@ -10,7 +10,7 @@ import (
 // DamagedMark is doctor.DamagedMark.
 const DamagedMark = doctor.DamagedMark
 
-// makeDoctor makes what reports what works on this host.
+// makeDoctor creates the components that report problems of this host.
 func (a *components) makeDoctor() {
 	a.KeyChecker = doctor.NewKeyChecker(doctor.KeyCheckerDeps{
 		Host: a.Host, Keys: a.Keys, Programs: a.Programs, Pools: a.Pools, WorksSolo: a.Config.PeerHTTP == nil,
@@ -30,7 +30,7 @@ func (a *components) makeDoctor() {
 	})
 }
 
-// SeenGuard is lease.Registrar.Status.
+// SeenGuard calls lease.Registrar.Status.
 func (a *Agent) SeenGuard(ctx context.Context) (guard.Status, error) { return a.Registrar.Status(ctx) }
 
 // WarnOfKeys is doctor.KeyChecker.Warn.

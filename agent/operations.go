@@ -9,7 +9,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// makeOperations makes what executes operations.
+// makeOperations creates the components that execute operations.
 func (a *components) makeOperations() {
 	a.Operations = operation.NewRunner(operation.RunnerDeps{
 		Host: a.Host, Blame: a.Prober.BlameOperation,
@@ -31,7 +31,7 @@ func (a *components) makeOperations() {
 	})
 }
 
-// makeExporter makes what reads volumes for users.
+// makeExporter creates the component that reads volumes for users.
 func (a *components) makeExporter() {
 	a.Exporter = operation.NewExporter(operation.ExporterDeps{
 		Host: a.Host, Pools: a.Pools, Throttle: a.Throttle, Reserve: a.Reservations.Reserve, Freeze: a.Quiescer.Freeze,
@@ -39,7 +39,7 @@ func (a *components) makeExporter() {
 	})
 }
 
-// acts returns what executes each kind of operation.
+// acts returns the function that executes each kind of operation.
 func (a *components) acts() map[dataset.OpKind]operation.Act {
 	a.Maker = operation.NewMaker(operation.MakerDeps{
 		Host: a.Host, Datasets: a.Datasets, Records: a.RecordFiles, Pools: a.Pools, Space: a.Space, Seal: a.Keys.Seal,

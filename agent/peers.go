@@ -20,8 +20,8 @@ func (a *Agent) Peers() http.Handler {
 	h.Handle("/", a.Sender.Handler())
 	h.Handle(promise.Path, a.Promises)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		// Of the request's context, only its end applies to requests that this one causes: its values are about
-		// this connection, and not about those to control.
+		// Work for this request ends with the request, but its requests to control must not get the values of the
+		// request's context, which describe the peer's connection.
 		ctx, cancel := context.WithCancel(a.Ctx)
 		defer cancel()
 		defer context.AfterFunc(r.Context(), cancel)()
@@ -38,7 +38,8 @@ func (a *components) newSender(limit *transfer.Limiter) *transfer.Server {
 	}
 }
 
-// mayGet fails as Access.Check and Deadlines.Enrol do, before a node is given any data.
+// mayGet returns an error unless a node may be given data of a dataset. The errors are those of Access.Check and
+// Deadlines.Enrol.
 func (a *components) mayGet(ctx context.Context, peer, ds uuid.UUID) error {
 	if err := a.Access.Check(ctx, peer, ds); err != nil {
 		return err

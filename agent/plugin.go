@@ -13,7 +13,7 @@ import (
 
 var _ plugin.Agent = (*Agent)(nil)
 
-// makeFinder makes what finds the volume that a tool names.
+// makeFinder creates the component that finds the volume that a tool names.
 func (a *components) makeFinder() {
 	a.Spellings = volume.NewSpellings(a.Host)
 	a.Finder = volume.NewFinder(volume.FinderDeps{
@@ -22,7 +22,7 @@ func (a *components) makeFinder() {
 	})
 }
 
-// makeVolumes makes what shows volumes to the tools of this host, and executes their requests.
+// makeVolumes creates the components that show volumes to the tools of this host and execute their requests.
 func (a *components) makeVolumes() {
 	a.Viewer = volume.NewViewer(volume.ViewerDeps{
 		Host: a.Host, Finder: a.Finder, PoolName: a.Pools.Name, NameOf: a.Nodes.Name,

@@ -38,8 +38,8 @@ func (a *Agent) SeenVolumes(ctx context.Context) []api.Volume {
 	return out
 }
 
-// SeenReplicas returns the present state of the replicas on this node, without those of volumes in the trash,
-// which are not written to.
+// SeenReplicas returns the present state of the replicas on this node. It leaves out volumes in the trash, because
+// nothing is written to them.
 func (a *Agent) SeenReplicas() (all []SeenReplica) {
 	now := a.Clock.Now()
 	for _, id := range a.Cache.CopyIDs() {
@@ -61,8 +61,7 @@ func (a *Agent) SeenReplicas() (all []SeenReplica) {
 	return all
 }
 
-// SeenSuperseded returns the volumes of which this node has a superseded copy, which waits for a decision of an
-// operator.
+// SeenSuperseded returns the volumes of which this node has a superseded copy that an operator must decide about.
 func (a *Agent) SeenSuperseded() (volumes []string) {
 	for _, id := range a.Cache.CopyIDs() {
 		if k, _ := a.Cache.Copy(id); k.Kind == dataset.CopySuperseded && k.Record != nil {
@@ -72,10 +71,10 @@ func (a *Agent) SeenSuperseded() (volumes []string) {
 	return volumes
 }
 
-// SeenReplica says how far a replica is behind its home at most.
+// SeenReplica describes how far a replica can be behind its home.
 type SeenReplica struct {
 	Volume string
 	Age    time.Duration
-	// MaxLoss is the maximum age at which it takes over by itself, or 0 if it never does.
+	// MaxLoss is the maximum age at which the replica takes over automatically. If 0, it never does.
 	MaxLoss time.Duration
 }

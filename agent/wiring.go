@@ -30,7 +30,7 @@ import (
 	"github.com/droverhq/drover/internal/run"
 )
 
-// mountTable says where the agent mounts datasets, for limits.
+// mountTable tells package throttle where the agent mounts datasets.
 type mountTable struct{ a *components }
 
 func (m mountTable) Root() string             { return m.a.MountRoot() }
@@ -62,7 +62,7 @@ func (a *components) registrarDeps() lease.RegistrarDeps {
 	}
 }
 
-// makePools makes what has the pools of this node.
+// makePools creates the components that manage the pools of this node.
 func (a *components) makePools() {
 	deps := a.poolDeps()
 	a.Pools, a.Prober = pool.New(deps)
@@ -80,7 +80,7 @@ func (a *components) poolDeps() pool.Deps {
 	}
 }
 
-// newPrograms returns the programs of profiles, which cfg.Runner runs, or this host if there is none.
+// newPrograms returns the runner of the programs that profiles name. They run on this host unless cfg.Runner is set.
 func newPrograms(cfg Config) *host.Programs {
 	if cfg.Runner == nil {
 		cfg.Runner = &run.System{}
@@ -102,7 +102,8 @@ func (a *components) retentionDeps() replication.RetentionDeps {
 	}
 }
 
-// forgetGiven forgets what other nodes were given of a dataset whose home is no longer this node.
+// forgetGiven removes the records of what other nodes were given of a dataset. It is called when this node is no longer
+// the home.
 func (a *components) forgetGiven(ds uuid.UUID) {
 	a.Retention.Forget(ds)
 	a.Access.Forget(ds)
@@ -158,7 +159,7 @@ func (a *components) forgetHome(ds uuid.UUID) {
 	a.forgetGiven(ds)
 }
 
-// makeRegistration makes what reports this node to control.
+// makeRegistration creates the components that report this node to control.
 func (a *components) makeRegistration() {
 	a.Registration = registration.New(registration.Deps{
 		Host: a.Host, Address: a.Config.Address, Version: a.Config.Version, Labels: a.Config.Labels, Pools: a.Pools,
@@ -169,7 +170,7 @@ func (a *components) makeRegistration() {
 	})
 }
 
-// makeMoves makes what moves datasets between nodes, and cleans up after it.
+// makeMoves creates the components that move datasets between nodes and clean up after moves.
 func (a *components) makeMoves() {
 	a.Mover = move.NewMover(move.MoverDeps{
 		Host: a.Host, Pools: a.Pools, Space: a.Space, Keys: a.Keys, Nodes: a.Nodes, Keeper: a.Keeper,
@@ -194,13 +195,13 @@ func (a *components) makeMoves() {
 	})
 }
 
-// askGenerations is generation.Keeper.Ask for callers that need the error alone.
+// askGenerations calls generation.Keeper.Ask, for callers that need only the error.
 func (a *components) askGenerations(ctx context.Context) error {
 	_, _, err := a.Generations.Ask(ctx)
 	return err
 }
 
-// makePoolAdmin makes what an operator manages the pools of this node with.
+// makePoolAdmin creates the components with which an operator manages the pools of this node.
 func (a *components) makePoolAdmin() {
 	a.Creator = pooladmin.NewCreator(pooladmin.CreatorDeps{
 		Host: a.Host, Backends: a.Config.Backends, Pools: a.Pools, Opener: a.PoolOpener, Maker: a.PoolMaker,
@@ -224,7 +225,7 @@ func (a *components) makePoolAdmin() {
 	a.Trimmer = &pooladmin.Trimmer{Host: a.Host, Pools: a.Pools, Configured: a.Config.Pools}
 }
 
-// makeControlSync makes what keeps this node and control in agreement.
+// makeControlSync creates the components that keep this node and control in agreement.
 func (a *components) makeControlSync() {
 	a.Status = &controlsync.StatusReader{
 		Host: a.Host, Pools: a.Pools, Uses: a.Uses, Engines: a.Engines, Disks: a.Disks, Sizes: a.Sizes,
@@ -253,7 +254,7 @@ func (a *components) makeControlSync() {
 	})
 }
 
-// makeMounting makes what mounts datasets, and what knows who uses them.
+// makeMounting creates the components that mount datasets and record who uses them.
 func (a *components) makeMounting() {
 	a.Disks = mounting.NewDisks(a.Host, a.Pools, a.Prober)
 	a.Holders = mounting.NewHolders(a.Host, a.Pools)
@@ -294,7 +295,7 @@ func (a *components) makeMounting() {
 	})
 }
 
-// makeHandover makes what passes datasets from one home to the next.
+// makeHandover creates the components that pass datasets from one home to the next.
 func (a *components) makeHandover() {
 	a.Repairer = handover.NewRepairer(handover.RepairerDeps{
 		Host: a.Host, Guard: a.Config.Guard, Pools: a.Pools, Deadlines: a.Deadlines, Registrar: a.Registrar,
@@ -316,10 +317,10 @@ func (a *components) makeHandover() {
 	})
 }
 
-// repairSoon is handover.Repairer.RepairSoon, for components that are made before the Repairer.
+// repairSoon calls handover.Repairer.RepairSoon, for components that are created before the Repairer.
 func (a *components) repairSoon(id uuid.UUID) { a.Repairer.RepairSoon(id) }
 
-// unmounted starts the work that waits until a dataset is not mounted any more.
+// unmounted starts the work that had to wait until a dataset was unmounted.
 func (a *components) unmounted(id uuid.UUID) {
 	a.Relinquisher.AnswerIfRecalled(id)
 	if _, left := a.Cache.Copy(id); left {
@@ -333,7 +334,7 @@ func (a *components) unmounted(id uuid.UUID) {
 // Standing returns when control was last notified that this agent runs: see lease.Deadlines.Session.
 func (a *Agent) Standing() (renewed, ttl time.Duration) { return a.Deadlines.Session() }
 
-// replicas returns each control replica separately, or the only way to control if there are not several.
+// replicas returns each control replica separately, or s if there is only one.
 func replicas(s api.Service) []api.Service {
 	several, ok := s.(interface{ Apart() []*client.Client })
 	if !ok {
@@ -346,7 +347,7 @@ func replicas(s api.Service) []api.Service {
 	return out
 }
 
-// rounds does the work of each heartbeat besides the report, and reports whether a pool is online again.
+// Rounds does the work of each heartbeat besides the report. It returns true if a pool has come online again.
 func (a *components) Rounds(ctx context.Context) (back bool) {
 	if back = a.PoolOpener.Retry(ctx); back {
 		if err := a.Generations.AnnounceLate(ctx); err != nil {

@@ -7,12 +7,12 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Agent executes every request of the engine for the plugin, which uses nothing else of Drover. Methods are
-// called concurrently; ctx ends when the request's time is up or the engine hangs up. Errors are one line
-// each, shown to the user as they are.
+// Agent executes the requests of the engine. The plugin uses nothing else of Drover. Methods are called concurrently.
+// ctx ends when the time of the request is over or the engine closes the connection. Each error is one line, which the
+// user sees unchanged.
 //
-// The plugin parses the name that an engine sends. The reference has the error if the name is not a spec: the agent
-// decides what that means for each request.
+// The plugin parses the name that an engine sends. If the name cannot be parsed, the reference contains the error, and
+// the agent decides for each request whether it fails.
 type Agent interface {
 	// Activated is called when a process activates the plugin. Caller(ctx) is that process. A Docker
 	// engine activates once in each of its processes. Podman activates in each command.
@@ -22,12 +22,12 @@ type Agent interface {
 	// Mount returns an absolute path that exists and is mounted.
 	Mount(ctx context.Context, ref dataset.Reference, id string) (path string, err error)
 	Unmount(ctx context.Context, ref dataset.Reference, id string) error
-	// Get fails with dataset.ErrNotFound only when there surely is no such
-	// volume; any other error means that it is not known.
+	// Get fails with dataset.ErrNotFound only if the volume certainly does not exist. After any other error it is
+	// unknown whether the volume exists.
 	Get(ctx context.Context, ref dataset.Reference) (Volume, error)
 	List(ctx context.Context) ([]Volume, error)
 	Path(ctx context.Context, ref dataset.Reference) (string, error)
-	// Help is the text that -o help shows.
+	// Help returns the text that "docker volume create -o help" prints.
 	Help(ctx context.Context) string
 }
 
@@ -35,7 +35,7 @@ type Agent interface {
 type Volume struct {
 	Name       string // the bare name, by which Podman knows it
 	Spelling   string // the name by which Docker knows it
-	Mountpoint string // also while nothing is mounted there
+	Mountpoint string // set even while nothing is mounted there
 	CreatedAt  time.Time
 	Status     map[string]any
 }

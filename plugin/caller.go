@@ -16,18 +16,19 @@ func WithCaller(ctx context.Context, caller process.Identity) context.Context {
 	return context.WithValue(ctx, callerKey{}, caller)
 }
 
-// Caller returns the process that opened the connection of a request. The zero value says that it
-// is not known: the socket has another transport, or the process is in a PID namespace that this one
-// does not see, or has ended.
+// Caller returns the process that opened the connection of a request. It returns the zero value if the process is not
+// known: the socket has another transport, or the process has ended, or it is in a PID namespace that this process does
+// not see.
 func Caller(ctx context.Context) process.Identity {
 	caller, _ := ctx.Value(callerKey{}).(process.Identity)
 	return caller
 }
 
-// Tool is the container engine that a request comes from. Empty: another program, or not known.
+// Tool is the container engine that a request comes from. It is empty for another program, or if the program is not
+// known.
 type Tool string
 
-// The engines that are known.
+// These are the known engines.
 const (
 	Docker Tool = "docker"
 	Podman Tool = "podman"
@@ -40,9 +41,8 @@ func WithTool(ctx context.Context, tool Tool) context.Context {
 	return context.WithValue(ctx, toolKey{}, tool)
 }
 
-// ToolOf returns the tool that a request comes from. It is known by the program of the caller's
-// process: the requests of Docker and Podman look alike, and both send the User-Agent of Go's
-// net/http.
+// ToolOf returns the tool that a request comes from. It is determined by the program of the caller's process, because
+// the requests of Docker and Podman look alike, and both send the User-Agent of Go's net/http.
 func ToolOf(ctx context.Context) Tool {
 	tool, _ := ctx.Value(toolKey{}).(Tool)
 	return tool
@@ -62,8 +62,8 @@ func toolOf(caller process.Identity) Tool {
 	return ""
 }
 
-// identifyCaller notes the process that opened a connection (unix(7), SO_PEERCRED), and its tool. Both are
-// looked up now because the PID may be another process's later.
+// identifyCaller adds to the context of a connection the process that opened it (unix(7), SO_PEERCRED) and the tool of
+// the process. Both are looked up at once, because another process may get the same PID later.
 func identifyCaller(ctx context.Context, c net.Conn) context.Context {
 	var u *net.UnixConn
 	switch c := c.(type) {
@@ -75,7 +75,7 @@ func identifyCaller(ctx context.Context, c net.Conn) context.Context {
 		return ctx
 	}
 	cred, err := socket.Peer(u)
-	if err != nil || cred.Pid == 0 { // 0: it is in a PID namespace that is not below this one
+	if err != nil || cred.Pid == 0 { // 0: the process is in a PID namespace that is not below this one
 		return ctx
 	}
 	caller, err := process.Of(int(cred.Pid))

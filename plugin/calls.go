@@ -13,11 +13,11 @@ import (
 
 type manifest struct{ Implements []string }
 
-// routes returns the handler of the nine calls of the protocol. List and
-// Capabilities have no arguments: their retries are answered like any other.
+// routes returns the handler of the nine calls of the protocol. List and Capabilities have no arguments, so a retry of
+// them, which has no body, is answered like any other request.
 //
-// Paths are compared as they are. http.ServeMux would clean them and redirect:
-// a client that follows a redirect could end at another call.
+// Paths are compared unchanged. http.ServeMux would clean a path and redirect, and a client that follows a redirect
+// could reach another call.
 func (s *Server) routes() http.Handler {
 	calls := map[string]http.HandlerFunc{
 		"/Plugin.Activate":           plain(s, "Activate", s.activate),
@@ -62,7 +62,7 @@ func (s *Server) capabilities(context.Context) (any, error) {
 func (s *Server) list(ctx context.Context) (any, error) {
 	all, err := s.agent.List(ctx)
 	if err != nil {
-		s.unseen("List", "", err) // the engine prints the names that it remembers
+		s.unseen("List", "", err) // after an error the engine prints the names that it remembers
 		return nil, err
 	}
 	if ToolOf(ctx) == Podman {
@@ -105,13 +105,14 @@ func (s *Server) get(ctx context.Context, r volume.GetRequest) (any, error) {
 		s.unseen("Get", r.Name, err)
 		return nil, err
 	}
-	// Another name than the one that was asked would be believed.
+	// The engine would accept a name that differs from the requested one, so the answer repeats the requested name.
 	return volume.GetResponse{Volume: &volume.Volume{
 		Name: r.Name, Mountpoint: v.Mountpoint, CreatedAt: created(v.CreatedAt), Status: status(v.Status),
 	}}, nil
 }
 
-// created is empty, and so left out, for a time that RFC 3339 cannot say.
+// created formats a time as RFC 3339. It returns "", so that the field is omitted, if RFC 3339 cannot represent the
+// time.
 func created(t time.Time) string {
 	if t.IsZero() || t.Year() < 0 || t.Year() > 9999 {
 		return ""
@@ -119,10 +120,10 @@ func created(t time.Time) string {
 	return t.Format(time.RFC3339)
 }
 
-// done is the answer of calls that have nothing to say.
+// done is the answer of calls that return no data.
 type done struct{}
 
-// helpText is the one error that has several lines.
+// helpText is the only error with several lines.
 type helpText string
 
 func (h helpText) Error() string { return string(h) }

@@ -1,23 +1,21 @@
-// Package plugin translates between Docker's volume plugin protocol and the
-// agent of this host, and does nothing else.
+// Package plugin is the server of Docker's volume plugin protocol. It translates each call of an engine into a call of
+// Agent, and the result into an answer. The daemon of the agent creates a Server for its plugin socket. Package agent
+// implements Agent. Other packages of the agent use Volume, and Tool and Caller, which say which process sent a
+// request. A Server stores nothing about volumes. It counts the running calls, under a lock, so that Shutdown can wait
+// for them.
 //
-// What the engine does with an answer decides what it may be:
+// The reaction of the engine to an answer determines which answers are possible:
 //
-//   - An error is an Err with status 500, as docker/go-plugins-helpers answers it.
-//     Podman looks at the status only: with 200 it takes a refused Create for a
-//     new volume, and runs a container on its own folder when Mount was refused.
-//     The Docker engine takes either, and puts the name of the call before the
-//     text of any other status than 200 (pkg/plugins/client.go and errors.go of
-//     moby). It retries neither, and a Get with status 500 is to it what a Get
-//     with an Err is. A request that cannot be understood is answered with the
-//     4xx status that says why, and an Err as well.
-//   - A request without a body is the engine's own retry of a call whose
-//     connection broke; the body was spent on the first attempt. It names no
-//     volume, so nothing is done and nothing is believed (moby#35459, #39331).
-//   - Every Err of Get means "no such volume": the engine drops its record of
-//     the volume, and which containers use it. Only an error of the transport
-//     keeps the record. See server.unknown for what is done about it.
-//   - A Mount that succeeds without a path gives the container the runtime's own
-//     folder; a null among the volumes of a List ends the engine; a time that is
-//     not RFC 3339, or a Status that is no object, makes a volume unknown.
+//   - An error is an Err with status 500, as docker/go-plugins-helpers answers it. Podman looks only at the status: with
+//     200 it takes a refused Create for a new volume, and if Mount was refused it runs the container on a folder of
+//     Podman. The Docker engine accepts either status. For any status other than 200 it puts the name of the call before
+//     the text (pkg/plugins/client.go and errors.go of moby). It retries neither, and treats a Get with status 500 like a
+//     Get with an Err. A request that cannot be understood is answered with the matching 4xx status and an Err.
+//   - A request without a body is the engine's retry of a call whose connection broke: the first attempt consumed the
+//     body. The request names no volume, so it is refused and nothing is done (moby#35459, #39331).
+//   - Every Err of Get means "no such volume": the engine drops its record of the volume and of the containers that use
+//     it. It keeps the record only after an error of the transport. So if Get fails and the volume may exist, the plugin
+//     breaks the connection: see mayReachEngine and hangUp.
+//   - A Mount that succeeds without a path gives the container a folder of the runtime. A null among the volumes of a
+//     List crashes the engine. A time that is not RFC 3339, or a Status that is not an object, makes a volume unknown.
 package plugin

@@ -11,19 +11,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The engine keeps its record of a volume only when Get fails in the transport.
-// Closing the connection before an answer is such a failure, but then it tries
-// again, for 15 seconds in all, while the name is locked and, at its start,
-// nothing else goes on. What it does not try again is an answer whose header has
-// arrived and whose body breaks with a network error (pkg/plugins/client.go,
-// volume/service/store.go of moby: net.Error). A unix socket gives its peer that
-// error, ECONNRESET, when it is closed with unread bytes (unix(7)). So each
-// connection leaves its last byte unread until there is a further one.
+// The engine keeps its record of a volume after a failed Get only if the transport failed. Closing the connection
+// before an answer is such a failure, but the engine then tries again for 15 seconds in all. Meanwhile the name is
+// locked, and while the engine starts, nothing else continues.
+//
+// The engine does not try again if the header of an answer has arrived and the body ends with a network error
+// (pkg/plugins/client.go, volume/service/store.go of moby: net.Error). A unix socket that is closed with unread bytes
+// gives its peer such an error, ECONNRESET (unix(7)). So each connection leaves its last byte unread until another byte
+// arrives.
 
-// holding makes the connections of a listener ones that can be reset.
-type holding struct{ net.Listener }
+// resettableListener accepts connections that hangUp can reset.
+type resettableListener struct{ net.Listener }
 
-func (h holding) Accept() (net.Conn, error) {
+func (h resettableListener) Accept() (net.Conn, error) {
 	c, err := h.Listener.Accept()
 	if err != nil {
 		return nil, err
@@ -36,11 +36,12 @@ func (h holding) Accept() (net.Conn, error) {
 	return c, nil
 }
 
-// heldConn reads the available bytes by peeking, and takes all but the last byte.
+// heldConn is a connection that leaves the last byte that it has returned unread in the socket. Read peeks at the
+// available bytes and takes all but the last one.
 type heldConn struct {
 	*net.UnixConn
 	raw     syscall.RawConn
-	held    int // 1 when the byte at the head of the queue has been given out
+	held    int // 1 if Read has already returned the first byte in the socket
 	discard [4 << 10]byte
 }
 
@@ -49,7 +50,7 @@ func hold(c *net.UnixConn) (*heldConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	// From now on a peek begins after the bytes of the last one: socket(7).
+	// SO_PEEK_OFF makes a peek begin after the bytes of the previous peek: socket(7).
 	cerr := raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PEEK_OFF, 0) })
 	if err := errors.Join(err, cerr); err != nil {
 		return nil, err
@@ -77,7 +78,7 @@ func (c *heldConn) Read(p []byte) (n int, err error) {
 	return n, nil
 }
 
-// advance peeks at the new bytes, and takes the seen ones, except for the last byte.
+// advance peeks at the new bytes, and takes all bytes that it has seen except for the last one.
 func (c *heldConn) advance(fd int, p []byte) (int, error) {
 	n, err := retry(func() (int, error) {
 		n, _, err := unix.Recvfrom(fd, p, unix.MSG_PEEK|unix.MSG_DONTWAIT)
@@ -87,7 +88,7 @@ func (c *heldConn) advance(fd int, p []byte) (int, error) {
 		return 0, err
 	}
 	for seen := c.held + n; seen > 1; {
-		// Not unix.Read: of the two the race detector knows this one.
+		// syscall.Read and not unix.Read, because the race detector knows only the former.
 		took, err := retry(func() (int, error) { return syscall.Read(fd, c.discard[:seen-1]) })
 		if err != nil {
 			return 0, err
@@ -107,11 +108,11 @@ func retry(f func() (int, error)) (int, error) {
 	}
 }
 
-// Close takes the last byte, so that the peer sees an ordinary end.
+// Close takes the last byte, so that the peer sees an ordinary end of the connection.
 func (c *heldConn) Close() error {
-	last := make([]byte, 1) // a Read may be under way and use discard
+	last := make([]byte, 1) // not discard, which a concurrent Read may be using
 	_ = c.raw.Control(func(fd uintptr) {
-		_, _, _ = unix.Recvfrom(int(fd), last, unix.MSG_DONTWAIT) // nothing there: nothing to do
+		_, _, _ = unix.Recvfrom(int(fd), last, unix.MSG_DONTWAIT) // an error means that there is no byte to take
 	})
 	return c.UnixConn.Close()
 }
@@ -119,8 +120,8 @@ func (c *heldConn) Close() error {
 const brokenAnswer = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\nConnection: " +
 	"close\r\n\r\n"
 
-// hangUp ends the connection of a call in such a way that the engine knows no
-// more than before, and does not ask again where that can be had.
+// hangUp ends the connection of a call without an answer that the engine could use. If the connection is a heldConn,
+// the engine does not send the call again.
 func hangUp(w http.ResponseWriter) {
 	conn, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {

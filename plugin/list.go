@@ -7,8 +7,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// volumeList is the answer of List. The engine looks at names and mountpoints
-// alone and asks Get for the rest, so nothing else is sent.
+// volumeList is the answer of List. It contains only names and mountpoints, because the engine calls Get for the rest.
 type volumeList []Volume
 
 // bareNames returns each volume once, by its name without a profile or source. Podman refuses names
@@ -31,8 +30,7 @@ func bareNames(all []Volume) []Volume {
 // chunk is the size of one write.
 const chunk = 32 << 10
 
-// write encodes the list piece by piece: the memory that it takes does not grow
-// with the number of volumes.
+// write encodes the list piece by piece, so that its memory does not grow with the number of volumes.
 func (l volumeList) write(w io.Writer) error {
 	buf := make([]byte, 0, chunk+1<<10)
 	buf = append(buf, `{"Volumes":[`...)
@@ -60,7 +58,7 @@ func (l volumeList) write(w io.Writer) error {
 func appendString(buf []byte, s string) []byte {
 	for i := range len(s) {
 		if c := s[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
-			text, _ := json.Marshal(s) // of a string: cannot fail
+			text, _ := json.Marshal(s) // json.Marshal of a string cannot fail
 			return append(buf, text...)
 		}
 	}

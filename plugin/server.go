@@ -12,43 +12,41 @@ import (
 	"time"
 )
 
-// The engine gives Create and Mount two minutes and all others one. Here they
-// get a little less than half of that, so that the user is told why and not that
-// a context has ended.
+// The engine waits two minutes for Create and Mount, and one minute for all other calls. The limits here are a little
+// less than half of those, so that the user sees the reason and not that a context has ended.
 const (
 	longCall  = 55 * time.Second
 	shortCall = 25 * time.Second
-	// writeTimeout has to be longer than any call lasts.
+	// writeTimeout must be longer than any call takes.
 	writeTimeout = 130 * time.Second
 	readTimeout  = 10 * time.Second
 )
 
-// Options are the options of a server besides its agent. The functions must be
-// safe for concurrent use; nil ones are not called.
+// Options are the options of a server besides its agent. The functions must be safe for concurrent use. A nil function
+// is not called.
 type Options struct {
 	// Global says that every engine of a cluster sees the same volumes.
 	Global bool
-	// Panicked is told which call of the agent panicked, with what and where.
+	// Panicked is called when a call of the agent panics, with the name of the call, the value and the stack.
 	Panicked func(call string, value any, stack []byte)
-	// Unseen is told of the errors of Get and List, which the engine keeps to
-	// itself.
+	// Unseen is called with the errors of Get and List that the engine does not show to the user.
 	Unseen func(call, spelling string, err error)
 }
 
-// Server answers an engine. It is safe for concurrent use.
+// Server answers the calls of engines. Its methods are safe for concurrent use.
 type Server struct {
 	agent Agent
 	opts  Options
 	http  *http.Server
-	stop  context.CancelFunc // ends the contexts of the calls under way
+	stop  context.CancelFunc // ends the contexts of the running calls
 
 	mu      sync.Mutex
-	calls   int           // under way
-	closing bool          // it waits only for running requests
-	idle    chan struct{} // closed when closing and none is under way
+	calls   int           // number of running calls
+	closing bool          // Shutdown waits for the running calls
+	idle    chan struct{} // closed when closing is true and no call runs
 }
 
-// New returns a server that asks the agent.
+// New returns a Server that has agent execute the calls.
 func New(agent Agent, opts Options) *Server {
 	ctx, stop := context.WithCancel(context.Background())
 	s := &Server{agent: agent, opts: opts, stop: stop, idle: make(chan struct{})}
@@ -58,21 +56,21 @@ func New(agent Agent, opts Options) *Server {
 		ConnContext:       identifyCaller,
 		ReadHeaderTimeout: readTimeout,
 		WriteTimeout:      writeTimeout,
-		// Idle connections stay: to end one would race with a call of the engine,
-		// whose retry has no body.
+		// Idle connections are kept, because closing one could coincide with a call of the engine, whose retry has no
+		// body.
 		IdleTimeout:    -1,
 		MaxHeaderBytes: 64 << 10,
-		ErrorLog:       log.New(io.Discard, "", 0), // of peers that went away
+		ErrorLog:       log.New(io.Discard, "", 0), // it would log peers that closed the connection
 	}
 	return s
 }
 
-// Serve answers on l until Shutdown and returns http.ErrServerClosed then, or
-// else the error that keeps it from accepting. It closes l.
-func (s *Server) Serve(l net.Listener) error { return s.http.Serve(holding{l}) }
+// Serve answers calls on l until Shutdown is called, and then returns http.ErrServerClosed. If it can no longer accept
+// connections, it returns the reason. It closes l.
+func (s *Server) Serve(l net.Listener) error { return s.http.Serve(resettableListener{l}) }
 
-// Shutdown closes the listeners, and waits for the calls under way. When ctx ends
-// first, their contexts end and their connections are closed, and it fails.
+// Shutdown closes the listeners and waits for the running calls. If ctx ends first, Shutdown cancels the calls, closes
+// their connections and returns an error.
 func (s *Server) Shutdown(ctx context.Context) error {
 	defer s.stop()
 	err := s.http.Shutdown(ctx)
@@ -98,7 +96,7 @@ func (s *Server) close() {
 	}
 }
 
-// begin counts a call; the function that it returns ends it.
+// begin counts a running call. The caller calls end when the call has ended.
 func (s *Server) begin() (end func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -111,13 +109,13 @@ func (s *Server) begin() (end func()) {
 	}
 }
 
-// finish tells Shutdown once nothing is under way. The lock is held.
+// finish closes idle if Shutdown was called and no call runs. The caller holds mu.
 func (s *Server) finish() {
 	if !s.closing || s.calls > 0 {
 		return
 	}
 	select {
-	case <-s.idle: // a connection that was accepted as the last moment passed
+	case <-s.idle: // already closed: a connection was accepted just before its listener was closed
 	default:
 		close(s.idle)
 	}

@@ -28,11 +28,11 @@ var errTooLarge = dataset.Errorf(dataset.ErrInvalid, "request of more than %d by
 var errNoBody = dataset.Errorf(dataset.ErrInvalid,
 	"the connection broke and the engine asked again without saying what (nothing was done: do it again)")
 
-// call is one of the protocol's that names a volume.
+// call is a call of the protocol that names a volume.
 type call struct {
 	name  string
 	limit time.Duration
-	// keeps says that an error of this call makes the engine forget the volume and its users.
+	// keeps says that an Err in the answer to this call makes the engine forget the volume and its users.
 	keeps bool
 }
 
@@ -44,7 +44,7 @@ func named[R any](s *Server, c call, f func(context.Context, R) (any, error)) ht
 		err := read(w, r, &req)
 		switch {
 		case err != nil && c.keeps && errors.Is(err, errNoBody):
-			hangUp(w) // for which volume is not known, and it may well exist
+			hangUp(w) // the request does not say which volume it means, and that volume may exist
 			return
 		case errors.Is(err, errTooLarge):
 			refuse(w, http.StatusRequestEntityTooLarge, err)
@@ -58,7 +58,7 @@ func named[R any](s *Server, c call, f func(context.Context, R) (any, error)) ht
 		switch {
 		case err == nil:
 			answer(w, http.StatusOK, v)
-		case c.keeps && !sayable(err):
+		case c.keeps && !mayReachEngine(err):
 			hangUp(w)
 		default:
 			refuse(w, http.StatusInternalServerError, err)
@@ -66,7 +66,7 @@ func named[R any](s *Server, c call, f func(context.Context, R) (any, error)) ht
 	}
 }
 
-// plain answers a call without arguments; it does not read the body.
+// plain answers a call without arguments. It does not read the body.
 func plain(s *Server, name string, f func(context.Context) (any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		defer s.begin()()
@@ -79,7 +79,7 @@ func plain(s *Server, name string, f func(context.Context) (any, error)) http.Ha
 	}
 }
 
-// limited calls f with a deadline and turns a panic into an error.
+// limited calls f with a deadline, and returns a panic of f as an error.
 func limited(ctx context.Context, s *Server, name string, limit time.Duration,
 	f func(context.Context) (any, error)) (v any, err error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
@@ -99,12 +99,11 @@ func limited(ctx context.Context, s *Server, name string, limit time.Duration,
 	return v, err
 }
 
-// sayable reports whether an error of Get may reach the engine, which takes any
-// for "no such volume". It may where the volume surely is not, or not as it was
-// asked for, and where control is away: the agent knows the volumes that its
-// engine has used, so the engine has nothing to forget, goes on to Create, and
-// shows the reason that Create gives. After any other error it is unknown whether the volume exists.
-func sayable(err error) bool {
+// mayReachEngine reports whether the engine may see an error of Get, which it always takes for "no such volume". It may
+// if the volume certainly does not exist, or not as it was requested. It may also if control is unreachable: the agent
+// knows all volumes that its engine has used, so the engine has nothing to forget. It continues with Create and shows
+// the error of Create. After any other error it is unknown whether the volume exists.
+func mayReachEngine(err error) bool {
 	switch dataset.KindOf(err) {
 	case dataset.ErrNotFound, dataset.ErrInvalid, dataset.ErrUnsupported, dataset.ErrAmbiguous,
 		dataset.ErrExists, dataset.ErrForbidden, dataset.ErrUnavailable:
@@ -119,10 +118,10 @@ func (s *Server) unseen(call, spelling string, err error) {
 	}
 }
 
-// read reads the body of a request. Unknown fields are those of a newer engine.
+// read decodes the body of a request. It ignores unknown fields, which a newer engine may send.
 func read(w http.ResponseWriter, r *http.Request, v any) error {
-	// The deadline is the kernel's, so the clock is the system's. It must not
-	// outlast the body: it would end the context of the call.
+	// The deadline is applied to the socket, so it uses the system's clock. It is removed after the body was read,
+	// because it would otherwise end the context of the call.
 	conn := http.NewResponseController(w)
 	_ = conn.SetReadDeadline(clock.Deadline(readTimeout))
 	defer func() { _ = conn.SetReadDeadline(time.Time{}) }()
@@ -150,7 +149,7 @@ func refuse(w http.ResponseWriter, status int, err error) {
 	answer(w, status, volume.NewErrorResponse(prefix+strings.TrimPrefix(line, prefix)))
 }
 
-// answer writes v as JSON. Whoever asked may be gone.
+// answer writes v as JSON. It ignores errors, because the engine may have closed the connection.
 func answer(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Content-Type", sdk.DefaultContentTypeV1_1)
 	w.WriteHeader(status)
@@ -161,7 +160,7 @@ func answer(w http.ResponseWriter, status int, v any) {
 	_ = json.NewEncoder(w).Encode(v)
 }
 
-// status returns a Status that surely is a JSON object.
+// status returns m if it can be encoded as a JSON object, and otherwise an object with the reason.
 func status(m map[string]any) map[string]any {
 	if _, err := json.Marshal(m); err != nil {
 		return map[string]any{"problem": "status that is no JSON: " + err.Error()}

@@ -1,5 +1,11 @@
-// Package member makes a host a member of a cluster, and keeps it one: it joins with a
-// token, renews the certificate, and hears which roots and certificates are good.
+// Package member makes a host a member of a cluster and keeps its certificate valid. Join exchanges a token for a
+// certificate. Member renews the certificate and learns from control which root certificates are valid and which nodes
+// were removed.
+//
+// The daemon of the agent is the only caller. It calls Join or Open before it creates the agent, and runs Member.Keep
+// until the agent stops. The certificate and its key are files in a directory (pki.NodeFiles), beside the request of an
+// unfinished join (join.pem). In memory, a Member has the same certificate (pki.Credentials) and the list of removed
+// nodes. Both can be read while Keep replaces them.
 package member
 
 import (
@@ -21,24 +27,26 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 )
 
-// Joining is how a host asks to be let in.
+// Joining is the request of a host to join a cluster.
 type Joining struct {
-	Dir      string // of the certificate; made when it is not there
+	Dir      string // directory of the certificate; it is made if it does not exist
 	Replicas []string
 	Token    string
-	Name     string    // what the node is to be called, unless the token says
-	Node     uuid.UUID // what the host has been so far; nil: nothing
+	Name     string    // name of the node, unless the token determines it
+	Node     uuid.UUID // the node that this host has been so far; uuid.Nil: none
 	Clock    clock.Clock
 }
 
-// requestFile keeps the request until its answer is in place, so that a host that is cut
-// short asks for the same again: a token is good for one request.
+// requestFile is the name of the file with the request of a join. The file exists until the certificate is written, so
+// that a host which crashes in between sends the same request again: a token is valid for one request.
 const requestFile = "join.pem"
 
-// Join lets this host in and puts the certificate in place, by one of the replicas. A
-// host that has a certificate of the cluster which is good stays what it is, and its token
-// unused. Safe to repeat after a crash. ErrForbidden when the token, or the control that
-// answers, is not believed; ErrUnavailable when none answers.
+// Join makes this host a member of the cluster of the token, through any of the replicas, and writes the certificate to
+// j.Dir. If the host already has a valid certificate, Join keeps it and does not use the token. Join can be repeated
+// after a crash.
+//
+// It fails with ErrForbidden if the token is refused or if the control that answers is not the one of the token. It
+// fails with ErrUnavailable if no replica answers.
 func Join(ctx context.Context, j Joining) (*pki.Pair, error) {
 	token, err := pki.ParseToken(j.Token)
 	if err != nil {
@@ -75,7 +83,7 @@ func Join(ctx context.Context, j Joining) (*pki.Pair, error) {
 	return pair, forgetRequest(j.Dir)
 }
 
-// forgetRequest removes the request whose answer is in place: its key is the node's.
+// forgetRequest removes the request of a join whose certificate is written. The key in the request is the node's key.
 func forgetRequest(dir string) error {
 	err := os.Remove(filepath.Join(dir, requestFile))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -84,7 +92,7 @@ func forgetRequest(dir string) error {
 	return errors.Join(err, durable.SyncDir(dir))
 }
 
-// pending is the request that was begun, or a new one.
+// pending returns the stored request of an unfinished join, or stores a new one.
 func pending(path string) (*pki.Request, error) {
 	req, err := pki.LoadRequest(path)
 	if err == nil || !errors.Is(err, dataset.ErrNotFound) && !errors.Is(err, dataset.ErrCorrupt) {
@@ -96,7 +104,8 @@ func pending(path string) (*pki.Request, error) {
 	return req, req.Save(path)
 }
 
-// ask uses the token up, in that cluster alone, unless it is nil.
+// ask sends the request to control, which uses up the token, and returns the checked certificate. Unless cluster is
+// uuid.Nil, only a control of that cluster is accepted.
 func (j Joining) ask(ctx context.Context, token pki.Token, cluster uuid.UUID, req *pki.Request) (*pki.Pair, error) {
 	c, err := client.NewTLS("https://"+strings.Join(j.Replicas, ",https://"), pki.Pinned(token.CA, cluster, j.Clock))
 	if err != nil {

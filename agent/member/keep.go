@@ -17,13 +17,14 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 )
 
-// Control is what of control a member asks; *client.Client implements it.
+// Control is the part of control's API that a Member uses. *client.Client implements it.
 type Control interface {
 	Trust(ctx context.Context) (api.Trust, error)
 	Certify(ctx context.Context, node uuid.UUID, r api.Certification) (pki.Signed, error)
 }
 
-// Member keeps a host's certificate good. Safe for concurrent use.
+// Member keeps a host's certificate valid. Its methods are safe for concurrent use, but only one goroutine may call
+// Keep or Look.
 type Member struct {
 	files       pki.Files
 	clock       clock.Clock
@@ -31,8 +32,8 @@ type Member struct {
 	revoked     atomic.Pointer[[]api.Revoked]
 }
 
-// Open reads the certificate of a host that has joined. ErrNotFound when it has not,
-// ErrCorrupt for a certificate that cannot be read.
+// Open returns the Member of a host that has joined a cluster. It fails with ErrNotFound if the host has not joined,
+// and with ErrCorrupt if the certificate cannot be read.
 func Open(dir string, clk clock.Clock) (*Member, error) {
 	m := &Member{files: pki.NodeFiles(dir), clock: clk}
 	pair, err := pki.LoadPair(m.files)
@@ -48,7 +49,7 @@ func Open(dir string, clk clock.Clock) (*Member, error) {
 	if err != nil {
 		return nil, err
 	}
-	// A crash can leave the request of a join whose answer is in place.
+	// A crash can leave the request of a join whose certificate is written.
 	if req, err := pki.LoadRequest(filepath.Join(dir, requestFile)); err == nil && req.For(pair) {
 		if err := forgetRequest(dir); err != nil {
 			return nil, err
@@ -58,13 +59,13 @@ func Open(dir string, clk clock.Clock) (*Member, error) {
 	return m, nil
 }
 
-// Credentials are the host's, for connections to control and to peers.
+// Credentials returns the credentials of this host, for connections to control and to peers.
 func (m *Member) Credentials() *pki.Credentials { return m.credentials }
 
-// Identity is who the host is.
+// Identity returns the cluster and the node of this host's certificate.
 func (m *Member) Identity() pki.Identity { return m.credentials.Pair().Identity }
 
-// isRevoked refuses peers that control said are no more.
+// isRevoked fails with ErrForbidden for a node that control reported as removed from the cluster.
 func (m *Member) isRevoked(id pki.Identity, _ *x509.Certificate) error {
 	list := m.revoked.Load()
 	if list == nil || id.Kind != pki.Node {
@@ -84,16 +85,17 @@ const (
 	failAgain = time.Hour // between two reports of the same failure
 )
 
-// Keep asks control every minute which roots and certificates are valid, until ctx ends. It renews the certificate
-// when a third of its life is left, or when the cluster's authority has another root. It calls failed with
-// each failure, at most once an hour with the same one, also if failures take turns. That control is
-// unreachable counts as a failure only when the certificate ends soon.
+// Keep asks control every minute which root certificates are valid and which nodes were removed, until ctx ends. It
+// renews the certificate when a third of its life is left, or when the cluster's authority has another root.
+//
+// It calls failed with each failure. It reports the same failure at most once an hour, even if failures alternate. An
+// unreachable control is reported as a failure only if the certificate ends soon.
 func (m *Member) Keep(ctx context.Context, control Control, failed func(error)) {
 	told := map[string]time.Duration{} // when failed was called with a failure, at most an hour ago
 	for {
 		err := m.Look(ctx, control)
 		now := m.clock.Steady()
-		if err != nil && ctx.Err() == nil && m.worth(err) {
+		if err != nil && ctx.Err() == nil && m.shouldReport(err) {
 			maps.DeleteFunc(told, func(_ string, at time.Duration) bool { return now-at >= failAgain })
 			if _, ok := told[err.Error()]; !ok {
 				told[err.Error()] = now
@@ -108,14 +110,15 @@ func (m *Member) Keep(ctx context.Context, control Control, failed func(error)) 
 	}
 }
 
-// worth reports whether a failure should be reported. That control is unreachable is reported by others already.
-func (m *Member) worth(err error) bool {
+// shouldReport reports whether Keep reports a failure. An unreachable control is reported elsewhere, so shouldReport is
+// true for it only in the second half of the time between the date of renewal and the end of the certificate.
+func (m *Member) shouldReport(err error) bool {
 	leaf := m.credentials.Pair().Chain[0]
 	return dataset.KindOf(err) != dataset.ErrUnavailable ||
 		m.clock.Now().After(pki.RenewAt(leaf).Add(leaf.NotAfter.Sub(pki.RenewAt(leaf))/2))
 }
 
-// Look does once what Keep does.
+// Look asks control once, and renews the certificate if that is due: see Keep.
 func (m *Member) Look(ctx context.Context, control Control) error {
 	trust, err := control.Trust(ctx)
 	if err != nil {
