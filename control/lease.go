@@ -102,7 +102,7 @@ func (s *Service) Yield(ctx context.Context, node uuid.UUID, y api.Yield) error 
 func releaseLease(t *record.Tx, op dataset.Operation) error {
 	var d dataset.Dataset
 	there, err := t.Get(record.DatasetKey(op.DatasetID), &d)
-	if err != nil || !there || d.Move != op.ID || d.Home == uuid.Nil { // without a home the dataset is destroyed, and its lease too
+	if err != nil || !there || d.Move != op.ID || d.Home == uuid.Nil { // no home: the data is destroyed
 		return err
 	}
 	lease, err := t.Lease(d)

@@ -1,5 +1,9 @@
-// Package deletion decides on the end of volumes: deletes, the trash, purges, and superseded copies of datasets. Each
-// decision reads and writes one record.Tx.
+// Package deletion decides on the end of volumes: deletes, the trash, purges, and superseded copies of datasets.
+//
+// Package control calls a Plan function for a request. The matching Commit function records the result that the agent
+// reports; a Settle function records a decision that needs no agent. Package housekeeping calls Condemn for expired
+// trash, and package noderemoval removes records with ClearHome and DeleteSnapshots. Each decision reads and writes one
+// record.Tx, whose commit checks every record that was read. Deleter keeps no state.
 package deletion
 
 import (
@@ -27,11 +31,13 @@ type Deps struct {
 	Clock     clock.Clock
 }
 
-// Deleter decides on deletes, and on datasets in the trash and superseded copies. It has no state of its own.
+// Deleter decides on deletes, on datasets in the trash, and on superseded copies. It has no state. Its methods are safe
+// for concurrent use.
 type Deleter struct{ Deps }
 
-// PlanDelete decides to delete a volume. Its home does that, when the dataset is not in use. A volume whose home is
-// unreachable is deleted by control, and only if a person confirms it; node is the node that plans.
+// PlanDelete decides to delete a volume. The home deletes it when the dataset is not in use. If the home is
+// unreachable, control deletes the volume, and only if a person confirms that the home is fenced. node is the node that
+// plans the delete itself, if any.
 func (r *Deleter) PlanDelete(t *record.Tx, node uuid.UUID, req api.Request) (*dataset.Operation, *dataset.Dataset,
 	error) {
 	d, err := t.Volume(req.Volume)
@@ -51,7 +57,7 @@ func (r *Deleter) PlanDelete(t *record.Tx, node uuid.UUID, req api.Request) (*da
 			return nil, nil, err
 		}
 	}
-	if req.Force { // only then is a protection overridden that is set meanwhile
+	if req.Force { // only a forced delete overrides a protection that is set meanwhile
 		next := d
 		next.Protected = false
 		op.Dataset = &next
@@ -60,12 +66,12 @@ func (r *Deleter) PlanDelete(t *record.Tx, node uuid.UUID, req api.Request) (*da
 	return op, nil, protected(d)
 }
 
-// WithoutHome reports whether an operation is a delete that control does itself, because the home is unreachable.
+// WithoutHome reports whether an operation is a delete that control carries out itself because the home is unreachable.
 func WithoutHome(op dataset.Operation) bool {
 	return op.Kind == dataset.OpDelete && op.From != uuid.Nil
 }
 
-// deletable refuses to delete a volume through a home that is unreachable, because it may be in use there.
+// deletable fails if the home of a volume is unreachable, because the volume may be in use there.
 func (r *Deleter) deletable(t *record.Tx, d dataset.Dataset) error {
 	if !r.Shared {
 		return nil
@@ -83,8 +89,8 @@ func (r *Deleter) deletable(t *record.Tx, d dataset.Dataset) error {
 			"drover volume rm %s --force --fenced %s)", d.Volume, home, relocation.IsAway(since), d.Volume, home)
 }
 
-// deletableWithout refuses to delete a volume without its home, unless that node is unreachable and a person
-// confirms that it is fenced.
+// deletableWithout fails unless a volume may be deleted without its home: the home must be unreachable, and a person
+// must confirm that it is fenced.
 func (r *Deleter) deletableWithout(t *record.Tx, d dataset.Dataset, req api.Request) error {
 	what := "delete of volume " + d.Volume
 	switch {
@@ -106,9 +112,9 @@ func (r *Deleter) deletableWithout(t *record.Tx, d dataset.Dataset, req api.Requ
 	return err
 }
 
-// SettleDelete deletes a volume whose home is unreachable. Nobody has looked at the data there, so the volume
-// goes to the trash even if the profile would have it destroyed. Its home and epoch stay: when the home is
-// back it finds the volume in the trash, and does not open it.
+// SettleDelete deletes a volume whose home is unreachable. Nobody has examined the data there, so the volume goes to
+// the trash even if the profile says that it is destroyed. Home and epoch stay: when the home is reachable again, it
+// finds the volume in the trash and does not open it.
 func (r *Deleter) SettleDelete(t *record.Tx, op dataset.Operation) error {
 	d, err := record.CurrentDataset(t, op)
 	if err != nil {
@@ -127,8 +133,8 @@ func (r *Deleter) SettleDelete(t *record.Tx, op dataset.Operation) error {
 	return r.throw(t, &d, "in the trash, without node "+home+": --fenced "+home)
 }
 
-// endDeletes ends the pending deletes of a dataset's home. Otherwise the volume would be deleted again if it
-// was brought back from the trash before the home is back.
+// endDeletes ends the pending deletes of a dataset's home. Otherwise the home would delete the volume again if it was
+// restored from the trash before the home is reachable again.
 func (r *Deleter) endDeletes(t *record.Tx, d dataset.Dataset) error {
 	work, err := record.OpenWork(t, d.Home)
 	if err != nil {
@@ -156,7 +162,7 @@ func protected(d dataset.Dataset) error {
 		d.Volume)
 }
 
-// CommitDelete removes the name. By the profile, the data goes to the trash or is destroyed.
+// CommitDelete removes the name. The profile says whether the data goes to the trash or is destroyed.
 func (r *Deleter) CommitDelete(t *record.Tx, op dataset.Operation, out *api.Committed) error {
 	d, err := record.CurrentDataset(t, op)
 	if err != nil {
@@ -186,7 +192,7 @@ func (r *Deleter) CommitDelete(t *record.Tx, op dataset.Operation, out *api.Comm
 	return r.throw(t, &d, "in the trash")
 }
 
-// releaseName removes a volume's name by an operation.
+// releaseName removes the claim of a volume's name. op is the operation that deletes the volume.
 func releaseName(t *record.Tx, d *dataset.Dataset, op uuid.UUID) error {
 	var c record.Claim
 	if ok, err := t.Get(record.NameKey(d.Volume), &c); err != nil {
@@ -200,7 +206,8 @@ func releaseName(t *record.Tx, d *dataset.Dataset, op uuid.UUID) error {
 	return nil
 }
 
-// throw puts a dataset in the trash for the time that its profile says; without one, until someone purges it.
+// throw puts a dataset in the trash for the time that its profile says. Without a time, it stays until a person purges
+// it.
 func (r *Deleter) throw(t *record.Tx, d *dataset.Dataset, detail string) error {
 	now := r.Clock.Now()
 	record.RemoveGuests(t, d) // a person confirmed that the remaining guests are fenced
@@ -215,7 +222,7 @@ func (r *Deleter) throw(t *record.Tx, d *dataset.Dataset, detail string) error {
 	return t.PutDataset(*d)
 }
 
-// Condemn marks a dataset for destruction: the agent of its home destroys it, and nothing brings it back.
+// Condemn marks a dataset for destruction: the agent of its home destroys it, and it cannot be restored.
 func Condemn(t *record.Tx, d *dataset.Dataset, event, detail string) error {
 	record.RemoveGuests(t, d)
 	d.State = dataset.StatePurging

@@ -8,8 +8,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// PlanDiscard decides to discard a superseded head: the only one of a volume, or that of the named node.
-// dataset.ErrNotFound if there is none, ErrAmbiguous if there are several.
+// PlanDiscard decides to discard a superseded head of a volume. If the request names no node, the volume must have only
+// one. dataset.ErrNotFound if there is none, ErrAmbiguous if there are several.
 func PlanDiscard(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, c, err := supersededCopy(t, req)
 	if err != nil {
@@ -66,8 +66,8 @@ func supersededCopy(t *record.Tx, req api.Request) (d dataset.Dataset, c dataset
 		"volume %s: several nodes have a superseded copy of it (add the node)", d.Volume)
 }
 
-// NoSupersededCopy fails with dataset.ErrConflict if a node keeps a superseded head of the dataset: only a person
-// discards that, it does not expire.
+// NoSupersededCopy fails with dataset.ErrConflict if a node keeps a superseded head of the dataset. Such a head does
+// not expire: only a person discards it.
 func NoSupersededCopy(t *record.Tx, d dataset.Dataset) error {
 	for _, node := range d.Copies {
 		var c dataset.Copy
@@ -89,7 +89,7 @@ func NoSupersededCopy(t *record.Tx, d dataset.Dataset) error {
 	return nil
 }
 
-// SettleDiscard has the node destroy its superseded head.
+// SettleDiscard condemns a superseded head, so that its node destroys it.
 func SettleDiscard(t *record.Tx, op dataset.Operation) error {
 	d, err := t.Dataset(op.DatasetID)
 	if err != nil {

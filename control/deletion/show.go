@@ -10,9 +10,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// PlanShow decides that a person may look at a superseded head: its node mounts it read-only, or unmounts it.
-// Whether and where it is mounted is recorded with the copy. Idempotent. Errors as those of planDiscard;
-// dataset.ErrOffline if the node that must mount it is unreachable.
+// PlanShow decides that a node mounts its superseded head read-only for a person, or unmounts it. Whether and where it
+// is mounted is recorded with the copy. Idempotent. Errors as those of PlanDiscard; dataset.ErrOffline if the node that
+// must mount it is unreachable.
 func (r *Deleter) PlanShow(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, c, err := supersededCopy(t, req)
 	if err == nil && req.Kind == dataset.OpShow {
@@ -26,7 +26,7 @@ func (r *Deleter) PlanShow(t *record.Tx, req api.Request) (*dataset.Operation, *
 	return op, nil, nil
 }
 
-// answers fails with dataset.ErrOffline if the node that keeps a head is unreachable.
+// answers fails with dataset.ErrOffline if the node that keeps a superseded head is unreachable.
 func (r *Deleter) answers(t *record.Tx, d dataset.Dataset, node uuid.UUID) error {
 	if !r.Shared {
 		return nil
@@ -44,8 +44,8 @@ func (r *Deleter) answers(t *record.Tx, d dataset.Dataset, node uuid.UUID) error
 			"node ls)", d.Volume, name, relocation.IsAway(since))
 }
 
-// SettleShow has the node mount or unmount a superseded head. The report on an earlier attempt is removed,
-// because the caller waits for a new one.
+// SettleShow requests the mount or unmount of a superseded head from its node. It removes the report on an earlier
+// attempt, because the caller waits for a new one.
 func SettleShow(t *record.Tx, op dataset.Operation) error {
 	d, err := t.Dataset(op.DatasetID)
 	if err != nil {
@@ -57,7 +57,7 @@ func SettleShow(t *record.Tx, op dataset.Operation) error {
 	}
 	var c dataset.Copy
 	if there, err := t.Get(record.CopyKey(op.From, d.ID), &c); err != nil || !there {
-		return err // planShow has just read it
+		return err // PlanShow has just read the copy
 	}
 	typ, detail := "volume.show", "the head that node "+name+" kept, mounted there read-only"
 	if c.Shown = op.Kind == dataset.OpShow; !c.Shown {

@@ -11,7 +11,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// PlanUndelete brings a dataset back from the trash, under its old name or another. Control does it alone,
+// PlanUndelete decides to restore a dataset from the trash, under its former name or another one. No agent takes part,
 // because nothing changes on disk.
 func PlanUndelete(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, err := record.FindDeleted(t, req.Volume, func(d dataset.Dataset) bool { return d.State == dataset.StateTrashed })
@@ -39,7 +39,7 @@ func PlanUndelete(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.D
 	return op, nil, nil
 }
 
-// SettleUndelete writes in the same transaction what planUndelete decided.
+// SettleUndelete writes what PlanUndelete decided. It must run in the same transaction.
 func SettleUndelete(t *record.Tx, op dataset.Operation) error {
 	d := *op.Dataset
 	t.Delete(record.TrashKey(d.ID))
@@ -50,8 +50,8 @@ func SettleUndelete(t *record.Tx, op dataset.Operation) error {
 	return t.PutDataset(d)
 }
 
-// PlanPurge decides to destroy a dataset in the trash. A dataset that is being destroyed already can be requested
-// again, because the first attempt may have failed.
+// PlanPurge decides to destroy a dataset in the trash. It accepts a dataset that is already being destroyed, because
+// the first attempt may have failed.
 func PlanPurge(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, err := record.FindDeleted(t, req.Volume, func(d dataset.Dataset) bool { return d.State != dataset.StateReady })
 	if dataset.KindOf(err) == dataset.ErrNotFound {
@@ -75,8 +75,8 @@ func PlanPurge(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Data
 	return record.NewOperation(d), nil, nil
 }
 
-// CommitPurge removes the record of a dataset whose data and snapshots are destroyed. While other nodes have
-// copies the record stays, so that they destroy them.
+// CommitPurge removes the record of a dataset whose data and snapshots are destroyed. While other nodes have copies,
+// the record stays so that they destroy the copies.
 func CommitPurge(t *record.Tx, op dataset.Operation) error {
 	d, gone, err := condemnedDataset(t, op)
 	if err != nil || gone {

@@ -1,4 +1,8 @@
-// Package noderemoval removes nodes, with the records of what only they had.
+// Package noderemoval removes nodes, with the records that concern only them.
+//
+// Package control calls RemoveNode for the API, and package membership calls ClearGone, through a function in its
+// dependencies, after a node has registered. NodeRemover keeps no state. A removal takes several transactions; each
+// checks the records that it depends on, and a repeated call continues after the last one.
 package noderemoval
 
 import (
@@ -33,19 +37,23 @@ type Deps struct {
 	Clock      clock.Clock
 }
 
-// NodeRemover removes nodes, and what only they had. It has no state of its own.
+// NodeRemover removes nodes, and the records that concern only them. It has no state. Its methods are safe for
+// concurrent use.
 type NodeRemover struct{ Deps }
 
 // shownHomes is how many of a node's volumes an error names.
 const shownHomes = 5
 
-// RemoveNode removes a node: from then on its certificate is revoked, and the records of its copies and of the
-// node are removed. It fails with dataset.ErrInUse while datasets have their home there. With force it then only
-// revokes the certificate, and the node stays recorded, removed and cordoned, until its datasets have another
-// home and it is removed again. The same applies while it may have datasets mounted as a guest, until a person
-// confirms that it is fenced. It also fails while the node keeps the only copy of some data. With force that
-// data is given up, and the response and events name it. Idempotent: it continues where it was.
-// dataset.ErrInvalid for an unknown node, ErrAmbiguous.
+// RemoveNode removes a node: it revokes the node's certificate, and removes the records of the node and of its copies.
+// Idempotent: a repeated call continues an interrupted removal.
+//
+// It fails with dataset.ErrInUse while datasets have their home on the node. With force it then only revokes the
+// certificate. The node stays recorded as removed and cordoned, until its datasets have another home and it is removed
+// again. The same applies while the node may have datasets mounted as a guest, until a person confirms that it is
+// fenced.
+//
+// It also fails while the node keeps the only copy of some data. With force that data is given up, and the response and
+// the events name it. dataset.ErrInvalid for an unknown node, ErrAmbiguous.
 func (m *NodeRemover) RemoveNode(ctx context.Context, ref string, force bool) (out api.Removed, err error) {
 	n := &out.Node
 	if !force {
@@ -65,7 +73,7 @@ func (m *NodeRemover) RemoveNode(ctx context.Context, ref string, force bool) (o
 			return homesLeft(*n, homes)
 		}
 		if !force {
-			if err := staysNowhere(t, *n); err != nil {
+			if err := checkNoStays(t, *n); err != nil {
 				return err
 			}
 		}
@@ -92,16 +100,16 @@ func (m *NodeRemover) RemoveNode(ctx context.Context, ref string, force bool) (o
 	return out, nil
 }
 
-// dropCleared removes the record of a node that nothing depends on any more. more says that a volume moved
-// elsewhere while the node was removed, and left a copy whose record must be removed first. A home becomes a copy
-// in one transaction, so the homes are read before the copies.
+// dropCleared removes the record of a node on which no other record depends. more reports that a volume moved elsewhere
+// during the removal and left a copy on the node, whose record must be removed first. A home becomes a copy in one
+// transaction, so the homes are read before the copies.
 func dropCleared(t *record.Tx, n dataset.Node, force bool) (more bool, err error) {
 	homes, err := homeNames(t, n.ID)
 	if err != nil || len(homes) > 0 && force {
 		return false, err
 	}
 	if len(homes) > 0 {
-		return false, homesLeft(n, homes) // the last one came while it was removed
+		return false, homesLeft(n, homes) // a dataset got its home here during the removal
 	}
 	copies, err := t.List(record.NodeCopies(n.ID), "", 1)
 	if err != nil || len(copies) > 0 {
@@ -115,10 +123,10 @@ func dropCleared(t *record.Tx, n dataset.Node, force bool) (more bool, err error
 		return false, DropNode(t, n.ID)
 	}
 	vouched, err := t.Get(record.FencedKey(n.ID), &record.Fenced{})
-	return vouched, err // otherwise it may still write to mounted volumes, without a report
+	return vouched, err // an unfenced node may still write to mounted volumes, without a report
 }
 
-// banish revokes a node's certificate.
+// banish marks a node as removed and revokes its certificate.
 func (m *NodeRemover) banish(t *record.Tx, n *dataset.Node) error {
 	if !n.Removed.IsZero() {
 		return nil
@@ -141,7 +149,7 @@ func (m *NodeRemover) banish(t *record.Tx, n *dataset.Node) error {
 	})
 }
 
-// homeNames names some of the datasets whose home is a node: one more than an error shows.
+// homeNames returns the names of some datasets whose home is a node: at most one more than an error shows.
 func homeNames(t *record.Tx, node uuid.UUID) (names []string, err error) {
 	entries, err := t.List(record.HomePrefix(node), "", shownHomes+1)
 	if err != nil {
@@ -176,8 +184,8 @@ func homesLeft(n dataset.Node, homes []string) error {
 		n.Name, strings.Join(homes, ", "), more)
 }
 
-// clearNode ends the work of a node that was removed, and removes the records of the copies that it kept: it
-// cannot come back. It returns those of which no other node has the data.
+// clearNode ends the operations of a node that was removed, and removes the records of its copies, because the node
+// cannot come back. It returns descriptions of the data of which no other node has a copy.
 func (m *NodeRemover) clearNode(ctx context.Context, node uuid.UUID) (forgotten []string, err error) {
 	work, err := record.OpenWork(record.NewTx(ctx, m.Ledger.Store), node)
 	if err != nil {
@@ -219,8 +227,8 @@ func (m *NodeRemover) clearNode(ctx context.Context, node uuid.UUID) (forgotten 
 	return forgotten, nil
 }
 
-// clearCondemned removes the records of datasets that a removed node, or the node of a removed pool, had to
-// destroy: no node will report that.
+// clearCondemned removes the records of datasets that a removed node had to destroy, because no node will report that.
+// If pool is not uuid.Nil, it removes only those in that pool, which was removed.
 func (m *NodeRemover) clearCondemned(ctx context.Context, node, pool uuid.UUID) error {
 	entries, err := record.NewTx(ctx, m.Ledger.Store).List(record.HomePrefix(node), "", 0)
 	if err != nil {
@@ -272,7 +280,7 @@ func (m *NodeRemover) abandon(t *record.Tx, id, node uuid.UUID) error {
 	return m.End(t, op)
 }
 
-// DropNode removes the records of a node that nothing depends on any more, and of its pools.
+// DropNode removes the records of a node on which no other record depends, and of its pools.
 func DropNode(t *record.Tx, id uuid.UUID) error {
 	var n dataset.Node
 	ok, err := t.Get(record.NodeKey(id), &n)
@@ -295,7 +303,7 @@ func DropNode(t *record.Tx, id uuid.UUID) error {
 func (m *NodeRemover) ClearGone(ctx context.Context, r api.Registration) error {
 	for _, id := range r.Gone {
 		if slices.ContainsFunc(r.Pools, func(p dataset.Pool) bool { return p.ID == id }) {
-			continue // it was only asked whether it may be removed
+			continue // the node still has the pool and asked only whether it may remove it
 		}
 		if err := m.clearCondemned(ctx, r.Node.ID, id); err != nil {
 			return err
@@ -304,9 +312,9 @@ func (m *NodeRemover) ClearGone(ctx context.Context, r api.Registration) error {
 	return nil
 }
 
-// staysNowhere fails with dataset.ErrInUse while a node has datasets mounted as a guest, unless a person confirms
-// that it is fenced.
-func staysNowhere(t *record.Tx, n dataset.Node) error {
+// checkNoStays fails with dataset.ErrInUse while a node has datasets mounted as a guest, unless a person confirms that
+// it is fenced.
+func checkNoStays(t *record.Tx, n dataset.Node) error {
 	if vouched, err := t.Get(record.FencedKey(n.ID), &record.Fenced{}); err != nil || vouched {
 		return err
 	}
@@ -331,8 +339,8 @@ func staysNowhere(t *record.Tx, n dataset.Node) error {
 		strings.Join(names, ", "), n.Name)
 }
 
-// clearGuest ends the stays of a node that was removed, once a person confirms that it is fenced: until then its
-// mounts still exist.
+// clearGuest ends the stays of a removed node after a person confirms that it is fenced: until then its mounts may
+// still exist.
 func (m *NodeRemover) clearGuest(ctx context.Context, node uuid.UUID) error {
 	t := record.NewTx(ctx, m.Ledger.Store)
 	if vouched, err := t.Get(record.FencedKey(node), &record.Fenced{}); err != nil || !vouched {

@@ -1,5 +1,10 @@
-// Package planning decides on the requests that create, change, snapshot and restore volumes, and records their
-// results. Each decision reads and writes one record.Tx.
+// Package planning decides on the requests that create, clone, import, change, snapshot, restore and rekey volumes, and
+// records their results.
+//
+// Package control calls a Plan function for a request, and the Commit function of the same kind when the agent of the
+// home has reported success. A change of records only has a Settle function instead. Each reads and writes one
+// record.Tx, whose commit checks every record that was read. Planner keeps no state. A new option of a volume begins in
+// ParseCreate and PlanCreate.
 package planning
 
 import (
@@ -41,10 +46,11 @@ type Deps struct {
 	Clock      clock.Clock
 }
 
-// Planner decides to create, change, snapshot and restore volumes. It has no state of its own.
+// Planner decides to create, change, snapshot and restore volumes. It has no state. Its methods are safe for concurrent
+// use.
 type Planner struct{ Deps }
 
-// PlanCreate decides on create, clone and import. These operations make a dataset and claim a name.
+// PlanCreate decides on create, clone and import: each makes a dataset and claims a name.
 func (v *Planner) PlanCreate(t *record.Tx, node uuid.UUID, req api.Request) (*dataset.Operation, *dataset.Dataset,
 	error) {
 	w, err := ParseCreate(req)
@@ -84,8 +90,8 @@ func (v *Planner) PlanCreate(t *record.Tx, node uuid.UUID, req api.Request) (*da
 	return op, nil, nil
 }
 
-// foreseeCreate reads in one call what most creates need: the name, and the requesting node with the pools that
-// it had last.
+// foreseeCreate reads in one call the records that most creates need: the name, and the requesting node with its last
+// known pools.
 func (v *Planner) foreseeCreate(t *record.Tx, w CreateRequest, node uuid.UUID) error {
 	keys := []string{record.NameKey(w.spec.Name)}
 	if node != uuid.Nil && w.spec.From == "" {
@@ -98,11 +104,11 @@ func (v *Planner) foreseeCreate(t *record.Tx, w CreateRequest, node uuid.UUID) e
 	return t.Foresee(keys)
 }
 
-// poolsForeseen is the number of pools that a node may well have.
+// poolsForeseen is the number of pools of a node up to which they are read in advance.
 const poolsForeseen = 16
 
-// sayProfiles adds the existing profiles to an error about the name of a profile. To an error about the name of a
-// volume it adds that the profile does not exist either, so that both mistakes are corrected at once.
+// sayProfiles adds the list of existing profiles to an error about a profile name. To an error about a volume name it
+// adds that the profile does not exist either, so that the user can correct both mistakes at once.
 func (v *Planner) sayProfiles(err error, req api.Request) error {
 	volume, after := req.Ref.Halves()
 	name := cmp.Or(after, req.Options["profile"])
@@ -147,7 +153,7 @@ func (v *Planner) planNew(t *record.Tx, op *dataset.Operation, w CreateRequest, 
 	return v.CopyKeeper.CheckEnough(t, *d)
 }
 
-// keepsFilesystem refuses a clone with another filesystem than its source.
+// keepsFilesystem fails if a clone would have another filesystem than its source.
 func keepsFilesystem(d dataset.Dataset, fs string) error {
 	if fs == "" || fs == d.Profile.Filesystem.Type {
 		return nil
@@ -157,7 +163,7 @@ func keepsFilesystem(d dataset.Dataset, fs string) error {
 		filesystem(d.Profile), fs)
 }
 
-// holdsSource refuses a size that is smaller than the source's.
+// holdsSource fails if a clone would be smaller than its source.
 func holdsSource(d dataset.Dataset, want, asked dataset.Size) error {
 	if want == 0 || want >= d.Size {
 		return nil
@@ -167,8 +173,8 @@ func holdsSource(d dataset.Dataset, want, asked dataset.Size) error {
 			"size)", d.Volume, want, d.Size.Said(asked))
 }
 
-// keyIsKnown refuses to clone an encrypted dataset if the profile of the clone does not say where the key is, as after
-// a loss of the store.
+// keyIsKnown fails if the source of a clone is encrypted and the profile of the clone does not say where the key is.
+// This happens after a loss of the store.
 func keyIsKnown(d, from dataset.Dataset) error {
 	if from.Encryption == nil || d.Profile.Encryption.Wanted() {
 		return nil
@@ -179,8 +185,8 @@ func keyIsKnown(d, from dataset.Dataset) error {
 		d.Profile.Name, from.Volume)
 }
 
-// planSource fills in a clone: it is put beside its source, and gets the profile that the source had at that time
-// unless the request names another.
+// planSource fills in the plan of a clone: the pool is the one of its source. The profile is the one that the source
+// had at the time of the snapshot, unless the request names another.
 func (v *Planner) planSource(t *record.Tx, op *dataset.Operation, w CreateRequest) error {
 	src, err := t.Source(w.spec.From, w.names)
 	if err != nil {
@@ -202,7 +208,7 @@ func (v *Planner) planSource(t *record.Tx, op *dataset.Operation, w CreateReques
 			return err
 		}
 		d.Profile, d.Size = snap.Profile.Clone(), snap.Size
-		d.Profile.Encryption = from.Profile.Clone().Encryption // it may have another key since
+		d.Profile.Encryption = from.Profile.Clone().Encryption // the source may have got another key since the snapshot
 	}
 	if err := keepsFilesystem(*d, w.opts.FS); err != nil {
 		return err
@@ -239,7 +245,7 @@ func (v *Planner) planSource(t *record.Tx, op *dataset.Operation, w CreateReques
 	wanted := d.Profile
 	wanted.Filesystem.Type = "" // it comes with the data, and nothing is formatted
 	if profile == "" && w.opts.Pool == "" {
-		wanted.Pool = "" // an adoption may have given the source's pool another name since
+		wanted.Pool = "" // the source's pool may have got another name when a node adopted it
 	}
 	if err := v.Placer.CheckFits(t, *d, wanted, had); err != nil {
 		return err
@@ -247,13 +253,13 @@ func (v *Planner) planSource(t *record.Tx, op *dataset.Operation, w CreateReques
 	d.Profile.Size = promise(d.Size, promised)
 	op.Source = &src
 	if profile == "" && d.Size == had {
-		return nil // it has what its source has, even if replicas are missing there
+		return nil // a clone on the source's profile is allowed, even if the source lacks replicas
 	}
 	return v.CopyKeeper.CheckEnough(t, *d)
 }
 
-// promise returns the size to record in the profile of a dataset: the requested size, if the backend would round
-// it up to the actual one, otherwise the actual size.
+// promise returns the size to record in the profile of a dataset. If the backend would round the requested size up to
+// the actual one, it is the requested size, otherwise the actual size.
 func promise(size, asked dataset.Size) dataset.Size {
 	if size.RoundedFrom(asked) {
 		return asked
@@ -261,10 +267,9 @@ func promise(size, asked dataset.Size) dataset.Size {
 	return max(size, asked)
 }
 
-// onto changes the profile of a dataset to another, except for the properties that are on disk: the
-// filesystem, the owner of its root, and the key that wraps its data key (unless the place of that key was
-// lost). A property that the pool chose itself is not known here, so it does not count as one that the
-// profile asked for.
+// onto returns profile p for an existing dataset, with the properties of its present profile that are fixed on disk:
+// the filesystem, the owner of the root, and the key that wraps the data key (unless the place of that key was lost). A
+// filesystem that the pool chose does not count as one that the profile asked for.
 func onto(d dataset.Dataset, p dataset.Profile) (dataset.Profile, error) {
 	old, encrypted := d.Profile, d.Encryption != nil
 	p = p.Clone()
@@ -325,12 +330,13 @@ func (v *Planner) CommitCreate(t *record.Tx, op dataset.Operation, out *api.Comm
 		}
 		return nil
 	}
-	// If there are too few nodes for replicas, the background work reports it, because it keeps trying.
+	// If there are too few nodes for the replicas, the create succeeds. The background work reports the shortage,
+	// because it keeps trying.
 	_, err = v.CopyKeeper.Decide(t, d)
 	return err
 }
 
-// checkSource makes sure that the source of a clone was not about to be removed while the clone was made.
+// checkSource fails if the source of a clone began to be removed while the clone was made.
 func checkSource(t *record.Tx, op dataset.Operation) error {
 	if op.Source == nil {
 		return nil

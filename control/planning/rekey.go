@@ -8,7 +8,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// PlanRekey has the home of an encrypted dataset wrap its data key with the key that its profile names now.
+// PlanRekey decides that the home of an encrypted dataset wraps its data key with the key that its profile names now.
 func (v *Planner) PlanRekey(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, err := t.Volume(req.Volume)
 	if dataset.KindOf(err) == dataset.ErrNotFound {
@@ -42,7 +42,7 @@ func (v *Planner) PlanRekey(t *record.Tx, req api.Request) (*dataset.Operation, 
 	return op, nil, nil
 }
 
-// hintInTrash says how a dataset in the trash gets another key, if that was requested.
+// hintInTrash adds to a not-found error how a dataset in the trash gets another key, if the reference names one.
 func hintInTrash(t *record.Tx, ref string, none error) error {
 	d, err := record.FindDeleted(t, ref, func(d dataset.Dataset) bool { return d.State == dataset.StateTrashed })
 	if err != nil {
@@ -53,16 +53,16 @@ func hintInTrash(t *record.Tx, ref string, none error) error {
 			"volume rekey %s)", d.Volume, d.ID.String()[:8], d.Volume)
 }
 
-// movesAway refuses another key while the volume moves: the target has looked for the present key, and may not
-// have the other one.
+// movesAway returns the error for a rekey during a move: the target has looked for the present key, and may not have
+// the other one.
 func movesAway(d dataset.Dataset) error {
 	return dataset.Errorf(dataset.ErrConflict,
 		"volume %s: it is being moved to another node, which has already checked its key (operation %s; ask "+
 			"again when that has ended)", d.Volume, d.Move)
 }
 
-// CommitRekey records a data key that was wrapped again, and where its key is. It must be the same data key,
-// because all data is encrypted with it.
+// CommitRekey records the newly wrapped data key and the place of the key that wraps it. The data key itself must be
+// the same, because all data is encrypted with it.
 func CommitRekey(t *record.Tx, op dataset.Operation, out *api.Committed) error {
 	d, err := record.CurrentDataset(t, op)
 	if err != nil {

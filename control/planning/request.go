@@ -61,7 +61,7 @@ func ParseCreate(req api.Request) (w CreateRequest, err error) {
 	return w, nil
 }
 
-// copies names a request whose root is a copy of another, with its owner; "" for other requests.
+// copies describes a request whose root directory, with its owner, is a copy of another one; "" for other requests.
 func copies(req api.Request, w CreateRequest) string {
 	switch {
 	case w.spec.From != "":
@@ -149,8 +149,8 @@ func sameSource(t *record.Tx, d dataset.Dataset, w CreateRequest) error {
 			return nil
 		}
 	case dataset.ErrNotFound, dataset.ErrAmbiguous:
-		// The source may be gone, and the prefix may match more than it did. It still shows whether it was that
-		// source.
+		// The source may no longer exist, and the prefix may match more objects than at that time. The origin still
+		// shows whether the reference named it.
 		same, lerr := wasSource(t, *d.Origin, from, w.names)
 		if lerr != nil {
 			return lerr
@@ -165,7 +165,8 @@ func sameSource(t *record.Tx, d dataset.Dataset, w CreateRequest) error {
 		originText(*d.Origin), dataset.Clip(from))
 }
 
-// wasSource reports whether from named the origin of a clone when the clone was made.
+// wasSource reports whether from named the origin of a clone when the clone was made. names says that from may be a
+// name too.
 func wasSource(t *record.Tx, o dataset.Origin, from string, names bool) (bool, error) {
 	prefix := strings.ToLower(from)
 	if !o.Implicit {

@@ -10,7 +10,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// PlanRewrite has the home of a dataset rewrite it in fewer extents.
+// PlanRewrite decides that the home of a dataset rewrites it in fewer extents.
 func PlanRewrite(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, err := t.Volume(req.Volume)
 	if err != nil {
@@ -24,8 +24,8 @@ func PlanRewrite(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Da
 	return record.NewOperation(d), nil, checkSupports(t, d, dataset.OpRewrite, "rewrite")
 }
 
-// checkSupports refuses operations that the agent of a dataset's home cannot execute: it is older than this
-// control, and would never answer.
+// checkSupports fails if the agent of a dataset's home is older than this control and cannot execute the operation: it
+// would never report a result.
 func checkSupports(t *record.Tx, d dataset.Dataset, kind dataset.OpKind, what string) error {
 	var n dataset.Node
 	ok, err := t.Get(record.NodeKey(d.Home), &n)
@@ -38,7 +38,7 @@ func checkSupports(t *record.Tx, d dataset.Dataset, kind dataset.OpKind, what st
 	return err
 }
 
-// CommitRewrite has nothing to record: nothing has changed but the location of blocks.
+// CommitRewrite changes no record: only the location of blocks has changed.
 func CommitRewrite(t *record.Tx, op dataset.Operation, out *api.Committed) error {
 	d, err := record.CurrentDataset(t, op)
 	if err != nil {

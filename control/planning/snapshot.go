@@ -11,7 +11,7 @@ import (
 // maxMessage bounds the message of a snapshot, in bytes.
 const maxMessage = 1024
 
-// PlanSnapshot decides to take a snapshot of a volume. Its home does that.
+// PlanSnapshot decides to take a snapshot of a volume. Its home takes it.
 func (v *Planner) PlanSnapshot(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, err := t.Volume(req.Volume)
 	if err != nil {
@@ -68,7 +68,7 @@ func CommitSnapshot(t *record.Tx, op dataset.Operation, out *api.Committed) erro
 	return t.PutDataset(d)
 }
 
-// PlanSnapshotDelete decides to delete a snapshot. The home of its dataset does that.
+// PlanSnapshotDelete decides to delete a snapshot. The home of its dataset deletes it.
 func PlanSnapshotDelete(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	snap, err := t.Snapshot(req.Volume, req.Snapshot)
 	if err != nil {
@@ -83,8 +83,8 @@ func PlanSnapshotDelete(t *record.Tx, req api.Request) (*dataset.Operation, *dat
 	return op, nil, nil
 }
 
-// CommitSnapshotDelete removes the record of a snapshot whose data is gone. It also writes the dataset, so that
-// decisions on it that were made with the snapshot are made again.
+// CommitSnapshotDelete removes the record of a snapshot whose data is destroyed. It also writes the dataset, so that
+// concurrent decisions that read the dataset with the snapshot are repeated.
 func CommitSnapshotDelete(t *record.Tx, op dataset.Operation, out *api.Committed) error {
 	d, err := record.CurrentDataset(t, op)
 	if err != nil {
@@ -124,9 +124,8 @@ func (v *Planner) PlanRestore(t *record.Tx, req api.Request) (*dataset.Operation
 	return op, nil, nil
 }
 
-// CommitRestore records that a dataset has the content and size of a snapshot, and records the snapshot that
-// keeps its previous content. The data has changed by then, so it is refused only for a dataset that is being
-// destroyed.
+// CommitRestore records that a dataset has the content and size of a snapshot, and records the snapshot that keeps its
+// previous content. The data has already changed, so CommitRestore fails only if the dataset is being destroyed.
 func CommitRestore(t *record.Tx, op dataset.Operation, out *api.Committed) error {
 	d, err := record.CurrentDataset(t, op)
 	if err != nil {

@@ -28,7 +28,7 @@ func (v *Planner) PlanResize(t *record.Tx, req api.Request) (*dataset.Operation,
 	return v.resizeTo(t, d, next)
 }
 
-// resizeTo plans the agent's part of a change with another size.
+// resizeTo plans the resize that a change of a dataset to next requires.
 func (v *Planner) resizeTo(t *record.Tx, d, next dataset.Dataset) (*dataset.Operation, *dataset.Dataset, error) {
 	if next.Size == d.Size {
 		return nil, &d, nil
@@ -59,8 +59,9 @@ func (v *Planner) resizeTo(t *record.Tx, d, next dataset.Dataset) (*dataset.Oper
 	return op, nil, nil
 }
 
-// CommitResize records the new size of a dataset and, if it was resized for one, its new profile. Other changes
-// since the plan stay. The data has changed by then, so it is refused only for a dataset that is being destroyed.
+// CommitResize records the new size of a dataset, and its new profile if the resize was part of a change of profile. It
+// keeps other changes since the plan. The data has already changed, so CommitResize fails only if the dataset is being
+// destroyed.
 func CommitResize(t *record.Tx, op dataset.Operation, out *api.Committed) error {
 	d, err := record.CurrentDataset(t, op)
 	if err != nil {
@@ -86,7 +87,7 @@ func CommitResize(t *record.Tx, op dataset.Operation, out *api.Committed) error 
 	return t.PutDataset(d)
 }
 
-// PlanUpdate decides on set-profile and protection.
+// PlanUpdate decides on a change of the profile or of the protection of a volume.
 func (v *Planner) PlanUpdate(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, err := t.Volume(req.Volume)
 	if err != nil {
@@ -125,7 +126,7 @@ func (v *Planner) planProfile(t *record.Tx, d dataset.Dataset, profile string) (
 		return nil, nil, cmp.Or(v.Placer.CheckSuits(t, d, p), err)
 	}
 	if old := d.Profile.Failover.Auto; old != p.Failover.Auto {
-		// Its home has it open as it was mounted: with the guard, or without.
+		// The home has the volume mounted with the guard or without it, and keeps that until it is unmounted.
 		return nil, nil, dataset.Errorf(dataset.ErrUnsupported,
 			"volume %s: failover of profile %s is %s, of its current profile %s, and a volume keeps its failover "+
 				"(drover clone %s NEW@%s creates another)", d.Volume, p.Name, choice(p.Failover),
@@ -151,7 +152,7 @@ func (v *Planner) planProfile(t *record.Tx, d dataset.Dataset, profile string) (
 		return nil, nil, err
 	}
 	next.Size, next.Profile.Size = resized(d, p, pool.Capabilities.Shrink)
-	if err := v.CopyKeeper.CheckEnough(t, next); err != nil { // with the resulting size
+	if err := v.CopyKeeper.CheckEnough(t, next); err != nil { // next has the resulting size now
 		return nil, nil, err
 	}
 	if next.Size != d.Size {
@@ -166,9 +167,9 @@ func (v *Planner) planProfile(t *record.Tx, d dataset.Dataset, profile string) (
 	return op, nil, nil
 }
 
-// resized returns the size that a volume gets with a profile's, and the size that is requested then. If a
-// filesystem cannot shrink, a profile with a smaller size leaves the size as it is, and the response shows that.
-// So does a profile without a size, and the newest revision of the volume's own profile: the volume may have been
+// resized returns the size that a volume gets with profile p, and the size to record as requested. If the filesystem
+// cannot shrink, a profile with a smaller size does not change the size, and the response shows this. A profile without
+// a size does not change it either, nor does a newer revision of the volume's present profile: the volume may have been
 // enlarged on purpose.
 func resized(d dataset.Dataset, p dataset.Profile, shrinks bool) (to, asked dataset.Size) {
 	size := p.Size
@@ -179,7 +180,7 @@ func resized(d dataset.Dataset, p dataset.Profile, shrinks bool) (to, asked data
 	return to, promise(to, max(d.Profile.Size, size))
 }
 
-// choice is what profiles.yaml says about failover.
+// choice formats the failover setting of a profile as in profiles.yaml.
 func choice(f dataset.Failover) string {
 	if f.Auto {
 		return "auto"
@@ -187,7 +188,7 @@ func choice(f dataset.Failover) string {
 	return "manual"
 }
 
-// SettleUpdate writes in the same transaction what planUpdate decided.
+// SettleUpdate writes what PlanUpdate decided. It must run in the same transaction.
 func (v *Planner) SettleUpdate(t *record.Tx, op dataset.Operation) error {
 	d := *op.Dataset
 	detail := "profile " + d.Profile.Name

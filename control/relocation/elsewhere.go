@@ -7,8 +7,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// moveTarget returns the node that a move names. If it names none: the target of the move in progress, or the
-// node that suits best.
+// moveTarget returns the node that a move names. If the move names none, it returns the target of the move in progress,
+// or else the most suitable node.
 func (r *Relocator) moveTarget(t *record.Tx, d dataset.Dataset, req api.Request) (dataset.Node, error) {
 	if req.Node != "" {
 		return t.FindNode(req.Node)
@@ -45,8 +45,8 @@ func (r *Relocator) freshest(t *record.Tx, d dataset.Dataset) (best dataset.Node
 	return best, found, nil
 }
 
-// elsewhere chooses a node for a volume that only has to leave its home. It chooses as for a new volume, but
-// prefers a place to which the snapshots can move too.
+// elsewhere chooses a node for a volume that must leave its home, if the request names none. It chooses as for a new
+// volume, but prefers a pool to which the snapshots can move too.
 func (r *Relocator) elsewhere(t *record.Tx, d dataset.Dataset) (n dataset.Node, err error) {
 	from, err := t.Pool(d)
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// FailsOver refuses profiles with automatic failover on a host that works alone.
+// FailsOver refuses a profile with automatic failover in the store of a single host, where no other node can take over.
 func (r *Relocator) FailsOver(d dataset.Dataset) error {
 	if r.Shared || !d.Profile.Failover.Auto {
 		return nil
@@ -24,8 +24,8 @@ func (r *Relocator) FailsOver(d dataset.Dataset) error {
 			"(docs/cluster.md: from one host to more)", d.Volume, d.Profile.Name)
 }
 
-// planFailover decides to continue from the freshest copy of a volume whose home is lost. If the home is alive
-// there is nothing to do. dataset.ErrPending while it is not certain that the home is lost: ask again.
+// planFailover decides to continue from the freshest copy of a volume whose home is lost. If the home is alive, there
+// is nothing to do. dataset.ErrPending while it is not certain that the home is lost: the caller asks again.
 // dataset.ErrOffline with the reason if the volume cannot fail over.
 func (r *Relocator) planFailover(t *record.Tx, d dataset.Dataset, target dataset.Node) (*dataset.Operation,
 	*dataset.Dataset, error) {
@@ -76,8 +76,8 @@ func (r *Relocator) planFailover(t *record.Tx, d dataset.Dataset, target dataset
 	}, nil, nil
 }
 
-// surelyLost returns, for a person to read, why a dataset may continue without its home. dataset.ErrPending while
-// it may not.
+// surelyLost returns the reason, for a person to read, why a dataset may continue without its home. dataset.ErrPending
+// while it may not.
 func (r *Relocator) surelyLost(t *record.Tx, d dataset.Dataset, home string) (because string, err error) {
 	key := record.AwayKey(d.Home)
 	known, err := t.Get(key, &record.Away{})
@@ -119,8 +119,8 @@ func (r *Relocator) surelyLost(t *record.Tx, d dataset.Dataset, home string) (be
 	return fmt.Sprintf("automatically: node %s is unreachable, and %s", home, fence), nil
 }
 
-// successor returns the freshest copy of a dataset that can take over, and its node. Among equals the target's
-// copy wins. why says why there is none, or none that is fresh enough.
+// successor returns the freshest copy of a dataset that can take over, and its node. Among equally fresh copies it
+// prefers the target's. If there is none, or none that is fresh enough, why says so.
 func (r *Relocator) successor(t *record.Tx, d dataset.Dataset, target dataset.Node) (best dataset.Copy, on dataset.Node,
 	why string, err error) {
 	var not []string
@@ -148,7 +148,7 @@ func (r *Relocator) successor(t *record.Tx, d dataset.Dataset, target dataset.No
 	return best, on, why, err
 }
 
-// couldFollow returns the copy of a dataset on a node, and why that copy cannot take over.
+// couldFollow returns the copy of a dataset on a node, and the reason why that copy cannot take over; "" if it can.
 func (r *Relocator) couldFollow(t *record.Tx, d dataset.Dataset, id uuid.UUID) (c dataset.Copy, n dataset.Node,
 	why string, err error) {
 	c, kept, err := r.Reports.CopyNow(t, id, d.ID)
@@ -207,15 +207,15 @@ func (r *Relocator) tooOld(t *record.Tx, d dataset.Dataset, c dataset.Copy, on d
 	return "", nil
 }
 
-// lastHeard returns the clock that an unreachable node reported last, and whether that was too long before it
-// became unreachable: the report then says that the agent was alive, but not until when the node wrote.
+// lastHeard returns the clock that an unreachable node reported last. late says that this report came too long before
+// the node became unreachable: it proves that the agent was alive at that time, but not until when the node wrote.
 func (r *Relocator) lastHeard(t *record.Tx, node uuid.UUID) (last time.Time, late bool, err error) {
 	var gone record.Away
 	if _, err := t.Get(record.AwayKey(node), &gone); err != nil {
 		return last, false, err
 	}
 	last, late = gone.Clock, gone.Clock.IsZero() || time.Duration(gone.Old) > r.Limits.ClockTime()
-	own := r.Reports.Clock(node) // the service that recorded it may not have heard it
+	own := r.Reports.Clock(node) // the service that wrote the record may not have received the last report
 	if !own.After(last) {
 		return last, late, nil
 	}
@@ -224,8 +224,8 @@ func (r *Relocator) lastHeard(t *record.Tx, node uuid.UUID) (last time.Time, lat
 }
 
 // checkStillLost fails if the previous home of a promotion is reachable again: the operator who confirmed that it is
-// fenced did not know that. A promotion that depends on the node being unreachable also fails if the node was
-// reachable in between.
+// fenced did not know that. A promotion that control decided on automatically also fails if the node was reachable in
+// between, or if automatic failover is suspended.
 func checkStillLost(t *record.Tx, rec dataset.Operation) error {
 	if rec.Loss == nil {
 		return nil

@@ -1,4 +1,10 @@
 // Package relocation decides on moves of volumes between nodes.
+//
+// Relocator plans a move on request, without a lost home (a promotion or an automatic failover), and within a share.
+// Package control calls Plan, Join and Begin when a move is requested, Underway when the home is recalled, and Commit
+// when the target has pulled the data. Packages planning and deletion use some of its checks. It keeps no state: the
+// operation, the lease and the dataset in the store say how far a move has come, and the transaction of each decision
+// protects them.
 package relocation
 
 import (
@@ -36,13 +42,14 @@ type Deps struct {
 	Limits    membership.Limits
 }
 
-// Relocator decides on moves: on request, without a lost home, and to a share. It has no state of its own.
+// Relocator decides on moves: on request, without a lost home, and to a share. It has no state. Its methods are safe
+// for concurrent use.
 type Relocator struct{ Deps }
 
 // New returns a Relocator.
 func New(deps Deps) *Relocator { return &Relocator{deps} }
 
-// Plan decides to give a volume another home, whose agent pulls it. If the volume is there already there is
+// Plan decides to give a volume another home, whose agent pulls the data. If the volume already has that home, there is
 // nothing to do.
 func (r *Relocator) Plan(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, err := t.Volume(req.Volume)
@@ -95,7 +102,7 @@ func (r *Relocator) Plan(t *record.Tx, req api.Request) (*dataset.Operation, *da
 	return op, nil, err
 }
 
-// planPull chooses the pool, and how the data gets there.
+// planPull chooses the pool on the target, and how the data gets into it.
 func (r *Relocator) planPull(t *record.Tx, d dataset.Dataset, target dataset.Node, op *dataset.Operation) error {
 	from, err := t.Pool(d)
 	if err != nil {
@@ -127,7 +134,7 @@ func (r *Relocator) planPull(t *record.Tx, d dataset.Dataset, target dataset.Nod
 	})
 	wanted := d.Profile
 	if wanted.Pool != "" && wanted.Pool != from.Name {
-		wanted.Pool = "" // an adoption has given the pool another name since
+		wanted.Pool = "" // the pool got another name when a node adopted it
 	}
 	if shared := slices.DeleteFunc(slices.Clone(cands),
 		func(c placement.Candidate) bool { return !placement.OnOneShare(from, c.Pool) }); len(shared) > 0 {
@@ -166,8 +173,8 @@ func (r *Relocator) planPull(t *record.Tx, d dataset.Dataset, target dataset.Nod
 	return nil
 }
 
-// notThere adds to the error that no pool of the node suits a volume which pools of other nodes do, or what else
-// would help.
+// notThere adds a hint to the error that no pool of the target suits a volume: which pools of other nodes do, and how
+// to create one.
 func (r *Relocator) notThere(t *record.Tx, refusal error, from dataset.Pool, cands []placement.Candidate,
 	o placement.Requirement) error {
 	if dataset.KindOf(refusal) != dataset.ErrUnsupported {
@@ -183,7 +190,7 @@ func (r *Relocator) notThere(t *record.Tx, refusal error, from dataset.Pool, can
 		sites[i].Pools = slices.DeleteFunc(st.Pools,
 			func(c placement.Candidate) bool { return c.Anew && from.Capabilities.Delta })
 	}
-	o.Profile.Placement = "" // a person says where it goes
+	o.Profile.Placement = "" // the operator names the node
 	who, _ := placement.Could([]placement.Site{{Pools: cands}}, sites, o)
 	if who != "" {
 		who += "; or "
@@ -192,8 +199,8 @@ func (r *Relocator) notThere(t *record.Tx, refusal error, from dataset.Pool, can
 		from.Backend)
 }
 
-// takers are the sites that could receive the data of a pool, with the way in which it would get to each of their
-// pools.
+// takers returns the sites that could receive the data of a pool, with the way in which the data would get to each of
+// their pools.
 func takers(sites []placement.Site, from dataset.Pool) []placement.Site {
 	sites = slices.DeleteFunc(sites, func(st placement.Site) bool { return st.ID == from.Node })
 	for _, st := range sites {
@@ -235,7 +242,7 @@ func Join(t *record.Tx, req api.Request) (*dataset.Operation, error) {
 		return nil, err
 	}
 	if req.Failover && op.Loss == nil {
-		return nil, nil // a move without the home replaces it, if the home is lost
+		return nil, nil // a move without the home replaces the recorded one, if the home is lost
 	}
 	if req.Node == "" || req.Failover {
 		return &op, nil
@@ -256,7 +263,7 @@ func Join(t *record.Tx, req api.Request) (*dataset.Operation, error) {
 	return nil, err
 }
 
-// Begin records in the dataset which move it is subject to. A move without the home replaces any other.
+// Begin records in the dataset that a move is in progress. A move without the home replaces any other.
 func (r *Relocator) Begin(t *record.Tx, op *dataset.Operation) error {
 	d, err := t.Dataset(op.DatasetID)
 	if err != nil {
@@ -280,8 +287,8 @@ func (r *Relocator) Begin(t *record.Tx, op *dataset.Operation) error {
 		}
 	}
 	d.Move = op.ID
-	if op.Loss != nil && op.Loss.Away == 0 { // otherwise the move ends when its home comes back
-		// A home that comes back before the move is done opens no epoch: see stillLost.
+	if op.Loss != nil && op.Loss.Away == 0 { // an automatic failover ends when the home is reachable again
+		// A home that is reachable again before the move is done opens no epoch: see checkStillLost.
 		lease, err := t.Lease(d)
 		if err != nil {
 			return err
@@ -333,7 +340,7 @@ func (r *Relocator) Commit(t *record.Tx, op dataset.Operation, out *api.Committe
 	next := d
 	next.Home, next.Pool, next.Epoch = rec.Node, rec.Dataset.Pool, d.Epoch+1
 	next.Request, next.Move, next.Taken = op.ID, uuid.Nil, takenFrom(rec, op, d)
-	if rec.Files && op.Dataset != nil { // as the pool made it, where the profile leaves it open
+	if rec.Files && op.Dataset != nil { // the filesystem that the pool chose, if the profile leaves it open
 		made := op.Dataset.Profile.Filesystem
 		next.Size, next.Profile.Filesystem.Type, next.Profile.Filesystem.Chosen = op.Dataset.Size, made.Type,
 			made.Chosen
@@ -376,7 +383,7 @@ func (r *Relocator) Commit(t *record.Tx, op dataset.Operation, out *api.Committe
 	return err
 }
 
-// leave records the copy that the previous home keeps: none if the data itself moved.
+// leave records the copy that the previous home keeps. If the data itself moved, as on a share, the home keeps none.
 func (r *Relocator) leave(t *record.Tx, d dataset.Dataset, op dataset.Operation, next *dataset.Dataset) error {
 	if op.Share {
 		t.Touch(d.ID, d.Home)

@@ -11,8 +11,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// reachable fails unless the nodes that carry out a move are alive and, for a forced move, the home is not: a
-// person who confirms that it is fenced does not know that it is back.
+// reachable fails unless the nodes that carry out a move are alive. A forced move also fails if the home is alive: the
+// person who confirmed that it is fenced does not know that it is reachable again.
 func (r *Relocator) reachable(t *record.Tx, d dataset.Dataset, target dataset.Node, force bool) error {
 	if !r.Shared { // there are no other nodes
 		return nil
@@ -42,7 +42,7 @@ func (r *Relocator) reachable(t *record.Tx, d dataset.Dataset, target dataset.No
 	return r.homeAway(t, d, target, home, since, "")
 }
 
-// IsAway says since when a node is unreachable, if that is known.
+// IsAway formats since when a node is unreachable, if that is known, for an error.
 func IsAway(since time.Time) string {
 	if since.IsZero() {
 		return "is unreachable"
@@ -50,8 +50,9 @@ func IsAway(since time.Time) string {
 	return "is unreachable since " + since.UTC().Format(time.RFC3339)
 }
 
-// homeAway is the error for a volume whose home is unreachable, with the command that continues without the home
-// if there is a copy to continue from. why says why that is not done automatically, if it could be.
+// homeAway returns the error for a volume whose home is unreachable. If there is a copy to continue from, the error has
+// the command that does so without the home. why says why control does not do so automatically; "" if the profile does
+// not ask for automatic failover.
 func (r *Relocator) homeAway(t *record.Tx, d dataset.Dataset, target dataset.Node, home string, since time.Time,
 	why string) error {
 	best, found, err := r.freshest(t, d)
@@ -81,7 +82,7 @@ func (r *Relocator) homeAway(t *record.Tx, d dataset.Dataset, target dataset.Nod
 		IsAway(since), why, mend)
 }
 
-// planPromotion makes the copy on a node the volume, without its home.
+// planPromotion decides that the copy on a node becomes the volume, without its home.
 func (r *Relocator) planPromotion(t *record.Tx, d dataset.Dataset, target dataset.Node, fenced string,
 	op *dataset.Operation) error {
 	home, err := CheckFencedHome(t, d, fenced, "move of volume "+d.Volume)
@@ -116,8 +117,8 @@ func (r *Relocator) planPromotion(t *record.Tx, d dataset.Dataset, target datase
 	return nil
 }
 
-// CheckFencedHome returns the node that a person confirms to be fenced. dataset.ErrInvalid if it is not the home of the
-// dataset.
+// CheckFencedHome returns the node that a person confirms to be fenced. dataset.ErrInvalid if that node is not the home
+// of the dataset.
 func CheckFencedHome(t *record.Tx, d dataset.Dataset, fenced, what string) (home dataset.Node, err error) {
 	if home, err = t.FindNode(fenced); err != nil || home.ID == d.Home {
 		return home, err
@@ -131,7 +132,7 @@ func CheckFencedHome(t *record.Tx, d dataset.Dataset, fenced, what string) (home
 	return home, err
 }
 
-// noFresher refuses to continue from a copy while a node that is alive has a later one: that copy would be made
+// noFresher refuses to continue from a copy while a node that is alive has a later copy: the later copy would be made
 // equal to this one, and its newer data would be lost.
 func (r *Relocator) noFresher(t *record.Tx, d dataset.Dataset, target dataset.Node, kept dataset.Copy) error {
 	for _, node := range d.Copies {
@@ -162,7 +163,7 @@ func (r *Relocator) noFresher(t *record.Tx, d dataset.Dataset, target dataset.No
 	return nil
 }
 
-// noCopy is the error that says which nodes have a copy.
+// noCopy returns the error for a node without a copy. It names the nodes that have one.
 func noCopy(t *record.Tx, d dataset.Dataset, target dataset.Node) error {
 	var have []string
 	for _, id := range d.Copies {

@@ -11,7 +11,7 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// Sharing returns the pool of a node on the same share as a dataset, and why nothing can continue there if so.
+// Sharing returns the pool of a node on the same share as a dataset. If nothing can continue in that pool, why says so.
 // shared is false if the dataset is on no share.
 func (r *Relocator) Sharing(t *record.Tx, d dataset.Dataset, target dataset.Node) (c placement.Candidate, shared bool,
 	why string, err error) {
@@ -40,9 +40,9 @@ func (r *Relocator) Sharing(t *record.Tx, d dataset.Dataset, target dataset.Node
 	return c, true, why, err
 }
 
-// takenFrom says where on its share a dataset is that a node has become the home of. The node takes it over once
-// that is recorded: from the pool of its previous home, unless that home had not taken it over itself yet, which
-// only a move without that home can say.
+// takenFrom returns where on its share the data of a dataset is when a node becomes its home. The node takes the data
+// over after that is recorded, from the pool of the previous home. If the previous home has not taken the data over
+// itself, the data is still where that home would have taken it from; only a move without the home can find this.
 func takenFrom(rec, op dataset.Operation, d dataset.Dataset) *dataset.Taken {
 	switch {
 	case !rec.Share:
@@ -54,8 +54,8 @@ func takenFrom(rec, op dataset.Operation, d dataset.Dataset) *dataset.Taken {
 	return &dataset.Taken{From: d.Pool, Epoch: d.Epoch}
 }
 
-// planTake decides that a node takes over a dataset on a share. The node has a pool on that share, so it
-// needs no copy. It reports whether it does.
+// planTake decides that a node takes over a dataset on a share. The node has a pool on that share, so it needs no copy.
+// shared is false if the dataset is on no share.
 func (r *Relocator) planTake(t *record.Tx, d dataset.Dataset, target, home dataset.Node, op *dataset.Operation) (
 	shared bool, err error) {
 	c, shared, why, err := r.Sharing(t, d, target)
@@ -75,8 +75,8 @@ func (r *Relocator) planTake(t *record.Tx, d dataset.Dataset, target, home datas
 	return true, nil
 }
 
-// heir returns the copy, the pool and the node with which a dataset whose home is lost could continue. On a share
-// all the data is there, so the asking node continues.
+// heir is the node with which a dataset whose home is lost could continue, with its pool and the loss of data. On a
+// share all the data is available there, so the requesting node continues.
 type heir struct {
 	node  dataset.Node
 	pool  uuid.UUID
@@ -84,7 +84,7 @@ type heir struct {
 	share bool
 }
 
-// heir returns it, or why there is none.
+// heir returns the heir of a dataset. why says why there is none; "" if there is one.
 func (r *Relocator) heir(t *record.Tx, d dataset.Dataset, target dataset.Node) (h heir, why string, err error) {
 	c, shared, why, err := r.Sharing(t, d, target)
 	if err != nil {
@@ -144,11 +144,11 @@ func Underway(t *record.Tx, id uuid.UUID) (op dataset.Operation, d dataset.Datas
 	return op, d, l, err
 }
 
-// guestsGoOn records the guests of a dataset that gets another home. A home that was bypassed may have it
-// mounted: it counts as a guest until it reports otherwise, or until a person confirms that it is fenced.
+// guestsGoOn records which guests a dataset keeps when it gets another home. A home that was bypassed may have the
+// dataset mounted: it counts as a guest until it reports otherwise, or until a person confirms that it is fenced.
 func (r *Relocator) guestsGoOn(t *record.Tx, d dataset.Dataset, op dataset.Operation, next *dataset.Dataset) error {
 	record.RemoveGuest(t, next, op.Node)
-	record.RemoveGuest(t, next, d.Home) // the previous home needs it alone no longer
+	record.RemoveGuest(t, next, d.Home) // the exclusive use by the previous home ends
 	switch {
 	case !op.Share:
 		return r.Unguested(t, *next, "move")

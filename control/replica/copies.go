@@ -68,9 +68,9 @@ func (s *Keeper) Copied(ctx context.Context, node uuid.UUID, c api.Copied) error
 	return cmp.Or(err, stays)
 }
 
-// overtaken records that a copy has data that its volume lacks: its head differed from what the home had
-// relinquished, or it has data that the volume continued without. Only a person discards such a copy, and may have
-// done so.
+// overtaken records that a copy has data that its volume lacks: its head differed from the state that the home had
+// relinquished, or it has data that the volume continued without. Only a person discards such a copy. If a person has
+// already done so, overtaken returns dataset.ErrStale.
 func (s *Keeper) overtaken(t *record.Tx, rec, now dataset.Copy) error {
 	d, err := t.Dataset(rec.Dataset)
 	if err != nil {
@@ -86,9 +86,10 @@ func (s *Keeper) overtaken(t *record.Tx, rec, now dataset.Copy) error {
 	return record.KeepCopy(t, &d, rec)
 }
 
-// mayGo decides, right before a node destroys a condemned copy, whether that is still right: the node may have
-// been unreachable, and the home may have been lost since. The copy then gets its former kind again, because
-// the volume may have to continue from it. dataset.ErrStale if it stays.
+// mayGo decides, right before a node destroys a condemned copy, whether the copy must still be destroyed: the node may
+// have been unreachable, and the home may have been lost since. If the home is ill, the copy gets its former kind
+// again, because the volume may have to continue from it. stays is the dataset.ErrStale error that tells the node to
+// keep the copy; nil if the node may destroy it.
 func (s *Keeper) mayGo(t *record.Tx, c dataset.Copy) (stays, err error) {
 	stays = dataset.Errorf(dataset.ErrStale, "the copy of dataset %s on node %s stays: it may be the last good one",
 		c.Dataset, c.Node)
@@ -99,7 +100,8 @@ func (s *Keeper) mayGo(t *record.Tx, c dataset.Copy) (stays, err error) {
 		return nil, err
 	}
 	d, err := t.Dataset(c.Dataset)
-	if err != nil || c.Was == dataset.CopySuperseded || d.State == dataset.StatePurging { // a person decided so
+	// a person decided to destroy the copy, or the whole dataset
+	if err != nil || c.Was == dataset.CopySuperseded || d.State == dataset.StatePurging {
 		return nil, err
 	}
 	ill, known, err := s.illness(t, d)
@@ -158,16 +160,16 @@ func (s *Keeper) homeLost(t *record.Tx, d dataset.Dataset) (bool, error) {
 	return !alive, err
 }
 
-// mayBeLast reports whether a copy of a dataset may be the last good one. If that is not known, nothing is
-// removed.
+// mayBeLast reports whether a copy of a dataset may be the last good one. It is true if that is not known, so that
+// nothing is removed.
 func (s *Keeper) mayBeLast(t *record.Tx, d dataset.Dataset) (bool, error) {
 	ill, known, err := s.illness(t, d)
 	return ill || !known, err
 }
 
-// illness reports whether the home of a dataset is lost, or why it cannot open the dataset, or that its pool is
-// quarantined or offline. fresh says whether the home has reported both to this service lately: an old report may
-// not be true any more.
+// illness reports whether the home of a dataset is ill: it is lost, it cannot open the dataset, or its pool is
+// quarantined or offline. known says whether ill is certain: if the home has not reported the dataset and the pool to
+// this service lately, an old report may no longer be true.
 func (s *Keeper) illness(t *record.Tx, d dataset.Dataset) (ill, known bool, err error) {
 	st, pool := s.Reports.Dataset(d.ID, d.Home), s.Reports.Pool(d.Pool)
 	if st != nil && st.Problem != "" || pool != nil && !pool.Online {
@@ -178,8 +180,8 @@ func (s *Keeper) illness(t *record.Tx, d dataset.Dataset) (ill, known bool, err 
 	return ill, known, err
 }
 
-// ExpireOne removes a copy unless it was replaced by another one, or may be the last good one: the home must be
-// alive and well, with a later epoch open.
+// ExpireOne condemns a copy that a move left, unless the record changed, its time has not passed, or it may be the last
+// good copy. The home must be alive and well, with a later epoch open. The target of a move in progress keeps its copy.
 func (s *Keeper) ExpireOne(t *record.Tx, was dataset.Copy) error {
 	var c dataset.Copy
 	there, err := t.Get(record.CopyKey(was.Node, was.Dataset), &c)

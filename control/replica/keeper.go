@@ -1,5 +1,10 @@
 // Package replica decides which copies of datasets nodes keep: replicas that are kept fresh, copies that moves left,
 // and superseded ones.
+//
+// Package control passes the reports of agents on copies to Copied. The background work in package housekeeping calls
+// Maintain and Expire. Packages planning and relocation call Decide in the transaction that changes a dataset, and
+// package noderemoval asks OnlyOne whether data would be lost. Keeper keeps no state: the copies are recorded in the
+// store, and the last reports on them are in reports.Latest.
 package replica
 
 import (
@@ -31,11 +36,11 @@ type Deps struct {
 	ClockTime time.Duration
 	// Uptime returns for how long services have run on the store, at least, as a transaction reads it.
 	Uptime func(*record.Tx) (time.Duration, error)
-	// Counted returns the same as it was read last.
+	// Counted returns the same from the last read, without a transaction.
 	Counted func() time.Duration
 }
 
-// Keeper decides which copies are kept. It has no state of its own. Its methods are safe for concurrent use.
+// Keeper decides which copies are kept. It has no state. Its methods are safe for concurrent use.
 type Keeper struct{ Deps }
 
 // New returns a Keeper.
@@ -50,8 +55,8 @@ const (
 	pageMost = 1000
 )
 
-// Maintain has as many nodes beside the home keep a fresh copy of a volume as its profile says. If too few nodes
-// can, the error says why each cannot; the possible replicas are kept.
+// Maintain makes as many nodes beside the home keep a fresh copy of a volume as its profile says. If too few nodes can,
+// the error gives the reason for each; the replicas that are possible are kept.
 func (s *Keeper) Maintain(ctx context.Context, d dataset.Dataset) error {
 	if d.State != dataset.StateReady || d.Profile.Replicas.Count == 0 && len(d.Copies) == 0 {
 		return nil
@@ -69,7 +74,8 @@ func (s *Keeper) Maintain(ctx context.Context, d dataset.Dataset) error {
 	return cmp.Or(err, short)
 }
 
-// Decide decides which copies of a dataset are kept fresh.
+// Decide decides which copies of a dataset are kept fresh: it adds missing replicas and condemns surplus ones. short is
+// the reason why there are too few replicas; nil if there are enough.
 func (s *Keeper) Decide(t *record.Tx, d dataset.Dataset) (short, err error) {
 	var good, leaving, left []dataset.Copy
 	for _, node := range d.Copies {
@@ -110,7 +116,7 @@ func (s *Keeper) Decide(t *record.Tx, d dataset.Dataset) (short, err error) {
 		return nil, err
 	}
 	for _, c := range surplus {
-		if c.Node == target { // it continues from the target's copy
+		if c.Node == target { // the move continues from the target's copy
 			continue
 		}
 		if err := record.CondemnCopy(t, c.Node, d.ID); err != nil {
@@ -120,9 +126,9 @@ func (s *Keeper) Decide(t *record.Tx, d dataset.Dataset) (short, err error) {
 	return nil, nil
 }
 
-// fitFirst sorts the copies so that those from which a volume could continue now come first, the freshest first,
-// and returns how many these are: they are complete, in a pool that is online, on a node that is alive, as this
-// service has heard lately.
+// fitFirst sorts the copies: first those from which a volume could continue now, then the others, and in each group the
+// freshest first. fit is the number of the former: they are complete, in a pool that is online, on a node that is
+// alive, according to recent reports to this service.
 func (s *Keeper) fitFirst(t *record.Tx, list []dataset.Copy) (sorted []dataset.Copy, fit int, err error) {
 	var unfit []dataset.Copy
 	for _, c := range list {
@@ -145,7 +151,7 @@ func (s *Keeper) fitFirst(t *record.Tx, list []dataset.Copy) (sorted []dataset.C
 	return append(sorted, unfit...), len(sorted), nil
 }
 
-// AddReplicas makes replicas of copies that moves left, and then new ones on the nodes with the most free space.
+// AddReplicas turns copies that moves left into replicas, and then adds replicas on the nodes with the most free space.
 func (s *Keeper) AddReplicas(t *record.Tx, d dataset.Dataset, left []dataset.Copy, n int) (short, err error) {
 	if left, _, err = s.fitFirst(t, left); err != nil {
 		return nil, err
@@ -161,7 +167,7 @@ func (s *Keeper) AddReplicas(t *record.Tx, d dataset.Dataset, left []dataset.Cop
 		return nil, nil
 	}
 	if lost, err := s.homeLost(t, d); err != nil || lost {
-		// A home that continues where control does not hear it does not know a new node, and would not ask it for
+		// A home that control cannot reach may continue. It does not know a new node, and would not ask that node for
 		// its promise.
 		home, err2 := t.NodeName(d.Home)
 		return tooFew(d, []string{"node " + home + ", which has it, is unreachable"}), cmp.Or(err, err2)
@@ -177,7 +183,7 @@ func (s *Keeper) AddReplicas(t *record.Tx, d dataset.Dataset, left []dataset.Cop
 		}
 		if there, err := t.Get(record.PoolKey(c.ID), &dataset.Pool{}); err != nil {
 			return nil, err
-		} else if !there || node.Cordoned { // since it was chosen
+		} else if !there || node.Cordoned { // cordoned since the copy was chosen
 			continue
 		}
 		if err := record.KeepCopy(t, &d, dataset.Copy{
@@ -196,8 +202,8 @@ func (s *Keeper) AddReplicas(t *record.Tx, d dataset.Dataset, left []dataset.Cop
 	return short, nil
 }
 
-// replicaPools returns one pool of each node that could keep a copy of a dataset and has none, those with the
-// most free space first, and why the other nodes cannot.
+// replicaPools returns one pool of each node that could keep a copy of a dataset and has none, those with the most free
+// space first. It also returns why the other nodes cannot.
 func (s *Keeper) replicaPools(t *record.Tx, d dataset.Dataset) (fit []placement.Candidate, why []string, err error) {
 	from, err := t.Pool(d)
 	if err != nil {

@@ -9,8 +9,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// AddLoss records a loss in a dataset, and its newest recorded snapshot after that. Earlier
-// losses are kept while a recorded copy may not know of them.
+// AddLoss records a loss in a dataset, and makes the newest snapshot that is not lost the latest one. Earlier losses
+// are kept while a recorded copy may not know of them.
 func AddLoss(t *record.Tx, next *dataset.Dataset, loss dataset.Loss) error {
 	behind := loss.Over
 	for _, node := range next.Copies {
@@ -33,8 +33,9 @@ func AddLoss(t *record.Tx, next *dataset.Dataset, loss dataset.Loss) error {
 	return err
 }
 
-// ForgetLost removes the records of the snapshots that a dataset continues without, once the loss is recorded,
-// some at a time. Their data stays on the superseded home. Idempotent: it continues with the remaining ones.
+// ForgetLost removes the records of the snapshots that a dataset continues without, once the loss is recorded. It works
+// in several transactions. The data of the snapshots stays on the superseded home. Idempotent: a repeated call
+// continues with the remaining ones.
 func (s *Keeper) ForgetLost(ctx context.Context, d dataset.Dataset) error {
 	for more := slices.ContainsFunc(d.Losses, unforgotten); more; {
 		_, err := s.Ledger.Update(ctx, func(t *record.Tx) (err error) {

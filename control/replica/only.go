@@ -9,11 +9,11 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Only is a copy that is the only one with some data; What is "" if there is none.
+// Only describes the only copy of some data; What is "" if there is none.
 type Only struct {
 	Dataset dataset.Dataset
 	What    string
-	Command string // the command after which others have the data too
+	Command string // the command after which the node no longer has the only copy
 }
 
 // OnlyOne returns whether a node's copy of a dataset is the only one with some data: a superseded head, or
@@ -60,8 +60,8 @@ func (s *Keeper) OnlyOne(t *record.Tx, node, id uuid.UUID) (o Only, err error) {
 		"drover volume move " + record.RefTo(d) + " --force --fenced " + home}, err
 }
 
-// CheckKeepsNothing fails with dataset.ErrInUse while a node has the only copy of some data, unless it was
-// removed already: then its data cannot be reached any more.
+// CheckKeepsNothing fails with dataset.ErrInUse while a node has the only copy of some data. It does not fail for a
+// node that was removed already, because the data there cannot be reached any more.
 func (s *Keeper) CheckKeepsNothing(ctx context.Context, ref string) error {
 	t := record.NewTx(ctx, s.Ledger.Store)
 	n, err := t.FindNode(ref)
