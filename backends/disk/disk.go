@@ -1,20 +1,18 @@
-// Package disk is what backends share that keep a pool in a filesystem on whole devices:
-// Open makes that filesystem on devices that hold nothing, or finds it on those that have
-// it, and mounts it.
+// Package disk makes, finds and mounts the filesystem of a pool that has whole devices. Backends btrfs, dir and loop
+// call [Open] when such a pool is opened, and keep the [Disk] as long as the pool is open. Backends lvm and zfs use
+// only the checks of devices. The package keeps no state besides the mount.
 //
-// # How a pool is known
+// # How a pool is identified
 //
-// The filesystem's UUID is the pool's, and its label "drover-pool". So nothing has to be
-// on record between the making of the filesystem and that of the pool in it, and what a
-// device is called after a boot does not matter: all of the host are looked at. One that is
-// absent, or is there twice, makes the pool offline, but where that is mounted already; it is
-// never made again.
+// The UUID of the filesystem is the UUID of the pool, and its label is "drover-pool". So nothing needs to be recorded
+// between making the filesystem and making the pool in it. Open examines all devices of the host, so their names may
+// change at a boot. If a device is absent, or two devices have the same filesystem, the pool is offline, unless it is
+// mounted already. The filesystem is never made again.
 //
 // # What a crash leaves
 //
-// A filesystem that was not made to the end says so (superblock.unfinished), and bears
-// that label: nobody ever mounted it, so it is made anew. One that was made to the end and
-// has nothing in it yet is taken as it is, under its UUID.
+// A filesystem that mkfs did not finish is marked so (superblock.unfinished) and has the label. Nobody ever mounted it,
+// so it is made again. A finished filesystem without content is used with its UUID.
 package disk
 
 import (
@@ -39,23 +37,23 @@ import (
 
 const (
 	label      = "drover-pool"
-	identity   = "pool.json" // of every pool
+	identity   = "pool.json" // the marker file of every pool
 	least      = 512 * dataset.MiB
 	mkfsLimit  = 30 * time.Minute
 	busyTries  = 100
 	busyPause  = 10 * time.Millisecond
-	manyAtMost = 3 // names that a refusal lists
+	manyAtMost = 3 // how many names an error lists
 )
 
-// Disk is a mounted filesystem on devices of its own.
+// Disk is the mounted filesystem of one pool on separate devices.
 type Disk struct {
 	ID      uuid.UUID // the filesystem's, and the pool's
 	Devices []string  // with their present names
 	mount   string
 }
 
-// Open mounts the filesystem of a pool at cfg.Mount. It is kind, fsctl.XFS or fsctl.Btrfs;
-// options are tried in turn, until the kernel takes one.
+// Open mounts the filesystem of a pool at cfg.Mount. kind is fsctl.XFS or fsctl.Btrfs. Open tries the sets of mount
+// options in turn until the kernel accepts one.
 func Open(ctx context.Context, runner run.Runner, cfg backends.Config, kind fsctl.Kind, options ...[]string) (*Disk,
 	error) {
 	if cfg.Mount == "" || cfg.Path != cfg.Mount || cfg.Image > 0 {
@@ -169,7 +167,7 @@ func mkfs(ctx context.Context, runner run.Runner, devices []string, kind fsctl.K
 		nodes = append(nodes, node)
 	}
 	args := []string{"-q", "-L", label}
-	if force { // otherwise mkfs looks for itself, too
+	if force { // without -f, mkfs looks for content too
 		args = append(args, "-f")
 	}
 	pkg := "xfsprogs"
@@ -194,8 +192,9 @@ func mkfs(ctx context.Context, runner run.Runner, devices []string, kind fsctl.K
 	return nil
 }
 
-// peek refuses a filesystem for a new pool that is not empty, even if it was begun here: others may have used
-// it since. It reads alone, and replays no log: another host may have it mounted.
+// peek fails if the filesystem for a new pool is not empty, even if an earlier attempt made it, because others may have
+// used it since. It mounts the filesystem read-only and does not replay the log, because another host may have it
+// mounted.
 func (d *Disk) peek(kind fsctl.Kind, cfg backends.Config) error {
 	if cfg.ID == uuid.Nil {
 		return nil // any pool is welcome
@@ -228,8 +227,8 @@ func (d *Disk) unused(cfg backends.Config) error {
 	return d.empty(root, "")
 }
 
-// empty fails with ErrExists when there is more in a directory than the making of a pool
-// leaves: its identity, and directories that hold nothing.
+// empty fails with ErrExists if a directory has other content than an interrupted making of a pool leaves: the marker
+// file, and empty directories.
 func (d *Disk) empty(dir *os.File, below string) error {
 	entries, err := dir.ReadDir(-1)
 	if err != nil {
@@ -260,7 +259,7 @@ func (d *Disk) empty(dir *os.File, below string) error {
 	return nil
 }
 
-// members are the mount options that name all devices of a btrfs.
+// members returns the mount options that name all devices of a btrfs.
 func (d *Disk) members() (options []string) {
 	if len(d.Devices) > 1 {
 		for _, device := range d.Devices {
@@ -304,8 +303,8 @@ func inUse(err error, device string) error {
 	return err
 }
 
-// mounted tells whether the filesystem is mounted in its place; something else there is
-// ErrOffline.
+// mounted reports whether the filesystem is mounted in its place. It fails with ErrOffline if something else is mounted
+// there.
 func (d *Disk) mounted() (bool, error) {
 	table, err := mount.Table()
 	if err != nil {
@@ -326,8 +325,8 @@ func (d *Disk) mounted() (bool, error) {
 // Note names the devices, for people.
 func (d *Disk) Note() string { return "on " + strings.Join(d.Devices, " and ") }
 
-// Left names the remains on the devices of a removed pool: an empty filesystem, which the next pool of its
-// backend there uses.
+// Left describes what remains on the devices of a removed pool: an empty filesystem, which the next pool of the backend
+// on these devices uses.
 func (d *Disk) Left(backend string) string {
 	var devices, wipe []string
 	keep := "keep"
@@ -336,14 +335,14 @@ func (d *Disk) Left(backend string) string {
 	}
 	for _, device := range d.Devices {
 		devices = append(devices, "--device "+device)
-		wipe = append(wipe, "wipefs -a "+device+" && blkdiscard -z "+device) // both refuse a busy one
+		wipe = append(wipe, "wipefs -a "+device+" && blkdiscard -z "+device) // both refuse a device in use
 	}
 	return fmt.Sprintf("%s %s an empty filesystem (drover pool create NAME --backend %s %s takes it again; "+
 		"for anything else: %s)",
 		strings.Join(d.Devices, " and "), keep, backend, strings.Join(devices, " "), strings.Join(wipe, " && "))
 }
 
-// Close unmounts the filesystem unless it is in use. Of a nil Disk nothing.
+// Close unmounts the filesystem unless it is in use. If the Disk is nil, Close does nothing.
 func (d *Disk) Close() error {
 	if d == nil {
 		return nil

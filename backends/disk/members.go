@@ -17,7 +17,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// member is a device that bears a filesystem's UUID.
+// member is a device that has the UUID of a filesystem.
 type member struct {
 	node   string
 	number uint64
@@ -42,8 +42,8 @@ func borne(device string, kind fsctl.Kind) (uuid.UUID, error) {
 	return sb.id, nil
 }
 
-// PoolOn returns the UUID of the pool that a device says it is of, uuid.Nil where it says nothing.
-// It changes nothing.
+// PoolOn returns the UUID of the pool that a device belongs to according to its content, or uuid.Nil if the content
+// names none. It changes nothing.
 func PoolOn(device string) uuid.UUID {
 	sb, err := readSuperblock(device)
 	if err != nil || sb.label != label || sb.unfinished {
@@ -52,8 +52,8 @@ func PoolOn(device string) uuid.UUID {
 	return sb.id
 }
 
-// members returns all devices of a filesystem with their present names: all devices with its UUID on this
-// host. ErrOffline where that is not all of them, or where one has a copy.
+// members returns the present names of all devices on this host that belong to a filesystem. It fails with ErrOffline
+// if a device is missing or has a copy.
 func members(id uuid.UUID, kind fsctl.Kind, had []string) ([]string, error) {
 	var found []member
 	var why []string
@@ -86,8 +86,8 @@ func members(id uuid.UUID, kind fsctl.Kind, had []string) ([]string, error) {
 	return nodes(found), nil
 }
 
-// standing returns the devices that a pool had, when it is mounted from them: a copy that comes
-// along later is not looked for, as it changes nothing about that.
+// standing returns the devices of a pool if the pool is mounted from them. It does not look for copies that appeared
+// later, because they do not affect the mount.
 func standing(id uuid.UUID, kind fsctl.Kind, cfg backends.Config) []string {
 	table, err := mount.Table()
 	if err != nil {
@@ -110,7 +110,7 @@ func standing(id uuid.UUID, kind fsctl.Kind, cfg backends.Config) []string {
 	return nodes(found)
 }
 
-// whole fails unless these are all devices of one filesystem, each once.
+// whole fails unless found is all devices of one filesystem, each once.
 func whole(found []member) error {
 	if len(found) == 0 {
 		return errors.New("no device of this host has the pool's filesystem: is its disk there?")
@@ -138,7 +138,7 @@ func nodes(found []member) (out []string) {
 	return out
 }
 
-// bears returns a device that bears a filesystem's UUID, or why it does not.
+// bears returns the member on a device, or an error if the device does not have the filesystem's UUID.
 func bears(device string, id uuid.UUID, kind fsctl.Kind) (m member, err error) {
 	if m.node, err = filepath.EvalSymlinks(device); err != nil {
 		return m, fmt.Errorf("%s is absent", device)
@@ -156,7 +156,7 @@ func bears(device string, id uuid.UUID, kind fsctl.Kind) (m member, err error) {
 	switch {
 	case m.kind == kind && m.id == id && !m.unfinished:
 		m.number = st.Rdev
-		// Of a disk with several paths, the device that combines them is mounted.
+		// If a disk has several paths, the device that combines the paths is mounted.
 		in := fmt.Sprintf("%s/%d:%d/holders", sysBlock, unix.Major(st.Rdev), unix.Minor(st.Rdev))
 		holders, err := names(in)
 		if err == nil && len(holders) > 0 {

@@ -13,12 +13,12 @@ import (
 	"github.com/droverhq/drover/internal/safefile"
 )
 
-// superblock is a device's description of its filesystem; the zero value: no known filesystem.
+// superblock is a device's description of its filesystem. The zero value means no known filesystem.
 type superblock struct {
 	kind       fsctl.Kind
 	id         uuid.UUID
 	label      string
-	unfinished bool // mkfs has not come to its end
+	unfinished bool // mkfs did not finish
 	device     uint64
 	devices    uint64 // of the filesystem
 }
@@ -58,7 +58,7 @@ func readSuperblock(path string) (superblock, error) {
 
 func parseSuperblock(r io.ReaderAt) (superblock, error) {
 	buf := make([]byte, 4096)
-	// A device that is too short for one has none.
+	// A device that is too short for a superblock has none.
 	if _, err := r.ReadAt(buf, btrfsAt); err == nil {
 		magic := string(buf[btrfsMagicAt : btrfsMagicAt+len(btrfsMagic)])
 		if magic == btrfsMagic || magic == btrfsMaking {

@@ -26,7 +26,7 @@ func checkPath(path string) error {
 	return nil
 }
 
-// resolve returns the node of a device: links such as those below /dev/disk lead to it.
+// resolve returns the node of a device. The path can be a link, such as those below /dev/disk.
 func resolve(path string) (string, error) {
 	node, err := filepath.EvalSymlinks(path)
 	if err != nil {
@@ -77,7 +77,8 @@ func free(path string) (node string, err error) {
 	if err := unclaimed(path, node, st); err != nil {
 		return "", err
 	}
-	// Only now: opening for writing has udev look at it anew, and a loop device go.
+	// This is the last check, because after an open for writing udev examines the device again, and a loop device may
+	// be detached.
 	fd, err := unix.Open(node, unix.O_RDWR|unix.O_EXCL|unix.O_CLOEXEC, 0)
 	switch {
 	case errors.Is(err, unix.EROFS), errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
@@ -167,7 +168,7 @@ func unclaimed(path, node string, st unix.Stat_t) error {
 	return nil
 }
 
-// isSwap tells whether a device is swap space in use.
+// isSwap reports whether a device is swap space in use.
 func isSwap(device uint64) (bool, error) {
 	f, err := os.Open("/proc/swaps")
 	if errors.Is(err, fs.ErrNotExist) {
@@ -188,7 +189,7 @@ func isSwap(device uint64) (bool, error) {
 	return false, lines.Err()
 }
 
-// partitions returns those of a device that the kernel knows.
+// partitions returns the partitions of a device that the kernel knows.
 func partitions(in string) (parts []string, err error) {
 	below, err := names(in + "/")
 	if err != nil {
@@ -213,7 +214,7 @@ func names(dir string) (out []string, err error) {
 	return out, err
 }
 
-// few lists names, so many that it stays one line.
+// few lists names, but only as many as fit in one line.
 func few(names []string) string {
 	if more := len(names) - manyAtMost; more > 0 {
 		return fmt.Sprintf("%s and %d more", strings.Join(names[:manyAtMost], ", "), more)
@@ -221,7 +222,7 @@ func few(names []string) string {
 	return strings.Join(names, ", ")
 }
 
-// Suffice fails with ErrUnsupported where devices have less together than a pool takes.
+// Suffice fails with ErrUnsupported if devices together are smaller than the least size of a pool.
 func Suffice(devices []string, least dataset.Size) error {
 	var size dataset.Size
 	for _, device := range devices {

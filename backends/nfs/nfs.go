@@ -1,25 +1,28 @@
-// Package nfs keeps datasets on a share that several hosts have mounted. It keeps them as
-// backend dir does; what it adds is that a volume goes to another host without being copied.
+// Package nfs keeps datasets on an NFS share that several hosts have mounted. It stores them as backend dir does. In
+// addition, a dataset can move to another host without being copied.
 //
 // # One share, a pool for each host
 //
 //	share.json       the UUID of the share, made by the first host
-//	<folder>/        a pool, of one host alone, laid out by package shelf
+//	<folder>/        a pool that belongs to one host, laid out by package shelf
 //	<folder>/ …
 //
-// All that a host does goes on in its own pool: making, removing, reaping, counting
-// generations. So nothing of what is proven for a pool that one host has is different here, and
-// no two hosts ever need a lock. A dataset that another host became the home of is moved by
-// that host from the one pool to the other: a rename, after control has opened the new epoch.
-// The old home has given it up by then, on its own disk, and touches it no more; one that was
-// passed over finds nothing at its place, and so cannot mount it anew. The record beside the
-// data says at which epoch it was taken: whoever is of an earlier one takes nothing back.
+// A host makes, removes, reaps and counts generations only in its own pool. So everything that is proven for a pool of
+// one host is valid here, and hosts need no locks between them.
+//
+// When another host becomes the home of a dataset, that host moves the dataset from the old pool to its own by a
+// rename, after control has opened the new epoch. The old home has given the dataset up on its own disk by then, and
+// does not touch it any more. An old home that did not take part finds nothing in its pool, and so cannot mount the
+// dataset again. The record beside the data contains the epoch at which it was taken. A host with an earlier epoch
+// cannot take it back.
+//
+// The agent opens a [Pool] and calls it by the contract of package backends; moves go through backends.Sharer. A Pool
+// keeps no state about datasets besides that of backend dir.
 //
 // # Why NFS 4
 //
-// A file that is removed while it is open, a rename that is retried, and locks behave as on a
-// disk there. CIFS keeps neither owners nor device nodes, and Ceph has a backend of its own to
-// come.
+// In NFS 4, removing an open file, retrying a rename, and locks work as on a disk. CIFS keeps neither owners nor device
+// nodes. Ceph will have a separate backend.
 package nfs
 
 import (
@@ -49,13 +52,13 @@ const Name = "nfs"
 
 const (
 	shareName = "share.json"
-	probe     = shelf.Temp + "share-" // the prefix of the names that a crash may leave there
+	probe     = shelf.Temp + "share-" // the prefix of temporary names, which a crash may leave in the share
 )
 
 // Backend is the kind of storage; its zero value is ready.
 type Backend struct {
-	// Network fails unless a path is on a usable share, and returns warnings about the share; nil: as in the
-	// mount table.
+	// Network fails unless a path is on a usable share, and returns warnings about the share. If nil, onNFS is used,
+	// which reads the mount table.
 	Network func(path string) (note string, err error)
 }
 
@@ -85,8 +88,8 @@ func (b Backend) Available(ctx context.Context) error {
 	return dir.Named(Name).Available(ctx)
 }
 
-// mountable tells whether the kernel has NFS, or may have it once a share is mounted: mount loads
-// the module then. What cannot be read is no reason against it.
+// mountable reports whether the kernel has NFS, or may load its module when a share is mounted. If this cannot be
+// determined, it returns true.
 func mountable(filesystems, modules string) bool {
 	if _, err := os.Stat(modules); !errors.Is(err, fs.ErrNotExist) {
 		return true
@@ -102,7 +105,7 @@ func (b Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool, 
 		network = onNFS
 	}
 	p := &Pool{path: filepath.Dir(cfg.Path)}
-	// otherwise the shelf says so
+	// If this is not a directory, opening the shelf reports it.
 	if info, err := os.Stat(p.path); err == nil && info.IsDir() && filepath.IsAbs(cfg.Path) {
 		if p.note, err = network(p.path); err != nil {
 			return nil, err
@@ -129,7 +132,7 @@ func (b Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool, 
 	return p, nil
 }
 
-// onNFS is what Network is on a host.
+// onNFS is the default of Backend.Network. It reads the mount table.
 func onNFS(path string) (note string, err error) {
 	kind, err := fsctl.KindOf(path)
 	if err != nil {
@@ -220,8 +223,8 @@ func keepsOwners(root *os.Root) (err error) {
 	return err
 }
 
-// plain fails where a pool is a mount of its own, so that nothing goes from it to another one.
-// The shelf reports an absent folder, and a file in its place.
+// plain fails if a pool is a separate mount, because nothing could be renamed from it to another pool. The shelf
+// reports an absent folder, and a file in its place.
 func plain(share, pool string) error {
 	root, err := os.OpenRoot(share)
 	if err != nil {
@@ -247,7 +250,8 @@ type share struct {
 	ID     uuid.UUID `json:"id"`
 }
 
-// join returns the UUID of a share, or gives it one. Of hosts that do so at once one does.
+// join returns the UUID of a share. If the share has none and make is set, join gives it one. If several hosts do so at
+// once, all of them return the UUID of the first one.
 func join(path string, make bool) (uuid.UUID, error) {
 	root, err := os.OpenRoot(path)
 	if err != nil {
@@ -296,13 +300,13 @@ type Pool struct {
 	backends.Pool
 	in       *dir.Pool // the same pool
 	exchange *shelf.Exchange
-	path     string // of the share
+	path     string // the path of the share
 	own      string // the path of this host's pool
 	share    uuid.UUID
 	note     string
 }
 
-// Clear implements backends.Clearer: of this host's pool. The share is others' too.
+// Clear implements backends.Clearer. It clears this host's pool, and leaves the share, which other hosts use too.
 func (p *Pool) Clear(ctx context.Context) (left string, err error) { return p.in.Clear(ctx) }
 
 // Info implements backends.Pool.
@@ -313,7 +317,7 @@ func (p *Pool) Info() backends.Info {
 	return is
 }
 
-// Stat implements backends.Pool: a dataset that another host took is not here any more.
+// Stat implements backends.Pool. A dataset that another host has taken is not found.
 func (p *Pool) Stat(ctx context.Context, id uuid.UUID) (e backends.Entry, err error) {
 	if err := p.exchange.Refresh(); err != nil {
 		return e, err

@@ -1,42 +1,47 @@
-// Package zfs is the backend for people who have a zpool: a dataset is a ZFS filesystem
-// of its own, its size a refquota, a snapshot and a clone what ZFS calls so.
+// Package zfs is the backend for hosts that have a zpool. A dataset is a ZFS filesystem, and its size is a refquota.
+// Snapshots and clones are those of ZFS.
 //
-// A pool is a directory on a mounted ZFS filesystem, or the whole filesystem. In the directory lie
-// the records (package shelf), below the filesystem the bytes:
+// A pool is a directory on a mounted ZFS filesystem, or the whole filesystem. The directory contains the records
+// (package shelf), and the filesystems below contain the data:
 //
-//	HOME                                     the filesystem that the directory lies on
-//	HOME/drover-<pool>                       all that is the pool's; never mounted
+//	HOME                                     the filesystem of the directory
+//	HOME/drover-<pool>                       everything of the pool; never mounted
 //	HOME/drover-<pool>/<dataset>             one dataset; never mounted
 //	HOME/drover-<pool>/<dataset>/head        what containers see, until a restore
-//	HOME/drover-<pool>/<dataset>/head-<uuid> what a restore made, named after the snapshot that it kept,
-//	                                         or what was received, or promoted: see copy.go
+//	HOME/drover-<pool>/<dataset>/head-<uuid> made by a restore, and named after the snapshot that it kept,
+//	                                         or received, or promoted: see heads.go
 //	…/head@drover-<snapshot>                 a snapshot
-//	…/head@drover-clone-<dataset>            what a clone of a head began as
+//	…/head@drover-clone-<dataset>            the origin of a clone of a head
 //	HOME/drover-<pool>/deleted/<uuid>        a deleted dataset that clones depend on
 //
-// A folder of the shelf has, beside the record:
+// A folder of the shelf has beside the record:
 //
-//	current.json             which filesystem is the head; absent: "head", and of a copy none
-//	snapshot-<uuid>.json     a snapshot's record, and of which filesystem it is; written last
-//	part, part.json          of a copy: what has come of a stream (package spool)
+//	current.json             which filesystem is the head; if absent: "head", and none for a copy
+//	snapshot-<uuid>.json     a snapshot's record, and the filesystem of the snapshot; written last
+//	part, part.json          of a copy: the received part of a stream (package spool)
 //
-// Records and bytes are in one zpool: they are imported together on another host. Records
-// are files rather than user properties because these hold 8 KiB (1 KiB in old pools),
-// stand in argument vectors, and cannot be exchanged in one step with another.
+// Records and data are in one zpool, so they are imported together on another host. Records are files rather than user
+// properties, because a property is limited to 8 KiB (1 KiB in old pools), is passed as an argument of a command, and
+// cannot be replaced atomically together with another one.
 //
 // # Crashes
 //
-// A folder is made before its filesystems and goes after them, a snapshot's record is
-// written after the snapshot and goes before it. So a crash leaves a filesystem or a snapshot of Drover's
-// that no record names; Reap destroys those, by name, one by one, never with -r, -R or -f. What Drover did
-// not name is never touched.
+// A folder is made before its filesystems and removed after them. A snapshot's record is written after the snapshot and
+// removed before it. So a crash leaves a filesystem or a snapshot with a name of Drover that no record names. Reap
+// destroys these one by one by name, never with -r, -R or -f. Objects that Drover did not name are never touched.
 //
 // # Ghosts
 //
-// ZFS keeps a snapshot as long as it has clones. One that is deleted loses its record at
-// once and goes with its last clone; a dataset with such snapshots is renamed to deleted/
-// in one step and goes likewise. Nothing is ever promoted, so that a snapshot stays the
-// snapshot of the filesystem that it was taken of.
+// ZFS keeps a snapshot as long as it has clones. A deleted snapshot with clones loses its record at once, and is
+// destroyed with its last clone. A deleted dataset with such snapshots is renamed to deleted/ in one step, and
+// destroyed in the same way. No clone is ever promoted by zfs promote, so a snapshot always belongs to the filesystem
+// that it was taken of.
+//
+// # State
+//
+// The agent opens a [Pool] and calls it by the contract of package backends. A pool remembers attachments, loaded keys
+// and the last usage listing, each protected by a mutex. Everything else is read from ZFS and the shelf. An open folder
+// claims its dataset (package shelf).
 package zfs
 
 import (
