@@ -1,5 +1,5 @@
-// Package host has the shared base of the components of one agent: the identity of this node, and the
-// services that all of them use. It decides nothing.
+// Package host has the shared base of the components of one agent: the identity of this node, and the services that all
+// components use. It decides nothing. Package agent makes one Host and gives it to every component.
 package host
 
 import (
@@ -26,29 +26,29 @@ type Host struct {
 	Incarnation uuid.UUID // of this start of the agent
 	NodeName    string
 	Boot        string // the UUID of this boot of the kernel
-	// Recovered says that the agent's database was lost, and that control had not reported the mounted
-	// datasets before this start.
+	// Recovered is true if the agent's database was lost, and control had not reported the mounted datasets before this
+	// start.
 	Recovered bool
 	Root      string // absolute, without symbolic links: mount points and images are below it
 
 	Control api.Service
 	DB      records.DB     // the agent's own database
-	Cache   *records.Cache // of what control records for this node
+	Cache   *records.Cache // the records of this node's datasets and copies
 	Locks   locks.Set      // one for each dataset
 	Jobs    *jobs.Runner
 	News    *report.News
-	Trust   *Trust // in control's store
+	Trust   *Trust // whether control's store is trusted
 	Clock   clock.Clock
 	Log     logrus.FieldLogger
 	Limits  Limits
 	Ctx     context.Context // ends when the agent stops
 }
 
-// RecoveredKey exists in the agent's database after a loss of it, until control has reported the datasets
-// that are mounted here.
+// RecoveredKey is a key in the agent's database. It exists from a loss of the database until control has reported the
+// datasets that are mounted here.
 const RecoveredKey = "recovered"
 
-// Limits are the times that the agent keeps. Zero values take the defaults.
+// Limits are the agent's intervals and time limits. Zero values mean the defaults.
 type Limits struct {
 	Record    time.Duration // work that takes longer is recorded as an operation (2 s)
 	Heartbeat time.Duration // between two heartbeats (10 s)
@@ -57,7 +57,7 @@ type Limits struct {
 	Follow    time.Duration // how long a mount waits for a move before it reports the move as pending (50 s)
 }
 
-// OrDefault returns the limits with the defaults in place of zero values.
+// OrDefault returns the limits with zero values replaced by the defaults.
 func (l Limits) OrDefault() Limits {
 	for _, d := range []struct {
 		value        *time.Duration

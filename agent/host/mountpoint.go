@@ -17,7 +17,7 @@ func IsMountPoint(path string) (bool, error) {
 	if errors.Is(err, unix.ENOENT) {
 		return false, nil
 	}
-	if errors.Is(err, unix.EIO) { // the answer of an XFS that was shut down
+	if errors.Is(err, unix.EIO) { // an XFS that was shut down answers EIO
 		table, terr := mount.Table()
 		if terr == nil && table.At(path) != nil {
 			return true, nil

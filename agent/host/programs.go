@@ -12,15 +12,15 @@ import (
 // Programs runs the programs that profiles name: fence commands, and programs that print a key.
 type Programs struct {
 	run.Runner
-	Allowed []string // the programs that may run; nil: any that belongs to root
+	Allowed []string // the programs that may run; if nil, any program that only root can change
 }
 
-// Check fails with ErrForbidden unless a program of a profile may run here as root: only root can change or
-// exchange it, and this host allows it, if it allows only some.
+// Check fails with ErrForbidden unless a program that a profile names may run here as root. Only root may be able to
+// change or replace it, and it must be in Allowed, unless Allowed is nil.
 //
-// The program is then run by its path, not by a descriptor. That is as safe, because only root can make the
-// path name something else, and a script needs its path: the interpreter opens it again, and a script may use
-// it to find files in its own folder.
+// The program is then run by its path, not by a descriptor. That is as safe, because only root can make the path name
+// something else. A script needs its path: the interpreter opens it again, and a script may use it to find files in its
+// folder.
 func (p *Programs) Check(args []string) error {
 	if len(args) == 0 {
 		return dataset.Errorf(dataset.ErrInvalid, "the profile names no program")

@@ -1,8 +1,11 @@
 // Package keyring reads the keys of encrypted datasets.
 //
-// An encrypted dataset has a random data key, which its home generates when it makes the dataset. The record has
-// the data key wrapped by a key of the operator. The profile says where that key is. It is not stored anywhere,
-// and is read each time.
+// An encrypted dataset has a random data key, which its home generates when it makes the dataset. The record contains
+// the data key, wrapped by a key of the operator. The profile says where the operator's key is. Drover does not store
+// the operator's key, and reads it each time.
+//
+// The backends call Keyring as backends.Keys. Operations call Seal and Wrap, and moves StandIn and CanOpen. The only
+// state is the table of stand-ins, in memory, protected by a mutex.
 package keyring
 
 import (
@@ -46,8 +49,8 @@ func New(deps Deps) *Keyring {
 }
 
 // DataKey implements backends.Keys. It tries control's record before the record beside the data, because the key may
-// have been exchanged after the latter was written. For a copy, however, control's record may be the older one. The
-// first wrapping that opens gives the data key.
+// have been exchanged after the record beside the data was written. For a copy, however, control's record may be the
+// older one. DataKey returns the data key of the first record that can be unwrapped.
 func (k *Keyring) DataKey(ctx context.Context, d dataset.Dataset) ([]byte, error) {
 	if h, is := ctx.Value(dataKeyContext{}).(heldKey); is && d.Encryption != nil && h.id == d.ID &&
 		h.wrapped == d.Encryption.ID {
@@ -75,17 +78,17 @@ func (k *Keyring) DataKey(ctx context.Context, d dataset.Dataset) ([]byte, error
 	return nil, why
 }
 
-// heldKey is the data key of a dataset that is made while writers wait. It is in the context of that work, so that no
-// key program runs meanwhile.
+// heldKey is the data key of a dataset that is made while writers wait. It is stored in the context of that work, so
+// that no program that prints a key must run meanwhile.
 type heldKey struct {
-	id, wrapped uuid.UUID // of the dataset, and of the data key
+	id, wrapped uuid.UUID // the UUIDs of the dataset and of its data key
 	data        []byte
 }
 
 // dataKeyContext is the key of a heldKey in a context.
 type dataKeyContext struct{}
 
-// dataKey returns the data key in a record. of is the dataset for which the operator's key is read.
+// dataKey returns the data key that is wrapped in the record d. The operator's key is read for the dataset of.
 func (k *Keyring) dataKey(ctx context.Context, of uuid.UUID, d dataset.Dataset) ([]byte, error) {
 	if d.Encryption == nil {
 		return nil, dataset.Errorf(dataset.ErrForbidden, "it is encrypted, and there is no data key in its record")
@@ -98,7 +101,8 @@ func (k *Keyring) dataKey(ctx context.Context, of uuid.UUID, d dataset.Dataset) 
 }
 
 // StandIn makes the dataset id, which has no record, use the data key of the dataset of until end is called. Examples
-// are a temporary clone that is read, and the dataset that a move makes. The dataset id is not reaped until then.
+// are a temporary clone that is read, and the dataset that a move makes. Until then the dataset id is not removed as an
+// orphan.
 func (k *Keyring) StandIn(id, of uuid.UUID) (end func()) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -149,9 +153,9 @@ func (k *Keyring) OperatorKey(ctx context.Context, p dataset.Profile, id uuid.UU
 	return keys.Read(ctx, k.deps.Programs, from, keys.Ask{Profile: p.Name, Dataset: id})
 }
 
-// Seal gives a dataset that will be made its data key: a new one, that of the dataset it is cloned from, or that
-// of an earlier attempt. If a key is not here, it changes nothing. withKey is the context in which the dataset is
-// made: for a clone, whose key was verified, it has the data key.
+// Seal gives a dataset that will be made its data key: a new one, that of the dataset from which it is cloned, or that
+// of an earlier attempt. If a key is not on this node, Seal fails and changes nothing. withKey is the context for
+// making the dataset. For a clone, whose key was verified, it contains the data key.
 func (k *Keyring) Seal(ctx context.Context, pool backends.Pool, op *dataset.Operation) (withKey context.Context,
 	err error) {
 	d := op.Dataset
@@ -220,7 +224,7 @@ func (k *Keyring) Wrap(ctx context.Context, key keys.Key, d dataset.Dataset, id 
 }
 
 // CanOpen fails with ErrForbidden if the key of a dataset that will move here is not on this node. d is control's
-// record: the one of a copy here may be older.
+// record, because the record of a copy here may be older.
 func (k *Keyring) CanOpen(ctx context.Context, d dataset.Dataset) error {
 	if d.Encryption == nil {
 		return nil

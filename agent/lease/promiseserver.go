@@ -80,7 +80,7 @@ func (s *PromiseServer) answer(w http.ResponseWriter, r *http.Request) (out prom
 func (s *PromiseServer) NotHome(node uuid.UUID, e promise.Epoch) string {
 	if d, here := s.deps.Cache.Dataset(e.Dataset); here {
 		if d.Epoch < e.Epoch {
-			return "" // this node does not know where the dataset went, and can open no later epoch
+			return "" // this node missed where it went, and can open no later epoch
 		}
 		return fmt.Sprintf("node %s has it, at epoch %d", s.deps.Host.NodeName, d.Epoch)
 	}

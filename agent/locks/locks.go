@@ -1,5 +1,6 @@
-// Package locks provides one lock for each dataset. Code that changes a dataset, its mounts or its records
-// on this host must hold the lock of that dataset. A lock is not reentrant.
+// Package locks provides one lock for each dataset. Code that changes a dataset, its mounts or its records on this host
+// must hold the lock of that dataset. A lock is not reentrant. The components of the agent share the Set of host.Host;
+// some have a further Set for a narrower purpose.
 package locks
 
 import (
@@ -59,7 +60,7 @@ func (s *Set) take(ctx context.Context, id uuid.UUID, what string, urgent int) (
 	l := s.join(id, urgent)
 	defer s.update(func() { l.urgent -= urgent })
 	select {
-	case <-l.token: // a lock that is free is taken even if ctx has ended
+	case <-l.token: // take a free lock even if ctx has ended
 		return s.hold(id, l, what), nil
 	default:
 	}
@@ -75,7 +76,7 @@ func (s *Set) take(ctx context.Context, id uuid.UUID, what string, urgent int) (
 	}
 }
 
-// hold notes who holds a lock whose token was taken, and returns the function that releases it.
+// hold records the holder of a lock whose token was taken, and returns the function that releases the lock.
 func (s *Set) hold(id uuid.UUID, l *lock, what string) (unlock func()) {
 	s.update(func() {
 		l.work, l.held = what, true
@@ -149,7 +150,7 @@ type Holder struct {
 	For  time.Duration // how long the lock has been held
 }
 
-// HeldFor returns the locks that have been held for at least that time, the longest first. now is the
+// HeldFor returns the locks that have been held for at least the duration least, the longest-held first. now is the
 // current steady time of Clock.
 func (s *Set) HeldFor(least, now time.Duration) (list []Holder) {
 	s.mu.Lock()

@@ -11,9 +11,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Cache has the records of the datasets whose home is this node, of the copies that this node keeps, and of every
-// name that its engine has used. It answers when control cannot. The agent's own commits and control's answers keep
-// it current. It is safe for concurrent use.
+// Cache has the records of the datasets whose home is this node, of the copies that this node keeps, and of every name
+// that its engine has used. It answers when control cannot. The agent's commits and control's answers keep it current.
+// Its mutex protects all fields. It is safe for concurrent use.
 type Cache struct {
 	mu        sync.RWMutex
 	datasets  map[uuid.UUID]*api.Indexed // whose home is this node
@@ -51,9 +51,9 @@ func (c *Cache) putLocked(d api.Indexed) {
 	}
 }
 
-// Apply adds or replaces the record of a dataset, unless a newer one or one of a later epoch is known: an
-// older store must not open an epoch again that has ended. Index 0 is newer than any. It reports whether
-// the record has changed.
+// Apply adds or replaces the record of a dataset, unless a record with a later epoch, or with the same or a higher
+// index, is known: a store that was restored from an older backup must not open an epoch that has ended. Index 0 counts
+// as newer than any other index. Apply reports whether the record has changed.
 func (c *Cache) Apply(d dataset.Dataset, index uint64) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -73,7 +73,7 @@ func (c *Cache) Apply(d dataset.Dataset, index uint64) bool {
 	return true
 }
 
-// Remove removes the record of a dataset. Again: nothing.
+// Remove removes the record of a dataset. Idempotent.
 func (c *Cache) Remove(id uuid.UUID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -112,8 +112,8 @@ func (c *Cache) RemoveAsOf(id uuid.UUID, asked uint64) (removed bool) {
 	return true
 }
 
-// unnameLocked removes the name of a dataset. If a name was used again, the records on disk may have two
-// datasets of that name: the other one then has it.
+// unnameLocked removes the name of a dataset. The records on disk may have two datasets with the name, if the name was
+// used again. Then the other dataset keeps it.
 func (c *Cache) unnameLocked(d *api.Indexed) {
 	if c.names[d.Volume] != d.ID {
 		return
@@ -157,8 +157,8 @@ func (c *Cache) IDs() []uuid.UUID {
 	return out
 }
 
-// TakeChanged returns at most limit of the records that have changed since the last call, nil for one that
-// was removed.
+// TakeChanged returns records that have changed since the last call, at most limit of them. The value is nil for a
+// removed record.
 func (c *Cache) TakeChanged(limit int) map[uuid.UUID]*api.Indexed {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -186,7 +186,7 @@ func (c *Cache) ReturnChanged(taken map[uuid.UUID]*api.Indexed) {
 	}
 }
 
-// Index returns the index of the last known transaction that wrote a dataset's record, 0 if none is known.
+// Index returns the index of the last known transaction that wrote a dataset's record, or 0 if none is known.
 func (c *Cache) Index(id uuid.UUID) uint64 {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -196,14 +196,14 @@ func (c *Cache) Index(id uuid.UUID) uint64 {
 	return 0
 }
 
-// Revision is the newest that is known of a dataset.
+// Revision is the newest known state of a dataset.
 type Revision struct {
 	Index, Epoch uint64
 	Volume       string
 	Purging      bool // it is being purged
 }
 
-// Revisions returns the newest that is known of each dataset whose home is this node.
+// Revisions returns the newest known state of each dataset whose home is this node.
 func (c *Cache) Revisions() map[uuid.UUID]Revision {
 	c.mu.RLock()
 	defer c.mu.RUnlock()

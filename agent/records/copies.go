@@ -11,9 +11,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// ReplaceByCopy replaces the record of a dataset whose home is now another node by the copy that stays here. It
-// does nothing if the record is of the copy's epoch or a later one: then what is known of the copy is older
-// than the move of the dataset to this node.
+// ReplaceByCopy replaces the record of a dataset whose home is now another node by the copy that this node keeps. It
+// does nothing if the record has the copy's epoch or a later one: the dataset has then moved back to this node since
+// the copy was recorded.
 func (c *Cache) ReplaceByCopy(k api.Kept) (left bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -52,7 +52,7 @@ func (c *Cache) setCopyLocked(id uuid.UUID, k *api.Kept) {
 	}
 }
 
-// ShownBy returns the copy that a dataset shows (see ShownAs).
+// ShownBy returns the copy that the dataset id shows (see ShownAs).
 func (c *Cache) ShownBy(id uuid.UUID) (api.Kept, bool) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -82,7 +82,7 @@ func (c *Cache) DatasetOrCopy(id uuid.UUID) (dataset.Dataset, bool) {
 	return *k.Record, true
 }
 
-// Left returns the datasets that are known to have moved to another node, with the epoch at which.
+// Left returns the datasets that are known to have moved to another node, each with the epoch of that move.
 func (c *Cache) Left() map[uuid.UUID]uint64 {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -95,8 +95,8 @@ func (c *Cache) Left() map[uuid.UUID]uint64 {
 	return at
 }
 
-// HasLeftSince reports whether a dataset has moved to another node since a record was written: at a later epoch than
-// that of the record. Such a record is from a store that was restored from a backup.
+// HasLeftSince reports whether a dataset has moved to another node at a later epoch than that of the record d. Such a
+// record is from a store that was restored from a backup.
 func (c *Cache) HasLeftSince(d dataset.Dataset) bool {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -104,7 +104,7 @@ func (c *Cache) HasLeftSince(d dataset.Dataset) bool {
 	return kept && k.Record != nil && k.Record.Epoch > d.Epoch
 }
 
-// ShownAs returns the dataset that shows a copy: its UUID is the same at each start.
+// ShownAs returns the UUID of the dataset that shows a copy. It is the same at each start.
 func ShownAs(k api.Kept) uuid.UUID {
 	return uuid.NewSHA1(k.Dataset, fmt.Appendf(nil, "shown/%s/%s", k.Node, k.Snapshot))
 }

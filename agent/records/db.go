@@ -12,29 +12,30 @@ import (
 )
 
 // DB is the agent's own database, on its disk. Each write is one durable transaction. It is safe for
-// concurrent use. Its keys, with the types of package agent:
+// concurrent use. Its keys, and the types of
+// their values, are:
 //
 //	format                 the format of the records: see Format; absent: 1
-//	identity               nodeIdentity
-//	recovered              the database was lost, and control has not yet said what is mounted
-//	incarnations           incarnations
+//	identity               registration.nodeIdentity
+//	recovered              the database was lost, and control has not yet reported what is mounted
+//	incarnations           registration.incarnations
 //	engine                 mounting.engineRecord
 //	recovery               the last recovery of control's store that this node has applied
-//	standing               standingRecord
-//	clock                  the highest clock of control's store, some seconds late
-//	mounts/<dataset>       mountRecord
+//	standing               lease.standingRecord
+//	clock                  the highest clock of control's store, written with a delay of some seconds
+//	mounts/<dataset>       mounting.Record
 //	spellings/<name>       Spellings
-//	volumes/<dataset>      api.Indexed, a copy for the time when control is away
+//	volumes/<dataset>      api.Indexed, a copy for the time when control is unreachable
 //	copies/<dataset>       api.Kept, the copy that this node keeps of a dataset whose home is another node
 //	yields/<dataset>       lease.Relinquished
 //	pulls/<dataset>        replication.MoveRecord
 //	enrolled/<dataset>/<node>  a node that was given a part of a dataset
-//	pools/<name>           poolRecord
-//	making/<name>          poolRecord of a pool that is being made, as asked: see intend
-//	limits/<dataset>       limitRecord
-//	left/<device>          limitRecord of limits that could not be removed
-//	guests/<dataset>       a dataset of another node that is mounted here: see guests.go
-//	undersized/<dataset>   a dataset whose size is not the one on record: see operation.DeferredResize
+//	pools/<name>           pool.Record
+//	making/<name>          pool.Record of a pool that is being made on request: see pool.Making
+//	limits/<dataset>       throttle.LimitRecord
+//	left/<device>          throttle.LimitRecord of limits that could not be removed
+//	guests/<dataset>       mounting.Stay, a dataset of another home that is mounted here
+//	undersized/<dataset>   a dataset whose size differs from the recorded size: see operation.DeferredResize
 type DB struct{ store store.Store }
 
 // OpenDB returns the database in a store, which the caller closes.

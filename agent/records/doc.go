@@ -1,3 +1,6 @@
-// Package records holds what the agent knows and keeps across restarts: DB is its own database on disk, and
-// Cache has the records of datasets, copies and spellings in memory. Neither calls control or a backend.
+// Package records holds what the agent knows and keeps across restarts: DB is the agent's database on disk, and Cache
+// has the records of datasets, copies and spellings in memory. All components of the agent use them through host.Host.
+// The package calls neither control nor a backend.
+//
+// DB is only the access: each key belongs to the component that writes it. See DB for the list of keys.
 package records

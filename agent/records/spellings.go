@@ -12,8 +12,8 @@ import (
 // Spellings lists the spellings by which the engine of this node has used a volume.
 type Spellings struct {
 	Dataset uuid.UUID `json:"dataset"`
-	Used    []string  `json:"used"` // spellings, as db@gold
-	// Podman says that Podman made or mounted the volume on this node. See removableBy.
+	Used    []string  `json:"used"` // spellings, such as db@gold
+	// Podman is true if Podman made or mounted the volume on this node.
 	Podman bool `json:"podman,omitempty"`
 }
 
@@ -97,7 +97,7 @@ func (c *Cache) UsedByPodman(d dataset.Dataset) bool {
 	return r != nil && r.Dataset == d.ID && r.Podman
 }
 
-// DatasetNamed returns the dataset for which the engine used a name last.
+// DatasetNamed returns the dataset for which the engine last used a name.
 func (c *Cache) DatasetNamed(name string) (uuid.UUID, bool) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()

@@ -13,7 +13,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// CheckFits refuses a volume that is larger than its whole pool. The sizes of all volumes together may be larger.
+// CheckFits fails if a volume is larger than its whole pool. The sizes of all volumes together may exceed the pool.
 func CheckFits(ctx context.Context, pool backends.Pool, size dataset.Size) error {
 	if st := pool.Status(ctx); st.Online && st.Size > 0 && size > st.Size {
 		return dataset.Errorf(dataset.ErrUnsupported,
@@ -23,10 +23,10 @@ func CheckFits(ctx context.Context, pool backends.Pool, size dataset.Size) error
 	return nil
 }
 
-// CheckTight refuses a scheduled snapshot of a dataset while its pool has less free than a tenth of the dataset's
-// used bytes. After a snapshot that shares blocks, every block that is overwritten needs a new block. Without a free
-// block the writer gets an error (EIO), and a snapshot that no user requested must not break a database. Pools that
-// copy do not have this problem.
+// CheckTight fails for a scheduled snapshot of a dataset if the free space of its pool is less than a tenth of the
+// dataset's used bytes. After a snapshot that shares blocks, every block that is overwritten needs a new block. Without
+// a free block the writer gets an error (EIO), and a snapshot that no user requested must not break a database. Pools
+// whose snapshots are copies do not have this problem.
 func CheckTight(ctx context.Context, pool backends.Pool, d dataset.Dataset) error {
 	if !pool.Info().Capabilities.InstantSnapshot {
 		return nil
@@ -60,14 +60,14 @@ func ApplyDefaults(d *dataset.Dataset, pool backends.Pool) {
 	}
 }
 
-// Discard removes a dataset that was made and is not recorded.
+// Discard removes a dataset that was made but not recorded.
 func Discard(ctx context.Context, pool backends.Pool, id uuid.UUID) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 	defer cancel()
 	return pool.Delete(ctx, id)
 }
 
-// DiscardSnapshot removes a snapshot that was taken and is not recorded.
+// DiscardSnapshot removes a snapshot that was taken but not recorded.
 func DiscardSnapshot(ctx context.Context, pool backends.Pool, s dataset.Snapshot) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 	defer cancel()
