@@ -14,7 +14,7 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// BoundSession is long enough for a loaded machine. Leases then last 3 s.
+// BoundSession is a session time that is long enough for a loaded machine. Leases then last 3 s.
 const BoundSession = 5 * time.Second
 
 // Bounded is a cluster whose leases are bounded: its hosts have guards, and links to control that can be cut.
@@ -24,13 +24,13 @@ type Bounded struct {
 	LinkA, LinkB   *Link
 }
 
-// NewBounded starts one with pools of backend loop.
+// NewBounded starts a Bounded with pools of backend loop.
 func NewBounded(t *testing.T) *Bounded {
 	t.Helper()
 	return NewBoundedOn(t, "loop", BoundSession)
 }
 
-// NewBoundedOn starts one with pools of a backend.
+// NewBoundedOn starts a Bounded with pools of a backend.
 func NewBoundedOn(t *testing.T, backend string, session time.Duration) *Bounded {
 	t.Helper()
 	g := &Bounded{Cluster: &Cluster{T: t, Session: session}}
@@ -86,13 +86,14 @@ func (g *Bounded) thaw() {
 // NewReplicated creates a volume with failover auto on host-a, and waits for its replica on host-b.
 func (g *Bounded) NewReplicated(name string) dataset.Dataset {
 	g.Helper()
-	Await(g.T, func() bool { return g.A.Create(g.Context(), name+"@auto", nil) == nil }) // control learns of the guards
+	Await(g.T, func() bool { return g.A.Create(g.Context(), name+"@auto", nil) == nil }) // once control knows the guards
 	d, _ := g.A.Cache.Volume(name)
 	Await(g.T, func() bool { _, kept := g.B.Replicas.Copy(d.ID); return kept })
 	return d
 }
 
-// AwaitConsistent waits until a volume on host-a is mounted and known to the guard if it is used, and neither if not.
+// AwaitConsistent waits until a volume on host-a is mounted and registered with the guard, if it has a use. If it has
+// no use, AwaitConsistent waits until it is neither mounted nor registered.
 func (g *Bounded) AwaitConsistent(d dataset.Dataset, at string) {
 	g.Helper()
 	for until := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {

@@ -24,8 +24,8 @@ import (
 	"github.com/droverhq/drover/profiles"
 )
 
-// Cluster is a control service and the hosts that use it and reach each other. Its methods fail the test if something
-// goes wrong.
+// Cluster is a control service and the hosts that use it and reach each other. Its methods fail the test if an error
+// occurs that the test does not expect.
 type Cluster struct {
 	*testing.T
 	ControlStore store.Store
@@ -166,7 +166,7 @@ func (c *Cluster) Close() {
 	}
 }
 
-// Other returns the other one of A and B.
+// Other returns host A for B, and B for A.
 func (c *Cluster) Other(h *Host) *Host {
 	if h == c.A {
 		return c.B
@@ -202,7 +202,8 @@ func (c *Cluster) Move(volume string, to *Host) {
 	}
 }
 
-// ForceMove moves a volume to a host without another one, which the test confirms as fenced.
+// ForceMove moves a volume to a host although the host without is not reachable. The test confirms that without is
+// fenced.
 func (c *Cluster) ForceMove(volume string, to, without *Host) {
 	c.Helper()
 	out := c.Submit(api.Request{

@@ -8,8 +8,8 @@ import (
 	"github.com/droverhq/drover/plugin"
 )
 
-// engineCalls has the requests of an engine with the names as the engine sends them. Package plugin parses them, as
-// these methods do.
+// engineCalls has the requests of an engine, with the volume names as the engine sends them. Its methods parse the
+// names as package plugin does.
 type engineCalls struct{ *agent.Agent }
 
 func (c engineCalls) Create(ctx context.Context, spelling string, opts map[string]string) error {

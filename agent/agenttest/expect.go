@@ -20,7 +20,8 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// Await waits until a condition is true, at most a minute. It is for what comes soon, and is not announced.
+// Await waits until a condition is true, for a minute at most. Use it for conditions that become true soon and send no
+// notification.
 func Await(t *testing.T, ok func() bool) {
 	t.Helper()
 	for start := time.Now(); !ok(); time.Sleep(time.Millisecond) {
@@ -30,7 +31,7 @@ func Await(t *testing.T, ok func() bool) {
 	}
 }
 
-// AwaitNamed is Await with a name of the condition for its failure.
+// AwaitNamed is Await. If it fails, the message contains the name of the condition.
 func (c *Cluster) AwaitNamed(what string, is func() bool) {
 	c.Helper()
 	for until := time.Now().Add(time.Minute); !is(); time.Sleep(5 * time.Millisecond) {
@@ -145,7 +146,7 @@ func (h *Host) ListPool(area string) (names []string) {
 	return names
 }
 
-// SavePool copies a pool. The function that it returns replaces the pool by the copy, while the agent is stopped.
+// SavePool copies a pool. The returned function replaces the pool by the copy; the agent must be stopped then.
 func (h *Host) SavePool(folder string) (putBack func()) {
 	h.T.Helper()
 	pool, kept := filepath.Join(h.Root, folder), h.T.TempDir()
@@ -165,7 +166,7 @@ func (h *Host) SavePool(folder string) (putBack func()) {
 	return func() { replace(pool, kept) }
 }
 
-// NewIncoming makes a dataset as a create does that a crash interrupts before the commit.
+// NewIncoming leaves a dataset in the state in which a create leaves it that a crash interrupts before the commit.
 func (h *Host) NewIncoming() dataset.Dataset {
 	h.T.Helper()
 	d := dataset.Dataset{
@@ -322,9 +323,9 @@ func (c *Cluster) ReplicaTimeOn(h *Host, volume string) (taken time.Time) {
 	return taken
 }
 
-// ReplicaHasSince reports whether the replica of a volume on a host has everything that was written until a time. Its
-// snapshot may be older: a snapshot that is taken between the last write and that time has everything, and there is
-// no other one while nothing is written.
+// ReplicaHasSince reports whether the replica of a volume on a host has everything that was written until the time
+// written. Its snapshot may be older than that time: a snapshot that was taken after the last write has everything, and
+// no other snapshot is taken while nothing is written.
 func (c *Cluster) ReplicaHasSince(h *Host, volume string, written time.Time) bool {
 	return slices.ContainsFunc(c.Recorded(volume).Kept, func(k api.KeptCopy) bool {
 		return k.Node == h.Node() && k.Kind == dataset.CopyReplica && k.Snapshot != uuid.Nil && k.Current.After(written)

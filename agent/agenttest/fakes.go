@@ -14,8 +14,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// HangingBackend is backend dir with a pool named other whose disk can hang: it then answers no call of one kind, also
-// if the context of the call ends.
+// HangingBackend is backend dir with a pool named other whose disk can hang. While it hangs, calls of one kind do not
+// return, even if their context ends.
 type HangingBackend struct {
 	dir.Backend
 	Mu            sync.Mutex

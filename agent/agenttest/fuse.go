@@ -7,8 +7,9 @@ import (
 	"time"
 )
 
-// Fuse simulates the crash of an agent: from its n-th act on, nothing that it does has an effect on its disk or at
-// control. The act at which the fuse blows is either the last one that happens, or the first one that does not.
+// Fuse simulates the crash of an agent. From its n-th act on, no act of the agent has an effect on its disk or at
+// control. The act at which the fuse blows is either the last one that has an effect (Late), or the first one that has
+// none.
 type Fuse struct {
 	Mu   sync.Mutex
 	Left int  // acts until the fuse blows; -1: it does not blow
@@ -40,15 +41,15 @@ func (f *Fuse) FailNext(act string, err error) {
 	f.broken = map[string]error{act: err}
 }
 
-// Mend lets all acts happen again, and calls nothing before them: what an agent does after the end of its test is no
-// act of that test.
+// Mend lets all acts have an effect again, and does not call look before them: the acts of an agent after the end of
+// its test are not part of the test.
 func (f *Fuse) Mend() {
 	f.Mu.Lock()
 	defer f.Mu.Unlock()
 	f.Left, f.dead, f.look = -1, false, nil
 }
 
-// AwaitDeath waits until a fuse has blown, which gone says. It fails the test if the agent never comes to that act.
+// AwaitDeath waits until a fuse has blown: it closes gone then. It fails the test if the agent never reaches that act.
 func AwaitDeath(t *testing.T, gone <-chan struct{}) {
 	t.Helper()
 	select {

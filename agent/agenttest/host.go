@@ -106,7 +106,7 @@ func (c *Cluster) newHost() *Host {
 func (c *Cluster) AddHost(name, backend string) *Host {
 	c.Helper()
 	h := c.newHost()
-	lease := 3 * time.Second // each move of a volume in use costs a test this time
+	lease := 3 * time.Second // each move of a volume in use waits this long
 	if c.Session > 0 {
 		lease = 8 * time.Second // longer than any promise
 	}
@@ -130,7 +130,7 @@ func (c *Cluster) AddHost(name, backend string) *Host {
 	return h
 }
 
-// anywhere accepts every folder as one of a share.
+// anywhere accepts every folder as the folder of a share.
 func anywhere(string) (string, error) { return "", nil }
 
 // makeDisk makes the disk of a pool and returns the pool's path.
@@ -204,7 +204,7 @@ func (h *Host) Stop() {
 	}
 }
 
-// Restart replaces the agent by another one, which finds what this one left.
+// Restart stops the agent and starts another one on the same disk.
 func (h *Host) Restart() {
 	h.T.Helper()
 	h.Stop()
@@ -241,7 +241,7 @@ func (h *Host) RestartControl() {
 	h.Cluster.RestartControl()
 }
 
-// NewVolume creates a volume, and returns its record.
+// NewVolume creates a volume and returns its record.
 func (h *Host) NewVolume(spec string, opts ...map[string]string) dataset.Dataset {
 	h.T.Helper()
 	var options map[string]string
@@ -259,7 +259,7 @@ func (h *Host) NewVolume(spec string, opts ...map[string]string) dataset.Dataset
 	return d
 }
 
-// MustMount mounts a volume for an ID, and returns where.
+// MustMount mounts a volume for an ID and returns the mount point.
 func (h *Host) MustMount(name, id string) string {
 	h.T.Helper()
 	path, err := h.Mount(h.T.Context(), name, id)

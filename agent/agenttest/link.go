@@ -20,8 +20,8 @@ type Link struct {
 	cut chan struct{} // closed while the link is cut
 	// sync, if set, changes each full answer.
 	sync func(*api.Sync)
-	// lose is how many commits happen and get no answer. If refuse is set, the next one does not happen. unanswered
-	// counts both.
+	// lose is how many of the next commits succeed without an answer to the agent. If refuse is set, the next commit
+	// fails. unanswered counts both.
 	lose, unanswered int
 	refuse           bool
 	deaf             bool          // Sync fails
@@ -58,7 +58,7 @@ func (l *Link) ChangeSync(change func(*api.Sync)) {
 	l.sync = change
 }
 
-// LoseAnswers loses the answers of the next n commits, which happen.
+// LoseAnswers makes the next n commits succeed without an answer to the agent.
 func (l *Link) LoseAnswers(n int) {
 	l.Mu.Lock()
 	defer l.Mu.Unlock()
@@ -86,7 +86,7 @@ func (l *Link) HangSnapshots() {
 	l.mute = true
 }
 
-// RefuseNext fails the next commit, which does not happen.
+// RefuseNext makes the next commit fail without an effect.
 func (l *Link) RefuseNext() {
 	l.Mu.Lock()
 	defer l.Mu.Unlock()
@@ -121,7 +121,7 @@ func (l *Link) LostAnswers() int {
 	return l.unanswered
 }
 
-// unlucky reports whether the next commit gets no answer, and whether it does not happen either.
+// unlucky reports whether the answer of the next commit is lost, and whether the commit has no effect.
 func (l *Link) unlucky() (lose, refuse bool) {
 	l.Mu.Lock()
 	defer l.Mu.Unlock()

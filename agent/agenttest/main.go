@@ -13,8 +13,9 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// Main runs the tests of a package in a mount namespace of their own, and fails if they leave goroutines. The agent
-// takes a copy of its mounts in the namespace of another package's tests for a container's use.
+// Main runs the tests of a package in a separate mount namespace, and fails if they leave goroutines. Without the
+// namespace, the agent would take a copy of its mounts in the namespace of another package's tests for a container's
+// use.
 func Main(m *testing.M) { goleak.VerifyTestMain(ownNamespace{m}) }
 
 type ownNamespace struct{ *testing.M }

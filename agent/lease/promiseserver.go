@@ -85,7 +85,7 @@ func (s *PromiseServer) NotHome(node uuid.UUID, e promise.Epoch) string {
 		return fmt.Sprintf("node %s has it, at epoch %d", s.deps.Host.NodeName, d.Epoch)
 	}
 	if k, kept := s.deps.Cache.Copy(e.Dataset); kept && k.Record != nil {
-		if k.Record.Home == node && k.Record.Epoch <= e.Epoch { // the other node may know a later epoch before this node
+		if k.Record.Home == node && k.Record.Epoch <= e.Epoch { // the other node may know a later epoch first
 			return ""
 		}
 		return fmt.Sprintf("it is on node %s, at epoch %d", s.deps.NodeName(k.Record.Home), k.Record.Epoch)

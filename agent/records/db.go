@@ -11,9 +11,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// DB is the agent's own database, on its disk. Each write is one durable transaction. It is safe for
-// concurrent use. Its keys, and the types of
-// their values, are:
+// DB is the agent's own database, on its disk. Each write is one durable transaction. It is safe for concurrent use.
+// Its keys, and the types of their values, are:
 //
 //	format                 the format of the records: see Format; absent: 1
 //	identity               registration.nodeIdentity
