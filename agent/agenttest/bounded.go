@@ -86,7 +86,7 @@ func (g *Bounded) thaw() {
 // NewReplicated creates a volume with failover auto on host-a, and waits for its replica on host-b.
 func (g *Bounded) NewReplicated(name string) dataset.Dataset {
 	g.Helper()
-	Await(g.T, func() bool { return g.A.Create(g.Context(), name+"@auto", nil) == nil }) // once control knows the guards
+	Await(g.T, func() bool { return g.A.Create(g.Context(), name+"@auto", nil) == nil }) // control knows the guards
 	d, _ := g.A.Cache.Volume(name)
 	Await(g.T, func() bool { _, kept := g.B.Replicas.Copy(d.ID); return kept })
 	return d
