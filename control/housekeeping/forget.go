@@ -10,8 +10,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// How long, and how many, operations that have ended stay on record. The limits by number and size bound
-// the store: a day of five operations a second would be 432,000 records of some 2.4 kB.
+// How long, and how many, records of ended operations stay. The limits by number and size bound the store: a day of
+// five operations a second would be 432,000 records of some 2.4 kB.
 const (
 	OperationKept = 24 * time.Hour
 	routineKept   = time.Hour // of scheduled snapshots, see keptFor
@@ -19,13 +19,12 @@ const (
 	endedBytes    = 32 << 20 // of their records
 
 	ForgetEvery  = time.Hour
-	ForgetAfter  = 2000 // changes of operations: of each that it ended and, mostly, that it began
+	ForgetAfter  = 2000 // changes of operations, usually two for each: its begin and its end
 	forgetAtOnce = 100  // operations in one transaction
 )
 
-// keptFor returns how long an ended operation stays recorded. What
-// schedules ask for, and went well, is soon of no interest: there are some
-// hundreds a day for each volume.
+// keptFor returns how long the record of an ended operation stays. A successful operation of a schedule stays for a
+// shorter time: there are some hundreds a day for each volume.
 func keptFor(op dataset.Operation) time.Duration {
 	if op.State == dataset.OpDone && op.Snapshot != nil && op.Snapshot.Kind == dataset.SnapshotScheduled &&
 		(op.Kind == dataset.OpSnapshot || op.Kind == dataset.OpSnapshotDelete) {
@@ -34,7 +33,7 @@ func keptFor(op dataset.Operation) time.Duration {
 	return OperationKept
 }
 
-// endedRecord is what decides how long the record of an operation stays.
+// endedRecord has the fields that decide how long the record of an operation stays.
 type endedRecord struct {
 	key       string
 	bytes     int
@@ -44,9 +43,9 @@ type endedRecord struct {
 	cancelled bool
 }
 
-// ForgetOperations drops the records of operations that ended long ago, and the oldest of those that are
-// more than endedMost, or larger than endedBytes. A cancelled operation is the last to go for the latter:
-// while its record exists, an agent that did not hear of the cancellation undoes its work.
+// ForgetOperations removes the records of operations that ended long ago. It also removes the oldest records beyond
+// endedMost in number, or endedBytes in size. Of these, the records of cancelled operations are removed last: while
+// such a record exists, an agent that did not learn of the cancellation undoes its work.
 func (k *Housekeeper) ForgetOperations(ctx context.Context) error {
 	records, err := k.endedRecords(ctx)
 	if err != nil {
@@ -66,7 +65,7 @@ func (k *Housekeeper) ForgetOperations(ctx context.Context) error {
 			}
 			for _, r := range some {
 				if tooMany[r.key] || ran-r.ran >= r.kept {
-					t.Delete(r.key) // final: it is not written any more
+					t.Delete(r.key) // a final record is not written again, so no check is needed
 				}
 			}
 			return nil
@@ -104,10 +103,10 @@ func (k *Housekeeper) endedRecords(ctx context.Context) (list []endedRecord, err
 	}
 }
 
-// surplus returns the records beyond so many and so many bytes: the oldest, and of cancelled operations
-// only if those alone are more. Pure.
+// surplus returns the records beyond a number and a size: the oldest ones. Records of cancelled operations are among
+// them only if they exceed the limits by themselves. It is a pure function.
 func surplus(records []endedRecord, most, mostBytes int) []endedRecord {
-	sorted := slices.SortedFunc(slices.Values(records), func(x, y endedRecord) int { // those that stay come first
+	sorted := slices.SortedFunc(slices.Values(records), func(x, y endedRecord) int { // records that stay come first
 		switch {
 		case x.cancelled && !y.cancelled:
 			return -1

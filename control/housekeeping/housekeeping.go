@@ -1,6 +1,9 @@
-// Package housekeeping does the background work of control: it takes snapshots that are due, removes those that
-// retention does not keep, empties the trash, keeps the number of copies, and removes old operations. One service of
-// those on a store does it.
+// Package housekeeping does the background work of control: it requests snapshots that are due, removes those that
+// retention does not keep, empties the trash, maintains the number of copies, and removes old records of operations.
+//
+// Package control starts Housekeeper.Run in each service. Only the service that holds the lock under record.HouseKey
+// works, and each of its transactions checks the lock. Run keeps a Memory between rounds, which only its goroutine
+// uses; all other state is in the store. Another periodic task belongs into Round.
 package housekeeping
 
 import (
@@ -28,7 +31,8 @@ import (
 )
 
 const (
-	// FullEvery is the time between two rounds that examine everything, since other services change records too.
+	// FullEvery is the time between two rounds that examine everything. Other services change records too, and their
+	// notices can be missed.
 	FullEvery = ledger.LanesKept
 	// ReportAgain is the time between two reports of the same failure.
 	ReportAgain = time.Hour
@@ -41,7 +45,7 @@ type Memory struct {
 	Full     time.Time             // when the next full look is due
 	trashDue time.Time             // when the next dataset in the trash expires; zero if none does
 	Forget   time.Time             // when old operations are looked for again
-	ops      uint64                // how many changes of operations the feed had at the last look
+	ops      uint64                // changes of operations in the feed at the last ForgetOperations
 	Plans    map[uuid.UUID]duePlan // when each dataset gets its next snapshot
 	short    shortage
 	hidden   bool              // the right to write the catalog is missing
@@ -52,7 +56,7 @@ type Memory struct {
 	Now    time.Time
 	wall   time.Time     // time of the last round
 	steady time.Duration // the same by the steady clock
-	over   time.Duration // by how much the clock has advanced further since, without a report
+	over   time.Duration // unreported advance of the clock beyond the steady clock
 }
 
 // Deps are the dependencies of Housekeeper.
@@ -74,11 +78,11 @@ type Deps struct {
 	CancelOperation func(ctx context.Context, ref string) (dataset.Operation, error)
 }
 
-// Housekeeper does the background work: trash, schedules, retention, replicas, members that are gone, old operations.
-// It has no state: its memory between two rounds is a Memory, which one goroutine uses.
+// Housekeeper does the background work: trash, schedules, retention, replicas, members that are unreachable, old
+// operations. It has no state: the memory between two rounds is a Memory, which one goroutine uses.
 type Housekeeper struct{ Deps }
 
-// NewMemory returns a memory with which the next round examines everything.
+// NewMemory returns an empty Memory, so that the next round examines everything.
 func (k *Housekeeper) NewMemory() *Memory {
 	return &Memory{
 		Plans:  map[uuid.UUID]duePlan{},
@@ -101,9 +105,9 @@ func (h *Memory) fail(what string, err error) {
 	h.failed(what, err)
 }
 
-// Run does the background work until ctx ends: it condemns expired trash, removes old operations, requests
-// snapshots that are due, and removes those that retention does not keep. It hears the agents first: one may know
-// that the store was restored from a backup.
+// Run does the background work until ctx ends: it condemns expired trash, removes old operations, requests snapshots
+// that are due, and removes those that retention does not keep. It waits for one interval before the first round, so
+// that agents can report: one may know that the store was restored from a backup.
 func (k *Housekeeper) Run(ctx context.Context) {
 	h, told := k.NewMemory(), false
 	// from here on the time of the background work counts; a failure is retried when the count is first needed
@@ -121,7 +125,7 @@ func (k *Housekeeper) Run(ctx context.Context) {
 		told = err != nil
 		switch {
 		case !mine:
-			h = nil // the replica that does the work meanwhile makes this memory out of date
+			h = nil // another replica does the work, so this memory gets out of date
 			continue
 		case h == nil:
 			h = k.NewMemory()
@@ -143,7 +147,7 @@ func (k *Housekeeper) Round(ctx context.Context, h *Memory, now time.Time) {
 	if err := k.Uptime.Mark(ctx, changes.Any || everything); err != nil && ctx.Err() == nil {
 		h.fail("count the time that drover runs", err)
 	}
-	if over := k.passedOver(h); over > 0 {
+	if over := k.clockJump(h); over > 0 {
 		h.Full = time.Time{}
 		h.over += over
 		everything = true
@@ -176,8 +180,8 @@ func (k *Housekeeper) Round(ctx context.Context, h *Memory, now time.Time) {
 	}
 }
 
-// lookAtChanges examines the datasets that changed, or all. After an error they must be examined again; a problem
-// with one dataset is no such error.
+// lookAtChanges examines the datasets that changed, or all of them. If it fails, they must be examined again; it does
+// not fail for a problem with one dataset.
 func (k *Housekeeper) lookAtChanges(ctx context.Context, h *Memory, changed []uuid.UUID, everything bool) error {
 	if !everything {
 		for some := range slices.Chunk(changed, store.MaxOps) {
@@ -215,7 +219,7 @@ func (k *Housekeeper) lookAtChanges(ctx context.Context, h *Memory, changed []uu
 	return nil
 }
 
-// lookAtSome examines datasets that changed, as many as are read at once.
+// lookAtSome examines one batch of the datasets that changed.
 func (k *Housekeeper) lookAtSome(ctx context.Context, h *Memory, changed []uuid.UUID) error {
 	t, keys := record.NewTx(ctx, k.Ledger.Store), make([]string, len(changed))
 	for i, id := range changed {
@@ -239,7 +243,7 @@ func (k *Housekeeper) lookAtSome(ctx context.Context, h *Memory, changed []uuid.
 	return nil
 }
 
-// lookAtOne returns only the errors that concern all datasets.
+// lookAtOne examines one dataset. It returns only errors that concern all datasets.
 func (k *Housekeeper) lookAtOne(ctx context.Context, h *Memory, what string, d dataset.Dataset, index uint64,
 	err error) error {
 	if err == nil {
@@ -277,7 +281,7 @@ func (k *Housekeeper) ExpireTrash(ctx context.Context, h *Memory) {
 		}
 	}
 	if h.over > 0 && !h.trashDue.IsZero() {
-		k.tellHeld(h.over)
+		k.reportTrashHeld(h.over)
 	}
 	h.over = 0
 }
@@ -310,7 +314,7 @@ func (k *Housekeeper) expireOne(ctx context.Context, key string, value []byte, n
 		var d dataset.Dataset
 		there, err := t.Get(record.DatasetKey(id), &d)
 		if err != nil || !there || d.State != dataset.StateTrashed || !tr.Of(d) {
-			return err // brought back, or brought back and deleted again
+			return err // the dataset was restored, and may have been deleted again
 		}
 		err = t.Halted()
 		if dataset.KindOf(err) == dataset.ErrConflict || err == nil && !k.Reported.Trusts(d.Home) {
@@ -328,7 +332,7 @@ func (k *Housekeeper) expireOne(ctx context.Context, key string, value []byte, n
 	return until, err
 }
 
-// lookAtMembers looks which nodes and services no longer exist.
+// lookAtMembers updates the records of nodes and services that are unreachable or no longer exist.
 func (k *Housekeeper) lookAtMembers(ctx context.Context, h *Memory, everything bool) {
 	if err := k.Members.LookForAway(ctx); err != nil && ctx.Err() == nil {
 		h.fail("look which nodes are away", err)
@@ -402,9 +406,10 @@ func dropLanes(t *record.Tx, keys []string) error {
 	return t.Put(record.DroppedKey, dropped)
 }
 
-// passedOver returns, once, by how much the clock has advanced further than the time that passed, if that is more
-// than clocks are corrected by: since the last service ran, and since the last round of this one.
-func (k *Housekeeper) passedOver(h *Memory) time.Duration {
+// clockJump returns by how much the clock has advanced more than the time that passed since the last service ran, and
+// since the last round of this service. It returns 0 for an advance that a usual correction of the clock explains. It
+// reports each advance once.
+func (k *Housekeeper) clockJump(h *Memory) time.Duration {
 	steady, over := k.Ledger.Clock.Steady(), k.Uptime.TakeUnseen()
 	if !h.wall.IsZero() {
 		over += h.Now.Sub(h.wall) - (steady - h.steady)
@@ -416,8 +421,8 @@ func (k *Housekeeper) passedOver(h *Memory) time.Duration {
 	return over
 }
 
-// tellHeld reports that trash is kept longer than the clock says.
-func (k *Housekeeper) tellHeld(over time.Duration) {
+// reportTrashHeld publishes an event that trash is kept longer than the clock says.
+func (k *Housekeeper) reportTrashHeld(over time.Duration) {
 	k.Events.Publish(api.Event{
 		Time: k.Ledger.Clock.Now(), Type: "trash.hold",
 		Detail: fmt.Sprintf("the clock advanced %s more than the running time of drover: this is ignored for the "+
@@ -429,8 +434,8 @@ func (k *Housekeeper) tellHeld(over time.Duration) {
 // longer than a host takes to restart its agent.
 const LostFor = time.Minute
 
-// EndLostMoves returns leases that are held by moves whose target has been unreachable for long: only the target
-// would have withdrawn its recall. The data that it has pulled stays there.
+// EndLostMoves gives the lease back to the home if the target of a move has been unreachable for long: only the target
+// would have withdrawn its recall. The data that the target has pulled stays there.
 func (k *Housekeeper) EndLostMoves(ctx context.Context) error {
 	if !k.Shared {
 		return nil

@@ -12,8 +12,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// expired returns the snapshots that the rules do not keep, newest first. Each rule keeps the newest snapshot of
-// each of its latest periods, in loc, that have one. It is a pure function.
+// expired returns the snapshots that the rules do not keep, newest first. Each rule divides time into periods in loc.
+// It considers the latest periods that have a snapshot, and keeps the newest snapshot of each. It is a pure function.
 func expired(snaps []dataset.Snapshot, keep dataset.Keep, loc *time.Location) []dataset.Snapshot {
 	if keep == (dataset.Keep{}) {
 		return nil

@@ -18,12 +18,12 @@ type duePlan struct {
 	index    uint64 // of the record that the plan was made from
 	home     uuid.UUID
 	schedule string
-	due      time.Time // zero: never, because the schedule is not valid
+	due      time.Time // zero if the schedule is not valid: then no snapshot is due
 }
 
-// look examines a dataset that is new or has changed: when its next scheduled snapshot is due, and which
-// snapshots retention no longer keeps. A dataset is written whenever a snapshot is added or removed, so a dataset
-// with the same index needs no look.
+// look examines a dataset that is new or has changed. It computes when the next scheduled snapshot is due, and removes
+// the snapshots that retention no longer keeps. A dataset is written whenever a snapshot is added or removed, so a
+// dataset with an unchanged index is not examined.
 func (k *Housekeeper) look(ctx context.Context, h *Memory, d dataset.Dataset, index uint64) error {
 	expr := d.Profile.Snapshots.Schedule
 	if d.State != dataset.StateReady || expr == "" {
@@ -152,14 +152,14 @@ func nextTick(expr string, t time.Time) (time.Time, error) {
 	if err != nil {
 		return time.Time{}, dataset.Errorf(dataset.ErrInvalid, "schedule %q: %w", dataset.Clip(expr), err)
 	}
-	// Compute on a clock that is never set. If the result does not exist in the location of t, time.Date moves it
+	// Compute in UTC, where clocks are never set. If the result does not exist in the location of t, time.Date moves it
 	// by the gap.
 	if wall, err := gronx.NextTickAfter(expr, onClock(t, time.UTC), false); err == nil {
 		if wall = onClock(wall, t.Location()); wall.After(t) && wall.Before(next) {
 			next = wall
 		}
 	}
-	// Compute on a clock that is not set any more: gronx skips the second of two equal hours.
+	// Compute in a zone of constant offset: gronx skips the second of two equal hours.
 	name, offset := t.Zone()
 	if same, err := gronx.NextTickAfter(expr, t.In(time.FixedZone(name, offset)), false); err == nil {
 		same = same.In(t.Location())

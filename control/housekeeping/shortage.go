@@ -12,11 +12,11 @@ import (
 	"github.com/droverhq/drover/control/record"
 )
 
-// shortage is the background work's list of volumes with fewer replicas than their profiles ask for. They get
-// the missing ones when a node can take one, which changes nothing of the volumes.
+// shortage lists the volumes with fewer replicas than their profiles ask for. They get the missing replicas when a node
+// can take one. That change does not write the records of these volumes, so they would not be examined otherwise.
 type shortage struct {
 	of    map[uuid.UUID]bool // the datasets
-	nodes string             // how nodes and pools were at the last try
+	nodes string             // the state of nodes and pools at the last attempt
 }
 
 // note remembers the outcome of an attempt to give a dataset its replicas.
@@ -28,8 +28,8 @@ func (s *shortage) note(id uuid.UUID, err error) {
 	s.of[id] = true
 }
 
-// due returns the datasets that miss replicas if a node or a pool is another than at the last try.
-// Without such datasets it reads nothing.
+// due returns the datasets that lack replicas, if a node or a pool has changed since the last attempt. If no dataset
+// lacks replicas, it reads nothing.
 func (k *Housekeeper) due(ctx context.Context, short *shortage) ([]uuid.UUID, error) {
 	if len(short.of) == 0 {
 		return nil, nil

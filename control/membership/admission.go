@@ -32,7 +32,8 @@ const (
 	tokenTTL      = time.Hour
 	tokenShortest = time.Minute
 	tokenLongest  = 7 * 24 * time.Hour
-	// TokenKept is how long an expired token stays recorded, so that a host that uses it gets a clear error.
+	// TokenKept is how long the record of an expired token stays, so that a host that uses the token gets a clear
+	// error.
 	TokenKept = 24 * time.Hour
 )
 
@@ -191,7 +192,7 @@ func (a *Admission) Join(ctx context.Context, in api.Join) (out api.Joined, err 
 	return out, err
 }
 
-// letIn decides which node a host becomes.
+// letIn decides which node a joining host becomes.
 func (a *Admission) letIn(t *record.Tx, secret pki.Token, in api.Join) (uuid.UUID, string, error) {
 	var rec record.Token
 	key, now := record.TokenKey(secret.Hash()), a.Ledger.Clock.Now()
@@ -257,7 +258,7 @@ func RemovedError(id uuid.UUID) error {
 			"drover pool adopt", id)
 }
 
-// checkReturning checks that a host is the node that a token is for, or may become that node.
+// checkReturning fails unless a host is the node that a token is for, or may become that node.
 func checkReturning(t *record.Tx, rec record.Token, in api.Join) error {
 	var n dataset.Node
 	known, err := t.Get(record.NodeKey(rec.Node), &n)
@@ -277,7 +278,7 @@ func checkReturning(t *record.Tx, rec record.Token, in api.Join) error {
 	return nil
 }
 
-// admitNew checks that a host is not and never was a node, and records it.
+// admitNew records a host as a new node. It fails if the host is or was a node.
 func admitNew(t *record.Tx, in api.Join) error {
 	var n dataset.Node
 	if known, err := t.Get(record.NodeKey(in.Node), &n); err != nil {

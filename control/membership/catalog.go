@@ -19,8 +19,8 @@ const (
 	kindAgent   = "agent"
 )
 
-// ShowMembers lists the replicas and agents in the catalog. Without the right to change the catalog, nothing is
-// retried before the next full look.
+// ShowMembers writes the replicas and agents to the catalog. If this service lacks the right to change the catalog, it
+// sets hidden and does not try again until everything is examined.
 func (m *Members) ShowMembers(ctx context.Context, hidden *bool, everything bool) error {
 	if m.Catalog == nil || *hidden && !everything {
 		return nil
@@ -34,7 +34,7 @@ func (m *Members) ShowMembers(ctx context.Context, hidden *bool, everything bool
 	return err
 }
 
-// members are the live replicas and the recorded nodes that say where they can be reached.
+// members returns the live replicas, and the recorded nodes that say where they can be reached.
 func (m *Members) members(ctx context.Context) (all []store.Service, err error) {
 	t := record.NewTx(ctx, m.Ledger.Store)
 	replicas, err := record.ListAll[Replica](t, record.LiveServicesPrefix)
@@ -76,7 +76,8 @@ func (m *Members) members(ctx context.Context) (all []store.Service, err error) 
 	return all, nil
 }
 
-// shown is a replica in the catalog. Its address identifies it, because it has another UUID after each start.
+// shown returns the catalog entry of a replica. Its address identifies it, because it has another UUID after each
+// start.
 func (r Replica) shown() store.Service {
 	return store.Service{
 		Kind:    kindControl,
@@ -97,7 +98,7 @@ func leftNodes(t *record.Tx) (map[uuid.UUID]bool, error) {
 	return out, err
 }
 
-// unheardSince says since when a node is unreachable.
+// unheardSince formats since when a node is unreachable.
 func unheardSince(t *record.Tx, node uuid.UUID) (string, error) {
 	var gone record.Away
 	known, err := t.Peek(record.AwayKey(node), &gone)
@@ -107,8 +108,8 @@ func unheardSince(t *record.Tx, node uuid.UUID) (string, error) {
 	return "its agent has not been heard from since " + gone.Since.UTC().Format(time.RFC3339), nil
 }
 
-// Withdraw removes this replica from the catalog when it stops, if it is the last one. Otherwise the replica that
-// does the background work removes it, because that one has the list of its entries.
+// Withdraw removes this replica from the catalog when it stops, if it is the last one. Otherwise the replica that does
+// the background work removes it, because that replica knows which entries it wrote.
 func (m *Members) Withdraw(ctx context.Context) error {
 	if m.Catalog == nil || m.Replica.Address == "" {
 		return nil
@@ -124,8 +125,8 @@ func (m *Members) Withdraw(ctx context.Context) error {
 	return err
 }
 
-// noteLeft records that an agent was stopped properly. The catalog does not list it until it registers again. Its
-// session, and so the time for which it counts as alive, stays: its containers continue to write.
+// noteLeft records that an agent was stopped properly. The catalog does not list the agent until it registers again.
+// Its session stays, and so the time for which it counts as alive, because its containers continue to write.
 func (m *Members) noteLeft(ctx context.Context, n dataset.Node) error {
 	if !m.Shared {
 		return nil

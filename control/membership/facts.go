@@ -17,9 +17,9 @@ import (
 // goes through every store server.
 const factsEvery = time.Minute
 
-// Facts records what a node reports about its host and returns what is recorded: the report, unless it differs
-// too little from the record, or the record was written just now. dataset.ErrStale for an agent that is not the
-// node's newest. Idempotent.
+// Facts records what a node reports about its host, and returns the recorded facts. It does not write a report that
+// differs too little from the record, or that comes too soon after the last write. dataset.ErrStale for an agent that
+// is not the node's newest. Idempotent.
 func (m *Members) Facts(ctx context.Context, node uuid.UUID, r api.FactsReport) (on dataset.Facts, err error) {
 	_, err = m.Ledger.Update(ctx, func(t *record.Tx) error {
 		if n, err := FreshNode(t, node, r.Incarnation); err != nil {
@@ -44,8 +44,8 @@ func (m *Members) Facts(ctx context.Context, node uuid.UUID, r api.FactsReport) 
 	return on, err
 }
 
-// NodeList lists the nodes for which a filter, an expression over their facts, is true with any of their pools;
-// all nodes for an empty filter. dataset.ErrInvalid names the mistake in the filter.
+// NodeList lists the nodes that match a filter with any of their pools. The filter is an expression over the facts of a
+// node; if it is empty, all nodes match. dataset.ErrInvalid names the mistake in the filter.
 func (m *Members) NodeList(ctx context.Context, filter string) ([]api.Node, error) {
 	var want selector.Expr
 	if filter != "" {
@@ -64,7 +64,7 @@ func (m *Members) NodeList(ctx context.Context, filter string) ([]api.Node, erro
 			out = append(out, n)
 		}
 	}
-	return out, m.sayWhoLives(ctx, out)
+	return out, m.addReachability(ctx, out)
 }
 
 // fitting reports whether an expression is true for a node with any of its pools. A node without facts matches

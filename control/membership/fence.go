@@ -12,8 +12,8 @@ import (
 )
 
 // Fence records the confirmation of a person that a node is fenced: it is switched off, or disconnected for good.
-// Automatic failover then does not wait, and the node does not count for mass loss. The confirmation ends when
-// the agent registers again. Idempotent. dataset.ErrInvalid without the confirmation, ErrConflict while the node
+// Automatic failover then does not wait, and the node does not count for mass loss. The confirmation ends when the
+// agent registers again. Idempotent. dataset.ErrInvalid if the request does not confirm it, ErrConflict while the node
 // is alive, ErrNotFound, ErrUnsupported if there are no other hosts.
 func (m *Members) Fence(ctx context.Context, node uuid.UUID, f api.Fenced) (n dataset.Node, err error) {
 	_, err = m.Ledger.Update(ctx, func(t *record.Tx) error {
@@ -57,7 +57,7 @@ func (m *Members) Fence(ctx context.Context, node uuid.UUID, f api.Fenced) (n da
 	return n, err
 }
 
-// Failover says whether automatic failover is suspended.
+// Failover returns whether automatic failover is suspended.
 func (m *Members) Failover(ctx context.Context) (out api.FailoverState, err error) {
 	err = m.Ledger.View(ctx, func(t *record.Tx) error {
 		out = api.FailoverState{}

@@ -15,10 +15,12 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// errNoSession asks for a session. None is opened where none is needed.
+// errNoSession is returned by a decision that needs a session and has none. withSession then opens one and repeats the
+// decision, so that no session is opened without need.
 var errNoSession = errors.New("missing session")
 
-// withSession makes a decision that may bind a key to a new session. If it does not, the session is ended again.
+// withSession makes a decision that may bind a key to a new session. If the decision does not use the session,
+// withSession ends it.
 func (m *Members) withSession(ctx context.Context, decide func(t *record.Tx, session string) error) error {
 	used, session := false, ""
 	attempt := func() error {
@@ -45,8 +47,8 @@ func (m *Members) withSession(ctx context.Context, decide func(t *record.Tx, ses
 	return errors.Join(err, record.ReadError(cctx, m.Ledger.Store.End(cctx, session)))
 }
 
-// enter admits an agent as its node's, unless another one is alive: of two machines with one identity, the one
-// that came first stays. It returns the session of the previous agent, which must be ended.
+// enter admits an agent as that of its node, unless another agent of the node is alive: of two machines with one
+// identity, the first one stays. before is the session of the previous agent, which the caller must end.
 func (m *Members) enter(t *record.Tx, r api.Registration, session string) (before string, err error) {
 	if !m.Shared {
 		return "", nil
@@ -91,13 +93,13 @@ func (m *Members) enter(t *record.Tx, r api.Registration, session string) (befor
 		}, session)
 }
 
-// succeeds reports whether an agent follows the present one on the same machine: it knows the other from its own
-// disk, in the same boot. An agent is alone on its root, so the other one has ended.
+// succeeds reports whether an agent is the successor of the present one on the same machine: it knows the present one
+// from its own disk, in the same boot. Only one agent can run on a root directory, so the present one has ended.
 func succeeds(r api.Registration, was record.Alive) bool {
 	return r.Boot != "" && r.Boot == was.Boot && slices.Contains(r.Previous, was.Incarnation)
 }
 
-// sessions are those of the agents that renew here, so that a renewal reads nothing.
+// sessions keeps the sessions of the agents that renew at this service, so that a renewal reads nothing from the store.
 type sessions struct {
 	mu sync.Mutex
 	of map[uuid.UUID]record.Alive
@@ -124,9 +126,9 @@ func (c *sessions) drop(node uuid.UUID) {
 	delete(c.of, node)
 }
 
-// Renew extends the time for which a node's agent counts as alive, and returns that time; 0 means for ever, on a
-// store of this process alone. It stores nothing. dataset.ErrStale for an agent that is not the node's, or whose
-// time has passed: it must register again.
+// Renew extends the time for which a node's agent counts as alive, and returns that time; 0 means without end, on a
+// store of this process only. It writes nothing to the store. dataset.ErrStale for an agent that is not the node's, or
+// whose time has passed: it must register again.
 func (m *Members) Renew(ctx context.Context, node, incarnation uuid.UUID) (api.Standing, error) {
 	var out api.Standing
 	if !m.Shared {
@@ -156,8 +158,8 @@ func (m *Members) Renew(ctx context.Context, node, incarnation uuid.UUID) (api.S
 	return out, nil
 }
 
-// LivingSession reports whether a node's agent is alive; the decision then depends on that. Otherwise it returns since
-// when it is not, if that is known.
+// LivingSession reports whether a node's agent is alive; the decision then depends on it. If not, it returns since when
+// the node is unreachable, if that is known.
 func LivingSession(t *record.Tx, node uuid.UUID) (since time.Time, there bool, err error) {
 	if there, err = t.Get(record.LiveNodeKey(node), &record.Alive{}); err != nil || there {
 		return since, there, err
@@ -167,7 +169,7 @@ func LivingSession(t *record.Tx, node uuid.UUID) (since time.Time, there bool, e
 	return gone.Since, false, err
 }
 
-// LookForAway records since when nodes are unreachable, and publishes it.
+// LookForAway records which nodes became unreachable and when, and publishes an event for each.
 func (m *Members) LookForAway(ctx context.Context) error {
 	if !m.Shared {
 		return nil
@@ -236,8 +238,8 @@ func (m *Members) goesAway(t *record.Tx, id uuid.UUID) error {
 	return t.Put(record.AwayKey(id), gone)
 }
 
-// absent is for how long this service has seen each record of an unreachable node, by its own steady clock. After
-// a restart the service counts anew.
+// absent records for how long this service has seen each record of an unreachable node, by its own steady clock. After
+// a restart the times begin at zero.
 type absent struct {
 	mu   sync.Mutex
 	seen map[string]absence
@@ -269,8 +271,8 @@ func (a *absent) since(key string) (time.Duration, bool) {
 	return first.since, seen
 }
 
-// keep removes all other records. A record that comes back with its former index, as from an older store, is
-// counted anew.
+// keep removes all records except the known ones. The time of a record that reappears with its former index, as from a
+// restored store, begins at zero.
 func (a *absent) keep(known map[string]bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -281,8 +283,8 @@ func (a *absent) keep(known map[string]bool) {
 	}
 }
 
-// Living returns the agents that are alive, by their nodes; none on a store of this process alone, which has
-// no sessions.
+// Living returns the agents that are alive, by their nodes. A store of this process only has no sessions, so it returns
+// none.
 func (m *Members) Living(t *record.Tx) (map[uuid.UUID]record.Alive, error) {
 	if !m.Shared {
 		return nil, nil
@@ -295,8 +297,8 @@ func (m *Members) Living(t *record.Tx) (map[uuid.UUID]record.Alive, error) {
 	return live, err
 }
 
-// sayWhoLives fills in which nodes are reachable, and since when they are or are not.
-func (m *Members) sayWhoLives(ctx context.Context, nodes []api.Node) error {
+// addReachability sets in each node whether it is reachable, and since when.
+func (m *Members) addReachability(ctx context.Context, nodes []api.Node) error {
 	for i, n := range nodes {
 		nodes[i].Guarded = m.Reports.Guarded(n.ID)
 	}

@@ -16,8 +16,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// If many nodes vanish at once, they are hardly lost themselves: more likely the network to them is. Then nothing
-// fails over automatically in the whole cluster until a person has looked.
+// If many nodes vanish at once, the network to them has probably failed, and not the nodes. Then no dataset of the
+// cluster fails over automatically until a person has checked.
 const (
 	massFewest = 3 // number of nodes from which a cluster has this rule
 	massShare  = 3 // the rule applies to more than one in three nodes
@@ -26,9 +26,9 @@ const (
 	vanishedShown = 10
 )
 
-// vanished returns the nodes that vanished together, if they are more than a third of all, in order. It continues
-// to return those that it returned before. ran says when each unreachable node vanished that is not confirmed to
-// be fenced. It is a pure function.
+// vanished returns, in order, the nodes that vanished together, if they are more than a third of all. It keeps those
+// that it returned before. ran has, for each unreachable node that is not confirmed to be fenced, how long services had
+// run when it vanished. It is a pure function.
 func vanished(all int, ran map[uuid.UUID]time.Duration, before []uuid.UUID) []uuid.UUID {
 	var most []uuid.UUID
 	for _, from := range ran {
@@ -68,7 +68,7 @@ func (m *Members) LookForMassLoss(ctx context.Context) error {
 	var said string
 	_, err := m.Ledger.Update(ctx, func(t *record.Tx) error {
 		said = ""
-		// first, so that a service which records more lost nodes after this has this decided again
+		// read this key first: if another service records more lost nodes after this, this decision is repeated
 		var was record.FailoverHalt
 		there, err := t.Get(record.FailoverKey, &was)
 		if err != nil {
@@ -87,7 +87,7 @@ func (m *Members) LookForMassLoss(ctx context.Context) error {
 		}
 		ran, all := map[uuid.UUID]time.Duration{}, 0
 		for _, n := range nodes {
-			if !n.Removed.IsZero() || n.Registered.IsZero() { // it was removed, or has not registered yet
+			if !n.Removed.IsZero() || n.Registered.IsZero() { // removed, or not registered yet
 				continue
 			}
 			all++
@@ -132,18 +132,18 @@ func (m *Members) LookForMassLoss(ctx context.Context) error {
 	return err
 }
 
-// LossEvery bounds how often this service looks which nodes are lost: every container that waits for a failover
-// asks each second, and a look reads all nodes.
+// LossEvery is the minimum time between two checks by this service which nodes are lost: every container that waits for
+// a failover asks each second, and a check reads all nodes.
 const LossEvery = time.Second
 
-// lossLook is when this service looked last.
+// lossLook has the time of the last check for lost nodes by this service.
 type lossLook struct {
 	mu  sync.Mutex
 	ran bool
 	at  time.Duration
 }
 
-// due reports whether a look is due, and counts it as done.
+// due reports whether a check is due. If so, it counts the check as done.
 func (l *lossLook) due(now time.Duration) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -154,8 +154,8 @@ func (l *lossLook) due(now time.Duration) bool {
 	return true
 }
 
-// LookForLoss looks which nodes are unreachable and whether they are too many, unless that was done just now: the
-// decision to continue without a node looks again in the end.
+// LookForLoss checks which nodes are unreachable, and whether they are too many, unless this was done just now. The
+// decision to continue without a node checks again.
 func (m *Members) LookForLoss(ctx context.Context) error {
 	if !m.lossLook.due(m.Ledger.Clock.Steady()) {
 		return nil

@@ -23,8 +23,8 @@ type MembersDeps struct {
 	Replica Replica
 	Version string
 	Started time.Time
-	// Catalog is where others find the replicas and agents of a shared store; nil: nowhere. With PublishFacts it
-	// has the facts of the hosts too.
+	// Catalog lists the replicas and agents of a shared store. If nil, they are listed nowhere. With PublishFacts the
+	// catalog has the facts of the hosts too.
 	Catalog      store.Catalog
 	PublishFacts bool
 	// Uptime returns for how long services have run on the store.
@@ -35,7 +35,7 @@ type MembersDeps struct {
 	Renewing func()
 	// Unfit is called once with the reason why this service cannot work beside the others on its store. May be nil.
 	Unfit func(error)
-	// Failed is called with the failures of the background work; never nil.
+	// Failed is called with the failures of the background work. Must not be nil.
 	Failed func(what string, err error)
 }
 
@@ -54,19 +54,19 @@ type Members struct {
 func NewMembers(d MembersDeps) *Members { return &Members{MembersDeps: d} }
 
 // AwayFor returns for how long this service has seen the record of an unreachable node (a key under away/) with an
-// index. After a restart it counts anew.
+// index. After a restart the time begins at zero.
 func (m *Members) AwayFor(key string, index uint64) time.Duration {
 	return m.absent.see(key, index, m.Ledger.Clock.Steady())
 }
 
-// AwaySince returns when this service first saw the record of an unreachable node as it is, by the steady clock; false
-// if it did not.
+// AwaySince returns when this service first saw the present record of an unreachable node, by the steady clock; false
+// if it did not see it.
 func (m *Members) AwaySince(key string) (time.Duration, bool) { return m.absent.since(key) }
 
 // Session returns the session of an agent that renewed it here; the zero value if none did.
 func (m *Members) Session(node uuid.UUID) record.Alive { return m.sessions.get(node) }
 
-// ForgetSession has the next renewal of a node's session read it from the store.
+// ForgetSession drops the remembered session of a node, so that its next renewal reads the session from the store.
 func (m *Members) ForgetSession(node uuid.UUID) { m.sessions.drop(node) }
 
 // OwnSession returns the session of this service; "" if there is none.

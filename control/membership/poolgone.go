@@ -11,8 +11,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// keepPools keeps the records of pools that a node had and no longer names, except those that it removed: their
-// datasets are offline, not lost. For a pool that is named as removed it checks whether it may be removed.
+// keepPools keeps the records of pools that a node had and no longer names: their datasets are offline, not lost. It
+// removes the record of a pool that the node has removed, and fails if anything is still recorded in that pool.
 func keepPools(t *record.Tx, n *dataset.Node, had, gone []uuid.UUID) error {
 	for _, id := range had {
 		switch {
@@ -46,10 +46,10 @@ func dropPool(t *record.Tx, n dataset.Node, id uuid.UUID) error {
 	return ForgetPool(t, n.ID, id)
 }
 
-// droppablePool returns a pool of a node whose record may be removed; nil for one that is not the node's.
-// dataset.ErrConflict while anything but condemned datasets is recorded in it; those are removed with the pool.
-// The decision depends on the node's record: everything that is about to be put into the pool has read that
-// record. The agent has registered without the pool before, so nothing new was planned for it.
+// droppablePool returns a pool of a node if its record may be removed; nil if the pool is not the node's.
+// dataset.ErrConflict while anything but condemned datasets is recorded in it; condemned datasets are removed with the
+// pool. The decision depends on the node's record, which every decision that puts something into the pool reads too.
+// The agent has registered without the pool before, so nothing new was planned for it.
 func droppablePool(t *record.Tx, n dataset.Node, id uuid.UUID) (*dataset.Pool, error) {
 	var p dataset.Pool
 	there, err := t.Get(record.PoolKey(id), &p)
@@ -63,7 +63,7 @@ func droppablePool(t *record.Tx, n dataset.Node, id uuid.UUID) (*dataset.Pool, e
 	return &p, dataset.Holds(p.Name, left)
 }
 
-// ForgetPool removes the record of a pool, unless it belongs to another node by now.
+// ForgetPool removes the record of a pool, unless another node has adopted the pool.
 func ForgetPool(t *record.Tx, node, id uuid.UUID) error {
 	var p dataset.Pool
 	there, err := t.Get(record.PoolKey(id), &p)

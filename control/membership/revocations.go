@@ -13,25 +13,25 @@ import (
 )
 
 const (
-	// RevokedEvery is how often revocations by other replicas are looked for. A revoked certificate is accepted
-	// there for at most that long.
+	// RevokedEvery is how often a replica reads the revocations by other replicas. It accepts a certificate that
+	// another replica revoked for at most that long.
 	RevokedEvery = 5 * time.Second
-	// revokedTime bounds such a look, because a request waits for it.
+	// revokedTime bounds such a read, because a request waits for it.
 	revokedTime = 2 * time.Second
 )
 
-// revoked is this replica's list of revoked certificates. Every request asks it, so it remembers.
+// revoked is this replica's list of revoked certificates. It is kept in memory because every request needs it.
 type revoked struct {
 	mu      sync.Mutex
-	looked  sync.Cond     // a look has ended
-	looking bool          // a look is in progress
-	tried   bool          // a look has ended
+	looked  sync.Cond     // a read has ended
+	looking bool          // a read is in progress
+	tried   bool          // a read has ended
 	asked   int           // how often this replica has revoked something
-	heard   int           // asked when the last finished look began
-	at      time.Duration // when it ended, by the steady clock
-	err     error         // its result
+	heard   int           // the value of asked when the last finished read began
+	at      time.Duration // when the last read ended, by the steady clock
+	err     error         // the error of the last read
 	known   []record.Revocation
-	loaded  bool // a look has succeeded
+	loaded  bool // a read has succeeded
 }
 
 // Revoked fails with dataset.ErrForbidden for a revoked certificate, and with ErrUnavailable while nothing is
@@ -57,9 +57,9 @@ func (a *Admission) Revoked(id pki.Identity, cert *x509.Certificate) error {
 	return nil
 }
 
-// revocations returns the list. It reads the store first if that is due. One request waits for the look. The
-// others wait only while nothing is known yet, and after this replica has revoked something: a look that began
-// before does not see that.
+// revocations returns the list. If a read of the store is due, it reads the store first, and only one request waits for
+// that read. The other requests wait only while nothing is known yet, and after this replica has revoked something,
+// because a read that began earlier does not see that revocation.
 func (a *Admission) revocations() ([]record.Revocation, error) {
 	r := &a.revoked
 	r.mu.Lock()
@@ -86,7 +86,7 @@ func (a *Admission) revocations() ([]record.Revocation, error) {
 	return r.known, r.unknown()
 }
 
-// unknown fails while nothing is known.
+// unknown fails while no read has succeeded.
 func (r *revoked) unknown() error {
 	if r.loaded {
 		return nil
@@ -95,14 +95,14 @@ func (r *revoked) unknown() error {
 		"whether certificates were revoked is unknown: %w (try again in a moment)", r.err)
 }
 
-// lookAgain has the next request look at the store.
+// lookAgain makes the next request read the store.
 func (r *revoked) lookAgain() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.asked++
 }
 
-// LookAgain has the next request look at the store for revocations.
+// LookAgain makes the next request read the revocations from the store.
 func (a *Admission) LookAgain() { a.revoked.lookAgain() }
 
 // Revoke records a revocation and removes those that have no effect any more.
@@ -125,9 +125,9 @@ func (a *Admission) Revoke(t *record.Tx, key string, r record.Revocation) error 
 	return t.Put(key, r)
 }
 
-// RevokeOperator revokes every certificate of operators of a name that was issued so far, by the clock of the
-// issuer: at once here, within seconds at the other replicas. Called again, it also revokes those issued since.
-// dataset.ErrInvalid for an invalid name.
+// RevokeOperator revokes all certificates that were issued to operators of a name so far, by the clock of the issuer.
+// It takes effect at once at this replica, and within seconds at the others. A repeated call also revokes those issued
+// since. dataset.ErrInvalid for an invalid name.
 func (a *Admission) RevokeOperator(ctx context.Context, name string) error {
 	if err := pki.CheckName(name); err != nil {
 		return err

@@ -16,11 +16,11 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Limits are the times that services keep. Services that share a store have the same. Zero values take the
+// Limits are the periods that services use. Services that share a store must have the same. Zero values take the
 // defaults.
 type Limits struct {
-	// Session is how long the store takes a silent agent or service for alive, at least; at most twice that (10
-	// s). It is renewed five times as often.
+	// Session is the minimum time for which the store counts a silent agent or service as alive; the maximum is twice
+	// that (10 s). A session is renewed five times in that time.
 	Session time.Duration
 	// House is the time between two rounds of the background work (20 s).
 	House time.Duration
@@ -51,8 +51,8 @@ type Replica struct {
 	Since   time.Time `json:"since"`
 }
 
-// Fits fails with dataset.ErrForbidden if services share the store whose versions do not work together with this
-// one's, and names the first. A service at the same address is this one, from before its restart.
+// Fits fails with dataset.ErrForbidden if services whose versions do not work together with this one share the store,
+// and names the first. A service at the same address is this one before its restart.
 func Fits(ctx context.Context, st store.Store, me Replica) error {
 	others, err := record.ListAll[Replica](record.NewTx(ctx, st), record.LiveServicesPrefix)
 	if err != nil {
@@ -88,8 +88,8 @@ func (s *standing) set(session string) {
 	s.session = session
 }
 
-// KeepSession keeps a session of this service until ctx ends, with what the others see of it, and then ends the
-// session.
+// KeepSession keeps a session of this service, with the record that other services see, until ctx ends. It then ends
+// the session.
 func (m *Members) KeepSession(ctx context.Context) {
 	told := false
 	for ctx.Err() == nil {
@@ -124,8 +124,8 @@ func (m *Members) KeepSession(ctx context.Context) {
 // endTime bounds the waits of a stopping service.
 const endTime = 2 * time.Second
 
-// Stand renews the session or opens one, but not beside services whose versions do not work together with this
-// one's. Of two that start at the same time, each sees the other.
+// Stand renews the session of this service, or opens one. It fails if a service whose version does not work together
+// with this one's has a session. Of two that start at the same time, each sees the other.
 func (m *Members) Stand(ctx context.Context) error {
 	m.Renewing()
 	if session := m.standing.get(); session != "" {
@@ -154,8 +154,8 @@ func (m *Members) Stand(ctx context.Context) error {
 	return nil
 }
 
-// TakeHouse reports whether this service must do the background work: it is alone, or holds the lock, which ends
-// with its session.
+// TakeHouse reports whether this service must do the background work: it is the only service, or it has the lock, which
+// ends with its session.
 func (m *Members) TakeHouse(ctx context.Context) (bool, error) {
 	if !m.Shared {
 		return true, nil
@@ -183,7 +183,7 @@ func (m *Members) TakeHouse(ctx context.Context) (bool, error) {
 	return mine && err == nil, err
 }
 
-// ClockTime is how long before it was found unreachable a node may have reported its clock last. Heartbeats are
-// at most as far apart as a session lasts; after a missed heartbeat the session continues for at most twice its
-// time, and then the background work looks.
+// ClockTime is the maximum age of a node's last reported clock when the node is found unreachable. Heartbeats are at
+// most as far apart as a session lasts; after a missed heartbeat the session continues for at most twice its time, and
+// then a round of the background work finds the node.
 func (l Limits) ClockTime() time.Duration { return 4*l.Session + l.House }

@@ -5,8 +5,9 @@ import (
 	"github.com/google/uuid"
 )
 
-// noteTrust records that a node does not trust the store, or does again. It costs nothing while the node says the
-// same as before, except for an occasional look at the record: another service may have written it, and be gone.
+// noteTrust records that a node does not trust the store, or that it trusts the store again. While the node reports the
+// same as before, it reads nothing, except now and then (look): another service may have written the record, and may
+// have ended.
 func (m *Members) noteTrust(t *record.Tx, node uuid.UUID, why string, look bool) error {
 	if was, heard := m.Reports.Distrust(node); heard && was == why && !look {
 		return nil
@@ -36,8 +37,8 @@ func (m *Members) noteTrust(t *record.Tx, node uuid.UUID, why string, look bool)
 	return err
 }
 
-// ClearDistrust removes the report of a node that trusts the store again, or that is no node any more. When the last
-// report is removed, the cluster continues.
+// ClearDistrust removes the report of a node that trusts the store again, or that was removed. When the last report is
+// removed, the halt ends.
 func ClearDistrust(t *record.Tx, node uuid.UUID) error {
 	var h record.Halt
 	if _, err := t.Get(record.HaltedKey, &h); err != nil || h.Nodes[node] == "" {
