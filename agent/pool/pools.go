@@ -3,7 +3,7 @@
 //
 // Pools has all pools, by UUID, and asks them for their status. Opener opens the pools when the agent starts, and again
 // while they are offline. Maker makes new pools. Prober finds out whether a disk fails. Space compares free space with
-// the space that new data needs.
+// the space that new data needs, and adds to the error of a full pool what would free space.
 //
 // Package agent makes these types. Operations, moves and mounts get a pool from Pools. Package controlsync reports the
 // pools with each heartbeat, pooladmin makes and removes pools as an operator asks, and generation finds pools whose

@@ -1,4 +1,5 @@
-// Package reports keeps what agents reported last, and checks that a report is no larger than allowed.
+// Package reports keeps what agents reported last, and checks that a report is no larger than allowed. It also makes
+// the events about pools that are nearly full, offline, online again or held: see poolEvent.
 //
 // Latest has the heartbeats of all nodes in memory, under its own mutex; none of it is stored, and after a restart the
 // agents report everything again. The functions named Check bound what one report may contain, because anybody may

@@ -1,6 +1,9 @@
 // Package mount mounts, binds and unmounts with the kernel's calls for file descriptors (fsopen(2), fsmount(2),
 // move_mount(2), since Linux 5.2), without starting mount(8). It also finds out from /proc which processes have a
 // filesystem mounted.
+//
+// The package has no list of allowed mount options. Package profiles decides which options a profile may choose, and
+// the backend adds those that its volumes need.
 package mount
 
 import (
