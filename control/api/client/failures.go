@@ -22,8 +22,7 @@ import (
 // maxProblem is how much of a refusal the client reads.
 const maxProblem = 64 << 10
 
-// isProblem reports whether an answer has a problem as its body. Its status is 202 if the work continues as an
-// operation.
+// isProblem reports whether an answer has a problem as its body.
 func isProblem(resp *http.Response) bool {
 	typ, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
 	return typ == wire.ProblemType

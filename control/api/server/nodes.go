@@ -3,10 +3,7 @@ package server
 import (
 	"context"
 
-	"github.com/danielgtaylor/huma/v2"
-
 	"github.com/droverhq/drover/control/api"
-	"github.com/droverhq/drover/control/api/openapi"
 	"github.com/droverhq/drover/control/api/route"
 	"github.com/droverhq/drover/control/api/wire"
 	"github.com/droverhq/drover/dataset"
@@ -114,9 +111,7 @@ func (h handlers) moves() {
 		}) (*struct{}, error) {
 			return nil, h.Service.Copied(ctx, in.Node, in.Body)
 		})
-	guest := agents(route.Guest, "Stay with a dataset that several hosts may mount, or do so no more")
-	guest.Responses = map[string]*huma.Response{"202": openapi.Accepted()}
-	add(h, guest,
+	add(h, agents(route.Guest, "Stay with a dataset that several hosts may mount, or do so no more"),
 		func(ctx context.Context, in *struct {
 			NodeParam
 			Body api.Stay

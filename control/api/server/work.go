@@ -42,6 +42,6 @@ func unended(op *dataset.Operation) string {
 func (work[T]) describe(responses map[string]*huma.Response) {
 	done, accepted := responses["200"], openapi.Accepted()
 	done.Headers = nil
-	maps.Copy(accepted.Content, done.Content)
+	accepted.Content = maps.Clone(done.Content)
 	responses["202"] = accepted
 }

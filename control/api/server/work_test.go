@@ -47,7 +47,7 @@ func TestWorkThatContinuesIsAccepted(t *testing.T) {
 	f := newFake()
 	h := Handler(Deps{Service: f})
 	f.outcome.Operation = &f.op
-	byID := []string{route.Guest.ID}
+	var byID []string
 	for _, c := range changing {
 		byID = append(byID, c.route.ID)
 		for state, want := range map[dataset.OpState]int{
@@ -89,15 +89,16 @@ func TestWorkWithoutAnOperation(t *testing.T) {
 	}
 }
 
-// An error that names an operation arrives as the same error, with the operation. The status is 202.
+// An error that names an operation arrives as the same error, with the operation. Its status is that of an error: a
+// client of an earlier release takes any answer below 300 for success.
 func TestPendingErrorNamesTheOperation(t *testing.T) {
 	f := newFake()
 	const line = "volume db is being moved: ask again"
 	f.err = errors.Join(dataset.PendingOn(node1, line))
 	resp, body := raw(t, Handler(Deps{Service: f}), "POST", "/v1/volumes", `{"volume":"db"}`)
-	if resp.StatusCode != http.StatusAccepted || resp.Header.Get("Location") != "/v1/operations/"+node1.String() ||
+	if resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Location") != "/v1/operations/"+node1.String() ||
 		resp.Header.Get("Content-Type") != "application/problem+json" ||
-		!strings.Contains(body, `"status":202`) || !strings.Contains(body, `"code":"pending","operation":"`+node1.String()+`"`) {
+		!strings.Contains(body, `"status":503`) || !strings.Contains(body, `"code":"pending","operation":"`+node1.String()+`"`) {
 		t.Error(resp.Status, resp.Header, body)
 	}
 	transports(t, Deps{Service: f}, func(t *testing.T, c *client.Client) {

@@ -19,7 +19,8 @@ type Problem struct {
 	Status int    `json:"status" doc:"the HTTP status"`
 	Detail string `json:"detail" doc:"one line: what was asked, what is wrong, what would do"`
 	Code   string `json:"code" doc:"what sort of problem this is; stable"`
-	// Operation is set if the work continues: then the status is 202.
+	// Operation is set if the work waits for an operation. The status is still that of an error: a client of an earlier
+	// release takes any answer below 300 for success, and would take the problem for the object that it asked for.
 	Operation uuid.UUID `json:"operation,omitzero" doc:"UUID of the operation as which the work continues; absent: none"`
 }
 
@@ -35,9 +36,7 @@ func ProblemOf(err error) *Problem {
 		detail, _, _ = strings.Cut(err.Error(), "\n")
 	}
 	p := NewProblem(kind, kind.HTTP, detail)
-	if p.Operation = dataset.ContinuesAs(err); p.Operation != uuid.Nil {
-		p.Status = http.StatusAccepted
-	}
+	p.Operation = dataset.ContinuesAs(err)
 	return p
 }
 
