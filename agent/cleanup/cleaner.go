@@ -1,4 +1,6 @@
-// Package cleanup cleans up the pools of this node after a crash.
+// Package cleanup cleans up the pools of this node after a crash. controlsync.Follower calls Cleaner.CleanUp after
+// control has answered with a consistent store. Other packages use IsNeeded to protect datasets that running work
+// needs. The only state is the set of lost datasets, in memory and under a mutex.
 package cleanup
 
 import (
@@ -44,10 +46,12 @@ type Cleaner struct {
 // New returns a Cleaner.
 func New(deps Deps) *Cleaner { return &Cleaner{Deps: deps, lost: map[uuid.UUID]bool{}} }
 
-// CleanUp cleans up after a crash, each pool beside other work, because a pool's disk may hang. A start
-// waits for it for some time: a backend does not check which datasets are in use, so it is best done before
-// other work on them. lost are the datasets that this agent knew to be recorded: they stay, and so do those
-// of which it cannot know. It is called only while control answers and its store is consistent.
+// CleanUp cleans up after a crash. It works on each pool in a separate job, because a pool's disk may hang. A start
+// waits for these jobs for some time: a backend does not check which datasets are in use, so cleaning up before other
+// work begins is best.
+//
+// lost are the datasets that this agent knew to be recorded. They stay, and so do datasets whose state the agent cannot
+// know. CleanUp is called only while control answers and its store is consistent.
 func (c *Cleaner) CleanUp(ctx context.Context, lost map[uuid.UUID]bool) {
 	c.mu.Lock()
 	maps.Copy(c.lost, lost)
@@ -95,7 +99,7 @@ func (c *Cleaner) cleanUpPool(ctx context.Context, p *pool.Pool) {
 	}
 	var promote []uuid.UUID
 	n, err := p.Storage.Reap(ctx, func(id uuid.UUID) bool {
-		making := c.IsNeeded(id) // this is asked first, because a dataset that was made meanwhile is recorded
+		making := c.IsNeeded(id) // asked before the cache, because a dataset that is finished meanwhile is recorded
 		if _, onRecord := c.Cache.Dataset(id); onRecord {
 			if !making {
 				promote = append(promote, id)
@@ -154,9 +158,9 @@ func (c *Cleaner) settleDoubts(ctx context.Context, p *pool.Pool) error {
 	return c.Pools.Distrust(ctx, p.ID, false, left)
 }
 
-// goesOnElsewhere reports whether a dataset in a pool on a share may be a volume that continues on another node,
-// which has not taken it yet, because its home was passed over. An incomplete dataset is not one: it is from a
-// move file by file that was interrupted.
+// goesOnElsewhere reports whether a dataset in a pool on a share may be a volume that continues on another node. That
+// node has not taken the dataset yet, because the volume failed over before it did. An incomplete dataset is no such
+// volume: it is from an interrupted move that copied file by file.
 func (c *Cleaner) goesOnElsewhere(ctx context.Context, p *pool.Pool, id uuid.UUID, torn map[uuid.UUID]bool) bool {
 	return p.Share != uuid.Nil && !torn[id] && c.Datasets.EnsureUnrecorded(ctx, id) != nil
 }
@@ -180,7 +184,7 @@ func (c *Cleaner) torn(ctx context.Context, p *pool.Pool) (map[uuid.UUID]bool, e
 	return torn, nil
 }
 
-// takeAgain starts again to take the datasets whose home is this node from where they are on their share, if the
+// takeAgain records again that a dataset whose home is this node must be taken from another pool on its share, if the
 // record of that was lost.
 func (c *Cleaner) takeAgain(ctx context.Context) {
 	for _, id := range c.Cache.IDs() {
@@ -208,8 +212,8 @@ func (c *Cleaner) takeAgain(ctx context.Context) {
 	}
 }
 
-// IsNeeded reports whether a dataset is needed besides its record: running work makes or reads it, a user
-// inspects it, or a move continues from it.
+// IsNeeded reports whether a dataset without a record is needed: running work makes or reads it, a user inspects it, or
+// a move continues from it.
 func (c *Cleaner) IsNeeded(id uuid.UUID) bool {
 	if _, shown := c.Cache.ShownBy(id); shown || c.Keys.IsStandIn(id) || c.Moves.IsBeside(id) {
 		return true

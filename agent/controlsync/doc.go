@@ -1,3 +1,9 @@
-// Package controlsync keeps this node and control in agreement: Follower applies what control decides, Reporter reports
-// what this node sees, and Holdings reports what lies in its pools when control's store has to be brought up to date.
+// Package controlsync keeps this node and control in agreement. Follower applies what control decides. Reporter reports
+// the status of this node's datasets and pools. Holdings reports the content of its pools when control's store was lost
+// or restored and must be brought up to date.
+//
+// Package agent runs Follower and Reporter until the agent stops. Other packages only ask them to act at once (Join,
+// Accept, ReportPools). The records that Follower applies are in the cache (host.Host.Cache) and on disk.
+// Follower.applying makes sure that only one answer is applied at a time. The state of Reporter belongs to the
+// goroutine of Run. Holdings has none.
 package controlsync

@@ -75,8 +75,8 @@ func (f *Follower) Load(ctx context.Context) error {
 	return err
 }
 
-// Run applies what control reports for this node until the agent stops. Each answer has the present state, so
-// a change that was missed is in the next one.
+// Run applies control's answers until the agent stops. Each answer has the present state, so a missed change is in the
+// next answer.
 func (f *Follower) Run(s api.Sync, joined bool) {
 	for f.Ctx.Err() == nil {
 		var err error
@@ -144,7 +144,7 @@ func (f *Follower) Apply(ctx context.Context, s api.Sync, was Known) error {
 	var changed []api.Indexed
 	for _, d := range s.Datasets {
 		if _, have := f.Cache.Dataset(d.ID); s.Full && strange && (have || f.Cache.HasLeftSince(d.Dataset)) {
-			continue // its record of this dataset cannot be trusted
+			continue // the store's record of this dataset cannot be trusted
 		}
 		old, _ := f.Cache.Dataset(d.ID)
 		if f.Cache.Apply(d.Dataset, d.Index) || d.State == dataset.StatePurging {
@@ -170,7 +170,7 @@ func (f *Follower) Apply(ctx context.Context, s api.Sync, was Known) error {
 	}
 	if s.Full {
 		for _, d := range s.Datasets {
-			f.News.Changed(d.ID) // control may have lost the status with its process
+			f.News.Changed(d.ID) // control may have restarted and lost the status
 		}
 		if !strange {
 			f.WarnOfKeys()
@@ -280,8 +280,8 @@ func (f *Follower) reportTrust(ctx context.Context, strange string) error {
 	})
 }
 
-// forgetUnnamed drops the datasets that a full answer does not name, and returns them. What was made or changed here
-// after the request, which the answer may be older than, is requested again.
+// forgetUnnamed drops the datasets that a full answer does not name, and returns them. It does not drop a dataset that
+// was made or changed here after the request, because the answer may be older than the change.
 func (f *Follower) forgetUnnamed(ctx context.Context, s api.Sync, was Known) (gone map[uuid.UUID]bool, err error) {
 	named := map[uuid.UUID]bool{}
 	for _, d := range s.Datasets {
@@ -405,7 +405,7 @@ func (f *Follower) Accept(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// On disk as well, or the next start would find the store older than it was.
+	// The indexes are also removed from disk: otherwise the next start would consider the store too old.
 	f.Cache.ForgetIndexes()
 	if err := f.Cache.SaveChanged(ctx, f.DB); err != nil {
 		return err

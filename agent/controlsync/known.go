@@ -12,7 +12,8 @@ import (
 // Known is the state of this node's knowledge before a request to control.
 type Known struct {
 	Asked uint64 // the state of the cache, for an answer that is not full
-	// the state of the datasets, for a full answer; nil: this node has the store follow its pools
+	// Datasets is the state of the datasets, for a full answer. It is nil while this node makes the store follow its
+	// pools.
 	Datasets map[uuid.UUID]records.Revision
 	Left     map[uuid.UUID]uint64 // datasets that have moved to other nodes, and at which epochs
 	Clock    uint64               // of control's store

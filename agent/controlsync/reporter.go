@@ -40,7 +40,7 @@ type ReporterDeps struct {
 	ReplicaStatus func(ds uuid.UUID) (dataset.Copy, bool)
 	// ReportGenerations reports the generations of pools to a control replica.
 	ReportGenerations func(ctx context.Context, to api.Service, generations map[uuid.UUID]uint64) error
-	// Rounds does the work of each heartbeat besides the report, and reports whether a pool is online again.
+	// Rounds does the work of each heartbeat besides the report. It returns true if a pool has come online again.
 	Rounds func(context.Context) (back bool)
 }
 
@@ -64,10 +64,10 @@ type teller struct {
 	told map[uuid.UUID]dataset.DatasetStatus
 	// generations are the reported generations of the pools.
 	generations map[uuid.UUID]uint64
-	// whole says that the replica knows everything. A replica that has restarted does not.
+	// whole is true if the replica knows the status of every dataset. A replica that has restarted does not.
 	whole  bool
 	failed bool // a report failed
-	away   bool // it did not answer, and is not asked again in this round
+	away   bool // it did not answer, and gets no other request in this round
 }
 
 type tellers []*teller
@@ -215,7 +215,7 @@ func (r *Reporter) reportSome(ctx context.Context, all tellers, ids []uuid.UUID)
 	}
 	var wg sync.WaitGroup
 	for _, t := range all {
-		if t.away { // since an earlier part of the same report
+		if t.away { // it did not answer an earlier part of the same report
 			continue
 		}
 		wg.Go(func() {
@@ -237,7 +237,7 @@ func (r *Reporter) reportOne(ctx context.Context, t *teller, h api.Heartbeat, se
 	}
 	h.Whole = t.whole
 	if err := t.to.Heartbeat(ctx, r.NodeID, h); err != nil {
-		// The replica has restarted, or misses a report meanwhile.
+		// The replica has restarted, or has missed a report.
 		t.whole = false
 		clear(t.told)
 		t.generations = nil

@@ -1,8 +1,10 @@
-// Package doctor reports what works on this host, what does not and why. It changes nothing.
+// Package doctor reports what works on this host, what does not and why. It changes nothing. Package agent calls
+// Examine for the command drover doctor, and Warn at a start and when profiles change.
 //
-// Doctor collects the findings of the components, and adds findings that need several of them.
-// PoolChecker compares the pools with the records of control, and KeyChecker checks the keys of encrypted
-// datasets.
+// Doctor collects the findings of the components, and adds findings that need several of them. PoolChecker compares the
+// pools with the records of control, and KeyChecker checks the keys of encrypted datasets. They have no state: each
+// examination collects its findings in a Report, and reads records again before it reports a difference, because work
+// continues meanwhile.
 package doctor
 
 import (
@@ -52,7 +54,7 @@ type Deps struct {
 	Failover    *handover.Failover
 	Throttle    *throttle.Limits
 	Outside     func() string                   // why control does not register this node, or ""
-	Identity    func(ctx context.Context) error // reads the identity of this node from the agent's database
+	Identity    func(ctx context.Context) error // fails if the agent's database cannot be read
 }
 
 // Doctor reports what works on this host. It has no state of its own.
@@ -152,7 +154,7 @@ func CheckBackends(ctx context.Context, r *Report, kinds []backends.Kind, pools 
 		switch {
 		case err == nil:
 			r.Add(findings.OK, name, "", "works on this host")
-		// no pool needs it
+		// No pool needs the backend.
 		case !slices.ContainsFunc(pools, func(p *pool.Pool) bool { return p.Backend == k.Name() }):
 			r.Add(findings.Info, name, "", "cannot work on this host: %s", unnamed(k.Name(), err))
 		case backends.Serves(ctx, k) == nil:

@@ -16,7 +16,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// recordsNow reads the records again when that is asked for, because work continues while doctor compares.
+// recordsNow reads the present records. Work continues while doctor compares, so each difference is checked again with
+// it.
 type recordsNow func() map[uuid.UUID]dataset.Dataset
 
 // CheckEntries compares the datasets in a pool with those in the store.

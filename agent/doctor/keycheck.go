@@ -18,7 +18,7 @@ import (
 type keyCheck struct {
 	*Report
 	checker *KeyChecker
-	now     map[string]dataset.Profile // that encrypt, by name, as control has them
+	now     map[string]dataset.Profile // control's profiles that encrypt, by name
 	have    map[string]keys.Key        // by place
 	gone    map[string]*goneKey
 }

@@ -8,7 +8,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 )
 
-// Report is what doctor has found so far. The zero value is empty. It is not safe for concurrent use.
+// Report contains the findings of one examination. The zero value is empty. It is not safe for concurrent use.
 type Report struct {
 	findings.List
 	Strange string // why the store is inconsistent, or ""

@@ -1,4 +1,32 @@
 // Package generation keeps the generations of pools, which show whether a pool's disk was restored from a backup.
+// Package agent calls Keeper at a start and at each heartbeat, controlsync.Reporter reports to each control replica
+// with it, and package pooladmin uses it when an operator creates or accepts a pool. The generation of a pool is stored
+// in the pool and in the agent's database, and pool.Pools protects it. Keeper only has the set of replicas that were
+// asked, under a mutex.
+//
+// A disk can be restored from an older backup without the agent noticing, for example when a virtual machine is rolled
+// back. Later writes are then missing, and a volume would silently have its old content. So each pool has a generation:
+// a counter that its node raises first in the pool, and then reports to control. If the generation in a pool is lower
+// than one that was ever reported, the pool is quarantined: nothing in it is mounted, made, moved, promoted or
+// destroyed until the newer disk is back, or until a person accepts the present content (drover pool accept).
+//
+// A raise requires that control has confirmed that it knows no higher generation: otherwise a restored pool could catch
+// up. A generation is raised at a start, when a dataset gets its home in the pool, and at each RaiseEvery while
+// something in the pool is in use or was changed. The agent cannot recognise a disk that is restored to its state since
+// the last raise, or a disk that is restored together with everything that knows a higher generation.
+//
+// This node's database, the store, and the memory of every control replica know the generations. The store must not be
+// written again and again for a volume that is in use for days. So the store gets the generation only at each
+// registration, at the raise of a start and of a new home, and at the first raise after a recorded change or after an
+// idle volume was mounted. All other raises are reported only to the replicas: to each of them, and again to one that
+// was restarted. An unreachable replica is asked when it is reachable again. If it knows a higher generation, the pool
+// is quarantined then.
+//
+// A host that starts while control is unreachable mounts its volumes according to its own database: losing control
+// stops no container. If that database was restored as well, the agent does not know it, and may write at the old epoch
+// to a volume that has moved meanwhile. The pool is quarantined when control is reachable again. So everything that
+// stops no container waits for control: other nodes get nothing from a pool until a replica was asked about it since it
+// was opened (see move.Sender.Pool).
 package generation
 
 import (
@@ -54,34 +82,11 @@ func (g *Keeper) ReportTo(ctx context.Context, to api.Service, is map[uuid.UUID]
 	return nil
 }
 
-// A disk can be restored from an older backup without the agent noticing, as when a virtual machine is rolled
-// back. Later writes are then missing, and a volume would silently have its old content.
-// So each pool has a generation: a counter that its node raises first in the pool itself, and then reports to
-// control. A pool with an older generation than was ever reported is quarantined: nothing in it is mounted,
-// made, moved, promoted or destroyed until the newer disk is back, or a person accepts the present content
-// (drover pool accept).
-//
-// The generation is raised once control has confirmed that it knows no higher one, so that a restored pool does not
-// catch up: at a start, when a dataset gets its home in the pool, and each RaiseEvery while something in it
-// is in use or was changed. A disk that is restored to its state since the last raise cannot be recognised;
-// nor one that is restored together with everything that knows better.
-//
-// The generations are known to this node's own database, the store, and the memory of every control replica. The store
-// must not be written again and again for a volume that is in use for days. So the store gets the generation at each
-// registration, at the raise of a start and of a new home, and at the first raise after a recorded change or after an
-// idle volume was mounted. All other raises are reported only to the replicas, to each, and again to one that was
-// restarted. A replica that is unreachable is asked when it is back, and the pool is quarantined then.
-//
-// A host that starts while control is unreachable mounts its own volumes by its own database: losing control stops no
-// container. If that database was restored too, it is unknown, and the host may write to a volume that has moved on
-// since, at its old epoch; once control is back the pool is quarantined. So whatever costs no container waits for
-// control: other nodes get nothing from a pool that no replica was asked about since it was opened (see given).
-
 // errNotKept says that a control replica has a version that does not keep generations.
 var errNotKept = errors.New("control keeps no generations")
 
-// report reports the generations of this node's pools to control, and applies the generations that
-// control returns. passing says that the store need not have them. errNotKept.
+// report reports the generations of this node's pools to control, and applies the generations that control returns.
+// passing says that the store need not have them. It returns errNotKept if the replica does not keep generations.
 func (g *Keeper) report(ctx context.Context, to api.Service, is map[uuid.UUID]uint64,
 	passing bool) (of []uuid.UUID, err error) {
 	told := api.Generations{Incarnation: g.Incarnation, Pools: []api.Generation{}, Passing: passing}
@@ -89,12 +94,12 @@ func (g *Keeper) report(ctx context.Context, to api.Service, is map[uuid.UUID]ui
 		told.Pools = append(told.Pools, api.Generation{Pool: id, Generation: generation})
 	}
 	was, err := to.Generations(ctx, g.NodeID, told)
-	if passing && errors.Is(err, dataset.ErrInvalid) { // an older version writes everything that is reported
+	if passing && errors.Is(err, dataset.ErrInvalid) { // an older version stores every report
 		told.Passing = false
 		was, err = to.Generations(ctx, g.NodeID, told)
 	}
 	if errors.Is(err, dataset.ErrInvalid) {
-		return slices.Collect(maps.Keys(is)), errNotKept // it knows no other
+		return slices.Collect(maps.Keys(is)), errNotKept // this version keeps no generations
 	}
 	for _, p := range was.Pools {
 		of = append(of, p.Pool)
@@ -118,9 +123,9 @@ func (g *Keeper) Store(ctx context.Context) error {
 	return err
 }
 
-// Ask asks every control replica for the generations of this node's pools. It reports whether any of
-// them keeps generations, and whether each was asked since this agent started: an unreachable one has its
-// knowledge from this agent then.
+// Ask asks every control replica for the generations of this node's pools. kept reports whether any replica keeps
+// generations. all reports whether each replica was asked since this agent started. A replica that was asked and is
+// unreachable now knows only what this agent has reported.
 func (g *Keeper) Ask(ctx context.Context) (kept, all bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
@@ -167,7 +172,7 @@ func (g *Keeper) RaiseDue() {
 	g.Jobs.Start("generations", func(ctx context.Context, _ *jobs.Job) error { return g.Raise(ctx) })
 }
 
-// Raise raises the pools that are due, and has control record what belongs into the store.
+// Raise raises the pools that are due, and has control record the generations that the store must have.
 func (g *Keeper) Raise(ctx context.Context) error {
 	due := func() (list []*pool.Pool) {
 		for _, op := range g.Pools.All() {
@@ -185,7 +190,7 @@ func (g *Keeper) Raise(ctx context.Context) error {
 		return err // it is retried; follow reports that control is unreachable
 	}
 	var work []*jobs.Job
-	for _, op := range due() { // none of them is quarantined
+	for _, op := range due() { // due returns no quarantined pool
 		if !all && g.Clock.Steady()-op.RaisedAt < pool.RaiseEvery {
 			continue
 		}
@@ -195,7 +200,7 @@ func (g *Keeper) Raise(ctx context.Context) error {
 			return nil
 		}))
 	}
-	pool.WaitFor(ctx, g.Clock, pool.StartPatience, jobs.Ends(work)) // later ones are recorded then
+	pool.WaitFor(ctx, g.Clock, pool.StartPatience, jobs.Ends(work)) // a longer raise is recorded by a later call
 	return g.storeRaised(ctx)
 }
 
@@ -228,8 +233,8 @@ func (g *Keeper) storeRaised(ctx context.Context) error {
 // A request to a hanging disk may wait for ever. So pools are opened beside other work. A pool that does not
 // answer in time is offline, like one whose disk is absent, and is used when it answers.
 
-// AnnounceLate reports to control the pools that were opened late, and asks for their generations. They serve
-// after that with every answer: an unreachable control stops no container.
+// AnnounceLate reports to control the pools that were opened late, and asks for their generations. These pools then
+// serve even if control does not answer, because an unreachable control stops no container.
 func (g *Keeper) AnnounceLate(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*askTime)
 	defer cancel()

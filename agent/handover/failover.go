@@ -23,7 +23,7 @@ import (
 type FailoverDeps struct {
 	*host.Host
 	Nodes    *lease.Nodes
-	PeerHTTP http.RoundTripper // to the agents of other nodes; nil: there are none
+	PeerHTTP http.RoundTripper // to the agents of other nodes; nil if there are none
 }
 
 // Failover has volumes continue from a copy when their home is lost. It has no state of its own. Its methods are safe
@@ -99,8 +99,8 @@ func (f *Failover) request(ctx context.Context, d dataset.Dataset) (op dataset.O
 // answerTime is how long the agent of a home has to answer.
 const answerTime = 3 * time.Second
 
-// checkHome fails with ErrPending if a node that control counts as alive does not answer: it may be lost, and
-// control may not know it yet. A move from there would wait for it as well.
+// checkHome fails with ErrPending if the agent of a home does not answer although control counts its node as alive. The
+// node may be lost without control knowing it yet. A move from it would have to wait as well.
 func (f *Failover) checkHome(ctx context.Context, d dataset.Dataset) error {
 	if f.PeerHTTP == nil {
 		return nil
@@ -130,7 +130,7 @@ func (f *Failover) Check(ctx context.Context, r *findings.List) {
 	}
 	st, err := f.Control.Failover(ctx)
 	switch {
-	case err != nil: // an unreachable control has a line already
+	case err != nil: // doctor reports an unreachable control separately
 	case st.Halted != "":
 		r.Add(findings.Error, "failover", "drover node ls", "no volume fails over, since %s: %s",
 			st.Since.UTC().Format(time.RFC3339), st.Halted)
@@ -149,7 +149,7 @@ func (f *Failover) Locate(ctx context.Context, d dataset.Dataset) (dataset.Datas
 	return now, err
 }
 
-// AwaitMove waits for the end of a move, until a time of the steady clock. Then it fails with ErrPending.
+// AwaitMove waits for the end of a move until the given time of the steady clock. Then it fails with ErrPending.
 func (f *Failover) AwaitMove(ctx context.Context, op dataset.Operation, until time.Duration) error {
 	for !op.State.Final() {
 		left := until - f.Clock.Steady()

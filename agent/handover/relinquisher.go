@@ -44,7 +44,7 @@ type Relinquisher struct{ RelinquisherDeps }
 // NewRelinquisher returns a Relinquisher.
 func NewRelinquisher(deps RelinquisherDeps) *Relinquisher { return &Relinquisher{deps} }
 
-// AnswerSoon answers a recall as a job, which starts once more if one is running.
+// AnswerSoon starts a job that answers a recall. If such a job is running, it runs once more.
 func (r *Relinquisher) AnswerSoon(id uuid.UUID) {
 	r.Jobs.StartAgain("yield/"+id.String(), func(ctx context.Context, _ *jobs.Job) error {
 		for {
@@ -64,15 +64,16 @@ func (r *Relinquisher) AnswerSoon(id uuid.UUID) {
 	})
 }
 
-// AnswerIfRecalled has a move that waits for a dataset look at it again after its uses changed.
+// AnswerIfRecalled checks again, after the uses of a dataset changed, whether it can be relinquished for a waiting
+// move.
 func (r *Relinquisher) AnswerIfRecalled(id uuid.UUID) {
 	if _, asked := r.Leases.Recall(id); asked {
 		r.AnswerSoon(id)
 	}
 }
 
-// answer answers a recall as far as possible: it gives the dataset up unless it is in use, takes the final
-// snapshot, and notifies control. Idempotent: after a crash between any two of these it continues.
+// answer answers a recall as far as possible: it relinquishes the dataset unless it is in use, takes the final
+// snapshot, and notifies control. It is idempotent: after a crash between two of these steps it continues.
 func (r *Relinquisher) answer(ctx context.Context, id uuid.UUID) error {
 	y, given := r.Leases.Relinquished(id)
 	if d, known := r.Cache.Dataset(id); given && (y.Told || known && d.Epoch > y.Epoch) {
@@ -88,7 +89,7 @@ func (r *Relinquisher) answer(ctx context.Context, id uuid.UUID) error {
 			return fmt.Errorf("move that recalls dataset %s: %w", id, err)
 		}
 		if op.Loss != nil {
-			return nil // the move continues without the copy here, and this node gives it to no new user
+			return nil // the move continues without the data here, and no new user gets the dataset here
 		}
 		y = lease.Relinquished{Epoch: asked.Epoch, Move: asked.Move, To: asked.To, Files: op.Files, Share: op.Share}
 	}
@@ -150,7 +151,7 @@ func (r *Relinquisher) relinquish(ctx context.Context, id uuid.UUID, y lease.Rel
 		y, err = r.takeFinal(ctx, pool, d, y, &seen)
 		stop()
 		if err != nil {
-			// Only this node knows of it yet, so the dataset continues here.
+			// Only this node knows that the dataset was relinquished, so the dataset can continue here.
 			undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 			defer cancel()
 			if ctx.Err() != nil {
@@ -218,7 +219,7 @@ func (r *Relinquisher) reportHolders(ctx context.Context, id uuid.UUID, y lease.
 	return err
 }
 
-// summed counts how much was read of the dataset that is given up.
+// summed counts how many bytes of the relinquished dataset were read.
 type summed struct{ bytes atomic.Int64 }
 
 func (s *summed) Write(b []byte) (int, error) {

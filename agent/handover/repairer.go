@@ -21,7 +21,7 @@ import (
 // RepairerDeps are the dependencies of Repairer.
 type RepairerDeps struct {
 	*host.Host
-	Guard     lease.Guard // nil: this host works alone
+	Guard     lease.Guard // nil if this host works alone
 	Pools     *pool.Pools
 	Deadlines *lease.Deadlines
 	Registrar *lease.Registrar
@@ -42,8 +42,8 @@ type Repairer struct{ RepairerDeps }
 // NewRepairer returns a Repairer.
 func NewRepairer(deps RepairerDeps) *Repairer { return &Repairer{deps} }
 
-// ApplyGuard applies the guard's records. asked is the number of its answers when it was asked. The guard
-// forgets datasets that are no longer mounted.
+// ApplyGuard applies the guard's status st. answer is the value of Deadlines.Answers before the status was requested.
+// The guard then forgets datasets that are no longer mounted.
 func (r *Repairer) ApplyGuard(st guard.Status, answer uint64) {
 	r.Registrar.RecordAll(st, answer)
 	for _, e := range st.Datasets {
@@ -114,7 +114,7 @@ func (r *Repairer) repair(ctx context.Context, id uuid.UUID) error {
 		return err
 	}
 	if !home {
-		return r.leaveShare(ctx, id) // also if nothing is known of it yet, or it was deleted
+		return r.leaveShare(ctx, id) // even if nothing is known of the dataset yet, or it was deleted
 	}
 	if !mounted && !there {
 		r.Deadlines.Disarm(id)
@@ -195,8 +195,8 @@ func (r *Repairer) leaveShare(ctx context.Context, id uuid.UUID) error {
 	return errors.Join(r.Uses.Drop(ctx, id), mounting.RemoveMountPoint(r.MountPath(id)))
 }
 
-// removedElsewhere returns the present state of a dataset that the guard has registered here and that is no
-// volume any more. If it is on a share, it is another node's; otherwise it is at the epoch at which it was.
+// removedElsewhere returns the present state of a dataset that is registered with the guard here and that is not a
+// volume any more. If the dataset is on a share, its home is another node. Otherwise it has the same epoch as before.
 func (r *Repairer) removedElsewhere(ctx context.Context, id uuid.UUID, epoch uint64) (gone dataset.Dataset, err error) {
 	gone = dataset.Dataset{ID: id, Epoch: epoch}
 	known, halted, err := r.Recorded(ctx)

@@ -1,15 +1,19 @@
 // Package lineage chooses between the snapshots of one dataset: which is the newest, which one the next
 // difference to another node is based on, and which ones copies on other nodes still need.
 //
-// It has no state. A difference needs a base: a snapshot that the home and the copy both have. The home
-// therefore keeps the newest snapshots that it sent to each copy, and a move brings them to the next home;
-// otherwise each copy would have to be sent again from the beginning.
+// It has no state: its functions compare records that the caller passes. Callers are package move and package
+// replication at both ends of a transfer, and the packages that take, keep or remove snapshots (operation, handover,
+// lease, controlsync, doctor). If a function changes a pool, the caller holds the dataset's lock.
 //
-// Several replicas are refreshed at different times, each from a snapshot of its own. Without the home they
-// would have no snapshot in common, and all but the promoted one would have to start from the beginning. So now
-// and then a snapshot is taken for all replicas. Each replica receives it with its next refresh; the home and the
-// replicas keep it until the next shared snapshot has arrived, or only one replica is left. What is overwritten
-// before and after a shared snapshot is sent twice, so not every snapshot is shared.
+// A difference needs a base: a snapshot that the home and the copy both have. The home therefore keeps the newest
+// snapshots that it sent to each copy, and a move brings them to the next home. Otherwise each copy would have to be
+// sent again from the beginning.
+//
+// Several replicas are refreshed at different times, each from a different snapshot. If the home were lost, they would
+// have no snapshot in common, and all but the promoted one would have to start from the beginning. So now and then a
+// snapshot is taken for all replicas. Each replica receives it with its next refresh. The home and the replicas keep it
+// until the next shared snapshot has arrived, or until only one replica is left. Data that is overwritten before and
+// after a shared snapshot is sent twice, so not every snapshot is shared.
 package lineage
 
 import (
@@ -72,7 +76,7 @@ func TakenFor(d dataset.Dataset, e backends.Entry, node uuid.UUID, now time.Time
 		return node
 	}
 	last, shared := Newest(e, func(s dataset.Snapshot) bool { return IsShared(s) && s.Epoch == d.Epoch })
-	// The age is an absolute value because the clock may have been set back.
+	// The age is an absolute value, because the clock may have been set back.
 	if shared && now.Sub(last.Created).Abs() < sharedEvery*time.Duration(d.Profile.Replicas.Every) {
 		return node
 	}
@@ -142,7 +146,7 @@ func CurrentFor(
 	ctx context.Context, pool backends.Pool, d dataset.Dataset, e backends.Entry, peer uuid.UUID,
 ) (last dataset.Snapshot, current bool) {
 	last, given := Newest(e, func(s dataset.Snapshot) bool {
-		// One of an earlier epoch was brought here as the base of the next difference.
+		// A snapshot of an earlier epoch was brought here as the base of the next difference.
 		return s.Kind == dataset.SnapshotTransfer && (s.Request == peer || IsRefresh(d, peer)) && s.Epoch == d.Epoch
 	})
 	sender, ok := pool.(backends.Sender)
@@ -179,10 +183,10 @@ func IsInternal(s dataset.Snapshot) bool {
 	return s.Kind == dataset.SnapshotTransfer || s.Kind == dataset.SnapshotSuperseded
 }
 
-// DropMissing removes the snapshots of a copy that its source no longer has. Superseded snapshots stay: a person
-// discards them. A home keeps the newest snapshots that it sent to copies. If one of those is missing there that
-// is later than last, the newest that the home sends, and of the same epoch, the home's disk was probably restored
-// from an older state: DropMissing then removes nothing and returns ErrConflict.
+// DropMissing removes the snapshots of a copy that its source no longer has. Superseded snapshots stay until a person
+// discards them. A home keeps the newest snapshots that it sent to copies. Suppose that one of these is missing at the
+// source, is newer than last, the newest snapshot that the source sends, and is of the same epoch. Then the disk of the
+// home was probably restored from an older state: DropMissing removes nothing and returns ErrConflict.
 func DropMissing(ctx context.Context, pool backends.Pool, id uuid.UUID, gone []uuid.UUID, last dataset.Snapshot) error {
 	if len(gone) == 0 {
 		return nil
@@ -212,8 +216,8 @@ func DropMissing(ctx context.Context, pool backends.Pool, id uuid.UUID, gone []u
 	return nil
 }
 
-// Lost returns the newest snapshot of a copy if it has data that the volume continued without, and control does
-// not know so yet. Such a snapshot is kept, as a superseded head is. Otherwise keep is the zero value.
+// Lost returns the newest snapshot of a copy if it has data that the volume continued without and if control does not
+// know that yet. Such a snapshot is kept, like that of a superseded head. Otherwise keep is the zero value.
 func Lost(ctx context.Context, pool backends.Pool, k api.Kept) (keep dataset.Snapshot, err error) {
 	if k.Kind == dataset.CopySuperseded || k.Record == nil {
 		return keep, nil

@@ -27,7 +27,7 @@ type BringerDeps struct {
 	Failover *handover.Failover
 	Mover    *Mover
 	Puller   *transfer.Client
-	PeerHTTP http.RoundTripper // to the agents of other nodes; nil: there are none
+	PeerHTTP http.RoundTripper // to the agents of other nodes; nil if there are none
 }
 
 // Bringer moves a volume to this node because a container mounts it here. It has no state of its own. Its methods are
@@ -37,13 +37,12 @@ type Bringer struct{ BringerDeps }
 // NewBringer returns a Bringer.
 func NewBringer(deps BringerDeps) *Bringer { return &Bringer{deps} }
 
-// Bring moves a volume here whose home is another node, if its profile allows that without a command, and waits
-// for the move. Several mounts at the same time wait for one move. It returns the record with this node as the
-// home.
+// Bring moves a volume whose home is another node to this node, if its profile allows that without a command, and waits
+// for the move. Several mounts at the same time wait for one move. It returns the record with this node as the home.
 //
-// If the profile does not allow it, bring fails with ErrUnsupported and names the command. It fails with
-// ErrPending and the progress if the move takes longer than the request may. Otherwise it returns the error of
-// the move, such as ErrInUse with the node and the mount IDs that use the volume.
+// If the profile does not allow the move, Bring fails with ErrUnsupported and names the command. If the move takes
+// longer than the request may, it fails with ErrPending and the progress. Otherwise it returns the error of the move,
+// such as ErrInUse with the node and the mount IDs that use the volume.
 func (b *Bringer) Bring(ctx context.Context, d dataset.Dataset) (dataset.Dataset, error) {
 	if d.Profile.Failover.Auto {
 		now, err := b.Failover.TakeOver(ctx, d)
@@ -107,9 +106,9 @@ func (b *Bringer) mayFollow(ctx context.Context, d dataset.Dataset) error {
 // assumedRate is the expected rate of a move if none has come here yet: half of what a link of 1 Gbit/s carries.
 const assumedRate = 60 << 20
 
-// Expect estimates how long a move would take, and returns how it computes that: the amount of data that this
-// node lacks if it has a copy, or all of the volume's data, at the rate of the last move that came here. If a
-// pool cannot report the amount, the estimate does not delay the move.
+// Expect estimates how long a move would take, and describes the estimate: an amount of data at the rate of the last
+// move that came here. The amount is the data that this node lacks if it has a copy, and all data of the volume
+// otherwise. If a pool cannot report the amount, the estimate does not delay the move.
 func (b *Bringer) Expect(ctx context.Context, d dataset.Dataset) (time.Duration, string, error) {
 	size, err := b.takes(ctx, d)
 	if err != nil {
@@ -130,7 +129,7 @@ func (b *Bringer) Expect(ctx context.Context, d dataset.Dataset) (time.Duration,
 // control has started.
 const heardTries = 10
 
-// takes returns how much data a volume has, or its maximum if its home has not reported it.
+// takes returns how much data a volume has. If its home has not reported that, it returns the volume's maximum size.
 func (b *Bringer) takes(ctx context.Context, d dataset.Dataset) (dataset.Size, error) {
 	for range heardTries {
 		v, err := b.Control.Volume(ctx, d.ID.String())

@@ -56,7 +56,7 @@ func (m *moving) copyInUse(ctx context.Context) error {
 		began := m.Clock.Steady()
 		snapshot, err := m.fresh(ctx)
 		if errors.Is(err, dataset.ErrNoSpace) {
-			return nil // the home has no space for a snapshot: the rest is copied after the dataset was given up
+			return nil // the home has no space for a snapshot: all is copied after it has relinquished the dataset
 		}
 		if err != nil {
 			return err
@@ -76,9 +76,9 @@ func (m *moving) copyInUse(ctx context.Context) error {
 	return nil
 }
 
-// fresh has the home take a snapshot to copy from. A home that cannot be reached is asked again until control
-// reports it as unreachable, or for UnheardTries times Limits.Retry (20 s): a mount that waits for this must end
-// with an error that says what to do, and not with "pending". A home that is still working on it is asked
+// fresh has the home take a snapshot to copy from. A home that cannot be reached is asked again until control reports
+// it as unreachable, or for UnheardTries times Limits.Retry (20 s). The limit makes a mount that waits for this end
+// with an error that says what to do, and not with "pending". A home that is still taking the snapshot is asked
 // busyTries times.
 func (m *moving) fresh(ctx context.Context) (s transfer.Fresh, err error) {
 	peer, err := m.from()
@@ -142,7 +142,7 @@ func (m *moving) pull(ctx context.Context, want uuid.UUID, manifest *dataset.Man
 	began := m.Clock.Steady()
 	got, err := m.Puller.Pull(ctx, transfer.Pull{
 		Peer: peer, Dataset: *op.Dataset, Into: m.pool, Want: want, Manifest: manifest, Progress: m.jb.Moved,
-		Bases: op.Manifest == nil, // but not while writers are blocked
+		Bases: op.Manifest == nil, // not while writers are blocked
 	})
 	if err != nil {
 		if errors.Is(err, dataset.ErrOffline) && ctx.Err() == nil {
@@ -158,8 +158,8 @@ func (m *moving) pull(ctx context.Context, want uuid.UUID, manifest *dataset.Man
 	return bytes, nil
 }
 
-// tidy removes the snapshots that users see and that the home does not have any more, according to the last pull.
-// Those that were taken for other nodes are removed when this node is the home: see prune.
+// tidy removes the snapshots of users that the home no longer has, according to the last pull. Snapshots that were
+// taken for other nodes are removed after this node has become the home: see replication.Retention.Prune.
 func (m *moving) tidy(ctx context.Context) error {
 	if len(m.gone) == 0 {
 		return nil
@@ -181,7 +181,7 @@ func (m *moving) tidy(ctx context.Context) error {
 	return lineage.DropMissing(ctx, m.pool, m.op.DatasetID, now, dataset.Snapshot{})
 }
 
-// tidyMeanwhile calls tidy beside other work that waits for other nodes.
+// tidyMeanwhile calls tidy concurrently with do, which waits for other nodes.
 func (m *moving) tidyMeanwhile(ctx context.Context, do func(context.Context) error) error {
 	tidied := make(chan error, 1)
 	go func() { tidied <- m.tidy(ctx) }()
@@ -225,8 +225,8 @@ func (m *moving) copyRest(ctx context.Context) error {
 	return nil
 }
 
-// lacksBase reports whether the snapshot that the last one is a difference to must be copied, because neither is
-// here.
+// lacksBase reports whether the base of the last snapshot's difference must be copied as well, because neither the
+// snapshot nor its base is here.
 func (m *moving) lacksBase(ctx context.Context, given *dataset.Manifest) (bool, error) {
 	copier, can := m.pool.(backends.Copier)
 	if !can || given.Base == uuid.Nil {
@@ -291,7 +291,7 @@ func (m *moving) copyFiles(ctx context.Context, given *dataset.Manifest) (err er
 func (m *moving) makeFiles(ctx context.Context, d dataset.Dataset, files transfer.Files,
 	came bool) (size dataset.Size, err error) {
 	if e, err := m.pool.Stat(ctx, d.ID); came && err == nil && e.Record != nil {
-		return m.pool.Create(ctx, d) // again, for its size
+		return m.pool.Create(ctx, d) // creates it again, with its size
 	}
 	end := m.Keys.StandIn(d.ID, m.op.DatasetID)
 	defer func() {

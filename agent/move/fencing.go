@@ -13,7 +13,7 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// goesByItself reports whether a promotion rests on the silence of the home, and not only on an operator's
+// goesByItself reports whether a promotion is based on the silence of the home, and not only on an operator's
 // confirmation.
 func goesByItself(op *dataset.Operation) bool { return op.Loss != nil && op.Loss.Away != 0 }
 
@@ -56,7 +56,7 @@ func (m *moving) swear(ctx context.Context) error {
 	}
 }
 
-// fence runs the command of the profile that fences the last home, if there is one.
+// fence runs the command of the profile that fences the last home. If the profile has none, fence does nothing.
 func (m *moving) fence(ctx context.Context) error {
 	op := m.op
 	f := op.Dataset.Profile.Failover.Fence

@@ -16,9 +16,9 @@ import (
 	"github.com/droverhq/drover/internal/linux/fsctl"
 )
 
-// Manifest takes the final snapshot of a dataset that was given up, and describes it. If the files are sent one
-// by one and the pool cannot take a snapshot without copying, they are read as they are, because nothing writes
-// to them any more.
+// Manifest takes the final snapshot of a relinquished dataset, and describes it. If the files are sent one by one and
+// the pool cannot take a snapshot without copying, Manifest reads the dataset itself, because nothing writes to it any
+// more.
 func (v *Sender) Manifest(ctx context.Context, pool backends.Pool, d dataset.Dataset, y lease.Relinquished,
 	seen io.Writer) (m dataset.Manifest, err error) {
 	if y.Share {
@@ -65,8 +65,8 @@ func (v *Sender) Manifest(ctx context.Context, pool backends.Pool, d dataset.Dat
 	return m, err
 }
 
-// sentAll returns the manifest of the snapshot that the target was sent last, if nothing was written since: it is
-// the final one then. Another one would have to be made, compared, checksummed and sent for nothing.
+// sentAll returns the manifest of the snapshot that was last sent to the target, if nothing was written since then.
+// That snapshot is then the final one. Another snapshot would be made, compared, checksummed and sent for nothing.
 func (v *Sender) sentAll(ctx context.Context, pool backends.Pool, d dataset.Dataset,
 	to uuid.UUID) (m dataset.Manifest, all bool, err error) {
 	e, err := pool.Stat(ctx, d.ID)

@@ -40,7 +40,7 @@ type MoverDeps struct {
 	Installer *replication.Installer
 	Datasets  *operation.Datasets
 	Puller    *transfer.Client
-	PeerHTTP  http.RoundTripper // to the agents of other nodes; nil: there are none
+	PeerHTTP  http.RoundTripper // to the agents of other nodes; nil if there are none
 	// Standing returns when control was last notified that this agent runs: see lease.Deadlines.Session.
 	Standing func() (renewed, ttl time.Duration)
 }
@@ -63,8 +63,8 @@ func (v *Mover) Rate() int64 {
 	return v.rate
 }
 
-// Move makes this node the home of a dataset that another node has. After a crash it starts again: copied
-// data is kept, and each step is idempotent.
+// Move makes this node the home of a dataset whose home is another node. After a crash Move starts again: copied data
+// is kept, and each step is idempotent.
 func (v *Mover) Move(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
 	pool, err := v.Pools.Online(ctx, op.Dataset.Pool)
 	if err != nil {
@@ -76,7 +76,7 @@ func (v *Mover) Move(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (
 	if err := v.Keys.CanOpen(ctx, *op.Dataset); err != nil {
 		return out, fmt.Errorf("move of volume %s: %w", op.Volume, err)
 	}
-	if op.Files || op.Share { // which removes the data here: a head that it left may have more
+	if op.Files || op.Share { // these moves remove the data here, and a former head may have more data
 		if err := v.Copies.Settle(ctx, op.DatasetID); err != nil {
 			return out, fmt.Errorf("move of volume %s: %w", op.Volume, err)
 		}
@@ -127,8 +127,8 @@ func (v *Mover) Move(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (
 	return m.promote(ctx)
 }
 
-// CheckOvertaken refuses a move to a node that keeps data which the volume does not have: the move would
-// remove that data.
+// CheckOvertaken refuses a move to a node that keeps data which the volume lacks, because the move would remove that
+// data.
 func (v *Mover) CheckOvertaken(ctx context.Context, pool backends.Pool, op *dataset.Operation) error {
 	k, kept := v.Cache.Copy(op.DatasetID)
 	if !kept {

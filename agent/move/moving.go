@@ -35,7 +35,8 @@ type moving struct {
 	before *dataset.Taken // where the dataset still is if its lost home had not taken it
 }
 
-// recall makes the home relinquish the dataset, and waits for that. While the dataset is in use it does not wait long.
+// recall makes the home relinquish the dataset, and waits for that. If the dataset is in use, recall waits only
+// briefly.
 func (m *moving) recall(ctx context.Context) error {
 	m.jb.Step("asking node " + m.home.Name + " for it")
 	op := m.op
@@ -79,8 +80,8 @@ func (m *moving) recall(ctx context.Context) error {
 	return nil
 }
 
-// stillGivingUp returns nil while the home is alive and is giving the dataset up: the dataset cannot be
-// mounted there any more.
+// stillGivingUp returns nil while the home is alive and is relinquishing the dataset. The dataset cannot be mounted
+// there any more.
 func (m *moving) stillGivingUp(ctx context.Context, now dataset.Operation) error {
 	if !slices.Equal(now.Holders, []string{dataset.GivingUp}) {
 		return m.refused(now)
@@ -106,9 +107,8 @@ func (m *moving) refused(now dataset.Operation) error {
 	return m.unheard(errors.New("it did not answer that it is wanted here"))
 }
 
-// users returns who uses the dataset at the home, which therefore cannot give it up, and how to find those
-// containers. It is empty if the dataset is not in use. This node does not know which spellings the engine there
-// has used.
+// users returns who uses the dataset at the home and so prevents the move, and how to find those containers. It is
+// empty if the dataset is not in use. This node does not know which spellings the engine of the home has used.
 func (m *moving) users(now dataset.Operation) string {
 	by := map[string]plugin.Tool{}
 	for _, h := range now.Holders {
@@ -127,7 +127,7 @@ func (m *moving) users(now dataset.Operation) string {
 		mounting.HowToStop("stop its containers there first", by, d.Volume, spellings))
 }
 
-// unheard returns the error for an unreachable home, with the user's options.
+// unheard returns the error for an unreachable home. It lists the options of the user.
 func (m *moving) unheard(why error) error {
 	return dataset.Errorf(dataset.ErrOffline,
 		"volume %s lives on node %s, which is away: %w (once that node is certain not to write to it any "+
@@ -175,8 +175,8 @@ func (m *moving) promote(ctx context.Context) (out api.Committed, err error) {
 	return out, m.Installer.Install(ctx, *out.Dataset, rec)
 }
 
-// atBest has a volume that continues without its home continue from the newest snapshot here, which may be newer
-// than the one in the announced loss.
+// atBest makes a volume that continues without its home continue from the newest snapshot here, which may be newer than
+// the snapshot in the announced loss.
 func (m *moving) atBest(ctx context.Context) error {
 	if m.op.Share {
 		return m.shared(ctx)
@@ -223,7 +223,7 @@ func (m *moving) last() uuid.UUID {
 // dataset that was filled.
 func (m *moving) makeHead(ctx context.Context) error {
 	if m.op.Share {
-		// it is put in place when that is recorded: see Installer.Install
+		// Installer.Install puts the dataset in its place after control has recorded the move.
 		return m.ClearPlace(ctx, m.pool, m.op, m.given, m.before)
 	}
 	copier, can := m.pool.(backends.Copier)
@@ -267,9 +267,8 @@ func (m *moving) dropHead(ctx context.Context) error {
 	return copier.Demote(ctx, m.op.DatasetID, m.last())
 }
 
-// replaces reports whether there is a recorded copy with data in the place of a dataset that comes here. The
-// data of an earlier attempt of a move does not count, because the home has all of it. The dataset's lock is
-// held.
+// replaces reports whether a recorded copy with data is in the place of the incoming dataset. Data of an earlier
+// attempt of a move does not count, because the home has all of it. The caller holds the dataset's lock.
 func (m *moving) replaces(ctx context.Context) (bool, error) {
 	if _, kept := m.Cache.Copy(m.op.DatasetID); !kept {
 		return false, nil

@@ -13,7 +13,7 @@ import (
 // askerKey is the key of the node that sends a request, in the request's context.
 type askerKey struct{}
 
-// asker returns the node that sends the request of a context; uuid.Nil: it is not known.
+// asker returns the node that sent the request of a context, or uuid.Nil if it is not known.
 func asker(ctx context.Context) uuid.UUID {
 	id, _ := ctx.Value(askerKey{}).(uuid.UUID)
 	return id

@@ -50,7 +50,7 @@ var _ transfer.Source = (*Sender)(nil)
 // NewSender returns a Sender.
 func NewSender(deps SenderDeps) *Sender { return &Sender{deps} }
 
-// Pool implements transfer.Source. It fails with ErrNotFound for a dataset that this node has nothing of.
+// Pool implements transfer.Source. It fails with ErrNotFound if this node has no data of the dataset.
 func (v *Sender) Pool(ctx context.Context, ds uuid.UUID) (backends.Pool, error) {
 	d, known := v.Cache.Dataset(ds)
 	if known {
@@ -63,9 +63,9 @@ func (v *Sender) Pool(ctx context.Context, ds uuid.UUID) (backends.Pool, error) 
 	return v.givenPool(ctx, k.Pool)
 }
 
-// givenPool returns a pool whose data another node is given. A pool that was restored from a backup has less than
-// that node may have, and that node would drop data that its home does not have. So nothing is given before control
-// has reported the generation of the pool. Containers here do not wait for that.
+// givenPool returns a pool from which data may be sent to another node. A pool that was restored from a backup may lack
+// data that the other node has, and the other node would drop that data because its home lacks it. So nothing is sent
+// before control has reported the generation of the pool. Containers here do not wait for that.
 func (v *Sender) givenPool(ctx context.Context, id uuid.UUID) (backends.Pool, error) {
 	heard := func() bool { op := v.Pools.One(id); return op == nil || op.Heard }
 	if !heard() {
@@ -87,7 +87,7 @@ var errUnknownPool = errors.New("it does not know the pool")
 // the dataset is being given up, because its uses do not matter any more.
 func (v *Sender) Freshen(ctx context.Context, ds uuid.UUID, have []uuid.UUID) (out dataset.Snapshot, idle bool,
 	err error) {
-	// the pool may take long to answer, and the dataset is not locked for that
+	// The pool may take long to answer, so it is asked before the dataset is locked.
 	if _, err := v.Pool(ctx, ds); err != nil {
 		return out, false, err
 	}

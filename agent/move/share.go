@@ -79,7 +79,7 @@ func (v *Mover) ClearPlace(ctx context.Context, pool backends.Pool, op *dataset.
 	if err != nil {
 		return fmt.Errorf("what lies in pool %s of it (%s): %w", v.Pools.Name(op.Dataset.Pool), e.Path, err)
 	}
-	if here { // all there is of it: no home has taken it since
+	if here { // these are the only data: no home has taken the dataset since
 		return nil
 	}
 	return pool.Delete(ctx, op.DatasetID)

@@ -19,7 +19,7 @@ import (
 // CreatorDeps is what Creator needs of other components.
 type CreatorDeps struct {
 	*host.Host
-	Plan      func(ctx context.Context, req api.Request) (api.Plan, error) // has control plan a request
+	Plan      func(ctx context.Context, req api.Request) (api.Plan, error) // asks control to plan a request
 	Requester *Requester
 	Executor  *Executor
 }
@@ -97,8 +97,8 @@ func (m *Maker) Create(ctx context.Context, jb *jobs.Job, op *dataset.Operation)
 	return m.create(ctx, jb, op, name, nil)
 }
 
-// create makes, commits and finishes op.Dataset. fill writes its contents, if it is not nil. Others do not know the
-// dataset before it is committed, and the next sync names it. The lock makes the removal of a pool wait.
+// create makes, commits and finishes op.Dataset. If fill is not nil, it writes the contents. Other requests do not know
+// the dataset before it is committed, and the next sync reports it. The lock makes the removal of a pool wait.
 func (m *Maker) create(ctx context.Context, jb *jobs.Job, op *dataset.Operation, name string,
 	fill func(backends.Pool) error) (out api.Committed, err error) {
 	unlock, err := m.deps.Locks.Lock(ctx, op.DatasetID, name+" of volume "+op.Volume)
@@ -132,8 +132,8 @@ func (m *Maker) create(ctx context.Context, jb *jobs.Job, op *dataset.Operation,
 	return out, m.finish(ctx, pool, name, asked, *out.Dataset)
 }
 
-// finish moves a committed dataset to its place in the pool. asked is the size in the record beside the data, which is
-// written again if the dataset has another one.
+// finish moves a committed dataset to its place in the pool. asked is the size in the record beside the data. If the
+// dataset has another size, finish writes that record again.
 func (m *Maker) finish(ctx context.Context, pool backends.Pool, name string, asked dataset.Size,
 	d dataset.Dataset) error {
 	if err := pool.Commit(context.WithoutCancel(ctx), d.ID); err != nil {

@@ -35,8 +35,8 @@ type Datasets struct {
 // NewDatasets returns a Datasets.
 func NewDatasets(deps DatasetsDeps) *Datasets { return &Datasets{deps} }
 
-// Hold locks the dataset of an operation and checks that the operation is of the dataset's epoch. unlock is never nil,
-// and the caller must call it even if err is not nil. With ErrOffline the pool is nil and d is set.
+// Hold locks the dataset of an operation and checks that the operation belongs to the dataset's epoch. unlock is never
+// nil, and the caller must call it even if err is not nil. If the error is ErrOffline, the pool is nil and d is set.
 func (s *Datasets) Hold(ctx context.Context, op dataset.Operation, what string) (d dataset.Dataset, pool backends.Pool,
 	unlock func(), err error) {
 	unlock, err = s.deps.Locks.Lock(ctx, op.DatasetID, what+" of volume "+op.Volume)
@@ -69,8 +69,8 @@ func (s *Datasets) Hold(ctx context.Context, op dataset.Operation, what string) 
 	return d, pool, unlock, err
 }
 
-// Commit has control record the outcome, and applies its answer to the cache. The dataset's lock is held: without
-// it, the dataset could leave before the answer is applied.
+// Commit has control record the outcome, and applies control's answer to the cache. The caller holds the dataset's
+// lock: otherwise the dataset could move to another node before the answer is applied.
 func (s *Datasets) Commit(ctx context.Context, op *dataset.Operation) (api.Committed, error) {
 	out, err := s.deps.Operations.Report(ctx, op)
 	if err == nil && out.Dataset != nil && !out.Lost && s.IsHere(out) {
@@ -80,11 +80,12 @@ func (s *Datasets) Commit(ctx context.Context, op *dataset.Operation) (api.Commi
 	return out, err
 }
 
-// IsHere reports whether this node is the home of the dataset in an answer. It is not if the dataset has moved
-// since: a caller that repeats a request whose first answer was lost gets the present state.
+// IsHere reports whether this node is the home of the dataset in an answer. The dataset may have moved since the
+// operation was recorded: a caller that repeats a request whose first answer was lost gets the present state.
 func (s *Datasets) IsHere(out api.Committed) bool { return out.Dataset.Home == s.deps.NodeID }
 
-// Recorded returns all datasets of this node as control has them now, and why the store is inconsistent.
+// Recorded returns all datasets of this node as control has them now. It also returns the reason if control's store is
+// inconsistent.
 func (s *Datasets) Recorded(ctx context.Context) (
 	known map[uuid.UUID]dataset.Dataset, halted string, err error,
 ) {
@@ -99,9 +100,9 @@ func (s *Datasets) Recorded(ctx context.Context) (
 	return out, answer.Halted, nil
 }
 
-// EnsureUnrecorded fails with ErrExists while a dataset is recorded, in the trash as well, whichever node is its home.
-// It also fails if control does not answer: the data here may be the only data of a dataset that its home has not
-// taken yet.
+// EnsureUnrecorded fails with ErrExists if control has a record of a dataset, whichever node is its home and even if it
+// is in the trash. It also fails if control does not answer: the data here may be the only data of a dataset that its
+// home has not taken yet.
 func (s *Datasets) EnsureUnrecorded(ctx context.Context, id uuid.UUID) error {
 	_, err := s.deps.Control.Snapshots(ctx, id.String(), api.Page{Limit: 1})
 	switch {

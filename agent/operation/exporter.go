@@ -29,7 +29,7 @@ type ExporterDeps struct {
 	Throttle *throttle.Limits
 	Reserve  Reserve
 	Freeze   Freeze
-	// StandIn makes the dataset id, which has no record, use the data key of the dataset of until end is called.
+	// StandIn makes the dataset id, which has no record, use the data key of the dataset of, until end is called.
 	StandIn func(id, of uuid.UUID) (end func())
 }
 

@@ -86,7 +86,7 @@ func (i *Importer) ImportArchive(ctx context.Context, req api.Request, r io.Read
 	return *out.Dataset, nil
 }
 
-// usedID returns the error for a request whose ID another operation has.
+// usedID returns the error for a request whose ID is already the ID of another operation.
 func usedID(id uuid.UUID) error {
 	return dataset.Errorf(dataset.ErrExists, "operation %s is another one (choose another ID)", id)
 }
@@ -97,8 +97,8 @@ func (i *Importer) ImportFolder(ctx context.Context, jb *jobs.Job, op *dataset.O
 		return api.Committed{}, dataset.Errorf(dataset.ErrCancelled,
 			"import of volume %s was cut short by a restart: import it again", op.Volume)
 	}
-	// From here on the folder is examined and read through this descriptor. Another user who renames a
-	// folder above it has no effect.
+	// The folder is examined and read only through this descriptor, so another user who renames a folder above it has
+	// no effect.
 	src, err := safefile.OpenFolder(op.Path)
 	if err != nil {
 		return api.Committed{}, dataset.Errorf(dataset.ErrInvalid, "import of volume %s: %w", op.Volume, err)
@@ -171,8 +171,8 @@ func (i *Importer) importInto(ctx context.Context, jb *jobs.Job, op *dataset.Ope
 	})
 }
 
-// unpackSent unpacks an archive that comes with a request. An archive that is damaged or truncated is
-// dataset.ErrInvalid: the sender is at fault, and no data of Drover is damaged.
+// unpackSent unpacks an archive that comes with a request. If the archive is damaged or truncated, the error is
+// dataset.ErrInvalid, because the sender is at fault and no data of Drover is damaged.
 func unpackSent(ctx context.Context, r io.Reader, root *os.File) error {
 	err := tree.ReadTar(ctx, sent{r}, root)
 	if errors.Is(err, dataset.ErrCorrupt) {
@@ -182,7 +182,7 @@ func unpackSent(ctx context.Context, r io.Reader, root *os.File) error {
 	return err
 }
 
-// sent gives errors of a sender's stream their kind.
+// sent is a reader of a sender's stream. It returns the stream's errors with the kind dataset.ErrInvalid.
 type sent struct{ r io.Reader }
 
 func (s sent) Read(p []byte) (int, error) {

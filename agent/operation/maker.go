@@ -15,10 +15,10 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// Space refuses new data while there is no space for it.
+// Space checks whether there is space for new data.
 type Space interface {
-	Room(ctx context.Context) error                            // fails while the disk with the root is nearly full
-	Mend(ctx context.Context, pool uuid.UUID, err error) error // adds to an error what would free space in a pool
+	Room(ctx context.Context) error                            // fails if the disk of the agent's root is nearly full
+	Mend(ctx context.Context, pool uuid.UUID, err error) error // adds to an error what would free space
 }
 
 // MakerDeps is what Maker needs of other components.
@@ -92,7 +92,7 @@ func (m *Maker) MakeBytes(ctx context.Context, jb *jobs.Job, pool backends.Pool,
 	}
 	jb.Step("growing")
 	err = later.Resize(ctx, op.DatasetID, op.Dataset.Size, nil)
-	if err == nil { // again: the dataset exists, and its record has its size now
+	if err == nil { // the second call writes the record with the actual size; the dataset exists already
 		op.Dataset.Size, err = pool.Clone(ctx, *op.Dataset, *op.Source, nil)
 	}
 	if err != nil {
@@ -101,8 +101,8 @@ func (m *Maker) MakeBytes(ctx context.Context, jb *jobs.Job, pool backends.Pool,
 	return nil
 }
 
-// takeSize checks the size of a clone that was made: it is that of the source, which may have been resized since
-// the clone was planned. A size that was asked for is not exceeded.
+// takeSize checks the size of a new clone and takes it into the operation. A clone has the size of its source, which
+// may have been resized since the clone was planned. If the request asked for a size, the clone must not be larger.
 func takeSize(op *dataset.Operation, planned dataset.Size) error {
 	d := op.Dataset
 	if planned == 0 || d.Size == planned || d.Size.RoundedFrom(planned) {
@@ -151,8 +151,8 @@ func (m *Maker) cloneBytes(ctx context.Context, jb *jobs.Job, pool backends.Pool
 	}
 	jb.Step("cloning")
 	size, err := pool.Clone(in, made, *op.Source, jb.Moved)
-	// An earlier attempt that was interrupted made it. The source was smaller then, and may be larger by now than
-	// the size that was asked for.
+	// An interrupted earlier attempt has made the clone. The source was smaller then, and may now be larger than the
+	// requested size.
 	bounded := size > 0 || pool.Info().Capabilities.EnforcesSize // or its source had no size then
 	if r, can := pool.(backends.Resizer); can && bounded && size < made.Size {
 		later = r

@@ -11,10 +11,14 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// importable fails with ErrInvalid if an import must not read a folder: one that contains a pool or the
-// agent's root, or is inside one. A copy of a folder that contains the pool copies itself for as long as
-// there is room, past the pool's reserve. The files inside a pool belong to other volumes, or are records of
-// its backend.
+// importable fails with ErrInvalid if an import must not read a folder, because the folder contains a pool or the
+// agent's root, or is inside one. A copy of a folder that contains the pool would copy itself until the disk is full,
+// past the pool's reserve. The files inside a pool belong to other volumes, or are records of its backend.
+//
+// src is the open folder. Its path is read from the kernel, so neither a symbolic link nor a rename after the folder
+// was opened can hide which folder it is. Folders are compared by path, and also by filesystem and the path in that
+// filesystem, so a bind mount of a folder is found as well. If an NFS share is mounted twice, from different folders of
+// its server, the two mounts look like two different shares.
 //
 // src is the open folder. Its path is read from the kernel, so neither a symbolic link nor a rename after the
 // folder was opened can hide which folder it is. Folders are compared by path, and by filesystem and the path

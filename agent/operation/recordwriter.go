@@ -46,8 +46,8 @@ func (w *RecordWriter) WriteLater(d api.Indexed) {
 	})
 }
 
-// Write writes the record beside a dataset for an operation that is recorded as done. If that fails the
-// operation stays done, and WriteAll tries again.
+// Write writes the record beside a dataset for an operation that is recorded as done. If the write fails, the operation
+// stays done and WriteAll tries again.
 func (w *RecordWriter) Write(ctx context.Context, pool backends.Pool, d dataset.Dataset) {
 	if d.Home != w.deps.NodeID {
 		return // the record beside a copy is that of the copied state
@@ -76,8 +76,8 @@ func (w *RecordWriter) writeNow(ctx context.Context, id uuid.UUID) error {
 	return nil
 }
 
-// WriteAll writes every record beside the data that differs from the known one. A record is not flushed, so it may
-// be lost in a power cut, or with the process that should have written it.
+// WriteAll compares the record beside each dataset with the known record, and writes it again if they differ. A record
+// is not flushed, so it can be lost in a power cut, or if the process ends before it is written.
 func (w *RecordWriter) WriteAll() {
 	w.deps.Jobs.Start("notes", func(ctx context.Context, _ *jobs.Job) error {
 		for _, p := range w.deps.Pools.All() {

@@ -16,7 +16,7 @@ import (
 // RequesterDeps is what Requester needs of other components.
 type RequesterDeps struct {
 	*host.Host
-	Plan func(ctx context.Context, req api.Request) (api.Plan, error) // has control decide on a request
+	Plan func(ctx context.Context, req api.Request) (api.Plan, error) // asks control to decide on a request
 }
 
 // Requester has other nodes carry out operations. It has no state.
@@ -44,8 +44,8 @@ func (r *Requester) Make(ctx context.Context, jb *jobs.Job, req api.Request) (d 
 	return d, ErrLost
 }
 
-// Do records an operation for another node's agent, and waits until it has ended, for as long as that takes. The result
-// has the operation as it ended, or none if there was nothing to do.
+// Do records an operation for another node's agent, and waits until the operation has ended, however long that takes.
+// The result contains the ended operation, or no operation if there was nothing to do.
 func (r *Requester) Do(ctx context.Context, jb *jobs.Job, req api.Request) (out api.Outcome, err error) {
 	out, err = r.deps.Control.Submit(ctx, req)
 	if err != nil || out.Operation == nil {
@@ -63,7 +63,7 @@ func (r *Requester) Do(ctx context.Context, jb *jobs.Job, req api.Request) (out 
 		}
 		switch {
 		case errors.Is(err, dataset.ErrNotFound):
-			op.State = dataset.OpDone // it ended long ago
+			op.State = dataset.OpDone // control has removed the record of an operation that ended long ago
 		case err != nil:
 			return out, err
 		default:
@@ -116,7 +116,7 @@ func Outcome(op dataset.Operation) error {
 	return op.Problem.Err()
 }
 
-// makesVolume reports whether a kind of operation makes a volume, which any node may do.
+// makesVolume reports whether a kind of operation makes a volume. Any node may execute such an operation.
 func makesVolume(k dataset.OpKind) bool {
 	return k == dataset.OpCreate || k == dataset.OpClone || k == dataset.OpImport
 }

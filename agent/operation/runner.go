@@ -1,6 +1,18 @@
 // Package operation runs the operations of this node: changes to datasets that take long enough to be cancelled and,
 // where needed, to be recorded in control.
 //
+// Creator creates volumes for the tools of the host (package volume): create.go shows the life of a create. Executor
+// executes the operations that control has recorded for this node, by their kind: controlsync.Follower calls it. Each
+// kind is a method of Maker, Importer, Snapshotter, Reshaper, Rekeyer or Remover. Package agent registers these
+// methods, and those of package move, in the map Acts. To add a kind, write such a method and add it to that map.
+// Exporter reads volumes for users.
+//
+// Runner tracks the running operations, and Requester has other nodes carry out operations. Datasets gives operations
+// the datasets that they change, locked, and RecordWriter writes the record beside their data. Sizes resizes datasets.
+//
+// Only two types have state, each under a mutex: Runner has the running operations in memory, and Sizes has the
+// deferred resizes in memory and on disk. The lock of a dataset (host.Host.Locks) protects its data.
+//
 // Creator creates volumes for the tools of the host: create.go has the life of a create. Executor executes operations
 // by their kind. Each kind is a method of Maker, Importer, Snapshotter, Reshaper, Rekeyer or Remover; package agent
 // executes moves. Exporter reads volumes for users. Runner tracks the running operations, and Requester has other

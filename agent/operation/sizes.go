@@ -28,8 +28,8 @@ type SizesDeps struct {
 	Joined    func() bool // whether control has accepted this node since it started
 }
 
-// Sizes resizes datasets. It tries a resize again that failed when the dataset moved here. Its methods are safe for
-// concurrent use.
+// Sizes resizes datasets. If the resize of a dataset that has moved here fails, Sizes records it and tries again later.
+// Its methods are safe for concurrent use.
 type Sizes struct {
 	deps SizesDeps
 
@@ -41,7 +41,7 @@ type Sizes struct {
 // one, and that could not be resized then. It stays on disk until the resize succeeds, because no user requests a
 // resize to the recorded size.
 type DeferredResize struct {
-	Was dataset.Size `json:"was"` // the actual size; 0: it is not known
+	Was dataset.Size `json:"was"` // the actual size; 0: not known
 	Why string       `json:"why"`
 }
 
@@ -143,9 +143,9 @@ func (z *Sizes) ResizeAsRecorded(ctx context.Context, pool backends.Pool, d data
 	return nil
 }
 
-// WithActualSize returns the record of a snapshot that is taken now. If a resize of its dataset is deferred, it has
-// the dataset's actual size instead of the recorded one, because a volume that continues from the snapshot relies on
-// that size. 0 means that the actual size is not known.
+// WithActualSize returns the record s of a new snapshot with its actual size. If a resize of the dataset is deferred,
+// the actual size differs from the recorded one, and a volume that continues from the snapshot relies on the actual
+// size. 0 means that it is not known.
 func (z *Sizes) WithActualSize(s dataset.Snapshot) dataset.Snapshot {
 	if u, known := z.Deferred(s.Dataset); known {
 		s.Size = u.Was

@@ -116,8 +116,9 @@ func (t *Snapshotter) Delete(ctx context.Context, jb *jobs.Job, op *dataset.Oper
 	return out, err
 }
 
-// made reports whether an earlier attempt has made a snapshot, and a crash kept its report from control. A restore
-// makes its snapshot as its last step. Only the report is left then, even if the dataset is in use by now.
+// made reports whether an earlier attempt has made a snapshot, but crashed before it reported the snapshot to control.
+// A restore makes its snapshot as its last step. In that case only the report is missing, even if the dataset is in use
+// now.
 func made(ctx context.Context, pool backends.Pool, s dataset.Snapshot) bool {
 	e, err := pool.Stat(ctx, s.Dataset)
 	return err == nil && lineage.IndexOf(e, s.ID) >= 0
@@ -171,8 +172,9 @@ func (t *Snapshotter) Restore(ctx context.Context, jb *jobs.Job, op *dataset.Ope
 	return out, err
 }
 
-// restoreBytes restores in such a way that no host can write to the data that is kept. An operator has confirmed for
-// each host which has the dataset mounted that it does not write any more. Otherwise the restore would be refused.
+// restoreBytes restores the dataset without giving any host the chance to write to the data that is kept. For each host
+// that has the dataset mounted, an operator has confirmed that it does not write any more. Without that confirmation
+// the restore would have been refused.
 func (t *Snapshotter) restoreBytes(ctx context.Context, jb *jobs.Job, pool backends.Pool, d dataset.Dataset,
 	op *dataset.Operation) error {
 	restore := pool.Restore

@@ -18,8 +18,8 @@ import (
 // FactsDeps are the dependencies of Facts.
 type FactsDeps struct {
 	*host.Host
-	Source   facts.Host    // where facts are read from; zero: this host
-	Engine   func() Engine // what is known of the engine, without asking it; nil: nothing is
+	Source   facts.Host    // where facts are read from; the zero value is this host
+	Engine   func() Engine // what is known of the engine, without a request to it; nil if nothing is known
 	Backends *backends.Registry
 	Pools    *pool.Pools
 }
@@ -30,7 +30,7 @@ type Facts struct {
 	FactsDeps
 	fixed *dataset.Facts // nil: not read yet
 	load  facts.Average
-	blind string // why the last look failed, so that it is logged once
+	blind string // why the last look failed, so that each reason is logged once
 
 	mu    sync.Mutex
 	on    dataset.Facts // as recorded by control

@@ -22,7 +22,7 @@ type Deps struct {
 	Version string
 	Labels  map[string]string
 	Pools   *pool.Pools
-	// Does returns what the software of this node can do.
+	// Does returns the kinds of operations that this node can execute.
 	Does func() []dataset.OpKind
 	// StoreGenerations records on disk what control has recorded of the pools' generations.
 	StoreGenerations func(context.Context) error
@@ -86,7 +86,7 @@ func (r *Registration) Load(ctx context.Context) error {
 	return r.DB.Put(ctx, map[string]any{incarnationsKey: incarnations{r.Boot, ids}})
 }
 
-// letIn records that control has registered this incarnation: the earlier ones are over.
+// letIn records that control has registered this incarnation. Control needs the earlier ones no longer.
 func (r *Registration) letIn(ctx context.Context) error {
 	r.mu.Lock()
 	known := r.previous == nil
@@ -135,8 +135,8 @@ func (r *Registration) Register(ctx context.Context, gone ...uuid.UUID) error {
 	return r.StoreGenerations(ctx)
 }
 
-// SetRefusal records why control does not register this node, and logs a reason once. A nil error means that it
-// does.
+// SetRefusal records why control does not register this node, and logs each reason once. A nil error means that the
+// node is registered.
 func (r *Registration) SetRefusal(err error) {
 	why := ""
 	if err != nil {

@@ -26,8 +26,8 @@ type target struct{ move, node uuid.UUID }
 // NewAccess returns an Access that knows of no moves yet.
 func NewAccess(h *host.Host) *Access { return &Access{host: h, targets: map[uuid.UUID]target{}} }
 
-// Check returns ErrForbidden unless a node may read a dataset of this one: because a running move takes the dataset
-// to it, or because it has a recorded copy.
+// Check returns ErrForbidden unless a node may read a dataset of this node. A node may read it if it has a recorded
+// copy, or if it is the target of a running move of the dataset.
 func (c *Access) Check(ctx context.Context, peer, ds uuid.UUID) error {
 	d, known := c.host.Cache.DatasetOrCopy(ds)
 	if !known {
@@ -58,7 +58,7 @@ func (c *Access) Check(ctx context.Context, peer, ds uuid.UUID) error {
 	return dataset.Errorf(dataset.ErrForbidden, "node %s is not to have dataset %s", peer, ds)
 }
 
-// isTarget reports whether a move that control confirmed earlier, and that has not ended, takes a dataset to a node.
+// isTarget reports whether a node is the target of a running move of a dataset that control has confirmed earlier.
 func (c *Access) isTarget(d dataset.Dataset, node uuid.UUID) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()

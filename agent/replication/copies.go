@@ -63,19 +63,19 @@ func (c *Copies) Load(ctx context.Context) error {
 	})
 }
 
-// Take applies the record that this node keeps a copy of a dataset, or must remove it: the home is another node. The
-// record is on disk before anything is done about it, so that an agent which starts without control does not take the
-// dataset for its own again.
+// Take applies control's record of a dataset whose home is another node: this node keeps a copy of it, or must remove
+// the copy. The record is written to disk first, so that an agent that starts without control does not take the dataset
+// for its own again.
 func (c *Copies) Take(ctx context.Context, k api.Kept) error {
 	d, home := c.deps.Cache.Dataset(k.Dataset)
 	if home && (k.Record != nil && k.Record.Epoch <= d.Epoch || c.deps.Trust.Err() != nil) {
-		return nil // from before it came here
+		return nil // the record is from before the dataset came here
 	}
 	key := k.Dataset.String()
 	if err := c.deps.DB.Put(ctx, map[string]any{"copies/" + key: k, "volumes/" + key: nil}); err != nil {
 		return err
 	}
-	if !c.deps.Cache.ReplaceByCopy(k) { // it came here while that was written
+	if !c.deps.Cache.ReplaceByCopy(k) { // the dataset came here while the record was written
 		d, _ := c.deps.Cache.Dataset(k.Dataset)
 		now := api.Indexed{Dataset: d, Index: c.deps.Cache.Index(k.Dataset)}
 		return c.deps.DB.Put(ctx, map[string]any{"copies/" + key: nil, "volumes/" + key: now})
@@ -113,15 +113,15 @@ func (c *Copies) SettleSoon(id uuid.UUID) {
 	})
 }
 
-// SettleAll tries again what failed for any copy.
+// SettleAll retries Settle for all copies that are not in their recorded state.
 func (c *Copies) SettleAll() {
 	for _, id := range c.deps.Cache.CopyIDs() {
 		c.SettleSoon(id)
 	}
 }
 
-// Settle brings a copy into its recorded state: without a head, or destroyed. Idempotent. A copy that is in use is left
-// as it is: it cannot be opened again, and its users end.
+// Settle brings a copy into its recorded state: without a head, or destroyed. It is idempotent. A copy that is in use
+// stays unchanged until its users end; no new user can open it.
 func (c *Copies) Settle(ctx context.Context, id uuid.UUID) error {
 	unlock, err := c.deps.Locks.Lock(ctx, id, "check of the copy of dataset "+id.String())
 	if err != nil {
@@ -150,7 +150,7 @@ func (c *Copies) SettleLocked(ctx context.Context, k api.Kept) error {
 			if pool, err := c.deps.Pools.Get(k.Pool); err == nil {
 				return c.deps.NoteKey(ctx, pool, k) // a dataset that is mounted needs its key no more
 			}
-			return nil // doctor says so
+			return nil // doctor reports it
 		}
 		return err
 	}
@@ -189,9 +189,9 @@ func (c *Copies) SettleLocked(ctx context.Context, k api.Kept) error {
 	return errors.Join(err, c.deps.Inspections.Settle(ctx, pool, k))
 }
 
-// removeHead removes the head of a former home. Data that no snapshot has is first kept as a snapshot, which is
-// returned until control knows of it: a head that has data of its own is never dropped. A pool that keeps no copies
-// leaves the head, and nothing mounts it.
+// removeHead removes the head of a former home. If the head has data that no snapshot has, removeHead first takes a
+// snapshot of it and returns the snapshot until control knows of it: a head with data of its own is never dropped. In a
+// pool that keeps no copies, the head stays and nothing mounts it.
 func (c *Copies) removeHead(ctx context.Context, pool backends.Pool, k api.Kept) (keep dataset.Snapshot, err error) {
 	copier, can := pool.(backends.Copier)
 	e, err := pool.Stat(ctx, k.Dataset)
@@ -206,7 +206,7 @@ func (c *Copies) removeHead(ctx context.Context, pool backends.Pool, k api.Kept)
 		if i := lineage.IndexOf(e, superseded.ID); i >= 0 && k.Snapshot != superseded.ID {
 			keep = e.Snapshots[i] // an earlier attempt was interrupted before its report
 		} else if i < 0 && k.Kind == dataset.CopySuperseded && k.Snapshot == uuid.Nil {
-			keep, _ = lineage.Best(e) // its head had nothing else
+			keep, _ = lineage.Best(e) // the head had no data that this snapshot lacks
 		}
 		return keep, nil
 	}
@@ -232,15 +232,15 @@ func (c *Copies) removeHead(ctx context.Context, pool backends.Pool, k api.Kept)
 	return superseded, nil
 }
 
-// reportSuperseded reports the snapshot of this node that has data which the volume does not have. The next sync says
-// that it is kept.
+// reportSuperseded reports the snapshot here whose data the volume lacks. The next sync confirms that the snapshot is
+// kept.
 func (c *Copies) reportSuperseded(ctx context.Context, k api.Kept, s dataset.Snapshot) error {
 	k.Kind, k.Snapshot, k.Taken, k.Order, k.Epoch = dataset.CopySuperseded, s.ID, s.Created, s.Order,
 		max(k.Epoch, s.Epoch)
 	return c.Report(ctx, api.Copied{Copy: k.Copy})
 }
 
-// supersededSnapshot is the record of a superseded head. There is one for each epoch.
+// supersededSnapshot returns the record of the snapshot of a superseded head. There is one for each epoch.
 func (c *Copies) supersededSnapshot(k api.Kept) dataset.Snapshot {
 	id := uuid.NewSHA1(k.Dataset, fmt.Appendf(nil, "superseded/%s/%d", c.deps.NodeID, k.Epoch))
 	s := dataset.Snapshot{ID: id, Dataset: k.Dataset, Kind: dataset.SnapshotSuperseded, Epoch: k.Epoch}
@@ -250,8 +250,8 @@ func (c *Copies) supersededSnapshot(k api.Kept) dataset.Snapshot {
 	return s
 }
 
-// destroy destroys a copy and reports that. Control confirms right before that this is still wanted: the copy may have
-// been condemned long ago, and be the last good one now.
+// destroy destroys a copy and reports the destruction. It first asks control whether the copy is still unwanted: the
+// decision may be old, and the copy may now be the last good one.
 func (c *Copies) destroy(ctx context.Context, pool backends.Pool, k api.Kept) error {
 	if _, err := pool.Stat(ctx, k.Dataset); !errors.Is(err, dataset.ErrNotFound) {
 		err := c.deps.Control.Copied(ctx, c.deps.NodeID, api.Copied{
@@ -281,8 +281,8 @@ func (c *Copies) destroy(ctx context.Context, pool backends.Pool, k api.Kept) er
 	)
 }
 
-// Report reports a copy of this node to control. It returns nil if control no longer wants the copy: the next sync
-// says so.
+// Report reports a copy of this node to control. If control no longer wants the copy, Report returns nil, and the next
+// sync has the new record.
 func (c *Copies) Report(ctx context.Context, r api.Copied) error {
 	return reportCopy(ctx, c.deps.Host, r)
 }
@@ -296,8 +296,8 @@ func reportCopy(ctx context.Context, h *host.Host, r api.Copied) error {
 	return err
 }
 
-// IsRecorded reports whether this node shall have data of a dataset whose home is another node: a copy that
-// control knows, or what a move brings.
+// IsRecorded reports whether this node must keep its data of a dataset whose home is another node: it is a copy that
+// control knows, or a move brings it.
 func (c *Copies) IsRecorded(id uuid.UUID) bool {
 	_, kept := c.deps.Cache.Copy(id)
 	return kept || c.deps.Moves.Brings(id) || c.deps.Moves.IsBeside(id)

@@ -26,9 +26,9 @@ type InspectionsDeps struct {
 	Mount            func(ctx context.Context, pool backends.Pool, d dataset.Dataset, path string) error
 }
 
-// Inspections mounts superseded heads read-only, so that a person can look at them. It mounts a clone, which stays
-// incoming because it has no record: neither the mount nor the recovery of the filesystem's log changes the head. The
-// clone's UUID is derived from the head, so that each start finds it.
+// Inspections mounts superseded heads read-only, so that a person can examine them. It mounts a clone of the head, so
+// neither the mount nor the recovery of the filesystem's log changes the head. The clone has no record and stays
+// incoming. Its UUID is derived from the head, so that each start finds it.
 type Inspections struct {
 	deps InspectionsDeps
 
@@ -75,14 +75,15 @@ func (i *Inspections) Report(ctx context.Context, k api.Kept, why error) error {
 	return errors.Join(why, reportCopy(ctx, i.deps.Host, api.Copied{Copy: now, Looked: true}))
 }
 
-// failure is the reason of a failure, as it was first reported.
+// failure is a problem of a copy, as it was first reported.
 type failure struct {
 	kind *dataset.Kind
 	text string
 }
 
-// problem is why a copy is not in its recorded state, for control's record. A reason that differs at each attempt, as
-// the name of a device does, is reported once, since each report is a write to the store. The log has every one.
+// problem returns why a copy is not in its recorded state, for control's record. The text of a problem can differ at
+// each attempt, for example in the name of a device. It is then reported only once, because each report is a write to
+// the store. The log has every text.
 func (i *Inspections) problem(k api.Kept, why error) string {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -91,7 +92,7 @@ func (i *Inspections) problem(k api.Kept, why error) string {
 		return ""
 	}
 	was, kind := i.failed[k.Dataset], dataset.KindOf(why)
-	if k.Problem == "" || was.kind != kind { // it is wanted anew, or it is something else
+	if k.Problem == "" || was.kind != kind { // a new request, or a problem of another kind
 		was = failure{kind, dataset.OneLine(why)}
 		i.failed[k.Dataset] = was
 	}

@@ -35,7 +35,16 @@ type InstallerDeps struct {
 }
 
 // Installer puts the data that moves brought here in its place, or destroys it. It has no state: the records are in
-// the table of moves.
+// MoveTable.
+//
+// A move that sends single files creates the dataset again. This node may already have a copy of the dataset, and that
+// copy is all that is left of the volume if its home is lost meanwhile. So the files are received beside the copy: in
+// an incoming dataset that has no record. Once the files are complete and verified, the record of the move says so and
+// they survive a crash. Before that, the next start destroys them.
+//
+// In a pool that keeps copies, the files replace the copy after control has recorded this node as the home. Nothing
+// opens a copy, so the old data cannot be mistaken for the new data meanwhile. In other pools, which have the old data
+// as a dataset, the files replace it just before control is asked. If control refuses, they become the copy.
 //
 // A move that sends single files makes the dataset anew. A copy of it may already be on this node, and may be all
 // that is left of the volume if its home is lost meanwhile. So the files arrive beside the copy: as an incoming
@@ -60,7 +69,7 @@ func (i *Installer) Resume(ctx context.Context) {
 	}
 }
 
-// resume does so for one dataset.
+// resume finishes one interrupted move.
 func (i *Installer) resume(ctx context.Context, id uuid.UUID, p MoveRecord) error {
 	d, home := i.deps.Cache.Dataset(id)
 	if !home {
@@ -85,7 +94,7 @@ func (i *Installer) Install(ctx context.Context, d dataset.Dataset, p MoveRecord
 	}
 	if sharer, can := pool.(backends.Sharer); can && p.Share {
 		given := backends.Given{Pool: p.From, Epoch: p.Epoch - 1}
-		if p.From == p.Pool && d.Taken != nil { // it is here since before a home that never took it over
+		if p.From == p.Pool && d.Taken != nil { // here since before that home, which never took it over
 			given.Epoch = d.Taken.Epoch - 1
 		}
 		if err := sharer.Take(ctx, d, given); err != nil {
@@ -137,7 +146,7 @@ func (i *Installer) discard(ctx context.Context, id uuid.UUID, p MoveRecord) err
 			i.deps.Moves.IsActive(id) {
 			return nil // this node may be the home without knowing it: then the data is the head
 		}
-		err = errors.Join(i.DropBeside(ctx, p), i.deps.Moves.Drop(ctx, id)) // control says what happens to the copy
+		err = errors.Join(i.DropBeside(ctx, p), i.deps.Moves.Drop(ctx, id)) // control decides about the copy
 		i.deps.Copies.SettleSoon(id)
 		return err
 	}
@@ -183,7 +192,7 @@ func (i *Installer) TakePlace(ctx context.Context, pool backends.Pool, d dataset
 	return err
 }
 
-// TakePlaceAtHome does so if that waited for the record of the new home and was not done yet.
+// TakePlaceAtHome calls TakePlace for a dataset whose new home was recorded before the files replaced the copy.
 func (i *Installer) TakePlaceAtHome(
 	ctx context.Context, pool backends.Pool, d dataset.Dataset, beside uuid.UUID,
 ) error {
@@ -197,10 +206,10 @@ func (i *Installer) TakePlaceAtHome(
 	return i.TakePlace(ctx, pool, d, beside)
 }
 
-// KeepPlace makes the files that replaced a copy the copy, after control refused to record this node as the home.
-// There is no other copy any more, and all files were verified. The caller holds the dataset's lock.
+// KeepPlace turns the files that replaced a copy into the copy, after control refused to record this node as the home.
+// No other copy is left here, and all files were verified. The caller holds the dataset's lock.
 func (i *Installer) KeepPlace(ctx context.Context, pool backends.Pool, d dataset.Dataset, p MoveRecord) error {
-	if err := pool.WriteRecord(ctx, d, true); err != nil { // the record there says that its home is here
+	if err := pool.WriteRecord(ctx, d, true); err != nil { // the record beside the data says that the home is this node
 		return err
 	}
 	if err := pool.Commit(ctx, d.ID); err != nil {

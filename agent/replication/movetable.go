@@ -1,5 +1,16 @@
-// Package replication brings datasets from other nodes to this one, by moves and as copies, and sends those of this
-// node to others.
+// Package replication brings datasets from other nodes to this one, by moves and as copies, and decides what other
+// nodes may get of the datasets of this node. The data is transferred by package transfer.
+//
+// MoveTable records the moves that bring datasets here, and Installer puts their data in its place: move.Mover uses
+// both. Copies brings the copies that this node keeps into their recorded state, when controlsync.Follower applies new
+// records. Replicas refreshes the copies that are replicas, and Inspections mounts superseded heads.
+//
+// SentLog, Retention and Access are for the datasets of this node that others have copies of: what was sent to other
+// nodes, which snapshots are kept for them, and which nodes may read. move.Sender and the peer API of package agent use
+// these.
+//
+// MoveTable and the records of copies are in memory and on disk. The others have their state only in memory. Each type
+// protects its state with a mutex. The data of a dataset is protected by the lock of the dataset (host.Host.Locks).
 //
 // MoveTable has the moves that bring datasets here, and Installer puts their data in its place. Copies
 // brings the copies that this node keeps into their recorded state, Replicas refreshes those that are replicas, and
@@ -26,7 +37,7 @@ type MoveTable struct {
 	started func(uuid.UUID)
 
 	mu     sync.Mutex
-	moves  map[uuid.UUID]MoveRecord // by dataset; also those that ended, until their data has its place or is gone
+	moves  map[uuid.UUID]MoveRecord // by dataset; includes ended moves until their data is installed or destroyed
 	active map[uuid.UUID]bool       // datasets that a running move brings here
 }
 
@@ -35,11 +46,11 @@ type MoveTable struct {
 type MoveRecord struct {
 	Move     uuid.UUID `json:"move"`
 	Pool     uuid.UUID `json:"pool"`
-	Epoch    uint64    `json:"epoch"` // with which the dataset is opened here
+	Epoch    uint64    `json:"epoch"` // the epoch of the dataset if this move succeeds
 	Files    bool      `json:"files,omitempty"`
 	Share    bool      `json:"share,omitempty"`   // no data is sent: a pool on the same share hands it over
-	From     uuid.UUID `json:"from,omitzero"`     // the pool that it is taken over from
-	Snapshot uuid.UUID `json:"snapshot,omitzero"` // the head is made of it; known at the end of the transfer
+	From     uuid.UUID `json:"from,omitzero"`     // the pool on the share that hands it over
+	Snapshot uuid.UUID `json:"snapshot,omitzero"` // the head is made of this snapshot; set at the end of the transfer
 	Since    time.Time `json:"since"`
 	Beside   uuid.UUID `json:"beside,omitzero"` // the dataset with all files, beside a copy; see BesideID
 }
@@ -82,8 +93,7 @@ func (t *MoveTable) Set(ctx context.Context, id uuid.UUID, p MoveRecord) error {
 	return nil
 }
 
-// Drop removes the record of a dataset that was installed or destroyed. If there is none, drop
-// does nothing.
+// Drop removes the record of a dataset that was installed or destroyed. If there is no record, Drop does nothing.
 func (t *MoveTable) Drop(ctx context.Context, id uuid.UUID) error {
 	if _, known := t.Get(id); !known {
 		return nil
@@ -139,14 +149,14 @@ func (t *MoveTable) Inactive() map[uuid.UUID]MoveRecord {
 	return all
 }
 
-// IsBeside reports whether a dataset has the files that a move brought beside a copy.
+// IsBeside reports whether a dataset contains the files that a move brought beside a copy.
 func (t *MoveTable) IsBeside(id uuid.UUID) bool {
 	_, is := t.BesideCopyOf(id)
 	return is
 }
 
-// BesideCopyOf returns the dataset whose files a move brought as the dataset id, beside a copy. If id is no such
-// dataset, it returns false.
+// BesideCopyOf returns the dataset ds if a move brought files of ds as the dataset id, beside a copy of ds. Otherwise
+// it returns false.
 func (t *MoveTable) BesideCopyOf(id uuid.UUID) (ds uuid.UUID, is bool) {
 	if id == uuid.Nil {
 		return ds, false
@@ -161,13 +171,13 @@ func (t *MoveTable) BesideCopyOf(id uuid.UUID) (ds uuid.UUID, is bool) {
 	return uuid.Nil, false
 }
 
-// BesideID returns the UUID of the dataset as which a move brings files beside a copy.
+// BesideID returns the UUID of the dataset in which a move collects files beside a copy of ds.
 func BesideID(ds, move uuid.UUID) uuid.UUID {
 	return uuid.NewSHA1(ds, fmt.Appendf(nil, "beside/%s", move))
 }
 
-// Brings reports whether a move brings, or has brought, data of a dataset here. A move on a share brings none:
-// what is here may be the only data.
+// Brings reports whether a move brings, or has brought, data of a dataset here. A move on a share brings no data: the
+// data here may be the only data.
 func (t *MoveTable) Brings(id uuid.UUID) bool {
 	p, comes := t.Get(id)
 	return comes && !p.Share

@@ -55,7 +55,7 @@ type replica struct {
 	due     time.Duration // by the steady clock
 	running bool
 	copy    dataset.Copy // its current state; the zero value until that is known
-	told    dataset.Copy // as it was last reported to control's store
+	told    dataset.Copy // the last state that was reported to control's store
 	failed  string       // why the last refresh failed; empty: it succeeded
 	stop    func()       // ends the running refresh
 }
@@ -93,8 +93,8 @@ func (p *Replicas) SetFailure(id uuid.UUID, why string) {
 	p.of[id].failed = why
 }
 
-// refreshAtOnce is how many refreshes run at the same time, refreshLook is how often Run looks for new replicas at
-// least.
+// refreshAtOnce is how many refreshes run at the same time. refreshLook is the longest time between two searches of Run
+// for new replicas.
 const (
 	refreshAtOnce = 4
 	refreshLook   = time.Minute
@@ -113,7 +113,7 @@ func (p *Replicas) Run() {
 	}
 }
 
-// startDue starts the refreshes that are due and returns how long no other one is.
+// startDue starts the refreshes that are due, and returns how long to wait for the next one.
 func (p *Replicas) startDue() (wait time.Duration) {
 	every := map[uuid.UUID]time.Duration{}
 	for _, id := range p.deps.Cache.CopyIDs() {
@@ -212,7 +212,7 @@ func (p *Replicas) Refresh(ctx context.Context, jb *jobs.Job, id uuid.UUID) erro
 		return err
 	}
 	if keep, err := lineage.Lost(ctx, pool, k); err != nil || keep.ID != uuid.Nil {
-		return err // it is not refreshed any more, once control knows
+		return err // after control knows of it, the replica is not refreshed any more
 	}
 	if err := p.recollect(ctx, pool, k); err != nil {
 		return err
@@ -282,15 +282,15 @@ func (p *Replicas) update(ctx context.Context, c dataset.Copy) error {
 	return nil
 }
 
-// recollect reads the state of a replica from its pool after a start. The home may be lost, and then control must
-// know which copy is the freshest.
+// recollect reads the state of a replica from its pool after a start. If the home is lost, control must know which copy
+// is the newest.
 func (p *Replicas) recollect(ctx context.Context, pool backends.Pool, k api.Kept) error {
 	if _, known := p.Copy(k.Dataset); known {
 		return nil
 	}
 	if k.Snapshot == uuid.Nil {
-		// Data that a move left here is no copy to continue from: the home does not know of it, and would not
-		// ask this node for a promise. The next refresh makes it one.
+		// Data that a move left here is not reported as a copy: the home does not know of it, and would not ask this
+		// node for a promise. The next refresh turns it into a copy.
 		return nil
 	}
 	e, err := pool.Stat(ctx, k.Dataset)

@@ -33,7 +33,8 @@ type RetentionDeps struct {
 	*host.Host
 	Pools     Pools
 	Transfers Transfers
-	// Yielded returns the snapshots that the target needs of a dataset which this node has relinquished, if it has.
+	// Yielded returns the snapshots of a dataset that the target of its move needs. If this node has not relinquished
+	// the dataset, the result is empty.
 	Yielded   func(ds uuid.UUID) []uuid.UUID
 	WorksSolo bool // there are no other nodes, so that no snapshots are taken for them
 }
@@ -48,9 +49,8 @@ type Retention struct {
 	bases map[uuid.UUID]moveBases // by dataset
 }
 
-// moveBases are the snapshots that copies of a dataset need as the base of their next difference, while a move
-// brings the dataset to the next home. The copies are refreshed meanwhile, and keep the snapshots that their home
-// has.
+// moveBases are the snapshots that a running move brings to the next home because copies need them as the base of their
+// next difference. The copies are refreshed during the move, and keep the same snapshots as their home.
 type moveBases struct {
 	move      uuid.UUID
 	snapshots []uuid.UUID
@@ -91,9 +91,9 @@ func (r *Retention) Forget(ds uuid.UUID) {
 	delete(r.bases, ds)
 }
 
-// Prune removes the snapshots for other nodes that no node needs any more. It keeps the newest one; those that
-// recorded copies have, are based on, or have in common; and those that each node was sent last that has a copy or
-// receives one. It removes nothing if the dataset has no head. The caller holds the dataset's lock.
+// Prune removes the snapshots for other nodes that no node needs any more. It keeps the newest of them, the snapshots
+// that recorded copies have, are based on or have in common, and the snapshots that were last sent to each node that
+// has a copy or receives one. It removes nothing if the dataset has no head. The caller holds the dataset's lock.
 func (r *Retention) Prune(ctx context.Context, pool backends.Pool, d dataset.Dataset) error {
 	e, err := pool.Stat(ctx, d.ID)
 	if err != nil {
@@ -107,11 +107,11 @@ func (r *Retention) Prune(ctx context.Context, pool backends.Pool, d dataset.Dat
 	}
 	v, err := r.deps.Control.Volume(ctx, d.ID.String())
 	if err != nil {
-		return nil // another time
+		return nil // the next call prunes
 	}
 	needed := lineage.NeededBy(e, v)
 	nodes := append(slices.Clone(v.Copies), r.Sent.others(d.ID, v.Copies, r.deps.Clock.Steady())...)
-	if v.Move != uuid.Nil { // to a node to which an earlier process of this agent may have sent something
+	if v.Move != uuid.Nil { // an earlier process of this agent may have sent something to the target
 		for _, s := range e.Snapshots {
 			nodes = append(nodes, s.Request)
 		}
@@ -135,13 +135,13 @@ func (r *Retention) Prune(ctx context.Context, pool backends.Pool, d dataset.Dat
 	return nil
 }
 
-// pruneDelay is how long unneeded snapshots are kept, so that a caller who waits for the volume does not wait for
-// their removal too: on btrfs the next commit frees the blocks, and XFS looks up what a file shares with others only
-// between two that are freed.
+// pruneDelay is how long unneeded snapshots are kept, so that a caller who waits for the volume does not also wait for
+// their removal. On btrfs the next commit frees their blocks. XFS looks up which blocks a file shares with others only
+// between the removals of two files.
 const pruneDelay = time.Second
 
-// pruneDelayMost is how long the removal waits for a running transfer of the dataset. Its blocks are freed at the
-// expense of other work in the pool, as many seconds as there are hundreds of thousands of blocks.
+// pruneDelayMost is how long the removal waits for a running transfer of the dataset. Freeing the blocks slows other
+// work in the pool, for about one second per 100 000 blocks.
 const pruneDelayMost = time.Minute
 
 // PruneSoon starts a job that removes the snapshots of a dataset that no other node needs any more, after a delay.

@@ -12,13 +12,13 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// SentKept is how many of the snapshots that a node was sent are kept for it. The last one may not have arrived
-// completely, and is a difference to the one before.
+// SentKept is how many of the snapshots that were sent to a node are kept for it. The last one may not have arrived
+// completely, and it is a difference to the one before.
 const SentKept = 2
 
-// SentLog records the snapshots of this node's datasets that were sent to other nodes since this agent started. A
-// snapshot that was taken for another node, or for all replicas, does not say so itself. The zero value is ready for
-// use. Its methods are safe for concurrent use.
+// SentLog records the snapshots of this node's datasets that were sent to other nodes since this agent started. The
+// record of a snapshot does not say so: the snapshot may have been taken for another node, or for all replicas. The
+// zero value is ready for use. Its methods are safe for concurrent use.
 type SentLog struct {
 	mu sync.Mutex
 	of map[uuid.UUID]map[uuid.UUID]sent // by dataset and node
@@ -32,7 +32,7 @@ type sent struct {
 }
 
 // Note records the newest snapshot that a node had when it requested one, and the snapshot that it is sent. Of the
-// snapshots that it was sent since the one that it had, it keeps the first: a part of that may have arrived.
+// snapshots sent since then, Note keeps the first one, because a part of it may have arrived.
 func (l *SentLog) Note(
 	d dataset.Dataset, e backends.Entry, node uuid.UUID, had, snapshot dataset.Snapshot, now time.Duration,
 ) {
@@ -62,8 +62,8 @@ func (l *SentLog) Forget(ds uuid.UUID) {
 	delete(l.of, ds)
 }
 
-// others returns the nodes that have a part of a dataset although they have no recorded copy: a move sent it, and
-// another attempt continues from it. It forgets all other nodes that are not in copies.
+// others returns the nodes that have a part of a dataset but no recorded copy: an unfinished move sent the part, and
+// the next attempt continues from it. It forgets all other nodes that are not in copies.
 func (l *SentLog) others(ds uuid.UUID, copies []uuid.UUID, now time.Duration) (nodes []uuid.UUID) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -79,9 +79,9 @@ func (l *SentLog) others(ds uuid.UUID, copies []uuid.UUID, now time.Duration) (n
 	return nodes
 }
 
-// to returns the snapshots of an entry that a node had at its last request, or was sent since. What an earlier
-// process of this agent sent is only known from the node for which each snapshot was taken. The result is not
-// certain in that case.
+// to returns the snapshots of an entry that a node had at its last request, or was sent since. What an earlier process
+// of this agent sent is known only from the node for which each snapshot was taken. If the result relies on that,
+// certain is false.
 func (l *SentLog) to(node, ds uuid.UUID, e backends.Entry) (all []dataset.Snapshot, certain bool) {
 	l.mu.Lock()
 	g := l.of[ds][node]

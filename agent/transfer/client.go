@@ -26,13 +26,13 @@ type Client struct {
 	Limit *Limiter          // nil: no limit
 	Clock clock.Clock
 	Log   logrus.FieldLogger
-	// Idle is how long a peer may send nothing before the request is given up. If 0, it is DefaultIdle.
+	// Idle is how long a peer may send nothing before the client ends the request. If 0, it is DefaultIdle.
 	Idle time.Duration
 	// Tries is how often in a row a transfer may be interrupted without any progress. If 0, it is DefaultTries.
 	Tries int
 }
 
-// DefaultTries amounts to about half a minute for a peer that is unreachable.
+// DefaultTries tries take about half a minute if a peer is unreachable.
 const DefaultTries = 10
 
 func (c *Client) idle() time.Duration {
@@ -203,7 +203,7 @@ func (p *patient) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// explain returns why a request was given up.
+// explain returns why the client ended a request.
 func (p *patient) explain(err error) error {
 	if cause := context.Cause(p.ctx); cause != nil {
 		return cause

@@ -1,7 +1,12 @@
-// Package transfer copies datasets from one node's agent to another's: it has the server and the client of the peer
-// API, on top of whatever http.Handler and http.RoundTripper the agent provides (mutual TLS, in a cluster). It moves
-// bytes and describes them. It knows no leases, no operations and no store, and decides nothing about where a dataset
-// belongs.
+// Package transfer copies datasets from one node's agent to another's. It has the server and the client of the peer
+// API, on top of the http.Handler and the http.RoundTripper that the agent provides (mutual TLS, in a cluster). It
+// moves bytes and describes them. It knows no leases, no operations and no store, and does not decide which node is the
+// home of a dataset.
+//
+// The target of a move (move.Mover) and the refresh of a replica (replication.Replicas) use Client. Package agent
+// serves Server, whose Source is move.Sender. Server has state in memory, under a mutex: the snapshots that are being
+// sent and the last one that was sent of each dataset. Client has none. The caller of Pull holds the dataset's lock
+// at the target, and Source takes it at the home.
 //
 // # What a target does
 //
@@ -11,10 +16,10 @@
 //	plan, err := client.Plan(ctx, peer, …)                what is missing, and how many bytes that takes
 //	brought, err := client.Pull(ctx, Pull{…})             transfers it, resumes after interruptions, verifies
 //
-// It repeats this as often as it is worth while, because each Pull transfers only what has changed. When the home has
-// relinquished the dataset, its last snapshot and manifest (Sum, at the home) are what Pull{Want, Manifest} is checked
-// against. Then Promote and Commit of the pool make it the home. Until then nothing that Pull does can do harm: a copy
-// is no home.
+// It repeats this as often as useful, because each Pull transfers only what has changed. When the home has relinquished
+// the dataset, Pull{Want, Manifest} checks the last snapshot against the manifest that the home has computed with Sum.
+// Then Promote and Commit of the pool make the dataset a home. Until then Pull can do no harm, because it only changes
+// a copy.
 //
 // Pools of another kind receive the tree of files (PullFiles) instead of snapshots. That starts again after an
 // interruption, and transfers no history.

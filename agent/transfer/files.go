@@ -141,7 +141,7 @@ func (c *Client) pullFiles(ctx context.Context, f Files, once *complaint) (got b
 	return got, true, err
 }
 
-// telling reports progress.
+// telling is a writer that reports progress.
 type telling struct {
 	to    backends.Progress
 	all   *tally

@@ -110,7 +110,7 @@ func (f *frameWriter) data(b []byte) error {
 	start := f.now()
 	if f.packer == nil {
 		var err error
-		// one thread and little memory, because the host's containers come first
+		// One thread and little memory, because the host's containers have priority.
 		f.packer, err = zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1),
 			zstd.WithWindowSize(1<<20), zstd.WithEncoderCRC(false))
 		if err != nil {
@@ -314,7 +314,7 @@ func (f *frameReader) take(kind byte, length int, payload []byte) (err error) {
 func (f *frameReader) unpacked(length int, payload []byte) ([]byte, error) {
 	if f.unpack == nil {
 		var err error
-		// compressed data that would become larger than announced does not get the memory for it
+		// The limit rejects compressed data that would become larger than announced.
 		f.unpack, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxFrame),
 			zstd.WithDecoderMaxWindow(maxFrame))
 		if err != nil {

@@ -16,16 +16,16 @@ type Limiter struct {
 
 	mu     sync.Mutex
 	rate   dataset.Size  // per second; 0: no limit
-	credit float64       // bytes that may be sent now; negative: bytes that were sent early
+	credit float64       // bytes that may be sent now; negative if bytes were sent early
 	last   time.Duration // when the credit was computed, by the clock
 }
 
-// NewLimiter returns a limiter for a number of bytes per second; 0 for no limit.
+// NewLimiter returns a limiter of rate bytes per second. If rate is 0, there is no limit.
 func NewLimiter(c clock.Clock, rate dataset.Size) *Limiter {
 	return &Limiter{clock: c, rate: rate, last: c.Steady()}
 }
 
-// Set changes the rate; 0: no limit.
+// Set changes the rate. If rate is 0, there is no limit.
 func (l *Limiter) Set(rate dataset.Size) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -1,8 +1,8 @@
 package transfer
 
-// pace decides whether to compress: if the processor needs less time for a byte than the link for what
-// compression saves. Both are measured continuously; times are in nanoseconds. A link that takes data as fast as
-// it is produced (a local network, or a link that is just being filled) is never waited for, and nothing is
+// pace decides whether to compress. It compresses if the processor takes less time for a byte than the link takes for
+// the bytes that compression saves. Both are measured continuously, in nanoseconds. A link that accepts data as fast as
+// it is produced (a local network, or a link whose buffers are not full yet) is never waited for, so nothing is
 // compressed for it.
 type pace struct {
 	link   float64 // time that the link needs for a byte
@@ -15,9 +15,10 @@ type pace struct {
 const (
 	// aging is the weight of the last measurement.
 	aging = 0.2
-	// trial is after how many frames compression is tried again, because data changes.
+	// trial is the interval, in frames, at which compression is tried again, because data changes.
 	trial = 64
-	// margin: smaller savings are not worth the processor time, which others need.
+	// margin is the largest part of the uncompressed time that a compressed byte may take. Smaller savings are not
+	// worth the processor time, which others need.
 	margin = 0.9
 )
 
@@ -51,13 +52,13 @@ func age(mean *float64, now float64, first bool) {
 const (
 	// zerosStride is the distance of the bytes that are examined. It divides no block size.
 	zerosStride = 61
-	// zerosPart: one in so many bytes must be zero.
+	// zerosPart means that one of so many examined bytes must be zero.
 	zerosPart = 4
 )
 
-// mostlyZeros reports, from some of its bytes, whether much of b is zeros. Compressing that takes less time than
-// its checksum, and pays on any link. The 2 MiB of its log that XFS rewrites with each mount, one header of some
-// 50 bytes in each sector, are all that a small change has besides.
+// mostlyZeros reports whether much of b is zeros, judging by some of its bytes. Compressing zeros takes less time than
+// their checksum, and is worthwhile on any link. For a small change most of the transferred data can be such zeros:
+// with each mount, XFS rewrites 2 MiB of its log with one header of about 50 bytes in each sector.
 func mostlyZeros(b []byte) bool {
 	zeros := 0
 	for i := 0; i < len(b); i += zerosStride {

@@ -15,7 +15,7 @@ const (
 	pipePiece   = 1<<20 + 4<<10
 )
 
-// pieces circulate between the goroutine that fills and the one that empties them.
+// pieces are the buffers that circulate between the goroutine that fills them and the one that empties them.
 type pieces struct{ full, free chan []byte }
 
 func newPieces(n int) pieces {
@@ -33,7 +33,7 @@ func emptied(b []byte) []byte {
 	return b[:0]
 }
 
-// ahead reads while its reader is busy with earlier data.
+// ahead is a reader that reads the next data while its user processes earlier data.
 type ahead struct {
 	pieces
 
@@ -87,13 +87,14 @@ func (a *ahead) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// close ends it once the underlying reader returns no more data, so close that reader first.
+// close waits for the goroutine that reads ahead. It ends when the underlying reader returns no more data, so close
+// that reader first.
 func (a *ahead) close() {
 	close(a.stop)
 	a.owner.Wait()
 }
 
-// behind writes while its writer prepares later data.
+// behind is a writer that writes while its user prepares the next data.
 type behind struct {
 	pieces
 
@@ -148,7 +149,7 @@ func (b *behind) ship() {
 	b.piece = nil
 }
 
-// close returns once everything is written, or could not be.
+// close returns after everything was written, or after a write has failed.
 func (b *behind) close() error {
 	if len(b.piece) > 0 {
 		b.ship()

@@ -23,12 +23,13 @@ type Pull struct {
 	Into    backends.Pool   // the pool that has or gets the copy; a backends.Copier
 	// Want is a transfer snapshot to transfer in addition to all others. If uuid.Nil, there is none.
 	Want uuid.UUID
-	// Manifest describes what Want must be, from the home that relinquished the dataset; nil: not checked.
+	// Manifest describes what Want must contain. It is from the home that relinquished the dataset. If nil, Want is not
+	// checked.
 	Manifest *dataset.Manifest
-	// Bases also transfers the snapshots that other copies are based on, if possible, because Into becomes their
-	// home.
+	// If Bases is true, Pull also transfers the snapshots that other copies are based on, if possible, because this
+	// node becomes their home.
 	Bases bool
-	// Shared also transfers the snapshots that all replicas must have, if possible.
+	// If Shared is true, Pull also transfers the snapshots that all replicas must have, if possible.
 	Shared bool
 	// Progress is called now and then with the approximate numbers of transferred and of all bytes, from one
 	// goroutine. May be nil.
@@ -86,7 +87,7 @@ func (r *pulling) all(ctx context.Context) error {
 	}
 }
 
-// errReplan is a base or snapshot that the source no longer has.
+// errReplan says that the source no longer has a base or a snapshot of the plan.
 var errReplan = errors.New("what was planned is there no more")
 
 func (r *pulling) try(ctx context.Context) error {
@@ -132,7 +133,7 @@ func (r *pulling) try(ctx context.Context) error {
 	return r.wanted(ctx)
 }
 
-// also returns the additional snapshots.
+// also returns the query that asks for additional snapshots.
 func (r *pulling) also(begun uuid.UUID) url.Values {
 	q := url.Values{}
 	if r.Bases {
@@ -147,8 +148,9 @@ func (r *pulling) also(begun uuid.UUID) url.Values {
 	return q
 }
 
-// spares reports whether the failed transfer can do without the snapshots that other copies are based on: one of
-// them failed, or left no room. If the peer is unreachable it is so for everything.
+// spares reports whether the transfer, which failed, can continue without the snapshots that other copies are based on:
+// one of them failed, or used too much space. It cannot if the peer is unreachable, because then everything else fails
+// as well.
 func (r *pulling) spares(ctx context.Context, isBase bool, err error) bool {
 	if len(r.bases) == 0 || ctx.Err() != nil || errors.Is(err, dataset.ErrOffline) {
 		return false
@@ -156,7 +158,8 @@ func (r *pulling) spares(ctx context.Context, isBase bool, err error) bool {
 	return isBase || errors.Is(err, dataset.ErrNoSpace)
 }
 
-// dropBases continues without the snapshots that other copies are based on: these copies start again.
+// dropBases continues without the snapshots that other copies are based on. These copies must then be sent again from
+// the beginning.
 func (r *pulling) dropBases(ctx context.Context, why error) error {
 	if r.Log != nil {
 		r.Log.WithError(why).WithField("dataset",
@@ -231,7 +234,7 @@ func (r *pulling) bring(ctx context.Context, step Step) error {
 			r.out.Snapshots = append(r.out.Snapshots, manifest(step.Snapshot, got))
 			return false, nil
 		case d.From > 0 && (isKind(err, dataset.ErrInvalid) || isKind(err, dataset.ErrNotFound)):
-			// the copy no longer has that base, or not that many bytes
+			// The copy no longer has that base, or not that many bytes.
 			if err := r.Into.DeleteSnapshot(ctx, r.Dataset.ID, step.Snapshot.ID); err != nil {
 				return false, err
 			}
@@ -241,7 +244,7 @@ func (r *pulling) bring(ctx context.Context, step Step) error {
 		case isKind(err, dataset.ErrCorrupt) && !isPeer(err):
 			if restarts++; restarts < maxRestarts {
 				r.complain(err)
-				// it may have changed
+				// The base may have changed.
 				if !fixed && (errors.Is(err, backends.ErrUnfit) || restarts == maxRestarts-1) {
 					step.Base = uuid.Nil
 				}
@@ -341,8 +344,8 @@ const (
 	lastWait  = 8 * time.Second
 )
 
-// patiently calls try until it succeeds or fails for good. After an interruption, or if the peer is unreachable,
-// it tries again after a pause: as long as there is progress, and some times more.
+// patiently calls try until it succeeds or fails permanently. After an interruption, or if the peer is unreachable, it
+// tries again after a pause. It stops after c.Tries attempts without progress.
 func (c *Client) patiently(ctx context.Context, try func() (led bool, err error)) error {
 	wait, left := firstWait, c.tries()
 	for {

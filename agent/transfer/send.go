@@ -82,8 +82,8 @@ func (s *Server) stream(w http.ResponseWriter, r *request) error {
 	})
 }
 
-// send answers with the frames of what write writes, and at the end with what write returns. An error before the
-// first frame is an ordinary answer.
+// send answers with frames that contain what write writes, and at the end with the result of write. If write fails
+// before the first frame, the answer is an ordinary error.
 func (s *Server) send(w http.ResponseWriter, r *request, write func(context.Context, io.Writer) (any, error)) error {
 	ctx, cancel := context.WithCancelCause(r.Context())
 	defer cancel(nil)
@@ -108,7 +108,7 @@ func (s *Server) send(w http.ResponseWriter, r *request, write func(context.Cont
 		out.err = context.Cause(r.Context())
 	}
 	if out.err != nil {
-		// the caller is gone or too slow, and reports that itself
+		// The peer closed the connection or is too slow, and reports that itself.
 		s.Log.WithError(out.err).WithField("dataset", r.dataset).WithField("node",
 			r.peer).Info("a transfer to another node was cut")
 		return nil

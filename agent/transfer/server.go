@@ -18,9 +18,10 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// Source provides the data that a server sends. The agent implements it. Safe for concurrent use.
+// Source provides the data that a server sends. move.Sender implements it. Its methods are safe for concurrent use.
 type Source interface {
-	// Pool returns the pool that has a dataset, as its home or as a copy; dataset.ErrNotFound.
+	// Pool returns the pool that has a dataset, as its home or as a copy. It fails with dataset.ErrNotFound if there is
+	// none.
 	Pool(ctx context.Context, ds uuid.UUID) (backends.Pool, error)
 	// Freshen takes a transfer snapshot of the dataset's head, under the dataset's lock, and returns the record of
 	// the snapshot in the pool. idle reports that the dataset was not in use. If nothing changed since the previous
@@ -171,7 +172,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, f func(http.Respo
 		return
 	}
 	kind := dataset.KindOf(err)
-	// it is available again when this agent is
+	// The peer tries again, and this agent is available again after its restart.
 	if kind == dataset.ErrInternal && errors.Is(err, context.Canceled) {
 		kind, err = dataset.ErrUnavailable, dataset.Errorf(dataset.ErrUnavailable, "this agent stops: %w", err)
 	}
@@ -308,7 +309,7 @@ func (s *Server) freshen(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	// the snapshot was taken just now; an older one with a later time means that the clock was set back
+	// If the snapshot was taken just now, it is current. If it is older and has a later time, the clock was set back.
 	if snap.Created.After(current) && !snap.Created.After(s.Clock.Now()) {
 		current = snap.Created
 	}

@@ -1,7 +1,9 @@
-// Package volume gives the tools of this host, such as the Docker engine and Podman, their volumes.
+// Package volume gives the tools of this host, such as the Docker engine and Podman, their volumes. Package agent calls
+// it for the requests of the plugin.
 //
 // Spellings records the strings by which the tools know a volume. Finder finds the volume that a tool names, Viewer
-// shows volumes, and Requests creates and removes them.
+// shows volumes, and Requests creates and removes them. Only Spellings has state: it is in the cache (host.Host.Cache)
+// and on disk (spellings/), and a mutex of Spellings keeps the two equal.
 package volume
 
 import (
@@ -48,7 +50,7 @@ func (f *Finder) Find(ctx context.Context, ref dataset.Reference) (dataset.Datas
 		if err != nil {
 			return dataset.Dataset{}, err
 		}
-		if v.Volume != ref.Name { // control accepts prefixes of UUIDs as well; an engine uses names
+		if v.Volume != ref.Name { // control also accepts prefixes of UUIDs, but an engine uses names
 			return dataset.Dataset{}, dataset.Errorf(dataset.ErrNotFound, "no such volume: %s", ref.Name)
 		}
 		d = v.Dataset
