@@ -1,4 +1,8 @@
 // Package agentsync tells agents the changes that concern them.
+//
+// Package control embeds Syncer in its Service: an agent calls Sync in a loop, with the revision of the previous
+// response. Syncer keeps no state: it waits at notify.Feed, and reads the changed records from the store. A new kind of
+// record for agents is added to api.Sync and in syncOne.
 package agentsync
 
 import (
@@ -60,9 +64,10 @@ func (s *Syncer) syncNow(ctx context.Context, node uuid.UUID, n notify.News) (ou
 	return s.syncRead(ctx, node, n)
 }
 
-// syncTrusted reads everything together with what tells an agent whether to trust it. The store may be restored
-// or recovered at any moment, so the clock is read last, and the state of the recovery must be the same before
-// and after. dataset.ErrUnavailable if it is not.
+// syncTrusted reads all records of a node, together with the store clock and the state of the recovery, by which an
+// agent decides whether to trust the response. The store may be restored or recovered at any moment. So the clock is
+// read last, and the state of the recovery must be the same before and after; if it is not, the error is
+// dataset.ErrUnavailable.
 func (s *Syncer) syncTrusted(ctx context.Context, node uuid.UUID, n notify.News) (out api.Sync, err error) {
 	before, _, err := s.trust(ctx, node)
 	if err != nil {
@@ -131,7 +136,8 @@ func (s *Syncer) syncRead(ctx context.Context, node uuid.UUID, n notify.News) (o
 			return out, err
 		}
 	}
-	// Read before the datasets: an operation that is planned between the two would come with an older record.
+	// Read the operations before the datasets: otherwise an operation that is planned between the two reads would come
+	// with an older record.
 	if out.Operations, err = record.OpenWork(t, node); err != nil {
 		return out, err
 	}
@@ -162,8 +168,8 @@ func (s *Syncer) syncRead(ctx context.Context, node uuid.UUID, n notify.News) (o
 	return out, s.syncWorkedOn(t, node, ids, &out)
 }
 
-// syncWorkedOn adds the datasets that operations are for and that have not changed: for operations that were just
-// planned they may be new to the node.
+// syncWorkedOn adds the datasets of the node's operations that are not among the changed ones: if an operation was just
+// planned, its dataset may be new to the node.
 func (s *Syncer) syncWorkedOn(t *record.Tx, node uuid.UUID, told []uuid.UUID, out *api.Sync) error {
 	for _, op := range out.Operations {
 		if slices.Contains(told, op.DatasetID) {

@@ -1,5 +1,8 @@
-// Package audit writes the audit log: a file with one line of JSON for each change that somebody made, each
-// volume and store that somebody read as a whole, and each such request that was refused.
+// Package audit writes the audit log: a file with one JSON line for each change, each read of a whole volume or store,
+// and each such request that was refused.
+//
+// The daemon in cmd/drover opens a Log for control and one for an agent, and package control/api/server calls Keep. A
+// mutex protects the file and the allowances of the callers.
 package audit
 
 import (
@@ -22,12 +25,12 @@ const (
 	// maxFile is how large the file may become before it is renamed. One old file is kept. Each has some 100,000
 	// changes.
 	maxFile = 32 << 20
-	// Requests that changed nothing have an allowance, because anybody who reaches the port can cause them, and
-	// so could push what matters out of the file. Each caller, and all callers without a certificate together,
-	// may add this many lines at once, and one more each interval.
+	// Each caller has an allowance for lines about requests that changed nothing. Anybody who reaches the port can
+	// cause such lines, and could otherwise push the important ones out of the file. Each caller, and all callers
+	// without a certificate together, may add maxVain lines at once, and one more each interval.
 	maxVain   = 200
 	vainEvery = 2 * time.Second
-	// maxAskers bounds the number of callers that are counted; the others share one allowance.
+	// maxAskers is the maximum number of callers with a separate allowance; the others share one.
 	maxAskers = 1000
 )
 
@@ -106,7 +109,7 @@ func (l *Log) append(c api.Change) error {
 	}
 	b = append(b, '\n')
 	if l.file == nil || l.size+int64(len(b)) > l.max {
-		if err := l.turn(); err != nil {
+		if err := l.rotate(); err != nil {
 			return err
 		}
 	}
@@ -145,8 +148,8 @@ func (l *Log) allow(who string) bool {
 	return ok
 }
 
-// turn renames the file to the old one and starts another.
-func (l *Log) turn() error {
+// rotate renames the file to the old one and starts a new file.
+func (l *Log) rotate() error {
 	if l.file != nil {
 		err := l.file.Close()
 		l.file = nil

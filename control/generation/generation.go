@@ -1,4 +1,9 @@
-// Package generation compares the generations of pools, so that a pool whose disk was restored from a backup is found.
+// Package generation compares the generations of pools, to find a pool whose disk was restored from a backup.
+//
+// Package control embeds Recorder in its Service. An agent calls Generations through the API when it raises the
+// generation of a pool; if the report is marked as Passing, the generation is not written to the store each time. The
+// highest written generation of each pool is in the store (record.GenerationKey). Higher ones that were reported in
+// passing are in memory, under the mutex of heard.
 package generation
 
 import (
@@ -21,11 +26,11 @@ type Recorder struct {
 	heard  heard
 }
 
-// New returns a Recorder that has heard of none.
+// New returns a Recorder without reports.
 func New(l *ledger.Ledger) *Recorder { return &Recorder{ledger: l} }
 
-// heard are the highest pool generations that nodes reported to this service, including reports in passing:
-// a pool in use is raised often, and not each time in the store.
+// heard has the highest pool generations that nodes reported to this service, including reports in passing: a pool in
+// use is raised often, and not every raise is written to the store.
 type heard struct {
 	mu   sync.Mutex
 	of   map[uuid.UUID]saidOf // by pool
@@ -37,7 +42,7 @@ type saidOf struct {
 	highest uint64
 }
 
-// FewGenerations are remembered without looking for removed nodes.
+// FewGenerations is how many generations are remembered before those of removed nodes are looked for.
 const FewGenerations = 1000
 
 // Note remembers generations that a node reported, and reports whether many are remembered now.
@@ -145,8 +150,8 @@ func (s *Recorder) forgetGenerations(ctx context.Context) error {
 	return nil
 }
 
-// heardOf returns the highest generation of a pool that this service heard, from whichever node. Reports of
-// removed nodes do not count, as in the store.
+// heardOf returns the highest generation of a pool that this service received, from any node. As in the store, reports
+// of removed nodes do not count.
 func (s *Recorder) heardOf(t *record.Tx, node, pool uuid.UUID) (uint64, error) {
 	said, heard := s.heard.get(pool)
 	if !heard || said.node == node {
@@ -159,8 +164,8 @@ func (s *Recorder) heardOf(t *record.Tx, node, pool uuid.UUID) (uint64, error) {
 	return said.highest, nil
 }
 
-// raise records the generation of a pool and returns the highest known one. known is false for a pool that is not
-// the node's.
+// raise records the generation of a pool and returns the highest known one. known is false if the pool is not the
+// node's.
 func (s *Recorder) raise(t *record.Tx, node uuid.UUID, p api.Generation, passing bool) (highest uint64, known bool,
 	err error) {
 	var on dataset.Pool

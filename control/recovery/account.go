@@ -15,7 +15,7 @@ import (
 // backup.
 type Account struct {
 	ID     uuid.UUID
-	stored *dataset.Dataset           // nil: the store has no record of it
+	stored *dataset.Dataset           // nil if the store has no record of it
 	index  uint64                     // of that record
 	claims []holding                  // reports of nodes that say that they are its home
 	told   []holding                  // reports of nodes that have a copy, and so know its home
@@ -28,7 +28,7 @@ type Account struct {
 type holding struct {
 	api.Found
 	node uuid.UUID
-	lies bool // its pool was examined, and has the data; of a dataset whose home is the node
+	lies bool // for a claim: the pool was examined and has the data
 }
 
 // roll says which nodes reported, and which are confirmed to be fenced.
@@ -36,7 +36,7 @@ type roll struct {
 	heard  map[uuid.UUID]bool
 	fenced map[uuid.UUID]bool
 	pools  map[uuid.UUID]bool // pools that were examined
-	silent bool               // a node neither reported nor is confirmed to be fenced: it may have anything
+	silent bool               // a node neither reported nor is confirmed to be fenced: it may have any data
 }
 
 // Verdict is the decision on an account.
@@ -44,13 +44,13 @@ type Verdict struct {
 	action string // as in api.Differs; "" if the store is right
 	note   string
 	Is     dataset.Dataset            // the record as it must be, of the highest known epoch
-	from   *holding                   // the report that it comes from; nil: only other nodes, or the store, know of it
+	from   *holding                   // the home's report; nil if only other nodes or the store know the dataset
 	keep   map[uuid.UUID]dataset.Copy // by the nodes that have the copies
 }
 
-// judge decides which report about a dataset is right: the one with the highest epoch and, of these, with the
-// latest change. The dataset is disputed if two nodes claim that epoch, or if it was relinquished to a node
-// that did not report and that may have opened the next epoch. It is a pure function.
+// judge decides which report about a dataset is right: the one with the highest epoch and, of several, the one with the
+// latest change. The dataset is disputed if two nodes claim that epoch. It is also disputed if its home relinquished
+// the epoch to a node that did not report, because that node may have opened the next epoch. It is a pure function.
 func (a *Account) judge(r roll) Verdict {
 	v := Verdict{Is: a.latest(r)}
 	if v.Is.ID == uuid.Nil {
@@ -68,11 +68,11 @@ func (a *Account) judge(r roll) Verdict {
 	v.keep = a.kept(v.Is)
 	for _, c := range a.claims {
 		if r.fenced[c.node] && c.node != v.Is.Home && c.Dataset.Epoch >= v.Is.Epoch {
-			v.Is.Epoch, v.Is.Request = c.Dataset.Epoch, uuid.Nil // the epoch that it claims has ended
+			v.Is.Epoch, v.Is.Request = c.Dataset.Epoch, uuid.Nil // the epoch that the fenced node claims has ended
 		}
 	}
 	if g, given := a.given[v.Is.Home]; given && g.Epoch == v.Is.Epoch && r.fenced[g.To] {
-		// The node that it was relinquished to may have opened the next epoch, so this one has ended too.
+		// The node to which the epoch was relinquished may have opened the next epoch, so that epoch has ended too.
 		v.Is.Epoch, v.Is.Request = v.Is.Epoch+1, uuid.Nil
 	}
 	switch newer := a.stored == nil || v.Is.Epoch > a.stored.Epoch || !a.says(v.Is); {
@@ -100,9 +100,9 @@ func (a *Account) says(d dataset.Dataset) bool {
 		a.stored.State == d.State
 }
 
-// latest returns the record with the highest epoch that anybody knows; of several, the one that was written last.
-// The claims of a fenced node for itself have ended. The reports of other nodes about it still count: the
-// epoch was open there, and they relinquished theirs for it.
+// latest returns the record with the highest known epoch; of several, the one that was written last. A fenced node's
+// claims to be the home have ended. The reports of other nodes that it is the home still count: the epoch was open
+// there, and these nodes relinquished theirs for it.
 func (a *Account) latest(r roll) (best dataset.Dataset) {
 	index := uint64(0)
 	take := func(d dataset.Dataset, at uint64) {
@@ -125,7 +125,7 @@ func (a *Account) latest(r roll) (best dataset.Dataset) {
 	return best
 }
 
-// disputed returns why a person must decide; "" if none has to.
+// disputed returns why a person must decide; "" if no person has to.
 func (a *Account) disputed(is dataset.Dataset, r roll) string {
 	for _, c := range a.claims {
 		if c.Dataset.Epoch == is.Epoch && c.node != is.Home && !r.fenced[c.node] {
@@ -139,8 +139,8 @@ func (a *Account) disputed(is dataset.Dataset, r roll) string {
 	return ""
 }
 
-// destroyed reports whether the recorded data no longer exists: its home has looked, nobody has a copy, and
-// nobody could have one, because every node was asked. The data may have moved to any of them.
+// destroyed reports whether the recorded data no longer exists: its home has examined the pool, no node has a copy, and
+// no node could have one, because every node was asked. The data may have moved to any of them.
 func (a *Account) destroyed(r roll) bool {
 	if r.silent || !r.heard[a.stored.Home] || !r.pools[a.stored.Pool] || len(a.copies) > 0 || len(a.strays) > 0 ||
 		len(a.claims) > 0 {
@@ -149,14 +149,15 @@ func (a *Account) destroyed(r roll) bool {
 	return !slices.ContainsFunc(a.stored.Copies, func(n uuid.UUID) bool { return !r.heard[n] })
 }
 
-// headless reports whether the recorded home has looked and does not have the dataset: neither as one that it
-// claims, nor as a copy of which it has not learned yet that it became the dataset.
+// headless reports whether the recorded home has examined the pool and does not have the dataset. A home may also have
+// it as a copy, and not know yet that this copy became the dataset.
 func (a *Account) headless(is dataset.Dataset, r roll) bool {
 	behind := func(h holding) bool { return h.node == is.Home && h.Dataset.Epoch < is.Epoch }
 	return r.pools[is.Pool] && !slices.ContainsFunc(a.told, behind)
 }
 
-// kept returns the copies that nodes reported. A superseded home has one that only a person discards.
+// kept returns the copies that nodes reported. Each superseded home gets a superseded copy, which only a person
+// discards.
 func (a *Account) kept(is dataset.Dataset) map[uuid.UUID]dataset.Copy {
 	out := map[uuid.UUID]dataset.Copy{}
 	maps.Copy(out, a.copies)
@@ -175,8 +176,8 @@ func (a *Account) kept(is dataset.Dataset) map[uuid.UUID]dataset.Copy {
 	return out
 }
 
-// sameCopies reports whether the store knows the nodes that have copies. If it has more, replicas and those nodes
-// correct that.
+// sameCopies reports whether the store knows all nodes that have copies. If the store has more, package replica and
+// those nodes correct that later.
 func (a *Account) sameCopies(want map[uuid.UUID]dataset.Copy) bool {
 	for node := range want {
 		if !slices.Contains(a.stored.Copies, node) {

@@ -14,7 +14,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Mend writes what agents know to be newer, ends the operations that were in progress, and then the halt.
+// Mend corrects the store: it writes the records that agents know to be newer, ends the operations that were in
+// progress, and then ends the halt.
 func (c *Comparison) Mend(ctx context.Context) error {
 	for _, d := range c.out.Different {
 		if d.Action == "disputed" {
@@ -47,8 +48,8 @@ func (c *Comparison) Mend(ctx context.Context) error {
 	return err
 }
 
-// Update makes one step of the recovery, while it is the current one: a recovery that stood still while another
-// was confirmed, and the halt ended, changes nothing.
+// Update makes one step of the recovery, if the recovery is still the current one. A recovery that was paused while
+// another one was confirmed and ended the halt changes nothing.
 func (c *Comparison) Update(ctx context.Context, decide func(*record.Tx) error) (uint64, error) {
 	return c.s.Ledger.Update(ctx, func(t *record.Tx) error {
 		t.Recovering = true
@@ -68,9 +69,9 @@ func (c *Comparison) Update(ctx context.Context, decide func(*record.Tx) error) 
 	})
 }
 
-// noneLives fails with dataset.ErrConflict if a node is alive that a person confirmed to be fenced: its volumes
-// would be given to others.
-func (c *Comparison) noneLives(t *record.Tx) error {
+// checkFencedGone fails with dataset.ErrConflict if a node is alive that a person confirmed to be fenced: its volumes
+// would be given to other nodes.
+func (c *Comparison) checkFencedGone(t *record.Tx) error {
 	for node := range c.roll.fenced {
 		_, there, err := membership.LivingSession(t, node)
 		if err != nil || !there {
@@ -93,7 +94,7 @@ func (c *Comparison) noneLives(t *record.Tx) error {
 // mendOne corrects the record of one dataset, unless the store has another record than the one that the decision
 // was based on.
 func (c *Comparison) mendOne(t *record.Tx, j Judged) error {
-	if err := c.noneLives(t); err != nil {
+	if err := c.checkFencedGone(t); err != nil {
 		return err
 	}
 	var was dataset.Dataset
@@ -187,15 +188,15 @@ func (c *Comparison) forgetAllSnapshots(ctx context.Context, id uuid.UUID) error
 	return c.MendSnapshots(ctx, Judged{Account: &Account{ID: id}, Spare: left})
 }
 
-// EndAll ends the operations that the store has as in progress. They may have been done since, and later
-// writes must not be overwritten.
+// EndAll ends the operations that are in progress according to the store. They may have been carried out since the
+// backup, and repeating them could overwrite later writes.
 func (c *Comparison) EndAll(ctx context.Context) error {
 	ops, err := record.ListAll[dataset.Operation](record.NewTx(ctx, c.s.Ledger.Store), record.OperationsPrefix)
 	if err != nil {
 		return err
 	}
 	for _, op := range ops {
-		// a purge finds nothing, or a dataset that is condemned anyway
+		// a repeated purge finds nothing, or a dataset that is condemned anyway
 		if op.State.Final() || op.Kind == dataset.OpPurge {
 			continue
 		}
@@ -215,17 +216,16 @@ func (c *Comparison) EndAll(ctx context.Context) error {
 	return nil
 }
 
-// clockMargin is by how much the clock is set above the highest one that was reported: a node that was not heard
-// may have seen a higher one.
+// clockMargin is added to the highest reported clock: a node that did not report may have seen a higher one.
 const clockMargin = 1 << 20
 
-// Lift ends the halt: from here on the store is the newest that ever existed.
+// Lift ends the halt: from then on the store counts as the newest state.
 func (c *Comparison) Lift(t *record.Tx) error {
 	var rec record.Recovery
 	if _, err := t.Get(record.RecoveryKey, &rec); err != nil {
 		return err
 	}
-	if err := c.noneLives(t); err != nil {
+	if err := c.checkFencedGone(t); err != nil {
 		return err
 	}
 	var h record.Halt

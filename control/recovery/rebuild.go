@@ -14,11 +14,13 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Rebuild restores the records of the datasets in a node's pools, after the store was lost or when a pool of
-// another host was adopted. Existing records stay as they are, with two exceptions: the node has seen a later
-// change than this store, which was then restored from a backup; or the dataset is in the same pool of a node
-// that is unreachable. A name that is taken stays with its owner: the dataset comes back as name-UUID8.
-// Idempotent. dataset.ErrInvalid for a pool that is not the node's, and for too many datasets.
+// Rebuild restores the records of the datasets in a node's pools, after the store was lost or when a pool of another
+// host was adopted. Idempotent.
+//
+// Existing records stay as they are, with two exceptions: the node has seen a later change than this store, which was
+// then restored from a backup; or the dataset is recorded in the same pool of a node that is unreachable. A name that
+// is taken stays with its owner, and the dataset gets the name name-UUID8. dataset.ErrInvalid for a pool that is not
+// the node's, and for too many datasets.
 func (rc *Recovery) Rebuild(ctx context.Context, node uuid.UUID, found []api.Found) ([]api.Rebuilt, error) {
 	if err := reports.CheckFound("rebuild of node "+node.String(), found); err != nil {
 		return nil, err
@@ -38,9 +40,9 @@ func (rc *Recovery) Rebuild(ctx context.Context, node uuid.UUID, found []api.Fou
 	return out, nil
 }
 
-// knownFirst puts recorded datasets before the rest, because one of them may give up a name that another has
-// since. Of the rest the newest come first: of two with one name the older one has lost it, although its record
-// may not say so.
+// knownFirst sorts recorded datasets before the others, because a recorded one may release a name that another dataset
+// has taken since. Of the others the newest come first: of two with one name the older one has lost the name, although
+// its record may not say so.
 func (rc *Recovery) knownFirst(ctx context.Context, found []api.Found) ([]api.Found, error) {
 	var known, unknown []api.Found
 	for _, f := range found {
@@ -100,7 +102,7 @@ func (rc *Recovery) rebuildOne(ctx context.Context, node uuid.UUID, f api.Found)
 		}
 		d.Profile = rc.WithOwn(d.Profile, old.Profile)
 		d.Home, d.Pool, d.Epoch = node, f.Pool, max(d.Epoch, old.Epoch)+1
-		// the record in the store counts: those beside the data may be long outdated
+		// the record in the store counts: the values that are stored beside the data may be outdated
 		d.Move, d.Taken, d.Copies, d.Spent, d.Guests = uuid.Nil, nil, old.Copies, old.Spent, old.Guests
 		record.RemoveGuest(t, &d, node)
 		if err := rc.reclaim(t, &d, &r); err != nil {
@@ -125,7 +127,7 @@ func (rc *Recovery) lost(t *record.Tx, node uuid.UUID) (bool, error) {
 	return !alive, err
 }
 
-// rehome gives a dataset, with its pool, to another node. The previous node was not heard since this service
+// rehome gives a dataset, with its pool, to another node. The previous node has not reported since this service
 // started, and the person who took its pool confirms that it is gone.
 func rehome(t *record.Tx, d dataset.Dataset, node uuid.UUID, r *api.Rebuilt) error {
 	r.Action, r.Note = "restored", "its home was node "+d.Home.String()
@@ -155,8 +157,8 @@ func releaseState(t *record.Tx, d dataset.Dataset) error {
 	return nil
 }
 
-// reclaim gives a dataset its name back, or puts it in the trash again, for its whole time, because it could
-// not be brought back meanwhile.
+// reclaim gives a dataset its name again, or puts it in the trash again. Its time in the trash restarts, because it
+// could not be restored meanwhile.
 func (rc *Recovery) reclaim(t *record.Tx, d *dataset.Dataset, r *api.Rebuilt) error {
 	if d.State != dataset.StateReady || dataset.CheckName(d.Volume) != nil {
 		now := rc.Ledger.Clock.Now()
@@ -169,7 +171,7 @@ func (rc *Recovery) reclaim(t *record.Tx, d *dataset.Dataset, r *api.Rebuilt) er
 	}
 	name := d.Volume
 	r.Action, d.Trash = "restored", nil
-	// As much of the UUID as makes the name unique: eight digits, or all.
+	// Append as much of the UUID as makes the name unique: eight digits, or all.
 	for _, digits := range []int{0, 8, 13, 18, 23, 36} {
 		if digits > 0 {
 			suffix := "-" + d.ID.String()[:digits]
@@ -197,8 +199,8 @@ func (rc *Recovery) reclaim(t *record.Tx, d *dataset.Dataset, r *api.Rebuilt) er
 	return t.Put(record.NameKey(d.Volume), record.Claim{ID: d.ID})
 }
 
-// rebuildSnapshots restores records of snapshots, some in each transaction (of update's), because there can be
-// more than fit in one.
+// rebuildSnapshots restores records of snapshots, in several calls of update, because there can be more than fit in one
+// transaction.
 func (rc *Recovery) rebuildSnapshots(ctx context.Context,
 	update func(context.Context, func(*record.Tx) error) (uint64, error), f api.Found) error {
 	for rest := f.Snapshots; len(rest) > 0; {
@@ -211,7 +213,7 @@ func (rc *Recovery) rebuildSnapshots(ctx context.Context,
 	return nil
 }
 
-// reenter records snapshots of a dataset that have no record.
+// reenter records the snapshots of a dataset that have no record yet.
 func (rc *Recovery) reenter(t *record.Tx, ds uuid.UUID, snaps []dataset.Snapshot) error {
 	d, err := t.Dataset(ds)
 	if err != nil || d.State == dataset.StatePurging {
@@ -243,7 +245,7 @@ func (rc *Recovery) reenter(t *record.Tx, ds uuid.UUID, snaps []dataset.Snapshot
 	if !news {
 		return nil
 	}
-	// Those who counted the snapshots, or prune them, must look again.
+	// A new Request makes services count the snapshots again, and retention examine them.
 	d.Request = uuid.New()
 	return t.PutDataset(d)
 }

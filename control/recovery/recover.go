@@ -21,13 +21,13 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A store that was restored from an older backup is brought up to date from what agents report. A request for it is
-// recorded, so that the agents of all replicas learn of it. Each agent reports to every replica, which keeps the report
-// in memory. The differences are shown, and corrected when a person confirms them: one transaction for each dataset,
-// which determines again what must be done, so that an interrupted recovery continues when it is requested again. The
-// last transaction ends the halt.
+// How a store that was restored from an older backup is corrected from the reports of agents: A request for a recovery
+// is recorded, so that the agents of all replicas learn of it. Each agent reports to every replica, which keeps the
+// report in memory. The differences are shown, and are corrected when a person confirms them. One transaction corrects
+// one dataset and determines again what must be done, so that an interrupted recovery continues when it is requested
+// again. The last transaction ends the halt.
 
-// gathering is what nodes reported for a recovery.
+// gathering has the reports of nodes for a recovery.
 type gathering struct {
 	mu    sync.Mutex
 	of    uuid.UUID
@@ -45,7 +45,7 @@ func (g *gathering) begin(id uuid.UUID, now time.Duration) {
 	g.of, g.began, g.told, g.news = id, now, map[uuid.UUID]api.Holdings{}, make(chan struct{}, 1)
 }
 
-// expire drops the reports for a recovery that was looked at and not confirmed in time.
+// expire drops the reports for a recovery that was not confirmed in time.
 func (g *gathering) expire(now time.Duration) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -76,7 +76,7 @@ func (g *gathering) end(id uuid.UUID) {
 	}
 }
 
-// now returns the reports so far, and a channel that is closed with the next one.
+// now returns the present reports, and a channel that receives when another one arrives.
 func (g *gathering) now() (of uuid.UUID, told map[uuid.UUID]api.Holdings, news <-chan struct{}) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -87,9 +87,9 @@ func (g *gathering) now() (of uuid.UUID, told map[uuid.UUID]api.Holdings, news <
 	return g.of, told, g.news
 }
 
-// Hold records the holdings of a node, for a recovery that this service was asked for. A later report replaces an
-// earlier one. dataset.ErrStale for an agent that is not the node's newest. ErrInvalid for a report that is too
-// large.
+// Hold keeps in memory the holdings that a node reports for a recovery, if this service asked for them. A later report
+// replaces an earlier one. dataset.ErrStale for an agent that is not the node's newest. ErrInvalid for a report that is
+// too large.
 func (rc *Recovery) Hold(ctx context.Context, node uuid.UUID, h api.Holdings) error {
 	if err := reports.CheckHoldings(node.String(), h); err != nil {
 		return err
@@ -122,16 +122,16 @@ func For(t *record.Tx, node uuid.UUID) (*api.Recovering, error) {
 	return &api.Recovering{ID: rec.ID, Done: rec.Done, Heard: slices.Contains(rec.Heard, node)}, nil
 }
 
-// gatherTime is how long nodes that are alive are waited for.
+// gatherTime is how long a recovery waits for the reports of nodes that are alive.
 const (
 	gatherTime = 30 * time.Second
 	gatherLook = time.Second
 )
 
-// Recover returns the differences between a store that was restored from a backup and what agents report. With
-// the digest of these differences it corrects the store. If it is interrupted, call it again.
+// Recover returns the differences between a store that was restored from a backup and the reports of agents. If the
+// request has the digest of these differences, it corrects the store. If it is interrupted, call it again.
 // dataset.ErrUnsupported for the store of a single host; ErrConflict if the differences are not those that were
-// confirmed, or if a person has to confirm more; ErrInvalid for a node that is not recorded.
+// confirmed, or if a person must confirm more; ErrInvalid for a node that is not recorded.
 func (rc *Recovery) Recover(ctx context.Context, r api.Recover) (out api.Recovery, err error) {
 	if !rc.Shared {
 		return out, dataset.Errorf(dataset.ErrUnsupported,
@@ -257,7 +257,7 @@ func (rc *Recovery) Compare(ctx context.Context, fenced []string) (*Comparison, 
 		}
 		c.roll.fenced[n.ID] = true
 	}
-	if err := c.noneLives(t); err != nil {
+	if err := c.checkFencedGone(t); err != nil {
 		return nil, err
 	}
 	if err := c.callRoll(t); err != nil {
@@ -292,7 +292,7 @@ func (c *Comparison) callRoll(t *record.Tx) error {
 	return err
 }
 
-// look judges one dataset.
+// look judges one dataset, and adds it to the comparison if it differs.
 func (c *Comparison) look(t *record.Tx, a *Account) error {
 	j := Judged{Account: a, Verdict: a.judge(c.roll)}
 	if j.Is.ID == uuid.Nil {
@@ -353,8 +353,8 @@ func (c *Comparison) sign(t *record.Tx) error {
 	return err
 }
 
-// turn sorts a dataset that gives up a name before one that may take it; of two unknown ones it puts the
-// newer one, which has the name, first.
+// turn is the sort key of a dataset: one that releases a name comes before one that may take it. Of two unknown ones
+// the newer comes first, because it has the name.
 func (j *Judged) turn() int {
 	switch {
 	case j.action == "forgotten":

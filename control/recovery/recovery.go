@@ -1,10 +1,12 @@
-// Package recovery brings a store up to date that was restored from an older backup, or lost.
+// Package recovery corrects a store that was restored from an older backup, or rebuilds one that was lost.
 //
-// Recover asks all agents for their datasets, compares them with the store, and corrects the differences once
-// a person has confirmed them. Rebuild restores the records of datasets that a node found in its pools. What
-// becomes of each dataset is decided by the pure functions in account.go. The reports for a recovery in
-// progress are kept in memory under a mutex (gathering); everything else is in the store. While the store is
-// halted, only a recovery changes it.
+// Recover asks all agents for their datasets, compares them with the store, and corrects the differences once a person
+// has confirmed them. Rebuild restores the records of datasets that a node found in its pools. The pure functions in
+// account.go decide what becomes of each dataset. Package control embeds Recovery in its Service, so the API calls
+// Recover, Rebuild and Hold directly; package agentsync reads the state of a recovery with For.
+//
+// The reports for a recovery in progress are kept in memory under a mutex (gathering); everything else is in the store.
+// While the store is halted, only a recovery changes it.
 package recovery
 
 import (
@@ -31,7 +33,7 @@ type RecoveryDeps struct {
 	Quit <-chan struct{}
 	// Living returns the agents that are alive.
 	Living func(*record.Tx) (map[uuid.UUID]record.Alive, error)
-	// WithOwn returns a profile that was found with what profiles.yaml alone may say.
+	// WithOwn returns a profile that was found beside data, with the fields that only profiles.yaml may set.
 	WithOwn func(found, recorded dataset.Profile) dataset.Profile
 	// PutInTrash writes the entry of a dataset in the trash.
 	PutInTrash func(*record.Tx, uuid.UUID, dataset.Trash) error
@@ -49,7 +51,7 @@ type Recovery struct {
 // NewRecovery returns a Recovery that was not requested yet.
 func NewRecovery(d RecoveryDeps) *Recovery { return &Recovery{RecoveryDeps: d} }
 
-// Expire drops the reports for a recovery that was looked at and not confirmed in time.
+// Expire drops the reports for a recovery that was not confirmed in time.
 func (rc *Recovery) Expire() { rc.gathering.expire(rc.Ledger.Clock.Steady()) }
 
 // Gathered returns the recovery that reports are gathered for, uuid.Nil if none is, and how many nodes have reported.

@@ -1,4 +1,9 @@
 // Package uptime counts for how long services have run on a store.
+//
+// Data is destroyed after a time by this count, and not by the clock. Packages housekeeping, membership, replica and
+// relocation read it; package deletion stamps the trash with it. The count is stored as a record.RunMark under
+// record.RanKey. Counter keeps the last mark that it saw in memory, under a mutex; a transaction that depends on the
+// count checks the stored mark.
 package uptime
 
 import (
@@ -16,8 +21,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// The time until data is destroyed or removed is counted while services run, and not by the clock: a host can
-// boot with its clock years ahead, and nothing in a clock shows whether it is right. Being late does no harm.
+// The time until data is destroyed or removed is counted while services run, and not by the clock: a host can boot with
+// its clock years ahead, and nothing shows whether a clock is right. A count that is too low does no harm, because data
+// is then only kept longer.
 const (
 	// UnseenMost is how much of the time since the last mark counts. Services may or may not have run in that
 	// time.
@@ -30,7 +36,7 @@ const (
 type lastMark struct {
 	mu     sync.Mutex
 	known  bool
-	entry  store.Entry // Index 0: there is none
+	entry  store.Entry // Index is 0 if there is none
 	mark   record.RunMark
 	before time.Duration // from the mark to since, by the clock
 	since  time.Duration // by the steady clock
@@ -66,7 +72,8 @@ func (r *lastMark) last(steady time.Duration) (e store.Entry, m record.RunMark, 
 	return r.entry, r.mark, count, r.known
 }
 
-// forget has the mark read again: the store was restored from a backup, and may give out an index a second time.
+// forget drops the mark, so that it is read again: the store was restored from a backup, and may assign an index a
+// second time.
 func (r *lastMark) forget() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -82,7 +89,7 @@ type Counter struct {
 // New returns a Counter that has read nothing.
 func New(l *ledger.Ledger) *Counter { return &Counter{ledger: l} }
 
-// Forget has the mark read again: the store was restored from a backup.
+// Forget drops the remembered mark, so that it is read again: the store was restored from a backup.
 func (u *Counter) Forget() { u.mark.forget() }
 
 // Read returns for how long services have run on the store, at least.
@@ -98,14 +105,15 @@ func (u *Counter) Read(t *record.Tx) (time.Duration, error) {
 	return u.Last(), nil
 }
 
-// Last returns the count by the mark that was seen last. A transaction decides in the end.
+// Last returns the count by the last mark that was seen. It may be outdated, so the transaction that acts on it must
+// call Read.
 func (u *Counter) Last() time.Duration {
 	_, _, count, _ := u.mark.last(u.ledger.Clock.Steady())
 	return count
 }
 
-// Mark writes the count to the store, seldom, and stops it while nothing waits for it. New entries of other
-// services may be noticed late, through changed: they are then kept longer.
+// Mark writes the count to the store, seldom, and stops the count while nothing waits for it. It looks for new entries
+// that wait only if changed is set, so it may notice the entries of other services late: they are then kept longer.
 func (u *Counter) Mark(ctx context.Context, changed bool) error {
 	fresh := func(m record.RunMark, count time.Duration) bool {
 		return m.Runs && count-time.Duration(m.Ran) < MarkEvery
@@ -139,7 +147,7 @@ func (u *Counter) Mark(ctx context.Context, changed bool) error {
 	return err
 }
 
-// waits reports whether anything waits for the count. A damaged entry may do so.
+// waits reports whether any entry waits for the count. A damaged entry counts as waiting.
 func waits(t *record.Tx, count time.Duration) (bool, error) {
 	if entries, err := t.List(record.OperationsPrefix, "", 1); err != nil || len(entries) > 0 {
 		return true, err
@@ -149,7 +157,8 @@ func waits(t *record.Tx, count time.Duration) (bool, error) {
 			var tr record.TrashEntry
 			return record.Decode(e.Key, e.Value, &tr) != nil || !tr.Until.IsZero()
 		},
-		// nodes that are lost later must not seem to be lost at the same moment, see vanished
+		// without the count, nodes that are lost later would seem to be lost at the same moment: see
+		// membership.vanished
 		record.AwayPrefix: func(e store.Entry) bool {
 			var gone record.Away
 			return record.Decode(e.Key, e.Value, &gone) != nil || count-time.Duration(gone.Ran) <= membership.MassTime

@@ -1,4 +1,8 @@
-// Package vetting decides which profiles control records.
+// Package vetting decides which profiles control records when nodes report them.
+//
+// Package control calls Check for each report of an operation; packages relocation and recovery use WithOwn and
+// WithOwnCommand for profiles that come from other places. Profiles keeps no state: it compares a profile with
+// profiles.yaml and with the records.
 package vetting
 
 import (
@@ -16,9 +20,9 @@ type Profiles struct {
 // New returns Profiles. get returns a profile of profiles.yaml.
 func New(get func(name string) (dataset.Profile, error)) *Profiles { return &Profiles{get} }
 
-// A fence command runs as root on the node that takes over, and a volume is mounted with the options of its profile
-// wherever it goes: on other nodes than the one that reports the profile. So no command or option is recorded that
-// control does not know.
+// A fence command runs as root on the node that takes over, and a volume is mounted with the options of its profile on
+// every node to which it moves. These are other nodes than the one that reports the profile. So control records only
+// commands and options that it knows.
 
 // Check fails with dataset.ErrForbidden if a report has a fence command, or mount options, that are neither in
 // profiles.yaml for its profile, nor in the record of the operation, the dataset, or its source. rec is the recorded
@@ -43,7 +47,7 @@ func (v *Profiles) Check(t *record.Tx, rec, op dataset.Operation) error {
 	}
 	for _, p := range told {
 		if _, err := v.get(p.Name); err != nil && len(known) == 0 {
-			known = []dataset.Profile{{}} // its profile no longer exists, so it can have nothing of it
+			known = []dataset.Profile{{}} // profiles.yaml no longer has the profile, so nothing of it is known
 		}
 		what := "mount options in it that are not control's, which other nodes would mount it with"
 		if !v.knowsKeys(p, known...) {

@@ -1,4 +1,9 @@
-// Package view shows the records of a cluster to its users: volumes, snapshots, pools, with what nodes report of them.
+// Package view shows the records of a cluster to its users: volumes, snapshots and pools, with the last reports of
+// nodes.
+//
+// Package control embeds Views in its Service, so the API calls it directly; packages housekeeping and noderemoval drop
+// its remembered counts. It changes nothing in the store. In memory it keeps only the numbers of snapshots (counts),
+// under a mutex. A new field of api.Volume is filled in by presenter.
 package view
 
 import (
@@ -56,8 +61,8 @@ func After(prefix string, p api.Page) string {
 	return prefix + p.After
 }
 
-// Volume returns a volume by name or by a unique prefix of its dataset's UUID. dataset.ErrNotFound only if the
-// store said so, ErrAmbiguous, ErrUnavailable.
+// Volume returns a volume by name or by a unique prefix of its dataset's UUID. dataset.ErrNotFound only if the store
+// answered that it does not exist; ErrAmbiguous, ErrUnavailable.
 func (s *Views) Volume(ctx context.Context, ref string) (v api.Volume, err error) {
 	err = s.Ledger.View(ctx, func(t *record.Tx) error {
 		d, err := t.Volume(ref)
@@ -86,8 +91,8 @@ func (s *Views) Trash(ctx context.Context, p api.Page) (api.List[api.Volume], er
 	}, func(_ string, d dataset.Dataset) bool { return d.State == dataset.StateTrashed })
 }
 
-// listDatasets lists the datasets of the keys under prefix, except those that have changed since their key was
-// read so that the key no longer applies.
+// listDatasets lists the datasets of the keys under prefix. It leaves out a dataset that has changed since its key was
+// read, so that the key no longer applies.
 func (s *Views) listDatasets(ctx context.Context, prefix string, p api.Page,
 	id func(string, []byte) (uuid.UUID, error), still func(string, dataset.Dataset) bool) (api.List[api.Volume],
 	error) {
@@ -130,7 +135,7 @@ func (s *Views) listDatasets(ctx context.Context, prefix string, p api.Page,
 	return out, nil
 }
 
-// presenter adds to records what people want to see beside them. It reads what many records share only once.
+// presenter adds to records the fields that only users need. It reads a record that several of them share only once.
 type presenter struct {
 	s     *Views
 	t     *record.Tx
@@ -138,7 +143,8 @@ type presenter struct {
 	pools map[uuid.UUID]dataset.Pool
 }
 
-// foresee reads in two requests what presenting some datasets needs; the records say which nodes and pools.
+// foresee reads in two requests the records that presenting some datasets needs. The second request depends on the
+// first, which says which nodes and pools are needed.
 func (p *presenter) foresee(ids []uuid.UUID) error {
 	keys := make([]string, 0, 2*len(ids))
 	for _, id := range ids {
@@ -215,7 +221,7 @@ func (p *presenter) kept(d dataset.Dataset) (all []api.KeptCopy, err error) {
 			return all, err
 		}
 		if c.Kind == dataset.CopyReplica && c.Snapshot == uuid.Nil {
-			if c.Problem, err = p.nothingYet(c.Copy); err != nil {
+			if c.Problem, err = p.whyEmpty(c.Copy); err != nil {
 				return all, err
 			}
 		}
@@ -224,8 +230,8 @@ func (p *presenter) kept(d dataset.Dataset) (all []api.KeptCopy, err error) {
 	return all, nil
 }
 
-// nothingYet returns why a replica is still empty, as far as its node reported; "" if it may be in progress.
-func (p *presenter) nothingYet(c dataset.Copy) (string, error) {
+// whyEmpty returns why a replica is still empty, if its node reported a reason; "" if it may be in progress.
+func (p *presenter) whyEmpty(c dataset.Copy) (string, error) {
 	st := p.s.Reports.Pool(c.Pool)
 	switch {
 	case st != nil && st.Online:
@@ -403,7 +409,7 @@ func (s *Views) Seen(ctx context.Context) []api.Volume {
 	return out
 }
 
-// Visit returns a stay as people see it.
+// Visit returns a stay of a guest as users see it.
 func (s *Views) Visit(t *record.Tx, d dataset.Dataset, g dataset.Guest, names *map[uuid.UUID]string) (v api.Visit,
 	err error) {
 	v = api.Visit{Guest: g, Alone: g.Node == d.Home}
@@ -441,8 +447,8 @@ func (p *presenter) visits(d dataset.Dataset) (all []api.Visit, err error) {
 	return all, nil
 }
 
-// Pools lists all pools of all nodes, by the names of the nodes and then of the pools: the recorded ones, and
-// those that nodes are configured with and could not make. The latter have no UUID.
+// Pools lists all pools of all nodes, ordered by the names of the nodes and then of the pools: the recorded ones, and
+// those that nodes are configured with and could not open or create. The latter have no UUID.
 func (s *Views) Pools(ctx context.Context) ([]api.Pool, error) {
 	t := record.NewTx(ctx, s.Ledger.Store)
 	list, err := record.ListAll[dataset.Pool](t, record.PoolsPrefix)
