@@ -38,8 +38,8 @@ func ClockIn(entries []store.Entry, known map[string]heard) (n uint64, err error
 	return n, nil
 }
 
-// highest is the highest clock that the store certainly had, as far as this service knows: the last one that it
-// read, and the transactions that it began after that.
+// highest has the highest clock that the store certainly had, as far as this service knows: the last clock that it
+// read, plus one for each transaction that it began after that.
 type highest struct {
 	mu    sync.Mutex
 	n     uint64
@@ -68,8 +68,8 @@ func (h *highest) made(reads int) {
 	}
 }
 
-// ReadLanes reads all lanes and compares their clock with the highest one seen before. It halts the cluster if
-// the store went back.
+// ReadLanes reads all lanes and compares their clock with the highest one seen before. If the clock is lower, it halts
+// the cluster.
 func (l *Ledger) ReadLanes(ctx context.Context, known map[string]heard) (entries []store.Entry, clock uint64,
 	err error) {
 	before, _ := l.highest.get() // a clock that is seen during the read may be later
@@ -86,8 +86,8 @@ func (l *Ledger) ReadLanes(ctx context.Context, known map[string]heard) (entries
 	return entries, clock, nil
 }
 
-// clockReads lets callers that ask for the clock at the same time share one read of the lanes: an agent that has
-// to read everything is seldom alone.
+// clockReads lets callers that ask for the clock at the same time share one read of the lanes: often several agents
+// must read everything at the same time.
 type clockReads struct {
 	mu   sync.Mutex
 	next *clockRead // the next read, which has not begun; nil if no caller waits for one
@@ -100,8 +100,8 @@ type clockRead struct {
 	err       error
 }
 
-// ReadClock reads the clock as readLanes does, once for all who asked before the read began. An earlier read does not
-// show that the store was restored from a backup since.
+// ReadClock reads the clock as ReadLanes does, once for all callers that asked before the read began. It does not use
+// an earlier read, because the store may have been restored from a backup since.
 func (l *Ledger) ReadClock(ctx context.Context) (uint64, error) {
 	c := &l.clockReads
 	c.mu.Lock()

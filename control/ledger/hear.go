@@ -104,8 +104,8 @@ func (l *Ledger) HearNow(ctx context.Context, h *Hearing) error {
 	}
 	now := l.Clock.Steady()
 	for key := range h.lanes {
-		// Lanes that were not written for that long are removed: see lanesKept. A service that did not read
-		// them meanwhile does not know their last notices.
+		// Lanes that were not written for LanesKept are removed. A service that did not read them in that time does not
+		// know their last notices.
 		if _, there := lanes[key]; !there && now-h.at >= LanesKept {
 			gap = true
 		}

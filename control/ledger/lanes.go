@@ -30,7 +30,7 @@ const (
 	toldTogether = 512
 )
 
-// written has the same JSON as notify.Notices; all but the newest notice is text already.
+// written has the same JSON as notify.Notices. All notices but the newest are kept as JSON.
 type written struct {
 	Count  uint64            `json:"count"`
 	Recent []json.RawMessage `json:"recent"`
@@ -89,9 +89,9 @@ func (o *outbox) pick() (l *lane, most int) {
 	return l, toldMost
 }
 
-// done gives a lane back, with the index of its transaction; 0 if the transaction was not committed. A lane whose
-// state is not known may still be written; a lane with another value than was left there belongs to another
-// service. Both are given up, and read like those of others.
+// done returns a lane after its transaction. index is that of the transaction, 0 if it was not committed. known is
+// false if the lane may still be written, or has a value that this service did not write, so that it belongs to another
+// service. This service then gives the lane up, and reads it like those of others.
 func (o *outbox) done(l *lane, index uint64, known bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -33,7 +33,7 @@ type Deps struct {
 	Shared bool
 	// Restored is called when the store was restored from an older backup: it must be read again. May be nil.
 	Restored func()
-	// Failed is called with what Hear could not do; never nil.
+	// Failed is called with the failures of Hear. Must not be nil.
 	Failed func(what string, err error)
 }
 
@@ -41,7 +41,7 @@ type Deps struct {
 type Ledger struct {
 	Deps
 	nodes      *NodeCache
-	out        *outbox // what other services must be told; nil if there are none
+	out        *outbox // the lanes of this service; nil if the store is not shared
 	highest    highest // the highest clock of the store that this service has seen
 	clockReads clockReads
 }

@@ -1,8 +1,10 @@
 // Package notify tells those who wait at this control replica what changed: agents which of their datasets, people
-// which events. It holds recent changes in memory only; the present record of a dataset is read from the store.
+// which events. It holds recent changes in memory only; readers get the present record of a dataset from the store.
 //
-// Feed has the changes of datasets by node, EventLog the newest events. Each has its own mutex. A Notice is what
-// one transaction changed; replicas pass notices to each other through lanes in the store.
+// Feed has the changes of datasets by node, and EventLog the newest events. Each has its own mutex. A Notice lists the
+// changes of one transaction; replicas pass notices to each other through lanes in the store. Package record collects
+// the Notice of a transaction, and package ledger publishes it. Package agentsync waits at the Feed, and package
+// housekeeping reads from it the datasets to examine.
 package notify
 
 import (
@@ -31,7 +33,7 @@ type Feed struct {
 // that does the background work must examine everything.
 type change struct{ node, dataset uuid.UUID }
 
-// Bell rings once for all who wait for one node or operation.
+// Bell rings once for all callers that wait for one node or operation.
 type Bell struct {
 	rung    chan struct{}
 	waiters int
@@ -127,8 +129,8 @@ func (f *Feed) Hear(id uuid.UUID) (rung <-chan struct{}, leave func()) {
 
 // News is what changed after a revision.
 type News struct {
-	Rev      uint64 // the revision to ask with the next time
-	Full     bool   // the revision asked with is not known here: read everything
+	Rev      uint64 // the revision for the next call
+	Full     bool   // the reader's revision is not known here: read everything
 	Any      bool
 	Datasets []uuid.UUID
 }

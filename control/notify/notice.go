@@ -12,8 +12,8 @@ type Notice struct {
 	Datasets []uuid.UUID `json:"d,omitempty"`
 	Ops      []uuid.UUID `json:"o,omitempty"`
 	Events   []api.Event `json:"e,omitempty"`
-	// Answered says that the agents of Nodes learn everything from the response to their request. They hear of
-	// the change again with the next one, or when their poll ends.
+	// Answered says that the agents of Nodes learn everything from the response to their request, so they are not
+	// woken. They get this change together with the next one, or when their poll ends.
 	Answered bool `json:"a,omitempty"`
 	All      bool `json:"all,omitempty"` // everybody must read everything again
 	House    bool `json:"h,omitempty"`   // the replica that does the background work must look

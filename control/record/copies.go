@@ -8,7 +8,7 @@ import (
 	"github.com/google/uuid"
 )
 
-// KeptCopy returns a copy of a node in the form in which its agent hears of it.
+// KeptCopy returns a copy of a node in the form in which control sends it to the agent.
 func KeptCopy(t *Tx, node, id uuid.UUID) (k api.Kept, there bool, err error) {
 	key := CopyKey(node, id)
 	if there, err = t.Get(key, &k.Copy); err != nil || !there {
@@ -23,7 +23,7 @@ func KeptCopy(t *Tx, node, id uuid.UUID) (k api.Kept, there bool, err error) {
 	return k, true, err
 }
 
-// GuestDatasets adds the datasets of which a node is a guest, each once.
+// GuestDatasets appends to ids the datasets that have a node as a guest, each once.
 func GuestDatasets(t *Tx, node uuid.UUID, ids []uuid.UUID) ([]uuid.UUID, error) {
 	claims, err := ListAll[Claim](t, GuestPrefix(node))
 	for _, c := range claims {
@@ -34,8 +34,8 @@ func GuestDatasets(t *Tx, node uuid.UUID, ids []uuid.UUID) ([]uuid.UUID, error) 
 	return ids, err
 }
 
-// RefTo returns how a person refers to a dataset: the name of a dataset in the trash may belong to another one by
-// now.
+// RefTo returns the reference to a dataset that a person can type. For a dataset in the trash this is not its name,
+// which another dataset may have taken.
 func RefTo(d dataset.Dataset) string {
 	if d.State == dataset.StateReady {
 		return d.Volume

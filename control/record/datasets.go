@@ -31,7 +31,7 @@ func EnterDataset(t *Tx, d dataset.Dataset, incarnation uuid.UUID) error {
 	return t.PutDataset(d)
 }
 
-// ForgetDataset removes all records of a dataset when nothing of it is left anywhere.
+// ForgetDataset removes all records of a dataset when no node has any of its data.
 func ForgetDataset(t *Tx, d dataset.Dataset) {
 	RemoveGuests(t, &d)
 	for _, k := range []string{DatasetKey(d.ID), UUIDKey(d.ID), LeaseKey(d.ID),
@@ -40,8 +40,8 @@ func ForgetDataset(t *Tx, d dataset.Dataset) {
 	}
 }
 
-// KeepCopy records a copy that a node must have, or what became of it. In the dataset it records whether the volume
-// can continue from the copy, which the home relies on.
+// KeepCopy records a copy that a node must have, or its new state. In the dataset it records whether the volume can
+// continue from the copy; the home relies on that.
 func KeepCopy(t *Tx, d *dataset.Dataset, c dataset.Copy) error {
 	if err := KeepCopyIn(t, d, c); err != nil {
 		return err
@@ -49,7 +49,7 @@ func KeepCopy(t *Tx, d *dataset.Dataset, c dataset.Copy) error {
 	return t.PutDataset(*d)
 }
 
-// KeepCopyIn is keepCopy for a record of the dataset that the caller writes.
+// KeepCopyIn is KeepCopy for a record of the dataset that the caller writes.
 func KeepCopyIn(t *Tx, d *dataset.Dataset, c dataset.Copy) error {
 	if !slices.Contains(d.Copies, c.Node) {
 		d.Copies = append(slices.Clone(d.Copies), c.Node)
@@ -62,7 +62,7 @@ func KeepCopyIn(t *Tx, d *dataset.Dataset, c dataset.Copy) error {
 	return t.Put(CopyKey(c.Node, d.ID), c)
 }
 
-// Uncopy removes a node from those with a copy of a dataset.
+// Uncopy removes a node from the nodes with a copy of a dataset, in a record that the caller writes.
 func Uncopy(d *dataset.Dataset, node uuid.UUID) {
 	d.Copies, d.Spent = Without(d.Copies, node), Without(d.Spent, node)
 }
@@ -72,8 +72,8 @@ func Without(nodes []uuid.UUID, node uuid.UUID) []uuid.UUID {
 	return slices.DeleteFunc(slices.Clone(nodes), func(n uuid.UUID) bool { return n == node })
 }
 
-// DropCopy removes the record of a copy that is destroyed. If it was the last one of a dataset that must be
-// destroyed altogether, it removes that record too.
+// DropCopy removes the record of a copy that is destroyed. If it was the last copy of a condemned dataset without a
+// home, DropCopy removes the record of the dataset too.
 func DropCopy(t *Tx, node, id uuid.UUID) error {
 	t.Delete(CopyKey(node, id))
 	var d dataset.Dataset
@@ -89,7 +89,7 @@ func DropCopy(t *Tx, node, id uuid.UUID) error {
 	return t.PutDataset(d)
 }
 
-// CondemnCopies has every copy of a dataset destroyed.
+// CondemnCopies condemns every copy of a dataset: their nodes destroy them.
 func CondemnCopies(t *Tx, d dataset.Dataset) error {
 	for _, node := range d.Copies {
 		if err := CondemnCopy(t, node, d.ID); err != nil {
@@ -99,7 +99,7 @@ func CondemnCopies(t *Tx, d dataset.Dataset) error {
 	return nil
 }
 
-// CondemnCopy has a node destroy its copy of a dataset.
+// CondemnCopy condemns the copy of a dataset on a node, which then destroys it.
 func CondemnCopy(t *Tx, node, id uuid.UUID) error {
 	var c dataset.Copy
 	there, err := t.Get(CopyKey(node, id), &c)

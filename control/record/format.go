@@ -13,10 +13,12 @@ import (
 // FormatKey holds the StoreFormat of the records in the store. If the key is absent, they have format 1.
 const FormatKey = "cluster/format"
 
-// Format is the latest format of the records that this version of Drover reads and writes. It grows when a record gets
-// a key that an older replica must not ignore or drop: a change whose zero value does not mean what absence meant. The
-// replica that first writes such a record sets FormatKey in the same transaction. It must do so only when no replica in
-// LiveServicesPrefix has a version that does not know the new format.
+// Format is the latest format of the records that this version of Drover reads and writes. It is raised when a record
+// gets a JSON key that an older replica must not ignore or drop, because the zero value of the key does not mean the
+// same as its absence.
+//
+// The replica that first writes such a record sets FormatKey in the same transaction. It must do so only when every
+// replica in LiveServicesPrefix has a version that knows the new format.
 const Format = 1
 
 // StoreFormat is the value of FormatKey.
@@ -30,7 +32,7 @@ func CheckFormat(ctx context.Context, st store.Store) error {
 	return err
 }
 
-// readFormat is CheckFormat. It returns the index of FormatKey.
+// readFormat is CheckFormat, and returns the index of FormatKey.
 func readFormat(ctx context.Context, st store.Store) (index uint64, err error) {
 	e, err := st.Get(ctx, FormatKey)
 	if errors.Is(err, store.ErrNotFound) {

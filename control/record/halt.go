@@ -11,15 +11,15 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Halt is the value of HaltedKey. It exists while the store is inconsistent: it was restored from an older
-// backup, or it is another store. A decision would be based on an old state: a name that is free there may
-// belong to a volume, and an old change may win over a later one. So no service decides anything until all
-// who reported it trust the store again.
+// Halt is the value of HaltedKey. It exists while the store is inconsistent: it was restored from an older backup, or
+// it is another store. A decision would be based on an old state: a name that is free there may belong to a volume, and
+// an old change may win over a later one. So no service decides anything until every node that reported the problem
+// trusts the store again.
 type Halt struct {
 	At    time.Time            `json:"at"`
 	Nodes map[uuid.UUID]string `json:"nodes,omitempty"` // why each node does not trust the store
-	// Saw is the highest index that a service or node has seen, if it is above that of the store. Only drover store
-	// recover resets what a service saw.
+	// Saw is the highest store clock that a service has seen, if it is above that of the store. Only drover store
+	// recover resets it.
 	Saw    uint64 `json:"saw,omitempty"`
 	Shared bool   `json:"shared,omitempty"` // the store is shared by several services: see mend
 }
@@ -38,7 +38,7 @@ func (h Halt) Err() error {
 		strings.Join(why, "; "), h.mend())
 }
 
-// mend is the command that brings the store up to date.
+// mend returns the command that brings the store up to date.
 func (h Halt) mend() string {
 	if h.Shared {
 		return "drover store recover"

@@ -1,10 +1,14 @@
-// Package record is how control reads and writes its store: the key of each record, the types that only the store has,
-// the check that a value belongs to its key, and Tx, the transaction in which every decision is made.
+// Package record is how control reads and writes its store: the key of each record, the types that exist only in the
+// store, the check that a value belongs to its key, and Tx, the transaction in which every decision is made.
 //
-// A decision begins a Tx, reads with Get, finds objects by the references that people type (Volume, Snapshot,
-// FindNode), writes with Put and Delete, and commits. Tx keeps its state in memory until then and belongs to one
-// goroutine. The functions in the package read or write one kind of object. The rules of a decision are
-// above, in control.
+// Every package below control that decides uses it; package ledger makes the Tx of a decision and commits it. A
+// decision reads with Get, finds objects by the references that people type (Volume, Snapshot, FindNode), and writes
+// with Put and Delete. The commit checks that no key that Get read has changed: this protects all records. Tx keeps its
+// state in memory until then and belongs to one goroutine. The other functions read or write one kind of object. The
+// rules of a decision are in the packages that call them.
+//
+// For a new key, add its name here, its type in types.go, a case in belongs (decode.go), and a line in the package
+// comment of control.
 package record
 
 import (
@@ -153,8 +157,8 @@ const RecoveryKey = "cluster/recovery"
 // one read returns both.
 const DroppedKey = RevPrefix + "dropped"
 
-// Keys that end with the session of the process that wrote them: of nodes, of control replicas, and of the replica that
-// does the background work.
+// Keys that the store deletes when the session ends of the process that wrote them: of nodes, of control replicas, and
+// of the replica that does the background work.
 const (
 	LiveNodesPrefix    = store.LivePrefix + "nodes/"
 	LiveServicesPrefix = store.LivePrefix + "control/"

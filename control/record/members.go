@@ -22,9 +22,9 @@ type Alive struct {
 // the time.
 type Away struct {
 	Since time.Time        `json:"since"`
-	Ran   dataset.Duration `json:"ran,omitempty"`  // for how long services had run on the store then
+	Ran   dataset.Duration `json:"ran,omitempty"`  // running time of services (RunMark) at that moment
 	Clock time.Time        `json:"clock,omitzero"` // the node's own clock when it was last heard; zero: not known
-	Old   dataset.Duration `json:"old,omitempty"`  // how long ago that was, then
+	Old   dataset.Duration `json:"old,omitempty"`  // the age of Clock when the record was written
 }
 
 // Fenced is the value of a node's key under fenced/.
@@ -33,13 +33,14 @@ type Fenced struct {
 	By string    `json:"by"` // who confirmed it
 }
 
-// TrashEntry is the value of a key of the trash: the count when the dataset was put there.
+// TrashEntry is the value of a key of the trash. It has the running time of services (RunMark) when the dataset was put
+// there.
 type TrashEntry struct {
 	dataset.Trash
 	Ran dataset.Duration `json:"ran,omitempty"`
 }
 
-// Of reports whether the entry is about the time that a dataset was put in the trash.
+// Of reports whether the entry was written when the dataset was put in the trash the last time.
 func (tr TrashEntry) Of(d dataset.Dataset) bool {
 	return d.Trash.At.Equal(tr.At) && d.Trash.Until.Equal(tr.Until)
 }

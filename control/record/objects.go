@@ -146,7 +146,7 @@ func DeleteSnapshot(t *Tx, snap dataset.Snapshot) {
 	}
 }
 
-// EachSnapshot calls fn for the recorded snapshots of a dataset. The commit does not check them.
+// EachSnapshot calls look for the recorded snapshots of a dataset. The commit does not check them.
 func EachSnapshot(t *Tx, id uuid.UUID, look func(dataset.Snapshot)) error {
 	entries, err := t.List(SnapshotPrefix(id), "", 0)
 	if err != nil {
@@ -162,9 +162,9 @@ func EachSnapshot(t *Tx, id uuid.UUID, look func(dataset.Snapshot)) error {
 	return nil
 }
 
-// Halted fails with dataset.ErrConflict while the store is inconsistent. A transaction assumes that it is not,
-// and has the commit check that, before it reads the key: the key hardly ever exists. A plan does not read it,
-// because a transaction follows.
+// Halted fails with dataset.ErrConflict while the store is inconsistent. A transaction does not read the key, which
+// hardly ever exists: it assumes that the key is absent, and its commit checks that. A plan does not check it, because
+// a transaction follows.
 func (t *Tx) Halted() error {
 	if t.ReadOnly {
 		return nil

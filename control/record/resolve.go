@@ -14,7 +14,7 @@ import (
 // match is one thing that a UUID prefix names.
 type match struct {
 	dataset  dataset.Dataset // the dataset, or the one of the snapshot
-	snapshot uuid.UUID       // uuid.Nil: the dataset itself
+	snapshot uuid.UUID       // uuid.Nil for the dataset itself
 }
 
 // String names the match in errors.
@@ -33,8 +33,9 @@ const (
 // MatchesShown is how many objects that a reference may mean are looked for, and listed in the error.
 const MatchesShown = 10
 
-// findMatches returns up to matchesShown wanted things whose UUID begins with prefix. It examines all, because the
-// wanted ones may come after any number of others. A thing that was removed since its key was read is no match.
+// findMatches returns up to MatchesShown objects whose UUID begins with prefix and for which want is true. It examines
+// all, because the wanted ones may come after any number of others. An object that was removed since its key was read
+// is no match.
 func findMatches(t *Tx, prefix string, want func(match) bool) (found []match, err error) {
 	prefix = UUIDPrefix + strings.ToLower(prefix)
 	for after := ""; ; {
@@ -181,8 +182,8 @@ func (t *Tx) VolumeByName(name string) (d dataset.Dataset, ok bool, err error) {
 	return d, err == nil, err
 }
 
-// Snapshot finds a snapshot by UUID prefix. With a volume or dataset it finds only a snapshot of that, and by
-// name too.
+// Snapshot finds a snapshot by UUID prefix. If ref names a volume or dataset, it finds only a snapshot of it, also by
+// name.
 func (t *Tx) Snapshot(ref, snap string) (dataset.Snapshot, error) {
 	if ref == "" {
 		return snapshotByPrefix(t, snap, uuid.Nil)
@@ -243,7 +244,8 @@ func snapshotByPrefix(t *Tx, prefix string, of uuid.UUID) (dataset.Snapshot, err
 	return t.ReadSnapshot(m.dataset.ID, m.snapshot)
 }
 
-// noSnapshot is the error for a reference without a match. For a name that only other volumes have it says which.
+// noSnapshot returns the error for a reference without a match. If snapshots of other volumes have that name, the error
+// names the volumes.
 func noSnapshot(t *Tx, ref string, of uuid.UUID) error {
 	var has []string
 	var err error
@@ -348,7 +350,7 @@ func FindDeleted(t *Tx, ref string, want func(dataset.Dataset) bool) (dataset.Da
 	return dataset.Dataset{}, severalDeleted(found, ref)
 }
 
-// severalDeleted is the error that tells datasets with the same former name apart, the latest deleted first.
+// severalDeleted returns the error that lists datasets with the same former name, the latest deleted first.
 func severalDeleted(found []match, ref string) error {
 	at := func(m match) (at time.Time) {
 		if m.dataset.Trash != nil {

@@ -26,17 +26,17 @@ type Tx struct {
 	Silent     bool // nobody is notified of it
 	Recovering bool // it belongs to a recovery, the only thing that may change a halted store
 
-	// Notice is whom the transaction notifies once it is committed.
+	// Notice is sent to those that wait for the changes, after the transaction is committed.
 	Notice notify.Notice
 
 	ctx    context.Context
 	store  store.Store
-	read   map[string]store.Entry // Index 0: read, and absent
+	read   map[string]store.Entry // Index is 0 if the key was read and is absent
 	peeked map[string]store.Entry // the same for keys that the commit does not check
 	writes []store.Write          // one for each key, in the order in which the keys were first written
 }
 
-// NewTx begins a decision on a store. Whoever makes it commits it with Commit.
+// NewTx begins a decision on a store. The caller commits it with Commit.
 func NewTx(ctx context.Context, st store.Store) *Tx {
 	return &Tx{ctx: ctx, store: st, read: map[string]store.Entry{}, peeked: map[string]store.Entry{}}
 }
@@ -79,13 +79,13 @@ func (t *Tx) Fetch(key string) (store.Entry, error) {
 // Index returns the index of the transaction that last wrote a key that was read.
 func (t *Tx) Index(key string) uint64 { return t.read[key].Index }
 
-// Entry returns a key as get read it. The index is 0 if the key does not exist, or was not read.
+// Entry returns a key as Get read it. The index is 0 if the key does not exist, or was not read.
 func (t *Tx) Entry(key string) store.Entry { return t.read[key] }
 
 // Expect has the commit check that a key is at the index of an entry, without reading it.
 func (t *Tx) Expect(e store.Entry) { t.read[e.Key] = e }
 
-// Peeked reports whether peek needs no further access to the store for a key.
+// Peeked reports whether Peek can return a key without another access to the store.
 func (t *Tx) Peeked(key string) bool {
 	_, known := t.peeked[key]
 	return known
@@ -271,7 +271,7 @@ var ErrChanged = errors.New("it changed while it was read")
 var ErrBusy = dataset.Errorf(dataset.ErrConflict, "too many changes at once to the same object: %w (try again)",
 	ErrChanged)
 
-// tornError is ErrChanged with the damage that it means if it does not pass.
+// tornError is ErrChanged with a description of the damage that exists if reading again does not help.
 type tornError string
 
 func (e tornError) Error() string      { return string(e) }
@@ -299,8 +299,8 @@ func ReadError(ctx context.Context, err error) error {
 	return dataset.Errorf(dataset.ErrUnavailable, "the store does not respond: %w", err)
 }
 
-// CommitError does the same for a transaction. Every kind but dataset.ErrInvalid and dataset.ErrCorrupt leaves open
-// whether it was committed.
+// CommitError turns an error of the store while committing into one of the API. Every kind but dataset.ErrInvalid and
+// dataset.ErrCorrupt leaves open whether the transaction was committed.
 func CommitError(ctx context.Context, err error) error {
 	if errors.Is(err, store.ErrTooLarge) {
 		return dataset.Errorf(dataset.ErrInvalid, "store: %w", err)

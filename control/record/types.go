@@ -18,8 +18,9 @@ type UUIDPointer struct {
 	Snapshot bool      `json:"snapshot,omitempty"`
 }
 
-// Generation is the value of a pool's key under generations/: the highest pool generation that its node reported, apart
-// from values reported in passing. It has a key of its own so that it does not conflict with decisions about the pool.
+// Generation is the value of a pool's key under generations/: the highest generation of the pool that was written to
+// the store. Higher ones that a node reported only in passing are not written. It has a separate key so that it does
+// not conflict with decisions about the pool.
 type Generation struct {
 	Pool    uuid.UUID `json:"pool"`
 	Highest uint64    `json:"highest"`
@@ -62,10 +63,10 @@ type Revocation struct {
 	Until    time.Time `json:"until"`
 }
 
-// RunMark is the value of RanKey: for how long control services have run on the store. While Runs is set the count
-// continues from there; otherwise it stands still, so that the store is not written while nothing waits for
-// the count, and no service is ahead of another. A transaction that stamps something with the count, or acts
-// on a stamp, checks the mark that it counts from. No mark is the same as a mark at zero.
+// RunMark is the value of RanKey: for how long control services have run on the store. While Runs is set, the count
+// continues from there. Otherwise it stops, so that the store is not written while nothing waits for the count, and no
+// service is ahead of another. A transaction that stamps a record with the count, or acts on a stamp, checks the mark
+// from which it counts. If the key is absent, the count is zero.
 type RunMark struct {
 	At   time.Time        `json:"at"` // by the clock
 	Ran  dataset.Duration `json:"ran"`

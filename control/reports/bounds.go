@@ -19,7 +19,8 @@ const (
 	MaxRecord = 128 << 10 // bytes of a report on one node, pool, dataset or snapshot
 )
 
-// Within fails with dataset.ErrInvalid if there is more of something than allowed.
+// Within fails with dataset.ErrInvalid if n is larger than most. who and what describe the reporter and the counted
+// things in the error.
 func Within(who string, n, most int, what string) error {
 	if n <= most {
 		return nil

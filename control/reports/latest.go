@@ -1,9 +1,9 @@
-// Package reports keeps what agents reported last, and checks that a report is no larger than allowed. It also makes
-// the events about pools that are nearly full, offline, online again or held: see poolEvent.
+// Package reports keeps the last reports of agents, and checks that a report is no larger than allowed.
 //
-// Latest has the heartbeats of all nodes in memory, under its own mutex; none of it is stored, and after a restart the
-// agents report everything again. The functions named Check bound what one report may contain, because anybody may
-// have the certificate of a node. Decisions in control read Latest; only Heartbeat and the reports of copies write it.
+// Latest has the heartbeats of all nodes in memory, under its own mutex. It is not stored: after a restart the agents
+// report everything again. Decisions in the packages below control read Latest; package membership (Heartbeat) and
+// package replica (reports of copies) write it. The functions named Check limit the size of a report, because the
+// certificate of a node may be stolen.
 package reports
 
 import (
@@ -34,8 +34,8 @@ type Latest struct {
 	last     map[uuid.UUID]time.Duration                  // when nodes were last heard, by the service's steady clock
 }
 
-// heardCopy is a copy, and when its node first reported that it is complete up to then, by the service's steady
-// clock.
+// heardCopy is a copy, with the time when its node first reported that it is complete up to its present state, by the
+// service's steady clock.
 type heardCopy struct {
 	dataset.Copy
 	at time.Duration
@@ -335,8 +335,8 @@ func poolEvent(was, is dataset.PoolStatus) (ev api.Event, tell bool) {
 	return ev, true
 }
 
-// UselessPool returns why nothing can continue from the data in a pool, as its node reports; "" if something can, or
-// nothing was heard.
+// UselessPool returns why no volume can continue from the data in a pool, according to its node; "" if one can, or if
+// the node has not reported.
 func (s *Latest) UselessPool(pool uuid.UUID) string {
 	switch st := s.Pool(pool); {
 	case st == nil || st.Online:
@@ -357,8 +357,8 @@ func (s *Latest) HeldPool(pool uuid.UUID) string {
 	return ""
 }
 
-// CopyNow returns a recorded copy with what its node reported last. A report about an earlier copy or another
-// epoch does not apply: the store hears of the first snapshot of each.
+// CopyNow returns a recorded copy, updated with the last report of its node. A report about an earlier copy or another
+// epoch does not count, because the node reports the first snapshot of each to the store.
 func (s *Latest) CopyNow(t *record.Tx, node, id uuid.UUID) (c dataset.Copy, there bool, err error) {
 	if there, err = t.Get(record.CopyKey(node, id), &c); err != nil || !there {
 		return c, false, err
