@@ -12,7 +12,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Attach implements backends.Pool: the head is there already.
+// Attach implements backends.Pool. It only returns a bind mount, because the head is a directory.
 func (p *Pool) Attach(_ context.Context, id uuid.UUID, opts backends.AttachOptions) (backends.Attachment, error) {
 	if len(opts.Mount) > 0 {
 		return backends.Attachment{}, dataset.Errorf(dataset.ErrUnsupported,
@@ -26,7 +26,8 @@ func (p *Pool) Attach(_ context.Context, id uuid.UUID, opts backends.AttachOptio
 	return p.AttachFolder(f, opts)
 }
 
-// AttachFolder attaches the head of a folder, which can belong to another pool; see backends.Pool.
+// AttachFolder attaches the head of a folder. The folder can belong to another pool, as with backend nfs; see
+// backends.Pool.
 func (p *Pool) AttachFolder(f *shelf.Folder, opts backends.AttachOptions) (backends.Attachment, error) {
 	head, err := f.Head()
 	if err != nil {
@@ -39,7 +40,7 @@ func (p *Pool) AttachFolder(f *shelf.Folder, opts backends.AttachOptions) (backe
 	return p.uses.Attach(f.ID, filepath.Join(f.Path(), head.Tree), opts.ReadOnly), nil
 }
 
-// idle fails with dataset.ErrInUse while a dataset is in use, saying what cannot be done meanwhile.
+// idle returns dataset.ErrInUse if a dataset is in use. what names the refused operation in the error.
 func (p *Pool) idle(ctx context.Context, f *shelf.Folder, what string) error {
 	if err := p.uses.Idle(ctx, f.ID, f.Path()); err != nil {
 		return fmt.Errorf("%w: it cannot be %s meanwhile, as a pool of backend %s copies file by file (stop "+

@@ -1,41 +1,47 @@
-// Package dir is the simplest backend: a dataset is a directory of whatever filesystem the pool lies on, and a
-// mounted dataset a bind mount of it. A snapshot copies all files, and only project quotas enforce sizes. The
-// capabilities say so.
+// Package dir is the simplest backend. A dataset is a directory on any filesystem, and a mounted dataset is a bind
+// mount of it. A snapshot copies all files. Sizes are enforced only by project quotas. The capabilities of a pool say
+// so.
 //
-// A folder of a dataset (package shelf) holds:
+// A folder of a dataset (package shelf) contains:
 //
 //	head                     the tree that containers see, until a restore
 //	head-<uuid>              the tree that a restore made, named after the snapshot that it kept
-//	current.json             which tree is the head, its size and project; absent: "head"
+//	current.json             which tree is the head, its size and project; if absent: "head"
 //	snapshot-<uuid>          the tree of a snapshot
 //	snapshot-<uuid>.json     its record and the name of its tree, written last
 //
 // # Restore
 //
-// The snapshot is copied to a new tree; the record of the snapshot that keeps
-// the old head is written, naming the head's tree; then current.json is
-// replaced. That one rename makes the new tree the head and the old one a
-// snapshot. A record that names the current head is therefore a restore that
-// was not finished, and no snapshot. Where another host may write to the old head (RestoreApart)
-// that is copied before, its record is made to name the copy after, and the tree is removed.
+// A restore has three steps. It copies the snapshot to a new tree. It writes the record of the snapshot that keeps the
+// old head; the record names the tree of the old head. It replaces current.json. That one rename makes the new tree the
+// head and the old tree a snapshot. So a record that names the current head is the remains of an unfinished restore,
+// and not a snapshot.
+//
+// Another host may still write to the old head (RestoreApart). Then the restore first copies the old head. After the
+// rename, it changes the record to name the copy, and removes the tree of the old head.
 //
 // # Sizes
 //
-// Where the filesystem holds projects to their limits (mount -o prjquota), the tree of each
-// head is in a project of its own, that of a restore in another one than that of the head
-// before, and a size is the limit of that project. It is put on the tree's root while that is
-// empty, and everything that is made below inherits it: nothing is ever opened for that.
-// Snapshots are in none, or in that which they had as a head, which bounds nothing any more.
+// Sizes are enforced if the filesystem enforces project quotas (mount -o prjquota). The tree of each head is in its own
+// project, and the size is the limit of that project. A restore puts the new tree into another project than that of the
+// former head. The project is set on the root of the tree while it is empty, and everything made below inherits it, so
+// no file is ever opened for that. The tree of a snapshot is in no project, or in its former project as a head, which
+// has no limit any more.
 //
-// A project is of this pool's own range, and has nobody's files and limits when it is taken.
-// A limit that is another than the size on record is set when the pool is opened; it is
-// lifted when a tree that has its project on record is removed, or a head no more.
+// Each pool has its own range of projects. A project has no files and no limits of others when it is assigned. When the
+// pool is opened, limits that differ from the recorded size are set again. A limit is lifted when its tree is removed
+// or is not the head any more, if the project of the tree is recorded.
 //
 // # Copies
 //
-// A copy takes its time and is no single moment: a dataset that is attached or
-// mounted is refused (dataset.ErrInUse), rather than copied into something that
-// no database can open.
+// A copy takes time, and so is not the state at one moment. A dataset that is attached or mounted is refused
+// (dataset.ErrInUse), because a database could not open such a copy.
+//
+// # State
+//
+// The agent opens a [Pool] and calls it by the contract of package backends. Backend nfs uses it too, under another
+// name. A pool remembers its attachments (package bindmount) and the next unused project, each protected by a mutex.
+// Everything else is read from the disk. An open folder claims its dataset (package shelf).
 package dir
 
 import (
@@ -59,13 +65,13 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// Backend is the kind of storage; its zero value is ready.
+// Backend implements backends.Kind. The zero value is ready to use.
 type Backend struct {
 	name string
-	step func(string) // between two acts: for tests
+	step func(string) // called between two actions, for tests
 }
 
-// Named returns the same kind of storage for another backend, under the name of that.
+// Named returns the backend under another name, for a backend that is built on it.
 func Named(name string) Backend { return Backend{name: name} }
 
 var (
@@ -99,8 +105,8 @@ func (Backend) Takes(_ string, size dataset.Size) error {
 	return nil
 }
 
-// Available returns nil where trees can be copied faithfully: as root, on Linux
-// 5.12 and later.
+// Available implements backends.Kind. It returns nil if trees can be copied with all their attributes: as root, on
+// Linux 5.12 and later.
 func (b Backend) Available(context.Context) error {
 	if os.Geteuid() != 0 {
 		return dataset.Errorf(dataset.ErrUnsupported,
@@ -141,7 +147,7 @@ func (b Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool, 
 // PathOf implements backends.BlockDeviceKind.
 func (Backend) PathOf(_, mount string) string { return mount }
 
-// found finds the pool at its path, or makes it.
+// found opens the pool at its path. If cfg.Make is set, it makes the pool.
 func (p *Pool) found(cfg backends.Config, backend string) (err error) {
 	if p.shelf, err = shelf.Open(cfg, backend); err != nil {
 		return err
@@ -158,12 +164,12 @@ func (p *Pool) found(cfg backends.Config, backend string) (err error) {
 	return p.projects.holdAll(p.shelf)
 }
 
-// describe says how files are copied in a pool, and whether they share blocks then.
+// describe reports how files are copied in a pool, and whether a copy shares blocks with its source.
 func describe(path string) (how string, shares bool, err error) {
 	how = "copy every byte"
 	switch shares, err = reflink.Supported(path); {
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
-		// A full pool has to open, or nothing in it could be removed.
+		// Opening must succeed on a full pool. Otherwise nothing in it could be removed.
 		how = "copy every byte or share blocks (the disk was too full to find out)"
 	case err != nil:
 		return "", false, fmt.Errorf("find out whether %s has reflinks: %w", path, err)
@@ -176,10 +182,10 @@ func describe(path string) (how string, shares bool, err error) {
 // Pool is an open pool without sizes.
 type Pool struct {
 	name     string
-	kind     string // of backend
+	kind     string // the backend's name
 	shelf    *shelf.Shelf
-	disk     *disk.Disk // that it has for itself
-	how      string     // a copy is made
+	disk     *disk.Disk // the pool's own disk; nil if it has none
+	how      string     // how files are copied, for Info
 	uses     bindmount.Tracker
 	projects *projects
 	trees    *trees
@@ -189,7 +195,7 @@ type Pool struct {
 // sizedPool is an open pool whose datasets can have a size.
 type sizedPool struct{ *Pool }
 
-// Shelf returns how the pool is laid out, for a backend of another name.
+// Shelf returns the shelf of the pool, for a backend that is built on this one.
 func (p *Pool) Shelf() *shelf.Shelf { return p.shelf }
 
 // ID implements backends.Pool.
@@ -234,7 +240,7 @@ func (p *Pool) Generation() (uint64, error) { return p.shelf.Generation() }
 // Raise implements backends.Pool.
 func (p *Pool) Raise(generation uint64) error { return p.shelf.Raise(generation) }
 
-// room fails with ErrNoSpace while nothing new should begin in the pool.
+// room returns dataset.ErrNoSpace if the pool is too full to begin something new.
 func (p *Pool) room() error {
 	st, err := p.shelf.Space()
 	if err != nil {
@@ -246,8 +252,7 @@ func (p *Pool) room() error {
 // Trim implements backends.Trimmer.
 func (p *Pool) Trim(context.Context) (dataset.Size, error) { return p.shelf.Trim() }
 
-// Close implements backends.Pool. Devices of its own are unmounted, unless datasets on
-// them are in use.
+// Close implements backends.Pool. It unmounts the pool's own devices, unless datasets on them are in use.
 func (p *Pool) Close() error { return p.disk.Close() }
 
 // Clear implements backends.Clearer.

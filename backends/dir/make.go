@@ -35,7 +35,7 @@ func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
 			return shelf.Head{}, err
 		}
 		size = max(size, d.Size)
-		if p.projects.mend != "" { // the former limits do not apply here
+		if p.projects.mend != "" { // the filesystem does not enforce the limits of the source
 			size = 0
 		}
 		return p.trees.copyHead(ctx, from, name, f, shelf.Head{Tree: shelf.FirstHead, Size: size}, progress)
@@ -81,7 +81,7 @@ func (p *Pool) make(d dataset.Dataset, fill func(*shelf.Folder) (shelf.Head, err
 	})
 }
 
-// refuse refuses properties that a directory cannot keep.
+// refuse returns dataset.ErrUnsupported if a request has a property that a directory cannot provide.
 func (p *Pool) refuse(d dataset.Dataset) error {
 	fs := d.Profile.Filesystem
 	switch {

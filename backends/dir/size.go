@@ -13,7 +13,7 @@ import (
 	"github.com/droverhq/drover/internal/tree"
 )
 
-// fits refuses a size that no dataset here can have.
+// fits returns dataset.ErrUnsupported if no dataset of this pool can have the size.
 func (p *Pool) fits(size dataset.Size) error {
 	st, err := p.shelf.Space()
 	switch {
@@ -30,7 +30,7 @@ func over(what string, used, size dataset.Size) error {
 	return dataset.Errorf(dataset.ErrUnsupported, "%s takes %s, which is more than %s", what, used.Human(), size)
 }
 
-// Used implements backends.Pool: the quota knows; where there is none it walks the tree.
+// Used implements backends.Pool. It reads the usage from the quota. Without a quota it walks the tree.
 func (p *Pool) Used(ctx context.Context, id uuid.UUID) (dataset.Size, error) {
 	f, err := p.shelf.Find(id)
 	if err != nil {
@@ -54,7 +54,7 @@ func (p *Pool) Used(ctx context.Context, id uuid.UUID) (dataset.Size, error) {
 	return dataset.Size(size.Bytes), err
 }
 
-// Resize implements backends.Resizer: larger or smaller, but not below the usage. 0 removes the limit.
+// Resize implements backends.Resizer. A dataset can grow and shrink, but not below its usage. Size 0 removes the limit.
 func (p *sizedPool) Resize(_ context.Context, id uuid.UUID, size dataset.Size, _ *os.File) error {
 	f, err := p.shelf.Find(id)
 	if err != nil {
@@ -101,11 +101,11 @@ func (p *sizedPool) resize(f *shelf.Folder, h shelf.Head, size dataset.Size) err
 		return err
 	}
 	p.step("dir.resize.recorded")
-	// one that a crash takes back is set when the pool is opened
+	// If a crash undoes this, opening the pool sets the limit again.
 	return fsctl.LimitProject(dir, h.Project, uint64(size))
 }
 
-// Grow implements backends.Resizer: there is nothing to do.
+// Grow implements backends.Resizer. It has nothing to do, because Resize does not need the filesystem mounted.
 func (p *sizedPool) Grow(_ context.Context, id uuid.UUID, _ *os.File) error {
 	f, err := p.shelf.Find(id)
 	if err != nil {

@@ -13,8 +13,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Snapshot implements backends.Pool. It copies: dataset.ErrInUse while the
-// dataset is attached or mounted.
+// Snapshot implements backends.Pool. It returns dataset.ErrInUse while the dataset is attached or mounted, because it
+// copies file by file.
 func (p *Pool) Snapshot(ctx context.Context, s dataset.Snapshot, progress backends.Progress) error {
 	f, err := p.shelf.Find(s.Dataset)
 	if err != nil {
@@ -65,12 +65,12 @@ func (p *Pool) removeSnapshot(ctx context.Context, f *shelf.Folder, id uuid.UUID
 	return p.trees.removeAll(ctx, f, name)
 }
 
-// Restore implements backends.Pool; the package comment says how. The size does not change.
+// Restore implements backends.Pool. See the package comment. The size does not change.
 func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snapshot, progress backends.Progress) error {
 	return p.restore(ctx, ds, id, keep, false, progress)
 }
 
-// RestoreApart is Restore where another host may write to the head that was; see backends.Sharer.
+// RestoreApart is Restore for a pool where another host may still write to the former head; see backends.Sharer.
 func (p *Pool) RestoreApart(ctx context.Context, ds, id uuid.UUID, keep dataset.Snapshot,
 	progress backends.Progress) error {
 	return p.restore(ctx, ds, id, keep, true, progress)
@@ -97,14 +97,14 @@ func (p *Pool) restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 	}
 	old := plan.Old
 	fresh := shelf.Head{Tree: shelf.RestoredTree(keep.ID), Size: old.Size}
-	if apart { // before anything is changed: there may be no room for it
+	if apart { // first, because there may be no room for the copy
 		if err := p.trees.copyTree(ctx, f, old.Tree, f, shelf.TreeOf(keep.ID), copying{}, progress); err != nil {
 			return fmt.Errorf("keep what it has: %w", err)
 		}
 		p.step("dir.restore.kept")
 	}
 	if fresh, err = p.trees.copyHead(ctx, f, plan.From.Tree, f, fresh, progress); err != nil {
-		return fmt.Errorf("restore snapshot %s: %w", id, err) // a copy of the head that nothing names Reap removes
+		return fmt.Errorf("restore snapshot %s: %w", id, err) // Reap removes the unrecorded copy of the head
 	}
 	p.step("dir.restore.copied")
 	kept := shelf.Kept{Snapshot: keep, Tree: old.Tree, Limit: old.Size}
@@ -120,11 +120,11 @@ func (p *Pool) restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 	return p.part(ctx, f, kept)
 }
 
-// part replaces the head that a restore kept by a copy, and removes the tree of the former head.
+// part makes the snapshot that keeps the former head a copy of that head, and removes the tree of the former head.
 func (p *Pool) part(ctx context.Context, f *shelf.Folder, kept shelf.Kept) error {
 	was := kept.Tree
 	kept.Tree, kept.Apart = shelf.TreeOf(kept.ID), true
-	if _, err := f.Lstat(kept.Tree); errors.Is(err, fs.ErrNotExist) { // reaped since a crash
+	if _, err := f.Lstat(kept.Tree); errors.Is(err, fs.ErrNotExist) { // Reap removed the copy after a crash
 		err = p.trees.copyTree(ctx, f, was, f, kept.Tree, copying{}, nil)
 		if err != nil {
 			return err
@@ -135,7 +135,7 @@ func (p *Pool) part(ctx context.Context, f *shelf.Folder, kept shelf.Kept) error
 	}
 	p.step("dir.restore.parted")
 	if f.Removable(was) {
-		_ = p.trees.removeAll(ctx, f, was) // Reap removes the rest of it
+		_ = p.trees.removeAll(ctx, f, was) // if this fails, Reap removes the rest
 	}
 	return nil
 }

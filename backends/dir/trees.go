@@ -18,7 +18,7 @@ import (
 type trees struct {
 	shelf    *shelf.Shelf
 	projects *projects
-	shares   bool // files share blocks
+	shares   bool // a copied file shares blocks with its source
 	step     func(string)
 }
 
@@ -57,7 +57,7 @@ func (t *trees) makeRoot(f *shelf.Folder, size dataset.Size, owner *dataset.Owne
 	return h, dir.Sync()
 }
 
-// copyHead copies a tree for a new head of that size, in a project of its own.
+// copyHead copies a tree to a new head with the size of h, in its own project.
 func (t *trees) copyHead(ctx context.Context, from *shelf.Folder, name string, to *shelf.Folder, h shelf.Head,
 	progress backends.Progress) (shelf.Head, error) {
 	if t.projects.mend != "" {
@@ -66,21 +66,21 @@ func (t *trees) copyHead(ctx context.Context, from *shelf.Folder, name string, t
 	err := t.copyTree(ctx, from, name, to, h.Tree, copying{
 		within: h.Size,
 		begin:  func(dir *os.File) (err error) { h.Project, err = t.projects.enter(dir); return err },
-		// Only now, because a copy may use a block more than its source.
+		// The limit is set last, because a copy may use a block more than its source.
 		end: func(dir *os.File) error { return fsctl.LimitProject(dir, h.Project, uint64(h.Size)) },
 	}, progress)
 	return h, err
 }
 
-// copying says what else belongs to a copy.
+// copying has the optional parts of copyTree.
 type copying struct {
-	within dataset.Size             // the copied data must fit into it; 0: no limit
-	begin  func(dir *os.File) error // before there is anything in it
+	within dataset.Size             // bounds the copied data; 0 means no limit
+	begin  func(dir *os.File) error // called while the new tree is empty
 	end    func(dir *os.File) error
 }
 
-// copyTree copies a tree of one folder into a new one of another, durably; the tree of an earlier attempt in
-// its place is removed.
+// copyTree durably copies the tree name of one folder to the tree as of another folder. If an earlier attempt left a
+// tree there, copyTree removes it first.
 func (t *trees) copyTree(ctx context.Context, from *shelf.Folder, name string, to *shelf.Folder, as string,
 	c copying, progress backends.Progress) (err error) {
 	src, err := from.Open(name)
@@ -113,7 +113,7 @@ func (t *trees) copyTree(ctx context.Context, from *shelf.Folder, name string, t
 		if err != nil {
 			after, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 			defer cancel()
-			_ = t.removeAll(after, to, temp) // Reap removes the rest of it
+			_ = t.removeAll(after, to, temp) // if this fails, Reap removes the rest
 		}
 	}()
 	dst, err := openTree(to, temp)
@@ -145,7 +145,7 @@ func (t *trees) copyTree(ctx context.Context, from *shelf.Folder, name string, t
 	return to.Rename(temp, as)
 }
 
-// removeAll removes trees of a folder; those that are absent are fine.
+// removeAll removes trees of a folder. Absent trees are ignored.
 func (t *trees) removeAll(ctx context.Context, f *shelf.Folder, names ...string) error {
 	dir, err := f.Open(".")
 	if err != nil {
@@ -160,8 +160,8 @@ func (t *trees) removeAll(ctx context.Context, f *shelf.Folder, names ...string)
 	return nil
 }
 
-// discard removes the tree of a head that a restore made and could not put in place. It takes the room
-// of a whole head. What cannot be removed now Reap removes.
+// discard removes the tree of a new head that a restore made and could not put in place, because it takes as much room
+// as the head. Reap removes what discard cannot remove.
 func (t *trees) discard(ctx context.Context, f *shelf.Folder, h shelf.Head) {
 	if !f.Removable(h.Tree) {
 		return

@@ -20,11 +20,12 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// attachments counts the attachments of each dataset that were not released, and mounts heads of zfs-fuse.
+// attachments counts the attachments of each dataset that were not released. With zfs-fuse it also mounts the heads;
+// see fuseType.
 type attachments struct {
 	*storage
 
-	staging  sync.Mutex // held while a head of zfs-fuse is mounted or unmounted
+	staging  sync.Mutex // protects staged, and is held while a head of zfs-fuse is mounted or unmounted
 	staged   map[uuid.UUID]bool
 	attached backends.Attached
 }
@@ -32,7 +33,7 @@ type attachments struct {
 // fsType is the kernel's name of the filesystem type.
 const fsType = "zfs"
 
-// isZFS tells whether a mount is one of a ZFS filesystem, and not of a snapshot.
+// isZFS reports whether a mount is a ZFS filesystem, but not a snapshot.
 func isZFS(m *mount.Entry) bool {
 	return (m.FSType == fsType || m.FSType == fuseType) && !strings.Contains(m.Source, "@")
 }
@@ -79,7 +80,7 @@ func (p *Pool) Attach(ctx context.Context, id uuid.UUID, opts backends.AttachOpt
 	}, nil
 }
 
-// open opens the root of a head that is not mounted.
+// open opens the root directory of a head that is not mounted.
 func (a *attachments) open(ctx context.Context, id uuid.UUID, head string) (*os.File, error) {
 	if !a.home.fuse {
 		return mount.Detached(mount.Spec{Source: head, FSType: fsType, Options: []string{"nodev"}})
@@ -94,8 +95,8 @@ func (a *attachments) open(ctx context.Context, id uuid.UUID, head string) (*os.
 // Idle implements backends.IdleChecker.
 func (p *Pool) Idle(_ context.Context, id uuid.UUID) error { return p.attachments.unused(id) }
 
-// unused fails with dataset.ErrInUse while a dataset is attached, or mounted in this mount
-// namespace or in another: it says where, or who has it.
+// unused returns dataset.ErrInUse if a dataset is attached or mounted, in this mount namespace or in another one. The
+// error says where, or which process has it.
 func (a *attachments) unused(id uuid.UUID) error {
 	if err := a.attached.None(id); err != nil {
 		return err
@@ -122,8 +123,8 @@ func (a *attachments) unused(id uuid.UUID) error {
 	return nil
 }
 
-// mountedAt returns where a dataset is mounted in this mount namespace, other than for a
-// moment by zfs-fuse; "" when it is not.
+// mountedAt returns where a dataset is mounted in this mount namespace, apart from the staging mount of zfs-fuse. It
+// returns "" if the dataset is not mounted.
 func (a *attachments) mountedAt(id uuid.UUID) (string, error) {
 	table, err := mount.Table()
 	if err != nil {
@@ -137,25 +138,26 @@ func (a *attachments) mountedAt(id uuid.UUID) (string, error) {
 	return "", nil
 }
 
-// This file is all that is different with zfs-fuse, whose filesystems no mount(2) can
-// mount: its server does that, when zfs(8) asks it to, and only where the property
-// mountpoint says. So a head is mounted on a directory of its own and bound from there to
-// where it is wanted; that first mount stays until the dataset is deleted or restored, or
-// the pool closed, and is the last to go. Its mountpoint is therefore not legacy; with canmount=noauto nothing
-// mounts it by itself all the same. Drover is tested with zfs-fuse; it is nothing to keep
-// data on.
+// zfs-fuse differs from OpenZFS in how a head is mounted. The code for it is below. Drover is only tested with
+// zfs-fuse: do not store data on it.
 //
-// That server has a fault: a file closed right before the last unmount can be open to it
-// for ever, because the kernel drops requests that the server has not read by then. It waits for that with a
-// lock held that all its filesystems need. Hence the first mount that stays, and settle.
+// mount(2) cannot mount a filesystem of zfs-fuse. Its server does that when zfs(8) asks it to, and only at the place
+// that the property mountpoint names. So stage mounts a head on a directory of its own, and the caller binds that
+// directory to the requested place. The property mountpoint is therefore not legacy, but canmount=noauto still prevents
+// that zfs mounts the head by itself. The staging mount stays until the dataset is deleted or restored, or the pool is
+// closed. It is the last mount to be removed.
+//
+// The server has a fault. If a file is closed right before the last unmount, the kernel drops the requests that the
+// server has not read yet, so the server can treat the file as open for ever. It then waits while it holds a lock that
+// all its filesystems need. The lasting staging mount and settle avoid that.
 
-// fuseType is the type of zfs-fuse's filesystems in the mount table.
+// fuseType is the filesystem type of zfs-fuse in the mount table.
 const fuseType = "fuse.zfs"
 
-// fuseSocket is where zfs-fuse listens.
+// fuseSocket is the socket on which zfs-fuse listens.
 const fuseSocket = "/var/run/zfs/zfs_socket"
 
-// stageDir is where heads are mounted for a moment.
+// stageDir returns the directory of the staging mount of a head.
 func (a *attachments) stageDir(id uuid.UUID) string {
 	return filepath.Join(os.TempDir(), "drover-zfs-"+a.shelf.ID().String(), id.String())
 }
@@ -168,7 +170,8 @@ func (p *Pool) Staged(id uuid.UUID) string {
 	return p.attachments.stageDir(id)
 }
 
-// stage mounts a head, or finds it mounted, and returns where.
+// stage mounts a head on its staging directory and returns the directory. If the head is already mounted, stage returns
+// where.
 func (a *attachments) stage(ctx context.Context, id uuid.UUID, head string) (string, error) {
 	a.staging.Lock()
 	defer a.staging.Unlock()
@@ -199,7 +202,7 @@ func (a *attachments) stage(ctx context.Context, id uuid.UUID, head string) (str
 	return dir, err
 }
 
-// owned refuses a directory that another user made first.
+// owned returns dataset.ErrConflict if another user made the directory, or others can access it.
 func owned(dir string) error {
 	var st unix.Stat_t
 	if err := unix.Lstat(dir, &st); err != nil {
@@ -211,8 +214,8 @@ func owned(dir string) error {
 	return nil
 }
 
-// unstage takes that mount away: lazily, for a directory of it may be open. Where it was
-// bound to, it stays.
+// unstage removes the staging mount. It detaches the mount lazily, because a directory in it may be open. Bind mounts
+// of it stay.
 func (a *attachments) unstage(id uuid.UUID) error {
 	a.staging.Lock()
 	defer a.staging.Unlock()
@@ -224,7 +227,7 @@ func (a *attachments) unstage(id uuid.UUID) error {
 		return fmt.Errorf("unmount %s: %w", dir, err)
 	}
 	_ = os.Remove(dir)
-	_ = os.Remove(filepath.Dir(dir)) // when it was the last
+	_ = os.Remove(filepath.Dir(dir)) // succeeds only if it is empty
 	return nil
 }
 
@@ -237,7 +240,7 @@ func settle(dir string) {
 	}
 }
 
-// unstageAll is unstage of all that are mounted nowhere else.
+// unstageAll removes the staging mounts of all datasets that are mounted nowhere else.
 func (a *attachments) unstageAll() error {
 	a.staging.Lock()
 	staged := slices.Collect(maps.Keys(a.staged))
@@ -253,8 +256,8 @@ func (a *attachments) unstageAll() error {
 	return errors.Join(errs...)
 }
 
-// released makes zfs-fuse drop the mount that it keeps of a dataset.
-func (a *attachments) released(id uuid.UUID) error {
+// dropStaging removes the staging mount of a dataset. Without zfs-fuse it does nothing.
+func (a *attachments) dropStaging(id uuid.UUID) error {
 	if !a.home.fuse {
 		return nil
 	}

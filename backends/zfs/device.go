@@ -18,16 +18,18 @@ import (
 	"github.com/droverhq/drover/internal/run"
 )
 
-// A pool that Drover makes on devices has a zpool of its own, whose name has the pool's
-// UUID: so it is recognised on every device and after each boot, under all names of the devices, and is never
-// confused with another one. It is in no cache file, so nothing else imports it. Nothing is ever forced.
+// A pool that Drover makes on devices has its own zpool, whose name contains the pool's UUID. So Drover recognises the
+// zpool on each device, after each boot, and whatever names the devices have then, and never confuses it with another
+// one.
+//
+// The zpool is in no cache file, so no other program imports it. Drover never uses -f.
 const (
 	zpoolProgram = "zpool"
 	zpoolPrefix  = "drover-"
 
-	zpoolLimit = 2 * time.Minute   // to make one, or to look at all devices for one
-	trimLimit  = 12 * time.Hour    // of large disks
-	noTrim     = "trim operations" // are not supported by one of its devices, or by zpool(8)
+	zpoolLimit = 2 * time.Minute   // to create a zpool, or to search all devices for one
+	trimLimit  = 12 * time.Hour    // for large disks
+	noTrim     = "trim operations" // begins the error if a device or zpool(8) does not support trim
 )
 
 var _ backends.BlockDeviceKind = (*Backend)(nil)
@@ -35,11 +37,11 @@ var _ backends.BlockDeviceKind = (*Backend)(nil)
 // PathOf implements backends.BlockDeviceKind.
 func (b *Backend) PathOf(_, mount string) string { return mount }
 
-// ownPool is a zpool of Drover's that is mounted.
+// ownPool is a mounted zpool that Drover made.
 type ownPool struct {
 	id      uuid.UUID
 	mount   string
-	striped int // devices
+	striped int // the number of devices without redundancy
 }
 
 func zpoolName(id uuid.UUID) string { return zpoolPrefix + id.String() }
@@ -52,7 +54,7 @@ func zpoolID(name string) uuid.UUID {
 	return id
 }
 
-// openOwn makes the zpool of a pool on devices, or imports it, and mounts it.
+// openOwn creates or imports the zpool of a pool on devices, and mounts it.
 func (b *Backend) openOwn(ctx context.Context, cfg backends.Config) (*ownPool, error) {
 	if cfg.Mount == "" || cfg.Path != cfg.Mount {
 		return nil, dataset.Errorf(dataset.ErrInvalid,
@@ -86,17 +88,17 @@ func (b *Backend) openOwn(ctx context.Context, cfg backends.Config) (*ownPool, e
 	if err != nil {
 		return nil, err
 	}
-	if cfg.Make { // now, or by a try that was cut short
+	if cfg.Make { // the mark is from now, or from an interrupted attempt
 		if err := vdev.Unmark(cfg.Devices); err != nil {
 			return nil, err
 		}
 	}
-	own.striped = strings.Count(vdevs, "\t/") // each a line of its own: it was made without mirrors
+	own.striped = strings.Count(vdevs, "\t/") // each device has a line, because Drover makes no mirrors
 	return own, own.attach()
 }
 
-// identify returns the pool that all devices say they are of. With Make, devices that are
-// not must be vacant: blank then tells that they all are.
+// identify returns the pool to which the devices belong, by their labels. If cfg.Make is set, a device without a label
+// of Drover must be empty, and blank reports that all devices are.
 func (b *Backend) identify(cfg backends.Config) (id uuid.UUID, blank bool, err error) {
 	said := map[string][]string{}
 	for _, device := range cfg.Devices {
@@ -127,7 +129,7 @@ func (b *Backend) identify(cfg backends.Config) (id uuid.UUID, blank bool, err e
 	return id, len(said[""]) == len(cfg.Devices), nil
 }
 
-// vacant fails unless a device is empty. It removes the remains of an interrupted attempt.
+// vacant returns an error unless a device is empty. It first removes the remains of an interrupted attempt.
 func vacant(device string) error {
 	err := disk.Vacant(device)
 	if !errors.Is(err, dataset.ErrExists) {
@@ -142,8 +144,8 @@ func vacant(device string) error {
 	return err
 }
 
-// form makes the zpool. The remains of a crash are removed at the next call, and those of a failed zpool(8)
-// at once: otherwise a mark would count as the remains of a crash much later, too.
+// form creates the zpool. The next call removes the remains of a crash. If zpool(8) fails, form removes the remains
+// itself: otherwise the mark would still count as the remains of a crash much later.
 func (b *Backend) form(ctx context.Context, id uuid.UUID, cfg backends.Config) error {
 	args := []string{
 		"create", "-o", "ashift=12", "-o", "cachefile=none", "-o", "comment=drover pool " + cfg.Name,
@@ -153,22 +155,23 @@ func (b *Backend) form(ctx context.Context, id uuid.UUID, cfg backends.Config) e
 	err := vdev.Mark(cfg.Devices)
 	if err == nil {
 		if _, err = b.zpool(ctx, append(args, cfg.Devices...)...); err != nil {
-			err = fmt.Errorf("make a zpool on %s: %w", strings.Join(cfg.Devices, " and "), older(err))
+			err = fmt.Errorf("make a zpool on %s: %w", strings.Join(cfg.Devices, " and "), unsupportedZFS(err))
 		}
 	}
 	if err == nil {
 		return nil
 	}
 	for _, device := range cfg.Devices {
-		_, _ = vdev.Reclaim(device) // or the device is refused, and why
+		_, _ = vdev.Reclaim(device) // if this fails, the next attempt refuses the device with the reason
 		_ = vdev.Unmark([]string{device})
 	}
 	return err
 }
 
-// older returns the error for a zpool(8) that does not know the properties of Drover's zpools. That
-// of zfs-fuse does not, and mount(2) could not mount one either.
-func older(err error) error {
+// unsupportedZFS returns dataset.ErrUnsupported if zpool(8) does not know the properties of Drover's zpools. The
+// zpool(8) of zfs-fuse does not know them, and mount(2) could not mount its zpools either. unsupportedZFS returns all
+// other errors unchanged.
+func unsupportedZFS(err error) error {
 	var failed *run.Error
 	if !errors.As(err, &failed) || !strings.Contains(failed.Stderr, "not a valid pool property") {
 		return err
@@ -183,8 +186,8 @@ func (b *Backend) zpool(ctx context.Context, args ...string) (string, error) {
 	return strings.TrimSpace(string(res.Stdout)), err
 }
 
-// imported has the zpool imported, with nothing of it mounted. One that another host uses, or
-// that lacks a device, is not: dataset.ErrOffline, in the words of zpool(8).
+// imported imports the zpool without mounting its filesystems. It returns dataset.ErrOffline with the message of
+// zpool(8) if another host uses the zpool, or if it lacks a device.
 func (b *Backend) imported(ctx context.Context, name string) error {
 	health, err := b.zpool(ctx, "list", "-H", "-o", "health", name)
 	if err == nil {
@@ -205,7 +208,7 @@ func (b *Backend) imported(ctx context.Context, name string) error {
 	return err
 }
 
-// attach mounts it, or finds it mounted by an earlier run.
+// attach mounts the zpool, unless an earlier run has mounted it.
 func (o *ownPool) attach() error {
 	if err := os.MkdirAll(o.mount, 0o700); err != nil {
 		return err
@@ -231,7 +234,7 @@ func (o *ownPool) attach() error {
 	return os.Chmod(o.mount, 0o700)
 }
 
-// Close unmounts it unless it is in use; it stays imported, as its datasets may be mounted.
+// Close unmounts the zpool unless it is in use. The zpool stays imported, because its datasets may be mounted.
 func (o *ownPool) Close() error {
 	if o == nil {
 		return nil
@@ -243,7 +246,7 @@ func (o *ownPool) Close() error {
 	return err
 }
 
-// note returns the warning about a stripe.
+// note returns the part of Info.Note about the zpool, with a warning if it is a stripe.
 func (o *ownPool) note() string {
 	switch {
 	case o == nil:

@@ -15,7 +15,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// heads exchanges and removes the filesystems that containers see, when a copy becomes the dataset or the reverse.
+// heads makes a copy the dataset and a dataset a copy. It creates, changes and removes the heads for that. A head is
+// the filesystem that containers see.
 type heads struct {
 	*storage
 	attachments *attachments
@@ -23,12 +24,15 @@ type heads struct {
 	sender      *sender
 }
 
-// A copy has its snapshots where its home has them, each behind its base in one filesystem. A difference to
-// an older snapshot than the last one, as after a restore, is received into a clone of its base: no
-// filesystem here is ever rolled back to before one of its snapshots. A filesystem of a copy becomes its head
-// if the snapshot is the last in it; otherwise a clone of the snapshot does.
+// A copy stores its snapshots as its home does: a snapshot is in the same filesystem as its base, after the base. If
+// the base is not the last snapshot of its filesystem, as after a restore, the difference is received into a clone of
+// the base. So no filesystem is ever rolled back past one of its snapshots.
+//
+// To promote a copy to a snapshot, Drover uses the filesystem of the snapshot as the head if the snapshot is the last
+// in it. Otherwise it clones the snapshot.
 
-// copyHead returns the head that a copy has, of a promotion that is not committed; "": none.
+// copyHead returns the head of a copy that was promoted, but not committed. The FS of the result is "" if the copy has
+// no head.
 func copyHead(f *shelf.Folder) (current, error) {
 	c, there, err := readCurrent(f.Root, f.ID)
 	if !there {
@@ -37,14 +41,15 @@ func copyHead(f *shelf.Folder) (current, error) {
 	return c, err
 }
 
-// describeCopy adds to the entry of a copy what else it has.
+// describeCopy adds to the entry of a copy whether it is promoted, and the partly received snapshot.
 func describeCopy(f *shelf.Folder, e *backends.Entry) {
 	c, err := copyHead(f)
 	e.Promoted = err == nil && c.FS != ""
 	e.Partial = spool.Partial(f.Root)
 }
 
-// dropHead takes the head from a copy, if it has one. dataset.ErrConflict: the head has data that no snapshot has.
+// dropHead removes the head of a copy, if it has one. It returns dataset.ErrConflict if the head has data that no
+// snapshot has.
 func (h *heads) dropHead(ctx context.Context, f *shelf.Folder) error {
 	c, err := copyHead(f)
 	if err != nil {
@@ -53,24 +58,24 @@ func (h *heads) dropHead(ctx context.Context, f *shelf.Folder) error {
 	if c.FS == "" {
 		return shelf.SyncDir(f.Root)
 	}
-	if err := h.spare(ctx, f, c); err != nil {
+	if err := h.checkSnapshotted(ctx, f, c); err != nil {
 		return err
 	}
 	if err := shelf.WriteJSON(f.Root, currentName, current{}, true); err != nil {
 		return err
 	}
-	if err := h.attachments.released(f.ID); err != nil {
+	if err := h.attachments.dropStaging(f.ID); err != nil {
 		return err
 	}
 	err = h.tool.patiently(ctx, "destroy", h.root(f.ID)+"/"+c.FS)
 	if errors.Is(err, errAbsent) || errors.Is(err, errHeld) || errors.Is(err, errBusy) {
-		return nil // it has snapshots; or Reap destroys it
+		return nil // a filesystem with snapshots must stay; Reap destroys a busy one later
 	}
 	return err
 }
 
-// spare fails with ErrConflict if the head of a copy has data that no snapshot has.
-func (h *heads) spare(ctx context.Context, f *shelf.Folder, c current) error {
+// checkSnapshotted returns dataset.ErrConflict if the head of a copy has data that none of its snapshots has.
+func (h *heads) checkSnapshotted(ctx context.Context, f *shelf.Folder, c current) error {
 	if c.From != uuid.Nil {
 		if _, err := readSnapshot(f, c.From); err == nil {
 			return nil
@@ -93,7 +98,7 @@ func (h *heads) spare(ctx context.Context, f *shelf.Folder, c current) error {
 		"the copy has a head with bytes that no snapshot of it has: it was left as it is (keep it as superseded first)")
 }
 
-// headIs reports whether a head has the content of a snapshot, wherever its folder is.
+// headIs reports whether a head has the same content as a snapshot. The folder may be that of a dataset or of a copy.
 func (h *heads) headIs(ctx context.Context, f *shelf.Folder, fs string, snapshot uuid.UUID) (bool, error) {
 	s, err := readSnapshot(f, snapshot)
 	if err != nil {
@@ -111,9 +116,9 @@ func (h *heads) headIs(ctx context.Context, f *shelf.Folder, fs string, snapshot
 	return err == nil, err
 }
 
-// dropOf removes the other records of a snapshot that is removed from a copy: its received part, and that it
-// is the head.
-func (h *heads) dropOf(ctx context.Context, f *shelf.Folder, snapshot uuid.UUID) error {
+// dropSnapshot prepares the removal of a snapshot from a copy. It removes the partly received stream of that snapshot,
+// and the head if the copy was promoted to that snapshot.
+func (h *heads) dropSnapshot(ctx context.Context, f *shelf.Folder, snapshot uuid.UUID) error {
 	if f.State != backends.EntryCopy {
 		return nil
 	}
@@ -160,7 +165,7 @@ func (h *heads) promote(ctx context.Context, f *shelf.Folder, snapshot uuid.UUID
 	}
 	fs, from, options := s.FS, h.snapshotName(f.ID, s.FS, s.ID), headOptions(s.Refquota)
 	last := false
-	if !s.Kept { // while its filesystem is the head, it means that a restore was interrupted
+	if !s.Kept { // otherwise clone: while a filesystem is the head, readSnapshot ignores the Kept snapshots in it
 		if last, err = h.isLast(ctx, f, s); err != nil {
 			return err
 		}
@@ -177,9 +182,10 @@ func (h *heads) promote(ctx context.Context, f *shelf.Folder, snapshot uuid.UUID
 	return shelf.WriteJSON(f.Root, currentName, current{FS: fs, From: snapshot}, true)
 }
 
-// refit makes a filesystem what its last snapshot is, with options: pairs of -o and a property.
+// refit rolls a filesystem back to its last snapshot s, and sets properties. The options alternate between "-o" and a
+// property, as for zfs clone.
 func (h *heads) refit(ctx context.Context, f *shelf.Folder, s snapshot, options []string) error {
-	if err := h.attachments.released(f.ID); err != nil {
+	if err := h.attachments.dropStaging(f.ID); err != nil {
 		return err
 	}
 	if err := h.tool.patiently(ctx, "rollback", h.snapshotName(f.ID, s.FS, s.ID)); err != nil {
@@ -193,8 +199,8 @@ func (h *heads) refit(ctx context.Context, f *shelf.Folder, s snapshot, options 
 	return nil
 }
 
-// isLast reports whether a snapshot is the last of its filesystem. Before that it destroys later snapshots
-// that a crash left: those that no record names and no clone needs.
+// isLast reports whether a snapshot is the last one of its filesystem. It first destroys later snapshots that a crash
+// left, which no record names and no clone needs.
 func (h *heads) isLast(ctx context.Context, f *shelf.Folder, s snapshot) (bool, error) {
 	all, err := h.tool.below(ctx, h.root(f.ID)+"/"+s.FS)
 	if err != nil {
@@ -212,7 +218,7 @@ func (h *heads) isLast(ctx context.Context, f *shelf.Folder, s snapshot) (bool, 
 		if !behind {
 			continue
 		}
-		if !h.remover.made(o) || h.remover.forgotten(o.name) != nil {
+		if !h.remover.isOurs(o) || h.remover.checkUnrecorded(o.name) != nil {
 			return false, nil
 		}
 		err := h.tool.patiently(ctx, "destroy", o.name)
@@ -229,7 +235,7 @@ func (h *heads) isLast(ctx context.Context, f *shelf.Folder, s snapshot) (bool, 
 	return true, nil
 }
 
-// commitCopy makes a copy that was promoted the dataset's home.
+// commitCopy makes a promoted copy the home of the dataset.
 func (h *heads) commitCopy(f *shelf.Folder) error {
 	c, err := copyHead(f)
 	if err == nil && c.FS == "" {
@@ -247,7 +253,7 @@ func (h *heads) commitCopy(f *shelf.Folder) error {
 // Demote implements backends.Copier.
 func (p *Pool) Demote(ctx context.Context, ds, snapshot uuid.UUID) error {
 	err := p.heads.demote(ctx, ds, func(f *shelf.Folder) (uuid.UUID, error) {
-		return snapshot, p.heads.isHead(ctx, f, snapshot)
+		return snapshot, p.heads.checkHead(ctx, f, snapshot)
 	})
 	if err != nil {
 		return fmt.Errorf("make dataset %s a copy with snapshot %s: %w", ds, snapshot, err)
@@ -255,9 +261,9 @@ func (p *Pool) Demote(ctx context.Context, ds, snapshot uuid.UUID) error {
 	return nil
 }
 
-// isHead fails with ErrConflict when the head of a dataset, or one that its copy still has, is
-// not what its snapshot is.
-func (h *heads) isHead(ctx context.Context, f *shelf.Folder, snapshot uuid.UUID) error {
+// checkHead returns dataset.ErrConflict if the head of a dataset, or the remaining head of a copy, differs from the
+// snapshot. It returns nil if a copy has no head.
+func (h *heads) checkHead(ctx context.Context, f *shelf.Folder, snapshot uuid.UUID) error {
 	if _, err := readSnapshot(f, snapshot); err != nil {
 		return err
 	}
@@ -279,7 +285,7 @@ func (h *heads) isHead(ctx context.Context, f *shelf.Folder, snapshot uuid.UUID)
 // Supersede implements backends.Copier.
 func (p *Pool) Supersede(ctx context.Context, ds uuid.UUID, keep dataset.Snapshot) error {
 	err := p.heads.demote(ctx, ds, func(f *shelf.Folder) (is uuid.UUID, err error) {
-		if err := p.heads.isHead(ctx, f, keep.ID); !errors.Is(err, dataset.ErrNotFound) {
+		if err := p.heads.checkHead(ctx, f, keep.ID); !errors.Is(err, dataset.ErrNotFound) {
 			return keep.ID, err
 		}
 		c, there, err := readCurrent(f.Root, f.ID)
@@ -297,9 +303,10 @@ func (p *Pool) Supersede(ctx context.Context, ds uuid.UUID, keep dataset.Snapsho
 	return nil
 }
 
-// demote makes a dataset, whose head is one of its snapshots once keep is done, a copy: it moves
-// there with its head, which is taken from it then, so that it is never a dataset without one.
-// Keep returns the snapshot that has all that the head has.
+// demote makes a dataset a copy. It calls keep, which returns the snapshot that has all data of the head.
+//
+// The order makes sure that a dataset always has a head: demote first moves the folder with the head to the copies, and
+// then removes the head. It returns dataset.ErrInUse if the dataset is in use.
 func (h *heads) demote(ctx context.Context, ds uuid.UUID, keep func(*shelf.Folder) (uuid.UUID, error)) error {
 	f, err := h.shelf.FindAny(ds)
 	if err != nil {
@@ -309,7 +316,7 @@ func (h *heads) demote(ctx context.Context, ds uuid.UUID, keep func(*shelf.Folde
 	if err := h.attachments.unused(ds); err != nil {
 		return err
 	}
-	if err := sweep(f); err != nil { // a restore that was cut short is none of a copy
+	if err := sweep(f); err != nil { // a copy must not keep the records of an interrupted restore
 		return err
 	}
 	is, err := keep(f)
@@ -334,8 +341,8 @@ func (h *heads) demote(ctx context.Context, ds uuid.UUID, keep func(*shelf.Folde
 	return h.dropHead(ctx, f)
 }
 
-// Receive implements backends.Copier: the stream is gathered in a file, and given to zfs once it is complete
-// and verified.
+// Receive implements backends.Copier. It collects the stream in a file, and passes it to zfs receive once the stream is
+// complete and verified.
 func (p *Pool) Receive(ctx context.Context, d backends.Delivery, r io.Reader,
 	progress backends.Progress) (backends.Stream, error) {
 	out, err := p.receiver.receive(ctx, d, r, progress)

@@ -17,40 +17,44 @@ import (
 	"github.com/droverhq/drover/internal/run"
 )
 
-// The filesystem of an encrypted dataset is what ZFS calls an encryption root: its heads have
-// its key. A received filesystem is an encryption root itself, with the key of its source: the same key. A
-// clone has the key and the encryption root of its origin, which may be deleted by then. A property names the
-// data key, for all filesystems below.
+// ZFS calls the filesystem that has a key, and whose descendants use that key, an encryption root. The filesystem of an
+// encrypted dataset is an encryption root, and its heads use its key.
+//
+// A received filesystem is an encryption root itself. Its key equals the key of its source. A clone keeps the
+// encryption root, and so the key, of its origin, even if that dataset was deleted.
+//
+// keyProperty is a user property that names the data key. All filesystems below inherit it.
 const (
 	keyProperty = "drover:key"
 	keyPurpose  = "drover zfs key"
-	keySize     = 32 // of keyformat=raw
+	keySize     = 32 // bytes, as keyformat=raw requires
 )
 
-// datasetKeys loads the keys of encrypted datasets, and unloads those that nothing needs.
+// datasetKeys loads the keys of encrypted datasets into ZFS, and unloads those that nothing needs.
 type datasetKeys struct {
 	*storage
 	source backends.Keys
 	locks  locks
-	lacks  string // what the host lacks to encrypt; empty: nothing
+	lacks  string // what the host lacks for encryption, or "" if the pool can encrypt
 }
 
-// locks are the encryption roots whose keys ZFS has been given. It keeps them until it is told
-// to forget them, which it refuses while anything that has one is mounted.
+// locks records the encryption roots whose keys ZFS has loaded. ZFS keeps a key until zfs unload-key, which it refuses
+// while a filesystem that uses the key is mounted.
 type locks struct {
-	mu     sync.Mutex     // held while a key is given or forgotten
-	held   map[string]int // by those who are about to mount
+	mu     sync.Mutex     // protects held and loaded, and is held while a key is loaded or unloaded
+	held   map[string]int // by encryption root: the number of attachments and mounts in progress that need the key
 	loaded map[string]bool
 }
 
-// sealer is what would do where a ZFS or its zpool does not.
-const sealer = "or take a pool of backend loop or lvm"
+// alternative is the end of an error message. It names the backends that can encrypt without ZFS.
+const alternative = "or take a pool of backend loop or lvm"
 
-// lacks returns which feature for encryption a zpool, or this ZFS, lacks; "": none.
+// lacks returns what the zpool or this ZFS lacks for encryption, with an instruction for the operator. It returns "" if
+// both can encrypt.
 func (t tool) lacks(ctx context.Context, h home) (string, error) {
 	const needs, install = "encryption needs OpenZFS 0.8 or later",
-		"(Debian, from contrib: apt-get install zfsutils-linux zfs-dkms; " + sealer + ")"
-	if h.fuse { // whose newest zpools are of version 23
+		"(Debian, from contrib: apt-get install zfsutils-linux zfs-dkms; " + alternative + ")"
+	if h.fuse { // zfs-fuse supports zpools up to version 23
 		return needs + " in the place of zfs-fuse, which has no feature@encryption " + install, nil
 	}
 	zpool, _, _ := strings.Cut(h.name, "/")
@@ -75,16 +79,16 @@ func (t tool) lacks(ctx context.Context, h home) (string, error) {
 		return "", nil
 	case "disabled":
 		return "encryption needs a feature of its zpool (zpool set feature@encryption=enabled " + zpool + "; " +
-			sealer + ")", nil
+			alternative + ")", nil
 	}
 	return "encryption needs a zpool with features, and " + zpool + " is of an old version (zpool upgrade " +
-		zpool + ", which ZFS from before then does not import any more; " + sealer + ")", nil
+		zpool + ", which ZFS from before then does not import any more; " + alternative + ")", nil
 }
 
-// moduleVersion is a file with the version of the kernel's ZFS.
+// moduleVersion is the file that contains the version of the kernel's ZFS module.
 const moduleVersion = "/sys/module/zfs/version"
 
-// missing returns the features that the pool's zpool, or this ZFS, lacks.
+// missing returns what the pool lacks for encryption, as Info.Missing wants it. It returns nil if the pool can encrypt.
 func (k *datasetKeys) missing() []string {
 	if k.encrypts() {
 		return nil
@@ -92,22 +96,23 @@ func (k *datasetKeys) missing() []string {
 	return []string{k.lacks}
 }
 
-// encrypts tells whether the pool has datasets that are encrypted.
+// encrypts reports whether the pool can have encrypted datasets.
 func (k *datasetKeys) encrypts() bool { return k.lacks == "" }
 
-// cannotEncrypt is the error for a request for an encrypted dataset.
+// cannotEncrypt returns the error for a request for an encrypted dataset in a pool that cannot encrypt.
 func (k *datasetKeys) cannotEncrypt() error {
 	return dataset.Errorf(dataset.ErrUnsupported, "%s cannot encrypt: %s, and then a restart of drover",
 		k.home.name, k.lacks)
 }
 
-// given runs a command that reads a key.
-func (t tool) given(ctx context.Context, key []byte, args ...string) error {
+// runWithKey runs a zfs command that reads a key from its standard input.
+func (t tool) runWithKey(ctx context.Context, key []byte, args ...string) error {
 	_, err := t.runner.Run(ctx, run.Command{Name: program, Args: args, Stdin: bytes.NewReader(key), Timeout: limit})
 	return classify(err)
 }
 
-// dataKey returns the key that ZFS has for an encrypted dataset; nil: it is not encrypted.
+// dataKey returns the key that ZFS uses for an encrypted dataset. It derives the key from the data key by HKDF. It
+// returns dataset.ErrForbidden if the pool was opened without a source of keys.
 func (k *datasetKeys) dataKey(ctx context.Context, d dataset.Dataset) ([]byte, error) {
 	if k.source == nil {
 		return nil, dataset.Errorf(dataset.ErrForbidden, "it is encrypted, and no keys are at hand")
@@ -119,7 +124,8 @@ func (k *datasetKeys) dataKey(ctx context.Context, d dataset.Dataset) ([]byte, e
 	return hkdf.Key(sha256.New, key, nil, keyPurpose, keySize)
 }
 
-// makeRoot makes the filesystem of a dataset: with a key an encryption root.
+// makeRoot makes the filesystem of a dataset, below which its heads are. If key is not nil, the filesystem becomes an
+// encryption root with that key.
 func (k *datasetKeys) makeRoot(ctx context.Context, d dataset.Dataset, key []byte) error {
 	args := []string{"create", "-o", "canmount=off"}
 	if d.Encryption != nil {
@@ -129,10 +135,10 @@ func (k *datasetKeys) makeRoot(ctx context.Context, d dataset.Dataset, key []byt
 		return k.tool.zfs(ctx, append(args, k.root(d.ID))...)
 	}
 	args = append(args, "-o", "encryption=aes-256-gcm", "-o", "keyformat=raw", "-o", "keylocation=prompt", k.root(d.ID))
-	return k.tool.given(ctx, key, args...)
+	return k.tool.runWithKey(ctx, key, args...)
 }
 
-// sameKey fails with ErrInvalid unless a filesystem is encrypted with the data key of a record, or neither is
+// sameKey returns dataset.ErrInvalid unless the filesystem fs and the record d name the same data key, or neither is
 // encrypted.
 func (k *datasetKeys) sameKey(ctx context.Context, fs string, d dataset.Dataset) error {
 	if !k.encrypts() {
@@ -151,15 +157,16 @@ func (k *datasetKeys) sameKey(ctx context.Context, fs string, d dataset.Dataset)
 	return nil
 }
 
-// unlock gives ZFS the key of a head that is encrypted. It has it until lock was called, and
-// nothing is mounted that needs it. dataset.ErrCorrupt: its record alone says that it is encrypted.
+// unlock loads the key of a head into ZFS if the head is encrypted. The key stays loaded until the caller calls lock
+// and nothing that needs the key is mounted. unlock returns dataset.ErrCorrupt if the record says that the dataset is
+// encrypted and ZFS says that it is not.
 func (k *datasetKeys) unlock(ctx context.Context, f *shelf.Folder, head string) (lock func(), err error) {
 	lock = func() {}
 	d, err := f.ReadRecord()
 	if err == nil && d.Encryption == nil {
 		return lock, nil
 	}
-	if err != nil { // an attacker with the keys may have a record too
+	if err != nil { // without a readable record ZFS decides: whoever can use the keys could also forge a record
 		d = &dataset.Dataset{ID: f.ID}
 	}
 	root := "-"
@@ -168,7 +175,7 @@ func (k *datasetKeys) unlock(ctx context.Context, f *shelf.Folder, head string) 
 			return lock, err
 		}
 	}
-	if !strings.HasPrefix(root, k.top()+"/") { // the operator has encrypted the home, or nothing is encrypted
+	if !strings.HasPrefix(root, k.top()+"/") { // not encrypted, or by a key of the operator's
 		if d.Encryption != nil {
 			return lock, dataset.Errorf(dataset.ErrCorrupt,
 				"its record says that it is encrypted, and its filesystem is not")
@@ -190,9 +197,9 @@ func (k *datasetKeys) unlock(ctx context.Context, f *shelf.Folder, head string) 
 func (k *datasetKeys) load(ctx context.Context, root string, key []byte) error {
 	k.locks.mu.Lock()
 	defer k.locks.mu.Unlock()
-	err := k.tool.given(ctx, key, "load-key", root)
-	if errors.Is(err, errLoaded) { // by another call: the caller must have the key all the same
-		err = k.tool.given(ctx, key, "load-key", "-n", root)
+	err := k.tool.runWithKey(ctx, key, "load-key", root)
+	if errors.Is(err, errLoaded) { // an earlier call loaded it: -n verifies that this caller has the right key too
+		err = k.tool.runWithKey(ctx, key, "load-key", "-n", root)
 	}
 	if errors.Is(err, errWrongKey) {
 		return dataset.Errorf(dataset.ErrForbidden, "the data key does not open %s", root)
@@ -201,7 +208,8 @@ func (k *datasetKeys) load(ctx context.Context, root string, key []byte) error {
 	return err
 }
 
-// holdKey keeps a key that ZFS has, until the returned function is called.
+// holdKey prevents that a loaded key is unloaded until the returned function is called. The last call of such a
+// function for root unloads the key.
 func (k *datasetKeys) holdKey(root string) func() {
 	k.locks.mu.Lock()
 	defer k.locks.mu.Unlock()
@@ -212,19 +220,21 @@ func (k *datasetKeys) holdKey(root string) func() {
 		defer k.locks.mu.Unlock()
 		if k.locks.held[root]--; k.locks.held[root] == 0 {
 			delete(k.locks.held, root)
-			k.forget(root)
+			k.unload(root)
 		}
 	})
 }
 
-// forget has ZFS forget a key, unless something that has it is mounted: then a later call does.
-func (k *datasetKeys) forget(root string) {
+// unload unloads a key. If something that uses the key is still mounted, ZFS refuses, and a later lockIdle unloads it.
+// The caller must hold k.locks.mu.
+func (k *datasetKeys) unload(root string) {
 	if err := k.tool.zfs(context.Background(), "unload-key", root); err == nil || errors.Is(err, errAbsent) {
 		delete(k.locks.loaded, root)
 	}
 }
 
-// lockIdle makes ZFS forget the keys of filesystems that are not mounted any more.
+// lockIdle unloads the keys of filesystems that are not mounted any more. It is called by Reap and Close, and by Used
+// before it lists the filesystems.
 func (k *datasetKeys) lockIdle() {
 	k.locks.mu.Lock()
 	defer k.locks.mu.Unlock()
@@ -243,12 +253,13 @@ func (k *datasetKeys) lockIdle() {
 	}
 	for root := range k.locks.loaded {
 		if k.locks.held[root] == 0 && !mounted[root] {
-			k.forget(root)
+			k.unload(root)
 		}
 	}
 }
 
-// findLoaded looks which keys an earlier run has left with ZFS.
+// findLoaded records the keys that an earlier run left loaded in ZFS, so that lockIdle unloads them. It is called when
+// the pool is opened.
 func (k *datasetKeys) findLoaded(ctx context.Context) error {
 	k.locks.held, k.locks.loaded = map[string]int{}, map[string]bool{}
 	if !k.encrypts() {

@@ -17,7 +17,7 @@ import (
 
 // List implements backends.Pool. It lists the folders with their objects in ZFS, and the objects without a folder.
 func (p *Pool) List(ctx context.Context) ([]backends.Entry, error) {
-	root, err := p.shelf.Enter() // another pool in this place is reported before zfs is asked
+	root, err := p.shelf.Enter() // fail early if the directory belongs to another pool now
 	if err != nil {
 		return nil, err
 	}
@@ -50,8 +50,8 @@ func (p *Pool) Stat(ctx context.Context, id uuid.UUID) (backends.Entry, error) {
 	return p.shelf.Describe(f, func(f *shelf.Folder, e *backends.Entry) { p.describe(ctx, f, e, nil) }), nil
 }
 
-// describe adds a dataset's snapshots and their problems to its entry. What all
-// lacks is looked for again: it may have come since that was listed.
+// describe adds a dataset's snapshots and their problems to its entry. all is an earlier listing of the ZFS objects. If
+// an expected object is not in it, describe lists the objects again, because the object may be newer.
 func (p *Pool) describe(ctx context.Context, f *shelf.Folder, e *backends.Entry, all []object) {
 	head, err := headName(f.Root, f.ID)
 	if f.State == backends.EntryCopy && err == nil {
@@ -99,7 +99,7 @@ func (p *Pool) describe(ctx context.Context, f *shelf.Folder, e *backends.Entry,
 	}
 }
 
-// missing returns the names of want that all lacks, in order.
+// missing returns the names in want that are not in all, sorted.
 func missing(want map[string]string, all []object) (names []string) {
 	for name := range want {
 		if !slices.ContainsFunc(all, func(o object) bool {
@@ -112,7 +112,7 @@ func missing(want map[string]string, all []object) (names []string) {
 	return names
 }
 
-// strangers returns the objects below the pool's filesystem that belong to no entry.
+// strangers returns entries for the objects below the pool's filesystem that belong to no dataset.
 func (p *Pool) strangers(ctx context.Context, trees map[string][]object, entries []backends.Entry) []backends.Entry {
 	known := map[string]bool{}
 	for _, e := range entries {
@@ -126,7 +126,7 @@ func (p *Pool) strangers(ctx context.Context, trees map[string][]object, entries
 		tree := trees[name]
 		if ghost, ok := strings.CutPrefix(name, "deleted/"); ok && isID(ghost) {
 			for _, o := range tree {
-				if !p.remover.made(o) {
+				if !p.remover.isOurs(o) {
 					add(o.name, "drover did not make it, and it keeps what is left of a deleted dataset: "+
 						"zfs destroy it when it is of no use")
 				}
@@ -149,7 +149,8 @@ func (p *Pool) strangers(ctx context.Context, trees map[string][]object, entries
 	return found
 }
 
-// vanished tells whether a dataset whose folder is gone has gone since, or has come.
+// vanished reports whether a filesystem without an entry is explained by a concurrent call: the filesystem was
+// destroyed, or its folder was made, after the listing.
 func (p *Pool) vanished(ctx context.Context, name string) bool {
 	_, err := p.tool.one(ctx, p.top()+"/"+name)
 	if errors.Is(err, errAbsent) {

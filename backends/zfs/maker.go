@@ -16,7 +16,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// maker makes datasets, empty or as clones.
+// maker makes datasets: empty ones and clones.
 type maker struct {
 	*storage
 	keys        *datasetKeys
@@ -26,11 +26,11 @@ type maker struct {
 	snapshotter *snapshotter
 }
 
-// afterwards is how long what failed is cleaned up after; Reap does the rest.
-const afterwards = 20 * time.Second
+// cleanupLimit bounds the cleanup after a failed operation. Reap removes what is not cleaned up by then.
+const cleanupLimit = 20 * time.Second
 
-// Best implements backends.BoundedKind. OwnFilesystem is not in it, although df is true: ZFS cannot be
-// frozen.
+// Best implements backends.BoundedKind. OwnFilesystem is false, although df in a container shows the size of the
+// dataset, because ZFS cannot be frozen.
 func (*Backend) Best() dataset.Capabilities {
 	return dataset.Capabilities{
 		EnforcesSize: true, InstantSnapshot: true, ConstantSnapshot: true, CloneIndependent: true,
@@ -73,7 +73,7 @@ func (p *Pool) Create(ctx context.Context, d dataset.Dataset) (dataset.Size, err
 			if err := p.tool.zfs(ctx, append(append([]string{"create"}, headOptions(size)...), fs)...); err != nil {
 				return err
 			}
-			return p.maker.own(ctx, d, fs, size)
+			return p.maker.setOwner(ctx, d, fs, size)
 		}, nil
 	})
 	if err != nil {
@@ -82,14 +82,14 @@ func (p *Pool) Create(ctx context.Context, d dataset.Dataset) (dataset.Size, err
 	return have, nil
 }
 
-// headOptions are those that each head is made with, in the step that makes it.
+// headOptions returns the properties with which every head is made. zfs create and zfs clone set them atomically.
 func headOptions(size dataset.Size) []string {
 	return []string{"-o", "mountpoint=legacy", "-o", "canmount=noauto", "-o", "refquota=" + bytesText(size)}
 }
 
 func bytesText(size dataset.Size) string { return strconv.FormatInt(int64(size), 10) }
 
-// Clone implements backends.Pool. The root keeps the owner and mode of the source's.
+// Clone implements backends.Pool. The root directory keeps the owner and mode of the source.
 func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source, _ backends.Progress) (dataset.Size,
 	error) {
 	have, err := p.maker.make(ctx, d, func() (dataset.Size, func(fs string) error, error) {
@@ -101,8 +101,7 @@ func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
 	return have, nil
 }
 
-// copyOf plans a clone: it returns its size and the function that makes it. It checks its source before
-// anything is made.
+// copyOf is the plan of a clone. It checks the source before anything is made.
 func (m *maker) copyOf(ctx context.Context, d dataset.Dataset, src dataset.Source) (dataset.Size,
 	func(fs string) error, error) {
 	from, err := m.source(src)
@@ -136,7 +135,7 @@ func (m *maker) copyOf(ctx context.Context, d dataset.Dataset, src dataset.Sourc
 	}, nil
 }
 
-// source opens the folder that a clone is made from: of a snapshot it may be a copy's.
+// source opens the folder of the source of a clone. The source of a snapshot may be a copy.
 func (m *maker) source(src dataset.Source) (*shelf.Folder, error) {
 	if src.Snapshot != uuid.Nil {
 		return m.shelf.FindAny(src.Dataset)
@@ -144,8 +143,8 @@ func (m *maker) source(src dataset.Source) (*shelf.Folder, error) {
 	return m.shelf.Find(src.Dataset)
 }
 
-// clone makes fs of a snapshot. That of a head is taken first; while the folder of the
-// source is open Reap does not take it for one that a crash left.
+// clone makes the filesystem fs from the snapshot origin. If src names a head, clone takes origin first. Reap does not
+// remove the new snapshot as the remains of a crash while the folder of the source is open.
 func (m *maker) clone(ctx context.Context, src dataset.Source, origin, fs string, size dataset.Size) error {
 	from, err := m.source(src)
 	if err != nil {
@@ -153,29 +152,30 @@ func (m *maker) clone(ctx context.Context, src dataset.Source, origin, fs string
 	}
 	defer from.Close()
 	if src.Snapshot == uuid.Nil {
-		if err := m.snapshotter.takeAnew(ctx, origin); err != nil {
+		if err := m.snapshotter.retakeSnapshot(ctx, origin); err != nil {
 			return err
 		}
 	}
 	err = m.tool.zfs(ctx, append(append([]string{"clone"}, headOptions(size)...), origin, fs)...)
 	if err != nil && src.Snapshot == uuid.Nil {
-		after, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterwards)
+		after, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupLimit)
 		defer cancel()
-		_ = m.tool.zfs(after, "destroy", origin) // Reap destroys the rest of it
+		_ = m.tool.zfs(after, "destroy", origin) // if this fails, Reap destroys it
 	}
 	return err
 }
 
-// plan returns the size of a new dataset, and the function that makes its head.
+// plan checks a request and returns the size of the new dataset and the function that makes its head. Nothing is made
+// before that function is called.
 type plan func() (dataset.Size, func(fs string) error, error)
 
-// make makes a dataset: its folder, its filesystem, its head, its record. What fails is
-// taken back.
+// make makes a dataset: in this order its folder, its filesystem, its head and its record. If a step fails, it undoes
+// the earlier ones. Idempotent: if the dataset is complete, make returns its size.
 func (m *maker) make(ctx context.Context, d dataset.Dataset, plan plan) (dataset.Size, error) {
 	if err := m.refuse(d); err != nil {
 		return 0, err
 	}
-	size, whole, err := m.again(ctx, d)
+	size, whole, err := m.finishExisting(ctx, d)
 	if whole || err != nil {
 		return size, err
 	}
@@ -200,8 +200,9 @@ func (m *maker) make(ctx context.Context, d dataset.Dataset, plan plan) (dataset
 	return size, m.shelf.Finish(f, d)
 }
 
-// again is make of a dataset that is whole.
-func (m *maker) again(ctx context.Context, d dataset.Dataset) (dataset.Size, bool, error) {
+// finishExisting completes make for a dataset that an earlier attempt made. It returns false if there is no such
+// dataset.
+func (m *maker) finishExisting(ctx context.Context, d dataset.Dataset) (dataset.Size, bool, error) {
 	f, err := m.shelf.Find(d.ID)
 	if errors.Is(err, dataset.ErrNotFound) {
 		return 0, false, nil
@@ -220,8 +221,8 @@ func (m *maker) again(ctx context.Context, d dataset.Dataset) (dataset.Size, boo
 	return head.refquota, true, m.shelf.Finish(f, d)
 }
 
-// vacate removes the remains of an earlier attempt, or of a deleted dataset of that ID. Objects that remain
-// belong to somebody else.
+// vacate removes the remains of an earlier attempt, or of a deleted dataset with the same ID. If a filesystem of that
+// name remains, somebody else made it, and vacate returns dataset.ErrExists.
 func (m *maker) vacate(ctx context.Context, id uuid.UUID) error {
 	if err := m.shelf.Delete(ctx, id, func(string) error { return nil }); err != nil {
 		return err
@@ -236,9 +237,10 @@ func (m *maker) vacate(ctx context.Context, id uuid.UUID) error {
 	return nil
 }
 
-// undo takes back what could not be made; its folder goes last.
+// undo removes a dataset that could not be made. It removes the folder last. It returns cause, with the error of the
+// removal if that failed.
 func (m *maker) undo(ctx context.Context, id uuid.UUID, cause error) error {
-	after, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterwards)
+	after, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupLimit)
 	defer cancel()
 	err := m.remover.bury(after, id)
 	if err == nil {
@@ -250,7 +252,7 @@ func (m *maker) undo(ctx context.Context, id uuid.UUID, cause error) error {
 	return cause
 }
 
-// noSpace gives a failure its kind.
+// noSpace returns err as dataset.ErrNoSpace if zfs ran out of space or quota. It returns all other errors unchanged.
 func noSpace(err error) error {
 	if errors.Is(err, errSpace) {
 		return dataset.Errorf(dataset.ErrNoSpace, "%w", err)
@@ -258,7 +260,7 @@ func noSpace(err error) error {
 	return err
 }
 
-// refuse refuses what ZFS cannot keep.
+// refuse returns dataset.ErrUnsupported if a request has a property that a ZFS pool cannot provide.
 func (m *maker) refuse(d dataset.Dataset) error {
 	fs := d.Profile.Filesystem
 	switch {
@@ -276,8 +278,9 @@ func (m *maker) refuse(d dataset.Dataset) error {
 	return nil
 }
 
-// own gives the root of a new head its owner and mode. ZFS makes it root's, 0755.
-func (m *maker) own(ctx context.Context, d dataset.Dataset, fs string, size dataset.Size) error {
+// setOwner sets the owner and mode of the root directory of a new head. ZFS makes the directory with owner root and
+// mode 0755.
+func (m *maker) setOwner(ctx context.Context, d dataset.Dataset, fs string, size dataset.Size) error {
 	var owner dataset.Owner
 	if d.Profile.Owner != nil {
 		owner = *d.Profile.Owner
@@ -297,8 +300,7 @@ func (m *maker) own(ctx context.Context, d dataset.Dataset, fs string, size data
 	if err != nil {
 		return err
 	}
-	// A change of properties waits until the transaction group is on the disk, with all
-	// that was done before.
+	// Setting a property returns when the transaction group is on the disk, and so makes the owner and mode durable.
 	return m.tool.zfs(ctx, "set", "refquota="+bytesText(size), fs)
 }
 
@@ -309,7 +311,7 @@ func give(root *os.File, owner dataset.Owner, mode uint32) error {
 	return unix.Fchmod(int(root.Fd()), mode)
 }
 
-// settled is headOf with all that was written until now.
+// settled returns the head after all earlier writes were counted in its usage.
 func (m *maker) settled(ctx context.Context, f *shelf.Folder) (object, error) {
 	if err := m.space.settle(ctx); err != nil {
 		return object{}, err
@@ -317,7 +319,7 @@ func (m *maker) settled(ctx context.Context, f *shelf.Folder) (object, error) {
 	return m.headOf(ctx, f)
 }
 
-// Resize implements backends.Resizer: ZFS refuses a size below the usage of a dataset.
+// Resize implements backends.Resizer. ZFS refuses a size that is less than the usage of the dataset.
 func (p *Pool) Resize(ctx context.Context, id uuid.UUID, size dataset.Size, _ *os.File) error {
 	f, err := p.shelf.Find(id)
 	if err != nil {
@@ -338,7 +340,7 @@ func (p *Pool) Resize(ctx context.Context, id uuid.UUID, size dataset.Size, _ *o
 	return nil
 }
 
-// Grow implements backends.Resizer: there is nothing to do.
+// Grow implements backends.Resizer. It has nothing to do, because Resize does not need the filesystem mounted.
 func (p *Pool) Grow(_ context.Context, id uuid.UUID, _ *os.File) error {
 	f, err := p.shelf.Find(id)
 	if err != nil {

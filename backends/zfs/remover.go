@@ -15,7 +15,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// remover destroys what is deleted, and keeps what clones still need.
+// remover destroys the ZFS objects of deleted datasets and snapshots. An object on which a clone depends stays until
+// the clone is deleted. A deleted dataset with such an object becomes a ghost: a filesystem below storage.ghosts.
 type remover struct {
 	*storage
 	attachments *attachments
@@ -26,8 +27,8 @@ func (p *Pool) Delete(ctx context.Context, id uuid.UUID) error {
 	return p.shelf.Delete(ctx, id, func(string) error { return p.attachments.unused(id) })
 }
 
-// bury destroys a dataset's objects in ZFS, and hides those that clones of other datasets depend on. Its
-// folder is out of sight by then.
+// bury destroys the ZFS objects of a dataset. If clones of other datasets depend on some of them, it moves the
+// remaining objects to the ghosts. The folder of the dataset is not listed any more when bury is called.
 func (r *remover) bury(ctx context.Context, id uuid.UUID) error {
 	if r.home.fuse {
 		if err := r.attachments.unstage(id); err != nil {
@@ -54,8 +55,8 @@ func (r *remover) bury(ctx context.Context, id uuid.UUID) error {
 	return r.unpin(ctx, root, gone)
 }
 
-// clear destroys those of some objects, which are all of a tree, that Drover made and that
-// nothing needs: not keep, no clone, no child. It returns them.
+// clear destroys the objects of a tree that Drover made, that keep does not select, and that have no clone and no
+// child. all must be the complete tree. It returns the destroyed objects.
 func (r *remover) clear(ctx context.Context, all []object, keep func(object) bool) (gone []object, err error) {
 	left := slices.Clone(all)
 	stays := map[string]bool{}
@@ -63,7 +64,7 @@ func (r *remover) clear(ctx context.Context, all []object, keep func(object) boo
 		progress = false
 		for i := len(left) - 1; i >= 0; i-- {
 			o := left[i]
-			if stays[o.name] || !r.made(o) || keep(o) || needed(o, left) {
+			if stays[o.name] || !r.isOurs(o) || keep(o) || needed(o, left) {
 				continue
 			}
 			err := r.tool.patiently(ctx, "destroy", o.name)
@@ -80,7 +81,7 @@ func (r *remover) clear(ctx context.Context, all []object, keep func(object) boo
 	return gone, nil
 }
 
-// needed reports whether one of others is a clone of an object, or below it.
+// needed reports whether one of others is a clone of o, or a child or snapshot of o.
 func needed(o object, others []object) bool {
 	return slices.ContainsFunc(others, func(other object) bool {
 		return other.origin == o.name || strings.HasPrefix(other.name, o.name+"/") ||
@@ -88,8 +89,8 @@ func needed(o object, others []object) bool {
 	})
 }
 
-// made reports, by its name, whether Drover made an object below the pool's filesystem.
-func (r *remover) made(o object) bool {
+// isOurs reports whether an object below the pool's filesystem has a name that Drover gives.
+func (r *remover) isOurs(o object) bool {
 	fs, snapshot := o.snapshotOf()
 	rel, ok := strings.CutPrefix(fs, r.ghosts()+"/")
 	if !ok {
@@ -103,8 +104,8 @@ func (r *remover) made(o object) bool {
 	return ok && o.kind == kindFilesystem
 }
 
-// release destroys a snapshot that has no record any more, and its filesystem if that is
-// neither a head nor has anything else. Objects with dependants stay.
+// release destroys a snapshot whose record was removed. It also destroys the filesystem of the snapshot if it is not a
+// head and has no other snapshots. Objects on which clones depend stay.
 func (r *remover) release(ctx context.Context, name string) error {
 	fs, _, _ := strings.Cut(name, "@")
 	id, head, err := r.dataset(fs)
@@ -134,7 +135,8 @@ func (r *remover) release(ctx context.Context, name string) error {
 	return err
 }
 
-// currentOf is headName for callers that may hold the lock of another dataset, and so must not wait.
+// currentOf returns the name of a dataset's head, like headName. It does not wait for the lock of the dataset, because
+// the caller may hold the lock of another one.
 func (r *remover) currentOf(id uuid.UUID) (string, error) {
 	root, err := r.shelf.Glance(id)
 	if err != nil {
@@ -144,8 +146,8 @@ func (r *remover) currentOf(id uuid.UUID) (string, error) {
 	return headName(root, id)
 }
 
-// unpin looks after the snapshots that objects which are gone were clones of, other than
-// those below within: where no record names one any more, it goes now.
+// unpin destroys the origins of destroyed clones. gone lists the destroyed objects. It destroys an origin that no
+// record names, and clears the ghost of an origin that is in a ghost. It skips the origins below within.
 func (r *remover) unpin(ctx context.Context, within string, gone []object) error {
 	var errs []error
 	for _, o := range gone {
@@ -155,20 +157,21 @@ func (r *remover) unpin(ctx context.Context, within string, gone []object) error
 		}
 		if rel, ok := strings.CutPrefix(origin, r.ghosts()+"/"); ok {
 			id, _, _ := strings.Cut(rel, "/")
-			_, err := r.exorcise(ctx, r.ghosts()+"/"+id)
+			_, err := r.clearGhost(ctx, r.ghosts()+"/"+id)
 			errs = append(errs, err)
 			continue
 		}
-		if err := r.forgotten(origin); err != nil {
-			continue // it has a record, or is not ours
+		if err := r.checkUnrecorded(origin); err != nil {
+			continue // it has a record, or Drover did not make it
 		}
 		errs = append(errs, r.release(ctx, origin))
 	}
 	return errors.Join(errs...)
 }
 
-// forgotten fails unless a snapshot is one that Drover made and that no record names.
-func (r *remover) forgotten(name string) error {
+// checkUnrecorded returns nil if Drover made the snapshot and no record names it. Otherwise, it returns an error that
+// says why not.
+func (r *remover) checkUnrecorded(name string) error {
 	of, snap, _ := strings.Cut(name, "@")
 	id, _, err := r.dataset(of)
 	if err != nil || !isSnapshot(snap) {
@@ -176,7 +179,7 @@ func (r *remover) forgotten(name string) error {
 	}
 	text, ofClone := strings.CutPrefix(snap, clonePrefix)
 	if ofClone {
-		return nil // there is no record of those
+		return nil // the origin of a clone of a head never has a record
 	}
 	root, err := r.shelf.Glance(id)
 	if err != nil {
@@ -190,8 +193,9 @@ func (r *remover) forgotten(name string) error {
 	return fmt.Errorf("%s has its record (%v)", name, err)
 }
 
-// exorcise destroys what nothing needs of a ghost.
-func (r *remover) exorcise(ctx context.Context, ghost string) (whole bool, err error) {
+// clearGhost destroys the objects of a ghost that no clone needs. whole reports whether the ghost is destroyed
+// completely.
+func (r *remover) clearGhost(ctx context.Context, ghost string) (whole bool, err error) {
 	all, err := r.tool.below(ctx, ghost)
 	if errors.Is(err, errAbsent) {
 		return false, nil
@@ -208,7 +212,7 @@ func (r *remover) exorcise(ctx context.Context, ghost string) (whole bool, err e
 
 // Reap implements backends.Pool.
 func (p *Pool) Reap(ctx context.Context, drop func(uuid.UUID) bool) (int, error) {
-	root, err := p.shelf.Enter() // another pool in this place is reported before zfs is asked
+	root, err := p.shelf.Enter() // fail early if the directory belongs to another pool now
 	if err != nil {
 		return 0, err
 	}
@@ -228,7 +232,7 @@ func (p *Pool) Reap(ctx context.Context, drop func(uuid.UUID) bool) (int, error)
 		if !ok || !isID(ghost) || ctx.Err() != nil {
 			continue
 		}
-		whole, eErr := p.remover.exorcise(ctx, p.ghosts()+"/"+ghost)
+		whole, eErr := p.remover.clearGhost(ctx, p.ghosts()+"/"+ghost)
 		if whole {
 			n++
 		}
@@ -237,16 +241,18 @@ func (p *Pool) Reap(ctx context.Context, drop func(uuid.UUID) bool) (int, error)
 	return n, err
 }
 
-// tidy destroys the remains of a crash in a dataset: files, the record of an unfinished restore, and objects
-// that no record names. Where a record cannot be read, nothing of ZFS is destroyed: it may be its. The
-// objects were listed before; later objects are new, and no name is used twice.
+// tidy destroys what a crash left in a dataset: temporary files, the record of an unfinished restore, and objects that
+// no record names. If a record cannot be read, tidy destroys no ZFS object, because the record may name it.
+//
+// all was listed before the folder was locked. That is safe: an object that is missing from the list is newer, and no
+// name is used twice.
 func (r *remover) tidy(ctx context.Context, f *shelf.Folder, all []object) (int, error) {
 	if f.State == backends.EntryIncoming {
-		return 0, nil // it may be made again
+		return 0, nil // a retry of Create or Clone may complete it
 	}
 	now, err := headName(f.Root, f.ID)
 	if err != nil {
-		return 0, nil // List says so
+		return 0, nil // List reports the problem
 	}
 	names, err := shelf.ReadNames(f.Root, ".")
 	if err != nil {
@@ -291,7 +297,7 @@ func (r *remover) tidy(ctx context.Context, f *shelf.Folder, all []object) (int,
 	return len(doomed) + len(gone), r.unpin(ctx, root, gone)
 }
 
-// recordID returns the snapshot whose record has that name.
+// recordID returns the ID of the snapshot whose record is the file name, and false if name is not that of a record.
 func recordID(name string) (uuid.UUID, bool) {
 	text, ok := strings.CutSuffix(strings.TrimPrefix(name, recordPrefix), recordEnd)
 	id, err := uuid.Parse(text)

@@ -26,16 +26,16 @@ const (
 	recordEnd    = ".json"
 )
 
-// current says which filesystem is the head.
+// current is the content of current.json: it names the filesystem that is the head.
 type current struct {
-	FS string `json:"fs"` // "": a copy has none
-	// From is the snapshot that a copy's head is, as that was promoted from it or compared
-	// before it became a copy.
+	FS string `json:"fs"` // "" for a copy without a head
+	// From is a snapshot with the same content as the head. It is set for a copy: Promote made the head from this
+	// snapshot, or Demote compared the head with it.
 	From uuid.UUID `json:"from,omitzero"`
 }
 
-// readCurrent reads which filesystem is the head, and whether that was ever written: see
-// copyHead.
+// readCurrent reads current.json. there reports whether the file exists. If not, the result is the head of a new
+// dataset, although a copy has no head then; see copyHead.
 func readCurrent(folder *os.Root, id uuid.UUID) (c current, there bool, err error) {
 	err = shelf.ReadJSON(folder, currentName, &c)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -48,14 +48,14 @@ func readCurrent(folder *os.Root, id uuid.UUID) (c current, there bool, err erro
 	return c, true, nil
 }
 
-// headName returns the name of the head, below the dataset's filesystem; "": it is a copy's, and
-// has none.
+// headName returns the name of the head, relative to the dataset's filesystem. It returns "" for a copy that had a head
+// once and has none now.
 func headName(folder *os.Root, id uuid.UUID) (string, error) {
 	c, _, err := readCurrent(folder, id)
 	return c.FS, err
 }
 
-// isHead tells whether Drover gives heads such a name.
+// isHead reports whether name has the form of a head's name.
 func isHead(name string) bool {
 	text, ok := strings.CutPrefix(name, headPrefix)
 	return name == firstHead || ok && isID(text)
@@ -66,7 +66,7 @@ func isID(text string) bool {
 	return err == nil && id.String() == text
 }
 
-// isSnapshot tells whether Drover gives snapshots such a name.
+// isSnapshot reports whether name has the form of the name of one of Drover's snapshots.
 func isSnapshot(name string) bool {
 	text, ok := strings.CutPrefix(name, clonePrefix)
 	if !ok {
@@ -75,21 +75,23 @@ func isSnapshot(name string) bool {
 	return ok && isID(text)
 }
 
-// snapshot is a recorded snapshot, with its filesystem.
+// snapshot is the content of the record of a snapshot.
 type snapshot struct {
 	dataset.Snapshot
 	FS       string       `json:"fs"`
-	Refquota dataset.Size `json:"refquota"`       // when it was taken
-	Kept     bool         `json:"kept,omitempty"` // it keeps the head that a restore replaces: see readSnapshot
-	// Stream is the stream that it came by, for one that did.
+	Refquota dataset.Size `json:"refquota"`       // the size of the dataset when the snapshot was taken
+	Kept     bool         `json:"kept,omitempty"` // a restore took it to keep the former head: see readSnapshot
+	// Stream describes the stream by which the snapshot was received. It is empty if the snapshot was taken here.
 	Stream backends.Stream `json:"stream,omitzero"`
 }
 
 func recordOf(id uuid.UUID) string { return recordPrefix + id.String() + recordEnd }
 
-// readSnapshot reads the record of a snapshot: dataset.ErrNotFound when there is none. One
-// that a restore keeps is of a filesystem that is the head no more: while it is, the
-// restore was not finished.
+// readSnapshot reads the record of a snapshot. It returns dataset.ErrNotFound if there is none.
+//
+// A restore writes the record of the snapshot that keeps the former head before it exchanges the head. So a Kept
+// snapshot whose filesystem is still the head means that the restore was interrupted, and readSnapshot returns
+// dataset.ErrNotFound for it too.
 func readSnapshot(f *shelf.Folder, id uuid.UUID) (snapshot, error) {
 	var s snapshot
 	err := shelf.ReadJSON(f.Root, recordOf(id), &s)
@@ -110,7 +112,7 @@ func readSnapshot(f *shelf.Folder, id uuid.UUID) (snapshot, error) {
 	return s, err
 }
 
-// snapshotter takes snapshots, and exchanges the head for a clone of one.
+// snapshotter takes snapshots, and restores them.
 type snapshotter struct {
 	*storage
 	space *space
@@ -138,7 +140,7 @@ func (t *snapshotter) take(ctx context.Context, f *shelf.Folder, s dataset.Snaps
 	} else if !errors.Is(err, dataset.ErrNotFound) {
 		return err
 	}
-	if s.Kind != dataset.SnapshotTransfer { // what leaves a full pool makes room there
+	if s.Kind != dataset.SnapshotTransfer { // a transfer must be possible from a full pool, because it makes room there
 		if err := t.space.room(); err != nil {
 			return err
 		}
@@ -156,15 +158,15 @@ func (t *snapshotter) record(ctx context.Context, f *shelf.Folder, s dataset.Sna
 	if err != nil {
 		return err
 	}
-	if err := t.takeAnew(ctx, t.snapshotName(f.ID, fs, s.ID)); err != nil {
+	if err := t.retakeSnapshot(ctx, t.snapshotName(f.ID, fs, s.ID)); err != nil {
 		return err
 	}
 	return shelf.WriteJSON(f.Root, recordOf(s.ID), snapshot{Snapshot: s, FS: fs, Refquota: o.refquota, Kept: kept},
 		true)
 }
 
-// DeleteSnapshot implements backends.Pool. Its record goes first; while it has clones its
-// blocks stay, and go with the last of those.
+// DeleteSnapshot implements backends.Pool. It removes the record first. If the snapshot has clones, its blocks stay
+// until the last clone is deleted.
 func (p *Pool) DeleteSnapshot(ctx context.Context, ds, id uuid.UUID) error {
 	f, err := p.shelf.FindAny(ds)
 	if errors.Is(err, dataset.ErrNotFound) {
@@ -174,7 +176,7 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, ds, id uuid.UUID) error {
 		return err
 	}
 	defer f.Close()
-	if err := p.heads.dropOf(ctx, f, id); err != nil {
+	if err := p.heads.dropSnapshot(ctx, f, id); err != nil {
 		return fmt.Errorf("delete snapshot %s: %w", id, err)
 	}
 	if err := sweep(f); err != nil {
@@ -199,8 +201,8 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, ds, id uuid.UUID) error {
 	return nil
 }
 
-// Restore implements backends.Pool. The head's filesystem stays unchanged, with a snapshot that keeps it; a
-// clone of the snapshot becomes the head, by one exchange of current.json.
+// Restore implements backends.Pool. It takes the snapshot keep of the head, whose filesystem stays unchanged. A clone
+// of the snapshot id becomes the head when current.json is replaced.
 func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snapshot, _ backends.Progress) error {
 	f, err := p.shelf.Find(ds)
 	if err != nil {
@@ -216,8 +218,8 @@ func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 	case err != nil:
 		return err
 	case done.Kept:
-		return shelf.SyncDir(f.Root) // done before: the former head is kept
-	default: // of a moment before: the head may have been written to since
+		return shelf.SyncDir(f.Root) // an earlier call has completed the restore
+	default: // a Snapshot of that ID is older than the head: take it again
 		if err := p.DeleteSnapshot(ctx, ds, keep.ID); err != nil {
 			return err
 		}
@@ -236,7 +238,7 @@ func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 		return err
 	}
 	if old == fresh || len(since) > 0 {
-		return shelf.SyncDir(f.Root) // done before, and the former head that it kept was deleted since
+		return shelf.SyncDir(f.Root) // an earlier call has completed the restore, and keep was deleted later
 	}
 	if err := p.attachments.unused(ds); err != nil {
 		return err
@@ -247,7 +249,7 @@ func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 	return nil
 }
 
-// swap makes fresh the head, of the size that the head has.
+// swap makes a clone of s the head, with the name fresh and the size of the former head old.
 func (t *snapshotter) swap(ctx context.Context, f *shelf.Folder, s snapshot, keep dataset.Snapshot, old, fresh string,
 	size dataset.Size) error {
 	from, to := t.snapshotName(f.ID, s.FS, s.ID), t.root(f.ID)+"/"+fresh
@@ -261,7 +263,7 @@ func (t *snapshotter) swap(ctx context.Context, f *shelf.Folder, s snapshot, kee
 		return dataset.Errorf(dataset.ErrUnsupported, "it holds %s, and the dataset has %s now: resize that first",
 			o.referenced.Human(), size.Human())
 	}
-	// The filesystem of an earlier attempt was no head yet, so it has no writes.
+	// An earlier attempt may have made the filesystem. It never was the head, so nothing was written to it.
 	if err := t.tool.patiently(ctx, "destroy", to); err != nil && !errors.Is(err, errAbsent) {
 		return err
 	}
@@ -294,13 +296,13 @@ func (t *snapshotter) unswap(ctx context.Context, f *shelf.Folder, keep uuid.UUI
 	}
 	after := context.WithoutCancel(ctx)
 	for _, name := range []string{t.snapshotName(f.ID, old, keep), t.root(f.ID) + "/" + fresh} {
-		_ = t.tool.zfs(after, "destroy", name) // or Reap destroys it
+		_ = t.tool.zfs(after, "destroy", name) // if this fails, Reap destroys it
 	}
 	return err
 }
 
-// sweep removes, durably, each record of a snapshot that a restore would have kept of the filesystem
-// that is the head still; see shelf.Folder.Sweep. The snapshot itself Reap destroys.
+// sweep durably removes the records that an interrupted restore left: those of Kept snapshots whose filesystem is still
+// the head. See shelf.Folder.Sweep. Reap destroys the ZFS snapshots themselves.
 func sweep(f *shelf.Folder) error {
 	if f.State == backends.EntryCopy {
 		return nil
@@ -321,7 +323,7 @@ func sweep(f *shelf.Folder) error {
 	return shelf.SyncDir(f.Root)
 }
 
-// recordsOf returns the requested recorded snapshots. A record that says nothing is none of them.
+// recordsOf returns the recorded snapshots that wanted selects. It skips records that cannot be parsed.
 func recordsOf(f *shelf.Folder, wanted func(snapshot) bool) (found []uuid.UUID, err error) {
 	names, err := shelf.ReadNames(f.Root, ".")
 	if err != nil {
@@ -346,9 +348,9 @@ func recordsOf(f *shelf.Folder, wanted func(snapshot) bool) (found []uuid.UUID, 
 	return found, nil
 }
 
-// takeAnew takes a snapshot that was not acknowledged yet. An existing snapshot of that name was left by an
-// interrupted attempt: it is of an earlier moment, and lacks later writes.
-func (t *snapshotter) takeAnew(ctx context.Context, name string) error {
+// retakeSnapshot takes a snapshot that was never acknowledged. If a snapshot of that name exists, an interrupted
+// attempt left it. It lacks later writes, so retakeSnapshot destroys it first.
+func (t *snapshotter) retakeSnapshot(ctx context.Context, name string) error {
 	err := t.tool.zfs(ctx, "snapshot", name)
 	if !errors.Is(err, errTaken) {
 		return err

@@ -20,11 +20,11 @@ import (
 // space measures the free space of the pool.
 type space struct {
 	*storage
-	total atomic.Int64 // bytes of the home, used and free, when last looked at
+	total atomic.Int64 // size of the home in bytes, used plus free, at the last measure
 }
 
-// measure returns the size of the home: statfs(2) reports the free space, but only the used space of this one
-// filesystem of the zpool.
+// measure measures the size of the home by zfs(8). statfs(2) would report the free space, but only the used space of
+// this one filesystem of the zpool.
 func (v *space) measure(ctx context.Context) error {
 	text, err := v.tool.value(ctx, "used,available", v.home.name)
 	if err != nil {
@@ -42,7 +42,7 @@ func (v *space) measure(ctx context.Context) error {
 	return nil
 }
 
-// status returns the status of the pool. Its size is that of when the pool was last opened or listed.
+// status returns the status of the pool. The size is from the last time that the pool was opened or listed.
 func (v *space) status() dataset.PoolStatus {
 	st := v.shelf.Status()
 	if st.Online {
@@ -54,7 +54,8 @@ func (v *space) status() dataset.PoolStatus {
 	return st
 }
 
-// room fails with ErrNoSpace while nothing new should begin in the pool.
+// room returns dataset.ErrNoSpace if the pool is too full to begin something new, and dataset.ErrOffline if the pool is
+// offline.
 func (v *space) room() error {
 	st := v.status()
 	if !st.Online {
@@ -63,32 +64,33 @@ func (v *space) room() error {
 	return backends.Room(v.name, st.Free, st.Size)
 }
 
-// settle waits until all writes are counted: setting a property to its present value waits for the transaction group.
+// settle waits until ZFS has counted all writes. It sets a property to its present value, which waits for the
+// transaction group.
 func (v *space) settle(ctx context.Context) error {
 	return v.tool.zfs(ctx, "set", poolProperty+"="+v.shelf.ID().String(), v.top())
 }
 
 const (
-	// listedFor is how long one listing of what all filesystems of a pool take is good.
+	// listedFor is how long a listing of the usage of all filesystems is used before it is read again.
 	listedFor = 5 * time.Second
 
-	// usedLag is longer than the time after which ZFS has counted a write: when the transaction group of the
-	// write is on the disk, after 5 s at most, and after 30 s with zfs-fuse.
+	// usedLag bounds how old the result of Used can be. ZFS counts a write when its transaction group is on the disk:
+	// after 5 s at most, and after 30 s with zfs-fuse.
 	usedLag     = listedFor + 10*time.Second
 	usedLagFuse = usedLag + 30*time.Second
 )
 
-// listing is the usage of a pool's filesystems at the last call of zfs(8).
+// listing caches the usage of a pool's filesystems.
 type listing struct {
 	clock clock.Clock
 
-	mu    sync.Mutex // held during the call: other callers meanwhile have the same question
+	mu    sync.Mutex // protects until and of. Held while zfs(8) runs, so that concurrent callers share one listing
 	until time.Duration
 	of    map[string]dataset.Size
 }
 
-// Used implements backends.Pool. Agents ask it of each mounted dataset every few seconds:
-// those cost a statfs(2), all others together one listing.
+// Used implements backends.Pool. Agents call it for each mounted dataset every few seconds. For a mounted dataset it
+// costs a statfs(2). All other datasets share one listing.
 func (p *Pool) Used(ctx context.Context, id uuid.UUID) (dataset.Size, error) {
 	f, err := p.shelf.Find(id)
 	if err != nil {
@@ -106,12 +108,12 @@ func (p *Pool) Used(ctx context.Context, id uuid.UUID) (dataset.Size, error) {
 	if used, ok, err := p.listed(ctx, fs); ok || err != nil {
 		return used, err
 	}
-	head, err := p.headOf(ctx, f) // made since then, or gone
+	head, err := p.headOf(ctx, f) // it is newer than the listing, or was destroyed
 	return head.referenced, err
 }
 
-// usedOfMounted asks a filesystem that is mounted somewhere in this mount namespace: its used blocks are the
-// data that it refers to, with every refquota.
+// usedOfMounted returns the usage of a filesystem from statfs(2), if it is mounted in this mount namespace. The used
+// blocks are those to which the filesystem refers, with every refquota.
 func usedOfMounted(fs string) (used dataset.Size, ok bool, err error) {
 	table, err := mount.Table()
 	if err != nil {
@@ -127,14 +129,14 @@ func usedOfMounted(fs string) (used dataset.Size, ok bool, err error) {
 			unix.Statx(unix.AT_FDCWD, m.Mountpoint, unix.AT_STATX_DONT_SYNC, unix.STATX_TYPE, &at) != nil {
 			continue
 		}
-		if int(at.Dev_major) == m.Major && int(at.Dev_minor) == m.Minor { // it was not unmounted since, nor hidden
+		if int(at.Dev_major) == m.Major && int(at.Dev_minor) == m.Minor { // still mounted, and not hidden
 			return dataset.Size(st.Blocks-st.Bfree) * dataset.Size(st.Frsize), true, nil
 		}
 	}
 	return 0, false, nil
 }
 
-// listed returns the last known usage of a filesystem; false: it was not there.
+// listed returns the usage of a filesystem from the listing. It returns false if the filesystem is not listed.
 func (p *Pool) listed(ctx context.Context, fs string) (dataset.Size, bool, error) {
 	l := &p.listing
 	l.mu.Lock()

@@ -13,8 +13,8 @@ import (
 	"github.com/droverhq/drover/internal/run"
 )
 
-// What zfs(8) says no for; test with errors.Is. All other errors are unknown failures, and never count as an
-// absent filesystem.
+// The known reasons for which zfs(8) fails; test with errors.Is. Every other error is an unknown failure. It must never
+// be treated as an absent filesystem.
 var (
 	errAbsent = errors.New("zfs has it not")
 	errTaken  = errors.New("it is there already")
@@ -30,7 +30,8 @@ var (
 	errLoaded   = errors.New("zfs has a key already")
 )
 
-// answers are the error messages of the programs in the C locale, of OpenZFS and of zfs-fuse.
+// answers maps the error messages of the programs to errors. The messages are in the C locale, from OpenZFS and
+// zfs-fuse.
 func answers() map[string]error {
 	return map[string]error{
 		"dataset does not exist":         errAbsent,
@@ -40,7 +41,7 @@ func answers() map[string]error {
 		"has dependent clones":           errHeld,
 		"has children":                   errHeld,
 		"is busy":                        errBusy,
-		"already mounted":                errBusy, // by one that zfs-fuse has not seen go
+		"already mounted":                errBusy, // by a mount whose unmount zfs-fuse has not noticed yet
 		"invalid property":               errLacks,
 		"must be one of":                 errLacks,
 		"out of space":                   errSpace,
@@ -57,19 +58,19 @@ func answers() map[string]error {
 	}
 }
 
-// limit bounds one command. Those of zfs wait for a transaction group, which on a slow
-// disk takes seconds; on a pool that is suspended they wait for ever.
+// limit bounds one command. A zfs command waits for a transaction group, which takes seconds on a slow disk. On a
+// suspended pool it waits for ever.
 const limit = 50 * time.Second
 
-// Another process may have the mount table copied for a moment (see mount.Unmount), and a
-// server in user space learns of an unmount a little later.
+// A busy dataset is tried again, for two reasons. Another process may have a copy of the mount table for a moment (see
+// mount.Unmount). A server in user space learns of an unmount a little later.
 const (
 	busyTries = 20
 	busyPause = 100 * time.Millisecond
 )
 
-// tool runs zfs(8): only what OpenZFS and the zfs-fuse of pool version 23 both have, so
-// that there is nothing to probe for.
+// tool runs zfs(8). It uses only what both OpenZFS and the zfs-fuse of pool version 23 have, so it does not probe for
+// features.
 type tool struct{ runner run.Runner }
 
 // zfs runs one command.
@@ -91,7 +92,7 @@ func classify(err error) error {
 	return err
 }
 
-// patiently runs a command again while its dataset is busy.
+// patiently runs a command, and repeats it while the dataset is busy.
 func (t tool) patiently(ctx context.Context, args ...string) error {
 	err := t.zfs(ctx, args...)
 	for range busyTries {
@@ -111,7 +112,7 @@ func (t tool) patiently(ctx context.Context, args ...string) error {
 // object is a filesystem or snapshot.
 type object struct {
 	name       string
-	kind       string // filesystem, snapshot, or a kind that is not ours
+	kind       string // filesystem, snapshot, or a kind that Drover never makes
 	origin     string // the snapshot that it is a clone of
 	refquota   dataset.Size
 	referenced dataset.Size
@@ -128,7 +129,7 @@ func (o object) snapshotOf() (fs, name string) {
 	return fs, name
 }
 
-// one returns the object with a name; errAbsent: there is none.
+// one returns the object with a name, or errAbsent if there is none.
 func (t tool) one(ctx context.Context, name string) (object, error) {
 	found, err := t.get(ctx, name)
 	if err == nil && len(found) != 1 {
@@ -140,8 +141,8 @@ func (t tool) one(ctx context.Context, name string) (object, error) {
 	return found[0], nil
 }
 
-// below returns a filesystem, all below it and all their snapshots, in zfs's order: the snapshots of a
-// filesystem are in the order of their creation.
+// below returns a filesystem, all filesystems below it, and all their snapshots, in the order of zfs(8). That order
+// lists the snapshots of a filesystem as they were created.
 func (t tool) below(ctx context.Context, name string) ([]object, error) {
 	return t.get(ctx, "-r", name)
 }
@@ -186,7 +187,7 @@ func parse(text string) ([]object, error) {
 
 func (o *object) set(property, value string) error {
 	if value == "-" || value == "none" {
-		return nil // has no such property
+		return nil // zfs prints "-" if the object has no such property
 	}
 	var err error
 	switch property {
@@ -210,7 +211,7 @@ func bytesOf(text string) (dataset.Size, error) {
 	return dataset.Size(n), err
 }
 
-// value returns one property of a filesystem, "-" where it has none.
+// value returns a property of a filesystem, or "-" if it has none.
 func (t tool) value(ctx context.Context, property, name string) (string, error) {
 	res, err := t.runner.Run(ctx, run.Command{
 		Name:    program,

@@ -20,17 +20,17 @@ import (
 	"github.com/droverhq/drover/internal/run"
 )
 
-// streamLimit bounds how long a stream takes: as long as who takes it does.
+// streamLimit bounds one send or receive. It is long, because a slow receiver on the other host may block the stream.
 const streamLimit = 30 * 24 * time.Hour
 
-// sender sends snapshots, and compares them.
+// sender sends and compares snapshots.
 type sender struct {
 	*storage
 	keys *datasetKeys
 }
 
-// Send implements backends.Sender: what zfs send makes of two snapshots, which is the same each
-// time. Encrypted data is sent encrypted, without its key.
+// Send implements backends.Sender. The stream contains the output of zfs send, which is the same each time. Encrypted
+// data is sent encrypted and without its key.
 func (p *Pool) Send(ctx context.Context, src dataset.Source, base uuid.UUID, from int64, w io.Writer,
 	progress backends.Progress) (backends.Stream, error) {
 	out, err := p.sender.sendFrom(ctx, src, base, from, w, progress)
@@ -65,11 +65,11 @@ func (n *sender) sendFrom(ctx context.Context, src dataset.Source, base uuid.UUI
 	})
 }
 
-// sendArgs returns the arguments for the stream of a snapshot. older is its base, if it has one.
+// sendArgs returns the arguments of zfs for the stream of the snapshot name. If older is not empty, it is the base.
 func (n *sender) sendArgs(ctx context.Context, older, name string) ([]string, error) {
 	args := []string{"send"}
 	if !n.home.fuse {
-		args = append(args, "-L") // once with and once without large blocks, they do not fit each other
+		args = append(args, "-L") // always: a stream with large blocks and one without cannot follow each other
 	}
 	if n.keys.encrypts() {
 		key, err := n.tool.value(ctx, keyProperty, name)
@@ -86,8 +86,8 @@ func (n *sender) sendArgs(ctx context.Context, older, name string) ([]string, er
 	return append(args, name), nil
 }
 
-// send writes the stream of a snapshot. dataset.ErrUnsupported: the older one is none that it
-// came of.
+// send writes the stream of the snapshot name to w. It returns dataset.ErrUnsupported if older is not an ancestor of
+// name.
 func (n *sender) send(ctx context.Context, older, name string, w io.Writer) error {
 	args, err := n.sendArgs(ctx, older, name)
 	if err != nil {
@@ -95,13 +95,14 @@ func (n *sender) send(ctx context.Context, older, name string, w io.Writer) erro
 	}
 	kept := &keptError{w: w}
 	_, err = n.tool.runner.Run(ctx, run.Command{Name: program, Args: args, Timeout: streamLimit, Stdout: kept})
-	if kept.err != nil { // zfs learns only that its output is not read
+	if kept.err != nil { // the error of zfs would only say that its output was closed
 		return kept.err
 	}
 	return unrelated(classify(err))
 }
 
-// unrelated gives a failure its kind.
+// unrelated returns err as dataset.ErrUnsupported if the two snapshots are unrelated. It returns all other errors
+// unchanged.
 func unrelated(err error) error {
 	if errors.Is(err, errUnrelated) {
 		return dataset.Errorf(dataset.ErrUnsupported, "zfs sends differences to what a snapshot came of alone: %w", err)
@@ -109,7 +110,7 @@ func unrelated(err error) error {
 	return err
 }
 
-// keptError keeps why nothing more could be written.
+// keptError passes writes to w, and keeps the error of the last failed write.
 type keptError struct {
 	w   io.Writer
 	err error
@@ -123,8 +124,8 @@ func (k *keptError) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// Changed implements backends.Sender. Of two snapshots OpenZFS knows it, about, without reading
-// them; for zfs-fuse all of the stream is read.
+// Changed implements backends.Sender. OpenZFS estimates the change between two snapshots without reading their data.
+// With zfs-fuse, Changed reads the complete stream.
 func (p *Pool) Changed(ctx context.Context, older, newer dataset.Source) (backends.Change, error) {
 	c, err := p.sender.changed(ctx, older, newer, p.sender.measureStream)
 	if err != nil {
@@ -172,8 +173,8 @@ func (n *sender) changed(ctx context.Context, older, newer dataset.Source,
 	return compare(ctx, old, fresh)
 }
 
-// point returns the name of a snapshot, with the nil one of the head: one that goes when done is
-// called.
+// point returns the name of the snapshot id. If id is nil, it takes a temporary snapshot of the head. The caller must
+// call done, which destroys the temporary snapshot.
 func (n *sender) point(ctx context.Context, f *shelf.Folder, id uuid.UUID) (name string, done func(), err error) {
 	if id != uuid.Nil {
 		s, err := readSnapshot(f, id)
@@ -189,26 +190,27 @@ func (n *sender) point(ctx context.Context, f *shelf.Folder, id uuid.UUID) (name
 	return n.frozen(ctx, f, fs)
 }
 
-// frozen takes a snapshot of a filesystem that goes when done is called, or with the next Reap:
-// none while the folder is open.
+// frozen takes a temporary snapshot of a filesystem. done destroys it. After a crash the next Reap does; Reap does not
+// destroy it while the folder is open.
 func (n *sender) frozen(ctx context.Context, f *shelf.Folder, fs string) (name string, done func(), err error) {
 	name = n.snapshotName(f.ID, fs, uuid.New())
 	if err := n.tool.zfs(ctx, "snapshot", name); err != nil {
 		return "", nil, noSpace(err)
 	}
 	return name, func() {
-		after, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterwards)
+		after, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupLimit)
 		defer cancel()
 		_ = n.tool.patiently(after, "destroy", name)
 	}, nil
 }
 
-// differs fails with sendstream.ErrDiffers when there is anything between two snapshots.
+// differs returns sendstream.ErrDiffers if two snapshots differ.
 func (n *sender) differs(ctx context.Context, older, newer string) (c backends.Change, err error) {
 	return n.read(ctx, older, newer, true)
 }
 
-// read reads the stream of a snapshot, to its first difference or all of it.
+// read reads the stream of a snapshot and returns the change in it. If first is true, it stops at the first difference
+// with sendstream.ErrDiffers.
 func (n *sender) read(ctx context.Context, older, newer string, first bool) (backends.Change, error) {
 	r, w := io.Pipe()
 	sent := make(chan error, 1)
@@ -225,11 +227,11 @@ func (n *sender) read(ctx context.Context, older, newer string, first bool) (bac
 	return s.Change, err
 }
 
-// measureStream says how much the stream of a snapshot is.
+// measureStream returns how much data the stream of a snapshot has.
 func (n *sender) measureStream(ctx context.Context, older, newer string) (c backends.Change, err error) {
 	if n.home.fuse {
 		c, err = n.read(ctx, older, newer, false)
-		c.Zeroed = 0 // this includes blocks behind the end of files, and behind the last possible file
+		c.Zeroed = 0 // it also counts blocks after the end of files, and objects after the last one in use
 		return c, err
 	}
 	args, err := n.sendArgs(ctx, older, newer)
@@ -253,7 +255,7 @@ func (n *sender) measureStream(ctx context.Context, older, newer string) (c back
 	return c, fmt.Errorf("zfs did not say how large the stream of %s is", newer)
 }
 
-// receiver receives snapshots of copies.
+// receiver receives snapshots into copies.
 type receiver struct {
 	*storage
 	keys  *datasetKeys
@@ -267,7 +269,7 @@ func (p *Pool) Received(_ context.Context, ds, snapshot uuid.UUID) (backends.Rec
 	return p.shelf.Received(ds, snapshot, cameBy)
 }
 
-// cameBy returns the stream by which a complete snapshot came.
+// cameBy returns the description of the stream by which a complete snapshot was received.
 func cameBy(f *shelf.Folder, snapshot uuid.UUID) (backends.Stream, error) {
 	s, err := readSnapshot(f, snapshot)
 	return s.Stream, err
@@ -324,14 +326,15 @@ func (c *receiver) receive(ctx context.Context, d backends.Delivery, r io.Reader
 	return out, spool.Drop(f.Root)
 }
 
-// roomFor checks the room for the bytes that are still to come. ZFS may not have counted the bytes in written
-// yet: it counts them with its next transaction group.
+// roomFor returns dataset.ErrNoSpace if the pool lacks the room for wanted more bytes. written is the number of bytes
+// that were already written and that ZFS may not have counted yet. ZFS counts them with its next transaction group.
 func (c *receiver) roomFor(ctx context.Context, written, wanted int64) error {
 	status := func() dataset.PoolStatus { return c.space.status() }
 	return backends.RoomFor(c.name, status, written, wanted, func() error { return c.space.settle(ctx) })
 }
 
-// received has zfs make a snapshot of the gathered stream, and returns the filesystem of the snapshot.
+// received passes the collected stream to zfs receive, and returns the filesystem that contains the new snapshot. It
+// first checks the header of the stream against the delivery.
 func (c *receiver) received(ctx context.Context, f *shelf.Folder, d backends.Delivery) (fs string, err error) {
 	in, err := f.Root.Open(spool.File)
 	if err != nil {
@@ -354,7 +357,7 @@ func (c *receiver) received(ctx context.Context, f *shelf.Folder, d backends.Del
 	if err := c.keys.makeRoot(ctx, d.Dataset, nil); err != nil && !errors.Is(err, errTaken) {
 		return "", err
 	}
-	fs, args := headPrefix+uuid.NewString(), []string{"receive", "-u"} // never -F, and never to a name in the stream
+	fs, args := headPrefix+uuid.NewString(), []string{"receive", "-u"} // never -F, nor a name from the stream
 	if d.Base == uuid.Nil && is.From != 0 {
 		return "", sendstream.Bad("it is a difference, and says that it is none")
 	}
@@ -365,7 +368,7 @@ func (c *receiver) received(ctx context.Context, f *shelf.Folder, d backends.Del
 		}
 		if on != "" {
 			fs = on
-		} else if !c.home.fuse { // which finds it by itself
+		} else if !c.home.fuse { // zfs-fuse finds the origin by itself
 			args = append(args, "-o", "origin="+origin)
 		}
 	}
@@ -381,9 +384,11 @@ func (c *receiver) received(ctx context.Context, f *shelf.Folder, d backends.Del
 	return fs, nil
 }
 
-// onBase returns the filesystem for a received difference, after a rollback to its last snapshot, the base.
-// "": the difference needs a clone of the base, origin. dataset.ErrCorrupt: it is a difference to another
-// snapshot.
+// onBase prepares the filesystem for a received difference and returns its name. It rolls the filesystem back to its
+// last snapshot, which is the base.
+//
+// fs is "" if the difference must be received into a clone of origin, the snapshot of the base. onBase returns
+// dataset.ErrCorrupt if the stream is a difference to another snapshot.
 func (c *receiver) onBase(ctx context.Context, f *shelf.Folder, base uuid.UUID, is sendstream.Stream) (
 	fs, origin string, err error,
 ) {
@@ -416,7 +421,7 @@ func (c *receiver) onBase(ctx context.Context, f *shelf.Folder, base uuid.UUID, 
 	return b.FS, origin, c.heads.refit(ctx, f, b, []string{"-o", "refquota=none"})
 }
 
-// feed gives zfs a stream.
+// feed runs zfs with a stream as its input. It returns dataset.ErrCorrupt if zfs rejects the stream.
 func (c *receiver) feed(ctx context.Context, in *os.File, args ...string) error {
 	_, err := c.tool.runner.Run(ctx, run.Command{Name: program, Args: args, Stdin: in, Timeout: streamLimit})
 	err = classify(err)
@@ -426,10 +431,10 @@ func (c *receiver) feed(ctx context.Context, in *os.File, args ...string) error 
 	return err
 }
 
-// discard destroys a useless received snapshot, with its filesystem if that has no other one. Reap destroys
-// the rest of it.
+// discard destroys a snapshot that was received in vain, and its filesystem if it has no other snapshot. Reap destroys
+// what discard cannot destroy.
 func (c *receiver) discard(ctx context.Context, name string) {
-	after, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterwards)
+	after, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupLimit)
 	defer cancel()
 	fs, _, _ := strings.Cut(name, "@")
 	if err := c.tool.zfs(after, "destroy", name); err == nil || errors.Is(err, errAbsent) {

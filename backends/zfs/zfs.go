@@ -74,7 +74,8 @@ const (
 	defaultSize = 10 * dataset.GiB
 	minSize     = 1 * dataset.MiB
 
-	// ZFS allows 255 characters; the longest name of ours below the home has these.
+	// maxHome is the longest name of the home. ZFS allows names of 255 characters, and Drover's longest name below the
+	// home has the subtracted length.
 	maxHome = 255 - len("/drover-/deleted//head-@drover-clone-") - 4*36
 
 	poolProperty = "drover:pool"
@@ -95,14 +96,14 @@ var (
 	_ backends.Trimmer        = (*Pool)(nil)
 )
 
-// New returns the backend; all its commands go through runner.
+// New returns the backend. It runs all its commands through runner.
 func New(runner run.Runner, clock clock.Clock) *Backend { return &Backend{runner, clock} }
 
 // Name implements backends.Kind.
 func (b *Backend) Name() string { return Name }
 
-// Available implements backends.Kind: zfs(8) and its kernel module or server are there. It starts
-// nothing: agents ask often.
+// Available implements backends.Kind. It checks that zfs(8) exists, and its kernel module or server runs. It runs no
+// command, because agents call it often.
 func (b *Backend) Available(context.Context) error {
 	if _, err := run.LookPath(program); err != nil {
 		return dataset.Errorf(dataset.ErrUnsupported,
@@ -167,7 +168,7 @@ func (b *Backend) open(ctx context.Context, cfg backends.Config, own *ownPool) (
 	return p, nil
 }
 
-// suits fails unless a pool can be at path; package shelf checks the rest.
+// suits returns an error unless a new pool can be at path. It checks the filesystem; package shelf checks the rest.
 func suits(path string) error {
 	for _, dir := range []string{path, filepath.Dir(path)} {
 		info, err := os.Lstat(dir)
@@ -189,7 +190,7 @@ type home struct {
 	fuse bool // served by zfs-fuse
 }
 
-// homeOf returns the filesystem of path: dataset.ErrUnsupported if that is not a ZFS filesystem.
+// homeOf returns the filesystem of path. It returns dataset.ErrUnsupported if that is not a ZFS filesystem.
 func homeOf(path string) (home, error) {
 	var st unix.Statx_t
 	if err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_TYPE, &st); err != nil {
@@ -220,7 +221,7 @@ func homeOf(path string) (home, error) {
 // concurrent use.
 type Pool struct {
 	*storage
-	vdevs       *ownPool // nil: the zpool is the operator's
+	vdevs       *ownPool // nil if the operator made the zpool
 	keys        *datasetKeys
 	attachments *attachments
 	space       *space
@@ -251,7 +252,7 @@ func newPool(s *storage, own *ownPool, keys backends.Keys, clock clock.Clock) *P
 	return p
 }
 
-// found finds the pool's filesystem, or makes it for a pool that is being made.
+// found checks the pool's filesystem. If fresh is set, it makes the filesystem.
 func (p *Pool) found(ctx context.Context, fresh bool) error {
 	at := p.top()
 	id, err := p.tool.value(ctx, poolProperty, at)
@@ -270,7 +271,7 @@ func (p *Pool) found(ctx context.Context, fresh bool) error {
 			"create", "-o", "mountpoint=legacy", "-o", "canmount=off",
 			"-o", "com.sun:auto-snapshot=false", "-o", poolProperty + "=" + id,
 		}
-		// POSIX ACLs, kept well
+		// POSIX ACLs, stored efficiently in the inode.
 		err = p.tool.zfs(ctx, append(options, "-o", "acltype=posixacl", "-o", "xattr=sa", at)...)
 		if errors.Is(err, errLacks) {
 			err = p.tool.zfs(ctx, append(options, at)...) // zfs-fuse
@@ -292,11 +293,11 @@ func (p *Pool) found(ctx context.Context, fresh bool) error {
 	return errors.Join(p.keys.findLoaded(ctx), p.space.measure(ctx))
 }
 
-// Trim implements backends.Trimmer: FITRIM is not for ZFS.
+// Trim implements backends.Trimmer. It runs zpool trim, because ZFS does not support the ioctl FITRIM.
 func (p *Pool) Trim(ctx context.Context) (dataset.Size, error) {
 	zpool, _, _ := strings.Cut(p.home.name, "/")
 	var err error
-	for _, args := range [][]string{{"trim", "-w", zpool}, {"trim", zpool}} { // which before 2.0 does not wait
+	for _, args := range [][]string{{"trim", "-w", zpool}, {"trim", zpool}} { // before 2.0 there is no -w
 		_, err = p.tool.runner.Run(ctx, run.Command{Name: zpoolProgram, Args: args, Timeout: trimLimit})
 		if err == nil || !strings.Contains(err.Error(), "invalid option") {
 			break
@@ -326,7 +327,7 @@ func (p *Pool) Info() backends.Info {
 	}
 }
 
-// Status implements backends.Pool. Its size is that of when the pool was last opened or listed.
+// Status implements backends.Pool. The size is from the last time that the pool was opened or listed.
 func (p *Pool) Status(context.Context) dataset.PoolStatus { return p.space.status() }
 
 // Generation implements backends.Pool.
@@ -351,25 +352,25 @@ func (p *Pool) WriteRecord(_ context.Context, d dataset.Dataset, sync bool) erro
 	return p.shelf.WriteRecord(d, sync)
 }
 
-// storage is what all parts of an open pool use: the records in the directory, the command, and the names of the ZFS
+// storage is shared by all parts of an open pool: the records in the directory, the command, and the names of the ZFS
 // filesystems. It does not change while the pool is open.
 type storage struct {
-	name  string // of the pool, for errors
+	name  string // the pool's name, for errors
 	shelf *shelf.Shelf
 	tool  tool
 	home  home
 }
 
-// top is the pool's filesystem.
+// top returns the name of the pool's filesystem.
 func (s *storage) top() string { return s.home.name + "/drover-" + s.shelf.ID().String() }
 
-// ghosts is where deleted datasets wait for their clones to go.
+// ghosts returns the filesystem below which deleted datasets wait until their clones are deleted.
 func (s *storage) ghosts() string { return s.top() + "/deleted" }
 
-// root is a dataset's filesystem, below which its heads are.
+// root returns the filesystem of a dataset. Its heads are below it.
 func (s *storage) root(id uuid.UUID) string { return s.top() + "/" + id.String() }
 
-// trees are the objects of a pool by dataset, those of ghosts by "deleted/" and their name.
+// trees groups the objects of a pool by dataset. The key of a ghost is "deleted/" and its name.
 func (s *storage) trees(all []object) map[string][]object {
 	trees := map[string][]object{}
 	for _, o := range all {
@@ -388,7 +389,7 @@ func (s *storage) trees(all []object) map[string][]object {
 	return trees
 }
 
-// dataset returns the dataset and the head that a filesystem's name has.
+// dataset parses the name of a head, and returns the dataset and the last part of the name.
 func (s *storage) dataset(fs string) (id uuid.UUID, head string, err error) {
 	rel, ok := strings.CutPrefix(fs, s.top()+"/")
 	text, head, below := strings.Cut(rel, "/")
@@ -399,7 +400,7 @@ func (s *storage) dataset(fs string) (id uuid.UUID, head string, err error) {
 	return id, head, err
 }
 
-// headOf returns the head's filesystem.
+// headOf returns the filesystem that is the head of a dataset. It returns dataset.ErrCorrupt if there is none.
 func (s *storage) headOf(ctx context.Context, f *shelf.Folder) (object, error) {
 	name, err := headName(f.Root, f.ID)
 	if err == nil && name == "" {

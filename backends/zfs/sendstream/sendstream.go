@@ -1,5 +1,6 @@
-// Package sendstream reads what zfs send(8) writes. A receiver checks with it that a stream from another host is one
-// snapshot of one filesystem, before zfs receive(8) gets it. It is pure.
+// Package sendstream parses the output of zfs send(8). Package zfs uses it for two purposes: a receiver checks that a
+// stream from another host is one snapshot of one filesystem, before zfs receive(8) gets it, and a sender compares two
+// snapshots. The package has no state, and only reads the given reader.
 package sendstream
 
 import (
@@ -13,16 +14,17 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// What zfs send(8) writes are records (dmu_replay_record) of 312 bytes, in the byte order of its
-// host, some with a payload behind them. All integers are of 8 bytes where nothing else is said.
+// zfs send(8) writes records (dmu_replay_record) of 312 bytes in the byte order of its host. Some are followed by a
+// payload. Integers have 8 bytes, unless stated otherwise.
 const (
 	recordSize = 312
 	beginMagic = 0x2f5bacbac
 
-	// Offsets in a record.
-	atKind, atPayload                                     = 0, 4 // of 4 bytes
+	// Offsets in a record. The first line is for every record, the second for the first record, and the third for most
+	// other records.
+	atKind, atPayload                                     = 0, 4 // integers of 4 bytes
 	atMagic, atVersion, atOf, atFlags, atGUID, atFromGUID = 8, 16, 32, 36, 40, 48
-	atObject, atOffset                                    = 8, 16 // of most others
+	atObject, atOffset                                    = 8, 16 // in most other records
 )
 
 // Kinds of records.
@@ -33,47 +35,47 @@ const (
 	drrWrite
 	drrFree
 	drrEnd
-	_ // a write by reference, to elsewhere
+	_ // a write by reference to another place
 	drrSpill
 	drrEmbedded
 	drrRange
 )
 
 const (
-	hdrMask, hdrPlain = 3, 1 // of the version: one filesystem, without properties
+	hdrMask, hdrPlain = 3, 1 // in the version; plain is one filesystem without properties
 	featureShift      = 2
 	ofFilesystem      = 2
-	flagClone         = 1 // its base is of another filesystem
+	flagClone         = 1 // the base is a snapshot of another filesystem
 	maxPiece          = 64 << 20
 )
 
-// Features that a stream may have. Not among them: what refers to elsewhere, is a part of another
-// stream, or has properties.
+// The features that a stream may have. Streams with references to other places, parts of streams, and streams with
+// properties are rejected.
 const (
 	featureSpill    = 1 << 2
 	featureEmbedded = 1 << 16
 	featureLZ4      = 1 << 17
-	featureLarge    = 1 << 19 // blocks
+	featureLarge    = 1 << 19 // large blocks
 	featureSqueezed = 1 << 22
-	featureDnodes   = 1 << 23 // large ones
+	featureDnodes   = 1 << 23 // large dnodes
 	featureRaw      = 1 << 24
 	featureZSTD     = 1 << 25
-	featureSwitch   = 1 << 27 // to large blocks
-	featuresSince   = 7 << 28 // 2.1: another checksum, long names, large directories
+	featureSwitch   = 1 << 27 // switch to large blocks
+	featuresSince   = 7 << 28 // since 2.1: another checksum, long names, large directories
 
 	anyFeatures = featureSpill | featureLarge | featureDnodes | featureSwitch | featuresSince
 	rawFeatures = anyFeatures | featureRaw | featureEmbedded | featureLZ4 | featureSqueezed | featureZSTD
 )
 
-// Stream is the description in the header of a zfs Stream.
+// Stream describes the stream of zfs send.
 type Stream struct {
-	From  uint64 // GUID of the snapshot that it is a difference to; 0: it is whole
-	Clone bool   // that is of another filesystem
+	From  uint64 // GUID of the base; 0 if the stream is complete
+	Clone bool   // the base is a snapshot of another filesystem
 	Raw   bool   // encrypted
 	backends.Change
 }
 
-// ErrDiffers ends a comparison.
+// ErrDiffers is returned by Read if it stops at the first difference.
 var ErrDiffers = errors.New("there is a difference")
 
 // Bad returns an error of kind dataset.ErrCorrupt for a stream.
@@ -81,9 +83,9 @@ func Bad(format string, args ...any) error {
 	return dataset.Errorf(dataset.ErrCorrupt, "bad stream: "+format, args...)
 }
 
-// Read reads all of a stream: one snapshot of one filesystem, which names nothing else, and
-// nothing before or behind it. First ends it at the first difference. What else is wrong with it
-// zfs finds: it verifies the checksums.
+// Read reads a stream to its end. It checks that the stream is one snapshot of one filesystem, that it refers to
+// nothing else, and that nothing follows it. It does not verify checksums, because zfs receive does. If first is true,
+// Read stops with ErrDiffers at the first record of a difference.
 func Read(from io.Reader, first bool) (s Stream, err error) {
 	in := &records{r: bufio.NewReaderSize(from, 256<<10)}
 	if err := in.next(); err != nil {
@@ -114,12 +116,12 @@ func Read(from io.Reader, first bool) (s Stream, err error) {
 	return s, nil
 }
 
-// records reads one record after the other.
+// records reads the records of a stream one after the other.
 type records struct {
 	r   *bufio.Reader
 	buf [recordSize]byte
 
-	object, end uint64 // of the last write
+	object, end uint64 // the object of the last write, and where the write ended
 }
 
 func (r *records) next() error {
@@ -175,7 +177,7 @@ func (r *records) begin(s *Stream) error {
 	return r.skip(uint64(r.u32(atPayload)))
 }
 
-// one reads a record that is neither the first nor the last, with its payload.
+// one reads a record between the first and the last, with its payload.
 func (r *records) one(s *Stream) error {
 	switch r.kind() {
 	case drrObject:
@@ -210,7 +212,7 @@ func (r *records) one(s *Stream) error {
 	return Bad("a record of kind %d", r.kind())
 }
 
-// count counts the written bytes.
+// count adds a write to the change: its bytes, and a range if it does not continue the last write.
 func (s *Stream) count(r *records, from, n uint64) {
 	if object := r.u64(atObject); object != r.object || from != r.end || s.Ranges == 0 {
 		r.object = object

@@ -10,23 +10,22 @@ import (
 	"github.com/droverhq/drover/internal/safefile"
 )
 
-// Where zpool(8) puts a label, whose second 16 KiB describe the pool: at the start of a given device. On a
-// whole disk it makes partitions, the first of which begins here.
+// The place of a label. Its part from labelAt on describes the zpool. On a given partition or file, the label is at the
+// start. On a whole disk, zpool(8) makes partitions, the first of which begins at partitionAt.
 const (
 	labelAt     = 16 << 10
 	labelSize   = 112 << 10
 	partitionAt = 1 << 20
 )
 
-// An nvlist as XDR (libnvpair): a header, then pairs, each with its own length.
+// The format of an nvlist in XDR (libnvpair): a header, and then pairs, each with its length.
 const (
 	nvHeader   = 12 // encoding, byte order, version, flags
 	nvEncoding = 1  // XDR
 	nvString   = 9
 )
 
-// PoolName returns the name of the zpool that a device says it is of; "": it says nothing.
-// It changes nothing.
+// PoolName returns the name of the zpool in the label of a device, or "" if it has none. It changes nothing.
 func PoolName(path string) (string, error) {
 	f, err := safefile.OpenDisk(path)
 	if err != nil {
@@ -46,7 +45,7 @@ func PoolName(path string) (string, error) {
 	return "", nil
 }
 
-// nvName returns the string "name" of the outermost list; "" if the bytes are not a list.
+// nvName returns the string "name" of the outermost list, or "" if the bytes are not a list.
 func nvName(b []byte) string {
 	if len(b) < nvHeader || b[0] != nvEncoding || !bytes.Equal(b[2:4], []byte{0, 0}) {
 		return ""

@@ -1,5 +1,6 @@
-// Package vdev reads and marks the devices of which zpool(8) makes a zpool: whether a device is in a zpool of Drover,
-// and whether an interrupted attempt to make one can be undone.
+// Package vdev reads and marks the devices of which zpool(8) makes a zpool. It reports whether a device is in a zpool
+// of Drover, and undoes an interrupted attempt to make one. Package zfs calls it when it opens a pool on devices. The
+// package has no state besides the mark on the device, and no locks. Reclaim opens the device exclusively.
 package vdev
 
 import (
@@ -14,16 +15,16 @@ import (
 	"github.com/droverhq/drover/internal/linux/fsctl"
 )
 
-// A device bears a mark from before zpool(8) makes a zpool of it until after: the partitions
-// that it makes on a whole disk say not whose they are. A device with the mark, and with nothing else than
-// zpool's own table of empty partitions, was left by an interrupted attempt.
+// A device has a mark while zpool(8) makes a zpool of it, because the partitions that zpool(8) makes on a whole disk do
+// not say to whom they belong. A device that has only the mark and the table of empty partitions of zpool(8) was left
+// by an interrupted attempt.
 //
-// The mark is where neither a table of partitions nor ZFS ever writes: behind the first labels
-// of a device, and before the first partition of a disk.
+// The mark is where neither a partition table nor ZFS ever writes: after the first labels of a device, and before the
+// first partition of a disk.
 const (
 	markAt    = 640 << 10
 	markText  = "drover is making a zpool here\n"
-	tableSize = 24 << 10 // of a GPT, at either end, with sectors of 4 KiB
+	tableSize = 24 << 10 // the size of a GPT at each end of the device, with sectors of 4 KiB
 
 	busyTries = 20
 	busyPause = 100 * time.Millisecond
@@ -82,12 +83,12 @@ func marked(f *os.File) (bool, error) {
 	return string(buf) == markText, nil
 }
 
-// Reclaim makes a block device empty again on which a try to make a zpool was cut short. One
-// that is not that, holds something by now, or is in use, stays as it is.
+// Reclaim empties a block device on which an attempt to make a zpool was interrupted. It reports whether it did. It
+// changes nothing if the device has no mark, has other content, or is in use.
 func Reclaim(device string) (done bool, err error) {
 	f, err := os.OpenFile(device, os.O_RDWR|unix.O_EXCL, 0)
 	if err != nil {
-		return false, nil //nolint:nilerr // that it is not vacant is told, and why
+		return false, nil //nolint:nilerr // the caller reports why the device is not empty
 	}
 	defer f.Close()
 	if ours, err := marked(f); err != nil || !ours {
@@ -133,13 +134,13 @@ func (o others) ReadAt(p []byte, off int64) (int, error) {
 	return n, err
 }
 
-// forgetPartitions has the kernel read a table that is empty. Somebody may look at a partition
-// for a moment.
+// forgetPartitions makes the kernel read the empty partition table. It repeats that for a moment, because another
+// program may have a partition open.
 func forgetPartitions(f *os.File) error {
 	for tries := 0; ; tries++ {
 		_, err := unix.IoctlRetInt(int(f.Fd()), unix.BLKRRPART)
 		switch {
-		case errors.Is(err, unix.EINVAL): // a device that never has any
+		case errors.Is(err, unix.EINVAL): // a device that cannot have partitions
 			return nil
 		case !errors.Is(err, unix.EBUSY) || tries == busyTries:
 			return err

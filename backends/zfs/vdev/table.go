@@ -5,8 +5,8 @@ import (
 	"io"
 )
 
-// What zpool(8) makes of a whole disk: a GPT with a partition for ZFS as the first of the table,
-// and one that is reserved as the ninth. Each has a type of its own; and the first has a name.
+// The partition table that zpool(8) makes on a whole disk is a GPT. Its first entry is a partition for ZFS, and its
+// ninth entry is reserved. Each has its own type, and the first has a name.
 const (
 	// 6a898cc3-1dd2-11b2-99a6-080020736631
 	usrType = "\xc3\x8c\x89\x6a\xd2\x1d\xb2\x11\x99\xa6\x08\x00\x20\x73\x66\x31"
@@ -16,14 +16,14 @@ const (
 	reservedAt   = 8
 
 	entrySize  = 128
-	entryName  = 56 // in an entry
+	entryName  = 56 // offset of the name in an entry
 	arraySize  = 16 << 10
 	gptText    = "EFI PART"
 	mbrEntries = 446
 )
 
-// tabled reports whether both ends of a device, where tables of partitions are, are empty or have a table of
-// zpool(8), or a part of it.
+// tabled reports whether both ends of a device, where partition tables are, are empty, or have a complete or partial
+// table of zpool(8).
 func tabled(device io.ReaderAt, size int64) (bool, error) {
 	head, tail := make([]byte, tableSize), make([]byte, tableSize)
 	if _, err := device.ReadAt(head, 0); err != nil {
@@ -38,8 +38,8 @@ func tabled(device io.ReaderAt, size int64) (bool, error) {
 	return zpoolTable(head, tail, 512) || zpoolTable(head, tail, 4096), nil
 }
 
-// zpoolTable reports whether the ends of a device have a table of zpool(8) in sectors of that size: at least
-// one of the two copies, and no other content in the place of the second.
+// zpoolTable reports whether the ends of a device have a table of zpool(8) for this sector size. At least one of the
+// two copies must be there, and the place of the other copy must have no other content.
 func zpoolTable(head, tail []byte, sector int) bool {
 	first, last := head[2*sector:2*sector+arraySize], tail[tableSize-sector-arraySize:tableSize-sector]
 	if !zpoolEntries(first) && !zpoolEntries(last) {
@@ -50,7 +50,7 @@ func zpoolTable(head, tail []byte, sector int) bool {
 		(blank(last) || zpoolEntries(last)) && blank(tail[:tableSize-sector-arraySize])
 }
 
-// zpoolMBR tells the sector that keeps others off a GPT, or an empty one.
+// zpoolMBR reports whether a sector is empty or the protective MBR, which keeps other programs off a GPT.
 func zpoolMBR(b []byte) bool {
 	const kind, all = mbrEntries + 4, 0xee
 	return blank(b) || blank(b[:mbrEntries]) && b[kind] == all && blank(b[mbrEntries+16:510]) && b[510] == 0x55 &&
@@ -61,7 +61,7 @@ func header(b []byte) bool {
 	return blank(b) || bytes.HasPrefix(b, []byte(gptText)) && blank(b[entrySize:])
 }
 
-// zpoolEntries tells an array with both partitions of zpool(8), and no other.
+// zpoolEntries reports whether an array has both partitions of zpool(8), and no other.
 func zpoolEntries(b []byte) bool {
 	usr, reserved := b[:entrySize], b[reservedAt*entrySize:(reservedAt+1)*entrySize]
 	return bytes.HasPrefix(usr, []byte(usrType)) && bytes.HasPrefix(usr[entryName:], []byte(usrName)) &&
