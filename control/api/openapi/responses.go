@@ -59,8 +59,8 @@ func ProblemResponses() map[string]*huma.Response {
 // Accepted returns the response 202 for one endpoint. The endpoint adds its content.
 func Accepted() *huma.Response {
 	return &huma.Response{
-		Description: "Accepted. The work continues as an operation. Wait for the operation, or repeat the request with " +
-			"the same UUID in the parameter operation.",
+		Description: "Accepted. The work continues as an operation. Wait for the operation, or repeat the request " +
+			"with the same UUID in the parameter operation.",
 		Headers: map[string]*huma.Param{"Location": {
 			Description: "address of the operation, or of the list of operations if there are several",
 			Schema:      &huma.Schema{Type: huma.TypeString, Format: "uri-reference"},
