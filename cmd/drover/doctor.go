@@ -13,7 +13,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// The levels of a finding; see api.Finding.
+// The values of api.Finding.Level.
 const (
 	levelOK      = "ok"
 	levelWarning = "warning"
@@ -53,7 +53,8 @@ is 1 if a finding is an error.`,
 	return cmd
 }
 
-// collectGarbage destroys one thing. A prefix would not do: it takes the very one.
+// collectGarbage destroys one quarantined object. gc must be its full UUID, because a prefix could match another
+// object.
 func collectGarbage(ctx context.Context, a *cli.App, c cli.Remote, gc string) error {
 	id, err := uuid.Parse(gc)
 	if err != nil || len(gc) != len(uuid.Nil.String()) {
@@ -70,7 +71,7 @@ func findingTable(a *cli.App, findings []api.Finding) *show.Table {
 	t := show.NewTable("LEVEL", "SUBJECT", "FINDING")
 	for _, f := range findings {
 		t.Row(f.Level, f.Subject, f.Text)
-		if f.Mend != "" { // below and not beside it, where a long finding would push it off the screen
+		if f.Mend != "" { // on a line of its own, because a long finding would push a column off the screen
 			t.Below(2, "to do: "+f.Mend)
 		}
 	}
@@ -89,7 +90,7 @@ func findingTable(a *cli.App, findings []api.Finding) *show.Table {
 	return t
 }
 
-// verdict fails when there is an error among the findings.
+// verdict fails if there is an error among the findings.
 func verdict(findings []api.Finding) error {
 	n := 0
 	for _, f := range findings {

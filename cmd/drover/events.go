@@ -12,7 +12,8 @@ import (
 	"github.com/droverhq/drover/control/api"
 )
 
-// eventLine lays out a stream, whose widest cells are not known before its end.
+// eventLine is the format of a line. The columns have fixed widths, because a stream is printed before its widest cells
+// are known.
 const eventLine = "%-19s   %-16s   %-20s   %-8s   %-12s   %s\n"
 
 func newEventsCmd(a *cli.App) *cobra.Command {

@@ -49,7 +49,7 @@ func main() {
 func execute(ctx context.Context, a *cli.App, args []string) int {
 	a.Args = args
 	root := newRootCmd(a)
-	root.SetArgs(append([]string{}, args...)) // for nil cobra takes os.Args
+	root.SetArgs(append([]string{}, args...)) // if nil, cobra uses os.Args
 	root.SetIn(a.In)
 	root.SetOut(a.Out)
 	root.SetErr(a.ErrOut)
@@ -61,10 +61,9 @@ func execute(ctx context.Context, a *cli.App, args []string) int {
 	return dataset.KindOf(err).Exit
 }
 
-// signals returns a context that ends at the first signal to stop, which is for
-// commands that have something to say or to clean up then; the others just die.
-// A second signal kills. Those that the parent had ignored (nohup, sh's &) stay
-// ignored.
+// signals returns a context that ends at the first signal to stop. Commands that must clean up or print a result at the
+// end use it. The other commands are killed by the signal. A second signal kills every command. Signals that the parent
+// process ignored (nohup, sh's &) stay ignored.
 func signals(ctx context.Context) (context.Context, context.CancelFunc) {
 	var heed []os.Signal
 	for _, s := range []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
@@ -72,7 +71,7 @@ func signals(ctx context.Context) (context.Context, context.CancelFunc) {
 			heed = append(heed, s)
 		}
 	}
-	if len(heed) == 0 { // Notify takes none for all
+	if len(heed) == 0 { // without arguments, Notify would deliver all signals
 		return context.WithCancel(ctx)
 	}
 	ctx, stop := signal.NotifyContext(ctx, heed...)

@@ -18,8 +18,7 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/volumes"
 )
 
-// newRootCmd makes the whole command tree. Every command is made by a function
-// of its own, in a file of its own.
+// newRootCmd makes the whole command tree. Each command has a separate function in a separate file.
 func newRootCmd(a *cli.App) *cobra.Command {
 	root := cli.Group(&cobra.Command{
 		Use:   "drover",

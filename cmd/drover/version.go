@@ -12,7 +12,7 @@ import (
 type versions struct {
 	Client string       `json:"client"`
 	Server *api.Version `json:"server,omitempty"`
-	Error  string       `json:"error,omitempty"` // why there is no server
+	Error  string       `json:"error,omitempty"` // why the server did not answer
 }
 
 func newVersionCmd(a *cli.App) *cobra.Command {
@@ -23,7 +23,7 @@ func newVersionCmd(a *cli.App) *cobra.Command {
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}, false, func(cmd *cobra.Command, c cli.Remote, o *cli.Output, _ []string) error {
 		v := versions{Client: a.Version}
-		// That the server is away is part of the answer and no failure of it.
+		// An unreachable server is a part of the answer, not a failure of this command.
 		if s, err := c.Version(cmd.Context()); err != nil {
 			v.Error = err.Error()
 		} else {

@@ -34,12 +34,12 @@ func dirFlag(a *cli.App, cmd *cobra.Command) *string {
 	return cmd.Flags().String("dir", a.Authority, "`DIR` of the certificate authority on this host")
 }
 
-// Authority is what programs are told of one.
+// Authority is the JSON output for an authority.
 type Authority struct {
 	Cluster     string `json:"cluster"`
 	Fingerprint string `json:"fingerprint"` // of the newest root
 	Dir         string `json:"dir"`
-	Roots       int    `json:"roots"` // that are believed
+	Roots       int    `json:"roots"` // the number of trusted roots
 }
 
 func authorityOf(a *pki.Authority, dir string) Authority {
@@ -63,7 +63,7 @@ docker compose up.`,
 	dir := cmd.Flags().String("dir", a.Authority, "`DIR` to create on this host")
 	keep := cmd.Flags().Bool("keep", false, "succeed if there is an authority already, and keep it")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if *dir == "" { // as of a variable of a script that is not set
+		if *dir == "" { // such as an unset variable in a script
 			return cli.UsageError(cmd, "--dir is empty: name the folder to create, or omit --dir to use %s",
 				a.Authority)
 		}
@@ -132,7 +132,7 @@ Nodes that do not have a new certificate by then must join again.`,
 	return cmd
 }
 
-// issued is what programs are told of a certificate.
+// issued is the JSON output for a certificate.
 type issued struct {
 	Name    string    `json:"name"`
 	Role    pki.Role  `json:"role"`

@@ -88,8 +88,8 @@ func (a *App) Connected(
 	}
 }
 
-// Query completes a command without flags that asks the server and prints the answer as -o says. With quiet it can
-// print only IDs.
+// Query sets the RunE of a command without flags that sends a query to the server and prints the answer as -o says. If
+// quiet is set, the command has -q, which prints only IDs.
 func Query(a *App, cmd *cobra.Command, quiet bool,
 	run func(cmd *cobra.Command, c Remote, o *Output, args []string) error) *cobra.Command {
 	o := OutputFlags(cmd, quiet)
@@ -114,8 +114,8 @@ func (a *App) HostPath(path string) (string, error) {
 	return filepath.Abs(path)
 }
 
-// CleanHostPath cleans the path of a flag. It fails with ErrInvalid for a relative path, also on the server's
-// host: an object that is created there outlives the working directory of the caller.
+// CleanHostPath cleans the path of a flag. It fails with ErrInvalid for a relative path, even on the server's host,
+// because the created object outlives the caller's working directory.
 func (a *App) CleanHostPath(flag string, path *string) error {
 	if filepath.IsAbs(*path) {
 		*path = filepath.Clean(*path)

@@ -91,8 +91,7 @@ func ProfileWords(ctx context.Context, c Remote, _ []string, _ string) ([]string
 	return out, err
 }
 
-// SnapshotWords completes snapshots by UUID, and by name where the volume is
-// the argument before.
+// SnapshotWords completes snapshots by UUID. If the previous argument is a volume, it also completes them by name.
 func SnapshotWords(ctx context.Context, c Remote, given []string, _ string) ([]string, error) {
 	ref := ""
 	if len(given) > 0 {
@@ -110,8 +109,8 @@ func SnapshotWords(ctx context.Context, c Remote, given []string, _ string) ([]s
 	return out, err
 }
 
-// DiffWords completes snapshots of the volume that is the first argument, or of all
-// where that is a snapshot.
+// DiffWords completes snapshots of the volume that is the first argument. If the first argument is a snapshot, it
+// completes snapshots of all volumes.
 func DiffWords(ctx context.Context, c Remote, given []string, begun string) ([]string, error) {
 	words, err := SnapshotWords(ctx, c, given[:1], begun)
 	if err != nil || len(words) == 0 {

@@ -9,7 +9,7 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 )
 
-// OpenClient is that of the servers at an address: over https it shows a certificate.
+// OpenClient returns a client of the server at an address. For https, the client presents a certificate.
 func (a *App) OpenClient(endpoint string) (Remote, error) {
 	c, err := a.open(endpoint)
 	if err != nil {

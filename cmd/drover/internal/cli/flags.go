@@ -12,8 +12,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// FlagError says of a flag that was not understood what would do. words is the
-// whole command line.
+// FlagError explains a wrong flag and suggests a correct one. words is the whole command line.
 func FlagError(cmd *cobra.Command, words []string, err error) error {
 	var unknown *pflag.NotExistError
 	var value *pflag.InvalidValueError
@@ -33,7 +32,7 @@ func FlagError(cmd *cobra.Command, words []string, err error) error {
 	return UsageError(cmd, "%w", err)
 }
 
-// guess takes a flag's name, or none.
+// guess returns a suggestion for an error message, or "" if flag is empty.
 func guess(flag string) string {
 	if flag == "" {
 		return ""
@@ -59,8 +58,8 @@ func flagNames(cmd *cobra.Command) (names []string) {
 	return names
 }
 
-// longOf is the only flag that begins with a letter, "" where there are several.
-// A letter alone is not taken for it: docker volume rm -f overrides no protection.
+// longOf returns the only flag that begins with a letter, or "" if there are several. The caller only suggests the flag
+// and does not apply it: docker volume rm -f overrides no protection.
 func longOf(cmd *cobra.Command, letter string) string {
 	var long []string
 	for _, n := range flagNames(cmd) {
@@ -104,7 +103,7 @@ func orElse(s, none string) string {
 	return s
 }
 
-// valueOf is what follows a flag on the command line, "" for nothing.
+// valueOf returns the value of a flag on the command line, or "" if it has none.
 func valueOf(words []string, flag string) string {
 	for i, w := range words {
 		if value, ok := strings.CutPrefix(w, flag+"="); ok {

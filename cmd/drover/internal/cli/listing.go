@@ -12,7 +12,7 @@ import (
 // fetched.
 type Listing[T any] struct {
 	Short string
-	Long  string // empty: short is the whole text
+	Long  string // if empty, the help is only the short text
 	Fetch func(context.Context, Remote) ([]T, error)
 	ID    func(T) string
 	Table func([]T) *show.Table

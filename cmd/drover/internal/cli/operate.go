@@ -18,20 +18,20 @@ import (
 const (
 	// pollWait is how long one request about an operation waits for a change.
 	pollWait = 2 * time.Second
-	// AwayMost is how often a question is repeated while the server is unreachable, awayPause apart:
-	// a server that restarts is unreachable for a moment, and the operation continues.
+	// AwayMost is how often a request is repeated while the server is unreachable. awayPause is the pause between two
+	// attempts. A server that restarts is unreachable for a moment, and the operation continues.
 	AwayMost  = 30
 	awayPause = time.Second
 )
 
-// WorkFlags gives a command that changes something -o and --detach.
+// WorkFlags adds -o and --detach to a command that changes something.
 func WorkFlags(cmd *cobra.Command, quiet bool) *Output {
 	o := OutputFlags(cmd, quiet)
 	DetachFlag(cmd, o)
 	return o
 }
 
-// DetachFlag gives a command --detach.
+// DetachFlag adds --detach to a command.
 func DetachFlag(cmd *cobra.Command, o *Output) {
 	cmd.Flags().BoolVar(&o.Detach, "detach", false, "print the operation's ID and do not wait for its end")
 }
@@ -69,7 +69,7 @@ func (a *App) Submit(ctx context.Context, c Remote, o *Output, req api.Request) 
 	m := a.Meter(string(req.Kind)+" "+req.Volume, o.Quiet)
 	op, err := a.Wait(ctx, c, *out.Operation, m)
 	m.Close()
-	out.Operation = &op // as far as it is known, where that fails
+	out.Operation = &op // if Wait fails, the last known state
 	if err != nil {
 		return out, err
 	}
@@ -95,7 +95,7 @@ func (a *App) Wait(ctx context.Context, c Remote, op dataset.Operation, m progre
 					"cancel %s cancels it)", op.ID, op.ID, op.ID)
 		case errors.Is(err, dataset.ErrUnavailable) && away < AwayMost:
 			away++
-			_ = a.Sleep(ctx, awayPause) // cut short by ctx, which the next round sees
+			_ = a.Sleep(ctx, awayPause) // if ctx ends, the next round returns its error
 			continue
 		case err != nil:
 			return op, fmt.Errorf("cannot watch operation %s, which continues: %w", op.ID, err)
@@ -105,7 +105,7 @@ func (a *App) Wait(ctx context.Context, c Remote, op dataset.Operation, m progre
 		}
 		p := op.Progress
 		if p.Step == "" && polls > 0 {
-			p.Step = string(op.State) // long enough to say at least that
+			p.Step = string(op.State) // shows at least the state of a long operation
 		}
 		if p.Step != "" {
 			m.Update(p)
@@ -114,7 +114,7 @@ func (a *App) Wait(ctx context.Context, c Remote, op dataset.Operation, m progre
 	return op, OperationError(op)
 }
 
-// OperationError returns the error of a final operation, nil if it succeeded.
+// OperationError returns the error of a final operation, or nil if the operation succeeded.
 func OperationError(op dataset.Operation) error {
 	switch {
 	case op.State == dataset.OpDone:
@@ -129,7 +129,7 @@ func OperationError(op dataset.Operation) error {
 	return op.Problem.Err()
 }
 
-// Report prints an outcome: the API's object, the ID alone, or a line.
+// Report prints an outcome: the object of the API, only the ID, or a line.
 func (a *App) Report(o *Output, out api.Outcome, describe func(api.Outcome) (uuid.UUID, string)) error {
 	switch {
 	case o.JSON():

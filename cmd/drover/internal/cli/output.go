@@ -37,7 +37,7 @@ func (f *format) String() string { return string(*f) }
 // Type is what help shows as the value.
 func (f *format) Type() string { return "table|json" }
 
-// Set takes table or json.
+// Set accepts table or json.
 func (f *format) Set(s string) error {
 	if s != formatTable && s != formatJSON {
 		return fmt.Errorf("unknown format %q (available: %s, %s)", s, formatJSON, formatTable)
@@ -92,7 +92,7 @@ func (o options) String() string { return "" }
 // Type is what help shows as the value.
 func (o options) Type() string { return "KEY=VALUE" }
 
-// Set takes one option, or the format.
+// Set accepts one option, or the format.
 func (o options) Set(s string) error {
 	key, value, pair := strings.Cut(s, "=")
 	if !pair && (s == formatTable || s == formatJSON) {
@@ -118,7 +118,7 @@ func completeOption(_ *cobra.Command, _ []string, begun string) (words []string,
 	return words, cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
 }
 
-// PrintList prints items: as JSON, their IDs alone, or as a table.
+// PrintList prints items as JSON, only their IDs, or as a table.
 func PrintList[T any](a *App, o *Output, items []T, id func(T) string, table func([]T) *show.Table) error {
 	switch {
 	case o.JSON():

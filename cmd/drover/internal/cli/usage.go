@@ -10,8 +10,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// Group makes cmd the parent of others. By itself it is wrong usage: cobra would
-// print help and call it a success.
+// Group makes cmd the parent of other commands. To call cmd without a subcommand is a usage error. Without this
+// function cobra would print the help and exit with 0.
 func Group(cmd *cobra.Command, children ...*cobra.Command) *cobra.Command {
 	cmd.AddCommand(children...)
 	cmd.Args = cobra.ArbitraryArgs
@@ -47,7 +47,7 @@ func UnknownCommand(cmd *cobra.Command, word string) error {
 		dataset.Have(names))
 }
 
-// CommandName is how a command is called, without the program's name.
+// CommandName returns the name of a command without the program's name.
 func CommandName(cmd *cobra.Command) string {
 	if !cmd.HasParent() {
 		return cmd.Name()
@@ -61,8 +61,8 @@ func UsageError(cmd *cobra.Command, format string, args ...any) error {
 	return dataset.Errorf(dataset.ErrInvalid, "%w; see %s --help", fmt.Errorf(format, args...), cmd.CommandPath())
 }
 
-// Args accepts from least to as many arguments as are named in the command's use
-// line, any number where that ends in "...]", and otherwise names the argument that is missing or unexpected.
+// Args accepts at least this many arguments, and at most as many as the use line of the command names. If the use line
+// ends in "...]", it accepts any number. Otherwise it fails and names the argument that is missing or unexpected.
 func Args(least int) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		_, names, _ := strings.Cut(cmd.Use, " ")
@@ -82,6 +82,6 @@ func Args(least int) cobra.PositionalArgs {
 
 // PrintError writes an error as one line.
 func PrintError(w io.Writer, err error) {
-	// Nothing is left to tell it to when standard error is gone too.
+	// If standard error is closed too, the error cannot be reported.
 	_, _ = fmt.Fprintln(w, "drover: "+show.Clean(err.Error()))
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// AccessLine says how many hosts may mount a volume, where that is not one.
+// AccessLine says how many hosts may mount a volume. It returns "" if only one may.
 func AccessLine(a dataset.Access) string {
 	if a != dataset.AccessMany {
 		return ""
@@ -49,7 +49,7 @@ func OnDelete(o dataset.OnDelete) string {
 	return string(o.Mode)
 }
 
-// ExactSize says a size with its bytes, where the words are not as exact.
+// ExactSize formats a size. It adds the number of bytes if the rounded size is not exact.
 func ExactSize(s, asked dataset.Size) string {
 	words := SizeOr(s, asked, "no limit")
 	if s == 0 || words == s.String() {
@@ -58,7 +58,7 @@ func ExactSize(s, asked dataset.Size) string {
 	return fmt.Sprintf("%s (%d bytes)", words, int64(s))
 }
 
-// SizeOr says a size that was asked for as such; see dataset.Size.Said.
+// SizeOr formats a size as the user requested it (see dataset.Size.Said).
 func SizeOr(s, asked dataset.Size, none string) string {
 	if s == 0 {
 		return none
@@ -66,8 +66,8 @@ func SizeOr(s, asked dataset.Size, none string) string {
 	return s.Said(asked)
 }
 
-// ShortName keeps what Docker makes up for a volume without a name from taking a
-// table's width. The dataset beside it names it.
+// ShortName shortens the generated name of an anonymous Docker volume, which would take most of the width of a table.
+// The dataset in the same row identifies the volume.
 func ShortName(volume string) string {
 	if (dataset.Spec{Name: volume}).Anonymous() {
 		return volume[:anonymousShown] + "…"
@@ -75,5 +75,5 @@ func ShortName(volume string) string {
 	return volume
 }
 
-// anonymousShown is how much of such a name Docker shows of other IDs.
+// anonymousShown is the number of characters of such a name that are shown, as many as Docker shows of other IDs.
 const anonymousShown = 12

@@ -11,13 +11,12 @@ import (
 	"github.com/droverhq/drover/internal/socket"
 )
 
-// driverRE matches the names that the engine finds as files in the folder of plugins, and that users can type
-// after --volume-driver: no slash, which is another folder, and no colon, which begins the tag of a managed
-// plugin.
+// driverRE matches valid names of the plugin. The engine must find the name as a file in the folder of plugins, and
+// users must be able to type it after --volume-driver. A slash would name another folder, and a colon begins the tag of
+// a managed plugin.
 var driverRE = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
 
-// CheckServe fails with ErrInvalid for what Serve could not work with. It makes
-// nothing.
+// CheckServe fails with ErrInvalid for options that Serve cannot use. It creates nothing.
 func (o Options) CheckServe() error {
 	switch {
 	case o.CA != "", o.Listen != nil, len(o.Replicas) > 0, o.TransferRate > 0, o.FencePrograms != nil, o.ListAll:
@@ -28,7 +27,7 @@ func (o Options) CheckServe() error {
 	return o.checkHost()
 }
 
-// CheckControl does so for Control.
+// CheckControl is CheckServe for Control.
 func (o Options) CheckControl() error {
 	switch {
 	case o.Consul == nil:
@@ -59,7 +58,7 @@ func (o Options) CheckControl() error {
 	return socket.CheckPath(o.controlSocket())
 }
 
-// CheckAgent does so for Agent.
+// CheckAgent is CheckServe for Agent.
 func (o Options) CheckAgent() error {
 	switch {
 	case len(o.Replicas) == 0:
@@ -79,7 +78,7 @@ func missing(key, why, example string) error {
 	return dataset.Errorf(dataset.ErrInvalid, "drover.yaml: missing key %s: %s (example: %s)", key, why, example)
 }
 
-// checkPublish fails for a place where this process does not publish facts.
+// checkPublish fails if the options name a place where this process cannot publish facts.
 func (o Options) checkPublish(can, why string) error {
 	for _, place := range o.Publish {
 		if place != can {
@@ -89,7 +88,7 @@ func (o Options) checkPublish(can, why string) error {
 	return nil
 }
 
-// checkHost checks what every process needs that has a host's agent in it.
+// checkHost checks the options that every process with an agent needs.
 func (o Options) checkHost() error {
 	if err := o.checkPublish(config.PublishSwarm,
 		"control does that (set it for drover control)"); err != nil {
@@ -136,7 +135,7 @@ func (o Options) apiSocket() string     { return filepath.Join(o.Run, "drover.so
 func (o Options) controlSocket() string { return filepath.Join(o.Run, "control.sock") }
 func (o Options) pluginSocket() string  { return filepath.Join(o.PluginDir, o.Driver+".sock") }
 
-// checkLoopback accepts a TCP address that cannot be reached from other hosts: the answers there are not encrypted.
+// checkLoopback accepts only a TCP address that other hosts cannot reach, because its answers are not encrypted.
 func checkLoopback(address string) error {
 	host, port, err := net.SplitHostPort(address)
 	ip := net.ParseIP(host)

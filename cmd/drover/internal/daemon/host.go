@@ -1,6 +1,10 @@
-// Package daemon runs Drover's processes. Serve is everything that one host needs:
-// the store, the control service, the agent, the API and the plugin. Control is a
-// replica of a cluster's control service, Agent a host of a cluster.
+// Package daemon runs Drover's processes. Serve runs everything that a single host needs: the store, the control
+// service, the agent, the API and the plugin. Control runs a replica of a cluster's control service, and Agent runs a
+// host of a cluster. Package servers calls these functions with the Options that it reads from the flags and
+// drover.yaml.
+//
+// A process owns the files of Options.Root, its sockets and its stores. A lock on a file in the root ensures that one
+// process at a time uses them (lockRoot). OpenUnserved opens the store for commands that run without a server.
 package daemon
 
 import (
@@ -36,32 +40,33 @@ import (
 type Options struct {
 	Root         string
 	Run          string
-	PluginDir    string // with Driver and the settings of a node: not of Control
+	PluginDir    string // Control does not use PluginDir, Driver and the settings of a node
 	Driver       string
-	Metrics      string // loopback address; empty: none
-	NodeName     string // of a control replica: its own
+	Metrics      string // loopback address; if empty, there are no metrics
+	NodeName     string // of a control replica, the name of the replica
 	Version      string
 	Pools        []pool.Config
 	Labels       map[string]string
-	TransferRate dataset.Size // bytes a second between hosts; 0: no limit
-	// FencePrograms are the programs that the agent runs for fences; nil: any of root's.
+	TransferRate dataset.Size // bytes a second between hosts; if 0, there is no limit
+	// FencePrograms are the programs that the agent may run for fences. If nil, it may run any program that belongs to
+	// root.
 	FencePrograms []string
-	CgroupParents []string        // groups below which the engine puts containers; nil: the usual ones
+	CgroupParents []string        // groups below which the engine puts containers; if nil, the usual ones
 	ListAll       bool            // the engine's list shows the volumes of all hosts
-	Consul        *consul.Options // where the store is; nil: in a file of Root
+	Consul        *consul.Options // where the store is; if nil, it is in a file in Root
 	Profiles      func() control.Profiles
-	Reread        <-chan struct{} // of Serve: hears when Profiles has others; nil: it never has
+	Reread        <-chan struct{} // of Serve: receives after Profiles changed; if nil, it never changes
 	Backends      *backends.Registry
 	Log           *logrus.Logger
 
-	CA       string            // of Control: the folder of the cluster's authority
+	CA       string            // of Control: the folder of the cluster's certificate authority
 	Listen   *config.Listen    // of Control and Agent: for requests from the network
-	Replicas []string          // of Agent: where control is, HOST:PORT
-	Publish  []string          // where facts go: of a host config.PublishSwarm, of Control config.PublishConsul
-	Limits   membership.Limits // of Serve and Control: the times that they keep
-	Times    agent.Limits      // of Serve and Agent: likewise
-	Join     string            // of Agent: a token to join the cluster with; empty: it has
-	// Ready is called once everything is served.
+	Replicas []string          // of Agent: the addresses of control, HOST:PORT
+	Publish  []string          // where facts are published: config.PublishSwarm for a host, config.PublishConsul for Control
+	Limits   membership.Limits // of Serve and Control: their time limits
+	Times    agent.Limits      // of Serve and Agent: the agent's time limits
+	Join     string            // of Agent: a token to join the cluster; empty if the host has joined
+	// Ready is called once all sockets are served.
 	Ready func()
 }
 
@@ -70,9 +75,9 @@ func (o Options) panicked(request string, value any, stack []byte) {
 		stack)
 }
 
-// Serve runs one host until ctx ends, then stops in the order that loses nothing:
-// no new requests, those in flight end, the agent, control, the stores. Mounts
-// stay. It makes nothing before the options are checked.
+// Serve runs a single host until ctx ends. Then it stops in an order that loses nothing: it accepts no new requests,
+// waits for those in progress, and stops the agent, control and the stores. Mounts stay. It creates nothing before the
+// options are checked.
 func Serve(ctx context.Context, o Options) (err error) {
 	if err := o.CheckServe(); err != nil {
 		return err
@@ -128,7 +133,7 @@ func Serve(ctx context.Context, o Options) (err error) {
 	return p.serve(ctx, list, logrus.Fields{"driver": o.Driver, "node": ag.Node()})
 }
 
-// hostEndpoints serve the engine and the users of a host.
+// hostEndpoints returns the endpoints for the engine and the users of a host.
 func (p *process) hostEndpoints(ctx context.Context, ag *agent.Agent, handler, metrics http.Handler) ([]endpoint,
 	error) {
 	l, err := listen(ctx, p.Options)
@@ -158,7 +163,7 @@ func (p *process) metricsEndpoint(l net.Listener, metrics http.Handler) []endpoi
 	return []endpoint{{"metrics", p.limited("metrics", l, maxMetrics, nil), server.New(mux)}}
 }
 
-// replica is how other control replicas see this one.
+// replica describes this control replica to the other ones.
 func (p *process) replica() membership.Replica {
 	r := membership.Replica{Name: p.NodeName, Version: p.Version}
 	if p.Listen != nil {
@@ -167,8 +172,8 @@ func (p *process) replica() membership.Replica {
 	return r
 }
 
-// control makes the control service; it ends with the process. unfit hears, where it is not
-// nil, why this one cannot work beside others.
+// control makes the control service, which ends with the process. If unfit is not nil, it is called with the reason why
+// this replica cannot work beside others.
 func (p *process) control(st held, unfit func(error)) *control.Service {
 	svc := control.New(control.Deps{
 		Store: st, StoreName: st.kind, Authority: p.authority(), Shared: p.Consul != nil, Replica: p.replica(),
@@ -180,8 +185,8 @@ func (p *process) control(st held, unfit func(error)) *control.Service {
 	return svc
 }
 
-// authority is the cluster's, read anew each time, as it may be rotated; nil where there
-// is none.
+// authority returns a function that loads the cluster's authority. It reads the files at each call, because the
+// authority may be rotated. If there is no authority, it returns nil.
 func (p *process) authority() func() (*pki.Authority, error) {
 	if p.CA == "" {
 		return nil
@@ -189,8 +194,8 @@ func (p *process) authority() func() (*pki.Authority, error) {
 	return func() (*pki.Authority, error) { return pki.Load(p.CA) }
 }
 
-// agent makes the agent with its own store; both end with the process. A nil identity:
-// it makes one up. Credentials are for other nodes' agents; nil: there are none.
+// agent makes the agent with its store. Both end with the process. If identity is nil, the agent creates an identity.
+// credentials are for connections to the agents of other nodes. If nil, there are none.
 func (p *process) agent(ctx context.Context, asked api.Service, identity uuid.UUID,
 	credentials *pki.Credentials) (*agent.Agent, error) {
 	own, err := openStore(ctx, p.Options, "agent.db", bolt.Options{Clock: p.clock})
@@ -215,7 +220,7 @@ func (p *process) agent(ctx context.Context, asked api.Service, identity uuid.UU
 		peers := peerTransport(credentials)
 		p.atEnd(func() error { peers.CloseIdleConnections(); return nil })
 		cfg.PeerHTTP, cfg.PeerID = peers, peerID(credentials)
-		// Alone there is no other host that could take over.
+		// Without a cluster there is no other host that could take over.
 		g, err := guard.NewAgentClient(guard.SocketPath(p.Run))
 		if err != nil {
 			return nil, err

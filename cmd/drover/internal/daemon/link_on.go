@@ -11,8 +11,8 @@ import (
 	"github.com/droverhq/drover/control/api/server"
 )
 
-// link is the way from the agent to control. With DROVER_AWAY it goes over HTTP, as that
-// of an agent far away, and is broken while a file of that name exists.
+// link connects the agent to control. If DROVER_AWAY is set, the connection uses HTTP, as that of a remote agent does,
+// and is broken while the file that DROVER_AWAY names exists.
 func link(svc api.Service) (to api.Service, shut func()) {
 	file := os.Getenv("DROVER_AWAY")
 	if file == "" {

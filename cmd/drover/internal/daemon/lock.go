@@ -13,15 +13,14 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// The files of a root that its host's agent and a control replica lock.
+// The files in a root that the process with the host's agent and a control replica lock.
 const (
 	hostLock    = "lock"
 	controlLock = "control.lock"
 )
 
-// lockRoot makes sure that one process at a time works on a root: one that has the
-// host's agent in it, and one control replica. The second is told who does. The lock
-// goes with the process, however it ends.
+// lockRoot ensures that at most one process with the host's agent and at most one control replica use a root. A second
+// one gets an error that names the first one. The kernel releases the lock when the process ends, however it ends.
 func lockRoot(root, name string) (unlock func() error, err error) {
 	f, err := os.OpenFile(filepath.Join(root, name), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {

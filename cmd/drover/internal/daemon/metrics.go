@@ -17,7 +17,7 @@ import (
 	"github.com/droverhq/drover/guard"
 )
 
-// collector reads the figures at each request; it keeps nothing.
+// collector reads the figures at each request. It stores none.
 type collector struct {
 	seen  seer
 	store []figure
@@ -27,24 +27,24 @@ type collector struct {
 	superseded, guardUp, guardAhead, guardFenced             *prometheus.Desc
 }
 
-// seer knows how pools and volumes are now.
+// seer returns the present state of pools and volumes. Agents and control implement it.
 type seer interface {
 	Pools(context.Context) ([]api.Pool, error)
-	Seen(context.Context) []api.Volume // those that are or were mounted
+	Seen(context.Context) []api.Volume // the volumes that are or were mounted
 }
 
-// keeper knows how the replicas of a node are.
+// keeper returns the state of the replicas on a node. Only agents implement it.
 type keeper interface {
 	SeenReplicas() []agent.SeenReplica
 	SeenSuperseded() (volumes []string)
 }
 
-// decider knows whether volumes fail over by themselves.
+// decider returns whether volumes fail over automatically. Only control implements it.
 type decider interface {
 	Failover(context.Context) (api.FailoverState, error)
 }
 
-// doubter knows whether the store is believed.
+// doubter returns why control does not trust the store, or "" if it does.
 type doubter interface {
 	Halted(context.Context) (why string, err error)
 }
@@ -54,7 +54,7 @@ type guarded interface {
 	SeenGuard(context.Context) (guard.Status, error)
 }
 
-// figure is one of a store's.
+// figure is one figure of a store.
 type figure struct {
 	desc *prometheus.Desc
 	kind prometheus.ValueType
@@ -139,7 +139,7 @@ func newMetrics(seen seer, st []figure, version string) http.Handler {
 	return promhttp.HandlerFor(r, promhttp.HandlerOpts{MaxRequestsInFlight: 2, Timeout: 10 * time.Second})
 }
 
-// Describe names the figures.
+// Describe sends the descriptions of the figures.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{c.pool, c.poolOnline, c.poolHeld, c.mounted, c.uses, c.used, c.size, c.age,
 		c.maxLoss, c.superseded, c.halted, c.storeHalted, c.guardUp, c.guardAhead, c.guardFenced} {
@@ -150,8 +150,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	}
 }
 
-// Collect reads them. A figure that cannot be read is left out: the scrape says
-// so.
+// Collect reads the figures. A figure that cannot be read is omitted, and the scrape reports the error.
 func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
@@ -179,7 +178,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	for _, v := range c.seen.Seen(ctx) {
 		c.volume(gauge, v)
 	}
-	if dec, decides := c.seen.(decider); decides { // which agents do not
+	if dec, decides := c.seen.(decider); decides { // agents do not implement it
 		if st, err := dec.Failover(ctx); err != nil {
 			ch <- prometheus.NewInvalidMetric(c.halted, err)
 		} else {
@@ -193,7 +192,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 			gauge(c.storeHalted, flag(why != ""))
 		}
 	}
-	if k, keeps := c.seen.(keeper); keeps { // control has none of its own
+	if k, keeps := c.seen.(keeper); keeps { // control does not implement it, because it has no replicas
 		for _, r := range k.SeenReplicas() {
 			gauge(c.age, r.Age.Seconds(), r.Volume)
 			if r.MaxLoss > 0 {
@@ -214,7 +213,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 func (c *collector) guard(gauge func(*prometheus.Desc, float64, ...string), st guard.Status) {
 	for _, e := range st.Datasets {
 		if e.State == guard.StateRebooted || e.State == guard.StateSuperseded {
-			continue // it cannot be written to any more
+			continue // nobody can write to it any more
 		}
 		gauge(c.guardAhead, (e.Deadline - st.Now).Seconds(), e.Volume)
 		gauge(c.guardFenced, flag(e.State != guard.StateArmed), e.Volume)
@@ -233,8 +232,8 @@ func (c *collector) volume(gauge func(*prometheus.Desc, float64, ...string), v a
 	}
 }
 
-// gauges are figures, one for each name: a volume that is in the trash may be here still
-// beside the one that has its name by now, and of both the worse counts.
+// gauges contains one gauge for each name and set of labels. A volume in the trash and the present volume of the same
+// name may both be on this host. Then the worse value of the two counts.
 type gauges map[string]gauge
 
 type gauge struct {

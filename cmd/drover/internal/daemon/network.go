@@ -18,16 +18,16 @@ import (
 )
 
 const (
-	// maxStrangers bounds the connections, on each port, of peers that have shown no certificate of
-	// the cluster. One of them lasts for about half a minute at most: ten seconds each for the
-	// handshake, the head of a request and its body.
+	// maxStrangers bounds the connections, on each port, of peers that have not presented a certificate of the cluster.
+	// Such a connection lasts about half a minute at most: ten seconds each for the handshake, the head of a request,
+	// and its body.
 	maxStrangers = 1024
-	// maxMetrics bounds the connections for metrics, which want no certificate.
+	// maxMetrics bounds the connections for metrics, which need no certificate.
 	maxMetrics = 64
 )
 
-// network makes the endpoint of the port that o.Listen says. It answers over TLS, as cfg says. known
-// returns nil for peers whose connections are not bounded: see connlimit.Listener.
+// network makes the endpoint for the address in o.Listen. It uses TLS with cfg. known returns nil for peers whose
+// connections are not bounded: see connlimit.Listener.
 func (p *process) network(what string, cfg *tls.Config, handler http.Handler,
 	known func(tls.ConnectionState) error) (endpoint, error) {
 	l, err := net.Listen("tcp", p.Listen.Address)
@@ -41,15 +41,15 @@ func (p *process) network(what string, cfg *tls.Config, handler http.Handler,
 	return endpoint{what, tls.NewListener(limited, cfg), s}, nil
 }
 
-// limited bounds the connections of strangers.
+// limited bounds the connections of unknown peers.
 func (p *process) limited(what string, l net.Listener, most int,
 	known func(tls.ConnectionState) error) *connlimit.Listener {
 	closed := &closedLog{log: p.Log.WithField("port", what), most: most, clock: p.clock}
 	return connlimit.New(l, connlimit.Options{Most: most, Known: known, Closed: closed.add})
 }
 
-// quietLog keeps the server's messages about refused peers out of the log, unless that has debug messages:
-// anyone can connect.
+// quietLog discards the server's messages about refused peers unless the log level is debug, because anybody can
+// connect.
 type quietLog struct{ log *logrus.Logger }
 
 func (q quietLog) Write(b []byte) (int, error) {
@@ -57,17 +57,17 @@ func (q quietLog) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// closedEvery is how often the log says that connections were closed.
+// closedEvery is the minimum time between two log lines about closed connections.
 const closedEvery = time.Minute
 
-// closedLog logs that connections of strangers were closed, at most once a minute.
+// closedLog logs, at most once a minute, that connections of unknown peers were closed.
 type closedLog struct {
 	log   logrus.FieldLogger
 	most  int
 	clock clock.Clock
 
 	mu    sync.Mutex
-	count int // since the last line
+	count int // closed connections since the last line
 	next  time.Duration
 }
 

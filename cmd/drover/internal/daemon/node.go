@@ -23,8 +23,8 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 )
 
-// Agent runs one host of a cluster until ctx ends. It also starts while control is unreachable, and does the
-// work that needs no control. Mounts stay. It makes nothing before the options are checked.
+// Agent runs one host of a cluster until ctx ends. It starts even if control is unreachable, and then does the work
+// that does not need control. Mounts stay. It creates nothing before the options are checked.
 func Agent(ctx context.Context, o Options) (err error) {
 	if err := o.CheckAgent(); err != nil {
 		return err
@@ -91,10 +91,10 @@ func Agent(ctx context.Context, o Options) (err error) {
 	return p.serve(ctx, list, logrus.Fields{"driver": o.Driver, "node": ag.Node()})
 }
 
-// tls is the folder of this host's certificate.
+// tls returns the folder of this host's certificate.
 func (p *process) tls() string { return filepath.Join(p.Root, "tls") }
 
-// member is this host's place in the cluster, which it joins first where it has a token.
+// member returns this host's membership of the cluster. If the options have a token, the host joins first.
 func (p *process) member(ctx context.Context) (*member.Member, error) {
 	if p.Join != "" {
 		known, err := registration.KnownNode(p.Root)
@@ -112,8 +112,8 @@ func (p *process) member(ctx context.Context) (*member.Member, error) {
 	return member.Open(p.tls(), p.clock)
 }
 
-// peerTransport reaches other nodes' agents. One connection a transfer, by HTTP/1: the
-// windows of HTTP/2 are small for a long way.
+// peerTransport connects to the agents of other nodes. Each transfer has a connection with HTTP/1, because the windows
+// of HTTP/2 are too small for connections with a long delay.
 func peerTransport(c *pki.Credentials) *http.Transport {
 	return &http.Transport{
 		TLSClientConfig: c.Client(pki.Node), TLSHandshakeTimeout: 10 * time.Second, IdleConnTimeout: time.Minute,
@@ -121,8 +121,8 @@ func peerTransport(c *pki.Credentials) *http.Transport {
 	}
 }
 
-// peerID says which node asks: by its certificate as it is believed now, not as it was
-// when the connection was made.
+// peerID returns the node that sent a request. It checks the certificate of the connection against the authorities that
+// are trusted now, not those that were trusted at the handshake.
 func peerID(c *pki.Credentials) func(*http.Request) (uuid.UUID, error) {
 	return func(r *http.Request) (uuid.UUID, error) {
 		if r.TLS == nil {

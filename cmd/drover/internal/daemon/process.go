@@ -23,8 +23,7 @@ type process struct {
 	closers []func() error
 }
 
-// begin makes the folders and takes the lock of that name in the root. Folders that
-// are there keep their mode.
+// begin creates the folders and takes the named lock in the root. Existing folders keep their mode.
 func begin(o Options, lock string, folders ...string) (*process, error) {
 	for _, dir := range folders {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -38,7 +37,7 @@ func begin(o Options, lock string, folders ...string) (*process, error) {
 	return &process{Options: o, closers: []func() error{unlock}}, nil
 }
 
-// atEnd runs the clean-ups, the last first.
+// atEnd adds a clean-up. The clean-ups run in reverse order when the process ends.
 func (p *process) atEnd(f func() error) { p.closers = append(p.closers, f) }
 
 func (p *process) end() (err error) {
@@ -48,7 +47,7 @@ func (p *process) end() (err error) {
 	return err
 }
 
-// background runs f until the process ends. Things that were opened before it are closed after it.
+// background runs f in a goroutine until the process ends. Things that were opened before it are closed after it.
 func (p *process) background(ctx context.Context, f func(context.Context)) {
 	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan struct{})
@@ -68,7 +67,7 @@ func (p *process) audit(name string) (*audit.Log, error) {
 	return l, nil
 }
 
-// endpoint is one socket with what answers there.
+// endpoint is one socket with its server.
 type endpoint struct {
 	what string
 	net.Listener

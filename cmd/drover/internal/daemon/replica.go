@@ -18,10 +18,9 @@ import (
 	"github.com/droverhq/drover/internal/socket"
 )
 
-// Control runs one of a cluster's control replicas until ctx ends. It keeps nothing
-// that the others need: any number run side by side on one store. While Consul is unreachable it answers
-// requests with that error, and continues when Consul is back. It makes nothing before the options are
-// checked.
+// Control runs one of a cluster's control replicas until ctx ends. A replica owns no state that other replicas need, so
+// any number of them can use one store. While Consul is unreachable, it answers requests with that error. It continues
+// when Consul is reachable again. It creates nothing before the options are checked.
 func Control(ctx context.Context, o Options) (err error) {
 	if err := o.CheckControl(); err != nil {
 		return err
@@ -69,7 +68,7 @@ func Control(ctx context.Context, o Options) (err error) {
 	return err
 }
 
-// controlEndpoints are what agents, operators and root of this host ask.
+// controlEndpoints returns the endpoints for agents, operators, and root on this host.
 func (p *process) controlEndpoints(ctx context.Context, credentials *pki.Credentials, handler,
 	metrics http.Handler) (list []endpoint, err error) {
 	defer func() {
@@ -104,11 +103,11 @@ func closeAll(list []endpoint) error {
 	return errors.Join(errs...)
 }
 
-// checkTime is what Consul has at the start before it counts as away.
+// checkTime is how long the start waits for Consul before it regards Consul as unreachable.
 const checkTime = 5 * time.Second
 
-// checkStore fails when the store cannot be used as it is, for a reason that does
-// not go away by itself. One that does not answer is waited for while control serves.
+// checkStore fails if the store cannot be used for a reason that does not pass by itself. If the store does not answer,
+// checkStore returns nil, and control serves while awaitStore waits for the store.
 func (p *process) checkStore(ctx context.Context, st held) error {
 	cctx, cancel := context.WithTimeout(ctx, checkTime)
 	defer cancel()
@@ -128,10 +127,10 @@ func away(err error) bool {
 	return dataset.KindOf(err) == dataset.ErrUnavailable && !errors.Is(err, store.ErrClosed)
 }
 
-// checkAgain is how often a store that is away is looked at, for the log alone.
+// checkAgain is the interval at which an unreachable store is checked. The result is used only for the log.
 const checkAgain = 5 * time.Second
 
-// awaitStore says in the log when the store is back, or why it is of no use then.
+// awaitStore waits until the store answers, and logs that it can be used or why it cannot.
 func (p *process) awaitStore(ctx context.Context, st held) {
 	for {
 		select {
@@ -153,7 +152,7 @@ func (p *process) awaitStore(ctx context.Context, st held) {
 	}
 }
 
-// issue makes this replica's certificate: a process with the authority needs no other.
+// issue makes this replica's certificate. The process has the authority, so it needs no certificate from elsewhere.
 func (p *process) issue() (*pki.Pair, error) {
 	ca, err := pki.Load(p.CA)
 	if err != nil {
@@ -162,8 +161,7 @@ func (p *process) issue() (*pki.Pair, error) {
 	return ca.Issue(pki.Identity{Cluster: ca.Cluster(), Kind: pki.Control, Name: p.NodeName}, p.clock.Now())
 }
 
-// renewEvery is how often a replica makes itself a new certificate: an authority that
-// was rotated is used that soon.
+// renewEvery is how often a replica renews its certificate. This is also how soon it uses a rotated authority.
 const renewEvery = time.Minute
 
 func (p *process) renewOwn(ctx context.Context, c *pki.Credentials) {

@@ -9,14 +9,14 @@ import (
 	"github.com/droverhq/drover/internal/socket"
 )
 
-// sockets are the sockets on which the host answers.
+// sockets contains the listening sockets of the host.
 type sockets struct {
 	api, plugin net.Listener
-	metrics     net.Listener // nil: none
+	metrics     net.Listener // nil if there are no metrics
 }
 
-// listen takes the sockets that systemd handed over, by the names of their
-// units' FileDescriptorName= or by their paths, and makes the others.
+// listen uses the sockets that systemd passed. It finds them by FileDescriptorName= of their units or by their paths.
+// It creates the other sockets.
 func listen(ctx context.Context, o Options) (s sockets, err error) {
 	handed := socket.FromSystemd()
 	defer func() {
@@ -34,7 +34,7 @@ func listen(ctx context.Context, o Options) (s sockets, err error) {
 	return s, err
 }
 
-// listenMetrics returns no listener where none is wanted.
+// listenMetrics returns nil if the options name no address for metrics.
 func listenMetrics(o Options) (net.Listener, error) {
 	if o.Metrics == "" {
 		return nil, nil

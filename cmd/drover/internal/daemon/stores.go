@@ -21,22 +21,21 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// storeFile is the store in the root.
+// storeFile is the name of the store's file in the root.
 const storeFile = "store.db"
 
-// held is the store that control works on.
+// held is the store that control uses.
 type held struct {
 	store.Store
 	kind    string
-	check   func(context.Context) error // why it cannot be used as it is; of one in Consul
-	backup  api.Backup                  // nil where it cannot be copied from here
+	check   func(context.Context) error // why it cannot be used now; only of a store in Consul
+	backup  api.Backup                  // nil if it cannot be copied from this host
 	figures []figure
-	catalog store.Catalog // nil: there is none
+	catalog store.Catalog // nil if there is none
 }
 
-// openHeld opens the store of a host by itself: in Consul where the configuration
-// says so, otherwise in a file of the root. An unusable store in Consul ends the start with the reason: all
-// requests would only fail.
+// openHeld opens the store of a single host. It is in Consul if the configuration says so, otherwise in a file in the
+// root. If the store in Consul cannot be used, openHeld fails with the reason, because every request would fail.
 func openHeld(ctx context.Context, o Options, c clock.Clock) (held, error) {
 	if o.Consul == nil {
 		st, err := openStore(ctx, o, storeFile, bolt.Options{Clock: c})
@@ -58,7 +57,7 @@ func openHeld(ctx context.Context, o Options, c clock.Clock) (held, error) {
 	return st, nil
 }
 
-// openConsul opens the store in Consul without asking it anything.
+// openConsul opens the store in Consul. It sends no request to Consul.
 func openConsul(o Options, c clock.Clock) (held, error) {
 	st, err := newConsul(o, c)
 	if err != nil {
@@ -90,9 +89,9 @@ func usable(ctx context.Context, st store.Store) error {
 	return record.CheckFormat(ctx, st)
 }
 
-// openStore opens a store in the root. One that cannot be read is put aside, for
-// a person to look at, and an empty one takes its place: the agent sees that it is another one, lets
-// containers mount the known volumes and destroys nothing.
+// openStore opens a store in the root. A store that cannot be read is renamed, so that a person can examine it, and an
+// empty one replaces it. The agent notices that the store is a different one: it lets containers mount the known
+// volumes and destroys nothing.
 func openStore(ctx context.Context, o Options, name string, opts bolt.Options) (*bolt.Store, error) {
 	path := filepath.Join(o.Root, name)
 	st, err := bolt.Open(ctx, path, opts)
@@ -110,7 +109,7 @@ func openStore(ctx context.Context, o Options, name string, opts bolt.Options) (
 	return bolt.Open(ctx, path, opts)
 }
 
-// tellCompaction logs what opening a store did about its file.
+// tellCompaction logs what the opening of a store did with its file.
 func tellCompaction(o Options, path string, c bolt.Compaction) {
 	log := o.Log.WithFields(logrus.Fields{"file": path, "from": c.From, "to": c.To})
 	switch {

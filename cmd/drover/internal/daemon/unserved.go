@@ -15,8 +15,7 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// Unserved is a store that is opened to be read or filled as a whole, while no
-// drover of this root serves.
+// Unserved is a store that a command reads or fills as a whole while no drover serves its root.
 type Unserved struct {
 	store.Store
 	store.Raiser
@@ -35,10 +34,9 @@ func (u Unserved) Close() error {
 	return err
 }
 
-// OpenUnserved opens the store that the options name, to be read, or to be filled: then
-// one in a file is made where there is none, and otherwise it is dataset.ErrNotFound. A
-// damaged one is dataset.ErrCorrupt, and stays where it is. dataset.ErrInUse while a
-// drover works on the root. Close it after use.
+// OpenUnserved opens the store that the options name. If fill is set, it creates a missing file. Otherwise it fails
+// with dataset.ErrNotFound if there is none. It fails with dataset.ErrCorrupt if the store is damaged, and leaves the
+// file in place. It fails with dataset.ErrInUse while a drover uses the root. The caller must close the store.
 func OpenUnserved(ctx context.Context, o Options, fill bool) (u Unserved, err error) {
 	if fill {
 		if err := os.MkdirAll(o.Root, 0o755); err != nil {
@@ -55,7 +53,7 @@ func OpenUnserved(ctx context.Context, o Options, fill bool) (u Unserved, err er
 	for _, name := range []string{hostLock, controlLock} {
 		unlock, err := lockRoot(o.Root, name)
 		if errors.Is(err, fs.ErrNotExist) {
-			break // no drover has ever worked here
+			break // no drover has ever used this root
 		}
 		if err != nil {
 			return u, err

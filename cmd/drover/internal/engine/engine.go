@@ -1,6 +1,6 @@
-// Package engine asks the Docker engine of this host where it keeps a volume of
-// its own, so that it can be imported. This is the client's business and never
-// the daemon's, which must not wait for the engine that waits for it.
+// Package engine finds the folder of a Docker volume of driver local by asking the Docker engine of this host, so that
+// the volume can be imported. Only commands use it (App.DockerPath). The daemon must not: it would wait for the engine,
+// which waits for the daemon.
 package engine
 
 import (
@@ -15,16 +15,15 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// API is the part of Docker's API that is asked.
+// API is the part of Docker's API that this package uses.
 type API interface {
 	VolumeInspect(ctx context.Context, name string, o client.VolumeInspectOptions) (client.VolumeInspectResult, error)
 	ContainerList(ctx context.Context, o client.ContainerListOptions) (client.ContainerListResult, error)
 }
 
-// Open returns a client of the engine that DOCKER_HOST names, by default that at
-// /var/run/docker.sock; nothing is asked yet. An engine that is not reached by a
-// unix socket is refused with ErrUnsupported: the paths that it tells are those
-// of its host, where another volume of that name may lie here.
+// Open returns a client of the engine that DOCKER_HOST names, by default that at /var/run/docker.sock. It sends no
+// request. It fails with ErrUnsupported for an engine that is not reached by a Unix socket: its paths are of another
+// host, and this host may have another volume at the same path.
 func Open() (*client.Client, error) {
 	c, err := client.New(client.FromEnv)
 	if err != nil {
@@ -39,12 +38,13 @@ func Open() (*client.Client, error) {
 	return c, nil
 }
 
-// Path returns the folder that holds the bytes of a Docker volume of driver
-// local. It fails with ErrNotFound; with ErrUnsupported for other drivers, and
-// for what the local driver mounts only while a container uses it (a bind gives
-// its device); with ErrInUse, naming them, when running containers use the
-// folder, unless live; with ErrUnavailable when the engine does not answer.
-// Idempotent, and safe for concurrent use.
+// Path returns the folder that contains the data of a Docker volume of driver local. Idempotent, and safe for
+// concurrent use.
+//
+// It fails with ErrNotFound if there is no such volume. It fails with ErrUnsupported for other drivers, and for volumes
+// that the local driver mounts only while a container uses them (for a bind, the error has its device). Unless live is
+// set, it fails with ErrInUse, which names them, if running containers use the folder. It fails with ErrUnavailable if
+// the engine does not answer.
 func Path(ctx context.Context, c API, name string, live bool) (string, error) {
 	v, err := c.VolumeInspect(ctx, name, client.VolumeInspectOptions{})
 	switch {
@@ -80,8 +80,8 @@ func folder(driver, mountpoint string, options map[string]string, name string) (
 	if device == "" && kind == "" {
 		return absolute(mountpoint, name)
 	}
-	// The driver mounts these while a container uses them; otherwise the
-	// mountpoint is an empty folder, which must not pass for the volume.
+	// The driver mounts such a volume only while a container uses it. Otherwise the mountpoint is an empty folder,
+	// which must not be taken for the volume.
 	for o := range strings.SplitSeq(options["o"], ",") {
 		if o == "bind" || o == "rbind" {
 			return absolute(device, name)
@@ -100,8 +100,8 @@ func absolute(path, name string) (string, error) {
 	return filepath.Clean(path), nil
 }
 
-// usedBy names the running, paused and restarting containers that have the
-// volume, or its folder, or a part or parent of that, mounted.
+// usedBy returns the names of the running, paused and restarting containers that have mounted the volume, its folder,
+// or a part or parent of the folder.
 func usedBy(ctx context.Context, c API, name, path string) ([]string, error) {
 	list, err := c.ContainerList(ctx, client.ContainerListOptions{})
 	if err != nil {
@@ -124,7 +124,7 @@ func usedBy(ctx context.Context, c API, name, path string) ([]string, error) {
 
 func label(names []string, id string) string {
 	for _, n := range names {
-		// A linked container goes by "/other/alias" too.
+		// A linked container has the name "/other/alias" too.
 		if n = strings.TrimPrefix(n, "/"); n != "" && !strings.Contains(n, "/") {
 			return n
 		}
