@@ -61,8 +61,8 @@ func execute(ctx context.Context, a *cli.App, args []string) int {
 	return dataset.KindOf(err).Exit
 }
 
-// signals returns a context that ends at the first signal to stop. Commands that must clean up or print a result at the
-// end use it. The other commands are killed by the signal. A second signal kills every command. Signals that the parent
+// signals returns a context that ends at the first signal to stop, for commands that must clean up or print a result
+// then. The other commands are killed by the signal. A second signal kills every command. Signals that the parent
 // process ignored (nohup, sh's &) stay ignored.
 func signals(ctx context.Context) (context.Context, context.CancelFunc) {
 	var heed []os.Signal

@@ -16,7 +16,7 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 )
 
-// DefaultAuthority is app.authority outside of tests.
+// DefaultAuthority is App.Authority outside of tests.
 const DefaultAuthority = "/etc/drover/ca"
 
 // Command makes drover ca with its subcommands.

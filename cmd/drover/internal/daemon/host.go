@@ -62,7 +62,7 @@ type Options struct {
 	CA       string            // of Control: the folder of the cluster's certificate authority
 	Listen   *config.Listen    // of Control and Agent: for requests from the network
 	Replicas []string          // of Agent: the addresses of control, HOST:PORT
-	Publish  []string          // where facts are published: config.PublishSwarm for a host, config.PublishConsul for Control
+	Publish  []string          // config.PublishSwarm (of a host), config.PublishConsul (of Control)
 	Limits   membership.Limits // of Serve and Control: their time limits
 	Times    agent.Limits      // of Serve and Agent: the agent's time limits
 	Join     string            // of Agent: a token to join the cluster; empty if the host has joined

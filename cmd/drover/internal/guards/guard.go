@@ -14,7 +14,7 @@ import (
 	"github.com/droverhq/drover/guard"
 )
 
-// guardFlags is what drover guard can be told.
+// guardFlags are the flags of drover guard.
 type guardFlags struct {
 	root, run, watchdog, level string
 	step                       time.Duration

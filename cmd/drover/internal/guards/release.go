@@ -19,8 +19,8 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// DialGuard returns the guard whose socket is in a folder. A client waits for one that is
-// being restarted; a person is told at once that there is none: ErrUnavailable.
+// DialGuard returns the guard whose socket is in a folder. It fails with ErrUnavailable at once if the socket does not
+// exist. A client of package guard would wait for a guard that is being restarted.
 func DialGuard(run string) (cli.Fencer, error) {
 	path := guard.SocketPath(run)
 	if _, err := os.Lstat(path); err != nil {
@@ -119,8 +119,8 @@ this host. VOLUME is the name of the volume or the UUID of its dataset.`,
 	return cmd
 }
 
-// Release gives up a dataset that a guard has fenced, so that it can be unmounted: its possible writers are
-// killed before it is thawed. Repeated, it continues with the rest.
+// Release gives up a dataset that a guard has fenced, so that it can be unmounted. The processes that may write to it
+// are killed before it is thawed. After an error or an interruption, call it again: it does the remaining steps.
 func Release(ctx context.Context, g cli.Fencer, unmount func(path string) error, ref string) (e guard.Entry,
 	err error) {
 	st, err := g.Status(ctx)
@@ -165,7 +165,7 @@ func Release(ctx context.Context, g cli.Fencer, unmount func(path string) error,
 	return e, g.Dismiss(ctx, e.Dataset, e.Epoch)
 }
 
-// stillLetGo fails with ErrConflict once an agent has the released dataset open again.
+// stillLetGo fails with ErrConflict if an agent has opened the released dataset again.
 func stillLetGo(ctx context.Context, g cli.Fencer, e guard.Entry) error {
 	st, err := g.Status(ctx)
 	if err != nil {

@@ -63,10 +63,10 @@ volumes then continue from the newest copies on other nodes.`,
 	return cmd
 }
 
-// drainAtOnce is how many volumes are on their way at the same time.
+// drainAtOnce is the maximum number of volumes that are moved at the same time.
 const drainAtOnce = 8
 
-// drain is one round of a node's volumes.
+// drain moves all volumes away from a node, once.
 type drain struct {
 	*cli.App
 	c      cli.Remote
@@ -80,11 +80,11 @@ type drain struct {
 	all, stayed int
 }
 
-// drained is what became of one volume.
+// drained is the outcome for one volume.
 type drained struct {
 	Volume  string           `json:"volume"`
-	Node    string           `json:"node,omitempty"`    // where it lives now
-	Problem *dataset.Problem `json:"problem,omitempty"` // why it stays
+	Node    string           `json:"node,omitempty"`    // the volume's node after the move
+	Problem *dataset.Problem `json:"problem,omitempty"` // why the volume was not moved
 }
 
 func (d *drain) run(ctx context.Context) error {
@@ -117,7 +117,7 @@ func (d *drain) run(ctx context.Context) error {
 	return d.tell("node %s has no volumes left", d.node.Name)
 }
 
-// begin asks for the move of a volume, when there are not too many under way.
+// begin requests the move of a volume. If too many moves are in progress, it first waits for the oldest one.
 func (d *drain) begin(ctx context.Context, v api.Volume) error {
 	if len(d.open) == drainAtOnce {
 		if err := d.finish(ctx); err != nil {
@@ -132,12 +132,12 @@ func (d *drain) begin(ctx context.Context, v api.Volume) error {
 		return nil
 	}
 	if err == nil {
-		return nil // it left by itself
+		return nil // the volume is no longer on the node
 	}
 	return d.stays(ctx, v.Volume, err)
 }
 
-// finish waits for the move that was asked for first.
+// finish waits for the oldest move that is in progress.
 func (d *drain) finish(ctx context.Context) error {
 	op := d.open[0]
 	d.open = d.open[1:]
@@ -151,7 +151,7 @@ func (d *drain) finish(ctx context.Context) error {
 	return d.tell("volume %s is on node %s", op.Volume, d.names[op.Node])
 }
 
-// tell says a line to people.
+// tell prints a line for people, unless the output is JSON.
 func (d *drain) tell(format string, args ...any) error {
 	if d.json {
 		return nil
@@ -159,7 +159,8 @@ func (d *drain) tell(format string, args ...any) error {
 	return d.Say(format, args...)
 }
 
-// stays reports why a volume did not leave; a problem of all volumes ends the round.
+// stays records and prints why a volume was not moved. It returns an error if the problem concerns all volumes, and the
+// drain ends.
 func (d *drain) stays(ctx context.Context, volume string, err error) error {
 	if ctx.Err() != nil || errors.Is(err, dataset.ErrUnavailable) || errors.Is(err, dataset.ErrForbidden) {
 		return err

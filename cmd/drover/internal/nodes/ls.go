@@ -71,7 +71,7 @@ func nodeTable(nodes []api.Node, now time.Time) *show.Table {
 
 func loadLine(load float64) string { return strconv.FormatFloat(load, 'f', 2, 64) }
 
-// nodeState says whether a node is heard of, and for how long it is not.
+// nodeState returns whether control hears from a node, and if not, since when.
 func nodeState(n api.Node, now time.Time) string {
 	switch {
 	case n.Live:

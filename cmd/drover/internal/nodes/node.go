@@ -21,7 +21,7 @@ func Command(a *cli.App) *cobra.Command {
 	)
 }
 
-// findNode connects, and finds a node among all that there are by name or UUID.
+// findNode connects to the server and finds a node by name or UUID. It also returns all nodes.
 func findNode(ctx context.Context, a *cli.App, ref string) (c cli.Remote, n api.Node, all []api.Node, err error) {
 	if c, err = a.Connect(); err != nil {
 		return c, n, nil, err

@@ -43,7 +43,7 @@ func operationTable(a *cli.App, ops []dataset.Operation) *show.Table {
 	return t
 }
 
-// detail says how far an operation is, or why it failed.
+// detail returns the progress of an operation, or why it failed.
 func detail(op dataset.Operation) string {
 	p := op.Progress
 	switch {

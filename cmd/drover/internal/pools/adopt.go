@@ -48,7 +48,7 @@ name is taken, the first digits of the volume's UUID are appended.`,
 	return cmd
 }
 
-// RebuiltTable shows the datasets that were recorded again.
+// RebuiltTable shows the datasets whose records were rebuilt.
 func RebuiltTable(rebuilt []api.Rebuilt) *show.Table {
 	t := show.NewTable("VOLUME", "DATASET", "OUTCOME", "NOTE")
 	for _, r := range rebuilt {

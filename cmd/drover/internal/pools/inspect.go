@@ -37,7 +37,7 @@ func newPoolInspectCmd(a *cli.App) *cobra.Command {
 func poolForm(p api.Pool) *show.Form {
 	f := &show.Form{}
 	f.Add("Pool", p.Name)
-	if p.ID != uuid.Nil { // one that could not be made
+	if p.ID != uuid.Nil { // a pool that could not be created has no ID
 		f.Add("ID", p.ID.String())
 	}
 	f.Add("Node", p.NodeName)
@@ -63,7 +63,7 @@ func poolForm(p api.Pool) *show.Form {
 			f.Add("Unknown", fmt.Sprintf("%d quarantined (drover doctor)", st.Unknown))
 		}
 	}
-	if can, cannot := abilities(p.Capabilities); len(can) > 0 { // otherwise it was not asked yet
+	if can, cannot := abilities(p.Capabilities); len(can) > 0 { // empty if they are not known yet
 		f.Add("Can", can...)
 		f.Add("Cannot", cannot...)
 	}
@@ -71,10 +71,10 @@ func poolForm(p api.Pool) *show.Form {
 	return f
 }
 
-// Ability is what pools can do that have a capability.
+// Ability describes a capability of pools.
 type Ability struct{ Name, what string } // its name in JSON, and in words
 
-// Abilities is all that pools can do, in the order in which it is shown.
+// Abilities returns all capabilities in the order in which they are shown.
 func Abilities() []Ability {
 	return []Ability{
 		{"enforces_size", "enforce the size of a volume"},
@@ -106,7 +106,7 @@ func AbilityInWords(name string) string {
 	return name
 }
 
-// speed says which limits of speed a pool's volumes are held to.
+// speed returns which speed limits a pool can enforce for its volumes.
 func speed(c dataset.Capabilities) string {
 	limit := AbilityInWords("limits")
 	switch {
@@ -118,7 +118,7 @@ func speed(c dataset.Capabilities) string {
 	return limit
 }
 
-// abilities describes the capabilities of a pool.
+// abilities returns the capabilities that a pool has and those that it lacks, in words.
 func abilities(c dataset.Capabilities) (can, cannot []string) {
 	grow := AbilityInWords("online_grow")
 	online, offline := grow, ""

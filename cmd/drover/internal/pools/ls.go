@@ -12,7 +12,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// The states of a pool, as they are shown.
+// The states of a pool in the output.
 const (
 	poolOnline  = "online"
 	poolOffline = "offline"

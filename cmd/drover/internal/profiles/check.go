@@ -66,8 +66,8 @@ existing pools satisfy a profile is checked when a volume is created.`,
 	return cmd
 }
 
-// printMissing tells which pools and keys that profiles name are not there: a file may be checked on
-// another host, or before they are made.
+// printMissing prints which pools and keys the profiles name that do not exist. That is no error: a file may be checked
+// on another host, or before the pools and keys are created.
 func printMissing(ctx context.Context, a *cli.App, all []dataset.Profile) error {
 	var pools []string
 	var away error
@@ -96,7 +96,7 @@ func printMissing(ctx context.Context, a *cli.App, all []dataset.Profile) error 
 	return nil
 }
 
-// CheckKey is app.hasKey. Whoever is not root cannot tell.
+// CheckKey is App.CheckKey outside of tests. It cannot check the key if the caller is not root.
 func CheckKey(path string) error {
 	if os.Geteuid() != 0 {
 		return nil
@@ -118,7 +118,7 @@ func poolNames(ctx context.Context, a *cli.App) ([]string, error) {
 	return slices.Compact(slices.Sorted(slices.Values(names))), err
 }
 
-// printMistakes tells each on a line of its own, the only one as the error itself.
+// printMistakes prints each mistake on a line. If there is only one, it returns that mistake as the error.
 func printMistakes(a *cli.App, file string, all []error) error {
 	if len(all) == 1 {
 		return all[0]

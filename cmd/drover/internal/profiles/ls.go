@@ -32,7 +32,7 @@ func Table(profiles []dataset.Profile) *show.Table {
 	return t
 }
 
-// speedShort is how fast a profile's volumes may be at most, for a cell: the reads, then the writes.
+// speedShort formats the speed limits of a profile for a cell: the reads, then the writes.
 func speedShort(q dataset.QoS) string {
 	var parts []string
 	for _, d := range []struct {
@@ -63,7 +63,7 @@ func encrypted(k dataset.KeySource) string {
 	return ""
 }
 
-// storage names the pools for a profile's volumes.
+// storage returns the names of the pools for a profile's volumes.
 func storage(p dataset.Profile) string {
 	var what []string
 	if p.Pool != "" {
@@ -78,7 +78,7 @@ func storage(p dataset.Profile) string {
 	return strings.Join(what, ", ")
 }
 
-// keepLine says how many scheduled snapshots stay.
+// keepLine returns how many scheduled snapshots are kept.
 func keepLine(k dataset.Keep) string {
 	var parts []string
 	for _, e := range []struct {

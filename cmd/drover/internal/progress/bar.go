@@ -13,8 +13,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Bar draws one bar on a terminal from the first Update on, so that work which
-// is done at once draws nothing. Make it with NewBar.
+// Bar draws one bar on a terminal. It starts at the first Update, so that work that ends at once draws nothing. Make it
+// with NewBar.
 type Bar struct {
 	mu     sync.Mutex
 	w      io.Writer
@@ -22,7 +22,7 @@ type Bar struct {
 	pool   *mpb.Progress
 	bar    *mpb.Bar
 	closed bool
-	text   atomic.Pointer[string] // read by the drawing goroutine, for which Update waits
+	text   atomic.Pointer[string] // atomic, because Update waits for the drawing goroutine, which reads it, while it holds mu
 }
 
 // NewBar returns a meter that draws on w, which is a terminal.
@@ -47,8 +47,7 @@ func (b *Bar) Update(p dataset.Progress) {
 	b.bar.SetCurrent(p.Done)
 }
 
-// start makes the bar with a total of 0, since one with a total would be over
-// for good when its first step is.
+// start makes the bar with a total of 0. A bar with a total would be complete for good after its first step.
 func (b *Bar) start() {
 	known, unknown := mpb.BarStyle().Build(), mpb.SpinnerStyle().PositionLeft().Build()
 	filler := mpb.BarFillerFunc(func(w io.Writer, s decor.Statistics) error {
@@ -74,7 +73,7 @@ func amounts(s decor.Statistics) string {
 	return ""
 }
 
-// Close removes the bar: the next output of the command is about the outcome.
+// Close removes the bar, because the next output of the command is the outcome.
 func (b *Bar) Close() {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -1,6 +1,5 @@
-// Package progress tells people how far long work is: a bar on a terminal,
-// plain lines elsewhere, so that a log holds a handful of them and not one for
-// every refresh.
+// Package progress shows the progress of long work: as a bar on a terminal, otherwise as plain lines. A log then
+// contains a few lines, not one for every refresh.
 package progress
 
 import (
@@ -12,9 +11,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Meter shows progress. Update may be called from any goroutine, and after
-// Close, when it does nothing. Close takes a bar away again and waits for what
-// draws it; it is idempotent.
+// Meter shows progress. Any goroutine may call Update. After Close, Update does nothing. Close removes the bar and
+// waits until it is no longer drawn. Close is idempotent.
 type Meter interface {
 	Update(p dataset.Progress)
 	Close()
@@ -43,7 +41,7 @@ type Lines struct {
 // NewLines returns a meter that prints to w, each line beginning with label.
 func NewLines(w io.Writer, label string) *Lines { return &Lines{w: w, label: label} }
 
-// Update prints a line when there is something new to say.
+// Update prints a line for a new step or tenth.
 func (l *Lines) Update(p dataset.Progress) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -62,7 +60,7 @@ func (l *Lines) Update(p dataset.Progress) {
 	if p.Total > 0 {
 		line += fmt.Sprintf(" %d%% (%s of %s)", 10*tenth, dataset.Size(p.Done).Human(), dataset.Size(p.Total).Human())
 	}
-	// Progress is a courtesy: a failed write of it must not end the work.
+	// A failed write of the progress must not end the work.
 	_, _ = fmt.Fprintln(l.w, show.Clean(line))
 }
 
@@ -73,8 +71,7 @@ func (l *Lines) Close() {
 	l.closed = true
 }
 
-// Reader passes r on and tells the meter how many bytes went by. Read calls
-// must not overlap.
+// Reader reads from R and reports to the meter how many bytes were read. Read calls must not overlap.
 type Reader struct {
 	R     io.Reader
 	Meter Meter
@@ -89,7 +86,7 @@ func (r *Reader) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// Writer passes all bytes on to W, and counts them for the meter. Write calls must not overlap.
+// Writer writes to W and reports to the meter how many bytes were written. Write calls must not overlap.
 type Writer struct {
 	W     io.Writer
 	Meter Meter

@@ -59,9 +59,9 @@ them again.`,
 // maxToken bounds the length of a token.
 const maxToken = 4 << 10
 
-// ReadToken returns the join token that is in a file (@FILE) or comes on standard input (-), and none for
-// an empty source. A token on the command line is refused, as every user of the host can read that (I12);
-// the error does not repeat it.
+// ReadToken returns the join token from a file (@FILE) or from standard input (-). If source is empty, it returns no
+// token. It refuses a token on the command line, because every user of the host can read the command line (I12). The
+// error does not contain that token.
 func ReadToken(a *cli.App, source string) (string, error) {
 	var from io.Reader
 	switch file, ok := strings.CutPrefix(source, "@"); {

@@ -47,19 +47,19 @@ func (f *Flags) common(fl *pflag.FlagSet) {
 	fl.StringVar(&f.Level, "log-level", "info", "minimum `LEVEL` of log messages: debug, info, warning, error")
 }
 
-// ofControl are the flags of a process with control in it.
+// ofControl adds the flags of a process that contains control.
 func (f *Flags) ofControl(fl *pflag.FlagSet) {
 	fl.StringVar(&f.profiles, "profiles", settings.DefaultProfiles,
 		"profiles `FILE`; without a file at the default place, the built-in profiles are used")
 }
 
-// ofHost are those of a process with an agent in it.
+// ofHost adds the flags of a process that contains an agent.
 func (f *Flags) ofHost(fl *pflag.FlagSet) {
 	fl.StringVar(&f.pluginDir, "plugin-dir", "/run/docker/plugins", "`DIR` where Docker looks for plugins")
 	fl.StringVar(&f.driver, "driver", "drover", "`NAME` of the volume driver")
 }
 
-// OfStore are the flags of a command that opens the store itself.
+// OfStore adds the flags of a command that opens the store itself.
 func (f *Flags) OfStore(fl *pflag.FlagSet) {
 	f.Level = "error"
 	fl.StringVar(&f.config, "config", settings.DefaultConfig,
@@ -68,23 +68,22 @@ func (f *Flags) OfStore(fl *pflag.FlagSet) {
 		"`DIR` of the state, with the store unless drover.yaml names another")
 }
 
-// publishing says where facts can be published by this process.
+// publishing adds the flag that chooses where this process publishes facts. where lists the possible targets.
 func (f *Flags) publishing(fl *pflag.FlagSet, where string) {
 	fl.StringSliceVar(&f.publish, "publish-facts", nil,
 		"publish facts of hosts to `TARGET`: "+where+"; overrides publish_facts in drover.yaml")
 }
 
-// The places.
+// The possible targets in the help text.
 const (
 	toSwarm  = "swarm (labels of the Swarm's nodes)"
 	toConsul = "consul (tags and metadata of the agents' services)"
 )
 
-// tune lets as many goroutines run at once as suits work that mostly waits for
-// disks: with one for each CPU, what is ready waits for others that sit in a flush
-// (a tenth to a fifth fewer creates a second at 64 at once on two CPUs). And it collects
-// garbage half as often as Go does by itself, which is another twentieth, and a heap that
-// is small still. Whoever sets GOMAXPROCS or GOGC is obeyed.
+// tune sets GOMAXPROCS and GOGC for work that mostly waits for disks, unless the user has set them. With one running
+// goroutine for each CPU, goroutines that are ready wait for others that wait in a flush: on two CPUs, with 64 creates
+// at a time, a tenth to a fifth fewer creates a second. Garbage is collected half as often as by default. That saves
+// another twentieth, and the heap is still small.
 func tune(getenv func(string) string) {
 	if getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(max(4, 2*runtime.NumCPU()))
@@ -123,7 +122,7 @@ func runProcess(ctx context.Context, a *cli.App, f Flags,
 	return process(ctx, o)
 }
 
-// Options are the settings from the flags and drover.yaml.
+// Options returns the settings from the flags and drover.yaml.
 func (f *Flags) Options(a *cli.App, log *logrus.Logger) (o daemon.Options, err error) {
 	cfg, err := settings.LoadConfig(f.config)
 	if err != nil {
@@ -171,7 +170,7 @@ func (f *Flags) Options(a *cli.App, log *logrus.Logger) (o daemon.Options, err e
 	return o, nil
 }
 
-// NewLog logs text on a terminal and JSON otherwise.
+// NewLog returns a log that writes text to a terminal and JSON otherwise.
 func NewLog(level string) (*logrus.Logger, error) {
 	log := logrus.New()
 	lvl, err := logrus.ParseLevel(level)
@@ -187,7 +186,7 @@ func NewLog(level string) (*logrus.Logger, error) {
 	return log, nil
 }
 
-// reload takes profiles.yaml anew, and says so to reread; with a mistake in it the old set stays.
+// reload reads profiles.yaml again and notifies reread. If the file has a mistake, the old profiles stay.
 func reload(file string, current *atomic.Pointer[profiles.Set], reread chan<- struct{}, log *logrus.Logger) {
 	set, err := settings.LoadProfiles(file)
 	if err != nil {
@@ -198,11 +197,11 @@ func reload(file string, current *atomic.Pointer[profiles.Set], reread chan<- st
 	log.WithField("profiles", set.Names()).Info("reloaded the profiles")
 	select {
 	case reread <- struct{}{}:
-	default: // it is still received
+	default: // a previous notification is still waiting
 	}
 }
 
-// onHangup calls fn at each SIGHUP until ctx ends; the returned function waits for that.
+// onHangup calls fn at each SIGHUP until ctx ends. The returned function stops that, and waits for a running fn.
 func onHangup(ctx context.Context, fn func()) (wait func()) {
 	ch := make(chan os.Signal, 1)
 	signal.Notify(ch, syscall.SIGHUP)
@@ -223,7 +222,7 @@ func onHangup(ctx context.Context, fn func()) (wait func()) {
 	return func() { cancel(); <-done }
 }
 
-// NotifyReady tells systemd, when it started us, that everything is served.
+// NotifyReady notifies systemd, if it started this process, that everything is served.
 func NotifyReady(log *logrus.Logger) {
 	if _, err := systemd.SdNotify(false, systemd.SdNotifyReady); err != nil {
 		log.WithError(err).Warn("cannot notify systemd that drover is ready")

@@ -9,7 +9,7 @@ import (
 	"github.com/droverhq/drover/profiles"
 )
 
-// ProfileCheck finds the profiles that no host whatsoever could keep, with backends of kinds.
+// ProfileCheck returns a check that finds profiles that no pool of any backend in kinds can satisfy, on any host.
 func ProfileCheck(kinds *backends.Registry) profiles.Check {
 	return func(p dataset.Profile) (string, error) {
 		if p.Backend != "" {
@@ -23,7 +23,7 @@ func ProfileCheck(kinds *backends.Registry) profiles.Check {
 			}
 			return "", nil
 		}
-		by := map[string][]string{} // names by why
+		by := map[string][]string{} // names of backends by the reason
 		var whys []string
 		for _, kind := range kinds.Kinds() {
 			why := unkept(kind, p)
@@ -43,7 +43,8 @@ func ProfileCheck(kinds *backends.Registry) profiles.Check {
 	}
 }
 
-// others says which backends could keep a profile that names one which cannot, if any.
+// others returns a remark with the backends that could satisfy a profile if its own backend cannot, or "" if there are
+// none.
 func others(kinds *backends.Registry, p dataset.Profile) string {
 	var names []string
 	p.Backend = ""
@@ -58,7 +59,7 @@ func others(kinds *backends.Registry, p dataset.Profile) string {
 	return " (backend " + dataset.Have(names) + " could)"
 }
 
-// unkept says why no pool of a backend could keep a profile; "": one could.
+// unkept returns why no pool of a backend can satisfy a profile, or "" if one can.
 func unkept(kind backends.Kind, p dataset.Profile) string {
 	b, ok := kind.(backends.BoundedKind)
 	if !ok {

@@ -20,21 +20,21 @@ import (
 	"github.com/droverhq/drover/profiles"
 )
 
-// Files that are optional. One in another place that is not is a slip.
+// The default places of the files. A file in its default place is optional. A missing file in another place is an
+// error, because the user has named it.
 const (
 	DefaultConfig   = "/etc/drover/drover.yaml"
 	DefaultProfiles = "/etc/drover/profiles.yaml"
 )
 
-// Backends are the backends of this program, the preferred ones first.
+// Backends returns the backends of this program, the preferred ones first.
 func Backends() *backends.Registry {
 	runner := run.System{}
 	return backends.NewRegistry(loop.New(&runner), dir.Backend{}, btrfs.New(), nfs.Backend{},
 		zfs.New(&runner, clock.System{}), lvm.New(&runner))
 }
 
-// LoadProfiles reads profiles.yaml, or takes the built-in set when there is none in
-// the default place.
+// LoadProfiles reads profiles.yaml. If the default file does not exist, it returns the built-in set.
 func LoadProfiles(file string) (*profiles.Set, error) {
 	b, err := os.ReadFile(file)
 	if errors.Is(err, os.ErrNotExist) && file == DefaultProfiles {

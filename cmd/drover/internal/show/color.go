@@ -14,7 +14,7 @@ func NewPalette(terminal bool, getenv func(string) string) Palette {
 // Red marks errors.
 func (p Palette) Red(s string) string { return p.sgr("31", s) }
 
-// Yellow marks what to mind.
+// Yellow marks warnings.
 func (p Palette) Yellow(s string) string { return p.sgr("33", s) }
 
 // Green marks good states.

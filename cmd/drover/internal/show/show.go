@@ -1,6 +1,6 @@
-// Package show lays out the output of the drover command: tables and forms for people, JSON for programs. It
-// writes to the writer it is given and nowhere else, and all foreign text is cleaned of control characters
-// first, so that a snapshot's message cannot drive the reader's terminal.
+// Package show formats the output of the drover command: tables and forms for people, JSON for programs. It writes only
+// to the given writer. It removes control characters from all text of others, so that a snapshot's message cannot
+// control the reader's terminal.
 package show
 
 import (
@@ -37,8 +37,7 @@ func Line(w io.Writer, v any) error {
 	return e.Encode(v)
 }
 
-// Clean returns s on one line with everything that is not printable spelt out
-// as Go would: \n, \x1b, \u202e.
+// Clean returns s on one line. Characters that are not printable are escaped as in Go: \n, \x1b, \u202e.
 func Clean(s string) string {
 	var b strings.Builder
 	for len(s) > 0 {
@@ -57,8 +56,8 @@ func Clean(s string) string {
 	return b.String()
 }
 
-// Ago says how long before now t was, or how long after: "3 days ago", "in 2
-// hours", "just now". The zero time is "-".
+// Ago returns how long before or after now t is: "3 days ago", "in 2 hours", "just now". For the zero time it returns
+// "-".
 func Ago(now, t time.Time) string {
 	if t.IsZero() {
 		return "-"
@@ -73,7 +72,7 @@ func Ago(now, t time.Time) string {
 	return strings.ToLower(units.HumanDuration(-d)) + " ago"
 }
 
-// When says a time both ways: as a date in the zone of now and relative to it.
+// When returns a time both as a date in the zone of now and relative to now.
 func When(now, t time.Time) string {
 	if t.IsZero() {
 		return "-"
@@ -81,11 +80,11 @@ func When(now, t time.Time) string {
 	return t.In(now.Location()).Format("2006-01-02 15:04:05 MST") + " (" + Ago(now, t) + ")"
 }
 
-// ShortLength is the minimum length of a shown UUID, which users copy into @snapshot-.
+// ShortLength is the minimum number of characters of a UUID in the output. Users copy them into @snapshot-.
 const ShortLength = 8
 
-// Shorten returns a function that gives the first eight characters of each of
-// the UUIDs, or as many more as tell it from all the others of them.
+// Shorten returns a function that shortens each of the UUIDs to its first eight characters, or to as many more as
+// distinguish it from all others.
 func Shorten(ids []uuid.UUID) func(uuid.UUID) string {
 	sorted := slices.Clone(ids)
 	slices.SortFunc(sorted, func(a, b uuid.UUID) int { return strings.Compare(a.String(), b.String()) })

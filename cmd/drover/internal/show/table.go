@@ -9,8 +9,8 @@ import (
 // gap separates two columns.
 const gap = "   "
 
-// Table is rows under headers, each column as wide as its widest cell and no
-// cell cut. An empty table prints its headers. Not safe for concurrent use.
+// Table is a table with headers. Each column is as wide as its widest cell, and no cell is cut. An empty table prints
+// its headers. Not safe for concurrent use.
 type Table struct {
 	rows  [][]string
 	paint map[int]func(string) string
@@ -21,7 +21,7 @@ func NewTable(headers ...string) *Table {
 	return &Table{rows: [][]string{headers}, paint: map[int]func(string) string{}}
 }
 
-// Row adds a row; cells are cleaned, and an empty one is shown as "-".
+// Row adds a row. It cleans the cells (see Clean), and shows an empty cell as "-".
 func (t *Table) Row(cells ...string) {
 	row := make([]string, len(cells))
 	for i, c := range cells {
@@ -32,14 +32,14 @@ func (t *Table) Row(cells ...string) {
 	t.rows = append(t.rows, row)
 }
 
-// Below adds a cell below that of the last row in a column; those beside it are blank.
+// Below adds a line below the last row with a cell in one column. The other cells of the line are blank.
 func (t *Table) Below(column int, cell string) {
 	row := make([]string, len(t.rows[0]))
 	row[column] = Clean(cell)
 	t.rows = append(t.rows, row)
 }
 
-// Paint colours the cells of a column, headers not, after they are laid out.
+// Paint colours the cells of a column after the layout, without the header.
 func (t *Table) Paint(column int, f func(string) string) { t.paint[column] = f }
 
 // Write prints the table; the last column is not padded.
@@ -68,15 +68,14 @@ func (t *Table) Write(w io.Writer) error {
 	return err
 }
 
-// Form is names with values under one another, for looking at one thing. Not
-// safe for concurrent use.
+// Form shows one object as lines of a name and its values. Not safe for concurrent use.
 type Form struct {
 	names  []string
 	values [][]string
 }
 
-// Add adds a line. Further values are on lines of their own below the first. With
-// no value, or only empty ones, nothing is added: what does not apply is left out.
+// Add adds a line. Further values are on separate lines below the first one. If there is no value, or all are empty, it
+// adds nothing, because the field does not apply.
 func (f *Form) Add(name string, values ...string) {
 	var lines []string
 	for _, v := range values {

@@ -32,7 +32,7 @@ A and B are unique prefixes of UUIDs or, with a volume, names.`,
 			return err
 		}
 		for i, p := range points {
-			// Only its volume knows a snapshot by its name.
+			// The name of a snapshot is unique only in its volume.
 			if volume == "" || p == "" {
 				continue
 			}
@@ -51,8 +51,8 @@ A and B are unique prefixes of UUIDs or, with a volume, names.`,
 	return cmd
 }
 
-// diffArgs takes apart [VOLUME] A [B]. Of two words the first is a snapshot where
-// there is one of that UUID, and otherwise the volume, if that is there.
+// diffArgs parses [VOLUME] A [B]. Of two arguments, the first is a snapshot if there is one with that UUID. Otherwise
+// it is the volume, if that exists.
 func diffArgs(cmd *cobra.Command, c cli.Remote, flag string, args []string) (volume string, points []string,
 	err error) {
 	first := 0
@@ -84,7 +84,7 @@ func diffForm(d api.Diff) *show.Form {
 	f.Add("From", d.Older)
 	f.Add("To", d.Newer)
 	changed := dataset.Size(d.Bytes).Human()
-	if d.Ranges > 0 { // not an estimate
+	if d.Ranges > 0 { // the result is exact
 		changed += fmt.Sprintf(" in %d ranges", d.Ranges)
 	}
 	f.Add("Changed", changed)

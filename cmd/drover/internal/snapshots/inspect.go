@@ -39,7 +39,7 @@ volume, its name.`,
 	return cmd
 }
 
-// volumeFlag lets a snapshot be named by its name, which only its volume knows.
+// volumeFlag adds a flag for the volume of a snapshot. A snapshot can be given by name only together with its volume.
 func volumeFlag(a *cli.App, cmd *cobra.Command) *string {
 	volume := cmd.Flags().String("volume", "", "`VOLUME` of the snapshots, so that their names can be used")
 	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("volume",
@@ -49,7 +49,7 @@ func volumeFlag(a *cli.App, cmd *cobra.Command) *string {
 	return volume
 }
 
-// snapshotArgs takes apart [VOLUME] ID, where the flag may say the volume too.
+// snapshotArgs parses [VOLUME] ID. The volume may also be given by the flag.
 func snapshotArgs(cmd *cobra.Command, flag string, args []string) (volume, id string, err error) {
 	if len(args) == 1 {
 		return flag, args[0], nil

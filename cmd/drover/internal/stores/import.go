@@ -57,7 +57,7 @@ func importStore(ctx context.Context, a *cli.App, f servers.Flags, file string, 
 		return sum, "", err
 	}
 	defer in.Close()
-	// Before a store is made for it.
+	// Check the dump before a store is created for it.
 	if _, err := dump.Check(in); err != nil {
 		return sum, "", fmt.Errorf("%s: %w", file, err)
 	}

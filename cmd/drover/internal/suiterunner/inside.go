@@ -1,6 +1,6 @@
-// Package suiterunner runs the suite of backends in a corner of a pool, in a process of its own:
-// with mounts of its own, so that neither the agent nor a container ever waits for it, and
-// which can be ended at any moment.
+// Package suiterunner runs the test suite of backends in a temporary folder of a pool, in a separate process. The
+// process has a separate mount namespace, so that neither the agent nor a container ever waits for its mounts, and it
+// can be killed at any time. drover backend verify (package verification) calls Start.
 package suiterunner
 
 import (
@@ -20,8 +20,8 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// Inside is what that process does: it runs the suite in the folder at path and writes the
-// events to w, as lines of JSON.
+// Inside runs in the separate process. It runs the suite in the folder at path and writes the events to w, as lines of
+// JSON.
 func Inside(ctx context.Context, kind backends.Kind, path string, w io.Writer) error {
 	enc := json.NewEncoder(w)
 	tell := func(e verify.Event) error { return enc.Encode(e) }
@@ -35,8 +35,8 @@ func Inside(ctx context.Context, kind backends.Kind, path string, w io.Writer) e
 	return nil
 }
 
-// leaveOthers unmounts all mounts except those of the suite and its commands: as long as this namespace has
-// them, their filesystems stay in use, even if they are unmounted elsewhere.
+// leaveOthers unmounts all mounts of this namespace except those that the suite and its commands need. Otherwise their
+// filesystems would stay in use after they are unmounted elsewhere.
 func leaveOthers(path string) error {
 	table, err := mount.Table()
 	if err != nil {
@@ -46,7 +46,7 @@ func leaveOthers(path string) error {
 		if needed(m.Mountpoint, path) {
 			continue
 		}
-		// EINVAL: it went with the one above it.
+		// EINVAL means that the mount was removed together with the one above it.
 		err := unix.Unmount(m.Mountpoint, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 		if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
 			return fmt.Errorf("release %s: %w", m.Mountpoint, err)
@@ -66,7 +66,7 @@ func needed(point, path string) bool {
 		strings.HasPrefix(top, "lib"):
 		return true
 	}
-	if point == "/run/lock" { // where LVM's commands wait for each other
+	if point == "/run/lock" { // LVM's commands lock each other out with files there
 		return true
 	}
 	return below == "" && slices.Contains([]string{"run", "tmp", "var"}, top)

@@ -20,10 +20,10 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Start runs this program with args, which ends in Inside the corner at path, and hands on its
-// events until it has ended. When ctx ends it is killed. It never outlives the caller.
+// Start runs this program with args, which must call Inside for the folder at path. It passes the events to hear until
+// the process has ended. When ctx ends, it kills the process. The process never outlives the caller.
 func Start(ctx context.Context, args []string, path string, hear func(verify.Event) error) error {
-	// It dies with the thread that started it.
+	// Pdeathsig kills the process when the thread that started it ends.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	var said bytes.Buffer
@@ -31,9 +31,9 @@ func Start(ctx context.Context, args []string, path string, hear func(verify.Eve
 	cmd.Stderr = &said
 	cmd.Cancel = func() error { return kill(cmd.Process, path) }
 	cmd.SysProcAttr = &syscall.SysProcAttr{
-		// Go makes all mounts private in it (golang.org/issue/19661).
+		// Go makes all mounts in the new namespace private (golang.org/issue/19661).
 		Unshareflags: unix.CLONE_NEWNS, Pdeathsig: unix.SIGKILL,
-		Setpgid: true, // what interrupts the command is not for it
+		Setpgid: true, // a Ctrl-C for the command must not reach it
 	}
 	out, err := cmd.StdoutPipe()
 	if err == nil {
@@ -56,8 +56,8 @@ func Start(ctx context.Context, args []string, path string, hear func(verify.Eve
 	return nil
 }
 
-// kill ends a process, which is not over while a thread of it waits for a filesystem that it has
-// frozen.
+// kill kills a process. The process does not end while one of its threads waits for a filesystem that it has frozen, so
+// kill thaws the filesystems.
 func kill(p *os.Process, path string) error {
 	err := p.Kill()
 	for p.Signal(syscall.Signal(0)) == nil {
@@ -67,8 +67,8 @@ func kill(p *os.Process, path string) error {
 	return err
 }
 
-// follow hands on events until there are no more. The rest is read in any case, so that who
-// writes it never waits.
+// follow passes events to hear until there are no more. After an error it reads and discards the rest, so that the
+// writer never waits.
 func follow(r io.Reader, hear func(verify.Event) error) error {
 	defer func() { _, _ = io.Copy(io.Discard, r) }()
 	dec := json.NewDecoder(r)

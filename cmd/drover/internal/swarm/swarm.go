@@ -1,6 +1,6 @@
-// Package swarm follows the engine of this host, beside the serving parts: its version and Swarm go into the
-// node's facts and, on request, the facts of all nodes into labels of the Swarm's nodes. It holds nothing
-// that a request or an operation could wait for (I10): an engine that does not answer is asked again later.
+// Package swarm watches the Docker engine of this host, beside the serving parts. The engine's version and its Swarm
+// become facts of the node. On request, the facts of all nodes become labels of the Swarm's nodes. No request and no
+// operation waits for this package (I10): if the engine does not answer, the next look asks again.
 package swarm
 
 import (
@@ -24,15 +24,15 @@ import (
 )
 
 const (
-	every   = 15 * time.Second // between two looks: facts are recorded once a minute at most
-	timeout = 10 * time.Second // of one look
-	first   = time.Second      // of that before anything is served
+	every   = 15 * time.Second // pause between two looks; facts are recorded once a minute at most
+	timeout = 10 * time.Second // bound of one look
+	first   = time.Second      // bound of the first look, before anything is served
 )
 
-// Prefix is the prefix of the names of our labels: all labels with it are ours.
+// Prefix is the prefix of Drover's labels. Drover owns every label with this prefix.
 const Prefix = "drover."
 
-// API is the part of Docker's API that is asked.
+// API is the part of Docker's API that this package uses.
 type API interface {
 	Info(ctx context.Context, o client.InfoOptions) (client.SystemInfoResult, error)
 	NodeList(ctx context.Context, o client.NodeListOptions) (client.NodeListResult, error)
@@ -40,13 +40,13 @@ type API interface {
 	Close() error
 }
 
-// Watcher looks at the engine now and then. All but Run is safe for concurrent use.
+// Watcher looks at the engine regularly. All methods except Run are safe for concurrent use.
 type Watcher struct {
 	Clock clock.Clock
 	Log   logrus.FieldLogger
-	// Nodes are those whose facts become labels; nil: none do.
+	// Nodes returns the nodes whose facts become labels. If nil, there are no labels.
 	Nodes func(context.Context) ([]api.Node, error)
-	// Open returns a client of the engine; nil: of the engine that DOCKER_HOST names.
+	// Open returns a client of the engine. If nil, it is the engine that DOCKER_HOST names.
 	Open func() (API, error)
 
 	seen atomic.Pointer[registration.Engine]
@@ -61,13 +61,13 @@ func (w *Watcher) Engine() registration.Engine {
 	return registration.Engine{}
 }
 
-// Begin reads the engine's version, if it answers at once, so that the node's first facts have it. At a boot
-// it does not: it waits for drover.
+// Begin reads the engine's version if the engine answers at once, so that the node's first facts contain it. During a
+// boot the engine does not answer, because it waits for drover.
 func (w *Watcher) Begin(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, first)
 	defer cancel()
 	if c, err := w.open(); err == nil {
-		_, _ = w.see(ctx, c) // Run says why, if need be
+		_, _ = w.see(ctx, c) // Run logs the error if it persists
 		_ = c.Close()
 	}
 }
@@ -84,8 +84,8 @@ func (w *Watcher) Run(ctx context.Context) {
 	}
 }
 
-// say logs why labels are not as they should be, once for each reason. Without labels
-// to keep an engine that is not there is nothing to be told of.
+// say logs why the labels are not up to date, once for each reason. If no labels are wanted, an unreachable engine is
+// not logged.
 func (w *Watcher) say(ctx context.Context, err error) {
 	why := ""
 	if err != nil && w.Nodes != nil && ctx.Err() == nil {
@@ -97,10 +97,9 @@ func (w *Watcher) say(ctx context.Context, err error) {
 	w.said = why
 }
 
-// Look asks the engine once, and brings the labels up to date where this engine leads
-// its Swarm. A worker has no right to, and of managers one is enough. ErrUnsupported
-// when the engine is in no Swarm and labels are wanted; ErrUnavailable when it does not
-// answer.
+// Look asks the engine once, and updates the labels if this engine is the leader of its Swarm. Workers have no right to
+// do so, and one manager is sufficient. It fails with ErrUnsupported if labels are wanted and the engine is in no
+// Swarm, and with ErrUnavailable if the engine does not answer.
 func (w *Watcher) Look(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
@@ -155,7 +154,7 @@ func (w *Watcher) publish(ctx context.Context, c API, self string) error {
 	}
 	nodes, err := w.Nodes(ctx)
 	if err != nil {
-		return err // nothing is known: the labels stay
+		return err // the facts are unknown, so the labels stay
 	}
 	of := map[string]map[string]string{}
 	for _, n := range nodes {
@@ -178,7 +177,7 @@ func (w *Watcher) publish(ctx context.Context, c API, self string) error {
 	return errors.Join(failed...)
 }
 
-// merge keeps the labels that are not ours, and replaces ours by the published ones. Pure.
+// merge returns the labels that are not Drover's from have, and those of Drover from published. Pure.
 func merge(have, published map[string]string) map[string]string {
 	out := map[string]string{}
 	for key, value := range have {

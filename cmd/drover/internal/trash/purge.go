@@ -66,7 +66,8 @@ dataset in the trash. The command asks for confirmation, unless --yes is given.`
 	return cmd
 }
 
-// pickGone is pick for the trash, where several can have one name: each is said with its pool.
+// pickGone finds a dataset in the trash. Several can have the same name, so the error about an ambiguous name has the
+// pool of each.
 func pickGone(gone []api.Volume, ref string) (api.Volume, error) {
 	short := volumes.ShortDatasets(gone)
 	var same []string
@@ -94,8 +95,8 @@ func purgeOne(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, v ap
 	return out, err
 }
 
-// awaitsPool reports whether a purge ended while its pool was away. It has taken effect: the
-// dataset was condemned as the operation went on record, and its node continues to try.
+// awaitsPool reports whether a purge ended because its pool was unreachable. The purge is still effective: control
+// condemned the dataset when it recorded the operation, and the node keeps trying to destroy it.
 func awaitsPool(out api.Outcome) bool {
 	op := out.Operation
 	return op != nil && op.State == dataset.OpFailed && errors.Is(cli.OperationError(*op), dataset.ErrOffline)
@@ -112,7 +113,7 @@ func describePurged(v api.Volume) func(api.Outcome) (uuid.UUID, string) {
 	}
 }
 
-// purgeAll purges the datasets that were in the trash when it asked, and continues after those that cannot be purged.
+// purgeAll purges the datasets that were in the trash when it began. It continues after those that cannot be purged.
 func purgeAll(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, gone []api.Volume, yes bool) error {
 	if len(gone) == 0 && !o.JSON() {
 		return a.Say("the trash is empty")

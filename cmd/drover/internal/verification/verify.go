@@ -28,13 +28,14 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// The maximum space of the suite, beside a pool's reserve: without sizes no volume is filled.
+// The maximum space that the suite uses, in addition to a pool's reserve. In a pool without sizes the suite fills no
+// volume.
 const (
 	roomSized   = 4 * dataset.GiB
 	roomUnsized = 1 * dataset.GiB
 )
 
-// How long a pool that is new is waited for, and how often it is looked for.
+// patience is how long HeardPool waits for a new pool. lookAgain is the pause between two attempts.
 const (
 	patience  = 20 * time.Second
 	lookAgain = 200 * time.Millisecond
@@ -89,7 +90,7 @@ that pool removes it. The command fails if a claimed capability is not verified.
 	return cmd
 }
 
-// HeardPool returns a pool once its node has told of it, which takes a moment after it was made.
+// HeardPool returns a pool once its node has reported it. That takes a moment after the pool was created.
 func HeardPool(ctx context.Context, a *cli.App, c cli.Remote, name string) (api.Pool, error) {
 	for waited := time.Duration(0); ; waited += lookAgain {
 		pools, err := c.Pools(ctx)
@@ -107,7 +108,7 @@ func HeardPool(ctx context.Context, a *cli.App, c cli.Remote, name string) (api.
 	}
 }
 
-// VerifyPool runs the suite in a corner of a pool, which is gone when it returns.
+// VerifyPool runs the suite in a temporary folder of a pool, and removes the folder.
 func VerifyPool(ctx context.Context, a *cli.App, p api.Pool) (r *verify.Report, err error) {
 	ctx, stop := a.Signals(ctx)
 	defer stop()
@@ -167,14 +168,15 @@ func QuotasHold(path string) bool {
 		return false
 	}
 	defer dir.Close()
-	if btrfsctl.Hurry(dir) != nil { // removed data is not counted any more
+	if btrfsctl.Hurry(dir) != nil { // the quotas no longer count removed data
 		return false
 	}
 	mode, settled, err := btrfsctl.Quotas(dir)
 	return err == nil && mode == btrfsctl.QuotaFull && settled
 }
 
-// GaveUp explains what the kernel does sometimes when subvolumes are removed (kdave/btrfs-progs#922).
+// GaveUp returns the warning that the kernel no longer enforces quotas. The kernel sometimes marks them as inconsistent
+// when subvolumes are removed (kdave/btrfs-progs#922).
 func GaveUp(path string) string {
 	return fmt.Sprintf("the kernel has marked the quotas of this btrfs as inconsistent: none of their limits is "+
 		"enforced until they are counted again (btrfs quota rescan -w %s; for a pool of backend btrfs, drover "+
@@ -197,7 +199,7 @@ func checkVerifiable(p api.Pool) (string, error) {
 	return mountedAt(p)
 }
 
-// enough fails if the suite would not fit into a pool beside the reserve for its datasets.
+// enough fails if the suite does not fit into a pool in addition to the reserve for its datasets.
 func enough(p api.Pool, free, size dataset.Size) error {
 	need := roomSized
 	if !p.Capabilities.EnforcesSize {
@@ -212,7 +214,7 @@ func enough(p api.Pool, free, size dataset.Size) error {
 		p.Name, free.Human(), need.Human(), backends.Reserve(size).Human())
 }
 
-// homed returns the backend of a pool whose datasets are not in its folder; else nil.
+// homed returns the backend of a pool whose datasets are not in the pool's folder, otherwise nil.
 func homed(p api.Pool) backends.SeparateFolderKind {
 	kind, err := settings.Backends().Kind(p.Backend)
 	if err != nil {
@@ -222,10 +224,10 @@ func homed(p api.Pool) backends.SeparateFolderKind {
 	return h
 }
 
-// roomNow looks at the disk itself, because the last report of the pool's node is some time ago.
+// roomNow checks the free space on the disk itself, because the last report of the pool's node may be old.
 func roomNow(p api.Pool, path string) error {
 	if homed(p) != nil {
-		return nil // the folder's says nothing
+		return nil // the free space of the folder is not that of the pool
 	}
 	free, size, err := fsctl.Space(path)
 	if err != nil {
@@ -270,7 +272,7 @@ func mountedAt(p api.Pool) (string, error) {
 		p.Name, p.Path, p.NodeName)
 }
 
-// removeLeftovers removes what earlier runs have left, and refuses to run beside another.
+// removeLeftovers removes the folders of earlier runs. It fails if another run is in progress.
 func removeLeftovers(ctx context.Context, a *cli.App, p api.Pool, path string) error {
 	list, err := trialdir.Find(path)
 	if err != nil {
@@ -305,7 +307,7 @@ func showStep(a *cli.App, text string) {
 	}
 }
 
-// printReport prints a report; it fails where that says that something is not proven.
+// printReport prints a report. It fails if a claimed capability is not verified.
 func printReport(a *cli.App, o *cli.Output, r *verify.Report) error {
 	print := func() error { return printReportTable(a, r) }
 	if o.JSON() {
@@ -326,7 +328,7 @@ func printReport(a *cli.App, o *cli.Output, r *verify.Report) error {
 	return fmt.Errorf("pool %s does not do what backend %s claims: %s", r.Pool, r.Backend, strings.Join(wrong, ", "))
 }
 
-// Shown is the position of a capability in a table.
+// Shown is the order of a verdict in a table.
 func Shown(v verify.Verdict) int {
 	return slices.IndexFunc(pools.Abilities(), func(a pools.Ability) bool { return a.Name == v.Name })
 }
