@@ -17,9 +17,8 @@ type AttachOptions struct {
 // Attachment is a dataset that is ready to be mounted.
 type Attachment struct {
 	Mount Mount
-	// Release releases what kept the source alive until it was mounted; after that, the mount keeps it
-	// alive. The caller must call Release exactly once, even if it mounted nothing: then the source
-	// goes away.
+	// Release releases the resource that keeps the source alive until it is mounted. After that, the mount keeps the
+	// source alive. The caller must call Release exactly once, even if it mounted nothing: then the source disappears.
 	Release func() error
 }
 

@@ -4,8 +4,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Registry is the backends that this program was built with. There is no other
-// way in: no package registers itself.
+// Registry is the list of backends that this program was built with. The program passes them to NewRegistry. No package
+// registers itself.
 type Registry struct {
 	kinds []Kind
 }

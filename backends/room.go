@@ -8,7 +8,7 @@ func Reserve(size dataset.Size) dataset.Size {
 	return min(max(size/20, min(32*dataset.MiB, size/2)), 2*dataset.GiB)
 }
 
-// Room fails with dataset.ErrNoSpace if a pool is so full that existing datasets could fail soon.
+// Room returns dataset.ErrNoSpace if a pool is so full that existing datasets could fail soon.
 func Room(pool string, free, size dataset.Size) error {
 	least := Reserve(size)
 	if free >= least {
@@ -38,7 +38,6 @@ func RoomFor(pool string, status func() dataset.PoolStatus, written, wanted int6
 	return left(wanted)
 }
 
-// UnfinishedImage is the name under which a pool's image is made before it has its own.
-// Nobody else gives such a name: what has it was left by a process that was killed, and
-// may be removed by whoever has the right to make the image.
+// UnfinishedImage returns the temporary name under which a pool's image is made. Only Drover uses that name, so a file
+// with it was left by a process that was killed. A caller that may make the image may also remove that file.
 func UnfinishedImage(path string) string { return path + ".drover-tmp" }

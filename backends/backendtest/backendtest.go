@@ -1,10 +1,10 @@
-// Package backendtest is the one conformance suite of all backends: it tests the promises in the comments of
-// package backends on real pools. A backend's tests call Run with a factory of pools and are done.
+// Package backendtest is the conformance suite of all backends. It tests the contract in the comments of package
+// backends on real pools. The tests of a backend call Run with a factory of pools. Package verify runs the same cases
+// for an operator.
 //
-// Every method is called twice. Declared capabilities are held against the
-// optional interfaces and against what happens. Content is compared by running
-// the same operations on a plain directory and on the mounted dataset, and
-// comparing the trees. A test fails if it leaves something open, mounted or attached.
+// Every method is called twice. The declared capabilities are compared with the optional interfaces and with the
+// behaviour. Content is compared by running the same operations on a plain directory and on the mounted dataset. A test
+// fails if it leaves something open, mounted or attached.
 package backendtest
 
 import (
@@ -35,13 +35,12 @@ type Runner[R any] interface {
 	Run(name string, test func(R)) bool
 }
 
-// Factory returns a backend and where a new pool of it can be made: a path that
-// is absent or empty, of its own for each call, with at least 4 GiB below it
-// (sparse is enough). It cleans up with t.Cleanup.
+// Factory returns a backend and the place of a new pool. The path is absent or empty, is different for each call, and
+// has room for at least 4 GiB (a sparse file is enough). The factory cleans up with t.Cleanup.
 type Factory[R any] func(t R) (backends.Kind, backends.Config)
 
-// Run runs the suite as subtests of t, under name. It needs root. Without are the operations of treetest that
-// the filesystem does not support, with every backend.
+// Run runs the suite as subtests of t, with the given name. It needs root. without names the operations of treetest
+// that the filesystem does not support with any backend.
 func Run[R Runner[R]](t R, name string, factory Factory[R], without ...string) {
 	t.Run(name, func(t R) {
 		for _, c := range Cases() {
@@ -52,16 +51,16 @@ func Run[R Runner[R]](t R, name string, factory Factory[R], without ...string) {
 	})
 }
 
-// Case is one of the suite.
+// Case is one test of the suite.
 type Case struct {
 	Name   string
-	Proves []string // capabilities, as they are called in JSON: see proofs
+	Proves []string // the JSON names of capabilities: see proofs
 
 	run func(*fixture)
 }
 
-// Run runs it on new pools. It fails if a pool does not behave as it declares, and also if a pool does
-// something that it does not declare.
+// Run runs the case on new pools. It fails if a pool lacks a declared ability, and also if a pool has an ability that
+// it does not declare.
 func (c Case) Run(t T, newPool func() (backends.Kind, backends.Config), without ...string) {
 	c.run(newFixture(t, newPool, without...))
 }
@@ -101,7 +100,7 @@ func proofs() map[string][]string {
 		"own_filesystem":    {"SizeIsEnforcedOrRefused", "FilesystemsAreMadeOrRefused", "FreezeHoldsWriters"},
 		"knows_used":        {"UsedIsKnownOrFoundByAWalk"},
 		"own_device":        {"DeviceIsOwn"},
-		"limits":            {"SpeedIsLimited", "CapabilitiesMatchInterfaces"}, // a node's, and no pool's
+		"limits":            {"SpeedIsLimited", "CapabilitiesMatchInterfaces"}, // of the node, not of the pool
 		"delta":             copies,
 		"filesystems":       {"FilesystemsAreMadeOrRefused"},
 		"encryption":        {"EncryptedIsUnreadable"},

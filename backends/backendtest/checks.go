@@ -17,7 +17,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/fsctl"
 )
 
-// checks fail a test unless a result is as it should be.
+// checks has the assertions. Each fails the test if a result is wrong.
 type checks struct {
 	T
 	ctx context.Context
@@ -30,7 +30,7 @@ func (f *checks) ok(err error) {
 	}
 }
 
-// same wants two values to be equal, as they are written in JSON too.
+// same fails unless two values are equal, and equal as JSON too.
 func (f *checks) same(what string, have, want any) {
 	f.Helper()
 	if reflect.DeepEqual(have, want) {
@@ -42,7 +42,7 @@ func (f *checks) same(what string, have, want any) {
 	f.Errorf("%s: have %s (%T), want %s", what, one, have, two)
 }
 
-// twice calls something twice, and wants it to succeed both times.
+// twice calls a function twice. It fails unless both calls succeed.
 func (f *checks) twice(call func() error) {
 	f.Helper()
 	f.ok(call())
@@ -51,7 +51,7 @@ func (f *checks) twice(call func() error) {
 	}
 }
 
-// fails wants an error of one of some kinds, in one line.
+// fails fails the test unless err has one of the kinds and is a single line.
 func (f *checks) fails(err error, kinds ...*dataset.Kind) {
 	f.Helper()
 	if err == nil {
@@ -93,7 +93,7 @@ func (f *checks) frozen(m *mounted, do func()) {
 	thaw := sync.OnceValue(func() error { return fsctl.Thaw(m.root) })
 	late := time.AfterFunc(longestFreeze, func() { _ = thaw() })
 	defer late.Stop()
-	defer func() { f.ok(thaw()) }() // before it is unmounted, after every failure
+	defer func() { f.ok(thaw()) }() // thaw before the unmount, even after a failure
 	thread, written := make(chan int, 1), make(chan error, 1)
 	path := m.in("meanwhile")
 	go func() {

@@ -24,7 +24,7 @@ func cloneWhileWritten(f *fixture) {
 		return
 	}
 	f.ok(err)
-	f.journalHolds(c, n) // the source is mounted still: both at once
+	f.journalHolds(c, n) // while the source is still mounted
 	m.unmount()
 }
 
@@ -45,7 +45,7 @@ func clonesAreIndependent(f *fixture) {
 	f.holds(d.ID, "file", "of the source")
 	f.write(d.ID, "file", "of the source, later")
 	f.holds(c.ID, "file", "of the clone")
-	_, err := f.pool.Clone(f.ctx, c, dataset.Source{Dataset: d.ID}, nil) // again: not made anew
+	_, err := f.pool.Clone(f.ctx, c, dataset.Source{Dataset: d.ID}, nil) // repeated: must not recreate the clone
 	f.ok(err)
 	f.holds(c.ID, "file", "of the clone")
 
@@ -80,7 +80,7 @@ func clonesAndDeletedSources(f *fixture) {
 	f.ok(f.pool.Delete(f.ctx, c.ID))
 }
 
-// cancelledIsAllOrNothing calls with a context that has ended: the result is there completely, or not at all.
+// cancelledIsAllOrNothing calls methods with a context that has ended. The result must be complete or absent.
 func cancelledIsAllOrNothing(f *fixture) {
 	d := f.create()
 	f.write(d.ID, "file", "content")

@@ -41,7 +41,7 @@ func copyBecomesHome(f *fixture) {
 	o.reap(0, d.ID)
 	f.twice(func() error { return o.pool.Commit(f.ctx, d.ID) })
 	o.inStateWith(d, s)
-	f.ok(o.copier().Promote(f.ctx, d.ID, s.ID)) // again: nothing
+	f.ok(o.copier().Promote(f.ctx, d.ID, s.ID)) // repeated: changes nothing
 	m := o.mount(d.ID)
 	f.equal(plain, m.root)
 	f.ok(os.WriteFile(m.in("written"), nil, 0o600))
@@ -57,7 +57,7 @@ func copyBecomesHome(f *fixture) {
 	f.fails(o.receive(d, f.snapshot(d), uuid.Nil, 0, failing{errors.New("was read")}), dataset.ErrConflict)
 }
 
-// copyIsBroughtUpToDate carries over what changed, as a replica and a move do, and back.
+// copyIsBroughtUpToDate transfers changes to a copy and back, as a replica and a move do.
 func copyIsBroughtUpToDate(f *fixture) {
 	if !f.can.Delta {
 		return
@@ -86,7 +86,7 @@ func copyIsBroughtUpToDate(f *fixture) {
 		f.Errorf("all of it is %+v, %v", whole, err)
 	}
 	f.fails(o.receive(d, second, uuid.Nil, 0, bytes.NewReader(delta)), dataset.ErrConflict)
-	f.ok(o.copier().Promote(f.ctx, d.ID, first.ID)) // of a move that was cancelled
+	f.ok(o.copier().Promote(f.ctx, d.ID, first.ID)) // as if a move was cancelled
 	f.carry(o, d, second, first.ID)
 	o.hasSnapshots(d.ID, first, second)
 	if e, err := o.pool.Stat(f.ctx, d.ID); err != nil || e.Promoted {
@@ -111,7 +111,7 @@ func copyIsBroughtUpToDate(f *fixture) {
 	f.fails(f.other().receive(d, lacking, third.ID, 0, bytes.NewReader(more)), dataset.ErrNotFound)
 }
 
-// whatACopyIsNot: a copy has no head, and can be read, listed, noted and destroyed.
+// whatACopyIsNot checks that a copy has no head, but can be read, listed, given a new record and destroyed.
 func whatACopyIsNot(f *fixture) {
 	if !f.can.Delta {
 		return
@@ -183,7 +183,7 @@ func whatACopyIsNot(f *fixture) {
 	f.fails(o.copier().Supersede(f.ctx, d.ID, s), dataset.ErrNotFound)
 }
 
-// homeBecomesCopy drops a head only where a snapshot has all that it has.
+// homeBecomesCopy checks that a head is only removed if a snapshot has all its content.
 func homeBecomesCopy(f *fixture) {
 	if !f.can.Delta {
 		return

@@ -29,7 +29,7 @@ func lifeOfADataset(f *fixture) {
 	f.write(d.ID, "early", "written before the commit")
 	f.open()
 	f.inState(d, backends.EntryIncoming)
-	_, err := f.pool.Create(f.ctx, d) // the same dataset, not a new one
+	_, err := f.pool.Create(f.ctx, d) // must return the existing dataset
 	f.ok(err)
 
 	f.twice(func() error { return f.pool.Commit(f.ctx, d.ID) })
@@ -55,8 +55,8 @@ func lifeOfADataset(f *fixture) {
 	f.absent(incoming.ID)
 }
 
-// retryRenewsTheRecord: an incoming dataset of an earlier attempt gets the record of the last attempt, which
-// will be recorded; a ready one keeps its own.
+// retryRenewsTheRecord checks that a repeated Create replaces the record of an incoming dataset, because the store will
+// record the last attempt. A ready dataset keeps its record.
 func retryRenewsTheRecord(f *fixture) {
 	src := f.create()
 	for what, try := range map[string]func(d dataset.Dataset) error{
@@ -117,8 +117,8 @@ func rootIsEmptyAndOwned(f *fixture) {
 	}
 }
 
-// keepsEverything runs the same operations on a plain directory and on a
-// mounted dataset, and compares; again after a remount.
+// keepsEverything runs the same operations on a plain directory and on a mounted dataset, and compares them. It
+// compares them again after a remount.
 func keepsEverything(f *fixture) {
 	plain, d := f.plain(), f.create()
 	m := f.mount(d.ID)
@@ -182,8 +182,8 @@ func attachTwice(f *fixture) {
 	f.ok(os.WriteFile(m.in("file"), nil, 0o600))
 }
 
-// deviceIsOwn wants each dataset on a block device that nothing else is on, where that is
-// declared: a limit of its speed is one of the device.
+// deviceIsOwn checks that each dataset has its own block device if the pool declares that, because a speed limit
+// applies to a whole device.
 func deviceIsOwn(f *fixture) {
 	seen := map[string]bool{}
 	own := true
@@ -268,9 +268,8 @@ func unknownIsNotFound(f *fixture) {
 	f.hasSnapshots(d.ID)
 }
 
-// visitBesideTheHome mounts a dataset as a host does that is not its home, while it is mounted at
-// its home: each sees the writes of the other. Another pool of the share is not to be had
-// here, so the visitor is its own pool's.
+// visitBesideTheHome mounts a dataset at its home and at the same time as another host would. Each mount must see the
+// writes of the other. A second pool of the share is not available here, so the pool visits itself.
 func visitBesideTheHome(f *fixture) {
 	sharer, is := f.pool.(backends.Sharer)
 	if !is {

@@ -73,7 +73,7 @@ func (f *datasets) clone(src dataset.Source) dataset.Dataset {
 	return d
 }
 
-// absent fails if any part of a dataset is visible.
+// absent fails if List or Stat shows any part of a dataset.
 func (f *datasets) absent(id uuid.UUID) {
 	f.Helper()
 	_, err := f.pool.Stat(f.ctx, id)
@@ -83,7 +83,7 @@ func (f *datasets) absent(id uuid.UUID) {
 	}
 }
 
-// hasSnapshots wants exactly these snapshots of a dataset, with their records.
+// hasSnapshots fails unless a dataset has exactly these snapshots, with their records.
 func (f *datasets) hasSnapshots(id uuid.UUID, want ...dataset.Snapshot) {
 	f.Helper()
 	e, err := f.pool.Stat(f.ctx, id)
@@ -105,7 +105,7 @@ func (f *datasets) hasSnapshots(id uuid.UUID, want ...dataset.Snapshot) {
 	}
 }
 
-// inState wants one entry of a dataset, with its record.
+// inState fails unless a dataset has exactly one entry, in the given state and with its record.
 func (f *datasets) inState(d dataset.Dataset, state backends.EntryState) {
 	f.Helper()
 	one, err := f.pool.Stat(f.ctx, d.ID)
@@ -118,7 +118,7 @@ func (f *datasets) inState(d dataset.Dataset, state backends.EntryState) {
 	if one.State != state || one.Problem != "" || one.Record == nil {
 		f.Fatalf("the entry is %+v, want %s with its record", one, state)
 	}
-	// The size is the backend's to choose, until the caller writes the record again.
+	// The backend chooses the size until the caller writes the record again.
 	got := *one.Record
 	got.Size = d.Size
 	f.same("the record", got, d)
@@ -127,7 +127,7 @@ func (f *datasets) inState(d dataset.Dataset, state backends.EntryState) {
 	}
 }
 
-// tells wants Used to tell, at once or when the pool says that it does, of so much more.
+// tells fails unless Used reports the additional bytes, at once or within the declared lag.
 func (f *datasets) tells(d dataset.Dataset, before, more dataset.Size) {
 	f.Helper()
 	const pause = 100 * time.Millisecond
@@ -145,7 +145,7 @@ func (f *datasets) tells(d dataset.Dataset, before, more dataset.Size) {
 	}
 }
 
-// sized makes a ready dataset of a size.
+// sized makes a ready dataset with a size.
 func (f *datasets) sized(size dataset.Size) dataset.Dataset {
 	f.Helper()
 	d := f.record()
@@ -156,7 +156,7 @@ func (f *datasets) sized(size dataset.Size) dataset.Dataset {
 	return d
 }
 
-// resize resizes twice.
+// resize resizes a dataset twice to the same size.
 func (f *datasets) resize(d dataset.Dataset, size dataset.Size, m *mounted) {
 	f.Helper()
 	var root *os.File

@@ -16,8 +16,8 @@ import (
 	"github.com/droverhq/drover/internal/tree/treetest"
 )
 
-// Keys are the keys of pools in which every dataset of the suite is encrypted: for Config.Keys.
-// They all have one data key, so that each can be a clone of another.
+// Keys provides the keys for pools in which every dataset of the suite is encrypted. It is used as Config.Keys. All
+// datasets have the same data key, so that each can be a clone of another.
 type Keys struct {
 	sealed dataset.Encryption
 	key    []byte
@@ -26,7 +26,7 @@ type Keys struct {
 
 var _ backends.Keys = (*Keys)(nil)
 
-// NewKeys makes up a data key.
+// NewKeys returns Keys with a random data key.
 func NewKeys() *Keys {
 	return &Keys{sealed: dataset.Encryption{
 		ID:      uuid.New(),
@@ -41,8 +41,8 @@ func (k *Keys) DataKey(context.Context, dataset.Dataset) ([]byte, error) { retur
 // little is a size that XFS accepts, and that can be read completely.
 const little = 320 * dataset.MiB
 
-// encryptedIsUnreadable: the pool has no plain text of an encrypted dataset, nor its key. Without the key the
-// dataset cannot be mounted; apart from that it behaves like any other.
+// encryptedIsUnreadable checks that the pool contains neither the plain text of an encrypted dataset nor its key.
+// Without the key the dataset cannot be mounted. Apart from that it behaves like any other.
 func encryptedIsUnreadable(f *fixture) {
 	plain := f.cfg.Keys == nil
 	own := NewKeys()
@@ -75,7 +75,7 @@ func encryptedIsUnreadable(f *fixture) {
 	f.holds(d.ID, "file", content)
 	f.holds(f.clone(f.source(s)).ID, "file", content)
 	f.clonesKeepTheKey(s)
-	if plain { // and the search finds a text that is there
+	if plain { // proves that the search finds existing text
 		f.cfg.Keys = nil
 		open := f.sized(little)
 		f.write(open.ID, "file", content)
@@ -85,7 +85,7 @@ func encryptedIsUnreadable(f *fixture) {
 	}
 }
 
-// withoutTheKey wants an encrypted dataset to be refused only where its bytes are wanted.
+// withoutTheKey checks that calls on an encrypted dataset fail without the key only if they need its content.
 func (f *fixture) withoutTheKey(d dataset.Dataset, s dataset.Snapshot, own *Keys) {
 	f.Helper()
 	before, err := f.pool.Stat(f.ctx, d.ID)
@@ -124,8 +124,8 @@ func (f *fixture) withoutTheKey(d dataset.Dataset, s dataset.Snapshot, own *Keys
 	own.key, own.fails = right, nil
 }
 
-// sizeWithoutTheKey wants what would grow something encrypted to do so, where that takes no key, or
-// to leave it as it is.
+// sizeWithoutTheKey checks that a call that grows an encrypted dataset without the key either succeeds, or fails and
+// changes nothing.
 func (f *fixture) sizeWithoutTheKey(d dataset.Dataset, s dataset.Snapshot, own *Keys) {
 	f.Helper()
 	r, can := f.pool.(backends.Resizer)
@@ -177,7 +177,7 @@ func (f *fixture) sizeWithoutTheKey(d dataset.Dataset, s dataset.Snapshot, own *
 	}
 }
 
-// clonesKeepTheKey wants no clone of something encrypted to be said to have another key.
+// clonesKeepTheKey checks that a clone of an encrypted snapshot is refused if its record names another key.
 func (f *fixture) clonesKeepTheKey(s dataset.Snapshot) {
 	f.Helper()
 	other := f.record()
@@ -185,13 +185,13 @@ func (f *fixture) clonesKeepTheKey(s dataset.Snapshot) {
 	_, err := f.pool.Clone(f.ctx, other, f.source(s), nil)
 	f.fails(err, dataset.ErrInvalid)
 	f.absent(other.ID)
-	other.Encryption = nil // and pass for one that is not encrypted
+	other.Encryption = nil // claims that the clone is not encrypted
 	_, err = f.pool.Clone(f.ctx, other, f.source(s), nil)
 	f.fails(err, dataset.ErrInvalid)
 	f.absent(other.ID)
 }
 
-// onDevice looks for something in all of a device.
+// onDevice searches a whole device for bytes.
 func onDevice(path string, what []byte) (bool, error) {
 	file, err := os.Open(path)
 	if err != nil {

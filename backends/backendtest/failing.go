@@ -14,23 +14,27 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Failure is what happens to the system calls of an operation that change something on a disk.
+// Failure describes which modifying system calls of an operation fail.
 type Failure struct {
 	At      int        // index of the first call that fails
-	Errno   unix.Errno // that it fails with
+	Errno   unix.Errno // the error of the failing call
 	Onwards bool       // all calls after it fail too
 }
 
-// Inject calls do, whose system calls fail as f says, and returns the names of all calls that change
+// Inject calls do, and makes its system calls fail as f says. It returns the names of all system calls that change
 // something.
 type Inject func(f Failure, do func()) (calls []string, err error)
 
-// Failing runs each operation as often as it makes system calls that change something, and has
-// another one of them fail each time: once with ENOSPC, and with EIO from there on. After that a
-// different operation runs, the pool is opened anew, and its list must be that of the pool before or
-// after the operation: nothing is lost, no snapshot is listed that was not taken, and each listed snapshot
-// can be removed without harm to another. Thorough tries each operation after each failure, of both kinds,
-// and not one after the other.
+// Failing injects failures into each operation. It runs an operation once for each system call that changes something,
+// and makes that call fail. There are two kinds of failure: the call fails with ENOSPC, or it and all later calls fail
+// with EIO.
+//
+// After the failure another operation runs and the pool is reopened. Its list must be that of the pool before or after
+// the failed operation. Nothing may be lost, no snapshot may be listed that was not taken, and each listed snapshot
+// must be removable without harm to another.
+//
+// If thorough is set, every following operation is tried after each failure of both kinds. Otherwise, the kinds and the
+// following operations take turns from call to call.
 func Failing[R Runner[R]](t R, name string, factory Factory[R], inject Inject, thorough bool) {
 	t.Run(name, func(t R) {
 		for _, o := range operations() {
@@ -51,10 +55,10 @@ func Failing[R Runner[R]](t R, name string, factory Factory[R], inject Inject, t
 // world is one possible state of a dataset in a pool.
 type world struct {
 	state backends.EntryState // "": it is gone
-	head  string              // content of the head; of a copy it is not looked at
+	head  string              // content of the head; not checked for a copy
 	has   map[uuid.UUID]string
-	// coming are snapshots that are not listed, and will be with the next change of the head: a copy whose
-	// superseded head was not yet taken from it.
+	// coming has the snapshots that are not listed, but will be after the next change of the head. They exist if the
+	// superseded head of a copy was not removed yet.
 	coming map[uuid.UUID]string
 }
 
@@ -81,25 +85,25 @@ func (w world) as(state backends.EntryState) world {
 	return w
 }
 
-// The contents of the file in a trial's dataset.
+// The successive contents of the file in a trial's dataset.
 const (
 	first  = "content of the first snapshot"
 	second = "of the second"
 	third  = "of the head"
 )
 
-// trial is a dataset whose first two contents are snapshots. An operation on it fails.
+// trial is a dataset with snapshots of its first two contents. An operation on it fails.
 type trial struct {
 	*fixture
 	d        dataset.Dataset
 	old, mid dataset.Snapshot
-	keep     dataset.Snapshot // that the operation makes, if it makes one
-	clone    dataset.Dataset  // likewise
-	worlds   []world          // that are possible now
-	arrivals []arrival        // that it receives
-	// unflushed says that a power cut may have taken the last content of the head, which nobody flushed
+	keep     dataset.Snapshot // the snapshot that the operation makes, if any
+	clone    dataset.Dataset  // the clone that the operation makes, if any
+	worlds   []world          // the possible states at present
+	arrivals []arrival        // the snapshots that it receives
+	// unflushed means that a power cut may lose the last content of the head, because nothing flushed it.
 	unflushed bool
-	unread    bool // the head is not mounted, which would be a change since its last snapshot
+	unread    bool // do not mount the head: a mount would change it
 }
 
 // newTrial makes the dataset of a trial. It has one snapshot unless midway is set.
@@ -126,7 +130,7 @@ func newTrial(f *fixture, size dataset.Size, fs string, midway bool) *trial {
 	return t
 }
 
-// change replaces each possible world by those that change makes of it.
+// change replaces each possible world by the worlds that the function returns for it.
 func (t *trial) change(change func(world) []world) {
 	var now []world
 	for _, w := range t.worlds {
@@ -139,12 +143,12 @@ func (t *trial) change(change func(world) []world) {
 	t.worlds = now
 }
 
-// becomes is change where one world becomes one other.
+// becomes is change for a function that returns one world.
 func (t *trial) becomes(change func(world) world) {
 	t.change(func(w world) []world { return []world{change(w)} })
 }
 
-// failAtEachCall has each call of an operation fail.
+// failAtEachCall makes each system call of an operation fail, one after the other.
 func (o operation) failAtEachCall(f *fixture, inject Inject, thorough bool) {
 	f.Helper()
 	after := slices.DeleteFunc(followers(), func(then operation) bool { return then.delta && !f.can.Delta })
@@ -167,8 +171,8 @@ func (o operation) failAtEachCall(f *fixture, inject Inject, thorough bool) {
 	}
 }
 
-// fail has a call of an operation fail, and looks at the pool after another operation. It tells
-// whether there is such a call.
+// fail makes one system call of an operation fail, and checks the pool after another operation. It returns false if
+// there is no such call.
 func (o operation) fail(f *fixture, inject Inject, failure Failure, then operation, order int) bool {
 	f.Helper()
 	t := newTrial(f, 0, "", true)
@@ -207,7 +211,7 @@ func (o operation) fail(f *fixture, inject Inject, failure Failure, then operati
 	return reached
 }
 
-// interrupted adds the worlds before an operation, and those while it is not done.
+// interrupted adds the worlds from before an operation, and those in which it is half done.
 func (t *trial) interrupted(o operation, before []world) {
 	t.worlds = slices.Concat(t.worlds, before)
 	if o.between != nil {
@@ -217,7 +221,7 @@ func (t *trial) interrupted(o operation, before []world) {
 	}
 }
 
-// state is that of the dataset; "": it is gone.
+// state returns the state of the dataset, or "" if it is absent.
 func (t *trial) state() backends.EntryState {
 	t.Helper()
 	e, err := t.pool.Stat(t.ctx, t.d.ID)
@@ -228,7 +232,7 @@ func (t *trial) state() backends.EntryState {
 	return e.State
 }
 
-// settled opens the pool anew and wants it to hold one of the worlds. Then it removes all.
+// settled reopens the pool, checks that it has one of the possible worlds, and removes everything.
 func (t *trial) settled(what string, order int) {
 	t.Helper()
 	t.open()
@@ -281,7 +285,7 @@ func (t *trial) holdsSnapshot(what string, now world, id uuid.UUID) {
 	t.ok(t.pool.Delete(t.ctx, c.ID))
 }
 
-// is drops the worlds that differ from the pool, and fails if none is left.
+// is drops the possible worlds that do not fit the pool, and fails if none is left.
 func (t *trial) is(what string, now world, fits func(world) bool) {
 	t.Helper()
 	possible := slices.DeleteFunc(slices.Clone(t.worlds), func(w world) bool { return !fits(w) })
@@ -331,7 +335,7 @@ func (t *trial) observed(what string) world {
 	return now
 }
 
-// content is the content of the file in a head.
+// content returns the content of the file in a head.
 func (t *trial) content(id uuid.UUID) string {
 	t.Helper()
 	m := t.mount(id)

@@ -13,7 +13,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// fixture is one test with its own pool. Its layers are checks, the open pool, datasets in the pool, mounts of
+// fixture is one test with its own pool. It embeds the helpers: checks, the open pool, datasets of the pool, mounts of
 // datasets, and streams between pools.
 type fixture struct {
 	streams
@@ -24,7 +24,7 @@ func newFixture(t T, factory func() (backends.Kind, backends.Config), without ..
 	f := &fixture{factory: factory}
 	f.T, f.ctx, f.without = t, t.Context(), without
 	before, goroutines := openFiles(t), runtime.NumGoroutine()
-	t.Cleanup(func() { // the first to be registered, the last to run
+	t.Cleanup(func() { // registered first, so it runs last
 		ended(t, goroutines)
 		for target, n := range openFiles(t) {
 			if n > before[target] {
@@ -45,7 +45,7 @@ func newFixture(t T, factory func() (backends.Kind, backends.Config), without ..
 	return f
 }
 
-// other returns the same test on another pool, new and empty.
+// other returns a fixture of the same test with another new pool.
 func (f *fixture) other() *fixture {
 	f.Helper()
 	o := *f
@@ -75,7 +75,7 @@ func openFiles(t T) map[string]int {
 	return count
 }
 
-// ended wants no more goroutines than there were, after a moment for those that end.
+// ended fails if there are more goroutines than before. It first waits a moment for those that end.
 func ended(t T, before int) {
 	t.Helper()
 	for range 100 {
@@ -89,7 +89,7 @@ func ended(t T, before int) {
 		buf[:runtime.Stack(buf, true)])
 }
 
-// unmount unmounts; again is fine.
+// unmount unmounts the dataset. Idempotent.
 func (m *mounted) unmount() {
 	m.f.Helper()
 	if m.path == "" {

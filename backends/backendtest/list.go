@@ -39,8 +39,8 @@ func recordsAreKept(f *fixture) {
 	f.inState(incoming, backends.EntryIncoming)
 }
 
-// damagedRecordIsListed overwrites a record: the dataset is listed with the
-// problem, keeps its bytes, and is healed by a new record.
+// damagedRecordIsListed overwrites a record. The dataset must be listed with the problem and keep its bytes, and a new
+// record must repair it.
 func damagedRecordIsListed(f *fixture) {
 	d, other := f.create(), f.create()
 	f.write(d.ID, "file", "content")
@@ -89,7 +89,7 @@ func reapDropsWhatItIsTold(f *fixture) {
 	f.open()
 	f.reap(0)
 	f.inState(dropped, backends.EntryIncoming)
-	f.reap(1, dropped.ID, ready.ID) // a ready one is none of reaping's business
+	f.reap(1, dropped.ID, ready.ID) // Reap must not drop a ready dataset
 	f.absent(dropped.ID)
 	f.inState(kept, backends.EntryIncoming)
 	f.inStateWith(ready, s)
@@ -99,8 +99,8 @@ func reapDropsWhatItIsTold(f *fixture) {
 	f.inState(kept, backends.EntryIncoming)
 }
 
-// plant puts foreign files into the places of datasets. It returns their paths, and the IDs that some of them
-// pretend to have.
+// plantForeign puts foreign files where datasets belong. It returns their paths, and the IDs that some of them pretend
+// to have.
 func (f *fixture) plantForeign() (paths []string, ids []uuid.UUID) {
 	f.Helper()
 	d := f.create()
@@ -154,7 +154,7 @@ func foreignThingsAreListedAndKept(f *fixture) {
 	f.ok(err)
 	check("after reaping")
 	for _, id := range ids {
-		_ = f.pool.Delete(f.ctx, id) // an error or not, but nothing is touched
+		_ = f.pool.Delete(f.ctx, id) // may fail, but must not touch anything
 		if _, err := f.pool.Stat(f.ctx, id); err == nil {
 			f.Errorf("%s has a status", id)
 		}
@@ -207,8 +207,8 @@ func symlinksInThePoolAreNotFollowed(f *fixture) {
 	f.holds(other.ID, "file", "content")
 }
 
-// concurrentCalls has many callers at work on datasets of their own, and others
-// that list and reap meanwhile: no dataset goes missing from a list.
+// concurrentCalls runs many callers, each with its own datasets, while others list and reap. No dataset may be missing
+// from a list.
 func concurrentCalls(f *fixture) {
 	stays := f.create()
 	const callers = 12

@@ -21,8 +21,8 @@ import (
 // mounts mounts the datasets of a pool as an agent does, and writes to them as a container does.
 type mounts struct {
 	datasets
-	count   int      // of mount points
-	without []string // what the backend does not keep of files
+	count   int      // the number of mount points made
+	without []string // the file properties that the backend does not keep
 }
 
 // mounted is a dataset mounted by the suite.
@@ -87,7 +87,7 @@ func (f *mounts) holds(id uuid.UUID, name, content string) {
 	}
 }
 
-// equal wants two trees to be equal.
+// equal fails unless two trees are equal.
 func (f *mounts) equal(a, b *os.File) {
 	f.Helper()
 	found, err := tree.Compare(f.ctx, a, b)
@@ -112,7 +112,7 @@ func (f *mounts) plain() *os.File {
 	return dir
 }
 
-// letGo unmounts a dataset where it could not be copied otherwise: nil then.
+// letGo unmounts a dataset and returns nil if the pool cannot copy a mounted one. Otherwise it returns m.
 func (f *mounts) letGo(m *mounted) *mounted {
 	f.Helper()
 	if f.can.InstantSnapshot {
@@ -122,7 +122,7 @@ func (f *mounts) letGo(m *mounted) *mounted {
 	return nil
 }
 
-// mountAgain mounts what letGo has unmounted.
+// mountAgain mounts a dataset that letGo has unmounted.
 func (f *mounts) mountAgain(id uuid.UUID, m *mounted) *mounted {
 	f.Helper()
 	if m == nil {
@@ -145,7 +145,7 @@ func (f *mounts) half(m *mounted) error {
 	return err
 }
 
-// fill writes a file until no more fits, and returns how many bytes did.
+// fill writes a file until the dataset is full, and returns the number of written bytes.
 func (f *mounts) fill(m *mounted) (written int64) {
 	f.Helper()
 	f.asContainer(func() { written = f.fillUp(m) })
@@ -203,7 +203,7 @@ func (f *mounts) room(m *mounted) (fits int64) {
 // quotas of ext4 have no effect.
 func (f *mounts) asContainer(do func()) {
 	f.Helper()
-	runtime.LockOSThread() // capabilities are a thread's
+	runtime.LockOSThread() // capabilities belong to a thread
 	defer runtime.UnlockOSThread()
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var had [2]unix.CapUserData

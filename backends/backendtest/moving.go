@@ -72,7 +72,7 @@ func seenWhileItMoves(f *fixture) {
 	}
 }
 
-// moveAbout makes datasets, commits them, and has each be a copy and a home again, some times.
+// moveAbout makes and commits datasets, and repeatedly makes each a copy and a home again.
 func (f *fixture) moveAbout(is func(uuid.UUID)) error {
 	for range 2 {
 		d := f.record()

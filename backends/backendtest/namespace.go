@@ -107,7 +107,7 @@ func (w *writer) write(content string) {
 	w.f.same("the writer's answer", w.line(), "written")
 }
 
-// end ends the process, and with it its mount namespace. Again: nothing.
+// end ends the process, and with it its mount namespace. Idempotent.
 func (w *writer) end() {
 	w.f.Helper()
 	if w.done == nil {
@@ -122,11 +122,11 @@ func (w *writer) end() {
 type act struct {
 	name string
 	call func() error
-	undo func() error // makes the dataset ready for the next act; nil: it is
+	undo func() error // makes the dataset ready for the next act; nil if it is
 }
 
-// acts are the calls of a pool that want a dataset not to be in use. Once it is not, each works after
-// the one before; the last one destroys the dataset. s is a snapshot of it.
+// acts returns the calls of a pool that require that a dataset is not in use. Once it is not in use, they work in this
+// order. The last one destroys the dataset. s is a snapshot of it.
 func (f *fixture) acts(d dataset.Dataset, s dataset.Snapshot) []act {
 	snapshot := func(kind dataset.SnapshotKind) dataset.Snapshot {
 		fresh := f.snapshot(d)
@@ -135,7 +135,7 @@ func (f *fixture) acts(d dataset.Dataset, s dataset.Snapshot) []act {
 	}
 	var list []act
 	add := func(name string, call func() error) { list = append(list, act{name: name, call: call}) }
-	if !f.can.InstantSnapshot { // it copies file by file
+	if !f.can.InstantSnapshot { // Snapshot and Clone copy file by file
 		taken, clone := snapshot(dataset.SnapshotManual), f.record()
 		add("snapshot", func() error { return f.pool.Snapshot(f.ctx, taken, nil) })
 		add("clone", func() error {

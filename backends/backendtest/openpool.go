@@ -26,7 +26,7 @@ type openPool struct {
 	can  dataset.Capabilities
 }
 
-// open opens the pool, once more if it is open.
+// open opens the pool. If the pool is open already, it closes it first.
 func (f *openPool) open() {
 	f.Helper()
 	again := f.pool != nil
@@ -81,7 +81,7 @@ func (f *openPool) reap(want int, drop ...uuid.UUID) {
 	}
 }
 
-// seal encrypts a new dataset where the factory's pools have keys.
+// seal makes a new dataset encrypted if the factory's pools have keys.
 func (f *openPool) seal(d *dataset.Dataset) {
 	if k, ok := f.cfg.Keys.(*Keys); ok {
 		sealed := k.sealed
@@ -163,7 +163,7 @@ func (f *openPool) sibling(name string) backends.Config {
 	return cfg
 }
 
-// kinds are the filesystems that datasets can have, or "" where they have none of their own.
+// kinds returns the filesystems that datasets can have, or "" if they have no own filesystem.
 func (f *openPool) kinds() []string {
 	if !f.can.OwnFilesystem {
 		return []string{""}
@@ -173,8 +173,8 @@ func (f *openPool) kinds() []string {
 
 func (f *openPool) copier() backends.Copier { return f.pool.(backends.Copier) }
 
-// commitJournal has the journal of the pool's filesystem written, with all names that
-// were changed, but without the bytes of files that were not flushed.
+// commitJournal forces the journal of the pool's filesystem to the disk. All changed names are durable then, but not
+// the bytes of files that were not flushed.
 func (f *openPool) commitJournal() {
 	f.Helper()
 	other, err := os.Create(filepath.Join(filepath.Dir(f.cfg.Path), "other"))

@@ -11,23 +11,23 @@ import (
 type operation struct {
 	name   string
 	keeps  dataset.SnapshotKind // of the trial's snapshot; "": manual
-	delta  bool                 // of a pool that keeps copies
-	shares bool                 // of a pool that several hosts use
+	delta  bool                 // needs a pool that keeps copies
+	shares bool                 // needs a pool that several hosts use
 	apart  bool                 // it needs no existing dataset
 	// For the crash matrix:
-	grows    bool // of a pool that enforces sizes, with each filesystem
+	grows    bool // needs a pool that enforces sizes; with each filesystem
 	resizes  bool // the dataset itself
-	rewrites bool // of a pool that rewrites heads
+	rewrites bool // needs a pool that rewrites heads
 	receives bool // snapshots of another pool
 	removes  bool
 	demotes  bool // a head that must not be mounted before
-	stepless bool // of some backends it has no steps
+	stepless bool // it has no steps on some backends
 
 	prepare func(*trial) // the operations before it
 	call    func(*trial) error
-	// done returns a world after the operation.
+	// done returns a world after the operation is done.
 	done func(*trial) func(world) []world
-	// between are worlds that there may be while it is not done; nil: none but those before and after.
+	// between returns the worlds in which the operation is half done. If nil, only those before and after are possible.
 	between func(*trial, world) []world
 	// check checks more than the worlds after a crash, and after the operation.
 	check func(t *trial, s *crashed, done bool)
@@ -35,7 +35,7 @@ type operation struct {
 	then, instead func(*trial)
 }
 
-// only is done where there is one world after.
+// only makes a done function for an operation with one possible result.
 func only(change func(t *trial, w world) world) func(*trial) func(world) []world {
 	return func(t *trial) func(world) []world {
 		return func(w world) []world { return []world{change(t, w)} }
@@ -44,7 +44,7 @@ func only(change func(t *trial, w world) world) func(*trial) func(world) []world
 
 func same(_ *trial, w world) world { return w }
 
-// operations are those that fail.
+// operations returns the operations into which failures are injected.
 func operations() []operation {
 	copied := func(t *trial) {
 		t.ok(t.copier().Supersede(t.ctx, t.d.ID, t.keep))
@@ -114,7 +114,7 @@ func operations() []operation {
 	}
 }
 
-// crashOperations are the operations of the crash matrix.
+// crashOperations returns the operations of the crash matrix.
 func crashOperations() []operation {
 	return append(operations(), []operation{
 		{name: "clone a larger one", grows: true, prepare: func(t *trial) { t.clone.Size = larger },
@@ -181,7 +181,7 @@ func crashOperations() []operation {
 	}...)
 }
 
-// giveOwner gives the dataset to make an owner and a mode.
+// giveOwner sets an owner and a mode for the dataset that will be made.
 func (t *trial) giveOwner() {
 	mode := uint32(0o750)
 	t.clone.Profile.Owner = &dataset.Owner{UID: 999, GID: 998, Mode: &mode}
@@ -197,11 +197,11 @@ func superseded(t *trial, w world) world {
 	return w.with(t.keep, w.head).as(backends.EntryCopy)
 }
 
-// again is the name of the follower that is the operation itself.
+// again is the name of the follower that repeats the failed operation.
 const again = "the same again"
 
-// followers are the operations that come after one that failed. Each makes the dataset a home first, and
-// makes snapshots of its own.
+// followers returns the operations that run after a failed one. Each first makes the dataset a home, and then makes its
+// own snapshots.
 func followers() []operation {
 	return []operation{
 		{name: "restore of another", call: func(t *trial) error {
@@ -238,8 +238,8 @@ func followers() []operation {
 	}
 }
 
-// home makes a copy a home, from the second snapshot. From here on the trial's snapshot is a different one,
-// of that kind.
+// home makes a copy a home, from the second snapshot. After that, the trial's snapshot is a different one, of that
+// kind.
 func (t *trial) home(kind dataset.SnapshotKind) {
 	t.Helper()
 	t.keep = t.snapshot(t.d)

@@ -23,13 +23,13 @@ func poolIsMadeOnce(f *fixture) {
 		f.Errorf("name %q, info %+v: want all of them said", f.kind.Name(), f.pool.Info())
 	}
 	d := f.create()
-	f.open() // made again: the same pool
+	f.open() // Make on an existing pool: the same pool
 	f.cfg.Make = false
 	f.open()
 	if e := f.entries(d.ID); len(e) != 1 {
 		f.Errorf("the list has %v", e)
 	}
-	f.cfg.ID = uuid.Nil // with every pool that is there
+	f.cfg.ID = uuid.Nil // without an ID, any existing pool is accepted
 	f.open()
 	if f.pool.ID() != id {
 		f.Errorf("the pool is %s, want %s", f.pool.ID(), id)
@@ -47,7 +47,7 @@ func poolIsMadeOnce(f *fixture) {
 	}
 }
 
-// ground is the folder that a test has for a pool.
+// ground returns the folder that a test has for a pool.
 func ground(cfg backends.Config) string {
 	if cfg.Mount != "" { // its path is of a device, among others
 		return filepath.Dir(cfg.Mount)
@@ -92,7 +92,7 @@ func poolRefusesWhatHoldsSomething(f *fixture) {
 	f.fails(err, dataset.ErrInvalid)
 }
 
-// offlineCalls returns what every call answers.
+// offlineCalls returns the error of every call on the pool.
 func (f *fixture) offlineCalls(d dataset.Dataset, s dataset.Snapshot) map[string]error {
 	_, created := f.pool.Create(f.ctx, f.record())
 	_, cloned := f.pool.Clone(f.ctx, f.record(), dataset.Source{Dataset: d.ID, Snapshot: s.ID}, nil)
@@ -116,8 +116,8 @@ func (f *fixture) offlineCalls(d dataset.Dataset, s dataset.Snapshot) map[string
 	}
 }
 
-// poolThatIsAwayIsOffline takes the pool away while it is open, then puts an
-// empty directory and another pool in its place: nothing is made there.
+// poolThatIsAwayIsOffline removes the pool while it is open, and then puts an empty directory and another pool in its
+// place. Nothing may be made there.
 func poolThatIsAwayIsOffline(f *fixture) {
 	if f.cfg.Mount != "" {
 		return // the mount holds its image, or its devices

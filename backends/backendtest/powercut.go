@@ -11,16 +11,16 @@ import (
 	"github.com/droverhq/drover/backends"
 )
 
-// Disk is one whose power can be cut, mounted somewhere.
+// Disk is a mounted disk whose power can be cut.
 type Disk struct {
 	Path string
-	// copies the disk, without the writes that the kernel has not sent, and returns the mount of the copy
+	// Copy copies the disk without the writes that the kernel has not sent, and returns the mount point of the copy.
 	Copy func() string
 }
 
-// PowerCut takes the power away from a pool of kind right after each call that promises to be
-// durable when it returns: the disk is copied as it is then and the pool on the copy opened.
-// Writes that the kernel had not sent are lost. It needs root; see package powercut.
+// PowerCut cuts the power right after each call that promises to be durable when it returns. It copies the disk at that
+// moment, without the writes that the kernel has not sent, and opens the pool on the copy. It needs root; see package
+// powercut.
 func PowerCut[R Runner[R]](t R, kind backends.Kind, name string, newDisk func(R) Disk) {
 	durable := []string{
 		"create", "clone the head", "snapshot", "delete a snapshot", "restore", "delete", "delete a clone", "receive",
@@ -45,7 +45,7 @@ func PowerCut[R Runner[R]](t R, kind backends.Kind, name string, newDisk func(R)
 	run("PowerCut/"+name+"/resize", cutResize)
 }
 
-// cutAtEnd cuts the power right after an operation, on contents that nobody flushed.
+// cutAtEnd cuts the power right after an operation on contents that nothing has flushed.
 func (o operation) cutAtEnd(f *fixture, disk Disk) {
 	f.Helper()
 	if len(o.filesystems(f)) == 0 {

@@ -45,7 +45,7 @@ func sizeIsEnforcedOrRefused(f *fixture) {
 	}
 }
 
-// within tells whether a figure is a size, within 3 %.
+// within reports whether a figure is within 3 % of a size.
 func within(have int64, size dataset.Size) bool {
 	return have >= int64(size)*97/100 && have <= int64(size)*103/100
 }
@@ -80,7 +80,7 @@ func (f *fixture) fillsAtItsSize(fs string, size dataset.Size, other *mounted) {
 	if used > most {
 		f.Errorf("a full dataset of %s takes %s", size, used.Human())
 	}
-	f.ok(os.Remove(m.in("fill"))) // and it heals
+	f.ok(os.Remove(m.in("fill"))) // after that, writes succeed again
 	f.ok(os.WriteFile(m.in("file"), treetest.Bytes(2, 10<<20), 0o600))
 	f.ok(unix.Syncfs(int(m.root.Fd())))
 }
@@ -141,7 +141,7 @@ func cloneSizes(f *fixture) {
 		if size != small {
 			f.Errorf("a clone of %s has %s", small, size)
 		}
-		if _, ok := f.pool.(backends.Resizer); ok { // it is incoming still
+		if _, ok := f.pool.(backends.Resizer); ok { // the dataset is still incoming
 			f.resize(same, large, nil)
 			same.Size = large
 			if size, err := f.pool.Clone(f.ctx, same, src, nil); err != nil || size != large {
@@ -272,9 +272,9 @@ func (f *fixture) growsNotMounted(d dataset.Dataset) {
 // half is more than half of a small dataset.
 const half = small * 6 / 10
 
-// whatASizeCounts writes more than half of a size anew after a snapshot: that does not count, and a clone
-// begins with its shared blocks, unless the pool declares that it counts all writes. Neither do snapshots of
-// a restored head.
+// whatASizeCounts overwrites more than half of a size after a snapshot. The overwritten blocks of the snapshot must not
+// count, and a clone begins with its shared blocks, unless the pool declares that it counts all writes. Snapshots of a
+// restored head must not count either.
 func whatASizeCounts(f *fixture) {
 	if !f.can.EnforcesSize {
 		return
@@ -365,7 +365,7 @@ func shrinkIsRefused(f *fixture) {
 	}
 }
 
-// usedIsKnown watches a folder in a dataset: only a walk opens it.
+// usedIsKnown watches a folder in a dataset. A walk of the tree would open it.
 func usedIsKnown(f *fixture) {
 	d := f.create()
 	m := f.mount(d.ID)

@@ -42,7 +42,7 @@ func snapshotIsImmutable(f *fixture) {
 	f.ok(os.WriteFile(m.in("more"), treetest.Bytes(9, 1<<20), 0o600))
 	f.ok(unix.Chmod(m.path, 0o700))
 	m.unmount()
-	f.ok(f.pool.Snapshot(f.ctx, s, nil)) // again: still the old one
+	f.ok(f.pool.Snapshot(f.ctx, s, nil)) // repeated: must not change the snapshot
 	f.open()
 	f.hasSnapshots(d.ID, s)
 
@@ -116,7 +116,7 @@ func restoreKeepsWhatWas(f *fixture) {
 	m = f.mount(d.ID)
 	f.equal(plain, m.root)
 	f.ok(os.WriteFile(m.in("after"), []byte("after"), 0o600))
-	f.ok(f.pool.Restore(f.ctx, d.ID, s.ID, keep, nil)) // again, in use by now: later writes stay
+	f.ok(f.pool.Restore(f.ctx, d.ID, s.ID, keep, nil)) // repeated while in use: later writes must stay
 	m.unmount()
 	f.holds(d.ID, "after", "after")
 
@@ -125,7 +125,7 @@ func restoreKeepsWhatWas(f *fixture) {
 	f.holds(f.clone(f.source(newer)).ID, "third", "")
 	f.holds(f.clone(f.source(newer)).ID, "second", "second")
 
-	back := f.snapshot(d) // and forth again
+	back := f.snapshot(d) // and restore the kept head
 	f.ok(f.pool.Restore(f.ctx, d.ID, keep.ID, back, nil))
 	f.hasSnapshots(d.ID, s, newer, keep, back)
 	f.holds(d.ID, "third", "third")

@@ -18,8 +18,7 @@ import (
 // recordSize is that of a journal's records: they cross pages.
 const recordSize = 1000
 
-// journal is a writer at work on a mounted dataset: numbered records, each
-// flushed before the next.
+// journal is a writer on a mounted dataset. It writes numbered records and flushes each before the next.
 type journal struct {
 	f    *fixture
 	mu   sync.Mutex
@@ -62,7 +61,7 @@ func (j *journal) ack(err error) bool {
 	return err == nil && !j.halt
 }
 
-// await waits for so many records more, and returns how many there are.
+// await waits for that many more records, and returns how many are on the disk.
 func (j *journal) await(more int64) int64 {
 	j.f.Helper()
 	j.mu.Lock()
@@ -90,7 +89,7 @@ func (j *journal) stop() {
 	j.f.ok(j.err)
 }
 
-// journalHolds wants the records from 1 on, at least so many, without a gap.
+// journalHolds fails unless the dataset has the records from 1 on without a gap, and at least that many.
 func (f *fixture) journalHolds(d dataset.Dataset, atLeast int64) {
 	f.Helper()
 	m := f.mount(d.ID)
@@ -101,7 +100,7 @@ func (f *fixture) journalHolds(d dataset.Dataset, atLeast int64) {
 	record := make([]byte, recordSize)
 	n := int64(0)
 	for {
-		// One that was never acknowledged may be cut, or not there.
+		// A record that was never acknowledged may be cut or missing.
 		if _, err := io.ReadFull(file, record); err != nil || int64(binary.LittleEndian.Uint64(record)) != n+1 {
 			break
 		}
@@ -115,9 +114,9 @@ func (f *fixture) journalHolds(d dataset.Dataset, atLeast int64) {
 // longestFreeze is the time after which a filesystem is thawed, even if its snapshot is not finished.
 const longestFreeze = 20 * time.Second
 
-// freezeHoldsWriters takes a snapshot as a profile with quiesce: freeze has it: it contains writes that were
-// not flushed, and a writer meanwhile is blocked, and continues after it. A pool whose datasets have no
-// filesystem of their own is never asked to, and one that freezes by itself is not helped with it.
+// freezeHoldsWriters takes a snapshot while the filesystem is frozen, as a profile with quiesce: freeze does. The
+// snapshot must contain writes that were not flushed. A writer is blocked during the snapshot, and continues after it.
+// A pool whose datasets have no own filesystem is never frozen, and neither is a pool that freezes by itself.
 func freezeHoldsWriters(f *fixture) {
 	if !f.can.OwnFilesystem {
 		return
@@ -139,8 +138,8 @@ func freezeHoldsWriters(f *fixture) {
 	f.holds(c.ID, "meanwhile", "")
 }
 
-// waits tells whether a thread waits in the kernel for more than a signal (state D of
-// proc_pid_stat(5)), rather than that it ends.
+// waits reports whether a thread gets blocked in the kernel, uninterrupted by signals (state D of proc_pid_stat(5)). It
+// returns false if the thread ends first, or is not blocked within 10 s.
 func waits(thread int, ended chan error) bool {
 	for range 1000 {
 		if len(ended) > 0 {
