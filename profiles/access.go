@@ -5,7 +5,7 @@ import (
 	"github.com/droverhq/drover/internal/strictyaml"
 )
 
-// access reads one or many.
+// access reads the value one or many.
 func access(n strictyaml.Node, a *dataset.Access) error {
 	s, err := n.String()
 	switch {
@@ -19,8 +19,8 @@ func access(n strictyaml.Node, a *dataset.Access) error {
 	return nil
 }
 
-// manyHosts checks what else a profile of access many says: what one host does cannot be
-// promised of several.
+// manyHosts refuses the settings that a profile with access many cannot have: with several hosts, Drover cannot keep
+// promises that it enforces on one host only.
 func manyHosts(keys map[string]strictyaml.Node, p *dataset.Profile) error {
 	if p.Access != dataset.AccessMany {
 		return nil

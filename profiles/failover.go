@@ -74,7 +74,8 @@ func maxLoss(n strictyaml.Node, f *dataset.Failover) error {
 	return nil
 }
 
-// onShares is the backend of pools whose data all hosts see: a volume continues from that data, and needs no replicas.
+// onShares is the backend of pools on a share that all hosts can reach. After a failover, a volume continues from the
+// same data, so it needs no replicas.
 const onShares = "nfs"
 
 // takeover checks the keys for failover against each other, and fills in defaults.
@@ -90,7 +91,7 @@ func takeover(keys map[string]strictyaml.Node, p *dataset.Profile) error {
 		return bad.Err()
 	}
 	if p.Access == dataset.AccessMany {
-		return nil // refused as such: see manyHosts
+		return nil // manyHosts refuses it with a better message
 	}
 	if p.Backend == onShares {
 		if p.Failover.Fence.Kind != dataset.FenceExec {

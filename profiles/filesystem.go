@@ -26,8 +26,8 @@ func mountOptions(fstype string) []string {
 	return options
 }
 
-// subject is the subject of an option: of two options with one subject the kernel takes the last, which may
-// not be the intention.
+// subject returns what an option sets. If two options set the same thing, the kernel uses the last one, which may not
+// be the intention.
 func subject(option string) string {
 	switch option {
 	case "relatime":

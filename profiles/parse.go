@@ -7,19 +7,21 @@ import (
 	"github.com/droverhq/drover/internal/strictyaml"
 )
 
-// most bounds how many profiles a file may have.
+// most is the maximum number of profiles in a file.
 const most = 256
 
 const notBuilt = "is not built yet in this version: leave it out"
 
-// Check says why no host whatsoever could keep a profile, and the key that this is about; nil when
-// one could.
+// Check returns why no host at all could satisfy a profile, and the key that the reason is about. It returns nil if
+// some host could.
 type Check func(p dataset.Profile) (key string, why error)
 
-// Parse reads profiles.yaml. The findings of a check are mistakes in the profile. The file's name is only for
-// errors. They are ErrInvalid: all mistakes that were found, as strictyaml.Mistakes, each with file, line,
-// column, the offending line and, for an unknown key, the nearest one; the error's own line is that of the
-// first. A file that is no YAML gives its first mistake alone.
+// Parse reads profiles.yaml. The file's name is used only in errors. The findings of checks count as mistakes in the
+// profile.
+//
+// It fails with ErrInvalid and all mistakes that it found, as strictyaml.Mistakes. Each has the file, line and column,
+// the wrong line and, for an unknown key, the nearest known one. The line of the whole error is that of the first
+// mistake. If the file is not YAML, only its first mistake is returned.
 func Parse(file string, src []byte, checks ...Check) (*Set, error) {
 	root, err := strictyaml.Parse(file, src)
 	if err != nil {
@@ -38,7 +40,7 @@ func Parse(file string, src []byte, checks ...Check) (*Set, error) {
 	return s, nil
 }
 
-// parseAll reads the profiles and returns the names of all, bad ones too.
+// parseAll reads the profiles and returns the names of all of them, including those with mistakes.
 func (s *Set) parseAll(root, n strictyaml.Node, checks []Check) ([]string, error) {
 	fields, err := n.Fields()
 	if err != nil {

@@ -1,6 +1,7 @@
-// Package profiles reads profiles.yaml: the sets of choices that an operator
-// offers under names. It is pure: bytes in, resolved profiles or an error with
-// its place out.
+// Package profiles reads profiles.yaml, in which an operator defines named sets of choices for volumes. It is pure:
+// Parse converts bytes to resolved profiles, or to an error with the position of each mistake. It owns no state, and a
+// Set never changes. cmd/drover reads the file (package settings) and passes the Set to control. To add a key, add a
+// field to dataset.Profile and its reader to this package.
 package profiles
 
 import (
@@ -18,7 +19,7 @@ type Set struct {
 	profiles map[string]dataset.Profile
 }
 
-// Default is the name of the profile of volumes that ask for none.
+// Default returns the name of the profile for volumes that request none.
 func (s *Set) Default() string { return s.def }
 
 // Names returns the names in alphabetical order.
@@ -40,8 +41,8 @@ func (s *Set) All() []dataset.Profile {
 	return out
 }
 
-// Get returns a profile, the default one for an empty name. ErrInvalid for an
-// unknown name, with those there are.
+// Get returns a profile. If name is empty, it returns the default one. It fails with ErrInvalid, and the existing
+// names, if the name is unknown.
 func (s *Set) Get(name string) (dataset.Profile, error) {
 	if name == "" {
 		name = s.def
@@ -54,8 +55,7 @@ func (s *Set) Get(name string) (dataset.Profile, error) {
 		dataset.Clip(name), dataset.Have(have), dataset.Guess(name, have))
 }
 
-// revision is what tells two versions of a profile apart: the first 12 hex digits
-// of a hash over all its choices.
+// revision distinguishes two versions of a profile: the first 12 hex digits of a hash of all its choices.
 func revision(p dataset.Profile) string {
 	p.Revision, p.Description = "", ""
 	b, err := json.Marshal(p)

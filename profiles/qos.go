@@ -5,7 +5,7 @@ import (
 	"github.com/droverhq/drover/internal/strictyaml"
 )
 
-// With less than these a volume is so slow that who uses it takes it for broken.
+// The minimum limits. With lower ones, a volume is so slow that its users think that it is broken.
 const (
 	leastIOPS = 10
 	leastBPS  = 128 * dataset.KiB

@@ -7,10 +7,10 @@ import (
 	"github.com/droverhq/drover/internal/strictyaml"
 )
 
-// maxReplicas is more than anybody keeps of one volume.
+// maxReplicas is more than anybody needs for one volume.
 const maxReplicas = 8
 
-// leastEvery is as long as a refresh may take when hardly anything changed.
+// leastEvery is the minimum interval between two refreshes. Even a refresh with hardly any changes may take that long.
 const leastEvery = dataset.Duration(time.Second)
 
 // replicas reads {count: 1, every: 30s}.

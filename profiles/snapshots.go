@@ -12,8 +12,7 @@ import (
 	"github.com/droverhq/drover/internal/strictyaml"
 )
 
-// maxKeep is how many snapshots of one kind can be kept: more than an hourly
-// one for a year.
+// maxKeep is the maximum number of snapshots of one kind: more than hourly ones for a year.
 const maxKeep = 10_000
 
 func snapshots(n strictyaml.Node, s *dataset.Snapshots) error {
@@ -64,8 +63,8 @@ func keep(n strictyaml.Node, k *dataset.Keep) error {
 	return bad.Err()
 }
 
-// schedule reads a cron expression. The library takes more than is meant here:
-// a field for seconds, one for the year, and days that never come.
+// schedule reads a cron expression. It refuses forms that only the library accepts: a field for seconds, a field for
+// the year, and days that never come.
 func schedule(n strictyaml.Node, into *string) error {
 	s, err := n.String()
 	if err != nil {
@@ -85,7 +84,7 @@ func checkCron(s string) error {
 		!gronx.IsValid(s) {
 		return errors.New(`want a cron expression of minute, hour, day, month and weekday, such as "*/15 * * * *", or @hourly, @daily, @weekly, @monthly, @yearly`)
 	}
-	// A leap year ahead, so that the 29th of February comes.
+	// The next year is a leap year, so that a schedule for February 29 has a next time.
 	from := time.Date(2027, 12, 31, 0, 0, 0, 0, time.UTC)
 	if next, err := gronx.NextTickAfter(s, from, false); err != nil || !next.After(from) ||
 		next.Sub(from) > 5*366*24*time.Hour {

@@ -21,7 +21,7 @@ func testChecks(t *testing.T, s store.Store) {
 	if k <= j {
 		t.Errorf("a key that came again has index %d, after %d", k, j)
 	}
-	// A key that came again is not the one that was: its index is new.
+	// A key that was deleted and created again has a new index, so a check of the old index fails.
 	refused(t, s, store.ErrConflict, []store.Check{{Key: "a", Index: i}}, set("a", "6"))
 }
 
@@ -50,7 +50,7 @@ func testEqualBytes(t *testing.T, s store.Store) {
 	txn(t, s, []store.Check{{Key: "a", Index: j}, {Key: "b", Index: i}}, set("d", "x"))
 }
 
-// A check holds for a key that the transaction does not write, there or not.
+// A check also applies to a key that the transaction does not write, whether or not the key exists.
 func testUnwrittenKey(t *testing.T, s store.Store) {
 	i := txn(t, s, nil, set("read/there", "1"), set("read/changes", "1"), set("read/goes", "1"))
 	checks := []store.Check{{Key: "read/there", Index: i}, {Key: "read/changes", Index: i},
@@ -64,7 +64,7 @@ func testUnwrittenKey(t *testing.T, s store.Store) {
 		j := txn(t, s, nil, change)
 		refused(t, s, store.ErrConflict, checks, set("w", "2"))
 		if was.Index == 0 || change.Delete {
-			j = 0 // back to what it was, or gone for good
+			j = 0 // the key is absent now
 		}
 		if was.Index == 0 {
 			txn(t, s, nil, del(change.Key))
@@ -78,8 +78,8 @@ func testUnwrittenKey(t *testing.T, s store.Store) {
 	}
 }
 
-// A key that is deleted and made again, over two transactions or between others,
-// is another one to checks; within one a key is written once.
+// A key that is deleted and created again, in two transactions or between others, has a new index for checks. Within
+// one transaction a key can be written only once.
 func testDeleteAndCreate(t *testing.T, s store.Store) {
 	i := txn(t, s, nil, set("a", "1"), set("b", "1"))
 	refused(t, s, dataset.ErrInvalid, nil, del("a"), set("a", "2"))

@@ -51,8 +51,8 @@ func testLimits(t *testing.T, s store.Store) {
 	testLargest(t, s)
 }
 
-// testLargest commits as many bytes as the limits allow, in few and in many
-// values; each with its key in JSON's longest spelling.
+// testLargest commits as many bytes as the limits allow, in few and in many values. Each key is one that JSON encodes
+// as long as possible.
 func testLargest(t *testing.T, s store.Store) {
 	t.Helper()
 	for _, n := range []int{2, store.MaxOps} {

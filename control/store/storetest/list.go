@@ -40,7 +40,7 @@ func testList(t *testing.T, s store.Store) {
 		{"a", "", 3, keys[:3]},
 		{"a/", "a/10", 0, []string{"a/2", "a/2/x"}},
 		{"a/", "a/10", 1, []string{"a/2"}},
-		{"a/", "a/11", 0, []string{"a/2", "a/2/x"}}, // after need not be there
+		{"a/", "a/11", 0, []string{"a/2", "a/2/x"}}, // the key after need not exist
 		{"a/", "a", 0, []string{"a/1", "a/10", "a/2", "a/2/x"}},
 		{"a/", "a/2/x", 0, nil},
 		{"a/", "z", 0, nil},
@@ -94,8 +94,8 @@ func paged(t *testing.T, s store.Store, prefix string, limit int) []string {
 	}
 }
 
-// Writers move a token from key to key in single transactions: a list of one
-// moment always shows it exactly once.
+// Writers move a token from key to key, each time in one transaction. A list shows one moment, so it always contains
+// the token exactly once.
 func testListIsOneMoment(t *testing.T, s store.Store) {
 	const places, moves = 40, 150
 	place := func(n int) string { return fmt.Sprintf("at/%02d", n%places) }

@@ -53,7 +53,7 @@ func testGetMany(t *testing.T, s store.Store) {
 	testManyIsOneMoment(t, s)
 }
 
-// A token goes from key to key in single transactions: it is seen exactly once.
+// Writers move a token from key to key, each time in one transaction. GetMany must see it exactly once.
 func testManyIsOneMoment(t *testing.T, s store.Store) {
 	t.Helper()
 	var keys []string

@@ -12,7 +12,7 @@ import (
 	"github.com/droverhq/drover/control/store"
 )
 
-// model is what the store should be: a map, and who owns what in it.
+// model is the expected content of the store: a map, and the owning session of each key.
 type model struct {
 	s       store.Store
 	entries map[string]store.Entry
@@ -181,7 +181,7 @@ func (m *model) end(r *rapid.T) {
 			delete(m.entries, k)
 		}
 	}
-	// The end took an index, as every change does: the next is above it.
+	// The end of a session has an index like every change, so the next index is above it.
 }
 
 func (m *model) endAll(r *rapid.T) {

@@ -13,7 +13,7 @@ import (
 	"github.com/droverhq/drover/control/store"
 )
 
-// fill writes keys, as many at once as can be.
+// fill writes keys, as many in each transaction as possible.
 func fill(t *testing.T, s store.Store, keys []string) {
 	t.Helper()
 	for part := range slices.Chunk(keys, store.MaxOps) {
@@ -36,8 +36,7 @@ func empty(t *testing.T, s store.Store, keys []string) {
 	}
 }
 
-// many returns the names of many keys, sorted: some with all but their ends in
-// common, some with nothing.
+// many returns sorted names of many keys. Some differ only at their ends, others have nothing in common.
 func many(prefix string, n int) []string {
 	var keys []string
 	for i := range n / 2 {
@@ -51,8 +50,8 @@ func many(prefix string, n int) []string {
 	return keys
 }
 
-// What is there all the time is in the pages, once and in order, whatever comes
-// and goes beside it meanwhile; and what comes and goes is seen as it was.
+// Keys that exist all the time are in the pages once and in order, whatever other keys are created and deleted
+// meanwhile. Those other keys are seen with a value that they had.
 func testPagesLeaveNothingOut(t *testing.T, s store.Store) {
 	stay, flicker := many("at/", 900), many("at/", 300)
 	flicker = slices.DeleteFunc(flicker, func(k string) bool { _, both := slices.BinarySearch(stay, k); return both })
@@ -103,8 +102,8 @@ func testPagesLeaveNothingOut(t *testing.T, s store.Store) {
 	}
 }
 
-// Pages are right, and see what was written before them, when most of what was
-// there the last time is gone and as much is elsewhere.
+// Pages are correct, and contain everything written before them, even if most keys of the previous listing were deleted
+// and as many were created elsewhere.
 func testPagesAfterGreatChanges(t *testing.T, s store.Store) {
 	var keys []string
 	for n, change := range []func(){

@@ -24,8 +24,8 @@ func read(ctx context.Context, s store.Store, key string) (store.Entry, error) {
 	return e, err
 }
 
-// decide reads keys and commits what fn makes of them, with a check for every
-// key that was read; it reports whether that went through.
+// decide reads keys and commits the writes that fn returns for them, with a check for every key that was read. It
+// reports whether the transaction was committed.
 func decide(ctx context.Context, s store.Store, keys []string, fn func(map[string]store.Entry) []store.Write) (bool,
 	error) {
 	have := map[string]store.Entry{}
@@ -49,7 +49,7 @@ func decide(ctx context.Context, s store.Store, keys []string, fn func(map[strin
 	return err == nil, err
 }
 
-// race runs two decisions at once, often, and returns how each turn ended.
+// race runs pairs of decisions concurrently. It passes the outcome of each turn to check.
 func race(t *testing.T, turns int, turn func(n int) (a, b func() (bool, error)), check func(n int, a, b bool)) {
 	t.Helper()
 	for n := range turns {
@@ -69,9 +69,8 @@ func race(t *testing.T, turns int, turn func(n int) (a, b func() (bool, error)),
 	}
 }
 
-// Delete reads the lease (not mounted) and writes the dataset; mount reads the
-// dataset (there) and writes the lease. Each writes what only the other read:
-// both must never go through.
+// A delete reads the lease (not mounted) and writes the dataset. A mount reads the dataset (it exists) and writes the
+// lease. Each writes the key that the other one only reads. Both must never be committed.
 func testDeleteAndMount(t *testing.T, s store.Store) {
 	ctx := ctxOf(t)
 	keys := func(n int) (ds, lease string) { return fmt.Sprintf("datasets/%d", n), fmt.Sprintf("leases/%d", n) }
@@ -102,8 +101,8 @@ func testDeleteAndMount(t *testing.T, s store.Store) {
 	})
 }
 
-// A new volume and a restore from trash both want the name; the restore also
-// needs the dataset to be in trash still, which a purge takes away.
+// A new volume and a restore from the trash both need the name. The restore also needs the dataset in the trash, and a
+// purge removes it.
 func testNameAndRestore(t *testing.T, s store.Store) {
 	ctx := ctxOf(t)
 	race(t, 60, func(n int) (a, b func() (bool, error)) {
@@ -169,8 +168,8 @@ func testOneNameOneClaim(t *testing.T, s store.Store) {
 	}
 }
 
-// Calls are given up at every moment. Whoever gave up looks for the ID of its
-// own request and tries again: in the end each has happened exactly once.
+// Calls are cancelled at any moment. The caller then looks for the ID of its request and tries again. In the end each
+// request has been executed exactly once.
 func testRetryAfterUnknownOutcome(t *testing.T, s store.Store) {
 	const callers, adds = 8, 10
 	txn(t, s, nil, set("sum", "0"))
@@ -220,21 +219,20 @@ func addOnce(ctx context.Context, s store.Store, limit time.Duration) error {
 		if err != nil && !errors.Is(err, store.ErrConflict) && !errors.Is(err, context.DeadlineExceeded) {
 			return err
 		}
-		limit += time.Millisecond // so that every caller gets through
+		limit += time.Millisecond // so that every caller succeeds at last
 	}
 }
 
-// increment is one addition to a counter as its caller saw it.
+// increment is one addition to a counter, as its caller saw it.
 type increment struct {
 	value      int
 	index      uint64
 	start, end time.Time
 }
 
-// testIncrements adds to a counter by compare and swap from many callers. The
-// indexes say in which order the store did it: each must have read what the
-// one before wrote (serializable), and one that ended before another began must
-// come before it (real time). Together that is linearizable.
+// testIncrements adds to a counter by compare and swap from many callers. The indexes show the order in which the store
+// executed the increments. Each must have read the value that the previous one wrote (serializable). If one ended
+// before another began, it must come before it (real time). Together these properties are linearizability.
 func testIncrements(t *testing.T, s store.Store) {
 	const callers, adds = 8, 25
 	var mu sync.Mutex

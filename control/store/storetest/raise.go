@@ -6,8 +6,8 @@ import (
 	"github.com/droverhq/drover/control/store"
 )
 
-// A store that takes another's place goes on above its indexes, for every call that
-// takes or gives one; and what others knew of that one is nothing that is here.
+// A store that replaces another one continues above its indexes, in every call that has or returns an index. Indexes
+// that callers know from the other store match nothing in this one.
 func testRaised(t *testing.T, s store.Store) {
 	r, ok := s.(store.Raiser)
 	if !ok {

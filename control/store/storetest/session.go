@@ -32,7 +32,7 @@ func ended(t *testing.T, s store.Store, id string) {
 	refused(t, s, store.ErrNotFound, nil, set("free", "x"), bind("live/late", "x", id))
 }
 
-// ttlOf is what the suite opens sessions of a store with.
+// ttlOf returns the TTL of the sessions that the suite opens in a store.
 func ttlOf(s store.Store) time.Duration {
 	if h, ok := s.(Hasty); ok {
 		return h.TTL()
@@ -40,7 +40,7 @@ func ttlOf(s store.Store) time.Duration {
 	return TTL
 }
 
-// pass lets d go by.
+// pass advances the time of the store, or sleeps if the store is not an Advancer.
 func pass(s store.Store, d time.Duration) {
 	if a, ok := s.(Advancer); ok {
 		a.Advance(d)
@@ -75,7 +75,7 @@ func testSessionEnds(t *testing.T, s store.Store) {
 	if err := s.Renew(t.Context(), other); err != nil {
 		t.Error("the other session is gone too:", err)
 	}
-	// A bound key is like any other to checks.
+	// Checks treat a bound key like any other key.
 	refused(t, s, store.ErrConflict, []store.Check{absent("live/3")}, set("c", "x"))
 	txn(t, s, []store.Check{absent("live/1")}, bind("live/1", "free again", other))
 }
@@ -92,7 +92,7 @@ func testSessionExpires(t *testing.T, s store.Store) {
 	ended(t, s, id)
 }
 
-// awaitGone waits for a key of a session whose time has passed.
+// awaitGone waits until a key of an expired session is deleted.
 func awaitGone(t *testing.T, s store.Store, key string, after uint64) {
 	t.Helper()
 	for {
@@ -147,7 +147,7 @@ func testSessionRebound(t *testing.T, s store.Store) {
 	gone(t, s, "live/moved")
 }
 
-// What is not under live/ cannot be bound, and what is must be.
+// A key outside live/ cannot be bound, and a key under live/ must be bound.
 func testSessionWhere(t *testing.T, s store.Store) {
 	id := session(t, s)
 	refused(t, s, dataset.ErrInvalid, nil, bind("b/1", "x", id))
@@ -165,7 +165,7 @@ func testSessionUnknown(t *testing.T, s store.Store) {
 	if _, err := s.Session(t.Context(), 0); err == nil {
 		t.Error("a session of no time was opened")
 	}
-	// However a session's end and its last binding fall, the key is gone after.
+	// In whatever order a session's end and its last binding are executed, the key is deleted afterwards.
 	for n := range 20 {
 		id, key := session(t, s), fmt.Sprintf("live/race/%d", n)
 		var wg sync.WaitGroup

@@ -1,6 +1,6 @@
-// Package storetest holds every implementation of store.Store to the contract's
-// text. It knows nothing of how one works: time passes by an Advancer, or
-// really.
+// Package storetest tests that an implementation of store.Store fulfills the contract in package store. The tests of
+// packages bolt and consul call Run. The suite does not know how an implementation works: it lets time pass by an
+// Advancer, or sleeps. Add a new rule of the contract as a test in Run.
 package storetest
 
 import (
@@ -17,8 +17,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Advancer is a store whose sessions' time a test moves. Without it, tests of
-// sessions take as long as their TTL.
+// Advancer is a store whose sessions use a clock that tests can advance. Without it, tests of sessions take as long as
+// their TTL.
 type Advancer interface {
 	store.Store
 	Advance(time.Duration)
@@ -30,16 +30,14 @@ type Hasty interface {
 	TTL() time.Duration
 }
 
-// TTL is what the suite opens sessions with: the shortest that Consul has
-// unless it is configured otherwise.
+// TTL is the TTL of the sessions that the suite opens: the shortest that Consul accepts by default.
 const TTL = 10 * time.Second
 
 // patience bounds every wait: a store that does not answer fails the test
 // instead of hanging it.
 const patience = 60 * time.Second
 
-// Run holds the stores that open returns to the contract. Each is empty, and
-// closed by the suite.
+// Run tests the stores that open returns. Each must be empty. The suite closes them.
 func Run(t *testing.T, open func(t *testing.T) store.Store) {
 	for _, c := range []struct {
 		name string
@@ -83,7 +81,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 		{"Close", testClose},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			t.Parallel() // some wait for a session's end
+			t.Parallel() // some tests wait for a session's end
 			s := open(t)
 			t.Cleanup(func() {
 				if err := s.Close(); err != nil {
@@ -107,7 +105,7 @@ func del(key string) store.Write { return store.Write{Key: key, Delete: true} }
 
 func absent(key string) store.Check { return store.Check{Key: key} }
 
-// txn commits what must go through.
+// txn commits a transaction and fails the test if that fails.
 func txn(t testing.TB, s store.Store, checks []store.Check, writes ...store.Write) uint64 {
 	t.Helper()
 	index, err := s.Txn(t.Context(), checks, writes)
@@ -198,7 +196,7 @@ func testIndexes(t *testing.T, s store.Store) {
 		}
 		last = i
 	}
-	// A transaction that was refused leaves every index as it is.
+	// A refused transaction leaves every index unchanged.
 	e := get(t, s, "b")
 	refused(t, s, store.ErrConflict, []store.Check{absent("b")}, set("b", "x"))
 	if again := get(t, s, "b"); again.Index != e.Index {

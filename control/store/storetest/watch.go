@@ -12,7 +12,7 @@ import (
 // settle returns an index after which nothing under prefix has changed.
 func settle(t *testing.T, s store.Store, prefix string) uint64 {
 	t.Helper()
-	// Something under the prefix, so that there is an index to wait after.
+	// Write a key under the prefix, so that there is an index to wait after.
 	index := txn(t, s, nil, set(prefix+"settled", fmt.Sprint(len(all(t, s)))))
 	return index
 }
@@ -38,7 +38,7 @@ func testWatchSees(t *testing.T, s store.Store) {
 			if err := <-seen; err != nil {
 				t.Fatalf("%s under %s: %v", change.name, prefix, err)
 			}
-			// A change from before the call is not waited for.
+			// Watch returns at once for a change from before the call.
 			if err := waitPast(ctxOf(t), s, prefix, after); err != nil {
 				t.Fatalf("%s under %s, after the fact: %v", change.name, prefix, err)
 			}
@@ -57,8 +57,8 @@ func waitPast(ctx context.Context, s store.Store, prefix string, after uint64) e
 	}
 }
 
-// A reader that lists, then watches after the index that Watch gave it, follows
-// a writer to its last change, however calls and changes fall.
+// A reader that lists, and then watches after the index that Watch returned, sees every change of a writer up to the
+// last one, in whatever order calls and changes are executed.
 func testWatchMissesNothing(t *testing.T, s store.Store) {
 	const changes = 200
 	ctx := ctxOf(t)
@@ -90,8 +90,7 @@ func testWatchMissesNothing(t *testing.T, s store.Store) {
 	wg.Wait()
 }
 
-// What a returned index covers can be read: no change at or below it comes to
-// light later.
+// Every change at or below a returned index can be read. None appears later.
 func testWatchManyPrefixes(t *testing.T, s store.Store) {
 	const prefixes, rounds = 20, 20
 	ctx := ctxOf(t)
@@ -133,8 +132,8 @@ func testWatchManyPrefixes(t *testing.T, s store.Store) {
 	wg.Wait()
 }
 
-// A watcher of one prefix may return for a change of another, and then goes
-// on; it is never told an index that hides a change of its own.
+// A watcher of one prefix may return because of a change under another prefix. It never gets an index that hides a
+// change under its own prefix.
 func testWatchOfOtherPrefixes(t *testing.T, s store.Store) {
 	after := settle(t, s, "mine/")
 	for n := range 30 {

@@ -22,7 +22,7 @@ type Bar struct {
 	pool   *mpb.Progress
 	bar    *mpb.Bar
 	closed bool
-	text   atomic.Pointer[string] // atomic, because Update waits for the drawing goroutine, which reads it, while it holds mu
+	text   atomic.Pointer[string] // not guarded by mu: Update holds mu while it waits for the drawing goroutine
 }
 
 // NewBar returns a meter that draws on w, which is a terminal.

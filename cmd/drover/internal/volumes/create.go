@@ -39,7 +39,7 @@ nothing and succeeds.`,
 	return cmd
 }
 
-// makeArgs is args for the commands that make a volume: -o help needs none.
+// makeArgs is cli.Args for the commands that create a volume. With -o help they need no arguments.
 func makeArgs(least int, opts map[string]string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, given []string) error {
 		if _, help := opts["help"]; help {
@@ -49,7 +49,7 @@ func makeArgs(least int, opts map[string]string) cobra.PositionalArgs {
 	}
 }
 
-// printOptionHelp is what -o help prints: the options, and the profiles there are.
+// printOptionHelp prints the help of -o help: the options, and the existing profiles.
 func printOptionHelp(a *cli.App, cmd *cobra.Command) error {
 	t := show.NewTable("OPTION", "VALUE", "MEANING")
 	for _, h := range dataset.OptionHelp() {
@@ -72,7 +72,7 @@ func printOptionHelp(a *cli.App, cmd *cobra.Command) error {
 	return profiles.Table(list).Write(a.Out)
 }
 
-// describeMade says what volume there is now.
+// describeMade returns the line about the created volume.
 func describeMade(verb string) func(api.Outcome) (uuid.UUID, string) {
 	return func(out api.Outcome) (uuid.UUID, string) {
 		d := cli.MadeDataset(out)

@@ -39,7 +39,7 @@ listed on standard error. The archive is complete only if the exit code is 0.`,
 		if err != nil {
 			return err
 		}
-		// With no total there is nothing that lines could tell.
+		// Without a total there is nothing that lines could show.
 		m := a.Meter("export "+args[0], !cli.IsTerminal(a.ErrOut))
 		defer m.Close()
 		w := &progress.Writer{W: a.Out, Meter: m, At: dataset.Progress{Step: "write the archive"}}
@@ -54,7 +54,7 @@ listed on standard error. The archive is complete only if the exit code is 0.`,
 	return cmd
 }
 
-// leftOut is a line about the files that an archive lacks.
+// leftOut returns a line about the files that an archive lacks.
 func leftOut(l api.LeftOut) string {
 	var names []string
 	for _, path := range l.First {

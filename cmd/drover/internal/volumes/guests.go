@@ -8,7 +8,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 )
 
-// guests is on how many hosts beside its home a volume is in use.
+// guests returns the number of hosts, besides its home, on which a volume is in use.
 func guests(v api.Volume) (n int) {
 	for _, g := range v.Visits {
 		if !g.Alone && !g.Fenced {
@@ -18,7 +18,7 @@ func guests(v api.Volume) (n int) {
 	return n
 }
 
-// usedByGuests says so for a list, with what its home has.
+// usedByGuests returns the status of a volume that guests use, including the uses on its home.
 func usedByGuests(v api.Volume) string {
 	uses, hosts := len(v.Status.Mounts), guests(v)
 	if uses > 0 {
@@ -30,7 +30,7 @@ func usedByGuests(v api.Volume) string {
 	return fmt.Sprintf("in use by %d on %d", uses, hosts)
 }
 
-// guestLines says which hosts have a volume mounted beside its home.
+// guestLines describes the hosts, besides its home, that have mounted a volume.
 func guestLines(a *cli.App, v api.Volume) []string {
 	var lines []string
 	for _, g := range v.Visits {

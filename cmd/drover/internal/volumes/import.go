@@ -83,7 +83,7 @@ func sourcePath(ctx context.Context, a *cli.App, from string, live bool) (string
 	return a.DockerPath(ctx, volume, live)
 }
 
-// importTar sends standard input.
+// importTar imports a tar archive from standard input.
 func importTar(ctx context.Context, a *cli.App, o *cli.Output, req api.Request) error {
 	c, err := a.Connect()
 	if err != nil {
@@ -104,7 +104,7 @@ func importTar(ctx context.Context, a *cli.App, o *cli.Output, req api.Request) 
 		return err
 	}
 	out := api.Outcome{Volume: &api.Volume{Dataset: d}}
-	// The import is done, whether or not its result can be looked at.
+	// The import has succeeded, whether or not its result can be read.
 	if v, err := c.Volume(ctx, d.ID.String()); err == nil {
 		out.Volume = &v
 	}
@@ -113,7 +113,7 @@ func importTar(ctx context.Context, a *cli.App, o *cli.Output, req api.Request) 
 	})
 }
 
-// Left is how many bytes are still to be read where in is a file, 0 elsewhere.
+// Left returns how many bytes are still to be read from in if it is a file, otherwise 0.
 func Left(in io.Reader) int64 {
 	f, ok := in.(*os.File)
 	if !ok {

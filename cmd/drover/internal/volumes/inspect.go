@@ -18,7 +18,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/mkfs"
 )
 
-// newestShown is how many snapshots inspect lists.
+// newestShown is the maximum number of snapshots that inspect lists.
 const newestShown = 5
 
 func newVolumeInspectCmd(a *cli.App) *cobra.Command {
@@ -76,7 +76,8 @@ func volumeForm(a *cli.App, v api.Volume, snapshots []string) *show.Form {
 	return f
 }
 
-// leaseLine says at which epoch a volume is, and whether a move takes it elsewhere.
+// leaseLine returns the state and epoch of a volume's lease, and the operation that will move the volume, if there is
+// one.
 func leaseLine(v api.Volume) string {
 	switch {
 	case v.Lease == nil:
@@ -91,7 +92,7 @@ func leaseLine(v api.Volume) string {
 	return line
 }
 
-// copyLines says what other nodes have of a volume.
+// copyLines describes the copies of a volume on other nodes.
 func copyLines(a *cli.App, v api.Volume) []string {
 	var lines []string
 	for _, k := range v.Kept {
@@ -129,8 +130,8 @@ func sizeLine(v api.Volume) string {
 	return fmt.Sprintf("%s, %s used", size, v.Status.Used.Human())
 }
 
-// beside is how much more than its size a volume may take where what is known is what it takes of its
-// pool: with what its filesystem keeps, which only one that is mounted tells.
+// beside returns how much space the filesystem needs in addition to a volume's size, or 0 if the volume is mounted.
+// Only a mounted filesystem reports its own usage. Otherwise the usage is that of the pool, and includes this space.
 func beside(v api.Volume) dataset.Size {
 	fs := v.Profile.Filesystem.Type
 	if v.Status.Mounted || v.Size == 0 || fs == "" {
@@ -162,8 +163,8 @@ func mountLines(a *cli.App, v api.Volume) []string {
 	return lines
 }
 
-// newestSnapshots is a courtesy beside the volume: that the list cannot be had
-// is shown in its place.
+// newestSnapshots returns lines about the newest snapshots. If they cannot be read, it returns a line with the error,
+// because inspect must still show the volume.
 func newestSnapshots(ctx context.Context, a *cli.App, c cli.Remote, v api.Volume) []string {
 	if v.Snapshots == 0 {
 		return []string{"none"}
@@ -197,7 +198,7 @@ func originLine(o *dataset.Origin) string {
 	return "clone of snapshot " + o.Snapshot.String() + " of dataset " + o.Dataset.String()
 }
 
-// encryptionLine says which key opens a volume, and where that is.
+// encryptionLine returns which key opens a volume, and where the key is.
 func encryptionLine(v api.Volume) string {
 	if v.Encryption == nil {
 		return ""
@@ -205,7 +206,7 @@ func encryptionLine(v api.Volume) string {
 	return fmt.Sprintf("key %s, of %s", v.Encryption.KeyID, v.Profile.Encryption)
 }
 
-// larger is half as much again, in whole GiB, or in MiB for small sizes.
+// larger returns one and a half times a size, in whole GiB, or in MiB for small sizes.
 func larger(s dataset.Size) dataset.Size {
 	unit := dataset.GiB
 	if s < 4*unit {
@@ -214,10 +215,10 @@ func larger(s dataset.Size) dataset.Size {
 	return (s + s/2 + unit - 1) / unit * unit
 }
 
-// heardWithin is how soon a node says how a new volume is, at the latest.
+// heardWithin is the maximum time until a node reports the status of a new volume.
 const heardWithin = time.Minute
 
-// advice returns the problem of a volume, and the next command.
+// advice returns the problem of a volume and the commands that solve it.
 func advice(now time.Time, v api.Volume) (problem string, next []string) {
 	switch st := v.Status; {
 	case v.State == dataset.StateTrashed:

@@ -56,7 +56,7 @@ func ShortDatasets(volumes []api.Volume) func(uuid.UUID) string {
 	return show.Shorten(ids)
 }
 
-// UsedSize returns how much a volume holds, or nothing if its pool has not reported it.
+// UsedSize returns how much space a volume uses, or "" if its pool has not reported it.
 func UsedSize(v api.Volume) string {
 	if v.Status == nil {
 		return ""
@@ -64,13 +64,13 @@ func UsedSize(v api.Volume) string {
 	return v.Status.Used.Human()
 }
 
-// Two of the words that status has.
+// Two values that status returns.
 const (
 	statusUnknown = "unknown"
 	statusProblem = "problem"
 )
 
-// status says in a word or two how a volume is.
+// status returns the state of a volume in a word or two.
 func status(v api.Volume) string {
 	switch st := v.Status; {
 	case st == nil:

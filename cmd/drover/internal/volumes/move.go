@@ -55,7 +55,7 @@ superseded copy.`,
 	return cmd
 }
 
-// printLoss prints the loss of a move without the home, before it is done.
+// printLoss prints which data a move without the home would lose, before the move.
 func printLoss(ctx context.Context, a *cli.App, req api.Request) error {
 	c, err := a.Connect()
 	if err != nil {
@@ -73,5 +73,5 @@ func printLoss(ctx context.Context, a *cli.App, req api.Request) error {
 			"%s wrote later is missing\n", v.Volume, k.NodeName, show.When(a.Now(), k.Taken), v.Node)
 		return err
 	}
-	return nil // there is none, as the answer says
+	return nil // that node has no data: the response of the server says so
 }

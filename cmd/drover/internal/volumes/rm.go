@@ -90,7 +90,7 @@ func deleteVolumes(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output,
 func describeDeleted(out api.Outcome) (uuid.UUID, string) {
 	d := cli.MadeDataset(out)
 	line := "deleted volume " + d.Volume
-	if op := out.Operation; op != nil && op.From != uuid.Nil { // without its home
+	if op := out.Operation; op != nil && op.From != uuid.Nil { // the volume is deleted without its home
 		return d.ID, fmt.Sprintf("%s; its data stays in place, in the trash (drover trash restore %s)", line,
 			d.ID.String()[:show.ShortLength])
 	}
@@ -100,7 +100,7 @@ func describeDeleted(out api.Outcome) (uuid.UUID, string) {
 	case dataset.DeleteTrash, dataset.DeleteKeep:
 		line += fmt.Sprintf("; its data stays %s (drover trash restore %s)", cli.OnDelete(d.Profile.OnDelete),
 			d.ID.String()[:show.ShortLength])
-	default: // the server said nothing of it
+	default: // the server did not return the volume's OnDelete
 		line += "; drover trash ls shows whether its data still exists"
 	}
 	return d.ID, line

@@ -37,7 +37,7 @@ contains too much data. Otherwise the size stays, and the command says so.`,
 			if out.Operation != nil && out.Operation.Kind == dataset.OpResize {
 				line += "; its size is " + d.Size.Said(d.Profile.Size)
 			}
-			// A courtesy: the change is made, whether or not its profile can be looked at.
+			// The change has succeeded, whether or not its profile can be read.
 			if p, err := c.Profile(cmd.Context(), d.Profile.Name); err == nil {
 				line += whySize(d, p, out.Operation == nil)
 			}
@@ -47,7 +47,8 @@ contains too much data. Otherwise the size stays, and the command says so.`,
 	return cmd
 }
 
-// whySize says why a volume is larger than its profile makes new ones, "" if it is not. Idle: its pool was not asked.
+// whySize returns why a volume is larger than new ones of its profile, or "" if it is not. idle means that the pool was
+// not asked to shrink the volume.
 func whySize(d dataset.Dataset, p dataset.Profile, idle bool) string {
 	size, want := d.Size.Said(d.Profile.Size), p.Size.Said(p.Size)
 	switch {

@@ -28,7 +28,7 @@ gives access to its data, discard destroys it.`,
 	)
 }
 
-// overtaken is a superseded copy with the volume that it is of.
+// overtaken is a superseded copy, with the name of its volume.
 type overtaken struct {
 	api.KeptCopy
 	Volume string `json:"volume"`

@@ -44,8 +44,7 @@ cannot be discarded before.`,
 	return cmd
 }
 
-// showSuperseded has a head that was overtaken mounted, or no more, and waits until its node says that
-// it is so.
+// showSuperseded requests that a superseded copy is mounted or unmounted, and waits until its node reports that.
 func showSuperseded(a *cli.App, cmd *cobra.Command, o *cli.Output, req api.Request) error {
 	c, err := a.Connect()
 	if err != nil {
@@ -74,18 +73,18 @@ func showSuperseded(a *cli.App, cmd *cobra.Command, o *cli.Output, req api.Reque
 }
 
 const (
-	// lookPause is how long the next question waits for a node that has not answered yet.
+	// lookPause is the pause between two questions about the mount.
 	lookPause = 200 * time.Millisecond
-	// lookMost bounds them: a clone and a mount take far less.
+	// lookMost is the maximum number of these questions. A clone and a mount take far less time.
 	lookMost = 300
 )
 
-// awaitShown waits until the node of an operation has mounted or unmounted the head as requested.
+// awaitShown waits until the node of an operation has mounted or unmounted the superseded copy as requested.
 func awaitShown(ctx context.Context, a *cli.App, c cli.Remote, op dataset.Operation) (k overtaken, err error) {
 	for range lookMost {
 		k, err = findOvertaken(ctx, c, op.DatasetID, op.From)
 		switch {
-		case errors.Is(err, dataset.ErrUnavailable): // a server that restarts is away for a moment
+		case errors.Is(err, dataset.ErrUnavailable): // a server that restarts is unreachable for a moment
 		case err != nil && ctx.Err() == nil:
 			return k, err
 		case err != nil:
@@ -111,7 +110,7 @@ func awaitShown(ctx context.Context, a *cli.App, c cli.Remote, op dataset.Operat
 			"superseded ls)", k.NodeName)
 }
 
-// findOvertaken returns the head of a dataset, live or in the trash, that a node keeps.
+// findOvertaken returns the superseded copy of a dataset that a node keeps. The dataset may be in the trash.
 func findOvertaken(ctx context.Context, c cli.Remote, id, node uuid.UUID) (k overtaken, err error) {
 	v, err := c.Volume(ctx, id.String())
 	list := []api.Volume{v}
