@@ -32,16 +32,16 @@ func TestProtections(t *testing.T) {
 		red           string
 	}{
 		// A report of an epoch that is over changes nothing any more.
-		{"epoch", "control", "^TestEpochsDoNotOverlap$", []int{2, 4, 6}, `a change by \w+ at epoch \d is on record, and that is at epoch \d|snapshot \S+ is lost, and on record`},
+		{"epoch", "control/relocation", "^TestEpochsDoNotOverlap$", []int{2, 4, 6}, `a change by \w+ at epoch \d is on record, and that is at epoch \d|snapshot \S+ is lost, and on record`},
 		// A decision is made anew when anything changed that it read, and not only what it writes.
-		{"read-set", "control", "^TestEpochsDoNotOverlap$", []int{3, 4, 7}, "what a process said is heard, and another has followed it"},
+		{"read-set", "control/relocation", "^TestEpochsDoNotOverlap$", []int{3, 4, 7}, "what a process said is heard, and another has followed it"},
 		// What is held until a deadline is fenced then, by the guard's own code, whether or not
 		// its agent lives.
-		{"guard", "control", takeovers, []int{5, 7, 8}, overlap},
+		{"guard", "control/relocation", takeovers, []int{5, 7, 8}, overlap},
 		// A home is gone on without when it was silent for as long as it may still write.
-		{"margin", "control", takeovers, []int{3, 5, 11}, overlap},
+		{"margin", "control/relocation", takeovers, []int{3, 5, 11}, overlap},
 		// A node opens no epoch before what it promised has passed.
-		{"promise", "control", takeovers, []int{8, 9, 10}, overlap},
+		{"promise", "control/relocation", takeovers, []int{8, 9, 10}, overlap},
 	} {
 		if programs[p.in] == "" {
 			programs[p.in] = build(t, p.in)

@@ -36,7 +36,7 @@ func (c *cuts) released(t *testing.T) {
 		}
 		return st.Datasets[i].State
 	}
-	if r := release(); r.Exit != 1 || !strings.Contains(r.Err, "it is armed, and not fenced") {
+	if r := release(); r.Exit != 1 || !strings.Contains(r.Err, "it is armed, not fenced") {
 		t.Errorf("of what is not fenced: %+v", r)
 	}
 	c.Net.Isolate(h.On)
