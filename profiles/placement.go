@@ -7,8 +7,8 @@ import (
 	"github.com/droverhq/drover/internal/strictyaml"
 )
 
-// placement reads an expression over facts and checks it. The facts that it names must exist on some host, but need not
-// exist on every host.
+// placement reads an expression over facts and checks it. The names in it must be facts that Drover knows, but not
+// every host needs to have them.
 func placement(n strictyaml.Node, into *string) (err error) {
 	if *into, err = n.String(); err != nil {
 		return err

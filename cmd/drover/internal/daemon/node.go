@@ -121,8 +121,8 @@ func peerTransport(c *pki.Credentials) *http.Transport {
 	}
 }
 
-// peerID returns the node that sent a request. It checks the certificate of the connection against the authorities that
-// are trusted now, not those that were trusted at the handshake.
+// peerID returns the node that sent a request. It verifies the certificate again, because it may have expired or been
+// revoked since the handshake.
 func peerID(c *pki.Credentials) func(*http.Request) (uuid.UUID, error) {
 	return func(r *http.Request) (uuid.UUID, error) {
 		if r.TLS == nil {
