@@ -8,7 +8,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends"
-	"github.com/droverhq/drover/backends/backendtest"
+	"github.com/droverhq/drover/backends/backendtest/formats"
 	"github.com/droverhq/drover/backends/loop/layout"
 	"github.com/droverhq/drover/dataset"
 )
@@ -41,7 +41,7 @@ func TestB16PoolOfALaterFormat(t *testing.T) {
 // A dataset whose record has a later format is left alone.
 func TestB16RecordOfALaterFormat(t *testing.T) {
 	onPools(t, func(f *fixture) {
-		backendtest.LaterFormat(t, f.Pool, func(commit bool) uuid.UUID {
+		formats.LaterRecord(t, f.Pool, func(commit bool) uuid.UUID {
 			d := newDataset(ext4)
 			if _, err := f.Create(t.Context(), d); err != nil {
 				t.Fatal(err)

@@ -44,10 +44,10 @@ type Request struct {
 
 // Parsed returns the request with Ref. It is the door through which requests that make volumes come to control: from
 // the CLI, and from agents on other hosts, which send a spec in the letters in which it was written. If Ref is set
-// already, because agent and control are one process, nothing is parsed.
+// already, because agent and control are one process, nothing is parsed. An empty volume is never parsed already.
 func (r Request) Parsed() Request {
-	if makes := r.Kind == dataset.OpCreate || r.Kind == dataset.OpClone || r.Kind == dataset.OpImport; makes &&
-		r.Ref.Spelling != r.Volume {
+	makes := r.Kind == dataset.OpCreate || r.Kind == dataset.OpClone || r.Kind == dataset.OpImport
+	if makes && (r.Volume == "" || r.Ref.Spelling != r.Volume) {
 		r.Ref = dataset.ParseReference(r.Volume)
 	}
 	return r

@@ -1,0 +1,78 @@
+// Package formats tests that a pool leaves the records of a later version of Drover alone. The tests of backends call it.
+// It owns no state. Only tests may import it, because it imports package testing.
+package formats
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+)
+
+// LaterRecord tests that a pool leaves a dataset alone whose record, the file at path, has a later format. The pool
+// lists it with the reason, refuses every operation on it, and changes and removes nothing. create makes a dataset;
+// record returns the path of the record of a dataset below a directory of the pool such as "datasets".
+func LaterRecord(t *testing.T, p backends.Pool, create func(commit bool) uuid.UUID,
+	record func(area string, id uuid.UUID) string) {
+	t.Helper()
+	const later = `{"format":2,"id":{"new":1}}`
+	for _, area := range []string{"datasets", "incoming"} {
+		id := create(area == "datasets")
+		path := record(area, id)
+		if err := os.WriteFile(path, []byte(later), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		before := treeNames(t, filepath.Dir(path))
+		_, err := p.Stat(t.Context(), id)
+		_, attachErr := p.Attach(t.Context(), id, backends.AttachOptions{})
+		for what, err := range map[string]error{
+			"stat":   err,
+			"attach": attachErr,
+			"record": p.WriteRecord(t.Context(), dataset.Dataset{ID: id}, true),
+			"commit": p.Commit(t.Context(), id),
+			"delete": p.Delete(t.Context(), id),
+		} {
+			if !errors.Is(err, dataset.ErrUnsupported) || !strings.Contains(err.Error(), "format 2") {
+				t.Errorf("%s in %s: got error %v, want that format 2 is not supported", what, area, err)
+			}
+		}
+		if _, err := p.Reap(t.Context(), func(uuid.UUID) bool { return true }); err != nil {
+			t.Errorf("reap: %v", err)
+		}
+		list, err := p.List(t.Context())
+		found := false
+		for _, e := range list {
+			found = found || e.ID == id && strings.Contains(e.Problem, "format 2")
+		}
+		if !found {
+			t.Errorf("the list has not dataset %s in %s with the reason: %+v, %v", id, area, list, err)
+		}
+		if after := treeNames(t, filepath.Dir(path)); after != before {
+			t.Errorf("its files in %s are %s, want %s", area, after, before)
+		}
+		if raw, err := os.ReadFile(path); err != nil || string(raw) != later {
+			t.Errorf("its record in %s is %q, %v", area, raw, err)
+		}
+	}
+}
+
+// treeNames returns the names of all files below a directory.
+func treeNames(t *testing.T, dir string) string {
+	t.Helper()
+	var names []string
+	err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+		names = append(names, path)
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	return strings.Join(names, " ")
+}
