@@ -1,5 +1,5 @@
-// Package formats tests that a pool leaves the records of a later version of Drover alone. The tests of backends call it.
-// It owns no state. Only tests may import it, because it imports package testing.
+// Package formats tests that a pool leaves the records of a later version of Drover alone. The tests of backends call
+// it. It owns no state. Only tests may import it, because it imports package testing.
 package formats
 
 import (
