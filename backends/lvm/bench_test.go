@@ -258,18 +258,6 @@ func (b *bench) head(id uuid.UUID) (string, error) {
 	return headOf(f)
 }
 
-func (b *bench) has(ds, snapshot uuid.UUID) bool {
-	b.Helper()
-	e, err := b.Stat(b.Context(), ds)
-	b.must(err)
-	for _, s := range e.Snapshots {
-		if s.ID == snapshot {
-			return true
-		}
-	}
-	return false
-}
-
 // cast is who plays in a scenario: a dataset that holds "new", its snapshot that holds
 // "old", and what is to be made.
 type cast struct {
