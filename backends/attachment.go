@@ -36,15 +36,15 @@ type MountFlags struct {
 	ReadOnly, NoDev bool
 }
 
-// Attached counts the attachments of datasets that were not released. The zero value is ready. It is safe for
+// Attachments counts the attachments of datasets that were not released. The zero value is ready. It is safe for
 // concurrent use.
-type Attached struct {
+type Attachments struct {
 	mu    sync.Mutex
 	count map[uuid.UUID]int
 }
 
 // Add adds an attachment of a dataset. The returned function ends it.
-func (a *Attached) Add(id uuid.UUID) (release func()) {
+func (a *Attachments) Add(id uuid.UUID) (release func()) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.count == nil {
@@ -60,8 +60,8 @@ func (a *Attached) Add(id uuid.UUID) (release func()) {
 	})
 }
 
-// None fails with dataset.ErrInUse if the dataset has attachments.
-func (a *Attached) None(id uuid.UUID) error {
+// CheckNone fails with dataset.ErrInUse if the dataset has attachments.
+func (a *Attachments) CheckNone(id uuid.UUID) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.count[id] > 0 {

@@ -81,7 +81,7 @@ type Copier interface {
 	//
 	// The error for a stream that ends early wraps io.ErrUnexpectedEOF. An error of the stream's reader
 	// is wrapped unchanged. ErrCorrupt: the stream is damaged, forged or another snapshot's, and the
-	// part received of it was removed; if the error is ErrUnfit too, a stream of the whole snapshot
+	// part received of it was removed; if the error is ErrBaseDiffers too, a stream of the whole snapshot
 	// would succeed. ErrConflict: From differs from the received bytes, the stream is a difference to
 	// another base, or the dataset has a head here; nothing was changed. ErrNotFound: the copy lacks
 	// the base. ErrNoSpace: the pool is nearly full.
@@ -111,8 +111,8 @@ type Copier interface {
 	Supersede(ctx context.Context, ds uuid.UUID, keep dataset.Snapshot) error
 }
 
-// ErrUnfit says that the local base of a difference is not the one that the stream was made from.
-var ErrUnfit = errors.New("its base is not what is here of that")
+// ErrBaseDiffers says that the local base of a difference is not the one that the stream was made from.
+var ErrBaseDiffers = errors.New("its base is not what is here of that")
 
 // Delivery describes a snapshot that arrives from another pool.
 type Delivery struct {
@@ -124,15 +124,15 @@ type Delivery struct {
 
 // Received is how much of a snapshot a copy has.
 type Received struct {
-	Whole bool   // the snapshot is complete
-	Last  Stream // the stream of a complete snapshot; without a Sum if it was taken in this pool
+	Complete bool   // the snapshot is complete
+	Stream   Stream // the stream of a complete snapshot; without a Sum if it was taken in this pool
 
 	Bytes int64     // received bytes of the stream of an incomplete snapshot
 	Base  uuid.UUID // the snapshot that this stream is a difference to
 }
 
-// Follows returns dataset.ErrConflict if a delivery resumes from another point than the received bytes.
-func (d Delivery) Follows(have Received) error {
+// CheckResume returns dataset.ErrConflict if a delivery resumes from another point than the received bytes.
+func (d Delivery) CheckResume(have Received) error {
 	switch {
 	case d.From != 0 && d.From != have.Bytes:
 		return dataset.Errorf(dataset.ErrConflict, "the stream goes on at byte %d, and %d have come", d.From,

@@ -57,16 +57,16 @@ type Keys interface {
 // ExistingPoolKind is a Kind that can open an existing pool on hosts where it cannot make a new one.
 type ExistingPoolKind interface {
 	Kind
-	// Serves is Available for an existing pool. What only a new pool or dataset needs can be missing;
+	// CheckOpen is Available for an existing pool. What only a new pool or dataset needs can be missing;
 	// Info.Missing then names it.
-	Serves(ctx context.Context) error
+	CheckOpen(ctx context.Context) error
 }
 
-// Serves returns an error if this host cannot open an existing pool of the kind. It calls
-// ExistingPoolKind.Serves if k has it, and otherwise Available.
-func Serves(ctx context.Context, k Kind) error {
+// CheckOpen returns an error if this host cannot open an existing pool of the kind. It calls
+// ExistingPoolKind.CheckOpen if k has it, and otherwise Available.
+func CheckOpen(ctx context.Context, k Kind) error {
 	if s, ok := k.(ExistingPoolKind); ok {
-		return s.Serves(ctx)
+		return s.CheckOpen(ctx)
 	}
 	return k.Available(ctx)
 }
@@ -74,11 +74,11 @@ func Serves(ctx context.Context, k Kind) error {
 // BoundedKind is a Kind with limits that apply to each of its pools, on every host. Its methods are pure.
 type BoundedKind interface {
 	Kind
-	// Best returns the capabilities of a pool on a host that lacks nothing.
-	Best() dataset.Capabilities
-	// Takes returns ErrUnsupported, as Create does in each pool, if no dataset with the filesystem fs
+	// MaxCapabilities returns the capabilities of a pool on a host that lacks nothing.
+	MaxCapabilities() dataset.Capabilities
+	// CheckSize returns ErrUnsupported, as Create does in each pool, if no dataset with the filesystem fs
 	// can have this size. If fs is empty, the default filesystem of that size is meant.
-	Takes(fs string, size dataset.Size) error
+	CheckSize(fs string, size dataset.Size) error
 }
 
 // BlockDeviceKind is a Kind that can make pools of block devices.
@@ -93,6 +93,6 @@ type BlockDeviceKind interface {
 // pool. A trial pool can still be made inside such a pool.
 type SeparateFolderKind interface {
 	Kind
-	// Home returns that folder for a pool that is open on this host.
-	Home(path string) (string, error)
+	// SeparateFolder returns that folder for a pool that is open on this host.
+	SeparateFolder(path string) (string, error)
 }

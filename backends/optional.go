@@ -26,17 +26,17 @@ type Resizer interface {
 // IdleChecker is a pool that can tell whether a dataset is in use anywhere on this host. The home calls
 // it before it gives a dataset up.
 type IdleChecker interface {
-	// Idle returns ErrInUse while the head is mounted or attached anywhere on this host, also in another
+	// CheckIdle returns ErrInUse while the head is mounted or attached anywhere on this host, also in another
 	// mount namespace: some of its writes may not have reached the pool, and more may follow. It waits
 	// a moment for a device that is being released.
-	Idle(ctx context.Context, id uuid.UUID) error
+	CheckIdle(ctx context.Context, id uuid.UUID) error
 }
 
 // Stager is a pool that mounts heads in a private place. The mounts of datasets are copies of these mounts.
 type Stager interface {
-	// Staged returns where the pool mounts the head of a dataset, or "" if it does not do so. A mount
+	// StagingPath returns where the pool mounts the head of a dataset, or "" if it does not do so. A mount
 	// in that place does not count as a use of the dataset.
-	Staged(id uuid.UUID) string
+	StagingPath(id uuid.UUID) string
 }
 
 // Formatter is a pool that makes a filesystem in each dataset.
@@ -61,8 +61,8 @@ type Warner interface {
 
 // StorageRemover is a pool that has storage outside of its path.
 type StorageRemover interface {
-	// Raze removes that storage. The pool has no datasets, and its path is removed next.
-	Raze(ctx context.Context) error
+	// RemoveStorage removes that storage. The pool has no datasets, and its path is removed next.
+	RemoveStorage(ctx context.Context) error
 }
 
 // Clearer is a pool that can undo its making.
@@ -81,12 +81,12 @@ type Clearer interface {
 
 // Serializer is a pool that runs one operation at a time.
 type Serializer interface {
-	// Turn waits until no operation runs in the pool. Then it blocks all other operations until done is
+	// Lock waits until no operation runs in the pool. Then it blocks all other operations until unlock is
 	// called, except those that use the returned context.
-	Turn(ctx context.Context) (turn context.Context, done func(), err error)
+	Lock(ctx context.Context) (locked context.Context, unlock func(), err error)
 }
 
-// Rewriter is a pool that can rewrite the head of a dataset into fewer pieces. That makes Stall short.
+// Rewriter is a pool that can rewrite the head of a dataset into fewer pieces. That makes the predicted stall short.
 type Rewriter interface {
 	// Rewrite rewrites an unused head. It returns the number of pieces before and after.
 	//
@@ -103,17 +103,17 @@ type Rewriter interface {
 
 // StallPredictor is a pool whose snapshots block writers for a time that grows with the dataset.
 type StallPredictor interface {
-	// Stall predicts how long a snapshot or clone of the head would block its writers, in nanoseconds.
+	// PredictStall predicts how long a snapshot or clone of the head would block its writers, in nanoseconds.
 	// why names the cause: "9,700 extents".
-	Stall(ctx context.Context, id uuid.UUID) (nanos int64, why string, err error)
+	PredictStall(ctx context.Context, id uuid.UUID) (nanos int64, why string, err error)
 }
 
 // Sharer is a pool on a share, Info().Share, that has pools of other nodes too. Each pool belongs to one
 // node. No other node touches its contents until that node has given them up.
 type Sharer interface {
-	// Sees returns ErrNotFound unless that pool of the share has a dataset, in the state of the share that
+	// CheckVisible returns ErrNotFound unless that pool of the share has a dataset, in the state of the share that
 	// this host sees now. If it returns nil, Take would find the dataset. It changes nothing.
-	Sees(ctx context.Context, id, pool uuid.UUID) error
+	CheckVisible(ctx context.Context, id, pool uuid.UUID) error
 
 	// Visit is Attach of a dataset in that pool of the share. The pool's node is its home and may have
 	// it mounted at the same time. It changes nothing there. The attachment stays valid when another
@@ -134,7 +134,7 @@ type Sharer interface {
 	// ErrConflict, and nothing changed: the dataset has been taken at a later epoch; that pool lacks it
 	// and the data here was not taken from it; or two pools claim to be that pool. ErrNotFound: that pool
 	// does not have it.
-	Take(ctx context.Context, d dataset.Dataset, from Given) error
+	Take(ctx context.Context, d dataset.Dataset, from PreviousHome) error
 
 	// RestoreApart is Pool.Restore for a dataset that another host may have mounted, after an operator
 	// confirmed that this host writes no more. The kept snapshot is a copy, which takes room, and the
@@ -143,8 +143,8 @@ type Sharer interface {
 	RestoreApart(ctx context.Context, ds, snapshot uuid.UUID, keep dataset.Snapshot, progress Progress) error
 }
 
-// Given identifies the previous home of a dataset that was given up.
-type Given struct {
+// PreviousHome identifies the previous home of a dataset that was given up.
+type PreviousHome struct {
 	Pool  uuid.UUID // the previous home
 	Epoch uint64    // the epoch that ended; data of a later epoch was taken since
 }

@@ -40,7 +40,7 @@ type Pool interface {
 	// is recreated if it was incomplete, and gets the newest record while it is incoming.
 	//
 	// ErrUnsupported: the pool cannot enforce a size, or its capabilities lack Encryption. ErrNoSpace:
-	// the pool is nearly full (see Room); Clone and Snapshot return it too.
+	// the pool is nearly full (see CheckRoom); Clone and Snapshot return it too.
 	Create(ctx context.Context, d dataset.Dataset) (dataset.Size, error)
 
 	// Clone makes d.ID as Create does, with the bytes of src: a snapshot, or, if src.Snapshot is nil, the
@@ -128,9 +128,9 @@ type Pool interface {
 // Capabilities and what beside it.
 type Info struct {
 	Capabilities dataset.Capabilities
-	// Holds lists the filesystems that a copy can have in this pool, including those that cannot be made
+	// CopyFilesystems lists the filesystems that a copy can have in this pool, including those that cannot be made
 	// because a tool is missing.
-	Holds []string
+	CopyFilesystems []string
 	// Missing lists the programs and kernel features that the host lacks. Each line begins with the purpose:
 	// "encryption needs cryptsetup (apt-get …)".
 	Missing     []string

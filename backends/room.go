@@ -8,8 +8,8 @@ func Reserve(size dataset.Size) dataset.Size {
 	return min(max(size/20, min(32*dataset.MiB, size/2)), 2*dataset.GiB)
 }
 
-// Room returns dataset.ErrNoSpace if a pool is so full that existing datasets could fail soon.
-func Room(pool string, free, size dataset.Size) error {
+// CheckRoom returns dataset.ErrNoSpace if a pool is so full that existing datasets could fail soon.
+func CheckRoom(pool string, free, size dataset.Size) error {
 	least := Reserve(size)
 	if free >= least {
 		return nil
@@ -19,15 +19,15 @@ func Room(pool string, free, size dataset.Size) error {
 		least.Human())
 }
 
-// RoomFor is Room for a transfer of a known number of bytes. written bytes may not be counted in the pool's status
-// yet: settle makes the pool count them.
-func RoomFor(pool string, status func() dataset.PoolStatus, written, wanted int64, settle func() error) error {
+// CheckRoomFor is CheckRoom for a transfer of a known number of bytes. written bytes may not be counted in the pool's
+// status yet: settle makes the pool count them.
+func CheckRoomFor(pool string, status func() dataset.PoolStatus, written, wanted int64, settle func() error) error {
 	left := func(less int64) error {
 		st := status()
 		if !st.Online {
 			return dataset.Errorf(dataset.ErrOffline, "%s", st.Reason)
 		}
-		return Room(pool, max(st.Free-dataset.Size(less), 0), st.Size)
+		return CheckRoom(pool, max(st.Free-dataset.Size(less), 0), st.Size)
 	}
 	if left(written+wanted) == nil {
 		return nil
@@ -38,6 +38,6 @@ func RoomFor(pool string, status func() dataset.PoolStatus, written, wanted int6
 	return left(wanted)
 }
 
-// UnfinishedImage returns the temporary name under which a pool's image is made. Only Drover uses that name, so a file
-// with it was left by a process that was killed. A caller that may make the image may also remove that file.
-func UnfinishedImage(path string) string { return path + ".drover-tmp" }
+// TemporaryImagePath returns the temporary name under which a pool's image is made. Only Drover uses that name, so a
+// file with it was left by a process that was killed. A caller that may make the image may also remove that file.
+func TemporaryImagePath(path string) string { return path + ".drover-tmp" }

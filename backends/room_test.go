@@ -24,7 +24,7 @@ func TestRoom(t *testing.T) {
 		{2*mib - 1, 4 * mib, true}, // or half of what is very small
 		{2 * mib, 4 * mib, false},
 	} {
-		err := Room("fast", c.free, c.size)
+		err := CheckRoom("fast", c.free, c.size)
 		if full := errors.Is(err, dataset.ErrNoSpace); full != c.full || full != (err != nil) {
 			t.Errorf("%s free of %s: %v, want it refused: %t", c.free, c.size, err, c.full)
 		}
@@ -56,12 +56,12 @@ func TestRoomForWhatComes(t *testing.T) {
 			}
 			return dataset.PoolStatus{Online: true, Free: c.free, Size: size}
 		}
-		err := RoomFor("test", status, int64(c.written), int64(c.wanted), func() error { asked = true; return c.settle })
+		err := CheckRoomFor("test", status, int64(c.written), int64(c.wanted), func() error { asked = true; return c.settle })
 		if !errors.Is(err, c.want) || asked != c.asked {
 			t.Errorf("%+v: asked %t, %v", c, asked, err)
 		}
 	}
-	if err := RoomFor("test", func() dataset.PoolStatus { return dataset.PoolStatus{} }, 0, 0, func() error { return nil }); !errors.Is(err, dataset.ErrOffline) {
+	if err := CheckRoomFor("test", func() dataset.PoolStatus { return dataset.PoolStatus{} }, 0, 0, func() error { return nil }); !errors.Is(err, dataset.ErrOffline) {
 		t.Error(err)
 	}
 }

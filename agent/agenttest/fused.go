@@ -153,7 +153,7 @@ func (p fusedShare) Visit(
 	})
 }
 
-func (p fusedShare) Take(ctx context.Context, d dataset.Dataset, from backends.Given) error {
+func (p fusedShare) Take(ctx context.Context, d dataset.Dataset, from backends.PreviousHome) error {
 	return p.Host.Fuse.Act("take", func() error { return p.Sharer.Take(ctx, d, from) })
 }
 
@@ -162,13 +162,13 @@ type fusedPool struct {
 	Host *Host
 }
 
-func (p fusedPool) Idle(ctx context.Context, id uuid.UUID) error {
-	return p.Pool.(backends.IdleChecker).Idle(ctx, id)
+func (p fusedPool) CheckIdle(ctx context.Context, id uuid.UUID) error {
+	return p.Pool.(backends.IdleChecker).CheckIdle(ctx, id)
 }
 
-func (p fusedPool) Staged(id uuid.UUID) string {
+func (p fusedPool) StagingPath(id uuid.UUID) string {
 	if s, can := p.Pool.(backends.Stager); can {
-		return s.Staged(id)
+		return s.StagingPath(id)
 	}
 	return ""
 }
@@ -220,7 +220,9 @@ type FusedImages struct {
 	backends.Rewriter
 }
 
-func (p fusedCopies) Idle(ctx context.Context, id uuid.UUID) error { return p.fusedPool.Idle(ctx, id) }
+func (p fusedCopies) CheckIdle(ctx context.Context, id uuid.UUID) error {
+	return p.fusedPool.CheckIdle(ctx, id)
+}
 
 func (p fusedCopies) Receive(
 	ctx context.Context, d backends.Delivery, r io.Reader, progress backends.Progress,

@@ -157,7 +157,7 @@ func CheckBackends(ctx context.Context, r *Report, kinds []backends.Kind, pools 
 		// No pool needs the backend.
 		case !slices.ContainsFunc(pools, func(p *pool.Pool) bool { return p.Backend == k.Name() }):
 			r.Add(findings.Info, name, "", "cannot work on this host: %s", unnamed(k.Name(), err))
-		case backends.Serves(ctx, k) == nil:
+		case backends.CheckOpen(ctx, k) == nil:
 			r.Add(findings.Warning, name, "", "serves what is there on this host, and makes nothing new: %s",
 				unnamed(k.Name(), err))
 		default:

@@ -140,7 +140,7 @@ func (c *PoolChecker) offlineHint(ctx context.Context, p *pool.Pool) string {
 		return "repair or replace the disk; stop the pool's containers, and if its filesystem was mounted " +
 			"by hand or by /etc/fstab, unmount and mount it (xfs_repair, e2fsck or btrfs check before, if " +
 			"dmesg asks for it): then the pool is online again by itself"
-	case err != nil || c.deps.Pools.One(p.ID).Hung != "" || backends.Serves(ctx, kind) != nil:
+	case err != nil || c.deps.Pools.One(p.ID).Hung != "" || backends.CheckOpen(ctx, kind) != nil:
 		return ""
 	case slices.ContainsFunc(c.deps.Configured, func(configured pool.Config) bool { return configured.Name == p.Name }):
 		return "mount its disk where it was; or say in drover.yaml where it lies now, or, if it is gone for " +
@@ -184,7 +184,7 @@ func (c *PoolChecker) checkStalls(ctx context.Context, r *Report, p *pool.Pool, 
 		if d.Pool != p.ID || d.State != dataset.StateReady {
 			continue
 		}
-		nanos, why, err := staller.Stall(ctx, id)
+		nanos, why, err := staller.PredictStall(ctx, id)
 		if err == nil && time.Duration(nanos) > stallWarning {
 			r.Add(findings.Warning, "volume "+d.Volume,
 				"stop its containers, then: drover volume rewrite "+d.Volume,

@@ -130,7 +130,7 @@ func (r *Relinquisher) relinquish(ctx context.Context, id uuid.UUID, y lease.Rel
 		// A process that has it mounted in another mount namespace continues to write, and its writes may not
 		// be in the pool yet.
 		if idler, can := pool.(backends.IdleChecker); can {
-			if err := idler.Idle(ctx, id); err != nil {
+			if err := idler.CheckIdle(ctx, id); err != nil {
 				return y, []string{dataset.OneLine(err)}, nil
 			}
 		}

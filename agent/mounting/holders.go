@@ -144,7 +144,7 @@ func (l *Holders) OfTree(look Look, d dataset.Dataset, tree mount.Filesystem) (l
 	path, staged := l.MountPath(d.ID), ""
 	if pool, err := l.pools.Get(d.Pool); err == nil {
 		if s, stages := pool.(backends.Stager); stages {
-			staged = s.Staged(d.ID)
+			staged = s.StagingPath(d.ID)
 		}
 	}
 	if tree.Reused() {
@@ -193,7 +193,7 @@ func (l *Holders) CheckPool(ctx context.Context, d dataset.Dataset) error {
 		return dataset.Errorf(dataset.ErrUnsupported,
 			"cannot tell whether a process still has it mounted: pool %s does not support that", l.pools.Name(d.Pool))
 	}
-	err = checker.Idle(ctx, d.ID)
+	err = checker.CheckIdle(ctx, d.ID)
 	if errors.Is(err, dataset.ErrNotFound) { // a dataset that does not exist has no holder
 		return nil
 	}

@@ -41,17 +41,17 @@ func (q *Quiescer) Freeze(ctx context.Context, pool backends.Pool, d dataset.Dat
 		return ctx, thaw, err
 	}
 	// The limit is not lifted while other work runs in the pool. No other work runs between the flush and the freeze.
-	in, done, err := serializer.Turn(ctx)
+	in, unlock, err := serializer.Lock(ctx)
 	if err != nil {
 		return ctx, func() error { return nil }, fmt.Errorf("write out volume %s: %w", d.Volume, err)
 	}
 	back, err := q.quiesce(pool, d)
 	if err != nil {
-		done()
+		unlock()
 		return ctx, back, err
 	}
 	return in, func() error {
-		defer done()
+		defer unlock()
 		return back()
 	}, nil
 }

@@ -234,7 +234,7 @@ func (m *moving) lacksBase(ctx context.Context, given *dataset.Manifest) (bool, 
 	}
 	for _, id := range []uuid.UUID{given.Snapshot, given.Base} {
 		have, err := copier.Received(ctx, m.op.DatasetID, id)
-		if err != nil || have.Whole {
+		if err != nil || have.Complete {
 			return false, err
 		}
 	}

@@ -24,9 +24,9 @@ func (m *moving) shared(ctx context.Context) error {
 			m.Pools.Name(m.op.Dataset.Pool))
 	}
 	m.op.Dataset.Taken = &dataset.Taken{From: m.given, Epoch: m.op.Epoch}
-	err := sharer.Sees(ctx, m.op.DatasetID, m.given)
+	err := sharer.CheckVisible(ctx, m.op.DatasetID, m.given)
 	if errors.Is(err, dataset.ErrNotFound) && m.before != nil &&
-		sharer.Sees(ctx, m.op.DatasetID, m.before.From) == nil {
+		sharer.CheckVisible(ctx, m.op.DatasetID, m.before.From) == nil {
 		m.LogOf(*m.op.Dataset).WithField("from",
 			m.before.From).Warn("its home had not taken it yet: it is taken from the pool of the home before")
 		m.given, m.op.Dataset.Taken = m.before.From, m.before

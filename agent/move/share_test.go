@@ -152,7 +152,7 @@ func TestUntakenDatasetIsKeptAfterCrash(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(folder, "head", "token")); err != nil {
 		t.Error(err)
 	}
-	if err := f.B.Pool().(backends.Sharer).Take(t.Context(), f.Recorded("db").Dataset, backends.Given{Pool: f.A.Pool().ID(), Epoch: 1}); err != nil {
+	if err := f.B.Pool().(backends.Sharer).Take(t.Context(), f.Recorded("db").Dataset, backends.PreviousHome{Pool: f.A.Pool().ID(), Epoch: 1}); err != nil {
 		t.Fatal(err)
 	}
 	f.B.WantFile("db", "token", "kept")

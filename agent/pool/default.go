@@ -23,7 +23,7 @@ func (m *Maker) makeDefault(ctx context.Context) error {
 	var tried []error
 	path := filepath.Join(dir, "default.img")
 	// A start that was killed while it made the pool may have left an unfinished image with half of the free space.
-	if err := os.Remove(backends.UnfinishedImage(path)); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := os.Remove(backends.TemporaryImagePath(path)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("remove what an earlier start left: %w", err)
 	}
 	half, err := halfOfFree(dir)

@@ -37,7 +37,7 @@ func TestDefaultPoolAfterKilledStart(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(root, "pools"), 0o711); err != nil {
 		t.Fatal(err)
 	}
-	f, err := os.Create(backends.UnfinishedImage(filepath.Join(root, "pools", "default.img")))
+	f, err := os.Create(backends.TemporaryImagePath(filepath.Join(root, "pools", "default.img")))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -133,7 +133,7 @@ func (x *Opener) attach(ctx context.Context, op *Pool) error {
 	if err != nil {
 		return err
 	}
-	if err := backends.Serves(ctx, kind); err != nil {
+	if err := backends.CheckOpen(ctx, kind); err != nil {
 		return err
 	}
 	b, err := kind.Open(ctx, op.Record.Configured(op.Name, x.Keys))

@@ -85,7 +85,7 @@ func TestFullPoolRefusesCreates(t *testing.T) {
 	if err := r.Remove(ctx, "waste"); err != nil {
 		t.Fatal(err)
 	}
-	f.Refuse = backends.Room("default", dataset.MiB, 100*dataset.GiB)
+	f.Refuse = backends.CheckRoom("default", dataset.MiB, 100*dataset.GiB)
 	for what, err := range map[string]error{
 		"create":   r.Create(ctx, "new", nil),
 		"clone":    r.Create(ctx, "copy", map[string]string{"from": "db"}),

@@ -119,7 +119,7 @@ func (c *Creator) Adopt(ctx context.Context, path string) (dataset.Pool, []api.R
 	defer c.Maker.Tidy(name)
 	var tried, unable []unadopted
 	for _, kind := range c.Backends.Kinds() {
-		if err := backends.Serves(ctx, kind); err != nil {
+		if err := backends.CheckOpen(ctx, kind); err != nil {
 			unable = append(unable, unadopted{kind.Name(), err})
 			continue
 		}

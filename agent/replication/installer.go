@@ -93,7 +93,7 @@ func (i *Installer) Install(ctx context.Context, d dataset.Dataset, p MoveRecord
 		return err
 	}
 	if sharer, can := pool.(backends.Sharer); can && p.Share {
-		given := backends.Given{Pool: p.From, Epoch: p.Epoch - 1}
+		given := backends.PreviousHome{Pool: p.From, Epoch: p.Epoch - 1}
 		if p.From == p.Pool && d.Taken != nil { // here since before that home, which never took it over
 			given.Epoch = d.Taken.Epoch - 1
 		}

@@ -104,7 +104,7 @@ type inTurn struct{}
 
 func (b *busy) Info() backends.Info { return backends.Info{Freezes: true} }
 
-func (b *busy) Turn(ctx context.Context) (context.Context, func(), error) {
+func (b *busy) Lock(ctx context.Context) (context.Context, func(), error) {
 	b.turn()
 	return context.WithValue(ctx, inTurn{}, true), b.done, b.err
 }

@@ -200,14 +200,14 @@ func (r *pulling) wanted(ctx context.Context) error {
 	switch m := r.Manifest; {
 	case err != nil:
 		return err
-	case !got.Whole:
+	case !got.Complete:
 		return dataset.Errorf(dataset.ErrNotFound, "the peer has no snapshot %s", r.Want)
 	case m == nil:
 		return nil
-	case m.Snapshot != r.Want || got.Last.Base != m.Base || got.Last.Bytes != m.Bytes || got.Last.Sum != m.Sum:
+	case m.Snapshot != r.Want || got.Stream.Base != m.Base || got.Stream.Bytes != m.Bytes || got.Stream.Sum != m.Sum:
 		return dataset.Errorf(dataset.ErrCorrupt,
 			"snapshot %s came as %d bytes with checksum %.12s, and its home gave up %d with %.12s of snapshot %s",
-			r.Want, got.Last.Bytes, got.Last.Sum, m.Bytes, m.Sum, m.Snapshot)
+			r.Want, got.Stream.Bytes, got.Stream.Sum, m.Bytes, m.Sum, m.Snapshot)
 	}
 	return nil
 }
@@ -220,7 +220,7 @@ func (r *pulling) bring(ctx context.Context, step Step) error {
 	restarts := 0
 	return r.patiently(ctx, func() (bool, error) {
 		have, err := r.into.Received(ctx, r.Dataset.ID, step.Snapshot.ID)
-		if err != nil || have.Whole {
+		if err != nil || have.Complete {
 			return false, err
 		}
 		d := backends.Delivery{Dataset: r.Dataset, Snapshot: step.Snapshot, Base: step.Base}
@@ -245,7 +245,7 @@ func (r *pulling) bring(ctx context.Context, step Step) error {
 			if restarts++; restarts < maxRestarts {
 				r.complain(err)
 				// The base may have changed.
-				if !fixed && (errors.Is(err, backends.ErrUnfit) || restarts == maxRestarts-1) {
+				if !fixed && (errors.Is(err, backends.ErrBaseDiffers) || restarts == maxRestarts-1) {
 					step.Base = uuid.Nil
 				}
 				return true, errCut{err}

@@ -150,7 +150,7 @@ func (f *fixture) acts(d dataset.Dataset, s dataset.Snapshot) []act {
 		add("restore apart", func() error { return sharer.RestoreApart(f.ctx, d.ID, s.ID, apart, nil) })
 	}
 	if idler, is := f.pool.(backends.IdleChecker); is {
-		add("give up", func() error { return idler.Idle(f.ctx, d.ID) })
+		add("give up", func() error { return idler.CheckIdle(f.ctx, d.ID) })
 	}
 	if f.can.Delta {
 		list = append(list, act{

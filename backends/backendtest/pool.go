@@ -216,7 +216,7 @@ func capabilitiesMatchInterfaces(f *fixture) {
 	_, sharer := f.pool.(backends.Sharer)
 	bounded, ok := f.kind.(backends.BoundedKind)
 	for what, wrong := range map[string]bool{
-		"more than its backend can at best": ok && !atBest(f.can, bounded.Best()),
+		"more than its backend can at best": ok && !atBest(f.can, bounded.MaxCapabilities()),
 		"ManyHosts without a share": f.can.ManyHosts &&
 			(!sharer || f.pool.Info().Share == uuid.Nil),
 		"EnforcesSize without Resizer":    f.can.EnforcesSize && !resizer,

@@ -111,7 +111,7 @@ func cutStreamGoesOn(f *fixture) {
 				f.Fatalf("cut at %d of %d: %v", cut, len(data), err)
 			}
 			now := o.came(s.snapshot)
-			if now.Whole || now.Bytes < have.Bytes || now.Bytes > int64(cut) || int64(cut)-now.Bytes > 2<<20 {
+			if now.Complete || now.Bytes < have.Bytes || now.Bytes > int64(cut) || int64(cut)-now.Bytes > 2<<20 {
 				f.Fatalf("cut at %d of %d: %+v is kept", cut, len(data), now)
 			}
 			if now.Bytes > 0 && now.Base != s.base {
@@ -130,7 +130,7 @@ func cutStreamGoesOn(f *fixture) {
 			f.fails(o.receive(d, s.snapshot, base, from, bytes.NewReader(data)), dataset.ErrConflict)
 		}
 		f.ok(o.receive(d, s.snapshot, s.base, have.Bytes, &pieces{data[have.Bytes:], 1}))
-		if got := o.came(s.snapshot); !got.Whole || got.Last != sent {
+		if got := o.came(s.snapshot); !got.Complete || got.Stream != sent {
 			f.Errorf("received %+v, sent %+v", got, sent)
 		}
 		f.ok(o.receive(d, s.snapshot, s.base, 0, failing{broken})) // not read: it is whole
@@ -177,7 +177,7 @@ func damagedStreamIsRefused(f *fixture) {
 		flipped := bytes.Clone(data)
 		flipped[at] ^= 0x10
 		f.fails(o.receive(d, s, uuid.Nil, from, bytes.NewReader(flipped[from:])), dataset.ErrCorrupt)
-		if got := o.came(s); got.Whole || got.Bytes != 0 {
+		if got := o.came(s); got.Complete || got.Bytes != 0 {
 			f.Errorf("flipped at %d of %d: %+v is kept", at, len(data), got)
 		}
 	}

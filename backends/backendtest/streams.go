@@ -60,7 +60,7 @@ func (f *streams) carry(to *fixture, d dataset.Dataset, s dataset.Snapshot, base
 	f.Helper()
 	data, sent := f.stream(s, base)
 	f.twice(func() error { return to.receive(d, s, base, 0, bytes.NewReader(data)) })
-	if got := to.came(s); !got.Whole || got.Last != sent {
+	if got := to.came(s); !got.Complete || got.Stream != sent {
 		f.Errorf("received %+v, sent %+v", got, sent)
 	}
 }

@@ -21,7 +21,7 @@ import (
 // Tracker counts the attachments of the datasets of a pool, and finds out whether a dataset is in use. The zero value
 // is ready. It is safe for concurrent use.
 type Tracker struct {
-	attached backends.Attached
+	attached backends.Attachments
 
 	elsewhere func() (*mount.Foreign, error)                                  // for tests; nil: mount.Elsewhere
 	files     func(context.Context, []mount.Filesystem) (*inuse.Files, error) // for tests; nil: inuse.Open
@@ -54,13 +54,13 @@ const (
 	checkBound = 2 * time.Second
 )
 
-// Idle fails with dataset.ErrInUse while a dataset is attached, something of its folder is mounted
+// CheckIdle fails with dataset.ErrInUse while a dataset is attached, something of its folder is mounted
 // anywhere on this host, in another mount namespace too, or a process has a directory or file of it open
 // (see inuse.Open). Only the kernel's list of open files shows a file that a container handed to another
-// process. A backend calls Idle before it replaces or destroys a head, or copies one file by file. A check
+// process. A backend calls CheckIdle before it replaces or destroys a head, or copies one file by file. A check
 // that fails is an error.
 func (t *Tracker) Idle(ctx context.Context, id uuid.UUID, folder string) error {
-	if err := t.attached.None(id); err != nil {
+	if err := t.attached.CheckNone(id); err != nil {
 		return err
 	}
 	began := clock.System{}.Steady()

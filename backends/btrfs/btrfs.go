@@ -75,16 +75,16 @@ func New() *Backend { return &Backend{step: steps.At, clock: clock.System{}} }
 // Name implements backends.Kind.
 func (*Backend) Name() string { return Name }
 
-// Best implements backends.BoundedKind.
-func (*Backend) Best() dataset.Capabilities {
+// MaxCapabilities implements backends.BoundedKind.
+func (*Backend) MaxCapabilities() dataset.Capabilities {
 	return dataset.Capabilities{
 		EnforcesSize: true, OnlineGrow: true, Shrink: true, CountsWritten: true, KnowsUsed: true,
 		InstantSnapshot: true, ConstantSnapshot: true, CloneIndependent: true, Delta: true,
 	}
 }
 
-// Takes implements backends.BoundedKind.
-func (*Backend) Takes(_ string, size dataset.Size) error {
+// CheckSize implements backends.BoundedKind.
+func (*Backend) CheckSize(_ string, size dataset.Size) error {
 	if size < minSize {
 		return dataset.Errorf(dataset.ErrUnsupported, "%s is too small for a subvolume (at least %s)", size, minSize)
 	}

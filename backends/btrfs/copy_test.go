@@ -145,7 +145,7 @@ func TestNoRoomBesideTheStream(t *testing.T) {
 	f.fails(receive(0), dataset.ErrNoSpace, "")
 	have, err := p.Received(t.Context(), other.ID, s.ID)
 	f.must(err)
-	if st := f.Pool.Status(t.Context()); have.Whole || have.Bytes < 89<<20 || st.Free < backends.Reserve(st.Size) {
+	if st := f.Pool.Status(t.Context()); have.Complete || have.Bytes < 89<<20 || st.Free < backends.Reserve(st.Size) {
 		t.Errorf("of %d bytes %+v have come, and %s are free, of %s before", len(stream), have, st.Free.Human(), before.Free.Human())
 	}
 	f.must(os.Remove(ballast))
@@ -219,7 +219,7 @@ func TestStreamFitsItsBaseAlone(t *testing.T) {
 	f.must(p.Supersede(t.Context(), twin.ID, dataset.Snapshot{ID: uuid.New(), Dataset: twin.ID}))
 	err = receive(c.Dataset, twin, c.Keep.ID, c.Snapshot.ID)
 	f.fails(err, dataset.ErrCorrupt, "and the base is")
-	if !errors.Is(err, backends.ErrUnfit) {
+	if !errors.Is(err, backends.ErrBaseDiffers) {
 		t.Error(err)
 	}
 
@@ -260,7 +260,7 @@ func TestBaseThatNobodyNoted(t *testing.T) {
 	}
 	whole, difference := stream(c.Keep.ID, uuid.Nil), stream(c.Keep.ID, c.Snapshot.ID)
 	begun := bytes.NewReader(difference[:len(difference)-1])
-	if err := receive(c.Keep.ID, c.Snapshot.ID, begun); !errors.Is(err, backends.ErrUnfit) || !errors.Is(err, dataset.ErrCorrupt) {
+	if err := receive(c.Keep.ID, c.Snapshot.ID, begun); !errors.Is(err, backends.ErrBaseDiffers) || !errors.Is(err, dataset.ErrCorrupt) {
 		t.Errorf("the difference: %v", err)
 	}
 	f.must(receive(c.Keep.ID, uuid.Nil, bytes.NewReader(whole)))

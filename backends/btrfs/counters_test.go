@@ -30,7 +30,7 @@ func (f *fixture) counted() []string {
 
 func (f *fixture) raze() {
 	f.Helper()
-	f.must(f.Pool.(*sizedPool).Raze(f.Context()))
+	f.must(f.Pool.(*sizedPool).RemoveStorage(f.Context()))
 }
 
 // What quotas counted of a subvolume goes when that is gone, in a crash's wake too, and what

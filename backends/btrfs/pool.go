@@ -101,7 +101,7 @@ func (p *Pool) ID() uuid.UUID { return p.shelf.ID() }
 
 // Info implements backends.Pool.
 func (p *Pool) Info() backends.Info {
-	can, sized := (*Backend)(nil).Best(), p.quota.Enabled()
+	can, sized := (*Backend)(nil).MaxCapabilities(), p.quota.Enabled()
 	can.EnforcesSize, can.OnlineGrow, can.Shrink = sized, sized, sized
 	can.CountsWritten, can.KnowsUsed = p.quota.Simple(), p.quota.Full()
 	return backends.Info{
@@ -132,7 +132,7 @@ func (p *Pool) Status(context.Context) dataset.PoolStatus {
 		return st
 	}
 	p.counters.Collect()
-	err := backends.Room(p.name, st.Free, st.Size)
+	err := backends.CheckRoom(p.name, st.Free, st.Size)
 	if err == nil {
 		err = p.shelf.Within(p.quota.Check)
 	}
@@ -154,12 +154,12 @@ func (p *Pool) Trim(context.Context) (dataset.Size, error) { return p.shelf.Trim
 // Close implements backends.Pool. It unmounts a pool on devices of its own, unless datasets of the pool are in use.
 func (p *Pool) Close() error { return p.disk.Close() }
 
-// Raze implements backends.StorageRemover. It removes the counters of destroyed subvolumes.
-func (p *Pool) Raze(ctx context.Context) error { return p.counters.Drain(ctx) }
+// RemoveStorage implements backends.StorageRemover. It removes the counters of destroyed subvolumes.
+func (p *Pool) RemoveStorage(ctx context.Context) error { return p.counters.Drain(ctx) }
 
 // Clear implements backends.Clearer.
 func (p *Pool) Clear(ctx context.Context) (left string, err error) {
-	if err := p.Raze(ctx); err != nil {
+	if err := p.RemoveStorage(ctx); err != nil {
 		return "", err
 	}
 	if p.disk != nil {
@@ -215,8 +215,8 @@ func (p *Pool) Attach(_ context.Context, id uuid.UUID, opts backends.AttachOptio
 	return p.uses.Attach(f.ID, filepath.Join(f.Path(), head.Tree), opts.ReadOnly), tree.Close()
 }
 
-// Idle implements backends.IdleChecker.
-func (p *Pool) Idle(ctx context.Context, id uuid.UUID) error {
+// CheckIdle implements backends.IdleChecker.
+func (p *Pool) CheckIdle(ctx context.Context, id uuid.UUID) error {
 	f, err := p.shelf.Find(id)
 	if err != nil {
 		return err

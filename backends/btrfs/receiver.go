@@ -149,7 +149,7 @@ func (r *receiver) apply(ctx context.Context, f *shelf.Folder, name string, base
 	defer stream.Close()
 	err = btrfsctl.Apply(ctx, stream, tree, old)
 	if errors.Is(err, btrfsctl.ErrBase) {
-		err = fmt.Errorf("%w: %w", backends.ErrUnfit, err)
+		err = fmt.Errorf("%w: %w", backends.ErrBaseDiffers, err)
 	}
 	if errors.Is(err, btrfsctl.ErrStream) {
 		err = dataset.Errorf(dataset.ErrCorrupt, "%w", err)
@@ -164,8 +164,8 @@ func (r *receiver) apply(ctx context.Context, f *shelf.Folder, name string, base
 	return fsctl.Sync(tree)
 }
 
-// checkBase fails with backends.ErrUnfit if the identity of a received snapshot was not recorded. No difference can
-// refer to such a snapshot.
+// checkBase fails with backends.ErrBaseDiffers if the identity of a received snapshot was not recorded. No difference
+// can refer to such a snapshot.
 func checkBase(f *shelf.Folder, s shelf.Kept) error {
 	dir, err := subvolume.OpenReadOnly(f, s)
 	if err != nil {
@@ -175,5 +175,6 @@ func checkBase(f *shelf.Folder, s shelf.Kept) error {
 	if as, err := btrfsctl.CameAs(dir); err != nil || as != uuid.Nil {
 		return err
 	}
-	return dataset.Errorf(dataset.ErrCorrupt, "%w: nobody noted as what snapshot %s came", backends.ErrUnfit, s.ID)
+	return dataset.Errorf(dataset.ErrCorrupt, "%w: nobody noted as what snapshot %s came", backends.ErrBaseDiffers,
+		s.ID)
 }

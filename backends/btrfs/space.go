@@ -25,14 +25,14 @@ func (sp *space) room() error {
 	if err != nil {
 		return err
 	}
-	return backends.Room(sp.pool, st.Free, st.Size)
+	return backends.CheckRoom(sp.pool, st.Free, st.Size)
 }
 
 // roomFor is room while wanted more bytes arrive. The filesystem may not have counted the written bytes yet: btrfs
 // counts them with its next commit.
 func (sp *space) roomFor(written, wanted int64) error {
 	commit := func() error { return sp.shelf.Within(sp.commit) }
-	return backends.RoomFor(sp.pool, sp.shelf.Status, written, wanted, commit)
+	return backends.CheckRoomFor(sp.pool, sp.shelf.Status, written, wanted, commit)
 }
 
 // fits fails if no dataset of the pool can have a size.
@@ -45,7 +45,7 @@ func (sp *space) fits(size dataset.Size) error {
 		return dataset.Errorf(dataset.ErrUnsupported, "%s is more than the whole of pool %s (%s)", size, sp.pool,
 			st.Size.Human())
 	}
-	return (*Backend)(nil).Takes("", size)
+	return (*Backend)(nil).CheckSize("", size)
 }
 
 // commit makes everything that was done in the pool durable.

@@ -49,8 +49,8 @@ func (p *Pool) idle(ctx context.Context, f *shelf.Folder, what string) error {
 	return nil
 }
 
-// Idle implements backends.IdleChecker.
-func (p *Pool) Idle(ctx context.Context, id uuid.UUID) error {
+// CheckIdle implements backends.IdleChecker.
+func (p *Pool) CheckIdle(ctx context.Context, id uuid.UUID) error {
 	f, err := p.shelf.Find(id)
 	if err != nil {
 		return err

@@ -86,8 +86,8 @@ var (
 // Name implements backends.Kind.
 func (b Backend) Name() string { return cmp.Or(b.name, "dir") }
 
-// Best implements backends.BoundedKind.
-func (Backend) Best() dataset.Capabilities {
+// MaxCapabilities implements backends.BoundedKind.
+func (Backend) MaxCapabilities() dataset.Capabilities {
 	return dataset.Capabilities{
 		EnforcesSize:     true,
 		KnowsUsed:        true,
@@ -97,8 +97,8 @@ func (Backend) Best() dataset.Capabilities {
 	}
 }
 
-// Takes implements backends.BoundedKind.
-func (Backend) Takes(_ string, size dataset.Size) error {
+// CheckSize implements backends.BoundedKind.
+func (Backend) CheckSize(_ string, size dataset.Size) error {
 	if size < minSize {
 		return dataset.Errorf(dataset.ErrUnsupported, "%s is too small for a volume (at least %s)", size, minSize)
 	}
@@ -207,7 +207,7 @@ func (p *Pool) Info() backends.Info {
 	if p.disk != nil {
 		on = "; " + p.disk.Note()
 	}
-	can := Backend{}.Best()
+	can := Backend{}.MaxCapabilities()
 	if p.projects.mend != "" {
 		can.EnforcesSize, can.KnowsUsed, can.OnlineGrow, can.Shrink = false, false, false, false
 	}
@@ -223,7 +223,7 @@ func (p *Pool) Info() backends.Info {
 func (p *Pool) Status(context.Context) dataset.PoolStatus {
 	st := p.shelf.Status()
 	if st.Online {
-		err := backends.Room(p.name, st.Free, st.Size)
+		err := backends.CheckRoom(p.name, st.Free, st.Size)
 		if err == nil && p.projects.mend == "" {
 			err = p.shelf.Within(p.projects.stillHolds)
 		}
@@ -246,7 +246,7 @@ func (p *Pool) room() error {
 	if err != nil {
 		return err
 	}
-	return backends.Room(p.name, st.Free, st.Size)
+	return backends.CheckRoom(p.name, st.Free, st.Size)
 }
 
 // Trim implements backends.Trimmer.

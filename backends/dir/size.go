@@ -23,7 +23,7 @@ func (p *Pool) fits(size dataset.Size) error {
 		return dataset.Errorf(dataset.ErrUnsupported, "%s is more than the whole of pool %s (%s)", size, p.name,
 			st.Size.Human())
 	}
-	return Backend{}.Takes("", size)
+	return Backend{}.CheckSize("", size)
 }
 
 func over(what string, used, size dataset.Size) error {

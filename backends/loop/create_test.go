@@ -123,7 +123,7 @@ func TestStall(t *testing.T) {
 		d := newDataset(xfs)
 		f.create(d)
 		root, unmount := f.mounted(d.ID)
-		before, _, err := f.Stall(f.Context(), d.ID)
+		before, _, err := f.PredictStall(f.Context(), d.ID)
 		f.must(err)
 		for i := range 200 {
 			f.write(filepath.Join(root, fmt.Sprint(i)), strings.Repeat("x", 5000))
@@ -132,7 +132,7 @@ func TestStall(t *testing.T) {
 			}
 		}
 		unmount()
-		after, why, err := f.Stall(f.Context(), d.ID)
+		after, why, err := f.PredictStall(f.Context(), d.ID)
 		f.must(err)
 		if constant := f.Info().Capabilities.ConstantSnapshot; constant != (after == before) || constant == strings.Contains(why, "extents") {
 			f.Errorf("%d, then %d ns from %q", before, after, why)

@@ -44,7 +44,7 @@ func TestI2FailedFlushOfAReceive(t *testing.T) {
 			f.Fatalf("received on a disk that fails: %v", err)
 		}
 		have, err := to.Received(f.Context(), d.ID, s.ID)
-		if err != nil || safe == 0 || have.Bytes != safe || have.Whole {
+		if err != nil || safe == 0 || have.Bytes != safe || have.Complete {
 			f.Fatalf("%+v is on record (%v), and %d bytes are on the disk", have, err, safe)
 		}
 		delivery.From = have.Bytes

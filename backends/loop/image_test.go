@@ -54,7 +54,7 @@ func TestPoolImage(t *testing.T) {
 	host := scratch.Mount(t, "ext4", int64(2*dataset.GiB))
 	cfg := backends.Config{Name: "test", Path: filepath.Join(host, "pool.img"), Image: dataset.GiB, Mount: filepath.Join(host, "mnt"), Make: true}
 	// An earlier attempt was interrupted.
-	if err := os.WriteFile(backends.UnfinishedImage(cfg.Path), make([]byte, 1<<20), 0o600); err != nil {
+	if err := os.WriteFile(backends.TemporaryImagePath(cfg.Path), make([]byte, 1<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	f := openHosted(t, cfg)
@@ -198,7 +198,7 @@ func TestImageThatCannotBe(t *testing.T) {
 		change(&c)
 		_, err := b.Open(t.Context(), c)
 		f.isKind(err, kind)
-		if left, _ := filepath.Glob(backends.UnfinishedImage(filepath.Join(host, "*"))); len(left) > 0 {
+		if left, _ := filepath.Glob(backends.TemporaryImagePath(filepath.Join(host, "*"))); len(left) > 0 {
 			t.Errorf("left %v", left)
 		}
 	}

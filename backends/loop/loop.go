@@ -114,30 +114,30 @@ func New(runner run.Runner) *Backend {
 // Name implements backends.Kind.
 func (b *Backend) Name() string { return Name }
 
-// Best implements backends.BoundedKind.
-func (b *Backend) Best() dataset.Capabilities {
+// MaxCapabilities implements backends.BoundedKind.
+func (b *Backend) MaxCapabilities() dataset.Capabilities {
 	return dataset.Capabilities{
 		EnforcesSize: true, InstantSnapshot: true, ConstantSnapshot: true, CloneIndependent: true, OnlineGrow: true,
 		OwnFilesystem: true, OwnDevice: true, Delta: true, Filesystems: []string{mkfs.XFS, mkfs.Ext4}, Encryption: true,
 	}
 }
 
-// Takes implements backends.BoundedKind.
-func (b *Backend) Takes(fs string, size dataset.Size) error {
+// CheckSize implements backends.BoundedKind.
+func (b *Backend) CheckSize(fs string, size dataset.Size) error {
 	return mkfs.Check(cmp.Or(fs, mkfs.Ext4), imagefile.RoundUp(size))
 }
 
 // Available implements backends.Kind. The host needs loop devices and a filesystem for the images.
 func (b *Backend) Available(ctx context.Context) error {
-	if err := b.Serves(ctx); err != nil {
+	if err := b.CheckOpen(ctx); err != nil {
 		return err
 	}
 	host := mkfs.Look()
 	return host.Cannot(host.Makes, "backend loop: no filesystem for the images")
 }
 
-// Serves implements backends.ExistingPoolKind. Existing pools need loop devices. Only a new image needs mkfs.
-func (b *Backend) Serves(context.Context) error {
+// CheckOpen implements backends.ExistingPoolKind. Existing pools need loop devices. Only a new image needs mkfs.
+func (b *Backend) CheckOpen(context.Context) error {
 	f, err := os.OpenFile("/dev/loop-control", os.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return dataset.Errorf(dataset.ErrUnsupported,

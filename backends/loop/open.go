@@ -134,12 +134,12 @@ func (p *Pool) describe(direct bool) error {
 		note = append(note, p.disk.Note())
 	}
 	_, constant := p.layout.(*layout.Btrfs)
-	can := p.backend.Best()
+	can := p.backend.MaxCapabilities()
 	can.ConstantSnapshot, can.Encryption, can.Filesystems = constant, seals == nil, host.Makes
 	can.OnlineGrow, can.OfflineGrow = len(offline) < len(host.Mounts), offline
 	p.info = backends.Info{
-		Capabilities: can,
-		Holds:        host.Mounts, Missing: lacks, Note: strings.Join(note, "; "), Path: p.home.path,
+		Capabilities:    can,
+		CopyFilesystems: host.Mounts, Missing: lacks, Note: strings.Join(note, "; "), Path: p.home.path,
 		DefaultSize: template.DefaultSize,
 	}
 	return nil
@@ -302,7 +302,7 @@ func (h *home) room(root folder.Dir) error {
 	if err != nil {
 		return err
 	}
-	if err := backends.Room(h.name, free, size); err != nil {
+	if err := backends.CheckRoom(h.name, free, size); err != nil {
 		return err
 	}
 	if h.imageRoom != nil {

@@ -101,8 +101,8 @@ const stallPerExtent = 15_000 // ns
 // stallSubvolume is how long a snapshot of a subvolume blocks writers, measured on btrfs.
 const stallSubvolume = 8_000_000 // ns
 
-// Stall implements backends.StallPredictor.
-func (p *Pool) Stall(_ context.Context, id uuid.UUID) (nanos int64, why string, err error) {
+// PredictStall implements backends.StallPredictor.
+func (p *Pool) PredictStall(_ context.Context, id uuid.UUID) (nanos int64, why string, err error) {
 	err = p.catalog.within(id, func(dir folder.Dir) error {
 		if p.info.Capabilities.ConstantSnapshot {
 			nanos, why = stallSubvolume, "a snapshot of a btrfs subvolume, however fragmented"
@@ -162,8 +162,8 @@ func (p *Pool) Receive(ctx context.Context, d backends.Delivery, r io.Reader,
 	return out, nil
 }
 
-// Idle implements backends.IdleChecker.
-func (p *Pool) Idle(ctx context.Context, id uuid.UUID) error {
+// CheckIdle implements backends.IdleChecker.
+func (p *Pool) CheckIdle(ctx context.Context, id uuid.UUID) error {
 	err := p.catalog.within(id, func(dir folder.Dir) error { return p.attacher.Idle(ctx, dir) })
 	if err != nil {
 		return fmt.Errorf("dataset %s: %w", id, err)

@@ -24,7 +24,7 @@ func imageConfig(t *testing.T) backends.Config {
 // needs that room.
 func TestImageAfterKill(t *testing.T) {
 	cfg := imageConfig(t)
-	left, err := os.Create(backends.UnfinishedImage(cfg.Path))
+	left, err := os.Create(backends.TemporaryImagePath(cfg.Path))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,7 +37,7 @@ func TestImageAfterKill(t *testing.T) {
 // The mkfs of a killed process may still run. Its writes must not end up in the next image.
 func TestImageBesideOrphan(t *testing.T) {
 	cfg := imageConfig(t)
-	orphan, err := os.Create(backends.UnfinishedImage(cfg.Path))
+	orphan, err := os.Create(backends.TemporaryImagePath(cfg.Path))
 	if err != nil {
 		t.Fatal(err)
 	}

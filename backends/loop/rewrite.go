@@ -152,7 +152,7 @@ func (w *rewriter) checkRoom(dir folder.Dir, data []reflink.Range) error {
 	if free < need {
 		free = need // so that nothing is left
 	}
-	if err := backends.Room(w.pool, free-need, size); err != nil {
+	if err := backends.CheckRoom(w.pool, free-need, size); err != nil {
 		return fmt.Errorf("it takes %s for as long as it lasts, and what its snapshots share with it now after: %w",
 			need.Human(), err)
 	}

@@ -79,7 +79,7 @@ func TestRewrite(t *testing.T) {
 	if last != total || total < 2*12<<20 {
 		t.Errorf("progress ended at %d of %d", last, total)
 	}
-	nanos, _, err := f.Stall(t.Context(), d.ID)
+	nanos, _, err := f.PredictStall(t.Context(), d.ID)
 	f.must(err)
 	if nanos != int64(now)*stallPerExtent {
 		t.Errorf("a stall of %d ns is foretold for %d extents", nanos, now)

@@ -27,7 +27,7 @@ type attachments struct {
 	*storage
 	volumes    *volumes
 	encryption *encryption
-	attached   backends.Attached
+	attached   backends.Attachments
 }
 
 // Attach implements backends.Pool.
@@ -151,13 +151,15 @@ const (
 	busyPause = 25 * time.Millisecond
 )
 
-// Idle implements backends.IdleChecker.
-func (p *Pool) Idle(ctx context.Context, id uuid.UUID) error { return p.attachments.unused(ctx, id) }
+// CheckIdle implements backends.IdleChecker.
+func (p *Pool) CheckIdle(ctx context.Context, id uuid.UUID) error {
+	return p.attachments.unused(ctx, id)
+}
 
 // unused fails with dataset.ErrInUse if a dataset is attached, or if its device is open or mounted in any mount
 // namespace. A folder without a head is not in use.
 func (a *attachments) unused(ctx context.Context, id uuid.UUID) error {
-	if err := a.attached.None(id); err != nil {
+	if err := a.attached.CheckNone(id); err != nil {
 		return err
 	}
 	f, err := a.shelf.Find(id)

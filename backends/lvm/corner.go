@@ -24,8 +24,8 @@ import (
 // thin pool of the pool that contains the corner.
 const cornerTag = "drover.corner="
 
-// Home implements backends.SeparateFolderKind: where the records of a volume group are mounted.
-func (b *Backend) Home(path string) (string, error) {
+// SeparateFolder implements backends.SeparateFolderKind: where the records of a volume group are mounted.
+func (b *Backend) SeparateFolder(path string) (string, error) {
 	vg, ok := strings.CutPrefix(path, "/dev/")
 	if !ok || !groupName.MatchString(vg) {
 		return "", dataset.Errorf(dataset.ErrInvalid, "%s names no volume group", path)

@@ -96,17 +96,17 @@ func New(runner run.Runner) *Backend { return &Backend{runner: runner, step: ste
 // Name implements backends.Kind.
 func (b *Backend) Name() string { return Name }
 
-// Best implements backends.BoundedKind.
-func (b *Backend) Best() dataset.Capabilities {
+// MaxCapabilities implements backends.BoundedKind.
+func (b *Backend) MaxCapabilities() dataset.Capabilities {
 	return dataset.Capabilities{
 		EnforcesSize: true, InstantSnapshot: true, ConstantSnapshot: true, CloneIndependent: true, OnlineGrow: true,
 		OwnFilesystem: true, OwnDevice: true, Filesystems: []string{mkfs.XFS, mkfs.Ext4}, Encryption: true,
 	}
 }
 
-// Takes implements backends.BoundedKind. Requested sizes are rounded to extents of 4 MiB, even in a group
+// CheckSize implements backends.BoundedKind. Requested sizes are rounded to extents of 4 MiB, even in a group
 // with larger ones: otherwise a profile would fit that group alone.
-func (b *Backend) Takes(fs string, size dataset.Size) error {
+func (b *Backend) CheckSize(fs string, size dataset.Size) error {
 	const extent = 4 * dataset.MiB // of vgcreate, and of each group that Drover makes
 	fs = cmp.Or(fs, ext4)
 	if mkfs.Check(fs, (size+extent-1)/extent*extent) == nil {
@@ -120,7 +120,7 @@ func (b *Backend) PathOf(name, _ string) string { return "/dev/drover-" + name }
 
 // Available implements backends.Kind: LVM, its tools for thin pools, and a kernel with them.
 func (b *Backend) Available(ctx context.Context) error {
-	if err := b.Serves(ctx); err != nil {
+	if err := b.CheckOpen(ctx); err != nil {
 		return err
 	}
 	if err := checks(); err != nil {
@@ -139,9 +139,9 @@ func checks() error {
 	return nil
 }
 
-// Serves implements backends.ExistingPoolKind: LVM, and a kernel with thin pools. Only a new volume needs mkfs.
+// CheckOpen implements backends.ExistingPoolKind: LVM, and a kernel with thin pools. Only a new volume needs mkfs.
 // Missing kernel features come first, because no package provides them.
-func (b *Backend) Serves(context.Context) error {
+func (b *Backend) CheckOpen(context.Context) error {
 	_, missing := run.LookPath(program)
 	why := mapper()
 	switch {
@@ -266,7 +266,7 @@ func (p *Pool) declare() error {
 			lacks = append(lacks, err.Error())
 		}
 	}
-	can := (*Backend)(nil).Best()
+	can := (*Backend)(nil).MaxCapabilities()
 	can.Encryption, can.Filesystems = seals == nil, host.Makes
 	can.OnlineGrow, can.OfflineGrow = len(offline) < len(host.Mounts), offline
 	p.info = backends.Info{

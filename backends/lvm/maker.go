@@ -207,7 +207,7 @@ func (m *maker) choose(d dataset.Dataset) (string, dataset.Size, error) {
 	if size == 0 {
 		size = defaultSize
 	}
-	if err := (*Backend)(nil).Takes(d.Profile.Filesystem.Type, size); err != nil {
+	if err := (*Backend)(nil).CheckSize(d.Profile.Filesystem.Type, size); err != nil {
 		return "", 0, err
 	}
 	size = m.roundUp(size)

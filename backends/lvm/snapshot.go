@@ -12,8 +12,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Turn implements backends.Serializer.
-func (p *Pool) Turn(ctx context.Context) (turn context.Context, done func(), err error) {
+// Lock implements backends.Serializer.
+func (p *Pool) Lock(ctx context.Context) (locked context.Context, unlock func(), err error) {
 	return p.tool.hold(ctx)
 }
 

@@ -22,7 +22,7 @@ func TestTakesWhatIsMade(t *testing.T) {
 				d := dataset.Dataset{Size: size}
 				d.Profile.Filesystem.Type = fs
 				_, _, made := p.maker.choose(d)
-				if taken := b.Takes(fs, size); (taken == nil) != want || !want && (made == nil || made.Error() != taken.Error()) {
+				if taken := b.CheckSize(fs, size); (taken == nil) != want || !want && (made == nil || made.Error() != taken.Error()) {
 					t.Errorf("%s of %q is taken: %v, and in extents of %s made: %v; want %t", size, fs, taken, extent, made, want)
 				}
 			}

@@ -71,13 +71,13 @@ var (
 // Name implements backends.Kind.
 func (Backend) Name() string { return Name }
 
-// Best implements backends.BoundedKind: no share has project quotas.
-func (Backend) Best() dataset.Capabilities {
+// MaxCapabilities implements backends.BoundedKind: no share has project quotas.
+func (Backend) MaxCapabilities() dataset.Capabilities {
 	return dataset.Capabilities{CloneIndependent: true, ManyHosts: true}
 }
 
-// Takes implements backends.BoundedKind.
-func (Backend) Takes(string, dataset.Size) error { return nil }
+// CheckSize implements backends.BoundedKind.
+func (Backend) CheckSize(string, dataset.Size) error { return nil }
 
 // Available implements backends.Kind.
 func (b Backend) Available(ctx context.Context) error {
@@ -334,16 +334,16 @@ func (p *Pool) Attach(ctx context.Context, id uuid.UUID, opts backends.AttachOpt
 	return p.Pool.Attach(ctx, id, opts)
 }
 
-// Idle implements backends.IdleChecker.
-func (p *Pool) Idle(ctx context.Context, id uuid.UUID) error {
+// CheckIdle implements backends.IdleChecker.
+func (p *Pool) CheckIdle(ctx context.Context, id uuid.UUID) error {
 	if err := p.exchange.Refresh(); err != nil {
 		return err
 	}
-	return p.Pool.(backends.IdleChecker).Idle(ctx, id)
+	return p.Pool.(backends.IdleChecker).CheckIdle(ctx, id)
 }
 
-// Sees implements backends.Sharer.
-func (p *Pool) Sees(_ context.Context, id, pool uuid.UUID) error {
+// CheckVisible implements backends.Sharer.
+func (p *Pool) CheckVisible(_ context.Context, id, pool uuid.UUID) error {
 	path, err := p.beside(pool)
 	if err != nil {
 		return err
@@ -373,7 +373,7 @@ func (p *Pool) RestoreApart(ctx context.Context, ds, id uuid.UUID, keep dataset.
 }
 
 // Take implements backends.Sharer.
-func (p *Pool) Take(_ context.Context, d dataset.Dataset, from backends.Given) error {
+func (p *Pool) Take(_ context.Context, d dataset.Dataset, from backends.PreviousHome) error {
 	path, err := p.beside(from.Pool)
 	if err == nil && path != p.own {
 		if err = p.exchange.Take(path, d); err != nil {

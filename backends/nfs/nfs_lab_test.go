@@ -65,7 +65,7 @@ func TestTakenByAnotherHost(t *testing.T) {
 		text := strings.Repeat("x", round+1)
 		write(t, has, d.ID, text)
 		d.Epoch++
-		if err := wants.(backends.Sharer).Take(t.Context(), d, backends.Given{Pool: has.ID(), Epoch: d.Epoch - 1}); err != nil {
+		if err := wants.(backends.Sharer).Take(t.Context(), d, backends.PreviousHome{Pool: has.ID(), Epoch: d.Epoch - 1}); err != nil {
 			t.Fatalf("round %d: %v", round, err)
 		}
 		if got := read(t, wants, d.ID); got != text {
@@ -73,7 +73,7 @@ func TestTakenByAnotherHost(t *testing.T) {
 		}
 		late := d
 		late.Epoch--
-		if err := has.(backends.Sharer).Take(t.Context(), late, backends.Given{Pool: wants.ID(), Epoch: late.Epoch - 1}); !errors.Is(err, dataset.ErrConflict) {
+		if err := has.(backends.Sharer).Take(t.Context(), late, backends.PreviousHome{Pool: wants.ID(), Epoch: late.Epoch - 1}); !errors.Is(err, dataset.ErrConflict) {
 			t.Errorf("round %d: taken back at an earlier epoch: %v", round, err)
 		}
 	}

@@ -103,7 +103,7 @@ func TestTake(t *testing.T) {
 	take := func(p backends.Pool, epoch uint64) error {
 		d := d
 		d.Epoch = epoch
-		return p.(backends.Sharer).Take(t.Context(), d, backends.Given{Pool: from.ID(), Epoch: 1})
+		return p.(backends.Sharer).Take(t.Context(), d, backends.PreviousHome{Pool: from.ID(), Epoch: 1})
 	}
 	write(t, a, d.ID, "kept") // incoming, as after a crash between the commit and its place
 	for range 2 {
@@ -158,9 +158,9 @@ func TestTakeFromTheLastHomeAlone(t *testing.T) {
 		}
 		lies("alpha", 1, "left")
 		d.Epoch = 4
-		given := backends.Given{Pool: pools["gamma"].ID(), Epoch: 3}
+		given := backends.PreviousHome{Pool: pools["gamma"].ID(), Epoch: 3}
 		into := pools[taker].(backends.Sharer)
-		if err := into.Sees(t.Context(), d.ID, given.Pool); !errors.Is(err, dataset.ErrNotFound) {
+		if err := into.CheckVisible(t.Context(), d.ID, given.Pool); !errors.Is(err, dataset.ErrNotFound) {
 			t.Errorf("%s sees what the last home has not: %v", taker, err)
 		}
 		want := dataset.ErrNotFound
@@ -171,7 +171,7 @@ func TestTakeFromTheLastHomeAlone(t *testing.T) {
 			t.Errorf("%s takes what the last home has not: %v", taker, err)
 		}
 		lies("gamma", 3, "acknowledged")
-		if err := into.Sees(t.Context(), d.ID, given.Pool); err != nil {
+		if err := into.CheckVisible(t.Context(), d.ID, given.Pool); err != nil {
 			t.Errorf("%s: %v", taker, err)
 		}
 		d.Epoch = 4
@@ -225,15 +225,15 @@ func TestPoolThatIsAMountOfItsOwn(t *testing.T) {
 	write(t, a, d.ID, "kept")
 	off := over(t, filepath.Join(share, "alpha"), "")
 	d.Epoch = 2
-	given := backends.Given{Pool: a.ID(), Epoch: 1}
+	given := backends.PreviousHome{Pool: a.ID(), Epoch: 1}
 	into := b.(backends.Sharer)
-	refused(into.Sees(t.Context(), d.ID, a.ID()))
+	refused(into.CheckVisible(t.Context(), d.ID, a.ID()))
 	refused(into.Take(t.Context(), d, given))
 	if e, err := a.Stat(t.Context(), d.ID); err != nil || e.Record.Epoch != 1 {
 		t.Errorf("not taken, it is %+v, %v", e, err)
 	}
 	off()
-	if err := errors.Join(into.Sees(t.Context(), d.ID, a.ID()), into.Take(t.Context(), d, given)); err != nil {
+	if err := errors.Join(into.CheckVisible(t.Context(), d.ID, a.ID()), into.Take(t.Context(), d, given)); err != nil {
 		t.Error(err)
 	}
 	if got := read(t, b, d.ID); got != "kept" {
@@ -273,7 +273,7 @@ func TestTwoPoolsThatAreOne(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.Epoch = 2
-	err := b.(backends.Sharer).Take(t.Context(), d, backends.Given{Pool: a.ID(), Epoch: 1})
+	err := b.(backends.Sharer).Take(t.Context(), d, backends.PreviousHome{Pool: a.ID(), Epoch: 1})
 	if !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), filepath.Join(share, "a-copy")) {
 		t.Errorf("taken from the one or the other: %v", err)
 	}
@@ -329,7 +329,7 @@ func TestOthersAreLeftAlone(t *testing.T) {
 	if err := os.Remove(filepath.Join(share, "alpha", "incoming", d.ID.String(), "dataset.json")); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.(backends.Sharer).Take(t.Context(), d, backends.Given{Pool: a.ID()}); !errors.Is(err, dataset.ErrNotFound) {
+	if err := b.(backends.Sharer).Take(t.Context(), d, backends.PreviousHome{Pool: a.ID()}); !errors.Is(err, dataset.ErrNotFound) {
 		t.Errorf("half of it was taken: %v", err)
 	}
 	if list, err := b.List(t.Context()); err != nil || len(list) != 0 {
@@ -393,10 +393,10 @@ func TestB16LaterPoolOnShare(t *testing.T) {
 	if err := os.WriteFile(marker, []byte(`{"format":2,"backend":"nfs","id":{"new":1}}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := alpha.Sees(t.Context(), uuid.New(), beta.ID()); !errors.Is(err, dataset.ErrUnsupported) {
+	if err := alpha.CheckVisible(t.Context(), uuid.New(), beta.ID()); !errors.Is(err, dataset.ErrUnsupported) {
 		t.Errorf("pool of a later format: %v, want %v", err, dataset.ErrUnsupported)
 	}
-	if err := alpha.Sees(t.Context(), id, gamma.ID()); err != nil {
+	if err := alpha.CheckVisible(t.Context(), id, gamma.ID()); err != nil {
 		t.Errorf("dataset in another pool: %v", err)
 	}
 }

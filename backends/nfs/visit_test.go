@@ -61,7 +61,7 @@ func TestVisit(t *testing.T) {
 		t.Errorf("where it is not: %v", err)
 	}
 	d.Epoch = 2
-	if err := c.(backends.Sharer).Take(t.Context(), d, backends.Given{Pool: a.ID(), Epoch: 1}); err != nil {
+	if err := c.(backends.Sharer).Take(t.Context(), d, backends.PreviousHome{Pool: a.ID(), Epoch: 1}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := visit(b, a); !errors.Is(err, dataset.ErrNotFound) {

@@ -144,7 +144,7 @@ func (f *Folder) Received(snapshot uuid.UUID,
 	last, err := whole(f, snapshot)
 	switch {
 	case err == nil:
-		return backends.Received{Whole: true, Last: last}, nil
+		return backends.Received{Complete: true, Stream: last}, nil
 	case !errors.Is(err, dataset.ErrNotFound):
 		return backends.Received{}, err
 	}
@@ -162,10 +162,10 @@ func (f *Folder) BeginReceive(d backends.Delivery,
 	switch {
 	case err != nil:
 		return last, false, err
-	case have.Whole:
-		return have.Last, true, errors.Join(spool.Drop(f.Root), SyncDir(f.Root))
+	case have.Complete:
+		return have.Stream, true, errors.Join(spool.Drop(f.Root), SyncDir(f.Root))
 	}
-	return last, false, d.Follows(have)
+	return last, false, d.CheckResume(have)
 }
 
 // Spool returns the spool in which the folder gathers a snapshot that arrives.

@@ -208,7 +208,7 @@ func (o outside) List(ctx context.Context) ([]backends.Entry, error) {
 	return o.Pool.List(ctx)
 }
 
-func (o outside) Raze(context.Context) error { delete(o.of.there, o.at); return nil }
+func (o outside) RemoveStorage(context.Context) error { delete(o.of.there, o.at); return nil }
 
 // What a pool has elsewhere goes with its corner: one that cannot be looked into keeps that,
 // and one that was half made or half removed is no hindrance.

@@ -219,7 +219,7 @@ func purge(ctx context.Context, pool backends.Pool) error {
 	if err := errors.Join(failed, err); err != nil {
 		return err
 	}
-	return r.Raze(ctx)
+	return r.RemoveStorage(ctx)
 }
 
 // subvolumes destroys the btrfs subvolumes below path. A read-only subvolume cannot be removed as a directory.

@@ -27,7 +27,7 @@ type attachments struct {
 
 	staging  sync.Mutex // protects staged, and is held while a head of zfs-fuse is mounted or unmounted
 	staged   map[uuid.UUID]bool
-	attached backends.Attached
+	attached backends.Attachments
 }
 
 // fsType is the kernel's name of the filesystem type.
@@ -92,13 +92,13 @@ func (a *attachments) open(ctx context.Context, id uuid.UUID, head string) (*os.
 	return os.Open(dir)
 }
 
-// Idle implements backends.IdleChecker.
-func (p *Pool) Idle(_ context.Context, id uuid.UUID) error { return p.attachments.unused(id) }
+// CheckIdle implements backends.IdleChecker.
+func (p *Pool) CheckIdle(_ context.Context, id uuid.UUID) error { return p.attachments.unused(id) }
 
 // unused returns dataset.ErrInUse if a dataset is attached or mounted, in this mount namespace or in another one. The
 // error says where, or which process has it.
 func (a *attachments) unused(id uuid.UUID) error {
-	if err := a.attached.None(id); err != nil {
+	if err := a.attached.CheckNone(id); err != nil {
 		return err
 	}
 	at, err := a.mountedAt(id)
@@ -162,8 +162,8 @@ func (a *attachments) stageDir(id uuid.UUID) string {
 	return filepath.Join(os.TempDir(), "drover-zfs-"+a.shelf.ID().String(), id.String())
 }
 
-// Staged implements backends.Stager.
-func (p *Pool) Staged(id uuid.UUID) string {
+// StagingPath implements backends.Stager.
+func (p *Pool) StagingPath(id uuid.UUID) string {
 	if !p.home.fuse {
 		return ""
 	}

@@ -29,17 +29,17 @@ type maker struct {
 // cleanupLimit bounds the cleanup after a failed operation. Reap removes what is not cleaned up by then.
 const cleanupLimit = 20 * time.Second
 
-// Best implements backends.BoundedKind. OwnFilesystem is false, although df in a container shows the size of the
-// dataset, because ZFS cannot be frozen.
-func (*Backend) Best() dataset.Capabilities {
+// MaxCapabilities implements backends.BoundedKind. OwnFilesystem is false, although df in a container shows the size of
+// the dataset, because ZFS cannot be frozen.
+func (*Backend) MaxCapabilities() dataset.Capabilities {
 	return dataset.Capabilities{
 		EnforcesSize: true, InstantSnapshot: true, ConstantSnapshot: true, CloneIndependent: true,
 		OnlineGrow: true, Shrink: true, KnowsUsed: true, Encryption: true, Delta: true,
 	}
 }
 
-// Takes implements backends.BoundedKind.
-func (*Backend) Takes(_ string, size dataset.Size) error {
+// CheckSize implements backends.BoundedKind.
+func (*Backend) CheckSize(_ string, size dataset.Size) error {
 	if size < minSize {
 		return dataset.Errorf(dataset.ErrUnsupported, "%s is too small (at least %s)", size, minSize)
 	}
@@ -53,7 +53,7 @@ func (p *Pool) Create(ctx context.Context, d dataset.Dataset) (dataset.Size, err
 		size = defaultSize
 	}
 	have, err := p.maker.make(ctx, d, func() (dataset.Size, func(fs string) error, error) {
-		if err := (*Backend)(nil).Takes("", size); err != nil {
+		if err := (*Backend)(nil).CheckSize("", size); err != nil {
 			return 0, nil, err
 		}
 		var key []byte

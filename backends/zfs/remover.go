@@ -324,14 +324,14 @@ func (p *Pool) Clear(ctx context.Context) (left string, err error) {
 	if err := p.attachments.unstageAll(); err != nil {
 		return "", err
 	}
-	if err := p.Raze(ctx); err != nil {
+	if err := p.RemoveStorage(ctx); err != nil {
 		return "", err
 	}
 	return "", p.shelf.Clear()
 }
 
-// Raze implements backends.StorageRemover.
-func (p *Pool) Raze(ctx context.Context) error {
+// RemoveStorage implements backends.StorageRemover.
+func (p *Pool) RemoveStorage(ctx context.Context) error {
 	for _, name := range []string{p.ghosts(), p.top()} {
 		if err := p.tool.zfs(ctx, "destroy", name); err != nil && !errors.Is(err, errAbsent) {
 			return err

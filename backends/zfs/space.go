@@ -47,7 +47,7 @@ func (v *space) status() dataset.PoolStatus {
 	st := v.shelf.Status()
 	if st.Online {
 		st.Size = max(dataset.Size(v.total.Load()), st.Free)
-		if err := backends.Room(v.name, st.Free, st.Size); err != nil {
+		if err := backends.CheckRoom(v.name, st.Free, st.Size); err != nil {
 			st.Reason = err.Error()
 		}
 	}
@@ -61,7 +61,7 @@ func (v *space) room() error {
 	if !st.Online {
 		return dataset.Errorf(dataset.ErrOffline, "%s", st.Reason)
 	}
-	return backends.Room(v.name, st.Free, st.Size)
+	return backends.CheckRoom(v.name, st.Free, st.Size)
 }
 
 // settle waits until ZFS has counted all writes. It sets a property to its present value, which waits for the

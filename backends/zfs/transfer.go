@@ -330,7 +330,7 @@ func (c *receiver) receive(ctx context.Context, d backends.Delivery, r io.Reader
 // that were already written and that ZFS may not have counted yet. ZFS counts them with its next transaction group.
 func (c *receiver) roomFor(ctx context.Context, written, wanted int64) error {
 	status := func() dataset.PoolStatus { return c.space.status() }
-	return backends.RoomFor(c.name, status, written, wanted, func() error { return c.space.settle(ctx) })
+	return backends.CheckRoomFor(c.name, status, written, wanted, func() error { return c.space.settle(ctx) })
 }
 
 // received passes the collected stream to zfs receive, and returns the filesystem that contains the new snapshot. It

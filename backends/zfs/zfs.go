@@ -319,7 +319,7 @@ func (p *Pool) Info() backends.Info {
 		lag = usedLagFuse
 		note += "; through zfs-fuse, which is for tests"
 	}
-	can := (*Backend)(nil).Best()
+	can := (*Backend)(nil).MaxCapabilities()
 	can.Encryption = p.keys.encrypts()
 	return backends.Info{
 		Capabilities: can,

@@ -161,7 +161,8 @@ const (
 	BusyPause = 10 * time.Millisecond
 )
 
-// Idle fails with ErrInUse if the head in dir is mounted in any mount namespace, or stays attached to a loop device.
+// CheckIdle fails with ErrInUse if the head in dir is mounted in any mount namespace, or stays attached to a loop
+// device.
 func (a *Attacher) Idle(ctx context.Context, dir folder.Dir) error {
 	for try := 0; ; try++ {
 		device, err := a.device(dir)

@@ -130,7 +130,7 @@ func makeImage(ctx context.Context, runner run.Runner, step func(string), cfg ba
 	}
 	// A file that a killed process left is removed and not overwritten: it takes the room that the new file needs, and
 	// the mkfs of that process may still write to it.
-	tmp := backends.UnfinishedImage(cfg.Path)
+	tmp := backends.TemporaryImagePath(cfg.Path)
 	if err := folder.AbsentIsFine(os.Remove(tmp)); err != nil {
 		return err
 	}

@@ -40,7 +40,7 @@ func (rc *Receiver) Received(dir folder.Dir, place string, snapshot uuid.UUID) (
 		if err := layout.ReadRecord(dir, layout.SnapshotRecord(snapshot), &s); err != nil {
 			return out, dataset.Errorf(dataset.ErrCorrupt, "the record of snapshot %s can't be read: %w", snapshot, err)
 		}
-		return backends.Received{Whole: true, Last: s.Stream}, nil
+		return backends.Received{Complete: true, Stream: s.Stream}, nil
 	}
 	if place != layout.Copies {
 		return out, nil
@@ -62,10 +62,10 @@ func (rc *Receiver) Receive(ctx context.Context, dir folder.Dir, d backends.Deli
 	switch {
 	case err != nil:
 		return out, err
-	case have.Whole:
-		return have.Last, rc.Layout.Flush(dir)
+	case have.Complete:
+		return have.Stream, rc.Layout.Flush(dir)
 	}
-	if err := d.Follows(have); err != nil {
+	if err := d.CheckResume(have); err != nil {
 		return out, err
 	}
 	if err := rc.Room(dir); err != nil {
@@ -262,7 +262,7 @@ func (r *receiving) measure() error {
 		return err
 	}
 	r.free, r.measured = free, r.done.Offset
-	return backends.Room(r.to.Pool, free, size)
+	return backends.CheckRoom(r.to.Pool, free, size)
 }
 
 // room calls measure if the pool may be nearly full. btrfs counts written blocks only with its next commit, about
@@ -273,7 +273,7 @@ func (r *receiving) room() error {
 		return err
 	}
 	free = min(free, r.free-dataset.Size(r.done.Offset-r.measured))
-	if backends.Room(r.to.Pool, free, size) == nil {
+	if backends.CheckRoom(r.to.Pool, free, size) == nil {
 		return nil
 	}
 	if err := r.to.Layout.Flush(r.dir); err != nil {

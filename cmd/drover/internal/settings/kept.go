@@ -65,11 +65,11 @@ func unkept(kind backends.Kind, p dataset.Profile) string {
 	if !ok {
 		return ""
 	}
-	if why := placement.Misfit(kind.Name(), b.Best(), p); why != "" {
+	if why := placement.Misfit(kind.Name(), b.MaxCapabilities(), p); why != "" {
 		return why
 	}
 	if p.Size > 0 {
-		if err := b.Takes(p.Filesystem.Type, p.Size); err != nil {
+		if err := b.CheckSize(p.Filesystem.Type, p.Size); err != nil {
 			return err.Error()
 		}
 	}

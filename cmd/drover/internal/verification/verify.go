@@ -239,7 +239,7 @@ func roomNow(p api.Pool, path string) error {
 // mountedAt returns the folder of a pool: where its image is mounted, if it has one.
 func mountedAt(p api.Pool) (string, error) {
 	if h := homed(p); h != nil {
-		path, err := h.Home(p.Path)
+		path, err := h.SeparateFolder(p.Path)
 		if err != nil {
 			return "", fmt.Errorf("pool %s of node %s is not visible from here: %w (run this on that node)",
 				p.Name, p.NodeName, err)
