@@ -102,7 +102,7 @@ func (f *checks) frozen(m *mounted, do func()) {
 		thread <- unix.Gettid()
 		written <- os.WriteFile(path, []byte("written"), 0o600)
 	}()
-	held := waits(<-thread, written)
+	held := isBlocked(<-thread, written)
 	if held {
 		do()
 		held = len(written) == 0

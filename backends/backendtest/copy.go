@@ -22,7 +22,7 @@ func copyBecomesHome(f *fixture) {
 	d, s, plain := f.planted()
 	f.write(d.ID, "later", "not in the snapshot")
 	o := f.other()
-	f.carry(o, d, s, uuid.Nil)
+	f.transfer(o, d, s, uuid.Nil)
 	o.inState(d, backends.EntryCopy)
 	o.open()
 	o.inState(d, backends.EntryCopy)
@@ -64,7 +64,7 @@ func copyIsBroughtUpToDate(f *fixture) {
 	}
 	d, first, _ := f.planted()
 	o := f.other()
-	f.carry(o, d, first, uuid.Nil)
+	f.transfer(o, d, first, uuid.Nil)
 	m, plain := f.mount(d.ID), f.plain()
 	f.ok(os.WriteFile(m.in("more"), treetest.Bytes(5, 3<<20), 0o600))
 	f.ok(os.RemoveAll(m.in("wide")))
@@ -87,7 +87,7 @@ func copyIsBroughtUpToDate(f *fixture) {
 	}
 	f.fails(o.receive(d, second, uuid.Nil, 0, bytes.NewReader(delta)), dataset.ErrConflict)
 	f.ok(o.copier().Promote(f.ctx, d.ID, first.ID)) // as if a move was cancelled
-	f.carry(o, d, second, first.ID)
+	f.transfer(o, d, second, first.ID)
 	o.hasSnapshots(d.ID, first, second)
 	if e, err := o.pool.Stat(f.ctx, d.ID); err != nil || e.Promoted {
 		f.Errorf("the head of another snapshot is there still: %+v, %v", e, err)
@@ -102,7 +102,7 @@ func copyIsBroughtUpToDate(f *fixture) {
 	f.twice(func() error { return f.copier().Demote(f.ctx, d.ID, second.ID) })
 	o.write(d.ID, "there", "written there")
 	third := o.take(d)
-	o.carry(f, d, third, second.ID)
+	o.transfer(f, d, third, second.ID)
 	f.ok(f.copier().Promote(f.ctx, d.ID, third.ID))
 	f.ok(f.pool.Commit(f.ctx, d.ID))
 	f.holds(d.ID, "there", "written there")
@@ -120,7 +120,7 @@ func whatACopyIsNot(f *fixture) {
 	f.write(d.ID, "file", "content")
 	s := f.take(d)
 	o := f.other()
-	f.carry(o, d, s, uuid.Nil)
+	f.transfer(o, d, s, uuid.Nil)
 	for what, call := range map[string]func() error{
 		"create": func() error { _, err := o.pool.Create(f.ctx, d); return err },
 		"clone": func() error {
@@ -159,12 +159,12 @@ func whatACopyIsNot(f *fixture) {
 		f.Error("a stream that was cut was received")
 	}
 	e, err := o.pool.Stat(f.ctx, d.ID)
-	want := backends.Partial{Snapshot: second.ID, Base: s.ID, Bytes: o.came(second).Bytes}
+	want := backends.Partial{Snapshot: second.ID, Base: s.ID, Bytes: o.received(second).Bytes}
 	if err != nil || e.Partial == nil || *e.Partial != want || want.Bytes == 0 {
 		f.Errorf("the entry is %+v, %v", e, err)
 	}
 	f.twice(func() error { return o.pool.DeleteSnapshot(f.ctx, d.ID, second.ID) })
-	if got := o.came(second); got.Bytes != 0 {
+	if got := o.received(second); got.Bytes != 0 {
 		f.Errorf("deleted, and %+v is there", got)
 	}
 	f.ok(o.copier().Promote(f.ctx, d.ID, s.ID))

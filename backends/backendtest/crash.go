@@ -24,18 +24,19 @@ type Crashes struct {
 	// Sized fails the test unless a dataset has one of these sizes. Done means that no resize is interrupted. If nil,
 	// sizes are not checked.
 	Sized func(t T, pool backends.Pool, id uuid.UUID, done bool, sizes ...dataset.Size)
-	// Settled fails the test if a pool that was reaped has remains of an operation. If nil, only the list is checked.
-	Settled func(t T, pool backends.Pool)
-	// Stepless names operations of which the backend has no steps.
-	Stepless []string
+	// CheckReaped fails the test if a pool that was reaped has remains of an operation. If nil, only the list is
+	// checked.
+	CheckReaped func(t T, pool backends.Pool)
+	// NoSteps names operations of which the backend has no steps.
+	NoSteps []string
 	// Only names the operations that crash. If nil, all of them do.
 	Only []string
 	// Alternate crashes once at each step and reaps after every other crash, instead of crashing twice at each step.
 	// AlternateCopies does so for operations on copies.
 	Alternate, AlternateCopies bool
-	// Repeats is how many of the last steps of an operation are interrupted, and the operation is repeated, before the
-	// power is cut. A large number is all of them.
-	Repeats int
+	// RepeatedSteps is how many of the last steps of an operation are interrupted, and the operation is repeated,
+	// before the power is cut. A large number is all of them.
+	RepeatedSteps int
 	// SameStreams means that a received snapshot is sent as the bytes that it was received as.
 	SameStreams bool
 }
@@ -152,7 +153,7 @@ func (s *crashed) at(step int) (reached bool) {
 		t := s.stage()
 		before := t.worlds
 		stopped := s.Crash(t.T, t.cfg, t.asCall(s.o), step)
-		if !stopped && step == 0 && !s.o.stepless && !slices.Contains(s.Stepless, s.o.name) {
+		if !stopped && step == 0 && !s.o.noSteps && !slices.Contains(s.NoSteps, s.o.name) {
 			t.Errorf("it has no steps")
 		}
 		reached = reached || stopped
@@ -161,10 +162,10 @@ func (s *crashed) at(step int) (reached bool) {
 		after := t.worlds
 		if stopped {
 			t.interrupted(s.o, before)
-			t.look(s, false)
+			t.checkWorlds(s, false)
 			if reap {
 				s.reaped(t)
-				t.look(s, false)
+				t.checkWorlds(s, false)
 			}
 			t.worlds = after
 		}
@@ -204,11 +205,11 @@ func (s *crashed) stage() *trial {
 	return t
 }
 
-// look checks that the pool holds one of the possible worlds, with all contents and sizes.
-func (t *trial) look(s *crashed, done bool) {
+// checkWorlds checks that the pool holds one of the possible worlds, with all contents and sizes.
+func (t *trial) checkWorlds(s *crashed, done bool) {
 	t.Helper()
-	now := t.observed("look")
-	t.fits("look", now)
+	now := t.observe("look")
+	t.checkFits("look", now)
 	for id := range now.has {
 		t.holdsSnapshot("look", now, id)
 	}
@@ -230,7 +231,7 @@ func (t *trial) look(s *crashed, done bool) {
 // finished checks the pool after the operation, and what the operation is for.
 func (s *crashed) finished(t *trial) {
 	t.Helper()
-	t.look(s, true)
+	t.checkWorlds(s, true)
 	if s.o.then != nil {
 		s.o.then(t)
 	}
@@ -253,8 +254,8 @@ func (s *crashed) reaped(t *trial) {
 			t.Errorf("the list has %+v", e)
 		}
 	}
-	if s.Settled != nil {
-		s.Settled(t.T, t.pool)
+	if s.CheckReaped != nil {
+		s.CheckReaped(t.T, t.pool)
 	}
 }
 
@@ -350,8 +351,8 @@ func (t *trial) cloneHolds(s dataset.Snapshot, name, content string) {
 	t.ok(t.pool.Delete(t.ctx, c.ID))
 }
 
-// makes checks the dataset that an operation makes. It may be missing unless done is set.
-func makes(content string) func(t *trial, s *crashed, done bool) {
+// checkMade checks the dataset that an operation makes. It may be missing unless done is set.
+func checkMade(content string) func(t *trial, s *crashed, done bool) {
 	return func(t *trial, s *crashed, done bool) {
 		t.Helper()
 		_, err := t.pool.Stat(t.ctx, t.clone.ID)
@@ -442,9 +443,9 @@ func CutAtEachStep[R Runner[R]](
 			for _, fs := range o.filesystems(f)[:min(1, len(o.filesystems(f)))] {
 				s := &crashed{fixture: f, Crashes: c, o: o, fs: fs, unlabelled: t}
 				s.cutAtEachStep(mine, &step)
-				if c.Repeats > 0 {
+				if c.RepeatedSteps > 0 {
 					steps := s.steps(&step)
-					for at := max(0, steps-c.Repeats); at < steps; at++ {
+					for at := max(0, steps-c.RepeatedSteps); at < steps; at++ {
 						s.cutAfterSecondTry(mine, &step, at)
 					}
 				}
@@ -494,7 +495,7 @@ func (s *crashed) cutAtEachStep(disk Disk, step *func()) {
 		if !done {
 			c.interrupted(s.o, before)
 		}
-		c.look(s, done)
+		c.checkWorlds(s, done)
 		c.worlds = after
 		c.ok(c.asCall(s.o).Run(c.ctx, c.pool))
 		s.finished(c)

@@ -220,9 +220,9 @@ func usedGrows(f *fixture) {
 	m := f.mount(d.ID)
 	f.ok(os.WriteFile(m.in("file"), treetest.Bytes(1, 20<<20), 0o600))
 	f.ok(unix.Syncfs(int(m.root.Fd())))
-	f.tells(d, before, 20*dataset.MiB)
+	f.usedGrowsBy(d, before, 20*dataset.MiB)
 	m.unmount()
-	f.tells(d, before, 20*dataset.MiB)
+	f.usedGrowsBy(d, before, 20*dataset.MiB)
 }
 
 func unknownIsNotFound(f *fixture) {

@@ -127,8 +127,8 @@ func (f *datasets) inState(d dataset.Dataset, state backends.EntryState) {
 	}
 }
 
-// tells fails unless Used reports the additional bytes, at once or within the declared lag.
-func (f *datasets) tells(d dataset.Dataset, before, more dataset.Size) {
+// usedGrowsBy fails unless Used reports the additional bytes, at once or within the declared lag.
+func (f *datasets) usedGrowsBy(d dataset.Dataset, before, more dataset.Size) {
 	f.Helper()
 	const pause = 100 * time.Millisecond
 	for left := f.pool.Info().UsedLag; ; left -= pause {

@@ -57,9 +57,9 @@ type world struct {
 	state backends.EntryState // "": it is gone
 	head  string              // content of the head; not checked for a copy
 	has   map[uuid.UUID]string
-	// coming has the snapshots that are not listed, but will be after the next change of the head. They exist if the
+	// pending has the snapshots that are not listed, but will be after the next change of the head. They exist if the
 	// superseded head of a copy was not removed yet.
-	coming map[uuid.UUID]string
+	pending map[uuid.UUID]string
 }
 
 func (w world) with(s dataset.Snapshot, content string) world {
@@ -69,9 +69,9 @@ func (w world) with(s dataset.Snapshot, content string) world {
 }
 
 func (w world) without(s dataset.Snapshot) world {
-	w.has, w.coming = maps.Clone(w.has), maps.Clone(w.coming)
+	w.has, w.pending = maps.Clone(w.has), maps.Clone(w.pending)
 	delete(w.has, s.ID)
-	delete(w.coming, s.ID)
+	delete(w.pending, s.ID)
 	return w
 }
 
@@ -207,7 +207,7 @@ func (o operation) fail(f *fixture, inject Inject, failure Failure, then operati
 		}
 		t.change(then.done(t))
 	}
-	t.settled(what, order)
+	t.checkSettled(what, order)
 	return reached
 }
 
@@ -232,25 +232,25 @@ func (t *trial) state() backends.EntryState {
 	return e.State
 }
 
-// settled reopens the pool, checks that it has one of the possible worlds, and removes everything.
-func (t *trial) settled(what string, order int) {
+// checkSettled reopens the pool, checks that it has one of the possible worlds, and removes everything.
+func (t *trial) checkSettled(what string, order int) {
 	t.Helper()
 	t.open()
-	now := t.observed(what)
+	now := t.observe(what)
 	_, err := t.pool.Reap(t.ctx, func(uuid.UUID) bool { return false })
 	t.ok(err)
-	if reaped := t.observed(what); !maps.Equal(reaped.has, now.has) || reaped.head != now.head ||
+	if reaped := t.observe(what); !maps.Equal(reaped.has, now.has) || reaped.head != now.head ||
 		reaped.state != now.state {
 		t.Fatalf("%s: there was %v, and what is left after reaping is %v", what, now, reaped)
 	}
-	t.fits(what, now)
+	t.checkFits(what, now)
 	ids := idsOf(now.has)
 	for i := range ids {
 		id := uuid.MustParse(ids[(i+order)%len(ids)])
 		t.holdsSnapshot(fmt.Sprintf("%s, and %d snapshots were removed", what, i), now, id)
 		t.ok(t.pool.DeleteSnapshot(t.ctx, t.d.ID, id))
 	}
-	if left := t.observed(what); len(left.has) > 0 || left.head != now.head {
+	if left := t.observe(what); len(left.has) > 0 || left.head != now.head {
 		t.Fatalf("%s: without the snapshots there is %v, want the head with %q", what, left, now.head)
 	}
 	t.ok(t.pool.Delete(t.ctx, t.d.ID))
@@ -263,10 +263,10 @@ func (t *trial) settled(what string, order int) {
 	}
 }
 
-// fits checks the state, the head and the list of snapshots of the dataset.
-func (t *trial) fits(what string, now world) {
+// checkFits checks the state, the head and the list of snapshots of the dataset.
+func (t *trial) checkFits(what string, now world) {
 	t.Helper()
-	t.is(what, now, func(w world) bool {
+	t.narrow(what, now, func(w world) bool {
 		head := w.head == now.head || w.state != backends.EntryReady || t.unflushed && w.head == third
 		return w.state == now.state && head && slices.Equal(idsOf(w.has), idsOf(now.has))
 	})
@@ -281,12 +281,12 @@ func (t *trial) holdsSnapshot(what string, now world, id uuid.UUID) {
 		t.Fatalf("%s: snapshot %s cannot be read: %v", what, id, err)
 	}
 	now.has[id] = t.content(c.ID)
-	t.is(what, now, func(w world) bool { return w.has[id] == now.has[id] })
+	t.narrow(what, now, func(w world) bool { return w.has[id] == now.has[id] })
 	t.ok(t.pool.Delete(t.ctx, c.ID))
 }
 
-// is drops the possible worlds that do not fit the pool, and fails if none is left.
-func (t *trial) is(what string, now world, fits func(world) bool) {
+// narrow drops the possible worlds that do not fit the pool, and fails if none is left.
+func (t *trial) narrow(what string, now world, fits func(world) bool) {
 	t.Helper()
 	possible := slices.DeleteFunc(slices.Clone(t.worlds), func(w world) bool { return !fits(w) })
 	if len(possible) == 0 {
@@ -304,8 +304,8 @@ func idsOf(has map[uuid.UUID]string) []string {
 	return ids
 }
 
-// observed returns the state of the pool, without the contents of snapshots.
-func (t *trial) observed(what string) world {
+// observe returns the state of the pool, without the contents of snapshots.
+func (t *trial) observe(what string) world {
 	t.Helper()
 	now := world{has: map[uuid.UUID]string{}}
 	entries := t.entries(t.d.ID)

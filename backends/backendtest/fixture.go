@@ -25,13 +25,13 @@ func newFixture(t T, factory func() (backends.Kind, backends.Config), without ..
 	f.T, f.ctx, f.without = t, t.Context(), without
 	before, goroutines := openFiles(t), runtime.NumGoroutine()
 	t.Cleanup(func() { // registered first, so it runs last
-		ended(t, goroutines)
+		checkGoroutines(t, goroutines)
 		for target, n := range openFiles(t) {
 			if n > before[target] {
 				t.Errorf("left open: %s", target)
 			}
 		}
-		f.nothingLeftBelow(ground(f.cfg))
+		f.nothingLeftBelow(poolFolder(f.cfg))
 	})
 	f.kind, f.cfg = factory()
 	f.cfg.Make = true
@@ -50,7 +50,7 @@ func (f *fixture) other() *fixture {
 	f.Helper()
 	o := *f
 	o.pool = nil
-	f.Cleanup(func() { f.nothingLeftBelow(ground(o.cfg)) }) // before the factory's, to run after it
+	f.Cleanup(func() { f.nothingLeftBelow(poolFolder(o.cfg)) }) // before the factory's, to run after it
 	o.kind, o.cfg = f.factory()
 	o.cfg.Make, o.cfg.ID = true, uuid.New()
 	o.open()
@@ -75,8 +75,8 @@ func openFiles(t T) map[string]int {
 	return count
 }
 
-// ended fails if there are more goroutines than before. It first waits a moment for those that end.
-func ended(t T, before int) {
+// checkGoroutines fails if there are more goroutines than before. It first waits a moment for those that end.
+func checkGoroutines(t T, before int) {
 	t.Helper()
 	for range 100 {
 		if runtime.NumGoroutine() <= before {

@@ -70,7 +70,7 @@ func Measure(t T, newPool func() (backends.Kind, backends.Config)) []Time {
 		if len(took[what]) == 0 {
 			continue
 		}
-		one := Time{What: what, Seconds: middle(took[what]).Seconds()}
+		one := Time{What: what, Seconds: median(took[what]).Seconds()}
 		if what == "send" {
 			one.Bytes = measured
 		}
@@ -127,8 +127,8 @@ func Grow(t T, newPool func() (backends.Kind, backends.Config)) []Growth {
 	}
 	f.reap(0)
 	return []Growth{
-		{"snapshot", middle(of[0].snapshots), middle(of[1].snapshots)},
-		{"clone", middle(of[0].clones), middle(of[1].clones)},
+		{"snapshot", median(of[0].snapshots), median(of[1].snapshots)},
+		{"clone", median(of[0].clones), median(of[1].clones)},
 	}
 }
 
@@ -142,7 +142,7 @@ func Metrics(b interface{ ReportMetric(float64, string) }, list []Growth) {
 	b.ReportMetric(0, "ns/op")
 }
 
-func middle(took []time.Duration) time.Duration {
+func median(took []time.Duration) time.Duration {
 	slices.Sort(took)
 	return took[len(took)/2]
 }
@@ -186,7 +186,7 @@ func (f *fixture) median(d dataset.Dataset) time.Duration {
 		f.take(d)
 		took = append(took, time.Since(began))
 	}
-	return middle(took)
+	return median(took)
 }
 
 // Path times the data path for a benchmark: 16 KiB at random places of a file of 64 MiB, each
@@ -235,7 +235,7 @@ func Path(t T, b interface{ ReportMetric(float64, string) }, newPool func() (bac
 		ratios = append(ratios, took[0][i].Seconds()/took[1][i].Seconds())
 	}
 	slices.Sort(ratios)
-	rate := func(i int) float64 { return writes / middle(took[i]).Seconds() }
+	rate := func(i int) float64 { return writes / median(took[i]).Seconds() }
 	b.ReportMetric(rate(0), "beside/s")
 	b.ReportMetric(rate(1), "volume/s")
 	b.ReportMetric(ratios[len(ratios)/2], "ratio")

@@ -112,8 +112,8 @@ func (f *mounts) plain() *os.File {
 	return dir
 }
 
-// letGo unmounts a dataset and returns nil if the pool cannot copy a mounted one. Otherwise it returns m.
-func (f *mounts) letGo(m *mounted) *mounted {
+// unmountToCopy unmounts a dataset and returns nil if the pool cannot copy a mounted one. Otherwise it returns m.
+func (f *mounts) unmountToCopy(m *mounted) *mounted {
 	f.Helper()
 	if f.can.InstantSnapshot {
 		return m
@@ -122,8 +122,8 @@ func (f *mounts) letGo(m *mounted) *mounted {
 	return nil
 }
 
-// mountAgain mounts a dataset that letGo has unmounted.
-func (f *mounts) mountAgain(id uuid.UUID, m *mounted) *mounted {
+// remount mounts a dataset that unmountToCopy has unmounted.
+func (f *mounts) remount(id uuid.UUID, m *mounted) *mounted {
 	f.Helper()
 	if m == nil {
 		m = f.mount(id)
@@ -131,8 +131,8 @@ func (f *mounts) mountAgain(id uuid.UUID, m *mounted) *mounted {
 	return m
 }
 
-// half writes a file that takes more than half of the dataset.
-func (f *mounts) half(m *mounted) error {
+// fillHalf writes a file that takes more than half of the dataset.
+func (f *mounts) fillHalf(m *mounted) error {
 	file, err := os.Create(m.in("half"))
 	f.ok(err)
 	defer file.Close()

@@ -21,7 +21,7 @@ type operation struct {
 	receives bool // snapshots of another pool
 	removes  bool
 	demotes  bool // a head that must not be mounted before
-	stepless bool // it has no steps on some backends
+	noSteps  bool // it has no steps on some backends
 
 	prepare func(*trial) // the operations before it
 	call    func(*trial) error
@@ -55,25 +55,26 @@ func operations() []operation {
 		{name: "create", apart: true, prepare: (*trial).giveOwner, call: func(t *trial) error {
 			_, err := t.pool.Create(t.ctx, t.clone)
 			return err
-		}, done: only(same), check: makes("")},
+		}, done: only(same), check: checkMade("")},
 		{name: "clone", call: func(t *trial) error {
 			_, err := t.pool.Clone(t.ctx, t.clone, t.source(t.old), nil)
 			return err
-		}, done: only(same), check: makes(first)},
+		}, done: only(same), check: checkMade(first)},
 		{name: "clone the head", apart: true, call: func(t *trial) error {
 			_, err := t.pool.Clone(t.ctx, t.clone, dataset.Source{Dataset: t.d.ID}, nil)
 			return err
-		}, done: only(same), check: makes(third)},
-		{name: "commit", apart: true, stepless: true, prepare: func(t *trial) {
+		}, done: only(same), check: checkMade(third)},
+		{name: "commit", apart: true, noSteps: true, prepare: func(t *trial) {
 			_, err := t.pool.Create(t.ctx, t.clone)
 			t.ok(err)
-		}, call: func(t *trial) error { return t.pool.Commit(t.ctx, t.clone.ID) }, done: only(same), check: makes("")},
+		}, call: func(t *trial) error { return t.pool.Commit(t.ctx, t.clone.ID) }, done: only(same),
+			check: checkMade("")},
 		{
-			name:     "record",
-			apart:    true,
-			stepless: true,
-			call:     func(t *trial) error { return t.pool.WriteRecord(t.ctx, t.d, true) },
-			done:     only(same),
+			name:    "record",
+			apart:   true,
+			noSteps: true,
+			call:    func(t *trial) error { return t.pool.WriteRecord(t.ctx, t.d, true) },
+			done:    only(same),
 		},
 		{name: "snapshot", call: func(t *trial) error { return t.pool.Snapshot(t.ctx, t.keep, nil) },
 			done: only(func(t *trial, w world) world { return w.with(t.keep, w.head) })},
@@ -95,7 +96,7 @@ func operations() []operation {
 		}, done: only(superseded),
 			between: func(t *trial, w world) []world {
 				unlisted := w.as(backends.EntryCopy)
-				unlisted.coming = w.with(t.keep, w.head).without(t.old).without(t.mid).has
+				unlisted.pending = w.with(t.keep, w.head).without(t.old).without(t.mid).has
 				return []world{unlisted, w.with(t.keep, w.head)}
 			}},
 		{name: "demote", keeps: dataset.SnapshotTransfer, delta: true, demotes: true, prepare: func(t *trial) {
@@ -109,7 +110,7 @@ func operations() []operation {
 		{name: "commit a copy", keeps: dataset.SnapshotSuperseded, delta: true, prepare: func(t *trial) {
 			copied(t)
 			t.ok(t.copier().Promote(t.ctx, t.d.ID, t.old.ID))
-		}, stepless: true, call: func(t *trial) error { return t.pool.Commit(t.ctx, t.d.ID) },
+		}, noSteps: true, call: func(t *trial) error { return t.pool.Commit(t.ctx, t.d.ID) },
 			done: only(func(_ *trial, w world) world { return w.as(backends.EntryReady).headed(first) })},
 	}
 }
@@ -121,11 +122,11 @@ func crashOperations() []operation {
 			call: func(t *trial) error {
 				_, err := t.pool.Clone(t.ctx, t.clone, dataset.Source{Dataset: t.d.ID}, nil)
 				return err
-			}, done: only(same), check: makes(third)},
+			}, done: only(same), check: checkMade(third)},
 		{name: "resize", grows: true, resizes: true, call: func(t *trial) error {
 			return t.pool.(backends.Resizer).Resize(t.ctx, t.d.ID, larger, nil)
 		}, done: only(same)},
-		{name: "rewrite", rewrites: true, stepless: true, call: func(t *trial) error {
+		{name: "rewrite", rewrites: true, noSteps: true, call: func(t *trial) error {
 			_, _, err := t.pool.(backends.Rewriter).Rewrite(t.ctx, t.d.ID, nil)
 			if errors.Is(err, dataset.ErrUnsupported) { // snapshots take the same time anyhow
 				return nil
@@ -253,7 +254,7 @@ func (t *trial) home(kind dataset.SnapshotKind) {
 		if w.state != backends.EntryCopy {
 			return w
 		}
-		for id, content := range w.coming {
+		for id, content := range w.pending {
 			w = w.with(dataset.Snapshot{ID: id}, content)
 		}
 		return w.as(backends.EntryReady).headed(second)

@@ -47,8 +47,8 @@ func poolIsMadeOnce(f *fixture) {
 	}
 }
 
-// ground returns the folder that a test has for a pool.
-func ground(cfg backends.Config) string {
+// poolFolder returns the folder that a test has for a pool.
+func poolFolder(cfg backends.Config) string {
 	if cfg.Mount != "" { // its path is of a device, among others
 		return filepath.Dir(cfg.Mount)
 	}
@@ -192,16 +192,16 @@ func generationIsRaised(f *fixture) {
 	}
 }
 
-// declared returns which optional interfaces a pool has.
-func declared(p backends.Pool) (resizer, copier, staller bool) {
+// declaredInterfaces returns which optional interfaces a pool has.
+func declaredInterfaces(p backends.Pool) (resizer, copier, staller bool) {
 	_, resizer = p.(backends.Resizer)
 	_, copier = p.(backends.Copier)
 	_, staller = p.(backends.StallPredictor)
 	return resizer, copier, staller
 }
 
-// atBest reports whether a pool declares nothing that is not in best.
-func atBest(can, best dataset.Capabilities) bool {
+// isWithin reports whether a pool declares nothing that is not in best.
+func isWithin(can, best dataset.Capabilities) bool {
 	is, most := reflect.ValueOf(can), reflect.ValueOf(best)
 	for i := range is.NumField() {
 		if f := is.Field(i); f.Kind() == reflect.Bool && f.Bool() && !most.Field(i).Bool() {
@@ -212,11 +212,11 @@ func atBest(can, best dataset.Capabilities) bool {
 }
 
 func capabilitiesMatchInterfaces(f *fixture) {
-	resizer, copier, staller := declared(f.pool)
+	resizer, copier, staller := declaredInterfaces(f.pool)
 	_, sharer := f.pool.(backends.Sharer)
 	bounded, ok := f.kind.(backends.BoundedKind)
 	for what, wrong := range map[string]bool{
-		"more than its backend can at best": ok && !atBest(f.can, bounded.MaxCapabilities()),
+		"more than its backend can at best": ok && !isWithin(f.can, bounded.MaxCapabilities()),
 		"ManyHosts without a share": f.can.ManyHosts &&
 			(!sharer || f.pool.Info().Share == uuid.Nil),
 		"EnforcesSize without Resizer":    f.can.EnforcesSize && !resizer,

@@ -60,7 +60,7 @@ func (o operation) cutAtEnd(f *fixture, disk Disk) {
 	t.change(o.done(t))
 	after := t.at(disk.Copy())
 	after.unflushed = true
-	after.look(s, true)
+	after.checkWorlds(s, true)
 	_, err := after.pool.Reap(t.ctx, func(uuid.UUID) bool { return false })
 	t.ok(err)
 }

@@ -99,7 +99,7 @@ func cutStreamGoesOn(f *fixture) {
 		data, sent := f.stream(s.snapshot, s.base)
 		broken := errors.New("connection reset")
 		for part := 1; part <= 9; part++ {
-			have := o.came(s.snapshot)
+			have := o.received(s.snapshot)
 			cut := len(data) * part / 10
 			var r io.Reader = bytes.NewReader(data[have.Bytes:max(cut, int(have.Bytes))])
 			want := io.ErrUnexpectedEOF
@@ -110,7 +110,7 @@ func cutStreamGoesOn(f *fixture) {
 			if !errors.Is(err, want) {
 				f.Fatalf("cut at %d of %d: %v", cut, len(data), err)
 			}
-			now := o.came(s.snapshot)
+			now := o.received(s.snapshot)
 			if now.Complete || now.Bytes < have.Bytes || now.Bytes > int64(cut) || int64(cut)-now.Bytes > 2<<20 {
 				f.Fatalf("cut at %d of %d: %+v is kept", cut, len(data), now)
 			}
@@ -121,16 +121,16 @@ func cutStreamGoesOn(f *fixture) {
 				o.open()
 				o.reap(0)
 			}
-			if got := o.came(s.snapshot); got != now {
+			if got := o.received(s.snapshot); got != now {
 				f.Fatalf("%+v is kept, then %+v", now, got)
 			}
 		}
-		have := o.came(s.snapshot)
+		have := o.received(s.snapshot)
 		for from, base := range map[int64]uuid.UUID{1: s.base, have.Bytes - 1: s.base, have.Bytes: uuid.New()} {
 			f.fails(o.receive(d, s.snapshot, base, from, bytes.NewReader(data)), dataset.ErrConflict)
 		}
 		f.ok(o.receive(d, s.snapshot, s.base, have.Bytes, &pieces{data[have.Bytes:], 1}))
-		if got := o.came(s.snapshot); !got.Complete || got.Stream != sent {
+		if got := o.received(s.snapshot); !got.Complete || got.Stream != sent {
 			f.Errorf("received %+v, sent %+v", got, sent)
 		}
 		f.ok(o.receive(d, s.snapshot, s.base, 0, failing{broken})) // not read: it is whole
@@ -172,12 +172,12 @@ func damagedStreamIsRefused(f *fixture) {
 			if err := o.receive(d, s, uuid.Nil, 0, bytes.NewReader(data[:at])); err == nil {
 				f.Fatalf("%d of %d bytes were enough", at, len(data))
 			}
-			from = o.came(s).Bytes
+			from = o.received(s).Bytes
 		}
 		flipped := bytes.Clone(data)
 		flipped[at] ^= 0x10
 		f.fails(o.receive(d, s, uuid.Nil, from, bytes.NewReader(flipped[from:])), dataset.ErrCorrupt)
-		if got := o.came(s); got.Complete || got.Bytes != 0 {
+		if got := o.received(s); got.Complete || got.Bytes != 0 {
 			f.Errorf("flipped at %d of %d: %+v is kept", at, len(data), got)
 		}
 	}

@@ -281,13 +281,13 @@ func whatASizeCounts(f *fixture) {
 	}
 	d := f.sized(small)
 	m := f.mount(d.ID)
-	f.ok(f.half(m))
-	m = f.letGo(m)
+	f.ok(f.fillHalf(m))
+	m = f.unmountToCopy(m)
 	s := f.take(d)
-	m = f.mountAgain(d.ID, m)
+	m = f.remount(d.ID, m)
 	f.ok(os.Remove(m.in("half")))
 	f.ok(unix.Syncfs(int(m.root.Fd())))
-	err := f.half(m)
+	err := f.fillHalf(m)
 	full := errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)
 	if full != f.can.CountsWritten || (err != nil && !full) {
 		f.Errorf("written anew beside a snapshot: %v", err)
@@ -316,13 +316,13 @@ func noSize(f *fixture) {
 	}
 	d := f.create()
 	m := f.mount(d.ID)
-	f.ok(f.half(m))
+	f.ok(f.fillHalf(m))
 	f.ok(unix.Syncfs(int(m.root.Fd())))
 	if f.can.CountsWritten {
 		m.unmount()
 		return
 	}
-	m = f.letGo(m)
+	m = f.unmountToCopy(m)
 	c := f.record()
 	c.Size = small / 2
 	_, err := f.pool.Clone(f.ctx, c, dataset.Source{Dataset: d.ID}, nil)
@@ -336,7 +336,7 @@ func noSize(f *fixture) {
 		}
 		return err
 	})
-	m = f.mountAgain(d.ID, m)
+	m = f.remount(d.ID, m)
 	f.resize(d, small, m)
 	m.unmount()
 	for _, id := range []dataset.Dataset{d, c} {
@@ -356,7 +356,7 @@ func shrinkIsRefused(f *fixture) {
 	}
 	d := f.sized(large)
 	m := f.mount(d.ID)
-	f.ok(f.half(m))
+	f.ok(f.fillHalf(m))
 	for range 2 {
 		f.fails(r.Resize(f.ctx, d.ID, half/2, m.root), dataset.ErrUnsupported)
 	}

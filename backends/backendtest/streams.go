@@ -48,19 +48,19 @@ func (f *streams) receive(d dataset.Dataset, s dataset.Snapshot, base uuid.UUID,
 	return err
 }
 
-func (f *streams) came(s dataset.Snapshot) backends.Received {
+func (f *streams) received(s dataset.Snapshot) backends.Received {
 	f.Helper()
 	have, err := f.copier().Received(f.ctx, s.Dataset, s.ID)
 	f.ok(err)
 	return have
 }
 
-// carry brings a snapshot over to another pool, whole or as a difference.
-func (f *streams) carry(to *fixture, d dataset.Dataset, s dataset.Snapshot, base uuid.UUID) {
+// transfer brings a snapshot over to another pool, whole or as a difference.
+func (f *streams) transfer(to *fixture, d dataset.Dataset, s dataset.Snapshot, base uuid.UUID) {
 	f.Helper()
 	data, sent := f.stream(s, base)
 	f.twice(func() error { return to.receive(d, s, base, 0, bytes.NewReader(data)) })
-	if got := to.came(s); !got.Complete || got.Stream != sent {
+	if got := to.received(s); !got.Complete || got.Stream != sent {
 		f.Errorf("received %+v, sent %+v", got, sent)
 	}
 }

@@ -138,9 +138,9 @@ func freezeHoldsWriters(f *fixture) {
 	f.holds(c.ID, "meanwhile", "")
 }
 
-// waits reports whether a thread gets blocked in the kernel, uninterrupted by signals (state D of proc_pid_stat(5)). It
-// returns false if the thread ends first, or is not blocked within 10 s.
-func waits(thread int, ended chan error) bool {
+// isBlocked reports whether a thread gets blocked in the kernel, uninterrupted by signals (state D of
+// proc_pid_stat(5)). It returns false if the thread ends first, or is not blocked within 10 s.
+func isBlocked(thread int, ended chan error) bool {
 	for range 1000 {
 		if len(ended) > 0 {
 			return false

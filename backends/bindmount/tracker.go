@@ -59,7 +59,7 @@ const (
 // (see inuse.Open). Only the kernel's list of open files shows a file that a container handed to another
 // process. A backend calls CheckIdle before it replaces or destroys a head, or copies one file by file. A check
 // that fails is an error.
-func (t *Tracker) Idle(ctx context.Context, id uuid.UUID, folder string) error {
+func (t *Tracker) CheckIdle(ctx context.Context, id uuid.UUID, folder string) error {
 	if err := t.attached.CheckNone(id); err != nil {
 		return err
 	}

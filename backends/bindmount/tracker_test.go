@@ -75,7 +75,7 @@ func TestI11FailedLookIsNoAnswer(t *testing.T) {
 			},
 		}
 		want := cmp.Or(c.mounts, c.files)
-		if err := u.Idle(t.Context(), uuid.New(), t.TempDir()); !errors.Is(err, want) {
+		if err := u.CheckIdle(t.Context(), uuid.New(), t.TempDir()); !errors.Is(err, want) {
 			t.Errorf("%s fails: got %v, want %v", name, err, want)
 		}
 	}
@@ -100,13 +100,13 @@ func TestI11MountedHere(t *testing.T) {
 		"its head":                 {inside, elsewhere, "", unix.MS_BIND},
 		"another filesystem in it": {"none", inside, "tmpfs", 0},
 	} {
-		if err := u.Idle(t.Context(), uuid.New(), folder); err != nil {
+		if err := u.CheckIdle(t.Context(), uuid.New(), folder); err != nil {
 			t.Fatal(err)
 		}
 		if err := unix.Mount(c.source, c.target, c.fstype, c.flags, ""); err != nil {
 			t.Fatal(err)
 		}
-		if err := u.Idle(t.Context(), uuid.New(), folder); !errors.Is(err, dataset.ErrInUse) {
+		if err := u.CheckIdle(t.Context(), uuid.New(), folder); !errors.Is(err, dataset.ErrInUse) {
 			t.Errorf("%s is mounted: %v", name, err)
 		}
 		if err := unix.Unmount(c.target, 0); err != nil {
@@ -146,7 +146,7 @@ func TestI11LooksAgain(t *testing.T) {
 				}
 				return seen, err
 			}}
-			if err := u.Idle(ctx, uuid.New(), folder); !errors.Is(err, c.want) || looks != c.looks {
+			if err := u.CheckIdle(ctx, uuid.New(), folder); !errors.Is(err, c.want) || looks != c.looks {
 				t.Errorf("%v after %d looks, want %v after %d", err, looks, c.want, c.looks)
 			}
 		})

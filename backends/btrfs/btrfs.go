@@ -133,9 +133,9 @@ func (b *Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool,
 // PathOf implements backends.BlockDeviceKind.
 func (*Backend) PathOf(_, mount string) string { return mount }
 
-// belowBtrfs refuses a path where no pool can be made. What else is wrong with it the shelf
+// checkPath refuses a path where no pool can be made. What else is wrong with it the shelf
 // says.
-func belowBtrfs(path string) error {
+func checkPath(path string) error {
 	if !filepath.IsAbs(path) {
 		return nil
 	}
@@ -147,10 +147,10 @@ func belowBtrfs(path string) error {
 	if err != nil || !info.IsDir() {
 		return nil
 	}
-	return onBtrfs(path)
+	return checkFilesystem(path)
 }
 
-func onBtrfs(path string) error {
+func checkFilesystem(path string) error {
 	kind, err := fsctl.KindOf(path)
 	if err == nil && kind != Name {
 		err = dataset.Errorf(dataset.ErrUnsupported,

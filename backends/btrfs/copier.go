@@ -37,7 +37,7 @@ func (cp *copier) dropHead(ctx context.Context, f *shelf.Folder) error {
 	if _, err := f.Lstat(h.Tree); errors.Is(err, os.ErrNotExist) {
 		return shelf.SyncDir(f.Root)
 	}
-	kept, err := f.Keeps(h.Tree)
+	kept, err := f.MayBeKept(h.Tree)
 	if err != nil {
 		return err
 	}
@@ -49,7 +49,7 @@ func (cp *copier) dropHead(ctx context.Context, f *shelf.Folder) error {
 	if err != nil {
 		return err
 	}
-	if err := f.Headless(); err != nil {
+	if err := f.RemoveHead(); err != nil {
 		return err
 	}
 	cp.step("btrfs.head.dropped")
@@ -90,7 +90,7 @@ func (cp *copier) dropRelated(ctx context.Context, f *shelf.Folder, snapshot uui
 		return err
 	}
 	// An interrupted Supersede would still make the head that snapshot, which would bring the snapshot back.
-	keeping, err := f.Named(h.Tree, snapshot)
+	keeping, err := f.IsKeptBy(h.Tree, snapshot)
 	if err != nil || h.From != snapshot && !keeping {
 		return err
 	}
@@ -221,7 +221,7 @@ func (cp *copier) demote(ctx context.Context, ds uuid.UUID, keep func(*shelf.Fol
 		return err
 	}
 	defer f.Close()
-	if err := cp.uses.Idle(ctx, ds, f.Path()); err != nil {
+	if err := cp.uses.CheckIdle(ctx, ds, f.Path()); err != nil {
 		return err
 	}
 	if err := f.Sweep(); err != nil {

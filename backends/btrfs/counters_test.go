@@ -87,7 +87,7 @@ func TestNoteOfWhatIsThere(t *testing.T) {
 	id, err := btrfsctl.ID(dir)
 	f.must(err)
 	p := f.Pool.(*sizedPool).Pool
-	f.must(p.counters.Note(id))
+	f.must(p.counters.Record(id))
 	f.Status(t.Context())
 	if left, err := os.ReadDir(filepath.Join(f.path(), quota.NotesDir)); err != nil || len(left) > 0 {
 		t.Errorf("%d notes are left, %v", len(left), err)

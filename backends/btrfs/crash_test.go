@@ -75,7 +75,7 @@ func crashes() backendtest.Crashes {
 				t.Errorf("the limit is %s, want one of %v", got, sizes)
 			}
 		},
-		Settled:         onlyKnownTrees,
+		CheckReaped:     onlyKnownTrees,
 		AlternateCopies: !long.Enabled(),
 	}
 }

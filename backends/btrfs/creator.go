@@ -101,7 +101,7 @@ func (c *creator) cloneSize(ctx context.Context, from *shelf.Folder, name string
 	case size == 0 && want > 0:
 		used, err := c.sizes.used(ctx, from, name)
 		if err == nil && used > want {
-			err = over("what is to be cloned", used, want)
+			err = tooLargeError("what is to be cloned", used, want)
 		}
 		return want, err
 	}
@@ -111,7 +111,7 @@ func (c *creator) cloneSize(ctx context.Context, from *shelf.Folder, name string
 // make makes a dataset whose head fill puts into its folder, and returns its size. If that fails, it removes the
 // folder.
 func (c *creator) make(d dataset.Dataset, fill func(*shelf.Folder) (dataset.Size, error)) (dataset.Size, error) {
-	if err := c.refuse(d); err != nil {
+	if err := c.checkRequest(d); err != nil {
 		return 0, err
 	}
 	return c.shelf.Build(d, (*shelf.Folder).HeadSize, func(f *shelf.Folder) (dataset.Size, error) {
@@ -124,7 +124,7 @@ func (c *creator) make(d dataset.Dataset, fill func(*shelf.Folder) (dataset.Size
 			return 0, err
 		}
 		c.step("btrfs.make.filled")
-		if err := c.settle(f, shelf.Head{Tree: shelf.FirstHead, Size: size}); err != nil {
+		if err := c.finishHead(f, shelf.Head{Tree: shelf.FirstHead, Size: size}); err != nil {
 			return 0, err
 		}
 		c.step("btrfs.make.settled")
@@ -132,8 +132,8 @@ func (c *creator) make(d dataset.Dataset, fill func(*shelf.Folder) (dataset.Size
 	})
 }
 
-// settle gives a new tree its limit, records it as the head with its size, and makes both durable.
-func (c *creator) settle(f *shelf.Folder, h shelf.Head) error {
+// finishHead gives a new tree its limit, records it as the head with its size, and makes both durable.
+func (c *creator) finishHead(f *shelf.Folder, h shelf.Head) error {
 	dir, err := subvolume.Open(f, h.Tree)
 	if err != nil {
 		return err
@@ -150,8 +150,8 @@ func (c *creator) settle(f *shelf.Folder, h shelf.Head) error {
 	return c.space.commit(dir)
 }
 
-// refuse fails if a dataset has properties that a subvolume cannot have.
-func (c *creator) refuse(d dataset.Dataset) error {
+// checkRequest fails if a dataset has properties that a subvolume cannot have.
+func (c *creator) checkRequest(d dataset.Dataset) error {
 	fs := d.Profile.Filesystem
 	switch {
 	case d.Encryption != nil:
@@ -172,5 +172,5 @@ func (c *creator) refuse(d dataset.Dataset) error {
 			"pool %s cannot enforce a size (asked for %s): the quotas of its filesystem are off (btrfs "+
 				"quota enable %s, then restart drover)", c.pool, d.Size, c.shelf.Path())
 	}
-	return c.space.fits(d.Size)
+	return c.space.checkSize(d.Size)
 }

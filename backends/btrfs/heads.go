@@ -23,7 +23,7 @@ func (h *heads) check(ctx context.Context, f *shelf.Folder, s shelf.Kept, fresh 
 	}
 	used, err := h.sizes.used(ctx, f, s.Tree)
 	if err == nil && used > fresh.Size {
-		err = fmt.Errorf("%w: make the volume larger first", over("it", used, fresh.Size))
+		err = fmt.Errorf("%w: make the volume larger first", tooLargeError("it", used, fresh.Size))
 	}
 	return err
 }

@@ -13,10 +13,10 @@ import (
 func describe(q *quota.Quota) func(*shelf.Folder, *backends.Entry) {
 	return func(f *shelf.Folder, e *backends.Entry) {
 		shelf.DescribeTrees(f, e)
-		if names, err := f.Strangers(); err != nil {
+		if names, err := f.ForeignNames(); err != nil {
 			shelf.AddProblem(e, err)
 		} else if len(names) > 0 {
-			shelf.AddProblem(e, foreign(f, names))
+			shelf.AddProblem(e, foreignError(f, names))
 		}
 		head, err := f.Head()
 		if err != nil {
@@ -55,8 +55,8 @@ func describeCopy(f *shelf.Folder, head shelf.Head, e *backends.Entry) {
 	e.Partial = spool.Partial(f.Root)
 }
 
-// foreign returns the error for names in a folder that Drover did not make.
-func foreign(f *shelf.Folder, names []string) error {
+// foreignError returns the error for names in a folder that Drover did not make.
+func foreignError(f *shelf.Folder, names []string) error {
 	return dataset.Errorf(dataset.ErrCorrupt,
 		"dataset %s: its folder holds %s, which drover did not put there: move it elsewhere", f.ID, dataset.Have(names))
 }

@@ -46,7 +46,7 @@ type sizedPool struct{ *Pool }
 // enter finds the pool at its path, or makes it, and prepares it for use.
 func (p *Pool) enter(cfg backends.Config, c clock.Clock) (err error) {
 	if cfg.Make {
-		if err := belowBtrfs(cfg.Path); err != nil {
+		if err := checkPath(cfg.Path); err != nil {
 			return err
 		}
 		if p.disk != nil {
@@ -58,7 +58,7 @@ func (p *Pool) enter(cfg backends.Config, c clock.Clock) (err error) {
 	if p.shelf, err = shelf.Open(cfg, Name); err != nil {
 		return err
 	}
-	if err := onBtrfs(p.shelf.Path()); err != nil {
+	if err := checkFilesystem(p.shelf.Path()); err != nil {
 		return err
 	}
 	_ = p.shelf.KeepCopies() // a full pool must open; it refuses copies then
@@ -71,7 +71,7 @@ func (p *Pool) enter(cfg backends.Config, c clock.Clock) (err error) {
 	}
 	p.assemble()
 	p.shelf.Destroy = p.trees.Destroy
-	p.shelf.Own = []string{quota.NotesDir}
+	p.shelf.BackendNames = []string{quota.NotesDir}
 	if !p.quota.Enabled() {
 		return nil
 	}
@@ -163,7 +163,7 @@ func (p *Pool) Clear(ctx context.Context) (left string, err error) {
 		return "", err
 	}
 	if p.disk != nil {
-		return p.disk.Left(Name), p.Close()
+		return p.disk.Remains(Name), p.Close()
 	}
 	return "", p.shelf.Clear()
 }
@@ -222,7 +222,7 @@ func (p *Pool) CheckIdle(ctx context.Context, id uuid.UUID) error {
 		return err
 	}
 	defer f.Close()
-	return p.uses.Idle(ctx, id, f.Path())
+	return p.uses.CheckIdle(ctx, id, f.Path())
 }
 
 // Delete implements backends.Pool. A folder with names that Drover did not make stays.
@@ -234,15 +234,15 @@ func (p *Pool) Delete(ctx context.Context, id uuid.UUID) error {
 		case err != nil:
 			return err
 		default:
-			names, err := f.Strangers()
+			names, err := f.ForeignNames()
 			if err == nil && len(names) > 0 {
-				err = foreign(f, names)
+				err = foreignError(f, names)
 			}
 			if err := errors.Join(err, f.Close()); err != nil {
 				return err
 			}
 		}
-		return p.uses.Idle(ctx, id, folder)
+		return p.uses.CheckIdle(ctx, id, folder)
 	})
 }
 

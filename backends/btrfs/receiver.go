@@ -32,11 +32,11 @@ type receiver struct {
 
 // Received implements backends.Copier.
 func (p *Pool) Received(_ context.Context, ds, snapshot uuid.UUID) (backends.Received, error) {
-	return p.shelf.Received(ds, snapshot, streamOf)
+	return p.shelf.Received(ds, snapshot, receivedStream)
 }
 
-// streamOf returns the stream by which a complete snapshot was received.
-func streamOf(f *shelf.Folder, snapshot uuid.UUID) (backends.Stream, error) {
+// receivedStream returns the stream by which a complete snapshot was received.
+func receivedStream(f *shelf.Folder, snapshot uuid.UUID) (backends.Stream, error) {
 	s, err := f.Kept(snapshot)
 	return s.Stream, err
 }
@@ -61,7 +61,7 @@ func (r *receiver) receive(ctx context.Context, d backends.Delivery, in io.Reade
 	}
 	defer f.Close()
 	r.step("btrfs.receive.copy")
-	out, whole, err := f.BeginReceive(d, streamOf)
+	out, whole, err := f.BeginReceive(d, receivedStream)
 	if err != nil || whole {
 		return out, err
 	}
@@ -79,7 +79,7 @@ func (r *receiver) receive(ctx context.Context, d backends.Delivery, in io.Reade
 		return out, err
 	}
 	s := f.Spool(func(came int64) error { return r.space.roomFor(came, 0) }, r.step)
-	if out, err = s.Gather(ctx, d, Name, in, progress, base); err != nil {
+	if out, err = s.Receive(ctx, d, Name, in, progress, base); err != nil {
 		return out, err
 	}
 	r.step("btrfs.receive.gathered")

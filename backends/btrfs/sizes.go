@@ -93,7 +93,7 @@ func (sz *sizes) resize(f *shelf.Folder, h shelf.Head, size dataset.Size) error 
 	}
 	defer dir.Close()
 	if size != 0 {
-		if err := sz.space.fits(size); err != nil {
+		if err := sz.space.checkSize(size); err != nil {
 			return err
 		}
 	}
@@ -106,7 +106,7 @@ func (sz *sizes) resize(f *shelf.Folder, h shelf.Head, size dataset.Size) error 
 			return err
 		}
 		if used := dataset.Size(c.Referenced); used > size {
-			return fmt.Errorf("%w (delete some of it first)", over("it", used, size))
+			return fmt.Errorf("%w (delete some of it first)", tooLargeError("it", used, size))
 		}
 	}
 	if err := f.SetHead(shelf.Head{Tree: h.Tree, Size: size}); err != nil {
@@ -125,7 +125,7 @@ func (p *sizedPool) Grow(_ context.Context, id uuid.UUID, _ *os.File) error {
 	return f.Close()
 }
 
-// over returns the error for something that does not fit into a size.
-func over(what string, used, size dataset.Size) error {
+// tooLargeError returns the error for something that does not fit into a size.
+func tooLargeError(what string, used, size dataset.Size) error {
 	return dataset.Errorf(dataset.ErrUnsupported, "%s holds %s, which is more than %s", what, used.Human(), size)
 }

@@ -102,7 +102,7 @@ func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 // restore is Restore for an open folder.
 func (sn *snapshots) restore(ctx context.Context, f *shelf.Folder, id uuid.UUID, keep dataset.Snapshot) error {
 	plan, err := f.PlanRestore(id, keep.ID,
-		func() error { return sn.uses.Idle(ctx, f.ID, f.Path()) },
+		func() error { return sn.uses.CheckIdle(ctx, f.ID, f.Path()) },
 		func(snapshot uuid.UUID) error { return sn.remove(ctx, f, snapshot) })
 	switch {
 	case err != nil || plan.Done:

@@ -35,8 +35,8 @@ func (sp *space) roomFor(written, wanted int64) error {
 	return backends.CheckRoomFor(sp.pool, sp.shelf.Status, written, wanted, commit)
 }
 
-// fits fails if no dataset of the pool can have a size.
-func (sp *space) fits(size dataset.Size) error {
+// checkSize fails if no dataset of the pool can have a size.
+func (sp *space) checkSize(size dataset.Size) error {
 	st, err := sp.shelf.Space()
 	switch {
 	case err != nil:

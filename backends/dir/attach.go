@@ -40,9 +40,9 @@ func (p *Pool) AttachFolder(f *shelf.Folder, opts backends.AttachOptions) (backe
 	return p.uses.Attach(f.ID, filepath.Join(f.Path(), head.Tree), opts.ReadOnly), nil
 }
 
-// idle returns dataset.ErrInUse if a dataset is in use. what names the refused operation in the error.
-func (p *Pool) idle(ctx context.Context, f *shelf.Folder, what string) error {
-	if err := p.uses.Idle(ctx, f.ID, f.Path()); err != nil {
+// checkIdle returns dataset.ErrInUse if a dataset is in use. what names the refused operation in the error.
+func (p *Pool) checkIdle(ctx context.Context, f *shelf.Folder, what string) error {
+	if err := p.uses.CheckIdle(ctx, f.ID, f.Path()); err != nil {
 		return fmt.Errorf("%w: it cannot be %s meanwhile, as a pool of backend %s copies file by file (stop "+
 			"its containers, or use a pool of backend loop)", err, what, p.kind)
 	}
@@ -56,5 +56,5 @@ func (p *Pool) CheckIdle(ctx context.Context, id uuid.UUID) error {
 		return err
 	}
 	defer f.Close()
-	return p.uses.Idle(ctx, id, f.Path())
+	return p.uses.CheckIdle(ctx, id, f.Path())
 }

@@ -135,10 +135,10 @@ func (b Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool, 
 		}
 		cfg.ID = p.disk.ID
 	}
-	if err := p.found(cfg, b.Name()); err != nil {
+	if err := p.openOrMake(cfg, b.Name()); err != nil {
 		return nil, errors.Join(err, p.Close())
 	}
-	if p.projects.mend != "" {
+	if p.projects.advice != "" {
 		return p, nil
 	}
 	return &sizedPool{p}, nil
@@ -147,8 +147,8 @@ func (b Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool, 
 // PathOf implements backends.BlockDeviceKind.
 func (Backend) PathOf(_, mount string) string { return mount }
 
-// found opens the pool at its path. If cfg.Make is set, it makes the pool.
-func (p *Pool) found(cfg backends.Config, backend string) (err error) {
+// openOrMake opens the pool at its path. If cfg.Make is set, it makes the pool.
+func (p *Pool) openOrMake(cfg backends.Config, backend string) (err error) {
 	if p.shelf, err = shelf.Open(cfg, backend); err != nil {
 		return err
 	}
@@ -160,8 +160,8 @@ func (p *Pool) found(cfg backends.Config, backend string) (err error) {
 	if err != nil {
 		return err
 	}
-	p.how, p.trees = how, &trees{shelf: p.shelf, projects: p.projects, shares: shares, step: p.step}
-	return p.projects.holdAll(p.shelf)
+	p.copyMethod, p.trees = how, &trees{shelf: p.shelf, projects: p.projects, shares: shares, step: p.step}
+	return p.projects.enforceAll(p.shelf)
 }
 
 // describe reports how files are copied in a pool, and whether a copy shares blocks with its source.
@@ -181,15 +181,15 @@ func describe(path string) (how string, shares bool, err error) {
 
 // Pool is an open pool without sizes.
 type Pool struct {
-	name     string
-	kind     string // the backend's name
-	shelf    *shelf.Shelf
-	disk     *disk.Disk // the pool's own disk; nil if it has none
-	how      string     // how files are copied, for Info
-	uses     bindmount.Tracker
-	projects *projects
-	trees    *trees
-	step     func(string)
+	name       string
+	kind       string // the backend's name
+	shelf      *shelf.Shelf
+	disk       *disk.Disk // the pool's own disk; nil if it has none
+	copyMethod string     // how files are copied, for Info
+	uses       bindmount.Tracker
+	projects   *projects
+	trees      *trees
+	step       func(string)
 }
 
 // sizedPool is an open pool whose datasets can have a size.
@@ -208,13 +208,13 @@ func (p *Pool) Info() backends.Info {
 		on = "; " + p.disk.Note()
 	}
 	can := Backend{}.MaxCapabilities()
-	if p.projects.mend != "" {
+	if p.projects.advice != "" {
 		can.EnforcesSize, can.KnowsUsed, can.OnlineGrow, can.Shrink = false, false, false, false
 	}
 	return backends.Info{
 		Capabilities: can,
 		Note: fmt.Sprintf("directories on %s: %s; snapshots and clones %s, and need the volume not "+
-			"to be in use%s", p.projects.fs, p.projects.sizes(), p.how, on),
+			"to be in use%s", p.projects.fs, p.projects.enforcement(), p.copyMethod, on),
 		Path: p.shelf.Path(), Missing: p.projects.missing(),
 	}
 }
@@ -224,8 +224,8 @@ func (p *Pool) Status(context.Context) dataset.PoolStatus {
 	st := p.shelf.Status()
 	if st.Online {
 		err := backends.CheckRoom(p.name, st.Free, st.Size)
-		if err == nil && p.projects.mend == "" {
-			err = p.shelf.Within(p.projects.stillHolds)
+		if err == nil && p.projects.advice == "" {
+			err = p.shelf.Within(p.projects.checkEnforced)
 		}
 		if err != nil {
 			st.Reason = err.Error()
@@ -258,7 +258,7 @@ func (p *Pool) Close() error { return p.disk.Close() }
 // Clear implements backends.Clearer.
 func (p *Pool) Clear(context.Context) (left string, err error) {
 	if p.disk != nil {
-		return p.disk.Left(p.kind), p.Close()
+		return p.disk.Remains(p.kind), p.Close()
 	}
 	return "", p.shelf.Clear()
 }
@@ -268,7 +268,7 @@ func (p *Pool) Commit(_ context.Context, id uuid.UUID) error { return p.shelf.Co
 
 // Delete implements backends.Pool.
 func (p *Pool) Delete(ctx context.Context, id uuid.UUID) error {
-	return p.shelf.Delete(ctx, id, func(folder string) error { return p.uses.Idle(ctx, id, folder) })
+	return p.shelf.Delete(ctx, id, func(folder string) error { return p.uses.CheckIdle(ctx, id, folder) })
 }
 
 // WriteRecord implements backends.Pool.

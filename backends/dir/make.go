@@ -35,7 +35,7 @@ func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
 			return shelf.Head{}, err
 		}
 		size = max(size, d.Size)
-		if p.projects.mend != "" { // the filesystem does not enforce the limits of the source
+		if p.projects.advice != "" { // the filesystem does not enforce the limits of the source
 			size = 0
 		}
 		return p.trees.copyHead(ctx, from, name, f, shelf.Head{Tree: shelf.FirstHead, Size: size}, progress)
@@ -48,7 +48,7 @@ func (p *Pool) source(ctx context.Context, f *shelf.Folder, src dataset.Source) 
 		s, err := f.Kept(src.Snapshot)
 		return s.Tree, s.Limit, err
 	}
-	if err := p.idle(ctx, f, "copied"); err != nil {
+	if err := p.checkIdle(ctx, f, "copied"); err != nil {
 		return "", 0, err
 	}
 	h, err := f.Head()
@@ -58,7 +58,7 @@ func (p *Pool) source(ctx context.Context, f *shelf.Folder, src dataset.Source) 
 // make makes a dataset whose head fill puts into its folder, and returns its size. If that fails, it removes the
 // folder.
 func (p *Pool) make(d dataset.Dataset, fill func(*shelf.Folder) (shelf.Head, error)) (dataset.Size, error) {
-	if err := p.refuse(d); err != nil {
+	if err := p.checkRequest(d); err != nil {
 		return 0, err
 	}
 	return p.shelf.Build(d, (*shelf.Folder).HeadSize, func(f *shelf.Folder) (dataset.Size, error) {
@@ -70,7 +70,7 @@ func (p *Pool) make(d dataset.Dataset, fill func(*shelf.Folder) (shelf.Head, err
 		if err != nil {
 			return 0, err
 		}
-		if p.projects.mend == "" {
+		if p.projects.advice == "" {
 			p.step("dir.make.filled")
 			if err := f.WriteHead(h, false); err != nil { // durable with the record, in the same folder
 				return 0, err
@@ -81,8 +81,8 @@ func (p *Pool) make(d dataset.Dataset, fill func(*shelf.Folder) (shelf.Head, err
 	})
 }
 
-// refuse returns dataset.ErrUnsupported if a request has a property that a directory cannot provide.
-func (p *Pool) refuse(d dataset.Dataset) error {
+// checkRequest returns dataset.ErrUnsupported if a request has a property that a directory cannot provide.
+func (p *Pool) checkRequest(d dataset.Dataset) error {
 	fs := d.Profile.Filesystem
 	switch {
 	case d.Encryption != nil:
@@ -98,10 +98,10 @@ func (p *Pool) refuse(d dataset.Dataset) error {
 				"backend loop", p.kind, dataset.Have(fs.Mount))
 	case d.Size == 0:
 		return nil
-	case p.projects.mend != "":
+	case p.projects.advice != "":
 		return dataset.Errorf(dataset.ErrUnsupported,
 			"this pool of backend %s cannot enforce a size (asked for %s): leave it out, or use a pool of "+
-				"backend loop (%s)", p.kind, d.Size, p.projects.mend)
+				"backend loop (%s)", p.kind, d.Size, p.projects.advice)
 	}
-	return p.fits(d.Size)
+	return p.checkSize(d.Size)
 }

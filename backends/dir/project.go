@@ -20,17 +20,17 @@ import (
 	"github.com/droverhq/drover/internal/tree"
 )
 
-// Drover uses projects from firstProject on, and each pool begins at another point of this range. Other
-// programs count up from a small number.
+// Drover uses the projects from firstProject to lastProject, because other programs count up from a small number. Each
+// pool begins at one of rangeStarts points, which are rangeStep projects apart.
 const (
 	firstProject = 0x40000000
 	lastProject  = math.MaxInt32
-	begins       = 1 << 14 // places
-	apart        = 1 << 16
+	rangeStarts  = 1 << 14 // places
+	rangeStep    = 1 << 16
 )
 
-// rounded exceeds the amount by which a filesystem rounds a limit up to whole blocks.
-const rounded = 128 << 10
+// roundingSlack exceeds the amount by which a filesystem rounds a limit up to whole blocks.
+const roundingSlack = 128 << 10
 
 // projects enforces the sizes of the datasets of one pool by project quotas.
 //
@@ -38,9 +38,9 @@ const rounded = 128 << 10
 // protects next while the pool is open. The other fields are set when the pool is opened, and do not
 // change after.
 type projects struct {
-	fs     fsctl.Kind
-	mend   string // what would make the filesystem enforce sizes; "" if it does
-	unheld int    // datasets whose size is not enforced
+	fs         fsctl.Kind
+	advice     string // what would make the filesystem enforce sizes; "" if it does
+	unenforced int    // datasets whose size is not enforced
 
 	mu   sync.Mutex
 	next uint32 // the project to try first
@@ -54,14 +54,14 @@ func newProjects(s *shelf.Shelf) (*projects, error) {
 	}
 	p := &projects{fs: fs}
 	return p, s.Within(func(dir *os.File) (err error) {
-		p.mend, err = lacks(dir, p.fs)
+		p.advice, err = quotaAdvice(dir, p.fs)
 		return err
 	})
 }
 
-// lacks returns what would make a filesystem of this kind enforce sizes below a directory. It returns ""
+// quotaAdvice returns what would make a filesystem of this kind enforce sizes below a directory. It returns ""
 // if the filesystem enforces them already.
-func lacks(dir *os.File, kind fsctl.Kind) (string, error) {
+func quotaAdvice(dir *os.File, kind fsctl.Kind) (string, error) {
 	held, err := fsctl.HoldsProjects(dir)
 	switch {
 	case errors.Is(err, fsctl.ErrNoProjects) && (kind == fsctl.XFS || kind == fsctl.Ext):
@@ -104,34 +104,34 @@ const andRestart = ", then restart drover"
 
 // missing returns what an operator can change on this host so that sizes are enforced, as Info.Missing wants it.
 func (p *projects) missing() []string {
-	if can, is := strings.CutSuffix(p.mend, andRestart); is {
+	if can, is := strings.CutSuffix(p.advice, andRestart); is {
 		return []string{"sizes need project quotas (" + can + ")"}
 	}
-	if p.mend == noProjects {
+	if p.advice == noProjects {
 		return []string{"sizes need another kernel, as this one has no project quotas for " + string(p.fs)}
 	}
 	return nil
 }
 
-// stillHolds returns an error if the filesystem no longer enforces sizes.
-func (p *projects) stillHolds(dir *os.File) error {
-	mend, err := lacks(dir, p.fs)
+// checkEnforced returns an error if the filesystem no longer enforces sizes.
+func (p *projects) checkEnforced(dir *os.File) error {
+	mend, err := quotaAdvice(dir, p.fs)
 	if err == nil && mend != "" {
 		err = fmt.Errorf("project quotas were switched off: no size holds (%s)", mend)
 	}
 	return err
 }
 
-// sizes describes how sizes are enforced, or what would make the filesystem enforce them.
-func (p *projects) sizes() string {
-	why := " (" + p.mend + ")"
+// enforcement describes how sizes are enforced, or what would make the filesystem enforce them.
+func (p *projects) enforcement() string {
+	why := " (" + p.advice + ")"
 	if len(p.missing()) > 0 { // which says it
 		why = ""
 	}
 	switch {
-	case p.mend != "" && p.unheld > 0:
-		return fmt.Sprintf("no size limits, and %d volumes have a size that does not hold%s", p.unheld, why)
-	case p.mend != "":
+	case p.advice != "" && p.unenforced > 0:
+		return fmt.Sprintf("no size limits, and %d volumes have a size that does not hold%s", p.unenforced, why)
+	case p.advice != "":
 		return "no size limits" + why
 	}
 	full := "EDQUOT, but not what has CAP_SYS_RESOURCE (docker run --privileged)"
@@ -146,7 +146,7 @@ func (p *projects) enter(dir *os.File) (uint32, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	named := namedProjects()
-	for range apart {
+	for range rangeStep {
 		id := p.next
 		if p.next++; p.next > lastProject {
 			p.next = firstProject
@@ -167,7 +167,7 @@ func (p *projects) enter(dir *os.File) (uint32, error) {
 			return id, err
 		}
 	}
-	return 0, fmt.Errorf("%d projects in a row are taken on the filesystem of %s", apart, dir.Name())
+	return 0, fmt.Errorf("%d projects in a row are taken on the filesystem of %s", rangeStep, dir.Name())
 }
 
 // namedProjects returns the projects to which this host's administrator has given a name or
@@ -190,8 +190,8 @@ func namedProjects() map[uint32]bool {
 	return named
 }
 
-// ours returns the project of a directory if it can come from enter, and otherwise 0.
-func ours(dir *os.File) uint32 {
+// projectOf returns the project of a directory if it can come from enter, and otherwise 0.
+func projectOf(dir *os.File) uint32 {
 	id, inherited, err := fsctl.Project(dir)
 	if err != nil || !inherited || id < firstProject || id > lastProject {
 		return 0
@@ -199,19 +199,19 @@ func ours(dir *os.File) uint32 {
 	return id
 }
 
-// holdAll sets the limit of each head's project to the head's size where they differ, and finds the
+// enforceAll sets the limit of each head's project to the head's size where they differ, and finds the
 // next unused project. List reports a limit that could not be set.
-func (p *projects) holdAll(in *shelf.Shelf) error {
+func (p *projects) enforceAll(in *shelf.Shelf) error {
 	id := in.ID()
-	p.next = firstProject + apart*((uint32(id[0])<<8|uint32(id[1]))%begins)
+	p.next = firstProject + rangeStep*((uint32(id[0])<<8|uint32(id[1]))%rangeStarts)
 	_, err := in.List(func(f *shelf.Folder, _ *backends.Entry) {
 		h, err := f.Head()
 		if err != nil {
 			return
 		}
-		if p.mend != "" {
+		if p.advice != "" {
 			if h.Size != 0 {
-				p.unheld++
+				p.unenforced++
 			}
 			return
 		}
@@ -223,7 +223,7 @@ func (p *projects) holdAll(in *shelf.Shelf) error {
 			return
 		}
 		defer dir.Close()
-		if h.Project != 0 && ours(dir) == h.Project && p.misses(dir, h) != nil {
+		if h.Project != 0 && projectOf(dir) == h.Project && p.checkLimit(dir, h) != nil {
 			_ = fsctl.LimitProject(dir, h.Project, uint64(h.Size))
 		}
 	})
@@ -233,7 +233,7 @@ func (p *projects) holdAll(in *shelf.Shelf) error {
 // describe adds the snapshots to an entry, and the problems with them or with its size.
 func (p *projects) describe(f *shelf.Folder, e *backends.Entry) {
 	shelf.DescribeTrees(f, e)
-	if p.mend != "" {
+	if p.advice != "" {
 		return
 	}
 	h, err := f.Head()
@@ -245,13 +245,13 @@ func (p *projects) describe(f *shelf.Folder, e *backends.Entry) {
 		return
 	}
 	defer dir.Close()
-	if err := p.misses(dir, h); err != nil {
+	if err := p.checkLimit(dir, h); err != nil {
 		shelf.AddProblem(e, err)
 	}
 }
 
-// misses returns an error if the size of a head is not enforced.
-func (p *projects) misses(dir *os.File, h shelf.Head) error {
+// checkLimit returns an error if the size of a head is not enforced.
+func (p *projects) checkLimit(dir *os.File, h shelf.Head) error {
 	if h.Project == 0 {
 		if h.Size == 0 {
 			return nil
@@ -259,7 +259,7 @@ func (p *projects) misses(dir *os.File, h shelf.Head) error {
 		return fmt.Errorf("its size of %s does not hold, as its head is in no project: restore a snapshot of it",
 			h.Size)
 	}
-	if ours(dir) != h.Project {
+	if projectOf(dir) != h.Project {
 		return fmt.Errorf("its head is not in project %d any more: no size holds", h.Project)
 	}
 	q, err := fsctl.ProjectQuota(dir, h.Project)
@@ -268,7 +268,7 @@ func (p *projects) misses(dir *os.File, h shelf.Head) error {
 		return nil // quotas were switched off since; Status reports it
 	case err != nil:
 		return err
-	case q.Limit < uint64(h.Size) || q.Limit >= uint64(h.Size)+rounded || (q.Limit != 0 && h.Size == 0):
+	case q.Limit < uint64(h.Size) || q.Limit >= uint64(h.Size)+roundingSlack || (q.Limit != 0 && h.Size == 0):
 		return fmt.Errorf("the limit of its project %d is %d bytes and its size %s, with 0 for none: "+
 			"restart drover", h.Project, q.Limit, h.Size)
 	}
@@ -280,11 +280,11 @@ func openTree(f *shelf.Folder, name string) (*os.File, error) {
 	return f.OpenFile(name, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 }
 
-// lift removes the limit of a tree's project, so that the project is unused once the tree is removed. It
+// liftLimit removes the limit of a tree's project, so that the project is unused once the tree is removed. It
 // does so only if the project is the recorded one. A project that a crash left without a record keeps
 // its limit and is not used again, because it may belong to something else.
-func (p *projects) lift(f *shelf.Folder, h shelf.Head) {
-	if p.mend != "" || h.Project == 0 {
+func (p *projects) liftLimit(f *shelf.Folder, h shelf.Head) {
+	if p.advice != "" || h.Project == 0 {
 		return
 	}
 	dir, err := openTree(f, h.Tree)
@@ -292,7 +292,7 @@ func (p *projects) lift(f *shelf.Folder, h shelf.Head) {
 		return
 	}
 	defer dir.Close()
-	if ours(dir) == h.Project {
+	if projectOf(dir) == h.Project {
 		_ = fsctl.LimitProject(dir, h.Project, 0)
 	}
 }
@@ -305,7 +305,7 @@ func (p *projects) destroy(ctx context.Context, area *os.File, name string) erro
 			defer sub.Close()
 			f := &shelf.Folder{Root: sub}
 			if h, err := f.Head(); err == nil {
-				p.lift(f, h)
+				p.liftLimit(f, h)
 			}
 		}
 	}

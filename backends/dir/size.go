@@ -13,8 +13,8 @@ import (
 	"github.com/droverhq/drover/internal/tree"
 )
 
-// fits returns dataset.ErrUnsupported if no dataset of this pool can have the size.
-func (p *Pool) fits(size dataset.Size) error {
+// checkSize returns dataset.ErrUnsupported if no dataset of this pool can have the size.
+func (p *Pool) checkSize(size dataset.Size) error {
 	st, err := p.shelf.Space()
 	switch {
 	case err != nil:
@@ -26,7 +26,7 @@ func (p *Pool) fits(size dataset.Size) error {
 	return Backend{}.CheckSize("", size)
 }
 
-func over(what string, used, size dataset.Size) error {
+func tooLargeError(what string, used, size dataset.Size) error {
 	return dataset.Errorf(dataset.ErrUnsupported, "%s takes %s, which is more than %s", what, used.Human(), size)
 }
 
@@ -46,7 +46,7 @@ func (p *Pool) Used(ctx context.Context, id uuid.UUID) (dataset.Size, error) {
 		return 0, err
 	}
 	defer dir.Close()
-	if p.projects.mend == "" && h.Project != 0 && ours(dir) == h.Project {
+	if p.projects.advice == "" && h.Project != 0 && projectOf(dir) == h.Project {
 		q, err := fsctl.ProjectQuota(dir, h.Project)
 		return dataset.Size(q.Used), err
 	}
@@ -77,13 +77,13 @@ func (p *sizedPool) resize(f *shelf.Folder, h shelf.Head, size dataset.Size) err
 		return err
 	}
 	defer dir.Close()
-	if h.Project == 0 || ours(dir) != h.Project {
+	if h.Project == 0 || projectOf(dir) != h.Project {
 		return dataset.Errorf(dataset.ErrUnsupported,
 			"its files are in no project of its own, as it was made before its filesystem had project "+
 				"quotas: clone it, or restore a snapshot of it, for one that can have a size")
 	}
 	if size != 0 {
-		if err := p.fits(size); err != nil {
+		if err := p.checkSize(size); err != nil {
 			return err
 		}
 	}
@@ -93,7 +93,7 @@ func (p *sizedPool) resize(f *shelf.Folder, h shelf.Head, size dataset.Size) err
 			return err
 		}
 		if used := dataset.Size(q.Used); used > size {
-			return fmt.Errorf("%w (delete some of it first)", over("it", used, size))
+			return fmt.Errorf("%w (delete some of it first)", tooLargeError("it", used, size))
 		}
 	}
 	h.Size = size

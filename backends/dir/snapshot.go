@@ -27,7 +27,7 @@ func (p *Pool) Snapshot(ctx context.Context, s dataset.Snapshot, progress backen
 	if err := p.room(); err != nil {
 		return err
 	}
-	if err := p.idle(ctx, f, "copied"); err != nil {
+	if err := p.checkIdle(ctx, f, "copied"); err != nil {
 		return err
 	}
 	from, err := f.Head()
@@ -35,7 +35,7 @@ func (p *Pool) Snapshot(ctx context.Context, s dataset.Snapshot, progress backen
 		return err
 	}
 	name := shelf.TreeOf(s.ID)
-	if err := p.trees.copyTree(ctx, f, from.Tree, f, name, copying{}, progress); err != nil {
+	if err := p.trees.copyTree(ctx, f, from.Tree, f, name, copyOptions{}, progress); err != nil {
 		return fmt.Errorf("snapshot %s: %w", s.ID, err)
 	}
 	p.step("dir.snapshot.copied")
@@ -84,21 +84,21 @@ func (p *Pool) restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 	}
 	defer f.Close()
 	plan, err := f.PlanRestore(id, keep.ID,
-		func() error { return p.idle(ctx, f, "restored") },
+		func() error { return p.checkIdle(ctx, f, "restored") },
 		func(snapshot uuid.UUID) error { return p.removeSnapshot(ctx, f, snapshot) })
 	switch {
 	case err != nil || plan.Done:
 		return err
 	case plan.Kept != nil:
 		if apart && !plan.Kept.Apart {
-			return p.part(ctx, f, *plan.Kept)
+			return p.copyFormerHead(ctx, f, *plan.Kept)
 		}
 		return shelf.SyncDir(f.Root)
 	}
 	old := plan.Old
 	fresh := shelf.Head{Tree: shelf.RestoredTree(keep.ID), Size: old.Size}
 	if apart { // first, because there may be no room for the copy
-		if err := p.trees.copyTree(ctx, f, old.Tree, f, shelf.TreeOf(keep.ID), copying{}, progress); err != nil {
+		if err := p.trees.copyTree(ctx, f, old.Tree, f, shelf.TreeOf(keep.ID), copyOptions{}, progress); err != nil {
 			return fmt.Errorf("keep what it has: %w", err)
 		}
 		p.step("dir.restore.kept")
@@ -112,20 +112,21 @@ func (p *Pool) restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 		p.trees.discard(ctx, f, fresh)
 		return err
 	}
-	p.projects.lift(f, old)
+	p.projects.liftLimit(f, old)
 	if !apart {
 		return nil
 	}
 	p.step("dir.restore.set")
-	return p.part(ctx, f, kept)
+	return p.copyFormerHead(ctx, f, kept)
 }
 
-// part makes the snapshot that keeps the former head a copy of that head, and removes the tree of the former head.
-func (p *Pool) part(ctx context.Context, f *shelf.Folder, kept shelf.Kept) error {
+// copyFormerHead makes the snapshot that keeps the former head a copy of that head, and removes the tree of the former
+// head.
+func (p *Pool) copyFormerHead(ctx context.Context, f *shelf.Folder, kept shelf.Kept) error {
 	was := kept.Tree
 	kept.Tree, kept.Apart = shelf.TreeOf(kept.ID), true
 	if _, err := f.Lstat(kept.Tree); errors.Is(err, fs.ErrNotExist) { // Reap removed the copy after a crash
-		err = p.trees.copyTree(ctx, f, was, f, kept.Tree, copying{}, nil)
+		err = p.trees.copyTree(ctx, f, was, f, kept.Tree, copyOptions{}, nil)
 		if err != nil {
 			return err
 		}

@@ -27,15 +27,15 @@ func TestC1StoppedAtEveryStep(t *testing.T) {
 func crashes() backendtest.Crashes {
 	used := map[string]map[uint32]bool{} // the projects that heads had, by pool
 	return backendtest.Crashes{
-		Crash:    crashing.Stopped(func(step func(string)) backends.Kind { return dir.Stepping(step) }),
-		Stepless: []string{"delete", "delete the source of a clone", "delete a clone"},
+		Crash:   crashing.Stopped(func(step func(string)) backends.Kind { return dir.Stepping(step) }),
+		NoSteps: []string{"delete", "delete the source of a clone", "delete a clone"},
 		Sized: func(t backendtest.T, p backends.Pool, id uuid.UUID, _ bool, sizes ...dataset.Size) {
 			t.Helper()
 			if got := limitOf(t, p, id); !slices.Contains(sizes, got) {
 				t.Errorf("the limit is %s, want one of %v", got, sizes)
 			}
 		},
-		Settled: func(t backendtest.T, p backends.Pool) {
+		CheckReaped: func(t backendtest.T, p backends.Pool) {
 			t.Helper()
 			path := p.Info().Path
 			if left, err := filepath.Glob(filepath.Join(path, "*", "*", "tmp-*")); err != nil || len(left) > 0 {

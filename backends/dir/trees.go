@@ -45,7 +45,7 @@ func (t *trees) makeRoot(f *shelf.Folder, size dataset.Size, owner *dataset.Owne
 	if err := unix.Fchmod(int(dir.Fd()), mode); err != nil {
 		return h, err
 	}
-	if t.projects.mend == "" {
+	if t.projects.advice == "" {
 		if h.Project, err = t.projects.enter(dir); err != nil {
 			return h, err
 		}
@@ -60,29 +60,29 @@ func (t *trees) makeRoot(f *shelf.Folder, size dataset.Size, owner *dataset.Owne
 // copyHead copies a tree to a new head with the size of h, in its own project.
 func (t *trees) copyHead(ctx context.Context, from *shelf.Folder, name string, to *shelf.Folder, h shelf.Head,
 	progress backends.Progress) (shelf.Head, error) {
-	if t.projects.mend != "" {
-		return h, t.copyTree(ctx, from, name, to, h.Tree, copying{}, progress)
+	if t.projects.advice != "" {
+		return h, t.copyTree(ctx, from, name, to, h.Tree, copyOptions{}, progress)
 	}
-	err := t.copyTree(ctx, from, name, to, h.Tree, copying{
-		within: h.Size,
-		begin:  func(dir *os.File) (err error) { h.Project, err = t.projects.enter(dir); return err },
+	err := t.copyTree(ctx, from, name, to, h.Tree, copyOptions{
+		maxSize: h.Size,
+		begin:   func(dir *os.File) (err error) { h.Project, err = t.projects.enter(dir); return err },
 		// The limit is set last, because a copy may use a block more than its source.
 		end: func(dir *os.File) error { return fsctl.LimitProject(dir, h.Project, uint64(h.Size)) },
 	}, progress)
 	return h, err
 }
 
-// copying has the optional parts of copyTree.
-type copying struct {
-	within dataset.Size             // bounds the copied data; 0 means no limit
-	begin  func(dir *os.File) error // called while the new tree is empty
-	end    func(dir *os.File) error
+// copyOptions has the optional parts of copyTree.
+type copyOptions struct {
+	maxSize dataset.Size             // bounds the copied data; 0 means no limit
+	begin   func(dir *os.File) error // called while the new tree is empty
+	end     func(dir *os.File) error
 }
 
 // copyTree durably copies the tree name of one folder to the tree as of another folder. If an earlier attempt left a
 // tree there, copyTree removes it first.
 func (t *trees) copyTree(ctx context.Context, from *shelf.Folder, name string, to *shelf.Folder, as string,
-	c copying, progress backends.Progress) (err error) {
+	c copyOptions, progress backends.Progress) (err error) {
 	src, err := from.Open(name)
 	if err != nil {
 		return err
@@ -92,8 +92,8 @@ func (t *trees) copyTree(ctx context.Context, from *shelf.Folder, name string, t
 	if err != nil {
 		return err
 	}
-	if used := dataset.Size(size.Bytes); c.within != 0 && used > c.within {
-		return over("what is to be copied", used, c.within)
+	if used := dataset.Size(size.Bytes); c.maxSize != 0 && used > c.maxSize {
+		return tooLargeError("what is to be copied", used, c.maxSize)
 	}
 	switch st, err := t.shelf.Space(); {
 	case err != nil:
@@ -166,7 +166,7 @@ func (t *trees) discard(ctx context.Context, f *shelf.Folder, h shelf.Head) {
 	if !f.Removable(h.Tree) {
 		return
 	}
-	t.projects.lift(f, h)
+	t.projects.liftLimit(f, h)
 	after, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
 	_ = t.removeAll(after, f, h.Tree)

@@ -36,13 +36,13 @@ import (
 )
 
 const (
-	label      = "drover-pool"
-	identity   = "pool.json" // the marker file of every pool
-	least      = 512 * dataset.MiB
-	mkfsLimit  = 30 * time.Minute
-	busyTries  = 100
-	busyPause  = 10 * time.Millisecond
-	manyAtMost = 3 // how many names an error lists
+	label     = "drover-pool"
+	identity  = "pool.json" // the marker file of every pool
+	minSize   = 512 * dataset.MiB
+	mkfsLimit = 30 * time.Minute
+	busyTries = 100
+	busyPause = 10 * time.Millisecond
+	maxListed = 3 // how many names an error lists
 )
 
 // Disk is the mounted filesystem of one pool on separate devices.
@@ -72,14 +72,14 @@ func Open(ctx context.Context, runner run.Runner, cfg backends.Config, kind fsct
 	}
 	id, fresh, err := cfg.ID, false, error(nil)
 	if cfg.Make {
-		id, fresh, err = form(ctx, runner, cfg, kind)
+		id, fresh, err = makeFilesystem(ctx, runner, cfg, kind)
 	} else if id == uuid.Nil {
-		id, err = borne(cfg.Devices[0], kind)
+		id, err = filesystemUUID(cfg.Devices[0], kind)
 	}
 	if err != nil {
 		return nil, err
 	}
-	d := &Disk{ID: id, Devices: standing(id, kind, cfg), mount: cfg.Mount}
+	d := &Disk{ID: id, Devices: mountedDevices(id, kind, cfg), mount: cfg.Mount}
 	if d.Devices == nil {
 		if d.Devices, err = members(id, kind, cfg.Devices); err != nil {
 			return nil, err
@@ -87,7 +87,7 @@ func Open(ctx context.Context, runner run.Runner, cfg backends.Config, kind fsct
 	}
 	steps.At("disk.formed")
 	if cfg.Make && !fresh {
-		if err := d.peek(kind, cfg); err != nil {
+		if err := d.checkUnusedReadOnly(kind, cfg); err != nil {
 			return nil, err
 		}
 	}
@@ -96,22 +96,23 @@ func Open(ctx context.Context, runner run.Runner, cfg backends.Config, kind fsct
 	}
 	steps.At("disk.mounted")
 	if cfg.Make && !fresh {
-		if err := d.unused(cfg); err != nil {
+		if err := d.checkUnused(cfg); err != nil {
 			return nil, errors.Join(err, d.Close())
 		}
 	}
 	return d, nil
 }
 
-// form returns the UUID of the filesystem on the devices of a new pool, and whether it made that filesystem now.
-func form(ctx context.Context, runner run.Runner, cfg backends.Config, kind fsctl.Kind) (id uuid.UUID, fresh bool,
-	err error) {
+// makeFilesystem returns the UUID of the filesystem on the devices of a new pool, and whether it made that filesystem
+// now.
+func makeFilesystem(ctx context.Context, runner run.Runner, cfg backends.Config, kind fsctl.Kind) (
+	id uuid.UUID, fresh bool, err error) {
 	found := map[uuid.UUID]bool{}
 	force, blank := false, 0
 	for _, device := range cfg.Devices {
 		node, err := resolve(device)
 		if err == nil {
-			_, err = look(node)
+			_, err = statBlockDevice(node)
 		}
 		if err != nil {
 			return id, false, err
@@ -127,9 +128,9 @@ func form(ctx context.Context, runner run.Runner, cfg backends.Config, kind fsct
 			continue
 		case ours:
 			force = true
-			_, err = free(device)
+			_, err = checkFree(device)
 		default:
-			err = vacant(device)
+			err = checkVacant(device)
 		}
 		if err != nil {
 			return id, false, err
@@ -145,7 +146,7 @@ func form(ctx context.Context, runner run.Runner, cfg backends.Config, kind fsct
 	case len(found) == 1:
 		return id, false, nil
 	}
-	if err := Suffice(cfg.Devices, least); err != nil {
+	if err := CheckTotalSize(cfg.Devices, minSize); err != nil {
 		return id, false, err
 	}
 	if id = cfg.ID; id == uuid.Nil {
@@ -192,10 +193,10 @@ func mkfs(ctx context.Context, runner run.Runner, devices []string, kind fsctl.K
 	return nil
 }
 
-// peek fails if the filesystem for a new pool is not empty, even if an earlier attempt made it, because others may have
-// used it since. It mounts the filesystem read-only and does not replay the log, because another host may have it
-// mounted.
-func (d *Disk) peek(kind fsctl.Kind, cfg backends.Config) error {
+// checkUnusedReadOnly fails if the filesystem for a new pool is not empty, even if an earlier attempt made it, because
+// others may have used it since. It mounts the filesystem read-only and does not replay the log, because another host
+// may have it mounted.
+func (d *Disk) checkUnusedReadOnly(kind fsctl.Kind, cfg backends.Config) error {
 	if cfg.ID == uuid.Nil {
 		return nil // any pool is welcome
 	}
@@ -211,11 +212,11 @@ func (d *Disk) peek(kind fsctl.Kind, cfg backends.Config) error {
 		return inUse(err, d.Devices[0])
 	}
 	defer root.Close()
-	return d.empty(root, "")
+	return d.checkEmpty(root, "")
 }
 
-// unused is peek for a mounted filesystem, whose log was replayed.
-func (d *Disk) unused(cfg backends.Config) error {
+// checkUnused is checkUnusedReadOnly for a mounted filesystem, whose log was replayed.
+func (d *Disk) checkUnused(cfg backends.Config) error {
 	if cfg.ID == uuid.Nil {
 		return nil
 	}
@@ -224,12 +225,12 @@ func (d *Disk) unused(cfg backends.Config) error {
 		return err
 	}
 	defer root.Close()
-	return d.empty(root, "")
+	return d.checkEmpty(root, "")
 }
 
-// empty fails with ErrExists if a directory has other content than an interrupted making of a pool leaves: the marker
-// file, and empty directories.
-func (d *Disk) empty(dir *os.File, below string) error {
+// checkEmpty fails with ErrExists if a directory has other content than an interrupted making of a pool leaves: the
+// marker file, and empty directories.
+func (d *Disk) checkEmpty(dir *os.File, below string) error {
 	entries, err := dir.ReadDir(-1)
 	if err != nil {
 		return err
@@ -245,7 +246,7 @@ func (d *Disk) empty(dir *os.File, below string) error {
 				return err
 			}
 			sub := os.NewFile(uintptr(fd), name)
-			err = errors.Join(d.empty(sub, name+"/"), sub.Close())
+			err = errors.Join(d.checkEmpty(sub, name+"/"), sub.Close())
 			if err != nil {
 				return err
 			}
@@ -286,7 +287,7 @@ func (d *Disk) attach(ctx context.Context, kind fsctl.Kind, options [][]string) 
 		}
 		err = mount.Mount(d.mount, spec)
 		for try := 0; errors.Is(err, unix.EBUSY) && try < busyTries && ctx.Err() == nil; try++ {
-			<-time.After(busyPause) // a process that is being forked has a copy of what peek had open
+			<-time.After(busyPause) // a forking process has a copy of the files of checkUnusedReadOnly
 			err = mount.Mount(d.mount, spec)
 		}
 		if !errors.Is(err, unix.EINVAL) {
@@ -325,9 +326,9 @@ func (d *Disk) mounted() (bool, error) {
 // Note names the devices, for people.
 func (d *Disk) Note() string { return "on " + strings.Join(d.Devices, " and ") }
 
-// Left describes what remains on the devices of a removed pool: an empty filesystem, which the next pool of the backend
-// on these devices uses.
-func (d *Disk) Left(backend string) string {
+// Remains describes what remains on the devices of a removed pool: an empty filesystem, which the next pool of the
+// backend on these devices uses.
+func (d *Disk) Remains(backend string) string {
 	var devices, wipe []string
 	keep := "keep"
 	if len(d.Devices) == 1 {

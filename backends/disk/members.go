@@ -24,8 +24,8 @@ type member struct {
 	superblock
 }
 
-// borne returns the UUID of the pool's filesystem on a device.
-func borne(device string, kind fsctl.Kind) (uuid.UUID, error) {
+// filesystemUUID returns the UUID of the pool's filesystem on a device.
+func filesystemUUID(device string, kind fsctl.Kind) (uuid.UUID, error) {
 	if _, err := resolve(device); err != nil {
 		return uuid.Nil, err
 	}
@@ -63,9 +63,9 @@ func members(id uuid.UUID, kind fsctl.Kind, had []string) ([]string, error) {
 		}
 	}
 	for _, device := range had {
-		m, err := bears(device, id, kind)
+		m, err := memberOn(device, id, kind)
 		if err != nil {
-			why = append(why, err.Error()+holding(m, kind))
+			why = append(why, err.Error()+describeContent(m, kind))
 			continue
 		}
 		add(m)
@@ -75,20 +75,20 @@ func members(id uuid.UUID, kind fsctl.Kind, had []string) ([]string, error) {
 		return nil, err
 	}
 	for _, name := range all {
-		if m, err := bears(filepath.Join("/dev", strings.ReplaceAll(name, "!", "/")), id, kind); err == nil {
+		if m, err := memberOn(filepath.Join("/dev", strings.ReplaceAll(name, "!", "/")), id, kind); err == nil {
 			add(m)
 		}
 	}
-	if err := whole(found); err != nil {
+	if err := checkComplete(found); err != nil {
 		return nil, dataset.Errorf(dataset.ErrOffline, "%w (it was made with UUID %s on %s: %s)", err, id,
 			strings.Join(had, " and "), cmp.Or(strings.Join(why, "; "), "they are there"))
 	}
 	return nodes(found), nil
 }
 
-// standing returns the devices of a pool if the pool is mounted from them. It does not look for copies that appeared
-// later, because they do not affect the mount.
-func standing(id uuid.UUID, kind fsctl.Kind, cfg backends.Config) []string {
+// mountedDevices returns the devices of a pool if the pool is mounted from them. It does not look for copies that
+// appeared later, because they do not affect the mount.
+func mountedDevices(id uuid.UUID, kind fsctl.Kind, cfg backends.Config) []string {
 	table, err := mount.Table()
 	if err != nil {
 		return nil
@@ -99,19 +99,19 @@ func standing(id uuid.UUID, kind fsctl.Kind, cfg backends.Config) []string {
 	}
 	var found []member
 	for _, device := range cfg.Devices {
-		if m, err := bears(device, id, kind); err == nil {
+		if m, err := memberOn(device, id, kind); err == nil {
 			found = append(found, m)
 		}
 	}
 	node, err := resolve(e.Source)
-	if err != nil || whole(found) != nil || !slices.Contains(nodes(found), node) {
+	if err != nil || checkComplete(found) != nil || !slices.Contains(nodes(found), node) {
 		return nil
 	}
 	return nodes(found)
 }
 
-// whole fails unless found is all devices of one filesystem, each once.
-func whole(found []member) error {
+// checkComplete fails unless found is all devices of one filesystem, each once.
+func checkComplete(found []member) error {
 	if len(found) == 0 {
 		return errors.New("no device of this host has the pool's filesystem: is its disk there?")
 	}
@@ -138,12 +138,12 @@ func nodes(found []member) (out []string) {
 	return out
 }
 
-// bears returns the member on a device, or an error if the device does not have the filesystem's UUID.
-func bears(device string, id uuid.UUID, kind fsctl.Kind) (m member, err error) {
+// memberOn returns the member on a device, or an error if the device does not have the filesystem's UUID.
+func memberOn(device string, id uuid.UUID, kind fsctl.Kind) (m member, err error) {
 	if m.node, err = filepath.EvalSymlinks(device); err != nil {
 		return m, fmt.Errorf("%s is absent", device)
 	}
-	st, err := look(m.node)
+	st, err := statBlockDevice(m.node)
 	if err != nil {
 		return m, err
 	}
@@ -160,7 +160,7 @@ func bears(device string, id uuid.UUID, kind fsctl.Kind) (m member, err error) {
 		in := fmt.Sprintf("%s/%d:%d/holders", sysBlock, unix.Major(st.Rdev), unix.Minor(st.Rdev))
 		holders, err := names(in)
 		if err == nil && len(holders) > 0 {
-			err = fmt.Errorf("%s is part of %s", device, few(holders))
+			err = fmt.Errorf("%s is part of %s", device, shortList(holders))
 		}
 		return m, err
 	case m.kind == kind:
@@ -169,8 +169,8 @@ func bears(device string, id uuid.UUID, kind fsctl.Kind) (m member, err error) {
 	return m, fmt.Errorf("%s has", device)
 }
 
-// holding describes the unexpected content of a device.
-func holding(m member, kind fsctl.Kind) string {
+// describeContent describes the unexpected content of a device.
+func describeContent(m member, kind fsctl.Kind) string {
 	if m.node == "" || m.kind == kind {
 		return ""
 	}

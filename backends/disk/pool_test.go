@@ -335,7 +335,7 @@ func TestWipingAsSaid(t *testing.T) {
 		if out, err := exec.CommandContext(r.Context(), "sh", "-c", how).CombinedOutput(); err != nil {
 			r.Fatalf("%s: %v: %s", how, err, out)
 		}
-		if err := disk.Vacant(device); err != nil {
+		if err := disk.CheckVacant(device); err != nil {
 			r.Error(err)
 		}
 	})

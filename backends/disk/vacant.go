@@ -35,17 +35,17 @@ func resolve(path string) (string, error) {
 	return node, nil
 }
 
-// Vacant fails unless path is a block device that can be written to, is empty as far as can be determined,
+// CheckVacant fails unless path is a block device that can be written to, is empty as far as can be determined,
 // and is not in use. It changes nothing.
-func Vacant(path string) error {
+func CheckVacant(path string) error {
 	if err := checkPath(path); err != nil {
 		return err
 	}
-	return vacant(path)
+	return checkVacant(path)
 }
 
-func vacant(path string) error {
-	node, err := free(path)
+func checkVacant(path string) error {
+	node, err := checkFree(path)
 	if err != nil {
 		return err
 	}
@@ -64,17 +64,17 @@ func vacant(path string) error {
 		path, content, how)
 }
 
-// free fails unless path is a writable block device that is not in use. It
+// checkFree fails unless path is a writable block device that is not in use. It
 // returns its node.
-func free(path string) (node string, err error) {
+func checkFree(path string) (node string, err error) {
 	if node, err = resolve(path); err != nil {
 		return "", err
 	}
-	st, err := look(node)
+	st, err := statBlockDevice(node)
 	if err != nil {
 		return "", err
 	}
-	if err := unclaimed(path, node, st); err != nil {
+	if err := checkUnclaimed(path, node, st); err != nil {
 		return "", err
 	}
 	// This is the last check, because after an open for writing udev examines the device again, and a loop device may
@@ -105,8 +105,8 @@ func free(path string) (node string, err error) {
 	return node, nil
 }
 
-// look refuses a path that is not a block device.
-func look(node string) (st unix.Stat_t, err error) {
+// statBlockDevice refuses a path that is not a block device.
+func statBlockDevice(node string) (st unix.Stat_t, err error) {
 	if err := unix.Stat(node, &st); err != nil {
 		return st, dataset.Errorf(dataset.ErrInvalid, "device %s: %w", node, err)
 	}
@@ -126,8 +126,8 @@ func look(node string) (st unix.Stat_t, err error) {
 	return st, dataset.Errorf(dataset.ErrInvalid, "%s is %s", node, what)
 }
 
-// unclaimed refuses a device that is mounted, swap, partitioned, or part of another one.
-func unclaimed(path, node string, st unix.Stat_t) error {
+// checkUnclaimed refuses a device that is mounted, swap, partitioned, or part of another one.
+func checkUnclaimed(path, node string, st unix.Stat_t) error {
 	in := fmt.Sprintf("%s/%d:%d", sysBlock, unix.Major(st.Rdev), unix.Minor(st.Rdev))
 	table, err := mount.Table()
 	if err != nil {
@@ -154,7 +154,8 @@ func unclaimed(path, node string, st unix.Stat_t) error {
 	}
 	if len(holders) > 0 {
 		return dataset.Errorf(dataset.ErrInUse,
-			"device %s is part of %s (lsblk %s shows of what: LVM, RAID, LUKS or multipath)", path, few(holders), node)
+			"device %s is part of %s (lsblk %s shows of what: LVM, RAID, LUKS or multipath)", path, shortList(holders),
+			node)
 	}
 	parts, err := partitions(in)
 	if err != nil {
@@ -163,7 +164,7 @@ func unclaimed(path, node string, st unix.Stat_t) error {
 	if len(parts) > 0 {
 		return dataset.Errorf(dataset.ErrExists,
 			"device %s has partitions: %s (give one of them; or, if nobody needs what is in them: wipefs -a "+
-				"%s, then blkdiscard -z %s)", path, few(parts), node, node)
+				"%s, then blkdiscard -z %s)", path, shortList(parts), node, node)
 	}
 	return nil
 }
@@ -214,16 +215,16 @@ func names(dir string) (out []string, err error) {
 	return out, err
 }
 
-// few lists names, but only as many as fit in one line.
-func few(names []string) string {
-	if more := len(names) - manyAtMost; more > 0 {
-		return fmt.Sprintf("%s and %d more", strings.Join(names[:manyAtMost], ", "), more)
+// shortList lists names, but only as many as fit in one line.
+func shortList(names []string) string {
+	if more := len(names) - maxListed; more > 0 {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:maxListed], ", "), more)
 	}
 	return strings.Join(names, ", ")
 }
 
-// Suffice fails with ErrUnsupported if devices together are smaller than the least size of a pool.
-func Suffice(devices []string, least dataset.Size) error {
+// CheckTotalSize fails with ErrUnsupported if devices together are smaller than the least size of a pool.
+func CheckTotalSize(devices []string, least dataset.Size) error {
 	var size dataset.Size
 	for _, device := range devices {
 		n, err := sizeOf(device)

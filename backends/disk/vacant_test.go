@@ -70,7 +70,7 @@ func TestNotVacant(t *testing.T) {
 		"mounted partition": {func(t *testing.T, d string) {
 			parted(t, d)
 			mounted("xfs")(t, d+"p1")
-			if err := Vacant(d + "p2"); err != nil { // the other one is anybody's
+			if err := CheckVacant(d + "p2"); err != nil { // the other one is anybody's
 				t.Error(err)
 			}
 		}, dataset.ErrExists, []string{"has partitions: loop"}},
@@ -96,17 +96,17 @@ func TestNotVacant(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			device := scratch.Disk(t, size)
-			if err := Vacant(device); err != nil {
+			if err := CheckVacant(device); err != nil {
 				t.Fatalf("before: %v", err)
 			}
 			c.spoil(t, device)
 			before := sum(t, device)
-			refused(t, Vacant(device), c.kind, append(c.says, device)...)
+			refused(t, CheckVacant(device), c.kind, append(c.says, device)...)
 			link := filepath.Join(t.TempDir(), "link")
 			if err := os.Symlink(device, link); err != nil {
 				t.Fatal(err)
 			}
-			refused(t, Vacant(link), c.kind, append(c.says, link)...)
+			refused(t, CheckVacant(link), c.kind, append(c.says, link)...)
 			if sum(t, device) != before {
 				t.Error("it was changed")
 			}
@@ -165,7 +165,7 @@ func TestNoDevice(t *testing.T) {
 		"loop0": "bad device", dir + "/none": "there is no device", dir: "a directory",
 		image: "--image SIZE", "/dev/null": "a character device",
 	} {
-		refused(t, Vacant(path), dataset.ErrInvalid, says)
+		refused(t, CheckVacant(path), dataset.ErrInvalid, says)
 	}
 	// One whose disk is not there, such as a loop device without a file.
 	free, err := loopdev.Attach(t.Context(), scratch.Image(t, "", size), loopdev.Options{})
@@ -175,8 +175,8 @@ func TestNoDevice(t *testing.T) {
 	if err := free.Close(); err != nil {
 		t.Fatal(err)
 	}
-	refused(t, Vacant(free.Path), dataset.ErrUnsupported, "there is no disk in it")
-	refused(t, Vacant(readOnly.Path), dataset.ErrUnsupported, "--setrw")
+	refused(t, CheckVacant(free.Path), dataset.ErrUnsupported, "there is no disk in it")
+	refused(t, CheckVacant(readOnly.Path), dataset.ErrUnsupported, "--setrw")
 }
 
 // The command that a refusal names frees the device.
@@ -185,7 +185,7 @@ func TestFreed(t *testing.T) {
 	scratch.Format(t, "ext4", device)
 	scratch.Run(t, "wipefs", "-q", "-a", device)
 	scratch.Run(t, "blkdiscard", "-z", device)
-	if err := Vacant(device); err != nil {
+	if err := CheckVacant(device); err != nil {
 		t.Error(err)
 	}
 }

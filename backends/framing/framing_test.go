@@ -61,7 +61,7 @@ func TestResume(t *testing.T) {
 	if _, p, err := next(in); err != nil || string(p) != "one" {
 		t.Fatalf("%q, %v", p, err)
 	}
-	at, err := in.Here()
+	at, err := in.Position()
 	if err != nil {
 		t.Fatal(err)
 	}

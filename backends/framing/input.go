@@ -94,8 +94,8 @@ func (in *Input) Resume(at Position) error {
 	return nil
 }
 
-// Here returns the position after the last frame, which must have been read completely.
-func (in *Input) Here() (at Position, err error) {
+// Position returns the position after the last frame, which must have been read completely.
+func (in *Input) Position() (at Position, err error) {
 	at = Position{Offset: in.offset, Next: in.next}
 	at.Sum, err = in.sum.(encoding.BinaryMarshaler).MarshalBinary()
 	return at, err

@@ -26,7 +26,7 @@ const (
 // Output writes the frames of a stream. It is not safe for concurrent use.
 type Output struct {
 	w    *bufio.Writer
-	rest *rest
+	rest *skipWriter
 	sum  hash.Hash
 	next uint32
 }
@@ -34,7 +34,7 @@ type Output struct {
 // NewOutput begins a stream with its magic. The first from bytes of the stream are not written to w. largest is the
 // size of the largest frame.
 func NewOutput(w io.Writer, magic string, from int64, largest int) (*Output, error) {
-	o := &Output{rest: &rest{w: w, skip: from}, sum: sha256.New()}
+	o := &Output{rest: &skipWriter{w: w, skip: from}, sum: sha256.New()}
 	o.w = bufio.NewWriterSize(io.MultiWriter(o.rest, o.sum), largest)
 	_, err := o.w.WriteString(magic)
 	return o, err
@@ -82,15 +82,15 @@ func CRC(parts ...[]byte) (sum uint32) {
 	return sum
 }
 
-// rest passes on everything but the first bytes. A stream is repeated for a receiver that has its beginning.
-type rest struct {
+// skipWriter passes on everything but the first bytes. A stream is repeated for a receiver that has its beginning.
+type skipWriter struct {
 	w     io.Writer
 	skip  int64 // bytes
 	total int64 // bytes that were written to it, including the skipped ones
 }
 
 // Write implements io.Writer.
-func (r *rest) Write(b []byte) (int, error) {
+func (r *skipWriter) Write(b []byte) (int, error) {
 	skip := min(max(r.skip-r.total, 0), int64(len(b)))
 	r.total += int64(len(b))
 	if skip == int64(len(b)) {

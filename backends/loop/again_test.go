@@ -86,7 +86,7 @@ func (f *fixture) watch(act func(), area string, id uuid.UUID) (events []event) 
 	watched := false
 	begin := func(string) {
 		if !watched {
-			_, err := unix.InotifyAddWatch(fd, filepath.Join(f.home.path, area, id.String()), unix.IN_CREATE|unix.IN_MOVED_TO|unix.IN_DELETE)
+			_, err := unix.InotifyAddWatch(fd, filepath.Join(f.dir.path, area, id.String()), unix.IN_CREATE|unix.IN_MOVED_TO|unix.IN_DELETE)
 			f.must(err)
 			watched = true
 		}

@@ -25,7 +25,7 @@ import (
 // catalog finds and lists the datasets of a pool, and keeps the claims on them.
 type catalog struct {
 	pool   string // its name, for errors
-	home   *home
+	dir    *poolDir
 	layout layout.Layout
 	images *imagefile.Images
 	claims claims.Claims
@@ -90,7 +90,7 @@ func (cat *catalog) search(root folder.Dir, id uuid.UUID, places ...string) (dir
 			return folder.Dir{}, layout.Copies, errors.Join(err, dir.Close())
 		}
 		var begun bool
-		if begun, err = cat.isBegun(dir); err == nil && begun {
+		if begun, err = cat.hasContent(dir); err == nil && begun {
 			return dir, layout.Copies, nil
 		}
 		_ = dir.Close()
@@ -110,9 +110,9 @@ func (cat *catalog) headMissing(dir folder.Dir) error {
 	return dataset.Errorf(dataset.ErrCorrupt, "%s has lost its image", dir.Name())
 }
 
-// within calls f with the open directory of a dataset that is not a copy, and claims the dataset meanwhile.
-func (cat *catalog) within(id uuid.UUID, f func(dir folder.Dir) error) error {
-	root, err := cat.home.open()
+// withDataset calls f with the open directory of a dataset that is not a copy, and claims the dataset meanwhile.
+func (cat *catalog) withDataset(id uuid.UUID, f func(dir folder.Dir) error) error {
+	root, err := cat.dir.open()
 	if err != nil {
 		return err
 	}
@@ -126,9 +126,9 @@ func (cat *catalog) within(id uuid.UUID, f func(dir folder.Dir) error) error {
 	return layout.NoSpace(f(dir))
 }
 
-// withinAny is within for copies too. place is the directory of the pool that contains the dataset.
-func (cat *catalog) withinAny(id uuid.UUID, f func(dir folder.Dir, place string) error) error {
-	root, err := cat.home.open()
+// withDatasetOrCopy is withDataset for copies too. place is the directory of the pool that contains the dataset.
+func (cat *catalog) withDatasetOrCopy(id uuid.UUID, f func(dir folder.Dir, place string) error) error {
+	root, err := cat.dir.open()
 	if err != nil {
 		return err
 	}
@@ -142,16 +142,16 @@ func (cat *catalog) withinAny(id uuid.UUID, f func(dir folder.Dir, place string)
 	return layout.NoSpace(f(dir, place))
 }
 
-// isBegun reports whether a directory among the copies holds anything of a copy. A directory that was made just before
-// a crash can be empty.
-func (cat *catalog) isBegun(dir folder.Dir) (bool, error) {
+// hasContent reports whether a directory among the copies holds anything of a copy. A directory that was made just
+// before a crash can be empty.
+func (cat *catalog) hasContent(dir folder.Dir) (bool, error) {
 	c, err := layout.ContentsOf(cat.layout, dir)
 	return len(c.Items)+len(c.Records)+len(c.Foreign) > 0, err
 }
 
 // List implements backends.Pool.
 func (p *Pool) List(ctx context.Context) ([]backends.Entry, error) {
-	root, err := p.home.open()
+	root, err := p.dir.open()
 	if err != nil {
 		return nil, err
 	}
@@ -220,7 +220,7 @@ func (cat *catalog) foreign(root folder.Dir) ([]backends.Entry, error) {
 	own := append(layout.Directories(), layout.IdentityFile, layout.IdentityFile+layout.TmpSuffix)
 	var list []backends.Entry
 	for _, e := range entries {
-		if !slices.Contains(own, e.Name()) && !trialdir.Is(cat.home.path, e.Name()) {
+		if !slices.Contains(own, e.Name()) && !trialdir.IsCorner(cat.dir.path, e.Name()) {
 			list = append(list, cat.foreignEntry(e.Name(), "not a thing that a pool has"))
 		}
 	}
@@ -229,11 +229,11 @@ func (cat *catalog) foreign(root folder.Dir) ([]backends.Entry, error) {
 
 // foreignEntry returns the entry of something that does not belong to the pool.
 func (cat *catalog) foreignEntry(name, problem string) backends.Entry {
-	return backends.Entry{State: backends.EntryForeign, Path: filepath.Join(cat.home.path, name), Problem: problem}
+	return backends.Entry{State: backends.EntryForeign, Path: filepath.Join(cat.dir.path, name), Problem: problem}
 }
 
-// noDataset is the problem of a directory that has the name of a dataset and nothing else of one.
-const noDataset = "a dataset's name, but nothing of a dataset in it: drover made no such thing"
+// emptyFolderProblem is the problem of a directory that has the name of a dataset and nothing else of one.
+const emptyFolderProblem = "a dataset's name, but nothing of a dataset in it: drover made no such thing"
 
 // entry reads the directory of one dataset. It returns false for a dataset that is being made or has gone.
 func (cat *catalog) entry(root folder.Dir, name string, state backends.EntryState) (e backends.Entry, ok bool) {
@@ -269,9 +269,9 @@ func (cat *catalog) entry(root folder.Dir, name string, state backends.EntryStat
 	case state == backends.EntryCopy && len(c.Items)+len(c.Records)+len(c.Foreign) == 0:
 		return e, false
 	case state == backends.EntryCopy && len(c.Items)+len(c.Records) == 0:
-		return cat.foreignEntry(name, noDataset), true
+		return cat.foreignEntry(name, emptyFolderProblem), true
 	case state == backends.EntryReady && headless && !slices.Contains(c.Records, layout.RecordFile):
-		return cat.foreignEntry(name, noDataset), true
+		return cat.foreignEntry(name, emptyFolderProblem), true
 	}
 	cat.fillEntry(&e, dir, c)
 	return e, true
@@ -317,7 +317,7 @@ func (cat *catalog) fillEntry(e *backends.Entry, dir folder.Dir, c layout.Conten
 				continue
 			}
 		}
-		if errors.Is(err, os.ErrNotExist) && cat.isGone(dir, item) {
+		if errors.Is(err, os.ErrNotExist) && cat.wasRemoved(dir, item) {
 			continue
 		}
 		if err != nil {
@@ -333,16 +333,16 @@ func (cat *catalog) fillEntry(e *backends.Entry, dir folder.Dir, c layout.Conten
 	e.Problem = strings.Join(problems, "; ")
 }
 
-// isGone reports whether an item has gone since it was listed. Readers hold no lock, and deleting a snapshot removes
-// its record last.
-func (cat *catalog) isGone(dir folder.Dir, item string) bool {
+// wasRemoved reports whether an item has gone since it was listed. Readers hold no lock, and deleting a snapshot
+// removes its record last.
+func (cat *catalog) wasRemoved(dir folder.Dir, item string) bool {
 	now, err := layout.ContentsOf(cat.layout, dir)
 	return err == nil && !slices.Contains(now.Items, item)
 }
 
 // Stat implements backends.Pool.
 func (p *Pool) Stat(_ context.Context, id uuid.UUID) (backends.Entry, error) {
-	root, err := p.home.open()
+	root, err := p.dir.open()
 	if err != nil {
 		return backends.Entry{}, err
 	}
@@ -370,7 +370,7 @@ func (p *Pool) Stat(_ context.Context, id uuid.UUID) (backends.Entry, error) {
 // Used implements backends.Pool. It reads the blocks of the head's image from the inode.
 func (p *Pool) Used(_ context.Context, id uuid.UUID) (dataset.Size, error) {
 	var used dataset.Size
-	err := p.catalog.within(id, func(dir folder.Dir) error {
+	err := p.catalog.withDataset(id, func(dir folder.Dir) error {
 		f, err := dir.Open(p.layout.Image(layout.Head))
 		if err != nil {
 			return err
@@ -393,7 +393,7 @@ func (p *Pool) Used(_ context.Context, id uuid.UUID) (dataset.Size, error) {
 
 // Reap implements backends.Pool.
 func (p *Pool) Reap(ctx context.Context, drop func(uuid.UUID) bool) (int, error) {
-	root, err := p.home.open()
+	root, err := p.dir.open()
 	if err != nil {
 		return 0, err
 	}
@@ -402,8 +402,8 @@ func (p *Pool) Reap(ctx context.Context, drop func(uuid.UUID) bool) (int, error)
 	err = errors.Join(
 		r.incoming(ctx, drop),
 		r.deleting(ctx),
-		r.within(ctx, layout.Datasets),
-		r.within(ctx, layout.Copies),
+		r.reapDatasets(ctx, layout.Datasets),
+		r.reapDatasets(ctx, layout.Copies),
 	)
 	made, tErr := p.templates.Reap(root)
 	r.count += made

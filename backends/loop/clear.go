@@ -27,22 +27,22 @@ func (p *Pool) Clear(ctx context.Context) (left string, err error) {
 	if len(entries) > 0 {
 		return "", dataset.Errorf(dataset.ErrConflict, "pool %s holds %s: it is not removed", p.name, entries[0].Path)
 	}
-	if err := p.containers.Settle(); err != nil {
+	if err := p.containers.DropAllUnused(); err != nil {
 		return "", err
 	}
-	c := clearer{home: p.home, layout: p.layout, step: p.step}
+	c := clearer{dir: p.dir, layout: p.layout, step: p.step}
 	switch {
 	case p.image != nil:
 		return "", p.image.Clear(p.step)
 	case p.disk != nil: // the identity stays on the disk, with the generation that control knows
-		return p.disk.Left(Name), errors.Join(c.withEmptyPool(func(folder.Dir) error { return nil }), p.Close())
+		return p.disk.Remains(Name), errors.Join(c.withEmptyPool(func(folder.Dir) error { return nil }), p.Close())
 	}
 	return "", c.withEmptyPool(c.removeIdentity)
 }
 
 // clearer removes what making a pool has put into its directory.
 type clearer struct {
-	home   *home
+	dir    *poolDir
 	layout layout.Layout
 	step   func(string)
 }
@@ -50,9 +50,9 @@ type clearer struct {
 // withEmptyPool removes everything but the identity of the pool, and then calls then. If removing fails, the pool is
 // as it was.
 func (c *clearer) withEmptyPool(then func(root folder.Dir) error) error {
-	c.home.raising.Lock()
-	defer c.home.raising.Unlock()
-	root, err := c.home.open()
+	c.dir.raising.Lock()
+	defer c.dir.raising.Unlock()
+	root, err := c.dir.open()
 	if err != nil {
 		return err
 	}
@@ -74,7 +74,7 @@ func (c *clearer) withEmptyPool(then func(root folder.Dir) error) error {
 func (c *clearer) removeIdentity(root folder.Dir) error {
 	var id identity
 	if err := layout.ReadRecord(root, layout.IdentityFile, &id); err != nil {
-		return c.home.offline("%w", err)
+		return c.dir.offlineError("%w", err)
 	}
 	err := folder.AbsentIsFine(root.Remove(layout.IdentityFile + layout.TmpSuffix))
 	if err := errors.Join(err, root.Remove(layout.IdentityFile)); err != nil {
@@ -85,11 +85,11 @@ func (c *clearer) removeIdentity(root folder.Dir) error {
 		return err
 	}
 	if id.Folder {
-		if err := os.Remove(c.home.path); err != nil && !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.ENOTEMPTY) {
+		if err := os.Remove(c.dir.path); err != nil && !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.ENOTEMPTY) {
 			return err
 		}
 	}
-	return folder.SyncDir(filepath.Dir(c.home.path))
+	return folder.SyncDir(filepath.Dir(c.dir.path))
 }
 
 // removeDirectories removes everything but the identity. It fails with ErrConflict if something else is in the way.
@@ -108,7 +108,7 @@ func (c *clearer) removeDirectories(root folder.Dir) error {
 	for _, name := range layout.Directories() {
 		err := folder.AbsentIsFine(root.Rmdir(name))
 		if errors.Is(err, unix.ENOTEMPTY) {
-			err = dataset.Errorf(dataset.ErrConflict, "pool %s holds something in %s: it is not removed", c.home.name,
+			err = dataset.Errorf(dataset.ErrConflict, "pool %s holds something in %s: it is not removed", c.dir.name,
 				root.Path(name))
 		}
 		if err != nil {
@@ -119,7 +119,7 @@ func (c *clearer) removeDirectories(root folder.Dir) error {
 	left, err := root.Entries(".")
 	for _, e := range left {
 		if !strings.HasPrefix(e.Name(), layout.IdentityFile) {
-			return dataset.Errorf(dataset.ErrConflict, "pool %s holds %s: it is not removed", c.home.name,
+			return dataset.Errorf(dataset.ErrConflict, "pool %s holds %s: it is not removed", c.dir.name,
 				root.Path(e.Name()))
 		}
 	}

@@ -20,7 +20,7 @@ import (
 // copier makes copies of datasets that are at home on another node, and turns datasets into copies.
 type copier struct {
 	pool     string // its name, for errors
-	home     *home
+	dir      *poolDir
 	catalog  *catalog
 	layout   layout.Layout
 	records  layout.RecordWriter
@@ -32,7 +32,7 @@ type copier struct {
 
 // Promote implements backends.Copier. It adds one name or shares one image, and flushes once.
 func (p *Pool) Promote(_ context.Context, ds, snapshot uuid.UUID) error {
-	err := p.catalog.withinAny(ds, func(dir folder.Dir, place string) error {
+	err := p.catalog.withDatasetOrCopy(ds, func(dir folder.Dir, place string) error {
 		if place != layout.Copies {
 			return nil
 		}
@@ -169,7 +169,7 @@ func (p *Pool) Supersede(ctx context.Context, ds uuid.UUID, keep dataset.Snapsho
 // demote turns a dataset into a copy after it has called keep. The head must equal a snapshot then. The dataset moves
 // together with its head, and the head is removed afterwards, so that there is never a dataset without a head.
 func (cp *copier) demote(ctx context.Context, ds, snapshot uuid.UUID, keep func(dir folder.Dir) error) error {
-	root, err := cp.home.open()
+	root, err := cp.dir.open()
 	if err != nil {
 		return err
 	}
@@ -180,7 +180,7 @@ func (cp *copier) demote(ctx context.Context, ds, snapshot uuid.UUID, keep func(
 		return err
 	}
 	defer dir.Close()
-	if err := cp.attacher.Idle(ctx, dir); err != nil {
+	if err := cp.attacher.CheckIdle(ctx, dir); err != nil {
 		return err
 	}
 	if keep != nil {
@@ -239,7 +239,7 @@ func (cp *copier) open(root folder.Dir, d dataset.Dataset) (folder.Dir, error) {
 	if !errors.Is(err, dataset.ErrNotFound) {
 		return folder.Dir{}, err
 	}
-	if err := cp.home.room(root); err != nil {
+	if err := cp.dir.room(root); err != nil {
 		return folder.Dir{}, err
 	}
 	name := filepath.Join(layout.Copies, d.ID.String())

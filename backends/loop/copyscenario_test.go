@@ -97,7 +97,7 @@ func (f *fixture) isCopy(c cast, must bool) {
 // sameBytes compares two snapshots in all ranges in which either has data.
 func (f *fixture) sameBytes(a, b dataset.Snapshot) {
 	f.Helper()
-	root, err := f.home.open()
+	root, err := f.dir.open()
 	f.must(err)
 	defer root.Close()
 	var images []*os.File

@@ -24,7 +24,7 @@ import (
 
 // creator makes incoming datasets.
 type creator struct {
-	home       *home
+	dir        *poolDir
 	catalog    *catalog
 	layout     layout.Layout
 	records    layout.RecordWriter
@@ -151,7 +151,7 @@ type madeItem struct {
 // build makes an incoming dataset, whose item fill makes. The head gets its name last and is whole then. An incoming
 // dataset without a head is worthless and is made again.
 func (c *creator) build(d dataset.Dataset, fill func(root, dir folder.Dir) (madeItem, error)) (dataset.Size, error) {
-	root, err := c.home.open()
+	root, err := c.dir.open()
 	if err != nil {
 		return 0, err
 	}
@@ -160,7 +160,7 @@ func (c *creator) build(d dataset.Dataset, fill func(root, dir folder.Dir) (made
 	if size, done, err := c.findExisting(root, d); err != nil || done {
 		return size, err
 	}
-	if err := c.home.room(root); err != nil {
+	if err := c.dir.room(root); err != nil {
 		return 0, err
 	}
 	place, err := root.Sub(layout.Incoming)
@@ -249,7 +249,7 @@ func (c *creator) findExisting(root folder.Dir, d dataset.Dataset) (dataset.Size
 
 // Commit implements backends.Pool.
 func (p *Pool) Commit(_ context.Context, id uuid.UUID) error {
-	root, err := p.home.open()
+	root, err := p.dir.open()
 	if err != nil {
 		return fmt.Errorf("commit dataset %s: %w", id, err)
 	}
@@ -280,7 +280,7 @@ func (p *Pool) Commit(_ context.Context, id uuid.UUID) error {
 
 // WriteRecord implements backends.Pool.
 func (p *Pool) WriteRecord(_ context.Context, d dataset.Dataset, sync bool) error {
-	err := p.catalog.withinAny(d.ID, func(dir folder.Dir, _ string) error {
+	err := p.catalog.withDatasetOrCopy(d.ID, func(dir folder.Dir, _ string) error {
 		if err := p.records.Write(dir, layout.RecordFile, d); err != nil || !sync {
 			return err
 		}
@@ -294,7 +294,7 @@ func (p *Pool) WriteRecord(_ context.Context, d dataset.Dataset, sync bool) erro
 
 // createEncrypted makes an encrypted dataset. It uses no template.
 func (c *creator) createEncrypted(ctx context.Context, d dataset.Dataset, t template.Spec) (dataset.Size, error) {
-	if !c.containers.Possible() {
+	if !c.containers.CanEncrypt() {
 		err := crypt.Available()
 		if err == nil {
 			err = dataset.Errorf(dataset.ErrUnsupported,
@@ -343,5 +343,5 @@ func (c *creator) encrypt(ctx context.Context, dir folder.Dir, id uuid.UUID, key
 	if err := c.templates.Mkfs(ctx, t, open.Path(), "nodiscard,lazy_itable_init=1"); err != nil {
 		return err
 	}
-	return attach.Detached(open.Path(), t.FS, func(root *os.File) error { return mkfs.Root(root, &t.Owner) })
+	return attach.WithMountedDevice(open.Path(), t.FS, func(root *os.File) error { return mkfs.Root(root, &t.Owner) })
 }

@@ -148,7 +148,7 @@ func TestRestoreComparesBeforeItReplaces(t *testing.T) {
 				return
 			}
 			// A fault between the clone and its source.
-			image := filepath.Join(f.home.path, layout.Datasets, c.Dataset.ID.String(), f.layout.Image(layout.Next))
+			image := filepath.Join(f.dir.path, layout.Datasets, c.Dataset.ID.String(), f.layout.Image(layout.Next))
 			file, err := os.OpenFile(image, os.O_RDWR, 0)
 			f.must(err)
 			defer file.Close()
@@ -170,7 +170,7 @@ func TestUnknownFilesSurviveDeletion(t *testing.T) {
 	onPools(t, func(f *fixture) {
 		d := newDataset(xfs)
 		f.create(d)
-		stranger := filepath.Join(f.home.path, layout.Datasets, d.ID.String(), "precious")
+		stranger := filepath.Join(f.dir.path, layout.Datasets, d.ID.String(), "precious")
 		f.write(stranger, "data")
 		if e := f.entries()[d.ID]; !strings.Contains(e.Problem, `"precious"`) {
 			f.Errorf("entry %+v", e)
@@ -232,7 +232,7 @@ func TestWritesAfterASnapshotTakeWhatTheyAre(t *testing.T) {
 	path := filepath.Join(root, "a")
 	f.write(path, strings.Repeat("x", blocks*2*16<<10))
 	f.takeSnapshot(d)
-	image := filepath.Join(f.home.path, layout.Datasets, d.ID.String(), "head.img")
+	image := filepath.Join(f.dir.path, layout.Datasets, d.ID.String(), "head.img")
 	before := freeOf(t, f.disk)
 	file, err := os.OpenFile(path, os.O_RDWR, 0)
 	f.must(err)

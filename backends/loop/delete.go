@@ -23,7 +23,7 @@ import (
 // remover deletes datasets.
 type remover struct {
 	layout     layout.Layout
-	home       *home
+	dir        *poolDir
 	catalog    *catalog
 	containers *attach.Containers
 	attacher   *attach.Attacher
@@ -32,7 +32,7 @@ type remover struct {
 
 // Delete implements backends.Pool. It renames, flushes once, and then removes the bytes.
 func (p *Pool) Delete(ctx context.Context, id uuid.UUID) error {
-	root, err := p.home.open()
+	root, err := p.dir.open()
 	if err != nil {
 		return fmt.Errorf("delete dataset %s: %w", id, err)
 	}
@@ -79,7 +79,7 @@ func (r *remover) delete(ctx context.Context, root folder.Dir, id uuid.UUID) err
 
 // moveToDeleting moves an idle dataset from its path to the directory of deletions.
 func (r *remover) moveToDeleting(ctx context.Context, root, dir folder.Dir, path string) error {
-	if err := r.attacher.Idle(ctx, dir); err != nil {
+	if err := r.attacher.CheckIdle(ctx, dir); err != nil {
 		return err
 	}
 	// An earlier deletion of a dataset with the same ID may not be finished.
@@ -164,9 +164,9 @@ type reaper struct {
 	count   int
 }
 
-// each claims, one after another, the datasets whose names id accepts in a directory of the pool, and calls f for
-// each of them.
-func (r *reaper) each(ctx context.Context, name string, id func(string) (uuid.UUID, error),
+// forEach claims, one after another, the datasets whose names id accepts in a directory of the pool, and calls f for
+// forEach of them.
+func (r *reaper) forEach(ctx context.Context, name string, id func(string) (uuid.UUID, error),
 	f func(name string, id uuid.UUID) error) error {
 	entries, err := r.root.Entries(name)
 	if err != nil {
@@ -202,7 +202,7 @@ func (r *reaper) each(ctx context.Context, name string, id func(string) (uuid.UU
 
 // incoming removes incoming datasets that have no head, and hides those that drop accepts.
 func (r *reaper) incoming(ctx context.Context, drop func(uuid.UUID) bool) error {
-	return r.each(ctx, layout.Incoming, layout.ParseID, func(name string, id uuid.UUID) error {
+	return r.forEach(ctx, layout.Incoming, layout.ParseID, func(name string, id uuid.UUID) error {
 		dir, err := r.root.Sub(name)
 		if err != nil {
 			return err
@@ -224,7 +224,7 @@ func (r *reaper) incoming(ctx context.Context, drop func(uuid.UUID) bool) error 
 
 // deleting finishes deletions, including those that incoming has begun.
 func (r *reaper) deleting(ctx context.Context) error {
-	return r.each(ctx, layout.Deleting, layout.HiddenID, func(name string, _ uuid.UUID) error {
+	return r.forEach(ctx, layout.Deleting, layout.HiddenID, func(name string, _ uuid.UUID) error {
 		// Without a flush a power cut could bring back a part of it.
 		if err := r.remover.flushDir(r.root, name); err != nil {
 			return err
@@ -242,9 +242,9 @@ func (r *reaper) destroy(name string) error {
 	return nil
 }
 
-// within removes temporary files and worthless items in the datasets or copies.
-func (r *reaper) within(ctx context.Context, place string) error {
-	return r.each(ctx, place, layout.ParseID, func(name string, _ uuid.UUID) error {
+// reapDatasets removes temporary files and worthless items in the datasets or copies.
+func (r *reaper) reapDatasets(ctx context.Context, place string) error {
+	return r.forEach(ctx, place, layout.ParseID, func(name string, _ uuid.UUID) error {
 		dir, err := r.root.Sub(name)
 		if err != nil {
 			return err
@@ -263,7 +263,7 @@ func (r *reaper) within(ctx context.Context, place string) error {
 		if place == layout.Copies && len(c.Items)+len(c.Records)+len(c.Foreign) == 0 {
 			return r.root.Rmdir(name) // it was just begun
 		}
-		return r.items(dir, place, c)
+		return r.removeWorthless(dir, place, c)
 	})
 }
 
@@ -278,9 +278,9 @@ func (r *reaper) files(dir folder.Dir, names ...string) error {
 	return nil
 }
 
-// items removes worthless items: next, the part of a snapshot that cannot be resumed, the future head of an
+// removeWorthless removes worthless items: next, the part of a snapshot that cannot be resumed, the future head of an
 // interrupted restore, and records whose snapshot was not taken or is gone.
-func (r *reaper) items(dir folder.Dir, place string, c layout.Contents) error {
+func (r *reaper) removeWorthless(dir folder.Dir, place string, c layout.Contents) error {
 	has := make(map[string]bool, len(c.Items))
 	for _, item := range c.Items {
 		has[item] = true

@@ -62,7 +62,7 @@ func layoutFor(path string, mk bool) (string, error) {
 		return "", err
 	}
 	if kind != fsctl.XFS && kind != fsctl.Btrfs {
-		return "", noLayoutFor(path, kind, mk)
+		return "", unsupportedFilesystem(path, kind, mk)
 	}
 	ok, err := reflink.Supported(dir)
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
@@ -87,8 +87,8 @@ func layoutFor(path string, mk bool) (string, error) {
 	return layoutXFS, nil
 }
 
-// noLayoutFor returns the error for a filesystem that no pool can be on.
-func noLayoutFor(path string, kind fsctl.Kind, mk bool) error {
+// unsupportedFilesystem returns the error for a filesystem that no pool can be on.
+func unsupportedFilesystem(path string, kind fsctl.Kind, mk bool) error {
 	if !mk {
 		return dataset.Errorf(dataset.ErrOffline,
 			"%s lies on %s, where there can be no such pool: is its disk mounted?", path, kind)

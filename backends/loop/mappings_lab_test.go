@@ -74,7 +74,7 @@ func (f *fixture) nothingOpen(when string) {
 	devices, err := loopdev.List()
 	f.must(err)
 	for _, d := range devices {
-		if strings.HasPrefix(d.Backing, f.home.path+"/") {
+		if strings.HasPrefix(d.Backing, f.dir.path+"/") {
 			f.Errorf("%s %s still holds %s", when, d.Path, d.Backing)
 		}
 	}
@@ -85,11 +85,11 @@ func TestC1Encrypted(t *testing.T) {
 	var f fixture
 	c := crashes(&f)
 	c.Only = []string{"create", "clone a larger one", "resize", "delete"}
-	settled := c.Settled
-	c.Settled = func(t backendtest.T, p backends.Pool) {
+	settled := c.CheckReaped
+	c.CheckReaped = func(t backendtest.T, p backends.Pool) {
 		settled(t, p)
 		f := &fixture{T: f.T, Pool: p.(*Pool)}
-		f.must(f.containers.Settle())
+		f.must(f.containers.DropAllUnused())
 		f.nothingOpen("after reaping")
 	}
 	crashing.Run(t, "xfs", func(t *testing.T) (backends.Kind, backends.Config) {
@@ -138,7 +138,7 @@ func TestMappingsThatWereLeft(t *testing.T) {
 	fails = nil
 	left := func() dataset.Dataset {
 		d := f.newDataset(xfs)
-		dir := filepath.Join(f.home.path, layout.Incoming, d.ID.String())
+		dir := filepath.Join(f.dir.path, layout.Incoming, d.ID.String())
 		f.must(os.Mkdir(dir, 0o700))
 		image := filepath.Join(dir, f.layout.Image(layout.Next))
 		f.must(os.WriteFile(image, nil, 0o600))
@@ -213,7 +213,7 @@ func TestFirstHeaderLost(t *testing.T) {
 
 func (f *fixture) absentAt(place string, d dataset.Dataset) {
 	f.Helper()
-	if _, err := os.Stat(filepath.Join(f.home.path, place, d.ID.String())); !errors.Is(err, os.ErrNotExist) {
+	if _, err := os.Stat(filepath.Join(f.dir.path, place, d.ID.String())); !errors.Is(err, os.ErrNotExist) {
 		f.Errorf("it lies in %s: %v", place, err)
 	}
 }

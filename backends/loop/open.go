@@ -35,13 +35,13 @@ func (b *Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool,
 		return nil, dataset.Errorf(dataset.ErrInvalid,
 			"pool %s: bad path %q: want an absolute path without . and ..", cfg.Name, cfg.Path)
 	}
-	p := &Pool{backend: b, name: cfg.Name, home: &home{name: cfg.Name, path: cfg.Path}}
+	p := &Pool{backend: b, name: cfg.Name, dir: &poolDir{name: cfg.Name, path: cfg.Path}}
 	var err error
 	if cfg.Image > 0 {
 		p.image, err = poolimage.Open(ctx, b.runner, p.step, cfg)
-		p.home.path = cfg.Mount
+		p.dir.path = cfg.Mount
 		if err == nil {
-			p.home.imageRoom = p.image.Room
+			p.dir.imageRoom = p.image.Room
 		}
 	}
 	if len(cfg.Devices) > 0 {
@@ -63,14 +63,14 @@ func (b *Backend) PathOf(_, mount string) string { return mount }
 
 // enter makes the pool if cfg demands that, reads its identity and prepares it for use.
 func (p *Pool) enter(cfg backends.Config) error {
-	kind, err := layoutFor(p.home.path, cfg.Make)
+	kind, err := layoutFor(p.dir.path, cfg.Make)
 	if err != nil {
 		return err
 	}
-	if p.home.identity, err = identify(p.home.path, cfg, kind); err != nil {
+	if p.dir.identity, err = identify(p.dir.path, cfg, kind); err != nil {
 		return err
 	}
-	root, err := p.home.open()
+	root, err := p.dir.open()
 	if err != nil {
 		return err
 	}
@@ -81,7 +81,7 @@ func (p *Pool) enter(cfg backends.Config) error {
 		}
 	}
 	p.layout = layout.XFS{}
-	if p.home.identity.Layout == layoutBtrfs {
+	if p.dir.identity.Layout == layoutBtrfs {
 		p.layout = &layout.Btrfs{}
 	}
 	for _, dir := range layout.Directories() {
@@ -100,7 +100,7 @@ func (p *Pool) enter(cfg backends.Config) error {
 		return err
 	}
 	p.assemble(direct, cfg.Keys)
-	return p.containers.Settle() // removes mappings that a killed process left
+	return p.containers.DropAllUnused() // removes mappings that a killed process left
 }
 
 // describe sets the result of Info. direct reports whether direct I/O works in the pool.
@@ -139,7 +139,7 @@ func (p *Pool) describe(direct bool) error {
 	can.OnlineGrow, can.OfflineGrow = len(offline) < len(host.Mounts), offline
 	p.info = backends.Info{
 		Capabilities:    can,
-		CopyFilesystems: host.Mounts, Missing: lacks, Note: strings.Join(note, "; "), Path: p.home.path,
+		CopyFilesystems: host.Mounts, Missing: lacks, Note: strings.Join(note, "; "), Path: p.dir.path,
 		DefaultSize: template.DefaultSize,
 	}
 	return nil
@@ -156,25 +156,25 @@ func (p *Pool) assemble(direct bool, keys backends.Keys) {
 	p.containers = attach.NewContainers(run, keys, p.ID(), p.info.Capabilities.Encryption, p.step)
 	p.attacher = attach.New(name, lay, p.images, p.sharing, p.containers, direct, p.step)
 	p.grower = growth.New(run, lay, p.images, p.heads, p.sharing, p.containers, p.attacher, p.step)
-	p.templates = template.NewStore(run, p.home.path, lay, filesystems, p.step)
-	p.catalog = &catalog{pool: name, home: p.home, layout: lay, images: p.images}
+	p.templates = template.NewStore(run, p.dir.path, lay, filesystems, p.step)
+	p.catalog = &catalog{pool: name, dir: p.dir, layout: lay, images: p.images}
 	p.remover = &remover{
-		layout: lay, home: p.home, catalog: p.catalog, containers: p.containers, attacher: p.attacher, step: p.step,
+		layout: lay, dir: p.dir, catalog: p.catalog, containers: p.containers, attacher: p.attacher, step: p.step,
 	}
 	p.creator = &creator{
-		home: p.home, catalog: p.catalog, layout: lay, records: p.records, images: p.images, containers: p.containers,
+		dir: p.dir, catalog: p.catalog, layout: lay, records: p.records, images: p.images, containers: p.containers,
 		remover: p.remover, templates: p.templates, attacher: p.attacher, grower: p.grower, step: p.step,
 	}
 	p.snapshots = &snapshots{
-		home: p.home, layout: lay, records: p.records, images: p.images, heads: p.heads, sharing: p.sharing,
+		dir: p.dir, layout: lay, records: p.records, images: p.images, heads: p.heads, sharing: p.sharing,
 		attacher: p.attacher, grower: p.grower, step: p.step,
 	}
 	p.copier = &copier{
-		pool: name, home: p.home, catalog: p.catalog, layout: lay, records: p.records, images: p.images,
+		pool: name, dir: p.dir, catalog: p.catalog, layout: lay, records: p.records, images: p.images,
 		sharing: p.sharing, attacher: p.attacher, step: p.step,
 	}
 	p.receiver = &transfer.Receiver{
-		Pool: name, Layout: lay, Records: p.records, Images: p.images, Sharing: p.sharing, Room: p.home.room,
+		Pool: name, Layout: lay, Records: p.records, Images: p.images, Sharing: p.sharing, Room: p.dir.room,
 		DropHead: p.copier.dropHead, Tuning: p.backend.tuning, Step: p.step,
 	}
 	p.rewriter = &rewriter{pool: name, layout: lay, images: p.images, heads: p.heads, step: p.step}
@@ -192,31 +192,31 @@ func offlineGrow(filesystems []string) ([]string, error) {
 	return []string{mkfs.Ext4}, nil
 }
 
-// home is the directory of a pool. Each operation opens it, and checks its identity, because the disk below it can
+// poolDir is the directory of a pool. Each operation opens it, and checks its identity, because the disk below it can
 // be replaced between two operations.
-type home struct {
+type poolDir struct {
 	name     string // of the pool
 	path     string
 	identity identity
 	// imageRoom fails if the pool's image lacks blocks. It is nil unless the pool is in an image file.
-	imageRoom func() error
-	seen      atomic.Pointer[stamp] // of the last identity that was recognised
-	raising   sync.Mutex            // held while the identity is rewritten
+	imageRoom    func() error
+	lastVerified atomic.Pointer[stamp] // of the last identity that was recognised
+	raising      sync.Mutex            // held while the identity is rewritten
 }
 
 // open opens the pool's directory and checks that it is still this pool. Nothing stays open between operations, so
 // the disk of an idle pool can be unmounted.
-func (h *home) open() (folder.Dir, error) {
+func (h *poolDir) open() (folder.Dir, error) {
 	root, err := folder.Open(h.path)
 	if err != nil {
-		return folder.Dir{}, h.offline("%w", err)
+		return folder.Dir{}, h.offlineError("%w", err)
 	}
-	if err := h.recognise(root); err != nil {
+	if err := h.verify(root); err != nil {
 		_ = root.Close()
 		if errors.Is(err, dataset.ErrUnsupported) {
 			return folder.Dir{}, fmt.Errorf("pool %s at %s: %w", h.name, h.path, err)
 		}
-		return folder.Dir{}, h.offline("%w", err)
+		return folder.Dir{}, h.offlineError("%w", err)
 	}
 	return root, nil
 }
@@ -227,15 +227,15 @@ type stamp struct {
 	ctime    unix.Timespec
 }
 
-// recognise checks the identity of the pool in root. It does not read the identity file if the file has not changed
+// verify checks the identity of the pool in root. It does not read the identity file if the file has not changed
 // since the last time.
-func (h *home) recognise(root folder.Dir) error {
+func (h *poolDir) verify(root folder.Dir) error {
 	st, err := root.Lstat(layout.IdentityFile)
 	if err != nil {
 		return err
 	}
 	now := stamp{dev: st.Dev, ino: st.Ino, ctime: st.Ctim}
-	if last := h.seen.Load(); last != nil && *last == now {
+	if last := h.lastVerified.Load(); last != nil && *last == now {
 		return nil
 	}
 	id, err := h.read(root)
@@ -245,12 +245,12 @@ func (h *home) recognise(root folder.Dir) error {
 	if id.ID != h.identity.ID {
 		return fmt.Errorf("pool %s lies there", id.ID)
 	}
-	h.seen.Store(&now)
+	h.lastVerified.Store(&now)
 	return nil
 }
 
 // read reads the identity file.
-func (h *home) read(root folder.Dir) (identity, error) {
+func (h *poolDir) read(root folder.Dir) (identity, error) {
 	raw, err := root.ReadFile(layout.IdentityFile, layout.MaxRecord)
 	if err != nil {
 		return identity{}, err
@@ -259,7 +259,7 @@ func (h *home) read(root folder.Dir) (identity, error) {
 }
 
 // generation reads the pool's generation.
-func (h *home) generation() (uint64, error) {
+func (h *poolDir) generation() (uint64, error) {
 	root, err := h.open()
 	if err != nil {
 		return 0, err
@@ -267,13 +267,13 @@ func (h *home) generation() (uint64, error) {
 	defer root.Close()
 	id, err := h.read(root)
 	if err != nil {
-		return 0, h.offline("%w", err)
+		return 0, h.offlineError("%w", err)
 	}
 	return id.Generation, nil
 }
 
 // raise records another generation of the pool.
-func (h *home) raise(generation uint64) error {
+func (h *poolDir) raise(generation uint64) error {
 	h.raising.Lock()
 	defer h.raising.Unlock()
 	root, err := h.open()
@@ -283,21 +283,21 @@ func (h *home) raise(generation uint64) error {
 	defer root.Close()
 	id, err := h.read(root)
 	if err != nil {
-		return h.offline("%w", err)
+		return h.offlineError("%w", err)
 	}
 	id.Generation = generation
 	return layout.NoSpace(replaceIdentity(root, id))
 }
 
-// offline returns the error of a pool that cannot be opened.
-func (h *home) offline(format string, args ...any) error {
+// offlineError returns the error of a pool that cannot be opened.
+func (h *poolDir) offlineError(format string, args ...any) error {
 	return dataset.Errorf(dataset.ErrOffline, "pool %s at %s is offline: %w", h.name, h.path,
 		fmt.Errorf(format, args...))
 }
 
 // room fails with ErrNoSpace if the pool is so full that nothing new should begin in it. Otherwise the existing
 // datasets would get the errors.
-func (h *home) room(root folder.Dir) error {
+func (h *poolDir) room(root folder.Dir) error {
 	free, size, err := layout.Space(root)
 	if err != nil {
 		return err

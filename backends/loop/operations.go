@@ -19,7 +19,7 @@ import (
 // Attach and mount.
 func (p *Pool) Attach(ctx context.Context, id uuid.UUID, opts backends.AttachOptions) (backends.Attachment, error) {
 	var att backends.Attachment
-	err := p.catalog.within(id, func(dir folder.Dir) error {
+	err := p.catalog.withDataset(id, func(dir folder.Dir) error {
 		var err error
 		att, err = p.attacher.Attach(ctx, dir, id, opts)
 		return err
@@ -32,7 +32,7 @@ func (p *Pool) Attach(ctx context.Context, id uuid.UUID, opts backends.AttachOpt
 
 // Resize implements backends.Resizer. It grows the image first, then its device, then the filesystem in it.
 func (p *Pool) Resize(ctx context.Context, id uuid.UUID, size dataset.Size, root *os.File) error {
-	err := p.catalog.within(id, func(dir folder.Dir) error {
+	err := p.catalog.withDataset(id, func(dir folder.Dir) error {
 		return p.grower.Resize(ctx, dir, size, root)
 	})
 	if err != nil {
@@ -43,7 +43,7 @@ func (p *Pool) Resize(ctx context.Context, id uuid.UUID, size dataset.Size, root
 
 // Grow implements backends.Resizer.
 func (p *Pool) Grow(ctx context.Context, id uuid.UUID, root *os.File) error {
-	err := p.catalog.within(id, func(dir folder.Dir) error {
+	err := p.catalog.withDataset(id, func(dir folder.Dir) error {
 		return p.grower.Grow(ctx, dir, root)
 	})
 	if err != nil {
@@ -58,7 +58,7 @@ func (p *Pool) Grow(ctx context.Context, id uuid.UUID, root *os.File) error {
 func (p *Pool) Send(ctx context.Context, src dataset.Source, base uuid.UUID, from int64, w io.Writer,
 	progress backends.Progress) (backends.Stream, error) {
 	var out backends.Stream
-	err := p.catalog.withinAny(src.Dataset, func(dir folder.Dir, _ string) (err error) {
+	err := p.catalog.withDatasetOrCopy(src.Dataset, func(dir folder.Dir, _ string) (err error) {
 		out, err = p.sender.Send(ctx, dir, src, base, from, w, progress)
 		return err
 	})
@@ -70,7 +70,7 @@ func (p *Pool) Send(ctx context.Context, src dataset.Source, base uuid.UUID, fro
 
 // Same implements backends.Sender.
 func (p *Pool) Same(_ context.Context, ds, a, b uuid.UUID) (same bool, err error) {
-	err = p.catalog.withinAny(ds, func(dir folder.Dir, _ string) error {
+	err = p.catalog.withDatasetOrCopy(ds, func(dir folder.Dir, _ string) error {
 		same, err = p.sender.Same(dir, ds, a, b)
 		return err
 	})
@@ -83,7 +83,7 @@ func (p *Pool) Same(_ context.Context, ds, a, b uuid.UUID) (same bool, err error
 // Changed implements backends.Sender.
 func (p *Pool) Changed(_ context.Context, older, newer dataset.Source) (backends.Change, error) {
 	var c backends.Change
-	err := p.catalog.withinAny(newer.Dataset, func(dir folder.Dir, _ string) error {
+	err := p.catalog.withDatasetOrCopy(newer.Dataset, func(dir folder.Dir, _ string) error {
 		var err error
 		c, err = p.sender.Changed(dir, older, newer)
 		return err
@@ -103,7 +103,7 @@ const stallSubvolume = 8_000_000 // ns
 
 // PredictStall implements backends.StallPredictor.
 func (p *Pool) PredictStall(_ context.Context, id uuid.UUID) (nanos int64, why string, err error) {
-	err = p.catalog.within(id, func(dir folder.Dir) error {
+	err = p.catalog.withDataset(id, func(dir folder.Dir) error {
 		if p.info.Capabilities.ConstantSnapshot {
 			nanos, why = stallSubvolume, "a snapshot of a btrfs subvolume, however fragmented"
 			return nil
@@ -125,7 +125,7 @@ func (p *Pool) PredictStall(_ context.Context, id uuid.UUID) (nanos int64, why s
 
 // Received implements backends.Copier.
 func (p *Pool) Received(_ context.Context, ds, snapshot uuid.UUID) (out backends.Received, err error) {
-	err = p.catalog.withinAny(ds, func(dir folder.Dir, place string) error {
+	err = p.catalog.withDatasetOrCopy(ds, func(dir folder.Dir, place string) error {
 		out, err = p.receiver.Received(dir, place, snapshot)
 		return err
 	})
@@ -141,7 +141,7 @@ func (p *Pool) Received(_ context.Context, ds, snapshot uuid.UUID) (out backends
 // Receive implements backends.Copier.
 func (p *Pool) Receive(ctx context.Context, d backends.Delivery, r io.Reader,
 	progress backends.Progress) (out backends.Stream, err error) {
-	root, err := p.home.open()
+	root, err := p.dir.open()
 	if err == nil {
 		defer root.Close()
 		defer p.catalog.claims.Use(d.Dataset.ID)()
@@ -164,7 +164,7 @@ func (p *Pool) Receive(ctx context.Context, d backends.Delivery, r io.Reader,
 
 // CheckIdle implements backends.IdleChecker.
 func (p *Pool) CheckIdle(ctx context.Context, id uuid.UUID) error {
-	err := p.catalog.within(id, func(dir folder.Dir) error { return p.attacher.Idle(ctx, dir) })
+	err := p.catalog.withDataset(id, func(dir folder.Dir) error { return p.attacher.CheckIdle(ctx, dir) })
 	if err != nil {
 		return fmt.Errorf("dataset %s: %w", id, err)
 	}

@@ -52,7 +52,7 @@ func TestTemplateBesideOrphan(t *testing.T) {
 		d := newDataset(xfs)
 		want, err := f.templates.SpecFor(d)
 		f.must(err)
-		path := filepath.Join(f.home.path, layout.Templates, want.Name())
+		path := filepath.Join(f.dir.path, layout.Templates, want.Name())
 		orphan, err := os.Create(path + layout.TmpSuffix)
 		f.must(err)
 		defer orphan.Close()

@@ -21,7 +21,7 @@ import (
 // folderOf opens a dataset's directory.
 func (f *fixture) folderOf(d dataset.Dataset) folder.Dir {
 	f.Helper()
-	root, err := f.home.open()
+	root, err := f.dir.open()
 	f.must(err)
 	defer root.Close()
 	dir, _, err := f.catalog.findAny(root, d.ID)

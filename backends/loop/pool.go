@@ -26,7 +26,7 @@ type Pool struct {
 	backend *Backend
 	name    string
 	info    backends.Info
-	home    *home
+	dir     *poolDir
 	image   *poolimage.Image // nil unless the pool is in an image file
 	disk    *disk.Disk       // nil unless the pool is on devices of its own
 	layout  layout.Layout
@@ -61,7 +61,7 @@ var (
 )
 
 // ID implements backends.Pool.
-func (p *Pool) ID() uuid.UUID { return p.home.identity.ID }
+func (p *Pool) ID() uuid.UUID { return p.dir.identity.ID }
 
 // Info implements backends.Pool.
 func (p *Pool) Info() backends.Info { return p.info }
@@ -71,18 +71,18 @@ func (p *Pool) step(name string) { p.backend.step("loop." + name) }
 
 // Generation implements backends.Pool.
 func (p *Pool) Generation() (uint64, error) {
-	return p.home.generation()
+	return p.dir.generation()
 }
 
 // Raise implements backends.Pool.
 func (p *Pool) Raise(generation uint64) error {
-	return p.home.raise(generation)
+	return p.dir.raise(generation)
 }
 
 // Status implements backends.Pool.
 func (p *Pool) Status(context.Context) dataset.PoolStatus {
-	st := dataset.PoolStatus{ID: p.home.identity.ID}
-	root, err := p.home.open()
+	st := dataset.PoolStatus{ID: p.dir.identity.ID}
+	root, err := p.dir.open()
 	if err != nil {
 		st.Reason = err.Error()
 		return st
@@ -97,7 +97,7 @@ func (p *Pool) Status(context.Context) dataset.PoolStatus {
 	if left, err := root.Entries(layout.Deleting); err == nil {
 		st.Pending = len(left)
 	}
-	if err := p.home.room(root); err != nil {
+	if err := p.dir.room(root); err != nil {
 		st.Reason = err.Error()
 	}
 	return st
@@ -105,7 +105,7 @@ func (p *Pool) Status(context.Context) dataset.PoolStatus {
 
 // Trim implements backends.Trimmer.
 func (p *Pool) Trim(context.Context) (dataset.Size, error) {
-	root, err := p.home.open()
+	root, err := p.dir.open()
 	if err != nil {
 		return 0, err
 	}
@@ -119,7 +119,7 @@ func (p *Pool) Trim(context.Context) (dataset.Size, error) {
 func (p *Pool) Close() error {
 	var err error
 	if p.containers != nil {
-		err = p.containers.Settle()
+		err = p.containers.DropAllUnused()
 	}
 	if p.image == nil {
 		return errors.Join(err, p.disk.Close())

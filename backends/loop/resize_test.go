@@ -27,7 +27,7 @@ func TestGrowAtMount(t *testing.T) {
 	f := newFixture(t, "xfs")
 	d := newDataset(xfs)
 	f.create(d)
-	f.must(os.Truncate(filepath.Join(f.home.path, layout.Datasets, d.ID.String(), "head.img"), imagefile.ImageFor(xfs, larger, false)))
+	f.must(os.Truncate(filepath.Join(f.dir.path, layout.Datasets, d.ID.String(), "head.img"), imagefile.ImageFor(xfs, larger, false)))
 	att, err := f.Attach(t.Context(), d.ID, backends.AttachOptions{})
 	f.must(err)
 	if !att.Mount.Grow {
@@ -110,7 +110,7 @@ func TestImageAsLargeAsItsSize(t *testing.T) {
 // headBytes returns the length of a head's image.
 func (f *fixture) headBytes(id uuid.UUID) int64 {
 	f.Helper()
-	root, err := f.home.open()
+	root, err := f.dir.open()
 	f.must(err)
 	defer root.Close()
 	dir, _, err := f.catalog.find(root, id)
@@ -155,7 +155,7 @@ func TestGrowBesideALateUnmount(t *testing.T) {
 		if step != "loop.resize.truncated" {
 			return
 		}
-		images, _ := filepath.Glob(filepath.Join(f.home.path, layout.Incoming, "*", f.layout.Image(layout.Next)))
+		images, _ := filepath.Glob(filepath.Join(f.dir.path, layout.Incoming, "*", f.layout.Image(layout.Next)))
 		if len(images) != 1 {
 			t.Fatalf("clones in the making: %v", images)
 		}

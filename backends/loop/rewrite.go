@@ -32,14 +32,14 @@ type rewriter struct {
 // Rewrite implements backends.Rewriter. It copies the bytes of the head, and replaces the head by the copy in one
 // step once the copy is on the disk.
 func (p *Pool) Rewrite(ctx context.Context, id uuid.UUID, progress backends.Progress) (was, now int, err error) {
-	err = p.catalog.within(id, func(dir folder.Dir) error {
+	err = p.catalog.withDataset(id, func(dir folder.Dir) error {
 		p.step("rewrite.begin")
 		if !p.layout.Costly() {
 			return dataset.Errorf(dataset.ErrUnsupported,
 				"there is nothing to gain: snapshots in pool %s take the same time however fragmented a volume is",
 				p.name)
 		}
-		if err := p.attacher.Idle(ctx, dir); err != nil {
+		if err := p.attacher.CheckIdle(ctx, dir); err != nil {
 			return err
 		}
 		was, now, err = p.rewriter.rewrite(ctx, dir, progress)

@@ -82,7 +82,7 @@ func (f *fixture) hasSize(id uuid.UUID, want dataset.Size) {
 	if got := dataset.Size(st.Bavail) * dataset.Size(st.Bsize); got < want*97/100 || got > want*103/100 {
 		f.Errorf("%s are free in a filesystem for %s", got.Human(), want)
 	}
-	dir, err := f.home.open()
+	dir, err := f.dir.open()
 	f.must(err)
 	defer dir.Close()
 	sub, _, err := f.catalog.find(dir, id)
@@ -120,7 +120,7 @@ func (f *fixture) settled() {
 		}
 	}
 	for _, glob := range remains {
-		if left, _ := filepath.Glob(filepath.Join(f.home.path, glob)); len(left) > 0 {
+		if left, _ := filepath.Glob(filepath.Join(f.dir.path, glob)); len(left) > 0 {
 			f.Errorf("left over: %v", left)
 		}
 	}
@@ -145,12 +145,12 @@ func crashes(f *fixture) backendtest.Crashes {
 				(&fixture{T: f.T, Pool: p.(*Pool)}).hasSize(id, sizes[0])
 			}
 		},
-		Settled: func(_ backendtest.T, p backends.Pool) {
+		CheckReaped: func(_ backendtest.T, p backends.Pool) {
 			(&fixture{T: f.T, Pool: p.(*Pool)}).settled()
 		},
-		Repeats:     long.Rounds(2, math.MaxInt), // little exists at the first steps, and the second attempt does everything
-		Alternate:   !long.Enabled(),
-		SameStreams: true,
+		RepeatedSteps: long.Rounds(2, math.MaxInt), // little exists at the first steps, and the second attempt does everything
+		Alternate:     !long.Enabled(),
+		SameStreams:   true,
 	}
 }
 

@@ -168,11 +168,11 @@ func TestComparedOnce(t *testing.T) {
 		f.must(f.Snapshot(t.Context(), last, nil))
 		planned, err := f.Changed(t.Context(), at(c.Snapshot), at(last))
 		f.must(err)
-		if f.sender.Last.Of.Snapshot != last.ID || len(f.sender.Last.Ranges) != planned.Ranges {
-			t.Errorf("%d ranges of %s are known, not %d", len(f.sender.Last.Ranges), f.sender.Last.Of.Snapshot, planned.Ranges)
+		if f.sender.Comparison.Of.Snapshot != last.ID || len(f.sender.Comparison.Ranges) != planned.Ranges {
+			t.Errorf("%d ranges of %s are known, not %d", len(f.sender.Comparison.Ranges), f.sender.Comparison.Of.Snapshot, planned.Ranges)
 		}
 		sent, err := f.Send(t.Context(), at(last), c.Snapshot.ID, 0, io.Discard, nil)
-		if f.must(err); f.sender.Last.Ranges != nil {
+		if f.must(err); f.sender.Comparison.Ranges != nil {
 			t.Error("what was sent is remembered")
 		}
 		again, err := f.Send(t.Context(), at(last), c.Snapshot.ID, 0, io.Discard, nil)
@@ -183,7 +183,7 @@ func TestComparedOnce(t *testing.T) {
 		if f.must(err); changed != planned {
 			t.Errorf("planned %+v, and then %+v", planned, changed)
 		}
-		f.sender.Last.Ranges = nil // a wrong memory shows in the next stream if it is used
+		f.sender.Comparison.Ranges = nil // a wrong memory shows in the next stream if it is used
 		if known, err := f.Send(t.Context(), at(last), c.Snapshot.ID, 0, io.Discard, nil); err != nil || known.Bytes >= sent.Bytes {
 			t.Errorf("it was compared again: %+v, %v", known, err)
 		}

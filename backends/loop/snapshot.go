@@ -19,7 +19,7 @@ import (
 
 // snapshots takes and deletes the snapshots of a dataset, and restores them.
 type snapshots struct {
-	home     *home
+	dir      *poolDir
 	layout   layout.Layout
 	records  layout.RecordWriter
 	images   *imagefile.Images
@@ -32,7 +32,7 @@ type snapshots struct {
 
 // Snapshot implements backends.Pool. It shares one image and flushes once.
 func (p *Pool) Snapshot(_ context.Context, s dataset.Snapshot, progress backends.Progress) error {
-	err := p.catalog.within(s.Dataset, func(dir folder.Dir) error { return p.snapshots.take(dir, s) })
+	err := p.catalog.withDataset(s.Dataset, func(dir folder.Dir) error { return p.snapshots.take(dir, s) })
 	if err != nil {
 		return err
 	}
@@ -48,7 +48,7 @@ func (sn *snapshots) take(dir folder.Dir, s dataset.Snapshot) error {
 		return sn.layout.Flush(dir) // an earlier attempt may have been interrupted before its flush
 	}
 	if s.Kind != dataset.SnapshotTransfer { // a transfer from a full pool makes room in it
-		if err := sn.home.room(dir); err != nil {
+		if err := sn.dir.room(dir); err != nil {
 			return err
 		}
 	}
@@ -90,7 +90,7 @@ func (sn *snapshots) keepHead(dir folder.Dir, s dataset.Snapshot) (durable bool,
 // DeleteSnapshot implements backends.Pool. It flushes once, because otherwise a power cut could bring back a snapshot
 // that the store has forgotten.
 func (p *Pool) DeleteSnapshot(ctx context.Context, ds, snapshot uuid.UUID) error {
-	err := p.catalog.withinAny(ds, func(dir folder.Dir, place string) error {
+	err := p.catalog.withDatasetOrCopy(ds, func(dir folder.Dir, place string) error {
 		if err := p.copier.dropRelated(dir, place, snapshot); err != nil {
 			return err
 		}
@@ -133,7 +133,7 @@ func (sn *snapshots) drop(ctx context.Context, dir folder.Dir, snapshot uuid.UUI
 func (p *Pool) Restore(ctx context.Context, ds, snapshot uuid.UUID, keep dataset.Snapshot,
 	progress backends.Progress) error {
 	var size int64
-	err := p.catalog.within(ds, func(dir folder.Dir) (err error) {
+	err := p.catalog.withDataset(ds, func(dir folder.Dir) (err error) {
 		size, err = p.snapshots.restore(ctx, dir, snapshot, keep)
 		return err
 	})
@@ -167,7 +167,7 @@ func (sn *snapshots) restore(
 			_, _, err = sn.images.Inspect(dir, snapshot.String())
 		}
 		if err == nil {
-			err = sn.attacher.Idle(ctx, dir)
+			err = sn.attacher.CheckIdle(ctx, dir)
 		}
 		if err == nil {
 			err = sn.replaceHead(ctx, dir, snapshot.String(), keep)
@@ -188,7 +188,7 @@ func (sn *snapshots) replaceHead(ctx context.Context, dir folder.Dir, item strin
 	if err := sn.drop(ctx, dir, keep.ID); err != nil {
 		return fmt.Errorf("remove what an earlier try has left as snapshot %s: %w", keep.ID, err)
 	}
-	if err := sn.home.room(dir); err != nil {
+	if err := sn.dir.room(dir); err != nil {
 		return err
 	}
 	if err := sn.records.Write(dir, layout.SnapshotRecord(keep.ID), keep); err != nil {

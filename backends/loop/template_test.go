@@ -26,7 +26,7 @@ func TestTemplatesAreBounded(t *testing.T) {
 		_, err := f.Create(t.Context(), d)
 		f.must(err)
 	}
-	left, err := os.ReadDir(filepath.Join(f.home.path, layout.Templates))
+	left, err := os.ReadDir(filepath.Join(f.dir.path, layout.Templates))
 	f.must(err)
 	if len(left) != template.Kept {
 		t.Errorf("%d templates", len(left))
@@ -45,7 +45,7 @@ func TestTemplatesHaveFewExtents(t *testing.T) {
 		_, err := f.Create(t.Context(), d)
 		f.must(err)
 	}
-	images, err := filepath.Glob(filepath.Join(f.home.path, layout.Templates, "*"+layout.ImageSuffix))
+	images, err := filepath.Glob(filepath.Join(f.dir.path, layout.Templates, "*"+layout.ImageSuffix))
 	f.must(err)
 	if len(images) != 2 {
 		t.Fatalf("templates: %v", images)
@@ -119,7 +119,7 @@ func TestExt4StopsOnErrors(t *testing.T) {
 	f := newFixture(t, "xfs")
 	d := newDataset(ext4)
 	f.create(d)
-	out := scratch.Run(t, "dumpe2fs", "-h", filepath.Join(f.home.path, layout.Datasets, d.ID.String(), layout.Head+layout.ImageSuffix))
+	out := scratch.Run(t, "dumpe2fs", "-h", filepath.Join(f.dir.path, layout.Datasets, d.ID.String(), layout.Head+layout.ImageSuffix))
 	if !regexp.MustCompile(`Errors behavior: +Remount read-only`).MatchString(out) {
 		t.Errorf("dumpe2fs says\n%s", out)
 	}

@@ -111,7 +111,7 @@ func (a *attachments) inspect(ctx context.Context, id uuid.UUID) (active, error)
 	}
 	var fs fsctl.Disk = file
 	v.inner = v.size
-	if v.open, v.key, err = a.encryption.enter(ctx, f, name, file); err != nil {
+	if v.open, v.key, err = a.encryption.openContainer(ctx, f, name, file); err != nil {
 		return v, err
 	}
 	if v.open != nil {
@@ -153,12 +153,12 @@ const (
 
 // CheckIdle implements backends.IdleChecker.
 func (p *Pool) CheckIdle(ctx context.Context, id uuid.UUID) error {
-	return p.attachments.unused(ctx, id)
+	return p.attachments.checkIdle(ctx, id)
 }
 
-// unused fails with dataset.ErrInUse if a dataset is attached, or if its device is open or mounted in any mount
+// checkIdle fails with dataset.ErrInUse if a dataset is attached, or if its device is open or mounted in any mount
 // namespace. A folder without a head is not in use.
-func (a *attachments) unused(ctx context.Context, id uuid.UUID) error {
+func (a *attachments) checkIdle(ctx context.Context, id uuid.UUID) error {
 	if err := a.attached.CheckNone(id); err != nil {
 		return err
 	}
@@ -177,7 +177,7 @@ func (a *attachments) unused(ctx context.Context, id uuid.UUID) error {
 	dev, err := dm.Find(a.device(name))
 	seen := dev
 	for try := 0; err == nil && dev.Open > 0 && try < busyTries && ctx.Err() == nil; try++ {
-		if seen, err = a.encryption.top(name, dev); err != nil {
+		if seen, err = a.encryption.mountedDevice(name, dev); err != nil {
 			break
 		}
 		if where := mountedAt(seen); where != "" {
@@ -251,7 +251,7 @@ func (p *Pool) resize(ctx context.Context, id uuid.UUID, want dataset.Size, root
 	if err := mkfs.CheckMax(want); err != nil {
 		return err
 	}
-	if v.open != nil { // enter does not ask for the key of a container that is open already
+	if v.open != nil { // openContainer does not ask for the key of a container that is open already
 		if err := crypt.New(p.runner).Fits(ctx, v.disk, v.key); err != nil {
 			return err
 		}
@@ -290,7 +290,7 @@ func (p *Pool) resize(ctx context.Context, id uuid.UUID, want dataset.Size, root
 	if err := shelf.WriteJSON(f.Root, tree, l, true); err != nil || root == nil {
 		return err
 	}
-	inside, err := p.encryption.fill(ctx, v, l.Volume, int64(fits))
+	inside, err := p.encryption.extendContainer(ctx, v, l.Volume, int64(fits))
 	if err != nil {
 		return err
 	}

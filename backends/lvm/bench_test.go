@@ -55,7 +55,7 @@ func lvmDo(t testing.TB, command string, args ...string) string {
 // dropped removes a volume group when a test ends, and what it leaves where no udev runs.
 func dropped(t testing.TB, vg string) {
 	t.Cleanup(func() {
-		if _, _, err := newTool(&run.System{}).look(context.Background(), vg); err == nil {
+		if _, _, err := newTool(&run.System{}).readGroup(context.Background(), vg); err == nil {
 			lvmDo(t, "vgremove", "--force", "--yes", vg)
 		}
 		for _, left := range []string{"", "-full", "-link"} {

@@ -78,7 +78,7 @@ func TestCleared(t *testing.T) {
 			}
 			if cfg.Devices != nil {
 				do(t, "blkdiscard", "-z", device)
-				if err := disk.Vacant(device); err != nil {
+				if err := disk.CheckVacant(device); err != nil {
 					t.Errorf("after %q: %v", cut, err)
 				}
 			} else if left := strings.TrimSpace(lvmDo(t, "vgs", "--noheadings", "--options", "vg_name,vg_tags,lv_count", vg)); strings.Join(strings.Fields(left), " ") != vg+" 0" {

@@ -47,7 +47,7 @@ func (b *Backend) SeparateFolder(path string) (string, error) {
 // inCorner reports whether a path is in a corner of a pool, and not a volume group of its own.
 func inCorner(path string) bool {
 	for at := filepath.Dir(path); at != filepath.Dir(at); at = filepath.Dir(at) {
-		if trialdir.Is(filepath.Dir(at), filepath.Base(at)) {
+		if trialdir.IsCorner(filepath.Dir(at), filepath.Base(at)) {
 			return true
 		}
 	}
@@ -63,7 +63,7 @@ func (b *Backend) openCorner(ctx context.Context, cfg backends.Config) (*Pool, e
 	}
 	p := b.pool(cfg, vg)
 	p.inCorner = true
-	g, all, err := p.tool.look(ctx, vg)
+	g, all, err := p.tool.readGroup(ctx, vg)
 	if err != nil {
 		return nil, err
 	}

@@ -45,7 +45,7 @@ func crashAtEveryStep(t *testing.T, keys *backendtest.Keys) {
 			}
 			t.Errorf("it has none of the sizes %v", sizes)
 		},
-		Settled: func(_ backendtest.T, p backends.Pool) {
+		CheckReaped: func(_ backendtest.T, p backends.Pool) {
 			at(p).settled()
 			if keys != nil {
 				at(p).nothingOpen("after reaping")

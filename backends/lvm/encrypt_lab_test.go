@@ -42,7 +42,7 @@ func newSealed(t *testing.T) *bench {
 // nothingOpen wants no mapping of the pool.
 func (b *bench) nothingOpen(when string) {
 	b.Helper()
-	b.must(b.Pool.(*Pool).encryption.settled())
+	b.must(b.Pool.(*Pool).encryption.dropUnused())
 	names, err := crypt.List()
 	b.must(err)
 	if names = slices.DeleteFunc(names, func(n string) bool { return !strings.HasSuffix(n, b.Pool.(*Pool).encryption.mappings()) }); len(names) > 0 {

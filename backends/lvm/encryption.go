@@ -36,9 +36,9 @@ func (e *encryption) mapping(volume string) string {
 // mappings returns the suffix of the names of all mappings of the pool.
 func (e *encryption) mappings() string { return "-" + e.shelf.ID().String()[:8] }
 
-// settled removes the unused mappings of the pool, such as those of a killed process, and waits until they are removed.
-// It works without cryptsetup, which may have been uninstalled.
-func (e *encryption) settled() error {
+// dropUnused removes the unused mappings of the pool, such as those of a killed process, and waits until they are
+// removed. It works without cryptsetup, which may have been uninstalled.
+func (e *encryption) dropUnused() error {
 	return crypt.Gone(context.Background(), func(name string) bool {
 		return strings.HasPrefix(name, "drover-") && strings.HasSuffix(name, e.mappings())
 	})
@@ -102,19 +102,19 @@ func (e *encryption) encrypt(ctx context.Context, volume, node string, d dataset
 	return tool.Open(ctx, node, e.mapping(volume), key)
 }
 
-// named is a device with a name that is valid after a restart of the host too.
-type named struct {
+// namedDevice is a device with a name that is valid after a restart of the host too.
+type namedDevice struct {
 	io.ReaderAt
 	name string
 }
 
-func (n named) Name() string { return n.name }
+func (n namedDevice) Name() string { return n.name }
 
-// enter opens the container on the device of a head, if the record of the dataset says that it is encrypted. It refuses
-// an unencrypted filesystem in place of the container, because Drover did not make it.
-func (e *encryption) enter(ctx context.Context, f *shelf.Folder, volume string, node *os.File) (open *crypt.Device,
-	key []byte, err error) {
-	disk := named{node, "/dev/mapper/" + e.device(volume)}
+// openContainer opens the container on the device of a head, if the record of the dataset says that it is encrypted. It
+// refuses an unencrypted filesystem in place of the container, because Drover did not make it.
+func (e *encryption) openContainer(ctx context.Context, f *shelf.Folder, volume string, node *os.File) (
+	open *crypt.Device, key []byte, err error) {
+	disk := namedDevice{node, "/dev/mapper/" + e.device(volume)}
 	_, is, err := crypt.Header(disk)
 	if err != nil {
 		return nil, nil, fmt.Errorf("volume %s: %w", e.ref(volume), err)
@@ -140,9 +140,9 @@ func (e *encryption) enter(ctx context.Context, f *shelf.Folder, volume string, 
 	return open, key, err
 }
 
-// top returns the device of a volume in use that is mounted: the mapping on the volume, or the volume itself.
+// mountedDevice returns the device of a volume in use that is mounted: the mapping on the volume, or the volume itself.
 // It removes an unused mapping.
-func (e *encryption) top(volume string, dev dm.Device) (dm.Device, error) {
+func (e *encryption) mountedDevice(volume string, dev dm.Device) (dm.Device, error) {
 	m, there, err := crypt.Find(e.mapping(volume))
 	switch {
 	case err != nil || !there:
@@ -176,9 +176,9 @@ func (v active) close() error {
 	return v.open.Close()
 }
 
-// fill extends the container of a head to the size of its extended volume. It returns the device that decrypts the
-// container.
-func (e *encryption) fill(ctx context.Context, v active, volume string, size int64) (int64, error) {
+// extendContainer extends the container of a head to the size of its extended volume. It returns the device that
+// decrypts the container.
+func (e *encryption) extendContainer(ctx context.Context, v active, volume string, size int64) (int64, error) {
 	if v.open == nil {
 		return size, nil
 	}

@@ -38,7 +38,7 @@ func (p *Pool) List(ctx context.Context) ([]backends.Entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	strange, err := p.lister.strangers(ctx, all, named)
+	strange, err := p.lister.unnamedVolumes(ctx, all, named)
 	return append(entries, strange...), err
 }
 
@@ -74,8 +74,8 @@ func (l *lister) describe(ctx context.Context, f *shelf.Folder, e *backends.Entr
 		}
 	}
 	for _, tree := range need {
-		if name := links[tree]; name != "" && !ours(all[name]) {
-			problems = append(problems, l.gone(ctx, tree, name))
+		if name := links[tree]; name != "" && !isOurs(all[name]) {
+			problems = append(problems, l.checkMissing(ctx, tree, name))
 		}
 	}
 	for _, err := range problems {
@@ -85,20 +85,20 @@ func (l *lister) describe(ctx context.Context, f *shelf.Folder, e *backends.Entr
 	}
 }
 
-// gone returns the problem of a volume that was not listed, or nil if it exists now.
-func (l *lister) gone(ctx context.Context, tree, name string) error {
+// checkMissing returns the problem of a volume that was not listed, or nil if it exists now.
+func (l *lister) checkMissing(ctx context.Context, tree, name string) error {
 	now, err := l.tool.volumes(ctx, l.ref(name))
 	switch {
 	case errors.Is(err, errAbsent):
 		return dataset.Errorf(dataset.ErrCorrupt, "%s is gone: there is no volume %s", tree, l.ref(name))
-	case err == nil && !ours(now[name]):
+	case err == nil && !isOurs(now[name]):
 		return dataset.Errorf(dataset.ErrCorrupt, "%s: volume %s is not one that drover made", tree, l.ref(name))
 	}
 	return err
 }
 
-// ours reports whether Drover made a volume.
-func ours(v volume) bool { return v.Pool == poolName && slices.Contains(v.Tags, ourTag) }
+// isOurs reports whether Drover made a volume.
+func isOurs(v volume) bool { return v.Pool == poolName && slices.Contains(v.Tags, ourTag) }
 
 // linksOf returns the volumes of the files in a folder.
 func linksOf(folder *os.Root) (map[string]string, []error) {
@@ -123,9 +123,9 @@ func linksOf(folder *os.Root) (map[string]string, []error) {
 	return links, problems
 }
 
-// strangers returns the volumes that no folder names, if they are in the thin pool or have a name that Drover gives.
-// Other volumes of the group belong to others.
-func (l *lister) strangers(ctx context.Context, all map[string]volume, named map[string]bool) (
+// unnamedVolumes returns the volumes that no folder names, if they are in the thin pool or have a name that Drover
+// gives. Other volumes of the group belong to others.
+func (l *lister) unnamedVolumes(ctx context.Context, all map[string]volume, named map[string]bool) (
 	[]backends.Entry, error,
 ) {
 	var odd []string
@@ -147,16 +147,16 @@ func (l *lister) strangers(ctx context.Context, all map[string]volume, named map
 	for _, name := range odd {
 		v, there := now[name]
 		id := datasetOf(v)
-		if !there || id != uuid.Nil && l.knows(id, name) {
+		if !there || id != uuid.Nil && l.isNamed(id, name) {
 			continue
 		}
-		if other, err := l.foreignTo(v); err != nil {
+		if other, err := l.isOfOtherPool(v); err != nil {
 			return nil, err
 		} else if other {
 			continue
 		}
 		problem := "drover did not make it: lvremove it when it is of no use"
-		if ours(v) {
+		if isOurs(v) {
 			problem = fmt.Sprintf("a volume of dataset %s, and no record in the pool names it", id)
 		}
 		found = append(found, backends.Entry{
@@ -179,22 +179,22 @@ func datasetOf(v volume) uuid.UUID {
 	return uuid.Nil
 }
 
-// knows reports whether the folder of a dataset names a volume by now, or the dataset is being deleted.
-func (l *lister) knows(id uuid.UUID, name string) bool {
-	root, err := l.shelf.Glance(id)
+// isNamed reports whether the folder of a dataset names a volume by now, or the dataset is being deleted.
+func (l *lister) isNamed(id uuid.UUID, name string) bool {
+	root, err := l.shelf.OpenUnclaimed(id)
 	if errors.Is(err, dataset.ErrNotFound) {
-		return l.leaving(id)
+		return l.isDeleting(id)
 	}
 	if err != nil {
 		return false
 	}
 	defer root.Close()
 	links, _ := linksOf(root)
-	return slices.Contains(slices.Collect(maps.Values(links)), name) || l.leaving(id)
+	return slices.Contains(slices.Collect(maps.Values(links)), name) || l.isDeleting(id)
 }
 
-// leaving reports whether a dataset is being deleted.
-func (l *lister) leaving(id uuid.UUID) bool {
+// isDeleting reports whether a dataset is being deleted.
+func (l *lister) isDeleting(id uuid.UUID) bool {
 	root, err := l.shelf.Enter()
 	if err != nil {
 		return false
@@ -204,9 +204,9 @@ func (l *lister) leaving(id uuid.UUID) bool {
 	return err == nil && slices.ContainsFunc(names, func(n string) bool { return strings.HasPrefix(n, id.String()) })
 }
 
-// foreignTo reports whether a volume belongs to another pool: to one in a corner of this pool, or to the pool that
+// isOfOtherPool reports whether a volume belongs to another pool: to one in a corner of this pool, or to the pool that
 // contains this corner. If there is no corner, it returns false.
-func (l *lister) foreignTo(v volume) (bool, error) {
+func (l *lister) isOfOtherPool(v volume) (bool, error) {
 	mine := cornerTag + l.shelf.ID().String()
 	if l.inCorner {
 		return !slices.Contains(v.Tags, mine), nil
@@ -215,5 +215,5 @@ func (l *lister) foreignTo(v volume) (bool, error) {
 		return false, nil
 	}
 	list, err := trialdir.Find(l.shelf.Path())
-	return slices.ContainsFunc(list, func(l trialdir.Left) bool { return l.Foreign == "" }), err
+	return slices.ContainsFunc(list, func(l trialdir.Found) bool { return l.Foreign == "" }), err
 }

@@ -123,16 +123,16 @@ func (b *Backend) Available(ctx context.Context) error {
 	if err := b.CheckOpen(ctx); err != nil {
 		return err
 	}
-	if err := checks(); err != nil {
+	if err := checkTools(); err != nil {
 		return dataset.Errorf(dataset.ErrUnsupported, "backend lvm: %w", err)
 	}
 	host := mkfs.Look()
 	return host.Cannot(host.Makes, "backend lvm: no filesystem for the volumes")
 }
 
-// checks fails where LVM has no tool to check a thin pool before it activates one. LVM only warns about that
+// checkTools fails where LVM has no tool to check a thin pool before it activates one. LVM only warns about that
 // and continues. The creation of a pool is the time to repair it.
-func checks() error {
+func checkTools() error {
 	if _, err := run.LookPath("thin_check"); err != nil {
 		return errors.New("checking a thin pool needs thin_check (apt-get install thin-provisioning-tools)")
 	}
@@ -143,7 +143,7 @@ func checks() error {
 // Missing kernel features come first, because no package provides them.
 func (b *Backend) CheckOpen(context.Context) error {
 	_, missing := run.LookPath(program)
-	why := mapper()
+	why := checkKernel()
 	switch {
 	case missing == nil:
 		return why
@@ -154,8 +154,8 @@ func (b *Backend) CheckOpen(context.Context) error {
 		"backend lvm needs %s (apt-get install lvm2 thin-provisioning-tools)", program)
 }
 
-// mapper fails where the kernel has no thin pools, or not for this process.
-func mapper() error {
+// checkKernel fails where the kernel has no thin pools, or not for this process.
+func checkKernel() error {
 	switch err := dm.HasTarget("thin-pool"); {
 	case errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES):
 		return dataset.Errorf(dataset.ErrUnsupported, "backend lvm makes volumes: run drover as root (CAP_SYS_ADMIN)")
@@ -179,7 +179,7 @@ func (b *Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool,
 		}
 		return p, nil
 	}
-	vg, err := check(cfg)
+	vg, err := configuredGroup(cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -195,12 +195,12 @@ func (b *Backend) pool(cfg backends.Config, vg string) *Pool {
 	p := newPool(&storage{
 		name: cfg.Name, path: cfg.Path, vg: vg, tool: newTool(b.runner), runner: b.runner, step: b.step,
 	}, cfg.Keys)
-	p.whole = len(cfg.Devices) > 0
+	p.ownsGroup = len(cfg.Devices) > 0
 	return p
 }
 
-// check returns the name of the volume group that cfg names.
-func check(cfg backends.Config) (string, error) {
+// configuredGroup returns the name of the volume group that cfg names.
+func configuredGroup(cfg backends.Config) (string, error) {
 	vg, ok := strings.CutPrefix(cfg.Path, "/dev/")
 	switch {
 	case cfg.Image != 0:
@@ -222,7 +222,7 @@ func check(cfg backends.Config) (string, error) {
 // concurrent use.
 type Pool struct {
 	*storage
-	whole       bool // its volume group was made for it
+	ownsGroup   bool // its volume group was made for it
 	volumes     *volumes
 	encryption  *encryption
 	attachments *attachments
@@ -236,7 +236,7 @@ type Pool struct {
 // newPool connects the parts of a pool.
 func newPool(s *storage, keys backends.Keys) *Pool {
 	p := &Pool{storage: s}
-	p.volumes = &volumes{storage: s, atRest: map[string]dataset.Size{}}
+	p.volumes = &volumes{storage: s, inactiveUsage: map[string]dataset.Size{}}
 	p.encryption = &encryption{storage: s, keys: keys}
 	p.attachments = &attachments{storage: s, volumes: p.volumes, encryption: p.encryption}
 	p.space = &space{storage: s, volumes: p.volumes}
@@ -261,7 +261,7 @@ func (p *Pool) declare() error {
 	}
 	var lacks []string
 	seals := crypt.Available()
-	for _, err := range append(host.Missing, checks(), seals) {
+	for _, err := range append(host.Missing, checkTools(), seals) {
 		if err != nil {
 			lacks = append(lacks, err.Error())
 		}
@@ -276,7 +276,7 @@ func (p *Pool) declare() error {
 			poolName, p.chunk),
 		Path: p.shelf.Path(), DefaultSize: defaultSize, Freezes: true,
 	}
-	return p.encryption.settled()
+	return p.encryption.dropUnused()
 }
 
 // ID implements backends.Pool.
@@ -326,7 +326,7 @@ func (p *Pool) Used(ctx context.Context, id uuid.UUID) (dataset.Size, error) {
 	}
 	target, err := dm.Status(p.device(name))
 	if errors.Is(err, dm.ErrAbsent) {
-		return p.volumes.usedAtRest(ctx, name)
+		return p.volumes.usedInactive(ctx, name)
 	}
 	if err != nil {
 		return 0, err

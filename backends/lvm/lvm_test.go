@@ -24,7 +24,7 @@ import (
 
 func TestPathsThatNameNoGroup(t *testing.T) {
 	good := backends.Config{Path: "/dev/vg0", Mount: "/mnt"}
-	if vg, err := check(good); vg != "vg0" || err != nil {
+	if vg, err := configuredGroup(good); vg != "vg0" || err != nil {
 		t.Errorf("%q, %v", vg, err)
 	}
 	for path, want := range map[string]*dataset.Kind{
@@ -33,12 +33,12 @@ func TestPathsThatNameNoGroup(t *testing.T) {
 		"/dev/.hidden": dataset.ErrUnsupported, "/dev/a b": dataset.ErrUnsupported,
 		"/dev/" + strings.Repeat("x", 61): dataset.ErrUnsupported, "/dev/x" + strings.Repeat("-", 40): dataset.ErrUnsupported,
 	} {
-		if _, err := check(backends.Config{Path: path, Mount: "/mnt"}); !errors.Is(err, want) {
+		if _, err := configuredGroup(backends.Config{Path: path, Mount: "/mnt"}); !errors.Is(err, want) {
 			t.Errorf("%s: %v, want %s", path, err, want.Code)
 		}
 	}
 	for _, cfg := range []backends.Config{{Path: "/dev/vg0"}, {Path: "/dev/vg0", Mount: "/mnt", Image: dataset.GiB}} {
-		if _, err := check(cfg); err == nil {
+		if _, err := configuredGroup(cfg); err == nil {
 			t.Errorf("%+v is fine", cfg)
 		}
 	}
@@ -47,7 +47,7 @@ func TestPathsThatNameNoGroup(t *testing.T) {
 // The longest name of a device is one that the device mapper takes.
 func TestNamesFit(t *testing.T) {
 	for _, vg := range []string{strings.Repeat("x", 60), strings.Repeat("x-", 23)} {
-		if _, err := check(backends.Config{Path: "/dev/" + vg, Mount: "/mnt"}); err != nil {
+		if _, err := configuredGroup(backends.Config{Path: "/dev/" + vg, Mount: "/mnt"}); err != nil {
 			t.Fatal(err)
 		}
 		p := newPool(&storage{vg: vg}, nil)
@@ -69,22 +69,22 @@ func TestWhatAThinPoolSays(t *testing.T) {
 		"Fail":  "lvconvert --repair vg0/drover_pool",
 		"Error": "lvconvert --repair vg0/drover_pool",
 	} {
-		u, err := parseUse(dm.Target{Type: "thin-pool", Status: status}, 64*dataset.KiB)
+		u, err := parseUsage(dm.Target{Type: "thin-pool", Status: status}, 64*dataset.KiB)
 		if err != nil {
 			t.Errorf("%s: %v", status, err)
 			continue
 		}
-		err = p.space.full(u)
+		err = p.space.checkThinPool(u)
 		if (err == nil) != (want == "") || want != "" && (!errors.Is(err, dataset.ErrNoSpace) || !strings.Contains(err.Error(), want)) {
 			t.Errorf("%s: %v, want %q", status, err, want)
 		}
 	}
-	u, _ := parseUse(dm.Target{Type: "thin-pool", Status: "3 100/1000 10/100 - rw a b - 1024"}, 64*dataset.KiB)
+	u, _ := parseUsage(dm.Target{Type: "thin-pool", Status: "3 100/1000 10/100 - rw a b - 1024"}, 64*dataset.KiB)
 	if u.data != 640*dataset.KiB || u.dataOf != 6400*dataset.KiB || u.metadata != 400*dataset.KiB || u.metadataOf != 4000*dataset.KiB {
 		t.Errorf("%+v", u)
 	}
 	for _, odd := range []dm.Target{{}, {Type: "linear", Status: "3 1/2 3/4"}, {Type: "thin-pool", Status: "3 x"}} {
-		if _, err := parseUse(odd, 64*dataset.KiB); err == nil {
+		if _, err := parseUsage(odd, 64*dataset.KiB); err == nil {
 			t.Errorf("%+v was read", odd)
 		}
 	}
@@ -137,17 +137,17 @@ func TestUnknownIsNotAbsent(t *testing.T) {
 		"  Couldn't find device with uuid abc.\n":                                  false,
 		"": false,
 	} {
-		_, _, err := newTool(answersWith(5, "", stderr)).look(t.Context(), "vg0")
+		_, _, err := newTool(answersWith(5, "", stderr)).readGroup(t.Context(), "vg0")
 		if errors.Is(err, errAbsent) != want || err == nil {
 			t.Errorf("%q: %v", stderr, err)
 		}
 	}
-	_, _, err := newTool(answersWith(3, "", `Volume group "vg0" not found`)).look(t.Context(), "vg0")
+	_, _, err := newTool(answersWith(3, "", `Volume group "vg0" not found`)).readGroup(t.Context(), "vg0")
 	if errors.Is(err, errAbsent) {
 		t.Error("another exit code is taken for it")
 	}
 	for _, said := range []string{"", "{", `{"report":[{"vg":[]}]}`, `{"report":[{"vg":[{},{}]}]}`} {
-		if _, _, err := newTool(answersWith(0, said, "")).look(t.Context(), "vg0"); err == nil || errors.Is(err, errAbsent) {
+		if _, _, err := newTool(answersWith(0, said, "")).readGroup(t.Context(), "vg0"); err == nil || errors.Is(err, errAbsent) {
 			t.Errorf("%q: %v", said, err)
 		}
 	}
@@ -165,7 +165,7 @@ func TestReports(t *testing.T) {
 	if pool.Size != dataset.GiB || pool.Chunk != 64*dataset.KiB || pool.Kind != "thin-pool" || pool.WhenFull != "error" || !slices.Equal(pool.Tags, []string{"drover"}) {
 		t.Errorf("%+v", pool)
 	}
-	if ours(pool) || ours(all["x"]) || !ours(volume{Tags: []string{"drover"}, Pool: "drover_pool"}) {
+	if isOurs(pool) || isOurs(all["x"]) || !isOurs(volume{Tags: []string{"drover"}, Pool: "drover_pool"}) {
 		t.Error("a volume without the tag, or outside of the pool, is taken for drover's")
 	}
 }
@@ -301,7 +301,7 @@ func TestALateCommandIsNotKilled(t *testing.T) {
 // Nothing new begins while the records have room left for little more, of bytes or of files.
 func TestRoomForRecords(t *testing.T) {
 	p := newPool(&storage{name: "fast", vg: "vg0"}, nil)
-	u, err := parseUse(dm.Target{Type: "thin-pool", Status: "3 100/1000 10/100 - rw a b - 1024"}, 64*dataset.KiB)
+	u, err := parseUsage(dm.Target{Type: "thin-pool", Status: "3 100/1000 10/100 - rw a b - 1024"}, 64*dataset.KiB)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -315,7 +315,7 @@ func TestRoomForRecords(t *testing.T) {
 		{12 * dataset.MiB, 60000, "12MiB free of 256MiB"},
 		{200 * dataset.MiB, 3200, "3200 inodes free of 65536"},
 	} {
-		err := p.space.crowded(u, c.free, 256*dataset.MiB, c.files, 65536)
+		err := p.space.checkFree(u, c.free, 256*dataset.MiB, c.files, 65536)
 		if (err == nil) != (c.says == "") || err != nil && (!errors.Is(err, dataset.ErrNoSpace) || !strings.Contains(err.Error(), c.says) || !strings.Contains(err.Error(), "lvextend --resizefs --size +256m vg0/drover_records")) {
 			t.Errorf("%+v: %v", c, err)
 		}
@@ -335,7 +335,7 @@ func TestATurnIsKept(t *testing.T) {
 			return run.Result{}, nil
 		}))
 		turn := func() (context.Context, func()) {
-			in, done, err := tool.hold(t.Context())
+			in, done, err := tool.holdTurn(t.Context())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -352,7 +352,7 @@ func TestATurnIsKept(t *testing.T) {
 		}
 		in, done := turn()
 		other(t.Context())
-		_, err := tool.ask(in, "asked")
+		_, err := tool.query(in, "asked")
 		if err = errors.Join(err, tool.lvm(in, "done")); err != nil {
 			t.Error(err)
 		}

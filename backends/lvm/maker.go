@@ -84,9 +84,9 @@ func headLink(f *shelf.Folder) (tree string, l link, err error) {
 	return h.Tree, l, nil
 }
 
-// intend durably records that a volume will be made for a tree. The record is l with a new volume name, which intend
-// returns. It first removes the volume of an earlier attempt.
-func (m *maker) intend(ctx context.Context, f *shelf.Folder, tree string, l link) (string, error) {
+// recordIntent durably records that a volume will be made for a tree. The record is l with a new volume name, which
+// recordIntent returns. It first removes the volume of an earlier attempt.
+func (m *maker) recordIntent(ctx context.Context, f *shelf.Folder, tree string, l link) (string, error) {
 	if err := m.remover.destroyIn(ctx, f, tree); err != nil {
 		return "", err
 	}
@@ -108,10 +108,10 @@ func (m *maker) tags(id uuid.UUID) []string {
 	return list
 }
 
-// snap makes a volume for a tree of the folder to, with the content of another volume at one moment. When it returns,
-// the new volume is on the disk, with everything that was written to the other volume before.
-func (m *maker) snap(ctx context.Context, of link, to *shelf.Folder, tree string, skip string) (string, error) {
-	name, err := m.intend(ctx, to, tree, of)
+// snapshot makes a volume for a tree of the folder to, with the content of another volume at one moment. When it
+// returns, the new volume is on the disk, with everything that was written to the other volume before.
+func (m *maker) snapshot(ctx context.Context, of link, to *shelf.Folder, tree string, skip string) (string, error) {
+	name, err := m.recordIntent(ctx, to, tree, of)
 	if err != nil {
 		return "", err
 	}
@@ -182,7 +182,7 @@ func (p *Pool) Create(ctx context.Context, d dataset.Dataset) (dataset.Size, err
 		}
 	}
 	size, err = p.maker.make(ctx, d, func(f *shelf.Folder) (dataset.Size, error) {
-		name, err := p.maker.intend(ctx, f, shelf.FirstHead, link{Size: size, Filesystem: fsType})
+		name, err := p.maker.recordIntent(ctx, f, shelf.FirstHead, link{Size: size, Filesystem: fsType})
 		if err != nil {
 			return 0, err
 		}
@@ -299,7 +299,7 @@ func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
 			return 0, err
 		}
 		of.Size = max(size, want)
-		name, err := p.maker.snap(ctx, of, f, shelf.FirstHead, "n")
+		name, err := p.maker.snapshot(ctx, of, f, shelf.FirstHead, "n")
 		if err != nil || want <= size {
 			return size, err
 		}
@@ -347,7 +347,7 @@ func (m *maker) make(ctx context.Context, d dataset.Dataset,
 	}
 	m.step("lvm.make.folder")
 	var size dataset.Size
-	if err = m.space.room(ctx); err == nil {
+	if err = m.space.checkRoom(ctx); err == nil {
 		size, err = fill(f)
 	}
 	if err != nil {

@@ -45,7 +45,7 @@ const (
 
 // open finds the pool, or makes it, and mounts its records.
 func (p *Pool) open(ctx context.Context, cfg backends.Config) error {
-	g, all, err := p.tool.look(ctx, p.vg)
+	g, all, err := p.tool.readGroup(ctx, p.vg)
 	if errors.Is(err, errAbsent) {
 		g, all, err = p.opener.makeGroup(ctx, &cfg)
 	}
@@ -65,7 +65,7 @@ func (p *Pool) open(ctx context.Context, cfg backends.Config) error {
 		return err
 	}
 	cfg.ID, cfg.Path = id, cfg.Mount
-	if err := p.opener.ready(ctx, g, all, cfg); err != nil {
+	if err := p.opener.ensureVolumes(ctx, g, all, cfg); err != nil {
 		return err
 	}
 	if err := p.opener.mountRecords(ctx, cfg.Mount); err != nil {
@@ -98,11 +98,11 @@ func (o *opener) makeGroup(ctx context.Context, cfg *backends.Config) (group, ma
 				"make it of", o.vg, o.vg)
 	}
 	for _, dev := range cfg.Devices {
-		if err := disk.Vacant(dev); err != nil {
+		if err := disk.CheckVacant(dev); err != nil {
 			return group{}, nil, err
 		}
 	}
-	if err := disk.Suffice(cfg.Devices, leastGroup); err != nil { // before the group is made on them
+	if err := disk.CheckTotalSize(cfg.Devices, leastGroup); err != nil { // before the group is made on them
 		return group{}, nil, err
 	}
 	if cfg.ID == uuid.Nil {
@@ -115,7 +115,7 @@ func (o *opener) makeGroup(ctx context.Context, cfg *backends.Config) (group, ma
 		return group{}, nil, err
 	}
 	o.step("lvm.group.made")
-	return o.tool.look(ctx, o.vg)
+	return o.tool.readGroup(ctx, o.vg)
 }
 
 // sameDisks refuses a volume group that is not on the named devices.
@@ -177,7 +177,7 @@ func (o *opener) claim(ctx context.Context, g group, all map[string]volume, cfg 
 		}
 		if cfg.ID != uuid.Nil && cfg.ID != id {
 			return uuid.Nil, dataset.Errorf(refusal, "volume group %s is pool %s, not %s (%s)", o.vg, id, cfg.ID,
-				o.wayOut(all, id, len(cfg.Devices) > 0))
+				o.conflictAdvice(all, id, len(cfg.Devices) > 0))
 		}
 		return id, nil
 	}
@@ -206,8 +206,8 @@ func (o *opener) claim(ctx context.Context, g group, all map[string]volume, cfg 
 	return id, o.tool.lvm(ctx, "vgchange", "--addtag", poolTag+id.String(), o.vg)
 }
 
-// wayOut returns advice about a volume group that is another pool.
-func (o *opener) wayOut(all map[string]volume, id uuid.UUID, whole bool) string {
+// conflictAdvice returns advice about a volume group that is another pool.
+func (o *opener) conflictAdvice(all map[string]volume, id uuid.UUID, whole bool) string {
 	switch {
 	case slices.Contains(all[recordsName].Tags, formattedTag) && all[poolName].Name != "":
 		return "drover pool adopt /dev/" + o.vg + " takes it over"
@@ -218,8 +218,8 @@ func (o *opener) wayOut(all map[string]volume, id uuid.UUID, whole bool) string 
 		"those of %s and %s that there are, then try again", poolTag, id, o.vg, o.ref(recordsName), o.ref(poolName))
 }
 
-// ready makes and activates the pool's two volumes, as far as they are missing or inactive.
-func (o *opener) ready(ctx context.Context, g group, all map[string]volume, cfg backends.Config) error {
+// ensureVolumes makes and activates the pool's two volumes, as far as they are missing or inactive.
+func (o *opener) ensureVolumes(ctx context.Context, g group, all map[string]volume, cfg backends.Config) error {
 	records, pool := all[recordsName], all[poolName]
 	switch {
 	case slices.Contains(records.Tags, formattedTag) && pool.Name != "":
@@ -249,7 +249,7 @@ func (o *opener) ready(ctx context.Context, g group, all map[string]volume, cfg 
 	if _, err := o.volumes.usage(ctx); err != nil {
 		return err
 	}
-	return o.volumes.wake(ctx, all)
+	return o.volumes.resumeSuspended(ctx, all)
 }
 
 // finish makes the missing parts of a new pool.
@@ -322,7 +322,7 @@ func (o *opener) makePool(ctx context.Context, free dataset.Size, stripes int) e
 
 // Close implements backends.Pool.
 func (p *Pool) Close() error {
-	err := p.encryption.settled()
+	err := p.encryption.dropUnused()
 	if p.inCorner {
 		return err
 	}

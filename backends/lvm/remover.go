@@ -26,7 +26,7 @@ type remover struct {
 
 // Delete implements backends.Pool.
 func (p *Pool) Delete(ctx context.Context, id uuid.UUID) error {
-	return p.shelf.Delete(ctx, id, func(string) error { return p.attachments.unused(ctx, id) })
+	return p.shelf.Delete(ctx, id, func(string) error { return p.attachments.checkIdle(ctx, id) })
 }
 
 // Reap implements backends.Pool.
@@ -116,7 +116,7 @@ var _ backends.Clearer = (*Pool)(nil)
 // Clear implements backends.Clearer. It removes a volume group that was made for the pool, with its labels on the
 // devices. From a volume group that existed before, it removes only Drover's volumes and tag.
 func (p *Pool) Clear(ctx context.Context) (left string, err error) {
-	g, all, err := p.tool.look(ctx, p.vg)
+	g, all, err := p.tool.readGroup(ctx, p.vg)
 	if err != nil {
 		return "", err
 	}
@@ -135,7 +135,7 @@ func (p *Pool) Clear(ctx context.Context) (left string, err error) {
 			others = name
 		}
 	}
-	if p.whole && others != "" {
+	if p.ownsGroup && others != "" {
 		return "", dataset.Errorf(dataset.ErrConflict,
 			"volume group %s was made for pool %s, and has %s, which is not drover's: it is not removed "+
 				"(lvremove %s, if nobody needs it)", p.vg, p.name, others, p.ref(others))
@@ -158,7 +158,7 @@ func (p *Pool) Clear(ctx context.Context) (left string, err error) {
 		}
 		p.step("lvm.clear." + name)
 	}
-	if !p.whole {
+	if !p.ownsGroup {
 		return "", p.tool.lvm(ctx, "vgchange", "--deltag", poolTag+p.ID().String(), p.vg)
 	}
 	rows, err := p.tool.report(ctx, "vgs", "pv_name", p.vg)

@@ -14,7 +14,7 @@ import (
 
 // Lock implements backends.Serializer.
 func (p *Pool) Lock(ctx context.Context) (locked context.Context, unlock func(), err error) {
-	return p.tool.hold(ctx)
+	return p.tool.holdTurn(ctx)
 }
 
 // Snapshot implements backends.Pool.
@@ -40,7 +40,7 @@ func (p *Pool) take(ctx context.Context, f *shelf.Folder, s dataset.Snapshot) er
 		return err
 	}
 	if s.Kind != dataset.SnapshotTransfer { // a transfer out of a full pool makes room
-		if err := p.space.room(ctx); err != nil {
+		if err := p.space.checkRoom(ctx); err != nil {
 			return err
 		}
 	}
@@ -48,7 +48,7 @@ func (p *Pool) take(ctx context.Context, f *shelf.Folder, s dataset.Snapshot) er
 	if err != nil {
 		return err
 	}
-	if _, err := p.maker.snap(ctx, head, f, shelf.TreeOf(s.ID), "y"); err != nil {
+	if _, err := p.maker.snapshot(ctx, head, f, shelf.TreeOf(s.ID), "y"); err != nil {
 		return err
 	}
 	return f.WriteKept(shelf.Kept{Snapshot: s, Tree: shelf.TreeOf(s.ID)})
@@ -84,7 +84,7 @@ func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 	}
 	defer f.Close()
 	plan, err := f.PlanRestore(id, keep.ID,
-		func() error { return p.attachments.unused(ctx, ds) },
+		func() error { return p.attachments.checkIdle(ctx, ds) },
 		func(snapshot uuid.UUID) error { return p.DeleteSnapshot(ctx, ds, snapshot) })
 	switch {
 	case err != nil || plan.Done:
@@ -93,7 +93,7 @@ func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 		return p.retire(ctx, f, plan.Kept.Tree)
 	}
 	old, fresh := plan.Old, shelf.RestoredTree(keep.ID)
-	if err := p.refill(ctx, f, plan.From.Tree, old.Tree, fresh); err != nil {
+	if err := p.makeHead(ctx, f, plan.From.Tree, old.Tree, fresh); err != nil {
 		return fmt.Errorf("restore snapshot %s: %w", id, err)
 	}
 	was := shelf.Kept{Snapshot: keep, Tree: old.Tree}
@@ -107,8 +107,8 @@ func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 	return p.retire(ctx, f, old.Tree)
 }
 
-// refill makes the volume of a new head from a snapshot. The volume is as large as that of the old head.
-func (p *Pool) refill(ctx context.Context, f *shelf.Folder, from, old, fresh string) error {
+// makeHead makes the volume of a new head from a snapshot. The volume is as large as that of the old head.
+func (p *Pool) makeHead(ctx context.Context, f *shelf.Folder, from, old, fresh string) error {
 	now, err := linkOf(f.Root, old)
 	if err != nil {
 		return err
@@ -122,7 +122,7 @@ func (p *Pool) refill(ctx context.Context, f *shelf.Folder, from, old, fresh str
 		return err
 	}
 	of.Size = now.Size
-	name, err := p.maker.snap(ctx, of, f, fresh, "n")
+	name, err := p.maker.snapshot(ctx, of, f, fresh, "n")
 	if err != nil {
 		return err
 	}

@@ -15,24 +15,24 @@ type space struct {
 	volumes *volumes
 }
 
-// full fails with ErrNoSpace, and advice, if the thin pool is so full that no new work should begin.
-func (c *space) full(u use) error {
+// checkThinPool fails with ErrNoSpace, and advice, if the thin pool is so full that no new work should begin.
+func (c *space) checkThinPool(u usage) error {
 	ref := c.ref(poolName)
 	switch {
-	case u.mode == "out of data space" || u.data > u.dataOf/100*mark:
+	case u.mode == "out of data space" || u.data > u.dataOf/100*maxPercent:
 		return dataset.Errorf(dataset.ErrNoSpace,
 			"pool %s is nearly full: %s of the %s of its thin pool are taken, and nothing new begins above "+
 				"%d %% (delete snapshots or volumes; or lvextend --size +20%% %s, after vgextend %s DEVICE "+
 				"where that has no room)",
-			c.name, u.data.Human(), u.dataOf.Human(), mark, ref, c.vg)
+			c.name, u.data.Human(), u.dataOf.Human(), maxPercent, ref, c.vg)
 	case u.mode != "":
 		return dataset.Errorf(dataset.ErrNoSpace,
 			"pool %s: its thin pool is %s: unmount its volumes, then lvconvert --repair %s", c.name, u.mode, ref)
-	case u.metadata > u.metadataOf/100*mark:
+	case u.metadata > u.metadataOf/100*maxPercent:
 		return dataset.Errorf(dataset.ErrNoSpace,
 			"pool %s is nearly full: %s of the %s for the metadata of its thin pool are taken, and nothing "+
 				"new begins above %d %% (lvextend --poolmetadatasize +%s %s; or delete snapshots)",
-			c.name, u.metadata.Human(), u.metadataOf.Human(), mark, bytesText(c.roundUp(u.metadataOf/4)), ref)
+			c.name, u.metadata.Human(), u.metadataOf.Human(), maxPercent, bytesText(c.roundUp(u.metadataOf/4)), ref)
 	}
 	return nil
 }
@@ -44,12 +44,12 @@ func (c *space) status(ctx context.Context) dataset.PoolStatus {
 		return st
 	}
 	if c.tool.failed.Load() && len(c.tool.one) == 0 {
-		_ = c.volumes.rouse(ctx) // a later call retries
+		_ = c.volumes.resumeIfFailed(ctx) // a later call retries
 	}
 	free, size := st.Free, st.Size
 	u, err := c.volumes.usage(ctx)
 	if err == nil && u.mode == "failed" {
-		err = c.full(u)
+		err = c.checkThinPool(u)
 	}
 	if err != nil {
 		st.Online, st.Reason = false, err.Error()
@@ -61,7 +61,7 @@ func (c *space) status(ctx context.Context) dataset.PoolStatus {
 		err = unix.Statfs(c.shelf.Path(), &fs)
 	}
 	if err == nil {
-		err = c.crowded(u, free, size, fs.Ffree, fs.Files)
+		err = c.checkFree(u, free, size, fs.Ffree, fs.Files)
 	}
 	if err != nil {
 		st.Reason = err.Error()
@@ -69,9 +69,10 @@ func (c *space) status(ctx context.Context) dataset.PoolStatus {
 	return st
 }
 
-// crowded is full for the filesystem of the records too, of which it gets the free bytes and files.
-func (c *space) crowded(u use, free, size dataset.Size, files, filesOf uint64) error {
-	if err := c.full(u); err != nil {
+// checkFree fails with ErrNoSpace, and advice, if the thin pool or the filesystem of the records is nearly full. free
+// and files are what is free in that filesystem, size and filesOf its totals.
+func (c *space) checkFree(u usage, free, size dataset.Size, files, filesOf uint64) error {
+	if err := c.checkThinPool(u); err != nil {
 		return err
 	}
 	what := ""
@@ -88,8 +89,8 @@ func (c *space) crowded(u use, free, size dataset.Size, files, filesOf uint64) e
 		c.ref(recordsName))
 }
 
-// room fails with ErrNoSpace if the pool is so full that no new work should begin.
-func (c *space) room(ctx context.Context) error {
+// checkRoom fails with ErrNoSpace if the pool is so full that no new work should begin.
+func (c *space) checkRoom(ctx context.Context) error {
 	if err := c.tool.busy(); err != nil {
 		return err
 	}

@@ -87,7 +87,7 @@ func (t tool) lvm(ctx context.Context, command string, args ...string) error {
 	case <-patience.C:
 		t.setLate(strings.Join(append([]string{program, command}, args...), " "))
 		err := t.busy()
-		if h := t.held(ctx); h != nil {
+		if h := t.turnOf(ctx); h != nil {
 			h.over.Store(true) // the turn belongs to that command now
 		}
 		close(over)
@@ -121,7 +121,7 @@ func (t tool) begin(ctx context.Context) (end func(), err error) {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		if t.held(ctx) != nil {
+		if t.turnOf(ctx) != nil {
 			return func() {}, nil
 		}
 		if err := t.busy(); err != nil {
@@ -139,20 +139,20 @@ func (t tool) begin(ctx context.Context) (end func(), err error) {
 // turnKey is the key of a held turn in a context.
 type turnKey struct{}
 
-// held is a turn that is kept for several commands.
-type held struct {
+// heldTurn is a turn that is kept for several commands.
+type heldTurn struct {
 	of   *turn
 	over atomic.Bool // the turn has ended, or belongs to a command that has taken longer than its limit
 }
 
-// hold waits for the turn and keeps it until done is called. Commands use the held turn if they run with the returned
-// context.
-func (t tool) hold(ctx context.Context) (in context.Context, done func(), err error) {
+// holdTurn waits for the turn and keeps it until done is called. Commands use the held turn if they run with the
+// returned context.
+func (t tool) holdTurn(ctx context.Context) (in context.Context, done func(), err error) {
 	end, err := t.begin(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
-	h := &held{of: t.turn}
+	h := &heldTurn{of: t.turn}
 	return context.WithValue(ctx, turnKey{}, h), func() {
 		if !h.over.Swap(true) {
 			end()
@@ -160,17 +160,17 @@ func (t tool) hold(ctx context.Context) (in context.Context, done func(), err er
 	}, nil
 }
 
-// held returns the held turn of a context, or nil if it has none.
-func (t tool) held(ctx context.Context) *held {
-	h, _ := ctx.Value(turnKey{}).(*held)
+// turnOf returns the held turn of a context, or nil if it has none.
+func (t tool) turnOf(ctx context.Context) *heldTurn {
+	h, _ := ctx.Value(turnKey{}).(*heldTurn)
 	if h == nil || h.of != t.turn || h.over.Load() {
 		return nil
 	}
 	return h
 }
 
-// ask runs a command that changes nothing and returns its output.
-func (t tool) ask(ctx context.Context, command string, args ...string) ([]byte, error) {
+// query runs a command that changes nothing and returns its output.
+func (t tool) query(ctx context.Context, command string, args ...string) ([]byte, error) {
 	end, err := t.begin(ctx)
 	if err != nil {
 		return nil, err
@@ -272,7 +272,7 @@ func (r row) list(field string) []string {
 // report reads fields of the volumes in a volume group.
 func (t tool) report(ctx context.Context, command, fields string, args ...string) ([]row, error) {
 	args = append([]string{"--reportformat", "json", "--units", "b", "--nosuffix", "--options", fields}, args...)
-	out, err := t.ask(ctx, command, args...)
+	out, err := t.query(ctx, command, args...)
 	if err != nil {
 		return nil, err
 	}
@@ -289,8 +289,8 @@ func (t tool) report(ctx context.Context, command, fields string, args ...string
 	return rows, nil
 }
 
-// look returns a volume group with its volumes by name. It fails with errAbsent if there is no such group.
-func (t tool) look(ctx context.Context, name string) (group, map[string]volume, error) {
+// readGroup returns a volume group with its volumes by name. It fails with errAbsent if there is no such group.
+func (t tool) readGroup(ctx context.Context, name string) (group, map[string]volume, error) {
 	const fields = "vg_name,vg_tags,vg_free,vg_extent_size,vg_missing_pv_count"
 	rows, err := t.report(ctx, "vgs", fields+","+volumeFields, name)
 	if err == nil && len(rows) == 0 { // the group has no volumes

@@ -20,8 +20,8 @@ import (
 type volumes struct {
 	*storage
 
-	mu     sync.Mutex
-	atRest map[string]dataset.Size // remembered usage of inactive volumes, by name
+	mu            sync.Mutex
+	inactiveUsage map[string]dataset.Size // remembered usage of inactive volumes, by name
 }
 
 // activate activates a volume and returns its device. The option -K also activates heads that have the flag to skip
@@ -46,26 +46,26 @@ func (v *volumes) activate(ctx context.Context, name string) (dm.Device, error) 
 func (v *volumes) forget(name string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	delete(v.atRest, name)
+	delete(v.inactiveUsage, name)
 }
 
 // change runs a command on volumes. If the command fails, change resumes the devices that it left suspended.
 func (v *volumes) change(ctx context.Context, command string, args ...string) error {
 	err := v.tool.lvm(ctx, command, args...)
-	if wErr := v.rouse(context.WithoutCancel(ctx)); err != nil && wErr != nil {
+	if wErr := v.resumeIfFailed(context.WithoutCancel(ctx)); err != nil && wErr != nil {
 		err = fmt.Errorf("%w (and %w)", err, wErr)
 	}
 	return err
 }
 
-// rouse calls wake if a command has failed or was killed.
-func (v *volumes) rouse(ctx context.Context) error {
+// resumeIfFailed calls resumeSuspended if a command has failed or was killed.
+func (v *volumes) resumeIfFailed(ctx context.Context) error {
 	if v.tool.busy() != nil || !v.tool.failed.Swap(false) {
 		return nil
 	}
 	all, err := v.tool.volumes(ctx, v.vg)
 	if err == nil {
-		err = v.wake(ctx, all)
+		err = v.resumeSuspended(ctx, all)
 	}
 	if err != nil {
 		v.tool.failed.Store(true)
@@ -73,9 +73,9 @@ func (v *volumes) rouse(ctx context.Context) error {
 	return err
 }
 
-// wake resumes volumes that a killed lvm left suspended, because their writers wait. It does so through lvm, which
-// waits for the lock that a running lvm holds.
-func (v *volumes) wake(ctx context.Context, all map[string]volume) error {
+// resumeSuspended resumes volumes that a killed lvm left suspended, because their writers wait. It does so through lvm,
+// which waits for the lock that a running lvm holds.
+func (v *volumes) resumeSuspended(ctx context.Context, all map[string]volume) error {
 	asleep := func(layer ...string) bool {
 		dev, err := dm.Find(dm.Mangle(append([]string{v.vg}, layer...)...))
 		return err == nil && dev.Suspended
@@ -117,19 +117,19 @@ func (v *volumes) node(ctx context.Context, dev dm.Device) (string, error) {
 	}
 }
 
-// use is how full the thin pool is.
-type use struct {
+// usage is how full the thin pool is.
+type usage struct {
 	data, dataOf         dataset.Size
 	metadata, metadataOf dataset.Size
 	mode                 string // "": it works
 }
 
-// mark is the percentage of use from which on no new work begins.
-const mark = 80
+// maxPercent is the percentage of use from which on no new work begins.
+const maxPercent = 80
 
 // usage asks the kernel how full the thin pool is. It activates the pool if it became inactive together with its last
 // volume.
-func (v *volumes) usage(ctx context.Context) (use, error) {
+func (v *volumes) usage(ctx context.Context) (usage, error) {
 	target, err := v.poolTarget()
 	if errors.Is(err, dm.ErrAbsent) {
 		if err = v.tool.lvm(ctx, "lvchange", "--yes", "--activate", "y", v.ref(poolName)); err == nil {
@@ -137,9 +137,9 @@ func (v *volumes) usage(ctx context.Context) (use, error) {
 		}
 	}
 	if err != nil {
-		return use{}, err
+		return usage{}, err
 	}
-	return parseUse(target, v.chunk)
+	return parseUsage(target, v.chunk)
 }
 
 // poolTarget returns the target of the thin pool. Once the pool has a volume, LVM puts another layer above the device
@@ -152,13 +152,13 @@ func (v *volumes) poolTarget() (dm.Target, error) {
 	return target, err
 }
 
-// parseUse parses the status line of a thin pool: see the kernel's thin-provisioning.rst.
-func parseUse(target dm.Target, block dataset.Size) (use, error) {
+// parseUsage parses the status line of a thin pool: see the kernel's thin-provisioning.rst.
+func parseUsage(target dm.Target, block dataset.Size) (usage, error) {
 	field := strings.Fields(target.Status)
 	if target.Type == "thin-pool" && len(field) > 0 && (field[0] == "Fail" || field[0] == "Error") {
-		return use{mode: "failed"}, nil
+		return usage{mode: "failed"}, nil
 	}
-	var u use
+	var u usage
 	var id int64
 	n, _ := fmt.Sscanf(target.Status, "%d %d/%d %d/%d", &id, &u.metadata, &u.metadataOf, &u.data, &u.dataOf)
 	if n != 5 || target.Type != "thin-pool" {
@@ -178,11 +178,11 @@ func parseUse(target dm.Target, block dataset.Size) (use, error) {
 	return u, nil
 }
 
-// usedAtRest returns the usage of an inactive volume, which does not change while the volume is inactive. It reads the
-// usage of all inactive volumes at once, because a caller that asks for one usually asks for more.
-func (v *volumes) usedAtRest(ctx context.Context, name string) (dataset.Size, error) {
+// usedInactive returns the usage of an inactive volume, which does not change while the volume is inactive. It reads
+// the usage of all inactive volumes at once, because a caller that asks for one usually asks for more.
+func (v *volumes) usedInactive(ctx context.Context, name string) (dataset.Size, error) {
 	v.mu.Lock()
-	size, known := v.atRest[name]
+	size, known := v.inactiveUsage[name]
 	v.mu.Unlock()
 	if known {
 		return size, nil
@@ -197,15 +197,15 @@ func (v *volumes) usedAtRest(ctx context.Context, name string) (dataset.Size, er
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	clear(v.atRest)
+	clear(v.inactiveUsage)
 	for _, r := range rows {
 		number, err := strconv.ParseUint(r["thin_id"], 10, 64)
 		n, there := blocks[number]
 		if err == nil && there && r["lv_active"] == "" {
-			v.atRest[r["lv_name"]] = dataset.Size(n) * v.chunk
+			v.inactiveUsage[r["lv_name"]] = dataset.Size(n) * v.chunk
 		}
 	}
-	if size, known = v.atRest[name]; !known {
+	if size, known = v.inactiveUsage[name]; !known {
 		return 0, dataset.Errorf(dataset.ErrCorrupt, "volume %s is gone, or has just become active", v.ref(name))
 	}
 	return size, nil

@@ -111,10 +111,10 @@ func (b Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool, 
 			return nil, err
 		}
 		if cfg.Make {
-			err = suits(p.path)
+			err = checkShare(p.path)
 		}
 		if err == nil {
-			err = plain(p.path, filepath.Base(cfg.Path))
+			err = checkNotMount(p.path, filepath.Base(cfg.Path))
 		}
 		if err == nil {
 			p.share, err = join(p.path, cfg.Make)
@@ -127,8 +127,8 @@ func (b Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool, 
 	if err != nil {
 		return nil, err
 	}
-	p.Pool, p.in = in, in.(*dir.Pool)
-	p.exchange, p.own = shelf.NewExchange(p.in.Shelf()), p.in.Shelf().Path()
+	p.Pool, p.dir = in, in.(*dir.Pool)
+	p.exchange, p.ownPath = shelf.NewExchange(p.dir.Shelf()), p.dir.Shelf().Path()
 	return p, nil
 }
 
@@ -169,9 +169,9 @@ func onNFS(path string) (note string, err error) {
 	return "", nil
 }
 
-// suits fails if no pool should be made below a directory: it has files that are not of a share, or root is
+// checkShare fails if no pool should be made below a directory: it has files that are not of a share, or root is
 // squashed there.
-func suits(share string) error {
+func checkShare(share string) error {
 	root, err := os.OpenRoot(share)
 	if err != nil {
 		return err
@@ -194,11 +194,11 @@ func suits(share string) error {
 			}
 		}
 	}
-	return keepsOwners(root)
+	return checkOwners(root)
 }
 
-// keepsOwners fails if the server squashes root.
-func keepsOwners(root *os.Root) (err error) {
+// checkOwners fails if the server squashes root.
+func checkOwners(root *os.Root) (err error) {
 	name := probe + uuid.NewString()
 	f, err := root.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 	if errors.Is(err, unix.EROFS) {
@@ -223,9 +223,9 @@ func keepsOwners(root *os.Root) (err error) {
 	return err
 }
 
-// plain fails if a pool is a separate mount, because nothing could be renamed from it to another pool. The shelf
-// reports an absent folder, and a file in its place.
-func plain(share, pool string) error {
+// checkNotMount fails if a pool is a separate mount, because nothing could be renamed from it to another pool. The
+// shelf reports an absent folder, and a file in its place.
+func checkNotMount(share, pool string) error {
 	root, err := os.OpenRoot(share)
 	if err != nil {
 		return err
@@ -239,7 +239,7 @@ func plain(share, pool string) error {
 		return err
 	}
 	defer to.Close()
-	return shelf.OneMount(root, ".", to, ".")
+	return shelf.CheckOneMount(root, ".", to, ".")
 }
 
 const shareFormat = 1
@@ -282,13 +282,13 @@ func join(path string, make bool) (uuid.UUID, error) {
 			return uuid.Nil, err
 		}
 		err = root.Link(name, shareName)
-		if err = errors.Join(root.Remove(name), shelf.SyncDir(root), unlessExists(err)); err != nil {
+		if err = errors.Join(root.Remove(name), shelf.SyncDir(root), ignoreExists(err)); err != nil {
 			return uuid.Nil, err
 		}
 	}
 }
 
-func unlessExists(err error) error {
+func ignoreExists(err error) error {
 	if errors.Is(err, fs.ErrExist) {
 		return nil
 	}
@@ -298,16 +298,16 @@ func unlessExists(err error) error {
 // Pool is an open pool.
 type Pool struct {
 	backends.Pool
-	in       *dir.Pool // the same pool
+	dir      *dir.Pool // the same pool
 	exchange *shelf.Exchange
 	path     string // the path of the share
-	own      string // the path of this host's pool
+	ownPath  string // the path of this host's pool
 	share    uuid.UUID
 	note     string
 }
 
 // Clear implements backends.Clearer. It clears this host's pool, and leaves the share, which other hosts use too.
-func (p *Pool) Clear(ctx context.Context) (left string, err error) { return p.in.Clear(ctx) }
+func (p *Pool) Clear(ctx context.Context) (left string, err error) { return p.dir.Clear(ctx) }
 
 // Info implements backends.Pool.
 func (p *Pool) Info() backends.Info {
@@ -344,7 +344,7 @@ func (p *Pool) CheckIdle(ctx context.Context, id uuid.UUID) error {
 
 // CheckVisible implements backends.Sharer.
 func (p *Pool) CheckVisible(_ context.Context, id, pool uuid.UUID) error {
-	path, err := p.beside(pool)
+	path, err := p.pathOf(pool)
 	if err != nil {
 		return err
 	}
@@ -354,7 +354,7 @@ func (p *Pool) CheckVisible(_ context.Context, id, pool uuid.UUID) error {
 // Visit implements backends.Sharer.
 func (p *Pool) Visit(_ context.Context, id, pool uuid.UUID, opts backends.AttachOptions) (a backends.Attachment,
 	err error) {
-	path, err := p.beside(pool)
+	path, err := p.pathOf(pool)
 	if err != nil {
 		return a, err
 	}
@@ -362,20 +362,20 @@ func (p *Pool) Visit(_ context.Context, id, pool uuid.UUID, opts backends.Attach
 	if err != nil {
 		return a, err
 	}
-	a, err = p.in.AttachFolder(f, opts)
+	a, err = p.dir.AttachFolder(f, opts)
 	return a, errors.Join(err, f.Close())
 }
 
 // RestoreApart implements backends.Sharer.
 func (p *Pool) RestoreApart(ctx context.Context, ds, id uuid.UUID, keep dataset.Snapshot,
 	progress backends.Progress) error {
-	return p.in.RestoreApart(ctx, ds, id, keep, progress)
+	return p.dir.RestoreApart(ctx, ds, id, keep, progress)
 }
 
 // Take implements backends.Sharer.
 func (p *Pool) Take(_ context.Context, d dataset.Dataset, from backends.PreviousHome) error {
-	path, err := p.beside(from.Pool)
-	if err == nil && path != p.own {
+	path, err := p.pathOf(from.Pool)
+	if err == nil && path != p.ownPath {
 		if err = p.exchange.Take(path, d); err != nil {
 			err = fmt.Errorf("take it from %s: %w", path, err)
 		}
@@ -383,7 +383,7 @@ func (p *Pool) Take(_ context.Context, d dataset.Dataset, from backends.Previous
 	if err != nil && !errors.Is(err, dataset.ErrNotFound) {
 		return err
 	}
-	if have, hErr := p.exchange.Taken(d, from.Epoch); have || hErr != nil {
+	if have, hErr := p.exchange.ConfirmTaken(d, from.Epoch); have || hErr != nil {
 		return hErr
 	}
 	if err == nil {
@@ -392,8 +392,8 @@ func (p *Pool) Take(_ context.Context, d dataset.Dataset, from backends.Previous
 	return err
 }
 
-// beside returns the path of a pool of the share.
-func (p *Pool) beside(pool uuid.UUID) (string, error) {
+// pathOf returns the path of a pool of the share.
+func (p *Pool) pathOf(pool uuid.UUID) (string, error) {
 	root, err := os.OpenRoot(p.path)
 	if err != nil {
 		return "", dataset.Errorf(dataset.ErrOffline, "share %s: %w", p.path, err)

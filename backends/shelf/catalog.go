@@ -25,7 +25,7 @@ type catalog struct {
 func (cat *catalog) Find(id uuid.UUID) (*Folder, error) {
 	f, err := cat.FindAny(id)
 	if err == nil && f.State == backends.EntryCopy {
-		return nil, errors.Join(cat.dir.isCopy(id), f.Close())
+		return nil, errors.Join(cat.dir.isCopyError(id), f.Close())
 	}
 	return f, err
 }
@@ -41,9 +41,9 @@ func (cat *catalog) FindAny(id uuid.UUID) (*Folder, error) {
 	if err != nil {
 		return nil, err
 	}
-	if f.State != backends.EntryReady && !f.whole() {
+	if f.State != backends.EntryReady && !f.isComplete() {
 		_ = f.Close()
-		return nil, cat.dir.notFound(id)
+		return nil, cat.dir.notFoundError(id)
 	}
 	return f, nil
 }
@@ -78,12 +78,12 @@ func (cat *catalog) search(root *os.Root, id uuid.UUID) (*Folder, error) {
 			return nil, err
 		}
 	}
-	return nil, cat.dir.notFound(id)
+	return nil, cat.dir.notFoundError(id)
 }
 
-// Glance opens the folder of a dataset, whole or not, while the caller works on another dataset: it does not wait for a
-// claim. It fails with dataset.ErrNotFound if there is none.
-func (cat *catalog) Glance(id uuid.UUID) (*os.Root, error) {
+// OpenUnclaimed opens the folder of a dataset, whole or not, while the caller works on another dataset: it does not
+// wait for a claim. It fails with dataset.ErrNotFound if there is none.
+func (cat *catalog) OpenUnclaimed(id uuid.UUID) (*os.Root, error) {
 	root, err := cat.dir.Enter()
 	if err != nil {
 		return nil, err
@@ -92,13 +92,13 @@ func (cat *catalog) Glance(id uuid.UUID) (*os.Root, error) {
 	for {
 		before := cat.moves.Count()
 		for _, area := range cat.dir.areas()[:len(cat.dir.areas())-1] {
-			sub, err := openSub(root, filepath.Join(area, id.String()))
+			sub, err := openSubdir(root, filepath.Join(area, id.String()))
 			if !errors.Is(err, fs.ErrNotExist) {
 				return sub, err
 			}
 		}
 		if cat.moves.Count() == before {
-			return nil, cat.dir.notFound(id)
+			return nil, cat.dir.notFoundError(id)
 		}
 	}
 }

@@ -16,14 +16,14 @@ import (
 // Clear removes the marker and the areas of an empty pool, and its directory if that was made together with the pool
 // and is no mount: see backends.Clearer. It removes only the marker and empty directories.
 func (dir *directory) Clear() error {
-	dir.marking.Lock()
-	defer dir.marking.Unlock()
+	dir.markerMu.Lock()
+	defer dir.markerMu.Unlock()
 	root, m, err := dir.openMarked()
 	if err != nil {
 		return err
 	}
 	defer root.Close()
-	own, err := dir.bare(root)
+	own, err := dir.emptyPoolNames(root)
 	if err != nil {
 		return err
 	}
@@ -49,9 +49,9 @@ func (dir *directory) Clear() error {
 	return syncPath(filepath.Dir(dir.path))
 }
 
-// bare returns the names in an empty pool, except for its marker. It fails with dataset.ErrConflict if the pool is not
-// empty.
-func (dir *directory) bare(root *os.Root) ([]string, error) {
+// emptyPoolNames returns the names in an empty pool, except for its marker. It fails with dataset.ErrConflict if the
+// pool is not empty.
+func (dir *directory) emptyPoolNames(root *os.Root) ([]string, error) {
 	names, err := ReadNames(root, ".")
 	if err != nil {
 		return nil, err
@@ -61,7 +61,7 @@ func (dir *directory) bare(root *os.Root) ([]string, error) {
 		if name == markerName || name == Temp+markerName {
 			continue
 		}
-		known := name == copiesArea || slices.Contains(areas(), name) || slices.Contains(dir.Own, name)
+		known := name == copiesArea || slices.Contains(areas(), name) || slices.Contains(dir.BackendNames, name)
 		inside, err := ReadNames(root, name)
 		switch {
 		case known && err == nil && len(inside) == 0:

@@ -27,7 +27,7 @@ func (cp *copier) MakeCopy(d dataset.Dataset, begin func() error) (*Folder, erro
 	defer root.Close()
 	f, err := cp.catalog.find(root, d.ID)
 	switch {
-	case err == nil && f.State == backends.EntryCopy && f.whole():
+	case err == nil && f.State == backends.EntryCopy && f.isComplete():
 		return f, nil
 	case err == nil && f.State != backends.EntryCopy:
 		return nil, errors.Join(dataset.Errorf(dataset.ErrConflict, "%s has the dataset itself, with a head",

@@ -32,8 +32,8 @@ func (c *creator) Make(id uuid.UUID) (f *Folder, whole bool, err error) {
 	f, err = c.catalog.find(root, id)
 	switch {
 	case err == nil && f.State == backends.EntryCopy:
-		return nil, false, errors.Join(c.dir.isCopy(id), f.Close())
-	case err == nil && (f.State == backends.EntryReady || f.whole()):
+		return nil, false, errors.Join(c.dir.isCopyError(id), f.Close())
+	case err == nil && (f.State == backends.EntryReady || f.isComplete()):
 		return f, true, nil
 	case err == nil:
 		if err := f.Close(); err != nil {

@@ -115,15 +115,15 @@ func TestI2RecordsSurviveAPowerCut(t *testing.T) {
 		t.Errorf("the record: %+v, %v", d, err)
 	}
 	p.ok(p.WriteKept(Kept{Snapshot: dataset.Snapshot{ID: one}, Tree: FirstHead}))
-	if named, err := p.cut("pool", readyArea).Named(FirstHead, one); err != nil || !named {
+	if named, err := p.cut("pool", readyArea).IsKeptBy(FirstHead, one); err != nil || !named {
 		t.Errorf("the snapshot: %t, %v", named, err)
 	}
 	p.ok(p.SetHead(Head{Tree: RestoredTree(one)}))
 	if h, err := p.cut("pool", readyArea).Head(); err != nil || h.Tree != RestoredTree(one) {
 		t.Errorf("the head: %+v, %v", h, err)
 	}
-	p.ok(p.Forget(one))
-	if named, err := p.cut("pool", readyArea).Named(FirstHead, one); err != nil || named {
+	p.ok(p.RemoveRecord(one))
+	if named, err := p.cut("pool", readyArea).IsKeptBy(FirstHead, one); err != nil || named {
 		t.Errorf("the removed snapshot: %t, %v", named, err)
 	}
 }
@@ -159,7 +159,7 @@ func TestI2RepeatedCallFlushes(t *testing.T) {
 		if tree, err := p.Drop(one); err != nil || tree != "" {
 			t.Errorf("%q, %v", tree, err)
 		}
-		if named, err := p.cut("pool", readyArea).Named(FirstHead, one); err != nil || named {
+		if named, err := p.cut("pool", readyArea).IsKeptBy(FirstHead, one); err != nil || named {
 			t.Errorf("the snapshot is back: %t, %v", named, err)
 		}
 	})
@@ -168,7 +168,7 @@ func TestI2RepeatedCallFlushes(t *testing.T) {
 		one := uuid.New()
 		p.ok(p.WriteKept(Kept{Snapshot: dataset.Snapshot{ID: one}, Tree: FirstHead}))
 		p.ok(p.Sweep())
-		if named, err := p.cut("pool", readyArea).Named(FirstHead, one); err != nil || named {
+		if named, err := p.cut("pool", readyArea).IsKeptBy(FirstHead, one); err != nil || named {
 			t.Errorf("the record of the failed restore is back: %t, %v", named, err)
 		}
 	})

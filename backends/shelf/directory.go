@@ -59,13 +59,13 @@ const format = 1
 // directory is the directory of a pool with its marker. The directory is opened by its path for every call, and its
 // marker read, so that a disk that was unmounted or exchanged is noticed at once.
 type directory struct {
-	// Own are names beside the areas that belong to the backend. They are set before the pool is used.
-	Own []string
+	// BackendNames are names beside the areas that belong to the backend. They are set before the pool is used.
+	BackendNames []string
 
-	path    string
-	mark    marker     // the expected marker; its generation is not used
-	copies  bool       // the pool keeps copies too
-	marking sync.Mutex // held while the marker is rewritten
+	path     string
+	mark     marker     // the expected marker; its generation is not used
+	copies   bool       // the pool keeps copies too
+	markerMu sync.Mutex // held while the marker is rewritten
 }
 
 // prepare makes the pool if it is wanted, checks the marker and learns the pool's ID from it.
@@ -105,8 +105,8 @@ func (dir *directory) Generation() (uint64, error) {
 
 // Raise durably sets the counter in the pool's marker.
 func (dir *directory) Raise(generation uint64) error {
-	dir.marking.Lock()
-	defer dir.marking.Unlock()
+	dir.markerMu.Lock()
+	defer dir.markerMu.Unlock()
 	root, m, err := dir.openMarked()
 	if err != nil {
 		return err
@@ -141,7 +141,7 @@ func (dir *directory) make() error {
 	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	root, err := openPlain(dir.path)
+	root, err := openDir(dir.path)
 	if err != nil {
 		return dataset.Errorf(dataset.ErrExists, "%w", err)
 	}
@@ -159,7 +159,7 @@ func (dir *directory) make() error {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return dataset.Errorf(dataset.ErrExists, "something lies there: %w", err)
 	}
-	if err := vacant(root); err != nil {
+	if err := checkVacant(root); err != nil {
 		return err
 	}
 	for _, area := range areas() {
@@ -178,9 +178,9 @@ func (dir *directory) make() error {
 	return syncPath(filepath.Dir(dir.path))
 }
 
-// vacant fails with dataset.ErrExists unless a pool can be made in a directory: it is empty, a new filesystem, or has
-// only the areas that an earlier attempt made.
-func vacant(root *os.Root) error {
+// checkVacant fails with dataset.ErrExists unless a pool can be made in a directory: it is empty, a new filesystem, or
+// has only the areas that an earlier attempt made.
+func checkVacant(root *os.Root) error {
 	names, err := ReadNames(root, ".")
 	if err != nil {
 		return err
@@ -226,8 +226,8 @@ func (dir *directory) open() (*os.Root, marker, error) {
 	if !errors.Is(err, errNoPool) {
 		return root, m, err
 	}
-	dir.marking.Lock() // with zfs-fuse a file that is being replaced is absent for a moment
-	defer dir.marking.Unlock()
+	dir.markerMu.Lock() // with zfs-fuse a file that is being replaced is absent for a moment
+	defer dir.markerMu.Unlock()
 	return dir.openMarked()
 }
 
@@ -235,7 +235,7 @@ var errNoPool = errors.New("no pool lies there (is its disk mounted?)")
 
 // openMarked is open without a retry.
 func (dir *directory) openMarked() (*os.Root, marker, error) {
-	root, err := openPlain(dir.path)
+	root, err := openDir(dir.path)
 	if err != nil {
 		return nil, marker{}, dataset.Errorf(dataset.ErrOffline, "%s is offline: %w (is its disk mounted?)",
 			dir.title(), err)
@@ -265,13 +265,13 @@ func (dir *directory) title() string {
 	return "pool " + dir.mark.Name
 }
 
-// notFound returns the error for a dataset that the pool does not have.
-func (dir *directory) notFound(id uuid.UUID) error {
+// notFoundError returns the error for a dataset that the pool does not have.
+func (dir *directory) notFoundError(id uuid.UUID) error {
 	return dataset.Errorf(dataset.ErrNotFound, "%s has no dataset %s", dir.title(), id)
 }
 
-// isCopy returns the error for a copy where a head is needed.
-func (dir *directory) isCopy(id uuid.UUID) error {
+// isCopyError returns the error for a copy where a head is needed.
+func (dir *directory) isCopyError(id uuid.UUID) error {
 	return dataset.Errorf(dataset.ErrConflict, "%s has a copy of dataset %s, without a head", dir.title(), id)
 }
 
@@ -345,8 +345,8 @@ func (dir *directory) Space() (dataset.PoolStatus, error) {
 
 // removeTemporary removes what an interrupted write of the marker left, and returns the number of files.
 func (dir *directory) removeTemporary(root *os.Root) (int, error) {
-	dir.marking.Lock()
-	defer dir.marking.Unlock()
+	dir.markerMu.Lock()
+	defer dir.markerMu.Unlock()
 	if _, err := root.Lstat(Temp + markerName); err != nil {
 		return 0, nil
 	}

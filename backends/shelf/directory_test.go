@@ -17,7 +17,7 @@ func TestMarkerThatIsWrittenAnew(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.marking.Lock()
+	s.markerMu.Lock()
 	marker := filepath.Join(path, markerName)
 	if err := os.Rename(marker, marker+".away"); err != nil {
 		t.Fatal(err)
@@ -32,7 +32,7 @@ func TestMarkerThatIsWrittenAnew(t *testing.T) {
 	if err := os.Rename(marker+".away", marker); err != nil {
 		t.Fatal(err)
 	}
-	s.marking.Unlock()
+	s.markerMu.Unlock()
 	if st := <-looked; !st.Online {
 		t.Error(st.Reason)
 	}

@@ -26,8 +26,8 @@ func NewExchange(s *Shelf) *Exchange { return &Exchange{dir: &s.directory, catal
 // Take moves a whole dataset from another pool of the share, which can belong to another host, to the ready datasets
 // of this pool, with d as its record. It writes the record first, so that the dataset is never taken at an earlier
 // epoch than before. The move is durable when Take returns. Take fails with dataset.ErrNotFound if the other pool does
-// not have the dataset, and with dataset.ErrConflict if the dataset was taken at a later epoch than d's. Taken reports
-// whether an earlier attempt succeeded.
+// not have the dataset, and with dataset.ErrConflict if the dataset was taken at a later epoch than d's. ConfirmTaken
+// reports whether an earlier attempt succeeded.
 func (x *Exchange) Take(from string, d dataset.Dataset) error {
 	defer x.catalog.claims.Use(d.ID)()
 	root, err := x.dir.Enter()
@@ -35,12 +35,12 @@ func (x *Exchange) Take(from string, d dataset.Dataset) error {
 		return err
 	}
 	defer root.Close()
-	there, f, err := x.openWhole(from, d.ID)
+	there, f, err := x.openComplete(from, d.ID)
 	if err != nil {
 		return err
 	}
 	defer there.Close()
-	if err = OneMount(there, areaOf(f.State), root, readyArea); err == nil {
+	if err = CheckOneMount(there, areaOf(f.State), root, readyArea); err == nil {
 		err = f.assign(d)
 	}
 	if err == nil {
@@ -57,17 +57,17 @@ func (x *Exchange) Check(from string, id uuid.UUID) error {
 		return err
 	}
 	defer root.Close()
-	there, f, err := x.openWhole(from, id)
+	there, f, err := x.openComplete(from, id)
 	if err != nil {
 		return err
 	}
-	return errors.Join(OneMount(there, areaOf(f.State), root, readyArea), f.Close(), there.Close())
+	return errors.Join(CheckOneMount(there, areaOf(f.State), root, readyArea), f.Close(), there.Close())
 }
 
-// OneMount fails with dataset.ErrUnsupported unless files of one directory can be renamed into another one. It tries
-// that with a name that does not exist: the kernel compares the mounts first, and a server that exports two
+// CheckOneMount fails with dataset.ErrUnsupported unless files of one directory can be renamed into another one. It
+// tries that with a name that does not exist: the kernel compares the mounts first, and a server that exports two
 // filesystems appears as two mounts.
-func OneMount(from *os.Root, dir string, to *os.Root, into string) error {
+func CheckOneMount(from *os.Root, dir string, to *os.Root, into string) error {
 	err := rename(from, dir, to, into, Temp+uuid.NewString())
 	switch {
 	case errors.Is(err, unix.EXDEV):
@@ -83,22 +83,22 @@ func OneMount(from *os.Root, dir string, to *os.Root, into string) error {
 
 // Open opens a whole dataset of a pool of the share. It fails with dataset.ErrNotFound if the pool does not have it.
 func (x *Exchange) Open(at string, id uuid.UUID) (*Folder, error) {
-	root, f, err := x.openWhole(at, id)
+	root, f, err := x.openComplete(at, id)
 	if err != nil {
 		return nil, err
 	}
 	return f, root.Close()
 }
 
-// openWhole opens a whole dataset of another pool of the same backend, and that pool.
-func (x *Exchange) openWhole(at string, id uuid.UUID) (there *os.Root, f *Folder, err error) {
+// openComplete opens a whole dataset of another pool of the same backend, and that pool.
+func (x *Exchange) openComplete(at string, id uuid.UUID) (there *os.Root, f *Folder, err error) {
 	other := &directory{path: at, mark: marker{Backend: x.dir.mark.Backend}}
 	there, m, err := other.open()
 	if err != nil {
 		return nil, nil, err
 	}
 	if m.Backend != x.dir.mark.Backend {
-		return nil, nil, errors.Join(other.notFound(id), there.Close())
+		return nil, nil, errors.Join(other.notFoundError(id), there.Close())
 	}
 	for _, area := range areas()[:2] {
 		f, err := openFolder(there, area, id, func() {})
@@ -107,7 +107,7 @@ func (x *Exchange) openWhole(at string, id uuid.UUID) (there *os.Root, f *Folder
 				return nil, nil, errors.Join(err, f.Close(), there.Close())
 			}
 		}
-		if err == nil && (f.State != backends.EntryIncoming || f.whole()) {
+		if err == nil && (f.State != backends.EntryIncoming || f.isComplete()) {
 			return there, f, nil
 		}
 		if err == nil {
@@ -117,13 +117,13 @@ func (x *Exchange) openWhole(at string, id uuid.UUID) (there *os.Root, f *Folder
 			return nil, nil, errors.Join(err, there.Close())
 		}
 	}
-	return nil, nil, errors.Join(other.notFound(id), there.Close())
+	return nil, nil, errors.Join(other.notFoundError(id), there.Close())
 }
 
-// Taken reports whether this pool has the whole dataset, taken after an epoch, and writes d as its record. It fails
-// with dataset.ErrConflict if the present record is of a later epoch than d, or if the dataset was in this pool
-// before: then it is another one, and stays unchanged.
-func (x *Exchange) Taken(d dataset.Dataset, after uint64) (bool, error) {
+// ConfirmConfirmTaken reports whether this pool has the whole dataset, taken after an epoch, and writes d as its
+// record. It fails with dataset.ErrConflict if the present record is of a later epoch than d, or if the dataset was in
+// this pool before: then it is another one, and stays unchanged.
+func (x *Exchange) ConfirmTaken(d dataset.Dataset, after uint64) (bool, error) {
 	if err := x.Refresh(); err != nil {
 		return false, err
 	}
@@ -227,7 +227,7 @@ func FindPools(dir *os.Root, backend string, id uuid.UUID) ([]string, error) {
 	var found []string
 	var later error
 	for _, name := range names {
-		sub, err := openSub(dir, name)
+		sub, err := openSubdir(dir, name)
 		if err != nil {
 			continue // no directory
 		}

@@ -30,7 +30,7 @@ func WriteJSON(root *os.Root, name string, v any, sync bool) error {
 	if _, err := f.Write(append(data, '\n')); err != nil {
 		return err
 	}
-	if err := settle(f, sync); err != nil {
+	if err := flushData(f, sync); err != nil {
 		return err
 	}
 	if err := root.Rename(Temp+name, name); err != nil {
@@ -56,12 +56,12 @@ func ReadJSON(root *os.Root, name string, v any) error {
 // gets it too, so that an older Drover leaves the whole folder alone.
 const recordFormat = 1
 
-// settle brings a file's bytes to the disk, so that its name does not get there
+// flushData brings a file's bytes to the disk, so that its name does not get there
 // before. Without sync ext4 and XFS need no more than the wait for the writing
 // (sync_file_range(2)), which forces no journal and no cache out: they make the written bytes part of the
 // file before that ends, and flush the disk's cache before they commit the name. Others do not: btrfs does it
 // some time after, and leaves an empty file.
-func settle(f *os.File, sync bool) error {
+func flushData(f *os.File, sync bool) error {
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(int(f.Fd()), &st); err != nil {
 		return err
@@ -114,8 +114,8 @@ func ReadNames(root *os.Root, dir string) ([]string, error) {
 	return names, err
 }
 
-// openPlain opens a directory that is no symlink.
-func openPlain(path string) (*os.Root, error) {
+// openDir opens a directory that is no symlink.
+func openDir(path string) (*os.Root, error) {
 	before, err := os.Lstat(path)
 	if err != nil {
 		return nil, err
@@ -127,11 +127,11 @@ func openPlain(path string) (*os.Root, error) {
 	if err != nil {
 		return nil, err
 	}
-	return same(root, before, path)
+	return checkSame(root, before, path)
 }
 
-// openSub opens a directory in another that is no symlink.
-func openSub(root *os.Root, name string) (*os.Root, error) {
+// openSubdir opens a directory in another that is no symlink.
+func openSubdir(root *os.Root, name string) (*os.Root, error) {
 	before, err := root.Lstat(name)
 	if err != nil {
 		return nil, err
@@ -143,11 +143,11 @@ func openSub(root *os.Root, name string) (*os.Root, error) {
 	if err != nil {
 		return nil, err
 	}
-	return same(sub, before, name)
+	return checkSame(sub, before, name)
 }
 
-// same returns an opened directory if it is the one that was examined before.
-func same(root *os.Root, before fs.FileInfo, path string) (*os.Root, error) {
+// checkSame returns an opened directory if it is the one that was examined before.
+func checkSame(root *os.Root, before fs.FileInfo, path string) (*os.Root, error) {
 	after, err := root.Stat(".")
 	if err == nil && !os.SameFile(before, after) {
 		err = fmt.Errorf("%s was exchanged meanwhile", path)
@@ -161,7 +161,7 @@ func same(root *os.Root, before fs.FileInfo, path string) (*os.Root, error) {
 
 // syncArea makes the names in an area durable.
 func syncArea(root *os.Root, area string) error {
-	sub, err := openSub(root, area)
+	sub, err := openSubdir(root, area)
 	if err != nil {
 		return err
 	}

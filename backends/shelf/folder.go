@@ -34,7 +34,7 @@ func (f *Folder) Close() error {
 // openFolder opens the folder of a dataset in an area of root, the directory of a pool. Close calls done. An error is
 // fs.ErrNotExist, dataset.ErrCorrupt if the name belongs to something else, or that of the filesystem.
 func openFolder(root *os.Root, area string, id uuid.UUID, done func()) (*Folder, error) {
-	sub, err := openSub(root, filepath.Join(area, id.String()))
+	sub, err := openSubdir(root, filepath.Join(area, id.String()))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
@@ -85,14 +85,14 @@ func parseName(area, name string) (uuid.UUID, bool) {
 	return id, err == nil && id.String() == name
 }
 
-// whole reports whether the folder has its record, which is the last file that is written.
-func (f *Folder) whole() bool {
+// isComplete reports whether the folder has its record, which is the last file that is written.
+func (f *Folder) isComplete() bool {
 	_, err := f.Lstat(recordName)
 	return err == nil
 }
 
-// begun reports whether the folder of a copy holds nothing of one: a crash interrupted its creation.
-func (f *Folder) begun() bool {
+// isEmpty reports whether the folder of a copy holds nothing of one: a crash interrupted its creation.
+func (f *Folder) isEmpty() bool {
 	names, err := ReadNames(f.Root, ".")
 	for _, name := range names {
 		if !strings.HasPrefix(name, Temp) {

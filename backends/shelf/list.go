@@ -65,9 +65,9 @@ func (cat *catalog) foreignNames(root *os.Root) ([]backends.Entry, error) {
 	}
 	var entries []backends.Entry
 	for _, name := range names {
-		ours := trialdir.Is(cat.dir.path, name) || name == markerName || name == Temp+markerName ||
+		ours := trialdir.IsCorner(cat.dir.path, name) || name == markerName || name == Temp+markerName ||
 			name == "lost+found" || slices.Contains(cat.dir.areas(), name) ||
-			slices.Contains(cat.dir.Own, name)
+			slices.Contains(cat.dir.BackendNames, name)
 		if !ours {
 			entries = append(entries, cat.foreign(name, "drover put nothing of that name there"))
 		}
@@ -107,7 +107,7 @@ func (cat *catalog) entry(root *os.Root, area, name string, describe func(*Folde
 		return cat.foreign(path, err.Error()), true
 	}
 	defer f.Close()
-	if area == copiesArea && f.begun() {
+	if area == copiesArea && f.isEmpty() {
 		return backends.Entry{}, false
 	}
 	return cat.Describe(f, describe), true

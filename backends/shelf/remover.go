@@ -130,7 +130,7 @@ func (r *remover) removeOutside(ctx context.Context, gone string) error {
 	if r.Outside == nil || !ok {
 		return nil
 	}
-	again, err := r.catalog.Glance(id)
+	again, err := r.catalog.OpenUnclaimed(id)
 	if err == nil {
 		return again.Close()
 	}
@@ -218,7 +218,7 @@ func (r *remover) tidy(root *os.Root, area string, id uuid.UUID, tidy func(*Fold
 		return 0, nil // foreign: List reports it
 	}
 	defer f.Close()
-	if area == copiesArea && f.begun() {
+	if area == copiesArea && f.isEmpty() {
 		return 1, r.destroy(context.Background(), root, area, id.String())
 	}
 	n, err := tidy(f)

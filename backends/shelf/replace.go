@@ -32,7 +32,7 @@ func (f *Folder) Replace(kept Kept, fresh Head, step func()) error {
 	if now, hErr := f.Head(); hErr != nil || now.Tree != kept.Tree {
 		return err
 	}
-	if fErr := f.Forget(kept.ID); fErr != nil && !errors.Is(fErr, fs.ErrNotExist) {
+	if fErr := f.RemoveRecord(kept.ID); fErr != nil && !errors.Is(fErr, fs.ErrNotExist) {
 		err = fmt.Errorf("%w (the record of snapshot %s stays until the next change: %v)", err, kept.ID, fErr)
 	}
 	return err
@@ -52,7 +52,7 @@ func (f *Folder) Sweep() error {
 	if err != nil {
 		return err
 	}
-	by, _, err := f.named(now.Tree)
+	by, _, err := f.keptBy(now.Tree)
 	if err != nil || len(by) == 0 {
 		return err
 	}
@@ -79,7 +79,7 @@ func (f *Folder) Restored(keep uuid.UUID) (bool, error) {
 	if _, err := f.Lstat(tree); errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
-	by, damaged, err := f.named(tree)
+	by, damaged, err := f.keptBy(tree)
 	if err == nil && len(by) == 0 && len(damaged) > 0 {
 		err = dataset.Errorf(dataset.ErrCorrupt,
 			"dataset %s: the record of snapshot %s cannot be read, and may name %s: remove that snapshot, "+
@@ -89,16 +89,16 @@ func (f *Folder) Restored(keep uuid.UUID) (bool, error) {
 	return len(by) > 0, err
 }
 
-// Keeps reports whether the record of any snapshot names a tree, or may name it because it cannot be
+// MayBeKept reports whether the record of any snapshot names a tree, or may name it because it cannot be
 // parsed. A record that names the tree of the head counts, although it is not a snapshot yet.
-func (f *Folder) Keeps(tree string) (bool, error) {
-	by, damaged, err := f.named(tree)
+func (f *Folder) MayBeKept(tree string) (bool, error) {
+	by, damaged, err := f.keptBy(tree)
 	return len(by)+len(damaged) > 0, err
 }
 
-// Named reports whether the record of one snapshot names a tree. A record that cannot be parsed does not.
-func (f *Folder) Named(tree string, snapshot uuid.UUID) (bool, error) {
-	by, _, err := f.named(tree)
+// IsKeptBy reports whether the record of one snapshot names a tree. A record that cannot be parsed does not.
+func (f *Folder) IsKeptBy(tree string, snapshot uuid.UUID) (bool, error) {
+	by, _, err := f.keptBy(tree)
 	return slices.Contains(by, snapshot), err
 }
 
@@ -109,12 +109,12 @@ func (f *Folder) Removable(tree string) bool {
 	if err != nil || now.Tree == tree {
 		return false
 	}
-	keeps, err := f.Keeps(tree)
+	keeps, err := f.MayBeKept(tree)
 	return err == nil && !keeps
 }
 
-// named returns the snapshots whose records name a tree, and those whose records cannot be parsed.
-func (f *Folder) named(tree string) (by, damaged []uuid.UUID, err error) {
+// keptBy returns the snapshots whose records name a tree, and those whose records cannot be parsed.
+func (f *Folder) keptBy(tree string) (by, damaged []uuid.UUID, err error) {
 	names, err := ReadNames(f.Root, ".")
 	if err != nil {
 		return nil, nil, err

@@ -93,7 +93,7 @@ func TestI3FailedReplaceKeepsNoRecord(t *testing.T) {
 			if err == nil && len(want) != 2 {
 				t.Fatalf("%v: done, and the head is %s", what, now.Tree)
 			}
-			if left, err := s.Named(FirstHead, failed); err != nil || left && !onwards && now.Tree == FirstHead {
+			if left, err := s.IsKeptBy(FirstHead, failed); err != nil || left && !onwards && now.Tree == FirstHead {
 				t.Errorf("%v: the record stays: %t, %v", what, left, err)
 			}
 			s.ok(s.Sweep())
@@ -165,7 +165,7 @@ func TestI3DropRemovesTheRecordOfAFailedRestore(t *testing.T) {
 	if tree, err := s.Drop(failed); err != nil || tree != "" {
 		t.Errorf("%q, %v", tree, err)
 	}
-	if named, err := s.Named(FirstHead, failed); err != nil || named {
+	if named, err := s.IsKeptBy(FirstHead, failed); err != nil || named {
 		t.Errorf("the record stays: %t, %v", named, err)
 	}
 }
@@ -177,7 +177,7 @@ func TestI3SweepSparesACopy(t *testing.T) {
 	s.ok(s.WriteKept(Kept{Snapshot: dataset.Snapshot{ID: last}, Tree: FirstHead}))
 	s.State = backends.EntryCopy
 	s.ok(s.Sweep())
-	if named, err := s.Named(FirstHead, last); err != nil || !named {
+	if named, err := s.IsKeptBy(FirstHead, last); err != nil || !named {
 		t.Errorf("the last snapshot of the copy is gone: %t, %v", named, err)
 	}
 }
@@ -196,7 +196,7 @@ func TestI3Removable(t *testing.T) {
 	s.ok(s.restore(one))
 	removable(FirstHead, false)
 	removable(RestoredTree(one), false)
-	s.ok(s.Forget(one))
+	s.ok(s.RemoveRecord(one))
 	removable(FirstHead, true)
 	s.ok(os.WriteFile(filepath.Join(s.Root.Name(), snapshotRecord(damaged)), []byte("{"), 0o600))
 	removable(FirstHead, false)

@@ -121,16 +121,16 @@ func (f *Folder) Kept(id uuid.UUID) (Kept, error) {
 // WriteKept records a snapshot durably.
 func (f *Folder) WriteKept(s Kept) error { return WriteJSON(f.Root, snapshotRecord(s.ID), s, true) }
 
-// Forget durably removes the record of a snapshot.
-func (f *Folder) Forget(id uuid.UUID) error {
+// RemoveRecord durably removes the record of a snapshot.
+func (f *Folder) RemoveRecord(id uuid.UUID) error {
 	if err := f.Remove(snapshotRecord(id)); err != nil {
 		return err
 	}
 	return SyncDir(f.Root)
 }
 
-// Drop is Forget, and returns the tree to destroy. It returns "" if the snapshot does not exist, and if another record
-// names the tree, or may name it because it cannot be read. It calls Sweep. Idempotent.
+// Drop is RemoveRecord, and returns the tree to destroy. It returns "" if the snapshot does not exist, and if another
+// record names the tree, or may name it because it cannot be read. It calls Sweep. Idempotent.
 func (f *Folder) Drop(id uuid.UUID) (tree string, err error) {
 	if err := f.Sweep(); err != nil {
 		return "", err
@@ -142,10 +142,10 @@ func (f *Folder) Drop(id uuid.UUID) (tree string, err error) {
 	if err != nil {
 		return "", err
 	}
-	if err := f.Forget(id); err != nil {
+	if err := f.RemoveRecord(id); err != nil {
 		return "", err
 	}
-	if keeps, err := f.Keeps(s.Tree); err != nil || keeps {
+	if keeps, err := f.MayBeKept(s.Tree); err != nil || keeps {
 		return "", err
 	}
 	return s.Tree, nil
@@ -226,8 +226,8 @@ func (f *Folder) Leftovers() ([]string, error) {
 	return doomed, nil
 }
 
-// Strangers returns the names in a folder that Drover did not make.
-func (f *Folder) Strangers() ([]string, error) {
+// ForeignNames returns the names in a folder that Drover did not make.
+func (f *Folder) ForeignNames() ([]string, error) {
 	names, err := ReadNames(f.Root, ".")
 	return slices.DeleteFunc(names, func(name string) bool {
 		_, record := snapshotOf(name)
@@ -236,8 +236,8 @@ func (f *Folder) Strangers() ([]string, error) {
 	}), err
 }
 
-// Headless durably records that no tree of the folder is the head.
-func (f *Folder) Headless() error {
+// RemoveHead durably records that no tree of the folder is the head.
+func (f *Folder) RemoveHead() error {
 	return f.SetHead(Head{Tree: RestoredTree(uuid.New())})
 }
 

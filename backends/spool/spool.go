@@ -23,14 +23,14 @@ const (
 	RecordFile = "part.json"
 )
 
-// every is how many bytes arrive between two flushes. A crash costs at most that many.
-const every = 4 << 20
+// flushInterval is how many bytes arrive between two flushes. A crash costs at most that many.
+const flushInterval = 4 << 20
 
-// have is the record of the received part.
-type have struct {
+// partRecord is the record of the received part.
+type partRecord struct {
 	Header Header `json:"header"`
 	Mark   mark   `json:"through"` // everything before it is in the file and on the disk
-	Of     string `json:"of"`      // identifies the file: see which
+	File   string `json:"of"`      // identifies the file: see which
 }
 
 // Spool gathers the stream of a snapshot in a file of a folder.
@@ -39,7 +39,7 @@ type Spool struct {
 	// Write replaces a file of the folder with v as JSON, atomically and durably.
 	Write func(name string, v any) error
 	// Room fails if the pool is nearly full. It is called before each flush, with the number of bytes that arrived
-	// since Gather was called.
+	// since Receive was called.
 	Room func(came int64) error
 	Step func(string) // called between two actions, for tests
 	// Flush writes a file's data to the disk. If it is nil, fdatasync(2) does: it is for tests.
@@ -55,7 +55,7 @@ func Partial(root *os.Root) *backends.Partial {
 	return &backends.Partial{Snapshot: h.Header.Snapshot, Base: h.Header.Base, Bytes: h.Mark.Offset}
 }
 
-func read(root *os.Root) (h have, err error) {
+func read(root *os.Root) (h partRecord, err error) {
 	raw, err := safefile.ReadIn(root, RecordFile)
 	if err == nil {
 		err = json.Unmarshal(raw, &h)
@@ -75,15 +75,15 @@ func read(root *os.Root) (h have, err error) {
 		return h, err
 	}
 	defer f.Close()
-	of, err := which(f)
-	if err == nil && of != h.Of {
+	of, err := fileIdentity(f)
+	if err == nil && of != h.File {
 		err = errors.New("it is of another file")
 	}
 	return h, err
 }
 
-// which identifies a file. A later file can have its name, and maybe its inode number.
-func which(f *os.File) (string, error) {
+// fileIdentity identifies a file. A later file can have its name, and maybe its inode number.
+func fileIdentity(f *os.File) (string, error) {
 	var st unix.Statx_t
 	if err := unix.Statx(int(f.Fd()), "", unix.AT_EMPTY_PATH, unix.STATX_INO|unix.STATX_BTIME, &st); err != nil {
 		return "", fmt.Errorf("look at %s: %w", f.Name(), err)
@@ -124,27 +124,27 @@ func syncDir(root *os.Root) error {
 	return dir.Sync()
 }
 
-// Gather reads a delivery, from its start or from the position where an earlier one was interrupted, until all of it
-// is in the file, and returns its description. The file stays until Drop. If the stream is dataset.ErrCorrupt, Gather
+// Receive reads a delivery, from its start or from the position where an earlier one was interrupted, until all of it
+// is in the file, and returns its description. The file stays until Drop. If the stream is dataset.ErrCorrupt, Receive
 // removes the file. For the beginning of a difference it calls base with the base before it changes anything.
-func (s Spool) Gather(ctx context.Context, d backends.Delivery, kind string, r io.Reader,
+func (s Spool) Receive(ctx context.Context, d backends.Delivery, kind string, r io.Reader,
 	progress backends.Progress, base func(uuid.UUID) error) (backends.Stream, error) {
-	out, err := s.gather(ctx, d, kind, r, progress, base)
+	out, err := s.receive(ctx, d, kind, r, progress, base)
 	if errors.Is(err, dataset.ErrCorrupt) {
 		err = errors.Join(err, Drop(s.Root))
 	}
 	return out, err
 }
 
-func (s Spool) gather(ctx context.Context, d backends.Delivery, kind string, r io.Reader,
+func (s Spool) receive(ctx context.Context, d backends.Delivery, kind string, r io.Reader,
 	progress backends.Progress, base func(uuid.UUID) error) (out backends.Stream, err error) {
 	in, f, err := s.open(d, kind, r, base)
 	if err != nil {
 		return out, err
 	}
 	defer f.Close()
-	g := gathering{Spool: s, in: in, f: f, progress: progress}
-	if g.done, err = in.here(); err != nil {
+	g := receiving{Spool: s, in: in, f: f, progress: progress}
+	if g.done, err = in.mark(); err != nil {
 		return out, err
 	}
 	g.safe, g.began = g.done, g.done.Offset
@@ -152,7 +152,7 @@ func (s Spool) gather(ctx context.Context, d backends.Delivery, kind string, r i
 		// What fails now costs no more than to get it again. There is no second flush after a failed one: the
 		// kernel treats the pages that it could not write as clean, and the next flush would succeed without
 		// them.
-		if !errors.Is(err, dataset.ErrCorrupt) && !g.lost {
+		if !errors.Is(err, dataset.ErrCorrupt) && !g.flushFailed {
 			_ = g.flush()
 		}
 		return out, err
@@ -205,18 +205,18 @@ func (s Spool) open(d backends.Delivery, kind string, r io.Reader, base func(uui
 	return in, f, err
 }
 
-// gathering is one run of Gather.
-type gathering struct {
+// receiving is one run of Receive.
+type receiving struct {
 	Spool
-	in         *reader
-	f          *os.File
-	progress   backends.Progress
-	done, safe mark
-	began      int64
-	lost       bool // a flush has failed
+	in          *reader
+	f           *os.File
+	progress    backends.Progress
+	done, safe  mark
+	began       int64
+	flushFailed bool // a flush has failed
 }
 
-func (g *gathering) run(ctx context.Context) error {
+func (g *receiving) run(ctx context.Context) error {
 	for {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -232,13 +232,13 @@ func (g *gathering) run(ctx context.Context) error {
 		if _, err := g.f.WriteAt(b, at); err != nil {
 			return fmt.Errorf("write %s: %w", g.f.Name(), err)
 		}
-		if g.done, err = g.in.here(); err != nil {
+		if g.done, err = g.in.mark(); err != nil {
 			return err
 		}
 		if g.progress != nil {
 			g.progress(g.done.Offset, 0)
 		}
-		if g.done.Offset-g.safe.Offset >= every {
+		if g.done.Offset-g.safe.Offset >= flushInterval {
 			if err := g.Room(g.done.Offset - g.began); err != nil {
 				return err
 			}
@@ -250,7 +250,7 @@ func (g *gathering) run(ctx context.Context) error {
 }
 
 // flush records the received part.
-func (g *gathering) flush() error {
+func (g *receiving) flush() error {
 	if g.done.Offset == g.safe.Offset && g.done.Bytes > 0 {
 		return nil
 	}
@@ -260,15 +260,15 @@ func (g *gathering) flush() error {
 		sync = func(f *os.File) error { return unix.Fdatasync(int(f.Fd())) }
 	}
 	if err := sync(g.f); err != nil {
-		g.lost = true
+		g.flushFailed = true
 		return fmt.Errorf("flush %s: %w", g.f.Name(), err)
 	}
 	g.Step("spool.flushed")
-	of, err := which(g.f)
+	of, err := fileIdentity(g.f)
 	if err != nil {
 		return err
 	}
-	if err := g.Write(RecordFile, have{g.in.header, g.done, of}); err != nil {
+	if err := g.Write(RecordFile, partRecord{g.in.header, g.done, of}); err != nil {
 		return err
 	}
 	g.safe = g.done

@@ -73,7 +73,7 @@ func (r *rig) gather(from int64, stream io.Reader) (backends.Stream, error) {
 		Write: func(name string, v any) error { return shelf.WriteJSON(r.root, name, v, true) },
 		Flush: r.flush,
 	}
-	return s.Gather(r.Context(), d, r.kind, stream, nil, func(uuid.UUID) error { return nil })
+	return s.Receive(r.Context(), d, r.kind, stream, nil, func(uuid.UUID) error { return nil })
 }
 
 func (r *rig) came() int64 {

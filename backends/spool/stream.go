@@ -164,9 +164,9 @@ func (d *reader) resume(h Header, at mark) error {
 	return d.in.Resume(at.Position)
 }
 
-// here returns the position in the stream. The last frame must have been read completely.
-func (d *reader) here() (mark, error) {
-	at, err := d.in.Here()
+// mark returns the position in the stream. The last frame must have been read completely.
+func (d *reader) mark() (mark, error) {
+	at, err := d.in.Position()
 	return mark{Position: at, Bytes: d.bytes}, err
 }
 

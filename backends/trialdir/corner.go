@@ -8,7 +8,7 @@
 //
 // A killed process or a crashed host leaves its corner behind. A remaining corner is recognised by its name together
 // with its mark. A folder that lacks one of them is never removed, unless it has the name and holds nothing but an
-// empty mark at most. List of a pool leaves corners out, by calling [Is].
+// empty mark at most. List of a pool leaves corners out, by calling [IsCorner].
 //
 // # Callers and state
 //
@@ -74,7 +74,7 @@ func Make(path string, pool uuid.UUID, backend string) (*Corner, error) {
 	if err := os.Mkdir(c.Path, 0o700); err != nil {
 		return nil, fmt.Errorf("make a corner in pool %s: %w", pool, err)
 	}
-	if err := c.sign(mark{c.ID, pool, backend}); err != nil {
+	if err := c.createMark(mark{c.ID, pool, backend}); err != nil {
 		return nil, fmt.Errorf("make a corner in pool %s: %w", pool, errors.Join(err, c.Close(), os.RemoveAll(c.Path)))
 	}
 	return c, nil
@@ -89,8 +89,8 @@ func markerOf(path string) (there mark, err error) {
 	return there, err
 }
 
-// sign creates the mark, locks it and writes it.
-func (c *Corner) sign(m mark) error {
+// createMark creates the mark, locks it and writes it.
+func (c *Corner) createMark(m mark) error {
 	raw, err := json.Marshal(m)
 	if err != nil {
 		return err
@@ -98,7 +98,7 @@ func (c *Corner) sign(m mark) error {
 	if c.lock, err = os.OpenFile(filepath.Join(c.Path, markName), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600); err != nil {
 		return err
 	}
-	if err := c.hold(); err != nil {
+	if err := c.lockMark(); err != nil {
 		return err
 	}
 	if _, err := c.lock.Write(raw); err != nil {
@@ -107,9 +107,9 @@ func (c *Corner) sign(m mark) error {
 	return c.lock.Sync()
 }
 
-// hold locks the mark that sign just created. Only Find can have locked the new mark, and Find unlocks it at once. So
-// hold gives up after a second.
-func (c *Corner) hold() error {
+// lockMark locks the mark that createMark just created. Only Find can have locked the new mark, and Find unlocks it at
+// once. So lockMark gives up after a second.
+func (c *Corner) lockMark() error {
 	const tries, pause = 100, 10 * time.Millisecond
 	for try := 1; ; try++ {
 		err := unix.Flock(int(c.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
@@ -131,47 +131,47 @@ func (c *Corner) Close() error {
 	return c.lock.Close()
 }
 
-// Is reports whether name, in the pool at path, is a corner.
-func Is(path, name string) bool {
-	if !named(name) {
+// IsCorner reports whether name, in the pool at path, is a corner.
+func IsCorner(path, name string) bool {
+	if !hasCornerName(name) {
 		return false
 	}
-	l := newLeft(path, name)
-	return l.look() == nil
+	l := newFound(path, name)
+	return l.readMark() == nil
 }
 
-func newLeft(path, name string) Left {
-	return Left{Corner: Corner{Path: filepath.Join(path, name), ID: uuid.MustParse(strings.TrimPrefix(name, prefix))}}
+func newFound(path, name string) Found {
+	return Found{Corner: Corner{Path: filepath.Join(path, name), ID: uuid.MustParse(strings.TrimPrefix(name, prefix))}}
 }
 
-func named(name string) bool {
+func hasCornerName(name string) bool {
 	id, ok := strings.CutPrefix(name, prefix)
 	_, err := uuid.Parse(id)
 	return ok && err == nil && id == strings.ToLower(id) && len(id) == len(uuid.Nil.String())
 }
 
-// Left is a corner that Find found.
-type Left struct {
+// Found is a corner that Find found.
+type Found struct {
 	Corner
 	Foreign string // why it is no corner in spite of its name; empty for a corner. It is never changed
 	Busy    bool   // a process has locked the mark
 }
 
 // Find returns the corners in the pool at path, and foreign folders with the name of a corner.
-func Find(path string) ([]Left, error) {
+func Find(path string) ([]Found, error) {
 	entries, err := os.ReadDir(path)
 	if err != nil {
 		return nil, fmt.Errorf("look for corners: %w", err)
 	}
-	var list []Left
+	var list []Found
 	for _, e := range entries {
-		if !named(e.Name()) {
+		if !hasCornerName(e.Name()) {
 			continue
 		}
-		one := newLeft(path, e.Name())
-		if err := one.look(); err != nil {
+		one := newFound(path, e.Name())
+		if err := one.readMark(); err != nil {
 			one.Foreign = err.Error()
-		} else if f, err := one.take(); f != nil {
+		} else if f, err := one.lockMark(); f != nil {
 			one.Busy = errors.Is(err, unix.EWOULDBLOCK)
 			_ = f.Close()
 		}
@@ -180,9 +180,9 @@ func Find(path string) ([]Left, error) {
 	return list, nil
 }
 
-// look reads the backend from the mark. It returns an error if the folder is no corner. A folder without content but
-// the mark is a corner, even if the mark is empty or absent.
-func (l *Left) look() error {
+// readMark reads the backend from the mark. It returns an error if the folder is no corner. A folder without content
+// but the mark is a corner, even if the mark is empty or absent.
+func (l *Found) readMark() error {
 	if info, err := os.Lstat(l.Path); err != nil {
 		return err
 	} else if !info.IsDir() {
@@ -198,7 +198,7 @@ func (l *Left) look() error {
 	case err != nil && !errors.Is(err, os.ErrNotExist):
 		return err
 	case len(raw) > 0:
-	case l.bare():
+	case l.isEmpty():
 		return nil // a process was interrupted while it made the corner
 	case err == nil:
 		return fmt.Errorf("its %s is empty, and something lies beside it", markName)
@@ -213,15 +213,15 @@ func (l *Left) look() error {
 	return nil
 }
 
-// bare reports whether the folder holds nothing but a mark.
-func (l *Left) bare() bool {
+// isEmpty reports whether the folder holds nothing but a mark.
+func (l *Found) isEmpty() bool {
 	inside, err := os.ReadDir(l.Path)
 	return err == nil && !slices.ContainsFunc(inside, func(e os.DirEntry) bool { return e.Name() != markName })
 }
 
-// take locks the mark, and returns it open. The caller closes the file, if it is not nil. The error is unix.EWOULDBLOCK
-// if another process has locked the mark.
-func (l *Left) take() (*os.File, error) {
+// lockMark locks the mark, and returns it open. The caller closes the file, if it is not nil. The error is
+// unix.EWOULDBLOCK if another process has locked the mark.
+func (l *Found) lockMark() (*os.File, error) {
 	f, err := os.OpenFile(filepath.Join(l.Path, markName), os.O_RDWR|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err

@@ -26,13 +26,13 @@ import (
 // Remove removes an unused corner that Find found, with its content. kinds are the backends that may have made its
 // pools. If the corner is absent, Remove returns nil. It fails with dataset.ErrInUse if the corner is used, and with
 // dataset.ErrCorrupt if the folder is no corner.
-func Remove(ctx context.Context, kinds *backends.Registry, l Left) error {
-	if err := l.look(); errors.Is(err, os.ErrNotExist) {
+func Remove(ctx context.Context, kinds *backends.Registry, l Found) error {
+	if err := l.readMark(); errors.Is(err, os.ErrNotExist) {
 		return nil
 	} else if err != nil {
 		return dataset.Errorf(dataset.ErrCorrupt, "%s is left alone: %w", l.Path, err)
 	}
-	f, err := l.take()
+	f, err := l.lockMark()
 	if f != nil {
 		defer f.Close()
 	}
@@ -84,21 +84,21 @@ func absentIsFine(err error) error {
 // Clear removes a folder of a corner. First it removes the mounts below the folder, and the datasets of the pools in
 // it, with the storage that these pools have outside of the folder.
 func Clear(ctx context.Context, kinds []backends.Kind, path string) error {
-	if err := errors.Join(unmount(path), detached(ctx, path)); err != nil {
+	if err := errors.Join(unmount(path), waitDetached(ctx, path)); err != nil {
 		return fmt.Errorf("clear %s: %w", path, err)
 	}
-	pools, err := below(path, func(dir string, _ fs.DirEntry) bool {
+	pools, err := findDirs(path, func(dir string, _ fs.DirEntry) bool {
 		_, err := os.Lstat(filepath.Join(dir, markerName))
 		return err == nil
 	})
 	for _, at := range pools {
-		err = errors.Join(err, empty(ctx, kinds, at))
+		err = errors.Join(err, emptyPool(ctx, kinds, at))
 	}
 	if err != nil {
 		return fmt.Errorf("clear %s: %w", path, err)
 	}
 	if kind, err := fsctl.KindOf(filepath.Dir(path)); err == nil && kind == "btrfs" {
-		if err := subvolumes(path); err != nil {
+		if err := destroySubvolumes(path); err != nil {
 			return fmt.Errorf("clear %s: %w", path, err)
 		}
 	}
@@ -124,17 +124,17 @@ func unmount(path string) error {
 	return nil
 }
 
-// patience is how long Clear waits for a loop device to be detached after its last unmount. The last process that uses
-// the device may still be ending.
-const patience = 20 * time.Second
+// detachTimeout is how long Clear waits for a loop device to be detached after its last unmount. The last process that
+// uses the device may still be ending.
+const detachTimeout = 20 * time.Second
 
-// detached waits until no loop device has a file below path. It thaws frozen filesystems, because their loop devices
-// would never be detached.
-func detached(ctx context.Context, path string) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+// waitDetached waits until no loop device has a file below path. It thaws frozen filesystems, because their loop
+// devices would never be detached.
+func waitDetached(ctx context.Context, path string) error {
+	ctx, cancel := context.WithTimeout(ctx, detachTimeout)
 	defer cancel()
 	for {
-		loops, err := attached(path)
+		loops, err := devicesBelow(path)
 		if err != nil || len(loops) == 0 {
 			return err
 		}
@@ -153,9 +153,9 @@ func detached(ctx context.Context, path string) error {
 // depth is the maximum depth of pools below a corner, and of subvolumes in them.
 const depth = 8
 
-// below returns the directories that wanted accepts among path and the directories below it. It does not search an
+// findDirs returns the directories that wanted accepts among path and the directories below it. It does not search an
 // accepted directory.
-func below(path string, wanted func(string, fs.DirEntry) bool) (found []string, err error) {
+func findDirs(path string, wanted func(string, fs.DirEntry) bool) (found []string, err error) {
 	err = filepath.WalkDir(path, func(at string, e fs.DirEntry, err error) error {
 		switch {
 		case errors.Is(err, os.ErrNotExist):
@@ -175,11 +175,11 @@ func below(path string, wanted func(string, fs.DirEntry) bool) (found []string, 
 	return found, err
 }
 
-// empty removes all datasets of a pool, the storage that the pool has outside of path, and finally the marker of the
-// pool. It fails if the pool cannot be opened, because removing the folder would leave that storage behind without a
-// trace. If the marker is absent or unreadable, or the backend is not in kinds, empty does nothing: the caller removes
-// the folder like any other.
-func empty(ctx context.Context, kinds []backends.Kind, path string) error {
+// emptyPool removes all datasets of a pool, the storage that the pool has outside of path, and finally the marker of
+// the pool. It fails if the pool cannot be opened, because removing the folder would leave that storage behind without
+// a trace. If the marker is absent or unreadable, or the backend is not in kinds, emptyPool does nothing: the caller
+// removes the folder like any other.
+func emptyPool(ctx context.Context, kinds []backends.Kind, path string) error {
 	of, err := markerOf(path)
 	i := slices.IndexFunc(kinds, func(k backends.Kind) bool { return k.Name() == of.Backend })
 	if err != nil || i < 0 {
@@ -222,10 +222,10 @@ func purge(ctx context.Context, pool backends.Pool) error {
 	return r.RemoveStorage(ctx)
 }
 
-// subvolumes destroys the btrfs subvolumes below path. A read-only subvolume cannot be removed as a directory.
-func subvolumes(path string) error {
+// destroySubvolumes destroys the btrfs subvolumes below path. A read-only subvolume cannot be removed as a directory.
+func destroySubvolumes(path string) error {
 	const root = 256 // the inode of a subvolume's root: fs/btrfs/btrfs_inode.h
-	list, err := below(path, func(_ string, e fs.DirEntry) bool {
+	list, err := findDirs(path, func(_ string, e fs.DirEntry) bool {
 		info, err := e.Info()
 		if err != nil {
 			return false

@@ -15,7 +15,7 @@ import (
 // killed process can leave such a filesystem frozen. It stays frozen without a mount, and no signal ends a thread that
 // waits to write to it. Idempotent: if no filesystem is frozen, Thaw returns nil.
 func Thaw(path string) error {
-	loops, err := attached(path)
+	loops, err := devicesBelow(path)
 	for _, l := range loops {
 		err = errors.Join(err, thaw(l.Path))
 	}
@@ -47,26 +47,26 @@ func thaw(device string) error {
 	return nil
 }
 
-// attached returns the loop devices that have a file below path.
-func attached(path string) (found []loopdev.Info, err error) {
+// devicesBelow returns the loop devices that have a file below path.
+func devicesBelow(path string) (found []loopdev.Info, err error) {
 	loops, err := loopdev.List()
 	for _, l := range loops {
-		if within(l.Backing, path) {
+		if isBelow(l.Backing, path) {
 			found = append(found, l)
 		}
 	}
 	return found, err
 }
 
-// within reports whether file, the backing file of a loop device, is below path. The kernel shows the path of the file
-// relative to the mount through which the file was opened, if the mounts of a killed process no longer exist. So within
-// also accepts every path that contains the name of the corner, and below it the rest of path.
-func within(file, path string) bool {
+// isBelow reports whether file, the backing file of a loop device, is below path. The kernel shows the path of the file
+// relative to the mount through which the file was opened, if the mounts of a killed process no longer exist. So
+// isBelow also accepts every path that contains the name of the corner, and below it the rest of path.
+func isBelow(file, path string) bool {
 	if strings.HasPrefix(file, path+"/") {
 		return true
 	}
 	for at := path; at != filepath.Dir(at); at = filepath.Dir(at) {
-		if named(filepath.Base(at)) {
+		if hasCornerName(filepath.Base(at)) {
 			return strings.Contains(file, strings.TrimPrefix(path, filepath.Dir(at))+"/")
 		}
 	}

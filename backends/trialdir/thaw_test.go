@@ -18,7 +18,7 @@ func TestWithin(t *testing.T) {
 		{"/pool/001/a", "/mnt/pool/001", false},
 		{"/mnt/pool/001/a", "/mnt/pool/001", true},
 	} {
-		if within(c.file, c.path) != c.want {
+		if isBelow(c.file, c.path) != c.want {
 			t.Errorf("%s within %s: %t", c.file, c.path, !c.want)
 		}
 	}

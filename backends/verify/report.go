@@ -13,7 +13,7 @@ import (
 )
 
 // Report compares the claims of a pool with the results of the suite. The zero value, with Pool to Note set by the
-// caller, is ready. Hear collects the results, and Judge then sets the verdicts. It is not safe for concurrent use.
+// caller, is ready. Add collects the results, and Judge then sets the verdicts. It is not safe for concurrent use.
 type Report struct {
 	Pool         string             `json:"pool"`
 	ID           uuid.UUID          `json:"id"`
@@ -51,11 +51,11 @@ const (
 	Untried  Proof = "untried"
 )
 
-// Hear adds an event of the suite to the report. It ignores events that a report does not contain.
-func (r *Report) Hear(e Event) {
+// Add adds an event of the suite to the report. It ignores events that a report does not contain.
+func (r *Report) Add(e Event) {
 	switch {
-	case e.Lacks != nil:
-		r.Skipped = append(r.Skipped, "what the filesystem below cannot do: "+strings.Join(e.Lacks, ", "))
+	case e.Unsupported != nil:
+		r.Skipped = append(r.Skipped, "what the filesystem below cannot do: "+strings.Join(e.Unsupported, ", "))
 	case e.Result != nil:
 		r.Cases = append(r.Cases, *e.Result)
 	case e.Times != nil:

@@ -27,10 +27,10 @@ type try struct {
 
 var _ backendtest.T = (*try)(nil)
 
-// most is how many failures of a case are reported, and longest is how many bytes of each.
+// maxFailures is how many failures of a case are reported, and maxFailureBytes is how many bytes of each.
 const (
-	most    = 10
-	longest = 1 << 10
+	maxFailures     = 10
+	maxFailureBytes = 1 << 10
 )
 
 func (t *try) Helper()                   {}
@@ -52,10 +52,10 @@ func (t *try) Fatalf(format string, args ...any) {
 func (t *try) fail(text string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if text = strings.TrimSpace(text); len(text) > longest {
-		text = text[:longest] + "…"
+	if text = strings.TrimSpace(text); len(text) > maxFailureBytes {
+		text = text[:maxFailureBytes] + "…"
 	}
-	if len(t.failures) < most {
+	if len(t.failures) < maxFailures {
 		t.failures = append(t.failures, text)
 	}
 }
@@ -82,7 +82,7 @@ func (t *try) folder(prefix string) string {
 
 // run runs a case, and then its cleanups in reverse order.
 func (t *try) run(f func()) {
-	t.guarded(f)
+	t.runGuarded(f)
 	for {
 		t.mu.Lock()
 		n := len(t.cleanups) - 1
@@ -93,13 +93,13 @@ func (t *try) run(f func()) {
 		last := t.cleanups[n]
 		t.cleanups = t.cleanups[:n]
 		t.mu.Unlock()
-		t.guarded(last)
+		t.runGuarded(last)
 	}
 }
 
-// guarded runs f in a goroutine and waits for it, because f may call FailNow, which ends the goroutine. A panic is
+// runGuarded runs f in a goroutine and waits for it, because f may call FailNow, which ends the goroutine. A panic is
 // reported as a failure.
-func (t *try) guarded(f func()) {
+func (t *try) runGuarded(f func()) {
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		defer func() {

@@ -35,12 +35,12 @@ type Result struct {
 // Event reports one step of the suite. Exactly one of its fields is set.
 type Event struct {
 	Info *Claims `json:"info,omitempty"` // the first event: what a pool in the corner declares
-	// Lacks are the operations that the filesystem below the corner does not support. The suite leaves them out.
-	Lacks   []string           `json:"lacks,omitempty"`
-	Begins  string             `json:"begins,omitempty"`  // the name of the case that begins
-	Result  *Result            `json:"result,omitempty"`  // the result of that case
-	Times   []backendtest.Time `json:"times,omitempty"`   // the last event, if measuring succeeded
-	Problem string             `json:"problem,omitempty"` // why the suite ended early
+	// Unsupported are the operations that the filesystem below the corner does not support. The suite leaves them out.
+	Unsupported []string           `json:"lacks,omitempty"`
+	Begins      string             `json:"begins,omitempty"`  // the name of the case that begins
+	Result      *Result            `json:"result,omitempty"`  // the result of that case
+	Times       []backendtest.Time `json:"times,omitempty"`   // the last event, if measuring succeeded
+	Problem     string             `json:"problem,omitempty"` // why the suite ended early
 }
 
 // Claims are the declared capabilities of a pool.
@@ -59,18 +59,20 @@ const measuring = "Times"
 // remains of a case before the next one. It passes each event to tell. The failure of a case is an event, not an error.
 // An error means that the suite could not run.
 func Suite(ctx context.Context, kind backends.Kind, path string, tell func(Event) error) error {
-	s := &suite{kind: kind, path: path, tell: tell}
+	s := &suite{kind: kind, path: path, report: tell}
 	if err := s.begin(ctx); err != nil {
 		return err
 	}
 	for _, c := range backendtest.Cases() {
-		err := s.one(ctx, Result{Name: c.Name, Proves: c.Proves}, func(t *try) { c.Run(t, s.pools(t), s.lacks...) })
+		err := s.runCase(ctx, Result{Name: c.Name, Proves: c.Proves}, func(t *try) {
+			c.Run(t, s.pools(t), s.unsupported...)
+		})
 		if err != nil {
 			return err
 		}
 	}
 	var times []backendtest.Time
-	if err := s.one(ctx, Result{Name: measuring},
+	if err := s.runCase(ctx, Result{Name: measuring},
 		func(t *try) { times = backendtest.Measure(t, s.pools(t)) }); err != nil || len(times) == 0 {
 		return err
 	}
@@ -78,11 +80,11 @@ func Suite(ctx context.Context, kind backends.Kind, path string, tell func(Event
 }
 
 type suite struct {
-	kind  backends.Kind
-	path  string
-	tell  func(Event) error
-	lacks []string
-	count int
+	kind        backends.Kind
+	path        string
+	report      func(Event) error
+	unsupported []string
+	count       int
 }
 
 // pools returns a function that returns where the next new pool of a case can be made.
@@ -96,7 +98,7 @@ func (s *suite) pools(t *try) func() (backends.Kind, backends.Config) {
 // It reports both.
 func (s *suite) begin(ctx context.Context) error {
 	var claims Claims
-	t, err := s.in(ctx, func(t *try) {
+	t, err := s.inFolder(ctx, func(t *try) {
 		_, cfg := s.pools(t)()
 		cfg.ID, cfg.Make = uuid.New(), true
 		pool, err := s.kind.Open(ctx, cfg)
@@ -113,7 +115,7 @@ func (s *suite) begin(ctx context.Context) error {
 		plain := t.TempDir()
 		for _, op := range treetest.Operations() {
 			if err := op.Do(plain); err != nil {
-				s.lacks = append(s.lacks, op.Name)
+				s.unsupported = append(s.unsupported, op.Name)
 			}
 		}
 	})
@@ -123,28 +125,28 @@ func (s *suite) begin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := s.tell(Event{Info: &claims}); err != nil || len(s.lacks) == 0 {
+	if err := s.report(Event{Info: &claims}); err != nil || len(s.unsupported) == 0 {
 		return err
 	}
-	return s.tell(Event{Lacks: s.lacks})
+	return s.report(Event{Unsupported: s.unsupported})
 }
 
-// one runs a case and reports its result.
-func (s *suite) one(ctx context.Context, r Result, run func(*try)) error {
-	if err := s.tell(Event{Begins: r.Name}); err != nil {
+// runCase runs a case and reports its result.
+func (s *suite) runCase(ctx context.Context, r Result, run func(*try)) error {
+	if err := s.report(Event{Begins: r.Name}); err != nil {
 		return err
 	}
 	began := time.Now() //nolint:forbidigo // how long the disk takes is what is told
-	t, err := s.in(ctx, run)
+	t, err := s.inFolder(ctx, run)
 	if err != nil {
 		return err
 	}
 	r.Seconds, r.Failures = time.Since(began).Seconds(), t.failures //nolint:forbidigo // see above
-	return s.tell(Event{Result: &r})
+	return s.report(Event{Result: &r})
 }
 
-// in calls run with a new folder, and removes the folder afterwards.
-func (s *suite) in(ctx context.Context, run func(*try)) (*try, error) {
+// inFolder calls run with a new folder, and removes the folder afterwards.
+func (s *suite) inFolder(ctx context.Context, run func(*try)) (*try, error) {
 	s.count++
 	t := &try{ctx: ctx, dir: filepath.Join(s.path, fmt.Sprintf("%03d", s.count))}
 	if err := os.Mkdir(t.dir, 0o700); err != nil {

@@ -35,7 +35,7 @@ func judged(t *testing.T, kind backends.Kind, claims func(Claims) Claims) *Repor
 		if e.Info != nil {
 			there = *e.Info
 		}
-		r.Hear(e)
+		r.Add(e)
 		return nil
 	}); err != nil {
 		t.Fatal(err)

@@ -59,7 +59,7 @@ func (p *Pool) Attach(ctx context.Context, id uuid.UUID, opts backends.AttachOpt
 	}
 	source, kind := head.name, fsType
 	release := p.attachments.attached.Add(id)
-	if p.home.fuse {
+	if p.fs.fuse {
 		if source, err = p.attachments.stage(ctx, id, head.name); err != nil {
 			release()
 			return backends.Attachment{}, err
@@ -82,7 +82,7 @@ func (p *Pool) Attach(ctx context.Context, id uuid.UUID, opts backends.AttachOpt
 
 // open opens the root directory of a head that is not mounted.
 func (a *attachments) open(ctx context.Context, id uuid.UUID, head string) (*os.File, error) {
-	if !a.home.fuse {
+	if !a.fs.fuse {
 		return mount.Detached(mount.Spec{Source: head, FSType: fsType, Options: []string{"nodev"}})
 	}
 	dir, err := a.stage(ctx, id, head)
@@ -93,11 +93,11 @@ func (a *attachments) open(ctx context.Context, id uuid.UUID, head string) (*os.
 }
 
 // CheckIdle implements backends.IdleChecker.
-func (p *Pool) CheckIdle(_ context.Context, id uuid.UUID) error { return p.attachments.unused(id) }
+func (p *Pool) CheckIdle(_ context.Context, id uuid.UUID) error { return p.attachments.checkIdle(id) }
 
-// unused returns dataset.ErrInUse if a dataset is attached or mounted, in this mount namespace or in another one. The
-// error says where, or which process has it.
-func (a *attachments) unused(id uuid.UUID) error {
+// checkIdle returns dataset.ErrInUse if a dataset is attached or mounted, in this mount namespace or in another one.
+// The error says where, or which process has it.
+func (a *attachments) checkIdle(id uuid.UUID) error {
 	if err := a.attached.CheckNone(id); err != nil {
 		return err
 	}
@@ -108,7 +108,7 @@ func (a *attachments) unused(id uuid.UUID) error {
 	if at != "" {
 		return dataset.Errorf(dataset.ErrInUse, "dataset %s is mounted at %s", id, at)
 	}
-	if a.home.fuse {
+	if a.fs.fuse {
 		if err := a.unstage(id); err != nil {
 			return err
 		}
@@ -149,7 +149,7 @@ func (a *attachments) mountedAt(id uuid.UUID) (string, error) {
 //
 // The server has a fault. If a file is closed right before the last unmount, the kernel drops the requests that the
 // server has not read yet, so the server can treat the file as open for ever. It then waits while it holds a lock that
-// all its filesystems need. The lasting staging mount and settle avoid that.
+// all its filesystems need. The lasting staging mount and flushRequests avoid that.
 
 // fuseType is the filesystem type of zfs-fuse in the mount table.
 const fuseType = "fuse.zfs"
@@ -164,7 +164,7 @@ func (a *attachments) stageDir(id uuid.UUID) string {
 
 // StagingPath implements backends.Stager.
 func (p *Pool) StagingPath(id uuid.UUID) string {
-	if !p.home.fuse {
+	if !p.fs.fuse {
 		return ""
 	}
 	return p.attachments.stageDir(id)
@@ -191,19 +191,19 @@ func (a *attachments) stage(ctx context.Context, id uuid.UUID, head string) (str
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", err
 	}
-	if err := owned(filepath.Dir(dir)); err != nil {
+	if err := checkOwned(filepath.Dir(dir)); err != nil {
 		return "", err
 	}
 	if err := a.tool.zfs(ctx, "set", "mountpoint="+dir, head); err != nil {
 		return "", err
 	}
-	err = a.tool.patiently(ctx, "mount", head)
+	err = a.tool.retryBusy(ctx, "mount", head)
 	a.staged[id] = err == nil
 	return dir, err
 }
 
-// owned returns dataset.ErrConflict if another user made the directory, or others can access it.
-func owned(dir string) error {
+// checkOwned returns dataset.ErrConflict if another user made the directory, or others can access it.
+func checkOwned(dir string) error {
 	var st unix.Stat_t
 	if err := unix.Lstat(dir, &st); err != nil {
 		return err
@@ -221,7 +221,7 @@ func (a *attachments) unstage(id uuid.UUID) error {
 	defer a.staging.Unlock()
 	delete(a.staged, id)
 	dir := a.stageDir(id)
-	settle(dir)
+	flushRequests(dir)
 	err := unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("unmount %s: %w", dir, err)
@@ -231,8 +231,8 @@ func (a *attachments) unstage(id uuid.UUID) error {
 	return nil
 }
 
-// settle makes the server read its waiting requests: it sends a later request and waits for the answer.
-func settle(dir string) {
+// flushRequests makes the server read its waiting requests: it sends a later request and waits for the answer.
+func flushRequests(dir string) {
 	for range 8 {
 		var st unix.Statfs_t
 		_ = unix.Statfs(dir, &st)
@@ -258,7 +258,7 @@ func (a *attachments) unstageAll() error {
 
 // dropStaging removes the staging mount of a dataset. Without zfs-fuse it does nothing.
 func (a *attachments) dropStaging(id uuid.UUID) error {
-	if !a.home.fuse {
+	if !a.fs.fuse {
 		return nil
 	}
 	return a.unstage(id)

@@ -89,7 +89,7 @@ func TestPoolOnDevicesIsMadeAgain(t *testing.T) {
 				again = true
 				for _, device := range devices { // but for the mark
 					put(t, device, 640<<10, strings.Repeat("\x00", 64))
-					if err := disk.Vacant(device); err != nil {
+					if err := disk.CheckVacant(device); err != nil {
 						t.Error(err)
 					}
 				}

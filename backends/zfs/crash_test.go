@@ -215,7 +215,7 @@ func TestC1CrashAtEachStep(t *testing.T) {
 			}
 			return b.crashed
 		},
-		Settled: func(_ backendtest.T, p backends.Pool) {
+		CheckReaped: func(_ backendtest.T, p backends.Pool) {
 			b := *benches[p.Info().Path]
 			b.pool, b.cfg.ID = p, p.ID()
 			b.onlyKnownNames()

@@ -71,7 +71,7 @@ func (b *Backend) openOwn(ctx context.Context, cfg backends.Config) (*ownPool, e
 		if id = cfg.ID; id == uuid.Nil {
 			id = uuid.New()
 		}
-		err = b.form(ctx, id, cfg)
+		err = b.createZpool(ctx, id, cfg)
 	case cfg.ID != uuid.Nil:
 		id = cfg.ID // on other devices than it was
 	case id == uuid.Nil:
@@ -81,7 +81,7 @@ func (b *Backend) openOwn(ctx context.Context, cfg backends.Config) (*ownPool, e
 		return nil, err
 	}
 	own := &ownPool{id: id, mount: cfg.Mount}
-	if err := b.imported(ctx, zpoolName(id)); err != nil {
+	if err := b.importPool(ctx, zpoolName(id)); err != nil {
 		return nil, err
 	}
 	vdevs, err := b.zpool(ctx, "list", "-HvP", zpoolName(id))
@@ -109,7 +109,7 @@ func (b *Backend) identify(cfg backends.Config) (id uuid.UUID, blank bool, err e
 		if zpoolID(name) == uuid.Nil {
 			name = ""
 			if cfg.Make {
-				if err := vacant(device); err != nil {
+				if err := checkVacant(device); err != nil {
 					return id, false, err
 				}
 			}
@@ -129,9 +129,9 @@ func (b *Backend) identify(cfg backends.Config) (id uuid.UUID, blank bool, err e
 	return id, len(said[""]) == len(cfg.Devices), nil
 }
 
-// vacant returns an error unless a device is empty. It first removes the remains of an interrupted attempt.
-func vacant(device string) error {
-	err := disk.Vacant(device)
+// checkVacant returns an error unless a device is empty. It first removes the remains of an interrupted attempt.
+func checkVacant(device string) error {
+	err := disk.CheckVacant(device)
 	if !errors.Is(err, dataset.ErrExists) {
 		return err
 	}
@@ -139,14 +139,14 @@ func vacant(device string) error {
 	case rErr != nil:
 		return fmt.Errorf("take what a try to make a pool has left off %s: %w", device, rErr)
 	case done:
-		return disk.Vacant(device)
+		return disk.CheckVacant(device)
 	}
 	return err
 }
 
-// form creates the zpool. The next call removes the remains of a crash. If zpool(8) fails, form removes the remains
-// itself: otherwise the mark would still count as the remains of a crash much later.
-func (b *Backend) form(ctx context.Context, id uuid.UUID, cfg backends.Config) error {
+// createZpool creates the zpool. The next call removes the remains of a crash. If zpool(8) fails, createZpool removes
+// the remains itself: otherwise the mark would still count as the remains of a crash much later.
+func (b *Backend) createZpool(ctx context.Context, id uuid.UUID, cfg backends.Config) error {
 	args := []string{
 		"create", "-o", "ashift=12", "-o", "cachefile=none", "-o", "comment=drover pool " + cfg.Name,
 		"-O", "compression=lz4", "-O", "atime=off", "-O", "xattr=sa", "-O", "acltype=posixacl", "-m", "legacy",
@@ -186,9 +186,9 @@ func (b *Backend) zpool(ctx context.Context, args ...string) (string, error) {
 	return strings.TrimSpace(string(res.Stdout)), err
 }
 
-// imported imports the zpool without mounting its filesystems. It returns dataset.ErrOffline with the message of
+// importPool imports the zpool without mounting its filesystems. It returns dataset.ErrOffline with the message of
 // zpool(8) if another host uses the zpool, or if it lacks a device.
-func (b *Backend) imported(ctx context.Context, name string) error {
+func (b *Backend) importPool(ctx context.Context, name string) error {
 	health, err := b.zpool(ctx, "list", "-H", "-o", "health", name)
 	if err == nil {
 		if health == "SUSPENDED" || health == "FAULTED" || health == "UNAVAIL" {

@@ -169,7 +169,7 @@ func TestPoolOnDevicesCutShort(t *testing.T) {
 		_, err := killed.Open(t.Context(), cfg)
 		t.Fatal(err)
 	}()
-	if err := disk.Vacant(device); !errors.Is(err, dataset.ErrExists) {
+	if err := disk.CheckVacant(device); !errors.Is(err, dataset.ErrExists) {
 		t.Errorf("it was killed too early: %v", err)
 	}
 	b := &bench{T: t, left: -1, clock: clock.System{}, cfg: cfg}

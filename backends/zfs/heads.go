@@ -67,7 +67,7 @@ func (h *heads) dropHead(ctx context.Context, f *shelf.Folder) error {
 	if err := h.attachments.dropStaging(f.ID); err != nil {
 		return err
 	}
-	err = h.tool.patiently(ctx, "destroy", h.root(f.ID)+"/"+c.FS)
+	err = h.tool.retryBusy(ctx, "destroy", h.root(f.ID)+"/"+c.FS)
 	if errors.Is(err, errAbsent) || errors.Is(err, errHeld) || errors.Is(err, errBusy) {
 		return nil // a filesystem with snapshots must stay; Reap destroys a busy one later
 	}
@@ -90,7 +90,7 @@ func (h *heads) checkSnapshotted(ctx context.Context, f *shelf.Folder, c current
 		if !ok {
 			continue
 		}
-		if same, err := h.headIs(ctx, f, c.FS, id); err != nil || same {
+		if same, err := h.headEquals(ctx, f, c.FS, id); err != nil || same {
 			return err
 		}
 	}
@@ -98,13 +98,14 @@ func (h *heads) checkSnapshotted(ctx context.Context, f *shelf.Folder, c current
 		"the copy has a head with bytes that no snapshot of it has: it was left as it is (keep it as superseded first)")
 }
 
-// headIs reports whether a head has the same content as a snapshot. The folder may be that of a dataset or of a copy.
-func (h *heads) headIs(ctx context.Context, f *shelf.Folder, fs string, snapshot uuid.UUID) (bool, error) {
+// headEquals reports whether a head has the same content as a snapshot. The folder may be that of a dataset or of a
+// copy.
+func (h *heads) headEquals(ctx context.Context, f *shelf.Folder, fs string, snapshot uuid.UUID) (bool, error) {
 	s, err := readSnapshot(f, snapshot)
 	if err != nil {
 		return false, err
 	}
-	now, done, err := h.sender.frozen(ctx, f, fs)
+	now, done, err := h.sender.temporarySnapshot(ctx, f, fs)
 	if err != nil {
 		return false, err
 	}
@@ -188,7 +189,7 @@ func (h *heads) refit(ctx context.Context, f *shelf.Folder, s snapshot, options 
 	if err := h.attachments.dropStaging(f.ID); err != nil {
 		return err
 	}
-	if err := h.tool.patiently(ctx, "rollback", h.snapshotName(f.ID, s.FS, s.ID)); err != nil {
+	if err := h.tool.retryBusy(ctx, "rollback", h.snapshotName(f.ID, s.FS, s.ID)); err != nil {
 		return err
 	}
 	for i := 1; i < len(options); i += 2 {
@@ -221,7 +222,7 @@ func (h *heads) isLast(ctx context.Context, f *shelf.Folder, s snapshot) (bool, 
 		if !h.remover.isOurs(o) || h.remover.checkUnrecorded(o.name) != nil {
 			return false, nil
 		}
-		err := h.tool.patiently(ctx, "destroy", o.name)
+		err := h.tool.retryBusy(ctx, "destroy", o.name)
 		if errors.Is(err, errHeld) || errors.Is(err, errBusy) {
 			return false, nil
 		}
@@ -274,7 +275,7 @@ func (h *heads) checkHead(ctx context.Context, f *shelf.Folder, snapshot uuid.UU
 	if f.State == backends.EntryCopy && (!there || c.FS == "" || c.From == snapshot) {
 		return nil
 	}
-	same, err := h.headIs(ctx, f, c.FS, snapshot)
+	same, err := h.headEquals(ctx, f, c.FS, snapshot)
 	if err == nil && !same {
 		err = dataset.Errorf(dataset.ErrConflict, "it was written to after snapshot %s, and that would be lost",
 			snapshot)
@@ -313,7 +314,7 @@ func (h *heads) demote(ctx context.Context, ds uuid.UUID, keep func(*shelf.Folde
 		return err
 	}
 	defer f.Close()
-	if err := h.attachments.unused(ds); err != nil {
+	if err := h.attachments.checkIdle(ds); err != nil {
 		return err
 	}
 	if err := sweep(f); err != nil { // a copy must not keep the records of an interrupted restore

@@ -51,7 +51,7 @@ const alternative = "or take a pool of backend loop or lvm"
 
 // lacks returns what the zpool or this ZFS lacks for encryption, with an instruction for the operator. It returns "" if
 // both can encrypt.
-func (t tool) lacks(ctx context.Context, h home) (string, error) {
+func (t tool) lacks(ctx context.Context, h poolFilesystem) (string, error) {
 	const needs, install = "encryption needs OpenZFS 0.8 or later",
 		"(Debian, from contrib: apt-get install zfsutils-linux zfs-dkms; " + alternative + ")"
 	if h.fuse { // zfs-fuse supports zpools up to version 23
@@ -102,7 +102,7 @@ func (k *datasetKeys) encrypts() bool { return k.lacks == "" }
 // cannotEncrypt returns the error for a request for an encrypted dataset in a pool that cannot encrypt.
 func (k *datasetKeys) cannotEncrypt() error {
 	return dataset.Errorf(dataset.ErrUnsupported, "%s cannot encrypt: %s, and then a restart of drover",
-		k.home.name, k.lacks)
+		k.fs.name, k.lacks)
 }
 
 // runWithKey runs a zfs command that reads a key from its standard input.

@@ -43,13 +43,13 @@ func TestWhichCanEncrypt(t *testing.T) {
 				return run.Result{}, &run.Error{Cmd: "zpool", ExitCode: 1, Stderr: c.complains, Err: errors.New("exit status 1")}
 			}
 			return run.Result{Stdout: []byte(c.says)}, nil
-		})}.lacks(t.Context(), home{name: "tank/a/b", fuse: c.fuse})
+		})}.lacks(t.Context(), poolFilesystem{name: "tank/a/b", fuse: c.fuse})
 		if (err != nil) != c.fails || (lacks == "") != (c.lacks == "") || !strings.Contains(lacks, c.lacks) || lacks != "" && !strings.HasSuffix(lacks, would) {
 			t.Errorf("%s: %q, %v", name, lacks, err)
 		}
-		p := newPool(&storage{home: home{name: "tank/a/b"}}, nil, nil, nil)
+		p := newPool(&storage{fs: poolFilesystem{name: "tank/a/b"}}, nil, nil, nil)
 		p.keys.lacks = lacks
-		err = p.maker.refuse(dataset.Dataset{Encryption: &dataset.Encryption{}})
+		err = p.maker.checkRequest(dataset.Dataset{Encryption: &dataset.Encryption{}})
 		if said := strings.Join(p.keys.missing(), "; "); said != lacks || (err == nil) != (lacks == "") || err != nil && !strings.Contains(err.Error(), lacks) {
 			t.Errorf("%s: the pool says %q, and refuses with %v", name, said, err)
 		}
@@ -100,7 +100,7 @@ func (z *fakeZFS) run(_ context.Context, c run.Command) (run.Result, error) {
 func TestZFSIsGivenKeys(t *testing.T) {
 	key, wrong := bytes.Repeat([]byte("k"), keySize), bytes.Repeat([]byte("w"), keySize)
 	z := &fakeZFS{T: t, key: key, loaded: map[string]bool{}}
-	p := newPool(&storage{tool: tool{run.Func(z.run)}, home: home{name: "tank"}}, nil, nil, nil)
+	p := newPool(&storage{tool: tool{run.Func(z.run)}, fs: poolFilesystem{name: "tank"}}, nil, nil, nil)
 	p.keys.locks.held, p.keys.locks.loaded = map[string]int{}, map[string]bool{}
 	const root = "tank/a"
 	has := func(when string, want bool) {
@@ -154,7 +154,7 @@ func TestPlainInThePlaceOfEncrypted(t *testing.T) {
 	}{"no encryption": {"", "-"}, "the operator's": {"", "tank"}, "an old ZFS": {"a newer one", "-"}} {
 		p := newPool(&storage{tool: tool{run.Func(func(context.Context, run.Command) (run.Result, error) {
 			return run.Result{Stdout: []byte(c.root + "\n")}, nil
-		})}, home: home{name: "tank"}, shelf: &shelf.Shelf{}}, nil, nil, nil)
+		})}, fs: poolFilesystem{name: "tank"}, shelf: &shelf.Shelf{}}, nil, nil, nil)
 		p.keys.lacks = c.lacks
 		for _, of := range []*dataset.Encryption{nil, {ID: uuid.New()}} {
 			root, err := os.OpenRoot(t.TempDir())

@@ -37,7 +37,7 @@ func (p *Pool) List(ctx context.Context) ([]backends.Entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	return append(entries, p.strangers(ctx, trees, entries)...), nil
+	return append(entries, p.foreignEntries(ctx, trees, entries)...), nil
 }
 
 // Stat implements backends.Pool.
@@ -86,7 +86,7 @@ func (p *Pool) describe(ctx context.Context, f *shelf.Folder, e *backends.Entry,
 			shelf.AddProblem(e, err)
 		}
 	}
-	if len(missing(want, all)) == 0 {
+	if len(missingNames(want, all)) == 0 {
 		return
 	}
 	all, err = p.tool.below(ctx, p.root(f.ID))
@@ -94,13 +94,13 @@ func (p *Pool) describe(ctx context.Context, f *shelf.Folder, e *backends.Entry,
 		shelf.AddProblem(e, err)
 		return
 	}
-	for _, name := range missing(want, all) {
+	for _, name := range missingNames(want, all) {
 		shelf.AddProblem(e, dataset.Errorf(dataset.ErrCorrupt, "%s is gone: zfs has no %s", want[name], name))
 	}
 }
 
-// missing returns the names in want that are not in all, sorted.
-func missing(want map[string]string, all []object) (names []string) {
+// missingNames returns the names in want that are not in all, sorted.
+func missingNames(want map[string]string, all []object) (names []string) {
 	for name := range want {
 		if !slices.ContainsFunc(all, func(o object) bool {
 			return o.name == name && (o.kind == kindFilesystem || o.kind == kindSnapshot)
@@ -112,8 +112,9 @@ func missing(want map[string]string, all []object) (names []string) {
 	return names
 }
 
-// strangers returns entries for the objects below the pool's filesystem that belong to no dataset.
-func (p *Pool) strangers(ctx context.Context, trees map[string][]object, entries []backends.Entry) []backends.Entry {
+// foreignEntries returns entries for the objects below the pool's filesystem that belong to no dataset.
+func (p *Pool) foreignEntries(ctx context.Context, trees map[string][]object,
+	entries []backends.Entry) []backends.Entry {
 	known := map[string]bool{}
 	for _, e := range entries {
 		known[e.ID.String()] = true
@@ -140,7 +141,7 @@ func (p *Pool) strangers(ctx context.Context, trees map[string][]object, entries
 			add(p.top()+"/"+name, "drover put nothing of that name there")
 			continue
 		}
-		if p.vanished(ctx, name) {
+		if p.changedSinceListing(ctx, name) {
 			continue
 		}
 		add(p.top()+"/"+name, fmt.Sprintf("the filesystem of a dataset, and no record of one lies in %s",
@@ -149,14 +150,14 @@ func (p *Pool) strangers(ctx context.Context, trees map[string][]object, entries
 	return found
 }
 
-// vanished reports whether a filesystem without an entry is explained by a concurrent call: the filesystem was
-// destroyed, or its folder was made, after the listing.
-func (p *Pool) vanished(ctx context.Context, name string) bool {
-	_, err := p.tool.one(ctx, p.top()+"/"+name)
+// changedSinceListing reports whether a filesystem without an entry is explained by a concurrent call: the filesystem
+// was destroyed, or its folder was made, after the listing.
+func (p *Pool) changedSinceListing(ctx context.Context, name string) bool {
+	_, err := p.tool.object(ctx, p.top()+"/"+name)
 	if errors.Is(err, errAbsent) {
 		return true
 	}
-	folder, err := p.shelf.Glance(uuid.MustParse(name))
+	folder, err := p.shelf.OpenUnclaimed(uuid.MustParse(name))
 	if err == nil {
 		_ = folder.Close()
 	}

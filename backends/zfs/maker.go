@@ -172,7 +172,7 @@ type plan func() (dataset.Size, func(fs string) error, error)
 // make makes a dataset: in this order its folder, its filesystem, its head and its record. If a step fails, it undoes
 // the earlier ones. Idempotent: if the dataset is complete, make returns its size.
 func (m *maker) make(ctx context.Context, d dataset.Dataset, plan plan) (dataset.Size, error) {
-	if err := m.refuse(d); err != nil {
+	if err := m.checkRequest(d); err != nil {
 		return 0, err
 	}
 	size, whole, err := m.finishExisting(ctx, d)
@@ -195,7 +195,7 @@ func (m *maker) make(ctx context.Context, d dataset.Dataset, plan plan) (dataset
 	}
 	defer f.Close()
 	if err := fill(m.root(d.ID) + "/" + firstHead); err != nil {
-		return 0, noSpace(m.undo(ctx, d.ID, err))
+		return 0, noSpace(m.discard(ctx, d.ID, err))
 	}
 	return size, m.shelf.Finish(f, d)
 }
@@ -227,7 +227,7 @@ func (m *maker) vacate(ctx context.Context, id uuid.UUID) error {
 	if err := m.shelf.Delete(ctx, id, func(string) error { return nil }); err != nil {
 		return err
 	}
-	switch _, err := m.tool.one(ctx, m.root(id)); {
+	switch _, err := m.tool.object(ctx, m.root(id)); {
 	case err == nil:
 		return dataset.Errorf(dataset.ErrExists,
 			"%s is there, and no record of a dataset is: drover leaves it alone", m.root(id))
@@ -237,12 +237,12 @@ func (m *maker) vacate(ctx context.Context, id uuid.UUID) error {
 	return nil
 }
 
-// undo removes a dataset that could not be made. It removes the folder last. It returns cause, with the error of the
+// discard removes a dataset that could not be made. It removes the folder last. It returns cause, with the error of the
 // removal if that failed.
-func (m *maker) undo(ctx context.Context, id uuid.UUID, cause error) error {
+func (m *maker) discard(ctx context.Context, id uuid.UUID, cause error) error {
 	after, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupLimit)
 	defer cancel()
-	err := m.remover.bury(after, id)
+	err := m.remover.removeObjects(after, id)
 	if err == nil {
 		err = m.shelf.Discard(id)
 	}
@@ -260,8 +260,8 @@ func noSpace(err error) error {
 	return err
 }
 
-// refuse returns dataset.ErrUnsupported if a request has a property that a ZFS pool cannot provide.
-func (m *maker) refuse(d dataset.Dataset) error {
+// checkRequest returns dataset.ErrUnsupported if a request has a property that a ZFS pool cannot provide.
+func (m *maker) checkRequest(d dataset.Dataset) error {
 	fs := d.Profile.Filesystem
 	switch {
 	case d.Encryption != nil && !m.keys.encrypts():
@@ -296,7 +296,7 @@ func (m *maker) setOwner(ctx context.Context, d dataset.Dataset, fs string, size
 	if err != nil {
 		return err
 	}
-	err = errors.Join(give(root, owner, mode), root.Close())
+	err = errors.Join(setOwner(root, owner, mode), root.Close())
 	if err != nil {
 		return err
 	}
@@ -304,15 +304,15 @@ func (m *maker) setOwner(ctx context.Context, d dataset.Dataset, fs string, size
 	return m.tool.zfs(ctx, "set", "refquota="+bytesText(size), fs)
 }
 
-func give(root *os.File, owner dataset.Owner, mode uint32) error {
+func setOwner(root *os.File, owner dataset.Owner, mode uint32) error {
 	if err := root.Chown(int(owner.UID), int(owner.GID)); err != nil {
 		return err
 	}
 	return unix.Fchmod(int(root.Fd()), mode)
 }
 
-// settled returns the head after all earlier writes were counted in its usage.
-func (m *maker) settled(ctx context.Context, f *shelf.Folder) (object, error) {
+// settledHead returns the head after all earlier writes were counted in its usage.
+func (m *maker) settledHead(ctx context.Context, f *shelf.Folder) (object, error) {
 	if err := m.space.settle(ctx); err != nil {
 		return object{}, err
 	}
@@ -326,7 +326,7 @@ func (p *Pool) Resize(ctx context.Context, id uuid.UUID, size dataset.Size, _ *o
 		return err
 	}
 	defer f.Close()
-	head, err := p.maker.settled(ctx, f)
+	head, err := p.maker.settledHead(ctx, f)
 	if err != nil {
 		return fmt.Errorf("resize dataset %s: %w", id, err)
 	}

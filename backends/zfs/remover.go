@@ -16,7 +16,7 @@ import (
 )
 
 // remover destroys the ZFS objects of deleted datasets and snapshots. An object on which a clone depends stays until
-// the clone is deleted. A deleted dataset with such an object becomes a ghost: a filesystem below storage.ghosts.
+// the clone is deleted. A deleted dataset with such an object becomes a ghost: a filesystem below storage.deletedRoot.
 type remover struct {
 	*storage
 	attachments *attachments
@@ -24,13 +24,13 @@ type remover struct {
 
 // Delete implements backends.Pool.
 func (p *Pool) Delete(ctx context.Context, id uuid.UUID) error {
-	return p.shelf.Delete(ctx, id, func(string) error { return p.attachments.unused(id) })
+	return p.shelf.Delete(ctx, id, func(string) error { return p.attachments.checkIdle(id) })
 }
 
-// bury destroys the ZFS objects of a dataset. If clones of other datasets depend on some of them, it moves the
-// remaining objects to the ghosts. The folder of the dataset is not listed any more when bury is called.
-func (r *remover) bury(ctx context.Context, id uuid.UUID) error {
-	if r.home.fuse {
+// removeObjects destroys the ZFS objects of a dataset. If clones of other datasets depend on some of them, it moves the
+// remaining objects to the ghosts. The folder of the dataset is not listed any more when removeObjects is called.
+func (r *remover) removeObjects(ctx context.Context, id uuid.UUID) error {
+	if r.fs.fuse {
 		if err := r.attachments.unstage(id); err != nil {
 			return err
 		}
@@ -48,7 +48,7 @@ func (r *remover) bury(ctx context.Context, id uuid.UUID) error {
 		return err
 	}
 	if len(gone) < len(all) {
-		if err := r.tool.patiently(ctx, "rename", root, r.ghosts()+"/"+uuid.NewString()); err != nil {
+		if err := r.tool.retryBusy(ctx, "rename", root, r.deletedRoot()+"/"+uuid.NewString()); err != nil {
 			return err
 		}
 	}
@@ -64,10 +64,10 @@ func (r *remover) clear(ctx context.Context, all []object, keep func(object) boo
 		progress = false
 		for i := len(left) - 1; i >= 0; i-- {
 			o := left[i]
-			if stays[o.name] || !r.isOurs(o) || keep(o) || needed(o, left) {
+			if stays[o.name] || !r.isOurs(o) || keep(o) || isNeeded(o, left) {
 				continue
 			}
-			err := r.tool.patiently(ctx, "destroy", o.name)
+			err := r.tool.retryBusy(ctx, "destroy", o.name)
 			switch {
 			case err == nil, errors.Is(err, errAbsent):
 				left, gone, progress = slices.Delete(left, i, i+1), append(gone, o), true
@@ -81,8 +81,8 @@ func (r *remover) clear(ctx context.Context, all []object, keep func(object) boo
 	return gone, nil
 }
 
-// needed reports whether one of others is a clone of o, or a child or snapshot of o.
-func needed(o object, others []object) bool {
+// isNeeded reports whether one of others is a clone of o, or a child or snapshot of o.
+func isNeeded(o object, others []object) bool {
 	return slices.ContainsFunc(others, func(other object) bool {
 		return other.origin == o.name || strings.HasPrefix(other.name, o.name+"/") ||
 			strings.HasPrefix(other.name, o.name+"@")
@@ -92,7 +92,7 @@ func needed(o object, others []object) bool {
 // isOurs reports whether an object below the pool's filesystem has a name that Drover gives.
 func (r *remover) isOurs(o object) bool {
 	fs, snapshot := o.snapshotOf()
-	rel, ok := strings.CutPrefix(fs, r.ghosts()+"/")
+	rel, ok := strings.CutPrefix(fs, r.deletedRoot()+"/")
 	if !ok {
 		rel, ok = strings.CutPrefix(fs, r.top()+"/")
 	}
@@ -116,7 +116,7 @@ func (r *remover) release(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	o, err := r.tool.one(ctx, fs)
+	o, err := r.tool.object(ctx, fs)
 	if errors.Is(err, errAbsent) {
 		return nil
 	}
@@ -138,7 +138,7 @@ func (r *remover) release(ctx context.Context, name string) error {
 // currentOf returns the name of a dataset's head, like headName. It does not wait for the lock of the dataset, because
 // the caller may hold the lock of another one.
 func (r *remover) currentOf(id uuid.UUID) (string, error) {
-	root, err := r.shelf.Glance(id)
+	root, err := r.shelf.OpenUnclaimed(id)
 	if err != nil {
 		return "", err
 	}
@@ -155,9 +155,9 @@ func (r *remover) unpin(ctx context.Context, within string, gone []object) error
 		if origin == "" || within != "" && strings.HasPrefix(origin, within+"/") {
 			continue
 		}
-		if rel, ok := strings.CutPrefix(origin, r.ghosts()+"/"); ok {
+		if rel, ok := strings.CutPrefix(origin, r.deletedRoot()+"/"); ok {
 			id, _, _ := strings.Cut(rel, "/")
-			_, err := r.clearGhost(ctx, r.ghosts()+"/"+id)
+			_, err := r.clearDeleted(ctx, r.deletedRoot()+"/"+id)
 			errs = append(errs, err)
 			continue
 		}
@@ -181,7 +181,7 @@ func (r *remover) checkUnrecorded(name string) error {
 	if ofClone {
 		return nil // the origin of a clone of a head never has a record
 	}
-	root, err := r.shelf.Glance(id)
+	root, err := r.shelf.OpenUnclaimed(id)
 	if err != nil {
 		return err
 	}
@@ -193,9 +193,9 @@ func (r *remover) checkUnrecorded(name string) error {
 	return fmt.Errorf("%s has its record (%v)", name, err)
 }
 
-// clearGhost destroys the objects of a ghost that no clone needs. whole reports whether the ghost is destroyed
+// clearDeleted destroys the objects of a ghost that no clone needs. whole reports whether the ghost is destroyed
 // completely.
-func (r *remover) clearGhost(ctx context.Context, ghost string) (whole bool, err error) {
+func (r *remover) clearDeleted(ctx context.Context, ghost string) (whole bool, err error) {
 	all, err := r.tool.below(ctx, ghost)
 	if errors.Is(err, errAbsent) {
 		return false, nil
@@ -232,7 +232,7 @@ func (p *Pool) Reap(ctx context.Context, drop func(uuid.UUID) bool) (int, error)
 		if !ok || !isID(ghost) || ctx.Err() != nil {
 			continue
 		}
-		whole, eErr := p.remover.clearGhost(ctx, p.ghosts()+"/"+ghost)
+		whole, eErr := p.remover.clearDeleted(ctx, p.deletedRoot()+"/"+ghost)
 		if whole {
 			n++
 		}
@@ -332,7 +332,7 @@ func (p *Pool) Clear(ctx context.Context) (left string, err error) {
 
 // RemoveStorage implements backends.StorageRemover.
 func (p *Pool) RemoveStorage(ctx context.Context) error {
-	for _, name := range []string{p.ghosts(), p.top()} {
+	for _, name := range []string{p.deletedRoot(), p.top()} {
 		if err := p.tool.zfs(ctx, "destroy", name); err != nil && !errors.Is(err, errAbsent) {
 			return err
 		}

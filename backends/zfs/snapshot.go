@@ -154,7 +154,7 @@ func (t *snapshotter) take(ctx context.Context, f *shelf.Folder, s dataset.Snaps
 
 // record takes a snapshot of a filesystem, then writes its record.
 func (t *snapshotter) record(ctx context.Context, f *shelf.Folder, s dataset.Snapshot, fs string, kept bool) error {
-	o, err := t.tool.one(ctx, t.root(f.ID)+"/"+fs)
+	o, err := t.tool.object(ctx, t.root(f.ID)+"/"+fs)
 	if err != nil {
 		return err
 	}
@@ -240,7 +240,7 @@ func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 	if old == fresh || len(since) > 0 {
 		return shelf.SyncDir(f.Root) // an earlier call has completed the restore, and keep was deleted later
 	}
-	if err := p.attachments.unused(ds); err != nil {
+	if err := p.attachments.checkIdle(ds); err != nil {
 		return err
 	}
 	if err := p.snapshotter.swap(ctx, f, s, keep, old, fresh, head.refquota); err != nil {
@@ -253,7 +253,7 @@ func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 func (t *snapshotter) swap(ctx context.Context, f *shelf.Folder, s snapshot, keep dataset.Snapshot, old, fresh string,
 	size dataset.Size) error {
 	from, to := t.snapshotName(f.ID, s.FS, s.ID), t.root(f.ID)+"/"+fresh
-	o, err := t.tool.one(ctx, from)
+	o, err := t.tool.object(ctx, from)
 	switch {
 	case errors.Is(err, errAbsent):
 		return dataset.Errorf(dataset.ErrCorrupt, "%s is gone", from)
@@ -264,7 +264,7 @@ func (t *snapshotter) swap(ctx context.Context, f *shelf.Folder, s snapshot, kee
 			o.referenced.Human(), size.Human())
 	}
 	// An earlier attempt may have made the filesystem. It never was the head, so nothing was written to it.
-	if err := t.tool.patiently(ctx, "destroy", to); err != nil && !errors.Is(err, errAbsent) {
+	if err := t.tool.retryBusy(ctx, "destroy", to); err != nil && !errors.Is(err, errAbsent) {
 		return err
 	}
 	if err := t.tool.zfs(ctx, append(append([]string{"clone"}, headOptions(size)...), from, to)...); err != nil {

@@ -26,7 +26,7 @@ type space struct {
 // measure measures the size of the home by zfs(8). statfs(2) would report the free space, but only the used space of
 // this one filesystem of the zpool.
 func (v *space) measure(ctx context.Context) error {
-	text, err := v.tool.value(ctx, "used,available", v.home.name)
+	text, err := v.tool.value(ctx, "used,available", v.fs.name)
 	if err != nil {
 		return err
 	}
@@ -34,7 +34,7 @@ func (v *space) measure(ctx context.Context) error {
 	for n := range strings.Lines(text) {
 		bytes, err := bytesOf(strings.TrimSpace(n))
 		if err != nil {
-			return fmt.Errorf("size of %s: %w", v.home.name, err)
+			return fmt.Errorf("size of %s: %w", v.fs.name, err)
 		}
 		total += int64(bytes)
 	}

@@ -92,8 +92,8 @@ func classify(err error) error {
 	return err
 }
 
-// patiently runs a command, and repeats it while the dataset is busy.
-func (t tool) patiently(ctx context.Context, args ...string) error {
+// retryBusy runs a command, and repeats it while the dataset is busy.
+func (t tool) retryBusy(ctx context.Context, args ...string) error {
 	err := t.zfs(ctx, args...)
 	for range busyTries {
 		if !errors.Is(err, errBusy) {
@@ -129,8 +129,8 @@ func (o object) snapshotOf() (fs, name string) {
 	return fs, name
 }
 
-// one returns the object with a name, or errAbsent if there is none.
-func (t tool) one(ctx context.Context, name string) (object, error) {
+// object returns the object with a name, or errAbsent if there is none.
+func (t tool) object(ctx context.Context, name string) (object, error) {
 	found, err := t.get(ctx, name)
 	if err == nil && len(found) != 1 {
 		err = fmt.Errorf("zfs told of %d things when asked for %s", len(found), name)

@@ -68,7 +68,7 @@ func (n *sender) sendFrom(ctx context.Context, src dataset.Source, base uuid.UUI
 // sendArgs returns the arguments of zfs for the stream of the snapshot name. If older is not empty, it is the base.
 func (n *sender) sendArgs(ctx context.Context, older, name string) ([]string, error) {
 	args := []string{"send"}
-	if !n.home.fuse {
+	if !n.fs.fuse {
 		args = append(args, "-L") // always: a stream with large blocks and one without cannot follow each other
 	}
 	if n.keys.encrypts() {
@@ -157,7 +157,7 @@ func (n *sender) changed(ctx context.Context, older, newer dataset.Source,
 		return c, err
 	}
 	defer f.Close()
-	fresh, done, err := n.point(ctx, f, newer.Snapshot)
+	fresh, done, err := n.openPoint(ctx, f, newer.Snapshot)
 	if err != nil {
 		return c, err
 	}
@@ -165,7 +165,7 @@ func (n *sender) changed(ctx context.Context, older, newer dataset.Source,
 	if older.Dataset == uuid.Nil {
 		return compare(ctx, "", fresh)
 	}
-	old, oldDone, err := n.point(ctx, f, older.Snapshot)
+	old, oldDone, err := n.openPoint(ctx, f, older.Snapshot)
 	if err != nil {
 		return c, err
 	}
@@ -173,9 +173,9 @@ func (n *sender) changed(ctx context.Context, older, newer dataset.Source,
 	return compare(ctx, old, fresh)
 }
 
-// point returns the name of the snapshot id. If id is nil, it takes a temporary snapshot of the head. The caller must
-// call done, which destroys the temporary snapshot.
-func (n *sender) point(ctx context.Context, f *shelf.Folder, id uuid.UUID) (name string, done func(), err error) {
+// openPoint returns the name of the snapshot id. If id is nil, it takes a temporary snapshot of the head. The caller
+// must call done, which destroys the temporary snapshot.
+func (n *sender) openPoint(ctx context.Context, f *shelf.Folder, id uuid.UUID) (name string, done func(), err error) {
 	if id != uuid.Nil {
 		s, err := readSnapshot(f, id)
 		return n.snapshotName(f.ID, s.FS, id), func() {}, err
@@ -187,12 +187,13 @@ func (n *sender) point(ctx context.Context, f *shelf.Folder, id uuid.UUID) (name
 	if err != nil {
 		return "", nil, err
 	}
-	return n.frozen(ctx, f, fs)
+	return n.temporarySnapshot(ctx, f, fs)
 }
 
-// frozen takes a temporary snapshot of a filesystem. done destroys it. After a crash the next Reap does; Reap does not
-// destroy it while the folder is open.
-func (n *sender) frozen(ctx context.Context, f *shelf.Folder, fs string) (name string, done func(), err error) {
+// temporarySnapshot takes a temporary snapshot of a filesystem. done destroys it. After a crash the next Reap does;
+// Reap does not destroy it while the folder is open.
+func (n *sender) temporarySnapshot(ctx context.Context, f *shelf.Folder, fs string) (name string, done func(),
+	err error) {
 	name = n.snapshotName(f.ID, fs, uuid.New())
 	if err := n.tool.zfs(ctx, "snapshot", name); err != nil {
 		return "", nil, noSpace(err)
@@ -200,7 +201,7 @@ func (n *sender) frozen(ctx context.Context, f *shelf.Folder, fs string) (name s
 	return name, func() {
 		after, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupLimit)
 		defer cancel()
-		_ = n.tool.patiently(after, "destroy", name)
+		_ = n.tool.retryBusy(after, "destroy", name)
 	}, nil
 }
 
@@ -229,7 +230,7 @@ func (n *sender) read(ctx context.Context, older, newer string, first bool) (bac
 
 // measureStream returns how much data the stream of a snapshot has.
 func (n *sender) measureStream(ctx context.Context, older, newer string) (c backends.Change, err error) {
-	if n.home.fuse {
+	if n.fs.fuse {
 		c, err = n.read(ctx, older, newer, false)
 		c.Zeroed = 0 // it also counts blocks after the end of files, and objects after the last one in use
 		return c, err
@@ -266,11 +267,11 @@ type receiver struct {
 
 // Received implements backends.Copier.
 func (p *Pool) Received(_ context.Context, ds, snapshot uuid.UUID) (backends.Received, error) {
-	return p.shelf.Received(ds, snapshot, cameBy)
+	return p.shelf.Received(ds, snapshot, receivedStream)
 }
 
-// cameBy returns the description of the stream by which a complete snapshot was received.
-func cameBy(f *shelf.Folder, snapshot uuid.UUID) (backends.Stream, error) {
+// receivedStream returns the description of the stream by which a complete snapshot was received.
+func receivedStream(f *shelf.Folder, snapshot uuid.UUID) (backends.Stream, error) {
 	s, err := readSnapshot(f, snapshot)
 	return s.Stream, err
 }
@@ -287,7 +288,7 @@ func (c *receiver) receive(ctx context.Context, d backends.Delivery, r io.Reader
 		return out, err
 	}
 	defer f.Close()
-	out, whole, err := f.BeginReceive(d, cameBy)
+	out, whole, err := f.BeginReceive(d, receivedStream)
 	if err != nil || whole {
 		return out, err
 	}
@@ -302,7 +303,7 @@ func (c *receiver) receive(ctx context.Context, d backends.Delivery, r io.Reader
 		return out, err
 	}
 	s := f.Spool(func(came int64) error { return c.roomFor(ctx, came, 0) }, func(string) {})
-	if out, err = s.Gather(ctx, d, Name, r, progress, base); err != nil {
+	if out, err = s.Receive(ctx, d, Name, r, progress, base); err != nil {
 		return out, err
 	}
 	if err := c.roomFor(ctx, out.Bytes, out.Bytes); err != nil {
@@ -368,12 +369,12 @@ func (c *receiver) received(ctx context.Context, f *shelf.Folder, d backends.Del
 		}
 		if on != "" {
 			fs = on
-		} else if !c.home.fuse { // zfs-fuse finds the origin by itself
+		} else if !c.fs.fuse { // zfs-fuse finds the origin by itself
 			args = append(args, "-o", "origin="+origin)
 		}
 	}
 	name := c.snapshotName(f.ID, fs, d.Snapshot.ID)
-	err = c.feed(ctx, in, append(args, name)...)
+	err = c.runWithInput(ctx, in, append(args, name)...)
 	if err == nil {
 		err = c.tool.zfs(ctx, "set", "canmount=noauto", c.root(f.ID)+"/"+fs)
 	}
@@ -411,7 +412,7 @@ func (c *receiver) onBase(ctx context.Context, f *shelf.Folder, base uuid.UUID, 
 		return "", origin, nil
 	}
 	last, err := c.heads.isLast(ctx, f, b)
-	if err == nil && !last && c.home.fuse {
+	if err == nil && !last && c.fs.fuse {
 		err = dataset.Errorf(dataset.ErrUnsupported,
 			"zfs-fuse cannot receive a difference to a snapshot after which others came")
 	}
@@ -421,8 +422,8 @@ func (c *receiver) onBase(ctx context.Context, f *shelf.Folder, base uuid.UUID, 
 	return b.FS, origin, c.heads.refit(ctx, f, b, []string{"-o", "refquota=none"})
 }
 
-// feed runs zfs with a stream as its input. It returns dataset.ErrCorrupt if zfs rejects the stream.
-func (c *receiver) feed(ctx context.Context, in *os.File, args ...string) error {
+// runWithInput runs zfs with a stream as its input. It returns dataset.ErrCorrupt if zfs rejects the stream.
+func (c *receiver) runWithInput(ctx context.Context, in *os.File, args ...string) error {
 	_, err := c.tool.runner.Run(ctx, run.Command{Name: program, Args: args, Stdin: in, Timeout: streamLimit})
 	err = classify(err)
 	if errors.Is(err, errStream) {

@@ -23,7 +23,7 @@ func TestTrimOfAZpool(t *testing.T) {
 		"old, and not": {"invalid option 'w'", mute, errors.ErrUnsupported, 2},
 	} {
 		ran := 0
-		p := &Pool{storage: &storage{home: home{name: "tank/a"}, tool: tool{run.Func(func(_ context.Context, cmd run.Command) (run.Result, error) {
+		p := &Pool{storage: &storage{fs: poolFilesystem{name: "tank/a"}, tool: tool{run.Func(func(_ context.Context, cmd run.Command) (run.Result, error) {
 			ran++
 			complains := c.plain
 			if slices.Contains(cmd.Args, "-w") {

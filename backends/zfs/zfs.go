@@ -74,9 +74,9 @@ const (
 	defaultSize = 10 * dataset.GiB
 	minSize     = 1 * dataset.MiB
 
-	// maxHome is the longest name of the home. ZFS allows names of 255 characters, and Drover's longest name below the
-	// home has the subtracted length.
-	maxHome = 255 - len("/drover-/deleted//head-@drover-clone-") - 4*36
+	// maxFilesystemName is the longest name of the home. ZFS allows names of 255 characters, and Drover's longest name
+	// below the home has the subtracted length.
+	maxFilesystemName = 255 - len("/drover-/deleted//head-@drover-clone-") - 4*36
 
 	poolProperty = "drover:pool"
 )
@@ -145,7 +145,7 @@ func (b *Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool,
 
 func (b *Backend) open(ctx context.Context, cfg backends.Config, own *ownPool) (backends.Pool, error) {
 	if cfg.Make {
-		if err := suits(cfg.Path); err != nil {
+		if err := checkPath(cfg.Path); err != nil {
 			return nil, err
 		}
 	}
@@ -156,20 +156,20 @@ func (b *Backend) open(ctx context.Context, cfg backends.Config, own *ownPool) (
 	if err := s.KeepCopies(); err != nil {
 		return nil, err
 	}
-	home, err := homeOf(cfg.Path)
+	home, err := poolFilesystemOf(cfg.Path)
 	if err != nil {
 		return nil, err
 	}
-	p := newPool(&storage{name: cfg.Name, shelf: s, tool: tool{b.runner}, home: home}, own, cfg.Keys, b.clock)
-	s.Outside = p.remover.bury
+	p := newPool(&storage{name: cfg.Name, shelf: s, tool: tool{b.runner}, fs: home}, own, cfg.Keys, b.clock)
+	s.Outside = p.remover.removeObjects
 	if err := p.found(ctx, cfg.Make); err != nil {
 		return nil, fmt.Errorf("pool at %s: %w", cfg.Path, err)
 	}
 	return p, nil
 }
 
-// suits returns an error unless a new pool can be at path. It checks the filesystem; package shelf checks the rest.
-func suits(path string) error {
+// checkPath returns an error unless a new pool can be at path. It checks the filesystem; package shelf checks the rest.
+func checkPath(path string) error {
 	for _, dir := range []string{path, filepath.Dir(path)} {
 		info, err := os.Lstat(dir)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -178,27 +178,27 @@ func suits(path string) error {
 		if err != nil || !info.IsDir() {
 			return err
 		}
-		_, err = homeOf(dir)
+		_, err = poolFilesystemOf(dir)
 		return err
 	}
 	return nil
 }
 
-// home is the filesystem of a pool's directory.
-type home struct {
+// poolFilesystem is the filesystem of a pool's directory.
+type poolFilesystem struct {
 	name string
 	fuse bool // served by zfs-fuse
 }
 
-// homeOf returns the filesystem of path. It returns dataset.ErrUnsupported if that is not a ZFS filesystem.
-func homeOf(path string) (home, error) {
+// poolFilesystemOf returns the filesystem of path. It returns dataset.ErrUnsupported if that is not a ZFS filesystem.
+func poolFilesystemOf(path string) (poolFilesystem, error) {
 	var st unix.Statx_t
 	if err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_TYPE, &st); err != nil {
-		return home{}, fmt.Errorf("look at %s: %w", path, err)
+		return poolFilesystem{}, fmt.Errorf("look at %s: %w", path, err)
 	}
 	table, err := mount.Table()
 	if err != nil {
-		return home{}, err
+		return poolFilesystem{}, err
 	}
 	mounts := table.Of(int(st.Dev_major), int(st.Dev_minor))
 	switch {
@@ -207,14 +207,15 @@ func homeOf(path string) (home, error) {
 		if len(mounts) > 0 {
 			what = mounts[0].FSType
 		}
-		return home{}, dataset.Errorf(dataset.ErrUnsupported,
+		return poolFilesystem{}, dataset.Errorf(dataset.ErrUnsupported,
 			"%s lies on %s: backend zfs needs a directory on a ZFS filesystem (zfs create -o mountpoint=%s "+
 				"POOL/NAME)", path, what, path)
-	case len(mounts[0].Source) > maxHome:
-		return home{}, dataset.Errorf(dataset.ErrUnsupported,
-			"%s is too long a name to have datasets below it: want at most %d characters", mounts[0].Source, maxHome)
+	case len(mounts[0].Source) > maxFilesystemName:
+		return poolFilesystem{}, dataset.Errorf(dataset.ErrUnsupported,
+			"%s is too long a name to have datasets below it: want at most %d characters", mounts[0].Source,
+			maxFilesystemName)
 	}
-	return home{mounts[0].Source, mounts[0].FSType == fuseType}, nil
+	return poolFilesystem{mounts[0].Source, mounts[0].FSType == fuseType}, nil
 }
 
 // Pool is an open pool. It implements the contract of package backends; its parts do the work. Its methods are safe for
@@ -284,10 +285,11 @@ func (p *Pool) found(ctx context.Context, fresh bool) error {
 		return dataset.Errorf(dataset.ErrExists, "%s is there, and drover did not make it (its property %s is %q)",
 			at, poolProperty, id)
 	}
-	if err := p.tool.zfs(ctx, "create", "-o", "canmount=off", p.ghosts()); err != nil && !errors.Is(err, errTaken) {
+	err = p.tool.zfs(ctx, "create", "-o", "canmount=off", p.deletedRoot())
+	if err != nil && !errors.Is(err, errTaken) {
 		return err
 	}
-	if p.keys.lacks, err = p.tool.lacks(ctx, p.home); err != nil {
+	if p.keys.lacks, err = p.tool.lacks(ctx, p.fs); err != nil {
 		return err
 	}
 	return errors.Join(p.keys.findLoaded(ctx), p.space.measure(ctx))
@@ -295,7 +297,7 @@ func (p *Pool) found(ctx context.Context, fresh bool) error {
 
 // Trim implements backends.Trimmer. It runs zpool trim, because ZFS does not support the ioctl FITRIM.
 func (p *Pool) Trim(ctx context.Context) (dataset.Size, error) {
-	zpool, _, _ := strings.Cut(p.home.name, "/")
+	zpool, _, _ := strings.Cut(p.fs.name, "/")
 	var err error
 	for _, args := range [][]string{{"trim", "-w", zpool}, {"trim", zpool}} { // before 2.0 there is no -w
 		_, err = p.tool.runner.Run(ctx, run.Command{Name: zpoolProgram, Args: args, Timeout: trimLimit})
@@ -315,7 +317,7 @@ func (p *Pool) ID() uuid.UUID { return p.shelf.ID() }
 // Info implements backends.Pool.
 func (p *Pool) Info() backends.Info {
 	note, lag := "ZFS filesystems below "+p.top()+": snapshots and clones by zfs"+p.vdevs.note(), usedLag
-	if p.home.fuse {
+	if p.fs.fuse {
 		lag = usedLagFuse
 		note += "; through zfs-fuse, which is for tests"
 	}
@@ -358,14 +360,14 @@ type storage struct {
 	name  string // the pool's name, for errors
 	shelf *shelf.Shelf
 	tool  tool
-	home  home
+	fs    poolFilesystem
 }
 
 // top returns the name of the pool's filesystem.
-func (s *storage) top() string { return s.home.name + "/drover-" + s.shelf.ID().String() }
+func (s *storage) top() string { return s.fs.name + "/drover-" + s.shelf.ID().String() }
 
-// ghosts returns the filesystem below which deleted datasets wait until their clones are deleted.
-func (s *storage) ghosts() string { return s.top() + "/deleted" }
+// deletedRoot returns the filesystem below which deleted datasets wait until their clones are deleted.
+func (s *storage) deletedRoot() string { return s.top() + "/deleted" }
 
 // root returns the filesystem of a dataset. Its heads are below it.
 func (s *storage) root(id uuid.UUID) string { return s.top() + "/" + id.String() }
@@ -410,7 +412,7 @@ func (s *storage) headOf(ctx context.Context, f *shelf.Folder) (object, error) {
 	if err != nil {
 		return object{}, err
 	}
-	o, err := s.tool.one(ctx, s.root(f.ID)+"/"+name)
+	o, err := s.tool.object(ctx, s.root(f.ID)+"/"+name)
 	if errors.Is(err, errAbsent) || (err == nil && o.kind != kindFilesystem) {
 		return object{}, dataset.Errorf(dataset.ErrCorrupt, "dataset %s: its filesystem %s/%s is gone", f.ID,
 			s.root(f.ID), name)

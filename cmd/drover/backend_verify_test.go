@@ -29,14 +29,14 @@ func proven(_ context.Context, p api.Pool) (*verify.Report, error) {
 		all.Proves = append(all.Proves, c.Proves...)
 	}
 	for _, c := range []verify.Result{all, {Name: "GenerationIsRaised"}} {
-		r.Hear(verify.Event{Result: &c})
+		r.Add(verify.Event{Result: &c})
 	}
-	r.Hear(verify.Event{Times: []backendtest.Time{{What: "create", Seconds: 0.00782}, {What: "send", Seconds: 0.25, Bytes: 64 << 20}}})
+	r.Add(verify.Event{Times: []backendtest.Time{{What: "create", Seconds: 0.00782}, {What: "send", Seconds: 0.25, Bytes: 64 << 20}}})
 	can := p.Capabilities
 	if p.Name == "plain" {
 		can.Shrink = false
 		r.Cases[1].Failures = []string{"generation 0, want 1", "generation 1, want 7"}
-		r.Hear(verify.Event{Lacks: []string{"acls"}})
+		r.Add(verify.Event{Unsupported: []string{"acls"}})
 		r.Warnings = []string{verification.GaveUp("/srv/plain")}
 	}
 	return r, r.Judge(p.Capabilities, can)

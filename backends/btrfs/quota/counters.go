@@ -39,9 +39,9 @@ func (c *Counters) Destroying() (done func()) {
 	return c.destroying.RUnlock
 }
 
-// Note records a subvolume that is about to be destroyed. If that fails, the counters of the subvolume stay, which is
+// Record records a subvolume that is about to be destroyed. If that fails, the counters of the subvolume stay, which is
 // no reason to keep its data: so only an error of opening the pool is returned.
-func (c *Counters) Note(id uint64) error {
+func (c *Counters) Record(id uint64) error {
 	if !c.Enabled {
 		return nil
 	}
@@ -86,7 +86,7 @@ func (c *Counters) Drain(ctx context.Context) error {
 		if err != nil || left == 0 || ctx.Err() != nil {
 			return err
 		}
-		if err := c.hurry(); err != nil {
+		if err := c.forceCleanup(); err != nil {
 			return err
 		}
 		select {
@@ -96,15 +96,15 @@ func (c *Counters) Drain(ctx context.Context) error {
 	}
 }
 
-// hurry makes the kernel destroy subvolumes without delay.
-func (c *Counters) hurry() error {
-	return c.within(func(_ *os.Root, dir *os.File) error { return btrfsctl.Hurry(dir) })
+// forceCleanup makes the kernel destroy subvolumes without delay.
+func (c *Counters) forceCleanup() error {
+	return c.withPool(func(_ *os.Root, dir *os.File) error { return btrfsctl.Hurry(dir) })
 }
 
 // collect removes the counters of the subvolumes that the kernel has destroyed, and their notes. It returns the number
 // of notes that are left.
 func (c *Counters) collect() (left int, err error) {
-	err = c.within(func(root *os.Root, dir *os.File) error {
+	err = c.withPool(func(root *os.Root, dir *os.File) error {
 		notes, err := root.Open(NotesDir)
 		if errors.Is(err, os.ErrNotExist) {
 			return nil
@@ -122,7 +122,7 @@ func (c *Counters) collect() (left int, err error) {
 			if err != nil {
 				continue
 			}
-			done, err := drop(dir, id)
+			done, err := removeCounters(dir, id)
 			if err != nil {
 				return err
 			}
@@ -137,8 +137,8 @@ func (c *Counters) collect() (left int, err error) {
 	return left, err
 }
 
-// within calls do with the directory of the pool.
-func (c *Counters) within(do func(root *os.Root, dir *os.File) error) error {
+// withPool calls do with the directory of the pool.
+func (c *Counters) withPool(do func(root *os.Root, dir *os.File) error) error {
 	root, err := c.Enter()
 	if err != nil {
 		return err
@@ -152,10 +152,10 @@ func (c *Counters) within(do func(root *os.Root, dir *os.File) error) error {
 	return do(root, dir)
 }
 
-// drop removes the counters of a destroyed subvolume. It returns false if the kernel has not destroyed it yet. A
-// subvolume that exists was not destroyed after all, or has the number of another one: its counters stay, and drop
-// returns true.
-func drop(dir *os.File, id uint64) (done bool, err error) {
+// removeCounters removes the counters of a destroyed subvolume. It returns false if the kernel has not destroyed it
+// yet. A subvolume that exists was not destroyed after all, or has the number of another one: its counters stay, and
+// removeCounters returns true.
+func removeCounters(dir *os.File, id uint64) (done bool, err error) {
 	standing, err := btrfsctl.StandingOf(dir, id)
 	if err != nil || standing != btrfsctl.Gone {
 		return standing == btrfsctl.Alive, err

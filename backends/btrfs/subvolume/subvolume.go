@@ -145,7 +145,7 @@ func (s *Store) Destroy(ctx context.Context, dir *os.File, name string) error {
 	s.Step("btrfs.destroy.begun")
 	defer s.Counters.Collect() // those of subvolumes that were destroyed earlier
 	defer s.Counters.Destroying()()
-	err := btrfsctl.DeleteAll(dir, name, s.Counters.Note)
+	err := btrfsctl.DeleteAll(dir, name, s.Counters.Record)
 	if err == nil || errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
@@ -166,7 +166,7 @@ func (s *Store) Destroy(ctx context.Context, dir *os.File, name string) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		err := btrfsctl.DeleteAll(folder, inside, s.Counters.Note)
+		err := btrfsctl.DeleteAll(folder, inside, s.Counters.Record)
 		if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, btrfsctl.ErrNotSubvolume) {
 			return err
 		}

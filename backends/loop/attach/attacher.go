@@ -163,7 +163,7 @@ const (
 
 // CheckIdle fails with ErrInUse if the head in dir is mounted in any mount namespace, or stays attached to a loop
 // device.
-func (a *Attacher) Idle(ctx context.Context, dir folder.Dir) error {
+func (a *Attacher) CheckIdle(ctx context.Context, dir folder.Dir) error {
 	for try := 0; ; try++ {
 		device, err := a.device(dir)
 		if err != nil || device == "" {

@@ -46,8 +46,8 @@ func NewContainers(
 // HasKeys reports whether keys are available.
 func (c *Containers) HasKeys() bool { return c.keys != nil }
 
-// Possible reports whether encryption was possible when the pool was opened.
-func (c *Containers) Possible() bool { return c.available }
+// CanEncrypt reports whether encryption was possible when the pool was opened.
+func (c *Containers) CanEncrypt() bool { return c.available }
 
 // Mapping returns the name of the device mapping for the image of the dataset in dir. The name includes the pool,
 // because two pools of a host can have the same dataset.
@@ -161,8 +161,8 @@ func (c *Containers) Discard(dir folder.Dir) error {
 	return crypt.Drop(c.Mapping(dir))
 }
 
-// Settle removes the unused mappings of the pool, and waits until they are gone.
-func (c *Containers) Settle() error {
+// DropAllUnused removes the unused mappings of the pool, and waits until they are gone.
+func (c *Containers) DropAllUnused() error {
 	if !c.available {
 		return nil
 	}

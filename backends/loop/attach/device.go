@@ -48,18 +48,18 @@ func MountOptions(fs string, more []string) []string {
 	return append(opts, more...)
 }
 
-// OnDetached mounts the filesystem in the image at path where no other process sees it, calls f with its root, and
-// flushes it.
-func OnDetached(ctx context.Context, path, fs string, f func(dir *os.File) error) error {
+// WithMountedImage mounts the filesystem in the image at path where no other process sees it, calls f with its root,
+// and flushes it.
+func WithMountedImage(ctx context.Context, path, fs string, f func(dir *os.File) error) error {
 	dev, err := Image(ctx, path, loopdev.Options{BlockSize: layout.Sector, Sole: true})
 	if err != nil {
 		return err
 	}
-	return errors.Join(Detached(dev.Path, fs, f), dev.Close())
+	return errors.Join(WithMountedDevice(dev.Path, fs, f), dev.Close())
 }
 
-// Detached is OnDetached for the filesystem on a device.
-func Detached(device, fs string, f func(dir *os.File) error) error {
+// WithMountedDevice is WithMountedImage for the filesystem on a device.
+func WithMountedDevice(device, fs string, f func(dir *os.File) error) error {
 	dir, err := mount.Detached(mount.Spec{Source: device, FSType: fs, Options: MountOptions(fs, nil)})
 	if err != nil {
 		return err

@@ -65,7 +65,7 @@ func (gr *Grower) Resize(ctx context.Context, dir folder.Dir, size dataset.Size,
 	if root != nil {
 		return gr.growMounted(ctx, dir, want, root)
 	}
-	if err := gr.attacher.Idle(ctx, dir); err != nil {
+	if err := gr.attacher.CheckIdle(ctx, dir); err != nil {
 		return err
 	}
 	fs, grow, err := gr.images.Inspect(dir, layout.Head)
@@ -274,7 +274,7 @@ func (gr *Grower) GrowIdle(ctx context.Context, dir folder.Dir, item string, siz
 	if err != nil {
 		return err
 	}
-	err = attach.Detached(dev.Path, fs, func(root *os.File) error {
+	err = attach.WithMountedDevice(dev.Path, fs, func(root *os.File) error {
 		return gr.enlarge(root, fs, mountedGrowth{image: image, device: dev.Path, size: size})
 	})
 	err = errors.Join(err, dev.Close())
@@ -321,7 +321,7 @@ func (gr *Grower) growInContainer(ctx context.Context, dir folder.Dir, g mounted
 	g.inside = func() (int64, error) {
 		return gr.containers.FillDevice(ctx, gr.containers.Mapping(dir), open.Path(), key)
 	}
-	err = attach.Detached(open.Path(), fs, func(root *os.File) error { return gr.enlarge(root, fs, g) })
+	err = attach.WithMountedDevice(open.Path(), fs, func(root *os.File) error { return gr.enlarge(root, fs, g) })
 	if errors.Is(err, fsctl.ErrCapability) { // as in GrowIdle
 		var size int64
 		if size, err = open.Size(); err == nil {

@@ -134,9 +134,9 @@ func ResumeDecoder(r io.Reader, h Header, at Mark) (*Decoder, error) {
 	return d, d.in.Resume(at.Position)
 }
 
-// Here returns the position in the stream. The last frame must have been read completely.
-func (d *Decoder) Here() (Mark, error) {
-	at, err := d.in.Here()
+// Mark returns the position in the stream. The last frame must have been read completely.
+func (d *Decoder) Mark() (Mark, error) {
+	at, err := d.in.Position()
 	return Mark{Position: at, At: d.at}, err
 }
 

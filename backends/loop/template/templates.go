@@ -128,7 +128,7 @@ func (s *Store) create(ctx context.Context, root folder.Dir, name string, t Spec
 		return err
 	}
 	setRoot := func(dir *os.File) error { return mkfs.Root(dir, &t.Owner) }
-	if err := attach.OnDetached(ctx, path, t.FS, setRoot); err != nil {
+	if err := attach.WithMountedImage(ctx, path, t.FS, setRoot); err != nil {
 		return err
 	}
 	// Each hole adds an extent to every clone, so only large ones are made.

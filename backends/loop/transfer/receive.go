@@ -146,7 +146,7 @@ func (r *receiving) run(ctx context.Context) (out backends.Stream, err error) {
 	defer func() { _ = r.image.Close() }()
 	defer func() { _ = r.wait() }()
 	p.Step("receive.started")
-	if r.done, err = r.in.Here(); err != nil {
+	if r.done, err = r.in.Mark(); err != nil {
 		return out, err
 	}
 	r.safe, r.roomChecked = r.done.Offset, r.done.Offset
@@ -205,7 +205,7 @@ func (r *receiving) apply(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("write %s: %w", r.image.Name(), err)
 		}
-		if r.done, err = r.in.Here(); err != nil {
+		if r.done, err = r.in.Mark(); err != nil {
 			return err
 		}
 		if r.progress != nil {

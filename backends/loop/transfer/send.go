@@ -21,10 +21,10 @@ import (
 
 // Sender writes the streams of snapshots and compares points in time.
 type Sender struct {
-	pool   string // its name, for errors
-	layout layout.Layout
-	images *imagefile.Images
-	Last   comparison
+	pool       string // its name, for errors
+	layout     layout.Layout
+	images     *imagefile.Images
+	Comparison comparison
 }
 
 // NewSender returns the sender of a pool with a name.
@@ -48,7 +48,7 @@ func (s *Sender) Send(ctx context.Context, dir folder.Dir, src dataset.Source, b
 	if err != nil {
 		return out, err
 	}
-	s.Last.forget()
+	s.Comparison.forget()
 	fs, _, err := imagefile.Superblock(image)
 	if err != nil {
 		return out, err
@@ -100,7 +100,7 @@ func sendRange(ctx context.Context, e *stream.Encoder, image *os.File, r reflink
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		early.until(m.done + prefetchAhead)
+		early.advance(m.done + prefetchAhead)
 		part := buf[:min(int64(len(buf)), end-off)]
 		if _, err := image.ReadAt(part, off); err != nil {
 			return fmt.Errorf("read %s: %w", image.Name(), err)
@@ -136,8 +136,8 @@ func willNeed(f *os.File) func(offset, length int64) {
 	return func(offset, length int64) { _ = unix.Fadvise(int(f.Fd()), offset, length, unix.FADV_WILLNEED) }
 }
 
-// until asks for the data among the first bytes of all ranges with data.
-func (p *prefetch) until(bytes int64) {
+// advance asks for the data among the first bytes of all ranges with data.
+func (p *prefetch) advance(bytes int64) {
 	for p.asked < bytes && len(p.ranges) > 0 {
 		r := p.ranges[0]
 		n := min(r.Length-p.within, prefetchPart)
@@ -163,7 +163,7 @@ func (s *Sender) ranges(dir folder.Dir, base, snapshot uuid.UUID, image *os.File
 	}
 	defer old.Close()
 	if s.layout.Costly() {
-		return s.Last.changed(base, snapshot, old, image)
+		return s.Comparison.changed(base, snapshot, old, image)
 	}
 	return reflink.Changed(old, image)
 }
@@ -216,12 +216,12 @@ func (s *Sender) Changed(dir folder.Dir, older, newer dataset.Source) (backends.
 		return backends.Change{}, err
 	}
 	defer b.Close()
-	ranges, err := s.since(dir, older, newer, b)
+	ranges, err := s.rangesSince(dir, older, newer, b)
 	return sum(ranges), err
 }
 
-// since returns the ranges in which newer, whose image is open, differs from older.
-func (s *Sender) since(dir folder.Dir, older, newer dataset.Source, image *os.File) ([]reflink.Range, error) {
+// rangesSince returns the ranges in which newer, whose image is open, differs from older.
+func (s *Sender) rangesSince(dir folder.Dir, older, newer dataset.Source, image *os.File) ([]reflink.Range, error) {
 	whole := older.Dataset == uuid.Nil
 	switch {
 	case !whole && older.Dataset != newer.Dataset:

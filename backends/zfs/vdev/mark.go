@@ -33,7 +33,7 @@ const (
 // Mark marks empty devices before zpool(8) makes a zpool of them. Idempotent.
 func Mark(devices []string) error {
 	for _, device := range devices {
-		if err := marking(device, func(f *os.File) error { return putMark(f, []byte(markText)) }); err != nil {
+		if err := withDevice(device, func(f *os.File) error { return putMark(f, []byte(markText)) }); err != nil {
 			return err
 		}
 	}
@@ -43,7 +43,7 @@ func Mark(devices []string) error {
 // Unmark removes the mark. Idempotent.
 func Unmark(devices []string) error {
 	for _, device := range devices {
-		err := marking(device, func(f *os.File) error {
+		err := withDevice(device, func(f *os.File) error {
 			if there, err := marked(f); err != nil || !there {
 				return err
 			}
@@ -56,7 +56,7 @@ func Unmark(devices []string) error {
 	return nil
 }
 
-func marking(device string, do func(*os.File) error) error {
+func withDevice(device string, do func(*os.File) error) error {
 	f, err := os.OpenFile(device, os.O_RDWR, 0)
 	if err != nil {
 		return err
@@ -98,10 +98,10 @@ func Reclaim(device string) (done bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if own, err := tabled(f, size); err != nil || !own {
+	if own, err := hasZpoolTable(f, size); err != nil || !own {
 		return false, err
 	}
-	if empty, err := fsctl.Zeros(others{f, size}, size); err != nil || !empty {
+	if empty, err := fsctl.Zeros(otherContent{f, size}, size); err != nil || !empty {
 		return false, err
 	}
 	for _, at := range []int64{0, size - tableSize} {
@@ -116,14 +116,14 @@ func Reclaim(device string) (done bool, err error) {
 	return err == nil, err
 }
 
-// others returns the content of a device apart from the remains of an interrupted attempt.
-type others struct {
+// otherContent returns the content of a device apart from the remains of an interrupted attempt.
+type otherContent struct {
 	device io.ReaderAt
 	size   int64
 }
 
 // ReadAt implements io.ReaderAt.
-func (o others) ReadAt(p []byte, off int64) (int, error) {
+func (o otherContent) ReadAt(p []byte, off int64) (int, error) {
 	n, err := o.device.ReadAt(p, off)
 	for _, ours := range [][2]int64{{0, tableSize}, {markAt, markAt + int64(len(markText))},
 		{o.size - tableSize, o.size}} {

@@ -22,9 +22,9 @@ const (
 	mbrEntries = 446
 )
 
-// tabled reports whether both ends of a device, where partition tables are, are empty, or have a complete or partial
-// table of zpool(8).
-func tabled(device io.ReaderAt, size int64) (bool, error) {
+// hasZpoolTable reports whether both ends of a device, where partition tables are, are empty, or have a complete or
+// partial table of zpool(8).
+func hasZpoolTable(device io.ReaderAt, size int64) (bool, error) {
 	head, tail := make([]byte, tableSize), make([]byte, tableSize)
 	if _, err := device.ReadAt(head, 0); err != nil {
 		return false, err

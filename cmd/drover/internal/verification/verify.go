@@ -147,7 +147,7 @@ func VerifyPool(ctx context.Context, a *cli.App, p api.Pool) (r *verify.Report, 
 				n++
 				showStep(a, fmt.Sprintf("%d of %d: %s", n, verify.Count(), e.Begins))
 			}
-			r.Hear(e)
+			r.Add(e)
 			return nil
 		})
 	showStep(a, "")
