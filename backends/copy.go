@@ -112,7 +112,7 @@ type Copier interface {
 }
 
 // ErrBaseDiffers says that the local base of a difference is not the one that the stream was made from.
-var ErrBaseDiffers = errors.New("its base is not what is here of that")
+var ErrBaseDiffers = errors.New("its base is not the one that is stored here")
 
 // Delivery describes a snapshot that arrives from another pool.
 type Delivery struct {
@@ -135,10 +135,10 @@ type Received struct {
 func (d Delivery) CheckResume(have Received) error {
 	switch {
 	case d.From != 0 && d.From != have.Bytes:
-		return dataset.Errorf(dataset.ErrConflict, "the stream goes on at byte %d, and %d have come", d.From,
+		return dataset.Errorf(dataset.ErrConflict, "the stream continues at byte %d, and %d were received", d.From,
 			have.Bytes)
 	case d.From != 0 && d.Base != have.Base:
-		return dataset.Errorf(dataset.ErrConflict, "what has come is a difference to snapshot %s, not to %s",
+		return dataset.Errorf(dataset.ErrConflict, "the received part is a difference to snapshot %s, not to %s",
 			have.Base, d.Base)
 	}
 	return nil

@@ -26,6 +26,6 @@ func (r *Registry) Kind(name string) (Kind, error) {
 		}
 		names = append(names, k.Name())
 	}
-	return nil, dataset.Errorf(dataset.ErrInvalid, "unknown backend %q (have: %s)%s", dataset.Clip(name),
+	return nil, dataset.Errorf(dataset.ErrInvalid, "unknown backend %q (available: %s)%s", dataset.Clip(name),
 		dataset.Have(names), dataset.Guess(name, names))
 }

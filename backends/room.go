@@ -15,7 +15,8 @@ func CheckRoom(pool string, free, size dataset.Size) error {
 		return nil
 	}
 	return dataset.Errorf(dataset.ErrNoSpace,
-		"pool %s is nearly full: %s free of %s, %s are kept for what is in it", pool, free.Human(), size.Human(),
+		"pool %s is nearly full: %s free of %s, %s are reserved for its existing "+
+			"volumes", pool, free.Human(), size.Human(),
 		least.Human())
 }
 

@@ -90,7 +90,7 @@ func TestCopiesAreNotQuarantined(t *testing.T) {
 	theirs := backends.Entry{ID: uuid.New(), State: backends.EntryCopy, Path: r.Root}
 	r.Cache.SetCopy(theirs.ID, &api.Kept{Copy: dataset.Copy{Dataset: theirs.ID, Kind: dataset.CopyReplica}})
 	damaged := theirs
-	damaged.Problem = "its record can't be read"
+	damaged.Problem = "cannot read its record"
 	for want, entry := range []backends.Entry{theirs, damaged} {
 		rep := &doctor.Report{}
 		r.PoolChecker.CheckEntries(t.Context(), rep, p, []backends.Entry{entry}, nil)

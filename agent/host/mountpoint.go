@@ -25,7 +25,7 @@ func IsMountPoint(path string) (bool, error) {
 		err = errors.Join(err, terr)
 	}
 	if err != nil {
-		return false, fmt.Errorf("look at %s: %w", path, err)
+		return false, fmt.Errorf("stat %s: %w", path, err)
 	}
 	return st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, nil
 }

@@ -36,7 +36,7 @@ type Holds struct {
 func (h *Holds) Take(ctx context.Context, pool backends.Pool) (unheld string, err error) {
 	var st unix.Stat_t
 	if err := unix.Stat(pool.Info().Path, &st); err != nil {
-		return "", fmt.Errorf("look at %s: %w", pool.Info().Path, err)
+		return "", fmt.Errorf("stat %s: %w", pool.Info().Path, err)
 	}
 	name := HoldName(pool.ID()) + fmt.Sprintf("%x-%x", st.Dev, st.Ino)
 	h.mu.Lock()

@@ -119,7 +119,7 @@ func weighs(r *agenttest.Host, p *weighty, image dataset.Size) {
 // What is wrong with a pool that has room is said as it is: it takes in what is new, and room would
 // not mend it.
 func TestDoctorOfFailingPoolDoesNotAskForSpace(t *testing.T) {
-	const why = "quotas were none and are full now: restart drover"
+	const why = "the quotas were none and are now full: restart drover"
 	r := agenttest.New(t)
 	op, _ := r.Pools.ByName("default")
 	st := dataset.PoolStatus{Online: true, Free: 90 * dataset.GiB, Size: 100 * dataset.GiB, Reason: why}

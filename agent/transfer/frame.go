@@ -268,7 +268,7 @@ func (f *frameReader) frame() error {
 	seq, length, stored := le.Uint32(h[4:]), le.Uint32(h[8:]), le.Uint32(h[12:])
 	switch {
 	case seq != f.next:
-		return bad("frame %d came where %d should", seq, f.next)
+		return bad("frame %d instead of %d", seq, f.next)
 	case length > maxFrame || stored > maxFrame:
 		return bad("a frame of %d bytes, of which at most %d can be", max(length, stored), maxFrame)
 	case h[0] != framePacked && stored != length:
@@ -306,7 +306,7 @@ func (f *frameReader) take(kind byte, length int, payload []byte) (err error) {
 		e.problem.Message = dataset.Cut(e.problem.Message)
 		return e
 	default:
-		return bad("a frame of an unknown kind %q", kind)
+		return bad("a frame of unknown kind %q", kind)
 	}
 	return err
 }

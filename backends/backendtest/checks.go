@@ -71,7 +71,7 @@ func (f *checks) fails(err error, kinds ...*dataset.Kind) {
 func (f *checks) fileHolds(path, want string) {
 	f.Helper()
 	if b, err := os.ReadFile(path); err != nil || string(b) != want {
-		f.Errorf("%s holds %q, %v", path, b, err)
+		f.Errorf("%s contains %q, %v", path, b, err)
 	}
 }
 
@@ -108,7 +108,7 @@ func (f *checks) frozen(m *mounted, do func()) {
 		held = len(written) == 0
 	}
 	if !held {
-		f.Errorf("a filesystem that is frozen is written to")
+		f.Errorf("a frozen filesystem is written to")
 	}
 	f.ok(thaw())
 	f.ok(<-written)

@@ -52,7 +52,7 @@ func clonesAreIndependent(f *fixture) {
 	second := f.clone(dataset.Source{Dataset: c.ID})
 	one, two, three := f.mount(d.ID), f.mount(c.ID), f.mount(second.ID)
 	f.equal(two.root, three.root)
-	f.ok(os.WriteFile(two.in("file"), []byte("all at once"), 0o600))
+	f.ok(os.WriteFile(two.in("file"), []byte("concurrently"), 0o600))
 	f.fileHolds(one.in("file"), "of the source, later")
 	f.fileHolds(three.in("file"), "of the clone")
 }
@@ -115,6 +115,6 @@ func cancelledIsAllOrNothing(f *fixture) {
 	f.ok(err)
 	f.absent(d.ID)
 	if st := f.pool.Status(f.ctx); st.Pending != 0 {
-		f.Errorf("%d deletions are pending after all were reaped", st.Pending)
+		f.Errorf("%d deletions are pending after a complete reap", st.Pending)
 	}
 }

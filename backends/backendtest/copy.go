@@ -50,7 +50,7 @@ func copyBecomesHome(f *fixture) {
 	f.ok(o.pool.Commit(f.ctx, d.ID))
 	m = o.mount(d.ID)
 	if _, err := os.Stat(m.in("written")); err != nil {
-		f.Errorf("what was written is gone: %v", err)
+		f.Errorf("the written data is missing: %v", err)
 	}
 	m.unmount()
 	o.reap(0)
@@ -74,23 +74,23 @@ func copyIsBroughtUpToDate(f *fixture) {
 	second.Kind = dataset.SnapshotTransfer
 	delta, _ := f.stream(second, first.ID)
 	if whole, _ := f.stream(second, uuid.Nil); len(delta) >= len(whole) {
-		f.Errorf("the difference takes %d bytes, the whole %d", len(delta), len(whole))
+		f.Errorf("the difference takes %d bytes, the full stream %d", len(delta), len(whole))
 	}
 	change, err := f.copier().Changed(f.ctx, f.source(first), f.source(second))
 	f.ok(err)
 	if change.Bytes < 3<<20 || int64(len(delta)) > change.Bytes*105/100+1<<20 {
-		f.Errorf("changed is %+v, the stream takes %d bytes", change, len(delta))
+		f.Errorf("Changed returned %+v, the stream takes %d bytes", change, len(delta))
 	}
 	whole, err := f.copier().Changed(f.ctx, dataset.Source{}, f.source(second))
 	if err != nil || whole.Bytes <= change.Bytes || whole.Zeroed != 0 {
-		f.Errorf("all of it is %+v, %v", whole, err)
+		f.Errorf("Changed without a base returned %+v, %v", whole, err)
 	}
 	f.fails(o.receive(d, second, uuid.Nil, 0, bytes.NewReader(delta)), dataset.ErrConflict)
 	f.ok(o.copier().Promote(f.ctx, d.ID, first.ID)) // as if a move was cancelled
 	f.transfer(o, d, second, first.ID)
 	o.hasSnapshots(d.ID, first, second)
 	if e, err := o.pool.Stat(f.ctx, d.ID); err != nil || e.Promoted {
-		f.Errorf("the head of another snapshot is there still: %+v, %v", e, err)
+		f.Errorf("the head of another snapshot still exists: %+v, %v", e, err)
 	}
 	f.ok(o.copier().Promote(f.ctx, d.ID, first.ID))
 	f.ok(o.copier().Promote(f.ctx, d.ID, second.ID))
@@ -100,12 +100,12 @@ func copyIsBroughtUpToDate(f *fixture) {
 	m.unmount()
 
 	f.twice(func() error { return f.copier().Demote(f.ctx, d.ID, second.ID) })
-	o.write(d.ID, "there", "written there")
+	o.write(d.ID, "there", "written on the other side")
 	third := o.take(d)
 	o.transfer(f, d, third, second.ID)
 	f.ok(f.copier().Promote(f.ctx, d.ID, third.ID))
 	f.ok(f.pool.Commit(f.ctx, d.ID))
-	f.holds(d.ID, "there", "written there")
+	f.holds(d.ID, "there", "written on the other side")
 	lacking := o.take(d)
 	more, _ := o.stream(lacking, third.ID)
 	f.fails(f.other().receive(d, lacking, third.ID, 0, bytes.NewReader(more)), dataset.ErrNotFound)
@@ -146,7 +146,7 @@ func whatACopyIsNot(f *fixture) {
 	o.holds(c.ID, "file", "content")
 	ours, _ := f.stream(s, uuid.Nil)
 	if theirs, _ := o.stream(s, uuid.Nil); len(theirs) == 0 || len(theirs) > 2*len(ours) {
-		f.Errorf("sent on, it takes %d bytes in place of %d", len(theirs), len(ours))
+		f.Errorf("forwarded, it takes %d bytes instead of %d", len(theirs), len(ours))
 	}
 	d.Volume, d.Epoch = "renamed", d.Epoch+1
 	f.twice(func() error { return o.pool.WriteRecord(f.ctx, d, true) })
@@ -156,7 +156,7 @@ func whatACopyIsNot(f *fixture) {
 	data, _ := f.stream(second, s.ID)
 	f.ok(o.copier().Promote(f.ctx, d.ID, s.ID))
 	if err := o.receive(d, second, s.ID, 0, bytes.NewReader(data[:len(data)-1])); err == nil {
-		f.Error("a stream that was cut was received")
+		f.Error("a truncated stream was received")
 	}
 	e, err := o.pool.Stat(f.ctx, d.ID)
 	want := backends.Partial{Snapshot: second.ID, Base: s.ID, Bytes: o.received(second).Bytes}
@@ -165,18 +165,18 @@ func whatACopyIsNot(f *fixture) {
 	}
 	f.twice(func() error { return o.pool.DeleteSnapshot(f.ctx, d.ID, second.ID) })
 	if got := o.received(second); got.Bytes != 0 {
-		f.Errorf("deleted, and %+v is there", got)
+		f.Errorf("deleted, but %+v still exists", got)
 	}
 	f.ok(o.copier().Promote(f.ctx, d.ID, s.ID))
 	f.twice(func() error { return o.pool.DeleteSnapshot(f.ctx, d.ID, s.ID) })
 	o.hasSnapshots(d.ID)
 	if e, err := o.pool.Stat(f.ctx, d.ID); err != nil || e.Promoted {
-		f.Errorf("a head that no snapshot has is there: %+v, %v", e, err)
+		f.Errorf("a head that no snapshot contains exists: %+v, %v", e, err)
 	}
 	f.twice(func() error { return o.pool.Delete(f.ctx, d.ID) })
 	o.absent(d.ID)
 	if got, err := o.copier().Received(f.ctx, d.ID, s.ID); err != nil || got != (backends.Received{}) {
-		f.Errorf("of what is absent came %+v, %v", got, err)
+		f.Errorf("an absent object returned %+v, %v", got, err)
 	}
 	f.fails(o.copier().Promote(f.ctx, d.ID, s.ID), dataset.ErrNotFound)
 	f.fails(o.copier().Demote(f.ctx, d.ID, s.ID), dataset.ErrNotFound)
@@ -207,7 +207,7 @@ func homeBecomesCopy(f *fixture) {
 	f.ok(f.copier().Promote(f.ctx, d.ID, final.ID))
 	f.twice(func() error { return f.copier().Demote(f.ctx, d.ID, final.ID) })
 	if e, err := f.pool.Stat(f.ctx, d.ID); err != nil || e.Promoted {
-		f.Errorf("it is promoted still: %+v, %v", e, err)
+		f.Errorf("it is still promoted: %+v, %v", e, err)
 	}
 	f.ok(f.copier().Promote(f.ctx, d.ID, final.ID))
 	f.ok(f.pool.Commit(f.ctx, d.ID))

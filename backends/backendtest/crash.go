@@ -244,14 +244,14 @@ func (s *crashed) reaped(t *trial) {
 		n, err := t.pool.Reap(t.ctx, func(uuid.UUID) bool { return true })
 		t.ok(err)
 		if n != 0 && try > 0 {
-			t.Errorf("reaping again removed %d things", n)
+			t.Errorf("the second reap removed %d objects", n)
 		}
 	}
 	list, err := t.pool.List(t.ctx)
 	t.ok(err)
 	for _, e := range list {
 		if e.Problem != "" || e.State != backends.EntryReady && e.State != backends.EntryCopy {
-			t.Errorf("the list has %+v", e)
+			t.Errorf("the list contains %+v", e)
 		}
 	}
 	if s.CheckReaped != nil {
@@ -268,7 +268,7 @@ func (s *crashed) removed(t *trial) {
 	}
 	s.reaped(t)
 	if list, err := t.pool.List(t.ctx); err != nil || len(list) > 0 {
-		t.Fatalf("after all was removed the list has %+v, %v", list, err)
+		t.Fatalf("after everything was removed, the list contains %+v, %v", list, err)
 	}
 }
 
@@ -409,7 +409,7 @@ func (t *trial) ownedBy(id uuid.UUID, want dataset.Owner) {
 	var st unix.Stat_t
 	t.ok(unix.Fstat(int(m.root.Fd()), &st))
 	if int64(st.Uid) != int64(want.UID) || int64(st.Gid) != int64(want.GID) || st.Mode != unix.S_IFDIR|*want.Mode {
-		t.Errorf("the root is %d:%d %o, want %+v", st.Uid, st.Gid, st.Mode, want)
+		t.Errorf("the root has owner and mode %d:%d %o, want %+v", st.Uid, st.Gid, st.Mode, want)
 	}
 }
 

@@ -23,7 +23,7 @@ func lifeOfADataset(f *fixture) {
 		return err
 	})
 	if want := f.pool.Info().DefaultSize; sizes[0] != want || sizes[1] != want {
-		f.Errorf("create without a size returned %v, and %s is declared", sizes, want)
+		f.Errorf("create without a size returned %v, but %s is declared", sizes, want)
 	}
 	f.inState(d, backends.EntryIncoming)
 	f.write(d.ID, "early", "written before the commit")
@@ -105,12 +105,12 @@ func rootIsEmptyAndOwned(f *fixture) {
 		f.twice(func() error { _, err := f.pool.Create(f.ctx, d); return err })
 		m := f.mount(d.ID)
 		if names := f.names(m.path); len(names) > 0 {
-			f.Errorf("the root holds %q", names)
+			f.Errorf("the root contains %q", names)
 		}
 		var st unix.Stat_t
 		f.ok(unix.Fstat(int(m.root.Fd()), &st))
 		if st.Uid != test.uid || st.Gid != test.gid || st.Mode != unix.S_IFDIR|test.bit {
-			f.Errorf("with owner %+v the root is %d:%d %o", test.owner, st.Uid, st.Gid, st.Mode)
+			f.Errorf("with owner %+v the root has %d:%d %o", test.owner, st.Uid, st.Gid, st.Mode)
 		}
 		m.unmount()
 		f.ok(f.pool.Delete(f.ctx, d.ID))
@@ -209,7 +209,7 @@ func readOnlyMount(f *fixture) {
 	defer m.unmount()
 	f.fileHolds(m.in("file"), "content")
 	if err := os.WriteFile(m.in("new"), nil, 0o600); !os.IsPermission(err) && !isErrno(err, unix.EROFS) {
-		f.Errorf("writing gave %v, want EROFS", err)
+		f.Errorf("a write returned %v, want EROFS", err)
 	}
 }
 
@@ -263,7 +263,7 @@ func unknownIsNotFound(f *fixture) {
 	list, err := f.pool.List(f.ctx)
 	f.ok(err)
 	if len(list) != 1 {
-		f.Errorf("the list has %+v, want one dataset", list)
+		f.Errorf("the list contains %+v, want one dataset", list)
 	}
 	f.hasSnapshots(d.ID)
 }
@@ -296,7 +296,7 @@ func visitBesideTheHome(f *fixture) {
 		"pool": {d.ID, uuid.New()}} {
 		if _, err := sharer.Visit(f.ctx, missing[0], missing[1],
 			backends.AttachOptions{}); dataset.KindOf(err) != dataset.ErrNotFound {
-			f.Errorf("of a %s that there is not: %v", what, err)
+			f.Errorf("%s that does not exist: %v", what, err)
 		}
 	}
 }

@@ -79,7 +79,7 @@ func (f *datasets) absent(id uuid.UUID) {
 	_, err := f.pool.Stat(f.ctx, id)
 	f.fails(err, dataset.ErrNotFound)
 	if e := f.entries(id); len(e) > 0 {
-		f.Errorf("the list has %+v", e)
+		f.Errorf("the list contains %+v", e)
 	}
 }
 
@@ -112,7 +112,7 @@ func (f *datasets) inState(d dataset.Dataset, state backends.EntryState) {
 	f.ok(err)
 	listed := f.entries(d.ID)
 	if len(listed) != 1 {
-		f.Fatalf("the list has %d entries, want 1: %+v", len(listed), listed)
+		f.Fatalf("the list contains %d entries, want 1: %+v", len(listed), listed)
 	}
 	f.same("Stat and List", one, listed[0])
 	if one.State != state || one.Problem != "" || one.Record == nil {
@@ -139,7 +139,8 @@ func (f *datasets) usedGrowsBy(d dataset.Dataset, before, more dataset.Size) {
 			return
 		}
 		if left <= 0 {
-			f.Fatalf("%s more made %s more in use (%d, then %d)", more.Human(), grew.Human(), before, after)
+			f.Fatalf("%s more data raised the used space by %s (%d, then %d)", more.Human(), grew.Human(), before,
+				after)
 		}
 		time.Sleep(pause)
 	}

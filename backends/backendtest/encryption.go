@@ -63,10 +63,10 @@ func encryptedIsUnreadable(f *fixture) {
 	f.write(d.ID, "file", content)
 	s := f.take(d)
 	if found := f.inPool(d, pattern); found != "" {
-		f.Errorf("what was written is to be read in %s", found)
+		f.Errorf("written data is readable in %s", found)
 	}
 	if found := f.inPool(d, string(own.key)); found != "" {
-		f.Errorf("the key is to be read in %s", found)
+		f.Errorf("the key is readable in %s", found)
 	}
 	f.withoutTheKey(d, s, own)
 	f.holds(d.ID, "file", content)
@@ -80,7 +80,7 @@ func encryptedIsUnreadable(f *fixture) {
 		open := f.sized(little)
 		f.write(open.ID, "file", content)
 		if f.inPool(open, pattern) == "" && (f.below(open) != "" || f.hasFiles(int64(len(content)))) {
-			f.Errorf("what was written without encryption was not found in the pool")
+			f.Errorf("data that was written without encryption was not found in the pool")
 		}
 	}
 }
@@ -155,7 +155,7 @@ func (f *fixture) sizeWithoutTheKey(d dataset.Dataset, s dataset.Snapshot, own *
 			f.absent(big.ID)
 		}
 		if has := size(); (err == nil) != (has > had) {
-			f.Errorf("resize without its key: %v, and it had %d bytes and has %d", err, had, has)
+			f.Errorf("resize without its key: %v; it had %d bytes and has %d", err, had, has)
 		}
 		f.ok(f.pool.Delete(f.ctx, big.ID))
 
@@ -172,7 +172,7 @@ func (f *fixture) sizeWithoutTheKey(d dataset.Dataset, s dataset.Snapshot, own *
 		}
 		f.ok(att.Release())
 		if has := size(); (err == nil) != (has > had) {
-			f.Errorf("resize in use without its key: %v, and it had %d bytes and has %d", err, had, has)
+			f.Errorf("resize in use without its key: %v; it had %d bytes and has %d", err, had, has)
 		}
 	}
 }

@@ -186,11 +186,11 @@ func (o operation) fail(f *fixture, inject Inject, failure Failure, then operati
 	calls, iErr := inject(failure, func() { err = o.call(t) })
 	f.ok(iErr)
 	reached := len(calls) > failure.At
-	what := fmt.Sprintf("%s whose last of %d calls %v fails with %s (%v; onwards %t), then %s",
+	what := fmt.Sprintf("%s whose last of %d calls %v fails with %s (%v; also later calls: %t), then %s",
 		o.name, failure.At+1, calls[:min(failure.At+1, len(calls))], unix.ErrnoName(failure.Errno), err,
 		failure.Onwards, then.name)
 	if !reached && err != nil {
-		f.Fatalf("%s: failed without a failure", what)
+		f.Fatalf("%s: failed without an injected failure", what)
 	}
 	before := slices.Clone(t.worlds)
 	t.change(o.done(t))
@@ -203,7 +203,7 @@ func (o operation) fail(f *fixture, inject Inject, failure Failure, then operati
 	}
 	if t.state() != "" || then.name == again {
 		if err := then.call(t); err != nil {
-			f.Fatalf("%s: the latter fails with %v", what, err)
+			f.Fatalf("%s: the second one fails with %v", what, err)
 		}
 		t.change(then.done(t))
 	}
@@ -241,7 +241,7 @@ func (t *trial) checkSettled(what string, order int) {
 	t.ok(err)
 	if reaped := t.observe(what); !maps.Equal(reaped.has, now.has) || reaped.head != now.head ||
 		reaped.state != now.state {
-		t.Fatalf("%s: there was %v, and what is left after reaping is %v", what, now, reaped)
+		t.Fatalf("%s: there was %v, and after reaping %v", what, now, reaped)
 	}
 	t.checkFits(what, now)
 	ids := idsOf(now.has)
@@ -259,7 +259,7 @@ func (t *trial) checkSettled(what string, order int) {
 	t.ok(err)
 	list, err := t.pool.List(t.ctx)
 	if err != nil || len(list) > 0 {
-		t.Fatalf("%s: after all was removed the list has %+v, %v", what, list, err)
+		t.Fatalf("%s: after everything was removed, the list contains %+v, %v", what, list, err)
 	}
 }
 
@@ -290,7 +290,7 @@ func (t *trial) narrow(what string, now world, fits func(world) bool) {
 	t.Helper()
 	possible := slices.DeleteFunc(slices.Clone(t.worlds), func(w world) bool { return !fits(w) })
 	if len(possible) == 0 {
-		t.Fatalf("%s: the pool holds %v, which is none of %v", what, now, t.worlds)
+		t.Fatalf("%s: the pool contains %v, which is none of %v", what, now, t.worlds)
 	}
 	t.worlds = possible
 }

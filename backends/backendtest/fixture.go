@@ -85,7 +85,7 @@ func checkGoroutines(t T, before int) {
 		time.Sleep(20 * time.Millisecond)
 	}
 	buf := make([]byte, 1<<20)
-	t.Errorf("left running: %d goroutines, of all these:\n%s", runtime.NumGoroutine()-before,
+	t.Errorf("left running: %d goroutines, of these:\n%s", runtime.NumGoroutine()-before,
 		buf[:runtime.Stack(buf, true)])
 }
 

@@ -50,7 +50,7 @@ func damagedRecordIsListed(f *fixture) {
 		f.ok(os.WriteFile(record, []byte(garbage), 0o600))
 		e := f.entries(d.ID)
 		if len(e) != 1 || e[0].State != backends.EntryReady || e[0].Record != nil || e[0].Problem == "" {
-			f.Fatalf("with the record %q the list has %+v", garbage, e)
+			f.Fatalf("with the record %q the list contains %+v", garbage, e)
 		}
 		f.reap(0)
 		f.holds(d.ID, "file", "content")
@@ -160,7 +160,7 @@ func foreignThingsAreListedAndKept(f *fixture) {
 		d := f.record()
 		d.ID = id
 		if _, err := f.pool.Create(f.ctx, d); err == nil {
-			f.Errorf("%s was created where something else lies", id)
+			f.Errorf("%s was created although a foreign object exists there", id)
 		}
 		if a, err := f.pool.Attach(f.ctx, id, backends.AttachOptions{}); err == nil {
 			f.Errorf("%s was attached", id)
@@ -238,7 +238,7 @@ func concurrentCalls(f *fixture) {
 				_, err = f.pool.Reap(f.ctx, func(uuid.UUID) bool { return false })
 			}
 			if err != nil {
-				failed <- fmt.Errorf("meanwhile: %w", err)
+				failed <- fmt.Errorf("concurrently: %w", err)
 				return
 			}
 		}
@@ -253,7 +253,7 @@ func concurrentCalls(f *fixture) {
 	list, err := f.pool.List(f.ctx)
 	f.ok(err)
 	if len(list) != 1 {
-		f.Errorf("the list has %d entries, want 1: %+v", len(list), list)
+		f.Errorf("the list contains %d entries, want 1: %+v", len(list), list)
 	}
 }
 

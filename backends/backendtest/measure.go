@@ -171,7 +171,7 @@ func constantSnapshots(f *fixture) {
 	f.ok(unix.Syncfs(int(m.root.Fd())))
 	f.take(d)
 	if pieces := f.median(d); pieces > 4*whole+50*time.Millisecond {
-		f.Errorf("a snapshot takes %s of a file in one piece, %s of one in %d", whole, pieces, blocks)
+		f.Errorf("a snapshot takes %s of a file in one extent, %s of one in %d", whole, pieces, blocks)
 	}
 	f.ok(file.Close())
 	m.unmount()

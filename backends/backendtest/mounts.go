@@ -165,10 +165,10 @@ func (f *mounts) fillUp(m *mounted) int64 {
 			continue
 		}
 		if !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) {
-			f.Fatalf("a full dataset gives %v", err)
+			f.Fatalf("a full dataset returns %v", err)
 		}
 		if err := file.Sync(); err != nil && !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) {
-			f.Fatalf("flushing a full dataset gives %v", err)
+			f.Fatalf("flushing a full dataset returns %v", err)
 		}
 		return written
 	}

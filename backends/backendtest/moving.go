@@ -27,10 +27,10 @@ func seenWhileItMoves(f *fixture) {
 			return nil
 		}
 		if err == nil && !found {
-			err = errors.New("it is not there")
+			err = errors.New("it does not exist")
 		}
 		if err != nil {
-			return fmt.Errorf("a dataset that moves, %s: %w", what, err)
+			return fmt.Errorf("a dataset during a move, %s: %w", what, err)
 		}
 		return nil
 	}

@@ -94,7 +94,7 @@ func (w *writer) line() string {
 	w.f.Helper()
 	text, err := w.said.ReadString('\n')
 	if err != nil {
-		w.f.Fatalf("the writer said %q: %v", text, err)
+		w.f.Fatalf("the writer wrote %q: %v", text, err)
 	}
 	return strings.TrimSpace(text)
 }
@@ -104,7 +104,7 @@ func (w *writer) write(content string) {
 	w.f.Helper()
 	_, err := w.tell.WriteString(content + "\n")
 	w.f.ok(err)
-	w.f.same("the writer's answer", w.line(), "written")
+	w.f.same("the writer's response", w.line(), "written")
 }
 
 // end ends the process, and with it its mount namespace. Idempotent.
@@ -147,10 +147,10 @@ func (f *fixture) acts(d dataset.Dataset, s dataset.Snapshot) []act {
 	add("restore", func() error { return f.pool.Restore(f.ctx, d.ID, s.ID, keep, nil) })
 	if sharer, is := f.pool.(backends.Sharer); is && f.can.ManyHosts {
 		apart := snapshot(dataset.SnapshotRestore)
-		add("restore apart", func() error { return sharer.RestoreApart(f.ctx, d.ID, s.ID, apart, nil) })
+		add("restore with a copy", func() error { return sharer.RestoreApart(f.ctx, d.ID, s.ID, apart, nil) })
 	}
 	if idler, is := f.pool.(backends.IdleChecker); is {
-		add("give up", func() error { return idler.CheckIdle(f.ctx, d.ID) })
+		add("relinquish", func() error { return idler.CheckIdle(f.ctx, d.ID) })
 	}
 	if f.can.Delta {
 		list = append(list, act{
@@ -223,7 +223,7 @@ func (f *fixture) inUseBy(who string, command []string, only ...string) {
 			err = a.undo()
 		}
 		if err != nil {
-			f.Fatalf("%s after %s has ended: %v", a.name, who, err)
+			f.Fatalf("%s after %s ended: %v", a.name, who, err)
 		}
 	}
 	f.absent(d.ID)

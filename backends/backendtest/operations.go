@@ -86,7 +86,7 @@ func operations() []operation {
 		{name: "restore", keeps: dataset.SnapshotRestore, call: func(t *trial) error {
 			return t.pool.Restore(t.ctx, t.d.ID, t.old.ID, t.keep, nil)
 		}, done: only(restoredTo(first))},
-		{name: "restore apart", keeps: dataset.SnapshotRestore, shares: true, call: func(t *trial) error {
+		{name: "restore with a copy", keeps: dataset.SnapshotRestore, shares: true, call: func(t *trial) error {
 			return t.pool.(apartRestorer).RestoreApart(t.ctx, t.d.ID, t.old.ID, t.keep, nil)
 		}, done: only(restoredTo(first))},
 		{name: "delete", removes: true, call: func(t *trial) error { return t.pool.Delete(t.ctx, t.d.ID) },
@@ -214,7 +214,7 @@ func followers() []operation {
 			return t.pool.Snapshot(t.ctx, t.keep, nil)
 		}, done: only(func(t *trial, w world) world { return w.with(t.keep, w.head) })},
 		{name: again},
-		{name: "removal of what it kept, and restore", call: func(t *trial) error {
+		{name: "removal of the kept snapshot, and restore", call: func(t *trial) error {
 			t.ok(t.pool.DeleteSnapshot(t.ctx, t.d.ID, t.keep.ID))
 			t.becomes(func(w world) world { return w.without(t.keep) })
 			t.home(dataset.SnapshotRestore)

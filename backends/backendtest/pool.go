@@ -20,14 +20,14 @@ func poolIsMadeOnce(f *fixture) {
 		f.Fatalf("the pool is %s, want %s", id, f.cfg.ID)
 	}
 	if f.kind.Name() == "" || f.pool.Info().Note == "" || f.pool.Info().Path == "" {
-		f.Errorf("name %q, info %+v: want all of them said", f.kind.Name(), f.pool.Info())
+		f.Errorf("name %q, info %+v: want every field set", f.kind.Name(), f.pool.Info())
 	}
 	d := f.create()
 	f.open() // Make on an existing pool: the same pool
 	f.cfg.Make = false
 	f.open()
 	if e := f.entries(d.ID); len(e) != 1 {
-		f.Errorf("the list has %v", e)
+		f.Errorf("the list contains %v", e)
 	}
 	f.cfg.ID = uuid.Nil // without an ID, any existing pool is accepted
 	f.open()
@@ -43,7 +43,7 @@ func poolIsMadeOnce(f *fixture) {
 	f.fails(err, dataset.ErrExists, dataset.ErrOffline)
 	f.open()
 	if e := f.entries(d.ID); len(e) != 1 {
-		f.Errorf("the list has %v", e)
+		f.Errorf("the list contains %v", e)
 	}
 }
 
@@ -70,7 +70,7 @@ func poolRefusesWhatHoldsSomething(f *fixture) {
 	f.fails(err, dataset.ErrExists)
 	f.fileHolds(filepath.Join(cfg.Path, "dir/file"), "precious")
 	if names := f.names(cfg.Path); !slices.Equal(names, []string{"dir"}) {
-		f.Errorf("the directory holds %q now", names)
+		f.Errorf("the directory now contains %q", names)
 	}
 
 	cfg = f.sibling("absent")
@@ -78,7 +78,7 @@ func poolRefusesWhatHoldsSomething(f *fixture) {
 	_, err = f.kind.Open(f.ctx, cfg)
 	f.fails(err, dataset.ErrOffline)
 	if _, err := os.Lstat(cfg.Path); err == nil {
-		f.Error("the directory was made")
+		f.Error("the directory was created")
 	}
 
 	cfg = f.sibling("link")
@@ -143,7 +143,7 @@ func poolThatIsAwayIsOffline(f *fixture) {
 	f.ok(os.Mkdir(f.cfg.Path, 0o700))
 	offline("empty")
 	if names := f.names(f.cfg.Path); len(names) > 0 {
-		f.Errorf("the empty directory holds %q now", names)
+		f.Errorf("the empty directory now contains %q", names)
 	}
 	f.ok(os.Remove(f.cfg.Path))
 
@@ -157,7 +157,7 @@ func poolThatIsAwayIsOffline(f *fixture) {
 
 	f.ok(os.Rename(away, f.cfg.Path))
 	if st := f.pool.Status(f.ctx); !st.Online {
-		f.Errorf("back: status is %+v", st)
+		f.Errorf("reachable again: status is %+v", st)
 	}
 	f.holds(d.ID, "file", "content")
 	f.hasSnapshots(d.ID, s)
@@ -216,24 +216,24 @@ func capabilitiesMatchInterfaces(f *fixture) {
 	_, sharer := f.pool.(backends.Sharer)
 	bounded, ok := f.kind.(backends.BoundedKind)
 	for what, wrong := range map[string]bool{
-		"more than its backend can at best": ok && !isWithin(f.can, bounded.MaxCapabilities()),
+		"more than the maximum of its backend": ok && !isWithin(f.can, bounded.MaxCapabilities()),
 		"ManyHosts without a share": f.can.ManyHosts &&
 			(!sharer || f.pool.Info().Share == uuid.Nil),
 		"EnforcesSize without Resizer":    f.can.EnforcesSize && !resizer,
 		"OnlineGrow without EnforcesSize": f.can.OnlineGrow && !f.can.EnforcesSize,
-		"OfflineGrow of what it has not": slices.ContainsFunc(f.can.OfflineGrow,
+		"OfflineGrow of something not supported": slices.ContainsFunc(f.can.OfflineGrow,
 			func(fs string) bool { return !slices.Contains(f.can.Filesystems, fs) }),
-		"OnlineGrow of none": f.can.OnlineGrow && f.can.OwnFilesystem &&
+		"OnlineGrow without OfflineGrow": f.can.OnlineGrow && f.can.OwnFilesystem &&
 			len(f.can.OfflineGrow) >= len(f.can.Filesystems),
-		"Shrink without EnforcesSize":              f.can.Shrink && !f.can.EnforcesSize,
-		"CountsWritten without EnforcesSize":       f.can.CountsWritten && !f.can.EnforcesSize,
-		"a default size without EnforcesSize":      f.pool.Info().DefaultSize != 0 && !f.can.EnforcesSize,
-		"Delta without Copier, or the other way":   f.can.Delta != copier,
-		"ConstantSnapshot without InstantSnapshot": f.can.ConstantSnapshot && !f.can.InstantSnapshot,
-		"OwnFilesystem without Filesystems":        f.can.OwnFilesystem != (len(f.can.Filesystems) > 0),
+		"Shrink without EnforcesSize":                   f.can.Shrink && !f.can.EnforcesSize,
+		"CountsWritten without EnforcesSize":            f.can.CountsWritten && !f.can.EnforcesSize,
+		"a default size without EnforcesSize":           f.pool.Info().DefaultSize != 0 && !f.can.EnforcesSize,
+		"Delta without Copier, or Copier without Delta": f.can.Delta != copier,
+		"ConstantSnapshot without InstantSnapshot":      f.can.ConstantSnapshot && !f.can.InstantSnapshot,
+		"OwnFilesystem without Filesystems":             f.can.OwnFilesystem != (len(f.can.Filesystems) > 0),
 		"EnforcesSize without a default size": f.can.EnforcesSize && f.can.OwnFilesystem &&
 			f.pool.Info().DefaultSize == 0,
-		"Limits, which are its node's to say":    f.can.Limits != "",
+		"Limits, which only the node may set":    f.can.Limits != "",
 		"OwnDevice without OwnFilesystem":        f.can.OwnDevice && !f.can.OwnFilesystem,
 		"StallPredictor without InstantSnapshot": staller && !f.can.InstantSnapshot,
 		"Info that changes":                      !reflect.DeepEqual(f.pool.Info(), f.pool.Info()),
@@ -243,9 +243,9 @@ func capabilitiesMatchInterfaces(f *fixture) {
 		"an absolute path missing in Info": !filepath.IsAbs(f.pool.Info().Path),
 		"a status without size, or not online": f.pool.Status(f.ctx).Size == 0 ||
 			!f.pool.Status(f.ctx).Online,
-		"a status of another pool":                        f.pool.Status(f.ctx).ID != f.pool.ID(),
-		"more free than there is":                         f.pool.Status(f.ctx).Free > f.pool.Status(f.ctx).Size,
-		"a backend that is not available the second time": f.kind.Available(f.ctx) != nil,
+		"a status of another pool":                            f.pool.Status(f.ctx).ID != f.pool.ID(),
+		"more free space than total space":                    f.pool.Status(f.ctx).Free > f.pool.Status(f.ctx).Size,
+		"a backend that is not available at the second check": f.kind.Available(f.ctx) != nil,
 	} {
 		if wrong {
 			f.Errorf("the pool declares %s", what)

@@ -39,7 +39,7 @@ func streamsAreAlwaysTheSame(f *fixture) {
 				}
 			}
 		}
-		again("at once")
+		again("immediately")
 		m := f.mount(d.ID)
 		f.ok(os.WriteFile(m.in("more"), treetest.Bytes(6, 3<<20), 0o600)) // on blocks that were shared
 		f.ok(os.WriteFile(m.in("file-1048576"), treetest.Bytes(8, 1<<20), 0o600))
@@ -49,10 +49,10 @@ func streamsAreAlwaysTheSame(f *fixture) {
 		again("after another snapshot")
 		f.ok(f.pool.DeleteSnapshot(f.ctx, d.ID, later.ID))
 		f.open()
-		again("after one went")
+		again("after a snapshot was deleted")
 		if base != uuid.Nil {
 			f.ok(f.pool.DeleteSnapshot(f.ctx, d.ID, between.ID))
-			again("after the one between went")
+			again("after the snapshot in between was deleted")
 		}
 		_, err := f.copier().Send(f.ctx, f.source(second), base, int64(len(want))+1, io.Discard, nil)
 		f.fails(err, dataset.ErrInvalid)
@@ -170,7 +170,7 @@ func damagedStreamIsRefused(f *fixture) {
 		var from int64
 		if i%2 == 1 {
 			if err := o.receive(d, s, uuid.Nil, 0, bytes.NewReader(data[:at])); err == nil {
-				f.Fatalf("%d of %d bytes were enough", at, len(data))
+				f.Fatalf("%d of %d bytes were accepted as complete", at, len(data))
 			}
 			from = o.received(s).Bytes
 		}

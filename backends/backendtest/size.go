@@ -92,7 +92,7 @@ func filesystemsAreMadeOrRefused(f *fixture) {
 		f.twice(func() error { _, err := f.pool.Create(f.ctx, d); return err })
 		m := f.mount(d.ID)
 		if names := f.names(m.path); len(names) > 0 {
-			f.Errorf("an empty %s holds %q", fs, names)
+			f.Errorf("an empty %s contains %q", fs, names)
 		}
 		m.unmount()
 		m = f.mountWith(d.ID, backends.AttachOptions{Mount: []string{"noatime"}})
@@ -107,7 +107,7 @@ func filesystemsAreMadeOrRefused(f *fixture) {
 				ok = ok || have == fs
 			}
 			if !ok {
-				f.Errorf("%s was made, which is not in Filesystems", fs)
+				f.Errorf("%s was created, which is not in Filesystems", fs)
 			}
 			continue
 		} else if !isKind(err, dataset.ErrUnsupported) && !isKind(err, dataset.ErrInvalid) {
@@ -165,14 +165,14 @@ func cloneSizes(f *fixture) {
 		f.twice(func() error { // its source may have been resized since it was planned
 			size, err := f.pool.Clone(f.ctx, smaller, src, nil)
 			if size != small {
-				f.Errorf("a clone of %s that was to have %s has %s", small, smaller.Size, size)
+				f.Errorf("a clone of %s for which %s was requested has %s", small, smaller.Size, size)
 			}
 			return err
 		})
 		f.holds(smaller.ID, "file", "content")
 		m = f.mount(smaller.ID)
 		if _, free := f.space(m); f.can.OwnFilesystem && !within(free, small) {
-			f.Errorf("df in a clone of %s that was to have %s shows %d bytes free", small, smaller.Size, free)
+			f.Errorf("df in a clone of %s for which %s was requested shows %d bytes free", small, smaller.Size, free)
 		}
 		m.unmount()
 	}
@@ -199,7 +199,7 @@ func growIdle(f *fixture) {
 	f.twice(func() error { return f.pool.Restore(f.ctx, d.ID, s.ID, keep, nil) })
 	m = f.mount(d.ID)
 	if _, free := f.space(m); f.can.OwnFilesystem && !within(free, large) {
-		f.Errorf("df in %s shows %d bytes free once what is in it is older than that", large, free)
+		f.Errorf("df in %s shows %d bytes free once its content is older than that", large, free)
 	}
 	f.fileHolds(m.in("file"), "content")
 	m.unmount()
@@ -290,7 +290,7 @@ func whatASizeCounts(f *fixture) {
 	err := f.fillHalf(m)
 	full := errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)
 	if full != f.can.CountsWritten || (err != nil && !full) {
-		f.Errorf("written anew beside a snapshot: %v", err)
+		f.Errorf("rewriting it beside a snapshot: %v", err)
 	}
 	m.unmount()
 	before := func(what string, id dataset.Dataset) {
@@ -379,7 +379,8 @@ func usedIsKnown(f *fixture) {
 	f.ok(err)
 	_, err = unix.Read(watch, make([]byte, 4<<10))
 	if known := errors.Is(err, unix.EAGAIN); known != (f.can.OwnFilesystem || f.can.KnowsUsed) {
-		f.Errorf("known without a walk: %v, with own_filesystem %v and knows_used %v", known, f.can.OwnFilesystem,
+		f.Errorf("used space known without a walk: %v, with own_filesystem %v and knows_used "+
+			"%v", known, f.can.OwnFilesystem,
 			f.can.KnowsUsed)
 	}
 }

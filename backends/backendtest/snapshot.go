@@ -109,7 +109,7 @@ func restoreKeepsWhatWas(f *fixture) {
 	f.write(d.ID, "third", "third")
 
 	keep := f.snapshot(d)
-	keep.Kind, keep.Name = dataset.SnapshotRestore, "what was"
+	keep.Kind, keep.Name = dataset.SnapshotRestore, "the previous content"
 	f.twice(func() error { return f.pool.Restore(f.ctx, d.ID, s.ID, keep, nil) })
 	f.open()
 	f.hasSnapshots(d.ID, s, newer, keep)

@@ -38,7 +38,7 @@ func speedIsLimited(f *fixture) {
 	device, is, err := iolimit.DeviceOf(m.path)
 	f.ok(err)
 	if !is {
-		f.Fatalf("%s lies on no device", m.path)
+		f.Fatalf("%s is on no device", m.path)
 	}
 	f.ok(os.WriteFile(m.in("file"), make([]byte, parts*piece), 0o600)) // so that nothing but its data is written
 	f.ok(unix.Syncfs(int(m.root.Fd())))
@@ -61,7 +61,7 @@ func speedIsLimited(f *fixture) {
 				return err
 			}
 			if held < earliest { // later is no failure: a disk may be slower than its limit
-				f.Errorf("%s: %d pieces of %d KiB took %s under a limit that gives them %s", c.what, parts,
+				f.Errorf("%s: %d writes of %d KiB took %s under a limit that allows %s", c.what, parts,
 					piece>>10, held, paced)
 			}
 		}

@@ -26,7 +26,7 @@ func (f *streams) stream(s dataset.Snapshot, base uuid.UUID) ([]byte, backends.S
 	f.ok(err)
 	if sent.Base != base || (sent.Size == 0 && f.can.OwnFilesystem) || sent.Bytes != int64(out.Len()) ||
 		len(sent.Sum) != 64 {
-		f.Errorf("a stream of %d bytes is told as %+v", out.Len(), sent)
+		f.Errorf("a stream of %d bytes is reported as %+v", out.Len(), sent)
 	}
 	return out.Bytes(), sent
 }

@@ -107,7 +107,7 @@ func (f *fixture) journalHolds(d dataset.Dataset, atLeast int64) {
 		n++
 	}
 	if n < atLeast {
-		f.Fatalf("%d records are there, and %d were acknowledged before", n, atLeast)
+		f.Fatalf("%d records exist, and %d were acknowledged before", n, atLeast)
 	}
 }
 

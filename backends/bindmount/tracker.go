@@ -68,11 +68,11 @@ func (t *Tracker) CheckIdle(ctx context.Context, id uuid.UUID, folder string) er
 		at, err := t.findUse(ctx, folder)
 		switch {
 		case err != nil:
-			return fmt.Errorf("find out whether dataset %s is mounted: %w", id, err)
+			return fmt.Errorf("check whether dataset %s is mounted: %w", id, err)
 		case at.unsure:
 			return dataset.Errorf(dataset.ErrInUse,
-				"dataset %s: what of its share is mounted at %s cannot be told, so that may be in use: "+
-					"unmount that first", id, at.point)
+				"dataset %s: which part of its share is mounted at %s is unknown, so it may be in use: unmount "+
+					"that first", id, at.point)
 		case at.point != "":
 			return dataset.Errorf(dataset.ErrInUse, "dataset %s is mounted at %s", id, at.point)
 		case at.user == "":

@@ -97,10 +97,11 @@ func (*Backend) Available(context.Context) error {
 	fd, err := unix.Fsopen(Name, unix.FSOPEN_CLOEXEC)
 	if errors.Is(err, unix.EPERM) || os.Geteuid() != 0 {
 		return dataset.Errorf(dataset.ErrUnsupported,
-			"backend btrfs makes subvolumes and sets limits: run drover as root (CAP_SYS_ADMIN)")
+			"backend btrfs creates subvolumes and sets limits: run drover as root (CAP_SYS_ADMIN)")
 	}
 	if err != nil {
-		return dataset.Errorf(dataset.ErrUnsupported, "backend btrfs: the kernel has no btrfs (modprobe btrfs): %w",
+		return dataset.Errorf(dataset.ErrUnsupported, "backend btrfs: the kernel does not support btrfs "+
+			"(modprobe btrfs): %w",
 			err)
 	}
 	unix.Close(fd)
@@ -111,7 +112,7 @@ func (*Backend) Available(context.Context) error {
 func (b *Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool, error) {
 	if cfg.Image != 0 {
 		return nil, dataset.Errorf(dataset.ErrUnsupported,
-			"backend btrfs keeps datasets on a btrfs that is mounted, not in an image: leave the size out")
+			"backend btrfs stores datasets on a mounted btrfs, not in an image: omit the size")
 	}
 	p := &Pool{name: cfg.Name, step: b.step}
 	var err error
@@ -154,8 +155,8 @@ func checkFilesystem(path string) error {
 	kind, err := fsctl.KindOf(path)
 	if err == nil && kind != Name {
 		err = dataset.Errorf(dataset.ErrUnsupported,
-			"%s lies on %s: backend btrfs wants a directory on a mounted btrfs, or a device that is to "+
-				"become one (drover pool create NAME --backend btrfs --device DEVICE)", path, kind)
+			"%s is on %s: backend btrfs needs a directory on a mounted btrfs, or a device to format (drover pool "+
+				"create NAME --backend btrfs --device DEVICE)", path, kind)
 	}
 	return err
 }

@@ -46,19 +46,19 @@ func TestSubvolumesOfContainers(t *testing.T) {
 	c := f.stage()
 	inner := f.subvolume(f.head(c.Dataset.ID), "inner")
 	f.subvolume(inner, "deeper")
-	f.fails(f.Snapshot(t.Context(), c.Keep, nil), dataset.ErrUnsupported, "holds 1 subvolumes")
+	f.fails(f.Snapshot(t.Context(), c.Keep, nil), dataset.ErrUnsupported, "contains 1 subvolumes")
 	e, err := f.Stat(t.Context(), c.Dataset.ID)
 	f.must(err)
-	if !strings.Contains(e.Problem, "no size bounds them") {
+	if !strings.Contains(e.Problem, "no size limits them") {
 		t.Errorf("problem %q", e.Problem)
 	}
 	_, err = f.Clone(t.Context(), c.Other, dataset.Source{Dataset: c.Dataset.ID}, nil)
-	f.fails(err, dataset.ErrUnsupported, "a snapshot would leave them out")
+	f.fails(err, dataset.ErrUnsupported, "a snapshot would omit them")
 	f.must(f.Restore(t.Context(), c.Dataset.ID, c.Snapshot.ID, c.Keep, nil)) // it leaves nothing out
 	if got := f.read(c.Dataset.ID); got != "old" {
 		t.Errorf("restored %q", got)
 	}
-	f.fails(f.Restore(t.Context(), c.Dataset.ID, c.Keep.ID, dataset.Snapshot{ID: uuid.New(), Dataset: c.Dataset.ID}, nil), dataset.ErrUnsupported, "holds 1 subvolumes")
+	f.fails(f.Restore(t.Context(), c.Dataset.ID, c.Keep.ID, dataset.Snapshot{ID: uuid.New(), Dataset: c.Dataset.ID}, nil), dataset.ErrUnsupported, "contains 1 subvolumes")
 	f.must(f.DeleteSnapshot(t.Context(), c.Dataset.ID, c.Keep.ID))
 	f.subvolume(f.subvolume(f.head(c.Dataset.ID), "inner"), "deeper")
 	f.must(f.Delete(t.Context(), c.Dataset.ID))
@@ -91,7 +91,7 @@ func TestSubvolumeMadeMeanwhile(t *testing.T) {
 				}
 			}
 			f.reopen()
-			f.fails(take(f, c), dataset.ErrUnsupported, "holds 1 subvolumes")
+			f.fails(take(f, c), dataset.ErrUnsupported, "contains 1 subvolumes")
 			f.backend.step = func(string) {}
 			f.reopen()
 			if f.has(c.Dataset.ID, c.Keep.ID) {
@@ -137,7 +137,7 @@ func TestForeignSubvolumesStay(t *testing.T) {
 	}
 	_, err := f.Reap(t.Context(), func(uuid.UUID) bool { return true })
 	f.must(err)
-	f.fails(f.Delete(t.Context(), c.Dataset.ID), dataset.ErrCorrupt, "its folder holds mine, which drover did not put there")
+	f.fails(f.Delete(t.Context(), c.Dataset.ID), dataset.ErrCorrupt, "its folder contains mine, which drover did not create")
 	e, err := f.Stat(t.Context(), c.Dataset.ID)
 	f.must(err)
 	if !strings.Contains(e.Problem, "mine") {
@@ -197,7 +197,7 @@ func TestQuotasThatAreSwitched(t *testing.T) {
 	}
 	reason("")
 	scratch.Run(t, "btrfs", "quota", "disable", f.disk)
-	reason("quotas were switched off: no size holds (btrfs quota enable " + f.path())
+	reason("quotas were switched off: no size is enforced (btrfs quota enable " + f.path())
 	_, err := f.Create(t.Context(), c.Other)
 	f.fails(err, dataset.ErrUnsupported, "btrfs quota enable")
 	f.reopen()
@@ -251,7 +251,7 @@ func TestQuotasAreCountedAnew(t *testing.T) {
 	}
 	counts := func(want bool) {
 		t.Helper()
-		if st := f.Status(t.Context()); !st.Online || !strings.HasPrefix(st.Reason, "quotas are being counted anew: sizes may not hold until then (btrfs quota rescan -w "+f.path()) {
+		if st := f.Status(t.Context()); !st.Online || !strings.HasPrefix(st.Reason, "quotas are being rescanned: sizes may not be enforced until then (btrfs quota rescan -w "+f.path()) {
 			t.Errorf("%+v", st)
 		}
 		scratch.Run(t, "btrfs", "quota", "rescan", "-W", f.disk) // waits, and begins none
@@ -296,7 +296,7 @@ func TestLimitsAreSetOrCleared(t *testing.T) {
 	scratch.Run(t, "btrfs", "qgroup", "limit", "20M", f.head(c.Dataset.ID)) // by hand
 	e, err := f.Stat(t.Context(), c.Dataset.ID)
 	f.must(err)
-	if !strings.Contains(e.Problem, "the limit of its subvolume is 20MiB and its size 0B") {
+	if !strings.Contains(e.Problem, "the limit of its subvolume is 20MiB but its size is 0B") {
 		t.Errorf("problem %q", e.Problem)
 	}
 	free := dataset.Dataset{ID: uuid.New()}
@@ -311,7 +311,7 @@ func TestSizesThatCannotBe(t *testing.T) {
 	f := newFixture(t)
 	c := f.stage()
 	for size, says := range map[dataset.Size]string{
-		dataset.MiB: "1MiB is too small for a subvolume (at least 16MiB)", dataset.TiB: "1TiB is more than the whole of pool test",
+		dataset.MiB: "1MiB is too small for a subvolume (at least 16MiB)", dataset.TiB: "1TiB is more than the total size of pool test",
 	} {
 		c.Other.Size = size
 		_, err := f.Create(t.Context(), c.Other)
@@ -337,7 +337,7 @@ func TestOpen(t *testing.T) {
 	}
 	elsewhere := t.TempDir()
 	for _, path := range []string{elsewhere, filepath.Join(elsewhere, "absent")} {
-		f.fails(open(backends.Config{Path: path, Make: true}), dataset.ErrUnsupported, "backend btrfs wants a directory on a mounted btrfs")
+		f.fails(open(backends.Config{Path: path, Make: true}), dataset.ErrUnsupported, "backend btrfs needs a directory on a mounted btrfs")
 	}
 	if left, err := os.ReadDir(elsewhere); err != nil || len(left) > 0 {
 		t.Errorf("it left %v, %v", left, err)
@@ -346,7 +346,7 @@ func TestOpen(t *testing.T) {
 	f.fails(open(backends.Config{Path: f.path(), Image: dataset.GiB}), dataset.ErrUnsupported, "not in an image")
 	f.fails(open(backends.Config{Path: "/nowhere/at/all", Make: true}), dataset.ErrInvalid, "")
 	scratch.Run(t, "cp", "-a", f.path(), filepath.Join(elsewhere, "copied"))
-	f.fails(open(backends.Config{Path: filepath.Join(elsewhere, "copied")}), dataset.ErrUnsupported, "backend btrfs wants")
+	f.fails(open(backends.Config{Path: filepath.Join(elsewhere, "copied")}), dataset.ErrUnsupported, "backend btrfs needs")
 	f.must(New().Available(t.Context()))
 }
 

@@ -76,7 +76,7 @@ func (cp *copier) checkKept(ctx context.Context, f *shelf.Folder, h shelf.Head) 
 		}
 	}
 	return dataset.Errorf(dataset.ErrConflict,
-		"the copy has a head with bytes that no snapshot of it has: it was left as it is (keep it as superseded first)")
+		"the copy has a head with data that is in no snapshot of it: it was not changed (keep it as superseded first)")
 }
 
 // dropRelated removes what belongs to a snapshot of a copy that is being deleted: its received part, and a head that
@@ -182,7 +182,7 @@ func (cp *copier) checkHead(ctx context.Context, f *shelf.Folder, snapshot uuid.
 	}
 	same, err := cp.points.equal(ctx, f, h, snapshot)
 	if err == nil && !same {
-		err = dataset.Errorf(dataset.ErrConflict, "it was written to after snapshot %s, and that would be lost",
+		err = dataset.Errorf(dataset.ErrConflict, "it was written to after snapshot %s, and that data would be lost",
 			snapshot)
 	}
 	return err
@@ -199,7 +199,7 @@ func (p *Pool) Supersede(ctx context.Context, ds uuid.UUID, keep dataset.Snapsho
 			return is, err
 		}
 		if _, err := f.Lstat(h.Tree); errors.Is(err, os.ErrNotExist) {
-			return is, dataset.Errorf(dataset.ErrConflict, "there is no head")
+			return is, dataset.Errorf(dataset.ErrConflict, "it has no head")
 		}
 		if err := subvolume.Flush(f, h.Tree); err != nil {
 			return is, err

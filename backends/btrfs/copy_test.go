@@ -181,7 +181,7 @@ func TestSupersedeCutShortKeepsTheHead(t *testing.T) {
 		p := inner(f.Pool)
 		if forgotten { // as a reaping before left it
 			f.must(os.Remove(f.folder(c.Dataset.ID) + "/snapshot-" + c.Keep.ID.String() + ".json"))
-			f.fails(p.Promote(t.Context(), c.Dataset.ID, c.Snapshot.ID), dataset.ErrConflict, "no snapshot of it has")
+			f.fails(p.Promote(t.Context(), c.Dataset.ID, c.Snapshot.ID), dataset.ErrConflict, "in no snapshot of it")
 		}
 		f.fails(p.Demote(t.Context(), c.Dataset.ID, c.Snapshot.ID), dataset.ErrConflict, "would be lost")
 		checkDemoted(f, c, false)

@@ -101,7 +101,7 @@ func (c *creator) cloneSize(ctx context.Context, from *shelf.Folder, name string
 	case size == 0 && want > 0:
 		used, err := c.sizes.used(ctx, from, name)
 		if err == nil && used > want {
-			err = tooLargeError("what is to be cloned", used, want)
+			err = tooLargeError("the source of the clone", used, want)
 		}
 		return want, err
 	}
@@ -156,21 +156,21 @@ func (c *creator) checkRequest(d dataset.Dataset) error {
 	switch {
 	case d.Encryption != nil:
 		return dataset.Errorf(dataset.ErrUnsupported,
-			"a pool of backend btrfs encrypts nothing: use a pool of backend loop or lvm")
+			"a pool of backend btrfs cannot encrypt: use a pool of backend loop or lvm")
 	case fs.Type != "":
 		return dataset.Errorf(dataset.ErrUnsupported,
-			"a pool of backend btrfs makes no filesystem (asked for %s): leave it out, or use a pool of "+
-				"backend loop", fs.Type)
+			"a pool of backend btrfs creates no filesystem (requested: %s): omit it, or use a pool of backend "+
+				"loop", fs.Type)
 	case len(fs.Mount) > 0:
 		return dataset.Errorf(dataset.ErrUnsupported,
-			"a pool of backend btrfs has no mount options for one volume (asked for %s): leave them out, or "+
-				"use a pool of backend loop", dataset.Have(fs.Mount))
+			"a pool of backend btrfs has no mount options for a single volume (requested: %s): omit them, or use "+
+				"a pool of backend loop", dataset.Have(fs.Mount))
 	case d.Size == 0:
 		return nil
 	case !c.quota.Enabled():
 		return dataset.Errorf(dataset.ErrUnsupported,
-			"pool %s cannot enforce a size (asked for %s): the quotas of its filesystem are off (btrfs "+
-				"quota enable %s, then restart drover)", c.pool, d.Size, c.shelf.Path())
+			"pool %s cannot enforce a size (requested: %s): the quotas of its filesystem are off (btrfs quota "+
+				"enable %s, then restart drover)", c.pool, d.Size, c.shelf.Path())
 	}
 	return c.space.checkSize(d.Size)
 }

@@ -106,7 +106,7 @@ func (p *Pool) Info() backends.Info {
 	can.CountsWritten, can.KnowsUsed = p.quota.Simple(), p.quota.Full()
 	return backends.Info{
 		Capabilities: can,
-		Note: "subvolumes: snapshots and clones at once; df in a volume shows the whole pool; " +
+		Note: "subvolumes: constant-time snapshots and clones; df in a volume shows the whole pool; " +
 			p.quota.Note() + p.devices(),
 		Path: p.shelf.Path(), Missing: p.quota.Missing(),
 	}
@@ -197,7 +197,8 @@ func (p *Pool) Stat(_ context.Context, id uuid.UUID) (backends.Entry, error) {
 func (p *Pool) Attach(_ context.Context, id uuid.UUID, opts backends.AttachOptions) (backends.Attachment, error) {
 	if len(opts.Mount) > 0 {
 		return backends.Attachment{}, dataset.Errorf(dataset.ErrUnsupported,
-			"a pool of backend btrfs has no mount options for one volume (asked for %s)", dataset.Have(opts.Mount))
+			"a pool of backend btrfs has no mount options for a single volume (requested: "+
+				"%s)", dataset.Have(opts.Mount))
 	}
 	f, err := p.shelf.Find(id)
 	if err != nil {

@@ -175,6 +175,6 @@ func checkBase(f *shelf.Folder, s shelf.Kept) error {
 	if as, err := btrfsctl.CameAs(dir); err != nil || as != uuid.Nil {
 		return err
 	}
-	return dataset.Errorf(dataset.ErrCorrupt, "%w: nobody noted as what snapshot %s came", backends.ErrBaseDiffers,
-		s.ID)
+	return dataset.Errorf(dataset.ErrCorrupt, "%w: the origin of received snapshot %s was not recorded",
+		backends.ErrBaseDiffers, s.ID)
 }

@@ -70,7 +70,7 @@ func (s *sender) send(ctx context.Context, src dataset.Source, base uuid.UUID, f
 func (p *Pool) Changed(ctx context.Context, older, newer dataset.Source) (backends.Change, error) {
 	c, err := p.sender.changed(ctx, older, newer, false)
 	if err != nil {
-		return backends.Change{}, fmt.Errorf("compare two points in time of dataset %s: %w", newer.Dataset, err)
+		return backends.Change{}, fmt.Errorf("compare two snapshots of dataset %s: %w", newer.Dataset, err)
 	}
 	return backends.Change{Bytes: c.Bytes, Ranges: c.Ranges}, nil
 }
@@ -83,7 +83,7 @@ func (p *Pool) Same(ctx context.Context, ds, a, b uuid.UUID) (bool, error) {
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("compare two points in time of dataset %s: %w", ds, err)
+		return false, fmt.Errorf("compare two snapshots of dataset %s: %w", ds, err)
 	}
 	return true, nil
 }
@@ -92,7 +92,7 @@ func (p *Pool) Same(ctx context.Context, ds, a, b uuid.UUID) (bool, error) {
 func (s *sender) changed(ctx context.Context, older, newer dataset.Source,
 	first bool) (c btrfsctl.Change, err error) {
 	if older.Dataset != uuid.Nil && older.Dataset != newer.Dataset {
-		return c, dataset.Errorf(dataset.ErrUnsupported, "they are of two datasets")
+		return c, dataset.Errorf(dataset.ErrUnsupported, "they belong to different datasets")
 	}
 	f, err := s.shelf.FindAny(newer.Dataset)
 	if err != nil {

@@ -127,5 +127,5 @@ func (p *sizedPool) Grow(_ context.Context, id uuid.UUID, _ *os.File) error {
 
 // tooLargeError returns the error for something that does not fit into a size.
 func tooLargeError(what string, used, size dataset.Size) error {
-	return dataset.Errorf(dataset.ErrUnsupported, "%s holds %s, which is more than %s", what, used.Human(), size)
+	return dataset.Errorf(dataset.ErrUnsupported, "%s contains %s, which is more than %s", what, used.Human(), size)
 }

@@ -42,7 +42,7 @@ func (sp *space) checkSize(size dataset.Size) error {
 	case err != nil:
 		return err
 	case size > st.Size:
-		return dataset.Errorf(dataset.ErrUnsupported, "%s is more than the whole of pool %s (%s)", size, sp.pool,
+		return dataset.Errorf(dataset.ErrUnsupported, "%s is more than the total size of pool %s (%s)", size, sp.pool,
 			st.Size.Human())
 	}
 	return (*Backend)(nil).CheckSize("", size)

@@ -16,7 +16,7 @@ import (
 func (p *Pool) Attach(_ context.Context, id uuid.UUID, opts backends.AttachOptions) (backends.Attachment, error) {
 	if len(opts.Mount) > 0 {
 		return backends.Attachment{}, dataset.Errorf(dataset.ErrUnsupported,
-			"a pool of backend %s has no mount options (asked for %s)", p.kind, dataset.Have(opts.Mount))
+			"a pool of backend %s has no mount options (requested: %s)", p.kind, dataset.Have(opts.Mount))
 	}
 	f, err := p.shelf.Find(id)
 	if err != nil {
@@ -34,7 +34,7 @@ func (p *Pool) AttachFolder(f *shelf.Folder, opts backends.AttachOptions) (backe
 		return backends.Attachment{}, err
 	}
 	if info, err := f.Lstat(head.Tree); err != nil || !info.IsDir() {
-		return backends.Attachment{}, dataset.Errorf(dataset.ErrCorrupt, "dataset %s: its directory %s is gone",
+		return backends.Attachment{}, dataset.Errorf(dataset.ErrCorrupt, "dataset %s: its directory %s is missing",
 			f.ID, head.Tree)
 	}
 	return p.uses.Attach(f.ID, filepath.Join(f.Path(), head.Tree), opts.ReadOnly), nil
@@ -43,7 +43,7 @@ func (p *Pool) AttachFolder(f *shelf.Folder, opts backends.AttachOptions) (backe
 // checkIdle returns dataset.ErrInUse if a dataset is in use. what names the refused operation in the error.
 func (p *Pool) checkIdle(ctx context.Context, f *shelf.Folder, what string) error {
 	if err := p.uses.CheckIdle(ctx, f.ID, f.Path()); err != nil {
-		return fmt.Errorf("%w: it cannot be %s meanwhile, as a pool of backend %s copies file by file (stop "+
+		return fmt.Errorf("%w: it cannot be %s meanwhile, because a pool of backend %s copies file by file (stop "+
 			"its containers, or use a pool of backend loop)", err, what, p.kind)
 	}
 	return nil

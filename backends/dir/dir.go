@@ -110,7 +110,7 @@ func (Backend) CheckSize(_ string, size dataset.Size) error {
 func (b Backend) Available(context.Context) error {
 	if os.Geteuid() != 0 {
 		return dataset.Errorf(dataset.ErrUnsupported,
-			"backend %s keeps owners and device nodes: run drover as root", b.Name())
+			"backend %s preserves owners and device nodes: run drover as root", b.Name())
 	}
 	if err := unix.MountSetattr(-1, "", 0, &unix.MountAttr{}); errors.Is(err, unix.ENOSYS) {
 		return dataset.Errorf(dataset.ErrUnsupported, "backend %s needs Linux 5.12 or later (mount_setattr)", b.Name())
@@ -122,7 +122,7 @@ func (b Backend) Available(context.Context) error {
 func (b Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool, error) {
 	if cfg.Image != 0 {
 		return nil, dataset.Errorf(dataset.ErrUnsupported,
-			"backend %s keeps datasets in a directory, not in an image: leave the size out", b.Name())
+			"backend %s stores datasets in a directory, not in an image: omit the size", b.Name())
 	}
 	p := &Pool{name: cfg.Name, kind: b.Name(), step: b.step}
 	if p.step == nil {
@@ -170,9 +170,9 @@ func describe(path string) (how string, shares bool, err error) {
 	switch shares, err = reflink.Supported(path); {
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
 		// Opening must succeed on a full pool. Otherwise nothing in it could be removed.
-		how = "copy every byte or share blocks (the disk was too full to find out)"
+		how = "copy every byte or share blocks (the disk was too full to determine which)"
 	case err != nil:
-		return "", false, fmt.Errorf("find out whether %s has reflinks: %w", path, err)
+		return "", false, fmt.Errorf("check whether %s has reflinks: %w", path, err)
 	case shares:
 		how = "visit every file, but share blocks"
 	}
@@ -213,8 +213,8 @@ func (p *Pool) Info() backends.Info {
 	}
 	return backends.Info{
 		Capabilities: can,
-		Note: fmt.Sprintf("directories on %s: %s; snapshots and clones %s, and need the volume not "+
-			"to be in use%s", p.projects.fs, p.projects.enforcement(), p.copyMethod, on),
+		Note: fmt.Sprintf("directories on %s: %s; snapshots and clones %s, and require that the volume is not in "+
+			"use%s", p.projects.fs, p.projects.enforcement(), p.copyMethod, on),
 		Path: p.shelf.Path(), Missing: p.projects.missing(),
 	}
 }

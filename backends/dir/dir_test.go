@@ -74,7 +74,7 @@ func BenchmarkPath(b *testing.B) {
 
 // Without project quotas it is said what would bring them: another kernel, where this one has none.
 func TestWhatSizesNeed(t *testing.T) {
-	for fs, mend := range map[string]string{"ext4": "tune2fs -O project,quota /dev/loop", "xfs": "mount its filesystem with -o prjquota"} {
+	for fs, mend := range map[string]string{"ext4": "tune2fs -O project,quota /dev/loop", "xfs": "unmount its filesystem and mount it with -o prjquota"} {
 		at := scratch.Mount(t, fs, 1<<30)
 		root, err := os.Open(at)
 		if err != nil {
@@ -82,7 +82,7 @@ func TestWhatSizesNeed(t *testing.T) {
 		}
 		_, err = fsctl.HoldsProjects(root)
 		if errors.Is(err, fsctl.ErrNoProjects) {
-			mend, err = "sizes need another kernel, as this one has no project quotas for "+fs, nil
+			mend, err = "sizes need another kernel, because this one does not support project quotas for "+fs, nil
 		}
 		if err := errors.Join(err, root.Close()); err != nil {
 			t.Fatal(err)

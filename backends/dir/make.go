@@ -87,21 +87,21 @@ func (p *Pool) checkRequest(d dataset.Dataset) error {
 	switch {
 	case d.Encryption != nil:
 		return dataset.Errorf(dataset.ErrUnsupported,
-			"a pool of backend dir encrypts nothing: use a pool of backend loop or lvm")
+			"a pool of backend dir cannot encrypt: use a pool of backend loop or lvm")
 	case fs.Type != "":
 		return dataset.Errorf(dataset.ErrUnsupported,
-			"a pool of backend %s makes no filesystem (asked for %s): leave it out, or use a pool of backend loop",
+			"a pool of backend %s creates no filesystem (requested: %s): omit it, or use a pool of backend loop",
 			p.kind, fs.Type)
 	case len(fs.Mount) > 0:
 		return dataset.Errorf(dataset.ErrUnsupported,
-			"a pool of backend %s has no mount options (asked for %s): leave them out, or use a pool of "+
-				"backend loop", p.kind, dataset.Have(fs.Mount))
+			"a pool of backend %s has no mount options (requested: %s): omit them, or use a pool of backend "+
+				"loop", p.kind, dataset.Have(fs.Mount))
 	case d.Size == 0:
 		return nil
 	case p.projects.advice != "":
 		return dataset.Errorf(dataset.ErrUnsupported,
-			"this pool of backend %s cannot enforce a size (asked for %s): leave it out, or use a pool of "+
-				"backend loop (%s)", p.kind, d.Size, p.projects.advice)
+			"this pool of backend %s cannot enforce a size (requested: %s): omit it, or use a pool of backend "+
+				"loop (%s)", p.kind, d.Size, p.projects.advice)
 	}
 	return p.checkSize(d.Size)
 }

@@ -71,19 +71,20 @@ func quotaAdvice(dir *os.File, kind fsctl.Kind) (string, error) {
 	case held:
 		id, inherited, err := fsctl.Project(dir)
 		if err == nil && inherited {
-			return fmt.Sprintf("the pool is inside of project %d, and there is none within another: use a "+
-				"directory that is in none", id), nil
+			return fmt.Sprintf("the pool is inside of project %d, and projects cannot be nested: use a directory "+
+				"that is in no project", id), nil
 		}
 		return "", err
 	}
 	switch kind {
 	case fsctl.XFS:
-		return "mount its filesystem with -o prjquota, anew as a remount cannot" + andRestart, nil
+		return "unmount its filesystem and mount it with -o prjquota, because a remount cannot enable " +
+			"it" + andRestart, nil
 	case fsctl.Ext:
 		return "unmount its filesystem, tune2fs -O project,quota " + deviceOf(dir.Name()) +
 			", mount it with -o prjquota" + andRestart, nil
 	}
-	return "only XFS and ext4 have them, mounted with -o prjquota", nil
+	return "only XFS and ext4 support them, mounted with -o prjquota", nil
 }
 
 // deviceOf returns the device that stores a directory, or a placeholder if it is unknown.
@@ -97,7 +98,7 @@ func deviceOf(dir string) string {
 }
 
 // noProjects is the reason if only another kernel would help.
-const noProjects = "the kernel has no project quotas for it"
+const noProjects = "the kernel does not support project quotas for it"
 
 // andRestart is the end of an instruction that the operator of this host can follow.
 const andRestart = ", then restart drover"
@@ -108,7 +109,8 @@ func (p *projects) missing() []string {
 		return []string{"sizes need project quotas (" + can + ")"}
 	}
 	if p.advice == noProjects {
-		return []string{"sizes need another kernel, as this one has no project quotas for " + string(p.fs)}
+		return []string{"sizes need another kernel, because this one does not support project quotas for " +
+			string(p.fs)}
 	}
 	return nil
 }
@@ -117,7 +119,7 @@ func (p *projects) missing() []string {
 func (p *projects) checkEnforced(dir *os.File) error {
 	mend, err := quotaAdvice(dir, p.fs)
 	if err == nil && mend != "" {
-		err = fmt.Errorf("project quotas were switched off: no size holds (%s)", mend)
+		err = fmt.Errorf("project quotas were switched off: no size is enforced (%s)", mend)
 	}
 	return err
 }
@@ -130,15 +132,15 @@ func (p *projects) enforcement() string {
 	}
 	switch {
 	case p.advice != "" && p.unenforced > 0:
-		return fmt.Sprintf("no size limits, and %d volumes have a size that does not hold%s", p.unenforced, why)
+		return fmt.Sprintf("no size limits, and %d volumes have a size that is not enforced%s", p.unenforced, why)
 	case p.advice != "":
 		return "no size limits" + why
 	}
-	full := "EDQUOT, but not what has CAP_SYS_RESOURCE (docker run --privileged)"
+	full := "EDQUOT, except for processes with CAP_SYS_RESOURCE (docker run --privileged)"
 	if p.fs == fsctl.XFS {
 		full = "ENOSPC"
 	}
-	return "sizes by project quotas, df in a volume shows its size, a full one gets " + full
+	return "sizes by project quotas, df in a volume shows its size, a full volume gets " + full
 }
 
 // enter puts an empty directory into an unused project.
@@ -167,7 +169,7 @@ func (p *projects) enter(dir *os.File) (uint32, error) {
 			return id, err
 		}
 	}
-	return 0, fmt.Errorf("%d projects in a row are taken on the filesystem of %s", rangeStep, dir.Name())
+	return 0, fmt.Errorf("%d consecutive projects are in use on the filesystem of %s", rangeStep, dir.Name())
 }
 
 // namedProjects returns the projects to which this host's administrator has given a name or
@@ -256,11 +258,11 @@ func (p *projects) checkLimit(dir *os.File, h shelf.Head) error {
 		if h.Size == 0 {
 			return nil
 		}
-		return fmt.Errorf("its size of %s does not hold, as its head is in no project: restore a snapshot of it",
+		return fmt.Errorf("its size of %s is not enforced, because its head is in no project: restore a snapshot of it",
 			h.Size)
 	}
 	if projectOf(dir) != h.Project {
-		return fmt.Errorf("its head is not in project %d any more: no size holds", h.Project)
+		return fmt.Errorf("its head is no longer in project %d: its size is not enforced", h.Project)
 	}
 	q, err := fsctl.ProjectQuota(dir, h.Project)
 	switch {
@@ -269,8 +271,8 @@ func (p *projects) checkLimit(dir *os.File, h shelf.Head) error {
 	case err != nil:
 		return err
 	case q.Limit < uint64(h.Size) || q.Limit >= uint64(h.Size)+roundingSlack || (q.Limit != 0 && h.Size == 0):
-		return fmt.Errorf("the limit of its project %d is %d bytes and its size %s, with 0 for none: "+
-			"restart drover", h.Project, q.Limit, h.Size)
+		return fmt.Errorf("the limit of its project %d is %d bytes but its size is %s (0 means none): restart "+
+			"drover", h.Project, q.Limit, h.Size)
 	}
 	return nil
 }

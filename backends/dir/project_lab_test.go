@@ -331,7 +331,7 @@ func (b *bench) project() uint32 {
 // Of XFS too the mount option is missing, and not the kernel.
 func TestProjectQuotasOfXFSThatAreOff(t *testing.T) {
 	b := openBench(t, mounting(t, "xfs", "", "mkfs.xfs", "-q", "-f"))
-	if info := b.pool.Info(); !slices.Equal(info.Missing, []string{"sizes need project quotas (mount its filesystem with -o prjquota, anew as a remount cannot)"}) {
+	if info := b.pool.Info(); !slices.Equal(info.Missing, []string{"sizes need project quotas (unmount its filesystem and mount it with -o prjquota, because a remount cannot enable it)"}) {
 		t.Errorf("it misses %q", info.Missing)
 	}
 }

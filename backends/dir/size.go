@@ -20,7 +20,7 @@ func (p *Pool) checkSize(size dataset.Size) error {
 	case err != nil:
 		return err
 	case size > st.Size:
-		return dataset.Errorf(dataset.ErrUnsupported, "%s is more than the whole of pool %s (%s)", size, p.name,
+		return dataset.Errorf(dataset.ErrUnsupported, "%s is more than the total size of pool %s (%s)", size, p.name,
 			st.Size.Human())
 	}
 	return Backend{}.CheckSize("", size)
@@ -79,8 +79,8 @@ func (p *sizedPool) resize(f *shelf.Folder, h shelf.Head, size dataset.Size) err
 	defer dir.Close()
 	if h.Project == 0 || projectOf(dir) != h.Project {
 		return dataset.Errorf(dataset.ErrUnsupported,
-			"its files are in no project of its own, as it was made before its filesystem had project "+
-				"quotas: clone it, or restore a snapshot of it, for one that can have a size")
+			"its files are not in a project, because it was created before its filesystem had project quotas: "+
+				"clone it, or restore a snapshot of it, to get one that can have a size")
 	}
 	if size != 0 {
 		if err := p.checkSize(size); err != nil {

@@ -99,7 +99,7 @@ func (p *Pool) restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 	fresh := shelf.Head{Tree: shelf.RestoredTree(keep.ID), Size: old.Size}
 	if apart { // first, because there may be no room for the copy
 		if err := p.trees.copyTree(ctx, f, old.Tree, f, shelf.TreeOf(keep.ID), copyOptions{}, progress); err != nil {
-			return fmt.Errorf("keep what it has: %w", err)
+			return fmt.Errorf("keep its current data: %w", err)
 		}
 		p.step("dir.restore.kept")
 	}

@@ -93,7 +93,7 @@ func (t *trees) copyTree(ctx context.Context, from *shelf.Folder, name string, t
 		return err
 	}
 	if used := dataset.Size(size.Bytes); c.maxSize != 0 && used > c.maxSize {
-		return tooLargeError("what is to be copied", used, c.maxSize)
+		return tooLargeError("the source of the copy", used, c.maxSize)
 	}
 	switch st, err := t.shelf.Space(); {
 	case err != nil:

@@ -58,7 +58,7 @@ func Open(ctx context.Context, runner run.Runner, cfg backends.Config, kind fsct
 	error) {
 	if cfg.Mount == "" || cfg.Path != cfg.Mount || cfg.Image > 0 {
 		return nil, dataset.Errorf(dataset.ErrInvalid,
-			"a pool on devices lies where drover mounts it: leave its path and image out")
+			"drover chooses where a pool on devices is mounted: omit its path and image")
 	}
 	for _, device := range cfg.Devices {
 		if err := checkPath(device); err != nil {
@@ -67,7 +67,7 @@ func Open(ctx context.Context, runner run.Runner, cfg backends.Config, kind fsct
 	}
 	if kind == fsctl.XFS && len(cfg.Devices) > 1 && cfg.Make {
 		return nil, dataset.Errorf(dataset.ErrUnsupported,
-			"XFS lies on one device, and cannot be striped over %s: give one, or use backend btrfs, lvm or "+
+			"XFS uses one device, and cannot be striped over %s: pass one device, or use backend btrfs, lvm or "+
 				"zfs, or a RAID of them", strings.Join(cfg.Devices, " and "))
 	}
 	id, fresh, err := cfg.ID, false, error(nil)
@@ -140,8 +140,8 @@ func makeFilesystem(ctx context.Context, runner run.Runner, cfg backends.Config,
 	switch {
 	case len(found) > 1 || (len(found) == 1 && blank > 0):
 		return id, false, dataset.Errorf(dataset.ErrExists,
-			"some of %s have a pool's filesystem, and not all the same one: they were left as they are "+
-				"(drover pool adopt DEVICE takes one over; blkdiscard -z -f DEVICE writes zeros over all of it)",
+			"some of %s have the filesystem of a pool, but not all have the same one: they were not changed "+
+				"(drover pool adopt DEVICE adopts one; blkdiscard -z -f DEVICE overwrites a device with zeros)",
 			strings.Join(cfg.Devices, ", "))
 	case len(found) == 1:
 		return id, false, nil
@@ -163,7 +163,7 @@ func mkfs(ctx context.Context, runner run.Runner, devices []string, kind fsctl.K
 			return err
 		}
 		if slices.Contains(nodes, node) {
-			return dataset.Errorf(dataset.ErrInvalid, "%s is there twice", node)
+			return dataset.Errorf(dataset.ErrInvalid, "%s is listed twice", node)
 		}
 		nodes = append(nodes, node)
 	}
@@ -188,7 +188,7 @@ func mkfs(ctx context.Context, runner run.Runner, devices []string, kind fsctl.K
 	}
 	_, err := runner.Run(ctx, run.Command{Name: name, Args: append(args, nodes...), Timeout: mkfsLimit})
 	if err != nil {
-		return fmt.Errorf("make the filesystem of the pool: %w", err)
+		return fmt.Errorf("create the filesystem of the pool: %w", err)
 	}
 	return nil
 }
@@ -252,8 +252,7 @@ func (d *Disk) checkEmpty(dir *os.File, below string) error {
 			}
 		default:
 			return dataset.Errorf(dataset.ErrExists,
-				"there is a pool of drover's on %s, with %q in it: it was left as it is (drover pool adopt "+
-					"%s takes it over)",
+				"%s has a drover pool, with %q in it: it was not changed (drover pool adopt %s adopts it)",
 				strings.Join(d.Devices, " and "), below+name, d.Devices[0])
 		}
 	}
@@ -299,7 +298,7 @@ func (d *Disk) attach(ctx context.Context, kind fsctl.Kind, options [][]string) 
 
 func inUse(err error, device string) error {
 	if errors.Is(err, unix.EBUSY) {
-		return dataset.Errorf(dataset.ErrInUse, "%s is used otherwise on this host (lsblk %s): %w", device, device, err)
+		return dataset.Errorf(dataset.ErrInUse, "%s has another use on this host (lsblk %s): %w", device, device, err)
 	}
 	return err
 }
@@ -338,8 +337,8 @@ func (d *Disk) Remains(backend string) string {
 		devices = append(devices, "--device "+device)
 		wipe = append(wipe, "wipefs -a "+device+" && blkdiscard -z "+device) // both refuse a device in use
 	}
-	return fmt.Sprintf("%s %s an empty filesystem (drover pool create NAME --backend %s %s takes it again; "+
-		"for anything else: %s)",
+	return fmt.Sprintf("%s %s an empty filesystem (drover pool create NAME --backend %s %s reuses it; for "+
+		"another use: %s)",
 		strings.Join(d.Devices, " and "), keep, backend, strings.Join(devices, " "), strings.Join(wipe, " && "))
 }
 

@@ -37,7 +37,7 @@ func filesystemUUID(device string, kind fsctl.Kind) (uuid.UUID, error) {
 		return uuid.Nil, dataset.Errorf(dataset.ErrInvalid, "%s has no %s", device, kind)
 	case sb.label != label || sb.unfinished:
 		return uuid.Nil, dataset.Errorf(dataset.ErrInvalid,
-			"%s has a %s that drover did not make: mount it, and adopt the path of the pool in it", device, kind)
+			"%s has a %s that drover did not create: mount it, and adopt the path of the pool in it", device, kind)
 	}
 	return sb.id, nil
 }
@@ -80,8 +80,8 @@ func members(id uuid.UUID, kind fsctl.Kind, had []string) ([]string, error) {
 		}
 	}
 	if err := checkComplete(found); err != nil {
-		return nil, dataset.Errorf(dataset.ErrOffline, "%w (it was made with UUID %s on %s: %s)", err, id,
-			strings.Join(had, " and "), cmp.Or(strings.Join(why, "; "), "they are there"))
+		return nil, dataset.Errorf(dataset.ErrOffline, "%w (it was created with UUID %s on %s: %s)", err, id,
+			strings.Join(had, " and "), cmp.Or(strings.Join(why, "; "), "they are present"))
 	}
 	return nodes(found), nil
 }
@@ -113,20 +113,20 @@ func mountedDevices(id uuid.UUID, kind fsctl.Kind, cfg backends.Config) []string
 // checkComplete fails unless found is all devices of one filesystem, each once.
 func checkComplete(found []member) error {
 	if len(found) == 0 {
-		return errors.New("no device of this host has the pool's filesystem: is its disk there?")
+		return errors.New("no device of this host has the pool's filesystem: is its disk connected?")
 	}
 	slices.SortFunc(found, func(a, b member) int {
 		return cmp.Or(cmp.Compare(a.device, b.device), cmp.Compare(a.node, b.node))
 	})
 	for i, m := range found[1:] {
 		if m.device == found[i].device {
-			return fmt.Errorf("both %s and %s have the pool's filesystem: one is a copy, or another way to "+
-				"the same disk; take one away", found[i].node, m.node)
+			return fmt.Errorf("both %s and %s have the pool's filesystem: one is a copy, or another path to the "+
+				"same disk; disconnect one", found[i].node, m.node)
 		}
 	}
 	if want := found[0].devices; uint64(len(found)) != want {
-		return fmt.Errorf("%d of the %d devices of the pool's filesystem are there (%s): it is not mounted "+
-			"with some missing", len(found), want, strings.Join(nodes(found), ", "))
+		return fmt.Errorf("%d of the %d devices of the pool's filesystem are present (%s): it is not mounted "+
+			"while a device is missing", len(found), want, strings.Join(nodes(found), ", "))
 	}
 	return nil
 }

@@ -145,7 +145,7 @@ func TestPoolMoves(t *testing.T) {
 		unplug()
 		r.refused(id, false, []string{name}, dataset.ErrOffline, name+" is absent", id.String())
 		calls(other)
-		r.refused(id, false, []string{name}, dataset.ErrOffline, "is its disk there", name+" has an ext2, ext3 or ext4")
+		r.refused(id, false, []string{name}, dataset.ErrOffline, "is its disk connected", name+" has an ext2, ext3 or ext4")
 		moved, gone := r.plug(image)
 		p = r.open(id, false, name)
 		r.has(p, v)
@@ -262,7 +262,7 @@ func TestPoolIsNotMade(t *testing.T) {
 		scratch.Format(t, "ext4", full)
 		r.refused(uuid.New(), true, []string{full}, dataset.ErrExists, "ext4")
 		r.refused(uuid.New(), true, []string{small}, dataset.ErrUnsupported, "too small", "512MiB")
-		r.refused(uuid.New(), true, []string{blank + "x"}, dataset.ErrInvalid, "there is no device")
+		r.refused(uuid.New(), true, []string{blank + "x"}, dataset.ErrInvalid, "no such device")
 		r.refused(uuid.New(), false, []string{blank}, dataset.ErrOffline, "has nothing")
 		r.refused(uuid.Nil, false, []string{blank}, dataset.ErrInvalid, "has no")
 		if r.kind.Name() != "btrfs" {
@@ -324,7 +324,7 @@ func TestWipingAsSaid(t *testing.T) {
 		if err != nil {
 			r.Fatal(err)
 		}
-		_, how, _ := strings.Cut(left, "for anything else: ")
+		_, how, _ := strings.Cut(left, "for another use: ")
 		how = strings.TrimSuffix(how, ")")
 		p = r.open(p.ID(), false, device)
 		if out, err := exec.CommandContext(r.Context(), "sh", "-c", how).CombinedOutput(); err == nil {

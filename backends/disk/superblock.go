@@ -46,12 +46,12 @@ const (
 func readSuperblock(path string) (superblock, error) {
 	f, err := safefile.OpenDisk(path)
 	if err != nil {
-		return superblock{}, fmt.Errorf("look at device: %w", err)
+		return superblock{}, fmt.Errorf("read device: %w", err)
 	}
 	defer f.Close()
 	sb, err := parseSuperblock(f)
 	if err != nil {
-		return sb, fmt.Errorf("look at device %s: %w", path, err)
+		return sb, fmt.Errorf("read device %s: %w", path, err)
 	}
 	return sb, nil
 }

@@ -21,7 +21,7 @@ const sysBlock = "/sys/dev/block"
 
 func checkPath(path string) error {
 	if !filepath.IsAbs(path) || filepath.Clean(path) != path {
-		return dataset.Errorf(dataset.ErrInvalid, "bad device %q: want an absolute path without . and ..", path)
+		return dataset.Errorf(dataset.ErrInvalid, "bad device %q: expected an absolute path without . and ..", path)
 	}
 	return nil
 }
@@ -30,7 +30,7 @@ func checkPath(path string) error {
 func resolve(path string) (string, error) {
 	node, err := filepath.EvalSymlinks(path)
 	if err != nil {
-		return "", dataset.Errorf(dataset.ErrInvalid, "there is no device %s: %w", path, err)
+		return "", dataset.Errorf(dataset.ErrInvalid, "no such device: %s: %w", path, err)
 	}
 	return node, nil
 }
@@ -56,11 +56,12 @@ func checkVacant(path string) error {
 	if content == fsctl.Empty {
 		return nil
 	}
-	how := "wipefs -a " + node + " takes the mark off it, and blkdiscard -z " + node + " writes zeros over all of it"
+	how := "wipefs -a " + node + " removes the signature, and blkdiscard -z " + node + " overwrites it with zeros"
 	if content == fsctl.OtherData {
-		how = "blkdiscard -z -f " + node + " writes zeros over all of it"
+		how = "blkdiscard -z -f " + node + " overwrites it with zeros"
 	}
-	return dataset.Errorf(dataset.ErrExists, "device %s holds %s, and was left as it is (if nobody needs that: %s)",
+	return dataset.Errorf(dataset.ErrExists, "device %s contains %s, and was not changed (if the data is not "+
+		"needed: %s)",
 		path, content, how)
 }
 
@@ -83,9 +84,9 @@ func checkFree(path string) (node string, err error) {
 	switch {
 	case errors.Is(err, unix.EROFS), errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
 		return "", dataset.Errorf(dataset.ErrUnsupported,
-			"device %s cannot be written to (blockdev --getro %s): %w", path, node, err)
+			"device %s is not writable (blockdev --getro %s): %w", path, node, err)
 	case errors.Is(err, unix.EBUSY):
-		return "", dataset.Errorf(dataset.ErrInUse, "device %s is in use (lsblk %s and fuser -v %s show by what)",
+		return "", dataset.Errorf(dataset.ErrInUse, "device %s is in use (lsblk %s and fuser -v %s show the users)",
 			path, node, node)
 	case err != nil:
 		return "", fmt.Errorf("open device %s: %w", path, err)
@@ -96,11 +97,12 @@ func checkFree(path string) (node string, err error) {
 		return "", fmt.Errorf("device %s: %w", path, err)
 	}
 	if size, err := unix.IoctlGetInt(fd, unix.BLKGETSIZE64); err == nil && size == 0 {
-		return "", dataset.Errorf(dataset.ErrUnsupported, "device %s has no bytes: there is no disk in it", path)
+		return "", dataset.Errorf(dataset.ErrUnsupported, "device %s has a size of 0 bytes: no medium is "+
+			"inserted", path)
 	}
 	if readOnly != 0 {
 		return "", dataset.Errorf(dataset.ErrUnsupported,
-			"device %s is read-only (blockdev --setrw %s, if it is to be written to)", path, node)
+			"device %s is read-only (blockdev --setrw %s makes it writable)", path, node)
 	}
 	return node, nil
 }
@@ -115,13 +117,13 @@ func statBlockDevice(node string) (st unix.Stat_t, err error) {
 	case unix.S_IFBLK:
 		return st, nil
 	case unix.S_IFREG:
-		what = "a file: for a pool in a file give --path FILE and --image SIZE"
+		what = "a file: for a pool in a file use --path FILE and --image SIZE"
 	case unix.S_IFDIR:
-		what = "a directory: for a pool in one give --path"
+		what = "a directory: for a pool in a directory use --path"
 	case unix.S_IFCHR:
-		what = "a character device: want a block device, such as a disk or a partition"
+		what = "a character device: expected a block device, such as a disk or a partition"
 	default:
-		what = "no block device"
+		what = "not a block device"
 	}
 	return st, dataset.Errorf(dataset.ErrInvalid, "%s is %s", node, what)
 }
@@ -146,7 +148,7 @@ func checkUnclaimed(path, node string, st unix.Stat_t) error {
 		return err
 	}
 	if swap {
-		return dataset.Errorf(dataset.ErrInUse, "device %s is swap space that is in use (swapoff %s)", path, node)
+		return dataset.Errorf(dataset.ErrInUse, "device %s is active swap space (swapoff %s)", path, node)
 	}
 	holders, err := names(filepath.Join(in, "holders"))
 	if err != nil {
@@ -154,7 +156,7 @@ func checkUnclaimed(path, node string, st unix.Stat_t) error {
 	}
 	if len(holders) > 0 {
 		return dataset.Errorf(dataset.ErrInUse,
-			"device %s is part of %s (lsblk %s shows of what: LVM, RAID, LUKS or multipath)", path, shortList(holders),
+			"device %s is part of %s (lsblk %s shows its kind: LVM, RAID, LUKS or multipath)", path, shortList(holders),
 			node)
 	}
 	parts, err := partitions(in)
@@ -163,8 +165,8 @@ func checkUnclaimed(path, node string, st unix.Stat_t) error {
 	}
 	if len(parts) > 0 {
 		return dataset.Errorf(dataset.ErrExists,
-			"device %s has partitions: %s (give one of them; or, if nobody needs what is in them: wipefs -a "+
-				"%s, then blkdiscard -z %s)", path, shortList(parts), node, node)
+			"device %s has partitions: %s (pass one of them; or, if their data is not needed: wipefs -a %s, then "+
+				"blkdiscard -z %s)", path, shortList(parts), node, node)
 	}
 	return nil
 }

@@ -162,7 +162,7 @@ func TestNoDevice(t *testing.T) {
 	}
 	defer readOnly.Close()
 	for path, says := range map[string]string{
-		"loop0": "bad device", dir + "/none": "there is no device", dir: "a directory",
+		"loop0": "bad device", dir + "/none": "no such device", dir: "a directory",
 		image: "--image SIZE", "/dev/null": "a character device",
 	} {
 		refused(t, CheckVacant(path), dataset.ErrInvalid, says)
@@ -175,7 +175,7 @@ func TestNoDevice(t *testing.T) {
 	if err := free.Close(); err != nil {
 		t.Fatal(err)
 	}
-	refused(t, CheckVacant(free.Path), dataset.ErrUnsupported, "there is no disk in it")
+	refused(t, CheckVacant(free.Path), dataset.ErrUnsupported, "no medium is inserted")
 	refused(t, CheckVacant(readOnly.Path), dataset.ErrUnsupported, "--setrw")
 }
 

@@ -56,7 +56,7 @@ func (in *Input) Begin(magic, what string) error {
 			return err
 		}
 	}
-	return Corrupt("this is no stream of %s", what)
+	return Corrupt("not a stream of %s", what)
 }
 
 // parseMagic divides a magic such as "drover-image/1\r\n" into the name of the format and its version. The last byte of
@@ -77,10 +77,10 @@ func parseMagic(magic string) (name string, version int) {
 // Describe decodes the first frame of a stream into header.
 func Describe(kind byte, payload []byte, header any) error {
 	if kind != Start {
-		return Corrupt("its first frame is no header")
+		return Corrupt("its first frame is not a header")
 	}
 	if err := json.Unmarshal(payload, header); err != nil {
-		return Corrupt("its header can't be read: %w", err)
+		return Corrupt("cannot read its header: %w", err)
 	}
 	return nil
 }
@@ -89,7 +89,7 @@ func Describe(kind byte, payload []byte, header any) error {
 func (in *Input) Resume(at Position) error {
 	in.offset, in.next = at.Offset, at.Next
 	if err := in.sum.(encoding.BinaryUnmarshaler).UnmarshalBinary(at.Sum); err != nil {
-		return Corrupt("the record of what has come can't be used: %w", err)
+		return Corrupt("cannot use the record of the received part: %w", err)
 	}
 	return nil
 }
@@ -117,7 +117,7 @@ func (in *Input) ReadHeader(header []byte) error {
 func (in *Input) CheckNumber(header []byte) (uint32, error) {
 	number := binary.LittleEndian.Uint32(header[4:])
 	if number != in.next {
-		return number, Corrupt("frame %d came where %d should", number, in.next)
+		return number, Corrupt("frame %d instead of %d", number, in.next)
 	}
 	in.next++
 	return number, nil
@@ -141,7 +141,7 @@ func (in *Input) ReadPayload(length, most int64) ([]byte, error) {
 // CheckSum fails unless payload, that of the last frame, is the checksum of everything before the frame.
 func (in *Input) CheckSum(payload []byte) error {
 	if string(payload) != string(in.before) {
-		return Corrupt("the checksum over all of it is wrong")
+		return Corrupt("the checksum of the whole stream is wrong")
 	}
 	return nil
 }
@@ -149,7 +149,7 @@ func (in *Input) CheckSum(payload []byte) error {
 // CheckEnd fails if the stream continues after its last frame.
 func (in *Input) CheckEnd() error {
 	if _, err := in.r.ReadByte(); err == nil {
-		return Corrupt("something comes after its end")
+		return Corrupt("it continues after its end")
 	}
 	return nil
 }

@@ -104,10 +104,10 @@ func (cat *catalog) search(root folder.Dir, id uuid.UUID, places ...string) (dir
 // headMissing returns the error for a ready dataset without a head.
 func (cat *catalog) headMissing(dir folder.Dir) error {
 	if _, err := dir.Lstat(layout.RecordFile); err != nil {
-		return dataset.Errorf(dataset.ErrCorrupt, "%s holds nothing of a dataset: drover made no such thing",
+		return dataset.Errorf(dataset.ErrCorrupt, "%s contains no part of a dataset, so drover did not create it",
 			dir.Name())
 	}
-	return dataset.Errorf(dataset.ErrCorrupt, "%s has lost its image", dir.Name())
+	return dataset.Errorf(dataset.ErrCorrupt, "the image of %s is missing", dir.Name())
 }
 
 // withDataset calls f with the open directory of a dataset that is not a copy, and claims the dataset meanwhile.
@@ -221,7 +221,7 @@ func (cat *catalog) foreign(root folder.Dir) ([]backends.Entry, error) {
 	var list []backends.Entry
 	for _, e := range entries {
 		if !slices.Contains(own, e.Name()) && !trialdir.IsCorner(cat.dir.path, e.Name()) {
-			list = append(list, cat.foreignEntry(e.Name(), "not a thing that a pool has"))
+			list = append(list, cat.foreignEntry(e.Name(), "not part of a pool"))
 		}
 	}
 	return list, nil
@@ -233,7 +233,7 @@ func (cat *catalog) foreignEntry(name, problem string) backends.Entry {
 }
 
 // emptyFolderProblem is the problem of a directory that has the name of a dataset and nothing else of one.
-const emptyFolderProblem = "a dataset's name, but nothing of a dataset in it: drover made no such thing"
+const emptyFolderProblem = "its name is the UUID of a dataset, but it contains no part of a dataset, so drover did not create it"
 
 // entry reads the directory of one dataset. It returns false for a dataset that is being made or has gone.
 func (cat *catalog) entry(root folder.Dir, name string, state backends.EntryState) (e backends.Entry, ok bool) {
@@ -251,15 +251,15 @@ func (cat *catalog) entry(root folder.Dir, name string, state backends.EntryStat
 	case errors.Is(err, os.ErrNotExist):
 		return e, false
 	case errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP):
-		return cat.foreignEntry(name, "a dataset's name, but no directory"), true
+		return cat.foreignEntry(name, "its name is the UUID of a dataset, but it is not a directory"), true
 	case err != nil:
-		e.Problem = fmt.Sprintf("its directory can't be read: %v", err)
+		e.Problem = fmt.Sprintf("cannot read its directory: %v", err)
 		return e, true
 	}
 	defer dir.Close()
 	c, err := layout.ContentsOf(cat.layout, dir)
 	if err != nil { // one bad directory must not hide the rest of the pool
-		e.Problem = fmt.Sprintf("its directory can't be read: %v", err)
+		e.Problem = fmt.Sprintf("cannot read its directory: %v", err)
 		return e, !errors.Is(err, os.ErrNotExist)
 	}
 	headless := !slices.Contains(c.Items, layout.Head)
@@ -283,7 +283,7 @@ func (cat *catalog) fillEntry(e *backends.Entry, dir folder.Dir, c layout.Conten
 	var err error
 	if e.Record, err = layout.DatasetRecord(dir, e.ID); err != nil {
 		e.Record = nil
-		problems = append(problems, fmt.Sprintf("its record can't be read: %v", err))
+		problems = append(problems, fmt.Sprintf("cannot read its record: %v", err))
 	}
 	headless := !slices.Contains(c.Items, layout.Head)
 	switch e.State {
@@ -310,7 +310,7 @@ func (cat *catalog) fillEntry(e *backends.Entry, dir folder.Dir, c layout.Conten
 		s := dataset.Snapshot{}
 		err = layout.ReadRecord(dir, layout.SnapshotRecord(id), &s)
 		if err == nil && (s.ID != id || s.Dataset != e.ID) {
-			err = fmt.Errorf("it is that of snapshot %s of dataset %s", s.ID, s.Dataset)
+			err = fmt.Errorf("it belongs to snapshot %s of dataset %s", s.ID, s.Dataset)
 		}
 		if s.Kind == dataset.SnapshotRestore {
 			if waits, err := cat.images.Unfinished(dir, item); err == nil && waits {
@@ -322,13 +322,13 @@ func (cat *catalog) fillEntry(e *backends.Entry, dir folder.Dir, c layout.Conten
 		}
 		if err != nil {
 			s = dataset.Snapshot{ID: id, Dataset: e.ID}
-			problems = append(problems, fmt.Sprintf("the record of snapshot %s can't be read: %v", id, err))
+			problems = append(problems, fmt.Sprintf("cannot read the record of snapshot %s: %v", id, err))
 		}
 		e.Snapshots = append(e.Snapshots, s)
 	}
 	slices.SortFunc(e.Snapshots, func(a, b dataset.Snapshot) int { return a.Created.Compare(b.Created) })
 	if len(c.Foreign) > 0 {
-		problems = append(problems, "it holds what no pool has: "+strings.Join(c.Foreign, ", "))
+		problems = append(problems, "it contains foreign files: "+strings.Join(c.Foreign, ", "))
 	}
 	e.Problem = strings.Join(problems, "; ")
 }
@@ -361,7 +361,7 @@ func (p *Pool) Stat(_ context.Context, id uuid.UUID) (backends.Entry, error) {
 	}
 	c, err := layout.ContentsOf(p.layout, dir)
 	if err != nil {
-		return backends.Entry{}, fmt.Errorf("look at dataset %s: %w", id, err)
+		return backends.Entry{}, fmt.Errorf("check dataset %s: %w", id, err)
 	}
 	p.catalog.fillEntry(&e, dir, c)
 	return e, nil
@@ -386,7 +386,7 @@ func (p *Pool) Used(_ context.Context, id uuid.UUID) (dataset.Size, error) {
 		return err
 	})
 	if err != nil {
-		return used, fmt.Errorf("used bytes of dataset %s: %w", id, err)
+		return used, fmt.Errorf("used space of dataset %s: %w", id, err)
 	}
 	return used, nil
 }

@@ -25,7 +25,8 @@ func (p *Pool) Clear(ctx context.Context) (left string, err error) {
 		return "", err
 	}
 	if len(entries) > 0 {
-		return "", dataset.Errorf(dataset.ErrConflict, "pool %s holds %s: it is not removed", p.name, entries[0].Path)
+		return "", dataset.Errorf(dataset.ErrConflict, "pool %s contains %s: it is not "+
+			"removed", p.name, entries[0].Path)
 	}
 	if err := p.containers.DropAllUnused(); err != nil {
 		return "", err
@@ -108,7 +109,7 @@ func (c *clearer) removeDirectories(root folder.Dir) error {
 	for _, name := range layout.Directories() {
 		err := folder.AbsentIsFine(root.Rmdir(name))
 		if errors.Is(err, unix.ENOTEMPTY) {
-			err = dataset.Errorf(dataset.ErrConflict, "pool %s holds something in %s: it is not removed", c.dir.name,
+			err = dataset.Errorf(dataset.ErrConflict, "pool %s contains data in %s: it is not removed", c.dir.name,
 				root.Path(name))
 		}
 		if err != nil {
@@ -119,7 +120,7 @@ func (c *clearer) removeDirectories(root folder.Dir) error {
 	left, err := root.Entries(".")
 	for _, e := range left {
 		if !strings.HasPrefix(e.Name(), layout.IdentityFile) {
-			return dataset.Errorf(dataset.ErrConflict, "pool %s holds %s: it is not removed", c.dir.name,
+			return dataset.Errorf(dataset.ErrConflict, "pool %s contains %s: it is not removed", c.dir.name,
 				root.Path(e.Name()))
 		}
 	}

@@ -114,7 +114,7 @@ func (cp *copier) dropHead(dir folder.Dir) error {
 	}
 	if !ok {
 		return dataset.Errorf(dataset.ErrConflict,
-			"the copy has a head with bytes that no snapshot of it has: it was left as it is (keep it as "+
+			"the copy has a head with data that is in no snapshot of it: it was not changed (keep it as "+
 				"superseded first)")
 	}
 	return cp.layout.Remove(dir, layout.Head)
@@ -156,7 +156,7 @@ func (p *Pool) Supersede(ctx context.Context, ds uuid.UUID, keep dataset.Snapsho
 			return p.layout.Flush(dir)
 		}
 		if _, err := dir.Lstat(p.layout.Image(layout.Head)); errors.Is(err, os.ErrNotExist) {
-			return dataset.Errorf(dataset.ErrConflict, "there is no head")
+			return dataset.Errorf(dataset.ErrConflict, "it has no head")
 		}
 		return p.snapshots.keep(dir, keep)
 	})
@@ -220,7 +220,7 @@ func (cp *copier) checkDemotable(dir folder.Dir, place string, snapshot uuid.UUI
 	}
 	same, err := cp.images.HeadEquals(dir, snapshot.String())
 	if err == nil && !same {
-		err = dataset.Errorf(dataset.ErrConflict, "it was written to after snapshot %s, and that would be lost",
+		err = dataset.Errorf(dataset.ErrConflict, "it was written to after snapshot %s, and that data would be lost",
 			snapshot)
 	}
 	return err
@@ -234,7 +234,8 @@ func (cp *copier) open(root folder.Dir, d dataset.Dataset) (folder.Dir, error) {
 	}
 	if err == nil {
 		_ = dir.Close()
-		return folder.Dir{}, dataset.Errorf(dataset.ErrConflict, "pool %s has the dataset itself, with a head", cp.pool)
+		return folder.Dir{}, dataset.Errorf(dataset.ErrConflict, "pool %s contains the dataset itself, with a "+
+			"head", cp.pool)
 	}
 	if !errors.Is(err, dataset.ErrNotFound) {
 		return folder.Dir{}, err

@@ -233,7 +233,7 @@ func (c *creator) findExisting(root folder.Dir, d dataset.Dataset) (dataset.Size
 		return size.Size, true, err
 	}
 	if err := c.images.SameKey(dir, layout.Head, d); err != nil {
-		return 0, false, dataset.Errorf(dataset.ErrExists, "%s is there from an earlier try: %w", dir.Name(), err)
+		return 0, false, dataset.Errorf(dataset.ErrExists, "%s exists from an earlier attempt: %w", dir.Name(), err)
 	}
 	if imagefile.RoundUp(d.Size) < size.Size { // a clone whose source was larger than planned
 		d.Size = size.Size
@@ -298,7 +298,7 @@ func (c *creator) createEncrypted(ctx context.Context, d dataset.Dataset, t temp
 		err := crypt.Available()
 		if err == nil {
 			err = dataset.Errorf(dataset.ErrUnsupported,
-				"encryption was not possible when the pool was opened (restart drover)")
+				"encryption was not available when the pool was opened (restart drover)")
 		}
 		return 0, err
 	}
@@ -316,7 +316,7 @@ func (c *creator) createEncrypted(ctx context.Context, d dataset.Dataset, t temp
 			return madeItem{}, err
 		}
 		if err := c.encrypt(ctx, dir, d.Encryption.ID, key, t); err != nil {
-			return madeItem{}, fmt.Errorf("make an encrypted image: %w", err)
+			return madeItem{}, fmt.Errorf("create an encrypted image: %w", err)
 		}
 		return madeItem{item: layout.Next, size: t.Size}, image.Sync()
 	})

@@ -64,7 +64,7 @@ func TestListOfADamagedDisk(t *testing.T) {
 	}
 	for _, e := range list {
 		sick := e.ID != all[2].ID
-		if e.State != backends.EntryReady || sick != strings.Contains(e.Problem, "can't be read") || !sick && e.Problem != "" {
+		if e.State != backends.EntryReady || sick != strings.Contains(e.Problem, "cannot read ") || !sick && e.Problem != "" {
 			t.Errorf("%+v", e)
 		}
 	}

@@ -52,11 +52,11 @@ func layoutFor(path string, mk bool) (string, error) {
 	case err != nil:
 		return "", dataset.Errorf(dataset.ErrOffline, "%w", err)
 	case !fi.IsDir():
-		return "", dataset.Errorf(dataset.ErrExists, "%s is no directory (a symbolic link counts as none)", dir)
+		return "", dataset.Errorf(dataset.ErrExists, "%s is not a directory (a symbolic link is not accepted)", dir)
 	}
 	kind, err := fsctl.KindOf(dir)
 	if errors.Is(err, os.ErrNotExist) {
-		return "", dataset.Errorf(dataset.ErrInvalid, "%s is absent: make it first", dir)
+		return "", dataset.Errorf(dataset.ErrInvalid, "no such directory: %s (create it first)", dir)
 	}
 	if err != nil {
 		return "", err
@@ -77,9 +77,8 @@ func layoutFor(path string, mk bool) (string, error) {
 	}
 	if !ok {
 		return "", dataset.Errorf(dataset.ErrUnsupported,
-			"%s lies on %s without reflinks: backend loop needs XFS made with reflinks (mkfs.xfs -m "+
-				"reflink=1), btrfs, or an image file (drover pool create NAME --backend loop --path FILE "+
-				"--image SIZE)", path, kind)
+			"%s is on %s without reflinks: backend loop needs XFS created with reflinks (mkfs.xfs -m reflink=1), "+
+				"btrfs, or an image file (drover pool create NAME --backend loop --path FILE --image SIZE)", path, kind)
 	}
 	if kind == fsctl.Btrfs {
 		return layoutBtrfs, nil
@@ -91,11 +90,11 @@ func layoutFor(path string, mk bool) (string, error) {
 func unsupportedFilesystem(path string, kind fsctl.Kind, mk bool) error {
 	if !mk {
 		return dataset.Errorf(dataset.ErrOffline,
-			"%s lies on %s, where there can be no such pool: is its disk mounted?", path, kind)
+			"%s is on %s, which cannot have such a pool: is its disk mounted?", path, kind)
 	}
 	return dataset.Errorf(dataset.ErrUnsupported,
-		"%s lies on %s, which can't share blocks between files: backend loop needs XFS with reflinks, "+
-			"btrfs, or an image file (drover pool create NAME --backend loop --path FILE --image SIZE)", path, kind)
+		"%s is on %s, which cannot share blocks between files: backend loop needs XFS with reflinks, btrfs, or "+
+			"an image file (drover pool create NAME --backend loop --path FILE --image SIZE)", path, kind)
 }
 
 // identify reads the identity of the pool at path. It makes a pool there if cfg demands that.
@@ -109,7 +108,7 @@ func identify(path string, cfg backends.Config, layout string) (identity, error)
 	case !errors.Is(err, os.ErrNotExist):
 		return identity{}, dataset.Errorf(dataset.ErrCorrupt, "%w", err)
 	case !cfg.Make:
-		return identity{}, dataset.Errorf(dataset.ErrOffline, "%s holds no pool: is its disk mounted?", path)
+		return identity{}, dataset.Errorf(dataset.ErrOffline, "%s contains no pool: is its disk mounted?", path)
 	}
 	if err := checkEmpty(path); err != nil {
 		return identity{}, err
@@ -129,16 +128,16 @@ func checkIdentity(id identity, path string, cfg backends.Config, layout string)
 	case id.Backend != Name:
 		problem = fmt.Sprintf("a pool of backend %s", id.Backend)
 	case cfg.ID != uuid.Nil && id.ID != cfg.ID:
-		problem = fmt.Sprintf("another pool, %s (made as %q), instead of %s", id.ID, id.Name, cfg.ID)
+		problem = fmt.Sprintf("another pool, %s (created as %q), instead of %s", id.ID, id.Name, cfg.ID)
 	case id.Layout != layout:
-		problem = fmt.Sprintf("a pool that was made on %s, on %s", id.Layout, layout)
+		problem = fmt.Sprintf("a pool that was created on %s, on %s", id.Layout, layout)
 	default:
 		return id, nil
 	}
 	if cfg.Make && kind == dataset.ErrOffline {
 		kind = dataset.ErrExists
 	}
-	return identity{}, dataset.Errorf(kind, "%s holds %s", path, problem)
+	return identity{}, dataset.Errorf(kind, "%s contains %s", path, problem)
 }
 
 // readIdentity reads pool.json.
@@ -172,7 +171,7 @@ func checkEmpty(path string) error {
 	for _, e := range entries {
 		if e.Name() != layout.IdentityFile+".tmp" {
 			return dataset.Errorf(dataset.ErrExists,
-				"%s is not empty (it holds %q) and no pool: give an empty or a new directory", path, e.Name())
+				"%s is not empty (it contains %q) and not a pool: use an empty or a new directory", path, e.Name())
 		}
 	}
 	return nil

@@ -157,7 +157,7 @@ func TestSparseImage(t *testing.T) {
 	if got := blocks(t, cfg.Path); got < int64(dataset.GiB) {
 		t.Errorf("%d bytes are allocated", got)
 	}
-	if note := g.Info().Note; !strings.Contains(note, "had lost 100MiB of its blocks and got back 100MiB") {
+	if note := g.Info().Note; !strings.Contains(note, "had lost 100MiB of its blocks, and 100MiB were allocated again") {
 		t.Errorf("note %q", note)
 	}
 	g.must(g.Pool.Close())

@@ -141,7 +141,7 @@ func (b *Backend) CheckOpen(context.Context) error {
 	f, err := os.OpenFile("/dev/loop-control", os.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return dataset.Errorf(dataset.ErrUnsupported,
-			"backend loop: no loop devices here (run as root, and \"modprobe loop\"): %w", err)
+			`backend loop: loop devices are not available here (run as root, and "modprobe loop"): %w`, err)
 	}
 	return f.Close()
 }

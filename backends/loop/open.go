@@ -33,7 +33,7 @@ import (
 func (b *Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool, error) {
 	if !filepath.IsAbs(cfg.Path) || filepath.Clean(cfg.Path) != cfg.Path {
 		return nil, dataset.Errorf(dataset.ErrInvalid,
-			"pool %s: bad path %q: want an absolute path without . and ..", cfg.Name, cfg.Path)
+			"pool %s: bad path %q: expected an absolute path without . and ..", cfg.Name, cfg.Path)
 	}
 	p := &Pool{backend: b, name: cfg.Name, dir: &poolDir{name: cfg.Name, path: cfg.Path}}
 	var err error
@@ -122,10 +122,10 @@ func (p *Pool) describe(direct bool) error {
 	}
 	note := []string{p.layout.Note()}
 	if !direct {
-		note = append(note, "without direct I/O, which this filesystem has not")
+		note = append(note, "without direct I/O, which this filesystem does not support")
 	}
 	if len(offline) > 0 {
-		note = append(note, "ext4 can't grow while mounted, since this process has no CAP_SYS_RESOURCE")
+		note = append(note, "ext4 cannot grow while mounted, because this process lacks CAP_SYS_RESOURCE")
 	}
 	if p.image != nil {
 		note = append(note, p.image.Notes()...)
@@ -243,7 +243,7 @@ func (h *poolDir) verify(root folder.Dir) error {
 		return err
 	}
 	if id.ID != h.identity.ID {
-		return fmt.Errorf("pool %s lies there", id.ID)
+		return fmt.Errorf("it contains pool %s", id.ID)
 	}
 	h.lastVerified.Store(&now)
 	return nil

@@ -75,7 +75,7 @@ func (p *Pool) Same(_ context.Context, ds, a, b uuid.UUID) (same bool, err error
 		return err
 	})
 	if err != nil {
-		return false, fmt.Errorf("compare two points in time of dataset %s: %w", ds, err)
+		return false, fmt.Errorf("compare two snapshots of dataset %s: %w", ds, err)
 	}
 	return same, nil
 }
@@ -89,7 +89,7 @@ func (p *Pool) Changed(_ context.Context, older, newer dataset.Source) (backends
 		return err
 	})
 	if err != nil {
-		return c, fmt.Errorf("compare two points in time of dataset %s: %w", newer.Dataset, err)
+		return c, fmt.Errorf("compare two snapshots of dataset %s: %w", newer.Dataset, err)
 	}
 	return c, nil
 }
@@ -105,7 +105,7 @@ const stallSubvolume = 8_000_000 // ns
 func (p *Pool) PredictStall(_ context.Context, id uuid.UUID) (nanos int64, why string, err error) {
 	err = p.catalog.withDataset(id, func(dir folder.Dir) error {
 		if p.info.Capabilities.ConstantSnapshot {
-			nanos, why = stallSubvolume, "a snapshot of a btrfs subvolume, however fragmented"
+			nanos, why = stallSubvolume, "a snapshot of a btrfs subvolume, regardless of fragmentation"
 			return nil
 		}
 		f, err := dir.Open(p.layout.Image(layout.Head))
@@ -133,7 +133,7 @@ func (p *Pool) Received(_ context.Context, ds, snapshot uuid.UUID) (out backends
 		err = nil
 	}
 	if err != nil {
-		err = fmt.Errorf("look what has come of snapshot %s of dataset %s: %w", snapshot, ds, err)
+		err = fmt.Errorf("check how much of snapshot %s of dataset %s was received: %w", snapshot, ds, err)
 	}
 	return out, err
 }

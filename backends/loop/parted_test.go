@@ -166,7 +166,7 @@ func TestNoRoomForAnImage(t *testing.T) {
 	fill(f)
 	_, err := f.Attach(t.Context(), d.ID, backends.AttachOptions{})
 	f.isKind(err, dataset.ErrNoSpace)
-	if err == nil || !strings.Contains(err.Error(), "pool test has no room") {
+	if err == nil || !strings.Contains(err.Error(), "pool test lacks space") {
 		t.Errorf("got %v", err)
 	}
 	f.names(d, map[string]uint64{layout.Head: 2, s.ID.String(): 2})

@@ -36,7 +36,7 @@ func (p *Pool) Rewrite(ctx context.Context, id uuid.UUID, progress backends.Prog
 		p.step("rewrite.begin")
 		if !p.layout.Costly() {
 			return dataset.Errorf(dataset.ErrUnsupported,
-				"there is nothing to gain: snapshots in pool %s take the same time however fragmented a volume is",
+				"rewriting has no benefit: snapshots in pool %s take constant time regardless of fragmentation",
 				p.name)
 		}
 		if err := p.attacher.CheckIdle(ctx, dir); err != nil {
@@ -75,7 +75,7 @@ func (w *rewriter) rewrite(
 	if same, err := w.images.IsHeadInode(dir, fi.Sys().(*syscall.Stat_t).Ino); err != nil {
 		return 0, 0, err
 	} else if !same {
-		return 0, 0, dataset.Errorf(dataset.ErrConflict, "it has another head by now")
+		return 0, 0, dataset.Errorf(dataset.ErrConflict, "its head was replaced meanwhile")
 	}
 	if err := was.Sync(); err != nil { // data without an extent would be missed
 		return 0, 0, err
@@ -131,10 +131,10 @@ func checkUntouched(image *os.File, before os.FileInfo) error {
 		return err
 	case attached:
 		return dataset.Errorf(dataset.ErrInUse,
-			"it was attached to %s meanwhile, and not by drover: nothing was changed", device.Path)
+			"it was attached to %s meanwhile by another program: nothing was changed", device.Path)
 	case !now.ModTime().Equal(before.ModTime()) || now.Size() != before.Size():
 		return dataset.Errorf(dataset.ErrConflict,
-			"it was written to meanwhile, and not by drover: nothing was changed")
+			"it was written to meanwhile by another program: nothing was changed")
 	}
 	return nil
 }
@@ -153,7 +153,8 @@ func (w *rewriter) checkRoom(dir folder.Dir, data []reflink.Range) error {
 		free = need // so that nothing is left
 	}
 	if err := backends.CheckRoom(w.pool, free-need, size); err != nil {
-		return fmt.Errorf("it takes %s for as long as it lasts, and what its snapshots share with it now after: %w",
+		return fmt.Errorf("it needs %s while it runs, and afterwards the space that its snapshots now share with "+
+			"it: %w",
 			need.Human(), err)
 	}
 	return nil
@@ -222,8 +223,8 @@ func copyInto(ctx context.Context, to, src *os.File, data []reflink.Range, progr
 		}
 		if !bytes.Equal(part, other[:len(part)]) {
 			return dataset.Errorf(dataset.ErrCorrupt,
-				"what was written at %d is not what is read there, so the old head stays: look for errors "+
-					"of the disk (dmesg)", off)
+				"the data read at %d is not the data that was written, so the old head stays: check the disk for "+
+					"errors (dmesg)", off)
 		}
 		return each(int64(len(part)))
 	})

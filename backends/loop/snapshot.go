@@ -161,7 +161,7 @@ func (sn *snapshots) restore(
 	}
 	if !done {
 		if size, err = sn.images.Size(dir, snapshot.String()); errors.Is(err, os.ErrNotExist) {
-			return 0, dataset.Errorf(dataset.ErrNotFound, "there is no snapshot %s", snapshot)
+			return 0, dataset.Errorf(dataset.ErrNotFound, "no such snapshot: %s", snapshot)
 		}
 		if err == nil {
 			_, _, err = sn.images.Inspect(dir, snapshot.String())
@@ -186,7 +186,7 @@ func (sn *snapshots) restore(
 // replaceHead makes the head a clone of item, and the present head the snapshot keep.
 func (sn *snapshots) replaceHead(ctx context.Context, dir folder.Dir, item string, keep dataset.Snapshot) error {
 	if err := sn.drop(ctx, dir, keep.ID); err != nil {
-		return fmt.Errorf("remove what an earlier try has left as snapshot %s: %w", keep.ID, err)
+		return fmt.Errorf("remove what an earlier attempt left as snapshot %s: %w", keep.ID, err)
 	}
 	if err := sn.dir.room(dir); err != nil {
 		return err

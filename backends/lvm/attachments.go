@@ -122,8 +122,8 @@ func (a *attachments) inspect(ctx context.Context, id uuid.UUID) (active, error)
 		v.fsType, v.fsSize, err = fsctl.Filesystem(fs)
 	}
 	if errors.Is(err, dataset.ErrCorrupt) {
-		err = fmt.Errorf("volume %s: %w (drover snapshot restore VOLUME SNAPSHOT goes on from a snapshot, "+
-			"and keeps what is there)", a.ref(name), err)
+		err = fmt.Errorf("volume %s: %w (drover snapshot restore VOLUME SNAPSHOT continues from a snapshot, and "+
+			"keeps the current data)", a.ref(name), err)
 	}
 	if err != nil {
 		err = errors.Join(err, v.close())
@@ -190,7 +190,7 @@ func (a *attachments) checkIdle(ctx context.Context, id uuid.UUID) error {
 	case errors.Is(err, dm.ErrAbsent):
 		return nil // not active
 	case err != nil:
-		return fmt.Errorf("find out whether dataset %s is in use: %w", id, err)
+		return fmt.Errorf("check whether dataset %s is in use: %w", id, err)
 	case dev.Open > 0:
 		return dataset.Errorf(dataset.ErrInUse, "dataset %s is in use: %s", id, userOf(ctx, seen))
 	}
@@ -214,11 +214,11 @@ func userOf(ctx context.Context, dev dm.Device) string {
 	user, err := inuse.DeviceUser(ctx, int(dev.Major), int(dev.Minor))
 	switch {
 	case err != nil:
-		return fmt.Sprintf("%s is open, and by whom is not known: %v", dev.Node(), err)
+		return fmt.Sprintf("%s is open, and its users are unknown: %v", dev.Node(), err)
 	case user != "":
 		return user
 	}
-	return fmt.Sprintf("somebody has %s open (fuser -v %s)", dev.Node(), dev.Node())
+	return fmt.Sprintf("%s is open (fuser -v %s shows the users)", dev.Node(), dev.Node())
 }
 
 // offlineGrow returns the filesystems of have that cannot grow while they are mounted. Drover does not grow them at
@@ -257,7 +257,7 @@ func (p *Pool) resize(ctx context.Context, id uuid.UUID, want dataset.Size, root
 		}
 	}
 	if slices.Contains(p.info.Capabilities.OfflineGrow, v.fsType) {
-		return dataset.Errorf(dataset.ErrUnsupported, "%s can't grow, since this process has no CAP_SYS_RESOURCE",
+		return dataset.Errorf(dataset.ErrUnsupported, "%s cannot grow, because this process lacks CAP_SYS_RESOURCE",
 			v.fsType)
 	}
 	f, err := p.shelf.Find(id)
@@ -278,7 +278,7 @@ func (p *Pool) resize(ctx context.Context, id uuid.UUID, want dataset.Size, root
 		l.Size = device
 	}
 	if want < l.Size || fits+fits/32 < device {
-		return dataset.Errorf(dataset.ErrUnsupported, "it has %s, and %s can't shrink here",
+		return dataset.Errorf(dataset.ErrUnsupported, "it has %s, and %s cannot shrink here",
 			max(l.Size, mkfs.Size(v.fsType, device-beside)), v.fsType)
 	}
 	fits = max(fits, device)

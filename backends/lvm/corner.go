@@ -28,7 +28,7 @@ const cornerTag = "drover.corner="
 func (b *Backend) SeparateFolder(path string) (string, error) {
 	vg, ok := strings.CutPrefix(path, "/dev/")
 	if !ok || !groupName.MatchString(vg) {
-		return "", dataset.Errorf(dataset.ErrInvalid, "%s names no volume group", path)
+		return "", dataset.Errorf(dataset.ErrInvalid, "%s is not the path of a volume group", path)
 	}
 	dev, err := dm.Find(dm.Mangle(vg, recordsName))
 	if err != nil {
@@ -41,7 +41,7 @@ func (b *Backend) SeparateFolder(path string) (string, error) {
 	for _, m := range table.Of(int(dev.Major), int(dev.Minor)) {
 		return m.Mountpoint, nil
 	}
-	return "", dataset.Errorf(dataset.ErrOffline, "the records of volume group %s are not mounted here", vg)
+	return "", dataset.Errorf(dataset.ErrOffline, "the records volume of volume group %s is not mounted here", vg)
 }
 
 // inCorner reports whether a path is in a corner of a pool, and not a volume group of its own.
@@ -69,7 +69,7 @@ func (b *Backend) openCorner(ctx context.Context, cfg backends.Config) (*Pool, e
 	}
 	p.extent, p.chunk = g.Extent, all[poolName].Chunk
 	if thin := all[poolName]; thin.Kind != "thin-pool" || !slices.Contains(thin.Tags, ourTag) {
-		return nil, dataset.Errorf(dataset.ErrOffline, "volume group %s has no thin pool of drover's", vg)
+		return nil, dataset.Errorf(dataset.ErrOffline, "volume group %s has no thin pool of drover", vg)
 	}
 	if p.shelf, err = shelf.Open(cfg, Name); err != nil {
 		return nil, err
@@ -91,7 +91,7 @@ func groupOf(dir string) (string, error) {
 	}
 	vg, ok := strings.CutSuffix(strings.TrimSpace(string(name)), "-"+recordsName)
 	if vg = strings.ReplaceAll(vg, "--", "-"); !ok || !groupName.MatchString(vg) {
-		return "", dataset.Errorf(dataset.ErrUnsupported, "%s does not lie on the records of a volume group", dir)
+		return "", dataset.Errorf(dataset.ErrUnsupported, "%s is not on the records volume of a volume group", dir)
 	}
 	return vg, nil
 }

@@ -98,7 +98,7 @@ func TestCornerThatWasLeft(t *testing.T) {
 		t.Errorf("it holds %q", got)
 	}
 	outside := backends.Config{ID: uuid.New(), Name: "inner", Path: home + "/datasets/pool", Make: true}
-	if _, err := b.backend.Open(t.Context(), outside); err == nil || !strings.Contains(err.Error(), "names no volume group") {
+	if _, err := b.backend.Open(t.Context(), outside); err == nil || !strings.Contains(err.Error(), "is not the path of a volume group") {
 		t.Errorf("outside of a corner: %v", err)
 	}
 }

@@ -60,7 +60,7 @@ func (e *encryption) keyOf(ctx context.Context, d dataset.Dataset) ([]byte, erro
 		return nil, err
 	}
 	if e.keys == nil {
-		return nil, dataset.Errorf(dataset.ErrForbidden, "it is encrypted, and no keys are at hand")
+		return nil, dataset.Errorf(dataset.ErrForbidden, "it is encrypted, and no keys are available")
 	}
 	return e.keys.DataKey(ctx, d)
 }
@@ -81,10 +81,10 @@ func sameKey(f *shelf.Folder, d dataset.Dataset) error {
 	case err != nil:
 		return err
 	case (is.Encryption != nil) != (d.Encryption != nil):
-		return dataset.Errorf(dataset.ErrInvalid, "of it and what it is made of one is encrypted, and the other is not")
+		return dataset.Errorf(dataset.ErrInvalid, "either it or its source is encrypted, but not both")
 	case is.Encryption != nil && is.Encryption.ID != d.Encryption.ID:
 		return dataset.Errorf(dataset.ErrInvalid,
-			"what it is made of is encrypted with data key %s, and its record has %s", is.Encryption.ID,
+			"its source is encrypted with data key %s, and its record has %s", is.Encryption.ID,
 			d.Encryption.ID)
 	}
 	return nil
@@ -131,7 +131,7 @@ func (e *encryption) openContainer(ctx context.Context, f *shelf.Folder, volume 
 			return nil, nil, err
 		}
 		return nil, nil, dataset.Errorf(dataset.ErrCorrupt,
-			"its record says that it is encrypted, and volume %s is not", e.ref(volume))
+			"its record says that it is encrypted, but volume %s is not", e.ref(volume))
 	}
 	if key, err = e.keyOf(ctx, *d); err != nil {
 		return nil, nil, err

@@ -68,7 +68,7 @@ func TestForeignVolumes(t *testing.T) {
 	b.must(err)
 	b.must(os.WriteFile(filepath.Join(folder, "head"), []byte(`{"volume":"`+odd+`"}`), 0o600))
 	e, err := b.Stat(t.Context(), victim.ID)
-	if err != nil || !strings.Contains(e.Problem, "not one that drover made") {
+	if err != nil || !strings.Contains(e.Problem, ": drover did not create volume") {
 		t.Errorf("%+v, %v", e, err)
 	}
 	b.must(b.Delete(t.Context(), victim.ID))

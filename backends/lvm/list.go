@@ -90,9 +90,9 @@ func (l *lister) checkMissing(ctx context.Context, tree, name string) error {
 	now, err := l.tool.volumes(ctx, l.ref(name))
 	switch {
 	case errors.Is(err, errAbsent):
-		return dataset.Errorf(dataset.ErrCorrupt, "%s is gone: there is no volume %s", tree, l.ref(name))
+		return dataset.Errorf(dataset.ErrCorrupt, "%s is missing: no such volume: %s", tree, l.ref(name))
 	case err == nil && !isOurs(now[name]):
-		return dataset.Errorf(dataset.ErrCorrupt, "%s: volume %s is not one that drover made", tree, l.ref(name))
+		return dataset.Errorf(dataset.ErrCorrupt, "%s: drover did not create volume %s", tree, l.ref(name))
 	}
 	return err
 }
@@ -155,9 +155,9 @@ func (l *lister) unnamedVolumes(ctx context.Context, all map[string]volume, name
 		} else if other {
 			continue
 		}
-		problem := "drover did not make it: lvremove it when it is of no use"
+		problem := "drover did not create it: remove it with lvremove if it is not needed"
 		if isOurs(v) {
-			problem = fmt.Sprintf("a volume of dataset %s, and no record in the pool names it", id)
+			problem = fmt.Sprintf("a volume of dataset %s that no record in the pool names", id)
 		}
 		found = append(found, backends.Entry{
 			State:   backends.EntryForeign,

@@ -148,7 +148,7 @@ func (b *Backend) CheckOpen(context.Context) error {
 	case missing == nil:
 		return why
 	case why != nil:
-		return fmt.Errorf("%w; and it needs %s (apt-get install lvm2 thin-provisioning-tools)", why, program)
+		return fmt.Errorf("%w; it also needs %s (apt-get install lvm2 thin-provisioning-tools)", why, program)
 	}
 	return dataset.Errorf(dataset.ErrUnsupported,
 		"backend lvm needs %s (apt-get install lvm2 thin-provisioning-tools)", program)
@@ -158,10 +158,10 @@ func (b *Backend) CheckOpen(context.Context) error {
 func checkKernel() error {
 	switch err := dm.HasTarget("thin-pool"); {
 	case errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES):
-		return dataset.Errorf(dataset.ErrUnsupported, "backend lvm makes volumes: run drover as root (CAP_SYS_ADMIN)")
+		return dataset.Errorf(dataset.ErrUnsupported, "backend lvm creates volumes: run drover as root (CAP_SYS_ADMIN)")
 	case err != nil:
 		return dataset.Errorf(dataset.ErrUnsupported,
-			"backend lvm: the kernel has no thin pools (modprobe dm-thin-pool): %w", err)
+			"backend lvm: the kernel does not support thin pools (modprobe dm-thin-pool): %w", err)
 	}
 	return nil
 }
@@ -205,15 +205,16 @@ func configuredGroup(cfg backends.Config) (string, error) {
 	switch {
 	case cfg.Image != 0:
 		return "", dataset.Errorf(dataset.ErrUnsupported,
-			"backend lvm keeps datasets in a volume group, not in an image: leave the size out")
+			"backend lvm stores datasets in a volume group, not in an image: omit the size")
 	case !filepath.IsAbs(cfg.Path) || filepath.Clean(cfg.Path) != cfg.Path:
-		return "", dataset.Errorf(dataset.ErrInvalid, "bad pool path %q: want an absolute path without . and ..",
+		return "", dataset.Errorf(dataset.ErrInvalid, "bad pool path %q: expected an absolute path without . and ..",
 			cfg.Path)
 	case !ok || !groupName.MatchString(vg) || len(dm.Mangle(vg)) > 70:
 		return "", dataset.Errorf(dataset.ErrUnsupported,
-			"%s names no volume group: backend lvm wants one as /dev/VG (vgs shows them)", cfg.Path)
+			"%s is not the path of a volume group: expected /dev/VG (vgs lists them)", cfg.Path)
 	case cfg.Mount == "":
-		return "", dataset.Errorf(dataset.ErrInvalid, "a volume group needs a directory where its records are mounted")
+		return "", dataset.Errorf(dataset.ErrInvalid, "a volume group needs a directory where its records volume "+
+			"is mounted")
 	}
 	return vg, nil
 }
@@ -333,7 +334,7 @@ func (p *Pool) Used(ctx context.Context, id uuid.UUID) (dataset.Size, error) {
 	}
 	var sectors int64
 	if n, _ := fmt.Sscanf(target.Status, "%d", &sectors); n != 1 || target.Type != "thin" {
-		return 0, fmt.Errorf("the device mapper says %q of volume %s", target.Type+" "+target.Status, p.ref(name))
+		return 0, fmt.Errorf("the device mapper reports %q for volume %s", target.Type+" "+target.Status, p.ref(name))
 	}
 	return dataset.Size(sectors) * 512, nil
 }

@@ -277,7 +277,7 @@ func TestALateCommandIsNotKilled(t *testing.T) {
 	}))
 	tool.limit = 20 * time.Millisecond
 	for range 2 {
-		if err := tool.lvm(t.Context(), "lvcreate", "x"); !errors.Is(err, dataset.ErrOffline) || !strings.Contains(err.Error(), `"lvm lvcreate x" has not ended in 20ms`) {
+		if err := tool.lvm(t.Context(), "lvcreate", "x"); !errors.Is(err, dataset.ErrOffline) || !strings.Contains(err.Error(), `"lvm lvcreate x" did not end within 20ms`) {
 			t.Error(err)
 		}
 	}

@@ -130,9 +130,10 @@ func TestPoolsInACorner(t *testing.T) {
 		t.Fatal(err)
 	}
 	for path, says := range map[string]string{
-		c.Path + "/pool": "does not lie on the records", c.Path + "/001/p1/pool": "does not lie on the records",
-		c.Path: "names no volume group", home + "/pool": "names no volume group", "/pool": "names no volume group",
-		home + "/drover-verify-" + uuid.NewString() + "/pool": "names no volume group",
+		c.Path + "/pool": "is not on the records", c.Path + "/001/p1/pool": "is not on the records",
+		c.Path: "is not the path of a volume group", home + "/pool": "is not the path of a volume group",
+		"/pool": "is not the path of a volume group",
+		home + "/drover-verify-" + uuid.NewString() + "/pool": "is not the path of a volume group",
 	} {
 		var asked run.Recorder
 		_, err := New(&asked).Open(t.Context(), backends.Config{Name: "p", Path: path, Make: true})

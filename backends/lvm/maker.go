@@ -55,7 +55,7 @@ func linkOf(folder *os.Root, tree string) (l link, err error) {
 		return l, err
 	}
 	if err != nil || !volumeName.MatchString(l.Volume) || l.Size < 0 {
-		return l, dataset.Errorf(dataset.ErrCorrupt, "file %s does not say which volume it stands for", tree)
+		return l, dataset.Errorf(dataset.ErrCorrupt, "file %s does not name its volume", tree)
 	}
 	return l, nil
 }
@@ -119,7 +119,7 @@ func (m *maker) snapshot(ctx context.Context, of link, to *shelf.Folder, tree st
 		m.tags(to.ID)...)
 	err = m.volumes.change(ctx, "lvcreate", append(args, m.ref(of.Volume))...)
 	if errors.Is(err, errAbsent) {
-		err = dataset.Errorf(dataset.ErrCorrupt, "volume %s is gone", m.ref(of.Volume))
+		err = dataset.Errorf(dataset.ErrCorrupt, "volume %s is missing", m.ref(of.Volume))
 	}
 	if err == nil {
 		m.step("lvm.volume.made")
@@ -131,7 +131,7 @@ func (m *maker) snapshot(ctx context.Context, of link, to *shelf.Folder, tree st
 func (m *maker) sizeOf(ctx context.Context, name string) (dataset.Size, error) {
 	all, err := m.tool.volumes(ctx, m.ref(name))
 	if errors.Is(err, errAbsent) {
-		return 0, dataset.Errorf(dataset.ErrCorrupt, "volume %s is gone", m.ref(name))
+		return 0, dataset.Errorf(dataset.ErrCorrupt, "volume %s is missing", m.ref(name))
 	}
 	return all[name].Size, err
 }
@@ -334,7 +334,7 @@ func (m *maker) make(ctx context.Context, d dataset.Dataset,
 	defer f.Close()
 	if whole {
 		if err := sameKey(f, d); err != nil {
-			return 0, dataset.Errorf(dataset.ErrExists, "%s is there from an earlier try: %w", d.ID, err)
+			return 0, dataset.Errorf(dataset.ErrExists, "%s exists from an earlier attempt: %w", d.ID, err)
 		}
 		_, l, err := headLink(f)
 		if err != nil {
@@ -352,7 +352,7 @@ func (m *maker) make(ctx context.Context, d dataset.Dataset,
 	}
 	if err != nil {
 		if dErr := m.shelf.Discard(d.ID); dErr != nil {
-			return 0, fmt.Errorf("%w (and what was made of it stays: %v)", err, dErr)
+			return 0, fmt.Errorf("%w (and the partial result stays: %v)", err, dErr)
 		}
 		return 0, err
 	}

@@ -54,7 +54,7 @@ func (p *Pool) open(ctx context.Context, cfg backends.Config) error {
 	}
 	if g.Missing > 0 {
 		return dataset.Errorf(dataset.ErrOffline,
-			"volume group %s lacks %d of its disks (pvs shows which): nothing in it is touched", p.vg, g.Missing)
+			"volume group %s lacks %d of its disks (pvs shows which): nothing in it is changed", p.vg, g.Missing)
 	}
 	p.extent = g.Extent
 	id, err := p.opener.claim(ctx, g, all, cfg)
@@ -85,17 +85,18 @@ func (p *Pool) open(ctx context.Context, cfg backends.Config) error {
 func (o *opener) makeGroup(ctx context.Context, cfg *backends.Config) (group, map[string]volume, error) {
 	if !cfg.Make {
 		return group{}, nil, dataset.Errorf(dataset.ErrOffline,
-			"there is no volume group %s (vgs shows those that are here; is its disk?)", o.vg)
+			"no such volume group: %s (vgs lists the existing ones; is its disk connected?)", o.vg)
 	}
 	// Without udev, LVM leaves an empty directory behind.
 	if names, err := os.ReadDir(o.path); len(names) > 0 || err != nil && !errors.Is(err, os.ErrNotExist) {
-		return group{}, nil, dataset.Errorf(dataset.ErrExists, "something that is no volume group has the name %s",
+		return group{}, nil, dataset.Errorf(dataset.ErrExists, "the name %s belongs to something that is not a "+
+			"volume group",
 			o.path)
 	}
 	if len(cfg.Devices) == 0 {
 		return group{}, nil, dataset.Errorf(dataset.ErrInvalid,
-			"there is no volume group %s: make it (vgcreate %s DEVICE), or name the devices that drover may "+
-				"make it of", o.vg, o.vg)
+			"no such volume group: %s: create it (vgcreate %s DEVICE), or pass the devices from which drover may "+
+				"create it", o.vg, o.vg)
 	}
 	for _, dev := range cfg.Devices {
 		if err := disk.CheckVacant(dev); err != nil {
@@ -138,8 +139,8 @@ func (o *opener) sameDisks(ctx context.Context, devices []string) error {
 	}
 	if !slices.Equal(there, named) {
 		return dataset.Errorf(dataset.ErrExists,
-			"there is a volume group %s, on %s and not on %s: it was left as it is (choose another name, or "+
-				"give the devices that it has)",
+			"volume group %s exists on %s, not on %s: it was not changed (choose another name, or pass the "+
+				"devices that it has)",
 			o.vg, strings.Join(has, " and "), strings.Join(devices, " and "))
 	}
 	return nil
@@ -184,16 +185,16 @@ func (o *opener) claim(ctx context.Context, g group, all map[string]volume, cfg 
 	switch {
 	case !cfg.Make:
 		return uuid.Nil, dataset.Errorf(dataset.ErrOffline,
-			"volume group %s is no pool of drover's (drover pool create makes one of what is free in it)", o.vg)
+			"volume group %s is not a pool of drover (drover pool create uses its free space)", o.vg)
 	case len(cfg.Devices) > 0:
 		return uuid.Nil, dataset.Errorf(dataset.ErrExists,
-			"there is a volume group %s, and drover did not make it: choose another name, or leave the "+
-				"devices out to have what is free in it", o.vg)
+			"volume group %s exists, and drover did not create it: choose another name, or omit the devices to "+
+				"use its free space", o.vg)
 	}
 	for name := range all {
 		if strings.HasPrefix(name, namePrefix) {
 			return uuid.Nil, dataset.Errorf(dataset.ErrExists,
-				"volume group %s has a volume %s, and is no pool of drover's: it is left alone", o.vg, name)
+				"volume group %s has a volume %s, and is not a pool of drover: it is not changed", o.vg, name)
 		}
 	}
 	if _, err := o.plan(g.Free-recordsSize, 1); err != nil {
@@ -210,12 +211,12 @@ func (o *opener) claim(ctx context.Context, g group, all map[string]volume, cfg 
 func (o *opener) conflictAdvice(all map[string]volume, id uuid.UUID, whole bool) string {
 	switch {
 	case slices.Contains(all[recordsName].Tags, formattedTag) && all[poolName].Name != "":
-		return "drover pool adopt /dev/" + o.vg + " takes it over"
+		return "drover pool adopt /dev/" + o.vg + " adopts it"
 	case whole:
-		return "its making was cut short, and it holds nothing: vgremove " + o.vg + ", then try again"
+		return "its creation was interrupted, and it is empty: vgremove " + o.vg + ", then try again"
 	}
-	return fmt.Sprintf("its making was cut short, and it holds nothing: vgchange --deltag %s%s %s, lvremove "+
-		"those of %s and %s that there are, then try again", poolTag, id, o.vg, o.ref(recordsName), o.ref(poolName))
+	return fmt.Sprintf("its creation was interrupted, and it is empty: vgchange --deltag %s%s %s, lvremove those "+
+		"of %s and %s that exist, then try again", poolTag, id, o.vg, o.ref(recordsName), o.ref(poolName))
 }
 
 // ensureVolumes makes and activates the pool's two volumes, as far as they are missing or inactive.
@@ -225,8 +226,8 @@ func (o *opener) ensureVolumes(ctx context.Context, g group, all map[string]volu
 	case slices.Contains(records.Tags, formattedTag) && pool.Name != "":
 	case !cfg.Make:
 		return dataset.Errorf(dataset.ErrOffline,
-			"volume group %s was tagged as a pool, but the pool in it was not made to the end (the drover "+
-				"pool create that was cut short goes on with it when it is given again)", o.vg)
+			"volume group %s was tagged as a pool, but the creation of the pool was interrupted (repeat that "+
+				"drover pool create to finish it)", o.vg)
 	default:
 		var err error
 		if all, err = o.finish(ctx, cfg.ID, g, records, pool, max(1, len(cfg.Devices))); err != nil {
@@ -235,7 +236,7 @@ func (o *opener) ensureVolumes(ctx context.Context, g group, all map[string]volu
 		pool = all[poolName]
 	}
 	if pool.Kind != "thin-pool" || !slices.Contains(pool.Tags, ourTag) {
-		return dataset.Errorf(dataset.ErrExists, "%s/%s is a %s that drover did not make", o.vg, poolName, pool.Kind)
+		return dataset.Errorf(dataset.ErrExists, "%s/%s is a %s that drover did not create", o.vg, poolName, pool.Kind)
 	}
 	o.chunk = pool.Chunk
 	if pool.WhenFull != "error" {
@@ -258,8 +259,8 @@ func (o *opener) finish(ctx context.Context, id uuid.UUID, g group, records, poo
 	if !slices.Contains(records.Tags, formattedTag) {
 		if pool.Name != "" { // the thin pool is made after the records
 			return nil, dataset.Errorf(dataset.ErrExists,
-				"%s has not the tag %s, and there is a thin pool: nothing was changed (if its records are "+
-					"whole: lvchange --addtag %s %s)", o.ref(recordsName), formattedTag, formattedTag,
+				"%s lacks the tag %s, but a thin pool exists: nothing was changed (if its records are intact: "+
+					"lvchange --addtag %s %s)", o.ref(recordsName), formattedTag, formattedTag,
 				o.ref(recordsName))
 		}
 		if err := o.makeRecords(ctx, id, records); err != nil {
@@ -290,7 +291,7 @@ func (o *opener) plan(free dataset.Size, stripes int) (layout, error) {
 	unit := o.extent * dataset.Size(stripes)
 	l.data -= l.data % unit
 	if l.data < minData {
-		return l, dataset.Errorf(dataset.ErrNoSpace, "volume group %s has %s free: a pool takes at least %s", o.vg,
+		return l, dataset.Errorf(dataset.ErrNoSpace, "volume group %s has %s free: a pool needs at least %s", o.vg,
 			max(0, free+recordsSize).Human(), leastGroup.Human())
 	}
 	for l.data/l.block*mappings > l.metadata {
@@ -349,7 +350,7 @@ func (o *opener) makeRecords(ctx context.Context, id uuid.UUID, there volume) er
 		}
 		o.step("lvm.records.created")
 	case !slices.Contains(there.Tags, ourTag):
-		return dataset.Errorf(dataset.ErrExists, "drover did not make %s: it was left as it is", o.ref(recordsName))
+		return dataset.Errorf(dataset.ErrExists, "drover did not create %s: it was not changed", o.ref(recordsName))
 	}
 	dev, err := o.volumes.activate(ctx, recordsName)
 	if err != nil {
@@ -397,7 +398,7 @@ func formatted(path string, id uuid.UUID) (bool, error) {
 		}
 	}
 	return false, dataset.Errorf(dataset.ErrExists,
-		"it holds %s that drover did not make, and was left as it is (when nobody needs that: lvremove it)", content)
+		"it contains %s that drover did not create, and was not changed (if it is not needed: lvremove it)", content)
 }
 
 // mountRecords mounts the records, or finds them mounted from an earlier run.
@@ -418,7 +419,7 @@ func (o *opener) mountRecords(ctx context.Context, at string) error {
 			return nil
 		}
 		return dataset.Errorf(dataset.ErrOffline,
-			"%s is mounted at %s, where the records of volume group %s belong", e.Source, at, o.vg)
+			"%s is mounted at %s, where the records volume of volume group %s belongs", e.Source, at, o.vg)
 	}
 	node, err := o.volumes.node(ctx, dev)
 	if err != nil {
@@ -430,7 +431,7 @@ func (o *opener) mountRecords(ctx context.Context, at string) error {
 		Options: []string{"noatime", "nodev", "nosuid", "noexec"},
 	})
 	if err != nil {
-		return dataset.Errorf(dataset.ErrCorrupt, "%w (e2fsck /dev/%s may mend it; nothing was changed)", err,
+		return dataset.Errorf(dataset.ErrCorrupt, "%w (e2fsck /dev/%s may repair it; nothing was changed)", err,
 			o.ref(recordsName))
 	}
 	return nil

@@ -122,14 +122,14 @@ func (p *Pool) Clear(ctx context.Context) (left string, err error) {
 	}
 	if tag := poolTag + p.ID().String(); !slices.Contains(g.Tags, tag) {
 		return "", dataset.Errorf(dataset.ErrOffline,
-			"volume group %s has not the tag %s of pool %s any more: nothing in it is removed (vgs -o +vg_tags)",
+			"volume group %s no longer has the tag %s of pool %s: nothing in it is removed (vgs -o +vg_tags)",
 			p.vg, tag, p.name)
 	}
 	others := ""
 	for name, v := range all {
 		switch {
 		case v.Pool == poolName:
-			return "", dataset.Errorf(dataset.ErrConflict, "pool %s holds volume %s: it is not removed", p.name,
+			return "", dataset.Errorf(dataset.ErrConflict, "pool %s contains volume %s: it is not removed", p.name,
 				p.ref(name))
 		case name != poolName && name != recordsName:
 			others = name
@@ -137,8 +137,8 @@ func (p *Pool) Clear(ctx context.Context) (left string, err error) {
 	}
 	if p.ownsGroup && others != "" {
 		return "", dataset.Errorf(dataset.ErrConflict,
-			"volume group %s was made for pool %s, and has %s, which is not drover's: it is not removed "+
-				"(lvremove %s, if nobody needs it)", p.vg, p.name, others, p.ref(others))
+			"volume group %s was created for pool %s, and contains %s, which is not drover's: it is not removed "+
+				"(lvremove %s, if it is not needed)", p.vg, p.name, others, p.ref(others))
 	}
 	if err := p.Close(); err != nil {
 		return "", err
@@ -148,7 +148,7 @@ func (p *Pool) Clear(ctx context.Context) (left string, err error) {
 		return "", err
 	}
 	if at := p.shelf.Path(); table.At(at) != nil {
-		return "", dataset.Errorf(dataset.ErrInUse, "%s is in use still (fuser -vm %s shows by what)", at, at)
+		return "", dataset.Errorf(dataset.ErrInUse, "%s is still in use (fuser -vm %s shows the users)", at, at)
 	}
 	// The records are removed after the thin pool: if the records were missing, Open with Make would recreate them.
 	for _, name := range []string{poolName, recordsName} {
@@ -176,7 +176,7 @@ func (p *Pool) Clear(ctx context.Context) (left string, err error) {
 	for _, d := range devices {
 		wipe = append(wipe, "blkdiscard -z "+d) // without -f, so that a busy device is refused
 	}
-	return fmt.Sprintf("volume group %s is gone, and what was written to its devices is there still: for "+
-			"another pool of them %s writes zeros over all of it", p.vg, strings.Join(wipe, " && ")),
+	return fmt.Sprintf("volume group %s was removed, but its devices still contain the old data: before you "+
+			"create another pool on them, %s overwrites them with zeros", p.vg, strings.Join(wipe, " && ")),
 		p.tool.lvm(ctx, "pvremove", devices...)
 }

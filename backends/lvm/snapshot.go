@@ -70,7 +70,7 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, ds, id uuid.UUID) error {
 	}
 	p.step("lvm.snapshot-delete.forgotten")
 	if err := p.remover.destroyIn(ctx, f, name); err != nil && ctx.Err() == nil {
-		return fmt.Errorf("snapshot %s is gone, but not its blocks: %w", id, err)
+		return fmt.Errorf("snapshot %s was deleted, but not its blocks: %w", id, err)
 	}
 	return nil
 }

@@ -21,17 +21,17 @@ func (c *space) checkThinPool(u usage) error {
 	switch {
 	case u.mode == "out of data space" || u.data > u.dataOf/100*maxPercent:
 		return dataset.Errorf(dataset.ErrNoSpace,
-			"pool %s is nearly full: %s of the %s of its thin pool are taken, and nothing new begins above "+
-				"%d %% (delete snapshots or volumes; or lvextend --size +20%% %s, after vgextend %s DEVICE "+
-				"where that has no room)",
+			"pool %s is nearly full: %s of the %s of its thin pool are in use, and new work is refused above %d "+
+				"%% (delete snapshots or volumes; or lvextend --size +20%% %s, after vgextend %s DEVICE if it lacks "+
+				"space)",
 			c.name, u.data.Human(), u.dataOf.Human(), maxPercent, ref, c.vg)
 	case u.mode != "":
 		return dataset.Errorf(dataset.ErrNoSpace,
 			"pool %s: its thin pool is %s: unmount its volumes, then lvconvert --repair %s", c.name, u.mode, ref)
 	case u.metadata > u.metadataOf/100*maxPercent:
 		return dataset.Errorf(dataset.ErrNoSpace,
-			"pool %s is nearly full: %s of the %s for the metadata of its thin pool are taken, and nothing "+
-				"new begins above %d %% (lvextend --poolmetadatasize +%s %s; or delete snapshots)",
+			"pool %s is nearly full: %s of the %s for the metadata of its thin pool are in use, and new work is "+
+				"refused above %d %% (lvextend --poolmetadatasize +%s %s; or delete snapshots)",
 			c.name, u.metadata.Human(), u.metadataOf.Human(), maxPercent, bytesText(c.roundUp(u.metadataOf/4)), ref)
 	}
 	return nil
@@ -85,7 +85,7 @@ func (c *space) checkFree(u usage, free, size dataset.Size, files, filesOf uint6
 		return nil
 	}
 	return dataset.Errorf(dataset.ErrNoSpace,
-		"pool %s has no room for more records: %s (lvextend --resizefs --size +256m %s)", c.name, what,
+		"pool %s lacks space for more records: %s (lvextend --resizefs --size +256m %s)", c.name, what,
 		c.ref(recordsName))
 }
 

@@ -23,7 +23,7 @@ import (
 const program = "lvm"
 
 // errAbsent means that LVM has no such volume or group; test with errors.Is. No other failure proves that it is absent.
-var errAbsent = errors.New("lvm has it not")
+var errAbsent = errors.New("lvm does not have it")
 
 // errFrozen means that LVM could not freeze a filesystem, because another process has frozen it.
 var errFrozen = dataset.Errorf(dataset.ErrConflict,
@@ -109,8 +109,8 @@ func (t tool) busy() error {
 		return nil
 	}
 	return dataset.Errorf(dataset.ErrOffline,
-		"%q has not ended in %s: it is not killed, as volumes could stay suspended, and nothing else is "+
-			"done before it ends (dmesg may say which disk does not answer)", t.late, t.limit)
+		"%q did not end within %s: it is not killed, because volumes could stay suspended, and nothing else is "+
+			"done before it ends (dmesg may show which disk does not respond)", t.late, t.limit)
 }
 
 // begin waits for the turn to run a command. The returned function ends the turn.
@@ -297,7 +297,7 @@ func (t tool) readGroup(ctx context.Context, name string) (group, map[string]vol
 		rows, err = t.report(ctx, "vgs", fields, name)
 	}
 	if err == nil && (len(rows) == 0 || slices.ContainsFunc(rows, func(r row) bool { return r["vg_name"] != name })) {
-		err = fmt.Errorf("lvm told of other things when asked for volume group %s", name)
+		err = fmt.Errorf("lvm reported other objects when asked for volume group %s", name)
 	}
 	if err != nil {
 		return group{}, nil, err
@@ -306,7 +306,7 @@ func (t tool) readGroup(ctx context.Context, name string) (group, map[string]vol
 	missing, err := strconv.Atoi(r["vg_missing_pv_count"])
 	g := group{Tags: r.list("vg_tags"), Free: r.bytes("vg_free"), Extent: r.bytes("vg_extent_size"), Missing: missing}
 	if err != nil || g.Extent <= 0 {
-		return group{}, nil, fmt.Errorf("lvm wrote %q of volume group %s", r, name)
+		return group{}, nil, fmt.Errorf("lvm wrote %q for volume group %s", r, name)
 	}
 	return g, volumesOf(rows), nil
 }

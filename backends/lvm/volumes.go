@@ -34,7 +34,7 @@ func (v *volumes) activate(ctx context.Context, name string) (dm.Device, error) 
 	defer v.forget(name)
 	err = v.tool.lvm(ctx, "lvchange", "--yes", "--activate", "y", "--ignoreactivationskip", v.ref(name))
 	if errors.Is(err, errAbsent) {
-		return dev, dataset.Errorf(dataset.ErrCorrupt, "volume %s is gone", v.ref(name))
+		return dev, dataset.Errorf(dataset.ErrCorrupt, "volume %s is missing", v.ref(name))
 	}
 	if err != nil {
 		return dev, err
@@ -87,7 +87,7 @@ func (v *volumes) resumeSuspended(ctx context.Context, all map[string]volume) er
 			continue
 		}
 		if err := v.tool.lvm(ctx, "lvchange", "--refresh", v.ref(name)); err != nil {
-			return fmt.Errorf("volume %s is suspended, as a command that was killed has left it: %w", v.ref(name), err)
+			return fmt.Errorf("volume %s is suspended, because a command was killed: %w", v.ref(name), err)
 		}
 	}
 	return nil
@@ -108,7 +108,7 @@ func (v *volumes) node(ctx context.Context, dev dm.Device) (string, error) {
 			}
 		}
 		if try > 0 {
-			return "", fmt.Errorf("nothing below /dev is device %d:%d (%s): is /dev a devtmpfs?", dev.Major,
+			return "", fmt.Errorf("no device below /dev is %d:%d (%s): is /dev a devtmpfs?", dev.Major,
 				dev.Minor, dev.Name)
 		}
 		if err := v.tool.lvm(ctx, "vgmknodes", v.vg); err != nil {
@@ -162,7 +162,7 @@ func parseUsage(target dm.Target, block dataset.Size) (usage, error) {
 	var id int64
 	n, _ := fmt.Sscanf(target.Status, "%d %d/%d %d/%d", &id, &u.metadata, &u.metadataOf, &u.data, &u.dataOf)
 	if n != 5 || target.Type != "thin-pool" {
-		return u, fmt.Errorf("the device mapper says %q of a thin pool", target.Type+" "+target.Status)
+		return u, fmt.Errorf("the device mapper reports %q for a thin pool", target.Type+" "+target.Status)
 	}
 	u.metadata, u.metadataOf = u.metadata*4*dataset.KiB, u.metadataOf*4*dataset.KiB
 	u.data, u.dataOf = u.data*block, u.dataOf*block
@@ -193,7 +193,7 @@ func (v *volumes) usedInactive(ctx context.Context, name string) (dataset.Size, 
 	}
 	blocks, err := v.mapped(ctx)
 	if err != nil {
-		return 0, fmt.Errorf("pool %s: what its volumes take: %w", v.name, err)
+		return 0, fmt.Errorf("pool %s: used space of its volumes: %w", v.name, err)
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -206,7 +206,7 @@ func (v *volumes) usedInactive(ctx context.Context, name string) (dataset.Size, 
 		}
 	}
 	if size, known = v.inactiveUsage[name]; !known {
-		return 0, dataset.Errorf(dataset.ErrCorrupt, "volume %s is gone, or has just become active", v.ref(name))
+		return 0, dataset.Errorf(dataset.ErrCorrupt, "volume %s is missing, or was just activated", v.ref(name))
 	}
 	return size, nil
 }

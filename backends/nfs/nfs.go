@@ -83,7 +83,7 @@ func (Backend) CheckSize(string, dataset.Size) error { return nil }
 func (b Backend) Available(ctx context.Context) error {
 	if b.Network == nil && !mountable("/proc/filesystems", "/lib/modules") {
 		return dataset.Errorf(dataset.ErrUnsupported,
-			"backend nfs needs a kernel with NFS: this one has neither that nor modules (/proc/filesystems)")
+			"backend nfs needs a kernel with NFS: this one has neither NFS nor modules (/proc/filesystems)")
 	}
 	return dir.Named(Name).Available(ctx)
 }
@@ -140,8 +140,8 @@ func onNFS(path string) (note string, err error) {
 	}
 	if kind != fsctl.NFS {
 		return "", dataset.Errorf(dataset.ErrUnsupported,
-			"%s lies on %s: backend nfs wants a share that every host mounts (mount -t nfs -o vers=4.2,hard "+
-				"SERVER:/EXPORT DIR; for what one host has alone use backend dir)", path, kind)
+			"%s is on %s: backend nfs needs a share that every host mounts (mount -t nfs -o vers=4.2,hard "+
+				"SERVER:/EXPORT DIR; for storage of a single host use backend dir)", path, kind)
 	}
 	table, err := mount.Table()
 	if err != nil {
@@ -158,13 +158,13 @@ func onNFS(path string) (note string, err error) {
 	switch {
 	case !has("vers=4"):
 		return "", dataset.Errorf(dataset.ErrUnsupported,
-			"%s is mounted by an NFS older than 4, which cannot remove what is open or rename but once: "+
+			"%s is mounted by an NFS version before 4, which cannot remove open files or rename exactly once: "+
 				"mount it with -o vers=4.2", at.Mountpoint)
 	case has("ro") || slices.Contains(strings.Split(at.Options, ","), "ro"):
-		return "", dataset.Errorf(dataset.ErrOffline, "%s is mounted read-only: mount it anew with -o rw",
+		return "", dataset.Errorf(dataset.ErrOffline, "%s is mounted read-only: unmount it, and mount it with -o rw",
 			at.Mountpoint)
 	case has("soft"), has("softerr"):
-		return "; it is mounted soft, so a server that is away for long loses what was written: mount it hard", nil
+		return "; it is mounted soft, so writes are lost if the server is unreachable for long: mount it hard", nil
 	}
 	return "", nil
 }
@@ -189,7 +189,7 @@ func checkShare(share string) error {
 			// Another host may have made the share, and a pool on it, since.
 			if _, err := root.Lstat(shareName); err != nil {
 				return dataset.Errorf(dataset.ErrExists,
-					"it holds %q and is no share of drover's: make an empty folder on it, such as drover, "+
+					"it contains %q and is not a share of drover: create an empty folder on it, such as drover, "+
 						"and a pool below that for each host", name)
 			}
 		}
@@ -203,7 +203,7 @@ func checkOwners(root *os.Root) (err error) {
 	f, err := root.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 	if errors.Is(err, unix.EROFS) {
 		return dataset.Errorf(dataset.ErrUnsupported,
-			"its server lets nothing be written there: export it with rw to this host")
+			"its server does not allow writes: export it with rw to this host")
 	}
 	if err == nil {
 		defer func() { err = errors.Join(err, f.Close(), root.Remove(name)) }()
@@ -217,8 +217,8 @@ func checkOwners(root *os.Root) (err error) {
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, unix.EINVAL),
 		err == nil && (st.Uid != 12345 || st.Gid != 54321):
 		return dataset.Errorf(dataset.ErrUnsupported,
-			"it does not let root give files away: its server makes root nobody (export it with "+
-				"no_root_squash, to these hosts alone)")
+			"it does not let root change owners: its server maps root to nobody (export it with no_root_squash, "+
+				"to these hosts only)")
 	}
 	return err
 }
@@ -267,7 +267,7 @@ func join(path string, make bool) (uuid.UUID, error) {
 				return uuid.Nil, err
 			}
 			if err != nil || s.ID == uuid.Nil {
-				return uuid.Nil, dataset.Errorf(dataset.ErrCorrupt, "%s does not say which share it is", shareName)
+				return uuid.Nil, dataset.Errorf(dataset.ErrCorrupt, "%s does not name its share", shareName)
 			}
 			return s.ID, nil
 		}
@@ -275,7 +275,7 @@ func join(path string, make bool) (uuid.UUID, error) {
 			return uuid.Nil, err
 		}
 		if !make {
-			return uuid.Nil, dataset.Errorf(dataset.ErrOffline, "%s is not there (is the share mounted?)", shareName)
+			return uuid.Nil, dataset.Errorf(dataset.ErrOffline, "%s does not exist (is the share mounted?)", shareName)
 		}
 		name := probe + uuid.NewString()
 		if err := shelf.WriteJSON(root, name, share{Format: shareFormat, ID: uuid.New()}, true); err != nil {
@@ -313,7 +313,7 @@ func (p *Pool) Clear(ctx context.Context) (left string, err error) { return p.di
 func (p *Pool) Info() backends.Info {
 	is := p.Pool.Info()
 	is.Share, is.Capabilities.ManyHosts = p.share, true
-	is.Note = "on a share: a volume goes to another host's pool on it without being copied" + p.note + "; " + is.Note
+	is.Note = "on a share: a volume moves to another host's pool on it without a copy" + p.note + "; " + is.Note
 	return is
 }
 
@@ -387,7 +387,7 @@ func (p *Pool) Take(_ context.Context, d dataset.Dataset, from backends.Previous
 		return hErr
 	}
 	if err == nil {
-		err = dataset.Errorf(dataset.ErrNotFound, "%s has no dataset %s", path, d.ID)
+		err = dataset.Errorf(dataset.ErrNotFound, "%s does not contain dataset %s", path, d.ID)
 	}
 	return err
 }
@@ -407,7 +407,7 @@ func (p *Pool) pathOf(pool uuid.UUID) (string, error) {
 		return "", dataset.Errorf(dataset.ErrNotFound, "share %s (%s) has no pool %s", p.share, p.path, pool)
 	case len(found) > 1:
 		return "", dataset.Errorf(dataset.ErrConflict,
-			"%s all say that they are pool %s: move what is a copy off the share", strings.Join(found, " and "), pool)
+			"%s all claim to be pool %s: move the copies off the share", strings.Join(found, " and "), pool)
 	}
 	return found[0], nil
 }

@@ -93,8 +93,8 @@ func TestSharesThatAreRefused(t *testing.T) {
 			t.Errorf("it holds %v, %v", names, err)
 		}
 	}
-	refused(dir, "backend nfs wants a share")
-	refused(inside.Mounted(t, dir, "vers=3,nolock,nosharecache"), "older than 4")
+	refused(dir, "backend nfs needs a share")
+	refused(inside.Mounted(t, dir, "vers=3,nolock,nosharecache"), "version before 4")
 	_, err := nfs.Backend{}.Open(t.Context(), backends.Config{Name: "share", Path: filepath.Join(inside.Mounted(t, dir, "vers=4.2,ro,nosharecache"), "alpha"), Make: true})
 	if !errors.Is(err, dataset.ErrOffline) || !strings.Contains(err.Error(), "-o rw") {
 		t.Errorf("mounted read-only: %v", err)

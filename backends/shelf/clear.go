@@ -71,7 +71,7 @@ func (dir *directory) emptyPoolNames(root *os.Root) ([]string, error) {
 			name = filepath.Join(name, inside[0])
 			fallthrough
 		default:
-			return nil, dataset.Errorf(dataset.ErrConflict, "%s holds %q: it is not removed", dir.title(),
+			return nil, dataset.Errorf(dataset.ErrConflict, "%s contains %q: it is not removed", dir.title(),
 				filepath.Join(dir.path, name))
 		}
 	}

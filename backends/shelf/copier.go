@@ -30,7 +30,7 @@ func (cp *copier) MakeCopy(d dataset.Dataset, begin func() error) (*Folder, erro
 	case err == nil && f.State == backends.EntryCopy && f.isComplete():
 		return f, nil
 	case err == nil && f.State != backends.EntryCopy:
-		return nil, errors.Join(dataset.Errorf(dataset.ErrConflict, "%s has the dataset itself, with a head",
+		return nil, errors.Join(dataset.Errorf(dataset.ErrConflict, "%s contains the dataset itself, with a head",
 			cp.dir.title()), f.Close())
 	case err == nil:
 		err = f.Close()

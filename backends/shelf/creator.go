@@ -40,7 +40,7 @@ func (c *creator) Make(id uuid.UUID) (f *Folder, whole bool, err error) {
 			return nil, false, err
 		}
 		if err := c.remover.destroy(context.Background(), root, incomingArea, id.String()); err != nil {
-			return nil, false, fmt.Errorf("remove what an earlier try left: %w", err)
+			return nil, false, fmt.Errorf("remove the remains of an earlier attempt: %w", err)
 		}
 	case !errors.Is(err, dataset.ErrNotFound):
 		return nil, false, err
@@ -70,7 +70,7 @@ func (c *creator) Build(d dataset.Dataset, measure, fill func(*Folder) (dataset.
 	size, err := fill(f)
 	if err != nil {
 		if dErr := c.Discard(d.ID); dErr != nil {
-			return 0, fmt.Errorf("%w (and what was made of it stays: %v)", err, dErr)
+			return 0, fmt.Errorf("%w (and the partial result stays: %v)", err, dErr)
 		}
 		return 0, err
 	}

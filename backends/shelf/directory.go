@@ -72,7 +72,7 @@ type directory struct {
 func (dir *directory) prepare(make bool) error {
 	if make {
 		if err := dir.make(); err != nil {
-			return fmt.Errorf("make a pool at %s: %w", dir.path, err)
+			return fmt.Errorf("create a pool at %s: %w", dir.path, err)
 		}
 	}
 	root, m, err := dir.open()
@@ -136,7 +136,7 @@ func (dir *directory) make() error {
 	err := os.Mkdir(dir.path, 0o700)
 	made := err == nil
 	if errors.Is(err, fs.ErrNotExist) {
-		return dataset.Errorf(dataset.ErrInvalid, "%s is absent: make it first", filepath.Dir(dir.path))
+		return dataset.Errorf(dataset.ErrInvalid, "no such directory: %s (create it first)", filepath.Dir(dir.path))
 	}
 	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
@@ -149,7 +149,7 @@ func (dir *directory) make() error {
 	m, err := readMarker(root, dir.mark.Backend)
 	if err == nil {
 		if dir.mark.ID != uuid.Nil && m.ID != dir.mark.ID {
-			return dataset.Errorf(dataset.ErrExists, "pool %s lies there, not %s", m.ID, dir.mark.ID)
+			return dataset.Errorf(dataset.ErrExists, "it contains pool %s, not %s", m.ID, dir.mark.ID)
 		}
 		return nil
 	}
@@ -157,7 +157,7 @@ func (dir *directory) make() error {
 		return err
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
-		return dataset.Errorf(dataset.ErrExists, "something lies there: %w", err)
+		return dataset.Errorf(dataset.ErrExists, "it is not empty: %w", err)
 	}
 	if err := checkVacant(root); err != nil {
 		return err
@@ -191,7 +191,8 @@ func checkVacant(root *os.Root) error {
 		}
 		known := name == "lost+found" || slices.Contains(areas(), name)
 		if inside, err := ReadNames(root, name); !known || err != nil || len(inside) > 0 {
-			return dataset.Errorf(dataset.ErrExists, "it holds %q and is no pool: want an empty directory", name)
+			return dataset.Errorf(dataset.ErrExists, "it contains %q and is not a pool: expected an empty "+
+				"directory", name)
 		}
 	}
 	return nil
@@ -231,7 +232,7 @@ func (dir *directory) open() (*os.Root, marker, error) {
 	return dir.openMarked()
 }
 
-var errNoPool = errors.New("no pool lies there (is its disk mounted?)")
+var errNoPool = errors.New("it contains no pool (is its disk mounted?)")
 
 // openMarked is open without a retry.
 func (dir *directory) openMarked() (*os.Root, marker, error) {
@@ -248,7 +249,7 @@ func (dir *directory) openMarked() (*os.Root, marker, error) {
 		err = errNoPool
 	}
 	if err == nil && dir.mark.ID != uuid.Nil && m.ID != dir.mark.ID {
-		err = fmt.Errorf("another pool lies there: %s, not %s", m.ID, dir.mark.ID)
+		err = fmt.Errorf("it contains another pool: %s, not %s", m.ID, dir.mark.ID)
 	}
 	if err != nil {
 		_ = root.Close()
@@ -267,7 +268,7 @@ func (dir *directory) title() string {
 
 // notFoundError returns the error for a dataset that the pool does not have.
 func (dir *directory) notFoundError(id uuid.UUID) error {
-	return dataset.Errorf(dataset.ErrNotFound, "%s has no dataset %s", dir.title(), id)
+	return dataset.Errorf(dataset.ErrNotFound, "%s does not contain dataset %s", dir.title(), id)
 }
 
 // isCopyError returns the error for a copy where a head is needed.
@@ -288,7 +289,7 @@ func readMarker(root *os.Root, backend string) (marker, error) {
 		return m, err
 	}
 	if err != nil || m.ID == uuid.Nil || m.Backend == "" {
-		return m, dataset.Errorf(dataset.ErrCorrupt, "%s is no marker of a pool", markerName)
+		return m, dataset.Errorf(dataset.ErrCorrupt, "%s is not the marker of a pool", markerName)
 	}
 	return m, nil
 }

@@ -72,8 +72,8 @@ func CheckOneMount(from *os.Root, dir string, to *os.Root, into string) error {
 	switch {
 	case errors.Is(err, unix.EXDEV):
 		return dataset.Errorf(dataset.ErrUnsupported,
-			"%s and %s are not of one mount, so no volume goes from the one to the other: unmount what is "+
-				"mounted on either, here or where the server has it, and make it a plain folder", from.Name(),
+			"%s and %s are not on the same mount, so no volume can move between them: unmount what is mounted on "+
+				"either, here or on the server, and make it a plain folder", from.Name(),
 			to.Name())
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
@@ -141,7 +141,7 @@ func (x *Exchange) ConfirmTaken(d dataset.Dataset, after uint64) (bool, error) {
 	}
 	if had.Epoch <= after {
 		return false, dataset.Errorf(dataset.ErrConflict,
-			"dataset %s lies in %s as it was at epoch %d, and where it was at epoch %d it is no more", d.ID,
+			"dataset %s in %s has the state of epoch %d, and its state of epoch %d no longer exists", d.ID,
 			x.dir.title(), had.Epoch, after)
 	}
 	return true, f.assign(d)
@@ -155,7 +155,7 @@ func (f *Folder) assign(d dataset.Dataset) error {
 		return err
 	}
 	if had.Epoch > d.Epoch {
-		return dataset.Errorf(dataset.ErrConflict, "dataset %s is at epoch %d there, and was asked for at epoch %d",
+		return dataset.Errorf(dataset.ErrConflict, "dataset %s is at epoch %d there, and was requested at epoch %d",
 			d.ID, had.Epoch, d.Epoch)
 	}
 	return f.WriteRecord(d, true)

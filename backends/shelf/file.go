@@ -121,7 +121,7 @@ func openDir(path string) (*os.Root, error) {
 		return nil, err
 	}
 	if !before.IsDir() {
-		return nil, fmt.Errorf("%s is no directory", path)
+		return nil, fmt.Errorf("%s is not a directory", path)
 	}
 	root, err := os.OpenRoot(path)
 	if err != nil {
@@ -137,7 +137,7 @@ func openSubdir(root *os.Root, name string) (*os.Root, error) {
 		return nil, err
 	}
 	if !before.IsDir() {
-		return nil, fmt.Errorf("%s is no directory", name)
+		return nil, fmt.Errorf("%s is not a directory", name)
 	}
 	sub, err := root.OpenRoot(name)
 	if err != nil {
@@ -150,7 +150,7 @@ func openSubdir(root *os.Root, name string) (*os.Root, error) {
 func checkSame(root *os.Root, before fs.FileInfo, path string) (*os.Root, error) {
 	after, err := root.Stat(".")
 	if err == nil && !os.SameFile(before, after) {
-		err = fmt.Errorf("%s was exchanged meanwhile", path)
+		err = fmt.Errorf("%s was replaced meanwhile", path)
 	}
 	if err != nil {
 		_ = root.Close()

@@ -52,7 +52,8 @@ func openFolder(root *os.Root, area string, id uuid.UUID, done func()) (*Folder,
 	}
 	names, err := ReadNames(sub, ".")
 	if err == nil && len(names) == 0 {
-		err = dataset.Errorf(dataset.ErrCorrupt, "%s has a dataset's name, but is empty: drover made no such thing",
+		err = dataset.Errorf(dataset.ErrCorrupt, "%s has the name of a dataset, but is empty, so drover did not "+
+			"create it",
 			filepath.Join(root.Name(), area, id.String()))
 	}
 	if err != nil {
@@ -104,7 +105,7 @@ func (f *Folder) isEmpty() bool {
 
 // NoHead returns the error for a copy where a head is needed.
 func (f *Folder) NoHead() error {
-	return dataset.Errorf(dataset.ErrConflict, "what is here of dataset %s is a copy, without a head", f.ID)
+	return dataset.Errorf(dataset.ErrConflict, "only a copy of dataset %s, without a head, is stored here", f.ID)
 }
 
 // WriteRecord replaces the record; see WriteJSON.
@@ -133,7 +134,7 @@ func (f *Folder) ReadRecord() (*dataset.Dataset, error) {
 		return nil, dataset.Errorf(dataset.ErrCorrupt, "record of dataset %s: %w", f.ID, err)
 	}
 	if d.ID != f.ID {
-		return nil, dataset.Errorf(dataset.ErrCorrupt, "record of dataset %s is that of %s", f.ID, d.ID)
+		return nil, dataset.Errorf(dataset.ErrCorrupt, "the record of dataset %s belongs to %s", f.ID, d.ID)
 	}
 	return &d, nil
 }

@@ -69,7 +69,7 @@ func (cat *catalog) foreignNames(root *os.Root) ([]backends.Entry, error) {
 			name == "lost+found" || slices.Contains(cat.dir.areas(), name) ||
 			slices.Contains(cat.dir.BackendNames, name)
 		if !ours {
-			entries = append(entries, cat.foreign(name, "drover put nothing of that name there"))
+			entries = append(entries, cat.foreign(name, "drover did not create an object of that name there"))
 		}
 	}
 	return entries, nil
@@ -93,9 +93,9 @@ func (cat *catalog) entry(root *os.Root, area, name string, describe func(*Folde
 	case err != nil:
 		return cat.foreign(path, err.Error()), true
 	case !named:
-		return cat.foreign(path, "its name is no dataset's UUID"), true
+		return cat.foreign(path, "its name is not the UUID of a dataset"), true
 	case !info.IsDir():
-		return cat.foreign(path, "a dataset's name, but no directory"), true
+		return cat.foreign(path, "its name is the UUID of a dataset, but it is not a directory"), true
 	case area == deletingArea:
 		return backends.Entry{ID: id, State: backends.EntryDeleting, Path: filepath.Join(cat.dir.path, path)}, true
 	}

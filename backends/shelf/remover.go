@@ -105,7 +105,7 @@ func (r *remover) remove(ctx context.Context, root *os.Root, gone string) error 
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("dataset %s is gone, but not all of its bytes: %w", gone, err)
+		return fmt.Errorf("dataset %s was deleted, but not all of its data: %w", gone, err)
 	}
 	return nil
 }

@@ -82,8 +82,8 @@ func (f *Folder) Restored(keep uuid.UUID) (bool, error) {
 	by, damaged, err := f.keptBy(tree)
 	if err == nil && len(by) == 0 && len(damaged) > 0 {
 		err = dataset.Errorf(dataset.ErrCorrupt,
-			"dataset %s: the record of snapshot %s cannot be read, and may name %s: remove that snapshot, "+
-				"or repair its record",
+			"dataset %s: cannot read the record of snapshot %s, which may name %s: remove that snapshot, or "+
+				"repair its record",
 			f.ID, damaged[0], tree)
 	}
 	return len(by) > 0, err

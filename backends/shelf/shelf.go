@@ -50,7 +50,7 @@ type Shelf struct {
 // dataset.ErrExists if the pool belongs to another backend or has a later layout.
 func Open(cfg backends.Config, backend string) (*Shelf, error) {
 	if !filepath.IsAbs(cfg.Path) || filepath.Clean(cfg.Path) != cfg.Path {
-		return nil, dataset.Errorf(dataset.ErrInvalid, "bad pool path %q: want an absolute path without . and ..",
+		return nil, dataset.Errorf(dataset.ErrInvalid, "bad pool path %q: expected an absolute path without . and ..",
 			cfg.Path)
 	}
 	s := &Shelf{directory: directory{

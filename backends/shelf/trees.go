@@ -55,7 +55,7 @@ func (f *Folder) Head() (Head, error) {
 		return Head{Tree: FirstHead}, nil
 	}
 	if err != nil || !IsTree(h.Tree) || h.Size < 0 {
-		return Head{}, dataset.Errorf(dataset.ErrCorrupt, "dataset %s: %s does not say which tree is the head",
+		return Head{}, dataset.Errorf(dataset.ErrCorrupt, "dataset %s: %s does not name the tree of the head",
 			f.ID, currentName)
 	}
 	return h, nil
@@ -102,7 +102,7 @@ func (f *Folder) Kept(id uuid.UUID) (Kept, error) {
 		return s, dataset.Errorf(dataset.ErrNotFound, "dataset %s has no snapshot %s", f.ID, id)
 	}
 	if err != nil || s.ID != id || !IsTree(s.Tree) {
-		return s, dataset.Errorf(dataset.ErrCorrupt, "dataset %s: the record of snapshot %s cannot be read", f.ID, id)
+		return s, dataset.Errorf(dataset.ErrCorrupt, "dataset %s: cannot read the record of snapshot %s", f.ID, id)
 	}
 	now, err := f.Head()
 	if err != nil {
@@ -110,10 +110,11 @@ func (f *Folder) Kept(id uuid.UUID) (Kept, error) {
 	}
 	if s.Tree == now.Tree {
 		return s, dataset.Errorf(dataset.ErrNotFound,
-			"dataset %s has no snapshot %s: a restore that would have kept it was cut short", f.ID, id)
+			"dataset %s has no snapshot %s: a restore that would have kept it was interrupted", f.ID, id)
 	}
 	if _, err := f.Lstat(s.Tree); err != nil {
-		return s, dataset.Errorf(dataset.ErrCorrupt, "dataset %s: the bytes of snapshot %s are gone: %w", f.ID, id, err)
+		return s, dataset.Errorf(dataset.ErrCorrupt, "dataset %s: the data of snapshot %s is missing: "+
+			"%w", f.ID, id, err)
 	}
 	return s, nil
 }

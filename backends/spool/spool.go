@@ -65,7 +65,7 @@ func read(root *os.Root) (h partRecord, err error) {
 	}
 	info, err := root.Lstat(File)
 	if err == nil && (!info.Mode().IsRegular() || info.Size() < h.Mark.Bytes) {
-		err = errors.New("not all of it is there")
+		err = errors.New("it is incomplete")
 	}
 	if err != nil {
 		return h, err
@@ -77,7 +77,7 @@ func read(root *os.Root) (h partRecord, err error) {
 	defer f.Close()
 	of, err := fileIdentity(f)
 	if err == nil && of != h.File {
-		err = errors.New("it is of another file")
+		err = errors.New("it belongs to another file")
 	}
 	return h, err
 }
@@ -86,9 +86,9 @@ func read(root *os.Root) (h partRecord, err error) {
 func fileIdentity(f *os.File) (string, error) {
 	var st unix.Statx_t
 	if err := unix.Statx(int(f.Fd()), "", unix.AT_EMPTY_PATH, unix.STATX_INO|unix.STATX_BTIME, &st); err != nil {
-		return "", fmt.Errorf("look at %s: %w", f.Name(), err)
+		return "", fmt.Errorf("stat %s: %w", f.Name(), err)
 	}
-	return fmt.Sprintf("%d made %d.%09d", st.Ino, st.Btime.Sec, st.Btime.Nsec), nil
+	return fmt.Sprintf("%d created %d.%09d", st.Ino, st.Btime.Sec, st.Btime.Nsec), nil
 }
 
 // Drop removes the received part. It removes the record first, so that the record is not on the disk any more when
@@ -184,11 +184,11 @@ func (s Spool) open(d backends.Delivery, kind string, r io.Reader, base func(uui
 	}
 	switch h := in.header; {
 	case h.Kind != kind:
-		return nil, nil, framing.Corrupt("it is one of %q, not of %s", h.Kind, kind)
+		return nil, nil, framing.Corrupt("it is a stream of %q, not of %s", h.Kind, kind)
 	case h.Dataset != d.Dataset.ID || h.Snapshot != d.Snapshot.ID:
-		return nil, nil, framing.Corrupt("it is that of snapshot %s of dataset %s", h.Snapshot, h.Dataset)
+		return nil, nil, framing.Corrupt("it belongs to snapshot %s of dataset %s", h.Snapshot, h.Dataset)
 	case h.Size < 0:
-		return nil, nil, framing.Corrupt("no dataset has %d bytes", h.Size)
+		return nil, nil, framing.Corrupt("a dataset cannot have %d bytes", h.Size)
 	case h.Base != d.Base:
 		return nil, nil, dataset.Errorf(dataset.ErrConflict, "the stream is a difference to snapshot %s, not to %s",
 			h.Base, d.Base)

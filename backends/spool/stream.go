@@ -178,7 +178,7 @@ func (d *reader) frame() (kind byte, payload []byte, err error) {
 	}
 	le := binary.LittleEndian
 	if framing.CRC(h[:12]) != le.Uint32(h[12:]) {
-		return 0, nil, framing.Corrupt("a checksum is wrong in the head of frame %d", d.in.Next())
+		return 0, nil, framing.Corrupt("a checksum is wrong in the header of frame %d", d.in.Next())
 	}
 	number, err := d.in.CheckNumber(h[:])
 	if err != nil {
@@ -208,7 +208,7 @@ func (d *reader) data() ([]byte, error) {
 		}
 		return nil, io.EOF
 	case kind != framing.Data || len(payload) == 0:
-		return nil, framing.Corrupt("a frame of an unknown kind %q", kind)
+		return nil, framing.Corrupt("a frame of unknown kind %q", kind)
 	}
 	d.bytes += int64(len(payload))
 	return payload, nil

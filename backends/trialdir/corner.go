@@ -62,20 +62,21 @@ type Corner struct {
 func Make(path string, pool uuid.UUID, backend string) (*Corner, error) {
 	there, err := markerOf(path)
 	if err == nil && (there.ID != pool || there.Backend != backend) {
-		err = fmt.Errorf("what lies there is pool %s of backend %s", there.ID, there.Backend)
+		err = fmt.Errorf("it contains pool %s of backend %s", there.ID, there.Backend)
 	}
 	if err != nil {
 		return nil, dataset.Errorf(dataset.ErrOffline,
-			"pool %s is not to be seen at %s from here: %w (run this on the node that has it, as root)", pool, path,
+			"cannot access pool %s at %s from here: %w (run this on the node that has it, as root)", pool, path,
 			err)
 	}
 	c := &Corner{ID: uuid.New(), Backend: backend}
 	c.Path = filepath.Join(path, prefix+c.ID.String())
 	if err := os.Mkdir(c.Path, 0o700); err != nil {
-		return nil, fmt.Errorf("make a corner in pool %s: %w", pool, err)
+		return nil, fmt.Errorf("create a corner in pool %s: %w", pool, err)
 	}
 	if err := c.createMark(mark{c.ID, pool, backend}); err != nil {
-		return nil, fmt.Errorf("make a corner in pool %s: %w", pool, errors.Join(err, c.Close(), os.RemoveAll(c.Path)))
+		return nil, fmt.Errorf("create a corner in pool %s: %w", pool,
+			errors.Join(err, c.Close(), os.RemoveAll(c.Path)))
 	}
 	return c, nil
 }
@@ -161,7 +162,7 @@ type Found struct {
 func Find(path string) ([]Found, error) {
 	entries, err := os.ReadDir(path)
 	if err != nil {
-		return nil, fmt.Errorf("look for corners: %w", err)
+		return nil, fmt.Errorf("find corners: %w", err)
 	}
 	var list []Found
 	for _, e := range entries {
@@ -186,7 +187,7 @@ func (l *Found) readMark() error {
 	if info, err := os.Lstat(l.Path); err != nil {
 		return err
 	} else if !info.IsDir() {
-		return errors.New("it is no directory")
+		return errors.New("not a directory")
 	}
 	f, err := os.OpenFile(filepath.Join(l.Path, markName), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	var raw []byte
@@ -201,9 +202,9 @@ func (l *Found) readMark() error {
 	case l.isEmpty():
 		return nil // a process was interrupted while it made the corner
 	case err == nil:
-		return fmt.Errorf("its %s is empty, and something lies beside it", markName)
+		return fmt.Errorf("its %s is empty, and it contains other files", markName)
 	default:
-		return fmt.Errorf("it has the name of a corner of drover backend verify, and not its %s", markName)
+		return fmt.Errorf("it has the name of a corner of drover backend verify, but lacks its %s", markName)
 	}
 	var m mark
 	if err := json.Unmarshal(raw, &m); err != nil || m.ID != l.ID {

@@ -30,7 +30,7 @@ func Remove(ctx context.Context, kinds *backends.Registry, l Found) error {
 	if err := l.readMark(); errors.Is(err, os.ErrNotExist) {
 		return nil
 	} else if err != nil {
-		return dataset.Errorf(dataset.ErrCorrupt, "%s is left alone: %w", l.Path, err)
+		return dataset.Errorf(dataset.ErrCorrupt, "%s is not changed: %w", l.Path, err)
 	}
 	f, err := l.lockMark()
 	if f != nil {
@@ -38,7 +38,8 @@ func Remove(ctx context.Context, kinds *backends.Registry, l Found) error {
 	}
 	switch {
 	case errors.Is(err, unix.EWOULDBLOCK):
-		return dataset.Errorf(dataset.ErrInUse, "%s is used by a drover backend verify: wait for it, or end it", l.Path)
+		return dataset.Errorf(dataset.ErrInUse, "%s is in use by a running drover backend verify: wait until it "+
+			"ends, or end it", l.Path)
 	case errors.Is(err, os.ErrNotExist): // the folder is empty; a process that is making the corner fails
 		return absentIsFine(os.Remove(l.Path))
 	case err != nil:

@@ -55,7 +55,7 @@ const (
 func (r *Report) Add(e Event) {
 	switch {
 	case e.Unsupported != nil:
-		r.Skipped = append(r.Skipped, "what the filesystem below cannot do: "+strings.Join(e.Unsupported, ", "))
+		r.Skipped = append(r.Skipped, "not supported by the filesystem below: "+strings.Join(e.Unsupported, ", "))
 	case e.Result != nil:
 		r.Cases = append(r.Cases, *e.Result)
 	case e.Times != nil:
@@ -75,14 +75,14 @@ func (r *Report) Judge(claimed, corner dataset.Capabilities) error {
 	if err != nil {
 		return err
 	}
-	r.Skipped = append(r.Skipped, "cuts of the power, which need a disk of their own, and a full pool")
+	r.Skipped = append(r.Skipped, "power cuts, which need a separate disk, and a full pool")
 	r.OK, r.Capabilities, r.Rest = true, nil, Verdict{Name: "the rest of the contract", Claimed: "yes"}
 	for _, name := range names() {
 		v := Verdict{Name: name, Claimed: says[name]}
 		r.judge(&v, func(c Result) bool { return slices.Contains(c.Proves, name) })
 		if says[name] != there[name] {
 			v.Proven, v.Failures = Unproven, append(v.Failures,
-				fmt.Sprintf("a new pool beside it says %q", there[name]))
+				fmt.Sprintf("a new pool beside it reports %q", there[name]))
 		}
 		r.OK = r.OK && (v.Proven == Proven || v.Proven == Absent)
 		r.Capabilities = append(r.Capabilities, v)

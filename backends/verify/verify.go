@@ -120,7 +120,7 @@ func (s *suite) begin(ctx context.Context) error {
 		}
 	})
 	if err == nil && len(t.failures) > 0 {
-		err = fmt.Errorf("make a pool in a corner: %s", t.failures[0])
+		err = fmt.Errorf("create a pool in a corner: %s", t.failures[0])
 	}
 	if err != nil {
 		return err

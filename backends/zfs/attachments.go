@@ -42,7 +42,7 @@ func isZFS(m *mount.Entry) bool {
 func (p *Pool) Attach(ctx context.Context, id uuid.UUID, opts backends.AttachOptions) (backends.Attachment, error) {
 	if len(opts.Mount) > 0 {
 		return backends.Attachment{}, dataset.Errorf(dataset.ErrUnsupported,
-			"a pool of backend zfs has no mount options (asked for %s)", dataset.Have(opts.Mount))
+			"a pool of backend zfs has no mount options (requested: %s)", dataset.Have(opts.Mount))
 	}
 	f, err := p.shelf.Find(id)
 	if err != nil {
@@ -103,7 +103,7 @@ func (a *attachments) checkIdle(id uuid.UUID) error {
 	}
 	at, err := a.mountedAt(id)
 	if err != nil {
-		return fmt.Errorf("find out whether dataset %s is mounted: %w", id, err)
+		return fmt.Errorf("check whether dataset %s is mounted: %w", id, err)
 	}
 	if at != "" {
 		return dataset.Errorf(dataset.ErrInUse, "dataset %s is mounted at %s", id, at)
@@ -115,7 +115,7 @@ func (a *attachments) checkIdle(id uuid.UUID) error {
 	}
 	others, err := mount.Elsewhere()
 	if err != nil {
-		return fmt.Errorf("find out whether dataset %s is mounted: %w", id, err)
+		return fmt.Errorf("check whether dataset %s is mounted: %w", id, err)
 	}
 	for _, h := range others.From(a.root(id)) {
 		return dataset.Errorf(dataset.ErrInUse, "dataset %s is in use: %s", id, h)

@@ -58,14 +58,14 @@ func zpoolID(name string) uuid.UUID {
 func (b *Backend) openOwn(ctx context.Context, cfg backends.Config) (*ownPool, error) {
 	if cfg.Mount == "" || cfg.Path != cfg.Mount {
 		return nil, dataset.Errorf(dataset.ErrInvalid,
-			"a pool on devices lies where drover mounts it: leave its path out")
+			"drover chooses where a pool on devices is mounted: omit its path")
 	}
 	id, blank, err := b.identify(cfg)
 	switch {
 	case err != nil:
 		return nil, err
 	case cfg.ID != uuid.Nil && id != uuid.Nil && id != cfg.ID && cfg.Make:
-		return nil, dataset.Errorf(dataset.ErrExists, "%s: pool %s of drover is there, and was left as it is",
+		return nil, dataset.Errorf(dataset.ErrExists, "%s: it has pool %s of drover, and was not changed",
 			strings.Join(cfg.Devices, " and "), id)
 	case cfg.Make && blank:
 		if id = cfg.ID; id == uuid.Nil {
@@ -75,7 +75,7 @@ func (b *Backend) openOwn(ctx context.Context, cfg backends.Config) (*ownPool, e
 	case cfg.ID != uuid.Nil:
 		id = cfg.ID // on other devices than it was
 	case id == uuid.Nil:
-		err = dataset.Errorf(dataset.ErrOffline, "%s: no pool of drover is there", strings.Join(cfg.Devices, " and "))
+		err = dataset.Errorf(dataset.ErrOffline, "%s: no pool of drover found", strings.Join(cfg.Devices, " and "))
 	}
 	if err != nil {
 		return nil, err
@@ -118,7 +118,7 @@ func (b *Backend) identify(cfg backends.Config) (id uuid.UUID, blank bool, err e
 	}
 	if len(said) > 1 && cfg.Make {
 		return id, false, dataset.Errorf(dataset.ErrExists,
-			"some of %s have a pool of drover, and not all the same one: they were left as they are",
+			"some of %s have a pool of drover, but not all have the same one: they were not changed",
 			strings.Join(cfg.Devices, " and "))
 	}
 	for name := range said {
@@ -137,7 +137,7 @@ func checkVacant(device string) error {
 	}
 	switch done, rErr := vdev.Reclaim(device); {
 	case rErr != nil:
-		return fmt.Errorf("take what a try to make a pool has left off %s: %w", device, rErr)
+		return fmt.Errorf("remove the remains of an earlier attempt from %s: %w", device, rErr)
 	case done:
 		return disk.CheckVacant(device)
 	}
@@ -155,7 +155,7 @@ func (b *Backend) createZpool(ctx context.Context, id uuid.UUID, cfg backends.Co
 	err := vdev.Mark(cfg.Devices)
 	if err == nil {
 		if _, err = b.zpool(ctx, append(args, cfg.Devices...)...); err != nil {
-			err = fmt.Errorf("make a zpool on %s: %w", strings.Join(cfg.Devices, " and "), unsupportedZFS(err))
+			err = fmt.Errorf("create a zpool on %s: %w", strings.Join(cfg.Devices, " and "), unsupportedZFS(err))
 		}
 	}
 	if err == nil {
@@ -177,8 +177,8 @@ func unsupportedZFS(err error) error {
 		return err
 	}
 	return dataset.Errorf(dataset.ErrUnsupported,
-		"pools of devices want OpenZFS, and the zpool(8) of this host is zfs-fuse's, or older (Debian, from "+
-			"contrib: apt-get install zfsutils-linux zfs-dkms; or give --path on a filesystem of zfs-fuse)")
+		"pools of devices need OpenZFS, and the zpool(8) of this host belongs to zfs-fuse, or is older (Debian, "+
+			"from contrib: apt-get install zfsutils-linux zfs-dkms; or use --path on a filesystem of zfs-fuse)")
 }
 
 func (b *Backend) zpool(ctx context.Context, args ...string) (string, error) {
@@ -203,7 +203,8 @@ func (b *Backend) importPool(ctx context.Context, name string) error {
 	}
 	_, err = b.zpool(ctx, "import", "-N", "-o", "cachefile=none", "-d", "/dev", name)
 	if errors.As(err, &failed) && failed.ExitCode > 0 {
-		return dataset.Errorf(dataset.ErrOffline, "%w (zpool import shows what is there; drover forces nothing)", err)
+		return dataset.Errorf(dataset.ErrOffline, "%w (zpool import lists the available pools; drover does not "+
+			"force an import)", err)
 	}
 	return err
 }
@@ -252,7 +253,8 @@ func (o *ownPool) note() string {
 	case o == nil:
 		return ""
 	case o.striped > 1:
-		return fmt.Sprintf("; on zpool %s, striped over %d devices: with one of them all is lost", zpoolName(o.id),
+		return fmt.Sprintf("; on zpool %s, striped over %d devices: the loss of one device loses all "+
+			"data", zpoolName(o.id),
 			o.striped)
 	}
 	return "; on zpool " + zpoolName(o.id)

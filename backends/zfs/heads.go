@@ -95,7 +95,7 @@ func (h *heads) checkSnapshotted(ctx context.Context, f *shelf.Folder, c current
 		}
 	}
 	return dataset.Errorf(dataset.ErrConflict,
-		"the copy has a head with bytes that no snapshot of it has: it was left as it is (keep it as superseded first)")
+		"the copy has a head with data that is in no snapshot of it: it was not changed (keep it as superseded first)")
 }
 
 // headEquals reports whether a head has the same content as a snapshot. The folder may be that of a dataset or of a
@@ -231,7 +231,7 @@ func (h *heads) isLast(ctx context.Context, f *shelf.Folder, s snapshot) (bool, 
 		}
 	}
 	if !behind {
-		return false, dataset.Errorf(dataset.ErrCorrupt, "%s is gone", name)
+		return false, dataset.Errorf(dataset.ErrCorrupt, "%s is missing", name)
 	}
 	return true, nil
 }
@@ -277,7 +277,7 @@ func (h *heads) checkHead(ctx context.Context, f *shelf.Folder, snapshot uuid.UU
 	}
 	same, err := h.headEquals(ctx, f, c.FS, snapshot)
 	if err == nil && !same {
-		err = dataset.Errorf(dataset.ErrConflict, "it was written to after snapshot %s, and that would be lost",
+		err = dataset.Errorf(dataset.ErrConflict, "it was written to after snapshot %s, and that data would be lost",
 			snapshot)
 	}
 	return err
@@ -294,7 +294,7 @@ func (p *Pool) Supersede(ctx context.Context, ds uuid.UUID, keep dataset.Snapsho
 			return is, err
 		}
 		if f.State == backends.EntryCopy && (!there || c.FS == "") {
-			return is, dataset.Errorf(dataset.ErrConflict, "there is no head")
+			return is, dataset.Errorf(dataset.ErrConflict, "it has no head")
 		}
 		return keep.ID, p.snapshotter.record(ctx, f, keep, c.FS, false)
 	})

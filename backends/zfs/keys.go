@@ -47,7 +47,7 @@ type locks struct {
 }
 
 // alternative is the end of an error message. It names the backends that can encrypt without ZFS.
-const alternative = "or take a pool of backend loop or lvm"
+const alternative = "or use a pool of backend loop or lvm"
 
 // lacks returns what the zpool or this ZFS lacks for encryption, with an instruction for the operator. It returns "" if
 // both can encrypt.
@@ -55,7 +55,7 @@ func (t tool) lacks(ctx context.Context, h poolFilesystem) (string, error) {
 	const needs, install = "encryption needs OpenZFS 0.8 or later",
 		"(Debian, from contrib: apt-get install zfsutils-linux zfs-dkms; " + alternative + ")"
 	if h.fuse { // zfs-fuse supports zpools up to version 23
-		return needs + " in the place of zfs-fuse, which has no feature@encryption " + install, nil
+		return needs + " instead of zfs-fuse, which has no feature@encryption " + install, nil
 	}
 	zpool, _, _ := strings.Cut(h.name, "/")
 	res, err := t.runner.Run(ctx, run.Command{
@@ -69,7 +69,7 @@ func (t tool) lacks(ctx context.Context, h poolFilesystem) (string, error) {
 		if rErr != nil {
 			version = []byte("an older one")
 		}
-		return needs + ": the kernel's is " + strings.TrimSpace(string(version)) +
+		return needs + ": the kernel has " + strings.TrimSpace(string(version)) +
 			", which has no feature@encryption " + install, nil
 	case err != nil:
 		return "", err
@@ -81,8 +81,8 @@ func (t tool) lacks(ctx context.Context, h poolFilesystem) (string, error) {
 		return "encryption needs a feature of its zpool (zpool set feature@encryption=enabled " + zpool + "; " +
 			alternative + ")", nil
 	}
-	return "encryption needs a zpool with features, and " + zpool + " is of an old version (zpool upgrade " +
-		zpool + ", which ZFS from before then does not import any more; " + alternative + ")", nil
+	return "encryption needs a zpool with features, and " + zpool + " has an old version (zpool upgrade " +
+		zpool + ", after which older ZFS versions cannot import it; " + alternative + ")", nil
 }
 
 // moduleVersion is the file that contains the version of the kernel's ZFS module.
@@ -115,7 +115,7 @@ func (t tool) runWithKey(ctx context.Context, key []byte, args ...string) error 
 // returns dataset.ErrForbidden if the pool was opened without a source of keys.
 func (k *datasetKeys) dataKey(ctx context.Context, d dataset.Dataset) ([]byte, error) {
 	if k.source == nil {
-		return nil, dataset.Errorf(dataset.ErrForbidden, "it is encrypted, and no keys are at hand")
+		return nil, dataset.Errorf(dataset.ErrForbidden, "it is encrypted, and no keys are available")
 	}
 	key, err := k.source.DataKey(ctx, d)
 	if err != nil {
@@ -149,10 +149,10 @@ func (k *datasetKeys) sameKey(ctx context.Context, fs string, d dataset.Dataset)
 	case err != nil:
 		return err
 	case (id != "-") != (d.Encryption != nil):
-		return dataset.Errorf(dataset.ErrInvalid, "of it and what it is made of one is encrypted, and the other is not")
+		return dataset.Errorf(dataset.ErrInvalid, "either it or its source is encrypted, but not both")
 	case d.Encryption != nil && id != d.Encryption.ID.String():
 		return dataset.Errorf(dataset.ErrInvalid,
-			"what it is made of is encrypted with data key %s, and its record has %s", id, d.Encryption.ID)
+			"its source is encrypted with data key %s, and its record has %s", id, d.Encryption.ID)
 	}
 	return nil
 }
@@ -178,7 +178,7 @@ func (k *datasetKeys) unlock(ctx context.Context, f *shelf.Folder, head string) 
 	if !strings.HasPrefix(root, k.top()+"/") { // not encrypted, or by a key of the operator's
 		if d.Encryption != nil {
 			return lock, dataset.Errorf(dataset.ErrCorrupt,
-				"its record says that it is encrypted, and its filesystem is not")
+				"its record says that it is encrypted, but its filesystem is not")
 		}
 		return lock, nil
 	}

@@ -21,7 +21,7 @@ import (
 // What cannot encrypt, a zpool or the ZFS, is no failure, and says what would do; what is not known
 // is one.
 func TestWhichCanEncrypt(t *testing.T) {
-	const would = "or take a pool of backend loop or lvm)"
+	const would = "or use a pool of backend loop or lvm)"
 	for name, c := range map[string]struct {
 		says, complains string
 		lacks           string // "": it can
@@ -31,8 +31,8 @@ func TestWhichCanEncrypt(t *testing.T) {
 		"in use":       {says: "active\n"},
 		"not enabled":  {says: "disabled\n", lacks: "encryption needs a feature of its zpool (zpool set feature@encryption=enabled tank; " + would},
 		"an old zpool": {says: "-\n", lacks: "(zpool upgrade tank, "},
-		"an old ZFS":   {complains: "bad property list: invalid property 'feature@encryption'", lacks: "encryption needs OpenZFS 0.8 or later: the kernel's is "},
-		"zfs-fuse":     {fuse: true, lacks: "encryption needs OpenZFS 0.8 or later in the place of zfs-fuse, which has no feature@encryption (Debian, from contrib: apt-get install zfsutils-linux zfs-dkms; "},
+		"an old ZFS":   {complains: "bad property list: invalid property 'feature@encryption'", lacks: "encryption needs OpenZFS 0.8 or later: the kernel has "},
+		"zfs-fuse":     {fuse: true, lacks: "encryption needs OpenZFS 0.8 or later instead of zfs-fuse, which has no feature@encryption (Debian, from contrib: apt-get install zfsutils-linux zfs-dkms; "},
 		"no answer":    {complains: "internal error: out of memory", fails: true},
 	} {
 		lacks, err := tool{run.Func(func(_ context.Context, cmd run.Command) (run.Result, error) {

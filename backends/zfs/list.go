@@ -95,7 +95,7 @@ func (p *Pool) describe(ctx context.Context, f *shelf.Folder, e *backends.Entry,
 		return
 	}
 	for _, name := range missingNames(want, all) {
-		shelf.AddProblem(e, dataset.Errorf(dataset.ErrCorrupt, "%s is gone: zfs has no %s", want[name], name))
+		shelf.AddProblem(e, dataset.Errorf(dataset.ErrCorrupt, "%s is missingNames: zfs has no %s", want[name], name))
 	}
 }
 
@@ -128,8 +128,8 @@ func (p *Pool) foreignEntries(ctx context.Context, trees map[string][]object,
 		if ghost, ok := strings.CutPrefix(name, "deleted/"); ok && isID(ghost) {
 			for _, o := range tree {
 				if !p.remover.isOurs(o) {
-					add(o.name, "drover did not make it, and it keeps what is left of a deleted dataset: "+
-						"zfs destroy it when it is of no use")
+					add(o.name, "drover did not create it, and it contains the remains of a deleted dataset: "+
+						"remove it with zfs destroy if it is not needed")
 				}
 			}
 			continue
@@ -138,13 +138,13 @@ func (p *Pool) foreignEntries(ctx context.Context, trees map[string][]object,
 			continue
 		}
 		if !isID(name) {
-			add(p.top()+"/"+name, "drover put nothing of that name there")
+			add(p.top()+"/"+name, "drover did not create an object of that name there")
 			continue
 		}
 		if p.changedSinceListing(ctx, name) {
 			continue
 		}
-		add(p.top()+"/"+name, fmt.Sprintf("the filesystem of a dataset, and no record of one lies in %s",
+		add(p.top()+"/"+name, fmt.Sprintf("the filesystem of a dataset without a record in %s",
 			p.shelf.Path()))
 	}
 	return found

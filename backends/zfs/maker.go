@@ -216,7 +216,7 @@ func (m *maker) finishExisting(ctx context.Context, d dataset.Dataset) (dataset.
 		return 0, false, err
 	}
 	if err := m.keys.sameKey(ctx, head.name, d); err != nil {
-		return 0, false, dataset.Errorf(dataset.ErrExists, "it is there from an earlier try: %w", err)
+		return 0, false, dataset.Errorf(dataset.ErrExists, "it exists from an earlier attempt: %w", err)
 	}
 	return head.refquota, true, m.shelf.Finish(f, d)
 }
@@ -230,7 +230,7 @@ func (m *maker) vacate(ctx context.Context, id uuid.UUID) error {
 	switch _, err := m.tool.object(ctx, m.root(id)); {
 	case err == nil:
 		return dataset.Errorf(dataset.ErrExists,
-			"%s is there, and no record of a dataset is: drover leaves it alone", m.root(id))
+			"%s exists, but no record of a dataset: it is not changed", m.root(id))
 	case !errors.Is(err, errAbsent):
 		return err
 	}
@@ -247,7 +247,7 @@ func (m *maker) discard(ctx context.Context, id uuid.UUID, cause error) error {
 		err = m.shelf.Discard(id)
 	}
 	if err != nil {
-		return fmt.Errorf("%w (and what was made of it stays: %v)", cause, err)
+		return fmt.Errorf("%w (and the partial result stays: %v)", cause, err)
 	}
 	return cause
 }
@@ -268,12 +268,12 @@ func (m *maker) checkRequest(d dataset.Dataset) error {
 		return m.keys.cannotEncrypt()
 	case fs.Type != "":
 		return dataset.Errorf(dataset.ErrUnsupported,
-			"a pool of backend zfs has its own filesystem (asked for %s): leave it out, or use a pool of "+
-				"backend loop", fs.Type)
+			"a pool of backend zfs has a fixed filesystem (requested: %s): omit it, or use a pool of backend "+
+				"loop", fs.Type)
 	case len(fs.Mount) > 0:
 		return dataset.Errorf(dataset.ErrUnsupported,
-			"a pool of backend zfs has no mount options (asked for %s): leave them out, or use a pool of "+
-				"backend loop", dataset.Have(fs.Mount))
+			"a pool of backend zfs has no mount options (requested: %s): omit them, or use a pool of backend "+
+				"loop", dataset.Have(fs.Mount))
 	}
 	return nil
 }
@@ -331,7 +331,7 @@ func (p *Pool) Resize(ctx context.Context, id uuid.UUID, size dataset.Size, _ *o
 		return fmt.Errorf("resize dataset %s: %w", id, err)
 	}
 	if least := max(minSize, head.referenced); size < least {
-		return dataset.Errorf(dataset.ErrUnsupported, "resize dataset %s to %s: it holds %s, and %s is the least",
+		return dataset.Errorf(dataset.ErrUnsupported, "resize dataset %s to %s: it contains %s, and the minimum is %s",
 			id, size, head.referenced.Human(), least.Human())
 	}
 	if err := p.tool.zfs(ctx, "set", "refquota="+bytesText(size), head.name); err != nil {

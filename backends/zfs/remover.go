@@ -310,16 +310,17 @@ var _ backends.Clearer = (*Pool)(nil)
 func (p *Pool) Clear(ctx context.Context) (left string, err error) {
 	if p.vdevs != nil {
 		name := zpoolName(p.vdevs.id)
-		return fmt.Sprintf("zpool %s stays, imported and with an empty pool (drover pool adopt takes it "+
-			"again by one of its devices; for anything else: zpool destroy %s, then zpool labelclear -f "+
-			"each of them)", name, name), p.Close()
+		return fmt.Sprintf("zpool %s stays imported, with an empty pool (drover pool adopt adopts it by one of "+
+			"its devices; for another use: zpool destroy %s, then zpool labelclear -f each of "+
+			"them)", name, name), p.Close()
 	}
 	entries, err := p.List(ctx)
 	if err != nil {
 		return "", err
 	}
 	if len(entries) > 0 {
-		return "", dataset.Errorf(dataset.ErrConflict, "pool %s holds %s: it is not removed", p.name, entries[0].Path)
+		return "", dataset.Errorf(dataset.ErrConflict, "pool %s contains %s: it is not "+
+			"removed", p.name, entries[0].Path)
 	}
 	if err := p.attachments.unstageAll(); err != nil {
 		return "", err

@@ -43,7 +43,7 @@ func readCurrent(folder *os.Root, id uuid.UUID) (c current, there bool, err erro
 	}
 	if err != nil || c.FS != "" && !isHead(c.FS) {
 		return current{}, false, dataset.Errorf(dataset.ErrCorrupt,
-			"dataset %s: %s does not say which filesystem is the head", id, currentName)
+			"dataset %s: %s does not name the filesystem of the head", id, currentName)
 	}
 	return c, true, nil
 }
@@ -99,7 +99,7 @@ func readSnapshot(f *shelf.Folder, id uuid.UUID) (snapshot, error) {
 		return s, dataset.Errorf(dataset.ErrNotFound, "dataset %s has no snapshot %s", f.ID, id)
 	}
 	if err != nil || s.ID != id || !isHead(s.FS) {
-		return s, dataset.Errorf(dataset.ErrCorrupt, "dataset %s: the record of snapshot %s cannot be read", f.ID, id)
+		return s, dataset.Errorf(dataset.ErrCorrupt, "dataset %s: cannot read the record of snapshot %s", f.ID, id)
 	}
 	if !s.Kept {
 		return s, nil
@@ -107,7 +107,7 @@ func readSnapshot(f *shelf.Folder, id uuid.UUID) (snapshot, error) {
 	head, err := headName(f.Root, f.ID)
 	if err == nil && head == s.FS {
 		err = dataset.Errorf(dataset.ErrNotFound,
-			"dataset %s has no snapshot %s: a restore that would have kept it was cut short", f.ID, id)
+			"dataset %s has no snapshot %s: a restore that would have kept it was interrupted", f.ID, id)
 	}
 	return s, err
 }
@@ -196,7 +196,7 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, ds, id uuid.UUID) error {
 		return err
 	}
 	if err := p.remover.release(ctx, p.snapshotName(ds, s.FS, id)); err != nil && ctx.Err() == nil {
-		return fmt.Errorf("snapshot %s is gone, but not its blocks: %w", id, err)
+		return fmt.Errorf("snapshot %s was deleted, but not its blocks: %w", id, err)
 	}
 	return nil
 }
@@ -256,11 +256,11 @@ func (t *snapshotter) swap(ctx context.Context, f *shelf.Folder, s snapshot, kee
 	o, err := t.tool.object(ctx, from)
 	switch {
 	case errors.Is(err, errAbsent):
-		return dataset.Errorf(dataset.ErrCorrupt, "%s is gone", from)
+		return dataset.Errorf(dataset.ErrCorrupt, "%s is missing", from)
 	case err != nil:
 		return err
 	case o.referenced > size:
-		return dataset.Errorf(dataset.ErrUnsupported, "it holds %s, and the dataset has %s now: resize that first",
+		return dataset.Errorf(dataset.ErrUnsupported, "it contains %s, and the dataset now has %s: resize that first",
 			o.referenced.Human(), size.Human())
 	}
 	// An earlier attempt may have made the filesystem. It never was the head, so nothing was written to it.

@@ -16,15 +16,15 @@ import (
 // The known reasons for which zfs(8) fails; test with errors.Is. Every other error is an unknown failure. It must never
 // be treated as an absent filesystem.
 var (
-	errAbsent = errors.New("zfs has it not")
-	errTaken  = errors.New("it is there already")
+	errAbsent = errors.New("zfs does not have it")
+	errTaken  = errors.New("it exists already")
 	errHeld   = errors.New("others depend on it")
 	errBusy   = errors.New("it is busy")
-	errLacks  = errors.New("this zfs has no such property")
-	errSpace  = errors.New("zfs has no room for it")
-	errStream = errors.New("zfs does not take that for a stream")
+	errLacks  = errors.New("this zfs does not have such a property")
+	errSpace  = errors.New("zfs lacks space for it")
+	errStream = errors.New("zfs does not accept it as a stream")
 
-	errUnrelated = errors.New("that is none it came of")
+	errUnrelated = errors.New("it is not a snapshot of its origin")
 
 	errWrongKey = errors.New("zfs was given another key")
 	errLoaded   = errors.New("zfs has a key already")
@@ -133,7 +133,7 @@ func (o object) snapshotOf() (fs, name string) {
 func (t tool) object(ctx context.Context, name string) (object, error) {
 	found, err := t.get(ctx, name)
 	if err == nil && len(found) != 1 {
-		err = fmt.Errorf("zfs told of %d things when asked for %s", len(found), name)
+		err = fmt.Errorf("zfs reported %d objects when asked for %s", len(found), name)
 	}
 	if err != nil {
 		return object{}, err
@@ -170,7 +170,7 @@ func parse(text string) ([]object, error) {
 	for line := range strings.Lines(text) {
 		field := strings.Split(strings.TrimSuffix(line, "\n"), "\t")
 		if len(field) != 3 {
-			return nil, fmt.Errorf("zfs wrote %q: want a name, a property and a value", line)
+			return nil, fmt.Errorf("zfs wrote %q: expected a name, a property and a value", line)
 		}
 		i, known := at[field[0]]
 		if !known {
@@ -206,7 +206,7 @@ func (o *object) set(property, value string) error {
 func bytesOf(text string) (dataset.Size, error) {
 	n, err := strconv.ParseInt(text, 10, 64)
 	if err == nil && n < 0 {
-		err = errors.New("a size below 0")
+		err = errors.New("a negative size")
 	}
 	return dataset.Size(n), err
 }

@@ -105,7 +105,8 @@ func (n *sender) send(ctx context.Context, older, name string, w io.Writer) erro
 // unchanged.
 func unrelated(err error) error {
 	if errors.Is(err, errUnrelated) {
-		return dataset.Errorf(dataset.ErrUnsupported, "zfs sends differences to what a snapshot came of alone: %w", err)
+		return dataset.Errorf(dataset.ErrUnsupported, "zfs sends differences only to an ancestor of the "+
+			"snapshot: %w", err)
 	}
 	return err
 }
@@ -129,7 +130,7 @@ func (k *keptError) Write(b []byte) (int, error) {
 func (p *Pool) Changed(ctx context.Context, older, newer dataset.Source) (backends.Change, error) {
 	c, err := p.sender.changed(ctx, older, newer, p.sender.measureStream)
 	if err != nil {
-		return backends.Change{}, fmt.Errorf("compare two points in time of dataset %s: %w", newer.Dataset, err)
+		return backends.Change{}, fmt.Errorf("compare two snapshots of dataset %s: %w", newer.Dataset, err)
 	}
 	return c, nil
 }
@@ -144,13 +145,13 @@ func (p *Pool) Same(ctx context.Context, ds, a, b uuid.UUID) (bool, error) {
 	case errors.Is(err, sendstream.ErrDiffers), errors.Is(err, errUnrelated):
 		return false, nil
 	}
-	return false, fmt.Errorf("compare two points in time of dataset %s: %w", ds, err)
+	return false, fmt.Errorf("compare two snapshots of dataset %s: %w", ds, err)
 }
 
 func (n *sender) changed(ctx context.Context, older, newer dataset.Source,
 	compare func(ctx context.Context, older, newer string) (backends.Change, error)) (c backends.Change, err error) {
 	if older.Dataset != uuid.Nil && older.Dataset != newer.Dataset {
-		return c, dataset.Errorf(dataset.ErrUnsupported, "they are of two datasets")
+		return c, dataset.Errorf(dataset.ErrUnsupported, "they belong to different datasets")
 	}
 	f, err := n.shelf.FindAny(newer.Dataset)
 	if err != nil {
@@ -253,7 +254,7 @@ func (n *sender) measureStream(ctx context.Context, older, newer string) (c back
 			return c, err
 		}
 	}
-	return c, fmt.Errorf("zfs did not say how large the stream of %s is", newer)
+	return c, fmt.Errorf("zfs did not report the size of the stream of %s", newer)
 }
 
 // receiver receives snapshots into copies.
@@ -347,7 +348,7 @@ func (c *receiver) received(ctx context.Context, f *shelf.Folder, d backends.Del
 		return "", err
 	}
 	if is.Raw != (d.Dataset.Encryption != nil) {
-		return "", sendstream.Bad("of it and its dataset one is encrypted, and the other is not")
+		return "", sendstream.Bad("either it or its dataset is encrypted, but not both")
 	}
 	if is.Raw && !c.keys.encrypts() {
 		return "", c.keys.cannotEncrypt()
@@ -360,7 +361,7 @@ func (c *receiver) received(ctx context.Context, f *shelf.Folder, d backends.Del
 	}
 	fs, args := headPrefix+uuid.NewString(), []string{"receive", "-u"} // never -F, nor a name from the stream
 	if d.Base == uuid.Nil && is.From != 0 {
-		return "", sendstream.Bad("it is a difference, and says that it is none")
+		return "", sendstream.Bad("it is a difference, but is marked as none")
 	}
 	if d.Base != uuid.Nil {
 		on, origin, err := c.onBase(ctx, f, d.Base, is)
@@ -400,7 +401,7 @@ func (c *receiver) onBase(ctx context.Context, f *shelf.Folder, base uuid.UUID, 
 	origin = c.snapshotName(f.ID, b.FS, base)
 	text, err := c.tool.value(ctx, "guid", origin)
 	if errors.Is(err, errAbsent) {
-		return "", "", dataset.Errorf(dataset.ErrCorrupt, "%s is gone", origin)
+		return "", "", dataset.Errorf(dataset.ErrCorrupt, "%s is missing", origin)
 	}
 	if err != nil {
 		return "", "", err
@@ -414,7 +415,7 @@ func (c *receiver) onBase(ctx context.Context, f *shelf.Folder, base uuid.UUID, 
 	last, err := c.heads.isLast(ctx, f, b)
 	if err == nil && !last && c.fs.fuse {
 		err = dataset.Errorf(dataset.ErrUnsupported,
-			"zfs-fuse cannot receive a difference to a snapshot after which others came")
+			"zfs-fuse cannot receive a difference to a snapshot that is not the latest")
 	}
 	if err != nil || !last {
 		return "", origin, err

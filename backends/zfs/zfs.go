@@ -115,7 +115,8 @@ func (b *Backend) Available(context.Context) error {
 			return nil
 		}
 	}
-	return dataset.Errorf(dataset.ErrUnsupported, "backend zfs: the kernel has no ZFS (no /dev/zfs): modprobe zfs")
+	return dataset.Errorf(dataset.ErrUnsupported, "backend zfs: the kernel does not support ZFS (no /dev/zfs): "+
+		"modprobe zfs")
 }
 
 // Open implements backends.Kind.
@@ -123,9 +124,9 @@ func (b *Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool,
 	switch {
 	case cfg.Image != 0:
 		return nil, dataset.Errorf(dataset.ErrUnsupported,
-			"backend zfs keeps datasets in a zpool, not in an image: leave the size out")
+			"backend zfs stores datasets in a zpool, not in an image: omit the size")
 	case !filepath.IsAbs(cfg.Path) || filepath.Clean(cfg.Path) != cfg.Path:
-		return nil, dataset.Errorf(dataset.ErrInvalid, "bad pool path %q: want an absolute path without . and ..",
+		return nil, dataset.Errorf(dataset.ErrInvalid, "bad pool path %q: expected an absolute path without . and ..",
 			cfg.Path)
 	}
 	if len(cfg.Devices) == 0 {
@@ -194,7 +195,7 @@ type poolFilesystem struct {
 func poolFilesystemOf(path string) (poolFilesystem, error) {
 	var st unix.Statx_t
 	if err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_TYPE, &st); err != nil {
-		return poolFilesystem{}, fmt.Errorf("look at %s: %w", path, err)
+		return poolFilesystem{}, fmt.Errorf("stat %s: %w", path, err)
 	}
 	table, err := mount.Table()
 	if err != nil {
@@ -208,12 +209,12 @@ func poolFilesystemOf(path string) (poolFilesystem, error) {
 			what = mounts[0].FSType
 		}
 		return poolFilesystem{}, dataset.Errorf(dataset.ErrUnsupported,
-			"%s lies on %s: backend zfs needs a directory on a ZFS filesystem (zfs create -o mountpoint=%s "+
+			"%s is on %s: backend zfs needs a directory on a ZFS filesystem (zfs create -o mountpoint=%s "+
 				"POOL/NAME)", path, what, path)
 	case len(mounts[0].Source) > maxFilesystemName:
 		return poolFilesystem{}, dataset.Errorf(dataset.ErrUnsupported,
-			"%s is too long a name to have datasets below it: want at most %d characters", mounts[0].Source,
-			maxFilesystemName)
+			"the name %s is too long to have datasets below it: expected at most %d "+
+				"characters", mounts[0].Source, maxFilesystemName)
 	}
 	return poolFilesystem{mounts[0].Source, mounts[0].FSType == fuseType}, nil
 }
@@ -264,7 +265,7 @@ func (p *Pool) found(ctx context.Context, fresh bool) error {
 		}
 		if !fresh || len(entries) > 0 {
 			return dataset.Errorf(dataset.ErrOffline,
-				"its records are here, and its filesystem %s is not: were they copied without it, or was it "+
+				"its records are here, but its filesystem %s is not: were they copied without it, or was it "+
 					"renamed?", at)
 		}
 		id = p.ID().String()
@@ -282,7 +283,7 @@ func (p *Pool) found(ctx context.Context, fresh bool) error {
 		return err
 	}
 	if id != p.ID().String() {
-		return dataset.Errorf(dataset.ErrExists, "%s is there, and drover did not make it (its property %s is %q)",
+		return dataset.Errorf(dataset.ErrExists, "%s exists, and drover did not create it (its property %s is %q)",
 			at, poolProperty, id)
 	}
 	err = p.tool.zfs(ctx, "create", "-o", "canmount=off", p.deletedRoot())
@@ -396,7 +397,7 @@ func (s *storage) dataset(fs string) (id uuid.UUID, head string, err error) {
 	rel, ok := strings.CutPrefix(fs, s.top()+"/")
 	text, head, below := strings.Cut(rel, "/")
 	if !ok || !below || !isID(text) || !isHead(head) {
-		return id, "", fmt.Errorf("%s is no head of a dataset of this pool", fs)
+		return id, "", fmt.Errorf("%s is not a head of a dataset of this pool", fs)
 	}
 	id, err = uuid.Parse(text)
 	return id, head, err
@@ -406,7 +407,7 @@ func (s *storage) dataset(fs string) (id uuid.UUID, head string, err error) {
 func (s *storage) headOf(ctx context.Context, f *shelf.Folder) (object, error) {
 	name, err := headName(f.Root, f.ID)
 	if err == nil && name == "" {
-		err = dataset.Errorf(dataset.ErrCorrupt, "dataset %s: %s says that it is a copy, and it is none", f.ID,
+		err = dataset.Errorf(dataset.ErrCorrupt, "dataset %s: %s says that it is a copy, but it is not", f.ID,
 			currentName)
 	}
 	if err != nil {
@@ -414,7 +415,7 @@ func (s *storage) headOf(ctx context.Context, f *shelf.Folder) (object, error) {
 	}
 	o, err := s.tool.object(ctx, s.root(f.ID)+"/"+name)
 	if errors.Is(err, errAbsent) || (err == nil && o.kind != kindFilesystem) {
-		return object{}, dataset.Errorf(dataset.ErrCorrupt, "dataset %s: its filesystem %s/%s is gone", f.ID,
+		return object{}, dataset.Errorf(dataset.ErrCorrupt, "dataset %s: its filesystem %s/%s is missing", f.ID,
 			s.root(f.ID), name)
 	}
 	return o, err

@@ -130,7 +130,7 @@ func TestParseRefuses(t *testing.T) {
 			`d.yaml:1:17: publish_facts[0]: facts cannot be published to "swarn" (have: consul, swarm); did you mean swarm? in "publish_facts: [swarn, 5]"`,
 			`d.yaml:1:24: publish_facts[1]: want a text, not a number (put it in quotes) in "publish_facts: [swarn, 5]"`,
 		}},
-		"published twice": {"publish_facts: [swarm, swarm]\n", []string{`d.yaml:1:16: publish_facts: swarm is there twice in "publish_facts: [swarm, swarm]"`}},
+		"published twice": {"publish_facts: [swarm, swarm]\n", []string{`d.yaml:1:16: publish_facts: swarm is listed twice in "publish_facts: [swarm, swarm]"`}},
 		"label": {"labels: {-a: b, c: [d], e: ~}\n", []string{
 			`d.yaml:1:10: labels.-a: bad label key "-a": want 1 to 63 letters, digits, '_', '.', '/' or '-', beginning with a letter or digit in "labels: {-a: b, c: [d], e: ~}"`,
 			`d.yaml:1:20: labels.c: want a text, not a list in "labels: {-a: b, c: [d], e: ~}"`,

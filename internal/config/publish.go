@@ -24,7 +24,7 @@ func CheckPublish(places []string) error {
 			return dataset.Errorf(dataset.ErrInvalid, "facts cannot be published to %q (have: %s)%s",
 				dataset.Clip(p), dataset.Have(have), dataset.Guess(p, have))
 		case slices.Contains(places[:i], p):
-			return dataset.Errorf(dataset.ErrInvalid, "%s is there twice", p)
+			return dataset.Errorf(dataset.ErrInvalid, "%s is listed twice", p)
 		}
 	}
 	return nil

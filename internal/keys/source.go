@@ -62,7 +62,7 @@ func ReadFile(path string) (Key, error) {
 	}
 	switch {
 	case st.Mode&unix.S_IFMT != unix.S_IFREG:
-		return refuse("%s is no file", what)
+		return refuse("%s is not a file", what)
 	case st.Uid != 0:
 		return refuse("%s belongs to user %d: chown root %s", what, st.Uid, path)
 	case st.Mode&0o177 != 0:

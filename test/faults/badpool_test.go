@@ -42,10 +42,10 @@ func TestBadPools(t *testing.T) {
 	for _, p := range pools {
 		disk := disks[p.on]
 		for path, want := range map[string]string{
-			disk + "/missing/pool":          disk + "/missing is absent: make it first",
-			disk + "/full":                  "want an empty directory|give an empty or a new directory",
-			disk + "/file":                  "is no directory",
-			disk + "/link":                  "is no directory",
+			disk + "/missing/pool":          "no such directory: " + disk + "/missing (create it first)",
+			disk + "/full":                  "expected an empty directory|use an empty or a new directory",
+			disk + "/file":                  "is not a directory",
+			disk + "/link":                  "is not a directory",
 			disk + "/have":                  "overlaps with pool have-" + p.backend + " at " + disk + "/have",
 			disk + "/have/inside":           "overlaps with pool have-" + p.backend,
 			disk:                            "overlaps with pool have-" + p.backend,
@@ -61,7 +61,7 @@ func TestBadPools(t *testing.T) {
 			noPool(t, h, p.wrong, api.NewPool{Backend: p.backend, Path: disks[p.wrong] + "/new"})
 		}
 		if p.backend != "loop" {
-			noPool(t, h, "not in an image: leave the size out", api.NewPool{Backend: p.backend, Path: disk + "/new", Image: "600MiB"})
+			noPool(t, h, "not in an image: omit the size", api.NewPool{Backend: p.backend, Path: disk + "/new", Image: "600MiB"})
 		}
 	}
 	image := func(path, size, want string) {
@@ -71,8 +71,8 @@ func TestBadPools(t *testing.T) {
 	ext4 := disks["ext4"]
 	image(ext4+"/new.img", "1MiB", "an image of 1MiB is too small for a pool (at least 512MiB)")
 	image(ext4+"/new.img", "1TiB", "free: too little for 1TiB")
-	image(ext4+"/missing/new.img", "600MiB", ext4+"/missing is absent: make it first")
-	image(ext4+"/file", "600MiB", "give a new file")
+	image(ext4+"/missing/new.img", "600MiB", "no such directory: "+ext4+"/missing (create it first)")
+	image(ext4+"/file", "600MiB", "use a new file")
 	image(ext4+"/engine/new.img", "600MiB", "where a container engine")
 	image(ext4+"/have/new.img", "600MiB", "overlaps with pool have-dir")
 	image(ext4+"/again/have/new.img", "600MiB", "give a path outside of it")

@@ -52,7 +52,7 @@ func LaterRecord(t *testing.T, p backends.Pool, create func(commit bool) uuid.UU
 			found = found || e.ID == id && strings.Contains(e.Problem, "format 2")
 		}
 		if !found {
-			t.Errorf("the list has not dataset %s in %s with the reason: %+v, %v", id, area, list, err)
+			t.Errorf("the list lacks dataset %s in %s with the reason: %+v, %v", id, area, list, err)
 		}
 		if after := treeNames(t, filepath.Dir(path)); after != before {
 			t.Errorf("its files in %s are %s, want %s", area, after, before)

@@ -76,10 +76,10 @@ func (q *Quota) Note() string {
 	case btrfsctl.QuotaFull:
 		return "sizes by full quotas, a full volume gets EDQUOT"
 	case btrfsctl.QuotaSimple:
-		return "sizes by simple quotas, a full volume gets EDQUOT: they count what was written to a volume " +
-			"for as long as a snapshot has it, and not what a clone shares"
+		return "sizes by simple quotas, a full volume gets EDQUOT: they count data that was written to a volume " +
+			"as long as a snapshot contains it, and not data that a clone shares"
 	default:
-		return "no size limits, as the filesystem's quotas were off when drover started"
+		return "no size limits, because the filesystem's quotas were off when drover started"
 	}
 }
 
@@ -88,7 +88,8 @@ func (q *Quota) Missing() []string {
 	if q.Enabled() {
 		return nil
 	}
-	return []string{"sizes need the quotas of its filesystem on as drover starts (btrfs quota enable " + q.path + ")"}
+	return []string{"sizes need quotas enabled on its filesystem when drover starts (btrfs quota enable " + q.path +
+		")"}
 }
 
 // Check fails if sizes are not enforced as they were when the pool was opened. It does not fail if sizes could be
@@ -101,12 +102,12 @@ func (q *Quota) Check(dir *os.File) error {
 	case err != nil:
 		return err
 	case now != q.mode && now == btrfsctl.QuotaNone:
-		return fmt.Errorf("quotas were switched off: no size holds (btrfs quota enable %s, then restart drover)",
+		return fmt.Errorf("quotas were switched off: no size is enforced (btrfs quota enable %s, then restart drover)",
 			q.path)
 	case !q.Enabled():
 		return nil
 	case now != q.mode:
-		return fmt.Errorf("quotas were %s and are %s now: restart drover", q.mode, now)
+		return fmt.Errorf("the quotas were %s and are now %s: restart drover", q.mode, now)
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -120,10 +121,10 @@ func (q *Quota) Check(dir *os.File) error {
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("quotas have to be counted anew: sizes may not hold until then (btrfs quota "+
-			"rescan -w %s): %w", q.path, err)
+		return fmt.Errorf("quotas must be rescanned: sizes may not be enforced until then (btrfs quota rescan -w "+
+			"%s): %w", q.path, err)
 	}
-	return fmt.Errorf("quotas are being counted anew: sizes may not hold until then (btrfs quota rescan -w "+
+	return fmt.Errorf("quotas are being rescanned: sizes may not be enforced until then (btrfs quota rescan -w "+
 		"%s waits for it)", q.path)
 }
 
@@ -139,7 +140,7 @@ func (q *Quota) Verify(dir *os.File, size dataset.Size) error {
 	case err != nil:
 		return err
 	case have != size:
-		return fmt.Errorf("the limit of its subvolume is %s and its size %s, with 0B for none: restart drover",
+		return fmt.Errorf("the limit of its subvolume is %s but its size is %s (0B means none): restart drover",
 			have, size)
 	}
 	return nil
@@ -176,7 +177,7 @@ func Limit(dir *os.File, size dataset.Size) error {
 		return nil // there is no limit, because quotas are off or do not count the subvolume yet
 	case off:
 		return dataset.Errorf(dataset.ErrUnsupported,
-			"quotas were switched off: no size can be given (btrfs quota enable): %w", err)
+			"quotas were switched off: no size can be set (btrfs quota enable): %w", err)
 	}
 	return err
 }

@@ -23,7 +23,7 @@ import (
 func Open(f *shelf.Folder, name string) (*os.File, error) {
 	info, err := f.Lstat(name)
 	if err != nil {
-		return nil, dataset.Errorf(dataset.ErrCorrupt, "dataset %s: its subvolume %s is gone: %w", f.ID, name, err)
+		return nil, dataset.Errorf(dataset.ErrCorrupt, "dataset %s: its subvolume %s is missing: %w", f.ID, name, err)
 	}
 	ok := info.IsDir()
 	var dir *os.File
@@ -41,7 +41,8 @@ func Open(f *shelf.Folder, name string) (*os.File, error) {
 			_ = dir.Close()
 		}
 		return nil, dataset.Errorf(dataset.ErrCorrupt,
-			"dataset %s: %s is no subvolume: drover made no such thing (was the pool copied file by file?)", f.ID, name)
+			"dataset %s: %s is not a subvolume, so drover did not create it (was the pool copied file by "+
+				"file?)", f.ID, name)
 	}
 	return dir, nil
 }
@@ -86,9 +87,9 @@ func CheckNested(f *shelf.Folder, dir *os.File) error {
 		return err
 	}
 	return dataset.Errorf(dataset.ErrUnsupported,
-		"dataset %s holds %d subvolumes that something in it made: a snapshot would leave them out, and no "+
-			"size bounds them (btrfs subvolume list -o its mount point, and delete them, or use a pool of "+
-			"backend loop)", f.ID, len(inside))
+		"dataset %s contains %d subvolumes that were created inside of it: a snapshot would omit them, and no "+
+			"size limits them (list them with btrfs subvolume list -o on its mount point, and delete them, or use a "+
+			"pool of backend loop)", f.ID, len(inside))
 }
 
 // NoSpace returns err with the kind dataset.ErrNoSpace if the filesystem or the quota is full.
@@ -133,7 +134,7 @@ func (s *Store) Copy(ctx context.Context, from *shelf.Folder, name string, to *s
 	// The source may be in use. A subvolume that was made in it before the snapshot is not part of the snapshot.
 	if err := CheckNested(from, src); err != nil {
 		if dErr := s.Destroy(context.WithoutCancel(ctx), dir, as); dErr != nil {
-			err = fmt.Errorf("%w (the copy could not be removed, the next start tries again: %v)", err, dErr)
+			err = fmt.Errorf("%w (the copy could not be removed; the next start retries: %v)", err, dErr)
 		}
 		return err
 	}

@@ -69,7 +69,7 @@ func (a *Attacher) Attach(ctx context.Context, dir folder.Dir, id uuid.UUID, opt
 		return a.attachEncrypted(ctx, dir, opts)
 	}
 	if d, rErr := layout.DatasetRecord(dir, id); rErr == nil && d.Encryption != nil {
-		return att, dataset.Errorf(dataset.ErrCorrupt, "its record says that it is encrypted, and its image is not")
+		return att, dataset.Errorf(dataset.ErrCorrupt, "its record says that it is encrypted, but its image is not")
 	}
 	dev, err := a.attachHead(ctx, dir)
 	if err != nil {
@@ -84,8 +84,8 @@ func (a *Attacher) attachHead(ctx context.Context, dir folder.Dir) (*loopdev.Dev
 		err := a.sharing.Unshare(ctx, dir)
 		if err != nil && !errors.Is(err, loopdev.ErrAttached) {
 			if err = layout.NoSpace(err); errors.Is(err, dataset.ErrNoSpace) {
-				err = fmt.Errorf("pool %s has no room for an image of its own (remove snapshots or volumes "+
-					"there): %w", a.pool, err)
+				err = fmt.Errorf("pool %s lacks space for a separate image (remove snapshots or volumes there): "+
+					"%w", a.pool, err)
 			}
 			return nil, err
 		}
@@ -112,7 +112,7 @@ func (a *Attacher) attachHead(ctx context.Context, dir folder.Dir) (*loopdev.Dev
 		}
 		if try == BusyTries {
 			return nil, dataset.Errorf(dataset.ErrInUse,
-				"its image has a second name, and a device (see losetup -a) that does not go")
+				"its image has a second name, and a loop device (see losetup -a) that does not detach")
 		}
 		select {
 		case <-ctx.Done():
@@ -146,7 +146,7 @@ func (a *Attacher) attachEncrypted(
 	fs, size, err := imagefile.Superblock(open)
 	have, sErr := open.Size()
 	if err := errors.Join(err, sErr); err != nil {
-		return att, errors.Join(fmt.Errorf("in the container: %w", err), open.Close())
+		return att, errors.Join(fmt.Errorf("in the encrypted container: %w", err), open.Close())
 	}
 	att.Mount = mountOf(open.Path(), fs, have-size > imagefile.GrowSlack, opts)
 	att.Release = open.Close
@@ -213,12 +213,12 @@ func (a *Attacher) device(dir folder.Dir) (string, error) {
 func attachedBy(ctx context.Context, device string) error {
 	var st unix.Stat_t
 	if err := unix.Stat(device, &st); err != nil {
-		return dataset.Errorf(dataset.ErrInUse, "it is attached to %s, and by whom is not known: %w", device, err)
+		return dataset.Errorf(dataset.ErrInUse, "it is attached to %s, and its users are unknown: %w", device, err)
 	}
 	user, err := inuse.DeviceUser(ctx, int(unix.Major(st.Rdev)), int(unix.Minor(st.Rdev)))
 	switch {
 	case err != nil:
-		return dataset.Errorf(dataset.ErrInUse, "it is attached to %s, and by whom is not known: %w", device, err)
+		return dataset.Errorf(dataset.ErrInUse, "it is attached to %s, and its users are unknown: %w", device, err)
 	case user != "":
 		return dataset.Errorf(dataset.ErrInUse, "it is in use: %s", user)
 	}

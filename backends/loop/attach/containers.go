@@ -75,7 +75,7 @@ func (c *Containers) Key(ctx context.Context, d dataset.Dataset) ([]byte, error)
 		return nil, err
 	}
 	if c.keys == nil {
-		return nil, dataset.Errorf(dataset.ErrForbidden, "it is encrypted, and no keys are at hand")
+		return nil, dataset.Errorf(dataset.ErrForbidden, "it is encrypted, and no keys are available")
 	}
 	return c.keys.DataKey(ctx, d)
 }

@@ -17,7 +17,7 @@ import (
 
 // Image attaches the image at path. If the image is attached already, it holds that device.
 func Image(ctx context.Context, path string, opts loopdev.Options) (*loopdev.Device, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, attachTimeout, errors.New("waited too long"))
+	ctx, cancel := context.WithTimeoutCause(ctx, attachTimeout, errors.New("timed out"))
 	defer cancel()
 	for {
 		dev, err := loopdev.Attach(ctx, path, opts)
@@ -71,7 +71,7 @@ func WithMountedDevice(device, fs string, f func(dir *os.File) error) error {
 // detached mount ends with its last descriptor, and a child that this process has just forked has that descriptor
 // until its exec. The writes of the kernel at the end of the mount would undo those of resize2fs.
 func WaitDetached(ctx context.Context, image *os.File) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, attachTimeout, errors.New("waited too long"))
+	ctx, cancel := context.WithTimeoutCause(ctx, attachTimeout, errors.New("timed out"))
 	defer cancel()
 	for {
 		err := loopdev.Claim(ctx, image)

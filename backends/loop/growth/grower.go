@@ -55,7 +55,7 @@ func (gr *Grower) Resize(ctx context.Context, dir folder.Dir, size dataset.Size,
 	}
 	fits := have.ImageFor(imagefile.RoundUp(size))
 	if imagefile.RoundUp(size) < have.Size || fits+fits/32 < have.Image {
-		return dataset.Errorf(dataset.ErrUnsupported, "it has %s, and images can't shrink",
+		return dataset.Errorf(dataset.ErrUnsupported, "it has %s, and images cannot shrink",
 			max(have.Size, mkfs.Size(have.FS, dataset.Size(have.Image))))
 	}
 	if err := mkfs.CheckMax(size); err != nil {
@@ -160,7 +160,7 @@ func (gr *Grower) enlarge(root *os.File, fs string, g mountedGrowth) error {
 		_, undo = g.inside()
 	}
 	if undo != nil {
-		return fmt.Errorf("%w (and its image is not as large as before: %w)", err, undo)
+		return fmt.Errorf("%w (and its image does not have its previous size: %w)", err, undo)
 	}
 	return err
 }
@@ -206,7 +206,7 @@ func checkGrowable(fs string) error {
 	ok, err := fsctl.CanGrowExt4()
 	if err == nil && !ok {
 		err = dataset.Errorf(dataset.ErrUnsupported,
-			"ext4 can't grow while mounted, since this process has no CAP_SYS_RESOURCE: stop the volume's "+
+			"ext4 cannot grow while mounted, because this process lacks CAP_SYS_RESOURCE: stop the volume's "+
 				"containers first")
 	}
 	return err
@@ -243,7 +243,8 @@ func (gr *Grower) growHead(ctx context.Context, dir folder.Dir, fs string, size 
 	}
 	if _, err := run.LookPath("resize2fs"); err != nil && fs == mkfs.Ext4 {
 		return dataset.Errorf(dataset.ErrUnsupported,
-			"growing ext4 needs resize2fs here, as this process has no CAP_SYS_RESOURCE (apt-get install e2fsprogs)")
+			"growing ext4 needs resize2fs here, because this process lacks CAP_SYS_RESOURCE (apt-get install "+
+				"e2fsprogs)")
 	}
 	return gr.heads.Exchange(dir, layout.Head, func(*os.File) error { return gr.GrowIdle(ctx, dir, layout.Next, size) })
 }
@@ -315,7 +316,7 @@ func (gr *Grower) growInContainer(ctx context.Context, dir folder.Dir, g mounted
 	defer open.Close()
 	fs, _, err := imagefile.Superblock(open)
 	if err != nil {
-		return fmt.Errorf("in the container: %w", err)
+		return fmt.Errorf("in the encrypted container: %w", err)
 	}
 	g.device, g.inner = dev.Path, open.Path()
 	g.inside = func() (int64, error) {

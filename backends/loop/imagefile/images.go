@@ -53,7 +53,7 @@ func NewImages(l layout.Layout, defaultFS func(dataset.Size) string) *Images {
 func (i *Images) Size(dir folder.Dir, item string) (int64, error) {
 	st, err := dir.Lstat(i.layout.Image(item))
 	if err == nil && !folder.IsRegular(st) {
-		err = dataset.Errorf(dataset.ErrCorrupt, "%s is no file", dir.Path(i.layout.Image(item)))
+		err = dataset.Errorf(dataset.ErrCorrupt, "%s is not a file", dir.Path(i.layout.Image(item)))
 	}
 	if err != nil {
 		return 0, err
@@ -132,8 +132,8 @@ func (i *Images) Inspect(dir folder.Dir, item string) (fs string, grow bool, err
 func InspectFile(image *os.File, item string) (fs string, grow bool, err error) {
 	fs, size, err := Superblock(image)
 	if errors.Is(err, dataset.ErrCorrupt) && item == layout.Head && crypt.FirstLost(image) == nil {
-		err = fmt.Errorf("%w (drover snapshot restore VOLUME SNAPSHOT goes on from a snapshot, and keeps "+
-			"what is there)", err)
+		err = fmt.Errorf("%w (drover snapshot restore VOLUME SNAPSHOT continues from a snapshot, and keeps the "+
+			"current data)", err)
 	}
 	if err != nil {
 		return "", false, fmt.Errorf("%s: %w", image.Name(), err)
@@ -157,7 +157,7 @@ func Superblock(d fsctl.Disk) (fs string, size int64, err error) {
 		have, err := d.Seek(0, io.SeekEnd)
 		if err == nil && have <= crypt.Overhead {
 			err = dataset.Errorf(dataset.ErrCorrupt,
-				"image truncated: the headers of its LUKS container need %s, and %s are left",
+				"image truncated: the headers of its LUKS container need %s, and it has %s",
 				dataset.Size(crypt.Overhead).Human(), dataset.Size(have).Human())
 		}
 		return LUKS, 0, err
@@ -198,10 +198,10 @@ func (i *Images) SameKey(dir folder.Dir, item string, d dataset.Dataset) error {
 		if _, _, err := i.Inspect(dir, item); err != nil { // the image may contain neither a filesystem nor a container
 			return err
 		}
-		return dataset.Errorf(dataset.ErrInvalid, "of it and what it is made of one is encrypted, and the other is not")
+		return dataset.Errorf(dataset.ErrInvalid, "either it or its source is encrypted, but not both")
 	case is && id != d.Encryption.ID:
 		return dataset.Errorf(dataset.ErrInvalid,
-			"what it is made of is encrypted with data key %s, and its record has %s", id, d.Encryption.ID)
+			"its source is encrypted with data key %s, and its record has %s", id, d.Encryption.ID)
 	}
 	return nil
 }
@@ -210,7 +210,7 @@ func (i *Images) SameKey(dir folder.Dir, item string, d dataset.Dataset) error {
 func (i *Images) Same(dir folder.Dir, source, clone string) error {
 	equal, err := i.equal(dir, source, clone)
 	if err == nil && !equal {
-		err = dataset.Errorf(dataset.ErrCorrupt, "the clone of %s differs from it: the head was left as it is",
+		err = dataset.Errorf(dataset.ErrCorrupt, "the clone of %s differs from it: the head was not changed",
 			dir.Path(i.layout.Image(source)))
 	}
 	return err
@@ -249,7 +249,7 @@ func (i *Images) IsHeadInode(dir folder.Dir, inode uint64) (bool, error) {
 func (i *Images) OpenSnapshot(dir folder.Dir, id uuid.UUID) (*os.File, error) {
 	f, err := dir.Open(i.layout.Image(id.String()))
 	if errors.Is(err, os.ErrNotExist) {
-		err = dataset.Errorf(dataset.ErrNotFound, "there is no snapshot %s", id)
+		err = dataset.Errorf(dataset.ErrNotFound, "no such snapshot: %s", id)
 	}
 	return f, err
 }

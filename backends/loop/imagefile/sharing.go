@@ -177,8 +177,8 @@ func (s *Sharing) separate(ctx context.Context, dir folder.Dir, inode uint64) er
 		return nil
 	}
 	if err = layout.NoSpace(err); errors.Is(err, dataset.ErrNoSpace) {
-		err = fmt.Errorf("it is being read, and pool %s has no room for a head apart from it (remove it "+
-			"again once that has ended, or others first): %w", s.pool, err)
+		err = fmt.Errorf("it is being read, and pool %s lacks space for a separate head (remove it again once "+
+			"the read has ended, or remove others first): %w", s.pool, err)
 	}
 	return err
 }

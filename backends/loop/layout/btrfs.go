@@ -34,7 +34,7 @@ func (*Btrfs) Prepare(root folder.Dir) error {
 
 // Note implements Layout.
 func (*Btrfs) Note() string {
-	return "btrfs: each image NOCOW in a subvolume of its own, snapshots in the same time however fragmented"
+	return "btrfs: each image NOCOW in a separate subvolume, constant-time snapshots regardless of fragmentation"
 }
 
 // Image implements Layout.

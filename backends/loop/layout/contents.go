@@ -69,7 +69,7 @@ func ContentsOf(l Layout, dir folder.Dir) (Contents, error) {
 func ParseID(s string) (uuid.UUID, error) {
 	id, err := uuid.Parse(s)
 	if err == nil && id.String() != s {
-		err = fmt.Errorf("%q is no UUID as Drover writes it", s)
+		err = fmt.Errorf("%q is not a UUID in the format that Drover writes", s)
 	}
 	return id, err
 }
@@ -79,7 +79,7 @@ func HiddenID(name string) (uuid.UUID, error) {
 	id, n, numbered := strings.Cut(name, ".")
 	if numbered {
 		if i, err := strconv.Atoi(n); err != nil || i < 1 || strconv.Itoa(i) != n {
-			return uuid.Nil, fmt.Errorf("%q is no name that Drover gives", name)
+			return uuid.Nil, fmt.Errorf("%q is not a name that Drover uses", name)
 		}
 	}
 	return ParseID(id)

@@ -147,7 +147,7 @@ func DatasetRecord(dir folder.Dir, id uuid.UUID) (*dataset.Dataset, error) {
 		return nil, err
 	}
 	if d.ID != id {
-		return nil, fmt.Errorf("%s is that of dataset %s", RecordFile, d.ID)
+		return nil, fmt.Errorf("%s belongs to dataset %s", RecordFile, d.ID)
 	}
 	return d, nil
 }

@@ -27,6 +27,6 @@ func NoSpace(err error) error {
 
 // NoHead returns the error for a copy that is used as a dataset.
 func NoHead(pool string, id uuid.UUID) error {
-	return dataset.Errorf(dataset.ErrConflict, "pool %s has a copy of dataset %s alone: its home is elsewhere",
+	return dataset.Errorf(dataset.ErrConflict, "pool %s has only a copy of dataset %s: its home is elsewhere",
 		pool, id)
 }

@@ -43,7 +43,7 @@ const minPoolImage = 512 * dataset.MiB
 // Open mounts the pool image of cfg. It makes the image first if cfg demands that.
 func Open(ctx context.Context, runner run.Runner, step func(string), cfg backends.Config) (*Image, error) {
 	if cfg.Mount == "" {
-		return nil, dataset.Errorf(dataset.ErrInvalid, "an image needs a directory to be mounted at")
+		return nil, dataset.Errorf(dataset.ErrInvalid, "an image needs a directory as mount point")
 	}
 	img := &Image{file: cfg.Path, mount: cfg.Mount}
 	fi, err := os.Lstat(cfg.Path)
@@ -53,9 +53,9 @@ func Open(ctx context.Context, runner run.Runner, step func(string), cfg backend
 			return nil, err
 		}
 	case err != nil:
-		return nil, dataset.Errorf(dataset.ErrOffline, "the pool's image is absent: %w", err)
+		return nil, dataset.Errorf(dataset.ErrOffline, "the pool's image is missing: %w", err)
 	case !fi.Mode().IsRegular():
-		return nil, dataset.Errorf(dataset.ErrExists, "%s is no file (a symbolic link counts as none)", cfg.Path)
+		return nil, dataset.Errorf(dataset.ErrExists, "%s is not a file (a symbolic link is not accepted)", cfg.Path)
 	}
 	content, err := fsctl.Identify(cfg.Path)
 	if err != nil {
@@ -63,7 +63,7 @@ func Open(ctx context.Context, runner run.Runner, step func(string), cfg backend
 	}
 	if content != fsctl.HoldsXFS {
 		return nil, dataset.Errorf(dataset.ErrExists,
-			"%s holds %s instead of an XFS: it was left as it is (give a new file)", cfg.Path, content)
+			"%s contains %s instead of XFS: it was not changed (use a new file)", cfg.Path, content)
 	}
 	if fi != nil && (cfg.Make || cfg.ID == uuid.Nil) { // the file may not be a pool image
 		if err := img.checkIsPool(ctx); err != nil {
@@ -98,7 +98,7 @@ func (img *Image) checkIsPool(ctx context.Context) error {
 		err = dataset.Errorf(dataset.ErrInUse, "%s is mounted elsewhere on this host: %w", img.file, err)
 	case errors.Is(err, unix.ENOSYS):
 		err = dataset.Errorf(dataset.ErrExists,
-			"%s holds an XFS of smaller sectors than a pool's, and was left as it is (give a new file): %w",
+			"%s contains XFS with smaller sectors than a pool has, and was not changed (use a new file): %w",
 			img.file, err)
 	}
 	if err != nil {
@@ -107,13 +107,13 @@ func (img *Image) checkIsPool(ctx context.Context) error {
 	defer dir.Close()
 	names, err := dir.Readdirnames(-1)
 	if err != nil {
-		return fmt.Errorf("look into %s: %w", img.file, err)
+		return fmt.Errorf("read %s: %w", img.file, err)
 	}
 	// Everything in a pool that was just made may still be in the log, so no name is visible.
 	if len(names) > 0 && !slices.Contains(names, layout.IdentityFile) &&
 		!slices.Contains(names, layout.IdentityFile+layout.TmpSuffix) {
 		return dataset.Errorf(dataset.ErrExists,
-			"%s holds an XFS with %q in it, and no pool: it was left as it is (give a new file)", img.file, names[0])
+			"%s contains XFS with %q in it, and no pool: it was not changed (use a new file)", img.file, names[0])
 	}
 	return nil
 }
@@ -126,7 +126,7 @@ func makeImage(ctx context.Context, runner run.Runner, step func(string), cfg ba
 			cfg.Image, minPoolImage)
 	}
 	if err := mkfs.Usable(mkfs.XFS); err != nil { // the filesystem of a pool has no more needs than that of a volume
-		return dataset.Errorf(dataset.ErrUnsupported, "the image of a pool has an XFS: %w", err)
+		return dataset.Errorf(dataset.ErrUnsupported, "the image of a pool needs XFS: %w", err)
 	}
 	// A file that a killed process left is removed and not overwritten: it takes the room that the new file needs, and
 	// the mkfs of that process may still write to it.
@@ -143,7 +143,7 @@ func makeImage(ctx context.Context, runner run.Runner, step func(string), cfg ba
 		err = renameNew(tmp, cfg.Path)
 	}
 	if err != nil {
-		return errors.Join(fmt.Errorf("make the pool's image %s: %w", cfg.Path, layout.NoSpace(err)),
+		return errors.Join(fmt.Errorf("create the pool's image %s: %w", cfg.Path, layout.NoSpace(err)),
 			folder.AbsentIsFine(os.Remove(tmp)))
 	}
 	return folder.SyncDir(filepath.Dir(cfg.Path))
@@ -154,7 +154,7 @@ func renameNew(from, to string) error {
 	err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
 	switch {
 	case errors.Is(err, unix.EEXIST):
-		return dataset.Errorf(dataset.ErrExists, "something was put there meanwhile, and left as it is")
+		return dataset.Errorf(dataset.ErrExists, "it was created concurrently, and was not changed")
 	case errors.Is(err, unix.EINVAL): // NFS has no such renaming
 		return os.Rename(from, to)
 	}
@@ -200,14 +200,14 @@ func hostRoom(path string, size dataset.Size) error {
 	dir := filepath.Dir(path)
 	bytes, all, err := fsctl.Space(dir)
 	if errors.Is(err, os.ErrNotExist) {
-		return dataset.Errorf(dataset.ErrInvalid, "%s is absent: make it first", dir)
+		return dataset.Errorf(dataset.ErrInvalid, "no such directory: %s (create it first)", dir)
 	} else if err != nil {
 		return err
 	}
 	free, keep := dataset.Size(bytes), backends.Reserve(dataset.Size(all))
 	if free < size+keep {
 		return dataset.Errorf(dataset.ErrNoSpace,
-			"%s has %s free: too little for %s and the %s that the host keeps", dir, free.Human(), size.Human(),
+			"%s has %s free: too little for %s and the %s reserved for the host", dir, free.Human(), size.Human(),
 			keep.Human())
 	}
 	return nil
@@ -233,7 +233,7 @@ func (img *Image) attach(ctx context.Context) error {
 	defer dev.Close()
 	img.keepBlocks(dev.Path)
 	if !dev.DirectIO {
-		img.note = append(img.note, "the image is used without direct I/O, which its disk has not")
+		img.note = append(img.note, "the image is used without direct I/O, which its disk does not support")
 	}
 	spec := mount.Spec{Source: dev.Path, FSType: mkfs.XFS, Options: []string{"nodiscard", "noatime", "nouuid"}}
 	err = mount.Mount(img.mount, spec)
@@ -311,7 +311,7 @@ func (img *Image) Clear(step func(string)) error {
 	case err == nil && on != "":
 		was, err = os.Lstat(img.file)
 	case err == nil:
-		err = dataset.Errorf(dataset.ErrOffline, "%s is mounted no more", img.file)
+		err = dataset.Errorf(dataset.ErrOffline, "%s is no longer mounted", img.file)
 	}
 	if err = errors.Join(folder.AbsentIsFine(err), img.Close()); err != nil {
 		return err
@@ -320,11 +320,12 @@ func (img *Image) Clear(step func(string)) error {
 		return err
 	}
 	if on != "" {
-		return dataset.Errorf(dataset.ErrInUse, "%s is in use still (fuser -vm %s shows by what)", img.mount, img.mount)
+		return dataset.Errorf(dataset.ErrInUse, "%s is still in use (fuser -vm %s shows the "+
+			"users)", img.mount, img.mount)
 	}
 	step("clear.unmounted")
 	if is, err = os.Lstat(img.file); err == nil && !os.SameFile(was, is) {
-		return dataset.Errorf(dataset.ErrOffline, "%s is another file than was mounted: it was left as it is", img.file)
+		return dataset.Errorf(dataset.ErrOffline, "%s is not the file that was mounted: it was not changed", img.file)
 	}
 	if err := folder.AbsentIsFine(os.Remove(img.file)); err != nil {
 		return err

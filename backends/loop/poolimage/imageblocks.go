@@ -71,7 +71,8 @@ func (img *Image) refill() (lack, left dataset.Size, err error) {
 func (img *Image) RefillAtOpen() error {
 	lack, left, err := img.refill()
 	if err == nil && lack > 0 {
-		img.note = append(img.note, fmt.Sprintf("the image had lost %s of its blocks and got back %s", lack.Human(),
+		img.note = append(img.note, fmt.Sprintf("the image had lost %s of its blocks, and %s were allocated "+
+			"again", lack.Human(),
 			(lack-left).Human()))
 	}
 	return err
@@ -95,8 +96,8 @@ func (img *Image) Room() error {
 	if err = hostRoom(img.file, left); err == nil {
 		err = dataset.Errorf(dataset.ErrNoSpace, "its disk did not allocate them")
 	}
-	return fmt.Errorf("the pool's image %s is not fully allocated (it lacks %s), and creates are refused: "+
-		"%w (free space there)", img.file, left.Human(), err)
+	return fmt.Errorf("the pool's image %s is not fully allocated (%s are missing), and creates are refused: %w "+
+		"(free space there)", img.file, left.Human(), err)
 }
 
 // Warnings returns one line for each problem with the blocks of the image.
@@ -104,12 +105,12 @@ func (img *Image) Warnings() (list []string) {
 	img.blocks.mu.Lock()
 	defer img.blocks.mu.Unlock()
 	if n := img.blocks.regained; n > 0 {
-		list = append(list, fmt.Sprintf("its image %s had lost %s of its blocks, and has them again: "+
-			"something on this host discards them or punches holes in the file", img.file, n.Human()))
+		list = append(list, fmt.Sprintf("its image %s had lost %s of its blocks, which were allocated again: a "+
+			"program on this host discards them or punches holes in the file", img.file, n.Human()))
 	}
 	if err := img.blocks.discards; err != nil {
-		list = append(list, fmt.Sprintf("fstrim on this host takes blocks of its image %s, which lacks them "+
-			"until Drover looks at the pool again: %v", img.file, err))
+		list = append(list, fmt.Sprintf("fstrim on this host frees blocks of its image %s, which stay missing "+
+			"until the next check of the pool: %v", img.file, err))
 	}
 	return list
 }

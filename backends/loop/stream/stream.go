@@ -123,7 +123,7 @@ func NewDecoder(r io.Reader) (*Decoder, error) {
 	}
 	h := d.Header
 	if h.Size <= 0 || h.Size%blockSize != 0 || dataset.Size(h.Size) > mkfs.MaxDevice+crypt.Overhead {
-		return nil, framing.Corrupt("no image has %d bytes", h.Size)
+		return nil, framing.Corrupt("an image cannot have %d bytes", h.Size)
 	}
 	return d, nil
 }
@@ -195,10 +195,11 @@ func (d *Decoder) NextChange() (Change, error) {
 		return Change{}, io.EOF
 	case framing.Data, frameZero:
 	default:
-		return Change{}, framing.Corrupt("a frame of an unknown kind %q", kind)
+		return Change{}, framing.Corrupt("a frame of unknown kind %q", kind)
 	}
 	if offset < d.at || length <= 0 || length > d.Header.Size || offset > d.Header.Size-length {
-		return Change{}, framing.Corrupt("a range of %d bytes at %d, after %d, in an image of %d", length, offset, d.at,
+		return Change{}, framing.Corrupt("a range of %d bytes at %d, after %d, in an image of %d "+
+			"bytes", length, offset, d.at,
 			d.Header.Size)
 	}
 	d.at = offset + length

@@ -65,7 +65,7 @@ func (rc *Receiver) resumed(dir folder.Dir, d backends.Delivery, r io.Reader) (*
 func checkHeader(h stream.Header, d backends.Delivery) error {
 	switch {
 	case h.Dataset != d.Dataset.ID || h.Snapshot != d.Snapshot.ID:
-		return framing.Corrupt("it is that of snapshot %s of dataset %s", h.Snapshot, h.Dataset)
+		return framing.Corrupt("it belongs to snapshot %s of dataset %s", h.Snapshot, h.Dataset)
 	case h.Base != d.Base:
 		return dataset.Errorf(dataset.ErrConflict, "the stream is a difference to snapshot %s, not to %s", h.Base,
 			d.Base)
@@ -79,7 +79,7 @@ func (rc *Receiver) startPartial(dir folder.Dir, h stream.Header) error {
 	base := h.Base.String()
 	if _, err := rc.Images.Size(dir, base); h.Base != uuid.Nil && errors.Is(err, os.ErrNotExist) {
 		return dataset.Errorf(dataset.ErrNotFound,
-			"the copy has no snapshot %s, which the stream is a difference to", h.Base)
+			"the copy lacks snapshot %s, the base of the stream", h.Base)
 	}
 	if err := rc.DropHead(dir); err != nil {
 		return err

@@ -38,7 +38,7 @@ func (rc *Receiver) Received(dir folder.Dir, place string, snapshot uuid.UUID) (
 	if _, err := dir.Lstat(rc.Layout.Image(snapshot.String())); err == nil {
 		var s receivedSnapshot
 		if err := layout.ReadRecord(dir, layout.SnapshotRecord(snapshot), &s); err != nil {
-			return out, dataset.Errorf(dataset.ErrCorrupt, "the record of snapshot %s can't be read: %w", snapshot, err)
+			return out, dataset.Errorf(dataset.ErrCorrupt, "cannot read the record of snapshot %s: %w", snapshot, err)
 		}
 		return backends.Received{Complete: true, Stream: s.Stream}, nil
 	}
@@ -312,7 +312,7 @@ func (r *receiving) record() func() error {
 func (r *receiving) checkFilesystem() error {
 	fs, _, err := imagefile.Superblock(r.image)
 	if err == nil && fs != r.in.Header.Filesystem {
-		err = framing.Corrupt("its image holds %q and not the %q of its header", fs, r.in.Header.Filesystem)
+		err = framing.Corrupt("its image contains %q instead of the %q of its header", fs, r.in.Header.Filesystem)
 	}
 	return err
 }

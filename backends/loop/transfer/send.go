@@ -225,7 +225,7 @@ func (s *Sender) rangesSince(dir folder.Dir, older, newer dataset.Source, image 
 	whole := older.Dataset == uuid.Nil
 	switch {
 	case !whole && older.Dataset != newer.Dataset:
-		return nil, dataset.Errorf(dataset.ErrUnsupported, "they are of two datasets")
+		return nil, dataset.Errorf(dataset.ErrUnsupported, "they belong to different datasets")
 	case newer.Snapshot != uuid.Nil && (whole || older.Snapshot != uuid.Nil):
 		return s.ranges(dir, older.Snapshot, newer.Snapshot, image)
 	case whole:

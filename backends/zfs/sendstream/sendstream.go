@@ -76,7 +76,7 @@ type Stream struct {
 }
 
 // ErrDiffers is returned by Read if it stops at the first difference.
-var ErrDiffers = errors.New("there is a difference")
+var ErrDiffers = errors.New("they differ")
 
 // Bad returns an error of kind dataset.ErrCorrupt for a stream.
 func Bad(format string, args ...any) error {
@@ -109,7 +109,7 @@ func Read(from io.Reader, first bool) (s Stream, err error) {
 		}
 	}
 	if _, err := in.r.ReadByte(); err == nil {
-		return s, Bad("something comes after its end")
+		return s, Bad("it continues after its end")
 	} else if !errors.Is(err, io.EOF) {
 		return s, err
 	}
@@ -127,7 +127,7 @@ type records struct {
 func (r *records) next() error {
 	if _, err := io.ReadFull(r.r, r.buf[:]); err != nil {
 		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			return Bad("it ends early")
+			return Bad("it ended early")
 		}
 		return err
 	}
@@ -146,7 +146,7 @@ func (r *records) skip(n uint64) error {
 	}
 	if _, err := r.r.Discard(int(n)); err != nil {
 		if errors.Is(err, io.EOF) {
-			return Bad("it ends early")
+			return Bad("it ended early")
 		}
 		return err
 	}
@@ -162,17 +162,17 @@ func (r *records) begin(s *Stream) error {
 	}
 	switch {
 	case r.kind() != drrBegin || r.u64(atMagic) != beginMagic:
-		return Bad("zfs wrote no such thing, or on a host of another byte order")
+		return Bad("not written by zfs, or written on a host of another byte order")
 	case r.u64(atVersion)&hdrMask != hdrPlain:
 		return Bad("it has several snapshots or filesystems, or their properties")
 	case features&^allowed != 0:
-		return Bad("it has features that drover sends none with (%#x)", features&^allowed)
+		return Bad("it has features that drover does not use (%#x)", features&^allowed)
 	case r.u32(atOf) != ofFilesystem:
-		return Bad("it is of no filesystem")
+		return Bad("it is not the stream of a filesystem")
 	case s.Clone && s.From == 0:
-		return Bad("it is of a clone of nothing")
+		return Bad("it is a clone without an origin")
 	case r.u32(atPayload) > 0 && !s.Raw:
-		return Bad("it says more than what it is of")
+		return Bad("it contains more than the stream itself")
 	}
 	return r.skip(uint64(r.u32(atPayload)))
 }

@@ -29,14 +29,14 @@ const (
 func PoolName(path string) (string, error) {
 	f, err := safefile.OpenDisk(path)
 	if err != nil {
-		return "", fmt.Errorf("look at device: %w", err)
+		return "", fmt.Errorf("read device: %w", err)
 	}
 	defer f.Close()
 	buf := make([]byte, labelSize)
 	for _, at := range []int64{labelAt, partitionAt + labelAt} {
 		n, err := f.ReadAt(buf, at)
 		if err != nil && !errors.Is(err, io.EOF) {
-			return "", fmt.Errorf("look at device %s: %w", path, err)
+			return "", fmt.Errorf("read device %s: %w", path, err)
 		}
 		if name := nvName(buf[:n]); name != "" {
 			return name, nil

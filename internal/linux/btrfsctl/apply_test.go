@@ -76,7 +76,7 @@ func TestForgedCommands(t *testing.T) {
 		says string
 	}{
 		"device": {stream(
-			command(5, named("f"), attribute(5, uint64(unix.S_IFCHR|0o600)), attribute(8, unix.Mkdev(239, 7))), written), "is no file"},
+			command(5, named("f"), attribute(5, uint64(unix.S_IFCHR|0o600)), attribute(8, unix.Mkdev(239, 7))), written), "is not a file"},
 		"past its end": {stream(made, written, clone(0, 64<<20, 32<<10)), "are shared with a file of 32768"},
 		"over itself":  {stream(made, written, clone(0, 32<<10, 16<<10)), "with itself"},
 	} {

@@ -139,7 +139,7 @@ func listed(buf []byte) (names []string) {
 func (m Mapping) lies(device string) (bool, error) {
 	var st unix.Stat_t
 	if err := unix.Stat(device, &st); err != nil {
-		return false, fmt.Errorf("look at %s: %w", device, err)
+		return false, fmt.Errorf("stat %s: %w", device, err)
 	}
 	buf, err := request(cmdDeps, m.Name, 0)
 	if err != nil {
