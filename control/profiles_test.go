@@ -16,5 +16,5 @@ func TestProfilesAreShown(t *testing.T) {
 		t.Errorf("%+v, %v", p, err)
 	}
 	_, err := e.Profile(e.Ctx, "glod")
-	controltest.Refused(t, err, dataset.ErrNotFound, "have: bronze")
+	controltest.Refused(t, err, dataset.ErrNotFound, "available: bronze")
 }

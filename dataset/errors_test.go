@@ -191,7 +191,7 @@ func TestDuration(t *testing.T) {
 	}
 	for _, in := range []string{"", "72", "3d", "-1h", "1h ", "1000000000h", strings.Repeat("1", 500) + "h"} {
 		var d dataset.Duration
-		refused(t, in, d.UnmarshalText([]byte(in)), "want a number and a unit")
+		refused(t, in, d.UnmarshalText([]byte(in)), "expected a number and a unit")
 	}
 }
 

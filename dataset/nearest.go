@@ -35,7 +35,7 @@ func Guess(word string, have []string) string {
 // maxWord bounds the work that a malicious word can cause; no name is longer.
 const maxWord = 128
 
-// Have returns the words sorted and joined for the "(have: …)" of an error.
+// Have returns the words sorted and joined for the "(available: …)" of an error.
 func Have(words []string) string {
 	s := append([]string(nil), words...)
 	sort.Strings(s)

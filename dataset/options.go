@@ -68,12 +68,13 @@ func (o *Options) set(key, value string) (err error) {
 	case "from":
 		o.From = value
 		if value == "" {
-			err = Errorf(ErrInvalid, "option from is empty: want a volume, a snapshot, or 4 to 36 characters of a UUID")
+			err = Errorf(ErrInvalid, "option from is empty: expected a volume, a snapshot, or 4 to 36 characters "+
+				"of a UUID")
 		}
 	case "fs":
 		o.FS = value
 		if value != "ext4" && value != "xfs" {
-			err = Errorf(ErrInvalid, "option fs=%q: unknown filesystem (have: ext4, xfs)", Clip(value))
+			err = Errorf(ErrInvalid, "option fs=%q: unknown filesystem (available: ext4, xfs)", Clip(value))
 		}
 	case "pool":
 		o.Pool, err = value, CheckPoolName(value)
@@ -100,7 +101,7 @@ func unknownOption(key string) error {
 	if n := Nearest(key, names); n != "" {
 		hint = ", did you mean " + n + "?"
 	}
-	return Errorf(ErrInvalid, "unknown option %q%s (have: %s)", Clip(key), hint, Have(names))
+	return Errorf(ErrInvalid, "unknown option %q%s (available: %s)", Clip(key), hint, Have(names))
 }
 
 func (o *Options) setLabel(key, value string) error {
@@ -125,7 +126,7 @@ func (o *Options) setOwner(value string) error {
 	uid, err1 := strconv.ParseUint(u, 10, 31)
 	gid, err2 := strconv.ParseUint(g, 10, 31)
 	if !ok || err1 != nil || err2 != nil {
-		return Errorf(ErrInvalid, "option owner=%q: want UID:GID in numbers, such as 999:999", Clip(value))
+		return Errorf(ErrInvalid, "option owner=%q: expected UID:GID in numbers, such as 999:999", Clip(value))
 	}
 	o.Owner = &Owner{UID: uint32(uid), GID: uint32(gid)}
 	return nil
@@ -144,7 +145,7 @@ func (o *Options) setMode(value string) error {
 func ParseMode(s string) (uint32, error) {
 	m, err := strconv.ParseUint(s, 8, 32)
 	if err != nil || m > 0o7777 {
-		return 0, Errorf(ErrInvalid, "bad mode %q: want octal permission bits, such as 0750", Clip(s))
+		return 0, Errorf(ErrInvalid, "bad mode %q: expected octal permission bits, such as 0750", Clip(s))
 	}
 	return uint32(m), nil
 }
@@ -156,7 +157,7 @@ func parseBool(key, value string) (bool, error) {
 	case "false", "no", "0":
 		return false, nil
 	}
-	return false, Errorf(ErrInvalid, "option %s=%q: want true or false", key, Clip(value))
+	return false, Errorf(ErrInvalid, "option %s=%q: expected true or false", key, Clip(value))
 }
 
 // Apply returns the profile with the values that the options override: size, pool, filesystem, owner and mode. It

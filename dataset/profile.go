@@ -206,7 +206,7 @@ func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d)
 func (d *Duration) UnmarshalText(b []byte) error {
 	v, err := time.ParseDuration(string(b))
 	if err != nil || v < 0 {
-		return Errorf(ErrInvalid, "bad duration %q: want a number and a unit, such as 72h or 30m", Clip(string(b)))
+		return Errorf(ErrInvalid, "bad duration %q: expected a number and a unit, such as 72h or 30m", Clip(string(b)))
 	}
 	*d = Duration(v)
 	return nil

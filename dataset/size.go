@@ -35,26 +35,26 @@ var units = map[string]Size{
 func ParseSize(s string) (Size, error) {
 	m := sizeRE.FindStringSubmatch(strings.TrimSpace(s))
 	if m == nil {
-		return 0, Errorf(ErrInvalid, "bad size %q: want a number and a unit, such as 20GiB, 512M or 100GB", Clip(s))
+		return 0, Errorf(ErrInvalid, "bad size %q: expected a number and a unit, such as 20GiB, 512M or 100GB", Clip(s))
 	}
 	unit, ok := units[strings.ToLower(m[3])]
 	switch {
 	case m[3] == "":
 		n := strings.TrimSuffix(m[1]+"."+m[2], ".")
-		return 0, Errorf(ErrInvalid, "bad size %q: a bare number can be read two ways (say %sGiB for "+
-			"gibibytes or %sB for bytes)", Clip(s), n, n)
+		return 0, Errorf(ErrInvalid, "bad size %q: a bare number is ambiguous (use %sGiB for gibibytes or %sB "+
+			"for bytes)", Clip(s), n, n)
 	case !ok:
-		return 0, Errorf(ErrInvalid, "bad size %q: unknown unit %q (have: K M G T and KiB MiB GiB TiB, "+
+		return 0, Errorf(ErrInvalid, "bad size %q: unknown unit %q (available: K M G T and KiB MiB GiB TiB, "+
 			"binary; KB MB GB TB, decimal; B)", Clip(s), Clip(m[3]))
 	}
 	n, _ := new(big.Rat).SetString(m[1] + "." + m[2] + "0")
 	n.Mul(n, new(big.Rat).SetInt64(int64(unit)))
 	whole := new(big.Int).Quo(n.Num(), n.Denom())
 	if whole.Sign() == 0 {
-		return 0, Errorf(ErrInvalid, "bad size %q: want more than nothing (leave the size out for no limit)", Clip(s))
+		return 0, Errorf(ErrInvalid, "bad size %q: expected more than 0 (omit the size for no limit)", Clip(s))
 	}
 	if !whole.IsInt64() || whole.Int64() > math.MaxInt64/2 {
-		return 0, Errorf(ErrInvalid, "bad size %q: too large (want less than 4EiB)", Clip(s))
+		return 0, Errorf(ErrInvalid, "bad size %q: too large (expected less than 4EiB)", Clip(s))
 	}
 	return Size(whole.Int64()), nil
 }

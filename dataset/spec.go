@@ -55,8 +55,8 @@ func ParseSpec(s string) (Spec, error) {
 		return Spec{Name: name, From: prefix}, nil
 	}
 	if strings.ToLower(rest) == "snapshot" {
-		return Spec{}, Errorf(ErrInvalid, "spec %q: no UUID after @snapshot (say %s@snapshot-f23ca986, with "+
-			"4 to 36 characters of a snapshot's or dataset's UUID)", s, name)
+		return Spec{}, Errorf(ErrInvalid, "spec %q: no UUID after @snapshot (use %s@snapshot-f23ca986, with 4 to "+
+			"36 characters of a snapshot's or dataset's UUID)", s, name)
 	}
 	if err := CheckProfileName(rest); err != nil {
 		return Spec{}, err
@@ -97,8 +97,8 @@ func CheckName(name string) error {
 	if nameRE.MatchString(name) {
 		return nil
 	}
-	return Errorf(ErrInvalid, "bad volume name %q: want 2 to 128 letters, digits, '_', '.' or '-', "+
-		"beginning with a letter or digit", Clip(name))
+	return Errorf(ErrInvalid, "bad volume name %q: expected 2 to 128 letters, digits, '_', '.' or '-', with a "+
+		"letter or digit first", Clip(name))
 }
 
 // ErrProfileName is wrapped by the errors of CheckProfileName, so that callers that know the existing profiles
@@ -111,8 +111,8 @@ func CheckProfileName(name string) error {
 	if profileRE.MatchString(name) && name != "snapshot" && !strings.HasPrefix(name, "snapshot-") {
 		return nil
 	}
-	return Errorf(ErrInvalid, "%w %q: want 1 to 63 lower-case letters, digits or '-', beginning with a "+
-		"letter or digit, and not snapshot", ErrProfileName, Clip(name))
+	return Errorf(ErrInvalid, "%w %q: expected 1 to 63 lower-case letters, digits or '-', with a letter or digit "+
+		"first, and not snapshot", ErrProfileName, Clip(name))
 }
 
 // CheckPoolName fails with ErrInvalid unless name can be a pool's name.
@@ -120,8 +120,8 @@ func CheckPoolName(name string) error {
 	if profileRE.MatchString(name) {
 		return nil
 	}
-	return Errorf(ErrInvalid, "bad pool name %q: want 1 to 63 lower-case letters, digits or '-', beginning "+
-		"with a letter or digit", Clip(name))
+	return Errorf(ErrInvalid, "bad pool name %q: expected 1 to 63 lower-case letters, digits or '-', with a "+
+		"letter or digit first", Clip(name))
 }
 
 // CheckPrefix fails with ErrInvalid unless prefix can be the beginning of a UUID: 4 to 36 hexadecimal digits or
@@ -130,8 +130,8 @@ func CheckPrefix(prefix string) error {
 	if prefixRE.MatchString(prefix) {
 		return nil
 	}
-	return Errorf(ErrInvalid, "bad UUID prefix %q: want 4 to 36 characters of a snapshot's or dataset's "+
-		"UUID (hex digits and '-'; drover snapshot ls and volume ls show them)", Clip(prefix))
+	return Errorf(ErrInvalid, "bad UUID prefix %q: expected 4 to 36 characters of a snapshot's or dataset's UUID "+
+		"(hex digits and '-'; drover snapshot ls and volume ls show them)", Clip(prefix))
 }
 
 // CheckLabel fails with ErrInvalid unless key can be a label's key.
@@ -139,6 +139,6 @@ func CheckLabel(key string) error {
 	if labelRE.MatchString(key) {
 		return nil
 	}
-	return Errorf(ErrInvalid, "bad label key %q: want 1 to 63 letters, digits, '_', '.', '/' or '-', "+
-		"beginning with a letter or digit", Clip(key))
+	return Errorf(ErrInvalid, "bad label key %q: expected 1 to 63 letters, digits, '_', '.', '/' or '-', with a "+
+		"letter or digit first", Clip(key))
 }

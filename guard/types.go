@@ -154,7 +154,7 @@ func (r Registration) check(now time.Duration) error {
 	case len(r.Volume) > maxName:
 		return bad("the name of the volume has %d bytes: want %d at most", len(r.Volume), maxName)
 	case !slices.Contains(Policies(), r.Policy):
-		return bad("unknown fence policy %q (have: %s)", dataset.Clip(string(r.Policy)),
+		return bad("unknown fence policy %q (available: %s)", dataset.Clip(string(r.Policy)),
 			dataset.Have(words(Policies())))
 	case len(r.Paths) == 0 || len(r.Paths) > maxPaths:
 		return bad("%d paths: want 1 to %d", len(r.Paths), maxPaths)

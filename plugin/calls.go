@@ -39,7 +39,7 @@ func (s *Server) routes() http.Handler {
 		case r.Method != http.MethodPost:
 			w.Header().Set("Allow", http.MethodPost)
 			refuse(w, http.StatusMethodNotAllowed,
-				dataset.Errorf(dataset.ErrInvalid, "call %s wants POST, not %.80q", r.URL.Path, r.Method))
+				dataset.Errorf(dataset.ErrInvalid, "call %s expects POST, not %.80q", r.URL.Path, r.Method))
 		default:
 			handle(w, r)
 		}

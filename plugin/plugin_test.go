@@ -97,7 +97,7 @@ func TestErrors(t *testing.T) {
 	e, _, _ := start(t, f, Options{})
 	for _, method := range []string{"Create", "Remove", "Mount", "Unmount", "Path", "List", "Get"} {
 		for text, want := range map[string]string{
-			`unknown profile "glod" (have: bronze, gold, silver)`: `{"Err":"drover: unknown profile \"glod\" (have: bronze, gold, silver)"}`,
+			`unknown profile "glod" (available: bronze, gold, silver)`: `{"Err":"drover: unknown profile \"glod\" (available: bronze, gold, silver)"}`,
 			"drover: already said":                                `{"Err":"drover: already said"}`,
 			"two\nlines":                                          `{"Err":"drover: two; lines"}`,
 		} {

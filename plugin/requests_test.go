@@ -62,7 +62,7 @@ func TestUnknownCalls(t *testing.T) {
 		}
 		text, err := io.ReadAll(resp.Body)
 		resp.Body.Close()
-		want := `{"Err":"drover: call /VolumeDriver.Remove wants POST, not \"` + method + `\""}` + "\n"
+		want := `{"Err":"drover: call /VolumeDriver.Remove expects POST, not \"` + method + `\""}` + "\n"
 		if err != nil || resp.StatusCode != 405 || resp.Header.Get("Allow") != "POST" || string(text) != want {
 			t.Errorf("%s: %s %s %v", method, resp.Status, text, err)
 		}

@@ -14,7 +14,7 @@ func access(n strictyaml.Node, a *dataset.Access) error {
 	case s == string(dataset.AccessMany):
 		*a = dataset.AccessMany
 	case s != "one":
-		return n.Errorf("unknown choice %q (have: many, one)", dataset.Clip(s))
+		return n.Errorf("unknown choice %q (available: many, one)", dataset.Clip(s))
 	}
 	return nil
 }
@@ -28,20 +28,20 @@ func manyHosts(keys map[string]strictyaml.Node, p *dataset.Profile) error {
 	_, follows := keys["follow"]
 	var bad strictyaml.Mistakes
 	if p.Backend != "" && p.Backend != onShares {
-		bad.Add(keys["access"].Errorf("a pool of backend %s is one host's alone: want backend: %s, whose "+
-			"pools lie on a share", p.Backend, onShares))
+		bad.Add(keys["access"].Errorf("a pool of backend %s belongs to one host: expected backend: %s, whose "+
+			"pools are on a share", p.Backend, onShares))
 	}
 	for _, c := range []struct {
 		key  string
 		said bool
 		why  string
 	}{
-		{"failover", p.Failover.Auto, "with access: many every host of the share has it, whether or not its " +
-			"home is lost: leave it out, as auto would shut hosts out that use it"},
-		{"replicas", p.Replicas.Count > 0, "what lies on a share for many hosts has no copies elsewhere: leave it out"},
-		{"follow", follows, "with access: many it is mounted wherever it is wanted, and its home stays: leave it out"},
-		{"qos", p.QoS.Limited(), "a limit on one host holds none of the others: leave it out"},
-		{"quiesce", p.Quiesce != dataset.QuiesceNone, "a freeze on one host holds none of the others: leave it out"},
+		{"failover", p.Failover.Auto, "with access: many every host of the share can mount it, even if its home " +
+			"is lost: omit it, because auto would fence hosts that use it"},
+		{"replicas", p.Replicas.Count > 0, "a volume on a share for many hosts has no copies elsewhere: omit it"},
+		{"follow", follows, "with access: many it can be mounted on every host, and its home stays: omit it"},
+		{"qos", p.QoS.Limited(), "a limit on one host does not apply to the others: omit it"},
+		{"quiesce", p.Quiesce != dataset.QuiesceNone, "a freeze on one host does not stop the others: omit it"},
 	} {
 		if c.said {
 			bad.Add(keys[c.key].KeyErrorf("%s", c.why))

@@ -18,7 +18,7 @@ func encryption(n strictyaml.Node, k *dataset.KeySource) error {
 	file, hasFile := keys["key_file"]
 	program, hasProgram := keys["exec"]
 	if hasFile == hasProgram {
-		bad.Add(n.Errorf("want where the key is: {key_file: /etc/drover/keys/gold}, or a program that " +
+		bad.Add(n.Errorf("expected the source of the key: {key_file: /etc/drover/keys/gold}, or a program that " +
 			"prints it: {exec: [/usr/local/sbin/drover-key], timeout: 10s}"))
 	}
 	if hasFile {
@@ -30,9 +30,9 @@ func encryption(n strictyaml.Node, k *dataset.KeySource) error {
 	}
 	if v, ok := keys["timeout"]; ok {
 		if !hasProgram {
-			bad.Add(v.KeyErrorf("it is for exec"))
+			bad.Add(v.KeyErrorf("it applies only to exec"))
 		} else if bad.Add(duration(v, &k.Timeout)) && (k.Timeout == 0 || k.Timeout > dataset.MaxKeyTimeout) {
-			bad.Add(v.Errorf("want more than nothing, and %s at most", time.Duration(dataset.MaxKeyTimeout)))
+			bad.Add(v.Errorf("expected more than 0, and %s at most", time.Duration(dataset.MaxKeyTimeout)))
 		}
 	}
 	return bad.Err()
@@ -44,7 +44,7 @@ func absolute(n strictyaml.Node, into *string) error {
 		return err
 	}
 	if !filepath.IsAbs(s) || filepath.Clean(s) != s {
-		return n.Errorf("bad path %q: want an absolute one without . and ..", dataset.Clip(s))
+		return n.Errorf("bad path %q: expected an absolute one without . and ..", dataset.Clip(s))
 	}
 	*into = s
 	return nil
@@ -62,7 +62,7 @@ func keyProgram(n strictyaml.Node, k *dataset.KeySource) error {
 		k.Exec = append(k.Exec, s)
 	}
 	if len(k.Exec) == 0 || !filepath.IsAbs(k.Exec[0]) {
-		bad.Add(n.Errorf("want a program by its absolute path, such as [/usr/local/sbin/drover-key]"))
+		bad.Add(n.Errorf("expected a program by its absolute path, such as [/usr/local/sbin/drover-key]"))
 	}
 	return bad.Err()
 }

@@ -15,7 +15,7 @@ func failover(n strictyaml.Node, f *dataset.Failover) error {
 		return err
 	}
 	if f.Auto = s == "auto"; !f.Auto && s != "manual" {
-		return n.Errorf("unknown choice %q (have: auto, manual)", dataset.Clip(s))
+		return n.Errorf("unknown choice %q (available: auto, manual)", dataset.Clip(s))
 	}
 	return nil
 }
@@ -35,7 +35,7 @@ func fence(n strictyaml.Node, f *dataset.Fence) error {
 		return nil
 	case dataset.FenceExec:
 	}
-	return n.Errorf("unknown choice %q (have: {exec: [/usr/local/sbin/power-off], timeout: 20s}, guard, watchdog)",
+	return n.Errorf("unknown choice %q (available: {exec: [/usr/local/sbin/power-off], timeout: 20s}, guard, watchdog)",
 		dataset.Clip(s))
 }
 
@@ -48,7 +48,7 @@ func fenceCommand(n strictyaml.Node, f *dataset.Fence) error {
 	var bad strictyaml.Mistakes
 	if v, ok := keys["timeout"]; ok {
 		if bad.Add(duration(v, &f.Timeout)) && (f.Timeout == 0 || f.Timeout > dataset.MaxFenceTimeout) {
-			bad.Add(v.Errorf("want more than nothing, and %s at most", time.Duration(dataset.MaxFenceTimeout)))
+			bad.Add(v.Errorf("expected more than 0, and %s at most", time.Duration(dataset.MaxFenceTimeout)))
 		}
 	}
 	items, err := keys["exec"].Items()
@@ -59,7 +59,7 @@ func fenceCommand(n strictyaml.Node, f *dataset.Fence) error {
 		f.Exec = append(f.Exec, s)
 	}
 	if err == nil && (len(f.Exec) == 0 || !filepath.IsAbs(f.Exec[0])) {
-		bad.Add(n.Errorf("want a program by its absolute path, such as {exec: [/usr/local/sbin/power-off]}"))
+		bad.Add(n.Errorf("expected a program by its absolute path, such as {exec: [/usr/local/sbin/power-off]}"))
 	}
 	return bad.Err()
 }
@@ -69,7 +69,7 @@ func maxLoss(n strictyaml.Node, f *dataset.Failover) error {
 		return err
 	}
 	if f.MaxLoss == 0 {
-		return n.Errorf("no copy is without any age: want as long as between two refreshes, or more")
+		return n.Errorf("a copy always has some age: expected at least the time between two refreshes")
 	}
 	return nil
 }
@@ -85,7 +85,7 @@ func takeover(keys map[string]strictyaml.Node, p *dataset.Profile) error {
 	if !auto {
 		for _, key := range []string{"fence", "max_loss"} {
 			if v, ok := keys[key]; ok {
-				bad.Add(v.KeyErrorf("it is for failover: auto"))
+				bad.Add(v.KeyErrorf("it applies only to failover: auto"))
 			}
 		}
 		return bad.Err()
@@ -95,20 +95,20 @@ func takeover(keys map[string]strictyaml.Node, p *dataset.Profile) error {
 	}
 	if p.Backend == onShares {
 		if p.Failover.Fence.Kind != dataset.FenceExec {
-			bad.Add(keys["failover"].Errorf("auto on a share takes a fence that shuts the last home out of " +
-				"it, as a guard or watchdog there does not: want fence: {exec: [/usr/local/sbin/shut-out], " +
-				"timeout: 20s}"))
+			bad.Add(keys["failover"].Errorf("auto on a share needs a fence that blocks the lost home's access to " +
+				"the share, which a guard or watchdog there does not do: expected fence: {exec: " +
+				"[/usr/local/sbin/shut-out], timeout: 20s}"))
 		}
 		if v, ok := keys["max_loss"]; ok {
-			bad.Add(v.KeyErrorf("nothing is lost on a share: leave it out"))
+			bad.Add(v.KeyErrorf("nothing is lost on a share: omit it"))
 		}
 		return bad.Err()
 	}
 	for _, need := range []string{"replicas", "fence"} {
 		if _, ok := keys[need]; !ok {
-			bad.Add(keys["failover"].Errorf("auto opens a copy on another node, once the one that has the " +
-				"volume surely writes no more: want replicas, such as {count: 1, every: 30s}, and a fence " +
-				"(guard, watchdog, or a command)"))
+			bad.Add(keys["failover"].Errorf("auto opens a copy on another node once the lost home certainly " +
+				"writes no more: expected replicas, such as {count: 1, every: 30s}, and a fence (guard, " +
+				"watchdog, or a command)"))
 			break
 		}
 	}
@@ -116,7 +116,7 @@ func takeover(keys map[string]strictyaml.Node, p *dataset.Profile) error {
 	if v, ok := keys["max_loss"]; !ok {
 		p.Failover.MaxLoss = 2 * every
 	} else if p.Failover.MaxLoss > 0 && p.Failover.MaxLoss < every {
-		bad.Add(v.Errorf("no copy may be that old: they are fresh every %s", time.Duration(every)))
+		bad.Add(v.Errorf("too low: copies are refreshed only every %s", time.Duration(every)))
 	}
 	return bad.Err()
 }

@@ -48,7 +48,7 @@ func filesystem(n strictyaml.Node, fs *dataset.Filesystem) error {
 		return err
 	}
 	if _, ok := keys["type"]; ok && fs.Type != "xfs" && fs.Type != "ext4" {
-		return keys["type"].Errorf("unknown filesystem %q (have: ext4, xfs)", dataset.Clip(fs.Type))
+		return keys["type"].Errorf("unknown filesystem %q (available: ext4, xfs)", dataset.Clip(fs.Type))
 	}
 	items, err := keys["mount"].Items()
 	if err != nil {
@@ -62,7 +62,7 @@ func filesystem(n strictyaml.Node, fs *dataset.Filesystem) error {
 			continue
 		}
 		if other, ok := about[subject(o)]; ok {
-			bad.Add(item.Errorf("mount options %s and %s: want one of them", other, o))
+			bad.Add(item.Errorf("mount options %s and %s exclude each other", other, o))
 			continue
 		}
 		about[subject(o)] = o
@@ -84,5 +84,6 @@ func mountOption(n strictyaml.Node, fstype string) (string, error) {
 	if fstype == "" {
 		of = "; more with a type of ext4 or xfs"
 	}
-	return "", n.Errorf("mount option %q cannot be chosen (have: %s%s)", dataset.Clip(o), dataset.Have(allowed), of)
+	return "", n.Errorf("mount option %q is not supported (available: %s%s)", dataset.Clip(o), dataset.Have(allowed),
+		of)
 }

@@ -19,7 +19,7 @@ func follow(n strictyaml.Node, f *dataset.Follow) error {
 		*f = dataset.Follow{Mode: mode}
 		return nil
 	}
-	return n.Errorf("unknown choice %q (have: {within: 60s}, always, never)", dataset.Clip(s))
+	return n.Errorf("unknown choice %q (available: {within: 60s}, always, never)", dataset.Clip(s))
 }
 
 func followWithin(n strictyaml.Node, f *dataset.Follow) error {
@@ -29,14 +29,14 @@ func followWithin(n strictyaml.Node, f *dataset.Follow) error {
 	}
 	v, ok := keys["within"]
 	if !ok {
-		return n.Errorf("want a time, such as {within: 60s}, or always, or never")
+		return n.Errorf("expected a time, such as {within: 60s}, or always, or never")
 	}
 	f.Mode = dataset.FollowWithin
 	if err := duration(v, &f.Within); err != nil {
 		return err
 	}
 	if f.Within == 0 {
-		return v.Errorf("no time at all: say never to have it moved by hand alone")
+		return v.Errorf("the time is 0: use never to have it moved only by hand")
 	}
 	return nil
 }

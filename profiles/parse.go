@@ -10,7 +10,7 @@ import (
 // most is the maximum number of profiles in a file.
 const most = 256
 
-const notBuilt = "is not built yet in this version: leave it out"
+const notBuilt = "is not supported in this version: omit it"
 
 // Check returns why no host at all could satisfy a profile, and the key that the reason is about. It returns nil if
 // some host could.
@@ -47,7 +47,7 @@ func (s *Set) parseAll(root, n strictyaml.Node, checks []Check) ([]string, error
 		return nil, err
 	}
 	if len(fields) == 0 || len(fields) > most {
-		return nil, root.Errorf("want 1 to %d profiles under the key profiles, not %d", most, len(fields))
+		return nil, root.Errorf("expected 1 to %d profiles under the key profiles, not %d", most, len(fields))
 	}
 	var bad strictyaml.Mistakes
 	names := make([]string, 0, len(fields))
@@ -70,14 +70,14 @@ func (s *Set) parseDefault(root, n strictyaml.Node, names []string) (err error) 
 		return err
 	}
 	if n.Absent() {
-		return root.Errorf("want a key default that names one of the profiles (have: %s)", dataset.Have(names))
+		return root.Errorf("expected a key default that names one of the profiles (available: %s)", dataset.Have(names))
 	}
 	for _, name := range names {
 		if name == s.def {
 			return nil
 		}
 	}
-	return n.Errorf("unknown profile %q (have: %s)", dataset.Clip(s.def), dataset.Have(names))
+	return n.Errorf("unknown profile %q (available: %s)", dataset.Clip(s.def), dataset.Have(names))
 }
 
 func parseProfile(name string, n strictyaml.Node, checks []Check) (dataset.Profile, error) {
@@ -144,8 +144,8 @@ func word(n strictyaml.Node, into *string) (err error) {
 		return err
 	}
 	if dataset.CheckPoolName(*into) != nil {
-		return n.Errorf("bad name %q: want 1 to 63 lower-case letters, digits or '-', beginning with a "+
-			"letter or digit", dataset.Clip(*into))
+		return n.Errorf("bad name %q: expected 1 to 63 lower-case letters, digits or '-', with a letter or digit "+
+			"first", dataset.Clip(*into))
 	}
 	return nil
 }
@@ -164,14 +164,14 @@ func quiesce(n strictyaml.Node, q *dataset.Quiesce) error {
 		if _, err := n.Keys(nil, map[string]string{"exec": notBuilt, "timeout": notBuilt}); err != nil {
 			return err
 		}
-		return n.Errorf("want freeze or none")
+		return n.Errorf("expected freeze or none")
 	}
 	s, err := n.String()
 	if err != nil {
 		return err
 	}
 	if *q = dataset.Quiesce(s); *q != dataset.QuiesceNone && *q != dataset.QuiesceFreeze {
-		return n.Errorf("unknown way to quiesce %q (have: freeze, none)", dataset.Clip(s))
+		return n.Errorf("unknown way to quiesce %q (available: freeze, none)", dataset.Clip(s))
 	}
 	return nil
 }
@@ -189,7 +189,7 @@ func onDelete(n strictyaml.Node, o *dataset.OnDelete) error {
 		*o = dataset.OnDelete{Mode: mode}
 		return nil
 	}
-	return n.Errorf("unknown choice %q (have: {trash: 72h}, keep, purge)", dataset.Clip(s))
+	return n.Errorf("unknown choice %q (available: {trash: 72h}, keep, purge)", dataset.Clip(s))
 }
 
 func trash(n strictyaml.Node, o *dataset.OnDelete) error {
@@ -199,14 +199,14 @@ func trash(n strictyaml.Node, o *dataset.OnDelete) error {
 	}
 	v, ok := keys["trash"]
 	if !ok {
-		return n.Errorf("want a time, such as {trash: 72h}, or keep, or purge")
+		return n.Errorf("expected a time, such as {trash: 72h}, or keep, or purge")
 	}
 	o.Mode = dataset.DeleteTrash
 	if err := duration(v, &o.Trash); err != nil {
 		return err
 	}
 	if o.Trash == 0 {
-		return v.Errorf("no time at all: say purge to have the data destroyed at once")
+		return v.Errorf("the time is 0: use purge to have the data destroyed immediately")
 	}
 	return nil
 }
@@ -224,7 +224,7 @@ func owner(n strictyaml.Node, p *dataset.Profile) error {
 	for i, key := range []string{"uid", "gid"} {
 		v, ok := keys[key]
 		if !ok {
-			bad.Add(n.Errorf("want uid and gid, such as {uid: 999, gid: 999}"))
+			bad.Add(n.Errorf("expected uid and gid, such as {uid: 999, gid: 999}"))
 			break
 		}
 		ids[i], err = v.Int(maxID)

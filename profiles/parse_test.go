@@ -190,7 +190,7 @@ func TestGet(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = s.Get("glod")
-	if !errors.Is(err, dataset.ErrInvalid) || err.Error() != `unknown profile "glod" (have: b, gold, silver); did you mean gold?` {
+	if !errors.Is(err, dataset.ErrInvalid) || err.Error() != `unknown profile "glod" (available: b, gold, silver); did you mean gold?` {
 		t.Error(err)
 	}
 	if _, err := s.Get(strings.Repeat("x", 1e6)); err == nil || len(err.Error()) > 300 {
@@ -261,7 +261,7 @@ func TestTooMany(t *testing.T) {
 	for n := range 257 {
 		src += fmt.Sprintf("  p%d: {}\n", n)
 	}
-	if _, err := profiles.Parse("p.yaml", []byte(src)); err == nil || !strings.Contains(err.Error(), "want 1 to 256 profiles") {
+	if _, err := profiles.Parse("p.yaml", []byte(src)); err == nil || !strings.Contains(err.Error(), "expected 1 to 256 profiles") {
 		t.Error(err)
 	}
 }

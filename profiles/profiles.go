@@ -51,7 +51,7 @@ func (s *Set) Get(name string) (dataset.Profile, error) {
 		return p.Clone(), nil
 	}
 	have := s.Names()
-	return dataset.Profile{}, dataset.Errorf(dataset.ErrInvalid, "unknown profile %q (have: %s)%s",
+	return dataset.Profile{}, dataset.Errorf(dataset.ErrInvalid, "unknown profile %q (available: %s)%s",
 		dataset.Clip(name), dataset.Have(have), dataset.Guess(name, have))
 }
 

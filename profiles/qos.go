@@ -34,7 +34,7 @@ func qos(n strictyaml.Node, q *dataset.QoS) error {
 		return err
 	}
 	if !q.Limited() {
-		return n.Errorf("want a limit, such as {write_iops: 2000, write_bps: 100MiB}")
+		return n.Errorf("expected a limit, such as {write_iops: 2000, write_bps: 100MiB}")
 	}
 	return nil
 }
@@ -44,7 +44,7 @@ func iops(n strictyaml.Node, into *int64) (err error) {
 		return nil
 	}
 	if *into, err = n.Int(mostIOPS); err == nil && *into < leastIOPS {
-		return n.Errorf("%d operations a second are too few: want %d or more (leave it out for no limit)", *into,
+		return n.Errorf("%d operations per second are too few: expected %d or more (omit it for no limit)", *into,
 			leastIOPS)
 	}
 	return err
@@ -56,7 +56,7 @@ func bps(n strictyaml.Node, into *dataset.Size) error {
 	}
 	err := size(n, into)
 	if err == nil && *into < leastBPS {
-		return n.Errorf("%s a second are too few: want %s or more (leave it out for no limit)", *into, leastBPS)
+		return n.Errorf("%s per second is too low: expected %s or more (omit it for no limit)", *into, leastBPS)
 	}
 	return err
 }

@@ -22,17 +22,17 @@ func replicas(n strictyaml.Node, r *dataset.Replicas) error {
 	var bad strictyaml.Mistakes
 	for _, need := range []string{"count", "every"} {
 		if _, ok := keys[need]; !ok {
-			bad.Add(n.Errorf("want how many and how fresh, such as {count: 1, every: 30s}"))
+			bad.Add(n.Errorf("expected the number and the interval, such as {count: 1, every: 30s}"))
 			return bad.Err()
 		}
 	}
 	count, err := keys["count"].Int(maxReplicas)
 	if bad.Add(err) && count == 0 {
-		bad.Add(keys["count"].Errorf("no replica at all: leave replicas out"))
+		bad.Add(keys["count"].Errorf("no replicas: omit replicas"))
 	}
 	r.Count = int(count)
 	if bad.Add(duration(keys["every"], &r.Every)) && r.Every < leastEvery {
-		bad.Add(keys["every"].Errorf("too often: want %s or more", time.Duration(leastEvery)))
+		bad.Add(keys["every"].Errorf("too often: expected %s or more", time.Duration(leastEvery)))
 	}
 	return bad.Err()
 }

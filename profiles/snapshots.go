@@ -26,14 +26,14 @@ func snapshots(n strictyaml.Node, s *dataset.Snapshots) error {
 	if v, ok := keys["schedule"]; ok {
 		bad.Add(schedule(v, &s.Schedule))
 		if r, ok := keys["required"]; ok && err == nil && !s.Required {
-			bad.Add(r.Errorf("a schedule needs snapshots: leave it out, or say true"))
+			bad.Add(r.Errorf("a schedule needs snapshots: omit it, or use true"))
 		}
 		s.Required = true
 	}
 	if v, ok := keys["keep"]; ok {
 		bad.Add(keep(v, &s.Keep))
 		if _, ok := keys["schedule"]; !ok {
-			bad.Add(v.KeyErrorf("it is for snapshots on a schedule: want a schedule as well"))
+			bad.Add(v.KeyErrorf("it applies to scheduled snapshots: expected a schedule as well"))
 		}
 	}
 	return bad.Err()
@@ -58,7 +58,7 @@ func keep(n strictyaml.Node, k *dataset.Keep) error {
 		*into[key] = int(i)
 	}
 	if len(bad) == 0 && *k == (dataset.Keep{}) {
-		bad.Add(n.Errorf("it keeps nothing: want a number for last, hourly, daily, weekly or monthly"))
+		bad.Add(n.Errorf("it keeps nothing: expected a number for last, hourly, daily, weekly or monthly"))
 	}
 	return bad.Err()
 }
@@ -82,13 +82,13 @@ func checkCron(s string) error {
 	fields := strings.Split(s, " ")
 	if !slices.Contains(tags, s) && (len(fields) != 5 || slices.Contains(fields, "")) || len(s) > 200 ||
 		!gronx.IsValid(s) {
-		return errors.New(`want a cron expression of minute, hour, day, month and weekday, such as "*/15 * * * *", or @hourly, @daily, @weekly, @monthly, @yearly`)
+		return errors.New(`expected a cron expression of minute, hour, day, month and weekday, such as "*/15 * * * *", or @hourly, @daily, @weekly, @monthly, @yearly`)
 	}
 	// The next year is a leap year, so that a schedule for February 29 has a next time.
 	from := time.Date(2027, 12, 31, 0, 0, 0, 0, time.UTC)
 	if next, err := gronx.NextTickAfter(s, from, false); err != nil || !next.After(from) ||
 		next.Sub(from) > 5*366*24*time.Hour {
-		return errors.New("that time never comes")
+		return errors.New("that time never occurs")
 	}
 	return nil
 }

@@ -90,7 +90,7 @@ func TestOperationsWithoutKeyChangeNothing(t *testing.T) {
 		says string
 		not  string // what does not want that key
 	}{
-		{"missing", func() error { return os.Remove(k.gold) }, "is not there (", ""},
+		{"missing", func() error { return os.Remove(k.gold) }, "not found (", ""},
 		{"open to others", func() error { return os.Chmod(k.gold, 0o644) }, "chmod 600 " + k.gold, ""},
 		{"cut off", func() error { return os.Truncate(k.gold, 7) }, "a key has 32 to", ""},
 		{"another", func() error { k.write(t, k.gold, 3); return nil }, "put that key back", "create"},

@@ -166,9 +166,9 @@ func TestJoinRefused(t *testing.T) {
 		want  string
 	}{
 		"none":              {"", start, dataset.ErrInvalid, "bad join token"},
-		"another cluster's": {other.token(""), r.clock.Now(), dataset.ErrUnavailable, "this is not the cluster that the token is for"},
+		"another cluster's": {other.token(""), r.clock.Now(), dataset.ErrUnavailable, "the token belongs to another cluster"},
 		"expired":           {expired, r.clock.Now(), dataset.ErrForbidden, "expired at 2026-03-04T06:06:07Z"},
-		"clock":             {r.token(""), start.Add(-10 * time.Hour), dataset.ErrUnavailable, "this host's clock says 2026-03-03T19:06:07Z, the certificate of control c1 is valid from 2026-03-04T04:56:07Z"},
+		"clock":             {r.token(""), start.Add(-10 * time.Hour), dataset.ErrUnavailable, "this host's clock shows 2026-03-03T19:06:07Z, the certificate of control c1 is valid from 2026-03-04T04:56:07Z"},
 	} {
 		dir := t.TempDir()
 		j := r.joining(dir, "alpha", c.token)

@@ -172,7 +172,7 @@ func TestRenewal(t *testing.T) {
 	}
 	r.clock.Advance(31 * 24 * time.Hour)
 	r.own.Set(r.certificate())
-	if err := m.Look(t.Context(), c); !errors.Is(err, dataset.ErrForbidden) || !strings.Contains(err.Error(), "this host's clock says") {
+	if err := m.Look(t.Context(), c); !errors.Is(err, dataset.ErrForbidden) || !strings.Contains(err.Error(), "this host's clock shows") {
 		t.Error(err)
 	}
 	if _, err := member.Join(t.Context(), r.joining(dir, "alpha", r.token(""))); !errors.Is(err, dataset.ErrExists) || !strings.Contains(err.Error(), "drover node token --name alpha") {

@@ -57,7 +57,7 @@ func TestI1MoveOfDatasetHeldInAnotherNamespace(t *testing.T) {
 			op := f.AwaitEnd(f.BeginMove("db", f.B))
 			words := in
 			if c.script == handed {
-				words = "head/token open in it"
+				words = "head/token open inside of it"
 			}
 			if op.State != dataset.OpFailed || op.Problem.Code != dataset.ErrInUse.Code || !strings.Contains(op.Problem.Message, words) {
 				t.Errorf("%s: %+v", op.State, op.Problem)

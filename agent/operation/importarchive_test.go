@@ -39,7 +39,7 @@ func TestI6ImportOfADamagedArchive(t *testing.T) {
 		says string
 	}{
 		"a flipped bit":    {bytes.NewReader(flipped), "invalid tar header"},
-		"cut in a file":    {bytes.NewReader(whole[:2<<10]), "is damaged or cut"},
+		"cut in a file":    {bytes.NewReader(whole[:2<<10]), "is damaged or truncated"},
 		"without its end":  {bytes.NewReader(whole[:len(whole)-1024]), "no end mark"},
 		"compressed":       {strings.NewReader("\x1f\x8b\x08\x00" + strings.Repeat("x", 4096)), "no tar"},
 		"empty":            {strings.NewReader(""), "no end mark"},

@@ -26,7 +26,7 @@ func (m *Maker) Formable(ctx context.Context, name string, rec Record, kind back
 		}
 	}
 	return dataset.Errorf(dataset.ErrUnsupported,
-		"pool %s: backend %s makes no pool of devices: give it a path, or another backend (have: %s)", name,
+		"pool %s: backend %s makes no pool of devices: give it a path, or another backend (available: %s)", name,
 		rec.Backend, dataset.Have(can))
 }
 

@@ -24,7 +24,7 @@ func TestWhatCannotBeCreated(t *testing.T) {
 		change func(*dataset.Dataset)
 		want   string
 	}{
-		"filesystem": {func(d *dataset.Dataset) { d.Profile.Filesystem.Type = "ntfs" }, `no filesystem "ntfs" in volumes here (have: xfs, ext4)`},
+		"filesystem": {func(d *dataset.Dataset) { d.Profile.Filesystem.Type = "ntfs" }, `filesystem "ntfs" is not available for volumes here (available: xfs, ext4)`},
 		"small XFS":  {func(d *dataset.Dataset) { d.Size = 100 * dataset.MiB }, "100MiB is too small for xfs, which needs 300MiB"},
 		"small ext4": {func(d *dataset.Dataset) { d.Profile.Filesystem.Type = ext4; d.Size = dataset.MiB }, "1MiB is too small for ext4"},
 		"huge":       {func(d *dataset.Dataset) { d.Size = 17 * dataset.TiB }, "17TiB is too large for a volume (at most 16TiB)"},

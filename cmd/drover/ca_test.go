@@ -49,12 +49,12 @@ func TestCertificateAuthority(t *testing.T) {
 	refused("no certificate authority in "+dir, "ca", "issue", "bob", "--role", "viewer", "--dir", dir)
 	refused("no such folder", "ca", "rotate", "--dir", dir)
 	refused("--dir is empty: name the folder to create, or omit --dir to use /etc/drover/ca", "ca", "init", "--dir", "")
-	refused("holds something else (bob.pem)", "ca", "init", "--dir", occupied(t))
+	refused("contains other files (bob.pem)", "ca", "init", "--dir", occupied(t))
 	var made certificates.Authority
 	if err := json.Unmarshal([]byte(must("ca", "init", "--dir", dir, "-o", "json")), &made); err != nil || len(made.Cluster) != 36 || len(made.Fingerprint) != 64 || made.Roots != 1 {
 		t.Errorf("%+v, %v", made, err)
 	}
-	refused("holds a certificate authority", "ca", "init", "--dir", dir)
+	refused("contains a certificate authority", "ca", "init", "--dir", dir)
 	if said := must("ca", "init", "--keep", "--dir", dir); said != "kept the certificate authority of cluster "+made.Cluster+" in "+dir+"\n" {
 		t.Error(said)
 	}
@@ -92,10 +92,10 @@ func TestCertificateAuthority(t *testing.T) {
 	address = answering(t, f, dir)
 	c.env["DROVER_API"] = "https://" + address
 	must(append(with, "node", "ls")...)
-	refused("the old root is believed until", "ca", "rotate", "--finish", "--dir", dir)
+	refused("the old root is trusted until", "ca", "rotate", "--finish", "--dir", dir)
 	must("ca", "rotate", "--finish", "--force", "--dir", dir)
 	c.env["DROVER_API"] = "https://" + answering(t, f, dir)
-	refused("is not vouched for by this cluster's certificate authority", append(with, "node", "ls")...)
+	refused("is not signed by this cluster's certificate authority", append(with, "node", "ls")...)
 }
 
 // Every command of the authority works in the same folder when --dir is left out.

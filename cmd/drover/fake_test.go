@@ -151,7 +151,7 @@ func (f *fake) Profile(_ context.Context, name string) (dataset.Profile, error) 
 			return p, f.called("Profile")
 		}
 	}
-	return dataset.Profile{}, dataset.Errorf(dataset.ErrInvalid, "unknown profile %q (have: bronze, gold)", name)
+	return dataset.Profile{}, dataset.Errorf(dataset.ErrInvalid, "unknown profile %q (available: bronze, gold)", name)
 }
 
 func (f *fake) Pools(context.Context) ([]api.Pool, error) { return f.pools, f.called("Pools") }

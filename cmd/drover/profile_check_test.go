@@ -34,7 +34,7 @@ func TestProfileCheckTellsOfFreezes(t *testing.T) {
 // and what one could keep is none.
 func TestProfileCheckRefusesWhatNoHostKeeps(t *testing.T) {
 	for profile, want := range map[string]string{
-		"{backend: lop}": `5:16: profiles.p.backend: unknown backend "lop" (have: btrfs, dir, loop, lvm, nfs, zfs); did you mean loop?`,
+		"{backend: lop}": `5:16: profiles.p.backend: unknown backend "lop" (available: btrfs, dir, loop, lvm, nfs, zfs); did you mean loop?`,
 		"{backend: btrfs, qos: {read_iops: 500}}": "profiles.p.backend: no pool of backend btrfs can satisfy " +
 			"this profile: it has no block device for each volume, so it cannot throttle (backend loop, lvm could)",
 		"{backend: zfs, quiesce: freeze}": "no pool of backend zfs can satisfy this profile: it cannot freeze a " +
@@ -93,7 +93,7 @@ func TestProfileCheckTellsOfWhatIsNotThere(t *testing.T) {
 		c := newConsole(f)
 		c.App.CheckKey = profiles.CheckKey
 		code := c.run(t, "profile", "check", file)
-		for _, part := range append(parts, "profile c cannot create volumes on this host yet: key file "+dir+"/key is not there (bring it") {
+		for _, part := range append(parts, "profile c cannot create volumes on this host yet: key file "+dir+"/key not found (restore it") {
 			if !strings.Contains(c.out.String(), part) || code != 0 {
 				t.Errorf("exit %d: %s%s, want %q", code, c.out.String(), c.err.String(), part)
 			}

@@ -42,7 +42,7 @@ func TestServeChecksBeforeItMakes(t *testing.T) {
 		{[]string{"--config", none}, none + ": no such file", 1},
 		{[]string{"--profiles", none}, none + ": no such file", 1},
 		{[]string{"--config", yaml}, `unknown key "backnd", did you mean backend?`, 2},
-		{[]string{"--config", lop}, `pools[1].backend: unknown backend "lop" (have: btrfs, dir, loop, lvm, nfs, zfs); did you mean loop?`, 2},
+		{[]string{"--config", lop}, `pools[1].backend: unknown backend "lop" (available: btrfs, dir, loop, lvm, nfs, zfs); did you mean loop?`, 2},
 		{[]string{"--profiles", btrfs}, "profiles.p.backend: no pool of backend btrfs can satisfy this profile: " +
 			"it has no block device for each volume", 2},
 	} {

@@ -155,7 +155,7 @@ var scenarios = map[string]func(c *console){
 		works(c.fake, ended(dataset.OpFailed, &dataset.Problem{Code: "no_space", Message: "pool default is full"}), running("copy", 0, 0))
 	},
 	"bad-input": func(c *console) {
-		c.fake.fail = map[string]error{"Submit": dataset.Errorf(dataset.ErrInvalid, `unknown profile "glod" (have: bronze, gold); did you mean gold?`)}
+		c.fake.fail = map[string]error{"Submit": dataset.Errorf(dataset.ErrInvalid, `unknown profile "glod" (available: bronze, gold); did you mean gold?`)}
 	},
 	"destroys": func(c *console) { // as of an anonymous volume
 		done := ended(dataset.OpDone, nil)

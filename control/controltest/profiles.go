@@ -45,7 +45,7 @@ func (p *ProfileSet) Get(name string) (dataset.Profile, error) {
 	for n := range p.ByName {
 		have = append(have, n)
 	}
-	return dataset.Profile{}, dataset.Errorf(dataset.ErrInvalid, "unknown profile %q (have: %s)",
+	return dataset.Profile{}, dataset.Errorf(dataset.ErrInvalid, "unknown profile %q (available: %s)",
 		dataset.Clip(name), dataset.Have(have))
 }
 

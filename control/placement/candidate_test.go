@@ -32,7 +32,7 @@ func TestMisfits(t *testing.T) {
 	unsized := dir
 	unsized.Missing = []string{"sizes need quotas (enable)"}
 	less := loop
-	less.Capabilities.Filesystems, less.Missing = nil, []string{"xfs needs mkfs.xfs (apt-get install xfsprogs)", "ext4: the kernel has it not (modprobe ext4)", "encryption needs cryptsetup (apt-get install cryptsetup-bin)"}
+	less.Capabilities.Filesystems, less.Missing = nil, []string{"xfs needs mkfs.xfs (apt-get install xfsprogs)", "ext4: the kernel does not support it (modprobe ext4)", "encryption needs cryptsetup (apt-get install cryptsetup-bin)"}
 	sealed := dataset.Profile{Encryption: dataset.KeySource{KeyFile: "/key"}}
 	slow, strict := dataset.QoS{WriteBPS: 5 * dataset.MiB}, dataset.QoS{WriteBPS: 5 * dataset.MiB, Strict: true}
 	auto := dataset.Profile{Failover: dataset.Failover{Auto: true}}
@@ -61,7 +61,7 @@ func TestMisfits(t *testing.T) {
 		{dir, sealed, "it cannot encrypt"}, // on no host
 		{less, sealed, "it cannot encrypt: on its node encryption needs cryptsetup (apt-get install cryptsetup-bin), and then a restart of drover"},
 		{less, dataset.Profile{Filesystem: dataset.Filesystem{Type: "xfs"}}, "it has no filesystem xfs inside volumes: on its node xfs needs mkfs.xfs (apt-get install xfsprogs), and then a restart of drover"},
-		{less, dataset.Profile{Filesystem: dataset.Filesystem{Type: "ext4"}}, "it has no filesystem ext4 inside volumes: on its node ext4: the kernel has it not (modprobe ext4), and then a restart of drover"},
+		{less, dataset.Profile{Filesystem: dataset.Filesystem{Type: "ext4"}}, "it has no filesystem ext4 inside volumes: on its node ext4: the kernel does not support it (modprobe ext4), and then a restart of drover"},
 		{less, dataset.Profile{Filesystem: dataset.Filesystem{Type: "ext"}}, "it has no filesystem ext inside volumes"},
 		{anew, dataset.Profile{Filesystem: dataset.Filesystem{Type: "xfs"}}, "it has no filesystem xfs inside volumes"},
 		{anew, dataset.Profile{Replicas: dataset.Replicas{Count: 1}}, "it cannot send differences to replicas"},

@@ -66,7 +66,7 @@ func TestPlacement(t *testing.T) {
 	if op := a.MustPlan(controltest.Create("db3", "pool=fast")); op.Node != b.ID {
 		t.Errorf("pool fast is beta's, and the volume goes to %s", op.Node)
 	}
-	a.MustRefusePlan(controltest.Create("db3", "pool=fats"), dataset.ErrInvalid, `unknown pool "fats" (have: fast, plain)`)
+	a.MustRefusePlan(controltest.Create("db3", "pool=fats"), dataset.ErrInvalid, `unknown pool "fats" (available: fast, plain)`)
 
 	pools, err := e.Pools(e.Ctx)
 	if err != nil || len(pools) != 4 {

@@ -94,7 +94,8 @@ func unknownPool(sites []placement.Site, unmade []api.Pool, name string) error {
 		}
 	}
 	slices.Sort(names)
-	return dataset.Errorf(dataset.ErrInvalid, "unknown pool %q (have: %s)", name, dataset.Have(slices.Compact(names)))
+	return dataset.Errorf(dataset.ErrInvalid, "unknown pool %q (available: %s)", name,
+		dataset.Have(slices.Compact(names)))
 }
 
 // dependOnPool makes the decision depend only on the chosen pool and node: a cluster may have more pools than one

@@ -44,7 +44,7 @@ func (t *Tx) FindNode(ref string) (n dataset.Node, err error) {
 		_, err := t.Get(NodeKey(found[0].ID), &n) // the decision depends on this one
 		return n, err
 	case 0:
-		return n, dataset.Errorf(dataset.ErrInvalid, "unknown node %q (have: %s)%s", dataset.Clip(ref),
+		return n, dataset.Errorf(dataset.ErrInvalid, "unknown node %q (available: %s)%s", dataset.Clip(ref),
 			dataset.Have(names), dataset.Guess(ref, names))
 	}
 	return n, dataset.Errorf(dataset.ErrAmbiguous, "%q matches several nodes (use the UUID): for example %s and %s",

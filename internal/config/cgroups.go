@@ -18,7 +18,7 @@ func parents(n strictyaml.Node) ([]string, error) {
 		return nil, err
 	}
 	if len(items) == 0 || len(items) > maxParents {
-		return nil, n.Errorf("%d control groups: want 1 to %d, or leave it out", len(items), maxParents)
+		return nil, n.Errorf("%d control groups: expected 1 to %d, or omit it", len(items), maxParents)
 	}
 	var bad strictyaml.Mistakes
 	out := make([]string, len(items))
@@ -29,7 +29,7 @@ func parents(n strictyaml.Node) ([]string, error) {
 		}
 		out[i] = "/" + strings.TrimPrefix(s, "/")
 		if out[i] == "/" || filepath.Clean(out[i]) != out[i] {
-			bad.Add(item.Errorf("bad control group %.200q: want one below the root group, such as "+
+			bad.Add(item.Errorf("bad control group %.200q: expected one below the root group, such as "+
 				"system.slice or docker", s))
 		}
 	}

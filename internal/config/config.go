@@ -119,7 +119,7 @@ func labels(n strictyaml.Node) (map[string]string, error) {
 		return nil, err
 	}
 	if len(fields) > maxLabels {
-		return nil, n.Errorf("%d labels are too many (%d at most)", len(fields), maxLabels)
+		return nil, n.Errorf("too many labels: %d (%d at most)", len(fields), maxLabels)
 	}
 	var bad strictyaml.Mistakes
 	out := make(map[string]string, len(fields))
@@ -129,12 +129,12 @@ func labels(n strictyaml.Node) (map[string]string, error) {
 			continue
 		}
 		if f.Node.Absent() {
-			bad.Add(f.Node.KeyErrorf("it has no value: say \"\" for an empty one"))
+			bad.Add(f.Node.KeyErrorf(`it has no value: use "" for an empty one`))
 			continue
 		}
 		v, err := f.Node.Scalar()
 		if bad.Add(err) && len(v) > maxLabel {
-			bad.Add(f.Node.Errorf("value of %d bytes is too long (%d at most)", len(v), maxLabel))
+			bad.Add(f.Node.Errorf("a value of %d bytes is too long (%d at most)", len(v), maxLabel))
 		}
 		out[f.Name] = v
 	}
@@ -147,7 +147,7 @@ func pools(n strictyaml.Node, backend func(string) error) ([]Pool, error) {
 		return nil, err
 	}
 	if len(items) > maxPools {
-		return nil, n.Errorf("%d pools are too many (%d at most)", len(items), maxPools)
+		return nil, n.Errorf("too many pools: %d (%d at most)", len(items), maxPools)
 	}
 	var bad strictyaml.Mistakes
 	var out []Pool
@@ -158,7 +158,7 @@ func pools(n strictyaml.Node, backend func(string) error) ([]Pool, error) {
 		}
 		for _, other := range out {
 			if other.Name == p.Name {
-				bad.Add(item.Errorf("a pool %s is there already", p.Name))
+				bad.Add(item.Errorf("pool %s is defined twice", p.Name))
 			} else if other.Path == p.Path && p.Path != "" {
 				bad.Add(item.Errorf("pool %s has the path of pool %s", p.Name, other.Name))
 			}
@@ -184,7 +184,7 @@ func pool(n strictyaml.Node, backend func(string) error) (Pool, error) {
 	if _, ok := keys["devices"]; ok {
 		need = need[:2]
 		if image, ok := keys["image"]; ok {
-			bad.Add(image.KeyErrorf("a pool lies in an image or on devices, not both"))
+			bad.Add(image.KeyErrorf("a pool uses either an image or devices, not both"))
 		}
 	}
 	for _, need := range need {
@@ -201,7 +201,7 @@ func pool(n strictyaml.Node, backend func(string) error) (Pool, error) {
 	p.Devices, err = devices(keys["devices"])
 	bad.Add(err)
 	if n, ok := keys["trim"]; ok && keys["devices"].Absent() {
-		bad.Add(n.KeyErrorf("only a pool on devices is trimmed: leave it out"))
+		bad.Add(n.KeyErrorf("only a pool on devices is trimmed: omit it"))
 	} else if ok {
 		p.Trim, err = trim(n)
 		bad.Add(err)
@@ -215,7 +215,7 @@ func devices(n strictyaml.Node) ([]string, error) {
 		return nil, err
 	}
 	if len(items) == 0 || len(items) > maxDevices {
-		return nil, n.Errorf("a pool of %d devices: want 1 to %d", len(items), maxDevices)
+		return nil, n.Errorf("a pool of %d devices: expected 1 to %d", len(items), maxDevices)
 	}
 	var bad strictyaml.Mistakes
 	var out []string
@@ -225,7 +225,7 @@ func devices(n strictyaml.Node) ([]string, error) {
 			continue
 		}
 		if slices.Contains(out, device) {
-			bad.Add(item.Errorf("device %s is there already", device))
+			bad.Add(item.Errorf("device %s is listed twice", device))
 		}
 		out = append(out, device)
 	}
@@ -252,7 +252,7 @@ func trim(n strictyaml.Node) (time.Duration, error) {
 	}
 	every, err := time.ParseDuration(text)
 	if err != nil || every < minTrim || every > maxTrim {
-		return 0, n.Errorf("bad trim %.80q: want weekly, never, or hours such as 24h", text)
+		return 0, n.Errorf("bad trim %.80q: expected weekly, never, or hours such as 24h", text)
 	}
 	return every, nil
 }
@@ -262,8 +262,8 @@ func word(n strictyaml.Node, into *string) (err error) {
 		return err
 	}
 	if dataset.CheckPoolName(*into) != nil {
-		return n.Errorf("bad name %.80q: want 1 to 63 lower-case letters, digits or '-', beginning with a "+
-			"letter or digit", *into)
+		return n.Errorf("bad name %.80q: expected 1 to 63 lower-case letters, digits or '-', with a letter or "+
+			"digit first", *into)
 	}
 	return nil
 }
@@ -273,7 +273,7 @@ func path(n strictyaml.Node, into *string) (err error) {
 		return err
 	}
 	if !filepath.IsAbs(*into) || filepath.Clean(*into) != *into || *into == "/" {
-		return n.Errorf("bad path %.200q: want an absolute one, without \"..\" or a slash at its end", *into)
+		return n.Errorf(`bad path %.200q: expected an absolute one, without ".." or a slash at its end`, *into)
 	}
 	return nil
 }

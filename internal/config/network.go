@@ -25,20 +25,21 @@ func listen(n strictyaml.Node) (*Listen, error) {
 	}
 	l.Address, err = hostPort(keys["address"])
 	if bad.Add(err) && l.Address != "" && ip(l.Address) == nil {
-		bad.Add(keys["address"].Errorf("bad address %.80q: want an IP address of this host, or 0.0.0.0, "+
-			"with the port", l.Address))
+		bad.Add(keys["address"].Errorf("bad address %.80q: expected an IP address of this host, or 0.0.0.0, with "+
+			"the port", l.Address))
 	}
 	l.Advertise, err = hostPort(keys["advertise"])
 	bad.Add(err)
 	all := ip(l.Address) != nil && ip(l.Address).IsUnspecified()
 	switch {
 	case l.Advertise == "" && all:
-		bad.Add(n.Errorf("it needs an advertise, the address of this host where others find it, as %s is "+
-			"all of them", l.Address))
+		bad.Add(n.Errorf("it needs an advertise, the address at which others reach this host, because %s means "+
+			"all addresses", l.Address))
 	case l.Advertise == "":
 		l.Advertise = l.Address
 	case ip(l.Advertise) != nil && ip(l.Advertise).IsUnspecified():
-		bad.Add(keys["advertise"].Errorf("nobody finds this host at %s: want one of its own addresses", l.Advertise))
+		bad.Add(keys["advertise"].Errorf("others cannot reach this host at %s: expected one of its "+
+			"addresses", l.Advertise))
 	}
 	if err := bad.Err(); err != nil {
 		return nil, err
@@ -60,7 +61,7 @@ func transfers(n strictyaml.Node) (rate dataset.Size, err error) {
 	}
 	v := keys["rate"]
 	if v.Absent() {
-		return 0, n.Errorf("it needs a rate, in bytes a second, such as 100MiB")
+		return 0, n.Errorf("it needs a rate, in bytes per second, such as 100MiB")
 	}
 	s, err := v.Scalar()
 	if err != nil {
@@ -70,7 +71,7 @@ func transfers(n strictyaml.Node) (rate dataset.Size, err error) {
 		return 0, v.Wrap(err)
 	}
 	if rate < minTransferRate {
-		return 0, v.Errorf("%s a second is too little: want %s or more", rate, minTransferRate)
+		return 0, v.Errorf("%s per second is too low: expected %s or more", rate, minTransferRate)
 	}
 	return rate, nil
 }
@@ -85,7 +86,7 @@ func programs(n strictyaml.Node) ([]string, error) {
 		return nil, err
 	}
 	if len(items) > maxPrograms {
-		return nil, n.Errorf("%d programs are too many (%d at most)", len(items), maxPrograms)
+		return nil, n.Errorf("too many programs: %d (%d at most)", len(items), maxPrograms)
 	}
 	var bad strictyaml.Mistakes
 	out := make([]string, len(items))
@@ -111,7 +112,7 @@ func listAll(n strictyaml.Node) (bool, error) {
 		return true, nil
 	}
 	have := []string{listNode, listCluster}
-	return false, n.Errorf("unknown %.80q (have: %s)%s", s, dataset.Have(have), dataset.Guess(s, have))
+	return false, n.Errorf("unknown %.80q (available: %s)%s", s, dataset.Have(have), dataset.Guess(s, have))
 }
 
 // control reads the addresses of the control replicas. It returns nil if the key is absent.
@@ -131,14 +132,14 @@ func control(n strictyaml.Node) ([]string, error) {
 		return nil, err
 	}
 	if len(items) == 0 || len(items) > maxConsul {
-		return nil, keys["addresses"].Errorf("%d addresses: want 1 to %d", len(items), maxConsul)
+		return nil, keys["addresses"].Errorf("%d addresses: expected 1 to %d", len(items), maxConsul)
 	}
 	var bad strictyaml.Mistakes
 	var out []string
 	for _, item := range items {
 		a, err := hostPort(item)
 		if bad.Add(err) && slices.Contains(out, a) {
-			bad.Add(item.Errorf("%s is there already", a))
+			bad.Add(item.Errorf("%s is listed twice", a))
 		}
 		out = append(out, a)
 	}
@@ -152,7 +153,7 @@ func hostPort(n strictyaml.Node) (string, error) {
 	}
 	if n.IsMap() {
 		// In brackets, the parser takes host:9470 for a key and a value.
-		return "", n.Errorf(`want an address in quotes, such as "10.0.0.1:9470"`)
+		return "", n.Errorf(`expected an address in quotes, such as "10.0.0.1:9470"`)
 	}
 	s, err := n.String()
 	if err != nil {
@@ -161,7 +162,7 @@ func hostPort(n strictyaml.Node) (string, error) {
 	host, port, err := net.SplitHostPort(s)
 	number, perr := strconv.ParseUint(port, 10, 16)
 	if err != nil || perr != nil || host == "" || number == 0 {
-		return "", n.Errorf("bad address %.80q: want HOST:PORT, such as 10.0.0.1:9470", s)
+		return "", n.Errorf("bad address %.80q: expected HOST:PORT, such as 10.0.0.1:9470", s)
 	}
 	return s, nil
 }

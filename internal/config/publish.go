@@ -21,7 +21,7 @@ func CheckPublish(places []string) error {
 	for i, p := range places {
 		switch {
 		case !slices.Contains(have, p):
-			return dataset.Errorf(dataset.ErrInvalid, "facts cannot be published to %q (have: %s)%s",
+			return dataset.Errorf(dataset.ErrInvalid, "facts cannot be published to %q (available: %s)%s",
 				dataset.Clip(p), dataset.Have(have), dataset.Guess(p, have))
 		case slices.Contains(places[:i], p):
 			return dataset.Errorf(dataset.ErrInvalid, "%s is listed twice", p)

@@ -7,13 +7,13 @@ func storeOf(n strictyaml.Node) (*Consul, error) {
 	if n.Absent() {
 		return nil, nil
 	}
-	keys, err := n.Keys([]string{"consul"}, map[string]string{"bolt": "is what is used without a store " +
-		"section: leave it out"})
+	keys, err := n.Keys([]string{"consul"}, map[string]string{"bolt": "it is the default without a store " +
+		"section: omit it"})
 	if err != nil {
 		return nil, err
 	}
 	if keys["consul"].Absent() {
-		return nil, n.Errorf("it names no kind of store: say consul with its addresses, or leave store out")
+		return nil, n.Errorf("it names no kind of store: use consul with its addresses, or omit store")
 	}
 	return consul(keys["consul"])
 }
@@ -23,7 +23,8 @@ func consul(n strictyaml.Node) (*Consul, error) {
 	var bad strictyaml.Mistakes
 	known := []string{"addresses", "prefix", "token_file", "ca_file", "cert_file", "key_file", "server_name"}
 	keys, err := n.Keys(known, map[string]string{
-		"token": "would stand in a file that others may read: put it in a file of its own and name that in token_file",
+		"token": "it would be in a file that others may read: put it in a separate file and name that file in " +
+			"token_file",
 	})
 	bad.Add(err)
 	if _, ok := keys["addresses"]; !ok && err == nil {
@@ -45,7 +46,7 @@ func consul(n strictyaml.Node) (*Consul, error) {
 	bad.Add(path(keys["cert_file"], &c.CertFile))
 	bad.Add(path(keys["key_file"], &c.KeyFile))
 	if (c.CertFile == "") != (c.KeyFile == "") {
-		bad.Add(n.Errorf("cert_file and key_file belong together: one of them is missing"))
+		bad.Add(n.Errorf("cert_file and key_file are required together: one of them is missing"))
 	}
 	if err := bad.Err(); err != nil {
 		return nil, err
@@ -62,14 +63,14 @@ func addresses(n strictyaml.Node) ([]string, error) {
 		return nil, err
 	}
 	if len(items) == 0 || len(items) > maxConsul {
-		return nil, n.Errorf("%d addresses: want 1 to %d", len(items), maxConsul)
+		return nil, n.Errorf("%d addresses: expected 1 to %d", len(items), maxConsul)
 	}
 	var bad strictyaml.Mistakes
 	var out []string
 	for _, item := range items {
 		if item.IsMap() {
 			// In brackets, the parser takes https://c:8501 for a key and a value.
-			bad.Add(item.Errorf(`want an address in quotes, such as "https://consul1:8501"`))
+			bad.Add(item.Errorf(`expected an address in quotes, such as "https://consul1:8501"`))
 			continue
 		}
 		a, err := item.String()

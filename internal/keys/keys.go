@@ -100,22 +100,23 @@ func (k Key) Wrap(id uuid.UUID, data []byte) dataset.Encryption {
 func (k Key) Unwrap(e dataset.Encryption) ([]byte, error) {
 	if id := k.ID(); id != e.KeyID {
 		return nil, dataset.Errorf(dataset.ErrForbidden,
-			"its data key is wrapped by key %s, and %s is key %s (put that key back; if it was exchanged: "+
-				"drover volume rekey NAME --old-key-file FILE)", dataset.Clip(e.KeyID), k.from, id)
+			"its data key is wrapped by key %s, and %s is key %s (put that key back; if it was replaced: drover "+
+				"volume rekey NAME --old-key-file FILE)", dataset.Clip(e.KeyID), k.from, id)
 	}
 	if len(e.Wrapped) > 0 {
-		if err := dataset.CheckFormat("its data key on record", int(e.Wrapped[0]), wrapVersion); err != nil {
+		if err := dataset.CheckFormat("its recorded data key", int(e.Wrapped[0]), wrapVersion); err != nil {
 			return nil, err
 		}
 	}
 	if len(e.Wrapped) < 1+saltSize || e.Wrapped[0] != wrapVersion {
-		return nil, dataset.Errorf(dataset.ErrCorrupt, "its data key on record was damaged: it is no wrapped key")
+		return nil, dataset.Errorf(dataset.ErrCorrupt, "its recorded data key is damaged: it is not a wrapped key")
 	}
 	salt, sealed := e.Wrapped[1:1+saltSize], e.Wrapped[1+saltSize:]
 	data, err := k.seal(salt).Open(nil, nil, sealed, e.ID[:])
 	if err != nil || len(data) != dataKey {
 		return nil, dataset.Errorf(dataset.ErrCorrupt,
-			"its data key on record does not open with key %s, which it is wrapped by: the record was damaged", e.KeyID)
+			"its recorded data key cannot be unwrapped with key %s, by which it is wrapped: the record is "+
+				"damaged", e.KeyID)
 	}
 	return data, nil
 }

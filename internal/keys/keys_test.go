@@ -130,11 +130,11 @@ func TestKeyFiles(t *testing.T) {
 		{"good", file("good", 64, 0o600), ""},
 		{"read-only", file("read-only", 32, 0o400), ""},
 		{"largest", file("largest", 4096, 0o600), ""},
-		{"absent", filepath.Join(dir, "absent"), "bring it from where you keep it; where nothing is encrypted by it yet: (umask 077; head -c 64 /dev/urandom > " + filepath.Join(dir, "absent")},
+		{"absent", filepath.Join(dir, "absent"), "restore it from your copy; if nothing is encrypted by it yet: (umask 077; head -c 64 /dev/urandom > " + filepath.Join(dir, "absent")},
 		{"others read it", file("wide", 64, 0o640), "chmod 600 " + filepath.Join(dir, "wide")},
 		{"others write it", file("written", 64, 0o602), "chmod 600"},
 		{"a program", file("program", 64, 0o700), "chmod 600"},
-		{"short", file("short", 31, 0o600), "has 31 bytes: a key has 32 to 4096 (bring it from where you keep it"},
+		{"short", file("short", 31, 0o600), "has 31 bytes: a key has 32 to 4096 (restore it from your copy"},
 		{"empty", file("empty", 0, 0o600), "has 0 bytes"},
 		{"long", file("long", 4097, 0o600), "has 4097 bytes"},
 		{"another's", must(foreign, os.Chown(foreign, 1000, 0)), "chown root"},
@@ -190,7 +190,7 @@ func TestKeyProgram(t *testing.T) {
 		}
 	}
 	slow := dataset.KeySource{Exec: []string{"/bin/sleep", "60"}, Timeout: dataset.Duration(50 * time.Millisecond)}
-	if _, err := keys.Read(t.Context(), &run.System{}, slow, keys.Ask{}); dataset.KindOf(err) != dataset.ErrForbidden || !strings.Contains(err.Error(), "timed out (it has 50ms: timeout, beside exec in the profile)") {
+	if _, err := keys.Read(t.Context(), &run.System{}, slow, keys.Ask{}); dataset.KindOf(err) != dataset.ErrForbidden || !strings.Contains(err.Error(), "timed out (its limit is 50ms: timeout, beside exec in the profile)") {
 		t.Errorf("too slow: %v", err)
 	}
 }

@@ -42,16 +42,16 @@ func refuse(format string, args ...any) (Key, error) {
 func ReadFile(path string) (Key, error) {
 	what := "key file " + dataset.Clip(path)
 	if !filepath.IsAbs(path) {
-		return refuse("%s: want an absolute path", what)
+		return refuse("%s: expected an absolute path", what)
 	}
 	// With O_NONBLOCK, the open does not wait if the name is a FIFO.
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
-		return refuse("%s is not there (bring it from where you keep it; where nothing is encrypted by it "+
-			"yet: (umask 077; head -c 64 /dev/urandom > %s))", what, path)
+		return refuse("%s not found (restore it from your copy; if nothing is encrypted by it yet: (umask 077; "+
+			"head -c 64 /dev/urandom > %s))", what, path)
 	case errors.Is(err, unix.ELOOP):
-		return refuse("%s is a symbolic link: name the file itself", what)
+		return refuse("%s is a symbolic link: use the path of the file itself", what)
 	case err != nil:
 		return refuse("%s: %v", what, reasonOf(err))
 	}
@@ -69,15 +69,15 @@ func ReadFile(path string) (Key, error) {
 		return refuse("%s has mode %04o, so that others can read or change it: chmod 600 %s", what, st.Mode&0o7777,
 			path)
 	case st.Size < MinKey || st.Size > MaxKey:
-		return refuse("%s has %d bytes: a key has %d to %d (bring it from where you keep it; where nothing "+
-			"is encrypted by it yet: head -c 64 /dev/urandom > FILE)", what, st.Size, MinKey, MaxKey)
+		return refuse("%s has %d bytes: a key has %d to %d (restore it from your copy; if nothing is encrypted "+
+			"by it yet: head -c 64 /dev/urandom > FILE)", what, st.Size, MinKey, MaxKey)
 	}
 	var in unix.Stat_t
 	if err := unix.Stat(filepath.Dir(path), &in); err != nil {
 		return refuse("%s: %v", what, err)
 	}
 	if in.Mode&0o002 != 0 && in.Mode&unix.S_ISVTX == 0 {
-		return refuse("%s lies in a folder of mode %04o, so that others can remove or exchange it: chmod o-w %s",
+		return refuse("%s is in a folder of mode %04o, so that others can remove or replace it: chmod o-w %s",
 			what, in.Mode&0o7777, filepath.Dir(path))
 	}
 	secret, err := io.ReadAll(io.LimitReader(f, MaxKey+1))
@@ -119,11 +119,11 @@ func runProgram(ctx context.Context, runner run.Runner, from dataset.KeySource, 
 	if err != nil {
 		why := said(err, out.buf)
 		if errors.Is(err, run.ErrTimeout) {
-			why += fmt.Sprintf(" (it has %s: timeout, beside exec in the profile)", timeout)
+			why += fmt.Sprintf(" (its limit is %s: timeout, beside exec in the profile)", timeout)
 		}
 		return refuse("%s: %s", what, why)
 	}
-	return New(out.buf, "what "+what+" prints")
+	return New(out.buf, "the output of "+what)
 }
 
 // bounded keeps one byte more than a key may have.

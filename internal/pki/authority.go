@@ -69,8 +69,8 @@ func Create(dir string, now time.Time) (a *Authority, err error) {
 	for _, name := range []string{stateFile, bundleFile} {
 		if _, err := os.Lstat(filepath.Join(dir, name)); !errors.Is(err, fs.ErrNotExist) {
 			return nil, dataset.Errorf(dataset.ErrExists,
-				"%s holds a certificate authority: name another folder, or use the one that is there (every "+
-					"certificate of its cluster hangs on it)", dir)
+				"%s contains a certificate authority: choose another folder, or use the existing authority "+
+					"(every certificate of its cluster depends on it)", dir)
 		}
 	}
 	there, err := os.ReadDir(dir)
@@ -79,7 +79,8 @@ func Create(dir string, now time.Time) (a *Authority, err error) {
 	}
 	if i := slices.IndexFunc(there, func(e fs.DirEntry) bool { return e.Name() != lockFile }); i >= 0 {
 		return nil, dataset.Errorf(dataset.ErrExists,
-			"%s holds something else (%s): name a new folder, which is copied to each control host as it is", dir,
+			"%s contains other files (%s): choose a new folder, which is then copied unchanged to each control "+
+				"host", dir,
 			dataset.Clip(there[i].Name()))
 	}
 	a = &Authority{cluster: uuid.New()}
@@ -146,7 +147,7 @@ func rootTemplate(cluster uuid.UUID, now time.Time) *x509.Certificate {
 func sign(t, parent *x509.Certificate, pub *ecdsa.PublicKey, key *ecdsa.PrivateKey) (*x509.Certificate, error) {
 	der, err := x509.CreateCertificate(rand.Reader, t, parent, pub, key)
 	if err != nil {
-		return nil, fmt.Errorf("make a certificate: %w", err)
+		return nil, fmt.Errorf("create a certificate: %w", err)
 	}
 	return x509.ParseCertificate(der)
 }
@@ -158,8 +159,8 @@ func Load(dir string) (*Authority, error) {
 	blocks, err := readPEM(path, readSecret)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, dataset.Errorf(dataset.ErrNotFound,
-			"no certificate authority in %s: make one with `drover ca init --dir DIR`, or copy the folder "+
-				"from where it was made", dir)
+			"no certificate authority in %s: create one with `drover ca init --dir DIR`, or copy the folder from "+
+				"where it was created", dir)
 	}
 	if err != nil {
 		return nil, err
@@ -176,11 +177,11 @@ func Load(dir string) (*Authority, error) {
 // and previous roots.
 func authorityOf(f pemFile) (*Authority, error) {
 	if f.key == nil || len(f.certs) == 0 {
-		return nil, errors.New("a key and a certificate are wanted")
+		return nil, errors.New("expected a key and a certificate")
 	}
 	a := &Authority{key: f.key, root: f.certs[0], old: f.certs[1:]}
 	if !a.key.PublicKey.Equal(a.root.PublicKey) || !a.root.IsCA || len(a.root.PermittedURIDomains) != 1 {
-		return nil, errors.New("its first certificate is not that of its key, or none of a drover cluster")
+		return nil, errors.New("its first certificate does not match its key, or is not of a drover cluster")
 	}
 	var err error
 	if a.cluster, err = uuid.Parse(a.root.PermittedURIDomains[0]); err != nil {
@@ -270,7 +271,7 @@ func (a *Authority) issue(id *Identity, pub *ecdsa.PublicKey, now time.Time) ([]
 	}
 	if id.Cluster != a.cluster {
 		return nil, dataset.Errorf(dataset.ErrInvalid,
-			"%s is of cluster %s, and this is the certificate authority of cluster %s", id, id.Cluster, a.cluster)
+			"%s belongs to cluster %s, and this is the certificate authority of cluster %s", id, id.Cluster, a.cluster)
 	}
 	if err := id.Check(); err != nil {
 		return nil, err
@@ -286,8 +287,8 @@ func (a *Authority) issue(id *Identity, pub *ecdsa.PublicKey, now time.Time) ([]
 	}
 	if !now.Before(end) || now.Before(a.root.NotBefore) {
 		return nil, dataset.Errorf(dataset.ErrInvalid,
-			"no certificate for %s: this host's clock says %s, the cluster's certificate authority is valid "+
-				"from %s to %s: set the clock, or, when it is right, rotate the authority (drover ca rotate)",
+			"no certificate for %s: this host's clock shows %s, the cluster's certificate authority is valid "+
+				"from %s to %s: set the clock, or, if it is right, rotate the authority (drover ca rotate)",
 			id, stamp(now), stamp(a.root.NotBefore), stamp(a.root.NotAfter))
 	}
 	leaf, err := sign(leafTemplate(*id, begin, end), a.root, pub, a.key)

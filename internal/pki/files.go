@@ -99,10 +99,10 @@ func (f Files) settle() error {
 func (p *Pair) Believing(roots string) (next *Pair, changed bool, err error) {
 	f, err := parsePEM([]byte(roots))
 	if err == nil && len(f.certs) == 0 {
-		err = errors.New("want certificates as PEM")
+		err = errors.New("expected certificates in PEM format")
 	}
 	if err != nil {
-		return nil, false, dataset.Errorf(dataset.ErrCorrupt, "the roots of the cluster cannot be read: %w", err)
+		return nil, false, dataset.Errorf(dataset.ErrCorrupt, "cannot read the roots of the cluster: %w", err)
 	}
 	next = &Pair{Identity: p.Identity, Key: p.Key, Chain: p.Chain, Roots: f.certs}
 	return next, !slices.EqualFunc(p.Roots, f.certs, (*x509.Certificate).Equal), nil
@@ -140,7 +140,8 @@ func loadKey(f Files, cert *x509.Certificate) (*ecdsa.PrivateKey, error) {
 	for _, path := range []string{f.Key, f.next()} {
 		got, err := readPEM(path, readSecret)
 		if err == nil && (got.key == nil || !got.key.PublicKey.Equal(cert.PublicKey)) {
-			err = dataset.Errorf(dataset.ErrCorrupt, "%s does not hold the key of the certificate in %s", path, f.Cert)
+			err = dataset.Errorf(dataset.ErrCorrupt, "%s does not contain the key of the certificate in "+
+				"%s", path, f.Cert)
 		}
 		if err == nil {
 			return got.key, nil
@@ -165,7 +166,7 @@ func readCerts(path string) ([]*x509.Certificate, error) {
 		return nil, missing(err, path)
 	}
 	if len(f.certs) == 0 {
-		return nil, dataset.Errorf(dataset.ErrCorrupt, "%s holds no certificate", path)
+		return nil, dataset.Errorf(dataset.ErrCorrupt, "%s contains no certificate", path)
 	}
 	return f.certs, nil
 }
@@ -187,8 +188,8 @@ func readSecret(path string) ([]byte, error) {
 	}
 	if st.Mode().Perm()&0o007 != 0 {
 		return nil, dataset.Errorf(dataset.ErrCorrupt,
-			"%s: others can use this key (mode %04o): chmod 0600 it or, if somebody may have read it, have "+
-				"a new one made", path, st.Mode().Perm())
+			"%s: others can use this key (mode %04o): chmod 0600 it or, if somebody may have read it, create a "+
+				"new one", path, st.Mode().Perm())
 	}
 	return read(path)
 }
@@ -223,7 +224,7 @@ func parsePEM(b []byte) (f pemFile, err error) {
 	for rest := bytes.TrimSpace(b); len(rest) > 0; rest = bytes.TrimSpace(rest) {
 		var block *pem.Block
 		if block, rest = pem.Decode(rest); block == nil {
-			return f, errors.New("want PEM blocks and nothing else")
+			return f, errors.New("expected only PEM blocks")
 		}
 		switch block.Type {
 		case typeCert:
@@ -235,11 +236,11 @@ func parsePEM(b []byte) (f pemFile, err error) {
 		case typeKey:
 			k, err := x509.ParsePKCS8PrivateKey(block.Bytes)
 			if err != nil {
-				return f, errors.New("its private key cannot be read")
+				return f, errors.New("cannot read its private key")
 			}
 			ec, ok := k.(*ecdsa.PrivateKey)
 			if !ok || f.key != nil {
-				return f, errors.New("want one ECDSA key")
+				return f, errors.New("expected one ECDSA key")
 			}
 			f.key = ec
 		default:

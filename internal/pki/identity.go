@@ -78,7 +78,7 @@ var nameForm = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
 func CheckName(name string) error {
 	if len(name) > maxName || !nameForm.MatchString(name) {
 		return dataset.Errorf(dataset.ErrInvalid,
-			"bad name %q: want 1 to %d letters, digits, '_', '.' or '-', beginning with a letter or digit",
+			"bad name %q: expected 1 to %d letters, digits, '_', '.' or '-', with a letter or digit first",
 			dataset.Clip(name), maxName)
 	}
 	return nil
@@ -91,7 +91,7 @@ func ParseRole(s string) (Role, error) {
 			return r, nil
 		}
 	}
-	return "", dataset.Errorf(dataset.ErrInvalid, "unknown role %q (have: %s, %s, %s)", dataset.Clip(s), Admin,
+	return "", dataset.Errorf(dataset.ErrInvalid, "unknown role %q (available: %s, %s, %s)", dataset.Clip(s), Admin,
 		Worker, Viewer)
 }
 
@@ -142,7 +142,7 @@ func (i Identity) URI() *url.URL {
 
 // parseURI parses the result of URI. It accepts no other spelling. It leaves the name of a node empty.
 func parseURI(u *url.URL) (Identity, error) {
-	bad := fmt.Errorf("%q is no identity of drover", dataset.Clip(u.String()))
+	bad := fmt.Errorf("%q is not an identity of drover", dataset.Clip(u.String()))
 	words := strings.Split(u.Path, "/")
 	if len(words) < 3 || words[0] != "" {
 		return Identity{}, bad
@@ -169,12 +169,12 @@ func parseURI(u *url.URL) (Identity, error) {
 // IdentityOf returns the identity that a certificate claims. It does not verify the certificate.
 func IdentityOf(c *x509.Certificate) (Identity, error) {
 	if len(c.URIs) != 1 || len(c.DNSNames)+len(c.IPAddresses)+len(c.EmailAddresses) != 0 {
-		return Identity{}, fmt.Errorf("the certificate of %q is none of drover's: want one that names its "+
+		return Identity{}, fmt.Errorf("the certificate of %q is not of drover: expected one that names its "+
 			"holder by one URI, %s://…", dataset.Clip(c.Subject.CommonName), scheme)
 	}
 	id, err := parseURI(c.URIs[0])
 	if err != nil {
-		return Identity{}, fmt.Errorf("the certificate of %q is none of drover's: %w",
+		return Identity{}, fmt.Errorf("the certificate of %q is not of drover: %w",
 			dataset.Clip(c.Subject.CommonName), err)
 	}
 	if id.Kind == Node {

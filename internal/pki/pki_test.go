@@ -104,12 +104,13 @@ func TestPeers(t *testing.T) {
 	}{
 		"node":          {client: issue(t, a, nodeID, start), kinds: []pki.Kind{pki.Node}},
 		"any kind":      {client: issue(t, a, adminID, start)},
-		"wrong kind":    {client: issue(t, a, nodeID, start), kinds: []pki.Kind{pki.Operator}, want: "that of node a (11111111-2222-4333-8444-555555555555), and one of kind operator is wanted here"},
-		"wrong CA":      {client: issue(t, stranger, nodeID, start), want: "is not vouched for by this cluster's certificate authority: another one signed it"},
-		"other cluster": {client: issue(t, other, nodeID, start), want: "is of cluster " + other.Cluster().String() + ", and this is cluster " + a.Cluster().String()},
-		"not yet valid": {client: issue(t, a, nodeID, start.Add(time.Hour)), want: "this host's clock says 2026-03-04T05:06:07Z, the certificate of node a (11111111-2222-4333-8444-555555555555) is valid from 2026-03-04T05:56:07Z"},
-		"expired":       {client: issue(t, a, nodeID, start), now: late, want: "this host's clock says 2026-04-04T05:06:07Z"},
-		"within skew":   {client: issue(t, a, nodeID, start.Add(9*time.Minute))},
+		"wrong kind":    {client: issue(t, a, nodeID, start), kinds: []pki.Kind{pki.Operator}, want: "that of node a (11111111-2222-4333-8444-555555555555), and one of kind operator is required here"},
+		"wrong CA":      {client: issue(t, stranger, nodeID, start), want: "is not signed by this cluster's certificate authority: it was signed by another one"},
+		"other cluster": {client: issue(t, other, nodeID, start), want: "belongs to cluster " + other.Cluster().String() + ", and this is cluster " + a.Cluster().String()},
+		"not yet valid": {client: issue(t, a, nodeID, start.Add(time.Hour)), want: "this host's clock shows 2026-03-04T05:06:07Z, the certificate of node a (11111111-2222-4333-8444-555555555555) is valid from 2026-03-04T05:56:07Z"},
+		"expired": {client: issue(t, a, nodeID, start), now: late, want: "this host's clock shows " +
+			"2026-04-04T05:06:07Z"},
+		"within skew": {client: issue(t, a, nodeID, start.Add(9*time.Minute))},
 	} {
 		t.Run(name, func(t *testing.T) {
 			now := start
@@ -149,9 +150,9 @@ func TestServersAreChecked(t *testing.T) {
 		want   string
 	}{
 		"control":          {issue(t, a, controlID, start), ""},
-		"a node":           {issue(t, a, nodeID, start), "one of kind control is wanted"},
-		"an operator":      {issue(t, a, adminID, start), "one of kind control is wanted"},
-		"of elsewhere":     {issue(t, other, controlID, start), "is of cluster"},
+		"a node":           {issue(t, a, nodeID, start), "one of kind control is required"},
+		"an operator":      {issue(t, a, adminID, start), "one of kind control is required"},
+		"of elsewhere":     {issue(t, other, controlID, start), "belongs to cluster"},
 		"its clock is off": {issue(t, a, controlID, start.Add(48*time.Hour)), "set the clock"},
 	} {
 		asking := pki.NewCredentials(c.server, clk, nil).Asking()
@@ -284,7 +285,7 @@ func TestLifetimes(t *testing.T) {
 		}
 	}
 	for _, now := range []time.Time{start.Add(-24 * time.Hour), start.Add(3651 * 24 * time.Hour)} {
-		if _, err := a.Issue(nodeID, now); !errors.Is(err, dataset.ErrInvalid) || !strings.Contains(err.Error(), "this host's clock says "+now.Format(time.RFC3339)) {
+		if _, err := a.Issue(nodeID, now); !errors.Is(err, dataset.ErrInvalid) || !strings.Contains(err.Error(), "this host's clock shows "+now.Format(time.RFC3339)) {
 			t.Error(err)
 		}
 	}
@@ -310,12 +311,13 @@ func TestConstraints(t *testing.T) {
 		want   string // empty: nothing is wrong
 	}{
 		"as it should be": {here, func(*x509.Certificate) {}, ""},
-		"other cluster":   {elsewhere, func(*x509.Certificate) {}, "is of cluster"},
-		"with a host":     {here, func(c *x509.Certificate) { c.DNSNames = []string{"bank.example"} }, "none of drover's"},
-		"with an address": {here, func(c *x509.Certificate) { c.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)} }, "none of drover's"},
-		"two identities":  {here, func(c *x509.Certificate) { c.URIs = append(c.URIs, elsewhere.URI()) }, "none of drover's"},
-		"no identity":     {here, func(c *x509.Certificate) { c.URIs = nil }, "none of drover's"},
-		"no client":       {here, func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} }, "not vouched for"},
+		"other cluster":   {elsewhere, func(*x509.Certificate) {}, "belongs to cluster"},
+		"with a host":     {here, func(c *x509.Certificate) { c.DNSNames = []string{"bank.example"} }, "not of drover"},
+		"with an address": {here, func(c *x509.Certificate) { c.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)} }, "not of drover"},
+		"two identities": {here, func(c *x509.Certificate) { c.URIs = append(c.URIs, elsewhere.URI()) }, "not of " +
+			"drover"},
+		"no identity": {here, func(c *x509.Certificate) { c.URIs = nil }, "not of drover"},
+		"no client":   {here, func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} }, "not signed"},
 	} {
 		p, err := a.Misuse(c.id, start, c.change)
 		if err != nil {

@@ -57,7 +57,7 @@ func LoadRequest(path string) (*Request, error) {
 	}
 	key, request := pem.Decode(b)
 	if key == nil || key.Type != typeKey {
-		return nil, dataset.Errorf(dataset.ErrCorrupt, "%s: its private key cannot be read", path)
+		return nil, dataset.Errorf(dataset.ErrCorrupt, "%s: cannot read its private key", path)
 	}
 	f, err := parsePEM(pem.EncodeToMemory(key))
 	if err != nil {
@@ -65,7 +65,7 @@ func LoadRequest(path string) (*Request, error) {
 	}
 	pub, err := requestKey(request)
 	if err != nil || !f.key.PublicKey.Equal(pub) {
-		return nil, dataset.Errorf(dataset.ErrCorrupt, "%s does not hold a request for its key", path)
+		return nil, dataset.Errorf(dataset.ErrCorrupt, "%s does not contain a request for its key", path)
 	}
 	return &Request{PEM: string(request), key: f.key}, nil
 }
@@ -107,7 +107,7 @@ func requestKey(request []byte) (*ecdsa.PublicKey, error) {
 	}
 	block, _ := pem.Decode(request)
 	if block == nil || block.Type != typeRequest {
-		return nil, dataset.Errorf(dataset.ErrInvalid, "bad certificate request: want one as PEM")
+		return nil, dataset.Errorf(dataset.ErrInvalid, "bad certificate request: expected PEM format")
 	}
 	csr, err := x509.ParseCertificateRequest(block.Bytes)
 	if err != nil {
@@ -115,7 +115,7 @@ func requestKey(request []byte) (*ecdsa.PublicKey, error) {
 	}
 	pub, ok := csr.PublicKey.(*ecdsa.PublicKey)
 	if !ok || pub.Curve != elliptic.P256() {
-		return nil, dataset.Errorf(dataset.ErrInvalid, "bad certificate request: want an ECDSA key on P-256")
+		return nil, dataset.Errorf(dataset.ErrInvalid, "bad certificate request: expected an ECDSA key on P-256")
 	}
 	if err := csr.CheckSignature(); err != nil {
 		return nil, dataset.Errorf(dataset.ErrInvalid, "bad certificate request: %w", err)

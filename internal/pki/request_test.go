@@ -85,13 +85,13 @@ func TestBadRequests(t *testing.T) {
 		request []byte
 		want    string
 	}{
-		"empty":        {nil, "want one as PEM"},
+		"empty":        {nil, "expected PEM"},
 		"too large":    {bytes.Repeat([]byte("a"), pki.MaxRequest+1), "is too large (16384 at most)"},
-		"other block":  {pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: block.Bytes}), "want one as PEM"},
+		"other block":  {pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: block.Bytes}), "expected PEM"},
 		"cut off":      {pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: block.Bytes[:50]}), "bad certificate request: "},
 		"another's":    {pem.EncodeToMemory(block), "bad certificate request: "},
-		"another kind": {csr(t, &x509.CertificateRequest{}, rsaKey), "want an ECDSA key on P-256"},
-		"other curve":  {csr(t, &x509.CertificateRequest{}, p384), "want an ECDSA key on P-256"},
+		"another kind": {csr(t, &x509.CertificateRequest{}, rsaKey), "expected an ECDSA key on P-256"},
+		"other curve":  {csr(t, &x509.CertificateRequest{}, p384), "expected an ECDSA key on P-256"},
 	} {
 		if _, err := a.Sign(c.request, nodeID, start); !errors.Is(err, dataset.ErrInvalid) || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v", name, err)

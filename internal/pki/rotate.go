@@ -28,8 +28,8 @@ func Rotate(dir string, now time.Time) (_ *Authority, err error) {
 	}
 	if len(a.old) > 0 {
 		return nil, dataset.Errorf(dataset.ErrConflict,
-			"certificate authority %s was rotated on %s and the root before is still believed: end that "+
-				"first (drover ca rotate --finish)", dir, stamp(a.root.NotBefore))
+			"certificate authority %s was rotated on %s and the previous root is still trusted: end that first "+
+				"(drover ca rotate --finish)", dir, stamp(a.root.NotBefore))
 	}
 	next := &Authority{cluster: a.cluster, old: []*x509.Certificate{a.root}}
 	if next.key, next.root, err = newRoot(a.cluster, now); err != nil {
@@ -62,9 +62,9 @@ func FinishRotation(dir string, force bool, now time.Time) (_ *Authority, err er
 	}
 	if ready := a.root.NotBefore.Add(Skew + overlap); now.Before(ready) && !force {
 		return nil, dataset.Errorf(dataset.ErrConflict,
-			"certificate authority %s: the old root is believed until %s at least, as nodes have "+
-				"certificates of it until then (--force ends that now: nodes that were not renewed since "+
-				"must join anew)", dir, stamp(ready))
+			"certificate authority %s: the old root is trusted until %s at least, because nodes have "+
+				"certificates of it until then (--force ends that now: nodes whose certificate was not renewed since "+
+				"must join again)", dir, stamp(ready))
 	}
 	a.cross, a.old = nil, nil
 	return a, a.save(dir)

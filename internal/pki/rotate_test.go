@@ -68,7 +68,7 @@ func TestRotation(t *testing.T) {
 	c := pki.NewCredentials(issue(t, done, controlID, now), clk, nil)
 	n := pki.NewCredentials(issue(t, before, nodeID, now), clk, nil)
 	n.Pair().Roots = done.Roots()
-	if _, err, _ := shake(t, c.Server(), n.Client()); err == nil || !strings.Contains(err.Error(), "not vouched for by this cluster's certificate authority: another one signed it") {
+	if _, err, _ := shake(t, c.Server(), n.Client()); err == nil || !strings.Contains(err.Error(), "not signed by this cluster's certificate authority: it was signed by another one") {
 		t.Error(err)
 	}
 	if _, err := pki.Rotate(dir, now.Add(31*day)); err != nil {

@@ -89,7 +89,7 @@ func (c *Credentials) shown() *tls.Certificate {
 
 // ErrNoCertificate means that a peer presented no certificate.
 var ErrNoCertificate = dataset.Errorf(dataset.ErrForbidden,
-	"no certificate was shown: this address wants one of the cluster's (drover ca issue makes one for an "+
+	"missing client certificate: this address requires one of the cluster (drover ca issue creates one for an "+
 		"operator, drover node token lets a host join)")
 
 // Peer verifies the peer of a connection again, because its certificate may have expired or been revoked since the
@@ -122,23 +122,23 @@ func Pinned(root Fingerprint, wanted uuid.UUID, clk clock.Clock) *tls.Config {
 				func(c *x509.Certificate) bool { return FingerprintOf(c) == root })
 			if at < 0 {
 				return dataset.Errorf(dataset.ErrForbidden,
-					"this is not the cluster that the token is for (its certificate authority is another "+
-						"one): have a token made there, or correct the address")
+					"the token belongs to another cluster (this one has another certificate authority): create a "+
+						"token there, or correct the address")
 			}
 			pinned := cs.PeerCertificates[at]
 			if len(pinned.PermittedURIDomains) != 1 {
 				return dataset.Errorf(dataset.ErrForbidden,
-					"the token's certificate authority is none of a drover cluster")
+					"the token's certificate authority is not of a drover cluster")
 			}
 			cluster, err := uuid.Parse(pinned.PermittedURIDomains[0])
 			if err != nil {
 				return dataset.Errorf(dataset.ErrForbidden,
-					"the token's certificate authority is none of a drover cluster: %w", err)
+					"the token's certificate authority is not of a drover cluster: %w", err)
 			}
 			if wanted != uuid.Nil && cluster != wanted {
 				return dataset.Errorf(dataset.ErrConflict,
-					"this host is a member of cluster %s, and the token is for cluster %s: give the agent "+
-						"another --root, or have a token made where it belongs", wanted, cluster)
+					"this host is a member of cluster %s, and the token is for cluster %s: use another --root "+
+						"for the agent, or create a token in the cluster of this host", wanted, cluster)
 			}
 			_, err = verifier{
 				roots:   []*x509.Certificate{pinned},
@@ -169,23 +169,23 @@ func (v verifier) verify(chain []*x509.Certificate, kinds []Kind) (Identity, err
 	}
 	if id.Cluster != v.cluster {
 		return Identity{}, dataset.Errorf(dataset.ErrForbidden,
-			"the certificate of %s is of cluster %s, and this is cluster %s: use one of this cluster's, or "+
-				"correct the address", id, id.Cluster, v.cluster)
+			"the certificate of %s belongs to cluster %s, and this is cluster %s: use one of this cluster, or correct "+
+				"the address", id, id.Cluster, v.cluster)
 	}
 	if v.now.Before(leaf.NotBefore) || v.now.After(leaf.NotAfter) {
 		return Identity{}, dataset.Errorf(dataset.ErrForbidden,
-			"this host's clock says %s, the certificate of %s is valid from %s to %s: set the clock, or, "+
-				"when it is right, get a new certificate",
+			"this host's clock shows %s, the certificate of %s is valid from %s to %s: set the clock, or, if it "+
+				"is right, get a new certificate",
 			stamp(v.now), id, stamp(leaf.NotBefore), stamp(leaf.NotAfter))
 	}
 	if err := v.vouched(chain); err != nil {
 		return Identity{}, dataset.Errorf(dataset.ErrForbidden,
-			"the certificate of %s is not vouched for by this cluster's certificate authority: %w (get a "+
-				"new one: it may have been rotated)", id, err)
+			"the certificate of %s is not signed by this cluster's certificate authority: %w (get a new one: it "+
+				"may have been rotated)", id, err)
 	}
 	if len(kinds) > 0 && !slices.Contains(kinds, id.Kind) {
 		return Identity{}, dataset.Errorf(dataset.ErrForbidden,
-			"the certificate shown is that of %s, and %s is wanted here", id, list(kinds))
+			"the certificate is that of %s, and %s is required here", id, list(kinds))
 	}
 	if v.revoked != nil {
 		if err := v.revoked(id, leaf); err != nil {
@@ -214,7 +214,7 @@ func (v verifier) vouched(chain []*x509.Certificate) error {
 	chains, err := chain[0].Verify(opts)
 	var unknown x509.UnknownAuthorityError
 	if errors.As(err, &unknown) {
-		return errors.New("another one signed it")
+		return errors.New("it was signed by another one")
 	}
 	if err == nil {
 		v.vouchers.remember(chains[0], v.roots)

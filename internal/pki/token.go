@@ -34,7 +34,7 @@ func ParseToken(s string) (Token, error) {
 	b, err := base64.RawURLEncoding.Strict().DecodeString(rest)
 	if !marked || err != nil || len(b) != len(t.secret)+len(t.CA) {
 		return t, dataset.Errorf(dataset.ErrInvalid,
-			"bad join token: want the whole of what `drover node token` printed, %s…", tokenMark)
+			"bad join token: expected the complete output of `drover node token`, %s…", tokenMark)
 	}
 	copy(t.CA[:], b[copy(t.secret[:], b):])
 	return t, nil

@@ -25,7 +25,7 @@ var (
 	ErrTimeout = errors.New("timed out")
 	// ErrStuck means that the command was killed and did not end, because it waits in the kernel (state D). It may
 	// still change something later.
-	ErrStuck = errors.New("killed but not gone: it waits in the kernel (state D)")
+	ErrStuck = errors.New("killed but still running: it waits in the kernel (state D)")
 	// ErrOutput means that the command wrote more than MaxStdout bytes. The rest was dropped.
 	ErrOutput = errors.New("too much output")
 )

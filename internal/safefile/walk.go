@@ -36,7 +36,7 @@ type walker struct {
 // any folder above. Otherwise a user could make a process of root open a file that the user may not read.
 func walk(path string, followLast bool) (*walker, error) {
 	if !filepath.IsAbs(path) {
-		return nil, dataset.Errorf(dataset.ErrInvalid, "%q: want an absolute path", path)
+		return nil, dataset.Errorf(dataset.ErrInvalid, "%q: expected an absolute path", path)
 	}
 	w := &walker{path: path, names: strings.Split(path, "/")}
 	err := w.restart()
@@ -110,11 +110,11 @@ func (w *walker) step(name string, followLast bool) error {
 	}
 	defer unix.Close(fd)
 	if len(w.names) == 0 && !followLast {
-		return dataset.Errorf(dataset.ErrInvalid, "%s is a symbolic link (give the path that it points to)", way)
+		return dataset.Errorf(dataset.ErrInvalid, "%s is a symbolic link (use the path that it points to)", way)
 	}
 	if w.loose != "" {
 		return dataset.Errorf(dataset.ErrForbidden,
-			"%s: %s is a symbolic link, and users other than root can write to %s (give the path without the link)",
+			"%s: %s is a symbolic link, and users other than root can write to %s (use the path without the link)",
 			w.path, way, w.loose)
 	}
 	return w.follow(fd, way)
@@ -132,7 +132,7 @@ func (w *walker) follow(fd int, way string) error {
 		return &fs.PathError{Op: "statfs", Path: way, Err: err}
 	}
 	if kind.Type == unix.PROC_SUPER_MAGIC {
-		return dataset.Errorf(dataset.ErrForbidden, "%s: %s is a link in /proc (give the path without it)", w.path, way)
+		return dataset.Errorf(dataset.ErrForbidden, "%s: %s is a link in /proc (use the path without it)", w.path, way)
 	}
 	target := make([]byte, unix.PathMax)
 	n, err := unix.Readlinkat(fd, "", target)
@@ -211,7 +211,7 @@ func CheckProgram(path string) error {
 			"%s: users other than root can write to it (chown root, chmod go-w)", path)
 	case w.loose != "":
 		return dataset.Errorf(dataset.ErrForbidden,
-			"%s: users other than root can write to %s, which is on the way to it (chown root, chmod go-w)", path,
+			"%s: users other than root can write to %s, which is part of its path (chown root, chmod go-w)", path,
 			w.loose)
 	}
 	return nil

@@ -35,7 +35,7 @@ func Main(m *testing.M) int {
 			return status
 		}
 	}
-	fmt.Fprintln(os.Stderr, "tests in a mount namespace of their own (they need root):", err)
+	fmt.Fprintln(os.Stderr, "tests in a separate mount namespace (they need root):", err)
 	return 1
 }
 

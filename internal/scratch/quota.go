@@ -19,7 +19,7 @@ func Quota(tb testing.TB, path, mode string) {
 	tb.Helper()
 	command, ok := map[string]uint64{"full": quotaFull, "simple": quotaSimple}[mode]
 	if !ok {
-		tb.Fatalf("scratch: no quotas %q (have: full, simple)", mode)
+		tb.Fatalf("scratch: unknown quotas %q (available: full, simple)", mode)
 	}
 	dir, err := os.Open(path)
 	if err != nil {

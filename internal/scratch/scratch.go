@@ -55,7 +55,7 @@ func Format(tb testing.TB, fstype, path string) {
 		"ext4":  {"-q", "-F", "-b", "4096", "-E", "lazy_itable_init=0,lazy_journal_init=0", path},
 	}[fstype]
 	if !ok {
-		tb.Fatalf("scratch: no filesystem %q (have: btrfs, ext4, xfs)", fstype)
+		tb.Fatalf("scratch: unknown filesystem %q (available: btrfs, ext4, xfs)", fstype)
 	}
 	Run(tb, "mkfs."+fstype, args...)
 }
@@ -99,7 +99,7 @@ func MountImage(tb testing.TB, fstype, image string, options ...string) string {
 		if fstype != "btrfs" || !errors.Is(err, unix.EEXIST) && !errors.Is(err, unix.EINVAL) {
 			break
 		}
-		tb.Logf("once more: %v", err)
+		tb.Logf("retrying: %v", err)
 		time.Sleep(100 * time.Millisecond) // there is no event to wait for
 		// The kernel remembers a copy that was on a device with that number before, and refuses the new one.
 		if _, err := (&run.System{}).Run(tb.Context(), run.Command{
@@ -178,9 +178,9 @@ func Copy(tb testing.TB, image, to string) {
 		if written().Equal(before) {
 			return
 		}
-		tb.Logf("%s was written to while it was copied: once more", image)
+		tb.Logf("%s was written to during the copy: retrying", image)
 	}
-	tb.Fatalf("%s is written to all the time", image)
+	tb.Fatalf("%s is written to continuously", image)
 }
 
 // Cut returns the root of the filesystem in an image as it would be after a power cut now. The filesystem may be

@@ -127,7 +127,7 @@ func (z *ZFS) serve(tb testing.TB) {
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
-	tb.Fatal("zfs-fuse made no socket in 20 s")
+	tb.Fatal("zfs-fuse created no socket within 20 s")
 }
 
 // start starts zfs-fuse. It dies with the thread that started it, so that thread is kept until kill is called.

@@ -170,7 +170,7 @@ func (o operand) is(v value) string {
 	case v.text == "" && strings.HasPrefix(o.said, "labels"):
 		return o.said + " is not set"
 	case v.text == "" && (o.kind == text || o.kind == version), o.kind == list && len(v.list) == 0:
-		return o.said + " is not known"
+		return o.said + " is unknown"
 	}
 	return o.said + " is " + v.show(o.kind)
 }

@@ -52,14 +52,14 @@ func (r *reader) condition(n ast.Node) (condition, error) {
 	case *ast.IdentifierNode, *ast.MemberNode:
 		o, err := r.operand(n)
 		if err == nil && o.kind != truth {
-			err = wrong(o.at, "%s is %s: compare it with something", o.said, o.kind)
+			err = wrong(o.at, "%s is %s: compare it with a value", o.said, o.kind)
 		}
 		return flag{o}, err
 	case nil:
 		return nil, wrong(0, "it cannot be read")
 	}
-	return nil, wrong(place(n), "want comparisons of facts, with and, or and not between them (have: ==, "+
-		"!=, <, <=, >, >=, in, matches)")
+	return nil, wrong(place(n), "expected comparisons of facts, with and, or and not between them (available: "+
+		"==, !=, <, <=, >, >=, in, matches)")
 }
 
 func (r *reader) junction(n *ast.BinaryNode) (condition, error) {
@@ -103,11 +103,11 @@ func (r *reader) comparison(n *ast.BinaryNode) (condition, error) {
 func instead(k kind) string {
 	switch k {
 	case list:
-		return ` (say "loop" in backends)`
+		return ` (use "loop" in backends)`
 	case text:
-		return " (have: ==, !=, in, matches)"
+		return " (available: ==, !=, in, matches)"
 	}
-	return " (have: ==, !=)"
+	return " (available: ==, !=)"
 }
 
 // become converts an operand to the kind of the operand that it is compared with.
@@ -119,7 +119,7 @@ func become(o, with operand) (operand, error) {
 		o.kind = text
 	case o.kind == literal && want == version:
 		if len(numbers(o.get(Env{}).text)) == 0 {
-			return o, wrong(o.at, "%s is a version: want numbers, such as \"6.1\", not %s", with.said, o.said)
+			return o, wrong(o.at, `%s is a version: expected numbers, such as "6.1", not %s`, with.said, o.said)
 		}
 		o.kind = version
 	case want == bytes && o.constant && o.kind != truth:
@@ -164,7 +164,7 @@ func (r *reader) operand(n ast.Node) (operand, error) {
 	case *ast.BinaryNode:
 		return r.arithmetic(n)
 	}
-	return operand{}, wrong(place(n), "want a fact, a number or a text in quotes (facts: %s)",
+	return operand{}, wrong(place(n), "expected a fact, a number or a text in quotes (facts: %s)",
 		strings.Join(Names(), ", "))
 }
 
@@ -176,7 +176,7 @@ func (r *reader) member(n *ast.MemberNode) (operand, error) {
 	base, ok := n.Node.(*ast.IdentifierNode)
 	key, okKey := n.Property.(*ast.StringNode)
 	if !ok || !okKey || n.Optional || n.Method {
-		return operand{}, wrong(place(n), "want a fact (have: %s)", strings.Join(Names(), ", "))
+		return operand{}, wrong(place(n), "expected a fact (available: %s)", strings.Join(Names(), ", "))
 	}
 	if base.Value != "labels" {
 		return r.named(base.Value+"."+key.Value, place(base))
@@ -201,7 +201,8 @@ func (r *reader) named(name string, at int) (operand, error) {
 		if near != "" {
 			near = ", did you mean " + near + "?"
 		}
-		return operand{}, wrong(at, "unknown fact %q%s (have: %s)", dataset.Clip(name), near, strings.Join(names, ", "))
+		return operand{}, wrong(at, "unknown fact %q%s (available: %s)", dataset.Clip(name), near,
+			strings.Join(names, ", "))
 	}
 	r.pool = r.pool || f.pool
 	return operand{f.kind, name, at, false, f.get}, nil
@@ -214,7 +215,7 @@ func (r *reader) arithmetic(n *ast.BinaryNode) (operand, error) {
 		"*": func(x, y float64) float64 { return x * y }, "/": func(x, y float64) float64 { return x / y },
 	}[n.Operator]
 	if !ok {
-		return operand{}, wrong(place(n), "cannot compute with %s (have: +, -, *, /)", n.Operator)
+		return operand{}, wrong(place(n), "cannot compute with %s (available: +, -, *, /)", n.Operator)
 	}
 	x, err := r.operand(n.Left)
 	if err != nil {
@@ -226,7 +227,7 @@ func (r *reader) arithmetic(n *ast.BinaryNode) (operand, error) {
 	}
 	if ratio := n.Operator == "/" && x.kind == bytes && y.kind == bytes; !ratio &&
 		(x.kind != number || y.kind != number) {
-		return x, wrong(place(n), "cannot compute %s %s %s: want numbers, or a size / a size", x.said, n.Operator,
+		return x, wrong(place(n), "cannot compute %s %s %s: expected numbers, or a size / a size", x.said, n.Operator,
 			y.said)
 	}
 	return operand{number, x.said + " " + n.Operator + " " + y.said, x.at, x.constant && y.constant, func(e Env) value {
@@ -248,7 +249,7 @@ func (r *reader) in(n *ast.BinaryNode) (condition, error) {
 		return nil, err
 	}
 	if right.kind != list || left.kind != literal {
-		return nil, wrong(place(n), `want "a text" in backends, or a fact in ["one", "other"], not %s in %s`,
+		return nil, wrong(place(n), `expected "a text" in backends, or a fact in ["one", "other"], not %s in %s`,
 			left.said, right.said)
 	}
 	return holds{right, left.get(Env{}).text}, nil
@@ -256,18 +257,18 @@ func (r *reader) in(n *ast.BinaryNode) (condition, error) {
 
 func (r *reader) among(left operand, several *ast.ArrayNode) (condition, error) {
 	if left.constant || left.kind != text && left.kind != version {
-		return nil, wrong(left.at, "%s cannot be looked for in a list: want a fact that is a text", left.said)
+		return nil, wrong(left.at, "%s cannot be searched in a list: expected a fact that is a text", left.said)
 	}
 	a := among{operand: left}
 	for _, n := range several.Nodes {
 		word, ok := n.(*ast.StringNode)
 		if !ok {
-			return nil, wrong(place(n), "want texts in quotes between the brackets")
+			return nil, wrong(place(n), "expected texts in quotes between the brackets")
 		}
 		a.words = append(a.words, word.Value)
 	}
 	if len(a.words) == 0 {
-		return nil, wrong(place(several), "nothing is in an empty list")
+		return nil, wrong(place(several), "the list is empty")
 	}
 	var quoted []string
 	for _, w := range a.words {
@@ -284,7 +285,7 @@ func (r *reader) match(n *ast.BinaryNode) (condition, error) {
 	}
 	word, ok := n.Right.(*ast.StringNode)
 	if !ok || left.constant || left.kind != text && left.kind != version {
-		return nil, wrong(place(n), `want a fact that is a text, and an expression in quotes: node matches "^web"`)
+		return nil, wrong(place(n), `expected a fact that is a text, and an expression in quotes: node matches "^web"`)
 	}
 	pattern, err := regexp.Compile(word.Value)
 	if err != nil {

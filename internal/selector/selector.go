@@ -85,7 +85,7 @@ func parse(text string) (n ast.Node, err error) {
 	var at *file.Error
 	switch {
 	case errors.As(err, &at) && strings.Contains(at.Message, `Operator("=")`):
-		return nil, wrong(at.From, "want == for a comparison, not =")
+		return nil, wrong(at.From, "use == for a comparison, not =")
 	case errors.As(err, &at):
 		return nil, wrong(at.From, "it cannot be read: %s", dataset.Clip(at.Message))
 	case err != nil:

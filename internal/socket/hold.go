@@ -60,7 +60,7 @@ func Hold(ctx context.Context, name string) (io.Closer, error) {
 				continue
 			}
 		}
-		return nil, dataset.Errorf(dataset.ErrInUse, "another drover%s has it", who)
+		return nil, dataset.Errorf(dataset.ErrInUse, "another drover%s uses it", who)
 	}
 }
 
@@ -71,7 +71,7 @@ func taken(name string, cause error) error {
 			return err
 		}
 	}
-	return dataset.Errorf(dataset.ErrInUse, "another process has it: %w", cause)
+	return dataset.Errorf(dataset.ErrInUse, "another process uses it: %w", cause)
 }
 
 // stranger fails with ErrForbidden for a user who is neither root nor the user of this process. For root of a user
@@ -80,7 +80,7 @@ func stranger(uid uint32) error {
 	if uid == 0 || int(uid) == os.Geteuid() {
 		return nil
 	}
-	return dataset.Errorf(dataset.ErrForbidden, "a process of uid %d has its name", uid)
+	return dataset.Errorf(dataset.ErrForbidden, "a process of uid %d uses its name", uid)
 }
 
 // whose describes the process that listens at the other end, if it is visible from here.

@@ -77,10 +77,10 @@ func Listen(ctx context.Context, path, group string) (*Listener, error) {
 // CheckPath fails with ErrInvalid for a path that no socket can have.
 func CheckPath(path string) error {
 	if !filepath.IsAbs(path) {
-		return dataset.Errorf(dataset.ErrInvalid, "socket path %q: want an absolute path", path)
+		return dataset.Errorf(dataset.ErrInvalid, "socket path %q: expected an absolute path", path)
 	}
 	if len(path) > maxPath {
-		return dataset.Errorf(dataset.ErrInvalid, "socket path %s is %d bytes long: want %d at most", path,
+		return dataset.Errorf(dataset.ErrInvalid, "socket path %s is %d bytes long: expected %d at most", path,
 			len(path), maxPath)
 	}
 	return nil
@@ -139,7 +139,7 @@ func vacate(ctx context.Context, path string) error {
 		return fmt.Errorf("socket %s: %w", path, err)
 	case fi.Mode().Type() != fs.ModeSocket:
 		return dataset.Errorf(dataset.ErrInvalid,
-			"socket %s: something that is no socket lies there (remove it, or choose another path)", path)
+			"socket %s: another kind of file has this path (remove it, or choose another path)", path)
 	}
 	c, err := (&net.Dialer{Timeout: patience}).DialContext(ctx, "unix", path)
 	switch {
@@ -151,10 +151,10 @@ func vacate(ctx context.Context, path string) error {
 		return fmt.Errorf("socket %s: %w", path, ctx.Err())
 	default:
 		return dataset.Errorf(dataset.ErrInUse,
-			"socket %s is somebody's: %w (stop who uses it, or choose another path)", path, err)
+			"socket %s is in use: %w (stop its user, or choose another path)", path, err)
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("socket %s, which nobody answers on: %w", path, err)
+		return fmt.Errorf("socket %s, on which no process responds: %w", path, err)
 	}
 	return nil
 }
@@ -163,7 +163,7 @@ func vacate(ctx context.Context, path string) error {
 func held(path string, c *net.UnixConn) error {
 	if cred, err := Peer(c); err == nil && cred.Pid == 1 {
 		return dataset.Errorf(dataset.ErrInUse,
-			"systemd holds %s for a socket unit (start the unit's service, or stop the unit)", path)
+			"systemd listens on %s for a socket unit (start the unit's service, or stop the unit)", path)
 	}
 	return dataset.Errorf(dataset.ErrInUse, "another drover%s serves %s", whose(c), path)
 }

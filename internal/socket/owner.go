@@ -52,7 +52,7 @@ func owner(name string) (uint32, error) {
 		for _, m := range messages {
 			switch m.Header.Type {
 			case unix.NLMSG_DONE, unix.NLMSG_ERROR:
-				return 0, errors.New("sock_diag: nobody is named as its owner")
+				return 0, errors.New("sock_diag: the kernel reports no owner")
 			}
 			if uid, ok := ownerIn(m.Data, name); ok {
 				return uid, nil

@@ -298,8 +298,9 @@ func TestHandedOver(t *testing.T) {
 		t.Error(err)
 	}
 	want := "plugin serves " + filepath.Join(dir, "a") + "\napi serves " + filepath.Join(dir, "b") + "\nnone <nil>\n" +
-		"pair socket pair of systemd is no unix socket that listens (want ListenStream=/x and no Accept=)\n" +
-		"left: systemd hands over sockets that nobody serves: unit (their paths must be those that drover is told)\n"
+		"pair socket pair of systemd is not a listening unix socket (expected ListenStream=/x and no Accept=)\n" +
+		"left: systemd passes sockets that drover does not use: unit (their paths must be those that drover is " +
+		"configured with)\n"
 	if string(said) != want {
 		t.Errorf("got:\n%swant:\n%s", said, want)
 	}

@@ -37,7 +37,8 @@ func (h *Handed) Take(name, path string) (net.Listener, error) {
 	accepts, err := unix.GetsockoptInt(int(f.Fd()), unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
 	if err != nil || accepts == 0 || address(f) == "" {
 		return nil, dataset.Errorf(dataset.ErrInvalid,
-			"socket %s of systemd is no unix socket that listens (want ListenStream=%s and no Accept=)", f.Name(), path)
+			"socket %s of systemd is not a listening unix socket (expected ListenStream=%s and no "+
+				"Accept=)", f.Name(), path)
 	}
 	l, err := net.FileListener(f) // a duplicate, which does not unlink
 	if err != nil {
@@ -76,7 +77,8 @@ func (h *Handed) Close() error {
 	h.files = nil
 	if left != nil {
 		errs = append(errs, dataset.Errorf(dataset.ErrInvalid,
-			"systemd hands over sockets that nobody serves: %s (their paths must be those that drover is told)",
+			"systemd passes sockets that drover does not use: %s (their paths must be those that drover is "+
+				"configured with)",
 			strings.Join(left, ", ")))
 	}
 	return errors.Join(errs...)

@@ -141,18 +141,18 @@ func (n Node) Fields() ([]Field, error) {
 	case *ast.MappingValueNode:
 		values = []*ast.MappingValueNode{v}
 	default:
-		return nil, n.Errorf("want a mapping, not %s", kind(v))
+		return nil, n.Errorf("expected a mapping, not %s", kind(v))
 	}
 	var out []Field
 	seen := map[string]bool{}
 	for _, v := range values {
 		key, ok := v.Key.(ast.ScalarNode)
 		if _, merge := v.Key.(*ast.MergeKeyNode); !ok || merge {
-			return nil, n.at(v.Key.GetToken(), "want a plain key, not %q", dataset.Clip(v.Key.GetToken().Value))
+			return nil, n.at(v.Key.GetToken(), "expected a plain key, not %q", dataset.Clip(v.Key.GetToken().Value))
 		}
 		name := key.GetToken().Value
 		if seen[name] {
-			return nil, n.at(key.GetToken(), "key %q is there twice", dataset.Clip(name))
+			return nil, n.at(key.GetToken(), "duplicate key %q", dataset.Clip(name))
 		}
 		seen[name] = true
 		path := dataset.Clip(name)
@@ -180,10 +180,10 @@ func (n Node) Keys(known []string, later map[string]string) (map[string]Node, er
 		case refused:
 			bad.Add(f.Node.KeyErrorf("%s", why))
 		case !slices.Contains(known, f.Name):
-			bad.Add(f.Node.KeyErrorf("unknown key %q%s (have: %s)", dataset.Clip(f.Name), hint(f.Name, known),
+			bad.Add(f.Node.KeyErrorf("unknown key %q%s (available: %s)", dataset.Clip(f.Name), hint(f.Name, known),
 				dataset.Have(known)))
 		case f.Node.Absent():
-			bad.Add(f.Node.KeyErrorf("it has no value: give it one, or leave the key out"))
+			bad.Add(f.Node.KeyErrorf("it has no value: add one, or omit the key"))
 		default:
 			out[f.Name] = f.Node
 		}
@@ -210,7 +210,7 @@ func (n Node) Items() ([]Node, error) {
 		}
 		return out, nil
 	default:
-		return nil, n.Errorf("want a list, not %s", kind(v))
+		return nil, n.Errorf("expected a list, not %s", kind(v))
 	}
 }
 
@@ -224,9 +224,9 @@ func (n Node) String() (string, error) {
 	case *ast.LiteralNode:
 		return v.Value.Value, nil
 	case *ast.IntegerNode, *ast.FloatNode, *ast.BoolNode, *ast.InfinityNode, *ast.NanNode:
-		return "", n.Errorf("want a text, not %s (put it in quotes)", kind(v))
+		return "", n.Errorf("expected a text, not %s (put it in quotes)", kind(v))
 	default:
-		return "", n.Errorf("want a text, not %s", kind(v))
+		return "", n.Errorf("expected a text, not %s", kind(v))
 	}
 }
 
@@ -247,7 +247,7 @@ func (n Node) Int(most int64) (int64, error) {
 	}
 	i, ok := n.value().(*ast.IntegerNode)
 	if !ok {
-		return 0, n.Errorf("want a whole number, not %s", kind(n.value()))
+		return 0, n.Errorf("expected a whole number, not %s", kind(n.value()))
 	}
 	switch x := i.Value.(type) {
 	case int64:
@@ -259,7 +259,7 @@ func (n Node) Int(most int64) (int64, error) {
 			return int64(x), nil //nolint:gosec // bounded by most
 		}
 	}
-	return 0, n.Errorf("want a number from 0 to %d, not %s", most, dataset.Clip(i.GetToken().Value))
+	return 0, n.Errorf("expected a number from 0 to %d, not %s", most, dataset.Clip(i.GetToken().Value))
 }
 
 // Bool returns true or false, or false for an absent value.
@@ -270,7 +270,7 @@ func (n Node) Bool() (bool, error) {
 	case *ast.BoolNode:
 		return v.Value, nil
 	default:
-		return false, n.Errorf("want true or false, not %s", kind(v))
+		return false, n.Errorf("expected true or false, not %s", kind(v))
 	}
 }
 

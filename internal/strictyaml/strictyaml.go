@@ -55,7 +55,7 @@ func Parse(file string, src []byte) (Node, error) {
 		return Node{doc: d}, nil
 	}
 	if len(bodies) > 1 {
-		return Node{}, d.at(start(bodies[1]), "a second document: want one")
+		return Node{}, d.at(start(bodies[1]), "a second document: expected one")
 	}
 	if err := d.collect(bodies[0], 0); err != nil {
 		return Node{}, err
@@ -66,11 +66,11 @@ func Parse(file string, src []byte) (Node, error) {
 // tokens checks the limits of the source before the parser runs.
 func (d *document) tokens(src []byte) (token.Tokens, error) {
 	if len(src) > MaxBytes {
-		return nil, d.whole("%d bytes are too many (%d at most)", len(src), MaxBytes)
+		return nil, d.whole("too large: %d bytes (%d at most)", len(src), MaxBytes)
 	}
 	for i, line := range d.lines {
 		if len(line) > maxLine || !utf8.ValidString(line) || strings.ContainsRune(line, 0) {
-			return nil, d.place(i+1, 1, "want text in UTF-8, with lines of %d bytes at most", maxLine)
+			return nil, d.place(i+1, 1, "expected text in UTF-8, with lines of %d bytes at most", maxLine)
 		}
 	}
 	tokens := lexer.Tokenize(string(src))
@@ -116,7 +116,7 @@ func (d *document) collect(n ast.Node, depth int) error {
 	case *ast.AnchorNode:
 		name := n.Name.GetToken().Value
 		if d.anchors[name] != nil {
-			return d.at(n.Name.GetToken(), "anchor %q is there twice", dataset.Clip(name))
+			return d.at(n.Name.GetToken(), "duplicate anchor %q", dataset.Clip(name))
 		}
 		if err := d.collect(n.Value, depth+1); err != nil {
 			return err
@@ -125,11 +125,11 @@ func (d *document) collect(n ast.Node, depth int) error {
 		return nil
 	case *ast.AliasNode:
 		if name := n.Value.GetToken().Value; d.anchors[name] == nil {
-			return d.at(n.GetToken(), "no anchor %q stands before this", dataset.Clip(name))
+			return d.at(n.GetToken(), "undefined anchor %q", dataset.Clip(name))
 		}
 		return nil
 	case *ast.TagNode:
-		return d.at(n.GetToken(), "tags are not used here: leave %s out", dataset.Clip(n.GetToken().Value))
+		return d.at(n.GetToken(), "tags are not supported: omit %s", dataset.Clip(n.GetToken().Value))
 	}
 	for _, below := range children(n) {
 		if below == nil {

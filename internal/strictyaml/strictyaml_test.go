@@ -120,7 +120,7 @@ func TestWrongTypes(t *testing.T) {
 			if takes := strings.Contains(" "+v.takes+" ", " "+reader+" "); takes != (err == nil) {
 				t.Errorf("%s read as %s: %v", name, reader, err)
 			}
-			if err != nil && (!errors.Is(err, dataset.ErrInvalid) || !strings.HasPrefix(err.Error(), "f.yaml:1:4: k: want ")) {
+			if err != nil && (!errors.Is(err, dataset.ErrInvalid) || !strings.HasPrefix(err.Error(), "f.yaml:1:4: k: expected ")) {
 				t.Errorf("%s read as %s: %v", name, reader, err)
 			}
 		}
@@ -130,21 +130,23 @@ func TestWrongTypes(t *testing.T) {
 func TestMistakesHaveTheirPlace(t *testing.T) {
 	deep := strings.Repeat("[", 17) + strings.Repeat("]", 17)
 	for name, c := range map[string]struct{ src, want string }{
-		"duplicate":     {"a: 1\nb: 2\na: 3\n", `f.yaml:3:1: mapping key "a" already defined at [1:1] in "a: 3"`},
-		"two documents": {"a: 1\n---\nb: 1\n", `f.yaml:3:1: a second document: want one in "b: 1"`},
-		"tag":           {"a: !!str 5\n", `f.yaml:1:4: tags are not used here: leave !!str out in "a: !!str 5"`},
-		"own tag":       {"a: !x {b: 1}\n", `f.yaml:1:4: tags are not used here: leave !x out in "a: !x {b: 1}"`},
-		"no anchor":     {"a: *x\n", `f.yaml:1:4: no anchor "x" stands before this in "a: *x"`},
-		"anchor later":  {"a: *x\nb: &x 1\n", `f.yaml:1:4: no anchor "x" stands before this in "a: *x"`},
-		"in itself":     {"a: &x {b: *x}\n", `f.yaml:1:11: no anchor "x" stands before this in "a: &x {b: *x}"`},
-		"anchor twice":  {"a: &x 1\nb: &x 2\n", `f.yaml:2:5: anchor "x" is there twice in "b: &x 2"`},
-		"flow too deep": {"a: " + deep + "\n", `f.yaml:1:20: nested too deeply (16 levels at most) in "a: ` + deep + `"`},
-		"tab":           {"a:\n\tb: 1\n", `f.yaml:2:1: found character '` + "\t" + `' that cannot start any token in "b: 1"`},
-		"not UTF-8":     {"a: 1\nb: \xff\n", `f.yaml:2:1: want text in UTF-8, with lines of 4096 bytes at most in "b: \xff"`},
-		"a null byte":   {"a: \x00\n", `f.yaml:1:1: want text in UTF-8, with lines of 4096 bytes at most in "a: \x00"`},
-		"long line":     {"a: " + strings.Repeat("x", 5000), `f.yaml:1:1: want text in UTF-8, with lines of 4096 bytes at most in "a: ` + strings.Repeat("x", 134) + `..."`},
-		"too large":     {strings.Repeat("# x\n", 70000), `f.yaml: 280000 bytes are too many (262144 at most)`},
-		"open quote":    {"a: \"x\n", `f.yaml:1:4: could not find end character of double-quoted text in "a: \"x"`},
+		"duplicate":        {"a: 1\nb: 2\na: 3\n", `f.yaml:3:1: mapping key "a" already defined at [1:1] in "a: 3"`},
+		"two documents":    {"a: 1\n---\nb: 1\n", `f.yaml:3:1: a second document: expected one in "b: 1"`},
+		"tag":              {"a: !!str 5\n", `f.yaml:1:4: tags are not supported: omit !!str in "a: !!str 5"`},
+		"own tag":          {"a: !x {b: 1}\n", `f.yaml:1:4: tags are not supported: omit !x in "a: !x {b: 1}"`},
+		"undefined anchor": {"a: *x\n", `f.yaml:1:4: undefined anchor "x" in "a: *x"`},
+		"anchor later":     {"a: *x\nb: &x 1\n", `f.yaml:1:4: undefined anchor "x" in "a: *x"`},
+		"in itself":        {"a: &x {b: *x}\n", `f.yaml:1:11: undefined anchor "x" in "a: &x {b: *x}"`},
+		"anchor twice":     {"a: &x 1\nb: &x 2\n", `f.yaml:2:5: duplicate anchor "x" in "b: &x 2"`},
+		"flow too deep":    {"a: " + deep + "\n", `f.yaml:1:20: nested too deeply (16 levels at most) in "a: ` + deep + `"`},
+		"tab":              {"a:\n\tb: 1\n", `f.yaml:2:1: found character '` + "\t" + `' that cannot start any token in "b: 1"`},
+		"not UTF-8": {"a: 1\nb: \xff\n", "f.yaml:2:1: expected text in UTF-8, with lines of 4096 bytes at " +
+			"most in \"b: \\xff\""},
+		"a null byte": {"a: \x00\n", "f.yaml:1:1: expected text in UTF-8, with lines of 4096 bytes at most in " +
+			"\"a: \\x00\""},
+		"long line":  {"a: " + strings.Repeat("x", 5000), `f.yaml:1:1: expected text in UTF-8, with lines of 4096 bytes at most in "a: ` + strings.Repeat("x", 134) + `..."`},
+		"too large":  {strings.Repeat("# x\n", 70000), "f.yaml: too large: 280000 bytes (262144 at most)"},
+		"open quote": {"a: \"x\n", `f.yaml:1:4: could not find end character of double-quoted text in "a: \"x"`},
 	} {
 		_, err := strictyaml.Parse("f.yaml", []byte(c.src))
 		if err == nil || err.Error() != c.want || !errors.Is(err, dataset.ErrInvalid) {
@@ -164,18 +166,18 @@ func TestMistakesHaveTheirPlace(t *testing.T) {
 
 func TestKeys(t *testing.T) {
 	src := "sise: 1\nsize: 2\nlater: 3\nempty:\nnull: ~\n\"qu oted\": 1\n5: 1\n"
-	k, err := parse(t, src).Keys([]string{"size", "empty", "null"}, map[string]string{"later": "is not built yet"})
+	k, err := parse(t, src).Keys([]string{"size", "empty", "null"}, map[string]string{"later": "is not supported"})
 	var got []string
 	for _, e := range strictyaml.All(err) {
 		got = append(got, e.Error())
 	}
 	want := []string{
-		`f.yaml:1:1: sise: unknown key "sise", did you mean size? (have: empty, null, size) in "sise: 1"`,
-		`f.yaml:3:1: later: is not built yet in "later: 3"`,
-		`f.yaml:4:1: empty: it has no value: give it one, or leave the key out in "empty:"`,
-		`f.yaml:5:1: null: it has no value: give it one, or leave the key out in "null: ~"`,
-		`f.yaml:6:1: qu oted: unknown key "qu oted" (have: empty, null, size) in "\"qu oted\": 1"`,
-		`f.yaml:7:1: 5: unknown key "5" (have: empty, null, size) in "5: 1"`,
+		`f.yaml:1:1: sise: unknown key "sise", did you mean size? (available: empty, null, size) in "sise: 1"`,
+		`f.yaml:3:1: later: is not supported in "later: 3"`,
+		`f.yaml:4:1: empty: it has no value: add one, or omit the key in "empty:"`,
+		`f.yaml:5:1: null: it has no value: add one, or omit the key in "null: ~"`,
+		`f.yaml:6:1: qu oted: unknown key "qu oted" (available: empty, null, size) in "\"qu oted\": 1"`,
+		`f.yaml:7:1: 5: unknown key "5" (available: empty, null, size) in "5: 1"`,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
@@ -187,7 +189,8 @@ func TestKeys(t *testing.T) {
 		t.Error(err)
 	}
 	merge := keys(t, "a: &x {b: 1}\nc:\n  <<: *x\n", "a", "c")
-	if _, err := merge["c"].Fields(); err == nil || err.Error() != `f.yaml:3:3: c: want a plain key, not "<<" in "<<: *x"` {
+	if _, err := merge["c"].Fields(); err == nil || err.Error() != "f.yaml:3:3: c: expected a plain key, not "+
+		"\"<<\" in \"<<: *x\"" {
 		t.Error(err)
 	}
 	if _, err := strictyaml.Parse("f.yaml", []byte("? [a, b]\n: 1\n")); err == nil {

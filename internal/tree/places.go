@@ -18,14 +18,14 @@ import (
 // cleanName checks a name from an archive and returns it relative to the root. It returns "." for the root itself.
 func cleanName(name string) (string, error) {
 	if strings.HasPrefix(name, "/") {
-		return "", dataset.Errorf(dataset.ErrInvalid, "%q is absolute: want a path below the root", name)
+		return "", dataset.Errorf(dataset.ErrInvalid, "%q is absolute: expected a path below the root", name)
 	}
 	for part := range strings.SplitSeq(name, "/") {
 		if part == ".." {
-			return "", dataset.Errorf(dataset.ErrInvalid, "%q leads out of the root", name)
+			return "", dataset.Errorf(dataset.ErrInvalid, "%q is outside of the root", name)
 		}
 		if strings.ContainsRune(part, 0) {
-			return "", dataset.Errorf(dataset.ErrInvalid, "%q has a zero byte", name)
+			return "", dataset.Errorf(dataset.ErrInvalid, "%q contains a zero byte", name)
 		}
 	}
 	name = path.Clean(name)
@@ -106,11 +106,11 @@ func explain(err error) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, unix.ELOOP):
-		return dataset.Errorf(dataset.ErrInvalid, "leads through a symlink: %w", err)
+		return dataset.Errorf(dataset.ErrInvalid, "its path contains a symlink: %w", err)
 	case errors.Is(err, unix.ENOTDIR):
-		return dataset.Errorf(dataset.ErrInvalid, "leads through something that is no directory: %w", err)
+		return dataset.Errorf(dataset.ErrInvalid, "its path contains something that is not a directory: %w", err)
 	case errors.Is(err, unix.ENOENT):
-		return dataset.Errorf(dataset.ErrInvalid, "its target comes later or never: %w", err)
+		return dataset.Errorf(dataset.ErrInvalid, "its target comes later or is missing: %w", err)
 	}
 	return err
 }
@@ -162,13 +162,13 @@ func (e *endReader) explain(err error) error {
 	if e.err != nil {
 		return fmt.Errorf("read tar stream: %w", e.err)
 	}
-	return dataset.Errorf(dataset.ErrCorrupt, "tar stream is damaged or cut: %w", err)
+	return dataset.Errorf(dataset.ErrCorrupt, "the tar stream is damaged or truncated: %w", err)
 }
 
 // finish checks that the end mark was present, and reads the padding after it.
 func (e *endReader) finish(ctx context.Context) error {
 	if e.ended {
-		return dataset.Errorf(dataset.ErrCorrupt, "tar stream is cut: it has no end mark")
+		return dataset.Errorf(dataset.ErrCorrupt, "the tar stream is truncated: it has no end mark")
 	}
 	buf := make([]byte, bulk)
 	for {
@@ -177,7 +177,7 @@ func (e *endReader) finish(ctx context.Context) error {
 		}
 		n, err := e.Read(buf)
 		if len(bytes.Trim(buf[:n], "\x00")) > 0 {
-			return dataset.Errorf(dataset.ErrCorrupt, "tar stream has something after its end mark")
+			return dataset.Errorf(dataset.ErrCorrupt, "the tar stream continues after its end mark")
 		}
 		if errors.Is(err, io.EOF) {
 			return nil

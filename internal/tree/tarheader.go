@@ -105,7 +105,7 @@ func (h *tarHeader) writeTo(w io.Writer) error {
 	if len(h.records) > 0 {
 		data := paxRecords(h.records)
 		if len(data) > maxRecords {
-			return dataset.Errorf(dataset.ErrUnsupported, "attributes and names take %d bytes: tar readers take %d",
+			return dataset.Errorf(dataset.ErrUnsupported, "attributes and names need %d bytes: tar readers accept %d",
 				len(data), maxRecords)
 		}
 		x := tarHeader{kind: 'x', name: "./PaxHeaders/" + h.name, size: int64(len(data))}

@@ -283,7 +283,7 @@ func metaOf(h *tar.Header) (meta, error) {
 		}
 		if strings.HasPrefix(key, paxACL) {
 			return m, dataset.Errorf(dataset.ErrUnsupported,
-				"has a POSIX ACL in text (make the archive with --xattrs --xattrs-include='*' in place of --acls)")
+				"has a POSIX ACL in text (create the archive with --xattrs --xattrs-include='*' instead of --acls)")
 		}
 	}
 	slices.SortFunc(m.xattrs, func(a, b xattr) int { return strings.Compare(a.name, b.name) })

@@ -31,7 +31,7 @@ func (t *archiving) ranges(h *tarHeader, data []extent, size int64) error {
 func (x *extracting) ranges(f *os.File, stored int64, text string) error {
 	size, err := strconv.ParseInt(text, 10, 64)
 	if err != nil || size < 0 {
-		return dataset.Errorf(dataset.ErrCorrupt, "the size of a sparse file cannot be read")
+		return dataset.Errorf(dataset.ErrCorrupt, "cannot read the size of a sparse file")
 	}
 	if err := f.Truncate(size); err != nil {
 		return err
@@ -76,7 +76,7 @@ func (x *extracting) readMap(stored, size int64) ([]extent, error) {
 		sum += length
 	}
 	if sum != stored {
-		return nil, dataset.Errorf(dataset.ErrCorrupt, "the map of a sparse file is that of %d bytes, not of %d",
+		return nil, dataset.Errorf(dataset.ErrCorrupt, "the map of a sparse file is for %d bytes, not for %d",
 			sum, stored)
 	}
 	return parts, nil

@@ -86,7 +86,7 @@ func (t *archiving) entry(n *node, name string) error {
 		}
 		h.kind, h.records[paxSocket] = '6', "1"
 	default:
-		return dataset.Errorf(dataset.ErrUnsupported, "tar has no %s", kindName(n))
+		return dataset.Errorf(dataset.ErrUnsupported, "tar does not support a %s", kindName(n))
 	}
 	return h.writeTo(t.w)
 }
@@ -198,7 +198,7 @@ func (t *archiving) bytes(f *os.File, e extent) error {
 		}
 		if n == 0 {
 			return dataset.Errorf(dataset.ErrConflict,
-				"cut shorter while it was read (export a snapshot, or stop what writes)")
+				"truncated while it was read (export a snapshot, or stop the program that writes)")
 		}
 		off += n
 	}

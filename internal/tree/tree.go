@@ -97,7 +97,7 @@ func openRoot(dir *os.File, a access) (*root, error) {
 		return reopen(int(dir.Fd()), -1, dir.Name())
 	}
 	if err != nil {
-		return nil, fmt.Errorf("take a private mount of %q: %w", dir.Name(), err)
+		return nil, fmt.Errorf("create a private mount of %q: %w", dir.Name(), err)
 	}
 	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NODEV, Propagation: unix.MS_PRIVATE}
 	if a == readOnly {
@@ -154,7 +154,7 @@ func requireEmpty(dir *os.File) error {
 		return err
 	}
 	if len(names) > 0 {
-		return dataset.Errorf(dataset.ErrExists, "destination %q holds %q: want an empty directory", dir.Name(),
+		return dataset.Errorf(dataset.ErrExists, "destination %q contains %q: expected an empty directory", dir.Name(),
 			names[0])
 	}
 	return nil

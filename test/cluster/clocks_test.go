@@ -180,7 +180,7 @@ func (w *clocks) certificates(t *testing.T) {
 		r.Up(t)
 	}
 	r := w.c.Exec(t, "volume", "create", "late")
-	if r.Exit != 1 || strings.Count(r.Err, "\n") != 1 || !strings.Contains(r.Err, "this host's clock says ") || !strings.Contains(r.Err, ", the certificate of control control") || !strings.Contains(r.Err, ": set the clock, or, when it is right, get a new certificate") {
+	if r.Exit != 1 || strings.Count(r.Err, "\n") != 1 || !strings.Contains(r.Err, "this host's clock shows ") || !strings.Contains(r.Err, ", the certificate of control control") || !strings.Contains(r.Err, ": set the clock, or, if it is right, get a new certificate") {
 		t.Errorf("%+v", r)
 	}
 	mounted(t, w.c, "other", func(string) {}) // what is home is no matter of certificates

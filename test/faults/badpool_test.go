@@ -76,7 +76,7 @@ func TestBadPools(t *testing.T) {
 	image(ext4+"/engine/new.img", "600MiB", "where a container engine")
 	image(ext4+"/have/new.img", "600MiB", "overlaps with pool have-dir")
 	image(ext4+"/again/have/new.img", "600MiB", "give a path outside of it")
-	refused(t, h, `unknown backend "lop" (have: `, "pool", "create", "new", "--backend", "lop", "--path", ext4+"/new")
+	refused(t, h, `unknown backend "lop" (available: `, "pool", "create", "new", "--backend", "lop", "--path", ext4+"/new")
 
 	for pool, sizes := range map[string]map[string]string{
 		"have-loop":  {"1MiB": "1MiB is too small for ext4, which needs 16MiB", "5GiB": "pool have-loop cannot satisfy profile bronze: it has 3.9"},

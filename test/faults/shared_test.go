@@ -24,7 +24,7 @@ func TestI1PoolOfAnotherProcess(t *testing.T) {
 	}
 	first := host.Start(t, options("first"))
 	second := host.Start(t, options("second"))
-	want := fmt.Sprintf("another drover (pid %d) has it", first.PID())
+	want := fmt.Sprintf("another drover (pid %d) uses it", first.PID())
 	if out := second.Exec(t, "doctor"); !strings.Contains(out.Out, "pool shared") || !strings.Contains(out.Out, want) {
 		t.Errorf("the second one says\n%s\nwant %q", out.Out, want)
 	}

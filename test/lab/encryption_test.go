@@ -55,7 +55,7 @@ func TestEncryptionAsTyped(t *testing.T) {
 
 	// copy's key is lost: it is told, nothing is changed, and it goes without a key.
 	vm.refuses(t, "drover volume rekey copy", "is key")
-	vm.refuses(t, "mv /etc/drover/keys/gold /root; drover volume export db | tar -t", "bring it from where you keep it")
+	vm.refuses(t, "mv /etc/drover/keys/gold /root; drover volume export db | tar -t", "restore it from your copy")
 	vm.must(t, "mv /root/gold /etc/drover/keys && drover volume rm copy && drover trash purge --yes copy")
 	vm.must(t, "drover volume rm db && drover trash purge --yes db && drover doctor")
 	if left := vm.must(t, "dmsetup ls | grep drover; losetup -a; cat $(find /sys/fs/cgroup -name io.max) 2>/dev/null; true"); len(left) > 0 {

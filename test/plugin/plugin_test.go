@@ -170,13 +170,13 @@ func TestI7GetThatKnowsNothing(t *testing.T) {
 // TestTexts: errors are shown as the agent wrote them, after the name of the call, whatever the command.
 func TestTexts(t *testing.T) {
 	a, e, driver := serve(t)
-	unknown := dataset.Errorf(dataset.ErrInvalid, `unknown profile "glod" (have: bronze, gold, silver)`)
+	unknown := dataset.Errorf(dataset.ErrInvalid, `unknown profile "glod" (available: bronze, gold, silver)`)
 	a.set("Create", unknown)
 	for i, args := range [][]string{
 		{"volume", "create", "--driver", driver, "db@glod"},
 		{"run", "--volume-driver", driver, "--volume", "db@glod:/data", "drover-redis", "true"},
 	} {
-		if r := e.Docker(t, args...); r.Exit == 0 || !strings.Contains(r.Stderr, `db@glod: VolumeDriver.Create: drover: unknown profile "glod" (have: bronze, gold, silver)`) {
+		if r := e.Docker(t, args...); r.Exit == 0 || !strings.Contains(r.Stderr, `db@glod: VolumeDriver.Create: drover: unknown profile "glod" (available: bronze, gold, silver)`) {
 			t.Errorf("%v: %s", args, r)
 		}
 		if n := a.asked("Create"); n != i+1 {

@@ -87,7 +87,7 @@ func (w *world) testCreate(t *testing.T) {
 	}
 	for option, want := range map[string]string{
 		"bogus=1":           `drover: unknown option "bogus"`,
-		"profile=glod":      `drover: unknown profile "glod" (have: bronze, gold, silver)`,
+		"profile=glod":      `drover: unknown profile "glod" (available: bronze, gold, silver)`,
 		"size=5":            `drover: bad size "5"`,
 		"size=1000TiB":      "drover: volume wrong: pool default cannot satisfy profile bronze",
 		"from=nothing-here": "drover: no volume, snapshot or dataset",

@@ -126,7 +126,7 @@ func TestA3(t *testing.T) {
 	// A wrong word is told as everywhere, and nothing is made (A10).
 	p.write(t, strings.ReplaceAll(shop, "profile: gold", "profile: glod"))
 	r := p.try(t, "up", "-d")
-	if want := `create cache: VolumeDriver.Create: drover: unknown profile "glod" (have: bronze, gold, silver)`; r.Exit == 0 || !strings.Contains(r.Stderr, want) {
+	if want := `create cache: VolumeDriver.Create: drover: unknown profile "glod" (available: bronze, gold, silver)`; r.Exit == 0 || !strings.Contains(r.Stderr, want) {
 		t.Errorf("up with an unknown profile: exit %d, %s, want %s", r.Exit, r.Stderr, want)
 	}
 	p.must(t, "down", "-v")

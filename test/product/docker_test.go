@@ -194,7 +194,7 @@ func testB17ProfileGone(t *testing.T, w *world) {
 		t.Errorf("status: %+v", st)
 	}
 	w.refused(t, "volume is in use", "volume", "rm", "shop@gold")
-	w.refused(t, `unknown profile "gold" (have: bronze)`, "volume", "create", "-d", w.h.Driver, "other@gold")
+	w.refused(t, `unknown profile "gold" (available: bronze)`, "volume", "create", "-d", w.h.Driver, "other@gold")
 	w.docker(t, "rm", "-f", "keeper")
 	w.docker(t, "volume", "rm", "shop@gold")
 }

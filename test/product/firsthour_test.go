@@ -79,7 +79,7 @@ func TestFirstHour(t *testing.T) {
 		if got := w.docker(t, "volume", "ls", "-q", "-f", "name=^a$"); got != "" {
 			t.Errorf("there is a volume %s; %v", got, r)
 		}
-		w.refused(t, `drover: bad volume name "a": want 2 to 128`, "volume", "create", "-d", w.h.Driver, "a")
+		w.refused(t, `drover: bad volume name "a": expected 2 to 128`, "volume", "create", "-d", w.h.Driver, "a")
 	})
 	t.Run("a VOLUME of the image", func(t *testing.T) { testNameless(t, w) })
 	t.Run("prune ignores plugins", func(t *testing.T) {

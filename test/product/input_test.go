@@ -22,12 +22,12 @@ type wrong struct {
 }
 
 const (
-	wantName    = `want 2 to 128 letters, digits, '_', '.' or '-', beginning with a letter or digit`
-	wantProfile = `want 1 to 63 lower-case letters, digits or '-', beginning with a letter or digit, and not snapshot`
-	meantGold   = `(have: bronze, gold, silver); did you mean gold?`
-	wantPrefix  = `want 4 to 36 characters of a snapshot's or dataset's UUID (hex digits and '-'; drover snapshot ls and volume ls show them)`
-	haveOptions = `(have: from, fs, label.KEY, mode, owner, pool, profile, protect, readonly, size)`
-	haveUnits   = `(have: K M G T and KiB MiB GiB TiB, binary; KB MB GB TB, decimal; B)`
+	wantName    = "expected 2 to 128 letters, digits, '_', '.' or '-', with a letter or digit first"
+	wantProfile = "expected 1 to 63 lower-case letters, digits or '-', with a letter or digit first, and not snapshot"
+	meantGold   = `(available: bronze, gold, silver); did you mean gold?`
+	wantPrefix  = "expected 4 to 36 characters of a snapshot's or dataset's UUID (hex digits and '-'; drover snapshot ls and volume ls show them)"
+	haveOptions = `(available: from, fs, label.KEY, mode, owner, pool, profile, protect, readonly, size)`
+	haveUnits   = "(available: K M G T and KiB MiB GiB TiB, binary; KB MB GB TB, decimal; B)"
 	seeAll      = `(use drover snapshot ls, volume ls and trash ls)`
 )
 
@@ -36,7 +36,7 @@ func wrongs() []wrong {
 	name := func(name, want string) wrong { return wrong{[]string{"--", name}, want} }
 	return []wrong{
 		name("db@glod", `unknown profile "glod" `+meantGold),
-		name("db@", `bad profile name "": `+wantProfile+` (have: bronze, gold, silver)`),
+		name("db@", `bad profile name "": `+wantProfile+` (available: bronze, gold, silver)`),
 		name("db@Gold", `bad profile name "Gold": `+wantProfile+" "+meantGold),
 		opt("profile=glod", `unknown profile "glod" `+meantGold),
 		opt("profile=Gold", `bad profile name "Gold": `+wantProfile+" "+meantGold),
@@ -44,28 +44,28 @@ func wrongs() []wrong {
 
 		opt("sise=5GiB", `unknown option "sise", did you mean size? `+haveOptions),
 		opt("=5", `unknown option "" `+haveOptions),
-		opt("fs=zfs", `option fs="zfs": unknown filesystem (have: ext4, xfs)`),
-		opt("owner=mysql", `option owner="mysql": want UID:GID in numbers, such as 999:999`),
-		opt("mode=99", `bad mode "99": want octal permission bits, such as 0750`),
-		opt("protect=maybe", `option protect="maybe": want true or false`),
-		opt("label.=x", `bad label key "": want 1 to 63 letters, digits, '_', '.', '/' or '-', beginning with a letter or digit`),
-		opt("pool=fast", `unknown pool "fast" (have: default)`),
+		opt("fs=zfs", `option fs="zfs": unknown filesystem (available: ext4, xfs)`),
+		opt("owner=mysql", `option owner="mysql": expected UID:GID in numbers, such as 999:999`),
+		opt("mode=99", `bad mode "99": expected octal permission bits, such as 0750`),
+		opt("protect=maybe", `option protect="maybe": expected true or false`),
+		opt("label.=x", `bad label key "": expected 1 to 63 letters, digits, '_', '.', '/' or '-', with a letter or digit first`),
+		opt("pool=fast", `unknown pool "fast" (available: default)`),
 
-		opt("size=5", `bad size "5": a bare number can be read two ways (say 5GiB for gibibytes or 5B for bytes)`),
+		opt("size=5", `bad size "5": a bare number is ambiguous (use 5GiB for gibibytes or 5B for bytes)`),
 		opt("size=5XB", `bad size "5XB": unknown unit "XB" `+haveUnits),
-		opt("size=-5GiB", `bad size "-5GiB": want a number and a unit, such as 20GiB, 512M or 100GB`),
-		opt("size=0GiB", `bad size "0GiB": want more than nothing (leave the size out for no limit)`),
+		opt("size=-5GiB", `bad size "-5GiB": expected a number and a unit, such as 20GiB, 512M or 100GB`),
+		opt("size=0GiB", `bad size "0GiB": expected more than 0 (omit the size for no limit)`),
 		opt("size=1MiB", `volume db: 1MiB is too small for ext4, which needs 16MiB`),
 		{[]string{"-o", "fs=xfs", "-o", "size=299MiB", "db"}, `volume db: 299MiB is too small for xfs, which needs 300MiB`},
 		opt("size=17TiB", "volume db: pool default cannot satisfy profile bronze: it has 63.9GiB in all, less than 17TiB (request a smaller size, or enlarge the pool)"),
 
-		name("db@snapshot", `spec "db@snapshot": no UUID after @snapshot (say db@snapshot-f23ca986, with 4 to 36 characters of a snapshot's or dataset's UUID)`),
+		name("db@snapshot", `spec "db@snapshot": no UUID after @snapshot (use db@snapshot-f23ca986, with 4 to 36 characters of a snapshot's or dataset's UUID)`),
 		name("db@snapshot-", `bad UUID prefix "": `+wantPrefix),
 		name("db@snapshot-abc", `bad UUID prefix "abc": `+wantPrefix),
 		name("db@snapshot-zzzz", `bad UUID prefix "zzzz": `+wantPrefix),
 		name("db@snapshot-00000000-ffff", `no snapshot or dataset "00000000-ffff" `+seeAll),
 		opt("from=nothing", `no volume, snapshot or dataset "nothing" `+seeAll),
-		opt("from=", `option from is empty: want a volume, a snapshot, or 4 to 36 characters of a UUID`),
+		opt("from=", "option from is empty: expected a volume, a snapshot, or 4 to 36 characters of a UUID"),
 
 		name("x", `bad volume name "x": `+wantName),
 		name("y@golden", `bad volume name "y": `+wantName+`; and unknown profile "golden" `+meantGold),

@@ -33,7 +33,7 @@ func Apply(ctx context.Context, r io.Reader, dir, base *os.File) error {
 		}
 		var cmd command
 		if err := in.next(&cmd); err != nil {
-			return fmt.Errorf("%w: it ends before its end: %w", ErrStream, err)
+			return fmt.Errorf("%w: it ended early: %w", ErrStream, err)
 		}
 		if cmd.kind == cmdEnd {
 			return errors.Join(a.close(), setReceived(dir, a.self))
@@ -71,7 +71,7 @@ func (a *applying) close() error {
 
 func (a *applying) apply(ctx context.Context, c *command, first bool) error {
 	if first != (c.kind == cmdSubvolume || c.kind == cmdSnapshot) {
-		return fmt.Errorf("%w: its first command, and that alone, says of what it is", ErrStream)
+		return fmt.Errorf("%w: only its first command may name its subvolume", ErrStream)
 	}
 	err := a.one(ctx, c)
 	for _, stale := range []error{unix.ENOENT, unix.EEXIST, unix.ENOTDIR, unix.EISDIR, unix.ENOTEMPTY, unix.ELOOP,
@@ -110,14 +110,15 @@ func (a *applying) act(ctx context.Context, c *command) error {
 	case cmdSetXattr, cmdRemoveXattr, cmdChmod, cmdChown, cmdUtimes:
 		return a.at(c.text(attrPath), func(dir int, name string) error { return a.attribute(c, dir, name) })
 	}
-	return fmt.Errorf("%w: a command of an unknown kind", ErrStream)
+	return fmt.Errorf("%w: a command of unknown kind", ErrStream)
 }
 
 // begin reads the first command of the stream, which names the subvolume and its parent.
 func (a *applying) begin(c *command) error {
 	a.self = c.uuid(attrUUID)
 	if (c.kind == cmdSnapshot) != (a.base != nil) {
-		return fmt.Errorf("%w: it is whole and a difference is wanted, or the other way", ErrStream)
+		return fmt.Errorf("%w: a full stream instead of a difference, or a difference instead of a full "+
+			"stream", ErrStream)
 	}
 	if a.base == nil || c.err != nil {
 		return c.err
@@ -127,7 +128,7 @@ func (a *applying) begin(c *command) error {
 	}
 	is, err := identity(a.base)
 	if err == nil && is != a.parent {
-		err = fmt.Errorf("%w: it is one to subvolume %s, and the base is %s", ErrBase, a.parent, is)
+		err = fmt.Errorf("%w: it is a difference to subvolume %s, and the base is %s", ErrBase, a.parent, is)
 	}
 	return err
 }
@@ -279,7 +280,7 @@ func chmod(c *command, dir int, name string) error {
 		return err
 	}
 	if st.Mode&unix.S_IFMT == unix.S_IFLNK {
-		return fmt.Errorf("%w: the mode of a symbolic link", ErrStream)
+		return fmt.Errorf("%w: the mode of a symbolic link is set", ErrStream)
 	}
 	return unix.Chmod(filepath.Join("/proc/self/fd", strconv.Itoa(fd)), mode&0o7777)
 }
@@ -316,7 +317,7 @@ func regular(root *os.File, path string, flags int) (*os.File, error) {
 		return nil, err
 	}
 	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%w: %s is no file", ErrStream, path)
+		return nil, fmt.Errorf("%w: %s is not a file", ErrStream, path)
 	}
 	return os.OpenFile(filepath.Join("/proc/self/fd", strconv.Itoa(int(seen.Fd()))), flags, 0)
 }
@@ -346,7 +347,7 @@ func (a *applying) clone(ctx context.Context, c *command) error {
 	case a.base != nil && of == a.parent:
 		root = a.base
 	default:
-		return fmt.Errorf("%w: it shares with subvolume %s, which is not its base", ErrStream, of)
+		return fmt.Errorf("%w: it shares data with subvolume %s, which is not its base", ErrStream, of)
 	}
 	src, err := regular(root, c.text(attrClonePath), unix.O_RDONLY)
 	if err != nil {
@@ -378,7 +379,7 @@ func apart(f, src *os.File, from, length, at uint64) error {
 	}
 	size := uint64(of.Size())
 	if from > size || length > size-from {
-		return fmt.Errorf("%w: %d bytes from %d on are shared with a file of %d", ErrStream, length, from, size)
+		return fmt.Errorf("%w: %d bytes from %d on are shared with a file of %d bytes", ErrStream, length, from, size)
 	}
 	if os.SameFile(to, of) && max(from, at)-min(from, at) < length {
 		return fmt.Errorf("%w: a file shares %d bytes from %d on with itself at %d", ErrStream, length, from, at)

@@ -15,7 +15,7 @@ import (
 // The errors of this package, for errors.Is. Errors for names wrap os.ErrExist and os.ErrNotExist.
 var (
 	// ErrNested means that the subvolume contains other subvolumes, which must be deleted first.
-	ErrNested = errors.New("subvolume holds other subvolumes")
+	ErrNested = errors.New("subvolume contains other subvolumes")
 	// ErrNotSubvolume means that a directory is not the root of a subvolume.
 	ErrNotSubvolume = errors.New("not a btrfs subvolume")
 )
@@ -59,7 +59,7 @@ func ioctl(f *os.File, request uintptr, arg unsafe.Pointer) error {
 
 func checkName(name string) error {
 	if name == "" || name == "." || name == ".." || len(name) > nameMax || strings.ContainsAny(name, "/\x00") {
-		return fmt.Errorf("%q is no name of a subvolume (1 to %d bytes without a slash)", name, nameMax)
+		return fmt.Errorf("%q is not a valid subvolume name (1 to %d bytes without a slash)", name, nameMax)
 	}
 	return nil
 }
@@ -139,11 +139,11 @@ func Delete(dir *os.File, name string) error {
 func IsSubvolume(dir *os.File) (bool, error) {
 	var fs unix.Statfs_t
 	if err := unix.Fstatfs(int(dir.Fd()), &fs); err != nil {
-		return false, fmt.Errorf("is %s a subvolume: %w", dir.Name(), err)
+		return false, fmt.Errorf("check whether %s is a subvolume: %w", dir.Name(), err)
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(int(dir.Fd()), &st); err != nil {
-		return false, fmt.Errorf("is %s a subvolume: %w", dir.Name(), err)
+		return false, fmt.Errorf("check whether %s is a subvolume: %w", dir.Name(), err)
 	}
 	return uint32(fs.Type) == unix.BTRFS_SUPER_MAGIC && st.Ino == rootInode, nil
 }
@@ -187,7 +187,7 @@ func SetNOCOW(f *os.File) error {
 		return fmt.Errorf("flags of %s: %w", f.Name(), err)
 	}
 	if flags&nocow == 0 {
-		return fmt.Errorf("set NOCOW on %s: btrfs ignored it, as it does for files that have bytes", f.Name())
+		return fmt.Errorf("set NOCOW on %s: btrfs ignored it, as it does for files that contain data", f.Name())
 	}
 	return nil
 }

@@ -13,7 +13,7 @@ import (
 )
 
 // ErrStream means that a stream is not one of a subvolume, or does not fit its target.
-var ErrStream = errors.New("the stream is no difference to what is here")
+var ErrStream = errors.New("the stream is not a difference to the local data")
 
 // ErrBase means that a stream is a difference to a subvolume other than the base. It is an ErrStream as well.
 var ErrBase = fmt.Errorf("%w", ErrStream)
@@ -91,7 +91,7 @@ func newCommands(r io.Reader) (*commands, error) {
 	c := &commands{r: bufio.NewReaderSize(r, 256<<10)}
 	head := make([]byte, len(streamMagic)+4)
 	if _, err := io.ReadFull(c.r, head); err != nil {
-		return nil, fmt.Errorf("read the head of a stream: %w", err)
+		return nil, fmt.Errorf("read the header of a stream: %w", err)
 	}
 	version := binary.LittleEndian.Uint32(head[len(streamMagic):])
 	if string(head[:len(streamMagic)]) != streamMagic || version != streamVersion {
@@ -126,11 +126,11 @@ func (c *commands) next(cmd *command) error {
 	*cmd = command{kind: le.Uint16(head[4:])}
 	for len(b) > 0 {
 		if len(b) < 4 {
-			return fmt.Errorf("%w: an attribute is cut off", ErrStream)
+			return fmt.Errorf("%w: an attribute is truncated", ErrStream)
 		}
 		which, size := le.Uint16(b), int(le.Uint16(b[2:]))
 		if len(b) < 4+size {
-			return fmt.Errorf("%w: attribute %d is cut off", ErrStream, which)
+			return fmt.Errorf("%w: attribute %d is truncated", ErrStream, which)
 		}
 		if which < attrMost {
 			cmd.attr[which] = b[4 : 4+size : 4+size]

@@ -87,13 +87,13 @@ func FileExtents(f *os.File) ([]FileExtent, error) {
 func item(b []byte, inode uint64) (e FileExtent, size int, err error) {
 	const inline, whole = 21, 53 // bytes of an item without and with its physical address
 	if len(b) < searchHeader+inline {
-		return e, 0, fmt.Errorf("an item is cut off: %w", unix.EBADMSG)
+		return e, 0, fmt.Errorf("an item is truncated: %w", unix.EBADMSG)
 	}
 	ne := binary.NativeEndian
 	length := int(ne.Uint32(b[28:]))
 	size = searchHeader + length
 	if ne.Uint64(b[8:]) != inode || ne.Uint32(b[24:]) != extentData || length < inline || size > len(b) {
-		return e, 0, fmt.Errorf("an item of %d bytes is none of an extent: %w", length, unix.EBADMSG)
+		return e, 0, fmt.Errorf("an item of %d bytes is not an extent: %w", length, unix.EBADMSG)
 	}
 	e.Offset = int64(ne.Uint64(b[16:]))
 	le, data := binary.LittleEndian, b[searchHeader:size]
@@ -102,7 +102,7 @@ func item(b []byte, inode uint64) (e FileExtent, size int, err error) {
 		return e, size, nil
 	}
 	if length < whole {
-		return e, 0, fmt.Errorf("an item of %d bytes is cut off: %w", length, unix.EBADMSG)
+		return e, 0, fmt.Errorf("an item of %d bytes is truncated: %w", length, unix.EBADMSG)
 	}
 	e.Length = int64(le.Uint64(data[45:]))
 	disk := le.Uint64(data[21:])

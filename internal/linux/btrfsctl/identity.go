@@ -40,7 +40,7 @@ func identity(dir *os.File) (uuid.UUID, error) {
 
 func infoOf(dir *os.File) (info infoArgs, err error) {
 	if err := ioctl(dir, iocSubvolInfo, unsafe.Pointer(&info)); err != nil {
-		return infoArgs{}, fmt.Errorf("which subvolume is %s: %w", dir.Name(), err)
+		return infoArgs{}, fmt.Errorf("find the subvolume ID of %s: %w", dir.Name(), err)
 	}
 	return info, nil
 }
@@ -55,7 +55,7 @@ func CameAs(dir *os.File) (uuid.UUID, error) {
 // setReceived sets the UUID that the writable subvolume dir was received with.
 func setReceived(dir *os.File, as uuid.UUID) error {
 	if err := ioctl(dir, iocSetReceived, unsafe.Pointer(&receivedArgs{uuid: as})); err != nil {
-		return fmt.Errorf("note as what %s came: %w", dir.Name(), err)
+		return fmt.Errorf("record the origin of %s: %w", dir.Name(), err)
 	}
 	return nil
 }

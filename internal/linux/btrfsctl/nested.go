@@ -76,11 +76,11 @@ func nested(f *os.File, id uint64) ([]uint64, error) {
 func reference(b []byte, parent uint64) (child uint64, size int, err error) {
 	ne := binary.NativeEndian
 	if len(b) < searchHeader {
-		return 0, 0, fmt.Errorf("an item is cut off: %w", unix.EBADMSG)
+		return 0, 0, fmt.Errorf("an item is truncated: %w", unix.EBADMSG)
 	}
 	size = searchHeader + int(ne.Uint32(b[28:]))
 	if ne.Uint64(b[8:]) != parent || ne.Uint32(b[24:]) != rootRef || size > len(b) {
-		return 0, 0, fmt.Errorf("an item is none of a subvolume: %w", unix.EBADMSG)
+		return 0, 0, fmt.Errorf("an item is not a subvolume: %w", unix.EBADMSG)
 	}
 	return ne.Uint64(b[16:]), size, nil
 }

@@ -54,7 +54,7 @@ func UUID(f *os.File) (uuid.UUID, error) {
 		_    [1024 - 32]byte
 	}
 	if err := ioctl(f, iocFSInfo, unsafe.Pointer(&args)); err != nil {
-		return uuid.Nil, fmt.Errorf("which filesystem %s lies on: %w", f.Name(), err)
+		return uuid.Nil, fmt.Errorf("find the filesystem of %s: %w", f.Name(), err)
 	}
 	return args.fsid, nil
 }
@@ -94,7 +94,7 @@ func EnableQuotas(f *os.File) error {
 		err = ioctl(f, iocRescanWait, nil)
 	}
 	if err != nil {
-		return fmt.Errorf("switch quotas of %s on: %w", f.Name(), err)
+		return fmt.Errorf("enable quotas of %s: %w", f.Name(), err)
 	}
 	return nil
 }
@@ -104,7 +104,7 @@ func EnableQuotas(f *os.File) error {
 func Recount(f *os.File) error {
 	var args [8]uint64
 	if err := ioctl(f, iocRescan, unsafe.Pointer(&args)); err != nil && !errors.Is(err, unix.EINPROGRESS) {
-		return fmt.Errorf("count quotas of %s anew: %w", f.Name(), err)
+		return fmt.Errorf("rescan quotas of %s: %w", f.Name(), err)
 	}
 	return nil
 }
@@ -158,7 +158,7 @@ func Count(f *os.File) (c Counted, err error) {
 		return c, err
 	}
 	if c.Referenced, err = number(countOf(which, id, "referenced")); err != nil {
-		return c, fmt.Errorf("what %s takes: %w", f.Name(), err)
+		return c, fmt.Errorf("used space of %s: %w", f.Name(), err)
 	}
 	flags, err := number(countOf(which, id, "limit_flags"))
 	if err == nil && flags&limitReferenced != 0 {

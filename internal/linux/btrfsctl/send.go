@@ -28,7 +28,7 @@ type sendArgs struct {
 }
 
 // ErrBusy means that the filesystem is being balanced or deduplicated. Retry later.
-var ErrBusy = errors.New("the filesystem is being balanced or deduplicated: try again once that has ended")
+var ErrBusy = errors.New("the filesystem is being balanced or deduplicated: try again when that has ended")
 
 // Send writes the read-only subvolume whose root is dir to w, as the kernel's stream of version 1. If base is not nil,
 // the stream contains only the difference to the read-only subvolume base. If data is false, the stream contains the

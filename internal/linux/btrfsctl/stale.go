@@ -35,7 +35,7 @@ func StandingOf(f *os.File, id uint64) (Standing, error) {
 		maxOffset: ^uint64(0), maxTransid: ^uint64(0), nItems: ^uint32(0), size: searchRoom,
 	}
 	if err := ioctl(f, iocTreeSearchV2, unsafe.Pointer(args)); err != nil {
-		return Alive, fmt.Errorf("is subvolume %d of %s gone: %w", id, f.Name(), err)
+		return Alive, fmt.Errorf("check whether subvolume %d of %s is deleted: %w", id, f.Name(), err)
 	}
 	standing, rest := Gone, args.room[:]
 	for range args.nItems {

@@ -62,7 +62,7 @@ func Available() error {
 	case missing == nil:
 		return why
 	case why != nil:
-		return fmt.Errorf("%w; and cryptsetup (apt-get install cryptsetup-bin)", why)
+		return fmt.Errorf("%w; it also needs cryptsetup (apt-get install cryptsetup-bin)", why)
 	}
 	return dataset.Errorf(dataset.ErrUnsupported, "encryption needs cryptsetup (apt-get install cryptsetup-bin)")
 }
@@ -89,7 +89,8 @@ func Header(r io.ReaderAt) (id uuid.UUID, is bool, err error) {
 	switch {
 	case other:
 		return uuid.Nil, true, dataset.Errorf(dataset.ErrCorrupt,
-			"a LUKS container of version %d, where Drover makes 2", int(buf[versionAt])<<8|int(buf[versionAt+1]))
+			"a LUKS container of version %d, and Drover creates version 2",
+			int(buf[versionAt])<<8|int(buf[versionAt+1]))
 	case err != nil:
 		return uuid.Nil, true, dataset.Errorf(dataset.ErrCorrupt, "a LUKS container without a UUID")
 	}
@@ -113,7 +114,7 @@ func FirstLost(r io.ReaderAt) error {
 		path = named.Name()
 	}
 	return dataset.Errorf(dataset.ErrCorrupt,
-		"the first header of its LUKS container is damaged, and the second one is there: cryptsetup repair %s", path)
+		"the first header of its LUKS container is damaged, but the second one is intact: cryptsetup repair %s", path)
 }
 
 // Format creates a container with a UUID on a device. It overwrites the content of the device.
@@ -190,7 +191,7 @@ func leave(device, name string) error {
 	return Drop(name)
 }
 
-var errAgain = errors.New("mapping is on its way out, or another's") //nolint:gochecknoglobals // a sentinel
+var errAgain = errors.New("mapping is being removed, or is foreign") //nolint:gochecknoglobals // a sentinel
 
 func (t Tool) open(ctx context.Context, device, name string, key []byte) (*Device, error) {
 	m, there, err := Find(name)
@@ -284,7 +285,7 @@ func tidy(name string) {
 func (t Tool) Fits(ctx context.Context, path string, key []byte) error {
 	err := t.run(ctx, openTimeout, key, "open", "--test-passphrase", "--type", "luks2", "--key-file=-", path)
 	if err != nil {
-		return fmt.Errorf("look whether the container in %s opens: %w", path, err)
+		return fmt.Errorf("check whether the container in %s can be opened: %w", path, err)
 	}
 	return nil
 }
@@ -342,7 +343,7 @@ func (t Tool) run(ctx context.Context, timeout time.Duration, key []byte, args .
 	var failed *run.Error
 	const wrongKey = 2 // cryptsetup(8)
 	if errors.As(err, &failed) && failed.ExitCode == wrongKey {
-		return dataset.Errorf(dataset.ErrForbidden, "it does not open with the data key on record")
+		return dataset.Errorf(dataset.ErrForbidden, "the recorded data key does not open it")
 	}
 	return err
 }

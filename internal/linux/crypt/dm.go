@@ -79,7 +79,7 @@ func exchange(name string, flags uint32, ask func(buf []byte) error) ([]byte, er
 			return buf, nil
 		}
 	}
-	return nil, fmt.Errorf("device mapper: the answer is longer than %d MiB", maxBufSize>>20)
+	return nil, fmt.Errorf("device mapper: the response is longer than %d MiB", maxBufSize>>20)
 }
 
 // Mapping is an existing mapping.
@@ -100,7 +100,7 @@ func Find(name string) (m Mapping, ok bool, err error) {
 		return m, false, nil
 	}
 	if err != nil {
-		return m, false, fmt.Errorf("look at mapping %s: %w", name, err)
+		return m, false, fmt.Errorf("find mapping %s: %w", name, err)
 	}
 	dev := binary.NativeEndian.Uint64(buf[40:])
 	users := int32(binary.NativeEndian.Uint32(buf[24:])) //nolint:gosec // an int32 in the kernel
@@ -143,7 +143,7 @@ func (m Mapping) lies(device string) (bool, error) {
 	}
 	buf, err := request(cmdDeps, m.Name, 0)
 	if err != nil {
-		return false, fmt.Errorf("look at mapping %s: %w", m.Name, err)
+		return false, fmt.Errorf("find mapping %s: %w", m.Name, err)
 	}
 	at := int(binary.NativeEndian.Uint32(buf[16:])) // struct dm_target_deps
 	n := int(binary.NativeEndian.Uint32(buf[at:]))
@@ -174,5 +174,5 @@ func target() error {
 		return dataset.Errorf(dataset.ErrUnsupported, "encryption needs root (CAP_SYS_ADMIN): %w", err)
 	}
 	return dataset.Errorf(dataset.ErrUnsupported,
-		"encryption needs dm-crypt, which this kernel has not (modprobe dm-crypt): %w", err)
+		"encryption needs dm-crypt, which this kernel lacks (modprobe dm-crypt): %w", err)
 }

@@ -89,7 +89,7 @@ func Status(name string) (Target, error) {
 	}
 	start := binary.NativeEndian.Uint32(buf[16:])
 	if binary.NativeEndian.Uint32(buf[28:])&flagFull != 0 || uint64(start)+targetSize > uint64(len(buf)) {
-		return Target{}, fmt.Errorf("status of device %s: the kernel says too much", name)
+		return Target{}, fmt.Errorf("status of device %s: the response of the kernel is too long", name)
 	}
 	spec := buf[start:]
 	return Target{

@@ -35,7 +35,7 @@ const (
 )
 
 // ErrThin means that a device does not have metadata of a thin pool, or that the metadata is damaged.
-var ErrThin = errors.New("no metadata of a thin pool")
+var ErrThin = errors.New("not the metadata of a thin pool")
 
 // Mapped returns how many blocks of a thin pool each of its volumes has mapped, by the volumes' IDs in the pool.
 // Inactive volumes are included. The figures are those of the last commit: see Commit. metadata is the device with the
@@ -57,7 +57,7 @@ func Mapped(metadata string) (map[uint64]uint64, error) {
 		if after, _ = thinAt(f, 0, thinSuper); bytes.Equal(before, after) {
 			return found, err
 		}
-		err = fmt.Errorf("%w that stays as it is for a moment", ErrThin)
+		err = fmt.Errorf("%w that is stable for a moment", ErrThin)
 	}
 	return nil, fmt.Errorf("read %s: %w", metadata, err)
 }

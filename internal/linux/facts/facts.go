@@ -62,7 +62,7 @@ func (h Host) Moving(f *dataset.Facts) (err error) {
 	}
 	var five float64
 	if _, err := fmt.Sscan(load, &f.Load1, &five, &f.Load15); err != nil {
-		return fmt.Errorf("/proc/loadavg says %q: %w", dataset.Clip(load), err)
+		return fmt.Errorf("/proc/loadavg contains %q: %w", dataset.Clip(load), err)
 	}
 	f.Load10 = (five + f.Load15) / 2
 	return h.memory(f)

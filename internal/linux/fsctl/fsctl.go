@@ -18,7 +18,7 @@ var (
 	// ErrNotFrozen means that the filesystem is not frozen.
 	ErrNotFrozen = errors.New("filesystem is not frozen")
 	// ErrShrink means that the filesystem is larger than the requested size.
-	ErrShrink = errors.New("filesystem can't be made smaller")
+	ErrShrink = errors.New("filesystem cannot shrink")
 	// ErrCapability means that this process lacks a capability that the kernel requires.
 	ErrCapability = errors.New("a capability is missing")
 )

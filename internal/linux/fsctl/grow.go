@@ -76,7 +76,7 @@ func geometry(dir *os.File) (xfsGeometry, error) {
 		return geo, fmt.Errorf("XFS geometry: %w", err)
 	}
 	if geo.blockSize == 0 || geo.agBlocks == 0 {
-		return geo, errors.New("XFS geometry: the kernel gave none")
+		return geo, errors.New("XFS geometry: the kernel returned none")
 	}
 	return geo, nil
 }

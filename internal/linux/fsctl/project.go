@@ -11,7 +11,7 @@ import (
 
 // ErrNoProjects means that the kernel does not support project quotas for that filesystem, with any mount options: it
 // was built without them, or is older than Linux 5.14.
-var ErrNoProjects = errors.New("the kernel has no project quotas")
+var ErrNoProjects = errors.New("the kernel does not support project quotas")
 
 // ErrNoQuota means that project quotas are not enabled on the filesystem.
 var ErrNoQuota = errors.New("the filesystem has no project quotas")
@@ -114,7 +114,7 @@ func HoldsProjects(dir *os.File) (bool, error) {
 		return false, hasProjects(dir)
 	}
 	if err != nil {
-		return false, fmt.Errorf("find out whether project quotas are on: %w", err)
+		return false, fmt.Errorf("check whether project quotas are on: %w", err)
 	}
 	return state.flags&projectHeld != 0, nil
 }

@@ -26,7 +26,7 @@ func Filesystem(d Disk) (fs string, size int64, err error) {
 	switch {
 	case err != nil:
 	case fs == "":
-		err = dataset.Errorf(dataset.ErrCorrupt, "it holds no ext4 or XFS")
+		err = dataset.Errorf(dataset.ErrCorrupt, "it contains no ext4 or XFS")
 	case size > have:
 		err = dataset.Errorf(dataset.ErrCorrupt, "image truncated: %s of %s are left (%s)",
 			dataset.Size(have).Human(), dataset.Size(size).Human(), fs)

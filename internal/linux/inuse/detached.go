@@ -138,7 +138,7 @@ func (f *handled) placeThrough(e *mount.Entry) (File, error) {
 		return File{}, err
 	}
 	if !f.is(opened.stat) {
-		return File{}, fmt.Errorf("%s is another file than its handle refers to", f.path)
+		return File{}, fmt.Errorf("%s is not the file that its handle refers to", f.path)
 	}
 	link, err := os.Readlink(opened.path)
 	if err != nil {

@@ -22,7 +22,7 @@ var (
 	// ErrOutOfTime is returned if the examination was asked to stop before it was complete.
 	ErrOutOfTime = errors.New("it has too many descriptors, mappings, threads or mounts to read in time")
 	// ErrHung is returned if the examination makes no progress because it waits in the kernel.
-	ErrHung = errors.New("the kernel does not finish the read of its descriptors or memory map")
+	ErrHung = errors.New("the kernel does not finish reading its descriptors or memory map")
 )
 
 // Examination finds everything that one process holds: the mount namespaces of its threads, their

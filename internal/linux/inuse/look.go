@@ -43,11 +43,11 @@ func (o Opener) String() string {
 	case o.Unexamined != nil:
 		return fmt.Sprintf("%s may have a file of it open and cannot be examined: %v", who, o.Unexamined)
 	case o.Path == "":
-		return who + " has a file of its filesystem open that may belong to it: the kernel does not show its place"
+		return who + " has a file of its filesystem open that may belong to it: the kernel does not report its location"
 	case o.Path == ".":
 		return who + " has its root directory open"
 	}
-	return fmt.Sprintf("%s has %s open in it", who, o.Path)
+	return fmt.Sprintf("%s has %s open inside of it", who, o.Path)
 }
 
 // Files contains the files of some filesystems that the processes of this PID namespace had open at one

@@ -44,7 +44,7 @@ func Detect(table mount.Mounts) (Hierarchy, error) {
 		case e.FSType == "cgroup" && slices.Contains(strings.Split(e.VFSOptions, ","), v1Controller):
 			h := Hierarchy{Version: V1, Dir: e.Mountpoint}
 			if !h.Has(Root) {
-				return Hierarchy{}, fmt.Errorf("%w: %s has no %s (a kernel without CONFIG_BLK_DEV_THROTTLING)",
+				return Hierarchy{}, fmt.Errorf("%w: %s lacks %s (a kernel without CONFIG_BLK_DEV_THROTTLING)",
 					ErrNone, h.Dir, h.file())
 			}
 			return h, nil
@@ -53,13 +53,13 @@ func Detect(table mount.Mounts) (Hierarchy, error) {
 		}
 	}
 	if v2 == "" {
-		return Hierarchy{}, fmt.Errorf("%w: none is mounted that has the controller blkio or io", ErrNone)
+		return Hierarchy{}, fmt.Errorf("%w: no mounted one has the controller blkio or io", ErrNone)
 	}
 	h := Hierarchy{Version: V2, Dir: v2}
 	if has, err := h.controls(v2Controller); err != nil {
 		return Hierarchy{}, err
 	} else if !has {
-		return Hierarchy{}, fmt.Errorf("%w: %s has no controller io", ErrNone, v2)
+		return Hierarchy{}, fmt.Errorf("%w: %s lacks the controller io", ErrNone, v2)
 	}
 	return h, nil
 }
@@ -75,8 +75,8 @@ func (h Hierarchy) Holds() error {
 	}
 	has, err := h.controls(v2Memory)
 	if err == nil && !has {
-		err = fmt.Errorf("%w: %s has the controller io without memory, so that what is written to memory "+
-			"first would be nobody's", ErrNone, h.Dir)
+		err = fmt.Errorf("%w: %s has the controller io without memory, so buffered writes would be charged to no "+
+			"group", ErrNone, h.Dir)
 	}
 	return err
 }

@@ -81,14 +81,14 @@ func (h Hierarchy) Enable(group string) error {
 			err = write(control, "+"+v2Controller)
 		}
 		if err != nil {
-			return fmt.Errorf("hand the controller io down to control group %s: %w", group, err)
+			return fmt.Errorf("delegate the controller io to control group %s: %w", group, err)
 		}
 		at = filepath.Join(at, part)
 		if strings.HasSuffix(part, ".slice") {
 			continue
 		}
 		if err := os.Mkdir(at, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
-			return fmt.Errorf("make control group %s: %w", group, err)
+			return fmt.Errorf("create control group %s: %w", group, err)
 		}
 	}
 	if !h.Has(group) {

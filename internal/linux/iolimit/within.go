@@ -20,7 +20,7 @@ import (
 func (h Hierarchy) Within(prefix string, do func(group string) error) (err error) {
 	home, ok := h.GroupOf(os.Getpid())
 	if !ok {
-		return errors.New("this process is in a control group that is not to be seen from here")
+		return errors.New("the control group of this process is not visible from here")
 	}
 	h.forget(prefix)
 	group := Root + prefix + strconv.Itoa(os.Getpid())
@@ -45,7 +45,7 @@ func (h Hierarchy) make(group string) error {
 		return h.Enable(group)
 	}
 	if err := os.Mkdir(h.path(group), 0o755); err != nil && !errors.Is(err, os.ErrExist) {
-		return fmt.Errorf("make control group %s: %w", group, err)
+		return fmt.Errorf("create control group %s: %w", group, err)
 	}
 	return nil
 }

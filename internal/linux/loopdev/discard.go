@@ -26,11 +26,11 @@ func DisableDiscard(path string) error {
 	if err == nil {
 		var left uint64
 		if left, err = readLimit(limit); err == nil && left != 0 {
-			err = fmt.Errorf("%s is %d after 0 was written", limit, left)
+			err = fmt.Errorf("%s is %d after writing 0", limit, left)
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("turn discards of %s off: %w", path, err)
+		return fmt.Errorf("disable discards of %s: %w", path, err)
 	}
 	return nil
 }

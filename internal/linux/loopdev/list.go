@@ -112,7 +112,7 @@ func Attached(f *os.File) (Info, bool, error) {
 }
 
 // ErrGone means that a device has no file any more, or another one.
-var ErrGone = errors.New("loop device has not that file any more")
+var ErrGone = errors.New("loop device no longer has that file")
 
 // Hold opens an existing device, so that it keeps its file until Close, as after Attach. It fails with ErrGone if the
 // device does not match info any more.

@@ -14,7 +14,7 @@ import (
 )
 
 // ErrAttached means that the file is already attached. The error is an *AttachedError, which names the device.
-var ErrAttached = errors.New("file is attached to a loop device already")
+var ErrAttached = errors.New("file is already attached to a loop device")
 
 // AttachedError names the device to which a file is already attached.
 type AttachedError struct {
@@ -23,7 +23,7 @@ type AttachedError struct {
 }
 
 func (e *AttachedError) Error() string {
-	return fmt.Sprintf("attach %s: it is attached to %s already", e.File, e.Device.Path)
+	return fmt.Sprintf("attach %s: it is already attached to %s", e.File, e.Device.Path)
 }
 
 // Is implements errors.Is for ErrAttached.
@@ -308,7 +308,7 @@ func openDevice(dir string, n int, readOnly bool) (*os.File, error) {
 	const loopMajor = 7 // Documentation/admin-guide/devices.txt
 	err = unix.Mknod(path, unix.S_IFBLK|0o600, int(unix.Mkdev(loopMajor, uint32(n))))
 	if err != nil && !errors.Is(err, unix.EEXIST) {
-		return nil, fmt.Errorf("make %s: %w", path, err)
+		return nil, fmt.Errorf("create %s: %w", path, err)
 	}
 	return os.OpenFile(path, mode|unix.O_CLOEXEC, 0)
 }

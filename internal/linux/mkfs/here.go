@@ -57,7 +57,7 @@ func mounts(fs string) error {
 		return fmt.Errorf("%s: mounting needs root (CAP_SYS_ADMIN)", fs)
 	}
 	if err != nil {
-		return fmt.Errorf("%s: the kernel has it not (modprobe %s): %w", fs, fs, err)
+		return fmt.Errorf("%s: the kernel does not support it (modprobe %s): %w", fs, fs, err)
 	}
 	unix.Close(fd)
 	return nil
@@ -91,7 +91,7 @@ func Choose(fs string, size dataset.Size, have []string) (string, error) {
 	}
 	switch {
 	case fs == "" && len(have) == 0:
-		return "", now.Cannot(have, "no filesystem can be made for a new volume")
+		return "", now.Cannot(have, "no filesystem can be created for a new volume")
 	case fs == "" && size < MinXFS && slices.Contains(have, Ext4):
 		return Ext4, nil
 	case fs == "":
@@ -99,11 +99,11 @@ func Choose(fs string, size dataset.Size, have []string) (string, error) {
 	case slices.Contains(have, fs):
 		return fs, nil
 	}
-	why := dataset.Errorf(dataset.ErrUnsupported, "no filesystem %q in volumes here (have: %s)", fs,
+	why := dataset.Errorf(dataset.ErrUnsupported, "filesystem %q is not available for volumes here (available: %s)", fs,
 		strings.Join(have, ", "))
 	for _, err := range now.Missing {
 		if strings.HasPrefix(err.Error(), fs) {
-			why = dataset.Errorf(dataset.ErrUnsupported, "no filesystem %q in a new volume: %w", fs, err)
+			why = dataset.Errorf(dataset.ErrUnsupported, "filesystem %q is not available for a new volume: %w", fs, err)
 		}
 	}
 	return fs, why

@@ -62,7 +62,7 @@ func TestWithoutMkfs(t *testing.T) {
 		}
 	}
 	_, err = Choose("ntfs", dataset.GiB, []string{XFS, Ext4})
-	refused(err, `no filesystem "ntfs" in volumes here (have: xfs, ext4)`)
+	refused(err, `filesystem "ntfs" is not available for volumes here (available: xfs, ext4)`)
 	if got, err := Choose("", MinXFS-1, []string{XFS, Ext4}); got != Ext4 || err != nil {
 		t.Errorf("a small one: %q, %v", got, err)
 	}

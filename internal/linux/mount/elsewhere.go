@@ -30,7 +30,7 @@ func Elsewhere() (*Foreign, error) { return elsewhere(LookTime) }
 const LookTime = 10 * time.Second
 
 // ErrLookTime means that a process was not examined because the look had to end before.
-var ErrLookTime = errors.New("the look at all processes took too long (try again)")
+var ErrLookTime = errors.New("the scan of all processes took too long (try again)")
 
 func elsewhere(within time.Duration) (*Foreign, error) {
 	until := clock.System{}.Steady() + within

@@ -105,8 +105,9 @@ func TestErrorsCarryTheKernelsWords(t *testing.T) {
 		{"wrong filesystem", mount.Spec{Source: dev, FSType: "ext4"}, "fsconfig create: invalid argument"},
 		{"unknown filesystem", mount.Spec{Source: dev, FSType: "nosuchfs"}, "fsopen: no such device"},
 		{"no device", mount.Spec{Source: "/dev/nosuch", FSType: "xfs"}, "no such file or directory"},
-		{"two in one", mount.Spec{Source: dev, FSType: "xfs", Options: []string{"ro,nouuid"}}, "no single mount option"},
-		{"empty option", mount.Spec{Source: dev, FSType: "xfs", Options: []string{""}}, "no single mount option"},
+		{"two in one", mount.Spec{Source: dev, FSType: "xfs", Options: []string{"ro,nouuid"}}, "not a single " +
+			"mount option"},
+		{"empty option", mount.Spec{Source: dev, FSType: "xfs", Options: []string{""}}, "not a single mount option"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -36,7 +36,7 @@ func parseOptions(spec Spec) (options, error) {
 	for _, text := range given {
 		key, value, hasValue := strings.Cut(text, "=")
 		if key == "" || strings.ContainsAny(text, ",\x00\n") {
-			return options{}, fmt.Errorf("%q is no single mount option (want \"key\" or \"key=value\")", text)
+			return options{}, fmt.Errorf(`%q is not a single mount option (expected "key" or "key=value")`, text)
 		}
 		if set, clear, ok := attribute(key); ok && !hasValue {
 			out.attrs = out.attrs&^clear | set

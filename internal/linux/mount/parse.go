@@ -72,7 +72,7 @@ func parseEntry(line string) (*Entry, error) {
 	for i, s := range []string{f[0], f[1], major, minor} {
 		n, err := strconv.Atoi(s)
 		if err != nil {
-			return nil, bad("want a number instead of " + strconv.Quote(clip(s)))
+			return nil, bad("expected a number instead of " + strconv.Quote(clip(s)))
 		}
 		numbers[i] = n
 	}

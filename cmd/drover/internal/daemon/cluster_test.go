@@ -270,7 +270,7 @@ func TestStrangersStayOutside(t *testing.T) {
 		kind *dataset.Kind
 		says string
 	}{
-		"of another cluster": {pair, dataset.ErrForbidden, "is of cluster"},
+		"of another cluster": {pair, dataset.ErrForbidden, "belongs to cluster"},
 		"of this one":        {mine, dataset.ErrUnavailable, "the store does not respond"},
 	} {
 		cfg := pki.NewCredentials(tc.pair, clock.System{}, nil).Client(pki.Control)

@@ -27,7 +27,7 @@ type process struct {
 func begin(o Options, lock string, folders ...string) (*process, error) {
 	for _, dir := range folders {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return nil, fmt.Errorf("make %s: %w", dir, err)
+			return nil, fmt.Errorf("create %s: %w", dir, err)
 		}
 	}
 	unlock, err := lockRoot(o.Root, lock)

@@ -40,7 +40,7 @@ func (u Unserved) Close() error {
 func OpenUnserved(ctx context.Context, o Options, fill bool) (u Unserved, err error) {
 	if fill {
 		if err := os.MkdirAll(o.Root, 0o755); err != nil {
-			return u, fmt.Errorf("make %s: %w", o.Root, err)
+			return u, fmt.Errorf("create %s: %w", o.Root, err)
 		}
 	}
 	defer func() {
