@@ -55,7 +55,7 @@ func Join(ctx context.Context, j Joining) (*pki.Pair, error) {
 	files := pki.NodeFiles(j.Dir)
 	old, err := pki.LoadPair(files)
 	switch {
-	case err == nil && pki.NewCredentials(old, j.Clock, nil).Good() == nil:
+	case err == nil && pki.NewCredentials(old, j.Clock, nil).CheckPair() == nil:
 		return old, forgetRequest(j.Dir)
 	case err == nil && j.Node == uuid.Nil:
 		j.Node = old.Identity.Node
@@ -122,7 +122,7 @@ func (j Joining) ask(ctx context.Context, token pki.Token, cluster uuid.UUID, re
 			pair.Identity, joined.Node)
 	}
 	if err == nil {
-		err = pki.NewCredentials(pair, j.Clock, nil).Good()
+		err = pki.NewCredentials(pair, j.Clock, nil).CheckPair()
 	}
 	if err != nil {
 		return nil, fmt.Errorf("join: %w", err)

@@ -50,7 +50,7 @@ func Open(dir string, clk clock.Clock) (*Member, error) {
 		return nil, err
 	}
 	// A crash can leave the request of a join whose certificate is written.
-	if req, err := pki.LoadRequest(filepath.Join(dir, requestFile)); err == nil && req.For(pair) {
+	if req, err := pki.LoadRequest(filepath.Join(dir, requestFile)); err == nil && req.IsFor(pair) {
 		if err := forgetRequest(dir); err != nil {
 			return nil, err
 		}
@@ -131,11 +131,11 @@ func (m *Member) Look(ctx context.Context, control Control) error {
 			"control says that it is of cluster %s, and this host is of cluster %s", trust.Cluster,
 			pair.Identity.Cluster)
 	}
-	next, changed, err := pair.Believing(trust.Roots)
+	next, changed, err := pair.WithRoots(trust.Roots)
 	if err != nil {
 		return err
 	}
-	if !m.clock.Now().Before(pki.RenewAt(next.Chain[0])) || !next.Newest() {
+	if !m.clock.Now().Before(pki.RenewAt(next.Chain[0])) || !next.IsOfNewestRoot() {
 		if next, err = renew(ctx, control, next.Identity); err != nil {
 			return fmt.Errorf("renew the certificate, which ends at %s: %w",
 				pair.Chain[0].NotAfter.Format(time.RFC3339), err)
@@ -145,7 +145,7 @@ func (m *Member) Look(ctx context.Context, control Control) error {
 	if !changed {
 		return nil
 	}
-	if err := pki.NewCredentials(next, m.clock, nil).Good(); err != nil {
+	if err := pki.NewCredentials(next, m.clock, nil).CheckPair(); err != nil {
 		return fmt.Errorf("the certificate that control gave is of no use: %w", err)
 	}
 	if err := next.Save(m.files); err != nil {

@@ -63,7 +63,7 @@ func newReplica(t *testing.T) *replica {
 	})
 	r.own = pki.NewCredentials(r.certificate(), r.clock, r.svc.Revoked)
 	handler := server.Handler(server.Deps{
-		Service: r.svc, Members: r.svc, Peer: r.own.Peer, Version: "v1.4.0",
+		Service: r.svc, Members: r.svc, Peer: r.own.VerifyPeer, Version: "v1.4.0",
 		Audit: func(c api.Change) { r.mu.Lock(); defer r.mu.Unlock(); r.changes = append(r.changes, c) },
 	})
 	s := server.New(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
@@ -82,7 +82,7 @@ func newReplica(t *testing.T) *replica {
 	}
 	r.address = l.Addr().String()
 	var serving sync.WaitGroup
-	serving.Go(func() { _ = s.Serve(tls.NewListener(l, r.own.Asking())) }) // which ends with an error always
+	serving.Go(func() { _ = s.Serve(tls.NewListener(l, r.own.UnverifiedServer())) }) // which ends with an error always
 	t.Cleanup(func() { s.Close(); serving.Wait(); r.svc.Close(); st.Close() })
 	return r
 }
@@ -204,7 +204,7 @@ func TestRotation(t *testing.T) {
 		t.Fatal(err)
 	}
 	second := m.Credentials().Pair()
-	if len(second.Roots) != 2 || !second.Newest() || second.Key.Equal(first.Key) {
+	if len(second.Roots) != 2 || !second.IsOfNewestRoot() || second.Key.Equal(first.Key) {
 		t.Errorf("%d roots", len(second.Roots))
 	}
 	if _, err := pki.FinishRotation(r.dir, true, r.clock.Now()); err != nil {

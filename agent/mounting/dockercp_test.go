@@ -17,7 +17,7 @@ func looks(r *agenttest.Host) *atomic.Int64 {
 	var n atomic.Int64
 	r.Holders.Elsewhere = func() (*mount.Foreign, error) {
 		n.Add(1)
-		return mount.Elsewhere()
+		return mount.ReadForeign()
 	}
 	return &n
 }
@@ -159,9 +159,8 @@ func TestI9RestartedContainer(t *testing.T) {
 	r.WantUses(d)
 }
 
-// TestI9LastUseEndsAfterOneCheckOfHost: while another ID uses the dataset, the end of a use needs no look at the host. docker
-// cp into a running container, and into one that is stopped, is counted. The last use ends after one
-// look.
+// TestI9LastUseEndsAfterOneCheckOfHost: while another ID uses the dataset, the end of a use needs no look at the host.
+// docker cp into a running container, and into one that is stopped, is counted. The last use ends after one look.
 func TestI9LastUseEndsAfterOneCheckOfHost(t *testing.T) {
 	r := agenttest.New(t)
 	d := r.NewVolume("db")
@@ -236,7 +235,7 @@ func TestI9FailedCheckOfHostKeepsUse(t *testing.T) {
 	r.Advance(mounting.UnverifiedGrace)
 	r.WantUses(d, "one")
 	wantHeld(r, d, "one")
-	r.Holders.Elsewhere = mount.Elsewhere
+	r.Holders.Elsewhere = mount.ReadForeign
 	r.Advance(mounting.VerifyEvery)
 	r.WantUses(d)
 }

@@ -24,14 +24,14 @@ type Holders struct {
 	pools *pool.Pools
 	looks looks
 
-	// Elsewhere and Files look at the host: mount.Elsewhere and inuse.Open. Tests replace them.
+	// Elsewhere and Files look at the host: mount.ReadForeign and inuse.Open. Tests replace them.
 	Elsewhere func() (*mount.Foreign, error)
 	Files     func(context.Context, []mount.Filesystem) (*inuse.Files, error)
 }
 
 // NewHolders returns a Holders.
 func NewHolders(h *host.Host, pools *pool.Pools) *Holders {
-	return &Holders{Host: h, pools: pools, Elsewhere: mount.Elsewhere, Files: inuse.Open}
+	return &Holders{Host: h, pools: pools, Elsewhere: mount.ReadForeign, Files: inuse.Open}
 }
 
 // Look contains the mounts of this host at one moment, in all mount namespaces.
@@ -153,7 +153,7 @@ func (l *Holders) OfTree(look Look, d dataset.Dataset, tree mount.Filesystem) (l
 	ours, known := look.own.PlaceAt(path)
 	index := look.own.Index()
 	for _, e := range look.own {
-		if !tree.MayBe(e) || e.Mountpoint == staged || !pool.Within(e.Root, tree.Root) {
+		if !tree.MayMatch(e) || e.Mountpoint == staged || !pool.Within(e.Root, tree.Root) {
 			continue
 		}
 		place, placed := index.PlaceOf(e)

@@ -47,7 +47,7 @@ func (h *Holds) Take(ctx context.Context, pool backends.Pool) (unheld string, er
 	if h.Taken[name] != nil {
 		return "", nil
 	}
-	c, err := socket.Hold(ctx, name)
+	c, err := socket.AcquireName(ctx, name)
 	if errors.Is(err, dataset.ErrForbidden) {
 		return err.Error(), nil
 	}

@@ -98,9 +98,9 @@ func waysTo(path string) ([]string, error) {
 	}
 	path = filepath.Join(parent, filepath.Base(path))
 	if mounts.At(path) != nil {
-		return mounts.Ways(path), nil
+		return mounts.PathsTo(path), nil
 	}
-	ways := mounts.Ways(parent)
+	ways := mounts.PathsTo(parent)
 	for i, way := range ways {
 		ways[i] = filepath.Join(way, filepath.Base(path))
 	}

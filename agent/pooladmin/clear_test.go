@@ -140,7 +140,7 @@ func TestPoolTakenByAnotherDroverIsNotCleared(t *testing.T) {
 	names := slices.DeleteFunc(slices.Collect(maps.Keys(r.PoolMaker.Holds.Taken)), func(n string) bool { return !strings.HasPrefix(n, pool.HoldName(op.ID)) })
 	cfg := r.Config
 	r.Stop()
-	other, err := socket.Hold(ctx, names[0])
+	other, err := socket.AcquireName(ctx, names[0])
 	if err != nil {
 		t.Fatal(err)
 	}

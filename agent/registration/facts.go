@@ -97,13 +97,13 @@ func (r *Facts) Report(ctx context.Context) {
 // look reads the host's files.
 func (r *Facts) look() (f dataset.Facts, err error) {
 	if r.fixed == nil {
-		if f, err = r.Source.Fixed(); err != nil {
+		if f, err = r.Source.ReadStatic(); err != nil {
 			return f, err
 		}
 		r.fixed = &f
 	}
 	f = *r.fixed
-	if err := r.Source.Moving(&f); err != nil {
+	if err := r.Source.ReadDynamic(&f); err != nil {
 		return f, err
 	}
 	f.Load10 = r.load.Add(r.Clock.Steady(), f.Load1, f.Load10)

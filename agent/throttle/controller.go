@@ -34,7 +34,7 @@ func newController(cfg Cgroups) *Controller {
 		c.Why = err
 	}
 	if c.Why == nil {
-		c.leaky = c.Hierarchy.Holds()
+		c.leaky = c.Hierarchy.CheckWriteback()
 	}
 	if len(c.parents) == 0 {
 		c.parents = []string{"/system.slice", "/docker"}

@@ -304,7 +304,7 @@ func TestCgroupsOfUsersAreFound(t *testing.T) {
 	var users mount.Users
 	var now time.Duration
 	of := func() int {
-		if err := users.Look(now, false); err != nil {
+		if err := users.Update(now, false); err != nil {
 			t.Fatal(err)
 		}
 		return len(users.Of(int(dev.Major), int(dev.Minor), path))

@@ -198,7 +198,7 @@ type Keeper struct {
 
 // Look finds the groups that use limited datasets, and sets the rules that are missing.
 func (k *Keeper) Look(now time.Duration, all bool) {
-	if err := k.users.Look(now, all); err != nil {
+	if err := k.users.Update(now, all); err != nil {
 		k.Logger.WithError(err).Warn("who uses volumes whose speed is limited was not found")
 		return
 	}

@@ -28,7 +28,7 @@ func speedIsLimited(f *fixture) {
 	if !f.can.OwnDevice {
 		return
 	}
-	h, err := iolimit.Here()
+	h, err := iolimit.Find()
 	if errors.Is(err, iolimit.ErrNone) {
 		return
 	}
@@ -42,7 +42,7 @@ func speedIsLimited(f *fixture) {
 	}
 	f.ok(os.WriteFile(m.in("file"), make([]byte, parts*piece), 0o600)) // so that nothing but its data is written
 	f.ok(unix.Syncfs(int(m.root.Fd())))
-	f.ok(h.Within("drover-verify-", func(group string) error {
+	f.ok(h.RunInGroup("drover-verify-", func(group string) error {
 		for _, c := range []struct {
 			what   string
 			limits iolimit.Limits

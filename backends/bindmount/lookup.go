@@ -56,7 +56,7 @@ func useOfShare(roots map[string]bool, mounts mount.Mounts) (at use) {
 		if roots[m.Root] {
 			return use{point: m.Mountpoint}
 		}
-		if mount.Untold(m) {
+		if mount.HasUnknownRoot(m) {
 			at = use{point: m.Mountpoint, unsure: true}
 		}
 	}
@@ -101,7 +101,7 @@ func (t *Tracker) findUse(ctx context.Context, folder string) (at use, err error
 	}
 	elsewhere := t.elsewhere
 	if elsewhere == nil {
-		elsewhere = mount.Elsewhere
+		elsewhere = mount.ReadForeign
 	}
 	others, err := elsewhere()
 	if err != nil {

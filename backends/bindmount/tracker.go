@@ -23,7 +23,7 @@ import (
 type Tracker struct {
 	attached backends.Attachments
 
-	elsewhere func() (*mount.Foreign, error)                                  // for tests; nil: mount.Elsewhere
+	elsewhere func() (*mount.Foreign, error)                                  // for tests; nil: mount.ReadForeign
 	files     func(context.Context, []mount.Filesystem) (*inuse.Files, error) // for tests; nil: inuse.Open
 }
 

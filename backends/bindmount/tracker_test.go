@@ -137,7 +137,7 @@ func TestI11LooksAgain(t *testing.T) {
 			looks := 0
 			u := Tracker{files: noFiles, elsewhere: func() (*mount.Foreign, error) {
 				looks++
-				seen, err := mount.Elsewhere()
+				seen, err := mount.ReadForeign()
 				if looks == c.endsAfter {
 					end()
 				}

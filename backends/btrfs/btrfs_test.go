@@ -240,7 +240,7 @@ func TestQuotasAreCountedAnew(t *testing.T) {
 	f.must(err)
 	f.write(c.Dataset.ID, strings.Repeat("x", 1<<20))
 	f.must(f.Snapshot(t.Context(), c.Keep, nil))
-	f.must(btrfsctl.Hurry(head)) // what the two share is counted
+	f.must(btrfsctl.StartCleanup(head)) // what the two share is counted
 	givesUp := func(group string) {
 		t.Helper()
 		scratch.Run(t, "btrfs", "qgroup", "create", group, f.disk)

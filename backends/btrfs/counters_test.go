@@ -112,9 +112,9 @@ func TestCountsGoWithoutDoubt(t *testing.T) {
 		for i := range 2000 {
 			f.must(os.WriteFile(filepath.Join(f.head(ds.ID), strconv.Itoa(i)), make([]byte, 5000), 0o600))
 		}
-		f.must(btrfsctl.Hurry(dir))
+		f.must(btrfsctl.StartCleanup(dir))
 		f.must(f.Delete(t.Context(), ds.ID))
-		f.must(btrfsctl.Hurry(dir))
+		f.must(btrfsctl.StartCleanup(dir))
 		for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); {
 			if st := f.Status(t.Context()); st.Reason != "" {
 				t.Fatalf("the pool says %q", st.Reason)

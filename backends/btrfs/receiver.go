@@ -172,7 +172,7 @@ func checkBase(f *shelf.Folder, s shelf.Kept) error {
 		return err
 	}
 	defer dir.Close()
-	if as, err := btrfsctl.CameAs(dir); err != nil || as != uuid.Nil {
+	if as, err := btrfsctl.ReceivedUUID(dir); err != nil || as != uuid.Nil {
 		return err
 	}
 	return dataset.Errorf(dataset.ErrCorrupt, "%w: the origin of received snapshot %s was not recorded",

@@ -193,7 +193,7 @@ func (cp *copier) demote(ctx context.Context, ds, snapshot uuid.UUID, keep func(
 		return err
 	}
 	if place != layout.Copies {
-		err := cp.catalog.moves.Back(func() error {
+		err := cp.catalog.moves.MoveBack(func() error {
 			return root.Rename(filepath.Join(place, ds.String()), filepath.Join(layout.Copies, ds.String()))
 		})
 		if err != nil {

@@ -343,5 +343,7 @@ func (c *creator) encrypt(ctx context.Context, dir folder.Dir, id uuid.UUID, key
 	if err := c.templates.Mkfs(ctx, t, open.Path(), "nodiscard,lazy_itable_init=1"); err != nil {
 		return err
 	}
-	return attach.WithMountedDevice(open.Path(), t.FS, func(root *os.File) error { return mkfs.Root(root, &t.Owner) })
+	return attach.WithMountedDevice(open.Path(), t.FS, func(root *os.File) error {
+		return mkfs.PrepareRoot(root, &t.Owner)
+	})
 }

@@ -132,8 +132,8 @@ func (b *Backend) Available(ctx context.Context) error {
 	if err := b.CheckOpen(ctx); err != nil {
 		return err
 	}
-	host := mkfs.Look()
-	return host.Cannot(host.Makes, "backend loop: no filesystem for the images")
+	host := mkfs.DetectHost()
+	return host.CheckAny(host.Makes, "backend loop: no filesystem for the images")
 }
 
 // CheckOpen implements backends.ExistingPoolKind. Existing pools need loop devices. Only a new image needs mkfs.

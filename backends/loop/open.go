@@ -105,8 +105,8 @@ func (p *Pool) enter(cfg backends.Config) error {
 
 // describe sets the result of Info. direct reports whether direct I/O works in the pool.
 func (p *Pool) describe(direct bool) error {
-	host := mkfs.Look()
-	if err := host.Cannot(host.Mounts, "no filesystem for the images"); err != nil {
+	host := mkfs.DetectHost()
+	if err := host.CheckAny(host.Mounts, "no filesystem for the images"); err != nil {
 		return err
 	}
 	offline, err := offlineGrow(host.Mounts)

@@ -252,7 +252,7 @@ func (p *Pool) resize(ctx context.Context, id uuid.UUID, want dataset.Size, root
 		return err
 	}
 	if v.open != nil { // openContainer does not ask for the key of a container that is open already
-		if err := crypt.New(p.runner).Fits(ctx, v.disk, v.key); err != nil {
+		if err := crypt.New(p.runner).CheckKey(ctx, v.disk, v.key); err != nil {
 			return err
 		}
 	}

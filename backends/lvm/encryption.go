@@ -39,7 +39,7 @@ func (e *encryption) mappings() string { return "-" + e.shelf.ID().String()[:8] 
 // dropUnused removes the unused mappings of the pool, such as those of a killed process, and waits until they are
 // removed. It works without cryptsetup, which may have been uninstalled.
 func (e *encryption) dropUnused() error {
-	return crypt.Gone(context.Background(), func(name string) bool {
+	return crypt.RemoveUnused(context.Background(), func(name string) bool {
 		return strings.HasPrefix(name, "drover-") && strings.HasSuffix(name, e.mappings())
 	})
 }
@@ -127,7 +127,7 @@ func (e *encryption) openContainer(ctx context.Context, f *shelf.Folder, volume 
 	case !is && d.Encryption == nil:
 		return nil, nil, nil
 	case !is:
-		if err := crypt.FirstLost(disk); err != nil {
+		if err := crypt.CheckFirstHeader(disk); err != nil {
 			return nil, nil, err
 		}
 		return nil, nil, dataset.Errorf(dataset.ErrCorrupt,

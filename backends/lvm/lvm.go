@@ -126,8 +126,8 @@ func (b *Backend) Available(ctx context.Context) error {
 	if err := checkTools(); err != nil {
 		return dataset.Errorf(dataset.ErrUnsupported, "backend lvm: %w", err)
 	}
-	host := mkfs.Look()
-	return host.Cannot(host.Makes, "backend lvm: no filesystem for the volumes")
+	host := mkfs.DetectHost()
+	return host.CheckAny(host.Makes, "backend lvm: no filesystem for the volumes")
 }
 
 // checkTools fails where LVM has no tool to check a thin pool before it activates one. LVM only warns about that
@@ -252,8 +252,8 @@ func newPool(s *storage, keys backends.Keys) *Pool {
 
 // declare sets what Info returns.
 func (p *Pool) declare() error {
-	host := mkfs.Look()
-	if err := host.Cannot(host.Mounts, "no filesystem for the volumes"); err != nil {
+	host := mkfs.DetectHost()
+	if err := host.CheckAny(host.Mounts, "no filesystem for the volumes"); err != nil {
 		return err
 	}
 	offline, err := offlineGrow(host.Mounts)

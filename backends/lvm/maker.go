@@ -213,7 +213,7 @@ func (m *maker) choose(d dataset.Dataset) (string, dataset.Size, error) {
 	size = m.roundUp(size)
 	fsType, err := mkfs.Choose(d.Profile.Filesystem.Type, size, m.info.Capabilities.Filesystems)
 	if err == nil {
-		err = mkfs.Usable(fsType) // the program may have been removed since the pool was opened
+		err = mkfs.CheckUsable(fsType) // the program may have been removed since the pool was opened
 	}
 	if err != nil {
 		return "", 0, err
@@ -251,7 +251,7 @@ func (m *maker) format(ctx context.Context, name, fsType string, size dataset.Si
 	if err != nil {
 		return err
 	}
-	return errors.Join(mkfs.Root(root, d.Profile.Owner), fsctl.Sync(root), root.Close())
+	return errors.Join(mkfs.PrepareRoot(root, d.Profile.Owner), fsctl.Sync(root), root.Close())
 }
 
 func (m *maker) mkfs(ctx context.Context, fsType string, size dataset.Size, node string) error {

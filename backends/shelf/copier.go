@@ -77,7 +77,7 @@ func (cp *copier) move(f *Folder, to backends.EntryState) error {
 		return root.Rename(filepath.Join(from, f.ID.String()), filepath.Join(there, f.ID.String()))
 	}
 	if to == backends.EntryCopy {
-		err = cp.catalog.moves.Back(move)
+		err = cp.catalog.moves.MoveBack(move)
 	} else {
 		err = move()
 	}

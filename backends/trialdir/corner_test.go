@@ -169,7 +169,7 @@ func TestCornerSurvivesAPowerCut(t *testing.T) {
 	p, _ := pool(t, dir.Backend{}, path)
 	c, err := trialdir.Make(path, p.ID(), "dir")
 	must(t, err)
-	list, err := trialdir.Find(filepath.Join(scratch.Cut(t, "ext4", image), "pool"))
+	list, err := trialdir.Find(filepath.Join(scratch.CutPower(t, "ext4", image), "pool"))
 	if err != nil || len(list) != 1 || list[0].ID != c.ID || list[0].Backend != "dir" {
 		t.Errorf("found %+v, %v", list, err)
 	}

@@ -106,7 +106,7 @@ func (s *suite) begin(ctx context.Context) error {
 			t.Fatal(err)
 		}
 		claims = Claims{pool.Info().Capabilities, pool.Info().Note}
-		if h, err := iolimit.Here(); err == nil && claims.Capabilities.OwnDevice {
+		if h, err := iolimit.Find(); err == nil && claims.Capabilities.OwnDevice {
 			claims.Capabilities.Limits = h.Kind() // as the agent declares for its pools
 		}
 		if err := pool.Close(); err != nil {

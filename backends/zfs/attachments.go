@@ -113,7 +113,7 @@ func (a *attachments) checkIdle(id uuid.UUID) error {
 			return err
 		}
 	}
-	others, err := mount.Elsewhere()
+	others, err := mount.ReadForeign()
 	if err != nil {
 		return fmt.Errorf("check whether dataset %s is mounted: %w", id, err)
 	}

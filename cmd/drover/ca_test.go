@@ -142,14 +142,14 @@ func answering(t *testing.T, f *fake, dir string) (address string) {
 		t.Fatal(err)
 	}
 	own := pki.NewCredentials(pair, clock.System{}, nil)
-	s := server.New(server.Handler(server.Deps{Service: service{fake: f}, Members: f, Peer: own.Peer}))
+	s := server.New(server.Handler(server.Deps{Service: service{fake: f}, Members: f, Peer: own.VerifyPeer}))
 	s.ErrorLog = log.New(io.Discard, "", 0)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	var serving sync.WaitGroup
-	serving.Go(func() { _ = s.Serve(tls.NewListener(l, own.Asking())) }) // which ends with an error always
+	serving.Go(func() { _ = s.Serve(tls.NewListener(l, own.UnverifiedServer())) }) // which ends with an error always
 	t.Cleanup(func() { s.Close(); serving.Wait() })
 	return l.Addr().String()
 }

@@ -75,10 +75,10 @@ func fitting(e selector.Expr, n api.Node) bool {
 	}
 	env := selector.Env{Node: n.Node, Facts: *n.Facts}
 	if !e.OfPool() {
-		return e.Misfit(env) == ""
+		return e.Mismatch(env) == ""
 	}
 	for _, env.Pool = range n.Facts.Pools {
-		if e.Misfit(env) == "" {
+		if e.Mismatch(env) == "" {
 			return true
 		}
 	}

@@ -55,7 +55,7 @@ func (st Site) Unfit(c Candidate, o Requirement) (why string, would bool) {
 		if !known && o.Where.OfPool() {
 			return "its facts are unknown yet", true
 		}
-		if why := o.Where.Misfit(selector.Env{Node: st.Node, Facts: *st.Facts, Pool: pool}); why != "" {
+		if why := o.Where.Mismatch(selector.Env{Node: st.Node, Facts: *st.Facts, Pool: pool}); why != "" {
 			return why, false
 		}
 	}

@@ -17,7 +17,7 @@ func TestI2RecordsSurviveAPowerCut(t *testing.T) {
 	tool := New(Options{Root: scratch.MountImage(t, "ext4", image)})
 	cut := func() map[uuid.UUID][]byte {
 		t.Helper()
-		all, err := LoadRecords(scratch.Cut(t, "ext4", image))
+		all, err := LoadRecords(scratch.CutPower(t, "ext4", image))
 		if err != nil {
 			t.Fatal(err)
 		}

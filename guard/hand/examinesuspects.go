@@ -202,7 +202,7 @@ func (t *Tool) resolve(w *world, s suspect, p *process) {
 		marks = slices.DeleteFunc(marks, func(m mark) bool { return m == suspicion })
 		fsys := w.filesystem(target)
 		certain := mark{markProcess, s.what()}
-		if fsys.ok && w.newHolding(target, fsys.Filesystem).By(p.found) {
+		if fsys.ok && w.newHolding(target, fsys.Filesystem).CanWrite(p.found) {
 			if marked && !slices.Contains(marks, certain) {
 				marks = append(marks, certain)
 			}

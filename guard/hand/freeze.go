@@ -255,7 +255,7 @@ func openMount(root string, e *mount.Entry) (*os.File, error) {
 // hostMounts returns the host's mounts of a filesystem, also those that show only a part of it.
 func (w *world) hostMounts(fsys mount.Filesystem) (found []reachableMount) {
 	for _, e := range w.own {
-		if fsys.MayBe(e) {
+		if fsys.MayMatch(e) {
 			found = append(found, reachableMount{e, "/"})
 		}
 	}
@@ -272,7 +272,7 @@ func (w *world) foreignMounts(fsys mount.Filesystem) (found []reachableMount) {
 			}
 			seen[v] = true
 			for _, e := range v.Mounts {
-				if fsys.MayBe(e) {
+				if fsys.MayMatch(e) {
 					found = append(found, reachableMount{e, filepath.Join("/proc", strconv.Itoa(p.PID), "root")})
 				}
 			}

@@ -66,7 +66,7 @@ func deviceOf(dir *os.File) (iolimit.Device, error) {
 // liftDevice records each limit of a device and then removes it. A limit that cannot be recorded stays.
 func liftDevice(marks *markFiles, id uuid.UUID, h iolimit.Hierarchy, dev iolimit.Device) (liftedLimits, error) {
 	l := liftedLimits{hierarchy: h}
-	found, err := h.Limiting(dev)
+	found, err := h.LimitsOn(dev)
 	errs := []error{err}
 	for group, limits := range found {
 		one := liftedLimit{dev, group, limits}

@@ -31,7 +31,7 @@ func TestLimitsAreLiftedAndComeBack(t *testing.T) {
 	}
 	want := func(when string, all map[string]iolimit.Limits) {
 		t.Helper()
-		got, err := h.Limiting(dev)
+		got, err := h.LimitsOn(dev)
 		if diff := cmp.Diff(all, got); err != nil || diff != "" {
 			t.Errorf("%s: %v %s", when, err, diff)
 		}

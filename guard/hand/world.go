@@ -51,7 +51,7 @@ func (w *world) holders(target Target) []Process {
 	h := w.newHolding(target, fsys.Filesystem)
 	var found []Process
 	for _, p := range w.procs {
-		if !p.gone && h.By(p.found) {
+		if !p.gone && h.CanWrite(p.found) {
 			found = append(found, p.Process)
 		}
 	}
@@ -68,7 +68,7 @@ func (w *world) holdersByMounts(target Target) []Process {
 	h := w.newHolding(target, fsys.Filesystem)
 	var found []Process
 	for _, p := range w.procs {
-		if p.first != nil && h.In(p.first) {
+		if p.first != nil && h.IsMountedIn(p.first) {
 			found = append(found, p.Process)
 		}
 	}
@@ -115,7 +115,7 @@ func (w *world) filesystem(target Target) filesystem {
 		return filesystem{}
 	}
 	for _, e := range w.own.Of(was.Major, was.Minor) {
-		if !was.MayBe(e) {
+		if !was.MayMatch(e) {
 			return filesystem{}
 		}
 	}
@@ -125,7 +125,7 @@ func (w *world) filesystem(target Target) filesystem {
 // want adds the filesystem of a dataset to those whose open files are recorded.
 func (w *world) want(target Target) {
 	if fsys := w.filesystem(target); fsys.ok {
-		w.scan.Want(fsys.Filesystem, fsys.entry)
+		w.scan.AddTree(fsys.Filesystem, fsys.entry)
 	}
 }
 

@@ -57,7 +57,7 @@ func TestMoves(t *testing.T) {
 	for range 4 {
 		wg.Go(func() {
 			for range 100 {
-				_ = m.Back(func() error {
+				_ = m.MoveBack(func() error {
 					half.Store(true)
 					runtime.Gosched()
 					half.Store(false)

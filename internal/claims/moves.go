@@ -10,8 +10,8 @@ type Moves struct {
 	n  int
 }
 
-// Back performs one move to an earlier place.
-func (m *Moves) Back(move func() error) error {
+// MoveBack performs one move to an earlier place.
+func (m *Moves) MoveBack(move func() error) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.n++

@@ -86,7 +86,7 @@ func Parse(file string, src []byte, backend func(name string) error) (Config, er
 	keys, err := root.Keys([]string{"pools", "labels", "store", "ca", "listen", "control", "publish_facts",
 		"transfers", "fence_programs", "list", "cgroup_parents"}, nil)
 	bad.Add(err)
-	c.Consul, err = storeOf(keys["store"])
+	c.Consul, err = parseStore(keys["store"])
 	bad.Add(err)
 	bad.Add(path(keys["ca"], &c.CA))
 	c.Listen, err = listen(keys["listen"])

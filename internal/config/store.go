@@ -2,8 +2,8 @@ package config
 
 import "github.com/droverhq/drover/internal/strictyaml"
 
-// storeOf reads the settings of the store. It returns nil if the key is absent.
-func storeOf(n strictyaml.Node) (*Consul, error) {
+// parseStore reads the settings of the store. It returns nil if the key is absent.
+func parseStore(n strictyaml.Node) (*Consul, error) {
 	if n.Absent() {
 		return nil, nil
 	}

@@ -14,20 +14,20 @@ import (
 
 // Options configure a Listener. They must not change after New.
 type Options struct {
-	// Most is the maximum number of strangers' connections.
-	Most int
-	// Known checks the certificate of a peer in the TLS handshake. It returns nil if the peer is known,
-	// and an error if it is a stranger. If Known is nil, every peer is a stranger. It is called
+	// Max is the maximum number of strangers' connections.
+	Max int
+	// CheckPeer checks the certificate of a peer in the TLS handshake. It returns nil if the peer is known,
+	// and an error if it is a stranger. If CheckPeer is nil, every peer is a stranger. It is called
 	// concurrently.
-	Known func(tls.ConnectionState) error
-	// Closed is called with the address of a stranger whose connection the Listener closed because
+	CheckPeer func(tls.ConnectionState) error
+	// OnClosed is called with the address of a stranger whose connection the Listener closed because
 	// there were too many. It must return at once. It may be nil, and is called concurrently if
 	// Accept is.
-	Closed func(netip.Addr)
+	OnClosed func(netip.Addr)
 }
 
 // Listener accepts every connection and counts it as a stranger's until ConnState finds that the
-// peer is known. When there are more than Options.Most, it closes the oldest connection of the
+// peer is known. When there are more than Options.Max, it closes the oldest connection of the
 // network that has the most. A network is an IPv4 address, or the first 64 bits of an IPv6 address.
 //
 // So a known peer always gets in, even while strangers hold as many connections as they can: it
@@ -73,8 +73,8 @@ func (l *Listener) Accept() (net.Conn, error) {
 	c.address, c.network = networkOf(accepted.RemoteAddr())
 	if victim := l.enter(c); victim != nil {
 		victim.reset()
-		if l.opts.Closed != nil {
-			l.opts.Closed(victim.address)
+		if l.opts.OnClosed != nil {
+			l.opts.OnClosed(victim.address)
 		}
 	}
 	return c, nil
@@ -111,7 +111,7 @@ func (l *Listener) enter(c *conn) (victim *conn) {
 		l.strangers[c.network] = of
 	}
 	c.element = of.PushBack(c)
-	if l.count++; l.count <= l.opts.Most {
+	if l.count++; l.count <= l.opts.Max {
 		return nil
 	}
 	most := 0
@@ -160,18 +160,18 @@ func (l *Listener) Strangers() int {
 }
 
 // ConnState is the ConnState function for an http.Server that serves TLS on this Listener. At the
-// first request of a connection it asks Options.Known about the peer. The handshake is complete by
+// first request of a connection it asks Options.CheckPeer about the peer. The handshake is complete by
 // then, so the peer has proven that it has the private key of its certificate.
 func (l *Listener) ConnState(nc net.Conn, state http.ConnState) {
 	secure, ok := nc.(*tls.Conn)
-	if !ok || state != http.StateActive || l.opts.Known == nil {
+	if !ok || state != http.StateActive || l.opts.CheckPeer == nil {
 		return
 	}
 	c, ok := secure.NetConn().(*conn)
 	if !ok || !l.isStranger(c) {
 		return
 	}
-	if shown := secure.ConnectionState(); shown.HandshakeComplete && l.opts.Known(shown) == nil {
+	if shown := secure.ConnectionState(); shown.HandshakeComplete && l.opts.CheckPeer(shown) == nil {
 		l.leave(c)
 	}
 }

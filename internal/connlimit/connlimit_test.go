@@ -30,7 +30,7 @@ func listen(t *testing.T, opts Options) (l *Listener, closed func() []string) {
 	}
 	var mu sync.Mutex
 	var all []string
-	opts.Closed = func(of netip.Addr) {
+	opts.OnClosed = func(of netip.Addr) {
 		mu.Lock()
 		defer mu.Unlock()
 		all = append(all, of.String())
@@ -74,7 +74,7 @@ func isOpen(t *testing.T, c net.Conn, wantClosed bool) bool {
 // The listener closes the oldest connection of the address that has the most. An address with few
 // connections loses none.
 func TestOldestOfTheAddressWithMostIsClosed(t *testing.T) {
-	l, closed := listen(t, Options{Most: 4})
+	l, closed := listen(t, Options{Max: 4})
 	from := []string{"127.0.0.3", "127.0.0.2", "127.0.0.2", "127.0.0.2", "127.0.0.2", "127.0.0.4", "127.0.0.2"}
 	var ours []net.Conn
 	for _, address := range from {
@@ -102,7 +102,7 @@ func TestOldestOfTheAddressWithMostIsClosed(t *testing.T) {
 // If several addresses have the most connections, the listener closes the oldest of all of these, so a
 // new peer gets in even if strangers use many addresses.
 func TestOldestOfAllIsClosed(t *testing.T) {
-	l, closed := listen(t, Options{Most: 3})
+	l, closed := listen(t, Options{Max: 3})
 	var want []string
 	for i := range 20 {
 		address := fmt.Sprintf("127.0.1.%d", i+1)
@@ -124,7 +124,7 @@ func TestOldestOfAllIsClosed(t *testing.T) {
 // A closed connection no longer counts, whichever end closes it and however often. Many peers connect
 // and disconnect concurrently.
 func TestEveryConnectionIsCountedOnce(t *testing.T) {
-	l, _ := listen(t, Options{Most: 8})
+	l, _ := listen(t, Options{Max: 8})
 	var wg sync.WaitGroup
 	for i := range 64 {
 		dial(t, l, fmt.Sprintf("127.0.2.%d", i%5+1))
@@ -144,11 +144,11 @@ func TestEveryConnectionIsCountedOnce(t *testing.T) {
 	}
 }
 
-// A known peer keeps its connection, whatever strangers do. A peer whose certificate Options.Known
+// A known peer keeps its connection, whatever strangers do. A peer whose certificate Options.CheckPeer
 // rejects stays a stranger.
 func TestKnownPeerKeepsItsConnection(t *testing.T) {
 	good := errors.New("not known")
-	l, closed := listen(t, Options{Most: 2, Known: func(cs tls.ConnectionState) error {
+	l, closed := listen(t, Options{Max: 2, CheckPeer: func(cs tls.ConnectionState) error {
 		if len(cs.PeerCertificates) == 0 || cs.ServerName != "known" {
 			return good
 		}

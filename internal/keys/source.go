@@ -117,7 +117,7 @@ func runProgram(ctx context.Context, runner run.Runner, from dataset.KeySource, 
 		Stdout:  &out,
 	})
 	if err != nil {
-		why := said(err, out.buf)
+		why := failureReason(err, out.buf)
 		if errors.Is(err, run.ErrTimeout) {
 			why += fmt.Sprintf(" (its limit is %s: timeout, beside exec in the profile)", timeout)
 		}
@@ -169,8 +169,8 @@ func withoutDigits(text []byte) []byte {
 	return append(out, text[done:]...)
 }
 
-// tells reports whether a text contains a part of the program's output, in any form in which programs print bytes.
-func tells(text, printed []byte) bool {
+// leaks reports whether a text contains a part of the program's output, in any form in which programs print bytes.
+func leaks(text, printed []byte) bool {
 	const part = 8
 	plain := bytes.Join(word().FindAll(bytes.ToLower(text), -1), nil)
 	for at := 0; at+part <= len(printed); at++ {
@@ -182,9 +182,9 @@ func tells(text, printed []byte) bool {
 	return false
 }
 
-// said returns the reason why a program failed, without its output: neither the key nor a text that looks like a key
-// may appear in an error.
-func said(err error, printed []byte) string {
+// failureReason returns the reason why a program failed, without its output: neither the key nor a text that looks like
+// a key may appear in an error.
+func failureReason(err error, printed []byte) string {
 	var failed *run.Error
 	if !errors.As(err, &failed) {
 		return reasonOf(err).Error()
@@ -195,7 +195,7 @@ func said(err error, printed []byte) string {
 		text = bytes.ReplaceAll(text, n, []byte("[left out]"))
 	}
 	text = withoutDigits(secretLike().ReplaceAll(text, []byte("[left out]")))
-	if tells(text, bytes.TrimSpace(printed)) {
+	if leaks(text, bytes.TrimSpace(printed)) {
 		text = []byte("[left out]")
 	}
 	text = bytes.Join(bytes.Fields(text), []byte(" "))

@@ -289,7 +289,7 @@ func (a *Authority) issue(id *Identity, pub *ecdsa.PublicKey, now time.Time) ([]
 		return nil, dataset.Errorf(dataset.ErrInvalid,
 			"no certificate for %s: this host's clock shows %s, the cluster's certificate authority is valid "+
 				"from %s to %s: set the clock, or, if it is right, rotate the authority (drover ca rotate)",
-			id, stamp(now), stamp(a.root.NotBefore), stamp(a.root.NotAfter))
+			id, formatTime(now), formatTime(a.root.NotBefore), formatTime(a.root.NotAfter))
 	}
 	leaf, err := sign(leafTemplate(*id, begin, end), a.root, pub, a.key)
 	if err != nil {
@@ -326,4 +326,4 @@ func RenewAt(c *x509.Certificate) time.Time {
 // IssuedAt returns the time at which a certificate was created, by the issuer's clock.
 func IssuedAt(c *x509.Certificate) time.Time { return c.NotBefore.Add(Skew) }
 
-func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+func formatTime(t time.Time) string { return t.UTC().Format(time.RFC3339) }

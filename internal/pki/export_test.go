@@ -35,15 +35,15 @@ func (a *Authority) Misuse(id Identity, now time.Time, change func(*x509.Certifi
 func (p *Pair) Credulous() *tls.Config {
 	c := &Credentials{}
 	c.pair.Store(p)
-	return &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{*c.shown()}}
+	return &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{*c.presented()}}
 }
 
 // SaveActs is of how many acts a Save is.
-func (p *Pair) SaveActs(f Files) int { return len(p.acts(f)) }
+func (p *Pair) SaveActs(f Files) int { return len(p.saveSteps(f)) }
 
 // SaveCut is a Save that a crash cuts short after so many acts.
 func (p *Pair) SaveCut(f Files, after int) error {
-	for _, act := range p.acts(f)[:after] {
+	for _, act := range p.saveSteps(f)[:after] {
 		if err := act(); err != nil {
 			return err
 		}

@@ -40,14 +40,14 @@ func NodeFiles(dir string) Files {
 	}
 }
 
-// next is the path of a new key until its certificate is in place.
-func (f Files) next() string { return f.Key + ".next" }
+// nextKey is the path of a new key until its certificate is in place.
+func (f Files) nextKey() string { return f.Key + ".next" }
 
 // Save writes a pair with mode 0600. A crash at any time leaves either the previous pair or this one, which LoadPair
 // finds, even if the next Save crashes too. The folders must exist. The caller must prevent concurrent calls for the
 // same files.
 func (p *Pair) Save(f Files) error {
-	for _, act := range p.acts(f) {
+	for _, act := range p.saveSteps(f) {
 		if err := act(); err != nil {
 			return err
 		}
@@ -55,10 +55,10 @@ func (p *Pair) Save(f Files) error {
 	return nil
 }
 
-// acts returns the steps of Save in order. A crash can occur between any two.
-func (p *Pair) acts(f Files) []func() error {
+// saveSteps returns the steps of Save in order. A crash can occur between any two.
+func (p *Pair) saveSteps(f Files) []func() error {
 	return []func() error{
-		f.settle,
+		f.finishSave,
 		// Write the roots first: a certificate is useless until its root is trusted.
 		func() error { return durable.Replace(f.CA, encodeCerts(p.Roots)) },
 		func() error {
@@ -66,7 +66,7 @@ func (p *Pair) acts(f Files) []func() error {
 			if err != nil {
 				return err
 			}
-			return durable.Replace(f.next(), key)
+			return durable.Replace(f.nextKey(), key)
 		},
 		func() error { return durable.Replace(f.Cert, encodeCerts(p.Chain)) },
 		f.keyInPlace,
@@ -74,29 +74,29 @@ func (p *Pair) acts(f Files) []func() error {
 }
 
 func (f Files) keyInPlace() error {
-	if err := os.Rename(f.next(), f.Key); err != nil {
+	if err := os.Rename(f.nextKey(), f.Key); err != nil {
 		return err
 	}
 	return durable.SyncDir(filepath.Dir(f.Key))
 }
 
-// settle completes a Save that crashed after it wrote the certificate. The certificate's only key is then the one at
-// next, which the next Save would overwrite.
-func (f Files) settle() error {
+// finishSave completes a Save that crashed after it wrote the certificate. The certificate's only key is then the one
+// at next, which the next Save would overwrite.
+func (f Files) finishSave() error {
 	certs, err := readCerts(f.Cert)
 	if err != nil {
 		return nil // there is no certificate that a key could be lost for
 	}
-	got, err := readPEM(f.next(), readSecret)
+	got, err := readPEM(f.nextKey(), readSecret)
 	if err != nil || got.key == nil || !got.key.PublicKey.Equal(certs[0].PublicKey) {
 		return nil
 	}
 	return f.keyInPlace()
 }
 
-// Believing returns the pair with other roots, given as PEM. changed reports whether they differ from the present ones.
+// WithRoots returns the pair with other roots, given as PEM. changed reports whether they differ from the present ones.
 // It fails with ErrCorrupt for other data.
-func (p *Pair) Believing(roots string) (next *Pair, changed bool, err error) {
+func (p *Pair) WithRoots(roots string) (next *Pair, changed bool, err error) {
 	f, err := parsePEM([]byte(roots))
 	if err == nil && len(f.certs) == 0 {
 		err = errors.New("expected certificates in PEM format")
@@ -108,8 +108,8 @@ func (p *Pair) Believing(roots string) (next *Pair, changed bool, err error) {
 	return next, !slices.EqualFunc(p.Roots, f.certs, (*x509.Certificate).Equal), nil
 }
 
-// Newest reports whether the newest root signed the pair's certificate.
-func (p *Pair) Newest() bool { return p.Chain[0].CheckSignatureFrom(p.Roots[0]) == nil }
+// IsOfNewestRoot reports whether the newest root signed the pair's certificate.
+func (p *Pair) IsOfNewestRoot() bool { return p.Chain[0].CheckSignatureFrom(p.Roots[0]) == nil }
 
 // LoadPair reads a pair. It fails with ErrNotFound if a file does not exist, and with ErrCorrupt if a file is damaged,
 // if the files do not belong together, or if other users can read the key. It does not check whether the certificate is
@@ -137,7 +137,7 @@ func LoadPair(f Files) (*Pair, error) {
 // loadKey returns the key of a certificate: the one in its place or, after a crash, the one at next.
 func loadKey(f Files, cert *x509.Certificate) (*ecdsa.PrivateKey, error) {
 	var first error
-	for _, path := range []string{f.Key, f.next()} {
+	for _, path := range []string{f.Key, f.nextKey()} {
 		got, err := readPEM(path, readSecret)
 		if err == nil && (got.key == nil || !got.key.PublicKey.Equal(cert.PublicKey)) {
 			err = dataset.Errorf(dataset.ErrCorrupt, "%s does not contain the key of the certificate in "+
@@ -150,10 +150,10 @@ func loadKey(f Files, cert *x509.Certificate) (*ecdsa.PrivateKey, error) {
 			first = err
 		}
 	}
-	return nil, missing(first, f.Key)
+	return nil, notFoundError(first, f.Key)
 }
 
-func missing(err error, path string) error {
+func notFoundError(err error, path string) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return dataset.Errorf(dataset.ErrNotFound, "no such file: %s", path)
 	}
@@ -163,7 +163,7 @@ func missing(err error, path string) error {
 func readCerts(path string) ([]*x509.Certificate, error) {
 	f, err := readPEM(path, read)
 	if err != nil {
-		return nil, missing(err, path)
+		return nil, notFoundError(err, path)
 	}
 	if len(f.certs) == 0 {
 		return nil, dataset.Errorf(dataset.ErrCorrupt, "%s contains no certificate", path)

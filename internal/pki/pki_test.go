@@ -127,7 +127,7 @@ func TestPeers(t *testing.T) {
 				if serverErr != nil || clientErr != nil {
 					t.Fatal(serverErr, clientErr)
 				}
-				if id, err := srv.Peer(cs); err != nil || id != c.client.Identity {
+				if id, err := srv.VerifyPeer(cs); err != nil || id != c.client.Identity {
 					t.Errorf("%v, %v", id, err)
 				}
 				return
@@ -155,7 +155,7 @@ func TestServersAreChecked(t *testing.T) {
 		"of elsewhere":     {issue(t, other, controlID, start), "belongs to cluster"},
 		"its clock is off": {issue(t, a, controlID, start.Add(48*time.Hour)), "set the clock"},
 	} {
-		asking := pki.NewCredentials(c.server, clk, nil).Asking()
+		asking := pki.NewCredentials(c.server, clk, nil).UnverifiedServer()
 		_, _, err := shake(t, asking, pki.NewCredentials(node, clk, nil).Client(pki.Control))
 		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
 			t.Errorf("%s: %v", name, err)
@@ -181,11 +181,11 @@ func TestRevoked(t *testing.T) {
 	if _, err, _ := shake(t, control.Server(), node.Client()); !errors.Is(err, gone) {
 		t.Error(err)
 	}
-	cs, err, _ := shake(t, control.Asking(), node.Client())
+	cs, err, _ := shake(t, control.UnverifiedServer(), node.Client())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := control.Peer(cs); !errors.Is(err, gone) {
+	if _, err := control.VerifyPeer(cs); !errors.Is(err, gone) {
 		t.Error(err)
 	}
 	if _, err, _ := shake(t, control.Server(), pki.NewCredentials(issue(t, a, adminID, start), clk, nil).Client()); err != nil {
@@ -198,11 +198,11 @@ func TestNoCertificate(t *testing.T) {
 	a, _ := create(t)
 	clk := clock.NewFake(start)
 	control := pki.NewCredentials(issue(t, a, controlID, start), clk, nil)
-	cs, err, _ := shake(t, control.Asking(), pki.Pinned(a.Fingerprint(), uuid.Nil, clk))
+	cs, err, _ := shake(t, control.UnverifiedServer(), pki.Pinned(a.Fingerprint(), uuid.Nil, clk))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := control.Peer(cs); !errors.Is(err, pki.ErrNoCertificate) || !errors.Is(err, dataset.ErrForbidden) {
+	if _, err := control.VerifyPeer(cs); !errors.Is(err, pki.ErrNoCertificate) || !errors.Is(err, dataset.ErrForbidden) {
 		t.Error(err)
 	}
 	if _, err, _ := shake(t, control.Server(), pki.Pinned(a.Fingerprint(), uuid.Nil, clk)); err == nil {
@@ -359,10 +359,10 @@ func TestTokenOfAnotherCluster(t *testing.T) {
 	a, _ := create(t)
 	clk := clock.NewFake(start)
 	control := pki.NewCredentials(issue(t, a, controlID, start), clk, nil)
-	if _, _, err := shake(t, control.Asking(), pki.Pinned(a.Fingerprint(), uuid.New(), clk)); !errors.Is(err, dataset.ErrConflict) {
+	if _, _, err := shake(t, control.UnverifiedServer(), pki.Pinned(a.Fingerprint(), uuid.New(), clk)); !errors.Is(err, dataset.ErrConflict) {
 		t.Errorf("got %v", err)
 	}
-	if _, _, err := shake(t, control.Asking(), pki.Pinned(a.Fingerprint(), a.Cluster(), clk)); err != nil {
+	if _, _, err := shake(t, control.UnverifiedServer(), pki.Pinned(a.Fingerprint(), a.Cluster(), clk)); err != nil {
 		t.Error(err)
 	}
 }

@@ -53,7 +53,7 @@ func (r *Request) Save(path string) error {
 func LoadRequest(path string) (*Request, error) {
 	b, err := readSecret(path)
 	if err != nil {
-		return nil, missing(err, path)
+		return nil, notFoundError(err, path)
 	}
 	key, request := pem.Decode(b)
 	if key == nil || key.Type != typeKey {
@@ -91,8 +91,8 @@ func (r *Request) Pair(s Signed) (*Pair, error) {
 	return p, nil
 }
 
-// For reports whether this is the request for the key of a pair.
-func (r *Request) For(p *Pair) bool { return r.key.PublicKey.Equal(&p.Key.PublicKey) }
+// IsFor reports whether this is the request for the key of a pair.
+func (r *Request) IsFor(p *Pair) bool { return r.key.PublicKey.Equal(&p.Key.PublicKey) }
 
 // CheckRequest fails with ErrInvalid for a request that Sign would refuse.
 func CheckRequest(request []byte) error {

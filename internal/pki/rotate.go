@@ -29,7 +29,7 @@ func Rotate(dir string, now time.Time) (_ *Authority, err error) {
 	if len(a.old) > 0 {
 		return nil, dataset.Errorf(dataset.ErrConflict,
 			"certificate authority %s was rotated on %s and the previous root is still trusted: end that first "+
-				"(drover ca rotate --finish)", dir, stamp(a.root.NotBefore))
+				"(drover ca rotate --finish)", dir, formatTime(a.root.NotBefore))
 	}
 	next := &Authority{cluster: a.cluster, old: []*x509.Certificate{a.root}}
 	if next.key, next.root, err = newRoot(a.cluster, now); err != nil {
@@ -64,7 +64,7 @@ func FinishRotation(dir string, force bool, now time.Time) (_ *Authority, err er
 		return nil, dataset.Errorf(dataset.ErrConflict,
 			"certificate authority %s: the old root is trusted until %s at least, because nodes have "+
 				"certificates of it until then (--force ends that now: nodes whose certificate was not renewed since "+
-				"must join again)", dir, stamp(ready))
+				"must join again)", dir, formatTime(ready))
 	}
 	a.cross, a.old = nil, nil
 	return a, a.save(dir)

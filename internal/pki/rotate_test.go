@@ -48,7 +48,7 @@ func TestRotation(t *testing.T) {
 		}
 		for _, token := range []pki.Fingerprint{before.Fingerprint(), after.Fingerprint()} {
 			c := pki.NewCredentials(issue(t, control, controlID, now), clk, nil)
-			_, _, err := shake(t, c.Asking(), pki.Pinned(token, uuid.Nil, clk))
+			_, _, err := shake(t, c.UnverifiedServer(), pki.Pinned(token, uuid.Nil, clk))
 			if unknown := control == before && token == after.Fingerprint(); unknown != (err != nil) {
 				t.Error(err)
 			}
@@ -110,12 +110,12 @@ func TestVouchersEnd(t *testing.T) {
 	clk := clock.NewFake(start)
 	server := pki.NewCredentials(issue(t, a, controlID, start), clk, nil)
 	node := issue(t, a, nodeID, start)
-	cs, err, _ := shake(t, server.Asking(), node.Credulous())
+	cs, err, _ := shake(t, server.UnverifiedServer(), node.Credulous())
 	if err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {
-		if id, err := server.Peer(cs); err != nil || id != node.Identity {
+		if id, err := server.VerifyPeer(cs); err != nil || id != node.Identity {
 			t.Fatal(id, err)
 		}
 	}
@@ -127,7 +127,7 @@ func TestVouchersEnd(t *testing.T) {
 		t.Fatal(err)
 	}
 	server.Set(issue(t, next, controlID, start))
-	if _, err := server.Peer(cs); !errors.Is(err, dataset.ErrForbidden) {
+	if _, err := server.VerifyPeer(cs); !errors.Is(err, dataset.ErrForbidden) {
 		t.Error("an old root is believed by memory:", err)
 	}
 }
@@ -148,7 +148,7 @@ func BenchmarkPeer(b *testing.B) {
 	}
 	c := pki.NewCredentials(own, clock.NewFake(start), nil)
 	for b.Loop() {
-		if _, err := c.Peer(tls.ConnectionState{PeerCertificates: node.Chain}); err != nil {
+		if _, err := c.VerifyPeer(tls.ConnectionState{PeerCertificates: node.Chain}); err != nil {
 			b.Fatal(err)
 		}
 	}

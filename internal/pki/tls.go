@@ -18,15 +18,15 @@ import (
 // Credentials are the certificate of a process and the roots that it trusts. They can be replaced while connections
 // exist: the next handshake uses the new ones. Safe for concurrent use.
 type Credentials struct {
-	clock    clock.Clock
-	pair     atomic.Pointer[Pair]
-	vouchers vouchers
+	clock      clock.Clock
+	pair       atomic.Pointer[Pair]
+	signatures signatureCache
 	// revoked returns why a certificate is revoked. If nil, no certificate is.
 	revoked func(Identity, *x509.Certificate) error
 }
 
 // NewCredentials returns the credentials of a pair. revoked, which may be nil, returns in one line why an otherwise
-// valid certificate must not be trusted. It is called in handshakes and for each Peer, concurrently.
+// valid certificate must not be trusted. It is called in handshakes and for each VerifyPeer, concurrently.
 func NewCredentials(p *Pair, clk clock.Clock, revoked func(Identity, *x509.Certificate) error) *Credentials {
 	c := &Credentials{clock: clk, revoked: revoked}
 	c.pair.Store(p)
@@ -42,22 +42,22 @@ func (c *Credentials) Pair() *Pair { return c.pair.Load() }
 // Server returns a configuration for a server that accepts only peers of this cluster and of these kinds. A rejected
 // peer sees only a TLS alert.
 func (c *Credentials) Server(kinds ...Kind) *tls.Config {
-	cfg := c.Asking()
+	cfg := c.UnverifiedServer()
 	cfg.ClientAuth = tls.RequireAnyClientCert
 	cfg.VerifyConnection = func(cs tls.ConnectionState) error {
-		_, err := c.Peer(cs, kinds...)
+		_, err := c.VerifyPeer(cs, kinds...)
 		return err
 	}
 	return cfg
 }
 
-// Asking returns a configuration for a server that accepts all connections. The server must call Peer for each request.
-// So a peer gets a readable error, and a peer without a certificate can request one.
-func (c *Credentials) Asking() *tls.Config {
+// UnverifiedServer returns a configuration for a server that accepts all connections. The server must call VerifyPeer
+// for each request. So a peer gets a readable error, and a peer without a certificate can request one.
+func (c *Credentials) UnverifiedServer() *tls.Config {
 	return &tls.Config{
 		MinVersion:             tls.VersionTLS13,
 		ClientAuth:             tls.RequestClientCert,
-		GetCertificate:         func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return c.shown(), nil },
+		GetCertificate:         func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return c.presented(), nil },
 		SessionTicketsDisabled: true, // a peer that was accepted once is checked again
 	}
 }
@@ -66,19 +66,19 @@ func (c *Credentials) Asking() *tls.Config {
 func (c *Credentials) Client(kinds ...Kind) *tls.Config {
 	return &tls.Config{
 		MinVersion:           tls.VersionTLS13,
-		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return c.shown(), nil },
-		// Skips only host names, which our certificates do not contain: Peer verifies everything else.
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return c.presented(), nil },
+		// Skips only host names, which our certificates do not contain: VerifyPeer verifies everything else.
 		InsecureSkipVerify: true,
 		VerifyConnection: func(cs tls.ConnectionState) error {
-			_, err := c.Peer(cs, kinds...)
+			_, err := c.VerifyPeer(cs, kinds...)
 			return err
 		},
 	}
 }
 
-// shown returns the certificate with everything that a peer may need to verify it. That includes the roots, by which a
-// joining host recognizes the cluster.
-func (c *Credentials) shown() *tls.Certificate {
+// presented returns the certificate with everything that a peer may need to verify it. That includes the roots, by
+// which a joining host recognizes the cluster.
+func (c *Credentials) presented() *tls.Certificate {
 	p := c.pair.Load()
 	out := &tls.Certificate{PrivateKey: p.Key, Leaf: p.Chain[0]}
 	for _, cert := range slices.Concat(p.Chain, p.Roots) {
@@ -92,20 +92,21 @@ var ErrNoCertificate = dataset.Errorf(dataset.ErrForbidden,
 	"missing client certificate: this address requires one of the cluster (drover ca issue creates one for an "+
 		"operator, drover node token lets a host join)")
 
-// Peer verifies the peer of a connection again, because its certificate may have expired or been revoked since the
-// handshake, and returns its identity. If kinds is empty, every kind is accepted. It fails with ErrForbidden, which
+// VerifyPeer verifies the peer of a connection again, because its certificate may have expired or been revoked since
+// the handshake, and returns its identity. If kinds is empty, every kind is accepted. It fails with ErrForbidden, which
 // names the problem, and with ErrNoCertificate if there is no certificate.
-func (c *Credentials) Peer(cs tls.ConnectionState, kinds ...Kind) (Identity, error) {
+func (c *Credentials) VerifyPeer(cs tls.ConnectionState, kinds ...Kind) (Identity, error) {
 	if len(cs.PeerCertificates) == 0 {
 		return Identity{}, ErrNoCertificate
 	}
 	p := c.pair.Load()
-	v := verifier{p.Roots, p.Identity.Cluster, c.clock.Now(), c.revoked, &c.vouchers}
+	v := verifier{p.Roots, p.Identity.Cluster, c.clock.Now(), c.revoked, &c.signatures}
 	return v.verify(cs.PeerCertificates, kinds)
 }
 
-// Good verifies the pair itself: it fails, like Peer, if other members of the cluster would not trust it now.
-func (c *Credentials) Good() error {
+// CheckPair verifies the pair itself: it fails, like VerifyPeer, if other members of the cluster would not trust it
+// now.
+func (c *Credentials) CheckPair() error {
 	p := c.pair.Load()
 	_, err := verifier{roots: p.Roots, cluster: p.Identity.Cluster, now: c.clock.Now()}.verify(p.Chain, nil)
 	return err
@@ -152,11 +153,11 @@ func Pinned(root Fingerprint, wanted uuid.UUID, clk clock.Clock) *tls.Config {
 
 // verifier verifies certificates of peers.
 type verifier struct {
-	roots    []*x509.Certificate
-	cluster  uuid.UUID
-	now      time.Time
-	revoked  func(Identity, *x509.Certificate) error // if nil, no certificate is revoked
-	vouchers *vouchers                               // if nil, no results are cached
+	roots      []*x509.Certificate
+	cluster    uuid.UUID
+	now        time.Time
+	revoked    func(Identity, *x509.Certificate) error // if nil, no certificate is revoked
+	signatures *signatureCache                         // if nil, no results are cached
 }
 
 // verify verifies a chain, whose first certificate is the holder's, and returns the holder. Errors that occur before
@@ -176,16 +177,16 @@ func (v verifier) verify(chain []*x509.Certificate, kinds []Kind) (Identity, err
 		return Identity{}, dataset.Errorf(dataset.ErrForbidden,
 			"this host's clock shows %s, the certificate of %s is valid from %s to %s: set the clock, or, if it "+
 				"is right, get a new certificate",
-			stamp(v.now), id, stamp(leaf.NotBefore), stamp(leaf.NotAfter))
+			formatTime(v.now), id, formatTime(leaf.NotBefore), formatTime(leaf.NotAfter))
 	}
-	if err := v.vouched(chain); err != nil {
+	if err := v.checkSigned(chain); err != nil {
 		return Identity{}, dataset.Errorf(dataset.ErrForbidden,
 			"the certificate of %s is not signed by this cluster's certificate authority: %w (get a new one: it "+
 				"may have been rotated)", id, err)
 	}
 	if len(kinds) > 0 && !slices.Contains(kinds, id.Kind) {
 		return Identity{}, dataset.Errorf(dataset.ErrForbidden,
-			"the certificate is that of %s, and %s is required here", id, list(kinds))
+			"the certificate is that of %s, and %s is required here", id, kindList(kinds))
 	}
 	if v.revoked != nil {
 		if err := v.revoked(id, leaf); err != nil {
@@ -195,10 +196,10 @@ func (v verifier) verify(chain []*x509.Certificate, kinds []Kind) (Identity, err
 	return id, nil
 }
 
-// vouched fails unless a root has signed the certificate. That takes two or three signature checks, so the result is
-// cached for certificates that are presented with each request.
-func (v verifier) vouched(chain []*x509.Certificate) error {
-	if v.vouchers.know(chain[0], v.roots, v.now) {
+// checkSigned fails unless a root has signed the certificate. That takes two or three signature checks, so the result
+// is cached for certificates that are presented with each request.
+func (v verifier) checkSigned(chain []*x509.Certificate) error {
+	if v.signatures.has(chain[0], v.roots, v.now) {
 		return nil
 	}
 	opts := x509.VerifyOptions{
@@ -217,12 +218,12 @@ func (v verifier) vouched(chain []*x509.Certificate) error {
 		return errors.New("it was signed by another one")
 	}
 	if err == nil {
-		v.vouchers.remember(chains[0], v.roots)
+		v.signatures.add(chains[0], v.roots)
 	}
 	return err
 }
 
-func list(kinds []Kind) string {
+func kindList(kinds []Kind) string {
 	words := make([]string, len(kinds))
 	for i, k := range kinds {
 		words[i] = "one of kind " + string(k)

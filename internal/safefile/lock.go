@@ -60,7 +60,7 @@ func openLock(path string) (*os.File, error) {
 	// O_NONBLOCK, so that a FIFO at path cannot block the caller.
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
 	if err != nil {
-		return nil, reason(err)
+		return nil, cause(err)
 	}
 	if err := checkPrivate(f); err != nil {
 		return nil, errors.Join(err, f.Close())
@@ -122,13 +122,13 @@ func isNamed(f *os.File, path string) (bool, error) {
 		return false, nil
 	}
 	if err != nil {
-		return false, reason(err)
+		return false, cause(err)
 	}
 	return os.SameFile(own, now), nil
 }
 
-// reason returns the cause inside a path error: the caller's message contains the path already.
-func reason(err error) error {
+// cause returns the cause inside a path error: the caller's message contains the path already.
+func cause(err error) error {
 	var p *fs.PathError
 	if errors.As(err, &p) {
 		return p.Err

@@ -19,15 +19,15 @@ const maxLinks = 40
 // link, so that it can check every folder on the way. It keeps a descriptor of the current folder
 // and resolves the next name relative to it, so that a folder cannot be exchanged after the check.
 type walker struct {
-	path  string   // the whole path, for errors
-	names []string // the names that are not resolved yet
-	links int
-	at    *os.File // the file or folder reached so far, opened with O_PATH
-	st    unix.Stat_t
-	way   string // the path of at, without symbolic links
-	// loose is the first folder on the way that a user other than root can change. Such a user can
+	path     string   // the whole path, for errors
+	names    []string // the names that are not resolved yet
+	links    int
+	at       *os.File // the file or folder reached so far, opened with O_PATH
+	st       unix.Stat_t
+	resolved string // the path of at, without symbolic links
+	// unsafeFolder is the first folder on the way that a user other than root can change. Such a user can
 	// make the same path lead to another file. It is empty if there is none.
-	loose string
+	unsafeFolder string
 }
 
 // walk follows path to its end. The last name may be a symbolic link only if followLast is true.
@@ -66,30 +66,30 @@ func (w *walker) restart() error {
 	if err != nil {
 		return &fs.PathError{Op: "open", Path: "/", Err: err}
 	}
-	return w.reach(fd, "/")
+	return w.moveTo(fd, "/")
 }
 
-// reach makes fd, the file or folder at way, the current one. The walker closes it.
-func (w *walker) reach(fd int, way string) error {
+// moveTo makes fd, the file or folder at path, the current one. The walker closes it.
+func (w *walker) moveTo(fd int, path string) error {
 	w.close()
-	w.at, w.way = os.NewFile(uintptr(fd), way), way
+	w.at, w.resolved = os.NewFile(uintptr(fd), path), path
 	if err := unix.Fstat(fd, &w.st); err != nil {
-		return &fs.PathError{Op: "stat", Path: way, Err: err}
+		return &fs.PathError{Op: "stat", Path: path, Err: err}
 	}
 	return nil
 }
 
 // step resolves one name in the current folder.
 func (w *walker) step(name string, followLast bool) error {
-	way := filepath.Join(w.way, name)
+	way := filepath.Join(w.resolved, name)
 	isFolder := w.st.Mode&unix.S_IFMT == unix.S_IFDIR
-	if isFolder && !w.keepsFolders() {
-		w.markLoose()
+	if isFolder && !w.isRootControlled() {
+		w.markUnsafe()
 	}
 	// With O_DIRECTORY the kernel mounts an autofs folder on demand.
 	fd, err := openAt(w.at, name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW)
 	if err == nil {
-		return w.reach(fd, way)
+		return w.moveTo(fd, way)
 	}
 	if isFolder && errors.Is(err, unix.ENOTDIR) {
 		fd, err = openAt(w.at, name, unix.O_PATH|unix.O_NOFOLLOW)
@@ -98,7 +98,7 @@ func (w *walker) step(name string, followLast bool) error {
 		return &fs.PathError{Op: "open", Path: way, Err: err}
 	}
 	if w.st.Mode&0o022 != 0 { // into a sticky folder others can move a link or a file that root owns
-		w.markLoose()
+		w.markUnsafe()
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
@@ -106,16 +106,16 @@ func (w *walker) step(name string, followLast bool) error {
 		return &fs.PathError{Op: "stat", Path: way, Err: err}
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFLNK {
-		return w.reach(fd, way)
+		return w.moveTo(fd, way)
 	}
 	defer unix.Close(fd)
 	if len(w.names) == 0 && !followLast {
 		return dataset.Errorf(dataset.ErrInvalid, "%s is a symbolic link (use the path that it points to)", way)
 	}
-	if w.loose != "" {
+	if w.unsafeFolder != "" {
 		return dataset.Errorf(dataset.ErrForbidden,
 			"%s: %s is a symbolic link, and users other than root can write to %s (use the path without the link)",
-			w.path, way, w.loose)
+			w.path, way, w.unsafeFolder)
 	}
 	return w.follow(fd, way)
 }
@@ -147,17 +147,17 @@ func (w *walker) follow(fd int, way string) error {
 	return nil
 }
 
-// markLoose records that a user other than root can change the current folder.
-func (w *walker) markLoose() {
-	if w.loose == "" {
-		w.loose = w.way
+// markUnsafe records that a user other than root can change the current folder.
+func (w *walker) markUnsafe() {
+	if w.unsafeFolder == "" {
+		w.unsafeFolder = w.resolved
 	}
 }
 
-// keepsFolders reports whether only root can exchange the folders in the current folder. That is so
+// isRootControlled reports whether only root can exchange the folders in the current folder. That is so
 // in a sticky folder too: other users cannot remove or rename the folders of root in it, and they
 // cannot move a folder into it that they cannot write to (rename(2)).
-func (w *walker) keepsFolders() bool {
+func (w *walker) isRootControlled() bool {
 	return w.st.Uid == 0 && (w.st.Mode&0o022 == 0 || w.st.Mode&unix.S_ISVTX != 0)
 }
 
@@ -209,10 +209,10 @@ func CheckProgram(path string) error {
 	case w.st.Uid != 0 || w.st.Mode&0o022 != 0:
 		return dataset.Errorf(dataset.ErrForbidden,
 			"%s: users other than root can write to it (chown root, chmod go-w)", path)
-	case w.loose != "":
+	case w.unsafeFolder != "":
 		return dataset.Errorf(dataset.ErrForbidden,
 			"%s: users other than root can write to %s, which is part of its path (chown root, chmod go-w)", path,
-			w.loose)
+			w.unsafeFolder)
 	}
 	return nil
 }

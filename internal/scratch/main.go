@@ -21,17 +21,17 @@ const inside = "DROVER_SCRATCH_NAMESPACE"
 // unmounted here. So it must not see the mounts of these tests, and these tests must not see those of others.
 func Main(m *testing.M) int {
 	if path := os.Getenv(asServer); path != "" {
-		fmt.Fprintln(os.Stderr, unsynced(path))
+		fmt.Fprintln(os.Stderr, runWithoutSync(path))
 		return 1
 	}
 	var err error
 	if os.Getenv(inside) != "" {
-		if err = leaveOthers(); err == nil {
+		if err = unmountOthers(); err == nil {
 			return m.Run()
 		}
 	} else {
 		var status int
-		if status, err = again(); err == nil {
+		if status, err = reexec(); err == nil {
 			return status
 		}
 	}
@@ -39,8 +39,8 @@ func Main(m *testing.M) int {
 	return 1
 }
 
-// again starts this program again in a new mount namespace.
-func again() (int, error) {
+// reexec starts this program again in a new mount namespace.
+func reexec() (int, error) {
 	// The child dies with the thread that started it.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -63,9 +63,9 @@ func again() (int, error) {
 	return 0, fmt.Errorf("they ended with %s", state)
 }
 
-// leaveOthers unmounts other users' mounts of loop devices in this mount namespace, unless the tests are or
+// unmountOthers unmounts other users' mounts of loop devices in this mount namespace, unless the tests are or
 // work on them.
-func leaveOthers() error {
+func unmountOthers() error {
 	table, err := mount.Table()
 	if err != nil {
 		return err

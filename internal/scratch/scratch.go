@@ -183,9 +183,9 @@ func Copy(tb testing.TB, image, to string) {
 	tb.Fatalf("%s is written to continuously", image)
 }
 
-// Cut returns the root of the filesystem in an image as it would be after a power cut now. The filesystem may be
+// CutPower returns the root of the filesystem in an image as it would be after a power cut now. The filesystem may be
 // mounted.
-func Cut(tb testing.TB, fstype, image string) (root string) {
+func CutPower(tb testing.TB, fstype, image string) (root string) {
 	tb.Helper()
 	to := filepath.Join(tb.TempDir(), "cut")
 	Copy(tb, image, to)

@@ -20,9 +20,9 @@ import (
 
 const asServer = "DROVER_TEST_ZFS_FUSE"
 
-// unsynced replaces this process by zfs-fuse without its sync(2). zfs-fuse calls sync(2) at each unmount, while it
-// holds a lock that all of its filesystems wait for. That would wait for every disk of this host.
-func unsynced(path string) error {
+// runWithoutSync replaces this process by zfs-fuse without its sync(2). zfs-fuse calls sync(2) at each unmount, while
+// it holds a lock that all of its filesystems wait for. That would wait for every disk of this host.
+func runWithoutSync(path string) error {
 	runtime.LockOSThread()
 	filter := []unix.SockFilter{
 		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS}, // load the number of the system call

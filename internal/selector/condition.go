@@ -10,8 +10,8 @@ import (
 
 // condition is a boolean expression about an environment.
 type condition interface {
-	// why returns the reason why the condition does not have the wanted value, or "" if it has that value.
-	why(env Env, want bool) string
+	// mismatch returns the reason why the condition does not have the wanted value, or "" if it has that value.
+	mismatch(env Env, want bool) string
 }
 
 // junction is "and" or "or". If the opposite value is wanted, De Morgan's laws turn one into the other.
@@ -20,10 +20,10 @@ type junction struct {
 	list []condition
 }
 
-func (j junction) why(env Env, want bool) string {
+func (j junction) mismatch(env Env, want bool) string {
 	var reasons []string
 	for _, c := range j.list {
-		why := c.why(env, want)
+		why := c.mismatch(env, want)
 		switch all := j.all == want; {
 		case all && why != "":
 			return why
@@ -40,16 +40,16 @@ func (j junction) why(env Env, want bool) string {
 
 type negation struct{ condition }
 
-func (n negation) why(env Env, want bool) string { return n.condition.why(env, !want) }
+func (n negation) mismatch(env Env, want bool) string { return n.condition.mismatch(env, !want) }
 
 // flag is a boolean operand.
 type flag struct{ operand }
 
-func (f flag) why(env Env, want bool) string {
+func (f flag) mismatch(env Env, want bool) string {
 	if f.get(env).truth == want {
 		return ""
 	}
-	return f.said + " is " + f.get(env).show(truth)
+	return f.text + " is " + f.get(env).show(truth)
 }
 
 // comparison compares two operands of one kind.
@@ -58,12 +58,12 @@ type comparison struct {
 	op          string
 }
 
-func (c comparison) why(env Env, want bool) string {
+func (c comparison) mismatch(env Env, want bool) string {
 	left, right := c.left.get(env), c.right.get(env)
-	if c.holds(left, right) == want {
+	if c.isTrue(left, right) == want {
 		return ""
 	}
-	other := c.right.said
+	other := c.right.text
 	if !c.right.constant {
 		other += " (" + right.show(c.right.kind) + ")"
 	}
@@ -78,7 +78,7 @@ func verdict(want bool) string {
 	return ", which is "
 }
 
-func (c comparison) holds(left, right value) bool {
+func (c comparison) isTrue(left, right value) bool {
 	var order int
 	switch c.left.kind {
 	case truth, text:
@@ -117,15 +117,15 @@ func (c comparison) holds(left, right value) bool {
 type among struct {
 	operand
 	words []string
-	said  string
+	text  string
 }
 
-func (a among) why(env Env, want bool) string {
+func (a among) mismatch(env Env, want bool) string {
 	v := a.get(env)
 	if slices.Contains(a.words, v.text) == want {
 		return ""
 	}
-	return a.is(v) + verdict(want) + "in " + a.said
+	return a.is(v) + verdict(want) + "in " + a.text
 }
 
 // holds tests whether a list contains a text.
@@ -134,7 +134,7 @@ type holds struct {
 	word string
 }
 
-func (h holds) why(env Env, want bool) string {
+func (h holds) mismatch(env Env, want bool) string {
 	v := h.get(env)
 	if slices.Contains(v.list, h.word) == want {
 		return ""
@@ -152,7 +152,7 @@ type match struct {
 	pattern *regexp.Regexp
 }
 
-func (m match) why(env Env, want bool) string {
+func (m match) mismatch(env Env, want bool) string {
 	v := m.get(env)
 	if m.pattern.MatchString(v.text) == want {
 		return ""
@@ -167,10 +167,10 @@ func (m match) why(env Env, want bool) string {
 // is describes an operand.
 func (o operand) is(v value) string {
 	switch {
-	case v.text == "" && strings.HasPrefix(o.said, "labels"):
-		return o.said + " is not set"
+	case v.text == "" && strings.HasPrefix(o.text, "labels"):
+		return o.text + " is not set"
 	case v.text == "" && (o.kind == text || o.kind == version), o.kind == list && len(v.list) == 0:
-		return o.said + " is unknown"
+		return o.text + " is unknown"
 	}
-	return o.said + " is " + v.show(o.kind)
+	return o.text + " is " + v.show(o.kind)
 }

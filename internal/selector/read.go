@@ -15,7 +15,7 @@ import (
 // operand is one side of a comparison.
 type operand struct {
 	kind     kind
-	said     string
+	text     string
 	at       int
 	constant bool
 	get      func(Env) value
@@ -29,7 +29,7 @@ func swapped(op string) string {
 	return cmp.Or(map[string]string{"<": ">", "<=": ">=", ">": "<", ">=": "<="}[op], op)
 }
 
-func place(n ast.Node) int { return n.Location().From }
+func offset(n ast.Node) int { return n.Location().From }
 
 func (r *reader) condition(n ast.Node) (condition, error) {
 	switch n := n.(type) {
@@ -52,13 +52,13 @@ func (r *reader) condition(n ast.Node) (condition, error) {
 	case *ast.IdentifierNode, *ast.MemberNode:
 		o, err := r.operand(n)
 		if err == nil && o.kind != truth {
-			err = wrong(o.at, "%s is %s: compare it with a value", o.said, o.kind)
+			err = mistakef(o.at, "%s is %s: compare it with a value", o.text, o.kind)
 		}
 		return flag{o}, err
 	case nil:
-		return nil, wrong(0, "it cannot be read")
+		return nil, mistakef(0, "it cannot be read")
 	}
-	return nil, wrong(place(n), "expected comparisons of facts, with and, or and not between them (available: "+
+	return nil, mistakef(offset(n), "expected comparisons of facts, with and, or and not between them (available: "+
 		"==, !=, <, <=, >, >=, in, matches)")
 }
 
@@ -88,14 +88,14 @@ func (r *reader) comparison(n *ast.BinaryNode) (condition, error) {
 		c = comparison{right, left, swapped(n.Operator)}
 	}
 	if c.left.constant {
-		return nil, wrong(left.at, "%s and %s are the same everywhere: compare a fact", left.said, right.said)
+		return nil, mistakef(left.at, "%s and %s are the same everywhere: compare a fact", left.text, right.text)
 	}
-	if c.right, err = become(c.right, c.left); err != nil {
+	if c.right, err = convert(c.right, c.left); err != nil {
 		return nil, err
 	}
 	ordered := c.op != "==" && c.op != "!="
 	if k := c.left.kind; k == list || ordered && (k == text || k == truth) {
-		return nil, wrong(place(n), "%s is %s and cannot be compared with %s%s", c.left.said, k, c.op, instead(k))
+		return nil, mistakef(offset(n), "%s is %s and cannot be compared with %s%s", c.left.text, k, c.op, instead(k))
 	}
 	return c, nil
 }
@@ -110,8 +110,8 @@ func instead(k kind) string {
 	return " (available: ==, !=)"
 }
 
-// become converts an operand to the kind of the operand that it is compared with.
-func become(o, with operand) (operand, error) {
+// convert converts an operand to the kind of the operand that it is compared with.
+func convert(o, with operand) (operand, error) {
 	want := with.kind
 	switch {
 	case o.kind == want && o.kind != literal:
@@ -119,21 +119,22 @@ func become(o, with operand) (operand, error) {
 		o.kind = text
 	case o.kind == literal && want == version:
 		if len(numbers(o.get(Env{}).text)) == 0 {
-			return o, wrong(o.at, `%s is a version: expected numbers, such as "6.1", not %s`, with.said, o.said)
+			return o, mistakef(o.at, `%s is a version: expected numbers, such as "6.1", not %s`, with.text, o.text)
 		}
 		o.kind = version
 	case want == bytes && o.constant && o.kind != truth:
-		word := o.said
+		word := o.text
 		if o.kind == literal {
 			word = o.get(Env{}).text
 		}
 		size, err := dataset.ParseSize(word)
 		if err != nil {
-			return o, wrong(o.at, "%s is a size in quotes: %v", with.said, err)
+			return o, mistakef(o.at, "%s is a size in quotes: %v", with.text, err)
 		}
-		o.kind, o.said, o.get = bytes, size.Human(), constant(value{number: float64(size)})
+		o.kind, o.text, o.get = bytes, size.Human(), constant(value{number: float64(size)})
 	default:
-		return o, wrong(o.at, "%s is %s and cannot be compared with %s, which is %s", with.said, want, o.said, o.kind)
+		return o, mistakef(o.at, "%s is %s and cannot be compared with %s, which is %s", with.text, want,
+			o.text, o.kind)
 	}
 	return o, nil
 }
@@ -143,48 +144,48 @@ func constant(v value) func(Env) value { return func(Env) value { return v } }
 func (r *reader) operand(n ast.Node) (operand, error) {
 	switch n := n.(type) {
 	case *ast.StringNode:
-		return operand{literal, strconv.Quote(dataset.Clip(n.Value)), place(n), true,
+		return operand{literal, strconv.Quote(dataset.Clip(n.Value)), offset(n), true,
 			constant(value{text: n.Value})}, nil
 	case *ast.IntegerNode:
-		return figure(n, float64(n.Value)), nil
+		return numberOperand(n, float64(n.Value)), nil
 	case *ast.FloatNode:
-		return figure(n, n.Value), nil
+		return numberOperand(n, n.Value), nil
 	case *ast.BoolNode:
-		return operand{truth, strconv.FormatBool(n.Value), place(n), true, constant(value{truth: n.Value})}, nil
+		return operand{truth, strconv.FormatBool(n.Value), offset(n), true, constant(value{truth: n.Value})}, nil
 	case *ast.UnaryNode:
 		o, err := r.operand(n.Node)
 		if err != nil || n.Operator != "-" || o.kind != number || !o.constant {
 			break
 		}
-		return figure(n, -o.get(Env{}).number), nil
+		return numberOperand(n, -o.get(Env{}).number), nil
 	case *ast.IdentifierNode:
-		return r.named(n.Value, place(n))
+		return r.named(n.Value, offset(n))
 	case *ast.MemberNode:
 		return r.member(n)
 	case *ast.BinaryNode:
 		return r.arithmetic(n)
 	}
-	return operand{}, wrong(place(n), "expected a fact, a number or a text in quotes (facts: %s)",
+	return operand{}, mistakef(offset(n), "expected a fact, a number or a text in quotes (facts: %s)",
 		strings.Join(Names(), ", "))
 }
 
-func figure(n ast.Node, f float64) operand {
-	return operand{number, value{number: f}.show(number), place(n), true, constant(value{number: f})}
+func numberOperand(n ast.Node, f float64) operand {
+	return operand{number, value{number: f}.show(number), offset(n), true, constant(value{number: f})}
 }
 
 func (r *reader) member(n *ast.MemberNode) (operand, error) {
 	base, ok := n.Node.(*ast.IdentifierNode)
 	key, okKey := n.Property.(*ast.StringNode)
 	if !ok || !okKey || n.Optional || n.Method {
-		return operand{}, wrong(place(n), "expected a fact (available: %s)", strings.Join(Names(), ", "))
+		return operand{}, mistakef(offset(n), "expected a fact (available: %s)", strings.Join(Names(), ", "))
 	}
 	if base.Value != "labels" {
-		return r.named(base.Value+"."+key.Value, place(base))
+		return r.named(base.Value+"."+key.Value, offset(base))
 	}
 	if err := dataset.CheckLabel(key.Value); err != nil {
-		return operand{}, wrong(place(key), "%v", err)
+		return operand{}, mistakef(offset(key), "%v", err)
 	}
-	return operand{text, "labels." + key.Value, place(base), false, label(key.Value).get}, nil
+	return operand{text, "labels." + key.Value, offset(base), false, label(key.Value).get}, nil
 }
 
 func (r *reader) named(name string, at int) (operand, error) {
@@ -201,7 +202,7 @@ func (r *reader) named(name string, at int) (operand, error) {
 		if near != "" {
 			near = ", did you mean " + near + "?"
 		}
-		return operand{}, wrong(at, "unknown fact %q%s (available: %s)", dataset.Clip(name), near,
+		return operand{}, mistakef(at, "unknown fact %q%s (available: %s)", dataset.Clip(name), near,
 			strings.Join(names, ", "))
 	}
 	r.pool = r.pool || f.pool
@@ -215,7 +216,7 @@ func (r *reader) arithmetic(n *ast.BinaryNode) (operand, error) {
 		"*": func(x, y float64) float64 { return x * y }, "/": func(x, y float64) float64 { return x / y },
 	}[n.Operator]
 	if !ok {
-		return operand{}, wrong(place(n), "cannot compute with %s (available: +, -, *, /)", n.Operator)
+		return operand{}, mistakef(offset(n), "cannot compute with %s (available: +, -, *, /)", n.Operator)
 	}
 	x, err := r.operand(n.Left)
 	if err != nil {
@@ -227,10 +228,10 @@ func (r *reader) arithmetic(n *ast.BinaryNode) (operand, error) {
 	}
 	if ratio := n.Operator == "/" && x.kind == bytes && y.kind == bytes; !ratio &&
 		(x.kind != number || y.kind != number) {
-		return x, wrong(place(n), "cannot compute %s %s %s: expected numbers, or a size / a size", x.said, n.Operator,
-			y.said)
+		return x, mistakef(offset(n), "cannot compute %s %s %s: expected numbers, or a size / a size", x.text,
+			n.Operator, y.text)
 	}
-	return operand{number, x.said + " " + n.Operator + " " + y.said, x.at, x.constant && y.constant, func(e Env) value {
+	return operand{number, x.text + " " + n.Operator + " " + y.text, x.at, x.constant && y.constant, func(e Env) value {
 		return value{number: act(x.get(e).number, y.get(e).number)}
 	}}, nil
 }
@@ -249,32 +250,32 @@ func (r *reader) in(n *ast.BinaryNode) (condition, error) {
 		return nil, err
 	}
 	if right.kind != list || left.kind != literal {
-		return nil, wrong(place(n), `expected "a text" in backends, or a fact in ["one", "other"], not %s in %s`,
-			left.said, right.said)
+		return nil, mistakef(offset(n), `expected "a text" in backends, or a fact in ["one", "other"], not %s in %s`,
+			left.text, right.text)
 	}
 	return holds{right, left.get(Env{}).text}, nil
 }
 
 func (r *reader) among(left operand, several *ast.ArrayNode) (condition, error) {
 	if left.constant || left.kind != text && left.kind != version {
-		return nil, wrong(left.at, "%s cannot be searched in a list: expected a fact that is a text", left.said)
+		return nil, mistakef(left.at, "%s cannot be searched in a list: expected a fact that is a text", left.text)
 	}
 	a := among{operand: left}
 	for _, n := range several.Nodes {
 		word, ok := n.(*ast.StringNode)
 		if !ok {
-			return nil, wrong(place(n), "expected texts in quotes between the brackets")
+			return nil, mistakef(offset(n), "expected texts in quotes between the brackets")
 		}
 		a.words = append(a.words, word.Value)
 	}
 	if len(a.words) == 0 {
-		return nil, wrong(place(several), "the list is empty")
+		return nil, mistakef(offset(several), "the list is empty")
 	}
 	var quoted []string
 	for _, w := range a.words {
 		quoted = append(quoted, strconv.Quote(w))
 	}
-	a.said = "[" + dataset.Clip(strings.Join(quoted, ", ")) + "]"
+	a.text = "[" + dataset.Clip(strings.Join(quoted, ", ")) + "]"
 	return a, nil
 }
 
@@ -285,11 +286,12 @@ func (r *reader) match(n *ast.BinaryNode) (condition, error) {
 	}
 	word, ok := n.Right.(*ast.StringNode)
 	if !ok || left.constant || left.kind != text && left.kind != version {
-		return nil, wrong(place(n), `expected a fact that is a text, and an expression in quotes: node matches "^web"`)
+		return nil, mistakef(offset(n),
+			`expected a fact that is a text, and an expression in quotes: node matches "^web"`)
 	}
 	pattern, err := regexp.Compile(word.Value)
 	if err != nil {
-		return nil, wrong(place(word), "%v", err)
+		return nil, mistakef(offset(word), "%v", err)
 	}
 	return match{left, pattern}, nil
 }

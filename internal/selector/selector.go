@@ -51,7 +51,7 @@ func (m *Mistake) Error() string {
 // Unwrap implements errors.Is for dataset.ErrInvalid.
 func (m *Mistake) Unwrap() error { return dataset.ErrInvalid }
 
-func wrong(at int, format string, args ...any) error {
+func mistakef(at int, format string, args ...any) error {
 	return &Mistake{at, fmt.Sprintf(format, args...)}
 }
 
@@ -59,10 +59,10 @@ func wrong(at int, format string, args ...any) error {
 // Otherwise it returns a *Mistake with the place, the existing facts, and the fact that was probably meant.
 func Parse(text string) (e Expr, err error) {
 	if strings.TrimSpace(text) == "" {
-		return e, wrong(0, "the expression is empty")
+		return e, mistakef(0, "the expression is empty")
 	}
 	if len(text) > MaxText {
-		return e, wrong(0, "an expression of %d bytes is too long (%d at most)", len(text), MaxText)
+		return e, mistakef(0, "an expression of %d bytes is too long (%d at most)", len(text), MaxText)
 	}
 	tree, err := parse(text)
 	if err != nil {
@@ -78,18 +78,18 @@ func Parse(text string) (e Expr, err error) {
 func parse(text string) (n ast.Node, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			n, err = nil, wrong(0, "it cannot be read: %v", p)
+			n, err = nil, mistakef(0, "it cannot be read: %v", p)
 		}
 	}()
 	tree, err := parser.Parse(text)
 	var at *file.Error
 	switch {
 	case errors.As(err, &at) && strings.Contains(at.Message, `Operator("=")`):
-		return nil, wrong(at.From, "use == for a comparison, not =")
+		return nil, mistakef(at.From, "use == for a comparison, not =")
 	case errors.As(err, &at):
-		return nil, wrong(at.From, "it cannot be read: %s", dataset.Clip(at.Message))
+		return nil, mistakef(at.From, "it cannot be read: %s", dataset.Clip(at.Message))
 	case err != nil:
-		return nil, wrong(0, "it cannot be read: %v", err)
+		return nil, mistakef(0, "it cannot be read: %v", err)
 	}
 	return tree.Node, nil
 }
@@ -100,11 +100,11 @@ func (e Expr) String() string { return e.text }
 // OfPool reports whether the expression refers to facts of the pool.
 func (e Expr) OfPool() bool { return e.pool }
 
-// Misfit returns the comparison that an environment does not satisfy, with the actual value: "load_10 is 34, not < 20".
-// It returns "" if the environment fits. The cost is bounded by the length of the expression.
-func (e Expr) Misfit(env Env) string {
+// Mismatch returns the comparison that an environment does not satisfy, with the actual value: "load_10 is 34, not <
+// 20". It returns "" if the environment fits. The cost is bounded by the length of the expression.
+func (e Expr) Mismatch(env Env) string {
 	if e.root == nil {
 		return ""
 	}
-	return e.root.why(env, true)
+	return e.root.mismatch(env, true)
 }

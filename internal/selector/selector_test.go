@@ -84,7 +84,7 @@ func TestExpressionsChooseByFacts(t *testing.T) {
 			t.Errorf("%s: %v", text, err)
 			continue
 		}
-		if got := e.Misfit(env()); got != want {
+		if got := e.Mismatch(env()); got != want {
 			t.Errorf("%s:\n%q, want\n%q", text, got, want)
 		}
 	}
@@ -95,7 +95,7 @@ func TestAShareOfNothingComparesWithNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if e.Misfit(Env{}) == "" {
+	if e.Mismatch(Env{}) == "" {
 		t.Error("0/0 is taken for less than 1")
 	}
 }
@@ -172,7 +172,7 @@ func TestOfPoolIsSaid(t *testing.T) {
 			t.Errorf("%s: %v %v", text, e.OfPool(), err)
 		}
 	}
-	if why := (Expr{}).Misfit(env()); why != "" {
+	if why := (Expr{}).Mismatch(env()); why != "" {
 		t.Errorf("no expression: %s", why)
 	}
 }
@@ -198,8 +198,8 @@ func TestAnyTextIsReadOrRefused(t *testing.T) {
 		if err != nil {
 			return // at the end of what is allowed
 		}
-		if (e.Misfit(env()) == "") == (not.Misfit(env()) == "") {
-			t.Fatalf("%q and its contradiction: %q, %q", text, e.Misfit(env()), not.Misfit(env()))
+		if (e.Mismatch(env()) == "") == (not.Mismatch(env()) == "") {
+			t.Fatalf("%q and its contradiction: %q, %q", text, e.Mismatch(env()), not.Mismatch(env()))
 		}
 	})
 }

@@ -145,7 +145,7 @@ func vacate(ctx context.Context, path string) error {
 	switch {
 	case err == nil:
 		defer c.Close()
-		return held(path, c.(*net.UnixConn))
+		return heldError(path, c.(*net.UnixConn))
 	case errors.Is(err, unix.ECONNREFUSED), errors.Is(err, unix.ENOENT):
 	case ctx.Err() != nil:
 		return fmt.Errorf("socket %s: %w", path, ctx.Err())
@@ -159,13 +159,13 @@ func vacate(ctx context.Context, path string) error {
 	return nil
 }
 
-// held says who answers on a socket.
-func held(path string, c *net.UnixConn) error {
+// heldError says who answers on a socket.
+func heldError(path string, c *net.UnixConn) error {
 	if cred, err := Peer(c); err == nil && cred.Pid == 1 {
 		return dataset.Errorf(dataset.ErrInUse,
 			"systemd listens on %s for a socket unit (start the unit's service, or stop the unit)", path)
 	}
-	return dataset.Errorf(dataset.ErrInUse, "another drover%s serves %s", whose(c), path)
+	return dataset.Errorf(dataset.ErrInUse, "another drover%s serves %s", describePeer(c), path)
 }
 
 // Peer returns the credentials of the process that made the other end of a connection, or listened there:
@@ -195,7 +195,7 @@ func bind(ctx context.Context, path, group string) (*Listener, error) {
 	ul.SetUnlinkOnClose(false)
 	made, err := os.Lstat(path)
 	if err == nil {
-		err = permit(path, group)
+		err = setPermissions(path, group)
 	}
 	if err != nil {
 		_ = ul.Close()
@@ -205,7 +205,7 @@ func bind(ctx context.Context, path, group string) (*Listener, error) {
 	return &Listener{UnixListener: ul, path: path, made: made}, nil
 }
 
-func permit(path, group string) error {
+func setPermissions(path, group string) error {
 	gid := -1
 	if os.Geteuid() == 0 {
 		gid = 0

@@ -13,17 +13,18 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Handed contains the sockets that systemd passed to this process: sd_listen_fds(3). Not safe for concurrent use.
-type Handed struct{ files []*os.File }
+// PassedSockets contains the sockets that systemd passed to this process: sd_listen_fds(3). Not safe for concurrent
+// use.
+type PassedSockets struct{ files []*os.File }
 
 // FromSystemd takes the sockets that systemd passed, and removes them from the environment, so that no child process
 // uses them. The result is empty if there are none.
-func FromSystemd() *Handed { return &Handed{files: activation.Files(true)} }
+func FromSystemd() *PassedSockets { return &PassedSockets{files: activation.Files(true)} }
 
 // Take returns the socket with a name (FileDescriptorName= of the unit) or, if there is none, the socket with an
 // address. It returns nil if there is neither. The file belongs to systemd, and remains when the socket is closed. It
 // fails with ErrInvalid if it is not a listening unix socket.
-func (h *Handed) Take(name, path string) (net.Listener, error) {
+func (h *PassedSockets) Take(name, path string) (net.Listener, error) {
 	i := h.find(func(f *os.File) bool { return f.Name() == name })
 	if i < 0 {
 		i = h.find(func(f *os.File) bool { return address(f) == path })
@@ -47,7 +48,7 @@ func (h *Handed) Take(name, path string) (net.Listener, error) {
 	return l, nil
 }
 
-func (h *Handed) find(want func(*os.File) bool) int {
+func (h *PassedSockets) find(want func(*os.File) bool) int {
 	for i, f := range h.files {
 		if want(f) {
 			return i
@@ -67,7 +68,7 @@ func address(f *os.File) string {
 
 // Close closes the sockets that Take did not return. It fails with ErrInvalid if there are any: a client of such a
 // socket would wait forever.
-func (h *Handed) Close() error {
+func (h *PassedSockets) Close() error {
 	var errs []error
 	var left []string
 	for _, f := range h.files {

@@ -24,11 +24,11 @@ func (n Node) Errorf(format string, args ...any) error {
 	if n.node == nil {
 		return n.at(n.key, format, args...)
 	}
-	return n.at(start(n.node), format, args...)
+	return n.at(firstToken(n.node), format, args...)
 }
 
-// start returns the first token of a value. For a mapping, the parser reports the first colon instead.
-func start(n ast.Node) *token.Token {
+// firstToken returns the first token of a value. For a mapping, the parser reports the first colon instead.
+func firstToken(n ast.Node) *token.Token {
 	switch n := n.(type) {
 	case *ast.MappingNode:
 		if !n.IsFlowStyle && len(n.Values) > 0 {
@@ -59,15 +59,15 @@ func (n Node) WithinErrorf(at int, format string, args ...any) error {
 	place := *t.Position
 	t.Position = &place
 	line := []rune(n.doc.lines[place.Line-1])
-	if column := written(line, place.Column-1, t.Type, at); column < len(line) || t.Type == token.StringType &&
+	if column := quotedColumn(line, place.Column-1, t.Type, at); column < len(line) || t.Type == token.StringType &&
 		column == len(line) {
 		place.Column = column + 1
 	}
 	return n.at(&t, format, args...)
 }
 
-// written returns the column of a character of a text in its line. A character in quotes may be written as two.
-func written(line []rune, begin int, quotes token.Type, at int) int {
+// quotedColumn returns the column of a character of a text in its line. A character in quotes may be written as two.
+func quotedColumn(line []rune, begin int, quotes token.Type, at int) int {
 	if quotes == token.StringType {
 		return begin + at
 	}

@@ -55,7 +55,7 @@ func Parse(file string, src []byte) (Node, error) {
 		return Node{doc: d}, nil
 	}
 	if len(bodies) > 1 {
-		return Node{}, d.at(start(bodies[1]), "a second document: expected one")
+		return Node{}, d.at(firstToken(bodies[1]), "a second document: expected one")
 	}
 	if err := d.collect(bodies[0], 0); err != nil {
 		return Node{}, err
@@ -66,7 +66,7 @@ func Parse(file string, src []byte) (Node, error) {
 // tokens checks the limits of the source before the parser runs.
 func (d *document) tokens(src []byte) (token.Tokens, error) {
 	if len(src) > MaxBytes {
-		return nil, d.whole("too large: %d bytes (%d at most)", len(src), MaxBytes)
+		return nil, d.wholeError("too large: %d bytes (%d at most)", len(src), MaxBytes)
 	}
 	for i, line := range d.lines {
 		if len(line) > maxLine || !utf8.ValidString(line) || strings.ContainsRune(line, 0) {
@@ -97,7 +97,7 @@ func (d *document) tooDeep(t *token.Token) error {
 func (d *document) parse(tokens token.Tokens) (f *ast.File, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = d.whole("cannot be read as YAML: %v", p)
+			err = d.wholeError("cannot be read as YAML: %v", p)
 		}
 	}()
 	f, err = parser.Parse(tokens, 0)
@@ -162,17 +162,17 @@ func (d *document) syntax(err error) error {
 		return d.at(se.GetToken(), "%s", se.GetMessage())
 	}
 	first, _, _ := strings.Cut(strings.TrimSpace(err.Error()), "\n")
-	return d.whole("%s", first)
+	return d.wholeError("%s", first)
 }
 
-func (d *document) whole(format string, args ...any) error {
+func (d *document) wholeError(format string, args ...any) error {
 	return &Mistake{File: d.file, Message: fmt.Sprintf(format, args...)}
 }
 
 // at returns an error at the place of a token.
 func (d *document) at(t *token.Token, format string, args ...any) error {
 	if t == nil || t.Position == nil {
-		return d.whole(format, args...)
+		return d.wholeError(format, args...)
 	}
 	return d.place(t.Position.Line, t.Position.Column, format, args...)
 }

@@ -126,9 +126,9 @@ func (c *comparing) entry(a, b *os.File, child, name string) error {
 		defer nb.close()
 	}
 	switch {
-	case errA != nil && !vanished(errA):
+	case errA != nil && !isVanished(errA):
 		return failed("open", name, errA)
-	case errB != nil && !vanished(errB):
+	case errB != nil && !isVanished(errB):
 		return failed("open", name, errB)
 	case errA != nil && errB != nil:
 		return nil
@@ -139,14 +139,14 @@ func (c *comparing) entry(a, b *os.File, child, name string) error {
 	case na.format() != nb.format():
 		return c.add(name, "kind", kindName(na), kindName(nb))
 	}
-	if err := c.carried(na, nb, name); err != nil {
+	if err := c.compareMeta(na, nb, name); err != nil {
 		return err
 	}
 	return c.content(na, nb, name)
 }
 
-// carried compares the metadata of two inodes of the same kind.
-func (c *comparing) carried(a, b *node, name string) error {
+// compareMeta compares the metadata of two inodes of the same kind.
+func (c *comparing) compareMeta(a, b *node, name string) error {
 	ma, err := a.meta()
 	if err != nil {
 		return failed("read", name, err)
@@ -155,7 +155,7 @@ func (c *comparing) carried(a, b *node, name string) error {
 	if err != nil {
 		return failed("read", name, err)
 	}
-	links, err := c.linked(a, b, name)
+	links, err := c.compareLinks(a, b, name)
 	if err != nil || links {
 		return err
 	}
@@ -169,8 +169,8 @@ func (c *comparing) carried(a, b *node, name string) error {
 	)
 }
 
-// linked compares the first names of two inodes. It reports whether both have a name that was compared before.
-func (c *comparing) linked(a, b *node, name string) (bool, error) {
+// compareLinks compares the first names of two inodes. It reports whether both have a name that was compared before.
+func (c *comparing) compareLinks(a, b *node, name string) (bool, error) {
 	firstA, firstB := c.firstName(0, a, name), c.firstName(1, b, name)
 	if err := differ(c, name, "hard link of", "%q", firstA, firstB); err != nil {
 		return false, err
@@ -179,7 +179,7 @@ func (c *comparing) linked(a, b *node, name string) (bool, error) {
 }
 
 func (c *comparing) firstName(side int, n *node, name string) string {
-	if !n.linked() {
+	if !n.mayHaveLinks() {
 		return name
 	}
 	if f, ok := c.links[side][n.inode()]; ok {
@@ -208,14 +208,15 @@ func (c *comparing) attributes(name string, a, b []xattr) error {
 		if pair[0] != nil && pair[1] != nil && bytes.Equal(pair[0].value, pair[1].value) {
 			continue
 		}
-		if err := c.add(name, "attribute "+strconv.Quote(n), shown(pair[0]), shown(pair[1])); err != nil {
+		err := c.add(name, "attribute "+strconv.Quote(n), describeXattr(pair[0]), describeXattr(pair[1]))
+		if err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func shown(x *xattr) string {
+func describeXattr(x *xattr) string {
 	if x == nil {
 		return "absent"
 	}

@@ -106,14 +106,14 @@ func (c *copying) dir(from *node, src *os.File, to *node, dst *os.File, name str
 
 func (c *copying) entry(src, dst *os.File, child, name string) error {
 	from, err := openNode(src, child)
-	if vanished(err) {
+	if isVanished(err) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
 	defer from.close()
-	if from.linked() {
+	if from.mayHaveLinks() {
 		if first, ok := c.links[from.inode()]; ok {
 			return linkInto(c.to, first, dst, child)
 		}
@@ -125,7 +125,7 @@ func (c *copying) entry(src, dst *os.File, child, name string) error {
 	if err := c.create(from, dst, child, name); err != nil {
 		return err
 	}
-	if from.linked() {
+	if from.mayHaveLinks() {
 		c.links[from.inode()] = name
 	}
 	if from.isDir() {

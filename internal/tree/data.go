@@ -58,7 +58,7 @@ func (c *copier) file(ctx context.Context, dst, src *os.File, size, allocated in
 			c.add(min(size, allocated))
 			return nil
 		}
-		if !notHere(err) {
+		if !isUnsupported(err) {
 			return err
 		}
 		// These two errors concern the filesystems. Other errors concern only this file, such as a NOCOW file or a swap
@@ -85,7 +85,7 @@ func (c *copier) extent(ctx context.Context, dst, src *os.File, e extent) error 
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		n, err := c.some(dst, src, off, e.end-off)
+		n, err := c.copyPart(dst, src, off, e.end-off)
 		if err != nil {
 			return err
 		}
@@ -98,15 +98,15 @@ func (c *copier) extent(ctx context.Context, dst, src *os.File, e extent) error 
 	return nil
 }
 
-// some copies at most limit bytes at off, inside the kernel if possible.
-func (c *copier) some(dst, src *os.File, off, limit int64) (int64, error) {
+// copyPart copies at most limit bytes at off, inside the kernel if possible.
+func (c *copier) copyPart(dst, src *os.File, off, limit int64) (int64, error) {
 	if !c.noRange {
 		from, to := off, off
 		n, err := unix.CopyFileRange(int(src.Fd()), &from, int(dst.Fd()), &to, int(min(limit, chunk)), 0)
 		if err == nil && n > 0 {
 			return int64(n), nil
 		}
-		if err != nil && err != unix.EINTR && !notHere(err) {
+		if err != nil && err != unix.EINTR && !isUnsupported(err) {
 			return 0, err
 		}
 		// Some filesystems return 0 without an error for files whose content is generated while it is read. Use read(2)
@@ -131,9 +131,9 @@ func (c *copier) add(n int64) {
 	}
 }
 
-// notHere reports whether an error means that this way of copying is not supported here, so that another one
+// isUnsupported reports whether an error means that this way of copying is not supported here, so that another one
 // must be used: see ioctl_ficlone(2), copy_file_range(2).
-func notHere(err error) bool {
+func isUnsupported(err error) bool {
 	var no unix.Errno
 	if !errors.As(err, &no) {
 		return false

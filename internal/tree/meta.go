@@ -103,7 +103,7 @@ func readXattrs(magic string) ([]xattr, error) {
 	}
 	var xs []xattr
 	for name := range strings.SplitSeq(string(list), "\x00") {
-		if name == "" || private(name) {
+		if name == "" || isFilesystemAttribute(name) {
 			continue
 		}
 		value, err := grow(func(buf []byte) (int, error) { return unix.Getxattr(magic, name, buf) })
@@ -119,10 +119,10 @@ func readXattrs(magic string) ([]xattr, error) {
 	return xs, nil
 }
 
-// private reports whether an attribute belongs to a filesystem and not to the tree: settings of btrfs; the ACLs of XFS,
-// which XFS lists a second time in its own encoding; and the ACLs of NFS, which every file has because of its mode and
-// which cannot be removed.
-func private(name string) bool {
+// isFilesystemAttribute reports whether an attribute belongs to a filesystem and not to the tree: settings of btrfs;
+// the ACLs of XFS, which XFS lists a second time in its own encoding; and the ACLs of NFS, which every file has because
+// of its mode and which cannot be removed.
+func isFilesystemAttribute(name string) bool {
 	return strings.HasPrefix(name, "btrfs.") || strings.HasPrefix(name, "trusted.SGI_ACL_") ||
 		strings.HasPrefix(name, "system.nfs4_")
 }

@@ -47,8 +47,8 @@ func (n *node) inode() inode {
 	return inode{n.st.Dev, n.st.Ino, st.Btime}
 }
 
-// linked reports whether the inode may have other names in the tree.
-func (n *node) linked() bool { return !n.isDir() && n.st.Nlink > 1 }
+// mayHaveLinks reports whether the inode may have other names in the tree.
+func (n *node) mayHaveLinks() bool { return !n.isDir() && n.st.Nlink > 1 }
 
 // allocated returns how many bytes the inode uses on disk.
 func (n *node) allocated() int64 { return n.st.Blocks * 512 }
@@ -87,6 +87,6 @@ func (n *node) readLink() (string, error) {
 	return string(buf[:size]), nil
 }
 
-// vanished reports whether an error means that a name was removed after its directory was read. The tree is in use, and
-// is copied as if the name had not been there.
-func vanished(err error) bool { return errors.Is(err, unix.ENOENT) }
+// isVanished reports whether an error means that a name was removed after its directory was read. The tree is in use,
+// and is copied as if the name had not been there.
+func isVanished(err error) bool { return errors.Is(err, unix.ENOENT) }

@@ -115,10 +115,10 @@ func explain(err error) error {
 	return err
 }
 
-// unfit adds a kind to an error that the entry causes, and not the disk: ErrInvalid for content that no filesystem
+// classify adds a kind to an error that the entry causes, and not the disk: ErrInvalid for content that no filesystem
 // accepts, ErrUnsupported for an attribute that this filesystem does not support. An error that has a kind already
 // keeps it.
-func unfit(err error) error {
+func classify(err error) error {
 	if err == nil || dataset.KindOf(err) != dataset.ErrInternal {
 		return err
 	}

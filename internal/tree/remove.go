@@ -24,7 +24,7 @@ func Remove(ctx context.Context, dir *os.File, name string) error {
 	r := &removing{ctx: ctx, top: dir, prefix: name}
 	for {
 		err := r.entry(dir, name, 0)
-		if err != nil && !vanished(err) {
+		if err != nil && !isVanished(err) {
 			return failed("remove", name, err)
 		}
 		if len(r.moved) == 0 {
@@ -80,7 +80,7 @@ func (r *removing) content(dir *os.File, name string, depth int) error {
 		return err
 	}
 	for _, child := range names {
-		if err := r.entry(sub, child, depth+1); err != nil && !vanished(err) {
+		if err := r.entry(sub, child, depth+1); err != nil && !isVanished(err) {
 			return failed("remove", child, err)
 		}
 	}

@@ -44,7 +44,7 @@ func ReadTar(ctx context.Context, r io.Reader, dir *os.File, opts ...Option) err
 	}
 	src := &endReader{r: r}
 	x := &extracting{ctx: ctx, src: src, tar: tar.NewReader(src), dirs: map[string]meta{}}
-	x.places = places{root: to.dir, made: x.made}
+	x.places = places{root: to.dir, made: x.recordMade}
 	defer x.places.close()
 	if err := x.all(); err != nil {
 		return err
@@ -81,7 +81,7 @@ func (x *extracting) all() error {
 			return x.src.explain(err)
 		}
 		if err := x.entry(h); err != nil {
-			return failed("unpack", h.Name, unfit(err))
+			return failed("unpack", h.Name, classify(err))
 		}
 	}
 }
@@ -129,8 +129,8 @@ func (x *extracting) entry(h *tar.Header) error {
 	return n.apply(m)
 }
 
-// made records a directory that has had no entry yet.
-func (x *extracting) made(name string) {
+// recordMade records a directory that has had no entry yet.
+func (x *extracting) recordMade(name string) {
 	omit := unix.Timespec{Nsec: unix.UTIME_OMIT}
 	x.dirs[name] = meta{mode: 0o755, atime: omit, mtime: omit}
 }
@@ -185,11 +185,11 @@ func (x *extracting) content(f *os.File, size int64) error {
 	if err := f.Truncate(size); err != nil {
 		return err
 	}
-	return x.span(f, 0, size)
+	return x.writeRange(f, 0, size)
 }
 
-// span writes the next bytes of the current entry to a range of a file.
-func (x *extracting) span(f *os.File, off, size int64) error {
+// writeRange writes the next bytes of the current entry to a range of a file.
+func (x *extracting) writeRange(f *os.File, off, size int64) error {
 	if x.buf == nil {
 		x.buf = make([]byte, bulk)
 	}
@@ -242,7 +242,7 @@ func (x *extracting) finishDirs() error {
 	for _, name := range names {
 		if name != "." {
 			if err := x.finishDir(name); err != nil {
-				return failed("unpack", name, unfit(err))
+				return failed("unpack", name, classify(err))
 			}
 		}
 	}
@@ -250,7 +250,7 @@ func (x *extracting) finishDirs() error {
 		return nil
 	}
 	if err := x.finishDir("."); err != nil {
-		return failed("unpack", ".", unfit(err))
+		return failed("unpack", ".", classify(err))
 	}
 	return nil
 }

@@ -41,7 +41,7 @@ func (x *extracting) ranges(f *os.File, stored int64, text string) error {
 		return err
 	}
 	for _, e := range parts {
-		if err := x.span(f, e.off, e.end-e.off); err != nil {
+		if err := x.writeRange(f, e.off, e.end-e.off); err != nil {
 			return err
 		}
 	}

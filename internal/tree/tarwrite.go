@@ -44,7 +44,7 @@ type archiving struct {
 
 func (t *archiving) entry(n *node, name string) error {
 	h := &tarHeader{name: "./" + name, records: map[string]string{}}
-	if n.linked() {
+	if n.mayHaveLinks() {
 		if first, ok := t.links[n.inode()]; ok {
 			h.kind, h.link = '1', first
 			h.meta.mtime = n.st.Mtim
@@ -55,7 +55,7 @@ func (t *archiving) entry(n *node, name string) error {
 	if h.meta, err = n.meta(); err != nil {
 		return err
 	}
-	if n.linked() && (t.own || n.format() != unix.S_IFSOCK) {
+	if n.mayHaveLinks() && (t.own || n.format() != unix.S_IFSOCK) {
 		t.links[n.inode()] = h.name
 	}
 	switch n.format() {

@@ -166,7 +166,7 @@ func readNames(dir *os.File) ([]string, error) {
 		return nil, err
 	}
 	names, err := dir.Readdirnames(-1)
-	if err != nil && !vanished(err) { // a removed directory counts as empty
+	if err != nil && !isVanished(err) { // a removed directory counts as empty
 		return nil, err
 	}
 	slices.Sort(names)

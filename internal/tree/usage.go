@@ -21,7 +21,7 @@ func Usage(ctx context.Context, dir *os.File) (Size, error) {
 	var s Size
 	seen := map[inode]bool{}
 	err := walk(ctx, dir, func(n *node, _ string) error {
-		if n.linked() {
+		if n.mayHaveLinks() {
 			if seen[n.inode()] {
 				return nil
 			}
@@ -71,7 +71,7 @@ func walkDir(ctx context.Context, dir *os.File, name string, visit func(*node, s
 
 func walkEntry(ctx context.Context, dir *os.File, child, name string, visit func(*node, string) error) error {
 	n, err := openNode(dir, child)
-	if vanished(err) {
+	if isVanished(err) {
 		return nil
 	}
 	if err != nil {

@@ -39,7 +39,7 @@ func PowerCuts(
 		for _, ready := range prepare {
 			ready(t, disk)
 		}
-		return backendtest.Disk{Path: disk, Copy: func() string { return scratch.Cut(t, fstype, image) }}
+		return backendtest.Disk{Path: disk, Copy: func() string { return scratch.CutPower(t, fstype, image) }}
 	}, func(disk backendtest.Disk, step func()) backends.Kind { return kind(disk.Path, step) }, c)
 }
 

@@ -20,8 +20,8 @@ const NotesDir = "qgroups"
 // drainTimeout is how long the removal of a pool waits for the kernel.
 const drainTimeout = 10 * time.Second
 
-// Counters removes the counters that quotas keep of subvolumes that were destroyed: see btrfsctl.DropCount. It is safe
-// for concurrent use.
+// Counters removes the counters that quotas keep of subvolumes that were destroyed: see btrfsctl.RemoveQgroup. It is
+// safe for concurrent use.
 type Counters struct {
 	// Enabled is false if the pool has no quotas. All methods do nothing then.
 	Enabled bool
@@ -98,7 +98,7 @@ func (c *Counters) Drain(ctx context.Context) error {
 
 // forceCleanup makes the kernel destroy subvolumes without delay.
 func (c *Counters) forceCleanup() error {
-	return c.withPool(func(_ *os.Root, dir *os.File) error { return btrfsctl.Hurry(dir) })
+	return c.withPool(func(_ *os.Root, dir *os.File) error { return btrfsctl.StartCleanup(dir) })
 }
 
 // collect removes the counters of the subvolumes that the kernel has destroyed, and their notes. It returns the number
@@ -156,9 +156,9 @@ func (c *Counters) withPool(do func(root *os.Root, dir *os.File) error) error {
 // yet. A subvolume that exists was not destroyed after all, or has the number of another one: its counters stay, and
 // removeCounters returns true.
 func removeCounters(dir *os.File, id uint64) (done bool, err error) {
-	standing, err := btrfsctl.StandingOf(dir, id)
-	if err != nil || standing != btrfsctl.Gone {
-		return standing == btrfsctl.Alive, err
+	standing, err := btrfsctl.DeletionStateOf(dir, id)
+	if err != nil || standing != btrfsctl.Deleted {
+		return standing == btrfsctl.NotDeleted, err
 	}
-	return btrfsctl.DropCount(dir, id)
+	return btrfsctl.RemoveQgroup(dir, id)
 }

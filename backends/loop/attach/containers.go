@@ -95,7 +95,7 @@ func (c *Containers) Open(ctx context.Context, dir folder.Dir, device string, ke
 func (c *Containers) KeyFor(ctx context.Context, dir folder.Dir, image string) ([]byte, error) {
 	key, err := c.dataKey(ctx, dir)
 	if err == nil {
-		err = crypt.New(c.runner).Fits(ctx, dir.Path(image), key)
+		err = crypt.New(c.runner).CheckKey(ctx, dir.Path(image), key)
 	}
 	return key, err
 }
@@ -107,7 +107,7 @@ func (c *Containers) PrepareGrowth(ctx context.Context, dir folder.Dir, device s
 	inside func() (int64, error), err error) {
 	key, err := c.dataKey(ctx, dir)
 	if err == nil {
-		err = crypt.New(c.runner).Fits(ctx, device, key)
+		err = crypt.New(c.runner).CheckKey(ctx, device, key)
 	}
 	if err != nil {
 		return "", "", nil, err
@@ -166,7 +166,7 @@ func (c *Containers) DropAllUnused() error {
 	if !c.available {
 		return nil
 	}
-	return crypt.Gone(context.Background(), func(name string) bool {
+	return crypt.RemoveUnused(context.Background(), func(name string) bool {
 		return strings.HasPrefix(name, "drover-") && strings.HasSuffix(name, c.suffix)
 	})
 }

@@ -25,7 +25,7 @@ func Image(ctx context.Context, path string, opts loopdev.Options) (*loopdev.Dev
 		if !errors.As(err, &other) {
 			return dev, err
 		}
-		dev, err = loopdev.Hold(other.Device)
+		dev, err = loopdev.OpenExisting(other.Device)
 		// The last user of the device has just gone, so the image can be attached again.
 		if errors.Is(err, loopdev.ErrGone) && ctx.Err() == nil {
 			continue

@@ -131,7 +131,7 @@ func (i *Images) Inspect(dir folder.Dir, item string) (fs string, grow bool, err
 // InspectFile is Inspect for an item's open image.
 func InspectFile(image *os.File, item string) (fs string, grow bool, err error) {
 	fs, size, err := Superblock(image)
-	if errors.Is(err, dataset.ErrCorrupt) && item == layout.Head && crypt.FirstLost(image) == nil {
+	if errors.Is(err, dataset.ErrCorrupt) && item == layout.Head && crypt.CheckFirstHeader(image) == nil {
 		err = fmt.Errorf("%w (drover snapshot restore VOLUME SNAPSHOT continues from a snapshot, and keeps the "+
 			"current data)", err)
 	}
@@ -164,7 +164,7 @@ func Superblock(d fsctl.Disk) (fs string, size int64, err error) {
 	}
 	fs, size, err = fsctl.Filesystem(d)
 	if err != nil && fs == "" {
-		if lost := crypt.FirstLost(d); lost != nil {
+		if lost := crypt.CheckFirstHeader(d); lost != nil {
 			err = lost
 		}
 	}

@@ -125,7 +125,7 @@ func makeImage(ctx context.Context, runner run.Runner, step func(string), cfg ba
 		return dataset.Errorf(dataset.ErrUnsupported, "an image of %s is too small for a pool (at least %s)",
 			cfg.Image, minPoolImage)
 	}
-	if err := mkfs.Usable(mkfs.XFS); err != nil { // the filesystem of a pool has no more needs than that of a volume
+	if err := mkfs.CheckUsable(mkfs.XFS); err != nil { // a pool needs no more than a volume
 		return dataset.Errorf(dataset.ErrUnsupported, "the image of a pool needs XFS: %w", err)
 	}
 	// A file that a killed process left is removed and not overwritten: it takes the room that the new file needs, and

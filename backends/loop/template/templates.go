@@ -127,7 +127,7 @@ func (s *Store) create(ctx context.Context, root folder.Dir, name string, t Spec
 	if err := s.Mkfs(ctx, t, path, "nodiscard,lazy_itable_init=0,lazy_journal_init=0"); err != nil {
 		return err
 	}
-	setRoot := func(dir *os.File) error { return mkfs.Root(dir, &t.Owner) }
+	setRoot := func(dir *os.File) error { return mkfs.PrepareRoot(dir, &t.Owner) }
 	if err := attach.WithMountedImage(ctx, path, t.FS, setRoot); err != nil {
 		return err
 	}
@@ -145,7 +145,7 @@ func (s *Store) Mkfs(ctx context.Context, t Spec, at, extended string) error {
 		// Sectors must be as large as the blocks of the loop device, or the filesystem could not be mounted.
 		more = []string{"-f", "-s", "size=4096", at}
 	}
-	if err := mkfs.Usable(t.FS); err != nil { // the program may have been removed since the pool was opened
+	if err := mkfs.CheckUsable(t.FS); err != nil { // the program may have been removed since the pool was opened
 		return err
 	}
 	_, err := s.runner.Run(ctx, run.Command{

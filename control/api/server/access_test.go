@@ -116,7 +116,7 @@ func newFlock(t *testing.T, d Deps) *flock {
 		defer f.mu.Unlock()
 		return f.revoked[id.Name]
 	})
-	d.Peer, d.Audit = own.Peer, func(c api.Change) { f.mu.Lock(); defer f.mu.Unlock(); f.changes = append(f.changes, c) }
+	d.Peer, d.Audit = own.VerifyPeer, func(c api.Change) { f.mu.Lock(); defer f.mu.Unlock(); f.changes = append(f.changes, c) }
 	f.address = serveTLS(t, Handler(d), own)
 	return f
 }
@@ -131,7 +131,7 @@ func serveTLS(t *testing.T, h http.Handler, own *pki.Credentials) (address strin
 		t.Fatal(err)
 	}
 	var serving sync.WaitGroup
-	serving.Go(func() { _ = s.Serve(tls.NewListener(l, own.Asking())) }) // Serve always returns an error
+	serving.Go(func() { _ = s.Serve(tls.NewListener(l, own.UnverifiedServer())) }) // Serve always returns an error
 	t.Cleanup(func() { s.Close(); serving.Wait() })
 	return l.Addr().String()
 }

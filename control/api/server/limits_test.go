@@ -33,7 +33,7 @@ func TestStrangersBodies(t *testing.T) {
 		t.Fatal(err)
 	}
 	own := pki.NewCredentials(pair, clock.NewFake(flockStart), nil)
-	h := Handler(Deps{Service: newFake(), Peer: own.Peer})
+	h := Handler(Deps{Service: newFake(), Peer: own.VerifyPeer})
 	h.(*guard).patience = 50 * time.Millisecond
 	address := serveTLS(t, h, own)
 	for _, begin := range []string{

@@ -73,7 +73,7 @@ func (a *applying) apply(ctx context.Context, c *command, first bool) error {
 	if first != (c.kind == cmdSubvolume || c.kind == cmdSnapshot) {
 		return fmt.Errorf("%w: only its first command may name its subvolume", ErrStream)
 	}
-	err := a.one(ctx, c)
+	err := a.execute(ctx, c)
 	for _, stale := range []error{unix.ENOENT, unix.EEXIST, unix.ENOTDIR, unix.EISDIR, unix.ENOTEMPTY, unix.ELOOP,
 		unix.EXDEV, unix.EINVAL, unix.ENODATA} {
 		if errors.Is(err, stale) {
@@ -99,16 +99,16 @@ func (a *applying) act(ctx context.Context, c *command) error {
 		}
 		return f.Truncate(size)
 	case cmdMkfile, cmdMkdir, cmdMknod, cmdMkfifo, cmdMksock, cmdSymlink:
-		return a.at(c.text(attrPath), func(dir int, name string) error {
-			if err := fresh(c, dir, name); err != nil || c.kind == cmdSymlink {
+		return a.withParent(c.text(attrPath), func(dir int, name string) error {
+			if err := createInode(c, dir, name); err != nil || c.kind == cmdSymlink {
 				return err
 			}
-			return disinherit(dir, name)
+			return removeInheritedACLs(dir, name)
 		})
 	case cmdRename, cmdLink, cmdUnlink, cmdRmdir:
 		return a.name(c)
 	case cmdSetXattr, cmdRemoveXattr, cmdChmod, cmdChown, cmdUtimes:
-		return a.at(c.text(attrPath), func(dir int, name string) error { return a.attribute(c, dir, name) })
+		return a.withParent(c.text(attrPath), func(dir int, name string) error { return a.attribute(c, dir, name) })
 	}
 	return fmt.Errorf("%w: a command of unknown kind", ErrStream)
 }
@@ -133,9 +133,9 @@ func (a *applying) begin(c *command) error {
 	return err
 }
 
-// at opens the directory that contains a path, and calls do with it and the last name of the path. The name of the root
-// is ".".
-func (a *applying) at(path string, do func(dir int, name string) error) error {
+// withParent opens the directory that contains a path, and calls do with it and the last name of the path. The name of
+// the root is ".".
+func (a *applying) withParent(path string, do func(dir int, name string) error) error {
 	if path == "" {
 		return do(int(a.dir.Fd()), ".")
 	}
@@ -144,7 +144,7 @@ func (a *applying) at(path string, do func(dir int, name string) error) error {
 		return fmt.Errorf("%w: a bad path", ErrStream)
 	}
 	if a.parentDir == nil || a.parentPath != parent {
-		dir, err := beneath(a.dir, parent, unix.O_RDONLY|unix.O_DIRECTORY)
+		dir, err := openBeneath(a.dir, parent, unix.O_RDONLY|unix.O_DIRECTORY)
 		if err != nil {
 			return err
 		}
@@ -159,8 +159,8 @@ func (a *applying) at(path string, do func(dir int, name string) error) error {
 // moved closes the file that is open by its path. Call it after a command that changed paths.
 func (a *applying) moved() error { return a.close() }
 
-// beneath opens a path below a directory. Neither a symbolic link nor a mount can lead it elsewhere.
-func beneath(dir *os.File, path string, flags uint64) (*os.File, error) {
+// openBeneath opens a path below a directory. Neither a symbolic link nor a mount can lead it elsewhere.
+func openBeneath(dir *os.File, path string, flags uint64) (*os.File, error) {
 	fd, err := unix.Openat2(int(dir.Fd()), path, &unix.OpenHow{
 		Flags:   flags | unix.O_NOFOLLOW | unix.O_CLOEXEC,
 		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
@@ -171,8 +171,8 @@ func beneath(dir *os.File, path string, flags uint64) (*os.File, error) {
 	return os.NewFile(uintptr(fd), path), nil
 }
 
-// fresh creates an empty file, directory or other inode, as a command says.
-func fresh(c *command, dir int, name string) error {
+// createInode creates an empty file, directory or other inode, as a command says.
+func createInode(c *command, dir int, name string) error {
 	switch c.kind {
 	case cmdMkdir:
 		return unix.Mkdirat(dir, name, 0o700)
@@ -192,9 +192,9 @@ func fresh(c *command, dir int, name string) error {
 	return unix.Mknodat(dir, name, mode&unix.S_IFMT|0o600, device)
 }
 
-// disinherit removes the ACLs that a new inode inherited from its directory. The stream contains the ACLs that the
-// inode has, but no command to remove others.
-func disinherit(dir int, name string) error {
+// removeInheritedACLs removes the ACLs that a new inode inherited from its directory. The stream contains the ACLs that
+// the inode has, but no command to remove others.
+func removeInheritedACLs(dir int, name string) error {
 	for _, acl := range []string{"system.posix_acl_access", "system.posix_acl_default"} {
 		err := unix.Lremovexattr(filepath.Join("/proc/self/fd", strconv.Itoa(dir), name), acl)
 		if err != nil && !errors.Is(err, unix.ENODATA) && !errors.Is(err, unix.EOPNOTSUPP) {
@@ -213,7 +213,7 @@ func (a *applying) name(c *command) error {
 	if err := a.moved(); err != nil {
 		return err
 	}
-	return a.at(path, func(dir int, name string) error {
+	return a.withParent(path, func(dir int, name string) error {
 		switch c.kind {
 		case cmdUnlink:
 			return unix.Unlinkat(dir, name, 0)
@@ -224,7 +224,7 @@ func (a *applying) name(c *command) error {
 		if c.kind == cmdLink {
 			there = c.text(attrPathLink)
 		}
-		other, err := beneath(a.dir, filepath.Dir(there), unix.O_RDONLY|unix.O_DIRECTORY)
+		other, err := openBeneath(a.dir, filepath.Dir(there), unix.O_RDONLY|unix.O_DIRECTORY)
 		if err != nil {
 			return err
 		}
@@ -296,7 +296,7 @@ func (a *applying) file(path string) (*os.File, error) {
 		}
 		a.open = nil
 	}
-	f, err := regular(a.dir, path, unix.O_RDWR)
+	f, err := openRegular(a.dir, path, unix.O_RDWR)
 	if err != nil {
 		return nil, err
 	}
@@ -304,10 +304,10 @@ func (a *applying) file(path string) (*os.File, error) {
 	return f, nil
 }
 
-// regular opens a regular file below a directory. It opens no other kind of inode, because opening a device can have an
-// effect.
-func regular(root *os.File, path string, flags int) (*os.File, error) {
-	seen, err := beneath(root, path, unix.O_PATH)
+// openRegular opens a regular file below a directory. It opens no other kind of inode, because opening a device can
+// have an effect.
+func openRegular(root *os.File, path string, flags int) (*os.File, error) {
+	seen, err := openBeneath(root, path, unix.O_PATH)
 	if err != nil {
 		return nil, err
 	}
@@ -349,12 +349,12 @@ func (a *applying) clone(ctx context.Context, c *command) error {
 	default:
 		return fmt.Errorf("%w: it shares data with subvolume %s, which is not its base", ErrStream, of)
 	}
-	src, err := regular(root, c.text(attrClonePath), unix.O_RDONLY)
+	src, err := openRegular(root, c.text(attrClonePath), unix.O_RDONLY)
 	if err != nil {
 		return err
 	}
 	defer src.Close()
-	if err := apart(f, src, from, length, at); err != nil {
+	if err := checkClone(f, src, from, length, at); err != nil {
 		return err
 	}
 	err = unix.IoctlFileCloneRange(int(f.Fd()), &unix.FileCloneRange{
@@ -362,13 +362,13 @@ func (a *applying) clone(ctx context.Context, c *command) error {
 	})
 	if errors.Is(err, unix.EINVAL) { // one of them is NOCOW
 		_, err = io.Copy(io.NewOffsetWriter(f, int64(at)),
-			until{ctx, io.NewSectionReader(src, int64(from), int64(length))})
+			contextReader{ctx, io.NewSectionReader(src, int64(from), int64(length))})
 	}
 	return err
 }
 
-// apart fails if the shared range does not exist completely, or if source and target overlap in one file.
-func apart(f, src *os.File, from, length, at uint64) error {
+// checkClone fails if the shared range does not exist completely, or if source and target overlap in one file.
+func checkClone(f, src *os.File, from, length, at uint64) error {
 	to, err := f.Stat()
 	if err != nil {
 		return err
@@ -387,13 +387,13 @@ func apart(f, src *os.File, from, length, at uint64) error {
 	return nil
 }
 
-// until reads from a reader, and fails once its context has ended.
-type until struct {
+// contextReader reads from a reader, and fails once its context has ended.
+type contextReader struct {
 	ctx context.Context //nolint:containedctx // for one call
 	io.Reader
 }
 
-func (u until) Read(b []byte) (int, error) {
+func (u contextReader) Read(b []byte) (int, error) {
 	if err := u.ctx.Err(); err != nil {
 		return 0, err
 	}

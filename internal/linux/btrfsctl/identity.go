@@ -45,9 +45,9 @@ func infoOf(dir *os.File) (info infoArgs, err error) {
 	return info, nil
 }
 
-// CameAs returns the UUID that a subvolume was received with. It returns uuid.Nil if it was not received, or if the
-// UUID was not set.
-func CameAs(dir *os.File) (uuid.UUID, error) {
+// ReceivedUUID returns the UUID that a subvolume was received with. It returns uuid.Nil if it was not received, or if
+// the UUID was not set.
+func ReceivedUUID(dir *os.File) (uuid.UUID, error) {
 	info, err := infoOf(dir)
 	return info.received, err
 }

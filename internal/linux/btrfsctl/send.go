@@ -58,7 +58,7 @@ func Send(ctx context.Context, dir, base *os.File, data bool, w io.Writer) error
 		var pin runtime.Pinner
 		pin.Pin(&parent)
 		defer pin.Unpin()
-		err := unsignalled(func() error { return ioctl(dir, iocSend, unsafe.Pointer(args)) })
+		err := withoutSignals(func() error { return ioctl(dir, iocSend, unsafe.Pointer(args)) })
 		_ = out.Close()
 		sent <- err
 	}()
@@ -79,10 +79,10 @@ func Send(ctx context.Context, dir, base *os.File, data bool, w io.Writer) error
 	return nil
 }
 
-// unsignalled calls a function on a thread that no signal interrupts. If a signal arrives while the kernel waits for
+// withoutSignals calls a function on a thread that no signal interrupts. If a signal arrives while the kernel waits for
 // space in the pipe, the kernel restarts the ioctl, and the stream starts again in the middle of the output. The Go
 // runtime sends such signals to preempt goroutines.
-func unsignalled(call func() error) error {
+func withoutSignals(call func() error) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	var all, before unix.Sigset_t

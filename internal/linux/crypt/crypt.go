@@ -42,8 +42,8 @@ const (
 	openTimeout   = 30 * time.Second
 	// The bounds of waiting for a mapping that is being removed, or for a program, such as udev, that briefly opens a
 	// new one.
-	goneTries = 200
-	gonePause = 10 * time.Millisecond
+	removeTries = 200
+	removePause = 10 * time.Millisecond
 )
 
 // Tool makes and opens containers. It is safe for concurrent use.
@@ -82,7 +82,7 @@ func Header(r io.ReaderAt) (id uuid.UUID, is bool, err error) {
 	id, err = uuid.ParseBytes(text)
 	other := buf[versionAt] != 0 || buf[versionAt+1] != 2
 	if other || err != nil {
-		if lost := FirstLost(r); lost != nil {
+		if lost := CheckFirstHeader(r); lost != nil {
 			return uuid.Nil, true, lost
 		}
 	}
@@ -97,11 +97,11 @@ func Header(r io.ReaderAt) (id uuid.UUID, is bool, err error) {
 	return id, true, nil
 }
 
-// FirstLost fails with ErrCorrupt if r has the second header of a LUKS2 container but no usable first one. The error
-// names the command that repairs it. Call it only for devices without a filesystem: a user who can write to a
+// CheckFirstHeader fails with ErrCorrupt if r has the second header of a LUKS2 container but no usable first one. The
+// error names the command that repairs it. Call it only for devices without a filesystem: a user who can write to a
 // filesystem can write such a header to its device. The second header follows the first one, which has 16 KiB if Format
 // created it.
-func FirstLost(r io.ReaderAt) error {
+func CheckFirstHeader(r io.ReaderAt) error {
 	buf := make([]byte, len(secondMagic))
 	if _, err := r.ReadAt(buf, metadataSize); err != nil && !errors.Is(err, io.EOF) {
 		return err
@@ -161,28 +161,28 @@ func (t Tool) Open(ctx context.Context, device, name string, key []byte) (*Devic
 		if err == nil {
 			return dev, nil
 		}
-		if try == goneTries || ctx.Err() != nil || !errors.Is(err, errAgain) {
+		if try == removeTries || ctx.Err() != nil || !errors.Is(err, errAgain) {
 			if errors.Is(err, errAgain) {
 				err = dataset.Errorf(dataset.ErrInUse, "open the container on %s: %w", device, err)
 			}
-			return nil, errors.Join(err, leave(device, name))
+			return nil, errors.Join(err, abandonMapping(device, name))
 		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(gonePause):
+		case <-time.After(removePause):
 		}
 	}
 }
 
-// leave removes the mapping on a device that could not be opened: cryptsetup may have created it before it failed. A
-// mapping that another process has open stays until that process closes it.
-func leave(device, name string) error {
-	tidy(name)
+// abandonMapping removes the mapping on a device that could not be opened: cryptsetup may have created it before it
+// failed. A mapping that another process has open stays until that process closes it.
+func abandonMapping(device, name string) error {
+	removeNode(name)
 	m, there, err := Find(name)
 	if err != nil || !there {
 		return err
 	}
-	if ours, err := m.lies(device); err != nil || !ours {
+	if ours, err := m.isOn(device); err != nil || !ours {
 		if errors.Is(err, unix.ENXIO) {
 			err = nil
 		}
@@ -199,7 +199,7 @@ func (t Tool) open(ctx context.Context, device, name string, key []byte) (*Devic
 		return nil, err
 	}
 	if there {
-		ours, err := m.lies(device)
+		ours, err := m.isOn(device)
 		if errors.Is(err, unix.ENXIO) {
 			return nil, errAgain
 		}
@@ -210,7 +210,7 @@ func (t Tool) open(ctx context.Context, device, name string, key []byte) (*Devic
 			// A killed process has left this mapping, and its device may not exist any more.
 			return nil, errors.Join(fmt.Errorf("%w (%s)", errAgain, name), Drop(name))
 		}
-		return hold(m)
+		return openMapping(m)
 	}
 	err = t.run(ctx, openTimeout, key, "open", "--type", "luks2", "--allow-discards", "--key-file=-", device, name)
 	if err != nil {
@@ -222,11 +222,11 @@ func (t Tool) open(ctx context.Context, device, name string, key []byte) (*Devic
 	if !there {
 		return nil, errAgain
 	}
-	return hold(m)
+	return openMapping(m)
 }
 
-// hold opens the device of a mapping, and makes the mapping remove itself after its last user.
-func hold(m Mapping) (*Device, error) {
+// openMapping opens the device of a mapping, and makes the mapping remove itself after its last user.
+func openMapping(m Mapping) (*Device, error) {
 	path, err := node(m)
 	if err != nil {
 		return nil, err
@@ -248,7 +248,7 @@ func hold(m Mapping) (*Device, error) {
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	tidy(m.Name)
+	removeNode(m.Name)
 	return &Device{now, f}, nil
 }
 
@@ -270,19 +270,19 @@ func node(m Mapping) (string, error) {
 	return path, nil
 }
 
-// tidy removes the device node that cryptsetup creates itself if no udev runs. It would remain after the mapping is
-// removed.
-func tidy(name string) {
+// removeNode removes the device node that cryptsetup creates itself if no udev runs. It would remain after the mapping
+// is removed.
+func removeNode(name string) {
 	path := "/dev/mapper/" + name
 	if fi, err := os.Lstat(path); err == nil && fi.Mode()&os.ModeDevice != 0 {
 		_ = os.Remove(path)
 	}
 }
 
-// Fits fails with dataset.ErrForbidden unless the key opens the container in path, which is a device or a file. A
+// CheckKey fails with dataset.ErrForbidden unless the key opens the container in path, which is a device or a file. A
 // device may be in use. A file must not be locked: cryptsetup waits for the flock(2) of the file, which a loop device
 // of package loopdev has.
-func (t Tool) Fits(ctx context.Context, path string, key []byte) error {
+func (t Tool) CheckKey(ctx context.Context, path string, key []byte) error {
 	err := t.run(ctx, openTimeout, key, "open", "--test-passphrase", "--type", "luks2", "--key-file=-", path)
 	if err != nil {
 		return fmt.Errorf("check whether the container in %s can be opened: %w", path, err)
@@ -293,16 +293,17 @@ func (t Tool) Fits(ctx context.Context, path string, key []byte) error {
 // Resize grows an open container to the size of its device.
 func (t Tool) Resize(ctx context.Context, name string, key []byte) error {
 	err := t.run(ctx, openTimeout, key, "resize", "--key-file=-", name)
-	tidy(name)
+	removeNode(name)
 	if err != nil {
 		return fmt.Errorf("resize mapping %s: %w", name, err)
 	}
 	return nil
 }
 
-// Gone removes the mappings whose names wanted accepts and that are not open, and waits until they no longer exist.
-func Gone(ctx context.Context, wanted func(name string) bool) error {
-	for range goneTries {
+// RemoveUnused removes the mappings whose names wanted accepts and that are not open, and waits until they no longer
+// exist.
+func RemoveUnused(ctx context.Context, wanted func(name string) bool) error {
+	for range removeTries {
 		names, err := List()
 		if err != nil {
 			return err
@@ -327,7 +328,7 @@ func Gone(ctx context.Context, wanted func(name string) bool) error {
 		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(gonePause):
+		case <-time.After(removePause):
 		}
 	}
 	return nil

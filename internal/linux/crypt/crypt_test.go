@@ -80,13 +80,13 @@ func TestFirstHeaderLost(t *testing.T) {
 		f := disk(c.first, c.second)
 		_, is, err := crypt.Header(f)
 		if !is {
-			err = crypt.FirstLost(f)
+			err = crypt.CheckFirstHeader(f)
 		}
 		if said := err != nil && strings.Contains(err.Error(), "cryptsetup repair "+f.Name()); is != c.is || said != c.lost || (c.is || c.lost) && !errors.Is(err, dataset.ErrCorrupt) || !c.is && !c.lost && err != nil {
 			t.Errorf("%s: %t, %v", name, is, err)
 		}
 	}
-	if err := crypt.FirstLost(strings.NewReader("short")); err != nil {
+	if err := crypt.CheckFirstHeader(strings.NewReader("short")); err != nil {
 		t.Error(err)
 	}
 }

@@ -135,8 +135,8 @@ func listed(buf []byte) (names []string) {
 	}
 }
 
-// lies reports whether a mapping is on the given device.
-func (m Mapping) lies(device string) (bool, error) {
+// isOn reports whether a mapping is on the given device.
+func (m Mapping) isOn(device string) (bool, error) {
 	var st unix.Stat_t
 	if err := unix.Stat(device, &st); err != nil {
 		return false, fmt.Errorf("stat %s: %w", device, err)

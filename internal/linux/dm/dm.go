@@ -64,7 +64,7 @@ const (
 
 // Find returns the device with a name, as dmsetup(8) shows it.
 func Find(name string) (Device, error) {
-	buf, err := ask(cmdDevStatus, name, 0)
+	buf, err := query(cmdDevStatus, name, 0)
 	if err != nil {
 		return Device{}, err
 	}
@@ -80,7 +80,7 @@ func Find(name string) (Device, error) {
 // Status returns the first target of a device with its status line. It does not make the device write out its metadata
 // first.
 func Status(name string) (Target, error) {
-	buf, err := ask(cmdTableStatus, name, flagNoFlush)
+	buf, err := query(cmdTableStatus, name, flagNoFlush)
 	if err != nil {
 		return Target{}, err
 	}
@@ -101,13 +101,13 @@ func Status(name string) (Target, error) {
 
 // Commit makes a thin pool write its new metadata to disk.
 func Commit(name string) error {
-	_, err := ask(cmdTableStatus, name, 0)
+	_, err := query(cmdTableStatus, name, 0)
 	return err
 }
 
 // HasTarget fails with ErrNoTarget unless the kernel has a target. It loads the module of the target if needed.
 func HasTarget(kind string) error {
-	_, err := ask(cmdTargetVersion, kind, 0)
+	_, err := query(cmdTargetVersion, kind, 0)
 	switch {
 	case errors.Is(err, unix.ENOTTY): // Linux before 5.4
 		return nil
@@ -117,7 +117,7 @@ func HasTarget(kind string) error {
 	return err
 }
 
-func ask(cmd uintptr, name string, flags uint32) ([]byte, error) {
+func query(cmd uintptr, name string, flags uint32) ([]byte, error) {
 	if len(name) >= nameLen {
 		return nil, fmt.Errorf("device %s: %w", name, unix.ENAMETOOLONG)
 	}

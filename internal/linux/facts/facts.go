@@ -31,32 +31,32 @@ func Machine() (string, error) {
 	return unix.ByteSliceToString(u.Machine[:]), nil
 }
 
-// Fixed returns the facts that do not change while the host runs. Safe for concurrent use.
-func (h Host) Fixed() (f dataset.Facts, err error) {
+// ReadStatic returns the facts that do not change while the host runs. Safe for concurrent use.
+func (h Host) ReadStatic() (f dataset.Facts, err error) {
 	if f.Architecture, err = h.Machine(); err != nil {
 		return f, err
 	}
-	if f.Kernel, err = h.line("proc/sys/kernel/osrelease"); err != nil {
+	if f.Kernel, err = h.readLine("proc/sys/kernel/osrelease"); err != nil {
 		return f, err
 	}
-	if f.Virtual, err = h.virtual(); err != nil {
+	if f.Virtual, err = h.isVirtual(); err != nil {
 		return f, err
 	}
 	f.OS, f.OSVersion, err = h.release()
 	return f, err
 }
 
-// Moving fills in the facts that change: CPUs, memory and load. It does not set the load of ten minutes: see Average.
-// Safe for concurrent use.
-func (h Host) Moving(f *dataset.Facts) (err error) {
-	online, err := h.line("sys/devices/system/cpu/online")
+// ReadDynamic fills in the facts that change: CPUs, memory and load. It does not set the load of ten minutes: see
+// Average. Safe for concurrent use.
+func (h Host) ReadDynamic(f *dataset.Facts) (err error) {
+	online, err := h.readLine("sys/devices/system/cpu/online")
 	if err != nil {
 		return err
 	}
 	if f.CPUs, err = count(online); err != nil {
 		return fmt.Errorf("/sys/devices/system/cpu/online: %w", err)
 	}
-	load, err := h.line("proc/loadavg")
+	load, err := h.readLine("proc/loadavg")
 	if err != nil {
 		return err
 	}
@@ -134,31 +134,31 @@ func (h Host) release() (id, version string, err error) {
 	return id, version, nil
 }
 
-// line reads a file that has one line.
-func (h Host) line(name string) (string, error) {
+// readLine reads a file that has one line.
+func (h Host) readLine(name string) (string, error) {
 	b, err := fs.ReadFile(h.FS, name)
 	return strings.TrimSpace(string(b)), err
 }
 
-// virtual reports whether the host is a virtual machine: its CPUs report a hypervisor (x86), or its firmware or device
-// tree names one. The first domain of Xen reports a hypervisor as well, but it is the real machine. The rules are those
-// of src/basic/virt.c of systemd.
-func (h Host) virtual() (bool, error) {
-	if caps, err := h.line("proc/xen/capabilities"); err == nil && strings.Contains(caps, "control_d") {
+// isVirtual reports whether the host is a virtual machine: its CPUs report a hypervisor (x86), or its firmware or
+// device tree names one. The first domain of Xen reports a hypervisor as well, but it is the real machine. The rules
+// are those of src/basic/virt.c of systemd.
+func (h Host) isVirtual() (bool, error) {
+	if caps, err := h.readLine("proc/xen/capabilities"); err == nil && strings.Contains(caps, "control_d") {
 		return false, nil
 	}
-	if flagged, err := h.flagged(); err != nil || flagged {
+	if flagged, err := h.hasHypervisorFlag(); err != nil || flagged {
 		return flagged, err
 	}
 	if _, err := fs.Stat(h.FS, "proc/device-tree/hypervisor"); err == nil {
 		return true, nil
 	}
-	if product, err := h.line("sys/class/dmi/id/product_name"); err == nil && strings.HasSuffix(product, ".metal") {
+	if product, err := h.readLine("sys/class/dmi/id/product_name"); err == nil && strings.HasSuffix(product, ".metal") {
 		return false, nil // bare metal and virtual machines of Amazon EC2 have the same vendor
 	}
 	for _, file := range []string{"product_name", "sys_vendor", "board_vendor", "bios_vendor", "product_version"} {
-		text, err := h.line("sys/class/dmi/id/" + file)
-		for _, maker := range makers() {
+		text, err := h.readLine("sys/class/dmi/id/" + file)
+		for _, maker := range virtualVendors() {
 			if err == nil && strings.HasPrefix(text, maker) {
 				return true, nil
 			}
@@ -167,8 +167,8 @@ func (h Host) virtual() (bool, error) {
 	return false, nil
 }
 
-// makers returns prefixes of the vendor names in the firmware of virtual machines.
-func makers() []string {
+// virtualVendors returns prefixes of the vendor names in the firmware of virtual machines.
+func virtualVendors() []string {
 	return []string{
 		"KVM", "OpenStack", "KubeVirt", "Amazon EC2", "QEMU", "VMware", "VMW", "innotek GmbH", "VirtualBox", "Xen",
 		"Bochs",
@@ -177,8 +177,8 @@ func makers() []string {
 	}
 }
 
-// flagged reports whether the first CPU has the flag "hypervisor" (CPUID leaf 1, ECX bit 31).
-func (h Host) flagged() (bool, error) {
+// hasHypervisorFlag reports whether the first CPU has the flag "hypervisor" (CPUID leaf 1, ECX bit 31).
+func (h Host) hasHypervisorFlag() (bool, error) {
 	b, err := fs.ReadFile(h.FS, "proc/cpuinfo")
 	if err != nil {
 		return false, err

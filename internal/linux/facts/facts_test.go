@@ -45,11 +45,11 @@ func files(more map[string]string) fs.FS {
 
 func TestFactsAreReadFromTheHostsFiles(t *testing.T) {
 	h := Host{FS: files(nil), Machine: machine("aarch64")}
-	f, err := h.Fixed()
+	f, err := h.ReadStatic()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := h.Moving(&f); err != nil {
+	if err := h.ReadDynamic(&f); err != nil {
 		t.Fatal(err)
 	}
 	want := dataset.Facts{
@@ -63,11 +63,11 @@ func TestFactsAreReadFromTheHostsFiles(t *testing.T) {
 
 func TestThisHostHasFacts(t *testing.T) {
 	h := Host{FS: os.DirFS("/"), Machine: Machine}
-	f, err := h.Fixed()
+	f, err := h.ReadStatic()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := h.Moving(&f); err != nil {
+	if err := h.ReadDynamic(&f); err != nil {
 		t.Fatal(err)
 	}
 	arch := map[string]string{"amd64": "x86_64", "arm64": "aarch64"}[runtime.GOARCH]
@@ -96,7 +96,7 @@ func TestVirtualMachinesAreKnownAndContainersAreNone(t *testing.T) {
 		{"device tree", map[string]string{"proc/device-tree/hypervisor/compatible": "linux,kvm"}, true},
 		{"container", map[string]string{".dockerenv": "x", "run/.containerenv": "x"}, false},
 	} {
-		f, err := Host{FS: files(c.files), Machine: machine("x86_64")}.Fixed()
+		f, err := Host{FS: files(c.files), Machine: machine("x86_64")}.ReadStatic()
 		if err != nil || f.Virtual != c.want {
 			t.Errorf("%s: virtual %v, %v", c.name, f.Virtual, err)
 		}
@@ -114,18 +114,18 @@ func TestWhatIsMissingOrDamagedIsSaid(t *testing.T) {
 		"no release":    {"proc/sys/kernel/osrelease", "", "osrelease"},
 	} {
 		h := Host{FS: files(map[string]string{c.file: c.text}), Machine: machine("x86_64")}
-		f, err := h.Fixed()
-		err = errors.Join(err, h.Moving(&f))
+		f, err := h.ReadStatic()
+		err = errors.Join(err, h.ReadDynamic(&f))
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	none := Host{FS: files(map[string]string{"etc/os-release": ""}), Machine: machine("x86_64")}
-	if f, err := none.Fixed(); err != nil || f.OS != "linux" || f.OSVersion != "" {
+	if f, err := none.ReadStatic(); err != nil || f.OS != "linux" || f.OSVersion != "" {
 		t.Errorf("without os-release: %+v, %v", f, err)
 	}
 	elsewhere := Host{FS: files(map[string]string{"etc/os-release": "", "usr/lib/os-release": "ID='alpine'\nVERSION_ID=3.20\n"}), Machine: machine("x86_64")}
-	if f, err := elsewhere.Fixed(); err != nil || f.OS != "alpine" || f.OSVersion != "3.20" {
+	if f, err := elsewhere.ReadStatic(); err != nil || f.OS != "alpine" || f.OSVersion != "3.20" {
 		t.Errorf("os-release in /usr/lib: %+v, %v", f, err)
 	}
 }

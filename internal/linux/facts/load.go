@@ -26,7 +26,7 @@ func (a *Average) Add(at time.Duration, load1, first float64) float64 {
 	case passed <= 0:
 		return a.load
 	default:
-		left, left10 := fade(passed, time.Minute), fade(passed, 10*time.Minute)
+		left, left10 := decay(passed, time.Minute), decay(passed, 10*time.Minute)
 		tasks := max(0, (load1-a.load1*left)/(1-left))
 		a.load = a.load*left10 + tasks*(1-left10)
 	}
@@ -34,5 +34,5 @@ func (a *Average) Add(at time.Duration, load1, first float64) float64 {
 	return a.load
 }
 
-// fade returns how much of an average over one period remains after another period has passed, from 0 to 1.
-func fade(passed, over time.Duration) float64 { return math.Exp(-float64(passed) / float64(over)) }
+// decay returns how much of an average over one period remains after another period has passed, from 0 to 1.
+func decay(passed, over time.Duration) float64 { return math.Exp(-float64(passed) / float64(over)) }

@@ -81,7 +81,7 @@ func Identify(path string) (Content, error) { return open(path, identify) }
 
 // Known is like Identify, but returns OtherData instead of Empty, because it does not look for unknown data. That makes
 // it faster.
-func Known(path string) (Content, error) { return open(path, known) }
+func Known(path string) (Content, error) { return open(path, knownContent) }
 
 func open(path string, identify func(io.ReaderAt, int64) (Content, error)) (Content, error) {
 	f, err := safefile.OpenDisk(path)
@@ -101,7 +101,7 @@ func open(path string, identify func(io.ReaderAt, int64) (Content, error)) (Cont
 }
 
 func identify(r io.ReaderAt, size int64) (Content, error) {
-	content, err := known(r, size)
+	content, err := knownContent(r, size)
 	if err != nil || content != OtherData {
 		return content, err
 	}
@@ -115,7 +115,7 @@ func identify(r io.ReaderAt, size int64) (Content, error) {
 	return OtherData, nil
 }
 
-func known(r io.ReaderAt, size int64) (Content, error) {
+func knownContent(r io.ReaderAt, size int64) (Content, error) {
 	for _, s := range signatures() {
 		off := s.offset
 		if off < 0 {
@@ -172,32 +172,32 @@ const (
 
 // Zeros reports whether the parts that Identify reads contain only zeros.
 func Zeros(r io.ReaderAt, size int64) (bool, error) {
-	z := zeros{r: r, buf: make([]byte, 1<<20)}
+	z := zeroReader{r: r, buf: make([]byte, 1<<20)}
 	head := min(size, edge)
 	tail := max(head, size-edge)
 	for _, part := range [][2]int64{{0, head}, {tail, size}} {
-		if zero, err := z.in(part[0], part[1]); err != nil || !zero {
+		if zero, err := z.isZero(part[0], part[1]); err != nil || !zero {
 			return false, err
 		}
 	}
 	if between := tail - head; between <= samples*sample {
-		return z.in(head, tail)
+		return z.isZero(head, tail)
 	}
 	step := (tail - head) / samples &^ 4095
 	for off := head; off < tail; off += step {
-		if zero, err := z.in(off, min(off+sample, tail)); err != nil || !zero {
+		if zero, err := z.isZero(off, min(off+sample, tail)); err != nil || !zero {
 			return false, err
 		}
 	}
 	return true, nil
 }
 
-type zeros struct {
+type zeroReader struct {
 	r   io.ReaderAt
 	buf []byte
 }
 
-func (z zeros) in(start, end int64) (bool, error) {
+func (z zeroReader) isZero(start, end int64) (bool, error) {
 	for off := start; off < end; off += int64(len(z.buf)) {
 		part := z.buf[:min(int64(len(z.buf)), end-off)]
 		if err := readFull(z.r, part, off); err != nil {

@@ -30,7 +30,7 @@ func Space(path string) (free, size int64, err error) {
 
 // SpaceOf is like Space for the filesystem of an open file or directory.
 func SpaceOf(f *os.File) (free, size int64, err error) {
-	return steady(func(st *unix.Statfs_t) error {
+	return readSteady(func(st *unix.Statfs_t) error {
 		if err := unix.Fstatfs(int(f.Fd()), st); err != nil {
 			return fmt.Errorf("space of %s: %w", f.Name(), err)
 		}
@@ -38,8 +38,8 @@ func SpaceOf(f *os.File) (free, size int64, err error) {
 	}, func() { <-time.After(time.Millisecond) })
 }
 
-// steady repeats a read until there is so much free space that a clone at this moment does not matter.
-func steady(read func(*unix.Statfs_t) error, wait func()) (free, size int64, err error) {
+// readSteady repeats a read until there is so much free space that a clone at this moment does not matter.
+func readSteady(read func(*unix.Statfs_t) error, wait func()) (free, size int64, err error) {
 	const reads, enough = 10, 16 // enough: one part in 16 of the size
 	for n := range reads {
 		if n > 0 {

@@ -27,7 +27,7 @@ func TestSteady(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			n, waited := 0, 0
-			free, all, err := steady(func(st *unix.Statfs_t) error {
+			free, all, err := readSteady(func(st *unix.Statfs_t) error {
 				*st = unix.Statfs_t{Bavail: uint64(c.reads[min(n, len(c.reads)-1)]), Blocks: size, Frsize: 512, Bsize: 4096}
 				n++
 				return nil
@@ -37,7 +37,7 @@ func TestSteady(t *testing.T) {
 			}
 		})
 	}
-	if _, _, err := steady(func(*unix.Statfs_t) error { return unix.EIO }, nil); !errors.Is(err, unix.EIO) {
+	if _, _, err := readSteady(func(*unix.Statfs_t) error { return unix.EIO }, nil); !errors.Is(err, unix.EIO) {
 		t.Errorf("a failed read: %v", err)
 	}
 	if _, _, err := Space(filepath.Join(t.TempDir(), "absent")); !errors.Is(err, os.ErrNotExist) {

@@ -137,11 +137,11 @@ func holdsHere(t *testing.T, own mount.Mounts, path string) bool {
 // holdsTree reports whether this process holds a tree, of which e is a mount.
 func holdsTree(t *testing.T, s *Scan, fsys mount.Filesystem, e *mount.Entry) bool {
 	t.Helper()
-	s.Want(fsys, e)
+	s.AddTree(fsys, e)
 	var r Examiner
 	f, err := r.Examine(t.Context(), clock.System{}, &Examination{Scan: s, PID: os.Getpid()}, func() {})
 	must(t, err)
-	return NewHolding(s.own, fsys, []string{e.Mountpoint}).By(f)
+	return NewHolding(s.own, fsys, []string{e.Mountpoint}).CanWrite(f)
 }
 
 func must(t *testing.T, err error) {

@@ -20,10 +20,10 @@ type device struct {
 	identity mount.Identity
 }
 
-// Want adds a directory tree to those that the scan looks for: open files on its filesystem are recorded.
+// AddTree adds a directory tree to those that the scan looks for: open files on its filesystem are recorded.
 // e is the host's mount of the tree. It is nil if there is none, or if several subvolumes of a btrfs are
-// wanted. Call Want before the first examination.
-func (s *Scan) Want(fsys mount.Filesystem, e *mount.Entry) {
+// wanted. Call AddTree before the first examination.
+func (s *Scan) AddTree(fsys mount.Filesystem, e *mount.Entry) {
 	d := device{major: fsys.Major, minor: fsys.Minor, statMajor: fsys.Major, statMinor: fsys.Minor}
 	switch {
 	case e == nil:
@@ -47,8 +47,8 @@ func (s *Scan) Want(fsys mount.Filesystem, e *mount.Entry) {
 	}
 }
 
-// wanted reports whether a filesystem is one of those that Want has added.
-func (s *Scan) wanted(major, minor int) bool {
+// isWanted reports whether a filesystem is one of those that AddTree has added.
+func (s *Scan) isWanted(major, minor int) bool {
 	return slices.ContainsFunc(s.devices, func(d device) bool { return d.major == major && d.minor == minor })
 }
 

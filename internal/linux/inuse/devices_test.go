@@ -23,7 +23,7 @@ func TestDetached(t *testing.T) {
 		"another, and no btrfs": {mount.Filesystem{Minor: 50}, nil, 0, 51, false},
 	} {
 		s := &Scan{}
-		s.Want(c.wanted, c.e)
+		s.AddTree(c.wanted, c.e)
 		if got := s.detached(c.major, c.minor, dir) != nil; got != c.want {
 			t.Errorf("%s: %t", name, got)
 		}

@@ -11,7 +11,7 @@ import (
 // describes one that could not be examined. It returns "" if there is neither.
 func DeviceUser(ctx context.Context, major, minor int) (string, error) {
 	whole := mount.Filesystem{Major: major, Minor: minor, Root: "/"}
-	others, err := mount.Elsewhere()
+	others, err := mount.ReadForeign()
 	if err != nil {
 		return "", err
 	}

@@ -206,14 +206,14 @@ func (x *Examination) descriptor(dir *os.File, at, name string, f *Findings) err
 		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESTALE) {
 			return nil
 		}
-		return x.undescribed(dir, name, f)
+		return x.examineWithoutStat(dir, name, f)
 	}
 	kind := st.Mode & unix.S_IFMT
 	if kind != unix.S_IFREG && kind != unix.S_IFDIR {
 		return nil
 	}
 	through, attached := x.Scan.find(int(st.Mnt_id))
-	if attached && !x.Scan.wanted(through.Major, through.Minor) {
+	if attached && !x.Scan.isWanted(through.Major, through.Minor) {
 		return nil
 	}
 	path := filepath.Join(dir.Name(), name)
@@ -243,15 +243,15 @@ func (x *Examination) descriptor(dir *os.File, at, name string, f *Findings) err
 	return nil
 }
 
-// undescribed examines a descriptor for which statx(2) failed because the filesystem does not describe
+// examineWithoutStat examines a descriptor for which statx(2) failed because the filesystem does not describe
 // the file. A FUSE filesystem refuses to describe it to other users than its own, including root
 // (fuse_allow_current_process). A filesystem that has shut down answers EIO. Such an error is no reason
 // to suspect the process: any user can have such a descriptor, and can pass it to other processes.
 //
 // The kernel knows the mount of the descriptor without the filesystem. The file counts if that mount is
-// of a wanted filesystem or, on a detached mount, if its device number is. undescribed fails if the
+// of a wanted filesystem or, on a detached mount, if its device number is. examineWithoutStat fails if the
 // device number is unknown too.
-func (x *Examination) undescribed(dir *os.File, name string, f *Findings) error {
+func (x *Examination) examineWithoutStat(dir *os.File, name string, f *Findings) error {
 	path := filepath.Join(dir.Name(), name)
 	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -268,7 +268,7 @@ func (x *Examination) undescribed(dir *os.File, name string, f *Findings) error 
 		return err
 	}
 	if through, attached := x.Scan.find(id); attached {
-		if !x.Scan.wanted(through.Major, through.Minor) {
+		if !x.Scan.isWanted(through.Major, through.Minor) {
 			return nil
 		}
 		o, err := placeOf(through, path)

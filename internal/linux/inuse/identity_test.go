@@ -30,7 +30,7 @@ func TestHoldersByIdentity(t *testing.T) {
 		"an open file, on a detached mount": {Findings{Files: []File{{minor: 91, path: "/", unplaced: true}}}, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got := NewHolding(nil, tree, []string{"/m"}).By(c.p); got != c.want {
+			if got := NewHolding(nil, tree, []string{"/m"}).CanWrite(c.p); got != c.want {
 				t.Errorf("it holds it: %t", got)
 			}
 		})
@@ -77,7 +77,7 @@ func TestDetachedFiles(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := &Scan{}
-			s.Want(c.was, nil)
+			s.AddTree(c.was, nil)
 			if got := s.detached(c.file(c.where)) != nil; got != c.want {
 				t.Errorf("it counts: %t", got)
 			}

@@ -52,7 +52,7 @@ func (x *Examination) mapping(line []byte, views []*View) (f File, writable, ok 
 		return File{}, false, false
 	}
 	major, minor, ok := deviceOfMapping(string(word[3]))
-	if !ok || !x.Scan.wanted(major, minor) {
+	if !ok || !x.Scan.isWanted(major, minor) {
 		return File{}, false, false
 	}
 	path := string(bytes.Join(word[5:], []byte(" ")))

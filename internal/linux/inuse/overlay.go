@@ -16,7 +16,7 @@ func numberOf(e *mount.Entry) deviceNumber { return deviceNumber{e.Major, e.Mino
 // FindOverlays finds the overlays whose upper directory is in the tree, in the mount tables that the scan
 // has read so far. A process that sees such an overlay can write to the tree without seeing the tree. An
 // example is a container of an engine that itself runs in a container and keeps its images on a volume.
-// Call FindOverlays before the first call of In or By.
+// Call FindOverlays before the first call of IsMountedIn or CanWrite.
 //
 // The path of an upper directory is valid in the mount namespace of the program that mounted the overlay.
 // So the path is looked up only in tables that show both the overlay and the tree. There are two
@@ -41,13 +41,13 @@ func (h *Holding) FindOverlays(s *Scan) {
 func (h *Holding) findOverlaysIn(table mount.Mounts, list func() []overlay, mayBeMounter func(deviceNumber) bool) {
 	shown := false
 	for _, e := range table {
-		shown = shown || h.fsys.MayBe(e) && within(strings.TrimSuffix(e.Root, "//deleted"), h.fsys.Root)
+		shown = shown || h.fsys.MayMatch(e) && within(strings.TrimSuffix(e.Root, "//deleted"), h.fsys.Root)
 	}
 	if !shown {
 		return
 	}
 	for _, o := range list() {
-		if mayBeMounter(o.number) && h.fsys.MayBe(o.on) && (o.root == "" || within(o.root, h.fsys.Root)) {
+		if mayBeMounter(o.number) && h.fsys.MayMatch(o.on) && (o.root == "" || within(o.root, h.fsys.Root)) {
 			h.overlays[o.number] = true
 		}
 	}
@@ -114,7 +114,7 @@ func upperIn(points map[string]*mount.Entry, path string) (on *mount.Entry, root
 	}
 }
 
-// copiedOverlay reports whether a mount of an overlay is a copy of a mount of the host: see In.
+// copiedOverlay reports whether a mount of an overlay is a copy of a mount of the host: see IsMountedIn.
 func (h *Holding) copiedOverlay(v *View, e *mount.Entry) bool {
 	at, ok := v.index.PlaceOf(e)
 	if !ok {

@@ -46,7 +46,7 @@ func TestHoldersThroughAnOverlay(t *testing.T) {
 			v := NewView(c.p)
 			h := NewHolding(own, tree, []string{path})
 			h.FindOverlays(&Scan{all: append(c.others, v)})
-			if got := h.In(v); got != c.want {
+			if got := h.IsMountedIn(v); got != c.want {
 				t.Errorf("it holds it: %t", got)
 			}
 		})
@@ -68,8 +68,8 @@ func TestEngineIsNoHolderThroughAnOverlay(t *testing.T) {
 	container := NewView(mount.Mounts{over(10, 0, "/"), volume})
 	h := NewHolding(mount.Mounts{entry(3, 8, 1, "/", "/", "rw")}, mount.Filesystem{Major: 8, Minor: 1, Root: "/pool/uuid"}, nil)
 	h.FindOverlays(&Scan{all: []*View{engine, container}})
-	if h.In(engine) || !h.In(container) {
-		t.Errorf("engine %t, container %t", h.In(engine), h.In(container))
+	if h.IsMountedIn(engine) || !h.IsMountedIn(container) {
+		t.Errorf("engine %t, container %t", h.IsMountedIn(engine), h.IsMountedIn(container))
 	}
 }
 

@@ -5,10 +5,10 @@
 //
 // A look at all processes takes these steps:
 //
-//  1. NewScan creates what all examinations share. Scan.Want adds each directory tree that is looked for.
+//  1. NewScan creates what all examinations share. Scan.AddTree adds each directory tree that is looked for.
 //  2. Scan.SmallTableOf reads the mount table of a process if that is quick. This step is optional.
 //  3. Examiner.Examine examines a process and returns its Findings. A Budget can limit the work.
-//  4. NewHolding and Holding.FindOverlays prepare the check of one tree. Holding.By reports whether
+//  4. NewHolding and Holding.FindOverlays prepare the check of one tree. Holding.CanWrite reports whether
 //     the Findings of a process show that it can write to the tree.
 //
 // A process that cannot be examined may be able to write to any tree. The caller decides what to do about
@@ -41,7 +41,7 @@ const btrfs = "btrfs"
 // of their mounts by ID, and the filesystems whose open files are recorded. A table is read once for all
 // tasks with the same namespace and root directory.
 //
-// Call Want before the first examination. Apart from Want, a Scan is safe for concurrent use.
+// Call AddTree before the first examination. Apart from AddTree, a Scan is safe for concurrent use.
 type Scan struct {
 	own     mount.Mounts
 	host    string     // the host's mount namespace, as the link /proc/PID/ns/mnt shows it
@@ -68,7 +68,7 @@ type viewKey struct {
 	root [3]uint64
 }
 
-// NewScan returns a Scan that looks for no tree yet: see Want. own is the mount table of the calling
+// NewScan returns a Scan that looks for no tree yet: see AddTree. own is the mount table of the calling
 // process. It fails if /proc cannot be read.
 func NewScan(own mount.Mounts) (*Scan, error) {
 	host, err := os.Readlink("/proc/thread-self/ns/mnt")

@@ -47,7 +47,7 @@ type Holding struct {
 	own    mount.Mounts
 	fsys   mount.Filesystem
 	places []mount.Place  // the directories on which the host has mounted the tree
-	views  map[*View]bool // the results of In
+	views  map[*View]bool // the results of IsMountedIn
 	// overlays are the overlays whose upper directory is in the tree: see FindOverlays.
 	overlays map[deviceNumber]bool
 	index    mount.Index // of own, once copiedOverlay needs it
@@ -65,16 +65,17 @@ func NewHolding(own mount.Mounts, fsys mount.Filesystem, paths []string) *Holdin
 	return h
 }
 
-// By reports whether the findings of a process show that it can write to the tree.
-func (h *Holding) By(f Findings) bool {
-	return slices.ContainsFunc(f.Views, h.In) || slices.ContainsFunc(f.Files, h.Includes)
+// CanWrite reports whether the findings of a process show that it can write to the tree.
+func (h *Holding) CanWrite(f Findings) bool {
+	return slices.ContainsFunc(f.Views, h.IsMountedIn) || slices.ContainsFunc(f.Files, h.Includes)
 }
 
 // Includes reports whether a file may be in the tree. A file that was opened through an NFS mount with an
 // unknown root may be in any part of the share, so it counts: to stop one process too many is better than
 // to have two writers.
 func (h *Holding) Includes(f File) bool {
-	if f.major != h.fsys.Major || f.minor != h.fsys.Minor || f.through.Entry != nil && !h.fsys.MayBe(f.through.Entry) {
+	if f.major != h.fsys.Major || f.minor != h.fsys.Minor ||
+		f.through.Entry != nil && !h.fsys.MayMatch(f.through.Entry) {
 		return false
 	}
 	return within(f.path, h.fsys.Root) ||
@@ -82,13 +83,13 @@ func (h *Holding) Includes(f File) bool {
 		f.through.Entry != nil && h.hasUnknownRoot(f.through)
 }
 
-// In reports whether a mount table contains a writable mount of the tree that is not a copy of the host's
+// IsMountedIn reports whether a mount table contains a writable mount of the tree that is not a copy of the host's
 // mount. A mount of an overlay whose upper directory is in the tree counts like a mount of the tree.
 //
 // Copies do not count because every service with a separate mount namespace has one, and a container that
 // sees the whole host has one below some folder. The processes in these namespaces hold the tree only if
 // they have opened a file in it, like processes in the host's namespace.
-func (h *Holding) In(v *View) bool {
+func (h *Holding) IsMountedIn(v *View) bool {
 	if known, ok := h.views[v]; ok {
 		return known
 	}
@@ -96,20 +97,20 @@ func (h *Holding) In(v *View) bool {
 		if h.overlays[numberOf(e)] {
 			return !mount.IsReadOnly(e) && !h.copiedOverlay(v, e)
 		}
-		if !h.fsys.MayBe(e) {
+		if !h.fsys.MayMatch(e) {
 			return false
 		}
 		root := strings.TrimSuffix(e.Root, "//deleted")
 		return (within(root, h.fsys.Root) || h.hasUnknownRoot(seenMount{e, v})) && !mount.IsReadOnly(e) &&
-			!h.copied(v, e)
+			!h.isCopy(v, e)
 	})
 	h.views[v] = found
 	return found
 }
 
-// copied reports whether a mount is a copy of the host's mount. It compares the directories on which they
+// isCopy reports whether a mount is a copy of the host's mount. It compares the directories on which they
 // are mounted and not the paths, because a container can choose any path for its volume.
-func (h *Holding) copied(v *View, e *mount.Entry) bool {
+func (h *Holding) isCopy(v *View, e *mount.Entry) bool {
 	p, ok := v.index.PlaceOf(e)
 	return ok && slices.Contains(h.places, p)
 }
@@ -118,7 +119,7 @@ func (h *Holding) copied(v *View, e *mount.Entry) bool {
 // if m is a copy of a mount of the host: the copy shows the same part.
 func (h *Holding) hasUnknownRoot(m seenMount) bool {
 	e := m.Entry
-	if !h.own.Unsure(e) {
+	if !h.own.IsAmbiguous(e) {
 		return false
 	}
 	if m.in == nil {

@@ -11,9 +11,9 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// Here returns the hierarchy that Detect finds among the mounts of this process, if its limits are enforced for
-// programs and for the writes of the kernel: see Holds. It fails with ErrNone if there is none.
-func Here() (Hierarchy, error) {
+// Find returns the hierarchy that Detect finds among the mounts of this process, if its limits are enforced for
+// programs and for the writes of the kernel: see CheckWriteback. It fails with ErrNone if there is none.
+func Find() (Hierarchy, error) {
 	table, err := mount.Table()
 	if err != nil {
 		return Hierarchy{}, err
@@ -22,7 +22,7 @@ func Here() (Hierarchy, error) {
 	if err != nil {
 		return Hierarchy{}, err
 	}
-	return h, h.Holds()
+	return h, h.CheckWriteback()
 }
 
 // Kind returns which limits the hierarchy can enforce for a volume.
@@ -64,12 +64,12 @@ func Detect(table mount.Mounts) (Hierarchy, error) {
 	return h, nil
 }
 
-// Holds fails with ErrNone if the limits apply to programs, but not to data that the kernel writes for them later. In
-// version 2 the kernel attributes such data to a group by the group that a page is charged to, which needs the
-// controller memory in the same hierarchy. The controller io makes the kernel enable memory as well, whether or not it
-// is enabled for child groups. If memory is not in the same hierarchy (some boards boot with cgroup_disable=memory),
+// CheckWriteback fails with ErrNone if the limits apply to programs, but not to data that the kernel writes for them
+// later. In version 2 the kernel attributes such data to a group by the group that a page is charged to, which needs
+// the controller memory in the same hierarchy. The controller io makes the kernel enable memory as well, whether or not
+// it is enabled for child groups. If memory is not in the same hierarchy (some boards boot with cgroup_disable=memory),
 // all such data is attributed to the root group, which has no limit.
-func (h Hierarchy) Holds() error {
+func (h Hierarchy) CheckWriteback() error {
 	if h.Version != V2 {
 		return nil
 	}

@@ -123,7 +123,7 @@ func (h Hierarchy) Rules(group string) (map[Device]Limits, error) {
 // Get returns the limits of a group on a device. It returns no limits if the group does not exist.
 func (h Hierarchy) Get(group string, d Device) (Limits, error) {
 	rules, err := h.Rules(group)
-	if err != nil && !gone(err) {
+	if err != nil && !isAbsent(err) {
 		return Limits{}, err
 	}
 	return rules[d], nil
@@ -147,18 +147,18 @@ func (h Hierarchy) Set(group string, d Device, l Limits) error {
 // Clear removes all limits of a group on a device. It returns nil if the group or the device does not exist, because
 // its rules do not exist then either.
 func (h Hierarchy) Clear(group string, d Device) error {
-	if err := h.Set(group, d, Limits{}); err != nil && !gone(err) {
+	if err := h.Set(group, d, Limits{}); err != nil && !isAbsent(err) {
 		return err
 	}
 	return nil
 }
 
-// Limiting returns the limits of all groups on a device, by group.
-func (h Hierarchy) Limiting(d Device) (map[string]Limits, error) {
+// LimitsOn returns the limits of all groups on a device, by group.
+func (h Hierarchy) LimitsOn(d Device) (map[string]Limits, error) {
 	found := map[string]Limits{}
 	var errs []error
 	err := filepath.WalkDir(h.Dir, func(path string, e fs.DirEntry, err error) error {
-		if gone(err) { // removed meanwhile
+		if isAbsent(err) { // removed meanwhile
 			return nil
 		}
 		if err != nil || !e.IsDir() {
@@ -169,7 +169,7 @@ func (h Hierarchy) Limiting(d Device) (map[string]Limits, error) {
 		if l := rules[d]; l != (Limits{}) {
 			found[group] = l
 		}
-		if err != nil && !gone(err) {
+		if err != nil && !isAbsent(err) {
 			errs = append(errs, err)
 		}
 		return nil
@@ -177,8 +177,8 @@ func (h Hierarchy) Limiting(d Device) (map[string]Limits, error) {
 	return found, errors.Join(append(errs, err)...)
 }
 
-// gone reports whether an error means that a group or a device does not exist any more.
-func gone(err error) bool {
+// isAbsent reports whether an error means that a group or a device does not exist any more.
+func isAbsent(err error) bool {
 	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENXIO)
 }
 

@@ -225,7 +225,7 @@ func TestHolds(t *testing.T) {
 	}{{V1, "", true}, {V2, "cpuset io memory", true}, {V2, "cpuset io pids", false}} {
 		h := Hierarchy{c.version, t.TempDir()}
 		put(t, c.controllers, h.Dir, "cgroup.controllers")
-		if err := h.Holds(); (err == nil) != c.want || err != nil && !errors.Is(err, ErrNone) {
+		if err := h.CheckWriteback(); (err == nil) != c.want || err != nil && !errors.Is(err, ErrNone) {
 			t.Errorf("version %d with %q: %v", c.version, c.controllers, err)
 		}
 	}
@@ -269,7 +269,7 @@ func TestRealRules(t *testing.T) {
 	if after := text(t, h.path(group), h.file()); after != before {
 		t.Errorf("after all: %q, before %q", after, before)
 	}
-	if err := h.Set(group, Device{7, 1<<20 - 1}, some); err == nil || !gone(err) {
+	if err := h.Set(group, Device{7, 1<<20 - 1}, some); err == nil || !isAbsent(err) {
 		t.Errorf("of a device that is not there: %v", err)
 	}
 	if g, ok := h.GroupOf(os.Getpid()); !ok || h.Version == V1 && !h.Has(g) {
@@ -294,7 +294,7 @@ func TestLimiting(t *testing.T) {
 	put(t, "7:5 rbps=max wbps=5 riops=max wiops=max\n", h.Dir, "docker/abc/io.max")
 	put(t, "8:0 rbps=1 wbps=1 riops=1 wiops=1\n", h.Dir, "system.slice/io.max")
 	put(t, "", h.Dir, "user.slice/cgroup.procs")
-	got, err := h.Limiting(dev)
+	got, err := h.LimitsOn(dev)
 	if want := map[string]Limits{"/docker/abc": {WriteBPS: 5}}; err != nil || !maps.Equal(got, want) {
 		t.Errorf("%+v, %v, want %+v", got, err, want)
 	}
@@ -322,7 +322,7 @@ func TestOr(t *testing.T) {
 // This process is in the group meanwhile, and nothing is left of that, of what another was killed
 // in neither; a group whose process lives stays.
 func TestWithin(t *testing.T) {
-	h, err := Here()
+	h, err := Find()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -337,7 +337,7 @@ func TestWithin(t *testing.T) {
 	defer func() { _ = os.Remove(alive) }()
 	failed := errors.New("failed")
 	var was string
-	err = h.Within(prefix, func(group string) error {
+	err = h.RunInGroup(prefix, func(group string) error {
 		if in, _ := h.GroupOf(os.Getpid()); in != group || in == home || !h.Has(group) {
 			t.Errorf("it is in %s, and %s is its own", in, group)
 		}

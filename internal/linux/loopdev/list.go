@@ -39,7 +39,7 @@ func List() ([]Info, error) {
 			return nil, fmt.Errorf("list loop devices: %w", err)
 		}
 		info, err := describe(n)
-		if gone(err) {
+		if isGone(err) {
 			continue
 		}
 		if err != nil {
@@ -63,7 +63,7 @@ func describe(n int) (Info, error) {
 	}
 	st, err := unix.IoctlLoopGetStatus64(int(dev.Fd()))
 	switch {
-	case gone(err):
+	case isGone(err):
 		return Info{}, fmt.Errorf("status of %s: %w", dev.Name(), err)
 	case err != nil:
 		return Info{Path: dev.Name(), Number: n, Backing: strings.TrimSuffix(string(backing), "\n")}, nil
@@ -80,7 +80,7 @@ func describe(n int) (Info, error) {
 	}, nil
 }
 
-func gone(err error) bool {
+func isGone(err error) bool {
 	return errors.Is(err, unix.ENXIO) || errors.Is(err, unix.ENODEV) || errors.Is(err, os.ErrNotExist)
 }
 
@@ -114,23 +114,23 @@ func Attached(f *os.File) (Info, bool, error) {
 // ErrGone means that a device has no file any more, or another one.
 var ErrGone = errors.New("loop device no longer has that file")
 
-// Hold opens an existing device, so that it keeps its file until Close, as after Attach. It fails with ErrGone if the
-// device does not match info any more.
-func Hold(info Info) (*Device, error) {
+// OpenExisting opens an existing device, so that it keeps its file until Close, as after Attach. It fails with ErrGone
+// if the device does not match info any more.
+func OpenExisting(info Info) (*Device, error) {
 	dev, err := openDevice(devDir, info.Number, true)
-	if gone(err) {
+	if isGone(err) {
 		err = ErrGone
 	}
 	if err != nil {
 		return nil, fmt.Errorf("hold %s: %w", info.Path, err)
 	}
 	st, err := unix.IoctlLoopGetStatus64(int(dev.Fd()))
-	if gone(err) || err == nil && (st.Device != info.Dev || st.Inode != info.Inode) {
+	if isGone(err) || err == nil && (st.Device != info.Dev || st.Inode != info.Inode) {
 		err = ErrGone
 	}
 	if err != nil {
 		_ = dev.Close()
 		return nil, fmt.Errorf("hold %s: %w", info.Path, err)
 	}
-	return finish(dev, nil, Options{})
+	return verifyOptions(dev, nil, Options{})
 }

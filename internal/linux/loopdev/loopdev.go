@@ -108,23 +108,23 @@ func Attach(ctx context.Context, file string, opts Options) (*Device, error) {
 			continue
 		}
 		if err == nil {
-			if err := sole(f, opts); err != nil {
+			if err := checkSole(f, opts); err != nil {
 				return nil, errors.Join(err, dev.Close())
 			}
 			keep = true
-			return finish(dev, f, opts)
+			return verifyOptions(dev, f, opts)
 		}
 		if !errors.Is(err, unix.EBUSY) {
 			return nil, fmt.Errorf("attach %s: %w", file, err)
 		}
-		if err := pause(ctx, time.Millisecond); err != nil {
+		if err := sleep(ctx, time.Millisecond); err != nil {
 			return nil, fmt.Errorf("attach %s: %w", file, err)
 		}
 	}
 	return nil, fmt.Errorf("attach %s: lost %d races for a free loop device: %w", file, attempts, unix.EBUSY)
 }
 
-func sole(f *os.File, opts Options) error {
+func checkSole(f *os.File, opts Options) error {
 	if !opts.Sole {
 		return nil
 	}
@@ -147,7 +147,7 @@ func openBacking(ctx context.Context, file string, readOnly bool) (*os.File, err
 	f, err := os.OpenFile(file, mode|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	for errors.Is(err, unix.EAGAIN) {
 		// Another Attach has a lease on the file for a moment: see openElsewhere.
-		if err := pause(ctx, time.Millisecond); err != nil {
+		if err := sleep(ctx, time.Millisecond); err != nil {
 			return nil, err
 		}
 		f, err = os.OpenFile(file, mode|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
@@ -189,7 +189,7 @@ func Claim(ctx context.Context, f *os.File) error {
 			return nil
 		}
 		// Another process has locked the file and is about to attach it, or its device is about to be detached.
-		if err := pause(ctx, time.Millisecond); err != nil {
+		if err := sleep(ctx, time.Millisecond); err != nil {
 			return fmt.Errorf("attach %s: another process holds its lock: %w", f.Name(), err)
 		}
 	}
@@ -244,9 +244,9 @@ func attachFree(f *os.File, opts Options) (*os.File, error) {
 	return dev, nil
 }
 
-// finish reads back the options that the kernel has applied: it falls back to buffered I/O without an error. file is
-// nil for a device that another process has attached.
-func finish(dev, file *os.File, opts Options) (*Device, error) {
+// verifyOptions reads back the options that the kernel has applied: it falls back to buffered I/O without an error.
+// file is nil for a device that another process has attached.
+func verifyOptions(dev, file *os.File, opts Options) (*Device, error) {
 	d := &Device{Path: dev.Name(), dev: dev, file: file}
 	st, err := unix.IoctlLoopGetStatus64(int(dev.Fd()))
 	if err != nil {
@@ -313,7 +313,7 @@ func openDevice(dir string, n int, readOnly bool) (*os.File, error) {
 	return os.OpenFile(path, mode|unix.O_CLOEXEC, 0)
 }
 
-func pause(ctx context.Context, d time.Duration) error {
+func sleep(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {

@@ -356,7 +356,7 @@ func TestHold(t *testing.T) {
 	if !ok || err != nil || info.Path != d.Path {
 		t.Fatalf("attached to %+v, %v", info, err)
 	}
-	held, err := loopdev.Hold(info)
+	held, err := loopdev.OpenExisting(info)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -367,13 +367,13 @@ func TestHold(t *testing.T) {
 	if err := held.Close(); err != nil {
 		t.Error(err)
 	}
-	if _, err := loopdev.Hold(info); !errors.Is(err, loopdev.ErrGone) {
+	if _, err := loopdev.OpenExisting(info); !errors.Is(err, loopdev.ErrGone) {
 		t.Errorf("held a device that is gone: %v", err)
 	}
 	attach(t, scratch.Image(t, "", mib), loopdev.Options{})
 	other := info
 	other.Inode = ^other.Inode // the next one may be that of the image just made
-	if _, err := loopdev.Hold(other); !errors.Is(err, loopdev.ErrGone) {
+	if _, err := loopdev.OpenExisting(other); !errors.Is(err, loopdev.ErrGone) {
 		t.Errorf("held a device that has another file: %v", err)
 	}
 }

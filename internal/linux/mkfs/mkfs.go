@@ -52,9 +52,9 @@ func CheckMax(size dataset.Size) error {
 // monotonically with size. It is accurate within 3 %, also for a filesystem that has grown to the size. Structures that
 // were laid out for a smaller size, and do not grow, cause no larger difference.
 func Device(fs string, size dataset.Size) dataset.Size {
-	keeps := ext4Keeps
+	keeps := ext4Overhead
 	if fs == XFS {
-		keeps = xfsKeeps
+		keeps = xfsOverhead
 	}
 	device := size
 	for range 4 { // the reserve is a fraction of the device, so iterate until it is stable
@@ -71,26 +71,26 @@ func Size(fs string, device dataset.Size) dataset.Size {
 	return dataset.Size(n) * dataset.MiB
 }
 
-// xfsKeeps returns the space that XFS uses for itself on a device, except its log: a reserve of a twentieth, at most
+// xfsOverhead returns the space that XFS uses for itself on a device, except its log: a reserve of a twentieth, at most
 // 8192 blocks, and space for its trees.
-func xfsKeeps(_, device dataset.Size) dataset.Size {
+func xfsOverhead(_, device dataset.Size) dataset.Size {
 	return xfsLog + min(device/20, 32*dataset.MiB) + device/1000*8
 }
 
 // xfsLog is the smallest log that mkfs allows.
 const xfsLog = 64 * dataset.MiB
 
-// ext4Keeps returns the space that ext4 uses for itself on a device: the journal, the inode tables, the group
+// ext4Overhead returns the space that ext4 uses for itself on a device: the journal, the inode tables, the group
 // descriptors with space for more, and a reserve of a fiftieth, at most 4096 blocks.
-func ext4Keeps(size, device dataset.Size) dataset.Size {
-	return journal(size) + device/perInode(size)*inodeSize + min(device/500, 48*dataset.MiB) + min(device/50,
+func ext4Overhead(size, device dataset.Size) dataset.Size {
+	return journal(size) + device/bytesPerInode(size)*inodeSize + min(device/500, 48*dataset.MiB) + min(device/50,
 		16*dataset.MiB)
 }
 
 const inodeSize = 256
 
-// perInode returns the number of bytes for each inode. It does not change when a filesystem grows.
-func perInode(size dataset.Size) dataset.Size {
+// bytesPerInode returns the number of bytes for each inode. It does not change when a filesystem grows.
+func bytesPerInode(size dataset.Size) dataset.Size {
 	if size < 512*dataset.MiB {
 		return 8 * dataset.KiB
 	}
@@ -120,15 +120,15 @@ func Args(fs string, size dataset.Size) []string {
 	}
 	return []string{
 		"-q", "-b", "4096", "-m", "0", "-e", "remount-ro", "-I", fmt.Sprint(inodeSize),
-		"-i", fmt.Sprint(int64(perInode(size))), "-J", fmt.Sprintf("size=%d", journal(size)/dataset.MiB),
+		"-i", fmt.Sprint(int64(bytesPerInode(size))), "-J", fmt.Sprintf("size=%d", journal(size)/dataset.MiB),
 	}
 }
 
 // RootMode is the default mode of the root directory of a new filesystem.
 const RootMode = 0o755
 
-// Root empties the root directory of a new filesystem, and sets its owner and mode.
-func Root(dir *os.File, owner *dataset.Owner) error {
+// PrepareRoot empties the root directory of a new filesystem, and sets its owner and mode.
+func PrepareRoot(dir *os.File, owner *dataset.Owner) error {
 	if err := unix.Unlinkat(int(dir.Fd()), "lost+found", unix.AT_REMOVEDIR); err != nil &&
 		!errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("remove lost+found: %w", err)

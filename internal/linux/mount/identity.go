@@ -143,9 +143,9 @@ func (i Identity) differs(sequence, mapping string) bool {
 	return !i.matches(sequence, mapping) && (other(i.Sequence, sequence) || other(i.Mapping, mapping))
 }
 
-// MayBe reports whether e, a mount in any namespace, may be a mount of the filesystem. It does not
+// MayMatch reports whether e, a mount in any namespace, may be a mount of the filesystem. It does not
 // compare Root.
-func (f Filesystem) MayBe(e *Entry) bool {
+func (f Filesystem) MayMatch(e *Entry) bool {
 	i := f.Identity
 	return f.Major == e.Major && f.Minor == e.Minor &&
 		(i.Type == "" || i.Type == e.FSType) && (i.Source == "" || i.Source == e.Source)

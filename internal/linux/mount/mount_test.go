@@ -299,7 +299,7 @@ func TestHoldersElsewhere(t *testing.T) {
 	sub := mount.Filesystem{Major: e.Major, Minor: e.Minor, Root: "/sub"}
 	holders := func(fsys mount.Filesystem) []mount.Holder {
 		t.Helper()
-		elsewhere, err := mount.Elsewhere()
+		elsewhere, err := mount.ReadForeign()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -347,7 +347,7 @@ func TestHoldersElsewhereBesideAChroot(t *testing.T) {
 		mount --bind "$1" "$2"
 		sleep 1000 >/dev/null 2>&1 & # holds the namespace outside of the jail
 		exec chroot "$3" sh -ec 'echo ready; read -r line || true; kill $1' sh $!`, target, inside, jail)
-	elsewhere, err := mount.Elsewhere()
+	elsewhere, err := mount.ReadForeign()
 	if err != nil {
 		t.Fatal(err)
 	}

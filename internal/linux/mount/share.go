@@ -49,12 +49,12 @@ func (m Mounts) resolveShareRoots(root string, step func(bytes int) error) error
 }
 
 const (
-	quiet      = unix.AT_SYMLINK_NOFOLLOW | unix.AT_NO_AUTOMOUNT | unix.AT_STATX_DONT_SYNC
+	statFlags  = unix.AT_SYMLINK_NOFOLLOW | unix.AT_NO_AUTOMOUNT | unix.AT_STATX_DONT_SYNC
 	rootFields = unix.STATX_INO | unix.STATX_MNT_ID
 )
 
 func statMountPoint(root, path string) (st unix.Statx_t, err error) {
-	err = unix.Statx(unix.AT_FDCWD, root+path, quiet, rootFields, &st)
+	err = unix.Statx(unix.AT_FDCWD, root+path, statFlags, rootFields, &st)
 	return st, err
 }
 
@@ -78,7 +78,7 @@ func statKnownMountPoint(root, path string) (st unix.Statx_t, err error) {
 		return st, err
 	}
 	defer unix.Close(fd)
-	err = unix.Statx(fd, "", quiet|unix.AT_EMPTY_PATH, rootFields, &st)
+	err = unix.Statx(fd, "", statFlags|unix.AT_EMPTY_PATH, rootFields, &st)
 	return st, err
 }
 
@@ -89,9 +89,9 @@ const (
 	cachedTries = 3
 )
 
-// Untold reports whether a mount is of NFS and its directory in the share is unknown, so that it may be
+// HasUnknownRoot reports whether a mount is of NFS and its directory in the share is unknown, so that it may be
 // any part of the share.
-func Untold(e *Entry) bool { return OnShare(e) && !strings.HasPrefix(e.Root, rootPrefix) }
+func HasUnknownRoot(e *Entry) bool { return OnShare(e) && !strings.HasPrefix(e.Root, rootPrefix) }
 
 // isRemote reports whether the kernel asks a server or a daemon to look up a name in a filesystem.
 func isRemote(e *Entry) bool {
@@ -109,9 +109,9 @@ func (m Mounts) isInside(e *Entry, such func(*Entry) bool) bool {
 	return false
 }
 
-// Unsure reports whether e, a mount in another mount namespace, is of NFS and may be any part of its
+// IsAmbiguous reports whether e, a mount in another mount namespace, is of NFS and may be any part of its
 // share. If m has a mount of the same directory, e is a mount of that directory.
-func (m Mounts) Unsure(e *Entry) bool {
+func (m Mounts) IsAmbiguous(e *Entry) bool {
 	if !OnShare(e) {
 		return false
 	}

@@ -85,7 +85,7 @@ func TestShareInsideDeadFUSE(t *testing.T) {
 		end()
 		<-done
 	}
-	if !Untold(e) {
+	if !HasUnknownRoot(e) {
 		t.Errorf("its root is %s", e.Root)
 	}
 }
@@ -114,7 +114,7 @@ func TestShareInsideKnownFUSE(t *testing.T) {
 	if err := table.resolveShareRoots("/proc/thread-self/root", func(int) error { return nil }); err != nil {
 		t.Fatal(err)
 	}
-	if e := table.At(at); Untold(e) {
+	if e := table.At(at); HasUnknownRoot(e) {
 		t.Errorf("its root is %s", e.Root)
 	}
 }

@@ -246,11 +246,11 @@ func (f *Foreign) Holders(fsys Filesystem, ownTarget string) []Holder {
 	}
 	var holders []Holder
 	for _, m := range f.mounts {
-		if !fsys.MayBe(m.Entry) || known && m.placed && m.place == ours {
+		if !fsys.MayMatch(m.Entry) || known && m.placed && m.place == ours {
 			continue
 		}
 		root := strings.TrimSuffix(m.Root, "//deleted")
-		if within(root, fsys.Root) || f.own.Unsure(m.Entry) {
+		if within(root, fsys.Root) || f.own.IsAmbiguous(m.Entry) {
 			holders = append(holders, m.holder)
 		}
 	}

@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// young is the age up to which a process may still become a container: a runtime creates the mounts of a container, and
-// moves to its control group, after its process has started.
-const young = 10 * time.Second
+// youngAge is the age up to which a process may still become a container: a runtime creates the mounts of a container,
+// and moves to its control group, after its process has started.
+const youngAge = 10 * time.Second
 
 // Users tracks which processes have filesystems of block devices mounted in other mount namespaces. It is cheap: a look
 // reads the list of processes, and the mounts of only those processes that are new since the previous look. The zero
@@ -28,9 +28,9 @@ type userProcess struct {
 	old   bool          // its mounts were read when it was no longer young
 }
 
-// Look updates the state. now is the time of a steady clock. If full is set, it reads the mounts of all processes
+// Update updates the state. now is the time of a steady clock. If full is set, it reads the mounts of all processes
 // again, because old processes can also mount filesystems and enter other namespaces.
-func (u *Users) Look(now time.Duration, full bool) error {
+func (u *Users) Update(now time.Duration, full bool) error {
 	if u.procs == nil {
 		own, err := namespaceOf("/proc/thread-self")
 		if err != nil {
@@ -62,8 +62,8 @@ func (u *Users) Look(now time.Duration, full bool) error {
 			p = &userProcess{since: now}
 		}
 		if !p.old || full {
-			p.old = now-p.since >= young
-			u.look(pid, p, views)
+			p.old = now-p.since >= youngAge
+			u.readProcess(pid, p, views)
 		}
 		u.procs[pid] = p
 	}
@@ -71,8 +71,8 @@ func (u *Users) Look(now time.Duration, full bool) error {
 	return nil
 }
 
-// look reads the mounts of one process. views are the views that this look has already read.
-func (u *Users) look(pid int, p *userProcess, views map[view]bool) {
+// readProcess reads the mounts of one process. views are the views that this look has already read.
+func (u *Users) readProcess(pid int, p *userProcess, views map[view]bool) {
 	at := "/proc/" + strconv.Itoa(pid)
 	ns, err := namespaceOf(at)
 	if err != nil || ns == u.own { // it has ended, is a zombie, or is in our own namespace

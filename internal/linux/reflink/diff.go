@@ -21,7 +21,7 @@ type Range struct {
 // or both must have a common ancestor, without a time in between in which shared blocks could be overwritten in place.
 // Extents with unknown content (compressed, inline) count as changed.
 func Changed(old, now *os.File) ([]Range, error) {
-	one, fi, err := oneFile(old, now)
+	one, fi, err := isSameFile(old, now)
 	if err != nil || one {
 		return nil, err
 	}
@@ -41,7 +41,7 @@ func Changed(old, now *os.File) ([]Range, error) {
 // Same reports whether two files have the same size and, according to Changed, no differences. It reads the maps in
 // parts, so it quickly finds the first of many differences.
 func Same(old, now *os.File) (bool, error) {
-	one, fi, err := oneFile(old, now)
+	one, fi, err := isSameFile(old, now)
 	if err != nil || one {
 		return one, err
 	}
@@ -71,8 +71,8 @@ func Same(old, now *os.File) (bool, error) {
 	return true, nil
 }
 
-// oneFile reports whether both are the same file. It also returns the stat of now.
-func oneFile(old, now *os.File) (bool, os.FileInfo, error) {
+// isSameFile reports whether both are the same file. It also returns the stat of now.
+func isSameFile(old, now *os.File) (bool, os.FileInfo, error) {
 	a, err := old.Stat()
 	if err != nil {
 		return false, nil, fmt.Errorf("compare with %s: %w", old.Name(), err)
@@ -106,9 +106,9 @@ type piece struct {
 	physical uint64 // address of the first byte, unless zero or opaque is set
 }
 
-// at returns the piece of a file that begins at off. ext are the extents of the file, beginning with the first one that
-// ends after off. The piece ends at size at the latest.
-func at(ext []Extent, off, size int64) piece {
+// pieceAt returns the piece of a file that begins at off. ext are the extents of the file, beginning with the first one
+// that ends after off. The piece ends at size at the latest.
+func pieceAt(ext []Extent, off, size int64) piece {
 	if len(ext) == 0 {
 		return piece{end: size, zero: true}
 	}
@@ -132,18 +132,18 @@ func at(ext []Extent, off, size int64) piece {
 func diff(old, now []Extent, off, to int64) []Range {
 	var out []Range
 	for off < to {
-		old, now = skip(old, off), skip(now, off)
-		a, b := at(old, off, to), at(now, off, to)
+		old, now = skipBefore(old, off), skipBefore(now, off)
+		a, b := pieceAt(old, off, to), pieceAt(now, off, to)
 		end := min(a.end, b.end)
 		if !a.equal(b) {
-			out = add(out, Range{Offset: off, Length: end - off, Zero: b.zero})
+			out = appendRange(out, Range{Offset: off, Length: end - off, Zero: b.zero})
 		}
 		off = end
 	}
 	return out
 }
 
-func skip(ext []Extent, off int64) []Extent {
+func skipBefore(ext []Extent, off int64) []Extent {
 	for len(ext) > 0 && ext[0].Offset+ext[0].Length <= off {
 		ext = ext[1:]
 	}
@@ -160,7 +160,7 @@ func (a piece) equal(b piece) bool {
 	return a.physical == b.physical
 }
 
-func add(out []Range, r Range) []Range {
+func appendRange(out []Range, r Range) []Range {
 	if n := len(out); n > 0 {
 		last := &out[n-1]
 		if last.Offset+last.Length == r.Offset && last.Zero == r.Zero {

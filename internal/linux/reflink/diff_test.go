@@ -64,7 +64,7 @@ func TestDiffAgainstBlockModel(t *testing.T) {
 				continue
 			}
 			off := int64(i) * block
-			want = add(want, Range{Offset: off, Length: min(block, size-off), Zero: zeroB})
+			want = appendRange(want, Range{Offset: off, Length: min(block, size-off), Zero: zeroB})
 		}
 		if d := cmp.Diff(want, got); d != "" {
 			t.Fatal(d)

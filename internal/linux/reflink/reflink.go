@@ -51,12 +51,12 @@ func clone(dst, src *os.File, share func() error) error {
 // Supported reports whether new files in dir can share blocks. It tries that, and leaves nothing behind in dir. An
 // error means that the answer is unknown.
 func Supported(dir string) (bool, error) {
-	src, err := unnamed(dir)
+	src, err := createUnnamed(dir)
 	if err != nil {
 		return false, fmt.Errorf("probe %s for reflinks: %w", dir, err)
 	}
 	defer src.Close()
-	dst, err := unnamed(dir)
+	dst, err := createUnnamed(dir)
 	if err != nil {
 		return false, fmt.Errorf("probe %s for reflinks: %w", dir, err)
 	}
@@ -71,8 +71,8 @@ func Supported(dir string) (bool, error) {
 	return err == nil, err
 }
 
-// unnamed creates a file that disappears when it is closed.
-func unnamed(dir string) (*os.File, error) {
+// createUnnamed creates a file that disappears when it is closed.
+func createUnnamed(dir string) (*os.File, error) {
 	fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
 	if err == nil {
 		return os.NewFile(uintptr(fd), dir+"/(unnamed)"), nil

@@ -45,7 +45,7 @@ func (p *process) network(what string, cfg *tls.Config, handler http.Handler,
 func (p *process) limited(what string, l net.Listener, most int,
 	known func(tls.ConnectionState) error) *connlimit.Listener {
 	closed := &closedLog{log: p.Log.WithField("port", what), most: most, clock: p.clock}
-	return connlimit.New(l, connlimit.Options{Most: most, Known: known, Closed: closed.add})
+	return connlimit.New(l, connlimit.Options{Max: most, CheckPeer: known, OnClosed: closed.add})
 }
 
 // quietLog discards the server's messages about refused peers unless the log level is debug, because anybody can

@@ -45,12 +45,12 @@ func aNetwork(t *testing.T) (address string, node *tls.Config) {
 	log.SetOutput(io.Discard)
 	p := &process{Options: Options{Log: log, Listen: &config.Listen{Address: "127.0.0.1:0"}}}
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if _, err := own.Peer(*r.TLS, pki.Node); err != nil {
+		if _, err := own.VerifyPeer(*r.TLS, pki.Node); err != nil {
 			w.WriteHeader(http.StatusForbidden)
 		}
 	})
-	e, err := p.network("network", own.Asking(), handler, func(cs tls.ConnectionState) error {
-		_, err := own.Peer(cs)
+	e, err := p.network("network", own.UnverifiedServer(), handler, func(cs tls.ConnectionState) error {
+		_, err := own.VerifyPeer(cs)
 		return err
 	})
 	if err != nil {

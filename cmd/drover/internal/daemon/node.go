@@ -80,7 +80,7 @@ func Agent(ctx context.Context, o Options) (err error) {
 	}
 	if peers := ag.Peers(); peers != nil {
 		network, err := p.network("peers", credentials.Server(pki.Node), peers, func(cs tls.ConnectionState) error {
-			_, err := credentials.Peer(cs, pki.Node)
+			_, err := credentials.VerifyPeer(cs, pki.Node)
 			return err
 		})
 		if err != nil {
@@ -128,7 +128,7 @@ func peerID(c *pki.Credentials) func(*http.Request) (uuid.UUID, error) {
 		if r.TLS == nil {
 			return uuid.Nil, pki.ErrNoCertificate
 		}
-		id, err := c.Peer(*r.TLS, pki.Node)
+		id, err := c.VerifyPeer(*r.TLS, pki.Node)
 		return id.Node, err
 	}
 }

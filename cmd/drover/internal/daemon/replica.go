@@ -55,7 +55,7 @@ func Control(ctx context.Context, o Options) (err error) {
 	handler := server.Handler(server.Deps{
 		Service: svc, Members: svc, Gathers: svc.Gathers, Metrics: metrics, Version: o.Version,
 		Panicked: o.panicked, Audit: changes.Keep,
-		Peer: credentials.Peer,
+		Peer: credentials.VerifyPeer,
 	})
 	list, err := p.controlEndpoints(ctx, credentials, handler, metrics)
 	if err != nil {
@@ -81,8 +81,8 @@ func (p *process) controlEndpoints(ctx context.Context, credentials *pki.Credent
 		return nil, err
 	}
 	list = append(list, endpoint{"api", local, server.New(handler)})
-	network, err := p.network("network", credentials.Asking(), handler, func(cs tls.ConnectionState) error {
-		_, err := credentials.Peer(cs)
+	network, err := p.network("network", credentials.UnverifiedServer(), handler, func(cs tls.ConnectionState) error {
+		_, err := credentials.VerifyPeer(cs)
 		return err
 	})
 	if err != nil {

@@ -46,7 +46,7 @@ func listenMetrics(o Options) (net.Listener, error) {
 	return l, nil
 }
 
-func take(ctx context.Context, handed *socket.Handed, name, path string) (net.Listener, error) {
+func take(ctx context.Context, handed *socket.PassedSockets, name, path string) (net.Listener, error) {
 	l, err := handed.Take(name, path)
 	if l != nil || err != nil {
 		return l, err

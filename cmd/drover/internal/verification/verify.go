@@ -168,7 +168,7 @@ func QuotasHold(path string) bool {
 		return false
 	}
 	defer dir.Close()
-	if btrfsctl.Hurry(dir) != nil { // so that the quotas do not count removed data
+	if btrfsctl.StartCleanup(dir) != nil { // so that the quotas do not count removed data
 		return false
 	}
 	mode, settled, err := btrfsctl.Quotas(dir)

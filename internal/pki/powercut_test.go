@@ -34,7 +34,7 @@ func TestI2SaveSurvivesAPowerCut(t *testing.T) {
 		if err := second.SaveCut(pki.NodeFiles(root), acts); err != nil {
 			t.Fatal(err)
 		}
-		f := pki.NodeFiles(scratch.Cut(t, "ext4", image))
+		f := pki.NodeFiles(scratch.CutPower(t, "ext4", image))
 		got, err := pki.LoadPair(f)
 		if err != nil || !got.Key.Equal(first.Key) && !got.Key.Equal(second.Key) {
 			t.Errorf("cut after %d acts: %v", acts, err)
@@ -62,7 +62,7 @@ func TestI2AuthorityAndRequestSurviveAPowerCut(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := filepath.Join(scratch.Cut(t, "ext4", image), "ca")
+	dir := filepath.Join(scratch.CutPower(t, "ext4", image), "ca")
 	if got, err := pki.Load(dir); err != nil || got.Cluster() != a.Cluster() {
 		t.Errorf("the authority: %v", err)
 	}
@@ -76,7 +76,7 @@ func TestI2AuthorityAndRequestSurviveAPowerCut(t *testing.T) {
 	if err := req.Save(filepath.Join(root, "join.pem")); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := pki.LoadRequest(filepath.Join(scratch.Cut(t, "ext4", image), "join.pem")); err != nil || got.PEM != req.PEM {
+	if got, err := pki.LoadRequest(filepath.Join(scratch.CutPower(t, "ext4", image), "join.pem")); err != nil || got.PEM != req.PEM {
 		t.Errorf("the request: %v", err)
 	}
 }

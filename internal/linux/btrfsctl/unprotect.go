@@ -11,9 +11,9 @@ import (
 	"github.com/droverhq/drover/internal/linux/fsctl"
 )
 
-// one executes a command. If a file has the flag immutable or append-only (chattr +i, +a), one clears the flag and
+// execute executes a command. If a file has the flag immutable or append-only (chattr +i, +a), one clears the flag and
 // tries again. Streams do not contain these flags, so a copy does not keep them anyway.
-func (a *applying) one(ctx context.Context, c *command) error {
+func (a *applying) execute(ctx context.Context, c *command) error {
 	err := a.act(ctx, c)
 	if errors.Is(err, unix.EPERM) {
 		a.unprotect(c)
@@ -30,9 +30,9 @@ func (a *applying) unprotect(c *command) {
 	}
 	for _, path := range paths {
 		for _, name := range []string{filepath.Clean(path), filepath.Dir(path)} {
-			f, err := beneath(a.dir, name, unix.O_RDONLY|unix.O_DIRECTORY)
+			f, err := openBeneath(a.dir, name, unix.O_RDONLY|unix.O_DIRECTORY)
 			if errors.Is(err, unix.ENOTDIR) {
-				f, err = regular(a.dir, name, os.O_RDONLY)
+				f, err = openRegular(a.dir, name, os.O_RDONLY)
 			}
 			if err == nil { // if the file does not exist, the command itself reports that
 				_ = fsctl.Unprotect(f)

@@ -29,7 +29,7 @@ func onDisks(t *testing.T, test func(d disk)) {
 // cut returns the root of the filesystem as it would be after a power cut now.
 func (d disk) cut() string {
 	d.Helper()
-	return scratch.Cut(d.T, d.fstype, d.image)
+	return scratch.CutPower(d.T, d.fstype, d.image)
 }
 
 // What was put in its place is there, whole, after a power cut: at first, and in the place of another.

@@ -21,13 +21,13 @@ type Host struct {
 	Missing []error
 }
 
-// Look finds the programs and filesystems that this host has now. It starts no process.
-func Look() (h Host) {
+// DetectHost finds the programs and filesystems that this host has now. It starts no process.
+func DetectHost() (h Host) {
 	for _, fs := range []string{XFS, Ext4} {
-		err := mounts(fs)
+		err := checkMount(fs)
 		if err == nil {
 			h.Mounts = append(h.Mounts, fs)
-			err = makes(fs)
+			err = checkMkfs(fs)
 		}
 		if err != nil {
 			h.Missing = append(h.Missing, err)
@@ -38,11 +38,11 @@ func Look() (h Host) {
 	return h
 }
 
-// Usable fails with ErrUnsupported if a filesystem cannot be created and mounted on this host now.
-func Usable(fs string) error {
-	err := mounts(fs)
+// CheckUsable fails with ErrUnsupported if a filesystem cannot be created and mounted on this host now.
+func CheckUsable(fs string) error {
+	err := checkMount(fs)
 	if err == nil {
-		err = makes(fs)
+		err = checkMkfs(fs)
 	}
 	if err != nil {
 		err = dataset.Errorf(dataset.ErrUnsupported, "%w", err)
@@ -50,7 +50,7 @@ func Usable(fs string) error {
 	return err
 }
 
-func mounts(fs string) error {
+func checkMount(fs string) error {
 	// Unlike reading /proc/filesystems, this loads the module.
 	fd, err := unix.Fsopen(fs, unix.FSOPEN_CLOEXEC)
 	if errors.Is(err, unix.EPERM) {
@@ -63,7 +63,7 @@ func mounts(fs string) error {
 	return nil
 }
 
-func makes(fs string) error {
+func checkMkfs(fs string) error {
 	pkg := map[string]string{XFS: "xfsprogs", Ext4: "e2fsprogs"}[fs]
 	if _, err := run.LookPath("mkfs." + fs); err != nil {
 		return fmt.Errorf("%s needs mkfs.%s (apt-get install %s)", fs, fs, pkg)
@@ -71,8 +71,8 @@ func makes(fs string) error {
 	return nil
 }
 
-// Cannot fails with ErrUnsupported if a list of filesystems is empty, and names the missing parts.
-func (h Host) Cannot(list []string, what string) error {
+// CheckAny fails with ErrUnsupported if a list of filesystems is empty, and names the missing parts.
+func (h Host) CheckAny(list []string, what string) error {
 	if len(list) > 0 {
 		return nil
 	}
@@ -86,12 +86,12 @@ func (h Host) Cannot(list []string, what string) error {
 func Choose(fs string, size dataset.Size, have []string) (string, error) {
 	var now Host
 	if len(have) == 0 || fs != "" && !slices.Contains(have, fs) {
-		now = Look()
+		now = DetectHost()
 		have = now.Makes
 	}
 	switch {
 	case fs == "" && len(have) == 0:
-		return "", now.Cannot(have, "no filesystem can be created for a new volume")
+		return "", now.CheckAny(have, "no filesystem can be created for a new volume")
 	case fs == "" && size < MinXFS && slices.Contains(have, Ext4):
 		return Ext4, nil
 	case fs == "":

@@ -24,7 +24,7 @@ func TestWithoutMkfs(t *testing.T) {
 		tools[fs] = path
 	}
 	t.Setenv("PATH", bin)
-	none := Look()
+	none := DetectHost()
 	if len(none.Makes) > 0 || !slices.Equal(none.Mounts, []string{XFS, Ext4}) {
 		t.Errorf("without tools: %+v", none)
 	}
@@ -39,13 +39,13 @@ func TestWithoutMkfs(t *testing.T) {
 			}
 		}
 	}
-	refused(none.Cannot(none.Makes, "x"), "apt-get install xfsprogs", "apt-get install e2fsprogs")
+	refused(none.CheckAny(none.Makes, "x"), "apt-get install xfsprogs", "apt-get install e2fsprogs")
 	_, err := Choose("", dataset.GiB, nil)
 	refused(err, "apt-get install xfsprogs", "apt-get install e2fsprogs")
 	for fs, pkg := range map[string]string{XFS: "xfsprogs", Ext4: "e2fsprogs"} {
 		_, err := Choose(fs, dataset.GiB, nil)
 		refused(err, `no filesystem "`+fs+`"`, "apt-get install "+pkg)
-		refused(Usable(fs), "apt-get install "+pkg)
+		refused(CheckUsable(fs), "apt-get install "+pkg)
 	}
 	for i, fs := range []string{Ext4, XFS} {
 		if err := os.Symlink(tools[fs], filepath.Join(bin, "mkfs."+fs)); err != nil {

@@ -18,51 +18,52 @@ const (
 	rootBackref = 144 // BTRFS_ROOT_BACKREF_KEY
 )
 
-// Standing is the progress of the deletion of a subvolume.
-type Standing int
+// DeletionState is the progress of the deletion of a subvolume.
+type DeletionState int
 
-// The values of Standing.
+// The values of DeletionState.
 const (
-	Alive Standing = iota
-	Going          // it was deleted, and the kernel still frees its space
-	Gone
+	NotDeleted DeletionState = iota
+	Deleting                 // it was deleted, and the kernel still frees its space
+	Deleted
 )
 
-// StandingOf returns the Standing of the subvolume with an ID. f is any file of the filesystem. Needs CAP_SYS_ADMIN.
-func StandingOf(f *os.File, id uint64) (Standing, error) {
+// DeletionStateOf returns the DeletionState of the subvolume with an ID. f is any file of the filesystem. Needs
+// CAP_SYS_ADMIN.
+func DeletionStateOf(f *os.File, id uint64) (DeletionState, error) {
 	args := &searchArgs{
 		tree: rootTree, minObject: id, maxObject: id, minType: rootItem, maxType: rootBackref,
 		maxOffset: ^uint64(0), maxTransid: ^uint64(0), nItems: ^uint32(0), size: searchRoom,
 	}
 	if err := ioctl(f, iocTreeSearchV2, unsafe.Pointer(args)); err != nil {
-		return Alive, fmt.Errorf("check whether subvolume %d of %s is deleted: %w", id, f.Name(), err)
+		return NotDeleted, fmt.Errorf("check whether subvolume %d of %s is deleted: %w", id, f.Name(), err)
 	}
-	standing, rest := Gone, args.room[:]
+	standing, rest := Deleted, args.room[:]
 	for range args.nItems {
 		kind, size := binary.NativeEndian.Uint32(rest[24:]), searchHeader+int(binary.NativeEndian.Uint32(rest[28:]))
 		if kind == rootBackref { // it has a name
-			return Alive, nil
+			return NotDeleted, nil
 		}
-		standing, rest = Going, rest[min(size, len(rest)-searchHeader):]
+		standing, rest = Deleting, rest[min(size, len(rest)-searchHeader):]
 	}
 	return standing, nil
 }
 
-// Hurry writes out the filesystem of f and makes the kernel start to clean up deleted subvolumes. Without it, the
-// kernel starts within half a minute.
-func Hurry(f *os.File) error {
+// StartCleanup writes out the filesystem of f and makes the kernel start to clean up deleted subvolumes. Without it,
+// the kernel starts within half a minute.
+func StartCleanup(f *os.File) error {
 	if err := ioctl(f, iocSync, nil); err != nil {
 		return fmt.Errorf("sync %s: %w", f.Name(), err)
 	}
 	return nil
 }
 
-// DropCount removes the quota group of a deleted subvolume. Kernels before 6.11 leave it behind, later ones only with
-// simple quotas. It returns true if the group does not exist. It returns false if the group cannot be removed yet
+// RemoveQgroup removes the quota group of a deleted subvolume. Kernels before 6.11 leave it behind, later ones only
+// with simple quotas. It returns true if the group does not exist. It returns false if the group cannot be removed yet
 // because bytes are still charged to it: with simple quotas as long as other subvolumes share its blocks, with full
 // quotas until the commit after its deletion. Removing a full quota group too early would make the kernel mark all
 // quotas as inconsistent.
-func DropCount(f *os.File, id uint64) (bool, error) {
+func RemoveQgroup(f *os.File, id uint64) (bool, error) {
 	mode, _, err := Quotas(f)
 	if err != nil || mode == QuotaNone {
 		return err == nil, err

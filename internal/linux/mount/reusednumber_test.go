@@ -26,7 +26,7 @@ func TestReused(t *testing.T) {
 	container(t, `mount --bind "$1" "$2"; umount "$1"`, target, inside)
 	same := func(after string) {
 		t.Helper()
-		look, err := mount.Elsewhere()
+		look, err := mount.ReadForeign()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -64,7 +64,7 @@ func TestHoldersOfReusedNumber(t *testing.T) {
 	}
 	attachTo(t, opened(t, dev.Path), next)
 	container(t, `mount -t ext4 "$1" "$2"`, dev.Path, inside)
-	look, err := mount.Elsewhere()
+	look, err := mount.ReadForeign()
 	if err != nil {
 		t.Fatal(err)
 	}

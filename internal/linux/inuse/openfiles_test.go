@@ -291,7 +291,7 @@ func TestOpenIsBounded(t *testing.T) {
 	}
 	found := false
 	for _, o := range files.Openers(tree, nil) {
-		found = found || o.PID == pid && errors.Is(o.Unexamined, mount.ErrLookTime)
+		found = found || o.PID == pid && errors.Is(o.Unexamined, mount.ErrScanTimeout)
 	}
 	if !found {
 		t.Errorf("process %d does not count", pid)

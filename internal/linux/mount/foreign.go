@@ -15,7 +15,7 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// Elsewhere reads the mounts of all other mount namespaces that have a process in this PID namespace. It
+// ReadForeign reads the mounts of all other mount namespaces that have a process in this PID namespace. It
 // misses a mount namespace without a process, which a file or a descriptor can keep alive. It does not
 // skip a process that cannot be examined: Holders and From return it.
 //
@@ -23,16 +23,16 @@ import (
 // after about 10 seconds: processes that were not read by then count as such that cannot be examined.
 // Otherwise a user who can make a user namespace could delay it without bound, with mount tables of
 // many megabytes. It fails if it cannot list the processes or read the mounts of this process.
-func Elsewhere() (*Foreign, error) { return elsewhere(LookTime) }
+func ReadForeign() (*Foreign, error) { return readForeign(ScanTimeout) }
 
-// LookTime is how long a look at all processes may take. It is long enough for 1,000 containers on a busy
+// ScanTimeout is how long a look at all processes may take. It is long enough for 1,000 containers on a busy
 // host, and short for a waiting caller.
-const LookTime = 10 * time.Second
+const ScanTimeout = 10 * time.Second
 
-// ErrLookTime means that a process was not examined because the look had to end before.
-var ErrLookTime = errors.New("the scan of all processes took too long (try again)")
+// ErrScanTimeout means that a process was not examined because the look had to end before.
+var ErrScanTimeout = errors.New("the scan of all processes took too long (try again)")
 
-func elsewhere(within time.Duration) (*Foreign, error) {
+func readForeign(within time.Duration) (*Foreign, error) {
 	until := clock.System{}.Steady() + within
 	own, err := namespaceOf("/proc/thread-self")
 	if err != nil {
@@ -72,7 +72,7 @@ type scan struct {
 }
 
 // mountKey identifies a mount. The ID is not sufficient: the kernel can reuse it after an unmount while
-// Elsewhere reads the processes.
+// ReadForeign reads the processes.
 type mountKey struct {
 	id, major, minor int
 	root             string
@@ -129,7 +129,7 @@ func (s *scan) task(pid int, task string) error {
 		return nil
 	}
 	if now := (clock.System{}).Steady(); now > s.until {
-		return ErrLookTime
+		return ErrScanTimeout
 	}
 	mounts, err := TableOf(task)
 	if err != nil {

@@ -18,7 +18,7 @@ func examined(t *testing.T, tree mount.Filesystem) (Findings, *Holding) {
 	must(t, err)
 	s, err := NewScan(table)
 	must(t, err)
-	s.Want(tree, nil)
+	s.AddTree(tree, nil)
 	f, err := (&Examination{Scan: s, PID: os.Getpid()}).run()
 	must(t, err)
 	return f, NewHolding(table, tree, nil)
@@ -48,7 +48,7 @@ func TestLongPathCounts(t *testing.T) {
 		at = next
 	}
 	defer unix.Close(at)
-	if f, h := examined(t, filesystemOn(t, disk, "/dataset")); !h.By(f) {
+	if f, h := examined(t, filesystemOn(t, disk, "/dataset")); !h.CanWrite(f) {
 		t.Error("it holds nothing")
 	}
 }
@@ -62,10 +62,10 @@ func TestDetachedFromADeadDisk(t *testing.T) {
 	defer dir.Close()
 	scratch.ShutDown(t, dead)
 	must(t, unix.Unmount(dead, unix.MNT_DETACH))
-	if f, h := examined(t, ofDead); !h.By(f) {
+	if f, h := examined(t, ofDead); !h.CanWrite(f) {
 		t.Error("a file on the dead disk does not count")
 	}
-	if f, h := examined(t, ofAlive); h.By(f) {
+	if f, h := examined(t, ofAlive); h.CanWrite(f) {
 		t.Error("a file on the dead disk counts for another one")
 	}
 }

@@ -11,18 +11,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Within calls do while this process is in a group of its own below the root group, and removes the group with its
+// RunInGroup calls do while this process is in a group of its own below the root group, and removes the group with its
 // rules afterwards. The name of the group is prefix and the PID. Groups with the same prefix whose process was killed
 // are removed too.
 //
-// Only one goroutine of a process may call Within at a time. Everything else that the process does meanwhile counts for
-// the group as well. Processes that it starts are in the group, and must end before do returns.
-func (h Hierarchy) Within(prefix string, do func(group string) error) (err error) {
+// Only one goroutine of a process may call RunInGroup at a time. Everything else that the process does meanwhile counts
+// for the group as well. Processes that it starts are in the group, and must end before do returns.
+func (h Hierarchy) RunInGroup(prefix string, do func(group string) error) (err error) {
 	home, ok := h.GroupOf(os.Getpid())
 	if !ok {
 		return errors.New("the control group of this process is not visible from here")
 	}
-	h.forget(prefix)
+	h.removeStale(prefix)
 	group := Root + prefix + strconv.Itoa(os.Getpid())
 	if err := h.make(group); err != nil {
 		return err
@@ -58,9 +58,9 @@ func (h Hierarchy) enter(group string) error {
 	return nil
 }
 
-// forget removes the groups that killed processes have left behind. The kernel refuses to remove a group that is in
-// use.
-func (h Hierarchy) forget(prefix string) {
+// removeStale removes the groups that killed processes have left behind. The kernel refuses to remove a group that is
+// in use.
+func (h Hierarchy) removeStale(prefix string) {
 	left, _ := filepath.Glob(filepath.Join(h.Dir, prefix+"*"))
 	for _, path := range left {
 		pid, err := strconv.Atoi(strings.TrimPrefix(filepath.Base(path), prefix))

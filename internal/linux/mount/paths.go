@@ -5,9 +5,9 @@ import (
 	"path/filepath"
 )
 
-// Ways returns all paths to a directory through the mounts. Its own path is the first one. A directory has several if a
-// tree that contains it is bind mounted. dir is absolute and contains no symbolic links.
-func (m Mounts) Ways(dir string) []string {
+// PathsTo returns all paths to a directory through the mounts. Its own path is the first one. A directory has several
+// if a tree that contains it is bind mounted. dir is absolute and contains no symbolic links.
+func (m Mounts) PathsTo(dir string) []string {
 	ways := []string{dir}
 	on := m.On(dir)
 	there, err := os.Stat(dir)

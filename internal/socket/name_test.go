@@ -19,22 +19,22 @@ import (
 
 func TestHold(t *testing.T) {
 	name := "drover-test-" + uuid.NewString()
-	first, err := Hold(t.Context(), name)
+	first, err := AcquireName(t.Context(), name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = Hold(t.Context(), name)
+	_, err = AcquireName(t.Context(), name)
 	if !errors.Is(err, dataset.ErrInUse) || !strings.Contains(err.Error(), "pid "+strconv.Itoa(os.Getpid())) {
 		t.Errorf("a second one got %v, want that this process has it", err)
 	}
-	other, err := Hold(t.Context(), name+"-other")
+	other, err := AcquireName(t.Context(), name+"-other")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := errors.Join(first.Close(), other.Close()); err != nil {
 		t.Fatal(err)
 	}
-	again, err := Hold(t.Context(), name)
+	again, err := AcquireName(t.Context(), name)
 	if err != nil {
 		t.Fatalf("after it was let go: %v", err)
 	}
@@ -47,7 +47,7 @@ func TestHold(t *testing.T) {
 // for a moment longer.
 func TestHoldWhatAForkStillHas(t *testing.T) {
 	name := "drover-test-" + uuid.NewString()
-	first, err := Hold(t.Context(), name)
+	first, err := AcquireName(t.Context(), name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,7 +59,7 @@ func TestHoldWhatAForkStillHas(t *testing.T) {
 		t.Fatal(err)
 	}
 	time.AfterFunc(30*time.Millisecond, func() { _ = forked.Close() })
-	again, err := Hold(t.Context(), name)
+	again, err := AcquireName(t.Context(), name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -135,7 +135,7 @@ func TestHoldOfAStranger(t *testing.T) {
 			t.Run(how+" "+strconv.Itoa(uid), func(t *testing.T) {
 				name := "drover-test-" + uuid.NewString()
 				as(t, uid, func() error { return f(t, name) })
-				if _, err := Hold(t.Context(), name); !errors.Is(err, want) {
+				if _, err := AcquireName(t.Context(), name); !errors.Is(err, want) {
 					t.Errorf("%v, want %v", err, want)
 				} else if uid != 0 && !strings.Contains(err.Error(), "uid "+strconv.Itoa(uid)) {
 					t.Errorf("%v does not say whose it is", err)

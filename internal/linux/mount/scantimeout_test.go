@@ -30,12 +30,12 @@ func TestElsewhereIsBounded(t *testing.T) {
 	if _, err := out.Read(make([]byte, 1)); err != nil { // it is in its namespace
 		t.Fatal(err)
 	}
-	look, err := elsewhere(0)
+	look, err := readForeign(0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, h := range look.Holders(Filesystem{Major: 4095, Root: "/"}, "") {
-		if h.PID == cmd.Process.Pid && errors.Is(h.Unexamined, ErrLookTime) {
+		if h.PID == cmd.Process.Pid && errors.Is(h.Unexamined, ErrScanTimeout) {
 			return
 		}
 	}

@@ -79,7 +79,7 @@ func (p *powered) cut(pool, area string) *shelved { return p.cutOf(p.data.ID, po
 func (p *powered) cutOf(id uuid.UUID, pool, area string) *shelved {
 	p.Helper()
 	after := &shelved{T: p.T}
-	path := filepath.Join(scratch.Cut(p.T, "ext4", p.image), pool, area, id.String())
+	path := filepath.Join(scratch.CutPower(p.T, "ext4", p.image), pool, area, id.String())
 	root, err := os.OpenRoot(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return after

@@ -26,7 +26,7 @@ func TestI2PartSurvivesAPowerCut(t *testing.T) {
 	defer r.root.Close()
 	cut := func() (*backends.Partial, string) {
 		t.Helper()
-		path := scratch.Cut(t, "ext4", image)
+		path := scratch.CutPower(t, "ext4", image)
 		root, err := os.OpenRoot(path)
 		if err != nil {
 			t.Fatal(err)

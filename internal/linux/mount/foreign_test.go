@@ -72,7 +72,7 @@ func TestElsewhereReadsLongLines(t *testing.T) {
 		}
 		return stackDeep(deep, 1)
 	})
-	elsewhere, err := mount.Elsewhere()
+	elsewhere, err := mount.ReadForeign()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,7 +86,7 @@ func TestElsewhereReadsLongLines(t *testing.T) {
 func TestElsewhereReportsWhatItCannotRead(t *testing.T) {
 	deep := t.TempDir()
 	apart(t, func() error { return stackDeep(deep, mount.MaxTable/(300*250)+1) })
-	elsewhere, err := mount.Elsewhere()
+	elsewhere, err := mount.ReadForeign()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -73,7 +73,7 @@ var examiner Examiner
 //
 // A process that cannot be examined is part of the result. A look takes 0.1 to 0.2 ms for each process and
 // 1 µs for each descriptor, so do not call Open often. Processes with very much to read are examined last,
-// for mount.LookTime at most. Open may wait for an earlier look to end first. It fails if it cannot list the
+// for mount.ScanTimeout at most. Open may wait for an earlier look to end first. It fails if it cannot list the
 // processes or read the mounts of this process, or if ctx ends.
 //
 // Callers share a look: a hundred datasets that are removed together need a few looks. A caller never gets a
@@ -128,7 +128,7 @@ func (s *sharedLooks) run(l *sharedLook) {
 	s.next = nil
 	s.mu.Unlock()
 	defer close(l.done)
-	l.files, l.err = openFiles(quickTime, mount.LookTime, l.trees)
+	l.files, l.err = openFiles(quickTime, mount.ScanTimeout, l.trees)
 }
 
 const (
@@ -208,7 +208,7 @@ func (l *filesLook) process(ctx context.Context, pid int, budget *Budget) (done 
 			return false, err
 		}
 		for _, tree := range l.trees {
-			l.scan.Want(tree, nil)
+			l.scan.AddTree(tree, nil)
 		}
 	}
 	files, err := l.scan.filesOf(ctx, pid, budget)
@@ -254,7 +254,7 @@ func identified(own mount.Mounts, trees []mount.Filesystem) []mount.Filesystem {
 // filesOf returns the files of a process. It returns none if the process has ended, or is one of Drover.
 func (s *Scan) filesOf(ctx context.Context, pid int, budget *Budget) ([]File, error) {
 	if ctx.Err() != nil {
-		return nil, mount.ErrLookTime
+		return nil, mount.ErrScanTimeout
 	}
 	id, err := process.Of(pid)
 	if err != nil {
