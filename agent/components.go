@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"sync"
 	"time"
@@ -28,6 +27,7 @@ import (
 	"github.com/droverhq/drover/agent/transfer"
 	"github.com/droverhq/drover/agent/volume"
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
 )
 
 // components contains the parts of an agent. Its methods create and connect them. Its fields do not change after make.
@@ -183,7 +183,7 @@ func (a *components) load(ctx context.Context) error {
 	return errors.Join(
 		a.DB.Each(ctx, "volumes/", func(_ string, v []byte) error {
 			var d api.Indexed
-			err := json.Unmarshal(v, &d)
+			err := dataset.DecodeRecord(v, &d)
 			if err == nil {
 				a.Cache.Load(d)
 			}
@@ -191,7 +191,7 @@ func (a *components) load(ctx context.Context) error {
 		}),
 		a.DB.Each(ctx, "spellings/", func(name string, v []byte) error {
 			var r records.Spellings
-			err := json.Unmarshal(v, &r)
+			err := dataset.DecodeRecord(v, &r)
 			if err == nil {
 				a.Cache.SetSpellings(name, r)
 			}

@@ -49,8 +49,8 @@ func (a *Agent) SeenReplicas() (all []SeenReplica) {
 			continue
 		}
 		upTo := c.Taken
-		if c.Checked.After(upTo) {
-			upTo = c.Checked
+		if c.VerifiedAt.After(upTo) {
+			upTo = c.VerifiedAt
 		}
 		r := SeenReplica{Volume: k.Record.Volume, Age: now.Sub(upTo)}
 		if f := k.Record.Profile.Failover; f.Auto {

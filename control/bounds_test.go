@@ -20,11 +20,11 @@ func TestReportsChangeNoRequest(t *testing.T) {
 	for _, problem := range []*dataset.Problem{nil, dataset.ProblemOf(dataset.ErrNoSpace)} {
 		asked := *e.MustSubmit(controltest.Create("db" + fmt.Sprint(problem != nil))).Operation
 		op := asked
-		op.Problem, op.Volume, op.Asked, op.Path, op.From = problem, "others", "", "/etc", uuid.New()
+		op.Problem, op.Volume, op.RequestDigest, op.Path, op.OtherNode = problem, "others", "", "/etc", uuid.New()
 		op.Created, op.Options = op.Created.Add(time.Hour), map[string]string{"pool": "x"}
 		a.MustCommit(op)
 		got, err := e.Operation(e.Ctx, op.ID.String(), 0)
-		if err != nil || got.Volume != asked.Volume || got.Asked != asked.Asked || got.Path != "" || got.From != uuid.Nil || !got.Created.Equal(asked.Created) || len(got.Options) > 0 {
+		if err != nil || got.Volume != asked.Volume || got.RequestDigest != asked.RequestDigest || got.Path != "" || got.OtherNode != uuid.Nil || !got.Created.Equal(asked.Created) || len(got.Options) > 0 {
 			t.Errorf("%+v, %v", got, err)
 		}
 	}
@@ -52,17 +52,17 @@ func TestUUIDsOfOthers(t *testing.T) {
 		op.Snapshot.ID = id
 		_, err := a.Commit(e.Ctx, a.ID, a.ReportOf(op))
 		controltest.Refused(t, err, dataset.ErrExists, id.String(), "something else")
-		found := api.Found{Pool: a.LocalPools[0].ID, Dataset: mine, Snapshots: []dataset.Snapshot{{ID: id, Dataset: mine.ID}}}
-		if _, err := e.Rebuild(e.Ctx, a.ID, []api.Found{found}); err == nil {
+		found := api.FoundDataset{Pool: a.LocalPools[0].ID, Dataset: mine, Snapshots: []dataset.Snapshot{{ID: id, Dataset: mine.ID}}}
+		if _, err := e.Rebuild(e.Ctx, a.ID, []api.FoundDataset{found}); err == nil {
 			t.Error("a rebuild took the UUID of", name)
 		}
 	}
 	op := a.MustPlan(controltest.Create("new"))
-	op.DatasetID, op.Dataset.ID = snap.ID, snap.ID
+	op.DatasetID, op.DatasetRecord.ID = snap.ID, snap.ID
 	_, err := a.Commit(e.Ctx, a.ID, a.ReportOf(op))
 	controltest.Refused(t, err, dataset.ErrExists, snap.ID.String())
-	found := api.Found{Pool: a.LocalPools[0].ID, Dataset: dataset.Dataset{ID: snap.ID, Volume: "found", State: dataset.StateReady}}
-	_, err = e.Rebuild(e.Ctx, a.ID, []api.Found{found})
+	found := api.FoundDataset{Pool: a.LocalPools[0].ID, Dataset: dataset.Dataset{ID: snap.ID, Volume: "found", State: dataset.StateReady}}
+	_, err = e.Rebuild(e.Ctx, a.ID, []api.FoundDataset{found})
 	controltest.Refused(t, err, dataset.ErrExists, snap.ID.String())
 	if diff := cmp.Diff(before, e.Dump()); diff != "" {
 		t.Error(diff)

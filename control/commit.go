@@ -49,7 +49,7 @@ func (s *Service) Commit(ctx context.Context, node uuid.UUID, r api.Report) (out
 		if err := s.foreseeReport(t, op); err != nil {
 			return err
 		}
-		if err := s.conclude(t, op, r.Again, &out); err != nil {
+		if err := s.conclude(t, op, r.Retry, &out); err != nil {
 			return err
 		}
 		return answerReport(t, &out)
@@ -100,13 +100,13 @@ func (s *Service) foreseeReport(t *record.Tx, op dataset.Operation) error {
 		keys = append(keys, record.NodeKey(op.Node))
 	}
 	if makesDataset(op.Kind) && op.Problem == nil {
-		keys = append(keys, record.NameKey(op.Dataset.Volume))
+		keys = append(keys, record.NameKey(op.DatasetRecord.Volume))
 	}
 	if op.Kind == dataset.OpCreate && op.Problem == nil && t.FirstTry {
 		for _, key := range keys[:2] {
 			t.Suppose(store.Entry{Key: key})
 		}
-		t.Suppose(store.Entry{Key: record.NameKey(op.Dataset.Volume)})
+		t.Suppose(store.Entry{Key: record.NameKey(op.DatasetRecord.Volume)})
 		return nil
 	}
 	return t.Foresee(keys)
@@ -146,26 +146,26 @@ func (s *Service) conclude(t *record.Tx, op dataset.Operation, again bool, out *
 		}
 		recorded, t.Notice.Answered = newRecord(op), false
 		if op.Problem != nil {
-			op.Dataset, op.Snapshot, op.Progress = nil, nil, dataset.Progress{}
+			op.DatasetRecord, op.Snapshot, op.Progress = nil, nil, dataset.Progress{}
 		}
 	}
 	switch {
-	case !out.Lost:
+	case !out.Duplicate:
 	case !known: // no agent waits for it, and a repeated report gets the same response
-		recorded.DatasetID, recorded.Discarded, op.Dataset = out.Dataset.ID, op.DatasetID, out.Dataset
+		recorded.DatasetID, recorded.Discarded, op.DatasetRecord = out.Dataset.ID, op.DatasetID, out.Dataset
 	default:
 		if op.Problem, err = s.refusal(t, op, *out.Dataset); err != nil {
 			return err
 		}
 		if op.Problem == nil { // callers that wait for this operation get the dataset that exists
-			recorded.DatasetID, recorded.Discarded, op.Dataset = out.Dataset.ID, op.DatasetID, out.Dataset
+			recorded.DatasetID, recorded.Discarded, op.DatasetRecord = out.Dataset.ID, op.DatasetID, out.Dataset
 		}
 	}
 	if op.Kind == dataset.OpDelete && op.Problem == nil {
-		op.Dataset = out.Dataset // callers that wait for the delete learn whether the data is destroyed
+		op.DatasetRecord = out.Dataset // callers that wait for the delete learn whether the data is destroyed
 	}
 	// control recorded who requested what; the agent says how it ended
-	recorded.Problem, recorded.Dataset, recorded.Snapshot = op.Problem, op.Dataset, op.Snapshot
+	recorded.Problem, recorded.DatasetRecord, recorded.Snapshot = op.Problem, op.DatasetRecord, op.Snapshot
 	recorded.Progress, recorded.Incarnation = op.Progress, op.Incarnation
 	return s.finish(t, recorded)
 }
@@ -219,7 +219,7 @@ func newRecord(op dataset.Operation) dataset.Operation {
 // refusal compares the volume that another request created first with the volume of the operation. It returns how they
 // differ, or nil.
 func (s *Service) refusal(t *record.Tx, op dataset.Operation, winner dataset.Dataset) (*dataset.Problem, error) {
-	asked := api.Request{Kind: op.Kind, Volume: op.Dataset.Spelling, Options: op.Options}
+	asked := api.Request{Kind: op.Kind, Volume: op.DatasetRecord.RequestedAs, Options: op.Options}
 	w, err := planning.ParseCreate(asked.Parsed())
 	if err == nil {
 		err = s.volumes.Same(t, winner, w)
@@ -290,27 +290,29 @@ func reportable(node uuid.UUID, op dataset.Operation) error {
 	of := func(ds *dataset.Dataset) bool { return ds != nil && ds.ID == op.DatasetID }
 	switch op.Kind {
 	case dataset.OpCreate, dataset.OpClone, dataset.OpImport:
-		if !of(op.Dataset) || op.Dataset.Home != node || op.Dataset.Epoch != 1 || op.Epoch != 1 ||
-			op.Dataset.State != dataset.StateReady || op.Dataset.Trash != nil || len(op.Dataset.Guests) > 0 {
+		if !of(op.DatasetRecord) || op.DatasetRecord.Home != node || op.DatasetRecord.Epoch != 1 || op.Epoch != 1 ||
+			op.DatasetRecord.State != dataset.StateReady || op.DatasetRecord.Trash != nil ||
+			len(op.DatasetRecord.SharedMounts) > 0 {
 			return bad("the dataset is not a new one of this node")
 		}
-		if op.Dataset.Profile.Encryption.Wanted() != (op.Dataset.Encryption != nil) {
+		if op.DatasetRecord.Profile.Encryption.Wanted() != (op.DatasetRecord.Encryption != nil) {
 			return bad("the data key does not match the encryption of its profile")
 		}
-		return dataset.CheckName(op.Dataset.Volume)
+		return dataset.CheckName(op.DatasetRecord.Volume)
 	case dataset.OpSnapshot, dataset.OpSnapshotDelete, dataset.OpRestore:
 		if op.Snapshot == nil || op.Snapshot.Dataset != op.DatasetID || op.Snapshot.ID == uuid.Nil {
 			return bad("its snapshot is missing, or belongs to another dataset")
 		}
-		if op.Kind == dataset.OpRestore && (!of(op.Dataset) || op.Source == nil || op.Source.Dataset != op.DatasetID) {
+		if op.Kind == dataset.OpRestore &&
+			(!of(op.DatasetRecord) || op.Source == nil || op.Source.Dataset != op.DatasetID) {
 			return bad("the restored snapshot is missing, or belongs to another dataset")
 		}
 	case dataset.OpResize:
-		if !of(op.Dataset) || op.Dataset.Size <= 0 {
+		if !of(op.DatasetRecord) || op.DatasetRecord.Size <= 0 {
 			return bad("missing size")
 		}
 	case dataset.OpRekey:
-		if !of(op.Dataset) || op.Dataset.Encryption == nil {
+		if !of(op.DatasetRecord) || op.DatasetRecord.Encryption == nil {
 			return bad("missing data key")
 		}
 	case dataset.OpRewrite, dataset.OpDelete, dataset.OpPurge, dataset.OpMove:
@@ -345,7 +347,7 @@ func repeat(t *record.Tx, rec, op dataset.Operation, out *api.Committed) error {
 		err = dataset.Errorf(dataset.ErrConflict, "volume %s was deleted meanwhile", rec.Volume)
 	}
 	if err == nil {
-		out.Dataset, out.Lost = &winner, true
+		out.Dataset, out.Duplicate = &winner, true
 	}
 	return err
 }

@@ -74,7 +74,7 @@ func TestSenselessReports(t *testing.T) {
 			op.Kind, op.Problem = dataset.OpUpdate, dataset.ProblemOf(dataset.ErrInternal)
 			return true
 		},
-		"no record":        func(op *dataset.Operation) bool { op.Dataset = nil; return needsDataset(op.Kind) },
+		"no record":        func(op *dataset.Operation) bool { op.DatasetRecord = nil; return needsDataset(op.Kind) },
 		"another's record": func(op *dataset.Operation) bool { return changed(op, func(d *dataset.Dataset) { d.ID = other }) },
 		"no snapshot": func(op *dataset.Operation) bool {
 			op.Snapshot = nil
@@ -140,9 +140,9 @@ func changed(op *dataset.Operation, change func(*dataset.Dataset)) bool {
 	if !needsDataset(op.Kind) {
 		return false
 	}
-	d := *op.Dataset
+	d := *op.DatasetRecord
 	change(&d)
-	op.Dataset = &d
+	op.DatasetRecord = &d
 	return true
 }
 
@@ -182,7 +182,7 @@ func TestReportsOnRecord(t *testing.T) {
 				t.Error(err)
 			}
 			again := a.MustCommit(op)
-			if diff := cmp.Diff(first.Dataset, again.Dataset); diff != "" || first.Lost != again.Lost || first.Index < again.Index {
+			if diff := cmp.Diff(first.Dataset, again.Dataset); diff != "" || first.Duplicate != again.Duplicate || first.Index < again.Index {
 				t.Errorf("%+v, and again %+v", first, again)
 			}
 			if diff := cmp.Diff(before, e.Dump()); diff != "" {

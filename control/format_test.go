@@ -26,21 +26,21 @@ func TestB16StoreOfALaterFormat(t *testing.T) {
 	}
 	refused := func(what string, err error) {
 		t.Helper()
-		if dataset.KindOf(err) != dataset.ErrUnavailable || !strings.Contains(err.Error(), "format 2") {
-			t.Errorf("%s: got error %v, want %v with the format 2", what, err, dataset.ErrUnavailable)
+		if dataset.KindOf(err) != dataset.ErrUnavailable || !strings.Contains(err.Error(), "format 3") {
+			t.Errorf("%s: got error %v, want %v with the format 3", what, err, dataset.ErrUnavailable)
 		}
 	}
-	set(`{"format":2,"new":true}`)
+	set(`{"format":3,"new":true}`)
 	refused("submit", controltest.ErrorOf(e.Submit(e.Ctx, controltest.Create("other"))))
 	refused("volumes", controltest.ErrorOf(e.Volumes(e.Ctx, api.Page{})))
 	entry, err := e.Spy.Get(e.Ctx, record.FormatKey)
-	if err != nil || string(entry.Value) != `{"format":2,"new":true}` {
+	if err != nil || string(entry.Value) != `{"format":3,"new":true}` {
 		t.Errorf("the format is %q, %v", entry.Value, err)
 	}
 	if err := record.CheckFormat(e.Ctx, e.Spy); !errors.Is(err, dataset.ErrUnsupported) {
 		t.Errorf("the start of a replica: %v, want %v", err, dataset.ErrUnsupported)
 	}
-	set(`{"format":1}`) // the store was restored from a backup
+	set(`{"format":2}`) // the store was restored from a backup
 	a.MustCreate("more")
 	if names := e.MustVolume("db").Volume + e.MustVolume("more").Volume; names != "dbmore" {
 		t.Errorf("volumes %s, want db and more", names)

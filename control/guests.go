@@ -24,7 +24,7 @@ import (
 // dataset.ErrUnsupported if the profile does not have access many, or if the node has no pool on the share. ErrPending
 // while a move is in progress or while the home has exclusive use. ErrInUse, with the names of the guests, for a home
 // that requests exclusive use. ErrNotFound, ErrOffline, ErrStale.
-func (s *Service) Guest(ctx context.Context, node uuid.UUID, g api.Stay) (out api.Indexed, err error) {
+func (s *Service) Guest(ctx context.Context, node uuid.UUID, g api.SharedMountReport) (out api.Indexed, err error) {
 	if g.ID == uuid.Nil {
 		return out, dataset.Errorf(dataset.ErrInvalid, "stay with dataset %s: missing ID", g.Dataset)
 	}
@@ -34,7 +34,7 @@ func (s *Service) Guest(ctx context.Context, node uuid.UUID, g api.Stay) (out ap
 			return err
 		}
 		d, err := t.Dataset(g.Dataset)
-		if g.Over {
+		if g.Ended {
 			out = api.Indexed{}
 			if dataset.KindOf(err) == dataset.ErrNotFound {
 				return nil
@@ -53,10 +53,10 @@ func (s *Service) Guest(ctx context.Context, node uuid.UUID, g api.Stay) (out ap
 		if was, stays := d.Stay(node); stays && was.ID == g.ID && d.State == dataset.StateReady {
 			return nil
 		}
-		if err := s.mayStay(t, d, n, g.Held); err != nil {
+		if err := s.mayStay(t, d, n, g.Mounted); err != nil {
 			return err
 		}
-		if err := record.AddGuest(t, &d, dataset.Guest{Node: node, ID: g.ID, Since: s.Clock.Now()}); err != nil {
+		if err := record.AddGuest(t, &d, dataset.SharedMount{Node: node, ID: g.ID, Since: s.Clock.Now()}); err != nil {
 			return err
 		}
 		if node != d.Home {
@@ -125,7 +125,7 @@ func (s *Service) mayStay(t *record.Tx, d dataset.Dataset, n dataset.Node, held 
 // fenced do not count. what completes the error: "cannot <what> volume".
 func (s *Service) checkNoGuests(t *record.Tx, d dataset.Dataset, what string) error {
 	var who []string
-	for _, g := range d.Guests {
+	for _, g := range d.SharedMounts {
 		if g.Node == d.Home {
 			continue // the agent of the home checks its mounts itself
 		}
@@ -135,13 +135,13 @@ func (s *Service) checkNoGuests(t *record.Tx, d dataset.Dataset, what string) er
 		}
 		switch {
 		case v.Fenced:
-		case v.Away:
+		case v.Unreachable:
 			who = append(who, fmt.Sprintf("%s (unreachable; once it is off for good: drover node fence %s "+
 				"--confirmed)", v.NodeName, v.NodeName))
-		case v.Mounts == 1:
+		case v.MountCount == 1:
 			who = append(who, v.NodeName+" (1 mount)")
 		default:
-			who = append(who, fmt.Sprintf("%s (%d mounts)", v.NodeName, v.Mounts))
+			who = append(who, fmt.Sprintf("%s (%d mounts)", v.NodeName, v.MountCount))
 		}
 	}
 	if len(who) == 0 {

@@ -14,7 +14,7 @@ import (
 
 // stay is what an agent asks for; the ID is of the stay.
 func stay(a *controltest.Agent, d dataset.Dataset, id uuid.UUID) (api.Indexed, error) {
-	return a.Guest(a.Ctx, a.ID, api.Stay{Incarnation: a.Incarnation, Dataset: d.ID, ID: id})
+	return a.Guest(a.Ctx, a.ID, api.SharedMountReport{Incarnation: a.Incarnation, Dataset: d.ID, ID: id})
 }
 
 func stays(a *controltest.Agent, d dataset.Dataset) uuid.UUID {
@@ -32,7 +32,7 @@ func stays(a *controltest.Agent, d dataset.Dataset) uuid.UUID {
 
 func leaves(a *controltest.Agent, d dataset.Dataset, id uuid.UUID) {
 	a.Helper()
-	if _, err := a.Guest(a.Ctx, a.ID, api.Stay{Incarnation: a.Incarnation, Dataset: d.ID, ID: id, Over: true}); err != nil {
+	if _, err := a.Guest(a.Ctx, a.ID, api.SharedMountReport{Incarnation: a.Incarnation, Dataset: d.ID, ID: id, Ended: true}); err != nil {
 		a.Fatalf("end of a stay: %v", err)
 	}
 }
@@ -47,7 +47,7 @@ func createMany(a *controltest.Agent, name string) dataset.Dataset {
 func guests(e *controltest.Control, volume string) (ids []uuid.UUID) {
 	e.Helper()
 	e.CheckInvariants()
-	for _, g := range e.MustVolume(volume).Guests {
+	for _, g := range e.MustVolume(volume).SharedMounts {
 		ids = append(ids, g.Node)
 	}
 	return ids
@@ -60,13 +60,13 @@ func TestGuests(t *testing.T) {
 	share := uuid.New()
 	a, b, c := e.NewAgentOnShare("alpha", share), e.NewAgentOnShare("beta", share), e.NewAgentOnShare("gamma", share)
 	d := createMany(a, "db")
-	rev := b.MustSync(0).Rev
+	rev := b.MustSync(0).Revision
 	first := stays(b, d)
-	if s := b.MustSync(rev); len(s.Guests) != 1 || s.Guests[0].ID != d.ID || s.Guests[0].Index == 0 {
+	if s := b.MustSync(rev); len(s.SharedMounts) != 1 || s.SharedMounts[0].ID != d.ID || s.SharedMounts[0].Index == 0 {
 		t.Errorf("it hears %+v", s)
 	}
 	before := e.MustVolume("db")
-	if again, err := stay(b, d, first); err != nil || len(again.Guests) != 1 || e.MustVolume("db").Lease.Epoch != before.Lease.Epoch {
+	if again, err := stay(b, d, first); err != nil || len(again.SharedMounts) != 1 || e.MustVolume("db").Lease.Epoch != before.Lease.Epoch {
 		t.Errorf("asked again: %+v, %v", again, err)
 	}
 	stays(c, d)
@@ -86,10 +86,10 @@ func TestGuests(t *testing.T) {
 	if got := guests(e, "db"); !slices.Equal(got, []uuid.UUID{c.ID}) {
 		t.Errorf("on record: %v", got)
 	}
-	if s := b.MustSync(0); len(s.Guests) != 0 {
+	if s := b.MustSync(0); len(s.SharedMounts) != 0 {
 		t.Errorf("it hears %+v", s)
 	}
-	if s := c.MustSync(0); len(s.Guests) != 1 || !s.Full {
+	if s := c.MustSync(0); len(s.SharedMounts) != 1 || !s.Full {
 		t.Errorf("anew it hears %+v", s)
 	}
 }
@@ -136,7 +136,7 @@ func TestGuestsThatAreRefused(t *testing.T) {
 	a.MustDelete("db")
 	_, err = stay(b, d, uuid.New())
 	controltest.Refused(t, err, dataset.ErrNotFound, "was deleted")
-	if got := e.CheckInvariants().Datasets[d.ID].Guests; len(got) != 0 {
+	if got := e.CheckInvariants().Datasets[d.ID].SharedMounts; len(got) != 0 {
 		t.Errorf("on record: %v", got)
 	}
 }
@@ -162,8 +162,8 @@ func TestGuestsAreInTheWay(t *testing.T) {
 	}
 	_, err := stay(a, d, uuid.New())
 	controltest.Refused(t, err, dataset.ErrInUse, "beta (2 mounts)")
-	if v := e.MustVolume("db"); len(v.Visits) != 1 || v.Visits[0].NodeName != "beta" || v.Visits[0].Mounts != 2 || v.Visits[0].Alone {
-		t.Errorf("people see %+v", v.Visits)
+	if v := e.MustVolume("db"); len(v.SharedMountDetails) != 1 || v.SharedMountDetails[0].NodeName != "beta" || v.SharedMountDetails[0].MountCount != 2 || v.SharedMountDetails[0].Exclusive {
+		t.Errorf("people see %+v", v.SharedMountDetails)
 	}
 	_, err = e.RemoveNode(e.Ctx, "beta", false)
 	controltest.Refused(t, err, dataset.ErrInUse, "node beta uses db")
@@ -181,8 +181,8 @@ func TestAloneAtHome(t *testing.T) {
 	id := stays(a, d)
 	_, err := stay(b, d, uuid.New())
 	controltest.Refused(t, err, dataset.ErrPending, "node alpha has exclusive use of it")
-	if v := e.MustVolume("db"); len(v.Visits) != 1 || !v.Visits[0].Alone {
-		t.Errorf("people see %+v", v.Visits)
+	if v := e.MustVolume("db"); len(v.SharedMountDetails) != 1 || !v.SharedMountDetails[0].Exclusive {
+		t.Errorf("people see %+v", v.SharedMountDetails)
 	}
 	a.MustSnapshot("db", "at-rest") // what it is needed for
 	again := stays(a, d)            // the agent was started anew meanwhile
@@ -205,7 +205,7 @@ func TestGuestsThatAreThereAlready(t *testing.T) {
 	d := createMany(a, "db")
 	op := *e.MustSubmit(controltest.Move("db", "beta")).Operation
 	c := e.NewAgentOnShare("gamma", share)
-	if _, err := c.Guest(e.Ctx, c.ID, api.Stay{Incarnation: c.Incarnation, Dataset: d.ID, ID: uuid.New(), Held: true}); err != nil {
+	if _, err := c.Guest(e.Ctx, c.ID, api.SharedMountReport{Incarnation: c.Incarnation, Dataset: d.ID, ID: uuid.New(), Mounted: true}); err != nil {
 		t.Fatal(err)
 	}
 	if got := guests(e, "db"); !slices.Equal(got, []uuid.UUID{c.ID}) {
@@ -240,16 +240,16 @@ func TestGuestsWithoutTheHome(t *testing.T) {
 		t.Errorf("on record: %v", on)
 	}
 	s := a.MustSync(0)
-	if len(s.Guests) != 1 || len(s.Datasets) != 0 {
+	if len(s.SharedMounts) != 1 || len(s.Datasets) != 0 {
 		t.Fatalf("the one that was passed over hears %+v", s)
 	}
-	stay, _ := s.Guests[0].Stay(a.ID)
+	stay, _ := s.SharedMounts[0].Stay(a.ID)
 	leaves(a, d, stay.ID)
 	if on := guests(e, "db"); !slices.Equal(on, []uuid.UUID{c.ID}) {
 		t.Errorf("on record: %v", on)
 	}
 	one := a.MustCreateOnShare("one")
-	if got := *b.MustCommit(*e.MustSubmit(controltest.ForcedMove("one", "beta", "alpha")).Operation).Dataset; got.ID != one.ID || len(got.Guests) != 0 {
+	if got := *b.MustCommit(*e.MustSubmit(controltest.ForcedMove("one", "beta", "alpha")).Operation).Dataset; got.ID != one.ID || len(got.SharedMounts) != 0 {
 		t.Errorf("of one host at a time: %+v", got)
 	}
 }
@@ -291,8 +291,8 @@ func TestLostGuest(t *testing.T) {
 	}
 	_, err = e.RemoveNode(e.Ctx, "gamma", false)
 	controltest.Refused(t, err, dataset.ErrInvalid, "unknown node")
-	if v := e.MustVolume("db"); len(v.Visits) != 1 || !v.Visits[0].Fenced || !v.Visits[0].Away {
-		t.Errorf("people see %+v", v.Visits)
+	if v := e.MustVolume("db"); len(v.SharedMountDetails) != 1 || !v.SharedMountDetails[0].Fenced || !v.SharedMountDetails[0].Unreachable {
+		t.Errorf("people see %+v", v.SharedMountDetails)
 	}
 	l.ComeBack(l.Beta, "beta") // the word is over
 	list, _ := e.EventLog.After(0)
@@ -309,7 +309,7 @@ func TestLostGuest(t *testing.T) {
 	}
 	l.Alpha.MustDo(rm)
 	l.ComeBack(l.Beta, "beta")
-	if s := l.Beta.MustSync(0); len(s.Guests) != 0 {
+	if s := l.Beta.MustSync(0); len(s.SharedMounts) != 0 {
 		t.Errorf("it hears %+v", s)
 	}
 	_, err = stay(l.Beta, d, uuid.New())
@@ -339,7 +339,7 @@ func TestGuestsOfAVolumeThatLeavesItsShare(t *testing.T) {
 	a, b, c := e.NewAgentOnShare("alpha", share), e.NewAgentOnShare("beta", uuid.New()), e.NewAgentOnShare("gamma", share)
 	d := createMany(a, "db")
 	op := *e.MustSubmit(controltest.Move("db", "beta")).Operation
-	if op.Share {
+	if op.SameShare {
 		t.Fatal("both are on one share")
 	}
 	b.MustRecall(op)
@@ -348,7 +348,7 @@ func TestGuestsOfAVolumeThatLeavesItsShare(t *testing.T) {
 		t.Fatal(err)
 	}
 	id := uuid.New()
-	held := api.Stay{Incarnation: c.Incarnation, Dataset: d.ID, ID: id, Held: true}
+	held := api.SharedMountReport{Incarnation: c.Incarnation, Dataset: d.ID, ID: id, Mounted: true}
 	if _, err := c.Guest(e.Ctx, c.ID, held); err != nil {
 		t.Fatal(err)
 	}

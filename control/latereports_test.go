@@ -12,7 +12,7 @@ import (
 // again is the report of an operation of which an earlier one may still arrive.
 func again(a *controltest.Agent, op dataset.Operation) api.Report {
 	r := a.ReportOf(op)
-	r.Again = true
+	r.Retry = true
 	return r
 }
 
@@ -23,14 +23,14 @@ func TestReportsThatArriveLate(t *testing.T) {
 		"lost its name": func(a *controltest.Agent, op dataset.Operation) {
 			a.MustCreate("db@silver")
 			for range 2 { // the answer may be lost
-				if out, err := a.Commit(a.Ctx, a.ID, again(a, op)); err != nil || !out.Lost {
+				if out, err := a.Commit(a.Ctx, a.ID, again(a, op)); err != nil || !out.Duplicate {
 					a.Fatalf("%+v, %v", out, err)
 				}
 			}
 			a.MustDelete("db")
 		},
 		"made and purged": func(a *controltest.Agent, op dataset.Operation) {
-			if out, err := a.Commit(a.Ctx, a.ID, again(a, op)); err != nil || out.Lost {
+			if out, err := a.Commit(a.Ctx, a.ID, again(a, op)); err != nil || out.Duplicate {
 				a.Fatalf("%+v, %v", out, err)
 			}
 			a.MustDelete("db")
@@ -88,7 +88,7 @@ func TestIndexOfACommitSentAgain(t *testing.T) {
 	} {
 		first := a.MustCommit(ops[kind])
 		out, err := a.Commit(a.Ctx, a.ID, again(a, ops[kind]))
-		if err != nil || out.Dataset == nil || out.Lost {
+		if err != nil || out.Dataset == nil || out.Duplicate {
 			t.Errorf("%s: %+v, %v", kind, out, err)
 			continue
 		}

@@ -38,7 +38,7 @@ func (s *Service) Recall(ctx context.Context, node uuid.UUID, r api.Report) (op 
 		if err := t.Halted(); err != nil {
 			return err
 		}
-		lease.State, lease.Wanted = dataset.LeaseRecalled, node
+		lease.State, lease.WantedBy = dataset.LeaseRecalled, node
 		t.Touch(d.ID, d.Home)
 		return t.Put(record.LeaseKey(d.ID), lease)
 	})
@@ -48,7 +48,7 @@ func (s *Service) Recall(ctx context.Context, node uuid.UUID, r api.Report) (op 
 // Yield records the home's answer to a recall. Idempotent. dataset.ErrStale if the recall was withdrawn, or if
 // the answer comes from an older epoch, incarnation or home.
 func (s *Service) Yield(ctx context.Context, node uuid.UUID, y api.Yield) error {
-	if (y.Manifest == nil) == (len(y.Holders) == 0) {
+	if (y.Manifest == nil) == (len(y.InUseBy) == 0) {
 		return dataset.Errorf(dataset.ErrInvalid, "yield of dataset %s: missing manifest or holders",
 			y.Dataset)
 	}
@@ -60,7 +60,7 @@ func (s *Service) Yield(ctx context.Context, node uuid.UUID, y api.Yield) error 
 		switch {
 		case err != nil:
 			return err
-		case op.From != node || d.ID != y.Dataset || d.Epoch != y.Epoch:
+		case op.OtherNode != node || d.ID != y.Dataset || d.Epoch != y.Epoch:
 			return dataset.Errorf(dataset.ErrStale,
 				"dataset %s: node %s yields epoch %d, but the dataset is at epoch %d on node "+
 					"%s", y.Dataset, node, y.Epoch,
@@ -73,14 +73,14 @@ func (s *Service) Yield(ctx context.Context, node uuid.UUID, y api.Yield) error 
 			if lease.State == dataset.LeaseMoving {
 				return nil // the answer is older than the relinquishment
 			}
-			next.Holders, lease.InUse = slices.Sorted(slices.Values(y.Holders)), true
+			next.InUseBy, lease.InUse = slices.Sorted(slices.Values(y.InUseBy)), true
 		} else {
-			if some, err := t.List(record.SnapshotPrefix(d.ID), "", 1); op.Files && (err != nil || len(some) > 0) {
+			if some, err := t.List(record.SnapshotPrefix(d.ID), "", 1); op.FileCopy && (err != nil || len(some) > 0) {
 				return cmp.Or(err, dataset.Errorf(dataset.ErrConflict,
 					"volume %s: a snapshot was taken after its move began, and a move file by file cannot transfer it",
 					d.Volume))
 			}
-			next.Manifest, next.Holders = y.Manifest, nil
+			next.Manifest, next.InUseBy = y.Manifest, nil
 			lease.State, lease.InUse = dataset.LeaseMoving, false
 		}
 		if lease == was && reflect.DeepEqual(next, op) {
@@ -119,7 +119,7 @@ func releaseLease(t *record.Tx, op dataset.Operation) error {
 		d.Epoch++
 		t.Event("volume.lease", d, "given back to its home")
 	}
-	lease.State, lease.Wanted, lease.InUse, lease.Epoch = dataset.LeaseHeld, uuid.Nil, false, d.Epoch
+	lease.State, lease.WantedBy, lease.InUse, lease.Epoch = dataset.LeaseHeld, uuid.Nil, false, d.Epoch
 	for _, node := range d.Copies { // the promises of these nodes name an epoch
 		t.Touch(d.ID, node)
 	}

@@ -35,17 +35,18 @@ func mayRequest(t *record.Tx, op *dataset.Operation) error {
 	case p.Kind == pki.Operator:
 		return operatorMayRequest(t, p, op)
 	case p.Kind != pki.Node:
-	case op.Loss != nil && op.Loss.Away != 0: // control itself found that the home is lost
+	case op.Loss != nil && op.Loss.UnreachableIndex != 0: // control itself found that the home is lost
 		return nil
 	case vouchesForHome(op):
 		return dataset.Errorf(dataset.ErrForbidden,
 			"%s may not %s volume %s without its home, which requires an admin's confirmation: "+
 				"%s", p, op.Kind, op.Volume,
 			api.AskAsAdmin)
-	case op.Node == p.Node, op.From == p.Node, makesDataset(op.Kind) && op.Path == "":
+	case op.Node == p.Node, op.OtherNode == p.Node, makesDataset(op.Kind) && op.Path == "":
 		return nil
 	case op.Kind == dataset.OpDelete:
-		if d, err := t.Dataset(op.DatasetID); err != nil || d.SpelledBy == p.Node || slices.Contains(d.Copies, p.Node) {
+		if d, err := t.Dataset(op.DatasetID); err != nil || d.RequestedBy == p.Node ||
+			slices.Contains(d.Copies, p.Node) {
 			return err
 		}
 	}
@@ -61,7 +62,7 @@ func mayRequest(t *record.Tx, op *dataset.Operation) error {
 // vouchesForHome reports whether an operation depends on the sender's confirmation that the home is fenced. A
 // move that control decided on itself does not.
 func vouchesForHome(op *dataset.Operation) bool {
-	return op.Loss != nil && op.Loss.Away == 0 || deletion.WithoutHome(*op)
+	return op.Loss != nil && op.Loss.UnreachableIndex == 0 || deletion.WithoutHome(*op)
 }
 
 // operatorMayRequest fails with dataset.ErrForbidden if an operation needs the role admin and the operator has another
@@ -107,7 +108,7 @@ func kindText(k dataset.OpKind) string {
 // that it requested on another node, because that node may be gone.
 func mayCancel(t *record.Tx, op dataset.Operation) error {
 	p := api.PrincipalOf(t.Context())
-	if p.Kind == pki.Node && p.Node != op.Node && p.Node != op.From {
+	if p.Kind == pki.Node && p.Node != op.Node && p.Node != op.OtherNode {
 		return dataset.Errorf(dataset.ErrForbidden,
 			"%s may not cancel operation %s of volume %s, because its node has no part in it: %s", p, op.ID, op.Volume,
 			api.AskControl)

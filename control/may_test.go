@@ -144,7 +144,7 @@ func TestI1WhatNoOtherNodeMay(t *testing.T) {
 	e := controltest.New(t)
 	a, b, c := e.NewAgent("alpha"), e.NewAgent("beta"), e.NewAgent("gamma")
 	d := a.MustCreate("db")
-	e.EditDataset(d.ID, func(d *dataset.Dataset, _ *dataset.Lease) { d.SpelledBy = b.ID })
+	e.EditDataset(d.ID, func(d *dataset.Dataset, _ *dataset.Lease) { d.RequestedBy = b.ID })
 	remove := dataset.Operation{Kind: dataset.OpDelete, Node: a.ID, Volume: "db", DatasetID: d.ID}
 	create := dataset.Operation{Kind: dataset.OpCreate, Node: a.ID, Volume: "new"}
 	folder := dataset.Operation{Kind: dataset.OpImport, Node: a.ID, Volume: "new", Path: "/etc"}

@@ -104,8 +104,8 @@ func (m *machine) reportJob(t *rapid.T, j *job) {
 	}
 	out, err := m.Commit(m.Ctx, j.agent.ID, r)
 	m.expect(j.op, err, want)
-	if out.Lost != lost {
-		m.Fatalf("%s of %s: lost is %v", j.op.Kind, j.op.Volume, out.Lost)
+	if out.Duplicate != lost {
+		m.Fatalf("%s of %s: lost is %v", j.op.Kind, j.op.Volume, out.Duplicate)
 	}
 	if err == nil {
 		m.apply(j, lost)
@@ -165,7 +165,7 @@ func (m *machine) predict(j *job) (want *dataset.Kind, lost bool) {
 			return nil, false
 		} else if d.state != dataset.StateReady {
 			return dataset.ErrNotFound, false
-		} else if d.protected && j.op.Dataset == nil {
+		} else if d.protected && j.op.DatasetRecord == nil {
 			return dataset.ErrProtected, false
 		}
 	}
@@ -228,7 +228,7 @@ func (m *machine) apply(j *job, lost bool) {
 // lost to it asked for.
 func (m *machine) refuses(j *job) bool {
 	is := m.datasets[m.volumes[j.op.Volume]]
-	spec, err := dataset.ParseSpec(j.op.Dataset.Spelling)
+	spec, err := dataset.ParseSpec(j.op.DatasetRecord.RequestedAs)
 	if err != nil {
 		m.Fatalf("%v", err)
 	}
@@ -236,7 +236,7 @@ func (m *machine) refuses(j *job) bool {
 }
 
 func (m *machine) made(j *job) {
-	p := j.op.Dataset
+	p := j.op.DatasetRecord
 	d := &modelled{
 		volume: p.Volume, profile: p.Profile.Name, state: dataset.StateReady, size: p.Size,
 		snapshots: map[uuid.UUID]string{}, request: j.op.ID, home: j.agent,
@@ -265,7 +265,7 @@ func (m *machine) applyTo(d *modelled, j *job) {
 			})
 		}
 	case dataset.OpResize:
-		d.size, d.request = j.op.Dataset.Size, j.op.ID
+		d.size, d.request = j.op.DatasetRecord.Size, j.op.ID
 	case dataset.OpDelete:
 		if d.request == j.op.ID {
 			return

@@ -78,15 +78,16 @@ func (s *Service) submit(t *record.Tx, req api.Request) (*dataset.Operation, *da
 		return op, nil, err
 	}
 	p, err := s.plan(t, askingNode(t, req.Kind), req)
-	if err != nil || p.Done != nil {
-		return nil, p.Done, err
+	if err != nil || p.Unchanged != nil {
+		return nil, p.Unchanged, err
 	}
 	op := p.Operation
 	if err := mayRequest(t, op); err != nil {
 		return nil, nil, err
 	}
 	if makesDataset(op.Kind) {
-		op.From = askingNode(t, op.Kind) // set after the decision, because the decision does not depend on the caller
+		// Set after the decision, because the decision does not depend on the caller.
+		op.OtherNode = askingNode(t, op.Kind)
 	}
 	if changesOnlyRecords(op.Kind) || deletion.WithoutHome(*op) {
 		return op, nil, s.settle(t, op)
@@ -113,7 +114,7 @@ func (s *Service) submit(t *record.Tx, req api.Request) (*dataset.Operation, *da
 
 // checkSameRequest fails unless a recorded operation matches the request that has the operation's ID.
 func checkSameRequest(rec dataset.Operation, req api.Request) error {
-	if rec.Asked == digest(req) {
+	if rec.RequestDigest == digest(req) {
 		return nil
 	}
 	return dataset.Errorf(dataset.ErrExists, "operation %s is recorded as a %s of volume %s, not as this %.40s "+
@@ -276,7 +277,7 @@ func (s *Service) Operation(ctx context.Context, ref string, wait time.Duration)
 		rung, leave := s.Feed.Hear(first.ID)
 		op, err := s.operation(ctx, first.ID.String())
 		if err != nil || op.State != first.State || op.Progress != first.Progress ||
-			(op.Manifest == nil) != (first.Manifest == nil) || !slices.Equal(op.Holders, first.Holders) {
+			(op.Manifest == nil) != (first.Manifest == nil) || !slices.Equal(op.InUseBy, first.InUseBy) {
 			leave()
 			return op, err
 		}

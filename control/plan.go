@@ -53,7 +53,7 @@ func (s *Service) plan(t *record.Tx, node uuid.UUID, req api.Request) (api.Plan,
 	}
 	op, done, err := s.decide(t, node, req)
 	if err != nil || done != nil {
-		return api.Plan{Done: done}, err
+		return api.Plan{Unchanged: done}, err
 	}
 	if !s.Shared { // in a shared store, the records say whether it is halted
 		if err := s.Reports.CheckTrust(); err != nil {
@@ -66,9 +66,9 @@ func (s *Service) plan(t *record.Tx, node uuid.UUID, req api.Request) (api.Plan,
 	if op.Kind == "" {
 		op.Kind = req.Kind
 	}
-	op.ID, op.Asked, op.State, op.Created = req.ID, digest(req), dataset.OpPending, s.Clock.Now()
-	if op.Dataset != nil {
-		op.Dataset.Request = req.ID
+	op.ID, op.RequestDigest, op.State, op.Created = req.ID, digest(req), dataset.OpPending, s.Clock.Now()
+	if op.DatasetRecord != nil {
+		op.DatasetRecord.Request = req.ID
 	}
 	if op.Snapshot != nil {
 		op.Snapshot.Request = req.ID

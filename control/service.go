@@ -250,12 +250,12 @@ func (s *Service) Profile(_ context.Context, name string) (dataset.Profile, erro
 }
 
 // Copied is replica.Keeper.Copied.
-func (s *Service) Copied(ctx context.Context, node uuid.UUID, c api.Copied) error {
+func (s *Service) Copied(ctx context.Context, node uuid.UUID, c api.CopyReport) error {
 	return s.CopyKeeper.Copied(ctx, node, c)
 }
 
 // RemoveNode is NodeRemover.RemoveNode.
-func (s *Service) RemoveNode(ctx context.Context, ref string, force bool) (api.Removed, error) {
+func (s *Service) RemoveNode(ctx context.Context, ref string, force bool) (api.RemovedNode, error) {
 	return s.nodeRemover.RemoveNode(ctx, ref, force)
 }
 

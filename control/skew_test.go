@@ -25,7 +25,7 @@ func TestWriteSkew(t *testing.T) {
 			op := a.MustPlan(controltest.Create("db@gold"))
 			return func() { a.MustCreate("db@silver") }, func() error {
 				out, err := a.Commit(a.Ctx, a.ID, a.ReportOf(op))
-				if err == nil && !out.Lost {
+				if err == nil && !out.Duplicate {
 					a.Errorf("both have won")
 				}
 				return err
@@ -46,7 +46,7 @@ func TestWriteSkew(t *testing.T) {
 			op := a.MustPlan(controltest.Create("db@silver"))
 			return func() { a.MustSubmit(api.Request{Kind: dataset.OpUndelete, Volume: d.ID.String()}) }, func() error {
 				out, err := a.Commit(a.Ctx, a.ID, a.ReportOf(op))
-				if err == nil && (!out.Lost || out.Dataset.ID != d.ID) {
+				if err == nil && (!out.Duplicate || out.Dataset.ID != d.ID) {
 					a.Errorf("%+v", out)
 				}
 				return err
@@ -194,9 +194,9 @@ func TestWriteSkew(t *testing.T) {
 		}, dataset.ErrConflict, func(a *controltest.Agent) { live(a, "db", "gold") }},
 
 		{"a rebuild, and a create of the same name", func(a *controltest.Agent) (func(), func() error) {
-			found := api.Found{Pool: a.LocalPools[0].ID, Dataset: *a.MustPlan(controltest.Create("db@gold")).Dataset}
+			found := api.FoundDataset{Pool: a.LocalPools[0].ID, Dataset: *a.MustPlan(controltest.Create("db@gold")).DatasetRecord}
 			return func() { a.MustCreate("db@silver") }, func() error {
-				r, err := a.Rebuild(a.Ctx, a.ID, []api.Found{found})
+				r, err := a.Rebuild(a.Ctx, a.ID, []api.FoundDataset{found})
 				if err == nil && r[0].Action != "renamed" {
 					a.Errorf("%+v", r)
 				}
@@ -207,11 +207,11 @@ func TestWriteSkew(t *testing.T) {
 		{"a purge's report, and a snapshot found again", func(a *controltest.Agent) (func(), func() error) {
 			a.MustCreate("db@fleeting")
 			s := a.MustSnapshot("db", "")
-			found := api.Found{Pool: a.LocalPools[0].ID, Dataset: a.MustVolume("db").Dataset, Snapshots: []dataset.Snapshot{s, s}}
+			found := api.FoundDataset{Pool: a.LocalPools[0].ID, Dataset: a.MustVolume("db").Dataset, Snapshots: []dataset.Snapshot{s, s}}
 			found.Snapshots[1].ID = uuid.New()
 			d := a.MustDelete("db")
 			return func() {
-				if _, err := a.Rebuild(a.Ctx, a.ID, []api.Found{found}); err != nil {
+				if _, err := a.Rebuild(a.Ctx, a.ID, []api.FoundDataset{found}); err != nil {
 					a.Errorf("%v", err)
 				}
 			}, func() error { a.MustPurge(d); return nil }

@@ -207,7 +207,7 @@ func TestRecordsRoundTrip(t *testing.T) {
 		Owner:     &dataset.Owner{UID: 999, GID: 999, Mode: &mode},
 	}
 	roundTrip(t, dataset.Dataset{
-		ID: id, Volume: "db", Spelling: "db@gold", State: dataset.StateTrashed, Profile: p, Size: 1, Epoch: 1<<63 + 1,
+		ID: id, Volume: "db", RequestedAs: "db@gold", State: dataset.StateTrashed, Profile: p, Size: 1, Epoch: 1<<63 + 1,
 		Origin: &dataset.Origin{Dataset: id, Implicit: true}, Created: at, Trash: &dataset.Trash{At: at},
 	})
 	roundTrip(t, dataset.Snapshot{ID: id, Dataset: id, Kind: dataset.SnapshotManual, Profile: p, Created: at})

@@ -3,8 +3,12 @@ package dataset
 import "encoding/json"
 
 // CheckFormat fails with ErrUnsupported if format is a later one than known, the latest format that this version of
-// Drover reads. 0 stands for an absent number and means format 1. what names the file or message in the error.
+// Drover reads, and with ErrCorrupt if it is negative. 0 stands for an absent number and means
+// format 1. what names the file or message in the error.
 func CheckFormat(what string, format, known int) error {
+	if format < 0 {
+		return Errorf(ErrCorrupt, "%s has format %d, which is damaged: formats are positive numbers", what, format)
+	}
 	if format <= known {
 		return nil
 	}
@@ -13,7 +17,8 @@ func CheckFormat(what string, format, known int) error {
 }
 
 // DecodeFormat decodes the JSON object in data into v, if its key "format" is at most known: see CheckFormat. It reads
-// this key before all others, because a later format can give them other types.
+// this key before all others, because a later format can give them other types. The keys of earlier versions are
+// accepted too: see DecodeRecord.
 func DecodeFormat(data []byte, what string, known int, v any) error {
 	var head struct {
 		Format int `json:"format"`
@@ -23,5 +28,5 @@ func DecodeFormat(data []byte, what string, known int, v any) error {
 			return err
 		}
 	}
-	return json.Unmarshal(data, v)
+	return DecodeRecord(data, v)
 }

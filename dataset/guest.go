@@ -17,17 +17,17 @@ const AccessMany Access = "many"
 // Guest is the stay of a node with a dataset of access many. It is recorded from before the node mounts the
 // dataset until after it has unmounted it. A stay of the home, which needs none to mount the dataset, says
 // that the home has it alone for that time: no other node may mount it.
-type Guest struct {
+type SharedMount struct {
 	Node  uuid.UUID `json:"node"`  // UUID of the guest node
 	ID    uuid.UUID `json:"id"`    // UUID of this stay, so that a report on an earlier one does not apply to it
 	Since time.Time `json:"since"` // when the guest was recorded
 }
 
 // Stay returns the stay of a node with a dataset.
-func (d Dataset) Stay(node uuid.UUID) (g Guest, stays bool) {
-	i := slices.IndexFunc(d.Guests, func(g Guest) bool { return g.Node == node })
+func (d Dataset) Stay(node uuid.UUID) (g SharedMount, stays bool) {
+	i := slices.IndexFunc(d.SharedMounts, func(g SharedMount) bool { return g.Node == node })
 	if i < 0 {
 		return g, false
 	}
-	return d.Guests[i], true
+	return d.SharedMounts[i], true
 }

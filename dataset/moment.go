@@ -27,30 +27,30 @@ func moment(epoch uint64, taken, order time.Time) Moment {
 }
 
 // At returns the moment of a snapshot.
-func (s Snapshot) At() Moment { return moment(s.Epoch, s.Created, s.Order) }
+func (s Snapshot) At() Moment { return moment(s.Epoch, s.Created, s.OrderTime) }
 
 // TakenAfter returns a snapshot with the present time of its home's clock, ordered after all others of its
 // epoch, whatever their times are.
 func (s Snapshot) TakenAfter(others []Snapshot, now time.Time) Snapshot {
-	s.Created, s.Order = now.UTC().Round(0), time.Time{}
+	s.Created, s.OrderTime = now.UTC().Round(0), time.Time{}
 	for _, o := range others {
 		if o.Epoch == s.Epoch && o.At().Compare(s.At()) >= 0 {
-			s.Order = o.At().Taken.Add(1)
+			s.OrderTime = o.At().Taken.Add(1)
 		}
 	}
 	return s
 }
 
 // At returns the moment up to which a copy is complete.
-func (c Copy) At() Moment { return moment(c.Epoch, c.Taken, c.Order) }
+func (c Copy) At() Moment { return moment(c.Epoch, c.Taken, c.OrderTime) }
 
 // At returns the moment that a dataset continues from.
-func (l Loss) At() Moment { return moment(l.Epoch, l.Taken, l.Order) }
+func (l Loss) At() Moment { return moment(l.Epoch, l.Taken, l.OrderTime) }
 
 // Of reports whether a snapshot belongs to what was lost: its epoch ended with the loss, and it is later than
 // what the dataset continued from.
 func (l Loss) Of(s Snapshot) bool {
-	return s.Epoch <= l.Over && s.At().Compare(l.At()) > 0 && !slices.Contains(l.Later, s.ID)
+	return s.Epoch <= l.EndedEpoch && s.At().Compare(l.At()) > 0 && !slices.Contains(l.SurvivingSnapshots, s.ID)
 }
 
 // Lost reports whether a dataset continued without the content of a snapshot.

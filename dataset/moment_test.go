@@ -23,7 +23,7 @@ func TestTakenAfter(t *testing.T) {
 
 // A snapshot is lost that is later than what the dataset went on from, of an epoch that ended with the loss.
 func TestLossOf(t *testing.T) {
-	l := Loss{Epoch: 2, Taken: noon, Over: 3}
+	l := Loss{Epoch: 2, Taken: noon, EndedEpoch: 3}
 	for _, c := range []struct {
 		epoch uint64
 		at    time.Time

@@ -8,21 +8,21 @@ import (
 
 // Operation is one recorded piece of work.
 type Operation struct {
-	ID        uuid.UUID `json:"id"`               // UUID of the operation; a retry sends the same
-	Kind      OpKind    `json:"kind"`             // kind of the operation
-	State     OpState   `json:"state"`            // state of the operation
-	Node      uuid.UUID `json:"node"`             // UUID of the node whose agent carries it out
-	Asked     string    `json:"asked,omitempty"`  // digest of the request, so that another request cannot use its ID
-	Volume    string    `json:"volume,omitempty"` // name of the volume that the operation changes
-	DatasetID uuid.UUID `json:"dataset_id"`       // UUID of the dataset that the operation changes
+	ID            uuid.UUID `json:"id"`                                   // UUID of the operation; a retry sends the same
+	Kind          OpKind    `json:"kind"`                                 // kind of the operation
+	State         OpState   `json:"state"`                                // state of the operation
+	Node          uuid.UUID `json:"node"`                                 // UUID of the node whose agent carries it out
+	RequestDigest string    `json:"request_digest,omitempty" old:"asked"` // digest of the request, so that another request cannot use its ID
+	Volume        string    `json:"volume,omitempty"`                     // name of the volume that the operation changes
+	DatasetID     uuid.UUID `json:"dataset_id"`                           // UUID of the dataset that the operation changes
 	// Discarded is the UUID of a dataset that this operation made and removed again, because an identical request
 	// had made the volume first. DatasetID is the UUID of that volume.
 	Discarded uuid.UUID `json:"discarded,omitzero"`
 	Epoch     uint64    `json:"epoch"` // epoch of the dataset when the operation was planned
 	// the record as it will be; of a delete that is done, as the delete left it
-	Dataset  *Dataset  `json:"dataset,omitempty"`
-	Snapshot *Snapshot `json:"snapshot,omitempty"` // the snapshot that the operation makes or deletes; absent: none
-	Source   *Source   `json:"source,omitempty"`   // the source of a clone; absent: it is no clone
+	DatasetRecord *Dataset  `json:"dataset_record,omitempty" old:"dataset"`
+	Snapshot      *Snapshot `json:"snapshot,omitempty"` // the snapshot that the operation makes or deletes; absent: none
+	Source        *Source   `json:"source,omitempty"`   // the source of a clone; absent: it is no clone
 	// Options are what was requested: for a create the options as with -o, for a resize the profile if it is for
 	// a change of the profile.
 	Options map[string]string `json:"options,omitempty"`
@@ -32,14 +32,14 @@ type Operation struct {
 	// UUID of the other node that takes part. For a move: the previous home. For a discard, show or hide: the
 	// node with the copy. For a delete without the home: the home. For an operation that makes a dataset: the
 	// node that requested it. Absent: there is none.
-	From uuid.UUID `json:"from,omitzero"`
+	OtherNode uuid.UUID `json:"other_node,omitzero" old:"from"`
 	// the move copies file by file, without snapshots, because the pools differ in kind
-	Files bool `json:"files,omitempty"`
+	FileCopy bool `json:"file_copy,omitempty" old:"files"`
 	// the move copies nothing, because both pools are on the same share
-	Share    bool      `json:"share,omitempty"`
-	Manifest *Manifest `json:"manifest,omitempty"` // what the home relinquished for the move; absent: nothing yet
+	SameShare bool      `json:"same_share,omitempty" old:"share"`
+	Manifest  *Manifest `json:"manifest,omitempty"` // what the home relinquished for the move; absent: nothing yet
 	// mount IDs because of which the home could not relinquish the volume yet
-	Holders     []string  `json:"holders,omitempty"`
+	InUseBy     []string  `json:"in_use_by,omitempty" old:"holders"`
 	Loss        *Loss     `json:"loss,omitempty"`       // what a move without the home loses
 	Problem     *Problem  `json:"problem,omitempty"`    // why the operation failed; absent: it did not fail
 	Progress    Progress  `json:"progress"`             // how far the operation has come

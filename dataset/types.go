@@ -10,12 +10,12 @@ import (
 // Dataset is the record of the data of a volume. It is kept in the store and, with the same content, beside the
 // data, so that a lost store can be rebuilt from the pools.
 type Dataset struct {
-	ID       uuid.UUID `json:"id"`       // UUID of the dataset; it never changes
-	Volume   string    `json:"volume"`   // name of the volume; in the trash: its last name
-	Spelling string    `json:"spelling"` // the volume as it was first requested, such as db@gold
+	ID          uuid.UUID `json:"id"`                          // UUID of the dataset; it never changes
+	Volume      string    `json:"volume"`                      // name of the volume; in the trash: its last name
+	RequestedAs string    `json:"requested_as" old:"spelling"` // the volume as it was first requested, such as db@gold
 	// UUID of the node whose engine requested it; absent: no engine did
-	SpelledBy uuid.UUID `json:"spelled_by,omitzero"`
-	State     State     `json:"state"` // state of the dataset
+	RequestedBy uuid.UUID `json:"requested_by,omitzero" old:"spelled_by"`
+	State       State     `json:"state"` // state of the dataset
 	// the profile as it was when the dataset was made, with the options of the create
 	Profile   Profile           `json:"profile"`
 	Size      Size              `json:"size,omitempty"`      // size of the dataset; 0: not limited
@@ -28,11 +28,11 @@ type Dataset struct {
 	Pool      uuid.UUID `json:"pool"`  // UUID of the pool that stores the dataset
 	Epoch     uint64    `json:"epoch"` // fencing token of the dataset, which only grows
 	// where on its share the home took the dataset over from; absent: it did not
-	Taken  *Taken      `json:"taken,omitempty"`
-	Copies []uuid.UUID `json:"copies,omitempty"` // UUIDs of the nodes that keep a copy besides the home
+	TakenOver *TakenOver  `json:"taken_over,omitempty" old:"taken"`
+	Copies    []uuid.UUID `json:"copies,omitempty"` // UUIDs of the nodes that keep a copy besides the home
 	// UUIDs of those of them whose copy is superseded for good
-	Spent  []uuid.UUID `json:"spent,omitempty"`
-	Guests []Guest     `json:"guests,omitempty"` // with access many: the nodes that have it mounted besides the home
+	SupersededCopies []uuid.UUID   `json:"superseded_copies,omitempty" old:"spent"`
+	SharedMounts     []SharedMount `json:"shared_mounts,omitempty" old:"guests"` // with access many: the nodes that have it mounted besides the home
 	// UUID of the move in progress, one at a time; absent: there is none
 	Move uuid.UUID `json:"move,omitzero"`
 	// losses that a recorded copy may not know of, the oldest first
@@ -42,7 +42,7 @@ type Dataset struct {
 	// how long the deleted dataset is kept; absent: it is not in the trash
 	Trash *Trash `json:"trash,omitempty"`
 	// UUID of the snapshot that the head is based on, the parent of the next snapshot
-	Latest uuid.UUID `json:"latest,omitzero"`
+	LatestSnapshot uuid.UUID `json:"latest_snapshot,omitzero" old:"latest"`
 	// UUID of the operation that last wrote the record, so that a retry recognises its own
 	Request uuid.UUID `json:"request"`
 	// Encryption is the wrapped data key; absent: the dataset is not encrypted.
@@ -61,14 +61,15 @@ type Dataset struct {
 // new copy on the same node begins empty and is filled only by the home, which has recorded that node before.
 // Only a person can override this, with drover store recover without a report from the home.
 func (d Dataset) Followers() []uuid.UUID {
-	return slices.DeleteFunc(slices.Clone(d.Copies), func(n uuid.UUID) bool { return slices.Contains(d.Spent, n) })
+	superseded := func(n uuid.UUID) bool { return slices.Contains(d.SupersededCopies, n) }
+	return slices.DeleteFunc(slices.Clone(d.Copies), superseded)
 }
 
 // Taken says where on its share a dataset was when a node became its home. If the node has not taken it over into
 // its own pool yet, it is still there.
-type Taken struct {
-	From  uuid.UUID `json:"from"`  // UUID of the pool that it was in
-	Epoch uint64    `json:"epoch"` // epoch of the home there; data of an earlier epoch is not the dataset
+type TakenOver struct {
+	FromPool uuid.UUID `json:"from_pool" old:"from"` // UUID of the pool that it was in
+	Epoch    uint64    `json:"epoch"`                // epoch of the home there; data of an earlier epoch is not the dataset
 }
 
 // State says where a dataset is in its life.
@@ -93,8 +94,8 @@ type Origin struct {
 
 // Trash says since when and until when a deleted dataset is kept.
 type Trash struct {
-	At    time.Time `json:"at"`             // when the dataset was put into the trash
-	Until time.Time `json:"until,omitzero"` // when it is purged; absent: never automatically
+	At      time.Time `json:"at"`                           // when the dataset was put into the trash
+	Expires time.Time `json:"expires,omitzero" old:"until"` // when it is purged; absent: never automatically
 }
 
 // Snapshot is an immutable point in time of a dataset.
@@ -112,7 +113,7 @@ type Snapshot struct {
 	Created time.Time    `json:"created"`           // when the snapshot was taken
 	// Order is set if the clock was set back since an earlier snapshot of this epoch. It is later than that
 	// snapshot, and is used instead of Created wherever the order of snapshots matters.
-	Order time.Time `json:"order,omitzero"`
+	OrderTime time.Time `json:"order_time,omitzero" old:"order"`
 	// Request is the UUID of the request that took the snapshot. For kind transfer it is the UUID of the node
 	// that the snapshot is sent to; a nil UUID means all replicas.
 	Request uuid.UUID `json:"request"`
@@ -138,13 +139,13 @@ const (
 // Lease is the right of one node to have a dataset mounted for writing. It is sticky: it does not end with the
 // last unmount.
 type Lease struct {
-	Dataset     uuid.UUID  `json:"dataset"`          // UUID of the dataset
-	Node        uuid.UUID  `json:"node"`             // UUID of the node that has the lease
-	Incarnation uuid.UUID  `json:"incarnation"`      // incarnation of the agent that took it
-	Epoch       uint64     `json:"epoch"`            // epoch of the dataset for which the lease is valid
-	State       LeaseState `json:"state"`            // state of the lease
-	InUse       bool       `json:"in_use,omitempty"` // the dataset was in use when the lease was recalled
-	Wanted      uuid.UUID  `json:"wanted,omitzero"`  // UUID of the node that recalls it; absent: none does
+	Dataset     uuid.UUID  `json:"dataset"`                         // UUID of the dataset
+	Node        uuid.UUID  `json:"node"`                            // UUID of the node that has the lease
+	Incarnation uuid.UUID  `json:"incarnation"`                     // incarnation of the agent that took it
+	Epoch       uint64     `json:"epoch"`                           // epoch of the dataset for which the lease is valid
+	State       LeaseState `json:"state"`                           // state of the lease
+	InUse       bool       `json:"in_use,omitempty"`                // the dataset was in use when the lease was recalled
+	WantedBy    uuid.UUID  `json:"wanted_by,omitzero" old:"wanted"` // UUID of the node that recalls it; absent: none does
 }
 
 // LeaseState is the state of a lease.
@@ -161,11 +162,11 @@ const (
 type Manifest struct {
 	Snapshot uuid.UUID `json:"snapshot"` // UUID of the snapshot that was taken when nothing could write any more
 	// UUID of the snapshot that the stream is a difference to; absent: the stream is complete
-	Base  uuid.UUID `json:"base,omitzero"`
-	Bytes int64     `json:"bytes"`          // length of the stream
-	Sum   string    `json:"sum"`            // SHA-256 of the stream, in hexadecimal digits
-	Taken time.Time `json:"taken"`          // when it was taken, by the home's clock
-	Order time.Time `json:"order,omitzero"` // order of the snapshot
+	Base      uuid.UUID `json:"base,omitzero"`
+	Bytes     int64     `json:"bytes"`                           // length of the stream
+	SHA256    string    `json:"sha256" old:"sum"`                // SHA-256 of the stream, in hexadecimal digits
+	Taken     time.Time `json:"taken"`                           // when it was taken, by the home's clock
+	OrderTime time.Time `json:"order_time,omitzero" old:"order"` // order of the snapshot
 }
 
 // GivingUp is among the holders of a move while its home is still relinquishing the volume, which cannot be
@@ -174,25 +175,25 @@ const GivingUp = "it is being given up"
 
 // Copy is the copy of a dataset on a node other than its home: snapshots, without a writable head.
 type Copy struct {
-	Dataset  uuid.UUID `json:"dataset"`           // UUID of the dataset
-	Node     uuid.UUID `json:"node"`              // UUID of the node that keeps the copy
-	Pool     uuid.UUID `json:"pool"`              // UUID of the pool that stores the copy
-	Kind     CopyKind  `json:"kind"`              // why the node keeps the copy
-	Was      CopyKind  `json:"was,omitempty"`     // kind that the copy had before it became going
-	Epoch    uint64    `json:"epoch"`             // epoch in which its newest snapshot was taken
-	Snapshot uuid.UUID `json:"snapshot,omitzero"` // UUID of its newest complete and verified snapshot
-	Taken    time.Time `json:"taken,omitzero"`    // when that was taken, by its home's clock
-	Order    time.Time `json:"order,omitzero"`    // order of that snapshot
+	Dataset      uuid.UUID `json:"dataset"`                           // UUID of the dataset
+	Node         uuid.UUID `json:"node"`                              // UUID of the node that keeps the copy
+	Pool         uuid.UUID `json:"pool"`                              // UUID of the pool that stores the copy
+	Kind         CopyKind  `json:"kind"`                              // why the node keeps the copy
+	PreviousKind CopyKind  `json:"previous_kind,omitempty" old:"was"` // kind that the copy had before it became going
+	Epoch        uint64    `json:"epoch"`                             // epoch in which its newest snapshot was taken
+	Snapshot     uuid.UUID `json:"snapshot,omitzero"`                 // UUID of its newest complete and verified snapshot
+	Taken        time.Time `json:"taken,omitzero"`                    // when that was taken, by its home's clock
+	OrderTime    time.Time `json:"order_time,omitzero" old:"order"`   // order of that snapshot
 	// when its node last verified that it is up to date, by that node's clock
-	Checked time.Time `json:"checked,omitzero"`
-	Current time.Time `json:"current,omitzero"` // the same by its home's clock; absent: not known
-	Until   time.Time `json:"until,omitzero"`   // when it is removed; absent: never automatically
+	VerifiedAt     time.Time `json:"verified_at,omitzero" old:"checked"`
+	VerifiedAtHome time.Time `json:"verified_at_home,omitzero" old:"current"` // the same by its home's clock; absent: not known
+	Expires        time.Time `json:"expires,omitzero" old:"until"`            // when it is removed; absent: never automatically
 	// for how long services had run on the store when Until was set
 	Ran Duration `json:"ran,omitempty" hidden:"true"`
 	// Shown says that its node must have it mounted read-only: a person wants to look at a superseded copy.
-	Shown   bool   `json:"shown,omitempty"`
-	Path    string `json:"path,omitempty"`    // where the copy is mounted; empty: it is not mounted
-	Problem string `json:"problem,omitempty"` // why it is not mounted or unmounted as Shown says; retried
+	MountReadOnly bool   `json:"mount_read_only,omitempty" old:"shown"`
+	Path          string `json:"path,omitempty"`    // where the copy is mounted; empty: it is not mounted
+	Problem       string `json:"problem,omitempty"` // why it is not mounted or unmounted as Shown says; retried
 }
 
 // Whole reports whether a volume can continue from the copy.
@@ -204,7 +205,7 @@ func (c Copy) Whole() bool {
 // copy and its record are removed, and a later copy on the same node is a new one, which begins empty. A copy
 // that is removed for another reason may turn out to be wanted, in a store that was restored from a backup.
 func (c Copy) Spent() bool {
-	return c.Kind == CopySuperseded || c.Kind == CopyGoing && c.Was == CopySuperseded
+	return c.Kind == CopySuperseded || c.Kind == CopyGoing && c.PreviousKind == CopySuperseded
 }
 
 // copyEvery is how often a refreshed copy is recorded in the store. Control keeps the reports of heartbeats in
@@ -234,17 +235,17 @@ type Loss struct {
 	Snapshot uuid.UUID `json:"snapshot,omitzero"` // UUID of the snapshot that it continues from; absent: none
 	Epoch    uint64    `json:"epoch"`             // epoch in which that snapshot was taken
 	// when that was, by the clock of that epoch's home; later writes are lost
-	Taken  time.Time   `json:"taken,omitzero"`
-	Order  time.Time   `json:"order,omitzero"`  // order of that snapshot
-	Later  []uuid.UUID `json:"later,omitempty"` // UUIDs of later snapshots that exist nevertheless
-	Over   uint64      `json:"over,omitempty"`  // the epoch that ended with the loss
-	Fenced uuid.UUID   `json:"fenced"`          // UUID of the previous home
-	Why    string      `json:"why"`             // who confirms that the previous home is fenced
+	Taken              time.Time   `json:"taken,omitzero"`
+	OrderTime          time.Time   `json:"order_time,omitzero" old:"order"`           // order of that snapshot
+	SurvivingSnapshots []uuid.UUID `json:"surviving_snapshots,omitempty" old:"later"` // UUIDs of later snapshots that exist nevertheless
+	EndedEpoch         uint64      `json:"ended_epoch,omitempty" old:"over"`          // the epoch that ended with the loss
+	PreviousHome       uuid.UUID   `json:"previous_home" old:"fenced"`                // UUID of the previous home
+	Reason             string      `json:"reason" old:"why"`                          // who confirms that the previous home is fenced
 	// Away is the index of the record that the previous home is unreachable, on which an automatic failover is
 	// based; 0: a person confirmed that it is fenced.
-	Away uint64 `json:"away,omitempty"`
+	UnreachableIndex uint64 `json:"unreachable_index,omitempty" old:"away"`
 	// Forgotten says that the records of the lost snapshots were removed.
-	Forgotten bool `json:"forgotten,omitempty"`
+	SnapshotsForgotten bool `json:"snapshots_forgotten,omitempty" old:"forgotten"`
 }
 
 // Node is one host of the cluster.
@@ -255,17 +256,17 @@ type Node struct {
 	Version     string    `json:"version"`     // version of Drover on the node
 	// kinds of operations that its agent carries out; an agent of an older version does not report them, and
 	// neither rekeys nor rewrites
-	Does []OpKind `json:"does,omitempty"`
+	OperationKinds []OpKind `json:"operation_kinds,omitempty" old:"does"`
 	// HOST:PORT where its agent answers other agents; absent: nowhere
-	Address    string            `json:"address,omitempty"`
-	Cordoned   bool              `json:"cordoned,omitempty"`  // no new volumes are put on it
-	Draining   bool              `json:"draining,omitempty"`  // its volumes must move elsewhere
-	Labels     map[string]string `json:"labels,omitempty"`    // labels of the node, used for placement
-	Pools      []uuid.UUID       `json:"pools"`               // UUIDs of the pools of the node
-	Dropped    []uuid.UUID       `json:"dropped,omitempty"`   // UUIDs of those pools that its agent no longer reports
-	Registered time.Time         `json:"registered,omitzero"` // when its agent last registered
+	Address         string            `json:"address,omitempty"`
+	Cordoned        bool              `json:"cordoned,omitempty"`                       // no new volumes are put on it
+	Draining        bool              `json:"draining,omitempty"`                       // its volumes must move elsewhere
+	Labels          map[string]string `json:"labels,omitempty"`                         // labels of the node, used for placement
+	Pools           []uuid.UUID       `json:"pools"`                                    // UUIDs of the pools of the node
+	UnreportedPools []uuid.UUID       `json:"unreported_pools,omitempty" old:"dropped"` // UUIDs of those pools that its agent no longer reports
+	Registered      time.Time         `json:"registered,omitzero"`                      // when its agent last registered
 	// number of that registration, as the agent counts them
-	Word uint64 `json:"word,omitempty"`
+	RegistrationNumber uint64 `json:"registration_number,omitempty" old:"word"`
 	// since when its certificate is revoked; the node stays recorded while datasets have their home there
 	Removed time.Time `json:"removed,omitzero"`
 }
@@ -284,10 +285,10 @@ type Pool struct {
 	Default      bool         `json:"default,omitempty"` // made by Drover, because none was configured
 	Capabilities Capabilities `json:"capabilities"`      // what the backend can do on this pool
 	// filesystems that a dataset which arrives with one can have there, including those that its host cannot make
-	Holds []string `json:"holds,omitempty"`
+	AcceptedFilesystems []string `json:"accepted_filesystems,omitempty" old:"holds"`
 	// what its host lacks for more features, each beginning with the feature
-	Missing []string `json:"missing,omitempty"`
-	Note    string   `json:"note,omitempty"` // how it works on this host, and why
+	MissingFeatures []string `json:"missing_features,omitempty" old:"missing"`
+	Note            string   `json:"note,omitempty"` // how it works on this host, and why
 }
 
 // PoolStatus is the present state of a pool as its agent reports it.
@@ -295,12 +296,12 @@ type PoolStatus struct {
 	ID     uuid.UUID `json:"id"`     // UUID of the pool
 	Online bool      `json:"online"` // the pool can be used now
 	// the pool is quarantined: it has an older generation than before, and is not used
-	Held    bool   `json:"held,omitempty"`
-	Reason  string `json:"reason,omitempty"` // why it is not online, or a warning
-	Size    Size   `json:"size"`             // size of the pool
-	Free    Size   `json:"free"`             // free space of the pool
-	Pending int    `json:"pending"`          // number of leftovers that wait for the next clean-up
-	Unknown int    `json:"unknown"`          // number of things in it that the store does not know
+	Held           bool   `json:"held,omitempty"`
+	Reason         string `json:"reason,omitempty"` // why it is not online, or a warning
+	Size           Size   `json:"size"`             // size of the pool
+	Free           Size   `json:"free"`             // free space of the pool
+	Leftovers      int    `json:"leftovers"`        // number of leftovers that wait for the next clean-up
+	UnknownObjects int    `json:"unknown_objects"`  // number of things in it that the store does not know
 }
 
 // Reach says which hosts see the data of a pool.
@@ -345,10 +346,10 @@ const MaxMountID = 256
 
 // Mount is one use of a mounted dataset, as the engine names it.
 type Mount struct {
-	ID    string    `json:"id"`             // mount ID; empty: the engine sent none
-	Count int       `json:"count"`          // number of uses under this mount ID
-	Since time.Time `json:"since"`          // when the mount began
-	Tool  string    `json:"tool,omitempty"` // the engine: docker or podman; empty: not known
+	ID     string    `json:"id"`               // mount ID; empty: the engine sent none
+	Count  int       `json:"count"`            // number of uses under this mount ID
+	Since  time.Time `json:"since"`            // when the mount began
+	Engine string    `json:"engine,omitempty"` // the engine: docker or podman; empty: not known
 	// the use may have ended: the engine restarted since, or unmounted the volume while a process still used it
 	Unverified bool `json:"unverified,omitempty"`
 }

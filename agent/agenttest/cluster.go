@@ -259,7 +259,7 @@ func (c *Cluster) AwaitGuests(volume string, want ...*Host) {
 	until := time.Now().Add(20 * time.Second)
 	for {
 		v := c.Recorded(volume)
-		ok := len(v.Guests) == len(want)
+		ok := len(v.SharedMounts) == len(want)
 		for _, h := range want {
 			_, stays := v.Stay(h.Node())
 			ok = ok && stays
@@ -268,7 +268,7 @@ func (c *Cluster) AwaitGuests(volume string, want ...*Host) {
 			return
 		}
 		if time.Now().After(until) {
-			c.Fatalf("recorded guests of %s: %+v, want %d", volume, v.Visits, len(want))
+			c.Fatalf("recorded guests of %s: %+v, want %d", volume, v.SharedMountDetails, len(want))
 		}
 		time.Sleep(5 * time.Millisecond)
 	}

@@ -101,7 +101,7 @@ func (h *Host) Finding(subject string) api.Finding {
 func (h *Host) DatasetFinding(d dataset.Dataset) (text string) {
 	h.T.Helper()
 	for _, f := range h.findings("dataset " + d.ID.String()) {
-		text += f.Text + " (" + f.Mend + ")"
+		text += f.Text + " (" + f.Fix + ")"
 	}
 	return text
 }
@@ -296,26 +296,27 @@ func (h *Host) ReadSnapshot(d dataset.Dataset, snapshot uuid.UUID, file string) 
 }
 
 // KeptCopy returns the first recorded copy of volume db, or the zero value.
-func (c *Cluster) KeptCopy() api.KeptCopy {
+func (c *Cluster) KeptCopy() api.CopyDetail {
 	c.Helper()
-	for _, k := range c.Recorded("db").Kept {
+	for _, k := range c.Recorded("db").CopyDetails {
 		return k
 	}
-	return api.KeptCopy{}
+	return api.CopyDetail{}
 }
 
 // ReplicaTimes returns when the snapshot of the only replica of a volume was taken, and when it was last compared.
 func (c *Cluster) ReplicaTimes(volume string) (taken, checked time.Time) {
 	v := c.Recorded(volume)
-	if len(v.Kept) != 1 || v.Kept[0].Kind != dataset.CopyReplica || v.Kept[0].Snapshot == uuid.Nil {
+	if len(v.CopyDetails) != 1 || v.CopyDetails[0].Kind != dataset.CopyReplica ||
+		v.CopyDetails[0].Snapshot == uuid.Nil {
 		return taken, checked
 	}
-	return v.Kept[0].Taken, v.Kept[0].Checked
+	return v.CopyDetails[0].Taken, v.CopyDetails[0].VerifiedAt
 }
 
 // ReplicaTimeOn returns when the snapshot of the replica on a host was taken.
 func (c *Cluster) ReplicaTimeOn(h *Host, volume string) (taken time.Time) {
-	for _, k := range c.Recorded(volume).Kept {
+	for _, k := range c.Recorded(volume).CopyDetails {
 		if k.Node == h.Node() && k.Kind == dataset.CopyReplica {
 			taken = k.Taken
 		}
@@ -327,7 +328,8 @@ func (c *Cluster) ReplicaTimeOn(h *Host, volume string) (taken time.Time) {
 // written. Its snapshot may be older than that time: a snapshot that was taken after the last write has everything, and
 // no other snapshot is taken while nothing is written.
 func (c *Cluster) ReplicaHasSince(h *Host, volume string, written time.Time) bool {
-	return slices.ContainsFunc(c.Recorded(volume).Kept, func(k api.KeptCopy) bool {
-		return k.Node == h.Node() && k.Kind == dataset.CopyReplica && k.Snapshot != uuid.Nil && k.Current.After(written)
+	return slices.ContainsFunc(c.Recorded(volume).CopyDetails, func(k api.CopyDetail) bool {
+		return k.Node == h.Node() && k.Kind == dataset.CopyReplica && k.Snapshot != uuid.Nil &&
+			k.VerifiedAtHome.After(written)
 	})
 }

@@ -48,11 +48,11 @@ func (c FusedControl) Yield(ctx context.Context, node uuid.UUID, y api.Yield) er
 	return Unavailable(c.Host.Fuse.Act("yield", func() error { return c.Service.Yield(ctx, node, y) }))
 }
 
-func (c FusedControl) Copied(ctx context.Context, node uuid.UUID, k api.Copied) error {
+func (c FusedControl) Copied(ctx context.Context, node uuid.UUID, k api.CopyReport) error {
 	return Unavailable(c.Host.Fuse.Act("copied", func() error { return c.Service.Copied(ctx, node, k) }))
 }
 
-func (c FusedControl) Guest(ctx context.Context, node uuid.UUID, s api.Stay) (out api.Indexed, err error) {
+func (c FusedControl) Guest(ctx context.Context, node uuid.UUID, s api.SharedMountReport) (out api.Indexed, err error) {
 	return out, Unavailable(c.Host.Fuse.Act("guest", func() error {
 		out, err = c.Service.Guest(ctx, node, s)
 		return err
@@ -273,7 +273,7 @@ func (Away) Operation(context.Context, string, time.Duration) (dataset.Operation
 	return dataset.Operation{}, ErrAway
 }
 
-func (Away) Guest(context.Context, uuid.UUID, api.Stay) (api.Indexed, error) {
+func (Away) Guest(context.Context, uuid.UUID, api.SharedMountReport) (api.Indexed, error) {
 	return api.Indexed{}, ErrAway
 }
 

@@ -213,11 +213,11 @@ func (l *Link) HighestGeneration() uint64 {
 	return l.said
 }
 
-func (l *Link) Renew(ctx context.Context, node, incarnation uuid.UUID) (api.Standing, error) {
+func (l *Link) Renew(ctx context.Context, node, incarnation uuid.UUID) (api.SessionState, error) {
 	l.Mu.Lock()
 	l.renewed = clock.Boottime()
 	l.Mu.Unlock()
-	return through(ctx, l, func(ctx context.Context) (api.Standing, error) {
+	return through(ctx, l, func(ctx context.Context) (api.SessionState, error) {
 		return l.Service.Renew(ctx, node, incarnation)
 	})
 }
@@ -229,7 +229,7 @@ func (l *Link) Heartbeat(ctx context.Context, node uuid.UUID, h api.Heartbeat) e
 	return err
 }
 
-func (l *Link) Copied(ctx context.Context, node uuid.UUID, c api.Copied) error {
+func (l *Link) Copied(ctx context.Context, node uuid.UUID, c api.CopyReport) error {
 	_, err := through(ctx, l, func(ctx context.Context) (any, error) {
 		return nil, l.Service.Copied(ctx, node, c)
 	})

@@ -189,7 +189,7 @@ func (c *Cleaner) torn(ctx context.Context, p *pool.Pool) (map[uuid.UUID]bool, e
 func (c *Cleaner) takeAgain(ctx context.Context) {
 	for _, id := range c.Cache.IDs() {
 		d, home := c.Cache.Dataset(id)
-		if _, comes := c.Moves.Get(id); !home || comes || d.Taken == nil || d.State == dataset.StatePurging ||
+		if _, comes := c.Moves.Get(id); !home || comes || d.TakenOver == nil || d.State == dataset.StatePurging ||
 			c.Moves.IsActive(id) {
 			continue
 		}
@@ -202,7 +202,7 @@ func (c *Cleaner) takeAgain(ctx context.Context) {
 				Pool:  d.Pool,
 				Epoch: d.Epoch,
 				Share: true,
-				From:  d.Taken.From,
+				From:  d.TakenOver.FromPool,
 				Since: c.Clock.Now(),
 			})
 			if err != nil {

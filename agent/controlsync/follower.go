@@ -83,7 +83,7 @@ func (f *Follower) Run(s api.Sync, joined bool) {
 		if !joined {
 			s, err = f.Join(f.Ctx)
 		} else {
-			rev, was := s.Rev, Known{Asked: f.Cache.Moment()}
+			rev, was := s.Revision, Known{Asked: f.Cache.Moment()}
 			s, err = f.Control.Sync(f.Ctx, f.NodeID, rev, host.LongPoll)
 			switch {
 			case err == nil && s.Full: // control does not remember changes that far back
@@ -92,7 +92,7 @@ func (f *Follower) Run(s api.Sync, joined bool) {
 				err = f.Apply(f.Ctx, s, was)
 			}
 			if errors.Is(err, ErrOvertaken) {
-				s.Rev, err = rev, nil
+				s.Revision, err = rev, nil
 			}
 		}
 		if f.Ctx.Err() != nil {
@@ -153,7 +153,7 @@ func (f *Follower) Apply(ctx context.Context, s api.Sync, was Known) error {
 		if len(old.Copies) > len(d.Copies) || old.Move != uuid.Nil && d.Move == uuid.Nil {
 			f.Retention.PruneSoon(d.ID)
 		}
-		if d.Lease != nil && !f.Nodes.Knows(d.Lease.Wanted) {
+		if d.Lease != nil && !f.Nodes.Knows(d.Lease.WantedBy) {
 			if err := f.Nodes.Refresh(ctx); err != nil { // errors that refuse a request name nodes
 				return err
 			}
@@ -208,7 +208,7 @@ func (f *Follower) applyCopies(ctx context.Context, s api.Sync, strange bool, as
 	if s.Full {
 		return nil // forgetOthers has done it
 	}
-	for _, id := range s.Removed {
+	for _, id := range s.RemovedDatasets {
 		if !f.Cache.RemoveAsOf(id, asked) {
 			return ErrOvertaken
 		}
@@ -234,7 +234,7 @@ func (f *Follower) compareStore(ctx context.Context, s api.Sync, knew Known) (st
 	before := f.Trust.Why()
 	why, recovered := before, f.isNewRecovery(s)
 	switch {
-	case recovered && s.Recovery.Heard:
+	case recovered && s.Recovery.ReportIncluded:
 		why = ""
 	case was != uuid.Nil && was != s.Cluster:
 		why = "it is another one than this node worked with before"
@@ -250,7 +250,7 @@ func (f *Follower) compareStore(ctx context.Context, s api.Sync, knew Known) (st
 		}
 	}
 	if why == "" {
-		f.StoreClock.Raise(s.Clock)
+		f.StoreClock.Raise(s.StoreClock)
 	}
 	switch {
 	case why == before && (why == "" && was == s.Cluster || why != "" && !s.Full):
@@ -274,9 +274,9 @@ func (f *Follower) compareStore(ctx context.Context, s api.Sync, knew Known) (st
 // to.
 func (f *Follower) reportTrust(ctx context.Context, strange string) error {
 	return f.Control.Heartbeat(ctx, f.NodeID, api.Heartbeat{
-		Incarnation: f.Incarnation,
-		Distrust:    strange,
-		Guard:       f.Registrar.IsAnswering(),
+		Incarnation:  f.Incarnation,
+		StoreDoubt:   strange,
+		GuardRunning: f.Registrar.IsAnswering(),
 	})
 }
 
@@ -428,7 +428,7 @@ func (f *Follower) isNewRecovery(s api.Sync) bool {
 // applyRecovery applies a store that was brought up to date from the reports of the nodes: all its records count,
 // whatever their indexes. If it is interrupted, the next answer applies it.
 func (f *Follower) applyRecovery(ctx context.Context, s api.Sync) error {
-	if s.Recovery.Heard {
+	if s.Recovery.ReportIncluded {
 		f.Cache.ForgetIndexes()
 		if err := f.Cache.SaveChanged(ctx, f.DB); err != nil {
 			return err

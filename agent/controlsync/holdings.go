@@ -90,8 +90,9 @@ func (r *Holdings) Send(ctx context.Context, to api.Service, h api.Holdings) (er
 // List returns what is in this node's pools, what this node knows of pools that it cannot examine, and what
 // it has relinquished.
 func (r *Holdings) List(ctx context.Context) (h api.Holdings, err error) {
-	h.Incarnation, h.Clock = r.Incarnation, r.StoreClock.Now()
-	h.Pools, h.Found, h.Copies, h.Given = []uuid.UUID{}, []api.Found{}, []api.Kept{}, r.Leases.AllRelinquished()
+	h.Incarnation, h.StoreClock = r.Incarnation, r.StoreClock.Now()
+	h.ExaminedPools, h.Datasets, h.Copies = []uuid.UUID{}, []api.FoundDataset{}, []api.Kept{}
+	h.Relinquished = r.Leases.AllRelinquished()
 	lies := map[uuid.UUID]bool{}
 	for _, p := range r.Pools.All() {
 		if r.Trust.Err() != nil {
@@ -108,16 +109,16 @@ func (r *Holdings) List(ctx context.Context) (h api.Holdings, err error) {
 		if err != nil {
 			return h, err
 		}
-		h.Pools = append(h.Pools, p.ID)
+		h.ExaminedPools = append(h.ExaminedPools, p.ID)
 		for _, f := range here {
 			if _, copied := r.Cache.Copy(f.Dataset.ID); !copied { // its head has not been removed yet
-				h.Found, lies[f.Dataset.ID] = append(h.Found, f), true
+				h.Datasets, lies[f.Dataset.ID] = append(h.Datasets, f), true
 			}
 		}
 	}
 	for _, id := range r.Cache.IDs() {
-		if d, known := r.Cache.Dataset(id); known && !lies[id] && !slices.Contains(h.Pools, d.Pool) {
-			h.Found = append(h.Found, api.Found{Pool: d.Pool, Dataset: d, Index: r.Cache.Index(id)})
+		if d, known := r.Cache.Dataset(id); known && !lies[id] && !slices.Contains(h.ExaminedPools, d.Pool) {
+			h.Datasets = append(h.Datasets, api.FoundDataset{Pool: d.Pool, Dataset: d, Index: r.Cache.Index(id)})
 		}
 	}
 	for _, id := range r.Cache.CopyIDs() {
@@ -132,7 +133,7 @@ func (r *Holdings) List(ctx context.Context) (h api.Holdings, err error) {
 // before a change that this node has seen, after the store was lost or restored from a backup. Idempotent. It
 // fails with ErrOffline while a pool is offline, unless that pool is to be skipped.
 func (r *Holdings) RebuildStore(ctx context.Context, skipOffline bool) (all []api.Rebuilt, err error) {
-	var found []api.Found // in all pools, before a name is claimed for any of it
+	var found []api.FoundDataset // in all pools, before a name is claimed for any of it
 	for _, p := range r.Pools.All() {
 		if r.Trust.Err() != nil {
 			if err := r.Pools.DistrustAll(ctx, p.ID); err != nil {
@@ -160,7 +161,7 @@ func (r *Holdings) RebuildStore(ctx context.Context, skipOffline bool) (all []ap
 }
 
 // InPool lists the datasets in a pool.
-func (r *Holdings) InPool(ctx context.Context, p *pool.Pool) (found []api.Found, err error) {
+func (r *Holdings) InPool(ctx context.Context, p *pool.Pool) (found []api.FoundDataset, err error) {
 	entries, err := p.Storage.List(ctx)
 	if err != nil {
 		return nil, err
@@ -177,9 +178,9 @@ func (r *Holdings) InPool(ctx context.Context, p *pool.Pool) (found []api.Found,
 // Found returns what is known of a dataset in a pool: its own record or the agent's copy of it, whichever is
 // newer. A power cut can lose the one, which is not flushed, and a crash the other, which is written some time
 // later. An incoming dataset that may not have been acknowledged is put into the trash.
-func (r *Holdings) Found(e backends.Entry, doubtful bool) (f api.Found, ok bool) {
+func (r *Holdings) Found(e backends.Entry, doubtful bool) (f api.FoundDataset, ok bool) {
 	copied, known := r.Cache.Dataset(e.ID)
-	f = api.Found{Snapshots: slices.DeleteFunc(slices.Clone(e.Snapshots), lineage.IsInternal),
+	f = api.FoundDataset{Snapshots: slices.DeleteFunc(slices.Clone(e.Snapshots), lineage.IsInternal),
 		Index: r.Cache.Index(e.ID)}
 	whole := e.Record != nil && e.Record.ID == e.ID
 	switch {

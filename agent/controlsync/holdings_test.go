@@ -28,7 +28,7 @@ func TestRecoveredStoreIsAcceptedWhateverItsIndexes(t *testing.T) {
 		answer := func(done, heard bool) {
 			id := uuid.MustParse("00000000-0000-4000-8000-000000000008")
 			r.Link.ChangeSync(func(s *api.Sync) {
-				s.Index, s.Clock, s.Recovery = 1<<40, 60, &api.Recovering{ID: id, Done: done, Heard: heard}
+				s.RegistrationIndex, s.StoreClock, s.Recovery = 1<<40, 60, &api.RecoveryState{ID: id, Done: done, ReportIncluded: heard}
 				s.Datasets = slices.DeleteFunc(s.Datasets, func(d api.Indexed) bool { return d.ID == late.ID })
 				for i, d := range s.Datasets {
 					if d.ID == kept.ID && done {
@@ -58,8 +58,8 @@ func TestRecoveredStoreIsAcceptedWhateverItsIndexes(t *testing.T) {
 			continue
 		}
 		r.Link.ChangeSync(func(s *api.Sync) { // the same store, which went back since
-			s.Index, s.Clock, s.Datasets = 1<<41, 59, nil
-			s.Recovery = &api.Recovering{ID: uuid.MustParse("00000000-0000-4000-8000-000000000008"), Done: true, Heard: true}
+			s.RegistrationIndex, s.StoreClock, s.Datasets = 1<<41, 59, nil
+			s.Recovery = &api.RecoveryState{ID: uuid.MustParse("00000000-0000-4000-8000-000000000008"), Done: true, ReportIncluded: true}
 		})
 		r.Restart()
 		if got := r.StoreFinding(); !strings.Contains(got, "kept") {
@@ -87,11 +87,11 @@ func TestHoldingsListPoolsCopiesAndRelinquished(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !slices.Equal(h.Pools, []uuid.UUID{r.Pool().ID()}) || len(h.Copies) != 1 || !slices.Equal(h.Given, []api.Given{{Dataset: db.ID, Epoch: db.Epoch, To: uuid.Max}}) {
+	if !slices.Equal(h.ExaminedPools, []uuid.UUID{r.Pool().ID()}) || len(h.Copies) != 1 || !slices.Equal(h.Relinquished, []api.RelinquishedEpoch{{Dataset: db.ID, Epoch: db.Epoch, ToNode: uuid.Max}}) {
 		t.Errorf("%+v", h)
 	}
 	want := map[uuid.UUID]int{db.ID: 1, away.ID: 0}
-	for _, f := range h.Found {
+	for _, f := range h.Datasets {
 		if n, ok := want[f.Dataset.ID]; !ok || n != len(f.Snapshots) || f.Index == 0 || f.Dataset.Home != r.NodeID {
 			t.Errorf("found %+v", f)
 		}

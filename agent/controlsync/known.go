@@ -51,7 +51,7 @@ func (f *Follower) takenBack(s api.Sync, knew Known) (volume string, err error) 
 // restored if it was written to when this node registered and its index is still not above all that this node has
 // seen, or if its clock is behind.
 func missing(s api.Sync, knew Known, strange bool) string {
-	back := s.Clock != 0 && s.Clock < knew.Clock
+	back := s.StoreClock != 0 && s.StoreClock < knew.Clock
 	strange = strange || back
 	named := map[uuid.UUID]bool{}
 	for _, d := range s.Datasets {
@@ -67,7 +67,7 @@ func missing(s api.Sync, knew Known, strange bool) string {
 		}
 	}
 	for _, was := range knew.Datasets {
-		strange = strange || s.Index != 0 && s.Index <= was.Index
+		strange = strange || s.RegistrationIndex != 0 && s.RegistrationIndex <= was.Index
 	}
 	for id, was := range knew.Datasets {
 		if strange && !named[id] && !was.Purging {

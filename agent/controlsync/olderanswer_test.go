@@ -42,7 +42,7 @@ func TestSyncOfRemovalBeforeArrivalIsIgnored(t *testing.T) {
 	r := agenttest.New(t)
 	asked := controlsync.Known{Asked: r.Cache.Moment()}
 	d := r.NewVolume("db")
-	stale := api.Sync{Cluster: r.Identity.Cluster(), Removed: []uuid.UUID{d.ID}}
+	stale := api.Sync{Cluster: r.Identity.Cluster(), RemovedDatasets: []uuid.UUID{d.ID}}
 	if err := r.Follower.Apply(t.Context(), stale, asked); !errors.Is(err, controlsync.ErrOvertaken) {
 		t.Errorf("it is believed: %v", err)
 	}
@@ -131,14 +131,14 @@ func TestFullSyncThatUndoesMoveIsRejected(t *testing.T) {
 	for name, c := range map[string]struct {
 		clock    uint64
 		epochs   uint64 // after that at which it left
-		recovery *api.Recovering
+		recovery *api.RecoveryState
 		knows    func(r *agenttest.Host) controlsync.Known
 		believed bool
 	}{
 		"its clock is not behind":      {clock: 1 << 30},
 		"its clock is behind":          {clock: 10},
-		"it was recovered, without it": {clock: 1 << 30, recovery: &api.Recovering{ID: uuid.New(), Done: true}},
-		"it was recovered, with it":    {clock: 10, recovery: &api.Recovering{ID: uuid.New(), Done: true, Heard: true}, believed: true},
+		"it was recovered, without it": {clock: 1 << 30, recovery: &api.RecoveryState{ID: uuid.New(), Done: true}},
+		"it was recovered, with it":    {clock: 10, recovery: &api.RecoveryState{ID: uuid.New(), Done: true, ReportIncluded: true}, believed: true},
 		"it was rebuilt from here":     {clock: 1 << 30, knows: func(*agenttest.Host) controlsync.Known { return controlsync.Known{} }, believed: true},
 		"the volume came back":         {clock: 1 << 30, epochs: 2, believed: true},
 	} {
@@ -152,7 +152,7 @@ func TestFullSyncThatUndoesMoveIsRejected(t *testing.T) {
 			if c.knows == nil {
 				c.knows = func(r *agenttest.Host) controlsync.Known { return r.Follower.Known() }
 			}
-			answer := api.Sync{Cluster: r.Identity.Cluster(), Full: true, Index: 1 << 41, Clock: c.clock, Recovery: c.recovery, Datasets: []api.Indexed{{Dataset: says, Index: 1 << 40}}}
+			answer := api.Sync{Cluster: r.Identity.Cluster(), Full: true, RegistrationIndex: 1 << 41, StoreClock: c.clock, Recovery: c.recovery, Datasets: []api.Indexed{{Dataset: says, Index: 1 << 40}}}
 			if err := r.Follower.Apply(t.Context(), answer, c.knows(r)); err != nil {
 				t.Fatal(err)
 			}
@@ -185,7 +185,7 @@ func TestFullSyncRequestedBeforeMoveIsRepeated(t *testing.T) {
 	d := r.NewVolume("db")
 	before := r.Follower.Known()
 	leaves(r, d, d.Epoch+1)
-	answer := api.Sync{Cluster: r.Identity.Cluster(), Full: true, Index: 1 << 41, Clock: 1 << 30, Datasets: []api.Indexed{{Dataset: d, Index: before.Datasets[d.ID].Index}}}
+	answer := api.Sync{Cluster: r.Identity.Cluster(), Full: true, RegistrationIndex: 1 << 41, StoreClock: 1 << 30, Datasets: []api.Indexed{{Dataset: d, Index: before.Datasets[d.ID].Index}}}
 	if err := r.Follower.Apply(t.Context(), answer, before); !errors.Is(err, controlsync.ErrOvertaken) {
 		t.Errorf("it was taken in: %v", err)
 	}

@@ -123,7 +123,7 @@ func TestRestoredStoreWithoutNewVolumeKeepsIt(t *testing.T) {
 	}
 	for _, index := range []uint64{1, 1 << 40} {
 		r.Link.ChangeSync(func(s *api.Sync) {
-			s.Index = index
+			s.RegistrationIndex = index
 			s.Datasets = slices.DeleteFunc(s.Datasets, func(d api.Indexed) bool { return d.ID == late.ID })
 		})
 		r.Restart()

@@ -181,13 +181,13 @@ func (r *Reporter) reportThese(ctx context.Context, all tellers, ids []uuid.UUID
 
 func (r *Reporter) reportSome(ctx context.Context, all tellers, ids []uuid.UUID) {
 	h := api.Heartbeat{
-		Incarnation: r.Incarnation,
-		Pools:       r.Pools.Status(ctx),
-		Unmade:      r.Unmade(),
-		Operations:  r.Jobs.Running(),
-		Guard:       r.Registrar.IsAnswering(),
+		Incarnation:  r.Incarnation,
+		Pools:        r.Pools.Status(ctx),
+		FailedPools:  r.Unmade(),
+		Operations:   r.Jobs.Running(),
+		GuardRunning: r.Registrar.IsAnswering(),
 	}
-	h.Distrust, h.Clock = r.Trust.Why(), r.Clock.Now()
+	h.StoreDoubt, h.NodeTime = r.Trust.Why(), r.Clock.Now()
 	var seen []dataset.DatasetStatus
 	for _, id := range ids {
 		d, ok := r.Cache.Dataset(id)
@@ -235,7 +235,7 @@ func (r *Reporter) reportOne(ctx context.Context, t *teller, h api.Heartbeat, se
 			h.Datasets = append(h.Datasets, st)
 		}
 	}
-	h.Whole = t.whole
+	h.Incremental = t.whole
 	if err := t.to.Heartbeat(ctx, r.NodeID, h); err != nil {
 		// The replica has restarted, or has missed a report.
 		t.whole = false

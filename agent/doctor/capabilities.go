@@ -18,8 +18,8 @@ func checkLacks(r *Report, p *pool.Pool) {
 		r.Add(findings.OK, "pool "+p.Name, "", "backend %s there, against others: %s", p.Backend,
 			strings.Join(list, ", "))
 	}
-	if len(p.Missing) > 0 {
-		r.Add(findings.OK, "pool "+p.Name, "", "could do more on this host: %s", strings.Join(p.Missing, "; "))
+	if len(p.MissingFeatures) > 0 {
+		r.Add(findings.OK, "pool "+p.Name, "", "could do more on this host: %s", strings.Join(p.MissingFeatures, "; "))
 	}
 }
 

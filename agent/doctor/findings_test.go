@@ -39,7 +39,7 @@ func TestDoctorIgnoresWorkInProgress(t *testing.T) {
 		r.PoolChecker.CheckEntries(t.Context(), rep, p, entries, known)
 		var texts []string
 		for _, f := range rep.All {
-			texts = append(texts, f.Level+": "+f.Subject+": "+f.Text+": "+f.Mend)
+			texts = append(texts, f.Level+": "+f.Subject+": "+f.Text+": "+f.Fix)
 		}
 		return texts
 	}
@@ -104,7 +104,7 @@ func TestCopiesAreNotQuarantined(t *testing.T) {
 	stranger := theirs
 	stranger.ID = uuid.New()
 	rep := &doctor.Report{}
-	if r.PoolChecker.CheckEntries(t.Context(), rep, p, []backends.Entry{stranger}, nil); len(rep.All) != 1 || !strings.Contains(rep.All[0].Mend, "--gc") {
+	if r.PoolChecker.CheckEntries(t.Context(), rep, p, []backends.Entry{stranger}, nil); len(rep.All) != 1 || !strings.Contains(rep.All[0].Fix, "--gc") {
 		t.Errorf("of a copy that is not on record: %+v", rep.All)
 	}
 	for want, kind := range []dataset.SnapshotKind{dataset.SnapshotTransfer, dataset.SnapshotManual} {
@@ -148,12 +148,12 @@ func TestDoctorOfLostStoreOffersRebuildFirst(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, f := range found {
-			text += f.Level + ": " + f.Subject + ": " + f.Text + " (" + f.Mend + ")\n"
+			text += f.Level + ": " + f.Subject + ": " + f.Text + " (" + f.Fix + ")\n"
 		}
 		return text, found[0]
 	}
 	text, first := all()
-	if first.Subject != "store" || first.Level != findings.Error || first.Mend != "drover store rebuild" || !strings.Contains(first.Text, "3 datasets lie in the pools") {
+	if first.Subject != "store" || first.Level != findings.Error || first.Fix != "drover store rebuild" || !strings.Contains(first.Text, "3 datasets lie in the pools") {
 		t.Errorf("the first line: %+v", first)
 	}
 	for _, no := range []string{"--gc", "purge", " rm ", "quarantined", db.ID.String(), waste.ID.String()} {
@@ -194,7 +194,7 @@ func TestDoctorReportsMissingAndLateReplicas(t *testing.T) {
 	for _, f := range rep.All {
 		said[f.Subject] = f
 	}
-	if f := said["volume v"+ghost.String()]; f.Level != findings.Error || !strings.Contains(f.Text, "is not one of this node's") || !strings.Contains(f.Mend, "drover node drain host-a") {
+	if f := said["volume v"+ghost.String()]; f.Level != findings.Error || !strings.Contains(f.Text, "is not one of this node's") || !strings.Contains(f.Fix, "drover node drain host-a") {
 		t.Errorf("in a pool that is not here: %+v", f)
 	}
 	if f := said["volume v"+behind.String()]; f.Level != findings.Warning || !strings.Contains(f.Text, "no way to its home") {

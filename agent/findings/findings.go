@@ -24,5 +24,5 @@ type List struct {
 // Add adds a finding of a level about a subject. mend is what the operator should do, or "" if the text says so or if
 // nothing must be done. The text is formatted as by fmt.Sprintf.
 func (l *List) Add(level, subject, mend, format string, args ...any) {
-	l.All = append(l.All, api.Finding{Level: level, Subject: subject, Text: fmt.Sprintf(format, args...), Mend: mend})
+	l.All = append(l.All, api.Finding{Level: level, Subject: subject, Text: fmt.Sprintf(format, args...), Fix: mend})
 }

@@ -89,7 +89,7 @@ func holds(r *agenttest.Host, d dataset.Dataset) {
 	}
 	said := 0
 	for _, f := range found {
-		if f.Subject == "pool default" && f.Level == findings.Error && strings.Contains(f.Text, "is held") && strings.Contains(f.Text, wayOut) && strings.HasPrefix(f.Mend, "drover pool accept default --confirmed") {
+		if f.Subject == "pool default" && f.Level == findings.Error && strings.Contains(f.Text, "is held") && strings.Contains(f.Text, wayOut) && strings.HasPrefix(f.Fix, "drover pool accept default --confirmed") {
 			said++
 		}
 	}

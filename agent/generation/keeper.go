@@ -89,13 +89,13 @@ var errNotKept = errors.New("control keeps no generations")
 // passing says that the store need not have them. It returns errNotKept if the replica does not keep generations.
 func (g *Keeper) report(ctx context.Context, to api.Service, is map[uuid.UUID]uint64,
 	passing bool) (of []uuid.UUID, err error) {
-	told := api.Generations{Incarnation: g.Incarnation, Pools: []api.Generation{}, Passing: passing}
+	told := api.Generations{Incarnation: g.Incarnation, Pools: []api.Generation{}, Transient: passing}
 	for id, generation := range is {
 		told.Pools = append(told.Pools, api.Generation{Pool: id, Generation: generation})
 	}
 	was, err := to.Generations(ctx, g.NodeID, told)
 	if passing && errors.Is(err, dataset.ErrInvalid) { // an older version stores every report
-		told.Passing = false
+		told.Transient = false
 		was, err = to.Generations(ctx, g.NodeID, told)
 	}
 	if errors.Is(err, dataset.ErrInvalid) {

@@ -89,10 +89,10 @@ func (f *Failover) request(ctx context.Context, d dataset.Dataset) (op dataset.O
 	}
 	op = *out.Operation
 	without := "; nothing is lost, as it lies on a share"
-	if !op.Share {
+	if !op.SameShare {
 		without = "; what was written since " + op.Loss.Taken.UTC().Format(time.RFC3339) + " is not in the copy"
 	}
-	f.LogOf(d).WithField("op", op.ID).Warn("volume goes on without its home: " + op.Loss.Why + without)
+	f.LogOf(d).WithField("op", op.ID).Warn("volume goes on without its home: " + op.Loss.Reason + without)
 	return op, true, nil
 }
 
@@ -133,7 +133,7 @@ func (f *Failover) Check(ctx context.Context, r *findings.List) {
 	case err != nil: // doctor reports an unreachable control separately
 	case st.Halted != "":
 		r.Add(findings.Error, "failover", "drover node ls", "no volume fails over, since %s: %s",
-			st.Since.UTC().Format(time.RFC3339), st.Halted)
+			st.HaltedSince.UTC().Format(time.RFC3339), st.Halted)
 	}
 }
 

@@ -36,7 +36,7 @@ func auto(f *agenttest.Cluster, spec, text string) dataset.Dataset {
 	})
 	f.A.WriteFile(name, "token", text)
 	since := time.Now()
-	agenttest.Await(f.T, func() bool { c, kept := f.B.Replicas.Copy(d.ID); return kept && c.Current.After(since) })
+	agenttest.Await(f.T, func() bool { c, kept := f.B.Replicas.Copy(d.ID); return kept && c.VerifiedAtHome.After(since) })
 	return d
 }
 
@@ -189,7 +189,7 @@ func TestFenceCommandRunsBeforeFailover(t *testing.T) {
 type halted struct{ api.Service }
 
 func (halted) Failover(context.Context) (api.FailoverState, error) {
-	return api.FailoverState{Halted: "2 nodes vanished", Since: time.Unix(0, 0)}, nil
+	return api.FailoverState{Halted: "2 nodes vanished", HaltedSince: time.Unix(0, 0)}, nil
 }
 
 // Doctor says that nothing fails over, and why, on every host of a cluster.

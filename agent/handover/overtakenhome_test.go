@@ -82,9 +82,9 @@ func TestHomeSupersededBeforeItLearnedKeepsHead(t *testing.T) {
 			var kept uuid.UUID
 			agenttest.Await(t, func() bool {
 				v := f.Recorded("db")
-				i := slices.IndexFunc(v.Kept, func(c api.KeptCopy) bool { return c.Node == f.B.Node() })
-				if i >= 0 && v.Kept[i].Kind == dataset.CopySuperseded {
-					kept = v.Kept[i].Snapshot
+				i := slices.IndexFunc(v.CopyDetails, func(c api.CopyDetail) bool { return c.Node == f.B.Node() })
+				if i >= 0 && v.CopyDetails[i].Kind == dataset.CopySuperseded {
+					kept = v.CopyDetails[i].Snapshot
 				}
 				return kept != uuid.Nil
 			})
@@ -103,7 +103,7 @@ func TestHomeSupersededWhileCutOffAsksAgain(t *testing.T) {
 	overtakes(f, d)
 	f.B.Fuse.Mend()
 	agenttest.Await(t, func() bool {
-		return slices.ContainsFunc(f.Recorded("db").Kept, func(c api.KeptCopy) bool {
+		return slices.ContainsFunc(f.Recorded("db").CopyDetails, func(c api.CopyDetail) bool {
 			return c.Node == f.B.Node() && c.Kind == dataset.CopySuperseded && c.Snapshot != uuid.Nil
 		})
 	})

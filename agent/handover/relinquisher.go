@@ -91,7 +91,9 @@ func (r *Relinquisher) answer(ctx context.Context, id uuid.UUID) error {
 		if op.Loss != nil {
 			return nil // the move continues without the data here, and no new user gets the dataset here
 		}
-		y = lease.Relinquished{Epoch: asked.Epoch, Move: asked.Move, To: asked.To, Files: op.Files, Share: op.Share}
+		y = lease.Relinquished{
+			Epoch: asked.Epoch, Move: asked.Move, To: asked.To, Files: op.FileCopy, Share: op.SameShare,
+		}
 	}
 	y, holders, err := r.relinquish(ctx, id, y, given)
 	switch {
@@ -211,7 +213,7 @@ func (r *Relinquisher) reportHolders(ctx context.Context, id uuid.UUID, y lease.
 		Operation:   y.Move,
 		Dataset:     id,
 		Epoch:       y.Epoch,
-		Holders:     holders,
+		InUseBy:     holders,
 	})
 	if errors.Is(err, dataset.ErrStale) || errors.Is(err, dataset.ErrCancelled) {
 		return nil // the move has ended

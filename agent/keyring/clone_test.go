@@ -113,7 +113,7 @@ func TestCloneGrowsAfterThaw(t *testing.T) {
 		if c.plain {
 			made.Encryption = nil
 		}
-		op := dataset.Operation{Volume: "copy", DatasetID: made.ID, Dataset: &made, Source: &dataset.Source{Dataset: src.ID}}
+		op := dataset.Operation{Volume: "copy", DatasetID: made.ID, DatasetRecord: &made, Source: &dataset.Source{Dataset: src.ID}}
 		if err := k.Maker.MakeBytes(t.Context(), &jobs.Job{}, p, &op); !errors.Is(err, c.fails) {
 			t.Fatal(err)
 		}
@@ -141,8 +141,8 @@ func TestNoKeyProgramRunsWhileSourceIsFrozen(t *testing.T) {
 	}
 	for _, what := range []string{"first", "again"} {
 		op := *p.Operation
-		made := *op.Dataset
-		op.Dataset = &made
+		made := *op.DatasetRecord
+		op.DatasetRecord = &made
 		ctx, err := k.Keys.Seal(t.Context(), k.Pool(), &op)
 		if err != nil {
 			t.Fatal(err)

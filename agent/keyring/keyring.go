@@ -158,7 +158,7 @@ func (k *Keyring) OperatorKey(ctx context.Context, p dataset.Profile, id uuid.UU
 // making the dataset. For a clone, whose key was verified, it contains the data key.
 func (k *Keyring) Seal(ctx context.Context, pool backends.Pool, op *dataset.Operation) (withKey context.Context,
 	err error) {
-	d := op.Dataset
+	d := op.DatasetRecord
 	var from dataset.Dataset
 	if op.Source != nil {
 		from, _ = k.deps.Cache.DatasetOrCopy(op.Source.Dataset)

@@ -79,7 +79,7 @@ func TestOperationsWithoutKeyChangeNothing(t *testing.T) {
 		"rekey":                   func() error { return k.rekey("db", "") },
 		"rekey by the wrong file": func() error { return k.rekey("db", k.silver) },
 		"move": func() error {
-			op := dataset.Operation{ID: uuid.New(), Kind: dataset.OpMove, Volume: "db", DatasetID: d.ID, Dataset: &d, From: d.Home}
+			op := dataset.Operation{ID: uuid.New(), Kind: dataset.OpMove, Volume: "db", DatasetID: d.ID, DatasetRecord: &d, OtherNode: d.Home}
 			_, err := k.Mover.Move(t.Context(), &jobs.Job{}, &op)
 			return err
 		},

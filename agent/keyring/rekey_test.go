@@ -54,7 +54,7 @@ func TestKeyProgramGetsNameOfVolume(t *testing.T) {
 	if err := k.opens("copy"); err != nil || !bytes.Equal(k.kind.key(copied.ID), data) {
 		t.Error("a clone is opened by another data key", err)
 	}
-	shown := api.Kept{Record: &d, Copy: dataset.Copy{Dataset: d.ID, Node: k.Node(), Kind: dataset.CopySuperseded, Snapshot: uuid.New(), Shown: true}}
+	shown := api.Kept{Record: &d, Copy: dataset.Copy{Dataset: d.ID, Node: k.Node(), Kind: dataset.CopySuperseded, Snapshot: uuid.New(), MountReadOnly: true}}
 	k.Cache.SetCopy(d.ID, &shown)
 	defer k.Cache.SetCopy(d.ID, nil)
 	looked := d
@@ -114,8 +114,8 @@ func TestResumedCreateKeepsItsDataKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	first := *p.Operation
-	made := *first.Dataset
-	first.Dataset = &made
+	made := *first.DatasetRecord
+	first.DatasetRecord = &made
 	if _, err := k.Keys.Seal(t.Context(), k.Pool(), &first); err != nil {
 		t.Fatal(err)
 	}
@@ -144,7 +144,7 @@ func TestCloneIsNeverLessEncryptedThanSource(t *testing.T) {
 		t.Fatal(err)
 	}
 	op := *p.Operation
-	op.Dataset.Profile.Encryption = dataset.KeySource{}
+	op.DatasetRecord.Profile.Encryption = dataset.KeySource{}
 	_, err = k.Executor.Execute(t.Context(), &jobs.Job{}, op)
 	if dataset.KindOf(err) != dataset.ErrInvalid || !strings.Contains(err.Error(), "one is encrypted") {
 		t.Errorf("got %v", err)
@@ -245,7 +245,7 @@ func TestDoctorReportsRecordsWithOldKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	f := k.said(subject)
-	if f.Level != findings.Warning || f.Mend != "drover volume rekey db" || !strings.Contains(f.Text, "still needs key "+d.Encryption.KeyID+", ") || !strings.Contains(f.Text, "needs key "+now.Encryption.KeyID+":") {
+	if f.Level != findings.Warning || f.Fix != "drover volume rekey db" || !strings.Contains(f.Text, "still needs key "+d.Encryption.KeyID+", ") || !strings.Contains(f.Text, "needs key "+now.Encryption.KeyID+":") {
 		t.Errorf("of a record with the old key doctor says %+v", f)
 	}
 	if err := k.rekey("db", ""); err != nil {
@@ -258,7 +258,7 @@ func TestDoctorReportsRecordsWithOldKey(t *testing.T) {
 	trashed.State = dataset.StateTrashed
 	r := &doctor.Report{}
 	k.KeyChecker.CheckRecord(r, &pool.Pool{}, backends.Entry{ID: d.ID, State: backends.EntryReady, Record: &d}, func() map[uuid.UUID]dataset.Dataset { return map[uuid.UUID]dataset.Dataset{d.ID: trashed} })
-	if len(r.All) != 1 || r.All[0].Mend != "drover trash restore "+d.ID.String()[:8]+", then drover volume rekey db" {
+	if len(r.All) != 1 || r.All[0].Fix != "drover trash restore "+d.ID.String()[:8]+", then drover volume rekey db" {
 		t.Errorf("in the trash doctor says %+v", r.All)
 	}
 
@@ -339,7 +339,7 @@ func TestDoctorReportsMissingAndRetiringKeys(t *testing.T) {
 				t.Errorf("of %s doctor says %q, and not %q", subject, f.Text, p)
 			}
 		}
-		if f.Level != level || !strings.Contains(f.Mend, mend) {
+		if f.Level != level || !strings.Contains(f.Fix, mend) {
 			t.Errorf("of %s doctor says %+v", subject, f)
 		}
 	}

@@ -185,7 +185,7 @@ func TestI1FencedHomeIsSuperseded(t *testing.T) {
 	g.A.AwaitSettled(d.ID)
 	agenttest.Await(t, func() bool {
 		v := g.Recorded("db")
-		return len(v.Kept) == 1 && v.Kept[0].Kind == dataset.CopySuperseded
+		return len(v.CopyDetails) == 1 && v.CopyDetails[0].Kind == dataset.CopySuperseded
 	})
 	agenttest.Await(t, func() bool { _, there := g.GuardA.Entry(d.ID); return !there })
 	if r := g.A.Uses.Get(d.ID); len(r.IDs) > 0 {

@@ -29,9 +29,9 @@ func TestSpentCopiesAreNotAsked(t *testing.T) {
 	for _, spent := range []bool{false, true} {
 		self := &host.Host{Clock: clock.NewFake(time.Now()), Log: quiet(), Trust: host.NewTrust(nil)}
 		b := NewDeadlines(DeadlineDeps{Host: self, Nodes: NewNodes(self, nil)})
-		d := dataset.Dataset{ID: uuid.New(), Epoch: 3, Copies: []uuid.UUID{nodeP, nodeQ}, Spent: []uuid.UUID{nodeQ}}
+		d := dataset.Dataset{ID: uuid.New(), Epoch: 3, Copies: []uuid.UUID{nodeP, nodeQ}, SupersededCopies: []uuid.UUID{nodeQ}}
 		if spent {
-			d.Spent = d.Copies
+			d.SupersededCopies = d.Copies
 		}
 		now := b.Clock.Steady()
 		h := &hold{epoch: d.Epoch, deadline: now + boundTTL, enrolled: map[uuid.UUID]enrolment{nodeP: {noted: true}}}

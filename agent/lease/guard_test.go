@@ -27,7 +27,7 @@ func TestDoctorReportsWhetherGuardAnswers(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, l := range list {
-			if l.Subject == "guard" && l.Level == level && strings.Contains(l.Text+l.Mend, text) {
+			if l.Subject == "guard" && l.Level == level && strings.Contains(l.Text+l.Fix, text) {
 				return
 			}
 		}

@@ -253,9 +253,9 @@ func (m *boundModel) read() {
 	row, boot, sent := m.tenure.row, m.boots, m.now
 	m.send(func() {
 		took, restored, d := m.took, m.restored, dataset.Dataset{
-			Copies: slices.Clone(m.copies),
-			Spent:  slices.Collect(maps.Keys(m.spent)),
-			Move:   m.move,
+			Copies:           slices.Clone(m.copies),
+			SupersededCopies: slices.Collect(maps.Keys(m.spent)),
+			Move:             m.move,
 		}
 		m.answer(boot, func() {
 			if m.tenure.doubted = m.tenure.doubted || restored; restored {

@@ -69,7 +69,7 @@ func (n *Renewals) Run(ctx context.Context) {
 
 // renewal is the result of one request.
 type renewal struct {
-	api.Standing
+	api.SessionState
 	err     error
 	sent    time.Duration
 	replica int // the replica that was asked
@@ -85,7 +85,7 @@ func (n *Renewals) once(ctx context.Context, first int, limit time.Duration) (la
 	answers := make(chan renewal, count)
 	ask := func(i int) {
 		r := renewal{sent: n.Clock.Steady(), replica: i % count}
-		r.Standing, r.err = n.Replicas[r.replica].Renew(ctx, n.NodeID, n.Incarnation)
+		r.SessionState, r.err = n.Replicas[r.replica].Renew(ctx, n.NodeID, n.Incarnation)
 		answers <- r
 	}
 	var wg sync.WaitGroup

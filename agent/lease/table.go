@@ -19,7 +19,6 @@ package lease
 
 import (
 	"context"
-	"encoding/json"
 	"maps"
 	"slices"
 	"sync"
@@ -83,7 +82,7 @@ func (t *Table) Load(ctx context.Context) error {
 			return err
 		}
 		var r Relinquished
-		if err := json.Unmarshal(v, &r); err != nil {
+		if err := dataset.DecodeRecord(v, &r); err != nil {
 			return err
 		}
 		t.relinquished[id] = r
@@ -99,7 +98,7 @@ func (t *Table) Apply(d api.Indexed) (pending bool) {
 	if d.Lease == nil || d.Lease.State == dataset.LeaseHeld {
 		delete(t.recalled, d.ID)
 	} else {
-		t.recalled[d.ID] = Recall{Move: d.Move, To: d.Lease.Wanted, Epoch: d.Lease.Epoch}
+		t.recalled[d.ID] = Recall{Move: d.Move, To: d.Lease.WantedBy, Epoch: d.Lease.Epoch}
 	}
 	_, recalled := t.recalled[d.ID]
 	_, relinquished := t.relinquished[d.ID]
@@ -130,13 +129,14 @@ func (t *Table) Relinquished(id uuid.UUID) (Relinquished, bool) {
 }
 
 // AllRelinquished returns the relinquished epochs, sorted by dataset.
-func (t *Table) AllRelinquished() []api.Given {
+func (t *Table) AllRelinquished() []api.RelinquishedEpoch {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	out := []api.Given{}
+	out := []api.RelinquishedEpoch{}
 	byID := func(x, y uuid.UUID) int { return slices.Compare(x[:], y[:]) }
 	for _, id := range slices.SortedFunc(maps.Keys(t.relinquished), byID) {
-		out = append(out, api.Given{Dataset: id, Epoch: t.relinquished[id].Epoch, To: t.relinquished[id].To})
+		r := t.relinquished[id]
+		out = append(out, api.RelinquishedEpoch{Dataset: id, Epoch: r.Epoch, ToNode: r.To})
 	}
 	return out
 }

@@ -160,7 +160,7 @@ func CurrentFor(
 // NeededBy returns the snapshots that the recorded copies of a volume need.
 func NeededBy(e backends.Entry, v api.Volume) map[uuid.UUID]bool {
 	needed := map[uuid.UUID]bool{}
-	for _, k := range v.Kept {
+	for _, k := range v.CopyDetails {
 		needed[k.Snapshot] = true
 		if s, rests := BaseOf(e, k.Copy); rests {
 			needed[s.ID] = true

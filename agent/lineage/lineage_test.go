@@ -36,7 +36,7 @@ func TestTakenFor(t *testing.T) {
 		"the clock was set back": {d: d, e: took(-time.Hour, 3), node: x},
 		"by an earlier home":     {d: d, e: took(time.Minute, 2), node: x},
 		"for no replica":         {d: d, node: uuid.New(), alone: true},
-		"the only one":           {d: with(func(d *dataset.Dataset) { d.Spent = []uuid.UUID{y} }), node: x, alone: true},
+		"the only one":           {d: with(func(d *dataset.Dataset) { d.SupersededCopies = []uuid.UUID{y} }), node: x, alone: true},
 		"it moves":               {d: with(func(d *dataset.Dataset) { d.Move = uuid.New() }), node: x, alone: true},
 	} {
 		want := uuid.Nil

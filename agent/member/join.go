@@ -112,7 +112,7 @@ func (j Joining) ask(ctx context.Context, token pki.Token, cluster uuid.UUID, re
 		return nil, err
 	}
 	defer c.Close()
-	joined, err := c.Join(ctx, api.Join{Token: j.Token, Request: req.PEM, Name: j.Name, Node: j.Node})
+	joined, err := c.Join(ctx, api.Join{Token: j.Token, CSR: req.PEM, Name: j.Name, Node: j.Node})
 	if err != nil {
 		return nil, fmt.Errorf("join: %w", err)
 	}

@@ -160,7 +160,7 @@ func renew(ctx context.Context, control Control, id pki.Identity) (*pki.Pair, er
 	if err != nil {
 		return nil, err
 	}
-	signed, err := control.Certify(ctx, id.Node, api.Certification{Request: req.PEM})
+	signed, err := control.Certify(ctx, id.Node, api.Certification{CSR: req.PEM})
 	if err != nil {
 		return nil, err
 	}

@@ -191,7 +191,7 @@ func (e *Engines) MountsOf(r Record) []dataset.Mount {
 			ID:         id,
 			Count:      c.Count,
 			Since:      c.Since,
-			Tool:       string(c.ToolOf(id)),
+			Engine:     string(c.ToolOf(id)),
 			Unverified: c.Ended || e.HasEnded(id, c.Generation),
 		})
 	}

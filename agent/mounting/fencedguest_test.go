@@ -47,7 +47,7 @@ func TestFencedGuestThatStillWrites(t *testing.T) {
 	putBack()
 	f.B.Start()
 	agenttest.Await(t, func() bool {
-		v := f.Recorded("db").Visits
+		v := f.Recorded("db").SharedMountDetails
 		return len(v) == 1 && strings.Contains(v[0].Problem, "it was restored since")
 	})
 	list, err := f.B.Doctor(t.Context())

@@ -18,9 +18,9 @@ type slowWord struct {
 	asked, on chan struct{}
 }
 
-func (c slowWord) Guest(ctx context.Context, node uuid.UUID, s api.Stay) (out api.Indexed, err error) {
+func (c slowWord) Guest(ctx context.Context, node uuid.UUID, s api.SharedMountReport) (out api.Indexed, err error) {
 	held, answer := false, false
-	if s.Held {
+	if s.Mounted {
 		select {
 		case answer = <-c.arm:
 			held = true

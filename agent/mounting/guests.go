@@ -81,7 +81,7 @@ func (m *Guests) mountOnce(ctx context.Context, d dataset.Dataset, path string) 
 	r := Stay{Stay: uuid.New()}
 	var err error
 	if r.Indexed, err = m.Control.Guest(ctx, m.NodeID,
-		api.Stay{Incarnation: m.Incarnation, Dataset: d.ID, ID: r.Stay}); err != nil {
+		api.SharedMountReport{Incarnation: m.Incarnation, Dataset: d.ID, ID: r.Stay}); err != nil {
 		return err
 	}
 	steps.At("guest.recorded")
@@ -140,7 +140,9 @@ func (m *Guests) Attach(ctx context.Context, d dataset.Dataset) (att backends.At
 
 // endStay makes control end a stay.
 func endStay(ctx context.Context, h *host.Host, id, stay uuid.UUID) error {
-	_, err := h.Control.Guest(ctx, h.NodeID, api.Stay{Incarnation: h.Incarnation, Dataset: id, ID: stay, Over: true})
+	_, err := h.Control.Guest(ctx, h.NodeID, api.SharedMountReport{
+		Incarnation: h.Incarnation, Dataset: id, ID: stay, Ended: true,
+	})
 	return err
 }
 
@@ -175,11 +177,11 @@ func (m *Guests) Settle(ctx context.Context, id, told uuid.UUID) error {
 		g.Stay = uuid.New()
 	}
 	// The lock is not held here, so that mounts and unmounts do not wait for control.
-	now, asked := m.Control.Guest(ctx, m.NodeID, api.Stay{
+	now, asked := m.Control.Guest(ctx, m.NodeID, api.SharedMountReport{
 		Incarnation: m.Incarnation,
 		Dataset:     id,
 		ID:          g.Stay,
-		Held:        true,
+		Mounted:     true,
 	})
 	unlock, err := m.Locks.Lock(ctx, id, "check of dataset "+id.String())
 	if err != nil {
@@ -264,7 +266,7 @@ func (m *Guests) Apply(ctx context.Context, s api.Sync, strange bool) error {
 		return nil
 	}
 	named := map[uuid.UUID]bool{}
-	for _, d := range s.Guests {
+	for _, d := range s.SharedMounts {
 		named[d.ID] = true
 		on, _ := d.Stay(m.NodeID)
 		g, known := m.Table.Get(d.ID)
@@ -281,7 +283,7 @@ func (m *Guests) Apply(ctx context.Context, s api.Sync, strange bool) error {
 		}
 	}
 	for _, id := range m.Table.IDs() {
-		if !named[id] && (s.Full || slices.Contains(s.Removed, id) ||
+		if !named[id] && (s.Full || slices.Contains(s.RemovedDatasets, id) ||
 			slices.ContainsFunc(s.Datasets, func(d api.Indexed) bool { return d.ID == id })) {
 			m.SettleSoon(id, uuid.Nil)
 		}

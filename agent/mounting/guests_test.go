@@ -48,14 +48,14 @@ func TestAccessManyMountsOnTwoHosts(t *testing.T) {
 	f.B.MustMount("db", "three")
 	f.B.MustUnmount("db", "two")
 	f.AwaitGuests("db", f.B)
-	agenttest.Await(t, func() bool { v := f.Recorded("db").Visits; return len(v) == 1 && v[0].Mounts == 1 })
+	agenttest.Await(t, func() bool { v := f.Recorded("db").SharedMountDetails; return len(v) == 1 && v[0].MountCount == 1 })
 	agenttest.Await(t, func() bool { // which node is called what is asked beside
 		v, err := f.B.Get(t.Context(), "db")
 		return err == nil && v.Mountpoint == there && v.Status["guest"] == "host-b" && v.Status["node"] == "host-a"
 	})
 	f.B.MustUnmount("db", "three")
-	if v := f.Recorded("db"); len(v.Guests) != 0 {
-		t.Errorf("after the last unmount: %+v", v.Guests)
+	if v := f.Recorded("db"); len(v.SharedMounts) != 0 {
+		t.Errorf("after the last unmount: %+v", v.SharedMounts)
 	}
 	if _, err := os.Stat(filepath.Join(there, "token")); err == nil {
 		t.Error("it is mounted still")
@@ -68,7 +68,7 @@ func TestOperationsAreRefusedWhileThereAreGuests(t *testing.T) {
 	f, _ := many(t)
 	f.A.WriteFile("db", "token", "kept")
 	path := f.B.MustMount("db", "user")
-	agenttest.Await(t, func() bool { v := f.Recorded("db").Visits; return len(v) == 1 && v[0].Mounts == 1 })
+	agenttest.Await(t, func() bool { v := f.Recorded("db").SharedMountDetails; return len(v) == 1 && v[0].MountCount == 1 })
 	says := func(err error) bool {
 		return errors.Is(err, dataset.ErrInUse) && strings.Contains(err.Error(), "in use on host-b (1 mount)")
 	}
@@ -180,8 +180,8 @@ func TestGuestsContinueWithoutControl(t *testing.T) {
 	if _, err := f.B.Mount(t.Context(), "db", "three"); !errors.Is(err, dataset.ErrUnavailable) {
 		t.Errorf("mounted, though nobody knows: %v", err)
 	}
-	if v := f.Recorded("db"); len(v.Guests) != 1 {
-		t.Errorf("ended without a word: %+v", v.Guests)
+	if v := f.Recorded("db"); len(v.SharedMounts) != 1 {
+		t.Errorf("ended without a word: %+v", v.SharedMounts)
 	}
 	f.B.Stop()
 	f.B.Config.Control = link
@@ -239,7 +239,7 @@ func TestForgottenGuestReportsAgain(t *testing.T) {
 	f.B.Stop()
 	forget := func(d dataset.Dataset) {
 		t.Helper()
-		over := api.Stay{Incarnation: f.B.Incarnation, Dataset: d.ID, ID: g.Stay, Over: true}
+		over := api.SharedMountReport{Incarnation: f.B.Incarnation, Dataset: d.ID, ID: g.Stay, Ended: true}
 		if _, err := f.Service.Guest(t.Context(), f.B.Node(), over); err != nil {
 			t.Fatal(err)
 		}
@@ -335,7 +335,7 @@ func TestReservationsOfSameDatasetShareOneRequest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stay := f.Recorded("db").Guests
+	stay := f.Recorded("db").SharedMounts
 	two, err := f.A.Agent.Reservations.Reserve(t.Context(), d)
 	if err != nil {
 		t.Fatal(err)
@@ -344,7 +344,7 @@ func TestReservationsOfSameDatasetShareOneRequest(t *testing.T) {
 	if _, err := f.B.Mount(t.Context(), "db", "user"); !errors.Is(err, dataset.ErrPending) {
 		t.Errorf("mounted while it is needed alone: %v", err)
 	}
-	if now := f.Recorded("db").Guests; len(now) != 1 || len(stay) != 1 || now[0].ID != stay[0].ID {
+	if now := f.Recorded("db").SharedMounts; len(now) != 1 || len(stay) != 1 || now[0].ID != stay[0].ID {
 		t.Errorf("on record: %+v, then %+v", stay, now)
 	}
 	two()

@@ -2,7 +2,6 @@ package mounting
 
 import (
 	"context"
-	"encoding/json"
 	"maps"
 	"slices"
 	"sync"
@@ -39,7 +38,7 @@ func NewGuestTable(h *host.Host) *GuestTable {
 func (t *GuestTable) Load(ctx context.Context) error {
 	return t.DB.Each(ctx, "guests/", func(_ string, v []byte) error {
 		var r Stay
-		err := json.Unmarshal(v, &r)
+		err := dataset.DecodeRecord(v, &r)
 		if err == nil {
 			t.stays[r.ID] = r
 		}

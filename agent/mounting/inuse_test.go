@@ -58,8 +58,8 @@ func TestI11RefusalNamesEngineAndCommand(t *testing.T) {
 			t.Errorf("%v:\n got %v\nwant %s", c.uses, err, want)
 		}
 		for _, m := range r.Engines.MountsOf(r.Uses.Get(d.ID)) {
-			if want := (mounting.Use{Tool: c.uses[m.ID]}).ToolOf(m.ID); m.Tool != string(want) {
-				t.Errorf("use %q is by %q, want %q", m.ID, m.Tool, want)
+			if want := (mounting.Use{Tool: c.uses[m.ID]}).ToolOf(m.ID); m.Engine != string(want) {
+				t.Errorf("use %q is by %q, want %q", m.ID, m.Engine, want)
 			}
 		}
 		for id := range c.uses {

@@ -54,7 +54,7 @@ func (r *Reservations) Reserve(ctx context.Context, d dataset.Dataset) (end func
 	stay := uuid.New()
 	r.count(d.ID, stay, 1) // before control answers: see Guests.Apply
 	if _, err := r.Control.Guest(ctx, r.NodeID,
-		api.Stay{Incarnation: r.Incarnation, Dataset: d.ID, ID: stay}); err != nil {
+		api.SharedMountReport{Incarnation: r.Incarnation, Dataset: d.ID, ID: stay}); err != nil {
 		r.count(d.ID, stay, -1)
 		if host.InDoubt(err) {
 			r.End(d.ID, stay)

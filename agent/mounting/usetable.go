@@ -2,7 +2,6 @@ package mounting
 
 import (
 	"context"
-	"encoding/json"
 	"maps"
 	"sync"
 	"time"
@@ -38,7 +37,7 @@ func (t *UseTable) Load(ctx context.Context) (some bool, err error) {
 			return err
 		}
 		var r Record
-		if err := json.Unmarshal(v, &r); err != nil {
+		if err := dataset.DecodeRecord(v, &r); err != nil {
 			return err
 		}
 		for use, c := range r.IDs {

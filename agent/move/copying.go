@@ -44,10 +44,10 @@ func (m *moving) from() (string, error) {
 
 // copyInUse copies most of a dataset while its home uses it, until little changes from one round to the next.
 func (m *moving) copyInUse(ctx context.Context) error {
-	if m.op.Files || m.op.Manifest != nil {
+	if m.op.FileCopy || m.op.Manifest != nil {
 		return nil
 	}
-	if m.op.Share {
+	if m.op.SameShare {
 		return m.shared(ctx)
 	}
 	before := int64(-1)
@@ -108,7 +108,7 @@ func (m *moving) fresh(ctx context.Context) (s transfer.Fresh, err error) {
 		case m.Clock.Steady() >= until:
 			return s, m.unheard(err)
 		default:
-			if away, aerr := m.Nodes.IsAway(ctx, m.op.From); aerr != nil || away {
+			if away, aerr := m.Nodes.IsAway(ctx, m.op.OtherNode); aerr != nil || away {
 				return s, errors.Join(aerr, m.unheard(err))
 			}
 		}
@@ -141,14 +141,14 @@ func (m *moving) pull(ctx context.Context, want uuid.UUID, manifest *dataset.Man
 	defer unlock()
 	began := m.Clock.Steady()
 	got, err := m.Puller.Pull(ctx, transfer.Pull{
-		Peer: peer, Dataset: *op.Dataset, Into: m.pool, Want: want, Manifest: manifest, Progress: m.jb.Moved,
+		Peer: peer, Dataset: *op.DatasetRecord, Into: m.pool, Want: want, Manifest: manifest, Progress: m.jb.Moved,
 		Bases: op.Manifest == nil, // not while writers are blocked
 	})
 	if err != nil {
 		if errors.Is(err, dataset.ErrOffline) && ctx.Err() == nil {
 			return 0, m.unheard(err)
 		}
-		return 0, fmt.Errorf("move of volume %s: %w", op.Volume, m.Space.Mend(ctx, op.Dataset.Pool, err))
+		return 0, fmt.Errorf("move of volume %s: %w", op.Volume, m.Space.Mend(ctx, op.DatasetRecord.Pool, err))
 	}
 	for _, s := range got.Snapshots {
 		bytes += s.Bytes
@@ -202,11 +202,11 @@ func (m *moving) measure(bytes int64, took time.Duration) {
 // copyRest copies the rest of the relinquished dataset, and checks it against the home's manifest.
 func (m *moving) copyRest(ctx context.Context) error {
 	given := m.op.Manifest
-	if m.op.Share {
+	if m.op.SameShare {
 		return nil
 	}
 	m.jb.Step("copying the rest")
-	if m.op.Files {
+	if m.op.FileCopy {
 		return m.copyFiles(ctx, given)
 	}
 	lacks, err := m.lacksBase(ctx, given)
@@ -253,9 +253,9 @@ func (m *moving) copyFiles(ctx context.Context, given *dataset.Manifest) (err er
 		return err
 	}
 	defer unlock()
-	op.Dataset.Size = op.Dataset.Profile.Size
-	storage.ApplyDefaults(op.Dataset, m.pool)
-	made, rec := *op.Dataset, m.recordOf(uuid.Nil)
+	op.DatasetRecord.Size = op.DatasetRecord.Profile.Size
+	storage.ApplyDefaults(op.DatasetRecord, m.pool)
+	made, rec := *op.DatasetRecord, m.recordOf(uuid.Nil)
 	if replaces, err := m.replaces(ctx); err != nil {
 		return fmt.Errorf("move of volume %s: %w", op.Volume, err)
 	} else if replaces || rec.Beside != uuid.Nil {
@@ -268,11 +268,12 @@ func (m *moving) copyFiles(ctx context.Context, given *dataset.Manifest) (err er
 		Manifest: given,
 		Progress: m.jb.Moved,
 	}
-	if op.Dataset.Size, err = m.makeFiles(ctx, made, files, rec.Beside != uuid.Nil); err != nil {
-		err = fmt.Errorf("move of volume %s: %w", op.Volume, m.Space.Mend(ctx, op.Dataset.Pool, err))
+	if op.DatasetRecord.Size, err = m.makeFiles(ctx, made, files, rec.Beside != uuid.Nil); err != nil {
+		err = fmt.Errorf("move of volume %s: %w", op.Volume, m.Space.Mend(ctx, op.DatasetRecord.Pool, err))
 		if made.ID != op.DatasetID && errors.Is(err, dataset.ErrNoSpace) {
 			err = fmt.Errorf("%w; it is made beside the copy of it in pool %s, which stays until all has "+
-				"come: make room for both (remove snapshots or volumes there)", err, m.Pools.Name(op.Dataset.Pool))
+				"come: make room for both (remove snapshots or volumes there)", err,
+				m.Pools.Name(op.DatasetRecord.Pool))
 		}
 		return err
 	}

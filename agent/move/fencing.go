@@ -15,14 +15,14 @@ import (
 
 // goesByItself reports whether a promotion is based on the silence of the home, and not only on an operator's
 // confirmation.
-func goesByItself(op *dataset.Operation) bool { return op.Loss != nil && op.Loss.Away != 0 }
+func goesByItself(op *dataset.Operation) bool { return op.Loss != nil && op.Loss.UnreachableIndex != 0 }
 
 // swear makes sure that the previous epoch has ended before a promotion: no node has a promise of this one, and
 // none gets one until control has reported the outcome. A home that still asks for promises is alive, even if
 // control does not know that.
 func (m *moving) swear(ctx context.Context) error {
 	op := m.op
-	if !op.Dataset.Profile.Failover.Auto {
+	if !op.DatasetRecord.Profile.Failover.Auto {
 		return nil
 	}
 	m.jb.Step("waiting until it is certain that its last home writes no more")
@@ -59,12 +59,12 @@ func (m *moving) swear(ctx context.Context) error {
 // fence runs the command of the profile that fences the last home. If the profile has none, fence does nothing.
 func (m *moving) fence(ctx context.Context) error {
 	op := m.op
-	f := op.Dataset.Profile.Failover.Fence
+	f := op.DatasetRecord.Profile.Failover.Fence
 	if !goesByItself(op) || f.Kind != dataset.FenceExec {
 		return nil
 	}
 	m.jb.Step("cutting its last home off")
-	home, err := m.Nodes.Peer(ctx, op.Loss.Fenced)
+	home, err := m.Nodes.Peer(ctx, op.Loss.PreviousHome)
 	if err == nil {
 		err = m.Programs.Check(f.Exec)
 	}

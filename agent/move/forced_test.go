@@ -64,13 +64,16 @@ func TestForcedMoveKeepsSupersededHead(t *testing.T) {
 	}
 	f.B.MustUnmount("db", "user")
 	f.B.AwaitSettled(d.ID)
-	agenttest.Await(t, func() bool { v := f.Recorded("db"); return len(v.Kept) == 1 && v.Kept[0].Snapshot != uuid.Nil })
+	agenttest.Await(t, func() bool {
+		v := f.Recorded("db")
+		return len(v.CopyDetails) == 1 && v.CopyDetails[0].Snapshot != uuid.Nil
+	})
 	v := f.Recorded("db")
-	if len(v.Kept) != 1 || v.Kept[0].Kind != dataset.CopySuperseded || v.Kept[0].Snapshot == uuid.Nil {
-		t.Fatalf("kept: %+v", v.Kept)
+	if len(v.CopyDetails) != 1 || v.CopyDetails[0].Kind != dataset.CopySuperseded || v.CopyDetails[0].Snapshot == uuid.Nil {
+		t.Fatalf("kept: %+v", v.CopyDetails)
 	}
 	agenttest.Await(t, func() bool { return slices.Equal(f.B.SeenSuperseded(), []string{"db"}) })
-	kept := v.Kept[0].Snapshot
+	kept := v.CopyDetails[0].Snapshot
 	if held := f.B.ReadSnapshot(d, kept, "token"); held != "lost" {
 		t.Errorf("what was overtaken holds %q", held)
 	}
@@ -84,7 +87,7 @@ func TestForcedMoveKeepsSupersededHead(t *testing.T) {
 	}
 	agenttest.Await(t, func() bool {
 		_, err := f.B.Pool().Stat(t.Context(), d.ID)
-		return errors.Is(err, dataset.ErrNotFound) && len(f.Recorded("db").Kept) == 0
+		return errors.Is(err, dataset.ErrNotFound) && len(f.Recorded("db").CopyDetails) == 0
 	})
 	f.Move("db", f.B)
 }
@@ -232,7 +235,7 @@ func TestI3ChangedHeadIsKeptAfterMove(t *testing.T) {
 			f.A.AwaitSettled(d.ID)
 			agenttest.Await(t, func() bool {
 				v := f.Recorded("db")
-				return len(v.Kept) == 1 && v.Kept[0].Kind == dataset.CopySuperseded && v.Kept[0].Until.IsZero()
+				return len(v.CopyDetails) == 1 && v.CopyDetails[0].Kind == dataset.CopySuperseded && v.CopyDetails[0].Expires.IsZero()
 			})
 			e, err := f.A.Pool().Stat(t.Context(), d.ID)
 			if _, kept := lineage.Newest(e, func(s dataset.Snapshot) bool { return s.Kind == dataset.SnapshotSuperseded }); !kept || err != nil {

@@ -141,7 +141,10 @@ func TestLeftCopyOfIdleVolumeIsUsable(t *testing.T) {
 					t.Errorf("it was left at epoch %d already", epoch)
 				}
 				if profile == "safe" { // it is as fresh as any, though nothing is written
-					agenttest.Await(t, func() bool { v := f.Recorded("db"); return len(v.Kept) == 1 && !v.Kept[0].Current.IsZero() })
+					agenttest.Await(t, func() bool {
+						v := f.Recorded("db")
+						return len(v.CopyDetails) == 1 && !v.CopyDetails[0].VerifiedAtHome.IsZero()
+					})
 				}
 				f.B.Stop()
 				out, err := f.Service.Submit(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpMove, Volume: "db", Node: "host-a", Force: true, Fenced: "host-b"})
@@ -190,15 +193,15 @@ func TestMoveWaitsForSlowManifest(t *testing.T) {
 	t.Parallel()
 	f, _, goOn := lastSnapshotHangs(t)
 	op := f.BeginMove("db", f.B)
-	agenttest.Await(t, func() bool { return slices.Equal(f.Operation(op.ID).Holders, []string{dataset.GivingUp}) })
+	agenttest.Await(t, func() bool { return slices.Equal(f.Operation(op.ID).InUseBy, []string{dataset.GivingUp}) })
 	until := time.Now().Add(3 * f.B.Limits.Lease)
 	agenttest.Await(t, func() bool { return time.Now().After(until) || f.Operation(op.ID).State.Final() })
 	if now := f.Operation(op.ID); now.State.Final() {
 		t.Errorf("%s: %+v", now.State, now.Problem)
 	}
 	goOn()
-	if op = f.AwaitEnd(op); op.State != dataset.OpDone || len(op.Holders) > 0 {
-		t.Errorf("%s, %v: %+v", op.State, op.Holders, op.Problem)
+	if op = f.AwaitEnd(op); op.State != dataset.OpDone || len(op.InUseBy) > 0 {
+		t.Errorf("%s, %v: %+v", op.State, op.InUseBy, op.Problem)
 	}
 }
 

@@ -71,7 +71,7 @@ func TestMoveContinuesAfterLastUnmount(t *testing.T) {
 	holds := func(ids ...string) func() bool {
 		return func() bool {
 			now, err := f.Service.Operation(t.Context(), op.ID.String(), 0)
-			return err == nil && slices.Equal(now.Holders, ids)
+			return err == nil && slices.Equal(now.InUseBy, ids)
 		}
 	}
 	agenttest.Await(t, holds("one", "two"))

@@ -30,7 +30,7 @@ func (v *Sender) Manifest(ctx context.Context, pool backends.Pool, d dataset.Dat
 	}
 	if y.Files && !pool.Info().Capabilities.InstantSnapshot {
 		m, err = v.manifestOfFiles(ctx, d.ID, uuid.Nil, seen)
-		m.Taken, m.Order = s.Created, s.Order
+		m.Taken, m.OrderTime = s.Created, s.OrderTime
 		return m, err
 	}
 	if !y.Files {
@@ -53,7 +53,7 @@ func (v *Sender) Manifest(ctx context.Context, pool backends.Pool, d dataset.Dat
 	s = e.Snapshots[i] // the snapshot of an earlier attempt
 	if y.Files {
 		m, err = v.manifestOfFiles(ctx, d.ID, s.ID, seen)
-		m.Snapshot, m.Taken, m.Order = s.ID, s.Created, s.Order
+		m.Snapshot, m.Taken, m.OrderTime = s.ID, s.Created, s.OrderTime
 		return m, err
 	}
 	base, err := lineage.NearestBase(ctx, pool, e, s, v.Retention.Received(ctx, y.To, d.ID, e))
@@ -95,7 +95,7 @@ func (v *Sender) manifestOfFiles(ctx context.Context, ds, snapshot uuid.UUID, se
 // TransferSnapshot returns the record of a snapshot for another node.
 func (v *Sender) TransferSnapshot(d dataset.Dataset, id, request uuid.UUID) dataset.Snapshot {
 	return dataset.Snapshot{
-		ID: id, Dataset: d.ID, Volume: d.Volume, Parent: d.Latest, Kind: dataset.SnapshotTransfer,
+		ID: id, Dataset: d.ID, Volume: d.Volume, Parent: d.LatestSnapshot, Kind: dataset.SnapshotTransfer,
 		Size: d.Size, Profile: d.Profile, Epoch: d.Epoch, Request: request,
 	}
 }

@@ -66,17 +66,17 @@ func (v *Mover) Rate() int64 {
 // Move makes this node the home of a dataset whose home is another node. After a crash Move starts again: copied data
 // is kept, and each step is idempotent.
 func (v *Mover) Move(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
-	pool, err := v.Pools.Online(ctx, op.Dataset.Pool)
+	pool, err := v.Pools.Online(ctx, op.DatasetRecord.Pool)
 	if err != nil {
 		return out, fmt.Errorf("move of volume %s: %w", op.Volume, err)
 	}
 	if err := v.Space.Room(ctx); err != nil {
 		return out, fmt.Errorf("move of volume %s: %w", op.Volume, err)
 	}
-	if err := v.Keys.CanOpen(ctx, *op.Dataset); err != nil {
+	if err := v.Keys.CanOpen(ctx, *op.DatasetRecord); err != nil {
 		return out, fmt.Errorf("move of volume %s: %w", op.Volume, err)
 	}
-	if op.Files || op.Share { // these moves remove the data here, and a former head may have more data
+	if op.FileCopy || op.SameShare { // these moves remove the data here, and a former head may have more data
 		if err := v.Copies.Settle(ctx, op.DatasetID); err != nil {
 			return out, fmt.Errorf("move of volume %s: %w", op.Volume, err)
 		}
@@ -86,7 +86,7 @@ func (v *Mover) Move(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (
 	}
 	m := &moving{Mover: v, jb: jb, op: op, pool: pool}
 	defer v.Moves.Begin(op.DatasetID)()
-	if op.Share {
+	if op.SameShare {
 		if err := m.onShare(ctx); err != nil {
 			return out, err
 		}
@@ -100,7 +100,7 @@ func (v *Mover) Move(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (
 		}
 		return m.promote(ctx)
 	}
-	if m.home, err = v.Nodes.Peer(ctx, op.From); err != nil {
+	if m.home, err = v.Nodes.Peer(ctx, op.OtherNode); err != nil {
 		return out, fmt.Errorf("move of volume %s: %w", op.Volume, err)
 	}
 	steps.At("move.begin")
@@ -136,14 +136,14 @@ func (v *Mover) CheckOvertaken(ctx context.Context, pool backends.Pool, op *data
 	}
 	superseded := k.Kind == dataset.CopySuperseded
 	if !superseded && op.Loss == nil {
-		k.Record = op.Dataset
+		k.Record = op.DatasetRecord
 		keep, err := lineage.Lost(ctx, pool, k)
 		if err != nil {
 			return fmt.Errorf("move of volume %s: %w", op.Volume, err)
 		}
 		superseded = keep.ID != uuid.Nil
 	}
-	if op.Files && !superseded { // control may not have reported it yet
+	if op.FileCopy && !superseded { // control may not have reported it yet
 		e, err := pool.Stat(ctx, op.DatasetID)
 		if err != nil && !errors.Is(err, dataset.ErrNotFound) {
 			return fmt.Errorf("move of volume %s: %w", op.Volume, err)

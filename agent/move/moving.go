@@ -31,8 +31,8 @@ type moving struct {
 	home dataset.Node
 	gone []uuid.UUID // 	snapshots here that the home does not have any more
 
-	given  uuid.UUID      // 	the pool on the share that gives it up
-	before *dataset.Taken // where the dataset still is if its lost home had not taken it
+	given  uuid.UUID          // 	the pool on the share that gives it up
+	before *dataset.TakenOver // where the dataset still is if its lost home had not taken it
 }
 
 // recall makes the home relinquish the dataset, and waits for that. If the dataset is in use, recall waits only
@@ -83,10 +83,10 @@ func (m *moving) recall(ctx context.Context) error {
 // stillGivingUp returns nil while the home is alive and is relinquishing the dataset. The dataset cannot be mounted
 // there any more.
 func (m *moving) stillGivingUp(ctx context.Context, now dataset.Operation) error {
-	if !slices.Equal(now.Holders, []string{dataset.GivingUp}) {
+	if !slices.Equal(now.InUseBy, []string{dataset.GivingUp}) {
 		return m.refused(now)
 	}
-	away, err := m.Nodes.IsAway(ctx, m.op.From)
+	away, err := m.Nodes.IsAway(ctx, m.op.OtherNode)
 	if away {
 		err = m.unheard(errors.New("it went away while it gave it up"))
 	}
@@ -99,7 +99,7 @@ func (m *moving) refused(now dataset.Operation) error {
 	if who := m.users(now); who != "" {
 		return dataset.Errorf(dataset.ErrInUse, "cannot move volume %s: %s", op.Volume, who)
 	}
-	other := slices.DeleteFunc(slices.Clone(now.Holders), func(h string) bool { return !strings.Contains(h, " ") })
+	other := slices.DeleteFunc(slices.Clone(now.InUseBy), func(h string) bool { return !strings.Contains(h, " ") })
 	if len(other) > 0 {
 		return dataset.Errorf(dataset.ErrInUse, "cannot move volume %s: node %s cannot give it up: %s", op.Volume,
 			home, strings.Join(other, "; "))
@@ -111,7 +111,7 @@ func (m *moving) refused(now dataset.Operation) error {
 // empty if the dataset is not in use. This node does not know which spellings the engine of the home has used.
 func (m *moving) users(now dataset.Operation) string {
 	by := map[string]plugin.Tool{}
-	for _, h := range now.Holders {
+	for _, h := range now.InUseBy {
 		if !strings.Contains(h, " ") { // otherwise it is a description and not a mount ID
 			by[h] = mounting.ToolByID(h)
 		}
@@ -119,8 +119,8 @@ func (m *moving) users(now dataset.Operation) string {
 	if len(by) == 0 {
 		return ""
 	}
-	d := m.op.Dataset
-	spellings := []string{d.Volume, d.Spelling, d.Volume + "@" + d.Profile.Name}
+	d := m.op.DatasetRecord
+	spellings := []string{d.Volume, d.RequestedAs, d.Volume + "@" + d.Profile.Name}
 	slices.Sort(spellings)
 	spellings = slices.DeleteFunc(slices.Compact(spellings), func(s string) bool { return s == "" })
 	return fmt.Sprintf("it is %s on node %s (%s)", mounting.MountedByText(by), m.home.Name,
@@ -178,7 +178,7 @@ func (m *moving) promote(ctx context.Context) (out api.Committed, err error) {
 // atBest makes a volume that continues without its home continue from the newest snapshot here, which may be newer than
 // the snapshot in the announced loss.
 func (m *moving) atBest(ctx context.Context) error {
-	if m.op.Share {
+	if m.op.SameShare {
 		return m.shared(ctx)
 	}
 	if m.op.Loss == nil {
@@ -201,10 +201,11 @@ func (v *Mover) ContinueFromBest(ctx context.Context, pool backends.Pool, op *da
 			v.NodeName, op.Loss.Snapshot)
 	}
 	loss := *op.Loss
-	loss.Snapshot, loss.Epoch, loss.Taken, loss.Order, loss.Later = s.ID, s.Epoch, s.Created, s.Order, nil
+	loss.Snapshot, loss.Epoch, loss.Taken, loss.OrderTime = s.ID, s.Epoch, s.Created, s.OrderTime
+	loss.SurvivingSnapshots = nil
 	for _, o := range e.Snapshots {
 		if o.Kind == dataset.SnapshotRestore && o.At().Compare(s.At()) > 0 {
-			loss.Later = append(loss.Later, o.ID)
+			loss.SurvivingSnapshots = append(loss.SurvivingSnapshots, o.ID)
 		}
 	}
 	op.Loss = &loss
@@ -222,36 +223,36 @@ func (m *moving) last() uuid.UUID {
 // makeHead makes a head of the copied data, with its record. The head of a move that copies file by file is the
 // dataset that was filled.
 func (m *moving) makeHead(ctx context.Context) error {
-	if m.op.Share {
+	if m.op.SameShare {
 		// Installer.Install puts the dataset in its place after control has recorded the move.
 		return m.ClearPlace(ctx, m.pool, m.op, m.given, m.before)
 	}
 	copier, can := m.pool.(backends.Copier)
-	if m.op.Files {
+	if m.op.FileCopy {
 		if beside := m.recordOf(uuid.Nil).Beside; !can && beside != uuid.Nil {
-			return m.Installer.TakePlace(ctx, m.pool, *m.op.Dataset, beside)
+			return m.Installer.TakePlace(ctx, m.pool, *m.op.DatasetRecord, beside)
 		}
 		return nil
 	}
 	if !can {
-		return dataset.Errorf(dataset.ErrUnsupported, "pool %s keeps no copies", m.Pools.Name(m.op.Dataset.Pool))
+		return dataset.Errorf(dataset.ErrUnsupported, "pool %s keeps no copies", m.Pools.Name(m.op.DatasetRecord.Pool))
 	}
 	if err := copier.Promote(ctx, m.op.DatasetID, m.last()); err != nil {
 		return err
 	}
-	return m.pool.WriteRecord(ctx, *m.op.Dataset, true)
+	return m.pool.WriteRecord(ctx, *m.op.DatasetRecord, true)
 }
 
 // dropHead undoes makeHead for a move that is not recorded. The copy stays, so that the next attempt continues
 // from it.
 func (m *moving) dropHead(ctx context.Context) error {
-	if m.op.Share {
+	if m.op.SameShare {
 		return nil // it has not moved
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 	defer cancel()
 	copier, can := m.pool.(backends.Copier)
-	if m.op.Files {
+	if m.op.FileCopy {
 		rec := m.recordOf(uuid.Nil)
 		if can && rec.Beside != uuid.Nil { // it is not in the copy's place yet
 			return m.Installer.DropBeside(ctx, rec)
@@ -285,10 +286,10 @@ func (m *moving) recordOf(snapshot uuid.UUID) replication.MoveRecord {
 	op := m.op
 	rec := replication.MoveRecord{
 		Move:     op.ID,
-		Pool:     op.Dataset.Pool,
-		Epoch:    op.Dataset.Epoch,
-		Files:    op.Files,
-		Share:    op.Share,
+		Pool:     op.DatasetRecord.Pool,
+		Epoch:    op.DatasetRecord.Epoch,
+		Files:    op.FileCopy,
+		Share:    op.SameShare,
 		From:     m.given,
 		Since:    m.Clock.Now(),
 		Snapshot: snapshot,

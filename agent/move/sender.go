@@ -227,7 +227,7 @@ func (v *Sender) Bases(ctx context.Context, ds uuid.UUID) (ids []uuid.UUID) {
 	if err != nil {
 		return nil
 	}
-	for _, k := range vol.Kept {
+	for _, k := range vol.CopyDetails {
 		if k.Node == asker(ctx) {
 			continue
 		}

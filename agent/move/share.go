@@ -21,15 +21,15 @@ func (m *moving) shared(ctx context.Context) error {
 	sharer, can := m.pool.(backends.Sharer)
 	if !can {
 		return dataset.Errorf(dataset.ErrUnsupported, "move of volume %s: pool %s is on no share", m.op.Volume,
-			m.Pools.Name(m.op.Dataset.Pool))
+			m.Pools.Name(m.op.DatasetRecord.Pool))
 	}
-	m.op.Dataset.Taken = &dataset.Taken{From: m.given, Epoch: m.op.Epoch}
+	m.op.DatasetRecord.TakenOver = &dataset.TakenOver{FromPool: m.given, Epoch: m.op.Epoch}
 	err := sharer.CheckVisible(ctx, m.op.DatasetID, m.given)
 	if errors.Is(err, dataset.ErrNotFound) && m.before != nil &&
-		sharer.CheckVisible(ctx, m.op.DatasetID, m.before.From) == nil {
-		m.LogOf(*m.op.Dataset).WithField("from",
-			m.before.From).Warn("its home had not taken it yet: it is taken from the pool of the home before")
-		m.given, m.op.Dataset.Taken = m.before.From, m.before
+		sharer.CheckVisible(ctx, m.op.DatasetID, m.before.FromPool) == nil {
+		m.LogOf(*m.op.DatasetRecord).WithField("from",
+			m.before.FromPool).Warn("its home had not taken it yet: it is taken from the pool of the home before")
+		m.given, m.op.DatasetRecord.TakenOver = m.before.FromPool, m.before
 		return nil
 	}
 	if errors.Is(err, dataset.ErrNotFound) {
@@ -45,14 +45,14 @@ func (m *moving) shared(ctx context.Context) error {
 func (m *moving) onShare(ctx context.Context) error {
 	v, err := host.UntilAnswered(ctx, m.Host,
 		func() (api.Volume, error) { return m.Control.Volume(ctx, m.op.DatasetID.String()) })
-	if err == nil && v.Home != m.op.From {
-		err = dataset.Errorf(dataset.ErrConflict, "its home is not node %s any more", operation.ShortID(m.op.From))
+	if err == nil && v.Home != m.op.OtherNode {
+		err = dataset.Errorf(dataset.ErrConflict, "its home is not node %s any more", operation.ShortID(m.op.OtherNode))
 	}
 	if err != nil {
 		return fmt.Errorf("move of volume %s: %w", m.op.Volume, err)
 	}
 	if m.given = v.Pool; m.op.Loss != nil {
-		m.before = v.Taken
+		m.before = v.TakenOver
 	}
 	return nil
 }
@@ -60,9 +60,9 @@ func (m *moving) onShare(ctx context.Context) error {
 // ClearPlace destroys the older data that an earlier home left of a dataset in the target pool, before
 // control records that the home is here. A move file by file does the same. Its lock is held.
 func (v *Mover) ClearPlace(ctx context.Context, pool backends.Pool, op *dataset.Operation, given uuid.UUID,
-	before *dataset.Taken) error {
-	here := given == op.Dataset.Pool
-	if here && (before == nil || before.From != given) {
+	before *dataset.TakenOver) error {
+	here := given == op.DatasetRecord.Pool
+	if here && (before == nil || before.FromPool != given) {
 		return dataset.Errorf(dataset.ErrConflict,
 			"pool %s is the very pool that it lies in (drover store rebuild here makes this node its home)",
 			v.Pools.Name(given))
@@ -77,7 +77,7 @@ func (v *Mover) ClearPlace(ctx context.Context, pool backends.Pool, op *dataset.
 		err = dataset.Errorf(dataset.ErrConflict, "it may be newer than what its home gave up")
 	}
 	if err != nil {
-		return fmt.Errorf("what lies in pool %s of it (%s): %w", v.Pools.Name(op.Dataset.Pool), e.Path, err)
+		return fmt.Errorf("what lies in pool %s of it (%s): %w", v.Pools.Name(op.DatasetRecord.Pool), e.Path, err)
 	}
 	if here { // these are the only data: no home has taken the dataset since
 		return nil

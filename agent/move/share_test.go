@@ -128,7 +128,7 @@ func TestI1TakeFromOwnPoolIsRefused(t *testing.T) {
 	pool := f.A.Pool()
 	next := f.Recorded("db").Dataset
 	next.Epoch++
-	op := &dataset.Operation{Volume: "db", DatasetID: d.ID, Epoch: d.Epoch, Share: true, Dataset: &next}
+	op := &dataset.Operation{Volume: "db", DatasetID: d.ID, Epoch: d.Epoch, SameShare: true, DatasetRecord: &next}
 	if err := f.A.Mover.ClearPlace(t.Context(), pool, op, pool.ID(), nil); !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "drover store rebuild") {
 		t.Errorf("cleared: %v", err)
 	}
@@ -183,7 +183,7 @@ func TestUntakenDatasetIsNotCollected(t *testing.T) {
 		}
 		text := ""
 		for _, is := range found {
-			text += is.Subject + ": " + is.Text + " (" + is.Mend + ")\n"
+			text += is.Subject + ": " + is.Text + " (" + is.Fix + ")\n"
 		}
 		if !strings.Contains(text, says) || strings.Contains(text, "--gc") || strings.Contains(text, "quarantined") {
 			t.Errorf("%s doctor says:\n%s", when, text)
@@ -255,7 +255,7 @@ func TestMoveToCopyOfShareFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	op := f.AwaitEnd(*out.Operation)
-	if !op.Share || op.State != dataset.OpFailed || !strings.Contains(op.Problem.Message, "not the share that it lies on") || op.Manifest != nil {
+	if !op.SameShare || op.State != dataset.OpFailed || !strings.Contains(op.Problem.Message, "not the share that it lies on") || op.Manifest != nil {
 		t.Errorf("%+v, %+v", op, op.Problem)
 	}
 	if v := f.Recorded("db"); v.Home != f.A.Node() || v.Epoch != 1 {
@@ -303,7 +303,7 @@ func failoverOnAShare(t *testing.T, removed bool) {
 	g := agenttest.NewBoundedOn(t, "nfs", 2*time.Second)
 	agenttest.Await(t, func() bool { // control has heard of both guards
 		nodes, err := g.Service.NodeList(t.Context(), "")
-		return err == nil && len(nodes) == 2 && nodes[0].Guarded && nodes[1].Guarded
+		return err == nil && len(nodes) == 2 && nodes[0].GuardRunning && nodes[1].GuardRunning
 	})
 	if err := g.A.Create(t.Context(), "db@shut", nil); err != nil {
 		t.Fatal(err)
@@ -324,7 +324,7 @@ func failoverOnAShare(t *testing.T, removed bool) {
 		return err == nil && slices.ContainsFunc(nodes, func(n api.Node) bool { return n.ID == g.A.Node() && !n.Live })
 	})
 	g.B.WantFile("db", "token", "kept")
-	if v := g.Recorded("db"); v.Home != g.B.Node() || v.Epoch != d.Epoch+1 || len(v.Copies)+len(v.Kept) != 0 {
+	if v := g.Recorded("db"); v.Home != g.B.Node() || v.Epoch != d.Epoch+1 || len(v.Copies)+len(v.CopyDetails) != 0 {
 		t.Errorf("%+v", v)
 	}
 	if removed {

@@ -61,8 +61,8 @@ func neverTook(t *testing.T, to string) {
 		t.Errorf("%s has %q", to, got)
 	}
 	v := f.Recorded("db")
-	if e, err := next.Pool().Stat(t.Context(), d.ID); err != nil || e.Record.Epoch != v.Epoch || v.Taken == nil || v.Taken.From != f.A.Pool().ID() {
-		t.Errorf("%s: %+v, %+v, %v", to, v.Taken, e, err)
+	if e, err := next.Pool().Stat(t.Context(), d.ID); err != nil || e.Record.Epoch != v.Epoch || v.TakenOver == nil || v.TakenOver.FromPool != f.A.Pool().ID() {
+		t.Errorf("%s: %+v, %+v, %v", to, v.TakenOver, e, err)
 	}
 }
 

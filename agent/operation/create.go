@@ -51,8 +51,8 @@ func (c *Creator) Create(ctx context.Context, req api.Request) (dataset.Dataset,
 			if err != nil {
 				return dataset.Dataset{}, err
 			}
-			if plan.Done != nil {
-				return *plan.Done, nil
+			if plan.Unchanged != nil {
+				return *plan.Unchanged, nil
 			}
 		case errors.Is(err, ErrLost):
 		case err != nil:
@@ -72,8 +72,8 @@ func (c *Creator) createOnce(ctx context.Context, jb *jobs.Job, req api.Request)
 	if err != nil {
 		return d, err
 	}
-	if plan.Done != nil {
-		return *plan.Done, nil
+	if plan.Unchanged != nil {
+		return *plan.Unchanged, nil
 	}
 	if plan.Operation.Node != c.deps.NodeID {
 		return c.deps.Requester.Make(ctx, jb, req)
@@ -82,7 +82,7 @@ func (c *Creator) createOnce(ctx context.Context, jb *jobs.Job, req api.Request)
 	if err != nil {
 		return d, err
 	}
-	if out.Lost {
+	if out.Duplicate {
 		return d, ErrLost
 	}
 	return *out.Dataset, nil
@@ -106,7 +106,7 @@ func (m *Maker) create(ctx context.Context, jb *jobs.Job, op *dataset.Operation,
 		return out, err
 	}
 	defer unlock()
-	pool, err := m.deps.Pools.Get(op.Dataset.Pool)
+	pool, err := m.deps.Pools.Get(op.DatasetRecord.Pool)
 	if err != nil {
 		return out, err
 	}
@@ -125,7 +125,7 @@ func (m *Maker) create(ctx context.Context, jb *jobs.Job, op *dataset.Operation,
 	if host.InDoubt(err) {
 		return out, err // the next sync shows whether it is recorded
 	}
-	if err != nil || out.Lost {
+	if err != nil || out.Duplicate {
 		return out, errors.Join(err, storage.Discard(ctx, pool, op.DatasetID))
 	}
 	steps.At(name + ".recorded")

@@ -73,7 +73,7 @@ func (s *Datasets) Hold(ctx context.Context, op dataset.Operation, what string) 
 // lock: otherwise the dataset could move to another node before the answer is applied.
 func (s *Datasets) Commit(ctx context.Context, op *dataset.Operation) (api.Committed, error) {
 	out, err := s.deps.Operations.Report(ctx, op)
-	if err == nil && out.Dataset != nil && !out.Lost && s.IsHere(out) {
+	if err == nil && out.Dataset != nil && !out.Duplicate && s.IsHere(out) {
 		s.deps.Cache.Apply(*out.Dataset, out.Index)
 		s.deps.ProfileChanged(*out.Dataset)
 	}

@@ -48,7 +48,7 @@ func (x *Executor) Execute(ctx context.Context, jb *jobs.Job, op dataset.Operati
 	if err != nil {
 		return out, err
 	}
-	if out.Dataset != nil && !out.Lost {
+	if out.Dataset != nil && !out.Duplicate {
 		x.deps.PoolChanged(out.Dataset.Pool, op.Kind == dataset.OpMove)
 	}
 	x.deps.LogOf(dataset.Dataset{Volume: op.Volume, ID: op.DatasetID}).

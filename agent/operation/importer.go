@@ -57,7 +57,7 @@ func (i *Importer) ImportArchive(ctx context.Context, req api.Request, r io.Read
 		return dataset.Dataset{}, err
 	}
 	if plan.Operation == nil {
-		return *plan.Done, nil
+		return *plan.Unchanged, nil
 	}
 	op := *plan.Operation
 	var out api.Committed // read only if the job has ended without an error
@@ -79,7 +79,7 @@ func (i *Importer) ImportArchive(ctx context.Context, req api.Request, r io.Read
 	if err != nil {
 		return dataset.Dataset{}, err
 	}
-	if out.Lost {
+	if out.Duplicate {
 		return dataset.Dataset{}, dataset.Errorf(dataset.ErrExists, "volume %q was made by someone else meanwhile",
 			op.Volume)
 	}
@@ -148,7 +148,7 @@ func nothingBelow(folder *os.File) error {
 // importInto makes a volume, which fill fills.
 func (i *Importer) importInto(ctx context.Context, jb *jobs.Job, op *dataset.Operation,
 	fill func(root *os.File) error) (api.Committed, error) {
-	pool, err := i.deps.Pools.Get(op.Dataset.Pool)
+	pool, err := i.deps.Pools.Get(op.DatasetRecord.Pool)
 	if err != nil {
 		return api.Committed{}, err
 	}

@@ -55,18 +55,18 @@ func (m *Maker) makeDataset(ctx context.Context, jb *jobs.Job, pool backends.Poo
 	}
 	steps.At(name + ".begin")
 	if op.Source == nil {
-		if err := storage.CheckFits(ctx, pool, op.Dataset.Profile.Size); err != nil {
+		if err := storage.CheckFits(ctx, pool, op.DatasetRecord.Profile.Size); err != nil {
 			return 0, fmt.Errorf("volume %s: %w", op.Volume, err)
 		}
-		storage.ApplyDefaults(op.Dataset, pool)
+		storage.ApplyDefaults(op.DatasetRecord, pool)
 	}
-	asked = op.Dataset.Size
+	asked = op.DatasetRecord.Size
 	withKey, err := m.deps.Seal(ctx, pool, op)
 	if err != nil {
 		return 0, fmt.Errorf("volume %s: %w", op.Volume, err)
 	}
 	if err := m.MakeBytes(withKey, jb, pool, op); err != nil {
-		return 0, fmt.Errorf("volume %s: %w", op.Volume, m.deps.Space.Mend(ctx, op.Dataset.Pool, err))
+		return 0, fmt.Errorf("volume %s: %w", op.Volume, m.deps.Space.Mend(ctx, op.DatasetRecord.Pool, err))
 	}
 	return asked, nil
 }
@@ -75,11 +75,11 @@ func (m *Maker) makeDataset(ctx context.Context, jb *jobs.Job, pool backends.Poo
 func (m *Maker) MakeBytes(ctx context.Context, jb *jobs.Job, pool backends.Pool, op *dataset.Operation) error {
 	if op.Source == nil {
 		jb.Step("making")
-		size, err := pool.Create(ctx, *op.Dataset)
-		op.Dataset.Size = size
+		size, err := pool.Create(ctx, *op.DatasetRecord)
+		op.DatasetRecord.Size = size
 		return err
 	}
-	planned := op.Dataset.Size
+	planned := op.DatasetRecord.Size
 	later, err := m.cloneBytes(ctx, jb, pool, op)
 	if err != nil {
 		return err
@@ -91,9 +91,9 @@ func (m *Maker) MakeBytes(ctx context.Context, jb *jobs.Job, pool backends.Pool,
 		return nil
 	}
 	jb.Step("growing")
-	err = later.Resize(ctx, op.DatasetID, op.Dataset.Size, nil)
+	err = later.Resize(ctx, op.DatasetID, op.DatasetRecord.Size, nil)
 	if err == nil { // the second call writes the record with the actual size; the dataset exists already
-		op.Dataset.Size, err = pool.Clone(ctx, *op.Dataset, *op.Source, nil)
+		op.DatasetRecord.Size, err = pool.Clone(ctx, *op.DatasetRecord, *op.Source, nil)
 	}
 	if err != nil {
 		return errors.Join(err, storage.Discard(ctx, pool, op.DatasetID))
@@ -104,7 +104,7 @@ func (m *Maker) MakeBytes(ctx context.Context, jb *jobs.Job, pool backends.Pool,
 // takeSize checks the size of a new clone and takes it into the operation. A clone has the size of its source, which
 // may have been resized since the clone was planned. If the request asked for a size, the clone must not be larger.
 func takeSize(op *dataset.Operation, planned dataset.Size) error {
-	d := op.Dataset
+	d := op.DatasetRecord
 	if planned == 0 || d.Size == planned || d.Size.RoundedFrom(planned) {
 		return nil
 	}
@@ -126,7 +126,7 @@ func (m *Maker) cloneBytes(ctx context.Context, jb *jobs.Job, pool backends.Pool
 		return nil, err
 	}
 	defer unlock()
-	made, in, thaw := *op.Dataset, ctx, func() error { return nil }
+	made, in, thaw := *op.DatasetRecord, ctx, func() error { return nil }
 	if d, ok := m.deps.Cache.Dataset(op.Source.Dataset); ok && op.Source.Snapshot == uuid.Nil {
 		if err := m.deps.MayChange(d, "clone"); err != nil {
 			return nil, err
@@ -157,11 +157,11 @@ func (m *Maker) cloneBytes(ctx context.Context, jb *jobs.Job, pool backends.Pool
 	if r, can := pool.(backends.Resizer); can && bounded && size < made.Size {
 		later = r
 	}
-	if later != nil && size > op.Dataset.Size { // the source was resized since the clone was planned
+	if later != nil && size > op.DatasetRecord.Size { // the source was resized since the clone was planned
 		later = nil
 	}
 	if later == nil {
-		op.Dataset.Size = size
+		op.DatasetRecord.Size = size
 	}
 	return later, errors.Join(err, thaw())
 }

@@ -116,7 +116,7 @@ func TestPurgeOfCopyAsksControlFirst(t *testing.T) {
 		t.Errorf("on record it is %s", kind)
 	}
 	k, _ := f.B.Cache.Copy(d.ID)
-	k.Kind, k.Was = dataset.CopyGoing, dataset.CopyReplica
+	k.Kind, k.PreviousKind = dataset.CopyGoing, dataset.CopyReplica
 	for _, away := range []bool{false, true} {
 		if away {
 			way.Cut()

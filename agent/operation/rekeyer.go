@@ -73,8 +73,8 @@ func (r *Rekeyer) exchange(ctx context.Context, op dataset.Operation, d dataset.
 		!now.Profile.Encryption.Equal(d.Profile.Encryption) {
 		return now, out, false, err
 	}
-	to := *op.Dataset
-	to.Encryption, op.Dataset = &next, &to
+	to := *op.DatasetRecord
+	to.Encryption, op.DatasetRecord = &next, &to
 	steps.At("rekey.made")
 	if out, err = r.deps.Datasets.Commit(context.WithoutCancel(ctx), &op); err == nil {
 		steps.At("rekey.recorded")
@@ -88,7 +88,7 @@ func (r *Rekeyer) rewrap(ctx context.Context, d dataset.Dataset, op dataset.Oper
 	if d.Encryption == nil {
 		return next, dataset.Errorf(dataset.ErrUnsupported, "it is not encrypted")
 	}
-	key, err := r.deps.Keys.OperatorKey(ctx, op.Dataset.Profile, d.ID)
+	key, err := r.deps.Keys.OperatorKey(ctx, op.DatasetRecord.Profile, d.ID)
 	if err != nil {
 		return next, fmt.Errorf("the new key: %w", err)
 	}
@@ -107,5 +107,5 @@ func (r *Rekeyer) rewrap(ctx context.Context, d dataset.Dataset, op dataset.Oper
 	if err != nil {
 		return next, err
 	}
-	return r.deps.Keys.Wrap(ctx, key, *op.Dataset, d.Encryption.ID, data)
+	return r.deps.Keys.Wrap(ctx, key, *op.DatasetRecord, d.Encryption.ID, data)
 }

@@ -38,14 +38,14 @@ func (r *Reshaper) Resize(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 	if err != nil {
 		return out, err
 	}
-	if op.Dataset.Size > d.Size {
-		if err := storage.CheckFits(ctx, pool, op.Dataset.Size); err != nil {
+	if op.DatasetRecord.Size > d.Size {
+		if err := storage.CheckFits(ctx, pool, op.DatasetRecord.Size); err != nil {
 			return out, fmt.Errorf("volume %s: %w", d.Volume, err)
 		}
 	}
 	steps.At("resize.begin")
 	jb.Step("resizing")
-	if err := r.deps.Sizes.Resize(ctx, pool, d.ID, op.Dataset.Size); err != nil {
+	if err := r.deps.Sizes.Resize(ctx, pool, d.ID, op.DatasetRecord.Size); err != nil {
 		return out, fmt.Errorf("volume %s: %w", d.Volume, err)
 	}
 	steps.At("resize.made")

@@ -117,17 +117,17 @@ func (r *Runner) Run(
 
 func newRunning(op dataset.Operation, cancel context.CancelFunc) *running {
 	now := &running{cancel: cancel, recorded: op.State == dataset.OpRunning, dataset: op.DatasetID}
-	if op.Dataset != nil {
-		now.pool = op.Dataset.Pool
+	if op.DatasetRecord != nil {
+		now.pool = op.DatasetRecord.Pool
 	}
 	return now
 }
 
 // separate returns a copy of an operation that shares no records with it.
 func separate(op dataset.Operation) dataset.Operation {
-	if op.Dataset != nil {
-		d := *op.Dataset
-		op.Dataset = &d
+	if op.DatasetRecord != nil {
+		d := *op.DatasetRecord
+		op.DatasetRecord = &d
 	}
 	if op.Snapshot != nil {
 		s := *op.Snapshot
@@ -162,7 +162,7 @@ func (r *Runner) Report(ctx context.Context, op *dataset.Operation) (api.Committ
 	mayArrive := r.settleRecord(op.ID)
 	for again := false; ; again = true {
 		out, err := r.deps.Control.Commit(ctx, r.deps.NodeID, api.Report{
-			Incarnation: r.deps.Incarnation, Operation: *op, Again: again || mayArrive,
+			Incarnation: r.deps.Incarnation, Operation: *op, Retry: again || mayArrive,
 		})
 		if errors.Is(err, dataset.ErrUnavailable) {
 			r.setInDoubt(op.ID, true)

@@ -2,7 +2,6 @@ package operation
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"os"
@@ -58,7 +57,7 @@ func (z *Sizes) Load(ctx context.Context) error {
 			return err
 		}
 		var u DeferredResize
-		if err := json.Unmarshal(v, &u); err != nil {
+		if err := dataset.DecodeRecord(v, &u); err != nil {
 			return err
 		}
 		z.deferred[id] = u

@@ -130,7 +130,7 @@ func made(ctx context.Context, pool backends.Pool, s dataset.Snapshot) bool {
 func (t *Snapshotter) Stamp(ctx context.Context, pool backends.Pool, s dataset.Snapshot) (dataset.Snapshot, error) {
 	e, err := pool.Stat(ctx, s.Dataset)
 	if i := lineage.IndexOf(e, s.ID); err == nil && i >= 0 {
-		s.Created, s.Order, s.Size = e.Snapshots[i].Created, e.Snapshots[i].Order, e.Snapshots[i].Size
+		s.Created, s.OrderTime, s.Size = e.Snapshots[i].Created, e.Snapshots[i].OrderTime, e.Snapshots[i].Size
 		return s, nil
 	}
 	return t.deps.Sizes.WithActualSize(s).TakenAfter(e.Snapshots, t.deps.Clock.Now()), err
@@ -184,7 +184,7 @@ func (t *Snapshotter) restoreBytes(ctx context.Context, jb *jobs.Job, pool backe
 		if err != nil {
 			return err
 		}
-		if slices.ContainsFunc(now.Guests, func(g dataset.Guest) bool { return g.Node != t.deps.NodeID }) {
+		if slices.ContainsFunc(now.SharedMounts, func(g dataset.SharedMount) bool { return g.Node != t.deps.NodeID }) {
 			restore = sharer.RestoreApart
 		}
 	}

@@ -40,7 +40,7 @@ func TestFailoverUsesNewestSnapshotOfLastEpoch(t *testing.T) {
 	if err := r.Mover.ContinueFromBest(t.Context(), r.Pool(), op); err != nil {
 		t.Fatal(err)
 	}
-	if l := op.Loss; l.Snapshot != want || l.Epoch != 2 || !l.Taken.Equal(noon.Add(time.Minute)) || !slices.Equal(l.Later, []uuid.UUID{later}) {
+	if l := op.Loss; l.Snapshot != want || l.Epoch != 2 || !l.Taken.Equal(noon.Add(time.Minute)) || !slices.Equal(l.SurvivingSnapshots, []uuid.UUID{later}) {
 		t.Errorf("it goes on from %+v", l)
 	}
 	op.Loss = &dataset.Loss{Epoch: 3, Taken: noon.Add(-time.Hour)}
@@ -88,7 +88,7 @@ func TestC4SnapshotOrderWithClockSetBack(t *testing.T) {
 	}
 	r.FakeClock.Set(r.FakeClock.Now().Add(2 * time.Hour))
 	take("right-again")
-	if s := wantNewest("right-again"); !s.Order.IsZero() {
+	if s := wantNewest("right-again"); !s.OrderTime.IsZero() {
 		t.Errorf("the clock tells the order, and it is %+v", s)
 	}
 }

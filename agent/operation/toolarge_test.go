@@ -20,7 +20,7 @@ func TestVolumeLargerThanPoolIsRefused(t *testing.T) {
 	const huge = 1 << 60
 	made, next := d, d
 	made.ID, made.Profile.Size, next.Size = uuid.New(), huge, huge
-	op := dataset.Operation{Volume: "db", DatasetID: made.ID, Dataset: &made, Epoch: d.Epoch}
+	op := dataset.Operation{Volume: "db", DatasetID: made.ID, DatasetRecord: &made, Epoch: d.Epoch}
 	_, err := r.Executor.Act(dataset.OpCreate)(t.Context(), &jobs.Job{}, &op)
 	refused := func(what string, err error) {
 		t.Helper()
@@ -29,11 +29,11 @@ func TestVolumeLargerThanPoolIsRefused(t *testing.T) {
 		}
 	}
 	refused("create", err)
-	op.DatasetID, op.Dataset = d.ID, &next
+	op.DatasetID, op.DatasetRecord = d.ID, &next
 	_, err = r.Executor.Act(dataset.OpResize)(t.Context(), &jobs.Job{}, &op)
 	refused("resize", err)
 	made.ID, made.Size = uuid.New(), huge
-	op = dataset.Operation{Volume: "copy", DatasetID: made.ID, Dataset: &made, Epoch: d.Epoch, Source: &dataset.Source{Dataset: d.ID}}
+	op = dataset.Operation{Volume: "copy", DatasetID: made.ID, DatasetRecord: &made, Epoch: d.Epoch, Source: &dataset.Source{Dataset: d.ID}}
 	_, err = r.Executor.Act(dataset.OpCreate)(t.Context(), &jobs.Job{}, &op)
 	refused("clone", err)
 }

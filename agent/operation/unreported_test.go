@@ -45,8 +45,8 @@ func TestFinishedButUnreportedOperations(t *testing.T) {
 				user := f.A
 				if of.spec == "db@many" {
 					user = f.B
-					for _, g := range f.Recorded("db").Guests { // as the home says first of all when it is back
-						over := api.Stay{Incarnation: f.A.Incarnation, Dataset: d.ID, ID: g.ID, Over: true}
+					for _, g := range f.Recorded("db").SharedMounts { // as the home says first of all when it is back
+						over := api.SharedMountReport{Incarnation: f.A.Incarnation, Dataset: d.ID, ID: g.ID, Ended: true}
 						if _, err := f.Service.Guest(t.Context(), f.A.Node(), over); err != nil {
 							t.Fatal(err)
 						}

@@ -162,7 +162,7 @@ func isHung(r *agenttest.Host, there dataset.Dataset, found int) {
 	if _, err := r.RebuildStore(ctx, false); !errors.Is(err, dataset.ErrOffline) {
 		r.T.Errorf("a rebuild that does not see what lies there: %v", err)
 	}
-	if h, err := r.Holdings.List(ctx); err != nil || len(h.Pools) != 1 || len(h.Found) != found {
+	if h, err := r.Holdings.List(ctx); err != nil || len(h.ExaminedPools) != 1 || len(h.Datasets) != found {
 		r.T.Errorf("%+v, %v", h, err) // what is known of that one counts
 	}
 }

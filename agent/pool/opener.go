@@ -2,7 +2,6 @@ package pool
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -37,7 +36,7 @@ func (x *Opener) Open(ctx context.Context, node uuid.UUID, recovered bool) error
 	var names []string
 	err := x.DB.Each(ctx, "pools/", func(name string, v []byte) error {
 		var r Record
-		if err := json.Unmarshal(v, &r); err != nil {
+		if err := dataset.DecodeRecord(v, &r); err != nil {
 			return err
 		}
 		known[name] = r

@@ -44,7 +44,8 @@ type Pool struct {
 
 // inform records those properties of an opened pool that do not change.
 func (op *Pool) inform(can dataset.Capabilities, is backends.Info) {
-	op.Capabilities, op.Holds, op.Missing, op.Note, op.Share = can, is.CopyFilesystems, is.Missing, is.Note, is.Share
+	op.Capabilities, op.AcceptedFilesystems, op.MissingFeatures = can, is.CopyFilesystems, is.Missing
+	op.Note, op.Share = is.Note, is.Share
 	if table, err := mount.Table(); err == nil {
 		op.Memory = table.InMemory(is.Path)
 	}

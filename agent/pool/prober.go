@@ -113,8 +113,8 @@ func (p *Prober) BlameOperation(ctx context.Context, op dataset.Operation, err e
 	if d, known := p.Cache.Dataset(op.DatasetID); known {
 		id = d.Pool
 	}
-	if op.Dataset != nil {
-		id = op.Dataset.Pool
+	if op.DatasetRecord != nil {
+		id = op.DatasetRecord.Pool
 	}
 	if p.pools.One(id) == nil {
 		return err

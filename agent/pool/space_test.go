@@ -59,7 +59,7 @@ func TestDoctorReportsFullRootDisk(t *testing.T) {
 			if err := r.Remove(t.Context(), "waste"); err != nil {
 				t.Fatal(err)
 			}
-			if f := r.Finding("root"); f.Level != findings.OK || f.Mend != "" {
+			if f := r.Finding("root"); f.Level != findings.OK || f.Fix != "" {
 				t.Errorf("with room: %+v", f)
 			}
 			advice := func(what, text string) {
@@ -72,13 +72,13 @@ func TestDoctorReportsFullRootDisk(t *testing.T) {
 			if f := r.Finding("root"); f.Level != findings.Warning {
 				t.Errorf("with little room: %+v", f)
 			} else {
-				advice("with little room", f.Mend)
+				advice("with little room", f.Fix)
 			}
 			leave(t, disk, 1<<20)
 			if f := r.Finding("root"); f.Level != findings.Error || !strings.Contains(f.Text, "creates are refused") {
 				t.Errorf("full: %+v", f)
 			} else {
-				advice("full", f.Mend)
+				advice("full", f.Fix)
 			}
 			err := r.Create(t.Context(), "more", nil)
 			if !errors.Is(err, dataset.ErrNoSpace) || !strings.Contains(err.Error(), disk+" is nearly full") {
@@ -124,7 +124,7 @@ func TestDoctorOfFailingPoolDoesNotAskForSpace(t *testing.T) {
 	op, _ := r.Pools.ByName("default")
 	st := dataset.PoolStatus{Online: true, Free: 90 * dataset.GiB, Size: 100 * dataset.GiB, Reason: why}
 	weighs(r, &weighty{Pool: op.Storage, status: st}, 0)
-	if f := r.Finding("pool default"); f.Level != findings.Error || f.Mend != "" || f.Text != why {
+	if f := r.Finding("pool default"); f.Level != findings.Error || f.Fix != "" || f.Text != why {
 		t.Errorf("%+v", f)
 	}
 }
@@ -171,7 +171,7 @@ func TestRemedyForFullPool(t *testing.T) {
 				image = size
 			}
 			weighs(r, p, image)
-			if f := r.Finding("pool default"); f.Level != findings.Error || f.Mend != c.want {
+			if f := r.Finding("pool default"); f.Level != findings.Error || f.Fix != c.want {
 				t.Errorf("doctor: %+v, want %q", f, c.want)
 			}
 			err := r.Space.Mend(t.Context(), op.ID, dataset.Errorf(dataset.ErrNoSpace, "full"))

@@ -238,7 +238,7 @@ func TestPoolRemovalWaitsForNoOtherWork(t *testing.T) {
 	newPool(r, "plain")
 	d, imported, unknown := r.NewVolume("db"), uuid.New(), uuid.New()
 	runs := make(chan struct{})
-	imports := dataset.Operation{ID: uuid.New(), DatasetID: imported, Dataset: &dataset.Dataset{ID: imported, Pool: d.Pool}}
+	imports := dataset.Operation{ID: uuid.New(), DatasetID: imported, DatasetRecord: &dataset.Dataset{ID: imported, Pool: d.Pool}}
 	go func() {
 		_ = r.Operations.Run(ctx, &jobs.Job{}, imports, func(ctx context.Context, _ *dataset.Operation) error {
 			close(runs)

@@ -118,7 +118,7 @@ func TestDoctorHasRemedyForOfflinePool(t *testing.T) {
 		mends := map[string]string{}
 		for _, f := range found {
 			if strings.Contains(f.Text, "is offline") {
-				mends[f.Subject] = f.Mend
+				mends[f.Subject] = f.Fix
 			}
 		}
 		for _, part := range []string{"mount its disk", "drover pool adopt PATH", "drover pool rm --forget second"} {

@@ -53,7 +53,7 @@ func (m *cacheModel) spelt(d dataset.Dataset) []string {
 	if r := m.used[d.Volume]; r.Dataset == d.ID {
 		return r.Used
 	}
-	return []string{d.Spelling}
+	return []string{d.RequestedAs}
 }
 
 // nameOf gives each two datasets one name, as when it is used again.
@@ -102,7 +102,7 @@ func TestCache(t *testing.T) {
 			"apply": func(rt *rapid.T) {
 				i := rapid.IntRange(0, len(ids)-1).Draw(rt, "dataset")
 				d := dataset.Dataset{
-					ID: ids[i], Volume: nameOf(i), Spelling: nameOf(i) + "@gold", SpelledBy: node,
+					ID: ids[i], Volume: nameOf(i), RequestedAs: nameOf(i) + "@gold", RequestedBy: node,
 					State:     rapid.SampledFrom([]dataset.State{dataset.StateReady, dataset.StateReady, dataset.StateTrashed, dataset.StatePurging}).Draw(rt, "state"),
 					Protected: rapid.Bool().Draw(rt, "protected"),
 					Epoch:     rapid.Uint64Range(1, 3).Draw(rt, "epoch"),

@@ -111,5 +111,5 @@ func ShownAs(k api.Kept) uuid.UUID {
 
 // IsShown reports whether a copy should be mounted for an operator to look at.
 func IsShown(k api.Kept) bool {
-	return k.Shown && k.Kind == dataset.CopySuperseded && k.Record != nil
+	return k.MountReadOnly && k.Kind == dataset.CopySuperseded && k.Record != nil
 }

@@ -40,22 +40,27 @@ type DB struct{ store store.Store }
 // OpenDB returns the database in a store, which the caller closes.
 func OpenDB(st store.Store) DB { return DB{st} }
 
-// Format is the latest format of the records that this version of Drover reads and writes. It grows when a record gets
-// a key that an older agent must not ignore. The agent then sets formatKey before it first writes such a record.
+// Format is the format of the records that this version of Drover writes. It reads all earlier ones too. It is raised
+// when a record gets a key that an older agent must not ignore. Format 2 renamed keys: see dataset.DecodeRecord.
 const (
-	Format    = 1
+	Format    = 2
 	formatKey = "format"
 )
 
-// CheckFormat fails with dataset.ErrUnsupported if the records have a later format.
-func (s DB) CheckFormat(ctx context.Context) error {
+// RaiseFormat records that the records are written in Format from now on. It fails with dataset.ErrUnsupported if they
+// have a later format. It is idempotent.
+func (s DB) RaiseFormat(ctx context.Context) error {
 	var f struct {
 		Format int `json:"format"`
 	}
 	if _, err := s.Get(ctx, formatKey, &f); err != nil {
 		return err
 	}
-	return dataset.CheckFormat("agent's state", f.Format, Format)
+	if err := dataset.CheckFormat("agent's state", f.Format, Format); err != nil || f.Format == Format {
+		return err
+	}
+	f.Format = Format
+	return s.Put(ctx, map[string]any{formatKey: f})
 }
 
 // Get decodes the value of key into v and reports whether there is one. It fails with ErrCorrupt if the
@@ -68,7 +73,7 @@ func (s DB) Get(ctx context.Context, key string, v any) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("agent's state: %w", err)
 	}
-	if err := json.Unmarshal(e.Value, v); err != nil {
+	if err := dataset.DecodeRecord(e.Value, v); err != nil {
 		return false, dataset.Errorf(dataset.ErrCorrupt, "agent's state: value of %s is damaged: %w", key, err)
 	}
 	return true, nil

@@ -36,7 +36,7 @@ func (c *Cache) List(node uuid.UUID) []Listed {
 		d := &c.datasets[id].Dataset
 		used := c.usedLocked(d, node)
 		if len(used) == 0 {
-			used = []string{d.Spelling}
+			used = []string{d.RequestedAs}
 		}
 		for _, sp := range used {
 			out = append(out, Listed{d.Volume, sp, id})
@@ -58,7 +58,7 @@ func (c *Cache) List(node uuid.UUID) []Listed {
 		}
 	}
 	for id, d := range elsewhere {
-		out = append(out, Listed{d.Volume, d.Spelling, id})
+		out = append(out, Listed{d.Volume, d.RequestedAs, id})
 	}
 	return out
 }
@@ -76,8 +76,8 @@ func (c *Cache) usedLocked(d *dataset.Dataset, node uuid.UUID) []string {
 	if r := c.spellings[d.Volume]; r != nil && r.Dataset == d.ID {
 		return r.Used
 	}
-	if d.SpelledBy == node {
-		return []string{d.Spelling}
+	if d.RequestedBy == node {
+		return []string{d.RequestedAs}
 	}
 	return nil
 }

@@ -114,16 +114,16 @@ func (r *Registration) Register(ctx context.Context, gone ...uuid.UUID) error {
 		word := r.words.Add(1) // before the pools are read
 		err := r.Control.Register(ctx, api.Registration{
 			Node: dataset.Node{
-				ID:          r.NodeID,
-				Name:        r.NodeName,
-				Address:     r.Address,
-				Incarnation: r.Incarnation,
-				Version:     r.Version,
-				Does:        r.Does(),
-				Labels:      r.Labels,
-				Word:        word,
+				ID:                 r.NodeID,
+				Name:               r.NodeName,
+				Address:            r.Address,
+				Incarnation:        r.Incarnation,
+				Version:            r.Version,
+				OperationKinds:     r.Does(),
+				Labels:             r.Labels,
+				RegistrationNumber: word,
 			},
-			Pools: r.Pools.Records(), Gone: gone, Boot: r.Boot, Previous: previous,
+			Pools: r.Pools.Records(), RemovedPools: gone, BootID: r.Boot, PreviousIncarnations: previous,
 		})
 		if overtaken = errors.Is(err, dataset.ErrStale) && word < r.words.Load(); err != nil && !overtaken {
 			return err
@@ -160,7 +160,7 @@ func (r *Registration) SetRefusal(err error) {
 // does not wait.
 func (r *Registration) Plan(ctx context.Context, req api.Request) (api.Plan, error) {
 	p, err := r.Control.Plan(ctx, r.NodeID, req)
-	if err != nil || p.Done != nil {
+	if err != nil || p.Unchanged != nil {
 		return p, err
 	}
 	select {
@@ -206,7 +206,8 @@ func (r *Registration) Leave(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, leaveTime)
 	defer cancel()
-	if err := r.Control.Heartbeat(ctx, r.NodeID, api.Heartbeat{Incarnation: r.Incarnation, Leaving: true}); err != nil {
+	last := api.Heartbeat{Incarnation: r.Incarnation, Stopping: true}
+	if err := r.Control.Heartbeat(ctx, r.NodeID, last); err != nil {
 		r.Log.WithError(err).Info("control was not told that this agent stops")
 	}
 }

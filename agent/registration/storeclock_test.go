@@ -20,7 +20,7 @@ import (
 func TestStoreWithOlderClockIsRejected(t *testing.T) {
 	for _, lacks := range []bool{true, false} {
 		r := agenttest.New(t)
-		r.Link.ChangeSync(func(s *api.Sync) { s.Clock = 50 })
+		r.Link.ChangeSync(func(s *api.Sync) { s.StoreClock = 50 })
 		r.Restart()
 		late := r.NewVolume("late")
 		cfg := r.Config
@@ -30,7 +30,7 @@ func TestStoreWithOlderClockIsRejected(t *testing.T) {
 			t.Fatal(err)
 		}
 		r.Link.ChangeSync(func(s *api.Sync) {
-			s.Index, s.Clock = 1<<40, 49
+			s.RegistrationIndex, s.StoreClock = 1<<40, 49
 			if lacks {
 				s.Datasets = slices.DeleteFunc(s.Datasets, func(d api.Indexed) bool { return d.ID == late.ID })
 			}

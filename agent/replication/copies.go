@@ -2,7 +2,6 @@ package replication
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -55,7 +54,7 @@ func NewCopies(deps CopiesDeps) *Copies { return &Copies{deps: deps} }
 func (c *Copies) Load(ctx context.Context) error {
 	return c.deps.DB.Each(ctx, "copies/", func(_ string, v []byte) error {
 		var k api.Kept
-		err := json.Unmarshal(v, &k)
+		err := dataset.DecodeRecord(v, &k)
 		if err == nil {
 			c.deps.Cache.SetCopy(k.Dataset, &k)
 		}
@@ -163,7 +162,7 @@ func (c *Copies) SettleLocked(ctx context.Context, k api.Kept) error {
 		return nil // a move continues from it, and the copy is settled when the move has ended
 	}
 	wanted := k.Record != nil && k.Record.State != dataset.StatePurging &&
-		(k.Was == dataset.CopyReplica || k.Was == dataset.CopyLeft)
+		(k.PreviousKind == dataset.CopyReplica || k.PreviousKind == dataset.CopyLeft)
 	if condemned && !wanted {
 		return c.destroy(ctx, pool, k)
 	}
@@ -235,9 +234,9 @@ func (c *Copies) removeHead(ctx context.Context, pool backends.Pool, k api.Kept)
 // reportSuperseded reports the snapshot here whose data the volume lacks. The next sync confirms that the snapshot is
 // kept.
 func (c *Copies) reportSuperseded(ctx context.Context, k api.Kept, s dataset.Snapshot) error {
-	k.Kind, k.Snapshot, k.Taken, k.Order, k.Epoch = dataset.CopySuperseded, s.ID, s.Created, s.Order,
+	k.Kind, k.Snapshot, k.Taken, k.OrderTime, k.Epoch = dataset.CopySuperseded, s.ID, s.Created, s.OrderTime,
 		max(k.Epoch, s.Epoch)
-	return c.Report(ctx, api.Copied{Copy: k.Copy})
+	return c.Report(ctx, api.CopyReport{Copy: k.Copy})
 }
 
 // supersededSnapshot returns the record of the snapshot of a superseded head. There is one for each epoch.
@@ -254,8 +253,8 @@ func (c *Copies) supersededSnapshot(k api.Kept) dataset.Snapshot {
 // decision may be old, and the copy may now be the last good one.
 func (c *Copies) destroy(ctx context.Context, pool backends.Pool, k api.Kept) error {
 	if _, err := pool.Stat(ctx, k.Dataset); !errors.Is(err, dataset.ErrNotFound) {
-		err := c.deps.Control.Copied(ctx, c.deps.NodeID, api.Copied{
-			Incarnation: c.deps.Incarnation, Copy: k.Copy, Asks: true,
+		err := c.deps.Control.Copied(ctx, c.deps.NodeID, api.CopyReport{
+			Incarnation: c.deps.Incarnation, Copy: k.Copy, ConfirmRemoval: true,
 		})
 		if errors.Is(err, dataset.ErrStale) {
 			return nil // the copy stays, or the next sync has its new record
@@ -271,7 +270,7 @@ func (c *Copies) destroy(ctx context.Context, pool backends.Pool, k api.Kept) er
 		return err
 	}
 	steps.At("let-go.destroyed")
-	if err := c.Report(ctx, api.Copied{Copy: k.Copy, Gone: true}); err != nil {
+	if err := c.Report(ctx, api.CopyReport{Copy: k.Copy, Removed: true}); err != nil {
 		return err
 	}
 	return errors.Join(
@@ -283,11 +282,11 @@ func (c *Copies) destroy(ctx context.Context, pool backends.Pool, k api.Kept) er
 
 // Report reports a copy of this node to control. If control no longer wants the copy, Report returns nil, and the next
 // sync has the new record.
-func (c *Copies) Report(ctx context.Context, r api.Copied) error {
+func (c *Copies) Report(ctx context.Context, r api.CopyReport) error {
 	return reportCopy(ctx, c.deps.Host, r)
 }
 
-func reportCopy(ctx context.Context, h *host.Host, r api.Copied) error {
+func reportCopy(ctx context.Context, h *host.Host, r api.CopyReport) error {
 	r.Incarnation = h.Incarnation
 	err := h.Control.Copied(ctx, h.NodeID, r)
 	if errors.Is(err, dataset.ErrStale) {

@@ -46,7 +46,7 @@ func (i *Inspections) Settle(ctx context.Context, pool backends.Pool, k api.Kept
 	switch {
 	case records.IsShown(k):
 		return i.Mount(ctx, pool, k)
-	case k.Kind == dataset.CopySuperseded, k.Was == dataset.CopySuperseded:
+	case k.Kind == dataset.CopySuperseded, k.PreviousKind == dataset.CopySuperseded:
 		return i.Unmount(ctx, pool, k)
 	}
 	return nil
@@ -55,7 +55,7 @@ func (i *Inspections) Settle(ctx context.Context, pool backends.Pool, k api.Kept
 // Report reports to control where a copy is mounted, if it is, and why it is not in its recorded state. If control
 // knows that already, it does nothing.
 func (i *Inspections) Report(ctx context.Context, k api.Kept, why error) error {
-	if k.Kind != dataset.CopySuperseded || !k.Shown && k.Path == "" && k.Problem == "" || ctx.Err() != nil {
+	if k.Kind != dataset.CopySuperseded || !k.MountReadOnly && k.Path == "" && k.Problem == "" || ctx.Err() != nil {
 		return why
 	}
 	path := i.deps.MountPath(records.ShownAs(k))
@@ -72,7 +72,7 @@ func (i *Inspections) Report(ctx context.Context, k api.Kept, why error) error {
 	if now == k.Copy {
 		return why
 	}
-	return errors.Join(why, reportCopy(ctx, i.deps.Host, api.Copied{Copy: now, Looked: true}))
+	return errors.Join(why, reportCopy(ctx, i.deps.Host, api.CopyReport{Copy: now, MountOnly: true}))
 }
 
 // failure is a problem of a copy, as it was first reported.

@@ -74,7 +74,7 @@ func looksAt(f *agenttest.Cluster) string {
 }
 
 // nothingShown waits until all is gone that showed the copy that was kept.
-func nothingShown(f *agenttest.Cluster, k api.KeptCopy, what string) {
+func nothingShown(f *agenttest.Cluster, k api.CopyDetail, what string) {
 	f.Helper()
 	id := records.ShownAs(api.Kept{Copy: k.Copy})
 	path := f.B.MountPath(id)
@@ -106,7 +106,7 @@ func TestSupersededCopyCanBeInspected(t *testing.T) {
 	for _, l := range list {
 		if strings.Contains(l.Subject, path) {
 			said++
-			if l.Level != findings.Info || !strings.Contains(l.Mend, "--off") {
+			if l.Level != findings.Info || !strings.Contains(l.Fix, "--off") {
 				t.Errorf("doctor says %+v", l)
 			}
 		} else if strings.Contains(l.Text+l.Subject, filepath.Base(path)) {
@@ -153,7 +153,7 @@ func TestSupersededCopyCanBeInspected(t *testing.T) {
 		t.Errorf("what was overtaken holds %q", held)
 	}
 	submits(f, api.Request{Kind: dataset.OpDiscard, Volume: "db"})
-	agenttest.Await(t, func() bool { return len(f.Recorded("db").Kept) == 0 })
+	agenttest.Await(t, func() bool { return len(f.Recorded("db").CopyDetails) == 0 })
 }
 
 // What cannot be mounted yet is told, with the reason, and done once it can.
@@ -212,7 +212,7 @@ func TestInspectionAfterPowerCut(t *testing.T) {
 	if err := errors.Join(err, w.Sync(), w.Close()); err != nil {
 		t.Fatal(err)
 	}
-	k := api.Kept{Record: &d, Copy: dataset.Copy{Dataset: d.ID, Node: f.A.Node(), Kind: dataset.CopySuperseded, Snapshot: uuid.New(), Shown: true}}
+	k := api.Kept{Record: &d, Copy: dataset.Copy{Dataset: d.ID, Node: f.A.Node(), Kind: dataset.CopySuperseded, Snapshot: uuid.New(), MountReadOnly: true}}
 	if err := f.A.Pool().Snapshot(t.Context(), dataset.Snapshot{ID: k.Snapshot, Dataset: d.ID, Kind: dataset.SnapshotTransfer}, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -235,7 +235,7 @@ func TestInspectionOfHeadWithoutCopies(t *testing.T) {
 	f := agenttest.NewCluster(t, "dir", "dir")
 	d := f.A.NewVolume("db", nil)
 	f.A.WriteFile("db", "token", "lost")
-	k := api.Kept{Record: &d, Copy: dataset.Copy{Dataset: d.ID, Node: f.A.Node(), Kind: dataset.CopySuperseded, Shown: true}}
+	k := api.Kept{Record: &d, Copy: dataset.Copy{Dataset: d.ID, Node: f.A.Node(), Kind: dataset.CopySuperseded, MountReadOnly: true}}
 	if err := f.A.Inspections.Mount(t.Context(), f.A.Pool(), k); err != nil {
 		t.Fatal(err)
 	}
@@ -267,7 +267,7 @@ func TestInspectionCrashesAtEveryAct(t *testing.T) {
 	for _, yes := range []bool{true, false} {
 		for _, late := range []bool{false, true} {
 			for n := 0; ; n++ {
-				if f.KeptCopy().Shown == yes { // the other before it
+				if f.KeptCopy().MountReadOnly == yes { // the other before it
 					shows(f, !yes)
 					if yes {
 						nothingShown(f, f.KeptCopy(), "before")
@@ -275,7 +275,7 @@ func TestInspectionCrashesAtEveryAct(t *testing.T) {
 						looksAt(f)
 					}
 				}
-				settled := func() bool { k := f.KeptCopy(); return k.Shown == yes && (k.Path != "") == yes }
+				settled := func() bool { k := f.KeptCopy(); return k.MountReadOnly == yes && (k.Path != "") == yes }
 				gone := f.B.Fuse.Set(n, late, nil)
 				shows(f, yes)
 				cut := false
@@ -326,7 +326,7 @@ func TestInspectionErrorIsRecordedOncePerKind(t *testing.T) {
 		{dataset.Errorf(dataset.ErrNoSpace, "loop11: full"), errors.New("loop11: full")},
 	} {
 		k.Copy = f.KeptCopy().Copy // as the agent has it by then
-		k.Shown = true
+		k.MountReadOnly = true
 		if err := f.B.Inspections.Report(t.Context(), k, step.why); !errors.Is(err, step.why) {
 			t.Fatal(err)
 		}

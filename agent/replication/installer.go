@@ -94,8 +94,8 @@ func (i *Installer) Install(ctx context.Context, d dataset.Dataset, p MoveRecord
 	}
 	if sharer, can := pool.(backends.Sharer); can && p.Share {
 		given := backends.PreviousHome{Pool: p.From, Epoch: p.Epoch - 1}
-		if p.From == p.Pool && d.Taken != nil { // here since before that home, which never took it over
-			given.Epoch = d.Taken.Epoch - 1
+		if p.From == p.Pool && d.TakenOver != nil { // here since before that home, which never took it over
+			given.Epoch = d.TakenOver.Epoch - 1
 		}
 		if err := sharer.Take(ctx, d, given); err != nil {
 			return fmt.Errorf("volume %s: its home is here, but it was not taken over yet: %w", d.Volume, err)

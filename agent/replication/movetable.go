@@ -20,7 +20,6 @@ package replication
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"sync"
 	"time"
@@ -28,6 +27,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/records"
+	"github.com/droverhq/drover/dataset"
 )
 
 // MoveTable has the datasets that moves bring to this node. Each is recorded on disk, so that a move resumes
@@ -74,7 +74,7 @@ func (t *MoveTable) Load(ctx context.Context) error {
 			return err
 		}
 		var p MoveRecord
-		if err := json.Unmarshal(v, &p); err != nil {
+		if err := dataset.DecodeRecord(v, &p); err != nil {
 			return err
 		}
 		t.moves[id] = p

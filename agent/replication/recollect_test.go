@@ -25,9 +25,9 @@ func (l lying) Stat(context.Context, uuid.UUID) (backends.Entry, error) { return
 // silent takes every report.
 type silent struct{}
 
-func (silent) Settle(context.Context, uuid.UUID) error  { return nil }
-func (silent) Take(context.Context, api.Kept) error     { return nil }
-func (silent) Report(context.Context, api.Copied) error { return nil }
+func (silent) Settle(context.Context, uuid.UUID) error      { return nil }
+func (silent) Take(context.Context, api.Kept) error         { return nil }
+func (silent) Report(context.Context, api.CopyReport) error { return nil }
 
 // After a start, data in a pool is reported as a replica only if it was recorded as one. The home would not ask this
 // node for its promise because of data that a move or an earlier copy left, and the volume would continue from it.

@@ -34,9 +34,9 @@ type ReplicasDeps struct {
 	Source *transfer.Client                                              // receives from other nodes
 	Peer   func(ctx context.Context, id uuid.UUID) (dataset.Node, error) // a node as control has it now
 	Copies interface {
-		Settle(ctx context.Context, ds uuid.UUID) error // brings a copy into its recorded state
-		Take(ctx context.Context, k api.Kept) error     // applies the record of a copy
-		Report(ctx context.Context, c api.Copied) error // reports a copy to control
+		Settle(ctx context.Context, ds uuid.UUID) error     // brings a copy into its recorded state
+		Take(ctx context.Context, k api.Kept) error         // applies the record of a copy
+		Report(ctx context.Context, c api.CopyReport) error // reports a copy to control
 	}
 	WorksSolo bool // there are no other nodes
 }
@@ -258,7 +258,8 @@ func (p *Replicas) Refresh(ctx context.Context, jb *jobs.Job, id uuid.UUID) erro
 		return fmt.Errorf("replica of volume %s, of node %s: %w", d.Volume, home.Name, err)
 	}
 	c := k.Copy
-	c.Epoch, c.Snapshot, c.Taken, c.Order, c.Checked, c.Current = s.Epoch, s.ID, s.Created, s.Order, checked, s.Current
+	c.Epoch, c.Snapshot, c.Taken, c.OrderTime = s.Epoch, s.ID, s.Created, s.OrderTime
+	c.VerifiedAt, c.VerifiedAtHome = checked, s.Current
 	return p.update(ctx, c)
 }
 
@@ -273,7 +274,7 @@ func (p *Replicas) update(ctx context.Context, c dataset.Copy) error {
 	if !c.Tells(was) {
 		return nil
 	}
-	if err := p.deps.Copies.Report(ctx, api.Copied{Copy: c}); err != nil {
+	if err := p.deps.Copies.Report(ctx, api.CopyReport{Copy: c}); err != nil {
 		return err
 	}
 	p.mu.Lock()
@@ -303,7 +304,7 @@ func (p *Replicas) recollect(ctx context.Context, pool backends.Pool, k api.Kept
 	}
 	c := k.Copy
 	if c.Snapshot != s.ID {
-		c.Epoch, c.Snapshot, c.Taken, c.Order, c.Current = s.Epoch, s.ID, s.Created, s.Order, s.Created
+		c.Epoch, c.Snapshot, c.Taken, c.OrderTime, c.VerifiedAtHome = s.Epoch, s.ID, s.Created, s.OrderTime, s.Created
 	}
 	return p.update(ctx, c)
 }

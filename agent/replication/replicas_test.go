@@ -178,7 +178,7 @@ func replicaAhead(t *testing.T, condemned bool) {
 			t.Fatal(err)
 		}
 		agenttest.Await(t, func() bool {
-			return slices.ContainsFunc(f.Recorded("db").Kept, func(k api.KeptCopy) bool { return k.Kind == dataset.CopyGoing })
+			return slices.ContainsFunc(f.Recorded("db").CopyDetails, func(k api.CopyDetail) bool { return k.Kind == dataset.CopyGoing })
 		})
 	}
 	c.Start()
@@ -240,8 +240,8 @@ func (undecided) Operation(context.Context, string, time.Duration) (op dataset.O
 // lenient is a control that lets a copy go.
 type lenient struct{ api.Service }
 
-func (l lenient) Copied(ctx context.Context, node uuid.UUID, c api.Copied) error {
-	if c.Asks {
+func (l lenient) Copied(ctx context.Context, node uuid.UUID, c api.CopyReport) error {
+	if c.ConfirmRemoval {
 		return nil
 	}
 	return l.Service.Copied(ctx, node, c)
@@ -260,7 +260,7 @@ func TestCopyIsNotDestroyedDuringMove(t *testing.T) {
 	f.A.AwaitSettled(d.ID)
 	left, _ := f.A.Cache.Copy(d.ID)
 	k := left
-	k.Kind, k.Was = dataset.CopyGoing, dataset.CopySuperseded
+	k.Kind, k.PreviousKind = dataset.CopyGoing, dataset.CopySuperseded
 	for _, under := range []func() (end func()){
 		func() func() { return f.A.MoveTable.Begin(d.ID) },
 		func() func() { // as after a crash

@@ -191,7 +191,7 @@ func (r *Retention) Received(ctx context.Context, node, ds uuid.UUID, e backends
 	if err != nil {
 		return has
 	}
-	for _, k := range v.Kept {
+	for _, k := range v.CopyDetails {
 		if s, rests := lineage.BaseOf(e, k.Copy); rests && k.Node == node {
 			has = append(has, s)
 		}

@@ -78,7 +78,7 @@ func TestReplicaRefreshAfterMoveIsIncremental(t *testing.T) {
 			move(f, f.B, c, d)
 			home := f.Hosts[slices.IndexFunc(f.Hosts, func(h *agenttest.Host) bool { return h.Node() == f.Recorded("db").Home })]
 			agenttest.Await(t, func() bool { // each replica is seen to be one of this home's, before anything is written
-				return !slices.ContainsFunc(f.Recorded("db").Kept, func(k api.KeptCopy) bool {
+				return !slices.ContainsFunc(f.Recorded("db").CopyDetails, func(k api.CopyDetail) bool {
 					return k.Kind == dataset.CopyReplica && k.Epoch != f.Recorded("db").Epoch
 				})
 			})
@@ -228,12 +228,12 @@ func (h shelf) took(of uuid.UUID) dataset.Snapshot {
 // has tells control that a copy has a snapshot.
 func (h shelf) has(on *agenttest.Host, s dataset.Snapshot) {
 	h.Cluster.Helper()
-	for _, k := range h.Cluster.Recorded(h.d.Volume).Kept {
+	for _, k := range h.Cluster.Recorded(h.d.Volume).CopyDetails {
 		if k.Node != on.Node() {
 			continue
 		}
-		k.Snapshot, k.Taken, k.Order, k.Epoch = s.ID, s.Created, s.Order, s.Epoch
-		if err := on.Copies.Report(h.Cluster.Context(), api.Copied{Copy: k.Copy}); err != nil {
+		k.Snapshot, k.Taken, k.OrderTime, k.Epoch = s.ID, s.Created, s.OrderTime, s.Epoch
+		if err := on.Copies.Report(h.Cluster.Context(), api.CopyReport{Copy: k.Copy}); err != nil {
 			h.Cluster.Fatal(err)
 		}
 	}
@@ -273,7 +273,7 @@ func TestHomeKeepsBasesOfCopiesAndMoves(t *testing.T) {
 	c.Start() // after the replica was placed
 	agenttest.Await(t, func() bool { return !f.ReplicaTimeOn(f.B, "db").IsZero() })
 	f.B.Stop()
-	k := f.Recorded("db").Kept[0].Copy
+	k := f.Recorded("db").CopyDetails[0].Copy
 	asB, asC := move.WithAsker(t.Context(), f.B.Node()), move.WithAsker(t.Context(), c.Node())
 	round := 0
 	given := func() dataset.Snapshot { // to the replica, which has all until then
@@ -289,8 +289,8 @@ func TestHomeKeepsBasesOfCopiesAndMoves(t *testing.T) {
 	}
 	has := func(s dataset.Snapshot) { // as control is told
 		t.Helper()
-		k.Snapshot, k.Taken, k.Order, k.Epoch = s.ID, s.Created, s.Order, s.Epoch
-		if err := f.B.Copies.Report(t.Context(), api.Copied{Copy: k}); err != nil {
+		k.Snapshot, k.Taken, k.OrderTime, k.Epoch = s.ID, s.Created, s.OrderTime, s.Epoch
+		if err := f.B.Copies.Report(t.Context(), api.CopyReport{Copy: k}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -74,7 +74,7 @@ func TestC5CutsAndFlips(t *testing.T) {
 		}
 		for id, want := range wants {
 			got, err := b.pool.(backends.Copier).Received(t.Context(), d.ID, id)
-			if err != nil || !got.Complete || got.Stream.Sum != want.Sum || got.Stream.Bytes != want.Bytes {
+			if err != nil || !got.Complete || got.Stream.Sum != want.SHA256 || got.Stream.Bytes != want.Bytes {
 				rt.Fatalf("received %+v, %v, want %+v", got, err, want)
 			}
 		}

@@ -35,7 +35,7 @@ type Files struct {
 // nothing. Repeated calls return the same result as long as the tree does not change.
 func SumFiles(ctx context.Context, root *os.File, seen io.Writer) (dataset.Manifest, error) {
 	sent, err := writeFiles(ctx, root, seen)
-	return dataset.Manifest{Bytes: sent.Bytes, Sum: sent.Sum}, err
+	return dataset.Manifest{Bytes: sent.Bytes, SHA256: sent.Sum}, err
 }
 
 // writeFiles writes a tree as a tar archive. Unlike other archives it includes sockets.
@@ -91,7 +91,7 @@ func (c *Client) PullFiles(ctx context.Context, f Files) (dataset.Manifest, erro
 	err := c.patiently(ctx, func() (bool, error) {
 		got, began, err := c.pullFiles(ctx, f, &once)
 		if err == nil {
-			out = dataset.Manifest{Snapshot: f.Snapshot, Bytes: got.Bytes, Sum: got.Sum}
+			out = dataset.Manifest{Snapshot: f.Snapshot, Bytes: got.Bytes, SHA256: got.Sum}
 			return false, nil
 		}
 		if began {
@@ -166,9 +166,10 @@ func (f Files) verify(in *frameReader, got backends.Stream) error {
 			"%d bytes came with checksum %.12s, and the peer sent %d with %.12s", got.Bytes, got.Sum, sent.Bytes,
 			sent.Sum)
 	}
-	if m := f.Manifest; m != nil && (m.Bytes != got.Bytes || m.Sum != got.Sum) {
+	if m := f.Manifest; m != nil && (m.Bytes != got.Bytes || m.SHA256 != got.Sum) {
 		return dataset.Errorf(dataset.ErrCorrupt,
-			"%d bytes came with checksum %.12s, and its home gave up %d with %.12s", got.Bytes, got.Sum, m.Bytes, m.Sum)
+			"%d bytes came with checksum %.12s, and its home gave up %d with %.12s", got.Bytes,
+			got.Sum, m.Bytes, m.SHA256)
 	}
 	return nil
 }

@@ -98,7 +98,7 @@ func TestC5FilesCutsAndFlips(t *testing.T) {
 		})
 		b.wire.set(nil)
 		wrong := m
-		wrong.Sum = strings.Repeat("0", 64)
+		wrong.SHA256 = strings.Repeat("0", 64)
 		to := b.create(0)
 		b.open(to.ID, func(there *os.File) {
 			_, err := b.client.PullFiles(t.Context(), Files{Peer: a.http.URL, Dataset: d.ID, Into: there, Manifest: &wrong})

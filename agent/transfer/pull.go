@@ -204,10 +204,10 @@ func (r *pulling) wanted(ctx context.Context) error {
 		return dataset.Errorf(dataset.ErrNotFound, "the peer has no snapshot %s", r.Want)
 	case m == nil:
 		return nil
-	case m.Snapshot != r.Want || got.Stream.Base != m.Base || got.Stream.Bytes != m.Bytes || got.Stream.Sum != m.Sum:
+	case m.Snapshot != r.Want || got.Stream.Base != m.Base || got.Stream.Bytes != m.Bytes || got.Stream.Sum != m.SHA256:
 		return dataset.Errorf(dataset.ErrCorrupt,
 			"snapshot %s came as %d bytes with checksum %.12s, and its home gave up %d with %.12s of snapshot %s",
-			r.Want, got.Stream.Bytes, got.Stream.Sum, m.Bytes, m.Sum, m.Snapshot)
+			r.Want, got.Stream.Bytes, got.Stream.Sum, m.Bytes, m.SHA256, m.Snapshot)
 	}
 	return nil
 }

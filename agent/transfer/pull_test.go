@@ -72,7 +72,7 @@ func TestMoveThereAndBack(t *testing.T) {
 			m, err := Sum(t.Context(), a.pool, final, ahead.ID, io.Discard)
 			must(t, err)
 			must(t, a.pool.DeleteSnapshot(t.Context(), d.ID, other.ID))
-			for _, wrong := range []dataset.Manifest{{Snapshot: final.ID, Base: ahead.ID, Bytes: m.Bytes, Sum: strings.Repeat("0", 64)}, {Snapshot: final.ID, Base: user.ID, Bytes: m.Bytes, Sum: m.Sum}} {
+			for _, wrong := range []dataset.Manifest{{Snapshot: final.ID, Base: ahead.ID, Bytes: m.Bytes, SHA256: strings.Repeat("0", 64)}, {Snapshot: final.ID, Base: user.ID, Bytes: m.Bytes, SHA256: m.SHA256}} {
 				c := newNode(t, kinds[1], disk)
 				_, err := c.pull(a, d, ahead.ID)
 				must(t, err)

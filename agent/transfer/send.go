@@ -36,12 +36,12 @@ func Sum(ctx context.Context, pool backends.Pool, s dataset.Snapshot, base uuid.
 
 func manifest(s dataset.Snapshot, sent backends.Stream) dataset.Manifest {
 	return dataset.Manifest{
-		Snapshot: s.ID,
-		Base:     sent.Base,
-		Bytes:    sent.Bytes,
-		Sum:      sent.Sum,
-		Taken:    s.Created,
-		Order:    s.Order,
+		Snapshot:  s.ID,
+		Base:      sent.Base,
+		Bytes:     sent.Bytes,
+		SHA256:    sent.Sum,
+		Taken:     s.Created,
+		OrderTime: s.OrderTime,
 	}
 }
 

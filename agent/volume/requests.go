@@ -87,7 +87,7 @@ func (r *Requests) Perform(ctx context.Context, req api.Request) error {
 	_, err := r.deps.Jobs.Do(ctx, "op/"+req.ID.String(), what, func(ctx context.Context, jb *jobs.Job) error {
 		jb.Step("planning")
 		plan, err := r.deps.Plan(ctx, req)
-		if err != nil || plan.Done != nil {
+		if err != nil || plan.Unchanged != nil {
 			return err
 		}
 		if plan.Operation.Node != r.deps.NodeID {

@@ -177,7 +177,7 @@ func (w *Viewer) others(ctx context.Context, own []records.Listed) (others []rec
 		}
 		for _, v := range list.Items {
 			if !names[v.Volume] {
-				others = append(others, records.Listed{Name: v.Volume, Spelling: v.Spelling, Dataset: v.ID})
+				others = append(others, records.Listed{Name: v.Volume, Spelling: v.RequestedAs, Dataset: v.ID})
 			}
 		}
 		if page.After = list.Next; page.After == "" {

@@ -20,7 +20,7 @@ func (pages) Volumes(_ context.Context, p api.Page) (out api.List[api.Volume], e
 	if p.After == "a" {
 		name, next = "b", ""
 	}
-	d := dataset.Dataset{ID: uuid.New(), Volume: name, Spelling: name + "@gold"}
+	d := dataset.Dataset{ID: uuid.New(), Volume: name, RequestedAs: name + "@gold"}
 	return api.List[api.Volume]{Items: []api.Volume{{Dataset: d}}, Next: next}, nil
 }
 

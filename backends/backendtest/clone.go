@@ -114,7 +114,7 @@ func cancelledIsAllOrNothing(f *fixture) {
 	_, err := f.pool.Reap(f.ctx, func(uuid.UUID) bool { return false })
 	f.ok(err)
 	f.absent(d.ID)
-	if st := f.pool.Status(f.ctx); st.Pending != 0 {
-		f.Errorf("%d deletions are pending after a complete reap", st.Pending)
+	if st := f.pool.Status(f.ctx); st.Leftovers != 0 {
+		f.Errorf("%d deletions are pending after a complete reap", st.Leftovers)
 	}
 }

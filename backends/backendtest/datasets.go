@@ -20,7 +20,7 @@ type datasets struct {
 func (f *datasets) record() dataset.Dataset {
 	id := uuid.New()
 	d := dataset.Dataset{
-		ID: id, Volume: "db-" + id.String()[:8], Spelling: "db@gold", State: dataset.StateReady,
+		ID: id, Volume: "db-" + id.String()[:8], RequestedAs: "db@gold", State: dataset.StateReady,
 		Profile: dataset.Profile{
 			Name:     "gold",
 			Revision: "0123456789ab",

@@ -238,8 +238,8 @@ func TestLeftoversAreReaped(t *testing.T) {
 	}
 	b.ok(os.WriteFile(b.in("tmp-dataset.json"), nil, 0o600))
 	b.ok(os.WriteFile(filepath.Join(b.path, "tmp-pool.json"), nil, 0o600))
-	if st := b.pool.Status(t.Context()); st.Pending != 2 {
-		t.Errorf("%d are pending, want 2", st.Pending)
+	if st := b.pool.Status(t.Context()); st.Leftovers != 2 {
+		t.Errorf("%d are pending, want 2", st.Leftovers)
 	}
 	if n := b.reap(); n != 6 {
 		t.Errorf("reaped %d, want 6", n)

@@ -6,7 +6,6 @@ import (
 	"encoding"
 	"encoding/binary"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"hash"
@@ -79,7 +78,7 @@ func Describe(kind byte, payload []byte, header any) error {
 	if kind != Start {
 		return Corrupt("its first frame is not a header")
 	}
-	if err := json.Unmarshal(payload, header); err != nil {
+	if err := dataset.DecodeRecord(payload, header); err != nil {
 		return Corrupt("cannot read its header: %w", err)
 	}
 	return nil

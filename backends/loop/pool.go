@@ -95,7 +95,7 @@ func (p *Pool) Status(context.Context) dataset.PoolStatus {
 	}
 	st.Online, st.Free, st.Size = true, free, size
 	if left, err := root.Entries(layout.Deleting); err == nil {
-		st.Pending = len(left)
+		st.Leftovers = len(left)
 	}
 	if err := p.dir.room(root); err != nil {
 		st.Reason = err.Error()

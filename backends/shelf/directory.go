@@ -330,7 +330,7 @@ func (dir *directory) Status() dataset.PoolStatus {
 		st.Reason = err.Error()
 		return st
 	}
-	st.Online, st.Pending = true, len(names)
+	st.Online, st.Leftovers = true, len(names)
 	st.Size, st.Free = dataset.Size(size), dataset.Size(free)
 	return st
 }

@@ -2,7 +2,6 @@ package spool
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -58,7 +57,7 @@ func Partial(root *os.Root) *backends.Partial {
 func read(root *os.Root) (h partRecord, err error) {
 	raw, err := safefile.ReadIn(root, RecordFile)
 	if err == nil {
-		err = json.Unmarshal(raw, &h)
+		err = dataset.DecodeRecord(raw, &h)
 	}
 	if err != nil {
 		return h, err

@@ -71,8 +71,8 @@ func findingTable(a *cli.App, findings []api.Finding) *show.Table {
 	t := show.NewTable("LEVEL", "SUBJECT", "FINDING")
 	for _, f := range findings {
 		t.Row(f.Level, f.Subject, f.Text)
-		if f.Mend != "" { // on a line of its own, because a long finding would push a column off the screen
-			t.Below(2, "to do: "+f.Mend)
+		if f.Fix != "" { // on a line of its own, because a long finding would push a column off the screen
+			t.Below(2, "to do: "+f.Fix)
 		}
 	}
 	p := a.Palette()

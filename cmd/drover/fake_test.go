@@ -295,8 +295,8 @@ func (f *fake) Certify(_ context.Context, node uuid.UUID, c api.Certification) (
 
 func (f *fake) Trust(context.Context) (api.Trust, error) { return api.Trust{}, f.called("Trust") }
 
-func (f *fake) RemoveNode(_ context.Context, ref string, force bool) (api.Removed, error) {
-	out := api.Removed{Node: dataset.Node{Name: ref}}
+func (f *fake) RemoveNode(_ context.Context, ref string, force bool) (api.RemovedNode, error) {
+	out := api.RemovedNode{Node: dataset.Node{Name: ref}}
 	if force {
 		out.Forgotten = []string{"the head of db that node " + ref + " kept, which was overtaken"}
 	}
@@ -305,7 +305,7 @@ func (f *fake) RemoveNode(_ context.Context, ref string, force bool) (api.Remove
 
 func (f *fake) Recover(_ context.Context, r api.Recover) (api.Recovery, error) {
 	err := f.called("Recover", r)
-	if f.recovery.Halted != "" && r.Confirm == f.recovery.Digest {
+	if f.recovery.Halted != "" && r.Digest == f.recovery.Digest {
 		f.recovery.Done = true
 	}
 	return f.recovery, err

@@ -18,8 +18,8 @@ func TestJSONIsTheAPIsObjects(t *testing.T) {
 	db := dbVolume()
 	done, pending := ended("done", nil).op, running("", 0, 0).op
 	pending.State = "pending"
-	v := done.Dataset
-	pending.Dataset = v
+	v := done.DatasetRecord
+	pending.DatasetRecord = v
 	src, err := os.ReadFile("testdata/profiles/good.yaml")
 	if err != nil {
 		t.Fatal(err)

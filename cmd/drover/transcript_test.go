@@ -159,17 +159,17 @@ var scenarios = map[string]func(c *console){
 	},
 	"destroys": func(c *console) { // as of an anonymous volume
 		done := ended(dataset.OpDone, nil)
-		done.op.Dataset.Profile.OnDelete = dataset.OnDelete{Mode: dataset.DeletePurge}
+		done.op.DatasetRecord.Profile.OnDelete = dataset.OnDelete{Mode: dataset.DeletePurge}
 		works(c.fake, done)
 	},
 	"without-its-home": func(c *console) {
 		v, done := dbVolume(), ended(dataset.OpDone, nil)
-		done.op.From = v.Home
+		done.op.OtherNode = v.Home
 		c.fake.outcome = api.Outcome{Volume: &v, Operation: &done.op}
 	},
 	"tight-lipped": func(c *console) { // as one before this was on record
 		done := ended(dataset.OpDone, nil)
-		done.op.Dataset = nil
+		done.op.DatasetRecord = nil
 		works(c.fake, done)
 	},
 	"moves": func(c *console) {
@@ -196,9 +196,9 @@ var scenarios = map[string]func(c *console){
 		d.Encryption = &dataset.Encryption{ID: idBare, KeyID: "5f1c09aa", Wrapped: []byte("wrapped")}
 		done := ended(dataset.OpDone, nil)
 		done.op.Kind = dataset.OpRekey
-		next := *done.op.Dataset
+		next := *done.op.DatasetRecord
 		next.Encryption = &dataset.Encryption{ID: idBare, KeyID: "b8127e03", Wrapped: []byte("wrapped anew")}
-		done.op.Dataset = &next
+		done.op.DatasetRecord = &next
 		works(c.fake, done)
 	},
 	"same-key": func(c *console) {
@@ -206,9 +206,9 @@ var scenarios = map[string]func(c *console){
 		d.Encryption = &dataset.Encryption{ID: idBare, KeyID: "5f1c09aa", Wrapped: []byte("wrapped")}
 		done := ended(dataset.OpDone, nil)
 		done.op.Kind = dataset.OpRekey
-		next := *done.op.Dataset
+		next := *done.op.DatasetRecord
 		next.Encryption = d.Encryption
-		done.op.Dataset = &next
+		done.op.DatasetRecord = &next
 		works(c.fake, done)
 	},
 	"in-the-trash": func(c *console) {
@@ -220,7 +220,7 @@ var scenarios = map[string]func(c *console){
 	"forced": func(c *console) {
 		c.fake.volumes[0] = movingVolume()
 		done := ended(dataset.OpDone, nil)
-		done.op.Kind, done.op.Loss = dataset.OpMove, &dataset.Loss{Snapshot: snapID(1), Taken: now.Add(-time.Hour), Fenced: idNode}
+		done.op.Kind, done.op.Loss = dataset.OpMove, &dataset.Loss{Snapshot: snapID(1), Taken: now.Add(-time.Hour), PreviousHome: idNode}
 		works(c.fake, done)
 	},
 	"deletes": func(c *console) {
@@ -257,15 +257,15 @@ var scenarios = map[string]func(c *console){
 		c.fake.trash[1].Volume = "old"
 	},
 	"broken": func(c *console) {
-		c.fake.findings = append(c.fake.findings, api.Finding{Level: "error", Subject: "pool plain", Text: "offline", Mend: "mount /srv/plain"})
+		c.fake.findings = append(c.fake.findings, api.Finding{Level: "error", Subject: "pool plain", Text: "offline", Fix: "mount /srv/plain"})
 	},
 	"went-back": func(c *console) {
 		c.fake.recovery = api.Recovery{
 			Digest: "0123abcd", Halted: "store inconsistent; changes suspended: it went back (drover store recover)",
-			Heard: []string{"alpha", "beta"}, Silent: []string{"gamma"},
-			Different: []api.Differs{
-				{Dataset: idDB, Volume: "db", Action: "moved", Store: "ready, epoch 1 on alpha", Agents: "ready, epoch 2 on beta"},
-				{Dataset: idBare, Volume: "old", Action: "forgotten", Store: "ready, epoch 1 on alpha"},
+			ReportedNodes: []string{"alpha", "beta"}, SilentNodes: []string{"gamma"},
+			Differences: []api.RecordDifference{
+				{Dataset: idDB, Volume: "db", Action: "moved", InStore: "ready, epoch 1 on alpha", OnAgents: "ready, epoch 2 on beta"},
+				{Dataset: idBare, Volume: "old", Action: "forgotten", InStore: "ready, epoch 1 on alpha"},
 			},
 		}
 	},

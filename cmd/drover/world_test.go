@@ -49,7 +49,7 @@ func bronze() dataset.Profile {
 func dbVolume() api.Volume {
 	return api.Volume{
 		Dataset: dataset.Dataset{
-			ID: idDB, Volume: "db", Spelling: "db@gold", State: dataset.StateReady, Profile: gold(), Size: 20 * dataset.GiB,
+			ID: idDB, Volume: "db", RequestedAs: "db@gold", State: dataset.StateReady, Profile: gold(), Size: 20 * dataset.GiB,
 			Labels: map[string]string{"team": "shop", "env": "prod"}, Protected: true,
 			Home: idNode, Pool: idPool, Epoch: 1, Created: now.Add(-49 * time.Hour), Request: idReq,
 		},
@@ -65,28 +65,28 @@ func dbVolume() api.Volume {
 func movingVolume() api.Volume {
 	v := dbVolume()
 	v.Move, v.Copies = idOp, []uuid.UUID{idOther, idGone}
-	v.Lease = &dataset.Lease{Dataset: idDB, Node: idNode, Epoch: 3, State: dataset.LeaseRecalled, InUse: true, Wanted: idOther}
-	v.Kept = []api.KeptCopy{
-		{NodeName: "host-b", Copy: dataset.Copy{Dataset: idDB, Node: idOther, Kind: dataset.CopyLeft, Epoch: 2, Snapshot: snapID(1), Taken: now.Add(-time.Hour), Until: now.Add(23 * time.Hour)}},
+	v.Lease = &dataset.Lease{Dataset: idDB, Node: idNode, Epoch: 3, State: dataset.LeaseRecalled, InUse: true, WantedBy: idOther}
+	v.CopyDetails = []api.CopyDetail{
+		{NodeName: "host-b", Copy: dataset.Copy{Dataset: idDB, Node: idOther, Kind: dataset.CopyLeft, Epoch: 2, Snapshot: snapID(1), Taken: now.Add(-time.Hour), Expires: now.Add(23 * time.Hour)}},
 		{NodeName: "host-c", Copy: dataset.Copy{Dataset: idDB, Node: idGone, Kind: dataset.CopySuperseded, Epoch: 1, Snapshot: snapID(2), Taken: now.Add(-48 * time.Hour)}},
 	}
 	return v
 }
 
 // looks has a head that was overtaken asked to be mounted, or no more, and returns the copy.
-func looks(c *console, kind dataset.OpKind) *api.KeptCopy {
+func looks(c *console, kind dataset.OpKind) *api.CopyDetail {
 	c.fake.volumes[0] = movingVolume()
 	done := ended(dataset.OpDone, nil)
-	done.op.Kind, done.op.From = kind, idGone
+	done.op.Kind, done.op.OtherNode = kind, idGone
 	c.fake.outcome = api.Outcome{Operation: &done.op}
-	k := &c.fake.volumes[0].Kept[1]
-	k.Shown = kind == dataset.OpShow
+	k := &c.fake.volumes[0].CopyDetails[1]
+	k.MountReadOnly = kind == dataset.OpShow
 	return k
 }
 
 func testVolume() api.Volume {
 	v := dbVolume()
-	v.ID, v.Volume, v.Spelling, v.Protected, v.Labels, v.Snapshots = idTest, "db-test", "db-test@snapshot-5100", false, nil, 0
+	v.ID, v.Volume, v.RequestedAs, v.Protected, v.Labels, v.Snapshots = idTest, "db-test", "db-test@snapshot-5100", false, nil, 0
 	v.Profile, v.Size = bronze(), 0
 	v.Origin = &dataset.Origin{Dataset: idDB, Snapshot: snapID(1)}
 	v.Status = &dataset.DatasetStatus{ID: idTest, Used: 12 * dataset.MiB, Problem: "pool default is offline: /mnt/xfs is not mounted"}
@@ -99,7 +99,7 @@ func goneVolume(id uuid.UUID, name string, days int) api.Volume {
 	v.Status = &dataset.DatasetStatus{ID: id, Used: dataset.GiB}
 	v.Trash = &dataset.Trash{At: now.Add(-time.Duration(days) * 24 * time.Hour)}
 	if days == 1 {
-		v.Trash.Until = now.Add(49 * time.Hour)
+		v.Trash.Expires = now.Add(49 * time.Hour)
 	}
 	return v
 }
@@ -120,7 +120,7 @@ func theWorld() *fake {
 		diff:     api.Diff{Older: snapID(1).String(), Newer: "head", Bytes: 120 << 20, Zeroed: 4 << 20, Ranges: 35},
 		data:     "bytes",
 		nodes: []api.Node{{
-			Live: true, Since: now.Add(-time.Hour),
+			Live: true, StatusSince: now.Add(-time.Hour),
 			Node: dataset.Node{ID: idNode, Name: "host-a", Version: "1.2.3", Pools: []uuid.UUID{idPool}, Labels: map[string]string{"rack": "1"}},
 			Facts: &dataset.Facts{
 				Node: idNode, Taken: now.Add(-3 * time.Minute), Architecture: "x86_64", Kernel: "6.12.3", OS: "debian", OSVersion: "12", Engine: "28.0.1",
@@ -144,7 +144,7 @@ func theWorld() *fake {
 	other.ID[15], other.Name, other.Default, other.Note, other.Backend, other.Path = 2, "plain", false, "", "dir", "/srv/plain"
 	other.Capabilities = dataset.Capabilities{CloneIndependent: true, Shrink: true}
 	f.pools = []api.Pool{
-		{Pool: f.pool, NodeName: "host-a", Status: &dataset.PoolStatus{ID: idPool, Online: true, Size: 40 * dataset.GiB, Free: 10 * dataset.GiB, Pending: 1, Unknown: 2}},
+		{Pool: f.pool, NodeName: "host-a", Status: &dataset.PoolStatus{ID: idPool, Online: true, Size: 40 * dataset.GiB, Free: 10 * dataset.GiB, Leftovers: 1, UnknownObjects: 2}},
 		{Pool: other, NodeName: "host-a", Status: &dataset.PoolStatus{ID: other.ID, Reason: "/srv/plain is not mounted"}},
 	}
 	f.rebuilt = []api.Rebuilt{
@@ -161,7 +161,7 @@ func theWorld() *fake {
 	}
 	f.findings = []api.Finding{
 		{Level: "ok", Subject: "pool default", Text: "online"},
-		{Level: "warning", Subject: "pool default", Text: "holds " + idGone.String() + ", which the store does not know", Mend: "drover doctor --gc " + idGone.String()},
+		{Level: "warning", Subject: "pool default", Text: "holds " + idGone.String() + ", which the store does not know", Fix: "drover doctor --gc " + idGone.String()},
 	}
 	return f
 }
@@ -174,7 +174,7 @@ func ended(state dataset.OpState, p *dataset.Problem) answer {
 	a := running("", 0, 0)
 	a.op.State, a.op.Problem, a.op.Ended = state, p, now
 	v := dbVolume()
-	a.op.Dataset = &v.Dataset
+	a.op.DatasetRecord = &v.Dataset
 	return a
 }
 

@@ -33,29 +33,29 @@ func TestSync(t *testing.T) {
 	d := a.MustCreate("db")
 	b.MustCreate("theirs")
 	full := a.MustSync(0)
-	if !full.Full || !cmp.Equal(names(full), []string{"db"}) || full.Rev == 0 || len(full.Operations) != 0 {
+	if !full.Full || !cmp.Equal(names(full), []string{"db"}) || full.Revision == 0 || len(full.Operations) != 0 {
 		t.Fatalf("%+v", full)
 	}
 	entry, err := e.Spy.Get(e.Ctx, record.DatasetKey(d.ID))
 	if err != nil || full.Datasets[0].Index != entry.Index {
 		t.Errorf("index %d, not %d, %v", full.Datasets[0].Index, entry.Index, err)
 	}
-	if s := a.MustSync(full.Rev); s.Full || len(s.Datasets) != 0 || s.Rev != full.Rev || s.Cluster != full.Cluster {
+	if s := a.MustSync(full.Revision); s.Full || len(s.Datasets) != 0 || s.Revision != full.Revision || s.Cluster != full.Cluster {
 		t.Errorf("nothing new: %+v", s)
 	}
 	b.MustSnapshot("theirs", "")
-	if s := a.MustSync(full.Rev); len(s.Datasets) != 0 || s.Rev <= full.Rev {
+	if s := a.MustSync(full.Revision); len(s.Datasets) != 0 || s.Revision <= full.Revision {
 		t.Errorf("another node's: %+v", s)
 	}
 	a.MustCreate("db2")
 	a.MustSnapshot("db", "")
 	op := *e.MustSubmit(api.Request{Kind: dataset.OpResize, Volume: "db2", Size: "1GiB"}).Operation
-	s := a.MustSync(full.Rev)
+	s := a.MustSync(full.Revision)
 	if s.Full || len(s.Datasets) != 2 || len(s.Operations) != 1 || s.Operations[0].ID != op.ID {
 		t.Errorf("%v, %+v", names(s), s.Operations)
 	}
 	e.MustSubmit(api.Request{Kind: dataset.OpUpdate, Volume: "db", Protect: controltest.Yes()})
-	if s := a.MustSync(s.Rev); !cmp.Equal(names(s), []string{"db", "db2"}) || len(s.Operations) != 1 {
+	if s := a.MustSync(s.Revision); !cmp.Equal(names(s), []string{"db", "db2"}) || len(s.Operations) != 1 {
 		t.Errorf("what is new, and what is worked on: %v", names(s))
 	}
 }
@@ -70,7 +70,7 @@ func TestSyncWhilePlanned(t *testing.T) {
 			d := a.MustCreate("db")
 			a.MustCreate("db2")
 			a.MustDelete("db")
-			rev := a.MustSync(0).Rev
+			rev := a.MustSync(0).Revision
 			if c.news == "db" {
 				rev = 0
 			} else {
@@ -99,7 +99,7 @@ func TestSyncOfWhatIsGone(t *testing.T) {
 	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
 	a.MustCreate("gone@fleeting")
 	moved := a.MustCreate("moved")
-	rev := a.MustSync(0).Rev
+	rev := a.MustSync(0).Revision
 	if err := e.Heartbeat(e.Ctx, a.ID, api.Heartbeat{Incarnation: a.Incarnation, Datasets: []dataset.DatasetStatus{{ID: moved.ID, Mounted: true}}}); err != nil {
 		t.Fatal(err)
 	}
@@ -119,8 +119,8 @@ func TestSyncOfWhatIsGone(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	s = a.MustSync(s.Rev)
-	if s.Full || len(s.Datasets) != 0 || len(s.Removed) != 2 {
+	s = a.MustSync(s.Revision)
+	if s.Full || len(s.Datasets) != 0 || len(s.RemovedDatasets) != 2 {
 		t.Errorf("%+v", s)
 	}
 	if v := e.MustVolume("moved"); v.Status != nil {
@@ -137,14 +137,14 @@ func TestSyncOfUnknownRevisions(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
 	a.MustCreate("db")
-	old := a.MustSync(0).Rev
+	old := a.MustSync(0).Revision
 	e.Restart()
 	for _, rev := range []uint64{old, old + 1, 1, ^uint64(0)} {
 		if s := a.MustSync(rev); !s.Full || len(s.Datasets) != 1 {
 			t.Errorf("rev %d: %+v", rev, s)
 		}
 	}
-	rev := a.MustSync(0).Rev
+	rev := a.MustSync(0).Revision
 	for i := range 2*notify.FeedSize + 1 {
 		e.Feed.Publish(notify.Notice{Nodes: []uuid.UUID{uuid.New()}, Datasets: []uuid.UUID{uuid.New()}})
 		if i == 2*notify.FeedSize-1 && a.MustSync(rev).Full {
@@ -166,7 +166,7 @@ func TestSyncOfUnknownRevisions(t *testing.T) {
 func TestSyncWaits(t *testing.T) {
 	e := controltest.New(t)
 	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
-	rev := a.MustSync(0).Rev
+	rev := a.MustSync(0).Revision
 	wait := func(ctx context.Context) <-chan controltest.Result[api.Sync] {
 		return controltest.Waiting(e, func() (api.Sync, error) { return e.Sync(ctx, a.ID, rev, 25*time.Second) })
 	}
@@ -180,7 +180,7 @@ func TestSyncWaits(t *testing.T) {
 	if r := <-done; r.Err != nil || !cmp.Equal(names(r.V), []string{"db"}) || len(r.V.Operations) != 1 {
 		t.Errorf("%+v, %v", r.V, r.Err)
 	}
-	rev = a.MustSync(0).Rev
+	rev = a.MustSync(0).Revision
 	done = wait(e.Ctx)
 	if _, err := e.CancelOperation(e.Ctx, op.ID.String()); err != nil {
 		t.Fatal(err)
@@ -188,10 +188,10 @@ func TestSyncWaits(t *testing.T) {
 	if r := <-done; r.Err != nil || len(r.V.Operations) != 0 {
 		t.Errorf("%+v, %v", r.V, r.Err)
 	}
-	rev = a.MustSync(0).Rev
+	rev = a.MustSync(0).Revision
 	done = wait(e.Ctx)
 	e.Clock.Advance(25 * time.Second)
-	if r := <-done; r.Err != nil || r.V.Full || r.V.Rev != rev {
+	if r := <-done; r.Err != nil || r.V.Full || r.V.Revision != rev {
 		t.Errorf("%+v, %v", r.V, r.Err)
 	}
 	ctx, cancel := context.WithCancel(e.Ctx)
@@ -229,13 +229,13 @@ func TestSyncFollows(t *testing.T) {
 				if err != nil {
 					return
 				}
-				rev = s.Rev
+				rev = s.Revision
 				for _, d := range s.Datasets {
 					if d.Index > known[i][d.ID].Index {
 						known[i][d.ID] = d
 					}
 				}
-				for _, id := range s.Removed {
+				for _, id := range s.RemovedDatasets {
 					delete(known[i], id)
 				}
 				select {

@@ -76,7 +76,7 @@ func (s *Syncer) syncTrusted(ctx context.Context, node uuid.UUID, n notify.News)
 	if out, err = s.syncRead(ctx, node, n); err != nil {
 		return out, err
 	}
-	if out.Clock, err = s.Ledger.ReadClock(ctx); err != nil {
+	if out.StoreClock, err = s.Ledger.ReadClock(ctx); err != nil {
 		return out, err
 	}
 	after, halted, err := s.trust(ctx, node)
@@ -84,7 +84,7 @@ func (s *Syncer) syncTrusted(ctx context.Context, node uuid.UUID, n notify.News)
 		err = dataset.Errorf(dataset.ErrUnavailable,
 			"sync of node %s: the store was recovered meanwhile (ask again)", node)
 	}
-	if after != (api.Recovering{}) {
+	if after != (api.RecoveryState{}) {
 		out.Recovery = &after
 	}
 	out.Halted = halted
@@ -92,7 +92,7 @@ func (s *Syncer) syncTrusted(ctx context.Context, node uuid.UUID, n notify.News)
 }
 
 // trust returns the state of the last recovery for a node, and why changes are suspended.
-func (s *Syncer) trust(ctx context.Context, node uuid.UUID) (last api.Recovering, halted string, err error) {
+func (s *Syncer) trust(ctx context.Context, node uuid.UUID) (last api.RecoveryState, halted string, err error) {
 	t := record.NewTx(ctx, s.Ledger.Store)
 	if err := t.Foresee([]string{record.RecoveryKey, record.HaltedKey}); err != nil {
 		return last, "", err
@@ -111,11 +111,11 @@ func (s *Syncer) trust(ctx context.Context, node uuid.UUID) (last api.Recovering
 }
 
 func (s *Syncer) syncRead(ctx context.Context, node uuid.UUID, n notify.News) (out api.Sync, err error) {
-	out = api.Sync{Rev: n.Rev, Full: n.Full}
+	out = api.Sync{Revision: n.Rev, Full: n.Full}
 	t := record.NewTx(ctx, s.Ledger.Store)
 	ids := n.Datasets
 	if s.Shared {
-		out.Clock = s.Ledger.HighestClock()
+		out.StoreClock = s.Ledger.HighestClock()
 	}
 	if n.Full {
 		claims, err := record.ListAll[record.Claim](t, record.HomePrefix(node))
@@ -159,7 +159,7 @@ func (s *Syncer) syncRead(ctx context.Context, node uuid.UUID, n notify.News) (o
 	if _, err := t.Get(record.NodeKey(node), &dataset.Node{}); err != nil {
 		return out, err
 	}
-	out.Index = t.Index(record.NodeKey(node))
+	out.RegistrationIndex = t.Index(record.NodeKey(node))
 	for _, id := range ids {
 		if err := s.syncOne(t, node, id, &out); err != nil {
 			return out, err
@@ -211,7 +211,7 @@ func (s *Syncer) syncOne(t *record.Tx, node, id uuid.UUID, out *api.Sync) error 
 	case !ok:
 		s.Reports.ForgetDataset(id)
 	case stays:
-		out.Guests = append(out.Guests, api.Indexed{Dataset: d, Index: t.Index(record.DatasetKey(id))})
+		out.SharedMounts = append(out.SharedMounts, api.Indexed{Dataset: d, Index: t.Index(record.DatasetKey(id))})
 	default:
 		s.Reports.ForgetDatasetOf(node, id)
 	}
@@ -220,6 +220,6 @@ func (s *Syncer) syncOne(t *record.Tx, node, id uuid.UUID, out *api.Sync) error 
 		out.Copies = append(out.Copies, k)
 		return nil
 	}
-	out.Removed = append(out.Removed, id)
+	out.RemovedDatasets = append(out.RemovedDatasets, id)
 	return err
 }

@@ -6,23 +6,23 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Stay reports the use of a shared dataset by a node; see dataset.Guest.
-type Stay struct {
+// SharedMountReport reports the use of a shared dataset by a node; see dataset.Guest.
+type SharedMountReport struct {
 	Incarnation uuid.UUID `json:"incarnation"` // incarnation of the agent that reports the stay
 	Dataset     uuid.UUID `json:"dataset"`     // UUID of the dataset that the guest uses
-	ID          uuid.UUID `json:"id"`          // of the stay, chosen by the agent: another one each time
-	// it has the dataset mounted: that is put on record, whatever goes on
-	Held bool `json:"held,omitempty"`
-	Over bool `json:"over,omitempty"` // it has it mounted no more, or needs it alone no more
+	ID          uuid.UUID `json:"id"`          // UUID of this use, chosen by the agent
+	// the node has the dataset mounted already, so the use is recorded in any case
+	Mounted bool `json:"mounted,omitempty"`
+	Ended   bool `json:"ended,omitempty"` // the node unmounted the dataset, or no longer needs it exclusively
 }
 
-// Visit is a guest of a dataset as people see it.
-type Visit struct {
-	dataset.Guest
-	NodeName string `json:"node_name"` // name of the guest node
-	Alone    bool   `json:"alone,omitempty" doc:"it is the home, which lets nobody else in meanwhile"`
-	Away     bool   `json:"away,omitempty" doc:"nothing is heard of the node"`
-	Fenced   bool   `json:"fenced,omitempty" doc:"a person vouches that the node writes no more: it counts for nothing"`
-	Mounts   int    `json:"mounts" doc:"how many uses the node has of it, as far as it was heard"`
-	Problem  string `json:"problem,omitempty" doc:"what is wrong with it there, as far as it was heard"`
+// SharedMountDetail is a shared mount as people see it.
+type SharedMountDetail struct {
+	dataset.SharedMount
+	NodeName    string `json:"node_name"` // name of the guest node
+	Exclusive   bool   `json:"exclusive,omitempty" doc:"the node is the home and uses the dataset alone: no other node may mount it meanwhile"`
+	Unreachable bool   `json:"unreachable,omitempty" doc:"the node is unreachable"`
+	Fenced      bool   `json:"fenced,omitempty" doc:"an operator confirmed that the node is fenced, so this mount is ignored"`
+	MountCount  int    `json:"mount_count" doc:"number of uses on the node, as last reported"`
+	Problem     string `json:"problem,omitempty" doc:"why it cannot be mounted there, as last reported"`
 }

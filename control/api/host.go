@@ -7,7 +7,7 @@ type Finding struct {
 	Level   string `json:"level" enum:"ok,info,warning,error"` // severity of the finding
 	Subject string `json:"subject"`                            // what it is about: "pool default", "dataset f23c…"
 	Text    string `json:"text"`                               // the finding, for a person
-	Mend    string `json:"mend,omitempty"`                     // the command that corrects it; empty: none
+	Fix     string `json:"fix,omitempty"`                      // command that fixes it; empty: none
 }
 
 // Version describes the server.

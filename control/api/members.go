@@ -27,7 +27,7 @@ type Members interface {
 	// With force, its certificate is revoked and what it has is forgotten. Its record stays until its datasets
 	// have another home. It also stays while the node may have volumes of other homes mounted, until an operator
 	// confirms that the node no longer writes.
-	RemoveNode(ctx context.Context, ref string, force bool) (Removed, error)
+	RemoveNode(ctx context.Context, ref string, force bool) (RemovedNode, error)
 	// RevokeOperator revokes every certificate of an operator that was made before, or is made within ten
 	// minutes, since clocks can differ by so much.
 	RevokeOperator(ctx context.Context, name string) error
@@ -39,25 +39,25 @@ type Members interface {
 
 // NewToken asks for a join token.
 type NewToken struct {
-	Name string `json:"name,omitempty" doc:"the only name that the node can have; of a node that is there: it comes back"`
-	TTL  string `json:"ttl,omitempty" doc:"how long it can be used: 1h when left out, 168h at most" example:"1h"`
+	Name string `json:"name,omitempty" doc:"the only name that the node can have; with the name of an existing node, that node joins again"`
+	TTL  string `json:"ttl,omitempty" doc:"how long the token can be used; absent: 1h; at most 168h" example:"1h"`
 }
 
 // JoinToken lets one host join.
 type JoinToken struct {
-	Token   string    `json:"token" doc:"a secret, said this once"`
-	ID      string    `json:"id" doc:"the first digits of what is kept of it"`
+	Token   string    `json:"token" doc:"the secret token; it cannot be read again"`
+	ID      string    `json:"id" doc:"first digits of the hash of the token"`
 	Name    string    `json:"name,omitempty"` // the only name that the joining node can have; empty: any
-	Node    uuid.UUID `json:"node,omitzero" doc:"of the node that comes back with it"`
+	Node    uuid.UUID `json:"node,omitzero" doc:"UUID of the node that joins again with the token"`
 	Expires time.Time `json:"expires"` // when the token stops being valid
 }
 
 // Join is the request of a host to become a member.
 type Join struct {
-	Token   string    `json:"token" maxLength:"256"` // the join token, as it was printed when it was made
-	Request string    `json:"request" maxLength:"16384" doc:"PKCS #10, as PEM"`
-	Name    string    `json:"name" maxLength:"64" doc:"what the node is to be called"`
-	Node    uuid.UUID `json:"node,omitzero" doc:"what the host has been so far"`
+	Token string    `json:"token" maxLength:"256"` // the join token, as it was printed when it was made
+	CSR   string    `json:"csr" maxLength:"16384" doc:"certificate signing request: PKCS #10, as PEM"`
+	Name  string    `json:"name" maxLength:"64" doc:"name of the new node"`
+	Node  uuid.UUID `json:"node,omitzero" doc:"UUID that the host had as a node before"`
 }
 
 // Joined is the answer to Join: the host as a node of the cluster.
@@ -69,7 +69,7 @@ type Joined struct {
 
 // Certification asks for a certificate.
 type Certification struct {
-	Request string `json:"request" maxLength:"16384" doc:"PKCS #10, as PEM"`
+	CSR string `json:"csr" maxLength:"16384" doc:"certificate signing request: PKCS #10, as PEM"`
 }
 
 // Trust is which certificates members accept.

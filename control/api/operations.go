@@ -9,8 +9,9 @@ import (
 // Request asks for one change of one volume, snapshot or dataset. Control makes a plan from it. The kind decides
 // which fields are used.
 type Request struct {
-	ID   uuid.UUID      `json:"id,omitzero"` // of the operation to be; chosen by the caller, so that a retry is known
-	Kind dataset.OpKind `json:"kind"`        // kind of the change
+	// UUID of the operation, chosen by the caller so that a retry is recognised
+	ID   uuid.UUID      `json:"id,omitzero"`
+	Kind dataset.OpKind `json:"kind"` // kind of the change
 	// Volume is the spec for create, clone and import; otherwise the volume,
 	// or dataset, by name or by a unique prefix of its UUID.
 	Volume string `json:"volume,omitempty"`
@@ -19,24 +20,24 @@ type Request struct {
 	Ref dataset.Reference `json:"-"`
 	// options of the new volume, by name; absent: those of its profile
 	Options  map[string]string `json:"options,omitempty"`
-	Snapshot string            `json:"snapshot,omitempty"` // name or UUID prefix
-	// of the new snapshot, or the name to restore from trash under
+	Snapshot string            `json:"snapshot,omitempty"` // name or UUID prefix of the snapshot
+	// name of the new snapshot, or the name of a volume that is restored from the trash
 	Name    string `json:"name,omitempty"`
 	Message string `json:"message,omitempty"` // free text that is kept with a snapshot
 	Size    string `json:"size,omitempty"`    // new size, such as 10GiB
-	Profile string `json:"profile,omitempty"` // set-profile
+	Profile string `json:"profile,omitempty"` // set-profile: name of the new profile
 	// whether the volume is protected against deletion; absent: unchanged
 	Protect *bool `json:"protect,omitempty"`
-	// import; rekey: the file of the old key, if that is no more where its profile says
+	// import: folder to read; rekey: file with the old key, if it is not the one in the profile
 	Path  string `json:"path,omitempty"`
-	Live  bool   `json:"live,omitempty"`  // import
-	Force bool   `json:"force,omitempty"` // delete what is protected
-	// create: Volume is how the asking node's engine spells it
+	Live  bool   `json:"live,omitempty"`  // import: the folder may be in use
+	Force bool   `json:"force,omitempty"` // delete: also if the volume is protected
+	// create: the engine of the node passed volume in this form
 	Engine    bool `json:"engine,omitempty"`
-	Scheduled bool `json:"scheduled,omitempty"` // snapshot: for the profile's schedule
-	// move: where to, by name or by a unique prefix of its UUID; empty: away
+	Scheduled bool `json:"scheduled,omitempty"` // snapshot: taken on the profile's schedule
+	// move: the new home, by name or by a unique prefix of its UUID; empty: any other node
 	Node string `json:"node,omitempty"`
-	// move and delete with force: the home, which a person says writes no more
+	// move and delete with force: the unreachable home, which an operator confirms to be fenced
 	Fenced string `json:"fenced,omitempty"`
 	// move: only if its home is lost and the profile lets a copy take over
 	Failover bool `json:"failover,omitempty"`
@@ -55,35 +56,33 @@ func (r Request) Parsed() Request {
 
 // Plan is the decision of control on a request. Exactly one field is set.
 type Plan struct {
-	// Done is the dataset when nothing has to be done: it is already so.
-	Done *dataset.Dataset `json:"done,omitempty"`
-	// Operation is what is to be done by its node's agent.
+	// the dataset, if it already is as requested
+	Unchanged *dataset.Dataset `json:"unchanged,omitempty"`
+	// the operation that the agent must carry out
 	Operation *dataset.Operation `json:"operation,omitempty"`
 }
 
 // Report is an agent's report on an operation that it carried out.
 type Report struct {
 	Incarnation uuid.UUID         `json:"incarnation"` // incarnation of the agent that reports
-	Operation   dataset.Operation `json:"operation"`   // with the real size in Dataset or Snapshot
-	// Again says that an earlier Record or Commit of the operation was sent and not answered, so it may
-	// still arrive. A Commit then puts the end of the operation on record in any case, and what arrives
-	// after it changes nothing.
-	Again bool `json:"again,omitempty"`
+	Operation   dataset.Operation `json:"operation"`   // the operation, with the actual size of its dataset or snapshot
+	// An earlier report on the operation was not answered, so it may still arrive. A commit then records the end of the
+	// operation in any case, and later reports change nothing.
+	Retry bool `json:"retry,omitempty"`
 }
 
 // Committed is the recorded result of an operation.
 type Committed struct {
-	// Dataset is the record after the operation; nil when it is gone.
+	// record after the operation; absent: the dataset was destroyed
 	Dataset *dataset.Dataset `json:"dataset,omitempty"`
 	Index   uint64           `json:"index"` // index of the transaction that wrote the record
-	// Lost says that an identical request won: Dataset is the winner's, and
-	// what this operation made is to be reaped.
-	Lost bool `json:"lost,omitempty"`
+	// An identical request made the dataset first. The agent removes what this operation made.
+	Duplicate bool `json:"duplicate,omitempty"`
 }
 
 // Outcome is the answer to a request for a change.
 type Outcome struct {
-	Volume *Volume `json:"volume,omitempty"` // as it was when the request was taken
+	Volume *Volume `json:"volume,omitempty"` // the volume when the request was accepted
 	// the operation that carries out the change; absent: nothing had to be done
 	Operation *dataset.Operation `json:"operation,omitempty"`
 }

@@ -54,7 +54,7 @@ type Users interface {
 type Nodes interface {
 	Register(ctx context.Context, r Registration) error
 	// Renew reports that the node's agent is alive. It returns how long the agent counts as alive from now on.
-	Renew(ctx context.Context, node, incarnation uuid.UUID) (Standing, error)
+	Renew(ctx context.Context, node, incarnation uuid.UUID) (SessionState, error)
 	// Generations reports the generations of the node's pools. It returns the highest generation of each pool
 	// that the store or this service knows.
 	Generations(ctx context.Context, node uuid.UUID, g Generations) (Generations, error)
@@ -75,10 +75,10 @@ type Nodes interface {
 	// Yield is the answer of the home to a recall.
 	Yield(ctx context.Context, node uuid.UUID, y Yield) error
 	// Copied reports the state of the node's copy of a dataset.
-	Copied(ctx context.Context, node uuid.UUID, c Copied) error
+	Copied(ctx context.Context, node uuid.UUID, c CopyReport) error
 	// Guest reports that the node will mount a dataset of another home, that it needs one of its own datasets
 	// alone, or that either has ended. Idempotent by the ID of the stay.
-	Guest(ctx context.Context, node uuid.UUID, g Stay) (Indexed, error)
+	Guest(ctx context.Context, node uuid.UUID, g SharedMountReport) (Indexed, error)
 	// Facts reports the facts of the host and returns the recorded ones. Small changes are not written, and no
 	// change is written within a minute of the last one.
 	Facts(ctx context.Context, node uuid.UUID, r FactsReport) (dataset.Facts, error)
@@ -86,7 +86,7 @@ type Nodes interface {
 	// replaces an earlier one.
 	Hold(ctx context.Context, node uuid.UUID, h Holdings) error
 	// Rebuild restores the records of datasets that were found in the node's pools.
-	Rebuild(ctx context.Context, node uuid.UUID, found []Found) ([]Rebuilt, error)
+	Rebuild(ctx context.Context, node uuid.UUID, found []FoundDataset) ([]Rebuilt, error)
 }
 
 // Local is what the agent of this host answers without control.

@@ -3,8 +3,8 @@ package api
 // TakeSnapshot asks for a snapshot.
 type TakeSnapshot struct {
 	Name      string `json:"name,omitempty" doc:"a name, unique in the volume"`
-	Message   string `json:"message,omitempty" doc:"why it was taken"`
-	Scheduled bool   `json:"scheduled,omitempty" doc:"taken for the profile's schedule, and so pruned by it"`
+	Message   string `json:"message,omitempty" doc:"free text that is stored with the snapshot"`
+	Scheduled bool   `json:"scheduled,omitempty" doc:"taken on the profile's schedule, so retention removes it"`
 }
 
 // RestoreSnapshot asks to set a volume back to a snapshot.
@@ -14,7 +14,7 @@ type RestoreSnapshot struct {
 
 // CloneVolume asks for a volume that starts as a copy of another one.
 type CloneVolume struct {
-	Source  string            `json:"source" minLength:"1" doc:"what is copied: a volume, or a unique prefix of a snapshot's or dataset's UUID"`
-	New     string            `json:"new" doc:"the spec of the volume to be"`
+	Source  string            `json:"source" minLength:"1" doc:"what is cloned: a volume, or a unique prefix of a snapshot's or dataset's UUID"`
+	Volume  string            `json:"volume" doc:"spec of the new volume"`
 	Options map[string]string `json:"options,omitempty" doc:"as with docker volume create -o"`
 }

@@ -11,8 +11,8 @@ type RestoreTrash struct {
 	Name string `json:"name,omitempty" doc:"the name to be; left out: the one it had"`
 }
 
-// Emptied is the result of emptying the trash.
-type Emptied struct {
+// EmptiedTrash is the result of emptying the trash.
+type EmptiedTrash struct {
 	Purged []Outcome `json:"purged"`           // one outcome for each dataset that is purged
 	Failed []Failure `json:"failed,omitempty"` // datasets that could not be purged, with the reason
 }

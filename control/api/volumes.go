@@ -38,19 +38,21 @@ type ImportVolume struct {
 // Volume is a volume, or a dataset in the trash, as people see it.
 type Volume struct {
 	dataset.Dataset
-	Node      string                 `json:"node"`             // name of the home
-	PoolName  string                 `json:"pool_name"`        // name of the pool that stores the dataset
-	Backend   string                 `json:"backend"`          // backend of that pool
-	Lease     *dataset.Lease         `json:"lease,omitempty"`  // the lease on the dataset; absent: no node has one
-	Status    *dataset.DatasetStatus `json:"status,omitempty"` // nil: not heard of
-	Snapshots int                    `json:"snapshots"`        // number of snapshots
-	Kept      []KeptCopy             `json:"kept,omitempty"`   // copies of the dataset on other nodes
-	// guests of the volume; the home is one while it uses the volume alone
-	Visits []Visit `json:"visits,omitempty"`
+	Node     string `json:"node"`      // name of the home
+	PoolName string `json:"pool_name"` // name of the pool that stores the dataset
+	Backend  string `json:"backend"`   // backend of that pool
+	// the lease on the dataset; absent: no node has one
+	Lease *dataset.Lease `json:"lease,omitempty"`
+	// status as last reported by the home; absent: none yet
+	Status      *dataset.DatasetStatus `json:"status,omitempty"`
+	Snapshots   int                    `json:"snapshots"`              // number of snapshots
+	CopyDetails []CopyDetail           `json:"copy_details,omitempty"` // copies of the dataset on other nodes
+	// mounts of a shared volume, also that of the home while it uses the volume alone
+	SharedMountDetails []SharedMountDetail `json:"shared_mount_details,omitempty"`
 }
 
-// KeptCopy is a copy of a dataset as people see it.
-type KeptCopy struct {
+// CopyDetail is a copy of a dataset as people see it.
+type CopyDetail struct {
 	dataset.Copy
 	NodeName string `json:"node_name"` // name of the node that keeps the copy
 }

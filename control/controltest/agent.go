@@ -32,7 +32,8 @@ var (
 func (a *Agent) MustRegister(name string) {
 	a.Helper()
 	err := a.Register(a.Ctx, api.Registration{Pools: a.LocalPools, Node: dataset.Node{
-		ID: a.ID, Name: name, Incarnation: a.Incarnation, Does: []dataset.OpKind{dataset.OpRekey, dataset.OpRewrite},
+		ID: a.ID, Name: name, Incarnation: a.Incarnation,
+		OperationKinds: []dataset.OpKind{dataset.OpRekey, dataset.OpRewrite},
 	}})
 	if err != nil {
 		a.Fatalf("register %s: %v", name, err)
@@ -50,7 +51,7 @@ func (a *Agent) ForgeVolume(spec, id string) dataset.Dataset {
 	a.Helper()
 	op := a.MustPlan(Create(spec))
 	op.DatasetID = uuid.MustParse(id)
-	op.Dataset.ID = op.DatasetID
+	op.DatasetRecord.ID = op.DatasetID
 	return *a.MustCommit(op).Dataset
 }
 
@@ -90,7 +91,7 @@ func (a *Agent) heartbeat(h api.Heartbeat) {
 // ReportDistrust reports why the node does not trust the store. An empty reason means that it does.
 func (a *Agent) ReportDistrust(why string) {
 	a.Helper()
-	a.heartbeat(api.Heartbeat{Distrust: why})
+	a.heartbeat(api.Heartbeat{StoreDoubt: why})
 }
 
 // MustPlan plans a request that must result in an operation.
@@ -100,7 +101,7 @@ func (a *Agent) MustPlan(req api.Request) dataset.Operation {
 	if err != nil {
 		a.Fatalf("plan %s %s: %v", req.Kind, req.Volume, err)
 	}
-	if p.Operation == nil || p.Done != nil {
+	if p.Operation == nil || p.Unchanged != nil {
 		a.Fatalf("plan %s %s: got %+v, want an operation", req.Kind, req.Volume, p)
 	}
 	return *p.Operation
@@ -146,7 +147,7 @@ func (a *Agent) MustDo(req api.Request) api.Committed {
 func (a *Agent) MustCreate(spec string, options ...string) dataset.Dataset {
 	a.Helper()
 	out := a.MustDo(Create(spec, options...))
-	if out.Lost || out.Dataset == nil {
+	if out.Duplicate || out.Dataset == nil {
 		a.Fatalf("create %s: got %+v, want a dataset", spec, out)
 	}
 	return *out.Dataset
@@ -241,7 +242,7 @@ func (a *Agent) ReportFacts(change func(*dataset.Facts)) dataset.Facts {
 // ReportGuard reports that the guard of the node answers.
 func (a *Agent) ReportGuard() {
 	a.Helper()
-	a.heartbeat(api.Heartbeat{Guard: true, Clock: a.Clock.Now()})
+	a.heartbeat(api.Heartbeat{GuardRunning: true, NodeTime: a.Clock.Now()})
 }
 
 // ReportCurrentCopy reports the copy of a dataset: when its snapshot was taken, and until when it had all changes, both
@@ -250,14 +251,14 @@ func (a *Agent) ReportCurrentCopy(d dataset.Dataset, taken, current time.Time) {
 	a.Helper()
 	a.ReportCopy(d, taken)
 	c, _ := a.Reports.Copy(a.ID, d.ID)
-	c.Current = current
-	a.heartbeat(api.Heartbeat{Guard: true, Clock: a.Clock.Now(), Copies: []dataset.Copy{c}})
+	c.VerifiedAtHome = current
+	a.heartbeat(api.Heartbeat{GuardRunning: true, NodeTime: a.Clock.Now(), Copies: []dataset.Copy{c}})
 }
 
 // ReportPool reports the status of a pool.
 func (a *Agent) ReportPool(st dataset.PoolStatus) {
 	a.Helper()
-	a.heartbeat(api.Heartbeat{Guard: true, Clock: a.Clock.Now(), Pools: []dataset.PoolStatus{st}})
+	a.heartbeat(api.Heartbeat{GuardRunning: true, NodeTime: a.Clock.Now(), Pools: []dataset.PoolStatus{st}})
 }
 
 // ReportOnline reports whether the first pool of the node is online.
@@ -269,7 +270,7 @@ func (a *Agent) ReportOnline(online bool) {
 func (a *Agent) TryYield(op dataset.Operation, m *dataset.Manifest, holders ...string) error {
 	return a.Yield(a.Ctx, a.ID, api.Yield{
 		Incarnation: a.Incarnation, Operation: op.ID, Dataset: op.DatasetID, Epoch: op.Epoch,
-		Manifest: m, Holders: holders,
+		Manifest: m, InUseBy: holders,
 	})
 }
 
@@ -290,11 +291,11 @@ func (a *Agent) ReportOpen(d dataset.Dataset, problem string) {
 }
 
 // FoundDatasets returns what the pools of a cluster contain if they agree with the store.
-func (a *Agent) FoundDatasets() (all []api.Found) {
+func (a *Agent) FoundDatasets() (all []api.FoundDataset) {
 	a.Helper()
 	st := a.CheckInvariants()
 	for _, d := range st.Datasets {
-		f := api.Found{Pool: d.Pool, Dataset: d}
+		f := api.FoundDataset{Pool: d.Pool, Dataset: d}
 		for _, s := range st.Snapshots {
 			if s.Dataset == d.ID {
 				f.Snapshots = append(f.Snapshots, s)
@@ -306,7 +307,7 @@ func (a *Agent) FoundDatasets() (all []api.Found) {
 }
 
 // MustRebuild reports datasets for a rebuild, and returns the results by dataset.
-func (a *Agent) MustRebuild(found ...api.Found) map[uuid.UUID]api.Rebuilt {
+func (a *Agent) MustRebuild(found ...api.FoundDataset) map[uuid.UUID]api.Rebuilt {
 	a.Helper()
 	list, err := a.Rebuild(a.Ctx, a.ID, found)
 	if err != nil || len(list) != len(found) {
@@ -323,7 +324,7 @@ func (a *Agent) MustRebuild(found ...api.Found) map[uuid.UUID]api.Rebuilt {
 func (a *Agent) MustSeal(req api.Request, e dataset.Encryption) dataset.Dataset {
 	a.Helper()
 	op := a.MustPlan(req)
-	op.Dataset.Encryption = &e
+	op.DatasetRecord.Encryption = &e
 	return *a.MustCommit(op).Dataset
 }
 
@@ -331,7 +332,7 @@ func (a *Agent) MustSeal(req api.Request, e dataset.Encryption) dataset.Dataset 
 func (a *Agent) ReportCopy(d dataset.Dataset, taken time.Time) {
 	a.Helper()
 	c := dataset.Copy{Dataset: d.ID, Node: a.ID, Epoch: d.Epoch, Snapshot: uuid.New(), Taken: taken}
-	if err := a.Copied(a.Ctx, a.ID, api.Copied{Incarnation: a.Incarnation, Copy: c}); err != nil {
+	if err := a.Copied(a.Ctx, a.ID, api.CopyReport{Incarnation: a.Incarnation, Copy: c}); err != nil {
 		a.Fatalf("copied: %v", err)
 	}
 }

@@ -61,7 +61,7 @@ func (e *Control) CheckInvariants() Records {
 			l := read[dataset.Lease](e, en.Key, en.Value)
 			l.Incarnation = uuid.Nil
 			if d := st.Datasets[l.Dataset]; d.Move != uuid.Nil && l.State != dataset.LeaseHeld {
-				l.State, l.Wanted, l.InUse = dataset.LeaseHeld, uuid.Nil, false
+				l.State, l.WantedBy, l.InUse = dataset.LeaseHeld, uuid.Nil, false
 			}
 			got[en.Key] = l
 		case "copies":
@@ -90,10 +90,10 @@ func (e *Control) CheckInvariants() Records {
 func (e *Control) checkReferences(st Records, spent map[uuid.UUID]map[uuid.UUID]bool) {
 	e.Helper()
 	for _, d := range st.Datasets {
-		for _, n := range append(slices.Clone(d.Copies), d.Spent...) {
+		for _, n := range append(slices.Clone(d.Copies), d.SupersededCopies...) {
 			if slices.Contains(d.Followers(), n) == spent[d.ID][n] {
 				e.Fatalf("dataset %s: copies %v, spent %v; the copy on node %s is spent: %t",
-					d.ID, d.Copies, d.Spent, n, spent[d.ID][n])
+					d.ID, d.Copies, d.SupersededCopies, n, spent[d.ID][n])
 			}
 		}
 		op := st.Operations[d.Move]
@@ -106,7 +106,7 @@ func (e *Control) checkReferences(st Records, spent map[uuid.UUID]map[uuid.UUID]
 			e.Fatalf("snapshot %s: dataset %s is not recorded", s.ID, s.Dataset)
 		}
 		for _, l := range st.Datasets[s.Dataset].Losses {
-			if l.Forgotten && l.Of(s) {
+			if l.SnapshotsForgotten && l.Of(s) {
 				e.Fatalf("snapshot %s is recorded, but dataset %s has lost it", s.ID, s.Dataset)
 			}
 		}
@@ -146,7 +146,7 @@ func indexDataset(want map[string]any, d dataset.Dataset) {
 	for _, n := range d.Copies {
 		want[record.CopyKey(n, d.ID)] = record.CopyKey(n, d.ID)
 	}
-	for _, g := range d.Guests {
+	for _, g := range d.SharedMounts {
 		want[record.GuestKey(g.Node, d.ID)] = record.Claim{ID: d.ID}
 	}
 	if d.Home != uuid.Nil || d.State != dataset.StatePurging {

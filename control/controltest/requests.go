@@ -75,7 +75,7 @@ func ForcedMove(volume, node, fenced string) api.Request {
 
 // Relinquished returns the manifest with which the home of a volume answers a recall.
 func Relinquished(op dataset.Operation) *dataset.Manifest {
-	return &dataset.Manifest{Snapshot: uuid.NewSHA1(op.ID, []byte("final")), Bytes: 8, Sum: "ab", Taken: Start}
+	return &dataset.Manifest{Snapshot: uuid.NewSHA1(op.ID, []byte("final")), Bytes: 8, SHA256: "ab", Taken: Start}
 }
 
 // Waiting calls fn and returns once fn has begun to wait. The result comes on the channel.
@@ -116,5 +116,5 @@ func Rekey(volume string) api.Request { return api.Request{Kind: dataset.OpRekey
 // Registration returns the registration of a node on a boot, after earlier incarnations.
 func Registration(node uuid.UUID, boot string, previous ...uuid.UUID) api.Registration {
 	n := dataset.Node{ID: node, Name: "n1", Incarnation: uuid.New()}
-	return api.Registration{Node: n, Boot: boot, Previous: previous}
+	return api.Registration{Node: n, BootID: boot, PreviousIncarnations: previous}
 }

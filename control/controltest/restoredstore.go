@@ -42,9 +42,9 @@ func (m *RestoredStore) NoteHoldings() {
 	for name, n := range m.Agents {
 		h := api.Holdings{Incarnation: n.Incarnation}
 		for _, p := range n.LocalPools {
-			h.Pools = append(h.Pools, p.ID)
+			h.ExaminedPools = append(h.ExaminedPools, p.ID)
 		}
-		h.Found = m.Control.foundAtHome(n)
+		h.Datasets = m.Control.foundAtHome(n)
 		h.Copies = n.MustSync(0).Copies
 		m.Holdings[name] = h
 	}
@@ -55,7 +55,7 @@ func (m *RestoredStore) RecoverWith(r api.Recover, heard ...string) (api.Recover
 	m.Control.Helper()
 	done := make(chan struct{})
 	before, _ := m.Service.Recovery.Gathered()
-	if r.Confirm == "" {
+	if r.Digest == "" {
 		for name, n := range m.Agents {
 			if !slices.Contains(heard, name) {
 				m.EndSession(n)
@@ -88,7 +88,7 @@ func (m *RestoredStore) MustRecover(heard ...string) api.Recovery {
 	m.Control.Helper()
 	r, err := m.RecoverWith(api.Recover{}, heard...)
 	if err == nil {
-		r, err = m.RecoverWith(api.Recover{Confirm: r.Digest}, heard...)
+		r, err = m.RecoverWith(api.Recover{Digest: r.Digest}, heard...)
 	}
 	if err != nil || !r.Done {
 		m.Control.Fatalf("recover: got %+v, %v, want done", r, err)
@@ -97,9 +97,9 @@ func (m *RestoredStore) MustRecover(heard ...string) api.Recovery {
 }
 
 // foundAtHome returns the datasets in the pools of a node whose home the node is.
-func (e *Control) foundAtHome(n *Agent) []api.Found {
+func (e *Control) foundAtHome(n *Agent) []api.FoundDataset {
 	all := n.FoundDatasets()
-	all = slices.DeleteFunc(all, func(f api.Found) bool { return f.Dataset.Home != n.ID })
+	all = slices.DeleteFunc(all, func(f api.FoundDataset) bool { return f.Dataset.Home != n.ID })
 	for i := range all {
 		all[i].Index = SeenIndex
 	}

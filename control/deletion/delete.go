@@ -49,7 +49,7 @@ func (r *Deleter) PlanDelete(t *record.Tx, node uuid.UUID, req api.Request) (*da
 	}
 	op := record.NewOperation(d)
 	if req.Fenced != "" {
-		op.From = d.Home
+		op.OtherNode = d.Home
 		return op, nil, r.deletableWithout(t, d, req)
 	}
 	if node != d.Home {
@@ -60,7 +60,7 @@ func (r *Deleter) PlanDelete(t *record.Tx, node uuid.UUID, req api.Request) (*da
 	if req.Force { // only a forced delete overrides a protection that is set meanwhile
 		next := d
 		next.Protected = false
-		op.Dataset = &next
+		op.DatasetRecord = &next
 		return op, nil, nil
 	}
 	return op, nil, protected(d)
@@ -68,7 +68,7 @@ func (r *Deleter) PlanDelete(t *record.Tx, node uuid.UUID, req api.Request) (*da
 
 // WithoutHome reports whether an operation is a delete that control carries out itself because the home is unreachable.
 func WithoutHome(op dataset.Operation) bool {
-	return op.Kind == dataset.OpDelete && op.From != uuid.Nil
+	return op.Kind == dataset.OpDelete && op.OtherNode != uuid.Nil
 }
 
 // deletable fails if the home of a volume is unreachable, because the volume may be in use there.
@@ -175,7 +175,7 @@ func (r *Deleter) CommitDelete(t *record.Tx, op dataset.Operation, out *api.Comm
 	if d.State != dataset.StateReady {
 		return dataset.Errorf(dataset.ErrNotFound, "volume %s was deleted meanwhile", d.Volume)
 	}
-	if op.Dataset == nil || op.Dataset.Protected {
+	if op.DatasetRecord == nil || op.DatasetRecord.Protected {
 		if err := protected(d); err != nil {
 			return err
 		}
@@ -213,7 +213,7 @@ func (r *Deleter) throw(t *record.Tx, d *dataset.Dataset, detail string) error {
 	record.RemoveGuests(t, d) // a person confirmed that the remaining guests are fenced
 	d.State, d.Trash = dataset.StateTrashed, &dataset.Trash{At: now}
 	if d.Profile.OnDelete.Mode == dataset.DeleteTrash {
-		d.Trash.Until = now.Add(time.Duration(d.Profile.OnDelete.Trash))
+		d.Trash.Expires = now.Add(time.Duration(d.Profile.OnDelete.Trash))
 	}
 	if err := r.Uptime.PutInTrash(t, d.ID, *d.Trash); err != nil {
 		return err

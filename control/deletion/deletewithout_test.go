@@ -52,11 +52,11 @@ func TestDeleteWithoutTheHome(t *testing.T) {
 	req := del("db", "alpha", true)
 	for range 2 { // the second is a retry
 		out := e.MustSubmit(req)
-		if v := out.Volume; out.Operation.State != dataset.OpDone || v == nil || v.State != dataset.StateTrashed || !v.Trash.Until.IsZero() || v.Home != a.ID || v.Epoch != d.Epoch {
+		if v := out.Volume; out.Operation.State != dataset.OpDone || v == nil || v.State != dataset.StateTrashed || !v.Trash.Expires.IsZero() || v.Home != a.ID || v.Epoch != d.Epoch {
 			t.Fatalf("%+v, %+v", out.Operation, out.Volume)
 		}
 	}
-	if v := e.MustSubmit(del("own", "alpha", true)).Volume; v.State != dataset.StateTrashed || v.Protected || v.Trash.Until.Sub(v.Trash.At) != e.TrashTime() {
+	if v := e.MustSubmit(del("own", "alpha", true)).Volume; v.State != dataset.StateTrashed || v.Protected || v.Trash.Expires.Sub(v.Trash.At) != e.TrashTime() {
 		t.Errorf("%+v", v)
 	}
 	if op := e.MustOperation(waits.ID); op.State != dataset.OpCancelled {

@@ -15,7 +15,7 @@ func PlanDiscard(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Da
 	if err != nil {
 		return nil, nil, err
 	}
-	if c.Shown {
+	if c.MountReadOnly {
 		name, err := t.NodeName(c.Node)
 		if err == nil {
 			err = dataset.Errorf(dataset.ErrInUse,
@@ -25,7 +25,7 @@ func PlanDiscard(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Da
 		return nil, nil, err
 	}
 	op := record.NewOperation(d)
-	op.From = c.Node
+	op.OtherNode = c.Node
 	return op, nil, nil
 }
 
@@ -95,10 +95,10 @@ func SettleDiscard(t *record.Tx, op dataset.Operation) error {
 	if err != nil {
 		return err
 	}
-	name, err := t.NodeName(op.From)
+	name, err := t.NodeName(op.OtherNode)
 	if err != nil {
 		return err
 	}
 	t.Event("volume.discard", d, "the head that node "+name+" kept")
-	return record.CondemnCopy(t, op.From, d.ID)
+	return record.CondemnCopy(t, op.OtherNode, d.ID)
 }

@@ -29,8 +29,8 @@ func TestDiscard(t *testing.T) {
 	}
 	e.CheckInvariants()
 	v := e.MustVolume("db")
-	if len(v.Kept) != 1 || v.Kept[0].Kind != dataset.CopySuperseded || v.Kept[0].NodeName != "beta" {
-		t.Fatalf("kept: %+v", v.Kept)
+	if len(v.CopyDetails) != 1 || v.CopyDetails[0].Kind != dataset.CopySuperseded || v.CopyDetails[0].NodeName != "beta" {
+		t.Fatalf("kept: %+v", v.CopyDetails)
 	}
 	for _, node := range []string{"alpha", "gamma"} {
 		if _, err := e.Submit(e.Ctx, discard(node)); err == nil {
@@ -42,10 +42,10 @@ func TestDiscard(t *testing.T) {
 	if len(sync.Copies) != 1 || sync.Copies[0].Kind != dataset.CopyGoing {
 		t.Fatalf("its node hears %+v", sync.Copies)
 	}
-	if err := b.Copied(b.Ctx, b.ID, api.Copied{Incarnation: b.Incarnation, Copy: sync.Copies[0].Copy, Gone: true}); err != nil {
+	if err := b.Copied(b.Ctx, b.ID, api.CopyReport{Incarnation: b.Incarnation, Copy: sync.Copies[0].Copy, Removed: true}); err != nil {
 		t.Fatal(err)
 	}
-	if v := e.MustVolume("db"); len(v.Kept) != 0 || len(v.Copies) != 0 || v.ID != d.ID {
+	if v := e.MustVolume("db"); len(v.CopyDetails) != 0 || len(v.Copies) != 0 || v.ID != d.ID {
 		t.Errorf("%+v", v)
 	}
 	e.CheckInvariants()
@@ -66,7 +66,7 @@ func TestOvertakenAsItsNodeSays(t *testing.T) {
 	says := func() error {
 		c := kept()
 		c.Kind = dataset.CopySuperseded // by the same snapshot
-		return a.Copied(a.Ctx, a.ID, api.Copied{Incarnation: a.Incarnation, Copy: c})
+		return a.Copied(a.Ctx, a.ID, api.CopyReport{Incarnation: a.Incarnation, Copy: c})
 	}
 	condemn := func() {
 		t.Helper()
@@ -76,14 +76,14 @@ func TestOvertakenAsItsNodeSays(t *testing.T) {
 	}
 	condemn()
 	condemn()
-	if c := kept(); c.Kind != dataset.CopyGoing || c.Was != dataset.CopyLeft {
+	if c := kept(); c.Kind != dataset.CopyGoing || c.PreviousKind != dataset.CopyLeft {
 		t.Errorf("%+v", c)
 	}
-	rev := a.MustSync(0).Rev
+	rev := a.MustSync(0).Revision
 	if err := says(); err != nil {
 		t.Fatal(err)
 	}
-	if s := a.MustSync(rev); len(s.Copies) != 1 || s.Copies[0].Kind != dataset.CopySuperseded || s.Copies[0].Was != "" || !s.Copies[0].Until.IsZero() {
+	if s := a.MustSync(rev); len(s.Copies) != 1 || s.Copies[0].Kind != dataset.CopySuperseded || s.Copies[0].PreviousKind != "" || !s.Copies[0].Expires.IsZero() {
 		t.Errorf("its node hears %+v", s.Copies)
 	}
 	e.MustSubmit(api.Request{Kind: dataset.OpDiscard, Volume: "db"})
@@ -114,7 +114,7 @@ func TestI3TrashKeepsWhatWasOvertaken(t *testing.T) {
 	controltest.Refused(t, e.Failures[0], dataset.ErrConflict, "node beta has a superseded copy", "superseded discard "+d.ID.String()+" beta")
 	e.MustSubmit(api.Request{Kind: dataset.OpDiscard, Volume: d.ID.String()})
 	c := b.MustSync(0).Copies[0].Copy
-	if err := b.Copied(b.Ctx, b.ID, api.Copied{Incarnation: b.Incarnation, Copy: c, Gone: true}); err != nil {
+	if err := b.Copied(b.Ctx, b.ID, api.CopyReport{Incarnation: b.Incarnation, Copy: c, Removed: true}); err != nil {
 		t.Fatal(err)
 	}
 	e.Round()

@@ -22,7 +22,7 @@ func (r *Deleter) PlanShow(t *record.Tx, req api.Request) (*dataset.Operation, *
 		return nil, nil, err
 	}
 	op := record.NewOperation(d)
-	op.Kind, op.From = req.Kind, c.Node
+	op.Kind, op.OtherNode = req.Kind, c.Node
 	return op, nil, nil
 }
 
@@ -51,20 +51,20 @@ func SettleShow(t *record.Tx, op dataset.Operation) error {
 	if err != nil {
 		return err
 	}
-	name, err := t.NodeName(op.From)
+	name, err := t.NodeName(op.OtherNode)
 	if err != nil {
 		return err
 	}
 	var c dataset.Copy
-	if there, err := t.Get(record.CopyKey(op.From, d.ID), &c); err != nil || !there {
+	if there, err := t.Get(record.CopyKey(op.OtherNode, d.ID), &c); err != nil || !there {
 		return err // PlanShow has just read the copy
 	}
 	typ, detail := "volume.show", "the head that node "+name+" kept, mounted there read-only"
-	if c.Shown = op.Kind == dataset.OpShow; !c.Shown {
+	if c.MountReadOnly = op.Kind == dataset.OpShow; !c.MountReadOnly {
 		typ, detail = "volume.hide", "the head that node "+name+" kept, mounted there no more"
 	}
 	c.Problem = ""
 	t.Event(typ, d, detail)
-	t.Touch(d.ID, op.From)
-	return t.Put(record.CopyKey(op.From, d.ID), c)
+	t.Touch(d.ID, op.OtherNode)
+	return t.Put(record.CopyKey(op.OtherNode, d.ID), c)
 }

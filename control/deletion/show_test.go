@@ -34,7 +34,7 @@ func TestShow(t *testing.T) {
 	says := func(c dataset.Copy, path, problem string) dataset.Copy {
 		t.Helper()
 		c.Path, c.Problem = path, problem
-		if err := b.Copied(b.Ctx, b.ID, api.Copied{Incarnation: b.Incarnation, Copy: c, Looked: true}); err != nil {
+		if err := b.Copied(b.Ctx, b.ID, api.CopyReport{Incarnation: b.Incarnation, Copy: c, MountOnly: true}); err != nil {
 			t.Fatal(err)
 		}
 		return hears()
@@ -42,12 +42,12 @@ func TestShow(t *testing.T) {
 	gamma := controltest.As(controltest.NodeIdentity("gamma", e.NewAgent("gamma").ID))
 	_, err = e.Submit(gamma, look(dataset.OpShow, "db", "beta"))
 	controltest.Refused(t, err, dataset.ErrForbidden, "may not request this show of the superseded copy of volume db")
-	rev := b.MustSync(0).Rev
+	rev := b.MustSync(0).Revision
 	op := e.MustSubmit(look(dataset.OpShow, "db", "")).Operation
-	if op.From != b.ID || op.Kind != dataset.OpShow || op.State != dataset.OpDone {
+	if op.OtherNode != b.ID || op.Kind != dataset.OpShow || op.State != dataset.OpDone {
 		t.Errorf("%+v", op)
 	}
-	if s := b.MustSync(rev); len(s.Copies) != 1 || !s.Copies[0].Shown {
+	if s := b.MustSync(rev); len(s.Copies) != 1 || !s.Copies[0].MountReadOnly {
 		t.Errorf("its node hears %+v", s.Copies)
 	}
 	before := hears()
@@ -55,10 +55,10 @@ func TestShow(t *testing.T) {
 		t.Errorf("%+v", c)
 	}
 	e.MustSubmit(look(dataset.OpShow, "db", "beta"))
-	if c := hears(); !c.Shown || c.Problem != "" {
+	if c := hears(); !c.MountReadOnly || c.Problem != "" {
 		t.Errorf("asked again: %+v", c)
 	}
-	if c := says(hears(), "/there", ""); c.Path != "/there" || e.MustVolume("db").Kept[0].Path != "/there" {
+	if c := says(hears(), "/there", ""); c.Path != "/there" || e.MustVolume("db").CopyDetails[0].Path != "/there" {
 		t.Errorf("%+v", c)
 	}
 	index := b.MustSync(0).Copies[0].Index
@@ -74,7 +74,7 @@ func TestShow(t *testing.T) {
 	controltest.Refused(t, err, dataset.ErrInUse, "drover volume superseded mount "+d.ID.String()+" beta --off")
 	shown := hears()
 	e.MustSubmit(look(dataset.OpHide, d.ID.String(), ""))
-	if c := says(shown, "/elsewhere", ""); c.Shown || c.Path != "/there" {
+	if c := says(shown, "/elsewhere", ""); c.MountReadOnly || c.Path != "/there" {
 		t.Errorf("what was said before it was wanted otherwise: %+v", c)
 	}
 	if c := says(hears(), "", ""); c.Path != "" {
@@ -102,11 +102,11 @@ func TestShowOnALostNode(t *testing.T) {
 	show := api.Request{Kind: dataset.OpShow, Volume: "db"}
 	_, err = l.Submit(l.Ctx, show)
 	controltest.Refused(t, err, dataset.ErrOffline, "node alpha, which has the superseded copy, is unreachable since 2026-")
-	if out, err := l.Submit(l.Ctx, api.Request{Kind: dataset.OpHide, Volume: "db"}); err != nil || out.Operation.From != l.Alpha.ID {
+	if out, err := l.Submit(l.Ctx, api.Request{Kind: dataset.OpHide, Volume: "db"}); err != nil || out.Operation.OtherNode != l.Alpha.ID {
 		t.Errorf("%+v, %v", out.Operation, err)
 	}
 	l.ComeBack(l.Alpha, "alpha")
-	if out, err := l.Submit(l.Ctx, show); err != nil || out.Operation.From != l.Alpha.ID {
+	if out, err := l.Submit(l.Ctx, show); err != nil || out.Operation.OtherNode != l.Alpha.ID {
 		t.Errorf("%+v, %v", out.Operation, err)
 	}
 }

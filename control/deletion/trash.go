@@ -20,7 +20,7 @@ func PlanUndelete(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.D
 	}
 	next := d
 	if req.Name != "" && req.Name != d.Volume {
-		next.Volume, next.Spelling, next.SpelledBy = req.Name, req.Name, uuid.Nil
+		next.Volume, next.RequestedAs, next.RequestedBy = req.Name, req.Name, uuid.Nil
 	}
 	if err := dataset.CheckName(next.Volume); err != nil {
 		return nil, nil, err
@@ -35,13 +35,13 @@ func PlanUndelete(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.D
 	}
 	next.State, next.Trash = dataset.StateReady, nil
 	op := record.NewOperation(next)
-	op.Dataset = &next
+	op.DatasetRecord = &next
 	return op, nil, nil
 }
 
 // SettleUndelete writes what PlanUndelete decided. It must run in the same transaction.
 func SettleUndelete(t *record.Tx, op dataset.Operation) error {
-	d := *op.Dataset
+	d := *op.DatasetRecord
 	t.Delete(record.TrashKey(d.ID))
 	if err := t.Put(record.NameKey(d.Volume), record.Claim{ID: d.ID}); err != nil {
 		return err

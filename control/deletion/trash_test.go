@@ -23,7 +23,7 @@ func TestDeleteAndUndelete(t *testing.T) {
 	op := a.MustPlan(api.Request{Kind: dataset.OpDelete, Volume: "db"})
 	out := a.MustCommit(op)
 	d := *out.Dataset
-	if d.State != dataset.StateTrashed || !d.Trash.At.Equal(controltest.Start) || !d.Trash.Until.Equal(controltest.Start.Add(72*time.Hour)) || d.Volume != "db" {
+	if d.State != dataset.StateTrashed || !d.Trash.At.Equal(controltest.Start) || !d.Trash.Expires.Equal(controltest.Start.Add(72*time.Hour)) || d.Volume != "db" {
 		t.Errorf("deleted: %+v", d)
 	}
 	if again := a.MustCommit(op); again.Dataset.State != dataset.StateTrashed || again.Index != out.Index {
@@ -49,7 +49,7 @@ func TestDeleteAndUndelete(t *testing.T) {
 	req := api.Request{ID: uuid.New(), Kind: dataset.OpUndelete, Volume: "db", Name: "db-old"}
 	back := e.MustSubmit(req)
 	if back.Volume.Volume != "db-old" || back.Volume.State != dataset.StateReady || back.Volume.Trash != nil ||
-		back.Volume.Spelling != "db-old" || back.Operation.State != dataset.OpDone {
+		back.Volume.RequestedAs != "db-old" || back.Operation.State != dataset.OpDone {
 		t.Errorf("back: %+v, %+v", back.Volume, back.Operation)
 	}
 	if again := e.MustSubmit(req); again.Operation.ID != req.ID || again.Volume.ID != db.ID {
@@ -69,11 +69,11 @@ func TestUndeleteKeepsItsName(t *testing.T) {
 	a.MustDo(req)
 	a.MustDelete("db")
 	v := e.MustSubmit(api.Request{Kind: dataset.OpUndelete, Volume: "db"}).Volume
-	if v.Volume != "db" || v.Spelling != "db@gold" || v.SpelledBy != a.ID {
-		t.Errorf("back as %q, %q by %s", v.Volume, v.Spelling, v.SpelledBy)
+	if v.Volume != "db" || v.RequestedAs != "db@gold" || v.RequestedBy != a.ID {
+		t.Errorf("back as %q, %q by %s", v.Volume, v.RequestedAs, v.RequestedBy)
 	}
 	a.MustDelete("db")
-	if v := e.MustSubmit(api.Request{Kind: dataset.OpUndelete, Volume: "db", Name: "db2"}).Volume; v.SpelledBy != uuid.Nil {
+	if v := e.MustSubmit(api.Request{Kind: dataset.OpUndelete, Volume: "db", Name: "db2"}).Volume; v.RequestedBy != uuid.Nil {
 		t.Error("no engine has used the new name")
 	}
 	e.CheckInvariants()
@@ -83,7 +83,7 @@ func TestDeleteModes(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
 	a.MustCreate("kept@kept")
-	if d := a.MustDelete("kept"); d.State != dataset.StateTrashed || !d.Trash.Until.IsZero() {
+	if d := a.MustDelete("kept"); d.State != dataset.StateTrashed || !d.Trash.Expires.IsZero() {
 		t.Errorf("kept: %+v", d.Trash)
 	}
 	a.MustCreate("gone@fleeting")
@@ -122,7 +122,7 @@ func TestDeleteOnRecordSaysWhatBecomesOfTheData(t *testing.T) {
 			if err != nil || op.State != dataset.OpDone {
 				t.Fatalf("%s: %+v, %v", tc.spec, op, err)
 			}
-			if d := op.Dataset; d == nil || d.Profile.OnDelete.Mode != tc.mode || d.State != tc.state {
+			if d := op.DatasetRecord; d == nil || d.Profile.OnDelete.Mode != tc.mode || d.State != tc.state {
 				t.Errorf("%s, force %v: %+v", tc.spec, force, d)
 			}
 			e.CheckInvariants()

@@ -120,7 +120,7 @@ func (s *Recorder) Generations(ctx context.Context, node uuid.UUID, g api.Genera
 			return err
 		}
 		for _, p := range g.Pools {
-			highest, known, err := s.raise(t, node, p, g.Passing)
+			highest, known, err := s.raise(t, node, p, g.Transient)
 			if err != nil {
 				return err
 			}

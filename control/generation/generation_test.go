@@ -19,7 +19,7 @@ import (
 // mentions is says, in passing.
 func mentions(a *controltest.Agent, pool uuid.UUID, generation uint64) uint64 {
 	a.Helper()
-	return says(a, pool, generation, func(g *api.Generations) { g.Passing = true })
+	return says(a, pool, generation, func(g *api.Generations) { g.Transient = true })
 }
 
 // says says of which generation a node's pool is, and returns of which it was at most; 0:
@@ -75,7 +75,7 @@ func TestGenerationsOnlyGrow(t *testing.T) {
 	_, err = e.Generations(e.Ctx, a.ID, api.Generations{Incarnation: a.Incarnation, Pools: make([]api.Generation, reports.MaxPools+1)})
 	controltest.Refused(t, err, dataset.ErrInvalid, "257 pools", "256 at most")
 	for _, passing := range []bool{false, true} { // what is above could never be accepted anywhere again
-		_, err = e.Generations(e.Ctx, a.ID, api.Generations{Incarnation: a.Incarnation, Passing: passing, Pools: []api.Generation{{Pool: pool, Generation: math.MaxUint64}}})
+		_, err = e.Generations(e.Ctx, a.ID, api.Generations{Incarnation: a.Incarnation, Transient: passing, Pools: []api.Generation{{Pool: pool, Generation: math.MaxUint64}}})
 		controltest.Refused(t, err, dataset.ErrInvalid, pool.String(), "generation 18446744073709551615", "maximum 9007199254740992")
 	}
 	if got := says(a, pool, 2); got != 6 {

@@ -172,10 +172,15 @@ func (k *Housekeeper) Round(ctx context.Context, h *Memory, now time.Time) {
 		k.lookAtMembers(ctx, h, everything)
 	}
 	if told := k.Feed.Operations(); !now.Before(h.Forget) || told-h.ops >= ForgetAfter {
-		if err := errors.Join(k.ForgetOperations(ctx), k.CopyKeeper.Expire(ctx)); err == nil {
-			h.Forget, h.ops = now.Add(ForgetEvery), told
-		} else if ctx.Err() == nil {
-			h.fail("forget old operations and copies", err)
+		h.Forget, h.ops = now.Add(ForgetEvery), told
+		for _, err := range []error{k.ForgetOperations(ctx), k.CopyKeeper.Expire(ctx)} {
+			if err == nil {
+				continue
+			}
+			h.Forget = time.Time{} // the next round repeats both
+			if ctx.Err() == nil {
+				h.fail("forget old operations and copies", err)
+			}
 		}
 	}
 }
@@ -291,7 +296,7 @@ func (k *Housekeeper) ExpireTrash(ctx context.Context, h *Memory) {
 func (k *Housekeeper) expireOne(ctx context.Context, key string, value []byte, now time.Time) (until time.Time,
 	err error) {
 	var tr record.TrashEntry
-	if err := record.Decode(key, value, &tr); err != nil || tr.Until.IsZero() {
+	if err := record.Decode(key, value, &tr); err != nil || tr.Expires.IsZero() {
 		return until, err
 	}
 	if left := tr.Left(k.Uptime.Last()); left > 0 {

@@ -79,7 +79,7 @@ func TestC4RetentionWithClocksThatAreOff(t *testing.T) {
 	noon := time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
 	snaps := at(noon, noon.Add(-time.Hour), noon.Add(-30*time.Minute))
 	snaps[0].Epoch, snaps[1].Epoch, snaps[2].Epoch = 1, 2, 1
-	snaps[2].Order = noon.Add(1) // the clock was set back before
+	snaps[2].OrderTime = noon.Add(1) // the clock was set back before
 	for n, want := range [][]int{nil, {0, 2}, {0}, nil} {
 		gone := expired(snaps, dataset.Keep{Last: n}, time.UTC)
 		var got []int

@@ -177,7 +177,7 @@ func TestScheduleOfOthers(t *testing.T) {
 	for i, name := range []string{"aa", "bb", "cc", "dd"} {
 		op := a.MustPlan(controltest.Create(name + "@gold"))
 		if i%2 == 0 {
-			op.Dataset.Profile.Snapshots.Schedule = "every now and then"
+			op.DatasetRecord.Profile.Snapshots.Schedule = "every now and then"
 		}
 		a.MustCommit(op)
 	}

@@ -38,7 +38,7 @@ func TestSteadyClusterWritesNothing(t *testing.T) {
 				}
 				tells := func(g *controltest.Agent, h api.Heartbeat) {
 					h.Incarnation = g.Incarnation
-					in := api.Generations{Incarnation: g.Incarnation, Passing: true, Pools: []api.Generation{{Pool: g.LocalPools[0].ID, Generation: uint64(used)}}}
+					in := api.Generations{Incarnation: g.Incarnation, Transient: true, Pools: []api.Generation{{Pool: g.LocalPools[0].ID, Generation: uint64(used)}}}
 					_, err := s.Generations(t.Context(), g.ID, in)
 					_, rerr := s.Members.Renew(t.Context(), g.ID, g.Incarnation)
 					if err := errors.Join(err, rerr, s.Members.Heartbeat(t.Context(), g.ID, h)); err != nil {
@@ -46,7 +46,7 @@ func TestSteadyClusterWritesNothing(t *testing.T) {
 					}
 				}
 				tells(a, api.Heartbeat{Datasets: []dataset.DatasetStatus{{ID: d.ID, Mounted: true, Used: used}}})
-				tells(b, api.Heartbeat{Copies: []dataset.Copy{{Dataset: d.ID, Node: b.ID, Epoch: d.Epoch, Snapshot: d.ID, Checked: now, Current: now}}})
+				tells(b, api.Heartbeat{Copies: []dataset.Copy{{Dataset: d.ID, Node: b.ID, Epoch: d.Epoch, Snapshot: d.ID, VerifiedAt: now, VerifiedAtHome: now}}})
 			}
 			x.Clock.Advance(5 * time.Second)
 		}

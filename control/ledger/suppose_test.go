@@ -70,7 +70,7 @@ func TestSuppositions(t *testing.T) {
 	taken := a.MustPlan(controltest.Create("late"))
 	a.MustCreate("late")
 	cost("commit of a name that was claimed meanwhile", 4, 1, func() {
-		if out := a.MustCommit(taken); !out.Lost || out.Dataset.Volume != "late" {
+		if out := a.MustCommit(taken); !out.Duplicate || out.Dataset.Volume != "late" {
 			t.Errorf("%+v", out)
 		}
 	})

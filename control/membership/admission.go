@@ -170,7 +170,7 @@ func (a *Admission) Join(ctx context.Context, in api.Join) (out api.Joined, err 
 	if err := pki.CheckName(in.Name); err != nil {
 		return out, err
 	}
-	if err := pki.CheckRequest([]byte(in.Request)); err != nil {
+	if err := pki.CheckRequest([]byte(in.CSR)); err != nil {
 		return out, err
 	}
 	ca, err := a.authority()
@@ -187,7 +187,7 @@ func (a *Admission) Join(ctx context.Context, in api.Join) (out api.Joined, err 
 	if err != nil {
 		return api.Joined{}, err
 	}
-	out.Certificate, err = ca.Sign([]byte(in.Request), pki.Identity{Kind: pki.Node, Node: out.Node, Name: out.Name},
+	out.Certificate, err = ca.Sign([]byte(in.CSR), pki.Identity{Kind: pki.Node, Node: out.Node, Name: out.Name},
 		a.Ledger.Clock.Now())
 	return out, err
 }
@@ -200,7 +200,7 @@ func (a *Admission) letIn(t *record.Tx, secret pki.Token, in api.Join) (uuid.UUI
 	if err != nil {
 		return uuid.Nil, "", err
 	}
-	sum := sha256.Sum256([]byte(in.Request))
+	sum := sha256.Sum256([]byte(in.CSR))
 	request := hex.EncodeToString(sum[:])
 	again := "create another: drover node token"
 	switch {
@@ -320,5 +320,5 @@ func (a *Admission) Certify(ctx context.Context, node uuid.UUID, r api.Certifica
 	if err != nil {
 		return signed, err
 	}
-	return ca.Sign([]byte(r.Request), pki.Identity{Kind: pki.Node, Node: node, Name: n.Name}, a.Ledger.Clock.Now())
+	return ca.Sign([]byte(r.CSR), pki.Identity{Kind: pki.Node, Node: node, Name: n.Name}, a.Ledger.Clock.Now())
 }

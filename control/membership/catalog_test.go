@@ -102,7 +102,7 @@ func TestMembersAreShown(t *testing.T) {
 	}
 
 	// One stops in order, and the other does not.
-	if err := s.Members.Heartbeat(t.Context(), a.Node.ID, api.Heartbeat{Incarnation: a.Node.Incarnation, Leaving: true}); err != nil {
+	if err := s.Members.Heartbeat(t.Context(), a.Node.ID, api.Heartbeat{Incarnation: a.Node.Incarnation, Stopping: true}); err != nil {
 		t.Fatal(err)
 	}
 	show()

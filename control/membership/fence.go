@@ -66,7 +66,7 @@ func (m *Members) Failover(ctx context.Context) (out api.FailoverState, err erro
 			return err
 		}
 		out.Halted, err = FailoverSuspended(t)
-		out.Since = h.Since
+		out.HaltedSince = h.Since
 		return err
 	})
 	return out, err

@@ -31,7 +31,7 @@ func asks(t controltest.TB, token, name string) (api.Join, *pki.Request) {
 	if err != nil {
 		t.Fatalf("%v", err)
 	}
-	return api.Join{Token: token, Name: name, Request: req.PEM}, req
+	return api.Join{Token: token, Name: name, CSR: req.PEM}, req
 }
 
 // joins expects to be let in.
@@ -100,8 +100,8 @@ func TestJoinRefuses(t *testing.T) {
 		"taken name":    {func(j *api.Join) { j.Name = "alpha" }, dataset.ErrExists, "node alpha exists (" + known.ID.String()},
 		"known node":    {func(j *api.Join) { j.Node = known.ID }, dataset.ErrExists, "drover node token --name alpha"},
 		"removed node":  {func(j *api.Join) { j.Node = gone.ID }, dataset.ErrForbidden, "was removed and cannot return"},
-		"no request":    {func(j *api.Join) { j.Request = "" }, dataset.ErrInvalid, "bad certificate request"},
-		"large request": {func(j *api.Join) { j.Request = strings.Repeat("a", pki.MaxRequest+1) }, dataset.ErrInvalid, "too large"},
+		"no request":    {func(j *api.Join) { j.CSR = "" }, dataset.ErrInvalid, "bad certificate request"},
+		"large request": {func(j *api.Join) { j.CSR = strings.Repeat("a", pki.MaxRequest+1) }, dataset.ErrInvalid, "too large"},
 	} {
 		in, _ := asks(t, token(e, ""), "beta")
 		c.change(&in)
@@ -192,14 +192,14 @@ func TestCertify(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	signed, err := e.Certify(e.Ctx, a.ID, api.Certification{Request: req.PEM})
+	signed, err := e.Certify(e.Ctx, a.ID, api.Certification{CSR: req.PEM})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if p, err := req.Pair(signed); err != nil || p.Identity.Node != a.ID || p.Identity.Name != "alpha" {
 		t.Error(p, err)
 	}
-	_, err = e.Certify(e.Ctx, uuid.New(), api.Certification{Request: req.PEM})
+	_, err = e.Certify(e.Ctx, uuid.New(), api.Certification{CSR: req.PEM})
 	controltest.Refused(t, err, dataset.ErrForbidden, "was removed")
 	_, err = e.Certify(e.Ctx, a.ID, api.Certification{})
 	controltest.Refused(t, err, dataset.ErrInvalid, "bad certificate request")

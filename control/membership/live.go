@@ -87,7 +87,7 @@ func (m *Members) enter(t *record.Tx, r api.Registration, session string) (befor
 		record.Alive{
 			Node:        id,
 			Incarnation: r.Node.Incarnation,
-			Boot:        r.Boot,
+			Boot:        r.BootID,
 			Since:       m.Ledger.Clock.Now(),
 			Session:     session,
 		}, session)
@@ -96,7 +96,7 @@ func (m *Members) enter(t *record.Tx, r api.Registration, session string) (befor
 // succeeds reports whether an agent is the successor of the present one on the same machine: it knows the present one
 // from its own disk, in the same boot. Only one agent can run on a root directory, so the present one has ended.
 func succeeds(r api.Registration, was record.Alive) bool {
-	return r.Boot != "" && r.Boot == was.Boot && slices.Contains(r.Previous, was.Incarnation)
+	return r.BootID != "" && r.BootID == was.Boot && slices.Contains(r.PreviousIncarnations, was.Incarnation)
 }
 
 // sessions keeps the sessions of the agents that renew at this service, so that a renewal reads nothing from the store.
@@ -129,8 +129,8 @@ func (c *sessions) drop(node uuid.UUID) {
 // Renew extends the time for which a node's agent counts as alive, and returns that time; 0 means without end, on a
 // store of this process only. It writes nothing to the store. dataset.ErrStale for an agent that is not the node's, or
 // whose time has passed: it must register again.
-func (m *Members) Renew(ctx context.Context, node, incarnation uuid.UUID) (api.Standing, error) {
-	var out api.Standing
+func (m *Members) Renew(ctx context.Context, node, incarnation uuid.UUID) (api.SessionState, error) {
+	var out api.SessionState
 	if !m.Shared {
 		return out, nil
 	}
@@ -300,13 +300,13 @@ func (m *Members) Living(t *record.Tx) (map[uuid.UUID]record.Alive, error) {
 // addReachability sets in each node whether it is reachable, and since when.
 func (m *Members) addReachability(ctx context.Context, nodes []api.Node) error {
 	for i, n := range nodes {
-		nodes[i].Guarded = m.Reports.Guarded(n.ID)
+		nodes[i].GuardRunning = m.Reports.Guarded(n.ID)
 	}
 	if !m.Shared {
 		for i, n := range nodes {
 			nodes[i].Live = m.Reports.Heard(n.ID)
 			if nodes[i].Live {
-				nodes[i].Since = n.Registered
+				nodes[i].StatusSince = n.Registered
 			}
 		}
 		return nil
@@ -318,7 +318,7 @@ func (m *Members) addReachability(ctx context.Context, nodes []api.Node) error {
 	}
 	for i, n := range nodes {
 		if a, lives := live[n.ID]; lives {
-			nodes[i].Since, nodes[i].Live = a.Since, true
+			nodes[i].StatusSince, nodes[i].Live = a.Since, true
 			continue
 		}
 		var gone record.Away
@@ -329,7 +329,7 @@ func (m *Members) addReachability(ctx context.Context, nodes []api.Node) error {
 		if err != nil {
 			return err
 		}
-		nodes[i].Since = gone.Since
+		nodes[i].StatusSince = gone.Since
 	}
 	return nil
 }

@@ -67,7 +67,7 @@ func TestMassLoss(t *testing.T) {
 	if len(loud) != 1 || !strings.Contains(loud[0], "3 nodes vanished") {
 		t.Errorf("%q", loud)
 	}
-	if st, err := l.Failover(l.Ctx); err != nil || !strings.Contains(st.Halted, "halted for the whole cluster") || st.Since.IsZero() {
+	if st, err := l.Failover(l.Ctx); err != nil || !strings.Contains(st.Halted, "halted for the whole cluster") || st.HaltedSince.IsZero() {
 		t.Errorf("%+v, %v", st, err)
 	}
 	if _, err := l.CancelOperation(l.Ctx, op.ID.String()); err != nil {

@@ -40,7 +40,8 @@ func (m *Members) Register(ctx context.Context, r api.Registration) error {
 		} else if ok {
 			n.Cordoned, n.Draining = old.Cordoned, old.Draining
 		}
-		if n.Incarnation == old.Incarnation && n.Word < old.Word { // it may name pools that were removed
+		if n.Incarnation == old.Incarnation && n.RegistrationNumber < old.RegistrationNumber {
+			// It may name pools that were removed.
 			return dataset.Errorf(dataset.ErrStale,
 				"register node %s: a later request of its agent arrived before", n.Name)
 		}
@@ -49,7 +50,7 @@ func (m *Members) Register(ctx context.Context, r api.Registration) error {
 		} else if was || !old.Removed.IsZero() {
 			return RemovedError(n.ID)
 		}
-		n.Pools, n.Dropped = nil, nil
+		n.Pools, n.UnreportedPools = nil, nil
 		for _, p := range r.Pools {
 			if p.ID == uuid.Nil || slices.Contains(n.Pools, p.ID) {
 				return dataset.Errorf(dataset.ErrInvalid, "register: pool %q has no UUID, or that of another",
@@ -68,7 +69,7 @@ func (m *Members) Register(ctx context.Context, r api.Registration) error {
 				return err
 			}
 		}
-		if err := keepPools(t, &n, old.Pools, r.Gone); err != nil {
+		if err := keepPools(t, &n, old.Pools, r.RemovedPools); err != nil {
 			return err
 		}
 		who := "register of node " + n.Name
@@ -146,14 +147,14 @@ func (m *Members) Heartbeat(ctx context.Context, node uuid.UUID, h api.Heartbeat
 	if err := reports.CheckHeartbeat(n, h); err != nil {
 		return err
 	}
-	if h.Leaving {
+	if h.Stopping {
 		return m.noteLeft(ctx, n)
 	}
-	if h.Whole && !m.Reports.Heard(node) {
+	if h.Incremental && !m.Reports.Heard(node) {
 		return dataset.Errorf(dataset.ErrConflict,
 			"node %s: not heard from since control started: a full report is needed", n.Name)
 	}
-	if err := m.noteTrust(t, node, h.Distrust, look); err != nil {
+	if err := m.noteTrust(t, node, h.StoreDoubt, look); err != nil {
 		return err
 	}
 	warnings, moved, err := m.Reports.Take(n, h, m.Ledger.Clock.Steady())

@@ -26,7 +26,7 @@ func keepPools(t *record.Tx, n *dataset.Node, had, gone []uuid.UUID) error {
 				return err
 			}
 		default:
-			n.Pools, n.Dropped = append(n.Pools, id), append(n.Dropped, id)
+			n.Pools, n.UnreportedPools = append(n.Pools, id), append(n.UnreportedPools, id)
 		}
 	}
 	return nil
@@ -123,7 +123,7 @@ func heldInPool(t *record.Tx, n dataset.Node, pool uuid.UUID) (held []dataset.He
 		if _, err := t.Peek(record.OperationKey(c.ID), &op); err != nil {
 			return nil, err
 		}
-		if !op.State.Final() && op.Dataset != nil && op.Dataset.Pool == pool && op.Kind != dataset.OpPurge {
+		if !op.State.Final() && op.DatasetRecord != nil && op.DatasetRecord.Pool == pool && op.Kind != dataset.OpPurge {
 			held = append(held, dataset.Held{What: fmt.Sprintf("operation %s, the %s of volume %s",
 				op.ID.String()[:8], op.Kind, op.Volume), Mend: "try again after it"})
 		}

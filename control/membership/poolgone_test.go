@@ -19,7 +19,7 @@ func without(a *controltest.Agent, name string, pool int) error {
 	all := a.LocalPools
 	a.LocalPools = slices.Delete(slices.Clone(all), pool, pool+1)
 	a.MustRegister(name)
-	reg := api.Registration{Node: dataset.Node{ID: a.ID, Name: name, Incarnation: a.Incarnation}, Pools: a.LocalPools, Gone: []uuid.UUID{id}}
+	reg := api.Registration{Node: dataset.Node{ID: a.ID, Name: name, Incarnation: a.Incarnation}, Pools: a.LocalPools, RemovedPools: []uuid.UUID{id}}
 	err := a.Register(a.Ctx, reg)
 	if err != nil {
 		a.LocalPools = all
@@ -30,7 +30,7 @@ func without(a *controltest.Agent, name string, pool int) error {
 
 // mayLose registers as an agent does that asks whether a pool that it has may go.
 func mayLose(a *controltest.Agent, name string, pool int) error {
-	return a.Register(a.Ctx, api.Registration{Node: dataset.Node{ID: a.ID, Name: name, Incarnation: a.Incarnation}, Pools: a.LocalPools, Gone: []uuid.UUID{a.LocalPools[pool].ID}})
+	return a.Register(a.Ctx, api.Registration{Node: dataset.Node{ID: a.ID, Name: name, Incarnation: a.Incarnation}, Pools: a.LocalPools, RemovedPools: []uuid.UUID{a.LocalPools[pool].ID}})
 }
 
 // A pool goes off the record once nothing is on record there but what is condemned, which goes with
@@ -89,7 +89,7 @@ func TestLateRegistrationIsNone(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("a")
 	say := func(word uint64, pools []dataset.Pool) error {
-		return a.Register(a.Ctx, api.Registration{Node: dataset.Node{ID: a.ID, Name: "a", Incarnation: a.Incarnation, Word: word}, Pools: pools, Gone: []uuid.UUID{a.LocalPools[1].ID}})
+		return a.Register(a.Ctx, api.Registration{Node: dataset.Node{ID: a.ID, Name: "a", Incarnation: a.Incarnation, RegistrationNumber: word}, Pools: pools, RemovedPools: []uuid.UUID{a.LocalPools[1].ID}})
 	}
 	for range 2 {
 		if err := say(2, a.LocalPools[:1]); err != nil {

@@ -18,7 +18,7 @@ import (
 // home is lost or cannot open it.
 func TestRemoveNodeThatKeepsTheLast(t *testing.T) {
 	kind := func(k, was dataset.CopyKind) func(*dataset.Copy, *dataset.Node) {
-		return func(c *dataset.Copy, _ *dataset.Node) { c.Kind, c.Was = k, was }
+		return func(c *dataset.Copy, _ *dataset.Node) { c.Kind, c.PreviousKind = k, was }
 	}
 	const last = "the last complete copy of db, whose home beta is lost or cannot open it"
 	move := []string{last, "drover volume move db --force --fenced beta", "--force"}
@@ -58,8 +58,8 @@ func TestRemoveNodeThatKeepsTheLast(t *testing.T) {
 			if c.says != nil {
 				_, err := l.Keeper.RemoveNode(t.Context(), "gamma", false)
 				controltest.Refused(t, err, dataset.ErrInUse, append(c.says, "node gamma has data that no other node has")...)
-				if v := l.Keeper.MustVolume("db"); len(v.Kept) != 2 {
-					t.Errorf("a refusal had an effect: %d copies", len(v.Kept))
+				if v := l.Keeper.MustVolume("db"); len(v.CopyDetails) != 2 {
+					t.Errorf("a refusal had an effect: %d copies", len(v.CopyDetails))
 				}
 			}
 			out, err := l.Keeper.RemoveNode(t.Context(), "gamma", c.says != nil)
@@ -93,8 +93,8 @@ func TestRemovedNodeIsForgotten(t *testing.T) {
 	l.Restart(l.Replica, "gamma")
 	op := *l.Keeper.MustSubmit(api.Request{ID: uuid.New(), Kind: dataset.OpMove, Volume: "db", Node: "gamma", Force: true, Fenced: "beta"}).Operation
 	l.Replica.MustCommit(op)
-	kept := l.Keeper.MustVolume("db").Kept
-	if !slices.ContainsFunc(kept, func(k api.KeptCopy) bool { return k.Node == l.Home.ID && k.Kind == dataset.CopySuperseded }) {
+	kept := l.Keeper.MustVolume("db").CopyDetails
+	if !slices.ContainsFunc(kept, func(k api.CopyDetail) bool { return k.Node == l.Home.ID && k.Kind == dataset.CopySuperseded }) {
 		t.Fatalf("%+v", kept)
 	}
 	out, err := l.Keeper.RemoveNode(t.Context(), "beta", false)

@@ -54,7 +54,7 @@ const shownHomes = 5
 //
 // It also fails while the node keeps the only copy of some data. With force that data is given up, and the response and
 // the events name it. dataset.ErrInvalid for an unknown node, ErrAmbiguous.
-func (m *NodeRemover) RemoveNode(ctx context.Context, ref string, force bool) (out api.Removed, err error) {
+func (m *NodeRemover) RemoveNode(ctx context.Context, ref string, force bool) (out api.RemovedNode, err error) {
 	n := &out.Node
 	if !force {
 		if err := m.CopyKeeper.CheckKeepsNothing(ctx, ref); err != nil {
@@ -301,7 +301,7 @@ func DropNode(t *record.Tx, id uuid.UUID) error {
 
 // ClearGone removes the records of datasets that a node had to destroy in pools that were removed.
 func (m *NodeRemover) ClearGone(ctx context.Context, r api.Registration) error {
-	for _, id := range r.Gone {
+	for _, id := range r.RemovedPools {
 		if slices.ContainsFunc(r.Pools, func(p dataset.Pool) bool { return p.ID == id }) {
 			continue // the node still has the pool and asked only whether it may remove it
 		}

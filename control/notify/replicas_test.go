@@ -45,7 +45,7 @@ func TestReplicasHearOfEachOther(t *testing.T) {
 		d := n.MustCreate("v-" + uuid.NewString()[:8])
 		e.MustSubmit(api.Request{Kind: dataset.OpSnapshot, Volume: d.Volume}) // its own create does not wake an agent
 		for told := false; !told; {
-			if s, err = b.Sync(t.Context(), n.ID, s.Rev, time.Minute); err != nil || s.Rev == 0 {
+			if s, err = b.Sync(t.Context(), n.ID, s.Revision, time.Minute); err != nil || s.Revision == 0 {
 				t.Fatal(err)
 			}
 			told = slices.ContainsFunc(s.Datasets, func(x api.Indexed) bool { return x.ID == d.ID })
@@ -65,7 +65,7 @@ func TestReplicasHearOfEachOther(t *testing.T) {
 		})
 	}()
 	op := e.MustSubmit(api.Request{Kind: dataset.OpCreate, Volume: "db"}).Operation
-	if s, err = b.Sync(t.Context(), n.ID, s.Rev, time.Minute); err != nil || s.Full ||
+	if s, err = b.Sync(t.Context(), n.ID, s.Revision, time.Minute); err != nil || s.Full ||
 		!slices.ContainsFunc(s.Operations, func(x dataset.Operation) bool { return x.ID == op.ID }) {
 		t.Fatalf("%+v, %v", s, err)
 	}

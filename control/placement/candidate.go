@@ -64,7 +64,7 @@ func (c Candidate) lacking(p dataset.Profile) []Shortcoming {
 		{(p.Snapshots.Required || p.Snapshots.Schedule != "") && !can.InstantSnapshot,
 			"it cannot take snapshots without copying", false},
 		{p.Quiesce == dataset.QuiesceFreeze && !can.OwnFilesystem, "it cannot freeze a single volume", false},
-		{fs != "" && !(c.Anew && p.Filesystem.Chosen) && !(c.Whole && slices.Contains(c.Holds, fs)) &&
+		{fs != "" && !(c.Anew && p.Filesystem.Chosen) && !(c.Whole && slices.Contains(c.AcceptedFilesystems, fs)) &&
 			!slices.Contains(can.Filesystems, fs), "it has no filesystem " + fs + " inside volumes" + inside,
 			inside != ""},
 		{len(p.Filesystem.Mount) > 0 && !can.OwnFilesystem, "it has no mount options for a single volume", false},
@@ -87,7 +87,7 @@ func (c Candidate) lacking(p dataset.Profile) []Shortcoming {
 // lacks returns what the pool's host would need for a missing capability, with the command for it; "" if nothing on the
 // host would help.
 func (c Candidate) lacks(what string) string {
-	for _, m := range c.Missing {
+	for _, m := range c.MissingFeatures {
 		if rest, is := strings.CutPrefix(m, what); is &&
 			(strings.HasPrefix(rest, " ") || strings.HasPrefix(rest, ":")) {
 			return ": on its node " + m + ", and then a restart of drover"

@@ -30,9 +30,9 @@ func TestMisfits(t *testing.T) {
 		return c
 	}
 	unsized := dir
-	unsized.Missing = []string{"sizes need quotas (enable)"}
+	unsized.MissingFeatures = []string{"sizes need quotas (enable)"}
 	less := loop
-	less.Capabilities.Filesystems, less.Missing = nil, []string{"xfs needs mkfs.xfs (apt-get install xfsprogs)", "ext4: the kernel does not support it (modprobe ext4)", "encryption needs cryptsetup (apt-get install cryptsetup-bin)"}
+	less.Capabilities.Filesystems, less.MissingFeatures = nil, []string{"xfs needs mkfs.xfs (apt-get install xfsprogs)", "ext4: the kernel does not support it (modprobe ext4)", "encryption needs cryptsetup (apt-get install cryptsetup-bin)"}
 	sealed := dataset.Profile{Encryption: dataset.KeySource{KeyFile: "/key"}}
 	slow, strict := dataset.QoS{WriteBPS: 5 * dataset.MiB}, dataset.QoS{WriteBPS: 5 * dataset.MiB, Strict: true}
 	auto := dataset.Profile{Failover: dataset.Failover{Auto: true}}

@@ -52,7 +52,7 @@ func TestChoose(t *testing.T) {
 func TestADozenPoolsGiveAShortError(t *testing.T) {
 	st := placement.Site{Node: dataset.Node{Name: "alpha"}}
 	for i := range 12 {
-		c := placement.Candidate{Pool: dataset.Pool{Name: fmt.Sprintf("pool-%d", i), Backend: "dir", Capabilities: dirCan, Missing: []string{"sizes need project quotas (unmount its filesystem, tune2fs -O project,quota /dev/sdb, mount it with -o prjquota)"}}}
+		c := placement.Candidate{Pool: dataset.Pool{Name: fmt.Sprintf("pool-%d", i), Backend: "dir", Capabilities: dirCan, MissingFeatures: []string{"sizes need project quotas (unmount its filesystem, tune2fs -O project,quota /dev/sdb, mount it with -o prjquota)"}}}
 		if i%2 == 1 {
 			c.Cordoned, c.Capabilities = true, loopCan
 		}

@@ -73,7 +73,7 @@ func TestOfflinePoolIsSaidToBeOffline(t *testing.T) {
 	a.MustRegister("alpha")
 	if err := e.Heartbeat(e.Ctx, a.ID, api.Heartbeat{
 		Incarnation: a.Incarnation, Pools: []dataset.PoolStatus{{ID: a.LocalPools[0].ID, Reason: "xfs needs mkfs.xfs"}},
-		Unmade: []api.Pool{{Pool: dataset.Pool{Name: "new", Node: a.ID, Backend: "loop"}, Status: &dataset.PoolStatus{Reason: "/new is absent"}}},
+		FailedPools: []api.Pool{{Pool: dataset.Pool{Name: "new", Node: a.ID, Backend: "loop"}, Status: &dataset.PoolStatus{Reason: "/new is absent"}}},
 	}); err != nil {
 		t.Fatal(err)
 	}

@@ -35,12 +35,12 @@ func TestPlacementPicksANodeThatFits(t *testing.T) {
 		"volume db: no pool can satisfy profile busy: node alpha: load_10 is 34, not < 20; node beta: its facts are unknown yet")
 	b.ReportFacts(func(f *dataset.Facts) { f.Load10 = 3; f.Pools[1].Free = 1000 << 30 })
 	for range 20 {
-		if op := a.MustPlan(controltest.Create("db@busy")); op.Node != b.ID || op.Dataset.Home != b.ID || op.Dataset.Pool != b.LocalPools[0].ID {
+		if op := a.MustPlan(controltest.Create("db@busy")); op.Node != b.ID || op.DatasetRecord.Home != b.ID || op.DatasetRecord.Pool != b.LocalPools[0].ID {
 			t.Fatalf("%+v", op)
 		}
 	}
-	if op := a.MustPlan(controltest.Create("db@roomy")); op.Dataset.Pool != b.LocalPools[1].ID {
-		t.Errorf("the pool that has room is not taken: %+v", op.Dataset)
+	if op := a.MustPlan(controltest.Create("db@roomy")); op.DatasetRecord.Pool != b.LocalPools[1].ID {
+		t.Errorf("the pool that has room is not taken: %+v", op.DatasetRecord)
 	}
 	if op := b.MustPlan(controltest.Create("db@busy")); op.Node != b.ID {
 		t.Error("the asking node fits, and is passed over")
@@ -77,7 +77,7 @@ func TestEachNodeHasItsReason(t *testing.T) {
 		t.Fatal(err)
 	}
 	if op := a.MustPlan(controltest.Create("db@gold2")); op.Node != c.ID {
-		t.Errorf("gamma alone fits: %+v", op.Dataset)
+		t.Errorf("gamma alone fits: %+v", op.DatasetRecord)
 	}
 	where(e, "gold2", `load_10 < 25 and node != "gamma"`, func(p *dataset.Profile) { p.Size = 5 })
 	a.MustRefusePlan(controltest.Create("db@gold2"), dataset.ErrOffline,

@@ -27,11 +27,11 @@ func TestPlacement(t *testing.T) {
 	e := controltest.New(t)
 	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
 	for _, x := range []*controltest.Agent{a, b} {
-		if d := x.MustPlan(controltest.Create("db")).Dataset; d.Home != x.ID || d.Pool != x.LocalPools[0].ID {
+		if d := x.MustPlan(controltest.Create("db")).DatasetRecord; d.Home != x.ID || d.Pool != x.LocalPools[0].ID {
 			t.Errorf("a node's own request goes to %s, %s", d.Home, d.Pool)
 		}
 	}
-	if d := a.MustPlan(controltest.Create("db", "pool=plain")).Dataset; d.Pool != a.LocalPools[1].ID {
+	if d := a.MustPlan(controltest.Create("db", "pool=plain")).DatasetRecord; d.Pool != a.LocalPools[1].ID {
 		t.Errorf("%s", d.Pool)
 	}
 	status := func(x *controltest.Agent, online bool) {
@@ -42,7 +42,7 @@ func TestPlacement(t *testing.T) {
 	}
 	a.MustCreate("mine@gold")
 	status(a, false)
-	if op := a.MustPlan(controltest.Create("db@gold")); op.Node != b.ID || op.Dataset.Pool != b.LocalPools[0].ID {
+	if op := a.MustPlan(controltest.Create("db@gold")); op.Node != b.ID || op.DatasetRecord.Pool != b.LocalPools[0].ID {
 		t.Errorf("what cannot be on a node that is away from its pool goes to %s", op.Node)
 	}
 	status(b, false)

@@ -153,7 +153,7 @@ func (s *Placer) Sites(t *record.Tx) ([]placement.Site, error) {
 				out[i].Pools = append(out[i].Pools, placement.Candidate{
 					Pool:     p,
 					Cordoned: n.Cordoned,
-					Dropped:  slices.Contains(n.Dropped, id),
+					Dropped:  slices.Contains(n.UnreportedPools, id),
 					Silent:   s.Shared && live[n.ID].Node != n.ID,
 					Guarded:  s.Reports.Guarded(n.ID),
 					Status:   s.poolStatus(n.Facts, id),
@@ -207,7 +207,7 @@ func (s *Placer) Candidates(t *record.Tx, node uuid.UUID) ([]placement.Candidate
 			cands = append(cands, placement.Candidate{
 				Pool:     p,
 				Cordoned: n.Cordoned,
-				Dropped:  slices.Contains(n.Dropped, id),
+				Dropped:  slices.Contains(n.UnreportedPools, id),
 				Guarded:  s.Reports.Guarded(n.ID),
 				Status:   s.Reports.Pool(id),
 			})

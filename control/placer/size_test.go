@@ -39,7 +39,7 @@ func TestLargerThanItsPool(t *testing.T) {
 	b := e.NewAgent("beta")
 	total(b, 40*dataset.GiB)
 	a.MustRefusePlan(clone("20GiB"), dataset.ErrUnsupported, less, b.LocalPools[0].Name+" of node beta could")
-	if d := a.MustPlan(controltest.Create("new@gold")).Dataset; d.Home != b.ID {
+	if d := a.MustPlan(controltest.Create("new@gold")).DatasetRecord; d.Home != b.ID {
 		t.Errorf("it is to lie on node %s", d.Home)
 	}
 	e.CheckInvariants()
@@ -66,7 +66,7 @@ func TestLargerThanAnothersPool(t *testing.T) {
 	total(b, 40*dataset.GiB)
 	e.MustSubmit(controltest.Move("back", "alpha")) // whose copy lies there
 	total(b, 0)
-	if d := b.MustPlan(controltest.Create("any@gold")).Dataset; d.Home != b.ID {
+	if d := b.MustPlan(controltest.Create("any@gold")).DatasetRecord; d.Home != b.ID {
 		t.Errorf("it is to lie on node %s", d.Home)
 	}
 	total(a, 40*dataset.GiB)

@@ -35,7 +35,7 @@ func TestCloneOfSnapshot(t *testing.T) {
 	a.DoWork()
 	for _, prefix := range []string{s.ID.String(), s.ID.String()[:8], strings.ToUpper(s.ID.String()[:9])} {
 		op := a.MustPlan(controltest.Create("test@snapshot-" + prefix))
-		d := op.Dataset
+		d := op.DatasetRecord
 		if op.Kind != dataset.OpCreate || *op.Source != (dataset.Source{Dataset: db.ID, Snapshot: s.ID}) ||
 			*d.Origin != (dataset.Origin{Dataset: db.ID, Snapshot: s.ID}) {
 			t.Errorf("%s: source %+v, origin %+v", prefix, op.Source, d.Origin)
@@ -55,8 +55,8 @@ func TestCloneOfDataset(t *testing.T) {
 		{Kind: dataset.OpClone, Volume: "test", Options: map[string]string{"from": "db"}},
 	} {
 		op := a.MustPlan(req)
-		if *op.Source != (dataset.Source{Dataset: db.ID}) || !op.Dataset.Origin.Implicit || op.Dataset.Origin.Snapshot == uuid.Nil || op.Kind != req.Kind {
-			t.Errorf("%v: source %+v, origin %+v", req.Options, op.Source, op.Dataset.Origin)
+		if *op.Source != (dataset.Source{Dataset: db.ID}) || !op.DatasetRecord.Origin.Implicit || op.DatasetRecord.Origin.Snapshot == uuid.Nil || op.Kind != req.Kind {
+			t.Errorf("%v: source %+v, origin %+v", req.Options, op.Source, op.DatasetRecord.Origin)
 		}
 	}
 }
@@ -67,15 +67,15 @@ func TestCloneWithOptions(t *testing.T) {
 	a.MustCreate("db@gold")
 	a.MustCreate("any@silver")
 	a.MustCreate("plain@bronze", "pool=plain")
-	d := a.MustPlan(controltest.Create("test@silver", "from=db", "size=40GiB", "label.x=y", "readonly=true", "protect=true")).Dataset
+	d := a.MustPlan(controltest.Create("test@silver", "from=db", "size=40GiB", "label.x=y", "readonly=true", "protect=true")).DatasetRecord
 	if d.Profile.Name != "silver" || d.Size != 40*dataset.GiB || d.Profile.Size != d.Size || d.Profile.Filesystem.Type != "xfs" ||
 		d.Labels["x"] != "y" || !d.ReadOnly || !d.Protected {
 		t.Errorf("%+v", d)
 	}
-	if d := a.MustPlan(controltest.Create("test@silver", "from=db")).Dataset; d.Size != 20*dataset.GiB || d.Profile.Size != d.Size {
+	if d := a.MustPlan(controltest.Create("test@silver", "from=db")).DatasetRecord; d.Size != 20*dataset.GiB || d.Profile.Size != d.Size {
 		t.Errorf("a profile that promises less made it smaller: %+v", d)
 	}
-	if d := a.MustPlan(controltest.Create("test", "from=db", "fs=xfs", "size=20GiB")).Dataset; d.Size != 20*dataset.GiB {
+	if d := a.MustPlan(controltest.Create("test", "from=db", "fs=xfs", "size=20GiB")).DatasetRecord; d.Size != 20*dataset.GiB {
 		t.Errorf("%+v", d)
 	}
 	for _, c := range []struct {
@@ -116,7 +116,7 @@ func TestCloneThatExists(t *testing.T) {
 	done := func(reqs ...api.Request) {
 		t.Helper()
 		for _, req := range reqs {
-			if p, err := e.Plan(e.Ctx, a.ID, req); err != nil || p.Done == nil {
+			if p, err := e.Plan(e.Ctx, a.ID, req); err != nil || p.Unchanged == nil {
 				t.Errorf("%s %v: %+v, %v", req.Volume, req.Options, p, err)
 			}
 		}
@@ -160,7 +160,7 @@ func TestCloneThatExistsByPrefixOfMore(t *testing.T) {
 	a.ForgeVolume("db", "abcd0000-0000-4000-8000-000000000001")
 	a.MustCreate("test@snapshot-abcd")
 	a.ForgeVolume("db2", "abcd0000-0000-4000-8000-000000000002")
-	if p, err := e.Plan(e.Ctx, a.ID, controltest.Create("test@snapshot-abcd")); err != nil || p.Done == nil {
+	if p, err := e.Plan(e.Ctx, a.ID, controltest.Create("test@snapshot-abcd")); err != nil || p.Unchanged == nil {
 		t.Errorf("%+v, %v", p, err)
 	}
 	a.MustRefusePlan(controltest.Create("test2@snapshot-abcd"), dataset.ErrAmbiguous, "dataset abcd0000-0000-4000-8000-000000000001 (db)", "(db2)", "use more")

@@ -66,16 +66,16 @@ func (v *Planner) PlanCreate(t *record.Tx, node uuid.UUID, req api.Request) (*da
 		return nil, &old, v.Same(t, old, w)
 	}
 	d := dataset.Dataset{
-		ID: uuid.New(), Volume: w.spec.Name, Spelling: req.Ref.Spelling, State: dataset.StateReady,
+		ID: uuid.New(), Volume: w.spec.Name, RequestedAs: req.Ref.Spelling, State: dataset.StateReady,
 		Labels: w.opts.Labels, Protected: w.opts.Protect, ReadOnly: w.opts.ReadOnly,
 		Anonymous: w.spec.Anonymous() && len(req.Options) == 0 && w.spec.Profile == "" && w.spec.From == "",
 		Epoch:     1, Created: v.Clock.Now(),
 	}
 	if req.Engine {
-		d.SpelledBy = node
+		d.RequestedBy = node
 	}
 	op := &dataset.Operation{
-		Volume: d.Volume, DatasetID: d.ID, Epoch: d.Epoch, Dataset: &d,
+		Volume: d.Volume, DatasetID: d.ID, Epoch: d.Epoch, DatasetRecord: &d,
 		Options: maps.Clone(req.Options), Path: req.Path, Live: req.Live,
 	}
 	if w.spec.From != "" {
@@ -133,7 +133,7 @@ func (v *Planner) planNew(t *record.Tx, op *dataset.Operation, w CreateRequest, 
 	if err != nil {
 		return err
 	}
-	d := op.Dataset
+	d := op.DatasetRecord
 	d.Profile = w.opts.Apply(p)
 	if err := v.Relocator.FailsOver(*d); err != nil {
 		return err
@@ -196,7 +196,7 @@ func (v *Planner) planSource(t *record.Tx, op *dataset.Operation, w CreateReques
 	if err != nil {
 		return err
 	}
-	d := op.Dataset
+	d := op.DatasetRecord
 	d.Pool, d.Home = from.Pool, from.Home
 	d.Profile, d.Size = from.Profile.Clone(), from.Size
 	d.Origin = &dataset.Origin{Dataset: src.Dataset, Snapshot: src.Snapshot}
@@ -297,7 +297,7 @@ func onto(d dataset.Dataset, p dataset.Profile) (dataset.Profile, error) {
 // CommitCreate claims the name for a dataset that its node has made, and gives the node the lease, all in one
 // transaction.
 func (v *Planner) CommitCreate(t *record.Tx, op dataset.Operation, out *api.Committed) error {
-	d := *op.Dataset
+	d := *op.DatasetRecord
 	var mine dataset.Dataset
 	if there, err := t.Get(record.DatasetKey(d.ID), &mine); err != nil {
 		return err
@@ -310,7 +310,7 @@ func (v *Planner) CommitCreate(t *record.Tx, op dataset.Operation, out *api.Comm
 		return err
 	}
 	if ok {
-		out.Dataset, out.Lost = &old, true
+		out.Dataset, out.Duplicate = &old, true
 		return nil
 	}
 	if err := checkSource(t, op); err != nil {
@@ -349,7 +349,7 @@ func checkSource(t *record.Tx, op dataset.Operation) error {
 	if err != nil {
 		return err
 	}
-	if had, has := from.Encryption, op.Dataset.Encryption; (had == nil) != (has == nil) || had != nil &&
+	if had, has := from.Encryption, op.DatasetRecord.Encryption; (had == nil) != (has == nil) || had != nil &&
 		had.ID != has.ID {
 		return dataset.Errorf(dataset.ErrInvalid,
 			"volume %s: it and its source, dataset %s, have different data keys", op.Volume, from.ID)

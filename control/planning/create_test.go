@@ -27,11 +27,11 @@ func TestCreate(t *testing.T) {
 	gold := e.ProfileSet.ByName["gold"]
 	gold.Size, gold.Owner = 30*dataset.GiB, &dataset.Owner{UID: 999, GID: 998, Mode: &mode}
 	want := dataset.Dataset{
-		ID: op.DatasetID, Volume: "db", Spelling: "db@gold", SpelledBy: a.ID, State: dataset.StateReady, Profile: gold,
+		ID: op.DatasetID, Volume: "db", RequestedAs: "db@gold", RequestedBy: a.ID, State: dataset.StateReady, Profile: gold,
 		Size: 30 * dataset.GiB, Labels: map[string]string{"team": "red"}, Protected: true,
 		Home: a.ID, Pool: a.LocalPools[0].ID, Epoch: 1, Created: controltest.Start, Request: req.ID,
 	}
-	if diff := cmp.Diff(want, *op.Dataset); diff != "" {
+	if diff := cmp.Diff(want, *op.DatasetRecord); diff != "" {
 		t.Errorf("planned (- want, + got):\n%s", diff)
 	}
 	if op.ID != req.ID || op.Kind != dataset.OpCreate || op.State != dataset.OpPending || op.Node != a.ID || op.Epoch != 1 {
@@ -41,15 +41,15 @@ func TestCreate(t *testing.T) {
 		t.Errorf("a plan alone made a volume: %v", err)
 	}
 
-	op.Dataset.Size += 4096 // as the backend rounds it up
+	op.DatasetRecord.Size += 4096 // as the backend rounds it up
 	want.Size += 4096
 	e.Spy.Counted()
 	out := a.MustCommit(op)
 	if _, txns, _ := e.Spy.Counted(); txns != 1 {
 		t.Errorf("%d transactions for a create", txns)
 	}
-	if diff := cmp.Diff(&want, out.Dataset); diff != "" || out.Lost || out.Index == 0 {
-		t.Errorf("committed %v, %d:\n%s", out.Lost, out.Index, diff)
+	if diff := cmp.Diff(&want, out.Dataset); diff != "" || out.Duplicate || out.Index == 0 {
+		t.Errorf("committed %v, %d:\n%s", out.Duplicate, out.Index, diff)
 	}
 	v := e.MustVolume("db")
 	if v.Node != "alpha" || v.PoolName != "fast" || v.Backend != "loop" || v.Snapshots != 0 || v.Lease.Incarnation != a.Incarnation {
@@ -61,10 +61,10 @@ func TestCreate(t *testing.T) {
 	}
 
 	again := a.MustCommit(op)
-	if again.Index != out.Index || again.Lost || !cmp.Equal(again.Dataset, out.Dataset) {
+	if again.Index != out.Index || again.Duplicate || !cmp.Equal(again.Dataset, out.Dataset) {
 		t.Errorf("the same report again gives %+v, not %+v", again, out)
 	}
-	if p, err := e.Plan(e.Ctx, a.ID, req); err != nil || p.Operation != nil || p.Done == nil || p.Done.ID != op.DatasetID {
+	if p, err := e.Plan(e.Ctx, a.ID, req); err != nil || p.Operation != nil || p.Unchanged == nil || p.Unchanged.ID != op.DatasetID {
 		t.Errorf("the same request again: %+v, %v", p, err)
 	}
 }
@@ -78,16 +78,16 @@ func TestCreateAgainAfterOthers(t *testing.T) {
 	a.MustCommit(op)
 	e.MustSubmit(api.Request{Kind: dataset.OpUpdate, Volume: "db", Protect: controltest.Yes()})
 	a.MustSnapshot("db", "")
-	if out := a.MustCommit(op); out.Lost || out.Dataset.ID != op.DatasetID {
+	if out := a.MustCommit(op); out.Duplicate || out.Dataset.ID != op.DatasetID {
 		t.Errorf("after other changes: %+v", out)
 	}
 	e.MustSubmit(api.Request{Kind: dataset.OpUpdate, Volume: "db", Protect: controltest.No()})
 	a.MustDelete("db")
-	if out := a.MustCommit(op); out.Lost || out.Dataset.State != dataset.StateTrashed {
+	if out := a.MustCommit(op); out.Duplicate || out.Dataset.State != dataset.StateTrashed {
 		t.Errorf("after its delete: %+v", out)
 	}
 	a.MustCreate("db@silver")
-	if out := a.MustCommit(op); out.Lost || out.Dataset.State != dataset.StateTrashed {
+	if out := a.MustCommit(op); out.Duplicate || out.Dataset.State != dataset.StateTrashed {
 		t.Errorf("after its delete and another create: %+v", out)
 	}
 	e.CheckInvariants()
@@ -148,7 +148,7 @@ func TestCreateOfWhatExists(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
 	op := a.MustPlan(controltest.Create("db@gold", "size=10GB", "label.a=1", "mode=0700"))
-	op.Dataset.Size = 10000003072 // rounded up to blocks
+	op.DatasetRecord.Size = 10000003072 // rounded up to blocks
 	a.MustCommit(op)
 	a.MustCreate("ro", "readonly=true", "owner=1:2", "pool=plain")
 	for _, same := range []api.Request{
@@ -158,7 +158,7 @@ func TestCreateOfWhatExists(t *testing.T) {
 		controltest.Create("ro", "readonly=false", "protect=false"),
 	} {
 		p, err := e.Plan(e.Ctx, a.ID, same)
-		if err != nil || p.Done == nil || p.Operation != nil {
+		if err != nil || p.Unchanged == nil || p.Operation != nil {
 			t.Errorf("%s %v: %+v, %v", same.Volume, same.Options, p, err)
 		}
 	}
@@ -187,7 +187,7 @@ func TestCreateOfWhatExists(t *testing.T) {
 	}
 	// A profile that was removed from the file is still a volume's own.
 	delete(e.ProfileSet.ByName, "gold")
-	if p, err := e.Plan(e.Ctx, a.ID, controltest.Create("db@gold")); err != nil || p.Done == nil {
+	if p, err := e.Plan(e.Ctx, a.ID, controltest.Create("db@gold")); err != nil || p.Unchanged == nil {
 		t.Errorf("after the profile went: %+v, %v", p, err)
 	}
 }
@@ -218,7 +218,7 @@ func TestAnonymousVolumes(t *testing.T) {
 		t.Errorf("left: %+v", st.Datasets)
 	}
 	for i, req := range []api.Request{controltest.Create(name[:63] + "0@gold"), controltest.Create(name[:63]+"1", "label.a=1"), controltest.Create(name[:63])} {
-		if d := a.MustPlan(req).Dataset; d.Anonymous {
+		if d := a.MustPlan(req).DatasetRecord; d.Anonymous {
 			t.Errorf("%d: %s is taken for anonymous", i, d.Volume)
 		}
 	}
@@ -270,14 +270,14 @@ func createAsAgentsDo(a *controltest.Agent, req api.Request) (dataset.Dataset, e
 		if err != nil {
 			return dataset.Dataset{}, err
 		}
-		if p.Done != nil {
-			return *p.Done, nil
+		if p.Unchanged != nil {
+			return *p.Unchanged, nil
 		}
 		out, err := a.Commit(a.Ctx, a.ID, a.ReportOf(*p.Operation))
 		if err != nil {
 			return dataset.Dataset{}, err
 		}
-		if !out.Lost {
+		if !out.Duplicate {
 			return *out.Dataset, nil
 		}
 	}
@@ -287,8 +287,8 @@ func createAsAgentsDo(a *controltest.Agent, req api.Request) (dataset.Dataset, e
 // and in the answer to the same request, asked again.
 func namesTheVolume(a *controltest.Agent, op dataset.Operation, req api.Request, id uuid.UUID) {
 	a.Helper()
-	if op.DatasetID != id || op.Dataset == nil || op.Dataset.ID != id {
-		a.Errorf("operation %s is done and names dataset %s, and %+v: want %s", op.ID, op.DatasetID, op.Dataset, id)
+	if op.DatasetID != id || op.DatasetRecord == nil || op.DatasetRecord.ID != id {
+		a.Errorf("operation %s is done and names dataset %s, and %+v: want %s", op.ID, op.DatasetID, op.DatasetRecord, id)
 	}
 	req.ID = op.ID
 	if out := a.MustSubmit(req); out.Volume == nil || out.Volume.ID != id {
@@ -317,7 +317,7 @@ func TestI5OnRecord(t *testing.T) {
 				controltest.Refused(t, err, dataset.ErrConflict)
 				continue
 			}
-			if err != nil || out.Lost != (i > 0) || out.Dataset.ID != ops[0].DatasetID {
+			if err != nil || out.Duplicate != (i > 0) || out.Dataset.ID != ops[0].DatasetID {
 				t.Errorf("round %d, %d: %+v, %v", round, i, out, err)
 			}
 			got, err := e.Operation(e.Ctx, op.ID.String(), 0)

@@ -38,7 +38,7 @@ func (v *Planner) PlanRekey(t *record.Tx, req api.Request) (*dataset.Operation, 
 	op, next := record.NewOperation(d), d
 	next.Profile = d.Profile.Clone()
 	next.Profile.Encryption = p.Encryption
-	op.Dataset, op.Path = &next, req.Path
+	op.DatasetRecord, op.Path = &next, req.Path
 	return op, nil, nil
 }
 
@@ -75,7 +75,7 @@ func CommitRekey(t *record.Tx, op dataset.Operation, out *api.Committed) error {
 	if d.Move != uuid.Nil {
 		return movesAway(d)
 	}
-	next := op.Dataset
+	next := op.DatasetRecord
 	if d.Encryption == nil || d.Encryption.ID != next.Encryption.ID {
 		return dataset.Errorf(dataset.ErrConflict, "volume %s: its recorded data key is another one", d.Volume)
 	}

@@ -33,18 +33,18 @@ func TestRekey(t *testing.T) {
 	a, b := agents["alpha"], agents["beta"]
 	d := a.MustSeal(controltest.Create("db@sealed"), controltest.WrappedBy(uuid.New(), "1"))
 	e.MustMove("db", a, b, "beta") // alpha keeps what it left
-	rev := a.MustSync(0).Rev
+	rev := a.MustSync(0).Revision
 
 	controltest.KeyAt(e, "sealed", dataset.KeySource{KeyFile: "/keys/two"})
 	op := b.MustPlan(controltest.Rekey("db"))
-	if at := op.Dataset.Profile.Encryption.KeyFile; at != "/keys/two" {
+	if at := op.DatasetRecord.Profile.Encryption.KeyFile; at != "/keys/two" {
 		t.Errorf("the new key is read from %s", at)
 	}
 	other := controltest.WrappedBy(uuid.New(), "2")
-	op.Dataset.Encryption = &other
+	op.DatasetRecord.Encryption = &other
 	controltest.Refused(t, b.TryCommit(op), dataset.ErrConflict, "another one")
 	two := controltest.WrappedBy(d.Encryption.ID, "2")
-	op.Dataset.Encryption = &two
+	op.DatasetRecord.Encryption = &two
 	for range 2 {
 		b.MustCommit(op)
 	}
@@ -58,7 +58,7 @@ func TestRekey(t *testing.T) {
 	}
 
 	late := b.MustPlan(controltest.Rekey("db"))
-	late.Dataset.Encryption = &two
+	late.DatasetRecord.Encryption = &two
 	move := *e.MustSubmit(controltest.Move("db", "gamma")).Operation
 	b.MustRefusePlan(controltest.Rekey("db"), dataset.ErrConflict, move.ID.String(), "has already checked its key")
 	controltest.Refused(t, b.TryCommit(late), dataset.ErrConflict, move.ID.String())
@@ -91,7 +91,7 @@ func TestResizeKeepsTheKey(t *testing.T) {
 	resize := *e.MustSubmit(api.Request{Kind: dataset.OpUpdate, Volume: "db", Profile: "large"}).Operation
 	controltest.KeyAt(e, "sealed", dataset.KeySource{KeyFile: "/keys/two"})
 	op, two := a.MustPlan(controltest.Rekey("db")), controltest.WrappedBy(d.Encryption.ID, "2")
-	op.Dataset.Encryption = &two
+	op.DatasetRecord.Encryption = &two
 	a.MustCommit(op)
 	a.MustCommit(resize)
 	if v := e.MustVolume("db"); v.Profile.Name != "large" || v.Size != large.Size || v.Profile.Encryption.KeyFile != "/keys/two" || v.Encryption.KeyID != "2" {
@@ -119,17 +119,17 @@ func TestCloneWithoutAKey(t *testing.T) {
 	a.MustPlan(controltest.Create("copy@sealed", "from=again"))
 	controltest.KeyAt(e, "lost", dataset.KeySource{KeyFile: "/keys/two"})
 	op, two := a.MustPlan(controltest.Rekey("again")), controltest.WrappedBy(d.Encryption.ID, "2")
-	op.Dataset.Encryption = &two
+	op.DatasetRecord.Encryption = &two
 	a.MustCommit(op)
 
 	clone := a.MustPlan(controltest.Create("copy", "from=again"))
-	clone.Dataset.Profile.Encryption = dataset.KeySource{} // as an agent that made it plain would say
+	clone.DatasetRecord.Profile.Encryption = dataset.KeySource{} // as an agent that made it plain would say
 	controltest.Refused(t, a.TryCommit(clone), dataset.ErrInvalid, "different data keys")
 	clone = a.MustPlan(controltest.Create("copy", "from=again"))
 	other := controltest.WrappedBy(uuid.New(), "2")
-	clone.Dataset.Encryption = &other
+	clone.DatasetRecord.Encryption = &other
 	controltest.Refused(t, a.TryCommit(clone), dataset.ErrInvalid, "different data keys")
-	clone.Dataset.Encryption = &two
+	clone.DatasetRecord.Encryption = &two
 	a.MustCommit(clone)
 }
 
@@ -149,16 +149,16 @@ func TestWhoNamesAnOldKey(t *testing.T) {
 		t.Fatalf("%+v, %v", out.Operation, err)
 	}
 	zero := controltest.WrappedBy(d.Encryption.ID, "1")
-	out.Operation.Dataset.Encryption = &zero
+	out.Operation.DatasetRecord.Encryption = &zero
 	a.MustCommit(*out.Operation)
 	out, err = e.Submit(admin, req)
 	if err != nil || out.Operation.Path != "/root/old" {
 		t.Fatalf("%+v, %v", out.Operation, err)
 	}
 	op, two := *out.Operation, controltest.WrappedBy(d.Encryption.ID, "2")
-	op.Dataset.Encryption = &two
+	op.DatasetRecord.Encryption = &two
 	a.MustCommit(op)
-	if op := e.MustOperation(op.ID); op.State != dataset.OpDone || op.Dataset.Encryption.KeyID != "2" {
+	if op := e.MustOperation(op.ID); op.State != dataset.OpDone || op.DatasetRecord.Encryption.KeyID != "2" {
 		t.Errorf("%+v", op)
 	}
 	var told []string

@@ -29,7 +29,7 @@ func PlanRewrite(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Da
 func checkSupports(t *record.Tx, d dataset.Dataset, kind dataset.OpKind, what string) error {
 	var n dataset.Node
 	ok, err := t.Get(record.NodeKey(d.Home), &n)
-	if err == nil && ok && !slices.Contains(n.Does, kind) {
+	if err == nil && ok && !slices.Contains(n.OperationKinds, kind) {
 		err = dataset.Errorf(dataset.ErrUnsupported,
 			"%s of volume %s: its home, node %s, runs drover %s, which does not support this: update drover "+
 				"there", what,

@@ -39,7 +39,7 @@ func TestRewriteByAnOlderAgent(t *testing.T) {
 	a.MustCommit(a.MustPlan(controltest.Create("db@silver")))
 	older := dataset.Node{ID: a.ID, Name: "alpha", Version: "1.0.0", Incarnation: a.Incarnation}
 	for does, want := range map[dataset.OpKind]*dataset.Kind{"": dataset.ErrUnsupported, dataset.OpRekey: dataset.ErrUnsupported, dataset.OpRewrite: nil} {
-		older.Does = []dataset.OpKind{does}
+		older.OperationKinds = []dataset.OpKind{does}
 		if err := a.Register(a.Ctx, api.Registration{Node: older, Pools: a.LocalPools}); err != nil {
 			t.Fatal(err)
 		}

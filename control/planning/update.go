@@ -55,7 +55,7 @@ func (v *Planner) resizeTo(t *record.Tx, d, next dataset.Dataset) (*dataset.Oper
 			next.Size, d.Size.Said(d.Profile.Size), d.Volume, d.Profile.Name, next.Size)
 	}
 	op := record.NewOperation(d)
-	op.Kind, op.Dataset = dataset.OpResize, &next
+	op.Kind, op.DatasetRecord = dataset.OpResize, &next
 	return op, nil, nil
 }
 
@@ -74,7 +74,7 @@ func CommitResize(t *record.Tx, op dataset.Operation, out *api.Committed) error 
 	if d.State == dataset.StatePurging {
 		return dataset.Errorf(dataset.ErrConflict, "volume %s was destroyed meanwhile", d.Volume)
 	}
-	next := op.Dataset
+	next := op.DatasetRecord
 	detail := "size " + next.Size.Said(next.Profile.Size)
 	if name := op.Options["profile"]; name != "" {
 		where := d.Profile.Clone().Encryption // a rekey may have changed it since
@@ -107,7 +107,7 @@ func (v *Planner) PlanUpdate(t *record.Tx, req api.Request) (*dataset.Operation,
 	}
 	op, next := record.NewOperation(d), d
 	next.Protected = *req.Protect
-	op.Dataset = &next
+	op.DatasetRecord = &next
 	return op, nil, nil
 }
 
@@ -163,7 +163,7 @@ func (v *Planner) planProfile(t *record.Tx, d dataset.Dataset, profile string) (
 		return op, done, err
 	}
 	op := record.NewOperation(d)
-	op.Dataset = &next
+	op.DatasetRecord = &next
 	return op, nil, nil
 }
 
@@ -190,7 +190,7 @@ func choice(f dataset.Failover) string {
 
 // SettleUpdate writes what PlanUpdate decided. It must run in the same transaction.
 func (v *Planner) SettleUpdate(t *record.Tx, op dataset.Operation) error {
-	d := *op.Dataset
+	d := *op.DatasetRecord
 	detail := "profile " + d.Profile.Name
 	if d.Protected {
 		detail += ", protected"

@@ -24,16 +24,16 @@ func TestResize(t *testing.T) {
 	a.MustRefusePlan(resize("plain", "10GiB"), dataset.ErrUnsupported, "pool plain cannot change its size to 10GiB: it cannot enforce a size")
 	a.MustRefusePlan(resize("nothing", "10GiB"), dataset.ErrNotFound)
 	op := a.MustPlan(resize("db", "25GB"))
-	if op.Kind != dataset.OpResize || op.Dataset.Size != 25e9 || op.Dataset.Profile.Size != 25e9 {
-		t.Errorf("%+v", op.Dataset)
+	if op.Kind != dataset.OpResize || op.DatasetRecord.Size != 25e9 || op.DatasetRecord.Profile.Size != 25e9 {
+		t.Errorf("%+v", op.DatasetRecord)
 	}
-	op.Dataset.Size += 2048 // rounded up
+	op.DatasetRecord.Size += 2048 // rounded up
 	for range 2 {
 		if d := a.MustCommit(op).Dataset; d.Size != 25e9+2048 || d.Profile.Size != 25e9 {
 			t.Errorf("%+v", d)
 		}
 	}
-	if p, err := e.Plan(e.Ctx, a.ID, resize("db", "25GB")); err != nil || p.Done == nil {
+	if p, err := e.Plan(e.Ctx, a.ID, resize("db", "25GB")); err != nil || p.Unchanged == nil {
 		t.Errorf("asked again: %+v, %v", p, err)
 	}
 	e.CheckInvariants()
@@ -49,7 +49,7 @@ func TestResizeKeepsOtherChanges(t *testing.T) {
 	e.MustSubmit(api.Request{Kind: dataset.OpUpdate, Volume: "db", Profile: "bronze"})
 	s := a.MustSnapshot("db", "")
 	d := a.MustCommit(op).Dataset
-	if d.Size != 30*dataset.GiB || d.Profile.Size != d.Size || !d.Protected || d.Profile.Name != "bronze" || d.Latest != s.ID {
+	if d.Size != 30*dataset.GiB || d.Profile.Size != d.Size || !d.Protected || d.Profile.Name != "bronze" || d.LatestSnapshot != s.ID {
 		t.Errorf("%+v", d)
 	}
 }
@@ -103,7 +103,7 @@ func TestSizeAskedForStays(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
 	op := a.MustPlan(controltest.Create("db", "size=50GB"))
-	op.Dataset.Size = rounded
+	op.DatasetRecord.Size = rounded
 	a.MustCommit(op)
 	d := a.MustCreate("copy", "from=db")
 	if d.Size != rounded || d.Profile.Size != asked {

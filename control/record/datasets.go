@@ -54,9 +54,9 @@ func KeepCopyIn(t *Tx, d *dataset.Dataset, c dataset.Copy) error {
 	if !slices.Contains(d.Copies, c.Node) {
 		d.Copies = append(slices.Clone(d.Copies), c.Node)
 	}
-	d.Spent = Without(d.Spent, c.Node)
+	d.SupersededCopies = Without(d.SupersededCopies, c.Node)
 	if c.Spent() {
-		d.Spent = append(d.Spent, c.Node)
+		d.SupersededCopies = append(d.SupersededCopies, c.Node)
 	}
 	t.Touch(d.ID, c.Node)
 	return t.Put(CopyKey(c.Node, d.ID), c)
@@ -64,7 +64,7 @@ func KeepCopyIn(t *Tx, d *dataset.Dataset, c dataset.Copy) error {
 
 // Uncopy removes a node from the nodes with a copy of a dataset, in a record that the caller writes.
 func Uncopy(d *dataset.Dataset, node uuid.UUID) {
-	d.Copies, d.Spent = Without(d.Copies, node), Without(d.Spent, node)
+	d.Copies, d.SupersededCopies = Without(d.Copies, node), Without(d.SupersededCopies, node)
 }
 
 // Without returns nodes without one of them.
@@ -107,15 +107,15 @@ func CondemnCopy(t *Tx, node, id uuid.UUID) error {
 		return err
 	}
 	if c.Kind != dataset.CopyGoing {
-		c.Kind, c.Was = dataset.CopyGoing, c.Kind
+		c.Kind, c.PreviousKind = dataset.CopyGoing, c.Kind
 	}
 	t.Touch(id, node)
 	return t.Put(CopyKey(node, id), c)
 }
 
 // AddGuest adds a stay to a record that the caller writes.
-func AddGuest(t *Tx, d *dataset.Dataset, g dataset.Guest) error {
-	d.Guests = append(others(d.Guests, g.Node), g)
+func AddGuest(t *Tx, d *dataset.Dataset, g dataset.SharedMount) error {
+	d.SharedMounts = append(others(d.SharedMounts, g.Node), g)
 	t.Touch(d.ID, g.Node)
 	return t.Put(GuestKey(g.Node, d.ID), Claim{ID: d.ID})
 }
@@ -125,8 +125,8 @@ func RemoveGuest(t *Tx, d *dataset.Dataset, node uuid.UUID) {
 	if _, stays := d.Stay(node); !stays {
 		return
 	}
-	if d.Guests = others(d.Guests, node); len(d.Guests) == 0 {
-		d.Guests = nil
+	if d.SharedMounts = others(d.SharedMounts, node); len(d.SharedMounts) == 0 {
+		d.SharedMounts = nil
 	}
 	t.Touch(d.ID, node)
 	t.Delete(GuestKey(node, d.ID))
@@ -134,13 +134,13 @@ func RemoveGuest(t *Tx, d *dataset.Dataset, node uuid.UUID) {
 
 // RemoveGuests removes all stays from a record.
 func RemoveGuests(t *Tx, d *dataset.Dataset) {
-	for _, g := range d.Guests {
+	for _, g := range d.SharedMounts {
 		RemoveGuest(t, d, g.Node)
 	}
 }
 
-func others(guests []dataset.Guest, node uuid.UUID) []dataset.Guest {
-	return slices.DeleteFunc(slices.Clone(guests), func(g dataset.Guest) bool { return g.Node == node })
+func others(guests []dataset.SharedMount, node uuid.UUID) []dataset.SharedMount {
+	return slices.DeleteFunc(slices.Clone(guests), func(g dataset.SharedMount) bool { return g.Node == node })
 }
 
 // CheckSnapshotName fails unless the name is empty, or free for a snapshot of d.

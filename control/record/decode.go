@@ -1,7 +1,6 @@
 package record
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -13,7 +12,7 @@ import (
 // Decode reads the value of a key into v. A value that cannot be read, or that belongs to another key, is
 // dataset.ErrCorrupt and the error names the key: damage must not look like absence.
 func Decode(key string, value []byte, v any) error {
-	err := json.Unmarshal(value, v)
+	err := dataset.DecodeRecord(value, v)
 	if err == nil {
 		err = belongs(key, v)
 	}

@@ -13,13 +13,16 @@ import (
 // FormatKey holds the StoreFormat of the records in the store. If the key is absent, they have format 1.
 const FormatKey = "cluster/format"
 
-// Format is the latest format of the records that this version of Drover reads and writes. It is raised when a record
-// gets a JSON key that an older replica must not ignore or drop, because the zero value of the key does not mean the
-// same as its absence.
+// Format is the format of the records that this version of Drover writes. It reads all earlier ones too. It is raised
+// when a record gets a JSON key that an older replica must not ignore or drop, because the zero value of the key does
+// not mean the same as its absence.
 //
-// The replica that first writes such a record sets FormatKey in the same transaction. It must do so only when every
-// replica in LiveServicesPrefix has a version that knows the new format.
-const Format = 1
+// The first transaction of a replica on records of an earlier format sets FormatKey. Older replicas decide nothing from
+// then on, so all replicas of a cluster are upgraded together.
+//
+//   - 1: as at commit 418222e.
+//   - 2: keys were renamed: see dataset.DecodeRecord, which reads both names.
+const Format = 2
 
 // StoreFormat is the value of FormatKey.
 type StoreFormat struct {
@@ -32,20 +35,26 @@ func CheckFormat(ctx context.Context, st store.Store) error {
 	return err
 }
 
-// readFormat is CheckFormat, and returns the index of FormatKey.
-func readFormat(ctx context.Context, st store.Store) (index uint64, err error) {
+// knownFormat is a format that this version of Drover reads.
+type knownFormat struct {
+	format int
+	index  uint64 // of FormatKey in the store; 0 if it is absent
+}
+
+// readFormat reads FormatKey. It fails as CheckFormat does.
+func readFormat(ctx context.Context, st store.Store) (knownFormat, error) {
 	e, err := st.Get(ctx, FormatKey)
 	if errors.Is(err, store.ErrNotFound) {
-		return 0, nil
+		return knownFormat{}, nil
 	}
 	if err != nil {
-		return 0, err
+		return knownFormat{}, err
 	}
 	var f StoreFormat
 	if err := json.Unmarshal(e.Value, &f); err != nil {
-		return 0, dataset.Errorf(dataset.ErrCorrupt, "store: value of %q is damaged: %w", FormatKey, err)
+		return knownFormat{}, dataset.Errorf(dataset.ErrCorrupt, "store: value of %q is damaged: %w", FormatKey, err)
 	}
-	return e.Index, dataset.CheckFormat("the records of the store", f.Format, Format)
+	return knownFormat{f.Format, e.Index}, dataset.CheckFormat("the records of the store", f.Format, Format)
 }
 
 // formatStore is a store that fails with dataset.ErrUnsupported while its records have a later format.
@@ -53,34 +62,34 @@ type formatStore struct {
 	store.Store
 
 	mu    sync.Mutex
-	known bool
-	index uint64 // of FormatKey, if known
+	known *knownFormat // nil: FormatKey must be read
 }
 
 // WithFormat returns st with a check of the format of its records. Several replicas work on one store, and a newer one
 // can raise the format at any time. So each transaction checks that FormatKey has not changed since it was read: an
-// older replica never writes to records that it does not know. Its reads fail from its next transaction on.
+// older replica never writes to records that it does not know. Its reads fail from its next transaction on. The first
+// transaction on records of an earlier format raises the format.
 func WithFormat(st store.Store) store.Store { return &formatStore{Store: st} }
 
-// check reads the format unless it is known, and returns the index of FormatKey.
-func (s *formatStore) check(ctx context.Context) (uint64, error) {
+// check returns the format, and reads it unless it is known.
+func (s *formatStore) check(ctx context.Context) (knownFormat, error) {
 	s.mu.Lock()
-	known, index := s.known, s.index
+	known := s.known
 	s.mu.Unlock()
-	if known {
-		return index, nil
+	if known != nil {
+		return *known, nil
 	}
-	index, err := readFormat(ctx, s.Store)
+	f, err := readFormat(ctx, s.Store)
 	if err == nil {
-		s.set(true, index)
+		s.set(&f)
 	}
-	return index, err
+	return f, err
 }
 
-func (s *formatStore) set(known bool, index uint64) {
+func (s *formatStore) set(f *knownFormat) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.known, s.index = known, index
+	s.known = f
 }
 
 // Get implements store.Store.
@@ -109,17 +118,32 @@ func (s *formatStore) List(ctx context.Context, prefix, after string, limit int)
 
 // Txn implements store.Store.
 func (s *formatStore) Txn(ctx context.Context, checks []store.Check, writes []store.Write) (uint64, error) {
-	index, err := s.check(ctx)
+	f, err := s.check(ctx)
 	if err != nil {
 		return 0, err
 	}
-	checks = append(checks[:len(checks):len(checks)], store.Check{Key: FormatKey, Index: index})
+	checks = append(checks[:len(checks):len(checks)], store.Check{Key: FormatKey, Index: f.index})
+	raise := f.format < Format && len(writes) > 0
+	if raise {
+		value, err := json.Marshal(StoreFormat{Format})
+		if err != nil {
+			return 0, err
+		}
+		writes = append(writes[:len(writes):len(writes)], store.Write{Key: FormatKey, Value: value})
+	}
 	at, err := s.Store.Txn(ctx, checks, writes)
+	if err == nil && raise {
+		s.set(&knownFormat{Format, at})
+	}
 	if !errors.Is(err, store.ErrConflict) {
 		return at, err
 	}
 	now, fErr := readFormat(ctx, s.Store)
-	s.set(fErr == nil, now)
+	if fErr != nil {
+		s.set(nil)
+	} else {
+		s.set(&now)
+	}
 	if errors.Is(fErr, dataset.ErrUnsupported) {
 		return 0, fErr
 	}

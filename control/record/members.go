@@ -42,12 +42,12 @@ type TrashEntry struct {
 
 // Of reports whether the entry was written when the dataset was put in the trash the last time.
 func (tr TrashEntry) Of(d dataset.Dataset) bool {
-	return d.Trash.At.Equal(tr.At) && d.Trash.Until.Equal(tr.Until)
+	return d.Trash.At.Equal(tr.At) && d.Trash.Expires.Equal(tr.Expires)
 }
 
 // Left returns how much of its time in the trash a dataset still has.
 func (tr TrashEntry) Left(ran time.Duration) time.Duration {
-	return tr.Until.Sub(tr.At) - (ran - time.Duration(tr.Ran))
+	return tr.Expires.Sub(tr.At) - (ran - time.Duration(tr.Ran))
 }
 
 // FailoverHalt is the value of FailoverKey. It exists while automatic failover is suspended.

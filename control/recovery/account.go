@@ -15,18 +15,18 @@ import (
 // backup.
 type Account struct {
 	ID     uuid.UUID
-	stored *dataset.Dataset           // nil if the store has no record of it
-	index  uint64                     // of that record
-	claims []holding                  // reports of nodes that say that they are its home
-	told   []holding                  // reports of nodes that have a copy, and so know its home
-	copies map[uuid.UUID]dataset.Copy // by the nodes that keep them
-	given  map[uuid.UUID]api.Given    // epochs that nodes have relinquished
-	strays map[uuid.UUID]bool         // nodes that have its data and do not say that they are its home
+	stored *dataset.Dataset                    // nil if the store has no record of it
+	index  uint64                              // of that record
+	claims []holding                           // reports of nodes that say that they are its home
+	told   []holding                           // reports of nodes that have a copy, and so know its home
+	copies map[uuid.UUID]dataset.Copy          // by the nodes that keep them
+	given  map[uuid.UUID]api.RelinquishedEpoch // epochs that nodes have relinquished
+	strays map[uuid.UUID]bool                  // nodes that have its data and do not say that they are its home
 }
 
 // holding is a node's report about a dataset.
 type holding struct {
-	api.Found
+	api.FoundDataset
 	node uuid.UUID
 	lies bool // for a claim: the pool was examined and has the data
 }
@@ -41,7 +41,7 @@ type roll struct {
 
 // Verdict is the decision on an account.
 type Verdict struct {
-	action string // as in api.Differs; "" if the store is right
+	action string // as in api.RecordDifference; "" if the store is right
 	note   string
 	Is     dataset.Dataset            // the record as it must be, of the highest known epoch
 	from   *holding                   // the home's report; nil if only other nodes or the store know the dataset
@@ -71,7 +71,7 @@ func (a *Account) judge(r roll) Verdict {
 			v.Is.Epoch, v.Is.Request = c.Dataset.Epoch, uuid.Nil // the epoch that the fenced node claims has ended
 		}
 	}
-	if g, given := a.given[v.Is.Home]; given && g.Epoch == v.Is.Epoch && r.fenced[g.To] {
+	if g, given := a.given[v.Is.Home]; given && g.Epoch == v.Is.Epoch && r.fenced[g.ToNode] {
 		// The node to which the epoch was relinquished may have opened the next epoch, so that epoch has ended too.
 		v.Is.Epoch, v.Is.Request = v.Is.Epoch+1, uuid.Nil
 	}
@@ -133,7 +133,7 @@ func (a *Account) disputed(is dataset.Dataset, r roll) string {
 		}
 	}
 	g, given := a.given[is.Home]
-	if given && g.Epoch == is.Epoch && !r.heard[g.To] && !r.fenced[g.To] {
+	if given && g.Epoch == is.Epoch && !r.heard[g.ToNode] && !r.fenced[g.ToNode] {
 		return fmt.Sprintf("its home gave up epoch %d to a node that did not respond, and may have it", is.Epoch)
 	}
 	return ""

@@ -22,7 +22,7 @@ func newAccount() *accountCase {
 	c.ID = uuid.New()
 	c.stored = c.at(3)
 	c.index = 10
-	c.given = map[uuid.UUID]api.Given{}
+	c.given = map[uuid.UUID]api.RelinquishedEpoch{}
 	c.heard = map[uuid.UUID]bool{c.home: true}
 	c.fenced = map[uuid.UUID]bool{}
 	c.pools = map[uuid.UUID]bool{c.stored.Pool: true}
@@ -42,7 +42,7 @@ func (c *accountCase) at(epoch uint64) *dataset.Dataset {
 
 // claimed adds that the home says it has the dataset as it is in d, last written at index.
 func (c *accountCase) claimed(d *dataset.Dataset, index uint64) {
-	c.claims = append(c.claims, holding{api.Found{Pool: d.Pool, Dataset: *d, Index: index}, d.Home, true})
+	c.claims = append(c.claims, holding{api.FoundDataset{Pool: d.Pool, Dataset: *d, Index: index}, d.Home, true})
 }
 
 // After the store was put back, nodes disagree about a dataset. A statement of an epoch that has ended decides
@@ -56,26 +56,26 @@ func TestJudgeByEpoch(t *testing.T) {
 		"its home has it": {func(c *accountCase) { c.claimed(c.at(3), 10) }, "", 3},
 		"its home gave up the epoch, to a node that is fenced": {func(c *accountCase) {
 			c.claimed(c.at(3), 10)
-			c.given[c.home], c.fenced[c.other] = api.Given{Dataset: c.ID, Epoch: 3, To: c.other}, true
+			c.given[c.home], c.fenced[c.other] = api.RelinquishedEpoch{Dataset: c.ID, Epoch: 3, ToNode: c.other}, true
 		}, "changed", 4},
 		"its home gave up an earlier epoch, to a node that is fenced": {func(c *accountCase) {
 			c.claimed(c.at(3), 10)
-			c.given[c.home], c.fenced[c.other] = api.Given{Dataset: c.ID, Epoch: 1, To: c.other}, true
+			c.given[c.home], c.fenced[c.other] = api.RelinquishedEpoch{Dataset: c.ID, Epoch: 1, ToNode: c.other}, true
 		}, "", 3},
 		"its home gave up the epoch, to a node that is not heard": {func(c *accountCase) {
 			c.claimed(c.at(3), 10)
-			c.given[c.home] = api.Given{Dataset: c.ID, Epoch: 3, To: c.other}
+			c.given[c.home] = api.RelinquishedEpoch{Dataset: c.ID, Epoch: 3, ToNode: c.other}
 		}, "disputed", 3},
 		"its home gave up an earlier epoch, to a node that is not heard": {func(c *accountCase) {
 			c.claimed(c.at(3), 10)
-			c.given[c.home] = api.Given{Dataset: c.ID, Epoch: 1, To: c.other}
+			c.given[c.home] = api.RelinquishedEpoch{Dataset: c.ID, Epoch: 1, ToNode: c.other}
 		}, "", 3},
 		"its home does not have it": {func(c *accountCase) { c.silent = true }, "missing", 3},
 		"its home has a copy, and knows of the epoch": {func(c *accountCase) {
-			c.silent, c.told = true, []holding{{Found: api.Found{Dataset: *c.at(3)}, node: c.home}}
+			c.silent, c.told = true, []holding{{FoundDataset: api.FoundDataset{Dataset: *c.at(3)}, node: c.home}}
 		}, "missing", 3},
 		"its home has a copy, and knows of an earlier epoch": {func(c *accountCase) {
-			c.silent, c.told = true, []holding{{Found: api.Found{Dataset: *c.at(2)}, node: c.home}}
+			c.silent, c.told = true, []holding{{FoundDataset: api.FoundDataset{Dataset: *c.at(2)}, node: c.home}}
 		}, "", 3},
 		"nobody has it":                         {func(*accountCase) {}, "forgotten", 3},
 		"nobody has it, and its home is silent": {func(c *accountCase) { delete(c.heard, c.home) }, "missing", 3},

@@ -20,7 +20,7 @@ func accountsOf(t *record.Tx, told map[uuid.UUID]api.Holdings) (list []*Account,
 			a = &Account{
 				ID:     id,
 				copies: map[uuid.UUID]dataset.Copy{},
-				given:  map[uuid.UUID]api.Given{},
+				given:  map[uuid.UUID]api.RelinquishedEpoch{},
 				strays: map[uuid.UUID]bool{},
 			}
 			all[id] = a
@@ -42,7 +42,7 @@ func accountsOf(t *record.Tx, told map[uuid.UUID]api.Holdings) (list []*Account,
 	for _, node := range slices.SortedFunc(maps.Keys(told),
 		func(x, y uuid.UUID) int { return slices.Compare(x[:], y[:]) }) {
 		h := told[node]
-		for _, f := range h.Found {
+		for _, f := range h.Datasets {
 			if f.Dataset.ID == uuid.Nil {
 				return nil, dataset.Errorf(dataset.ErrInvalid,
 					"recover: node %s has a dataset without a UUID in pool %s", node, f.Pool)
@@ -52,17 +52,18 @@ func accountsOf(t *record.Tx, told map[uuid.UUID]api.Holdings) (list []*Account,
 				continue
 			}
 			a := of(f.Dataset.ID)
-			a.claims = append(a.claims, holding{f, node, slices.Contains(h.Pools, f.Pool)})
+			a.claims = append(a.claims, holding{f, node, slices.Contains(h.ExaminedPools, f.Pool)})
 		}
 		for _, k := range h.Copies {
 			a := of(k.Dataset)
 			k.Copy.Node = node
 			a.copies[node] = k.Copy
 			if k.Record != nil {
-				a.told = append(a.told, holding{Found: api.Found{Pool: k.Pool, Dataset: *k.Record}, node: node})
+				f := api.FoundDataset{Pool: k.Pool, Dataset: *k.Record}
+				a.told = append(a.told, holding{FoundDataset: f, node: node})
 			}
 		}
-		for _, g := range h.Given {
+		for _, g := range h.Relinquished {
 			of(g.Dataset).given[node] = g
 		}
 	}

@@ -19,7 +19,7 @@ import (
 func word(m *controltest.RestoredStore, fenced string, heard ...string) (api.Recovery, error) {
 	m.Control.Helper()
 	m.EndSession(m.Agents[fenced])
-	return m.RecoverWith(api.Recover{Fenced: []string{fenced}}, heard...)
+	return m.RecoverWith(api.Recover{FencedNodes: []string{fenced}}, heard...)
 }
 
 // A volume went to a node that is lost with it. Who left it, or has a copy, knows of its
@@ -38,13 +38,13 @@ func TestRecoverOfWhatALostNodeHas(t *testing.T) {
 				h := m.Holdings["alpha"]
 				k := h.Copies[0]
 				h.Copies, k.Node, k.Pool, k.Kind = nil, m.Agents[keeps].ID, m.Agents[keeps].LocalPools[0].ID, dataset.CopyReplica
-				m.Holdings["alpha"], m.Holdings[keeps] = h, api.Holdings{Incarnation: m.Agents[keeps].Incarnation, Pools: m.Holdings[keeps].Pools, Copies: []api.Kept{k}}
+				m.Holdings["alpha"], m.Holdings[keeps] = h, api.Holdings{Incarnation: m.Agents[keeps].Incarnation, ExaminedPools: m.Holdings[keeps].ExaminedPools, Copies: []api.Kept{k}}
 			}
 			r, err := word(m, "beta", "alpha", "gamma")
 			if err != nil || actions(r)["db"] != "moved" {
 				t.Fatalf("%+v, %v", r, err)
 			}
-			if r, err = m.RecoverWith(api.Recover{Confirm: r.Digest, Fenced: []string{"beta"}}); err != nil || !r.Done {
+			if r, err = m.RecoverWith(api.Recover{Digest: r.Digest, FencedNodes: []string{"beta"}}); err != nil || !r.Done {
 				t.Fatalf("%+v, %v", r, err)
 			}
 			m.CheckInvariants()
@@ -84,7 +84,7 @@ func TestRecoverOfWhatNobodyHas(t *testing.T) {
 			m.Saved = m.Save()
 			back(m)
 			h := m.Holdings["alpha"]
-			h.Found = nil
+			h.Datasets = nil
 			m.Holdings["alpha"] = h
 			if c.copied {
 				h := m.Holdings["beta"]
@@ -96,12 +96,12 @@ func TestRecoverOfWhatNobodyHas(t *testing.T) {
 					m.EndSession(n)
 				}
 			}
-			word := api.Recover{Fenced: c.fenced}
+			word := api.Recover{FencedNodes: c.fenced}
 			r, err := m.RecoverWith(word, c.heard...)
 			if err != nil || actions(r)["db"] != c.want {
 				t.Fatalf("%+v, %v", r, err)
 			}
-			word.Confirm = r.Digest
+			word.Digest = r.Digest
 			if r, err = m.RecoverWith(word); err != nil || !r.Done {
 				t.Fatalf("%+v, %v", r, err)
 			}
@@ -127,7 +127,7 @@ func TestRecoverOfWhoHasNotHeard(t *testing.T) {
 	a.MustCreate("since")
 	back(m)
 	h := m.Holdings["alpha"]
-	h.Found, h.Copies = slices.DeleteFunc(h.Found, func(f api.Found) bool { return f.Dataset.Volume == "db" }), behind
+	h.Datasets, h.Copies = slices.DeleteFunc(h.Datasets, func(f api.FoundDataset) bool { return f.Dataset.Volume == "db" }), behind
 	m.Holdings["alpha"] = h
 	r := m.MustRecover("alpha", "beta")
 	if want := map[string]string{"since": "restored"}; !maps.Equal(actions(r), want) {
@@ -147,7 +147,7 @@ func TestRecoverWithoutWhoIsAlive(t *testing.T) {
 	m.Saved = m.Save()
 	m.MustMove("db", a, b, "beta")
 	back(m)
-	_, err := m.RecoverWith(api.Recover{Fenced: []string{"beta"}}, "alpha", "beta")
+	_, err := m.RecoverWith(api.Recover{FencedNodes: []string{"beta"}}, "alpha", "beta")
 	controltest.Refused(t, err, dataset.ErrConflict, "node beta", "alive", "--fenced beta")
 
 	if _, err := word(m, "beta", "alpha"); err != nil {

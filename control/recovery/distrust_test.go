@@ -48,9 +48,9 @@ func TestRebuildOfOlderStore(t *testing.T) {
 	a.MustDelete("back")
 	later := e.MustVolume("same").Dataset
 	later.Protected = true
-	found := func(d dataset.Dataset, state dataset.State, index uint64) api.Found {
+	found := func(d dataset.Dataset, state dataset.State, index uint64) api.FoundDataset {
 		d.State = state
-		return api.Found{Pool: d.Pool, Dataset: d, Index: index}
+		return api.FoundDataset{Pool: d.Pool, Dataset: d, Index: index}
 	}
 	const seen = 1 << 40           // after all that this store has
 	older := a.MustCreate("older") // than the epoch that the node has seen
@@ -100,7 +100,7 @@ func TestRebuildOfReusedName(t *testing.T) {
 		e := controltest.New(t)
 		a := e.NewAgent("alpha")
 		old := a.MustCreate("db")
-		found := []api.Found{{Pool: old.Pool, Dataset: old, Index: 1 << 40}, {Pool: old.Pool, Dataset: old, Index: 1 << 40}}
+		found := []api.FoundDataset{{Pool: old.Pool, Dataset: old, Index: 1 << 40}, {Pool: old.Pool, Dataset: old, Index: 1 << 40}}
 		found[0].Dataset.State, found[0].Dataset.Trash = dataset.StateTrashed, &dataset.Trash{At: e.Clock.Now()}
 		found[1].Dataset.ID = uuid.New()
 		if newFirst {
@@ -125,8 +125,8 @@ func TestSyncTellsOfRegistration(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, d := range s.Datasets {
-			if d.Index >= s.Index {
-				t.Errorf("dataset at %d, registered at %d", d.Index, s.Index)
+			if d.Index >= s.RegistrationIndex {
+				t.Errorf("dataset at %d, registered at %d", d.Index, s.RegistrationIndex)
 			}
 		}
 	}
@@ -143,7 +143,7 @@ func TestRebuildOfOneNameTwice(t *testing.T) {
 	e := controltest.New(t)
 	b := &controltest.Agent{Control: e, ID: a.ID, Incarnation: uuid.New(), LocalPools: a.LocalPools}
 	b.MustRegister("alpha")
-	b.MustRebuild(api.Found{Pool: first.Pool, Dataset: first}, api.Found{Pool: first.Pool, Dataset: second})
+	b.MustRebuild(api.FoundDataset{Pool: first.Pool, Dataset: first}, api.FoundDataset{Pool: first.Pool, Dataset: second})
 	if v := e.MustVolume("db"); v.ID != second.ID {
 		t.Errorf("db is the older one")
 	}

@@ -23,15 +23,15 @@ func TestHoldingsAreBounded(t *testing.T) {
 	a.MustCreate("db")
 	back(m)
 	for want, change := range map[string]func(h *api.Holdings){
-		"100001 datasets (100000 at most)": func(h *api.Holdings) { h.Found = make([]api.Found, reports.MaxFound+1) },
-		"257 pools (256 at most)":          func(h *api.Holdings) { h.Pools = make([]uuid.UUID, 257) },
+		"100001 datasets (100000 at most)": func(h *api.Holdings) { h.Datasets = make([]api.FoundDataset, reports.MaxFound+1) },
+		"257 pools (256 at most)":          func(h *api.Holdings) { h.ExaminedPools = make([]uuid.UUID, 257) },
 		"200001 copies (200000 at most)":   func(h *api.Holdings) { h.Copies = make([]api.Kept, reports.MaxSeen+1) },
-		"200001 epochs given up":           func(h *api.Holdings) { h.Given = make([]api.Given, reports.MaxSeen+1) },
+		"200001 epochs given up":           func(h *api.Holdings) { h.Relinquished = make([]api.RelinquishedEpoch, reports.MaxSeen+1) },
 		"copy of dataset " + a.ID.String(): func(h *api.Holdings) {
 			h.Copies = []api.Kept{{Copy: dataset.Copy{Dataset: a.ID, Kind: dataset.CopyKind(strings.Repeat("x", reports.MaxRecord))}}}
 		},
 		"dataset " + a.LocalPools[0].ID.String() + " ": func(h *api.Holdings) {
-			h.Found = []api.Found{{Dataset: dataset.Dataset{ID: a.LocalPools[0].ID, Spelling: strings.Repeat("x", reports.MaxRecord)}}}
+			h.Datasets = []api.FoundDataset{{Dataset: dataset.Dataset{ID: a.LocalPools[0].ID, RequestedAs: strings.Repeat("x", reports.MaxRecord)}}}
 		},
 	} {
 		h := m.Holdings["alpha"]
@@ -68,7 +68,7 @@ func TestHoldingsAreForgotten(t *testing.T) {
 	m.Control.Clock.Advance(1)
 	m.Stand(m.Service)
 	controltest.Refused(t, m.Service.Recovery.Gathers(), dataset.ErrConflict, "is not recovering")
-	_, err = m.RecoverWith(api.Recover{Confirm: r.Digest})
+	_, err = m.RecoverWith(api.Recover{Digest: r.Digest})
 	controltest.Refused(t, err, dataset.ErrConflict, "start again")
 	m.Agents["alpha"].Incarnation = uuid.New() // its session was over
 	m.Agents["alpha"].MustRegister("alpha")

@@ -17,7 +17,7 @@ import (
 // Mend corrects the store: it writes the records that agents know to be newer, ends the operations that were in
 // progress, and then ends the halt.
 func (c *Comparison) Mend(ctx context.Context) error {
-	for _, d := range c.out.Different {
+	for _, d := range c.out.Differences {
 		if d.Action == "disputed" {
 			return dataset.Errorf(dataset.ErrConflict,
 				"recover: volume %s (dataset %s) needs a decision: %s (bring the node back, or confirm which one "+
@@ -126,7 +126,7 @@ func (c *Comparison) mendOne(t *record.Tx, j Judged) error {
 		return nil
 	}
 	d := j.Is
-	d.Copies, d.Spent, d.Guests = was.Copies, was.Spent, was.Guests
+	d.Copies, d.SupersededCopies, d.SharedMounts = was.Copies, was.SupersededCopies, was.SharedMounts
 	record.RemoveGuest(t, &d, d.Home)
 	record.Uncopy(&d, d.Home)
 	t.Delete(record.CopyKey(d.Home, j.ID))
@@ -135,11 +135,11 @@ func (c *Comparison) mendOne(t *record.Tx, j Judged) error {
 			return err
 		}
 	}
-	for _, nodes := range [][]uuid.UUID{d.Copies, d.Spent} {
+	for _, nodes := range [][]uuid.UUID{d.Copies, d.SupersededCopies} {
 		slices.SortFunc(nodes, func(x, y uuid.UUID) int { return slices.Compare(x[:], y[:]) })
 	}
 	if stays {
-		was.Copies, was.Spent = d.Copies, d.Spent
+		was.Copies, was.SupersededCopies = d.Copies, d.SupersededCopies
 		return t.PutDataset(was)
 	}
 	d.Profile = c.s.WithOwn(d.Profile, was.Profile)
@@ -156,7 +156,7 @@ func (c *Comparison) mendOne(t *record.Tx, j Judged) error {
 // have.
 func (c *Comparison) MendSnapshots(ctx context.Context, j Judged) error {
 	if len(j.Lacks) > 0 {
-		if err := c.s.rebuildSnapshots(ctx, c.Update, api.Found{Dataset: j.Is, Snapshots: j.Lacks}); err != nil {
+		if err := c.s.rebuildSnapshots(ctx, c.Update, api.FoundDataset{Dataset: j.Is, Snapshots: j.Lacks}); err != nil {
 			return err
 		}
 	}

@@ -21,7 +21,7 @@ import (
 // then restored from a backup; or the dataset is recorded in the same pool of a node that is unreachable. A name that
 // is taken stays with its owner, and the dataset gets the name name-UUID8. dataset.ErrInvalid for a pool that is not
 // the node's, and for too many datasets.
-func (rc *Recovery) Rebuild(ctx context.Context, node uuid.UUID, found []api.Found) ([]api.Rebuilt, error) {
+func (rc *Recovery) Rebuild(ctx context.Context, node uuid.UUID, found []api.FoundDataset) ([]api.Rebuilt, error) {
 	if err := reports.CheckFound("rebuild of node "+node.String(), found); err != nil {
 		return nil, err
 	}
@@ -43,8 +43,8 @@ func (rc *Recovery) Rebuild(ctx context.Context, node uuid.UUID, found []api.Fou
 // knownFirst sorts recorded datasets before the others, because a recorded one may release a name that another dataset
 // has taken since. Of the others the newest come first: of two with one name the older one has lost the name, although
 // its record may not say so.
-func (rc *Recovery) knownFirst(ctx context.Context, found []api.Found) ([]api.Found, error) {
-	var known, unknown []api.Found
+func (rc *Recovery) knownFirst(ctx context.Context, found []api.FoundDataset) ([]api.FoundDataset, error) {
+	var known, unknown []api.FoundDataset
 	for _, f := range found {
 		there, err := record.NewTx(ctx, rc.Ledger.Store).Peek(record.DatasetKey(f.Dataset.ID), &dataset.Dataset{})
 		switch {
@@ -56,11 +56,13 @@ func (rc *Recovery) knownFirst(ctx context.Context, found []api.Found) ([]api.Fo
 			unknown = append(unknown, f)
 		}
 	}
-	slices.SortStableFunc(unknown, func(x, y api.Found) int { return y.Dataset.Created.Compare(x.Dataset.Created) })
+	slices.SortStableFunc(unknown, func(x, y api.FoundDataset) int {
+		return y.Dataset.Created.Compare(x.Dataset.Created)
+	})
 	return append(known, unknown...), nil
 }
 
-func (rc *Recovery) rebuildOne(ctx context.Context, node uuid.UUID, f api.Found) (r api.Rebuilt, err error) {
+func (rc *Recovery) rebuildOne(ctx context.Context, node uuid.UUID, f api.FoundDataset) (r api.Rebuilt, err error) {
 	if f.Dataset.ID == uuid.Nil {
 		return r, dataset.Errorf(dataset.ErrInvalid, "rebuild: a dataset without a UUID in pool %s", f.Pool)
 	}
@@ -103,7 +105,8 @@ func (rc *Recovery) rebuildOne(ctx context.Context, node uuid.UUID, f api.Found)
 		d.Profile = rc.WithOwn(d.Profile, old.Profile)
 		d.Home, d.Pool, d.Epoch = node, f.Pool, max(d.Epoch, old.Epoch)+1
 		// the record in the store counts: the values that are stored beside the data may be outdated
-		d.Move, d.Taken, d.Copies, d.Spent, d.Guests = uuid.Nil, nil, old.Copies, old.Spent, old.Guests
+		d.Move, d.TakenOver, d.Copies = uuid.Nil, nil, old.Copies
+		d.SupersededCopies, d.SharedMounts = old.SupersededCopies, old.SharedMounts
 		record.RemoveGuest(t, &d, node)
 		if err := rc.reclaim(t, &d, &r); err != nil {
 			return err
@@ -138,7 +141,7 @@ func rehome(t *record.Tx, d dataset.Dataset, node uuid.UUID, r *api.Rebuilt) err
 		r.Action = "known"
 	}
 	t.Delete(record.HomeKey(d.Home, d.ID))
-	d.Home, d.Epoch, d.Taken = node, d.Epoch+1, nil
+	d.Home, d.Epoch, d.TakenOver = node, d.Epoch+1, nil
 	t.Event("volume.rebuild", d, r.Action)
 	return record.EnterDataset(t, d, uuid.Nil)
 }
@@ -163,8 +166,8 @@ func (rc *Recovery) reclaim(t *record.Tx, d *dataset.Dataset, r *api.Rebuilt) er
 	if d.State != dataset.StateReady || dataset.CheckName(d.Volume) != nil {
 		now := rc.Ledger.Clock.Now()
 		trash := dataset.Trash{At: now}
-		if old := d.Trash; old != nil && d.State == dataset.StateTrashed && !old.Until.IsZero() {
-			trash.Until = now.Add(max(old.Until.Sub(old.At), time.Hour))
+		if old := d.Trash; old != nil && d.State == dataset.StateTrashed && !old.Expires.IsZero() {
+			trash.Expires = now.Add(max(old.Expires.Sub(old.At), time.Hour))
 		}
 		d.State, d.Trash, r.Action = dataset.StateTrashed, &trash, "trashed"
 		return rc.PutInTrash(t, d.ID, trash)
@@ -194,7 +197,7 @@ func (rc *Recovery) reclaim(t *record.Tx, d *dataset.Dataset, r *api.Rebuilt) er
 		}
 	}
 	if d.Volume != name {
-		d.Spelling, d.SpelledBy, r.Volume = d.Volume, uuid.Nil, d.Volume
+		d.RequestedAs, d.RequestedBy, r.Volume = d.Volume, uuid.Nil, d.Volume
 	}
 	return t.Put(record.NameKey(d.Volume), record.Claim{ID: d.ID})
 }
@@ -202,7 +205,7 @@ func (rc *Recovery) reclaim(t *record.Tx, d *dataset.Dataset, r *api.Rebuilt) er
 // rebuildSnapshots restores records of snapshots, in several calls of update, because there can be more than fit in one
 // transaction.
 func (rc *Recovery) rebuildSnapshots(ctx context.Context,
-	update func(context.Context, func(*record.Tx) error) (uint64, error), f api.Found) error {
+	update func(context.Context, func(*record.Tx) error) (uint64, error), f api.FoundDataset) error {
 	for rest := f.Snapshots; len(rest) > 0; {
 		some := rest[:min(len(rest), record.SnapshotsAtOnce)]
 		rest = rest[len(some):]

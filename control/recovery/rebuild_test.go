@@ -19,15 +19,15 @@ import (
 func TestRebuildsAreBounded(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
-	found := func(d dataset.Dataset, n int) api.Found {
+	found := func(d dataset.Dataset, n int) api.FoundDataset {
 		d.ID, d.State = uuid.New(), dataset.StateReady
-		return api.Found{Pool: a.LocalPools[0].ID, Dataset: d, Snapshots: make([]dataset.Snapshot, n)}
+		return api.FoundDataset{Pool: a.LocalPools[0].ID, Dataset: d, Snapshots: make([]dataset.Snapshot, n)}
 	}
 	before := e.Dump()
-	for want, list := range map[string][]api.Found{
-		"100001 datasets (100000 at most)": make([]api.Found, reports.MaxFound+1),
+	for want, list := range map[string][]api.FoundDataset{
+		"100001 datasets (100000 at most)": make([]api.FoundDataset, reports.MaxFound+1),
 		"100001 snapshots":                 {found(dataset.Dataset{Volume: "db"}, reports.MaxFound+1)},
-		"bytes (131072 at most)":           {found(dataset.Dataset{Volume: "db"}, 0), found(dataset.Dataset{Volume: "xy", Spelling: strings.Repeat("x", reports.MaxRecord)}, 0)},
+		"bytes (131072 at most)":           {found(dataset.Dataset{Volume: "db"}, 0), found(dataset.Dataset{Volume: "xy", RequestedAs: strings.Repeat("x", reports.MaxRecord)}, 0)},
 	} {
 		_, err := e.Rebuild(e.Ctx, a.ID, list)
 		controltest.Refused(t, err, dataset.ErrInvalid, "rebuild", want)
@@ -73,13 +73,13 @@ func TestRebuild(t *testing.T) {
 		t.Errorf("%d datasets, %d snapshots", len(st.Datasets), len(st.Snapshots))
 	}
 	v := e.MustVolume("db")
-	if v.ID != db.ID || v.Epoch != db.Epoch+1 || v.Snapshots != 150 || v.Profile.Name != "gold" || v.Spelling != "db@gold" {
+	if v.ID != db.ID || v.Epoch != db.Epoch+1 || v.Snapshots != 150 || v.Profile.Name != "gold" || v.RequestedAs != "db@gold" {
 		t.Errorf("%+v", v)
 	}
-	if got := st.Datasets[trashed.ID].Trash; !got.Until.Equal(e.Clock.Now().Add(72 * time.Hour)) {
+	if got := st.Datasets[trashed.ID].Trash; !got.Expires.Equal(e.Clock.Now().Add(72 * time.Hour)) {
 		t.Errorf("nobody could have it back meanwhile: %+v", got)
 	}
-	if got := st.Datasets[kept.ID].Trash; !got.Until.IsZero() {
+	if got := st.Datasets[kept.ID].Trash; !got.Expires.IsZero() {
 		t.Errorf("%+v", got)
 	}
 	e.Round()
@@ -111,9 +111,9 @@ func TestRebuildOfTakenNames(t *testing.T) {
 	id := uuid.MustParse("abcd0000-0000-4000-8000-000000000001")
 	a.MustCreate("db-" + id.String()[:8])
 	a.MustCreate("db-" + id.String()[:13])
-	f := api.Found{Pool: a.LocalPools[0].ID, Dataset: mine}
+	f := api.FoundDataset{Pool: a.LocalPools[0].ID, Dataset: mine}
 	f.Dataset.ID = id
-	g := api.Found{Pool: a.LocalPools[0].ID, Dataset: mineLong}
+	g := api.FoundDataset{Pool: a.LocalPools[0].ID, Dataset: mineLong}
 	g.Dataset.ID = uuid.MustParse("abcd0000-0000-4000-8000-000000000002")
 	got := a.MustRebuild(f, g)
 	if r := got[id]; r.Action != "renamed" || r.Volume != "db-"+id.String()[:18] || !strings.Contains(r.Note, mine.ID.String()) {
@@ -125,7 +125,7 @@ func TestRebuildOfTakenNames(t *testing.T) {
 	if v := e.MustVolume("db"); v.ID != mine.ID {
 		t.Error("the name was taken away")
 	}
-	if v := e.MustVolume(got[id].Volume); v.ID != id || v.Spelling != v.Volume || v.SpelledBy != uuid.Nil {
+	if v := e.MustVolume(got[id].Volume); v.ID != id || v.RequestedAs != v.Volume || v.RequestedBy != uuid.Nil {
 		t.Errorf("%+v", v.Dataset)
 	}
 	for _, r := range a.MustRebuild(f, g) {
@@ -142,7 +142,7 @@ func TestRebuildOfOddities(t *testing.T) {
 	d := a.MustCreate("db")
 	s := a.MustSnapshot("db", "one")
 	// A copy of the pool on another node is not the dataset.
-	copied := api.Found{Pool: b.LocalPools[0].ID, Dataset: d, Snapshots: []dataset.Snapshot{s, s}}
+	copied := api.FoundDataset{Pool: b.LocalPools[0].ID, Dataset: d, Snapshots: []dataset.Snapshot{s, s}}
 	copied.Snapshots[1].ID = uuid.New()
 	if r := b.MustRebuild(copied)[d.ID]; r.Action != "known" || !strings.Contains(r.Note, a.ID.String()) {
 		t.Errorf("%+v", r)
@@ -151,12 +151,12 @@ func TestRebuildOfOddities(t *testing.T) {
 		t.Errorf("%+v", v)
 	}
 	// Pools that are not the node's.
-	for _, f := range []api.Found{{Pool: a.LocalPools[0].ID, Dataset: d}, {Pool: uuid.New(), Dataset: d}, {Pool: b.LocalPools[0].ID}} {
-		_, err := b.Rebuild(e.Ctx, b.ID, []api.Found{f})
+	for _, f := range []api.FoundDataset{{Pool: a.LocalPools[0].ID, Dataset: d}, {Pool: uuid.New(), Dataset: d}, {Pool: b.LocalPools[0].ID}} {
+		_, err := b.Rebuild(e.Ctx, b.ID, []api.FoundDataset{f})
 		controltest.Refused(t, err, dataset.ErrInvalid, "rebuild")
 	}
 	// Names that are none, and snapshots' names that are taken or none.
-	odd := api.Found{Pool: b.LocalPools[0].ID, Dataset: d}
+	odd := api.FoundDataset{Pool: b.LocalPools[0].ID, Dataset: d}
 	odd.Dataset.ID, odd.Dataset.Volume = uuid.New(), "../../etc"
 	for _, name := range []string{"one", "one", "../x", ""} {
 		x := s
@@ -180,7 +180,7 @@ func TestRebuildOfOddities(t *testing.T) {
 		t.Errorf("%d snapshots", v.Snapshots)
 	}
 	odd.Snapshots[0].ID = uuid.Nil
-	_, err = b.Rebuild(e.Ctx, b.ID, []api.Found{odd})
+	_, err = b.Rebuild(e.Ctx, b.ID, []api.FoundDataset{odd})
 	controltest.Refused(t, err, dataset.ErrInvalid, "snapshot")
 	e.CheckInvariants()
 }
@@ -259,7 +259,7 @@ func TestRebuildOfACopyInAnotherPool(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
 	d := a.MustCreate("db@bronze")
-	copied := api.Found{Pool: a.LocalPools[1].ID, Dataset: d, Index: 1 << 40}
+	copied := api.FoundDataset{Pool: a.LocalPools[1].ID, Dataset: d, Index: 1 << 40}
 	copied.Dataset.Pool = copied.Pool
 	if got := a.MustRebuild(copied)[d.ID]; got.Action != "known" || !strings.Contains(got.Note, "this copy is "+
 		"not changed") {
@@ -277,7 +277,7 @@ func TestI1RebuiltEpochIsTheLatest(t *testing.T) {
 	d := a.MustCreate("db@gold")
 	e.EditDataset(d.ID, func(d *dataset.Dataset, l *dataset.Lease) { d.Epoch, l.Epoch = 7, 7 })
 	const seen = 1 << 40 // after all that this store has
-	a.MustRebuild(api.Found{Pool: d.Pool, Dataset: d, Index: seen})
+	a.MustRebuild(api.FoundDataset{Pool: d.Pool, Dataset: d, Index: seen})
 	if got := e.MustVolume("db").Epoch; got != 8 {
 		t.Errorf("it is at epoch %d", got)
 	}

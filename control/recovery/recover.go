@@ -113,13 +113,13 @@ func (rc *Recovery) Gathers() error {
 }
 
 // For returns the state of the last recovery for a node; nil if there was none.
-func For(t *record.Tx, node uuid.UUID) (*api.Recovering, error) {
+func For(t *record.Tx, node uuid.UUID) (*api.RecoveryState, error) {
 	var rec record.Recovery
 	there, err := t.Get(record.RecoveryKey, &rec)
 	if err != nil || !there {
 		return nil, err
 	}
-	return &api.Recovering{ID: rec.ID, Done: rec.Done, Heard: slices.Contains(rec.Heard, node)}, nil
+	return &api.RecoveryState{ID: rec.ID, Done: rec.Done, ReportIncluded: slices.Contains(rec.Heard, node)}, nil
 }
 
 // gatherTime is how long a recovery waits for the reports of nodes that are alive.
@@ -139,23 +139,24 @@ func (rc *Recovery) Recover(ctx context.Context, r api.Recover) (out api.Recover
 	}
 	var h record.Halt
 	if there, err := record.NewTx(ctx, rc.Ledger.Store).Peek(record.HaltedKey, &h); err != nil || !there {
-		return api.Recovery{Heard: []string{}, Silent: []string{}, Different: []api.Differs{}}, err
+		none := []string{}
+		return api.Recovery{ReportedNodes: none, SilentNodes: none, Differences: []api.RecordDifference{}}, err
 	}
-	if r.Confirm == "" {
+	if r.Digest == "" {
 		err = rc.gather(ctx)
 	}
 	if err != nil {
 		return out, err
 	}
-	c, err := rc.Compare(ctx, r.Fenced)
+	c, err := rc.Compare(ctx, r.FencedNodes)
 	if err != nil {
 		return out, err
 	}
 	c.out.Halted = h.Err().Error()
-	if r.Confirm == "" {
+	if r.Digest == "" {
 		return c.out, nil
 	}
-	if r.Confirm != c.out.Digest {
+	if r.Digest != c.out.Digest {
 		return out, dataset.Errorf(dataset.ErrConflict,
 			"recover: the differences changed after the confirmation: start again (drover store recover)")
 	}
@@ -245,8 +246,8 @@ func (rc *Recovery) Compare(ctx context.Context, fenced []string) (*Comparison, 
 		roll: roll{heard: map[uuid.UUID]bool{}, fenced: map[uuid.UUID]bool{}, pools: map[uuid.UUID]bool{}},
 	}
 	for node, h := range told {
-		c.roll.heard[node], c.clock = true, max(c.clock, h.Clock)
-		for _, p := range h.Pools {
+		c.roll.heard[node], c.clock = true, max(c.clock, h.StoreClock)
+		for _, p := range h.ExaminedPools {
 			c.roll.pools[p] = true
 		}
 	}
@@ -278,17 +279,17 @@ func (rc *Recovery) Compare(ctx context.Context, fenced []string) (*Comparison, 
 // callRoll names the nodes that reported and those that did not.
 func (c *Comparison) callRoll(t *record.Tx) error {
 	nodes, err := record.ListAll[dataset.Node](t, record.NodesPrefix)
-	c.out.Heard, c.out.Silent, c.out.Different = []string{}, []string{}, []api.Differs{}
+	c.out.ReportedNodes, c.out.SilentNodes, c.out.Differences = []string{}, []string{}, []api.RecordDifference{}
 	for _, n := range nodes {
 		if c.roll.heard[n.ID] {
-			c.out.Heard = append(c.out.Heard, n.Name)
+			c.out.ReportedNodes = append(c.out.ReportedNodes, n.Name)
 		} else {
-			c.out.Silent = append(c.out.Silent, n.Name)
+			c.out.SilentNodes = append(c.out.SilentNodes, n.Name)
 			c.roll.silent = c.roll.silent || !c.roll.fenced[n.ID]
 		}
 	}
-	slices.Sort(c.out.Heard)
-	slices.Sort(c.out.Silent)
+	slices.Sort(c.out.ReportedNodes)
+	slices.Sort(c.out.SilentNodes)
 	return err
 }
 
@@ -345,9 +346,9 @@ func (c *Comparison) sign(t *record.Tx) error {
 		if err != nil {
 			return err
 		}
-		c.out.Different = append(c.out.Different, d)
+		c.out.Differences = append(c.out.Differences, d)
 	}
-	text, err := json.Marshal([]any{c.ID, c.out.Heard, c.out.Silent, c.out.Different, c.roll.fenced})
+	text, err := json.Marshal([]any{c.ID, c.out.ReportedNodes, c.out.SilentNodes, c.out.Differences, c.roll.fenced})
 	sum := sha256.Sum256(text)
 	c.out.Digest = hex.EncodeToString(sum[:8])
 	return err
@@ -367,20 +368,20 @@ func (j *Judged) turn() int {
 	return 3
 }
 
-func (j *Judged) words(t *record.Tx) (api.Differs, error) {
-	d := api.Differs{Dataset: j.ID, Volume: j.Is.Volume, Action: j.action, Note: j.note}
+func (j *Judged) words(t *record.Tx) (api.RecordDifference, error) {
+	d := api.RecordDifference{Dataset: j.ID, Volume: j.Is.Volume, Action: j.action, Note: j.note}
 	at := func(d dataset.Dataset) (string, error) {
 		name, err := t.NodeName(d.Home)
 		return fmt.Sprintf("%s, epoch %d on %s", d.State, d.Epoch, name), err
 	}
 	var err error
 	if j.stored != nil {
-		if d.Store, err = at(*j.stored); err != nil {
+		if d.InStore, err = at(*j.stored); err != nil {
 			return d, err
 		}
 	}
 	if j.action != "forgotten" && j.action != "missing" {
-		if d.Agents, err = at(j.Is); err != nil {
+		if d.OnAgents, err = at(j.Is); err != nil {
 			return d, err
 		}
 	}

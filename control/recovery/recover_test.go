@@ -27,7 +27,7 @@ func back(m *controltest.RestoredStore) {
 
 func actions(r api.Recovery) map[string]string {
 	out := map[string]string{}
-	for _, d := range r.Different {
+	for _, d := range r.Differences {
 		out[cmp.Or(d.Volume, d.Dataset.String())] += d.Action
 	}
 	return out
@@ -68,7 +68,7 @@ func TestRecover(t *testing.T) {
 		"made": "restored", "moved": "moved", "trashed": "trashed", "untrashed": "changed", "gone": "forgotten",
 		"reused": "forgottenrestored", "snapped": "changed",
 	}
-	if got := actions(r); len(got) != len(want) || len(r.Silent) != 0 || len(r.Heard) != 3 {
+	if got := actions(r); len(got) != len(want) || len(r.SilentNodes) != 0 || len(r.ReportedNodes) != 3 {
 		t.Errorf("%+v", r)
 	}
 	for name, action := range want {
@@ -106,11 +106,11 @@ func TestRecover(t *testing.T) {
 		t.Errorf("clock %d, %v, halted %t", clock, err, m.Halted())
 	}
 	// Again: nothing.
-	if r, err := m.Recover(t.Context(), api.Recover{}); err != nil || r.Halted != "" || len(r.Different) != 0 {
+	if r, err := m.Recover(t.Context(), api.Recover{}); err != nil || r.Halted != "" || len(r.Differences) != 0 {
 		t.Errorf("%+v, %v", r, err)
 	}
 	for _, name := range []string{"alpha", "gamma"} {
-		if s := m.Agents[name].MustSync(0); s.Recovery == nil || !s.Recovery.Done || !s.Recovery.Heard {
+		if s := m.Agents[name].MustSync(0); s.Recovery == nil || !s.Recovery.Done || !s.Recovery.ReportIncluded {
 			t.Errorf("%s hears of %+v", name, s.Recovery)
 		}
 	}
@@ -134,7 +134,7 @@ func TestRecoverCutShort(t *testing.T) {
 			t.Fatal(err)
 		}
 		m.Ledger.Store = &stops{Store: m.Store, left: n}
-		_, err = m.RecoverWith(api.Recover{Confirm: r.Digest}, "alpha", "beta")
+		_, err = m.RecoverWith(api.Recover{Digest: r.Digest}, "alpha", "beta")
 		m.Ledger.Store = m.Store
 		if err != nil {
 			if !m.Halted() {
@@ -186,12 +186,12 @@ func TestRecoverDisputed(t *testing.T) {
 		"two claims": {func(m *controltest.RestoredStore, d dataset.Dataset) {
 			h := m.Holdings["beta"]
 			d.Home, d.Pool = m.Agents["beta"].ID, m.Agents["beta"].LocalPools[0].ID
-			h.Found = append(h.Found, api.Found{Pool: d.Pool, Dataset: d, Index: controltest.SeenIndex})
+			h.Datasets = append(h.Datasets, api.FoundDataset{Pool: d.Pool, Dataset: d, Index: controltest.SeenIndex})
 			m.Holdings["beta"] = h
 		}, []string{"beta", "alpha"}, "beta", "alpha", 1, 2},
 		"given up to who is silent": {func(m *controltest.RestoredStore, d dataset.Dataset) {
 			h := m.Holdings["alpha"]
-			h.Given = []api.Given{{Dataset: d.ID, Epoch: d.Epoch, To: m.Agents["beta"].ID}}
+			h.Relinquished = []api.RelinquishedEpoch{{Dataset: d.ID, Epoch: d.Epoch, ToNode: m.Agents["beta"].ID}}
 			m.Holdings["alpha"] = h
 		}, []string{"alpha"}, "beta", "alpha", 0, 3},
 	} {
@@ -206,15 +206,15 @@ func TestRecoverDisputed(t *testing.T) {
 				t.Fatalf("%+v, %v", r, err)
 			}
 			before := m.Save()
-			_, err = m.RecoverWith(api.Recover{Confirm: r.Digest}, c.heard...)
+			_, err = m.RecoverWith(api.Recover{Digest: r.Digest}, c.heard...)
 			controltest.Refused(t, err, dataset.ErrConflict, "volume db", d.ID.String(), "--fenced")
 			if after := m.Save(); len(after) != len(before) || !m.Halted() {
 				t.Error("something was written")
 			}
 			m.EndSession(m.Agents[c.fenced]) // once it has told, if it did
-			word := api.Recover{Fenced: []string{c.fenced}}
+			word := api.Recover{FencedNodes: []string{c.fenced}}
 			if r, err = m.RecoverWith(word, c.heard...); err == nil {
-				word.Confirm = r.Digest
+				word.Digest = r.Digest
 				r, err = m.RecoverWith(word, c.heard...)
 			}
 			if err != nil || !r.Done {
@@ -237,30 +237,30 @@ func TestRecoverOfWhoIsBehind(t *testing.T) {
 	d, away := a.MustCreate("db"), a.MustCreate("away")
 	m.Saved = m.Save()
 	m.NoteHoldings()
-	behind := m.Holdings["alpha"].Found
+	behind := m.Holdings["alpha"].Datasets
 	m.MustMove("away", a, m.Agents["gamma"], "gamma")
 	m.MustMove("db", a, b, "beta")
 	back(m)
 	h := m.Holdings["alpha"]
 	for _, f := range behind {
 		if f.Dataset.ID == d.ID {
-			h.Found, h.Copies = append(h.Found, f), slices.DeleteFunc(h.Copies, func(k api.Kept) bool { return k.Dataset == d.ID })
+			h.Datasets, h.Copies = append(h.Datasets, f), slices.DeleteFunc(h.Copies, func(k api.Kept) bool { return k.Dataset == d.ID })
 		}
 	}
 	m.Holdings["alpha"] = h
 	r := m.MustRecover("alpha", "beta")
-	if !slices.Equal(r.Silent, []string{"gamma"}) {
-		t.Errorf("silent: %v", r.Silent)
+	if !slices.Equal(r.SilentNodes, []string{"gamma"}) {
+		t.Errorf("silent: %v", r.SilentNodes)
 	}
 	m.CheckInvariants()
 	v := m.MustVolume("db")
-	if v.Home != b.ID || len(v.Kept) != 1 || v.Kept[0].Node != a.ID || v.Kept[0].Kind != dataset.CopySuperseded {
+	if v.Home != b.ID || len(v.CopyDetails) != 1 || v.CopyDetails[0].Node != a.ID || v.CopyDetails[0].Kind != dataset.CopySuperseded {
 		t.Errorf("%+v", v)
 	}
 	if v := m.MustVolume("away"); v.ID != away.ID || v.Home != m.Agents["gamma"].ID {
 		t.Errorf("what went to the silent node is %+v", v.Dataset)
 	}
-	if s := m.Agents["gamma"].MustSync(0); s.Recovery == nil || s.Recovery.Heard {
+	if s := m.Agents["gamma"].MustSync(0); s.Recovery == nil || s.Recovery.ReportIncluded {
 		t.Errorf("gamma hears of %+v", s.Recovery)
 	}
 }
@@ -268,29 +268,29 @@ func TestRecoverOfWhoIsBehind(t *testing.T) {
 // Only what was seen is done, by who asked, and only as long as it is so.
 func TestRecoverOnlyWhatWasSeen(t *testing.T) {
 	m := controltest.NewRestoredStore(t, "alpha")
-	if r, err := m.Recover(t.Context(), api.Recover{Confirm: "0123"}); err != nil || r.Done {
+	if r, err := m.Recover(t.Context(), api.Recover{Digest: "0123"}); err != nil || r.Done {
 		t.Errorf("a store that is believed: %+v, %v", r, err)
 	}
 	m.Saved = m.Save()
 	m.Agents["alpha"].MustCreate("db")
 	back(m)
-	_, err := m.Recover(t.Context(), api.Recover{Confirm: "0123"})
+	_, err := m.Recover(t.Context(), api.Recover{Digest: "0123"})
 	controltest.Refused(t, err, dataset.ErrConflict, "start again")
 	r, err := m.RecoverWith(api.Recover{}, "alpha")
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = m.Services[1].Recovery.Recover(t.Context(), api.Recover{Confirm: r.Digest}) // which nobody told anything
+	_, err = m.Services[1].Recovery.Recover(t.Context(), api.Recover{Digest: r.Digest}) // which nobody told anything
 	controltest.Refused(t, err, dataset.ErrConflict, "start again")
-	_, err = m.Recover(t.Context(), api.Recover{Confirm: "0123"})
+	_, err = m.Recover(t.Context(), api.Recover{Digest: "0123"})
 	controltest.Refused(t, err, dataset.ErrConflict, "start again")
 	h := m.Holdings["alpha"]
 	h.Recovery, _ = m.Service.Recovery.Gathered()
-	h.Found = nil
+	h.Datasets = nil
 	if err := m.Hold(t.Context(), m.Agents["alpha"].ID, h); err != nil {
 		t.Fatal(err)
 	}
-	_, err = m.Recover(t.Context(), api.Recover{Confirm: r.Digest})
+	_, err = m.Recover(t.Context(), api.Recover{Digest: r.Digest})
 	controltest.Refused(t, err, dataset.ErrConflict, "start again")
 	_, err = controltest.New(t).Recover(t.Context(), api.Recover{})
 	controltest.Refused(t, err, dataset.ErrUnsupported, "drover store rebuild")

@@ -173,7 +173,7 @@ func (c *epochs) yield(t *rapid.T) {
 	}
 	y := api.Yield{Incarnation: h.Incarnation, Operation: h.recall, Dataset: c.ds, Epoch: h.epoch}
 	if h.using {
-		y.Holders = []string{"c1"}
+		y.InUseBy = []string{"c1"}
 	} else {
 		h.gaveUp = max(h.gaveUp, h.epoch)
 		y.Manifest = controltest.Relinquished(dataset.Operation{ID: h.recall})

@@ -61,18 +61,18 @@ func (r *Relocator) planFailover(t *record.Tx, d dataset.Dataset, target dataset
 		return nil, nil, cmp.Or(err, r.homeAway(t, d, target, home, since, ", and no copy takes over "+
 			"automatically: "+why))
 	}
-	next.Home, next.Pool, next.Epoch, next.Move, next.Taken = to.node.ID, to.pool, d.Epoch+1, uuid.Nil, nil
+	next.Home, next.Pool, next.Epoch, next.Move, next.TakenOver = to.node.ID, to.pool, d.Epoch+1, uuid.Nil, nil
 	loss := to.loss
-	loss.Fenced, loss.Why, loss.Away = d.Home, because, t.Index(record.AwayKey(d.Home))
+	loss.PreviousHome, loss.Reason, loss.UnreachableIndex = d.Home, because, t.Index(record.AwayKey(d.Home))
 	return &dataset.Operation{
-		Node:      to.node.ID,
-		From:      d.Home,
-		Volume:    d.Volume,
-		DatasetID: d.ID,
-		Epoch:     d.Epoch,
-		Dataset:   &next,
-		Loss:      &loss,
-		Share:     to.share,
+		Node:          to.node.ID,
+		OtherNode:     d.Home,
+		Volume:        d.Volume,
+		DatasetID:     d.ID,
+		Epoch:         d.Epoch,
+		DatasetRecord: &next,
+		Loss:          &loss,
+		SameShare:     to.share,
 	}, nil, nil
 }
 
@@ -133,7 +133,7 @@ func (r *Relocator) successor(t *record.Tx, d dataset.Dataset, target dataset.No
 			not = append(not, reason)
 			continue
 		}
-		later := cmp.Or(c.At().Compare(best.At()), c.Current.Compare(best.Current))
+		later := cmp.Or(c.At().Compare(best.At()), c.VerifiedAtHome.Compare(best.VerifiedAtHome))
 		if on.ID == uuid.Nil || later > 0 || later == 0 && id == target.ID {
 			best, on = c, n
 		}
@@ -190,8 +190,8 @@ func (r *Relocator) tooOld(t *record.Tx, d dataset.Dataset, c dataset.Copy, on d
 		return "", err
 	}
 	most := time.Duration(d.Profile.Failover.MaxLoss)
-	switch age := last.Sub(c.Current); {
-	case last.IsZero() || c.Current.IsZero():
+	switch age := last.Sub(c.VerifiedAtHome); {
+	case last.IsZero() || c.VerifiedAtHome.IsZero():
 		return "it is not known how old the copy on node " + on.Name +
 			" is, as control was not there or was started since", nil
 	case late:
@@ -230,13 +230,13 @@ func checkStillLost(t *record.Tx, rec dataset.Operation) error {
 	if rec.Loss == nil {
 		return nil
 	}
-	_, there, err := membership.LivingSession(t, rec.Loss.Fenced)
+	_, there, err := membership.LivingSession(t, rec.Loss.PreviousHome)
 	if err != nil {
 		return err
 	}
-	byItself := rec.Loss.Away != 0
-	if there || byItself && t.Index(record.AwayKey(rec.Loss.Fenced)) != rec.Loss.Away {
-		home, err := t.NodeName(rec.Loss.Fenced)
+	byItself := rec.Loss.UnreachableIndex != 0
+	if there || byItself && t.Index(record.AwayKey(rec.Loss.PreviousHome)) != rec.Loss.UnreachableIndex {
+		home, err := t.NodeName(rec.Loss.PreviousHome)
 		return cmp.Or(err, dataset.Errorf(dataset.ErrConflict,
 			"move of volume %s: its home, node %s, is back (stop its containers there and move it without "+
 				"--force)", rec.Volume, home))
@@ -257,6 +257,6 @@ func AnnounceLoss(t *record.Tx, op dataset.Operation) error {
 		return nil
 	}
 	text, err := movedText(t, op)
-	t.Event("volume.failover", *op.Dataset, text)
+	t.Event("volume.failover", *op.DatasetRecord, text)
 	return err
 }

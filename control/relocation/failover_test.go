@@ -68,7 +68,7 @@ func TestFailover(t *testing.T) {
 	_, err := l.AskFailover(l.Replicas.Services[1], "gamma") // it has only begun to look
 	controltest.Refused(t, err, dataset.ErrPending)
 	op, err := l.AskFailover(l.Service, "gamma")
-	if err != nil || op == nil || op.Node != l.Beta.ID || op.From != l.Alpha.ID || op.Dataset.Epoch != 2 || op.Loss.Away == 0 || !op.Loss.Taken.Equal(controltest.Start.Add(-10*time.Second)) {
+	if err != nil || op == nil || op.Node != l.Beta.ID || op.OtherNode != l.Alpha.ID || op.DatasetRecord.Epoch != 2 || op.Loss.UnreachableIndex == 0 || !op.Loss.Taken.Equal(controltest.Start.Add(-10*time.Second)) {
 		t.Fatalf("%+v, %v", op, err)
 	}
 	for i, s := range l.Replicas.Services {
@@ -152,7 +152,7 @@ func TestFence(t *testing.T) {
 		t.Fatal(err)
 	}
 	op, err := l.AskFailover(l.Service, "beta")
-	if err != nil || !strings.Contains(op.Loss.Why, "drover node fence alpha --confirmed") {
+	if err != nil || !strings.Contains(op.Loss.Reason, "drover node fence alpha --confirmed") {
 		t.Fatalf("%+v, %v", op, err)
 	}
 	l.Beta.MustCommit(*op)

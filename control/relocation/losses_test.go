@@ -50,15 +50,15 @@ func TestLossIsForgottenAfterItsPromotion(t *testing.T) {
 			}
 			continue
 		}
-		if v := e.MustVolume("db"); v.Latest != kept.ID || len(v.Losses) != 1 || v.Losses[0].Over != d.Epoch {
-			t.Fatalf("failing at call %d: latest %s, %+v", n, v.Latest, v.Losses)
+		if v := e.MustVolume("db"); v.LatestSnapshot != kept.ID || len(v.Losses) != 1 || v.Losses[0].EndedEpoch != d.Epoch {
+			t.Fatalf("failing at call %d: latest %s, %+v", n, v.LatestSnapshot, v.Losses)
 		}
 		failed := len(e.Failures) > 0
 		e.Round()
 		if got := named(e, "db"); len(got) != 1 || !got["kept"] {
 			t.Fatalf("failing at call %d: left are %v", n, got)
 		}
-		if v := e.MustVolume("db"); !v.Losses[0].Forgotten {
+		if v := e.MustVolume("db"); !v.Losses[0].SnapshotsForgotten {
 			t.Errorf("%+v", v.Losses)
 		}
 		if e.CheckInvariants(); !failed && err == nil {
@@ -76,7 +76,7 @@ func TestPromotionRefusedForgetsNothing(t *testing.T) {
 		},
 		"overtaken": func(e *controltest.Control, a *controltest.Agent, d dataset.Dataset) error {
 			c := dataset.Copy{Dataset: d.ID, Node: a.ID, Kind: dataset.CopySuperseded, Epoch: d.Epoch, Snapshot: uuid.New(), Taken: controltest.Start}
-			return e.Copied(e.Ctx, a.ID, api.Copied{Incarnation: a.Incarnation, Copy: c})
+			return e.Copied(e.Ctx, a.ID, api.CopyReport{Incarnation: a.Incarnation, Copy: c})
 		},
 	} {
 		t.Run(what, func(t *testing.T) { promotionRefused(t, befalls) })
@@ -100,7 +100,7 @@ func promotionRefused(t *testing.T, befalls func(*controltest.Control, *controlt
 	if _, err := e.CancelOperation(e.Ctx, op.ID.String()); err != nil {
 		t.Fatal(err)
 	}
-	if v := e.MustVolume("db"); v.Home != b.ID || len(v.Losses) != 0 || v.Latest == uuid.Nil {
+	if v := e.MustVolume("db"); v.Home != b.ID || len(v.Losses) != 0 || v.LatestSnapshot == uuid.Nil {
 		t.Errorf("%+v", v.Dataset)
 	}
 	e.CheckInvariants()

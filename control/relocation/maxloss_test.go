@@ -15,7 +15,7 @@ func TestFailoverFromAnOldCopy(t *testing.T) {
 	l := controltest.NewLostHome(t, 1)
 	beats := func(clock time.Time) {
 		t.Helper()
-		if err := l.Heartbeat(t.Context(), l.Alpha.ID, api.Heartbeat{Incarnation: l.Alpha.Incarnation, Clock: clock}); err != nil {
+		if err := l.Heartbeat(t.Context(), l.Alpha.ID, api.Heartbeat{Incarnation: l.Alpha.Incarnation, NodeTime: clock}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -75,7 +75,7 @@ func TestFailoverFromAHomeThatWasCutOff(t *testing.T) {
 			l.Gamma.ReportCurrentCopy(l.Dataset, l.Clock.Now(), l.Clock.Now().Add(c.off))
 			l.Wait(c.late, l.Beta, l.Gamma)
 			had, _ := l.Reports.Copy(l.Gamma.ID, l.Dataset.ID)
-			again := api.Heartbeat{Incarnation: l.Gamma.Incarnation, Guard: true, Copies: []dataset.Copy{had}}
+			again := api.Heartbeat{Incarnation: l.Gamma.Incarnation, GuardRunning: true, Copies: []dataset.Copy{had}}
 			if err := l.Heartbeat(t.Context(), l.Gamma.ID, again); err != nil {
 				t.Fatal(err)
 			}
@@ -117,7 +117,7 @@ func TestFailoverFromAHomeThatFellSilent(t *testing.T) {
 			had, _ := first.Reports.Copy(l.Gamma.ID, l.Dataset.ID)
 			l.Wait(c.heard-half, l.Alpha, l.Beta, l.Gamma)
 			for node, h := range map[*controltest.Agent]api.Heartbeat{l.Alpha: {}, l.Beta: {}, l.Gamma: {Copies: []dataset.Copy{had}}} {
-				h.Incarnation, h.Guard, h.Clock = node.Incarnation, true, l.Clock.Now()
+				h.Incarnation, h.GuardRunning, h.NodeTime = node.Incarnation, true, l.Clock.Now()
 				if err := second.Members.Heartbeat(l.Ctx, node.ID, h); err != nil {
 					t.Fatal(err)
 				}

@@ -85,14 +85,14 @@ func (r *Relocator) Plan(t *record.Tx, req api.Request) (*dataset.Operation, *da
 		}
 	}
 	next := d
-	next.Home, next.Epoch, next.Move, next.Taken = target.ID, d.Epoch+1, uuid.Nil, nil
+	next.Home, next.Epoch, next.Move, next.TakenOver = target.ID, d.Epoch+1, uuid.Nil, nil
 	op := &dataset.Operation{
-		Node:      target.ID,
-		From:      d.Home,
-		Volume:    d.Volume,
-		DatasetID: d.ID,
-		Epoch:     d.Epoch,
-		Dataset:   &next,
+		Node:          target.ID,
+		OtherNode:     d.Home,
+		Volume:        d.Volume,
+		DatasetID:     d.ID,
+		Epoch:         d.Epoch,
+		DatasetRecord: &next,
 	}
 	if req.Force {
 		err = r.planPromotion(t, d, target, req.Fenced, op)
@@ -152,8 +152,8 @@ func (r *Relocator) planPull(t *record.Tx, d dataset.Dataset, target dataset.Nod
 	if _, err := t.Get(record.PoolKey(pool.ID), &dataset.Pool{}); err != nil {
 		return err
 	}
-	if op.Share = placement.OnOneShare(from, pool.Pool); op.Share {
-		op.Dataset.Pool = pool.ID
+	if op.SameShare = placement.OnOneShare(from, pool.Pool); op.SameShare {
+		op.DatasetRecord.Pool = pool.ID
 		return nil
 	}
 	if st := r.Reports.Dataset(d.ID, d.Home); st != nil && pool.Status != nil && pool.Status.Free < st.Used &&
@@ -163,9 +163,9 @@ func (r *Relocator) planPull(t *record.Tx, d dataset.Dataset, target dataset.Nod
 				"%s", d.Volume, pool.Name, target.Name,
 			pool.Status.Free.Human(), st.Used.Human())
 	}
-	op.Dataset.Pool = pool.ID
-	if op.Files = pool.Anew; op.Files {
-		if fs := &op.Dataset.Profile.Filesystem; fs.Chosen {
+	op.DatasetRecord.Pool = pool.ID
+	if op.FileCopy = pool.Anew; op.FileCopy {
+		if fs := &op.DatasetRecord.Profile.Filesystem; fs.Chosen {
 			fs.Type, fs.Chosen = "", false // the pool there chooses the filesystem
 		}
 		return withoutSnapshots(t, d, from, pool.Pool, target)
@@ -283,17 +283,17 @@ func (r *Relocator) Begin(t *record.Tx, op *dataset.Operation) error {
 			if d, err = t.Dataset(d.ID); err != nil {
 				return err
 			}
-			op.Epoch, op.Dataset.Epoch = d.Epoch, d.Epoch+1
+			op.Epoch, op.DatasetRecord.Epoch = d.Epoch, d.Epoch+1
 		}
 	}
 	d.Move = op.ID
-	if op.Loss != nil && op.Loss.Away == 0 { // an automatic failover ends when the home is reachable again
+	if op.Loss != nil && op.Loss.UnreachableIndex == 0 { // an automatic failover ends when the home is reachable again
 		// A home that is reachable again before the move is done opens no epoch: see checkStillLost.
 		lease, err := t.Lease(d)
 		if err != nil {
 			return err
 		}
-		lease.State, lease.Wanted = dataset.LeaseMoving, op.Node
+		lease.State, lease.WantedBy = dataset.LeaseMoving, op.Node
 		if err := t.Put(record.LeaseKey(d.ID), lease); err != nil {
 			return err
 		}
@@ -321,7 +321,7 @@ func (r *Relocator) Commit(t *record.Tx, op dataset.Operation, out *api.Committe
 	}
 	switch {
 	case rec.Loss != nil:
-		if !rec.Share {
+		if !rec.SameShare {
 			err = checkStillKept(t, rec, op)
 		}
 		if err == nil {
@@ -338,11 +338,11 @@ func (r *Relocator) Commit(t *record.Tx, op dataset.Operation, out *api.Committe
 		return err
 	}
 	next := d
-	next.Home, next.Pool, next.Epoch = rec.Node, rec.Dataset.Pool, d.Epoch+1
-	next.Request, next.Move, next.Taken = op.ID, uuid.Nil, takenFrom(rec, op, d)
-	if rec.Files && op.Dataset != nil { // the filesystem that the pool chose, if the profile leaves it open
-		made := op.Dataset.Profile.Filesystem
-		next.Size, next.Profile.Filesystem.Type, next.Profile.Filesystem.Chosen = op.Dataset.Size, made.Type,
+	next.Home, next.Pool, next.Epoch = rec.Node, rec.DatasetRecord.Pool, d.Epoch+1
+	next.Request, next.Move, next.TakenOver = op.ID, uuid.Nil, takenFrom(rec, op, d)
+	if rec.FileCopy && op.DatasetRecord != nil { // the filesystem that the pool chose, if the profile leaves it open
+		made := op.DatasetRecord.Profile.Filesystem
+		next.Size, next.Profile.Filesystem.Type, next.Profile.Filesystem.Chosen = op.DatasetRecord.Size, made.Type,
 			made.Chosen
 	}
 	record.Uncopy(&next, rec.Node)
@@ -360,9 +360,9 @@ func (r *Relocator) Commit(t *record.Tx, op dataset.Operation, out *api.Committe
 	if err := putMovedLease(t, next, op.Incarnation); err != nil {
 		return err
 	}
-	if rec.Loss != nil && !rec.Share {
+	if rec.Loss != nil && !rec.SameShare {
 		loss := *op.Loss
-		loss.Over, loss.Forgotten, rec.Loss = d.Epoch, false, &loss
+		loss.EndedEpoch, loss.SnapshotsForgotten, rec.Loss = d.Epoch, false, &loss
 		if err := replica.AddLoss(t, &next, loss); err != nil {
 			return err
 		}
@@ -385,7 +385,7 @@ func (r *Relocator) Commit(t *record.Tx, op dataset.Operation, out *api.Committe
 
 // leave records the copy that the previous home keeps. If the data itself moved, as on a share, the home keeps none.
 func (r *Relocator) leave(t *record.Tx, d dataset.Dataset, op dataset.Operation, next *dataset.Dataset) error {
-	if op.Share {
+	if op.SameShare {
 		t.Touch(d.ID, d.Home)
 		return nil
 	}
@@ -397,24 +397,25 @@ func (r *Relocator) leave(t *record.Tx, d dataset.Dataset, op dataset.Operation,
 	if err != nil {
 		return err
 	}
-	c.Kind, c.Snapshot, c.Taken, c.Order = dataset.CopyLeft, op.Manifest.Snapshot, op.Manifest.Taken, op.Manifest.Order
-	c.Until, c.Ran = r.Clock.Now().Add(replica.LeftFor), dataset.Duration(ran)
+	c.Kind, c.Snapshot = dataset.CopyLeft, op.Manifest.Snapshot
+	c.Taken, c.OrderTime = op.Manifest.Taken, op.Manifest.OrderTime
+	c.Expires, c.Ran = r.Clock.Now().Add(replica.LeftFor), dataset.Duration(ran)
 	return record.KeepCopyIn(t, next, c)
 }
 
 func movedText(t *record.Tx, op dataset.Operation) (string, error) {
-	from, err := t.NodeName(op.From)
+	from, err := t.NodeName(op.OtherNode)
 	if err != nil {
 		return "", err
 	}
 	to, err := t.NodeName(op.Node)
 	text := "from node " + from + " to node " + to
 	switch {
-	case op.Loss != nil && op.Share:
-		text += ", without its consent (" + op.Loss.Why + ")"
+	case op.Loss != nil && op.SameShare:
+		text += ", without its consent (" + op.Loss.Reason + ")"
 	case op.Loss != nil:
 		text += ", without the data written since " + op.Loss.Taken.UTC().Format(time.RFC3339) + " (" +
-			op.Loss.Why + ")"
+			op.Loss.Reason + ")"
 	}
 	return text, err
 }

@@ -58,10 +58,10 @@ func TestMove(t *testing.T) {
 	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
 	d := a.MustCreate("db@gold")
 	s := a.MustSnapshot("db", "before")
-	rev := a.MustSync(0).Rev
+	rev := a.MustSync(0).Revision
 
 	op := *e.MustSubmit(controltest.Move("db", "beta")).Operation
-	if op.Node != b.ID || op.From != a.ID || op.Epoch != 1 || op.Dataset.Home != b.ID || op.Dataset.Epoch != 2 || op.Dataset.Pool != b.LocalPools[0].ID || op.Files {
+	if op.Node != b.ID || op.OtherNode != a.ID || op.Epoch != 1 || op.DatasetRecord.Home != b.ID || op.DatasetRecord.Epoch != 2 || op.DatasetRecord.Pool != b.LocalPools[0].ID || op.FileCopy {
 		t.Errorf("%+v", op)
 	}
 	if work := b.MustSync(0).Operations; len(work) != 1 || work[0].ID != op.ID {
@@ -76,14 +76,14 @@ func TestMove(t *testing.T) {
 		t.Errorf("%+v", rec)
 	}
 	sync := a.MustSync(rev)
-	if len(sync.Datasets) != 1 || sync.Datasets[0].Lease == nil || sync.Datasets[0].Lease.State != dataset.LeaseRecalled || sync.Datasets[0].Lease.Wanted != b.ID {
+	if len(sync.Datasets) != 1 || sync.Datasets[0].Lease == nil || sync.Datasets[0].Lease.State != dataset.LeaseRecalled || sync.Datasets[0].Lease.WantedBy != b.ID {
 		t.Fatalf("the home hears %+v", sync)
 	}
 	if err := a.TryYield(op, nil, "c2", "c1"); err != nil {
 		t.Fatal(err)
 	}
-	if rec := e.MustOperation(op.ID); len(rec.Holders) != 2 || rec.Holders[0] != "c1" {
-		t.Errorf("held by %v", rec.Holders)
+	if rec := e.MustOperation(op.ID); len(rec.InUseBy) != 2 || rec.InUseBy[0] != "c1" {
+		t.Errorf("held by %v", rec.InUseBy)
 	}
 	if v := e.MustVolume("db"); !v.Lease.InUse {
 		t.Error("the lease does not say that it is in use")
@@ -94,7 +94,7 @@ func TestMove(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if rec := e.MustOperation(op.ID); rec.Holders != nil || rec.Manifest == nil || *rec.Manifest != *m {
+	if rec := e.MustOperation(op.ID); rec.InUseBy != nil || rec.Manifest == nil || *rec.Manifest != *m {
 		t.Errorf("%+v", rec)
 	}
 	op.Manifest = m
@@ -106,7 +106,7 @@ func TestMove(t *testing.T) {
 		t.Errorf("reported again: %+v", again)
 	}
 	e.CheckInvariants()
-	sync = a.MustSync(sync.Rev)
+	sync = a.MustSync(sync.Revision)
 	if len(sync.Datasets) != 0 || len(sync.Copies) != 1 || sync.Copies[0].Kind != dataset.CopyLeft || sync.Copies[0].Epoch != 1 ||
 		sync.Copies[0].Snapshot != m.Snapshot || sync.Copies[0].Record == nil || sync.Copies[0].Record.Home != b.ID {
 		t.Errorf("the home that was left hears %+v", sync)
@@ -187,7 +187,7 @@ func TestMoveThatEndsEarly(t *testing.T) {
 					}
 				}
 				v := e.MustVolume("db")
-				if v.Home != a.ID || v.Epoch != want || v.Move != uuid.Nil || v.Lease.State != dataset.LeaseHeld || v.Lease.Epoch != want || v.Lease.Wanted != uuid.Nil {
+				if v.Home != a.ID || v.Epoch != want || v.Move != uuid.Nil || v.Lease.State != dataset.LeaseHeld || v.Lease.Epoch != want || v.Lease.WantedBy != uuid.Nil {
 					t.Errorf("%+v, %+v", v.Dataset, v.Lease)
 				}
 				e.CheckInvariants()
@@ -307,11 +307,11 @@ func TestMoveStale(t *testing.T) {
 	if err := a.TryYield(op, nil, "c1"); err != nil {
 		t.Errorf("a late word of holders: %v", err)
 	}
-	if now := e.MustOperation(op.ID); now.Manifest == nil || len(now.Holders) != 0 || e.MustVolume("db").Lease.InUse {
+	if now := e.MustOperation(op.ID); now.Manifest == nil || len(now.InUseBy) != 0 || e.MustVolume("db").Lease.InUse {
 		t.Errorf("after a late word of holders: %+v", now)
 	}
 	other := *m
-	other.Sum = "cd"
+	other.SHA256 = "cd"
 	with.Manifest = &other
 	if err := b.TryCommit(with); !errors.Is(err, dataset.ErrConflict) {
 		t.Errorf("committed with another manifest: %v", err)
@@ -369,14 +369,14 @@ func TestMoveByForce(t *testing.T) {
 	c.MustRecall(plain)
 
 	op := *e.MustSubmit(controltest.ForcedMove("db", "alpha", "beta")).Operation
-	if op.Loss == nil || op.Loss.Fenced != b.ID || op.Loss.Snapshot == uuid.Nil || op.Epoch != 2 {
+	if op.Loss == nil || op.Loss.PreviousHome != b.ID || op.Loss.Snapshot == uuid.Nil || op.Epoch != 2 {
 		t.Fatalf("%+v", op)
 	}
 	if got := e.MustOperation(plain.ID); got.State != dataset.OpCancelled {
 		t.Errorf("the move that waits for the home is %s", got.State)
 	}
 	got := *a.MustCommit(op).Dataset
-	if got.Home != a.ID || got.Epoch != 3 || len(got.Copies) != 1 || got.Copies[0] != b.ID || got.Latest != early.ID {
+	if got.Home != a.ID || got.Epoch != 3 || len(got.Copies) != 1 || got.Copies[0] != b.ID || got.LatestSnapshot != early.ID {
 		t.Errorf("%+v", got)
 	}
 	e.CheckInvariants()

@@ -20,11 +20,11 @@ func TestMoveToAnotherKind(t *testing.T) {
 	c.MustRegister("gamma")
 	e.Registered = append(e.Registered, c)
 	made := a.MustPlan(controltest.Create("db"))
-	made.Dataset.Size, made.Dataset.Profile.Filesystem = 30*dataset.GiB, dataset.Filesystem{Type: "xfs", Chosen: true}
+	made.DatasetRecord.Size, made.DatasetRecord.Profile.Filesystem = 30*dataset.GiB, dataset.Filesystem{Type: "xfs", Chosen: true}
 	a.MustCommit(made)
 	op := *e.MustSubmit(controltest.Move("db", "gamma")).Operation
-	if want := (dataset.Filesystem{}); !op.Files || !reflect.DeepEqual(op.Dataset.Profile.Filesystem, want) {
-		t.Errorf("%+v, %+v", op, op.Dataset)
+	if want := (dataset.Filesystem{}); !op.FileCopy || !reflect.DeepEqual(op.DatasetRecord.Profile.Filesystem, want) {
+		t.Errorf("%+v, %+v", op, op.DatasetRecord)
 	}
 	for _, to := range []struct {
 		from, to *controltest.Agent
@@ -38,7 +38,7 @@ func TestMoveToAnotherKind(t *testing.T) {
 		if err := to.from.TryYield(op, controltest.Relinquished(op)); err != nil {
 			t.Fatal(err)
 		}
-		op.Manifest, op.Dataset.Size, op.Dataset.Profile.Filesystem = controltest.Relinquished(op), to.size, to.has
+		op.Manifest, op.DatasetRecord.Size, op.DatasetRecord.Profile.Filesystem = controltest.Relinquished(op), to.size, to.has
 		if got := *to.to.MustCommit(op).Dataset; !reflect.DeepEqual(got.Profile.Filesystem, to.has) || got.Size != to.size {
 			t.Errorf("on record with %s, %+v", got.Size, got.Profile.Filesystem)
 		}
@@ -66,17 +66,17 @@ func TestMoveKeepsWhatWasAsked(t *testing.T) {
 		files    bool
 	}{{"beta", a, b, false}, {"gamma", b, c, true}} {
 		op := *e.MustSubmit(controltest.Move("db", to.name)).Operation
-		if op.Files != to.files || !reflect.DeepEqual(op.Dataset.Profile.Filesystem, asked) {
-			t.Errorf("to %s: files %t, %+v", to.name, op.Files, op.Dataset.Profile.Filesystem)
+		if op.FileCopy != to.files || !reflect.DeepEqual(op.DatasetRecord.Profile.Filesystem, asked) {
+			t.Errorf("to %s: files %t, %+v", to.name, op.FileCopy, op.DatasetRecord.Profile.Filesystem)
 		}
 		to.to.MustRecall(op)
 		if err := to.from.TryYield(op, controltest.Relinquished(op)); err != nil {
 			t.Fatal(err)
 		}
-		size := op.Dataset.Size
+		size := op.DatasetRecord.Size
 		op.Manifest = controltest.Relinquished(op)
 		if !to.files {
-			op.Dataset.Size, op.Dataset.Profile.Filesystem = 9*dataset.GiB, dataset.Filesystem{Type: "ext4", Chosen: true}
+			op.DatasetRecord.Size, op.DatasetRecord.Profile.Filesystem = 9*dataset.GiB, dataset.Filesystem{Type: "ext4", Chosen: true}
 		}
 		if got := *to.to.MustCommit(op).Dataset; !reflect.DeepEqual(got.Profile.Filesystem, asked) || got.Size != size {
 			t.Errorf("on record at %s with %s, %+v", to.name, got.Size, got.Profile.Filesystem)
@@ -98,8 +98,8 @@ func TestMoveToANodeWithoutMkfs(t *testing.T) {
 		holds []string
 	}{{"gamma", []string{"xfs"}}, {"delta", nil}} {
 		n := &controltest.Agent{Control: e, ID: uuid.New(), Incarnation: uuid.New()}
-		n.LocalPools = []dataset.Pool{{ID: uuid.New(), Name: "fast", Backend: "loop", Capabilities: less, Holds: c.holds, Path: "/c",
-			Missing: []string{"xfs needs mkfs.xfs (apt-get install xfsprogs)"}}}
+		n.LocalPools = []dataset.Pool{{ID: uuid.New(), Name: "fast", Backend: "loop", Capabilities: less, AcceptedFilesystems: c.holds, Path: "/c",
+			MissingFeatures: []string{"xfs needs mkfs.xfs (apt-get install xfsprogs)"}}}
 		n.MustRegister(c.node)
 		e.Registered = append(e.Registered, n)
 	}
@@ -109,7 +109,7 @@ func TestMoveToANodeWithoutMkfs(t *testing.T) {
 	a.MustCreate("db@silver", "fs=xfs")
 	_, err := e.Submit(e.Ctx, controltest.Move("db", "delta"))
 	controltest.Refused(t, err, dataset.ErrUnsupported, "xfs needs mkfs.xfs", "pool fast of node gamma could")
-	if op := e.MustSubmit(controltest.Move("db", "gamma")).Operation; op.Files {
+	if op := e.MustSubmit(controltest.Move("db", "gamma")).Operation; op.FileCopy {
 		t.Errorf("%+v", op)
 	}
 	a.MustCreate("off@silver", "fs=xfs")

@@ -105,14 +105,14 @@ func (r *Relocator) planPromotion(t *record.Tx, d dataset.Dataset, target datase
 	if err := r.noFresher(t, d, target, kept); err != nil {
 		return err
 	}
-	op.Dataset.Pool = kept.Pool
+	op.DatasetRecord.Pool = kept.Pool
 	op.Loss = &dataset.Loss{
-		Snapshot: kept.Snapshot,
-		Epoch:    kept.Epoch,
-		Taken:    kept.Taken,
-		Order:    kept.Order,
-		Fenced:   d.Home,
-		Why:      "confirmed: --fenced " + home.Name,
+		Snapshot:     kept.Snapshot,
+		Epoch:        kept.Epoch,
+		Taken:        kept.Taken,
+		OrderTime:    kept.OrderTime,
+		PreviousHome: d.Home,
+		Reason:       "confirmed: --fenced " + home.Name,
 	}
 	return nil
 }
@@ -192,7 +192,7 @@ func checkStillKept(t *record.Tx, rec, op dataset.Operation) error {
 		return dataset.Errorf(dataset.ErrConflict,
 			"move of volume %s: its copy can no longer be used (ask again: the error then lists the "+
 				"copies)", rec.Volume)
-	case op.Loss == nil || op.Loss.At().Compare(rec.Loss.At()) < 0 || op.Loss.Fenced != rec.Loss.Fenced:
+	case op.Loss == nil || op.Loss.At().Compare(rec.Loss.At()) < 0 || op.Loss.PreviousHome != rec.Loss.PreviousHome:
 		return dataset.Errorf(dataset.ErrConflict,
 			"move of volume %s: more data would be lost than confirmed (ask again to see what is lost)", rec.Volume)
 	}

@@ -134,7 +134,7 @@ func TestPoolsOfTheLiving(t *testing.T) {
 	if err := register(); err != nil {
 		t.Fatal(err)
 	}
-	if r, err := e.Rebuild(e.Ctx, thief.ID, []api.Found{{Pool: d.Pool, Dataset: d}}); err != nil || r[0].Action != "restored" {
+	if r, err := e.Rebuild(e.Ctx, thief.ID, []api.FoundDataset{{Pool: d.Pool, Dataset: d}}); err != nil || r[0].Action != "restored" {
 		t.Errorf("%+v, %v", r, err)
 	}
 }
@@ -182,13 +182,13 @@ func TestLaterIsOfALaterEpoch(t *testing.T) {
 	}
 	at := func(epoch uint64, taken time.Time) dataset.Operation {
 		worse := op
-		worse.Loss = &dataset.Loss{Snapshot: uuid.New(), Epoch: epoch, Taken: taken, Fenced: b.ID}
+		worse.Loss = &dataset.Loss{Snapshot: uuid.New(), Epoch: epoch, Taken: taken, PreviousHome: b.ID}
 		return worse
 	}
 	controltest.Refused(t, c.TryCommit(at(1, controltest.Start.Add(2*time.Hour))), dataset.ErrConflict, "lost than "+
 		"confirmed")
 	best := at(2, controltest.Start.Add(time.Minute))
-	best.Loss.Later = []uuid.UUID{later.ID}
+	best.Loss.SurvivingSnapshots = []uuid.UUID{later.ID}
 	c.MustCommit(best)
 	left, err := e.Snapshots(e.Ctx, "db", api.Page{})
 	if err != nil {

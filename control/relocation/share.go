@@ -43,15 +43,15 @@ func (r *Relocator) Sharing(t *record.Tx, d dataset.Dataset, target dataset.Node
 // takenFrom returns where on its share the data of a dataset is when a node becomes its home. The node takes the data
 // over after that is recorded, from the pool of the previous home. If the previous home has not taken the data over
 // itself, the data is still where that home would have taken it from; only a move without the home can find this.
-func takenFrom(rec, op dataset.Operation, d dataset.Dataset) *dataset.Taken {
+func takenFrom(rec, op dataset.Operation, d dataset.Dataset) *dataset.TakenOver {
 	switch {
-	case !rec.Share:
+	case !rec.SameShare:
 		return nil
-	case rec.Loss != nil && op.Dataset != nil && op.Dataset.Taken != nil && d.Taken != nil &&
-		*op.Dataset.Taken == *d.Taken:
-		return d.Taken
+	case rec.Loss != nil && op.DatasetRecord != nil && op.DatasetRecord.TakenOver != nil && d.TakenOver != nil &&
+		*op.DatasetRecord.TakenOver == *d.TakenOver:
+		return d.TakenOver
 	}
-	return &dataset.Taken{From: d.Pool, Epoch: d.Epoch}
+	return &dataset.TakenOver{FromPool: d.Pool, Epoch: d.Epoch}
 }
 
 // planTake decides that a node takes over a dataset on a share. The node has a pool on that share, so it needs no copy.
@@ -68,9 +68,9 @@ func (r *Relocator) planTake(t *record.Tx, d dataset.Dataset, target, home datas
 	case why != "":
 		return false, dataset.Errorf(dataset.ErrOffline, "move of volume %s: %s", d.Volume, why)
 	}
-	op.Share, op.Dataset.Pool = true, c.ID
+	op.SameShare, op.DatasetRecord.Pool = true, c.ID
 	op.Loss = &dataset.Loss{
-		Epoch: d.Epoch, Taken: r.Clock.Now(), Fenced: d.Home, Why: "confirmed: --fenced " + home.Name,
+		Epoch: d.Epoch, Taken: r.Clock.Now(), PreviousHome: d.Home, Reason: "confirmed: --fenced " + home.Name,
 	}
 	return true, nil
 }
@@ -95,7 +95,9 @@ func (r *Relocator) heir(t *record.Tx, d dataset.Dataset, target dataset.Node) (
 		return heir{
 			node: node,
 			pool: kept.Pool,
-			loss: dataset.Loss{Snapshot: kept.Snapshot, Epoch: kept.Epoch, Taken: kept.Taken, Order: kept.Order},
+			loss: dataset.Loss{
+				Snapshot: kept.Snapshot, Epoch: kept.Epoch, Taken: kept.Taken, OrderTime: kept.OrderTime,
+			},
 		}, why, err
 	}
 	switch {
@@ -136,10 +138,11 @@ func Underway(t *record.Tx, id uuid.UUID) (op dataset.Operation, d dataset.Datas
 	if l, err = t.Lease(d); err != nil {
 		return op, d, l, err
 	}
-	if (d.Move != op.ID || d.Home != op.From || d.Epoch != op.Epoch || l.Epoch != op.Epoch) && !steps.Off("epoch") {
+	if (d.Move != op.ID || d.Home != op.OtherNode || d.Epoch != op.Epoch || l.Epoch != op.Epoch) &&
+		!steps.Off("epoch") {
 		err = dataset.Errorf(dataset.ErrStale,
 			"operation %s is of epoch %d of dataset %s on node %s, but the dataset is at epoch %d on node %s", op.ID,
-			op.Epoch, d.ID, op.From, d.Epoch, d.Home)
+			op.Epoch, d.ID, op.OtherNode, d.Epoch, d.Home)
 	}
 	return op, d, l, err
 }
@@ -150,10 +153,10 @@ func (r *Relocator) guestsGoOn(t *record.Tx, d dataset.Dataset, op dataset.Opera
 	record.RemoveGuest(t, next, op.Node)
 	record.RemoveGuest(t, next, d.Home) // the exclusive use by the previous home ends
 	switch {
-	case !op.Share:
+	case !op.SameShare:
 		return r.Unguested(t, *next, "move")
 	case op.Loss == nil || d.Profile.Access != dataset.AccessMany:
 		return nil
 	}
-	return record.AddGuest(t, next, dataset.Guest{Node: d.Home, ID: op.ID, Since: r.Clock.Now()})
+	return record.AddGuest(t, next, dataset.SharedMount{Node: d.Home, ID: op.ID, Since: r.Clock.Now()})
 }

@@ -24,7 +24,7 @@ func TestMoveOnAShare(t *testing.T) {
 	a.MustSnapshot("db", "before")
 
 	op := *e.MustSubmit(controltest.Move("db", "beta")).Operation
-	if !op.Share || op.Files || op.Loss != nil || op.Dataset.Pool != b.LocalPools[1].ID {
+	if !op.SameShare || op.FileCopy || op.Loss != nil || op.DatasetRecord.Pool != b.LocalPools[1].ID {
 		t.Fatalf("%+v", op)
 	}
 	if err := b.TryCommit(op); !errors.Is(err, dataset.ErrConflict) {
@@ -58,7 +58,7 @@ func TestLeavingAShareIsHeard(t *testing.T) {
 	share := uuid.New()
 	a, b := e.NewAgentOnShare("alpha", share), e.NewAgentOnShare("beta", share)
 	d := a.MustCreateOnShare("db")
-	rev := a.MustSync(0).Rev
+	rev := a.MustSync(0).Revision
 	op := *e.MustSubmit(controltest.Move("db", "beta")).Operation
 	b.MustRecall(op)
 	s := a.MustSync(rev)
@@ -70,7 +70,7 @@ func TestLeavingAShareIsHeard(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.MustCommit(op)
-	if s := a.MustSync(s.Rev); !slices.Equal(s.Removed, []uuid.UUID{d.ID}) {
+	if s := a.MustSync(s.Revision); !slices.Equal(s.RemovedDatasets, []uuid.UUID{d.ID}) {
 		t.Errorf("it hears %+v", s)
 	}
 }
@@ -88,13 +88,13 @@ func TestMoveOffAShare(t *testing.T) {
 		t.Errorf("to a node without such a pool: %v", err)
 	}
 	op := *e.MustSubmit(controltest.Move("db", "delta")).Operation
-	if op.Share || !op.Files {
+	if op.SameShare || !op.FileCopy {
 		t.Errorf("to another share: %+v", op)
 	}
 	if _, err := e.CancelOperation(e.Ctx, op.ID.String()); err != nil {
 		t.Fatal(err)
 	}
-	h := api.Heartbeat{Incarnation: b.Incarnation, Whole: false, Pools: []dataset.PoolStatus{{ID: b.LocalPools[0].ID, Online: true, Size: 1 << 40, Free: 1 << 40}, {ID: b.LocalPools[1].ID, Reason: "it hangs"}}}
+	h := api.Heartbeat{Incarnation: b.Incarnation, Incremental: false, Pools: []dataset.PoolStatus{{ID: b.LocalPools[0].ID, Online: true, Size: 1 << 40, Free: 1 << 40}, {ID: b.LocalPools[1].ID, Reason: "it hangs"}}}
 	if err := e.Heartbeat(e.Ctx, b.ID, h); err != nil {
 		t.Fatal(err)
 	}
@@ -111,21 +111,21 @@ func TestNotTakenYetStaysOnRecord(t *testing.T) {
 		share := uuid.New()
 		a, b, c := e.NewAgentOnShare("alpha", share), e.NewAgentOnShare("beta", share), e.NewAgentOnShare("gamma", share)
 		a.MustCreateOnShare("db")
-		first := dataset.Taken{From: a.LocalPools[1].ID, Epoch: 1}
+		first := dataset.TakenOver{FromPool: a.LocalPools[1].ID, Epoch: 1}
 		got := *b.MustCommit(*e.MustSubmit(controltest.ForcedMove("db", "beta", "alpha")).Operation).Dataset
-		if got.Taken == nil || *got.Taken != first {
-			t.Fatalf("beta: %+v", got.Taken)
+		if got.TakenOver == nil || *got.TakenOver != first {
+			t.Fatalf("beta: %+v", got.TakenOver)
 		}
 		op := *e.MustSubmit(controltest.ForcedMove("db", "gamma", "beta")).Operation
-		want := dataset.Taken{From: b.LocalPools[1].ID, Epoch: 2}
-		switch op.Dataset.Taken = nil; says {
+		want := dataset.TakenOver{FromPool: b.LocalPools[1].ID, Epoch: 2}
+		switch op.DatasetRecord.TakenOver = nil; says {
 		case "not taken":
-			op.Dataset.Taken, want = &first, first
+			op.DatasetRecord.TakenOver, want = &first, first
 		case "nonsense":
-			op.Dataset.Taken = &dataset.Taken{From: uuid.New(), Epoch: 1}
+			op.DatasetRecord.TakenOver = &dataset.TakenOver{FromPool: uuid.New(), Epoch: 1}
 		}
-		if got := *c.MustCommit(op).Dataset; got.Taken == nil || *got.Taken != want {
-			t.Errorf("%s: %+v", says, got.Taken)
+		if got := *c.MustCommit(op).Dataset; got.TakenOver == nil || *got.TakenOver != want {
+			t.Errorf("%s: %+v", says, got.TakenOver)
 		}
 	}
 }
@@ -150,8 +150,8 @@ func TestI1MoveIntoThePoolThatItLiesIn(t *testing.T) {
 	second.ID, second.Path = uuid.New(), own.Path+"2"
 	c.LocalPools = append(c.LocalPools, second)
 	c.MustRegister("gamma")
-	if op := *e.MustSubmit(controltest.ForcedMove("db", "gamma", "alpha")).Operation; !op.Share || op.Dataset.Pool != second.ID {
-		t.Errorf("%+v", op.Dataset)
+	if op := *e.MustSubmit(controltest.ForcedMove("db", "gamma", "alpha")).Operation; !op.SameShare || op.DatasetRecord.Pool != second.ID {
+		t.Errorf("%+v", op.DatasetRecord)
 	}
 }
 
@@ -169,8 +169,8 @@ func TestForceIntoAPoolThatServes(t *testing.T) {
 	if err := e.Heartbeat(e.Ctx, b.ID, h); err != nil {
 		t.Fatal(err)
 	}
-	if op := *e.MustSubmit(controltest.ForcedMove("db", "beta", "alpha")).Operation; !op.Share || op.Dataset.Pool != second.ID {
-		t.Errorf("%+v", op.Dataset)
+	if op := *e.MustSubmit(controltest.ForcedMove("db", "beta", "alpha")).Operation; !op.SameShare || op.DatasetRecord.Pool != second.ID {
+		t.Errorf("%+v", op.DatasetRecord)
 	}
 }
 
@@ -187,7 +187,7 @@ func TestForceOnAShare(t *testing.T) {
 		t.Errorf("to a node that does not see it: %v", err)
 	}
 	op := *e.MustSubmit(controltest.ForcedMove("db", "beta", "alpha")).Operation
-	if !op.Share || op.Loss == nil || op.Loss.Fenced != a.ID {
+	if !op.SameShare || op.Loss == nil || op.Loss.PreviousHome != a.ID {
 		t.Fatalf("%+v", op)
 	}
 	got := *b.MustCommit(op).Dataset
@@ -227,7 +227,7 @@ func TestFailoverOnAShare(t *testing.T) {
 	}
 	l.Wait(membership.LossEvery, l.Alpha, l.Beta, l.Gamma, d) // as it was looked just now
 	op = l.MustFailOver()
-	if !op.Share || op.Node != l.Beta.ID || op.Dataset.Pool != l.Beta.LocalPools[1].ID || op.Dataset.Epoch != 2 || op.Loss.Away == 0 || op.Loss.Fenced != l.Alpha.ID || !strings.Contains(op.Loss.Why, "a fence command excludes it first") {
+	if !op.SameShare || op.Node != l.Beta.ID || op.DatasetRecord.Pool != l.Beta.LocalPools[1].ID || op.DatasetRecord.Epoch != 2 || op.Loss.UnreachableIndex == 0 || op.Loss.PreviousHome != l.Alpha.ID || !strings.Contains(op.Loss.Reason, "a fence command excludes it first") {
 		t.Fatalf("%+v, %+v", op, op.Loss)
 	}
 	got := *l.Beta.MustCommit(op).Dataset

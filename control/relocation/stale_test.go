@@ -79,8 +79,8 @@ func TestI1MoveByForceAfterItWasGivenUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	op := *e.MustSubmit(controltest.ForcedMove("db", "alpha", "beta")).Operation
-	if op.Epoch != plain.Epoch+1 || op.Dataset.Epoch != plain.Epoch+2 {
-		t.Fatalf("from epoch %d to %d, and the home gave up %d", op.Epoch, op.Dataset.Epoch, plain.Epoch)
+	if op.Epoch != plain.Epoch+1 || op.DatasetRecord.Epoch != plain.Epoch+2 {
+		t.Fatalf("from epoch %d to %d, and the home gave up %d", op.Epoch, op.DatasetRecord.Epoch, plain.Epoch)
 	}
 	if got := a.MustCommit(op).Dataset; got.Home != a.ID || got.Epoch != plain.Epoch+2 {
 		t.Errorf("%+v", got)
@@ -96,7 +96,7 @@ func TestI1PromotionOfAnotherHome(t *testing.T) {
 	e.MustMove("db", a, b, "beta") // so alpha has a copy
 	op := *e.MustSubmit(controltest.ForcedMove("db", "alpha", "beta")).Operation
 	loss := *op.Loss
-	loss.Fenced = c.ID
+	loss.PreviousHome = c.ID
 	other := op
 	other.Loss = &loss
 	if err := a.TryCommit(other); !errors.Is(err, dataset.ErrConflict) {
@@ -144,7 +144,7 @@ func TestWhoCannotTakeOver(t *testing.T) {
 			l.EditNode(a, func(n *dataset.Node) { n.Cordoned = true })
 		},
 		"has no guard that responds": func(l *controltest.LostHome, a *controltest.Agent) {
-			if err := a.Heartbeat(a.Ctx, a.ID, api.Heartbeat{Incarnation: a.Incarnation, Clock: a.Clock.Now()}); err != nil {
+			if err := a.Heartbeat(a.Ctx, a.ID, api.Heartbeat{Incarnation: a.Incarnation, NodeTime: a.Clock.Now()}); err != nil {
 				l.Fatalf("%v", err)
 			}
 		},

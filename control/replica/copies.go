@@ -16,7 +16,7 @@ import (
 // snapshot, for a new epoch, and now and then. Idempotent. dataset.ErrStale for a copy that the node must not
 // have, for one that was destroyed without a request, or for one that must be destroyed and still
 // exists.
-func (s *Keeper) Copied(ctx context.Context, node uuid.UUID, c api.Copied) error {
+func (s *Keeper) Copied(ctx context.Context, node uuid.UUID, c api.CopyReport) error {
 	if c.Copy.Node != node {
 		return dataset.Errorf(dataset.ErrForbidden, "copy of dataset %s belongs to node %s, not to %s", c.Copy.Dataset,
 			c.Copy.Node, node)
@@ -33,20 +33,20 @@ func (s *Keeper) Copied(ctx context.Context, node uuid.UUID, c api.Copied) error
 		switch {
 		case err != nil:
 			return err
-		case !there && c.Gone:
+		case !there && c.Removed:
 			return nil
 		case !there:
 			return dataset.Errorf(dataset.ErrStale, "node %s may not have a copy of dataset %s", node, c.Copy.Dataset)
-		case c.Asks:
+		case c.ConfirmRemoval:
 			stays, err = s.mayGo(t, rec)
 			return err
-		case c.Gone && rec.Kind != dataset.CopyGoing:
+		case c.Removed && rec.Kind != dataset.CopyGoing:
 			return dataset.Errorf(dataset.ErrStale, "the copy of dataset %s on node %s must stay, as %s",
 				c.Copy.Dataset, node, rec.Kind)
-		case c.Gone:
+		case c.Removed:
 			s.Reports.ForgetCopy(node, c.Copy.Dataset)
 			return record.DropCopy(t, node, c.Copy.Dataset)
-		case c.Looked:
+		case c.MountOnly:
 			return recordShown(t, rec, c.Copy)
 		case c.Copy.Kind == dataset.CopySuperseded && rec.Kind != dataset.CopySuperseded:
 			return s.overtaken(t, rec, c.Copy)
@@ -54,8 +54,9 @@ func (s *Keeper) Copied(ctx context.Context, node uuid.UUID, c api.Copied) error
 			return nil
 		}
 		tells, first := c.Copy.Tells(rec), rec.Snapshot == uuid.Nil
-		rec.Snapshot, rec.Taken, rec.Order, rec.Epoch = c.Copy.Snapshot, c.Copy.Taken, c.Copy.Order, c.Copy.Epoch
-		rec.Checked, rec.Current = c.Copy.Checked, c.Copy.Current
+		rec.Snapshot, rec.Epoch = c.Copy.Snapshot, c.Copy.Epoch
+		rec.Taken, rec.OrderTime = c.Copy.Taken, c.Copy.OrderTime
+		rec.VerifiedAt, rec.VerifiedAtHome = c.Copy.VerifiedAt, c.Copy.VerifiedAtHome
 		s.Reports.NoteCopy(rec, s.Ledger.Clock.Steady())
 		if !tells {
 			return nil
@@ -76,12 +77,13 @@ func (s *Keeper) overtaken(t *record.Tx, rec, now dataset.Copy) error {
 	if err != nil {
 		return err
 	}
-	if rec.Kind == dataset.CopyGoing && (rec.Was == dataset.CopySuperseded || d.State == dataset.StatePurging) {
+	if rec.Kind == dataset.CopyGoing &&
+		(rec.PreviousKind == dataset.CopySuperseded || d.State == dataset.StatePurging) {
 		return dataset.Errorf(dataset.ErrStale, "the copy of dataset %s on node %s must be destroyed", d.ID, rec.Node)
 	}
-	rec.Kind, rec.Was, rec.Until, rec.Ran = dataset.CopySuperseded, "", time.Time{}, 0
-	rec.Snapshot, rec.Taken, rec.Order, rec.Epoch, rec.Checked = now.Snapshot, now.Taken, now.Order, now.Epoch,
-		now.Checked
+	rec.Kind, rec.PreviousKind, rec.Expires, rec.Ran = dataset.CopySuperseded, "", time.Time{}, 0
+	rec.Snapshot, rec.Taken, rec.OrderTime = now.Snapshot, now.Taken, now.OrderTime
+	rec.Epoch, rec.VerifiedAt = now.Epoch, now.VerifiedAt
 	s.Reports.NoteCopy(rec, s.Ledger.Clock.Steady())
 	return record.KeepCopy(t, &d, rec)
 }
@@ -101,12 +103,12 @@ func (s *Keeper) mayGo(t *record.Tx, c dataset.Copy) (stays, err error) {
 	}
 	d, err := t.Dataset(c.Dataset)
 	// a person decided to destroy the copy, or the whole dataset
-	if err != nil || c.Was == dataset.CopySuperseded || d.State == dataset.StatePurging {
+	if err != nil || c.PreviousKind == dataset.CopySuperseded || d.State == dataset.StatePurging {
 		return nil, err
 	}
 	ill, known, err := s.illness(t, d)
 	if err == nil && ill {
-		c.Kind, c.Was = c.Was, ""
+		c.Kind, c.PreviousKind = c.PreviousKind, ""
 		err = record.KeepCopy(t, &d, c)
 	}
 	if !ill && known {
@@ -208,7 +210,7 @@ func (s *Keeper) ExpireOne(t *record.Tx, was dataset.Copy) error {
 // ignored.
 func recordShown(t *record.Tx, rec, now dataset.Copy) error {
 	now.Problem = dataset.Cut(now.Problem)
-	if rec.Kind != dataset.CopySuperseded || rec.Shown != now.Shown || rec.Path == now.Path &&
+	if rec.Kind != dataset.CopySuperseded || rec.MountReadOnly != now.MountReadOnly || rec.Path == now.Path &&
 		rec.Problem == now.Problem {
 		return nil
 	}

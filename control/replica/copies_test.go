@@ -21,11 +21,11 @@ func TestPurgeWithCopies(t *testing.T) {
 	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
 	a.MustCreate("db@fleeting")
 	d := e.MustMove("db", a, b, "beta")
-	gone := api.Copied{Incarnation: a.Incarnation, Copy: dataset.Copy{Dataset: d.ID, Node: a.ID}, Gone: true}
+	gone := api.CopyReport{Incarnation: a.Incarnation, Copy: dataset.Copy{Dataset: d.ID, Node: a.ID}, Removed: true}
 	if err := a.Copied(a.Ctx, a.ID, gone); !errors.Is(err, dataset.ErrStale) {
 		t.Errorf("destroyed though nobody wanted that: %v", err)
 	}
-	rev := a.MustSync(0).Rev
+	rev := a.MustSync(0).Revision
 	d = b.MustDelete("db")
 	if s := a.MustSync(rev); len(s.Copies) != 1 || s.Copies[0].Kind != dataset.CopyGoing {
 		t.Errorf("%+v", s)
@@ -68,7 +68,7 @@ func TestLeftCopyExpires(t *testing.T) {
 		t.Errorf("it stays: %+v", s.Copies)
 	}
 	k := s.Copies[0].Copy
-	if err := a.Copied(a.Ctx, a.ID, api.Copied{Incarnation: a.Incarnation, Copy: k, Gone: true}); err != nil {
+	if err := a.Copied(a.Ctx, a.ID, api.CopyReport{Incarnation: a.Incarnation, Copy: k, Removed: true}); err != nil {
 		t.Fatal(err)
 	}
 	if left := e.CheckInvariants().Datasets[d.ID]; len(left.Copies) != 0 || left.State != dataset.StateReady {
@@ -149,7 +149,7 @@ func TestCopyOfAnotherNode(t *testing.T) {
 	e.MustMove("db", a, b, "beta")
 	before := e.Dump()
 	c := dataset.Copy{Dataset: d.ID, Node: b.ID, Pool: a.LocalPools[0].ID, Kind: dataset.CopySuperseded, Epoch: 9, Snapshot: uuid.New(), Taken: controltest.Start}
-	controltest.Refused(t, e.Copied(e.Ctx, a.ID, api.Copied{Incarnation: a.Incarnation, Copy: c}), dataset.ErrForbidden, "node "+b.ID.String())
+	controltest.Refused(t, e.Copied(e.Ctx, a.ID, api.CopyReport{Incarnation: a.Incarnation, Copy: c}), dataset.ErrForbidden, "node "+b.ID.String())
 	if diff := cmp.Diff(before, e.Dump()); diff != "" {
 		t.Errorf("it is on record (-before +after):\n%s", diff)
 	}

@@ -77,7 +77,7 @@ func TestCondemnedIsDecidedAgain(t *testing.T) {
 			for g, was := range map[*controltest.Agent]dataset.CopyKind{l.Left: dataset.CopyLeft, l.Replica: dataset.CopyReplica} {
 				k := g.MustSync(0).Copies[0]
 				ask := func() error {
-					return l.Keeper.Copied(t.Context(), g.ID, api.Copied{Incarnation: g.Incarnation, Copy: k.Copy, Asks: true})
+					return l.Keeper.Copied(t.Context(), g.ID, api.CopyReport{Incarnation: g.Incarnation, Copy: k.Copy, ConfirmRemoval: true})
 				}
 				if err := ask(); dataset.KindOf(err) != c.answer {
 					t.Errorf("what was %s: %v", was, err)
@@ -86,7 +86,7 @@ func TestCondemnedIsDecidedAgain(t *testing.T) {
 				if c.last {
 					want = was
 				}
-				if is := g.MustSync(0).Copies[0]; is.Kind != want || c.last && is.Was != "" {
+				if is := g.MustSync(0).Copies[0]; is.Kind != want || c.last && is.PreviousKind != "" {
 					t.Errorf("what was %s is %s, and not %s", was, is.Kind, want)
 				}
 				before := l.Txns()
@@ -137,11 +137,11 @@ func TestReplicaThatDoesNotMakeUp(t *testing.T) {
 					t.Error(err)
 				}
 				v := l.Keeper.MustVolume("db")
-				if len(v.Kept) != 2 {
-					t.Errorf("%d copies", len(v.Kept))
+				if len(v.CopyDetails) != 2 {
+					t.Errorf("%d copies", len(v.CopyDetails))
 				}
 				goes := map[uuid.UUID]bool{l.Left.ID: c.leaves, l.Replica.ID: !c.leaves && !draining}
-				for _, k := range v.Kept {
+				for _, k := range v.CopyDetails {
 					if (k.Kind == dataset.CopyGoing) != goes[k.Node] {
 						t.Errorf("that on %s is %s", k.NodeName, k.Kind)
 					}

@@ -12,7 +12,7 @@ import (
 // AddLoss records a loss in a dataset, and makes the newest snapshot that is not lost the latest one. Earlier losses
 // are kept while a recorded copy may not know of them.
 func AddLoss(t *record.Tx, next *dataset.Dataset, loss dataset.Loss) error {
-	behind := loss.Over
+	behind := loss.EndedEpoch
 	for _, node := range next.Copies {
 		var c dataset.Copy
 		if _, err := t.Get(record.CopyKey(node, next.ID), &c); err != nil {
@@ -21,7 +21,7 @@ func AddLoss(t *record.Tx, next *dataset.Dataset, loss dataset.Loss) error {
 		behind = min(behind, c.Epoch)
 	}
 	next.Losses = slices.DeleteFunc(slices.Clone(next.Losses),
-		func(l dataset.Loss) bool { return l.Forgotten && l.Over < behind })
+		func(l dataset.Loss) bool { return l.SnapshotsForgotten && l.EndedEpoch < behind })
 	next.Losses = append(next.Losses, loss)
 	var newest dataset.Snapshot
 	err := record.EachSnapshot(t, next.ID, func(s dataset.Snapshot) {
@@ -29,7 +29,7 @@ func AddLoss(t *record.Tx, next *dataset.Dataset, loss dataset.Loss) error {
 			newest = s
 		}
 	})
-	next.Latest = newest.ID
+	next.LatestSnapshot = newest.ID
 	return err
 }
 
@@ -49,7 +49,7 @@ func (s *Keeper) ForgetLost(ctx context.Context, d dataset.Dataset) error {
 	return nil
 }
 
-func unforgotten(l dataset.Loss) bool { return !l.Forgotten }
+func unforgotten(l dataset.Loss) bool { return !l.SnapshotsForgotten }
 
 // forgetSomeLost removes the records of some lost snapshots of a dataset. It reports whether more are left.
 func forgetSomeLost(t *record.Tx, id uuid.UUID) (more bool, err error) {
@@ -72,7 +72,7 @@ func forgetSomeLost(t *record.Tx, id uuid.UUID) (more bool, err error) {
 	}
 	if len(lost) <= record.SnapshotsAtOnce {
 		d.Losses = slices.Clone(d.Losses)
-		d.Losses[i].Forgotten = true
+		d.Losses[i].SnapshotsForgotten = true
 		if err := t.PutDataset(d); err != nil {
 			return false, err
 		}

@@ -286,8 +286,8 @@ func TestReplicaThatNeverCame(t *testing.T) {
 	says := func(want string) {
 		t.Helper()
 		v, err := e.Volume(e.Ctx, "db")
-		if err != nil || len(v.Kept) != 1 || v.Kept[0].Problem != want {
-			t.Errorf("%+v, %v; want %q", v.Kept, err, want)
+		if err != nil || len(v.CopyDetails) != 1 || v.CopyDetails[0].Problem != want {
+			t.Errorf("%+v, %v; want %q", v.CopyDetails, err, want)
 		}
 	}
 	says("")

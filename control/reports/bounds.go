@@ -41,16 +41,16 @@ func line(who, what, text string) error {
 func CheckHeartbeat(n dataset.Node, h api.Heartbeat) error {
 	who := "heartbeat of node " + n.Name
 	err := cmp.Or(
-		Within(who, len(h.Pools)+len(h.Unmade), MaxPools, "pools"),
+		Within(who, len(h.Pools)+len(h.FailedPools), MaxPools, "pools"),
 		Within(who, len(h.Datasets), MaxTold, "datasets"),
 		Within(who, len(h.Copies), MaxTold, "copies"),
 		Within(who, len(h.Operations), MaxTold, "operations"),
-		line(who, "the reason why it does not trust the store", h.Distrust),
+		line(who, "the reason why it does not trust the store", h.StoreDoubt),
 	)
 	for _, p := range h.Pools {
 		err = cmp.Or(err, line(who, "what it says of pool "+p.ID.String(), p.Reason))
 	}
-	for _, p := range h.Unmade {
+	for _, p := range h.FailedPools {
 		if err = cmp.Or(err, CheckRecord(who, "what it says of pool "+dataset.Clip(p.Name), p)); p.Status != nil {
 			err = cmp.Or(err, line(who, "what it says of pool "+dataset.Clip(p.Name), p.Status.Reason))
 		}
@@ -87,9 +87,9 @@ func CheckRecord(who, what string, v any) error {
 func CheckHoldings(node string, h api.Holdings) error {
 	who := "holdings of node " + node
 	err := cmp.Or(
-		Within(who, len(h.Pools), MaxPools, "pools"),
+		Within(who, len(h.ExaminedPools), MaxPools, "pools"),
 		Within(who, len(h.Copies), MaxSeen, "copies"),
-		Within(who, len(h.Given), MaxSeen, "epochs given up"),
+		Within(who, len(h.Relinquished), MaxSeen, "epochs given up"),
 	)
 	if err != nil {
 		return err
@@ -99,11 +99,11 @@ func CheckHoldings(node string, h api.Holdings) error {
 			return err
 		}
 	}
-	return CheckFound(who, h.Found)
+	return CheckFound(who, h.Datasets)
 }
 
 // CheckFound fails with dataset.ErrInvalid for a list of found datasets that is too large.
-func CheckFound(who string, found []api.Found) error {
+func CheckFound(who string, found []api.FoundDataset) error {
 	err := Within(who, len(found), MaxFound, "datasets")
 	for _, f := range found {
 		if err = cmp.Or(err, Within(who, len(f.Snapshots), MaxFound,

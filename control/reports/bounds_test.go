@@ -19,13 +19,13 @@ func TestHeartbeatsAreBounded(t *testing.T) {
 	a := e.NewAgent("alpha")
 	long := strings.Repeat("x", dataset.MaxLine+1)
 	for want, h := range map[string]api.Heartbeat{
-		"257 pools (256 at most)":                               {Pools: make([]dataset.PoolStatus, 200), Unmade: make([]api.Pool, 57)},
+		"257 pools (256 at most)":                               {Pools: make([]dataset.PoolStatus, 200), FailedPools: make([]api.Pool, 57)},
 		"20001 datasets (20000 at most)":                        {Datasets: make([]dataset.DatasetStatus, 20_001)},
 		"20001 copies (20000 at most)":                          {Copies: make([]dataset.Copy, 20_001)},
 		"20001 operations (20000 at most)":                      {Operations: make([]dataset.Operation, 20_001)},
-		"the reason why it does not trust the store takes 4097": {Distrust: long},
+		"the reason why it does not trust the store takes 4097": {StoreDoubt: long},
 		"what it says of pool " + a.LocalPools[0].ID.String():   {Pools: []dataset.PoolStatus{{ID: a.LocalPools[0].ID, Reason: long}}},
-		"what it says of pool  takes 4097":                      {Unmade: []api.Pool{{Status: &dataset.PoolStatus{Reason: long}}}},
+		"what it says of pool  takes 4097":                      {FailedPools: []api.Pool{{Status: &dataset.PoolStatus{Reason: long}}}},
 		"what it says of dataset ":                              {Datasets: []dataset.DatasetStatus{{Problem: long}}},
 		"10001 mount IDs of dataset ":                           {Datasets: []dataset.DatasetStatus{{Mounts: make([]dataset.Mount, 10_001)}}},
 		"a mount ID of 257 bytes (256 at most)":                 {Datasets: []dataset.DatasetStatus{{Mounts: []dataset.Mount{{ID: strings.Repeat("a", 257)}}}}},
@@ -46,7 +46,7 @@ func TestSeenIsBounded(t *testing.T) {
 	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
 	d := a.MustCreate("db")
 	say := func(of *controltest.Agent, whole bool, list ...dataset.DatasetStatus) error {
-		return e.Heartbeat(e.Ctx, of.ID, api.Heartbeat{Incarnation: of.Incarnation, Datasets: list, Whole: whole})
+		return e.Heartbeat(e.Ctx, of.ID, api.Heartbeat{Incarnation: of.Incarnation, Datasets: list, Incremental: whole})
 	}
 	is := dataset.DatasetStatus{ID: d.ID, Mounted: true}
 	if err := say(a, true, is); err != nil {

@@ -86,7 +86,7 @@ func (s *Latest) Take(node dataset.Node, h api.Heartbeat, now time.Duration) (wa
 	if err != nil {
 		delete(s.datasets, node.ID)
 		delete(s.copies, node.ID)
-		if h.Whole {
+		if h.Incremental {
 			err = dataset.Errorf(dataset.ErrConflict, "%w: a full report is needed", err)
 		}
 		return nil, nil, err
@@ -105,14 +105,14 @@ func (s *Latest) Take(node dataset.Node, h api.Heartbeat, now time.Duration) (wa
 	h.Copies = slices.DeleteFunc(h.Copies, func(c dataset.Copy) bool { return c.Node != node.ID })
 	s.keepCopies(node.ID, h.Copies, now)
 	s.unmade[node.ID] = nil
-	for _, p := range h.Unmade {
+	for _, p := range h.FailedPools {
 		p.ID, p.Node, p.NodeName = uuid.Nil, node.ID, node.Name
 		s.unmade[node.ID] = append(s.unmade[node.ID], p)
 	}
-	s.distrust[node.ID] = h.Distrust
-	s.guards[node.ID], s.last[node.ID] = h.Guard, now
-	if !h.Clock.IsZero() { // an older agent does not report it
-		s.clocks[node.ID] = HeardClock{h.Clock, now}
+	s.distrust[node.ID] = h.StoreDoubt
+	s.guards[node.ID], s.last[node.ID] = h.GuardRunning, now
+	if !h.NodeTime.IsZero() { // an older agent does not report it
+		s.clocks[node.ID] = HeardClock{h.NodeTime, now}
 	}
 	was, is := s.Progress[node.ID], make(map[uuid.UUID]dataset.Progress, len(h.Operations))
 	for _, op := range h.Operations {
@@ -157,10 +157,10 @@ func (s *Latest) CopyAhead(home uuid.UUID, c dataset.Copy, now time.Duration) ti
 	if !heard {
 		return 0
 	}
-	if last := s.copies[c.Node][c.Dataset]; last.Current.Equal(c.Current) {
+	if last := s.copies[c.Node][c.Dataset]; last.VerifiedAtHome.Equal(c.VerifiedAtHome) {
 		now = last.at
 	}
-	return c.Current.Sub(clock.Time) - max(now-clock.At, 0)
+	return c.VerifiedAtHome.Sub(clock.Time) - max(now-clock.At, 0)
 }
 
 // Heard reports whether a node has reported since this service started.
@@ -273,7 +273,7 @@ func (s *Latest) keepCopies(node uuid.UUID, list []dataset.Copy, now time.Durati
 	heard := make([]heardCopy, 0, len(list))
 	for _, c := range list {
 		at := now
-		if was, known := s.copies[node][c.Dataset]; known && was.Current.Equal(c.Current) {
+		if was, known := s.copies[node][c.Dataset]; known && was.VerifiedAtHome.Equal(c.VerifiedAtHome) {
 			at = was.at
 		}
 		heard = append(heard, heardCopy{c, at})
@@ -365,8 +365,8 @@ func (s *Latest) CopyNow(t *record.Tx, node, id uuid.UUID) (c dataset.Copy, ther
 	}
 	if last, heard := s.Copy(node, id); heard && c.Snapshot != uuid.Nil && last.Epoch == c.Epoch &&
 		last.At().Compare(c.At()) >= 0 {
-		c.Snapshot, c.Taken, c.Order, c.Epoch, c.Checked, c.Current = last.Snapshot, last.Taken, last.Order,
-			last.Epoch, last.Checked, last.Current
+		c.Snapshot, c.Taken, c.OrderTime, c.Epoch = last.Snapshot, last.Taken, last.OrderTime, last.Epoch
+		c.VerifiedAt, c.VerifiedAtHome = last.VerifiedAt, last.VerifiedAtHome
 	}
 	return c, true, nil
 }

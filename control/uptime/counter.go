@@ -155,7 +155,7 @@ func waits(t *record.Tx, count time.Duration) (bool, error) {
 	for prefix, does := range map[string]func(store.Entry) bool{
 		record.TrashPrefix: func(e store.Entry) bool {
 			var tr record.TrashEntry
-			return record.Decode(e.Key, e.Value, &tr) != nil || !tr.Until.IsZero()
+			return record.Decode(e.Key, e.Value, &tr) != nil || !tr.Expires.IsZero()
 		},
 		// without the count, nodes that are lost later would seem to be lost at the same moment: see
 		// membership.vanished

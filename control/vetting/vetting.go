@@ -29,8 +29,8 @@ func New(get func(name string) (dataset.Profile, error)) *Profiles { return &Pro
 // operation, empty if there is none.
 func (v *Profiles) Check(t *record.Tx, rec, op dataset.Operation) error {
 	var told []dataset.Profile
-	if op.Dataset != nil {
-		told = append(told, op.Dataset.Profile)
+	if op.DatasetRecord != nil {
+		told = append(told, op.DatasetRecord.Profile)
 	}
 	if op.Snapshot != nil {
 		told = append(told, op.Snapshot.Profile)
@@ -66,8 +66,8 @@ func (v *Profiles) Check(t *record.Tx, rec, op dataset.Operation) error {
 
 // knownProfiles returns the recorded profiles that the outcome of an operation may have.
 func knownProfiles(t *record.Tx, rec, op dataset.Operation) (known []dataset.Profile, err error) {
-	if rec.Dataset != nil {
-		known = append(known, rec.Dataset.Profile)
+	if rec.DatasetRecord != nil {
+		known = append(known, rec.DatasetRecord.Profile)
 	}
 	if rec.Snapshot != nil {
 		known = append(known, rec.Snapshot.Profile)

@@ -75,14 +75,14 @@ func testForeign(t *testing.T, what string, change func(p *dataset.Profile)) {
 	} {
 		op := a.MustPlan(req)
 		op.Options = req.Options
-		if op.Dataset != nil {
-			change(&op.Dataset.Profile)
+		if op.DatasetRecord != nil {
+			change(&op.DatasetRecord.Profile)
 		}
 		if op.Snapshot != nil {
 			change(&op.Snapshot.Profile)
 		}
 		if name == "resize for no profile's" {
-			op.Dataset.Profile.Name = "gone"
+			op.DatasetRecord.Profile.Name = "gone"
 		}
 		before := m.Dump()
 		controltest.Refused(t, a.Record(a.Ctx, a.ID, a.ReportOf(op)), dataset.ErrForbidden, op.ID.String(), what)
@@ -149,8 +149,8 @@ func TestForeignProfilesOfWhatIsFound(t *testing.T) {
 			}
 		}
 	}
-	found := func(name, profile string) api.Found {
-		f := h.Found[0]
+	found := func(name, profile string) api.FoundDataset {
+		f := h.Datasets[0]
 		f.Dataset.ID, f.Dataset.Volume = uuid.New(), name
 		f.Dataset.Profile = hostile(f.Dataset.Profile)
 		f.Dataset.Profile.Name, f.Dataset.Profile.Filesystem.Mount = profile, []string{"noatime", "dev", "noexec"}
@@ -163,7 +163,7 @@ func TestForeignProfilesOfWhatIsFound(t *testing.T) {
 	is("rebuild", "known", "noatime noexec", "/sbin/off")
 	is("rebuild", "unknown", "noexec")
 
-	h.Found = []api.Found{found("known", "auto"), found("unknown", "gone")}
+	h.Datasets = []api.FoundDataset{found("known", "auto"), found("unknown", "gone")}
 	m.PutBack(m.Saved)
 	if err := m.Services[0].Ledger.HaltRestored(a.Ctx, controltest.SeenIndex); err != nil {
 		t.Fatal(err)
@@ -192,7 +192,7 @@ func TestFailoverWithoutItsCommand(t *testing.T) {
 	controltest.Refused(t, err, dataset.ErrOffline, "profiles.yaml has no fence command for profile auto", "--force --fenced alpha")
 	cutsOff(l.Replicas.Profiles, "/sbin/off")
 	op, err := l.AskFailover(l.Service, "beta")
-	if err != nil || op == nil || !slices.Equal(op.Dataset.Profile.Failover.Fence.Exec, []string{"/sbin/off"}) {
+	if err != nil || op == nil || !slices.Equal(op.DatasetRecord.Profile.Failover.Fence.Exec, []string{"/sbin/off"}) {
 		t.Fatalf("%+v, %v", op, err)
 	}
 	l.Beta.MustCommit(*op)

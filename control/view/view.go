@@ -196,10 +196,10 @@ func (p *presenter) present(d dataset.Dataset) (v api.Volume, err error) {
 	if there {
 		v.Lease = &lease
 	}
-	if v.Kept, err = p.kept(d); err != nil {
+	if v.CopyDetails, err = p.kept(d); err != nil {
 		return v, err
 	}
-	if v.Visits, err = p.visits(d); err != nil {
+	if v.SharedMountDetails, err = p.visits(d); err != nil {
 		return v, err
 	}
 	v.Snapshots, err = p.s.counts.snapshots(p.t, d.ID)
@@ -207,9 +207,9 @@ func (p *presenter) present(d dataset.Dataset) (v api.Volume, err error) {
 }
 
 // kept returns the copies of a dataset.
-func (p *presenter) kept(d dataset.Dataset) (all []api.KeptCopy, err error) {
+func (p *presenter) kept(d dataset.Dataset) (all []api.CopyDetail, err error) {
 	for _, node := range d.Copies {
-		var c api.KeptCopy
+		var c api.CopyDetail
 		var there bool
 		if c.Copy, there, err = p.s.Reports.CopyNow(p.t, node, d.ID); err != nil {
 			return all, err
@@ -410,9 +410,9 @@ func (s *Views) Seen(ctx context.Context) []api.Volume {
 }
 
 // Visit returns a stay of a guest as users see it.
-func (s *Views) Visit(t *record.Tx, d dataset.Dataset, g dataset.Guest, names *map[uuid.UUID]string) (v api.Visit,
-	err error) {
-	v = api.Visit{Guest: g, Alone: g.Node == d.Home}
+func (s *Views) Visit(t *record.Tx, d dataset.Dataset, g dataset.SharedMount, names *map[uuid.UUID]string,
+) (v api.SharedMountDetail, err error) {
+	v = api.SharedMountDetail{SharedMount: g, Exclusive: g.Node == d.Home}
 	if names == nil {
 		names = &map[uuid.UUID]string{}
 	}
@@ -427,17 +427,17 @@ func (s *Views) Visit(t *record.Tx, d dataset.Dataset, g dataset.Guest, names *m
 		if err != nil {
 			return v, err
 		}
-		v.Away = !there
+		v.Unreachable = !there
 	}
 	if st := s.Reports.Dataset(d.ID, g.Node); st != nil {
-		v.Mounts, v.Problem = len(st.Mounts), st.Problem
+		v.MountCount, v.Problem = len(st.Mounts), st.Problem
 	}
 	return v, nil
 }
 
 // visits returns the guests of a dataset.
-func (p *presenter) visits(d dataset.Dataset) (all []api.Visit, err error) {
-	for _, g := range d.Guests {
+func (p *presenter) visits(d dataset.Dataset) (all []api.SharedMountDetail, err error) {
+	for _, g := range d.SharedMounts {
 		v, err := p.s.Visit(p.t, d, g, &p.nodes)
 		if err != nil {
 			return all, err

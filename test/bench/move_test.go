@@ -285,7 +285,7 @@ func (m *mover) log(root string, span time.Duration) (last time.Time, err error)
 func (m *mover) replicated(h *cluster.Host, volume string) {
 	m.b.Helper()
 	host.Await(m.b, "a replica of "+volume, func() error {
-		for _, c := range h.Inspect(m.b, volume).Kept {
+		for _, c := range h.Inspect(m.b, volume).CopyDetails {
 			if c.Kind == dataset.CopyReplica && c.Snapshot != uuid.Nil {
 				return nil
 			}

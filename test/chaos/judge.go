@@ -220,7 +220,7 @@ func (j *judge) supersededHeads(t testing.TB, v *volume) []witness.Copy {
 	var now api.Volume
 	host.Await(t, "what was overtaken of "+v.name+" is kept", func() error {
 		now = j.current(t, v)
-		for _, c := range now.Kept {
+		for _, c := range now.CopyDetails {
 			if c.Kind == dataset.CopySuperseded && c.Snapshot == uuid.Nil {
 				return fmt.Errorf("%s has a head of epoch %d", c.NodeName, c.Epoch)
 			}
@@ -228,7 +228,7 @@ func (j *judge) supersededHeads(t testing.TB, v *volume) []witness.Copy {
 		return nil
 	})
 	copies := v.aside
-	for _, c := range now.Kept {
+	for _, c := range now.CopyDetails {
 		if c.Kind == dataset.CopySuperseded {
 			copies = append(copies, j.superseded(t, v, c)...)
 		}
@@ -258,7 +258,7 @@ func (j *judge) releaseSuperseded(ctx context.Context, t testing.TB, v *volume) 
 	if err != nil {
 		return
 	}
-	for _, kept := range now.Kept {
+	for _, kept := range now.CopyDetails {
 		if kept.Kind != dataset.CopySuperseded || kept.Snapshot == uuid.Nil {
 			continue
 		}
@@ -276,7 +276,7 @@ func (j *judge) releaseSuperseded(ctx context.Context, t testing.TB, v *volume) 
 }
 
 // superseded reads one superseded head. It returns nothing if the head no longer exists.
-func (s *scene) superseded(t testing.TB, v *volume, c api.KeptCopy) (copies []witness.Copy) {
+func (s *scene) superseded(t testing.TB, v *volume, c api.CopyDetail) (copies []witness.Copy) {
 	t.Helper()
 	h := s.host(c.NodeName)
 	pool := filepath.Join(h.Host.Dir, "disk", "pool")

@@ -215,15 +215,15 @@ func (r *restorer) recoverAt(ctx context.Context, t testing.TB, replica *cluster
 	if err != nil || found.Halted == "" {
 		return false, err
 	}
-	if len(found.Silent) > 0 {
-		return true, fmt.Errorf("%v are not heard", found.Silent)
+	if len(found.SilentNodes) > 0 {
+		return true, fmt.Errorf("%v are not heard", found.SilentNodes)
 	}
 	var raised []witness.Raised
-	for _, d := range found.Different {
+	for _, d := range found.Differences {
 		t.Logf("recovery: %+v", d)
 		var state, node string
 		var epoch uint64
-		n, _ := fmt.Sscanf(d.Agents, "%s epoch %d on %s", &state, &epoch, &node)
+		n, _ := fmt.Sscanf(d.OnAgents, "%s epoch %d on %s", &state, &epoch, &node)
 		if n == 3 && !slices.Contains([]string{"copies", "snapshots", "forgotten", "missing"}, d.Action) {
 			raised = append(raised, witness.Raised{Dataset: d.Dataset.String(), Epoch: epoch + 1, Node: node})
 		}
@@ -232,7 +232,7 @@ func (r *restorer) recoverAt(ctx context.Context, t testing.TB, replica *cluster
 	r.mu.Lock()
 	r.raised = append(r.raised, raised...)
 	r.mu.Unlock()
-	if _, err := c.Recover(ctx, api.Recover{Confirm: found.Digest}); err != nil {
+	if _, err := c.Recover(ctx, api.Recover{Digest: found.Digest}); err != nil {
 		return true, err
 	}
 	r.report.count("recoveries")
@@ -252,7 +252,7 @@ func (r *restorer) announcedBy(now []dataset.Operation) (all []dataset.Operation
 	}
 	for _, op := range r.ended {
 		of := slices.ContainsFunc(r.volumes, func(v *volume) bool { return v.id == op.DatasetID })
-		if of && op.State == dataset.OpDone && op.Loss != nil && op.Loss.Away != 0 {
+		if of && op.State == dataset.OpDone && op.Loss != nil && op.Loss.UnreachableIndex != 0 {
 			all = append(all, op)
 		}
 	}

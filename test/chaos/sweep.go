@@ -41,7 +41,7 @@ func (w *sweeper) remove(t testing.TB) (err error) {
 	var all []api.Volume
 	control.JSON(t, &all, "volume", "ls")
 	for _, v := range all {
-		for _, c := range v.Kept {
+		for _, c := range v.CopyDetails {
 			if c.Kind == dataset.CopySuperseded {
 				does("volume", "superseded", "discard", v.Volume, c.NodeName, "--confirmed")
 			}

@@ -137,12 +137,12 @@ func (w *clocks) failover(t *testing.T) {
 	w.wr.AwaitProgress(t)
 	since := time.Now().Add(-time.Hour)
 	host.Await(t, "a replica has what was written since", func() error {
-		for _, k := range w.b.Inspect(t, "db").Kept {
-			if ahead := k.Current.Sub(since); k.Kind == dataset.CopyReplica && k.Whole() && ahead > 0 && ahead < time.Hour {
+		for _, k := range w.b.Inspect(t, "db").CopyDetails {
+			if ahead := k.VerifiedAtHome.Sub(since); k.Kind == dataset.CopyReplica && k.Whole() && ahead > 0 && ahead < time.Hour {
 				return nil
 			}
 		}
-		return fmt.Errorf("%+v", w.b.Inspect(t, "db").Kept)
+		return fmt.Errorf("%+v", w.b.Inspect(t, "db").CopyDetails)
 	})
 	w.Net.Isolate(w.a.On)
 	w.a.KillAgent(t)

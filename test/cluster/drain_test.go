@@ -108,7 +108,7 @@ func (w *drained) lost(t *testing.T, gone, next *cluster.Host) {
 	w.insert(t, gone, 2)
 	since := time.Now()
 	host.Await(t, "the replica has the row", func() error {
-		for _, k := range next.Inspect(t, "mysql").Kept {
+		for _, k := range next.Inspect(t, "mysql").CopyDetails {
 			if k.Kind == dataset.CopyReplica && k.Whole() && k.Taken.After(since) {
 				return nil
 			}

@@ -56,7 +56,7 @@ func testA6(t *testing.T, w *world) {
 	b.StartAgent(t)
 	b.Engine.Up(t)
 	host.Await(t, "what was overtaken is kept aside", func() error {
-		for _, k := range a.Inspect(t, auto).Kept {
+		for _, k := range a.Inspect(t, auto).CopyDetails {
 			if k.Kind == dataset.CopySuperseded && k.NodeName == b.Name && k.Snapshot != uuid.Nil {
 				return nil
 			}
@@ -90,7 +90,7 @@ func testA6(t *testing.T, w *world) {
 func lookedAt(t *testing.T, control *cluster.Control, h *cluster.Host, volume string, wrote []witness.Entry) (c witness.Copy) {
 	t.Helper()
 	look := []string{"volume", "superseded", "mount", volume, h.Name}
-	var shown, off api.KeptCopy
+	var shown, off api.CopyDetail
 	control.JSON(t, &shown, look...)
 	c, err := witness.ReadFile(shown.Dataset.String(), volume+" kept aside on "+h.Name, h.File(filepath.Join(shown.Path, cluster.Tokens)))
 	if err != nil {
@@ -116,7 +116,7 @@ func lookedAt(t *testing.T, control *cluster.Control, h *cluster.Host, volume st
 func replicated(t *testing.T, h *cluster.Host, volume string) error {
 	v := h.Inspect(t, volume)
 	n := 0
-	for _, k := range v.Kept {
+	for _, k := range v.CopyDetails {
 		if k.Kind == dataset.CopyReplica && k.Whole() {
 			n++
 		}

@@ -114,7 +114,7 @@ func TestI1CpBeforeFailover(t *testing.T) {
 func (h *holder) replicated(t *testing.T) {
 	t.Helper()
 	host.Await(t, "a replica is there", func() error {
-		for _, k := range h.a.Inspect(t, "db").Kept {
+		for _, k := range h.a.Inspect(t, "db").CopyDetails {
 			if k.Kind == dataset.CopyReplica && k.Whole() {
 				return nil
 			}
@@ -283,7 +283,7 @@ func (h *holder) overtaken(t *testing.T) {
 	t.Logf("host-b writes %v after host-a was cut off (%v after it was asked to)", clock.Boottime()-since, clock.Boottime()-at)
 	h.Net.Heal()
 	host.Await(t, "what was overtaken is kept aside", func() error {
-		for _, k := range h.b.Inspect(t, "db").Kept {
+		for _, k := range h.b.Inspect(t, "db").CopyDetails {
 			if k.Kind == dataset.CopySuperseded && k.Snapshot != uuid.Nil {
 				return nil
 			}

@@ -360,7 +360,7 @@ func (p *promoted) check(t *testing.T, cut promotion, before []witness.Entry) {
 // listed fails until what the home had is kept as a snapshot that is listed.
 func (p *promoted) listed(t *testing.T) error {
 	t.Helper()
-	var list []api.KeptCopy
+	var list []api.CopyDetail
 	p.Controls[0].JSON(t, &list, "volume", "superseded", "ls")
 	for _, k := range list {
 		if k.Dataset == p.id && k.NodeName == p.home.Name && k.Kind == dataset.CopySuperseded && k.Snapshot != uuid.Nil {

@@ -126,8 +126,8 @@ func TestDiskIsPutBack(t *testing.T) {
 	awaitReplica := func() {
 		t.Helper()
 		host.Await(t, "a replica", func() error {
-			if v := a.Inspect(t, "db"); len(v.Kept) != 1 || !v.Kept[0].Whole() || v.Kept[0].Current.Before(v.Created) {
-				return fmt.Errorf("%+v", v.Kept)
+			if v := a.Inspect(t, "db"); len(v.CopyDetails) != 1 || !v.CopyDetails[0].Whole() || v.CopyDetails[0].VerifiedAtHome.Before(v.Created) {
+				return fmt.Errorf("%+v", v.CopyDetails)
 			}
 			return nil
 		})

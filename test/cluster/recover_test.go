@@ -105,7 +105,7 @@ func TestStoreGoesBack(t *testing.T) {
 	host.Await(t, "host-c is silent", func() error {
 		var r api.Recovery
 		control.JSON(t, &r, "store", "recover")
-		if len(r.Silent) != 1 || r.Silent[0] != last.Name || r.Done {
+		if len(r.SilentNodes) != 1 || r.SilentNodes[0] != last.Name || r.Done {
 			return fmt.Errorf("%+v", r)
 		}
 		return nil

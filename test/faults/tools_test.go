@@ -111,8 +111,8 @@ func TestToolsThatGo(t *testing.T) {
 	var pools []api.Pool
 	h.JSON(t, &pools, "pool", "ls")
 	for _, p := range pools {
-		if p.Backend == "loop" && (len(p.Capabilities.Filesystems) > 0 || !slices.Equal(p.Holds, []string{"xfs", "ext4"})) {
-			t.Errorf("pool %s makes %v, and what is moved there can have %v", p.Name, p.Capabilities.Filesystems, p.Holds)
+		if p.Backend == "loop" && (len(p.Capabilities.Filesystems) > 0 || !slices.Equal(p.AcceptedFilesystems, []string{"xfs", "ext4"})) {
+			t.Errorf("pool %s makes %v, and what is moved there can have %v", p.Name, p.Capabilities.Filesystems, p.AcceptedFilesystems)
 		}
 	}
 	h.Must(t, "snapshot", "create", "db", "--name", "one")

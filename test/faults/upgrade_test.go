@@ -64,7 +64,7 @@ func TestB16OldState(t *testing.T) {
 	w.h.Up(t)
 	w.kept(t)
 	v := w.volume(t, "labelled")
-	if v.Labels["team"] != "blue" || !v.Protected || v.Spelling != "labelled" || v.Profile.Owner == nil || v.Profile.Owner.UID != 999 {
+	if v.Labels["team"] != "blue" || !v.Protected || v.RequestedAs != "labelled" || v.Profile.Owner == nil || v.Profile.Owner.UID != 999 {
 		t.Errorf("%+v", v.Dataset)
 	}
 	if c := w.volume(t, "copy"); c.Origin == nil || c.Origin.Dataset != w.volume(t, "base").ID {

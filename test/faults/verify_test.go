@@ -53,10 +53,10 @@ func verifies(t *testing.T, pool, at string) {
 	p.signal(t, syscall.SIGKILL)
 	p.end(t)
 	f := left(t, h)
-	if !strings.Contains(f.Mend, "drover backend verify default") {
-		t.Errorf("the mend is %q", f.Mend)
+	if !strings.Contains(f.Fix, "drover backend verify default") {
+		t.Errorf("the mend is %q", f.Fix)
 	}
-	words := strings.Fields(f.Mend)
+	words := strings.Fields(f.Fix)
 	h.Must(t, "doctor", "--gc", words[len(words)-1])
 	nothingLeft(t, h)
 

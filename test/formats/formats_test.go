@@ -36,7 +36,7 @@ func TestB16Contents(t *testing.T) {
 	if v.Labels["team"] != "blue" || !v.Protected || v.Profile.Owner == nil || v.Profile.Owner.UID != 999 {
 		t.Errorf("volume labelled is %+v", v.Dataset)
 	}
-	if got := volume(t, h, "base-small").Spelling; got != "base-small@small" {
+	if got := volume(t, h, "base-small").RequestedAs; got != "base-small@small" {
 		t.Errorf("volume base-small was first requested as %q, want base-small@small", got)
 	}
 	if schedule := volume(t, h, "base-images").Profile.Snapshots.Schedule; schedule != "15 3 1 1 *" {

@@ -102,7 +102,7 @@ func TestB16KeysInPools(t *testing.T) {
 
 func decodeStrictly(t *testing.T, name string, b []byte, v any) {
 	t.Helper()
-	d := json.NewDecoder(bytes.NewReader(b))
+	d := json.NewDecoder(bytes.NewReader(dataset.CurrentKeys(b, v)))
 	d.DisallowUnknownFields()
 	if err := d.Decode(v); err != nil {
 		t.Errorf("%s: %v", name, err)

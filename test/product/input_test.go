@@ -140,10 +140,10 @@ func TestA10Backend(t *testing.T) {
 	w := begin(t, host.Options{Pool: "dir"}, engine.Options{})
 	var pools []dataset.Pool
 	w.h.JSON(t, &pools, "pool", "ls")
-	if len(pools) != 1 || len(pools[0].Missing) != 1 || !strings.HasPrefix(pools[0].Missing[0], "sizes need ") {
+	if len(pools) != 1 || len(pools[0].MissingFeatures) != 1 || !strings.HasPrefix(pools[0].MissingFeatures[0], "sizes need ") {
 		t.Fatalf("%+v", pools)
 	}
-	mend := `: on its node ` + pools[0].Missing[0] + `, and then a restart of drover` // as the kernel here has project quotas, or not
+	mend := `: on its node ` + pools[0].MissingFeatures[0] + `, and then a restart of drover` // as the kernel here has project quotas, or not
 	before, records := w.everything(t), w.records(t)
 	for _, c := range []wrong{
 		{[]string{"db@gold"}, "volume db: pool default cannot satisfy profile gold: it cannot take snapshots " +

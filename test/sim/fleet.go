@@ -195,7 +195,7 @@ func (a *Agent) join(ctx context.Context) (rev uint64, err error) {
 		return 0, fmt.Errorf("%s registers: %w", a.Name, err)
 	}
 	s, err := a.Client.Sync(ctx, a.Node, 0, 0)
-	return s.Rev, err
+	return s.Revision, err
 }
 
 func (a *Agent) follow(ctx context.Context, rev uint64) {
@@ -206,7 +206,7 @@ func (a *Agent) follow(ctx context.Context, rev uint64) {
 			a.failed(ctx, Syncing, err)
 			continue
 		}
-		rev = s.Rev
+		rev = s.Revision
 	}
 }
 
@@ -257,7 +257,7 @@ func (a *Agent) tell(ctx context.Context) {
 		all.Go(func() {
 			a.asks(func(n *Asked) *int64 { return &n.Heartbeats })
 			err := to.Heartbeat(ctx, a.Node, api.Heartbeat{
-				Incarnation: a.Incarnation, Datasets: seen, Whole: a.told[i],
+				Incarnation: a.Incarnation, Datasets: seen, Incremental: a.told[i],
 				Pools: []dataset.PoolStatus{{ID: a.Pool, Online: true, Size: dataset.TiB, Free: dataset.TiB}},
 			})
 			a.told[i] = err == nil
@@ -314,7 +314,7 @@ func (a *Agent) Create(ctx context.Context, name string) (dataset.Dataset, error
 	if err != nil {
 		return dataset.Dataset{}, fmt.Errorf("%s commits %s: %w", a.Name, name, err)
 	}
-	if out.Lost {
+	if out.Duplicate {
 		return dataset.Dataset{}, fmt.Errorf("%s: %s was made by somebody else", a.Name, name)
 	}
 	return *out.Dataset, nil

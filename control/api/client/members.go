@@ -35,12 +35,12 @@ func (m Members) Trust(ctx context.Context) (api.Trust, error) {
 }
 
 // RemoveNode removes a node from the cluster.
-func (m Members) RemoveNode(ctx context.Context, ref string, force bool) (api.Removed, error) {
+func (m Members) RemoveNode(ctx context.Context, ref string, force bool) (api.RemovedNode, error) {
 	k := to(route.RemoveNode, ref).idempotent()
 	if force {
 		k.query = query("force", "true")
 	}
-	return ask[api.Removed](ctx, m.conn, k)
+	return ask[api.RemovedNode](ctx, m.conn, k)
 }
 
 // RevokeOperator revokes the certificates of an operator.

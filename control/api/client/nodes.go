@@ -23,8 +23,8 @@ func (n Nodes) Register(ctx context.Context, r api.Registration) error {
 }
 
 // Renew reports that the node's agent is alive.
-func (n Nodes) Renew(ctx context.Context, id, incarnation uuid.UUID) (api.Standing, error) {
-	return ask[api.Standing](ctx, n.conn, node(route.Renew, id, api.Renewal{Incarnation: incarnation}))
+func (n Nodes) Renew(ctx context.Context, id, incarnation uuid.UUID) (api.SessionState, error) {
+	return ask[api.SessionState](ctx, n.conn, node(route.Renew, id, api.Renewal{Incarnation: incarnation}))
 }
 
 // Generations reports the generations of the node's pools.
@@ -41,7 +41,7 @@ func (n Nodes) Plan(ctx context.Context, id uuid.UUID, req api.Request) (api.Pla
 func (n Nodes) Commit(ctx context.Context, id uuid.UUID, r api.Report) (api.Committed, error) {
 	k, again := node(route.Commit, id, r), false
 	k.repeat = func() any {
-		again, r.Again = true, true
+		again, r.Retry = true, true
 		return r
 	}
 	out, err := ask[api.Committed](ctx, n.conn, k)
@@ -85,12 +85,12 @@ func (n Nodes) Yield(ctx context.Context, id uuid.UUID, y api.Yield) error {
 }
 
 // Copied reports the state of the node's copy of a dataset.
-func (n Nodes) Copied(ctx context.Context, id uuid.UUID, k api.Copied) error {
+func (n Nodes) Copied(ctx context.Context, id uuid.UUID, k api.CopyReport) error {
 	return n.conn.tell(ctx, node(route.Copied, id, k))
 }
 
 // Guest reports that the node begins or ends its use of a shared dataset.
-func (n Nodes) Guest(ctx context.Context, id uuid.UUID, g api.Stay) (api.Indexed, error) {
+func (n Nodes) Guest(ctx context.Context, id uuid.UUID, g api.SharedMountReport) (api.Indexed, error) {
 	return ask[api.Indexed](ctx, n.conn, node(route.Guest, id, g))
 }
 
@@ -105,9 +105,9 @@ func (n Nodes) Hold(ctx context.Context, id uuid.UUID, h api.Holdings) error {
 }
 
 // Rebuild restores the datasets that were found in the node's pools.
-func (n Nodes) Rebuild(ctx context.Context, id uuid.UUID, found []api.Found) ([]api.Rebuilt, error) {
+func (n Nodes) Rebuild(ctx context.Context, id uuid.UUID, found []api.FoundDataset) ([]api.Rebuilt, error) {
 	if found == nil {
-		found = []api.Found{}
+		found = []api.FoundDataset{}
 	}
 	k := node(route.Rebuild, id, found)
 	k.patience = wire.MaxWait // the server does all the work before it answers

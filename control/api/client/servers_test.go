@@ -289,7 +289,7 @@ func TestCommitSaysThatItIsSentAgain(t *testing.T) {
 			if _, err := c.Commit(soon(t), uuid.New(), api.Report{Operation: op}); err != nil {
 				t.Fatal(err)
 			}
-			if r := <-got; r.Again != (name == "breaks off") || r.Operation.ID != op.ID {
+			if r := <-got; r.Retry != (name == "breaks off") || r.Operation.ID != op.ID {
 				t.Errorf("it has got %+v", r)
 			}
 			if n := list[0].asked.Load(); n > 2 {

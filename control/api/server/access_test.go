@@ -315,7 +315,7 @@ func TestStrangersJoin(t *testing.T) {
 	fk := newFake()
 	f := newFlock(t, Deps{Service: fk, Members: fk})
 	join := func(request string) error {
-		return f.ask(believing(nil), "POST", route.Join.Path, "", `{"token":"t","name":"a","request":"`+request+`"}`)
+		return f.ask(believing(nil), "POST", route.Join.Path, "", `{"token":"t","name":"a","csr":"`+request+`"}`)
 	}
 	if err := join("r"); err != nil {
 		t.Fatal(err)

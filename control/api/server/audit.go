@@ -168,7 +168,7 @@ func (a audited) Record(ctx context.Context, node uuid.UUID, r api.Report) error
 	return err
 }
 
-func (a audited) Rebuild(ctx context.Context, node uuid.UUID, found []api.Found) ([]api.Rebuilt, error) {
+func (a audited) Rebuild(ctx context.Context, node uuid.UUID, found []api.FoundDataset) ([]api.Rebuilt, error) {
 	out, err := a.Service.Rebuild(ctx, node, found)
 	a.note("rebuild", func(c *pending) { c.Node = node.String() }, err)
 	return out, err

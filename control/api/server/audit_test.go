@@ -91,9 +91,9 @@ func TestAuditOfWords(t *testing.T) {
 		{"DELETE", "/v1/volumes/db?force=true&fenced=host-a", "", "force, fenced host-a"},
 		{"DELETE", "/v1/pools/fast?forget=true", "", "forget"},
 		{"DELETE", "/v1/pools/fast", "", ""},
-		{"POST", "/v1/store/recover", `{"fenced":["host-a"]}`, "fenced host-a"},
-		{"POST", "/v1/store/recover", `{"confirm":"0123","fenced":["host-a","host-c"]}`, "confirmed 0123, fenced host-a, fenced host-c"},
-		{"POST", "/v1/store/recover", `{"confirm":"0123"}`, "confirmed 0123"},
+		{"POST", "/v1/store/recover", `{"fenced_nodes":["host-a"]}`, "fenced host-a"},
+		{"POST", "/v1/store/recover", `{"digest":"0123","fenced_nodes":["host-a","host-c"]}`, "confirmed 0123, fenced host-a, fenced host-c"},
+		{"POST", "/v1/store/recover", `{"digest":"0123"}`, "confirmed 0123"},
 	} {
 		if err := f.ask(admin, c.method, c.path, "", c.body); err != nil {
 			t.Errorf("%s %s: %v", c.method, c.path, err)

@@ -56,8 +56,8 @@ func newFake() *fake {
 	op := sampleOperation()
 	return &fake{
 		volume: sampleVolume(), op: op, plan: api.Plan{Operation: &op},
-		commit: api.Committed{Dataset: op.Dataset, Index: 8},
-		sync:   api.Sync{Rev: 8},
+		commit: api.Committed{Dataset: op.DatasetRecord, Index: 8},
+		sync:   api.Sync{Revision: 8},
 	}
 }
 
@@ -94,8 +94,8 @@ func (f *fake) Trust(ctx context.Context) (api.Trust, error) {
 	return api.Trust{Roots: "r", Revoked: []api.Revoked{}}, f.ask(ctx, "Trust")
 }
 
-func (f *fake) RemoveNode(ctx context.Context, ref string, force bool) (api.Removed, error) {
-	out := api.Removed{Node: dataset.Node{Name: ref}}
+func (f *fake) RemoveNode(ctx context.Context, ref string, force bool) (api.RemovedNode, error) {
+	out := api.RemovedNode{Node: dataset.Node{Name: ref}}
 	if force {
 		out.Forgotten = []string{"a head of db"}
 	}
@@ -211,8 +211,8 @@ func (f *fake) Sync(ctx context.Context, node uuid.UUID, rev uint64, wait time.D
 	return f.sync, f.ask(ctx, "Sync", node, rev, wait)
 }
 
-func (f *fake) Renew(ctx context.Context, node, incarnation uuid.UUID) (api.Standing, error) {
-	return api.Standing{TTL: dataset.Duration(10 * time.Second)}, f.ask(ctx, "Renew", node, incarnation)
+func (f *fake) Renew(ctx context.Context, node, incarnation uuid.UUID) (api.SessionState, error) {
+	return api.SessionState{TTL: dataset.Duration(10 * time.Second)}, f.ask(ctx, "Renew", node, incarnation)
 }
 
 func (f *fake) Heartbeat(ctx context.Context, node uuid.UUID, h api.Heartbeat) error {
@@ -227,11 +227,11 @@ func (f *fake) Yield(ctx context.Context, node uuid.UUID, y api.Yield) error {
 	return f.ask(ctx, "Yield", node, y)
 }
 
-func (f *fake) Copied(ctx context.Context, node uuid.UUID, c api.Copied) error {
+func (f *fake) Copied(ctx context.Context, node uuid.UUID, c api.CopyReport) error {
 	return f.ask(ctx, "Copied", node, c)
 }
 
-func (f *fake) Guest(ctx context.Context, node uuid.UUID, g api.Stay) (api.Indexed, error) {
+func (f *fake) Guest(ctx context.Context, node uuid.UUID, g api.SharedMountReport) (api.Indexed, error) {
 	return f.guest, f.ask(ctx, "Guest", node, g)
 }
 
@@ -243,7 +243,7 @@ func (f *fake) Recover(ctx context.Context, r api.Recover) (api.Recovery, error)
 	return f.recovery, f.ask(ctx, "Recover", r)
 }
 
-func (f *fake) Rebuild(ctx context.Context, node uuid.UUID, found []api.Found) ([]api.Rebuilt, error) {
+func (f *fake) Rebuild(ctx context.Context, node uuid.UUID, found []api.FoundDataset) ([]api.Rebuilt, error) {
 	return f.rebuilt, f.ask(ctx, "Rebuild", node, found)
 }
 
@@ -307,7 +307,7 @@ var sampleTime = time.Date(2026, 3, 1, 12, 30, 0, 123456789, time.UTC)
 func sampleDataset() dataset.Dataset {
 	mode := uint32(0o750)
 	return dataset.Dataset{
-		ID: uuid.MustParse("f23ca986-1b7f-4f7e-9a43-0f3f5a1c2d3e"), Volume: "db", Spelling: "db@gold", State: dataset.StateReady,
+		ID: uuid.MustParse("f23ca986-1b7f-4f7e-9a43-0f3f5a1c2d3e"), Volume: "db", RequestedAs: "db@gold", State: dataset.StateReady,
 		Profile: dataset.Profile{
 			Name: "gold", Revision: "0123456789ab", Description: "database volumes", Backend: "loop", Size: 20 * dataset.GiB,
 			Filesystem: dataset.Filesystem{Type: "xfs", Mount: []string{"noatime"}},
@@ -334,7 +334,7 @@ func sampleOperation() dataset.Operation {
 	d := sampleDataset()
 	return dataset.Operation{
 		ID: d.Request, Kind: dataset.OpCreate, State: dataset.OpDone, Node: d.Home, Volume: "db", DatasetID: d.ID,
-		Epoch: 3, Dataset: &d, Incarnation: d.Pool, Created: sampleTime, Ended: sampleTime,
+		Epoch: 3, DatasetRecord: &d, Incarnation: d.Pool, Created: sampleTime, Ended: sampleTime,
 		Progress: dataset.Progress{Step: "create", Done: 5, Total: 10},
 	}
 }

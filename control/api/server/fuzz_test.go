@@ -30,7 +30,7 @@ func FuzzAPIBody(f *testing.F) {
 	for i := range endpoints {
 		for _, body := range []string{
 			"", "null", "[]", "{}", "0", `{"volume":"db","options":{"a":"b"}}`, `{"size":"1GiB"}`, `{"protect":null}`, `{"kind":"create","id":"x"}`,
-			`{"source":"a","new":"b","options":null}`, string(op), `[{"pool":"x"}]`, strings.Repeat("[", 10_000), `{"a":` + strings.Repeat("9", 400) + "}",
+			`{"source":"a","volume":"b","options":null}`, string(op), `[{"pool":"x"}]`, strings.Repeat("[", 10_000), `{"a":` + strings.Repeat("9", 400) + "}",
 			"{\"volume\":\"\\ud800\xff\"}", `{"volume":"a","volume":"b","VOLUME":"c"}`,
 		} {
 			f.Add(uint8(i), body)

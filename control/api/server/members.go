@@ -38,7 +38,7 @@ func (h handlers) members() {
 		func(ctx context.Context, in *struct {
 			Node  string `path:"node" doc:"the node: its name, or a unique prefix of its UUID"`
 			Force bool   `query:"force" doc:"also while volumes have their home there: it stays on record until they have another; and while it keeps what nobody else has, which is forgotten"`
-		}) (*answer[api.Removed], error) {
+		}) (*answer[api.RemovedNode], error) {
 			if in.Force {
 				changeOf(ctx).Detail = "force"
 			}

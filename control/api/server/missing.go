@@ -90,6 +90,6 @@ func (a missing) Certify(context.Context, uuid.UUID, api.Certification) (pki.Sig
 	return pki.Signed{}, a.clusterOnly()
 }
 
-func (a missing) RemoveNode(context.Context, string, bool) (api.Removed, error) {
-	return api.Removed{}, a.clusterOnly()
+func (a missing) RemoveNode(context.Context, string, bool) (api.RemovedNode, error) {
+	return api.RemovedNode{}, a.clusterOnly()
 }

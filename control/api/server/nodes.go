@@ -51,7 +51,7 @@ func (h handlers) nodes() {
 		func(ctx context.Context, in *struct {
 			NodeParam
 			Body api.Renewal
-		}) (*answer[api.Standing], error) {
+		}) (*answer[api.SessionState], error) {
 			return reply(h.Service.Renew(ctx, in.Node, in.Body.Incarnation))
 		})
 	h.outcomes()
@@ -107,14 +107,14 @@ func (h handlers) moves() {
 	add(h, agents(route.Copied, "Say what the node's copy of a dataset is now"),
 		func(ctx context.Context, in *struct {
 			NodeParam
-			Body api.Copied
+			Body api.CopyReport
 		}) (*struct{}, error) {
 			return nil, h.Service.Copied(ctx, in.Node, in.Body)
 		})
 	add(h, agents(route.Guest, "Stay with a dataset that several hosts may mount, or do so no more"),
 		func(ctx context.Context, in *struct {
 			NodeParam
-			Body api.Stay
+			Body api.SharedMountReport
 		}) (*answer[api.Indexed], error) {
 			return reply(h.Service.Guest(ctx, in.Node, in.Body))
 		})
@@ -164,7 +164,7 @@ func (h handlers) feeds() {
 	rebuild.Middlewares = append(rebuild.Middlewares, limitConcurrency("rebuilds", maxRebuilds, maxRebuildsTotal))
 	add(h, rebuild, func(ctx context.Context, in *struct {
 		NodeParam
-		Body []api.Found
+		Body []api.FoundDataset
 	}) (*answer[api.List[api.Rebuilt]], error) {
 		return all(h.Service.Rebuild(ctx, in.Node, in.Body))
 	})

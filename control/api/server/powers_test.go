@@ -81,11 +81,11 @@ var endpointPowers = map[string]struct {
 // above. A new one needs a row here.
 var fieldPowers = map[string][]power{
 	"after": nil, "limit": nil, "filter": nil, "follow": nil, "Last-Event-ID": nil, "wait": nil, "ttl": nil,
-	"operation": nil, "id": nil, "kind": nil, "volume": nil, "options": nil, "o": nil, "source": nil, "new": nil, "snapshot": nil, "newer": nil,
+	"operation": nil, "id": nil, "kind": nil, "volume": nil, "options": nil, "o": nil, "source": nil, "snapshot": nil, "newer": nil,
 	"name": nil, "message": nil, "size": nil, "profile": nil, "live": nil, "engine": nil, "node": nil, "failover": nil,
 	"backend": nil, "image": nil, "pool": nil, "cordoned": nil, "draining": nil,
 	"protect": {destroys}, "scheduled": {destroys}, "force": {destroys, vouches}, "forget": {destroys},
-	"fenced": {vouches}, "confirmed": {vouches}, "confirm": {vouches}, "skip_offline": {vouches},
+	"fenced": {vouches}, "fenced_nodes": {vouches}, "confirmed": {vouches}, "digest": {vouches}, "skip_offline": {vouches},
 	"path": {hostFile}, "old_key_file": {hostFile}, "devices": {hostFile},
 }
 

@@ -12,8 +12,8 @@ func (h handlers) recovery() {
 		"From what the agents of the cluster hold. Without a digest of the differences they are only shown."),
 		func(ctx context.Context, in *struct{ Body api.Recover }) (*answer[api.Recovery], error) {
 			c := changeOf(ctx)
-			c.addDetail("confirmed ", in.Body.Confirm)
-			for _, node := range in.Body.Fenced {
+			c.addDetail("confirmed ", in.Body.Digest)
+			for _, node := range in.Body.FencedNodes {
 				c.addDetail("fenced ", node)
 			}
 			return reply(h.Members.Recover(ctx, in.Body))

@@ -53,8 +53,8 @@ func TestChanges(t *testing.T) {
 		{"DELETE", "/v1/snapshots/f23c" + opID, "", api.Request{Kind: dataset.OpSnapshotDelete, Snapshot: "f23c"}},
 		{"DELETE", "/v1/snapshots/before" + opID + "&volume=db", "", api.Request{Kind: dataset.OpSnapshotDelete, Snapshot: "before", Volume: "db"}},
 		{"POST", "/v1/snapshots/f23c/restore" + opID, `{"volume":"db"}`, api.Request{Kind: dataset.OpRestore, Volume: "db", Snapshot: "f23c"}},
-		{"POST", "/v1/clones" + opID, `{"source":"f23c","new":"copy"}`, api.Request{Kind: dataset.OpClone, Volume: "copy", Options: map[string]string{"from": "f23c"}}},
-		{"POST", "/v1/clones" + opID, `{"source":"db","new":"copy@gold","options":{"size":"20GiB"}}`, api.Request{Kind: dataset.OpClone, Volume: "copy@gold", Options: map[string]string{"from": "db", "size": "20GiB"}}},
+		{"POST", "/v1/clones" + opID, `{"source":"f23c","volume":"copy"}`, api.Request{Kind: dataset.OpClone, Volume: "copy", Options: map[string]string{"from": "f23c"}}},
+		{"POST", "/v1/clones" + opID, `{"source":"db","volume":"copy@gold","options":{"size":"20GiB"}}`, api.Request{Kind: dataset.OpClone, Volume: "copy@gold", Options: map[string]string{"from": "db", "size": "20GiB"}}},
 		{"POST", "/v1/trash/f23c/restore" + opID, "", api.Request{Kind: dataset.OpUndelete, Volume: "f23c"}},
 		{"POST", "/v1/trash/f23c/restore" + opID, `{"name":"back"}`, api.Request{Kind: dataset.OpUndelete, Volume: "f23c", Name: "back"}},
 		{"DELETE", "/v1/trash/f23c" + opID, "", api.Request{Kind: dataset.OpPurge, Volume: "f23c"}},
@@ -95,7 +95,7 @@ func TestAnIDIsMadeUp(t *testing.T) {
 
 func TestCloneOfTwoSources(t *testing.T) {
 	f := newFake()
-	resp, body := raw(t, Handler(Deps{Service: f}), "POST", "/v1/clones", `{"source":"a","new":"b","options":{"from":"c"}}`)
+	resp, body := raw(t, Handler(Deps{Service: f}), "POST", "/v1/clones", `{"source":"a","volume":"b","options":{"from":"c"}}`)
 	if resp.StatusCode != 422 || !strings.Contains(body, "option from:") || f.take() != nil {
 		t.Error(resp.Status, body)
 	}

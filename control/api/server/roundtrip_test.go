@@ -39,7 +39,7 @@ func fullFake() *fake {
 		ID: d.Pool, Name: "default", Node: node1, Backend: "loop", Path: "/p", Reach: dataset.ReachNode, Default: true, Note: "n",
 		Capabilities: dataset.Capabilities{EnforcesSize: true, Delta: true, Filesystems: []string{"ext4", "xfs"}},
 	}
-	f.pools = []api.Pool{{Pool: f.pool, NodeName: "host-a", Status: &dataset.PoolStatus{ID: d.Pool, Online: true, Size: 1 << 40, Free: 1 << 39, Pending: 1, Unknown: 2}}}
+	f.pools = []api.Pool{{Pool: f.pool, NodeName: "host-a", Status: &dataset.PoolStatus{ID: d.Pool, Online: true, Size: 1 << 40, Free: 1 << 39, Leftovers: 1, UnknownObjects: 2}}}
 	facts := dataset.Facts{
 		Node: node1, Taken: sampleTime, Architecture: "x86_64", Kernel: "6.1", OS: "debian", OSVersion: "12", Engine: "28", Virtual: true, CPUs: 4,
 		MemoryTotal: 1 << 40, MemoryFree: 1 << 39, Load1: 0.25, Load10: 1.5, Load15: 2, Backends: []string{"dir"}, Swarm: "x1",
@@ -49,15 +49,15 @@ func fullFake() *fake {
 		Node:  dataset.Node{ID: node1, Name: "host-a", Incarnation: d.ID, Version: "v", Cordoned: true, Labels: map[string]string{"a": "b"}, Pools: []uuid.UUID{d.Pool}},
 		Facts: &facts,
 	}}
-	f.failover = api.FailoverState{Halted: "2 nodes vanished", Since: sampleTime}
+	f.failover = api.FailoverState{Halted: "2 nodes vanished", HaltedSince: sampleTime}
 	f.rebuilt = []api.Rebuilt{{Dataset: d.ID, Volume: "db", Action: "renamed", Note: "n"}}
-	f.found = []api.Finding{{Level: "error", Subject: "pool default", Text: "t", Mend: "m"}}
+	f.found = []api.Finding{{Level: "error", Subject: "pool default", Text: "t", Fix: "m"}}
 	f.diff = api.Diff{Older: "a", Newer: "b", Bytes: 1 << 40, Zeroed: 2, Ranges: 3}
 	f.version = api.Version{Version: "1.2", API: "v1", Node: "host-a", Store: "bolt", Started: sampleTime}
-	f.sync = api.Sync{Rev: 1<<63 + 1, Full: true, Datasets: []api.Indexed{{Dataset: d, Index: 9}}, Removed: []uuid.UUID{node1}, Operations: []dataset.Operation{f.op}}
-	f.sync.Guests = []api.Indexed{{Dataset: d, Index: 3}}
+	f.sync = api.Sync{Revision: 1<<63 + 1, Full: true, Datasets: []api.Indexed{{Dataset: d, Index: 9}}, RemovedDatasets: []uuid.UUID{node1}, Operations: []dataset.Operation{f.op}}
+	f.sync.SharedMounts = []api.Indexed{{Dataset: d, Index: 3}}
 	f.guest = api.Indexed{Dataset: d, Index: 7}
-	f.commit.Lost = true
+	f.commit.Duplicate = true
 	return f
 }
 
@@ -74,16 +74,16 @@ func TestEveryMethodArrives(t *testing.T) {
 	byID, bySnapshot := api.Page{After: node1.String(), Limit: 7}, api.Page{After: "a b&c/" + node1.String(), Limit: 7}
 	beat := api.Heartbeat{Incarnation: node1, Pools: []dataset.PoolStatus{*f.pools[0].Status}, Datasets: []dataset.DatasetStatus{*f.volume.Status}, Operations: []dataset.Operation{f.op}}
 	numbered := api.Generations{Incarnation: node1, Pools: []api.Generation{{Pool: f.pool.ID, Generation: 1<<63 + 1}}}
-	yield := api.Yield{Incarnation: node1, Operation: f.op.ID, Dataset: f.volume.ID, Epoch: 3, Manifest: &dataset.Manifest{Snapshot: f.snapshot.ID, Bytes: 8, Sum: "ab", Taken: f.snapshot.Created}}
-	held := api.Holdings{Incarnation: node1, Recovery: uuid.Max, Clock: 1 << 60, Pools: []uuid.UUID{f.pool.ID}, Found: []api.Found{}, Copies: []api.Kept{}, Given: []api.Given{{Dataset: node1, Epoch: 2, To: uuid.Max}}}
-	again := api.Recover{Confirm: "0123", Fenced: []string{"a"}}
-	copied := api.Copied{Incarnation: node1, Copy: dataset.Copy{Dataset: f.volume.ID, Node: node1, Pool: f.pool.ID, Kind: dataset.CopyGoing, Epoch: 3, Taken: f.snapshot.Created}, Gone: true}
-	guest := api.Stay{Incarnation: node1, Dataset: f.volume.ID, ID: uuid.Max, Held: true, Over: true}
-	found := []api.Found{{Pool: f.pool.ID, Dataset: f.volume.Dataset, Snapshots: []dataset.Snapshot{f.snapshot}}}
+	yield := api.Yield{Incarnation: node1, Operation: f.op.ID, Dataset: f.volume.ID, Epoch: 3, Manifest: &dataset.Manifest{Snapshot: f.snapshot.ID, Bytes: 8, SHA256: "ab", Taken: f.snapshot.Created}}
+	held := api.Holdings{Incarnation: node1, Recovery: uuid.Max, StoreClock: 1 << 60, ExaminedPools: []uuid.UUID{f.pool.ID}, Datasets: []api.FoundDataset{}, Copies: []api.Kept{}, Relinquished: []api.RelinquishedEpoch{{Dataset: node1, Epoch: 2, ToNode: uuid.Max}}}
+	again := api.Recover{Digest: "0123", FencedNodes: []string{"a"}}
+	copied := api.CopyReport{Incarnation: node1, Copy: dataset.Copy{Dataset: f.volume.ID, Node: node1, Pool: f.pool.ID, Kind: dataset.CopyGoing, Epoch: 3, Taken: f.snapshot.Created}, Removed: true}
+	guest := api.SharedMountReport{Incarnation: node1, Dataset: f.volume.ID, ID: uuid.Max, Mounted: true, Ended: true}
+	found := []api.FoundDataset{{Pool: f.pool.ID, Dataset: f.volume.Dataset, Snapshots: []dataset.Snapshot{f.snapshot}}}
 	told := api.FactsReport{Incarnation: node1, Facts: *f.nodes[0].Facts}
 	registration := api.Registration{Node: f.nodes[0].Node, Pools: []dataset.Pool{f.pool}}
 	adopted := func(p dataset.Pool, r []api.Rebuilt, err error) ([]any, error) { return []any{p, r}, err }
-	token, join, renewal := api.NewToken{Name: "a", TTL: "2h"}, api.Join{Token: "t", Request: "r", Name: "a", Node: node1}, api.Certification{Request: "r"}
+	token, join, renewal := api.NewToken{Name: "a", TTL: "2h"}, api.Join{Token: "t", CSR: "r", Name: "a", Node: node1}, api.Certification{CSR: "r"}
 	tested := map[string]bool{}
 	for _, c := range []struct {
 		method string
@@ -127,7 +127,7 @@ func TestEveryMethodArrives(t *testing.T) {
 			return c.Sync(ctx, node1, 1<<63+5, 30*time.Second)
 		}},
 		{"Sync", []any{node1, uint64(0), time.Duration(0)}, f.sync, func(ctx context.Context, c *client.Client) (any, error) { return c.Sync(ctx, node1, 0, 0) }},
-		{"Renew", []any{node1, uuid.Max}, api.Standing{TTL: dataset.Duration(10 * time.Second)}, func(ctx context.Context, c *client.Client) (any, error) { return c.Renew(ctx, node1, uuid.Max) }},
+		{"Renew", []any{node1, uuid.Max}, api.SessionState{TTL: dataset.Duration(10 * time.Second)}, func(ctx context.Context, c *client.Client) (any, error) { return c.Renew(ctx, node1, uuid.Max) }},
 		{"Generations", []any{node1, numbered}, api.Generations{Pools: numbered.Pools}, func(ctx context.Context, c *client.Client) (any, error) { return c.Generations(ctx, node1, numbered) }},
 		{"Heartbeat", []any{node1, beat}, nil, func(ctx context.Context, c *client.Client) (any, error) { return nil, c.Heartbeat(ctx, node1, beat) }},
 		{"Recall", []any{node1, report}, f.op, func(ctx context.Context, c *client.Client) (any, error) { return c.Recall(ctx, node1, report) }},
@@ -141,8 +141,8 @@ func TestEveryMethodArrives(t *testing.T) {
 		{"Join", []any{join}, api.Joined{Name: "a"}, func(ctx context.Context, c *client.Client) (any, error) { return c.Join(ctx, join) }},
 		{"Certify", []any{node1, renewal}, pki.Signed{Chain: "c"}, func(ctx context.Context, c *client.Client) (any, error) { return c.Certify(ctx, node1, renewal) }},
 		{"Trust", nil, api.Trust{Roots: "r"}, func(ctx context.Context, c *client.Client) (any, error) { return c.Trust(ctx) }},
-		{"RemoveNode", []any{"a b", true}, api.Removed{Node: dataset.Node{Name: "a b"}, Forgotten: []string{"a head of db"}}, func(ctx context.Context, c *client.Client) (any, error) { return c.RemoveNode(ctx, "a b", true) }},
-		{"RemoveNode", []any{"a", false}, api.Removed{Node: dataset.Node{Name: "a"}}, func(ctx context.Context, c *client.Client) (any, error) { return c.RemoveNode(ctx, "a", false) }},
+		{"RemoveNode", []any{"a b", true}, api.RemovedNode{Node: dataset.Node{Name: "a b"}, Forgotten: []string{"a head of db"}}, func(ctx context.Context, c *client.Client) (any, error) { return c.RemoveNode(ctx, "a b", true) }},
+		{"RemoveNode", []any{"a", false}, api.RemovedNode{Node: dataset.Node{Name: "a"}}, func(ctx context.Context, c *client.Client) (any, error) { return c.RemoveNode(ctx, "a", false) }},
 		{"RevokeOperator", []any{"bob"}, nil, func(ctx context.Context, c *client.Client) (any, error) { return nil, c.RevokeOperator(ctx, "bob") }},
 		{"Doctor", nil, f.found, func(ctx context.Context, c *client.Client) (any, error) { return c.Doctor(ctx) }},
 		{"Collect", []any{node1}, nil, func(ctx context.Context, c *client.Client) (any, error) { return nil, c.Collect(ctx, node1) }},

@@ -80,7 +80,7 @@ func (h handlers) clone(ctx context.Context, req api.Request, c api.CloneVolume)
 		return nil, dataset.Errorf(dataset.ErrInvalid, "clone of %q: unexpected option from: %q (use only one)",
 			dataset.Clip(c.Source), dataset.Clip(from))
 	}
-	req.Volume, req.Options = c.New, maps.Clone(c.Options)
+	req.Volume, req.Options = c.Volume, maps.Clone(c.Options)
 	if req.Options == nil {
 		req.Options = map[string]string{}
 	}

@@ -42,7 +42,7 @@ func (h handlers) trash() {
 		})
 	add(h, endpoint(route.EmptyTrash, "trash", "Destroy all that is in the trash",
 		"One that cannot be destroyed does not keep the others."),
-		func(ctx context.Context, _ *struct{}) (*work[api.Emptied], error) {
+		func(ctx context.Context, _ *struct{}) (*work[api.EmptiedTrash], error) {
 			out, err := h.empty(ctx)
 			var location string
 			for _, purged := range out.Purged {
@@ -54,8 +54,8 @@ func (h handlers) trash() {
 		})
 }
 
-func (h handlers) empty(ctx context.Context) (api.Emptied, error) {
-	done := api.Emptied{Purged: []api.Outcome{}}
+func (h handlers) empty(ctx context.Context) (api.EmptiedTrash, error) {
+	done := api.EmptiedTrash{Purged: []api.Outcome{}}
 	for p := (api.Page{}); ; {
 		list, err := h.Service.Trash(ctx, p)
 		if err != nil {

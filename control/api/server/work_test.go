@@ -32,7 +32,7 @@ var changing = []struct {
 	{route.CreateSnapshot, "/v1/volumes/db/snapshots", `{}`},
 	{route.DeleteSnapshot, "/v1/snapshots/f23c", ""},
 	{route.RestoreSnapshot, "/v1/snapshots/f23c/restore", `{"volume":"db"}`},
-	{route.CreateClone, "/v1/clones", `{"source":"f23c","new":"copy"}`},
+	{route.CreateClone, "/v1/clones", `{"source":"f23c","volume":"copy"}`},
 	{route.RestoreTrash, "/v1/trash/f23c/restore", ""},
 	{route.PurgeTrash, "/v1/trash/f23c", ""},
 	{route.EmptyTrash, "/v1/trash", ""},
@@ -103,7 +103,7 @@ func TestPendingErrorNamesTheOperation(t *testing.T) {
 	}
 	transports(t, Deps{Service: f}, func(t *testing.T, c *client.Client) {
 		_, submit := c.Submit(soon(t), api.Request{Kind: dataset.OpMove, Volume: "db"})
-		_, guest := c.Guest(soon(t), node1, api.Stay{})
+		_, guest := c.Guest(soon(t), node1, api.SharedMountReport{})
 		for _, err := range []error{submit, guest} {
 			if !errors.Is(err, dataset.ErrPending) || err.Error() != line || dataset.ContinuesAs(err) != node1 {
 				t.Errorf("got %v (operation %s), want %q and operation %s", err, dataset.ContinuesAs(err), line, node1)

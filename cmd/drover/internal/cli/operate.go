@@ -153,8 +153,8 @@ func MadeDataset(out api.Outcome) dataset.Dataset {
 	switch {
 	case out.Volume != nil:
 		return out.Volume.Dataset
-	case out.Operation != nil && out.Operation.Dataset != nil:
-		return *out.Operation.Dataset
+	case out.Operation != nil && out.Operation.DatasetRecord != nil:
+		return *out.Operation.DatasetRecord
 	case out.Operation != nil:
 		return dataset.Dataset{ID: out.Operation.DatasetID, Volume: out.Operation.Volume}
 	}

@@ -58,7 +58,7 @@ func nodeForm(n api.Node, pools []string, now time.Time) *show.Form {
 	if n.Fenced {
 		f.Add("Fenced", "confirmed as fenced by an operator")
 	}
-	f.Add("Guarded", cli.YesNo(n.Guarded))
+	f.Add("Guarded", cli.YesNo(n.GuardRunning))
 	f.Add("Cordoned", cli.YesNo(n.Cordoned))
 	f.Add("Labels", cli.LabelLines(n.Labels)...)
 	f.Add("Pools", pools...)

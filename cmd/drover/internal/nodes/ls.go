@@ -76,8 +76,8 @@ func nodeState(n api.Node, now time.Time) string {
 	switch {
 	case n.Live:
 		return "live"
-	case n.Since.IsZero():
+	case n.StatusSince.IsZero():
 		return "unreachable"
 	}
-	return "unreachable for " + strings.TrimSuffix(show.Ago(now, n.Since), " ago")
+	return "unreachable for " + strings.TrimSuffix(show.Ago(now, n.StatusSince), " ago")
 }

@@ -10,9 +10,9 @@ import (
 func TestNodeState(t *testing.T) {
 	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	for want, n := range map[string]api.Node{
-		"live":                      {Live: true, Since: now.Add(-time.Hour)},
+		"live":                      {Live: true, StatusSince: now.Add(-time.Hour)},
 		"unreachable":               {},
-		"unreachable for 5 minutes": {Since: now.Add(-5 * time.Minute)},
+		"unreachable for 5 minutes": {StatusSince: now.Add(-5 * time.Minute)},
 	} {
 		if got := nodeState(n, now); got != want {
 			t.Errorf("%+v: %s, want %s", n, got, want)

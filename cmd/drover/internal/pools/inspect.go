@@ -49,18 +49,18 @@ func poolForm(p api.Pool) *show.Form {
 		f.Add("Default", "yes: Drover created it because no pool was configured")
 	}
 	f.Add("Note", p.Note)
-	f.Add("Missing", p.Missing...)
+	f.Add("Missing", p.MissingFeatures...)
 	f.Add("State", State(p))
 	if st := p.Status; st != nil {
 		f.Add("Reason", st.Reason)
 		if st.Online {
 			f.Add("Size", st.Size.Human()+", "+freeLine(*st)+" free")
 		}
-		if st.Pending > 0 {
-			f.Add("Pending", fmt.Sprintf("%d to be removed", st.Pending))
+		if st.Leftovers > 0 {
+			f.Add("Pending", fmt.Sprintf("%d to be removed", st.Leftovers))
 		}
-		if st.Unknown > 0 {
-			f.Add("Unknown", fmt.Sprintf("%d quarantined (drover doctor)", st.Unknown))
+		if st.UnknownObjects > 0 {
+			f.Add("Unknown", fmt.Sprintf("%d quarantined (drover doctor)", st.UnknownObjects))
 		}
 	}
 	if can, cannot := abilities(p.Capabilities); len(can) > 0 { // empty if they are not known yet

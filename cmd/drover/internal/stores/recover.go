@@ -42,7 +42,7 @@ volume move --force --fenced.`,
 }
 
 func recoverStore(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, fenced []string, yes bool) error {
-	found, err := c.Recover(ctx, api.Recover{Fenced: fenced})
+	found, err := c.Recover(ctx, api.Recover{FencedNodes: fenced})
 	if err != nil {
 		return err
 	}
@@ -67,7 +67,7 @@ func recoverStore(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, 
 			return err
 		}
 	}
-	done, err := c.Recover(ctx, api.Recover{Fenced: fenced, Confirm: found.Digest})
+	done, err := c.Recover(ctx, api.Recover{FencedNodes: fenced, Digest: found.Digest})
 	if err != nil {
 		return err
 	}
@@ -82,18 +82,19 @@ func printRecovery(a *cli.App, r api.Recovery) error {
 	if err := a.Say("%s", r.Halted); err != nil {
 		return err
 	}
-	if err := a.Say("nodes that responded: %s", orNone(r.Heard)); err != nil {
+	if err := a.Say("nodes that responded: %s", orNone(r.ReportedNodes)); err != nil {
 		return err
 	}
-	if err := a.Say("nodes that did NOT respond, so that their records are missing: %s", orNone(r.Silent)); err != nil {
+	err := a.Say("nodes that did NOT respond, so that their records are missing: %s", orNone(r.SilentNodes))
+	if err != nil {
 		return err
 	}
-	if len(r.Different) == 0 {
+	if len(r.Differences) == 0 {
 		return a.Say("no differences")
 	}
 	t := show.NewTable("VOLUME", "DATASET", "STORE", "AGENTS", "ACTION", "NOTE")
-	for _, d := range r.Different {
-		t.Row(cli.ShortName(d.Volume), d.Dataset.String()[:8], d.Store, d.Agents, d.Action, d.Note)
+	for _, d := range r.Differences {
+		t.Row(cli.ShortName(d.Volume), d.Dataset.String()[:8], d.InStore, d.OnAgents, d.Action, d.Note)
 	}
 	return t.Write(a.Out)
 }

@@ -38,8 +38,8 @@ func trashTable(a *cli.App, gone []api.Volume) *show.Table {
 		deleted, expires := "", ""
 		if v.Trash != nil {
 			deleted, expires = show.Ago(a.Now(), v.Trash.At), "never"
-			if !v.Trash.Until.IsZero() {
-				expires = show.Ago(a.Now(), v.Trash.Until)
+			if !v.Trash.Expires.IsZero() {
+				expires = show.Ago(a.Now(), v.Trash.Expires)
 			}
 		}
 		t.Row(short(v.ID), cli.ShortName(v.Volume), v.Profile.Name, cli.SizeOr(v.Size, v.Profile.Size, "no limit"),

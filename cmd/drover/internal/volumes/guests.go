@@ -10,8 +10,8 @@ import (
 
 // guests returns the number of hosts, besides its home, on which a volume is in use.
 func guests(v api.Volume) (n int) {
-	for _, g := range v.Visits {
-		if !g.Alone && !g.Fenced {
+	for _, g := range v.SharedMountDetails {
+		if !g.Exclusive && !g.Fenced {
 			n++
 		}
 	}
@@ -24,8 +24,8 @@ func usedByGuests(v api.Volume) string {
 	if uses > 0 {
 		hosts++
 	}
-	for _, g := range v.Visits {
-		uses += g.Mounts
+	for _, g := range v.SharedMountDetails {
+		uses += g.MountCount
 	}
 	return fmt.Sprintf("in use by %d on %d", uses, hosts)
 }
@@ -33,18 +33,18 @@ func usedByGuests(v api.Volume) string {
 // guestLines describes the hosts, besides its home, that have mounted a volume.
 func guestLines(a *cli.App, v api.Volume) []string {
 	var lines []string
-	for _, g := range v.Visits {
-		line := fmt.Sprintf("%s, mounted %d times, since %s", g.NodeName, g.Mounts, show.Ago(a.Now(), g.Since))
+	for _, g := range v.SharedMountDetails {
+		line := fmt.Sprintf("%s, mounted %d times, since %s", g.NodeName, g.MountCount, show.Ago(a.Now(), g.Since))
 		switch {
-		case g.Alone:
+		case g.Exclusive:
 			line = g.NodeName + " has exclusive use, since " + show.Ago(a.Now(), g.Since)
-		case g.Mounts == 1:
+		case g.MountCount == 1:
 			line = g.NodeName + ", mounted once, since " + show.Ago(a.Now(), g.Since)
 		}
 		switch {
 		case g.Fenced:
 			line += "; unreachable, and confirmed as fenced"
-		case g.Away:
+		case g.Unreachable:
 			line += "; unreachable (once it is off for good: drover node fence " + g.NodeName + " --confirmed)"
 		}
 		if g.Problem != "" {

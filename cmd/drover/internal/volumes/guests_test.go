@@ -14,14 +14,14 @@ import (
 // lost; a list counts them in.
 func TestGuestLines(t *testing.T) {
 	a := &cli.App{Now: func() time.Time { return time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC) }}
-	stay := dataset.Guest{Since: a.Now().Add(-5 * time.Minute)}
+	stay := dataset.SharedMount{Since: a.Now().Add(-5 * time.Minute)}
 	v := api.Volume{
 		Dataset: dataset.Dataset{Profile: dataset.Profile{Access: dataset.AccessMany}},
 		Status:  &dataset.DatasetStatus{Mounted: true, Mounts: []dataset.Mount{{ID: "x", Count: 1}}},
-		Visits: []api.Visit{
-			{Guest: stay, NodeName: "host-b", Mounts: 2, Problem: "it was restored since"},
-			{Guest: stay, NodeName: "host-c", Mounts: 1, Away: true},
-			{Guest: stay, NodeName: "host-d", Away: true, Fenced: true},
+		SharedMountDetails: []api.SharedMountDetail{
+			{SharedMount: stay, NodeName: "host-b", MountCount: 2, Problem: "it was restored since"},
+			{SharedMount: stay, NodeName: "host-c", MountCount: 1, Unreachable: true},
+			{SharedMount: stay, NodeName: "host-d", Unreachable: true, Fenced: true},
 		},
 	}
 	want := []string{
@@ -36,7 +36,7 @@ func TestGuestLines(t *testing.T) {
 	if got := status(v); got != "in use by 4 on 3" {
 		t.Errorf("a list says %q", got)
 	}
-	v.Visits = []api.Visit{{Guest: stay, NodeName: "host-a", Alone: true}}
+	v.SharedMountDetails = []api.SharedMountDetail{{SharedMount: stay, NodeName: "host-a", Exclusive: true}}
 	if got := guestLines(a, v); !slices.Equal(got, []string{"host-a has exclusive use, since 5 minutes ago"}) {
 		t.Errorf("%q", got)
 	}

@@ -66,9 +66,9 @@ func volumeForm(a *cli.App, v api.Volume, snapshots []string) *show.Form {
 		f.Add("Read-only", "yes")
 	}
 	f.Add("On delete", cli.OnDelete(p.OnDelete))
-	f.Add("Created", show.When(now, v.Created)+", as "+v.Spelling)
+	f.Add("Created", show.When(now, v.Created)+", as "+v.RequestedAs)
 	if v.Trash != nil {
-		f.Add("In the trash", "since "+show.When(now, v.Trash.At), until(now, v.Trash.Until))
+		f.Add("In the trash", "since "+show.When(now, v.Trash.At), until(now, v.Trash.Expires))
 	}
 	problem, next := advice(now, v)
 	f.Add("Problem", problem)
@@ -95,7 +95,7 @@ func leaseLine(v api.Volume) string {
 // copyLines describes the copies of a volume on other nodes.
 func copyLines(a *cli.App, v api.Volume) []string {
 	var lines []string
-	for _, k := range v.Kept {
+	for _, k := range v.CopyDetails {
 		line := k.NodeName + ": " + string(k.Kind)
 		switch {
 		case k.Snapshot != uuid.Nil:
@@ -105,11 +105,11 @@ func copyLines(a *cli.App, v api.Volume) []string {
 		case k.Kind == dataset.CopyReplica:
 			line += ", no data yet"
 		}
-		if k.Checked.After(k.Taken) {
-			line += ", and nothing was written between then and " + show.Ago(a.Now(), k.Checked)
+		if k.VerifiedAt.After(k.Taken) {
+			line += ", and nothing was written between then and " + show.Ago(a.Now(), k.VerifiedAt)
 		}
-		if !k.Until.IsZero() {
-			line += ", until " + show.When(a.Now(), k.Until)
+		if !k.Expires.IsZero() {
+			line += ", until " + show.When(a.Now(), k.Expires)
 		}
 		lines = append(lines, line)
 	}
@@ -151,7 +151,7 @@ func mountLines(a *cli.App, v api.Volume) []string {
 	}
 	var lines []string
 	for _, m := range v.Status.Mounts {
-		line := strings.TrimSpace(m.Tool+" "+cmp.Or(m.ID, "(no ID)")) + " since " + show.Ago(a.Now(), m.Since)
+		line := strings.TrimSpace(m.Engine+" "+cmp.Or(m.ID, "(no ID)")) + " since " + show.Ago(a.Now(), m.Since)
 		if m.Count > 1 {
 			line += fmt.Sprintf(", %d times", m.Count)
 		}

@@ -16,14 +16,14 @@ import (
 func TestCopyLines(t *testing.T) {
 	a := &cli.App{Now: func() time.Time { return time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC) }}
 	now := a.Now()
-	kept := func(c dataset.Copy) api.KeptCopy {
+	kept := func(c dataset.Copy) api.CopyDetail {
 		c.Kind = dataset.CopyReplica
-		return api.KeptCopy{Copy: c, NodeName: "host-b"}
+		return api.CopyDetail{Copy: c, NodeName: "host-b"}
 	}
-	got := copyLines(a, api.Volume{Kept: []api.KeptCopy{
+	got := copyLines(a, api.Volume{CopyDetails: []api.CopyDetail{
 		kept(dataset.Copy{}),
 		kept(dataset.Copy{Problem: "its pool is offline: absent"}),
-		kept(dataset.Copy{Snapshot: uuid.New(), Taken: now.Add(-15 * time.Second), Checked: now.Add(-5 * time.Second)}),
+		kept(dataset.Copy{Snapshot: uuid.New(), Taken: now.Add(-15 * time.Second), VerifiedAt: now.Add(-5 * time.Second)}),
 	}})
 	want := []string{
 		"host-b: replica, no data yet",

@@ -16,7 +16,7 @@ func TestMountLines(t *testing.T) {
 	a := &cli.App{Now: func() time.Time { return now }}
 	got := mountLines(a, api.Volume{Status: &dataset.DatasetStatus{Mounted: true, Mounts: []dataset.Mount{
 		{Count: 2, Since: now},
-		{ID: "0011aabb", Count: 1, Since: now, Tool: "docker"},
+		{ID: "0011aabb", Count: 1, Since: now, Engine: "docker"},
 		{ID: "job", Count: 1, Since: now, Unverified: true},
 	}}})
 	want := []string{

@@ -65,7 +65,7 @@ func printLoss(ctx context.Context, a *cli.App, req api.Request) error {
 	if err != nil {
 		return err
 	}
-	for _, k := range v.Kept {
+	for _, k := range v.CopyDetails {
 		if k.NodeName != req.Node && k.Node.String() != req.Node || k.Snapshot == uuid.Nil {
 			continue
 		}

@@ -48,11 +48,11 @@ as you keep backups of the records.`,
 		req := api.Request{Kind: dataset.OpRekey, Volume: args[0], Path: oldKey}
 		return a.Change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
 			d := cli.MadeDataset(out)
-			if before.Encryption == nil || out.Operation == nil || out.Operation.Dataset == nil ||
-				out.Operation.Dataset.Encryption == nil {
+			if before.Encryption == nil || out.Operation == nil || out.Operation.DatasetRecord == nil ||
+				out.Operation.DatasetRecord.Encryption == nil {
 				return d.ID, fmt.Sprintf("volume %s now has another key", d.Volume)
 			}
-			was, is := before.Encryption.KeyID, out.Operation.Dataset.Encryption.KeyID
+			was, is := before.Encryption.KeyID, out.Operation.DatasetRecord.Encryption.KeyID
 			if was == is {
 				return d.ID, fmt.Sprintf("volume %s: its data key is wrapped by key %s, as before, because its "+
 					"profile has no other key (replace the key file of the profile, and retry)", d.Volume, is)

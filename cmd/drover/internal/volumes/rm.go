@@ -90,7 +90,7 @@ func deleteVolumes(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output,
 func describeDeleted(out api.Outcome) (uuid.UUID, string) {
 	d := cli.MadeDataset(out)
 	line := "deleted volume " + d.Volume
-	if op := out.Operation; op != nil && op.From != uuid.Nil { // the volume is deleted without its home
+	if op := out.Operation; op != nil && op.OtherNode != uuid.Nil { // the volume is deleted without its home
 		return d.ID, fmt.Sprintf("%s; its data stays in place, in the trash (drover trash restore %s)", line,
 			d.ID.String()[:show.ShortLength])
 	}

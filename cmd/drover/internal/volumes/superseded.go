@@ -30,7 +30,7 @@ gives access to its data, discard destroys it.`,
 
 // overtaken is a superseded copy, with the name of its volume.
 type overtaken struct {
-	api.KeptCopy
+	api.CopyDetail
 	Volume string `json:"volume"`
 }
 
@@ -52,9 +52,9 @@ func newVolumeSupersededLsCmd(a *cli.App) *cobra.Command {
 
 func overtakenOf(volumes []api.Volume) (out []overtaken) {
 	for _, v := range volumes {
-		for _, k := range v.Kept {
+		for _, k := range v.CopyDetails {
 			if k.Kind == dataset.CopySuperseded {
-				out = append(out, overtaken{KeptCopy: k, Volume: v.Volume})
+				out = append(out, overtaken{CopyDetail: k, Volume: v.Volume})
 			}
 		}
 	}

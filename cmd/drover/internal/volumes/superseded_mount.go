@@ -65,7 +65,7 @@ func showSuperseded(a *cli.App, cmd *cobra.Command, o *cli.Output, req api.Reque
 		return err
 	case o.JSON():
 		return show.JSON(a.Out, k)
-	case k.Shown:
+	case k.MountReadOnly:
 		return a.Say("the superseded copy of volume %s is mounted read-only on node %s, at %s", k.Volume,
 			k.NodeName, k.Path)
 	}
@@ -82,19 +82,19 @@ const (
 // awaitShown waits until the node of an operation has mounted or unmounted the superseded copy as requested.
 func awaitShown(ctx context.Context, a *cli.App, c cli.Remote, op dataset.Operation) (k overtaken, err error) {
 	for range lookMost {
-		k, err = findOvertaken(ctx, c, op.DatasetID, op.From)
+		k, err = findOvertaken(ctx, c, op.DatasetID, op.OtherNode)
 		switch {
 		case errors.Is(err, dataset.ErrUnavailable): // a server that restarts is unreachable for a moment
 		case err != nil && ctx.Err() == nil:
 			return k, err
 		case err != nil:
-		case k.Shown != (op.Kind == dataset.OpShow):
+		case k.MountReadOnly != (op.Kind == dataset.OpShow):
 			return k, dataset.Errorf(dataset.ErrConflict,
 				"volume %s: a concurrent request changed the superseded copy (drover volume superseded ls shows "+
 					"its state)", k.Volume)
 		case k.Problem != "":
 			return k, dataset.Errorf(dataset.ErrConflict, "node %s: %s (the node retries)", k.NodeName, k.Problem)
-		case k.Shown == (k.Path != ""):
+		case k.MountReadOnly == (k.Path != ""):
 			return k, nil
 		}
 		if err := a.Sleep(ctx, lookPause); err != nil {
