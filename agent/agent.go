@@ -176,7 +176,7 @@ func (a *Agent) Start(ctx context.Context) error {
 		err = os.Chmod(a.MountRoot(), 0o700)
 	}
 	if err != nil {
-		return fmt.Errorf("make the mount folder: %w", err)
+		return fmt.Errorf("create the mount folder: %w", err)
 	}
 	if there, err := filepath.EvalSymlinks(a.MountRoot()); err != nil || there != a.MountRoot() {
 		return errors.Join(err, dataset.Errorf(dataset.ErrInvalid,

@@ -25,7 +25,7 @@ func TestI7GetDoesNotWaitForSilentControl(t *testing.T) {
 	if err != nil || ctx.Err() != nil {
 		t.Fatalf("%v, %v", err, ctx.Err())
 	}
-	if problem, _ := v.Status["problem"].(string); v.Status["dataset"] != d.ID || !strings.Contains(problem, "its snapshots are not known: ") {
+	if problem, _ := v.Status["problem"].(string); v.Status["dataset"] != d.ID || !strings.Contains(problem, "its snapshots are unknown: ") {
 		t.Errorf("%+v", v)
 	}
 }
@@ -194,7 +194,8 @@ func TestI8CreateBeforeRegistrationFailsSoon(t *testing.T) {
 	for {
 		select {
 		case err := <-done:
-			if !errors.Is(err, dataset.ErrUnavailable) || !strings.Contains(err.Error(), "has not taken in this node") {
+			if !errors.Is(err, dataset.ErrUnavailable) || !strings.Contains(err.Error(), "has not registered "+
+				"this node") {
 				t.Errorf("create: %v", err)
 			}
 			if _, err := r.Get(t.Context(), "new"); !errors.Is(err, dataset.ErrNotFound) {

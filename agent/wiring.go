@@ -351,7 +351,7 @@ func replicas(s api.Service) []api.Service {
 func (a *components) Rounds(ctx context.Context) (back bool) {
 	if back = a.PoolOpener.Retry(ctx); back {
 		if err := a.Generations.AnnounceLate(ctx); err != nil {
-			a.Log.WithError(err).Warn("pool is back, but control does not answer")
+			a.Log.WithError(err).Warn("pool is back, but control does not respond")
 		}
 		a.RecordFiles.WriteAll()
 	}

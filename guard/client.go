@@ -142,7 +142,7 @@ func (c *Client) entry(ctx context.Context, q request) (Entry, error) {
 }
 
 func (c *Client) empty() error {
-	return dataset.Errorf(dataset.ErrInternal, "the guard at %s answered with nothing", c.path)
+	return dataset.Errorf(dataset.ErrInternal, "the guard at %s sent an empty response", c.path)
 }
 
 // ask sends a request and returns the answer. An idle connection may have broken when its guard ended.
@@ -168,11 +168,11 @@ func (c *Client) ask(ctx context.Context, q request) (reply, error) {
 		c.forget()
 	}
 	if errors.Is(err, dataset.ErrInvalid) {
-		return reply{}, fmt.Errorf("ask the guard: %w", err)
+		return reply{}, fmt.Errorf("request to the guard: %w", err)
 	}
 	if err != nil {
 		return reply{}, dataset.Errorf(dataset.ErrUnavailable,
-			"the guard at %s does not answer: %w (see whether drover guard runs)", c.path, err)
+			"the guard at %s does not respond: %w (check that drover guard runs)", c.path, err)
 	}
 	if a.Failure != nil {
 		return reply{}, a.Failure.err()

@@ -36,10 +36,11 @@ const MaxExecTimeout = time.Duration(dataset.MaxFenceTimeout)
 // Check fails with ErrInvalid if the command cannot be run.
 func (f ExecFence) Check() error {
 	if len(f.Args) == 0 || !filepath.IsAbs(f.Args[0]) {
-		return dataset.Errorf(dataset.ErrInvalid, "fence: exec wants a program by its absolute path, and its arguments")
+		return dataset.Errorf(dataset.ErrInvalid, "fence: exec requires the absolute path of a program, and its "+
+			"arguments")
 	}
 	if f.Timeout < 0 || f.Timeout > MaxExecTimeout {
-		return dataset.Errorf(dataset.ErrInvalid, "fence: timeout %v: want %v at most", f.Timeout, MaxExecTimeout)
+		return dataset.Errorf(dataset.ErrInvalid, "fence: timeout %v: expected %v at most", f.Timeout, MaxExecTimeout)
 	}
 	return nil
 }
@@ -51,7 +52,7 @@ func (f ExecFence) Fence(ctx context.Context, r run.Runner, name string, node uu
 		return err
 	}
 	if strings.HasPrefix(name, "-") {
-		return dataset.Errorf(dataset.ErrInvalid, "fence node %q: its name would be read as an option",
+		return dataset.Errorf(dataset.ErrInvalid, "fence node %q: the name looks like an option",
 			dataset.Clip(name))
 	}
 	timeout := f.Timeout

@@ -116,17 +116,17 @@ func New(ctx context.Context, o Options) (*Guard, error) {
 		table: map[uuid.UUID]*entry{}, kick: make(chan struct{}, 1),
 		records: &records{run: o.Run, hand: o.Hand, queue: map[uuid.UUID]*saving{}, ctx: context.WithoutCancel(ctx)},
 	}
-	g.records.problem = func(err error) { o.Log.WithError(err).Error("a record is not on disk") }
+	g.records.problem = func(err error) { o.Log.WithError(err).Error("cannot write a record to disk") }
 	table, problems := g.records.load(ctx, boot)
 	for _, err := range problems {
-		o.Log.WithError(err).Error("the table is not whole")
+		o.Log.WithError(err).Error("the table is incomplete")
 		g.missing = append(g.missing, err.Error())
 	}
 	for id, e := range table {
 		if e.Boot != boot {
 			e = rebooted(e)
 			if err := errors.Join(g.records.forgetDeadline(id), hand.Forget(o.Run, id)); err != nil {
-				return nil, fmt.Errorf("guard: what was noted before the boot: %w", err)
+				return nil, fmt.Errorf("guard: records from before the boot: %w", err)
 			}
 		}
 		g.table[id] = &entry{Entry: e, most: e.Bound}
@@ -206,7 +206,7 @@ func (g *Guard) resume() {
 	}
 	if err := g.dog.want(g.OpenWatchdog); err != nil {
 		// Without the watchdog, the ladder still fences as far as it can.
-		g.Log.WithError(err).Error("the watchdog is away")
+		g.Log.WithError(err).Error("the watchdog device is missing")
 		g.missing = append(g.missing, err.Error())
 	}
 }
@@ -224,7 +224,7 @@ func (g *Guard) leave() error {
 		}
 	}
 	if armed > 0 {
-		g.Log.WithField("datasets", armed).Warn("the guard ends: nobody fences these until it runs again")
+		g.Log.WithField("datasets", armed).Warn("the guard stops: these datasets are not fenced until it runs again")
 	}
 	return g.dog.close(!wanted)
 }
@@ -248,7 +248,7 @@ func (g *Guard) tick() time.Duration {
 	}
 	feed, err := g.dog.feed(now)
 	if err != nil {
-		g.Log.WithError(err).Error("the watchdog was not fed")
+		g.Log.WithError(err).Error("cannot feed the watchdog")
 	}
 	if feed != 0 && (next == 0 || feed < next) {
 		next = feed
@@ -269,8 +269,8 @@ func (g *Guard) wake() {
 func (g *Guard) save(e *entry) <-chan error {
 	flushed, err := g.records.put(e.Entry)
 	if err != nil {
-		err = fmt.Errorf("keep the record of dataset %s: %w", e.Dataset, err)
-		g.Log.WithError(err).Error("a record is not kept")
+		err = fmt.Errorf("save the record of dataset %s: %w", e.Dataset, err)
+		g.Log.WithError(err).Error("cannot save a record")
 		c := make(chan error, 1)
 		c <- err
 		return c

@@ -87,7 +87,7 @@ func (g *Guard) trip(e *entry) {
 		return
 	}
 	e.State, e.Steps, e.Breaches = StateFencing, nil, 0
-	g.log(e.Entry).Error("its deadline has passed: it is fenced")
+	g.log(e.Entry).Error("deadline has passed: fencing")
 	g.save(e)
 	if g.ctx != nil { // otherwise Run does, when it begins
 		g.climb(e)
@@ -196,14 +196,14 @@ func (g *Guard) outcome(e *entry, act Act, began time.Duration, o hand.Outcome) 
 	log := g.log(e.Entry).WithFields(logrus.Fields{"act": act, "note": o.Note})
 	if !o.Done {
 		g.save(e)
-		log.WithField("left", o.Left).Error("it is not fenced yet")
+		log.WithField("left", o.Left).Error("not fenced yet")
 		return
 	}
 	overrun := max(o.At-e.Deadline, 0)
 	e.State = StateFenced
 	e.Fence = &Fence{Epoch: e.Epoch, At: o.At, By: act, Overrun: overrun, Late: max(overrun-e.Bound, 0)}
 	g.save(e)
-	log.WithField("overrun", overrun).Warn("it is fenced")
+	log.WithField("overrun", overrun).Warn("fenced")
 }
 
 // recheck checks whether a complete fence still holds, and repairs it. It returns false if the repair failed.
@@ -214,7 +214,7 @@ func (g *Guard) recheck(ctx context.Context, e *entry, at Entry, r rung) bool {
 		return true
 	}
 	if o.Note == "" {
-		o.Note = "somebody had undone it, or began to use the volume"
+		o.Note = "the fence was undone, or a process began to use the volume"
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -236,14 +236,14 @@ func (g *Guard) reboot(e *entry) {
 		return // it is about to be thawed or given up
 	}
 	now := g.Clock.Boottime()
-	s := Step{Act: ActReboot, Began: now, Ended: now, Note: "the watchdog device is not there"}
+	s := Step{Act: ActReboot, Began: now, Ended: now, Note: "the watchdog device is missing"}
 	if g.dog.device != nil {
-		s.Note = fmt.Sprintf("the watchdog is fed no more: it reboots the host within %v", g.dog.timeout)
+		s.Note = fmt.Sprintf("the watchdog is no longer fed: it reboots the host within %v", g.dog.timeout)
 		g.dog.starve()
 	}
 	e.add(s)
 	g.save(e)
-	g.log(e.Entry).WithField("note", s.Note).Error("nothing else has helped: the host is rebooted")
+	g.log(e.Entry).WithField("note", s.Note).Error("all other fences failed: rebooting the host")
 }
 
 // pause waits for d, or until ctx ends.
@@ -254,7 +254,7 @@ func pause(ctx context.Context, clock Clock, log logrus.FieldLogger, d time.Dura
 		err = alarm.Set(clock.Boottime() + d)
 	}
 	if err != nil { // without a file descriptor for the timer, the ladder continues without pauses
-		log.WithError(err).Error("no timer")
+		log.WithError(err).Error("cannot set a timer")
 		return
 	}
 	select {

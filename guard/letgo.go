@@ -48,7 +48,7 @@ func (g *Guard) Thaw(ctx context.Context, id uuid.UUID, epoch uint64, deadline t
 	e.add(s)
 	if err == nil {
 		e.State, e.Deadline = StateArmed, deadline
-		g.log(e.Entry).Warn("it is thawed: its agent vouches for the epoch")
+		g.log(e.Entry).Warn("thawed: its agent confirmed the epoch")
 	} else {
 		e.State = StateFencing // some of it may be undone
 		g.climb(e)
@@ -219,7 +219,7 @@ func (g *Guard) release(ctx context.Context, id uuid.UUID, epoch uint64, superse
 	g.mu.Lock()
 	if e := g.table[id]; superseded && e != nil && e.State != StateSuperseded {
 		g.mu.Unlock()
-		return dataset.Errorf(dataset.ErrConflict, "volume %s is %s, and not superseded: its agent has it again",
+		return dataset.Errorf(dataset.ErrConflict, "volume %s is %s, not superseded: its agent controls it again",
 			e.Volume, e.State)
 	}
 	flushed, err := g.drop(id, epoch)

@@ -69,11 +69,11 @@ func (p Process) Serve(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, l.Close()) }()
 	missing := Tune()
 	if kind, err := fsctl.KindOf(run); err != nil || kind != fsctl.Tmpfs {
-		missing = append(missing, fmt.Sprintf("%s is not on a tmpfs (%s): a disk that hangs holds up the fence",
+		missing = append(missing, fmt.Sprintf("%s is not on a tmpfs (%s): a disk that hangs delays fencing",
 			run, kind))
 	}
 	for _, m := range missing {
-		p.Log.Warn("the guard is weaker than it should be: " + m)
+		p.Log.Warn("the guard has reduced protection: " + m)
 	}
 	h, err := hand.Start(p.Hand)
 	if err != nil {

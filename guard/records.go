@@ -70,7 +70,7 @@ func decode(id uuid.UUID, b []byte) (e Entry, ok bool, err error) {
 		return s.Entry, len(s.Paths) > 0, later
 	}
 	if err == nil && s.Dataset != id {
-		err = fmt.Errorf("it is that of dataset %s", s.Dataset)
+		err = fmt.Errorf("it belongs to dataset %s", s.Dataset)
 	}
 	return s.Entry, err == nil, err
 }

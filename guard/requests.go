@@ -78,7 +78,8 @@ func (g *Guard) enter(r Registration, late *mount.Filesystem) (e *entry, was *En
 		return nil, nil, e.notLetGo()
 	}
 	if e == nil && len(g.table) >= MaxDatasets {
-		return nil, nil, dataset.Errorf(dataset.ErrNoSpace, "the guard keeps %d datasets and no more: release one",
+		return nil, nil, dataset.Errorf(dataset.ErrNoSpace, "the guard already has %d datasets, its maximum: "+
+			"release one",
 			MaxDatasets)
 	}
 	if e != nil && e.busy {
@@ -136,7 +137,7 @@ func (g *Guard) mayChange(e *entry, epoch uint64, now time.Duration) error {
 }
 
 func (e *entry) notArmed() error {
-	return dataset.Errorf(dataset.ErrStale, "volume %s is %s since its deadline passed unfed at epoch %d", e.Volume,
+	return dataset.Errorf(dataset.ErrStale, "volume %s is %s since its deadline passed at epoch %d", e.Volume,
 		e.State, e.Epoch)
 }
 
@@ -147,13 +148,13 @@ func (e *entry) letGo() bool {
 }
 
 func (e *entry) notLetGo() error {
-	return dataset.Errorf(dataset.ErrInUse, "volume %s is superseded, and what holds it has not ended: give "+
-		"it up again", e.Volume)
+	return dataset.Errorf(dataset.ErrInUse, "volume %s is superseded, and its holders have not ended: give it up "+
+		"again", e.Volume)
 }
 
 func (e *entry) older(epoch uint64) error {
-	return dataset.Errorf(dataset.ErrStale, "the guard has volume %s at epoch %d: a request for epoch %d "+
-		"comes too late", e.Volume, e.Epoch, epoch)
+	return dataset.Errorf(dataset.ErrStale, "the guard has volume %s at epoch %d: the request for epoch %d is "+
+		"outdated", e.Volume, e.Epoch, epoch)
 }
 
 func (e *entry) isBusy() error {
@@ -181,7 +182,7 @@ func waitFor(ctx context.Context, flushed <-chan error, most time.Duration) erro
 	case err := <-flushed:
 		return err
 	case <-ctx.Done():
-		return fmt.Errorf("the disk of the guard's records does not answer: %w", ctx.Err())
+		return fmt.Errorf("the disk with the guard's records does not respond: %w", ctx.Err())
 	}
 }
 
@@ -225,7 +226,7 @@ func (g *Guard) feedOne(f Feed, rung time.Duration) error {
 	}
 	if f.Epoch != e.Epoch {
 		return dataset.Errorf(dataset.ErrStale,
-			"the guard has volume %s at epoch %d and not yet at %d: register it", e.Volume, e.Epoch, f.Epoch)
+			"the guard has volume %s at epoch %d and not at %d: register it", e.Volume, e.Epoch, f.Epoch)
 	}
 	e.Bound = g.bound(e.Entry, rung)
 	if f.Most != 0 {
@@ -240,7 +241,7 @@ func (g *Guard) feedOne(f Feed, rung time.Duration) error {
 		if err := g.records.putDeadline(e.Dataset, e.Epoch, e.Deadline); err != nil {
 			// This guard uses the deadline all the same. The next guard would know an earlier one, and fence
 			// early.
-			g.log(e.Entry).WithError(err).Error("a deadline is not kept")
+			g.log(e.Entry).WithError(err).Error("cannot save a deadline")
 		}
 	}
 	return nil
@@ -262,7 +263,7 @@ func (g *Guard) Check(ctx context.Context, id uuid.UUID, epoch uint64) (Entry, e
 		}
 		if epoch != e.Epoch {
 			return nil, dataset.Errorf(dataset.ErrStale,
-				"the guard has volume %s at epoch %d and not yet at %d: register it", e.Volume, e.Epoch, epoch)
+				"the guard has volume %s at epoch %d and not at %d: register it", e.Volume, e.Epoch, epoch)
 		}
 		return e, nil
 	}

@@ -70,7 +70,7 @@ func (s *server) serve(ctx context.Context, l *socket.Listener) {
 		select {
 		case free <- struct{}{}:
 		default:
-			s.log.WithField("connections", maxConns).Error("too many connections: one is cut off")
+			s.log.WithField("connections", maxConns).Error("too many connections: one was closed")
 			_ = c.Close()
 			continue
 		}
@@ -88,7 +88,7 @@ func (s *server) connection(ctx context.Context, c *net.UnixConn) {
 	defer stop()
 	cred, err := socket.Peer(c)
 	if err != nil || cred.Uid != 0 && int(cred.Uid) != os.Geteuid() {
-		s.log.WithError(err).Error("a connection that is not root's is cut off")
+		s.log.WithError(err).Error("closed a connection that is not from root")
 		return
 	}
 	agent, err := hand.ProcessOf(int(cred.Pid))
@@ -99,7 +99,7 @@ func (s *server) connection(ctx context.Context, c *net.UnixConn) {
 	for {
 		if err := s.exchange(ctx, c, r, agent); err != nil {
 			if !errors.Is(err, io.EOF) && ctx.Err() == nil {
-				s.log.WithError(err).WithField("pid", cred.Pid).Warn("a connection is cut off")
+				s.log.WithError(err).WithField("pid", cred.Pid).Warn("closed a connection")
 			}
 			return
 		}
@@ -163,7 +163,7 @@ func (s *server) answer(ctx context.Context, q request) (a reply) {
 			status := s.guard.Status()
 			a.Status = &status
 		default:
-			err = dataset.Errorf(dataset.ErrInvalid, "the guard knows no request %q", dataset.Clip(q.Op))
+			err = dataset.Errorf(dataset.ErrInvalid, "unknown request %q", dataset.Clip(q.Op))
 		}
 	}
 	if err != nil {
@@ -181,8 +181,8 @@ func (s *server) answer(ctx context.Context, q request) (a reply) {
 func (s *server) understand(q request) error {
 	if q.Version != Version {
 		return dataset.Errorf(dataset.ErrUnsupported,
-			"the guard speaks version %d of its protocol, and was asked in version %d: restart the older of "+
-				"guard and agent", Version, q.Version)
+			"the guard has protocol version %d, and the request version %d: restart the older of guard and "+
+				"agent", Version, q.Version)
 	}
 	if q.Boot != s.boot {
 		return dataset.Errorf(dataset.ErrStale, "a request of boot %s: this is boot %s", dataset.Clip(q.Boot), s.boot)

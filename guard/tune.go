@@ -33,9 +33,9 @@ func Tune() (missing []string) {
 		do   func() error
 	}{
 		{"its memory may be paged out (mlockall)", lockMemory},
-		{"it runs no sooner than others (SCHED_RR)", realTime},
-		{"it may be killed for memory (oom_score_adj)", keepAlive},
-		{"it does not see what processes with more capabilities have open", allCapable},
+		{"it has no priority over other processes (SCHED_RR)", realTime},
+		{"it may be killed when memory is low (oom_score_adj)", keepAlive},
+		{"it cannot see the open files of processes with more capabilities", allCapable},
 	} {
 		if err := t.do(); err != nil {
 			missing = append(missing, fmt.Sprintf("%s: %v", t.what, err))

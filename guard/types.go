@@ -150,19 +150,19 @@ func (r Registration) check(now time.Duration) error {
 	}
 	switch {
 	case r.Dataset == uuid.Nil:
-		return bad("no dataset is named")
+		return bad("missing dataset")
 	case len(r.Volume) > maxName:
-		return bad("the name of the volume has %d bytes: want %d at most", len(r.Volume), maxName)
+		return bad("the name of the volume has %d bytes: expected %d at most", len(r.Volume), maxName)
 	case !slices.Contains(Policies(), r.Policy):
 		return bad("unknown fence policy %q (available: %s)", dataset.Clip(string(r.Policy)),
 			dataset.Have(words(Policies())))
 	case len(r.Paths) == 0 || len(r.Paths) > maxPaths:
-		return bad("%d paths: want 1 to %d", len(r.Paths), maxPaths)
+		return bad("%d paths: expected 1 to %d", len(r.Paths), maxPaths)
 	}
 	for _, p := range r.Paths {
 		if !filepath.IsAbs(p) || filepath.Clean(p) != p || p == "/" || len(p) > maxPath ||
 			strings.ContainsAny(p, "\n\x00") {
-			return bad("path %q: want an absolute path below /, in its shortest form", dataset.Clip(p))
+			return bad("path %q: expected an absolute path below /, in its shortest form", dataset.Clip(p))
 		}
 	}
 	return checkDeadline(r.Deadline, now)
@@ -175,7 +175,7 @@ func checkDeadline(at, now time.Duration) error {
 	}
 	if at > now+MaxAhead {
 		return dataset.Errorf(dataset.ErrInvalid,
-			"the deadline is %v ahead: want %v at most (CLOCK_BOOTTIME, in nanoseconds)", at-now, MaxAhead)
+			"the deadline is %v ahead: expected %v at most (CLOCK_BOOTTIME, in nanoseconds)", at-now, MaxAhead)
 	}
 	return nil
 }

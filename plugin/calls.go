@@ -85,7 +85,7 @@ func (s *Server) remove(ctx context.Context, r volume.RemoveRequest) (any, error
 func (s *Server) mount(ctx context.Context, r volume.MountRequest) (any, error) {
 	path, err := s.agent.Mount(ctx, dataset.ParseReference(r.Name), r.ID)
 	if err == nil && !filepath.IsAbs(path) {
-		err = dataset.Errorf(dataset.ErrInternal, "mount of %q has no absolute path, but %q", r.Name, path)
+		err = dataset.Errorf(dataset.ErrInternal, "mount of %q: the path %q is not absolute", r.Name, path)
 	}
 	return volume.MountResponse{Mountpoint: path}, err
 }

@@ -85,7 +85,7 @@ func TestGetNeverSpoilsItsAnswer(t *testing.T) {
 func TestMountNeverSucceedsWithoutAPath(t *testing.T) {
 	for _, path := range []string{"", "mnt/x", "./x"} {
 		e, _, _ := start(t, &fake{path: path}, Options{})
-		if status, answer := e.raw(t, "VolumeDriver.Mount", `{"Name":"db","ID":"1"}`); status != 500 || !strings.HasPrefix(answer, `{"Err":"drover: mount of \"db\" has no absolute path`) {
+		if status, answer := e.raw(t, "VolumeDriver.Mount", `{"Name":"db","ID":"1"}`); status != 500 || !strings.HasPrefix(answer, `{"Err":"drover: mount of \"db\": the path \"`) {
 			t.Errorf("%d %s", status, answer)
 		}
 	}
@@ -98,8 +98,8 @@ func TestErrors(t *testing.T) {
 	for _, method := range []string{"Create", "Remove", "Mount", "Unmount", "Path", "List", "Get"} {
 		for text, want := range map[string]string{
 			`unknown profile "glod" (available: bronze, gold, silver)`: `{"Err":"drover: unknown profile \"glod\" (available: bronze, gold, silver)"}`,
-			"drover: already said":                                `{"Err":"drover: already said"}`,
-			"two\nlines":                                          `{"Err":"drover: two; lines"}`,
+			"drover: already said": `{"Err":"drover: already said"}`,
+			"two\nlines":           `{"Err":"drover: two; lines"}`,
 		} {
 			f.err = dataset.Errorf(dataset.ErrInvalid, "%s", text)
 			if status, answer := e.raw(t, "VolumeDriver."+method, `{"Name":"db","ID":"1"}`); status != 500 || answer != want+"\n" {
@@ -173,7 +173,7 @@ func TestBodylessRetry(t *testing.T) {
 	e, _, _ := start(t, f, Options{})
 	for _, method := range []string{"Create", "Remove", "Mount", "Unmount", "Path"} {
 		status, answer := e.raw(t, "VolumeDriver."+method, "")
-		if status != 400 || answer != `{"Err":"drover: the connection broke and the engine asked again without saying what (nothing was done: do it again)"}`+"\n" {
+		if status != 400 || answer != `{"Err":"drover: the connection broke and the engine repeated the request without its body (nothing was done: retry)"}`+"\n" {
 			t.Errorf("%s: %d %s", method, status, answer)
 		}
 	}
@@ -201,7 +201,7 @@ func TestPanic(t *testing.T) {
 	}})
 	for _, method := range []string{"Create", "Remove", "Mount", "Unmount", "Path", "List"} {
 		status, answer := e.raw(t, "VolumeDriver."+method, `{"Name":"db","ID":"1"}`)
-		if status != 500 || answer != `{"Err":"drover: made a mistake with this call (its log says which)"}`+"\n" {
+		if status != 500 || answer != `{"Err":"drover: failed with an internal error (see its log)"}`+"\n" {
 			t.Errorf("%s: %d %s", method, status, answer)
 		}
 	}

@@ -11,7 +11,7 @@ import (
 func TestBadRequests(t *testing.T) {
 	f := &fake{path: "/m"}
 	e, _, _ := start(t, f, Options{})
-	const unread = "request that cannot be read: "
+	const unread = "cannot read the request: "
 	for body, want := range map[string]struct {
 		status int
 		text   string

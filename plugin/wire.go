@@ -26,7 +26,7 @@ const (
 var errTooLarge = dataset.Errorf(dataset.ErrInvalid, "request of more than %d bytes", maxBody)
 
 var errNoBody = dataset.Errorf(dataset.ErrInvalid,
-	"the connection broke and the engine asked again without saying what (nothing was done: do it again)")
+	"the connection broke and the engine repeated the request without its body (nothing was done: retry)")
 
 // call is a call of the protocol that names a volume.
 type call struct {
@@ -89,7 +89,7 @@ func limited(ctx context.Context, s *Server, name string, limit time.Duration,
 			if s.opts.Panicked != nil {
 				s.opts.Panicked(name, p, debug.Stack())
 			}
-			v, err = nil, dataset.Errorf(dataset.ErrInternal, "made a mistake with this call (its log says which)")
+			v, err = nil, dataset.Errorf(dataset.ErrInternal, "failed with an internal error (see its log)")
 		}
 	}()
 	v, err = f(ctx)
@@ -128,14 +128,14 @@ func read(w http.ResponseWriter, r *http.Request, v any) error {
 	body, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
 	switch {
 	case err != nil:
-		return dataset.Errorf(dataset.ErrInvalid, "request that breaks off: %w", err)
+		return dataset.Errorf(dataset.ErrInvalid, "incomplete request: %w", err)
 	case len(body) == 0:
 		return errNoBody
 	case len(body) > maxBody:
 		return errTooLarge
 	}
 	if err := json.Unmarshal(body, v); err != nil {
-		return dataset.Errorf(dataset.ErrInvalid, "request that cannot be read: %w", err)
+		return dataset.Errorf(dataset.ErrInvalid, "cannot read the request: %w", err)
 	}
 	return nil
 }

@@ -89,12 +89,12 @@ func (c *Cleaner) cleanUpPool(ctx context.Context, p *pool.Pool) {
 	}
 	log := c.Log.WithField("pool", p.Name)
 	if err := c.settleDoubts(ctx, p); err != nil {
-		log.WithError(err).Error("what a crash left was not cleaned up")
+		log.WithError(err).Error("cleanup after a crash failed")
 		return
 	}
 	torn, err := c.torn(ctx, p)
 	if err != nil {
-		log.WithError(err).Error("what a crash left was not cleaned up")
+		log.WithError(err).Error("cleanup after a crash failed")
 		return
 	}
 	var promote []uuid.UUID
@@ -109,11 +109,11 @@ func (c *Cleaner) cleanUpPool(ctx context.Context, p *pool.Pool) {
 		return !making && !c.wasLost(id) && !c.Pools.IsDistrusted(p.ID, id) && !c.goesOnElsewhere(ctx, p, id, torn)
 	})
 	if err != nil {
-		log.WithError(err).Error("not all that a crash left was cleaned up")
+		log.WithError(err).Error("cleanup after a crash is incomplete")
 	}
 	for _, id := range promote {
 		if err := p.Storage.Commit(ctx, id); err != nil {
-			log.WithError(err).WithField("dataset", id).Error("dataset was not put in its place")
+			log.WithError(err).WithField("dataset", id).Error("cannot put a dataset in its place")
 		}
 	}
 	if n > 0 {
@@ -206,7 +206,7 @@ func (c *Cleaner) takeAgain(ctx context.Context) {
 				Since: c.Clock.Now(),
 			})
 			if err != nil {
-				c.LogOf(d).WithError(err).Error("it is not taken from where it lies on its share")
+				c.LogOf(d).WithError(err).Error("cannot take over a dataset from its place on the share")
 			}
 		}
 	}

@@ -111,11 +111,11 @@ func (f *Follower) Run(s api.Sync, joined bool) {
 
 // ErrOlder says that an answer which is not full contradicts a move that this node knows: the store was restored from
 // a backup. The next request asks for all records, so missing ones are noticed.
-var ErrOlder = errors.New("control's store is older than what this node has heard of")
+var ErrOlder = errors.New("control's store is older than what this node has seen")
 
 // ErrOvertaken says that an answer may be older than work that this node did meanwhile, and that it must be
 // requested again.
-var ErrOvertaken = errors.New("what control said may be overtaken")
+var ErrOvertaken = errors.New("the state that control sent may be outdated")
 
 // Apply applies one answer. was is the value of Known before the request. With ErrOvertaken the answer must be
 // requested again.
@@ -237,7 +237,7 @@ func (f *Follower) compareStore(ctx context.Context, s api.Sync, knew Known) (st
 	case recovered && s.Recovery.ReportIncluded:
 		why = ""
 	case was != uuid.Nil && was != s.Cluster:
-		why = "it is another one than this node worked with before"
+		why = "it is not the store that this node used before"
 	case s.Full:
 		why = missing(s, knew, why != "" || recovered)
 		if why == "" && back != "" {

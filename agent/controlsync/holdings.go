@@ -50,7 +50,8 @@ func (r *Holdings) SendSoon(recovery uuid.UUID) {
 	r.Jobs.StartAgain("hold/"+recovery.String(), func(ctx context.Context, _ *jobs.Job) error {
 		h, err := r.List(ctx)
 		if err != nil {
-			r.Log.WithError(err).Error("control was not told what this node holds, for the recovery of its store")
+			r.Log.WithError(err).Error("cannot report the holdings of this node to control, for the recovery of " +
+				"its store")
 			return nil
 		}
 		h.Recovery = recovery
@@ -58,8 +59,8 @@ func (r *Holdings) SendSoon(recovery uuid.UUID) {
 		for _, to := range r.Replicas {
 			all.Go(func() {
 				if err := r.Send(ctx, to, h); err != nil && ctx.Err() == nil {
-					r.Log.WithError(err).Warn("a control replica was not told what this node holds; it may " +
-						"not be the one that asks")
+					r.Log.WithError(err).Warn("cannot report the holdings of this node to a control replica; " +
+						"another replica may be the one that needs them")
 				}
 			})
 		}
@@ -145,8 +146,8 @@ func (r *Holdings) RebuildStore(ctx context.Context, skipOffline bool) (all []ap
 			continue
 		}
 		if err != nil {
-			return nil, fmt.Errorf("%w (bring it back first, so that its names are not taken by others, or "+
-				"say --skip-offline)", err)
+			return nil, fmt.Errorf("%w (bring it back online first, so that others cannot take its names, or use "+
+				"--skip-offline)", err)
 		}
 		here, err := r.InPool(ctx, p)
 		if err != nil {

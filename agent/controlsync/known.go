@@ -75,13 +75,12 @@ func missing(s api.Sync, knew Known, strange bool) string {
 		}
 	}
 	if back {
-		return "it is older than what this node has heard of (a change of another node's, for one): a " +
-			"backup was put back"
+		return "it is older than what this node has seen (a change of another node, for example): a backup was restored"
 	}
 	return ""
 }
 
 func older(volume string) string {
-	return fmt.Sprintf("it is older than what this node has seen (of volume %s, for one): a backup was put back",
+	return fmt.Sprintf("it is older than what this node has seen (of volume %s, for example): a backup was restored",
 		volume)
 }

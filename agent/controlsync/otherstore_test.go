@@ -25,7 +25,7 @@ func TestUnknownOrOlderStoreDestroysNothing(t *testing.T) {
 		change func(*api.Sync)
 		says   string
 	}{
-		"another": {func(s *api.Sync) { s.Cluster = uuid.MustParse("00000000-0000-4000-8000-000000000009") }, "another one"},
+		"another": {func(s *api.Sync) { s.Cluster = uuid.MustParse("00000000-0000-4000-8000-000000000009") }, "it is not the store that this node used before"},
 		"an older index": {func(s *api.Sync) {
 			for i := range s.Datasets {
 				s.Datasets[i].Index = 1

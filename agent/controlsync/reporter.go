@@ -290,7 +290,7 @@ func (r *Reporter) Run(begun func()) {
 			r.Facts.Report(r.Ctx)
 			if err := errors.Join(r.Cache.SaveChanged(r.Ctx, r.DB), r.StoreClock.Save(r.Ctx)); err != nil &&
 				r.Ctx.Err() == nil {
-				r.Log.WithError(err).Error("the agent's copy of its records was not written")
+				r.Log.WithError(err).Error("cannot write the agent's copy of its records")
 			}
 		case <-r.News.Wanted():
 			select {

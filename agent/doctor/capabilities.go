@@ -15,7 +15,7 @@ import (
 // before a profile requires one.
 func checkLacks(r *Report, p *pool.Pool) {
 	if list := lacks(p.Capabilities, p.Share != uuid.Nil); len(list) > 0 {
-		r.Add(findings.OK, "pool "+p.Name, "", "backend %s there, against others: %s", p.Backend,
+		r.Add(findings.OK, "pool "+p.Name, "", "backend %s, compared with others: %s", p.Backend,
 			strings.Join(list, ", "))
 	}
 	if len(p.MissingFeatures) > 0 {
@@ -31,17 +31,17 @@ func lacks(c dataset.Capabilities, shared bool) []string {
 		what string
 	}{
 		{!c.EnforcesSize, "no hard size"},
-		{c.CountsWritten, "sizes that count what only a snapshot has"},
-		{!c.InstantSnapshot, "snapshots and clones that visit every file, of volumes that are not in use"},
-		{c.InstantSnapshot && !c.ConstantSnapshot, "snapshots that take longer the more fragmented a volume is"},
-		{!c.CloneIndependent, "snapshots that stay as long as their clones"},
+		{c.CountsWritten, "sizes that count snapshots"},
+		{!c.InstantSnapshot, "slow snapshots and clones (every file is visited), only of volumes that are not in use"},
+		{c.InstantSnapshot && !c.ConstantSnapshot, "snapshots that take longer for fragmented volumes"},
+		{!c.CloneIndependent, "snapshots that cannot be deleted before their clones"},
 		{c.EnforcesSize && !c.OnlineGrow, "no growing while in use"},
 		{c.OnlineGrow && len(c.OfflineGrow) > 0,
 			"no growing of " + strings.Join(slices.Sorted(slices.Values(c.OfflineGrow)), " and ") + " while in use"},
 		{c.EnforcesSize && !c.Shrink, "no shrinking"},
-		{!c.OwnFilesystem, "no filesystem of a volume's own (type, mount options, freeze)"},
-		{!c.OwnFilesystem && !c.KnowsUsed, "what a volume takes is found by a walk"},
-		{!c.OwnDevice, "no limit of speed"},
+		{!c.OwnFilesystem, "no separate filesystem for each volume (type, mount options, freeze)"},
+		{!c.OwnFilesystem && !c.KnowsUsed, "used space is found by walking all files"},
+		{!c.OwnDevice, "no throttling"},
 		{!c.Encryption, "no encryption"},
 		{!c.Delta && !shared, "moves that copy all files, and no replicas"},
 		{!c.Delta && shared, "moves that copy all files to hosts without the share, and no replicas"},

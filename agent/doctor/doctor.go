@@ -77,12 +77,12 @@ func (x *Doctor) Examine(ctx context.Context) ([]api.Finding, error) {
 	known, halted, err := x.deps.Datasets.Recorded(ctx)
 	switch {
 	case err != nil:
-		r.Add(findings.Error, "control", "", "does not answer: %v (what is mounted goes on)", err)
+		r.Add(findings.Error, "control", "", "does not respond: %v (mounted volumes keep working)", err)
 	case outside != "":
-		r.Add(findings.Error, "control", "", "answers, and this node has no part in what it decides: %s "+
-			"(what is mounted goes on)", outside)
+		r.Add(findings.Error, "control", "", "responds, and does not accept this node: %s (mounted volumes keep "+
+			"working)", outside)
 	default:
-		r.Add(findings.OK, "control", "", "answers; %d datasets have their home here", len(known))
+		r.Add(findings.OK, "control", "", "responds; %d datasets have their home here", len(known))
 	}
 	if halted != "" && r.Strange == "" { // another node reports it, or control itself
 		r.Add(findings.Error, "store", r.Mend, "%s", halted)
@@ -111,8 +111,8 @@ func (x *Doctor) Examine(ctx context.Context) ([]api.Finding, error) {
 // checkRoot examines the disk of the root: when it is full, nothing can be made in any pool.
 func (x *Doctor) checkRoot(ctx context.Context, r *Report) {
 	if err := x.deps.Identity(ctx); err != nil {
-		r.Add(findings.Error, "root", "containers go on with the volumes that they have; repair or replace "+
-			"the disk, then restart drover", "mounts and unmounts are refused: %v", err)
+		r.Add(findings.Error, "root", "containers keep their volumes; repair or replace the disk, then restart drover",
+			"mounts and unmounts are refused: %v", err)
 		return
 	}
 	free, size, least, err := x.deps.Space.RootSpace()
@@ -125,7 +125,7 @@ func (x *Doctor) checkRoot(ctx context.Context, r *Report) {
 			size.Human())
 	case free < backends.Reserve(size):
 		r.Add(findings.Warning, "root", x.deps.Space.RootHint(ctx),
-			"the disk of %s fills up: %s free of %s; below %s creates are refused", x.deps.Root, free.Human(),
+			"the disk of %s is filling up: %s free of %s; below %s creates are refused", x.deps.Root, free.Human(),
 			size.Human(), least.Human())
 	default:
 		r.Add(findings.OK, "root", "", "%s free of %s on the disk of %s", free.Human(), size.Human(), x.deps.Root)
@@ -138,12 +138,12 @@ func (x *Doctor) checkDamaged(r *Report) {
 	if err != nil {
 		r.Add(findings.Error, "root", "", "%v", err)
 	}
-	mend := "put a backup in its place, or have the store rebuilt; then remove it"
+	mend := "replace it with a backup, or rebuild the store; then remove it"
 	if r.Strange != "" {
 		mend = "remove it after the rebuild"
 	}
 	for _, f := range files {
-		r.Add(findings.Warning, "store", mend, "%s could not be read and was put aside", f)
+		r.Add(findings.Warning, "store", mend, "%s could not be read and was moved aside", f)
 	}
 }
 
@@ -158,7 +158,7 @@ func CheckBackends(ctx context.Context, r *Report, kinds []backends.Kind, pools 
 		case !slices.ContainsFunc(pools, func(p *pool.Pool) bool { return p.Backend == k.Name() }):
 			r.Add(findings.Info, name, "", "cannot work on this host: %s", unnamed(k.Name(), err))
 		case backends.CheckOpen(ctx, k) == nil:
-			r.Add(findings.Warning, name, "", "serves what is there on this host, and makes nothing new: %s",
+			r.Add(findings.Warning, name, "", "existing pools work on this host, but new ones cannot be created: %s",
 				unnamed(k.Name(), err))
 		default:
 			r.Add(findings.Warning, name, "", "cannot work on this host: %s", unnamed(k.Name(), err))
@@ -198,8 +198,8 @@ func (x *Doctor) checkMounts(ctx context.Context, r *Report) {
 		for _, m := range x.deps.Engines.MountsOf(rec) {
 			if m.Unverified {
 				r.Add(findings.Info, "volume "+d.Volume, "",
-					"mount %s may have ended and is not verified yet: the engine restarted since, or "+
-						"unmounted it while a process still had it mounted", mounting.ShortID(m.ID))
+					"mount %s may have ended and is unverified: the engine restarted since, or unmounted it "+
+						"while a process still had it mounted", mounting.ShortID(m.ID))
 			}
 		}
 	}
@@ -207,7 +207,7 @@ func (x *Doctor) checkMounts(ctx context.Context, r *Report) {
 		id, err := uuid.Parse(filepath.Base(m.Mountpoint))
 		if err == nil && len(x.deps.Uses.Get(id).IDs) == 0 && !x.checkShown(r, id, m.Mountpoint) {
 			r.Add(findings.Info, "mount "+m.Mountpoint, "",
-				"nobody uses it, as far as is recorded; it is taken off once no process has it mounted")
+				"no recorded use; it is unmounted once no process has it mounted")
 		}
 	}
 	r.Add(findings.OK, "mounts", "", "%d datasets are mounted", n)
@@ -218,7 +218,7 @@ func (x *Doctor) checkShown(r *Report, id uuid.UUID, path string) bool {
 	k, is := x.deps.Cache.ShownBy(id)
 	if is {
 		r.Add(findings.Info, "mount "+path, "drover volume superseded mount "+k.Dataset.String()+" "+x.deps.NodeName+
-			" --off", "shows the head of volume %s that was overtaken, read-only, as somebody asked for",
+			" --off", "shows the superseded copy of volume %s, read-only, as requested",
 			k.Record.Volume)
 	}
 	return is
@@ -234,10 +234,10 @@ func (x *Doctor) CheckReplicas(r *Report) {
 		subject := "volume " + k.Record.Volume
 		if op := x.deps.Pools.One(k.Pool); op == nil || op.Gone {
 			r.Add(findings.Error, subject, "bring back the disk of that pool (drover pool adopt PATH), or "+
-				"drover node drain "+x.deps.NodeName+" has another node keep it",
-				"has a replica on record here that is nowhere: pool %s is not one of this node's", k.Pool)
+				"drover node drain "+x.deps.NodeName+" moves the replica to another node",
+				"has a replica recorded in pool %s, which does not exist on this node", k.Pool)
 		} else if why := x.deps.Replicas.Failure(id); why != "" {
-			r.Add(findings.Warning, subject, "", "its replica here was not refreshed, which is tried again: %s", why)
+			r.Add(findings.Warning, subject, "", "cannot refresh its replica here, retrying: %s", why)
 		}
 	}
 }
@@ -251,12 +251,12 @@ func (x *Doctor) checkHung(r *Report) {
 	}
 	stuck := inKernel()
 	for _, w := range slow {
-		text := fmt.Sprintf("has been under way for %s", w.For.Round(time.Second))
+		text := fmt.Sprintf("has been running for %s", w.For.Round(time.Second))
 		if len(stuck) == 0 {
 			r.Add(findings.Info, w.What, "", "%s", text)
 			continue
 		}
-		r.Add(findings.Warning, w.What, "look at the disk (dmesg), and for a frozen filesystem: fsfreeze -u",
-			"%s, and %s in the kernel (state D), where nothing ends it", text, strings.Join(stuck, ", "))
+		r.Add(findings.Warning, w.What, "check the disk (dmesg), and for a frozen filesystem: fsfreeze -u",
+			"%s, and %s in the kernel (state D), where it cannot be ended", text, strings.Join(stuck, ", "))
 	}
 }

@@ -35,7 +35,8 @@ func (c *PoolChecker) CheckEntries(ctx context.Context, r *Report, p *pool.Pool,
 		c.deps.KeyChecker.CheckRecord(r, p, e, now)
 		switch {
 		case e.State == backends.EntryForeign:
-			r.Add(findings.Warning, "pool "+p.Name, "", "%s is not Drover's, and is left alone: %s", e.Path, e.Problem)
+			r.Add(findings.Warning, "pool "+p.Name, "", "%s is not Drover's, and is left unchanged: "+
+				"%s", e.Path, e.Problem)
 		case e.State == backends.EntryCopy,
 			!onRecord && c.deps.Copies.IsRecorded(e.ID) && e.State != backends.EntryDeleting:
 			c.checkCopy(r, p, e)
@@ -62,11 +63,11 @@ func checkCorners(r *Report, p *pool.Pool) {
 		switch {
 		case l.Foreign != "": // it is listed as foreign
 		case l.Busy:
-			r.Add(findings.Info, "pool "+p.Name, "", "is being verified, in %s (drover backend verify)", l.Path)
+			r.Add(findings.Info, "pool "+p.Name, "", "is being verified in %s (drover backend verify)", l.Path)
 		default:
 			r.Add(findings.Warning, "pool "+p.Name,
 				"drover backend verify "+p.Name+" removes it, and so does drover doctor --gc "+l.ID.String(),
-				"a drover backend verify that was killed has left %s", l.Path)
+				"a drover backend verify that was killed left %s", l.Path)
 		}
 	}
 }
@@ -87,14 +88,15 @@ func (c *PoolChecker) checkUnrecorded(ctx context.Context, r *Report, p *pool.Po
 	}
 	switch {
 	case doubtful:
-		r.Add(findings.Warning, subject, c.wayOut(e, "drover store rebuild brings it back in the trash"),
-			"lies in pool %s as %s, made shortly before the records were lost: it may have been "+
-				"acknowledged, and is kept", p.Name, volumeOf(e))
+		r.Add(findings.Warning, subject, c.wayOut(e, "drover store rebuild restores it to the trash"),
+			"is in pool %s as %s, created shortly before the records were lost: it may have been acknowledged, "+
+				"and is kept", p.Name, volumeOf(e))
 	case incoming || e.State == backends.EntryDeleting:
-		r.Add(findings.Info, subject, "", "was cut short by a crash; it goes at the next start of drover (%s)", e.Path)
+		r.Add(findings.Info, subject, "", "was interrupted by a crash; the next start of drover removes it "+
+			"(%s)", e.Path)
 	default:
-		r.Add(findings.Warning, subject, c.wayOut(e, "drover store rebuild brings it back"),
-			"lies in pool %s as %s but the store does not know it: quarantined", p.Name, volumeOf(e))
+		r.Add(findings.Warning, subject, c.wayOut(e, "drover store rebuild restores it"),
+			"is in pool %s as %s but not in the store: quarantined", p.Name, volumeOf(e))
 	}
 }
 
@@ -107,10 +109,10 @@ func (c *PoolChecker) checkElsewhere(ctx context.Context, r *Report, p *pool.Poo
 		return false
 	case errors.Is(err, dataset.ErrExists):
 		r.Add(findings.Warning, subject, "drover volume inspect "+e.ID.String()+", or drover trash ls",
-			"lies in pool %s as %s, which has its home at another node: it is kept, as that may not have "+
-				"taken it from here yet", p.Name, volumeOf(e))
+			"is in pool %s as %s, and its home is another node: it is kept, because that node may not have taken "+
+				"it from here yet", p.Name, volumeOf(e))
 	default:
-		r.Add(findings.Warning, subject, "", "lies in pool %s as %s, and is kept: %v", p.Name, volumeOf(e), err)
+		r.Add(findings.Warning, subject, "", "is in pool %s as %s, and is kept: %v", p.Name, volumeOf(e), err)
 	}
 	return true
 }
@@ -138,7 +140,7 @@ func (c *PoolChecker) checkMissing(ctx context.Context, r *Report, p *pool.Pool,
 		_, err := p.Storage.Stat(ctx, id)
 		if still, ok := now()[id]; ok && still.State != dataset.StatePurging && errors.Is(err, dataset.ErrNotFound) {
 			r.Add(findings.Error, "dataset "+id.String(), c.missingHint(d),
-				"volume %s is on record in pool %s but does not lie there", d.Volume, p.Name)
+				"volume %s is recorded in pool %s but missing there", d.Volume, p.Name)
 		}
 	}
 }
@@ -150,9 +152,9 @@ func (c *PoolChecker) missingHint(d dataset.Dataset) string {
 		return "drover trash purge " + d.ID.String()
 	case len(d.Copies) > 0:
 		return "drover volume inspect " + d.Volume +
-			" says what copies there are; without a better one: drover volume rm " + d.Volume
+			" lists the copies; without a newer one: drover volume rm " + d.Volume
 	}
-	return "bring back the disk that has it, or let go of it: drover volume rm " + d.Volume
+	return "put back the disk that has it, or delete it: drover volume rm " + d.Volume
 }
 
 // checkCopy examines the data here of a dataset whose home is another node.
@@ -166,19 +168,19 @@ func (c *PoolChecker) checkCopy(r *Report, p *pool.Pool, e backends.Entry) {
 	case !kept:
 		if !c.deps.Moves.Brings(e.ID) {
 			r.Add(findings.Warning, "dataset "+e.ID.String(), "drover doctor --gc "+e.ID.String()+" destroys it",
-				"lies in pool %s as a copy of %s but the store knows of none here: quarantined", p.Name, volumeOf(e))
+				"is in pool %s as a copy of %s but not in the store: quarantined", p.Name, volumeOf(e))
 		} else if !c.deps.Moves.IsActive(e.ID) {
 			r.Add(findings.Info, subject, "",
-				"a move that did not come to its end left a part of it in pool %s, for another try; it goes "+
-					"after %s", p.Name, replication.KeepFailed)
+				"an unfinished move left a part of it in pool %s, for a retry; it is removed after "+
+					"%s", p.Name, replication.KeepFailed)
 		}
 	case len(c.deps.Uses.Get(e.ID).IDs) > 0:
 		r.Add(findings.Error, subject, "stop its containers here",
-			"went on at another node (epoch %d ended here), but is in use here by %d: what they write is "+
-				"kept as a superseded snapshot once they stop", k.Epoch, len(c.deps.Uses.Get(e.ID).IDs))
+			"continued on another node (epoch %d ended here), but is in use here by %d: their writes are kept as "+
+				"a superseded snapshot once they stop", k.Epoch, len(c.deps.Uses.Get(e.ID).IDs))
 	case k.Kind == dataset.CopySuperseded:
 		r.Add(findings.Warning, subject, "drover volume superseded ls",
-			"the head of epoch %d was overtaken, and is kept in pool %s", k.Epoch, p.Name)
+			"the copy of epoch %d is superseded, and is kept in pool %s", k.Epoch, p.Name)
 	}
 }
 

@@ -72,7 +72,7 @@ func TestDoctorIgnoresWorkInProgress(t *testing.T) {
 	if err := p.Storage.Delete(t.Context(), d.ID); err != nil {
 		t.Fatal(err)
 	}
-	if got := found(nil, known); len(got) != 1 || !strings.HasSuffix(got[0], ": bring back the disk that has it, or let go of it: drover volume rm db") {
+	if got := found(nil, known); len(got) != 1 || !strings.HasSuffix(got[0], ": put back the disk that has it, or delete it: drover volume rm db") {
 		t.Errorf("on record and not in the pool: %q", got)
 	}
 }
@@ -153,7 +153,7 @@ func TestDoctorOfLostStoreOffersRebuildFirst(t *testing.T) {
 		return text, found[0]
 	}
 	text, first := all()
-	if first.Subject != "store" || first.Level != findings.Error || first.Fix != "drover store rebuild" || !strings.Contains(first.Text, "3 datasets lie in the pools") {
+	if first.Subject != "store" || first.Level != findings.Error || first.Fix != "drover store rebuild" || !strings.Contains(first.Text, "3 datasets in the pools are not in it") {
 		t.Errorf("the first line: %+v", first)
 	}
 	for _, no := range []string{"--gc", "purge", " rm ", "quarantined", db.ID.String(), waste.ID.String()} {
@@ -194,7 +194,7 @@ func TestDoctorReportsMissingAndLateReplicas(t *testing.T) {
 	for _, f := range rep.All {
 		said[f.Subject] = f
 	}
-	if f := said["volume v"+ghost.String()]; f.Level != findings.Error || !strings.Contains(f.Text, "is not one of this node's") || !strings.Contains(f.Fix, "drover node drain host-a") {
+	if f := said["volume v"+ghost.String()]; f.Level != findings.Error || !strings.Contains(f.Text, ", which does not exist on this node") || !strings.Contains(f.Fix, "drover node drain host-a") {
 		t.Errorf("in a pool that is not here: %+v", f)
 	}
 	if f := said["volume v"+behind.String()]; f.Level != findings.Warning || !strings.Contains(f.Text, "no way to its home") {
@@ -239,11 +239,12 @@ func TestDoctorReportsCapabilitiesThatPoolLacks(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, f := range found {
-		if f.Subject == "pool default" && strings.Contains(f.Text, "against others") {
+		if f.Subject == "pool default" && strings.Contains(f.Text, "compared with others") {
 			said = f.Level + ": " + f.Text
 		}
 	}
-	for _, want := range []string{"ok: backend dir there", "no hard size", "visit every file", "no limit of speed", "no encryption", "no replicas"} {
+	for _, want := range []string{"ok: backend dir, compared with others", "no hard size", "every file is visited",
+		"no throttling", "no encryption", "no replicas"} {
 		if !strings.Contains(said, want) {
 			t.Errorf("%q is not in %q", want, said)
 		}

@@ -97,7 +97,7 @@ func (c *keyCheck) volume(ctx context.Context, v sealedVolume) {
 	if !v.Profile.Encryption.Wanted() {
 		c.Add(findings.Error, "volume "+v.Volume,
 			fmt.Sprintf("give profile %s one in profiles.yaml, then drover volume rekey %s", v.Profile.Name, v.Volume),
-			"cannot be mounted: where its key is was lost with its record; its data key is wrapped by key %s",
+			"cannot be mounted: the location of its key was lost with its record; its data key is wrapped by key %s",
 			v.Encryption.KeyID)
 		return
 	}
@@ -122,9 +122,9 @@ func (c *keyCheck) volume(ctx context.Context, v sealedVolume) {
 	rekey := rekeyOf(v.Dataset)
 	switch old := key.ID() != v.Encryption.KeyID; {
 	case old && v.copied:
-		c.Add(findings.Warning, "volume "+v.Volume, "bring the key here that its home has",
-			"could not be mounted here if this node became its home: its data key is wrapped by key %s, and "+
-				"%s is key %s here", v.Encryption.KeyID, at, key.ID())
+		c.Add(findings.Warning, "volume "+v.Volume, "copy the key from the home of the volume",
+			"could not be mounted if this node became its home: its data key is wrapped by key %s, and %s is key "+
+				"%s here", v.Encryption.KeyID, at, key.ID())
 	case old:
 		c.Add(findings.Error, "volume "+v.name(), "put the old key back, or: "+rekey+" --old-key-file FILE",
 			"cannot be mounted: its data key is wrapped by key %s, and %s is key %s", v.Encryption.KeyID, at, key.ID())
@@ -133,7 +133,7 @@ func (c *keyCheck) volume(ctx context.Context, v sealedVolume) {
 			return
 		}
 		c.Add(findings.Warning, "volume "+v.name(), rekey,
-			"still needs key %s of %s: its profile has its key elsewhere now", key.ID(), at)
+			"still needs key %s of %s: its profile now names another key", key.ID(), at)
 	}
 }
 
@@ -149,14 +149,14 @@ func (c *keyCheck) missing(at string, g *goneKey) {
 		purges = append(purges, "drover trash purge "+d.ID.String()[:8])
 	}
 	if purges != nil {
-		mend = "bring the key back; or, if it is gone for good, " + strings.Join(purges, "; ")
+		mend = "put the key back; or, if it is lost for good, " + strings.Join(purges, "; ")
 	}
 	for _, who := range []struct {
 		text  string
 		names []string
 	}{{"volumes that cannot be mounted", g.homes}, {"volumes in the trash that could not be restored", trashed},
 		{"volumes with a copy here that could not be mounted if this node became their home", g.copies},
-		{"profiles that make no volumes here", g.profiles}} {
+		{"profiles that cannot create volumes here", g.profiles}} {
 		if len(who.names) > 0 {
 			text += fmt.Sprintf("; %s: %s", who.text, howMany(who.names))
 		}

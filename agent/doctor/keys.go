@@ -63,7 +63,7 @@ func (k *KeyChecker) Check(ctx context.Context, r *Report, known map[uuid.UUID]d
 	for _, name := range slices.Sorted(maps.Keys(c.now)) {
 		p := c.now[name]
 		if key, why := c.read(ctx, p.Encryption, p); why == nil {
-			c.Add(findings.OK, "profile "+p.Name, "", "has its key here: %s", key.ID())
+			c.Add(findings.OK, "profile "+p.Name, "", "is key %s", key.ID())
 		} else {
 			why.profiles = append(why.profiles, p.Name)
 		}
@@ -147,8 +147,8 @@ func (k *KeyChecker) CheckRecord(r *Report, p *pool.Pool, e backends.Entry, now 
 		mend = rekeyOf(d)
 	}
 	r.Add(findings.Warning, "dataset "+e.ID.String(), mend,
-		"volume %s: its record in pool %s still needs key %s, and the one that control has needs key %s: "+
-			"keep the old key", d.Volume, p.Name, e.Record.Encryption.KeyID, d.Encryption.KeyID)
+		"volume %s: its record in pool %s still needs key %s, but control's record needs key %s: keep the old key",
+		d.Volume, p.Name, e.Record.Encryption.KeyID, d.Encryption.KeyID)
 }
 
 // checkFences warns of fence programs that this node would refuse to run: those of control's

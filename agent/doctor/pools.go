@@ -58,8 +58,8 @@ func (c *PoolChecker) checkInTime(ctx context.Context, r *Report, p *pool.Pool,
 	case <-done:
 		r.All, r.Unknown = append(r.All, own.All...), r.Unknown+own.Unknown
 	case <-c.deps.Clock.After(poolPatience):
-		r.Add(findings.Error, "pool "+p.Name, "look at its disk (dmesg)",
-			"does not answer within %s: what it lies on hangs", poolPatience)
+		r.Add(findings.Error, "pool "+p.Name, "check its disk (dmesg)",
+			"did not respond within %s: its disk hangs", poolPatience)
 	}
 }
 
@@ -69,8 +69,8 @@ func (c *PoolChecker) CheckPool(ctx context.Context, r *Report, p *pool.Pool, kn
 	sure bool) {
 	name := "pool " + p.Name
 	if p.Record.Leaving != pool.Staying {
-		r.Add(findings.Error, name, "drover pool rm "+p.Name+" goes on with it",
-			"is being removed, and serves nothing: %s", cmp.Or(p.Stuck, "that goes on by itself"))
+		r.Add(findings.Error, name, "drover pool rm "+p.Name+" continues the removal",
+			"is being removed, and serves nothing: %s", cmp.Or(p.Stuck, "the removal continues automatically"))
 		return
 	}
 	if p.Storage == nil {
@@ -83,8 +83,8 @@ func (c *PoolChecker) CheckPool(ctx context.Context, r *Report, p *pool.Pool, kn
 		return
 	}
 	if why := p.Held(); why != "" {
-		r.Add(findings.Error, name, "drover pool accept "+p.Name+" --confirmed, unless the newer disk can be had",
-			"is held, and nothing in it is mounted or changed: %s", why)
+		r.Add(findings.Error, name, "drover pool accept "+p.Name+" --confirmed, unless the newer disk can be recovered",
+			"is held: nothing in it is mounted or changed: %s", why)
 		return
 	}
 	tight := st.Size > 0 && st.Free*5 < st.Size
@@ -101,7 +101,7 @@ func (c *PoolChecker) CheckPool(ctx context.Context, r *Report, p *pool.Pool, kn
 	}
 	if p.Unheld != "" {
 		r.Add(findings.Warning, name, "end that process, then restart drover",
-			"is served, but another drover would not be kept from it: %s", p.Unheld)
+			"is served, but not locked against another drover: %s", p.Unheld)
 	}
 	entries, err := p.Storage.List(ctx)
 	if err != nil {
@@ -109,7 +109,7 @@ func (c *PoolChecker) CheckPool(ctx context.Context, r *Report, p *pool.Pool, kn
 		return
 	}
 	if p.Memory != "" {
-		r.Add(findings.Warning, name, "move its volumes to a pool on a disk, unless they may be lost", "%s",
+		r.Add(findings.Warning, name, "move its volumes to a pool on a disk, unless losing them is acceptable", "%s",
 			p.InMemory())
 	}
 	checkWarnings(r, p)
@@ -143,11 +143,11 @@ func (c *PoolChecker) offlineHint(ctx context.Context, p *pool.Pool) string {
 	case err != nil || c.deps.Pools.One(p.ID).Hung != "" || backends.CheckOpen(ctx, kind) != nil:
 		return ""
 	case slices.ContainsFunc(c.deps.Configured, func(configured pool.Config) bool { return configured.Name == p.Name }):
-		return "mount its disk where it was; or say in drover.yaml where it lies now, or, if it is gone for " +
-			"good, take it out there, and restart drover"
+		return "mount its disk at the same place; or set its new place in drover.yaml; or, if it is lost for " +
+			"good, remove it from drover.yaml; then restart drover"
 	}
-	return "mount its disk where it was; or drover pool adopt PATH, where it lies now; or, if it is gone " +
-		"for good, drover pool rm --forget " + p.Name
+	return "mount its disk at its previous path; or drover pool adopt PATH, with its present path; or, if it is " +
+		"lost for good, drover pool rm --forget " + p.Name
 }
 
 func (c *PoolChecker) checkUnmade(r *Report) {
@@ -188,7 +188,7 @@ func (c *PoolChecker) checkStalls(ctx context.Context, r *Report, p *pool.Pool, 
 		if err == nil && time.Duration(nanos) > stallWarning {
 			r.Add(findings.Warning, "volume "+d.Volume,
 				"stop its containers, then: drover volume rewrite "+d.Volume,
-				"a snapshot would hold up its writers for about %s (%s)",
+				"a snapshot would block its writers for about %s (%s)",
 				time.Duration(nanos).Round(time.Millisecond), why)
 		}
 	}

@@ -35,9 +35,9 @@ func (r *Report) first() {
 	}
 	lie := ""
 	if r.Unknown > 0 {
-		lie = fmt.Sprintf("%d datasets lie in the pools that it does not know; ", r.Unknown)
+		lie = fmt.Sprintf("%d datasets in the pools are not in it; ", r.Unknown)
 	}
-	r.Add(findings.Error, "store", r.Mend, "%s; %snothing is made, changed or destroyed until it is rebuilt",
+	r.Add(findings.Error, "store", r.Mend, "%s; %schanges are suspended until it is rebuilt",
 		r.Strange, lie)
 	n := len(r.All) - 1
 	r.All = append(r.All[n:], r.All[:n]...)

@@ -19,7 +19,7 @@ func (c *PoolChecker) CheckSnapshots(ctx context.Context, r *Report, p *pool.Poo
 	known map[uuid.UUID]dataset.Dataset) {
 	recorded, err := c.recordedSnapshots(ctx)
 	if err != nil {
-		r.Add(findings.Error, "control", "", "does not list its snapshots: %v", err)
+		r.Add(findings.Error, "control", "", "cannot list its snapshots: %v", err)
 		return
 	}
 	for _, e := range entries {
@@ -32,14 +32,14 @@ func (c *PoolChecker) CheckSnapshots(ctx context.Context, r *Report, p *pool.Poo
 		for _, s := range e.Snapshots {
 			there[s.ID] = true
 			if !recorded[d.ID][s.ID] && !lineage.IsInternal(s) && c.unknownSnapshot(ctx, s.ID) {
-				r.Add(findings.Warning, "snapshot "+s.ID.String(), "drover store rebuild brings it back",
-					"lies in pool %s as one of volume %s but the store does not know it: quarantined", p.Name, d.Volume)
+				r.Add(findings.Warning, "snapshot "+s.ID.String(), "drover store rebuild restores it",
+					"is in pool %s as one of volume %s but not in the store: quarantined", p.Name, d.Volume)
 			}
 		}
 		for id := range recorded[d.ID] {
 			if !there[id] && d.State != dataset.StatePurging && c.missingSnapshot(ctx, p, d.ID, id) {
 				r.Add(findings.Error, "snapshot "+id.String(), "drover snapshot rm "+id.String(),
-					"of volume %s is on record but does not lie in pool %s", d.Volume, p.Name)
+					"of volume %s is recorded but missing in pool %s", d.Volume, p.Name)
 			}
 		}
 	}

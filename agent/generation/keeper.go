@@ -83,7 +83,7 @@ func (g *Keeper) ReportTo(ctx context.Context, to api.Service, is map[uuid.UUID]
 }
 
 // errNotKept says that a control replica has a version that does not keep generations.
-var errNotKept = errors.New("control keeps no generations")
+var errNotKept = errors.New("control does not store generations")
 
 // report reports the generations of this node's pools to control, and applies the generations that control returns.
 // passing says that the store need not have them. It returns errNotKept if the replica does not keep generations.
@@ -213,8 +213,8 @@ func (g *Keeper) raiseOne(ctx context.Context, id uuid.UUID) {
 		err = g.Pools.Raise(ctx, op, op.Generation+1)
 	}
 	if err != nil {
-		g.Log.WithError(err).Warn("pool was not raised to a later generation: whether its disk is put back " +
-			"is known by the last one")
+		g.Log.WithError(err).Warn("cannot raise the generation of a pool; a restored disk is detected with the " +
+			"last one")
 		g.Pools.Change(id, func(op *pool.Pool) { op.Due, op.RaisedAt = false, g.Clock.Steady() })
 	}
 	g.Pools.Change(id, func(op *pool.Pool) { op.Raising = false })

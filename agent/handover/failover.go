@@ -88,11 +88,11 @@ func (f *Failover) request(ctx context.Context, d dataset.Dataset) (op dataset.O
 		return op, false, err
 	}
 	op = *out.Operation
-	without := "; nothing is lost, as it lies on a share"
+	without := "; no data is lost, because it is on a share"
 	if !op.SameShare {
-		without = "; what was written since " + op.Loss.Taken.UTC().Format(time.RFC3339) + " is not in the copy"
+		without = "; data written since " + op.Loss.Taken.UTC().Format(time.RFC3339) + " is not in the copy"
 	}
-	f.LogOf(d).WithField("op", op.ID).Warn("volume goes on without its home: " + op.Loss.Reason + without)
+	f.LogOf(d).WithField("op", op.ID).Warn("volume continues without its home: " + op.Loss.Reason + without)
 	return op, true, nil
 }
 
@@ -118,7 +118,7 @@ func (f *Failover) checkHome(ctx context.Context, d dataset.Dataset) error {
 	if _, err := promise.Ask(ctx, f.PeerHTTP, home.Address, home.ID,
 		promise.Request{Incarnation: f.Incarnation}); errors.Is(err, dataset.ErrOffline) {
 		return dataset.Errorf(dataset.ErrPending,
-			"node %s, which has it, does not answer, and control takes it for alive", home.Name)
+			"node %s, which has it, does not respond, and control considers it alive", home.Name)
 	}
 	return nil
 }
@@ -160,7 +160,7 @@ func (f *Failover) AwaitMove(ctx context.Context, op dataset.Operation, until ti
 		switch {
 		case err != nil && ctx.Err() != nil:
 		case err != nil:
-			return fmt.Errorf("mount of volume %s: its move goes on as operation %s: %w", op.Volume,
+			return fmt.Errorf("mount of volume %s: its move continues as operation %s: %w", op.Volume,
 				op.ID.String()[:8], err)
 		default:
 			op = next

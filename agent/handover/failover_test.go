@@ -151,7 +151,7 @@ func TestFenceCommandRunsBeforeFailover(t *testing.T) {
 	switchedOff(f.A)
 	f.B.Programs.Allowed = []string{"/bin/false"}
 	_, err := f.B.Mount(t.Context(), "db", "one")
-	if err == nil || !strings.Contains(err.Error(), "program /bin/true: fence_programs in drover.yaml") || len(c.Calls()) != 0 {
+	if err == nil || !strings.Contains(err.Error(), "program /bin/true: not listed in fence_programs of drover.yaml") || len(c.Calls()) != 0 {
 		t.Errorf("%v, %+v", err, c.Calls())
 	}
 	warned := func() bool {
@@ -160,7 +160,7 @@ func TestFenceCommandRunsBeforeFailover(t *testing.T) {
 			t.Fatal(err)
 		}
 		return slices.ContainsFunc(list, func(l api.Finding) bool {
-			return l.Level == findings.Warning && strings.Contains(l.Text, "(cut, shut) do not fail over to this node: program /bin/true: fence_programs")
+			return l.Level == findings.Warning && strings.Contains(l.Text, "(cut, shut) do not fail over to this node: program /bin/true: not listed in fence_programs")
 		})
 	}
 	if !warned() {
@@ -171,7 +171,7 @@ func TestFenceCommandRunsBeforeFailover(t *testing.T) {
 		t.Error("doctor says that the program may not run here")
 	}
 	_, err = f.B.Mount(t.Context(), "db", "one")
-	if err == nil || !strings.Contains(err.Error(), "not certain to be cut off") || !strings.Contains(err.Error(), "no such outlet") || strings.Contains(err.Error(), "-f") {
+	if err == nil || !strings.Contains(err.Error(), "cannot fence its last home: ") || !strings.Contains(err.Error(), "no such outlet") || strings.Contains(err.Error(), "-f") {
 		t.Errorf("%v", err) // which stands in the operation; what the program is given is nobody's to read there
 	}
 	if v := f.Recorded("db"); v.Home != d.Home || v.Epoch != d.Epoch {
@@ -254,7 +254,7 @@ func TestDoctorReportsNodeThatControlRefuses(t *testing.T) {
 			t.Errorf("nothing of %q: %+v, %v", text, list, err)
 		}
 	}
-	said := slices.DeleteFunc(log.AllEntries(), func(e *logrus.Entry) bool { return !strings.Contains(e.Message, "does not take this node in") })
+	said := slices.DeleteFunc(log.AllEntries(), func(e *logrus.Entry) bool { return !strings.Contains(e.Message, "does not register this node") })
 	if len(said) != 1 {
 		t.Errorf("logged %d times", len(said))
 	}

@@ -52,7 +52,7 @@ func (r *Relinquisher) AnswerSoon(id uuid.UUID) {
 			if err == nil || ctx.Err() != nil {
 				return nil
 			}
-			r.Log.WithError(err).WithField("dataset", id).Warn("recall was not answered; it is tried again")
+			r.Log.WithError(err).WithField("dataset", id).Warn("cannot respond to a recall, retrying")
 			if !errors.Is(err, dataset.ErrUnavailable) {
 				return nil // the next round tries again
 			}
@@ -144,7 +144,7 @@ func (r *Relinquisher) relinquish(ctx context.Context, id uuid.UUID, y lease.Rel
 			return y, nil, err
 		}
 		steps.At("yield.given-up")
-		r.LogOf(d).WithField("op", y.Move).Info("given up: it is not opened here any more")
+		r.LogOf(d).WithField("op", y.Move).Info("relinquished: it is no longer opened here")
 	}
 	if y.Manifest == nil {
 		var seen summed
@@ -243,8 +243,8 @@ func (r *Relinquisher) reportProgress(ctx context.Context, d dataset.Dataset, y 
 		}
 		say := dataset.GivingUp
 		if r.Clock.Steady()-at >= stuckAfter*r.Limits.Lease {
-			say = fmt.Sprintf("nothing comes of its last snapshot any more: what pool %s lies on may hang "+
-				"(look at its disk: dmesg; the volume is mounted there again once that has ended)",
+			say = fmt.Sprintf("its last snapshot does not finish: the disk of pool %s may hang (check it: dmesg; "+
+				"the volume is mounted there again once the snapshot has ended)",
 				r.Pools.Name(d.Pool))
 		}
 		if say != said {
@@ -252,7 +252,7 @@ func (r *Relinquisher) reportProgress(ctx context.Context, d dataset.Dataset, y 
 				return struct{}{}, r.reportHolders(ctx, d.ID, y, []string{say})
 			})
 			if err != nil && ctx.Err() == nil {
-				r.LogOf(d).WithError(err).Warn("the move was not told how far this node is with giving it up")
+				r.LogOf(d).WithError(err).Warn("cannot report the progress of giving up a volume to the move")
 			}
 			said = say
 		}

@@ -74,7 +74,8 @@ func (r *Repairer) RepairAll() {
 	r.Jobs.Start("enrolled", func(ctx context.Context, _ *jobs.Job) error {
 		if err := r.Deadlines.DropEnrolled(ctx); err != nil && ctx.Err() == nil &&
 			!errors.Is(err, dataset.ErrUnavailable) {
-			r.Log.WithError(err).Warn("who was given copies was not compared with who has some; it is tried again")
+			r.Log.WithError(err).Warn("cannot compare the nodes that were given copies with those that have " +
+				"them, retrying")
 		}
 		return nil
 	})
@@ -85,7 +86,7 @@ func (r *Repairer) RepairSoon(id uuid.UUID) {
 	r.Jobs.Start("guard/"+id.String(), func(ctx context.Context, _ *jobs.Job) error {
 		if err := r.repair(ctx, id); err != nil && ctx.Err() == nil {
 			r.Log.WithError(err).WithField("dataset",
-				id).Warn("a volume is not as the guard is to have it; it is tried again")
+				id).Warn("cannot register a volume with the guard, retrying")
 		}
 		return nil
 	})
@@ -157,7 +158,7 @@ func (r *Repairer) fenceLate(ctx context.Context, d dataset.Dataset) error {
 	if !errors.Is(err, dataset.ErrUnavailable) {
 		return err
 	}
-	r.LogOf(d).WithError(err).Error("it is mounted, the guard did not know it, and nobody vouches for it: it is fenced")
+	r.LogOf(d).WithError(err).Error("it is mounted, the guard did not know it, and no node confirms it: it is fenced")
 	reg, err := r.Registrar.Registration(d, r.Clock.Steady())
 	if err != nil {
 		return err
@@ -189,7 +190,7 @@ func (r *Repairer) leaveShare(ctx context.Context, id uuid.UUID) error {
 	if err := r.Unmounter.Supersede(ctx, gone); err != nil {
 		return err
 	}
-	if err := r.Verifier.EnsureUnused(ctx, gone, "let go of"); err != nil {
+	if err := r.Verifier.EnsureUnused(ctx, gone, "release"); err != nil {
 		return err
 	}
 	return errors.Join(r.Uses.Drop(ctx, id), mounting.RemoveMountPoint(r.MountPath(id)))

@@ -93,7 +93,7 @@ func (h *Host) LogOf(d dataset.Dataset) *logrus.Entry {
 func (h *Host) FetchDataset(ctx context.Context, id uuid.UUID) (dataset.Dataset, error) {
 	v, err := h.Control.Volume(ctx, id.String())
 	if err == nil && v.ID != id {
-		err = dataset.Errorf(dataset.ErrNotFound, "no dataset %s", id)
+		err = dataset.Errorf(dataset.ErrNotFound, "no such dataset: %s", id)
 	}
 	if err == nil && v.Home == h.NodeID && !h.Cache.HasLeftSince(v.Dataset) {
 		h.Cache.Apply(v.Dataset, 0)

@@ -23,12 +23,12 @@ type Programs struct {
 // folder.
 func (p *Programs) Check(args []string) error {
 	if len(args) == 0 {
-		return dataset.Errorf(dataset.ErrInvalid, "the profile names no program")
+		return dataset.Errorf(dataset.ErrInvalid, "the profile names no fence program")
 	}
 	if p.Allowed != nil && !slices.Contains(p.Allowed, args[0]) {
 		return dataset.Errorf(dataset.ErrForbidden,
-			"program %s: fence_programs in drover.yaml of this host does not name it (add it there, if it "+
-				"may run here as root)", args[0])
+			"program %s: not listed in fence_programs of drover.yaml on this host (add it there, if it may run "+
+				"here as root)", args[0])
 	}
 	if err := safefile.CheckProgram(args[0]); err != nil {
 		return fmt.Errorf("program %w", err)

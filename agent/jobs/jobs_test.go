@@ -91,13 +91,13 @@ func TestJobsPending(t *testing.T) {
 		begin func(jb *Job)
 		says  []string
 	}{
-		{"nothing", func(*Job) {}, []string{"snapshot of db takes long and goes on (waiting)", "ask again"}},
+		{"nothing", func(*Job) {}, []string{"snapshot of db takes long and continues (waiting)", "ask again"}},
 		{"step", func(jb *Job) { jb.Step("copying") }, []string{"(copying)"}},
 		{"far", func(jb *Job) {
 			jb.Begin(dataset.Operation{ID: id, Kind: dataset.OpImport})
 			jb.Step("copying")
 			jb.Moved(1<<30, 2<<30)
-		}, []string{"goes on as operation " + id.String()[:8], "copying, 1GiB of 2GiB", "drover operation watch " + id.String()[:8]}},
+		}, []string{"continues as operation " + id.String()[:8], "copying, 1GiB of 2GiB", "drover operation watch " + id.String()[:8]}},
 	} {
 		ctx, cancel := context.WithCancel(t.Context())
 		_, err := j.Do(ctx, c.key, "snapshot of db", func(_ context.Context, jb *Job) error {

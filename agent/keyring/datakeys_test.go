@@ -348,13 +348,13 @@ func TestMissingKeyIsReportedBeforeCreate(t *testing.T) {
 	if err := os.Remove(k.gold); err != nil {
 		t.Fatal(err)
 	}
-	k.refused(k.Create(t.Context(), "db@gold", nil), "is not there", "/dev/urandom")
+	k.refused(k.Create(t.Context(), "db@gold", nil), "not found", "/dev/urandom")
 	k.write(t, k.gold, 1)
 	d := k.encrypted("db@gold")
 	if err := os.Remove(k.gold); err != nil {
 		t.Fatal(err)
 	}
-	k.refused(k.opens("db@gold"), "is not there", d.Encryption.KeyID)
+	k.refused(k.opens("db@gold"), "not found", d.Encryption.KeyID)
 	found, err := k.Doctor(t.Context())
 	if err != nil || !slices.ContainsFunc(found, func(f api.Finding) bool { return f.Subject == "encryption" && f.Level == findings.OK }) {
 		t.Errorf("the pool can encrypt, and doctor says %s", fmt.Sprint(found))

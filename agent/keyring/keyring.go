@@ -91,7 +91,7 @@ type dataKeyContext struct{}
 // dataKey returns the data key that is wrapped in the record d. The operator's key is read for the dataset of.
 func (k *Keyring) dataKey(ctx context.Context, of uuid.UUID, d dataset.Dataset) ([]byte, error) {
 	if d.Encryption == nil {
-		return nil, dataset.Errorf(dataset.ErrForbidden, "it is encrypted, and there is no data key in its record")
+		return nil, dataset.Errorf(dataset.ErrForbidden, "it is encrypted, and its record has no data key")
 	}
 	key, err := k.OperatorKey(ctx, d.Profile, of)
 	if err != nil {
@@ -143,7 +143,7 @@ func (k *Keyring) standsFor(id uuid.UUID) uuid.UUID {
 func (k *Keyring) OperatorKey(ctx context.Context, p dataset.Profile, id uuid.UUID) (keys.Key, error) {
 	from := p.Encryption
 	if !from.Wanted() {
-		return keys.Key{}, dataset.Errorf(dataset.ErrForbidden, "profile %s names no key", p.Name)
+		return keys.Key{}, dataset.Errorf(dataset.ErrForbidden, "profile %s has no key", p.Name)
 	}
 	if len(from.Exec) > 0 {
 		if err := k.deps.Programs.Check(from.Exec); err != nil {
@@ -164,7 +164,7 @@ func (k *Keyring) Seal(ctx context.Context, pool backends.Pool, op *dataset.Oper
 		from, _ = k.deps.Cache.DatasetOrCopy(op.Source.Dataset)
 		if is, wanted := from.Encryption != nil, d.Profile.Encryption.Wanted(); is != wanted {
 			return ctx, dataset.Errorf(dataset.ErrInvalid,
-				"of it and what it is cloned from one is encrypted, and the other is not")
+				"either it or its source is encrypted, but not both")
 		}
 	}
 	if !d.Profile.Encryption.Wanted() {
@@ -190,7 +190,7 @@ func (k *Keyring) Seal(ctx context.Context, pool backends.Pool, op *dataset.Oper
 	wrapped := key.Wrap(id, data) // the pool opens the wrapped key, to make a dataset that it can open
 	if op.Source != nil {
 		if data, err = k.DataKey(ctx, from); err != nil {
-			return ctx, fmt.Errorf("what it is cloned from: %w", err)
+			return ctx, fmt.Errorf("source of the clone: %w", err)
 		}
 		if wrapped, err = k.Wrap(ctx, key, *d, from.Encryption.ID, data); err != nil {
 			return ctx, err
@@ -209,16 +209,17 @@ func (k *Keyring) Wrap(ctx context.Context, key keys.Key, d dataset.Dataset, id 
 	e = key.Wrap(id, data)
 	again, err := k.OperatorKey(ctx, d.Profile, d.ID)
 	if err != nil {
-		return e, fmt.Errorf("read once more: %w", err)
+		return e, fmt.Errorf("read again: %w", err)
 	}
 	if again.ID() != key.ID() {
 		return e, dataset.Errorf(dataset.ErrForbidden,
-			"%s was key %s, and read once more it is key %s: nothing was wrapped by it (try again when it "+
-				"stays as it is)", dataset.Clip(d.Profile.Encryption.String()), key.ID(), again.ID())
+			"%s was key %s, and the second read returned key %s: no key was wrapped (try again when the key no "+
+				"longer changes)", dataset.Clip(d.Profile.Encryption.String()), key.ID(), again.ID())
 	}
 	opened, err := again.Unwrap(e)
 	if err == nil && !bytes.Equal(opened, data) {
-		err = dataset.Errorf(dataset.ErrCorrupt, "what was wrapped by key %s opens as something else", key.ID())
+		err = dataset.Errorf(dataset.ErrCorrupt, "wrapping by key %s failed: unwrapping returns something "+
+			"else", key.ID())
 	}
 	return e, err
 }

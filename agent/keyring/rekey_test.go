@@ -78,13 +78,13 @@ func TestRekeyVerifiesNewKey(t *testing.T) {
 	}
 	old := k.program + ".old"
 	k.write(t, old, 5)
-	k.refused(k.rekey("db", old), "read once more")
+	k.refused(k.rekey("db", old), "the second read returned key ")
 	set := api.Request{ID: uuid.New(), Kind: dataset.OpUpdate, Volume: "other", Profile: "run"}
 	if _, err := k.Control.Submit(t.Context(), set); err != nil {
 		t.Fatal(err)
 	}
-	k.refused(k.rekey("other", ""), "read once more")
-	k.refused(k.Create(t.Context(), "copy@run", map[string]string{"from": "other"}), "read once more")
+	k.refused(k.rekey("other", ""), "the second read returned key ")
+	k.refused(k.Create(t.Context(), "copy@run", map[string]string{"from": "other"}), "the second read returned key ")
 	k.refused(k.Create(t.Context(), "new@run", nil), "wrapped by key")
 	for name, was := range map[string]dataset.Dataset{"db": d, "other": silver} {
 		v, err := k.Control.Volume(t.Context(), name)
@@ -146,7 +146,7 @@ func TestCloneIsNeverLessEncryptedThanSource(t *testing.T) {
 	op := *p.Operation
 	op.DatasetRecord.Profile.Encryption = dataset.KeySource{}
 	_, err = k.Executor.Execute(t.Context(), &jobs.Job{}, op)
-	if dataset.KindOf(err) != dataset.ErrInvalid || !strings.Contains(err.Error(), "one is encrypted") {
+	if dataset.KindOf(err) != dataset.ErrInvalid || !strings.Contains(err.Error(), "source is encrypted") {
 		t.Errorf("got %v", err)
 	}
 	if _, err := k.Pool().Stat(t.Context(), op.DatasetID); !errors.Is(err, dataset.ErrNotFound) {
@@ -189,7 +189,7 @@ func TestCopiesNeedOnlyNewKeyAfterRekey(t *testing.T) {
 	if err := k.Keys.CanOpen(t.Context(), now); err != nil {
 		t.Errorf("with the new key: %v", err)
 	}
-	k.refused(k.Keys.CanOpen(t.Context(), d), "is not there")
+	k.refused(k.Keys.CanOpen(t.Context(), d), "not found")
 	for what, of := range map[string]dataset.Dataset{"beside the data": now, "heard": d} {
 		after := before
 		if what == "heard" {
@@ -366,7 +366,7 @@ func TestDoctorReportsMissingAndRetiringKeys(t *testing.T) {
 
 	k.write(t, k.gold, 3)
 	wants("volume first", findings.Error, "drover volume rekey first --old-key-file", "cannot be mounted", first.Encryption.KeyID)
-	wants("volume there", findings.Warning, "bring the key", "could not be mounted here", first.Encryption.KeyID)
+	wants("volume there", findings.Warning, "copy the key", "could not be mounted", first.Encryption.KeyID)
 	if err := k.Remove(t.Context(), "first@gold"); err != nil {
 		t.Fatal(err)
 	}
@@ -375,7 +375,7 @@ func TestDoctorReportsMissingAndRetiringKeys(t *testing.T) {
 	if err := os.Remove(k.gold); err != nil {
 		t.Fatal(err)
 	}
-	wants("key file "+k.gold, findings.Error, "drover trash purge "+short, "is not there", "cannot be mounted: 1 (second)", "in the trash that could not be restored: 1 (first)", "1 (there)", "1 (gold)")
+	wants("key file "+k.gold, findings.Error, "drover trash purge "+short, "not found", "cannot be mounted: 1 (second)", "in the trash that could not be restored: 1 (first)", "1 (there)", "1 (gold)")
 	if err := k.Remove(t.Context(), "second@gold"); err != nil {
 		t.Fatal(err)
 	}
@@ -393,7 +393,7 @@ func TestDoctorReportsMissingAndRetiringKeys(t *testing.T) {
 	lost.Profile.Encryption = dataset.KeySource{}
 	r := &doctor.Report{}
 	k.KeyChecker.Check(t.Context(), r, map[uuid.UUID]dataset.Dataset{run.ID: lost})
-	if said := fmt.Sprint(r.All); !strings.Contains(said, "where its key is was lost") || !strings.Contains(said, "drover volume rekey run") {
+	if said := fmt.Sprint(r.All); !strings.Contains(said, "the location of its key was lost") || !strings.Contains(said, "drover volume rekey run") {
 		t.Errorf("of a volume whose key is nowhere doctor says %s", said)
 	}
 }

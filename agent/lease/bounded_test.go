@@ -276,7 +276,9 @@ func TestI1StoreThatPeerRejectsIsNotRead(t *testing.T) {
 	}
 	again := read.Load() + 4
 	agenttest.Await(t, func() bool { return read.Load() >= again })
-	said := slices.DeleteFunc(log.AllEntries(), func(e *logrus.Entry) bool { return !strings.Contains(e.Message, "was not read") })
+	said := slices.DeleteFunc(log.AllEntries(), func(e *logrus.Entry) bool {
+		return !strings.Contains(e.Message, "cannot read the datasets whose home is this node")
+	})
 	if len(said) != 1 {
 		t.Errorf("it is said %d times why it was not read", len(said))
 	}

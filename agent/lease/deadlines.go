@@ -305,8 +305,8 @@ func (b *Deadlines) readHolds(ctx context.Context, row uint64) {
 	}
 	if err != nil {
 		if ctx.Err() == nil && b.isNews(err.Error()) {
-			b.Log.WithError(err).Warn("what this node is the home of was not read: volumes with failover " +
-				"auto are not confirmed to be its own; it is tried again")
+			b.Log.WithError(err).Warn("cannot read the datasets whose home is this node: leases of volumes with " +
+				"failover auto are not confirmed; retrying")
 		}
 		return
 	}
@@ -361,8 +361,8 @@ func (b *Deadlines) askOne(ctx context.Context, node uuid.UUID, wanted []promise
 	if address == "" || b.HTTP == nil {
 		if address == "" && b.Nodes.misses(node) {
 			b.Log.WithField("node", b.Nodes.Name(node)).
-				Error("control is silent, and it is not known here where another node answers, which could " +
-					"take over what is open here: it is fenced unless control is back in time")
+				Error("control does not respond, and the address of another node is unknown, which could take " +
+					"over the open volumes: they are fenced unless control responds in time")
 		}
 		return 0
 	}
@@ -370,13 +370,12 @@ func (b *Deadlines) askOne(ctx context.Context, node uuid.UUID, wanted []promise
 	answer, err := promise.Ask(ctx, b.HTTP, address, node, promise.Request{Incarnation: b.Incarnation, Epochs: wanted})
 	log := b.Log.WithField("node", b.Nodes.Name(node))
 	if err != nil {
-		log.WithError(err).Warn("control is silent, and another node does not promise to open nothing that " +
-			"is open here")
+		log.WithError(err).Warn("control does not respond, and another node refuses to promise for the open volumes")
 		return 0
 	}
 	for _, r := range answer.Refused {
-		log.WithField("dataset", r.Dataset).Warnf("control is silent, and another node does not promise to "+
-			"leave this alone: %s", r.Why)
+		log.WithField("dataset", r.Dataset).Warnf("control does not respond, and another node refuses its "+
+			"promise for this volume: %s", r.Why)
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -410,8 +409,8 @@ func (b *Deadlines) Feed(ctx context.Context, list []dataset.Dataset) {
 	refused, err := b.Guard.Feed(ctx, feeds)
 	if err != nil {
 		if ctx.Err() == nil {
-			b.Log.WithError(err).Error("the guard was not told how long volumes are held: it fences them " +
-				"when their deadlines pass")
+			b.Log.WithError(err).Error("cannot report deadlines to the guard: it fences volumes when their " +
+				"deadlines pass")
 		}
 		return
 	}
@@ -441,13 +440,13 @@ func (b *Deadlines) Wait(ctx context.Context, d dataset.Dataset) (time.Duration,
 			return 0, b.unconfirmed(d, "control's store is inconsistent")
 		}
 		if silent {
-			return 0, b.unconfirmed(d, "control does not answer")
+			return 0, b.unconfirmed(d, "control does not respond")
 		}
 		b.Wake()
 		select {
 		case <-moved:
 		case <-late:
-			return 0, b.unconfirmed(d, "control has not confirmed it yet")
+			return 0, b.unconfirmed(d, "control has not confirmed the lease yet")
 		case <-ctx.Done():
 			return 0, ctx.Err()
 		}
@@ -456,8 +455,8 @@ func (b *Deadlines) Wait(ctx context.Context, d dataset.Dataset) (time.Duration,
 
 func (b *Deadlines) unconfirmed(d dataset.Dataset, why string) error {
 	return dataset.Errorf(dataset.ErrUnavailable,
-		"cannot open volume %s: with failover auto another node may have taken it over, and %s (it is "+
-			"mounted once control says that it is still node %s's)", d.Volume, why, b.NodeName)
+		"cannot open volume %s: with failover auto another node may have taken it over, and %s (it is mounted "+
+			"once control confirms that node %s still has the lease)", d.Volume, why, b.NodeName)
 }
 
 // Inherit applies the deadlines that the previous process of this agent sent to the guard on this boot. Those deadlines

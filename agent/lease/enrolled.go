@@ -74,7 +74,7 @@ func (b *Deadlines) mayEnrol(id, node uuid.UUID, noted bool) (done bool, err err
 	}
 	if !h.enrol(&b.tenure, node, b.Clock.Steady()) {
 		return false, dataset.Errorf(dataset.ErrUnavailable,
-			"volume %s: node %s holds it and is cut off from control: no other node gets a copy of it now",
+			"volume %s: node %s has it and is cut off from control: no other node gets a copy of it now",
 			d.Volume, b.NodeName)
 	}
 	return done, nil
@@ -141,8 +141,8 @@ func (b *Deadlines) forgetHolds() {
 	}
 	b.Jobs.Start("left", func(ctx context.Context, _ *jobs.Job) error {
 		if err := b.dropLeft(ctx, left); err != nil && ctx.Err() == nil {
-			b.Log.WithError(err).Warn("who was given copies of volumes that have left was not forgotten; it " +
-				"is tried again")
+			b.Log.WithError(err).Warn("cannot forget the nodes that were given copies of volumes that have left, " +
+				"retrying")
 		}
 		return nil
 	})

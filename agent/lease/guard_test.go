@@ -35,7 +35,7 @@ func TestDoctorReportsWhetherGuardAnswers(t *testing.T) {
 	}
 	guarded := f.A.Registrar.IsAnswering
 	agenttest.Await(t, guarded)
-	doctor(findings.OK, "watches over 0 datasets")
+	doctor(findings.OK, "can fence 0 datasets")
 	w.Stop()
 	agenttest.Await(t, func() bool { return !guarded() })
 	doctor(findings.Info, lease.StartGuard)

@@ -115,7 +115,7 @@ func (n *Nodes) refreshIfDue(promisers []uuid.UUID, ttl time.Duration) {
 	if due {
 		n.Jobs.Start("nodes", func(ctx context.Context, _ *jobs.Job) error {
 			if err := n.Refresh(ctx); err != nil && ctx.Err() == nil {
-				n.Log.WithError(err).Warn("control was not asked where other nodes are; it is asked again")
+				n.Log.WithError(err).Warn("cannot get the addresses of other nodes from control, retrying")
 			}
 			return nil
 		})
@@ -142,7 +142,7 @@ func (n *Nodes) Peer(ctx context.Context, id uuid.UUID) (dataset.Node, error) {
 	defer n.mu.Unlock()
 	node, known := n.seen[id]
 	if !known {
-		return node, dataset.Errorf(dataset.ErrNotFound, "node %s is not on record", id)
+		return node, dataset.Errorf(dataset.ErrNotFound, "no such node: %s", id)
 	}
 	return node, nil
 }

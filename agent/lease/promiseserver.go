@@ -57,7 +57,7 @@ func (s *PromiseServer) answer(w http.ResponseWriter, r *http.Request) (out prom
 		return out, err
 	}
 	if r.Method != http.MethodPost {
-		return out, dataset.Errorf(dataset.ErrInvalid, "promise: want POST, not %s", dataset.Clip(r.Method))
+		return out, dataset.Errorf(dataset.ErrInvalid, "promise: expected POST, not %s", dataset.Clip(r.Method))
 	}
 	var req promise.Request
 	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxPromiseRequest))
@@ -66,7 +66,7 @@ func (s *PromiseServer) answer(w http.ResponseWriter, r *http.Request) (out prom
 		return out, dataset.Errorf(dataset.ErrInvalid, "promise: %w", err)
 	}
 	if len(req.Epochs) > promise.MaxEpochs {
-		return out, dataset.Errorf(dataset.ErrInvalid, "promise for %d datasets: want %d at most",
+		return out, dataset.Errorf(dataset.ErrInvalid, "promise for %d datasets: expected %d at most",
 			len(req.Epochs), promise.MaxEpochs)
 	}
 	_, ttl := s.deps.Session()
@@ -93,7 +93,7 @@ func (s *PromiseServer) NotHome(node uuid.UUID, e promise.Epoch) string {
 	if epoch, incoming := s.deps.Incoming(e.Dataset); incoming && epoch == e.Epoch+1 {
 		return ""
 	}
-	return "node " + s.deps.Host.NodeName + " has nothing of it"
+	return "node " + s.deps.Host.NodeName + " has no copy of it"
 }
 
 // Unswear allows promises again for datasets for which control has recorded no promotion: this node's requests to

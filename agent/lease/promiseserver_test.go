@@ -38,7 +38,7 @@ func TestPromisesGoOnlyToKnownHome(t *testing.T) {
 	if len(got.Granted) != 1 || got.Granted[0] != now || time.Duration(got.For) != session {
 		t.Errorf("%+v", got)
 	}
-	for i, want := range []string{"it is on node host-a, at epoch 1", "has nothing of it"} {
+	for i, want := range []string{"it is on node host-a, at epoch 1", "has no copy of it"} {
 		if len(got.Refused) != 2 || !strings.Contains(got.Refused[i].Why, want) {
 			t.Errorf("%+v, not %q", got.Refused, want)
 		}
@@ -58,7 +58,7 @@ func TestPromisesGoOnlyToKnownHome(t *testing.T) {
 			return false
 		}
 		got := asks(f.A, f.B, now)
-		return len(got.Refused) == 1 && strings.Contains(got.Refused[0].Why, "epoch 2 is to be opened here")
+		return len(got.Refused) == 1 && strings.Contains(got.Refused[0].Why, "epoch 2 is about to be opened here")
 	})
 	f.B.Promises.Unswear(t.Context()) // control knows of no promotion
 	if got := asks(f.A, f.B, now); len(got.Granted) != 1 {

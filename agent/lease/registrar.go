@@ -116,7 +116,7 @@ func (g *Registrar) Arm(ctx context.Context, d dataset.Dataset) error {
 		return nil
 	}
 	if g.Guard == nil {
-		return dataset.Errorf(dataset.ErrUnsupported, "volume %s has failover auto, and this host has no guard",
+		return dataset.Errorf(dataset.ErrUnsupported, "volume %s has failover auto, and this host runs no guard",
 			d.Volume)
 	}
 	until, err := g.Deadlines.Wait(ctx, d)
@@ -150,15 +150,15 @@ func (g *Registrar) Arm(ctx context.Context, d dataset.Dataset) error {
 	}
 	if most := FenceMost(span); e.Bound > most {
 		err := dataset.Errorf(dataset.ErrUnsupported,
-			"a fence of volume %s takes up to %v, and another node may go on with it after %v (start the "+
-				"guard with a shorter --step)", d.Volume, e.Bound, most)
+			"a fence of volume %s takes up to %v, and another node may continue after %v (start the guard with a "+
+				"shorter --step)", d.Volume, e.Bound, most)
 		if !mounted {
 			g.ReleaseSoon(d.ID)
 			return err
 		}
 		// See hold.overrun.
-		g.LogOf(d).WithError(err).Error("it is open already: it is held for so much less long, and fenced " +
-			"when that is over")
+		g.LogOf(d).WithError(err).Error("it is open already: its deadline is shortened accordingly, and it is " +
+			"fenced then")
 	}
 	if mounted {
 		g.Deadlines.Feed(ctx, []dataset.Dataset{d})
@@ -197,7 +197,7 @@ func (g *Registrar) Continue(ctx context.Context, d dataset.Dataset, until time.
 		return nil
 	}
 	if _, err = g.Guard.Thaw(ctx, d.ID, e.Epoch, until); err == nil {
-		g.LogOf(d).Warn("it was fenced, and goes on: its epoch is still this node's")
+		g.LogOf(d).Warn("it was fenced, and continues: this node still has its epoch")
 	}
 	return err
 }
@@ -205,7 +205,7 @@ func (g *Registrar) Continue(ctx context.Context, d dataset.Dataset, until time.
 // withRemedy adds the remedy to the error of a guard that does not answer.
 func (g *Registrar) withRemedy(err error) error {
 	if errors.Is(err, dataset.ErrUnavailable) {
-		return fmt.Errorf("%w: with failover auto nothing is mounted without it (%s)", err, StartGuard)
+		return fmt.Errorf("%w: without the guard no volume with failover auto is mounted (%s)", err, StartGuard)
 	}
 	return err
 }
@@ -217,7 +217,7 @@ func (g *Registrar) Check(ctx context.Context, d dataset.Dataset) error {
 		return nil
 	}
 	if g.Guard == nil {
-		return dataset.Errorf(dataset.ErrUnsupported, "volume %s has failover auto, and this host has no guard",
+		return dataset.Errorf(dataset.ErrUnsupported, "volume %s has failover auto, and this host runs no guard",
 			d.Volume)
 	}
 	steps.At("mount.unchecked")
@@ -236,7 +236,7 @@ func (g *Registrar) CheckUnmount(d dataset.Dataset) error {
 		return fmt.Errorf("unmount of volume %s: it may be fenced: %w", d.Volume, err)
 	case fenced:
 		return dataset.Errorf(dataset.ErrInUse,
-			"unmount of volume %s: it is fenced; it is unmounted once it is known where it goes on", d.Volume)
+			"unmount of volume %s: it is fenced, and is unmounted once control says where it continues", d.Volume)
 	}
 	return nil
 }
@@ -254,7 +254,7 @@ func (g *Registrar) Release(id uuid.UUID) {
 	if err := g.Guard.Release(ctx, id, epoch); err != nil {
 		if ctx.Err() == nil {
 			g.Log.WithError(err).WithField("dataset",
-				id).Warn("the guard has not forgotten a volume that is unmounted; it is told again")
+				id).Warn("cannot make the guard forget an unmounted volume, retrying")
 		}
 		return
 	}
@@ -367,7 +367,7 @@ func (g *Registrar) isFencing(id uuid.UUID, asked func() (guard.Status, error)) 
 	}
 	fenced, err := g.IsFencedBy(id, asked)
 	if err != nil {
-		err = fmt.Errorf("whether it is fenced, which lifts its limit, is not known: %w", err)
+		err = fmt.Errorf("whether it is fenced, which suspends throttling, is unknown: %w", err)
 	}
 	return fenced, err
 }
@@ -402,17 +402,18 @@ func (g *Registrar) Findings(ctx context.Context, r *findings.List) {
 	st, err := g.Guard.Status(ctx)
 	if err != nil {
 		r.Add(findings.Info, "guard", StartGuard,
-			"%v: no volume with failover auto is put on this host, or mounted", err)
+			"%v: no volume with failover auto is placed on this host, or mounted", err)
 		return
 	}
-	r.Add(findings.OK, "guard", "", "answers; it watches over %d datasets", len(st.Datasets))
+	r.Add(findings.OK, "guard", "", "responds; it can fence %d datasets", len(st.Datasets))
 	for _, m := range st.Missing {
-		r.Add(findings.Warning, "guard", "run it by its unit, on the host itself", "is weaker than it should be: %s", m)
+		r.Add(findings.Warning, "guard", "run it with its systemd unit, on the host "+
+			"itself", "has reduced protection: %s", m)
 	}
 	for _, e := range st.Datasets {
 		if e.State == guard.StateFencing || e.State == guard.StateFenced {
 			r.Add(findings.Error, "volume "+e.Volume, "",
-				"is %s: nobody may write to it until control, or every node with a copy, vouches for it", e.State)
+				"is %s: nobody may write to it until control, or every node with a copy, confirms the lease", e.State)
 		}
 	}
 }

@@ -56,7 +56,7 @@ func (n *Renewals) Run(ctx context.Context) {
 			n.Deadlines.NotRenewed()
 			if !logged && r.err != nil && ctx.Err() == nil {
 				logged = true
-				n.Log.WithError(r.err).Warn("control was not told that this node is alive")
+				n.Log.WithError(r.err).Warn("cannot renew the session with control")
 			}
 		}
 		select {

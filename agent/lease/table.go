@@ -217,8 +217,8 @@ func (t *Table) MayOpen(d dataset.Dataset, what string) error {
 
 func (t *Table) moving(d dataset.Dataset, what string, move, to uuid.UUID) error {
 	op := move.String()[:8]
-	return dataset.Errorf(dataset.ErrInUse, "cannot %s volume %s here: it is being moved to node %s by operation %s "+
-		"(drover operation watch %s shows how far it is)", what, d.Volume, t.nodeName(to), op, op)
+	return dataset.Errorf(dataset.ErrInUse, "cannot %s volume %s here: it is being moved to node %s by operation "+
+		"%s (drover operation watch %s shows the progress)", what, d.Volume, t.nodeName(to), op, op)
 }
 
 // RelinquishedSnapshots returns the snapshots that the target of a move needs of a dataset which this node has

@@ -112,7 +112,7 @@ func NearestBase(
 ) (base uuid.UUID, err error) {
 	sender, ok := pool.(backends.Sender)
 	if !ok {
-		return base, dataset.Errorf(dataset.ErrUnsupported, "the pool sends no snapshots")
+		return base, dataset.Errorf(dataset.ErrUnsupported, "the pool cannot send snapshots")
 	}
 	best := int64(-1)
 	for _, fits := range []func(dataset.Snapshot) bool{
@@ -200,9 +200,9 @@ func DropMissing(ctx context.Context, pool backends.Pool, id uuid.UUID, gone []u
 	})
 	if lost {
 		return dataset.Errorf(dataset.ErrConflict,
-			"snapshot %s is here, and the home gives nothing as late: its disk may have been put back to an "+
-				"older state "+
-				"(drover pool ls; with drover stopped there drover volume move --force --fenced goes on from here)",
+			"snapshot %s exists here, and the home has nothing as recent: its disk may have been restored from "+
+				"an older state (drover pool ls; with drover stopped there, drover volume move --force --fenced "+
+				"continues from here)",
 			later.ID)
 	}
 	for _, s := range e.Snapshots {

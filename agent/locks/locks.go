@@ -71,7 +71,7 @@ func (s *Set) take(ctx context.Context, id uuid.UUID, what string, urgent int) (
 		var work string
 		s.update(func() { work = l.work })
 		s.leave(id, l)
-		return nil, dataset.Errorf(dataset.ErrPending, "%s: waited in vain for the %s that is under way: try again",
+		return nil, dataset.Errorf(dataset.ErrPending, "%s: the %s in progress did not end in time: try again",
 			what, work)
 	}
 }

@@ -118,7 +118,7 @@ func (j Joining) ask(ctx context.Context, token pki.Token, cluster uuid.UUID, re
 	}
 	pair, err := req.Pair(joined.Certificate)
 	if err == nil && (pair.Identity.Kind != pki.Node || pair.Identity.Node != joined.Node) {
-		err = dataset.Errorf(dataset.ErrCorrupt, "certificate from control: it is that of %s, and not of node %s",
+		err = dataset.Errorf(dataset.ErrCorrupt, "certificate from control: it is for %s, not for node %s",
 			pair.Identity, joined.Node)
 	}
 	if err == nil {

@@ -39,11 +39,11 @@ func Open(dir string, clk clock.Clock) (*Member, error) {
 	pair, err := pki.LoadPair(m.files)
 	if dataset.KindOf(err) == dataset.ErrNotFound {
 		return nil, dataset.Errorf(dataset.ErrNotFound,
-			"this host has not joined a cluster: have a token made on a control host (drover node token), "+
-				"and start the agent with --join @FILE (%w)", err)
+			"this host has not joined a cluster: create a token on a control host (drover node token), and start "+
+				"the agent with --join @FILE (%w)", err)
 	}
 	if err == nil && pair.Identity.Kind != pki.Node {
-		err = dataset.Errorf(dataset.ErrCorrupt, "%s is the certificate of %s, and not of a node", m.files.Cert,
+		err = dataset.Errorf(dataset.ErrCorrupt, "%s: expected the certificate of a node, not of %s", m.files.Cert,
 			pair.Identity)
 	}
 	if err != nil {
@@ -122,13 +122,13 @@ func (m *Member) shouldReport(err error) bool {
 func (m *Member) Look(ctx context.Context, control Control) error {
 	trust, err := control.Trust(ctx)
 	if err != nil {
-		return fmt.Errorf("which certificates are good: %w", err)
+		return fmt.Errorf("trusted certificates: %w", err)
 	}
 	m.revoked.Store(&trust.Revoked)
 	pair := m.credentials.Pair()
 	if trust.Cluster != pair.Identity.Cluster {
 		return dataset.Errorf(dataset.ErrCorrupt,
-			"control says that it is of cluster %s, and this host is of cluster %s", trust.Cluster,
+			"control belongs to cluster %s, and this host to cluster %s", trust.Cluster,
 			pair.Identity.Cluster)
 	}
 	next, changed, err := pair.WithRoots(trust.Roots)
@@ -137,7 +137,7 @@ func (m *Member) Look(ctx context.Context, control Control) error {
 	}
 	if !m.clock.Now().Before(pki.RenewAt(next.Chain[0])) || !next.IsOfNewestRoot() {
 		if next, err = renew(ctx, control, next.Identity); err != nil {
-			return fmt.Errorf("renew the certificate, which ends at %s: %w",
+			return fmt.Errorf("renew the certificate, which expires at %s: %w",
 				pair.Chain[0].NotAfter.Format(time.RFC3339), err)
 		}
 		changed = true
@@ -146,7 +146,7 @@ func (m *Member) Look(ctx context.Context, control Control) error {
 		return nil
 	}
 	if err := pki.NewCredentials(next, m.clock, nil).CheckPair(); err != nil {
-		return fmt.Errorf("the certificate that control gave is of no use: %w", err)
+		return fmt.Errorf("the certificate from control cannot be used: %w", err)
 	}
 	if err := next.Save(m.files); err != nil {
 		return fmt.Errorf("write the certificate: %w", err)
@@ -169,7 +169,7 @@ func renew(ctx context.Context, control Control, id pki.Identity) (*pki.Pair, er
 		return nil, err
 	}
 	if next.Identity.Node != id.Node || next.Identity.Cluster != id.Cluster || next.Identity.Kind != id.Kind {
-		return nil, dataset.Errorf(dataset.ErrCorrupt, "control gave the certificate of %s to %s", next.Identity, id)
+		return nil, dataset.Errorf(dataset.ErrCorrupt, "control sent the certificate of %s to %s", next.Identity, id)
 	}
 	return next, nil
 }

@@ -17,7 +17,7 @@ import (
 // Idempotent: a crash may have left a folder that is not immutable yet.
 func MakeMountPoint(path string) error {
 	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
-		return fmt.Errorf("make the mount point: %w", err)
+		return fmt.Errorf("create the mount point: %w", err)
 	}
 	dir, err := os.Open(path)
 	if err != nil {
@@ -95,8 +95,8 @@ func Unmountable(err error) error {
 	}
 	for _, why := range []error{unix.EIO, unix.EUCLEAN, unix.EBADMSG, unix.EINVAL} {
 		if errors.Is(err, why) {
-			return fmt.Errorf("%w (dmesg says why; where its filesystem is damaged, drover snapshot restore "+
-				"VOLUME SNAPSHOT goes on from a snapshot, and keeps what is there)", err)
+			return fmt.Errorf("%w (dmesg shows the cause; if its filesystem is damaged, drover snapshot restore "+
+				"VOLUME SNAPSHOT continues from a snapshot, and keeps the current data)", err)
 		}
 	}
 	return err

@@ -23,10 +23,10 @@ func TestBusyUnmountIsRetried(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer shell.Close()
-	if err := r.Unmount(t.Context(), "db", "id"); !errors.Is(err, dataset.ErrInUse) || !strings.HasSuffix(err.Error(), "; the unmount is tried again") {
+	if err := r.Unmount(t.Context(), "db", "id"); !errors.Is(err, dataset.ErrInUse) || !strings.HasSuffix(err.Error(), "; retrying the unmount") {
 		t.Errorf("unmount while the host is in it: %v", err)
 	}
-	if err := r.Remove(t.Context(), "db"); !errors.Is(err, dataset.ErrInUse) || !strings.HasSuffix(err.Error(), "; the unmount is tried again; ask again to remove it after that") {
+	if err := r.Remove(t.Context(), "db"); !errors.Is(err, dataset.ErrInUse) || !strings.HasSuffix(err.Error(), "; retrying the unmount; ask again to remove it after that") {
 		t.Errorf("remove while the host is in it: %v", err)
 	}
 	if err := shell.Close(); err != nil {

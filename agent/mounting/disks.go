@@ -64,7 +64,7 @@ func (v *Disks) Look(d dataset.Dataset, path string) error {
 	}
 	table, err := v.mounts(v.Clock.Steady())
 	if err != nil {
-		return fmt.Errorf("whether its filesystem takes writes is not known: %w", err)
+		return fmt.Errorf("cannot check whether its filesystem is writable: %w", err)
 	}
 	if e := table.At(path); e != nil {
 		// The options of the filesystem count, not those of the mount: a fence makes the mount read-only.
@@ -78,8 +78,8 @@ func (v *Disks) Look(d dataset.Dataset, path string) error {
 }
 
 func takesNoWrites(err error) error {
-	return fmt.Errorf("its filesystem takes no writes since an error of its disk (%w; dmesg says more): "+
-		"stop its containers, and start them again once the disk works; what was flushed before the error is kept", err)
+	return fmt.Errorf("its filesystem is read-only since a disk error (%w; see dmesg): stop its containers, and "+
+		"start them again once the disk works; data that was flushed before the error is kept", err)
 }
 
 func (v *Disks) mounts(now time.Duration) (mount.Mounts, error) {

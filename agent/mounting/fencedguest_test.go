@@ -48,7 +48,7 @@ func TestFencedGuestThatStillWrites(t *testing.T) {
 	f.B.Start()
 	agenttest.Await(t, func() bool {
 		v := f.Recorded("db").SharedMountDetails
-		return len(v) == 1 && strings.Contains(v[0].Problem, "it was restored since")
+		return len(v) == 1 && strings.Contains(v[0].Problem, "it was restored while this host was confirmed as fenced")
 	})
 	list, err := f.B.Doctor(t.Context())
 	if err != nil {
@@ -56,7 +56,7 @@ func TestFencedGuestThatStillWrites(t *testing.T) {
 	}
 	said := false
 	for _, is := range list {
-		said = said || is.Subject == "volume db" && strings.Contains(is.Text, "is mounted here beside its home, and it was restored since")
+		said = said || is.Subject == "volume db" && strings.Contains(is.Text, "is mounted here beside its home, and it was restored while this host was confirmed as fenced")
 	}
 	if !said {
 		t.Errorf("doctor: %+v", list)

@@ -74,7 +74,7 @@ func (m *Guests) Mount(ctx context.Context, d dataset.Dataset, path string) erro
 }
 
 // errMoved is returned if a dataset is in no pool of the share where control has just recorded it.
-var errMoved = errors.New("it was moved to another pool of its share just now (ask again)")
+var errMoved = errors.New("it was just moved to another pool of its share (ask again)")
 
 // mountOnce is one attempt of Mount.
 func (m *Guests) mountOnce(ctx context.Context, d dataset.Dataset, path string) error {
@@ -91,7 +91,7 @@ func (m *Guests) mountOnce(ctx context.Context, d dataset.Dataset, path string) 
 	}
 	steps.At("guest.kept")
 	if r.Home == m.NodeID {
-		return dataset.Errorf(dataset.ErrConflict, "volume %s came here meanwhile: ask again", d.Volume)
+		return dataset.Errorf(dataset.ErrConflict, "volume %s moved here meanwhile: ask again", d.Volume)
 	}
 	if !m.Nodes.Knows(r.Home) { // findings show the name of the home
 		m.Jobs.Start("nodes", func(ctx context.Context, _ *jobs.Job) error { return m.Nodes.Refresh(ctx) })
@@ -109,7 +109,7 @@ func (m *Guests) mountOnce(ctx context.Context, d dataset.Dataset, path string) 
 		return err
 	}
 	m.Table.Refuse(d.ID, nil)
-	m.LogOf(r.Dataset).WithField("path", path).Info("mounted, beside its home")
+	m.LogOf(r.Dataset).WithField("path", path).Info("mounted beside its home")
 	return nil
 }
 
@@ -152,7 +152,7 @@ func (m *Guests) SettleSoon(id, told uuid.UUID) {
 	m.Jobs.StartAgain("guest/"+id.String()+"/"+told.String(), func(ctx context.Context, _ *jobs.Job) error {
 		if err := m.Settle(ctx, id, told); err != nil && ctx.Err() == nil {
 			m.Log.WithError(err).WithField("dataset",
-				id).Warn("control was not told of a mount beside the home, or of its end; it is tried again")
+				id).Warn("cannot report a mount beside the home, or its end, to control; retrying")
 		}
 		return nil
 	})
@@ -236,7 +236,7 @@ func (m *Guests) applyHeld(ctx context.Context, id uuid.UUID, g Stay, known bool
 	err error) error {
 	switch {
 	case errors.Is(err, dataset.ErrNotFound), errors.Is(err, dataset.ErrUnsupported):
-		if err = fmt.Errorf("control has it not so on record: %w", err); m.Table.Refuse(id, err) && known {
+		if err = fmt.Errorf("control has no record of this mount: %w", err); m.Table.Refuse(id, err) && known {
 			m.LogOf(g.Dataset).WithError(err).Error("it is mounted here beside its home: stop its containers here")
 		}
 		return nil
@@ -331,8 +331,8 @@ func (m *Guests) leftBehind(ctx context.Context, d dataset.Dataset) error {
 		return nil
 	}
 	return dataset.Errorf(dataset.ErrConflict,
-		"it was restored since, while this host was said to write no more: what is mounted here is no more "+
-			"what others have, and what is written to it is lost")
+		"it was restored while this host was confirmed as fenced: the mounted data is outdated, and writes to it "+
+			"are lost")
 }
 
 // Status is this node's report of a dataset that it has mounted as a guest.

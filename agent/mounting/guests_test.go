@@ -260,7 +260,7 @@ func TestForgottenGuestReportsAgain(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, is := range list {
-			if is.Subject == "volume db" && strings.Contains(is.Text, "is mounted here beside its home, and control has it not so on record") {
+			if is.Subject == "volume db" && strings.Contains(is.Text, "is mounted here beside its home, and control has no record of this mount") {
 				return true
 			}
 		}

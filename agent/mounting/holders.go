@@ -186,12 +186,12 @@ func (l *Holders) isOfAnotherDrover(d dataset.Dataset, e *mount.Entry) bool {
 func (l *Holders) CheckPool(ctx context.Context, d dataset.Dataset) error {
 	pool, err := l.pools.Online(ctx, d.Pool)
 	if err != nil {
-		return fmt.Errorf("cannot tell whether a process still has it mounted: %w", err)
+		return fmt.Errorf("cannot check whether a process still has it mounted: %w", err)
 	}
 	checker, can := pool.(backends.IdleChecker)
 	if !can {
 		return dataset.Errorf(dataset.ErrUnsupported,
-			"cannot tell whether a process still has it mounted: pool %s does not support that", l.pools.Name(d.Pool))
+			"cannot check whether a process still has it mounted: pool %s does not support that", l.pools.Name(d.Pool))
 	}
 	err = checker.CheckIdle(ctx, d.ID)
 	if errors.Is(err, dataset.ErrNotFound) { // a dataset that does not exist has no holder
@@ -207,7 +207,7 @@ func (l *Holders) Check(ctx context.Context, d dataset.Dataset, what string) err
 	look, err := l.lookAtDataset(ctx, d)
 	if err != nil {
 		return dataset.Errorf(dataset.ErrInUse,
-			"%s of volume %s: cannot tell whether a process on node %s still has it mounted: %w",
+			"%s of volume %s: cannot check whether a process on node %s still has it mounted: %w",
 			what, d.Volume, l.NodeName, err)
 	}
 	if list := l.Of(ctx, look, d); len(list) > 0 {

@@ -77,7 +77,7 @@ func (m *Mounter) Unmount(ctx context.Context, ref dataset.Reference, id string)
 // unmountUnused is a job that unmounts a dataset whose last use has ended.
 func (m *Mounter) unmountUnused(d dataset.Dataset) func(context.Context, *jobs.Job) error {
 	return func(ctx context.Context, jb *jobs.Job) error {
-		jb.Step("writing out what is not on disk yet")
+		jb.Step("flushing data to disk")
 		if err := m.Unmounter.IfUnused(ctx, d, m.Unmounter.Unmount); err != nil {
 			return err
 		}

@@ -27,7 +27,7 @@ func (m *Mounter) unmountForPodman(ctx context.Context, d dataset.Dataset, began
 			m.LogOf(d).WithError(jb.Result()).Warn("podman's last use has ended, and the unmount failed")
 		}
 	case <-late:
-		m.LogOf(d).Warn("podman's last use has ended, and the unmount goes on")
+		m.LogOf(d).Warn("podman's last use has ended, and the unmount continues")
 	case <-ctx.Done(): // Podman has closed the connection and does not receive the answer
 	}
 }

@@ -43,7 +43,7 @@ func (q *Quiescer) Freeze(ctx context.Context, pool backends.Pool, d dataset.Dat
 	// The limit is not lifted while other work runs in the pool. No other work runs between the flush and the freeze.
 	in, unlock, err := serializer.Lock(ctx)
 	if err != nil {
-		return ctx, func() error { return nil }, fmt.Errorf("write out volume %s: %w", d.Volume, err)
+		return ctx, func() error { return nil }, fmt.Errorf("flush volume %s: %w", d.Volume, err)
 	}
 	back, err := q.quiesce(pool, d)
 	if err != nil {
@@ -68,7 +68,7 @@ func (q *Quiescer) quiesce(pool backends.Pool, d dataset.Dataset) (thaw func() e
 	until := q.Clock.Steady() + throttle.LiftSnapshot - longStall // the freeze comes after it
 	up, err := q.Throttle.Suspend(d, throttle.LiftSnapshot)
 	if err != nil {
-		return none, fmt.Errorf("write out volume %s: %w", d.Volume, err)
+		return none, fmt.Errorf("flush volume %s: %w", d.Volume, err)
 	}
 	defer func() {
 		if err != nil || !freezing {
@@ -77,15 +77,16 @@ func (q *Quiescer) quiesce(pool backends.Pool, d dataset.Dataset) (thaw func() e
 	}()
 	written, err := q.WriteOut(path, throttle.WriteOutTime)
 	if err != nil {
-		return none, fmt.Errorf("write out volume %s: %w", d.Volume, err)
+		return none, fmt.Errorf("flush volume %s: %w", d.Volume, err)
 	}
 	if !written {
 		if freezing {
 			return none, dataset.Errorf(dataset.ErrPending,
-				"volume %s has more to write out than %s allow, and a freeze would hold up its writers for "+
+				"volume %s has more unwritten data than it can flush in %s, and a freeze would block its writers "+
 					"as long: try again", d.Volume, throttle.WriteOutTime)
 		}
-		q.LogOf(d).Warnf("more is to be written out than %s allow: the snapshot holds what a power cut would leave",
+		q.LogOf(d).Warnf("more unwritten data than can be flushed in %s: the snapshot contains what a power cut "+
+			"would leave",
 			throttle.WriteOutTime)
 	}
 	if !freezing {
@@ -147,15 +148,15 @@ func (q *Quiescer) Settled(d dataset.Dataset, path string, until time.Duration) 
 		}
 		done, err := q.WriteOut(path, until-began)
 		if err != nil {
-			return fmt.Errorf("write out volume %s: %w", d.Volume, err)
+			return fmt.Errorf("flush volume %s: %w", d.Volume, err)
 		}
 		if took = q.Clock.Steady() - began; done && took <= shortStall {
 			return nil
 		}
 	}
 	return dataset.Errorf(dataset.ErrPending,
-		"volume %s is written to faster than its disk takes it: what came within %s is written out in as "+
-			"long, and a freeze would hold up its writers for that (%s at most): try again", d.Volume,
+		"volume %s is written faster than its disk can store: the data of %s takes as long to flush, and a "+
+			"freeze would block its writers for that time (%s at most): try again", d.Volume,
 		took.Round(100*time.Millisecond), longStall)
 }
 

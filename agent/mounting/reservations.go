@@ -116,7 +116,7 @@ func (r *Reservations) End(id, stay uuid.UUID) {
 			func() (struct{}, error) { return struct{}{}, endStay(ctx, r.Host, id, stay) })
 		if err != nil && ctx.Err() == nil {
 			r.Log.WithError(err).WithField("dataset",
-				id).Warn("control was not told that it is needed alone no more; the next sync tries again")
+				id).Warn("cannot report to control that exclusive use has ended; retrying at the next sync")
 		}
 		return nil
 	})

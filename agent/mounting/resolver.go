@@ -53,7 +53,7 @@ func (r *Resolver) Resolve(ctx context.Context) (all bool, err error) {
 	for _, id := range r.Uses.InUse() {
 		d, ok := r.Guests.Known(id)
 		if !ok {
-			r.Log.WithField("dataset", id).Error("mounted dataset has no record on this node")
+			r.Log.WithField("dataset", id).Error("a mounted dataset has no record on this node")
 			continue
 		}
 		if table.At(r.MountPath(id)) != nil {
@@ -62,7 +62,7 @@ func (r *Resolver) Resolve(ctx context.Context) (all bool, err error) {
 		r.LogOf(d).Warn("dataset in use is not mounted: mounting it again")
 		again := r.Jobs.Start("mount/"+id.String(), func(ctx context.Context, _ *jobs.Job) error {
 			if err := r.Mounter.EnsureMounted(ctx, d); err != nil {
-				r.LogOf(d).WithError(err).Error("dataset in use was not mounted")
+				r.LogOf(d).WithError(err).Error("cannot mount a dataset in use")
 			}
 			return nil
 		})
@@ -121,7 +121,7 @@ func (r *Resolver) resolveOne(ctx context.Context, id uuid.UUID, fenced, unsure 
 		return nil // it is examined again when it is thawed
 	}
 	if err := r.Unmounter.IfUnused(ctx, d, r.Unmounter.UnmountUnheld); err != nil {
-		r.LogOf(d).WithError(err).Warn("left-over mount was not taken off")
+		r.LogOf(d).WithError(err).Warn("cannot unmount a leftover mount")
 		r.Uses.MarkIdle(id)
 	}
 	return nil
@@ -154,7 +154,7 @@ func (r *Resolver) FindLostUses(ctx context.Context) error {
 // Verifier.CheckIfDue ends the use. The mount of an unknown dataset stays until the dataset is known.
 func (r *Resolver) assumeUse(ctx context.Context, d dataset.Dataset, known bool) error {
 	if !known {
-		r.LogOf(d).Warn("mount of a dataset that is not on record is left alone")
+		r.LogOf(d).Warn("left an unrecorded dataset mounted")
 		return nil
 	}
 	unlock, err := r.Locks.Lock(ctx, d.ID, "check of volume "+d.Volume)

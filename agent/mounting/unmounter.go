@@ -88,7 +88,7 @@ func (u *Unmounter) unmount(d dataset.Dataset) error {
 	}
 	up, err := u.Throttle.Suspend(d, throttle.LiftUnmount)
 	if err != nil {
-		u.LogOf(d).WithError(err).Warn("what is not on disk yet is written out as slowly as the volume may be")
+		u.LogOf(d).WithError(err).Warn("throttled: flushing the remaining data is slow")
 	}
 	u.Flushes.Wait(u.Ctx, u.Clock, path, throttle.LiftUnmount) // a snapshot may have stopped waiting for a slow flush
 	err = mount.Unmount(path)
@@ -102,8 +102,8 @@ func (u *Unmounter) unmount(d dataset.Dataset) error {
 	case errors.Is(err, mount.ErrBusy):
 		u.Uses.MarkIdle(d.ID)
 		return dataset.Errorf(dataset.ErrInUse,
-			"unmount of volume %s: something on the host still uses %s (fuser -vm %s shows what); the "+
-				"unmount is tried again", d.Volume, path, path)
+			"unmount of volume %s: a process on the host still uses %s (fuser -vm %s shows it); retrying the "+
+				"unmount", d.Volume, path, path)
 	case err != nil && !errors.Is(err, mount.ErrNotMounted) && !errors.Is(err, os.ErrNotExist):
 		return fmt.Errorf("unmount of volume %s: %w", d.Volume, err)
 	case err == nil:
@@ -182,7 +182,7 @@ func (u *Unmounter) UnmountForgotten() {
 		u.Jobs.Start("unmount/"+id.String(), func(ctx context.Context, _ *jobs.Job) error {
 			err := u.IfUnused(ctx, d, u.UnmountUnheld)
 			if err != nil && !errors.Is(err, dataset.ErrInUse) {
-				u.LogOf(d).WithError(err).Warn("left-over mount was not taken off")
+				u.LogOf(d).WithError(err).Warn("cannot unmount a leftover mount")
 			}
 			return err
 		})
@@ -213,7 +213,7 @@ func (u *Unmounter) Supersede(ctx context.Context, d dataset.Dataset) error {
 	r := u.Uses.Get(d.ID)
 	if len(r.IDs) > 0 {
 		u.LogOf(d).WithField("count", len(r.IDs)).
-			Warn("it went on at another node while it was fenced here: those who used it are killed")
+			Warn("it continued on another node while it was fenced here: its users are killed")
 		clear(r.IDs)
 		if err := u.Uses.Save(ctx, d, r, nil); err != nil {
 			return err

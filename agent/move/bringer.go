@@ -81,7 +81,8 @@ func (b *Bringer) mayFollow(ctx context.Context, d dataset.Dataset) error {
 	home, command := b.Nodes.Name(d.Home), fmt.Sprintf("drover volume move %s %s", d.Volume, b.NodeName)
 	if d.Profile.Follow.Mode == dataset.FollowNever {
 		return dataset.Errorf(dataset.ErrUnsupported,
-			"volume %s lives on node %s and its profile lets it follow nobody (%s moves it here)", d.Volume, home,
+			"volume %s is on node %s and its profile does not allow it to follow a mount (%s moves it "+
+				"here)", d.Volume, home,
 			command)
 	}
 	if b.isOnShare(ctx, d) {
@@ -98,8 +99,8 @@ func (b *Bringer) mayFollow(ctx context.Context, d dataset.Dataset) error {
 		return nil
 	}
 	return dataset.Errorf(dataset.ErrUnsupported,
-		"volume %s lives on node %s, and to move it here takes about %s (%s), more than its profile lets it "+
-			"follow %s (%s moves it here)",
+		"volume %s is on node %s, and moving it here takes about %s (%s), more than follow: %s of its profile "+
+			"allows (%s moves it here)",
 		d.Volume, home, expected.Round(time.Second), how, d.Profile.Follow, command)
 }
 
@@ -188,7 +189,7 @@ func (b *Bringer) awaitMove(ctx context.Context, op dataset.Operation) error {
 func (b *Bringer) arrived(ctx context.Context, d dataset.Dataset) (dataset.Dataset, error) {
 	now, err := b.Failover.Locate(ctx, d)
 	if err == nil && now.Home != b.NodeID {
-		err = dataset.Errorf(dataset.ErrConflict, "volume %s went on to node %s: ask again", d.Volume,
+		err = dataset.Errorf(dataset.ErrConflict, "volume %s moved on to node %s: ask again", d.Volume,
 			b.Nodes.Name(now.Home))
 	}
 	return now, err

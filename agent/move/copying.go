@@ -37,7 +37,7 @@ const (
 func (m *moving) from() (string, error) {
 	if m.PeerHTTP == nil || m.home.Address == "" {
 		return "", dataset.Errorf(dataset.ErrOffline,
-			"move of volume %s: node %s has not said where other nodes reach it", m.op.Volume, m.home.Name)
+			"move of volume %s: node %s has not reported its address", m.op.Volume, m.home.Name)
 	}
 	return "https://" + m.home.Address, nil
 }
@@ -271,9 +271,9 @@ func (m *moving) copyFiles(ctx context.Context, given *dataset.Manifest) (err er
 	if op.DatasetRecord.Size, err = m.makeFiles(ctx, made, files, rec.Beside != uuid.Nil); err != nil {
 		err = fmt.Errorf("move of volume %s: %w", op.Volume, m.Space.Mend(ctx, op.DatasetRecord.Pool, err))
 		if made.ID != op.DatasetID && errors.Is(err, dataset.ErrNoSpace) {
-			err = fmt.Errorf("%w; it is made beside the copy of it in pool %s, which stays until all has "+
-				"come: make room for both (remove snapshots or volumes there)", err,
-				m.Pools.Name(op.DatasetRecord.Pool))
+			err = fmt.Errorf("%w; it is created beside its copy in pool %s, which stays until all data has "+
+				"arrived: free space for both (remove snapshots or volumes "+
+				"there)", err, m.Pools.Name(op.DatasetRecord.Pool))
 		}
 		return err
 	}

@@ -25,7 +25,7 @@ func (m *moving) swear(ctx context.Context) error {
 	if !op.DatasetRecord.Profile.Failover.Auto {
 		return nil
 	}
-	m.jb.Step("waiting until it is certain that its last home writes no more")
+	m.jb.Step("waiting until its last home can no longer write")
 	e := promise.Epoch{Dataset: op.DatasetID, Epoch: op.Epoch}
 	until := m.Clock.Steady() + m.Limits.Lease
 	for {
@@ -38,15 +38,15 @@ func (m *moving) swear(ctx context.Context) error {
 		if m.Clock.Steady() >= until {
 			if holder == uuid.Nil {
 				return dataset.Errorf(dataset.ErrOffline,
-					"move of volume %s: node %s has not heard of control for long enough (ask again)", op.Volume,
+					"move of volume %s: node %s has been cut off from control for too long (ask again)", op.Volume,
 					m.NodeName)
 			}
 			if err := m.Nodes.Refresh(ctx); err != nil {
 				return err
 			}
 			return dataset.Errorf(dataset.ErrInUse,
-				"volume %s is open on node %s, which is alive, but cut off from control (stop its "+
-					"containers there first, or mend its way to control)", op.Volume, m.Nodes.Name(holder))
+				"volume %s is open on node %s, which is alive, but cut off from control (stop its containers "+
+					"there first, or repair its connection to control)", op.Volume, m.Nodes.Name(holder))
 		}
 		select {
 		case <-ctx.Done():
@@ -63,7 +63,7 @@ func (m *moving) fence(ctx context.Context) error {
 	if !goesByItself(op) || f.Kind != dataset.FenceExec {
 		return nil
 	}
-	m.jb.Step("cutting its last home off")
+	m.jb.Step("fencing its last home")
 	home, err := m.Nodes.Peer(ctx, op.Loss.PreviousHome)
 	if err == nil {
 		err = m.Programs.Check(f.Exec)
@@ -73,7 +73,7 @@ func (m *moving) fence(ctx context.Context) error {
 			home.ID)
 	}
 	if err != nil {
-		return fmt.Errorf("move of volume %s: its last home is not certain to be cut off: %w", op.Volume, err)
+		return fmt.Errorf("move of volume %s: cannot fence its last home: %w", op.Volume, err)
 	}
 	steps.At("move.fenced")
 	return nil

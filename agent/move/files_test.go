@@ -150,7 +150,7 @@ func TestI3FilesArriveBesideTheCopy(t *testing.T) {
 				full.Refuse = dataset.Errorf(dataset.ErrNoSpace, "it is full")
 				op = f.AwaitEnd(f.BeginMove("db", f.A))
 				full.Refuse = nil
-				if op.State != dataset.OpFailed || op.Problem.Code != dataset.ErrNoSpace.Code || !strings.Contains(op.Problem.Message, "make room for both") {
+				if op.State != dataset.OpFailed || op.Problem.Code != dataset.ErrNoSpace.Code || !strings.Contains(op.Problem.Message, "free space for both") {
 					t.Errorf("in a full pool: %s, %+v", op.State, op.Problem)
 				}
 				if !keeps(f.A, d.ID) {

@@ -68,7 +68,7 @@ func TestI8MountWhileHomeIsCutOff(t *testing.T) {
 		if !errors.Is(err, dataset.ErrOffline) || errors.Is(err, dataset.ErrPending) {
 			t.Fatal(err)
 		}
-		for _, says := range []string{"volume db lives on node host-a, which is away", "drover volume move db host-b --force --fenced host-a"} {
+		for _, says := range []string{"volume db is on node host-a, which is unreachable", "drover volume move db host-b --force --fenced host-a"} {
 			if !strings.Contains(err.Error(), says) {
 				t.Errorf("%v: does not say %s", err, says)
 			}

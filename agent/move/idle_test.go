@@ -211,7 +211,7 @@ func TestMoveEndsWhenHomeHangs(t *testing.T) {
 	t.Parallel()
 	f, d, goOn := lastSnapshotHangs(t)
 	op := f.AwaitEnd(f.BeginMove("db", f.B))
-	if op.State != dataset.OpFailed || !strings.Contains(op.Problem.Message, "pool default lies on may hang") {
+	if op.State != dataset.OpFailed || !strings.Contains(op.Problem.Message, "the disk of pool default may hang") {
 		t.Fatalf("%s: %+v", op.State, op.Problem)
 	}
 	goOn()

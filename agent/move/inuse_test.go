@@ -171,7 +171,7 @@ func TestMountOnOtherNodeMovesVolume(t *testing.T) {
 func TestFollowObeysProfile(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")
-	for name, want := range map[string]string{"never": "lets it follow nobody", "hurry": "more than its profile lets it follow within 1ns"} {
+	for name, want := range map[string]string{"never": "does not allow it to follow a mount", "hurry": "more than follow: within 1ns of its profile allows"} {
 		f.A.NewVolume(name+"@"+name, map[string]string{"size": "320MiB"})
 		agenttest.Await(t, func() bool { return f.Recorded(name).Status != nil })
 		_, err := f.B.Mount(t.Context(), name, "x")
@@ -195,7 +195,7 @@ func TestI8MountDuringMove(t *testing.T) {
 	f.A.NewVolume("db", map[string]string{"size": "320MiB"})
 	f.A.MustMount("db", "holder")
 	_, err := f.B.Mount(t.Context(), "db", "x")
-	if !errors.Is(err, dataset.ErrPending) || !strings.Contains(err.Error(), "goes on as operation "+f.Recorded("db").Move.String()[:8]) {
+	if !errors.Is(err, dataset.ErrPending) || !strings.Contains(err.Error(), "continues as operation "+f.Recorded("db").Move.String()[:8]) {
 		t.Errorf("%v", err)
 	}
 	f.A.MustUnmount("db", "holder")

@@ -106,7 +106,7 @@ func (v *Mover) Move(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (
 	steps.At("move.begin")
 	if was, _ := v.Moves.Get(op.DatasetID); was.Move != op.ID {
 		if err := v.Installer.DropBeside(ctx, was); err != nil {
-			return out, fmt.Errorf("move of volume %s: what another one brought: %w", op.Volume, err)
+			return out, fmt.Errorf("move of volume %s: data of another move: %w", op.Volume, err)
 		}
 	}
 	if err := v.Moves.Set(ctx, op.DatasetID, m.recordOf(uuid.Nil)); err != nil {
@@ -152,8 +152,8 @@ func (v *Mover) CheckOvertaken(ctx context.Context, pool backends.Pool, op *data
 	}
 	if superseded {
 		return dataset.Errorf(dataset.ErrConflict,
-			"move of volume %s: node %s keeps a head of it that was overtaken (drover volume superseded ls; "+
-				"discard it first)", op.Volume, v.NodeName)
+			"move of volume %s: node %s has a superseded copy of it (drover volume superseded ls; discard it "+
+				"first)", op.Volume, v.NodeName)
 	}
 	return nil
 }

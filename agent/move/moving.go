@@ -88,7 +88,7 @@ func (m *moving) stillGivingUp(ctx context.Context, now dataset.Operation) error
 	}
 	away, err := m.Nodes.IsAway(ctx, m.op.OtherNode)
 	if away {
-		err = m.unheard(errors.New("it went away while it gave it up"))
+		err = m.unheard(errors.New("it became unreachable while it gave up the volume"))
 	}
 	return err
 }
@@ -104,7 +104,7 @@ func (m *moving) refused(now dataset.Operation) error {
 		return dataset.Errorf(dataset.ErrInUse, "cannot move volume %s: node %s cannot give it up: %s", op.Volume,
 			home, strings.Join(other, "; "))
 	}
-	return m.unheard(errors.New("it did not answer that it is wanted here"))
+	return m.unheard(errors.New("it did not respond to the recall"))
 }
 
 // users returns who uses the dataset at the home and so prevents the move, and how to find those containers. It is
@@ -130,8 +130,8 @@ func (m *moving) users(now dataset.Operation) string {
 // unheard returns the error for an unreachable home. It lists the options of the user.
 func (m *moving) unheard(why error) error {
 	return dataset.Errorf(dataset.ErrOffline,
-		"volume %s lives on node %s, which is away: %w (once that node is certain not to write to it any "+
-			"more: drover volume move %s %s --force --fenced %s goes on from the last copy here)",
+		"volume %s is on node %s, which is unreachable: %w (once that node certainly writes no more: drover "+
+			"volume move %s %s --force --fenced %s continues from the last copy here)",
 		m.op.Volume, m.home.Name, why, m.op.Volume, m.NodeName, m.home.Name)
 }
 
@@ -167,7 +167,7 @@ func (m *moving) promote(ctx context.Context) (out api.Committed, err error) {
 	if !m.Datasets.IsHere(out) {
 		// The head that was made here is superseded by now: see Installer.Resume.
 		return out, dataset.Errorf(dataset.ErrConflict,
-			"move of volume %s: it came here, and went on to another node before control's answer did (ask again)",
+			"move of volume %s: it arrived here, and moved on to another node before control responded (ask again)",
 			op.Volume)
 	}
 	// This node is the home now, whether or not the caller still waits, and finishes by itself.
@@ -197,7 +197,7 @@ func (v *Mover) ContinueFromBest(ctx context.Context, pool backends.Pool, op *da
 	s, found := lineage.Best(e)
 	if !found || s.At().Compare(op.Loss.At()) < 0 {
 		return dataset.Errorf(dataset.ErrCorrupt,
-			"move of volume %s: the copy on node %s lacks the snapshot %s that it was to go on from", op.Volume,
+			"move of volume %s: the copy on node %s lacks snapshot %s, from which it should continue", op.Volume,
 			v.NodeName, op.Loss.Snapshot)
 	}
 	loss := *op.Loss
@@ -235,7 +235,8 @@ func (m *moving) makeHead(ctx context.Context) error {
 		return nil
 	}
 	if !can {
-		return dataset.Errorf(dataset.ErrUnsupported, "pool %s keeps no copies", m.Pools.Name(m.op.DatasetRecord.Pool))
+		return dataset.Errorf(dataset.ErrUnsupported, "pool %s cannot store copies",
+			m.Pools.Name(m.op.DatasetRecord.Pool))
 	}
 	if err := copier.Promote(ctx, m.op.DatasetID, m.last()); err != nil {
 		return err

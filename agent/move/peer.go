@@ -31,7 +31,8 @@ func CertifiedNode(r *http.Request) (uuid.UUID, error) {
 	}
 	id, err := pki.IdentityOf(r.TLS.PeerCertificates[0])
 	if err == nil && id.Kind != pki.Node {
-		err = dataset.Errorf(dataset.ErrForbidden, "the certificate is of %s, and nodes alone ask here", id)
+		err = dataset.Errorf(dataset.ErrForbidden, "the certificate is for %s, and only nodes may send this "+
+			"request", id)
 	}
 	return id.Node, err
 }

@@ -71,7 +71,7 @@ func (v *Sender) givenPool(ctx context.Context, id uuid.UUID) (backends.Pool, er
 	if !heard() {
 		if err := v.AskGenerations(ctx); !heard() {
 			return nil, dataset.Errorf(dataset.ErrUnavailable,
-				"pool %s gives nothing to other nodes before control has said whether its disk was put back: %w",
+				"pool %s sends nothing to other nodes before control has confirmed its generation: %w",
 				v.Pools.Name(id), cmp.Or(err, errUnknownPool))
 		}
 	}
@@ -160,7 +160,8 @@ func (v *Sender) Tree(ctx context.Context, ds, snapshot uuid.UUID) (root *os.Fil
 	}
 	if snapshot == uuid.Nil {
 		if y, given := v.Leases.Relinquished(ds); !given || d.Epoch > y.Epoch {
-			return nil, nil, dataset.Errorf(dataset.ErrConflict, "volume %s is not given up: its files may change",
+			return nil, nil, dataset.Errorf(dataset.ErrConflict, "volume %s has not been given up: its files may "+
+				"change",
 				d.Volume)
 		}
 		root, err = mounting.OpenRoot(ctx, pool, ds, backends.AttachOptions{})

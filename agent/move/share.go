@@ -28,14 +28,14 @@ func (m *moving) shared(ctx context.Context) error {
 	if errors.Is(err, dataset.ErrNotFound) && m.before != nil &&
 		sharer.CheckVisible(ctx, m.op.DatasetID, m.before.FromPool) == nil {
 		m.LogOf(*m.op.DatasetRecord).WithField("from",
-			m.before.FromPool).Warn("its home had not taken it yet: it is taken from the pool of the home before")
+			m.before.FromPool).Warn("its home had not taken it yet: taking it from the pool of the previous home")
 		m.given, m.op.DatasetRecord.TakenOver = m.before.FromPool, m.before
 		return nil
 	}
 	if errors.Is(err, dataset.ErrNotFound) {
 		return dataset.Errorf(dataset.ErrOffline,
-			"move of volume %s: what node %s has mounted is not the share that it lies on: %w (mount the "+
-				"same one there)", m.op.Volume, m.NodeName, err)
+			"move of volume %s: node %s has mounted another share than that of the volume: %w (mount the same "+
+				"one there)", m.op.Volume, m.NodeName, err)
 	}
 	return err
 }
@@ -46,7 +46,7 @@ func (m *moving) onShare(ctx context.Context) error {
 	v, err := host.UntilAnswered(ctx, m.Host,
 		func() (api.Volume, error) { return m.Control.Volume(ctx, m.op.DatasetID.String()) })
 	if err == nil && v.Home != m.op.OtherNode {
-		err = dataset.Errorf(dataset.ErrConflict, "its home is not node %s any more", operation.ShortID(m.op.OtherNode))
+		err = dataset.Errorf(dataset.ErrConflict, "its home is no longer node %s", operation.ShortID(m.op.OtherNode))
 	}
 	if err != nil {
 		return fmt.Errorf("move of volume %s: %w", m.op.Volume, err)
@@ -64,7 +64,7 @@ func (v *Mover) ClearPlace(ctx context.Context, pool backends.Pool, op *dataset.
 	here := given == op.DatasetRecord.Pool
 	if here && (before == nil || before.FromPool != given) {
 		return dataset.Errorf(dataset.ErrConflict,
-			"pool %s is the very pool that it lies in (drover store rebuild here makes this node its home)",
+			"pool %s is the pool that already has it (drover store rebuild here makes this node its home)",
 			v.Pools.Name(given))
 	}
 	e, err := pool.Stat(ctx, op.DatasetID)
@@ -72,12 +72,12 @@ func (v *Mover) ClearPlace(ctx context.Context, pool backends.Pool, op *dataset.
 	case errors.Is(err, dataset.ErrNotFound) && !here:
 		err = nil // or it is not whole, which would be in the way
 	case err == nil && here && (e.Record == nil || e.Record.Epoch < before.Epoch):
-		err = dataset.Errorf(dataset.ErrConflict, "it is older than what the home before had")
+		err = dataset.Errorf(dataset.ErrConflict, "it is older than the data of the previous home")
 	case err == nil && !here && (e.Record == nil || e.Record.Epoch > op.Epoch):
 		err = dataset.Errorf(dataset.ErrConflict, "it may be newer than what its home gave up")
 	}
 	if err != nil {
-		return fmt.Errorf("what lies in pool %s of it (%s): %w", v.Pools.Name(op.DatasetRecord.Pool), e.Path, err)
+		return fmt.Errorf("its data in pool %s (%s): %w", v.Pools.Name(op.DatasetRecord.Pool), e.Path, err)
 	}
 	if here { // these are the only data: no home has taken the dataset since
 		return nil

@@ -199,14 +199,17 @@ func TestUntakenDatasetIsNotCollected(t *testing.T) {
 	if err := f.A.MoveTable.Set(t.Context(), d.ID, back); err != nil { // as a move back leaves it that failed
 		t.Fatal(err)
 	}
-	kept("live", "dataset "+d.ID.String()+": lies in pool default as volume db, which has its home at another node", dataset.ErrExists)
+	kept("live", "dataset "+d.ID.String()+": is in pool default as volume db, and its home is another "+
+		"node", dataset.ErrExists)
 	control.off.Store(true)
-	kept("where control does not say", "whether another node has dataset "+d.ID.String()+" on record is not known", dataset.ErrUnavailable)
+	kept("where control does not say", "whether another node has dataset "+d.ID.String()+" is "+
+		"unknown", dataset.ErrUnavailable)
 	control.off.Store(false)
 	if err := f.B.Remove(t.Context(), "db"); err != nil {
 		t.Fatal(err)
 	}
-	kept("in the trash", "dataset "+d.ID.String()+": lies in pool default as volume db, which has its home at another node", dataset.ErrExists)
+	kept("in the trash", "dataset "+d.ID.String()+": is in pool default as volume db, and its home is "+
+		"another node", dataset.ErrExists)
 }
 
 // deaf is a control service that, while it is off, says what a node has on record, and no more.
@@ -255,7 +258,8 @@ func TestMoveToCopyOfShareFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	op := f.AwaitEnd(*out.Operation)
-	if !op.SameShare || op.State != dataset.OpFailed || !strings.Contains(op.Problem.Message, "not the share that it lies on") || op.Manifest != nil {
+	if !op.SameShare || op.State != dataset.OpFailed || !strings.Contains(op.Problem.Message, "share than that of "+
+		"the volume") || op.Manifest != nil {
 		t.Errorf("%+v, %+v", op, op.Problem)
 	}
 	if v := f.Recorded("db"); v.Home != f.A.Node() || v.Epoch != 1 {

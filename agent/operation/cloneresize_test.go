@@ -66,7 +66,7 @@ func TestCloneOfSourceResizedMeanwhile(t *testing.T) {
 				t.Errorf("beside it is %+v, %v", e.Record, err)
 			}
 			_, err = r.Executor.Act(dataset.OpCreate)(t.Context(), &jobs.Job{}, sized)
-			if !errors.Is(err, dataset.ErrInvalid) || !strings.Contains(err.Error(), "smaller than its source's 128MiB") {
+			if !errors.Is(err, dataset.ErrInvalid) || !strings.Contains(err.Error(), "smaller than the size 128MiB of its source") {
 				t.Errorf("a clone of %s with %s: %v", has, had, err)
 			}
 			if _, err := r.Pool().Stat(t.Context(), sized.DatasetID); !errors.Is(err, dataset.ErrNotFound) {

@@ -137,7 +137,7 @@ func (m *Maker) create(ctx context.Context, jb *jobs.Job, op *dataset.Operation,
 func (m *Maker) finish(ctx context.Context, pool backends.Pool, name string, asked dataset.Size,
 	d dataset.Dataset) error {
 	if err := pool.Commit(context.WithoutCancel(ctx), d.ID); err != nil {
-		return fmt.Errorf("volume %s: it is made and recorded, but not in its place yet: %w", d.Volume, err)
+		return fmt.Errorf("volume %s: it is created and recorded, but not in its place yet: %w", d.Volume, err)
 	}
 	steps.At(name + ".committed")
 	if d.Size != asked {

@@ -50,12 +50,12 @@ func (s *Datasets) Hold(ctx context.Context, op dataset.Operation, what string) 
 		}
 		if s.deps.Cache.HasLeftSince(d) {
 			return d, nil, unlock, dataset.Errorf(dataset.ErrStale,
-				"volume %s: it went to another node after epoch %d, of which control speaks: its store may "+
-					"have been put back (%s brings it up to date)", op.Volume, d.Epoch, s.deps.Trust.Mend())
+				"volume %s: it moved to another node after epoch %d, which control sent: control's store may "+
+					"have been restored from a backup (%s updates it)", op.Volume, d.Epoch, s.deps.Trust.Mend())
 		}
 	}
 	if d.Home != s.deps.NodeID && d.Home != uuid.Nil {
-		return d, nil, unlock, dataset.Errorf(dataset.ErrStale, "volume %s: its home is node %s by now", op.Volume,
+		return d, nil, unlock, dataset.Errorf(dataset.ErrStale, "volume %s: its home is now node %s", op.Volume,
 			s.deps.NameOf(d.Home))
 	}
 	if d.Epoch != op.Epoch {
@@ -108,10 +108,10 @@ func (s *Datasets) EnsureUnrecorded(ctx context.Context, id uuid.UUID) error {
 	switch {
 	case err == nil:
 		return dataset.Errorf(dataset.ErrExists,
-			"dataset %s is on record, with its home at another node (drover volume inspect %[1]s, or drover "+
-				"trash ls): what lies here may be all there is of it", id)
+			"dataset %s is recorded, with its home on another node (drover volume inspect %[1]s, or drover trash "+
+				"ls): the data here may be the only copy", id)
 	case errors.Is(err, dataset.ErrNotFound):
 		return nil
 	}
-	return fmt.Errorf("whether another node has dataset %s on record is not known: %w", id, err)
+	return fmt.Errorf("whether another node has dataset %s is unknown: %w", id, err)
 }

@@ -77,7 +77,8 @@ func (e *Exporter) Export(ctx context.Context, ref, snapshot string, w io.Writer
 	}
 	if out.Count > 0 {
 		e.deps.LogOf(d).WithField("count", out.Count).
-			Warnf("sockets were left out of the archive, as tar has none: %q, for one", out.First[0])
+			Warnf("sockets were left out of the archive, because tar does not support them: %q, for "+
+				"example", out.First[0])
 	}
 	return out, nil
 }
@@ -187,7 +188,7 @@ func (e *Exporter) Diff(ctx context.Context, older, newer string) (out api.Diff,
 	sender, ok := pool.(backends.Sender)
 	if !ok {
 		return out, dataset.Errorf(dataset.ErrUnsupported,
-			"volume %s: its pool cannot tell what changed between snapshots", d.Volume)
+			"volume %s: its pool cannot compare snapshots", d.Volume)
 	}
 	unlock, err := e.deps.Locks.Lock(ctx, d.ID, "comparison of volume "+d.Volume)
 	if err != nil {

@@ -41,10 +41,10 @@ func TestI6ImportOfADamagedArchive(t *testing.T) {
 		"a flipped bit":    {bytes.NewReader(flipped), "invalid tar header"},
 		"cut in a file":    {bytes.NewReader(whole[:2<<10]), "is damaged or truncated"},
 		"without its end":  {bytes.NewReader(whole[:len(whole)-1024]), "no end mark"},
-		"compressed":       {strings.NewReader("\x1f\x8b\x08\x00" + strings.Repeat("x", 4096)), "no tar"},
+		"compressed":       {strings.NewReader("\x1f\x8b\x08\x00" + strings.Repeat("x", 4096)), "not a tar archive"},
 		"empty":            {strings.NewReader(""), "no end mark"},
-		"no tar at all":    {strings.NewReader(strings.Repeat("SELECT 1;\n", 100)), "no tar"},
-		"sender went away": {io.MultiReader(bytes.NewReader(whole[:600]), iotest.ErrReader(io.ErrUnexpectedEOF)), "the archive broke off"},
+		"no tar at all":    {strings.NewReader(strings.Repeat("SELECT 1;\n", 100)), "not a tar archive"},
+		"sender went away": {io.MultiReader(bytes.NewReader(whole[:600]), iotest.ErrReader(io.ErrUnexpectedEOF)), "the archive ended early"},
 	} {
 		_, err := r.Import(t.Context(), api.Request{ID: uuid.New(), Volume: "db"}, c.sent)
 		if !errors.Is(err, dataset.ErrInvalid) || dataset.KindOf(err).HTTP/100 != 4 || !strings.Contains(err.Error(), c.says) {

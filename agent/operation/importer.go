@@ -80,7 +80,7 @@ func (i *Importer) ImportArchive(ctx context.Context, req api.Request, r io.Read
 		return dataset.Dataset{}, err
 	}
 	if out.Duplicate {
-		return dataset.Dataset{}, dataset.Errorf(dataset.ErrExists, "volume %q was made by someone else meanwhile",
+		return dataset.Dataset{}, dataset.Errorf(dataset.ErrExists, "volume %q was created by a concurrent request",
 			op.Volume)
 	}
 	return *out.Dataset, nil
@@ -88,14 +88,14 @@ func (i *Importer) ImportArchive(ctx context.Context, req api.Request, r io.Read
 
 // usedID returns the error for a request whose ID is already the ID of another operation.
 func usedID(id uuid.UUID) error {
-	return dataset.Errorf(dataset.ErrExists, "operation %s is another one (choose another ID)", id)
+	return dataset.Errorf(dataset.ErrExists, "operation %s exists with another request (choose another ID)", id)
 }
 
 // ImportFolder makes a volume from a folder of this host.
 func (i *Importer) ImportFolder(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (api.Committed, error) {
 	if op.Path == "" {
 		return api.Committed{}, dataset.Errorf(dataset.ErrCancelled,
-			"import of volume %s was cut short by a restart: import it again", op.Volume)
+			"import of volume %s was interrupted by a restart: import it again", op.Volume)
 	}
 	// The folder is examined and read only through this descriptor, so another user who renames a folder above it has
 	// no effect.
@@ -118,7 +118,7 @@ func (i *Importer) ImportFolder(ctx context.Context, jb *jobs.Job, op *dataset.O
 		diff, err := tree.Compare(ctx, src, root)
 		if err == nil && len(diff) > 0 {
 			err = dataset.Errorf(dataset.ErrConflict,
-				"%s changed while it was copied, at %v (stop what uses it, or say --live)", op.Path, diff[0])
+				"%s changed during the copy, at %v (stop the processes that use it, or use --live)", op.Path, diff[0])
 		}
 		return err
 	})
@@ -129,7 +129,7 @@ func (i *Importer) ImportFolder(ctx context.Context, jb *jobs.Job, op *dataset.O
 func nothingBelow(folder *os.File) error {
 	path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", folder.Fd()))
 	if err != nil {
-		return fmt.Errorf("where is %s: %w", folder.Name(), err)
+		return fmt.Errorf("locate %s: %w", folder.Name(), err)
 	}
 	table, err := mount.Table()
 	if err != nil {
@@ -138,8 +138,8 @@ func nothingBelow(folder *os.File) error {
 	for _, m := range table.Under(path) {
 		if m.Mountpoint != path {
 			return dataset.Errorf(dataset.ErrInvalid,
-				"%s is a mount of its own, which a copy of %s would lack (unmount it, or import both, each "+
-					"by itself)", m.Mountpoint, path)
+				"%s is a separate mount, which a copy of %s would lack (unmount it, or import each one "+
+					"separately)", m.Mountpoint, path)
 		}
 	}
 	return nil
@@ -177,7 +177,8 @@ func unpackSent(ctx context.Context, r io.Reader, root *os.File) error {
 	err := tree.ReadTar(ctx, sent{r}, root)
 	if errors.Is(err, dataset.ErrCorrupt) {
 		err = dataset.Errorf(dataset.ErrInvalid,
-			"the archive is not whole or no tar: %w (make it again, uncompressed, and send it again)", err)
+			"the archive is incomplete or not a tar archive: %w (create it again, uncompressed, and send it "+
+				"again)", err)
 	}
 	return err
 }
@@ -188,7 +189,7 @@ type sent struct{ r io.Reader }
 func (s sent) Read(p []byte) (int, error) {
 	n, err := s.r.Read(p)
 	if err != nil && !errors.Is(err, io.EOF) {
-		err = dataset.Errorf(dataset.ErrInvalid, "the archive broke off while it was sent: %w", err)
+		err = dataset.Errorf(dataset.ErrInvalid, "the archive ended early while it was sent: %w", err)
 	}
 	return n, err
 }

@@ -53,7 +53,7 @@ func TestImportRefusesMountsInFolder(t *testing.T) {
 	}
 }
 
-// A folder that contains a pool or the agent's root, or lies in one, is refused, by whichever path it is
+// A folder that contains a pool or the agent's root, or is inside one, is refused, by whichever path it is
 // reached: a copy of it would not end, or would be of what belongs to another volume. Nothing is left.
 func TestI6ImportRefusesDroversFolders(t *testing.T) {
 	r := agenttest.New(t)
@@ -94,19 +94,19 @@ func TestI6ImportRefusesDroversFolders(t *testing.T) {
 		}
 	}
 	pool, root := "pool default (at "+r.Root+"/pool)", "the folder "+r.Root
-	refused(r.Root+"/pool", pool+" lies in ")
-	refused(r.Root, pool+" lies in "+r.Root)
-	refused(filepath.Dir(r.Root), pool+" lies in ")
-	refused("/", " lies in / (import folders of it")
-	refused(r.Root+"/pool/inner", r.Root+"/pool/inner lies in "+pool)
-	refused(r.MountRoot()+"/some", " lies in "+root)
-	refused(links+"/root/pool/inner", "lies in "+pool)
-	refused(links+"/parent/"+filepath.Base(r.Root), pool+" lies in ")
+	refused(r.Root+"/pool", pool+" is inside ")
+	refused(r.Root, pool+" is inside "+r.Root)
+	refused(filepath.Dir(r.Root), pool+" is inside ")
+	refused("/", " is inside / (import folders of it")
+	refused(r.Root+"/pool/inner", r.Root+"/pool/inner is inside "+pool)
+	refused(r.MountRoot()+"/some", " is inside "+root)
+	refused(links+"/root/pool/inner", "is inside "+pool)
+	refused(links+"/parent/"+filepath.Base(r.Root), pool+" is inside ")
 	bind(filepath.Dir(r.Root), func() {
-		refused(bound, pool+" lies in "+bound)
-		refused(bound+"/"+filepath.Base(r.Root), pool+" lies in ")
+		refused(bound, pool+" is inside "+bound)
+		refused(bound+"/"+filepath.Base(r.Root), pool+" is inside ")
 	})
-	bind(r.Root+"/pool/inner", func() { refused(bound, bound+" lies in "+pool) })
+	bind(r.Root+"/pool/inner", func() { refused(bound, bound+" is inside "+pool) })
 	bind(beside, func() {
 		if op := imported(r, "beside", bound); op.State != dataset.OpDone {
 			t.Errorf("a folder beside them: %s, %+v", op.State, op.Problem)

@@ -110,7 +110,7 @@ func takeSize(op *dataset.Operation, planned dataset.Size) error {
 	}
 	if asked := op.Options["size"]; asked != "" && d.Size > planned {
 		return dataset.Errorf(dataset.ErrInvalid,
-			"size %s is smaller than its source's %s, which was resized meanwhile (leave the size out)", asked,
+			"size %s is smaller than the size %s of its source, which was resized meanwhile (omit the size)", asked,
 			d.Size.Said(0))
 	}
 	d.Profile.Size = max(d.Profile.Size, d.Size)

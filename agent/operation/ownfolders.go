@@ -27,7 +27,7 @@ import (
 func (i *Importer) importable(ctx context.Context, src *os.File) error {
 	path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", src.Fd()))
 	if err != nil {
-		return fmt.Errorf("where is %s: %w", src.Name(), err)
+		return fmt.Errorf("locate %s: %w", src.Name(), err)
 	}
 	table, err := mount.Table()
 	if err != nil {
@@ -36,11 +36,11 @@ func (i *Importer) importable(ctx context.Context, src *os.File) error {
 	for _, own := range i.ownFolders(ctx) {
 		switch {
 		case contains(table, path, own.path):
-			return dataset.Errorf(dataset.ErrInvalid, "%s lies in %s (import folders of it, one at a time)",
+			return dataset.Errorf(dataset.ErrInvalid, "%s is inside %s (import folders of it, one at a time)",
 				own.what, path)
 		case contains(table, own.path, path):
 			return dataset.Errorf(dataset.ErrInvalid,
-				"%s lies in %s, which is for Drover alone (drover clone copies a volume; a tar of the "+
+				"%s is inside %s, which belongs to Drover (drover clone copies a volume; a tar archive of the "+
 					"folder can be imported with --from -)", path, own.what)
 		}
 	}

@@ -53,7 +53,7 @@ func (w *RecordWriter) Write(ctx context.Context, pool backends.Pool, d dataset.
 		return // the record beside a copy is that of the copied state
 	}
 	if err := w.writeTo(ctx, pool, d); err != nil && !errors.Is(err, dataset.ErrNotFound) {
-		w.deps.LogOf(d).WithError(err).Warn("the record beside the data was not written")
+		w.deps.LogOf(d).WithError(err).Warn("cannot write the record beside the data")
 	}
 }
 
@@ -87,7 +87,7 @@ func (w *RecordWriter) WriteAll() {
 			entries, err := p.Storage.List(ctx)
 			if err != nil && ctx.Err() == nil {
 				log := w.deps.Log.WithError(err).WithField("pool", p.Name)
-				log.Warn("the records beside the data were not compared")
+				log.Warn("cannot compare the records beside the data")
 			}
 			for _, e := range entries {
 				if ctx.Err() != nil || w.deps.Trust.Err() != nil {

@@ -55,7 +55,7 @@ func (r *Rekeyer) Rekey(ctx context.Context, jb *jobs.Job, op *dataset.Operation
 	}
 	if err == nil {
 		err = dataset.Errorf(dataset.ErrConflict,
-			"rekey of volume %s: its key was exchanged meanwhile, %d times: try again", d.Volume, rekeyTries)
+			"rekey of volume %s: its key was replaced meanwhile, %d times: try again", d.Volume, rekeyTries)
 	}
 	return out, err
 }

@@ -54,10 +54,10 @@ func (r *Remover) Delete(ctx context.Context, jb *jobs.Job, op *dataset.Operatio
 		return out, nil
 	}
 	if err := r.deps.ForgetAliases(ctx, d); err != nil {
-		r.deps.LogOf(d).WithError(err).Warn("how the engine spelled it was left over")
+		r.deps.LogOf(d).WithError(err).Warn("cannot remove the spellings that the engine used")
 	}
 	if err := mounting.RemoveMountPoint(r.deps.MountPath(d.ID)); err != nil {
-		r.deps.LogOf(d).WithError(err).Warn("mount point was left over")
+		r.deps.LogOf(d).WithError(err).Warn("cannot remove the mount point")
 	}
 	if out.Dataset.State == dataset.StatePurging {
 		r.deps.PurgeLater(*out.Dataset)
@@ -86,7 +86,7 @@ func (r *Remover) Purge(ctx context.Context, jb *jobs.Job, op *dataset.Operation
 	}
 	// A recovery may have restored it since the purge was planned, or while this waited.
 	if now, ok := r.deps.Cache.Dataset(d.ID); ok && now.State != dataset.StatePurging {
-		return out, dataset.Errorf(dataset.ErrStale, "purge of volume %s: it is %s, and not condemned any more",
+		return out, dataset.Errorf(dataset.ErrStale, "purge of volume %s: it is %s, no longer being purged",
 			d.Volume, now.State)
 	}
 	steps.At("purge.begin")

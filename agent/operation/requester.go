@@ -110,7 +110,7 @@ func Outcome(op dataset.Operation) error {
 	case op.State == dataset.OpDone:
 		return nil
 	case op.Problem == nil:
-		return dataset.Errorf(dataset.ErrInternal, "operation %s (%s of volume %s) is %s without a reason",
+		return dataset.Errorf(dataset.ErrInternal, "operation %s (%s of volume %s) is %s, and no reason was recorded",
 			op.ID, op.Kind, op.Volume, op.State)
 	}
 	return op.Problem.Err()

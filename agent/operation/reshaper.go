@@ -69,27 +69,27 @@ func (r *Reshaper) Rewrite(ctx context.Context, jb *jobs.Job, op *dataset.Operat
 	}
 	rewriter, ok := pool.(backends.Rewriter)
 	if !ok {
-		why := "its pool keeps files, and no image that could be written anew"
+		why := "its pool stores files, not an image that could be rewritten"
 		if pool.Info().Capabilities.ConstantSnapshot {
-			why = "there is nothing to gain: snapshots in its pool take the same time however fragmented it is"
+			why = "rewriting has no benefit: snapshots in its pool take constant time"
 		}
 		return out, dataset.Errorf(dataset.ErrUnsupported, "rewrite of volume %s: %s", d.Volume, why)
 	}
 	steps.At("rewrite.begin")
-	jb.Step("writing it anew")
+	jb.Step("rewriting it")
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	was, now, err := rewriter.Rewrite(ctx, d.ID, func(done, total int64) {
 		jb.Moved(done, total)
 		if r.deps.Locks.IsUrgent(d.ID) {
 			cancel(dataset.Errorf(dataset.ErrInUse,
-				"a mount or a move came, so nothing was changed (ask again when nobody uses it)"))
+				"a mount or a move arrived, so nothing was changed (ask again when it is not in use)"))
 		}
 	})
 	if err != nil {
 		return out, fmt.Errorf("rewrite of volume %s: %w", d.Volume, err)
 	}
-	r.deps.LogOf(d).Infof("written anew: its %d extents are %d now", was, now)
+	r.deps.LogOf(d).Infof("rewritten: its %d extents are now %d", was, now)
 	steps.At("rewrite.made")
 	if out, err = r.deps.Datasets.Commit(context.WithoutCancel(ctx), op); err == nil {
 		steps.At("rewrite.recorded")

@@ -53,7 +53,7 @@ func TestRewriteInPoolOfFoldersDoesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	err := r.Requests.Perform(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpRewrite, Volume: "db"})
-	if !errors.Is(err, dataset.ErrUnsupported) || !strings.Contains(err.Error(), "its pool keeps files") {
+	if !errors.Is(err, dataset.ErrUnsupported) || !strings.Contains(err.Error(), "its pool stores files") {
 		t.Errorf("%v", err)
 	}
 }
@@ -98,7 +98,8 @@ func TestMountInterruptsRewrite(t *testing.T) {
 	if _, err := r.Mount(t.Context(), "db", "user"); err != nil {
 		t.Error(err)
 	}
-	if err := <-failed; !errors.Is(err, dataset.ErrInUse) || !strings.Contains(err.Error(), "a mount or a move came") {
+	if err := <-failed; !errors.Is(err, dataset.ErrInUse) || !strings.Contains(err.Error(), "a mount or a move "+
+		"arrived") {
 		t.Errorf("the rewrite ended with %v", err)
 	}
 	if err := r.Unmount(t.Context(), "db", "user"); err != nil {

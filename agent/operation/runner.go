@@ -101,7 +101,8 @@ func (r *Runner) Run(
 		r.deps.Jobs.Start("failure/"+op.ID.String(), func(ctx context.Context, _ *jobs.Job) error {
 			defer end()
 			if _, err := r.Report(ctx, &op); err != nil && ctx.Err() == nil {
-				r.deps.Log.WithError(err).WithField("op", op.ID).Warn("control was not told that an operation failed")
+				r.deps.Log.WithError(err).WithField("op", op.ID).Warn("cannot report to control that an " +
+					"operation failed")
 			}
 			return nil
 		})
@@ -151,7 +152,7 @@ func (r *Runner) record(ctx context.Context, op dataset.Operation) {
 	if now := r.running[op.ID]; now != nil && err == nil {
 		now.recorded = true
 	} else if err != nil && ctx.Err() == nil {
-		r.deps.Log.WithError(err).WithField("op", op.ID).Warn("long operation was not put on record")
+		r.deps.Log.WithError(err).WithField("op", op.ID).Warn("cannot record a long operation")
 	}
 }
 

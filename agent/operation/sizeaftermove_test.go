@@ -101,7 +101,7 @@ func (p sizelessPool) Resize(ctx context.Context, id uuid.UUID, size dataset.Siz
 func TestFailedResizeAfterMoveIsRetried(t *testing.T) {
 	t.Parallel()
 	f, _, kind := undersizes(t)
-	want := "it was not given its size of 448MiB when it moved here and may still have 320MiB: not today"
+	want := "its size was not set to 448MiB when it moved here and may still have 320MiB: not today"
 	says := func(when string, says bool) {
 		t.Helper()
 		list, err := f.A.Doctor(t.Context())

@@ -114,7 +114,7 @@ func (z *Sizes) Problem(d dataset.Dataset) string {
 	if u.Was != 0 {
 		was = " and may still have " + u.Was.String()
 	}
-	return fmt.Sprintf("it was not given its size of %s when it moved here%s: %s; that is tried again by itself",
+	return fmt.Sprintf("its size was not set to %s when it moved here%s: %s; retrying automatically",
 		d.Size, was, u.Why)
 }
 
@@ -163,7 +163,7 @@ func (z *Sizes) Retry(ctx context.Context) {
 	for id, u := range all {
 		if err := z.retry(ctx, id, u); err != nil && ctx.Err() == nil {
 			log := z.deps.Log.WithError(err).WithField("dataset", id)
-			log.Error("it may not be as large as it is on record; that is tried again")
+			log.Error("it may be smaller than its recorded size; retrying")
 		}
 	}
 }

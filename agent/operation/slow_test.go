@@ -92,7 +92,7 @@ func TestI8SlowCreateReportsOperation(t *testing.T) {
 	ctx := t.Context()
 	err := s.impatient(t, "create", func(ctx context.Context) error { return r.Create(ctx, "db", nil) })
 	named := operationID.FindStringSubmatch(err.Error())
-	if !errors.Is(err, dataset.ErrPending) || named == nil || !strings.Contains(err.Error(), "create of volume db goes on") {
+	if !errors.Is(err, dataset.ErrPending) || named == nil || !strings.Contains(err.Error(), "create of volume db continues as operation") {
 		t.Fatalf("got %v", err)
 	}
 

@@ -24,7 +24,7 @@ func TestVolumeLargerThanPoolIsRefused(t *testing.T) {
 	_, err := r.Executor.Act(dataset.OpCreate)(t.Context(), &jobs.Job{}, &op)
 	refused := func(what string, err error) {
 		t.Helper()
-		if !errors.Is(err, dataset.ErrUnsupported) || !strings.Contains(err.Error(), "in all, less than 1048576TiB") {
+		if !errors.Is(err, dataset.ErrUnsupported) || !strings.Contains(err.Error(), "less than 1048576TiB") {
 			t.Errorf("%s: %v", what, err)
 		}
 	}

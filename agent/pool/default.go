@@ -18,13 +18,13 @@ import (
 func (m *Maker) makeDefault(ctx context.Context) error {
 	dir := filepath.Join(m.Root, "pools")
 	if err := os.MkdirAll(dir, 0o711); err != nil {
-		return fmt.Errorf("make the folder of pools: %w", err)
+		return fmt.Errorf("create the folder of pools: %w", err)
 	}
 	var tried []error
 	path := filepath.Join(dir, "default.img")
 	// A start that was killed while it made the pool may have left an unfinished image with half of the free space.
 	if err := os.Remove(backends.TemporaryImagePath(path)); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("remove what an earlier start left: %w", err)
+		return fmt.Errorf("remove the remains of an earlier start: %w", err)
 	}
 	half, err := halfOfFree(dir)
 	if err != nil {
@@ -49,7 +49,7 @@ func (m *Maker) makeDefault(ctx context.Context) error {
 			}
 			if rec.Image > 0 {
 				m.Log.WithField("pool", "default").
-					Infof("preallocated %s, half of the free space of %s (drover pool create makes others)",
+					Infof("preallocated %s, half of the free space of %s (drover pool create creates other pools)",
 						rec.Image.Human(), dir)
 			}
 			return nil
@@ -59,7 +59,7 @@ func (m *Maker) makeDefault(ctx context.Context) error {
 		}
 		tried = append(tried, err)
 	}
-	return fmt.Errorf("no default pool can be made: %w", errors.Join(tried...))
+	return fmt.Errorf("cannot create a default pool: %w", errors.Join(tried...))
 }
 
 // halfOfFree returns half of the free bytes at path, in whole GiB, or 0 if half is less than one GiB.

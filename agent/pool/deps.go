@@ -47,6 +47,6 @@ func (d Deps) can(b backends.Pool) dataset.Capabilities {
 
 func (d Deps) warnUnheld(name, unheld string) {
 	if unheld != "" {
-		d.Log.WithField("pool", name).Warnf("another drover would not be kept from the pool: %s", unheld)
+		d.Log.WithField("pool", name).Warnf("pool is not locked against another drover: %s", unheld)
 	}
 }

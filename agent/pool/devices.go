@@ -26,7 +26,7 @@ func (m *Maker) Formable(ctx context.Context, name string, rec Record, kind back
 		}
 	}
 	return dataset.Errorf(dataset.ErrUnsupported,
-		"pool %s: backend %s makes no pool of devices: give it a path, or another backend (available: %s)", name,
+		"pool %s: backend %s cannot use devices: pass a path, or another backend (available: %s)", name,
 		rec.Backend, dataset.Have(can))
 }
 
@@ -40,7 +40,7 @@ func onceEach(name string, devices []string) error {
 			continue
 		}
 		if first, twice := seen[number]; twice {
-			return dataset.Errorf(dataset.ErrInvalid, "pool %s: %s and %s are one device: give it once", name,
+			return dataset.Errorf(dataset.ErrInvalid, "pool %s: %s and %s are the same device: pass it once", name,
 				first, path)
 		}
 		seen[number] = path
@@ -97,6 +97,6 @@ func (m *Maker) whose(rec Record, err error) error {
 }
 
 func lies(kind *dataset.Kind, device, pool string) error {
-	return dataset.Errorf(kind, "device %s is one that pool %s lies on: give another one (drover pool inspect %s)",
+	return dataset.Errorf(kind, "device %s is part of pool %s: choose another one (drover pool inspect %s)",
 		device, pool, pool)
 }

@@ -36,6 +36,6 @@ func notOurs(id uuid.UUID) error {
 
 // NoAnswer is the error for a pool that hangs.
 func NoAnswer(since time.Time) string {
-	return fmt.Sprintf("does not answer, since %s: what it lies on hangs (look at its disk: dmesg; it is "+
-		"taken in when it answers)", since.UTC().Format(time.RFC3339))
+	return fmt.Sprintf("does not respond, since %s: its disk hangs (check it: dmesg; the pool is used again when "+
+		"it responds)", since.UTC().Format(time.RFC3339))
 }

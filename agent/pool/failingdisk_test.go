@@ -298,7 +298,7 @@ func TestProbeOfHangingDiskEnds(t *testing.T) {
 			return false
 		}
 	})
-	if st := r.PoolStatus("other"); st.Online || !strings.Contains(st.Reason, "does not answer") {
+	if st := r.PoolStatus("other"); st.Online || !strings.Contains(st.Reason, "does not respond") {
 		t.Errorf("status %+v", st)
 	}
 	h.Resume()

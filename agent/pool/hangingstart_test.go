@@ -141,7 +141,7 @@ func TestStartWhileAPoolHangs(t *testing.T) {
 func isHung(r *agenttest.Host, there dataset.Dataset, found int) {
 	r.T.Helper()
 	ctx := r.T.Context()
-	const want = "does not answer, since "
+	const want = "does not respond, since "
 	for _, st := range r.Pools.Status(ctx) {
 		if st.ID == there.Pool && (st.Online || !strings.HasPrefix(st.Reason, want)) {
 			r.T.Errorf("%+v", st)

@@ -113,7 +113,7 @@ func (m *Maker) single(id uuid.UUID, name string) error {
 	m.pools.mu.RLock()
 	defer m.pools.mu.RUnlock()
 	if o := m.pools.byID[id]; o != nil && !o.Gone && o.Name != name {
-		return dataset.Errorf(dataset.ErrExists, "what lies there is pool %s (at %s), or a copy of it", o.Name,
+		return dataset.Errorf(dataset.ErrExists, "this is pool %s (at %s), or a copy of it", o.Name,
 			o.Record.Path)
 	}
 	return nil
@@ -134,7 +134,7 @@ func (m *Maker) disjoint(name string, rec Record) error {
 	for _, o := range all {
 		if Overlap(rec, o.Record) {
 			return dataset.Errorf(dataset.ErrInvalid,
-				"pool %s: %s overlaps with pool %s at %s: give a path outside of it", name, rec.Path, o.Name,
+				"pool %s: %s overlaps with pool %s at %s: choose a path outside of it", name, rec.Path, o.Name,
 				o.Record.Path)
 		}
 	}
@@ -146,7 +146,7 @@ func (m *Maker) disjoint(name string, rec Record) error {
 // disk.
 func (m *Maker) missing(node uuid.UUID, c Config, why error) {
 	m.Log.WithFields(map[string]any{"pool": c.Name, "backend": c.Backend, "error": why}).
-		Error("pool of drover.yaml is offline: it could not be made")
+		Error("pool of drover.yaml is offline: creating it failed")
 	m.Unmade = append(m.Unmade, api.Pool{
 		Pool: dataset.Pool{
 			Name:    c.Name,
@@ -157,7 +157,7 @@ func (m *Maker) missing(node uuid.UUID, c Config, why error) {
 			Reach:   dataset.ReachNode,
 		},
 		Status: &dataset.PoolStatus{
-			Reason: dataset.Cut(Reason(c.Name, why) + " (it could not be made; restart drover when that is mended)"),
+			Reason: dataset.Cut(Reason(c.Name, why) + " (creating it failed; fix that and restart drover)"),
 		},
 	})
 }
@@ -166,7 +166,7 @@ func (m *Maker) missing(node uuid.UUID, c Config, why error) {
 func (m *Maker) unclaimed(name string) error {
 	for _, u := range m.Unmade {
 		if u.Name == name {
-			return dataset.Errorf(dataset.ErrExists, "pool %s stands in drover.yaml and is offline: %s", name,
+			return dataset.Errorf(dataset.ErrExists, "pool %s of drover.yaml is offline: %s", name,
 				u.Status.Reason)
 		}
 	}

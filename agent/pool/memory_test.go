@@ -30,7 +30,7 @@ func TestPoolInMemoryIsReported(t *testing.T) {
 		}
 	})
 	r := agenttest.New(t, func(c *agent.Config) { c.Backends = backends.NewRegistry(dir.Backend{}, loop.New(&run.System{})) })
-	const says = "it is on tmpfs: its data is in memory and is gone at a reboot"
+	const says = "it is on tmpfs: its data is in memory and is lost at a reboot"
 	for _, n := range []api.NewPool{
 		{Name: "folders", Backend: "dir", Path: filepath.Join(tmpfs, "folders")},
 		{Name: "images", Backend: "loop", Path: filepath.Join(tmpfs, "images.img"), Image: "600MiB"},

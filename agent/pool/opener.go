@@ -168,7 +168,7 @@ func (x *Opener) attach(ctx context.Context, op *Pool) error {
 func (x *Opener) recall(ctx context.Context, known map[string]Record) (names []string, err error) {
 	list, err := x.Control.Pools(ctx)
 	if err != nil {
-		x.Log.WithError(err).Warn("control does not say which pools this node had")
+		x.Log.WithError(err).Warn("cannot get the list of this node's pools from control")
 		return nil, nil
 	}
 	values := map[string]any{}
@@ -177,7 +177,7 @@ func (x *Opener) recall(ctx context.Context, known map[string]Record) (names []s
 			continue
 		}
 		if err := PathAnswers(ctx, x.Clock, o.Path); err != nil { // only the pool itself can identify itself
-			return nil, fmt.Errorf("pool %s, of which this node's own record was lost: %w", o.Name, err)
+			return nil, fmt.Errorf("pool %s, whose record on this node was lost: %w", o.Name, err)
 		}
 		rec := Record{ID: o.ID, Backend: o.Backend, Path: o.Path, Devices: o.Devices, Default: o.Default, Found: true}
 		if st, err := os.Lstat(o.Path); err == nil && st.Mode().IsRegular() {
@@ -199,11 +199,11 @@ func (x *Opener) wanted(ctx context.Context, name string, known map[string]Recor
 	case rec.Leaving == Staying:
 		return nil
 	case rec.Off && rec.Leaving == Removed:
-		log.Warn("pool was being removed, and stands in drover.yaml again: it held nothing, and is made again")
+		log.Warn("pool was being removed and is in drover.yaml again: it was empty, and is recreated")
 		delete(known, name)
 		return x.DB.Put(ctx, map[string]any{"pools/" + name: nil})
 	}
-	log.Warn("pool was being removed, and stands in drover.yaml again: it is kept as it is")
+	log.Warn("pool was being removed and is in drover.yaml again: it is kept as it is")
 	rec.Leaving, rec.Off = Staying, false
 	known[name] = rec
 	return x.DB.Put(ctx, map[string]any{"pools/" + name: rec})

@@ -145,9 +145,11 @@ func TestCreatePool(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, path := range []string{full, filepath.Join(r.Root, "missing")} {
+	for path, says := range map[string]string{
+		full: "no pool found (", filepath.Join(r.Root, "missing"): "cannot find a pool: ",
+	} {
 		_, _, err := r.AdoptPool(ctx, path)
-		if err == nil || !strings.HasPrefix(err.Error(), "nothing at "+path+" can be adopted: ") || !strings.Contains(err.Error(), "is its disk mounted?") || len(err.Error()) > 200+2*len(path) {
+		if err == nil || !strings.HasPrefix(err.Error(), "adopt "+path+": "+says) || !strings.Contains(err.Error(), "is its disk mounted?") || len(err.Error()) > 200+2*len(path) {
 			t.Errorf("adopt: %v", err)
 		}
 	}

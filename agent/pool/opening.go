@@ -152,7 +152,7 @@ func PathAnswers(ctx context.Context, c clock.Clock, path string) error {
 		return nil
 	}
 	return errors.Join(ctx.Err(), dataset.Errorf(dataset.ErrOffline,
-		"it does not answer within %s: what it lies on hangs (look at its disk: dmesg)", StartPatience))
+		"it did not respond within %s: its disk hangs (check it: dmesg)", StartPatience))
 }
 
 // WaitFor waits until all channels are closed, for patience in total, and reports whether they are. The work on pools

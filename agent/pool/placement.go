@@ -25,12 +25,12 @@ func (m *Maker) Asked(n api.NewPool) (Record, error) {
 		}
 		if clean := filepath.Clean("/" + path); clean != path {
 			return rec, dataset.Errorf(dataset.ErrInvalid,
-				"pool %s: path %q is not absolute and clean: want one such as %s", n.Name, path, clean)
+				"pool %s: path %q is not absolute and clean: expected one such as %s", n.Name, path, clean)
 		}
 	}
 	if n.Image != "" {
 		if len(n.Devices) > 0 {
-			return rec, dataset.Errorf(dataset.ErrInvalid, "pool %s: it lies in an image or on devices, not both",
+			return rec, dataset.Errorf(dataset.ErrInvalid, "pool %s: image and devices exclude each other",
 				n.Name)
 		}
 		size, err := dataset.ParseSize(n.Image)
@@ -71,7 +71,7 @@ func (m *Maker) placed(name string, rec Record) error {
 			if path != ways[0] {
 				why += ", which is seen at " + rec.Path + " as well"
 			}
-			return dataset.Errorf(dataset.ErrInvalid, "pool %s: %s lies in %s: give a path outside of it", name,
+			return dataset.Errorf(dataset.ErrInvalid, "pool %s: %s is inside %s: choose a path outside of it", name,
 				rec.Path, why)
 		}
 	}
@@ -117,7 +117,7 @@ func (m *Maker) misplaced(path string) string {
 			return fmt.Sprintf("pool %s, whose folder is %s", id, at)
 		}
 		if ofEngine(at) {
-			return at + ", where a container engine keeps what it owns and removes"
+			return at + ", where a container engine keeps its data, and may remove it"
 		}
 		if at == filepath.Dir(at) {
 			return ""

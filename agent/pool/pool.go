@@ -59,7 +59,7 @@ func (op *Pool) inform(can dataset.Capabilities, is backends.Info) {
 
 // InMemory returns the warning for a pool in memory.
 func (op *Pool) InMemory() string {
-	return "it is on " + op.Memory + ": its data is in memory and is gone at a reboot"
+	return "it is on " + op.Memory + ": its data is in memory and is lost at a reboot"
 }
 
 // sameShare fails if a pool is on another share than the one on which it was made. Control would otherwise direct other
@@ -69,8 +69,8 @@ func (op *Pool) sameShare(is backends.Info) error {
 		return nil
 	}
 	return dataset.Errorf(dataset.ErrOffline,
-		"what is mounted at %s says that it is share %s, and the pool was made on share %s (mount that one, "+
-			"or bring its share.json back)", is.Path, is.Share, op.Record.Share)
+		"%s: share %s is mounted, and the pool was created on share %s (mount that one, or restore its "+
+			"share.json)", is.Path, is.Share, op.Record.Share)
 }
 
 // Leaves fails with ErrConflict while a pool is being removed.
@@ -79,8 +79,8 @@ func (op *Pool) Leaves() error {
 		return nil
 	}
 	return dataset.Errorf(dataset.ErrConflict,
-		"pool %s, which lies at %s, is being removed: it can be adopted once that is over (drover doctor "+
-			"says what holds it up)", op.Name, op.Record.Place())
+		"pool %s at %s is being removed: it can be adopted after that (drover doctor says what delays "+
+			"it)", op.Name, op.Record.Place())
 }
 
 // Held returns why the pool is quarantined, or "" if it is not. An open pool is quarantined while its stored generation
@@ -89,8 +89,8 @@ func (op *Pool) Held() string {
 	if op.Storage == nil || op.Generation >= op.Record.Generation {
 		return ""
 	}
-	return fmt.Sprintf("its generation is %d and was %d: its disk was put back to an older state (bring "+
-		"back the newer one, or go on with what it has: drover pool accept %s --confirmed, on node %s)",
+	return fmt.Sprintf("its generation is %d and was %d: its disk was restored from an older state (bring back "+
+		"the newer disk, or accept the older data: drover pool accept %s --confirmed, on node %s)",
 		op.Generation, op.Record.Generation, op.Name, op.on)
 }
 
@@ -118,7 +118,7 @@ func (op *Pool) Serves() error {
 		return Offline(op.Name, op.disk.failing)
 	}
 	if op.Late {
-		return Offline(op.Name, "it was opened just now, and control is asked whether its disk was put back "+
+		return Offline(op.Name, "it was opened just now, and its generation is being compared with control's "+
 			"(ask again)")
 	}
 	return op.free()

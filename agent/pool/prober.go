@@ -66,7 +66,7 @@ func diskFails(pool string, err error) string {
 	if _, why, found := strings.Cut(text, "is offline: "); found {
 		text = why
 	}
-	return fmt.Sprintf("its disk fails: %s (look at dmesg; what to do: docs/operations.md, \"A disk fails\")", text)
+	return fmt.Sprintf(`its disk fails: %s (see dmesg; what to do: docs/operations.md, "A disk fails")`, text)
 }
 
 // Prober finds out whether the disk of a pool fails, after an operation in the pool failed with a disk error. It has no

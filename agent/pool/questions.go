@@ -109,7 +109,7 @@ func (t *table) answered(id uuid.UUID, q *question, b backends.Pool) {
 	case over:
 		_ = b.Close()
 	case back:
-		t.Log.WithField("pool", t.Name(id)).Info("pool answers again")
+		t.Log.WithField("pool", t.Name(id)).Info("pool responds again")
 		t.News.Soon()
 	}
 }

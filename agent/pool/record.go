@@ -91,7 +91,7 @@ func (r Record) Place() string {
 // TakeBack returns a hint for the operator: if the condition when is true, drover pool adopt brings the pool back, so
 // that it can be removed again.
 func (r Record) TakeBack(when string) string {
-	return when + ", drover pool adopt " + r.Place() + " takes it back, to be removed again"
+	return when + ", drover pool adopt " + r.Place() + " adopts it, so that it can be removed again"
 }
 
 // Within reports whether path is dir or below it. Both paths must be clean.

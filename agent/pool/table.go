@@ -122,7 +122,7 @@ func (t *table) Change(id uuid.UUID, f func(op *Pool)) {
 	case is != "" && was == "":
 		log.Error("pool is held: " + is)
 	case is == "" && was != "":
-		log.Info("pool is not held any more")
+		log.Info("pool is no longer held")
 	}
 }
 
@@ -152,7 +152,7 @@ func (t *table) Enlist(op *Pool) {
 		t.Order = append(t.Order, op.ID)
 	} else if was.Record.Path != op.Record.Path { // at the same path, it is the pool whose making was interrupted
 		if err := was.Opening.drop(); err != nil {
-			t.Log.WithError(err).WithField("pool", op.Name).Warn("pool was not closed where it was before")
+			t.Log.WithError(err).WithField("pool", op.Name).Warn("pool was not closed at its previous place")
 		}
 	}
 	t.byID[op.ID] = op

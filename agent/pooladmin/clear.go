@@ -31,7 +31,7 @@ func (r *Remover) Continue() {
 			}
 			_, err = r.finish(ctx, op.ID)
 			if err != nil && r.Pools.One(op.ID).Stuck != err.Error() {
-				r.Log.WithError(err).WithField("pool", op.Name).Warn("pool was not removed yet")
+				r.Log.WithError(err).WithField("pool", op.Name).Warn("cannot remove pool yet")
 				r.Pools.Change(op.ID, func(op *pool.Pool) { op.Stuck = err.Error() })
 			}
 			return nil
@@ -72,7 +72,8 @@ func (r *Remover) complete(ctx context.Context, op *pool.Pool) (b backends.Pool,
 	cfg.Make = len(cfg.Devices) == 0 || cfg.Path != cfg.Mount // a filesystem on devices is never cleared in part
 	if _, err := os.Lstat(cfg.Path); errors.Is(err, os.ErrNotExist) && len(cfg.Devices) == 0 &&
 		!pool.Within(cfg.Path, "/dev") {
-		return nil, "there is nothing at " + cfg.Path + " now: " + op.Record.TakeBack("if its disk is away"), nil
+		return nil, "there is nothing at " + cfg.Path + " now: " + op.Record.TakeBack("if its disk is "+
+			"disconnected"), nil
 	}
 	kind, err := r.Backends.Kind(op.Record.Backend)
 	if err != nil {
@@ -86,11 +87,11 @@ func (r *Remover) complete(ctx context.Context, op *pool.Pool) (b backends.Pool,
 		}
 		return nil, "", errors.Join(ctx.Err(), err)
 	case err != nil:
-		return nil, fmt.Sprintf("what lies at %s cannot be opened, and stays as it is: %s: %s", op.Record.Place(),
-			dataset.OneLine(err), op.Record.TakeBack("if it is the pool still")), nil
+		return nil, fmt.Sprintf("%s: cannot be opened, and is not changed: %s: %s", op.Record.Place(),
+			dataset.OneLine(err), op.Record.TakeBack("if it is still the pool")), nil
 	}
 	if _, err := r.Maker.Holds.Take(ctx, b); err != nil {
-		return nil, "", errors.Join(fmt.Errorf("%w (drover pool rm --forget %s leaves its place as it is)", err,
+		return nil, "", errors.Join(fmt.Errorf("%w (drover pool rm --forget %s removes only the record)", err,
 			op.Name), b.Close())
 	}
 	return b, "", nil
@@ -102,14 +103,14 @@ func (r *Remover) notHere(ctx context.Context, name string) error {
 	for _, o := range r.Pools.All() {
 		have = append(have, o.Name)
 	}
-	hint := "have: " + dataset.Have(have)
+	hint := "available: " + dataset.Have(have)
 	if near := dataset.Nearest(name, have); near != "" {
 		hint += "; did you mean " + near + "?"
 	}
 	list, _ := r.Control.Pools(ctx) // it is only a hint
 	for _, p := range list {
 		if p.Name == name && p.Node != r.NodeID {
-			hint = "node " + p.NodeName + " has one of that name: ask there"
+			hint = "node " + p.NodeName + " has a pool of that name: run this there"
 		}
 	}
 	return dataset.Errorf(dataset.ErrNotFound, "no pool %q on this node (%s)", dataset.Clip(name), hint)

@@ -102,7 +102,7 @@ func TestPoolBeingRemovedIsNotCreatedOnItsDevices(t *testing.T) {
 		}
 		return !there && text != ""
 	})
-	if !strings.Contains(text, "what lies at "+disk+" cannot be opened, and stays as it is: ") || !strings.Contains(text, "drover pool adopt "+disk+" takes it back") {
+	if !strings.Contains(text, disk+": cannot be opened, and is not changed: ") || !strings.Contains(text, "drover pool adopt "+disk+" adopts it") {
 		t.Errorf("it is said %s", text)
 	}
 	if is, err := fsctl.Identify(disk); is != fsctl.Empty {
@@ -147,7 +147,7 @@ func TestPoolTakenByAnotherDroverIsNotCleared(t *testing.T) {
 	defer other.Close()
 	r.StartWith(cfg)
 	_, err = r.RemovePool(ctx, "plain", false)
-	if !errors.Is(err, dataset.ErrInUse) || !strings.Contains(err.Error(), "drover pool rm --forget plain leaves its place as it is") {
+	if !errors.Is(err, dataset.ErrInUse) || !strings.Contains(err.Error(), "drover pool rm --forget plain removes only the record") {
 		t.Errorf("removed: %v", err)
 	}
 	if _, err := r.RemovePool(ctx, "plain", true); err != nil {
@@ -179,7 +179,7 @@ func TestHangingRemovalDoesNotBlockOtherPools(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, way := range []string{path, filepath.Join(link, filepath.Base(path))} {
-		if _, _, err := r.AdoptPool(ctx, way); !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "pool plain, which lies at "+path+", is being removed") {
+		if _, _, err := r.AdoptPool(ctx, way); !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "pool plain at "+path+" is being removed") {
 			t.Errorf("taken in by %s: %v", way, err)
 		}
 	}

@@ -77,7 +77,7 @@ func (c *Collector) Collect(ctx context.Context, id uuid.UUID) error {
 			return err
 		}
 		c.Log.WithFields(map[string]any{"pool": p.Name, "dataset": id}).
-			Warn("destroyed what the store does not know, as asked")
+			Warn("destroyed quarantined data, as requested")
 		if err := p.Storage.Delete(ctx, id); err != nil {
 			return err
 		}
@@ -102,7 +102,7 @@ func (c *Collector) collectTrial(ctx context.Context, id uuid.UUID) (found bool,
 			return true, err
 		}
 		c.Log.WithFields(map[string]any{"pool": p.Name, "path": list[i].Path}).
-			Warn("removed what a verify has left, as asked")
+			Warn("removed the remains of a verification, as requested")
 		return true, trialdir.Remove(ctx, c.Backends, list[i])
 	}
 	return false, nil
@@ -119,12 +119,12 @@ func (c *Collector) checkCollectable(ctx context.Context, id uuid.UUID) error {
 	}
 	if _, ok := known[id]; ok {
 		return dataset.Errorf(dataset.ErrExists,
-			"dataset %s is on record: drover volume rm, then drover trash purge, destroy it", id)
+			"dataset %s is in the store: destroy it with drover volume rm, then drover trash purge", id)
 	}
 	if c.Copies.IsRecorded(id) {
 		return dataset.Errorf(dataset.ErrExists,
-			"dataset %s is a copy of one whose home is another node, and on record (drover volume "+
-				"superseded discard, for one that was overtaken)", id)
+			"dataset %s is a recorded copy of a dataset whose home is another node (for a superseded copy: "+
+				"drover volume superseded discard)", id)
 	}
 	return nil
 }

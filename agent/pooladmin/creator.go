@@ -90,11 +90,11 @@ func (c *Creator) Adopt(ctx context.Context, path string) (dataset.Pool, []api.R
 	}
 	found, err := foundAt(path)
 	if errors.Is(err, os.ErrNotExist) {
-		err = errors.New("it is absent")
+		err = errors.New("it does not exist")
 	}
 	if err != nil {
 		return dataset.Pool{}, nil, dataset.Errorf(dataset.ErrInvalid,
-			"nothing at %s can be adopted: %w (is its disk mounted?)", path, err)
+			"adopt %s: cannot find a pool: %w (is its disk mounted?)", path, err)
 	}
 	unlock, err := lockPools(ctx, c.Host, "adoption of "+path)
 	if err != nil {
@@ -168,14 +168,14 @@ func notAdopted(path string, tried, unable []unadopted) error {
 			but = "; not every backend works on this host: drover doctor"
 		}
 		return dataset.Errorf(dataset.ErrInvalid,
-			"nothing at %s can be adopted: no pool lies there (is its disk mounted? drover pool create NAME "+
-				"--backend KIND --path %[1]s makes a new one%s)", path, but)
+			"adopt %s: no pool found (is its disk mounted? drover pool create NAME --backend KIND --path %[1]s "+
+				"creates a new one%s)", path, but)
 	}
 	if content, cerr := fsctl.Identify(path); cerr == nil && content == fsctl.Empty && serr == nil &&
 		st.Mode()&os.ModeDevice != 0 {
 		return dataset.Errorf(dataset.ErrInvalid,
-			"nothing at %s can be adopted: it is empty (drover pool create NAME --backend KIND --device "+
-				"%[1]s makes a pool of it)", path)
+			"adopt %s: the device is empty (drover pool create NAME --backend KIND --device %[1]s creates a pool "+
+				"on it)", path)
 	}
 	holds := func(u unadopted) bool { // the path has something of this backend that is not a pool
 		kind := dataset.KindOf(u.err)
@@ -192,7 +192,7 @@ func notAdopted(path string, tried, unable []unadopted) error {
 		}
 		why = append(why, text)
 	}
-	return dataset.Errorf(dataset.ErrInvalid, "nothing at %s can be adopted: %s", path, strings.Join(why, "; "))
+	return dataset.Errorf(dataset.ErrInvalid, "adopt %s: %s", path, strings.Join(why, "; "))
 }
 
 // foundAt returns the record of the pool at a path.
@@ -218,8 +218,8 @@ func (c *Creator) checkOffline(ctx context.Context, p *pool.Pool) error {
 	if st, err := c.Pools.See(ctx, p.ID); err != nil || !st.Online {
 		return nil //nolint:nilerr // it may lie elsewhere by now
 	}
-	return dataset.Errorf(dataset.ErrExists, "it is pool %s of this node already, at %s (drover store "+
-		"rebuild brings back what is not on record)", p.Name, p.Record.Path)
+	return dataset.Errorf(dataset.ErrExists, "it is already pool %s of this node, at %s (drover store rebuild "+
+		"restores missing records)", p.Name, p.Record.Path)
 }
 
 func sameFile(a, b string) bool {
@@ -257,7 +257,7 @@ func (c *Creator) adopt(ctx context.Context, name string, rec pool.Record) (data
 	op, _ := c.Pools.ByName(name)
 	if err := op.Serves(); err != nil {
 		if op.Held() != "" {
-			err = fmt.Errorf("%w; then drover store rebuild brings its volumes back", err)
+			err = fmt.Errorf("%w; then drover store rebuild restores its volumes", err)
 		}
 		return op.Pool, nil, err
 	}

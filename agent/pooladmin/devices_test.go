@@ -58,7 +58,7 @@ func TestPoolOnDevices(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := r.CreatePool(ctx, api.NewPool{Name: "disk", Backend: "dir", Devices: devices})
-	if !errors.Is(err, dataset.ErrUnsupported) || !strings.Contains(err.Error(), "have: former") {
+	if !errors.Is(err, dataset.ErrUnsupported) || !strings.Contains(err.Error(), "available: former") {
 		t.Errorf("by a backend that takes none: %v", err)
 	}
 	if _, err := r.CreatePool(ctx, api.NewPool{Name: "disk", Backend: "former", Image: "5GiB", Devices: devices}); !errors.Is(err, dataset.ErrInvalid) {
@@ -162,16 +162,16 @@ func TestDeviceOfOtherPoolIsRefused(t *testing.T) {
 	for _, kind := range []string{"dir", "loop", "btrfs"} {
 		a, b := scratch.Disk(t, 1<<30), scratch.Disk(t, 1<<30)
 		_, err := r.CreatePool(t.Context(), api.NewPool{Name: "twice", Backend: kind, Devices: []string{b, link(b)}})
-		if !errors.Is(err, dataset.ErrInvalid) || !strings.Contains(err.Error(), "one device: give it once") {
+		if !errors.Is(err, dataset.ErrInvalid) || !strings.Contains(err.Error(), "the same device: pass it once") {
 			t.Errorf("%s: twice: %v", kind, err)
 		}
 		if _, err := r.CreatePool(t.Context(), api.NewPool{Name: "of-" + kind, Backend: kind, Devices: []string{a}}); err != nil {
 			t.Fatal(err)
 		}
-		if _, _, err := r.AdoptPool(t.Context(), a); !errors.Is(err, dataset.ErrExists) || !strings.Contains(err.Error(), "it is pool of-"+kind) {
+		if _, _, err := r.AdoptPool(t.Context(), a); !errors.Is(err, dataset.ErrExists) || !strings.Contains(err.Error(), "it is already pool of-"+kind) {
 			t.Errorf("%s: adopt: %v", kind, err)
 		}
-		if _, _, err := r.AdoptPool(t.Context(), b); err == nil || err.Error() != "nothing at "+b+" can be adopted: it is empty (drover pool create NAME --backend KIND --device "+b+" makes a pool of it)" {
+		if _, _, err := r.AdoptPool(t.Context(), b); err == nil || err.Error() != "adopt "+b+": the device is empty (drover pool create NAME --backend KIND --device "+b+" creates a pool on it)" {
 			t.Errorf("%s: an empty disk was adopted: %v", kind, err)
 		}
 		for _, device := range []string{a, b} {
@@ -183,7 +183,7 @@ func TestDeviceOfOtherPoolIsRefused(t *testing.T) {
 		for _, other := range []string{"dir", "btrfs"} {
 			for _, device := range []string{a, link(a)} {
 				_, err := r.CreatePool(t.Context(), api.NewPool{Name: "new", Backend: other, Devices: []string{device}})
-				if want := "device " + device + " is one that pool of-" + kind + " lies on"; err == nil || !strings.Contains(err.Error(), want) {
+				if want := "device " + device + " is part of pool of-" + kind; err == nil || !strings.Contains(err.Error(), want) {
 					t.Errorf("%s over %s: %v, want %s", other, kind, err, want)
 				}
 			}

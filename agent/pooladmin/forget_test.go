@@ -60,7 +60,7 @@ func TestOfflinePoolIsForgotten(t *testing.T) {
 		t.Fatal(err)
 	}
 	out, err := r.RemovePool(ctx, "fast", true)
-	if err != nil || len(out.Notes) != 1 || !strings.Contains(out.Notes[0], "drover pool adopt "+path+" takes it back") {
+	if err != nil || len(out.Notes) != 1 || !strings.Contains(out.Notes[0], "drover pool adopt "+path+" adopts it") {
 		t.Fatalf("%+v, %v", out, err)
 	}
 	unlisted(r, "fast")
@@ -90,7 +90,7 @@ func TestForgottenPoolKeepsItsContent(t *testing.T) {
 	if err := op.Storage.Commit(ctx, lost.ID); err != nil {
 		t.Fatal(err)
 	}
-	keepsPool(r, "plain", false, dataset.ErrConflict, "pool plain holds volume lost ("+lost.ID.String()[:8]+", not on record here): drover doctor")
+	keepsPool(r, "plain", false, dataset.ErrConflict, "pool plain holds volume lost ("+lost.ID.String()[:8]+", not recorded here): drover doctor")
 	if _, err := r.RemovePool(ctx, "plain", true); err != nil {
 		t.Fatal(err)
 	}
@@ -119,8 +119,8 @@ func TestPoolIsNotRemovedWhileNeeded(t *testing.T) {
 		}
 	}
 	keepsPool(r, "plain", false, dataset.ErrConflict, path+"/a, which is not drover's: remove it yourself; "+path+"/b", " more")
-	keepsPool(r, "default", false, dataset.ErrConflict, "stands in drover.yaml")
-	keepsPool(r, "default", true, dataset.ErrConflict, "stands in drover.yaml")
+	keepsPool(r, "default", false, dataset.ErrConflict, "is in drover.yaml")
+	keepsPool(r, "default", true, dataset.ErrConflict, "is in drover.yaml")
 	keepsPool(r, "plian", false, dataset.ErrNotFound, `no pool "plian" on this node (available: default, plain; did you mean plain?)`)
 	if err := r.Create(t.Context(), "db", map[string]string{"pool": "plain"}); err != nil {
 		t.Errorf("it serves no more: %v", err)
@@ -149,7 +149,8 @@ func TestDefaultPoolStaysWhileItIsTheOnlyOne(t *testing.T) {
 		t.Errorf("its image: %v", err)
 	}
 	out, err := r.RemovePool(ctx, "plain", false)
-	if err != nil || len(out.Notes) != 1 || !strings.Contains(out.Notes[0], "makes the pool default at its next start") {
+	if err != nil || len(out.Notes) != 1 || !strings.Contains(out.Notes[0], "creates the pool default at its "+
+		"next start") {
 		t.Fatalf("%+v, %v", out, err)
 	}
 	r.Restart()

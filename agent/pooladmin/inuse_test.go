@@ -50,7 +50,7 @@ func TestRemovalErrorNamesWhatThePoolHas(t *testing.T) {
 	r.Cache.SetCopy(d.ID, &api.Kept{Copy: dataset.Copy{Dataset: d.ID, Pool: op.ID, Kind: dataset.CopySuperseded}})
 	keeps("an overtaken head of volume shop with 2 snapshots: drover volume superseded discard " + d.ID.String() + " " + r.NodeName)
 	r.Cache.SetCopy(d.ID, nil)
-	keeps("volume shop (" + short + ", not on record here) with 2 snapshots: drover doctor says what it is")
+	keeps("volume shop (" + short + ", not recorded here) with 2 snapshots: drover doctor says what it is")
 	if err := op.Storage.Delete(ctx, d.ID); err != nil {
 		t.Fatal(err)
 	}
@@ -62,7 +62,7 @@ func TestRemovalErrorNamesWhatThePoolHas(t *testing.T) {
 		t.Fatal(err)
 	}
 	stray := path + "/stray, which is not drover's: remove it yourself; "
-	keeps(stray + c.Path + ", of a drover backend verify that is under way: try again after it")
+	keeps(stray + c.Path + ", of a drover backend verify that is running: try again after it ends")
 	if err := c.Close(); err != nil {
 		t.Fatal(err)
 	}

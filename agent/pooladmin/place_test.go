@@ -55,8 +55,8 @@ func TestPoolThroughBindMount(t *testing.T) {
 	}
 	second := api.NewPool{Name: "second", Backend: "dir"}
 	for from, says := range map[string]string{
-		filepath.Join(pool.Record.Path, "incoming"): "lies in pool " + pool.ID.String(),
-		filepath.Join(engine, "volumes"):            "lies in " + engine + ", where a container engine",
+		filepath.Join(pool.Record.Path, "incoming"): "is inside pool " + pool.ID.String(),
+		filepath.Join(engine, "volumes"):            "is inside " + engine + ", where a container engine",
 		filepath.Join(r.MountRoot(), "some"):        ", where volumes are mounted",
 	} {
 		bound(from, func() {
@@ -92,7 +92,7 @@ func TestAdoptImageOfOpenPool(t *testing.T) {
 	}
 	for _, path := range []string{image, hard, soft, r.PoolMaker.ImageMount("images")} {
 		_, _, err := r.AdoptPool(t.Context(), path)
-		if !errors.Is(err, dataset.ErrExists) || !strings.HasPrefix(err.Error(), "it is pool images of this node already, at "+image) {
+		if !errors.Is(err, dataset.ErrExists) || !strings.HasPrefix(err.Error(), "it is already pool images of this node, at "+image) {
 			t.Errorf("%s: %v", path, err)
 		}
 	}

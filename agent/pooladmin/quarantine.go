@@ -48,16 +48,16 @@ func (q *Quarantine) Accept(ctx context.Context, name string, in api.AcceptPool)
 	switch {
 	case !known:
 		return dataset.Pool{}, dataset.Errorf(dataset.ErrInvalid,
-			"unknown pool %q: it is not one of this node's (drover pool ls)", dataset.Clip(name))
+			"no such pool: %q on this node (drover pool ls)", dataset.Clip(name))
 	case op.Record.Leaving != pool.Staying || op.Storage == nil || op.Hung != "":
 		return dataset.Pool{}, op.Serves()
 	case op.Held() == "":
 		return dataset.Pool{}, dataset.Errorf(dataset.ErrConflict,
-			"pool %s is not held on node %s: there is nothing to accept (drover pool ls says which is, and "+
-				"on which node)", op.Name, q.NodeName)
+			"pool %s is not held on node %s: there is nothing to accept (drover pool ls shows held "+
+				"pools)", op.Name, q.NodeName)
 	case !in.Confirmed:
 		return dataset.Pool{}, dataset.Errorf(dataset.ErrInvalid,
-			"pool %s: what was written to it since it was as it is now is lost when it is accepted (say "+
+			"pool %s: accepting it loses the data that is newer than its current state (confirm with "+
 				"--confirmed)", op.Name)
 	}
 	_, all, err := q.Generations.Ask(ctx)
@@ -66,7 +66,7 @@ func (q *Quarantine) Accept(ctx context.Context, name string, in api.AcceptPool)
 	if err != nil || !all {
 		to += Unheard
 	}
-	q.Log.WithField("pool", op.Name).Warnf("pool is accepted as it is, by word: %s", op.Held())
+	q.Log.WithField("pool", op.Name).Warnf("pool is accepted as it is, as confirmed: %s", op.Held())
 	q.Pools.Changed(op.ID, true)
 	if err := q.Pools.Raise(ctx, op, to); err != nil {
 		return dataset.Pool{}, err

@@ -149,15 +149,15 @@ func (r *Remover) setLeaving(ctx context.Context, op *pool.Pool, forget bool) er
 func (r *Remover) checkRemovable(name string, op *pool.Pool) error {
 	if slices.ContainsFunc(r.Configured, func(c pool.Config) bool { return c.Name == name }) {
 		return dataset.Errorf(dataset.ErrConflict,
-			"pool %s stands in drover.yaml, and would be made again: take it out of that file and restart "+
-				"drover, then drover pool rm %s", name, name)
+			"pool %s is in drover.yaml, and would be created again: remove it from that file and restart drover, "+
+				"then run drover pool rm %s", name, name)
 	}
 	others := slices.ContainsFunc(r.Pools.All(),
 		func(o *pool.Pool) bool { return o.Name != name && o.Record.Leaving == pool.Staying })
 	if op != nil && op.Record.Leaving == pool.Staying && !others && len(r.Configured) == 0 &&
 		(op.Default || name == "default") {
 		return dataset.Errorf(dataset.ErrConflict,
-			"pool %s is the only one of this node, and drover would make it again at its next start: make "+
+			"pool %s is the only one of this node, and drover would create it again at its next start: create "+
 				"another one first (drover pool create)", name)
 	}
 	return nil
@@ -169,8 +169,8 @@ func (r *Remover) checkEmpty(ctx context.Context, op *pool.Pool) error {
 	b, err := r.Pools.Online(ctx, op.ID)
 	if err != nil {
 		return dataset.Errorf(dataset.ErrOffline,
-			"whether pool %s holds anything cannot be seen: %w (bring it back; or drover pool rm --forget "+
-				"%s takes it off the record, and touches nothing at its place)", op.Name, err, op.Name)
+			"cannot check whether pool %s is empty: %w (bring it online; or drover pool rm --forget %s removes "+
+				"only the record)", op.Name, err, op.Name)
 	}
 	if _, err := b.Reap(ctx, func(uuid.UUID) bool { return false }); err != nil {
 		return pool.WithPoolName(op.Name, err)
@@ -199,8 +199,8 @@ func (r *Remover) checkHoldsNothing(ctx context.Context, op *pool.Pool, b backen
 		switch {
 		case c.Foreign != "": // it is listed as foreign
 		case c.Busy:
-			there = append(there, dataset.Held{What: c.Path + ", of a drover backend verify that is under way",
-				Mend: "try again after it"})
+			there = append(there, dataset.Held{What: c.Path + ", of a drover backend verify that is running",
+				Mend: "try again after it ends"})
 		default:
 			there = append(there, dataset.Held{What: c.Path + ", of drover backend verify",
 				Mend: "drover doctor --gc " + c.ID.String()})
@@ -234,12 +234,12 @@ func (r *Remover) heldBy(op *pool.Pool, e backends.Entry) dataset.Held {
 		return k.Held(volume, r.NodeName)
 	case r.Cleaner.IsNeeded(e.ID) || r.Copies.IsRecorded(e.ID):
 		return dataset.Held{What: "volume " + volume + " (" + string(e.State) + ")",
-			Mend: "work on it is under way, try again after it"}
+			Mend: "it is being changed, try again later"}
 	case e.State == backends.EntryIncoming && !r.Pools.IsDistrusted(op.ID, e.ID):
 		return dataset.Held{What: "volume " + volume + " (incoming)",
-			Mend: "was cut short, goes at the next start of drover"}
+			Mend: "was interrupted, is removed at the next start of drover"}
 	}
-	return dataset.Held{What: "volume " + volume + " (" + e.ID.String()[:8] + ", not on record here)",
+	return dataset.Held{What: "volume " + volume + " (" + e.ID.String()[:8] + ", not recorded here)",
 		Mend: "drover doctor says what it is"}
 }
 
@@ -248,12 +248,12 @@ func (r *Remover) namedIn(ctx context.Context, op *pool.Pool) (notes []string) {
 	list, _ := r.Control.Profiles(ctx) // it is only a hint
 	for _, p := range list {
 		if p.Pool == op.Name {
-			notes = append(notes, fmt.Sprintf("profile %s is for pool %s: its volumes need another pool of "+
+			notes = append(notes, fmt.Sprintf("profile %s requires pool %s: its volumes need another pool of "+
 				"that name", p.Name, op.Name))
 		}
 	}
 	if !slices.ContainsFunc(r.Pools.All(), func(o *pool.Pool) bool { return o.ID != op.ID }) {
-		notes = append(notes, "this node has no pool left: drover makes the pool default at its next start, "+
+		notes = append(notes, "this node has no pool left: drover creates the pool default at its next start, "+
 			"unless there is another one by then")
 	}
 	return notes
@@ -279,8 +279,8 @@ func (r *Remover) finish(ctx context.Context, id uuid.UUID) (left string, err er
 	if how == pool.Removed {
 		left, err = r.clear(ctx, id)
 	} else {
-		left, err = "what lies at "+op.Record.Path+" was left as it is (drover pool adopt "+op.Record.Place()+
-			" takes it back)", r.Opener.Release(id)
+		left, err = "the data at "+op.Record.Path+" was not changed (drover pool adopt "+op.Record.Place()+
+			" adopts it again)", r.Opener.Release(id)
 	}
 	if errors.Is(err, dataset.ErrConflict) { // something was put into it nevertheless
 		return "", errors.Join(err, r.keep(ctx, id))
@@ -303,7 +303,7 @@ func (r *Remover) finish(ctx context.Context, id uuid.UUID) (left string, err er
 		"backend": op.Record.Backend,
 		"path":    op.Record.Path,
 		"left":    left,
-	}).Infof("pool is %s, as asked", how)
+	}).Infof("pool is %s, as requested", how)
 	return left, nil
 }
 
@@ -326,8 +326,8 @@ func (r *Remover) offRecord(ctx context.Context, op *pool.Pool) error {
 }
 
 func goesOn(name string, err error) error {
-	return fmt.Errorf("pool %s is being removed, and that goes on by itself: %w (drover pool rm %s tries "+
-		"again now)", name, err, name)
+	return fmt.Errorf("pool %s is being removed, and the removal continues automatically: %w (drover pool rm %s "+
+		"retries now)", name, err, name)
 }
 
 // keep records that a pool is no longer leaving.
@@ -360,7 +360,7 @@ func (r *Remover) awaitWork(ctx context.Context, op *pool.Pool) error {
 		case <-r.Jobs.Start(key, nothing).Ended():
 		case <-ctx.Done():
 			return dataset.Errorf(dataset.ErrPending,
-				"removal of pool %s: waited in vain for the %s that is under way: try again", op.Name, key)
+				"removal of pool %s: the %s in progress did not end in time: try again", op.Name, key)
 		}
 	}
 	return nil

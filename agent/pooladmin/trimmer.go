@@ -64,7 +64,7 @@ func (m *Trimmer) trim(ctx context.Context, id uuid.UUID, name string, t backend
 	now := m.Clock.Now()
 	err := m.Pools.Keep(ctx, id, func(rec *pool.Record) { rec.Trimmed = now })
 	if err != nil {
-		log.WithError(err).Warn("pool is not trimmed")
+		log.WithError(err).Warn("cannot trim pool")
 		return err
 	}
 	var bytes dataset.Size
@@ -80,13 +80,13 @@ func (m *Trimmer) trim(ctx context.Context, id uuid.UUID, name string, t backend
 	}
 	switch {
 	case errors.Is(err, errors.ErrUnsupported):
-		log.Info("pool is not trimmed: its device knows no such thing")
+		log.Info("pool is not trimmed: its device does not support it")
 	case err != nil:
-		log.WithError(err).Warn("pool is not trimmed")
+		log.WithError(err).Warn("cannot trim pool")
 	case bytes == 0:
-		log.Info("trimmed: its device knows what of it is free")
+		log.Info("trimmed pool")
 	default:
-		log.Infof("trimmed: its device knows %s of it as free", bytes.Human())
+		log.Infof("trimmed pool: its device now knows %s of it as free", bytes.Human())
 	}
 	return err
 }

@@ -52,7 +52,7 @@ func Ask(ctx context.Context, rt http.RoundTripper, address string, node uuid.UU
 	} else {
 		var p dataset.Problem
 		if json.Unmarshal(raw, &p) != nil || p.Code == "" {
-			p = dataset.Problem{Code: dataset.ErrOffline.Code, Message: "it answered with status " + resp.Status}
+			p = dataset.Problem{Code: dataset.ErrOffline.Code, Message: "status " + resp.Status}
 		}
 		err = p.Err()
 	}
@@ -61,7 +61,7 @@ func Ask(ctx context.Context, rt http.RoundTripper, address string, node uuid.UU
 	}
 	if out.Node != node && (out.Node != uuid.Nil || resp.TLS == nil) { // earlier versions do not name the node
 		return Answer{}, dataset.Errorf(dataset.ErrOffline,
-			"promise of the node at %s: node %s answers there, not node %s", address, out.Node, node)
+			"promise of the node at %s: this is node %s, not node %s", address, out.Node, node)
 	}
 	return out, nil
 }
@@ -73,7 +73,7 @@ func isOf(cs *tls.ConnectionState, node uuid.UUID) error {
 	}
 	id, err := pki.IdentityOf(cs.PeerCertificates[0])
 	if err == nil && (id.Kind != pki.Node || id.Node != node) {
-		err = fmt.Errorf("%s answers there, not node %s", id, node)
+		err = fmt.Errorf("this is %s, not node %s", id, node)
 	}
 	return err
 }

@@ -72,10 +72,10 @@ func (k *Keeper) Grant(holder uuid.UUID, r Request, span time.Duration, home fun
 
 func (k *Keeper) refuses(e Epoch, span time.Duration, home func(Epoch) string) string {
 	if s, sworn := k.sworn[e.Dataset]; sworn && e.Epoch <= s.Epoch {
-		return fmt.Sprintf("epoch %d is to be opened here", s.Epoch+1)
+		return fmt.Sprintf("epoch %d is about to be opened here", s.Epoch+1)
 	}
 	if !k.ready || span <= 0 {
-		return "control has not taken in this node since it started"
+		return "control has not registered this node since it started"
 	}
 	return home(e)
 }

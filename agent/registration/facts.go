@@ -69,7 +69,7 @@ func (r *Facts) Report(ctx context.Context) {
 	if err != nil {
 		if why := err.Error(); why != r.blind {
 			r.blind = why
-			r.Log.WithError(err).Warn("facts of this host cannot be read: placement does not see what they are now")
+			r.Log.WithError(err).Warn("cannot read the facts of this host: placement uses old ones")
 		}
 		return
 	}

@@ -53,7 +53,7 @@ func (i *Identity) Load(ctx context.Context) error {
 		}
 		i.Recovered = id.Node != uuid.Nil
 		if i.Recovered {
-			i.Log.Warn("the agent's own state was lost: who used what is on the way to be found out")
+			i.Log.Warn("the agent's state was lost: uses of volumes are being determined")
 		} else if id.Node = i.configured; id.Node == uuid.Nil {
 			id.Node = uuid.New()
 		}
@@ -102,13 +102,13 @@ func (i *Identity) read() (id nodeIdentity, err error) {
 		return id, nil
 	}
 	if err != nil {
-		return id, fmt.Errorf("who this node is: %w", err)
+		return id, fmt.Errorf("identity of this node: %w", err)
 	}
 	if id, err = decodeIdentity(b); errors.Is(err, dataset.ErrUnsupported) {
-		return nodeIdentity{}, fmt.Errorf("who this node is: %w", err)
+		return nodeIdentity{}, fmt.Errorf("identity of this node: %w", err)
 	}
 	if err != nil {
-		i.Log.WithError(err).WithField("file", IdentityFile).Error("what says who this node is, is damaged")
+		i.Log.WithError(err).WithField("file", IdentityFile).Error("the file with the identity of this node is damaged")
 		return nodeIdentity{}, nil
 	}
 	return id, nil
@@ -122,12 +122,12 @@ func KnownNode(root string) (uuid.UUID, error) {
 		return uuid.Nil, nil
 	}
 	if err != nil {
-		return uuid.Nil, fmt.Errorf("who this node is: %w", err)
+		return uuid.Nil, fmt.Errorf("identity of this node: %w", err)
 	}
 	id, err := decodeIdentity(b)
 	switch {
 	case errors.Is(err, dataset.ErrUnsupported):
-		return uuid.Nil, fmt.Errorf("who this node is: %w", err)
+		return uuid.Nil, fmt.Errorf("identity of this node: %w", err)
 	case err != nil:
 		return uuid.Nil, nil
 	}
@@ -147,7 +147,7 @@ func (i *Identity) write(id nodeIdentity) error {
 		return err
 	}
 	if err := durable.Replace(filepath.Join(i.Root, IdentityFile), append(b, '\n')); err != nil {
-		return fmt.Errorf("who this node is: %w", err)
+		return fmt.Errorf("identity of this node: %w", err)
 	}
 	return nil
 }

@@ -149,9 +149,9 @@ func (r *Registration) SetRefusal(err error) {
 	switch {
 	case said || err == nil:
 	case dataset.KindOf(err) == dataset.ErrUnavailable:
-		r.Log.WithError(err).Warn("control does not answer; what is here goes on, and it is asked again")
+		r.Log.WithError(err).Warn("control does not respond; local volumes keep working; retrying")
 	default:
-		r.Log.WithError(err).Warn("control does not take this node in; what is here goes on, and it is asked again")
+		r.Log.WithError(err).Warn("control does not register this node; local volumes keep working; retrying")
 	}
 }
 
@@ -174,10 +174,10 @@ func (r *Registration) Plan(ctx context.Context, req api.Request) (api.Plan, err
 	case <-ctx.Done():
 		err = ctx.Err()
 	case <-r.Clock.After(10 * r.Limits.Retry):
-		err = errors.New("its log says why")
+		err = errors.New("its log has the reason")
 	}
 	return p, dataset.Errorf(dataset.ErrUnavailable,
-		"control has not taken in this node since drover started: %w (ask again)", err)
+		"control has not registered this node since drover started: %w (ask again)", err)
 }
 
 // HasJoined reports whether control has accepted this node since it started.
@@ -208,6 +208,6 @@ func (r *Registration) Leave(ctx context.Context) {
 	defer cancel()
 	last := api.Heartbeat{Incarnation: r.Incarnation, Stopping: true}
 	if err := r.Control.Heartbeat(ctx, r.NodeID, last); err != nil {
-		r.Log.WithError(err).Info("control was not told that this agent stops")
+		r.Log.WithError(err).Info("cannot report to control that this agent stops")
 	}
 }

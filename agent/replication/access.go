@@ -55,7 +55,7 @@ func (c *Access) Check(ctx context.Context, peer, ds uuid.UUID) error {
 			return nil
 		}
 	}
-	return dataset.Errorf(dataset.ErrForbidden, "node %s is not to have dataset %s", peer, ds)
+	return dataset.Errorf(dataset.ErrForbidden, "node %s may not have dataset %s", peer, ds)
 }
 
 // isTarget reports whether a node is the target of a running move of a dataset that control has confirmed earlier.

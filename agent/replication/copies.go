@@ -106,7 +106,7 @@ func (c *Copies) SettleSoon(id uuid.UUID) {
 	c.deps.Jobs.StartAgain("copy/"+id.String(), func(ctx context.Context, _ *jobs.Job) error {
 		if err := c.Settle(ctx, id); err != nil && ctx.Err() == nil {
 			c.deps.Log.WithError(err).WithField("dataset",
-				id).Warn("copy is not what it is to be yet; it is tried again")
+				id).Warn("copy is not in its final state yet, retrying")
 		}
 		return nil
 	})
@@ -144,7 +144,7 @@ func (c *Copies) SettleLocked(ctx context.Context, k api.Kept) error {
 	if err := c.deps.SupersedeGuarded(ctx, d); err != nil {
 		return err
 	}
-	if err := c.deps.Unused(ctx, d, "let go of"); err != nil {
+	if err := c.deps.Unused(ctx, d, "release"); err != nil {
 		if errors.Is(err, dataset.ErrInUse) && !records.IsShown(k) {
 			if pool, err := c.deps.Pools.Get(k.Pool); err == nil {
 				return c.deps.NoteKey(ctx, pool, k) // a dataset that is mounted needs its key no more
@@ -220,14 +220,14 @@ func (c *Copies) removeHead(ctx context.Context, pool backends.Pool, k api.Kept)
 			return keep, err
 		}
 		log := c.deps.Log.WithError(err).WithField("dataset", k.Dataset)
-		log.Error("what was left is not what was given up: its head is kept as a superseded snapshot")
+		log.Error("the data left behind differs from what was given up: it is kept as a superseded snapshot")
 	}
 	if err := copier.Supersede(ctx, k.Dataset, superseded); err != nil {
 		return keep, err
 	}
 	steps.At("leave.superseded")
 	log := c.deps.Log.WithFields(map[string]any{"dataset": k.Dataset, "snapshot": superseded.ID})
-	log.Warn("head that was overtaken is kept as a superseded snapshot (drover volume superseded ls)")
+	log.Warn("superseded data is kept as a snapshot (drover volume superseded ls)")
 	return superseded, nil
 }
 

@@ -110,7 +110,7 @@ func (i *Inspections) Mount(ctx context.Context, pool backends.Pool, k api.Kept)
 	}
 	what := "look at what node " + i.deps.NodeName + " keeps of volume " + d.Volume
 	if _, copies := pool.(backends.Copier); copies && k.Snapshot == uuid.Nil {
-		return dataset.Errorf(dataset.ErrPending, "%s: it is not kept as a snapshot yet", what)
+		return dataset.Errorf(dataset.ErrPending, "%s: it has not been saved as a snapshot yet", what)
 	} else if !copies {
 		d.ID = k.Dataset
 	} else if _, err := pool.Clone(ctx, d, dataset.Source{Dataset: k.Dataset, Snapshot: k.Snapshot}, nil); err != nil {
@@ -124,8 +124,7 @@ func (i *Inspections) Mount(ctx context.Context, pool backends.Pool, k api.Kept)
 		return fmt.Errorf("%s: %w", what, err)
 	}
 	steps.At("show.mounted")
-	i.deps.LogOf(d).WithField("path", path).Info("head that was overtaken is mounted read-only, for " +
-		"somebody to look at")
+	i.deps.LogOf(d).WithField("path", path).Info("mounted a superseded copy read-only, as requested")
 	return nil
 }
 
@@ -136,8 +135,8 @@ func (i *Inspections) Unmount(ctx context.Context, pool backends.Pool, k api.Kep
 	err := mount.Unmount(path)
 	switch {
 	case errors.Is(err, mount.ErrBusy):
-		return dataset.Errorf(dataset.ErrInUse, "what node %s keeps of dataset %s stays mounted: "+
-			"something on the host still uses %s (fuser -vm %s shows what); the unmount is tried again",
+		return dataset.Errorf(dataset.ErrInUse, "the superseded copy of dataset %[2]s on node %[1]s stays "+
+			"mounted: a process on the host still uses %[3]s (fuser -vm %[4]s shows it); retrying the unmount",
 			i.deps.NodeName, k.Dataset, path, path)
 	case err != nil && !errors.Is(err, mount.ErrNotMounted) && !errors.Is(err, os.ErrNotExist):
 		return err

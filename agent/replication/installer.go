@@ -64,7 +64,7 @@ func (i *Installer) Resume(ctx context.Context) {
 	for id, p := range i.deps.Moves.Inactive() {
 		if err := i.resume(ctx, id, p); err != nil && ctx.Err() == nil {
 			log := i.deps.Log.WithError(err).WithField("dataset", id)
-			log.Error("what a move brought is not in its place yet; it is tried again")
+			log.Error("cannot put the data of a move in its place yet, retrying")
 		}
 	}
 }
@@ -98,20 +98,22 @@ func (i *Installer) Install(ctx context.Context, d dataset.Dataset, p MoveRecord
 			given.Epoch = d.TakenOver.Epoch - 1
 		}
 		if err := sharer.Take(ctx, d, given); err != nil {
-			return fmt.Errorf("volume %s: its home is here, but it was not taken over yet: %w", d.Volume, err)
+			return fmt.Errorf("volume %s: its home is this node, but the takeover has not finished: %w", d.Volume, err)
 		}
 	}
 	if copier, can := pool.(backends.Copier); can && !p.Files && p.Snapshot != uuid.Nil {
 		if err := copier.Promote(ctx, d.ID, p.Snapshot); err != nil {
-			return fmt.Errorf("volume %s: its home is here, but it has no head yet: %w", d.Volume, err)
+			return fmt.Errorf("volume %s: its home is this node, but its writable data has not been created yet: "+
+				"%w", d.Volume, err)
 		}
 	} else if can && p.Beside != uuid.Nil {
 		if err := i.TakePlaceAtHome(ctx, pool, d, p.Beside); err != nil {
-			return fmt.Errorf("volume %s: its home is here, but what came is beside its copy yet: %w", d.Volume, err)
+			return fmt.Errorf("volume %s: its home is this node, but the data that was moved is still beside its "+
+				"copy: %w", d.Volume, err)
 		}
 	}
 	if err := pool.Commit(ctx, d.ID); err != nil {
-		return fmt.Errorf("volume %s: its home is here, but it is not in its place yet: %w", d.Volume, err)
+		return fmt.Errorf("volume %s: its home is this node, but its data is not in its place yet: %w", d.Volume, err)
 	}
 	if p.Snapshot != uuid.Nil {
 		if err := i.deps.Resize(ctx, pool, d, p.Snapshot); err != nil {
@@ -150,7 +152,7 @@ func (i *Installer) discard(ctx context.Context, id uuid.UUID, p MoveRecord) err
 		i.deps.Copies.SettleSoon(id)
 		return err
 	}
-	unlock, err := i.deps.Locks.Lock(ctx, id, "removal of what a move brought in vain")
+	unlock, err := i.deps.Locks.Lock(ctx, id, "removal of data of a failed move")
 	if err != nil {
 		return err
 	}

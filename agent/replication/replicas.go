@@ -174,7 +174,7 @@ func (p *Replicas) start(id uuid.UUID) {
 			why = dataset.OneLine(err)
 		}
 		if err != nil && why != r.failed && ctx.Err() == nil { // logged once for each cause
-			p.deps.Log.WithError(err).WithField("dataset", id).Warn("replica was not refreshed; it is tried again")
+			p.deps.Log.WithError(err).WithField("dataset", id).Warn("cannot refresh a replica, retrying")
 		}
 		r.failed = why
 		p.Wake()

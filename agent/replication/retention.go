@@ -174,7 +174,7 @@ func (r *Retention) PruneSoon(id uuid.UUID) {
 			err = r.Prune(ctx, pool, d)
 		}
 		if err != nil && ctx.Err() == nil {
-			r.deps.LogOf(d).WithError(err).Warn("snapshots for other nodes were not removed")
+			r.deps.LogOf(d).WithError(err).Warn("cannot remove snapshots for other nodes")
 		}
 		return nil
 	})

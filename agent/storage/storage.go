@@ -17,7 +17,7 @@ import (
 func CheckFits(ctx context.Context, pool backends.Pool, size dataset.Size) error {
 	if st := pool.Status(ctx); st.Online && st.Size > 0 && size > st.Size {
 		return dataset.Errorf(dataset.ErrUnsupported,
-			"its pool has %s in all, less than %s (ask for less, or for another pool: drover pool ls)",
+			"its pool has a size of %s, less than %s (request less, or another pool: drover pool ls)",
 			st.Size.Human(), size)
 	}
 	return nil
@@ -44,8 +44,8 @@ func CheckTight(ctx context.Context, pool backends.Pool, d dataset.Dataset) erro
 		return nil
 	}
 	return dataset.Errorf(dataset.ErrNoSpace,
-		"no scheduled snapshot while the pool has less than %s free (it has %s): what is overwritten after "+
-			"one takes new blocks (free some, or take one by hand)",
+		"no scheduled snapshot while the pool has less than %s free (it has %s): data that is overwritten after "+
+			"a snapshot needs new blocks (free some space, or take a snapshot manually)",
 		least.Human(), st.Free.Human())
 }
 

@@ -73,8 +73,8 @@ func (c *Controller) base() ([]string, error) {
 	}
 	if len(groups) == 0 {
 		errs = append(errs, dataset.Errorf(dataset.ErrUnsupported,
-			"none of the control groups %s is there to be limited (name those of your engine's containers: "+
-				"cgroup_parents in drover.yaml)", dataset.Have(c.parents)))
+			"none of the control groups %s exists (set cgroup_parents in drover.yaml to those of your engine's "+
+				"containers)", dataset.Have(c.parents)))
 	}
 	if len(errs) > 0 {
 		return nil, errors.Join(errs...)
@@ -133,7 +133,7 @@ func (c *Controller) clear(rec LimitRecord) error {
 
 // strictly describes, for the operator, why a strict limit does not apply in the groups outside.
 func (c *Controller) strictly(outside []string) string {
-	return "its profile is strict about its speed, and it is used in control group " + strings.Join(outside, ", ") +
-		", which is below none of " + strings.Join(c.parents, ", ") +
-		": it has a limit of its own there, from about a second after its start"
+	return "its profile has qos strict, and it is used in control group " + strings.Join(outside, ", ") +
+		", which is outside of " + strings.Join(c.parents, ", ") +
+		": it is throttled separately there, from about a second after its start"
 }

@@ -18,20 +18,20 @@ func (l *Limits) Check(r *findings.List) {
 	there := slices.DeleteFunc(slices.Clone(l.parents), func(g string) bool { return !l.Hierarchy.Has(g) })
 	switch {
 	case l.cannot() != nil:
-		r.Add(findings.Info, "speed limits", "mount a control group hierarchy with the controllers io and "+
+		r.Add(findings.Info, "throttling", "mount a control group hierarchy with the controllers io and "+
 			"memory (systemd does; cgroup_enable=memory on the kernel's command line), or boot a kernel "+
 			"with CONFIG_BLK_DEV_THROTTLING", "volumes with qos are refused: %v", l.cannot())
 	case l.Hierarchy.Version == iolimit.V1:
-		r.Add(findings.OK, "speed limits", "", "%s (%s); profiles with qos strict are refused", heldV1, l.Hierarchy.Dir)
+		r.Add(findings.OK, "throttling", "", "%s (%s); profiles with qos strict are refused", heldV1, l.Hierarchy.Dir)
 	case l.lostNow() != "":
-		r.Add(findings.Error, "speed limits", "", "v2: %s", l.lostNow())
+		r.Add(findings.Error, "throttling", "", "v2: %s", l.lostNow())
 	case len(there) == 0:
-		r.Add(findings.Info, "speed limits", "",
-			"v2: none of the control groups %s (cgroup_parents in drover.yaml) has the controller io yet; "+
-				"the first mount of a volume with qos hands it down", strings.Join(l.parents, ", "))
+		r.Add(findings.Info, "throttling", "",
+			"v2: none of the control groups %s (cgroup_parents in drover.yaml) has the controller io yet; the "+
+				"first mount of a volume with qos enables it", strings.Join(l.parents, ", "))
 	default:
-		r.Add(findings.OK, "speed limits", "",
-			"v2: for all containers below %s together, from the first moment (%s)", strings.Join(there, ", "),
+		r.Add(findings.OK, "throttling", "",
+			"v2: for all containers in %s together, from their start (%s)", strings.Join(there, ", "),
 			l.Hierarchy.Dir)
 	}
 	for _, e := range l.All() {
@@ -40,11 +40,11 @@ func (l *Limits) Check(r *findings.List) {
 	for id, err := range l.misses() {
 		d, _ := l.Cache.DatasetOrCopy(id)
 		r.Add(findings.Error, "volume "+d.Volume, "",
-			"its speed is not limited as its profile says: %v; that is tried again each %s", err, MendEvery)
+			"cannot throttle it as its profile requires: %v; retrying every %s", err, MendEvery)
 	}
 	for _, rec := range l.Left.List() {
 		r.Add(findings.Warning, "device "+rec.Device.String(), "",
-			"has the limit of a volume yet that is not there any more; to take that away is tried again each %s",
+			"still has the limit of a volume that no longer exists; retrying to remove it every %s",
 			MendEvery)
 	}
 }
@@ -68,7 +68,7 @@ func (l *Limits) misses() map[uuid.UUID]error {
 // Problems describes how the speed of a dataset deviates from its profile, or returns "" if it does not.
 func (l *Limits) Problems(d dataset.Dataset) string {
 	if err := l.Missed(d.ID); err != nil {
-		return "its speed is not limited as its profile says: " + err.Error()
+		return "cannot throttle it as its profile requires: " + err.Error()
 	}
 	e := l.Get(d.ID)
 	if e == nil {
@@ -81,7 +81,7 @@ func (l *Limits) Problems(d dataset.Dataset) string {
 		return ""
 	}
 	if lost := l.lostNow(); lost != "" {
-		return "its profile is strict about its speed: " + lost
+		return "its profile has qos strict: " + lost
 	}
 	e.Mu.Lock()
 	defer e.Mu.Unlock()
@@ -89,7 +89,7 @@ func (l *Limits) Problems(d dataset.Dataset) string {
 		return l.strictly(out)
 	}
 	if groups, err := l.astray(e); err != nil || len(groups) > 0 {
-		return "its profile is strict about its speed, which is not limited in control group " +
+		return "its profile has qos strict, and it is not throttled in control group " +
 			strings.Join(groups, ", ")
 	}
 	return ""
@@ -103,8 +103,8 @@ func (e *Limited) bareNow() []string {
 }
 
 func unlimitedIn(groups []string) string {
-	return "its speed is not limited in control group " + strings.Join(groups, ", ") +
-		", which it is used in: nobody has handed the controller io down to it"
+	return "it is not throttled in control group " + strings.Join(groups, ", ") +
+		", in which it is used: the controller io is not enabled there"
 }
 
 func (l *Limits) checkLimited(r *findings.List, e *Limited) {
@@ -112,19 +112,19 @@ func (l *Limits) checkLimited(r *findings.List, e *Limited) {
 	e.Mu.Lock()
 	defer e.Mu.Unlock()
 	if e.Lift != 0 {
-		r.Add(findings.Info, "volume "+d.Volume, "", "limit of its speed is lifted for a flush since %s",
+		r.Add(findings.Info, "volume "+d.Volume, "", "throttling is suspended for a flush since %s",
 			e.Rec.Lifted.Format(time.RFC3339))
 		return
 	}
 	groups, err := l.astray(e)
 	if err != nil {
-		r.Add(findings.Error, "volume "+d.Volume, "", "whether its speed is limited cannot be read: %v", err)
+		r.Add(findings.Error, "volume "+d.Volume, "", "cannot read whether it is throttled: %v", err)
 	} else if len(groups) > 0 {
 		r.Add(findings.Error, "volume "+d.Volume, "",
-			"its speed is not limited as its profile says in the control groups %s; that is looked at each %s",
+			"it is not throttled in the control groups %s; checked again every %s",
 			strings.Join(groups, ", "), lookSeldom)
 	}
-	const mend = "name what is above it in cgroup_parents of drover.yaml"
+	const mend = "add a parent of it to cgroup_parents of drover.yaml"
 	if len(e.bare) > 0 {
 		r.Add(findings.Error, "volume "+d.Volume, mend, "%s", unlimitedIn(e.bare))
 	}
@@ -135,7 +135,7 @@ func (l *Limits) checkLimited(r *findings.List, e *Limited) {
 		r.Add(findings.Error, "volume "+d.Volume, mend, "%s", l.strictly(out))
 	default:
 		r.Add(findings.Warning, "volume "+d.Volume, mend,
-			"is used in control group %s, which is below none of %s: it has a limit of its own there, from "+
-				"about a second after its start", strings.Join(out, ", "), strings.Join(l.parents, ", "))
+			"is used in control group %s, which is outside of %s: it is throttled separately there, from about a "+
+				"second after its start", strings.Join(out, ", "), strings.Join(l.parents, ", "))
 	}
 }

@@ -86,7 +86,7 @@ func (l *Leftovers) Clear(ctx context.Context) {
 		}
 		if err != nil && !errors.Is(err, errNotNow) {
 			l.logger.WithError(err).WithField("device",
-				rec.Device).Error("limit of a volume that is not there any more was not taken away")
+				rec.Device).Error("cannot remove the limit of a volume that no longer exists")
 		}
 	}
 }
@@ -102,7 +102,7 @@ func (l *Leftovers) List() (list []LimitRecord) {
 }
 
 // errNotNow is returned if no limit of this host could be read or changed since this start.
-var errNotNow = errors.New("no limit can be taken away since this start")
+var errNotNow = errors.New("no limit could be removed since this start")
 
 // takeAway removes those values from the rules of a device that the record says were set. Other values stay, because
 // somebody else may have set them for the present user of the device number. If the device now belongs to another
@@ -153,7 +153,7 @@ func (l *Leftovers) sweep() error {
 				continue
 			}
 			l.logger.WithField("group", g).WithField("device",
-				dev).Warn("a loop device without a file had a limit: taken away")
+				dev).Warn("removed a limit from a loop device without a file")
 			errs = append(errs, l.controller.Hierarchy.Clear(g, dev))
 		}
 	}

@@ -65,7 +65,7 @@ func TestLeftoverLimitIsRemovedLater(t *testing.T) {
 		if n := len(f.A.Throttle.All()); n > 0 {
 			t.Errorf("%s: %d datasets are limited that are not mounted", what, n)
 		}
-		if !says(f.A, "has the limit of a volume yet that is not there any more") {
+		if !says(f.A, "has the limit of a volume that no longer exists; retrying") {
 			t.Errorf("%s: doctor does not say so", what)
 		}
 		if f.A.Throttle.Pause(f.A.Clock.Steady()) == 0 {
@@ -76,7 +76,7 @@ func TestLeftoverLimitIsRemovedLater(t *testing.T) {
 	undo()
 	f.A.Throttle.Left.Clear(t.Context())
 	wantTold(f.A, dev, iolimit.Limits{}, "tried again")
-	if says(f.A, "has the limit of a volume yet that is not there any more") {
+	if says(f.A, "has the limit of a volume that no longer exists; retrying") {
 		t.Error("doctor says still that it is left")
 	}
 	f.A.Restart()
@@ -173,7 +173,7 @@ func TestFailedLimitIsRetriedAndReported(t *testing.T) {
 	if _, err := f.Service.Submit(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpUpdate, Volume: "db", Profile: "slow"}); err != nil {
 		t.Fatal(err)
 	}
-	const not = "is not limited as its profile says: none of the control groups"
+	const not = "cannot throttle it as its profile requires: none of the control groups"
 	f.AwaitNamed("missed", func() bool { return f.A.Throttle.Missed(d.ID) != nil })
 	if !says(f.A, not) {
 		t.Error("doctor does not say so")
@@ -214,7 +214,7 @@ func TestStrictLimitHoldsOrIsReported(t *testing.T) {
 	if err := os.Remove(filepath.Join(h.Dir, "docker/io.max")); err != nil { // as the kernel does when systemd does
 		t.Fatal(err)
 	}
-	if p := problem(); !strings.Contains(p, "is strict") || !strings.Contains(p, "/docker") || !says(f.A, "in the control groups /docker") {
+	if p := problem(); !strings.Contains(p, "has qos strict") || !strings.Contains(p, "/docker") || !says(f.A, "in the control groups /docker") {
 		t.Errorf("taken back: %q", p)
 	}
 	f.AwaitNamed("handed down", func() bool {
@@ -235,7 +235,7 @@ func TestStrictLimitHoldsOrIsReported(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const out = "is strict about its speed, and it is used in control group /user.slice/mine"
+	const out = "its profile has qos strict, and it is used in control group /user.slice/mine"
 	if p := problem(); !strings.Contains(p, out) || !says(f.A, out) {
 		t.Errorf("used outside: %q", p)
 	}

@@ -173,18 +173,18 @@ func (l *Limits) Limit(ctx context.Context, d dataset.Dataset) error {
 	}
 	switch kind := l.Kind(); {
 	case kind == "":
-		return dataset.Errorf(dataset.ErrUnsupported, "its speed cannot be limited on this host: %w", l.cannot())
+		return dataset.Errorf(dataset.ErrUnsupported, "cannot throttle it on this host: %w", l.cannot())
 	case d.Profile.QoS.Strict && kind != dataset.LimitsStrict:
 		return dataset.Errorf(dataset.ErrUnsupported,
-			"its profile is strict about its speed, and this host has control groups of version 1: %s (boot "+
-				"it with version 2, or drover volume set-profile)", heldV1)
+			"its profile has qos strict, and this host has control groups of version 1: %s (boot it with version "+
+				"2, or drover volume set-profile)", heldV1)
 	}
 	dev, own, err := iolimit.DeviceOf(l.Mounts.Path(d.ID))
 	if err != nil {
 		return err
 	}
 	if !own {
-		return dataset.Errorf(dataset.ErrUnsupported, "its speed cannot be limited: it has no block device of its own")
+		return dataset.Errorf(dataset.ErrUnsupported, "cannot throttle it: it has no separate block device")
 	}
 	groups, err := l.base()
 	if err != nil {
@@ -192,7 +192,7 @@ func (l *Limits) Limit(ctx context.Context, d dataset.Dataset) error {
 	}
 	if e != nil && e.device() != dev { // somebody else unmounted it
 		if err := l.unlimited(ctx, e); err != nil {
-			l.log(d).WithError(err).Error("limits of its speed were left over")
+			l.log(d).WithError(err).Error("cannot remove its throttling limits")
 		}
 		e = nil
 	}
@@ -253,7 +253,7 @@ func (l *Limits) impose(e *Limited, isFencing func(uuid.UUID) (bool, error)) err
 func (l *Limits) unlimit(ctx context.Context, e *Limited) error {
 	if fencing, err := l.Fence.Look()(e.id); err != nil || fencing {
 		return errors.Join(err, dataset.Errorf(dataset.ErrPending,
-			"its limit is taken away once it is not fenced any more"))
+			"its limit is removed once it is no longer fenced"))
 	}
 	e.Mu.Lock()
 	if e.Lift == 0 {

@@ -58,7 +58,7 @@ func (l *Limits) Load(ctx context.Context, recovered bool) error {
 		errs = append(errs, l.imposeAll(ctx))
 	}
 	if err := errors.Join(errs...); err != nil {
-		l.Logger.WithError(err).Error("what limited the speed of volumes before this start is not as it should be")
+		l.Logger.WithError(err).Error("cannot restore the throttling limits of an earlier start")
 	}
 	for _, m := range table.Under(l.Mounts.Root()) {
 		id, err := uuid.Parse(filepath.Base(m.Mountpoint))
@@ -96,7 +96,7 @@ func (l *Limits) End(d dataset.Dataset) {
 		return
 	}
 	if err := l.unlimited(context.WithoutCancel(l.Ctx), e); err != nil {
-		l.log(d).WithError(err).Error("limits of its speed were left over")
+		l.log(d).WithError(err).Error("cannot remove its throttling limits")
 	}
 }
 
@@ -135,13 +135,13 @@ func (l *Limits) Disinherit(ctx context.Context, d dataset.Dataset) {
 			err = l.Hierarchy.Clear(g, dev)
 		}
 		if err == nil {
-			log.Warn("the number of its device had a limit that somebody has left: taken away")
+			log.Warn("removed a foreign limit from its device number")
 			continue
 		}
-		log.WithError(err).Error("the number of its device may have a limit that somebody has left")
+		log.WithError(err).Error("its device number may have a foreign limit")
 		rec := l.Left.Record(LimitRecord{Boot: l.Boot, Device: dev, Limits: has, Groups: []string{g}})
 		if err := l.DB.Put(ctx, map[string]any{"left/" + dev.String(): rec}); err != nil {
-			log.WithError(err).Error("that is not on record")
+			log.WithError(err).Error("cannot record its throttling limits")
 		}
 	}
 	l.soon()

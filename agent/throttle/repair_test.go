@@ -209,7 +209,7 @@ func TestLimitInCgroupWithoutController(t *testing.T) {
 		}
 	})
 	t.Cleanup(end)
-	out := "its speed is not limited in control group /" + name
+	out := "it is not throttled in control group /" + name
 	said := func() bool { return strings.Contains(f.A.Status.Status(t.Context(), d).Problem, out) }
 	f.AwaitNamed("said", said)
 	if !says(f.A, out) {

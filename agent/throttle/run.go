@@ -99,7 +99,7 @@ func (l *Limits) Used(id uuid.UUID, now time.Duration) {
 func (l *Limits) EndLifts() {
 	for _, e := range l.All() {
 		if err := l.lower(l.Ctx, e, false); err != nil {
-			l.Logger.WithError(err).WithField("dataset", e.id).Error("speed is not limited again")
+			l.Logger.WithError(err).WithField("dataset", e.id).Error("cannot restore throttling")
 		}
 	}
 }
@@ -179,9 +179,9 @@ func (l *Limits) relimit(d dataset.Dataset) {
 		l.Changed(d.ID)
 		switch {
 		case err == nil:
-			l.log(d).WithField("limits", d.Profile.QoS.String()).Info("speed is limited as the profile says")
+			l.log(d).WithField("limits", d.Profile.QoS.String()).Info("throttled as the profile requires")
 		case was == nil || was.Error() != err.Error():
-			l.log(d).WithError(err).Error("speed is not limited as the profile says")
+			l.log(d).WithError(err).Error("cannot throttle as the profile requires")
 			l.soon() // Run may be waiting to be woken, and must retry soon
 		}
 		return nil
@@ -199,17 +199,17 @@ type Keeper struct {
 // Look finds the groups that use limited datasets, and sets the rules that are missing.
 func (k *Keeper) Look(now time.Duration, all bool) {
 	if err := k.users.Update(now, all); err != nil {
-		k.Logger.WithError(err).Warn("who uses volumes whose speed is limited was not found")
+		k.Logger.WithError(err).Warn("cannot find the users of throttled volumes")
 		return
 	}
 	base, err := k.base()
 	if k.lose(err) {
-		k.Logger.WithError(err).Error("speed of volumes is not limited")
+		k.Logger.WithError(err).Error("volumes are not throttled")
 	}
 	k.rules = map[string]map[iolimit.Device]iolimit.Limits{}
 	for _, e := range k.All() {
 		if err := k.hold(k.Ctx, e, base); err != nil {
-			k.Logger.WithError(err).WithField("dataset", e.id).Error("speed is not limited")
+			k.Logger.WithError(err).WithField("dataset", e.id).Error("cannot throttle volume")
 		}
 	}
 }
@@ -259,8 +259,7 @@ func (k *Keeper) hold(ctx context.Context, e *Limited, base []string) error {
 	d, _ := k.Cache.DatasetOrCopy(e.id)
 	if known {
 		k.log(d).WithField("groups", astray).
-			Warn("its speed was not limited in control groups: somebody has changed that, or made them " +
-				"anew: it is again")
+			Warn("its limits were missing in some control groups, because they were changed or recreated: restored")
 		return k.set(e.Rec, astray)
 	}
 	defer k.Changed(e.id)
@@ -293,7 +292,7 @@ func (k *Keeper) usedIn(e *Limited, bind []string) (groups []string, err error) 
 		d, _ := k.Cache.DatasetOrCopy(e.id)
 		if len(bare) > 0 {
 			k.log(d).WithField("groups", bare).
-				Error("its speed is not limited in control groups that have no controller io")
+				Error("it is not throttled in control groups without the controller io")
 		}
 		e.bare = bare
 		defer k.Changed(e.id)

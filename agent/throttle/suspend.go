@@ -54,7 +54,7 @@ func (l *Limits) Suspend(d dataset.Dataset, bound time.Duration) (up Suspension,
 		e.Lift = 0
 		return up, errors.Join(err, l.impose(e, l.Fence.Look()))
 	}
-	l.log(d).Debug("limit of its speed is lifted for a flush")
+	l.log(d).Debug("throttling is suspended for a flush")
 	return Suspension{l, e, d}, nil
 }
 
@@ -64,7 +64,7 @@ func (up Suspension) Resume() {
 		return
 	}
 	if err := up.l.lower(context.WithoutCancel(up.l.Ctx), up.e, true); err != nil {
-		up.l.log(up.d).WithError(err).Error("speed is not limited again")
+		up.l.log(up.d).WithError(err).Error("cannot restore throttling")
 	}
 }
 

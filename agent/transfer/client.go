@@ -50,7 +50,7 @@ func (c *Client) tries() int {
 }
 
 // errIdle is the reason for ending a request that the peer does not answer.
-var errIdle = errors.New("the peer sent nothing for too long")
+var errIdle = errors.New("the peer sent no data for too long")
 
 // maxReply bounds an answer that is not a stream, in bytes.
 const maxReply = 64 << 20
@@ -100,7 +100,7 @@ func having(have []uuid.UUID) url.Values {
 func (c *Client) Freshen(ctx context.Context, peer string, ds uuid.UUID, have []uuid.UUID) (out Fresh, err error) {
 	err = c.ask(ctx, http.MethodPost, address(peer, ds, having(have), "freshen"), &out)
 	if err == nil && (out.Dataset != ds || out.ID == uuid.Nil) {
-		err = dataset.Errorf(dataset.ErrCorrupt, "it answered with snapshot %s of dataset %s", out.ID, out.Dataset)
+		err = dataset.Errorf(dataset.ErrCorrupt, "it responded with snapshot %s of dataset %s", out.ID, out.Dataset)
 	}
 	if err != nil {
 		err = fmt.Errorf("transfer snapshot of dataset %s at %s: %w", ds, peer, final(err))
@@ -130,10 +130,10 @@ func (c *Client) ask(ctx context.Context, method, where string, into any) error 
 	case err != nil:
 		return dataset.Errorf(dataset.ErrOffline, "%w", err)
 	case len(raw) > maxReply:
-		return fmt.Errorf("%w: an answer of more than %d bytes", errFrame, maxReply)
+		return fmt.Errorf("%w: a response of more than %d bytes", errFrame, maxReply)
 	}
 	if err := json.Unmarshal(raw, into); err != nil {
-		return fmt.Errorf("%w: an answer that cannot be read: %v", errFrame, err)
+		return fmt.Errorf("%w: a response that cannot be read: %v", errFrame, err)
 	}
 	return nil
 }
@@ -178,7 +178,7 @@ func problemOf(status int, body io.Reader) error {
 		err = json.Unmarshal(raw, &p)
 	}
 	if err != nil || p.Code == "" {
-		return dataset.Errorf(dataset.ErrOffline, "the peer answered with status %d", status)
+		return dataset.Errorf(dataset.ErrOffline, "the peer responded with status %d", status)
 	}
 	p.Message = dataset.Cut(p.Message)
 	return &peerError{p}

@@ -73,7 +73,7 @@ func (s *Server) files(w http.ResponseWriter, r *request) (err error) {
 	defer func() {
 		if cErr := errors.Join(root.Close(), release()); cErr != nil {
 			s.Log.WithError(cErr).WithField("dataset",
-				r.dataset).Error("what was opened for a transfer was not let go of")
+				r.dataset).Error("cannot release a resource of a transfer")
 		}
 	}()
 	return s.send(w, r, func(ctx context.Context, w io.Writer) (any, error) { return writeFiles(ctx, root, w) })
@@ -106,7 +106,7 @@ func (c *Client) PullFiles(ctx context.Context, f Files) (dataset.Manifest, erro
 		return false, err
 	})
 	if err != nil {
-		return out, fmt.Errorf("bring the files of dataset %s from %s: %w", f.Dataset, f.Peer, err)
+		return out, fmt.Errorf("fetch the files of dataset %s from %s: %w", f.Dataset, f.Peer, err)
 	}
 	return out, nil
 }
@@ -163,13 +163,13 @@ func (f Files) verify(in *frameReader, got backends.Stream) error {
 	}
 	if err := json.Unmarshal(in.end, &sent); err != nil || sent != got {
 		return dataset.Errorf(dataset.ErrCorrupt,
-			"%d bytes came with checksum %.12s, and the peer sent %d with %.12s", got.Bytes, got.Sum, sent.Bytes,
+			"received %d bytes with checksum %.12s, and the peer sent %d with %.12s", got.Bytes, got.Sum, sent.Bytes,
 			sent.Sum)
 	}
 	if m := f.Manifest; m != nil && (m.Bytes != got.Bytes || m.SHA256 != got.Sum) {
 		return dataset.Errorf(dataset.ErrCorrupt,
-			"%d bytes came with checksum %.12s, and its home gave up %d with %.12s", got.Bytes,
-			got.Sum, m.Bytes, m.SHA256)
+			"received %d bytes with checksum %.12s, and its home gave up %d with "+
+				"%.12s", got.Bytes, got.Sum, m.Bytes, m.SHA256)
 	}
 	return nil
 }
@@ -184,7 +184,7 @@ func names(dir *os.File) ([]string, error) {
 func vacant(dir *os.File) error {
 	have, err := names(dir)
 	if err == nil && len(have) > 0 {
-		err = dataset.Errorf(dataset.ErrExists, "the place for the files holds %q", have[0])
+		err = dataset.Errorf(dataset.ErrExists, "the target folder contains %q", have[0])
 	}
 	return err
 }

@@ -238,7 +238,7 @@ func (f *frameReader) fill(b []byte) error {
 	case err == nil:
 		return nil
 	case in.ended:
-		return fmt.Errorf("%w: the answer ended within frame %d, or before it: %w", errFrame, f.next,
+		return fmt.Errorf("%w: the response ended within or before frame %d: %w", errFrame, f.next,
 			io.ErrUnexpectedEOF)
 	case errors.Is(err, io.EOF):
 		return io.ErrUnexpectedEOF
@@ -270,9 +270,9 @@ func (f *frameReader) frame() error {
 	case seq != f.next:
 		return bad("frame %d instead of %d", seq, f.next)
 	case length > maxFrame || stored > maxFrame:
-		return bad("a frame of %d bytes, of which at most %d can be", max(length, stored), maxFrame)
+		return bad("a frame of %d bytes: the maximum is %d", max(length, stored), maxFrame)
 	case h[0] != framePacked && stored != length:
-		return bad("a frame of %d bytes that says %d", stored, length)
+		return bad("a frame of %d bytes with length %d", stored, length)
 	}
 	f.next++
 	if uint32(cap(f.stored)) < stored {
@@ -301,7 +301,7 @@ func (f *frameReader) take(kind byte, length int, payload []byte) (err error) {
 	case frameProblem:
 		e := &peerError{}
 		if err := json.Unmarshal(payload, &e.problem); err != nil {
-			return bad("a problem that cannot be read")
+			return bad("a problem report that cannot be read")
 		}
 		e.problem.Message = dataset.Cut(e.problem.Message)
 		return e
@@ -323,11 +323,11 @@ func (f *frameReader) unpacked(length int, payload []byte) ([]byte, error) {
 	}
 	out, err := f.unpack.DecodeAll(payload, f.plain[:0])
 	if err != nil {
-		return nil, bad("what is packed in frame %d cannot be unpacked", f.next-1)
+		return nil, bad("frame %d cannot be decompressed", f.next-1)
 	}
 	f.plain = out
 	if len(out) != length {
-		return nil, bad("frame %d unpacks to %d bytes in place of %d", f.next-1, len(out), length)
+		return nil, bad("frame %d decompresses to %d bytes instead of %d", f.next-1, len(out), length)
 	}
 	return out, nil
 }

@@ -54,11 +54,11 @@ type Brought struct {
 func (c *Client) Pull(ctx context.Context, p Pull) (out Brought, err error) {
 	into, ok := p.Into.(backends.Copier)
 	if !ok {
-		return out, dataset.Errorf(dataset.ErrUnsupported, "the pool keeps no copies: files alone can be brought there")
+		return out, dataset.Errorf(dataset.ErrUnsupported, "the pool cannot store copies: only files can be sent to it")
 	}
 	r := &pulling{Client: c, Pull: p, into: into, out: &out}
 	if err := r.all(ctx); err != nil {
-		return out, fmt.Errorf("bring dataset %s from %s: %w", p.Dataset.ID, p.Peer, err)
+		return out, fmt.Errorf("fetch dataset %s from %s: %w", p.Dataset.ID, p.Peer, err)
 	}
 	return out, nil
 }
@@ -88,7 +88,7 @@ func (r *pulling) all(ctx context.Context) error {
 }
 
 // errReplan says that the source no longer has a base or a snapshot of the plan.
-var errReplan = errors.New("what was planned is there no more")
+var errReplan = errors.New("a planned snapshot no longer exists")
 
 func (r *pulling) try(ctx context.Context) error {
 	have, begun, err := r.have(ctx)
@@ -107,7 +107,7 @@ func (r *pulling) try(ctx context.Context) error {
 	r.out.Gone, r.before, r.total = plan.Gone, 0, plan.Bytes()
 	for _, step := range plan.Steps {
 		if step.Snapshot.Dataset != r.Dataset.ID {
-			return dataset.Errorf(dataset.ErrCorrupt, "the peer has snapshot %s for that of another dataset",
+			return dataset.Errorf(dataset.ErrCorrupt, "the peer has snapshot %s under the UUID of another dataset",
 				step.Snapshot.ID)
 		}
 		if r.Manifest != nil && step.Snapshot.ID == r.Manifest.Snapshot {
@@ -163,8 +163,8 @@ func (r *pulling) spares(ctx context.Context, isBase bool, err error) bool {
 func (r *pulling) dropBases(ctx context.Context, why error) error {
 	if r.Log != nil {
 		r.Log.WithError(why).WithField("dataset",
-			r.Dataset.ID).Warn("what other copies rest on does not come along: once this is their home, " +
-			"their next refresh sends all of it")
+			r.Dataset.ID).Warn("snapshots that other copies need are not included: once this node is the home, " +
+			"their next refresh transfers all data")
 	}
 	for _, id := range r.bases {
 		if err := r.Into.DeleteSnapshot(ctx, r.Dataset.ID, id); err != nil {
@@ -206,7 +206,7 @@ func (r *pulling) wanted(ctx context.Context) error {
 		return nil
 	case m.Snapshot != r.Want || got.Stream.Base != m.Base || got.Stream.Bytes != m.Bytes || got.Stream.Sum != m.SHA256:
 		return dataset.Errorf(dataset.ErrCorrupt,
-			"snapshot %s came as %d bytes with checksum %.12s, and its home gave up %d with %.12s of snapshot %s",
+			"snapshot %s: received %d bytes with checksum %.12s, and its home gave up %d with %.12s of snapshot %s",
 			r.Want, got.Stream.Bytes, got.Stream.Sum, m.Bytes, m.SHA256, m.Snapshot)
 	}
 	return nil
@@ -316,7 +316,8 @@ func (o *complaint) of(c *Client, id uuid.UUID, peer string, err error) {
 		return
 	}
 	o.made = true
-	c.Log.WithError(err).WithField("dataset", id).WithField("peer", peer).Warn("a peer was cut off")
+	c.Log.WithError(err).WithField("dataset", id).WithField("peer", peer).Warn("closed a connection to a peer " +
+		"that did not respond")
 }
 
 // errCut is a failure on the way to the peer, which is worth another attempt.
@@ -363,7 +364,7 @@ func (c *Client) patiently(ctx context.Context, try func() (led bool, err error)
 			wait, left = firstWait, c.tries()
 		}
 		if left--; left <= 0 {
-			return dataset.Errorf(dataset.ErrOffline, "given up after %d tries: %w", c.tries(), final(err))
+			return dataset.Errorf(dataset.ErrOffline, "gave up after %d attempts: %w", c.tries(), final(err))
 		}
 		select {
 		case <-ctx.Done():

@@ -60,7 +60,7 @@ func (s *Server) stream(w http.ResponseWriter, r *request) error {
 	var from int64
 	if text := q.Get("from"); text != "" {
 		if from, err = strconv.ParseInt(text, 10, 64); err != nil || from < 0 {
-			return dataset.Errorf(dataset.ErrInvalid, "from %q is no number of bytes", dataset.Clip(text))
+			return dataset.Errorf(dataset.ErrInvalid, "from %q: expected a number of bytes", dataset.Clip(text))
 		}
 	}
 	pool, err := s.Source.Pool(r.Context(), r.dataset)
@@ -70,7 +70,7 @@ func (s *Server) stream(w http.ResponseWriter, r *request) error {
 	sender, ok := pool.(backends.Sender)
 	if !ok {
 		return dataset.Errorf(dataset.ErrUnsupported,
-			"the pool of dataset %s sends no snapshots, but its files alone", r.dataset)
+			"the pool of dataset %s sends no snapshots, only files", r.dataset)
 	}
 	defer s.use(r.dataset, snapshot, base)()
 	return s.send(w, r, func(ctx context.Context, w io.Writer) (any, error) {
@@ -110,7 +110,7 @@ func (s *Server) send(w http.ResponseWriter, r *request, write func(context.Cont
 	if out.err != nil {
 		// The peer closed the connection or is too slow, and reports that itself.
 		s.Log.WithError(out.err).WithField("dataset", r.dataset).WithField("node",
-			r.peer).Info("a transfer to another node was cut")
+			r.peer).Info("a transfer to another node was interrupted")
 		return nil
 	}
 	out.ctx = r.Context()
@@ -139,7 +139,7 @@ func (s *Server) watch(ctx context.Context, r *request, frames *frameWriter, cut
 			case <-s.Clock.After(s.idle() / 4):
 			}
 			if peer, err := s.Peer(r.Request); err != nil || peer != r.peer {
-				cut(cmp.Or(err, dataset.Errorf(dataset.ErrForbidden, "node %s is another one by now", r.peer)))
+				cut(cmp.Or(err, dataset.Errorf(dataset.ErrForbidden, "node %s has a newer incarnation", r.peer)))
 				return
 			}
 			if n, _ := frames.count(); n != last {
@@ -195,6 +195,6 @@ func (b *bounded) Flush() error {
 }
 
 func (b *bounded) fail(err error) error {
-	b.err = fmt.Errorf("it takes nothing: %w", err)
+	b.err = fmt.Errorf("it accepts no data: %w", err)
 	return b.err
 }

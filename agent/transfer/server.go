@@ -174,7 +174,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, f func(http.Respo
 	kind := dataset.KindOf(err)
 	// The peer tries again, and this agent is available again after its restart.
 	if kind == dataset.ErrInternal && errors.Is(err, context.Canceled) {
-		kind, err = dataset.ErrUnavailable, dataset.Errorf(dataset.ErrUnavailable, "this agent stops: %w", err)
+		kind, err = dataset.ErrUnavailable, dataset.Errorf(dataset.ErrUnavailable, "this agent is stopping: %w", err)
 	}
 	if kind == dataset.ErrInternal {
 		s.Log.WithError(err).WithField("path", dataset.Clip(r.URL.Path)).Error("a request of another node failed")
@@ -202,7 +202,7 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, f func(http.Resp
 func parseID(what, text string) (uuid.UUID, error) {
 	id, err := uuid.Parse(text)
 	if err != nil || id.String() != text {
-		return uuid.Nil, dataset.Errorf(dataset.ErrInvalid, "%s %q is no UUID", what, dataset.Clip(text))
+		return uuid.Nil, dataset.Errorf(dataset.ErrInvalid, "%s %q: expected a UUID", what, dataset.Clip(text))
 	}
 	return id, nil
 }
@@ -233,7 +233,7 @@ func (s *Server) list(w http.ResponseWriter, r *request) error {
 	sender, ok := pool.(backends.Sender)
 	if !ok {
 		return dataset.Errorf(dataset.ErrUnsupported,
-			"the pool of dataset %s sends no snapshots, but its files alone", r.dataset)
+			"the pool of dataset %s sends no snapshots, only files", r.dataset)
 	}
 	also := []uuid.UUID{want}
 	if r.URL.Query().Has("bases") { // an older version does not ask for them
@@ -277,7 +277,7 @@ func parseHave(r *request) (have []uuid.UUID, want uuid.UUID, err error) {
 	all := strings.Split(text, ",")
 	if len(all) > maxHave {
 		return nil, want, dataset.Errorf(dataset.ErrInvalid,
-			"%d snapshots are too many to compare with (at most %d)", len(all), maxHave)
+			"too many snapshots to compare: %d (maximum %d)", len(all), maxHave)
 	}
 	for _, text := range all {
 		id, err := parseID("snapshot", text)

@@ -117,7 +117,7 @@ func (s *Spellings) CheckRemovable(tool plugin.Tool, d dataset.Dataset, ref data
 			d.Volume, s.deps.NodeName, d.Volume)
 	case len(used) > 0 && !slices.Contains(used, ref.Spelling):
 		return dataset.Errorf(dataset.ErrInUse,
-			"volume %s is known to this engine as %s, which a container may need: docker volume rm %s",
+			"volume %s has the name %s in this engine, and a container may need it: docker volume rm %s",
 			d.Volume, strings.Join(used, " and "), strings.Join(used, " "))
 	}
 	return nil

@@ -86,7 +86,7 @@ func (w *Viewer) statusMap(ctx context.Context, d dataset.Dataset) map[string]an
 	}
 	problem := st.Problem
 	if list, err := w.snapshotList(ctx, d); err != nil {
-		problem = strings.TrimPrefix(problem+"; its snapshots are not known: "+err.Error(), "; ")
+		problem = strings.TrimPrefix(problem+"; its snapshots are unknown: "+err.Error(), "; ")
 	} else {
 		m["snapshots"] = list
 	}
@@ -105,7 +105,7 @@ const snapshotTime = time.Second
 
 func (w *Viewer) snapshotList(ctx context.Context, d dataset.Dataset) ([]map[string]any, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, snapshotTime,
-		dataset.Errorf(dataset.ErrUnavailable, "control did not answer within %s", snapshotTime))
+		dataset.Errorf(dataset.ErrUnavailable, "control did not respond within %s", snapshotTime))
 	defer cancel()
 	var newest []dataset.Snapshot
 	for page := (api.Page{}); ; {
@@ -164,7 +164,7 @@ const listTime = 20 * time.Second
 // others returns the volumes of other nodes.
 func (w *Viewer) others(ctx context.Context, own []records.Listed) (others []records.Listed, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, listTime,
-		dataset.Errorf(dataset.ErrUnavailable, "control did not say which there are within %s", listTime))
+		dataset.Errorf(dataset.ErrUnavailable, "control did not list the volumes within %s", listTime))
 	defer cancel()
 	names := map[string]bool{}
 	for _, l := range own {

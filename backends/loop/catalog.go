@@ -233,7 +233,7 @@ func (cat *catalog) foreignEntry(name, problem string) backends.Entry {
 }
 
 // emptyFolderProblem is the problem of a directory that has the name of a dataset and nothing else of one.
-const emptyFolderProblem = "its name is the UUID of a dataset, but it contains no part of one, so drover did not create it"
+const emptyFolderProblem = "its name is the UUID of a dataset, but drover did not create it: it contains no dataset"
 
 // entry reads the directory of one dataset. It returns false for a dataset that is being made or has gone.
 func (cat *catalog) entry(root folder.Dir, name string, state backends.EntryState) (e backends.Entry, ok bool) {

@@ -234,7 +234,7 @@ func (f *fake) CreatePool(_ context.Context, p api.NewPool) (dataset.Pool, error
 }
 
 func (f *fake) RemovePool(_ context.Context, name string, forget bool) (api.RemovedPool, error) {
-	return api.RemovedPool{Pool: f.pool, Notes: []string{"profile gold is for pool fast: its volumes need another pool of that name"}}, f.called("RemovePool", name, forget)
+	return api.RemovedPool{Pool: f.pool, Notes: []string{"profile gold requires pool fast: its volumes need another pool of that name"}}, f.called("RemovePool", name, forget)
 }
 
 func (f *fake) AdoptPool(_ context.Context, path string) (dataset.Pool, []api.Rebuilt, error) {

@@ -88,7 +88,7 @@ var scenarios = map[string]func(c *console){
 		}
 	},
 	"held": func(c *console) { // the disk of a pool was put back to an older state
-		c.fake.pools[0].Status = &dataset.PoolStatus{ID: idPool, Held: true, Reason: "its generation is 5 and was 7: its disk was put back (drover pool accept default --confirmed)"}
+		c.fake.pools[0].Status = &dataset.PoolStatus{ID: idPool, Held: true, Reason: "its generation is 5 and was 7: its disk was restored from an older state (drover pool accept default --confirmed)"}
 	},
 	"new": func(c *console) {
 		c.fake.volumes[0].Status, c.fake.volumes[0].Created, c.fake.volumes[0].Snapshots = nil, now.Add(-time.Second), 0
@@ -215,7 +215,7 @@ var scenarios = map[string]func(c *console){
 		c.fake.fail = map[string]error{"Submit old": dataset.Errorf(dataset.ErrNotFound, "volume old: it is in the trash, where nothing is changed (drover trash restore e0000000, then drover volume rekey old)")}
 	},
 	"no-old-key": func(c *console) {
-		works(c.fake, ended(dataset.OpFailed, &dataset.Problem{Code: "forbidden", Message: "rekey of volume db: the old key, 5f1c09aa: key file /root/gold.old is not there"}))
+		works(c.fake, ended(dataset.OpFailed, &dataset.Problem{Code: "forbidden", Message: "rekey of volume db: the old key, 5f1c09aa: key file /root/gold.old not found"}))
 	},
 	"forced": func(c *console) {
 		c.fake.volumes[0] = movingVolume()

@@ -23,7 +23,7 @@ func (m *Members) Fence(ctx context.Context, node uuid.UUID, f api.Fenced) (n da
 		case err != nil:
 			return err
 		case !known:
-			return dataset.Errorf(dataset.ErrNotFound, "node %s is not on record", node)
+			return dataset.Errorf(dataset.ErrNotFound, "no such node: %s", node)
 		case !m.Shared:
 			return dataset.Errorf(dataset.ErrUnsupported, "fence of node %s: there is no other node", n.Name)
 		case !f.Confirmed:

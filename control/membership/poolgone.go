@@ -125,7 +125,7 @@ func heldInPool(t *record.Tx, n dataset.Node, pool uuid.UUID) (held []dataset.He
 		}
 		if !op.State.Final() && op.DatasetRecord != nil && op.DatasetRecord.Pool == pool && op.Kind != dataset.OpPurge {
 			held = append(held, dataset.Held{What: fmt.Sprintf("operation %s, the %s of volume %s",
-				op.ID.String()[:8], op.Kind, op.Volume), Mend: "try again after it"})
+				op.ID.String()[:8], op.Kind, op.Volume), Mend: "try again after it ends"})
 		}
 	}
 	return held, nil

@@ -19,7 +19,7 @@ func Write(w io.Writer, v any, max int) error {
 		return err
 	}
 	if len(b) > max {
-		return dataset.Errorf(dataset.ErrInvalid, "a message of %d bytes: want %d at most", len(b), max)
+		return dataset.Errorf(dataset.ErrInvalid, "a message of %d bytes: expected %d at most", len(b), max)
 	}
 	out := make([]byte, head, head+len(b))
 	binary.BigEndian.PutUint32(out, uint32(len(b)))
@@ -37,7 +37,7 @@ func Read(r io.Reader, v any, max int) error {
 	}
 	n := binary.BigEndian.Uint32(size[:])
 	if uint64(n) > uint64(max) {
-		return dataset.Errorf(dataset.ErrInvalid, "a message of %d bytes: want %d at most", n, max)
+		return dataset.Errorf(dataset.ErrInvalid, "a message of %d bytes: expected %d at most", n, max)
 	}
 	b := make([]byte, n)
 	if _, err := io.ReadFull(r, b); err != nil {
@@ -47,7 +47,7 @@ func Read(r io.Reader, v any, max int) error {
 		return err
 	}
 	if err := json.Unmarshal(b, v); err != nil {
-		return dataset.Errorf(dataset.ErrInvalid, "a message that is no JSON of its kind: %w", err)
+		return dataset.Errorf(dataset.ErrInvalid, "not a valid JSON message: %w", err)
 	}
 	return nil
 }

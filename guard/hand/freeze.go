@@ -54,7 +54,7 @@ func (f *freezer) isFreezing(id uuid.UUID) bool {
 // the background, and the next call finds its result.
 func (f *freezer) Freeze(ctx context.Context, target Target) Outcome {
 	if !target.Own {
-		return Outcome{Note: "it shares its filesystem with other datasets: a freeze would stop those too"}
+		return Outcome{Note: "it shares its filesystem with other datasets: a freeze would block those too"}
 	}
 	for {
 		a := f.begin(target)

@@ -191,7 +191,7 @@ func (t *Tool) endActs(ctx context.Context, id uuid.UUID) error {
 		select {
 		case <-ended:
 		case <-ctx.Done():
-			return fmt.Errorf("acts under way on the dataset do not end: %w", ctx.Err())
+			return fmt.Errorf("pending actions on the dataset do not end: %w", ctx.Err())
 		}
 	}
 }

@@ -252,7 +252,7 @@ func (e errText) Error() string { return string(e) }
 
 // away reports whether an error says that control or its store does not answer.
 func away(err error) bool {
-	for _, word := range []string{"cannot reach", "does not answer", "did not answer", "no leader", "consul", "timed out", "refused"} {
+	for _, word := range []string{"cannot reach", "does not answer", "did not answer", "does not respond", "did not respond", "no leader", "consul", "timed out", "refused"} {
 		if strings.Contains(strings.ToLower(err.Error()), word) {
 			return !strings.Contains(err.Error(), "no such volume")
 		}

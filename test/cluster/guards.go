@@ -18,7 +18,7 @@ import (
 )
 
 // WeakGuard is part of the line of doctor about guards in tests, whose folder is not on a tmpfs.
-const WeakGuard = "is weaker than it should be"
+const WeakGuard = "has reduced protection"
 
 // Guard is the guard of a host. Only one goroutine at a time may stop and start it.
 type Guard struct {

@@ -196,7 +196,7 @@ func (c *cuts) strangers(t *testing.T) {
 		says        string
 	}{
 		"a peer without a certificate":      {none, "GET", peer + "/v1/peer/datasets/" + v.ID.String(), "certificate"},
-		"another node's volume from a peer": {creds.Client(pki.Node), "GET", peer + "/v1/peer/datasets/" + v.ID.String(), "is not to have dataset"},
+		"another node's volume from a peer": {creds.Client(pki.Node), "GET", peer + "/v1/peer/datasets/" + v.ID.String(), "may not have dataset"},
 		"control without a certificate":     {none, "GET", control + "/v1/volumes", "missing client certificate"},
 		"another node's lease":              {creds.Client(pki.Control), "POST", node + "/recall", "an agent acts only for its own node"},
 		"another node's end of a lease":     {creds.Client(pki.Control), "POST", node + "/yield", "an agent acts only for its own node"},

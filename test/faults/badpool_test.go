@@ -50,10 +50,10 @@ func TestBadPools(t *testing.T) {
 			disk + "/have/inside":           "overlaps with pool have-" + p.backend,
 			disk:                            "overlaps with pool have-" + p.backend,
 			disk + "/again/have":            "pool ",
-			disk + "/again/have/inside":     "whose folder is " + disk + "/again/have: give a path outside of it",
-			disk + "/engine/volumes":        "lies in " + disk + "/engine, where a container engine keeps what it owns and removes: give a path outside of it",
-			disk + "/engine/volumes/mine/p": "lies in " + disk + "/engine, where a container engine",
-			h.Root + "/mnt/pool":            "lies in " + h.Root + "/mnt, where volumes are mounted",
+			disk + "/again/have/inside":     "whose folder is " + disk + "/again/have: choose a path outside of it",
+			disk + "/engine/volumes":        "is inside " + disk + "/engine, where a container engine keeps its data, and may remove it: choose a path outside of it",
+			disk + "/engine/volumes/mine/p": "is inside " + disk + "/engine, where a container engine",
+			h.Root + "/mnt/pool":            "is inside " + h.Root + "/mnt, where volumes are mounted",
 		} {
 			noPool(t, h, want, api.NewPool{Backend: p.backend, Path: path})
 		}
@@ -75,7 +75,7 @@ func TestBadPools(t *testing.T) {
 	image(ext4+"/file", "600MiB", "use a new file")
 	image(ext4+"/engine/new.img", "600MiB", "where a container engine")
 	image(ext4+"/have/new.img", "600MiB", "overlaps with pool have-dir")
-	image(ext4+"/again/have/new.img", "600MiB", "give a path outside of it")
+	image(ext4+"/again/have/new.img", "600MiB", "choose a path outside of it")
 	refused(t, h, `unknown backend "lop" (available: `, "pool", "create", "new", "--backend", "lop", "--path", ext4+"/new")
 
 	for pool, sizes := range map[string]map[string]string{

@@ -76,7 +76,7 @@ func TestC6(t *testing.T) {
 	t.Logf("other volumes were served in %s", time.Since(began))
 	if long.Enabled() {
 		for name, answer := range answers {
-			if err := <-answer; err == nil || !strings.Contains(err.Error(), "create of volume "+name+" goes on as operation ") {
+			if err := <-answer; err == nil || !strings.Contains(err.Error(), "create of volume "+name+" continues as operation ") {
 				t.Errorf("%s: %v", name, err)
 			}
 			answer <- nil

@@ -105,7 +105,7 @@ func TestToolsThatGo(t *testing.T) {
 		t.Errorf("something was changed\nbefore: %s\nafter:  %s", before, after)
 	}
 	findings := h.Exec(t, "doctor")
-	if said := findings.Out; findings.Exit != 0 || !strings.Contains(said, "serves what is there on this host, and makes nothing new: no filesystem for the images") || !strings.Contains(said, "apt-get install e2fsprogs") {
+	if said := findings.Out; findings.Exit != 0 || !strings.Contains(said, "existing pools work on this host, but new ones cannot be created: no filesystem for the images") || !strings.Contains(said, "apt-get install e2fsprogs") {
 		t.Errorf("doctor says\n%s", said)
 	}
 	var pools []api.Pool
@@ -135,7 +135,7 @@ func TestReloadSaysWhichKeysAreMissing(t *testing.T) {
 	ok(t, unix.Kill(h.PID(), unix.SIGHUP))
 	host.Await(t, "the log says that the key is missing", func() error {
 		for line := range strings.Lines(h.Log()) {
-			if strings.Contains(line, "key file "+key+" is not there") && strings.Contains(line, "profiles that make no volumes here: 1 (gold)") && strings.Contains(line, `"level":"warning"`) {
+			if strings.Contains(line, "key file "+key+" not found") && strings.Contains(line, "profiles that cannot create volumes here: 1 (gold)") && strings.Contains(line, `"level":"warning"`) {
 				return nil
 			}
 		}

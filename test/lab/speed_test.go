@@ -169,7 +169,7 @@ func (vm *VM) dirty(t *testing.T) {
 			t.Fatal(said)
 		}
 		took, why := number(t, said[len(said)-1])-number(t, said[len(said)-2]), strings.Join(said[:len(said)-2], "\n")
-		if exit != 0 && !strings.Contains(why, "hold up its writers for") {
+		if exit != 0 && !strings.Contains(why, "block its writers for") {
 			t.Errorf("%s: snapshot: %s", profile, why)
 		}
 		stall := vm.must(t, `awk 'NR > 1 && $1 - last > most { most = $1 - last } { last = $1 } END { print most + 0 }' $(docker volume inspect -f '{{.Mountpoint}}' `+volume+`)/log`)

@@ -45,7 +45,7 @@ func TestB5I7(t *testing.T) {
 	w.refused(t, why, "run", "--rm", "-v", "new@gold:/data", "--volume-driver", w.h.Driver, image, "true")
 	w.refused(t, why, "volume", "rm", "spare@gold")
 	listed()
-	if problem := w.inspect(t, "home@gold").Status.Problem; !strings.Contains(problem, "snapshots are not known: "+why) {
+	if problem := w.inspect(t, "home@gold").Status.Problem; !strings.Contains(problem, "snapshots are unknown: "+why) {
 		t.Errorf("inspect does not say what it cannot know: %q", problem)
 	}
 

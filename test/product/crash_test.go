@@ -113,7 +113,7 @@ func testB7Create(t *testing.T, w *world) {
 	made := make(chan struct{})
 	go func() { wg.Wait(); close(made) }()
 	for busy := true; busy; { // doctor takes nothing that is under way for damage
-		w.h.Clean(t, "not verified yet") // the forgotten use of B2
+		w.h.Clean(t, "unverified") // the forgotten use of B2
 		select {
 		case <-made:
 			busy = false

@@ -139,7 +139,7 @@ func testB17(t *testing.T, w *world) {
 		}
 	}
 	// A spelling that this engine never used does not reach the volume behind it.
-	w.refused(t, "which a container may need", "volume", "rm", "shop")
+	w.refused(t, "and a container may need", "volume", "rm", "shop")
 	w.wantVolumes(t, "shop")
 	w.docker(t, "rm", "keeper")
 	w.docker(t, "volume", "rm", "shop@gold")

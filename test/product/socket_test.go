@@ -153,7 +153,7 @@ func TestB11(t *testing.T) {
 	testB11Failing(t, h, point)
 	testB11NoBody(t, h)
 	// The volume goes with the last spelling that the engine used.
-	const other = "drover: volume db is known to this engine as db, which a container may need: docker volume rm db"
+	const other = "drover: volume db has the name db in this engine, and a container may need it: docker volume rm db"
 	for i, s := range []struct{ name, err string }{{"db@gold", ""}, {"db@gold", other}, {"db", ""}, {"db", ""}, {"db@gold", ""}} {
 		if a := ask(t, h, "Remove", request{Name: s.name}); a.Err != s.err {
 			t.Errorf("%d. Remove %s: %q, want %q", i, s.name, a.Err, s.err)
@@ -197,7 +197,7 @@ func testB11Failing(t *testing.T, h *host.Host, point string) {
 // testB11NoBody: what the engine sends again without a body does nothing.
 func testB11NoBody(t *testing.T, h *host.Host) {
 	for _, call := range []string{"Create", "Remove", "Mount", "Unmount", "Path"} {
-		if a := send(t, h, call, nil); a.Status != http.StatusBadRequest || !strings.Contains(a.Err, "asked again without saying what") {
+		if a := send(t, h, call, nil); a.Status != http.StatusBadRequest || !strings.Contains(a.Err, "repeated the request without its body") {
 			t.Errorf("%s without a body: %+v", call, a)
 		}
 	}

@@ -140,7 +140,7 @@ func TestBadInput(t *testing.T) {
 		"token: used":                 {l.ends(Agent, l.unjoined("t3", used, replica)), []string{"was used at ", "by node n1", "drover node token"}},
 		"token: another cluster's":    {l.ends(Agent, l.unjoined("t4", elsewhere, replica)), []string{"the token belongs to another cluster", "create a token there"}},
 		"certificate: cluster":        {submit(as(strange), remove), []string{"belongs to cluster " + l.ca.Cluster().String(), "cluster " + foreign.Cluster().String(), "correct the address"}},
-		"certificate: kind":           {tls("f2", pki.Identity{Kind: pki.Operator, Role: pki.Admin, Name: "bob"}), []string{"is the certificate of operator bob (admin), and not of a node"}},
+		"certificate: kind":           {tls("f2", pki.Identity{Kind: pki.Operator, Role: pki.Admin, Name: "bob"}), []string{": expected the certificate of a node, not of operator bob (admin)"}},
 		"certificate: role":           {submit(as(bob), remove), []string{"operator bob (viewer) may not", "drover ca issue --role operator"}},
 		"certificate: another node's": {l.ends(Agent, known), []string{"the certificate is for node", "create a token with"}},
 		"ACL lacks a right":           {l.ends(Control, lame), []string{"the token lacks session:write on drover-sessions", `session "drover-sessions" { policy = "write" }`}},
