@@ -8,26 +8,15 @@
 package backendtest
 
 import (
-	"context"
 	"maps"
 	"slices"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/backendtest/harness"
 )
 
-// T is the part of *testing.T that the suite uses. A command that runs the suite implements it as well,
-// because shipped programs do not import package testing.
-type T interface {
-	Helper()
-	Error(args ...any)
-	Errorf(format string, args ...any)
-	Fatal(args ...any)
-	Fatalf(format string, args ...any)
-	FailNow()
-	Cleanup(func())
-	TempDir() string
-	Context() context.Context
-}
+// T is what the suite needs of a test: see harness.T.
+type T = harness.T
 
 // Runner is a T that has subtests, which are of its own type R.
 type Runner[R any] interface {

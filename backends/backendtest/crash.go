@@ -59,7 +59,7 @@ func (c Call) Run(ctx context.Context, pool backends.Pool) error {
 	t := &trial{
 		fixture: &fixture{}, d: c.Dataset, clone: c.Clone, old: c.Old, mid: c.Mid, keep: c.Keep, arrivals: c.Arrivals,
 	}
-	t.ctx, t.pool = ctx, pool
+	t.Ctx, t.Pool = ctx, pool
 	for _, o := range crashOperations() {
 		if o.name == c.Operation {
 			return o.call(t)
@@ -120,13 +120,13 @@ type apartRestorer interface {
 // filesystems returns the filesystems that make a difference for the operation: none if the pool does not support the
 // operation.
 func (o operation) filesystems(f *fixture) []string {
-	_, apart := f.pool.(apartRestorer)
-	_, rewrites := f.pool.(backends.Rewriter)
+	_, apart := f.Pool.(apartRestorer)
+	_, rewrites := f.Pool.(backends.Rewriter)
 	switch {
-	case o.delta && !f.can.Delta, o.shares && !apart, o.rewrites && !rewrites, o.grows && !f.can.EnforcesSize:
+	case o.delta && !f.Can.Delta, o.shares && !apart, o.rewrites && !rewrites, o.grows && !f.Can.EnforcesSize:
 		return nil
 	case o.grows:
-		return f.kinds()
+		return f.Kinds()
 	}
 	return []string{""}
 }
@@ -152,7 +152,7 @@ func (s *crashed) at(step int) (reached bool) {
 		s.T = labelled{s.unlabelled, label}
 		t := s.stage()
 		before := t.worlds
-		stopped := s.Crash(t.T, t.cfg, t.asCall(s.o), step)
+		stopped := s.Crash(t.T, t.Config, t.asCall(s.o), step)
 		if !stopped && step == 0 && !s.o.noSteps && !slices.Contains(s.NoSteps, s.o.name) {
 			t.Errorf("it has no steps")
 		}
@@ -172,7 +172,7 @@ func (s *crashed) at(step int) (reached bool) {
 		if stopped && reap && s.o.instead != nil {
 			s.o.instead(t)
 		} else {
-			t.twice(func() error { return t.asCall(s.o).Run(t.ctx, t.pool) })
+			t.Twice(func() error { return t.asCall(s.o).Run(t.Ctx, t.Pool) })
 			s.finished(t)
 		}
 		s.removed(t)
@@ -184,7 +184,7 @@ func (s *crashed) at(step int) (reached bool) {
 func (s *crashed) stage() *trial {
 	s.Helper()
 	size := dataset.Size(0)
-	if s.can.EnforcesSize {
+	if s.Can.EnforcesSize {
 		size = little
 	}
 	t := newTrial(s.fixture, size, s.fs, false)
@@ -216,11 +216,11 @@ func (t *trial) checkWorlds(s *crashed, done bool) {
 	if s.Sized != nil && now.state == backends.EntryReady && t.d.Size > 0 && !t.unread {
 		switch {
 		case !s.o.resizes:
-			s.Sized(t.T, t.pool, t.d.ID, true, t.d.Size)
+			s.Sized(t.T, t.Pool, t.d.ID, true, t.d.Size)
 		case done:
-			s.Sized(t.T, t.pool, t.d.ID, true, larger)
+			s.Sized(t.T, t.Pool, t.d.ID, true, larger)
 		default:
-			s.Sized(t.T, t.pool, t.d.ID, false, t.d.Size, larger)
+			s.Sized(t.T, t.Pool, t.d.ID, false, t.d.Size, larger)
 		}
 	}
 	if s.o.check != nil {
@@ -241,21 +241,21 @@ func (s *crashed) finished(t *trial) {
 func (s *crashed) reaped(t *trial) {
 	t.Helper()
 	for try := range 2 {
-		n, err := t.pool.Reap(t.ctx, func(uuid.UUID) bool { return true })
-		t.ok(err)
+		n, err := t.Pool.Reap(t.Ctx, func(uuid.UUID) bool { return true })
+		t.OK(err)
 		if n != 0 && try > 0 {
 			t.Errorf("the second reap removed %d objects", n)
 		}
 	}
-	list, err := t.pool.List(t.ctx)
-	t.ok(err)
+	list, err := t.Pool.List(t.Ctx)
+	t.OK(err)
 	for _, e := range list {
 		if e.Problem != "" || e.State != backends.EntryReady && e.State != backends.EntryCopy {
 			t.Errorf("the list contains %+v", e)
 		}
 	}
 	if s.CheckReaped != nil {
-		s.CheckReaped(t.T, t.pool)
+		s.CheckReaped(t.T, t.Pool)
 	}
 }
 
@@ -264,10 +264,10 @@ func (s *crashed) removed(t *trial) {
 	t.Helper()
 	s.reaped(t)
 	for _, id := range []uuid.UUID{t.d.ID, t.clone.ID} {
-		t.ok(t.pool.Delete(t.ctx, id))
+		t.OK(t.Pool.Delete(t.Ctx, id))
 	}
 	s.reaped(t)
-	if list, err := t.pool.List(t.ctx); err != nil || len(list) > 0 {
+	if list, err := t.Pool.List(t.Ctx); err != nil || len(list) > 0 {
 		t.Fatalf("after everything was removed, the list contains %+v, %v", list, err)
 	}
 }
@@ -284,13 +284,13 @@ type arrival struct {
 func (t *trial) send(size dataset.Size) (sent []arrival) {
 	t.Helper()
 	o := t.other()
-	d, base := o.sized(size), uuid.Nil
+	d, base := o.Sized(size), uuid.Nil
 	d.Size = size
 	for i, content := range []string{first, third} {
 		o.write(d.ID, "file", content)
-		a := arrival{d, o.take(d), base, filepath.Join(t.TempDir(), fmt.Sprint(i))}
+		a := arrival{d, o.Take(d), base, filepath.Join(t.TempDir(), fmt.Sprint(i))}
 		stream, _ := o.stream(a.Snapshot, base)
-		t.ok(os.WriteFile(a.File, stream, 0o600))
+		t.OK(os.WriteFile(a.File, stream, 0o600))
 		sent, base = append(sent, a), a.Snapshot.ID
 	}
 	return sent
@@ -299,7 +299,7 @@ func (t *trial) send(size dataset.Size) (sent []arrival) {
 // receiveAll receives the snapshots that another pool sent, each from where the received bytes end.
 func (t *trial) receiveAll() error {
 	for _, a := range t.arrivals {
-		have, err := t.copier().Received(t.ctx, a.Dataset.ID, a.Snapshot.ID)
+		have, err := t.Copier().Received(t.Ctx, a.Dataset.ID, a.Snapshot.ID)
 		if err != nil {
 			return err
 		}
@@ -321,11 +321,11 @@ func (t *trial) receiveAll() error {
 // isReceived checks a copy, whose snapshots may be missing unless done is set.
 func isReceived(t *trial, s *crashed, done bool) {
 	t.Helper()
-	e, err := t.pool.Stat(t.ctx, t.clone.ID)
+	e, err := t.Pool.Stat(t.Ctx, t.clone.ID)
 	if errors.Is(err, dataset.ErrNotFound) && !done {
 		return
 	}
-	t.ok(err)
+	t.OK(err)
 	if e.State != backends.EntryCopy || e.Promoted || e.Problem != "" {
 		t.Errorf("the copy is %+v", e)
 	}
@@ -336,7 +336,7 @@ func isReceived(t *trial, s *crashed, done bool) {
 		t.cloneHolds(a.Snapshot, "file", []string{first, third}[i])
 		if s.SameStreams {
 			again, _ := t.stream(a.Snapshot, a.Base)
-			t.fileHolds(a.File, string(again))
+			t.FileHolds(a.File, string(again))
 		}
 	}
 }
@@ -344,25 +344,25 @@ func isReceived(t *trial, s *crashed, done bool) {
 // cloneHolds fails unless a clone of a snapshot has a file with that content; "" means no file.
 func (t *trial) cloneHolds(s dataset.Snapshot, name, content string) {
 	t.Helper()
-	c := t.record()
-	_, err := t.pool.Clone(t.ctx, c, t.source(s), nil)
-	t.ok(err)
+	c := t.Record()
+	_, err := t.Pool.Clone(t.Ctx, c, t.Source(s), nil)
+	t.OK(err)
 	t.holds(c.ID, name, content)
-	t.ok(t.pool.Delete(t.ctx, c.ID))
+	t.OK(t.Pool.Delete(t.Ctx, c.ID))
 }
 
 // checkMade checks the dataset that an operation makes. It may be missing unless done is set.
 func checkMade(content string) func(t *trial, s *crashed, done bool) {
 	return func(t *trial, s *crashed, done bool) {
 		t.Helper()
-		_, err := t.pool.Stat(t.ctx, t.clone.ID)
+		_, err := t.Pool.Stat(t.Ctx, t.clone.ID)
 		if errors.Is(err, dataset.ErrNotFound) && !done {
 			return
 		}
-		t.ok(err)
+		t.OK(err)
 		t.holds(t.clone.ID, "file", content)
 		if s.Sized != nil && t.clone.Size > 0 {
-			s.Sized(t.T, t.pool, t.clone.ID, true, t.clone.Size)
+			s.Sized(t.T, t.Pool, t.clone.ID, true, t.clone.Size)
 		}
 		if o := t.clone.Profile.Owner; o != nil {
 			t.ownedBy(t.clone.ID, *o)
@@ -373,8 +373,8 @@ func checkMade(content string) func(t *trial, s *crashed, done bool) {
 // writesApart writes to the head once the snapshot is listed, which must not change.
 func writesApart(t *trial, _ *crashed, _ bool) {
 	t.Helper()
-	e, err := t.pool.Stat(t.ctx, t.d.ID)
-	t.ok(err)
+	e, err := t.Pool.Stat(t.Ctx, t.d.ID)
+	t.OK(err)
 	kept := slices.ContainsFunc(e.Snapshots, func(h dataset.Snapshot) bool { return h.ID == t.keep.ID })
 	if kept && e.State == backends.EntryReady {
 		t.write(t.d.ID, "later", "content")
@@ -383,17 +383,17 @@ func writesApart(t *trial, _ *crashed, _ bool) {
 }
 
 func (t *trial) promote(s dataset.Snapshot) error {
-	if err := t.copier().Promote(t.ctx, t.d.ID, s.ID); err != nil {
+	if err := t.Copier().Promote(t.Ctx, t.d.ID, s.ID); err != nil {
 		return err
 	}
-	return t.pool.Commit(t.ctx, t.d.ID)
+	return t.Pool.Commit(t.Ctx, t.d.ID)
 }
 
 // promoted makes a home of the dataset again, if it is none, and checks its content.
 func (t *trial) promoted(s dataset.Snapshot, content string) {
 	t.Helper()
 	if t.state() == backends.EntryCopy {
-		t.ok(t.promote(s))
+		t.OK(t.promote(s))
 	}
 	t.holds(t.d.ID, "file", content)
 	t.cloneHolds(s, "file", content)
@@ -407,7 +407,7 @@ func (t *trial) ownedBy(id uuid.UUID, want dataset.Owner) {
 	m := t.mount(id)
 	defer m.unmount()
 	var st unix.Stat_t
-	t.ok(unix.Fstat(int(m.root.Fd()), &st))
+	t.OK(unix.Fstat(int(m.root.Fd()), &st))
 	if int64(st.Uid) != int64(want.UID) || int64(st.Gid) != int64(want.GID) || st.Mode != unix.S_IFDIR|*want.Mode {
 		t.Errorf("the root has owner and mode %d:%d %o, want %+v", st.Uid, st.Gid, st.Mode, want)
 	}
@@ -416,9 +416,9 @@ func (t *trial) ownedBy(id uuid.UUID, want dataset.Owner) {
 // restart opens the pool as a new process does after a crash, which closed nothing.
 func (t *trial) restart() {
 	t.Helper()
-	pool, err := t.kind.Open(t.ctx, t.cfg)
-	t.ok(err)
-	t.pool = pool
+	pool, err := t.Kind.Open(t.Ctx, t.Config)
+	t.OK(err)
+	t.Pool = pool
 }
 
 // CutAtEachStep is the crash matrix with power cuts: the disk is copied at each step, without the writes that the
@@ -458,9 +458,9 @@ func CutAtEachStep[R Runner[R]](
 func (s *crashed) synced() *trial {
 	s.Helper()
 	t := s.stage()
-	dir, err := os.Open(t.cfg.Path)
-	t.ok(err)
-	t.ok(errors.Join(unix.Syncfs(int(dir.Fd())), dir.Close()))
+	dir, err := os.Open(t.Config.Path)
+	t.OK(err)
+	t.OK(errors.Join(unix.Syncfs(int(dir.Fd())), dir.Close()))
 	return t
 }
 
@@ -469,7 +469,7 @@ func (s *crashed) steps(step *func()) (n int) {
 	s.Helper()
 	t := s.stage()
 	*step = func() { n++ }
-	t.ok(t.asCall(s.o).Run(t.ctx, t.pool))
+	t.OK(t.asCall(s.o).Run(t.Ctx, t.Pool))
 	*step = func() {}
 	s.removed(t)
 	return n
@@ -481,7 +481,7 @@ func (s *crashed) cutAtEachStep(disk Disk, step *func()) {
 	t := s.synced()
 	var copies []string
 	*step = func() { copies = append(copies, disk.Copy()) }
-	t.ok(t.asCall(s.o).Run(t.ctx, t.pool))
+	t.OK(t.asCall(s.o).Run(t.Ctx, t.Pool))
 	(*step)()
 	*step = func() {}
 	before := t.worlds
@@ -497,7 +497,7 @@ func (s *crashed) cutAtEachStep(disk Disk, step *func()) {
 		}
 		c.checkWorlds(s, done)
 		c.worlds = after
-		c.ok(c.asCall(s.o).Run(c.ctx, c.pool))
+		c.OK(c.asCall(s.o).Run(c.Ctx, c.Pool))
 		s.finished(c)
 		s.removed(c)
 	}
@@ -510,8 +510,8 @@ func (s *crashed) cutAfterSecondTry(disk Disk, step *func(), at int) {
 	s.Helper()
 	s.T = labelled{s.unlabelled, fmt.Sprintf("%s repeated after step %d", s.o.name, at)}
 	t := s.synced()
-	t.interrupt(step, at, func() { t.ok(t.asCall(s.o).Run(t.ctx, t.pool)) })
-	t.ok(t.asCall(s.o).Run(t.ctx, t.pool))
+	t.interrupt(step, at, func() { t.OK(t.asCall(s.o).Run(t.Ctx, t.Pool)) })
+	t.OK(t.asCall(s.o).Run(t.Ctx, t.Pool))
 	c := t.at(disk.Copy())
 	c.change(s.o.done(c))
 	s.finished(c)

@@ -43,7 +43,7 @@ func Failing[R Runner[R]](t R, name string, factory Factory[R], inject Inject, t
 			}
 			t.Run(o.name, func(t R) {
 				f := newFixture(t, func() (backends.Kind, backends.Config) { return factory(t) })
-				if o.delta && !f.can.Delta || o.shares && !f.can.ManyHosts {
+				if o.delta && !f.Can.Delta || o.shares && !f.Can.ManyHosts {
 					return
 				}
 				o.failAtEachCall(f, inject, thorough)
@@ -109,23 +109,23 @@ type trial struct {
 // newTrial makes the dataset of a trial. It has one snapshot unless midway is set.
 func newTrial(f *fixture, size dataset.Size, fs string, midway bool) *trial {
 	f.Helper()
-	t := &trial{fixture: f, d: f.record(), clone: f.record()}
+	t := &trial{fixture: f, d: f.Record(), clone: f.Record()}
 	t.d.Size, t.clone.Size = size, size
 	t.d.Profile.Filesystem.Type, t.clone.Profile.Filesystem.Type = fs, fs
 	var err error
-	t.d.Size, err = f.pool.Create(f.ctx, t.d)
-	f.ok(err)
-	f.ok(f.pool.Commit(f.ctx, t.d.ID))
+	t.d.Size, err = f.Pool.Create(f.Ctx, t.d)
+	f.OK(err)
+	f.OK(f.Pool.Commit(f.Ctx, t.d.ID))
 	f.write(t.d.ID, "file", first)
-	t.old = f.take(t.d)
+	t.old = f.Take(t.d)
 	w := world{backends.EntryReady, third, map[uuid.UUID]string{t.old.ID: first}, nil}
 	if midway {
 		f.write(t.d.ID, "file", second)
-		t.mid = f.take(t.d)
+		t.mid = f.Take(t.d)
 		w = w.with(t.mid, second)
 	}
 	f.write(t.d.ID, "file", third)
-	t.keep = f.snapshot(t.d)
+	t.keep = f.NewSnapshot(t.d)
 	t.worlds = []world{w}
 	return t
 }
@@ -151,7 +151,7 @@ func (t *trial) becomes(change func(world) world) {
 // failAtEachCall makes each system call of an operation fail, one after the other.
 func (o operation) failAtEachCall(f *fixture, inject Inject, thorough bool) {
 	f.Helper()
-	after := slices.DeleteFunc(followers(), func(then operation) bool { return then.delta && !f.can.Delta })
+	after := slices.DeleteFunc(followers(), func(then operation) bool { return then.delta && !f.Can.Delta })
 	for at := 0; ; at++ {
 		failures := []Failure{{at, unix.ENOSPC, false}, {at, unix.EIO, true}}
 		then := after
@@ -184,7 +184,7 @@ func (o operation) fail(f *fixture, inject Inject, failure Failure, then operati
 	}
 	var err error
 	calls, iErr := inject(failure, func() { err = o.call(t) })
-	f.ok(iErr)
+	f.OK(iErr)
 	reached := len(calls) > failure.At
 	what := fmt.Sprintf("%s whose last of %d calls %v fails with %s (%v; also later calls: %t), then %s",
 		o.name, failure.At+1, calls[:min(failure.At+1, len(calls))], unix.ErrnoName(failure.Errno), err,
@@ -224,21 +224,21 @@ func (t *trial) interrupted(o operation, before []world) {
 // state returns the state of the dataset, or "" if it is absent.
 func (t *trial) state() backends.EntryState {
 	t.Helper()
-	e, err := t.pool.Stat(t.ctx, t.d.ID)
+	e, err := t.Pool.Stat(t.Ctx, t.d.ID)
 	if errors.Is(err, dataset.ErrNotFound) {
 		return ""
 	}
-	t.ok(err)
+	t.OK(err)
 	return e.State
 }
 
 // checkSettled reopens the pool, checks that it has one of the possible worlds, and removes everything.
 func (t *trial) checkSettled(what string, order int) {
 	t.Helper()
-	t.open()
+	t.Open()
 	now := t.observe(what)
-	_, err := t.pool.Reap(t.ctx, func(uuid.UUID) bool { return false })
-	t.ok(err)
+	_, err := t.Pool.Reap(t.Ctx, func(uuid.UUID) bool { return false })
+	t.OK(err)
 	if reaped := t.observe(what); !maps.Equal(reaped.has, now.has) || reaped.head != now.head ||
 		reaped.state != now.state {
 		t.Fatalf("%s: there was %v, and after reaping %v", what, now, reaped)
@@ -248,16 +248,16 @@ func (t *trial) checkSettled(what string, order int) {
 	for i := range ids {
 		id := uuid.MustParse(ids[(i+order)%len(ids)])
 		t.holdsSnapshot(fmt.Sprintf("%s, and %d snapshots were removed", what, i), now, id)
-		t.ok(t.pool.DeleteSnapshot(t.ctx, t.d.ID, id))
+		t.OK(t.Pool.DeleteSnapshot(t.Ctx, t.d.ID, id))
 	}
 	if left := t.observe(what); len(left.has) > 0 || left.head != now.head {
 		t.Fatalf("%s: without the snapshots there is %v, want the head with %q", what, left, now.head)
 	}
-	t.ok(t.pool.Delete(t.ctx, t.d.ID))
-	t.ok(t.pool.Delete(t.ctx, t.clone.ID))
-	_, err = t.pool.Reap(t.ctx, func(uuid.UUID) bool { return true })
-	t.ok(err)
-	list, err := t.pool.List(t.ctx)
+	t.OK(t.Pool.Delete(t.Ctx, t.d.ID))
+	t.OK(t.Pool.Delete(t.Ctx, t.clone.ID))
+	_, err = t.Pool.Reap(t.Ctx, func(uuid.UUID) bool { return true })
+	t.OK(err)
+	list, err := t.Pool.List(t.Ctx)
 	if err != nil || len(list) > 0 {
 		t.Fatalf("%s: after everything was removed, the list contains %+v, %v", what, list, err)
 	}
@@ -275,14 +275,14 @@ func (t *trial) checkFits(what string, now world) {
 // holdsSnapshot checks the content of a listed snapshot.
 func (t *trial) holdsSnapshot(what string, now world, id uuid.UUID) {
 	t.Helper()
-	c := t.record()
-	_, err := t.pool.Clone(t.ctx, c, dataset.Source{Dataset: t.d.ID, Snapshot: id}, nil)
+	c := t.Record()
+	_, err := t.Pool.Clone(t.Ctx, c, dataset.Source{Dataset: t.d.ID, Snapshot: id}, nil)
 	if err != nil {
 		t.Fatalf("%s: snapshot %s cannot be read: %v", what, id, err)
 	}
 	now.has[id] = t.content(c.ID)
 	t.narrow(what, now, func(w world) bool { return w.has[id] == now.has[id] })
-	t.ok(t.pool.Delete(t.ctx, c.ID))
+	t.OK(t.Pool.Delete(t.Ctx, c.ID))
 }
 
 // narrow drops the possible worlds that do not fit the pool, and fails if none is left.
@@ -308,7 +308,7 @@ func idsOf(has map[uuid.UUID]string) []string {
 func (t *trial) observe(what string) world {
 	t.Helper()
 	now := world{has: map[uuid.UUID]string{}}
-	entries := t.entries(t.d.ID)
+	entries := t.Entries(t.d.ID)
 	if len(entries) == 0 {
 		return now
 	}
@@ -326,9 +326,9 @@ func (t *trial) observe(what string) world {
 	switch {
 	case e.State != backends.EntryReady:
 	case t.unread:
-		c := t.fixture.clone(dataset.Source{Dataset: t.d.ID})
+		c := t.fixture.Clone(dataset.Source{Dataset: t.d.ID})
 		now.head = t.content(c.ID)
-		t.ok(t.pool.Delete(t.ctx, c.ID))
+		t.OK(t.Pool.Delete(t.Ctx, c.ID))
 	default:
 		now.head = t.content(t.d.ID)
 	}
@@ -342,7 +342,7 @@ func (t *trial) content(id uuid.UUID) string {
 	defer m.unmount()
 	text, err := os.ReadFile(m.in("file"))
 	if !t.unflushed || !errors.Is(err, os.ErrNotExist) {
-		t.ok(err)
+		t.OK(err)
 	}
 	return string(text)
 }

@@ -22,7 +22,7 @@ type fixture struct {
 
 func newFixture(t T, factory func() (backends.Kind, backends.Config), without ...string) *fixture {
 	f := &fixture{factory: factory}
-	f.T, f.ctx, f.without = t, t.Context(), without
+	f.T, f.Ctx, f.without = t, t.Context(), without
 	before, goroutines := openFiles(t), runtime.NumGoroutine()
 	t.Cleanup(func() { // registered first, so it runs last
 		checkGoroutines(t, goroutines)
@@ -31,17 +31,17 @@ func newFixture(t T, factory func() (backends.Kind, backends.Config), without ..
 				t.Errorf("left open: %s", target)
 			}
 		}
-		f.nothingLeftBelow(poolFolder(f.cfg))
+		f.NothingLeftBelow(poolFolder(f.Config))
 	})
-	f.kind, f.cfg = factory()
-	f.cfg.Make = true
-	if f.cfg.ID == uuid.Nil {
-		f.cfg.ID = uuid.New()
+	f.Kind, f.Config = factory()
+	f.Config.Make = true
+	if f.Config.ID == uuid.Nil {
+		f.Config.ID = uuid.New()
 	}
-	if err := f.kind.Available(f.ctx); err != nil {
+	if err := f.Kind.Available(f.Ctx); err != nil {
 		t.Fatalf("this host cannot run the backend: %v", err)
 	}
-	f.open()
+	f.Open()
 	return f
 }
 
@@ -49,11 +49,11 @@ func newFixture(t T, factory func() (backends.Kind, backends.Config), without ..
 func (f *fixture) other() *fixture {
 	f.Helper()
 	o := *f
-	o.pool = nil
-	f.Cleanup(func() { f.nothingLeftBelow(poolFolder(o.cfg)) }) // before the factory's, to run after it
-	o.kind, o.cfg = f.factory()
-	o.cfg.Make, o.cfg.ID = true, uuid.New()
-	o.open()
+	o.Pool = nil
+	f.Cleanup(func() { f.NothingLeftBelow(poolFolder(o.Config)) }) // before the factory's, to run after it
+	o.Kind, o.Config = f.factory()
+	o.Config.Make, o.Config.ID = true, uuid.New()
+	o.Open()
 	return &o
 }
 

@@ -18,52 +18,52 @@ import (
 )
 
 func recordsAreKept(f *fixture) {
-	d := f.create()
+	d := f.Create()
 	for i, sync := range []bool{true, false, true, false} {
 		d.Volume, d.Epoch, d.State = fmt.Sprint("renamed-", i), d.Epoch+1, dataset.StateTrashed
 		d.Labels = map[string]string{"long": strings.Repeat("x", 5000), "step": fmt.Sprint(i)}
-		f.twice(func() error { return f.pool.WriteRecord(f.ctx, d, sync) })
-		f.inState(d, backends.EntryReady)
-		f.open()
-		f.inState(d, backends.EntryReady)
+		f.Twice(func() error { return f.Pool.WriteRecord(f.Ctx, d, sync) })
+		f.InState(d, backends.EntryReady)
+		f.Open()
+		f.InState(d, backends.EntryReady)
 	}
-	s := f.take(d)
-	f.ok(f.pool.WriteRecord(f.ctx, d, true))
-	f.hasSnapshots(d.ID, s)
-	incoming := f.record()
-	_, err := f.pool.Create(f.ctx, incoming)
-	f.ok(err)
+	s := f.Take(d)
+	f.OK(f.Pool.WriteRecord(f.Ctx, d, true))
+	f.HasSnapshots(d.ID, s)
+	incoming := f.Record()
+	_, err := f.Pool.Create(f.Ctx, incoming)
+	f.OK(err)
 	incoming.Volume = "renamed"
-	f.ok(f.pool.WriteRecord(f.ctx, incoming, true))
-	f.inState(incoming, backends.EntryIncoming)
+	f.OK(f.Pool.WriteRecord(f.Ctx, incoming, true))
+	f.InState(incoming, backends.EntryIncoming)
 }
 
 // damagedRecordIsListed overwrites a record. The dataset must be listed with the problem and keep its bytes, and a new
 // record must repair it.
 func damagedRecordIsListed(f *fixture) {
-	d, other := f.create(), f.create()
+	d, other := f.Create(), f.Create()
 	f.write(d.ID, "file", "content")
-	e, err := f.pool.Stat(f.ctx, d.ID)
-	f.ok(err)
+	e, err := f.Pool.Stat(f.Ctx, d.ID)
+	f.OK(err)
 	record := f.recordFile(e.Path, d)
 	for _, garbage := range []string{"", "{", "null", "[]", `{"id": "` + uuid.NewString() + `"}`, "\x00\x00\x00"} {
-		f.ok(os.WriteFile(record, []byte(garbage), 0o600))
-		e := f.entries(d.ID)
+		f.OK(os.WriteFile(record, []byte(garbage), 0o600))
+		e := f.Entries(d.ID)
 		if len(e) != 1 || e[0].State != backends.EntryReady || e[0].Record != nil || e[0].Problem == "" {
 			f.Fatalf("with the record %q the list contains %+v", garbage, e)
 		}
-		f.reap(0)
+		f.Reap(0)
 		f.holds(d.ID, "file", "content")
 	}
-	f.inState(other, backends.EntryReady)
-	f.ok(f.pool.WriteRecord(f.ctx, d, true))
-	f.inState(d, backends.EntryReady)
+	f.InState(other, backends.EntryReady)
+	f.OK(f.Pool.WriteRecord(f.Ctx, d, true))
+	f.InState(d, backends.EntryReady)
 }
 
 // recordFile finds the file that holds a dataset's record.
 func (f *fixture) recordFile(dir string, d dataset.Dataset) (found string) {
 	f.Helper()
-	f.ok(filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+	f.OK(filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
 		if err != nil || !e.Type().IsRegular() || !strings.HasSuffix(path, ".json") {
 			return err
 		}
@@ -79,33 +79,33 @@ func (f *fixture) recordFile(dir string, d dataset.Dataset) (found string) {
 }
 
 func reapDropsWhatItIsTold(f *fixture) {
-	ready, kept, dropped := f.create(), f.record(), f.record()
-	s := f.take(ready)
+	ready, kept, dropped := f.Create(), f.Record(), f.Record()
+	s := f.Take(ready)
 	for _, d := range []dataset.Dataset{kept, dropped} {
-		_, err := f.pool.Create(f.ctx, d)
-		f.ok(err)
+		_, err := f.Pool.Create(f.Ctx, d)
+		f.OK(err)
 	}
-	f.open()
-	f.reap(0)
-	f.inState(dropped, backends.EntryIncoming)
-	f.reap(1, dropped.ID, ready.ID) // Reap must not drop a ready dataset
-	f.absent(dropped.ID)
-	f.inState(kept, backends.EntryIncoming)
-	f.inStateWith(ready, s)
-	f.reap(0, dropped.ID)
-	f.open()
-	f.absent(dropped.ID)
-	f.inState(kept, backends.EntryIncoming)
+	f.Open()
+	f.Reap(0)
+	f.InState(dropped, backends.EntryIncoming)
+	f.Reap(1, dropped.ID, ready.ID) // Reap must not drop a ready dataset
+	f.Absent(dropped.ID)
+	f.InState(kept, backends.EntryIncoming)
+	f.InStateWith(ready, s)
+	f.Reap(0, dropped.ID)
+	f.Open()
+	f.Absent(dropped.ID)
+	f.InState(kept, backends.EntryIncoming)
 }
 
 // plantForeign puts foreign files where datasets belong. It returns their paths, and the IDs that some of them pretend
 // to have.
 func (f *fixture) plantForeign() (paths []string, ids []uuid.UUID) {
 	f.Helper()
-	d := f.create()
-	e, err := f.pool.Stat(f.ctx, d.ID)
-	f.ok(err)
-	top, among := f.pool.Info().Path, filepath.Dir(e.Path)
+	d := f.Create()
+	e, err := f.Pool.Stat(f.Ctx, d.ID)
+	f.OK(err)
+	top, among := f.Pool.Info().Path, filepath.Dir(e.Path)
 	for range 3 {
 		ids = append(ids, uuid.New())
 	}
@@ -116,16 +116,16 @@ func (f *fixture) plantForeign() (paths []string, ids []uuid.UUID) {
 		filepath.Join(among, ids[2].String()),
 	}
 	outside := filepath.Join(f.TempDir(), "outside")
-	f.ok(os.Mkdir(outside, 0o700))
-	f.ok(os.WriteFile(filepath.Join(outside, "dataset.json"), []byte("{}"), 0o600))
-	f.ok(os.WriteFile(paths[0], []byte("notes"), 0o600))
-	f.ok(os.Mkdir(paths[1], 0o700))
-	f.ok(os.WriteFile(filepath.Join(paths[1], "file"), []byte("precious"), 0o600))
-	f.ok(os.Mkdir(paths[2], 0o700))
-	f.ok(os.WriteFile(paths[3], []byte("x"), 0o600))
-	f.ok(os.Mkdir(paths[4], 0o700))
-	f.ok(os.WriteFile(paths[5], []byte("x"), 0o600))
-	f.ok(os.Symlink(outside, paths[6]))
+	f.OK(os.Mkdir(outside, 0o700))
+	f.OK(os.WriteFile(filepath.Join(outside, "dataset.json"), []byte("{}"), 0o600))
+	f.OK(os.WriteFile(paths[0], []byte("notes"), 0o600))
+	f.OK(os.Mkdir(paths[1], 0o700))
+	f.OK(os.WriteFile(filepath.Join(paths[1], "file"), []byte("precious"), 0o600))
+	f.OK(os.Mkdir(paths[2], 0o700))
+	f.OK(os.WriteFile(paths[3], []byte("x"), 0o600))
+	f.OK(os.Mkdir(paths[4], 0o700))
+	f.OK(os.WriteFile(paths[5], []byte("x"), 0o600))
+	f.OK(os.Symlink(outside, paths[6]))
 	return paths, ids
 }
 
@@ -133,8 +133,8 @@ func foreignThingsAreListedAndKept(f *fixture) {
 	paths, ids := f.plantForeign()
 	check := func(when string) {
 		f.Helper()
-		list, err := f.pool.List(f.ctx)
-		f.ok(err)
+		list, err := f.Pool.List(f.Ctx)
+		f.OK(err)
 		for _, path := range paths {
 			if _, err := os.Lstat(path); err != nil {
 				f.Fatalf("%s: %v", when, err)
@@ -149,67 +149,67 @@ func foreignThingsAreListedAndKept(f *fixture) {
 		}
 	}
 	check("at first")
-	_, err := f.pool.Reap(f.ctx, func(uuid.UUID) bool { return true })
-	f.ok(err)
+	_, err := f.Pool.Reap(f.Ctx, func(uuid.UUID) bool { return true })
+	f.OK(err)
 	check("after reaping")
 	for _, id := range ids {
-		_ = f.pool.Delete(f.ctx, id) // may fail, but must not touch anything
-		if _, err := f.pool.Stat(f.ctx, id); err == nil {
+		_ = f.Pool.Delete(f.Ctx, id) // may fail, but must not touch anything
+		if _, err := f.Pool.Stat(f.Ctx, id); err == nil {
 			f.Errorf("%s has a status", id)
 		}
-		d := f.record()
+		d := f.Record()
 		d.ID = id
-		if _, err := f.pool.Create(f.ctx, d); err == nil {
+		if _, err := f.Pool.Create(f.Ctx, d); err == nil {
 			f.Errorf("%s was created although a foreign object exists there", id)
 		}
-		if a, err := f.pool.Attach(f.ctx, id, backends.AttachOptions{}); err == nil {
+		if a, err := f.Pool.Attach(f.Ctx, id, backends.AttachOptions{}); err == nil {
 			f.Errorf("%s was attached", id)
-			f.ok(a.Release())
+			f.OK(a.Release())
 		}
 	}
 	check("after calls")
-	f.open()
+	f.Open()
 	check("after opening again")
 }
 
 // symlinksInThePoolAreNotFollowed puts a symlink in the place of a dataset.
 func symlinksInThePoolAreNotFollowed(f *fixture) {
-	d, other := f.create(), f.create()
+	d, other := f.Create(), f.Create()
 	f.write(other.ID, "file", "content")
-	e, err := f.pool.Stat(f.ctx, d.ID)
-	f.ok(err)
+	e, err := f.Pool.Stat(f.Ctx, d.ID)
+	f.OK(err)
 	aside := f.TempDir()
-	o, err := f.pool.Stat(f.ctx, other.ID)
-	f.ok(err)
-	f.ok(os.Rename(e.Path, e.Path+"-aside"))
+	o, err := f.Pool.Stat(f.Ctx, other.ID)
+	f.OK(err)
+	f.OK(os.Rename(e.Path, e.Path+"-aside"))
 	for _, to := range []string{o.Path, filepath.Base(o.Path), aside, "/"} {
-		f.ok(os.Symlink(to, e.Path))
-		if a, err := f.pool.Attach(f.ctx, d.ID, backends.AttachOptions{}); err == nil {
+		f.OK(os.Symlink(to, e.Path))
+		if a, err := f.Pool.Attach(f.Ctx, d.ID, backends.AttachOptions{}); err == nil {
 			f.Errorf("a symlink to %s was attached as %+v", to, a.Mount)
-			f.ok(a.Release())
+			f.OK(a.Release())
 		}
-		if err := f.pool.WriteRecord(f.ctx, d, true); err == nil {
+		if err := f.Pool.WriteRecord(f.Ctx, d, true); err == nil {
 			f.Errorf("a record was written through a symlink to %s", to)
 		}
-		if err := f.pool.Snapshot(f.ctx, f.snapshot(d), nil); err == nil {
+		if err := f.Pool.Snapshot(f.Ctx, f.NewSnapshot(d), nil); err == nil {
 			f.Errorf("a snapshot was taken through a symlink to %s", to)
 		}
-		_ = f.pool.Delete(f.ctx, d.ID)
+		_ = f.Pool.Delete(f.Ctx, d.ID)
 		if _, err := os.Lstat(e.Path); err != nil {
 			f.Errorf("a symlink to %s was removed: %v", to, err)
 		}
-		f.ok(errors.Join(os.RemoveAll(e.Path)))
+		f.OK(errors.Join(os.RemoveAll(e.Path)))
 	}
-	f.ok(os.Rename(e.Path+"-aside", e.Path))
-	f.inState(d, backends.EntryReady)
-	f.inState(other, backends.EntryReady)
+	f.OK(os.Rename(e.Path+"-aside", e.Path))
+	f.InState(d, backends.EntryReady)
+	f.InState(other, backends.EntryReady)
 	f.holds(other.ID, "file", "content")
 }
 
 // concurrentCalls runs many callers, each with its own datasets, while others list and reap. No dataset may be missing
 // from a list.
 func concurrentCalls(f *fixture) {
-	stays := f.create()
+	stays := f.Create()
 	const callers = 12
 	var wg sync.WaitGroup
 	failed := make(chan error, 2*callers)
@@ -228,14 +228,14 @@ func concurrentCalls(f *fixture) {
 				return
 			default:
 			}
-			list, err := f.pool.List(f.ctx)
+			list, err := f.Pool.List(f.Ctx)
 			found := slices.ContainsFunc(list,
 				func(e backends.Entry) bool { return e.ID == stays.ID && e.Problem == "" })
 			if err == nil && !found {
 				err = errors.New("a dataset is missing from a list")
 			}
 			if err == nil {
-				_, err = f.pool.Reap(f.ctx, func(uuid.UUID) bool { return false })
+				_, err = f.Pool.Reap(f.Ctx, func(uuid.UUID) bool { return false })
 			}
 			if err != nil {
 				failed <- fmt.Errorf("concurrently: %w", err)
@@ -250,8 +250,8 @@ func concurrentCalls(f *fixture) {
 	for err := range failed {
 		f.Error(err)
 	}
-	list, err := f.pool.List(f.ctx)
-	f.ok(err)
+	list, err := f.Pool.List(f.Ctx)
+	f.OK(err)
 	if len(list) != 1 {
 		f.Errorf("the list contains %d entries, want 1: %+v", len(list), list)
 	}
@@ -259,22 +259,22 @@ func concurrentCalls(f *fixture) {
 
 // life creates a dataset, takes a snapshot, clones it and destroys both.
 func (f *fixture) life() error {
-	d, c := f.record(), f.record()
-	s := f.snapshot(d)
-	_, err := f.pool.Create(f.ctx, d)
+	d, c := f.Record(), f.Record()
+	s := f.NewSnapshot(d)
+	_, err := f.Pool.Create(f.Ctx, d)
 	if err != nil {
 		return err
 	}
 	steps := []func() error{
-		func() error { return f.pool.Commit(f.ctx, d.ID) },
-		func() error { return f.pool.Snapshot(f.ctx, s, nil) },
-		func() error { _, err := f.pool.Clone(f.ctx, c, f.source(s), nil); return err },
-		func() error { return f.pool.Commit(f.ctx, c.ID) },
-		func() error { return f.pool.WriteRecord(f.ctx, c, false) },
-		func() error { _, err := f.pool.Stat(f.ctx, c.ID); return err },
-		func() error { return f.pool.Delete(f.ctx, c.ID) },
-		func() error { return f.pool.DeleteSnapshot(f.ctx, d.ID, s.ID) },
-		func() error { return f.pool.Delete(f.ctx, d.ID) },
+		func() error { return f.Pool.Commit(f.Ctx, d.ID) },
+		func() error { return f.Pool.Snapshot(f.Ctx, s, nil) },
+		func() error { _, err := f.Pool.Clone(f.Ctx, c, f.Source(s), nil); return err },
+		func() error { return f.Pool.Commit(f.Ctx, c.ID) },
+		func() error { return f.Pool.WriteRecord(f.Ctx, c, false) },
+		func() error { _, err := f.Pool.Stat(f.Ctx, c.ID); return err },
+		func() error { return f.Pool.Delete(f.Ctx, c.ID) },
+		func() error { return f.Pool.DeleteSnapshot(f.Ctx, d.ID, s.ID) },
+		func() error { return f.Pool.Delete(f.Ctx, d.ID) },
 	}
 	for i, step := range steps {
 		if err := step(); err != nil {

@@ -36,34 +36,34 @@ func Measure(t T, newPool func() (backends.Kind, backends.Config)) []Time {
 	f := newFixture(t, newPool)
 	took := map[string][]time.Duration{}
 	for range rounds {
-		d := f.record()
+		d := f.Record()
 		timed := func(what string, call func() error) {
 			f.Helper()
 			began := time.Now()
-			f.ok(call())
+			f.OK(call())
 			took[what] = append(took[what], time.Since(began))
 		}
-		timed("create", func() error { size, err := f.pool.Create(f.ctx, d); d.Size = size; return err })
-		f.ok(f.pool.Commit(f.ctx, d.ID))
+		timed("create", func() error { size, err := f.Pool.Create(f.Ctx, d); d.Size = size; return err })
+		f.OK(f.Pool.Commit(f.Ctx, d.ID))
 		m := f.mount(d.ID)
-		f.ok(os.WriteFile(m.in("file"), treetest.Bytes(3, int(measured)), 0o600))
-		f.ok(unix.Syncfs(int(m.root.Fd()))) // the flush before a snapshot is not part of its time
+		f.OK(os.WriteFile(m.in("file"), treetest.Bytes(3, int(measured)), 0o600))
+		f.OK(unix.Syncfs(int(m.root.Fd()))) // the flush before a snapshot is not part of its time
 		m.unmount()
-		s := f.snapshot(d)
-		timed("snapshot", func() error { return f.pool.Snapshot(f.ctx, s, nil) })
-		c := f.record()
-		timed("clone", func() error { _, err := f.pool.Clone(f.ctx, c, f.source(s), nil); return err })
+		s := f.NewSnapshot(d)
+		timed("snapshot", func() error { return f.Pool.Snapshot(f.Ctx, s, nil) })
+		c := f.Record()
+		timed("clone", func() error { _, err := f.Pool.Clone(f.Ctx, c, f.Source(s), nil); return err })
 		f.write(d.ID, "file", "less")
-		timed("restore", func() error { return f.pool.Restore(f.ctx, d.ID, s.ID, f.snapshot(d), nil) })
-		if f.can.Delta {
+		timed("restore", func() error { return f.Pool.Restore(f.Ctx, d.ID, s.ID, f.NewSnapshot(d), nil) })
+		if f.Can.Delta {
 			timed("send", func() error {
-				_, err := f.copier().Send(f.ctx, f.source(s), uuid.Nil, 0, io.Discard, nil)
+				_, err := f.Copier().Send(f.Ctx, f.Source(s), uuid.Nil, 0, io.Discard, nil)
 				return err
 			})
 		}
-		f.ok(f.pool.Delete(f.ctx, c.ID))
-		timed("delete", func() error { return f.pool.Delete(f.ctx, d.ID) })
-		f.reap(0)
+		f.OK(f.Pool.Delete(f.Ctx, c.ID))
+		timed("delete", func() error { return f.Pool.Delete(f.Ctx, d.ID) })
+		f.Reap(0)
 	}
 	var list []Time
 	for _, what := range []string{"create", "clone", "snapshot", "restore", "delete", "send"} {
@@ -94,38 +94,38 @@ func Grow(t T, newPool func() (backends.Kind, backends.Config)) []Growth {
 		snapshots, clones []time.Duration
 	}
 	for i, pieces := range []int{1, 8} {
-		if f.can.EnforcesSize {
-			of[i].Dataset = f.sized(2 * dataset.GiB)
+		if f.Can.EnforcesSize {
+			of[i].Dataset = f.Sized(2 * dataset.GiB)
 		} else {
-			of[i].Dataset = f.create()
+			of[i].Dataset = f.Create()
 		}
 		m := f.mount(of[i].ID)
 		for n := range pieces {
-			f.ok(os.WriteFile(m.in(strconv.Itoa(n)), treetest.Bytes(uint64(n), int(measured)), 0o600))
+			f.OK(os.WriteFile(m.in(strconv.Itoa(n)), treetest.Bytes(uint64(n), int(measured)), 0o600))
 		}
-		f.ok(unix.Syncfs(int(m.root.Fd())))
+		f.OK(unix.Syncfs(int(m.root.Fd())))
 		m.unmount()
 	}
 	for range 3 * rounds {
 		for i := range of {
 			d := &of[i]
-			s := f.snapshot(d.Dataset)
+			s := f.NewSnapshot(d.Dataset)
 			began := time.Now()
-			f.ok(f.pool.Snapshot(f.ctx, s, nil))
+			f.OK(f.Pool.Snapshot(f.Ctx, s, nil))
 			d.snapshots = append(d.snapshots, time.Since(began))
-			c := f.record()
+			c := f.Record()
 			began = time.Now()
-			_, err := f.pool.Clone(f.ctx, c, f.source(s), nil)
+			_, err := f.Pool.Clone(f.Ctx, c, f.Source(s), nil)
 			d.clones = append(d.clones, time.Since(began))
-			f.ok(err)
-			f.ok(f.pool.Delete(f.ctx, c.ID))
-			f.ok(f.pool.DeleteSnapshot(f.ctx, s.Dataset, s.ID))
+			f.OK(err)
+			f.OK(f.Pool.Delete(f.Ctx, c.ID))
+			f.OK(f.Pool.DeleteSnapshot(f.Ctx, s.Dataset, s.ID))
 		}
 	}
 	for i := range of {
-		f.ok(f.pool.Delete(f.ctx, of[i].ID))
+		f.OK(f.Pool.Delete(f.Ctx, of[i].ID))
 	}
-	f.reap(0)
+	f.Reap(0)
 	return []Growth{
 		{"snapshot", median(of[0].snapshots), median(of[1].snapshots)},
 		{"clone", median(of[0].clones), median(of[1].clones)},
@@ -151,29 +151,29 @@ func median(took []time.Duration) time.Duration {
 // of a snapshot grows with the pieces that a dataset is in, it is many times longer then.
 // That is a claim about time, which nothing but a clock can prove; the bound is wide.
 func constantSnapshots(f *fixture) {
-	if !f.can.ConstantSnapshot {
+	if !f.Can.ConstantSnapshot {
 		return
 	}
 	const block, blocks = 4 << 10, 32 << 10
-	d := f.create()
+	d := f.Create()
 	m := f.mount(d.ID)
 	file, err := os.Create(m.in("file"))
-	f.ok(err)
+	f.OK(err)
 	defer file.Close()
 	_, err = file.Write(treetest.Bytes(1, block*blocks))
-	f.ok(err)
-	f.ok(unix.Syncfs(int(m.root.Fd())))
+	f.OK(err)
+	f.OK(unix.Syncfs(int(m.root.Fd())))
 	whole := f.median(d)
 	for at := int64(0); at < blocks; at += 2 {
 		_, err = file.WriteAt(treetest.Bytes(uint64(at), block), at*block)
-		f.ok(err)
+		f.OK(err)
 	}
-	f.ok(unix.Syncfs(int(m.root.Fd())))
-	f.take(d)
+	f.OK(unix.Syncfs(int(m.root.Fd())))
+	f.Take(d)
 	if pieces := f.median(d); pieces > 4*whole+50*time.Millisecond {
 		f.Errorf("a snapshot takes %s of a file in one extent, %s of one in %d", whole, pieces, blocks)
 	}
-	f.ok(file.Close())
+	f.OK(file.Close())
 	m.unmount()
 }
 
@@ -183,7 +183,7 @@ func (f *fixture) median(d dataset.Dataset) time.Duration {
 	var took []time.Duration
 	for range rounds {
 		began := time.Now()
-		f.take(d)
+		f.Take(d)
 		took = append(took, time.Since(began))
 	}
 	return median(took)
@@ -196,20 +196,20 @@ func Path(t T, b interface{ ReportMetric(float64, string) }, newPool func() (bac
 	beside func(pool backends.Config) string, done func()) {
 	f := newFixture(t, newPool)
 	var d dataset.Dataset
-	if f.can.EnforcesSize {
-		d = f.sized(dataset.GiB)
+	if f.Can.EnforcesSize {
+		d = f.Sized(dataset.GiB)
 	} else {
-		d = f.create()
+		d = f.Create()
 	}
 	m := f.mount(d.ID)
 	var took [2][]time.Duration
 	var files [2]*os.File
-	for i, dir := range []string{beside(f.cfg), m.path} {
+	for i, dir := range []string{beside(f.Config), m.path} {
 		file, err := os.Create(filepath.Join(dir, "file"))
-		f.ok(err)
+		f.OK(err)
 		_, err = file.Write(treetest.Bytes(1, int(measured)))
-		f.ok(err)
-		f.ok(file.Sync())
+		f.OK(err)
+		f.OK(file.Sync())
 		files[i] = file
 	}
 	const block, writes = 16 << 10, 20
@@ -221,13 +221,13 @@ func Path(t T, b interface{ ReportMetric(float64, string) }, newPool func() (bac
 			began := time.Now()
 			for range writes {
 				_, err := files[i].WriteAt(content, random.Int64N(int64(measured)/block)*block)
-				f.ok(err)
-				f.ok(unix.Fdatasync(int(files[i].Fd())))
+				f.OK(err)
+				f.OK(unix.Fdatasync(int(files[i].Fd())))
 			}
 			took[i] = append(took[i], time.Since(began))
 		}
 	}
-	f.ok(errors.Join(files[0].Close(), files[1].Close()))
+	f.OK(errors.Join(files[0].Close(), files[1].Close()))
 	m.unmount()
 	done()
 	var ratios []float64
@@ -240,6 +240,6 @@ func Path(t T, b interface{ ReportMetric(float64, string) }, newPool func() (bac
 	b.ReportMetric(rate(1), "volume/s")
 	b.ReportMetric(ratios[len(ratios)/2], "ratio")
 	b.ReportMetric(0, "ns/op")
-	f.ok(f.pool.Delete(f.ctx, d.ID))
-	f.reap(0)
+	f.OK(f.Pool.Delete(f.Ctx, d.ID))
+	f.Reap(0)
 }

@@ -7,12 +7,16 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"sync"
+	"time"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/backendtest/harness"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/fsctl"
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/tree"
 	"github.com/droverhq/drover/internal/tree/treetest"
@@ -20,14 +24,14 @@ import (
 
 // mounts mounts the datasets of a pool as an agent does, and writes to them as a container does.
 type mounts struct {
-	datasets
+	harness.Datasets
 	count   int      // the number of mount points made
 	without []string // the file properties that the backend does not keep
 }
 
 // mounted is a dataset mounted by the suite.
 type mounted struct {
-	f    *checks
+	f    *harness.Checks
 	path string
 	root *os.File
 }
@@ -40,11 +44,11 @@ func (f *mounts) mount(id uuid.UUID) *mounted {
 
 func (f *mounts) mountWith(id uuid.UUID, opts backends.AttachOptions) *mounted {
 	f.Helper()
-	a, err := f.pool.Attach(f.ctx, id, opts)
-	f.ok(err)
+	a, err := f.Pool.Attach(f.Ctx, id, opts)
+	f.OK(err)
 	m := f.mountOf(a)
 	if a.Mount.Grow && !opts.ReadOnly {
-		f.ok(f.pool.(backends.Resizer).Grow(f.ctx, id, m.root))
+		f.OK(f.Pool.(backends.Resizer).Grow(f.Ctx, id, m.root))
 	}
 	return m
 }
@@ -53,15 +57,15 @@ func (f *mounts) mountWith(id uuid.UUID, opts backends.AttachOptions) *mounted {
 func (f *mounts) mountOf(a backends.Attachment) *mounted {
 	f.Helper()
 	f.count++
-	m := &mounted{f: &f.checks, path: filepath.Join(f.TempDir(), fmt.Sprint("mnt", f.count))}
+	m := &mounted{f: &f.Checks, path: filepath.Join(f.TempDir(), fmt.Sprint("mnt", f.count))}
 	err := errors.Join(os.Mkdir(m.path, 0o700), mountOn(a.Mount, m.path))
 	if rErr := a.Release(); rErr != nil {
 		f.Errorf("release: %v", rErr)
 	}
-	f.ok(err)
+	f.OK(err)
 	f.Cleanup(m.unmount)
 	m.root, err = os.Open(m.path)
-	f.ok(err)
+	f.OK(err)
 	return m
 }
 
@@ -70,7 +74,7 @@ func (f *mounts) write(id uuid.UUID, name, content string) {
 	f.Helper()
 	m := f.mount(id)
 	defer m.unmount()
-	f.ok(os.WriteFile(m.in(name), []byte(content), 0o644))
+	f.OK(os.WriteFile(m.in(name), []byte(content), 0o644))
 }
 
 // holds fails unless a file in a dataset that is not mounted has that content; "" means no file.
@@ -90,8 +94,8 @@ func (f *mounts) holds(id uuid.UUID, name, content string) {
 // equal fails unless two trees are equal.
 func (f *mounts) equal(a, b *os.File) {
 	f.Helper()
-	found, err := tree.Compare(f.ctx, a, b)
-	f.ok(err)
+	found, err := tree.Compare(f.Ctx, a, b)
+	f.OK(err)
 	found = slices.DeleteFunc(found, func(d tree.Difference) bool {
 		return d.What == "modification time" && slices.Contains(f.without, treetest.Times)
 	})
@@ -107,15 +111,15 @@ func (f *mounts) equal(a, b *os.File) {
 func (f *mounts) plain() *os.File {
 	f.Helper()
 	dir, err := os.Open(f.TempDir())
-	f.ok(err)
-	f.Cleanup(func() { f.ok(dir.Close()) })
+	f.OK(err)
+	f.Cleanup(func() { f.OK(dir.Close()) })
 	return dir
 }
 
 // unmountToCopy unmounts a dataset and returns nil if the pool cannot copy a mounted one. Otherwise it returns m.
 func (f *mounts) unmountToCopy(m *mounted) *mounted {
 	f.Helper()
-	if f.can.InstantSnapshot {
+	if f.Can.InstantSnapshot {
 		return m
 	}
 	m.unmount()
@@ -134,7 +138,7 @@ func (f *mounts) remount(id uuid.UUID, m *mounted) *mounted {
 // fillHalf writes a file that takes more than half of the dataset.
 func (f *mounts) fillHalf(m *mounted) error {
 	file, err := os.Create(m.in("half"))
-	f.ok(err)
+	f.OK(err)
 	defer file.Close()
 	f.asContainer(func() {
 		for buf, n := treetest.Bytes(3, 1<<20), dataset.Size(0); err == nil && n < half; n += dataset.MiB {
@@ -155,7 +159,7 @@ func (f *mounts) fill(m *mounted) (written int64) {
 func (f *mounts) fillUp(m *mounted) int64 {
 	f.Helper()
 	file, err := os.Create(m.in("fill"))
-	f.ok(err)
+	f.OK(err)
 	defer file.Close()
 	buf, written := treetest.Bytes(3, 1<<20), int64(0)
 	for {
@@ -178,11 +182,11 @@ func (f *mounts) fillUp(m *mounted) int64 {
 // its free space.
 func (f *mounts) room(m *mounted) (fits int64) {
 	f.Helper()
-	if !f.can.OwnFilesystem {
+	if !f.Can.OwnFilesystem {
 		return f.fill(m)
 	}
 	file, err := os.Create(m.in("fill"))
-	f.ok(err)
+	f.OK(err)
 	defer file.Close()
 	const step = 4 << 20
 	for {
@@ -190,12 +194,12 @@ func (f *mounts) room(m *mounted) (fits int64) {
 		if errors.Is(err, unix.ENOSPC) {
 			break
 		}
-		f.ok(err)
+		f.OK(err)
 		fits += step
 	}
 	_, err = file.WriteAt(treetest.Bytes(3, step), fits-step)
-	f.ok(err)
-	f.ok(file.Sync())
+	f.OK(err)
+	f.OK(file.Sync())
 	return fits
 }
 
@@ -207,11 +211,11 @@ func (f *mounts) asContainer(do func()) {
 	defer runtime.UnlockOSThread()
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var had [2]unix.CapUserData
-	f.ok(unix.Capget(&header, &had[0]))
+	f.OK(unix.Capget(&header, &had[0]))
 	less := had
 	less[0].Effective &^= 1 << unix.CAP_SYS_RESOURCE
-	f.ok(unix.Capset(&header, &less[0]))
-	defer func() { f.ok(unix.Capset(&header, &had[0])) }()
+	f.OK(unix.Capset(&header, &less[0]))
+	defer func() { f.OK(unix.Capset(&header, &had[0])) }()
 	do()
 }
 
@@ -234,4 +238,50 @@ func mountOn(m backends.Mount, target string) error {
 	}
 	defer src.Close()
 	return mount.Bind(src, target, mount.BindFlags{ReadOnly: m.Flags.ReadOnly, NoDev: m.Flags.NoDev})
+}
+
+// frozen calls do while the filesystem of a mount is frozen and a process tries to write to it.
+func (f *mounts) frozen(m *mounted, do func()) {
+	f.Helper()
+	f.OK(fsctl.Freeze(m.root))
+	thaw := sync.OnceValue(func() error { return fsctl.Thaw(m.root) })
+	late := time.AfterFunc(longestFreeze, func() { _ = thaw() })
+	defer late.Stop()
+	defer func() { f.OK(thaw()) }() // thaw before the unmount, even after a failure
+	thread, written := make(chan int, 1), make(chan error, 1)
+	path := m.in("meanwhile")
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		thread <- unix.Gettid()
+		written <- os.WriteFile(path, []byte("written"), 0o600)
+	}()
+	held := isBlocked(<-thread, written)
+	if held {
+		do()
+		held = len(written) == 0
+	}
+	if !held {
+		f.Errorf("a frozen filesystem is written to")
+	}
+	f.OK(thaw())
+	f.OK(<-written)
+}
+
+// space returns what df shows inside a dataset, in bytes.
+func (f *mounts) space(m *mounted) (total, free int64) {
+	f.Helper()
+	var st unix.Statfs_t
+	f.OK(unix.Fstatfs(int(m.root.Fd()), &st))
+	return int64(st.Blocks) * st.Bsize, int64(st.Bavail) * st.Bsize
+}
+
+// resize resizes a dataset twice to the same size.
+func (f *mounts) resize(d dataset.Dataset, size dataset.Size, m *mounted) {
+	f.Helper()
+	var root *os.File
+	if m != nil {
+		root = m.root
+	}
+	f.Twice(func() error { return f.Pool.(backends.Resizer).Resize(f.Ctx, d.ID, size, root) })
 }

@@ -38,13 +38,13 @@ func seenWhileItMoves(f *fixture) {
 		func() error {
 			return look("by its name", func(id uuid.UUID) (bool,
 				error) {
-				e, err := f.pool.Stat(f.ctx, id)
+				e, err := f.Pool.Stat(f.Ctx, id)
 				return e.ID == id, err
 			})
 		},
 		func() error {
 			return look("in the list", func(id uuid.UUID) (bool, error) {
-				list, err := f.pool.List(f.ctx)
+				list, err := f.Pool.List(f.Ctx)
 				return slices.ContainsFunc(list, func(e backends.Entry) bool { return e.ID == id }), err
 			})
 		},
@@ -66,7 +66,7 @@ func seenWhileItMoves(f *fixture) {
 	stop.Store(true)
 	looking.Wait()
 	close(failed)
-	f.ok(err)
+	f.OK(err)
 	for err := range failed {
 		f.Error(err)
 	}
@@ -75,28 +75,28 @@ func seenWhileItMoves(f *fixture) {
 // moveAbout makes and commits datasets, and repeatedly makes each a copy and a home again.
 func (f *fixture) moveAbout(is func(uuid.UUID)) error {
 	for range 2 {
-		d := f.record()
-		s := f.snapshot(d)
-		if _, err := f.pool.Create(f.ctx, d); err != nil {
+		d := f.Record()
+		s := f.NewSnapshot(d)
+		if _, err := f.Pool.Create(f.Ctx, d); err != nil {
 			return err
 		}
 		is(d.ID)
-		if err := f.pool.Commit(f.ctx, d.ID); err != nil {
+		if err := f.Pool.Commit(f.Ctx, d.ID); err != nil {
 			return err
 		}
-		if f.can.Delta {
-			if err := f.pool.Snapshot(f.ctx, s, nil); err != nil {
+		if f.Can.Delta {
+			if err := f.Pool.Snapshot(f.Ctx, s, nil); err != nil {
 				return err
 			}
 			for range 3 {
-				if err := errors.Join(f.copier().Demote(f.ctx, d.ID, s.ID), f.copier().Promote(f.ctx, d.ID, s.ID),
-					f.pool.Commit(f.ctx, d.ID)); err != nil {
+				if err := errors.Join(f.Copier().Demote(f.Ctx, d.ID, s.ID), f.Copier().Promote(f.Ctx, d.ID, s.ID),
+					f.Pool.Commit(f.Ctx, d.ID)); err != nil {
 					return err
 				}
 			}
 		}
 		is(uuid.Nil)
-		if err := f.pool.Delete(f.ctx, d.ID); err != nil {
+		if err := f.Pool.Delete(f.Ctx, d.ID); err != nil {
 			return err
 		}
 	}

@@ -68,13 +68,13 @@ func (f *fixture) writer(d dataset.Dataset, command []string) *writer {
 	f.Helper()
 	m, at := f.mount(d.ID), f.TempDir()
 	in, tell, err := os.Pipe()
-	f.ok(err)
+	f.OK(err)
 	out, said, err := os.Pipe()
-	f.ok(err)
+	f.OK(err)
 	done := make(chan error, 1)
 	w := &writer{f: f, tell: tell, out: out, said: bufio.NewReader(out), done: done}
 	// Not the test's context, which ends before the cleanup that ends the writer.
-	ctx := context.WithoutCancel(f.ctx)
+	ctx := context.WithoutCancel(f.Ctx)
 	go func() {
 		_, err := (&run.System{}).Run(ctx, run.Command{
 			Name: command[0], Args: append(slices.Clone(command[1:]), m.path, at, strconv.Itoa(os.Getpid())),
@@ -84,7 +84,7 @@ func (f *fixture) writer(d dataset.Dataset, command []string) *writer {
 	}()
 	f.Cleanup(w.end)
 	w.pid, err = strconv.Atoi(w.line())
-	f.ok(err)
+	f.OK(err)
 	m.unmount()
 	return w
 }
@@ -103,8 +103,8 @@ func (w *writer) line() string {
 func (w *writer) write(content string) {
 	w.f.Helper()
 	_, err := w.tell.WriteString(content + "\n")
-	w.f.ok(err)
-	w.f.same("the writer's response", w.line(), "written")
+	w.f.OK(err)
+	w.f.Same("the writer's response", w.line(), "written")
 }
 
 // end ends the process, and with it its mount namespace. Idempotent.
@@ -115,7 +115,7 @@ func (w *writer) end() {
 	}
 	done := w.done
 	w.done = nil
-	w.f.ok(errors.Join(w.tell.Close(), <-done, w.out.Close()))
+	w.f.OK(errors.Join(w.tell.Close(), <-done, w.out.Close()))
 }
 
 // act is a call that replaces, destroys or copies the head of a dataset.
@@ -129,41 +129,41 @@ type act struct {
 // order. The last one destroys the dataset. s is a snapshot of it.
 func (f *fixture) acts(d dataset.Dataset, s dataset.Snapshot) []act {
 	snapshot := func(kind dataset.SnapshotKind) dataset.Snapshot {
-		fresh := f.snapshot(d)
+		fresh := f.NewSnapshot(d)
 		fresh.Kind = kind
 		return fresh
 	}
 	var list []act
 	add := func(name string, call func() error) { list = append(list, act{name: name, call: call}) }
-	if !f.can.InstantSnapshot { // Snapshot and Clone copy file by file
-		taken, clone := snapshot(dataset.SnapshotManual), f.record()
-		add("snapshot", func() error { return f.pool.Snapshot(f.ctx, taken, nil) })
+	if !f.Can.InstantSnapshot { // Snapshot and Clone copy file by file
+		taken, clone := snapshot(dataset.SnapshotManual), f.Record()
+		add("snapshot", func() error { return f.Pool.Snapshot(f.Ctx, taken, nil) })
 		add("clone", func() error {
-			_, err := f.pool.Clone(f.ctx, clone, dataset.Source{Dataset: d.ID}, nil)
+			_, err := f.Pool.Clone(f.Ctx, clone, dataset.Source{Dataset: d.ID}, nil)
 			return err
 		})
 	}
 	keep := snapshot(dataset.SnapshotRestore)
-	add("restore", func() error { return f.pool.Restore(f.ctx, d.ID, s.ID, keep, nil) })
-	if sharer, is := f.pool.(backends.Sharer); is && f.can.ManyHosts {
+	add("restore", func() error { return f.Pool.Restore(f.Ctx, d.ID, s.ID, keep, nil) })
+	if sharer, is := f.Pool.(backends.Sharer); is && f.Can.ManyHosts {
 		apart := snapshot(dataset.SnapshotRestore)
-		add("restore with a copy", func() error { return sharer.RestoreApart(f.ctx, d.ID, s.ID, apart, nil) })
+		add("restore with a copy", func() error { return sharer.RestoreApart(f.Ctx, d.ID, s.ID, apart, nil) })
 	}
-	if idler, is := f.pool.(backends.IdleChecker); is {
-		add("relinquish", func() error { return idler.CheckIdle(f.ctx, d.ID) })
+	if idler, is := f.Pool.(backends.IdleChecker); is {
+		add("relinquish", func() error { return idler.CheckIdle(f.Ctx, d.ID) })
 	}
-	if f.can.Delta {
+	if f.Can.Delta {
 		list = append(list, act{
 			name: "demote",
-			call: func() error { return f.copier().Demote(f.ctx, d.ID, s.ID) },
+			call: func() error { return f.Copier().Demote(f.Ctx, d.ID, s.ID) },
 			undo: func() error {
-				return errors.Join(f.copier().Promote(f.ctx, d.ID, s.ID), f.pool.Commit(f.ctx, d.ID))
+				return errors.Join(f.Copier().Promote(f.Ctx, d.ID, s.ID), f.Pool.Commit(f.Ctx, d.ID))
 			},
 		})
 		kept := snapshot(dataset.SnapshotSuperseded)
-		add("supersede", func() error { return f.copier().Supersede(f.ctx, d.ID, kept) })
+		add("supersede", func() error { return f.Copier().Supersede(f.Ctx, d.ID, kept) })
 	}
-	add("delete", func() error { return f.pool.Delete(f.ctx, d.ID) })
+	add("delete", func() error { return f.Pool.Delete(f.Ctx, d.ID) })
 	return list
 }
 
@@ -186,7 +186,7 @@ func inUseInAnotherNamespace(f *fixture) {
 // a call. On zfs this is a known hole (I11 in docs/invariants.md): without a mount, the device number of the
 // filesystem is unknown.
 func inUseWithoutMount(f *fixture) {
-	if f.kind.Name() == "zfs" {
+	if f.Kind.Name() == "zfs" {
 		return
 	}
 	var only []string
@@ -201,9 +201,9 @@ func inUseWithoutMount(f *fixture) {
 // process has ended. It tries the calls in only, or all if there are none.
 func (f *fixture) inUseBy(who string, command []string, only ...string) {
 	f.Helper()
-	d := f.create()
+	d := f.Create()
 	f.write(d.ID, "file", "old")
-	s := f.take(d)
+	s := f.Take(d)
 	w := f.writer(d, command)
 	w.write("new")
 	for _, a := range f.actsIn(d, s, only) {
@@ -215,7 +215,7 @@ func (f *fixture) inUseBy(who string, command []string, only ...string) {
 	}
 	w.write("newer")
 	w.end()
-	f.hasSnapshots(d.ID, s)
+	f.HasSnapshots(d.ID, s)
 	f.holds(d.ID, "file", "newer")
 	for _, a := range f.actsIn(d, s, only) {
 		err := a.call()
@@ -226,5 +226,5 @@ func (f *fixture) inUseBy(who string, command []string, only ...string) {
 			f.Fatalf("%s after %s ended: %v", a.name, who, err)
 		}
 	}
-	f.absent(d.ID)
+	f.Absent(d.ID)
 }

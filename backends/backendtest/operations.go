@@ -47,52 +47,52 @@ func same(_ *trial, w world) world { return w }
 // operations returns the operations into which failures are injected.
 func operations() []operation {
 	copied := func(t *trial) {
-		t.ok(t.copier().Supersede(t.ctx, t.d.ID, t.keep))
+		t.OK(t.Copier().Supersede(t.Ctx, t.d.ID, t.keep))
 		t.becomes(func(w world) world { return w.with(t.keep, w.head).as(backends.EntryCopy) })
-		t.keep = t.snapshot(t.d)
+		t.keep = t.NewSnapshot(t.d)
 	}
 	return []operation{
 		{name: "create", apart: true, prepare: (*trial).giveOwner, call: func(t *trial) error {
-			_, err := t.pool.Create(t.ctx, t.clone)
+			_, err := t.Pool.Create(t.Ctx, t.clone)
 			return err
 		}, done: only(same), check: checkMade("")},
 		{name: "clone", call: func(t *trial) error {
-			_, err := t.pool.Clone(t.ctx, t.clone, t.source(t.old), nil)
+			_, err := t.Pool.Clone(t.Ctx, t.clone, t.Source(t.old), nil)
 			return err
 		}, done: only(same), check: checkMade(first)},
 		{name: "clone the head", apart: true, call: func(t *trial) error {
-			_, err := t.pool.Clone(t.ctx, t.clone, dataset.Source{Dataset: t.d.ID}, nil)
+			_, err := t.Pool.Clone(t.Ctx, t.clone, dataset.Source{Dataset: t.d.ID}, nil)
 			return err
 		}, done: only(same), check: checkMade(third)},
 		{name: "commit", apart: true, noSteps: true, prepare: func(t *trial) {
-			_, err := t.pool.Create(t.ctx, t.clone)
-			t.ok(err)
-		}, call: func(t *trial) error { return t.pool.Commit(t.ctx, t.clone.ID) }, done: only(same),
+			_, err := t.Pool.Create(t.Ctx, t.clone)
+			t.OK(err)
+		}, call: func(t *trial) error { return t.Pool.Commit(t.Ctx, t.clone.ID) }, done: only(same),
 			check: checkMade("")},
 		{
 			name:    "record",
 			apart:   true,
 			noSteps: true,
-			call:    func(t *trial) error { return t.pool.WriteRecord(t.ctx, t.d, true) },
+			call:    func(t *trial) error { return t.Pool.WriteRecord(t.Ctx, t.d, true) },
 			done:    only(same),
 		},
-		{name: "snapshot", call: func(t *trial) error { return t.pool.Snapshot(t.ctx, t.keep, nil) },
+		{name: "snapshot", call: func(t *trial) error { return t.Pool.Snapshot(t.Ctx, t.keep, nil) },
 			done: only(func(t *trial, w world) world { return w.with(t.keep, w.head) })},
 		{name: "delete a snapshot", removes: true, call: func(
 			t *trial) error {
-			return t.pool.DeleteSnapshot(t.ctx, t.d.ID, t.old.ID)
+			return t.Pool.DeleteSnapshot(t.Ctx, t.d.ID, t.old.ID)
 		},
 			done: only(func(t *trial, w world) world { return w.without(t.old) })},
 		{name: "restore", keeps: dataset.SnapshotRestore, call: func(t *trial) error {
-			return t.pool.Restore(t.ctx, t.d.ID, t.old.ID, t.keep, nil)
+			return t.Pool.Restore(t.Ctx, t.d.ID, t.old.ID, t.keep, nil)
 		}, done: only(restoredTo(first))},
 		{name: "restore with a copy", keeps: dataset.SnapshotRestore, shares: true, call: func(t *trial) error {
-			return t.pool.(apartRestorer).RestoreApart(t.ctx, t.d.ID, t.old.ID, t.keep, nil)
+			return t.Pool.(apartRestorer).RestoreApart(t.Ctx, t.d.ID, t.old.ID, t.keep, nil)
 		}, done: only(restoredTo(first))},
-		{name: "delete", removes: true, call: func(t *trial) error { return t.pool.Delete(t.ctx, t.d.ID) },
+		{name: "delete", removes: true, call: func(t *trial) error { return t.Pool.Delete(t.Ctx, t.d.ID) },
 			done: only(func(*trial, world) world { return world{} })},
 		{name: "supersede", keeps: dataset.SnapshotSuperseded, delta: true, demotes: true, call: func(t *trial) error {
-			return t.copier().Supersede(t.ctx, t.d.ID, t.keep)
+			return t.Copier().Supersede(t.Ctx, t.d.ID, t.keep)
 		}, done: only(superseded),
 			between: func(t *trial, w world) []world {
 				unlisted := w.as(backends.EntryCopy)
@@ -100,17 +100,17 @@ func operations() []operation {
 				return []world{unlisted, w.with(t.keep, w.head)}
 			}},
 		{name: "demote", keeps: dataset.SnapshotTransfer, delta: true, demotes: true, prepare: func(t *trial) {
-			t.ok(t.pool.Snapshot(t.ctx, t.keep, nil))
+			t.OK(t.Pool.Snapshot(t.Ctx, t.keep, nil))
 			t.becomes(func(w world) world { return w.with(t.keep, w.head) })
-		}, call: func(t *trial) error { return t.copier().Demote(t.ctx, t.d.ID, t.keep.ID) },
+		}, call: func(t *trial) error { return t.Copier().Demote(t.Ctx, t.d.ID, t.keep.ID) },
 			done:    only(func(_ *trial, w world) world { return w.as(backends.EntryCopy) }),
 			instead: func(t *trial) { t.promoted(t.keep, third) }},
 		{name: "promote", keeps: dataset.SnapshotSuperseded, delta: true, prepare: copied,
-			call: func(t *trial) error { return t.copier().Promote(t.ctx, t.d.ID, t.old.ID) }, done: only(same)},
+			call: func(t *trial) error { return t.Copier().Promote(t.Ctx, t.d.ID, t.old.ID) }, done: only(same)},
 		{name: "commit a copy", keeps: dataset.SnapshotSuperseded, delta: true, prepare: func(t *trial) {
 			copied(t)
-			t.ok(t.copier().Promote(t.ctx, t.d.ID, t.old.ID))
-		}, noSteps: true, call: func(t *trial) error { return t.pool.Commit(t.ctx, t.d.ID) },
+			t.OK(t.Copier().Promote(t.Ctx, t.d.ID, t.old.ID))
+		}, noSteps: true, call: func(t *trial) error { return t.Pool.Commit(t.Ctx, t.d.ID) },
 			done: only(func(_ *trial, w world) world { return w.as(backends.EntryReady).headed(first) })},
 	}
 }
@@ -120,63 +120,63 @@ func crashOperations() []operation {
 	return append(operations(), []operation{
 		{name: "clone a larger one", grows: true, prepare: func(t *trial) { t.clone.Size = larger },
 			call: func(t *trial) error {
-				_, err := t.pool.Clone(t.ctx, t.clone, dataset.Source{Dataset: t.d.ID}, nil)
+				_, err := t.Pool.Clone(t.Ctx, t.clone, dataset.Source{Dataset: t.d.ID}, nil)
 				return err
 			}, done: only(same), check: checkMade(third)},
 		{name: "resize", grows: true, resizes: true, call: func(t *trial) error {
-			return t.pool.(backends.Resizer).Resize(t.ctx, t.d.ID, larger, nil)
+			return t.Pool.(backends.Resizer).Resize(t.Ctx, t.d.ID, larger, nil)
 		}, done: only(same)},
 		{name: "rewrite", rewrites: true, noSteps: true, call: func(t *trial) error {
-			_, _, err := t.pool.(backends.Rewriter).Rewrite(t.ctx, t.d.ID, nil)
+			_, _, err := t.Pool.(backends.Rewriter).Rewrite(t.Ctx, t.d.ID, nil)
 			if errors.Is(err, dataset.ErrUnsupported) { // snapshots take the same time anyhow
 				return nil
 			}
 			return err
 		}, done: only(same)},
 		{name: "snapshot for another node, and attach", keeps: dataset.SnapshotTransfer, call: func(t *trial) error {
-			if err := t.pool.Snapshot(t.ctx, t.keep, nil); err != nil {
+			if err := t.Pool.Snapshot(t.Ctx, t.keep, nil); err != nil {
 				return err
 			}
-			att, err := t.pool.Attach(t.ctx, t.d.ID, backends.AttachOptions{})
+			att, err := t.Pool.Attach(t.Ctx, t.d.ID, backends.AttachOptions{})
 			if err != nil {
 				return err
 			}
 			return att.Release()
 		}, done: only(func(t *trial, w world) world { return w.with(t.keep, w.head) }), check: writesApart},
 		{name: "delete the source of a clone", prepare: func(t *trial) {
-			t.clone = t.fixture.clone(t.source(t.old))
-		}, call: func(t *trial) error { return t.pool.Delete(t.ctx, t.d.ID) },
+			t.clone = t.fixture.Clone(t.Source(t.old))
+		}, call: func(t *trial) error { return t.Pool.Delete(t.Ctx, t.d.ID) },
 			done:  only(func(*trial, world) world { return world{} }),
 			check: func(t *trial, _ *crashed, _ bool) { t.holds(t.clone.ID, "file", first) }},
 		{name: "delete a clone", removes: true, prepare: func(t *trial) {
-			_, err := t.pool.Clone(t.ctx, t.clone, dataset.Source{Dataset: t.d.ID}, nil)
-			t.ok(err)
-		}, call: func(t *trial) error { return t.pool.Delete(t.ctx, t.clone.ID) }, done: only(same),
+			_, err := t.Pool.Clone(t.Ctx, t.clone, dataset.Source{Dataset: t.d.ID}, nil)
+			t.OK(err)
+		}, call: func(t *trial) error { return t.Pool.Delete(t.Ctx, t.clone.ID) }, done: only(same),
 			check: func(t *trial, _ *crashed, done bool) {
 				if done {
-					t.absent(t.clone.ID)
+					t.Absent(t.clone.ID)
 				}
 			}},
 		{name: "receive", delta: true, receives: true, call: (*trial).receiveAll, done: only(same), check: isReceived},
 		{name: "demote what was restored", keeps: dataset.SnapshotRestore, delta: true, demotes: true, prepare: func(
 			t *trial) {
-			t.ok(t.pool.Restore(t.ctx, t.d.ID, t.old.ID, t.keep, nil))
+			t.OK(t.Pool.Restore(t.Ctx, t.d.ID, t.old.ID, t.keep, nil))
 			t.becomes(func(w world) world { return restoredTo(first)(t, w) })
-		}, call: func(t *trial) error { return t.copier().Demote(t.ctx, t.d.ID, t.old.ID) },
+		}, call: func(t *trial) error { return t.Copier().Demote(t.Ctx, t.d.ID, t.old.ID) },
 			done:    only(func(_ *trial, w world) world { return w.as(backends.EntryCopy) }),
 			instead: func(t *trial) { t.promoted(t.old, first) }},
 		{name: "promote the last", keeps: dataset.SnapshotTransfer, delta: true, prepare: func(t *trial) {
-			t.ok(t.pool.Snapshot(t.ctx, t.keep, nil))
-			t.ok(t.copier().Demote(t.ctx, t.d.ID, t.keep.ID))
+			t.OK(t.Pool.Snapshot(t.Ctx, t.keep, nil))
+			t.OK(t.Copier().Demote(t.Ctx, t.d.ID, t.keep.ID))
 			t.becomes(func(w world) world { return w.with(t.keep, w.head).as(backends.EntryCopy) })
 		}, call: func(t *trial) error { return t.promote(t.keep) },
 			done:  only(func(_ *trial, w world) world { return w.as(backends.EntryReady).headed(third) }),
 			check: writesApart},
 		{name: "promote another", keeps: dataset.SnapshotSuperseded, delta: true, prepare: func(t *trial) {
-			t.ok(t.copier().Supersede(t.ctx, t.d.ID, t.keep))
+			t.OK(t.Copier().Supersede(t.Ctx, t.d.ID, t.keep))
 			t.becomes(func(w world) world { return superseded(t, w) })
-			t.ok(t.copier().Promote(t.ctx, t.d.ID, t.old.ID))
-		}, call: func(t *trial) error { return t.copier().Promote(t.ctx, t.d.ID, t.keep.ID) }, done: only(same),
+			t.OK(t.Copier().Promote(t.Ctx, t.d.ID, t.old.ID))
+		}, call: func(t *trial) error { return t.Copier().Promote(t.Ctx, t.d.ID, t.keep.ID) }, done: only(same),
 			then:    func(t *trial) { t.promoted(t.keep, third) },
 			instead: func(t *trial) { t.promoted(t.old, first) }},
 	}...)
@@ -207,31 +207,31 @@ func followers() []operation {
 	return []operation{
 		{name: "restore of another", call: func(t *trial) error {
 			t.home(dataset.SnapshotRestore)
-			return t.pool.Restore(t.ctx, t.d.ID, t.mid.ID, t.keep, nil)
+			return t.Pool.Restore(t.Ctx, t.d.ID, t.mid.ID, t.keep, nil)
 		}, done: only(restoredTo(second))},
 		{name: "snapshot", call: func(t *trial) error {
 			t.home(dataset.SnapshotManual)
-			return t.pool.Snapshot(t.ctx, t.keep, nil)
+			return t.Pool.Snapshot(t.Ctx, t.keep, nil)
 		}, done: only(func(t *trial, w world) world { return w.with(t.keep, w.head) })},
 		{name: again},
 		{name: "removal of the kept snapshot, and restore", call: func(t *trial) error {
-			t.ok(t.pool.DeleteSnapshot(t.ctx, t.d.ID, t.keep.ID))
+			t.OK(t.Pool.DeleteSnapshot(t.Ctx, t.d.ID, t.keep.ID))
 			t.becomes(func(w world) world { return w.without(t.keep) })
 			t.home(dataset.SnapshotRestore)
-			return t.pool.Restore(t.ctx, t.d.ID, t.mid.ID, t.keep, nil)
+			return t.Pool.Restore(t.Ctx, t.d.ID, t.mid.ID, t.keep, nil)
 		}, done: only(restoredTo(second))},
 		{name: "supersede", delta: true, call: func(t *trial) error {
 			t.home(dataset.SnapshotSuperseded)
-			t.ok(t.copier().Supersede(t.ctx, t.d.ID, t.keep))
+			t.OK(t.Copier().Supersede(t.Ctx, t.d.ID, t.keep))
 			t.becomes(func(w world) world { return superseded(t, w) })
 			t.home(dataset.SnapshotManual)
 			return nil
 		}, done: only(same)},
 		{name: "demote", delta: true, call: func(t *trial) error {
 			t.home(dataset.SnapshotTransfer)
-			t.ok(t.pool.Snapshot(t.ctx, t.keep, nil))
+			t.OK(t.Pool.Snapshot(t.Ctx, t.keep, nil))
 			t.becomes(func(w world) world { return w.with(t.keep, w.head) })
-			t.ok(t.copier().Demote(t.ctx, t.d.ID, t.keep.ID))
+			t.OK(t.Copier().Demote(t.Ctx, t.d.ID, t.keep.ID))
 			t.becomes(func(w world) world { return w.as(backends.EntryCopy) })
 			t.home(dataset.SnapshotManual)
 			return nil
@@ -243,13 +243,13 @@ func followers() []operation {
 // kind.
 func (t *trial) home(kind dataset.SnapshotKind) {
 	t.Helper()
-	t.keep = t.snapshot(t.d)
+	t.keep = t.NewSnapshot(t.d)
 	t.keep.Kind = kind
 	if t.state() != backends.EntryCopy {
 		return
 	}
-	t.ok(t.copier().Promote(t.ctx, t.d.ID, t.mid.ID))
-	t.ok(t.pool.Commit(t.ctx, t.d.ID))
+	t.OK(t.Copier().Promote(t.Ctx, t.d.ID, t.mid.ID))
+	t.OK(t.Pool.Commit(t.Ctx, t.d.ID))
 	t.becomes(func(w world) world {
 		if w.state != backends.EntryCopy {
 			return w

@@ -15,34 +15,34 @@ import (
 )
 
 func poolIsMadeOnce(f *fixture) {
-	id := f.pool.ID()
-	if id != f.cfg.ID {
-		f.Fatalf("the pool is %s, want %s", id, f.cfg.ID)
+	id := f.Pool.ID()
+	if id != f.Config.ID {
+		f.Fatalf("the pool is %s, want %s", id, f.Config.ID)
 	}
-	if f.kind.Name() == "" || f.pool.Info().Note == "" || f.pool.Info().Path == "" {
-		f.Errorf("name %q, info %+v: want every field set", f.kind.Name(), f.pool.Info())
+	if f.Kind.Name() == "" || f.Pool.Info().Note == "" || f.Pool.Info().Path == "" {
+		f.Errorf("name %q, info %+v: want every field set", f.Kind.Name(), f.Pool.Info())
 	}
-	d := f.create()
-	f.open() // Make on an existing pool: the same pool
-	f.cfg.Make = false
-	f.open()
-	if e := f.entries(d.ID); len(e) != 1 {
+	d := f.Create()
+	f.Open() // Make on an existing pool: the same pool
+	f.Config.Make = false
+	f.Open()
+	if e := f.Entries(d.ID); len(e) != 1 {
 		f.Errorf("the list contains %v", e)
 	}
-	f.cfg.ID = uuid.Nil // without an ID, any existing pool is accepted
-	f.open()
-	if f.pool.ID() != id {
-		f.Errorf("the pool is %s, want %s", f.pool.ID(), id)
+	f.Config.ID = uuid.Nil // without an ID, any existing pool is accepted
+	f.Open()
+	if f.Pool.ID() != id {
+		f.Errorf("the pool is %s, want %s", f.Pool.ID(), id)
 	}
-	other := f.cfg
+	other := f.Config
 	other.ID = uuid.New()
-	_, err := f.kind.Open(f.ctx, other)
-	f.fails(err, dataset.ErrOffline)
+	_, err := f.Kind.Open(f.Ctx, other)
+	f.Fails(err, dataset.ErrOffline)
 	other.Make = true
-	_, err = f.kind.Open(f.ctx, other)
-	f.fails(err, dataset.ErrExists, dataset.ErrOffline)
-	f.open()
-	if e := f.entries(d.ID); len(e) != 1 {
+	_, err = f.Kind.Open(f.Ctx, other)
+	f.Fails(err, dataset.ErrExists, dataset.ErrOffline)
+	f.Open()
+	if e := f.Entries(d.ID); len(e) != 1 {
 		f.Errorf("the list contains %v", e)
 	}
 }
@@ -56,76 +56,76 @@ func poolFolder(cfg backends.Config) string {
 }
 
 func poolRefusesWhatHoldsSomething(f *fixture) {
-	cfg := f.sibling("full")
+	cfg := f.Sibling("full")
 	if cfg.Image != 0 {
-		f.ok(os.WriteFile(cfg.Path, []byte("precious"), 0o600))
-		_, err := f.kind.Open(f.ctx, cfg)
-		f.fails(err, dataset.ErrExists)
-		f.fileHolds(cfg.Path, "precious")
+		f.OK(os.WriteFile(cfg.Path, []byte("precious"), 0o600))
+		_, err := f.Kind.Open(f.Ctx, cfg)
+		f.Fails(err, dataset.ErrExists)
+		f.FileHolds(cfg.Path, "precious")
 		return
 	}
-	f.ok(os.MkdirAll(filepath.Join(cfg.Path, "dir"), 0o755))
-	f.ok(os.WriteFile(filepath.Join(cfg.Path, "dir/file"), []byte("precious"), 0o600))
-	_, err := f.kind.Open(f.ctx, cfg)
-	f.fails(err, dataset.ErrExists)
-	f.fileHolds(filepath.Join(cfg.Path, "dir/file"), "precious")
-	if names := f.names(cfg.Path); !slices.Equal(names, []string{"dir"}) {
+	f.OK(os.MkdirAll(filepath.Join(cfg.Path, "dir"), 0o755))
+	f.OK(os.WriteFile(filepath.Join(cfg.Path, "dir/file"), []byte("precious"), 0o600))
+	_, err := f.Kind.Open(f.Ctx, cfg)
+	f.Fails(err, dataset.ErrExists)
+	f.FileHolds(filepath.Join(cfg.Path, "dir/file"), "precious")
+	if names := f.Names(cfg.Path); !slices.Equal(names, []string{"dir"}) {
 		f.Errorf("the directory now contains %q", names)
 	}
 
-	cfg = f.sibling("absent")
+	cfg = f.Sibling("absent")
 	cfg.Make = false
-	_, err = f.kind.Open(f.ctx, cfg)
-	f.fails(err, dataset.ErrOffline)
+	_, err = f.Kind.Open(f.Ctx, cfg)
+	f.Fails(err, dataset.ErrOffline)
 	if _, err := os.Lstat(cfg.Path); err == nil {
 		f.Error("the directory was created")
 	}
 
-	cfg = f.sibling("link")
-	f.ok(os.Symlink(f.cfg.Path, cfg.Path))
-	cfg.ID = f.cfg.ID
-	_, err = f.kind.Open(f.ctx, cfg)
-	f.fails(err, dataset.ErrExists, dataset.ErrInvalid, dataset.ErrOffline)
+	cfg = f.Sibling("link")
+	f.OK(os.Symlink(f.Config.Path, cfg.Path))
+	cfg.ID = f.Config.ID
+	_, err = f.Kind.Open(f.Ctx, cfg)
+	f.Fails(err, dataset.ErrExists, dataset.ErrInvalid, dataset.ErrOffline)
 
 	cfg.Path = "relative/path"
-	_, err = f.kind.Open(f.ctx, cfg)
-	f.fails(err, dataset.ErrInvalid)
+	_, err = f.Kind.Open(f.Ctx, cfg)
+	f.Fails(err, dataset.ErrInvalid)
 }
 
 // offlineCalls returns the error of every call on the pool.
 func (f *fixture) offlineCalls(d dataset.Dataset, s dataset.Snapshot) map[string]error {
-	_, created := f.pool.Create(f.ctx, f.record())
-	_, cloned := f.pool.Clone(f.ctx, f.record(), dataset.Source{Dataset: d.ID, Snapshot: s.ID}, nil)
-	_, listed := f.pool.List(f.ctx)
-	_, asked := f.pool.Stat(f.ctx, d.ID)
-	_, used := f.pool.Used(f.ctx, d.ID)
-	_, reaped := f.pool.Reap(f.ctx, func(uuid.UUID) bool { return true })
-	_, attached := f.pool.Attach(f.ctx, d.ID, backends.AttachOptions{})
-	_, numbered := f.pool.Generation()
+	_, created := f.Pool.Create(f.Ctx, f.Record())
+	_, cloned := f.Pool.Clone(f.Ctx, f.Record(), dataset.Source{Dataset: d.ID, Snapshot: s.ID}, nil)
+	_, listed := f.Pool.List(f.Ctx)
+	_, asked := f.Pool.Stat(f.Ctx, d.ID)
+	_, used := f.Pool.Used(f.Ctx, d.ID)
+	_, reaped := f.Pool.Reap(f.Ctx, func(uuid.UUID) bool { return true })
+	_, attached := f.Pool.Attach(f.Ctx, d.ID, backends.AttachOptions{})
+	_, numbered := f.Pool.Generation()
 	return map[string]error{
 		"create": created, "clone": cloned, "list": listed, "stat": asked, "used": used, "reap": reaped,
 		"attach":          attached,
-		"commit":          f.pool.Commit(f.ctx, d.ID),
-		"delete":          f.pool.Delete(f.ctx, d.ID),
-		"snapshot":        f.pool.Snapshot(f.ctx, f.snapshot(d), nil),
-		"delete snapshot": f.pool.DeleteSnapshot(f.ctx, d.ID, s.ID),
-		"restore":         f.pool.Restore(f.ctx, d.ID, s.ID, f.snapshot(d), nil),
-		"write record":    f.pool.WriteRecord(f.ctx, d, true),
+		"commit":          f.Pool.Commit(f.Ctx, d.ID),
+		"delete":          f.Pool.Delete(f.Ctx, d.ID),
+		"snapshot":        f.Pool.Snapshot(f.Ctx, f.NewSnapshot(d), nil),
+		"delete snapshot": f.Pool.DeleteSnapshot(f.Ctx, d.ID, s.ID),
+		"restore":         f.Pool.Restore(f.Ctx, d.ID, s.ID, f.NewSnapshot(d), nil),
+		"write record":    f.Pool.WriteRecord(f.Ctx, d, true),
 		"generation":      numbered,
-		"raise":           f.pool.Raise(1),
+		"raise":           f.Pool.Raise(1),
 	}
 }
 
 // poolThatIsAwayIsOffline removes the pool while it is open, and then puts an empty directory and another pool in its
 // place. Nothing may be made there.
 func poolThatIsAwayIsOffline(f *fixture) {
-	if f.cfg.Mount != "" {
+	if f.Config.Mount != "" {
 		return // the mount holds its image, or its devices
 	}
-	d := f.create()
-	s := f.take(d)
+	d := f.Create()
+	s := f.Take(d)
 	f.write(d.ID, "file", "content")
-	away := f.cfg.Path + "-away"
+	away := f.Config.Path + "-away"
 	offline := func(what string) {
 		f.Helper()
 		for call, err := range f.offlineCalls(d, s) {
@@ -133,34 +133,34 @@ func poolThatIsAwayIsOffline(f *fixture) {
 				f.Errorf("%s: %s: got %v, want an offline error", what, call, err)
 			}
 		}
-		if st := f.pool.Status(f.ctx); st.Online || st.Reason == "" {
+		if st := f.Pool.Status(f.Ctx); st.Online || st.Reason == "" {
 			f.Errorf("%s: status is %+v", what, st)
 		}
 	}
-	f.ok(os.Rename(f.cfg.Path, away))
+	f.OK(os.Rename(f.Config.Path, away))
 	offline("absent")
 
-	f.ok(os.Mkdir(f.cfg.Path, 0o700))
+	f.OK(os.Mkdir(f.Config.Path, 0o700))
 	offline("empty")
-	if names := f.names(f.cfg.Path); len(names) > 0 {
+	if names := f.Names(f.Config.Path); len(names) > 0 {
 		f.Errorf("the empty directory now contains %q", names)
 	}
-	f.ok(os.Remove(f.cfg.Path))
+	f.OK(os.Remove(f.Config.Path))
 
-	other := f.cfg
+	other := f.Config
 	other.ID = uuid.New()
-	pool, err := f.kind.Open(f.ctx, other)
-	f.ok(err)
-	f.ok(pool.Close())
+	pool, err := f.Kind.Open(f.Ctx, other)
+	f.OK(err)
+	f.OK(pool.Close())
 	offline("exchanged")
-	f.ok(os.Rename(f.cfg.Path, f.cfg.Path+"-other"))
+	f.OK(os.Rename(f.Config.Path, f.Config.Path+"-other"))
 
-	f.ok(os.Rename(away, f.cfg.Path))
-	if st := f.pool.Status(f.ctx); !st.Online {
+	f.OK(os.Rename(away, f.Config.Path))
+	if st := f.Pool.Status(f.Ctx); !st.Online {
 		f.Errorf("reachable again: status is %+v", st)
 	}
 	f.holds(d.ID, "file", "content")
-	f.hasSnapshots(d.ID, s)
+	f.HasSnapshots(d.ID, s)
 }
 
 // generationIsRaised checks that the counter is in the pool for everyone who opens it, and that nothing else changed.
@@ -168,26 +168,26 @@ func generationIsRaised(f *fixture) {
 	want := func(n uint64) {
 		f.Helper()
 		for range 2 {
-			if got, err := f.pool.Generation(); got != n || err != nil {
+			if got, err := f.Pool.Generation(); got != n || err != nil {
 				f.Errorf("generation %d, %v; want %d", got, err, n)
 			}
-			f.open()
+			f.Open()
 		}
 	}
-	id, d := f.pool.ID(), f.create()
+	id, d := f.Pool.ID(), f.Create()
 	want(0)
 	for _, n := range []uint64{1, 7, 1 << 40} {
-		f.twice(func() error { return f.pool.Raise(n) })
+		f.Twice(func() error { return f.Pool.Raise(n) })
 		want(n)
 	}
-	f.cfg.Make = true // existing files stay as they are
-	f.open()
+	f.Config.Make = true // existing files stay as they are
+	f.Open()
 	want(1 << 40)
-	if f.pool.ID() != id {
-		f.Errorf("the pool is %s, was %s", f.pool.ID(), id)
+	if f.Pool.ID() != id {
+		f.Errorf("the pool is %s, was %s", f.Pool.ID(), id)
 	}
-	f.inState(d, backends.EntryReady)
-	for _, e := range f.entries(uuid.Nil) {
+	f.InState(d, backends.EntryReady)
+	for _, e := range f.Entries(uuid.Nil) {
 		f.Errorf("it left %+v", e)
 	}
 }
@@ -212,40 +212,40 @@ func isWithin(can, best dataset.Capabilities) bool {
 }
 
 func capabilitiesMatchInterfaces(f *fixture) {
-	resizer, copier, staller := declaredInterfaces(f.pool)
-	_, sharer := f.pool.(backends.Sharer)
-	bounded, ok := f.kind.(backends.BoundedKind)
+	resizer, copier, staller := declaredInterfaces(f.Pool)
+	_, sharer := f.Pool.(backends.Sharer)
+	bounded, ok := f.Kind.(backends.BoundedKind)
 	for what, wrong := range map[string]bool{
-		"more than the maximum of its backend": ok && !isWithin(f.can, bounded.MaxCapabilities()),
-		"ManyHosts without a share": f.can.ManyHosts &&
-			(!sharer || f.pool.Info().Share == uuid.Nil),
-		"EnforcesSize without Resizer":    f.can.EnforcesSize && !resizer,
-		"OnlineGrow without EnforcesSize": f.can.OnlineGrow && !f.can.EnforcesSize,
-		"OfflineGrow of something not supported": slices.ContainsFunc(f.can.OfflineGrow,
-			func(fs string) bool { return !slices.Contains(f.can.Filesystems, fs) }),
-		"OnlineGrow without OfflineGrow": f.can.OnlineGrow && f.can.OwnFilesystem &&
-			len(f.can.OfflineGrow) >= len(f.can.Filesystems),
-		"Shrink without EnforcesSize":                   f.can.Shrink && !f.can.EnforcesSize,
-		"CountsWritten without EnforcesSize":            f.can.CountsWritten && !f.can.EnforcesSize,
-		"a default size without EnforcesSize":           f.pool.Info().DefaultSize != 0 && !f.can.EnforcesSize,
-		"Delta without Copier, or Copier without Delta": f.can.Delta != copier,
-		"ConstantSnapshot without InstantSnapshot":      f.can.ConstantSnapshot && !f.can.InstantSnapshot,
-		"OwnFilesystem without Filesystems":             f.can.OwnFilesystem != (len(f.can.Filesystems) > 0),
-		"EnforcesSize without a default size": f.can.EnforcesSize && f.can.OwnFilesystem &&
-			f.pool.Info().DefaultSize == 0,
-		"Limits, which only the node may set":    f.can.Limits != "",
-		"OwnDevice without OwnFilesystem":        f.can.OwnDevice && !f.can.OwnFilesystem,
-		"StallPredictor without InstantSnapshot": staller && !f.can.InstantSnapshot,
-		"Info that changes":                      !reflect.DeepEqual(f.pool.Info(), f.pool.Info()),
-		"several lines in the note":              strings.Contains(f.pool.Info().Note, "\n"),
+		"more than the maximum of its backend": ok && !isWithin(f.Can, bounded.MaxCapabilities()),
+		"ManyHosts without a share": f.Can.ManyHosts &&
+			(!sharer || f.Pool.Info().Share == uuid.Nil),
+		"EnforcesSize without Resizer":    f.Can.EnforcesSize && !resizer,
+		"OnlineGrow without EnforcesSize": f.Can.OnlineGrow && !f.Can.EnforcesSize,
+		"OfflineGrow of something not supported": slices.ContainsFunc(f.Can.OfflineGrow,
+			func(fs string) bool { return !slices.Contains(f.Can.Filesystems, fs) }),
+		"OnlineGrow without OfflineGrow": f.Can.OnlineGrow && f.Can.OwnFilesystem &&
+			len(f.Can.OfflineGrow) >= len(f.Can.Filesystems),
+		"Shrink without EnforcesSize":                   f.Can.Shrink && !f.Can.EnforcesSize,
+		"CountsWritten without EnforcesSize":            f.Can.CountsWritten && !f.Can.EnforcesSize,
+		"a default size without EnforcesSize":           f.Pool.Info().DefaultSize != 0 && !f.Can.EnforcesSize,
+		"Delta without Copier, or Copier without Delta": f.Can.Delta != copier,
+		"ConstantSnapshot without InstantSnapshot":      f.Can.ConstantSnapshot && !f.Can.InstantSnapshot,
+		"OwnFilesystem without Filesystems":             f.Can.OwnFilesystem != (len(f.Can.Filesystems) > 0),
+		"EnforcesSize without a default size": f.Can.EnforcesSize && f.Can.OwnFilesystem &&
+			f.Pool.Info().DefaultSize == 0,
+		"Limits, which only the node may set":    f.Can.Limits != "",
+		"OwnDevice without OwnFilesystem":        f.Can.OwnDevice && !f.Can.OwnFilesystem,
+		"StallPredictor without InstantSnapshot": staller && !f.Can.InstantSnapshot,
+		"Info that changes":                      !reflect.DeepEqual(f.Pool.Info(), f.Pool.Info()),
+		"several lines in the note":              strings.Contains(f.Pool.Info().Note, "\n"),
 		"the same filesystem twice in Filesystems": len(
-			slices.Compact(slices.Sorted(slices.Values(f.can.Filesystems)))) != len(f.can.Filesystems),
-		"an absolute path missing in Info": !filepath.IsAbs(f.pool.Info().Path),
-		"a status without size, or not online": f.pool.Status(f.ctx).Size == 0 ||
-			!f.pool.Status(f.ctx).Online,
-		"a status of another pool":                            f.pool.Status(f.ctx).ID != f.pool.ID(),
-		"more free space than total space":                    f.pool.Status(f.ctx).Free > f.pool.Status(f.ctx).Size,
-		"a backend that is not available at the second check": f.kind.Available(f.ctx) != nil,
+			slices.Compact(slices.Sorted(slices.Values(f.Can.Filesystems)))) != len(f.Can.Filesystems),
+		"an absolute path missing in Info": !filepath.IsAbs(f.Pool.Info().Path),
+		"a status without size, or not online": f.Pool.Status(f.Ctx).Size == 0 ||
+			!f.Pool.Status(f.Ctx).Online,
+		"a status of another pool":                            f.Pool.Status(f.Ctx).ID != f.Pool.ID(),
+		"more free space than total space":                    f.Pool.Status(f.Ctx).Free > f.Pool.Status(f.Ctx).Size,
+		"a backend that is not available at the second check": f.Kind.Available(f.Ctx) != nil,
 	} {
 		if wrong {
 			f.Errorf("the pool declares %s", what)

@@ -54,65 +54,65 @@ func (o operation) cutAtEnd(f *fixture, disk Disk) {
 	s := &crashed{fixture: f, o: o}
 	t := s.stage()
 	if o.removes {
-		t.commitJournal() // what it removes is on the disk, to be seen again if the removal is not
+		t.CommitJournal() // what it removes is on the disk, to be seen again if the removal is not
 	}
-	t.ok(t.asCall(o).Run(t.ctx, t.pool))
+	t.OK(t.asCall(o).Run(t.Ctx, t.Pool))
 	t.change(o.done(t))
 	after := t.at(disk.Copy())
 	after.unflushed = true
 	after.checkWorlds(s, true)
-	_, err := after.pool.Reap(t.ctx, func(uuid.UUID) bool { return false })
-	t.ok(err)
+	_, err := after.Pool.Reap(t.Ctx, func(uuid.UUID) bool { return false })
+	t.OK(err)
 }
 
 // at returns the pool on a copy of the disk.
 func (f *fixture) at(disk string) *fixture {
 	f.Helper()
 	after := *f
-	after.pool = nil
-	after.cfg.Path, after.cfg.Make = filepath.Join(disk, "pool"), false
-	after.open()
+	after.Pool = nil
+	after.Config.Path, after.Config.Make = filepath.Join(disk, "pool"), false
+	after.Open()
 	return &after
 }
 
 // cutWriteRecord checks that a durable write left the new record, and another one left either record, complete.
 func cutWriteRecord(f *fixture, disk Disk) {
 	cut := func() *fixture { return f.at(disk.Copy()) }
-	d := f.create()
+	d := f.Create()
 	d.Volume = "second"
-	f.ok(f.pool.WriteRecord(f.ctx, d, true))
-	e, err := cut().pool.Stat(f.ctx, d.ID)
-	f.ok(err)
+	f.OK(f.Pool.WriteRecord(f.Ctx, d, true))
+	e, err := cut().Pool.Stat(f.Ctx, d.ID)
+	f.OK(err)
 	if e.Record == nil || e.Record.Volume != "second" {
 		f.Errorf("after a power cut the record is %+v (%s)", e.Record, e.Problem)
 	}
 	d.Volume = "third"
-	f.ok(f.pool.WriteRecord(f.ctx, d, false))
-	f.commitJournal()
-	e, err = cut().pool.Stat(f.ctx, d.ID)
-	f.ok(err)
+	f.OK(f.Pool.WriteRecord(f.Ctx, d, false))
+	f.CommitJournal()
+	e, err = cut().Pool.Stat(f.Ctx, d.ID)
+	f.OK(err)
 	if e.Record == nil || (e.Record.Volume != "second" && e.Record.Volume != "third") {
 		f.Errorf("after a power cut the record is %+v (%s)", e.Record, e.Problem)
 	}
 }
 
 func cutResize(f *fixture, disk Disk) {
-	if _, ok := f.pool.(backends.Resizer); !ok {
+	if _, ok := f.Pool.(backends.Resizer); !ok {
 		return
 	}
-	d := f.sized(small)
+	d := f.Sized(small)
 	w := f.mount(d.ID)
-	f.ok(os.WriteFile(w.in("file"), []byte("content"), 0o600))
-	f.ok(unix.Syncfs(int(w.root.Fd())))
+	f.OK(os.WriteFile(w.in("file"), []byte("content"), 0o600))
+	f.OK(unix.Syncfs(int(w.root.Fd())))
 	w.unmount()
 	f.resize(d, large, nil)
 	after := f.at(disk.Copy())
 	after.holds(d.ID, "file", "content")
 	m := after.mount(d.ID)
-	if total, _ := f.space(m); f.can.OwnFilesystem && total < int64(large)*85/100 {
+	if total, _ := f.space(m); f.Can.OwnFilesystem && total < int64(large)*85/100 {
 		f.Errorf("after a power cut df in %s shows %d", large, total)
 	}
-	if written := f.fill(m); !f.can.OwnFilesystem && written < int64(small) {
+	if written := f.fill(m); !f.Can.OwnFilesystem && written < int64(small) {
 		f.Errorf("after a power cut %d bytes fit into %s", written, large)
 	}
 }

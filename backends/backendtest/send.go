@@ -15,25 +15,25 @@ import (
 // streamsAreAlwaysTheSame sends again from any offset, after changes of the head and of other snapshots: so
 // an interrupted stream can continue.
 func streamsAreAlwaysTheSame(f *fixture) {
-	if !f.can.Delta {
+	if !f.Can.Delta {
 		return
 	}
 	d, first, _ := f.planted()
 	f.write(d.ID, "file-1048576", string(treetest.Bytes(7, 1<<20)))
-	between := f.take(d)
+	between := f.Take(d)
 	m := f.mount(d.ID)
-	f.ok(os.RemoveAll(m.in("wide")))
-	f.ok(os.WriteFile(m.in("more"), treetest.Bytes(5, 3<<20), 0o600))
+	f.OK(os.RemoveAll(m.in("wide")))
+	f.OK(os.WriteFile(m.in("more"), treetest.Bytes(5, 3<<20), 0o600))
 	m.unmount()
-	second := f.take(d)
+	second := f.Take(d)
 	for _, base := range []uuid.UUID{uuid.Nil, first.ID} {
 		want, sent := f.stream(second, base)
 		again := func(when string) {
 			f.Helper()
 			for _, from := range []int{0, 1, 17, 4096, len(want) / 3, len(want) - 1, len(want)} {
 				var got bytes.Buffer
-				s, err := f.copier().Send(f.ctx, f.source(second), base, int64(from), &got, nil)
-				f.ok(err)
+				s, err := f.Copier().Send(f.Ctx, f.Source(second), base, int64(from), &got, nil)
+				f.OK(err)
 				if s != sent || !bytes.Equal(got.Bytes(), want[from:]) {
 					f.Errorf("%s, from %d: %d bytes, %+v, want %d, %+v", when, from, got.Len(), s, len(want)-from, sent)
 				}
@@ -41,26 +41,26 @@ func streamsAreAlwaysTheSame(f *fixture) {
 		}
 		again("immediately")
 		m := f.mount(d.ID)
-		f.ok(os.WriteFile(m.in("more"), treetest.Bytes(6, 3<<20), 0o600)) // on blocks that were shared
-		f.ok(os.WriteFile(m.in("file-1048576"), treetest.Bytes(8, 1<<20), 0o600))
+		f.OK(os.WriteFile(m.in("more"), treetest.Bytes(6, 3<<20), 0o600)) // on blocks that were shared
+		f.OK(os.WriteFile(m.in("file-1048576"), treetest.Bytes(8, 1<<20), 0o600))
 		again("while the head is written")
 		m.unmount()
-		later := f.take(d)
+		later := f.Take(d)
 		again("after another snapshot")
-		f.ok(f.pool.DeleteSnapshot(f.ctx, d.ID, later.ID))
-		f.open()
+		f.OK(f.Pool.DeleteSnapshot(f.Ctx, d.ID, later.ID))
+		f.Open()
 		again("after a snapshot was deleted")
 		if base != uuid.Nil {
-			f.ok(f.pool.DeleteSnapshot(f.ctx, d.ID, between.ID))
+			f.OK(f.Pool.DeleteSnapshot(f.Ctx, d.ID, between.ID))
 			again("after the snapshot in between was deleted")
 		}
-		_, err := f.copier().Send(f.ctx, f.source(second), base, int64(len(want))+1, io.Discard, nil)
-		f.fails(err, dataset.ErrInvalid)
+		_, err := f.Copier().Send(f.Ctx, f.Source(second), base, int64(len(want))+1, io.Discard, nil)
+		f.Fails(err, dataset.ErrInvalid)
 	}
-	_, err := f.copier().Send(f.ctx, dataset.Source{Dataset: d.ID, Snapshot: uuid.New()}, uuid.Nil, 0, io.Discard, nil)
-	f.fails(err, dataset.ErrNotFound)
-	_, err = f.copier().Send(f.ctx, f.source(second), uuid.New(), 0, io.Discard, nil)
-	f.fails(err, dataset.ErrNotFound)
+	_, err := f.Copier().Send(f.Ctx, dataset.Source{Dataset: d.ID, Snapshot: uuid.New()}, uuid.Nil, 0, io.Discard, nil)
+	f.Fails(err, dataset.ErrNotFound)
+	_, err = f.Copier().Send(f.Ctx, f.Source(second), uuid.New(), 0, io.Discard, nil)
+	f.Fails(err, dataset.ErrNotFound)
 }
 
 // pieces is a reader that gives a stream in odd pieces.
@@ -82,15 +82,15 @@ func (p *pieces) Read(b []byte) (int, error) {
 // cutStreamGoesOn interrupts a stream many times: the received part is kept, also if the pool is opened and
 // reaped in between, and in the end the snapshot is complete.
 func cutStreamGoesOn(f *fixture) {
-	if !f.can.Delta {
+	if !f.Can.Delta {
 		return
 	}
 	d, first, plain := f.planted()
 	m := f.mount(d.ID)
-	f.ok(os.WriteFile(m.in("more"), treetest.Bytes(5, 6<<20), 0o600))
-	f.ok(os.WriteFile(plain.Name()+"/more", treetest.Bytes(5, 6<<20), 0o600))
+	f.OK(os.WriteFile(m.in("more"), treetest.Bytes(5, 6<<20), 0o600))
+	f.OK(os.WriteFile(plain.Name()+"/more", treetest.Bytes(5, 6<<20), 0o600))
 	m.unmount()
-	second := f.take(d)
+	second := f.Take(d)
 	o := f.other()
 	for _, s := range []struct {
 		snapshot dataset.Snapshot
@@ -118,8 +118,8 @@ func cutStreamGoesOn(f *fixture) {
 				f.Errorf("kept for base %s", now.Base)
 			}
 			if part%3 == 0 {
-				o.open()
-				o.reap(0)
+				o.Open()
+				o.Reap(0)
 			}
 			if got := o.received(s.snapshot); got != now {
 				f.Fatalf("%+v is kept, then %+v", now, got)
@@ -127,24 +127,24 @@ func cutStreamGoesOn(f *fixture) {
 		}
 		have := o.received(s.snapshot)
 		for from, base := range map[int64]uuid.UUID{1: s.base, have.Bytes - 1: s.base, have.Bytes: uuid.New()} {
-			f.fails(o.receive(d, s.snapshot, base, from, bytes.NewReader(data)), dataset.ErrConflict)
+			f.Fails(o.receive(d, s.snapshot, base, from, bytes.NewReader(data)), dataset.ErrConflict)
 		}
-		f.ok(o.receive(d, s.snapshot, s.base, have.Bytes, &pieces{data[have.Bytes:], 1}))
+		f.OK(o.receive(d, s.snapshot, s.base, have.Bytes, &pieces{data[have.Bytes:], 1}))
 		if got := o.received(s.snapshot); !got.Complete || got.Stream != sent {
 			f.Errorf("received %+v, sent %+v", got, sent)
 		}
-		f.ok(o.receive(d, s.snapshot, s.base, 0, failing{broken})) // not read: it is whole
+		f.OK(o.receive(d, s.snapshot, s.base, 0, failing{broken})) // not read: it is whole
 	}
-	o.hasSnapshots(d.ID, first, second)
-	f.ok(o.copier().Promote(f.ctx, d.ID, second.ID))
-	f.ok(o.pool.Commit(f.ctx, d.ID))
+	o.HasSnapshots(d.ID, first, second)
+	f.OK(o.Copier().Promote(f.Ctx, d.ID, second.ID))
+	f.OK(o.Pool.Commit(f.Ctx, d.ID))
 	m = o.mount(d.ID)
 	one, err := os.ReadFile(m.in("more"))
 	if err != nil || !bytes.Equal(one, treetest.Bytes(5, 6<<20)) {
 		f.Errorf("%d bytes, %v", len(one), err)
 	}
 	m.unmount()
-	o.reap(0)
+	o.Reap(0)
 }
 
 type failing struct{ err error }
@@ -154,12 +154,12 @@ func (r failing) Read([]byte) (int, error) { return 0, r.err }
 // damagedStreamIsRefused flips a byte of a stream, at its start or where it continues: that is an error, and
 // nothing of the stream is left.
 func damagedStreamIsRefused(f *fixture) {
-	if !f.can.Delta {
+	if !f.Can.Delta {
 		return
 	}
-	d := f.create()
+	d := f.Create()
 	f.write(d.ID, "file", string(treetest.Bytes(4, 5<<20)))
-	s := f.take(d)
+	s := f.Take(d)
 	data, _ := f.stream(s, uuid.Nil)
 	o := f.other()
 	places := []int{0, 1, 7, 8, 100, 511, 512, 4096, len(data) - 1, len(data) - 4, len(data) - 40}
@@ -176,17 +176,17 @@ func damagedStreamIsRefused(f *fixture) {
 		}
 		flipped := bytes.Clone(data)
 		flipped[at] ^= 0x10
-		f.fails(o.receive(d, s, uuid.Nil, from, bytes.NewReader(flipped[from:])), dataset.ErrCorrupt)
+		f.Fails(o.receive(d, s, uuid.Nil, from, bytes.NewReader(flipped[from:])), dataset.ErrCorrupt)
 		if got := o.received(s); got.Complete || got.Bytes != 0 {
 			f.Errorf("flipped at %d of %d: %+v is kept", at, len(data), got)
 		}
 	}
-	other := f.snapshot(d)
-	f.fails(o.receive(d, other, uuid.Nil, 0, bytes.NewReader(data)), dataset.ErrCorrupt)
-	f.fails(o.receive(o.record(), s, uuid.Nil, 0, bytes.NewReader(data)), dataset.ErrCorrupt)
-	f.fails(o.receive(d, s, uuid.New(), 0, bytes.NewReader(data)), dataset.ErrConflict)
-	f.fails(o.receive(d, s, uuid.Nil, 0, bytes.NewReader(append(bytes.Clone(data), 0))), dataset.ErrCorrupt)
-	o.hasSnapshots(d.ID)
-	f.ok(o.receive(d, s, uuid.Nil, 0, bytes.NewReader(data)))
-	o.hasSnapshots(d.ID, s)
+	other := f.NewSnapshot(d)
+	f.Fails(o.receive(d, other, uuid.Nil, 0, bytes.NewReader(data)), dataset.ErrCorrupt)
+	f.Fails(o.receive(o.Record(), s, uuid.Nil, 0, bytes.NewReader(data)), dataset.ErrCorrupt)
+	f.Fails(o.receive(d, s, uuid.New(), 0, bytes.NewReader(data)), dataset.ErrConflict)
+	f.Fails(o.receive(d, s, uuid.Nil, 0, bytes.NewReader(append(bytes.Clone(data), 0))), dataset.ErrCorrupt)
+	o.HasSnapshots(d.ID)
+	f.OK(o.receive(d, s, uuid.Nil, 0, bytes.NewReader(data)))
+	o.HasSnapshots(d.ID, s)
 }

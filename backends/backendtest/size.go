@@ -22,21 +22,21 @@ const (
 // sizeIsEnforcedOrRefused fills a dataset of each filesystem: it gets ENOSPC (or EDQUOT) at its size, within
 // 3 %, and no other dataset does.
 func sizeIsEnforcedOrRefused(f *fixture) {
-	d := f.record()
+	d := f.Record()
 	d.Size = small
-	if !f.can.EnforcesSize {
+	if !f.Can.EnforcesSize {
 		for range 2 {
-			_, err := f.pool.Create(f.ctx, d)
-			f.fails(err, dataset.ErrUnsupported)
-			f.absent(d.ID)
-			_, err = f.pool.Clone(f.ctx, d, dataset.Source{Dataset: f.create().ID}, nil)
-			f.fails(err, dataset.ErrUnsupported)
-			f.absent(d.ID)
+			_, err := f.Pool.Create(f.Ctx, d)
+			f.Fails(err, dataset.ErrUnsupported)
+			f.Absent(d.ID)
+			_, err = f.Pool.Clone(f.Ctx, d, dataset.Source{Dataset: f.Create().ID}, nil)
+			f.Fails(err, dataset.ErrUnsupported)
+			f.Absent(d.ID)
 		}
 		return
 	}
-	other := f.mount(f.create().ID)
-	for _, fs := range f.kinds() {
+	other := f.mount(f.Create().ID)
+	for _, fs := range f.Kinds() {
 		size := full
 		if fs == "xfs" {
 			size = fullXFS
@@ -52,46 +52,46 @@ func within(have int64, size dataset.Size) bool {
 
 func (f *fixture) fillsAtItsSize(fs string, size dataset.Size, other *mounted) {
 	f.Helper()
-	d := f.record()
+	d := f.Record()
 	d.Size, d.Profile.Filesystem.Type = size, fs
-	f.twice(func() error {
-		got, err := f.pool.Create(f.ctx, d)
+	f.Twice(func() error {
+		got, err := f.Pool.Create(f.Ctx, d)
 		if got != size {
 			f.Errorf("asked for %s, got %s", size, got)
 		}
 		return err
 	})
 	m := f.mount(d.ID)
-	if total, free := f.space(m); f.can.OwnFilesystem &&
+	if total, free := f.space(m); f.Can.OwnFilesystem &&
 		(!within(free, size) || total < free || total > int64(size)*110/100) {
 		f.Errorf("df in an empty %s of %s shows %d bytes free of %d", fs, size, free, total)
 	}
 	if written := f.fill(m); !within(written, size) {
 		f.Errorf("%d bytes fit into %s of %s", written, fs, size)
 	}
-	f.ok(os.WriteFile(other.in("file"), treetest.Bytes(2, 10<<20), 0o600))
-	f.ok(unix.Syncfs(int(other.root.Fd())))
-	used, err := f.pool.Used(f.ctx, d.ID)
-	f.ok(err)
+	f.OK(os.WriteFile(other.in("file"), treetest.Bytes(2, 10<<20), 0o600))
+	f.OK(unix.Syncfs(int(other.root.Fd())))
+	used, err := f.Pool.Used(f.Ctx, d.ID)
+	f.OK(err)
 	most := size * 103 / 100
-	if f.can.OwnFilesystem {
+	if f.Can.OwnFilesystem {
 		most += 64 * dataset.MiB // its own, such as the log
 	}
 	if used > most {
 		f.Errorf("a full dataset of %s takes %s", size, used.Human())
 	}
-	f.ok(os.Remove(m.in("fill"))) // after that, writes succeed again
-	f.ok(os.WriteFile(m.in("file"), treetest.Bytes(2, 10<<20), 0o600))
-	f.ok(unix.Syncfs(int(m.root.Fd())))
+	f.OK(os.Remove(m.in("fill"))) // after that, writes succeed again
+	f.OK(os.WriteFile(m.in("file"), treetest.Bytes(2, 10<<20), 0o600))
+	f.OK(unix.Syncfs(int(m.root.Fd())))
 }
 
 func filesystemsAreMadeOrRefused(f *fixture) {
-	for _, fs := range f.can.Filesystems {
-		d := f.record()
+	for _, fs := range f.Can.Filesystems {
+		d := f.Record()
 		d.Profile.Filesystem.Type = fs
-		f.twice(func() error { _, err := f.pool.Create(f.ctx, d); return err })
+		f.Twice(func() error { _, err := f.Pool.Create(f.Ctx, d); return err })
 		m := f.mount(d.ID)
-		if names := f.names(m.path); len(names) > 0 {
+		if names := f.Names(m.path); len(names) > 0 {
 			f.Errorf("an empty %s contains %q", fs, names)
 		}
 		m.unmount()
@@ -99,11 +99,11 @@ func filesystemsAreMadeOrRefused(f *fixture) {
 		m.unmount()
 	}
 	for _, fs := range []string{"ext4", "xfs", "btrfs", "vfat", "../../etc", "-h"} {
-		d := f.record()
+		d := f.Record()
 		d.Profile.Filesystem.Type = fs
-		if _, err := f.pool.Create(f.ctx, d); err == nil {
+		if _, err := f.Pool.Create(f.Ctx, d); err == nil {
 			ok := false
-			for _, have := range f.can.Filesystems {
+			for _, have := range f.Can.Filesystems {
 				ok = ok || have == fs
 			}
 			if !ok {
@@ -113,44 +113,44 @@ func filesystemsAreMadeOrRefused(f *fixture) {
 		} else if !isKind(err, dataset.ErrUnsupported) && !isKind(err, dataset.ErrInvalid) {
 			f.Errorf("filesystem %q: got %v, want an unsupported error", fs, err)
 		}
-		f.absent(d.ID)
+		f.Absent(d.ID)
 	}
-	if !f.can.OwnFilesystem {
-		d := f.record()
+	if !f.Can.OwnFilesystem {
+		d := f.Record()
 		d.Profile.Filesystem.Mount = []string{"commit=60"}
-		_, err := f.pool.Create(f.ctx, d)
-		f.fails(err, dataset.ErrUnsupported)
-		f.absent(d.ID)
-		_, err = f.pool.Attach(f.ctx, f.create().ID, backends.AttachOptions{Mount: []string{"commit=60"}})
-		f.fails(err, dataset.ErrUnsupported)
+		_, err := f.Pool.Create(f.Ctx, d)
+		f.Fails(err, dataset.ErrUnsupported)
+		f.Absent(d.ID)
+		_, err = f.Pool.Attach(f.Ctx, f.Create().ID, backends.AttachOptions{Mount: []string{"commit=60"}})
+		f.Fails(err, dataset.ErrUnsupported)
 	}
 }
 
 func cloneSizes(f *fixture) {
-	if !f.can.EnforcesSize {
+	if !f.Can.EnforcesSize {
 		return // refused: see sizeIsEnforcedOrRefused
 	}
-	d := f.sized(small)
+	d := f.Sized(small)
 	f.write(d.ID, "file", "content")
-	s := f.take(d)
-	for _, src := range []dataset.Source{{Dataset: d.ID}, f.source(s)} {
-		same, bigger, smaller := f.record(), f.record(), f.record()
+	s := f.Take(d)
+	for _, src := range []dataset.Source{{Dataset: d.ID}, f.Source(s)} {
+		same, bigger, smaller := f.Record(), f.Record(), f.Record()
 		bigger.Size, smaller.Size = large, small/2
-		size, err := f.pool.Clone(f.ctx, same, src, nil)
-		f.ok(err)
+		size, err := f.Pool.Clone(f.Ctx, same, src, nil)
+		f.OK(err)
 		if size != small {
 			f.Errorf("a clone of %s has %s", small, size)
 		}
-		if _, ok := f.pool.(backends.Resizer); ok { // the dataset is still incoming
+		if _, ok := f.Pool.(backends.Resizer); ok { // the dataset is still incoming
 			f.resize(same, large, nil)
 			same.Size = large
-			if size, err := f.pool.Clone(f.ctx, same, src, nil); err != nil || size != large {
+			if size, err := f.Pool.Clone(f.Ctx, same, src, nil); err != nil || size != large {
 				f.Errorf("a clone that grew to %s has %s: %v", large, size, err)
 			}
 			f.holds(same.ID, "file", "content")
 		}
-		f.twice(func() error {
-			size, err := f.pool.Clone(f.ctx, bigger, src, nil)
+		f.Twice(func() error {
+			size, err := f.Pool.Clone(f.Ctx, bigger, src, nil)
 			if size != large {
 				f.Errorf("asked for a clone of %s, got %s", large, size)
 			}
@@ -158,12 +158,12 @@ func cloneSizes(f *fixture) {
 		})
 		f.holds(bigger.ID, "file", "content")
 		m := f.mount(bigger.ID)
-		if _, free := f.space(m); f.can.OwnFilesystem && !within(free, large) {
+		if _, free := f.space(m); f.Can.OwnFilesystem && !within(free, large) {
 			f.Errorf("df in a clone of %s shows %d bytes free", large, free)
 		}
 		m.unmount()
-		f.twice(func() error { // its source may have been resized since it was planned
-			size, err := f.pool.Clone(f.ctx, smaller, src, nil)
+		f.Twice(func() error { // its source may have been resized since it was planned
+			size, err := f.Pool.Clone(f.Ctx, smaller, src, nil)
 			if size != small {
 				f.Errorf("a clone of %s for which %s was requested has %s", small, smaller.Size, size)
 			}
@@ -171,7 +171,7 @@ func cloneSizes(f *fixture) {
 		})
 		f.holds(smaller.ID, "file", "content")
 		m = f.mount(smaller.ID)
-		if _, free := f.space(m); f.can.OwnFilesystem && !within(free, small) {
+		if _, free := f.space(m); f.Can.OwnFilesystem && !within(free, small) {
 			f.Errorf("df in a clone of %s for which %s was requested shows %d bytes free", small, smaller.Size, free)
 		}
 		m.unmount()
@@ -179,53 +179,53 @@ func cloneSizes(f *fixture) {
 }
 
 func growIdle(f *fixture) {
-	r, ok := f.pool.(backends.Resizer)
+	r, ok := f.Pool.(backends.Resizer)
 	if !ok {
 		return
 	}
-	f.fails(r.Resize(f.ctx, f.record().ID, large, nil), dataset.ErrNotFound)
-	d := f.sized(small)
+	f.Fails(r.Resize(f.Ctx, f.Record().ID, large, nil), dataset.ErrNotFound)
+	d := f.Sized(small)
 	f.write(d.ID, "file", "content")
-	s, keep := f.take(d), f.snapshot(d)
+	s, keep := f.Take(d), f.NewSnapshot(d)
 	f.resize(d, large, nil)
-	f.open()
+	f.Open()
 	m := f.mount(d.ID)
-	if _, free := f.space(m); f.can.OwnFilesystem && !within(free, large) {
+	if _, free := f.space(m); f.Can.OwnFilesystem && !within(free, large) {
 		f.Errorf("df in %s shows %d bytes free", large, free)
 	}
-	f.fileHolds(m.in("file"), "content")
-	f.ok(f.pool.(backends.Resizer).Grow(f.ctx, d.ID, m.root)) // nothing to do is fine
+	f.FileHolds(m.in("file"), "content")
+	f.OK(f.Pool.(backends.Resizer).Grow(f.Ctx, d.ID, m.root)) // nothing to do is fine
 	m.unmount()
-	f.twice(func() error { return f.pool.Restore(f.ctx, d.ID, s.ID, keep, nil) })
+	f.Twice(func() error { return f.Pool.Restore(f.Ctx, d.ID, s.ID, keep, nil) })
 	m = f.mount(d.ID)
-	if _, free := f.space(m); f.can.OwnFilesystem && !within(free, large) {
+	if _, free := f.space(m); f.Can.OwnFilesystem && !within(free, large) {
 		f.Errorf("df in %s shows %d bytes free once its content is older than that", large, free)
 	}
-	f.fileHolds(m.in("file"), "content")
+	f.FileHolds(m.in("file"), "content")
 	m.unmount()
-	if !f.can.Shrink {
+	if !f.Can.Shrink {
 		for range 2 {
-			f.fails(f.pool.(backends.Resizer).Resize(f.ctx, d.ID, small, nil), dataset.ErrUnsupported)
+			f.Fails(f.Pool.(backends.Resizer).Resize(f.Ctx, d.ID, small, nil), dataset.ErrUnsupported)
 		}
 		f.holds(d.ID, "file", "content")
 	} else {
 		f.resize(d, small, nil)
 		f.holds(d.ID, "file", "content")
 	}
-	f.holds(f.clone(f.source(s)).ID, "file", "content")
+	f.holds(f.Clone(f.Source(s)).ID, "file", "content")
 }
 
 func growMounted(f *fixture) {
-	if !f.can.EnforcesSize {
+	if !f.Can.EnforcesSize {
 		return
 	}
-	for _, fs := range f.kinds() {
-		d := f.record()
+	for _, fs := range f.Kinds() {
+		d := f.Record()
 		d.Size, d.Profile.Filesystem.Type = small, fs
-		_, err := f.pool.Create(f.ctx, d)
-		f.ok(err)
-		f.ok(f.pool.Commit(f.ctx, d.ID))
-		if f.can.OnlineGrow && !slices.Contains(f.can.OfflineGrow, fs) {
+		_, err := f.Pool.Create(f.Ctx, d)
+		f.OK(err)
+		f.OK(f.Pool.Commit(f.Ctx, d.ID))
+		if f.Can.OnlineGrow && !slices.Contains(f.Can.OfflineGrow, fs) {
 			f.growsMounted(d)
 		} else {
 			f.growsNotMounted(d)
@@ -237,21 +237,21 @@ func (f *fixture) growsMounted(d dataset.Dataset) {
 	f.Helper()
 	m := f.mount(d.ID)
 	file, err := os.Create(m.in("open"))
-	f.ok(err)
+	f.OK(err)
 	defer file.Close()
 	f.resize(d, large, m)
-	if _, free := f.space(m); f.can.OwnFilesystem && !within(free, large) {
+	if _, free := f.space(m); f.Can.OwnFilesystem && !within(free, large) {
 		f.Errorf("df in %s shows %d bytes free", large, free)
 	}
 	_, err = file.WriteString("the same file, still open")
-	f.ok(err)
-	f.ok(file.Close())
+	f.OK(err)
+	f.OK(file.Close())
 	if fit := f.room(m); !within(fit, large) {
 		f.Errorf("%d bytes fit into %s", fit, large)
 	}
-	f.ok(os.Remove(m.in("fill")))
+	f.OK(os.Remove(m.in("fill")))
 	m.unmount()
-	f.open()
+	f.Open()
 	f.holds(d.ID, "open", "the same file, still open")
 }
 
@@ -261,7 +261,7 @@ func (f *fixture) growsNotMounted(d dataset.Dataset) {
 	f.Helper()
 	m := f.mount(d.ID)
 	before, _ := f.space(m)
-	f.fails(f.pool.(backends.Resizer).Resize(f.ctx, d.ID, large, m.root), dataset.ErrUnsupported)
+	f.Fails(f.Pool.(backends.Resizer).Resize(f.Ctx, d.ID, large, m.root), dataset.ErrUnsupported)
 	if total, _ := f.space(m); total != before {
 		f.Errorf("df shows %d after the refusal, %d before", total, before)
 	}
@@ -276,20 +276,20 @@ const half = small * 6 / 10
 // count, and a clone begins with its shared blocks, unless the pool declares that it counts all writes. Snapshots of a
 // restored head must not count either.
 func whatASizeCounts(f *fixture) {
-	if !f.can.EnforcesSize {
+	if !f.Can.EnforcesSize {
 		return
 	}
-	d := f.sized(small)
+	d := f.Sized(small)
 	m := f.mount(d.ID)
-	f.ok(f.fillHalf(m))
+	f.OK(f.fillHalf(m))
 	m = f.unmountToCopy(m)
-	s := f.take(d)
+	s := f.Take(d)
 	m = f.remount(d.ID, m)
-	f.ok(os.Remove(m.in("half")))
-	f.ok(unix.Syncfs(int(m.root.Fd())))
+	f.OK(os.Remove(m.in("half")))
+	f.OK(unix.Syncfs(int(m.root.Fd())))
 	err := f.fillHalf(m)
 	full := errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)
-	if full != f.can.CountsWritten || (err != nil && !full) {
+	if full != f.Can.CountsWritten || (err != nil && !full) {
 		f.Errorf("rewriting it beside a snapshot: %v", err)
 	}
 	m.unmount()
@@ -299,38 +299,38 @@ func whatASizeCounts(f *fixture) {
 		defer m.unmount()
 		written := f.fill(m)
 		// The usable size is within 3 % of the declared one.
-		if shared := written > int64(small-half+small*3/100); shared != f.can.CountsWritten {
+		if shared := written > int64(small-half+small*3/100); shared != f.Can.CountsWritten {
 			f.Errorf("%s of %s with %s in it took %d bytes more", what, small, half.Human(), written)
 		}
 	}
-	before("a clone", f.clone(f.source(s)))
-	f.ok(f.pool.Restore(f.ctx, d.ID, s.ID, f.snapshot(d), nil))
+	before("a clone", f.Clone(f.Source(s)))
+	f.OK(f.Pool.Restore(f.Ctx, d.ID, s.ID, f.NewSnapshot(d), nil))
 	before("a restored head", d)
 }
 
 // noSize makes a dataset without a size, if none is needed: it is as large as the pool, and gets a size
 // later, or in its clone.
 func noSize(f *fixture) {
-	if !f.can.EnforcesSize || f.pool.Info().DefaultSize != 0 {
+	if !f.Can.EnforcesSize || f.Pool.Info().DefaultSize != 0 {
 		return
 	}
-	d := f.create()
+	d := f.Create()
 	m := f.mount(d.ID)
-	f.ok(f.fillHalf(m))
-	f.ok(unix.Syncfs(int(m.root.Fd())))
-	if f.can.CountsWritten {
+	f.OK(f.fillHalf(m))
+	f.OK(unix.Syncfs(int(m.root.Fd())))
+	if f.Can.CountsWritten {
 		m.unmount()
 		return
 	}
 	m = f.unmountToCopy(m)
-	c := f.record()
+	c := f.Record()
 	c.Size = small / 2
-	_, err := f.pool.Clone(f.ctx, c, dataset.Source{Dataset: d.ID}, nil)
-	f.fails(err, dataset.ErrUnsupported)
-	f.absent(c.ID)
+	_, err := f.Pool.Clone(f.Ctx, c, dataset.Source{Dataset: d.ID}, nil)
+	f.Fails(err, dataset.ErrUnsupported)
+	f.Absent(c.ID)
 	c.Size = small
-	f.twice(func() error {
-		size, err := f.pool.Clone(f.ctx, c, dataset.Source{Dataset: d.ID}, nil)
+	f.Twice(func() error {
+		size, err := f.Pool.Clone(f.Ctx, c, dataset.Source{Dataset: d.ID}, nil)
 		if size != small {
 			f.Errorf("asked for a clone of %s, got %s", small, size)
 		}
@@ -350,15 +350,15 @@ func noSize(f *fixture) {
 
 // shrinkIsRefused checks that no pool shrinks a dataset below its usage.
 func shrinkIsRefused(f *fixture) {
-	r, ok := f.pool.(backends.Resizer)
-	if !ok || !f.can.EnforcesSize {
+	r, ok := f.Pool.(backends.Resizer)
+	if !ok || !f.Can.EnforcesSize {
 		return
 	}
-	d := f.sized(large)
+	d := f.Sized(large)
 	m := f.mount(d.ID)
-	f.ok(f.fillHalf(m))
+	f.OK(f.fillHalf(m))
 	for range 2 {
-		f.fails(r.Resize(f.ctx, d.ID, half/2, m.root), dataset.ErrUnsupported)
+		f.Fails(r.Resize(f.Ctx, d.ID, half/2, m.root), dataset.ErrUnsupported)
 	}
 	if written := f.fill(m); written < int64(small-half) {
 		f.Errorf("%d bytes more fit into %s after the refusal", written, large)
@@ -367,20 +367,20 @@ func shrinkIsRefused(f *fixture) {
 
 // usedIsKnown watches a folder in a dataset. A walk of the tree would open it.
 func usedIsKnown(f *fixture) {
-	d := f.create()
+	d := f.Create()
 	m := f.mount(d.ID)
-	f.ok(os.Mkdir(m.in("folder"), 0o755))
+	f.OK(os.Mkdir(m.in("folder"), 0o755))
 	watch, err := unix.InotifyInit1(unix.IN_NONBLOCK | unix.IN_CLOEXEC)
-	f.ok(err)
+	f.OK(err)
 	defer unix.Close(watch)
 	_, err = unix.InotifyAddWatch(watch, m.in("folder"), unix.IN_OPEN)
-	f.ok(err)
-	_, err = f.pool.Used(f.ctx, d.ID)
-	f.ok(err)
+	f.OK(err)
+	_, err = f.Pool.Used(f.Ctx, d.ID)
+	f.OK(err)
 	_, err = unix.Read(watch, make([]byte, 4<<10))
-	if known := errors.Is(err, unix.EAGAIN); known != (f.can.OwnFilesystem || f.can.KnowsUsed) {
+	if known := errors.Is(err, unix.EAGAIN); known != (f.Can.OwnFilesystem || f.Can.KnowsUsed) {
 		f.Errorf("used space known without a walk: %v, with own_filesystem %v and knows_used "+
-			"%v", known, f.can.OwnFilesystem,
-			f.can.KnowsUsed)
+			"%v", known, f.Can.OwnFilesystem,
+			f.Can.KnowsUsed)
 	}
 }

@@ -19,46 +19,46 @@ func isKind(err error, kind *dataset.Kind) bool { return errors.Is(err, kind) }
 // snapshotIsImmutable changes and destroys everything that shares blocks with a snapshot, and checks that its
 // clones still have the content of its moment.
 func snapshotIsImmutable(f *fixture) {
-	plain, d := f.plain(), f.create()
+	plain, d := f.plain(), f.Create()
 	m := f.mount(d.ID)
 	treetest.Plant(f.T, plain.Name(), f.without...)
 	treetest.Plant(f.T, m.path, f.without...)
 	m.unmount()
-	s := f.snapshot(d)
+	s := f.NewSnapshot(d)
 	var told int64
-	f.twice(func() error {
-		return f.pool.Snapshot(f.ctx, s, func(done, total int64) {
+	f.Twice(func() error {
+		return f.Pool.Snapshot(f.Ctx, s, func(done, total int64) {
 			if done < told || (total > 0 && done > total) {
 				f.Errorf("progress went from %d to %d of %d", told, done, total)
 			}
 			told = done
 		})
 	})
-	f.hasSnapshots(d.ID, s)
+	f.HasSnapshots(d.ID, s)
 
 	m = f.mount(d.ID)
-	f.ok(os.WriteFile(m.in("file-1048576"), bytes.Repeat([]byte("overwritten"), 100_000), 0o600))
-	f.ok(os.RemoveAll(m.in("wide")))
-	f.ok(os.WriteFile(m.in("more"), treetest.Bytes(9, 1<<20), 0o600))
-	f.ok(unix.Chmod(m.path, 0o700))
+	f.OK(os.WriteFile(m.in("file-1048576"), bytes.Repeat([]byte("overwritten"), 100_000), 0o600))
+	f.OK(os.RemoveAll(m.in("wide")))
+	f.OK(os.WriteFile(m.in("more"), treetest.Bytes(9, 1<<20), 0o600))
+	f.OK(unix.Chmod(m.path, 0o700))
 	m.unmount()
-	f.ok(f.pool.Snapshot(f.ctx, s, nil)) // repeated: must not change the snapshot
-	f.open()
-	f.hasSnapshots(d.ID, s)
+	f.OK(f.Pool.Snapshot(f.Ctx, s, nil)) // repeated: must not change the snapshot
+	f.Open()
+	f.HasSnapshots(d.ID, s)
 
-	c := f.clone(f.source(s))
+	c := f.Clone(f.Source(s))
 	m = f.mount(c.ID)
 	f.equal(plain, m.root)
-	f.ok(os.WriteFile(m.in("in the clone"), nil, 0o600))
+	f.OK(os.WriteFile(m.in("in the clone"), nil, 0o600))
 	m.unmount()
-	m = f.mount(f.clone(f.source(s)).ID)
+	m = f.mount(f.Clone(f.Source(s)).ID)
 	f.equal(plain, m.root)
 	m.unmount()
 
-	newer := f.take(d)
-	f.hasSnapshots(d.ID, s, newer)
-	f.twice(func() error { return f.pool.DeleteSnapshot(f.ctx, d.ID, newer.ID) })
-	f.hasSnapshots(d.ID, s)
+	newer := f.Take(d)
+	f.HasSnapshots(d.ID, s, newer)
+	f.Twice(func() error { return f.Pool.DeleteSnapshot(f.Ctx, d.ID, newer.ID) })
+	f.HasSnapshots(d.ID, s)
 	f.holds(d.ID, "file-1048576", string(bytes.Repeat([]byte("overwritten"), 100_000)))
 }
 
@@ -66,16 +66,16 @@ func snapshotIsImmutable(f *fixture) {
 // acknowledged before it. A backend that copies refuses, and says so by its
 // capabilities.
 func snapshotWhileWritten(f *fixture) {
-	d := f.create()
+	d := f.Create()
 	m := f.mount(d.ID)
 	j := f.journal(m)
 	var taken []dataset.Snapshot
 	var before []int64
 	for range 5 {
-		n, s := j.await(20), f.snapshot(d)
-		err := f.pool.Snapshot(f.ctx, s, nil)
-		if !f.can.InstantSnapshot {
-			f.fails(err, dataset.ErrInUse)
+		n, s := j.await(20), f.NewSnapshot(d)
+		err := f.Pool.Snapshot(f.Ctx, s, nil)
+		if !f.Can.InstantSnapshot {
+			f.Fails(err, dataset.ErrInUse)
 			continue
 		}
 		if err != nil {
@@ -86,53 +86,53 @@ func snapshotWhileWritten(f *fixture) {
 	}
 	j.stop()
 	m.unmount()
-	f.hasSnapshots(d.ID, taken...)
+	f.HasSnapshots(d.ID, taken...)
 	for i, s := range taken {
-		f.journalHolds(f.clone(f.source(s)), before[i])
+		f.journalHolds(f.Clone(f.Source(s)), before[i])
 	}
 	f.journalHolds(d, j.await(0))
 }
 
 func restoreKeepsWhatWas(f *fixture) {
-	d := f.create()
+	d := f.Create()
 	m := f.mount(d.ID)
 	treetest.Plant(f.T, m.path, f.without...)
 	m.unmount()
-	s := f.take(d)
+	s := f.Take(d)
 	plain := f.plain()
 	m = f.mount(d.ID)
-	f.ok(tree.Copy(f.ctx, m.root, plain, nil))
-	f.ok(os.WriteFile(m.in("second"), []byte("second"), 0o600))
-	f.ok(os.RemoveAll(m.in("wide")))
+	f.OK(tree.Copy(f.Ctx, m.root, plain, nil))
+	f.OK(os.WriteFile(m.in("second"), []byte("second"), 0o600))
+	f.OK(os.RemoveAll(m.in("wide")))
 	m.unmount()
-	newer := f.take(d)
+	newer := f.Take(d)
 	f.write(d.ID, "third", "third")
 
-	keep := f.snapshot(d)
+	keep := f.NewSnapshot(d)
 	keep.Kind, keep.Name = dataset.SnapshotRestore, "the previous content"
-	f.twice(func() error { return f.pool.Restore(f.ctx, d.ID, s.ID, keep, nil) })
-	f.open()
-	f.hasSnapshots(d.ID, s, newer, keep)
+	f.Twice(func() error { return f.Pool.Restore(f.Ctx, d.ID, s.ID, keep, nil) })
+	f.Open()
+	f.HasSnapshots(d.ID, s, newer, keep)
 	m = f.mount(d.ID)
 	f.equal(plain, m.root)
-	f.ok(os.WriteFile(m.in("after"), []byte("after"), 0o600))
-	f.ok(f.pool.Restore(f.ctx, d.ID, s.ID, keep, nil)) // repeated while in use: later writes must stay
+	f.OK(os.WriteFile(m.in("after"), []byte("after"), 0o600))
+	f.OK(f.Pool.Restore(f.Ctx, d.ID, s.ID, keep, nil)) // repeated while in use: later writes must stay
 	m.unmount()
 	f.holds(d.ID, "after", "after")
 
-	kept := f.clone(f.source(keep))
+	kept := f.Clone(f.Source(keep))
 	f.holds(kept.ID, "third", "third")
-	f.holds(f.clone(f.source(newer)).ID, "third", "")
-	f.holds(f.clone(f.source(newer)).ID, "second", "second")
+	f.holds(f.Clone(f.Source(newer)).ID, "third", "")
+	f.holds(f.Clone(f.Source(newer)).ID, "second", "second")
 
-	back := f.snapshot(d) // and restore the kept head
-	f.ok(f.pool.Restore(f.ctx, d.ID, keep.ID, back, nil))
-	f.hasSnapshots(d.ID, s, newer, keep, back)
+	back := f.NewSnapshot(d) // and restore the kept head
+	f.OK(f.Pool.Restore(f.Ctx, d.ID, keep.ID, back, nil))
+	f.HasSnapshots(d.ID, s, newer, keep, back)
 	f.holds(d.ID, "third", "third")
-	f.holds(f.clone(f.source(back)).ID, "after", "after")
+	f.holds(f.Clone(f.Source(back)).ID, "after", "after")
 	for _, old := range []dataset.Snapshot{s, keep, back, newer} {
-		if f.can.CloneIndependent {
-			f.twice(func() error { return f.pool.DeleteSnapshot(f.ctx, d.ID, old.ID) })
+		if f.Can.CloneIndependent {
+			f.Twice(func() error { return f.Pool.DeleteSnapshot(f.Ctx, d.ID, old.ID) })
 		}
 	}
 	f.holds(d.ID, "third", "third")
@@ -143,44 +143,44 @@ func restoreKeepsWhatWas(f *fixture) {
 // was used since, and none of its writes may be lost. A finished restore is not repeated, neither over later
 // writes nor over another restore.
 func restoreKeepsWhatTheHeadIsThen(f *fixture) {
-	d := f.create()
+	d := f.Create()
 	f.write(d.ID, "file", "old")
-	s := f.take(d)
+	s := f.Take(d)
 	f.write(d.ID, "file", "before")
-	keep := f.snapshot(d)
+	keep := f.NewSnapshot(d)
 	keep.Kind = dataset.SnapshotRestore
-	f.ok(f.pool.Snapshot(f.ctx, keep, nil))
+	f.OK(f.Pool.Snapshot(f.Ctx, keep, nil))
 	f.write(d.ID, "file", "acknowledged")
-	f.twice(func() error { return f.pool.Restore(f.ctx, d.ID, s.ID, keep, nil) })
+	f.Twice(func() error { return f.Pool.Restore(f.Ctx, d.ID, s.ID, keep, nil) })
 	f.holds(d.ID, "file", "old")
-	f.hasSnapshots(d.ID, s, keep)
-	f.holds(f.clone(f.source(keep)).ID, "file", "acknowledged")
+	f.HasSnapshots(d.ID, s, keep)
+	f.holds(f.Clone(f.Source(keep)).ID, "file", "acknowledged")
 
 	f.write(d.ID, "file", "later")
-	second := f.snapshot(d)
+	second := f.NewSnapshot(d)
 	second.Kind = dataset.SnapshotRestore
-	f.ok(f.pool.Restore(f.ctx, d.ID, s.ID, second, nil))
+	f.OK(f.Pool.Restore(f.Ctx, d.ID, s.ID, second, nil))
 	f.write(d.ID, "file", "last")
 	for _, again := range []dataset.Snapshot{keep, second} {
-		f.ok(f.pool.Restore(f.ctx, d.ID, s.ID, again, nil))
+		f.OK(f.Pool.Restore(f.Ctx, d.ID, s.ID, again, nil))
 		f.holds(d.ID, "file", "last")
 	}
-	f.hasSnapshots(d.ID, s, keep, second)
-	f.holds(f.clone(f.source(keep)).ID, "file", "acknowledged")
-	f.holds(f.clone(f.source(second)).ID, "file", "later")
+	f.HasSnapshots(d.ID, s, keep, second)
+	f.holds(f.Clone(f.Source(keep)).ID, "file", "acknowledged")
+	f.holds(f.Clone(f.Source(second)).ID, "file", "later")
 }
 
 func restoreInUseIsRefused(f *fixture) {
-	d := f.create()
+	d := f.Create()
 	f.write(d.ID, "file", "old")
-	s := f.take(d)
+	s := f.Take(d)
 	m := f.mount(d.ID)
-	f.ok(os.WriteFile(m.in("file"), []byte("new"), 0o600))
+	f.OK(os.WriteFile(m.in("file"), []byte("new"), 0o600))
 	for range 2 {
-		f.fails(f.pool.Restore(f.ctx, d.ID, s.ID, f.snapshot(d), nil), dataset.ErrInUse)
+		f.Fails(f.Pool.Restore(f.Ctx, d.ID, s.ID, f.NewSnapshot(d), nil), dataset.ErrInUse)
 	}
-	f.fileHolds(m.in("file"), "new")
+	f.FileHolds(m.in("file"), "new")
 	m.unmount()
-	f.hasSnapshots(d.ID, s)
+	f.HasSnapshots(d.ID, s)
 	f.holds(d.ID, "file", "new")
 }

@@ -25,24 +25,24 @@ const (
 // group of its own, and checks that its direct reads and writes take as long as the limit says. Where the
 // host has no hierarchy for it no pool claims limits.
 func speedIsLimited(f *fixture) {
-	if !f.can.OwnDevice {
+	if !f.Can.OwnDevice {
 		return
 	}
 	h, err := iolimit.Find()
 	if errors.Is(err, iolimit.ErrNone) {
 		return
 	}
-	f.ok(err)
-	m := f.mount(f.create().ID)
+	f.OK(err)
+	m := f.mount(f.Create().ID)
 	defer m.unmount()
 	device, is, err := iolimit.DeviceOf(m.path)
-	f.ok(err)
+	f.OK(err)
 	if !is {
 		f.Fatalf("%s is on no device", m.path)
 	}
-	f.ok(os.WriteFile(m.in("file"), make([]byte, parts*piece), 0o600)) // so that nothing but its data is written
-	f.ok(unix.Syncfs(int(m.root.Fd())))
-	f.ok(h.RunInGroup("drover-verify-", func(group string) error {
+	f.OK(os.WriteFile(m.in("file"), make([]byte, parts*piece), 0o600)) // so that nothing but its data is written
+	f.OK(unix.Syncfs(int(m.root.Fd())))
+	f.OK(h.RunInGroup("drover-verify-", func(group string) error {
 		for _, c := range []struct {
 			what   string
 			limits iolimit.Limits

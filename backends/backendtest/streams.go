@@ -22,9 +22,9 @@ type streams struct {
 func (f *streams) stream(s dataset.Snapshot, base uuid.UUID) ([]byte, backends.Stream) {
 	f.Helper()
 	var out bytes.Buffer
-	sent, err := f.copier().Send(f.ctx, f.source(s), base, 0, &out, nil)
-	f.ok(err)
-	if sent.Base != base || (sent.Size == 0 && f.can.OwnFilesystem) || sent.Bytes != int64(out.Len()) ||
+	sent, err := f.Copier().Send(f.Ctx, f.Source(s), base, 0, &out, nil)
+	f.OK(err)
+	if sent.Base != base || (sent.Size == 0 && f.Can.OwnFilesystem) || sent.Bytes != int64(out.Len()) ||
 		len(sent.Sum) != 64 {
 		f.Errorf("a stream of %d bytes is reported as %+v", out.Len(), sent)
 	}
@@ -35,23 +35,23 @@ func (f *streams) stream(s dataset.Snapshot, base uuid.UUID) ([]byte, backends.S
 // copy to compare with.
 func (f *streams) planted() (dataset.Dataset, dataset.Snapshot, *os.File) {
 	f.Helper()
-	d, plain := f.create(), f.plain()
+	d, plain := f.Create(), f.plain()
 	m := f.mount(d.ID)
 	treetest.Plant(f.T, m.path, f.without...)
-	f.ok(tree.Copy(f.ctx, m.root, plain, nil))
+	f.OK(tree.Copy(f.Ctx, m.root, plain, nil))
 	m.unmount()
-	return d, f.take(d), plain
+	return d, f.Take(d), plain
 }
 
 func (f *streams) receive(d dataset.Dataset, s dataset.Snapshot, base uuid.UUID, from int64, r io.Reader) error {
-	_, err := f.copier().Receive(f.ctx, backends.Delivery{Dataset: d, Snapshot: s, Base: base, From: from}, r, nil)
+	_, err := f.Copier().Receive(f.Ctx, backends.Delivery{Dataset: d, Snapshot: s, Base: base, From: from}, r, nil)
 	return err
 }
 
 func (f *streams) received(s dataset.Snapshot) backends.Received {
 	f.Helper()
-	have, err := f.copier().Received(f.ctx, s.Dataset, s.ID)
-	f.ok(err)
+	have, err := f.Copier().Received(f.Ctx, s.Dataset, s.ID)
+	f.OK(err)
 	return have
 }
 
@@ -59,7 +59,7 @@ func (f *streams) received(s dataset.Snapshot) backends.Received {
 func (f *streams) transfer(to *fixture, d dataset.Dataset, s dataset.Snapshot, base uuid.UUID) {
 	f.Helper()
 	data, sent := f.stream(s, base)
-	f.twice(func() error { return to.receive(d, s, base, 0, bytes.NewReader(data)) })
+	f.Twice(func() error { return to.receive(d, s, base, 0, bytes.NewReader(data)) })
 	if got := to.received(s); !got.Complete || got.Stream != sent {
 		f.Errorf("received %+v, sent %+v", got, sent)
 	}

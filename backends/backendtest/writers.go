@@ -34,7 +34,7 @@ type journal struct {
 func (f *fixture) journal(m *mounted) *journal {
 	f.Helper()
 	file, err := os.OpenFile(m.in("journal"), os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o600)
-	f.ok(err)
+	f.OK(err)
 	j := &journal{f: f}
 	j.cond = sync.NewCond(&j.mu)
 	j.ended.Go(func() {
@@ -86,7 +86,7 @@ func (j *journal) halted() {
 func (j *journal) stop() {
 	j.f.Helper()
 	j.halted()
-	j.f.ok(j.err)
+	j.f.OK(j.err)
 }
 
 // journalHolds fails unless the dataset has the records from 1 on without a gap, and at least that many.
@@ -95,7 +95,7 @@ func (f *fixture) journalHolds(d dataset.Dataset, atLeast int64) {
 	m := f.mount(d.ID)
 	defer m.unmount()
 	file, err := os.Open(m.in("journal"))
-	f.ok(err)
+	f.OK(err)
 	defer file.Close()
 	record := make([]byte, recordSize)
 	n := int64(0)
@@ -118,22 +118,22 @@ const longestFreeze = 20 * time.Second
 // snapshot must contain writes that were not flushed. A writer is blocked during the snapshot, and continues after it.
 // A pool whose datasets have no own filesystem is never frozen, and neither is a pool that freezes by itself.
 func freezeHoldsWriters(f *fixture) {
-	if !f.can.OwnFilesystem {
+	if !f.Can.OwnFilesystem {
 		return
 	}
-	d := f.create()
+	d := f.Create()
 	m := f.mount(d.ID)
-	f.ok(os.WriteFile(m.in("before"), []byte("before the freeze"), 0o600))
-	s := f.snapshot(d)
-	take := func() { f.ok(f.pool.Snapshot(f.ctx, s, nil)) }
-	if f.pool.Info().Freezes && d.Encryption == nil { // the device below LUKS is not the filesystem's
+	f.OK(os.WriteFile(m.in("before"), []byte("before the freeze"), 0o600))
+	s := f.NewSnapshot(d)
+	take := func() { f.OK(f.Pool.Snapshot(f.Ctx, s, nil)) }
+	if f.Pool.Info().Freezes && d.Encryption == nil { // the device below LUKS is not the filesystem's
 		take()
 	} else {
 		f.frozen(m, take)
-		f.fileHolds(m.in("meanwhile"), "written")
+		f.FileHolds(m.in("meanwhile"), "written")
 	}
 	m.unmount()
-	c := f.clone(f.source(s))
+	c := f.Clone(f.Source(s))
 	f.holds(c.ID, "before", "before the freeze")
 	f.holds(c.ID, "meanwhile", "")
 }
