@@ -44,7 +44,7 @@ func TestWithoutMkfs(t *testing.T) {
 	refused(err, "apt-get install xfsprogs", "apt-get install e2fsprogs")
 	for fs, pkg := range map[string]string{XFS: "xfsprogs", Ext4: "e2fsprogs"} {
 		_, err := Choose(fs, dataset.GiB, nil)
-		refused(err, `no filesystem "`+fs+`"`, "apt-get install "+pkg)
+		refused(err, `filesystem "`+fs+`" is not available`, "apt-get install "+pkg)
 		refused(CheckUsable(fs), "apt-get install "+pkg)
 	}
 	for i, fs := range []string{Ext4, XFS} {
