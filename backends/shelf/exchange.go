@@ -120,7 +120,7 @@ func (x *Exchange) openComplete(at string, id uuid.UUID) (there *os.Root, f *Fol
 	return nil, nil, errors.Join(other.notFoundError(id), there.Close())
 }
 
-// ConfirmConfirmTaken reports whether this pool has the whole dataset, taken after an epoch, and writes d as its
+// ConfirmTaken reports whether this pool has the whole dataset, taken after an epoch, and writes d as its
 // record. It fails with dataset.ErrConflict if the present record is of a later epoch than d, or if the dataset was in
 // this pool before: then it is another one, and stays unchanged.
 func (x *Exchange) ConfirmTaken(d dataset.Dataset, after uint64) (bool, error) {

@@ -82,6 +82,7 @@ func (f *Checks) Fails(err error, kinds ...*dataset.Kind) {
 	f.Fatalf("got %v (kind %s), want a %s error", err, dataset.KindOf(err).Code, kinds[0].Code)
 }
 
+// FileHolds fails unless the file at path has the content want.
 func (f *Checks) FileHolds(path, want string) {
 	f.Helper()
 	if b, err := os.ReadFile(path); err != nil || string(b) != want {
@@ -89,6 +90,7 @@ func (f *Checks) FileHolds(path, want string) {
 	}
 }
 
+// Names returns the names in a directory.
 func (f *Checks) Names(dir string) []string {
 	f.Helper()
 	entries, err := os.ReadDir(dir)

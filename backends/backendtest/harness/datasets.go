@@ -156,12 +156,14 @@ func (f *Datasets) Sized(size dataset.Size) dataset.Dataset {
 	return d
 }
 
+// InStateWith fails unless the pool lists d as ready with the snapshots s.
 func (f *Datasets) InStateWith(d dataset.Dataset, s ...dataset.Snapshot) {
 	f.Helper()
 	f.InState(d, backends.EntryReady)
 	f.HasSnapshots(d.ID, s...)
 }
 
+// Source returns a snapshot as a source.
 func (f *Datasets) Source(s dataset.Snapshot) dataset.Source {
 	return dataset.Source{Dataset: s.Dataset, Snapshot: s.ID}
 }

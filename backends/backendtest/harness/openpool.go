@@ -175,6 +175,7 @@ func (f *OpenPool) Kinds() []string {
 	return f.Can.Filesystems
 }
 
+// Copier returns the pool, which must keep copies.
 func (f *OpenPool) Copier() backends.Copier { return f.Pool.(backends.Copier) }
 
 // CommitJournal forces the journal of the pool's filesystem to the disk. All changed names are durable then, but not
