@@ -12,6 +12,7 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/profiles"
 	"github.com/droverhq/drover/cmd/drover/internal/servers"
 	"github.com/droverhq/drover/cmd/drover/internal/snapshots"
+	"github.com/droverhq/drover/cmd/drover/internal/status"
 	"github.com/droverhq/drover/cmd/drover/internal/stores"
 	"github.com/droverhq/drover/cmd/drover/internal/trash"
 	"github.com/droverhq/drover/cmd/drover/internal/verification"
@@ -34,6 +35,7 @@ IDs. Exit codes: 0 success, 1 failure, 2 wrong usage.`,
 		SilenceUsage:      true,
 		DisableAutoGenTag: true,
 	},
+		status.Command(a),
 		servers.ServeCommand(a),
 		servers.ControlCommand(a),
 		servers.AgentCommand(a),

@@ -74,11 +74,18 @@ var scenarios = map[string]func(c *console){
 	},
 	"away": func(c *console) {
 		c.fake.fail = map[string]error{}
-		for _, m := range []string{"Volumes", "Volume", "Submit", "Version", "Profiles", "Doctor"} {
+		for _, m := range []string{"Volumes", "Volume", "Submit", "Version", "Profiles", "Doctor", "NodeList", "Pools", "Operations"} {
 			c.fake.fail[m] = dataset.Errorf(dataset.ErrUnavailable, "cannot reach drover at unix:///run/drover/drover.sock\t(is it running?)")
 		}
 	},
 	"paged": func(c *console) { c.fake.pageSize = 1 },
+	"healthy": func(c *console) {
+		c.fake.volumes, c.fake.pools, c.fake.operations, c.fake.findings = c.fake.volumes[:1], c.fake.pools[:1], nil, nil
+	},
+	"on-control": func(c *console) { // a replica that is not a node
+		c.fake.version.Node = ""
+		c.fake.fail = map[string]error{"Doctor": dataset.Errorf(dataset.ErrUnsupported, "this is control")}
+	},
 	"silent": func(c *console) { // the node has not been heard of
 		for i := range c.fake.volumes {
 			c.fake.volumes[i].Status = nil

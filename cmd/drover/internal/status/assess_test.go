@@ -1,0 +1,186 @@
+package status
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+var (
+	now   = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	alpha = uuid.MustParse("a0000000-0000-4000-8000-000000000001")
+	beta  = uuid.MustParse("b0000000-0000-4000-8000-000000000002")
+	op1   = uuid.MustParse("01000000-0000-4000-8000-000000000001")
+	op2   = uuid.MustParse("02000000-0000-4000-8000-000000000002")
+)
+
+// healthy is a cluster of two nodes with a pool each, and a volume with a replica.
+func healthy() Cluster {
+	node := func(id uuid.UUID, name string) api.Node {
+		return api.Node{Live: true, StatusSince: now.Add(-time.Hour), Node: dataset.Node{ID: id, Name: name, Version: "1.2.3"}}
+	}
+	pool := func(n api.Node) api.Pool {
+		return api.Pool{
+			NodeName: n.Name, Pool: dataset.Pool{ID: uuid.New(), Name: "default", Node: n.ID},
+			Status: &dataset.PoolStatus{Online: true, Size: 100 * dataset.GiB, Free: 50 * dataset.GiB},
+		}
+	}
+	nodes := []api.Node{node(alpha, "alpha"), node(beta, "beta")}
+	v := api.Volume{
+		Node: "alpha", Status: &dataset.DatasetStatus{Used: 10 * dataset.GiB},
+		Dataset: dataset.Dataset{
+			ID: uuid.New(), Volume: "db", State: dataset.StateReady, Home: alpha, Size: 20 * dataset.GiB, Created: now.Add(-time.Hour),
+			Profile: dataset.Profile{Replicas: dataset.Replicas{Count: 1, Every: dataset.Duration(time.Minute)}},
+		},
+		CopyDetails: []api.CopyDetail{{
+			NodeName: "beta",
+			Copy:     dataset.Copy{Node: beta, Kind: dataset.CopyReplica, Snapshot: uuid.New(), VerifiedAt: now.Add(-time.Minute)},
+		}},
+	}
+	return Cluster{
+		Local: "alpha", Nodes: nodes, Pools: []api.Pool{pool(nodes[0]), pool(nodes[1])}, Volumes: []api.Volume{v},
+		Doctor: []api.Finding{{Level: "ok", Subject: "control", Text: "responds"}, {Level: "info", Subject: "pool default", Text: "is being verified"}},
+	}
+}
+
+func TestAssess(t *testing.T) {
+	failed := func(id uuid.UUID, age time.Duration, state dataset.OpState) dataset.Operation {
+		return dataset.Operation{
+			ID: id, Kind: dataset.OpSnapshot, Volume: "db", State: state, Created: now.Add(-age),
+			Problem: &dataset.Problem{Message: "pool default is full"},
+		}
+	}
+	find := func(level, subject, text, fix string) api.Finding {
+		return api.Finding{Level: level, Subject: subject, Text: text, Fix: fix}
+	}
+	const inspectDB, inspectPool = "drover volume inspect db", "drover pool inspect default"
+	for name, c := range map[string]struct {
+		change func(*Cluster)
+		want   []api.Finding
+	}{
+		"healthy": {func(*Cluster) {}, nil},
+		"home is unreachable": {
+			func(c *Cluster) { c.Nodes[0].Live, c.Nodes[0].StatusSince = false, now.Add(-3*time.Minute) },
+			[]api.Finding{find("error", "node alpha", "unreachable for 3 minutes; home of 1 volume: db", "drover node inspect alpha")},
+		},
+		"node without volumes is unreachable": {
+			func(c *Cluster) { c.Nodes[1].Live, c.Nodes[1].StatusSince, c.Pools[1].Status = false, time.Time{}, nil },
+			[]api.Finding{find("warning", "node beta", "unreachable; no volume has its home there", "drover node inspect beta")},
+		},
+		"versions differ": {
+			func(c *Cluster) { c.Nodes[1].Version = "1.2.4" },
+			[]api.Finding{find("warning", "versions", "the nodes run different versions: 1.2.3 on alpha, 1.2.4 on beta", "")},
+		},
+		"a removed node has another version": {
+			func(c *Cluster) { c.Nodes[1].Version, c.Nodes[1].Removed = "1.2.4", now },
+			nil,
+		},
+		"pool of this host is offline": {
+			func(c *Cluster) { c.Pools[0].Status = &dataset.PoolStatus{Reason: "/srv is not mounted"} },
+			[]api.Finding{find("error", "pool default", "offline: /srv is not mounted", inspectPool)},
+		},
+		"the doctor knows why": {
+			func(c *Cluster) {
+				c.Pools[0].Status = &dataset.PoolStatus{Reason: "/srv is not mounted"}
+				c.Pools[1].Status = c.Pools[0].Status
+				c.Doctor = append(c.Doctor, find("error", "pool default", "its disk fails", "dmesg"))
+			},
+			[]api.Finding{
+				find("error", "pool default", "its disk fails", "dmesg"),
+				find("error", "pool default on beta", "offline: /srv is not mounted", inspectPool),
+			},
+		},
+		"pool is held": {
+			func(c *Cluster) {
+				c.Pools[1].Status = &dataset.PoolStatus{Held: true, Reason: "its generation is 5 and was 7"}
+			},
+			[]api.Finding{find("error", "pool default on beta", "held: its generation is 5 and was 7", inspectPool)},
+		},
+		"pool is not reported": {
+			func(c *Cluster) { c.Pools[1].Status = nil },
+			[]api.Finding{find("warning", "pool default on beta", "the node has not reported the pool", inspectPool)},
+		},
+		"pool is nearly full": {
+			func(c *Cluster) { c.Pools[1].Status.Free = 15 * dataset.GiB },
+			[]api.Finding{find("warning", "pool default on beta", "NEARLY FULL: 85% of 100GiB used", inspectPool)},
+		},
+		"pool has 16 percent left": {func(c *Cluster) { c.Pools[1].Status.Free = 16 * dataset.GiB }, nil},
+		"volume is full": {
+			func(c *Cluster) {
+				c.Volumes[0].Status.Used = 20 * dataset.GiB
+				c.Doctor = append(c.Doctor, find("error", "volume db", "its key is missing", ""))
+			},
+			[]api.Finding{
+				find("error", "volume db", "its key is missing", ""),
+				find("error", "volume db", "FULL: 100% of 20GiB used", "drover volume resize db 30GiB"),
+			},
+		},
+		"volume has a problem": {
+			func(c *Cluster) { c.Volumes[0].Status.Problem = "pool default is offline" },
+			[]api.Finding{find("error", "volume db", "pool default is offline", inspectDB)},
+		},
+		"replica is stale": {
+			func(c *Cluster) { c.Volumes[0].CopyDetails[0].VerifiedAt = now.Add(-6 * time.Minute) },
+			[]api.Finding{find("warning", "volume db", "replica on node beta is stale: last verified 6 minutes ago", inspectDB)},
+		},
+		"replica is not complete": {
+			func(c *Cluster) { c.Volumes[0].CopyDetails[0].Snapshot = uuid.Nil },
+			[]api.Finding{find("warning", "volume db", "degraded: 0 of 1 replica complete", inspectDB)},
+		},
+		"new volume has no replica yet": {
+			func(c *Cluster) { c.Volumes[0].CopyDetails, c.Volumes[0].Created = nil, now.Add(-time.Minute) },
+			nil,
+		},
+		"superseded copy": {
+			func(c *Cluster) {
+				k := api.CopyDetail{NodeName: "gamma", Copy: dataset.Copy{Kind: dataset.CopySuperseded}}
+				c.Volumes[0].CopyDetails = append(c.Volumes[0].CopyDetails, k)
+			},
+			[]api.Finding{find("warning", "volume db", "node gamma keeps a superseded copy, with data that the volume does not have",
+				"drover volume superseded ls")},
+		},
+		"operation failed": {
+			func(c *Cluster) { c.Operations = []dataset.Operation{failed(op1, time.Hour, dataset.OpFailed)} },
+			[]api.Finding{find("warning", "operation "+op1.String(), "snapshot of db failed about an hour ago: pool default is full", "")},
+		},
+		"operation failed, and then succeeded": {
+			func(c *Cluster) {
+				c.Operations = []dataset.Operation{failed(op1, time.Hour, dataset.OpFailed), failed(op2, time.Minute, dataset.OpDone)}
+			},
+			nil,
+		},
+		"operation failed long ago": {
+			func(c *Cluster) { c.Operations = []dataset.Operation{failed(op1, 25*time.Hour, dataset.OpFailed)} },
+			nil,
+		},
+		"operation takes long": {
+			func(c *Cluster) {
+				c.Operations = []dataset.Operation{{ID: op1, Kind: dataset.OpMove, Volume: "db", State: dataset.OpRunning, Created: now.Add(-2 * time.Hour)}}
+			},
+			[]api.Finding{find("warning", "operation "+op1.String(), "move of db started 2 hours ago and still runs", "drover operation watch "+op1.String())},
+		},
+		"the doctor repeats itself": {
+			func(c *Cluster) {
+				f := find("warning", "clock", "is behind", "")
+				c.Doctor = append(c.Doctor, f, find("error", "guard", "does not answer", ""), f)
+			},
+			[]api.Finding{find("error", "guard", "does not answer", ""), find("warning", "clock", "is behind", "")},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cluster := healthy()
+			c.change(&cluster)
+			want := Report{
+				Healthy: len(c.want) == 0, Nodes: 2, Pools: 2, Volumes: 1, Findings: append([]api.Finding{}, c.want...),
+			}
+			if d := cmp.Diff(want, Assess(cluster, now)); d != "" {
+				t.Errorf("-want +got:\n%s", d)
+			}
+		})
+	}
+}

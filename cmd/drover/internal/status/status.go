@@ -1,0 +1,166 @@
+// Package status has the command drover status: one screen that shows what needs attention on the host and in the
+// cluster. Assess decides that from what the server knows; the command fetches it and prints the result.
+package status
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// WatchPause is the time between two reports of --watch.
+const WatchPause = 2 * time.Second
+
+// Command makes drover status.
+func Command(a *cli.App) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show what needs attention on the host and in the cluster",
+		Long: `Show what needs attention: nodes that are unreachable, pools that are offline,
+held or nearly full, volumes with a problem, degraded or stale replicas,
+superseded copies, operations that failed or take long, and what doctor finds on
+the server's host. If everything is well, it prints one line. The exit code is 1
+if something needs attention.`,
+		Args:              cli.Args(0),
+		ValidArgsFunction: cobra.NoFileCompletions,
+	}
+	o := cli.OutputFlags(cmd, false)
+	var watch bool
+	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "print the report again every 2 seconds until interrupted")
+	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, _ []string) error {
+		if watch {
+			return follow(cmd.Context(), a, o, c)
+		}
+		r := assess(cmd.Context(), a, c)
+		if err := write(a, o, r); err != nil {
+			return err
+		}
+		return verdict(r)
+	})
+	return cmd
+}
+
+// follow prints a report every WatchPause until the user interrupts it.
+func follow(ctx context.Context, a *cli.App, o *cli.Output, c cli.Remote) error {
+	ctx, stop := a.Signals(ctx)
+	defer stop()
+	for {
+		r := assess(ctx, a, c)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if o.JSON() {
+			if err := show.Line(a.Out, r); err != nil {
+				return err
+			}
+		} else {
+			if cli.IsTerminal(a.Out) {
+				if _, err := fmt.Fprint(a.Out, "\x1b[H\x1b[2J"); err != nil { // home, and clear the screen
+					return err
+				}
+			}
+			if err := a.Say("%s", a.Now().Format(time.DateTime)); err != nil {
+				return err
+			}
+			if err := write(a, o, r); err != nil {
+				return err
+			}
+		}
+		if err := a.Sleep(ctx, WatchPause); err != nil {
+			return nil // interrupted
+		}
+	}
+}
+
+// assess fetches what the server knows. What it cannot fetch is a finding, so that the report is never empty because
+// the server did not answer.
+func assess(ctx context.Context, a *cli.App, c cli.Remote) Report {
+	var known Cluster
+	var failed []error
+	fetch := func(err error) bool {
+		if err != nil {
+			failed = append(failed, err)
+		}
+		return err == nil
+	}
+	if v, err := c.Version(ctx); fetch(err) {
+		known.Local = v.Node
+	}
+	if nodes, err := c.NodeList(ctx, ""); fetch(err) {
+		known.Nodes = nodes
+	}
+	if pools, err := c.Pools(ctx); fetch(err) {
+		known.Pools = pools
+	}
+	if volumes, err := cli.FetchAll(ctx, c.Volumes); fetch(err) {
+		known.Volumes = volumes
+	}
+	if ops, err := cli.FetchAll(ctx, c.Operations); fetch(err) {
+		known.Operations = ops
+	}
+	// A control replica is not a node, so it has no host to check.
+	if doctor, err := c.Doctor(ctx); !errors.Is(err, dataset.ErrUnsupported) && fetch(err) {
+		known.Doctor = doctor
+	}
+	r := Assess(known, a.Now())
+	if len(failed) == 0 {
+		return r
+	}
+	for _, err := range failed { // NewReport leaves out repeated ones
+		r.Findings = append(r.Findings, api.Finding{
+			Level: levelError, Subject: "server", Text: "cannot read the state: " + err.Error(),
+			Fix: "run drover doctor on the host of the server at " + a.Address(),
+		})
+	}
+	return NewReport(known, r.Findings)
+}
+
+func write(a *cli.App, o *cli.Output, r Report) error {
+	if o.JSON() {
+		return show.JSON(a.Out, r)
+	}
+	if r.Healthy {
+		return a.Say("healthy: %s, %s, %s", count(r.Nodes, "node"), count(r.Pools, "pool"), count(r.Volumes, "volume"))
+	}
+	t := show.NewTable("LEVEL", "SUBJECT", "FINDING")
+	for _, f := range r.Findings {
+		t.Row(f.Level, f.Subject, f.Text)
+		if f.Fix != "" {
+			t.Below(2, "to do: "+f.Fix)
+		}
+	}
+	p := a.Palette()
+	t.Paint(0, func(s string) string {
+		switch s {
+		case levelWarning:
+			return p.Yellow(s)
+		case levelError:
+			return p.Red(s)
+		}
+		return s
+	})
+	return t.Write(a.Out)
+}
+
+// verdict fails if something needs attention.
+func verdict(r Report) error {
+	if r.Healthy {
+		return nil
+	}
+	return fmt.Errorf("%s attention", need(len(r.Findings)))
+}
+
+func need(n int) string {
+	if n == 1 {
+		return "1 finding needs"
+	}
+	return fmt.Sprintf("%d findings need", n)
+}
