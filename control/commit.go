@@ -25,7 +25,7 @@ import (
 func (s *Service) Commit(ctx context.Context, node uuid.UUID, r api.Report) (out api.Committed, err error) {
 	op := r.Operation
 	op.Incarnation = r.Incarnation
-	if err := reportable(node, op); err != nil {
+	if err := checkReport(node, op); err != nil {
 		return out, err
 	}
 	if op.Kind == dataset.OpPurge && op.Problem == nil {
@@ -35,7 +35,7 @@ func (s *Service) Commit(ctx context.Context, node uuid.UUID, r api.Report) (out
 	}
 	// the state that the loss depends on may have changed meanwhile
 	if op.Kind == dataset.OpMove && op.Problem == nil && op.Loss != nil {
-		if err := s.Members.LookForLoss(ctx); err != nil {
+		if err := s.Members.CheckLoss(ctx); err != nil {
 			return out, err
 		}
 	}
@@ -46,7 +46,7 @@ func (s *Service) Commit(ctx context.Context, node uuid.UUID, r api.Report) (out
 	}
 	index, err := s.Ledger.Update(ctx, func(t *record.Tx) error {
 		out, last = api.Committed{}, t
-		if err := s.foreseeReport(t, op); err != nil {
+		if err := s.prefetchReport(t, op); err != nil {
 			return err
 		}
 		if err := s.conclude(t, op, r.Retry, &out); err != nil {
@@ -58,7 +58,7 @@ func (s *Service) Commit(ctx context.Context, node uuid.UUID, r api.Report) (out
 		return api.Committed{}, err
 	}
 	s.Ledger.Nodes().Note(last, node, began)
-	if out.Dataset == nil || last.Wrote(record.DatasetKey(out.Dataset.ID)) {
+	if out.Dataset == nil || last.HasWrite(record.DatasetKey(out.Dataset.ID)) {
 		out.Index = index // otherwise the index belongs to an earlier transaction: see answerReport
 	}
 	if op.Kind == dataset.OpPurge && op.Problem == nil {
@@ -90,12 +90,12 @@ func answerReport(t *record.Tx, out *api.Committed) error {
 	return err
 }
 
-// foreseeReport reads all records for the decision on a report in one call. A create was planned a moment ago, so the
+// prefetchReport reads all records for the decision on a report in one call. A create was planned a moment ago, so the
 // first attempt assumes that none of its records exists, and reads nothing.
-func (s *Service) foreseeReport(t *record.Tx, op dataset.Operation) error {
+func (s *Service) prefetchReport(t *record.Tx, op dataset.Operation) error {
 	keys := []string{record.OperationKey(op.ID), record.DatasetKey(op.DatasetID)}
 	if e, ok := s.Ledger.Nodes().Entry(op.Node); ok && t.FirstTry {
-		t.Suppose(e)
+		t.Assume(e)
 	} else {
 		keys = append(keys, record.NodeKey(op.Node))
 	}
@@ -104,12 +104,12 @@ func (s *Service) foreseeReport(t *record.Tx, op dataset.Operation) error {
 	}
 	if op.Kind == dataset.OpCreate && op.Problem == nil && t.FirstTry {
 		for _, key := range keys[:2] {
-			t.Suppose(store.Entry{Key: key})
+			t.Assume(store.Entry{Key: key})
 		}
-		t.Suppose(store.Entry{Key: record.NameKey(op.DatasetRecord.Volume)})
+		t.Assume(store.Entry{Key: record.NameKey(op.DatasetRecord.Volume)})
 		return nil
 	}
-	return t.Foresee(keys)
+	return t.Prefetch(keys)
 }
 
 // conclude decides on the report of an operation. If the operation is not recorded, its end is recorded only if again
@@ -120,7 +120,7 @@ func (s *Service) conclude(t *record.Tx, op dataset.Operation, again bool, out *
 		return err
 	}
 	if known && recorded.State.Final() {
-		return repeat(t, recorded, op, out)
+		return repeatResponse(t, recorded, op, out)
 	}
 	if op.Problem != nil && op.Kind == dataset.OpPurge {
 		// another purge of the same dataset may have been first
@@ -141,10 +141,10 @@ func (s *Service) conclude(t *record.Tx, op dataset.Operation, again bool, out *
 		}
 	}
 	if !known {
-		if again, err = mayArrive(t, op, again); err != nil || !again {
+		if again, err = mayArriveLater(t, op, again); err != nil || !again {
 			return err
 		}
-		recorded, t.Notice.Answered = newRecord(op), false
+		recorded, t.Notice.InResponse = newOperationRecord(op), false
 		if op.Problem != nil {
 			op.DatasetRecord, op.Snapshot, op.Progress = nil, nil, dataset.Progress{}
 		}
@@ -154,7 +154,7 @@ func (s *Service) conclude(t *record.Tx, op dataset.Operation, again bool, out *
 	case !known: // no agent waits for it, and a repeated report gets the same response
 		recorded.DatasetID, recorded.Discarded, op.DatasetRecord = out.Dataset.ID, op.DatasetID, out.Dataset
 	default:
-		if op.Problem, err = s.refusal(t, op, *out.Dataset); err != nil {
+		if op.Problem, err = s.mismatch(t, op, *out.Dataset); err != nil {
 			return err
 		}
 		if op.Problem == nil { // callers that wait for this operation get the dataset that exists
@@ -170,17 +170,17 @@ func (s *Service) conclude(t *record.Tx, op dataset.Operation, again bool, out *
 	return s.finish(t, recorded)
 }
 
-// mayArrive reports whether an earlier Record or Commit of an operation that is not recorded may still arrive and
+// mayArriveLater reports whether an earlier Record or Commit of an operation that is not recorded may still arrive and
 // change something. It is false for a reported failure of an operation that has taken effect: its first report
 // succeeded. It is false for a move, because Submit has recorded it already, so that an agent's Record adds nothing.
-func mayArrive(t *record.Tx, op dataset.Operation, again bool) (bool, error) {
+func mayArriveLater(t *record.Tx, op dataset.Operation, again bool) (bool, error) {
 	if !again || op.Kind == dataset.OpMove {
 		return false, nil
 	}
 	if op.Problem == nil {
 		return true, nil
 	}
-	if !reported(op.Kind) {
+	if !isReportedByAgents(op.Kind) {
 		return false, dataset.Errorf(dataset.ErrInvalid, "report of operation %s: unexpected kind %q", op.ID,
 			dataset.Clip(string(op.Kind)))
 	}
@@ -192,12 +192,12 @@ func mayArrive(t *record.Tx, op dataset.Operation, again bool) (bool, error) {
 		there, err := t.Get(record.DatasetKey(op.DatasetID), &d)
 		return !there || d.Request != op.ID, err
 	}
-	over, err := tookEffect(t, op)
+	over, err := hasTakenEffect(t, op)
 	return !over, err
 }
 
-// reported reports whether agents report operations of a kind.
-func reported(kind dataset.OpKind) bool {
+// isReportedByAgents reports whether agents report operations of a kind.
+func isReportedByAgents(kind dataset.OpKind) bool {
 	switch kind {
 	case dataset.OpCreate, dataset.OpClone, dataset.OpImport, dataset.OpSnapshot, dataset.OpSnapshotDelete,
 		dataset.OpRestore,
@@ -207,22 +207,22 @@ func reported(kind dataset.OpKind) bool {
 	return false
 }
 
-// newRecord returns the record of an operation that control has no record of. It takes only the identifying fields from
-// the agent's report.
-func newRecord(op dataset.Operation) dataset.Operation {
+// newOperationRecord returns the record of an operation that control has no record of. It takes only the identifying
+// fields from the agent's report.
+func newOperationRecord(op dataset.Operation) dataset.Operation {
 	return dataset.Operation{
 		ID: op.ID, Kind: op.Kind, Node: op.Node, Volume: op.Volume, DatasetID: op.DatasetID, Epoch: op.Epoch,
 		Created: op.Created,
 	}
 }
 
-// refusal compares the volume that another request created first with the volume of the operation. It returns how they
+// mismatch compares the volume that another request created first with the volume of the operation. It returns how they
 // differ, or nil.
-func (s *Service) refusal(t *record.Tx, op dataset.Operation, winner dataset.Dataset) (*dataset.Problem, error) {
+func (s *Service) mismatch(t *record.Tx, op dataset.Operation, winner dataset.Dataset) (*dataset.Problem, error) {
 	asked := api.Request{Kind: op.Kind, Volume: op.DatasetRecord.RequestedAs, Options: op.Options}
 	w, err := planning.ParseCreate(asked.Parsed())
 	if err == nil {
-		err = s.volumes.Same(t, winner, w)
+		err = s.volumes.CheckMatches(t, winner, w)
 	}
 	switch dataset.KindOf(err) {
 	case dataset.ErrExists, dataset.ErrAmbiguous, dataset.ErrInvalid:
@@ -269,9 +269,9 @@ func (s *Service) apply(t *record.Tx, op dataset.Operation, out *api.Committed) 
 	}
 }
 
-// reportable fails unless an agent can make the report: it must be about an operation of the agent's node, of a kind
+// checkReport fails unless an agent can make the report: it must be about an operation of the agent's node, of a kind
 // that agents carry out, and have all fields that the kind needs.
-func reportable(node uuid.UUID, op dataset.Operation) error {
+func checkReport(node uuid.UUID, op dataset.Operation) error {
 	bad := func(what string) error {
 		return dataset.Errorf(dataset.ErrInvalid, "report of operation %s (%.40s): %s", op.ID, op.Kind, what)
 	}
@@ -322,8 +322,8 @@ func reportable(node uuid.UUID, op dataset.Operation) error {
 	return nil
 }
 
-// repeat answers a report of an operation whose end is already recorded.
-func repeat(t *record.Tx, rec, op dataset.Operation, out *api.Committed) error {
+// repeatResponse answers a report of an operation whose end is already recorded.
+func repeatResponse(t *record.Tx, rec, op dataset.Operation, out *api.Committed) error {
 	switch {
 	case rec.State != dataset.OpDone && op.Problem != nil:
 		return nil

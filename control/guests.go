@@ -53,7 +53,7 @@ func (s *Service) Guest(ctx context.Context, node uuid.UUID, g api.SharedMountRe
 		if was, stays := d.Stay(node); stays && was.ID == g.ID && d.State == dataset.StateReady {
 			return nil
 		}
-		if err := s.mayStay(t, d, n, g.Mounted); err != nil {
+		if err := s.checkStay(t, d, n, g.Mounted); err != nil {
 			return err
 		}
 		if err := record.AddGuest(t, &d, dataset.SharedMount{Node: node, ID: g.ID, Since: s.Clock.Now()}); err != nil {
@@ -71,9 +71,9 @@ func (s *Service) Guest(ctx context.Context, node uuid.UUID, g api.SharedMountRe
 	return out, err
 }
 
-// mayStay fails unless a node may mount a dataset as a guest or, if the node is the home, have exclusive use of it.
+// checkStay fails unless a node may mount a dataset as a guest or, if the node is the home, have exclusive use of it.
 // held says that the node has the dataset mounted already.
-func (s *Service) mayStay(t *record.Tx, d dataset.Dataset, n dataset.Node, held bool) error {
+func (s *Service) checkStay(t *record.Tx, d dataset.Dataset, n dataset.Node, held bool) error {
 	what := "mount of volume " + d.Volume
 	switch {
 	case d.State != dataset.StateReady:
@@ -104,7 +104,7 @@ func (s *Service) mayStay(t *record.Tx, d dataset.Dataset, n dataset.Node, held 
 			"%s: node %s has exclusive use of it for a snapshot, a clone, a restore or an export (drover operation ls)",
 			what, home)
 	}
-	c, shared, why, err := s.Relocator.Sharing(t, d, n)
+	c, shared, why, err := s.Relocator.PoolOnShare(t, d, n)
 	switch {
 	case err != nil:
 		return err
@@ -129,7 +129,7 @@ func (s *Service) checkNoGuests(t *record.Tx, d dataset.Dataset, what string) er
 		if g.Node == d.Home {
 			continue // the agent of the home checks its mounts itself
 		}
-		v, err := s.Views.Visit(t, d, g, nil)
+		v, err := s.Views.PresentGuest(t, d, g, nil)
 		if err != nil {
 			return err
 		}

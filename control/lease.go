@@ -23,7 +23,7 @@ func (s *Service) Recall(ctx context.Context, node uuid.UUID, r api.Report) (op 
 		if _, err := membership.FreshNode(t, node, r.Incarnation); err != nil {
 			return err
 		}
-		rec, d, lease, err := relocation.Underway(t, r.Operation.ID)
+		rec, d, lease, err := relocation.ReadMove(t, r.Operation.ID)
 		if err != nil {
 			return err
 		}
@@ -56,7 +56,7 @@ func (s *Service) Yield(ctx context.Context, node uuid.UUID, y api.Yield) error 
 		if _, err := membership.FreshNode(t, node, y.Incarnation); err != nil {
 			return err
 		}
-		op, d, lease, err := relocation.Underway(t, y.Operation)
+		op, d, lease, err := relocation.ReadMove(t, y.Operation)
 		switch {
 		case err != nil:
 			return err

@@ -26,7 +26,7 @@ func (s *Service) Submit(ctx context.Context, req api.Request) (out api.Outcome,
 		req.ID = uuid.New()
 	}
 	if req.Failover { // the state that the failover depends on may have changed just now
-		if err := s.Members.LookForLoss(ctx); err != nil {
+		if err := s.Members.CheckLoss(ctx); err != nil {
 			return out, err
 		}
 	}
@@ -77,7 +77,7 @@ func (s *Service) submit(t *record.Tx, req api.Request) (*dataset.Operation, *da
 	if op, err := relocation.Join(t, req); err != nil || op != nil {
 		return op, nil, err
 	}
-	p, err := s.plan(t, askingNode(t, req.Kind), req)
+	p, err := s.plan(t, requestingNode(t, req.Kind), req)
 	if err != nil || p.Unchanged != nil {
 		return nil, p.Unchanged, err
 	}
@@ -87,10 +87,10 @@ func (s *Service) submit(t *record.Tx, req api.Request) (*dataset.Operation, *da
 	}
 	if makesDataset(op.Kind) {
 		// Set after the decision, because the decision does not depend on the caller.
-		op.OtherNode = askingNode(t, op.Kind)
+		op.OtherNode = requestingNode(t, op.Kind)
 	}
-	if changesOnlyRecords(op.Kind) || deletion.WithoutHome(*op) {
-		return op, nil, s.settle(t, op)
+	if changesOnlyRecords(op.Kind) || deletion.IsWithoutHome(*op) {
+		return op, nil, s.settleOperation(t, op)
 	}
 	switch op.Kind {
 	case dataset.OpMove:
@@ -121,8 +121,8 @@ func checkSameRequest(rec dataset.Operation, req api.Request) error {
 		"(choose another ID)", rec.ID, rec.Kind, rec.Volume, req.Kind)
 }
 
-// settle carries out an operation that changes only records, and records it as done.
-func (s *Service) settle(t *record.Tx, op *dataset.Operation) error {
+// settleOperation carries out an operation that changes only records, and records it as done.
+func (s *Service) settleOperation(t *record.Tx, op *dataset.Operation) error {
 	settle := s.volumes.SettleUpdate
 	switch op.Kind {
 	case dataset.OpDelete:
@@ -157,7 +157,7 @@ func (s *Service) record(t *record.Tx, op dataset.Operation) error {
 func (s *Service) Record(ctx context.Context, node uuid.UUID, r api.Report) error {
 	op := r.Operation
 	op.State, op.Incarnation, op.Problem = dataset.OpRunning, r.Incarnation, nil
-	if err := reportable(node, op); err != nil {
+	if err := checkReport(node, op); err != nil {
 		return err
 	}
 	_, err := s.Ledger.Update(ctx, func(t *record.Tx) error {
@@ -167,7 +167,7 @@ func (s *Service) Record(ctx context.Context, node uuid.UUID, r api.Report) erro
 		}
 		// A Record that arrives after the Commit of its operation must not have the agent do everything
 		// again: a restore would discard later writes.
-		if over, err := tookEffect(t, op); err != nil || over {
+		if over, err := hasTakenEffect(t, op); err != nil || over {
 			return err
 		}
 		if err := s.vetted.Check(t, rec, op); err != nil {
@@ -182,8 +182,8 @@ func (s *Service) Record(ctx context.Context, node uuid.UUID, r api.Report) erro
 	return err
 }
 
-// tookEffect reports whether the records show the effect of an operation.
-func tookEffect(t *record.Tx, op dataset.Operation) (bool, error) {
+// hasTakenEffect reports whether the records show the effect of an operation.
+func hasTakenEffect(t *record.Tx, op dataset.Operation) (bool, error) {
 	var d dataset.Dataset
 	there, err := t.Get(record.DatasetKey(op.DatasetID), &d)
 	if err != nil {
@@ -225,12 +225,12 @@ func (s *Service) finish(t *record.Tx, op dataset.Operation) error {
 			Detail:  string(op.Kind) + ": " + op.Problem.Message,
 		})
 	}
-	return s.end(t, op)
+	return s.endOperation(t, op)
 }
 
-// end writes an operation that has ended, and removes it from its node's work. A move that did not succeed gives
-// the lease back.
-func (s *Service) end(t *record.Tx, op dataset.Operation) error {
+// endOperation writes an operation that has ended, and removes it from its node's work. A move that did not succeed
+// gives the lease back.
+func (s *Service) endOperation(t *record.Tx, op dataset.Operation) error {
 	if op.Kind == dataset.OpMove && op.State != dataset.OpDone {
 		if err := releaseLease(t, op); err != nil {
 			return err
@@ -274,7 +274,7 @@ func (s *Service) Operation(ctx context.Context, ref string, wait time.Duration)
 	}
 	timeout := s.Clock.After(wait)
 	for {
-		rung, leave := s.Feed.Hear(first.ID)
+		rung, leave := s.Feed.Subscribe(first.ID)
 		op, err := s.operation(ctx, first.ID.String())
 		if err != nil || op.State != first.State || op.Progress != first.Progress ||
 			(op.Manifest == nil) != (first.Manifest == nil) || !slices.Equal(op.InUseBy, first.InUseBy) {
@@ -292,7 +292,7 @@ func (s *Service) Operation(ctx context.Context, ref string, wait time.Duration)
 func (s *Service) operation(ctx context.Context, ref string) (op dataset.Operation, err error) {
 	prefix := strings.ToLower(ref)
 	if dataset.CheckPrefix(prefix) != nil {
-		return op, noOperation(ref)
+		return op, operationNotFound(ref)
 	}
 	entries, err := record.NewTx(ctx, s.Ledger.Store).List(record.OperationsPrefix+prefix, "", 2)
 	if err != nil {
@@ -300,7 +300,7 @@ func (s *Service) operation(ctx context.Context, ref string) (op dataset.Operati
 	}
 	switch len(entries) {
 	case 0:
-		return op, noOperation(ref)
+		return op, operationNotFound(ref)
 	case 2:
 		return op, dataset.Errorf(dataset.ErrAmbiguous, "%q matches several operations (use more digits of the "+
 			"UUID)", ref)
@@ -309,7 +309,7 @@ func (s *Service) operation(ctx context.Context, ref string) (op dataset.Operati
 	return s.Reports.WithProgress(op), err
 }
 
-func noOperation(ref string) error {
+func operationNotFound(ref string) error {
 	return dataset.Errorf(dataset.ErrNotFound,
 		"no such operation: %q (drover operation ls lists those of the last day, at most the last 10,000)",
 		dataset.Clip(ref))
@@ -330,7 +330,7 @@ func (s *Service) CancelOperation(ctx context.Context, ref string) (op dataset.O
 		case err != nil:
 			return err
 		case !ok:
-			return noOperation(ref)
+			return operationNotFound(ref)
 		}
 		if err := mayCancel(t, op); err != nil {
 			return err
@@ -346,7 +346,7 @@ func (s *Service) CancelOperation(ctx context.Context, ref string) (op dataset.O
 		}
 		op.State, op.Ended = dataset.OpCancelled, s.Clock.Now()
 		op.Problem = &dataset.Problem{Code: dataset.ErrCancelled.Code, Message: "cancelled by request"}
-		return s.end(t, op)
+		return s.endOperation(t, op)
 	})
 	return op, err
 }

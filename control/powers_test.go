@@ -73,7 +73,7 @@ func newPowersWorld(t *testing.T) *world {
 	w.trashed = w.alpha.MustDelete("gone")
 	x.EndSession(w.beta)
 	w.Clock.Advance(time.Second)
-	if err := e.LookForAway(e.Ctx); err != nil {
+	if err := e.RecordUnreachable(e.Ctx); err != nil {
 		t.Fatal(err)
 	}
 	w.alpha.MustCommit(*e.MustSubmit(controltest.ForcedMove("split", "alpha", "beta")).Operation) // beta keeps an overtaken head

@@ -55,9 +55,9 @@ type Deps struct {
 	// Authority returns the authority of the cluster; nil if there is no cluster. It may read the authority again at
 	// each call.
 	Authority func() (*pki.Authority, error)
-	// Unfit is called once with the reason why this service cannot work beside the others on its store (see
-	// membership.Fits). The service then does no background work. May be nil.
-	Unfit func(error)
+	// Incompatible is called once with the reason why this service cannot work beside the others on its store (see
+	// membership.CheckCompatible). The service then does no background work. May be nil.
+	Incompatible func(error)
 	// Failed is called with the failures of the background work. Must not be nil.
 	Failed func(what string, err error)
 }
@@ -104,7 +104,7 @@ func New(d Deps) *Service {
 	s.done.Go(func() { s.Housekeeper.Run(ctx) })
 	if s.Shared {
 		s.done.Go(func() { s.Members.KeepSession(ctx) })
-		s.done.Go(func() { s.Ledger.Hear(ctx) })
+		s.done.Go(func() { s.Ledger.FollowReplicas(ctx) })
 	}
 	return s
 }
@@ -146,23 +146,23 @@ func Assemble(d Deps) (s *Service, ctx context.Context) {
 		PublishFacts: d.PublishFacts,
 		Uptime:       s.Uptime.Read,
 		Registered: func(ctx context.Context, r api.Registration) error {
-			return s.nodeRemover.ClearGone(ctx, r)
+			return s.nodeRemover.ClearRemoved(ctx, r)
 		},
-		Renewing: func() { s.Recovery.Expire() },
-		Unfit:    d.Unfit,
-		Failed:   d.Failed,
+		Renewing:     func() { s.Recovery.Expire() },
+		Incompatible: d.Incompatible,
+		Failed:       d.Failed,
 	})
 	s.makePlanners(d)
 	s.Recovery = recovery.NewRecovery(recovery.RecoveryDeps{
-		Ledger:     s.Ledger,
-		Reports:    s.Reports,
-		Shared:     d.Shared,
-		Session:    d.Limits.Session,
-		Quit:       s.quit,
-		Living:     s.Members.Living,
-		WithOwn:    s.vetted.WithOwn,
-		PutInTrash: s.Uptime.PutInTrash,
-		Finish:     s.finish,
+		Ledger:            s.Ledger,
+		Reports:           s.Reports,
+		Shared:            d.Shared,
+		Session:           d.Limits.Session,
+		Quit:              s.quit,
+		Living:            s.Members.Living,
+		WithKnownSettings: s.vetted.WithKnownSettings,
+		PutInTrash:        s.Uptime.PutInTrash,
+		Finish:            s.finish,
 	})
 	return s, ctx
 }
@@ -176,48 +176,49 @@ func (s *Service) makePlanners(d Deps) {
 	})
 	s.Housekeeper = &housekeeping.Housekeeper{Deps: housekeeping.Deps{
 		Ledger: s.Ledger, Feed: s.Feed, Events: s.EventLog, Reported: s.Reports, Uptime: s.Uptime,
-		CopyKeeper: s.CopyKeeper, Placer: s.placer, Members: s.Members, Shared: d.Shared, Interval: d.Limits.House,
-		Failed: d.Failed, Submit: s.Submit, CancelOperation: s.CancelOperation,
+		CopyKeeper: s.CopyKeeper, Placer: s.placer, Members: s.Members, Shared: d.Shared,
+		Interval: d.Limits.Housekeeping,
+		Failed:   d.Failed, Submit: s.Submit, CancelOperation: s.CancelOperation,
 	}}
 	s.Syncer = agentsync.New(agentsync.Deps{
 		Ledger: s.Ledger, Reports: s.Reports, Feed: s.Feed, Shared: d.Shared, Quit: s.quit,
 	})
 	s.Relocator = relocation.New(relocation.Deps{
-		Members:   s.Members,
-		Shared:    s.Shared,
-		Copies:    s.CopyKeeper,
-		End:       s.end,
-		Placer:    s.placer,
-		Reports:   s.Reports,
-		Unguested: s.checkNoGuests,
-		Uptime:    s.Uptime,
-		Vetted:    s.vetted,
-		Clock:     d.Clock,
-		Limits:    d.Limits,
+		Members:       s.Members,
+		Shared:        s.Shared,
+		Copies:        s.CopyKeeper,
+		End:           s.endOperation,
+		Placer:        s.placer,
+		Reports:       s.Reports,
+		CheckNoGuests: s.checkNoGuests,
+		Uptime:        s.Uptime,
+		Vetted:        s.vetted,
+		Clock:         d.Clock,
+		Limits:        d.Limits,
 	})
 	s.volumes = &planning.Planner{Deps: planning.Deps{
-		Profiles:   d.Profiles,
-		CopyKeeper: s.CopyKeeper,
-		Ledger:     s.Ledger,
-		Placer:     s.placer,
-		Relocator:  s.Relocator,
-		Reported:   s.Reports,
-		Unguested:  s.checkNoGuests,
-		Clock:      d.Clock,
+		Profiles:      d.Profiles,
+		CopyKeeper:    s.CopyKeeper,
+		Ledger:        s.Ledger,
+		Placer:        s.placer,
+		Relocator:     s.Relocator,
+		Reported:      s.Reports,
+		CheckNoGuests: s.checkNoGuests,
+		Clock:         d.Clock,
 	}}
 	s.deleter = &deletion.Deleter{Deps: deletion.Deps{
-		Shared:    s.Shared,
-		End:       s.end,
-		Ledger:    s.Ledger,
-		Unguested: s.checkNoGuests,
-		Uptime:    s.Uptime,
-		Clock:     d.Clock,
+		Shared:        s.Shared,
+		End:           s.endOperation,
+		Ledger:        s.Ledger,
+		CheckNoGuests: s.checkNoGuests,
+		Uptime:        s.Uptime,
+		Clock:         d.Clock,
 	}}
 	s.nodeRemover = &noderemoval.NodeRemover{Deps: noderemoval.Deps{
 		Admission:  s.Admission,
 		Views:      s.Views,
 		CopyKeeper: s.CopyKeeper,
-		End:        s.end,
+		End:        s.endOperation,
 		Ledger:     s.Ledger,
 		Reported:   s.Reports,
 		Clock:      d.Clock,

@@ -119,7 +119,7 @@ func TestLostAnswerWakesTheAgent(t *testing.T) {
 		a := e.NewAgent("alpha")
 		a.MustCreate("first")
 		op := a.MustPlan(controltest.Create("db"))
-		rung, leave := e.Feed.Hear(a.ID)
+		rung, leave := e.Feed.Subscribe(a.ID)
 		if lost {
 			e.Spy.FailFrom(1, true)
 		}

@@ -37,7 +37,7 @@ func proven(_ context.Context, p api.Pool) (*verify.Report, error) {
 		can.Shrink = false
 		r.Cases[1].Failures = []string{"generation 0, want 1", "generation 1, want 7"}
 		r.Add(verify.Event{Unsupported: []string{"acls"}})
-		r.Warnings = []string{verification.GaveUp("/srv/plain")}
+		r.Warnings = []string{verification.QuotaWarning("/srv/plain")}
 	}
 	return r, r.Judge(p.Capabilities, can)
 }
@@ -101,7 +101,7 @@ func TestVerifyWaitsForANewPool(t *testing.T) {
 			}
 			return nil
 		}
-		p, err := verification.HeardPool(t.Context(), con.App, w, w.pools[0].Name)
+		p, err := verification.AwaitPool(t.Context(), con.App, w, w.pools[0].Name)
 		if err != nil || (p.Status != nil) != tells || tells != (con.slept == 3) || con.slept == 0 {
 			t.Errorf("tells %t: %+v, %v after %d looks", tells, p.Status, err, con.slept)
 		}
@@ -116,7 +116,7 @@ func TestCapabilitiesHaveWords(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, v := range r.Capabilities {
-		if verification.Shown(v) < 0 {
+		if verification.VerdictOrder(v) < 0 {
 			t.Errorf("%s has none", v.Name)
 		}
 	}

@@ -64,7 +64,7 @@ func collectGarbage(ctx context.Context, a *cli.App, c cli.Remote, gc string) er
 	if err := c.Collect(ctx, id); err != nil {
 		return err
 	}
-	return a.Say("destroyed %s", id)
+	return a.PrintLine("destroyed %s", id)
 }
 
 func findingTable(a *cli.App, findings []api.Finding) *show.Table {

@@ -83,7 +83,7 @@ func TestServerAwayForTooLong(t *testing.T) {
 	works(c.fake, ended(dataset.OpDone, nil))
 	c.fake.progress = nil
 	c.fake.fail = map[string]error{"Operation": dataset.Errorf(dataset.ErrUnavailable, "cannot reach drover")}
-	if code := c.run(t, "volume", "create", "db"); code != 1 || c.slept != cli.AwayMost {
+	if code := c.run(t, "volume", "create", "db"); code != 1 || c.slept != cli.MaxOffline {
 		t.Errorf("exit %d after %d pauses", code, c.slept)
 	}
 	if want := "drover: cannot watch operation " + idOp.String() + ", which continues: cannot reach " +

@@ -42,7 +42,7 @@ func New(deps Deps) *Syncer { return &Syncer{deps} }
 func (s *Syncer) Sync(ctx context.Context, node uuid.UUID, rev uint64, wait time.Duration) (api.Sync, error) {
 	timeout := s.Ledger.Clock.After(wait)
 	for last := false; ; {
-		rung, leave := s.Feed.Hear(node)
+		rung, leave := s.Feed.Subscribe(node)
 		n := s.Feed.Since(node, rev)
 		if n.Any || last {
 			leave()
@@ -57,7 +57,7 @@ func (s *Syncer) Sync(ctx context.Context, node uuid.UUID, rev uint64, wait time
 	}
 }
 
-func (s *Syncer) syncNow(ctx context.Context, node uuid.UUID, n notify.News) (out api.Sync, err error) {
+func (s *Syncer) syncNow(ctx context.Context, node uuid.UUID, n notify.ChangeSet) (out api.Sync, err error) {
 	if n.Full && s.Shared {
 		return s.syncTrusted(ctx, node, n)
 	}
@@ -68,7 +68,7 @@ func (s *Syncer) syncNow(ctx context.Context, node uuid.UUID, n notify.News) (ou
 // agent decides whether to trust the response. The store may be restored or recovered at any moment. So the clock is
 // read last, and the state of the recovery must be the same before and after; if it is not, the error is
 // dataset.ErrUnavailable.
-func (s *Syncer) syncTrusted(ctx context.Context, node uuid.UUID, n notify.News) (out api.Sync, err error) {
+func (s *Syncer) syncTrusted(ctx context.Context, node uuid.UUID, n notify.ChangeSet) (out api.Sync, err error) {
 	before, _, err := s.trust(ctx, node)
 	if err != nil {
 		return out, err
@@ -94,10 +94,10 @@ func (s *Syncer) syncTrusted(ctx context.Context, node uuid.UUID, n notify.News)
 // trust returns the state of the last recovery for a node, and why changes are suspended.
 func (s *Syncer) trust(ctx context.Context, node uuid.UUID) (last api.RecoveryState, halted string, err error) {
 	t := record.NewTx(ctx, s.Ledger.Store)
-	if err := t.Foresee([]string{record.RecoveryKey, record.HaltedKey}); err != nil {
+	if err := t.Prefetch([]string{record.RecoveryKey, record.HaltedKey}); err != nil {
 		return last, "", err
 	}
-	if r, err := recovery.For(t, node); err != nil {
+	if r, err := recovery.StateFor(t, node); err != nil {
 		return last, "", err
 	} else if r != nil {
 		last = *r
@@ -110,7 +110,7 @@ func (s *Syncer) trust(ctx context.Context, node uuid.UUID) (last api.RecoverySt
 	return last, halted, err
 }
 
-func (s *Syncer) syncRead(ctx context.Context, node uuid.UUID, n notify.News) (out api.Sync, err error) {
+func (s *Syncer) syncRead(ctx context.Context, node uuid.UUID, n notify.ChangeSet) (out api.Sync, err error) {
 	out = api.Sync{Revision: n.Rev, Full: n.Full}
 	t := record.NewTx(ctx, s.Ledger.Store)
 	ids := n.Datasets
@@ -148,7 +148,7 @@ func (s *Syncer) syncRead(ctx context.Context, node uuid.UUID, n notify.News) (o
 	for _, id := range ids {
 		keys = append(keys, record.DatasetKey(id))
 	}
-	if err := t.Foresee(keys); err != nil {
+	if err := t.Prefetch(keys); err != nil {
 		return out, err
 	}
 	var cluster record.Claim

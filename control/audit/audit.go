@@ -27,11 +27,11 @@ const (
 	maxFile = 32 << 20
 	// Each caller has an allowance for lines about requests that changed nothing. Anybody who reaches the port can
 	// cause such lines, and could otherwise push the important ones out of the file. Each caller, and all callers
-	// without a certificate together, may add maxVain lines at once, and one more each interval.
-	maxVain   = 200
-	vainEvery = 2 * time.Second
-	// maxAskers is the maximum number of callers with a separate allowance; the others share one.
-	maxAskers = 1000
+	// without a certificate together, may add maxUnchanged lines at once, and one more each interval.
+	maxUnchanged      = 200
+	unchangedInterval = 2 * time.Second
+	// maxCallers is the maximum number of callers with a separate allowance; the others share one.
+	maxCallers = 1000
 )
 
 // Log is an audit log. Safe for concurrent use.
@@ -51,8 +51,8 @@ type Log struct {
 
 // allowance is how many lines a caller may still add.
 type allowance struct {
-	left  int
-	since time.Duration // by the steady clock, when it was counted
+	left      int
+	countedAt time.Duration // by the steady clock, when it was counted
 }
 
 // Open opens the log at path, mode 0600, and appends to it; the previous file is at path.old. failed, which must
@@ -84,8 +84,8 @@ func (l *Log) Keep(c api.Change) {
 
 type line struct {
 	api.Change
-	// Unkept is how many lines about requests that changed nothing were left out before this one.
-	Unkept int `json:"unkept,omitempty"`
+	// Omitted is how many lines about requests that changed nothing were left out before this one.
+	Omitted int `json:"unkept,omitempty"`
 }
 
 func (l *Log) keep(c api.Change) error {
@@ -126,19 +126,21 @@ func (l *Log) append(c api.Change) error {
 func (l *Log) allow(who string) bool {
 	now := l.clock.Steady()
 	a, known := l.allowed[who]
-	if !known && len(l.allowed) >= maxAskers {
-		maps.DeleteFunc(l.allowed, func(_ string, a allowance) bool { return now-a.since >= maxVain*vainEvery })
-		if len(l.allowed) >= maxAskers {
+	if !known && len(l.allowed) >= maxCallers {
+		maps.DeleteFunc(l.allowed, func(_ string, a allowance) bool {
+			return now-a.countedAt >= maxUnchanged*unchangedInterval
+		})
+		if len(l.allowed) >= maxCallers {
 			who = ""
 			a, known = l.allowed[who]
 		}
 	}
 	if !known {
-		a = allowance{maxVain, now}
+		a = allowance{maxUnchanged, now}
 	}
-	if more := int((now - a.since) / vainEvery); more > 0 {
-		a.since += time.Duration(more) * vainEvery
-		a.left = min(a.left+more, maxVain)
+	if more := int((now - a.countedAt) / unchangedInterval); more > 0 {
+		a.countedAt += time.Duration(more) * unchangedInterval
+		a.left = min(a.left+more, maxUnchanged)
 	}
 	ok := a.left > 0
 	if ok {

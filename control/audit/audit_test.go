@@ -105,15 +105,15 @@ func TestFlood(t *testing.T) {
 	for i := range 1000 {
 		l.Keep(api.Change{Who: "nobody", Outcome: []api.Outcomes{api.Refused, api.Failed}[i%2]})
 	}
-	if got := lines(t, l.path); len(got) != maxVain {
+	if got := lines(t, l.path); len(got) != maxUnchanged {
 		t.Error(len(got))
 	}
 	l.Keep(api.Change{Who: "node a", Outcome: api.Failed})
 	got := lines(t, l.path)
-	if last := got[len(got)-1]; last.Unkept != 800 || last.Who != "node a" {
+	if last := got[len(got)-1]; last.Omitted != 800 || last.Who != "node a" {
 		t.Errorf("%+v", last)
 	}
-	clk.Advance(2 * vainEvery)
+	clk.Advance(2 * unchangedInterval)
 	for range 3 {
 		l.Keep(api.Change{Who: "nobody", Outcome: api.Failed})
 	}
@@ -121,7 +121,7 @@ func TestFlood(t *testing.T) {
 		t.Fatal(err)
 	}
 	got = lines(t, l.path)
-	if last := got[len(got)-1]; len(got) != maxVain+4 || last.Unkept != 1 || last.What != "close-log" {
+	if last := got[len(got)-1]; len(got) != maxUnchanged+4 || last.Omitted != 1 || last.What != "close-log" {
 		t.Errorf("%d lines, the last %+v", len(got), last)
 	}
 }
@@ -131,17 +131,17 @@ func TestManyFlood(t *testing.T) {
 	l, clk, _ := open(t)
 	flood := func(begin int) (kept int) {
 		before := len(lines(t, l.path))
-		for i := range maxAskers + 300 {
+		for i := range maxCallers + 300 {
 			l.Keep(api.Change{Who: strconv.Itoa(begin + i), Outcome: api.Failed})
 		}
 		return len(lines(t, l.path)) - before
 	}
 	l.Keep(api.Change{Who: "node a", Outcome: api.Done})
-	if got := flood(0); got != maxAskers+maxVain || len(l.allowed) > maxAskers+1 {
+	if got := flood(0); got != maxCallers+maxUnchanged || len(l.allowed) > maxCallers+1 {
 		t.Error(got, len(l.allowed))
 	}
-	clk.Advance(maxVain * vainEvery)
-	if got := flood(maxAskers * 2); got != maxAskers+maxVain || len(l.allowed) > maxAskers+1 {
+	clk.Advance(maxUnchanged * unchangedInterval)
+	if got := flood(maxCallers * 2); got != maxCallers+maxUnchanged || len(l.allowed) > maxCallers+1 {
 		t.Error(got, len(l.allowed))
 	}
 }
@@ -169,12 +169,12 @@ func TestFails(t *testing.T) {
 // it ended.
 func TestFloodHidesNoRead(t *testing.T) {
 	l, _, _ := open(t)
-	for range 2 * maxVain {
+	for range 2 * maxUnchanged {
 		l.Keep(api.Change{Who: "operator bob (operator)", Outcome: api.Failed})
 	}
 	l.Keep(api.Change{Who: "operator bob (operator)", What: "export-volume", Outcome: api.Failed, Bytes: 1 << 30})
 	got := lines(t, l.path)
-	if last := got[len(got)-1]; len(got) != maxVain+1 || last.What != "export-volume" || last.Bytes != 1<<30 {
+	if last := got[len(got)-1]; len(got) != maxUnchanged+1 || last.What != "export-volume" || last.Bytes != 1<<30 {
 		t.Errorf("%d lines, the last %+v", len(got), last)
 	}
 }

@@ -241,7 +241,7 @@ func (e *Control) Pass(d time.Duration) {
 	e.Helper()
 	for d > 0 {
 		_ = e.Uptime.Mark(e.Ctx, true)
-		step := min(d, uptime.MarkEvery)
+		step := min(d, uptime.MarkInterval)
 		e.Clock.Advance(step)
 		d -= step
 	}

@@ -41,11 +41,11 @@ func NewLastCopy(t *testing.T) *LastCopy {
 			Dataset: d.ID, Node: l.Replica.ID, Pool: l.Replica.LocalPools[0].ID, Kind: dataset.CopyReplica,
 			Epoch: d.Epoch, Snapshot: uuid.New(), Taken: Start,
 		}
-		return errors.Join(err, record.KeepCopy(t, &d, c))
+		return errors.Join(err, record.PutCopy(t, &d, c))
 	}); err != nil {
 		t.Fatal(err)
 	}
-	l.Wait(2 * replica.LeftFor)
+	l.Wait(2 * replica.LeftCopyRetention)
 	return l
 }
 
@@ -68,7 +68,7 @@ func (l *LastCopy) EditCopy(a *Agent, change func(*dataset.Copy, *dataset.Node))
 		_, nerr := t.Get(record.NodeKey(a.ID), &n)
 		change(&c, &n)
 		d.Profile.Replicas.Count = 1
-		return errors.Join(err, cerr, nerr, record.KeepCopy(t, &d, c), t.Put(record.NodeKey(a.ID), n))
+		return errors.Join(err, cerr, nerr, record.PutCopy(t, &d, c), t.Put(record.NodeKey(a.ID), n))
 	}); err != nil {
 		l.Fatal(err)
 	}

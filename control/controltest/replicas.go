@@ -126,7 +126,7 @@ func (x *Replicas) Txns() uint64 {
 // Stand has a service take part in the work of the replicas.
 func (x *Replicas) Stand(s *control.Service) {
 	x.Helper()
-	if err := s.Members.Stand(x.Context()); err != nil {
+	if err := s.Members.RenewReplicaSession(x.Context()); err != nil {
 		x.Fatal(err)
 	}
 }

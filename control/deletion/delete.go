@@ -23,12 +23,12 @@ import (
 
 // Deps are the dependencies of Deleter.
 type Deps struct {
-	Shared    bool
-	End       func(t *record.Tx, op dataset.Operation) error
-	Ledger    *ledger.Ledger
-	Unguested func(t *record.Tx, d dataset.Dataset, what string) error
-	Uptime    *uptime.Counter
-	Clock     clock.Clock
+	Shared        bool
+	End           func(t *record.Tx, op dataset.Operation) error
+	Ledger        *ledger.Ledger
+	CheckNoGuests func(t *record.Tx, d dataset.Dataset, what string) error
+	Uptime        *uptime.Counter
+	Clock         clock.Clock
 }
 
 // Deleter decides on deletes, on datasets in the trash, and on superseded copies. It has no state. Its methods are safe
@@ -44,16 +44,16 @@ func (r *Deleter) PlanDelete(t *record.Tx, node uuid.UUID, req api.Request) (*da
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := r.Unguested(t, d, "delete"); err != nil {
+	if err := r.CheckNoGuests(t, d, "delete"); err != nil {
 		return nil, nil, err
 	}
 	op := record.NewOperation(d)
 	if req.Fenced != "" {
 		op.OtherNode = d.Home
-		return op, nil, r.deletableWithout(t, d, req)
+		return op, nil, r.checkDeletableWithoutHome(t, d, req)
 	}
 	if node != d.Home {
-		if err := r.deletable(t, d); err != nil {
+		if err := r.checkDeletable(t, d); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -66,13 +66,14 @@ func (r *Deleter) PlanDelete(t *record.Tx, node uuid.UUID, req api.Request) (*da
 	return op, nil, protected(d)
 }
 
-// WithoutHome reports whether an operation is a delete that control carries out itself because the home is unreachable.
-func WithoutHome(op dataset.Operation) bool {
+// IsWithoutHome reports whether an operation is a delete that control carries out itself because the home is
+// unreachable.
+func IsWithoutHome(op dataset.Operation) bool {
 	return op.Kind == dataset.OpDelete && op.OtherNode != uuid.Nil
 }
 
-// deletable fails if the home of a volume is unreachable, because the volume may be in use there.
-func (r *Deleter) deletable(t *record.Tx, d dataset.Dataset) error {
+// checkDeletable fails if the home of a volume is unreachable, because the volume may be in use there.
+func (r *Deleter) checkDeletable(t *record.Tx, d dataset.Dataset) error {
 	if !r.Shared {
 		return nil
 	}
@@ -86,12 +87,13 @@ func (r *Deleter) deletable(t *record.Tx, d dataset.Dataset) error {
 	}
 	return dataset.Errorf(dataset.ErrOffline,
 		"delete of volume %s: it is on node %s, which %s (wait for it, or when it certainly writes no more: "+
-			"drover volume rm %s --force --fenced %s)", d.Volume, home, relocation.IsAway(since), d.Volume, home)
+			"drover volume rm %s --force --fenced %s)", d.Volume, home, relocation.FormatUnreachable(since), d.Volume,
+		home)
 }
 
-// deletableWithout fails unless a volume may be deleted without its home: the home must be unreachable, and a person
-// must confirm that it is fenced.
-func (r *Deleter) deletableWithout(t *record.Tx, d dataset.Dataset, req api.Request) error {
+// checkDeletableWithoutHome fails unless a volume may be deleted without its home: the home must be unreachable, and a
+// person must confirm that it is fenced.
+func (r *Deleter) checkDeletableWithoutHome(t *record.Tx, d dataset.Dataset, req api.Request) error {
 	what := "delete of volume " + d.Volume
 	switch {
 	case !req.Force:
@@ -124,18 +126,18 @@ func (r *Deleter) SettleDelete(t *record.Tx, op dataset.Operation) error {
 	if err != nil {
 		return err
 	}
-	if err := r.endDeletes(t, d); err != nil {
+	if err := r.endPendingDeletes(t, d); err != nil {
 		return err
 	}
 	if err := releaseName(t, &d, op.ID); err != nil {
 		return err
 	}
-	return r.throw(t, &d, "in the trash, without node "+home+": --fenced "+home)
+	return r.moveToTrash(t, &d, "in the trash, without node "+home+": --fenced "+home)
 }
 
-// endDeletes ends the pending deletes of a dataset's home. Otherwise the home would delete the volume again if it was
-// restored from the trash before the home is reachable again.
-func (r *Deleter) endDeletes(t *record.Tx, d dataset.Dataset) error {
+// endPendingDeletes ends the pending deletes of a dataset's home. Otherwise the home would delete the volume again if
+// it was restored from the trash before the home is reachable again.
+func (r *Deleter) endPendingDeletes(t *record.Tx, d dataset.Dataset) error {
 	work, err := record.OpenWork(t, d.Home)
 	if err != nil {
 		return err
@@ -180,7 +182,7 @@ func (r *Deleter) CommitDelete(t *record.Tx, op dataset.Operation, out *api.Comm
 			return err
 		}
 	}
-	if err := r.Unguested(t, d, "delete"); err != nil {
+	if err := r.CheckNoGuests(t, d, "delete"); err != nil {
 		return err
 	}
 	if err := releaseName(t, &d, op.ID); err != nil {
@@ -189,7 +191,7 @@ func (r *Deleter) CommitDelete(t *record.Tx, op dataset.Operation, out *api.Comm
 	if d.Profile.OnDelete.Mode == dataset.DeletePurge {
 		return Condemn(t, &d, "volume.delete", "destroyed")
 	}
-	return r.throw(t, &d, "in the trash")
+	return r.moveToTrash(t, &d, "in the trash")
 }
 
 // releaseName removes the claim of a volume's name. op is the operation that deletes the volume.
@@ -206,9 +208,9 @@ func releaseName(t *record.Tx, d *dataset.Dataset, op uuid.UUID) error {
 	return nil
 }
 
-// throw puts a dataset in the trash for the time that its profile says. Without a time, it stays until a person purges
-// it.
-func (r *Deleter) throw(t *record.Tx, d *dataset.Dataset, detail string) error {
+// moveToTrash puts a dataset in the trash for the time that its profile says. Without a time, it stays until a person
+// purges it.
+func (r *Deleter) moveToTrash(t *record.Tx, d *dataset.Dataset, detail string) error {
 	now := r.Clock.Now()
 	record.RemoveGuests(t, d) // a person confirmed that the remaining guests are fenced
 	d.State, d.Trash = dataset.StateTrashed, &dataset.Trash{At: now}

@@ -34,7 +34,7 @@ func TestDeleteWithoutTheHome(t *testing.T) {
 
 	x.EndSession(a)
 	x.Clock.Advance(time.Second)
-	if err := e.LookForAway(e.Ctx); err != nil {
+	if err := e.RecordUnreachable(e.Ctx); err != nil {
 		t.Fatal(err)
 	}
 	denied(del("own", "", true), dataset.ErrOffline, "node alpha, which is unreachable since 2026-11-18T12:00:01Z", "drover volume rm own --force --fenced alpha")

@@ -66,9 +66,9 @@ func supersededCopy(t *record.Tx, req api.Request) (d dataset.Dataset, c dataset
 		"volume %s: several nodes have a superseded copy of it (add the node)", d.Volume)
 }
 
-// NoSupersededCopy fails with dataset.ErrConflict if a node keeps a superseded head of the dataset. Such a head does
-// not expire: only a person discards it.
-func NoSupersededCopy(t *record.Tx, d dataset.Dataset) error {
+// CheckNoSupersededCopy fails with dataset.ErrConflict if a node keeps a superseded head of the dataset. Such a head
+// does not expire: only a person discards it.
+func CheckNoSupersededCopy(t *record.Tx, d dataset.Dataset) error {
 	for _, node := range d.Copies {
 		var c dataset.Copy
 		there, err := t.Get(record.CopyKey(node, d.ID), &c)

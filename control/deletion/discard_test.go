@@ -103,7 +103,7 @@ func TestI3TrashKeepsWhatWasOvertaken(t *testing.T) {
 	d := a.MustDelete("db")
 	e.Round()
 	e.Pass(2 * e.TrashTime())
-	e.Memory.Full = e.Clock.Now()
+	e.Memory.FullDue = e.Clock.Now()
 	e.Round()
 	if got := e.CheckInvariants().Datasets[d.ID]; got.State != dataset.StateTrashed || b.MustSync(0).Copies[0].Kind != dataset.CopySuperseded {
 		t.Fatalf("%s, %+v", got.State, b.MustSync(0).Copies)

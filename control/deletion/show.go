@@ -16,7 +16,7 @@ import (
 func (r *Deleter) PlanShow(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, c, err := supersededCopy(t, req)
 	if err == nil && req.Kind == dataset.OpShow {
-		err = r.answers(t, d, c.Node)
+		err = r.checkReachable(t, d, c.Node)
 	}
 	if err != nil {
 		return nil, nil, err
@@ -26,8 +26,8 @@ func (r *Deleter) PlanShow(t *record.Tx, req api.Request) (*dataset.Operation, *
 	return op, nil, nil
 }
 
-// answers fails with dataset.ErrOffline if the node that keeps a superseded head is unreachable.
-func (r *Deleter) answers(t *record.Tx, d dataset.Dataset, node uuid.UUID) error {
+// checkReachable fails with dataset.ErrOffline if the node that keeps a superseded head is unreachable.
+func (r *Deleter) checkReachable(t *record.Tx, d dataset.Dataset, node uuid.UUID) error {
 	if !r.Shared {
 		return nil
 	}
@@ -41,7 +41,7 @@ func (r *Deleter) answers(t *record.Tx, d dataset.Dataset, node uuid.UUID) error
 	}
 	return dataset.Errorf(dataset.ErrOffline,
 		"volume %s: node %s, which has the superseded copy, %s: it can be mounted when the node is back (drover "+
-			"node ls)", d.Volume, name, relocation.IsAway(since))
+			"node ls)", d.Volume, name, relocation.FormatUnreachable(since))
 }
 
 // SettleShow requests the mount or unmount of a superseded head from its node. It removes the report on an earlier

@@ -22,70 +22,70 @@ import (
 
 // Recorder records the generations of pools. Its methods are safe for concurrent use.
 type Recorder struct {
-	ledger *ledger.Ledger
-	heard  heard
+	ledger   *ledger.Ledger
+	reported reportedGenerations
 }
 
 // New returns a Recorder without reports.
 func New(l *ledger.Ledger) *Recorder { return &Recorder{ledger: l} }
 
-// heard has the highest pool generations that nodes reported to this service, including reports in passing: a pool in
-// use is raised often, and not every raise is written to the store.
-type heard struct {
-	mu   sync.Mutex
-	of   map[uuid.UUID]saidOf // by pool
-	most int                  // above this number, entries of removed nodes are looked for
+// reportedGenerations has the highest pool generations that nodes reported to this service, including reports in
+// passing: a pool in use is raised often, and not every raise is written to the store.
+type reportedGenerations struct {
+	mu         sync.Mutex
+	byPool     map[uuid.UUID]nodeGeneration // by pool
+	pruneAbove int                          // above this number, entries of removed nodes are looked for
 }
 
-type saidOf struct {
+type nodeGeneration struct {
 	node    uuid.UUID
 	highest uint64
 }
 
-// FewGenerations is how many generations are remembered before those of removed nodes are looked for.
-const FewGenerations = 1000
+// PruneThreshold is how many generations are remembered before those of removed nodes are looked for.
+const PruneThreshold = 1000
 
 // Note remembers generations that a node reported, and reports whether many are remembered now.
 func (s *Recorder) Note(node uuid.UUID, list []api.Generation) (many bool) {
-	return s.heard.put(node, list)
+	return s.reported.put(node, list)
 }
 
 // Remembered returns how many generations are remembered.
 func (s *Recorder) Remembered() int {
-	s.heard.mu.Lock()
-	defer s.heard.mu.Unlock()
-	return len(s.heard.of)
+	s.reported.mu.Lock()
+	defer s.reported.mu.Unlock()
+	return len(s.reported.byPool)
 }
 
-func (g *heard) get(pool uuid.UUID) (saidOf, bool) {
+func (g *reportedGenerations) get(pool uuid.UUID) (nodeGeneration, bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	said, ok := g.of[pool]
+	said, ok := g.byPool[pool]
 	return said, ok
 }
 
-func (g *heard) put(node uuid.UUID, list []api.Generation) (many bool) {
+func (g *reportedGenerations) put(node uuid.UUID, list []api.Generation) (many bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.of == nil {
-		g.of, g.most = map[uuid.UUID]saidOf{}, FewGenerations
+	if g.byPool == nil {
+		g.byPool, g.pruneAbove = map[uuid.UUID]nodeGeneration{}, PruneThreshold
 	}
 	for _, p := range list {
-		said := saidOf{node, p.Generation}
-		if was := g.of[p.Pool]; was.node == node {
+		said := nodeGeneration{node, p.Generation}
+		if was := g.byPool[p.Pool]; was.node == node {
 			said.highest = max(said.highest, was.highest)
 		}
-		g.of[p.Pool] = said
+		g.byPool[p.Pool] = said
 	}
-	return len(g.of) > g.most
+	return len(g.byPool) > g.pruneAbove
 }
 
-// keep removes reports of nodes that are no longer recorded.
-func (g *heard) keep(nodes map[uuid.UUID]bool) {
+// retain removes reports of nodes that are no longer recorded.
+func (g *reportedGenerations) retain(nodes map[uuid.UUID]bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	maps.DeleteFunc(g.of, func(_ uuid.UUID, said saidOf) bool { return !nodes[said.node] })
-	g.most = max(FewGenerations, 2*len(g.of))
+	maps.DeleteFunc(g.byPool, func(_ uuid.UUID, said nodeGeneration) bool { return !nodes[said.node] })
+	g.pruneAbove = max(PruneThreshold, 2*len(g.byPool))
 }
 
 // Generations records the generations of pools of a node, and returns the highest known generation of each. A
@@ -96,7 +96,7 @@ func (g *heard) keep(nodes map[uuid.UUID]bool) {
 // not be raised further.
 func (s *Recorder) Generations(ctx context.Context, node uuid.UUID, g api.Generations) (out api.Generations,
 	err error) {
-	if err := reports.Within("generations of node "+node.String(), len(g.Pools), reports.MaxPools,
+	if err := reports.CheckCount("generations of node "+node.String(), len(g.Pools), reports.MaxPools,
 		"pools"); err != nil {
 		return out, err
 	}
@@ -113,7 +113,7 @@ func (s *Recorder) Generations(ctx context.Context, node uuid.UUID, g api.Genera
 		for _, p := range g.Pools {
 			keys = append(keys, record.PoolKey(p.Pool), record.GenerationKey(p.Pool))
 		}
-		if err := t.Foresee(keys); err != nil {
+		if err := t.Prefetch(keys); err != nil {
 			return err
 		}
 		if _, err := membership.FreshNode(t, node, g.Incarnation); err != nil {
@@ -146,14 +146,14 @@ func (s *Recorder) forgetGenerations(ctx context.Context) error {
 	for _, n := range list {
 		nodes[n.ID] = true
 	}
-	s.heard.keep(nodes)
+	s.reported.retain(nodes)
 	return nil
 }
 
-// heardOf returns the highest generation of a pool that this service received, from any node. As in the store, reports
-// of removed nodes do not count.
-func (s *Recorder) heardOf(t *record.Tx, node, pool uuid.UUID) (uint64, error) {
-	said, heard := s.heard.get(pool)
+// highestReported returns the highest generation of a pool that this service received, from any node. As in the store,
+// reports of removed nodes do not count.
+func (s *Recorder) highestReported(t *record.Tx, node, pool uuid.UUID) (uint64, error) {
+	said, heard := s.reported.get(pool)
 	if !heard || said.node == node {
 		return said.highest, nil
 	}
@@ -176,7 +176,7 @@ func (s *Recorder) raise(t *record.Tx, node uuid.UUID, p api.Generation, passing
 	if _, err := t.Get(record.GenerationKey(p.Pool), &g); err != nil {
 		return 0, false, err
 	}
-	heard, err := s.heardOf(t, node, p.Pool)
+	heard, err := s.highestReported(t, node, p.Pool)
 	if err != nil {
 		return 0, false, err
 	}

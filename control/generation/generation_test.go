@@ -160,7 +160,7 @@ func TestGenerationsOfNodesThatAreGone(t *testing.T) {
 	}
 	mentions(b, pool, 9)
 	c := e.NewAgent("gamma")
-	for range 3 * generation.FewGenerations / reports.MaxPools { // as of nodes that came and went
+	for range 3 * generation.PruneThreshold / reports.MaxPools { // as of nodes that came and went
 		list := make([]api.Generation, reports.MaxPools)
 		for i := range list {
 			list[i].Pool = uuid.New()

@@ -24,7 +24,7 @@ func BenchmarkRound(b *testing.B) {
 			on := !e.MustVolume("db-00007").Protected
 			e.MustSubmit(api.Request{Kind: dataset.OpUpdate, Volume: "db-00007", Protect: &on})
 		},
-		"everything": func() { e.Memory.Full = controltest.Start },
+		"everything": func() { e.Memory.FullDue = controltest.Start },
 	} {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()

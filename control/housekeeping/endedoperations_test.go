@@ -33,15 +33,15 @@ func TestEndedOperationsAreBounded(t *testing.T) {
 				protect = !protect
 				last = e.MustSubmit(api.Request{Kind: dataset.OpUpdate, Volume: "db", Protect: &protect}).Operation.ID
 			}
-			e.Tick(membership.HouseEvery)
+			e.Tick(membership.HousekeepingInterval)
 		}
 	}
 	size := func() int64 { return e.Spy.Store.(*bolt.Store).Stats().FileBytes }
-	end(housekeeping.EndedMost + 2*housekeeping.ForgetAfter)
+	end(housekeeping.MaxEndedOperations + 2*housekeeping.ForgetAfter)
 	first := size()
-	end(housekeeping.EndedMost)
+	end(housekeeping.MaxEndedOperations)
 	st := e.CheckInvariants()
-	if n := len(st.Operations); n > housekeeping.EndedMost+housekeeping.ForgetAfter+1 || n < housekeeping.EndedMost {
+	if n := len(st.Operations); n > housekeeping.MaxEndedOperations+housekeeping.ForgetAfter+1 || n < housekeeping.MaxEndedOperations {
 		t.Errorf("%d operations are on record", n)
 	}
 	for what, id := range map[string]uuid.UUID{"cancelled": cancelled.ID, "running": running.ID, "last": last} {
@@ -49,7 +49,7 @@ func TestEndedOperationsAreBounded(t *testing.T) {
 			t.Errorf("the %s operation was forgotten", what)
 		}
 	}
-	t.Logf("the store's file has %d bytes after %d operations and %d after %d", first, housekeeping.EndedMost+2*housekeeping.ForgetAfter, size(), 2*housekeeping.EndedMost+2*housekeeping.ForgetAfter)
+	t.Logf("the store's file has %d bytes after %d operations and %d after %d", first, housekeeping.MaxEndedOperations+2*housekeeping.ForgetAfter, size(), 2*housekeeping.MaxEndedOperations+2*housekeeping.ForgetAfter)
 	if now := size(); now > first+first/4 {
 		t.Errorf("the store's file grew from %d to %d bytes", first, now)
 	}

@@ -13,38 +13,38 @@ import (
 // How long, and how many, records of ended operations stay. The limits by number and size bound the store: a day of
 // five operations a second would be 432,000 records of some 2.4 kB.
 const (
-	OperationKept = 24 * time.Hour
-	routineKept   = time.Hour // of scheduled snapshots, see keptFor
-	EndedMost     = 10_000
-	endedBytes    = 32 << 20 // of their records
+	OperationRetention = 24 * time.Hour
+	scheduledRetention = time.Hour // of scheduled snapshots, see operationRetention
+	MaxEndedOperations = 10_000
+	maxEndedBytes      = 32 << 20 // of their records
 
-	ForgetEvery  = time.Hour
-	ForgetAfter  = 2000 // changes of operations, usually two for each: its begin and its end
-	forgetAtOnce = 100  // operations in one transaction
+	ForgetInterval = time.Hour
+	ForgetAfter    = 2000 // changes of operations, usually two for each: its begin and its end
+	forgetBatch    = 100  // operations in one transaction
 )
 
-// keptFor returns how long the record of an ended operation stays. A successful operation of a schedule stays for a
-// shorter time: there are some hundreds a day for each volume.
-func keptFor(op dataset.Operation) time.Duration {
+// operationRetention returns how long the record of an ended operation stays. A successful operation of a schedule
+// stays for a shorter time: there are some hundreds a day for each volume.
+func operationRetention(op dataset.Operation) time.Duration {
 	if op.State == dataset.OpDone && op.Snapshot != nil && op.Snapshot.Kind == dataset.SnapshotScheduled &&
 		(op.Kind == dataset.OpSnapshot || op.Kind == dataset.OpSnapshotDelete) {
-		return routineKept
+		return scheduledRetention
 	}
-	return OperationKept
+	return OperationRetention
 }
 
 // endedRecord has the fields that decide how long the record of an operation stays.
 type endedRecord struct {
 	key       string
 	bytes     int
-	ran       time.Duration // when it ended, by the time that services have run
+	runTime   time.Duration // when it ended, by the time that services have run
 	ended     time.Time
 	kept      time.Duration
 	cancelled bool
 }
 
 // ForgetOperations removes the records of operations that ended long ago. It also removes the oldest records beyond
-// endedMost in number, or endedBytes in size. Of these, the records of cancelled operations are removed last: while
+// endedMost in number, or maxEndedBytes in size. Of these, the records of cancelled operations are removed last: while
 // such a record exists, an agent that did not learn of the cancellation undoes its work.
 func (k *Housekeeper) ForgetOperations(ctx context.Context) error {
 	records, err := k.endedRecords(ctx)
@@ -52,19 +52,19 @@ func (k *Housekeeper) ForgetOperations(ctx context.Context) error {
 		return err
 	}
 	tooMany := map[string]bool{}
-	for _, r := range surplus(records, EndedMost, endedBytes) {
+	for _, r := range surplus(records, MaxEndedOperations, maxEndedBytes) {
 		tooMany[r.key] = true
 	}
 	now := k.Uptime.Last()
-	gone := slices.DeleteFunc(records, func(r endedRecord) bool { return !tooMany[r.key] && now-r.ran < r.kept })
-	for some := range slices.Chunk(gone, forgetAtOnce) {
+	gone := slices.DeleteFunc(records, func(r endedRecord) bool { return !tooMany[r.key] && now-r.runTime < r.kept })
+	for some := range slices.Chunk(gone, forgetBatch) {
 		_, err := k.Ledger.Update(ctx, func(t *record.Tx) error {
 			ran, err := k.Uptime.Read(t) // the mark may have been set back
 			if err != nil {
 				return err
 			}
 			for _, r := range some {
-				if tooMany[r.key] || ran-r.ran >= r.kept {
+				if tooMany[r.key] || ran-r.runTime >= r.kept {
 					t.Delete(r.key) // a final record is not written again, so no check is needed
 				}
 			}
@@ -80,7 +80,7 @@ func (k *Housekeeper) ForgetOperations(ctx context.Context) error {
 // endedRecords reads the operations that have ended.
 func (k *Housekeeper) endedRecords(ctx context.Context) (list []endedRecord, err error) {
 	for after := ""; ; {
-		entries, err := record.NewTx(ctx, k.Ledger.Store).List(record.OperationsPrefix, after, forgetAtOnce)
+		entries, err := record.NewTx(ctx, k.Ledger.Store).List(record.OperationsPrefix, after, forgetBatch)
 		if err != nil {
 			return nil, err
 		}
@@ -92,12 +92,12 @@ func (k *Housekeeper) endedRecords(ctx context.Context) (list []endedRecord, err
 			}
 			if op.State.Final() {
 				list = append(list, endedRecord{
-					key: e.Key, bytes: len(e.Value), ran: time.Duration(op.Ran), ended: op.Ended,
-					kept: keptFor(op.Operation), cancelled: op.State == dataset.OpCancelled,
+					key: e.Key, bytes: len(e.Value), runTime: time.Duration(op.RunTime), ended: op.Ended,
+					kept: operationRetention(op.Operation), cancelled: op.State == dataset.OpCancelled,
 				})
 			}
 		}
-		if len(entries) < forgetAtOnce {
+		if len(entries) < forgetBatch {
 			return list, nil
 		}
 	}
@@ -113,7 +113,7 @@ func surplus(records []endedRecord, most, mostBytes int) []endedRecord {
 		case y.cancelled && !x.cancelled:
 			return 1
 		}
-		return cmp.Or(cmp.Compare(y.ran, x.ran), y.ended.Compare(x.ended), cmp.Compare(x.key, y.key))
+		return cmp.Or(cmp.Compare(y.runTime, x.runTime), y.ended.Compare(x.ended), cmp.Compare(x.key, y.key))
 	})
 	bytes := 0
 	for i, r := range sorted {

@@ -10,7 +10,7 @@ import (
 // once nothing else is left.
 func TestSurplus(t *testing.T) {
 	record := func(ran time.Duration, bytes int, cancelled bool) endedRecord {
-		return endedRecord{key: fmt.Sprint(int64(ran)), bytes: bytes, ran: ran, cancelled: cancelled}
+		return endedRecord{key: fmt.Sprint(int64(ran)), bytes: bytes, runTime: ran, cancelled: cancelled}
 	}
 	records := []endedRecord{
 		record(3, 10, false), record(1, 10, true), record(5, 10, false), record(2, 10, false), record(4, 30, false),

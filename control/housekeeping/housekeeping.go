@@ -1,9 +1,9 @@
 // Package housekeeping does the background work of control: it requests snapshots that are due, removes those that
 // retention does not keep, empties the trash, maintains the number of copies, and removes old records of operations.
 //
-// Package control starts Housekeeper.Run in each service. Only the service that holds the lock under record.HouseKey
-// works, and each of its transactions checks the lock. Run keeps a Memory between rounds, which only its goroutine
-// uses; all other state is in the store. Another periodic task belongs into Round.
+// Package control starts Housekeeper.Run in each service. Only the service that holds the lock under
+// record.HousekeeperKey works, and each of its transactions checks the lock. Run keeps a Memory between rounds, which
+// only its goroutine uses; all other state is in the store. Another periodic task belongs into Round.
 package housekeeping
 
 import (
@@ -31,32 +31,32 @@ import (
 )
 
 const (
-	// FullEvery is the time between two rounds that examine everything. Other services change records too, and their
+	// FullInterval is the time between two rounds that examine everything. Other services change records too, and their
 	// notices can be missed.
-	FullEvery = ledger.LanesKept
-	// ReportAgain is the time between two reports of the same failure.
-	ReportAgain = time.Hour
+	FullInterval = ledger.LanesKept
+	// ReportInterval is the time between two reports of the same failure.
+	ReportInterval = time.Hour
 )
 
 // Memory is the memory of the background work between rounds, so that a round without changes reads nothing.
 // Only one goroutine uses it.
 type Memory struct {
-	rev      uint64                // revision of the feed up to which changes were examined
-	Full     time.Time             // when the next full look is due
-	trashDue time.Time             // when the next dataset in the trash expires; zero if none does
-	Forget   time.Time             // when old operations are looked for again
-	ops      uint64                // changes of operations in the feed at the last ForgetOperations
-	Plans    map[uuid.UUID]duePlan // when each dataset gets its next snapshot
-	short    shortage
-	hidden   bool              // the right to write the catalog is missing
-	lanes    map[string]uint64 // lanes of services with their indexes, at the last full look
+	rev           uint64                // revision of the feed up to which changes were examined
+	FullDue       time.Time             // when the next full look is due
+	trashDue      time.Time             // when the next dataset in the trash expires; zero if none does
+	ForgetDue     time.Time             // when old operations are looked for again
+	ops           uint64                // changes of operations in the feed at the last ForgetOperations
+	Plans         map[uuid.UUID]duePlan // when each dataset gets its next snapshot
+	shortage      shortage
+	catalogDenied bool              // the right to write the catalog is missing
+	lanes         map[string]uint64 // lanes of services with their indexes, at the last full look
 
-	failed func(what string, err error)
-	told   map[string]time.Time // reported failures, by text
-	Now    time.Time
-	wall   time.Time     // time of the last round
-	steady time.Duration // the same by the steady clock
-	over   time.Duration // unreported advance of the clock beyond the steady clock
+	failed       func(what string, err error)
+	reported     map[string]time.Time // reported failures, by text
+	Now          time.Time
+	wall         time.Time     // time of the last round
+	steady       time.Duration // the same by the steady clock
+	clockAdvance time.Duration // unreported advance of the clock beyond the steady clock
 }
 
 // Deps are the dependencies of Housekeeper.
@@ -85,23 +85,23 @@ type Housekeeper struct{ Deps }
 // NewMemory returns an empty Memory, so that the next round examines everything.
 func (k *Housekeeper) NewMemory() *Memory {
 	return &Memory{
-		Plans:  map[uuid.UUID]duePlan{},
-		short:  shortage{of: map[uuid.UUID]bool{}},
-		failed: k.Failed,
-		told:   map[string]time.Time{},
+		Plans:    map[uuid.UUID]duePlan{},
+		shortage: shortage{reported: map[uuid.UUID]bool{}},
+		failed:   k.Failed,
+		reported: map[string]time.Time{},
 	}
 }
 
 // fail reports a failure, unless the same one was reported lately.
 func (h *Memory) fail(what string, err error) {
 	text := what + ": " + err.Error()
-	if at, ok := h.told[text]; ok && h.Now.Sub(at) < ReportAgain {
+	if at, ok := h.reported[text]; ok && h.Now.Sub(at) < ReportInterval {
 		return
 	}
-	if len(h.told) >= 1000 {
-		clear(h.told)
+	if len(h.reported) >= 1000 {
+		clear(h.reported)
 	}
-	h.told[text] = h.Now
+	h.reported[text] = h.Now
 	h.failed(what, err)
 }
 
@@ -118,7 +118,7 @@ func (k *Housekeeper) Run(ctx context.Context) {
 			return
 		case <-k.Ledger.Clock.After(k.Interval):
 		}
-		mine, err := k.Members.TakeHouse(ctx)
+		mine, err := k.Members.AcquireHousekeeping(ctx)
 		if err != nil && ctx.Err() == nil && !told {
 			k.Failed("take over the background work", err)
 		}
@@ -138,46 +138,46 @@ func (k *Housekeeper) Run(ctx context.Context) {
 func (k *Housekeeper) Round(ctx context.Context, h *Memory, now time.Time) {
 	if now.Before(h.Now) { // the clock was set back: work that was due by it is not due any more
 		clear(h.Plans)
-		clear(h.told)
-		h.Full, h.Forget = time.Time{}, time.Time{}
+		clear(h.reported)
+		h.FullDue, h.ForgetDue = time.Time{}, time.Time{}
 	}
 	h.Now = now
 	changes := k.Feed.Since(uuid.Nil, h.rev)
-	everything := changes.Full || !now.Before(h.Full)
+	everything := changes.Full || !now.Before(h.FullDue)
 	if err := k.Uptime.Mark(ctx, changes.Any || everything); err != nil && ctx.Err() == nil {
 		h.fail("count the time that drover runs", err)
 	}
 	if over := k.clockJump(h); over > 0 {
-		h.Full = time.Time{}
-		h.over += over
+		h.FullDue = time.Time{}
+		h.clockAdvance += over
 		everything = true
 	}
 	if changes.Any || everything || (!h.trashDue.IsZero() && !now.Before(h.trashDue)) {
 		k.ExpireTrash(ctx, h)
 	}
-	short, err := k.due(ctx, &h.short)
+	short, err := k.due(ctx, &h.shortage)
 	if err != nil && ctx.Err() == nil {
 		h.fail("look for nodes that can take a replica", err)
 	}
-	if err := k.lookAtChanges(ctx, h, slices.Concat(changes.Datasets, short), everything); err == nil {
+	if err := k.examineChanges(ctx, h, slices.Concat(changes.Datasets, short), everything); err == nil {
 		h.rev = changes.Rev
 		if everything {
-			h.Full = now.Add(FullEvery)
+			h.FullDue = now.Add(FullInterval)
 		}
-	} else if h.short.nodes = ""; ctx.Err() == nil {
+	} else if h.shortage.nodes = ""; ctx.Err() == nil {
 		h.fail("look at what changed", err)
 	}
-	k.takeDue(ctx, h, now)
+	k.requestDueSnapshots(ctx, h, now)
 	if k.Shared {
-		k.lookAtMembers(ctx, h, everything)
+		k.updateMembers(ctx, h, everything)
 	}
-	if told := k.Feed.Operations(); !now.Before(h.Forget) || told-h.ops >= ForgetAfter {
-		h.Forget, h.ops = now.Add(ForgetEvery), told
+	if told := k.Feed.Operations(); !now.Before(h.ForgetDue) || told-h.ops >= ForgetAfter {
+		h.ForgetDue, h.ops = now.Add(ForgetInterval), told
 		for _, err := range []error{k.ForgetOperations(ctx), k.CopyKeeper.Expire(ctx)} {
 			if err == nil {
 				continue
 			}
-			h.Forget = time.Time{} // the next round repeats both
+			h.ForgetDue = time.Time{} // the next round repeats both
 			if ctx.Err() == nil {
 				h.fail("forget old operations and copies", err)
 			}
@@ -185,12 +185,12 @@ func (k *Housekeeper) Round(ctx context.Context, h *Memory, now time.Time) {
 	}
 }
 
-// lookAtChanges examines the datasets that changed, or all of them. If it fails, they must be examined again; it does
+// examineChanges examines the datasets that changed, or all of them. If it fails, they must be examined again; it does
 // not fail for a problem with one dataset.
-func (k *Housekeeper) lookAtChanges(ctx context.Context, h *Memory, changed []uuid.UUID, everything bool) error {
+func (k *Housekeeper) examineChanges(ctx context.Context, h *Memory, changed []uuid.UUID, everything bool) error {
 	if !everything {
 		for some := range slices.Chunk(changed, store.MaxOps) {
-			if err := k.lookAtSome(ctx, h, some); err != nil {
+			if err := k.examineBatch(ctx, h, some); err != nil {
 				return err
 			}
 		}
@@ -207,7 +207,7 @@ func (k *Housekeeper) lookAtChanges(ctx context.Context, h *Memory, changed []uu
 			after = e.Key
 			var d dataset.Dataset
 			err := record.Decode(e.Key, e.Value, &d)
-			if err := k.lookAtOne(ctx, h, e.Key, d, e.Index, err); err != nil {
+			if err := k.examineDataset(ctx, h, e.Key, d, e.Index, err); err != nil {
 				return err
 			}
 			live[d.ID] = true
@@ -224,13 +224,13 @@ func (k *Housekeeper) lookAtChanges(ctx context.Context, h *Memory, changed []uu
 	return nil
 }
 
-// lookAtSome examines one batch of the datasets that changed.
-func (k *Housekeeper) lookAtSome(ctx context.Context, h *Memory, changed []uuid.UUID) error {
+// examineBatch examines one batch of the datasets that changed.
+func (k *Housekeeper) examineBatch(ctx context.Context, h *Memory, changed []uuid.UUID) error {
 	t, keys := record.NewTx(ctx, k.Ledger.Store), make([]string, len(changed))
 	for i, id := range changed {
 		keys[i] = record.DatasetKey(id)
 	}
-	if err := t.Foresee(keys); err != nil {
+	if err := t.Prefetch(keys); err != nil {
 		return err
 	}
 	for _, id := range changed {
@@ -238,23 +238,23 @@ func (k *Housekeeper) lookAtSome(ctx context.Context, h *Memory, changed []uuid.
 		there, err := t.Get(record.DatasetKey(id), &d)
 		if err == nil && !there {
 			delete(h.Plans, id)
-			h.short.note(id, nil)
+			h.shortage.note(id, nil)
 			continue
 		}
-		if err := k.lookAtOne(ctx, h, id.String(), d, t.Index(record.DatasetKey(id)), err); err != nil {
+		if err := k.examineDataset(ctx, h, id.String(), d, t.Index(record.DatasetKey(id)), err); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// lookAtOne examines one dataset. It returns only errors that concern all datasets.
-func (k *Housekeeper) lookAtOne(ctx context.Context, h *Memory, what string, d dataset.Dataset, index uint64,
+// examineDataset examines one dataset. It returns only errors that concern all datasets.
+func (k *Housekeeper) examineDataset(ctx context.Context, h *Memory, what string, d dataset.Dataset, index uint64,
 	err error) error {
 	if err == nil {
 		short := k.CopyKeeper.Maintain(ctx, d)
-		h.short.note(d.ID, short)
-		err = errors.Join(k.look(ctx, h, d, index), short, k.CopyKeeper.ForgetLost(ctx, d))
+		h.shortage.note(d.ID, short)
+		err = errors.Join(k.scheduleDataset(ctx, h, d, index), short, k.CopyKeeper.ForgetLost(ctx, d))
 	}
 	if err != nil && (ctx.Err() != nil || dataset.KindOf(err) == dataset.ErrUnavailable) {
 		return err
@@ -285,10 +285,10 @@ func (k *Housekeeper) ExpireTrash(ctx context.Context, h *Memory) {
 			h.trashDue = until
 		}
 	}
-	if h.over > 0 && !h.trashDue.IsZero() {
-		k.reportTrashHeld(h.over)
+	if h.clockAdvance > 0 && !h.trashDue.IsZero() {
+		k.reportTrashHeld(h.clockAdvance)
 	}
-	h.over = 0
+	h.clockAdvance = 0
 }
 
 // expireOne condemns a dataset if its time in the trash has passed. Otherwise it returns when that will be by the
@@ -299,10 +299,10 @@ func (k *Housekeeper) expireOne(ctx context.Context, key string, value []byte, n
 	if err := record.Decode(key, value, &tr); err != nil || tr.Expires.IsZero() {
 		return until, err
 	}
-	if left := tr.Left(k.Uptime.Last()); left > 0 {
+	if left := tr.Remaining(k.Uptime.Last()); left > 0 {
 		return now.Add(left), nil
 	}
-	id, err := record.IDIn(key, record.TrashPrefix)
+	id, err := record.ParseKey(key, record.TrashPrefix)
 	if err != nil {
 		return until, err
 	}
@@ -312,13 +312,13 @@ func (k *Housekeeper) expireOne(ctx context.Context, key string, value []byte, n
 		if err != nil {
 			return err
 		}
-		if left := tr.Left(ran); left > 0 {
+		if left := tr.Remaining(ran); left > 0 {
 			until = now.Add(left)
 			return nil
 		}
 		var d dataset.Dataset
 		there, err := t.Get(record.DatasetKey(id), &d)
-		if err != nil || !there || d.State != dataset.StateTrashed || !tr.Of(d) {
+		if err != nil || !there || d.State != dataset.StateTrashed || !tr.IsFor(d) {
 			return err // the dataset was restored, and may have been deleted again
 		}
 		err = t.Halted()
@@ -329,7 +329,7 @@ func (k *Housekeeper) expireOne(ctx context.Context, key string, value []byte, n
 		if err != nil {
 			return err
 		}
-		if err := deletion.NoSupersededCopy(t, d); err != nil {
+		if err := deletion.CheckNoSupersededCopy(t, d); err != nil {
 			return err
 		}
 		return deletion.Condemn(t, &d, "trash.expire", "destroyed")
@@ -337,18 +337,18 @@ func (k *Housekeeper) expireOne(ctx context.Context, key string, value []byte, n
 	return until, err
 }
 
-// lookAtMembers updates the records of nodes and services that are unreachable or no longer exist.
-func (k *Housekeeper) lookAtMembers(ctx context.Context, h *Memory, everything bool) {
-	if err := k.Members.LookForAway(ctx); err != nil && ctx.Err() == nil {
+// updateMembers updates the records of nodes and services that are unreachable or no longer exist.
+func (k *Housekeeper) updateMembers(ctx context.Context, h *Memory, everything bool) {
+	if err := k.Members.RecordUnreachable(ctx); err != nil && ctx.Err() == nil {
 		h.fail("look which nodes are away", err)
 	}
-	if err := k.Members.LookForMassLoss(ctx); err != nil && ctx.Err() == nil {
+	if err := k.Members.CheckMassLoss(ctx); err != nil && ctx.Err() == nil {
 		h.fail("look whether too many nodes are away", err)
 	}
 	if err := k.EndLostMoves(ctx); err != nil && ctx.Err() == nil {
 		h.fail("give back what moves to lost nodes hold", err)
 	}
-	if err := k.Members.ShowMembers(ctx, &h.hidden, everything); err != nil && ctx.Err() == nil {
+	if err := k.Members.ShowMembers(ctx, &h.catalogDenied, everything); err != nil && ctx.Err() == nil {
 		h.fail("show replicas and agents in the catalog", err)
 	}
 	if !everything {
@@ -379,22 +379,22 @@ func (k *Housekeeper) ForgetServices(ctx context.Context, h *Memory) error {
 	for _, e := range lanes {
 		h.lanes[e.Key] = e.Index
 		of, _, _ := strings.Cut(strings.TrimPrefix(e.Key, record.RevPrefix), "/")
-		if e.Key != record.DroppedKey && !live[of] && before[e.Key] == e.Index && len(over) < dropAtOnce {
+		if e.Key != record.DroppedKey && !live[of] && before[e.Key] == e.Index && len(over) < dropBatch {
 			over = append(over, e.Key)
 		}
 	}
 	if len(over) == 0 {
 		return nil
 	}
-	_, err = k.Ledger.Update(ctx, func(t *record.Tx) error { return dropLanes(t, over) })
+	_, err = k.Ledger.Update(ctx, func(t *record.Tx) error { return dropUnusedLanes(t, over) })
 	return err
 }
 
-// dropAtOnce bounds the lanes that one transaction removes, because each is checked too.
-const dropAtOnce = 50
+// dropBatch bounds the lanes that one transaction removes, because each is checked too.
+const dropBatch = 50
 
-// dropLanes removes unused lanes, and keeps their counts.
-func dropLanes(t *record.Tx, keys []string) error {
+// dropUnusedLanes removes unused lanes, and keeps their counts.
+func dropUnusedLanes(t *record.Tx, keys []string) error {
 	var dropped notify.Notices
 	if _, err := t.Get(record.DroppedKey, &dropped); err != nil {
 		return err
@@ -420,7 +420,7 @@ func (k *Housekeeper) clockJump(h *Memory) time.Duration {
 		over += h.Now.Sub(h.wall) - (steady - h.steady)
 	}
 	h.wall, h.steady = h.Now, steady
-	if over < uptime.UnseenMost {
+	if over < uptime.MaxUnseen {
 		return 0
 	}
 	return over
@@ -446,15 +446,15 @@ func (k *Housekeeper) EndLostMoves(ctx context.Context) error {
 		return nil
 	}
 	t := record.NewTx(ctx, k.Ledger.Store)
-	entries, err := t.List(record.AwayPrefix, "", 0)
+	entries, err := t.List(record.UnreachablePrefix, "", 0)
 	if err != nil {
 		return err
 	}
 	for _, e := range entries {
-		if k.Members.AwayFor(e.Key, e.Index) < LostFor {
+		if k.Members.UnreachableFor(e.Key, e.Index) < LostFor {
 			continue
 		}
-		node, err := record.IDIn(e.Key, record.AwayPrefix)
+		node, err := record.ParseKey(e.Key, record.UnreachablePrefix)
 		if err != nil {
 			return err
 		}

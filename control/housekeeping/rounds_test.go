@@ -82,8 +82,8 @@ func TestTrashExpiresAfterRestart(t *testing.T) {
 	other.Round()
 	a.MustCreate("db2")
 	d = a.MustDelete("db2")
-	for range int(72*time.Hour/housekeeping.FullEvery) + 1 {
-		other.Tick(housekeeping.FullEvery)
+	for range int(72*time.Hour/housekeeping.FullInterval) + 1 {
+		other.Tick(housekeeping.FullInterval)
 	}
 	if got := e.CheckInvariants().Datasets[d.ID].State; got != dataset.StatePurging {
 		t.Errorf("deleted through another service: %s", got)
@@ -110,7 +110,7 @@ func TestTrashExpiresBesideDamage(t *testing.T) {
 	}
 	e.Round()
 	e.Tick(72 * time.Hour)
-	e.Tick(membership.HouseEvery)
+	e.Tick(membership.HousekeepingInterval)
 	purging := 0
 	for _, id := range ids {
 		var d dataset.Dataset
@@ -129,12 +129,12 @@ func TestTrashExpiresBesideDamage(t *testing.T) {
 	}
 	n := len(e.Failures)
 	for range 10 {
-		e.Tick(membership.HouseEvery)
+		e.Tick(membership.HousekeepingInterval)
 	}
 	if len(e.Failures) != n {
 		t.Errorf("the same failures were reported again: %v", e.Failures[n:])
 	}
-	e.Tick(housekeeping.ReportAgain)
+	e.Tick(housekeeping.ReportInterval)
 	if len(e.Failures) == n {
 		t.Error("a failure that lasts is never said again")
 	}
@@ -149,13 +149,13 @@ func TestOperationsAreForgotten(t *testing.T) {
 	}
 	open := *e.MustSubmit(controltest.Create("slow")).Operation
 	e.Round()
-	e.Tick(housekeeping.OperationKept - time.Second)
+	e.Tick(housekeeping.OperationRetention - time.Second)
 	e.Tick(0)
 	if n := len(e.CheckInvariants().Operations); n != 251 {
 		t.Errorf("%d operations of the last day", n)
 	}
 	e.Spy.Counted()
-	e.Tick(housekeeping.ForgetEvery)
+	e.Tick(housekeeping.ForgetInterval)
 	if _, txns, _ := e.Spy.Counted(); txns > 5 {
 		t.Errorf("%d transactions to forget 250 operations", txns)
 	}
@@ -209,7 +209,7 @@ func TestHouseWithoutStore(t *testing.T) {
 	d := a.MustDelete("old")
 	e.Spy.FailFrom(1, false)
 	for range 5 {
-		e.Tick(membership.HouseEvery)
+		e.Tick(membership.HousekeepingInterval)
 	}
 	n := len(e.Failures)
 	if n == 0 || n > 4 || !errors.Is(e.Failures[0], dataset.ErrUnavailable) {
@@ -229,7 +229,7 @@ func TestHouseWithoutStore(t *testing.T) {
 	e.Spy.FailFrom(1, false)
 	e.Tick(15 * time.Minute)
 	e.Spy.FailFrom(0, false)
-	e.Tick(membership.HouseEvery)
+	e.Tick(membership.HousekeepingInterval)
 	if got := scheduled(a); len(got) != 1 {
 		t.Errorf("to do: %v", got)
 	}
@@ -248,13 +248,13 @@ func TestKeepHouse(t *testing.T) {
 		Failed: func(what string, err error) { t.Errorf("%s: %v", what, err) },
 	})
 	trashTime := func() {
-		for range 72 * time.Hour / uptime.MarkEvery {
-			e.Clock.Advance(uptime.MarkEvery)
+		for range 72 * time.Hour / uptime.MarkInterval {
+			e.Clock.Advance(uptime.MarkInterval)
 			<-c.Waiting
 		}
 	}
 	<-c.Waiting
-	e.Clock.Advance(membership.HouseEvery) // it finds what waits
+	e.Clock.Advance(membership.HousekeepingInterval) // it finds what waits
 	<-c.Waiting
 	trashTime()
 	if got := e.CheckInvariants().Datasets[d.ID].State; got != dataset.StateTrashed {
@@ -263,7 +263,7 @@ func TestKeepHouse(t *testing.T) {
 	if err := s.Members.Heartbeat(e.Ctx, a.ID, api.Heartbeat{Incarnation: a.Incarnation}); err != nil {
 		t.Fatal(err)
 	}
-	e.Clock.Advance(membership.HouseEvery)
+	e.Clock.Advance(membership.HousekeepingInterval)
 	<-c.Waiting
 	if got := e.CheckInvariants().Datasets[d.ID].State; got != dataset.StatePurging {
 		t.Errorf("%s", got)

@@ -21,10 +21,10 @@ type duePlan struct {
 	due      time.Time // zero if the schedule is not valid: then no snapshot is due
 }
 
-// look examines a dataset that is new or has changed. It computes when the next scheduled snapshot is due, and removes
-// the snapshots that retention no longer keeps. A dataset is written whenever a snapshot is added or removed, so a
-// dataset with an unchanged index is not examined.
-func (k *Housekeeper) look(ctx context.Context, h *Memory, d dataset.Dataset, index uint64) error {
+// scheduleDataset examines a dataset that is new or has changed. It computes when the next scheduled snapshot is due,
+// and removes the snapshots that retention no longer keeps. A dataset is written whenever a snapshot is added or
+// removed, so a dataset with an unchanged index is not examined.
+func (k *Housekeeper) scheduleDataset(ctx context.Context, h *Memory, d dataset.Dataset, index uint64) error {
 	expr := d.Profile.Snapshots.Schedule
 	if d.State != dataset.StateReady || expr == "" {
 		delete(h.Plans, d.ID)
@@ -86,15 +86,15 @@ func (k *Housekeeper) prune(ctx context.Context, d dataset.Dataset) (time.Time, 
 	return last, nil
 }
 
-// takeDue requests the snapshots that are due. A schedule that was missed several times is caught up once. While
-// a requested snapshot waits for its node, no other is requested.
-func (k *Housekeeper) takeDue(ctx context.Context, h *Memory, now time.Time) {
+// requestDueSnapshots requests the snapshots that are due. A schedule that was missed several times is caught up once.
+// While a requested snapshot waits for its node, no other is requested.
+func (k *Housekeeper) requestDueSnapshots(ctx context.Context, h *Memory, now time.Time) {
 	waiting := map[uuid.UUID]map[uuid.UUID]bool{} // by node, then by dataset
 	for id, plan := range h.Plans {
 		if plan.due.IsZero() || plan.due.After(now) || ctx.Err() != nil {
 			continue
 		}
-		if err := k.takeOne(ctx, id, plan, waiting); err != nil {
+		if err := k.requestSnapshot(ctx, id, plan, waiting); err != nil {
 			h.fail("scheduled snapshot of dataset "+id.String(), err)
 			continue // still due: the next round tries again
 		}
@@ -107,7 +107,7 @@ func (k *Housekeeper) takeDue(ctx context.Context, h *Memory, now time.Time) {
 	}
 }
 
-func (k *Housekeeper) takeOne(ctx context.Context, id uuid.UUID, plan duePlan,
+func (k *Housekeeper) requestSnapshot(ctx context.Context, id uuid.UUID, plan duePlan,
 	waiting map[uuid.UUID]map[uuid.UUID]bool) error {
 	pending, ok := waiting[plan.home]
 	if !ok {
@@ -154,8 +154,8 @@ func nextTick(expr string, t time.Time) (time.Time, error) {
 	}
 	// Compute in UTC, where clocks are never set. If the result does not exist in the location of t, time.Date moves it
 	// by the gap.
-	if wall, err := gronx.NextTickAfter(expr, onClock(t, time.UTC), false); err == nil {
-		if wall = onClock(wall, t.Location()); wall.After(t) && wall.Before(next) {
+	if wall, err := gronx.NextTickAfter(expr, sameWallTime(t, time.UTC), false); err == nil {
+		if wall = sameWallTime(wall, t.Location()); wall.After(t) && wall.Before(next) {
 			next = wall
 		}
 	}
@@ -170,7 +170,7 @@ func nextTick(expr string, t time.Time) (time.Time, error) {
 	return next, nil
 }
 
-// onClock returns the moment at which a clock in loc shows what the clock of t shows.
-func onClock(t time.Time, loc *time.Location) time.Time {
+// sameWallTime returns the moment at which a clock in loc shows what the clock of t shows.
+func sameWallTime(t time.Time, loc *time.Location) time.Time {
 	return time.Date(t.Year(), t.Month(), t.Day(), t.Hour(), t.Minute(), t.Second(), t.Nanosecond(), loc)
 }

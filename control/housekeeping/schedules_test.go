@@ -244,12 +244,12 @@ func TestQuietRounds(t *testing.T) {
 	e.Round()
 	e.Spy.Counted()
 	for range 10 {
-		e.Tick(membership.HouseEvery)
+		e.Tick(membership.HousekeepingInterval)
 		if reads, txns, _ := e.Spy.Counted(); reads+txns != 0 {
 			t.Errorf("a quiet round costs %d reads and %d transactions", reads, txns)
 		}
 	}
-	e.Tick(housekeeping.FullEvery) // a look at everything reads what is listed, and no snapshots
+	e.Tick(housekeeping.FullInterval) // a look at everything reads what is listed, and no snapshots
 	if reads, txns, _ := e.Spy.Counted(); reads > 2 || txns != 0 {
 		t.Errorf("a look at everything costs %d reads and %d transactions", reads, txns)
 	}

@@ -15,23 +15,23 @@ import (
 // shortage lists the volumes with fewer replicas than their profiles ask for. They get the missing replicas when a node
 // can take one. That change does not write the records of these volumes, so they would not be examined otherwise.
 type shortage struct {
-	of    map[uuid.UUID]bool // the datasets
-	nodes string             // the state of nodes and pools at the last attempt
+	reported map[uuid.UUID]bool // the datasets
+	nodes    string             // the state of nodes and pools at the last attempt
 }
 
 // note remembers the outcome of an attempt to give a dataset its replicas.
 func (s *shortage) note(id uuid.UUID, err error) {
 	if err == nil {
-		delete(s.of, id)
+		delete(s.reported, id)
 		return
 	}
-	s.of[id] = true
+	s.reported[id] = true
 }
 
 // due returns the datasets that lack replicas, if a node or a pool has changed since the last attempt. If no dataset
 // lacks replicas, it reads nothing.
 func (k *Housekeeper) due(ctx context.Context, short *shortage) ([]uuid.UUID, error) {
-	if len(short.of) == 0 {
+	if len(short.reported) == 0 {
 		return nil, nil
 	}
 	sites, err := k.Placer.Sites(record.NewTx(ctx, k.Ledger.Store))
@@ -41,12 +41,13 @@ func (k *Housekeeper) due(ctx context.Context, short *shortage) ([]uuid.UUID, er
 	var now strings.Builder
 	for _, st := range sites {
 		for _, c := range st.Pools {
-			fmt.Fprintf(&now, "%s %t %t %t %t %s\n", c.ID, c.Cordoned, c.Dropped, c.Silent, c.Guarded, c.WhyOffline())
+			fmt.Fprintf(&now, "%s %t %t %t %t %s\n",
+				c.ID, c.Cordoned, c.Unreported, c.Unreachable, c.Guarded, c.WhyOffline())
 		}
 	}
 	if now.String() == short.nodes {
 		return nil, nil
 	}
 	short.nodes = now.String()
-	return slices.Collect(maps.Keys(short.of)), nil
+	return slices.Collect(maps.Keys(short.reported)), nil
 }

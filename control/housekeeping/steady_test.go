@@ -31,7 +31,7 @@ func TestSteadyClusterWritesNothing(t *testing.T) {
 			now, used := x.Clock.Now(), dataset.Size(x.Clock.Steady())
 			for i, s := range x.Services {
 				x.Stand(s)
-				if mine, err := s.Members.TakeHouse(t.Context()); err != nil {
+				if mine, err := s.Members.AcquireHousekeeping(t.Context()); err != nil {
 					t.Fatal(err)
 				} else if mine {
 					s.Housekeeper.Round(ledger.AsHousekeeper(t.Context()), houses[i], now)
@@ -54,7 +54,7 @@ func TestSteadyClusterWritesNothing(t *testing.T) {
 	steps(3)
 	b.ReportCopy(d, x.Clock.Now())
 	steps(3)
-	steps(int((housekeeping.OperationKept + housekeeping.ForgetEvery + uptime.MarkEvery) / (5 * time.Second)))
+	steps(int((housekeeping.OperationRetention + housekeeping.ForgetInterval + uptime.MarkInterval) / (5 * time.Second)))
 	onRecord := func() map[string]uint64 {
 		out := map[string]uint64{}
 		for _, e := range x.Save() {

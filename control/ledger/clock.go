@@ -21,7 +21,7 @@ import (
 // as it left it.
 
 // ClockIn returns the clock from the entries under RevPrefix, of which this service may know some already.
-func ClockIn(entries []store.Entry, known map[string]heard) (n uint64, err error) {
+func ClockIn(entries []store.Entry, known map[string]lanePosition) (n uint64, err error) {
 	for _, e := range entries {
 		if was, ok := known[e.Key]; ok && was.index == e.Index {
 			n += was.count
@@ -38,29 +38,29 @@ func ClockIn(entries []store.Entry, known map[string]heard) (n uint64, err error
 	return n, nil
 }
 
-// highest has the highest clock that the store certainly had, as far as this service knows: the last clock that it
+// highestClock has the highest clock that the store certainly had, as far as this service knows: the last clock that it
 // read, plus one for each transaction that it began after that.
-type highest struct {
+type highestClock struct {
 	mu    sync.Mutex
 	n     uint64
 	reads int
 }
 
-func (h *highest) get() (n uint64, reads int) {
+func (h *highestClock) get() (n uint64, reads int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.n, h.reads
 }
 
-func (h *highest) read(n uint64) {
+func (h *highestClock) noteRead(n uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.n = max(h.n, n)
 	h.reads++
 }
 
-// made counts a transaction that was begun after so many reads.
-func (h *highest) made(reads int) {
+// countTransaction counts a transaction that was begun after so many reads.
+func (h *highestClock) countTransaction(reads int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.reads == reads {
@@ -70,7 +70,7 @@ func (h *highest) made(reads int) {
 
 // ReadLanes reads all lanes and compares their clock with the highest one seen before. If the clock is lower, it halts
 // the cluster.
-func (l *Ledger) ReadLanes(ctx context.Context, known map[string]heard) (entries []store.Entry, clock uint64,
+func (l *Ledger) ReadLanes(ctx context.Context, known map[string]lanePosition) (entries []store.Entry, clock uint64,
 	err error) {
 	before, _ := l.highest.get() // a clock that is seen during the read may be later
 	if entries, err = l.Store.List(ctx, record.RevPrefix, "", 0); err != nil {
@@ -82,7 +82,7 @@ func (l *Ledger) ReadLanes(ctx context.Context, known map[string]heard) (entries
 	if clock < before {
 		return entries, clock, l.HaltRestored(ctx, before)
 	}
-	l.highest.read(clock)
+	l.highest.noteRead(clock)
 	return entries, clock, nil
 }
 
@@ -95,12 +95,12 @@ type clockReads struct {
 }
 
 type clockRead struct {
-	done      chan struct{}
-	ReadClock uint64
-	err       error
+	done  chan struct{}
+	clock uint64
+	err   error
 }
 
-// ReadClock reads the clock as ReadLanes does, once for all callers that asked before the read began. It does not use
+// clock reads the clock as ReadLanes does, once for all callers that asked before the read began. It does not use
 // an earlier read, because the store may have been restored from a backup since.
 func (l *Ledger) ReadClock(ctx context.Context) (uint64, error) {
 	c := &l.clockReads
@@ -114,7 +114,7 @@ func (l *Ledger) ReadClock(ctx context.Context) (uint64, error) {
 	if !first {
 		select {
 		case <-r.done:
-			return r.ReadClock, r.err
+			return r.clock, r.err
 		case <-ctx.Done():
 			return 0, ctx.Err()
 		}
@@ -127,26 +127,26 @@ func (l *Ledger) ReadClock(ctx context.Context) (uint64, error) {
 	c.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), record.CommitTimeout) // others wait for it
 	defer cancel()
-	_, r.ReadClock, r.err = l.ReadLanes(ctx, nil)
+	_, r.clock, r.err = l.ReadLanes(ctx, nil)
 	close(r.done)
-	return r.ReadClock, r.err
+	return r.clock, r.err
 }
 
 // HaltRestored records that the store is older than a state that this service has seen. Idempotent.
 func (l *Ledger) HaltRestored(ctx context.Context, saw uint64) error {
-	l.restored()
-	ctx = context.WithValue(ctx, housing{}, nil) // whichever replica does the background work at present
+	l.dropMemory()
+	ctx = context.WithValue(ctx, housekeeperContext{}, nil) // whichever replica does the background work at present
 	_, err := l.Update(ctx, func(t *record.Tx) error {
-		t.Silent = true // the lanes may be in the old state
+		t.WithoutNotice = true // the lanes may be in the old state
 		var h record.Halt
 		there, err := t.Get(record.HaltedKey, &h)
-		if err != nil || h.Saw >= saw {
+		if err != nil || h.HighestClock >= saw {
 			return err
 		}
 		if !there {
 			h.At = l.Clock.Now()
 		}
-		h.Shared, h.Saw = true, saw
+		h.Shared, h.HighestClock = true, saw
 		return t.Put(record.HaltedKey, h)
 	})
 	if err != nil {
@@ -155,9 +155,9 @@ func (l *Ledger) HaltRestored(ctx context.Context, saw uint64) error {
 	return nil
 }
 
-// laneIsOurs reports whether a lane is as this service left it. Another value would be the reason for a refused
+// isLaneUnchanged reports whether a lane is as this service left it. Another value would be the reason for a refused
 // transaction.
-func (l *Ledger) laneIsOurs(ctx context.Context, own *lane) (bool, error) {
+func (l *Ledger) isLaneUnchanged(ctx context.Context, own *lane) (bool, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), record.CommitTimeout)
 	defer cancel()
 	e, err := record.NewTx(ctx, l.Store).Fetch(own.key)

@@ -23,11 +23,11 @@ func TestLanesOfTheDeadGo(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	var h ledger.Hearing
+	var h ledger.LanePositions
 	hear := func() (full bool) {
 		t.Helper()
 		rev := reader.Feed.Since(node, 0).Rev
-		if err := reader.Ledger.HearNow(t.Context(), &h); err != nil {
+		if err := reader.Ledger.ReadNotices(t.Context(), &h); err != nil {
 			t.Fatal(err)
 		}
 		return reader.Feed.Since(node, rev).Full
@@ -52,7 +52,7 @@ func TestLanesOfTheDeadGo(t *testing.T) {
 	forget := func() {
 		t.Helper()
 		x.Stand(keeper)
-		if mine, err := keeper.Members.TakeHouse(t.Context()); !mine || err != nil {
+		if mine, err := keeper.Members.AcquireHousekeeping(t.Context()); !mine || err != nil {
 			t.Fatal(mine, err)
 		}
 		if err := keeper.Housekeeper.ForgetServices(ctx, house); err != nil {
@@ -76,8 +76,8 @@ func TestLanesOfTheDeadGo(t *testing.T) {
 	// Who did not look for so long does not know what it missed.
 	say(dead)
 	hear()
-	x.Clock.Advance(housekeeping.FullEvery)
-	x.AwaitEnd(record.HouseKey)
+	x.Clock.Advance(housekeeping.FullInterval)
+	x.AwaitEnd(record.HousekeeperKey)
 	forget()
 	forget()
 	if !hear() {

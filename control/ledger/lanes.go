@@ -22,16 +22,16 @@ import (
 // that does one thing at a time has one. Transactions of one service never conflict with those of another
 // through lanes.
 const (
-	lanesMost = 32 // transactions with notices that a service commits at the same time
+	maxLanes = 32 // transactions with notices that a service commits at the same time
 	// A value of a lane has this many changes, in about this many bytes; fewer if there are many lanes, which are
 	// used in turn. A reader may be late by this number of changes, in all lanes together.
-	toldMost     = 16
-	toldBytes    = 4 << 10
-	toldTogether = 512
+	maxRecent      = 16
+	maxRecentBytes = 4 << 10
+	maxRecentTotal = 512
 )
 
-// written has the same JSON as notify.Notices. All notices but the newest are kept as JSON.
-type written struct {
+// laneValue has the same JSON as notify.Notices. All notices but the newest are kept as JSON.
+type laneValue struct {
 	Count  uint64            `json:"count"`
 	Recent []json.RawMessage `json:"recent"`
 }
@@ -39,9 +39,9 @@ type written struct {
 // lane is one key that this service writes.
 type lane struct {
 	key   string
-	index uint64  // of the transaction that wrote it last
-	last  written // the value in the store
-	next  written // the writes of the transaction in progress
+	index uint64    // of the transaction that wrote it last
+	last  laneValue // the value in the store
+	next  laneValue // the writes of the transaction in progress
 }
 
 // outbox has the lanes of a service.
@@ -56,7 +56,7 @@ type outbox struct {
 }
 
 func newOutbox() *outbox {
-	return &outbox{replica: uuid.New(), room: make(chan struct{}, lanesMost), mine: map[string]*lane{}}
+	return &outbox{replica: uuid.New(), room: make(chan struct{}, maxLanes), mine: map[string]*lane{}}
 }
 
 // take returns a lane with the write that announces t.
@@ -81,12 +81,12 @@ func (o *outbox) pick() (l *lane, most int) {
 	defer o.mu.Unlock()
 	if len(o.free) > 0 {
 		l, o.free = o.free[0], o.free[1:]
-		return l, min(toldMost, toldTogether/len(o.mine))
+		return l, min(maxRecent, maxRecentTotal/len(o.mine))
 	}
 	l = &lane{key: record.RevPrefix + o.replica.String() + "/" + strconv.Itoa(o.made)}
 	o.made++
 	o.mine[l.key] = l
-	return l, toldMost
+	return l, maxRecent
 }
 
 // done returns a lane after its transaction. index is that of the transaction, 0 if it was not committed. known is
@@ -106,8 +106,8 @@ func (o *outbox) done(l *lane, index uint64, known bool) {
 	<-o.room
 }
 
-// own reports whether a key is a lane whose value this service knows.
-func (o *outbox) own(key string) bool {
+// owns reports whether a key is a lane whose value this service knows.
+func (o *outbox) owns(key string) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.mine[key] != nil
@@ -125,10 +125,10 @@ func (l *lane) add(t notify.Notice, most int) ([]byte, error) {
 	for _, r := range recent {
 		size += len(r)
 	}
-	for len(recent) > 1 && size > toldBytes {
+	for len(recent) > 1 && size > maxRecentBytes {
 		size -= len(recent[0])
 		recent = recent[1:]
 	}
-	l.next = written{Count: l.last.Count + 1, Recent: recent}
+	l.next = laneValue{Count: l.last.Count + 1, Recent: recent}
 	return json.Marshal(l.next)
 }

@@ -65,7 +65,7 @@ type talk struct {
 	*rapid.T
 	st           store.Store
 	talks, hears *Ledger
-	h            Hearing
+	h            LanePositions
 	node         uuid.UUID
 	rev          uint64
 	open         []talking
@@ -81,7 +81,7 @@ type talking struct {
 }
 
 func (x *talk) begin() {
-	if len(x.open) == lanesMost {
+	if len(x.open) == maxLanes {
 		return
 	}
 	ds := uuid.New()
@@ -131,7 +131,7 @@ func (x *talk) late() {
 
 // burst is more than one value holds.
 func (x *talk) burst() {
-	for range toldMost + 1 {
+	for range maxRecent + 1 {
 		n := len(x.open)
 		if x.begin(); len(x.open) == n {
 			return
@@ -144,7 +144,7 @@ func (x *talk) burst() {
 }
 
 func (x *talk) hear() {
-	if err := x.hears.HearNow(context.Background(), &x.h); err != nil {
+	if err := x.hears.ReadNotices(context.Background(), &x.h); err != nil {
 		x.Fatal(err)
 	}
 	n := x.hears.Feed.Since(x.node, x.rev)
@@ -166,11 +166,11 @@ func TestWhatLiesThereIsEnough(t *testing.T) {
 	talks := onStore(st)
 	hears := onStore(st)
 	node := uuid.New()
-	var h Hearing
-	hear := func() notify.News {
+	var h LanePositions
+	hear := func() notify.ChangeSet {
 		t.Helper()
 		rev := hears.Feed.Since(node, 0).Rev
-		if err := hears.HearNow(t.Context(), &h); err != nil {
+		if err := hears.ReadNotices(t.Context(), &h); err != nil {
 			t.Fatal(err)
 		}
 		return hears.Feed.Since(node, rev)
@@ -191,7 +191,7 @@ func TestWhatLiesThereIsEnough(t *testing.T) {
 	for _, tc := range []struct {
 		said int
 		full bool
-	}{{1, false}, {toldMost, false}, {0, false}, {toldMost + 1, true}, {3, false}} {
+	}{{1, false}, {maxRecent, false}, {0, false}, {maxRecent + 1, true}, {3, false}} {
 		say(tc.said)
 		if n := hear(); n.Full != tc.full || !tc.full && len(n.Datasets) != tc.said {
 			t.Errorf("%d changes: full %v, %d datasets", tc.said, n.Full, len(n.Datasets))

@@ -41,14 +41,14 @@ type Deps struct {
 type Ledger struct {
 	Deps
 	nodes      *NodeCache
-	out        *outbox // the lanes of this service; nil if the store is not shared
-	highest    highest // the highest clock of the store that this service has seen
+	out        *outbox      // the lanes of this service; nil if the store is not shared
+	highest    highestClock // the highest clock of the store that this service has seen
 	clockReads clockReads
 }
 
 // New returns a ledger on a store.
 func New(d Deps) *Ledger {
-	l := &Ledger{Deps: d, nodes: &NodeCache{ReadClock: d.Clock, of: map[string]recall{}}}
+	l := &Ledger{Deps: d, nodes: &NodeCache{clock: d.Clock, nodes: map[string]cachedNode{}}}
 	if d.Shared {
 		l.out = newOutbox()
 	}
@@ -67,22 +67,22 @@ func (l *Ledger) HighestClock() uint64 {
 	return n
 }
 
-// restored drops the memory of a store that was restored from an older backup.
-func (l *Ledger) restored() {
+// dropMemory drops the memory of a store that was restored from an older backup.
+func (l *Ledger) dropMemory() {
 	l.nodes.dropAll()
 	if l.Restored != nil {
 		l.Restored()
 	}
 }
 
-// tries is how often a decision is repeated because a record that it read has changed. In each round some other
+// maxAttempts is how often a decision is repeated because a record that it read has changed. In each round some other
 // transaction was committed, so this is no live-lock.
-const tries = 64
+const maxAttempts = 64
 
 // Update makes one decision and commits it. It repeats the decision while the records that it depends on
 // change. It returns the index of the transaction; 0 if nothing was written.
 func (l *Ledger) Update(ctx context.Context, decide func(*record.Tx) error) (index uint64, err error) {
-	for n := range tries {
+	for n := range maxAttempts {
 		if index, err = l.try(ctx, n == 0, decide); !errors.Is(err, record.ErrChanged) {
 			break
 		}
@@ -93,12 +93,12 @@ func (l *Ledger) Update(ctx context.Context, decide func(*record.Tx) error) (ind
 func (l *Ledger) try(ctx context.Context, first bool, decide func(*record.Tx) error) (uint64, error) {
 	t := record.NewTx(ctx, l.Store)
 	t.FirstTry = first
-	err := l.keepsHouse(t)
+	err := l.checkHousekeeper(t)
 	if err == nil {
 		err = decide(t)
 	}
 	if err != nil || len(t.Writes()) == 0 {
-		return 0, t.Settled(err)
+		return 0, t.Outcome(err)
 	}
 	return l.commit(t)
 }
@@ -107,7 +107,7 @@ func (l *Ledger) try(ctx context.Context, first bool, decide func(*record.Tx) er
 // another service.
 func (l *Ledger) commit(t *record.Tx) (uint64, error) {
 	told, own := l.noticeOf(t), (*lane)(nil)
-	if l.out != nil && !t.Silent && (!told.Empty() || t.RaisesClock()) {
+	if l.out != nil && !t.WithoutNotice && (!told.Empty() || t.RaisesClock()) {
 		var w store.Write
 		var err error
 		if own, w, err = l.out.take(t.Context(), told); err != nil {
@@ -123,13 +123,13 @@ func (l *Ledger) commit(t *record.Tx) (uint64, error) {
 		known := err == nil || errors.Is(err, store.ErrTooLarge)
 		if refused {
 			var lerr error
-			if known, lerr = l.laneIsOurs(t.Context(), own); lerr != nil {
+			if known, lerr = l.isLaneUnchanged(t.Context(), own); lerr != nil {
 				err, refused = lerr, false
 			}
 		}
 		l.out.done(own, index, known)
 		if err == nil {
-			l.highest.made(reads)
+			l.highest.countTransaction(reads)
 		}
 	}
 	l.nodes.drop(t.Writes())
@@ -141,7 +141,7 @@ func (l *Ledger) commit(t *record.Tx) (uint64, error) {
 		return 0, record.ErrBusy
 	}
 	// It may have been committed: wake those who wait, so that they look for themselves.
-	told.Answered = false
+	told.InResponse = false
 	l.Feed.Publish(told)
 	return 0, record.CommitError(t.Context(), err)
 }
@@ -157,7 +157,7 @@ func (l *Ledger) noticeOf(t *record.Tx) notify.Notice {
 
 // View makes a decision that writes nothing. It repeats the decision while the records that it reads change.
 func (l *Ledger) View(ctx context.Context, decide func(*record.Tx) error) (err error) {
-	for range tries {
+	for range maxAttempts {
 		t := record.NewTx(ctx, l.Store)
 		t.ReadOnly = true
 		if err = decide(t); !errors.Is(err, record.ErrChanged) {
@@ -167,29 +167,29 @@ func (l *Ledger) View(ctx context.Context, decide func(*record.Tx) error) (err e
 	return err
 }
 
-// keepsHouse fails unless this service still does the background work that t belongs to: a service that was
+// checkHousekeeper fails unless this service still does the background work that t belongs to: a service that was
 // paused may not know yet that another has taken over.
-func (l *Ledger) keepsHouse(t *record.Tx) error {
-	if !l.Shared || t.Context().Value(housing{}) == nil {
+func (l *Ledger) checkHousekeeper(t *record.Tx) error {
+	if !l.Shared || t.Context().Value(housekeeperContext{}) == nil {
 		return nil
 	}
 	var h Housekeeper
-	taken, err := t.Get(record.HouseKey, &h)
+	taken, err := t.Get(record.HousekeeperKey, &h)
 	if err == nil && (!taken || h.Replica != l.out.replica) {
 		err = dataset.Errorf(dataset.ErrStale, "another replica now does the background work")
 	}
 	return err
 }
 
-// housing marks the context of the background work.
-type housing struct{}
+// housekeeperContext marks the context of the background work.
+type housekeeperContext struct{}
 
 // AsHousekeeper marks a context: decisions with it fail once another replica does the background work.
 func AsHousekeeper(ctx context.Context) context.Context {
-	return context.WithValue(ctx, housing{}, true)
+	return context.WithValue(ctx, housekeeperContext{}, true)
 }
 
-// Housekeeper is the value of record.HouseKey: which replica does the background work.
+// Housekeeper is the value of record.HousekeeperKey: which replica does the background work.
 type Housekeeper struct {
 	Replica uuid.UUID `json:"replica"`
 	Since   time.Time `json:"since"`
@@ -200,7 +200,7 @@ func (l *Ledger) publish(t notify.Notice) {
 	l.Feed.Publish(t)
 	l.Events.Publish(t.Events...)
 	if t.All {
-		l.Feed.Forget()
+		l.Feed.Reset()
 	}
 }
 

@@ -13,20 +13,20 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// RecalledFor is how long a node's record is assumed to be unchanged: a little longer than its agent is silent.
-const RecalledFor = 15 * time.Second
+// NodeCacheTTL is how long a node's record is assumed to be unchanged: a little longer than its agent is silent.
+const NodeCacheTTL = 15 * time.Second
 
 // NodeCache has the records of nodes as this service last saw them in the store. If a decision uses one instead of
-// reading it, the commit checks that it has not changed: see record.Tx.Suppose.
+// reading it, the commit checks that it has not changed: see record.Tx.Assume.
 type NodeCache struct {
-	ReadClock clock.Clock
+	clock clock.Clock
 
-	mu sync.Mutex
-	of map[string]recall
+	mu    sync.Mutex
+	nodes map[string]cachedNode
 }
 
-type recall struct {
-	Entry store.Entry
+type cachedNode struct {
+	entry store.Entry
 	at    time.Duration // by the steady clock
 }
 
@@ -38,7 +38,7 @@ func (r *NodeCache) Note(t *record.Tx, node uuid.UUID, began time.Duration) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.of[e.Key] = recall{e, began}
+	r.nodes[e.Key] = cachedNode{e, began}
 }
 
 // drop removes the nodes that a transaction writes.
@@ -47,7 +47,7 @@ func (r *NodeCache) drop(writes []store.Write) {
 	defer r.mu.Unlock()
 	for _, w := range writes {
 		if strings.HasPrefix(w.Key, record.NodesPrefix) {
-			delete(r.of, w.Key)
+			delete(r.nodes, w.Key)
 		}
 	}
 }
@@ -56,15 +56,15 @@ func (r *NodeCache) drop(writes []store.Write) {
 func (r *NodeCache) dropAll() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	clear(r.of)
+	clear(r.nodes)
 }
 
-// Entry returns the entry of a node for record.Tx.Suppose; false if none is known, or it is too old.
+// entry returns the entry of a node for record.Tx.Assume; false if none is known, or it is too old.
 func (r *NodeCache) Entry(node uuid.UUID) (store.Entry, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	known, ok := r.of[record.NodeKey(node)]
-	return known.Entry, ok && r.ReadClock.Steady()-known.at < RecalledFor
+	known, ok := r.nodes[record.NodeKey(node)]
+	return known.entry, ok && r.clock.Steady()-known.at < NodeCacheTTL
 }
 
 // Node returns a record of a node that may be a few seconds old.

@@ -111,7 +111,7 @@ func TestRecalledForAFewSeconds(t *testing.T) {
 	}
 	a.MustCreate("db")
 	recalled(true)
-	x.Clock.Advance(ledger.RecalledFor)
+	x.Clock.Advance(ledger.NodeCacheTTL)
 	recalled(false)
 	a.MustCreate("again")
 	recalled(true)

@@ -55,7 +55,7 @@ type Admission struct {
 // NewAdmission returns an Admission that has read nothing yet.
 func NewAdmission(d AdmissionDeps) *Admission {
 	a := &Admission{AdmissionDeps: d}
-	a.revoked.looked.L = &a.revoked.mu
+	a.revoked.readEnded.L = &a.revoked.mu
 	return a
 }
 
@@ -93,7 +93,7 @@ func (a *Admission) MakeToken(ctx context.Context, in api.NewToken) (out api.Joi
 	_, err = a.Ledger.Update(ctx, func(t *record.Tx) error {
 		rec.Node = uuid.Nil
 		if in.Name != "" {
-			n, ok, err := nodeCalled(t, in.Name)
+			n, ok, err := nodeByName(t, in.Name)
 			if err != nil {
 				return err
 			}
@@ -144,8 +144,8 @@ func (a *Admission) dropTokens(t *record.Tx) error {
 	return nil
 }
 
-// nodeCalled finds a node by its full name. The decision depends on the node that is found.
-func nodeCalled(t *record.Tx, name string) (n dataset.Node, ok bool, err error) {
+// nodeByName finds a node by its full name. The decision depends on the node that is found.
+func nodeByName(t *record.Tx, name string) (n dataset.Node, ok bool, err error) {
 	nodes, err := record.ListAll[dataset.Node](t, record.NodesPrefix)
 	if err != nil {
 		return n, false, err
@@ -181,7 +181,7 @@ func (a *Admission) Join(ctx context.Context, in api.Join) (out api.Joined, err 
 		in.Node = uuid.New()
 	}
 	_, err = a.Ledger.Update(ctx, func(t *record.Tx) error {
-		out.Node, out.Name, err = a.letIn(t, secret, in)
+		out.Node, out.Name, err = a.identifyHost(t, secret, in)
 		return err
 	})
 	if err != nil {
@@ -192,8 +192,8 @@ func (a *Admission) Join(ctx context.Context, in api.Join) (out api.Joined, err 
 	return out, err
 }
 
-// letIn decides which node a joining host becomes.
-func (a *Admission) letIn(t *record.Tx, secret pki.Token, in api.Join) (uuid.UUID, string, error) {
+// identifyHost decides which node a joining host becomes.
+func (a *Admission) identifyHost(t *record.Tx, secret pki.Token, in api.Join) (uuid.UUID, string, error) {
 	var rec record.Token
 	key, now := record.TokenKey(secret.Hash()), a.Ledger.Clock.Now()
 	known, err := t.Get(key, &rec)
@@ -293,7 +293,7 @@ func admitNew(t *record.Tx, in api.Join) error {
 	} else if was || !n.Removed.IsZero() {
 		return RemovedError(in.Node)
 	}
-	other, taken, err := nodeCalled(t, in.Name)
+	other, taken, err := nodeByName(t, in.Name)
 	if err != nil {
 		return err
 	}

@@ -43,7 +43,7 @@ func (m *Members) members(ctx context.Context) (all []store.Service, err error) 
 	}
 	for _, r := range replicas {
 		if r.Address != "" {
-			all = append(all, r.shown())
+			all = append(all, r.catalogEntry())
 		}
 	}
 	nodes, err := NodesWithFacts(t)
@@ -54,7 +54,7 @@ func (m *Members) members(ctx context.Context) (all []store.Service, err error) 
 	if err != nil {
 		return nil, err
 	}
-	left, err := leftNodes(t)
+	left, err := stoppedNodes(t)
 	if err != nil {
 		return nil, err
 	}
@@ -67,7 +67,7 @@ func (m *Members) members(ctx context.Context) (all []store.Service, err error) 
 			v.Tags, v.Meta = facts.Tags(n.Node, *n.Facts), facts.Meta(n.Node, *n.Facts)
 		}
 		if _, v.Alive = live[n.ID]; !v.Alive {
-			if v.Note, err = unheardSince(t, n.ID); err != nil {
+			if v.Note, err = formatUnreachable(t, n.ID); err != nil {
 				return nil, err
 			}
 		}
@@ -76,9 +76,9 @@ func (m *Members) members(ctx context.Context) (all []store.Service, err error) 
 	return all, nil
 }
 
-// shown returns the catalog entry of a replica. Its address identifies it, because it has another UUID after each
-// start.
-func (r Replica) shown() store.Service {
+// catalogEntry returns the catalog entry of a replica. Its address identifies it, because it has another UUID after
+// each start.
+func (r Replica) catalogEntry() store.Service {
 	return store.Service{
 		Kind:    kindControl,
 		ID:      r.Address,
@@ -88,9 +88,9 @@ func (r Replica) shown() store.Service {
 	}
 }
 
-// leftNodes reads which nodes' agents were stopped properly.
-func leftNodes(t *record.Tx) (map[uuid.UUID]bool, error) {
-	list, err := record.ListAll[record.Claim](t, record.LeftPrefix)
+// stoppedNodes reads which nodes' agents were stopped properly.
+func stoppedNodes(t *record.Tx) (map[uuid.UUID]bool, error) {
+	list, err := record.ListAll[record.Claim](t, record.StoppedPrefix)
 	out := map[uuid.UUID]bool{}
 	for _, c := range list {
 		out[c.ID] = true
@@ -98,10 +98,10 @@ func leftNodes(t *record.Tx) (map[uuid.UUID]bool, error) {
 	return out, err
 }
 
-// unheardSince formats since when a node is unreachable.
-func unheardSince(t *record.Tx, node uuid.UUID) (string, error) {
-	var gone record.Away
-	known, err := t.Peek(record.AwayKey(node), &gone)
+// formatUnreachable formats since when a node is unreachable.
+func formatUnreachable(t *record.Tx, node uuid.UUID) (string, error) {
+	var gone record.Unreachable
+	known, err := t.Peek(record.UnreachableKey(node), &gone)
 	if err != nil || !known {
 		return "its agent has not been heard from", err
 	}
@@ -125,9 +125,9 @@ func (m *Members) Withdraw(ctx context.Context) error {
 	return err
 }
 
-// noteLeft records that an agent was stopped properly. The catalog does not list the agent until it registers again.
-// Its session stays, and so the time for which it counts as alive, because its containers continue to write.
-func (m *Members) noteLeft(ctx context.Context, n dataset.Node) error {
+// recordStopped records that an agent was stopped properly. The catalog does not list the agent until it registers
+// again. Its session stays, and so the time for which it counts as alive, because its containers continue to write.
+func (m *Members) recordStopped(ctx context.Context, n dataset.Node) error {
 	if !m.Shared {
 		return nil
 	}
@@ -136,11 +136,11 @@ func (m *Members) noteLeft(ctx context.Context, n dataset.Node) error {
 		if err != nil {
 			return err
 		}
-		if known, err := t.Get(record.LeftKey(is.ID), &record.Claim{}); err != nil || known {
+		if known, err := t.Get(record.StoppedKey(is.ID), &record.Claim{}); err != nil || known {
 			return err
 		}
 		t.Notice.Events = append(t.Notice.Events, api.Event{Type: "node.leave", Node: is.Name})
-		return t.Put(record.LeftKey(is.ID), record.Claim{ID: is.ID})
+		return t.Put(record.StoppedKey(is.ID), record.Claim{ID: is.ID})
 	})
 	return err
 }

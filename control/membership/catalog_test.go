@@ -116,7 +116,7 @@ func TestMembersAreShown(t *testing.T) {
 	x.AwaitEnd(record.LiveNodeKey(a.Node.ID))
 	x.AwaitEnd(record.LiveNodeKey(b.Node.ID))
 	x.Stand(s)
-	if err := s.Members.LookForAway(t.Context()); err != nil {
+	if err := s.Members.RecordUnreachable(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	show()
@@ -149,7 +149,7 @@ func TestCatalogThatMayNotBeWritten(t *testing.T) {
 	s.Housekeeper.Failed = func(what string, err error) { failed = append(failed, what+": "+err.Error()) }
 	s.Members.Failed = s.Failed
 	x.Stand(s)
-	if mine, err := s.Members.TakeHouse(t.Context()); err != nil || !mine {
+	if mine, err := s.Members.AcquireHousekeeping(t.Context()); err != nil || !mine {
 		t.Fatal(mine, err)
 	}
 	h := s.Housekeeper.NewMemory()
@@ -160,9 +160,9 @@ func TestCatalogThatMayNotBeWritten(t *testing.T) {
 		t.Error(failed, shelf.looks)
 	}
 	shelf.err = nil
-	x.Clock.Advance(housekeeping.FullEvery)
+	x.Clock.Advance(housekeeping.FullInterval)
 	x.Stand(s)
-	if mine, err := s.Members.TakeHouse(t.Context()); err != nil || !mine {
+	if mine, err := s.Members.AcquireHousekeeping(t.Context()); err != nil || !mine {
 		t.Fatal(mine, err)
 	}
 	s.Housekeeper.Round(t.Context(), h, x.Clock.Now())
@@ -173,7 +173,7 @@ func TestCatalogThatMayNotBeWritten(t *testing.T) {
 	if err := s.Members.Withdraw(t.Context()); err != nil || len(shelf.has()) != 1 {
 		t.Error("while it lives:", err)
 	}
-	if err := s.Ledger.Store.End(t.Context(), s.Members.OwnSession()); err != nil {
+	if err := s.Ledger.Store.End(t.Context(), s.Members.ReplicaSession()); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Members.Withdraw(t.Context()); err != nil || len(shelf.has()) != 0 {

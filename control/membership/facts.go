@@ -60,16 +60,16 @@ func (m *Members) NodeList(ctx context.Context, filter string) ([]api.Node, erro
 	}
 	out := []api.Node{}
 	for _, n := range nodes {
-		if filter == "" || fitting(want, n) {
+		if filter == "" || matchesFilter(want, n) {
 			out = append(out, n)
 		}
 	}
 	return out, m.addReachability(ctx, out)
 }
 
-// fitting reports whether an expression is true for a node with any of its pools. A node without facts matches
+// matchesFilter reports whether an expression is true for a node with any of its pools. A node without facts matches
 // nothing. It is a pure function.
-func fitting(e selector.Expr, n api.Node) bool {
+func matchesFilter(e selector.Expr, n api.Node) bool {
 	if n.Facts == nil {
 		return false
 	}
@@ -130,7 +130,7 @@ func (m *Members) Cordon(ctx context.Context, node uuid.UUID, set api.Cordoned) 
 		case set.Cordoned:
 			what = "node.cordon"
 		}
-		t.Notice.Events, t.Notice.House = append(t.Notice.Events, api.Event{Type: what, Node: n.Name}), true
+		t.Notice.Events, t.Notice.Housekeeping = append(t.Notice.Events, api.Event{Type: what, Node: n.Name}), true
 		return t.Put(record.NodeKey(node), n)
 	})
 	return n, err

@@ -49,10 +49,10 @@ func (m *Members) Fence(ctx context.Context, node uuid.UUID, f api.Fenced) (n da
 			Detail: by + " confirms that it writes no more",
 		})
 		is := record.Fenced{At: m.Ledger.Clock.Now(), By: by}
-		return errors.Join(m.goesAway(t, node), t.Put(record.FencedKey(node), is))
+		return errors.Join(m.putUnreachable(t, node), t.Put(record.FencedKey(node), is))
 	})
 	if err == nil {
-		err = m.LookForMassLoss(ctx)
+		err = m.CheckMassLoss(ctx)
 	}
 	return n, err
 }

@@ -47,9 +47,9 @@ func (m *Members) withSession(ctx context.Context, decide func(t *record.Tx, ses
 	return errors.Join(err, record.ReadError(cctx, m.Ledger.Store.End(cctx, session)))
 }
 
-// enter admits an agent as that of its node, unless another agent of the node is alive: of two machines with one
+// admitAgent admits an agent as that of its node, unless another agent of the node is alive: of two machines with one
 // identity, the first one stays. before is the session of the previous agent, which the caller must end.
-func (m *Members) enter(t *record.Tx, r api.Registration, session string) (before string, err error) {
+func (m *Members) admitAgent(t *record.Tx, r api.Registration, session string) (before string, err error) {
 	if !m.Shared {
 		return "", nil
 	}
@@ -61,7 +61,7 @@ func (m *Members) enter(t *record.Tx, r api.Registration, session string) (befor
 		return "", err
 	case there && was.Incarnation == r.Node.Incarnation:
 		return "", nil
-	case there && !succeeds(r, was):
+	case there && !isSuccessor(r, was):
 		return "", dataset.Errorf(dataset.ErrInUse,
 			"node %s (%s) is alive as another agent, since %s: two machines have one identity (if this host is a "+
 				"copy of that one, have it join as a separate node, with an empty --root; if its agent just "+
@@ -71,9 +71,9 @@ func (m *Members) enter(t *record.Tx, r api.Registration, session string) (befor
 		return "", errNoSession
 	}
 	var word record.Fenced
-	if err := errors.Join(t.DeleteExisting(record.AwayKey(id), &record.Away{}),
+	if err := errors.Join(t.DeleteExisting(record.UnreachableKey(id), &record.Unreachable{}),
 		t.DeleteExisting(record.FencedKey(id), &word),
-		t.DeleteExisting(record.LeftKey(id), &record.Claim{})); err != nil {
+		t.DeleteExisting(record.StoppedKey(id), &record.Claim{})); err != nil {
 		return "", err
 	}
 	if back := (api.Event{Type: "node.live", Node: r.Node.Name}); !there {
@@ -93,37 +93,37 @@ func (m *Members) enter(t *record.Tx, r api.Registration, session string) (befor
 		}, session)
 }
 
-// succeeds reports whether an agent is the successor of the present one on the same machine: it knows the present one
-// from its own disk, in the same boot. Only one agent can run on a root directory, so the present one has ended.
-func succeeds(r api.Registration, was record.Alive) bool {
+// isSuccessor reports whether an agent is the successor of the present one on the same machine: it knows the present
+// one from its own disk, in the same boot. Only one agent can run on a root directory, so the present one has ended.
+func isSuccessor(r api.Registration, was record.Alive) bool {
 	return r.BootID != "" && r.BootID == was.Boot && slices.Contains(r.PreviousIncarnations, was.Incarnation)
 }
 
 // sessions keeps the sessions of the agents that renew at this service, so that a renewal reads nothing from the store.
 type sessions struct {
-	mu sync.Mutex
-	of map[uuid.UUID]record.Alive
+	mu     sync.Mutex
+	byNode map[uuid.UUID]record.Alive
 }
 
 func (c *sessions) get(node uuid.UUID) record.Alive {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.of[node]
+	return c.byNode[node]
 }
 
 func (c *sessions) put(node uuid.UUID, a record.Alive) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.of == nil {
-		c.of = map[uuid.UUID]record.Alive{}
+	if c.byNode == nil {
+		c.byNode = map[uuid.UUID]record.Alive{}
 	}
-	c.of[node] = a
+	c.byNode[node] = a
 }
 
 func (c *sessions) drop(node uuid.UUID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	delete(c.of, node)
+	delete(c.byNode, node)
 }
 
 // Renew extends the time for which a node's agent counts as alive, and returns that time; 0 means without end, on a
@@ -164,13 +164,13 @@ func LivingSession(t *record.Tx, node uuid.UUID) (since time.Time, there bool, e
 	if there, err = t.Get(record.LiveNodeKey(node), &record.Alive{}); err != nil || there {
 		return since, there, err
 	}
-	var gone record.Away
-	_, err = t.Get(record.AwayKey(node), &gone)
+	var gone record.Unreachable
+	_, err = t.Get(record.UnreachableKey(node), &gone)
 	return gone.Since, false, err
 }
 
-// LookForAway records which nodes became unreachable and when, and publishes an event for each.
-func (m *Members) LookForAway(ctx context.Context) error {
+// RecordUnreachable records which nodes became unreachable and when, and publishes an event for each.
+func (m *Members) RecordUnreachable(ctx context.Context) error {
 	if !m.Shared {
 		return nil
 	}
@@ -183,43 +183,43 @@ func (m *Members) LookForAway(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	entries, err := t.List(record.AwayPrefix, "", 0)
+	entries, err := t.List(record.UnreachablePrefix, "", 0)
 	if err != nil {
 		return err
 	}
 	known := map[string]bool{}
 	for _, e := range entries {
 		known[e.Key] = true
-		m.absent.see(e.Key, e.Index, m.Ledger.Clock.Steady())
+		m.sightings.note(e.Key, e.Index, m.Ledger.Clock.Steady())
 	}
-	m.absent.keep(known)
+	m.sightings.retain(known)
 	for _, n := range nodes {
-		if _, lives := live[n.ID]; lives || known[record.AwayKey(n.ID)] {
+		if _, lives := live[n.ID]; lives || known[record.UnreachableKey(n.ID)] {
 			continue
 		}
-		if err := m.markAway(ctx, n); err != nil {
+		if err := m.markUnreachable(ctx, n); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (m *Members) markAway(ctx context.Context, n dataset.Node) error {
-	index, err := m.Ledger.Update(ctx, func(t *record.Tx) error { return m.goesAway(t, n.ID) })
+func (m *Members) markUnreachable(ctx context.Context, n dataset.Node) error {
+	index, err := m.Ledger.Update(ctx, func(t *record.Tx) error { return m.putUnreachable(t, n.ID) })
 	if index != 0 {
-		m.absent.see(record.AwayKey(n.ID), index, m.Ledger.Clock.Steady())
+		m.sightings.note(record.UnreachableKey(n.ID), index, m.Ledger.Clock.Steady())
 	}
 	return err
 }
 
-// goesAway records that a node is unreachable, unless that is recorded already, or the node is alive or was
+// putUnreachable records that a node is unreachable, unless that is recorded already, or the node is alive or was
 // removed.
-func (m *Members) goesAway(t *record.Tx, id uuid.UUID) error {
+func (m *Members) putUnreachable(t *record.Tx, id uuid.UUID) error {
 	there, err := t.Get(record.LiveNodeKey(id), &record.Alive{})
 	if err != nil || there {
 		return err
 	}
-	if known, err := t.Get(record.AwayKey(id), &record.Away{}); err != nil || known {
+	if known, err := t.Get(record.UnreachableKey(id), &record.Unreachable{}); err != nil || known {
 		return err
 	}
 	var n dataset.Node
@@ -231,49 +231,49 @@ func (m *Members) goesAway(t *record.Tx, id uuid.UUID) error {
 		return err
 	}
 	t.Notice.Events = append(t.Notice.Events, api.Event{Type: "node.away", Node: n.Name})
-	gone := record.Away{Since: m.Ledger.Clock.Now(), Ran: dataset.Duration(ran)}
+	gone := record.Unreachable{Since: m.Ledger.Clock.Now(), RunTime: dataset.Duration(ran)}
 	if c := m.Reports.Clock(id); !c.IsZero() {
-		gone.Clock, gone.Old = c.Time, dataset.Duration(m.Ledger.Clock.Steady()-c.At)
+		gone.Clock, gone.ClockAge = c.Time, dataset.Duration(m.Ledger.Clock.Steady()-c.At)
 	}
-	return t.Put(record.AwayKey(id), gone)
+	return t.Put(record.UnreachableKey(id), gone)
 }
 
-// absent records for how long this service has seen each record of an unreachable node, by its own steady clock. After
-// a restart the times begin at zero.
-type absent struct {
+// sightings records for how long this service has seen each record of an unreachable node, by its own steady clock.
+// After a restart the times begin at zero.
+type sightings struct {
 	mu   sync.Mutex
-	seen map[string]absence
+	seen map[string]sighting
 }
 
-type absence struct {
+type sighting struct {
 	index uint64
 	since time.Duration
 }
 
-// see notes the present index of a record, and returns for how long the record has been seen with it.
-func (a *absent) see(key string, index uint64, now time.Duration) time.Duration {
+// note notes the present index of a record, and returns for how long the record has been seen with it.
+func (a *sightings) note(key string, index uint64, now time.Duration) time.Duration {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.seen == nil {
-		a.seen = map[string]absence{}
+		a.seen = map[string]sighting{}
 	}
 	if a.seen[key].index != index {
-		a.seen[key] = absence{index, now}
+		a.seen[key] = sighting{index, now}
 	}
 	return now - a.seen[key].since
 }
 
 // since returns when a record was first seen with its present index; false if it was not.
-func (a *absent) since(key string) (time.Duration, bool) {
+func (a *sightings) since(key string) (time.Duration, bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	first, seen := a.seen[key]
 	return first.since, seen
 }
 
-// keep removes all records except the known ones. The time of a record that reappears with its former index, as from a
-// restored store, begins at zero.
-func (a *absent) keep(known map[string]bool) {
+// retain removes all records except the known ones. The time of a record that reappears with its former index, as from
+// a restored store, begins at zero.
+func (a *sightings) retain(known map[string]bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for key := range a.seen {
@@ -300,11 +300,11 @@ func (m *Members) Living(t *record.Tx) (map[uuid.UUID]record.Alive, error) {
 // addReachability sets in each node whether it is reachable, and since when.
 func (m *Members) addReachability(ctx context.Context, nodes []api.Node) error {
 	for i, n := range nodes {
-		nodes[i].GuardRunning = m.Reports.Guarded(n.ID)
+		nodes[i].GuardRunning = m.Reports.HasGuard(n.ID)
 	}
 	if !m.Shared {
 		for i, n := range nodes {
-			nodes[i].Live = m.Reports.Heard(n.ID)
+			nodes[i].Live = m.Reports.HasReported(n.ID)
 			if nodes[i].Live {
 				nodes[i].StatusSince = n.Registered
 			}
@@ -321,8 +321,8 @@ func (m *Members) addReachability(ctx context.Context, nodes []api.Node) error {
 			nodes[i].StatusSince, nodes[i].Live = a.Since, true
 			continue
 		}
-		var gone record.Away
-		_, err := t.Peek(record.AwayKey(n.ID), &gone)
+		var gone record.Unreachable
+		_, err := t.Peek(record.UnreachableKey(n.ID), &gone)
 		if err == nil {
 			nodes[i].Fenced, err = t.Peek(record.FencedKey(n.ID), &record.Fenced{})
 		}

@@ -33,7 +33,7 @@ func TestVanished(t *testing.T) {
 		{9, at(0, 60), before, 0},                // one of them is back
 		{6, at(0, 60, 200), before, 3},
 	} {
-		if got := vanished(c.all, c.ran, c.before); len(got) != c.want {
+		if got := vanishedTogether(c.all, c.ran, c.before); len(got) != c.want {
 			t.Errorf("%d nodes, %v, halted for %d before: %v", c.all, c.ran, len(c.before), got)
 		}
 	}
@@ -41,11 +41,11 @@ func TestVanished(t *testing.T) {
 
 // Whoever waits for a failover has all nodes looked at once a second, however many wait.
 func TestLossLookIsBounded(t *testing.T) {
-	var l lossLook
+	var l lossCheck
 	for i, c := range []struct {
 		at   time.Duration
 		want bool
-	}{{0, true}, {0, false}, {LossEvery - 1, false}, {LossEvery, true}, {LossEvery, false}} {
+	}{{0, true}, {0, false}, {LossCheckInterval - 1, false}, {LossCheckInterval, true}, {LossCheckInterval, false}} {
 		if l.due(c.at) != c.want {
 			t.Errorf("%d, at %v: want %t", i, c.at, c.want)
 		}
@@ -55,14 +55,14 @@ func TestLossLookIsBounded(t *testing.T) {
 // The record that a node is away counts from anew when it was gone meanwhile, even if it has
 // the index that it had, as in a store that was put back.
 func TestAbsentIsCountedAnew(t *testing.T) {
-	var a absent
-	a.see("away/x", 7, time.Second)
-	a.keep(map[string]bool{"away/x": true})
-	if d := a.see("away/x", 7, 11*time.Second); d != 10*time.Second {
+	var a sightings
+	a.note("away/x", 7, time.Second)
+	a.retain(map[string]bool{"away/x": true})
+	if d := a.note("away/x", 7, 11*time.Second); d != 10*time.Second {
 		t.Errorf("seen for %v", d)
 	}
-	a.keep(map[string]bool{})
-	if d := a.see("away/x", 7, 12*time.Second); d != 0 {
+	a.retain(map[string]bool{})
+	if d := a.note("away/x", 7, 12*time.Second); d != 0 {
 		t.Errorf("seen for %v, though it was gone", d)
 	}
 }

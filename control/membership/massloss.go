@@ -19,22 +19,22 @@ import (
 // If many nodes vanish at once, the network to them has probably failed, and not the nodes. Then no dataset of the
 // cluster fails over automatically until a person has checked.
 const (
-	massFewest = 3 // number of nodes from which a cluster has this rule
-	massShare  = 3 // the rule applies to more than one in three nodes
-	MassTime   = 5 * time.Minute
+	massLossMinNodes = 3 // number of nodes from which a cluster has this rule
+	massLossShare    = 3 // the rule applies to more than one in three nodes
+	MassLossWindow   = 5 * time.Minute
 	// vanishedShown is how many of the nodes an error names.
 	vanishedShown = 10
 )
 
-// vanished returns, in order, the nodes that vanished together, if they are more than a third of all. It keeps those
-// that it returned before. ran has, for each unreachable node that is not confirmed to be fenced, how long services had
-// run when it vanished. It is a pure function.
-func vanished(all int, ran map[uuid.UUID]time.Duration, before []uuid.UUID) []uuid.UUID {
+// vanishedTogether returns, in order, the nodes that vanished together, if they are more than a third of all. It keeps
+// those that it returned before. ran has, for each unreachable node that is not confirmed to be fenced, how long
+// services had run when it vanished. It is a pure function.
+func vanishedTogether(all int, ran map[uuid.UUID]time.Duration, before []uuid.UUID) []uuid.UUID {
 	var most []uuid.UUID
 	for _, from := range ran {
 		var some []uuid.UUID
 		for id, at := range ran {
-			if at >= from && at-from <= MassTime {
+			if at >= from && at-from <= MassLossWindow {
 				some = append(some, id)
 			}
 		}
@@ -42,10 +42,10 @@ func vanished(all int, ran map[uuid.UUID]time.Duration, before []uuid.UUID) []uu
 			most = some
 		}
 	}
-	if all < massFewest {
+	if all < massLossMinNodes {
 		return nil
 	}
-	if len(most)*massShare <= all {
+	if len(most)*massLossShare <= all {
 		most = nil
 	}
 	for _, id := range before {
@@ -53,15 +53,15 @@ func vanished(all int, ran map[uuid.UUID]time.Duration, before []uuid.UUID) []uu
 			most = append(most, id)
 		}
 	}
-	if len(most)*massShare <= all {
+	if len(most)*massLossShare <= all {
 		return nil
 	}
 	slices.SortFunc(most, func(x, y uuid.UUID) int { return slices.Compare(x[:], y[:]) })
 	return most
 }
 
-// LookForMassLoss suspends failover, or resumes it, by the nodes that are unreachable at present.
-func (m *Members) LookForMassLoss(ctx context.Context) error {
+// CheckMassLoss suspends failover, or resumes it, by the nodes that are unreachable at present.
+func (m *Members) CheckMassLoss(ctx context.Context) error {
 	if !m.Shared {
 		return nil
 	}
@@ -80,9 +80,9 @@ func (m *Members) LookForMassLoss(ctx context.Context) error {
 		}
 		keys := make([]string, 0, 2*len(nodes))
 		for _, n := range nodes {
-			keys = append(keys, record.AwayKey(n.ID), record.FencedKey(n.ID))
+			keys = append(keys, record.UnreachableKey(n.ID), record.FencedKey(n.ID))
 		}
-		if err := t.Foresee(keys); err != nil {
+		if err := t.Prefetch(keys); err != nil {
 			return err
 		}
 		ran, all := map[uuid.UUID]time.Duration{}, 0
@@ -91,8 +91,8 @@ func (m *Members) LookForMassLoss(ctx context.Context) error {
 				continue
 			}
 			all++
-			var gone record.Away
-			known, err := t.Peek(record.AwayKey(n.ID), &gone)
+			var gone record.Unreachable
+			known, err := t.Peek(record.UnreachableKey(n.ID), &gone)
 			if err != nil {
 				return err
 			}
@@ -101,10 +101,10 @@ func (m *Members) LookForMassLoss(ctx context.Context) error {
 				return err
 			}
 			if known && !vouched {
-				ran[n.ID] = time.Duration(gone.Ran)
+				ran[n.ID] = time.Duration(gone.RunTime)
 			}
 		}
-		now := vanished(all, ran, was.Nodes)
+		now := vanishedTogether(all, ran, was.Nodes)
 		if slices.Equal(now, was.Nodes) {
 			return nil
 		}
@@ -132,35 +132,35 @@ func (m *Members) LookForMassLoss(ctx context.Context) error {
 	return err
 }
 
-// LossEvery is the minimum time between two checks by this service which nodes are lost: every container that waits for
-// a failover asks each second, and a check reads all nodes.
-const LossEvery = time.Second
+// LossCheckInterval is the minimum time between two checks by this service which nodes are lost: every container that
+// waits for a failover asks each second, and a check reads all nodes.
+const LossCheckInterval = time.Second
 
-// lossLook has the time of the last check for lost nodes by this service.
-type lossLook struct {
+// lossCheck has the time of the last check for lost nodes by this service.
+type lossCheck struct {
 	mu  sync.Mutex
 	ran bool
 	at  time.Duration
 }
 
 // due reports whether a check is due. If so, it counts the check as done.
-func (l *lossLook) due(now time.Duration) bool {
+func (l *lossCheck) due(now time.Duration) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.ran && now-l.at < LossEvery {
+	if l.ran && now-l.at < LossCheckInterval {
 		return false
 	}
 	l.ran, l.at = true, now
 	return true
 }
 
-// LookForLoss checks which nodes are unreachable, and whether they are too many, unless this was done just now. The
+// CheckLoss checks which nodes are unreachable, and whether they are too many, unless this was done just now. The
 // decision to continue without a node checks again.
-func (m *Members) LookForLoss(ctx context.Context) error {
-	if !m.lossLook.due(m.Ledger.Clock.Steady()) {
+func (m *Members) CheckLoss(ctx context.Context) error {
+	if !m.lossCheck.due(m.Ledger.Clock.Steady()) {
 		return nil
 	}
-	return cmp.Or(m.LookForAway(ctx), m.LookForMassLoss(ctx))
+	return cmp.Or(m.RecordUnreachable(ctx), m.CheckMassLoss(ctx))
 }
 
 // FailoverSuspended returns why automatic failover is suspended; "" if it is not.
@@ -185,5 +185,5 @@ func FailoverSuspended(t *record.Tx) (string, error) {
 	}
 	return fmt.Sprintf("%d nodes vanished within %s (%s), so failover is halted for the whole cluster: fix the "+
 		"connection to them, or confirm for each that it is off for good: drover node fence NODE --confirmed",
-		len(h.Nodes), MassTime, strings.Join(names, ", ")), nil
+		len(h.Nodes), MassLossWindow, strings.Join(names, ", ")), nil
 }

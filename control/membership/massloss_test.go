@@ -24,14 +24,14 @@ func TestMassLossOfHundreds(t *testing.T) {
 	for range nodes {
 		if _, err := e.Ledger.Update(e.Ctx, func(x *record.Tx) error {
 			n := dataset.Node{ID: uuid.New(), Name: "n-" + uuid.NewString()[:8], Registered: e.Clock.Now()}
-			return errors.Join(x.Put(record.NodeKey(n.ID), n), x.Put(record.AwayKey(n.ID), record.Away{Since: e.Clock.Now()}))
+			return errors.Join(x.Put(record.NodeKey(n.ID), n), x.Put(record.UnreachableKey(n.ID), record.Unreachable{Since: e.Clock.Now()}))
 		}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	var loud []string
 	e.Members.Failed = func(_ string, err error) { loud = append(loud, err.Error()) }
-	if err := e.LookForMassLoss(e.Ctx); err != nil {
+	if err := e.CheckMassLoss(e.Ctx); err != nil {
 		t.Fatal(err)
 	}
 	if len(loud) != 1 || !strings.Contains(loud[0], "400 nodes vanished") || !strings.Contains(loud[0], "and 390 more") || len(loud[0]) > 500 {
@@ -52,10 +52,10 @@ func TestMassLoss(t *testing.T) {
 	l.Members.Failed = func(what string, err error) { loud = append(loud, what+": "+err.Error()) }
 	op := l.MustFailOver()
 	for i, a := range others {
-		l.Wait(membership.MassTime/3, append([]*controltest.Agent{l.Beta, l.Gamma}, others[i:]...)...)
+		l.Wait(membership.MassLossWindow/3, append([]*controltest.Agent{l.Beta, l.Gamma}, others[i:]...)...)
 		l.Replicas.EndSession(a)
 		if i == 0 { // the last one finds who puts the promotion on record
-			if err := l.LookForAway(l.Ctx); err != nil {
+			if err := l.RecordUnreachable(l.Ctx); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -84,7 +84,7 @@ func TestMassLoss(t *testing.T) {
 	controltest.Refused(t, fence(others[0], false), dataset.ErrInvalid, "--confirmed")
 	others[1].Incarnation = uuid.New()
 	others[1].MustRegister("epsilon") // two of five
-	l.Wait(membership.LossEvery, l.Beta, l.Gamma, others[1])
+	l.Wait(membership.LossCheckInterval, l.Beta, l.Gamma, others[1])
 	_, err = l.AskFailover(l.Service, "beta")
 	controltest.Refused(t, err, dataset.ErrOffline, "2 nodes vanished within 5m0s (alpha, delta)")
 	for range 2 {
@@ -115,7 +115,7 @@ func TestMassLossThatIsFoundMeanwhile(t *testing.T) {
 				if _, err := e.Ledger.Update(e.Ctx, func(x *record.Tx) (err error) {
 					h := record.FailoverHalt{Since: e.Clock.Now()}
 					for _, n := range list {
-						err = errors.Join(err, x.Put(record.NodeKey(n.ID), n), x.Put(record.AwayKey(n.ID), record.Away{Since: e.Clock.Now()}))
+						err = errors.Join(err, x.Put(record.NodeKey(n.ID), n), x.Put(record.UnreachableKey(n.ID), record.Unreachable{Since: e.Clock.Now()}))
 					}
 					for _, n := range nodes[:3] {
 						h.Nodes = append(h.Nodes, n.ID)
@@ -149,7 +149,7 @@ func TestMassLossThatIsFoundMeanwhile(t *testing.T) {
 				goes(true, nodes[0]) // over, as one alone is away: it is to be taken off
 				e.Spy.Before(meanwhile)
 			}
-			if err := e.LookForMassLoss(e.Ctx); err != nil {
+			if err := e.CheckMassLoss(e.Ctx); err != nil {
 				t.Fatal(err)
 			}
 			meanwhile()

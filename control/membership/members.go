@@ -33,8 +33,9 @@ type MembersDeps struct {
 	Registered func(context.Context, api.Registration) error
 	// Renewing is called whenever the session of this service is about to be renewed.
 	Renewing func()
-	// Unfit is called once with the reason why this service cannot work beside the others on its store. May be nil.
-	Unfit func(error)
+	// Incompatible is called once with the reason why this service cannot work beside the others on its store. May be
+	// nil.
+	Incompatible func(error)
 	// Failed is called with the failures of the background work. Must not be nil.
 	Failed func(what string, err error)
 }
@@ -44,24 +45,24 @@ type MembersDeps struct {
 // at once. Safe for concurrent use.
 type Members struct {
 	MembersDeps
-	standing standing
-	sessions sessions // of agents
-	absent   absent
-	lossLook lossLook
+	replicaSession replicaSession
+	sessions       sessions // of agents
+	sightings      sightings
+	lossCheck      lossCheck
 }
 
 // NewMembers returns a Members that has no reports yet.
 func NewMembers(d MembersDeps) *Members { return &Members{MembersDeps: d} }
 
-// AwayFor returns for how long this service has seen the record of an unreachable node (a key under away/) with an
-// index. After a restart the time begins at zero.
-func (m *Members) AwayFor(key string, index uint64) time.Duration {
-	return m.absent.see(key, index, m.Ledger.Clock.Steady())
+// UnreachableFor returns for how long this service has seen the record of an unreachable node (a key under away/) with
+// an index. After a restart the time begins at zero.
+func (m *Members) UnreachableFor(key string, index uint64) time.Duration {
+	return m.sightings.note(key, index, m.Ledger.Clock.Steady())
 }
 
-// AwaySince returns when this service first saw the present record of an unreachable node, by the steady clock; false
-// if it did not see it.
-func (m *Members) AwaySince(key string) (time.Duration, bool) { return m.absent.since(key) }
+// UnreachableSince returns when this service first saw the present record of an unreachable node, by the steady clock;
+// false if it did not see it.
+func (m *Members) UnreachableSince(key string) (time.Duration, bool) { return m.sightings.since(key) }
 
 // Session returns the session of an agent that renewed it here; the zero value if none did.
 func (m *Members) Session(node uuid.UUID) record.Alive { return m.sessions.get(node) }
@@ -69,5 +70,5 @@ func (m *Members) Session(node uuid.UUID) record.Alive { return m.sessions.get(n
 // ForgetSession drops the remembered session of a node, so that its next renewal reads the session from the store.
 func (m *Members) ForgetSession(node uuid.UUID) { m.sessions.drop(node) }
 
-// OwnSession returns the session of this service; "" if there is none.
-func (m *Members) OwnSession() string { return m.standing.get() }
+// ReplicaSession returns the session of this service; "" if there is none.
+func (m *Members) ReplicaSession() string { return m.replicaSession.get() }

@@ -31,7 +31,7 @@ func (m *Members) Register(ctx context.Context, r api.Registration) error {
 		if err := identifyStore(t); err != nil {
 			return err
 		}
-		if before, err = m.enter(t, r, session); err != nil {
+		if before, err = m.admitAgent(t, r, session); err != nil {
 			return err
 		}
 		var old dataset.Node
@@ -56,7 +56,7 @@ func (m *Members) Register(ctx context.Context, r api.Registration) error {
 				return dataset.Errorf(dataset.ErrInvalid, "register: pool %q has no UUID, or that of another",
 					dataset.Clip(p.Name))
 			}
-			if err := m.poolIsFree(t, n, p); err != nil {
+			if err := m.checkPoolFree(t, n, p); err != nil {
 				return err
 			}
 			p.Node = n.ID
@@ -73,7 +73,7 @@ func (m *Members) Register(ctx context.Context, r api.Registration) error {
 			return err
 		}
 		who := "register of node " + n.Name
-		if err := cmp.Or(reports.Within(who, len(n.Pools), reports.MaxPools, "pools"),
+		if err := cmp.Or(reports.CheckCount(who, len(n.Pools), reports.MaxPools, "pools"),
 			reports.CheckRecord(who, "what it says of itself", n)); err != nil {
 			return err
 		}
@@ -89,11 +89,11 @@ func (m *Members) Register(ctx context.Context, r api.Registration) error {
 	return record.ReadError(ctx, m.Ledger.Store.End(ctx, before))
 }
 
-// poolIsFree fails with dataset.ErrInUse for a pool that is recorded for another node, while that node is alive:
+// checkPoolFree fails with dataset.ErrInUse for a pool that is recorded for another node, while that node is alive:
 // a disk that was moved has left its host, and a copied disk is the same pool twice. To take over a pool of an
 // unreachable node, the operator runs drover pool adopt on the new host: see Rebuild for what that does to the
 // volumes.
-func (m *Members) poolIsFree(t *record.Tx, n dataset.Node, p dataset.Pool) error {
+func (m *Members) checkPoolFree(t *record.Tx, n dataset.Node, p dataset.Pool) error {
 	if !m.Shared {
 		return nil
 	}
@@ -135,7 +135,7 @@ func (m *Members) Heartbeat(ctx context.Context, node uuid.UUID, h api.Heartbeat
 	look := !ok || n.Incarnation != h.Incarnation || !n.Removed.IsZero()
 	if look {
 		began := m.Ledger.Clock.Steady()
-		err := t.Foresee([]string{record.NodeKey(node), record.HaltedKey})
+		err := t.Prefetch([]string{record.NodeKey(node), record.HaltedKey})
 		if err == nil {
 			n, err = FreshNode(t, node, h.Incarnation)
 		}
@@ -148,16 +148,16 @@ func (m *Members) Heartbeat(ctx context.Context, node uuid.UUID, h api.Heartbeat
 		return err
 	}
 	if h.Stopping {
-		return m.noteLeft(ctx, n)
+		return m.recordStopped(ctx, n)
 	}
-	if h.Incremental && !m.Reports.Heard(node) {
+	if h.Incremental && !m.Reports.HasReported(node) {
 		return dataset.Errorf(dataset.ErrConflict,
 			"node %s: not heard from since control started: a full report is needed", n.Name)
 	}
-	if err := m.noteTrust(t, node, h.StoreDoubt, look); err != nil {
+	if err := m.recordTrust(t, node, h.StoreDoubt, look); err != nil {
 		return err
 	}
-	warnings, moved, err := m.Reports.Take(n, h, m.Ledger.Clock.Steady())
+	warnings, moved, err := m.Reports.RecordHeartbeat(n, h, m.Ledger.Clock.Steady())
 	if err != nil {
 		return err
 	}
@@ -166,7 +166,7 @@ func (m *Members) Heartbeat(ctx context.Context, node uuid.UUID, h api.Heartbeat
 	}
 	m.Ledger.Events.Publish(warnings...)
 	for _, op := range moved {
-		m.Ledger.Feed.Wake(op)
+		m.Ledger.Feed.WakeWaiters(op)
 	}
 	return nil
 }

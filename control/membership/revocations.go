@@ -13,25 +13,25 @@ import (
 )
 
 const (
-	// RevokedEvery is how often a replica reads the revocations by other replicas. It accepts a certificate that
+	// RevocationsInterval is how often a replica reads the revocations by other replicas. It accepts a certificate that
 	// another replica revoked for at most that long.
-	RevokedEvery = 5 * time.Second
-	// revokedTime bounds such a read, because a request waits for it.
-	revokedTime = 2 * time.Second
+	RevocationsInterval = 5 * time.Second
+	// revocationsTimeout bounds such a read, because a request waits for it.
+	revocationsTimeout = 2 * time.Second
 )
 
 // revoked is this replica's list of revoked certificates. It is kept in memory because every request needs it.
 type revoked struct {
-	mu      sync.Mutex
-	looked  sync.Cond     // a read has ended
-	looking bool          // a read is in progress
-	tried   bool          // a read has ended
-	asked   int           // how often this replica has revoked something
-	heard   int           // the value of asked when the last finished read began
-	at      time.Duration // when the last read ended, by the steady clock
-	err     error         // the error of the last read
-	known   []record.Revocation
-	loaded  bool // a read has succeeded
+	mu          sync.Mutex
+	readEnded   sync.Cond     // a read has ended
+	reading     bool          // a read is in progress
+	attempted   bool          // a read has ended
+	revocations int           // how often this replica has revoked something
+	included    int           // the value of asked when the last finished read began
+	at          time.Duration // when the last read ended, by the steady clock
+	err         error         // the error of the last read
+	known       []record.Revocation
+	loaded      bool // a read has succeeded
 }
 
 // Revoked fails with dataset.ErrForbidden for a revoked certificate, and with ErrUnavailable while nothing is
@@ -64,30 +64,30 @@ func (a *Admission) revocations() ([]record.Revocation, error) {
 	r := &a.revoked
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for r.looking && (!r.loaded || r.heard < r.asked) {
-		r.looked.Wait()
+	for r.reading && (!r.loaded || r.included < r.revocations) {
+		r.readEnded.Wait()
 	}
 	now := a.Ledger.Clock.Steady()
-	if r.looking || r.tried && r.heard == r.asked && now-r.at < RevokedEvery {
-		return r.known, r.unknown()
+	if r.reading || r.attempted && r.included == r.revocations && now-r.at < RevocationsInterval {
+		return r.known, r.checkLoaded()
 	}
-	r.looking = true
-	asked := r.asked
+	r.reading = true
+	asked := r.revocations
 	r.mu.Unlock()
-	ctx, cancel := context.WithTimeout(context.Background(), revokedTime)
+	ctx, cancel := context.WithTimeout(context.Background(), revocationsTimeout)
 	known, err := record.ListAll[record.Revocation](record.NewTx(ctx, a.Ledger.Store), record.RevokedPrefix)
 	cancel()
 	r.mu.Lock()
-	r.looking, r.tried, r.heard, r.at = false, true, asked, a.Ledger.Clock.Steady()
+	r.reading, r.attempted, r.included, r.at = false, true, asked, a.Ledger.Clock.Steady()
 	if r.err = err; err == nil {
 		r.known, r.loaded = known, true
 	}
-	r.looked.Broadcast()
-	return r.known, r.unknown()
+	r.readEnded.Broadcast()
+	return r.known, r.checkLoaded()
 }
 
-// unknown fails while no read has succeeded.
-func (r *revoked) unknown() error {
+// checkLoaded fails while no read has succeeded.
+func (r *revoked) checkLoaded() error {
 	if r.loaded {
 		return nil
 	}
@@ -95,15 +95,15 @@ func (r *revoked) unknown() error {
 		"whether certificates were revoked is unknown: %w (try again in a moment)", r.err)
 }
 
-// lookAgain makes the next request read the store.
-func (r *revoked) lookAgain() {
+// invalidate makes the next request read the store.
+func (r *revoked) invalidate() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.asked++
+	r.revocations++
 }
 
-// LookAgain makes the next request read the revocations from the store.
-func (a *Admission) LookAgain() { a.revoked.lookAgain() }
+// ReloadRevocations makes the next request read the revocations from the store.
+func (a *Admission) ReloadRevocations() { a.revoked.invalidate() }
 
 // Revoke records a revocation and removes those that have no effect any more.
 func (a *Admission) Revoke(t *record.Tx, key string, r record.Revocation) error {
@@ -138,7 +138,7 @@ func (a *Admission) RevokeOperator(ctx context.Context, name string) error {
 			Operator: name, By: api.PrincipalOf(ctx).String(), At: now, Until: now.Add(pki.OperatorLife + time.Hour),
 		})
 	})
-	a.revoked.lookAgain()
+	a.revoked.invalidate()
 	return err
 }
 

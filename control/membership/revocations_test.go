@@ -52,10 +52,10 @@ func TestRevokedDuringALook(t *testing.T) {
 		if err := <-first; err != nil { // something is known from here on
 			t.Fatal(err)
 		}
-		clk.Advance(RevokedEvery)
+		clk.Advance(RevocationsInterval)
 		before := asks()
 		<-st.asked
-		s.revoked.lookAgain() // as RevokeOperator does when it is on record
+		s.revoked.invalidate() // as RevokeOperator does when it is on record
 		after := []<-chan error{asks(), asks()}
 		wait := func(during string) {
 			synctest.Wait()

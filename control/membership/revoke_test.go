@@ -32,7 +32,7 @@ func TestRevokedElsewhere(t *testing.T) {
 	if err := e.Revoked(bob, cert); err != nil {
 		t.Error("heard too soon: each request asks the store:", err)
 	}
-	e.Clock.Advance(membership.RevokedEvery)
+	e.Clock.Advance(membership.RevocationsInterval)
 	controltest.Refused(t, e.Revoked(bob, cert), dataset.ErrForbidden, "was revoked")
 	if err := e.Revoked(pki.Identity{Kind: pki.Operator, Role: pki.Worker, Name: "eve"}, cert); err != nil {
 		t.Error(err)

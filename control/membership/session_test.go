@@ -105,13 +105,13 @@ func TestHouseIsKeptOnce(t *testing.T) {
 	take := func(s *control.Service) bool {
 		t.Helper()
 		x.Stand(s)
-		mine, err := s.Members.TakeHouse(t.Context())
+		mine, err := s.Members.AcquireHousekeeping(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
 		return mine
 	}
-	if mine, err := a.Members.TakeHouse(t.Context()); mine || err != nil {
+	if mine, err := a.Members.AcquireHousekeeping(t.Context()); mine || err != nil {
 		t.Errorf("without a session: %v, %v", mine, err)
 	}
 	if !take(a) || take(b) || !take(a) || take(b) {
@@ -130,7 +130,7 @@ func TestHouseIsKeptOnce(t *testing.T) {
 		x.Clock.Advance(2 * time.Second)
 		x.Stand(b)
 	}
-	x.AwaitEnd(record.HouseKey)
+	x.AwaitEnd(record.HousekeeperKey)
 	controltest.Refused(t, work(a), dataset.ErrStale, "another replica")
 	if !take(b) {
 		t.Error("the other does not take over")
@@ -152,12 +152,12 @@ func TestNodesAreAway(t *testing.T) {
 	}
 	look := func() {
 		t.Helper()
-		if err := b.Members.LookForAway(t.Context()); err != nil {
+		if err := b.Members.RecordUnreachable(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}
 	look()
-	if known, err := record.NewTx(t.Context(), x.Store).Peek(record.AwayKey(r.Node.ID), &record.Away{}); known || err != nil {
+	if known, err := record.NewTx(t.Context(), x.Store).Peek(record.UnreachableKey(r.Node.ID), &record.Unreachable{}); known || err != nil {
 		t.Errorf("it is alive: %v", err)
 	}
 	x.Clock.Advance(21 * time.Second)
@@ -166,14 +166,14 @@ func TestNodesAreAway(t *testing.T) {
 	since := x.Clock.Now()
 	x.Clock.Advance(time.Hour)
 	look()
-	var at record.Away
-	if known, err := record.NewTx(t.Context(), x.Store).Peek(record.AwayKey(r.Node.ID), &at); !known || err != nil || !at.Since.Equal(since) {
+	var at record.Unreachable
+	if known, err := record.NewTx(t.Context(), x.Store).Peek(record.UnreachableKey(r.Node.ID), &at); !known || err != nil || !at.Since.Equal(since) {
 		t.Errorf("away since %v, %v", at.Since, err)
 	}
 	if err := b.Members.Register(t.Context(), r); err != nil {
 		t.Fatal(err)
 	}
-	if known, err := record.NewTx(t.Context(), x.Store).Peek(record.AwayKey(r.Node.ID), &at); known || err != nil {
+	if known, err := record.NewTx(t.Context(), x.Store).Peek(record.UnreachableKey(r.Node.ID), &at); known || err != nil {
 		t.Errorf("it is back: %v", err)
 	}
 	var types []string
@@ -202,13 +202,13 @@ func TestFits(t *testing.T) {
 	}
 	x.Stand(at("c1", "h1:9470", "v1.4.0"))
 	old := at("c2", "h2:9470", "v1.2.0")
-	controltest.Refused(t, old.Members.Stand(t.Context()), dataset.ErrForbidden, "replica c2", "control replica c1 (h1:9470) is drover v1.4.0", "v1.2.0")
-	if list, err := x.Store.List(t.Context(), record.LiveServicesPrefix, "", 0); err != nil || len(list) != 1 || old.Members.OwnSession() != "" {
+	controltest.Refused(t, old.Members.RenewReplicaSession(t.Context()), dataset.ErrForbidden, "replica c2", "control replica c1 (h1:9470) is drover v1.4.0", "v1.2.0")
+	if list, err := x.Store.List(t.Context(), record.LiveServicesPrefix, "", 0); err != nil || len(list) != 1 || old.Members.ReplicaSession() != "" {
 		t.Errorf("it stands all the same: %v, %v", list, err)
 	}
 	x.Stand(at("c2", "h2:9470", "v1.5.1"))
-	if err := membership.Fits(t.Context(), x.Store, membership.Replica{Name: "c1", Address: "h1:9470", Version: "v1.6.0"}); err != nil {
+	if err := membership.CheckCompatible(t.Context(), x.Store, membership.Replica{Name: "c1", Address: "h1:9470", Version: "v1.6.0"}); err != nil {
 		t.Error("beside what is left of itself:", err)
 	}
-	controltest.Refused(t, membership.Fits(t.Context(), x.Store, membership.Replica{Name: "c3", Address: "h3:9470", Version: "v1.6.0"}), dataset.ErrForbidden, "control replica c1")
+	controltest.Refused(t, membership.CheckCompatible(t.Context(), x.Store, membership.Replica{Name: "c3", Address: "h3:9470", Version: "v1.6.0"}), dataset.ErrForbidden, "control replica c1")
 }

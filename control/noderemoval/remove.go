@@ -1,6 +1,6 @@
 // Package noderemoval removes nodes, with the records that concern only them.
 //
-// Package control calls RemoveNode for the API, and package membership calls ClearGone, through a function in its
+// Package control calls RemoveNode for the API, and package membership calls ClearRemoved, through a function in its
 // dependencies, after a node has registered. NodeRemover keeps no state. A removal takes several transactions; each
 // checks the records that it depends on, and a repeated call continues after the last one.
 package noderemoval
@@ -41,8 +41,8 @@ type Deps struct {
 // concurrent use.
 type NodeRemover struct{ Deps }
 
-// shownHomes is how many of a node's volumes an error names.
-const shownHomes = 5
+// homesShown is how many of a node's volumes an error names.
+const homesShown = 5
 
 // RemoveNode removes a node: it revokes the node's certificate, and removes the records of the node and of its copies.
 // Idempotent: a repeated call continues an interrupted removal.
@@ -57,7 +57,7 @@ const shownHomes = 5
 func (m *NodeRemover) RemoveNode(ctx context.Context, ref string, force bool) (out api.RemovedNode, err error) {
 	n := &out.Node
 	if !force {
-		if err := m.CopyKeeper.CheckKeepsNothing(ctx, ref); err != nil {
+		if err := m.CopyKeeper.CheckNoOnlyCopy(ctx, ref); err != nil {
 			return out, err
 		}
 	}
@@ -70,16 +70,16 @@ func (m *NodeRemover) RemoveNode(ctx context.Context, ref string, force bool) (o
 			return err
 		}
 		if len(homes) > 0 && !force {
-			return homesLeft(*n, homes)
+			return remainingHomes(*n, homes)
 		}
 		if !force {
 			if err := checkNoStays(t, *n); err != nil {
 				return err
 			}
 		}
-		return m.banish(t, n)
+		return m.revokeNode(t, n)
 	})
-	m.Admission.LookAgain()
+	m.Admission.ReloadRevocations()
 	if err != nil {
 		return out, err
 	}
@@ -109,7 +109,7 @@ func dropCleared(t *record.Tx, n dataset.Node, force bool) (more bool, err error
 		return false, err
 	}
 	if len(homes) > 0 {
-		return false, homesLeft(n, homes) // a dataset got its home here during the removal
+		return false, remainingHomes(n, homes) // a dataset got its home here during the removal
 	}
 	copies, err := t.List(record.NodeCopies(n.ID), "", 1)
 	if err != nil || len(copies) > 0 {
@@ -126,8 +126,8 @@ func dropCleared(t *record.Tx, n dataset.Node, force bool) (more bool, err error
 	return vouched, err // an unfenced node may still write to mounted volumes, without a report
 }
 
-// banish marks a node as removed and revokes its certificate.
-func (m *NodeRemover) banish(t *record.Tx, n *dataset.Node) error {
+// revokeNode marks a node as removed and revokes its certificate.
+func (m *NodeRemover) revokeNode(t *record.Tx, n *dataset.Node) error {
 	if !n.Removed.IsZero() {
 		return nil
 	}
@@ -151,7 +151,7 @@ func (m *NodeRemover) banish(t *record.Tx, n *dataset.Node) error {
 
 // homeNames returns the names of some datasets whose home is a node: at most one more than an error shows.
 func homeNames(t *record.Tx, node uuid.UUID) (names []string, err error) {
-	entries, err := t.List(record.HomePrefix(node), "", shownHomes+1)
+	entries, err := t.List(record.HomePrefix(node), "", homesShown+1)
 	if err != nil {
 		return nil, err
 	}
@@ -173,10 +173,10 @@ func homeNames(t *record.Tx, node uuid.UUID) (names []string, err error) {
 	return names, nil
 }
 
-func homesLeft(n dataset.Node, homes []string) error {
+func remainingHomes(n dataset.Node, homes []string) error {
 	more := ""
-	if len(homes) > shownHomes {
-		homes, more = homes[:shownHomes], " and others"
+	if len(homes) > homesShown {
+		homes, more = homes[:homesShown], " and others"
 	}
 	slices.Sort(homes)
 	return dataset.Errorf(dataset.ErrInUse, "node %s is the home of %s%s: move them first (drover volume move), "+
@@ -192,7 +192,9 @@ func (m *NodeRemover) clearNode(ctx context.Context, node uuid.UUID) (forgotten 
 		return nil, err
 	}
 	for _, op := range work {
-		if _, err := m.Ledger.Update(ctx, func(t *record.Tx) error { return m.abandon(t, op.ID, node) }); err != nil {
+		if _, err := m.Ledger.Update(ctx, func(t *record.Tx) error {
+			return m.endOperation(t, op.ID, node)
+		}); err != nil {
 			return nil, err
 		}
 	}
@@ -207,9 +209,9 @@ func (m *NodeRemover) clearNode(ctx context.Context, node uuid.UUID) (forgotten 
 		return nil, err
 	}
 	for _, c := range copies {
-		var only replica.Only
+		var only replica.OnlyCopy
 		if _, err := m.Ledger.Update(ctx, func(t *record.Tx) (err error) {
-			if only, err = m.CopyKeeper.OnlyOne(t, node, c.Dataset); err != nil {
+			if only, err = m.CopyKeeper.FindOnlyCopy(t, node, c.Dataset); err != nil {
 				return err
 			}
 			if only.What != "" {
@@ -267,8 +269,8 @@ func (m *NodeRemover) clearCondemned(ctx context.Context, node, pool uuid.UUID) 
 	return nil
 }
 
-// abandon ends an operation whose node was removed.
-func (m *NodeRemover) abandon(t *record.Tx, id, node uuid.UUID) error {
+// endOperation ends an operation whose node was removed.
+func (m *NodeRemover) endOperation(t *record.Tx, id, node uuid.UUID) error {
 	var op dataset.Operation
 	ok, err := t.Get(record.OperationKey(id), &op)
 	if err != nil || !ok || op.State.Final() {
@@ -292,15 +294,16 @@ func DropNode(t *record.Tx, id uuid.UUID) error {
 			return err
 		}
 	}
-	for _, key := range []string{record.NodeKey(id), record.FactsKey(id), record.AwayKey(id), record.FencedKey(id),
-		record.LeftKey(id)} {
+	for _, key := range []string{record.NodeKey(id), record.FactsKey(id), record.UnreachableKey(id),
+		record.FencedKey(id),
+		record.StoppedKey(id)} {
 		t.Delete(key)
 	}
 	return nil
 }
 
-// ClearGone removes the records of datasets that a node had to destroy in pools that were removed.
-func (m *NodeRemover) ClearGone(ctx context.Context, r api.Registration) error {
+// ClearRemoved removes the records of datasets that a node had to destroy in pools that were removed.
+func (m *NodeRemover) ClearRemoved(ctx context.Context, r api.Registration) error {
 	for _, id := range r.RemovedPools {
 		if slices.ContainsFunc(r.Pools, func(p dataset.Pool) bool { return p.ID == id }) {
 			continue // the node still has the pool and asked only whether it may remove it
@@ -323,14 +326,14 @@ func checkNoStays(t *record.Tx, n dataset.Node) error {
 		return err
 	}
 	var names []string
-	for _, id := range ids[:min(len(ids), shownHomes)] {
+	for _, id := range ids[:min(len(ids), homesShown)] {
 		d, err := t.Dataset(id)
 		if err != nil {
 			return err
 		}
 		names = append(names, d.Volume)
 	}
-	if len(ids) > shownHomes {
+	if len(ids) > homesShown {
 		names = append(names, "others")
 	}
 	slices.Sort(names)

@@ -58,11 +58,11 @@ func (f *Feed) Publish(t Notice) {
 		if len(t.Datasets) == 0 {
 			f.Changes = append(f.Changes, change{node: n})
 		}
-		if !t.Answered {
+		if !t.InResponse {
 			f.ring(n)
 		}
 	}
-	if t.House {
+	if t.Housekeeping {
 		f.Changes = append(f.Changes, change{})
 	}
 	f.ops += uint64(len(t.Ops))
@@ -82,8 +82,8 @@ func (f *Feed) Operations() uint64 {
 	return f.ops
 }
 
-// Forget makes every reader read everything again.
-func (f *Feed) Forget() {
+// Reset makes every reader read everything again.
+func (f *Feed) Reset() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.first += uint64(len(f.Changes)) + 1
@@ -93,8 +93,8 @@ func (f *Feed) Forget() {
 	}
 }
 
-// Wake wakes those who wait for a node or operation.
-func (f *Feed) Wake(id uuid.UUID) {
+// WakeWaiters wakes those who wait for a node or operation.
+func (f *Feed) WakeWaiters(id uuid.UUID) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.ring(id)
@@ -107,9 +107,9 @@ func (f *Feed) ring(id uuid.UUID) {
 	}
 }
 
-// Hear returns a channel that is closed at the next change of a node or operation, and a function to call when
+// Subscribe returns a channel that is closed at the next change of a node or operation, and a function to call when
 // the caller no longer waits.
-func (f *Feed) Hear(id uuid.UUID) (rung <-chan struct{}, leave func()) {
+func (f *Feed) Subscribe(id uuid.UUID) (rung <-chan struct{}, leave func()) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	b := f.Bells[id]
@@ -127,8 +127,8 @@ func (f *Feed) Hear(id uuid.UUID) (rung <-chan struct{}, leave func()) {
 	}
 }
 
-// News is what changed after a revision.
-type News struct {
+// ChangeSet is what changed after a revision.
+type ChangeSet struct {
 	Rev      uint64 // the revision for the next call
 	Full     bool   // the reader's revision is not known here: read everything
 	Any      bool
@@ -136,10 +136,10 @@ type News struct {
 }
 
 // Since returns what changed for a node after rev; for all nodes if node is uuid.Nil.
-func (f *Feed) Since(node uuid.UUID, rev uint64) News {
+func (f *Feed) Since(node uuid.UUID, rev uint64) ChangeSet {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	n := News{Rev: f.first + uint64(len(f.Changes))}
+	n := ChangeSet{Rev: f.first + uint64(len(f.Changes))}
 	if rev < f.first || rev > n.Rev {
 		n.Full, n.Any = true, true
 		return n

@@ -12,16 +12,16 @@ type Notice struct {
 	Datasets []uuid.UUID `json:"d,omitempty"`
 	Ops      []uuid.UUID `json:"o,omitempty"`
 	Events   []api.Event `json:"e,omitempty"`
-	// Answered says that the agents of Nodes learn everything from the response to their request, so they are not
+	// InResponse says that the agents of Nodes learn everything from the response to their request, so they are not
 	// woken. They get this change together with the next one, or when their poll ends.
-	Answered bool `json:"a,omitempty"`
-	All      bool `json:"all,omitempty"` // everybody must read everything again
-	House    bool `json:"h,omitempty"`   // the replica that does the background work must look
+	InResponse   bool `json:"a,omitempty"`
+	All          bool `json:"all,omitempty"` // everybody must read everything again
+	Housekeeping bool `json:"h,omitempty"`   // the replica that does the background work must look
 }
 
 // Empty reports whether the notice contains nothing.
 func (t Notice) Empty() bool {
-	return len(t.Nodes) == 0 && len(t.Ops) == 0 && len(t.Events) == 0 && !t.All && !t.House
+	return len(t.Nodes) == 0 && len(t.Ops) == 0 && len(t.Events) == 0 && !t.All && !t.Housekeeping
 }
 
 // Notices is the value of a lane.
@@ -30,9 +30,9 @@ type Notices struct {
 	Recent []Notice `json:"recent"`
 }
 
-// Missed returns the notices that were added to a lane after the count-th value. ok is false if some of them are
+// After returns the notices that were added to a lane after the count-th value. ok is false if some of them are
 // no longer there.
-func (t Notices) Missed(count uint64) (list []Notice, ok bool) {
+func (t Notices) After(count uint64) (list []Notice, ok bool) {
 	if t.Count < count || t.Count-count > uint64(len(t.Recent)) {
 		return nil, false
 	}

@@ -4,7 +4,7 @@
 // A Site is a node with its pools, a Candidate is a pool with its status, and a Requirement lists the needs of the
 // dataset. Package placer reads the candidates from the store and calls First and Spread for a new dataset. Package
 // relocation calls Choose for a move, package replica chooses pools for replicas, and cmd/drover checks profiles with
-// Misfit. Candidate.lacking is the place for another reason why a pool cannot keep a profile.
+// WhyKindUnsuitable. Candidate.shortcomings is the place for another reason why a pool cannot keep a profile.
 package placement
 
 import (
@@ -18,24 +18,24 @@ import (
 // Candidate is a pool that a dataset could be put on, with what control knows of it.
 type Candidate struct {
 	dataset.Pool
-	Cordoned bool
-	Silent   bool                // its node has not reported for too long
-	Dropped  bool                // its node no longer reports it
-	Guarded  bool                // the guard of its node answers
-	Anew     bool                // the data is copied there file by file
-	Whole    bool                // the data arrives with its filesystem
-	Status   *dataset.PoolStatus // nil if its node has not reported it yet: the pool then counts as online
+	Cordoned       bool
+	Unreachable    bool                // its node has not reported for too long
+	Unreported     bool                // its node no longer reports it
+	Guarded        bool                // the guard of its node answers
+	FileCopy       bool                // the data is copied there file by file
+	WithFilesystem bool                // the data arrives with its filesystem
+	Status         *dataset.PoolStatus // nil if its node has not reported it yet: the pool then counts as online
 }
 
 // WhyUnsuitable returns why a pool cannot keep a profile, whether the pool is online or not; "" if it can. If there are
 // several reasons, it returns one that no change on the pool's host would remove, if any.
 func WhyUnsuitable(c Candidate, p dataset.Profile) string {
 	mended := ""
-	for _, l := range c.lacking(p) {
-		if l.is && !l.mends {
+	for _, l := range c.shortcomings(p) {
+		if l.applies && !l.fixable {
 			return l.why
 		}
-		if l.is && mended == "" {
+		if l.applies && mended == "" {
 			mended = l.why
 		}
 	}
@@ -47,16 +47,16 @@ func WhyUnsuitable(c Candidate, p dataset.Profile) string {
 
 // Shortcoming is a reason why a pool may be unable to keep a profile.
 type Shortcoming struct {
-	is    bool // it applies
-	why   string
-	mends bool // a change on its host would remove it
+	applies bool // it applies
+	why     string
+	fixable bool // a change on its host would remove it
 }
 
-// lacking returns all possible shortcomings of the pool for a profile. Each says whether it applies.
-func (c Candidate) lacking(p dataset.Profile) []Shortcoming {
+// shortcomings returns all possible shortcomings of the pool for a profile. Each says whether it applies.
+func (c Candidate) shortcomings(p dataset.Profile) []Shortcoming {
 	can := c.Capabilities
 	fs := p.Filesystem.Type
-	size, inside, seal := c.lacks("sizes"), c.lacks(fs), c.lacks("encryption")
+	size, inside, seal := c.missingFeature("sizes"), c.missingFeature(fs), c.missingFeature("encryption")
 	return []Shortcoming{
 		{p.Pool != "" && p.Pool != c.Name, "it is not pool " + p.Pool, false},
 		{p.Backend != "" && p.Backend != c.Backend, "its backend is " + c.Backend + ", not " + p.Backend, false},
@@ -64,7 +64,8 @@ func (c Candidate) lacking(p dataset.Profile) []Shortcoming {
 		{(p.Snapshots.Required || p.Snapshots.Schedule != "") && !can.InstantSnapshot,
 			"it cannot take snapshots without copying", false},
 		{p.Quiesce == dataset.QuiesceFreeze && !can.OwnFilesystem, "it cannot freeze a single volume", false},
-		{fs != "" && !(c.Anew && p.Filesystem.Chosen) && !(c.Whole && slices.Contains(c.AcceptedFilesystems, fs)) &&
+		{fs != "" && !(c.FileCopy && p.Filesystem.Chosen) &&
+			!(c.WithFilesystem && slices.Contains(c.AcceptedFilesystems, fs)) &&
 			!slices.Contains(can.Filesystems, fs), "it has no filesystem " + fs + " inside volumes" + inside,
 			inside != ""},
 		{len(p.Filesystem.Mount) > 0 && !can.OwnFilesystem, "it has no mount options for a single volume", false},
@@ -73,7 +74,7 @@ func (c Candidate) lacking(p dataset.Profile) []Shortcoming {
 		{p.Encryption.Wanted() && !can.Encryption, "it cannot encrypt" + seal, seal != ""},
 		{p.QoS.Limited() && !can.OwnDevice, "it has no block device for each volume, so it cannot throttle",
 			false},
-		{c.Anew && p.Replicas.Count > 0 && !can.Delta, "it cannot send differences to replicas", false},
+		{c.FileCopy && p.Replicas.Count > 0 && !can.Delta, "it cannot send differences to replicas", false},
 		{p.QoS.Limited() && can.Limits == "",
 			"its node cannot throttle volumes (drover doctor there shows why)", true},
 		{p.QoS.Strict && can.Limits != dataset.LimitsStrict,
@@ -84,9 +85,9 @@ func (c Candidate) lacking(p dataset.Profile) []Shortcoming {
 	}
 }
 
-// lacks returns what the pool's host would need for a missing capability, with the command for it; "" if nothing on the
-// host would help.
-func (c Candidate) lacks(what string) string {
+// missingFeature returns what the pool's host would need for a missing capability, with the command for it; "" if
+// nothing on the host would help.
+func (c Candidate) missingFeature(what string) string {
 	for _, m := range c.MissingFeatures {
 		if rest, is := strings.CutPrefix(m, what); is &&
 			(strings.HasPrefix(rest, " ") || strings.HasPrefix(rest, ":")) {
@@ -96,9 +97,9 @@ func (c Candidate) lacks(what string) string {
 	return ""
 }
 
-// Less returns a reason if the whole pool is smaller than size; "" if it is not, or if had, the present size of the
-// volume, is at least as large. The sizes of all volumes of a pool may add up to more than the pool.
-func (c Candidate) Less(size, had dataset.Size) string {
+// WhyTooSmall returns a reason if the whole pool is smaller than size; "" if it is not, or if had, the present size of
+// the volume, is at least as large. The sizes of all volumes of a pool may add up to more than the pool.
+func (c Candidate) WhyTooSmall(size, had dataset.Size) string {
 	if size <= had || c.Status == nil || c.Status.Size <= 0 || size <= c.Status.Size {
 		return ""
 	}
@@ -110,9 +111,9 @@ func (c Candidate) WhyOffline() string {
 	switch {
 	case c.Cordoned:
 		return "its node is cordoned"
-	case c.Silent:
+	case c.Unreachable:
 		return "its node is unreachable"
-	case c.Dropped:
+	case c.Unreported:
 		return "its node no longer has it"
 	case c.Status != nil && c.Status.Held:
 		return "it is held: " + c.Status.Reason
@@ -128,8 +129,8 @@ func (c Candidate) WhyOffline() string {
 func Choose(cands []Candidate, o Requirement) (Candidate, error) {
 	o.Profile.Placement = "" // it applies to new datasets only; an existing one stays, or moves where a person says
 	sites := []Site{{Pools: cands}}
-	if c, fits := First(sites, o); fits {
+	if c, fits := FirstFit(sites, o); fits {
 		return c, nil
 	}
-	return Candidate{}, Refuse(sites, o)
+	return Candidate{}, NoPoolError(sites, o)
 }

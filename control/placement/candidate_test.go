@@ -23,7 +23,7 @@ func TestMisfits(t *testing.T) {
 	loop := placement.Candidate{Pool: dataset.Pool{Name: "fast", Backend: "loop", Capabilities: loopCan}}
 	dir := placement.Candidate{Pool: dataset.Pool{Name: "plain", Backend: "dir", Capabilities: dirCan}}
 	anew, there, guarded := dir, loop, loop
-	anew.Anew, there.Anew, guarded.Guarded = true, true, true
+	anew.FileCopy, there.FileCopy, guarded.Guarded = true, true, true
 	limited := func(l dataset.Limits) placement.Candidate {
 		c := loop
 		c.Capabilities.OwnDevice, c.Capabilities.Limits = true, l

@@ -23,9 +23,9 @@ func Likeness(from, to dataset.Pool) (n int) {
 	return n
 }
 
-// Takes returns the candidate with Whole or Anew set according to how it would receive data from another pool.
-func (c Candidate) Takes(from dataset.Pool) Candidate {
-	c.Whole = Likeness(from, c.Pool) >= LikeKind
-	c.Anew = !c.Whole && !OnOneShare(from, c.Pool)
+// ReceivingFrom returns the candidate with Whole or Anew set according to how it would receive data from another pool.
+func (c Candidate) ReceivingFrom(from dataset.Pool) Candidate {
+	c.WithFilesystem = Likeness(from, c.Pool) >= LikeKind
+	c.FileCopy = !c.WithFilesystem && !OnSameShare(from, c.Pool)
 	return c
 }

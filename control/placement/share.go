@@ -8,14 +8,14 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// OnOneShare reports whether two pools are on the same share, so that each sees the data of the other.
-func OnOneShare(x, y dataset.Pool) bool { return x.Share != uuid.Nil && x.Share == y.Share }
+// OnSameShare reports whether two pools are on the same share, so that each sees the data of the other.
+func OnSameShare(x, y dataset.Pool) bool { return x.Share != uuid.Nil && x.Share == y.Share }
 
 // OtherPools returns the candidates without the pool that holds the data. The target node may have adopted that pool,
 // and a copy there would overwrite its own source. If no candidate remains, why says so.
 func OtherPools(cands []Candidate, from dataset.Pool, target dataset.Node) (others []Candidate, why string) {
 	others = slices.DeleteFunc(slices.Clone(cands), func(c Candidate) bool { return c.ID == from.ID })
-	could := func(c Candidate) bool { return from.Share == uuid.Nil || OnOneShare(from, c.Pool) }
+	could := func(c Candidate) bool { return from.Share == uuid.Nil || OnSameShare(from, c.Pool) }
 	if len(others) < len(cands) && !slices.ContainsFunc(others, could) {
 		why = "pool " + from.Name + ", which node " + target.Name +
 			" now has, is the pool that already has the data (drover store rebuild there makes it its home)"

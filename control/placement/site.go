@@ -25,26 +25,26 @@ type Site struct {
 
 // Requirement lists the needs of a dataset.
 type Requirement struct {
-	ID      uuid.UUID // of the dataset
-	What    string    // for errors, such as "volume db"
-	Profile dataset.Profile
-	Where   selector.Expr // the placement expression of the profile
-	Asking  uuid.UUID     // the node that requests it; uuid.Nil if none does
-	Here    bool          // only the requesting node is suitable, because the source is there
-	Named   bool          // errors name the node even if there is only one
-	Had     dataset.Size  // the size that the dataset has already; no pool is too small for it
+	ID            uuid.UUID // of the dataset
+	Subject       string    // for errors, such as "volume db"
+	Profile       dataset.Profile
+	Placement     selector.Expr // the placement expression of the profile
+	Requester     uuid.UUID     // the node that requests it; uuid.Nil if none does
+	RequesterOnly bool          // only the requesting node is suitable, because the source is there
+	NameNode      bool          // errors name the node even if there is only one
+	CurrentSize   dataset.Size  // the size that the dataset has already; no pool is too small for it
 }
 
-// Unfit returns why a pool of the site does not meet a requirement; "" if it does. would reports that the pool would
+// WhyUnfit returns why a pool of the site does not meet a requirement; "" if it does. would reports that the pool would
 // meet it if the pool or its node were online.
-func (st Site) Unfit(c Candidate, o Requirement) (why string, would bool) {
+func (st Site) WhyUnfit(c Candidate, o Requirement) (why string, would bool) {
 	if why := WhyUnsuitable(c, o.Profile); why != "" {
-		if c.IsUnasked() && IsChosen(c, o.Profile) {
+		if c.IsUnopened() && IsRequested(c, o.Profile) {
 			return c.WhyOffline(), true
 		}
 		return why, false
 	}
-	if why := c.Less(o.Profile.Size, o.Had); why != "" {
+	if why := c.WhyTooSmall(o.Profile.Size, o.CurrentSize); why != "" {
 		return why, false
 	}
 	if o.Profile.Placement != "" {
@@ -52,10 +52,10 @@ func (st Site) Unfit(c Candidate, o Requirement) (why string, would bool) {
 			return "its facts are unknown yet", true
 		}
 		pool, known := st.Facts.Pool(c.ID)
-		if !known && o.Where.OfPool() {
+		if !known && o.Placement.OfPool() {
 			return "its facts are unknown yet", true
 		}
-		if why := o.Where.Mismatch(selector.Env{Node: st.Node, Facts: *st.Facts, Pool: pool}); why != "" {
+		if why := o.Placement.Mismatch(selector.Env{Node: st.Node, Facts: *st.Facts, Pool: pool}); why != "" {
 			return why, false
 		}
 	}
@@ -63,11 +63,11 @@ func (st Site) Unfit(c Candidate, o Requirement) (why string, would bool) {
 	return why, why != ""
 }
 
-// First returns the first pool of the sites that meets the requirement.
-func First(sites []Site, o Requirement) (Candidate, bool) {
+// FirstFit returns the first pool of the sites that meets the requirement.
+func FirstFit(sites []Site, o Requirement) (Candidate, bool) {
 	for _, st := range sites {
 		for _, c := range st.Pools {
-			if why, _ := st.Unfit(c, o); why == "" {
+			if why, _ := st.WhyUnfit(c, o); why == "" {
 				return c, true
 			}
 		}
@@ -91,20 +91,20 @@ func Spread(fit []Candidate, id uuid.UUID) Candidate {
 	return slices.MinFunc(fit, func(x, y Candidate) int { return cmp.Compare(score(x), score(y)) })
 }
 
-// RefusedShown is how many pools or nodes with the same reason an error names. refusedLength is roughly how many bytes
+// NamesShown is how many pools or nodes with the same reason an error names. reasonsLength is roughly how many bytes
 // of reasons an error has.
 const (
-	RefusedShown  = 3
-	refusedLength = 330
+	NamesShown    = 3
+	reasonsLength = 330
 )
 
-// listed formats names for an error: all of them if there are few, otherwise the first ones.
-func listed(what string, names []string) string {
-	switch more := len(names) - RefusedShown; {
+// formatNames formats names for an error: all of them if there are few, otherwise the first ones.
+func formatNames(what string, names []string) string {
+	switch more := len(names) - NamesShown; {
 	case len(names) == 1:
 		return what + " " + names[0]
 	case more > 1:
-		return fmt.Sprintf("%ss %s and %d more", what, strings.Join(names[:RefusedShown], ", "), more)
+		return fmt.Sprintf("%ss %s and %d more", what, strings.Join(names[:NamesShown], ", "), more)
 	}
 	return what + "s " + strings.Join(names, ", ")
 }
@@ -112,17 +112,17 @@ func listed(what string, names []string) string {
 // reasons collects why nodes or pools do not meet a requirement, in the order in which they are added.
 type reasons struct {
 	lines []string
-	by    map[string][]string // names by line
+	names map[string][]string // names by line
 }
 
 func (r *reasons) add(name, line string) {
-	if r.by == nil {
-		r.by = map[string][]string{}
+	if r.names == nil {
+		r.names = map[string][]string{}
 	}
-	if r.by[line] == nil {
+	if r.names[line] == nil {
 		r.lines = append(r.lines, line)
 	}
-	r.by[line] = append(r.by[line], name)
+	r.names[line] = append(r.names[line], name)
 }
 
 // text formats the reasons: the first ones in full, and the number of the others.
@@ -130,9 +130,9 @@ func (r *reasons) text(what, between string) string {
 	var parts []string
 	long, more := 0, 0
 	for i, line := range r.lines {
-		part := listed(what, r.by[line]) + ": " + line
-		if long += len(part); i > 0 && long > refusedLength || more > 0 {
-			more += len(r.by[line])
+		part := formatNames(what, r.names[line]) + ": " + line
+		if long += len(part); i > 0 && long > reasonsLength || more > 0 {
+			more += len(r.names[line])
 			continue
 		}
 		parts = append(parts, part)
@@ -146,48 +146,48 @@ func (r *reasons) text(what, between string) string {
 	return strings.Join(parts, between)
 }
 
-// Refuse returns the error for the case that no pool meets the requirement, with the reasons: dataset.ErrOffline if one
-// would meet it once it is online again, otherwise dataset.ErrUnsupported.
-func Refuse(sites []Site, o Requirement) error {
+// NoPoolError returns the error for the case that no pool meets the requirement, with the reasons: dataset.ErrOffline
+// if one would meet it once it is online again, otherwise dataset.ErrUnsupported.
+func NoPoolError(sites []Site, o Requirement) error {
 	var why reasons
-	pools, kind, nodes := 0, dataset.ErrUnsupported, o.Named || len(sites) > 1
-	head, sites := Named(sites, o.Profile.Pool)
+	pools, kind, nodes := 0, dataset.ErrUnsupported, o.NameNode || len(sites) > 1
+	head, sites := FilterByName(sites, o.Profile.Pool)
 	for _, st := range sites {
 		pools += len(st.Pools)
-		reason, would := st.refusal(o, nodes)
+		reason, would := st.whyNone(o, nodes)
 		if would {
 			kind = dataset.ErrOffline
 		}
 		why.add(st.Name, reason)
 	}
 	if pools == 0 {
-		return dataset.Errorf(dataset.ErrOffline, "%s: there is no pool (drover pool create creates one)", o.What)
+		return dataset.Errorf(dataset.ErrOffline, "%s: there is no pool (drover pool create creates one)", o.Subject)
 	}
 	if pools == 1 && len(sites) == 1 {
 		c := sites[0].Pools[0]
-		reason, would := sites[0].Unfit(c, o)
+		reason, would := sites[0].WhyUnfit(c, o)
 		name, cannot := c.Name, "cannot satisfy profile "+o.Profile.Name
 		if nodes {
-			name = c.OnNode(sites[0].Name)
+			name = c.QualifiedName(sites[0].Name)
 		}
 		if would {
 			cannot = "is not available now"
 		}
-		return dataset.Errorf(kind, "%s: pool %s %s: %s", o.What, name, cannot, reason)
+		return dataset.Errorf(kind, "%s: pool %s %s: %s", o.Subject, name, cannot, reason)
 	}
 	text := why.lines[0]
 	if nodes {
 		text = why.text("node", "; ")
 	}
-	return dataset.Errorf(kind, "%s: %s can satisfy profile %s: %s", o.What, head, o.Profile.Name, text)
+	return dataset.Errorf(kind, "%s: %s can satisfy profile %s: %s", o.Subject, head, o.Profile.Name, text)
 }
 
-// refusal returns why no pool of a site meets a requirement, each reason once. If named, the text becomes part of a
+// whyNone returns why no pool of a site meets a requirement, each reason once. If named, the text becomes part of a
 // list of nodes. would reports that a pool would meet the requirement if it or its node were online.
-func (st Site) refusal(o Requirement, named bool) (line string, would bool) {
+func (st Site) whyNone(o Requirement, named bool) (line string, would bool) {
 	var why reasons
 	for _, c := range st.Pools {
-		reason, w := st.Unfit(c, o)
+		reason, w := st.WhyUnfit(c, o)
 		would = would || w
 		why.add(c.Name, reason)
 	}

@@ -38,7 +38,7 @@ func TestChoose(t *testing.T) {
 		{"one would fit", []placement.Candidate{pool("a", dirCan, on), pool("b", loopCan, off)}, "", dataset.ErrOffline, []string{"pool a: it cannot enforce", "pool b: it is offline: its disk is absent"}},
 		{"cordoned", []placement.Candidate{cordoned}, "", dataset.ErrOffline, []string{"its node is cordoned"}},
 	} {
-		got, err := placement.Choose(c.cands, placement.Requirement{What: "volume db", Profile: gold})
+		got, err := placement.Choose(c.cands, placement.Requirement{Subject: "volume db", Profile: gold})
 		if got.Name != c.want || dataset.KindOf(err) != c.kind {
 			t.Errorf("%s: %q, %v", c.name, got.Name, err)
 		}
@@ -58,9 +58,9 @@ func TestADozenPoolsGiveAShortError(t *testing.T) {
 		}
 		st.Pools = append(st.Pools, c)
 	}
-	o := placement.Requirement{What: "volume db", Profile: dataset.Profile{Name: "gold", Size: 5}}
+	o := placement.Requirement{Subject: "volume db", Profile: dataset.Profile{Name: "gold", Size: 5}}
 	for _, sites := range [][]placement.Site{{st}, {st, st, st, st, st}} {
-		err := placement.Refuse(sites, o)
+		err := placement.NoPoolError(sites, o)
 		expect.Refusal(t, err, dataset.ErrOffline, "volume db: no pool can satisfy profile gold: ", "pools pool-0, pool-2, pool-4 and 3 more: it cannot enforce a size: on its node sizes need", "tune2fs", "pools pool-1, pool-3, pool-5 and 3 more: its node is cordoned")
 		if len(err.Error()) > 400 {
 			t.Errorf("%d bytes: %v", len(err.Error()), err)
@@ -69,7 +69,7 @@ func TestADozenPoolsGiveAShortError(t *testing.T) {
 	for i := range st.Pools { // each with a reason of its own
 		st.Pools[i].Status, st.Pools[i].Cordoned, st.Pools[i].Capabilities = &dataset.PoolStatus{Reason: fmt.Sprintf("%d %s", i, strings.Repeat("y", 60))}, false, loopCan
 	}
-	err := placement.Refuse([]placement.Site{st}, o)
+	err := placement.NoPoolError([]placement.Site{st}, o)
 	expect.Refusal(t, err, dataset.ErrOffline, "pool pool-0: it is offline: 0 y", "pool pool-1: it is offline: 1 y", "; and 9 more pools")
 	if len(err.Error()) > 400 {
 		t.Errorf("%d bytes: %v", len(err.Error()), err)
@@ -82,12 +82,12 @@ func TestAThousandNodesGiveAShortError(t *testing.T) {
 	for i := range sites {
 		sites[i] = placement.Site{Node: dataset.Node{Name: fmt.Sprintf("node-%d", i)}, Facts: &dataset.Facts{Load10: float64(i)}, Pools: []placement.Candidate{{Pool: dataset.Pool{Name: "default"}}}}
 	}
-	o := placement.Requirement{What: "volume db", Profile: dataset.Profile{Name: "busy", Placement: "load_10 < 0"}}
+	o := placement.Requirement{Subject: "volume db", Profile: dataset.Profile{Name: "busy", Placement: "load_10 < 0"}}
 	var err error
-	if o.Where, err = placement.Where(o.Profile); err != nil {
+	if o.Placement, err = placement.ParsePlacement(o.Profile); err != nil {
 		t.Fatal(err)
 	}
-	expect.Refusal(t, placement.Refuse(sites, o), dataset.ErrUnsupported, "node node-5: pool default: load_10 is 5, not < 0; and 994 more nodes")
+	expect.Refusal(t, placement.NoPoolError(sites, o), dataset.ErrUnsupported, "node node-5: pool default: load_10 is 5, not < 0; and 994 more nodes")
 }
 
 // TestSpreadGoesByFreeSpace: the more is free, the more often a pool is chosen, the same

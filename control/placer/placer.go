@@ -40,19 +40,19 @@ func New(deps Deps) *Placer { return &Placer{deps} }
 // Place chooses the pool for a new dataset: the first pool of the requesting node that fits. If that node has none, it
 // chooses among the pools of all other nodes, spread by free space.
 func (s *Placer) Place(t *record.Tx, o placement.Requirement) (c placement.Candidate, err error) {
-	if o.Where, err = placement.Where(o.Profile); err != nil {
+	if o.Placement, err = placement.ParsePlacement(o.Profile); err != nil {
 		return c, err
 	}
-	if o.Asking != uuid.Nil {
+	if o.Requester != uuid.Nil {
 		sites, err := s.site(t, o)
 		if err != nil {
 			return c, err
 		}
-		if c, fits := placement.First(sites, o); fits {
+		if c, fits := placement.FirstFit(sites, o); fits {
 			return c, dependOnPool(t, c)
 		}
-		if o.Here {
-			return c, s.WithOthers(t, placement.Refuse(sites, o), sites, o)
+		if o.RequesterOnly {
+			return c, s.SuggestOthers(t, placement.NoPoolError(sites, o), sites, o)
 		}
 	}
 	sites, err := s.Sites(t)
@@ -61,16 +61,16 @@ func (s *Placer) Place(t *record.Tx, o placement.Requirement) (c placement.Candi
 	}
 	var fit []placement.Candidate
 	for i := range sites {
-		if c, fits := placement.First(sites[i:i+1], o); fits {
+		if c, fits := placement.FirstFit(sites[i:i+1], o); fits {
 			fit = append(fit, c)
 		}
 	}
 	if len(fit) == 0 {
-		if err := unknownPool(sites, s.Reports.UnmadePools(), o.Profile.Pool); err != nil {
+		if err := unknownPool(sites, s.Reports.FailedPools(), o.Profile.Pool); err != nil {
 			return c, err
 		}
-		sites = askingFirst(sites, o.Asking)
-		return c, s.WithOthers(t, placement.Refuse(sites, o), sites, o)
+		sites = requesterFirst(sites, o.Requester)
+		return c, s.SuggestOthers(t, placement.NoPoolError(sites, o), sites, o)
 	}
 	c = placement.Spread(fit, o.ID)
 	return c, dependOnPool(t, c)
@@ -109,13 +109,13 @@ func dependOnPool(t *record.Tx, c placement.Candidate) error {
 // site reads the requesting node with its pools. It returns no site if the node is not recorded.
 func (s *Placer) site(t *record.Tx, o placement.Requirement) ([]placement.Site, error) {
 	var st placement.Site
-	ok, err := t.Get(record.NodeKey(o.Asking), &st.Node)
+	ok, err := t.Get(record.NodeKey(o.Requester), &st.Node)
 	if err != nil || !ok {
 		return nil, err
 	}
 	if o.Profile.Placement != "" {
 		var f dataset.Facts
-		ok, err := t.Peek(record.FactsKey(o.Asking), &f)
+		ok, err := t.Peek(record.FactsKey(o.Requester), &f)
 		if err != nil {
 			return nil, err
 		}
@@ -123,7 +123,7 @@ func (s *Placer) site(t *record.Tx, o placement.Requirement) ([]placement.Site, 
 			st.Facts = &f
 		}
 	}
-	st.Pools, err = s.Candidates(t, o.Asking)
+	st.Pools, err = s.Candidates(t, o.Requester)
 	return []placement.Site{st}, err
 }
 
@@ -151,12 +151,12 @@ func (s *Placer) Sites(t *record.Tx) ([]placement.Site, error) {
 		for _, id := range n.Pools {
 			if p, ok := by[id]; ok && p.Node == n.ID {
 				out[i].Pools = append(out[i].Pools, placement.Candidate{
-					Pool:     p,
-					Cordoned: n.Cordoned,
-					Dropped:  slices.Contains(n.UnreportedPools, id),
-					Silent:   s.Shared && live[n.ID].Node != n.ID,
-					Guarded:  s.Reports.Guarded(n.ID),
-					Status:   s.poolStatus(n.Facts, id),
+					Pool:        p,
+					Cordoned:    n.Cordoned,
+					Unreported:  slices.Contains(n.UnreportedPools, id),
+					Unreachable: s.Shared && live[n.ID].Node != n.ID,
+					Guarded:     s.Reports.HasGuard(n.ID),
+					Status:      s.poolStatus(n.Facts, id),
 				})
 			}
 		}
@@ -177,7 +177,7 @@ func (s *Placer) poolStatus(f *dataset.Facts, id uuid.UUID) *dataset.PoolStatus 
 	return &dataset.PoolStatus{ID: id, Online: p.Online, Reason: "reported by its node", Size: p.Size, Free: p.Free}
 }
 
-func askingFirst(sites []placement.Site, asking uuid.UUID) []placement.Site {
+func requesterFirst(sites []placement.Site, asking uuid.UUID) []placement.Site {
 	slices.SortStableFunc(sites, func(x, y placement.Site) int {
 		mine := func(st placement.Site) int {
 			if st.ID == asking {
@@ -205,11 +205,11 @@ func (s *Placer) Candidates(t *record.Tx, node uuid.UUID) ([]placement.Candidate
 		}
 		if ok && p.Node == n.ID { // unless another node has adopted it
 			cands = append(cands, placement.Candidate{
-				Pool:     p,
-				Cordoned: n.Cordoned,
-				Dropped:  slices.Contains(n.UnreportedPools, id),
-				Guarded:  s.Reports.Guarded(n.ID),
-				Status:   s.Reports.Pool(id),
+				Pool:       p,
+				Cordoned:   n.Cordoned,
+				Unreported: slices.Contains(n.UnreportedPools, id),
+				Guarded:    s.Reports.HasGuard(n.ID),
+				Status:     s.Reports.Pool(id),
 			})
 		}
 	}
@@ -223,14 +223,14 @@ func (s *Placer) CheckFits(t *record.Tx, d dataset.Dataset, p dataset.Profile, h
 	if err != nil {
 		return err
 	}
-	o := placement.Requirement{What: "volume " + d.Volume, Profile: p, Had: had}
+	o := placement.Requirement{Subject: "volume " + d.Volume, Profile: p, CurrentSize: had}
 	cands := []placement.Candidate{{
 		Pool:    pool,
-		Guarded: s.Reports.Guarded(pool.Node),
+		Guarded: s.Reports.HasGuard(pool.Node),
 		Status:  s.Reports.Pool(pool.ID),
 	}}
 	if _, err = placement.Choose(cands, o); err != nil {
-		return s.WithOthers(t, err, []placement.Site{{Pools: cands}}, o)
+		return s.SuggestOthers(t, err, []placement.Site{{Pools: cands}}, o)
 	}
 	return nil
 }
@@ -243,29 +243,29 @@ func (s *Placer) CheckSuits(t *record.Tx, d dataset.Dataset, p dataset.Profile) 
 	return nil
 }
 
-// TooLarge returns the size of a dataset that is larger than its whole pool, as an older version could make it; 0
+// Oversize returns the size of a dataset that is larger than its whole pool, as an older version could make it; 0
 // if it is not. Such a dataset may move to another pool that is too small.
-func (s *Placer) TooLarge(d dataset.Dataset) dataset.Size {
+func (s *Placer) Oversize(d dataset.Dataset) dataset.Size {
 	if st := s.Reports.Pool(d.Pool); st != nil && st.Size > 0 && d.Size > st.Size {
 		return d.Size
 	}
 	return 0
 }
 
-// WithOthers adds a hint to the error that no pool of the sites satisfies a requirement: which other pools satisfy it,
-// or else what would help.
-func (s *Placer) WithOthers(t *record.Tx, refusal error, sites []placement.Site, o placement.Requirement) error {
+// SuggestOthers adds a hint to the error that no pool of the sites satisfies a requirement: which other pools satisfy
+// it, or else what would help.
+func (s *Placer) SuggestOthers(t *record.Tx, refusal error, sites []placement.Site, o placement.Requirement) error {
 	all := sites
-	if !o.Here {
+	if !o.RequesterOnly {
 		var err error
 		if all, err = s.Sites(t); err != nil {
 			return err
 		}
-		if o.Where, err = placement.Where(o.Profile); err != nil {
+		if o.Placement, err = placement.ParsePlacement(o.Profile); err != nil {
 			return err
 		}
 	}
-	who, large := placement.Could(sites, all, o)
+	who, large := placement.SuggestPools(sites, all, o)
 	switch {
 	case who != "":
 		return fmt.Errorf("%w (%s)", refusal, who)

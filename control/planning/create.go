@@ -36,14 +36,14 @@ type Profiles interface {
 
 // Deps are the dependencies of Planner.
 type Deps struct {
-	Profiles   func() Profiles
-	CopyKeeper *replica.Keeper
-	Ledger     *ledger.Ledger
-	Placer     *placer.Placer
-	Relocator  *relocation.Relocator
-	Reported   *reports.Latest
-	Unguested  func(t *record.Tx, d dataset.Dataset, what string) error
-	Clock      clock.Clock
+	Profiles      func() Profiles
+	CopyKeeper    *replica.Keeper
+	Ledger        *ledger.Ledger
+	Placer        *placer.Placer
+	Relocator     *relocation.Relocator
+	Reported      *reports.Latest
+	CheckNoGuests func(t *record.Tx, d dataset.Dataset, what string) error
+	Clock         clock.Clock
 }
 
 // Planner decides to create, change, snapshot and restore volumes. It has no state. Its methods are safe for concurrent
@@ -55,15 +55,15 @@ func (v *Planner) PlanCreate(t *record.Tx, node uuid.UUID, req api.Request) (*da
 	error) {
 	w, err := ParseCreate(req)
 	if err != nil {
-		return nil, nil, v.sayProfiles(err, req)
+		return nil, nil, v.addProfiles(err, req)
 	}
-	if err := v.foreseeCreate(t, w, node); err != nil {
+	if err := v.prefetchCreate(t, w, node); err != nil {
 		return nil, nil, err
 	}
 	if old, ok, err := t.VolumeByName(w.spec.Name); err != nil {
 		return nil, nil, err
 	} else if ok {
-		return nil, &old, v.Same(t, old, w)
+		return nil, &old, v.CheckMatches(t, old, w)
 	}
 	d := dataset.Dataset{
 		ID: uuid.New(), Volume: w.spec.Name, RequestedAs: req.Ref.Spelling, State: dataset.StateReady,
@@ -90,26 +90,26 @@ func (v *Planner) PlanCreate(t *record.Tx, node uuid.UUID, req api.Request) (*da
 	return op, nil, nil
 }
 
-// foreseeCreate reads in one call the records that most creates need: the name, and the requesting node with its last
+// prefetchCreate reads in one call the records that most creates need: the name, and the requesting node with its last
 // known pools.
-func (v *Planner) foreseeCreate(t *record.Tx, w CreateRequest, node uuid.UUID) error {
+func (v *Planner) prefetchCreate(t *record.Tx, w CreateRequest, node uuid.UUID) error {
 	keys := []string{record.NameKey(w.spec.Name)}
 	if node != uuid.Nil && w.spec.From == "" {
 		keys = append(keys, record.NodeKey(node))
 		n, _ := v.Ledger.Nodes().Node(node)
-		for _, id := range n.Pools[:min(len(n.Pools), poolsForeseen)] {
+		for _, id := range n.Pools[:min(len(n.Pools), maxPrefetchedPools)] {
 			keys = append(keys, record.PoolKey(id))
 		}
 	}
-	return t.Foresee(keys)
+	return t.Prefetch(keys)
 }
 
-// poolsForeseen is the number of pools of a node up to which they are read in advance.
-const poolsForeseen = 16
+// maxPrefetchedPools is the number of pools of a node up to which they are read in advance.
+const maxPrefetchedPools = 16
 
-// sayProfiles adds the list of existing profiles to an error about a profile name. To an error about a volume name it
+// addProfiles adds the list of existing profiles to an error about a profile name. To an error about a volume name it
 // adds that the profile does not exist either, so that the user can correct both mistakes at once.
-func (v *Planner) sayProfiles(err error, req api.Request) error {
+func (v *Planner) addProfiles(err error, req api.Request) error {
 	volume, after := req.Ref.Halves()
 	name := cmp.Or(after, req.Options["profile"])
 	if !errors.Is(err, dataset.ErrProfileName) {
@@ -135,7 +135,7 @@ func (v *Planner) planNew(t *record.Tx, op *dataset.Operation, w CreateRequest, 
 	}
 	d := op.DatasetRecord
 	d.Profile = w.opts.Apply(p)
-	if err := v.Relocator.FailsOver(*d); err != nil {
+	if err := v.Relocator.CheckFailover(*d); err != nil {
 		return err
 	}
 	if d.Anonymous {
@@ -144,7 +144,8 @@ func (v *Planner) planNew(t *record.Tx, op *dataset.Operation, w CreateRequest, 
 	}
 	d.Size = d.Profile.Size
 	pool, err := v.Placer.Place(t, placement.Requirement{
-		ID: d.ID, What: "volume " + d.Volume, Profile: d.Profile, Asking: node, Here: w.kind == dataset.OpImport,
+		ID: d.ID, Subject: "volume " + d.Volume, Profile: d.Profile, Requester: node,
+		RequesterOnly: w.kind == dataset.OpImport,
 	})
 	if err != nil {
 		return err
@@ -153,8 +154,8 @@ func (v *Planner) planNew(t *record.Tx, op *dataset.Operation, w CreateRequest, 
 	return v.CopyKeeper.CheckEnough(t, *d)
 }
 
-// keepsFilesystem fails if a clone would have another filesystem than its source.
-func keepsFilesystem(d dataset.Dataset, fs string) error {
+// checkSameFilesystem fails if a clone would have another filesystem than its source.
+func checkSameFilesystem(d dataset.Dataset, fs string) error {
 	if fs == "" || fs == d.Profile.Filesystem.Type {
 		return nil
 	}
@@ -163,8 +164,8 @@ func keepsFilesystem(d dataset.Dataset, fs string) error {
 		filesystem(d.Profile), fs)
 }
 
-// holdsSource fails if a clone would be smaller than its source.
-func holdsSource(d dataset.Dataset, want, asked dataset.Size) error {
+// checkCloneSize fails if a clone would be smaller than its source.
+func checkCloneSize(d dataset.Dataset, want, asked dataset.Size) error {
 	if want == 0 || want >= d.Size {
 		return nil
 	}
@@ -173,9 +174,9 @@ func holdsSource(d dataset.Dataset, want, asked dataset.Size) error {
 			"size)", d.Volume, want, d.Size.Said(asked))
 }
 
-// keyIsKnown fails if the source of a clone is encrypted and the profile of the clone does not say where the key is.
+// checkKeyKnown fails if the source of a clone is encrypted and the profile of the clone does not say where the key is.
 // This happens after a loss of the store.
-func keyIsKnown(d, from dataset.Dataset) error {
+func checkKeyKnown(d, from dataset.Dataset) error {
 	if from.Encryption == nil || d.Profile.Encryption.Wanted() {
 		return nil
 	}
@@ -210,7 +211,7 @@ func (v *Planner) planSource(t *record.Tx, op *dataset.Operation, w CreateReques
 		d.Profile, d.Size = snap.Profile.Clone(), snap.Size
 		d.Profile.Encryption = from.Profile.Clone().Encryption // the source may have got another key since the snapshot
 	}
-	if err := keepsFilesystem(*d, w.opts.FS); err != nil {
+	if err := checkSameFilesystem(*d, w.opts.FS); err != nil {
 		return err
 	}
 	profile := w.spec.Profile
@@ -223,23 +224,23 @@ func (v *Planner) planSource(t *record.Tx, op *dataset.Operation, w CreateReques
 			return err
 		}
 		from.Profile = d.Profile
-		if d.Profile, err = onto(from, p); err != nil {
+		if d.Profile, err = applyToExisting(from, p); err != nil {
 			return cmp.Or(v.Placer.CheckSuits(t, *d, p), fmt.Errorf("volume %q: %w", d.Volume, err))
 		}
 		d.Profile.Encryption = p.Encryption // the data key of the clone is wrapped separately
 	}
-	if err := keyIsKnown(*d, from); err != nil {
+	if err := checkKeyKnown(*d, from); err != nil {
 		return err
 	}
 	asked := d.Profile.Size // the size in the profile of the source, or in the other profile
 	d.Profile = w.opts.Apply(d.Profile)
 	promised := d.Profile.Size
-	if err := holdsSource(*d, w.opts.Size, asked); err != nil {
+	if err := checkCloneSize(*d, w.opts.Size, asked); err != nil {
 		return err
 	}
 	had := d.Size
 	d.Size = max(d.Size, d.Profile.Size)
-	if err := v.Relocator.FailsOver(*d); err != nil {
+	if err := v.Relocator.CheckFailover(*d); err != nil {
 		return err
 	}
 	wanted := d.Profile
@@ -250,7 +251,7 @@ func (v *Planner) planSource(t *record.Tx, op *dataset.Operation, w CreateReques
 	if err := v.Placer.CheckFits(t, *d, wanted, had); err != nil {
 		return err
 	}
-	d.Profile.Size = promise(d.Size, promised)
+	d.Profile.Size = requestedSize(d.Size, promised)
 	op.Source = &src
 	if profile == "" && d.Size == had {
 		return nil // a clone on the source's profile is allowed, even if the source lacks replicas
@@ -258,19 +259,19 @@ func (v *Planner) planSource(t *record.Tx, op *dataset.Operation, w CreateReques
 	return v.CopyKeeper.CheckEnough(t, *d)
 }
 
-// promise returns the size to record in the profile of a dataset. If the backend would round the requested size up to
-// the actual one, it is the requested size, otherwise the actual size.
-func promise(size, asked dataset.Size) dataset.Size {
+// requestedSize returns the size to record in the profile of a dataset. If the backend would round the requested size
+// up to the actual one, it is the requested size, otherwise the actual size.
+func requestedSize(size, asked dataset.Size) dataset.Size {
 	if size.RoundedFrom(asked) {
 		return asked
 	}
 	return max(size, asked)
 }
 
-// onto returns profile p for an existing dataset, with the properties of its present profile that are fixed on disk:
-// the filesystem, the owner of the root, and the key that wraps the data key (unless the place of that key was lost). A
-// filesystem that the pool chose does not count as one that the profile asked for.
-func onto(d dataset.Dataset, p dataset.Profile) (dataset.Profile, error) {
+// applyToExisting returns profile p for an existing dataset, with the properties of its present profile that are fixed
+// on disk: the filesystem, the owner of the root, and the key that wraps the data key (unless the place of that key was
+// lost). A filesystem that the pool chose does not count as one that the profile asked for.
+func applyToExisting(d dataset.Dataset, p dataset.Profile) (dataset.Profile, error) {
 	old, encrypted := d.Profile, d.Encryption != nil
 	p = p.Clone()
 	if want := p.Filesystem.Type; want != "" && want != old.Filesystem.Type {
@@ -326,7 +327,7 @@ func (v *Planner) CommitCreate(t *record.Tx, op dataset.Operation, out *api.Comm
 	}
 	if d.Profile.Replicas.Count == 0 {
 		if t.Index(record.OperationKey(op.ID)) == 0 {
-			t.Notice.Answered = true // the response has the record, and there is nothing else to know
+			t.Notice.InResponse = true // the response has the record, and there is nothing else to know
 		}
 		return nil
 	}

@@ -18,7 +18,7 @@ func (v *Planner) PlanRekey(t *record.Tx, req api.Request) (*dataset.Operation, 
 		return nil, nil, err
 	}
 	if d.Move != uuid.Nil {
-		return nil, nil, movesAway(d)
+		return nil, nil, moveInProgress(d)
 	}
 	if d.Encryption == nil {
 		return nil, nil, dataset.Errorf(dataset.ErrUnsupported, "volume %s: it is not encrypted, so it has no key",
@@ -53,9 +53,9 @@ func hintInTrash(t *record.Tx, ref string, none error) error {
 			"volume rekey %s)", d.Volume, d.ID.String()[:8], d.Volume)
 }
 
-// movesAway returns the error for a rekey during a move: the target has looked for the present key, and may not have
-// the other one.
-func movesAway(d dataset.Dataset) error {
+// moveInProgress returns the error for a rekey during a move: the target has looked for the present key, and may not
+// have the other one.
+func moveInProgress(d dataset.Dataset) error {
 	return dataset.Errorf(dataset.ErrConflict,
 		"volume %s: it is being moved to another node, which has already checked its key (operation %s; ask "+
 			"again when that has ended)", d.Volume, d.Move)
@@ -73,7 +73,7 @@ func CommitRekey(t *record.Tx, op dataset.Operation, out *api.Committed) error {
 		return nil
 	}
 	if d.Move != uuid.Nil {
-		return movesAway(d)
+		return moveInProgress(d)
 	}
 	next := op.DatasetRecord
 	if d.Encryption == nil || d.Encryption.ID != next.Encryption.ID {

@@ -50,7 +50,7 @@ func ParseCreate(req api.Request) (w CreateRequest, err error) {
 		return w, dataset.Errorf(dataset.ErrInvalid,
 			"volume %q: an import cannot be a clone as well (omit from or @snapshot-)", req.Volume)
 	}
-	if what := copies(req, w); what != "" && (w.opts.Owner != nil || w.opts.Mode != nil) {
+	if what := describeCopy(req, w); what != "" && (w.opts.Owner != nil || w.opts.Mode != nil) {
 		return w, dataset.Errorf(dataset.ErrInvalid,
 			"volume %q: %s has the owner and mode of its source (omit owner and mode)", req.Volume, what)
 	}
@@ -61,8 +61,9 @@ func ParseCreate(req api.Request) (w CreateRequest, err error) {
 	return w, nil
 }
 
-// copies describes a request whose root directory, with its owner, is a copy of another one; "" for other requests.
-func copies(req api.Request, w CreateRequest) string {
+// describeCopy describes a request whose root directory, with its owner, is a copy of another one; "" for other
+// requests.
+func describeCopy(req api.Request, w CreateRequest) string {
 	switch {
 	case w.spec.From != "":
 		return "a clone"
@@ -72,9 +73,9 @@ func copies(req api.Request, w CreateRequest) string {
 	return ""
 }
 
-// Same fails with dataset.ErrExists, with both values, unless the existing volume matches the request.
+// CheckMatches fails with dataset.ErrExists, with both values, unless the existing volume matches the request.
 // Options that the request leaves open may have any value.
-func (v *Planner) Same(t *record.Tx, d dataset.Dataset, w CreateRequest) error {
+func (v *Planner) CheckMatches(t *record.Tx, d dataset.Dataset, w CreateRequest) error {
 	o, p := w.opts, d.Profile
 	differs := func(format string, args ...any) error {
 		return dataset.Errorf(dataset.ErrExists, "volume %q exists "+format, append([]any{d.Volume}, args...)...)
@@ -151,7 +152,7 @@ func sameSource(t *record.Tx, d dataset.Dataset, w CreateRequest) error {
 	case dataset.ErrNotFound, dataset.ErrAmbiguous:
 		// The source may no longer exist, and the prefix may match more objects than at that time. The origin still
 		// shows whether the reference named it.
-		same, lerr := wasSource(t, *d.Origin, from, w.names)
+		same, lerr := matchesOrigin(t, *d.Origin, from, w.names)
 		if lerr != nil {
 			return lerr
 		}
@@ -165,9 +166,9 @@ func sameSource(t *record.Tx, d dataset.Dataset, w CreateRequest) error {
 		originText(*d.Origin), dataset.Clip(from))
 }
 
-// wasSource reports whether from named the origin of a clone when the clone was made. names says that from may be a
+// matchesOrigin reports whether from named the origin of a clone when the clone was made. names says that from may be a
 // name too.
-func wasSource(t *record.Tx, o dataset.Origin, from string, names bool) (bool, error) {
+func matchesOrigin(t *record.Tx, o dataset.Origin, from string, names bool) (bool, error) {
 	prefix := strings.ToLower(from)
 	if !o.Implicit {
 		return record.IsPrefixOf(prefix, o.Snapshot), nil

@@ -38,16 +38,16 @@ func (v *Planner) resizeTo(t *record.Tx, d, next dataset.Dataset) (*dataset.Oper
 		return nil, nil, err
 	}
 	c := placement.Candidate{Pool: pool, Status: v.Reported.Pool(pool.ID)}
-	why := cmp.Or(placement.WhyUnsuitable(c, dataset.Profile{Size: next.Size}), c.Less(next.Size, d.Size))
+	why := cmp.Or(placement.WhyUnsuitable(c, dataset.Profile{Size: next.Size}), c.WhyTooSmall(next.Size, d.Size))
 	switch {
-	case c.IsUnasked():
+	case c.IsUnopened():
 		return nil, nil, dataset.Errorf(dataset.ErrOffline, "volume %s: pool %s is offline: %s", d.Volume,
 			pool.Name, c.Status.Reason)
 	case why != "":
 		err := dataset.Errorf(dataset.ErrUnsupported, "volume %s: pool %s cannot change its size to %s: %s", d.Volume,
 			pool.Name, next.Size, why)
-		return nil, nil, v.Placer.WithOthers(t, err, []placement.Site{{Pools: []placement.Candidate{c}}},
-			placement.Requirement{Profile: next.Profile, Had: d.Size})
+		return nil, nil, v.Placer.SuggestOthers(t, err, []placement.Site{{Pools: []placement.Candidate{c}}},
+			placement.Requirement{Profile: next.Profile, CurrentSize: d.Size})
 	case next.Size < d.Size && !pool.Capabilities.Shrink:
 		return nil, nil, dataset.Errorf(dataset.ErrUnsupported,
 			"volume %s: size %s is smaller than its %s, and its filesystem cannot shrink (drover volume export "+
@@ -121,7 +121,7 @@ func (v *Planner) planProfile(t *record.Tx, d dataset.Dataset, profile string) (
 		return nil, &d, nil
 	}
 	next := d
-	if next.Profile, err = onto(d, p); err != nil {
+	if next.Profile, err = applyToExisting(d, p); err != nil {
 		err = dataset.Errorf(dataset.KindOf(err), "volume %s: %w", d.Volume, err)
 		return nil, nil, cmp.Or(v.Placer.CheckSuits(t, d, p), err)
 	}
@@ -129,11 +129,11 @@ func (v *Planner) planProfile(t *record.Tx, d dataset.Dataset, profile string) (
 		// The home has the volume mounted with the guard or without it, and keeps that until it is unmounted.
 		return nil, nil, dataset.Errorf(dataset.ErrUnsupported,
 			"volume %s: failover of profile %s is %s, of its current profile %s, and a volume keeps its failover "+
-				"(drover clone %s NEW@%s creates another)", d.Volume, p.Name, choice(p.Failover),
-			choice(d.Profile.Failover), d.Volume, p.Name)
+				"(drover clone %s NEW@%s creates another)", d.Volume, p.Name, formatFailover(p.Failover),
+			formatFailover(d.Profile.Failover), d.Volume, p.Name)
 	}
 	if d.Profile.Access == dataset.AccessMany && p.Access != dataset.AccessMany {
-		if err := v.Unguested(t, d, "give profile "+p.Name+" to"); err != nil {
+		if err := v.CheckNoGuests(t, d, "give profile "+p.Name+" to"); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -151,7 +151,7 @@ func (v *Planner) planProfile(t *record.Tx, d dataset.Dataset, profile string) (
 	if err != nil {
 		return nil, nil, err
 	}
-	next.Size, next.Profile.Size = resized(d, p, pool.Capabilities.Shrink)
+	next.Size, next.Profile.Size = sizeAfterUpdate(d, p, pool.Capabilities.Shrink)
 	if err := v.CopyKeeper.CheckEnough(t, next); err != nil { // next has the resulting size now
 		return nil, nil, err
 	}
@@ -167,21 +167,21 @@ func (v *Planner) planProfile(t *record.Tx, d dataset.Dataset, profile string) (
 	return op, nil, nil
 }
 
-// resized returns the size that a volume gets with profile p, and the size to record as requested. If the filesystem
-// cannot shrink, a profile with a smaller size does not change the size, and the response shows this. A profile without
-// a size does not change it either, nor does a newer revision of the volume's present profile: the volume may have been
-// enlarged on purpose.
-func resized(d dataset.Dataset, p dataset.Profile, shrinks bool) (to, asked dataset.Size) {
+// sizeAfterUpdate returns the size that a volume gets with profile p, and the size to record as requested. If the
+// filesystem cannot shrink, a profile with a smaller size does not change the size, and the response shows this. A
+// profile without a size does not change it either, nor does a newer revision of the volume's present profile: the
+// volume may have been enlarged on purpose.
+func sizeAfterUpdate(d dataset.Dataset, p dataset.Profile, shrinks bool) (to, asked dataset.Size) {
 	size := p.Size
 	if shrinks && p.Name != d.Profile.Name && size > 0 && size < d.Size && !d.Size.RoundedFrom(size) {
 		return size, size
 	}
 	to = max(d.Size, size)
-	return to, promise(to, max(d.Profile.Size, size))
+	return to, requestedSize(to, max(d.Profile.Size, size))
 }
 
-// choice formats the failover setting of a profile as in profiles.yaml.
-func choice(f dataset.Failover) string {
+// formatFailover formats the failover setting of a profile as in profiles.yaml.
+func formatFailover(f dataset.Failover) string {
 	if f.Auto {
 		return "auto"
 	}

@@ -19,7 +19,7 @@ func EnterDataset(t *Tx, d dataset.Dataset, incarnation uuid.UUID) error {
 		Epoch:       d.Epoch,
 		State:       dataset.LeaseHeld,
 	}
-	if err := PointUUID(t, d.ID, UUIDPointer{Dataset: d.ID}); err != nil {
+	if err := PutUUIDPointer(t, d.ID, UUIDPointer{Dataset: d.ID}); err != nil {
 		return err
 	}
 	if err := t.Put(LeaseKey(d.ID), lease); err != nil {
@@ -40,17 +40,17 @@ func ForgetDataset(t *Tx, d dataset.Dataset) {
 	}
 }
 
-// KeepCopy records a copy that a node must have, or its new state. In the dataset it records whether the volume can
+// PutCopy records a copy that a node must have, or its new state. In the dataset it records whether the volume can
 // continue from the copy; the home relies on that.
-func KeepCopy(t *Tx, d *dataset.Dataset, c dataset.Copy) error {
-	if err := KeepCopyIn(t, d, c); err != nil {
+func PutCopy(t *Tx, d *dataset.Dataset, c dataset.Copy) error {
+	if err := PutCopyIn(t, d, c); err != nil {
 		return err
 	}
 	return t.PutDataset(*d)
 }
 
-// KeepCopyIn is KeepCopy for a record of the dataset that the caller writes.
-func KeepCopyIn(t *Tx, d *dataset.Dataset, c dataset.Copy) error {
+// PutCopyIn is PutCopy for a record of the dataset that the caller writes.
+func PutCopyIn(t *Tx, d *dataset.Dataset, c dataset.Copy) error {
 	if !slices.Contains(d.Copies, c.Node) {
 		d.Copies = append(slices.Clone(d.Copies), c.Node)
 	}
@@ -62,8 +62,8 @@ func KeepCopyIn(t *Tx, d *dataset.Dataset, c dataset.Copy) error {
 	return t.Put(CopyKey(c.Node, d.ID), c)
 }
 
-// Uncopy removes a node from the nodes with a copy of a dataset, in a record that the caller writes.
-func Uncopy(d *dataset.Dataset, node uuid.UUID) {
+// RemoveCopyNode removes a node from the nodes with a copy of a dataset, in a record that the caller writes.
+func RemoveCopyNode(d *dataset.Dataset, node uuid.UUID) {
 	d.Copies, d.SupersededCopies = Without(d.Copies, node), Without(d.SupersededCopies, node)
 }
 
@@ -81,7 +81,7 @@ func DropCopy(t *Tx, node, id uuid.UUID) error {
 	if err != nil || !there {
 		return err
 	}
-	Uncopy(&d, node)
+	RemoveCopyNode(&d, node)
 	if d.State == dataset.StatePurging && d.Home == uuid.Nil && len(d.Copies) == 0 {
 		ForgetDataset(t, d)
 		return nil

@@ -14,7 +14,7 @@ import (
 func Decode(key string, value []byte, v any) error {
 	err := dataset.DecodeRecord(value, v)
 	if err == nil {
-		err = belongs(key, v)
+		err = checkBelongs(key, v)
 	}
 	if err != nil {
 		return Damaged(key, err)
@@ -27,8 +27,8 @@ func Damaged(key string, err error) error {
 	return dataset.Errorf(dataset.ErrCorrupt, "store: value of %s is damaged: %w", key, err)
 }
 
-// belongs checks that a value belongs to its key, and that it has what every decision needs.
-func belongs(key string, v any) error {
+// checkBelongs checks that a value belongs to its key, and that it has what every decision needs.
+func checkBelongs(key string, v any) error {
 	want := key
 	switch v := v.(type) {
 	case *Claim:
@@ -41,7 +41,7 @@ func belongs(key string, v any) error {
 		}
 	case *dataset.Dataset:
 		want = DatasetKey(v.ID)
-		if err := whole(*v); err != nil {
+		if err := checkComplete(*v); err != nil {
 			return err
 		}
 	case *dataset.Snapshot:
@@ -69,7 +69,7 @@ func belongs(key string, v any) error {
 	return nil
 }
 
-func whole(d dataset.Dataset) error {
+func checkComplete(d dataset.Dataset) error {
 	switch d.State {
 	case dataset.StateReady, dataset.StatePurging:
 	case dataset.StateTrashed:
@@ -82,8 +82,8 @@ func whole(d dataset.Dataset) error {
 	return nil
 }
 
-// IDIn returns the UUID at the end of a key with a prefix; dataset.ErrCorrupt if there is none.
-func IDIn(key, prefix string) (uuid.UUID, error) {
+// ParseKey returns the UUID at the end of a key with a prefix; dataset.ErrCorrupt if there is none.
+func ParseKey(key, prefix string) (uuid.UUID, error) {
 	text := strings.TrimPrefix(key, prefix)
 	id, err := uuid.Parse(text)
 	if err == nil && id.String() != text {

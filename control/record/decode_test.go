@@ -67,14 +67,14 @@ func TestDecode(t *testing.T) {
 
 func TestIDIn(t *testing.T) {
 	id := uuid.New()
-	if got, err := record.IDIn(record.TrashKey(id), record.TrashPrefix); err != nil || got != id {
+	if got, err := record.ParseKey(record.TrashKey(id), record.TrashPrefix); err != nil || got != id {
 		t.Errorf("%s, %v", got, err)
 	}
 	for _, odd := range []string{
 		"", "x", strings.ToUpper(id.String()), "{" + id.String() + "}", "urn:uuid:" + id.String(),
 		strings.ReplaceAll(id.String(), "-", ""), id.String() + "/x",
 	} {
-		_, err := record.IDIn(record.TrashPrefix+odd, record.TrashPrefix)
+		_, err := record.ParseKey(record.TrashPrefix+odd, record.TrashPrefix)
 		expect.Refusal(t, err, dataset.ErrCorrupt, record.TrashPrefix+odd)
 	}
 }

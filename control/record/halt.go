@@ -18,10 +18,10 @@ import (
 type Halt struct {
 	At    time.Time            `json:"at"`
 	Nodes map[uuid.UUID]string `json:"nodes,omitempty"` // why each node does not trust the store
-	// Saw is the highest store clock that a service has seen, if it is above that of the store. Only drover store
-	// recover resets it.
-	Saw    uint64 `json:"saw,omitempty"`
-	Shared bool   `json:"shared,omitempty"` // the store is shared by several services: see mend
+	// HighestClock is the highest store clock that a service has seen, if it is above that of the store. Only drover
+	// store recover resets it.
+	HighestClock uint64 `json:"saw,omitempty"`
+	Shared       bool   `json:"shared,omitempty"` // the store is shared by several services: see mend
 }
 
 // Err returns the error for requests while the store is halted, with the command that ends it.
@@ -35,11 +35,11 @@ func (h Halt) Err() error {
 		why = []string{"it was restored from a backup"}
 	}
 	return dataset.Errorf(dataset.ErrConflict, "store inconsistent; changes suspended: %s (%s)",
-		strings.Join(why, "; "), h.mend())
+		strings.Join(why, "; "), h.remedy())
 }
 
-// mend returns the command that brings the store up to date.
-func (h Halt) mend() string {
+// remedy returns the command that brings the store up to date.
+func (h Halt) remedy() string {
 	if h.Shared {
 		return "drover store recover"
 	}

@@ -28,9 +28,9 @@ const (
 	TrashPrefix         = "trash/"
 	UUIDPrefix          = "by-uuid/"
 	RevPrefix           = "rev/"
-	AwayPrefix          = "away/"
+	UnreachablePrefix   = "away/"
 	fencedPrefix        = "fenced/"
-	LeftPrefix          = "left/"
+	StoppedPrefix       = "left/"
 	TokensPrefix        = "tokens/"
 	RevokedPrefix       = "revoked/"
 	CopiesPrefix        = "copies/"
@@ -51,8 +51,8 @@ const HaltedKey = "cluster/halted"
 // FailoverKey holds the reason why automatic failover is suspended, after many nodes were lost at once.
 const FailoverKey = "failover/halted"
 
-// RanKey holds a RunMark: for how long control services have run on the store.
-const RanKey = "house/ran"
+// RunMarkKey holds a RunMark: for how long control services have run on the store.
+const RunMarkKey = "house/ran"
 
 // NameKey is the key of the claim of a volume name.
 func NameKey(name string) string { return NamesPrefix + name }
@@ -138,14 +138,14 @@ func WorkKey(node, op uuid.UUID) string {
 // LiveNodeKey is the key of the session of a node.
 func LiveNodeKey(id uuid.UUID) string { return LiveNodesPrefix + id.String() }
 
-// AwayKey is the key of the record that a node is unreachable.
-func AwayKey(id uuid.UUID) string { return AwayPrefix + id.String() }
+// UnreachableKey is the key of the record that a node is unreachable.
+func UnreachableKey(id uuid.UUID) string { return UnreachablePrefix + id.String() }
 
 // FencedKey is the key of the record that a node is fenced.
 func FencedKey(id uuid.UUID) string { return fencedPrefix + id.String() }
 
-// LeftKey is the key of the record that a node has left.
-func LeftKey(id uuid.UUID) string { return LeftPrefix + id.String() }
+// StoppedKey is the key of the record that a node has left.
+func StoppedKey(id uuid.UUID) string { return StoppedPrefix + id.String() }
 
 // GenerationKey is the key of the generation of a pool.
 func GenerationKey(pool uuid.UUID) string { return generationsPrefix + pool.String() }
@@ -162,5 +162,5 @@ const DroppedKey = RevPrefix + "dropped"
 const (
 	LiveNodesPrefix    = store.LivePrefix + "nodes/"
 	LiveServicesPrefix = store.LivePrefix + "control/"
-	HouseKey           = store.LivePrefix + "house"
+	HousekeeperKey     = store.LivePrefix + "house"
 )

@@ -17,14 +17,14 @@ type Alive struct {
 	Session     string    `json:"session"`
 }
 
-// Away is the value of a node's key under away/: since when the node is unreachable. The key is deleted in the
+// Unreachable is the value of a node's key under away/: since when the node is unreachable. The key is deleted in the
 // transaction in which its agent registers again. While the key has the same index, the node was unreachable all
 // the time.
-type Away struct {
-	Since time.Time        `json:"since"`
-	Ran   dataset.Duration `json:"ran,omitempty"`  // running time of services (RunMark) at that moment
-	Clock time.Time        `json:"clock,omitzero"` // the node's own clock when it was last heard; zero: not known
-	Old   dataset.Duration `json:"old,omitempty"`  // the age of Clock when the record was written
+type Unreachable struct {
+	Since    time.Time        `json:"since"`
+	RunTime  dataset.Duration `json:"ran,omitempty"`  // running time of services (RunMark) at that moment
+	Clock    time.Time        `json:"clock,omitzero"` // the node's own clock when it was last heard; zero: not known
+	ClockAge dataset.Duration `json:"old,omitempty"`  // the age of Clock when the record was written
 }
 
 // Fenced is the value of a node's key under fenced/.
@@ -37,17 +37,17 @@ type Fenced struct {
 // there.
 type TrashEntry struct {
 	dataset.Trash
-	Ran dataset.Duration `json:"ran,omitempty"`
+	RunTime dataset.Duration `json:"ran,omitempty"`
 }
 
-// Of reports whether the entry was written when the dataset was put in the trash the last time.
-func (tr TrashEntry) Of(d dataset.Dataset) bool {
+// IsFor reports whether the entry was written when the dataset was put in the trash the last time.
+func (tr TrashEntry) IsFor(d dataset.Dataset) bool {
 	return d.Trash.At.Equal(tr.At) && d.Trash.Expires.Equal(tr.Expires)
 }
 
-// Left returns how much of its time in the trash a dataset still has.
-func (tr TrashEntry) Left(ran time.Duration) time.Duration {
-	return tr.Expires.Sub(tr.At) - (ran - time.Duration(tr.Ran))
+// Remaining returns how much of its time in the trash a dataset still has.
+func (tr TrashEntry) Remaining(ran time.Duration) time.Duration {
+	return tr.Expires.Sub(tr.At) - (ran - time.Duration(tr.RunTime))
 }
 
 // FailoverHalt is the value of FailoverKey. It exists while automatic failover is suspended.

@@ -92,7 +92,7 @@ func OpenWork(t *Tx, node uuid.UUID) (open []dataset.Operation, err error) {
 	for i, c := range claims {
 		keys[i] = OperationKey(c.ID)
 	}
-	if err := t.Foresee(keys); err != nil {
+	if err := t.Prefetch(keys); err != nil {
 		return nil, err
 	}
 	for _, c := range claims {
@@ -106,12 +106,12 @@ func OpenWork(t *Tx, node uuid.UUID) (open []dataset.Operation, err error) {
 	return open, nil
 }
 
-// PointUUID makes a UUID findable by its prefix. dataset.ErrExists if the UUID belongs to something else: agents
+// PutUUIDPointer makes a UUID findable by its prefix. dataset.ErrExists if the UUID belongs to something else: agents
 // choose the UUIDs of what they make. The key is assumed to be absent, and the commit checks that, before it is
 // read.
-func PointUUID(t *Tx, id uuid.UUID, to UUIDPointer) error {
+func PutUUIDPointer(t *Tx, id uuid.UUID, to UUIDPointer) error {
 	key := UUIDKey(id)
-	t.Suppose(store.Entry{Key: key})
+	t.Assume(store.Entry{Key: key})
 	var is UUIDPointer
 	there, err := t.Get(key, &is)
 	if err == nil && there && is != to {
@@ -131,7 +131,7 @@ func PutSnapshot(t *Tx, snap dataset.Snapshot) error {
 			return err
 		}
 	}
-	if err := PointUUID(t, snap.ID, UUIDPointer{Dataset: snap.Dataset, Snapshot: true}); err != nil {
+	if err := PutUUIDPointer(t, snap.ID, UUIDPointer{Dataset: snap.Dataset, Snapshot: true}); err != nil {
 		return err
 	}
 	return t.Put(SnapshotKey(snap.Dataset, snap.ID), snap)
@@ -169,7 +169,7 @@ func (t *Tx) Halted() error {
 	if t.ReadOnly {
 		return nil
 	}
-	t.Suppose(store.Entry{Key: HaltedKey})
+	t.Assume(store.Entry{Key: HaltedKey})
 	var h Halt
 	there, err := t.Get(HaltedKey, &h)
 	if err != nil || !there {

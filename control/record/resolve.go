@@ -26,8 +26,8 @@ func (m match) String() string {
 }
 
 const (
-	pageSize    = 1000 // entries of a long list that are read at once
-	matchesRead = 64   // the same for a list of UUIDs
+	pageSize      = 1000 // entries of a long list that are read at once
+	matchesAtOnce = 64   // the same for a list of UUIDs
 )
 
 // MatchesShown is how many objects that a reference may mean are looked for, and listed in the error.
@@ -39,7 +39,7 @@ const MatchesShown = 10
 func findMatches(t *Tx, prefix string, want func(match) bool) (found []match, err error) {
 	prefix = UUIDPrefix + strings.ToLower(prefix)
 	for after := ""; ; {
-		entries, err := t.List(prefix, after, matchesRead)
+		entries, err := t.List(prefix, after, matchesAtOnce)
 		if err != nil {
 			return nil, err
 		}
@@ -56,14 +56,14 @@ func findMatches(t *Tx, prefix string, want func(match) bool) (found []match, er
 				return found, nil
 			}
 		}
-		if len(entries) < matchesRead {
+		if len(entries) < matchesAtOnce {
 			return found, nil
 		}
 	}
 }
 
 func readMatch(t *Tx, key string, value []byte) (m match, there bool, err error) {
-	id, err := IDIn(key, UUIDPrefix)
+	id, err := ParseKey(key, UUIDPrefix)
 	if err != nil {
 		return m, false, err
 	}
@@ -80,8 +80,8 @@ func readMatch(t *Tx, key string, value []byte) (m match, there bool, err error)
 	return m, there, err
 }
 
-// one returns the only one of several matches. none is the error if there is no match at all.
-func one(found []match, ref string, none error) (match, error) {
+// onlyMatch returns the only one of several matches. none is the error if there is no match at all.
+func onlyMatch(found []match, ref string, none error) (match, error) {
 	switch len(found) {
 	case 0:
 		return match{}, none
@@ -130,11 +130,11 @@ func (t *Tx) Volume(ref string) (dataset.Dataset, error) {
 
 // AnyDataset finds a dataset, live or in the trash, by a UUID prefix, or a live one by name.
 func (t *Tx) AnyDataset(ref string) (dataset.Dataset, error) {
-	return t.named(ref, "volume or dataset", lasting)
+	return t.named(ref, "volume or dataset", isLasting)
 }
 
-// lasting reports whether a dataset is not being destroyed.
-func lasting(d dataset.Dataset) bool { return d.State != dataset.StatePurging }
+// isLasting reports whether a dataset is not being destroyed.
+func isLasting(d dataset.Dataset) bool { return d.State != dataset.StatePurging }
 
 // named finds a dataset by name or prefix. A complete UUID means the dataset with it, not a volume of that name:
 // agents and schedules ask by UUID.
@@ -149,7 +149,7 @@ func (t *Tx) named(ref, what string, want func(dataset.Dataset) bool) (dataset.D
 	if err != nil || ok {
 		return d, err
 	}
-	none := noSuch(what, ref)
+	none := notFoundError(what, ref)
 	if !isPrefix(ref) {
 		return d, none
 	}
@@ -157,11 +157,11 @@ func (t *Tx) named(ref, what string, want func(dataset.Dataset) bool) (dataset.D
 	if err != nil {
 		return d, err
 	}
-	m, err := one(found, ref, none)
+	m, err := onlyMatch(found, ref, none)
 	return m.dataset, err
 }
 
-func noSuch(what, ref string) error {
+func notFoundError(what, ref string) error {
 	return dataset.Errorf(dataset.ErrNotFound, "no such %s: %q (drover volume ls lists the volumes)", what,
 		dataset.Clip(ref))
 }
@@ -228,25 +228,25 @@ func snapshotByPrefix(t *Tx, prefix string, of uuid.UUID) (dataset.Snapshot, err
 	var err error
 	if isPrefix(prefix) {
 		found, err = findMatches(t, prefix, func(m match) bool {
-			return m.snapshot != uuid.Nil && (of == uuid.Nil || m.dataset.ID == of) && lasting(m.dataset)
+			return m.snapshot != uuid.Nil && (of == uuid.Nil || m.dataset.ID == of) && isLasting(m.dataset)
 		})
 	}
 	if err == nil && len(found) == 0 {
-		err = noSnapshot(t, prefix, of)
+		err = snapshotNotFound(t, prefix, of)
 	}
 	if err != nil {
 		return dataset.Snapshot{}, err
 	}
-	m, err := one(found, prefix, nil)
+	m, err := onlyMatch(found, prefix, nil)
 	if err != nil {
 		return dataset.Snapshot{}, err
 	}
 	return t.ReadSnapshot(m.dataset.ID, m.snapshot)
 }
 
-// noSnapshot returns the error for a reference without a match. If snapshots of other volumes have that name, the error
-// names the volumes.
-func noSnapshot(t *Tx, ref string, of uuid.UUID) error {
+// snapshotNotFound returns the error for a reference without a match. If snapshots of other volumes have that name, the
+// error names the volumes.
+func snapshotNotFound(t *Tx, ref string, of uuid.UUID) error {
 	var has []string
 	var err error
 	if of == uuid.Nil {
@@ -280,7 +280,7 @@ func volumesWith(t *Tx, name string) (has []string, err error) {
 			if !is {
 				continue
 			}
-			id, err := IDIn(SnapshotNamesPrefix+of, SnapshotNamesPrefix)
+			id, err := ParseKey(SnapshotNamesPrefix+of, SnapshotNamesPrefix)
 			if err != nil {
 				return nil, err
 			}
@@ -315,11 +315,11 @@ func (t *Tx) Source(from string, names bool) (dataset.Source, error) {
 	if !isPrefix(from) {
 		return dataset.Source{}, none
 	}
-	found, err := findMatches(t, from, func(m match) bool { return lasting(m.dataset) })
+	found, err := findMatches(t, from, func(m match) bool { return isLasting(m.dataset) })
 	if err != nil {
 		return dataset.Source{}, err
 	}
-	m, err := one(found, from, none)
+	m, err := onlyMatch(found, from, none)
 	if err != nil {
 		return dataset.Source{}, err
 	}
@@ -347,11 +347,11 @@ func FindDeleted(t *Tx, ref string, want func(dataset.Dataset) bool) (dataset.Da
 	case 1:
 		return found[0].dataset, nil
 	}
-	return dataset.Dataset{}, severalDeleted(found, ref)
+	return dataset.Dataset{}, ambiguousDeleted(found, ref)
 }
 
-// severalDeleted returns the error that lists datasets with the same former name, the latest deleted first.
-func severalDeleted(found []match, ref string) error {
+// ambiguousDeleted returns the error that lists datasets with the same former name, the latest deleted first.
+func ambiguousDeleted(found []match, ref string) error {
 	at := func(m match) (at time.Time) {
 		if m.dataset.Trash != nil {
 			at = m.dataset.Trash.At
@@ -383,7 +383,7 @@ func addTrashed(t *Tx, name string, found []match, want func(dataset.Dataset) bo
 		return nil, err
 	}
 	for _, e := range entries {
-		id, err := IDIn(e.Key, TrashPrefix)
+		id, err := ParseKey(e.Key, TrashPrefix)
 		if err != nil {
 			return nil, err
 		}

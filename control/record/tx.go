@@ -21,10 +21,10 @@ import (
 // Tx is one decision: its reads, its writes and its notices. It remembers the index of every key that it
 // read, and commits its writes only if none of these keys has changed since. It is not safe for concurrent use.
 type Tx struct {
-	FirstTry   bool // the first attempt may use cached entries: see Suppose
-	ReadOnly   bool // it is a plan: a further transaction decides
-	Silent     bool // nobody is notified of it
-	Recovering bool // it belongs to a recovery, the only thing that may change a halted store
+	FirstTry      bool // the first attempt may use cached entries: see Assume
+	ReadOnly      bool // it is a plan: a further transaction decides
+	WithoutNotice bool // nobody is notified of it
+	Recovering    bool // it belongs to a recovery, the only thing that may change a halted store
 
 	// Notice is sent to those that wait for the changes, after the transaction is committed.
 	Notice notify.Notice
@@ -85,8 +85,8 @@ func (t *Tx) Entry(key string) store.Entry { return t.read[key] }
 // Expect has the commit check that a key is at the index of an entry, without reading it.
 func (t *Tx) Expect(e store.Entry) { t.read[e.Key] = e }
 
-// Peeked reports whether Peek can return a key without another access to the store.
-func (t *Tx) Peeked(key string) bool {
+// CanPeek reports whether Peek can return a key without another access to the store.
+func (t *Tx) CanPeek(key string) bool {
 	_, known := t.peeked[key]
 	return known
 }
@@ -111,9 +111,9 @@ func (t *Tx) Peek(key string, v any) (bool, error) {
 	return true, Decode(key, e.Value, v)
 }
 
-// Foresee reads keys that will be needed in one call, without having the commit check them: a store on the
+// Prefetch reads keys that will be needed in one call, without having the commit check them: a store on the
 // network takes as long for one key as for a hundred.
-func (t *Tx) Foresee(keys []string) error {
+func (t *Tx) Prefetch(keys []string) error {
 	if len(keys) == 0 {
 		return nil
 	}
@@ -127,9 +127,9 @@ func (t *Tx) Foresee(keys []string) error {
 	return nil
 }
 
-// Suppose uses cached entries as if they had just been read. The commit checks those that Get returns, like all
+// Assume uses cached entries as if they had just been read. The commit checks those that Get returns, like all
 // others. If one is outdated, the next attempt reads the store.
-func (t *Tx) Suppose(entries ...store.Entry) {
+func (t *Tx) Assume(entries ...store.Entry) {
 	if !t.FirstTry || t.ReadOnly {
 		return
 	}
@@ -216,9 +216,9 @@ func (t *Tx) WakeNode(node uuid.UUID) {
 	}
 }
 
-// Settled returns the outcome of a decision that writes nothing. A refusal is a decision too: the records
+// Outcome returns the outcome of a decision that writes nothing. A refusal is a decision too: the records
 // that it depends on must be of one moment, otherwise Settled returns ErrBusy.
-func (t *Tx) Settled(err error) error {
+func (t *Tx) Outcome(err error) error {
 	known := dataset.KindOf(err)
 	if known == dataset.ErrUnavailable || known == dataset.ErrCorrupt || t.ctx.Err() != nil {
 		return err
@@ -235,8 +235,8 @@ func (t *Tx) Settled(err error) error {
 	return err
 }
 
-// Wrote reports whether the transaction writes a key.
-func (t *Tx) Wrote(key string) bool { return t.position(key) >= 0 }
+// HasWrite reports whether the transaction writes a key.
+func (t *Tx) HasWrite(key string) bool { return t.position(key) >= 0 }
 
 // Writes returns the writes of the transaction, in the order in which their keys were first written.
 func (t *Tx) Writes() []store.Write { return t.writes }
@@ -271,16 +271,16 @@ var ErrChanged = errors.New("it changed while it was read")
 var ErrBusy = dataset.Errorf(dataset.ErrConflict, "too many changes at once to the same object: %w (try again)",
 	ErrChanged)
 
-// tornError is ErrChanged with a description of the damage that exists if reading again does not help.
-type tornError string
+// inconsistentError is ErrChanged with a description of the damage that exists if reading again does not help.
+type inconsistentError string
 
-func (e tornError) Error() string      { return string(e) }
-func (tornError) Is(target error) bool { return target == ErrChanged }
+func (e inconsistentError) Error() string      { return string(e) }
+func (inconsistentError) Is(target error) bool { return target == ErrChanged }
 
 // Inconsistent is the error for two values that contradict each other. It wraps ErrChanged, because they may have been
 // read at two moments, and it is dataset.ErrCorrupt if they were not.
 func Inconsistent(format string, args ...any) error {
-	return dataset.Errorf(dataset.ErrCorrupt, "store: %w", tornError(fmt.Sprintf(format, args...)))
+	return dataset.Errorf(dataset.ErrCorrupt, "store: %w", inconsistentError(fmt.Sprintf(format, args...)))
 }
 
 // ReadError turns an error of the store while reading into one of the API. A failed read is never reported as

@@ -28,9 +28,9 @@ type Generation struct {
 
 // Recovery is the value of RecoveryKey.
 type Recovery struct {
-	ID    uuid.UUID   `json:"id"`
-	Done  bool        `json:"done,omitempty"`
-	Heard []uuid.UUID `json:"heard,omitempty"` // nodes whose reports it was made from
+	ID            uuid.UUID   `json:"id"`
+	Done          bool        `json:"done,omitempty"`
+	ReportedNodes []uuid.UUID `json:"heard,omitempty"` // nodes whose reports it was made from
 }
 
 // Token is the record of a join token. The token cannot be derived from it: its key is the SHA-256 of the secret, which
@@ -63,18 +63,18 @@ type Revocation struct {
 	Until    time.Time `json:"until"`
 }
 
-// RunMark is the value of RanKey: for how long control services have run on the store. While Runs is set, the count
+// RunMark is the value of RunMarkKey: for how long control services have run on the store. While Runs is set, the count
 // continues from there. Otherwise it stops, so that the store is not written while nothing waits for the count, and no
 // service is ahead of another. A transaction that stamps a record with the count, or acts on a stamp, checks the mark
 // from which it counts. If the key is absent, the count is zero.
 type RunMark struct {
-	At   time.Time        `json:"at"` // by the clock
-	Ran  dataset.Duration `json:"ran"`
-	Runs bool             `json:"runs,omitempty"`
+	At      time.Time        `json:"at"` // by the clock
+	RunTime dataset.Duration `json:"ran"`
+	Runs    bool             `json:"runs,omitempty"`
 }
 
 // EndedOperation is the value of an operation's key once the operation is final.
 type EndedOperation struct {
 	dataset.Operation
-	Ran dataset.Duration `json:"ran,omitempty"`
+	RunTime dataset.Duration `json:"ran,omitempty"`
 }

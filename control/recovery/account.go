@@ -14,88 +14,89 @@ import (
 // Account is everything that the store and the agents say about one dataset, after the store was restored from a
 // backup.
 type Account struct {
-	ID     uuid.UUID
-	stored *dataset.Dataset                    // nil if the store has no record of it
-	index  uint64                              // of that record
-	claims []holding                           // reports of nodes that say that they are its home
-	told   []holding                           // reports of nodes that have a copy, and so know its home
-	copies map[uuid.UUID]dataset.Copy          // by the nodes that keep them
-	given  map[uuid.UUID]api.RelinquishedEpoch // epochs that nodes have relinquished
-	strays map[uuid.UUID]bool                  // nodes that have its data and do not say that they are its home
+	ID           uuid.UUID
+	stored       *dataset.Dataset                    // nil if the store has no record of it
+	index        uint64                              // of that record
+	claims       []holding                           // reports of nodes that say that they are its home
+	copyHolders  []holding                           // reports of nodes that have a copy, and so know its home
+	copies       map[uuid.UUID]dataset.Copy          // by the nodes that keep them
+	relinquished map[uuid.UUID]api.RelinquishedEpoch // epochs that nodes have relinquished
+	strays       map[uuid.UUID]bool                  // nodes that have its data and do not say that they are its home
 }
 
 // holding is a node's report about a dataset.
 type holding struct {
 	api.FoundDataset
-	node uuid.UUID
-	lies bool // for a claim: the pool was examined and has the data
+	node    uuid.UUID
+	present bool // for a claim: the pool was examined and has the data
 }
 
-// roll says which nodes reported, and which are confirmed to be fenced.
-type roll struct {
-	heard  map[uuid.UUID]bool
-	fenced map[uuid.UUID]bool
-	pools  map[uuid.UUID]bool // pools that were examined
-	silent bool               // a node neither reported nor is confirmed to be fenced: it may have any data
+// attendance says which nodes reported, and which are confirmed to be fenced.
+type attendance struct {
+	reported map[uuid.UUID]bool
+	fenced   map[uuid.UUID]bool
+	pools    map[uuid.UUID]bool // pools that were examined
+	silent   bool               // a node neither reported nor is confirmed to be fenced: it may have any data
 }
 
 // Verdict is the decision on an account.
 type Verdict struct {
-	action string // as in api.RecordDifference; "" if the store is right
-	note   string
-	Is     dataset.Dataset            // the record as it must be, of the highest known epoch
-	from   *holding                   // the home's report; nil if only other nodes or the store know the dataset
-	keep   map[uuid.UUID]dataset.Copy // by the nodes that have the copies
+	action     string // as in api.RecordDifference; "" if the store is right
+	note       string
+	Record     dataset.Dataset            // the record as it must be, of the highest known epoch
+	report     *holding                   // the home's report; nil if only other nodes or the store know the dataset
+	keptCopies map[uuid.UUID]dataset.Copy // by the nodes that have the copies
 }
 
 // judge decides which report about a dataset is right: the one with the highest epoch and, of several, the one with the
 // latest change. The dataset is disputed if two nodes claim that epoch. It is also disputed if its home relinquished
 // the epoch to a node that did not report, because that node may have opened the next epoch. It is a pure function.
-func (a *Account) judge(r roll) Verdict {
-	v := Verdict{Is: a.latest(r)}
-	if v.Is.ID == uuid.Nil {
+func (a *Account) judge(r attendance) Verdict {
+	v := Verdict{Record: a.latest(r)}
+	if v.Record.ID == uuid.Nil {
 		return Verdict{}
 	}
-	if why := a.disputed(v.Is, r); why != "" {
+	if why := a.whyDisputed(v.Record, r); why != "" {
 		v.action, v.note = "disputed", why
 		return v
 	}
 	for i, c := range a.claims {
-		if c.node == v.Is.Home {
-			v.from = &a.claims[i]
+		if c.node == v.Record.Home {
+			v.report = &a.claims[i]
 		}
 	}
-	v.keep = a.kept(v.Is)
+	v.keptCopies = a.reportedCopies(v.Record)
 	for _, c := range a.claims {
-		if r.fenced[c.node] && c.node != v.Is.Home && c.Dataset.Epoch >= v.Is.Epoch {
-			v.Is.Epoch, v.Is.Request = c.Dataset.Epoch, uuid.Nil // the epoch that the fenced node claims has ended
+		if r.fenced[c.node] && c.node != v.Record.Home && c.Dataset.Epoch >= v.Record.Epoch {
+			// the epoch that the fenced node claims has ended
+			v.Record.Epoch, v.Record.Request = c.Dataset.Epoch, uuid.Nil
 		}
 	}
-	if g, given := a.given[v.Is.Home]; given && g.Epoch == v.Is.Epoch && r.fenced[g.ToNode] {
+	if g, given := a.relinquished[v.Record.Home]; given && g.Epoch == v.Record.Epoch && r.fenced[g.ToNode] {
 		// The node to which the epoch was relinquished may have opened the next epoch, so that epoch has ended too.
-		v.Is.Epoch, v.Is.Request = v.Is.Epoch+1, uuid.Nil
+		v.Record.Epoch, v.Record.Request = v.Record.Epoch+1, uuid.Nil
 	}
-	switch newer := a.stored == nil || v.Is.Epoch > a.stored.Epoch || !a.says(v.Is); {
-	case newer && v.Is.State == dataset.StateTrashed:
+	switch newer := a.stored == nil || v.Record.Epoch > a.stored.Epoch || !a.matchesStore(v.Record); {
+	case newer && v.Record.State == dataset.StateTrashed:
 		v.action = "trashed"
 	case a.stored == nil:
 		v.action = "restored"
-	case newer && v.Is.Home != a.stored.Home:
+	case newer && v.Record.Home != a.stored.Home:
 		v.action = "moved"
 	case newer:
 		v.action = "changed"
-	case a.destroyed(r):
+	case a.isDestroyed(r):
 		v.action = "forgotten"
-	case v.from == nil && a.headless(v.Is, r):
+	case v.report == nil && a.homeLacksDataset(v.Record, r):
 		v.action, v.note = "missing", "its home does not have it, but a node that did not respond may: its record stays"
-	case !a.sameCopies(v.keep):
+	case !a.sameCopies(v.keptCopies):
 		v.action = "copies"
 	}
 	return v
 }
 
-// says reports whether the store agrees with the decision.
-func (a *Account) says(d dataset.Dataset) bool {
+// matchesStore reports whether the store agrees with the decision.
+func (a *Account) matchesStore(d dataset.Dataset) bool {
 	return a.stored.Epoch == d.Epoch && a.stored.Home == d.Home && a.stored.Request == d.Request &&
 		a.stored.State == d.State
 }
@@ -103,7 +104,7 @@ func (a *Account) says(d dataset.Dataset) bool {
 // latest returns the record with the highest known epoch; of several, the one that was written last. A fenced node's
 // claims to be the home have ended. The reports of other nodes that it is the home still count: the epoch was open
 // there, and these nodes relinquished theirs for it.
-func (a *Account) latest(r roll) (best dataset.Dataset) {
+func (a *Account) latest(r attendance) (best dataset.Dataset) {
 	index := uint64(0)
 	take := func(d dataset.Dataset, at uint64) {
 		if d.Home != uuid.Nil && d.State != dataset.StatePurging &&
@@ -119,46 +120,46 @@ func (a *Account) latest(r roll) (best dataset.Dataset) {
 			take(c.Dataset, c.Index)
 		}
 	}
-	for _, h := range a.told {
+	for _, h := range a.copyHolders {
 		take(h.Dataset, 0)
 	}
 	return best
 }
 
-// disputed returns why a person must decide; "" if no person has to.
-func (a *Account) disputed(is dataset.Dataset, r roll) string {
+// whyDisputed returns why a person must decide; "" if no person has to.
+func (a *Account) whyDisputed(is dataset.Dataset, r attendance) string {
 	for _, c := range a.claims {
 		if c.Dataset.Epoch == is.Epoch && c.node != is.Home && !r.fenced[c.node] {
 			return fmt.Sprintf("two nodes claim epoch %d", is.Epoch)
 		}
 	}
-	g, given := a.given[is.Home]
-	if given && g.Epoch == is.Epoch && !r.heard[g.ToNode] && !r.fenced[g.ToNode] {
+	g, given := a.relinquished[is.Home]
+	if given && g.Epoch == is.Epoch && !r.reported[g.ToNode] && !r.fenced[g.ToNode] {
 		return fmt.Sprintf("its home gave up epoch %d to a node that did not respond, and may have it", is.Epoch)
 	}
 	return ""
 }
 
-// destroyed reports whether the recorded data no longer exists: its home has examined the pool, no node has a copy, and
-// no node could have one, because every node was asked. The data may have moved to any of them.
-func (a *Account) destroyed(r roll) bool {
-	if r.silent || !r.heard[a.stored.Home] || !r.pools[a.stored.Pool] || len(a.copies) > 0 || len(a.strays) > 0 ||
+// isDestroyed reports whether the recorded data no longer exists: its home has examined the pool, no node has a copy,
+// and no node could have one, because every node was asked. The data may have moved to any of them.
+func (a *Account) isDestroyed(r attendance) bool {
+	if r.silent || !r.reported[a.stored.Home] || !r.pools[a.stored.Pool] || len(a.copies) > 0 || len(a.strays) > 0 ||
 		len(a.claims) > 0 {
 		return false
 	}
-	return !slices.ContainsFunc(a.stored.Copies, func(n uuid.UUID) bool { return !r.heard[n] })
+	return !slices.ContainsFunc(a.stored.Copies, func(n uuid.UUID) bool { return !r.reported[n] })
 }
 
-// headless reports whether the recorded home has examined the pool and does not have the dataset. A home may also have
-// it as a copy, and not know yet that this copy became the dataset.
-func (a *Account) headless(is dataset.Dataset, r roll) bool {
+// homeLacksDataset reports whether the recorded home has examined the pool and does not have the dataset. A home may
+// also have it as a copy, and not know yet that this copy became the dataset.
+func (a *Account) homeLacksDataset(is dataset.Dataset, r attendance) bool {
 	behind := func(h holding) bool { return h.node == is.Home && h.Dataset.Epoch < is.Epoch }
-	return r.pools[is.Pool] && !slices.ContainsFunc(a.told, behind)
+	return r.pools[is.Pool] && !slices.ContainsFunc(a.copyHolders, behind)
 }
 
 // kept returns the copies that nodes reported. Each superseded home gets a superseded copy, which only a person
 // discards.
-func (a *Account) kept(is dataset.Dataset) map[uuid.UUID]dataset.Copy {
+func (a *Account) reportedCopies(is dataset.Dataset) map[uuid.UUID]dataset.Copy {
 	out := map[uuid.UUID]dataset.Copy{}
 	maps.Copy(out, a.copies)
 	for _, c := range a.claims {

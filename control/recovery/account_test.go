@@ -14,7 +14,7 @@ import (
 type accountCase struct {
 	home, other uuid.UUID
 	Account
-	roll
+	attendance
 }
 
 func newAccount() *accountCase {
@@ -22,8 +22,8 @@ func newAccount() *accountCase {
 	c.ID = uuid.New()
 	c.stored = c.at(3)
 	c.index = 10
-	c.given = map[uuid.UUID]api.RelinquishedEpoch{}
-	c.heard = map[uuid.UUID]bool{c.home: true}
+	c.relinquished = map[uuid.UUID]api.RelinquishedEpoch{}
+	c.reported = map[uuid.UUID]bool{c.home: true}
 	c.fenced = map[uuid.UUID]bool{}
 	c.pools = map[uuid.UUID]bool{c.stored.Pool: true}
 	return c
@@ -56,35 +56,35 @@ func TestJudgeByEpoch(t *testing.T) {
 		"its home has it": {func(c *accountCase) { c.claimed(c.at(3), 10) }, "", 3},
 		"its home gave up the epoch, to a node that is fenced": {func(c *accountCase) {
 			c.claimed(c.at(3), 10)
-			c.given[c.home], c.fenced[c.other] = api.RelinquishedEpoch{Dataset: c.ID, Epoch: 3, ToNode: c.other}, true
+			c.relinquished[c.home], c.fenced[c.other] = api.RelinquishedEpoch{Dataset: c.ID, Epoch: 3, ToNode: c.other}, true
 		}, "changed", 4},
 		"its home gave up an earlier epoch, to a node that is fenced": {func(c *accountCase) {
 			c.claimed(c.at(3), 10)
-			c.given[c.home], c.fenced[c.other] = api.RelinquishedEpoch{Dataset: c.ID, Epoch: 1, ToNode: c.other}, true
+			c.relinquished[c.home], c.fenced[c.other] = api.RelinquishedEpoch{Dataset: c.ID, Epoch: 1, ToNode: c.other}, true
 		}, "", 3},
 		"its home gave up the epoch, to a node that is not heard": {func(c *accountCase) {
 			c.claimed(c.at(3), 10)
-			c.given[c.home] = api.RelinquishedEpoch{Dataset: c.ID, Epoch: 3, ToNode: c.other}
+			c.relinquished[c.home] = api.RelinquishedEpoch{Dataset: c.ID, Epoch: 3, ToNode: c.other}
 		}, "disputed", 3},
 		"its home gave up an earlier epoch, to a node that is not heard": {func(c *accountCase) {
 			c.claimed(c.at(3), 10)
-			c.given[c.home] = api.RelinquishedEpoch{Dataset: c.ID, Epoch: 1, ToNode: c.other}
+			c.relinquished[c.home] = api.RelinquishedEpoch{Dataset: c.ID, Epoch: 1, ToNode: c.other}
 		}, "", 3},
 		"its home does not have it": {func(c *accountCase) { c.silent = true }, "missing", 3},
 		"its home has a copy, and knows of the epoch": {func(c *accountCase) {
-			c.silent, c.told = true, []holding{{FoundDataset: api.FoundDataset{Dataset: *c.at(3)}, node: c.home}}
+			c.silent, c.copyHolders = true, []holding{{FoundDataset: api.FoundDataset{Dataset: *c.at(3)}, node: c.home}}
 		}, "missing", 3},
 		"its home has a copy, and knows of an earlier epoch": {func(c *accountCase) {
-			c.silent, c.told = true, []holding{{FoundDataset: api.FoundDataset{Dataset: *c.at(2)}, node: c.home}}
+			c.silent, c.copyHolders = true, []holding{{FoundDataset: api.FoundDataset{Dataset: *c.at(2)}, node: c.home}}
 		}, "", 3},
 		"nobody has it":                         {func(*accountCase) {}, "forgotten", 3},
-		"nobody has it, and its home is silent": {func(c *accountCase) { delete(c.heard, c.home) }, "missing", 3},
+		"nobody has it, and its home is silent": {func(c *accountCase) { delete(c.reported, c.home) }, "missing", 3},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := newAccount()
 			x.say(c)
-			if v := c.judge(c.roll); v.action != x.action || v.Is.Epoch != x.epoch {
-				t.Errorf("%q (%s), epoch %d, want %q, epoch %d", v.action, v.note, v.Is.Epoch, x.action, x.epoch)
+			if v := c.judge(c.attendance); v.action != x.action || v.Record.Epoch != x.epoch {
+				t.Errorf("%q (%s), epoch %d, want %q, epoch %d", v.action, v.note, v.Record.Epoch, x.action, x.epoch)
 			}
 		})
 	}
@@ -98,8 +98,8 @@ func TestJudgeByIndex(t *testing.T) {
 		d := c.at(3)
 		d.Volume = "as its home has it"
 		c.claimed(d, index)
-		if v := c.judge(c.roll); v.Is.Volume != want {
-			t.Errorf("the store wrote at index 10, the home saw index %d: %q is taken for right, want %q", index, v.Is.Volume, want)
+		if v := c.judge(c.attendance); v.Record.Volume != want {
+			t.Errorf("the store wrote at index 10, the home saw index %d: %q is taken for right, want %q", index, v.Record.Volume, want)
 		}
 	}
 }

@@ -18,10 +18,10 @@ func accountsOf(t *record.Tx, told map[uuid.UUID]api.Holdings) (list []*Account,
 		a := all[id]
 		if a == nil {
 			a = &Account{
-				ID:     id,
-				copies: map[uuid.UUID]dataset.Copy{},
-				given:  map[uuid.UUID]api.RelinquishedEpoch{},
-				strays: map[uuid.UUID]bool{},
+				ID:           id,
+				copies:       map[uuid.UUID]dataset.Copy{},
+				relinquished: map[uuid.UUID]api.RelinquishedEpoch{},
+				strays:       map[uuid.UUID]bool{},
 			}
 			all[id] = a
 		}
@@ -60,11 +60,11 @@ func accountsOf(t *record.Tx, told map[uuid.UUID]api.Holdings) (list []*Account,
 			a.copies[node] = k.Copy
 			if k.Record != nil {
 				f := api.FoundDataset{Pool: k.Pool, Dataset: *k.Record}
-				a.told = append(a.told, holding{FoundDataset: f, node: node})
+				a.copyHolders = append(a.copyHolders, holding{FoundDataset: f, node: node})
 			}
 		}
 		for _, g := range h.Relinquished {
-			of(g.Dataset).given[node] = g
+			of(g.Dataset).relinquished[node] = g
 		}
 	}
 	return slices.Collect(maps.Values(all)), nil

@@ -159,8 +159,8 @@ func TestRecoverWithoutWhoIsAlive(t *testing.T) {
 	}
 	b.MustRegister("beta")
 	before := m.Save()
-	controltest.Refused(t, c.Mend(t.Context()), dataset.ErrConflict, "node beta", "alive")
-	_, err = c.Update(t.Context(), c.Lift)
+	controltest.Refused(t, c.Correct(t.Context()), dataset.ErrConflict, "node beta", "alive")
+	_, err = c.Update(t.Context(), c.EndHalt)
 	controltest.Refused(t, err, dataset.ErrConflict, "node beta", "alive")
 	if !slices.EqualFunc(before, m.Save(), sameEntry) || !m.Halted() {
 		t.Error("something was written")
@@ -188,16 +188,16 @@ func TestRecoverOvertaken(t *testing.T) {
 	op := *m.MustSubmit(api.Request{Kind: dataset.OpResize, Volume: "db", Size: "30GiB"}).Operation
 	before := m.Save()
 	for name, step := range map[string]func() error{
-		"all": func() error { return c.Mend(t.Context()) },
+		"all": func() error { return c.Correct(t.Context()) },
 		"snapshots that are missing": func() error {
-			return c.MendSnapshots(t.Context(), recovery.Judged{Account: &recovery.Account{ID: d.ID}, Verdict: recovery.Verdict{Is: d}, Lacks: []dataset.Snapshot{late}})
+			return c.CorrectSnapshots(t.Context(), recovery.Judged{Account: &recovery.Account{ID: d.ID}, Verdict: recovery.Verdict{Record: d}, Missing: []dataset.Snapshot{late}})
 		},
 		"snapshots that no longer exist": func() error {
-			return c.MendSnapshots(t.Context(), recovery.Judged{Account: &recovery.Account{ID: d.ID}, Spare: []dataset.Snapshot{late}})
+			return c.CorrectSnapshots(t.Context(), recovery.Judged{Account: &recovery.Account{ID: d.ID}, Extra: []dataset.Snapshot{late}})
 		},
-		"what was under way": func() error { return c.EndAll(t.Context()) },
+		"what was under way": func() error { return c.EndOperations(t.Context()) },
 		"the end": func() error {
-			_, err := c.Update(t.Context(), c.Lift)
+			_, err := c.Update(t.Context(), c.EndHalt)
 			return err
 		},
 	} {

@@ -32,7 +32,7 @@ func TestDistrustedTrashStays(t *testing.T) {
 		t.Errorf("a dataset of another node is %s", got)
 	}
 	a.ReportDistrust("")
-	e.Tick(membership.HouseEvery)
+	e.Tick(membership.HousekeepingInterval)
 	if got := e.CheckInvariants().Datasets[mine.ID].State; got != dataset.StatePurging {
 		t.Errorf("after the store was rebuilt it is %s", got)
 	}

@@ -60,7 +60,7 @@ func TestHoldingsAreForgotten(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.EndSession(m.Agents["alpha"]) // as its session would by itself, at some time of the next hour
-	m.Control.Clock.Advance(recovery.GatheredFor - 1)
+	m.Control.Clock.Advance(recovery.ConfirmTimeout - 1)
 	m.Stand(m.Service)
 	if err := m.Service.Recovery.Gathers(); err != nil || reportsOf(m.Service) != 1 {
 		t.Errorf("forgotten early: %v", err)

@@ -25,7 +25,7 @@ func (rc *Recovery) Rebuild(ctx context.Context, node uuid.UUID, found []api.Fou
 	if err := reports.CheckFound("rebuild of node "+node.String(), found); err != nil {
 		return nil, err
 	}
-	found, err := rc.knownFirst(ctx, found)
+	found, err := rc.recordedFirst(ctx, found)
 	if err != nil {
 		return nil, err
 	}
@@ -40,10 +40,10 @@ func (rc *Recovery) Rebuild(ctx context.Context, node uuid.UUID, found []api.Fou
 	return out, nil
 }
 
-// knownFirst sorts recorded datasets before the others, because a recorded one may release a name that another dataset
-// has taken since. Of the others the newest come first: of two with one name the older one has lost the name, although
-// its record may not say so.
-func (rc *Recovery) knownFirst(ctx context.Context, found []api.FoundDataset) ([]api.FoundDataset, error) {
+// recordedFirst sorts recorded datasets before the others, because a recorded one may release a name that another
+// dataset has taken since. Of the others the newest come first: of two with one name the older one has lost the name,
+// although its record may not say so.
+func (rc *Recovery) recordedFirst(ctx context.Context, found []api.FoundDataset) ([]api.FoundDataset, error) {
 	var known, unknown []api.FoundDataset
 	for _, f := range found {
 		there, err := record.NewTx(ctx, rc.Ledger.Store).Peek(record.DatasetKey(f.Dataset.ID), &dataset.Dataset{})
@@ -82,7 +82,7 @@ func (rc *Recovery) rebuildOne(ctx context.Context, node uuid.UUID, f api.FoundD
 		} else if known {
 			r.Volume = old.Volume
 			if old.Home != node && old.Pool == f.Pool {
-				lost, err := rc.lost(t, old.Home)
+				lost, err := rc.isUnreachable(t, old.Home)
 				if err != nil {
 					return err
 				}
@@ -102,7 +102,7 @@ func (rc *Recovery) rebuildOne(ctx context.Context, node uuid.UUID, f api.FoundD
 				return err
 			}
 		}
-		d.Profile = rc.WithOwn(d.Profile, old.Profile)
+		d.Profile = rc.WithKnownSettings(d.Profile, old.Profile)
 		d.Home, d.Pool, d.Epoch = node, f.Pool, max(d.Epoch, old.Epoch)+1
 		// the record in the store counts: the values that are stored beside the data may be outdated
 		d.Move, d.TakenOver, d.Copies = uuid.Nil, nil, old.Copies
@@ -120,11 +120,11 @@ func (rc *Recovery) rebuildOne(ctx context.Context, node uuid.UUID, f api.FoundD
 	return r, rc.rebuildSnapshots(ctx, rc.Ledger.Update, f)
 }
 
-// lost reports whether a node is unreachable, by its session if services share the store. The decision then
+// isUnreachable reports whether a node is unreachable, by its session if services share the store. The decision then
 // depends on that.
-func (rc *Recovery) lost(t *record.Tx, node uuid.UUID) (bool, error) {
+func (rc *Recovery) isUnreachable(t *record.Tx, node uuid.UUID) (bool, error) {
 	if !rc.Shared {
-		return !rc.Reports.Heard(node), nil
+		return !rc.Reports.HasReported(node), nil
 	}
 	_, alive, err := membership.LivingSession(t, node)
 	return !alive, err
@@ -209,15 +209,17 @@ func (rc *Recovery) rebuildSnapshots(ctx context.Context,
 	for rest := f.Snapshots; len(rest) > 0; {
 		some := rest[:min(len(rest), record.SnapshotsAtOnce)]
 		rest = rest[len(some):]
-		if _, err := update(ctx, func(t *record.Tx) error { return rc.reenter(t, f.Dataset.ID, some) }); err != nil {
+		if _, err := update(ctx, func(t *record.Tx) error {
+			return rc.recordSnapshots(t, f.Dataset.ID, some)
+		}); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// reenter records the snapshots of a dataset that have no record yet.
-func (rc *Recovery) reenter(t *record.Tx, ds uuid.UUID, snaps []dataset.Snapshot) error {
+// recordSnapshots records the snapshots of a dataset that have no record yet.
+func (rc *Recovery) recordSnapshots(t *record.Tx, ds uuid.UUID, snaps []dataset.Snapshot) error {
 	d, err := t.Dataset(ds)
 	if err != nil || d.State == dataset.StatePurging {
 		return err
@@ -240,7 +242,7 @@ func (rc *Recovery) reenter(t *record.Tx, ds uuid.UUID, snaps []dataset.Snapshot
 		} else if kind != nil {
 			return record.CheckSnapshotName(t, d, snap.Name)
 		}
-		snap.Dataset, snap.Profile, news = ds, rc.WithOwn(snap.Profile, d.Profile), true
+		snap.Dataset, snap.Profile, news = ds, rc.WithKnownSettings(snap.Profile, d.Profile), true
 		if err := record.PutSnapshot(t, snap); err != nil {
 			return err
 		}

@@ -29,40 +29,40 @@ import (
 
 // gathering has the reports of nodes for a recovery.
 type gathering struct {
-	mu    sync.Mutex
-	of    uuid.UUID
-	began time.Duration // by the service's steady clock
-	told  map[uuid.UUID]api.Holdings
-	news  chan struct{}
+	mu       sync.Mutex
+	recovery uuid.UUID
+	began    time.Duration // by the service's steady clock
+	holdings map[uuid.UUID]api.Holdings
+	arrived  chan struct{}
 }
 
-// GatheredFor is how long a person has to confirm the differences. They are kept in memory.
-const GatheredFor = time.Hour
+// ConfirmTimeout is how long a person has to confirm the differences. They are kept in memory.
+const ConfirmTimeout = time.Hour
 
 func (g *gathering) begin(id uuid.UUID, now time.Duration) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.of, g.began, g.told, g.news = id, now, map[uuid.UUID]api.Holdings{}, make(chan struct{}, 1)
+	g.recovery, g.began, g.holdings, g.arrived = id, now, map[uuid.UUID]api.Holdings{}, make(chan struct{}, 1)
 }
 
 // expire drops the reports for a recovery that was not confirmed in time.
 func (g *gathering) expire(now time.Duration) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if now-g.began >= GatheredFor {
-		g.of, g.told = uuid.Nil, nil
+	if now-g.began >= ConfirmTimeout {
+		g.recovery, g.holdings = uuid.Nil, nil
 	}
 }
 
 func (g *gathering) put(node uuid.UUID, h api.Holdings) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.of != h.Recovery || g.told == nil {
+	if g.recovery != h.Recovery || g.holdings == nil {
 		return // another replica asked
 	}
-	g.told[node] = h
+	g.holdings[node] = h
 	select {
-	case g.news <- struct{}{}:
+	case g.arrived <- struct{}{}:
 	default:
 	}
 }
@@ -71,20 +71,20 @@ func (g *gathering) put(node uuid.UUID, h api.Holdings) {
 func (g *gathering) end(id uuid.UUID) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.of == id {
-		g.of, g.told = uuid.Nil, nil
+	if g.recovery == id {
+		g.recovery, g.holdings = uuid.Nil, nil
 	}
 }
 
-// now returns the present reports, and a channel that receives when another one arrives.
-func (g *gathering) now() (of uuid.UUID, told map[uuid.UUID]api.Holdings, news <-chan struct{}) {
+// current returns the present reports, and a channel that receives when another one arrives.
+func (g *gathering) current() (of uuid.UUID, told map[uuid.UUID]api.Holdings, news <-chan struct{}) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	told = make(map[uuid.UUID]api.Holdings, len(g.told))
-	for node, h := range g.told {
+	told = make(map[uuid.UUID]api.Holdings, len(g.holdings))
+	for node, h := range g.holdings {
 		told[node] = h
 	}
-	return g.of, told, g.news
+	return g.recovery, told, g.arrived
 }
 
 // Hold keeps in memory the holdings that a node reports for a recovery, if this service asked for them. A later report
@@ -105,27 +105,27 @@ func (rc *Recovery) Hold(ctx context.Context, node uuid.UUID, h api.Holdings) er
 func (rc *Recovery) Gathers() error {
 	rc.gathering.mu.Lock()
 	defer rc.gathering.mu.Unlock()
-	if rc.gathering.told == nil {
+	if rc.gathering.holdings == nil {
 		return dataset.Errorf(dataset.ErrConflict,
 			"this control replica is not recovering the store: it accepts no holdings")
 	}
 	return nil
 }
 
-// For returns the state of the last recovery for a node; nil if there was none.
-func For(t *record.Tx, node uuid.UUID) (*api.RecoveryState, error) {
+// StateFor returns the state of the last recovery for a node; nil if there was none.
+func StateFor(t *record.Tx, node uuid.UUID) (*api.RecoveryState, error) {
 	var rec record.Recovery
 	there, err := t.Get(record.RecoveryKey, &rec)
 	if err != nil || !there {
 		return nil, err
 	}
-	return &api.RecoveryState{ID: rec.ID, Done: rec.Done, ReportIncluded: slices.Contains(rec.Heard, node)}, nil
+	return &api.RecoveryState{ID: rec.ID, Done: rec.Done, ReportIncluded: slices.Contains(rec.ReportedNodes, node)}, nil
 }
 
-// gatherTime is how long a recovery waits for the reports of nodes that are alive.
+// gatherTimeout is how long a recovery waits for the reports of nodes that are alive.
 const (
-	gatherTime = 30 * time.Second
-	gatherLook = time.Second
+	gatherTimeout = 30 * time.Second
+	gatherPoll    = time.Second
 )
 
 // Recover returns the differences between a store that was restored from a backup and the reports of agents. If the
@@ -152,19 +152,19 @@ func (rc *Recovery) Recover(ctx context.Context, r api.Recover) (out api.Recover
 	if err != nil {
 		return out, err
 	}
-	c.out.Halted = h.Err().Error()
+	c.result.Halted = h.Err().Error()
 	if r.Digest == "" {
-		return c.out, nil
+		return c.result, nil
 	}
-	if r.Digest != c.out.Digest {
+	if r.Digest != c.result.Digest {
 		return out, dataset.Errorf(dataset.ErrConflict,
 			"recover: the differences changed after the confirmation: start again (drover store recover)")
 	}
-	if err := c.Mend(ctx); err != nil {
+	if err := c.Correct(ctx); err != nil {
 		return out, err
 	}
-	c.out.Done = true
-	return c.out, nil
+	c.result.Done = true
+	return c.result, nil
 }
 
 // gather asks all agents for their reports, and waits for those that are alive.
@@ -180,9 +180,9 @@ func (rc *Recovery) gather(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	timeout := rc.Ledger.Clock.After(gatherTime)
+	timeout := rc.Ledger.Clock.After(gatherTimeout)
 	for {
-		_, told, news := rc.gathering.now()
+		_, told, news := rc.gathering.current()
 		live, err := rc.Living(record.NewTx(ctx, rc.Ledger.Store))
 		if err != nil {
 			return err
@@ -198,7 +198,7 @@ func (rc *Recovery) gather(ctx context.Context) error {
 		}
 		select {
 		case <-news:
-		case <-rc.Ledger.Clock.After(gatherLook): // a node may not be alive any more
+		case <-rc.Ledger.Clock.After(gatherPoll): // a node may not be alive any more
 		case <-timeout:
 			return nil
 		case <-rc.Quit:
@@ -211,20 +211,20 @@ func (rc *Recovery) gather(ctx context.Context) error {
 
 // Comparison has the differences between the store and what agents report.
 type Comparison struct {
-	s     *Recovery
-	ID    uuid.UUID
-	roll  roll
-	clock uint64 // the highest clock that any of them has seen
-	All   []Judged
-	out   api.Recovery
+	recovery   *Recovery
+	ID         uuid.UUID
+	attendance attendance
+	clock      uint64 // the highest clock that any of them has seen
+	All        []Judged
+	result     api.Recovery
 }
 
 // Judged is one dataset that differs.
 type Judged struct {
 	*Account
 	Verdict
-	// Lacks: the home has them and the store does not; spare: the store has them and the home does not
-	Lacks, Spare []dataset.Snapshot
+	// Missing: the home has them and the store does not; extra: the store has them and the home does not
+	Missing, Extra []dataset.Snapshot
 }
 
 // Compare compares the store with the reports.
@@ -234,21 +234,25 @@ func (rc *Recovery) Compare(ctx context.Context, fenced []string) (*Comparison, 
 	if _, err := t.Peek(record.RecoveryKey, &rec); err != nil {
 		return nil, err
 	}
-	of, told, _ := rc.gathering.now()
+	of, told, _ := rc.gathering.current()
 	if of == uuid.Nil || rec.ID != of || rec.Done {
 		return nil, dataset.Errorf(dataset.ErrConflict,
 			"recover: another replica was asked meanwhile, or nothing was confirmed: start again (drover store "+
 				"recover)")
 	}
 	c := &Comparison{
-		s:    rc,
-		ID:   of,
-		roll: roll{heard: map[uuid.UUID]bool{}, fenced: map[uuid.UUID]bool{}, pools: map[uuid.UUID]bool{}},
+		recovery: rc,
+		ID:       of,
+		attendance: attendance{
+			reported: map[uuid.UUID]bool{},
+			fenced:   map[uuid.UUID]bool{},
+			pools:    map[uuid.UUID]bool{},
+		},
 	}
 	for node, h := range told {
-		c.roll.heard[node], c.clock = true, max(c.clock, h.StoreClock)
+		c.attendance.reported[node], c.clock = true, max(c.clock, h.StoreClock)
 		for _, p := range h.ExaminedPools {
-			c.roll.pools[p] = true
+			c.attendance.pools[p] = true
 		}
 	}
 	for _, ref := range fenced {
@@ -256,12 +260,12 @@ func (rc *Recovery) Compare(ctx context.Context, fenced []string) (*Comparison, 
 		if err != nil {
 			return nil, err
 		}
-		c.roll.fenced[n.ID] = true
+		c.attendance.fenced[n.ID] = true
 	}
-	if err := c.checkFencedGone(t); err != nil {
+	if err := c.checkFencedUnreachable(t); err != nil {
 		return nil, err
 	}
-	if err := c.callRoll(t); err != nil {
+	if err := c.listNodes(t); err != nil {
 		return nil, err
 	}
 	accounts, err := accountsOf(t, told)
@@ -269,41 +273,42 @@ func (rc *Recovery) Compare(ctx context.Context, fenced []string) (*Comparison, 
 		return nil, err
 	}
 	for _, a := range accounts {
-		if err := c.look(t, a); err != nil {
+		if err := c.judgeDataset(t, a); err != nil {
 			return nil, err
 		}
 	}
-	return c, c.sign(t)
+	return c, c.computeDigest(t)
 }
 
-// callRoll names the nodes that reported and those that did not.
-func (c *Comparison) callRoll(t *record.Tx) error {
+// listNodes names the nodes that reported and those that did not.
+func (c *Comparison) listNodes(t *record.Tx) error {
 	nodes, err := record.ListAll[dataset.Node](t, record.NodesPrefix)
-	c.out.ReportedNodes, c.out.SilentNodes, c.out.Differences = []string{}, []string{}, []api.RecordDifference{}
+	c.result.ReportedNodes, c.result.SilentNodes = []string{}, []string{}
+	c.result.Differences = []api.RecordDifference{}
 	for _, n := range nodes {
-		if c.roll.heard[n.ID] {
-			c.out.ReportedNodes = append(c.out.ReportedNodes, n.Name)
+		if c.attendance.reported[n.ID] {
+			c.result.ReportedNodes = append(c.result.ReportedNodes, n.Name)
 		} else {
-			c.out.SilentNodes = append(c.out.SilentNodes, n.Name)
-			c.roll.silent = c.roll.silent || !c.roll.fenced[n.ID]
+			c.result.SilentNodes = append(c.result.SilentNodes, n.Name)
+			c.attendance.silent = c.attendance.silent || !c.attendance.fenced[n.ID]
 		}
 	}
-	slices.Sort(c.out.ReportedNodes)
-	slices.Sort(c.out.SilentNodes)
+	slices.Sort(c.result.ReportedNodes)
+	slices.Sort(c.result.SilentNodes)
 	return err
 }
 
-// look judges one dataset, and adds it to the comparison if it differs.
-func (c *Comparison) look(t *record.Tx, a *Account) error {
-	j := Judged{Account: a, Verdict: a.judge(c.roll)}
-	if j.Is.ID == uuid.Nil {
+// judgeDataset judges one dataset, and adds it to the comparison if it differs.
+func (c *Comparison) judgeDataset(t *record.Tx, a *Account) error {
+	j := Judged{Account: a, Verdict: a.judge(c.attendance)}
+	if j.Record.ID == uuid.Nil {
 		return nil
 	}
-	if j.from != nil && j.from.lies && j.action != "disputed" {
-		if err := j.lookAtSnapshots(t); err != nil {
+	if j.report != nil && j.report.present && j.action != "disputed" {
+		if err := j.compareSnapshots(t); err != nil {
 			return err
 		}
-		if j.action == "" && len(j.Lacks)+len(j.Spare) > 0 {
+		if j.action == "" && len(j.Missing)+len(j.Extra) > 0 {
 			j.action = "snapshots"
 		}
 	}
@@ -313,8 +318,8 @@ func (c *Comparison) look(t *record.Tx, a *Account) error {
 	return nil
 }
 
-// lookAtSnapshots compares the recorded snapshots with those at the home.
-func (j *Judged) lookAtSnapshots(t *record.Tx) error {
+// compareSnapshots compares the recorded snapshots with those at the home.
+func (j *Judged) compareSnapshots(t *record.Tx) error {
 	onRecord, err := record.ListAll[dataset.Snapshot](t, record.SnapshotPrefix(j.ID))
 	if err != nil {
 		return err
@@ -322,45 +327,46 @@ func (j *Judged) lookAtSnapshots(t *record.Tx) error {
 	has := func(list []dataset.Snapshot, id uuid.UUID) bool {
 		return slices.ContainsFunc(list, func(s dataset.Snapshot) bool { return s.ID == id })
 	}
-	for _, s := range j.from.Snapshots {
+	for _, s := range j.report.Snapshots {
 		if !has(onRecord, s.ID) {
-			j.Lacks = append(j.Lacks, s)
+			j.Missing = append(j.Missing, s)
 		}
 	}
 	for _, s := range onRecord {
-		if !has(j.from.Snapshots, s.ID) {
-			j.Spare = append(j.Spare, s)
+		if !has(j.report.Snapshots, s.ID) {
+			j.Extra = append(j.Extra, s)
 		}
 	}
 	return nil
 }
 
-// sign formats the differences in the order in which they are corrected, and computes a digest of all of them.
-func (c *Comparison) sign(t *record.Tx) error {
+// computeDigest formats the differences in the order in which they are corrected, and computes a digest of all of them.
+func (c *Comparison) computeDigest(t *record.Tx) error {
 	slices.SortFunc(c.All, func(x, y Judged) int {
-		return cmp.Or(cmp.Compare(x.turn(), y.turn()), y.Is.Created.Compare(x.Is.Created),
+		return cmp.Or(cmp.Compare(x.rank(), y.rank()), y.Record.Created.Compare(x.Record.Created),
 			cmp.Compare(x.ID.String(), y.ID.String()))
 	})
 	for _, j := range c.All {
-		d, err := j.words(t)
+		d, err := j.describe(t)
 		if err != nil {
 			return err
 		}
-		c.out.Differences = append(c.out.Differences, d)
+		c.result.Differences = append(c.result.Differences, d)
 	}
-	text, err := json.Marshal([]any{c.ID, c.out.ReportedNodes, c.out.SilentNodes, c.out.Differences, c.roll.fenced})
+	text, err := json.Marshal([]any{c.ID, c.result.ReportedNodes, c.result.SilentNodes, c.result.Differences,
+		c.attendance.fenced})
 	sum := sha256.Sum256(text)
-	c.out.Digest = hex.EncodeToString(sum[:8])
+	c.result.Digest = hex.EncodeToString(sum[:8])
 	return err
 }
 
-// turn is the sort key of a dataset: one that releases a name comes before one that may take it. Of two unknown ones
+// rank is the sort key of a dataset: one that releases a name comes before one that may take it. Of two unknown ones
 // the newer comes first, because it has the name.
-func (j *Judged) turn() int {
+func (j *Judged) rank() int {
 	switch {
 	case j.action == "forgotten":
 		return 0
-	case j.stored != nil && j.Is.State != dataset.StateReady:
+	case j.stored != nil && j.Record.State != dataset.StateReady:
 		return 1
 	case j.stored != nil:
 		return 2
@@ -368,8 +374,8 @@ func (j *Judged) turn() int {
 	return 3
 }
 
-func (j *Judged) words(t *record.Tx) (api.RecordDifference, error) {
-	d := api.RecordDifference{Dataset: j.ID, Volume: j.Is.Volume, Action: j.action, Note: j.note}
+func (j *Judged) describe(t *record.Tx) (api.RecordDifference, error) {
+	d := api.RecordDifference{Dataset: j.ID, Volume: j.Record.Volume, Action: j.action, Note: j.note}
 	at := func(d dataset.Dataset) (string, error) {
 		name, err := t.NodeName(d.Home)
 		return fmt.Sprintf("%s, epoch %d on %s", d.State, d.Epoch, name), err
@@ -381,11 +387,11 @@ func (j *Judged) words(t *record.Tx) (api.RecordDifference, error) {
 		}
 	}
 	if j.action != "forgotten" && j.action != "missing" {
-		if d.OnAgents, err = at(j.Is); err != nil {
+		if d.OnAgents, err = at(j.Record); err != nil {
 			return d, err
 		}
 	}
-	if n, m := len(j.Lacks), len(j.Spare); n+m > 0 {
+	if n, m := len(j.Missing), len(j.Extra); n+m > 0 {
 		d.Note = fmt.Sprintf("%d snapshots are missing, %d no longer exist", n, m)
 	}
 	return d, nil

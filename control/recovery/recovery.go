@@ -33,8 +33,8 @@ type RecoveryDeps struct {
 	Quit <-chan struct{}
 	// Living returns the agents that are alive.
 	Living func(*record.Tx) (map[uuid.UUID]record.Alive, error)
-	// WithOwn returns a profile that was found beside data, with the fields that only profiles.yaml may set.
-	WithOwn func(found, recorded dataset.Profile) dataset.Profile
+	// WithKnownSettings returns a profile that was found beside data, with the fields that only profiles.yaml may set.
+	WithKnownSettings func(found, recorded dataset.Profile) dataset.Profile
 	// PutInTrash writes the entry of a dataset in the trash.
 	PutInTrash func(*record.Tx, uuid.UUID, dataset.Trash) error
 	// Finish records the end of an operation.
@@ -56,7 +56,7 @@ func (rc *Recovery) Expire() { rc.gathering.expire(rc.Ledger.Clock.Steady()) }
 
 // Gathered returns the recovery that reports are gathered for, uuid.Nil if none is, and how many nodes have reported.
 func (rc *Recovery) Gathered() (id uuid.UUID, reports int) {
-	of, told, _ := rc.gathering.now()
+	of, told, _ := rc.gathering.current()
 	return of, len(told)
 }
 

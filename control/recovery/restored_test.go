@@ -19,8 +19,8 @@ func TestServicesSeeTheStoreGoBack(t *testing.T) {
 			return err
 		},
 		"it had heard of it": func(x *controltest.Replicas, n *controltest.Agent) error {
-			var h ledger.Hearing
-			if err := x.Services[1].Ledger.HearNow(x.Context(), &h); err != nil {
+			var h ledger.LanePositions
+			if err := x.Services[1].Ledger.ReadNotices(x.Context(), &h); err != nil {
 				return err
 			}
 			_, err := x.Services[1].Submit(x.Context(), controltest.Create("late"))
@@ -40,8 +40,8 @@ func TestServicesSeeTheStoreGoBack(t *testing.T) {
 			n.MustCreate("before")
 			saved := x.Save()
 			n.MustCreate("since")
-			var h ledger.Hearing
-			if err := x.Services[1].Ledger.HearNow(t.Context(), &h); err != nil {
+			var h ledger.LanePositions
+			if err := x.Services[1].Ledger.ReadNotices(t.Context(), &h); err != nil {
 				t.Fatal(err)
 			}
 			x.PutBack(saved)

@@ -14,8 +14,9 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// FailsOver refuses a profile with automatic failover in the store of a single host, where no other node can take over.
-func (r *Relocator) FailsOver(d dataset.Dataset) error {
+// CheckFailover refuses a profile with automatic failover in the store of a single host, where no other node can take
+// over.
+func (r *Relocator) CheckFailover(d dataset.Dataset) error {
 	if r.Shared || !d.Profile.Failover.Auto {
 		return nil
 	}
@@ -38,18 +39,18 @@ func (r *Relocator) planFailover(t *record.Tx, d dataset.Dataset, target dataset
 		return nil, nil, err
 	}
 	if !d.Profile.Failover.Auto {
-		return nil, nil, r.homeAway(t, d, target, home, since, "")
+		return nil, nil, r.homeUnreachable(t, d, target, home, since, "")
 	}
-	because, err := r.surelyLost(t, d, home)
+	because, err := r.confirmLost(t, d, home)
 	if err != nil {
 		return nil, nil, err
 	}
-	to, why, err := r.heir(t, d, target)
+	to, why, err := r.findSuccessor(t, d, target)
 	if err != nil {
 		return nil, nil, err
 	}
 	next := d
-	next.Profile = r.Vetted.WithOwnCommand(d.Profile, d.Profile)
+	next.Profile = r.Vetted.WithKnownCommand(d.Profile, d.Profile)
 	if why == "" && next.Profile.Failover.Fence.Unknown() {
 		why = "profiles.yaml has no fence command for profile " + d.Profile.Name +
 			", and the one in the record beside its data is not run"
@@ -58,12 +59,12 @@ func (r *Relocator) planFailover(t *record.Tx, d dataset.Dataset, target dataset
 		why, err = membership.FailoverSuspended(t)
 	}
 	if err != nil || why != "" {
-		return nil, nil, cmp.Or(err, r.homeAway(t, d, target, home, since, ", and no copy takes over "+
+		return nil, nil, cmp.Or(err, r.homeUnreachable(t, d, target, home, since, ", and no copy takes over "+
 			"automatically: "+why))
 	}
 	next.Home, next.Pool, next.Epoch, next.Move, next.TakenOver = to.node.ID, to.pool, d.Epoch+1, uuid.Nil, nil
 	loss := to.loss
-	loss.PreviousHome, loss.Reason, loss.UnreachableIndex = d.Home, because, t.Index(record.AwayKey(d.Home))
+	loss.PreviousHome, loss.Reason, loss.UnreachableIndex = d.Home, because, t.Index(record.UnreachableKey(d.Home))
 	return &dataset.Operation{
 		Node:          to.node.ID,
 		OtherNode:     d.Home,
@@ -76,11 +77,11 @@ func (r *Relocator) planFailover(t *record.Tx, d dataset.Dataset, target dataset
 	}, nil, nil
 }
 
-// surelyLost returns the reason, for a person to read, why a dataset may continue without its home. dataset.ErrPending
+// confirmLost returns the reason, for a person to read, why a dataset may continue without its home. dataset.ErrPending
 // while it may not.
-func (r *Relocator) surelyLost(t *record.Tx, d dataset.Dataset, home string) (because string, err error) {
-	key := record.AwayKey(d.Home)
-	known, err := t.Get(key, &record.Away{})
+func (r *Relocator) confirmLost(t *record.Tx, d dataset.Dataset, home string) (because string, err error) {
+	key := record.UnreachableKey(d.Home)
+	known, err := t.Get(key, &record.Unreachable{})
 	if err != nil {
 		return "", err
 	}
@@ -95,7 +96,7 @@ func (r *Relocator) surelyLost(t *record.Tx, d dataset.Dataset, home string) (be
 	}
 	left := r.Limits.Session
 	if known {
-		left -= r.Members.AwayFor(key, t.Index(key))
+		left -= r.Members.UnreachableFor(key, t.Index(key))
 	}
 	if steps.Off("margin") {
 		left = 0
@@ -125,7 +126,7 @@ func (r *Relocator) successor(t *record.Tx, d dataset.Dataset, target dataset.No
 	why string, err error) {
 	var not []string
 	for _, id := range d.Copies {
-		c, n, reason, err := r.couldFollow(t, d, id)
+		c, n, reason, err := r.checkSuccessor(t, d, id)
 		switch {
 		case err != nil:
 			return best, on, "", err
@@ -144,14 +145,14 @@ func (r *Relocator) successor(t *record.Tx, d dataset.Dataset, target dataset.No
 		}
 		return best, on, strings.Join(not, "; "), nil
 	}
-	why, err = r.tooOld(t, d, best, on)
+	why, err = r.whyTooOld(t, d, best, on)
 	return best, on, why, err
 }
 
-// couldFollow returns the copy of a dataset on a node, and the reason why that copy cannot take over; "" if it can.
-func (r *Relocator) couldFollow(t *record.Tx, d dataset.Dataset, id uuid.UUID) (c dataset.Copy, n dataset.Node,
+// checkSuccessor returns the copy of a dataset on a node, and the reason why that copy cannot take over; "" if it can.
+func (r *Relocator) checkSuccessor(t *record.Tx, d dataset.Dataset, id uuid.UUID) (c dataset.Copy, n dataset.Node,
 	why string, err error) {
-	c, kept, err := r.Reports.CopyNow(t, id, d.ID)
+	c, kept, err := r.Reports.CurrentCopy(t, id, d.ID)
 	if err != nil {
 		return c, n, "", err
 	}
@@ -168,13 +169,13 @@ func (r *Relocator) couldFollow(t *record.Tx, d dataset.Dataset, id uuid.UUID) (
 		why = "is cordoned"
 	case !lives:
 		why = "is unreachable"
-	case !r.Reports.Heard(id):
+	case !r.Reports.HasReported(id):
 		err = dataset.Errorf(dataset.ErrPending,
 			"volume %s: node %s has a copy, and has not reported its state yet", d.Volume, n.Name)
-	case !r.Reports.Guarded(id):
+	case !r.Reports.HasGuard(id):
 		why = "has no guard that responds (systemctl start drover-guard there)"
 	default:
-		why = r.Reports.UselessPool(c.Pool)
+		why = r.Reports.WhyPoolUnusable(c.Pool)
 	}
 	if why != "" {
 		why = "node " + n.Name + " " + why
@@ -182,10 +183,10 @@ func (r *Relocator) couldFollow(t *record.Tx, d dataset.Dataset, id uuid.UUID) (
 	return c, n, why, err
 }
 
-// tooOld returns why a copy is too old to take over automatically; "" if it is not. Its age is measured by the
+// whyTooOld returns why a copy is too old to take over automatically; "" if it is not. Its age is measured by the
 // clock of the home only.
-func (r *Relocator) tooOld(t *record.Tx, d dataset.Dataset, c dataset.Copy, on dataset.Node) (string, error) {
-	last, late, err := r.lastHeard(t, d.Home)
+func (r *Relocator) whyTooOld(t *record.Tx, d dataset.Dataset, c dataset.Copy, on dataset.Node) (string, error) {
+	last, late, err := r.lastReportedClock(t, d.Home)
 	if err != nil {
 		return "", err
 	}
@@ -207,19 +208,20 @@ func (r *Relocator) tooOld(t *record.Tx, d dataset.Dataset, c dataset.Copy, on d
 	return "", nil
 }
 
-// lastHeard returns the clock that an unreachable node reported last. late says that this report came too long before
-// the node became unreachable: it proves that the agent was alive at that time, but not until when the node wrote.
-func (r *Relocator) lastHeard(t *record.Tx, node uuid.UUID) (last time.Time, late bool, err error) {
-	var gone record.Away
-	if _, err := t.Get(record.AwayKey(node), &gone); err != nil {
+// lastReportedClock returns the clock that an unreachable node reported last. late says that this report came too long
+// before the node became unreachable: it proves that the agent was alive at that time, but not until when the node
+// wrote.
+func (r *Relocator) lastReportedClock(t *record.Tx, node uuid.UUID) (last time.Time, late bool, err error) {
+	var gone record.Unreachable
+	if _, err := t.Get(record.UnreachableKey(node), &gone); err != nil {
 		return last, false, err
 	}
-	last, late = gone.Clock, gone.Clock.IsZero() || time.Duration(gone.Old) > r.Limits.ClockTime()
+	last, late = gone.Clock, gone.Clock.IsZero() || time.Duration(gone.ClockAge) > r.Limits.ClockTime()
 	own := r.Reports.Clock(node) // the service that wrote the record may not have received the last report
 	if !own.After(last) {
 		return last, late, nil
 	}
-	since, seen := r.Members.AwaySince(record.AwayKey(node))
+	since, seen := r.Members.UnreachableSince(record.UnreachableKey(node))
 	return own.Time, late && (!seen || since-own.At > r.Limits.ClockTime()), nil
 }
 
@@ -235,7 +237,7 @@ func checkStillLost(t *record.Tx, rec dataset.Operation) error {
 		return err
 	}
 	byItself := rec.Loss.UnreachableIndex != 0
-	if there || byItself && t.Index(record.AwayKey(rec.Loss.PreviousHome)) != rec.Loss.UnreachableIndex {
+	if there || byItself && t.Index(record.UnreachableKey(rec.Loss.PreviousHome)) != rec.Loss.UnreachableIndex {
 		home, err := t.NodeName(rec.Loss.PreviousHome)
 		return cmp.Or(err, dataset.Errorf(dataset.ErrConflict,
 			"move of volume %s: its home, node %s, is back (stop its containers there and move it without "+

@@ -57,7 +57,7 @@ func TestFailover(t *testing.T) {
 		t.Errorf("with its home alive: %+v, %v", op, err)
 	}
 	l.Replicas.EndSession(l.Alpha)
-	l.Wait(membership.LossEvery, l.Beta, l.Gamma) // as it was looked just now
+	l.Wait(membership.LossCheckInterval, l.Beta, l.Gamma) // as it was looked just now
 	for range 3 {
 		_, err := l.AskFailover(l.Service, "gamma")
 		controltest.Refused(t, err, dataset.ErrPending, "node alpha, which is unreachable")
@@ -117,7 +117,7 @@ func TestI1FailoverWhoseHomeIsBack(t *testing.T) {
 		l.ComeBack(l.Alpha, "alpha")
 		if again {
 			l.Replicas.EndSession(l.Alpha)
-			if err := l.LookForAway(l.Ctx); err != nil {
+			if err := l.RecordUnreachable(l.Ctx); err != nil {
 				t.Fatal(err)
 			}
 			l.Wait(l.Limits.Session, l.Beta, l.Gamma)

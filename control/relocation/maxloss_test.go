@@ -23,7 +23,7 @@ func TestFailoverFromAnOldCopy(t *testing.T) {
 	late := controltest.Start.Add(-5 * time.Second).Add(most) // what beta and gamma have is of five seconds ago
 	beats(late.Add(time.Second))
 	l.Replicas.EndSession(l.Alpha)
-	if err := l.LookForAway(l.Ctx); err != nil {
+	if err := l.RecordUnreachable(l.Ctx); err != nil {
 		t.Fatal(err)
 	}
 	l.Wait(l.Limits.Session, l.Beta, l.Gamma)
@@ -68,7 +68,7 @@ func TestFailoverFromAHomeThatWasCutOff(t *testing.T) {
 			l := controltest.NewLostHome(t, 1)
 			l.Alpha.ReportGuard()
 			l.Replicas.EndSession(l.Alpha)
-			if err := l.LookForAway(l.Ctx); err != nil {
+			if err := l.RecordUnreachable(l.Ctx); err != nil {
 				t.Fatal(err)
 			}
 			l.Wait(cut, l.Beta, l.Gamma)
@@ -125,7 +125,7 @@ func TestFailoverFromAHomeThatFellSilent(t *testing.T) {
 			l.Wait(min(half, c.silent-c.heard), l.Alpha, l.Beta, l.Gamma)
 			l.Replicas.EndSession(l.Alpha)
 			for _, s := range l.Replicas.Services {
-				if err := s.Members.LookForAway(l.Ctx); err != nil {
+				if err := s.Members.RecordUnreachable(l.Ctx); err != nil {
 					t.Fatal(err)
 				}
 			}

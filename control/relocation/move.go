@@ -29,17 +29,17 @@ import (
 
 // Deps are the dependencies of Relocator.
 type Deps struct {
-	Members   *membership.Members
-	Shared    bool
-	Copies    *replica.Keeper
-	End       func(t *record.Tx, op dataset.Operation) error
-	Placer    *placer.Placer
-	Reports   *reports.Latest
-	Unguested func(t *record.Tx, d dataset.Dataset, what string) error
-	Uptime    *uptime.Counter
-	Vetted    *vetting.Profiles
-	Clock     clock.Clock
-	Limits    membership.Limits
+	Members       *membership.Members
+	Shared        bool
+	Copies        *replica.Keeper
+	End           func(t *record.Tx, op dataset.Operation) error
+	Placer        *placer.Placer
+	Reports       *reports.Latest
+	CheckNoGuests func(t *record.Tx, d dataset.Dataset, what string) error
+	Uptime        *uptime.Counter
+	Vetted        *vetting.Profiles
+	Clock         clock.Clock
+	Limits        membership.Limits
 }
 
 // Relocator decides on moves: on request, without a lost home, and to a share. It has no state. Its methods are safe
@@ -76,11 +76,11 @@ func (r *Relocator) Plan(t *record.Tx, req api.Request) (*dataset.Operation, *da
 			"move of volume %s: node %s is cordoned (choose another, or drover node cordon --off %s)", d.Volume,
 			target.Name, target.Name)
 	}
-	if err := r.reachable(t, d, target, req.Force); err != nil {
+	if err := r.checkReachable(t, d, target, req.Force); err != nil {
 		return nil, nil, err
 	}
 	if !req.Force {
-		if err := r.Unguested(t, d, "move"); err != nil {
+		if err := r.CheckNoGuests(t, d, "move"); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -108,7 +108,7 @@ func (r *Relocator) planPull(t *record.Tx, d dataset.Dataset, target dataset.Nod
 	if err != nil {
 		return err
 	}
-	if why := r.Reports.HeldPool(from.ID); why != "" {
+	if why := r.Reports.WhyQuarantined(from.ID); why != "" {
 		return dataset.Errorf(dataset.ErrOffline, "move of volume %s: its pool %s is held: %s",
 			d.Volume, from.Name, why)
 	}
@@ -120,7 +120,7 @@ func (r *Relocator) planPull(t *record.Tx, d dataset.Dataset, target dataset.Nod
 	if why != "" {
 		return dataset.Errorf(dataset.ErrConflict, "move of volume %s: %s", d.Volume, why)
 	}
-	had := r.Placer.TooLarge(d)
+	had := r.Placer.Oversize(d)
 	var kept dataset.Copy
 	if there, err := t.Get(record.CopyKey(target.ID, d.ID), &kept); err != nil {
 		return err
@@ -137,22 +137,22 @@ func (r *Relocator) planPull(t *record.Tx, d dataset.Dataset, target dataset.Nod
 		wanted.Pool = "" // the pool got another name when a node adopted it
 	}
 	if shared := slices.DeleteFunc(slices.Clone(cands),
-		func(c placement.Candidate) bool { return !placement.OnOneShare(from, c.Pool) }); len(shared) > 0 {
+		func(c placement.Candidate) bool { return !placement.OnSameShare(from, c.Pool) }); len(shared) > 0 {
 		cands = shared // a move for another reason never takes a volume off its share
 	}
 	for i, c := range cands {
-		cands[i] = c.Takes(from)
+		cands[i] = c.ReceivingFrom(from)
 	}
 	what := "move of volume " + d.Volume + " to node " + target.Name
-	o := placement.Requirement{What: what, Profile: wanted, Had: had}
+	o := placement.Requirement{Subject: what, Profile: wanted, CurrentSize: had}
 	pool, err := placement.Choose(cands, o)
 	if err != nil {
-		return r.notThere(t, err, from, cands, o)
+		return r.suggestPools(t, err, from, cands, o)
 	}
 	if _, err := t.Get(record.PoolKey(pool.ID), &dataset.Pool{}); err != nil {
 		return err
 	}
-	if op.SameShare = placement.OnOneShare(from, pool.Pool); op.SameShare {
+	if op.SameShare = placement.OnSameShare(from, pool.Pool); op.SameShare {
 		op.DatasetRecord.Pool = pool.ID
 		return nil
 	}
@@ -164,18 +164,18 @@ func (r *Relocator) planPull(t *record.Tx, d dataset.Dataset, target dataset.Nod
 			pool.Status.Free.Human(), st.Used.Human())
 	}
 	op.DatasetRecord.Pool = pool.ID
-	if op.FileCopy = pool.Anew; op.FileCopy {
+	if op.FileCopy = pool.FileCopy; op.FileCopy {
 		if fs := &op.DatasetRecord.Profile.Filesystem; fs.Chosen {
 			fs.Type, fs.Chosen = "", false // the pool there chooses the filesystem
 		}
-		return withoutSnapshots(t, d, from, pool.Pool, target)
+		return checkNoSnapshots(t, d, from, pool.Pool, target)
 	}
 	return nil
 }
 
-// notThere adds a hint to the error that no pool of the target suits a volume: which pools of other nodes do, and how
-// to create one.
-func (r *Relocator) notThere(t *record.Tx, refusal error, from dataset.Pool, cands []placement.Candidate,
+// suggestPools adds a hint to the error that no pool of the target suits a volume: which pools of other nodes do, and
+// how to create one.
+func (r *Relocator) suggestPools(t *record.Tx, refusal error, from dataset.Pool, cands []placement.Candidate,
 	o placement.Requirement) error {
 	if dataset.KindOf(refusal) != dataset.ErrUnsupported {
 		return refusal
@@ -184,14 +184,14 @@ func (r *Relocator) notThere(t *record.Tx, refusal error, from dataset.Pool, can
 	if err != nil {
 		return err
 	}
-	sites = takers(sites, from)
+	sites = receivingSites(sites, from)
 	for i, st := range sites {
 		// its snapshots would be lost
 		sites[i].Pools = slices.DeleteFunc(st.Pools,
-			func(c placement.Candidate) bool { return c.Anew && from.Capabilities.Delta })
+			func(c placement.Candidate) bool { return c.FileCopy && from.Capabilities.Delta })
 	}
 	o.Profile.Placement = "" // the operator names the node
-	who, _ := placement.Could([]placement.Site{{Pools: cands}}, sites, o)
+	who, _ := placement.SuggestPools([]placement.Site{{Pools: cands}}, sites, o)
 	if who != "" {
 		who += "; or "
 	}
@@ -199,20 +199,20 @@ func (r *Relocator) notThere(t *record.Tx, refusal error, from dataset.Pool, can
 		from.Backend)
 }
 
-// takers returns the sites that could receive the data of a pool, with the way in which the data would get to each of
-// their pools.
-func takers(sites []placement.Site, from dataset.Pool) []placement.Site {
+// receivingSites returns the sites that could receive the data of a pool, with the way in which the data would get to
+// each of their pools.
+func receivingSites(sites []placement.Site, from dataset.Pool) []placement.Site {
 	sites = slices.DeleteFunc(sites, func(st placement.Site) bool { return st.ID == from.Node })
 	for _, st := range sites {
 		for i, c := range st.Pools {
-			st.Pools[i] = c.Takes(from)
+			st.Pools[i] = c.ReceivingFrom(from)
 		}
 	}
 	return sites
 }
 
-// withoutSnapshots refuses to copy a dataset with snapshots file by file, because the snapshots would be lost.
-func withoutSnapshots(t *record.Tx, d dataset.Dataset, from, to dataset.Pool, target dataset.Node) error {
+// checkNoSnapshots refuses to copy a dataset with snapshots file by file, because the snapshots would be lost.
+func checkNoSnapshots(t *record.Tx, d dataset.Dataset, from, to dataset.Pool, target dataset.Node) error {
 	some, err := t.List(record.SnapshotPrefix(d.ID), "", 1)
 	if err == nil && len(some) > 0 {
 		err = dataset.Errorf(dataset.ErrUnsupported,
@@ -315,7 +315,7 @@ func putMovedLease(t *record.Tx, d dataset.Dataset, incarnation uuid.UUID) error
 // Commit opens the next epoch on the node that pulled. The operation has the manifest of the home, or the
 // loss of a move without the home.
 func (r *Relocator) Commit(t *record.Tx, op dataset.Operation, out *api.Committed) error {
-	rec, d, lease, err := Underway(t, op.ID)
+	rec, d, lease, err := ReadMove(t, op.ID)
 	if err != nil {
 		return err
 	}
@@ -339,19 +339,19 @@ func (r *Relocator) Commit(t *record.Tx, op dataset.Operation, out *api.Committe
 	}
 	next := d
 	next.Home, next.Pool, next.Epoch = rec.Node, rec.DatasetRecord.Pool, d.Epoch+1
-	next.Request, next.Move, next.TakenOver = op.ID, uuid.Nil, takenFrom(rec, op, d)
+	next.Request, next.Move, next.TakenOver = op.ID, uuid.Nil, takeoverSource(rec, op, d)
 	if rec.FileCopy && op.DatasetRecord != nil { // the filesystem that the pool chose, if the profile leaves it open
 		made := op.DatasetRecord.Profile.Filesystem
 		next.Size, next.Profile.Filesystem.Type, next.Profile.Filesystem.Chosen = op.DatasetRecord.Size, made.Type,
 			made.Chosen
 	}
-	record.Uncopy(&next, rec.Node)
+	record.RemoveCopyNode(&next, rec.Node)
 	t.Delete(record.HomeKey(d.Home, d.ID))
 	t.Delete(record.CopyKey(rec.Node, d.ID))
-	if err := r.guestsGoOn(t, d, rec, &next); err != nil {
+	if err := r.carryGuests(t, d, rec, &next); err != nil {
 		return err
 	}
-	if err := r.leave(t, d, rec, &next); err != nil {
+	if err := r.leaveCopy(t, d, rec, &next); err != nil {
 		return err
 	}
 	if err := t.Put(record.HomeKey(next.Home, d.ID), record.Claim{ID: d.ID}); err != nil {
@@ -383,15 +383,16 @@ func (r *Relocator) Commit(t *record.Tx, op dataset.Operation, out *api.Committe
 	return err
 }
 
-// leave records the copy that the previous home keeps. If the data itself moved, as on a share, the home keeps none.
-func (r *Relocator) leave(t *record.Tx, d dataset.Dataset, op dataset.Operation, next *dataset.Dataset) error {
+// leaveCopy records the copy that the previous home keeps. If the data itself moved, as on a share, the home keeps
+// none.
+func (r *Relocator) leaveCopy(t *record.Tx, d dataset.Dataset, op dataset.Operation, next *dataset.Dataset) error {
 	if op.SameShare {
 		t.Touch(d.ID, d.Home)
 		return nil
 	}
 	c := dataset.Copy{Dataset: d.ID, Node: d.Home, Pool: d.Pool, Epoch: d.Epoch, Kind: dataset.CopySuperseded}
 	if op.Loss != nil {
-		return record.KeepCopyIn(t, next, c)
+		return record.PutCopyIn(t, next, c)
 	}
 	ran, err := r.Uptime.Read(t)
 	if err != nil {
@@ -399,8 +400,8 @@ func (r *Relocator) leave(t *record.Tx, d dataset.Dataset, op dataset.Operation,
 	}
 	c.Kind, c.Snapshot = dataset.CopyLeft, op.Manifest.Snapshot
 	c.Taken, c.OrderTime = op.Manifest.Taken, op.Manifest.OrderTime
-	c.Expires, c.Ran = r.Clock.Now().Add(replica.LeftFor), dataset.Duration(ran)
-	return record.KeepCopyIn(t, next, c)
+	c.Expires, c.Ran = r.Clock.Now().Add(replica.LeftCopyRetention), dataset.Duration(ran)
+	return record.PutCopyIn(t, next, c)
 }
 
 func movedText(t *record.Tx, op dataset.Operation) (string, error) {

@@ -11,9 +11,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// reachable fails unless the nodes that carry out a move are alive. A forced move also fails if the home is alive: the
-// person who confirmed that it is fenced does not know that it is reachable again.
-func (r *Relocator) reachable(t *record.Tx, d dataset.Dataset, target dataset.Node, force bool) error {
+// checkReachable fails unless the nodes that carry out a move are alive. A forced move also fails if the home is alive:
+// the person who confirmed that it is fenced does not know that it is reachable again.
+func (r *Relocator) checkReachable(t *record.Tx, d dataset.Dataset, target dataset.Node, force bool) error {
 	if !r.Shared { // there are no other nodes
 		return nil
 	}
@@ -39,21 +39,21 @@ func (r *Relocator) reachable(t *record.Tx, d dataset.Dataset, target dataset.No
 			"move of volume %s: its home, node %s, is alive: move it without --force, or stop drover and its "+
 				"containers there first", d.Volume, home)
 	}
-	return r.homeAway(t, d, target, home, since, "")
+	return r.homeUnreachable(t, d, target, home, since, "")
 }
 
-// IsAway formats since when a node is unreachable, if that is known, for an error.
-func IsAway(since time.Time) string {
+// FormatUnreachable formats since when a node is unreachable, if that is known, for an error.
+func FormatUnreachable(since time.Time) string {
 	if since.IsZero() {
 		return "is unreachable"
 	}
 	return "is unreachable since " + since.UTC().Format(time.RFC3339)
 }
 
-// homeAway returns the error for a volume whose home is unreachable. If there is a copy to continue from, the error has
-// the command that does so without the home. why says why control does not do so automatically; "" if the profile does
-// not ask for automatic failover.
-func (r *Relocator) homeAway(t *record.Tx, d dataset.Dataset, target dataset.Node, home string, since time.Time,
+// homeUnreachable returns the error for a volume whose home is unreachable. If there is a copy to continue from, the
+// error has the command that does so without the home. why says why control does not do so automatically; "" if the
+// profile does not ask for automatic failover.
+func (r *Relocator) homeUnreachable(t *record.Tx, d dataset.Dataset, target dataset.Node, home string, since time.Time,
 	why string) error {
 	best, found, err := r.freshest(t, d)
 	if err != nil {
@@ -65,12 +65,12 @@ func (r *Relocator) homeAway(t *record.Tx, d dataset.Dataset, target dataset.Nod
 			"--fenced %s, which continues with the data on the share", d.Volume, target.Name, home)
 	}
 	if found {
-		if c, there, err := r.Reports.CopyNow(t, target.ID, d.ID); err != nil {
+		if c, there, err := r.Reports.CurrentCopy(t, target.ID, d.ID); err != nil {
 			return err
 		} else if there && c.Whole() {
 			best = target
 		}
-		c, _, err := r.Reports.CopyNow(t, best.ID, d.ID)
+		c, _, err := r.Reports.CurrentCopy(t, best.ID, d.ID)
 		if err != nil {
 			return err
 		}
@@ -79,7 +79,7 @@ func (r *Relocator) homeAway(t *record.Tx, d dataset.Dataset, target dataset.Nod
 			c.Taken.UTC().Format(time.RFC3339))
 	}
 	return dataset.Errorf(dataset.ErrOffline, "volume %s is on node %s, which %s%s (%s)", d.Volume, home,
-		IsAway(since), why, mend)
+		FormatUnreachable(since), why, mend)
 }
 
 // planPromotion decides that the copy on a node becomes the volume, without its home.
@@ -89,20 +89,20 @@ func (r *Relocator) planPromotion(t *record.Tx, d dataset.Dataset, target datase
 	if err != nil {
 		return err
 	}
-	if shared, err := r.planTake(t, d, target, home, op); shared || err != nil {
+	if shared, err := r.planTakeover(t, d, target, home, op); shared || err != nil {
 		return err
 	}
-	kept, there, err := r.Reports.CopyNow(t, target.ID, d.ID)
+	kept, there, err := r.Reports.CurrentCopy(t, target.ID, d.ID)
 	if err != nil {
 		return err
 	}
 	if !there || !kept.Whole() {
-		return noCopy(t, d, target)
+		return noCopyError(t, d, target)
 	}
-	if why := r.Reports.UselessPool(kept.Pool); why != "" {
+	if why := r.Reports.WhyPoolUnusable(kept.Pool); why != "" {
 		return dataset.Errorf(dataset.ErrOffline, "move of volume %s: node %s %s", d.Volume, target.Name, why)
 	}
-	if err := r.noFresher(t, d, target, kept); err != nil {
+	if err := r.checkNoFresher(t, d, target, kept); err != nil {
 		return err
 	}
 	op.DatasetRecord.Pool = kept.Pool
@@ -132,16 +132,16 @@ func CheckFencedHome(t *record.Tx, d dataset.Dataset, fenced, what string) (home
 	return home, err
 }
 
-// noFresher refuses to continue from a copy while a node that is alive has a later copy: the later copy would be made
-// equal to this one, and its newer data would be lost.
-func (r *Relocator) noFresher(t *record.Tx, d dataset.Dataset, target dataset.Node, kept dataset.Copy) error {
+// checkNoFresher refuses to continue from a copy while a node that is alive has a later copy: the later copy would be
+// made equal to this one, and its newer data would be lost.
+func (r *Relocator) checkNoFresher(t *record.Tx, d dataset.Dataset, target dataset.Node, kept dataset.Copy) error {
 	for _, node := range d.Copies {
-		c, there, err := r.Reports.CopyNow(t, node, d.ID)
+		c, there, err := r.Reports.CurrentCopy(t, node, d.ID)
 		if err != nil {
 			return err
 		}
 		if !there || node == target.ID || !c.Whole() || c.At().Compare(kept.At()) <= 0 ||
-			r.Reports.HeldPool(c.Pool) != "" {
+			r.Reports.WhyQuarantined(c.Pool) != "" {
 			continue
 		}
 		if r.Shared {
@@ -163,8 +163,8 @@ func (r *Relocator) noFresher(t *record.Tx, d dataset.Dataset, target dataset.No
 	return nil
 }
 
-// noCopy returns the error for a node without a copy. It names the nodes that have one.
-func noCopy(t *record.Tx, d dataset.Dataset, target dataset.Node) error {
+// noCopyError returns the error for a node without a copy. It names the nodes that have one.
+func noCopyError(t *record.Tx, d dataset.Dataset, target dataset.Node) error {
 	var have []string
 	for _, id := range d.Copies {
 		name, err := t.NodeName(id)

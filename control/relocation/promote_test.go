@@ -27,7 +27,7 @@ func TestMoveFromAHomeThatIsAway(t *testing.T) {
 
 	x.EndSession(b)
 	x.Clock.Advance(time.Second)
-	if err := e.LookForAway(e.Ctx); err != nil {
+	if err := e.RecordUnreachable(e.Ctx); err != nil {
 		t.Fatal(err)
 	}
 	_, err = e.Submit(e.Ctx, controltest.Move("db", "alpha"))
@@ -89,7 +89,7 @@ func TestMoveToANodeThatIsLost(t *testing.T) {
 				t.Fatalf("given up %v: back before it was lost", given)
 			}
 			x.Clock.Advance(wait)
-			if err := errors.Join(e.LookForAway(e.Ctx), e.Housekeeper.EndLostMoves(e.Ctx)); err != nil {
+			if err := errors.Join(e.RecordUnreachable(e.Ctx), e.Housekeeper.EndLostMoves(e.Ctx)); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -11,9 +11,10 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// Sharing returns the pool of a node on the same share as a dataset. If nothing can continue in that pool, why says so.
-// shared is false if the dataset is on no share.
-func (r *Relocator) Sharing(t *record.Tx, d dataset.Dataset, target dataset.Node) (c placement.Candidate, shared bool,
+// PoolOnShare returns the pool of a node on the same share as a dataset. If nothing can continue in that pool, why says
+// so. shared is false if the dataset is on no share.
+func (r *Relocator) PoolOnShare(t *record.Tx, d dataset.Dataset, target dataset.Node) (c placement.Candidate,
+	shared bool,
 	why string, err error) {
 	from, err := t.Pool(d)
 	if err != nil || from.Share == uuid.Nil {
@@ -24,7 +25,7 @@ func (r *Relocator) Sharing(t *record.Tx, d dataset.Dataset, target dataset.Node
 		return c, false, "", err
 	}
 	cands, why = placement.OtherPools(cands, from, target)
-	cands = slices.DeleteFunc(cands, func(c placement.Candidate) bool { return !placement.OnOneShare(from, c.Pool) })
+	cands = slices.DeleteFunc(cands, func(c placement.Candidate) bool { return !placement.OnSameShare(from, c.Pool) })
 	if len(cands) == 0 {
 		if why == "" {
 			why = "node " + target.Name + " has no pool on the share of the volume (drover pool create " +
@@ -40,10 +41,10 @@ func (r *Relocator) Sharing(t *record.Tx, d dataset.Dataset, target dataset.Node
 	return c, true, why, err
 }
 
-// takenFrom returns where on its share the data of a dataset is when a node becomes its home. The node takes the data
-// over after that is recorded, from the pool of the previous home. If the previous home has not taken the data over
-// itself, the data is still where that home would have taken it from; only a move without the home can find this.
-func takenFrom(rec, op dataset.Operation, d dataset.Dataset) *dataset.TakenOver {
+// takeoverSource returns where on its share the data of a dataset is when a node becomes its home. The node takes the
+// data over after that is recorded, from the pool of the previous home. If the previous home has not taken the data
+// over itself, the data is still where that home would have taken it from; only a move without the home can find this.
+func takeoverSource(rec, op dataset.Operation, d dataset.Dataset) *dataset.TakenOver {
 	switch {
 	case !rec.SameShare:
 		return nil
@@ -54,11 +55,11 @@ func takenFrom(rec, op dataset.Operation, d dataset.Dataset) *dataset.TakenOver 
 	return &dataset.TakenOver{FromPool: d.Pool, Epoch: d.Epoch}
 }
 
-// planTake decides that a node takes over a dataset on a share. The node has a pool on that share, so it needs no copy.
-// shared is false if the dataset is on no share.
-func (r *Relocator) planTake(t *record.Tx, d dataset.Dataset, target, home dataset.Node, op *dataset.Operation) (
+// planTakeover decides that a node takes over a dataset on a share. The node has a pool on that share, so it needs no
+// copy. shared is false if the dataset is on no share.
+func (r *Relocator) planTakeover(t *record.Tx, d dataset.Dataset, target, home dataset.Node, op *dataset.Operation) (
 	shared bool, err error) {
-	c, shared, why, err := r.Sharing(t, d, target)
+	c, shared, why, err := r.PoolOnShare(t, d, target)
 	if err != nil || !shared {
 		return false, err
 	}
@@ -75,24 +76,25 @@ func (r *Relocator) planTake(t *record.Tx, d dataset.Dataset, target, home datas
 	return true, nil
 }
 
-// heir is the node with which a dataset whose home is lost could continue, with its pool and the loss of data. On a
-// share all the data is available there, so the requesting node continues.
-type heir struct {
+// shareSuccessor is the node with which a dataset whose home is lost could continue, with its pool and the loss of
+// data. On a share all the data is available there, so the requesting node continues.
+type shareSuccessor struct {
 	node  dataset.Node
 	pool  uuid.UUID
 	loss  dataset.Loss
 	share bool
 }
 
-// heir returns the heir of a dataset. why says why there is none; "" if there is one.
-func (r *Relocator) heir(t *record.Tx, d dataset.Dataset, target dataset.Node) (h heir, why string, err error) {
-	c, shared, why, err := r.Sharing(t, d, target)
+// findSuccessor returns the heir of a dataset. why says why there is none; "" if there is one.
+func (r *Relocator) findSuccessor(t *record.Tx, d dataset.Dataset, target dataset.Node) (h shareSuccessor,
+	why string, err error) {
+	c, shared, why, err := r.PoolOnShare(t, d, target)
 	if err != nil {
 		return h, "", err
 	}
 	if !shared {
 		kept, node, why, err := r.successor(t, d, target)
-		return heir{
+		return shareSuccessor{
 			node: node,
 			pool: kept.Pool,
 			loss: dataset.Loss{
@@ -107,7 +109,7 @@ func (r *Relocator) heir(t *record.Tx, d dataset.Dataset, target dataset.Node) (
 	default:
 		why = placement.WhyFenceUnsuitable(c, d.Profile)
 	}
-	return heir{
+	return shareSuccessor{
 		node:  target,
 		pool:  c.ID,
 		share: true,
@@ -115,9 +117,9 @@ func (r *Relocator) heir(t *record.Tx, d dataset.Dataset, target dataset.Node) (
 	}, why, nil
 }
 
-// Underway reads a recorded move that has not ended, with its dataset as it is now and the lease.
+// ReadMove reads a recorded move that has not ended, with its dataset as it is now and the lease.
 // dataset.ErrStale if the move has ended, or if the dataset has another epoch.
-func Underway(t *record.Tx, id uuid.UUID) (op dataset.Operation, d dataset.Dataset, l dataset.Lease, err error) {
+func ReadMove(t *record.Tx, id uuid.UUID) (op dataset.Operation, d dataset.Dataset, l dataset.Lease, err error) {
 	known, err := t.Get(record.OperationKey(id), &op)
 	switch {
 	case err != nil:
@@ -147,14 +149,14 @@ func Underway(t *record.Tx, id uuid.UUID) (op dataset.Operation, d dataset.Datas
 	return op, d, l, err
 }
 
-// guestsGoOn records which guests a dataset keeps when it gets another home. A home that was bypassed may have the
+// carryGuests records which guests a dataset keeps when it gets another home. A home that was bypassed may have the
 // dataset mounted: it counts as a guest until it reports otherwise, or until a person confirms that it is fenced.
-func (r *Relocator) guestsGoOn(t *record.Tx, d dataset.Dataset, op dataset.Operation, next *dataset.Dataset) error {
+func (r *Relocator) carryGuests(t *record.Tx, d dataset.Dataset, op dataset.Operation, next *dataset.Dataset) error {
 	record.RemoveGuest(t, next, op.Node)
 	record.RemoveGuest(t, next, d.Home) // the exclusive use by the previous home ends
 	switch {
 	case !op.SameShare:
-		return r.Unguested(t, *next, "move")
+		return r.CheckNoGuests(t, *next, "move")
 	case op.Loss == nil || d.Profile.Access != dataset.AccessMany:
 		return nil
 	}

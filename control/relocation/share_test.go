@@ -225,7 +225,7 @@ func TestFailoverOnAShare(t *testing.T) {
 	if op, err := l.AskFailover(l.Service, "beta"); op != nil || err != nil {
 		t.Errorf("with its home alive: %+v, %v", op, err)
 	}
-	l.Wait(membership.LossEvery, l.Alpha, l.Beta, l.Gamma, d) // as it was looked just now
+	l.Wait(membership.LossCheckInterval, l.Alpha, l.Beta, l.Gamma, d) // as it was looked just now
 	op = l.MustFailOver()
 	if !op.SameShare || op.Node != l.Beta.ID || op.DatasetRecord.Pool != l.Beta.LocalPools[1].ID || op.DatasetRecord.Epoch != 2 || op.Loss.UnreachableIndex == 0 || op.Loss.PreviousHome != l.Alpha.ID || !strings.Contains(op.Loss.Reason, "a fence command excludes it first") {
 		t.Fatalf("%+v, %+v", op, op.Loss)
@@ -239,7 +239,7 @@ func TestFailoverOnAShare(t *testing.T) {
 		t.Errorf("the one that was passed over has %+v", s)
 	}
 	l.Replicas.EndSession(l.Beta)
-	l.Wait(membership.LossEvery, l.Alpha, l.Gamma, d)
+	l.Wait(membership.LossCheckInterval, l.Alpha, l.Gamma, d)
 	_, err := l.AskFailover(l.Service, "gamma")
 	controltest.Refused(t, err, dataset.ErrPending)
 	l.Wait(l.Limits.Session, l.Alpha, l.Gamma, d)

@@ -95,7 +95,7 @@ func (w *takeovers) wrong() {
 // tick is what happens in the twentieth part of a session's time.
 func (w *takeovers) tick() {
 	w.befall()
-	if err := w.LookForAway(w.Ctx); err != nil {
+	if err := w.RecordUnreachable(w.Ctx); err != nil {
 		w.Fatalf("%v", err)
 	}
 	for _, n := range w.all {

@@ -38,7 +38,7 @@ func (s *Keeper) Copied(ctx context.Context, node uuid.UUID, c api.CopyReport) e
 		case !there:
 			return dataset.Errorf(dataset.ErrStale, "node %s may not have a copy of dataset %s", node, c.Copy.Dataset)
 		case c.ConfirmRemoval:
-			stays, err = s.mayGo(t, rec)
+			stays, err = s.confirmDestruction(t, rec)
 			return err
 		case c.Removed && rec.Kind != dataset.CopyGoing:
 			return dataset.Errorf(dataset.ErrStale, "the copy of dataset %s on node %s must stay, as %s",
@@ -49,7 +49,7 @@ func (s *Keeper) Copied(ctx context.Context, node uuid.UUID, c api.CopyReport) e
 		case c.MountOnly:
 			return recordShown(t, rec, c.Copy)
 		case c.Copy.Kind == dataset.CopySuperseded && rec.Kind != dataset.CopySuperseded:
-			return s.overtaken(t, rec, c.Copy)
+			return s.recordSuperseded(t, rec, c.Copy)
 		case c.Copy.Epoch < rec.Epoch || c.Copy.Snapshot == rec.Snapshot || rec.Kind == dataset.CopyGoing:
 			return nil
 		}
@@ -69,10 +69,10 @@ func (s *Keeper) Copied(ctx context.Context, node uuid.UUID, c api.CopyReport) e
 	return cmp.Or(err, stays)
 }
 
-// overtaken records that a copy has data that its volume lacks: its head differed from the state that the home had
-// relinquished, or it has data that the volume continued without. Only a person discards such a copy. If a person has
-// already done so, overtaken returns dataset.ErrStale.
-func (s *Keeper) overtaken(t *record.Tx, rec, now dataset.Copy) error {
+// recordSuperseded records that a copy has data that its volume lacks: its head differed from the state that the home
+// had relinquished, or it has data that the volume continued without. Only a person discards such a copy. If a person
+// has already done so, overtaken returns dataset.ErrStale.
+func (s *Keeper) recordSuperseded(t *record.Tx, rec, now dataset.Copy) error {
 	d, err := t.Dataset(rec.Dataset)
 	if err != nil {
 		return err
@@ -85,14 +85,14 @@ func (s *Keeper) overtaken(t *record.Tx, rec, now dataset.Copy) error {
 	rec.Snapshot, rec.Taken, rec.OrderTime = now.Snapshot, now.Taken, now.OrderTime
 	rec.Epoch, rec.VerifiedAt = now.Epoch, now.VerifiedAt
 	s.Reports.NoteCopy(rec, s.Ledger.Clock.Steady())
-	return record.KeepCopy(t, &d, rec)
+	return record.PutCopy(t, &d, rec)
 }
 
-// mayGo decides, right before a node destroys a condemned copy, whether the copy must still be destroyed: the node may
-// have been unreachable, and the home may have been lost since. If the home is ill, the copy gets its former kind
-// again, because the volume may have to continue from it. stays is the dataset.ErrStale error that tells the node to
-// keep the copy; nil if the node may destroy it.
-func (s *Keeper) mayGo(t *record.Tx, c dataset.Copy) (stays, err error) {
+// confirmDestruction decides, right before a node destroys a condemned copy, whether the copy must still be destroyed:
+// the node may have been unreachable, and the home may have been lost since. If the home is ill, the copy gets its
+// former kind again, because the volume may have to continue from it. stays is the dataset.ErrStale error that tells
+// the node to keep the copy; nil if the node may destroy it.
+func (s *Keeper) confirmDestruction(t *record.Tx, c dataset.Copy) (stays, err error) {
 	stays = dataset.Errorf(dataset.ErrStale, "the copy of dataset %s on node %s stays: it may be the last good one",
 		c.Dataset, c.Node)
 	if c.Kind != dataset.CopyGoing {
@@ -106,10 +106,10 @@ func (s *Keeper) mayGo(t *record.Tx, c dataset.Copy) (stays, err error) {
 	if err != nil || c.PreviousKind == dataset.CopySuperseded || d.State == dataset.StatePurging {
 		return nil, err
 	}
-	ill, known, err := s.illness(t, d)
+	ill, known, err := s.checkHome(t, d)
 	if err == nil && ill {
 		c.Kind, c.PreviousKind = c.PreviousKind, ""
-		err = record.KeepCopy(t, &d, c)
+		err = record.PutCopy(t, &d, c)
 	}
 	if !ill && known {
 		stays = nil
@@ -120,7 +120,7 @@ func (s *Keeper) mayGo(t *record.Tx, c dataset.Copy) (stays, err error) {
 // Expire removes the copies that moves left behind, once their time has passed.
 func (s *Keeper) Expire(ctx context.Context) error {
 	for after := ""; ; {
-		entries, err := record.NewTx(ctx, s.Ledger.Store).List(record.CopiesPrefix, after, pageMost)
+		entries, err := record.NewTx(ctx, s.Ledger.Store).List(record.CopiesPrefix, after, maxPages)
 		if err != nil {
 			return err
 		}
@@ -130,14 +130,14 @@ func (s *Keeper) Expire(ctx context.Context) error {
 			if err := record.Decode(e.Key, e.Value, &c); err != nil {
 				return err
 			}
-			if c.Kind != dataset.CopyLeft || s.Counted()-time.Duration(c.Ran) < LeftFor {
+			if c.Kind != dataset.CopyLeft || s.Counted()-time.Duration(c.Ran) < LeftCopyRetention {
 				continue
 			}
 			if _, err := s.Ledger.Update(ctx, func(t *record.Tx) error { return s.ExpireOne(t, c) }); err != nil {
 				return err
 			}
 		}
-		if len(entries) < pageMost {
+		if len(entries) < maxPages {
 			return nil
 		}
 	}
@@ -153,8 +153,8 @@ func moveDestination(t *record.Tx, d dataset.Dataset) (uuid.UUID, error) {
 	return op.Node, err
 }
 
-// homeLost reports whether the home of a dataset is unreachable.
-func (s *Keeper) homeLost(t *record.Tx, d dataset.Dataset) (bool, error) {
+// isHomeLost reports whether the home of a dataset is unreachable.
+func (s *Keeper) isHomeLost(t *record.Tx, d dataset.Dataset) (bool, error) {
 	if !s.Shared {
 		return false, nil
 	}
@@ -165,20 +165,20 @@ func (s *Keeper) homeLost(t *record.Tx, d dataset.Dataset) (bool, error) {
 // mayBeLast reports whether a copy of a dataset may be the last good one. It is true if that is not known, so that
 // nothing is removed.
 func (s *Keeper) mayBeLast(t *record.Tx, d dataset.Dataset) (bool, error) {
-	ill, known, err := s.illness(t, d)
+	ill, known, err := s.checkHome(t, d)
 	return ill || !known, err
 }
 
-// illness reports whether the home of a dataset is ill: it is lost, it cannot open the dataset, or its pool is
+// checkHome reports whether the home of a dataset is ill: it is lost, it cannot open the dataset, or its pool is
 // quarantined or offline. known says whether ill is certain: if the home has not reported the dataset and the pool to
 // this service lately, an old report may no longer be true.
-func (s *Keeper) illness(t *record.Tx, d dataset.Dataset) (ill, known bool, err error) {
+func (s *Keeper) checkHome(t *record.Tx, d dataset.Dataset) (ill, known bool, err error) {
 	st, pool := s.Reports.Dataset(d.ID, d.Home), s.Reports.Pool(d.Pool)
 	if st != nil && st.Problem != "" || pool != nil && !pool.Online {
 		return true, true, nil
 	}
 	known = !s.Shared || st != nil && pool != nil && s.Reports.Silence(d.Home, s.Ledger.Clock.Steady()) <= s.ClockTime
-	ill, err = s.homeLost(t, d)
+	ill, err = s.isHomeLost(t, d)
 	return ill, known, err
 }
 
@@ -190,7 +190,7 @@ func (s *Keeper) ExpireOne(t *record.Tx, was dataset.Copy) error {
 	if err != nil || !there || c != was {
 		return err
 	}
-	if ran, err := s.Uptime(t); err != nil || ran-time.Duration(c.Ran) < LeftFor {
+	if ran, err := s.Uptime(t); err != nil || ran-time.Duration(c.Ran) < LeftCopyRetention {
 		return err
 	}
 	d, err := t.Dataset(c.Dataset)

@@ -54,14 +54,14 @@ func TestLeftCopyExpires(t *testing.T) {
 	a.MustCreate("db@gold")
 	d := e.MustMove("db", a, b, "beta")
 	e.Round()
-	e.Pass(replica.LeftFor - 1)
-	e.Memory.Forget = e.Clock.Now()
+	e.Pass(replica.LeftCopyRetention - 1)
+	e.Memory.ForgetDue = e.Clock.Now()
 	e.Round()
 	if s := a.MustSync(0); s.Copies[0].Kind != dataset.CopyLeft {
 		t.Errorf("gone early: %+v", s.Copies)
 	}
 	e.Pass(1)
-	e.Memory.Forget = e.Clock.Now()
+	e.Memory.ForgetDue = e.Clock.Now()
 	e.Round()
 	s := a.MustSync(0)
 	if s.Copies[0].Kind != dataset.CopyGoing {
@@ -113,8 +113,8 @@ func TestTargetOfAMoveKeepsItsCopy(t *testing.T) {
 	e.Round()
 	kind := func() dataset.CopyKind { e.CheckInvariants(); return a.MustSync(0).Copies[0].Kind }
 	over := func() {
-		e.Pass(2 * replica.LeftFor)
-		e.Memory.Forget, e.Memory.Full = e.Clock.Now(), e.Clock.Now()
+		e.Pass(2 * replica.LeftCopyRetention)
+		e.Memory.ForgetDue, e.Memory.FullDue = e.Clock.Now(), e.Clock.Now()
 		e.Round()
 	}
 	back := *e.MustSubmit(controltest.Move("db", "alpha")).Operation
@@ -210,8 +210,8 @@ func TestI3LeftCopyAsLateAsItsHome(t *testing.T) {
 			d := e.MustMove("db", a, b, "beta")
 			e.Round()
 			e.EditDataset(d.ID, func(d *dataset.Dataset, _ *dataset.Lease) { f(a, d) })
-			e.Pass(replica.LeftFor)
-			e.Memory.Forget = e.Clock.Now()
+			e.Pass(replica.LeftCopyRetention)
+			e.Memory.ForgetDue = e.Clock.Now()
 			e.Round()
 			var c dataset.Copy
 			if there, err := record.NewTx(e.Ctx, e.Ledger.Store).Get(record.CopyKey(a.ID, d.ID), &c); err != nil || !there || c.Kind != dataset.CopyLeft {

@@ -3,8 +3,8 @@
 //
 // Package control passes the reports of agents on copies to Copied. The background work in package housekeeping calls
 // Maintain and Expire. Packages planning and relocation call Decide in the transaction that changes a dataset, and
-// package noderemoval asks OnlyOne whether data would be lost. Keeper keeps no state: the copies are recorded in the
-// store, and the last reports on them are in reports.Latest.
+// package noderemoval asks FindOnlyCopy whether data would be lost. Keeper keeps no state: the copies are recorded in
+// the store, and the last reports on them are in reports.Latest.
 package replica
 
 import (
@@ -47,12 +47,12 @@ type Keeper struct{ Deps }
 func New(deps Deps) *Keeper { return &Keeper{deps} }
 
 const (
-	// LeftFor is how long the previous home keeps its copy at least, so that a move back is short.
-	LeftFor = 24 * time.Hour
+	// LeftCopyRetention is how long the previous home keeps its copy at least, so that a move back is short.
+	LeftCopyRetention = 24 * time.Hour
 	// copiesShown bounds how many copies an error names.
 	copiesShown = 5
-	// pageMost bounds how many records are read at once.
-	pageMost = 1000
+	// maxPages bounds how many records are read at once.
+	maxPages = 1000
 )
 
 // Maintain makes as many nodes beside the home keep a fresh copy of a volume as its profile says. If too few nodes can,
@@ -106,7 +106,7 @@ func (s *Keeper) Decide(t *record.Tx, d dataset.Dataset) (short, err error) {
 	if last, err := s.mayBeLast(t, d); err != nil || last {
 		return nil, err
 	}
-	good, fit, err := s.fitFirst(t, good)
+	good, fit, err := s.usableFirst(t, good)
 	if err != nil || fit < want {
 		return nil, err // the remaining copies would not replace the others
 	}
@@ -126,10 +126,10 @@ func (s *Keeper) Decide(t *record.Tx, d dataset.Dataset) (short, err error) {
 	return nil, nil
 }
 
-// fitFirst sorts the copies: first those from which a volume could continue now, then the others, and in each group the
-// freshest first. fit is the number of the former: they are complete, in a pool that is online, on a node that is
+// usableFirst sorts the copies: first those from which a volume could continue now, then the others, and in each group
+// the freshest first. fit is the number of the former: they are complete, in a pool that is online, on a node that is
 // alive, according to recent reports to this service.
-func (s *Keeper) fitFirst(t *record.Tx, list []dataset.Copy) (sorted []dataset.Copy, fit int, err error) {
+func (s *Keeper) usableFirst(t *record.Tx, list []dataset.Copy) (sorted []dataset.Copy, fit int, err error) {
 	var unfit []dataset.Copy
 	for _, c := range list {
 		pool, alive := s.Reports.Pool(c.Pool), true
@@ -153,12 +153,12 @@ func (s *Keeper) fitFirst(t *record.Tx, list []dataset.Copy) (sorted []dataset.C
 
 // AddReplicas turns copies that moves left into replicas, and then adds replicas on the nodes with the most free space.
 func (s *Keeper) AddReplicas(t *record.Tx, d dataset.Dataset, left []dataset.Copy, n int) (short, err error) {
-	if left, _, err = s.fitFirst(t, left); err != nil {
+	if left, _, err = s.usableFirst(t, left); err != nil {
 		return nil, err
 	}
 	for _, c := range left[:min(n, len(left))] {
 		c.Kind = dataset.CopyReplica
-		if err := record.KeepCopy(t, &d, c); err != nil {
+		if err := record.PutCopy(t, &d, c); err != nil {
 			return nil, err
 		}
 		n--
@@ -166,11 +166,11 @@ func (s *Keeper) AddReplicas(t *record.Tx, d dataset.Dataset, left []dataset.Cop
 	if n == 0 {
 		return nil, nil
 	}
-	if lost, err := s.homeLost(t, d); err != nil || lost {
+	if lost, err := s.isHomeLost(t, d); err != nil || lost {
 		// A home that control cannot reach may continue. It does not know a new node, and would not ask that node for
 		// its promise.
 		home, err2 := t.NodeName(d.Home)
-		return tooFew(d, []string{"node " + home + ", which has it, is unreachable"}), cmp.Or(err, err2)
+		return tooFewError(d, []string{"node " + home + ", which has it, is unreachable"}), cmp.Or(err, err2)
 	}
 	cands, why, err := s.replicaPools(t, d)
 	if err != nil {
@@ -186,7 +186,7 @@ func (s *Keeper) AddReplicas(t *record.Tx, d dataset.Dataset, left []dataset.Cop
 		} else if !there || node.Cordoned { // cordoned since the copy was chosen
 			continue
 		}
-		if err := record.KeepCopy(t, &d, dataset.Copy{
+		if err := record.PutCopy(t, &d, dataset.Copy{
 			Dataset: d.ID,
 			Node:    c.Node,
 			Pool:    c.ID,
@@ -197,7 +197,7 @@ func (s *Keeper) AddReplicas(t *record.Tx, d dataset.Dataset, left []dataset.Cop
 		n--
 	}
 	if n > 0 {
-		short = tooFew(d, why)
+		short = tooFewError(d, why)
 	}
 	return short, nil
 }
@@ -209,8 +209,8 @@ func (s *Keeper) replicaPools(t *record.Tx, d dataset.Dataset) (fit []placement.
 	if err != nil {
 		return nil, nil, err
 	}
-	o := placement.Requirement{ID: d.ID, Profile: d.Profile, Had: s.Placer.TooLarge(d)}
-	if o.Where, err = placement.Where(d.Profile); err != nil {
+	o := placement.Requirement{ID: d.ID, Profile: d.Profile, CurrentSize: s.Placer.Oversize(d)}
+	if o.Placement, err = placement.ParsePlacement(d.Profile); err != nil {
 		return nil, nil, err
 	}
 	sites, err := s.Placer.Sites(t)
@@ -222,13 +222,13 @@ func (s *Keeper) replicaPools(t *record.Tx, d dataset.Dataset) (fit []placement.
 			continue
 		}
 		for _, c := range st.Pools {
-			c.Whole = placement.Likeness(from, c.Pool) >= placement.LikeKind
-			reason, _ := st.Unfit(c, o)
-			if reason == "" && !c.Whole {
+			c.WithFilesystem = placement.Likeness(from, c.Pool) >= placement.LikeKind
+			reason, _ := st.WhyUnfit(c, o)
+			if reason == "" && !c.WithFilesystem {
 				reason = "it accepts no differences from pool " + from.Name + " (" + from.Backend + ")"
 			}
 			if reason != "" {
-				why = append(why, "pool "+c.OnNode(st.Name)+": "+reason)
+				why = append(why, "pool "+c.QualifiedName(st.Name)+": "+reason)
 				continue
 			}
 			fit = append(fit, c)
@@ -256,7 +256,7 @@ func (s *Keeper) replicaPools(t *record.Tx, d dataset.Dataset) (fit []placement.
 // reasonsShown bounds how many reasons an error gives.
 const reasonsShown = 10
 
-func tooFew(d dataset.Dataset, why []string) error {
+func tooFewError(d dataset.Dataset, why []string) error {
 	if len(why) == 0 {
 		why = []string{"there is no other node"}
 	}
@@ -283,10 +283,10 @@ func (s *Keeper) CheckEnough(t *record.Tx, d dataset.Dataset) error {
 		if err != nil {
 			return err
 		}
-		names = append(names, c.OnNode(node))
+		names = append(names, c.QualifiedName(node))
 	}
-	if err = tooFew(d, why); len(names) > 0 {
-		err = fmt.Errorf("%w (%s)", err, placement.PoolsCould(names))
+	if err = tooFewError(d, why); len(names) > 0 {
+		err = fmt.Errorf("%w (%s)", err, placement.FormatPools(names))
 	}
 	return err
 }

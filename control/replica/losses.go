@@ -37,7 +37,7 @@ func AddLoss(t *record.Tx, next *dataset.Dataset, loss dataset.Loss) error {
 // in several transactions. The data of the snapshots stays on the superseded home. Idempotent: a repeated call
 // continues with the remaining ones.
 func (s *Keeper) ForgetLost(ctx context.Context, d dataset.Dataset) error {
-	for more := slices.ContainsFunc(d.Losses, unforgotten); more; {
+	for more := slices.ContainsFunc(d.Losses, lossesToForget); more; {
 		_, err := s.Ledger.Update(ctx, func(t *record.Tx) (err error) {
 			more, err = forgetSomeLost(t, d.ID)
 			return err
@@ -49,13 +49,13 @@ func (s *Keeper) ForgetLost(ctx context.Context, d dataset.Dataset) error {
 	return nil
 }
 
-func unforgotten(l dataset.Loss) bool { return !l.SnapshotsForgotten }
+func lossesToForget(l dataset.Loss) bool { return !l.SnapshotsForgotten }
 
 // forgetSomeLost removes the records of some lost snapshots of a dataset. It reports whether more are left.
 func forgetSomeLost(t *record.Tx, id uuid.UUID) (more bool, err error) {
 	var d dataset.Dataset
 	there, err := t.Get(record.DatasetKey(id), &d)
-	i := slices.IndexFunc(d.Losses, unforgotten)
+	i := slices.IndexFunc(d.Losses, lossesToForget)
 	if err != nil || !there || i < 0 {
 		return false, err
 	}
@@ -77,5 +77,5 @@ func forgetSomeLost(t *record.Tx, id uuid.UUID) (more bool, err error) {
 			return false, err
 		}
 	}
-	return len(lost) > record.SnapshotsAtOnce || slices.ContainsFunc(d.Losses, unforgotten), nil
+	return len(lost) > record.SnapshotsAtOnce || slices.ContainsFunc(d.Losses, lossesToForget), nil
 }

@@ -42,7 +42,7 @@ func TestReplicasTooManyStay(t *testing.T) {
 		d, err := t.Dataset(d.ID)
 		for _, n := range []*controltest.Agent{b, c} {
 			k := dataset.Copy{Dataset: d.ID, Node: n.ID, Pool: n.LocalPools[0].ID, Kind: dataset.CopyReplica, Epoch: 1, Snapshot: uuid.New(), Taken: controltest.Start}
-			err = errors.Join(err, record.KeepCopy(t, &d, k))
+			err = errors.Join(err, record.PutCopy(t, &d, k))
 		}
 		return err
 	}); err != nil {
@@ -149,7 +149,7 @@ func TestReplicaOfWhatWasLeft(t *testing.T) {
 	if got := copies(e, d.ID, agents); len(got) != 1 || got["alpha"] != dataset.CopyReplica {
 		t.Fatalf("%v", got)
 	}
-	e.Pass(2 * replica.LeftFor)
+	e.Pass(2 * replica.LeftCopyRetention)
 	e.Round()
 	if got := copies(e, d.ID, agents); got["alpha"] != dataset.CopyReplica {
 		t.Fatalf("a replica expires: %v", got)
@@ -191,7 +191,7 @@ func TestReplicasThatNobodyCanKeep(t *testing.T) {
 	}
 	controltest.Refused(t, e.Failures[0], dataset.ErrUnsupported, "db2", "gamma", "enforce a size")
 	e.EditNode(b, func(n *dataset.Node) { n.Cordoned, n.Draining = false, false })
-	e.Memory.Full = e.Clock.Now()
+	e.Memory.FullDue = e.Clock.Now()
 	e.Round()
 	if len(e.Failures) != 1 {
 		t.Errorf("%v", e.Failures)

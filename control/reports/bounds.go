@@ -19,9 +19,9 @@ const (
 	MaxRecord = 128 << 10 // bytes of a report on one node, pool, dataset or snapshot
 )
 
-// Within fails with dataset.ErrInvalid if n is larger than most. who and what describe the reporter and the counted
+// CheckCount fails with dataset.ErrInvalid if n is larger than most. who and what describe the reporter and the counted
 // things in the error.
-func Within(who string, n, most int, what string) error {
+func CheckCount(who string, n, most int, what string) error {
 	if n <= most {
 		return nil
 	}
@@ -41,10 +41,10 @@ func line(who, what, text string) error {
 func CheckHeartbeat(n dataset.Node, h api.Heartbeat) error {
 	who := "heartbeat of node " + n.Name
 	err := cmp.Or(
-		Within(who, len(h.Pools)+len(h.FailedPools), MaxPools, "pools"),
-		Within(who, len(h.Datasets), MaxTold, "datasets"),
-		Within(who, len(h.Copies), MaxTold, "copies"),
-		Within(who, len(h.Operations), MaxTold, "operations"),
+		CheckCount(who, len(h.Pools)+len(h.FailedPools), MaxPools, "pools"),
+		CheckCount(who, len(h.Datasets), MaxTold, "datasets"),
+		CheckCount(who, len(h.Copies), MaxTold, "copies"),
+		CheckCount(who, len(h.Operations), MaxTold, "operations"),
 		line(who, "the reason why it does not trust the store", h.StoreDoubt),
 	)
 	for _, p := range h.Pools {
@@ -62,7 +62,7 @@ func CheckHeartbeat(n dataset.Node, h api.Heartbeat) error {
 		err = cmp.Or(err, line(who, "what its copy of dataset "+c.Dataset.String()+" is", string(c.Kind)))
 	}
 	for _, d := range h.Datasets {
-		err = cmp.Or(err, Within(who, len(d.Mounts), maxMounts, "mount IDs of dataset "+d.ID.String()),
+		err = cmp.Or(err, CheckCount(who, len(d.Mounts), maxMounts, "mount IDs of dataset "+d.ID.String()),
 			line(who, "what it says of dataset "+d.ID.String(), d.Problem))
 		for _, m := range d.Mounts {
 			if len(m.ID) > dataset.MaxMountID {
@@ -87,9 +87,9 @@ func CheckRecord(who, what string, v any) error {
 func CheckHoldings(node string, h api.Holdings) error {
 	who := "holdings of node " + node
 	err := cmp.Or(
-		Within(who, len(h.ExaminedPools), MaxPools, "pools"),
-		Within(who, len(h.Copies), MaxSeen, "copies"),
-		Within(who, len(h.Relinquished), MaxSeen, "epochs given up"),
+		CheckCount(who, len(h.ExaminedPools), MaxPools, "pools"),
+		CheckCount(who, len(h.Copies), MaxSeen, "copies"),
+		CheckCount(who, len(h.Relinquished), MaxSeen, "epochs given up"),
 	)
 	if err != nil {
 		return err
@@ -104,9 +104,9 @@ func CheckHoldings(node string, h api.Holdings) error {
 
 // CheckFound fails with dataset.ErrInvalid for a list of found datasets that is too large.
 func CheckFound(who string, found []api.FoundDataset) error {
-	err := Within(who, len(found), MaxFound, "datasets")
+	err := CheckCount(who, len(found), MaxFound, "datasets")
 	for _, f := range found {
-		if err = cmp.Or(err, Within(who, len(f.Snapshots), MaxFound,
+		if err = cmp.Or(err, CheckCount(who, len(f.Snapshots), MaxFound,
 			"snapshots of dataset "+f.Dataset.ID.String())); err != nil {
 			return err
 		}

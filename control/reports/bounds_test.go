@@ -77,7 +77,7 @@ func TestSeenIsBounded(t *testing.T) {
 	if err := say(b, true, dataset.DatasetStatus{ID: uuid.New()}); err != nil {
 		t.Error(err)
 	}
-	if seen := e.Seen(e.Ctx); len(seen) != 1 || len(e.Reports.Datasets()) != 1 {
+	if seen := e.SeenVolumes(e.Ctx); len(seen) != 1 || len(e.Reports.Datasets()) != 1 {
 		t.Errorf("%d seen, %d remembered", len(seen), len(e.Reports.Datasets()))
 	}
 }

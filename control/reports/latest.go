@@ -22,27 +22,27 @@ import (
 
 // Latest is what agents reported with their last heartbeats. None of it is stored. Safe for concurrent use.
 type Latest struct {
-	mu       sync.Mutex
-	datasets map[uuid.UUID]map[uuid.UUID]dataset.DatasetStatus // by node, then by dataset
-	copies   map[uuid.UUID]map[uuid.UUID]heardCopy             // by node, then by dataset
-	pools    map[uuid.UUID]dataset.PoolStatus
-	unmade   map[uuid.UUID][]api.Pool                     // by node; without UUIDs
-	Progress map[uuid.UUID]map[uuid.UUID]dataset.Progress // by node, then by operation
-	distrust map[uuid.UUID]string                         // nodes that were heard, and why they do not trust the store
-	guards   map[uuid.UUID]bool                           // nodes whose guard answers
-	clocks   map[uuid.UUID]HeardClock                     // the clocks of nodes when they were last heard
-	last     map[uuid.UUID]time.Duration                  // when nodes were last heard, by the service's steady clock
+	mu          sync.Mutex
+	datasets    map[uuid.UUID]map[uuid.UUID]dataset.DatasetStatus // by node, then by dataset
+	copies      map[uuid.UUID]map[uuid.UUID]reportedCopy          // by node, then by dataset
+	pools       map[uuid.UUID]dataset.PoolStatus
+	failedPools map[uuid.UUID][]api.Pool                     // by node; without UUIDs
+	Progress    map[uuid.UUID]map[uuid.UUID]dataset.Progress // by node, then by operation
+	distrust    map[uuid.UUID]string                         // why the nodes that were heard do not trust the store
+	guards      map[uuid.UUID]bool                           // nodes whose guard answers
+	clocks      map[uuid.UUID]ReportedClock                  // the clocks of nodes when they were last heard
+	lastReport  map[uuid.UUID]time.Duration                  // when nodes were last heard, by the steady clock
 }
 
-// heardCopy is a copy, with the time when its node first reported that it is complete up to its present state, by the
-// service's steady clock.
-type heardCopy struct {
+// reportedCopy is a copy, with the time when its node first reported that it is complete up to its present state, by
+// the service's steady clock.
+type reportedCopy struct {
 	dataset.Copy
 	at time.Duration
 }
 
-// HeardClock is a reading of a clock, and when it was read, by the service's steady clock.
-type HeardClock struct {
+// ReportedClock is a reading of a clock, and when it was read, by the service's steady clock.
+type ReportedClock struct {
 	time.Time
 	At time.Duration
 }
@@ -50,20 +50,20 @@ type HeardClock struct {
 // New returns a Latest without reports.
 func New() *Latest {
 	return &Latest{
-		datasets: map[uuid.UUID]map[uuid.UUID]dataset.DatasetStatus{},
-		copies:   map[uuid.UUID]map[uuid.UUID]heardCopy{},
-		pools:    map[uuid.UUID]dataset.PoolStatus{},
-		unmade:   map[uuid.UUID][]api.Pool{},
-		Progress: map[uuid.UUID]map[uuid.UUID]dataset.Progress{},
-		distrust: map[uuid.UUID]string{},
-		guards:   map[uuid.UUID]bool{},
-		clocks:   map[uuid.UUID]HeardClock{},
-		last:     map[uuid.UUID]time.Duration{},
+		datasets:    map[uuid.UUID]map[uuid.UUID]dataset.DatasetStatus{},
+		copies:      map[uuid.UUID]map[uuid.UUID]reportedCopy{},
+		pools:       map[uuid.UUID]dataset.PoolStatus{},
+		failedPools: map[uuid.UUID][]api.Pool{},
+		Progress:    map[uuid.UUID]map[uuid.UUID]dataset.Progress{},
+		distrust:    map[uuid.UUID]string{},
+		guards:      map[uuid.UUID]bool{},
+		clocks:      map[uuid.UUID]ReportedClock{},
+		lastReport:  map[uuid.UUID]time.Duration{},
 	}
 }
 
-// keep merges entries of a node with those that are remembered.
-func keep[T any](all map[uuid.UUID]map[uuid.UUID]T, node uuid.UUID, list []T, of func(T) uuid.UUID) {
+// merge merges entries of a node with those that are remembered.
+func merge[T any](all map[uuid.UUID]map[uuid.UUID]T, node uuid.UUID, list []T, of func(T) uuid.UUID) {
 	if all[node] == nil {
 		all[node] = make(map[uuid.UUID]T, len(list))
 	}
@@ -72,17 +72,18 @@ func keep[T any](all map[uuid.UUID]map[uuid.UUID]T, node uuid.UUID, list []T, of
 	}
 }
 
-// Take records a heartbeat of a node at a moment of the steady clock. It returns the events about its pools, and
-// the operations that advanced. If that would be more than is remembered of one node, everything about the node
-// is dropped, because some of it may be long outdated: the result is dataset.ErrConflict, and the node reports
-// everything again. ErrInvalid if that is too much as well.
-func (s *Latest) Take(node dataset.Node, h api.Heartbeat, now time.Duration) (warnings []api.Event, moved []uuid.UUID,
+// RecordHeartbeat records a heartbeat of a node at a moment of the steady clock. It returns the events about its pools,
+// and the operations that advanced. If that would be more than is remembered of one node, everything about the node is
+// dropped, because some of it may be long outdated: the result is dataset.ErrConflict, and the node reports everything
+// again. ErrInvalid if that is too much as well.
+func (s *Latest) RecordHeartbeat(node dataset.Node, h api.Heartbeat, now time.Duration) (
+	warnings []api.Event, moved []uuid.UUID,
 	err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	who := "node " + node.Name
-	err = cmp.Or(Within(who, len(s.datasets[node.ID])+len(h.Datasets), MaxSeen, "datasets to remember"),
-		Within(who, len(s.copies[node.ID])+len(h.Copies), MaxSeen, "copies to remember"))
+	err = cmp.Or(CheckCount(who, len(s.datasets[node.ID])+len(h.Datasets), MaxSeen, "datasets to remember"),
+		CheckCount(who, len(s.copies[node.ID])+len(h.Copies), MaxSeen, "copies to remember"))
 	if err != nil {
 		delete(s.datasets, node.ID)
 		delete(s.copies, node.ID)
@@ -101,18 +102,18 @@ func (s *Latest) Take(node dataset.Node, h api.Heartbeat, now time.Duration) (wa
 		}
 		s.pools[p.ID] = p
 	}
-	keep(s.datasets, node.ID, h.Datasets, func(d dataset.DatasetStatus) uuid.UUID { return d.ID })
+	merge(s.datasets, node.ID, h.Datasets, func(d dataset.DatasetStatus) uuid.UUID { return d.ID })
 	h.Copies = slices.DeleteFunc(h.Copies, func(c dataset.Copy) bool { return c.Node != node.ID })
-	s.keepCopies(node.ID, h.Copies, now)
-	s.unmade[node.ID] = nil
+	s.mergeCopies(node.ID, h.Copies, now)
+	s.failedPools[node.ID] = nil
 	for _, p := range h.FailedPools {
 		p.ID, p.Node, p.NodeName = uuid.Nil, node.ID, node.Name
-		s.unmade[node.ID] = append(s.unmade[node.ID], p)
+		s.failedPools[node.ID] = append(s.failedPools[node.ID], p)
 	}
 	s.distrust[node.ID] = h.StoreDoubt
-	s.guards[node.ID], s.last[node.ID] = h.GuardRunning, now
+	s.guards[node.ID], s.lastReport[node.ID] = h.GuardRunning, now
 	if !h.NodeTime.IsZero() { // an older agent does not report it
-		s.clocks[node.ID] = HeardClock{h.NodeTime, now}
+		s.clocks[node.ID] = ReportedClock{h.NodeTime, now}
 	}
 	was, is := s.Progress[node.ID], make(map[uuid.UUID]dataset.Progress, len(h.Operations))
 	for _, op := range h.Operations {
@@ -133,15 +134,15 @@ func (s *Latest) Trusts(node uuid.UUID) bool {
 	return heard && why == ""
 }
 
-// Guarded reports whether a node's guard answered when the node was last heard.
-func (s *Latest) Guarded(node uuid.UUID) bool {
+// HasGuard reports whether a node's guard answered when the node was last heard.
+func (s *Latest) HasGuard(node uuid.UUID) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.guards[node]
 }
 
 // Clock returns a node's own clock when it was last heard; zero if it was not heard.
-func (s *Latest) Clock(node uuid.UUID) HeardClock {
+func (s *Latest) Clock(node uuid.UUID) ReportedClock {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.clocks[node]
@@ -163,8 +164,8 @@ func (s *Latest) CopyAhead(home uuid.UUID, c dataset.Copy, now time.Duration) ti
 	return c.VerifiedAtHome.Sub(clock.Time) - max(now-clock.At, 0)
 }
 
-// Heard reports whether a node has reported since this service started.
-func (s *Latest) Heard(node uuid.UUID) bool {
+// HasReported reports whether a node has reported since this service started.
+func (s *Latest) HasReported(node uuid.UUID) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	_, heard := s.distrust[node]
@@ -175,7 +176,7 @@ func (s *Latest) Heard(node uuid.UUID) bool {
 func (s *Latest) Silence(node uuid.UUID, now time.Duration) time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return now - s.last[node]
+	return now - s.lastReport[node]
 }
 
 // CheckTrust fails with dataset.ErrConflict while a node that was heard does not trust the store.
@@ -210,11 +211,11 @@ func (s *Latest) Pool(id uuid.UUID) *dataset.PoolStatus {
 	return nil
 }
 
-// UnmadePools returns the pools that nodes are configured with and could not make.
-func (s *Latest) UnmadePools() (all []api.Pool) {
+// FailedPools returns the pools that nodes are configured with and could not make.
+func (s *Latest) FailedPools() (all []api.Pool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, list := range s.unmade {
+	for _, list := range s.failedPools {
 		all = append(all, list...)
 	}
 	slices.SortFunc(all, func(x, y api.Pool) int {
@@ -266,19 +267,19 @@ func (s *Latest) ForgetDatasetOf(node, id uuid.UUID) {
 func (s *Latest) NoteCopy(c dataset.Copy, now time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.keepCopies(c.Node, []dataset.Copy{c}, now)
+	s.mergeCopies(c.Node, []dataset.Copy{c}, now)
 }
 
-func (s *Latest) keepCopies(node uuid.UUID, list []dataset.Copy, now time.Duration) {
-	heard := make([]heardCopy, 0, len(list))
+func (s *Latest) mergeCopies(node uuid.UUID, list []dataset.Copy, now time.Duration) {
+	heard := make([]reportedCopy, 0, len(list))
 	for _, c := range list {
 		at := now
 		if was, known := s.copies[node][c.Dataset]; known && was.VerifiedAtHome.Equal(c.VerifiedAtHome) {
 			at = was.at
 		}
-		heard = append(heard, heardCopy{c, at})
+		heard = append(heard, reportedCopy{c, at})
 	}
-	keep(s.copies, node, heard, func(c heardCopy) uuid.UUID { return c.Dataset })
+	merge(s.copies, node, heard, func(c reportedCopy) uuid.UUID { return c.Dataset })
 }
 
 // Copy returns a node's last report on its copy of a dataset.
@@ -306,8 +307,8 @@ func (s *Latest) WithProgress(op dataset.Operation) dataset.Operation {
 	return op
 }
 
-// fullAt is the percentage of a pool from which on people are warned.
-const fullAt = 80
+// warnPercent is the percentage of a pool from which on people are warned.
+const warnPercent = 80
 
 func usedPercent(p dataset.PoolStatus) float64 {
 	if p.Size <= 0 {
@@ -326,7 +327,7 @@ func poolEvent(was, is dataset.PoolStatus) (ev api.Event, tell bool) {
 		ev.Type, ev.Detail = "pool.offline", is.Reason
 	case known && !was.Online && is.Online:
 		ev.Type, ev.Detail = "pool.online", is.Reason
-	case is.Online && usedPercent(was) < fullAt && usedPercent(is) >= fullAt:
+	case is.Online && usedPercent(was) < warnPercent && usedPercent(is) >= warnPercent:
 		ev.Type, ev.Detail = "pool.full", is.Free.Human()+" free of "+is.Size.Human()
 	default:
 		return ev, false
@@ -335,9 +336,9 @@ func poolEvent(was, is dataset.PoolStatus) (ev api.Event, tell bool) {
 	return ev, true
 }
 
-// UselessPool returns why no volume can continue from the data in a pool, according to its node; "" if one can, or if
-// the node has not reported.
-func (s *Latest) UselessPool(pool uuid.UUID) string {
+// WhyPoolUnusable returns why no volume can continue from the data in a pool, according to its node; "" if one can, or
+// if the node has not reported.
+func (s *Latest) WhyPoolUnusable(pool uuid.UUID) string {
 	switch st := s.Pool(pool); {
 	case st == nil || st.Online:
 		return ""
@@ -348,18 +349,18 @@ func (s *Latest) UselessPool(pool uuid.UUID) string {
 	}
 }
 
-// HeldPool returns why a pool is quarantined, as its node reports: its recorded content may not be right; "" if it is
-// not quarantined.
-func (s *Latest) HeldPool(pool uuid.UUID) string {
+// WhyQuarantined returns why a pool is quarantined, as its node reports: its recorded content may not be right; "" if
+// it is not quarantined.
+func (s *Latest) WhyQuarantined(pool uuid.UUID) string {
 	if st := s.Pool(pool); st != nil && st.Held {
 		return st.Reason
 	}
 	return ""
 }
 
-// CopyNow returns a recorded copy, updated with the last report of its node. A report about an earlier copy or another
-// epoch does not count, because the node reports the first snapshot of each to the store.
-func (s *Latest) CopyNow(t *record.Tx, node, id uuid.UUID) (c dataset.Copy, there bool, err error) {
+// CurrentCopy returns a recorded copy, updated with the last report of its node. A report about an earlier copy or
+// another epoch does not count, because the node reports the first snapshot of each to the store.
+func (s *Latest) CurrentCopy(t *record.Tx, node, id uuid.UUID) (c dataset.Copy, there bool, err error) {
 	if there, err = t.Get(record.CopyKey(node, id), &c); err != nil || !there {
 		return c, false, err
 	}

@@ -2,8 +2,8 @@
 //
 // Data is destroyed after a time by this count, and not by the clock. Packages housekeeping, membership, replica and
 // relocation read it; package deletion stamps the trash with it. The count is stored as a record.RunMark under
-// record.RanKey. Counter keeps the last mark that it saw in memory, under a mutex; a transaction that depends on the
-// count checks the stored mark.
+// record.RunMarkKey. Counter keeps the last mark that it saw in memory, under a mutex; a transaction that depends on
+// the count checks the stored mark.
 package uptime
 
 import (
@@ -25,11 +25,11 @@ import (
 // its clock years ahead, and nothing shows whether a clock is right. A count that is too low does no harm, because data
 // is then only kept longer.
 const (
-	// UnseenMost is how much of the time since the last mark counts. Services may or may not have run in that
+	// MaxUnseen is how much of the time since the last mark counts. Services may or may not have run in that
 	// time.
-	UnseenMost = time.Hour
-	// MarkEvery is the interval at which the count is written to the store.
-	MarkEvery = UnseenMost / 2
+	MaxUnseen = time.Hour
+	// MarkInterval is the interval at which the count is written to the store.
+	MarkInterval = MaxUnseen / 2
 )
 
 // lastMark is the mark as this service saw it last. mu protects it.
@@ -44,8 +44,8 @@ type lastMark struct {
 	unseen time.Duration // time that the clock had skipped when this service started; it does not count
 }
 
-// see notes a mark that was read.
-func (r *lastMark) see(e store.Entry, m record.RunMark, now time.Time, steady time.Duration) {
+// note notes a mark that was read.
+func (r *lastMark) note(e store.Entry, m record.RunMark, now time.Time, steady time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.known && e.Index == r.entry.Index {
@@ -55,7 +55,7 @@ func (r *lastMark) see(e store.Entry, m record.RunMark, now time.Time, steady ti
 	if m.Runs {
 		r.before = max(now.Sub(m.At), 0)
 		if !r.begun {
-			r.unseen = max(r.before-UnseenMost, 0)
+			r.unseen = max(r.before-MaxUnseen, 0)
 		}
 	}
 	r.begun = true
@@ -65,9 +65,9 @@ func (r *lastMark) see(e store.Entry, m record.RunMark, now time.Time, steady ti
 func (r *lastMark) last(steady time.Duration) (e store.Entry, m record.RunMark, count time.Duration, known bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	count = time.Duration(r.mark.Ran)
+	count = time.Duration(r.mark.RunTime)
 	if r.mark.Runs {
-		count += min(r.before+steady-r.since, UnseenMost)
+		count += min(r.before+steady-r.since, MaxUnseen)
 	}
 	return r.entry, r.mark, count, r.known
 }
@@ -95,13 +95,13 @@ func (u *Counter) Forget() { u.mark.forget() }
 // Read returns for how long services have run on the store, at least.
 func (u *Counter) Read(t *record.Tx) (time.Duration, error) {
 	if e, _, _, known := u.mark.last(u.ledger.Clock.Steady()); known {
-		t.Suppose(e)
+		t.Assume(e)
 	}
 	var m record.RunMark
-	if _, err := t.Get(record.RanKey, &m); err != nil {
+	if _, err := t.Get(record.RunMarkKey, &m); err != nil {
 		return 0, err
 	}
-	u.mark.see(t.Entry(record.RanKey), m, u.ledger.Clock.Now(), u.ledger.Clock.Steady())
+	u.mark.note(t.Entry(record.RunMarkKey), m, u.ledger.Clock.Now(), u.ledger.Clock.Steady())
 	return u.Last(), nil
 }
 
@@ -116,7 +116,7 @@ func (u *Counter) Last() time.Duration {
 // that wait only if changed is set, so it may notice the entries of other services late: they are then kept longer.
 func (u *Counter) Mark(ctx context.Context, changed bool) error {
 	fresh := func(m record.RunMark, count time.Duration) bool {
-		return m.Runs && count-time.Duration(m.Ran) < MarkEvery
+		return m.Runs && count-time.Duration(m.RunTime) < MarkInterval
 	}
 	if _, m, count, known := u.mark.last(u.ledger.Clock.Steady()); known && (fresh(m, count) || !m.Runs && !changed) {
 		return nil
@@ -132,23 +132,23 @@ func (u *Counter) Mark(ctx context.Context, changed bool) error {
 		if fresh(was, count) { // another service wrote it
 			return nil
 		}
-		m = record.RunMark{At: u.ledger.Clock.Now(), Ran: dataset.Duration(count)}
-		if m.Runs, err = waits(t, count); err != nil || !m.Runs && !was.Runs {
+		m = record.RunMark{At: u.ledger.Clock.Now(), RunTime: dataset.Duration(count)}
+		if m.Runs, err = isAwaited(t, count); err != nil || !m.Runs && !was.Runs {
 			return err
 		}
-		err = t.Put(record.RanKey, m)
-		e = store.Entry{Key: record.RanKey, Value: t.Writes()[len(t.Writes())-1].Value}
+		err = t.Put(record.RunMarkKey, m)
+		e = store.Entry{Key: record.RunMarkKey, Value: t.Writes()[len(t.Writes())-1].Value}
 		return err
 	})
 	if err == nil && index != 0 {
 		e.Index = index
-		u.mark.see(e, m, m.At, u.ledger.Clock.Steady())
+		u.mark.note(e, m, m.At, u.ledger.Clock.Steady())
 	}
 	return err
 }
 
-// waits reports whether any entry waits for the count. A damaged entry counts as waiting.
-func waits(t *record.Tx, count time.Duration) (bool, error) {
+// isAwaited reports whether any entry waits for the count. A damaged entry counts as waiting.
+func isAwaited(t *record.Tx, count time.Duration) (bool, error) {
 	if entries, err := t.List(record.OperationsPrefix, "", 1); err != nil || len(entries) > 0 {
 		return true, err
 	}
@@ -158,10 +158,11 @@ func waits(t *record.Tx, count time.Duration) (bool, error) {
 			return record.Decode(e.Key, e.Value, &tr) != nil || !tr.Expires.IsZero()
 		},
 		// without the count, nodes that are lost later would seem to be lost at the same moment: see
-		// membership.vanished
-		record.AwayPrefix: func(e store.Entry) bool {
-			var gone record.Away
-			return record.Decode(e.Key, e.Value, &gone) != nil || count-time.Duration(gone.Ran) <= membership.MassTime
+		// membership.vanishedTogether
+		record.UnreachablePrefix: func(e store.Entry) bool {
+			var gone record.Unreachable
+			return record.Decode(e.Key, e.Value, &gone) != nil ||
+				count-time.Duration(gone.RunTime) <= membership.MassLossWindow
 		},
 		record.CopiesPrefix: func(e store.Entry) bool {
 			var c dataset.Copy
@@ -182,7 +183,7 @@ func (u *Counter) PutInTrash(t *record.Tx, id uuid.UUID, tr dataset.Trash) error
 	if err != nil {
 		return err
 	}
-	return t.Put(record.TrashKey(id), record.TrashEntry{Trash: tr, Ran: dataset.Duration(now)})
+	return t.Put(record.TrashKey(id), record.TrashEntry{Trash: tr, RunTime: dataset.Duration(now)})
 }
 
 // PutEnded writes the record of an operation that has ended.
@@ -191,7 +192,7 @@ func (u *Counter) PutEnded(t *record.Tx, op dataset.Operation) error {
 	if err != nil {
 		return err
 	}
-	return t.Put(record.OperationKey(op.ID), record.EndedOperation{Operation: op, Ran: dataset.Duration(now)})
+	return t.Put(record.OperationKey(op.ID), record.EndedOperation{Operation: op, RunTime: dataset.Duration(now)})
 }
 
 // TakeUnseen returns, once, the time that the clock had skipped when this service started. It does not count.

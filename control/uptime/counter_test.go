@@ -48,14 +48,14 @@ func TestClockAhead(t *testing.T) {
 		}
 		set(controltest.Start.AddDate(14, 0, 0))
 		left(dataset.StateTrashed, true)
-		e.Tick(housekeeping.OperationKept - counted - time.Nanosecond)
+		e.Tick(housekeeping.OperationRetention - counted - time.Nanosecond)
 		left(dataset.StateTrashed, true)
 		e.Tick(counted)
-		e.Tick(housekeeping.ForgetEvery)
+		e.Tick(housekeeping.ForgetInterval)
 		left(dataset.StateTrashed, false)
 		set(controltest.Start.AddDate(0, 0, 3))
 		left(dataset.StateTrashed, false)
-		e.Tick(72*time.Hour - housekeeping.OperationKept - housekeeping.ForgetEvery - counted)
+		e.Tick(72*time.Hour - housekeeping.OperationRetention - housekeeping.ForgetInterval - counted)
 		left(dataset.StateTrashed, false)
 		e.Tick(counted)
 		left(dataset.StatePurging, false)
@@ -156,7 +156,7 @@ func purgesAfter(e *controltest.Control, d dataset.Dataset, after time.Duration)
 		then dataset.State
 	}{{after - time.Nanosecond, dataset.StateTrashed}, {time.Nanosecond, dataset.StatePurging}} {
 		e.Pass(step.time)
-		e.Memory.Full = e.Clock.Now()
+		e.Memory.FullDue = e.Clock.Now()
 		e.Round()
 		var now dataset.Dataset
 		if _, err := record.NewTx(e.Ctx, e.Ledger.Store).Get(record.DatasetKey(d.ID), &now); err != nil || now.State != step.then {
@@ -196,7 +196,7 @@ func TestCountStands(t *testing.T) {
 		t.Errorf("%d transactions while nothing waits", n)
 	}
 	d := b.MustDelete("db") // which the one that keeps house does not hear of
-	x.Clock.Advance(housekeeping.FullEvery)
+	x.Clock.Advance(housekeeping.FullInterval)
 	kept.Round()
 	if m := kept.Uptime.Seen(); !m.Runs {
 		t.Errorf("it stands though something waits: %+v", m)
@@ -211,7 +211,7 @@ func TestStampOfAnOlderMark(t *testing.T) {
 	a := e.NewAgent("alpha")
 	a.MustCreate("db")
 	a.MustCreate("other")
-	e.Tick(housekeeping.OperationKept + housekeeping.ForgetEvery)
+	e.Tick(housekeeping.OperationRetention + housekeeping.ForgetInterval)
 	e.Tick(time.Hour)
 	if m := e.Uptime.Seen(); m.Runs {
 		t.Fatalf("it does not stand: %+v", m)
@@ -276,11 +276,13 @@ func TestActOfAnOlderMark(t *testing.T) {
 func TestCountBetweenLosses(t *testing.T) {
 	e := controltest.New(t)
 	mark := func() record.RunMark { return e.Uptime.Seen() }
-	if _, err := e.Ledger.Update(e.Ctx, func(t *record.Tx) error { return t.Put(record.AwayKey(uuid.New()), record.Away{Since: e.Clock.Now()}) }); err != nil {
+	if _, err := e.Ledger.Update(e.Ctx, func(t *record.Tx) error {
+		return t.Put(record.UnreachableKey(uuid.New()), record.Unreachable{Since: e.Clock.Now()})
+	}); err != nil {
 		t.Fatal(err)
 	}
 	e.Tick(time.Hour)
-	if m := mark(); m.Runs || time.Duration(m.Ran) <= membership.MassTime {
+	if m := mark(); m.Runs || time.Duration(m.RunTime) <= membership.MassLossWindow {
 		t.Errorf("%+v", m)
 	}
 }

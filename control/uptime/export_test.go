@@ -26,6 +26,6 @@ func (u *Counter) Restart() {
 func (u *Counter) Mistake(more time.Duration) {
 	u.mark.mu.Lock()
 	defer u.mark.mu.Unlock()
-	u.mark.mark.Ran += dataset.Duration(more)
+	u.mark.mark.RunTime += dataset.Duration(more)
 	u.mark.entry.Index--
 }

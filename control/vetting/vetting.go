@@ -1,7 +1,7 @@
 // Package vetting decides which profiles control records when nodes report them.
 //
-// Package control calls Check for each report of an operation; packages relocation and recovery use WithOwn and
-// WithOwnCommand for profiles that come from other places. Profiles keeps no state: it compares a profile with
+// Package control calls Check for each report of an operation; packages relocation and recovery use WithKnownSettings
+// and WithKnownCommand for profiles that come from other places. Profiles keeps no state: it compares a profile with
 // profiles.yaml and with the records.
 package vetting
 
@@ -36,7 +36,7 @@ func (v *Profiles) Check(t *record.Tx, rec, op dataset.Operation) error {
 		told = append(told, op.Snapshot.Profile)
 	}
 	told = slices.DeleteFunc(told, func(p dataset.Profile) bool {
-		return v.knowsCommand(p) && v.knowsMount(p) && v.knowsKeys(p)
+		return v.isCommandKnown(p) && v.isMountKnown(p) && v.areKeysKnown(p)
 	})
 	if len(told) == 0 {
 		return nil
@@ -50,11 +50,11 @@ func (v *Profiles) Check(t *record.Tx, rec, op dataset.Operation) error {
 			known = []dataset.Profile{{}} // profiles.yaml no longer has the profile, so nothing of it is known
 		}
 		what := "mount options in it that are not control's, which other nodes would mount it with"
-		if !v.knowsKeys(p, known...) {
+		if !v.areKeysKnown(p, known...) {
 			what = "a key program in it that is not control's, which would run as root on another node"
-		} else if !v.knowsCommand(p, known...) {
+		} else if !v.isCommandKnown(p, known...) {
 			what = "a fence command in it that is not control's, which would run as root on another node"
-		} else if v.knowsMount(p, known...) {
+		} else if v.isMountKnown(p, known...) {
 			continue
 		}
 		return dataset.Errorf(dataset.ErrForbidden,
@@ -96,9 +96,9 @@ func knownProfiles(t *record.Tx, rec, op dataset.Operation) (known []dataset.Pro
 	return known, nil
 }
 
-// knowsCommand reports whether a profile has no fence command, or the one that profiles.yaml or one of the others
+// isCommandKnown reports whether a profile has no fence command, or the one that profiles.yaml or one of the others
 // has.
-func (v *Profiles) knowsCommand(p dataset.Profile, others ...dataset.Profile) bool {
+func (v *Profiles) isCommandKnown(p dataset.Profile, others ...dataset.Profile) bool {
 	f := p.Failover.Fence
 	if len(f.Exec) == 0 {
 		return true
@@ -112,9 +112,9 @@ func (v *Profiles) knowsCommand(p dataset.Profile, others ...dataset.Profile) bo
 	})
 }
 
-// knowsMount reports whether profiles.yaml has the mount options of a profile for it, or one of the others has
+// isMountKnown reports whether profiles.yaml has the mount options of a profile for it, or one of the others has
 // them. No options are a choice too, for instance to go without nosuid.
-func (v *Profiles) knowsMount(p dataset.Profile, others ...dataset.Profile) bool {
+func (v *Profiles) isMountKnown(p dataset.Profile, others ...dataset.Profile) bool {
 	if own, err := v.get(p.Name); err == nil {
 		others = append(others, own)
 	}
@@ -123,19 +123,19 @@ func (v *Profiles) knowsMount(p dataset.Profile, others ...dataset.Profile) bool
 	})
 }
 
-// WithOwn returns a profile that was stored beside data, or in another record, with the fence command and mount
-// options that control knows. record is the recorded profile of the dataset; empty if there is none.
-func (v *Profiles) WithOwn(p, record dataset.Profile) dataset.Profile {
+// WithKnownSettings returns a profile that was stored beside data, or in another record, with the fence command and
+// mount options that control knows. record is the recorded profile of the dataset; empty if there is none.
+func (v *Profiles) WithKnownSettings(p, record dataset.Profile) dataset.Profile {
 	var others []dataset.Profile
 	if record.Name != "" {
 		others = append(others, record)
 	}
-	return v.withOwnKeys(v.withOwnMount(v.WithOwnCommand(p, others...), others...), others...)
+	return v.withKnownKeys(v.withKnownMount(v.WithKnownCommand(p, others...), others...), others...)
 }
 
-// knowsKeys reports whether a profile has no key program, or the one that profiles.yaml or one of the others has.
+// areKeysKnown reports whether a profile has no key program, or the one that profiles.yaml or one of the others has.
 // A key file is only a name: a host without this file has no key.
-func (v *Profiles) knowsKeys(p dataset.Profile, others ...dataset.Profile) bool {
+func (v *Profiles) areKeysKnown(p dataset.Profile, others ...dataset.Profile) bool {
 	if len(p.Encryption.Exec) == 0 {
 		return true
 	}
@@ -145,10 +145,10 @@ func (v *Profiles) knowsKeys(p dataset.Profile, others ...dataset.Profile) bool 
 	return slices.ContainsFunc(others, func(o dataset.Profile) bool { return o.Encryption.Equal(p.Encryption) })
 }
 
-// withOwnKeys returns a profile with a known key program; if it has none, with the one that profiles.yaml has for
+// withKnownKeys returns a profile with a known key program; if it has none, with the one that profiles.yaml has for
 // it now.
-func (v *Profiles) withOwnKeys(p dataset.Profile, others ...dataset.Profile) dataset.Profile {
-	if v.knowsKeys(p, others...) {
+func (v *Profiles) withKnownKeys(p dataset.Profile, others ...dataset.Profile) dataset.Profile {
+	if v.areKeysKnown(p, others...) {
 		return p
 	}
 	p = p.Clone()
@@ -157,11 +157,11 @@ func (v *Profiles) withOwnKeys(p dataset.Profile, others ...dataset.Profile) dat
 	return p
 }
 
-// WithOwnCommand returns a profile with the fence command that profiles.yaml has for it, unless its own is known.
+// WithKnownCommand returns a profile with the fence command that profiles.yaml has for it, unless its own is known.
 // If profiles.yaml has none, the profile gets none, and nothing takes over automatically.
-func (v *Profiles) WithOwnCommand(p dataset.Profile, others ...dataset.Profile) dataset.Profile {
+func (v *Profiles) WithKnownCommand(p dataset.Profile, others ...dataset.Profile) dataset.Profile {
 	f := p.Failover.Fence
-	if f.Kind != dataset.FenceExec && len(f.Exec) == 0 || len(f.Exec) > 0 && v.knowsCommand(p, others...) {
+	if f.Kind != dataset.FenceExec && len(f.Exec) == 0 || len(f.Exec) > 0 && v.isCommandKnown(p, others...) {
 		return p
 	}
 	p = p.Clone()
@@ -172,11 +172,11 @@ func (v *Profiles) WithOwnCommand(p dataset.Profile, others ...dataset.Profile) 
 	return p
 }
 
-// withOwnMount returns a profile with known mount options: its own, those of the record, or, if there is no
+// withKnownMount returns a profile with known mount options: its own, those of the record, or, if there is no
 // record, those of its options that profiles.yaml has or that only forbid something. It adds nothing that the
 // pool of the data may not support.
-func (v *Profiles) withOwnMount(p dataset.Profile, record ...dataset.Profile) dataset.Profile {
-	if v.knowsMount(p, record...) {
+func (v *Profiles) withKnownMount(p dataset.Profile, record ...dataset.Profile) dataset.Profile {
+	if v.isMountKnown(p, record...) {
 		return p
 	}
 	p = p.Clone()

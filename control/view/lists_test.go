@@ -162,7 +162,7 @@ func TestSeen(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.MustDelete("gone")
-	seen := e.Seen(e.Ctx)
+	seen := e.SeenVolumes(e.Ctx)
 	if len(seen) != 1 || seen[0].Volume != "db" || seen[0].Status.Used != 7 || seen[0].Node != "alpha" {
 		t.Errorf("%+v", seen)
 	}

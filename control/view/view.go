@@ -87,7 +87,7 @@ func (s *Views) Volumes(ctx context.Context, p api.Page) (api.List[api.Volume], 
 // Trash lists the datasets in the trash by UUID.
 func (s *Views) Trash(ctx context.Context, p api.Page) (api.List[api.Volume], error) {
 	return s.listDatasets(ctx, record.TrashPrefix, p, func(id string, _ []byte) (uuid.UUID, error) {
-		return record.IDIn(record.TrashPrefix+id, record.TrashPrefix)
+		return record.ParseKey(record.TrashPrefix+id, record.TrashPrefix)
 	}, func(_ string, d dataset.Dataset) bool { return d.State == dataset.StateTrashed })
 }
 
@@ -110,7 +110,7 @@ func (s *Views) listDatasets(ctx context.Context, prefix string, p api.Page,
 			return none, err
 		}
 	}
-	if err := seen.foresee(of); err != nil {
+	if err := seen.prefetch(of); err != nil {
 		return none, err
 	}
 	for i, e := range entries {
@@ -143,14 +143,14 @@ type presenter struct {
 	pools map[uuid.UUID]dataset.Pool
 }
 
-// foresee reads in two requests the records that presenting some datasets needs. The second request depends on the
+// prefetch reads in two requests the records that presenting some datasets needs. The second request depends on the
 // first, which says which nodes and pools are needed.
-func (p *presenter) foresee(ids []uuid.UUID) error {
+func (p *presenter) prefetch(ids []uuid.UUID) error {
 	keys := make([]string, 0, 2*len(ids))
 	for _, id := range ids {
 		keys = append(keys, record.DatasetKey(id), record.LeaseKey(id))
 	}
-	if err := p.t.Foresee(keys); err != nil {
+	if err := p.t.Prefetch(keys); err != nil {
 		return err
 	}
 	keys = keys[:0]
@@ -161,12 +161,12 @@ func (p *presenter) foresee(ids []uuid.UUID) error {
 			continue // presenting it returns the error
 		}
 		for _, key := range []string{record.NodeKey(d.Home), record.PoolKey(d.Pool)} {
-			if !p.t.Peeked(key) && !slices.Contains(keys, key) {
+			if !p.t.CanPeek(key) && !slices.Contains(keys, key) {
 				keys = append(keys, key)
 			}
 		}
 	}
-	return p.t.Foresee(keys)
+	return p.t.Prefetch(keys)
 }
 
 // Present returns a dataset as users see it.
@@ -177,10 +177,10 @@ func (s *Views) Present(t *record.Tx, d dataset.Dataset) (api.Volume, error) {
 
 func (p *presenter) present(d dataset.Dataset) (v api.Volume, err error) {
 	v = api.Volume{Dataset: d, Status: p.s.Reports.Dataset(d.ID, d.Home)}
-	if v.Node, err = memo(&p.nodes, d.Home, p.t.NodeName); err != nil {
+	if v.Node, err = cached(&p.nodes, d.Home, p.t.NodeName); err != nil {
 		return v, err
 	}
-	pool, err := memo(&p.pools, d.Pool, func(id uuid.UUID) (pool dataset.Pool, err error) {
+	pool, err := cached(&p.pools, d.Pool, func(id uuid.UUID) (pool dataset.Pool, err error) {
 		_, err = p.t.Get(record.PoolKey(id), &pool)
 		return pool, err
 	})
@@ -196,28 +196,28 @@ func (p *presenter) present(d dataset.Dataset) (v api.Volume, err error) {
 	if there {
 		v.Lease = &lease
 	}
-	if v.CopyDetails, err = p.kept(d); err != nil {
+	if v.CopyDetails, err = p.copies(d); err != nil {
 		return v, err
 	}
-	if v.SharedMountDetails, err = p.visits(d); err != nil {
+	if v.SharedMountDetails, err = p.guests(d); err != nil {
 		return v, err
 	}
 	v.Snapshots, err = p.s.counts.snapshots(p.t, d.ID)
 	return v, err
 }
 
-// kept returns the copies of a dataset.
-func (p *presenter) kept(d dataset.Dataset) (all []api.CopyDetail, err error) {
+// copies returns the copies of a dataset.
+func (p *presenter) copies(d dataset.Dataset) (all []api.CopyDetail, err error) {
 	for _, node := range d.Copies {
 		var c api.CopyDetail
 		var there bool
-		if c.Copy, there, err = p.s.Reports.CopyNow(p.t, node, d.ID); err != nil {
+		if c.Copy, there, err = p.s.Reports.CurrentCopy(p.t, node, d.ID); err != nil {
 			return all, err
 		}
 		if !there {
 			continue
 		}
-		if c.NodeName, err = memo(&p.nodes, node, p.t.NodeName); err != nil {
+		if c.NodeName, err = cached(&p.nodes, node, p.t.NodeName); err != nil {
 			return all, err
 		}
 		if c.Kind == dataset.CopyReplica && c.Snapshot == uuid.Nil {
@@ -249,7 +249,7 @@ func (p *presenter) whyEmpty(c dataset.Copy) (string, error) {
 	return "its node does not have pool " + c.Pool.String() + " (drover doctor, on that node)", nil
 }
 
-func memo[V any](known *map[uuid.UUID]V, id uuid.UUID, read func(uuid.UUID) (V, error)) (V, error) {
+func cached[V any](known *map[uuid.UUID]V, id uuid.UUID, read func(uuid.UUID) (V, error)) (V, error) {
 	if v, ok := (*known)[id]; ok {
 		return v, nil
 	}
@@ -275,8 +275,8 @@ type count struct {
 	n     int
 }
 
-// countsKept bounds the memory; above it all counts are dropped.
-const countsKept = 1 << 17
+// maxCounts bounds the memory; above it all counts are dropped.
+const maxCounts = 1 << 17
 
 func (c *counts) snapshots(t *record.Tx, ds uuid.UUID) (int, error) {
 	index := t.Index(record.DatasetKey(ds))
@@ -292,7 +292,7 @@ func (c *counts) snapshots(t *record.Tx, ds uuid.UUID) (int, error) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.of == nil || len(c.of) >= countsKept {
+	if c.of == nil || len(c.of) >= maxCounts {
 		c.of = map[uuid.UUID]count{}
 	}
 	c.of[ds] = count{index, len(entries)}
@@ -380,9 +380,9 @@ func (s *Views) Snapshot(ctx context.Context, ref, snapshot string) (snap datase
 	return snap, err
 }
 
-// Seen returns the volumes that an agent has reported since this service started: those that are or were mounted.
-// Their leases, copies and snapshots are left out, because metrics ask for thousands every few seconds.
-func (s *Views) Seen(ctx context.Context) []api.Volume {
+// SeenVolumes returns the volumes that an agent has reported since this service started: those that are or were
+// mounted. Their leases, copies and snapshots are left out, because metrics ask for thousands every few seconds.
+func (s *Views) SeenVolumes(ctx context.Context) []api.Volume {
 	var out []api.Volume
 	nodes := map[uuid.UUID]string{}
 	for some := range slices.Chunk(s.Reports.Datasets(), store.MaxOps) {
@@ -390,7 +390,7 @@ func (s *Views) Seen(ctx context.Context) []api.Volume {
 		for i, id := range some {
 			keys[i] = record.DatasetKey(id)
 		}
-		if t.Foresee(keys) != nil {
+		if t.Prefetch(keys) != nil {
 			return out
 		}
 		for _, id := range some {
@@ -401,7 +401,7 @@ func (s *Views) Seen(ctx context.Context) []api.Volume {
 			if err != nil || d.State != dataset.StateReady {
 				continue
 			}
-			if name, err := memo(&nodes, d.Home, t.NodeName); err == nil {
+			if name, err := cached(&nodes, d.Home, t.NodeName); err == nil {
 				out = append(out, api.Volume{Dataset: d, Status: s.Reports.Dataset(id, d.Home), Node: name})
 			}
 		}
@@ -409,14 +409,14 @@ func (s *Views) Seen(ctx context.Context) []api.Volume {
 	return out
 }
 
-// Visit returns a stay of a guest as users see it.
-func (s *Views) Visit(t *record.Tx, d dataset.Dataset, g dataset.SharedMount, names *map[uuid.UUID]string,
+// PresentGuest returns a stay of a guest as users see it.
+func (s *Views) PresentGuest(t *record.Tx, d dataset.Dataset, g dataset.SharedMount, names *map[uuid.UUID]string,
 ) (v api.SharedMountDetail, err error) {
 	v = api.SharedMountDetail{SharedMount: g, Exclusive: g.Node == d.Home}
 	if names == nil {
 		names = &map[uuid.UUID]string{}
 	}
-	if v.NodeName, err = memo(names, g.Node, t.NodeName); err != nil {
+	if v.NodeName, err = cached(names, g.Node, t.NodeName); err != nil {
 		return v, err
 	}
 	if v.Fenced, err = t.Get(record.FencedKey(g.Node), &record.Fenced{}); err != nil {
@@ -435,10 +435,10 @@ func (s *Views) Visit(t *record.Tx, d dataset.Dataset, g dataset.SharedMount, na
 	return v, nil
 }
 
-// visits returns the guests of a dataset.
-func (p *presenter) visits(d dataset.Dataset) (all []api.SharedMountDetail, err error) {
+// guests returns the guests of a dataset.
+func (p *presenter) guests(d dataset.Dataset) (all []api.SharedMountDetail, err error) {
 	for _, g := range d.SharedMounts {
-		v, err := p.s.Visit(p.t, d, g, &p.nodes)
+		v, err := p.s.PresentGuest(p.t, d, g, &p.nodes)
 		if err != nil {
 			return all, err
 		}
@@ -459,7 +459,7 @@ func (s *Views) Pools(ctx context.Context) ([]api.Pool, error) {
 	for i, p := range list {
 		keys[i] = record.NodeKey(p.Node)
 	}
-	if err := t.Foresee(keys); err != nil {
+	if err := t.Prefetch(keys); err != nil {
 		return nil, err
 	}
 	out := make([]api.Pool, 0, len(list))
@@ -470,7 +470,7 @@ func (s *Views) Pools(ctx context.Context) ([]api.Pool, error) {
 		}
 		out = append(out, api.Pool{Pool: p, NodeName: name, Status: s.Reports.Pool(p.ID)})
 	}
-	for _, u := range s.Reports.UnmadePools() {
+	for _, u := range s.Reports.FailedPools() {
 		i := slices.IndexFunc(out, func(p api.Pool) bool { return p.Node == u.Node && p.Name == u.Name })
 		if i < 0 {
 			out = append(out, u)

@@ -69,7 +69,7 @@ type Store struct {
 	file   *os.File // the file of db, which bbolt closes
 	failed error    // why db is nil
 
-	doubted bool // of the committer: a write has failed, so the page cache is not reliable
+	writeFailed bool // of the committer: a write has failed, so the page cache is not reliable
 
 	reserve reserve // of the committer
 	index   uint64  // of the committer: the newest index
@@ -146,7 +146,7 @@ func (s *Store) Close() error {
 		s.failed = store.ErrClosed
 	})
 	if err != nil {
-		return s.away(err)
+		return s.unavailable(err)
 	}
 	return nil
 }
@@ -161,8 +161,8 @@ func (s *Store) open(ctx context.Context) error {
 	}
 }
 
-// away returns the error of a store that cannot work: the cause, if it is known, and the remedy.
-func (s *Store) away(err error) error {
+// unavailable returns the error of a store that cannot work: the cause, if it is known, and the remedy.
+func (s *Store) unavailable(err error) error {
 	switch {
 	case errors.Is(err, dataset.ErrCorrupt), errors.Is(err, dataset.ErrInUse), errors.Is(err, dataset.ErrUnsupported),
 		errors.Is(err, dataset.ErrNoSpace), errors.Is(err, store.ErrClosed),

@@ -98,7 +98,7 @@ func (s *Store) commit(requests []*request) {
 		s.keepReserve()
 		return
 	}
-	err = s.away(fmt.Errorf("commit: %w", err))
+	err = s.unavailable(fmt.Errorf("commit: %w", err))
 	if again := s.reopen(ctx); again != nil {
 		err = again
 	}

@@ -35,8 +35,8 @@ func (s *Store) Compaction() Compaction { return s.compaction }
 // errReplaced means that a compaction in another process replaced the file while this process waited for its lock.
 var errReplaced = errors.New("the file was replaced")
 
-// wasteful reports whether a file is large and mostly free.
-func wasteful(c contents, size int64) bool {
+// isMostlyFree reports whether a file is large and mostly free.
+func isMostlyFree(c contents, size int64) bool {
 	return c.schema != 0 && size >= compactFrom && int64(c.pages)*pageSize*compactFree <= size
 }
 
@@ -47,7 +47,7 @@ func (s *Store) compact(ctx context.Context, f *os.File, found contents) (*os.Fi
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	if s.loaded || !wasteful(found, info.Size()) {
+	if s.loaded || !isMostlyFree(found, info.Size()) {
 		return f, nil
 	}
 	s.compaction.From = info.Size()

@@ -6,8 +6,8 @@ import (
 	"sync"
 )
 
-// errAgain means that a reader saw a state that never became durable.
-var errAgain = errors.New("not durable")
+// errNotDurable means that a reader saw a state that never became durable.
+var errNotDurable = errors.New("not durable")
 
 // horizon tracks which of bbolt's transactions are durable.
 type horizon struct {
@@ -43,7 +43,7 @@ func (h *horizon) failures() int {
 	return h.fails
 }
 
-// reach waits until txid is durable. It fails with errAgain if a commit has failed since the caller counted fails,
+// reach waits until txid is durable. It fails with errNotDurable if a commit has failed since the caller counted fails,
 // which it did before it began to read.
 func (h *horizon) reach(ctx context.Context, txid, fails int) error {
 	for {
@@ -54,7 +54,7 @@ func (h *horizon) reach(ctx context.Context, txid, fails int) error {
 		case txid <= durable && failed == fails:
 			return nil
 		case failed != fails:
-			return errAgain
+			return errNotDurable
 		}
 		select {
 		case <-moved:

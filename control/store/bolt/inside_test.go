@@ -203,7 +203,7 @@ func TestReaderWaitsForTheFlush(t *testing.T) {
 		t.Error(err)
 	}
 	// A commit that failed makes readers look again.
-	if err := s.horizon.reach(t.Context(), txid+1, s.horizon.failures()-1); !errors.Is(err, errAgain) {
+	if err := s.horizon.reach(t.Context(), txid+1, s.horizon.failures()-1); !errors.Is(err, errNotDurable) {
 		t.Error(err)
 	}
 }
@@ -252,11 +252,11 @@ func TestWatchesForget(t *testing.T) {
 			t.Fatalf("%d prefixes are remembered", len(w.last))
 		}
 	}
-	newest, b := w.look("quiet/", quiet)
+	newest, b := w.poll("quiet/", quiet)
 	if b != nil || newest != index {
 		t.Errorf("a forgotten prefix: %d, %v", newest, b)
 	}
-	_, b = w.look("quiet/", newest)
+	_, b = w.poll("quiet/", newest)
 	if b == nil {
 		t.Fatal("nothing has changed, and the watcher was not let wait")
 	}
@@ -267,7 +267,7 @@ func TestWatchesForget(t *testing.T) {
 		t.Error("a change woke nobody")
 	}
 	w.leave("quiet/", b)
-	_, b = w.look("other/", index)
+	_, b = w.poll("other/", index)
 	w.leave("other/", b)
 	if len(w.waiting) != 0 {
 		t.Errorf("bells that nobody waits for: %v", w.waiting)

@@ -50,7 +50,7 @@ func (s *Store) load(ctx context.Context) error {
 	err := s.loadLocked(ctx)
 	if err != nil {
 		s.db, s.file = nil, nil
-		s.failed = s.away(err)
+		s.failed = s.unavailable(err)
 		return s.failed
 	}
 	s.failed = nil
@@ -78,7 +78,7 @@ func (s *Store) loadLocked(ctx context.Context) error {
 		return err
 	}
 	db.AllocSize = growBytes
-	if err := s.settle(db, file, found); err != nil {
+	if err := s.adopt(db, file, found); err != nil {
 		return errors.Join(err, db.Close())
 	}
 	return nil
@@ -105,8 +105,8 @@ func options(open func(string, int, os.FileMode) (*os.File, error)) *bbolt.Optio
 // tested.
 var syncDir = durable.SyncDir
 
-// settle takes over the content of the file.
-func (s *Store) settle(db *bbolt.DB, file *os.File, found contents) error {
+// adopt takes over the content of the file.
+func (s *Store) adopt(db *bbolt.DB, file *os.File, found contents) error {
 	if found.schema == 0 {
 		if err := db.Update(makeBuckets); err != nil {
 			return err
@@ -198,9 +198,9 @@ func (s *Store) prepare(ctx context.Context, f *os.File) (contents, error) {
 	_ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_WILLNEED)
 	found, err := check(f, info.Size())
 	if err != nil {
-		return contents{}, s.foreign(err)
+		return contents{}, s.openError(err)
 	}
-	if err := rewriteMeta(f); err != nil || !s.doubted {
+	if err := rewriteMeta(f); err != nil || !s.writeFailed {
 		return found, err
 	}
 	return s.checkDisk(f)
@@ -218,13 +218,13 @@ func (s *Store) checkDisk(f *os.File) (contents, error) {
 	}
 	found, err := check(f, info.Size())
 	if err != nil {
-		return contents{}, s.foreign(err)
+		return contents{}, s.openError(err)
 	}
 	return found, nil
 }
 
-// foreign returns the error for a file that cannot be opened, with the remedy.
-func (s *Store) foreign(err error) error {
+// openError returns the error for a file that cannot be opened, with the remedy.
+func (s *Store) openError(err error) error {
 	var newer errNewer
 	switch {
 	case errors.As(err, &newer):
@@ -271,7 +271,7 @@ func (s *Store) dropBound() error {
 		})
 	})
 	if err != nil && !errors.Is(err, errNothing) {
-		return s.away(err)
+		return s.unavailable(err)
 	}
 	return nil
 }
@@ -293,7 +293,7 @@ func (s *Store) guard(fn func() error) (err error) {
 // its commit was acknowledged.
 func (s *Store) reopen(ctx context.Context) error {
 	s.horizon.fail()
-	s.doubted = true
+	s.writeFailed = true
 	s.mu.Lock()
 	var err error
 	if s.failed == nil {
@@ -302,12 +302,12 @@ func (s *Store) reopen(ctx context.Context) error {
 	}
 	s.mu.Unlock()
 	if err != nil {
-		return s.away(err)
+		return s.unavailable(err)
 	}
 	if err := s.load(ctx); err != nil {
 		return err
 	}
-	s.doubted = false
+	s.writeFailed = false
 	s.watches.reset(s.index)
 	return nil
 }

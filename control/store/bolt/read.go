@@ -23,7 +23,7 @@ func (s *Store) view(ctx context.Context, fn func(*bbolt.Tx) error) error {
 			return err
 		}
 		err := s.viewOnce(ctx, fn)
-		if !errors.Is(err, errAgain) {
+		if !errors.Is(err, errNotDurable) {
 			return err
 		}
 		// A commit has failed meanwhile. An empty transaction succeeds once the file is open again, and opens it if
@@ -38,7 +38,7 @@ func (s *Store) viewOnce(ctx context.Context, fn func(*bbolt.Tx) error) error {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if s.failed != nil {
-		return errAgain
+		return errNotDurable
 	}
 	return s.guard(func() error {
 		fails := s.horizon.failures()
@@ -141,9 +141,9 @@ func (s *Store) List(ctx context.Context, prefix, after string, limit int) ([]st
 // beside the store, so that a slow w does not prevent the store from reusing its free pages. The disk must have space
 // for the copy.
 func (s *Store) Backup(ctx context.Context, w io.Writer) error {
-	tmp, err := nameless(filepath.Dir(s.path))
+	tmp, err := unnamedFile(filepath.Dir(s.path))
 	if err != nil {
-		return s.away(fmt.Errorf("backup: %w", err))
+		return s.unavailable(fmt.Errorf("backup: %w", err))
 	}
 	defer tmp.Close()
 	var size int64
@@ -155,10 +155,10 @@ func (s *Store) Backup(ctx context.Context, w io.Writer) error {
 		return err
 	})
 	if err != nil {
-		return s.away(fmt.Errorf("backup: %w", err))
+		return s.unavailable(fmt.Errorf("backup: %w", err))
 	}
 	if _, err := check(tmp, size); err != nil {
-		return s.foreign(err)
+		return s.openError(err)
 	}
 	_, err = io.Copy(ctxWriter{ctx, w}, io.NewSectionReader(tmp, 0, size))
 	if err != nil {
@@ -167,9 +167,9 @@ func (s *Store) Backup(ctx context.Context, w io.Writer) error {
 	return nil
 }
 
-// nameless creates a file that disappears when its descriptor is closed. open(2) lists the filesystems that do not
+// unnamedFile creates a file that disappears when its descriptor is closed. open(2) lists the filesystems that do not
 // support that: there, the name of the file is removed at once.
-func nameless(dir string) (*os.File, error) {
+func unnamedFile(dir string) (*os.File, error) {
 	f, err := os.OpenFile(dir, os.O_RDWR|unix.O_TMPFILE, 0o600)
 	if !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EISDIR) {
 		return f, err

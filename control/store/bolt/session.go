@@ -41,12 +41,12 @@ func (s *sessions) add(ttl time.Duration) string {
 	s.mu.Lock()
 	s.live[id] = &session{ttl, s.clock.Steady() + ttl}
 	s.mu.Unlock()
-	s.look()
+	s.checkNow()
 	return id
 }
 
-// look makes expire check the sessions now.
-func (s *sessions) look() {
+// checkNow makes expire check the sessions now.
+func (s *sessions) checkNow() {
 	select {
 	case s.wake <- struct{}{}:
 	default:
@@ -68,8 +68,8 @@ func (s *sessions) alive(id string, renew bool) bool {
 	return true
 }
 
-// kill ends a session. It reports whether its keys must still be deleted.
-func (s *sessions) kill(id string) bool {
+// end ends a session. It reports whether its keys must still be deleted.
+func (s *sessions) end(id string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.live[id] != nil {
@@ -79,7 +79,7 @@ func (s *sessions) kill(id string) bool {
 	return s.ending[id]
 }
 
-func (s *sessions) buried(id string) {
+func (s *sessions) keysDeleted(id string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.ending, id)
@@ -137,20 +137,20 @@ func (s *Store) End(ctx context.Context, id string) error {
 	if err := s.open(ctx); err != nil {
 		return err
 	}
-	if !s.sessions.kill(id) {
+	if !s.sessions.end(id) {
 		return nil
 	}
-	err := s.bury(ctx, id)
+	err := s.deleteSessionKeys(ctx, id)
 	if err != nil {
-		s.sessions.look()
+		s.sessions.checkNow()
 	}
 	return err
 }
 
-func (s *Store) bury(ctx context.Context, id string) error {
+func (s *Store) deleteSessionKeys(ctx context.Context, id string) error {
 	_, err := s.submit(ctx, &request{end: id})
 	if err == nil {
-		s.sessions.buried(id)
+		s.sessions.keysDeleted(id)
 	}
 	return err
 }
@@ -163,7 +163,7 @@ func (s *Store) expire() {
 		dead, wait := s.sessions.due()
 		for _, id := range dead {
 			// A session whose keys could not be deleted is still due in the next round.
-			if err := s.bury(ctx, id); err != nil && (wait == 0 || wait > retryEnd) {
+			if err := s.deleteSessionKeys(ctx, id); err != nil && (wait == 0 || wait > retryEnd) {
 				wait = retryEnd
 			}
 		}

@@ -94,7 +94,7 @@ func (t *tree) page(id uint64, depth int) ([]byte, error) {
 	if depth >= maxDepth {
 		return nil, corrupt("page %d lies too deep", id)
 	}
-	if err := t.claim(id); err != nil {
+	if err := t.markSeen(id); err != nil {
 		return nil, err
 	}
 	if t.bufs[depth] == nil {
@@ -113,7 +113,7 @@ func (t *tree) page(id uint64, depth int) ([]byte, error) {
 		return p, nil
 	}
 	for i := range more {
-		if err := t.claim(id + 1 + i); err != nil {
+		if err := t.markSeen(id + 1 + i); err != nil {
 			return nil, err
 		}
 	}
@@ -126,7 +126,7 @@ func (t *tree) page(id uint64, depth int) ([]byte, error) {
 	return p, err
 }
 
-func (t *tree) claim(id uint64) error {
+func (t *tree) markSeen(id uint64) error {
 	switch {
 	case id < 2 || id >= t.pages:
 		return corrupt("there is no page %d", id)
@@ -155,7 +155,7 @@ func (t *tree) freelist(id uint64) error {
 		return corrupt("page %d lists %d free pages", id, count)
 	}
 	for i := range count {
-		if err := t.claim(native.Uint64(ids[8*i:])); err != nil {
+		if err := t.markSeen(native.Uint64(ids[8*i:])); err != nil {
 			return err
 		}
 	}
@@ -181,7 +181,7 @@ func (t *tree) bucket(head []byte, visit func(element) error) error {
 // bounds are the bounds of the keys that a page may contain: low <= key < high. nil means no bound.
 type bounds struct{ low, high []byte }
 
-func (b bounds) hold(key []byte) bool {
+func (b bounds) contain(key []byte) bool {
 	return bytes.Compare(key, b.low) >= 0 && (b.high == nil || bytes.Compare(key, b.high) < 0)
 }
 
@@ -217,7 +217,7 @@ func (t *tree) branch(p []byte, id uint64, depth int, keys bounds, visit func(el
 	var largest []byte
 	for i := range count {
 		low, ok := key(i)
-		if !ok || !keys.hold(low) || i > 0 && bytes.Compare(low, largest) <= 0 {
+		if !ok || !keys.contain(low) || i > 0 && bytes.Compare(low, largest) <= 0 {
 			return nil, corrupt("page %d has keys in no order", id)
 		}
 		below := bounds{low, keys.high}
@@ -247,7 +247,7 @@ func leaf(p []byte, keys bounds, visit func(element) error) ([]byte, error) {
 		flags, pos, ksize, vsize := native.Uint32(p[at:]), native.Uint32(p[at+4:]), native.Uint32(p[at+8:]),
 			native.Uint32(p[at+12:])
 		key, ok := slice(p, at, pos, ksize)
-		if !ok || !keys.hold(key) || i > 0 && bytes.Compare(key, last) <= 0 {
+		if !ok || !keys.contain(key) || i > 0 && bytes.Compare(key, last) <= 0 {
 			return nil, corrupt("a page has keys in no order")
 		}
 		value, ok := slice(p, at+int(ksize), pos, vsize)

@@ -78,9 +78,9 @@ func (w *watches) ring(prefix string) {
 	}
 }
 
-// look returns the newest index if something under prefix may have changed after the given one, and otherwise a bell to
+// poll returns the newest index if something under prefix may have changed after the given one, and otherwise a bell to
 // wait for.
-func (w *watches) look(prefix string, after uint64) (uint64, *bell) {
+func (w *watches) poll(prefix string, after uint64) (uint64, *bell) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	last, known := w.last[prefix]
@@ -121,7 +121,7 @@ func (s *Store) Watch(ctx context.Context, prefix string, after uint64) (uint64,
 		if err := s.open(ctx); err != nil {
 			return 0, err
 		}
-		newest, b := s.watches.look(prefix, after)
+		newest, b := s.watches.poll(prefix, after)
 		if b == nil {
 			return newest, nil
 		}

@@ -87,10 +87,10 @@ func (s *Store) Publish(ctx context.Context, all []store.Service, look bool) err
 	for _, v := range all {
 		id := s.layout.serviceID(v.Kind, v.ID)
 		want[id] = v
-		if is, listed := known[id]; listed && same(is, v) {
+		if is, listed := known[id]; listed && isSame(is, v) {
 			continue
 		}
-		change, err := s.layout.enlist(id, v)
+		change, err := s.layout.registerService(id, v)
 		if err != nil {
 			return err
 		}
@@ -98,7 +98,7 @@ func (s *Store) Publish(ctx context.Context, all []store.Service, look bool) err
 	}
 	for id, v := range known {
 		if _, wanted := want[id]; !wanted {
-			ops = append(ops, []*api.TxnOp{s.layout.unlist(v.Kind, id)})
+			ops = append(ops, []*api.TxnOp{s.layout.deregisterService(v.Kind, id)})
 		}
 	}
 	if len(ops) > 0 && !there {
@@ -124,7 +124,7 @@ func (s *Store) Withdraw(ctx context.Context, kind, id string) error {
 		return err
 	}
 	s.catalog.take()
-	return s.catalogue(ctx, api.TxnOps{s.layout.unlist(kind, s.layout.serviceID(kind, id))})
+	return s.catalogue(ctx, api.TxnOps{s.layout.deregisterService(kind, s.layout.serviceID(kind, id))})
 }
 
 // published reads the entries of this cluster from the catalog, and whether their node exists.
@@ -159,8 +159,8 @@ func (s *Store) published(ctx context.Context) (known map[string]store.Service, 
 	return known, true, nil
 }
 
-// same reports whether the catalog already shows a service correctly.
-func same(a, b store.Service) bool {
+// isSame reports whether the catalog already shows a service correctly.
+func isSame(a, b store.Service) bool {
 	return a.Kind == b.Kind && a.Address == b.Address && a.Alive == b.Alive && a.Note == b.Note &&
 		slices.Equal(a.Tags, b.Tags) && maps.Equal(a.Meta, b.Meta)
 }
@@ -172,8 +172,8 @@ func (l layout) servicesNode() *api.TxnOp {
 	}}}
 }
 
-// enlist returns the operations that add a service and its check.
-func (l layout) enlist(id string, v store.Service) ([]*api.TxnOp, error) {
+// registerService returns the operations that add a service and its check.
+func (l layout) registerService(id string, v store.Service) ([]*api.TxnOp, error) {
 	host, number, err := net.SplitHostPort(v.Address)
 	port, perr := strconv.Atoi(number)
 	if err = errors.Join(err, perr); err != nil {
@@ -196,8 +196,8 @@ func (l layout) enlist(id string, v store.Service) ([]*api.TxnOp, error) {
 	}, nil
 }
 
-// unlist returns the operation that removes a service and its check.
-func (l layout) unlist(kind, id string) *api.TxnOp {
+// deregisterService returns the operation that removes a service and its check.
+func (l layout) deregisterService(kind, id string) *api.TxnOp {
 	return &api.TxnOp{Service: &api.ServiceTxnOp{
 		Verb:    api.ServiceDelete,
 		Node:    l.services,

@@ -161,18 +161,18 @@ func newStore(life context.Context, opts Options) (*Store, error) {
 	}
 	s := &Store{endpoint: endpoint{opts: opts, layout: newLayout(opts.Prefix), calls: calls, ctx: life}}
 	// Consul adds up to a sixteenth to the duration of a blocking query (agent/consul/rpc.go).
-	s.waits = calls.patient(watchTime + watchTime/16 + answerTime)
+	s.waits = calls.forLongAnswers(watchTime + watchTime/16 + answerTime)
 	if s.client, err = calls.client(); err != nil {
 		return nil, err
 	}
 	if s.slow, err = s.waits.client(); err != nil {
 		return nil, err
 	}
-	s.repeats = calls.repeating()
+	s.repeats = calls.idempotent()
 	if s.again, err = s.repeats.client(); err != nil {
 		return nil, err
 	}
-	s.alive = s.repeats.apart(renewConns)
+	s.alive = s.repeats.withPool(renewConns)
 	if s.renewal, err = s.alive.client(); err != nil {
 		return nil, err
 	}

@@ -30,7 +30,7 @@ func (e *endpoint) failed(ctx context.Context, what string, err error) error {
 		return fmt.Errorf("consul: %s: %w", what, ctx.Err())
 	case errors.As(err, &kind):
 		return err
-	case ctx.Err() != nil && (ended(err) || errors.Is(err, errNoAnswer)):
+	case ctx.Err() != nil && (isContextError(err) || errors.Is(err, errNoAnswer)):
 		return dataset.Errorf(dataset.ErrUnavailable,
 			"consul: %s: no answer within %s from %s (are most of its servers up, and is it overloaded?)", what,
 			e.opts.CallTime, e.where())
@@ -130,8 +130,8 @@ func (e *endpoint) reach(err error) error {
 	return err
 }
 
-// untrusted reports whether a handshake failed because of certificates.
-func untrusted(err error) bool {
+// isUntrusted reports whether a handshake failed because of certificates.
+func isUntrusted(err error) bool {
 	var unknown x509.UnknownAuthorityError
 	var name x509.HostnameError
 	var invalid x509.CertificateInvalidError

@@ -30,16 +30,16 @@ const (
 // fleet sends requests to the first of several addresses that answers, with the current token. It is the transport of
 // the API's client.
 type fleet struct {
-	hosts  []*url.URL
-	base   *http.Transport
-	creds  *credentials
-	clock  clock.Clock
-	leader time.Duration // how long a request waits for a leader
-	first  *atomic.Int32 // index in hosts of the address that answered last
-	sent   *atomic.Uint64
-	flying *flights
-	brief  bool // requests end when their caller leaves
-	again  bool // requests can be repeated: they change nothing, or nothing else the second time
+	hosts          []*url.URL
+	base           *http.Transport
+	creds          *credentials
+	clock          clock.Clock
+	leader         time.Duration // how long a request waits for a leader
+	preferred      *atomic.Int32 // index in hosts of the address that answered last
+	sent           *atomic.Uint64
+	flying         *flights
+	endsWithCaller bool // requests end when their caller leaves
+	repeatable     bool // requests can be repeated: they change nothing, or nothing else the second time
 }
 
 // newFleet checks the options of the connection. A response must begin within answer. Requests end with life.
@@ -49,8 +49,8 @@ func newFleet(life context.Context, opts Options, answer time.Duration) (*fleet,
 			"consul: no address: want one or more such as https://consul1:8501")
 	}
 	f := &fleet{
-		first: new(atomic.Int32), sent: new(atomic.Uint64), clock: opts.Clock, leader: opts.LeaderTime,
-		flying: &flights{life: life, most: opts.CallTime, quiet: quiet{clock: opts.Clock}},
+		preferred: new(atomic.Int32), sent: new(atomic.Uint64), clock: opts.Clock, leader: opts.LeaderTime,
+		flying: &flights{ctx: life, maxTime: opts.CallTime, quiet: silence{clock: opts.Clock}},
 	}
 	secure := 0
 	for _, a := range opts.Addresses {
@@ -85,31 +85,33 @@ func newFleet(life context.Context, opts Options, answer time.Duration) (*fleet,
 	return f, nil
 }
 
-// apart returns the same fleet with a separate pool of connections.
-func (f *fleet) apart(conns int) *fleet {
+// withPool returns the same fleet with a separate pool of connections.
+func (f *fleet) withPool(conns int) *fleet {
 	out := *f
 	out.base = f.base.Clone()
 	out.base.MaxConnsPerHost, out.base.MaxIdleConnsPerHost = conns, conns
 	return &out
 }
 
-// patient returns the same fleet for requests whose answer may take long, and that end when their caller leaves.
-func (f *fleet) patient(answer time.Duration) *fleet {
-	out := f.apart(maxConns)
+// forLongAnswers returns the same fleet for requests whose answer may take long, and that end when their caller leaves.
+func (f *fleet) forLongAnswers(answer time.Duration) *fleet {
+	out := f.withPool(maxConns)
 	out.base.ResponseHeaderTimeout = answer
-	out.sent, out.brief = new(atomic.Uint64), true
+	out.sent, out.endsWithCaller = new(atomic.Uint64), true
 	return out
 }
 
-// repeating returns the same fleet for requests that can be repeated although they are no GET.
-func (f *fleet) repeating() *fleet {
+// idempotent returns the same fleet for requests that can be repeated although they are no GET.
+func (f *fleet) idempotent() *fleet {
 	out := *f
-	out.again = true
+	out.repeatable = true
 	return &out
 }
 
-// repeats reports whether a request can be repeated even if Consul received it.
-func (f *fleet) repeats(req *http.Request) bool { return f.again || req.Method == http.MethodGet }
+// isIdempotent reports whether a request can be repeated even if Consul received it.
+func (f *fleet) isIdempotent(req *http.Request) bool {
+	return f.repeatable || req.Method == http.MethodGet
+}
 
 // client returns the API's client on this fleet. The address and token are placeholders, so that neither is taken from
 // environment variables CONSUL_HTTP_….
@@ -143,17 +145,17 @@ func (f *fleet) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	began := f.clock.Steady()
 	for n, wait := 0, minRetry; ; n, wait = n+1, min(2*wait, maxRetry) {
-		res, err := f.round(req, body)
+		res, err := f.tryEach(req, body)
 		if err == nil {
 			return res, nil
 		}
 		took := f.clock.Steady() - began
-		cut := f.repeats(req) && broken(err) && req.Context().Err() == nil && took < silentTime
+		cut := f.isIdempotent(req) && connectionEnded(err) && req.Context().Err() == nil && took < silentTime
 		if cut && n == 0 {
 			continue // try another connection
 		}
-		if !cut && (!electing(err) || !f.repeats(req) && !unapplied(err) ||
-			max(took, f.flying.quiet.lasts()) > f.leader) {
+		if !cut && (!isElecting(err) || !f.isIdempotent(req) && !hadNoEffect(err) ||
+			max(took, f.flying.quiet.duration()) > f.leader) {
 			return nil, err
 		}
 		select {
@@ -164,30 +166,30 @@ func (f *fleet) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 }
 
-// round tries each address once, beginning with the one that answered last.
-func (f *fleet) round(req *http.Request, body []byte) (*http.Response, error) {
-	start := int(f.first.Load())
+// tryEach tries each address once, beginning with the one that answered last.
+func (f *fleet) tryEach(req *http.Request, body []byte) (*http.Response, error) {
+	start := int(f.preferred.Load())
 	var failed error
 	for i := range f.hosts {
 		n := (start + i) % len(f.hosts)
 		began := f.clock.Steady()
 		res, err := f.send(req, f.hosts[n], body)
 		if err == nil {
-			f.first.CompareAndSwap(int32(start), int32(n))
+			f.preferred.CompareAndSwap(int32(start), int32(n))
 			return res, nil
 		}
 		over := req.Context().Err() != nil
 		// An error of a server that was reached is more useful than the information that another one was not reached,
 		// or that no time was left for it.
-		if failed == nil || !unsent(err) && !over {
+		if failed == nil || !neverReceived(err) && !over {
 			failed = err
 		}
 		// The next request does not begin with a server that was silent for long, even if the caller gave up: such a
 		// caller may never wait longer.
 		silent := over && f.clock.Steady()-began >= silentTime
-		again := !over && !final(err) && (f.repeats(req) || unapplied(err))
-		if silent || !again && !over && !final(err) {
-			f.first.CompareAndSwap(int32(start), int32((n+1)%len(f.hosts)))
+		again := !over && !isFinal(err) && (f.isIdempotent(req) || hadNoEffect(err))
+		if silent || !again && !over && !isFinal(err) {
+			f.preferred.CompareAndSwap(int32(start), int32((n+1)%len(f.hosts)))
 		}
 		if !again {
 			break
@@ -200,7 +202,7 @@ func (f *fleet) round(req *http.Request, body []byte) (*http.Response, error) {
 // request once more.
 func (f *fleet) send(req *http.Request, host *url.URL, body []byte) (*http.Response, error) {
 	res, token, err := f.sendAs(req, host, body)
-	if err != nil && refusedToken(err) && f.creds.renewed(token) {
+	if err != nil && isTokenRefused(err) && f.creds.renewed(token) {
 		res, _, err = f.sendAs(req, host, body)
 	}
 	return res, err
@@ -226,19 +228,19 @@ func (f *fleet) sendAs(req *http.Request, host *url.URL, body []byte) (*http.Res
 	f.sent.Add(1)
 	var res *http.Response
 	var err error
-	if f.brief {
+	if f.endsWithCaller {
 		res, err = f.base.RoundTrip(out)
 	} else {
-		res, err = f.flying.carry(f.base, out, f.clock.After(f.patience()))
+		res, err = f.flying.send(f.base, out, f.clock.After(f.patience()))
 	}
 	if err != nil {
 		return nil, token, &reachError{
 			host:       host.String(),
 			err:        err,
-			leaderless: req.Context().Err() == nil && timedOut(err) && f.leaderless(host),
+			leaderless: req.Context().Err() == nil && timedOut(err) && f.hasNoLeader(host),
 		}
 	}
-	if answered(res) {
+	if isConsulAnswer(res) {
 		return res, token, nil
 	}
 	defer res.Body.Close()
@@ -251,13 +253,13 @@ func (f *fleet) sendAs(req *http.Request, host *url.URL, body []byte) (*http.Res
 
 // patience is how long to wait for one answer. A server that has no leader or is cut off is silent for long. So the
 // longer Consul has been silent, the shorter a new request waits.
-func (f *fleet) patience() time.Duration { return max(silentTime, f.leader-f.flying.quiet.lasts()) }
+func (f *fleet) patience() time.Duration { return max(silentTime, f.leader-f.flying.quiet.duration()) }
 
 const maxErrorText = 4 << 10
 
-// answered reports whether a response is a regular answer of Consul, and not an error of Consul or of another program
-// that listens there: a 404 of a proxy must not look like an absent key.
-func answered(res *http.Response) bool {
+// isConsulAnswer reports whether a response is a regular answer of Consul, and not an error of Consul or of another
+// program that listens there: a 404 of a proxy must not look like an absent key.
+func isConsulAnswer(res *http.Response) bool {
 	switch {
 	case res.Request.Method == http.MethodGet &&
 		(res.StatusCode == http.StatusOK || res.StatusCode == http.StatusNotFound):
@@ -268,11 +270,11 @@ func answered(res *http.Response) bool {
 	return res.StatusCode == http.StatusOK
 }
 
-// leaderless reports whether a server that did not answer says that it has no leader. Such a server holds requests that
-// need a leader. It checks how long it should hold them (rpc_hold_timeout) only after each pause, and each pause is
-// longer than the previous one, so it sometimes holds them for half a minute (getWaitTime in agent/consul/rpc.go).
-func (f *fleet) leaderless(host *url.URL) bool {
-	ctx, cancel := context.WithTimeout(f.flying.life, silentTime)
+// hasNoLeader reports whether a server that did not answer says that it has no leader. Such a server holds requests
+// that need a leader. It checks how long it should hold them (rpc_hold_timeout) only after each pause, and each pause
+// is longer than the previous one, so it sometimes holds them for half a minute (getWaitTime in agent/consul/rpc.go).
+func (f *fleet) hasNoLeader(host *url.URL) bool {
+	ctx, cancel := context.WithTimeout(f.flying.ctx, silentTime)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, host.JoinPath("v1/status/leader").String(), nil)
 	if err != nil {
@@ -313,50 +315,50 @@ func (e *statusError) Error() string {
 	return fmt.Sprintf("%s: status %d: %s", e.host, e.code, e.line())
 }
 
-// unsent reports whether a request cannot have been received: there was no connection, or no trusted one.
-func unsent(err error) bool {
+// neverReceived reports whether a request cannot have been received: there was no connection, or no trusted one.
+func neverReceived(err error) bool {
 	var reach *reachError
 	if !errors.As(err, &reach) {
 		return false
 	}
 	var op *net.OpError
-	return errors.As(err, &op) && op.Op == "dial" || untrusted(err) || errors.Is(err, errHandshake)
+	return errors.As(err, &op) && op.Op == "dial" || isUntrusted(err) || errors.Is(err, errHandshake)
 }
 
-// unapplied reports whether a request cannot have changed anything: it was not received, or Consul says that it had no
-// leader for it ("always safe to retry since no state could have been changed": canRetry in agent/consul/rpc.go).
-func unapplied(err error) bool {
+// hadNoEffect reports whether a request cannot have changed anything: it was not received, or Consul says that it had
+// no leader for it ("always safe to retry since no state could have been changed": canRetry in agent/consul/rpc.go).
+func hadNoEffect(err error) bool {
 	var status *statusError
 	if errors.As(err, &status) {
 		return strings.Contains(status.body, "No cluster leader") ||
 			strings.Contains(status.body, "rpc error getting client")
 	}
-	return unsent(err)
+	return neverReceived(err)
 }
 
-// broken reports whether a connection ended during a request: an idle connection that was closed, or one that the end
-// of another request closed.
-func broken(err error) bool {
+// connectionEnded reports whether a connection ended during a request: an idle connection that was closed, or one that
+// the end of another request closed.
+func connectionEnded(err error) bool {
 	var reach *reachError
-	return errors.As(err, &reach) && !unsent(err)
+	return errors.As(err, &reach) && !neverReceived(err)
 }
 
-// electing reports whether a server answered that it cannot reach a leader. It may find the next one by itself.
-func electing(err error) bool {
+// isElecting reports whether a server answered that it cannot reach a leader. It may find the next one by itself.
+func isElecting(err error) bool {
 	var status *statusError
 	return errors.As(err, &status) && status.code == http.StatusInternalServerError &&
 		(strings.Contains(status.body, "No cluster leader") || strings.Contains(status.body, "rpc error") ||
 			strings.Contains(status.body, "leadership"))
 }
 
-// final reports whether every other address would answer the same.
-func final(err error) bool {
+// isFinal reports whether every other address would answer the same.
+func isFinal(err error) bool {
 	var status *statusError
 	return errors.As(err, &status) && status.code >= 400 && status.code < 500 &&
 		status.code != http.StatusTooManyRequests && status.code != http.StatusNotFound
 }
 
-func refusedToken(err error) bool {
+func isTokenRefused(err error) bool {
 	var status *statusError
 	return errors.As(err, &status) && status.code == http.StatusForbidden
 }
@@ -377,7 +379,7 @@ func CheckAddress(address string) (*url.URL, error) {
 	return u, nil
 }
 
-// ended reports whether an error is one of a context.
-func ended(err error) bool {
+// isContextError reports whether an error is one of a context.
+func isContextError(err error) bool {
 	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
 }

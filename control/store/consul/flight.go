@@ -22,9 +22,9 @@ const maxAnswer = 1 << 30
 // which takes long without a leader. A few dozen impatient callers would use up all connections, and would break
 // requests of others.
 type flights struct {
-	life  context.Context // context of the store
-	most  time.Duration   // longest duration of one request
-	quiet quiet
+	ctx     context.Context // context of the store
+	maxTime time.Duration   // longest duration of one request
+	quiet   silence
 
 	mu      sync.Mutex
 	closed  bool
@@ -49,38 +49,38 @@ func (f *flights) wait() {
 	f.running.Wait()
 }
 
-type landed struct {
+type response struct {
 	res *http.Response
 	err error
 }
 
-// carry sends a request and returns the complete answer, or the reason why the caller stops waiting, at the latest
+// send sends a request and returns the complete answer, or the reason why the caller stops waiting, at the latest
 // after patience. If the request has no connection by then, it is not sent.
-func (f *flights) carry(to http.RoundTripper, req *http.Request, patience <-chan time.Time) (*http.Response, error) {
+func (f *flights) send(to http.RoundTripper, req *http.Request, patience <-chan time.Time) (*http.Response, error) {
 	if err := req.Context().Err(); err != nil {
 		return nil, err
 	}
 	if !f.begin() {
 		return nil, context.Canceled
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(req.Context()), f.most)
-	stop := context.AfterFunc(f.life, cancel)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(req.Context()), f.maxTime)
+	stop := context.AfterFunc(f.ctx, cancel)
 	var d departure
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: d.connected})
-	done := make(chan landed, 1)
-	f.quiet.asks()
+	done := make(chan response, 1)
+	f.quiet.begin()
 	go func() {
 		defer f.running.Done()
 		defer cancel()
 		defer stop()
 		res, err := to.RoundTrip(req.WithContext(ctx))
 		if err == nil {
-			err = swallow(res)
+			err = drain(res)
 		}
-		f.quiet.hears(err == nil && answered(res))
-		done <- landed{res, err}
+		f.quiet.end(err == nil && isConsulAnswer(res))
+		done <- response{res, err}
 	}()
-	err := error(silent{})
+	err := error(noAnswerError{})
 	select {
 	case l := <-done:
 		return l.res, l.err
@@ -124,43 +124,43 @@ func (d *departure) missed(cancel context.CancelFunc) bool {
 	return d.left
 }
 
-// silent is the error of a server that did not answer within the patience.
-type silent struct{}
+// noAnswerError is the error of a server that did not answer within the patience.
+type noAnswerError struct{}
 
-func (silent) Error() string   { return "no answer in time" }
-func (silent) Timeout() bool   { return true }
-func (silent) Temporary() bool { return true }
+func (noAnswerError) Error() string   { return "no answer in time" }
+func (noAnswerError) Timeout() bool   { return true }
+func (noAnswerError) Temporary() bool { return true }
 
-// quiet measures for how long Consul has not answered, although there were requests.
-type quiet struct {
+// silence measures for how long Consul has not answered, although there were requests.
+type silence struct {
 	clock clock.Clock
 
-	mu    sync.Mutex
-	asked int           // requests under way
-	since time.Duration // by the steady clock; 0 if all requests were answered
+	mu      sync.Mutex
+	pending int           // requests under way
+	since   time.Duration // by the steady clock; 0 if all requests were answered
 }
 
-func (q *quiet) asks() {
+func (q *silence) begin() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.asked++; q.since == 0 {
+	if q.pending++; q.since == 0 {
 		q.since = q.clock.Steady()
 	}
 }
 
-// hears records the end of a request, even if its caller has left: a server that answers slowly is not silent.
-func (q *quiet) hears(answered bool) {
+// end records the end of a request, even if its caller has left: a server that answers slowly is not silent.
+func (q *silence) end(answered bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.asked--; !answered {
+	if q.pending--; !answered {
 		return
 	}
-	if q.since = 0; q.asked > 0 {
+	if q.since = 0; q.pending > 0 {
 		q.since = q.clock.Steady()
 	}
 }
 
-func (q *quiet) lasts() time.Duration {
+func (q *silence) duration() time.Duration {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.since == 0 {
@@ -169,8 +169,8 @@ func (q *quiet) lasts() time.Duration {
 	return q.clock.Steady() - q.since
 }
 
-// swallow reads the rest of an answer, so that its connection can be used again.
-func swallow(res *http.Response) error {
+// drain reads the rest of an answer, so that its connection can be used again.
+func drain(res *http.Response) error {
 	defer res.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer+1))
 	if err != nil {

@@ -49,8 +49,8 @@ func TestGivenUpAsItConnects(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		f := &flights{life: t.Context(), most: time.Minute, quiet: quiet{clock: clock.System{}}}
-		if _, err := f.carry(to, req, nil); err == nil {
+		f := &flights{ctx: t.Context(), maxTime: time.Minute, quiet: silence{clock: clock.System{}}}
+		if _, err := f.send(to, req, nil); err == nil {
 			t.Error("an answer")
 		}
 		close(to.gone)

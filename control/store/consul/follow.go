@@ -23,12 +23,12 @@ func shardNumber(name string) (int, bool) {
 	return n, err == nil && n >= 0 && n < shards && shardName(n) == name
 }
 
-// ask sends one query for changes after an index. It applies the answer to the feed, and returns the index for the next
-// query.
-type ask func(ctx context.Context, after uint64) (uint64, error)
+// query sends one query for changes after an index. It applies the answer to the feed, and returns the index for the
+// next query.
+type query func(ctx context.Context, after uint64) (uint64, error)
 
 // follow repeats a query until the store is closed. Idempotent.
-func (s *Store) follow(f *follower, ask ask) {
+func (s *Store) follow(f *follower, ask query) {
 	s.feed.mu.Lock()
 	defer s.feed.mu.Unlock()
 	if f.running || s.ctx.Err() != nil {
@@ -38,7 +38,7 @@ func (s *Store) follow(f *follower, ask ask) {
 	s.workers.Go(func() {
 		after, retry := uint64(0), minRetry
 		for s.ctx.Err() == nil {
-			next, err := s.askOnce(f, ask, after)
+			next, err := s.queryOnce(f, ask, after)
 			wait := pause
 			if err != nil {
 				next, wait = 0, retry
@@ -58,8 +58,8 @@ func (s *Store) follow(f *follower, ask ask) {
 	})
 }
 
-// askOnce sends one query. A query that was cancelled so that the next one can begin does not count as failed.
-func (s *Store) askOnce(f *follower, ask ask, after uint64) (uint64, error) {
+// queryOnce sends one query. A query that was cancelled so that the next one can begin does not count as failed.
+func (s *Store) queryOnce(f *follower, ask query, after uint64) (uint64, error) {
 	ctx, cancel := context.WithCancel(s.ctx)
 	defer cancel()
 	s.feed.mu.Lock()
@@ -99,12 +99,12 @@ func (s *Store) askOnce(f *follower, ask ask, after uint64) (uint64, error) {
 	return next, err
 }
 
-// askRevs queries which shards changed.
-func (s *Store) askRevs(ctx context.Context, after uint64) (uint64, error) {
+// queryShards queries which shards changed.
+func (s *Store) queryShards(ctx context.Context, after uint64) (uint64, error) {
 	if err := s.ready(ctx); err != nil {
 		return 0, err
 	}
-	before := s.feed.known()
+	before := s.feed.knownIndexes()
 	pairs, meta, err := s.slow.KV().List(s.layout.rev, blocking(ctx, after))
 	if err == nil {
 		err = s.whole(ctx, "own/rev/", len(pairs), meta.ResultsFilteredByACLs)
@@ -119,17 +119,17 @@ func (s *Store) askRevs(ctx context.Context, after uint64) (uint64, error) {
 	if now[everything] == 0 {
 		s.formatted.Store(false) // somebody emptied it: the next call creates it again
 	}
-	s.feed.take(now, before)
+	s.feed.applyShards(now, before)
 	return meta.LastIndex, nil
 }
 
-// known returns the indexes of the shards, from earlier answers and from transactions of this process. The answer to a
-// later query is not older.
-func (f *feed) known() map[string]uint64 {
+// knownIndexes returns the indexes of the shards, from earlier answers and from transactions of this process. The
+// answer to a later query is not older.
+func (f *feed) knownIndexes() map[string]uint64 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	known := make(map[string]uint64, shards)
-	maps.Copy(known, f.heard)
+	maps.Copy(known, f.lastAnswer)
 	for n, i := range f.shard {
 		if i > 0 {
 			known[shardName(n)] = max(known[shardName(n)], i)
@@ -138,10 +138,10 @@ func (f *feed) known() map[string]uint64 {
 	return known
 }
 
-// take applies the current indexes of the shards. before are the known indexes at the time of the query. If an index
-// went backwards, the store was replaced by an older one: everything may have changed, and new indexes may be below
-// those given out before.
-func (f *feed) take(now, before map[string]uint64) {
+// applyShards applies the current indexes of the shards. before are the known indexes at the time of the query. If an
+// index went backwards, the store was replaced by an older one: everything may have changed, and new indexes may be
+// below those given out before.
+func (f *feed) applyShards(now, before map[string]uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	back, newest := false, uint64(0)
@@ -152,21 +152,21 @@ func (f *feed) take(now, before map[string]uint64) {
 		newest = max(newest, i)
 	}
 	if back {
-		f.lost = undone(before, now, f.newest)
-		f.heard, f.newest, f.all, f.live, f.shard = now, newest, newest, 0, [shards]uint64{}
+		f.lost = undoneRange(before, now, f.newest)
+		f.lastAnswer, f.newest, f.all, f.live, f.shard = now, newest, newest, 0, [shards]uint64{}
 		f.ringAll()
 		return
 	}
-	f.heard, f.newest = now, max(f.newest, newest)
+	f.lastAnswer, f.newest = now, max(f.newest, newest)
 	for rev, i := range now {
 		f.move(rev, i)
 	}
 }
 
-// undone returns the range of indexes that were given out between the state that the store went back to and its former
-// state. Later indexes are above the range, because Consul continues to count (restoreUserSnapshot in raft), unless it
-// is a new cluster.
-func undone(was, now map[string]uint64, newest uint64) gap {
+// undoneRange returns the range of indexes that were given out between the state that the store went back to and its
+// former state. Later indexes are above the range, because Consul continues to count (restoreUserSnapshot in raft),
+// unless it is a new cluster.
+func undoneRange(was, now map[string]uint64, newest uint64) gap {
 	last := uint64(0) // the newest known index
 	for _, i := range was {
 		last = max(last, i)
@@ -182,9 +182,9 @@ func undone(was, now map[string]uint64, newest uint64) gap {
 	return g
 }
 
-// askLive queries whether any key that is bound to a session has changed. It requests only the names of the keys,
+// queryLive queries whether any key that is bound to a session has changed. It requests only the names of the keys,
 // because only the index matters.
-func (s *Store) askLive(ctx context.Context, after uint64) (uint64, error) {
+func (s *Store) queryLive(ctx context.Context, after uint64) (uint64, error) {
 	if err := s.ready(ctx); err != nil {
 		return 0, err
 	}
@@ -198,11 +198,11 @@ func (s *Store) askLive(ctx context.Context, after uint64) (uint64, error) {
 	if len(keys) == 0 {
 		s.formatted.Store(false)
 	}
-	s.feed.takeLive(meta.LastIndex)
+	s.feed.applyLive(meta.LastIndex)
 	return meta.LastIndex, nil
 }
 
-func (f *feed) takeLive(index uint64) {
+func (f *feed) applyLive(index uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if index <= f.live {

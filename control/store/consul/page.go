@@ -26,7 +26,7 @@ func (s *Store) page(ctx context.Context, prefix, from string, limit int) ([]sto
 	}
 	var list []store.Entry
 	for factor := 1; ; factor *= 4 { // keys may have been deleted, so that the spread expects too many
-		parts := s.spreads.take(prefix, from, (limit-len(list))*factor)
+		parts := s.spreads.selectParts(prefix, from, (limit-len(list))*factor)
 		if len(parts) == 0 {
 			if err := s.whole(ctx, prefix, len(list), false); err != nil {
 				return nil, s.failed(ctx, "list "+prefix, err)

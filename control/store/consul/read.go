@@ -91,7 +91,7 @@ func (s *Store) List(ctx context.Context, prefix, after string, limit int) ([]st
 		return nil, err
 	}
 	if limit > 0 && (prefix == "" || strings.HasSuffix(prefix, "/")) {
-		return s.page(ctx, prefix, max(prefix, next(after)), limit)
+		return s.page(ctx, prefix, max(prefix, afterKey(after)), limit)
 	}
 	pairs, meta, err := s.client.KV().List(s.layout.data+asked(prefix), consistent(ctx))
 	if err == nil {

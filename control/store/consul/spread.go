@@ -7,10 +7,10 @@ import (
 )
 
 const (
-	// partMost is the number of keys from which a part is split: about a page.
-	partMost = 128
-	// spreadsMost is the number of spreads that are kept.
-	spreadsMost = 256
+	// maxPart is the number of keys from which a part is split: about a page.
+	maxPart = 128
+	// maxSpreads is the number of spreads that are kept.
+	maxSpreads = 256
 	// The bytes that keys consist of: see store.CheckKey.
 	firstByte, lastByte = '!', '~'
 )
@@ -26,7 +26,7 @@ type spread struct {
 // newSpread returns the spread of sorted keys whose first at bytes are equal.
 func newSpread(keys []string, at int) *spread {
 	n := &spread{count: len(keys)}
-	if len(keys) <= partMost {
+	if len(keys) <= maxPart {
 		return n
 	}
 	n.next = map[byte]*spread{}
@@ -59,16 +59,16 @@ func (p part) holds(key string) bool {
 // end returns the first possible key after the part.
 func (p part) end() string {
 	if p.alone {
-		return next(p.prefix)
+		return afterKey(p.prefix)
 	}
-	return beyond(p.prefix)
+	return afterPrefix(p.prefix)
 }
 
-// next returns the smallest string that is larger than a key.
-func next(key string) string { return key + "\x00" }
+// afterKey returns the smallest string that is larger than a key.
+func afterKey(key string) string { return key + "\x00" }
 
-// beyond returns the smallest string that is larger than all keys with the prefix.
-func beyond(prefix string) string {
+// afterPrefix returns the smallest string that is larger than all keys with the prefix.
+func afterPrefix(prefix string) string {
 	if prefix == "" {
 		return string(rune(lastByte + 1))
 	}
@@ -76,18 +76,18 @@ func beyond(prefix string) string {
 	return prefix[:last] + string(rune(prefix[last]+1))
 }
 
-// taking collects the parts that should contain the next keys.
-type taking struct {
+// selection collects the parts that should contain the next keys.
+type selection struct {
 	from string
 	want int // keys
 	list []part
 }
 
-// take adds parts of the keys under prefix, in order, and reports whether more are needed. Together the parts contain
-// all keys from t.from up to the end of the last part.
-func (n *spread) take(prefix string, t *taking) bool {
+// selectParts adds parts of the keys under prefix, in order, and reports whether more are needed. Together the parts
+// contain all keys from t.from up to the end of the last part.
+func (n *spread) selectParts(prefix string, t *selection) bool {
 	switch {
-	case beyond(prefix) <= t.from:
+	case afterPrefix(prefix) <= t.from:
 		return true
 	case n == nil:
 		return t.add(part{prefix: prefix})
@@ -98,14 +98,14 @@ func (n *spread) take(prefix string, t *taking) bool {
 		return false
 	}
 	for b := byte(firstByte); b <= lastByte; b++ {
-		if !n.next[b].take(prefix+string(rune(b)), t) {
+		if !n.next[b].selectParts(prefix+string(rune(b)), t) {
 			return false
 		}
 	}
 	return true
 }
 
-func (t *taking) add(p part) bool {
+func (t *selection) add(p part) bool {
 	t.list = append(t.list, p)
 	if p.prefix >= t.from { // of a part that begins before t.from, the number of remaining keys is unknown
 		t.want -= p.count
@@ -132,7 +132,7 @@ func (n *spread) learn(prefix string, at int, keys []string) {
 	}
 	was := kid.count
 	kid.learn(prefix, at+1, keys)
-	if n.count += kid.count - was; n.count <= partMost/2 {
+	if n.count += kid.count - was; n.count <= maxPart/2 {
 		n.next = nil
 	}
 }
@@ -156,7 +156,7 @@ func (s *spreads) put(prefix string, n *spread) {
 		s.of = map[string]*spread{}
 	}
 	for some := range maps.Keys(s.of) {
-		if len(s.of) < spreadsMost {
+		if len(s.of) < maxSpreads {
 			break
 		}
 		delete(s.of, some)
@@ -164,13 +164,13 @@ func (s *spreads) put(prefix string, n *spread) {
 	s.of[prefix] = n
 }
 
-// take returns the next parts from a key on, which should contain the requested number of keys. It returns at most as
-// many parts as one transaction can read.
-func (s *spreads) take(prefix, from string, want int) []part {
+// selectParts returns the next parts from a key on, which should contain the requested number of keys. It returns at
+// most as many parts as one transaction can read.
+func (s *spreads) selectParts(prefix, from string, want int) []part {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	t := taking{from: from, want: want}
-	s.of[prefix].take(prefix, &t)
+	t := selection{from: from, want: want}
+	s.of[prefix].selectParts(prefix, &t)
 	return t.list
 }
 

@@ -32,7 +32,7 @@ func TestSpreadLeavesNothingOut(t *testing.T) {
 			start, _ := slices.BinarySearch(keys, from)
 			var got []string
 			for at := from; ; {
-				parts := all.take("k/", at, rapid.IntRange(1, 600).Draw(r, "want"))
+				parts := all.selectParts("k/", at, rapid.IntRange(1, 600).Draw(r, "want"))
 				if len(parts) == 0 {
 					break
 				}
@@ -65,11 +65,11 @@ func TestSpreadIsAboutAPage(t *testing.T) {
 	for _, from := range []int{0, 1, 4242, 5555, 49999, 98000} {
 		for _, limit := range []int{100, 1000} {
 			held := 0
-			parts := all.take("k/", keys[from], limit)
+			parts := all.selectParts("k/", keys[from], limit)
 			for _, p := range parts {
 				held += p.count
 			}
-			if held > 2*limit+2*partMost || len(parts) > maxReads {
+			if held > 2*limit+2*maxPart || len(parts) > maxReads {
 				t.Errorf("a page of %d from key %d on reads %d keys in %d parts", limit, from, held, len(parts))
 			}
 		}

@@ -21,7 +21,7 @@ type feed struct {
 	changed chan struct{}  // for callers that wait for any change; closed at the next one
 	in      [shards]chan struct{}
 
-	heard       map[string]uint64 // the last answer about the shards
+	lastAnswer  map[string]uint64 // the last answer about the shards
 	lost        gap
 	revs, lives follower
 }
@@ -96,9 +96,9 @@ func (f *feed) ringAll() {
 	f.ring()
 }
 
-// look returns the newest index if something under prefix may have changed after the given index, and otherwise the
+// poll returns the newest index if something under prefix may have changed after the given index, and otherwise the
 // channel to wait for. ahead means that the given index is above everything known here.
-func (f *feed) look(prefix string, after uint64) (index uint64, wait <-chan struct{}, ahead bool) {
+func (f *feed) poll(prefix string, after uint64) (index uint64, wait <-chan struct{}, ahead bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.lost.holds(after) && !f.lost.holds(f.newest) {
@@ -151,11 +151,11 @@ func (s *Store) Watch(ctx context.Context, prefix string, after uint64) (uint64,
 	if err := s.ready(ctx); err != nil {
 		return 0, err
 	}
-	s.follow(&s.feed.revs, s.askRevs)
+	s.follow(&s.feed.revs, s.queryShards)
 	if strings.HasPrefix(prefix, store.LivePrefix) {
-		s.follow(&s.feed.lives, s.askLive)
+		s.follow(&s.feed.lives, s.queryLive)
 		// Do not wait for sessions that ended before the query began.
-		if err := s.fresh(ctx, &s.feed.lives, false); err != nil {
+		if err := s.awaitAnswer(ctx, &s.feed.lives, false); err != nil {
 			return 0, err
 		}
 	}
@@ -167,7 +167,7 @@ func (s *Store) Watch(ctx context.Context, prefix string, after uint64) (uint64,
 		if err := s.open(ctx); err != nil {
 			return 0, err
 		}
-		index, wait, ahead := s.feed.look(prefix, after)
+		index, wait, ahead := s.feed.poll(prefix, after)
 		if wait == nil {
 			return s.base.fromConsul(index), nil
 		}
@@ -175,7 +175,7 @@ func (s *Store) Watch(ctx context.Context, prefix string, after uint64) (uint64,
 			return s.base.fromConsul(index), nil // the store went back
 		}
 		if ahead {
-			if err := s.fresh(ctx, &s.feed.revs, true); err != nil {
+			if err := s.awaitAnswer(ctx, &s.feed.revs, true); err != nil {
 				return 0, err
 			}
 			asked = true
@@ -213,8 +213,8 @@ func (f *feed) failure(q *follower) error {
 	return q.err
 }
 
-// fresh waits for an answer to a query: to any one, or to one that begins after this call.
-func (s *Store) fresh(ctx context.Context, f *follower, now bool) error {
+// awaitAnswer waits for an answer to a query: to any one, or to one that begins after this call.
+func (s *Store) awaitAnswer(ctx context.Context, f *follower, now bool) error {
 	s.feed.mu.Lock()
 	need := uint64(1)
 	if now {

@@ -20,9 +20,9 @@ import (
 	consultest "github.com/droverhq/drover/test/consul"
 )
 
-// quiet is a Consul that writes nothing by itself while a test counts: its server has put
+// silence is a Consul that writes nothing by itself while a test counts: its server has put
 // on record what it knows of its own node, which it does up to seconds after it leads.
-func quiet(t *testing.T) *consultest.Cluster {
+func silence(t *testing.T) *consultest.Cluster {
 	t.Helper()
 	c := consultest.Start(t, consultest.Options{})
 	ask := (&api.QueryOptions{}).WithContext(t.Context())
@@ -76,7 +76,7 @@ func counting(t *testing.T, address string) (string, func() int) {
 // However many watch, there are two blocking queries; and what only reads, waits
 // or renews writes nothing.
 func TestWatchesCost(t *testing.T) {
-	c := quiet(t)
+	c := silence(t)
 	proxy, most := counting(t, c.Addresses()[0])
 	s := openWith(t, consul.Options{Addresses: []string{proxy}, Prefix: "p"})
 	id, err := s.Session(t.Context(), 10*time.Minute)

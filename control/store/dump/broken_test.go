@@ -54,7 +54,7 @@ func TestCutShort(t *testing.T) {
 		if !errors.Is(err, errAway) {
 			t.Fatal(err)
 		}
-		says(t, dump.Whole(t.Context(), to), dataset.ErrConflict, "cut short", "same file")
+		says(t, dump.CheckComplete(t.Context(), to), dataset.ErrConflict, "cut short", "same file")
 		_, err = dump.Save(t.Context(), to, "bolt", io.Discard)
 		says(t, err, dataset.ErrConflict, "cut short")
 		_, err = dump.Load(t.Context(), to, bytes.NewReader(other), false)

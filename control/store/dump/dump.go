@@ -78,10 +78,10 @@ type tail struct {
 // with dataset.ErrNotFound if it is empty. After an error, the output is incomplete, and Check refuses it.
 func Save(ctx context.Context, st store.Store, kind string, w io.Writer) (Summary, error) {
 	sum := Summary{From: kind}
-	if err := idle(ctx, st); err != nil {
+	if err := checkIdle(ctx, st); err != nil {
 		return sum, err
 	}
-	if err := Whole(ctx, st); err != nil {
+	if err := CheckComplete(ctx, st); err != nil {
 		return sum, err
 	}
 	var err error
@@ -97,7 +97,7 @@ func Save(ctx context.Context, st store.Store, kind string, w io.Writer) (Summar
 		return sum, err
 	}
 	seen, again := sha256.New(), sha256.New()
-	err = each(ctx, st, func(e store.Entry) error {
+	err = eachEntry(ctx, st, func(e store.Entry) error {
 		note(seen, e)
 		sum.add(e.Key)
 		sum.Index = max(sum.Index, e.Index)
@@ -112,7 +112,7 @@ func Save(ctx context.Context, st store.Store, kind string, w io.Writer) (Summar
 		return sum, err
 	}
 	sum.Index = max(sum.Index, newest)
-	if err := each(ctx, st, func(e store.Entry) error { note(again, e); return nil }); err != nil {
+	if err := eachEntry(ctx, st, func(e store.Entry) error { note(again, e); return nil }); err != nil {
 		return sum, err
 	}
 	if !bytes.Equal(seen.Sum(nil), again.Sum(nil)) {
@@ -136,8 +136,8 @@ func (s *Summary) add(key string) {
 // note adds an entry with its index to a hash, so that every write changes the hash.
 func note(h hash.Hash, e store.Entry) { fmt.Fprintln(h, e.Key, e.Index) }
 
-// each calls fn with all entries that belong to a dump, in order.
-func each(ctx context.Context, st store.Store, fn func(store.Entry) error) error {
+// eachEntry calls fn with all entries that belong to a dump, in order.
+func eachEntry(ctx context.Context, st store.Store, fn func(store.Entry) error) error {
 	for after := ""; ; {
 		list, err := st.List(ctx, "", after, page)
 		if err != nil {
@@ -158,8 +158,8 @@ func each(ctx context.Context, st store.Store, fn func(store.Entry) error) error
 	}
 }
 
-// idle fails with dataset.ErrInUse if the store is in use.
-func idle(ctx context.Context, st store.Store) error {
+// checkIdle fails with dataset.ErrInUse if the store is in use.
+func checkIdle(ctx context.Context, st store.Store) error {
 	list, err := st.List(ctx, store.LivePrefix, "", 1)
 	if err == nil && len(list) > 0 {
 		err = dataset.Errorf(dataset.ErrInUse,
@@ -216,7 +216,7 @@ func (w *writer) line(b []byte) error {
 
 // entry writes a value that is compact JSON unchanged. The encoder itself would escape some characters.
 func (w *writer) entry(e store.Entry) error {
-	if !asItIs(e.Value) {
+	if !isPlainText(e.Value) {
 		return w.json(line{Key: e.Key, Base64: e.Value})
 	}
 	key, err := json.Marshal(e.Key)
@@ -226,8 +226,8 @@ func (w *writer) entry(e store.Entry) error {
 	return w.line(fmt.Appendf(nil, `{"key":%s,"value":%s}`, key, e.Value))
 }
 
-// asItIs reports whether a value can be read back unchanged from a line of JSON.
-func asItIs(value []byte) bool {
+// isPlainText reports whether a value can be read back unchanged from a line of JSON.
+func isPlainText(value []byte) bool {
 	var compact bytes.Buffer
 	return json.Compact(&compact, value) == nil && bytes.Equal(compact.Bytes(), value) &&
 		!bytes.Equal(value, []byte("null"))

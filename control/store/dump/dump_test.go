@@ -126,7 +126,7 @@ func copied(tb testing.TB, b []byte, from, to store.Store, replace bool) {
 			tb.Fatalf("%s has index %d, and the old store was at %d", e.Key, e.Index, last)
 		}
 	}
-	if err := dump.Whole(tb.Context(), to); err != nil {
+	if err := dump.CheckComplete(tb.Context(), to); err != nil {
 		tb.Fatal(err)
 	}
 }

@@ -16,9 +16,9 @@ type mark struct {
 	Sum string `json:"sha256"` // of the dump
 }
 
-// Whole fails with dataset.ErrConflict if a Load into the store began and did not end. Missing records would look
-// absent, so nothing may use such a store.
-func Whole(ctx context.Context, st store.Store) error {
+// CheckComplete fails with dataset.ErrConflict if a Load into the store began and did not end. Missing records would
+// look absent, so nothing may use such a store.
+func CheckComplete(ctx context.Context, st store.Store) error {
 	_, err := st.Get(ctx, markKey)
 	switch {
 	case errors.Is(err, store.ErrNotFound):
@@ -42,10 +42,10 @@ func Load(ctx context.Context, st store.Store, r io.ReadSeeker, replace bool) (S
 	if err != nil {
 		return sum, err
 	}
-	if err := idle(ctx, st); err != nil {
+	if err := checkIdle(ctx, st); err != nil {
 		return sum, err
 	}
-	marked, err := begin(ctx, st, sum, replace)
+	marked, err := startLoad(ctx, st, sum, replace)
 	if err != nil {
 		return sum, err
 	}
@@ -77,8 +77,8 @@ func Check(r io.Reader) (Summary, error) {
 	return read(r, func(store.Entry) error { return nil })
 }
 
-// begin examines the content of the store and writes the mark. It returns the index of the mark.
-func begin(ctx context.Context, st store.Store, sum Summary, replace bool) (uint64, error) {
+// startLoad examines the content of the store and writes the mark. It returns the index of the mark.
+func startLoad(ctx context.Context, st store.Store, sum Summary, replace bool) (uint64, error) {
 	raiser, ok := st.(store.Raiser)
 	if !ok {
 		return 0, dataset.Errorf(dataset.ErrUnsupported, "this kind of store cannot take the place of another")
@@ -92,7 +92,7 @@ func begin(ctx context.Context, st store.Store, sum Summary, replace bool) (uint
 		replace = true // replaces what an earlier Load of this dump has written
 	}
 	if !replace {
-		if err := vacant(ctx, st); err != nil {
+		if err := checkEmpty(ctx, st); err != nil {
 			return 0, err
 		}
 	}
@@ -109,9 +109,9 @@ func begin(ctx context.Context, st store.Store, sum Summary, replace bool) (uint
 	return st.Txn(ctx, []store.Check{{Key: markKey, Index: was.Index}}, []store.Write{{Key: markKey, Value: value}})
 }
 
-// vacant fails with dataset.ErrExists unless the store is empty.
-func vacant(ctx context.Context, st store.Store) error {
-	if err := Whole(ctx, st); err != nil {
+// checkEmpty fails with dataset.ErrExists unless the store is empty.
+func checkEmpty(ctx context.Context, st store.Store) error {
+	if err := CheckComplete(ctx, st); err != nil {
 		return err
 	}
 	list, err := st.List(ctx, "", "", 1)
@@ -156,7 +156,7 @@ func (l *loading) failed(err error) error {
 
 // clear deletes everything in the store except the mark.
 func (l *loading) clear() error {
-	err := each(l.ctx, l.st, func(e store.Entry) error { return l.add(store.Write{Key: e.Key, Delete: true}) })
+	err := eachEntry(l.ctx, l.st, func(e store.Entry) error { return l.add(store.Write{Key: e.Key, Delete: true}) })
 	if err != nil {
 		return err
 	}

@@ -78,9 +78,9 @@ docker compose up.`,
 		case o.JSON():
 			return show.JSON(a.Out, authorityOf(made, *dir))
 		case kept:
-			return a.Say("kept the certificate authority of cluster %s in %s", made.Cluster(), *dir)
+			return a.PrintLine("kept the certificate authority of cluster %s in %s", made.Cluster(), *dir)
 		}
-		return a.Say("created the certificate authority of cluster %s in %s; copy the folder to each control "+
+		return a.PrintLine("created the certificate authority of cluster %s in %s; copy the folder to each control "+
 			"host, and let nobody else read it", made.Cluster(), *dir)
 	}
 	return cmd
@@ -123,11 +123,12 @@ Nodes that do not have a new certificate by then must join again.`,
 		case o.JSON():
 			return show.JSON(a.Out, authorityOf(turned, *dir))
 		case finish:
-			return a.Say("the certificate authority in %s trusts only its newest key; copy the folder to the "+
+			return a.PrintLine("the certificate authority in %s trusts only its newest key; copy the folder to the "+
 				"other control hosts", *dir)
 		}
-		return a.Say("the certificate authority in %s has a new key; copy the folder to the other control hosts, "+
-			"and run drover ca rotate --finish in 30 days", *dir)
+		return a.PrintLine(
+			"the certificate authority in %s has a new key; copy the folder to the other control hosts, "+
+				"and run drover ca rotate --finish in 30 days", *dir)
 	}
 	return cmd
 }
@@ -173,11 +174,11 @@ confirming that a node is fenced (--fenced).`,
 		if o.JSON() {
 			return show.JSON(a.Out, made)
 		}
-		if err := a.Say("issued the certificate of operator %s (%s), valid until %s", made.Name, made.Role,
+		if err := a.PrintLine("issued the certificate of operator %s (%s), valid until %s", made.Name, made.Role,
 			made.Expires.Format(time.RFC3339)); err != nil {
 			return err
 		}
-		return a.Say("export DROVER_CERT=%s DROVER_KEY=%s DROVER_CA=%s", made.Cert, made.Key, made.CA)
+		return a.PrintLine("export DROVER_CERT=%s DROVER_KEY=%s DROVER_CA=%s", made.Cert, made.Key, made.CA)
 	}
 	return cmd
 }
@@ -226,7 +227,7 @@ drover node rm.`,
 		if o.JSON() {
 			return show.JSON(a.Out, map[string]string{"operator": args[0]})
 		}
-		return a.Say("revoked the certificates of operator %s", args[0])
+		return a.PrintLine("revoked the certificates of operator %s", args[0])
 	})
 	return cmd
 }

@@ -141,7 +141,7 @@ func (a *App) Palette() show.Palette { return show.NewPalette(IsTerminal(a.Out),
 func (a *App) Meter(label string, quiet bool) progress.Meter {
 	switch {
 	case quiet:
-		return progress.None{}
+		return progress.Discard{}
 	case HasSize(a.ErrOut) && a.Getenv("TERM") != "dumb" && a.Getenv("TERM") != "":
 		return progress.NewBar(a.ErrOut, label)
 	}

@@ -18,10 +18,10 @@ import (
 const (
 	// pollWait is how long one request about an operation waits for a change.
 	pollWait = 2 * time.Second
-	// AwayMost is how often a request is repeated while the server is unreachable. awayPause is the pause between two
-	// attempts. A server that restarts is unreachable for a moment, and the operation continues.
-	AwayMost  = 30
-	awayPause = time.Second
+	// MaxOffline is how often a request is repeated while the server is unreachable. offlinePause is the pause between
+	// two attempts. A server that restarts is unreachable for a moment, and the operation continues.
+	MaxOffline   = 30
+	offlinePause = time.Second
 )
 
 // WorkFlags adds -o and --detach to a command that changes something.
@@ -93,9 +93,9 @@ func (a *App) Wait(ctx context.Context, c Remote, op dataset.Operation, m progre
 			return op, dataset.Errorf(dataset.ErrCancelled,
 				"interrupted: operation %s continues (drover operation watch %s shows it, drover operation "+
 					"cancel %s cancels it)", op.ID, op.ID, op.ID)
-		case errors.Is(err, dataset.ErrUnavailable) && away < AwayMost:
+		case errors.Is(err, dataset.ErrUnavailable) && away < MaxOffline:
 			away++
-			_ = a.Sleep(ctx, awayPause) // if ctx ends, the next round returns its error
+			_ = a.Sleep(ctx, offlinePause) // if ctx ends, the next round returns its error
 			continue
 		case err != nil:
 			return op, fmt.Errorf("cannot watch operation %s, which continues: %w", op.ID, err)
@@ -138,13 +138,13 @@ func (a *App) Report(o *Output, out api.Outcome, describe func(api.Outcome) (uui
 		_, err := fmt.Fprintln(a.ErrOut, "drover: nothing to do, so there is no operation")
 		return err
 	case o.Detach:
-		return a.Say("%s", out.Operation.ID)
+		return a.PrintLine("%s", out.Operation.ID)
 	}
 	id, line := describe(out)
 	if o.Quiet {
 		line = id.String()
 	}
-	return a.Say("%s", line)
+	return a.PrintLine("%s", line)
 }
 
 // MadeDataset returns the dataset that an outcome is about: its present state if that is

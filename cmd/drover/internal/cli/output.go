@@ -142,8 +142,8 @@ func PrintObject[T any](a *App, o *Output, v T, form func(T) *show.Form) error {
 	return form(v).Write(a.Out)
 }
 
-// Say prints a line for people.
-func (a *App) Say(format string, args ...any) error {
+// PrintLine prints a line for people.
+func (a *App) PrintLine(format string, args ...any) error {
 	_, err := fmt.Fprintln(a.Out, show.Clean(fmt.Sprintf(format, args...)))
 	return err
 }

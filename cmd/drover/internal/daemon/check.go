@@ -31,13 +31,13 @@ func (o Options) CheckServe() error {
 func (o Options) CheckControl() error {
 	switch {
 	case o.Consul == nil:
-		return missing("store", "a cluster keeps its store in Consul",
+		return missingOption("store", "a cluster keeps its store in Consul",
 			"store: {consul: {addresses: [\"https://consul1:8501\"]}}")
 	case o.CA == "":
-		return missing("ca", "control identifies itself with a certificate of the cluster's authority, which "+
+		return missingOption("ca", "control identifies itself with a certificate of the cluster's authority, which "+
 			"drover ca init creates", "ca: /etc/drover/ca")
 	case o.Listen == nil:
-		return missing("listen", "agents connect to control over the network",
+		return missingOption("listen", "agents connect to control over the network",
 			"listen: {address: \"0.0.0.0:9470\", advertise: \"10.0.0.1:9470\"}")
 	case len(o.Replicas) > 0:
 		return dataset.Errorf(dataset.ErrInvalid,
@@ -62,10 +62,10 @@ func (o Options) CheckControl() error {
 func (o Options) CheckAgent() error {
 	switch {
 	case len(o.Replicas) == 0:
-		return missing("control", "an agent connects to the control replicas of the cluster",
+		return missingOption("control", "an agent connects to the control replicas of the cluster",
 			"control: {addresses: [\"10.0.0.1:9470\", \"10.0.0.2:9470\"]}")
 	case o.Listen == nil:
-		return missing("listen", "other hosts fetch volumes from this host",
+		return missingOption("listen", "other hosts fetch volumes from this host",
 			"listen: {address: \"0.0.0.0:9471\", advertise: \"10.0.0.1:9471\"}")
 	case o.Consul != nil, o.CA != "":
 		return dataset.Errorf(dataset.ErrInvalid,
@@ -74,7 +74,7 @@ func (o Options) CheckAgent() error {
 	return o.checkHost()
 }
 
-func missing(key, why, example string) error {
+func missingOption(key, why, example string) error {
 	return dataset.Errorf(dataset.ErrInvalid, "drover.yaml: missing key %s: %s (example: %s)", key, why, example)
 }
 

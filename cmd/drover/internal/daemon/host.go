@@ -82,23 +82,23 @@ func Serve(ctx context.Context, o Options) (err error) {
 	if err := o.CheckServe(); err != nil {
 		return err
 	}
-	p, err := begin(o, hostLock, o.Root, o.Run, o.PluginDir)
+	p, err := newProcess(o, hostLock, o.Root, o.Run, o.PluginDir)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, p.end()) }()
-	st, err := openHeld(ctx, o, p.clock)
+	defer func() { err = errors.Join(err, p.closeAll()) }()
+	st, err := openHostStore(ctx, o, p.clock)
 	if err != nil {
 		return err
 	}
-	p.atEnd(st.Close)
+	p.addCloser(st.Close)
 	svc := p.control(st, nil)
 	changes, err := p.audit("audit.log")
 	if err != nil {
 		return err
 	}
 	asked, shut := link(server.Audited(svc, changes.Keep))
-	p.atEnd(func() error { shut(); return nil })
+	p.addCloser(func() error { shut(); return nil })
 	ag, err := p.agent(ctx, asked, uuid.Nil, nil)
 	if err != nil {
 		return err
@@ -174,14 +174,14 @@ func (p *process) replica() membership.Replica {
 
 // control makes the control service, which ends with the process. If unfit is not nil, it is called with the reason why
 // this replica cannot work beside others.
-func (p *process) control(st held, unfit func(error)) *control.Service {
+func (p *process) control(st openedStore, unfit func(error)) *control.Service {
 	svc := control.New(control.Deps{
 		Store: st, StoreName: st.kind, Authority: p.authority(), Shared: p.Consul != nil, Replica: p.replica(),
-		Limits: p.Limits, Profiles: p.Profiles, Clock: p.clock, Version: p.Version, Unfit: unfit,
+		Limits: p.Limits, Profiles: p.Profiles, Clock: p.clock, Version: p.Version, Incompatible: unfit,
 		Catalog: st.catalog, PublishFacts: slices.Contains(p.Publish, config.PublishConsul),
 		Failed: func(what string, err error) { p.Log.WithError(err).Warn("control: " + what) },
 	})
-	p.atEnd(func() error { svc.Close(); return nil })
+	p.addCloser(func() error { svc.Close(); return nil })
 	return svc
 }
 
@@ -202,12 +202,12 @@ func (p *process) agent(ctx context.Context, asked api.Service, identity uuid.UU
 	if err != nil {
 		return nil, err
 	}
-	p.atEnd(own.Close)
+	p.addCloser(own.Close)
 	engine := &swarm.Watcher{Clock: p.clock, Log: p.Log}
 	if slices.Contains(p.Publish, config.PublishSwarm) {
 		engine.Nodes = func(ctx context.Context) ([]api.Node, error) { return asked.NodeList(ctx, "") }
 	}
-	engine.Begin(ctx)
+	engine.ReadVersion(ctx)
 	p.background(ctx, engine.Run)
 	cfg := agent.Config{
 		Root: p.Root, Identity: identity, NodeName: p.NodeName, Version: p.Version, Labels: p.Labels,
@@ -218,14 +218,14 @@ func (p *process) agent(ctx context.Context, asked api.Service, identity uuid.UU
 	}
 	if credentials != nil {
 		peers := peerTransport(credentials)
-		p.atEnd(func() error { peers.CloseIdleConnections(); return nil })
+		p.addCloser(func() error { peers.CloseIdleConnections(); return nil })
 		cfg.PeerHTTP, cfg.PeerID = peers, peerID(credentials)
 		// Without a cluster there is no other host that could take over.
 		g, err := guard.NewAgentClient(guard.SocketPath(p.Run))
 		if err != nil {
 			return nil, err
 		}
-		p.atEnd(g.Close)
+		p.addCloser(g.Close)
 		cfg.Guard = g
 	}
 	if p.Listen != nil {
@@ -235,6 +235,6 @@ func (p *process) agent(ctx context.Context, asked api.Service, identity uuid.UU
 	if err != nil {
 		return nil, err
 	}
-	p.atEnd(ag.Close)
+	p.addCloser(ag.Close)
 	return ag, nil
 }

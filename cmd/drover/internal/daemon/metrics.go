@@ -19,38 +19,38 @@ import (
 
 // collector reads the figures at each request. It stores none.
 type collector struct {
-	seen  seer
-	store []figure
+	source poolsAndVolumes
+	store  []figure
 
 	pool, poolOnline, mounted, uses, used, size, age, halted *prometheus.Desc
 	maxLoss, storeHalted, poolHeld                           *prometheus.Desc
 	superseded, guardUp, guardAhead, guardFenced             *prometheus.Desc
 }
 
-// seer returns the present state of pools and volumes. Agents and control implement it.
-type seer interface {
+// poolsAndVolumes returns the present state of pools and volumes. Agents and control implement it.
+type poolsAndVolumes interface {
 	Pools(context.Context) ([]api.Pool, error)
-	Seen(context.Context) []api.Volume // the volumes that are or were mounted
+	SeenVolumes(context.Context) []api.Volume // the volumes that are or were mounted
 }
 
-// keeper returns the state of the replicas on a node. Only agents implement it.
-type keeper interface {
+// replicaReporter returns the state of the replicas on a node. Only agents implement it.
+type replicaReporter interface {
 	SeenReplicas() []agent.SeenReplica
 	SeenSuperseded() (volumes []string)
 }
 
-// decider returns whether volumes fail over automatically. Only control implements it.
-type decider interface {
+// failoverReporter returns whether volumes fail over automatically. Only control implements it.
+type failoverReporter interface {
 	Failover(context.Context) (api.FailoverState, error)
 }
 
-// doubter returns why control does not trust the store, or "" if it does.
-type doubter interface {
+// haltReporter returns why control does not trust the store, or "" if it does.
+type haltReporter interface {
 	Halted(context.Context) (why string, err error)
 }
 
-// guarded reads the status of a node's guard.
-type guarded interface {
+// guardReporter reads the status of a node's guard.
+type guardReporter interface {
 	SeenGuard(context.Context) (guard.Status, error)
 }
 
@@ -97,12 +97,12 @@ func consulFigures(st *consul.Store) []figure {
 }
 
 // newMetrics returns the handler of /metrics, with a registry of its own.
-func newMetrics(seen seer, st []figure, version string) http.Handler {
+func newMetrics(seen poolsAndVolumes, st []figure, version string) http.Handler {
 	d := func(name, help string, labels ...string) *prometheus.Desc {
 		return prometheus.NewDesc("drover_"+name, help, labels, nil)
 	}
 	c := &collector{
-		seen: seen, store: st,
+		source: seen, store: st,
 		pool:       d("pool_bytes", "Size of a pool in bytes.", "pool", "node", "state"),
 		poolOnline: d("pool_online", "1 while a pool is online.", "pool", "node"),
 		poolHeld: d("pool_held", "1 while a pool is held because its disk was restored from an older state.", "pool",
@@ -155,14 +155,14 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	all := gauges{}
-	defer all.tell(ch)
+	defer all.send(ch)
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
 		all.add(d, v, d == c.guardAhead || d == c.maxLoss || d == c.size, labels)
 	}
 	for _, f := range c.store {
 		ch <- prometheus.MustNewConstMetric(f.desc, f.kind, f.read())
 	}
-	pools, err := c.seen.Pools(ctx)
+	pools, err := c.source.Pools(ctx)
 	if err != nil {
 		ch <- prometheus.NewInvalidMetric(c.pool, err)
 	}
@@ -175,24 +175,24 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		gauge(c.pool, float64(p.Status.Free), p.Name, p.NodeName, "free")
 		gauge(c.pool, float64(p.Status.Size), p.Name, p.NodeName, "size")
 	}
-	for _, v := range c.seen.Seen(ctx) {
+	for _, v := range c.source.SeenVolumes(ctx) {
 		c.volume(gauge, v)
 	}
-	if dec, decides := c.seen.(decider); decides { // agents do not implement it
+	if dec, decides := c.source.(failoverReporter); decides { // agents do not implement it
 		if st, err := dec.Failover(ctx); err != nil {
 			ch <- prometheus.NewInvalidMetric(c.halted, err)
 		} else {
 			gauge(c.halted, flag(st.Halted != ""))
 		}
 	}
-	if dec, decides := c.seen.(doubter); decides {
+	if dec, decides := c.source.(haltReporter); decides {
 		if why, err := dec.Halted(ctx); err != nil {
 			ch <- prometheus.NewInvalidMetric(c.storeHalted, err)
 		} else {
 			gauge(c.storeHalted, flag(why != ""))
 		}
 	}
-	if k, keeps := c.seen.(keeper); keeps { // control does not implement it, because it has no replicas
+	if k, keeps := c.source.(replicaReporter); keeps { // control does not implement it, because it has no replicas
 		for _, r := range k.SeenReplicas() {
 			gauge(c.age, r.Age.Seconds(), r.Volume)
 			if r.MaxLoss > 0 {
@@ -203,7 +203,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 			gauge(c.superseded, 1, volume)
 		}
 	}
-	if g, asks := c.seen.(guarded); asks {
+	if g, asks := c.source.(guardReporter); asks {
 		st, err := g.SeenGuard(ctx)
 		gauge(c.guardUp, flag(err == nil))
 		c.guard(gauge, st)
@@ -253,7 +253,7 @@ func (g gauges) add(d *prometheus.Desc, v float64, lowIsWorse bool, labels []str
 	g[key] = gauge{d, v, labels}
 }
 
-func (g gauges) tell(ch chan<- prometheus.Metric) {
+func (g gauges) send(ch chan<- prometheus.Metric) {
 	for _, f := range g {
 		ch <- prometheus.MustNewConstMetric(f.desc, prometheus.GaugeValue, f.value, f.labels...)
 	}

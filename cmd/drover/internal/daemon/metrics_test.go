@@ -19,17 +19,17 @@ import (
 type deciding struct{ why string }
 
 func (deciding) Pools(context.Context) ([]api.Pool, error) { return nil, nil }
-func (deciding) Seen(context.Context) []api.Volume         { return nil }
+func (deciding) SeenVolumes(context.Context) []api.Volume  { return nil }
 func (d deciding) Failover(context.Context) (api.FailoverState, error) {
 	return api.FailoverState{Halted: d.why}, nil
 }
 
 // That nothing fails over has a figure where control is, and none where an agent alone is.
 func TestFailoverHaltedHasAFigure(t *testing.T) {
-	for want, seen := range map[string]seer{
+	for want, seen := range map[string]poolsAndVolumes{
 		"drover_failover_halted 1": deciding{"2 nodes vanished"},
 		"drover_failover_halted 0": deciding{},
-		"":                         struct{ seer }{deciding{"2 nodes vanished"}},
+		"":                         struct{ poolsAndVolumes }{deciding{"2 nodes vanished"}},
 	} {
 		w := httptest.NewRecorder()
 		newMetrics(seen, nil, "1.0").ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
@@ -40,7 +40,7 @@ func TestFailoverHaltedHasAFigure(t *testing.T) {
 }
 
 // holding is a node with a pool that is held, and one that serves.
-type holding struct{ seer }
+type holding struct{ poolsAndVolumes }
 
 func (holding) Pools(context.Context) ([]api.Pool, error) {
 	pool := func(name string, st dataset.PoolStatus) api.Pool {
@@ -61,15 +61,15 @@ func TestHeldPoolHasAFigure(t *testing.T) {
 
 // doubting is a control whose store is not to be believed, or is; keeping an agent with replicas.
 type doubting struct {
-	seer
+	poolsAndVolumes
 	why string
 }
 
 func (d doubting) Halted(context.Context) (string, error) { return d.why, nil }
 
-var _ doubter = (*control.Service)(nil)
+var _ haltReporter = (*control.Service)(nil)
 
-type keeping struct{ seer }
+type keeping struct{ poolsAndVolumes }
 
 func (keeping) SeenSuperseded() []string { return nil }
 func (keeping) SeenReplicas() []agent.SeenReplica {
@@ -79,7 +79,7 @@ func (keeping) SeenReplicas() []agent.SeenReplica {
 // A store that is not believed has a figure where control is, and how old a replica may be
 // where one is that takes over by itself.
 func TestFiguresOfFailover(t *testing.T) {
-	figures := func(seen seer) string {
+	figures := func(seen poolsAndVolumes) string {
 		w := httptest.NewRecorder()
 		newMetrics(seen, nil, "1.0").ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
 		return w.Body.String()
@@ -98,7 +98,7 @@ func TestFiguresOfFailover(t *testing.T) {
 // twice is an agent that has two datasets of one name: one is in the trash.
 type twice struct{ deciding }
 
-func (twice) Seen(context.Context) (list []api.Volume) {
+func (twice) SeenVolumes(context.Context) (list []api.Volume) {
 	for _, used := range []dataset.Size{5, 9} {
 		list = append(list, api.Volume{Dataset: dataset.Dataset{Volume: "db"}, Node: "host-a", Status: &dataset.DatasetStatus{Mounted: true, Used: used}})
 	}

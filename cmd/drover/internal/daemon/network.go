@@ -18,10 +18,10 @@ import (
 )
 
 const (
-	// maxStrangers bounds the connections, on each port, of peers that have not presented a certificate of the cluster.
+	// maxAnonymous bounds the connections, on each port, of peers that have not presented a certificate of the cluster.
 	// Such a connection lasts about half a minute at most: ten seconds each for the handshake, the head of a request,
 	// and its body.
-	maxStrangers = 1024
+	maxAnonymous = 1024
 	// maxMetrics bounds the connections for metrics, which need no certificate.
 	maxMetrics = 64
 )
@@ -34,7 +34,7 @@ func (p *process) network(what string, cfg *tls.Config, handler http.Handler,
 	if err != nil {
 		return endpoint{}, fmt.Errorf("listen: %w", err)
 	}
-	limited := p.limited(what, l, maxStrangers, known)
+	limited := p.limited(what, l, maxAnonymous, known)
 	s := server.New(handler)
 	s.ErrorLog = log.New(quietLog{p.Log}, "", 0)
 	s.ConnState = limited.ConnState

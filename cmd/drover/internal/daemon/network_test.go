@@ -103,7 +103,7 @@ func TestStrangersLockNoNodeOut(t *testing.T) {
 	defer kept.CloseIdleConnections()
 	get(kept)
 
-	const strangers = 2 * maxStrangers
+	const strangers = 2 * maxAnonymous
 	before := descriptors(t)
 	for i := range strangers {
 		c, err := net.Dial("tcp", address)
@@ -128,8 +128,8 @@ func TestStrangersLockNoNodeOut(t *testing.T) {
 	if !get(kept) {
 		t.Error("a node that was connected before lost its connection")
 	}
-	if held := descriptors(t) - before - strangers; held > maxStrangers+16 {
-		t.Errorf("strangers hold %d descriptors, want %d at most", held, maxStrangers)
+	if held := descriptors(t) - before - strangers; held > maxAnonymous+16 {
+		t.Errorf("strangers hold %d descriptors, want %d at most", held, maxAnonymous)
 	}
 }
 

@@ -29,11 +29,11 @@ func Agent(ctx context.Context, o Options) (err error) {
 	if err := o.CheckAgent(); err != nil {
 		return err
 	}
-	p, err := begin(o, hostLock, o.Root, o.Run, o.PluginDir)
+	p, err := newProcess(o, hostLock, o.Root, o.Run, o.PluginDir)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, p.end()) }()
+	defer func() { err = errors.Join(err, p.closeAll()) }()
 	own, err := p.member(ctx)
 	if err != nil {
 		return err
@@ -44,7 +44,7 @@ func Agent(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	client.SetVersion(o.Version)
-	p.atEnd(func() error { client.Close(); return nil })
+	p.addCloser(func() error { client.Close(); return nil })
 	p.background(ctx, func(ctx context.Context) {
 		own.Keep(ctx, client, func(err error) { o.Log.WithError(err).Error("this host's certificate") })
 	})
@@ -56,7 +56,7 @@ func Agent(ctx context.Context, o Options) (err error) {
 	if id := own.Identity(); ag.Node() != id.Node {
 		return dataset.Errorf(dataset.ErrInvalid,
 			"%s: the certificate is for node %s, and this is node %s (create a token with drover node token "+
-				"--name NAME, and join again with an empty %s)", p.tls(), id.Node, ag.Node(), p.tls())
+				"--name NAME, and join again with an empty %s)", p.tlsDir(), id.Node, ag.Node(), p.tlsDir())
 	}
 	changes, err := p.audit("agent-audit.log")
 	if err != nil {
@@ -65,7 +65,7 @@ func Agent(ctx context.Context, o Options) (err error) {
 	if err := ag.Start(ctx); err != nil {
 		return err
 	}
-	metrics := newMetrics(sight{ag}, nil, o.Version)
+	metrics := newMetrics(hostView{ag}, nil, o.Version)
 	handler := server.Handler(server.Deps{
 		Service:  client,
 		Local:    ag,
@@ -84,15 +84,15 @@ func Agent(ctx context.Context, o Options) (err error) {
 			return err
 		})
 		if err != nil {
-			return errors.Join(err, closeAll(list))
+			return errors.Join(err, closeEndpoints(list))
 		}
 		list = append(list, network)
 	}
 	return p.serve(ctx, list, logrus.Fields{"driver": o.Driver, "node": ag.Node()})
 }
 
-// tls returns the folder of this host's certificate.
-func (p *process) tls() string { return filepath.Join(p.Root, "tls") }
+// tlsDir returns the folder of this host's certificate.
+func (p *process) tlsDir() string { return filepath.Join(p.Root, "tls") }
 
 // member returns this host's membership of the cluster. If the options have a token, the host joins first.
 func (p *process) member(ctx context.Context) (*member.Member, error) {
@@ -102,14 +102,14 @@ func (p *process) member(ctx context.Context) (*member.Member, error) {
 			return nil, err
 		}
 		pair, err := member.Join(ctx, member.Joining{
-			Dir: p.tls(), Replicas: p.Replicas, Token: p.Join, Name: p.NodeName, Node: known, Clock: p.clock,
+			Dir: p.tlsDir(), Replicas: p.Replicas, Token: p.Join, Name: p.NodeName, Node: known, Clock: p.clock,
 		})
 		if err != nil {
 			return nil, err
 		}
 		p.Log.WithField("node", pair.Identity.String()).Info("this host is a member of the cluster")
 	}
-	return member.Open(p.tls(), p.clock)
+	return member.Open(p.tlsDir(), p.clock)
 }
 
 // peerTransport connects to the agents of other nodes. Each transfer has a connection with HTTP/1, because the windows
@@ -133,8 +133,7 @@ func peerID(c *pki.Credentials) func(*http.Request) (uuid.UUID, error) {
 	}
 }
 
-// sight is an agent's view of its host, for metrics.
-type sight struct{ *agent.Agent }
+// hostView is an agent's view of its host, for metrics.
+type hostView struct{ *agent.Agent }
 
-func (s sight) Pools(ctx context.Context) ([]api.Pool, error) { return s.SeenPools(ctx), nil }
-func (s sight) Seen(ctx context.Context) []api.Volume         { return s.SeenVolumes(ctx) }
+func (s hostView) Pools(ctx context.Context) ([]api.Pool, error) { return s.SeenPools(ctx), nil }

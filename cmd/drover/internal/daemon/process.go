@@ -23,8 +23,8 @@ type process struct {
 	closers []func() error
 }
 
-// begin creates the folders and takes the named lock in the root. Existing folders keep their mode.
-func begin(o Options, lock string, folders ...string) (*process, error) {
+// newProcess creates the folders and takes the named lock in the root. Existing folders keep their mode.
+func newProcess(o Options, lock string, folders ...string) (*process, error) {
 	for _, dir := range folders {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return nil, fmt.Errorf("create %s: %w", dir, err)
@@ -37,10 +37,10 @@ func begin(o Options, lock string, folders ...string) (*process, error) {
 	return &process{Options: o, closers: []func() error{unlock}}, nil
 }
 
-// atEnd adds a clean-up. The clean-ups run in reverse order when the process ends.
-func (p *process) atEnd(f func() error) { p.closers = append(p.closers, f) }
+// addCloser adds a clean-up. The clean-ups run in reverse order when the process ends.
+func (p *process) addCloser(f func() error) { p.closers = append(p.closers, f) }
 
-func (p *process) end() (err error) {
+func (p *process) closeAll() (err error) {
 	for i := len(p.closers) - 1; i >= 0; i-- {
 		err = errors.Join(err, p.closers[i]())
 	}
@@ -52,7 +52,7 @@ func (p *process) background(ctx context.Context, f func(context.Context)) {
 	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan struct{})
 	go func() { defer close(done); f(ctx) }()
-	p.atEnd(func() error { stop(); <-done; return nil })
+	p.addCloser(func() error { stop(); <-done; return nil })
 }
 
 // audit opens the log of the changes through this process.
@@ -63,7 +63,7 @@ func (p *process) audit(name string) (*audit.Log, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.atEnd(l.Close)
+	p.addCloser(l.Close)
 	return l, nil
 }
 

@@ -25,11 +25,11 @@ func Control(ctx context.Context, o Options) (err error) {
 	if err := o.CheckControl(); err != nil {
 		return err
 	}
-	p, err := begin(o, controlLock, o.Root, o.Run)
+	p, err := newProcess(o, controlLock, o.Root, o.Run)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, p.end()) }()
+	defer func() { err = errors.Join(err, p.closeAll()) }()
 	pair, err := p.issue()
 	if err != nil {
 		return err
@@ -38,7 +38,7 @@ func Control(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return err
 	}
-	p.atEnd(st.Close)
+	p.addCloser(st.Close)
 	if err := p.checkStore(ctx, st); err != nil {
 		return err
 	}
@@ -73,7 +73,7 @@ func (p *process) controlEndpoints(ctx context.Context, credentials *pki.Credent
 	metrics http.Handler) (list []endpoint, err error) {
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, closeAll(list))
+			err = errors.Join(err, closeEndpoints(list))
 		}
 	}()
 	local, err := take(ctx, socket.FromSystemd(), "control", p.controlSocket())
@@ -93,7 +93,7 @@ func (p *process) controlEndpoints(ctx context.Context, credentials *pki.Credent
 	return append(list, p.metricsEndpoint(m, metrics)...), err
 }
 
-func closeAll(list []endpoint) error {
+func closeEndpoints(list []endpoint) error {
 	var errs []error
 	for _, e := range list {
 		if err := e.Close(); !errors.Is(err, net.ErrClosed) {
@@ -108,14 +108,14 @@ const checkTime = 5 * time.Second
 
 // checkStore fails if the store cannot be used for a reason that does not pass by itself. If the store does not answer,
 // checkStore returns nil, and control serves while awaitStore waits for the store.
-func (p *process) checkStore(ctx context.Context, st held) error {
+func (p *process) checkStore(ctx context.Context, st openedStore) error {
 	cctx, cancel := context.WithTimeout(ctx, checkTime)
 	defer cancel()
 	err := st.check(cctx)
 	if err == nil {
-		err = membership.Fits(cctx, st, p.replica())
+		err = membership.CheckCompatible(cctx, st, p.replica())
 	}
-	if err != nil && ctx.Err() == nil && (cctx.Err() != nil || away(err)) {
+	if err != nil && ctx.Err() == nil && (cctx.Err() != nil || isTransient(err)) {
 		p.Log.WithError(err).Error("the store does not respond; control keeps serving and reconnects")
 		p.background(ctx, func(ctx context.Context) { p.awaitStore(ctx, st) })
 		return nil
@@ -123,20 +123,20 @@ func (p *process) checkStore(ctx context.Context, st held) error {
 	return err
 }
 
-func away(err error) bool {
+func isTransient(err error) bool {
 	return dataset.KindOf(err) == dataset.ErrUnavailable && !errors.Is(err, store.ErrClosed)
 }
 
-// checkAgain is the interval at which an unreachable store is checked. The result is used only for the log.
-const checkAgain = 5 * time.Second
+// checkInterval is the interval at which an unreachable store is checked. The result is used only for the log.
+const checkInterval = 5 * time.Second
 
 // awaitStore waits until the store answers, and logs that it can be used or why it cannot.
-func (p *process) awaitStore(ctx context.Context, st held) {
+func (p *process) awaitStore(ctx context.Context, st openedStore) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-p.clock.After(checkAgain):
+		case <-p.clock.After(checkInterval):
 		}
 		err := st.check(ctx)
 		switch {
@@ -145,7 +145,7 @@ func (p *process) awaitStore(ctx context.Context, st held) {
 		case err == nil:
 			p.Log.Info("the store responds")
 			return
-		case !away(err):
+		case !isTransient(err):
 			p.Log.WithError(err).Error("the store responds but cannot be used")
 			return
 		}

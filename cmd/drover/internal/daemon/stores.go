@@ -24,8 +24,8 @@ import (
 // storeFile is the name of the store's file in the root.
 const storeFile = "store.db"
 
-// held is the store that control uses.
-type held struct {
+// openedStore is the store that control uses.
+type openedStore struct {
 	store.Store
 	kind    string
 	check   func(context.Context) error // why it cannot be used now; only of a store in Consul
@@ -34,36 +34,37 @@ type held struct {
 	catalog store.Catalog // nil if there is none
 }
 
-// openHeld opens the store of a single host. It is in Consul if the configuration says so, otherwise in a file in the
-// root. If the store in Consul cannot be used, openHeld fails with the reason, because every request would fail.
-func openHeld(ctx context.Context, o Options, c clock.Clock) (held, error) {
+// openHostStore opens the store of a single host. It is in Consul if the configuration says so, otherwise in a file in
+// the root. If the store in Consul cannot be used, openHostStore fails with the reason, because every request would
+// fail.
+func openHostStore(ctx context.Context, o Options, c clock.Clock) (openedStore, error) {
 	if o.Consul == nil {
 		st, err := openStore(ctx, o, storeFile, bolt.Options{Clock: c})
 		if err != nil {
-			return held{}, err
+			return openedStore{}, err
 		}
-		if err := usable(ctx, st); err != nil {
-			return held{}, errors.Join(err, st.Close())
+		if err := checkUsable(ctx, st); err != nil {
+			return openedStore{}, errors.Join(err, st.Close())
 		}
-		return held{Store: st, kind: "bolt", backup: st, figures: boltFigures(st)}, nil
+		return openedStore{Store: st, kind: "bolt", backup: st, figures: boltFigures(st)}, nil
 	}
 	st, err := openConsul(o, c)
 	if err != nil {
-		return held{}, err
+		return openedStore{}, err
 	}
 	if err := st.check(ctx); err != nil {
-		return held{}, errors.Join(err, st.Close())
+		return openedStore{}, errors.Join(err, st.Close())
 	}
 	return st, nil
 }
 
 // openConsul opens the store in Consul. It sends no request to Consul.
-func openConsul(o Options, c clock.Clock) (held, error) {
+func openConsul(o Options, c clock.Clock) (openedStore, error) {
 	st, err := newConsul(o, c)
 	if err != nil {
-		return held{}, err
+		return openedStore{}, err
 	}
-	return held{Store: st, kind: "consul", check: checkConsul(st), figures: consulFigures(st), catalog: st}, nil
+	return openedStore{Store: st, kind: "consul", check: checkConsul(st), figures: consulFigures(st), catalog: st}, nil
 }
 
 func newConsul(o Options, c clock.Clock) (*consul.Store, error) {
@@ -77,13 +78,13 @@ func checkConsul(st *consul.Store) func(context.Context) error {
 		if err := st.Check(ctx); err != nil {
 			return err
 		}
-		return usable(ctx, st)
+		return checkUsable(ctx, st)
 	}
 }
 
-// usable fails if an import into a store was interrupted, or if a newer Drover wrote its records.
-func usable(ctx context.Context, st store.Store) error {
-	if err := dump.Whole(ctx, st); err != nil {
+// checkUsable fails if an import into a store was interrupted, or if a newer Drover wrote its records.
+func checkUsable(ctx context.Context, st store.Store) error {
+	if err := dump.CheckComplete(ctx, st); err != nil {
 		return err
 	}
 	return record.CheckFormat(ctx, st)
@@ -96,7 +97,7 @@ func openStore(ctx context.Context, o Options, name string, opts bolt.Options) (
 	path := filepath.Join(o.Root, name)
 	st, err := bolt.Open(ctx, path, opts)
 	if err == nil {
-		tellCompaction(o, path, st.Compaction())
+		logCompaction(o, path, st.Compaction())
 	}
 	if !errors.Is(err, dataset.ErrCorrupt) {
 		return st, err
@@ -109,8 +110,8 @@ func openStore(ctx context.Context, o Options, name string, opts bolt.Options) (
 	return bolt.Open(ctx, path, opts)
 }
 
-// tellCompaction logs what the opening of a store did with its file.
-func tellCompaction(o Options, path string, c bolt.Compaction) {
+// logCompaction logs what the opening of a store did with its file.
+func logCompaction(o Options, path string, c bolt.Compaction) {
 	log := o.Log.WithFields(logrus.Fields{"file": path, "from": c.From, "to": c.To})
 	switch {
 	case c.Err != nil:

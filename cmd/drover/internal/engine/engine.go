@@ -58,7 +58,7 @@ func Path(ctx context.Context, c API, name string, live bool) (string, error) {
 	if err != nil || live {
 		return path, err
 	}
-	users, err := usedBy(ctx, c, name, path)
+	users, err := containersUsing(ctx, c, name, path)
 	if err != nil {
 		return "", err
 	}
@@ -100,9 +100,9 @@ func absolute(path, name string) (string, error) {
 	return filepath.Clean(path), nil
 }
 
-// usedBy returns the names of the running, paused and restarting containers that have mounted the volume, its folder,
-// or a part or parent of the folder.
-func usedBy(ctx context.Context, c API, name, path string) ([]string, error) {
+// containersUsing returns the names of the running, paused and restarting containers that have mounted the volume, its
+// folder, or a part or parent of the folder.
+func containersUsing(ctx context.Context, c API, name, path string) ([]string, error) {
 	list, err := c.ContainerList(ctx, client.ContainerListOptions{})
 	if err != nil {
 		return nil, dataset.Errorf(dataset.ErrUnavailable, "list the containers that use Docker volume %q: %w",
@@ -112,7 +112,7 @@ func usedBy(ctx context.Context, c API, name, path string) ([]string, error) {
 	for _, ctr := range list.Items {
 		for _, m := range ctr.Mounts {
 			if m.Type == "volume" && m.Name == name || m.Source != "" &&
-				(within(m.Source, path) || within(path, m.Source)) {
+				(isWithin(m.Source, path) || isWithin(path, m.Source)) {
 				users = append(users, label(ctr.Names, ctr.ID))
 				break
 			}
@@ -132,7 +132,7 @@ func label(names []string, id string) string {
 	return id
 }
 
-func within(path, dir string) bool {
+func isWithin(path, dir string) bool {
 	rel, err := filepath.Rel(dir, path)
 	return err == nil && rel != ".." && !strings.HasPrefix(rel, "../")
 }

@@ -113,7 +113,7 @@ this host. VOLUME is the name of the volume or the UUID of its dataset.`,
 		if o.JSON() {
 			return show.JSON(a.Out, e)
 		}
-		return a.Say("released volume %s: it is unmounted and the processes that used it are killed; its data "+
+		return a.PrintLine("released volume %s: it is unmounted and the processes that used it are killed; its data "+
 			"stays in its pool", e.Volume)
 	}
 	return cmd
@@ -155,7 +155,7 @@ func Release(ctx context.Context, g cli.Fencer, unmount func(path string) error,
 		return e, err
 	}
 	for _, path := range e.Paths {
-		if err := stillLetGo(ctx, g, e); err != nil {
+		if err := checkReleased(ctx, g, e); err != nil {
 			return e, err
 		}
 		if err := unmount(path); err != nil && !errors.Is(err, mount.ErrNotMounted) {
@@ -165,8 +165,8 @@ func Release(ctx context.Context, g cli.Fencer, unmount func(path string) error,
 	return e, g.Dismiss(ctx, e.Dataset, e.Epoch)
 }
 
-// stillLetGo fails with ErrConflict if an agent has opened the released dataset again.
-func stillLetGo(ctx context.Context, g cli.Fencer, e guard.Entry) error {
+// checkReleased fails with ErrConflict if an agent has opened the released dataset again.
+func checkReleased(ctx context.Context, g cli.Fencer, e guard.Entry) error {
 	st, err := g.Status(ctx)
 	if err != nil {
 		return err

@@ -30,13 +30,13 @@ func newNodeCordonCmd(a *cli.App) *cobra.Command {
 		case o.JSON():
 			return show.JSON(a.Out, set)
 		case off && n.Cordoned:
-			return a.Say("node %s is no longer cordoned", set.Name)
+			return a.PrintLine("node %s is no longer cordoned", set.Name)
 		case off:
-			return a.Say("node %s is not cordoned: nothing to do", set.Name)
+			return a.PrintLine("node %s is not cordoned: nothing to do", set.Name)
 		case n.Cordoned:
-			return a.Say("node %s is already cordoned", set.Name)
+			return a.PrintLine("node %s is already cordoned", set.Name)
 		}
-		return a.Say("node %s is cordoned", set.Name)
+		return a.PrintLine("node %s is cordoned", set.Name)
 	}
 	return cmd
 }

@@ -54,7 +54,7 @@ volumes then continue from the newest copies on other nodes.`,
 		if fenced {
 			d.fenced = n.Name
 		}
-		if err := d.tell("node %s is cordoned: nothing new is placed on it (drover node cordon --off %s lifts that)",
+		if err := d.print("node %s is cordoned: nothing new is placed on it (drover node cordon --off %s lifts that)",
 			n.Name, n.Name); err != nil {
 			return err
 		}
@@ -63,8 +63,8 @@ volumes then continue from the newest copies on other nodes.`,
 	return cmd
 }
 
-// drainAtOnce is the maximum number of volumes that are moved at the same time.
-const drainAtOnce = 8
+// maxMoves is the maximum number of volumes that are moved at the same time.
+const maxMoves = 8
 
 // drain moves all volumes away from a node, once.
 type drain struct {
@@ -95,12 +95,12 @@ func (d *drain) run(ctx context.Context) error {
 	volumes = slices.DeleteFunc(volumes, func(v api.Volume) bool { return v.Home != d.node.ID })
 	d.all = len(volumes)
 	for _, v := range volumes {
-		if err := d.begin(ctx, v); err != nil {
+		if err := d.startMove(ctx, v); err != nil {
 			return err
 		}
 	}
 	for len(d.open) > 0 {
-		if err := d.finish(ctx); err != nil {
+		if err := d.awaitMove(ctx); err != nil {
 			return err
 		}
 	}
@@ -114,13 +114,13 @@ func (d *drain) run(ctx context.Context) error {
 			"%d of %d volumes stay on node %s: fix the errors above and retry", d.stayed, d.all,
 			d.node.Name)
 	}
-	return d.tell("node %s has no volumes left", d.node.Name)
+	return d.print("node %s has no volumes left", d.node.Name)
 }
 
-// begin requests the move of a volume. If too many moves are in progress, it first waits for the oldest one.
-func (d *drain) begin(ctx context.Context, v api.Volume) error {
-	if len(d.open) == drainAtOnce {
-		if err := d.finish(ctx); err != nil {
+// startMove requests the move of a volume. If too many moves are in progress, it first waits for the oldest one.
+func (d *drain) startMove(ctx context.Context, v api.Volume) error {
+	if len(d.open) == maxMoves {
+		if err := d.awaitMove(ctx); err != nil {
 			return err
 		}
 	}
@@ -134,38 +134,38 @@ func (d *drain) begin(ctx context.Context, v api.Volume) error {
 	if err == nil {
 		return nil // the volume is no longer on the node
 	}
-	return d.stays(ctx, v.Volume, err)
+	return d.recordFailure(ctx, v.Volume, err)
 }
 
-// finish waits for the oldest move that is in progress.
-func (d *drain) finish(ctx context.Context) error {
+// awaitMove waits for the oldest move that is in progress.
+func (d *drain) awaitMove(ctx context.Context) error {
 	op := d.open[0]
 	d.open = d.open[1:]
 	m := d.Meter(fmt.Sprintf("%s %s (%d of %d)", op.Kind, op.Volume, len(d.left)+1, d.all), d.json)
 	op, err := d.Wait(ctx, d.c, op, m)
 	m.Close()
 	if err != nil {
-		return d.stays(ctx, op.Volume, err)
+		return d.recordFailure(ctx, op.Volume, err)
 	}
 	d.left = append(d.left, drained{Volume: op.Volume, Node: d.names[op.Node]})
-	return d.tell("volume %s is on node %s", op.Volume, d.names[op.Node])
+	return d.print("volume %s is on node %s", op.Volume, d.names[op.Node])
 }
 
-// tell prints a line for people, unless the output is JSON.
-func (d *drain) tell(format string, args ...any) error {
+// print prints a line for people, unless the output is JSON.
+func (d *drain) print(format string, args ...any) error {
 	if d.json {
 		return nil
 	}
-	return d.Say(format, args...)
+	return d.PrintLine(format, args...)
 }
 
-// stays records and prints why a volume was not moved. It returns an error if the problem concerns all volumes, and the
-// drain ends.
-func (d *drain) stays(ctx context.Context, volume string, err error) error {
+// recordFailure records and prints why a volume was not moved. It returns an error if the problem concerns all volumes,
+// and the drain ends.
+func (d *drain) recordFailure(ctx context.Context, volume string, err error) error {
 	if ctx.Err() != nil || errors.Is(err, dataset.ErrUnavailable) || errors.Is(err, dataset.ErrForbidden) {
 		return err
 	}
 	d.stayed++
 	d.left = append(d.left, drained{Volume: volume, Problem: dataset.ProblemOf(err)})
-	return d.tell("volume %s stays: %v", volume, err)
+	return d.print("volume %s stays: %v", volume, err)
 }

@@ -41,7 +41,7 @@ when the node returns.`,
 		if o.JSON() {
 			return show.JSON(a.Out, set)
 		}
-		return a.Say("node %s is confirmed as fenced until it returns", set.Name)
+		return a.PrintLine("node %s is confirmed as fenced until it returns", set.Name)
 	}
 	return cmd
 }

@@ -39,11 +39,11 @@ command lists those that no other node has. Their data stays in its pools.`,
 			return show.JSON(a.Out, n)
 		}
 		for _, what := range n.Forgotten {
-			if err := a.Say("removed from the store: %s", what); err != nil {
+			if err := a.PrintLine("removed from the store: %s", what); err != nil {
 				return err
 			}
 		}
-		return a.Say("removed node %s: certificate revoked", n.Name)
+		return a.PrintLine("removed node %s: certificate revoked", n.Name)
 	})
 	return cmd
 }

@@ -48,14 +48,14 @@ owner can read. An existing file is replaced.`,
 		case o.JSON():
 			return show.JSON(a.Out, token)
 		case out != "":
-			return a.Say("token %s, valid for one host until %s, is in %s", token.ID,
+			return a.PrintLine("token %s, valid for one host until %s, is in %s", token.ID,
 				token.Expires.Format(time.RFC3339), out)
 		}
 		if _, err := fmt.Fprintf(a.ErrOut, "token %s, valid for one host until %s:\n", token.ID,
 			token.Expires.Format(time.RFC3339)); err != nil {
 			return err
 		}
-		return a.Say("%s", token.Token)
+		return a.PrintLine("%s", token.Token)
 	})
 	return cmd
 }

@@ -41,7 +41,7 @@ drover volume move VOLUME NODE --force --fenced THIS-NODE.`,
 		if o.JSON() {
 			return show.JSON(a.Out, p)
 		}
-		return a.Say("accepted pool %s as it is (drover pool ls shows it as online within seconds)", p.Name)
+		return a.PrintLine("accepted pool %s as it is (drover pool ls shows it as online within seconds)", p.Name)
 	}
 	return cmd
 }

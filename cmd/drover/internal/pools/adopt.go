@@ -36,7 +36,7 @@ name is taken, the first digits of the volume's UUID are appended.`,
 		if o.JSON() {
 			return show.JSON(a.Out, api.Adopted{Pool: pool, Rebuilt: append([]api.Rebuilt{}, rebuilt...)})
 		}
-		if err := a.Say("adopted pool %s: %s, backend %s at %s", pool.Name, pool.ID, pool.Backend,
+		if err := a.PrintLine("adopted pool %s: %s, backend %s at %s", pool.Name, pool.ID, pool.Backend,
 			pool.Path); err != nil {
 			return err
 		}

@@ -66,11 +66,11 @@ devices, which must be empty, and Drover mounts it; --path is optional then.`,
 		if o.JSON() {
 			return show.JSON(a.Out, made)
 		}
-		if err := a.Say("created pool %s: %s, backend %s at %s", made.Name, made.ID, made.Backend,
+		if err := a.PrintLine("created pool %s: %s, backend %s at %s", made.Name, made.ID, made.Backend,
 			made.Path); err != nil || made.Note == "" {
 			return err
 		}
-		return a.Say("%s", made.Note)
+		return a.PrintLine("%s", made.Note)
 	}
 	return cmd
 }

@@ -44,11 +44,11 @@ there is no other: they would be created again at the next start.`,
 		if forget {
 			what = "forgot pool %s"
 		}
-		if err := a.Say(what, gone.Pool.Name); err != nil {
+		if err := a.PrintLine(what, gone.Pool.Name); err != nil {
 			return err
 		}
 		for _, note := range gone.Notes {
-			if err := a.Say("%s", note); err != nil {
+			if err := a.PrintLine("%s", note); err != nil {
 				return err
 			}
 		}

@@ -41,18 +41,18 @@ existing pools satisfy a profile is checked when a volume is created.`,
 		if o.JSON() {
 			return show.List(a.Out, set.All())
 		}
-		if err := a.Say("%s is valid; the default is %s", args[0], set.Default()); err != nil {
+		if err := a.PrintLine("%s is valid; the default is %s", args[0], set.Default()); err != nil {
 			return err
 		}
 		for _, p := range set.All() {
 			if p.Quiesce == dataset.QuiesceFreeze {
-				if err := a.Say("profile %s freezes: if drover is killed during a snapshot, writers block until "+
+				if err := a.PrintLine("profile %s freezes: if drover is killed during a snapshot, writers block until "+
 					"it starts again (or fsfreeze -u)", p.Name); err != nil {
 					return err
 				}
 			}
 			if p.Failover.Auto {
-				if err := a.Say("profile %s fails over: each node with its volumes or replicas needs the guard "+
+				if err := a.PrintLine("profile %s fails over: each node with its volumes or replicas needs the guard "+
 					"(systemctl enable --now drover-guard)", p.Name); err != nil {
 					return err
 				}
@@ -77,7 +77,8 @@ func printMissing(ctx context.Context, a *cli.App, all []dataset.Profile) error 
 	for _, p := range all {
 		if at := p.Encryption.KeyFile; at != "" {
 			if err := a.CheckKey(at); err != nil {
-				if err := a.Say("profile %s cannot create volumes on this host yet: %v", p.Name, err); err != nil {
+				if err := a.PrintLine("profile %s cannot create volumes on this host yet: %v", p.Name,
+					err); err != nil {
 					return err
 				}
 			}
@@ -89,7 +90,7 @@ func printMissing(ctx context.Context, a *cli.App, all []dataset.Profile) error 
 		if away != nil {
 			why = fmt.Sprintf("which could not be checked: %v", away)
 		}
-		if err := a.Say("profile %s names pool %s, %s", p.Name, p.Pool, why); err != nil {
+		if err := a.PrintLine("profile %s names pool %s, %s", p.Name, p.Pool, why); err != nil {
 			return err
 		}
 	}

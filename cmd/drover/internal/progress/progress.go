@@ -18,14 +18,14 @@ type Meter interface {
 	Close()
 }
 
-// None shows nothing.
-type None struct{}
+// Discard shows nothing.
+type Discard struct{}
 
 // Update does nothing.
-func (None) Update(dataset.Progress) {}
+func (Discard) Update(dataset.Progress) {}
 
 // Close does nothing.
-func (None) Close() {}
+func (Discard) Close() {}
 
 // Lines prints a line for every new step, and one for every tenth of a step
 // whose total is known. Make it with NewLines.

@@ -34,15 +34,15 @@ until it is deleted: retention does not apply to it.`,
 }
 
 func describeSnapshot(out api.Outcome) (uuid.UUID, string) {
-	s := taken(out)
+	s := takenSnapshot(out)
 	if s.Name != "" {
 		return s.ID, fmt.Sprintf("created snapshot %s of %s: %s", s.Name, s.Volume, s.ID)
 	}
 	return s.ID, fmt.Sprintf("created snapshot of %s: %s", s.Volume, s.ID)
 }
 
-// taken returns the snapshot that an outcome is about.
-func taken(out api.Outcome) dataset.Snapshot {
+// takenSnapshot returns the snapshot that an outcome is about.
+func takenSnapshot(out api.Outcome) dataset.Snapshot {
 	if out.Operation == nil || out.Operation.Snapshot == nil {
 		return dataset.Snapshot{}
 	}

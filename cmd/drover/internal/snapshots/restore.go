@@ -30,7 +30,7 @@ restore can be undone.`,
 			if out.Operation != nil && out.Operation.Source != nil {
 				line += " to snapshot " + out.Operation.Source.Snapshot.String()
 			}
-			if kept := taken(out); kept.ID != uuid.Nil {
+			if kept := takenSnapshot(out); kept.ID != uuid.Nil {
 				line += fmt.Sprintf("; its previous data is snapshot %s", kept.ID)
 			}
 			return d.ID, line

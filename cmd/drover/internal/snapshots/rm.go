@@ -30,7 +30,7 @@ name.`,
 		}
 		req := api.Request{Kind: dataset.OpSnapshotDelete, Volume: volume, Snapshot: id}
 		return a.Change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
-			s := taken(out)
+			s := takenSnapshot(out)
 			return s.ID, fmt.Sprintf("deleted snapshot %s of %s", s.ID, s.Volume)
 		})
 	}

@@ -67,7 +67,7 @@ func follow(ctx context.Context, a *cli.App, o *cli.Output, c cli.Remote) error 
 					return err
 				}
 			}
-			if err := a.Say("%s", a.Now().Format(time.DateTime)); err != nil {
+			if err := a.PrintLine("%s", a.Now().Format(time.DateTime)); err != nil {
 				return err
 			}
 			if err := write(a, o, r); err != nil {
@@ -128,7 +128,7 @@ func write(a *cli.App, o *cli.Output, r Report) error {
 		return show.JSON(a.Out, r)
 	}
 	if r.Healthy {
-		return a.Say("healthy: %s, %s, %s", count(r.Nodes, "node"), count(r.Pools, "pool"), count(r.Volumes, "volume"))
+		return a.PrintLine("healthy: %s, %s, %s", count(r.Nodes, "node"), count(r.Pools, "pool"), count(r.Volumes, "volume"))
 	}
 	t := show.NewTable("LEVEL", "SUBJECT", "FINDING")
 	for _, f := range r.Findings {

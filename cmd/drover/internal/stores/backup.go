@@ -35,7 +35,7 @@ contains records, but no data of volumes.`,
 		if err != nil {
 			return err
 		}
-		return a.Say("wrote %s (%s)", args[0], dataset.Size(n).Human())
+		return a.PrintLine("wrote %s (%s)", args[0], dataset.Size(n).Human())
 	})
 	return cmd
 }
@@ -44,7 +44,7 @@ func backUp(ctx context.Context, a *cli.App, c cli.Remote, file string) (n int64
 	m := a.Meter("backup", !cli.IsTerminal(a.ErrOut))
 	defer m.Close()
 	w := &progress.Writer{Meter: m, At: dataset.Progress{Step: "copy the store"}}
-	err = wholeFile("backup", file, func(f io.Writer) error {
+	err = writeFile("backup", file, func(f io.Writer) error {
 		w.W = f
 		if err := c.Backup(ctx, w); err != nil {
 			return err
@@ -57,10 +57,10 @@ func backUp(ctx context.Context, a *cli.App, c cli.Remote, file string) (n int64
 	return w.At.Done, err
 }
 
-// wholeFile writes FILE.tmp, and renames it to FILE when it is complete and on disk.
-func wholeFile(what, file string, write func(io.Writer) error) (err error) {
+// writeFile writes FILE.tmp, and renames it to FILE when it is complete and on disk.
+func writeFile(what, file string, write func(io.Writer) error) (err error) {
 	if _, err := os.Lstat(file); !errors.Is(err, fs.ErrNotExist) {
-		return inTheWay(what, file, err)
+		return fileExistsError(what, file, err)
 	}
 	tmp := file + ".tmp"
 	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
@@ -83,23 +83,23 @@ func wholeFile(what, file string, write func(io.Writer) error) (err error) {
 	if err = errors.Join(err, f.Close()); err != nil {
 		return err
 	}
-	if err := place(what, tmp, file); err != nil {
+	if err := renameNew(what, tmp, file); err != nil {
 		return err
 	}
 	placed = true
 	return durable.SyncDir(filepath.Dir(file))
 }
 
-func inTheWay(what, file string, err error) error {
+func fileExistsError(what, file string, err error) error {
 	if err != nil {
 		return err
 	}
 	return dataset.Errorf(dataset.ErrExists, "%s exists: a new %s overwrites nothing (choose another name)", file, what)
 }
 
-// place renames tmp to file unless that exists. Filesystems that cannot rename
+// renameNew renames tmp to file unless that exists. Filesystems that cannot rename
 // so (NFS, rename(2)) can link.
-func place(what, tmp, file string) error {
+func renameNew(what, tmp, file string) error {
 	err := unix.Renameat2(unix.AT_FDCWD, tmp, unix.AT_FDCWD, file, unix.RENAME_NOREPLACE)
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
 		if err = os.Link(tmp, file); err == nil {
@@ -107,7 +107,7 @@ func place(what, tmp, file string) error {
 		}
 	}
 	if errors.Is(err, fs.ErrExist) {
-		return inTheWay(what, file, nil)
+		return fileExistsError(what, file, nil)
 	}
 	return err
 }

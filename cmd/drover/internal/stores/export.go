@@ -45,13 +45,13 @@ The file contains no data of volumes. It is complete only if the exit code is 0.
 		if args[0] == "-" {
 			return nil
 		}
-		return a.Say("exported %s to %s", described(sum), args[0])
+		return a.PrintLine("exported %s to %s", describeDump(sum), args[0])
 	}
 	return cmd
 }
 
-// described describes the content of a dump.
-func described(s dump.Summary) string {
+// describeDump describes the content of a dump.
+func describeDump(s dump.Summary) string {
 	return fmt.Sprintf("%d records of cluster %s, including %d volumes", s.Entries, s.Cluster, s.Volumes)
 }
 
@@ -68,7 +68,7 @@ func exportStore(ctx context.Context, a *cli.App, f servers.Flags, file string) 
 	if file == "-" {
 		return sum, write(a.Out)
 	}
-	return sum, wholeFile("export", file, write)
+	return sum, writeFile("export", file, write)
 }
 
 // openStore opens the store that drover.yaml and the flags name.

@@ -45,7 +45,7 @@ before.`,
 		if err != nil {
 			return err
 		}
-		return a.Say("imported %s from %s into %s", described(sum), args[0], where)
+		return a.PrintLine("imported %s from %s into %s", describeDump(sum), args[0], where)
 	}
 	return cmd
 }

@@ -50,7 +50,7 @@ func recoverStore(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, 
 		return show.JSON(a.Out, found)
 	}
 	if found.Halted == "" {
-		return a.Say("the store is consistent: nothing to update")
+		return a.PrintLine("the store is consistent: nothing to update")
 	}
 	if !o.JSON() {
 		if err := printRecovery(a, found); err != nil {
@@ -74,23 +74,23 @@ func recoverStore(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, 
 	if o.JSON() {
 		return show.JSON(a.Out, done)
 	}
-	return a.Say("the store is up to date: decisions resume")
+	return a.PrintLine("the store is up to date: decisions resume")
 }
 
 // printRecovery prints the changes that a person must confirm.
 func printRecovery(a *cli.App, r api.Recovery) error {
-	if err := a.Say("%s", r.Halted); err != nil {
+	if err := a.PrintLine("%s", r.Halted); err != nil {
 		return err
 	}
-	if err := a.Say("nodes that responded: %s", orNone(r.ReportedNodes)); err != nil {
+	if err := a.PrintLine("nodes that responded: %s", orNone(r.ReportedNodes)); err != nil {
 		return err
 	}
-	err := a.Say("nodes that did NOT respond, so that their records are missing: %s", orNone(r.SilentNodes))
+	err := a.PrintLine("nodes that did NOT respond, so that their records are missing: %s", orNone(r.SilentNodes))
 	if err != nil {
 		return err
 	}
 	if len(r.Differences) == 0 {
-		return a.Say("no differences")
+		return a.PrintLine("no differences")
 	}
 	t := show.NewTable("VOLUME", "DATASET", "STORE", "AGENTS", "ACTION", "NOTE")
 	for _, d := range r.Differences {

@@ -25,7 +25,7 @@ import (
 func Inside(ctx context.Context, kind backends.Kind, path string, w io.Writer) error {
 	enc := json.NewEncoder(w)
 	tell := func(e verify.Event) error { return enc.Encode(e) }
-	err := leaveOthers(path)
+	err := unmountOthers(path)
 	if err == nil {
 		err = verify.Suite(ctx, kind, path, tell)
 	}
@@ -35,15 +35,15 @@ func Inside(ctx context.Context, kind backends.Kind, path string, w io.Writer) e
 	return nil
 }
 
-// leaveOthers unmounts all mounts of this namespace except those that the suite and its commands need. Otherwise their
-// filesystems would stay in use after they are unmounted elsewhere.
-func leaveOthers(path string) error {
+// unmountOthers unmounts all mounts of this namespace except those that the suite and its commands need. Otherwise
+// their filesystems would stay in use after they are unmounted elsewhere.
+func unmountOthers(path string) error {
 	table, err := mount.Table()
 	if err != nil {
 		return err
 	}
 	for _, m := range slices.Backward(table) {
-		if needed(m.Mountpoint, path) {
+		if isNeeded(m.Mountpoint, path) {
 			continue
 		}
 		// EINVAL means that the mount was removed together with the one above it.
@@ -55,8 +55,8 @@ func leaveOthers(path string) error {
 	return nil
 }
 
-// needed reports whether a file at path, or a command, may need the mount at point.
-func needed(point, path string) bool {
+// isNeeded reports whether a file at path, or a command, may need the mount at point.
+func isNeeded(point, path string) bool {
 	if rel, err := filepath.Rel(point, path); err == nil && rel != ".." && !strings.HasPrefix(rel, "../") {
 		return true
 	}

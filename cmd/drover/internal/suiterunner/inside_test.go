@@ -9,7 +9,7 @@ func TestNeeded(t *testing.T) {
 		"/": true, "/pools": true, "/pools/fast": true, "/run": true, "/run/lock": true, "/usr": true, "/lib64": true, "/dev/shm": true,
 		"/pools/slow": false, "/run/user/0": false, "/home": false, "/pools/fast/drover-verify-x/y": false, "/var/lib/docker": false,
 	} {
-		if got := needed(point, path); got != want {
+		if got := isNeeded(point, path); got != want {
 			t.Errorf("%s: %t", point, got)
 		}
 	}

@@ -24,9 +24,9 @@ import (
 )
 
 const (
-	every   = 15 * time.Second // pause between two looks; facts are recorded once a minute at most
-	timeout = 10 * time.Second // bound of one look
-	first   = time.Second      // bound of the first look, before anything is served
+	interval     = 15 * time.Second // pause between two looks; facts are recorded once a minute at most
+	timeout      = 10 * time.Second // bound of one look
+	firstTimeout = time.Second      // bound of the first look, before anything is served
 )
 
 // Prefix is the prefix of Drover's labels. Drover owns every label with this prefix.
@@ -49,8 +49,8 @@ type Watcher struct {
 	// Open returns a client of the engine. If nil, it is the engine that DOCKER_HOST names.
 	Open func() (API, error)
 
-	seen atomic.Pointer[registration.Engine]
-	said string // the last logged message, so that it is logged once
+	seen   atomic.Pointer[registration.Engine]
+	logged string // the last logged message, so that it is logged once
 }
 
 // Engine returns the last seen state of the engine, without asking it.
@@ -61,13 +61,13 @@ func (w *Watcher) Engine() registration.Engine {
 	return registration.Engine{}
 }
 
-// Begin reads the engine's version if the engine answers at once, so that the node's first facts contain it. During a
-// boot the engine does not answer, because it waits for drover.
-func (w *Watcher) Begin(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, first)
+// ReadVersion reads the engine's version if the engine answers at once, so that the node's first facts contain it.
+// During a boot the engine does not answer, because it waits for drover.
+func (w *Watcher) ReadVersion(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, firstTimeout)
 	defer cancel()
 	if c, err := w.open(); err == nil {
-		_, _ = w.see(ctx, c) // Run logs the error if it persists
+		_, _ = w.inspect(ctx, c) // Run logs the error if it persists
 		_ = c.Close()
 	}
 }
@@ -75,32 +75,32 @@ func (w *Watcher) Begin(ctx context.Context) {
 // Run looks until ctx ends.
 func (w *Watcher) Run(ctx context.Context) {
 	for {
-		w.say(ctx, w.Look(ctx))
+		w.logProblem(ctx, w.Update(ctx))
 		select {
 		case <-ctx.Done():
 			return
-		case <-w.Clock.After(every):
+		case <-w.Clock.After(interval):
 		}
 	}
 }
 
-// say logs why the labels are not up to date, once for each reason. If no labels are wanted, an unreachable engine is
-// not logged.
-func (w *Watcher) say(ctx context.Context, err error) {
+// logProblem logs why the labels are not up to date, once for each reason. If no labels are wanted, an unreachable
+// engine is not logged.
+func (w *Watcher) logProblem(ctx context.Context, err error) {
 	why := ""
 	if err != nil && w.Nodes != nil && ctx.Err() == nil {
 		why = err.Error()
 	}
-	if why != "" && why != w.said {
+	if why != "" && why != w.logged {
 		w.Log.WithError(err).Warn("cannot publish facts to the Swarm")
 	}
-	w.said = why
+	w.logged = why
 }
 
-// Look asks the engine once, and updates the labels if this engine is the leader of its Swarm. Workers have no right to
-// do so, and one manager is sufficient. It fails with ErrUnsupported if labels are wanted and the engine is in no
+// Update asks the engine once, and updates the labels if this engine is the leader of its Swarm. Workers have no right
+// to do so, and one manager is sufficient. It fails with ErrUnsupported if labels are wanted and the engine is in no
 // Swarm, and with ErrUnavailable if the engine does not answer.
-func (w *Watcher) Look(ctx context.Context) error {
+func (w *Watcher) Update(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	c, err := w.open()
@@ -108,7 +108,7 @@ func (w *Watcher) Look(ctx context.Context) error {
 		return err
 	}
 	defer c.Close()
-	in, err := w.see(ctx, c)
+	in, err := w.inspect(ctx, c)
 	switch {
 	case err != nil || w.Nodes == nil:
 		return err
@@ -121,8 +121,8 @@ func (w *Watcher) Look(ctx context.Context) error {
 	return w.publish(ctx, c, in.NodeID)
 }
 
-// see asks the engine for its version and its role in a Swarm.
-func (w *Watcher) see(ctx context.Context, c API) (in swarm.Info, err error) {
+// inspect asks the engine for its version and its role in a Swarm.
+func (w *Watcher) inspect(ctx context.Context, c API) (in swarm.Info, err error) {
 	r, err := c.Info(ctx, client.InfoOptions{})
 	if err != nil {
 		return in, dataset.Errorf(dataset.ErrUnavailable, "connect to the engine: %w", err)

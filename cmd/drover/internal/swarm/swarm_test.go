@@ -88,7 +88,7 @@ func TestLabelsFollowFacts(t *testing.T) {
 	w := watcher(e, &nodes)
 	look := func() {
 		t.Helper()
-		if err := w.Look(t.Context()); err != nil {
+		if err := w.Update(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -143,7 +143,7 @@ func TestWhoDoesNotLeadWritesNothing(t *testing.T) {
 		"another manager":     {swarm.Info{NodeID: "s1", ControlAvailable: true}, nil},
 	} {
 		e := &docker{info: c.info, members: []swarm.Node{member("s1", false, nil), member("s2", true, nil)}}
-		if err := watcher(e, &nodes).Look(t.Context()); dataset.KindOf(err) != c.kind || e.updates != 0 {
+		if err := watcher(e, &nodes).Update(t.Context()); dataset.KindOf(err) != c.kind || e.updates != 0 {
 			t.Errorf("%s: %v, %d updates", name, err, e.updates)
 		}
 	}
@@ -156,11 +156,11 @@ func TestWithoutFactsTheLabelsStay(t *testing.T) {
 	w.Nodes = func(context.Context) ([]api.Node, error) {
 		return nil, dataset.Errorf(dataset.ErrUnavailable, "control is away")
 	}
-	if err := w.Look(t.Context()); !errors.Is(err, dataset.ErrUnavailable) || e.updates != 0 {
+	if err := w.Update(t.Context()); !errors.Is(err, dataset.ErrUnavailable) || e.updates != 0 {
 		t.Errorf("%v, %d updates", err, e.updates)
 	}
 	e.err = errors.New("connection refused")
-	w.Begin(t.Context())
+	w.ReadVersion(t.Context())
 	if got := w.Engine(); got.Version != "28.0.1" {
 		t.Errorf("an engine that is away is forgotten: %+v", got)
 	}
@@ -194,7 +194,7 @@ func TestRunLooksAgainAndSaysWhyOnce(t *testing.T) {
 	for range 3 {
 		<-e.asked
 		<-c.begun
-		c.Advance(every)
+		c.Advance(interval)
 	}
 	<-e.asked
 	<-c.begun

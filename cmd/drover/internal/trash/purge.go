@@ -47,7 +47,7 @@ dataset in the trash. The command asks for confirmation, unless --yes is given.`
 		if every {
 			return purgeAll(cmd.Context(), a, c, o, gone, yes)
 		}
-		v, err := pickGone(gone, args[0])
+		v, err := findInTrash(gone, args[0])
 		if err != nil {
 			return err
 		}
@@ -66,9 +66,9 @@ dataset in the trash. The command asks for confirmation, unless --yes is given.`
 	return cmd
 }
 
-// pickGone finds a dataset in the trash. Several can have the same name, so the error about an ambiguous name has the
-// pool of each.
-func pickGone(gone []api.Volume, ref string) (api.Volume, error) {
+// findInTrash finds a dataset in the trash. Several can have the same name, so the error about an ambiguous name has
+// the pool of each.
+func findInTrash(gone []api.Volume, ref string) (api.Volume, error) {
 	short := volumes.ShortDatasets(gone)
 	var same []string
 	last := ""
@@ -89,15 +89,15 @@ func pickGone(gone []api.Volume, ref string) (api.Volume, error) {
 
 func purgeOne(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, v api.Volume) (api.Outcome, error) {
 	out, err := a.Submit(ctx, c, o, api.Request{Kind: dataset.OpPurge, Volume: v.ID.String()})
-	if err != nil && awaitsPool(out) {
+	if err != nil && isPending(out) {
 		return out, nil
 	}
 	return out, err
 }
 
-// awaitsPool reports whether a purge ended because its pool was unreachable. The purge is still effective: control
+// isPending reports whether a purge ended because its pool was unreachable. The purge is still effective: control
 // condemned the dataset when it recorded the operation, and the node keeps trying to destroy it.
-func awaitsPool(out api.Outcome) bool {
+func isPending(out api.Outcome) bool {
 	op := out.Operation
 	return op != nil && op.State == dataset.OpFailed && errors.Is(cli.OperationError(*op), dataset.ErrOffline)
 }
@@ -105,7 +105,7 @@ func awaitsPool(out api.Outcome) bool {
 func describePurged(v api.Volume) func(api.Outcome) (uuid.UUID, string) {
 	return func(out api.Outcome) (uuid.UUID, string) {
 		line := fmt.Sprintf("purged dataset %s, formerly volume %s", v.ID, v.Volume)
-		if awaitsPool(out) {
+		if isPending(out) {
 			line += fmt.Sprintf(": removed from the store; the data in pool %s is deleted when the pool is "+
 				"online (or, if it never returns: drover pool rm --forget %s)", v.PoolName, v.PoolName)
 		}
@@ -116,7 +116,7 @@ func describePurged(v api.Volume) func(api.Outcome) (uuid.UUID, string) {
 // purgeAll purges the datasets that were in the trash when it began. It continues after those that cannot be purged.
 func purgeAll(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, gone []api.Volume, yes bool) error {
 	if len(gone) == 0 && !o.JSON() {
-		return a.Say("the trash is empty")
+		return a.PrintLine("the trash is empty")
 	}
 	if !yes && len(gone) > 0 {
 		if err := a.Confirm("all", "this destroys all %d datasets in the trash, and their snapshots, for good",

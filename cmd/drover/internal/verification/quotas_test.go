@@ -9,12 +9,12 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// QuotasHold sees quotas that the kernel no longer counts. It asks for no quotas on other filesystems, nor if they are
+// AreQuotasConsistent sees quotas that the kernel no longer counts. It asks for no quotas on other filesystems, nor if they are
 // off.
 func TestQuotasHold(t *testing.T) {
 	disk := scratch.Mount(t, "btrfs", scratch.Btrfs)
 	for _, path := range []string{disk, t.TempDir(), disk + "-x"} {
-		if verification.QuotasHold(path) {
+		if verification.AreQuotasConsistent(path) {
 			t.Errorf("%s: got quotas that hold, want none", path)
 		}
 	}
@@ -24,12 +24,12 @@ func TestQuotasHold(t *testing.T) {
 		t.Fatal(err)
 	}
 	scratch.Run(t, "btrfs", "subvolume", "snapshot", filepath.Join(disk, "a"), filepath.Join(disk, "b"))
-	if !verification.QuotasHold(disk) {
+	if !verification.AreQuotasConsistent(disk) {
 		t.Error("new quotas: got none that hold")
 	}
 	scratch.Run(t, "btrfs", "qgroup", "create", "1/7", disk)
 	scratch.Run(t, "btrfs", "qgroup", "assign", "--no-rescan", "0/256", "1/7", disk)
-	if verification.QuotasHold(disk) {
+	if verification.AreQuotasConsistent(disk) {
 		t.Error("got quotas that hold, but the kernel counts no longer")
 	}
 }

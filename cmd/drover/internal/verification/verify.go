@@ -31,14 +31,14 @@ import (
 // The maximum space that the suite uses, in addition to a pool's reserve. In a pool without sizes the suite fills no
 // volume.
 const (
-	roomSized   = 4 * dataset.GiB
-	roomUnsized = 1 * dataset.GiB
+	spaceSized   = 4 * dataset.GiB
+	spaceUnsized = 1 * dataset.GiB
 )
 
-// patience is how long HeardPool waits for a new pool. lookAgain is the pause between two attempts.
+// poolTimeout is how long AwaitPool waits for a new pool. pollPause is the pause between two attempts.
 const (
-	patience  = 20 * time.Second
-	lookAgain = 200 * time.Millisecond
+	poolTimeout = 20 * time.Second
+	pollPause   = 200 * time.Millisecond
 )
 
 func newBackendVerifyCmd(a *cli.App) *cobra.Command {
@@ -77,7 +77,7 @@ that pool removes it. The command fails if a claimed capability is not verified.
 		if err != nil {
 			return err
 		}
-		p, err := HeardPool(cmd.Context(), a, c, args[0])
+		p, err := AwaitPool(cmd.Context(), a, c, args[0])
 		if err != nil {
 			return err
 		}
@@ -90,19 +90,19 @@ that pool removes it. The command fails if a claimed capability is not verified.
 	return cmd
 }
 
-// HeardPool returns a pool once its node has reported it. That takes a moment after the pool was created.
-func HeardPool(ctx context.Context, a *cli.App, c cli.Remote, name string) (api.Pool, error) {
-	for waited := time.Duration(0); ; waited += lookAgain {
+// AwaitPool returns a pool once its node has reported it. That takes a moment after the pool was created.
+func AwaitPool(ctx context.Context, a *cli.App, c cli.Remote, name string) (api.Pool, error) {
+	for waited := time.Duration(0); ; waited += pollPause {
 		pools, err := c.Pools(ctx)
 		if err != nil {
 			return api.Pool{}, err
 		}
 		p, err := cli.Find(pools, "pool", name,
 			func(p api.Pool) string { return p.Name }, func(p api.Pool) uuid.UUID { return p.ID })
-		if err != nil || p.Status != nil || waited >= patience {
+		if err != nil || p.Status != nil || waited >= poolTimeout {
 			return p, err
 		}
-		if err := a.Sleep(ctx, lookAgain); err != nil {
+		if err := a.Sleep(ctx, pollPause); err != nil {
 			return api.Pool{}, err
 		}
 	}
@@ -119,10 +119,10 @@ func VerifyPool(ctx context.Context, a *cli.App, p api.Pool) (r *verify.Report, 
 	if err := removeLeftovers(ctx, a, p, path); err != nil {
 		return nil, err
 	}
-	if err := roomNow(p, path); err != nil {
+	if err := checkDiskSpace(p, path); err != nil {
 		return nil, err
 	}
-	counted := QuotasHold(path)
+	counted := AreQuotasConsistent(path)
 	at, err := trialdir.Make(path, p.ID, p.Backend)
 	if err != nil {
 		return nil, err
@@ -132,8 +132,8 @@ func VerifyPool(ctx context.Context, a *cli.App, p api.Pool) (r *verify.Report, 
 		if rErr != nil {
 			rErr = fmt.Errorf("%w (drover doctor --gc %s removes what is left)", rErr, at.ID)
 		}
-		if err = errors.Join(err, rErr, at.Close()); err == nil && counted && !QuotasHold(path) {
-			r.Warnings = append(r.Warnings, GaveUp(path))
+		if err = errors.Join(err, rErr, at.Close()); err == nil && counted && !AreQuotasConsistent(path) {
+			r.Warnings = append(r.Warnings, QuotaWarning(path))
 		}
 	}()
 	r = &verify.Report{Pool: p.Name, ID: p.ID, Node: p.NodeName, Backend: p.Backend, Path: path, Note: p.Note}
@@ -161,8 +161,8 @@ func VerifyPool(ctx context.Context, a *cli.App, p api.Pool) (r *verify.Report, 
 	return r, r.Judge(p.Capabilities, claims.Capabilities)
 }
 
-// QuotasHold reports whether path is on a btrfs whose full quotas are consistent.
-func QuotasHold(path string) bool {
+// AreQuotasConsistent reports whether path is on a btrfs whose full quotas are consistent.
+func AreQuotasConsistent(path string) bool {
 	dir, err := os.Open(path)
 	if err != nil {
 		return false
@@ -175,9 +175,9 @@ func QuotasHold(path string) bool {
 	return err == nil && mode == btrfsctl.QuotaFull && settled
 }
 
-// GaveUp returns the warning that the kernel no longer enforces quotas. The kernel sometimes marks them as inconsistent
-// when subvolumes are removed (kdave/btrfs-progs#922).
-func GaveUp(path string) string {
+// QuotaWarning returns the warning that the kernel no longer enforces quotas. The kernel sometimes marks them as
+// inconsistent when subvolumes are removed (kdave/btrfs-progs#922).
+func QuotaWarning(path string) string {
 	return fmt.Sprintf("the kernel has marked the quotas of this btrfs as inconsistent: none of their limits is "+
 		"enforced until they are counted again (btrfs quota rescan -w %s; for a pool of backend btrfs, drover "+
 		"starts that itself)", path)
@@ -192,18 +192,18 @@ func checkVerifiable(p api.Pool) (string, error) {
 		return "", dataset.Errorf(dataset.ErrOffline, "pool %s is %s: it must be online to be verified", p.Name,
 			pools.State(p))
 	default:
-		if err := enough(p, st.Free, st.Size); err != nil {
+		if err := checkSpace(p, st.Free, st.Size); err != nil {
 			return "", err
 		}
 	}
-	return mountedAt(p)
+	return poolFolder(p)
 }
 
-// enough fails if the suite does not fit into a pool in addition to the reserve for its datasets.
-func enough(p api.Pool, free, size dataset.Size) error {
-	need := roomSized
+// checkSpace fails if the suite does not fit into a pool in addition to the reserve for its datasets.
+func checkSpace(p api.Pool, free, size dataset.Size) error {
+	need := spaceSized
 	if !p.Capabilities.EnforcesSize {
-		need = roomUnsized
+		need = spaceUnsized
 	}
 	if free >= need+backends.Reserve(size) {
 		return nil
@@ -214,8 +214,8 @@ func enough(p api.Pool, free, size dataset.Size) error {
 		p.Name, free.Human(), need.Human(), backends.Reserve(size).Human())
 }
 
-// homed returns the backend of a pool whose datasets are not in the pool's folder, otherwise nil.
-func homed(p api.Pool) backends.SeparateFolderKind {
+// separateFolderKind returns the backend of a pool whose datasets are not in the pool's folder, otherwise nil.
+func separateFolderKind(p api.Pool) backends.SeparateFolderKind {
 	kind, err := settings.Backends().Kind(p.Backend)
 	if err != nil {
 		return nil
@@ -224,21 +224,21 @@ func homed(p api.Pool) backends.SeparateFolderKind {
 	return h
 }
 
-// roomNow checks the free space on the disk itself, because the last report of the pool's node may be old.
-func roomNow(p api.Pool, path string) error {
-	if homed(p) != nil {
+// checkDiskSpace checks the free space on the disk itself, because the last report of the pool's node may be old.
+func checkDiskSpace(p api.Pool, path string) error {
+	if separateFolderKind(p) != nil {
 		return nil // the free space of the folder is not that of the pool
 	}
 	free, size, err := fsctl.Space(path)
 	if err != nil {
 		return dataset.Errorf(dataset.ErrOffline, "pool %s: %w", p.Name, err)
 	}
-	return enough(p, dataset.Size(free), dataset.Size(size))
+	return checkSpace(p, dataset.Size(free), dataset.Size(size))
 }
 
-// mountedAt returns the folder of a pool: where its image is mounted, if it has one.
-func mountedAt(p api.Pool) (string, error) {
-	if h := homed(p); h != nil {
+// poolFolder returns the folder of a pool: where its image is mounted, if it has one.
+func poolFolder(p api.Pool) (string, error) {
+	if h := separateFolderKind(p); h != nil {
 		path, err := h.SeparateFolder(p.Path)
 		if err != nil {
 			return "", fmt.Errorf("pool %s of node %s is not visible from here: %w (run this on that node)",
@@ -328,15 +328,15 @@ func printReport(a *cli.App, o *cli.Output, r *verify.Report) error {
 	return fmt.Errorf("pool %s does not do what backend %s claims: %s", r.Pool, r.Backend, strings.Join(wrong, ", "))
 }
 
-// Shown is the order of a verdict in a table.
-func Shown(v verify.Verdict) int {
+// VerdictOrder is the order of a verdict in a table.
+func VerdictOrder(v verify.Verdict) int {
 	return slices.IndexFunc(pools.Abilities(), func(a pools.Ability) bool { return a.Name == v.Name })
 }
 
 func printReportTable(a *cli.App, r *verify.Report) error {
 	t := show.NewTable("CAPABILITY", "CLAIMED", "VERIFIED", "CASES")
 	rows := slices.Clone(r.Capabilities)
-	slices.SortStableFunc(rows, func(x, y verify.Verdict) int { return Shown(x) - Shown(y) })
+	slices.SortStableFunc(rows, func(x, y verify.Verdict) int { return VerdictOrder(x) - VerdictOrder(y) })
 	for _, v := range append(rows, r.Rest) {
 		t.Row(pools.AbilityInWords(v.Name), v.Claimed, string(v.Proven), fmt.Sprint(v.Cases))
 		for _, f := range v.Failures {
@@ -365,26 +365,26 @@ func printReportTable(a *cli.App, r *verify.Report) error {
 		}
 		times.Row(one.What, text)
 	}
-	if err := a.Say(""); err != nil {
+	if err := a.PrintLine(""); err != nil {
 		return err
 	}
 	if err := times.Write(a.Out); err != nil {
 		return err
 	}
-	if err := a.Say(""); err != nil {
+	if err := a.PrintLine(""); err != nil {
 		return err
 	}
 	for _, s := range r.Skipped {
-		if err := a.Say("not tested: %s", s); err != nil {
+		if err := a.PrintLine("not tested: %s", s); err != nil {
 			return err
 		}
 	}
 	for _, w := range r.Warnings {
-		if err := a.Say("warning: %s", w); err != nil {
+		if err := a.PrintLine("warning: %s", w); err != nil {
 			return err
 		}
 	}
-	return a.Say("%d cases in %s at %s, in a temporary folder that was removed; times are for a volume with 64 "+
+	return a.PrintLine("%d cases in %s at %s, in a temporary folder that was removed; times are for a volume with 64 "+
 		"MiB of data",
 		len(r.Cases), time.Duration(r.Seconds*float64(time.Second)).Round(time.Second), r.Path)
 }

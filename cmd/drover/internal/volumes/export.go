@@ -48,14 +48,14 @@ listed on standard error. The archive is complete only if the exit code is 0.`,
 			return err
 		}
 		m.Close()
-		_, err = fmt.Fprintf(a.ErrOut, "drover: %s\n", leftOut(lacks))
+		_, err = fmt.Fprintf(a.ErrOut, "drover: %s\n", describeLeftOut(lacks))
 		return err
 	}
 	return cmd
 }
 
-// leftOut returns a line about the files that an archive lacks.
-func leftOut(l api.LeftOut) string {
+// describeLeftOut returns a line about the files that an archive lacks.
+func describeLeftOut(l api.LeftOut) string {
 	var names []string
 	for _, path := range l.First {
 		names = append(names, show.Clean(path))

@@ -8,8 +8,8 @@ import (
 	"github.com/droverhq/drover/control/api"
 )
 
-// guests returns the number of hosts, besides its home, on which a volume is in use.
-func guests(v api.Volume) (n int) {
+// countGuests returns the number of hosts, besides its home, on which a volume is in use.
+func countGuests(v api.Volume) (n int) {
 	for _, g := range v.SharedMountDetails {
 		if !g.Exclusive && !g.Fenced {
 			n++
@@ -20,7 +20,7 @@ func guests(v api.Volume) (n int) {
 
 // usedByGuests returns the status of a volume that guests use, including the uses on its home.
 func usedByGuests(v api.Volume) string {
-	uses, hosts := len(v.Status.Mounts), guests(v)
+	uses, hosts := len(v.Status.Mounts), countGuests(v)
 	if uses > 0 {
 		hosts++
 	}

@@ -68,7 +68,7 @@ func volumeForm(a *cli.App, v api.Volume, snapshots []string) *show.Form {
 	f.Add("On delete", cli.OnDelete(p.OnDelete))
 	f.Add("Created", show.When(now, v.Created)+", as "+v.RequestedAs)
 	if v.Trash != nil {
-		f.Add("In the trash", "since "+show.When(now, v.Trash.At), until(now, v.Trash.Expires))
+		f.Add("In the trash", "since "+show.When(now, v.Trash.At), describePurgeTime(now, v.Trash.Expires))
 	}
 	problem, next := advice(now, v)
 	f.Add("Problem", problem)
@@ -206,8 +206,8 @@ func encryptionLine(v api.Volume) string {
 	return fmt.Sprintf("key %s, of %s", v.Encryption.KeyID, v.Profile.Encryption)
 }
 
-// larger returns one and a half times a size, in whole GiB, or in MiB for small sizes.
-func larger(s dataset.Size) dataset.Size {
+// isLarger returns one and a half times a size, in whole GiB, or in MiB for small sizes.
+func isLarger(s dataset.Size) dataset.Size {
 	unit := dataset.GiB
 	if s < 4*unit {
 		unit = dataset.MiB
@@ -235,7 +235,7 @@ func advice(now time.Time, v api.Volume) (problem string, next []string) {
 		}
 		return st.Problem, next[1:]
 	case v.Size > 0 && st.Used > v.Size/10*9+beside(v):
-		return "nearly full", []string{fmt.Sprintf("drover volume resize %s %s", v.Volume, larger(v.Size))}
+		return "nearly full", []string{fmt.Sprintf("drover volume resize %s %s", v.Volume, isLarger(v.Size))}
 	}
 	return "", nil
 }

@@ -77,7 +77,7 @@ func status(v api.Volume) string {
 		return statusUnknown
 	case st.Problem != "":
 		return statusProblem
-	case guests(v) > 0:
+	case countGuests(v) > 0:
 		return usedByGuests(v)
 	case len(st.Mounts) > 0:
 		return fmt.Sprintf("in use by %d", len(st.Mounts))

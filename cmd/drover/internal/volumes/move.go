@@ -45,7 +45,7 @@ superseded copy.`,
 		}
 		return a.Change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
 			d := cli.MadeDataset(out)
-			line := fmt.Sprintf("volume %s is on node %s%s", d.Volume, args[1], already(out))
+			line := fmt.Sprintf("volume %s is on node %s%s", d.Volume, args[1], unchangedNote(out))
 			if out.Operation != nil && out.Operation.Loss != nil {
 				line += ", without the data written since " + show.When(a.Now(), out.Operation.Loss.Taken)
 			}

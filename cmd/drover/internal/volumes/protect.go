@@ -12,14 +12,14 @@ import (
 )
 
 func newVolumeProtectCmd(a *cli.App) *cobra.Command {
-	return protection(a, true, &cobra.Command{
+	return protectCmd(a, true, &cobra.Command{
 		Use:   "protect NAME",
 		Short: "Protect a volume from deletion",
 	})
 }
 
-// protection makes cmd turn a volume's protection on or off.
-func protection(a *cli.App, on bool, cmd *cobra.Command) *cobra.Command {
+// protectCmd makes cmd turn a volume's protection on or off.
+func protectCmd(a *cli.App, on bool, cmd *cobra.Command) *cobra.Command {
 	cmd.Args = cli.Args(1)
 	cmd.ValidArgsFunction = cli.Complete(a, cli.VolumeWords)
 	o := cli.OutputFlags(cmd, false)
@@ -28,14 +28,14 @@ func protection(a *cli.App, on bool, cmd *cobra.Command) *cobra.Command {
 		return a.Change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
 			d := cli.MadeDataset(out)
 			return d.ID, fmt.Sprintf("volume %s is %s%s", d.Volume,
-				map[bool]string{true: "protected", false: "not protected"}[on], already(out))
+				map[bool]string{true: "protected", false: "not protected"}[on], unchangedNote(out))
 		})
 	}
 	return cmd
 }
 
 func newVolumeUnprotectCmd(a *cli.App) *cobra.Command {
-	return protection(a, false, &cobra.Command{
+	return protectCmd(a, false, &cobra.Command{
 		Use:   "unprotect NAME",
 		Short: "Allow the deletion of a volume again",
 	})

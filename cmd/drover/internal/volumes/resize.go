@@ -29,14 +29,14 @@ binary, KB … decimal. Not every backend can shrink a volume.`,
 		req := api.Request{Kind: dataset.OpResize, Volume: args[0], Size: args[1]}
 		return a.Change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
 			d := cli.MadeDataset(out)
-			return d.ID, fmt.Sprintf("volume %s has %s%s", d.Volume, d.Size.Said(d.Profile.Size), already(out))
+			return d.ID, fmt.Sprintf("volume %s has %s%s", d.Volume, d.Size.Said(d.Profile.Size), unchangedNote(out))
 		})
 	}
 	return cmd
 }
 
-// already is the end of a line about a volume that needed no change.
-func already(out api.Outcome) string {
+// unchangedNote is the end of a line about a volume that needed no change.
+func unchangedNote(out api.Outcome) string {
 	if out.Operation == nil {
 		return " already"
 	}

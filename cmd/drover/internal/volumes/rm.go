@@ -106,7 +106,7 @@ func describeDeleted(out api.Outcome) (uuid.UUID, string) {
 	return d.ID, line
 }
 
-func until(now, t time.Time) string {
+func describePurgeTime(now, t time.Time) string {
 	if t.IsZero() {
 		return "until someone purges it"
 	}

@@ -33,13 +33,13 @@ contains too much data. Otherwise the size stays, and the command says so.`,
 		return a.Report(o, out, func(out api.Outcome) (uuid.UUID, string) {
 			d := cli.MadeDataset(out)
 			line := fmt.Sprintf("volume %s has profile %s@%s%s", d.Volume, d.Profile.Name, d.Profile.Revision,
-				already(out))
+				unchangedNote(out))
 			if out.Operation != nil && out.Operation.Kind == dataset.OpResize {
 				line += "; its size is " + d.Size.Said(d.Profile.Size)
 			}
 			// The change has succeeded, whether or not its profile can be read.
 			if p, err := c.Profile(cmd.Context(), d.Profile.Name); err == nil {
-				line += whySize(d, p, out.Operation == nil)
+				line += explainSize(d, p, out.Operation == nil)
 			}
 			return d.ID, line
 		})
@@ -47,9 +47,9 @@ contains too much data. Otherwise the size stays, and the command says so.`,
 	return cmd
 }
 
-// whySize returns why a volume is larger than new ones of its profile, or "" if it is not. idle means that the pool was
-// not asked to shrink the volume.
-func whySize(d dataset.Dataset, p dataset.Profile, idle bool) string {
+// explainSize returns why a volume is larger than new ones of its profile, or "" if it is not. idle means that the pool
+// was not asked to shrink the volume.
+func explainSize(d dataset.Dataset, p dataset.Profile, idle bool) string {
 	size, want := d.Size.Said(d.Profile.Size), p.Size.Said(p.Size)
 	switch {
 	case d.Size == 0 || p.Size >= d.Size || d.Size.RoundedFrom(p.Size):

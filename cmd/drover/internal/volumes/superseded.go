@@ -28,40 +28,40 @@ gives access to its data, discard destroys it.`,
 	)
 }
 
-// overtaken is a superseded copy, with the name of its volume.
-type overtaken struct {
+// supersededCopy is a superseded copy, with the name of its volume.
+type supersededCopy struct {
 	api.CopyDetail
 	Volume string `json:"volume"`
 }
 
 func newVolumeSupersededLsCmd(a *cli.App) *cobra.Command {
-	return cli.NewListCommand(a, cli.Listing[overtaken]{
+	return cli.NewListCommand(a, cli.Listing[supersededCopy]{
 		Short: "List the superseded copies",
-		Fetch: func(ctx context.Context, c cli.Remote) ([]overtaken, error) {
+		Fetch: func(ctx context.Context, c cli.Remote) ([]supersededCopy, error) {
 			live, err := cli.FetchAll(ctx, c.Volumes)
 			if err != nil {
 				return nil, err
 			}
 			trashed, err := cli.FetchAll(ctx, c.Trash)
-			return overtakenOf(append(live, trashed...)), err
+			return supersededCopies(append(live, trashed...)), err
 		},
-		ID:    func(o overtaken) string { return o.Dataset.String() },
-		Table: func(list []overtaken) *show.Table { return supersededTable(a, list) },
+		ID:    func(o supersededCopy) string { return o.Dataset.String() },
+		Table: func(list []supersededCopy) *show.Table { return supersededTable(a, list) },
 	})
 }
 
-func overtakenOf(volumes []api.Volume) (out []overtaken) {
+func supersededCopies(volumes []api.Volume) (out []supersededCopy) {
 	for _, v := range volumes {
 		for _, k := range v.CopyDetails {
 			if k.Kind == dataset.CopySuperseded {
-				out = append(out, overtaken{CopyDetail: k, Volume: v.Volume})
+				out = append(out, supersededCopy{CopyDetail: k, Volume: v.Volume})
 			}
 		}
 	}
 	return out
 }
 
-func supersededTable(a *cli.App, list []overtaken) *show.Table {
+func supersededTable(a *cli.App, list []supersededCopy) *show.Table {
 	t := show.NewTable("VOLUME", "DATASET", "NODE", "EPOCH", "SNAPSHOT", "TAKEN", "MOUNTED AT")
 	for _, o := range list {
 		kept, snapshot := "not yet: the volume is in use, or its node is unreachable", ""

@@ -59,30 +59,30 @@ func showSuperseded(a *cli.App, cmd *cobra.Command, o *cli.Output, req api.Reque
 	}
 	ctx, stop := a.Signals(cmd.Context())
 	defer stop()
-	k, err := awaitShown(ctx, a, c, *out.Operation)
+	k, err := awaitMount(ctx, a, c, *out.Operation)
 	switch {
 	case err != nil:
 		return err
 	case o.JSON():
 		return show.JSON(a.Out, k)
 	case k.MountReadOnly:
-		return a.Say("the superseded copy of volume %s is mounted read-only on node %s, at %s", k.Volume,
+		return a.PrintLine("the superseded copy of volume %s is mounted read-only on node %s, at %s", k.Volume,
 			k.NodeName, k.Path)
 	}
-	return a.Say("the superseded copy of volume %s is no longer mounted on node %s", k.Volume, k.NodeName)
+	return a.PrintLine("the superseded copy of volume %s is no longer mounted on node %s", k.Volume, k.NodeName)
 }
 
 const (
-	// lookPause is the pause between two questions about the mount.
-	lookPause = 200 * time.Millisecond
-	// lookMost is the maximum number of these questions. A clone and a mount take far less time.
-	lookMost = 300
+	// pollPause is the pause between two questions about the mount.
+	pollPause = 200 * time.Millisecond
+	// maxPolls is the maximum number of these questions. A clone and a mount take far less time.
+	maxPolls = 300
 )
 
-// awaitShown waits until the node of an operation has mounted or unmounted the superseded copy as requested.
-func awaitShown(ctx context.Context, a *cli.App, c cli.Remote, op dataset.Operation) (k overtaken, err error) {
-	for range lookMost {
-		k, err = findOvertaken(ctx, c, op.DatasetID, op.OtherNode)
+// awaitMount waits until the node of an operation has mounted or unmounted the superseded copy as requested.
+func awaitMount(ctx context.Context, a *cli.App, c cli.Remote, op dataset.Operation) (k supersededCopy, err error) {
+	for range maxPolls {
+		k, err = findSuperseded(ctx, c, op.DatasetID, op.OtherNode)
 		switch {
 		case errors.Is(err, dataset.ErrUnavailable): // a server that restarts is unreachable for a moment
 		case err != nil && ctx.Err() == nil:
@@ -97,7 +97,7 @@ func awaitShown(ctx context.Context, a *cli.App, c cli.Remote, op dataset.Operat
 		case k.MountReadOnly == (k.Path != ""):
 			return k, nil
 		}
-		if err := a.Sleep(ctx, lookPause); err != nil {
+		if err := a.Sleep(ctx, pollPause); err != nil {
 			return k, dataset.Errorf(dataset.ErrCancelled,
 				"interrupted: the node continues (drover volume superseded ls shows the state)")
 		}
@@ -110,8 +110,8 @@ func awaitShown(ctx context.Context, a *cli.App, c cli.Remote, op dataset.Operat
 			"superseded ls)", k.NodeName)
 }
 
-// findOvertaken returns the superseded copy of a dataset that a node keeps. The dataset may be in the trash.
-func findOvertaken(ctx context.Context, c cli.Remote, id, node uuid.UUID) (k overtaken, err error) {
+// findSuperseded returns the superseded copy of a dataset that a node keeps. The dataset may be in the trash.
+func findSuperseded(ctx context.Context, c cli.Remote, id, node uuid.UUID) (k supersededCopy, err error) {
 	v, err := c.Volume(ctx, id.String())
 	list := []api.Volume{v}
 	if errors.Is(err, dataset.ErrNotFound) {
@@ -120,7 +120,7 @@ func findOvertaken(ctx context.Context, c cli.Remote, id, node uuid.UUID) (k ove
 	if err != nil {
 		return k, err
 	}
-	for _, k := range overtakenOf(list) {
+	for _, k := range supersededCopies(list) {
 		if k.Dataset == id && k.Node == node {
 			return k, nil
 		}

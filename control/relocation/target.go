@@ -21,18 +21,19 @@ func (r *Relocator) moveTarget(t *record.Tx, d dataset.Dataset, req api.Request)
 		return n, dataset.Errorf(dataset.ErrNotFound,
 			"move of volume %s: no node that is not cordoned has a complete copy of it", d.Volume)
 	}
-	return r.elsewhere(t, d)
+	return r.chooseTarget(t, d)
 }
 
 // freshest returns the node with the newest complete copy of a dataset, among the nodes that are not cordoned.
 func (r *Relocator) freshest(t *record.Tx, d dataset.Dataset) (best dataset.Node, found bool, err error) {
 	var newest dataset.Copy
 	for _, node := range d.Copies {
-		c, there, err := r.Reports.CopyNow(t, node, d.ID)
+		c, there, err := r.Reports.CurrentCopy(t, node, d.ID)
 		if err != nil {
 			return best, false, err
 		}
-		if !there || !c.Whole() || r.Reports.UselessPool(c.Pool) != "" || found && c.At().Compare(newest.At()) <= 0 {
+		if !there || !c.Whole() || r.Reports.WhyPoolUnusable(c.Pool) != "" ||
+			found && c.At().Compare(newest.At()) <= 0 {
 			continue
 		}
 		var n dataset.Node
@@ -45,31 +46,31 @@ func (r *Relocator) freshest(t *record.Tx, d dataset.Dataset) (best dataset.Node
 	return best, found, nil
 }
 
-// elsewhere chooses a node for a volume that must leave its home, if the request names none. It chooses as for a new
+// chooseTarget chooses a node for a volume that must leave its home, if the request names none. It chooses as for a new
 // volume, but prefers a pool to which the snapshots can move too.
-func (r *Relocator) elsewhere(t *record.Tx, d dataset.Dataset) (n dataset.Node, err error) {
+func (r *Relocator) chooseTarget(t *record.Tx, d dataset.Dataset) (n dataset.Node, err error) {
 	from, err := t.Pool(d)
 	if err != nil {
 		return n, err
 	}
 	o := placement.Requirement{
-		ID:      d.ID,
-		What:    "move of volume " + d.Volume,
-		Profile: d.Profile,
-		Named:   true,
-		Had:     r.Placer.TooLarge(d),
+		ID:          d.ID,
+		Subject:     "move of volume " + d.Volume,
+		Profile:     d.Profile,
+		NameNode:    true,
+		CurrentSize: r.Placer.Oversize(d),
 	}
-	if o.Where, err = placement.Where(d.Profile); err != nil {
+	if o.Placement, err = placement.ParsePlacement(d.Profile); err != nil {
 		return n, err
 	}
 	sites, err := r.Placer.Sites(t)
 	if err != nil {
 		return n, err
 	}
-	sites = takers(sites, from)
+	sites = receivingSites(sites, from)
 	var fit, alike []placement.Candidate
 	for i := range sites {
-		c, fits := placement.First(sites[i:i+1], o)
+		c, fits := placement.FirstFit(sites[i:i+1], o)
 		if !fits {
 			continue
 		}
@@ -82,7 +83,7 @@ func (r *Relocator) elsewhere(t *record.Tx, d dataset.Dataset) (n dataset.Node, 
 	case len(sites) == 0:
 		return n, dataset.Errorf(dataset.ErrOffline, "move of volume %s: there is no other node", d.Volume)
 	case len(fit) == 0:
-		return n, placement.Refuse(sites, o)
+		return n, placement.NoPoolError(sites, o)
 	case len(alike) > 0:
 		fit = alike
 	}

@@ -5,10 +5,10 @@ import (
 	"github.com/google/uuid"
 )
 
-// noteTrust records that a node does not trust the store, or that it trusts the store again. While the node reports the
-// same as before, it reads nothing, except now and then (look): another service may have written the record, and may
-// have ended.
-func (m *Members) noteTrust(t *record.Tx, node uuid.UUID, why string, look bool) error {
+// recordTrust records that a node does not trust the store, or that it trusts the store again. While the node reports
+// the same as before, it reads nothing, except now and then (look): another service may have written the record, and
+// may have ended.
+func (m *Members) recordTrust(t *record.Tx, node uuid.UUID, why string, look bool) error {
 	if was, heard := m.Reports.Distrust(node); heard && was == why && !look {
 		return nil
 	}
@@ -44,7 +44,7 @@ func ClearDistrust(t *record.Tx, node uuid.UUID) error {
 	if _, err := t.Get(record.HaltedKey, &h); err != nil || h.Nodes[node] == "" {
 		return err
 	}
-	if len(h.Nodes) == 1 && h.Saw == 0 {
+	if len(h.Nodes) == 1 && h.HighestClock == 0 {
 		t.Delete(record.HaltedKey)
 		return nil
 	}

@@ -35,7 +35,7 @@ func TestTrustIsReadFromTheRecord(t *testing.T) {
 	e.Service = b
 	n.ReportDistrust("it is older")
 	e.Service = a
-	x.Clock.Advance(ledger.RecalledFor)
+	x.Clock.Advance(ledger.NodeCacheTTL)
 	before := x.Txns()
 	n.ReportDistrust("")
 	if x.Txns() == before {
@@ -44,7 +44,7 @@ func TestTrustIsReadFromTheRecord(t *testing.T) {
 	if there, err := record.NewTx(t.Context(), x.Store).Peek(record.HaltedKey, &record.Halt{}); err != nil || there {
 		t.Error("it is halted yet:", err)
 	}
-	x.Clock.Advance(ledger.RecalledFor)
+	x.Clock.Advance(ledger.NodeCacheTTL)
 	before = x.Txns()
 	n.ReportDistrust("")
 	if got := x.Txns(); got != before {

@@ -17,16 +17,16 @@ func ProfileCheck(kinds *backends.Registry) profiles.Check {
 			if err != nil {
 				return "backend", err
 			}
-			if why := unkept(kind, p); why != "" {
+			if why := whyUnsatisfiable(kind, p); why != "" {
 				return "backend", dataset.Errorf(dataset.ErrInvalid,
-					"no pool of backend %s can satisfy this profile: %s%s", p.Backend, why, others(kinds, p))
+					"no pool of backend %s can satisfy this profile: %s%s", p.Backend, why, suggestBackends(kinds, p))
 			}
 			return "", nil
 		}
 		by := map[string][]string{} // names of backends by the reason
 		var whys []string
 		for _, kind := range kinds.Kinds() {
-			why := unkept(kind, p)
+			why := whyUnsatisfiable(kind, p)
 			if why == "" {
 				return "", nil
 			}
@@ -43,13 +43,13 @@ func ProfileCheck(kinds *backends.Registry) profiles.Check {
 	}
 }
 
-// others returns a remark with the backends that could satisfy a profile if its own backend cannot, or "" if there are
-// none.
-func others(kinds *backends.Registry, p dataset.Profile) string {
+// suggestBackends returns a remark with the backends that could satisfy a profile if its own backend cannot, or "" if
+// there are none.
+func suggestBackends(kinds *backends.Registry, p dataset.Profile) string {
 	var names []string
 	p.Backend = ""
 	for _, kind := range kinds.Kinds() {
-		if unkept(kind, p) == "" {
+		if whyUnsatisfiable(kind, p) == "" {
 			names = append(names, kind.Name())
 		}
 	}
@@ -59,13 +59,13 @@ func others(kinds *backends.Registry, p dataset.Profile) string {
 	return " (backend " + dataset.Have(names) + " could)"
 }
 
-// unkept returns why no pool of a backend can satisfy a profile, or "" if one can.
-func unkept(kind backends.Kind, p dataset.Profile) string {
+// whyUnsatisfiable returns why no pool of a backend can satisfy a profile, or "" if one can.
+func whyUnsatisfiable(kind backends.Kind, p dataset.Profile) string {
 	b, ok := kind.(backends.BoundedKind)
 	if !ok {
 		return ""
 	}
-	if why := placement.Misfit(kind.Name(), b.MaxCapabilities(), p); why != "" {
+	if why := placement.WhyKindUnsuitable(kind.Name(), b.MaxCapabilities(), p); why != "" {
 		return why
 	}
 	if p.Size > 0 {

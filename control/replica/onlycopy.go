@@ -9,16 +9,16 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Only describes the only copy of some data; What is "" if there is none.
-type Only struct {
+// OnlyCopy describes the only copy of some data; What is "" if there is none.
+type OnlyCopy struct {
 	Dataset dataset.Dataset
 	What    string
 	Command string // the command after which the node no longer has the only copy
 }
 
-// OnlyOne returns whether a node's copy of a dataset is the only one with some data: a superseded head, or
+// FindOnlyCopy returns whether a node's copy of a dataset is the only one with some data: a superseded head, or
 // the last known complete copy of a volume whose home is lost or ill.
-func (s *Keeper) OnlyOne(t *record.Tx, node, id uuid.UUID) (o Only, err error) {
+func (s *Keeper) FindOnlyCopy(t *record.Tx, node, id uuid.UUID) (o OnlyCopy, err error) {
 	var c dataset.Copy
 	there, err := t.Get(record.CopyKey(node, id), &c)
 	if err != nil || !there {
@@ -33,13 +33,13 @@ func (s *Keeper) OnlyOne(t *record.Tx, node, id uuid.UUID) (o Only, err error) {
 		return o, err
 	}
 	if c.Kind == dataset.CopySuperseded {
-		return Only{d, "the head of " + d.Volume + " that node " + name + " kept, which was overtaken",
+		return OnlyCopy{d, "the head of " + d.Volume + " that node " + name + " kept, which was overtaken",
 			"drover volume superseded discard " + record.RefTo(d) + " " + name}, nil
 	}
 	if c.Spent() || c.Snapshot == uuid.Nil || d.Home == uuid.Nil {
 		return o, nil
 	}
-	if ill, _, err := s.illness(t, d); err != nil || !ill {
+	if ill, _, err := s.checkHome(t, d); err != nil || !ill {
 		return o, err
 	}
 	var others []dataset.Copy
@@ -52,17 +52,17 @@ func (s *Keeper) OnlyOne(t *record.Tx, node, id uuid.UUID) (o Only, err error) {
 			others = append(others, other)
 		}
 	}
-	if _, fit, err := s.fitFirst(t, others); err != nil || fit > 0 {
+	if _, fit, err := s.usableFirst(t, others); err != nil || fit > 0 {
 		return o, err
 	}
 	home, err := t.NodeName(d.Home)
-	return Only{d, "the last complete copy of " + d.Volume + ", whose home " + home + " is lost or cannot open it",
+	return OnlyCopy{d, "the last complete copy of " + d.Volume + ", whose home " + home + " is lost or cannot open it",
 		"drover volume move " + record.RefTo(d) + " --force --fenced " + home}, err
 }
 
-// CheckKeepsNothing fails with dataset.ErrInUse while a node has the only copy of some data. It does not fail for a
+// CheckNoOnlyCopy fails with dataset.ErrInUse while a node has the only copy of some data. It does not fail for a
 // node that was removed already, because the data there cannot be reached any more.
-func (s *Keeper) CheckKeepsNothing(ctx context.Context, ref string) error {
+func (s *Keeper) CheckNoOnlyCopy(ctx context.Context, ref string) error {
 	t := record.NewTx(ctx, s.Ledger.Store)
 	n, err := t.FindNode(ref)
 	if err != nil || !n.Removed.IsZero() {
@@ -74,7 +74,7 @@ func (s *Keeper) CheckKeepsNothing(ctx context.Context, ref string) error {
 	}
 	var what, then []string
 	for _, c := range copies {
-		o, err := s.OnlyOne(record.NewTx(ctx, s.Ledger.Store), n.ID, c.Dataset)
+		o, err := s.FindOnlyCopy(record.NewTx(ctx, s.Ledger.Store), n.ID, c.Dataset)
 		if err != nil {
 			return err
 		}

@@ -14,10 +14,10 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Mend corrects the store: it writes the records that agents know to be newer, ends the operations that were in
+// Correct corrects the store: it writes the records that agents know to be newer, ends the operations that were in
 // progress, and then ends the halt.
-func (c *Comparison) Mend(ctx context.Context) error {
-	for _, d := range c.out.Differences {
+func (c *Comparison) Correct(ctx context.Context) error {
+	for _, d := range c.result.Differences {
 		if d.Action == "disputed" {
 			return dataset.Errorf(dataset.ErrConflict,
 				"recover: volume %s (dataset %s) needs a decision: %s (bring the node back, or confirm which one "+
@@ -25,25 +25,25 @@ func (c *Comparison) Mend(ctx context.Context) error {
 		}
 	}
 	for _, j := range c.All {
-		if _, err := c.Update(ctx, func(t *record.Tx) error { return c.mendOne(t, j) }); err != nil {
+		if _, err := c.Update(ctx, func(t *record.Tx) error { return c.correctDataset(t, j) }); err != nil {
 			return err
 		}
 		if j.action == "forgotten" {
-			j.Spare, j.Lacks = nil, nil
+			j.Extra, j.Missing = nil, nil
 			if err := c.forgetAllSnapshots(ctx, j.ID); err != nil {
 				return err
 			}
 		}
-		if err := c.MendSnapshots(ctx, j); err != nil {
+		if err := c.CorrectSnapshots(ctx, j); err != nil {
 			return err
 		}
 	}
-	if err := c.EndAll(ctx); err != nil {
+	if err := c.EndOperations(ctx); err != nil {
 		return err
 	}
-	_, err := c.Update(ctx, c.Lift)
+	_, err := c.Update(ctx, c.EndHalt)
 	if err == nil {
-		c.s.gathering.end(c.ID)
+		c.recovery.gathering.end(c.ID)
 	}
 	return err
 }
@@ -51,7 +51,7 @@ func (c *Comparison) Mend(ctx context.Context) error {
 // Update makes one step of the recovery, if the recovery is still the current one. A recovery that was paused while
 // another one was confirmed and ended the halt changes nothing.
 func (c *Comparison) Update(ctx context.Context, decide func(*record.Tx) error) (uint64, error) {
-	return c.s.Ledger.Update(ctx, func(t *record.Tx) error {
+	return c.recovery.Ledger.Update(ctx, func(t *record.Tx) error {
 		t.Recovering = true
 		var rec record.Recovery
 		if _, err := t.Get(record.RecoveryKey, &rec); err != nil {
@@ -69,10 +69,10 @@ func (c *Comparison) Update(ctx context.Context, decide func(*record.Tx) error) 
 	})
 }
 
-// checkFencedGone fails with dataset.ErrConflict if a node is alive that a person confirmed to be fenced: its volumes
-// would be given to other nodes.
-func (c *Comparison) checkFencedGone(t *record.Tx) error {
-	for node := range c.roll.fenced {
+// checkFencedUnreachable fails with dataset.ErrConflict if a node is alive that a person confirmed to be fenced: its
+// volumes would be given to other nodes.
+func (c *Comparison) checkFencedUnreachable(t *record.Tx) error {
+	for node := range c.attendance.fenced {
 		_, there, err := membership.LivingSession(t, node)
 		if err != nil || !there {
 			if err != nil {
@@ -86,15 +86,15 @@ func (c *Comparison) checkFencedGone(t *record.Tx) error {
 		}
 		return dataset.Errorf(dataset.ErrConflict,
 			"recover: node %s, confirmed as fenced, is alive (stop drover and its containers there, or switch it "+
-				"off; %s later: drover store recover --fenced %s)", name, 2*c.s.Session, name)
+				"off; %s later: drover store recover --fenced %s)", name, 2*c.recovery.Session, name)
 	}
 	return nil
 }
 
-// mendOne corrects the record of one dataset, unless the store has another record than the one that the decision
+// correctDataset corrects the record of one dataset, unless the store has another record than the one that the decision
 // was based on.
-func (c *Comparison) mendOne(t *record.Tx, j Judged) error {
-	if err := c.checkFencedGone(t); err != nil {
+func (c *Comparison) correctDataset(t *record.Tx, j Judged) error {
+	if err := c.checkFencedUnreachable(t); err != nil {
 		return err
 	}
 	var was dataset.Dataset
@@ -125,13 +125,13 @@ func (c *Comparison) mendOne(t *record.Tx, j Judged) error {
 		record.ForgetDataset(t, was)
 		return nil
 	}
-	d := j.Is
+	d := j.Record
 	d.Copies, d.SupersededCopies, d.SharedMounts = was.Copies, was.SupersededCopies, was.SharedMounts
 	record.RemoveGuest(t, &d, d.Home)
-	record.Uncopy(&d, d.Home)
+	record.RemoveCopyNode(&d, d.Home)
 	t.Delete(record.CopyKey(d.Home, j.ID))
-	for _, k := range j.keep {
-		if err := record.KeepCopyIn(t, &d, k); err != nil {
+	for _, k := range j.keptCopies {
+		if err := record.PutCopyIn(t, &d, k); err != nil {
 			return err
 		}
 	}
@@ -142,25 +142,26 @@ func (c *Comparison) mendOne(t *record.Tx, j Judged) error {
 		was.Copies, was.SupersededCopies = d.Copies, d.SupersededCopies
 		return t.PutDataset(was)
 	}
-	d.Profile = c.s.WithOwn(d.Profile, was.Profile)
+	d.Profile = c.recovery.WithKnownSettings(d.Profile, was.Profile)
 	d.Epoch, d.Move = d.Epoch+1, uuid.Nil
 	r := api.Rebuilt{Action: j.action}
-	if err := c.s.reclaim(t, &d, &r); err != nil {
+	if err := c.recovery.reclaim(t, &d, &r); err != nil {
 		return err
 	}
 	t.Event("store.recover", d, r.Action)
 	return record.EnterDataset(t, d, uuid.Nil)
 }
 
-// MendSnapshots adds records of the snapshots that the home has, and removes those of snapshots that it does not
+// CorrectSnapshots adds records of the snapshots that the home has, and removes those of snapshots that it does not
 // have.
-func (c *Comparison) MendSnapshots(ctx context.Context, j Judged) error {
-	if len(j.Lacks) > 0 {
-		if err := c.s.rebuildSnapshots(ctx, c.Update, api.FoundDataset{Dataset: j.Is, Snapshots: j.Lacks}); err != nil {
+func (c *Comparison) CorrectSnapshots(ctx context.Context, j Judged) error {
+	if len(j.Missing) > 0 {
+		found := api.FoundDataset{Dataset: j.Record, Snapshots: j.Missing}
+		if err := c.recovery.rebuildSnapshots(ctx, c.Update, found); err != nil {
 			return err
 		}
 	}
-	for rest := j.Spare; len(rest) > 0; {
+	for rest := j.Extra; len(rest) > 0; {
 		some := rest[:min(len(rest), record.SnapshotsAtOnce)]
 		rest = rest[len(some):]
 		if _, err := c.Update(ctx, func(t *record.Tx) error {
@@ -181,17 +182,17 @@ func (c *Comparison) MendSnapshots(ctx context.Context, j Judged) error {
 
 // forgetAllSnapshots removes the records of the snapshots of a dataset that has no record any more.
 func (c *Comparison) forgetAllSnapshots(ctx context.Context, id uuid.UUID) error {
-	left, err := record.ListAll[dataset.Snapshot](record.NewTx(ctx, c.s.Ledger.Store), record.SnapshotPrefix(id))
+	left, err := record.ListAll[dataset.Snapshot](record.NewTx(ctx, c.recovery.Ledger.Store), record.SnapshotPrefix(id))
 	if err != nil {
 		return err
 	}
-	return c.MendSnapshots(ctx, Judged{Account: &Account{ID: id}, Spare: left})
+	return c.CorrectSnapshots(ctx, Judged{Account: &Account{ID: id}, Extra: left})
 }
 
-// EndAll ends the operations that are in progress according to the store. They may have been carried out since the
-// backup, and repeating them could overwrite later writes.
-func (c *Comparison) EndAll(ctx context.Context) error {
-	ops, err := record.ListAll[dataset.Operation](record.NewTx(ctx, c.s.Ledger.Store), record.OperationsPrefix)
+// EndOperations ends the operations that are in progress according to the store. They may have been carried out since
+// the backup, and repeating them could overwrite later writes.
+func (c *Comparison) EndOperations(ctx context.Context) error {
+	ops, err := record.ListAll[dataset.Operation](record.NewTx(ctx, c.recovery.Ledger.Store), record.OperationsPrefix)
 	if err != nil {
 		return err
 	}
@@ -208,7 +209,7 @@ func (c *Comparison) EndAll(ctx context.Context) error {
 			now.Problem = dataset.ProblemOf(dataset.Errorf(dataset.ErrConflict,
 				"the store was restored from a backup while operation %s was running: check whether it was "+
 					"carried out", now.ID))
-			return c.s.Finish(t, now)
+			return c.recovery.Finish(t, now)
 		}); err != nil {
 			return err
 		}
@@ -219,13 +220,13 @@ func (c *Comparison) EndAll(ctx context.Context) error {
 // clockMargin is added to the highest reported clock: a node that did not report may have seen a higher one.
 const clockMargin = 1 << 20
 
-// Lift ends the halt: from then on the store counts as the newest state.
-func (c *Comparison) Lift(t *record.Tx) error {
+// EndHalt ends the halt: from then on the store counts as the newest state.
+func (c *Comparison) EndHalt(t *record.Tx) error {
 	var rec record.Recovery
 	if _, err := t.Get(record.RecoveryKey, &rec); err != nil {
 		return err
 	}
-	if err := c.checkFencedGone(t); err != nil {
+	if err := c.checkFencedUnreachable(t); err != nil {
 		return err
 	}
 	var h record.Halt
@@ -233,7 +234,7 @@ func (c *Comparison) Lift(t *record.Tx) error {
 		return err
 	}
 	for node := range h.Nodes {
-		if !c.roll.heard[node] && !c.roll.fenced[node] {
+		if !c.attendance.reported[node] && !c.attendance.fenced[node] {
 			name, err := t.NodeName(node)
 			if err != nil {
 				return err
@@ -255,15 +256,15 @@ func (c *Comparison) Lift(t *record.Tx) error {
 	if _, err := t.Get(record.DroppedKey, &dropped); err != nil {
 		return err
 	}
-	saw := c.s.Ledger.HighestClock()
-	if behind := max(h.Saw, c.clock, saw); clock <= behind {
+	saw := c.recovery.Ledger.HighestClock()
+	if behind := max(h.HighestClock, c.clock, saw); clock <= behind {
 		dropped.Count += behind - clock + clockMargin
 	}
 	if err := t.Put(record.DroppedKey, dropped); err != nil {
 		return err
 	}
-	for node := range c.roll.heard {
-		rec.Heard = append(rec.Heard, node)
+	for node := range c.attendance.reported {
+		rec.ReportedNodes = append(rec.ReportedNodes, node)
 	}
 	rec.Done = true
 	t.Delete(record.HaltedKey)

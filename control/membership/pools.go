@@ -56,7 +56,7 @@ func droppablePool(t *record.Tx, n dataset.Node, id uuid.UUID) (*dataset.Pool, e
 	if err != nil || !there || p.Node != n.ID {
 		return nil, err
 	}
-	left, err := heldInPool(t, n, id)
+	left, err := poolContent(t, n, id)
 	if err != nil {
 		return nil, err
 	}
@@ -74,8 +74,8 @@ func ForgetPool(t *record.Tx, node, id uuid.UUID) error {
 	return err
 }
 
-// heldInPool names the datasets that are recorded in a pool of a node, and those that are planned there.
-func heldInPool(t *record.Tx, n dataset.Node, pool uuid.UUID) (held []dataset.Held, err error) {
+// poolContent names the datasets that are recorded in a pool of a node, and those that are planned there.
+func poolContent(t *record.Tx, n dataset.Node, pool uuid.UUID) (held []dataset.Held, err error) {
 	node := n.ID
 	homes, err := record.ListAll[record.Claim](t, record.HomePrefix(node))
 	if err != nil {
@@ -96,7 +96,7 @@ func heldInPool(t *record.Tx, n dataset.Node, pool uuid.UUID) (held []dataset.He
 	for _, c := range work {
 		keys = append(keys, record.OperationKey(c.ID))
 	}
-	if err := t.Foresee(keys); err != nil {
+	if err := t.Prefetch(keys); err != nil {
 		return nil, err
 	}
 	for _, c := range homes {

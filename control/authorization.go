@@ -12,9 +12,9 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 )
 
-// askingNode returns the node that asks for a new dataset. The dataset is made there unless the request says
+// requestingNode returns the node that asks for a new dataset. The dataset is made there unless the request says
 // otherwise.
-func askingNode(t *record.Tx, k dataset.OpKind) uuid.UUID {
+func requestingNode(t *record.Tx, k dataset.OpKind) uuid.UUID {
 	if p := api.PrincipalOf(t.Context()); p.Kind == pki.Node && makesDataset(k) {
 		return p.Node
 	}
@@ -37,7 +37,7 @@ func mayRequest(t *record.Tx, op *dataset.Operation) error {
 	case p.Kind != pki.Node:
 	case op.Loss != nil && op.Loss.UnreachableIndex != 0: // control itself found that the home is lost
 		return nil
-	case vouchesForHome(op):
+	case dependsOnFencing(op):
 		return dataset.Errorf(dataset.ErrForbidden,
 			"%s may not %s volume %s without its home, which requires an admin's confirmation: "+
 				"%s", p, op.Kind, op.Volume,
@@ -59,10 +59,10 @@ func mayRequest(t *record.Tx, op *dataset.Operation) error {
 		kindText(op.Kind), op.Volume, home, api.AskControl)
 }
 
-// vouchesForHome reports whether an operation depends on the sender's confirmation that the home is fenced. A
+// dependsOnFencing reports whether an operation depends on the sender's confirmation that the home is fenced. A
 // move that control decided on itself does not.
-func vouchesForHome(op *dataset.Operation) bool {
-	return op.Loss != nil && op.Loss.UnreachableIndex == 0 || deletion.WithoutHome(*op)
+func dependsOnFencing(op *dataset.Operation) bool {
+	return op.Loss != nil && op.Loss.UnreachableIndex == 0 || deletion.IsWithoutHome(*op)
 }
 
 // operatorMayRequest fails with dataset.ErrForbidden if an operation needs the role admin and the operator has another
@@ -72,7 +72,7 @@ func operatorMayRequest(t *record.Tx, p api.Principal, op *dataset.Operation) er
 	switch {
 	case p.Role.Covers(pki.Admin):
 		return nil
-	case vouchesForHome(op):
+	case dependsOnFencing(op):
 		d, err := t.Dataset(op.DatasetID)
 		if err != nil {
 			return err

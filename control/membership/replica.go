@@ -22,20 +22,20 @@ type Limits struct {
 	// Session is the minimum time for which the store counts a silent agent or service as alive; the maximum is twice
 	// that (10 s). A session is renewed five times in that time.
 	Session time.Duration
-	// House is the time between two rounds of the background work (20 s).
-	House time.Duration
+	// Housekeeping is the time between two rounds of the background work (20 s).
+	Housekeeping time.Duration
 }
 
-// HouseEvery is the time between two rounds of the background work, unless Limits says otherwise.
-const HouseEvery = 20 * time.Second
+// HousekeepingInterval is the time between two rounds of the background work, unless Limits says otherwise.
+const HousekeepingInterval = 20 * time.Second
 
 // OrDefault replaces zero values by the defaults.
 func (l Limits) OrDefault() Limits {
 	if l.Session == 0 {
 		l.Session = 10 * time.Second
 	}
-	if l.House == 0 {
-		l.House = HouseEvery
+	if l.Housekeeping == 0 {
+		l.Housekeeping = HousekeepingInterval
 	}
 	return l
 }
@@ -51,9 +51,9 @@ type Replica struct {
 	Since   time.Time `json:"since"`
 }
 
-// Fits fails with dataset.ErrForbidden if services whose versions do not work together with this one share the store,
-// and names the first. A service at the same address is this one before its restart.
-func Fits(ctx context.Context, st store.Store, me Replica) error {
+// CheckCompatible fails with dataset.ErrForbidden if services whose versions do not work together with this one share
+// the store, and names the first. A service at the same address is this one before its restart.
+func CheckCompatible(ctx context.Context, st store.Store, me Replica) error {
 	others, err := record.ListAll[Replica](record.NewTx(ctx, st), record.LiveServicesPrefix)
 	if err != nil {
 		return err
@@ -70,19 +70,19 @@ func Fits(ctx context.Context, st store.Store, me Replica) error {
 	return nil
 }
 
-// standing is this service's own session.
-type standing struct {
+// replicaSession is this service's own session.
+type replicaSession struct {
 	mu      sync.Mutex
 	session string // "": there is none
 }
 
-func (s *standing) get() string {
+func (s *replicaSession) get() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.session
 }
 
-func (s *standing) set(session string) {
+func (s *replicaSession) set(session string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.session = session
@@ -93,9 +93,9 @@ func (s *standing) set(session string) {
 func (m *Members) KeepSession(ctx context.Context) {
 	told := false
 	for ctx.Err() == nil {
-		err := m.Stand(ctx)
-		if errors.Is(err, dataset.ErrForbidden) && m.Unfit != nil {
-			m.Unfit(err)
+		err := m.RenewReplicaSession(ctx)
+		if errors.Is(err, dataset.ErrForbidden) && m.Incompatible != nil {
+			m.Incompatible(err)
 			return
 		}
 		if err != nil && ctx.Err() == nil && !told {
@@ -107,7 +107,7 @@ func (m *Members) KeepSession(ctx context.Context) {
 		case <-m.Ledger.Clock.After(m.Limits.renewEvery()):
 		}
 	}
-	session := m.standing.get()
+	session := m.replicaSession.get()
 	if session == "" {
 		return
 	}
@@ -124,16 +124,16 @@ func (m *Members) KeepSession(ctx context.Context) {
 // endTime bounds the waits of a stopping service.
 const endTime = 2 * time.Second
 
-// Stand renews the session of this service, or opens one. It fails if a service whose version does not work together
-// with this one's has a session. Of two that start at the same time, each sees the other.
-func (m *Members) Stand(ctx context.Context) error {
+// RenewReplicaSession renews the session of this service, or opens one. It fails if a service whose version does not
+// work together with this one's has a session. Of two that start at the same time, each sees the other.
+func (m *Members) RenewReplicaSession(ctx context.Context) error {
 	m.Renewing()
-	if session := m.standing.get(); session != "" {
+	if session := m.replicaSession.get(); session != "" {
 		err := m.Ledger.Store.Renew(ctx, session)
 		if !errors.Is(err, store.ErrNotFound) {
 			return record.ReadError(ctx, err)
 		}
-		m.standing.set("")
+		m.replicaSession.set("")
 	}
 	session, err := m.Ledger.Store.Session(ctx, m.Limits.Session)
 	if err != nil {
@@ -145,34 +145,34 @@ func (m *Members) Stand(ctx context.Context) error {
 		return t.PutBound(record.LiveServicesPrefix+me.ID.String(), me, session)
 	})
 	if err == nil {
-		err = Fits(ctx, m.Ledger.Store, me)
+		err = CheckCompatible(ctx, m.Ledger.Store, me)
 	}
 	if err != nil {
 		return errors.Join(err, m.Ledger.Store.End(ctx, session))
 	}
-	m.standing.set(session)
+	m.replicaSession.set(session)
 	return nil
 }
 
-// TakeHouse reports whether this service must do the background work: it is the only service, or it has the lock, which
-// ends with its session.
-func (m *Members) TakeHouse(ctx context.Context) (bool, error) {
+// AcquireHousekeeping reports whether this service must do the background work: it is the only service, or it has the
+// lock, which ends with its session.
+func (m *Members) AcquireHousekeeping(ctx context.Context) (bool, error) {
 	if !m.Shared {
 		return true, nil
 	}
-	session := m.standing.get()
+	session := m.replicaSession.get()
 	if session == "" {
 		return false, nil
 	}
 	mine := false
 	_, err := m.Ledger.Update(ctx, func(t *record.Tx) error {
 		var h ledger.Housekeeper
-		taken, err := t.Get(record.HouseKey, &h)
+		taken, err := t.Get(record.HousekeeperKey, &h)
 		mine = err == nil && (!taken || h.Replica == m.Ledger.Replica())
 		if err != nil || taken {
 			return err
 		}
-		return t.PutBound(record.HouseKey, ledger.Housekeeper{
+		return t.PutBound(record.HousekeeperKey, ledger.Housekeeper{
 			Replica: m.Ledger.Replica(),
 			Since:   m.Ledger.Clock.Now(),
 		}, session)
@@ -186,4 +186,4 @@ func (m *Members) TakeHouse(ctx context.Context) (bool, error) {
 // ClockTime is the maximum age of a node's last reported clock when the node is found unreachable. Heartbeats are at
 // most as far apart as a session lasts; after a missed heartbeat the session continues for at most twice its time, and
 // then a round of the background work finds the node.
-func (l Limits) ClockTime() time.Duration { return 4*l.Session + l.House }
+func (l Limits) ClockTime() time.Duration { return 4*l.Session + l.Housekeeping }
