@@ -29,6 +29,7 @@ type badDisk struct {
 	mu     sync.Mutex
 	errno  error // of all writes
 	create error // of creates only
+	status error // of the status only
 	raised int   // how often the identity of pool other was written
 	closed int   // how often pool other was closed
 }
@@ -62,6 +63,15 @@ func (b *badDisk) Open(ctx context.Context, cfg backends.Config) (backends.Pool,
 type badPool struct {
 	backends.Pool
 	b *badDisk
+}
+
+func (p badPool) Status(ctx context.Context) dataset.PoolStatus {
+	p.b.mu.Lock()
+	defer p.b.mu.Unlock()
+	if p.b.status != nil {
+		return dataset.PoolStatus{Reason: (&os.PathError{Op: "readdirent", Path: "/pool/deleting", Err: p.b.status}).Error()}
+	}
+	return p.Pool.Status(ctx)
 }
 
 func (p badPool) Raise(to uint64) error {
@@ -217,6 +227,19 @@ func TestFailingDiskTakesPoolOffline(t *testing.T) {
 
 // An error that no disk causes starts no probe. One that a disk may cause starts one probe, and the
 // pool stays online if that succeeds.
+// A status that fails with a disk error says that the disk fails, also if it is the first call that fails.
+func TestFailingStatusSaysThatTheDiskFails(t *testing.T) {
+	r, b := newBadRig(t)
+	b.mu.Lock()
+	b.status = unix.EIO
+	b.mu.Unlock()
+	for _, st := range r.Pools.Status(t.Context()) {
+		if r.Pools.Name(st.ID) == "other" && (st.Online || !strings.HasPrefix(st.Reason, "its disk fails: readdirent /pool/deleting")) {
+			t.Errorf("pool other: %+v, want it offline because its disk fails", st)
+		}
+	}
+}
+
 func TestProbeOfWorkingDiskKeepsPoolOnline(t *testing.T) {
 	r, b := newBadRig(t)
 	had := b.raises()

@@ -17,6 +17,7 @@ package pool
 import (
 	"cmp"
 	"context"
+	"errors"
 	"slices"
 	"sync"
 
@@ -57,8 +58,13 @@ func (p *Pools) See(ctx context.Context, id uuid.UUID) (dataset.PoolStatus, erro
 		return dataset.PoolStatus{ID: id, Reason: cmp.Or(p.One(id).Hung, err.Error())}, err
 	}
 	is.ID = id
-	if why := p.One(id).disk.failing; why != "" {
+	switch why := p.One(id).disk.failing; {
+	case why != "":
 		is.Online, is.Reason = false, why
+	case !is.Online && IsDiskError(errors.New(is.Reason)):
+		// The status failed before any operation did. The reason is the same as after the probe.
+		p.prober.Suspect(id, errors.New(is.Reason))
+		is.Reason = diskFails(was.Name, errors.New(is.Reason))
 	}
 	p.warn(id, warned)
 	if gerr != nil {
