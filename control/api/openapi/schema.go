@@ -22,6 +22,10 @@ type (
 	opStateSchema      struct{}
 	quiesceSchema      struct{}
 	deleteModeSchema   struct{}
+	accessSchema       struct{}
+	fenceKindSchema    struct{}
+	followModeSchema   struct{}
+	limitsSchema       struct{}
 	durationSchema     struct{}
 	sizeSchema         struct{}
 )
@@ -84,6 +88,20 @@ func (deleteModeSchema) Schema(huma.Registry) *huma.Schema {
 	return words(dataset.DeleteTrash, dataset.DeletePurge, dataset.DeleteKeep)
 }
 
+func (accessSchema) Schema(huma.Registry) *huma.Schema { return words(dataset.AccessMany) }
+
+func (fenceKindSchema) Schema(huma.Registry) *huma.Schema {
+	return words(dataset.FenceGuard, dataset.FenceWatchdog, dataset.FenceExec)
+}
+
+func (followModeSchema) Schema(huma.Registry) *huma.Schema {
+	return words(dataset.FollowAlways, dataset.FollowNever, dataset.FollowWithin)
+}
+
+func (limitsSchema) Schema(huma.Registry) *huma.Schema {
+	return words(dataset.LimitsContainer, dataset.LimitsStrict)
+}
+
 // words returns the schema of a string with a fixed set of values.
 func words[T ~string](values ...T) *huma.Schema {
 	s := &huma.Schema{Type: huma.TypeString}
@@ -106,10 +124,18 @@ func registry() huma.Registry {
 	alias[dataset.OpState, opStateSchema](r)
 	alias[dataset.Quiesce, quiesceSchema](r)
 	alias[dataset.DeleteMode, deleteModeSchema](r)
+	alias[dataset.Access, accessSchema](r)
+	alias[dataset.FenceKind, fenceKindSchema](r)
+	alias[dataset.FollowMode, followModeSchema](r)
+	alias[dataset.Limits, limitsSchema](r)
 	alias[dataset.Duration, durationSchema](r)
 	alias[dataset.Size, sizeSchema](r)
 	alias[huma.ErrorModel, wire.Problem](r)
 	r.Schema(reflect.TypeFor[wire.Problem](), true, "") // the shared responses refer to it
+	code := r.Map()["Problem"].Properties["code"]
+	for _, k := range dataset.Kinds() {
+		code.Enum = append(code.Enum, k.Code)
+	}
 	return r
 }
 
