@@ -143,7 +143,7 @@ type Generation struct {
 	Generation uint64    `json:"generation"` // generation of the pool; it only grows
 }
 
-// Found is a dataset that was found in a pool. Rebuild and adopt restore its record.
+// FoundDataset is a dataset that was found in a pool. Rebuild and adopt restore its record.
 type FoundDataset struct {
 	Pool      uuid.UUID          `json:"pool"`                // UUID of the pool that stores the dataset
 	Dataset   dataset.Dataset    `json:"dataset"`             // record that is stored beside the data

@@ -100,7 +100,7 @@ type clockRead struct {
 	err   error
 }
 
-// clock reads the clock as ReadLanes does, once for all callers that asked before the read began. It does not use
+// ReadClock reads the clock as ReadLanes does, once for all callers that asked before the read began. It does not use
 // an earlier read, because the store may have been restored from a backup since.
 func (l *Ledger) ReadClock(ctx context.Context) (uint64, error) {
 	c := &l.clockReads

@@ -3,7 +3,7 @@
 // Ledger.Update gives a decision a transaction, commits it, and repeats the decision while the records that
 // it read change. Ledger.View does so for a decision that writes nothing. A commit notifies those who wait at
 // this service through the feed and the event log. It notifies other services on the store through lanes:
-// keys of its own that carry the latest notices (lanes.go). Hear reads the lanes of the others. The number of
+// keys of its own that carry the latest notices (lanes.go). FollowReplicas reads the lanes of the others. The number of
 // values in all lanes is the store clock, by which a store that was restored from a backup is recognised
 // (clock.go). NodeCache saves most reads of node records.
 //
@@ -33,7 +33,7 @@ type Deps struct {
 	Shared bool
 	// Restored is called when the store was restored from an older backup: it must be read again. May be nil.
 	Restored func()
-	// Failed is called with the failures of Hear. Must not be nil.
+	// Failed is called with the failures of FollowReplicas. Must not be nil.
 	Failed func(what string, err error)
 }
 

@@ -59,7 +59,7 @@ func (r *NodeCache) dropAll() {
 	clear(r.nodes)
 }
 
-// entry returns the entry of a node for record.Tx.Assume; false if none is known, or it is too old.
+// Entry returns the entry of a node for record.Tx.Assume; false if none is known, or it is too old.
 func (r *NodeCache) Entry(node uuid.UUID) (store.Entry, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

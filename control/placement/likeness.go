@@ -23,7 +23,8 @@ func Likeness(from, to dataset.Pool) (n int) {
 	return n
 }
 
-// ReceivingFrom returns the candidate with Whole or Anew set according to how it would receive data from another pool.
+// ReceivingFrom returns the candidate with WithFilesystem or FileCopy set according to how it would receive data from
+// another pool.
 func (c Candidate) ReceivingFrom(from dataset.Pool) Candidate {
 	c.WithFilesystem = Likeness(from, c.Pool) >= LikeKind
 	c.FileCopy = !c.WithFilesystem && !OnSameShare(from, c.Pool)

@@ -217,7 +217,7 @@ func (t *Tx) WakeNode(node uuid.UUID) {
 }
 
 // Outcome returns the outcome of a decision that writes nothing. A refusal is a decision too: the records
-// that it depends on must be of one moment, otherwise Settled returns ErrBusy.
+// that it depends on must be of one moment, otherwise Outcome returns ErrBusy.
 func (t *Tx) Outcome(err error) error {
 	known := dataset.KindOf(err)
 	if known == dataset.ErrUnavailable || known == dataset.ErrCorrupt || t.ctx.Err() != nil {

@@ -1,7 +1,7 @@
 // Package relocation decides on moves of volumes between nodes.
 //
 // Relocator plans a move on request, without a lost home (a promotion or an automatic failover), and within a share.
-// Package control calls Plan, Join and Begin when a move is requested, Underway when the home is recalled, and Commit
+// Package control calls Plan, Join and Begin when a move is requested, ReadMove when the home is recalled, and Commit
 // when the target has pulled the data. Packages planning and deletion use some of its checks. It keeps no state: the
 // operation, the lease and the dataset in the store say how far a move has come, and the transaction of each decision
 // protects them.

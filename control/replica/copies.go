@@ -71,7 +71,7 @@ func (s *Keeper) Copied(ctx context.Context, node uuid.UUID, c api.CopyReport) e
 
 // recordSuperseded records that a copy has data that its volume lacks: its head differed from the state that the home
 // had relinquished, or it has data that the volume continued without. Only a person discards such a copy. If a person
-// has already done so, overtaken returns dataset.ErrStale.
+// has already done so, recordSuperseded returns dataset.ErrStale.
 func (s *Keeper) recordSuperseded(t *record.Tx, rec, now dataset.Copy) error {
 	d, err := t.Dataset(rec.Dataset)
 	if err != nil {

@@ -33,7 +33,7 @@ func CheckComplete(ctx context.Context, st store.Store) error {
 
 // Load writes the records of a dump to a store. Afterwards all indexes of the store are above those of the dump. It
 // checks the whole dump before it writes anything. If it is interrupted, call it again with the same dump, and it
-// continues: see Whole.
+// continues: see CheckComplete.
 //
 // It fails with dataset.ErrExists if the store is not empty and replace is not set, with dataset.ErrInUse if the store
 // is in use, and with the errors of Check.
