@@ -25,9 +25,10 @@ type Sender interface {
 		progress Progress) (Stream, error)
 
 	// Changed returns the number of bytes that differ between two points in time of a dataset. A nil Snapshot is the
-	// head. An older without a Dataset is an empty dataset. The result can be an estimate without Ranges.
+	// head. If older has no Dataset, newer is compared with an empty dataset. The result can be an estimate without
+	// Ranges.
 	//
-	// ErrUnsupported: as for Send, newer does not descend from older.
+	// ErrUnsupported: newer does not descend from older, so that Send could not send the difference either.
 	Changed(ctx context.Context, older, newer dataset.Source) (Change, error)
 
 	// Same reports whether Changed would find no difference between two points in time of a dataset.
@@ -37,7 +38,7 @@ type Sender interface {
 
 // Stream describes a snapshot as a stream.
 type Stream struct {
-	Base  uuid.UUID    `json:"base,omitzero"` // the snapshot that it is a difference to
+	Base  uuid.UUID    `json:"base,omitzero"` // if set, the stream has only the difference to this snapshot
 	Size  dataset.Size `json:"size"`          // of the dataset in that snapshot
 	Bytes int64        `json:"bytes"`         // of the stream
 	Sum   string       `json:"sum"`           // SHA-256 of the stream, in hexadecimal digits
@@ -74,17 +75,16 @@ type Copier interface {
 	// its record, when all of its stream was verified and is durable. If the snapshot is complete
 	// already, nothing is read.
 	//
-	// Until then the received part is kept: all of it, or all but the last 64 MiB after a crash or a
-	// power cut. After an error, call Receive again with the rest of the stream from the byte that
-	// Received reports, or from 0, which restarts. Another snapshot of the dataset restarts as well.
-	// DeleteSnapshot removes the received part.
+	// Until then the received part is kept: all of it, or all but the last 64 MiB after a crash or a power cut. After
+	// an error, call Receive again with the rest of the stream from the byte that Received reports. A call from byte 0,
+	// or for another snapshot of the dataset, discards the received part and begins again. DeleteSnapshot removes the
+	// received part.
 	//
-	// The error for a stream that ends early wraps io.ErrUnexpectedEOF. An error of the stream's reader
-	// is wrapped unchanged. ErrCorrupt: the stream is damaged, forged or another snapshot's, and the
-	// part received of it was removed; if the error is ErrBaseDiffers too, a stream of the whole snapshot
-	// would succeed. ErrConflict: From differs from the received bytes, the stream is a difference to
-	// another base, or the dataset has a head here; nothing was changed. ErrNotFound: the copy lacks
-	// the base. ErrNoSpace: the pool is nearly full.
+	// The error for a stream that ends early wraps io.ErrUnexpectedEOF. An error of the stream's reader is wrapped
+	// unchanged. ErrCorrupt: the stream is damaged, forged or belongs to another snapshot, and its received part was
+	// removed. If the error is also ErrBaseDiffers, a stream of the whole snapshot would succeed. ErrConflict: From
+	// differs from the number of received bytes, the stream has another base, or this pool has the head of the dataset.
+	// Nothing was changed. ErrNotFound: the copy lacks the base. ErrNoSpace: the pool is nearly full.
 	//
 	// Progress counts bytes of the stream.
 	Receive(ctx context.Context, d Delivery, r io.Reader, progress Progress) (Stream, error)
@@ -92,43 +92,43 @@ type Copier interface {
 	// Promote makes the head of a copy from one of its snapshots. The dataset stays a copy until
 	// Commit, which is durable when it returns. Until then it can receive more, which removes the head.
 	//
-	// Idempotent: the last call decides, also with another snapshot, and a ready dataset is left alone.
-	// At every step the copy and its snapshots exist.
+	// If Promote is called again with another snapshot, the new head replaces the earlier one. Idempotent: a ready
+	// dataset is left alone. At every step the copy and its snapshots exist.
 	Promote(ctx context.Context, ds, snapshot uuid.UUID) error
 
 	// Demote makes a dataset a copy, or removes the head of a copy that was promoted. It is durable
 	// when it returns.
 	//
-	// The head must equal one of its snapshots, and for a ready dataset it must equal this snapshot.
-	// Otherwise the error is ErrConflict, and Supersede is the method to use. ErrInUse: it is attached
-	// or mounted. Idempotent: a copy without a head is left alone.
+	// The head of a ready dataset must equal this snapshot. The head of a promoted copy must equal one of the copy's
+	// snapshots. Otherwise the error is ErrConflict, and Supersede is the method to use. ErrInUse: it is attached or
+	// mounted. Idempotent: a copy without a head is left alone.
 	Demote(ctx context.Context, ds, snapshot uuid.UUID) error
 
-	// Supersede keeps the head of a dataset as the snapshot keep, with that record, and makes the
-	// dataset a copy. It works in a pool that is nearly full, and is durable when it returns.
+	// Supersede turns the head of a dataset into a snapshot, and makes the dataset a copy. keep is the record of that
+	// snapshot. It works in a pool that is nearly full, and is durable when it returns.
 	//
 	// ErrInUse: it is attached or mounted. Idempotent: a copy without a head is left alone.
 	Supersede(ctx context.Context, ds uuid.UUID, keep dataset.Snapshot) error
 }
 
-// ErrBaseDiffers says that the local base of a difference is not the one that the stream was made from.
+// ErrBaseDiffers says that the local base differs from the snapshot against which the sender computed the difference.
 var ErrBaseDiffers = errors.New("its base is not the one that is stored here")
 
 // Delivery describes a snapshot that arrives from another pool.
 type Delivery struct {
 	Dataset  dataset.Dataset // the record for a copy that must be made
 	Snapshot dataset.Snapshot
-	Base     uuid.UUID // snapshot of the copy that the stream is a difference to; nil for a whole snapshot
+	Base     uuid.UUID // if set, the stream has only the difference to this snapshot of the copy
 	From     int64     // bytes of the stream that were received before
 }
 
 // Received is how much of a snapshot a copy has.
 type Received struct {
 	Complete bool   // the snapshot is complete
-	Stream   Stream // the stream of a complete snapshot; without a Sum if it was taken in this pool
+	Stream   Stream // the stream of a complete snapshot; Sum is empty if the snapshot was taken in this pool
 
 	Bytes int64     // received bytes of the stream of an incomplete snapshot
-	Base  uuid.UUID // the snapshot that this stream is a difference to
+	Base  uuid.UUID // if set, this stream has only the difference to this snapshot
 }
 
 // CheckResume returns dataset.ErrConflict if a delivery resumes from another point than the received bytes.

@@ -1,5 +1,7 @@
-// Package backends is the contract between Drover and the kinds of storage that
-// keep datasets. It also has the registry of these kinds.
+// Package backends is the contract between Drover and the kinds of storage that keep datasets. It also has the registry
+// of these kinds. The agent opens pools and calls their methods. Packages backends/verify and backendtest test a pool
+// by the same contract, and drover's settings ask a BoundedKind for its limits. The package holds no state about
+// datasets.
 //
 // # Terms
 //
@@ -53,11 +55,10 @@
 //
 // # Idempotence and concurrency
 //
-// Every method can be repeated with the same arguments, after it succeeded or
-// after a crash in the middle, and ends in the same state. Each method says what
-// that means for it. Calls for different datasets may run concurrently. The
-// caller holds a lock for each dataset, so that calls that change one dataset do
-// not overlap: a Snapshot or Clone of it excludes a Delete or Restore of it.
+// Every method can be repeated with the same arguments, after it succeeded or after a crash in the middle, and ends in
+// the same state. The comment of each method gives the details. Calls for different datasets may run concurrently. The
+// caller holds a lock for each dataset, so that calls that change one dataset do not overlap: a Snapshot or Clone of it
+// excludes a Delete or Restore of it.
 //
 // # Errors
 //

@@ -57,8 +57,8 @@ type Keys interface {
 // ExistingPoolKind is a Kind that can open an existing pool on hosts where it cannot make a new one.
 type ExistingPoolKind interface {
 	Kind
-	// CheckOpen is Available for an existing pool. What only a new pool or dataset needs can be missing;
-	// Info.Missing then names it.
+	// CheckOpen is Available for an existing pool. The host may lack programs and kernel features that only a new pool
+	// or dataset needs. Info.Missing names them.
 	CheckOpen(ctx context.Context) error
 }
 
@@ -76,8 +76,8 @@ type BoundedKind interface {
 	Kind
 	// MaxCapabilities returns the capabilities of a pool on a host that lacks nothing.
 	MaxCapabilities() dataset.Capabilities
-	// CheckSize returns ErrUnsupported, as Create does in each pool, if no dataset with the filesystem fs
-	// can have this size. If fs is empty, the default filesystem of that size is meant.
+	// CheckSize returns ErrUnsupported, as Create does in each pool, if no dataset with the filesystem fs can have this
+	// size. If fs is empty, CheckSize checks the filesystem that is the default for this size.
 	CheckSize(fs string, size dataset.Size) error
 }
 
@@ -89,8 +89,8 @@ type BlockDeviceKind interface {
 	PathOf(name, mount string) string
 }
 
-// SeparateFolderKind is a Kind whose pools have a folder outside of their path, with less room than the
-// pool. A trial pool can still be made inside such a pool.
+// SeparateFolderKind is a Kind whose pools keep their records in a folder outside of the pool's path. A trial pool
+// (package trialdir) is made in that folder. The free space of the folder is not that of the pool.
 type SeparateFolderKind interface {
 	Kind
 	// SeparateFolder returns that folder for a pool that is open on this host.

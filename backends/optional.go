@@ -45,7 +45,7 @@ type Formatter interface {
 	Filesystem(size dataset.Size) string
 }
 
-// Trimmer is a pool that can discard its free blocks, so that the devices below it know them as free too.
+// Trimmer is a pool that can discard its free blocks, so that the devices below the pool can reuse them.
 type Trimmer interface {
 	// Trim returns how many bytes it discarded, or 0 if that is not known. It may take minutes.
 	// errors.ErrUnsupported: the devices, or the filesystem on them, do not support discard.
@@ -73,8 +73,8 @@ type Clearer interface {
 	// left names what remains, and how to remove it: such as an empty filesystem on devices, which
 	// only goes away if it is overwritten.
 	//
-	// ErrConflict: the pool is not empty, and was not changed. ErrInUse: it is mounted or held otherwise.
-	// After an interruption the place has the empty pool, or one that Open with Make completes under the
+	// ErrConflict: the pool is not empty, and was not changed. ErrInUse: the pool's storage is mounted or used
+	// otherwise. After an interruption the place has the empty pool, or one that Open with Make completes under the
 	// same UUID.
 	Clear(ctx context.Context) (left string, err error)
 }
@@ -111,40 +111,39 @@ type StallPredictor interface {
 // Sharer is a pool on a share, Info().Share, that has pools of other nodes too. Each pool belongs to one
 // node. No other node touches its contents until that node has given them up.
 type Sharer interface {
-	// CheckVisible returns ErrNotFound unless that pool of the share has a dataset, in the state of the share that
-	// this host sees now. If it returns nil, Take would find the dataset. It changes nothing.
+	// CheckVisible returns ErrNotFound unless the named pool of the share has the dataset. It reads the share as this
+	// host sees it now. If it returns nil, Take would find the dataset. It changes nothing.
 	CheckVisible(ctx context.Context, id, pool uuid.UUID) error
 
-	// Visit is Attach of a dataset in that pool of the share. The pool's node is its home and may have
-	// it mounted at the same time. It changes nothing there. The attachment stays valid when another
-	// pool takes the dataset.
+	// Visit is Attach for a dataset in another pool of the share. The node of that pool is the dataset's home, and may
+	// have the dataset mounted at the same time. Visit changes nothing in that pool. The attachment stays valid when
+	// another pool takes the dataset.
 	//
-	// ErrUnsupported: the capabilities lack ManyHosts. ErrNotFound: that pool does not, or no longer,
-	// have it.
+	// ErrUnsupported: the capabilities lack ManyHosts. ErrNotFound: the other pool does not have the dataset, or no
+	// longer has it.
 	Visit(ctx context.Context, id, pool uuid.UUID, opts AttachOptions) (Attachment, error)
 
 	// Take moves a dataset that another pool of the share has given up into this pool, ready and with all
 	// its snapshots, and with d as its record. Nothing is copied, so it is immediate. At every step one
 	// of the two pools has the whole dataset. It is durable when it returns.
 	//
-	// The caller is the home of d at d.Epoch, the first epoch after that pool's. Take ignores data in any
-	// other pool, as it belongs to earlier homes. Idempotent: if the dataset was taken already, only the
+	// The caller is the home of d at d.Epoch. No other node was the home between from.Epoch and d.Epoch. Take ignores
+	// data in any other pool, as it belongs to earlier homes. Idempotent: if the dataset was taken already, only the
 	// record is written.
 	//
-	// ErrConflict, and nothing changed: the dataset has been taken at a later epoch; that pool lacks it
-	// and the data here was not taken from it; or two pools claim to be that pool. ErrNotFound: that pool
-	// does not have it.
+	// ErrConflict: the dataset was taken at a later epoch; or the pool from does not have it, and this pool has data of
+	// it that was not taken from there; or two pools of the share claim to be the pool from. Nothing was changed.
+	// ErrNotFound: the pool from does not have the dataset.
 	Take(ctx context.Context, d dataset.Dataset, from PreviousHome) error
 
-	// RestoreApart is Pool.Restore for a dataset that another host may have mounted, after an operator
-	// confirmed that this host writes no more. The kept snapshot is a copy, which takes room, and the
-	// files that the other host may have open are removed. If it writes nevertheless, it gets errors and
-	// changes no snapshot.
+	// RestoreApart is Pool.Restore for a dataset that another host may still have mounted. An operator has confirmed
+	// that the other host no longer writes. RestoreApart copies the old head into the snapshot keep, which takes room,
+	// and then removes the old head. If the other host writes nevertheless, it gets errors and changes no snapshot.
 	RestoreApart(ctx context.Context, ds, snapshot uuid.UUID, keep dataset.Snapshot, progress Progress) error
 }
 
 // PreviousHome identifies the previous home of a dataset that was given up.
 type PreviousHome struct {
 	Pool  uuid.UUID // the previous home
-	Epoch uint64    // the epoch that ended; data of a later epoch was taken since
+	Epoch uint64    // the last epoch of that home; data with a later epoch was taken by another node since
 }

@@ -15,8 +15,8 @@ type Pool interface {
 	// ID returns the pool's UUID, as recorded in the pool.
 	ID() uuid.UUID
 
-	// Info returns what the pool can do on this host, and a line for doctor that says how it works and
-	// why. It is constant for the life of the Pool.
+	// Info returns what the pool can do on this host, and a note for `drover doctor` that describes how it works. It is
+	// constant for the life of the Pool.
 	Info() Info
 
 	// Status returns the current size, free bytes and health. It starts no process and walks no tree. A
@@ -69,30 +69,30 @@ type Pool interface {
 	// Snapshot takes the snapshot s.ID of the head of s.Dataset. It is atomic while the head is written
 	// to, and durable when it returns. Idempotent: a complete snapshot is left alone.
 	//
-	// ErrCorrupt: the head is visibly damaged. Restore accepts and keeps such a head. A snapshot of kind
-	// transfer that shares its blocks is taken in a nearly full pool too, because a dataset needs one to
-	// leave that pool.
+	// ErrCorrupt: the head is visibly damaged. Restore accepts and keeps such a head. A snapshot of kind transfer that
+	// shares its blocks is taken in a nearly full pool too, because a dataset can leave that pool only with such a
+	// snapshot.
 	Snapshot(ctx context.Context, s dataset.Snapshot, progress Progress) error
 
 	// DeleteSnapshot destroys a snapshot. Idempotent: an absent snapshot is not an error. When it returns,
 	// List no longer has the snapshot, even after a power cut.
 	//
-	// If the capabilities have CloneIndependent, clones of it stay usable. Otherwise ErrInUse names them.
-	// A reader of the snapshot continues to read the same bytes. ErrNoSpace: that needs more room than the
-	// pool has; nothing was changed.
+	// If the capabilities have CloneIndependent, clones of it stay usable. Otherwise ErrInUse names them. A reader of
+	// the snapshot continues to read the same bytes. ErrNoSpace: the deletion needs more room than the pool has.
+	// Nothing was changed.
 	DeleteSnapshot(ctx context.Context, ds, snapshot uuid.UUID) error
 
 	// Restore replaces the head of ds by its snapshot. Where the pool enforces a size, the head keeps its
 	// size. All snapshots stay, newer ones too.
 	//
-	// The replaced head is kept as the snapshot keep, with that record, in its state at the replacement.
-	// An earlier attempt may have left a keep and not replaced the head. It is taken again, because the
-	// head may have been written to since. List should not show keep before the replacement, because
-	// others may use any snapshot that List shows.
+	// The replaced head becomes a snapshot, in its state at the replacement. keep is the record of that snapshot. If an
+	// earlier attempt took the snapshot but did not replace the head, Restore takes the snapshot again, because the
+	// head may have changed since. List should not show the snapshot before the replacement, because others may use any
+	// snapshot that List shows.
 	//
-	// At every step the head is the old or the new one, whole. ErrInUse: the dataset is attached.
-	// Idempotent: a completed Restore is not repeated, whatever uses the head and whatever was written or
-	// restored since.
+	// At every step the head is the old or the new one, whole. ErrInUse: the dataset is attached. Idempotent: a call
+	// with the keep of a completed Restore changes nothing, even if the head is in use, was written to or was restored
+	// again since.
 	Restore(ctx context.Context, ds, snapshot uuid.UUID, keep dataset.Snapshot, progress Progress) error
 
 	// WriteRecord replaces the record beside a dataset. It is atomic, and durable only if sync is set.
@@ -124,8 +124,8 @@ type Pool interface {
 	Close() error
 }
 
-// Info is the constant part of an open pool's description. The package comment says what belongs into
-// Capabilities and what beside it.
+// Info is the constant part of an open pool's description. The package comment says which facts belong into
+// Capabilities and which into the other fields.
 type Info struct {
 	Capabilities dataset.Capabilities
 	// CopyFilesystems lists the filesystems that a copy can have in this pool, including those that cannot be made

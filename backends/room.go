@@ -20,8 +20,8 @@ func CheckRoom(pool string, free, size dataset.Size) error {
 		least.Human())
 }
 
-// CheckRoomFor is CheckRoom for a transfer of a known number of bytes. written bytes may not be counted in the pool's
-// status yet: settle makes the pool count them.
+// CheckRoomFor is CheckRoom for a transfer of a known number of bytes. The pool's status may not count the written
+// bytes yet. settle makes the pool count them.
 func CheckRoomFor(pool string, status func() dataset.PoolStatus, written, wanted int64, settle func() error) error {
 	left := func(less int64) error {
 		st := status()

@@ -16,7 +16,7 @@ import (
 	"github.com/droverhq/drover/internal/safefile"
 )
 
-// Names of the file in a folder, and of the record of its content.
+// The names of two files in a folder: the received part of a stream, and the record of that part.
 const (
 	File       = "part"
 	RecordFile = "part.json"
@@ -28,8 +28,8 @@ const flushInterval = 4 << 20
 // partRecord is the record of the received part.
 type partRecord struct {
 	Header Header `json:"header"`
-	Mark   mark   `json:"through"` // everything before it is in the file and on the disk
-	File   string `json:"of"`      // identifies the file: see which
+	Mark   mark   `json:"through"` // the file contains everything before this position, durably
+	File   string `json:"of"`      // identifies the file: see fileIdentity
 }
 
 // Spool gathers the stream of a snapshot in a file of a folder.
@@ -41,11 +41,12 @@ type Spool struct {
 	// since Receive was called.
 	Room func(came int64) error
 	Step func(string) // called between two actions, for tests
-	// Flush writes a file's data to the disk. If it is nil, fdatasync(2) does: it is for tests.
+	// Flush writes a file's data to the disk. If nil, fdatasync(2) is used. Only tests set it.
 	Flush func(*os.File) error
 }
 
-// Partial describes the received part of a snapshot. It returns nil if there is none that can be continued.
+// Partial describes the received part of a snapshot. It returns nil if there is no part, or none that a delivery can
+// continue.
 func Partial(root *os.Root) *backends.Partial {
 	h, err := read(root)
 	if err != nil {
@@ -81,7 +82,8 @@ func read(root *os.Root) (h partRecord, err error) {
 	return h, err
 }
 
-// fileIdentity identifies a file. A later file can have its name, and maybe its inode number.
+// fileIdentity identifies a file by its inode number and creation time, because a later file can have the same name and
+// even the same inode number.
 func fileIdentity(f *os.File) (string, error) {
 	var st unix.Statx_t
 	if err := unix.Statx(int(f.Fd()), "", unix.AT_EMPTY_PATH, unix.STATX_INO|unix.STATX_BTIME, &st); err != nil {
@@ -90,8 +92,8 @@ func fileIdentity(f *os.File) (string, error) {
 	return fmt.Sprintf("%d created %d.%09d", st.Ino, st.Btime.Sec, st.Btime.Nsec), nil
 }
 
-// Drop removes the received part. It removes the record first, so that the record is not on the disk any more when
-// another file takes the place of the part. Idempotent.
+// Drop removes the received part. It removes the record first, and durably, so that the record never describes a later
+// file of the same name. Idempotent.
 func Drop(root *os.Root) error {
 	err := root.Remove(RecordFile)
 	if err == nil {
@@ -125,7 +127,8 @@ func syncDir(root *os.Root) error {
 
 // Receive reads a delivery, from its start or from the position where an earlier one was interrupted, until all of it
 // is in the file, and returns its description. The file stays until Drop. If the stream is dataset.ErrCorrupt, Receive
-// removes the file. For the beginning of a difference it calls base with the base before it changes anything.
+// removes the file. If the stream is a difference and starts at its first byte, Receive calls base with the ID of the
+// base snapshot before it changes anything.
 func (s Spool) Receive(ctx context.Context, d backends.Delivery, kind string, r io.Reader,
 	progress backends.Progress, base func(uuid.UUID) error) (backends.Stream, error) {
 	out, err := s.receive(ctx, d, kind, r, progress, base)
@@ -148,9 +151,8 @@ func (s Spool) receive(ctx context.Context, d backends.Delivery, kind string, r 
 	}
 	g.safe, g.began = g.done, g.done.Offset
 	if err := g.run(ctx); err != nil {
-		// What fails now costs no more than to get it again. There is no second flush after a failed one: the
-		// kernel treats the pages that it could not write as clean, and the next flush would succeed without
-		// them.
+		// If this flush fails, the bytes must only be sent again. A failed flush is not repeated: the kernel treats the
+		// pages that it could not write as clean, and the next flush would succeed without them.
 		if !errors.Is(err, dataset.ErrCorrupt) && !g.flushFailed {
 			_ = g.flush()
 		}
@@ -223,7 +225,7 @@ func (g *receiving) run(ctx context.Context) error {
 		at := g.done.Bytes
 		b, err := g.in.data()
 		if errors.Is(err, io.EOF) {
-			return g.flush() // without the end, which comes again if this is not finished
+			return g.flush() // the end frame is not recorded: it is sent again if the snapshot is not completed
 		}
 		if err != nil {
 			return err

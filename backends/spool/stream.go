@@ -1,7 +1,8 @@
 // Package spool sends and receives snapshots for backends whose storage has a stream format, made by the kernel or a
-// program. It has the framing around that stream, and the file in which the stream is gathered until it is whole. The
-// part that was received before a crash or a lost connection stays. Nothing is passed to the storage before its
-// checksum was verified.
+// program (btrfs and zfs). Package shelf makes the Spool of a folder. The only state is the two files in the folder.
+// The caller must prevent concurrent calls for the same folder. It has the framing around that stream, and the file in
+// which the stream is gathered until it is whole. The part that was received before a crash or a lost connection stays.
+// Nothing is passed to the storage before its checksum was verified.
 package spool
 
 import (
@@ -26,7 +27,8 @@ import (
 //	checksum  4 bytes  CRC-32C over the payload
 //	payload            H: JSON, D: bytes, E: SHA-256 of the stream up to its E
 //
-// All numbers are little-endian. The one H is the first frame, the one E the last. Each D but the last is full.
+// All numbers are little-endian. H occurs once, as the first frame. E occurs once, as the last frame. All D frames
+// except the last have 256 KiB.
 const (
 	magic       = "drover-spool/1\r\n"
 	frameHeader = 20
@@ -50,7 +52,7 @@ type Writer struct {
 	header Header
 }
 
-// NewWriter writes a stream to w, without its first from bytes. Close ends it.
+// NewWriter writes a stream to w. It produces but does not write the first from bytes. Close ends the stream.
 func NewWriter(w io.Writer, h Header, from int64) (*Writer, error) {
 	raw, err := json.Marshal(h)
 	if err != nil {
@@ -64,7 +66,8 @@ func NewWriter(w io.Writer, h Header, from int64) (*Writer, error) {
 	return s, s.frame(framing.Start, raw)
 }
 
-// Send frames the stream that write writes, without its first from bytes. It returns the description of the stream.
+// Send frames the stream that write writes. It produces but does not write the first from bytes. It returns the
+// description of the stream.
 func Send(
 	w io.Writer, h Header, from int64, progress backends.Progress, write func(io.Writer) error,
 ) (out backends.Stream, err error) {
@@ -103,8 +106,8 @@ func (s *Writer) flush() error {
 	return err
 }
 
-// Close ends the stream and returns its description. It fails with dataset.ErrInvalid if the stream is shorter than the
-// beginning that was left out.
+// Close ends the stream and returns its description. It fails with dataset.ErrInvalid if the stream has fewer bytes
+// than NewWriter was told not to write.
 func (s *Writer) Close() (backends.Stream, error) {
 	out := backends.Stream{Base: s.header.Base, Size: s.header.Size}
 	err := s.flush()
@@ -135,7 +138,7 @@ func (s *Writer) frame(kind byte, payload []byte) error {
 type reader struct {
 	in     *framing.Input
 	header Header
-	bytes  int64 // of the storage's stream that were read
+	bytes  int64 // number of bytes of the storage's stream that were read
 }
 
 // mark is a position between two frames of a stream.

@@ -37,7 +37,7 @@ const (
 const Skew = 10 * time.Minute
 
 // The files in an authority's folder. The first one contains its whole state. The second one is the bundle of roots
-// that others need to trust the authority. People copy it.
+// that others need to trust the authority. Operators copy it to other hosts.
 const (
 	stateFile  = "ca-key.pem"
 	bundleFile = "ca.pem"
@@ -152,8 +152,8 @@ func sign(t, parent *x509.Certificate, pub *ecdsa.PublicKey, key *ecdsa.PrivateK
 	return x509.ParseCertificate(der)
 }
 
-// Load reads the authority of a folder. ErrNotFound if there is none, ErrCorrupt if it is damaged or if
-// others can read its key.
+// Load reads the authority of a folder. It fails with ErrNotFound if there is none, and with ErrCorrupt if it is
+// damaged or if other users can read its key.
 func Load(dir string) (*Authority, error) {
 	path := filepath.Join(dir, stateFile)
 	blocks, err := readPEM(path, readSecret)
@@ -193,8 +193,9 @@ func authorityOf(f pemFile) (*Authority, error) {
 	return a, nil
 }
 
-// save writes a bundle that grew before the state, and a bundle that shrank after it. So a copy of the folder from any
-// moment trusts everything that is signed.
+// save writes the bundle of roots and the state. If the new bundle adds a root, save writes the bundle first. If it
+// removes one, save writes the state first. So the bundle always contains the root that signs, even in a copy of the
+// folder that is made while save runs.
 func (a *Authority) save(dir string) error {
 	state, err := encodeKey(a.key)
 	if err != nil {

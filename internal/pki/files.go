@@ -23,7 +23,8 @@ import (
 type Pair struct {
 	Identity Identity
 	Key      *ecdsa.PrivateKey
-	// Chain is the holder's certificate, then the one that the previous root signed for the current root.
+	// Chain is the holder's certificate. If the authority was rotated, the current root as the previous root signed it
+	// follows.
 	Chain []*x509.Certificate
 	Roots []*x509.Certificate // the newest first
 }
@@ -43,9 +44,8 @@ func NodeFiles(dir string) Files {
 // nextKey is the path of a new key until its certificate is in place.
 func (f Files) nextKey() string { return f.Key + ".next" }
 
-// Save writes a pair with mode 0600. A crash at any time leaves either the previous pair or this one, which LoadPair
-// finds, even if the next Save crashes too. The folders must exist. The caller must prevent concurrent calls for the
-// same files.
+// Save writes a pair with mode 0600. After a crash at any time, even during repeated calls, LoadPair reads either the
+// previous pair or the new one. The folders must exist. The caller must prevent concurrent calls for the same files.
 func (p *Pair) Save(f Files) error {
 	for _, act := range p.saveSteps(f) {
 		if err := act(); err != nil {
@@ -80,12 +80,12 @@ func (f Files) keyInPlace() error {
 	return durable.SyncDir(filepath.Dir(f.Key))
 }
 
-// finishSave completes a Save that crashed after it wrote the certificate. The certificate's only key is then the one
-// at next, which the next Save would overwrite.
+// finishSave completes a Save that crashed after it wrote the certificate. After such a crash, the only key of the
+// certificate is in the file nextKey, which the next Save would overwrite.
 func (f Files) finishSave() error {
 	certs, err := readCerts(f.Cert)
 	if err != nil {
-		return nil // there is no certificate that a key could be lost for
+		return nil // without a certificate, no key can be lost
 	}
 	got, err := readPEM(f.nextKey(), readSecret)
 	if err != nil || got.key == nil || !got.key.PublicKey.Equal(certs[0].PublicKey) {
@@ -95,7 +95,7 @@ func (f Files) finishSave() error {
 }
 
 // WithRoots returns the pair with other roots, given as PEM. changed reports whether they differ from the present ones.
-// It fails with ErrCorrupt for other data.
+// It fails with ErrCorrupt if roots cannot be parsed.
 func (p *Pair) WithRoots(roots string) (next *Pair, changed bool, err error) {
 	f, err := parsePEM([]byte(roots))
 	if err == nil && len(f.certs) == 0 {
@@ -134,7 +134,7 @@ func LoadPair(f Files) (*Pair, error) {
 	return p, nil
 }
 
-// loadKey returns the key of a certificate: the one in its place or, after a crash, the one at next.
+// loadKey returns the key of a certificate. It reads the key file or, after a crash in Save, the file nextKey.
 func loadKey(f Files, cert *x509.Certificate) (*ecdsa.PrivateKey, error) {
 	var first error
 	for _, path := range []string{f.Key, f.nextKey()} {
@@ -174,7 +174,7 @@ func readCerts(path string) ([]*x509.Certificate, error) {
 // maxFile is the maximum size of a file with keys and certificates.
 const maxFile = 256 << 10
 
-// pemFile is the content of such a file.
+// pemFile is the parsed content of a PEM file.
 type pemFile struct {
 	key   *ecdsa.PrivateKey
 	certs []*x509.Certificate

@@ -1,6 +1,8 @@
 // Package pki identifies the members of a cluster. It has the certificate authority of the cluster, the certificates of
 // control replicas, nodes and operators, and the verification of a peer's certificate. It knows files and TLS, but not
-// HTTP.
+// HTTP. Control signs with an [Authority], agents and clients keep a [Pair] in files, and all of them verify peers with
+// [Credentials]. A lock file protects the folder of an authority from concurrent changes. The caller protects the files
+// of a pair.
 //
 // A certificate names its holder with one URI and nothing else:
 //
@@ -41,7 +43,7 @@ type Role string
 
 // The roles of operators.
 const (
-	Admin  Role = "admin"    // nodes, certificates, the store as well
+	Admin  Role = "admin"    // also manages nodes, certificates and the store
 	Worker Role = "operator" // volumes, snapshots, operations
 	Viewer Role = "viewer"   // only read
 )
@@ -140,7 +142,8 @@ func (i Identity) URI() *url.URL {
 	return &url.URL{Scheme: scheme, Host: i.Cluster.String(), Path: "/" + string(i.Kind) + "/" + path}
 }
 
-// parseURI parses the result of URI. It accepts no other spelling. It leaves the name of a node empty.
+// parseURI parses a URI that Identity.URI returned. It rejects equivalent URIs in another spelling. It leaves the name
+// of a node empty.
 func parseURI(u *url.URL) (Identity, error) {
 	bad := fmt.Errorf("%q is not an identity of drover", dataset.Clip(u.String()))
 	words := strings.Split(u.Path, "/")

@@ -48,8 +48,8 @@ func (r *Request) Save(path string) error {
 	return durable.Replace(path, append(key, r.PEM...))
 }
 
-// LoadRequest reads a request that was saved. ErrNotFound if there is none, ErrCorrupt if it is damaged or if
-// others can read its key.
+// LoadRequest reads a request that was saved. It fails with ErrNotFound if there is none, and with ErrCorrupt if it is
+// damaged or if other users can read its key.
 func LoadRequest(path string) (*Request, error) {
 	b, err := readSecret(path)
 	if err != nil {

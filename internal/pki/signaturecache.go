@@ -11,15 +11,15 @@ import (
 // cluster.
 const maxCachedSignatures = 1 << 14
 
-// signatureCache caches which certificates are signed by the roots, and until when. Other roots make the cache empty. A
-// nil *signatureCache caches nothing.
+// signatureCache caches which certificates are signed by the roots, and until when. The cache is cleared if the roots
+// change. A nil *signatureCache caches nothing.
 type signatureCache struct {
 	mu    sync.Mutex
 	roots []*x509.Certificate
 	until map[[sha256.Size]byte]time.Time
 }
 
-// has reports whether the cache says that the roots have signed a certificate that is valid at that time.
+// has reports whether the cache contains a certificate, with the same roots, that is valid at now.
 func (v *signatureCache) has(leaf *x509.Certificate, roots []*x509.Certificate, now time.Time) bool {
 	if v == nil {
 		return false

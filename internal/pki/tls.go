@@ -21,7 +21,8 @@ type Credentials struct {
 	clock      clock.Clock
 	pair       atomic.Pointer[Pair]
 	signatures signatureCache
-	// revoked returns why a certificate is revoked. If nil, no certificate is.
+	// revoked returns the reason if a certificate is revoked, and otherwise nil. If revoked is nil, no certificate is
+	// revoked.
 	revoked func(Identity, *x509.Certificate) error
 }
 
@@ -76,8 +77,8 @@ func (c *Credentials) Client(kinds ...Kind) *tls.Config {
 	}
 }
 
-// presented returns the certificate with everything that a peer may need to verify it. That includes the roots, by
-// which a joining host recognizes the cluster.
+// presented returns the certificate with everything that a peer may need to verify it. It includes the roots: a joining
+// host compares their fingerprints with that of its token.
 func (c *Credentials) presented() *tls.Certificate {
 	p := c.pair.Load()
 	out := &tls.Certificate{PrivateKey: p.Key, Leaf: p.Chain[0]}
@@ -112,8 +113,8 @@ func (c *Credentials) CheckPair() error {
 	return err
 }
 
-// Pinned returns a configuration for a host that joins. It accepts a control replica whose cluster has the root with a
-// fingerprint and, unless wanted is uuid.Nil, whose cluster is wanted.
+// Pinned returns a configuration for a host that joins. It accepts a control replica only if its cluster has the root
+// with the fingerprint root. Unless wanted is uuid.Nil, the cluster must also have the ID wanted.
 func Pinned(root Fingerprint, wanted uuid.UUID, clk clock.Clock) *tls.Config {
 	return &tls.Config{
 		MinVersion:         tls.VersionTLS13,

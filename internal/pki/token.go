@@ -11,8 +11,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Token allows one host to join a cluster, once. It also contains the fingerprint by which the host recognizes the
-// cluster.
+// Token allows one host to join a cluster, once. It also contains the fingerprint of the cluster's root, so that the
+// host recognizes the cluster.
 type Token struct {
 	secret [32]byte
 	CA     Fingerprint
@@ -27,7 +27,7 @@ func NewToken(ca Fingerprint) Token {
 	return t
 }
 
-// ParseToken parses the result of Reveal. It fails with ErrInvalid. The error does not contain the token.
+// ParseToken parses a token that Reveal returned. It fails with ErrInvalid. The error does not contain the token.
 func ParseToken(s string) (Token, error) {
 	var t Token
 	rest, marked := strings.CutPrefix(strings.TrimSpace(s), tokenMark)
@@ -40,7 +40,7 @@ func ParseToken(s string) (Token, error) {
 	return t, nil
 }
 
-// Reveal returns the token as a host needs it. It is a secret.
+// Reveal returns the whole token with its secret, for the host that joins.
 func (t Token) Reveal() string {
 	return tokenMark + base64.RawURLEncoding.EncodeToString(append(t.secret[:], t.CA[:]...))
 }
