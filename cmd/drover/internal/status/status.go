@@ -128,7 +128,8 @@ func write(a *cli.App, o *cli.Output, r Report) error {
 		return show.JSON(a.Out, r)
 	}
 	if r.Healthy {
-		return a.PrintLine("healthy: %s, %s, %s", count(r.Nodes, "node"), count(r.Pools, "pool"), count(r.Volumes, "volume"))
+		return a.PrintLine("healthy: %s, %s, %s",
+			count(r.Nodes, "node"), count(r.Pools, "pool"), count(r.Volumes, "volume"))
 	}
 	t := show.NewTable("LEVEL", "SUBJECT", "FINDING")
 	for _, f := range r.Findings {
