@@ -1,6 +1,6 @@
 // Package dir is the simplest backend. A dataset is a directory on any filesystem, and a mounted dataset is a bind
-// mount of it. A snapshot copies all files. Sizes are enforced only by project quotas. The capabilities of a pool say
-// so.
+// mount of it. A snapshot copies all files. Sizes are enforced only by project quotas. The capabilities of a pool show
+// these limits.
 //
 // A folder of a dataset (package shelf) contains:
 //
@@ -23,25 +23,26 @@
 // # Sizes
 //
 // Sizes are enforced if the filesystem enforces project quotas (mount -o prjquota). The tree of each head is in its own
-// project, and the size is the limit of that project. A restore puts the new tree into another project than that of the
-// former head. The project is set on the root of the tree while it is empty, and everything made below inherits it, so
-// no file is ever opened for that. The tree of a snapshot is in no project, or in its former project as a head, which
-// has no limit any more.
+// project, and the size is the limit of that project. A restore puts the new tree into a new project. The project is
+// set on the root of the tree while the tree is empty. Everything made below inherits the project, so Drover never
+// opens a file of a dataset to set it. The tree of a snapshot is in no project, or in its former project as a head,
+// which has no limit any more.
 //
-// Each pool has its own range of projects. A project has no files and no limits of others when it is assigned. When the
-// pool is opened, limits that differ from the recorded size are set again. A limit is lifted when its tree is removed
-// or is not the head any more, if the project of the tree is recorded.
+// Each pool has its own range of projects. A project is assigned only if it has neither files nor limits. When the pool
+// is opened, limits that differ from the recorded size are set again. A limit is lifted when its tree is removed or is
+// not the head any more, if the project of the tree is recorded.
 //
 // # Copies
 //
-// A copy takes time, and so is not the state at one moment. A dataset that is attached or mounted is refused
-// (dataset.ErrInUse), because a database could not open such a copy.
+// Copying takes time, so a copy of a head that is being written to is not its state at one moment. A database could not
+// open such a copy. So the head of an attached or mounted dataset is not copied: the error is dataset.ErrInUse.
 //
 // # State
 //
 // The agent opens a [Pool] and calls it by the contract of package backends. Backend nfs uses it too, under another
 // name. A pool remembers its attachments (package bindmount) and the next unused project, each protected by a mutex.
-// Everything else is read from the disk. An open folder claims its dataset (package shelf).
+// Everything else is read from the disk. An open folder claims its dataset (package shelf), which only excludes Reap.
+// The caller of backends.Pool prevents other concurrent changes of the dataset.
 package dir
 
 import (

@@ -13,7 +13,7 @@ import (
 // minSize leaves room for the root directory and a file.
 const minSize = dataset.MiB
 
-// Create implements backends.Pool. Without a size there is no limit, and 0 is returned.
+// Create implements backends.Pool. If d has no size, the dataset has no limit, and Create returns 0.
 func (p *Pool) Create(_ context.Context, d dataset.Dataset) (dataset.Size, error) {
 	return p.make(d, func(f *shelf.Folder) (shelf.Head, error) {
 		return p.trees.makeRoot(f, d.Size, d.Profile.Owner)

@@ -20,8 +20,8 @@ import (
 	"github.com/droverhq/drover/internal/tree"
 )
 
-// Drover uses the projects from firstProject to lastProject, because other programs count up from a small number. Each
-// pool begins at one of rangeStarts points, which are rangeStep projects apart.
+// Drover uses the projects from firstProject to lastProject, because other programs count up from a small number. The
+// range of a pool begins at one of rangeStarts points, which are rangeStep projects apart.
 const (
 	firstProject = 0x40000000
 	lastProject  = math.MaxInt32
@@ -29,7 +29,7 @@ const (
 	rangeStep    = 1 << 16
 )
 
-// roundingSlack exceeds the amount by which a filesystem rounds a limit up to whole blocks.
+// roundingSlack is more than a filesystem adds to a limit when it rounds the limit up to whole blocks.
 const roundingSlack = 128 << 10
 
 // projects enforces the sizes of the datasets of one pool by project quotas.
@@ -59,7 +59,7 @@ func newProjects(s *shelf.Shelf) (*projects, error) {
 	})
 }
 
-// quotaAdvice returns what would make a filesystem of this kind enforce sizes below a directory. It returns ""
+// quotaAdvice returns an instruction to make a filesystem of this kind enforce sizes below a directory. It returns ""
 // if the filesystem enforces them already.
 func quotaAdvice(dir *os.File, kind fsctl.Kind) (string, error) {
 	held, err := fsctl.HoldsProjects(dir)
@@ -97,13 +97,13 @@ func deviceOf(dir string) string {
 	return "DEVICE"
 }
 
-// noProjects is the reason if only another kernel would help.
+// noProjects is the reason why sizes are not enforced if the operator would need another kernel.
 const noProjects = "the kernel does not support project quotas for it"
 
 // andRestart is the end of an instruction that the operator of this host can follow.
 const andRestart = ", then restart drover"
 
-// missing returns what an operator can change on this host so that sizes are enforced, as Info.Missing wants it.
+// missing returns the lines of Info.Missing: instructions to the operator of this host that make it enforce sizes.
 func (p *projects) missing() []string {
 	if can, is := strings.CutSuffix(p.advice, andRestart); is {
 		return []string{"sizes need project quotas (" + can + ")"}
@@ -124,10 +124,10 @@ func (p *projects) checkEnforced(dir *os.File) error {
 	return err
 }
 
-// enforcement describes how sizes are enforced, or what would make the filesystem enforce them.
+// enforcement describes how sizes are enforced, or how the operator can make the filesystem enforce them.
 func (p *projects) enforcement() string {
 	why := " (" + p.advice + ")"
-	if len(p.missing()) > 0 { // which says it
+	if len(p.missing()) > 0 { // Info.Missing has the instruction
 		why = ""
 	}
 	switch {
@@ -172,8 +172,8 @@ func (p *projects) enter(dir *os.File) (uint32, error) {
 	return 0, fmt.Errorf("%d consecutive projects are in use on the filesystem of %s", rangeStep, dir.Name())
 }
 
-// namedProjects returns the projects to which this host's administrator has given a name or
-// a directory (projid(5), projects(5)).
+// namedProjects returns the projects that have a name or a directory in the configuration of this host (projid(5),
+// projects(5)).
 func namedProjects() map[uint32]bool {
 	named := map[uint32]bool{}
 	for _, file := range []string{"/etc/projid", "/etc/projects"} {

@@ -97,7 +97,7 @@ func (p *Pool) restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 	}
 	old := plan.Old
 	fresh := shelf.Head{Tree: shelf.RestoredTree(keep.ID), Size: old.Size}
-	if apart { // first, because there may be no room for the copy
+	if apart { // before the head changes, because there may be no room for the copy
 		if err := p.trees.copyTree(ctx, f, old.Tree, f, shelf.TreeOf(keep.ID), copyOptions{}, progress); err != nil {
 			return fmt.Errorf("keep its current data: %w", err)
 		}
@@ -120,8 +120,8 @@ func (p *Pool) restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 	return p.copyFormerHead(ctx, f, kept)
 }
 
-// copyFormerHead makes the snapshot that keeps the former head a copy of that head, and removes the tree of the former
-// head.
+// copyFormerHead copies the tree of the former head unless the copy exists, changes the record kept to name the copy,
+// and removes the tree of the former head.
 func (p *Pool) copyFormerHead(ctx context.Context, f *shelf.Folder, kept shelf.Kept) error {
 	was := kept.Tree
 	kept.Tree, kept.Apart = shelf.TreeOf(kept.ID), true

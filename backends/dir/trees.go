@@ -79,8 +79,8 @@ type copyOptions struct {
 	end     func(dir *os.File) error
 }
 
-// copyTree durably copies the tree name of one folder to the tree as of another folder. If an earlier attempt left a
-// tree there, copyTree removes it first.
+// copyTree durably copies a tree of the folder from to the folder to. name is the name of the source, and as is the
+// name of the copy. If an earlier attempt left a tree there, copyTree removes it first.
 func (t *trees) copyTree(ctx context.Context, from *shelf.Folder, name string, to *shelf.Folder, as string,
 	c copyOptions, progress backends.Progress) (err error) {
 	src, err := from.Open(name)
@@ -160,8 +160,8 @@ func (t *trees) removeAll(ctx context.Context, f *shelf.Folder, names ...string)
 	return nil
 }
 
-// discard removes the tree of a new head that a restore made and could not put in place, because it takes as much room
-// as the head. Reap removes what discard cannot remove.
+// discard removes the tree of a new head after a restore failed. The tree takes as much room as the head. Reap removes
+// what discard cannot remove.
 func (t *trees) discard(ctx context.Context, f *shelf.Folder, h shelf.Head) {
 	if !f.Removable(h.Tree) {
 		return

@@ -16,7 +16,7 @@ import (
 type catalog struct {
 	dir    *directory
 	claims claims.Claims
-	moves  claims.Moves // counts datasets that became copies, so that a search is repeated
+	moves  claims.Moves // counts datasets that became copies; a search during which the count changes is repeated
 }
 
 // Find opens the folder of a dataset that is ready, or incoming and whole. It fails with dataset.ErrNotFound if there
@@ -81,8 +81,8 @@ func (cat *catalog) search(root *os.Root, id uuid.UUID) (*Folder, error) {
 	return nil, cat.dir.notFoundError(id)
 }
 
-// OpenUnclaimed opens the folder of a dataset, whole or not, while the caller works on another dataset: it does not
-// wait for a claim. It fails with dataset.ErrNotFound if there is none.
+// OpenUnclaimed opens the folder of a dataset, whole or not, without a claim on the dataset. It is for callers that
+// hold a claim already, and so must not wait for another one. It fails with dataset.ErrNotFound if there is none.
 func (cat *catalog) OpenUnclaimed(id uuid.UUID) (*os.Root, error) {
 	root, err := cat.dir.Enter()
 	if err != nil {

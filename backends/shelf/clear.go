@@ -27,7 +27,9 @@ func (dir *directory) Clear() error {
 	if err != nil {
 		return err
 	}
-	// The marker is removed before the areas that make wants empty, and after those that make does not know.
+	// The order matters for a crash: the area of copies and the names of the backend are removed first, then the
+	// marker, then the areas that every pool has. Without the marker, make accepts a directory that has only empty
+	// areas.
 	order := slices.DeleteFunc(slices.Clone(own), func(name string) bool { return slices.Contains(areas(), name) })
 	order = append(append(order, Temp+markerName, markerName), areas()...)
 	for _, name := range order {

@@ -17,8 +17,9 @@ type copier struct {
 	catalog *catalog
 }
 
-// MakeCopy opens the folder of a copy. If the pool has nothing of the dataset, MakeCopy calls begin and then makes the
-// folder with its record. It fails with dataset.ErrConflict if the pool has the dataset itself.
+// MakeCopy opens the folder of a copy. If the pool has no such copy yet, MakeCopy calls begin, which fails if nothing
+// new may be made in the pool, and then makes the folder with its record. It fails with dataset.ErrConflict if the pool
+// has the dataset itself.
 func (cp *copier) MakeCopy(d dataset.Dataset, begin func() error) (*Folder, error) {
 	root, err := cp.dir.Enter()
 	if err != nil {
@@ -88,8 +89,8 @@ func (cp *copier) move(f *Folder, to backends.EntryState) error {
 	return errors.Join(syncArea(root, there), syncArea(root, from))
 }
 
-// Received reports how much of a snapshot the pool has; see backends.Copier. whole returns the stream by which a
-// complete snapshot was received, or dataset.ErrNotFound if the snapshot is not complete.
+// Received reports how much of a snapshot the pool has; see backends.Copier. whole describes the stream of a complete
+// snapshot. It fails with dataset.ErrNotFound if the snapshot is not complete.
 func (cp *copier) Received(ds, snapshot uuid.UUID,
 	whole func(*Folder, uuid.UUID) (backends.Stream, error)) (backends.Received, error) {
 	f, err := cp.catalog.FindAny(ds)

@@ -344,7 +344,8 @@ func (dir *directory) Space() (dataset.PoolStatus, error) {
 	return st, nil
 }
 
-// removeTemporary removes what an interrupted write of the marker left, and returns the number of files.
+// removeTemporary removes the temporary file that an interrupted write of the marker leaves. It returns the number of
+// removed files.
 func (dir *directory) removeTemporary(root *os.Root) (int, error) {
 	dir.markerMu.Lock()
 	defer dir.markerMu.Unlock()

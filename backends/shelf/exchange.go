@@ -14,7 +14,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Exchange moves datasets between the pools of a share, each of which belongs to one host.
+// Exchange moves datasets between the pools of a share. Each pool belongs to one host.
 type Exchange struct {
 	dir     *directory
 	catalog *catalog
@@ -23,11 +23,11 @@ type Exchange struct {
 // NewExchange returns the exchange of a pool with the other pools of its share.
 func NewExchange(s *Shelf) *Exchange { return &Exchange{dir: &s.directory, catalog: s.catalog} }
 
-// Take moves a whole dataset from another pool of the share, which can belong to another host, to the ready datasets
-// of this pool, with d as its record. It writes the record first, so that the dataset is never taken at an earlier
-// epoch than before. The move is durable when Take returns. Take fails with dataset.ErrNotFound if the other pool does
-// not have the dataset, and with dataset.ErrConflict if the dataset was taken at a later epoch than d's. ConfirmTaken
-// reports whether an earlier attempt succeeded.
+// Take moves a whole dataset from another pool of the share, which can belong to another host, to the ready datasets of
+// this pool, with d as its record. It writes the record before it moves the dataset, so that a later Take with a
+// smaller epoch fails. The move is durable when Take returns. Take fails with dataset.ErrNotFound if the other pool
+// does not have the dataset, and with dataset.ErrConflict if the dataset was taken at a later epoch than d's.
+// ConfirmTaken reports whether an earlier attempt succeeded.
 func (x *Exchange) Take(from string, d dataset.Dataset) error {
 	defer x.catalog.claims.Use(d.ID)()
 	root, err := x.dir.Enter()
@@ -120,9 +120,10 @@ func (x *Exchange) openComplete(at string, id uuid.UUID) (there *os.Root, f *Fol
 	return nil, nil, errors.Join(other.notFoundError(id), there.Close())
 }
 
-// ConfirmTaken reports whether this pool has the whole dataset, taken after an epoch, and writes d as its
-// record. It fails with dataset.ErrConflict if the present record is of a later epoch than d, or if the dataset was in
-// this pool before: then it is another one, and stays unchanged.
+// ConfirmTaken reports whether this pool has the whole dataset with a record of a later epoch than after. If so, an
+// earlier attempt took it, and ConfirmTaken writes d as its record. It fails with dataset.ErrConflict if the present
+// record has a later epoch than d, or no later epoch than after. In the second case the data is from an earlier time in
+// this pool, and stays unchanged.
 func (x *Exchange) ConfirmTaken(d dataset.Dataset, after uint64) (bool, error) {
 	if err := x.Refresh(); err != nil {
 		return false, err
@@ -214,8 +215,8 @@ func refresh(root *os.Root, name string) error {
 	return unix.Statx(int(dir.Fd()), "", unix.AT_EMPTY_PATH|unix.AT_STATX_FORCE_SYNC, unix.STATX_BASIC_STATS, &st)
 }
 
-// FindPools returns the paths of the pools of a backend in a directory whose marker has that ID. If there is none, but
-// a pool has a later format, FindPools fails with dataset.ErrUnsupported: it cannot know the ID of that pool.
+// FindPools returns the paths of the pools in dir that belong to the backend and have this ID. If it finds none, but
+// dir has a pool of a later format, it fails with dataset.ErrUnsupported, because it cannot know the ID of that pool.
 func FindPools(dir *os.Root, backend string, id uuid.UUID) ([]string, error) {
 	if err := refresh(dir, "."); err != nil {
 		return nil, err

@@ -14,9 +14,8 @@ import (
 	"github.com/droverhq/drover/internal/safefile"
 )
 
-// WriteJSON replaces a file below root with v as JSON, mode 0600. Atomic, after
-// a power cut too: it is then the old or the new one. Durable when it returns
-// only if sync is set.
+// WriteJSON replaces a file below root with v as JSON, mode 0600. The replacement is atomic: after a power cut the file
+// has the old or the new content. It is durable when WriteJSON returns only if sync is set.
 func WriteJSON(root *os.Root, name string, v any, sync bool) error {
 	data, err := json.MarshalIndent(v, "", "\t")
 	if err != nil {
@@ -56,11 +55,11 @@ func ReadJSON(root *os.Root, name string, v any) error {
 // gets it too, so that an older Drover leaves the whole folder alone.
 const recordFormat = 1
 
-// flushData brings a file's bytes to the disk, so that its name does not get there
-// before. Without sync ext4 and XFS need no more than the wait for the writing
-// (sync_file_range(2)), which forces no journal and no cache out: they make the written bytes part of the
-// file before that ends, and flush the disk's cache before they commit the name. Others do not: btrfs does it
-// some time after, and leaves an empty file.
+// flushData writes a file's bytes to the disk before its new name can reach the disk. Without sync, waiting for the
+// writes is sufficient on ext4 and XFS (sync_file_range(2)), and cheaper, because it flushes neither the journal nor
+// the disk's cache. These two filesystems make the written bytes part of the file before the wait ends, and flush the
+// disk's cache before they commit the name. Other filesystems need a flush: btrfs makes the bytes part of the file
+// later, so a power cut could leave an empty file.
 func flushData(f *os.File, sync bool) error {
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(int(f.Fd()), &st); err != nil {
@@ -93,8 +92,8 @@ func syncPath(dir string) error {
 	return syncOpen(f)
 }
 
-// syncOpen flushes a directory. Filesystems without that (FUSE, CIFS) answer
-// EINVAL: their servers keep names as they see fit (fsync(2)).
+// syncOpen flushes a directory. Filesystems that cannot flush a directory (FUSE, CIFS) return EINVAL (fsync(2)). Their
+// servers decide when names become durable.
 func syncOpen(f *os.File) error {
 	if err := f.Sync(); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOTSUP) {
 		return err
@@ -114,7 +113,7 @@ func ReadNames(root *os.Root, dir string) ([]string, error) {
 	return names, err
 }
 
-// openDir opens a directory that is no symlink.
+// openDir opens a directory. It fails if path is a symlink.
 func openDir(path string) (*os.Root, error) {
 	before, err := os.Lstat(path)
 	if err != nil {
@@ -130,7 +129,7 @@ func openDir(path string) (*os.Root, error) {
 	return checkSame(root, before, path)
 }
 
-// openSubdir opens a directory in another that is no symlink.
+// openSubdir opens a directory below root. It fails if name is a symlink.
 func openSubdir(root *os.Root, name string) (*os.Root, error) {
 	before, err := root.Lstat(name)
 	if err != nil {

@@ -31,8 +31,8 @@ func (f *Folder) Close() error {
 	return f.Root.Close()
 }
 
-// openFolder opens the folder of a dataset in an area of root, the directory of a pool. Close calls done. An error is
-// fs.ErrNotExist, dataset.ErrCorrupt if the name belongs to something else, or that of the filesystem.
+// openFolder opens the folder of a dataset in an area of root, the directory of a pool. Close calls done. It fails with
+// fs.ErrNotExist if there is no folder, and with dataset.ErrCorrupt if the name belongs to something else.
 func openFolder(root *os.Root, area string, id uuid.UUID, done func()) (*Folder, error) {
 	sub, err := openSubdir(root, filepath.Join(area, id.String()))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -77,7 +77,7 @@ func areaOf(state backends.EntryState) string {
 	return readyArea
 }
 
-// parseName returns the dataset whose folder has a name in an area.
+// parseName returns the ID of the dataset from the name of its folder in an area.
 func parseName(area, name string) (uuid.UUID, bool) {
 	if area == deletingArea {
 		name, _, _ = strings.Cut(name, ".")
@@ -92,7 +92,8 @@ func (f *Folder) isComplete() bool {
 	return err == nil
 }
 
-// isEmpty reports whether the folder of a copy holds nothing of one: a crash interrupted its creation.
+// isEmpty reports whether the folder of a copy has no files except temporary ones. A crash while the folder is made
+// leaves such a folder.
 func (f *Folder) isEmpty() bool {
 	names, err := ReadNames(f.Root, ".")
 	for _, name := range names {
@@ -155,8 +156,8 @@ func (f *Folder) Received(snapshot uuid.UUID,
 	return backends.Received{}, nil
 }
 
-// BeginReceive begins a delivery into the folder. If the snapshot is complete, it returns the stream by which it was
-// received and whole, and the snapshot is durable. It fails if the delivery does not continue the received part.
+// BeginReceive begins a delivery into the folder. If the snapshot is complete, whole is true, last describes the stream
+// of the snapshot, and the snapshot is durable. BeginReceive fails if the delivery does not continue the received part.
 func (f *Folder) BeginReceive(d backends.Delivery,
 	streamOf func(*Folder, uuid.UUID) (backends.Stream, error)) (last backends.Stream, whole bool, err error) {
 	have, err := f.Received(d.Snapshot.ID, streamOf)
@@ -169,7 +170,7 @@ func (f *Folder) BeginReceive(d backends.Delivery,
 	return last, false, d.CheckResume(have)
 }
 
-// Spool returns the spool in which the folder gathers a snapshot that arrives.
+// Spool returns the spool that collects the stream of a snapshot in the folder.
 func (f *Folder) Spool(room func(came int64) error, step func(string)) spool.Spool {
 	return spool.Spool{
 		Root:  f.Root,

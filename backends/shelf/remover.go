@@ -27,10 +27,10 @@ type remover struct {
 	catalog *catalog
 }
 
-// Delete removes a dataset in any area. It first moves the folder to the deleting ones, durably, and then removes its
-// bytes. Before that it calls unused with the path of the folder. If ctx ends while the bytes are removed, Reap removes
-// the rest, and Delete returns nil. Idempotent: an absent dataset is not an error. A folder that has nothing of a
-// dataset stays, and Delete fails with dataset.ErrCorrupt.
+// Delete removes a dataset in any area. It first calls unused with the path of the folder, and fails if unused does.
+// Then it moves the folder to the deleting ones, durably, and removes its bytes. If ctx ends while the bytes are
+// removed, Reap removes the rest, and Delete returns nil. Idempotent: an absent dataset is not an error. A folder that
+// has nothing of a dataset stays, and Delete fails with dataset.ErrCorrupt.
 func (r *remover) Delete(ctx context.Context, id uuid.UUID, unused func(folder string) error) error {
 	root, err := r.dir.Enter()
 	if err != nil {
@@ -123,8 +123,8 @@ func (r *remover) destroy(ctx context.Context, root *os.Root, area, name string)
 	return tree.Remove(ctx, in, name)
 }
 
-// removeOutside removes the parts that a deleting folder has elsewhere. If a dataset with the same ID was made since,
-// the parts belong to that dataset and stay.
+// removeOutside removes the parts of a deleted dataset that are outside its folder. If a dataset with the same ID was
+// made since, the parts belong to the new dataset and stay.
 func (r *remover) removeOutside(ctx context.Context, gone string) error {
 	id, ok := parseName(deletingArea, gone)
 	if r.Outside == nil || !ok {

@@ -12,10 +12,10 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Replace durably makes the tree fresh the head, and the tree of the old head a snapshot. kept is the
-// record of that snapshot. Replace writes kept first, then calls step, then replaces the head. As long as
-// kept names the tree of the head it does not count as a snapshot, so the rename that replaces the head
-// creates the snapshot in the same moment.
+// Replace durably makes the tree fresh the head, and turns the old head into a snapshot. kept is the record of that
+// snapshot and names the tree of the old head. Replace writes kept first, then calls step, then replaces the head. A
+// record that names the tree of the present head does not count as a snapshot. So the one rename that replaces the head
+// also creates the snapshot.
 //
 // If Replace fails and the head is still the old one, it removes the record. If only the flush after the
 // rename failed, the head is the new one and the record stays. The error is that of the step that failed.
@@ -68,8 +68,8 @@ func (f *Folder) Sweep() error {
 // head. The restore is complete if the tree that it created is the head, or belongs to a snapshot because
 // a later restore replaced the head again.
 //
-// It fails with dataset.ErrCorrupt if the tree exists and only a record that cannot be parsed may name it,
-// and with the error of any record that cannot be read.
+// It fails with dataset.ErrCorrupt if the tree exists, no readable record names it, and some record cannot be parsed,
+// because that record may name the tree. It also fails if the filesystem cannot read a record.
 func (f *Folder) Restored(keep uuid.UUID) (bool, error) {
 	tree := RestoredTree(keep)
 	now, err := f.Head()
@@ -102,8 +102,8 @@ func (f *Folder) IsKeptBy(tree string, snapshot uuid.UUID) (bool, error) {
 	return slices.Contains(by, snapshot), err
 }
 
-// Removable reports whether a tree may be destroyed: it is not the head, and no record may name it. If
-// that cannot be read, it returns false.
+// Removable reports whether a tree may be destroyed: it is not the head, and no record may name it. If the head or a
+// record cannot be read, it returns false.
 func (f *Folder) Removable(tree string) bool {
 	now, err := f.Head()
 	if err != nil || now.Tree == tree {

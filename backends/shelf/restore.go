@@ -8,8 +8,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// HasSnapshot reports whether the folder has a snapshot, before a backend takes it. It calls Sweep. If the snapshot
-// exists, it is durable when HasSnapshot returns: the attempt that took it may have been interrupted before its flush.
+// HasSnapshot reports whether the folder has a snapshot. A backend calls it before it takes the snapshot. It calls
+// Sweep. If the snapshot exists, it is durable when HasSnapshot returns: the attempt that took it may have been
+// interrupted before its flush.
 func (f *Folder) HasSnapshot(id uuid.UUID) (bool, error) {
 	if err := f.Sweep(); err != nil {
 		return false, err

@@ -1,6 +1,6 @@
 // Package shelf is a pool in a directory of some filesystem: a marker with the pool's UUID, a folder for each dataset
-// with its record, and an area for each state of a dataset's life. Several backends keep their datasets in such a
-// pool.
+// with its record, and an area for each state of a dataset's life. Backends btrfs, dir, lvm, nfs and zfs keep their
+// records in such a pool, and btrfs, dir and nfs also their data.
 //
 //	pool.json               the marker, written last when a pool is made
 //	datasets/<uuid>/        ready datasets
@@ -27,7 +27,8 @@
 //
 // A [Folder] is the open folder of a dataset. Its methods read and write the records in it, among them the [Head] and
 // the snapshots ([Kept]) of a backend that keeps these as trees. An [Exchange] moves datasets between the pools of a
-// share.
+// share. An open Folder holds a claim on its dataset (package internal/claims), which only excludes Reap. The caller of
+// backends.Pool prevents all other concurrent changes of a dataset. A mutex is held while the marker is rewritten.
 package shelf
 
 import (

@@ -31,8 +31,8 @@ type Head struct {
 	// Project is the project of the filesystem's quotas that the tree belongs to, for backends that enforce sizes with
 	// project quotas. 0 means none.
 	Project uint32 `json:"project,omitempty"`
-	// From is the snapshot whose content the head of a copy has: the copy was promoted from it, or the head was
-	// compared with it before the dataset became a copy.
+	// From is set for the head of a copy. It is a snapshot with the same content: the copy was promoted from this
+	// snapshot, or Demote compared the head with it.
 	From uuid.UUID `json:"from,omitzero"`
 }
 
@@ -41,9 +41,10 @@ type Kept struct {
 	dataset.Snapshot
 	Tree  string       `json:"tree"`
 	Limit dataset.Size `json:"limit,omitempty"` // the size of the former head; 0: none
-	// Apart reports that a restore kept the snapshot, and that the snapshot is a copy of the former head.
+	// Apart reports that a restore made the snapshot to keep the former head, and copied the former head into it (see
+	// backends.Sharer.RestoreApart).
 	Apart bool `json:"apart,omitempty"`
-	// Stream is the stream by which the snapshot was received, if it was.
+	// Stream describes the stream of a received snapshot. It is empty for other snapshots.
 	Stream backends.Stream `json:"stream,omitzero"`
 }
 

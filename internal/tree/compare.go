@@ -98,7 +98,7 @@ func (c *comparing) dirs(a, b *os.File, name string) error {
 	return nil
 }
 
-// first returns the smallest name of two sorted lists, of which at least one is not empty.
+// first returns the smallest name of two sorted lists. At least one of them must not be empty.
 func first(a, b []string) string {
 	switch {
 	case len(a) == 0:

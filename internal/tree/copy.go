@@ -9,9 +9,9 @@ import (
 )
 
 // Copy copies the tree src to dst, an open empty directory, including the owner, mode, times and attributes of src
-// itself. It shares blocks if the filesystem supports that; then the copy of a file is consistent, of the moment at
-// which it was copied. Holes remain holes, and hard links between copied files remain hard links. Access times of src
-// do not change.
+// itself. If the filesystem can share blocks between files, Copy shares them. The copy of each file is then its state
+// at one moment. Holes remain holes, and hard links between copied files remain hard links. Access times of src do not
+// change.
 //
 // progress, which may be nil, is called from time to time by the caller's goroutine, with the number of bytes of files
 // that were copied so far, without holes.

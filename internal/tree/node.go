@@ -54,7 +54,7 @@ func (n *node) mayHaveLinks() bool { return !n.isDir() && n.st.Nlink > 1 }
 func (n *node) allocated() int64 { return n.st.Blocks * 512 }
 
 // magic returns a path in /proc that leads to exactly this inode. Calls that do not accept O_PATH descriptors
-// (setxattr, chmod) use it, and open(2) cannot end at another inode. See proc_pid_fd(5).
+// (setxattr, chmod) use it, and so does open(2), which then cannot open another inode. See proc_pid_fd(5).
 func (n *node) magic() string { return magic(n.fd) }
 
 func magic(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
@@ -77,7 +77,7 @@ func (n *node) openDir() (*os.File, error) {
 	return os.NewFile(uintptr(fd), ""), nil
 }
 
-// readLink returns the target of a symbolic link as bytes. It is never followed.
+// readLink returns the target of a symbolic link as bytes. It does not follow the link.
 func (n *node) readLink() (string, error) {
 	buf := make([]byte, unix.PathMax)
 	size, err := unix.Readlinkat(n.fd, "", buf)

@@ -64,7 +64,8 @@ func (p *places) parent(name string) (*os.File, string, error) {
 	return p.last, base, nil
 }
 
-// makeDirs creates a directory and its missing parents, and keeps it open as the last one.
+// makeDirs creates a directory and its missing parents, and keeps it open in place of the directory that was used
+// before.
 func (p *places) makeDirs(name string) error {
 	if p.last != nil && p.name == name {
 		return nil
@@ -115,7 +116,7 @@ func explain(err error) error {
 	return err
 }
 
-// classify adds a kind to an error that the entry causes, and not the disk: ErrInvalid for content that no filesystem
+// classify adds a kind to an error that the content of an entry causes: ErrInvalid for content that no filesystem
 // accepts, ErrUnsupported for an attribute that this filesystem does not support. An error that has a kind already
 // keeps it.
 func classify(err error) error {

@@ -88,8 +88,8 @@ func (r *removing) content(dir *os.File, name string, depth int) error {
 }
 
 // unlink is unlinkat(2), but it also removes immutable and append-only inodes. A container with CAP_LINUX_IMMUTABLE can
-// set such flags, and nobody clears them when the container is gone. The flag of a directory is cleared before its
-// content is removed.
+// set these flags, and they remain when the container is removed. The flag of a directory is cleared before its content
+// is removed.
 func unlink(dir *os.File, name string, flags int) error {
 	err := unix.Unlinkat(int(dir.Fd()), name, flags)
 	if err != unix.EPERM {
@@ -101,8 +101,8 @@ func unlink(dir *os.File, name string, flags int) error {
 	return unix.Unlinkat(int(dir.Fd()), name, flags)
 }
 
-// unprotect clears these flags. It opens only files and directories, because only they have flags, and opening a device
-// can have an effect.
+// unprotect clears the flags for immutable and append-only. It opens only files and directories, because only they have
+// flags, and opening a device can have an effect.
 func unprotect(dir *os.File, name string) error {
 	n, err := openNode(dir, name)
 	if err != nil {
@@ -125,8 +125,8 @@ func unprotect(dir *os.File, name string) error {
 	return fsctl.Unprotect(f)
 }
 
-// moveUp moves a directory next to the one that is being removed. Its new name is the name of that directory with a
-// number, so that it is found again after a crash.
+// moveUp moves a directory next to the one that is being removed. The new name is the name of the directory that is
+// being removed, with a number, so that a caller finds it after a crash.
 func (r *removing) moveUp(dir *os.File, name string) error {
 	for {
 		r.count++

@@ -26,7 +26,7 @@ const (
 	paxACL   = "SCHILY.acl."
 
 	// Drover's keywords, named as pax(1) prescribes for vendors. paxSocket marks a FIFO that represents a socket.
-	// paxSparse is the size of a file whose data begins with a map.
+	// paxSparse contains the size of a sparse file whose data begins with a map (tarsparse.go).
 	paxSocket = "DROVER.socket"
 	paxSparse = "DROVER.sparse"
 )

@@ -1,5 +1,6 @@
-// Package tree copies, compares, measures and streams file trees completely, as root, whatever a container has put into
-// them.
+// Package tree copies, compares, measures and streams file trees completely, as root, regardless of what a container
+// has put into them. Backends copy, measure and remove the trees of datasets with it, and the agent imports, exports
+// and transfers volumes with it. The package has no state between calls.
 //
 // # What a tree is
 //
@@ -63,8 +64,8 @@ func WithAllocated() Option { return func(o *options) { o.allocated = true } }
 // WithSkipped makes WriteTar call f with the path of everything that it leaves out.
 func WithSkipped(f func(path string)) Option { return func(o *options) { o.skipped = f } }
 
-// ForReadTar makes WriteTar write an archive that only ReadTar reads correctly: with sockets, which tar does
-// not have, and with sparse files whose holes need not be read.
+// ForReadTar makes WriteTar write an archive that only ReadTar reads correctly. The archive contains sockets, which tar
+// cannot represent, and a map for each sparse file (tarsparse.go), so that ReadTar need not read the holes as zeros.
 func ForReadTar() Option { return func(o *options) { o.own = true } }
 
 func optionsOf(opts []Option) options {

@@ -33,16 +33,16 @@ type Budget struct {
 	left       atomic.Int64
 }
 
-// NewBudget returns a budget of all units of work for all examinations together. One examination may do
-// at most each units. Once the budget is used up, one that has done more than fair units fails.
+// NewBudget returns a budget of all units of work for all examinations together. each is the maximum work of one
+// examination. Once all is used up, an examination fails when its work exceeds fair.
 func NewBudget(all, each, fair int) *Budget {
 	b := &Budget{each: each, fair: fair}
 	b.left.Store(int64(all))
 	return b
 }
 
-// spend takes work from the budget. done is the work of the examination so far, including work. It fails
-// with ErrTooMuch or ErrBudget.
+// spend takes the units work from the budget. done is the total of the examination so far, including these units. It
+// fails with ErrTooMuch or ErrBudget.
 func (b *Budget) spend(done, work int) error {
 	left := b.left.Add(-int64(work))
 	switch {
@@ -70,9 +70,8 @@ func (x *Examination) endChunk(work int) error {
 	return nil
 }
 
-// endTableChunk is called after each part of a mount table. It fails with errTables if the tables of the
-// process have more than mount.MaxTable bytes: the findings keep the tables in memory. Otherwise it is
-// endChunk.
+// endTableChunk is called after each part of a mount table. It fails with errTables if the tables of the process have
+// more than mount.MaxTable bytes: the findings keep the tables in memory. Otherwise it returns the result of endChunk.
 func (x *Examination) endTableChunk(bytes int) error {
 	if x.tables += bytes; x.tables > mount.MaxTable {
 		return errTables

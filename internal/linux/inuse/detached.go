@@ -82,7 +82,7 @@ type handled struct {
 	handle unix.FileHandle
 }
 
-// readStat asks no server: it may be dead.
+// readStat reads the attributes of the file. It sends no request to a server, because the server may be dead.
 func (f *handled) readStat() error {
 	const fields = unix.STATX_TYPE | unix.STATX_INO | unix.STATX_NLINK
 	if err := unix.Statx(unix.AT_FDCWD, f.path, unix.AT_STATX_DONT_SYNC|unix.AT_NO_AUTOMOUNT, fields,
@@ -92,7 +92,7 @@ func (f *handled) readStat() error {
 	return nil
 }
 
-// readHandle fails if the filesystem has no handles.
+// readHandle reads the handle of the file. It fails if the filesystem has no handles.
 func (f *handled) readHandle() (err error) {
 	if f.handle, _, err = unix.NameToHandleAt(unix.AT_FDCWD, f.path, unix.AT_SYMLINK_FOLLOW); err != nil {
 		return &os.PathError{Op: "name_to_handle_at", Path: f.path, Err: err}
@@ -104,7 +104,7 @@ func (f *handled) hasSeveralNames() bool {
 	return f.stat.Mode&unix.S_IFMT != unix.S_IFDIR && f.stat.Nlink > 1
 }
 
-// is reports whether a is of the same file.
+// is reports whether the attributes a belong to the same file.
 func (f *handled) is(a unix.Statx_t) bool {
 	return a.Ino == f.stat.Ino && a.Dev_major == f.stat.Dev_major && a.Dev_minor == f.stat.Dev_minor
 }

@@ -16,12 +16,13 @@ type device struct {
 	statMajor, statMinor int
 	// anyBtrfs is true if the numbers that stat(2) reports are unknown and the filesystem may be a btrfs.
 	anyBtrfs bool
-	// identity is empty if the host has the filesystem mounted: no other filesystem has its numbers then.
+	// identity is empty if the host has the filesystem mounted. The device numbers are sufficient then, because no
+	// other filesystem has them.
 	identity mount.Identity
 }
 
-// AddTree adds a directory tree to those that the scan looks for: open files on its filesystem are recorded.
-// e is the host's mount of the tree. It is nil if there is none, or if several subvolumes of a btrfs are
+// AddTree adds a directory tree to those that the scan looks for: open files on its filesystem are recorded. e is the
+// host's mount of the tree. e must be nil if the host has not mounted the tree, or if several subvolumes of a btrfs are
 // wanted. Call AddTree before the first examination.
 func (s *Scan) AddTree(fsys mount.Filesystem, e *mount.Entry) {
 	d := device{major: fsys.Major, minor: fsys.Minor, statMajor: fsys.Major, statMinor: fsys.Minor}

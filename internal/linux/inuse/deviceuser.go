@@ -6,9 +6,9 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// DeviceUser describes a process that uses the filesystem on a block device without a mount in this mount
-// namespace: it has the filesystem mounted in another one, or a file of it open. If there is none, it
-// describes one that could not be examined. It returns "" if there is neither.
+// DeviceUser describes a process that uses the filesystem on a block device without a mount in this mount namespace: it
+// has the filesystem mounted in another one, or a file of it open. If it finds no such process, it describes a process
+// that could not be examined. It returns "" if every process was examined and none uses the device.
 func DeviceUser(ctx context.Context, major, minor int) (string, error) {
 	whole := mount.Filesystem{Major: major, Minor: minor, Root: "/"}
 	others, err := mount.ReadForeign()

@@ -53,9 +53,9 @@ type Examination struct {
 type Findings struct {
 	// Views are the mount tables of the threads that are in another mount namespace than the host's.
 	Views []*View
-	// Files are the files on wanted filesystems through which the process can write whether or not it sees the
-	// mount: files open for writing, open directories, its working and root directories, and shared mappings that
-	// are or may become writable.
+	// Files are files and directories on wanted filesystems that the process holds: files open for writing, open
+	// directories, its working and root directories, and shared mappings that are or may become writable. The process
+	// can write through them even if it does not see a mount of the filesystem.
 	Files []File
 }
 
@@ -102,8 +102,8 @@ type threads struct {
 	mapped        bool // the memory map was read
 }
 
-// thread examines the thread with the directory at, and the memory map if no earlier thread had one. It
-// returns nil if the thread has ended.
+// thread examines the thread with the directory at, and the memory map unless it was already read for an earlier
+// thread. It returns nil if the thread has ended.
 func (x *Examination) thread(at string, t *threads, f *Findings) error {
 	tid, err := strconv.Atoi(filepath.Base(at))
 	if err != nil {

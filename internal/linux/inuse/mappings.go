@@ -11,9 +11,9 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// mappings finds the shared mappings of files to which a task can write (proc_pid_maps(5)). The task can
-// write to such a file even after it has closed it: that takes no system call, or only mprotect(2). has
-// is false if the task has no memory map.
+// mappings finds the shared mappings of files to which a task can write (proc_pid_maps(5)). The task can write to such
+// a file even after it has closed the file. It needs no system call to write, or only mprotect(2). has is false if the
+// task has no memory map.
 func (x *Examination) mappings(at string, f *Findings) (has bool, err error) {
 	file, err := os.Open(at + "/maps")
 	if err != nil {

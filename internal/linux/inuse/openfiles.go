@@ -108,7 +108,8 @@ type sharedLook struct {
 	err   error
 }
 
-// join returns the next look, which will be at these trees too. It starts the look if no other caller waits for it yet.
+// join adds trees to the next look, and returns that look. If no other caller waits for the next look yet, join starts
+// it.
 func (s *sharedLooks) join(trees []mount.Filesystem) *sharedLook {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -138,8 +139,8 @@ const (
 	quickWork    = 10_000
 	allQuickWork = 1_000_000
 	fairWork     = 64
-	// quickTime bounds the first pass. It is long, because the work is limited: on a busy host, or one with
-	// very many processes, a pass that is in time matters less than one that is complete.
+	// quickTime bounds the first pass. It is long, because the work is limited already. On a busy host, or on one with
+	// very many processes, it is better to complete the pass late than to leave processes out.
 	quickTime = time.Minute
 )
 
@@ -200,8 +201,8 @@ func (l *filesLook) pass(bound time.Duration, pids []int, budget *Budget) (again
 }
 
 // process adds the open files of a process, or the error of its examination. With a budget, done is false if the
-// examination needs more work than the budget allows, and if it seemed to hang: on a busy host, it may only
-// have got no processor. It fails if the state of the look cannot be renewed.
+// examination needs more work than the budget allows, and if it seemed to hang: on a busy host, it may only have waited
+// for a processor. It fails if the state of the look cannot be renewed.
 func (l *filesLook) process(ctx context.Context, pid int, budget *Budget) (done bool, err error) {
 	if l.scan == nil || l.scan.Full() { // the mount tables stay in memory as long as the scan
 		if l.scan, err = NewScan(l.own); err != nil {
@@ -300,10 +301,10 @@ func (f *Files) Openers(tree mount.Filesystem, ignored func(*mount.Entry) bool) 
 	return append(list, unexamined...)
 }
 
-// isUsedBy is like Includes, but for a tree that is about to be replaced or removed, and not for a fence. It
-// differs for a file with an unknown place. If the file has been removed, it does not count, because no tree
-// contains it. If it has several names, only the name that the kernel shows counts. Otherwise any user could
-// keep every tree of a filesystem in use: with one file on a detached mount, in a user namespace.
+// isUsedBy reports whether an open file keeps a tree from being replaced or removed. It is less strict than Includes,
+// which a fence uses, for a file whose exact path is unknown. If the file has been removed, it does not count, because
+// no tree contains it. If it has several names, only the name that the kernel shows counts. Otherwise any user could
+// keep every tree of a filesystem in use, with one file on a detached mount in a user namespace.
 func (h *Holding) isUsedBy(f File) bool {
 	switch {
 	case f.unplaced && f.removed:

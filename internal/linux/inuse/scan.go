@@ -11,8 +11,10 @@
 //  4. NewHolding and Holding.FindOverlays prepare the check of one tree. Holding.CanWrite reports whether
 //     the Findings of a process show that it can write to the tree.
 //
-// A process that cannot be examined may be able to write to any tree. The caller decides what to do about
-// it.
+// A process that cannot be examined may be able to write to any tree. The caller decides what to do about it. The guard
+// (guard/hand) examines processes in these steps before it fences a dataset. The agent (agent/mounting) and the
+// backends call Open or DeviceUser to find out whether a dataset is in use. The state that lasts between calls is the
+// set of examinations that hang (Examiner) and the look that callers of Open share. Both are protected by mutexes.
 //
 // In this package, the host is the mount namespace of the calling process, and a task is a thread. A task
 // is named by its directory in /proc.
@@ -143,7 +145,8 @@ func (s *Scan) Full() bool {
 func (s *Scan) tableOf(task string, small bool, step func(bytes int) error) (*View, error) {
 	ns, err := os.Readlink(task + "/ns/mnt")
 	if errors.Is(err, fs.ErrPermission) {
-		if small { // only the whole table shows whether the task is in the host's namespace, as an engine is
+		// Only the whole table shows whether the task is in the host's namespace, for example that of a container engine.
+		if small {
 			step = func(int) error { return nil }
 		}
 		return s.ofPrivileged(task, step)

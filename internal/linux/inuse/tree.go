@@ -9,7 +9,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// View is the mount table of another namespace than the host's. All processes that see the same mounts
+// View is the mount table of a mount namespace that differs from the host's. All processes that see the same mounts
 // share it, so it must not be changed.
 type View struct {
 	Mounts   mount.Mounts
