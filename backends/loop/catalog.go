@@ -29,7 +29,7 @@ type catalog struct {
 	layout layout.Layout
 	images *imagefile.Images
 	claims claims.Claims
-	moves  claims.Moves // counts datasets that became copies, so that a search is repeated
+	moves  claims.Moves // counts datasets that became copies; a search during which the count changes is repeated
 }
 
 // find opens the directory of a dataset that is ready, or incoming and whole. place is the directory of root that
@@ -142,8 +142,8 @@ func (cat *catalog) withDatasetOrCopy(id uuid.UUID, f func(dir folder.Dir, place
 	return layout.NoSpace(f(dir, place))
 }
 
-// hasContent reports whether a directory among the copies holds anything of a copy. A directory that was made just
-// before a crash can be empty.
+// hasContent reports whether the directory of a copy contains a record or an image. A directory that was made just
+// before a crash has neither.
 func (cat *catalog) hasContent(dir folder.Dir) (bool, error) {
 	c, err := layout.ContentsOf(cat.layout, dir)
 	return len(c.Items)+len(c.Records)+len(c.Foreign) > 0, err
@@ -193,7 +193,7 @@ func (cat *catalog) list(ctx context.Context, root folder.Dir) ([]backends.Entry
 			if err := ctx.Err(); err != nil {
 				return nil, err
 			}
-			// An entry that is not ok was moved meanwhile, or was never whole.
+			// ok is false if the dataset was moved meanwhile, or was never whole.
 			entry, ok := cat.entry(root, filepath.Join(place.dir, e.Name()), place.state)
 			if !ok {
 				continue
@@ -232,10 +232,10 @@ func (cat *catalog) foreignEntry(name, problem string) backends.Entry {
 	return backends.Entry{State: backends.EntryForeign, Path: filepath.Join(cat.dir.path, name), Problem: problem}
 }
 
-// emptyFolderProblem is the problem of a directory that has the name of a dataset and nothing else of one.
+// emptyFolderProblem is the problem of a directory that has the name of a dataset but none of its files.
 const emptyFolderProblem = "its name is the UUID of a dataset, but drover did not create it: it contains no dataset"
 
-// entry reads the directory of one dataset. It returns false for a dataset that is being made or has gone.
+// entry reads the directory of one dataset. It returns false for a dataset that is being made or was removed.
 func (cat *catalog) entry(root folder.Dir, name string, state backends.EntryState) (e backends.Entry, ok bool) {
 	base := filepath.Base(name)
 	id, err := layout.ParseID(base)
@@ -296,7 +296,7 @@ func (cat *catalog) fillEntry(e *backends.Entry, dir folder.Dir, c layout.Conten
 	default:
 		_, _, err := cat.images.Inspect(dir, layout.Head)
 		switch gone := errors.Is(err, os.ErrNotExist); {
-		case gone && headless: // on btrfs a listing can miss an item that gets its name meanwhile
+		case gone && headless: // on btrfs a listing can miss an item that is renamed meanwhile
 			problems = append(problems, "its image is missing")
 		case err != nil && !gone: // an image that is gone may have moved meanwhile
 			problems = append(problems, dataset.OneLine(err))

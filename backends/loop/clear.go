@@ -17,8 +17,8 @@ import (
 
 var _ backends.Clearer = (*Pool)(nil)
 
-// Clear implements backends.Clearer. Of the images it removes only the pool's own image and the templates, and of the
-// directories only empty ones.
+// Clear implements backends.Clearer. It removes no images except that of the pool and the templates, and no directories
+// except empty ones.
 func (p *Pool) Clear(ctx context.Context) (left string, err error) {
 	entries, err := p.List(ctx)
 	if err != nil {
@@ -35,21 +35,21 @@ func (p *Pool) Clear(ctx context.Context) (left string, err error) {
 	switch {
 	case p.image != nil:
 		return "", p.image.Clear(p.step)
-	case p.disk != nil: // the identity stays on the disk, with the generation that control knows
+	case p.disk != nil: // the identity stays on the disk, because it contains the generation that control has recorded
 		return p.disk.Remains(Name), errors.Join(c.withEmptyPool(func(folder.Dir) error { return nil }), p.Close())
 	}
 	return "", c.withEmptyPool(c.removeIdentity)
 }
 
-// clearer removes what making a pool has put into its directory.
+// clearer removes the files and directories that were made together with a pool.
 type clearer struct {
 	dir    *poolDir
 	layout layout.Layout
 	step   func(string)
 }
 
-// withEmptyPool removes everything but the identity of the pool, and then calls then. If removing fails, the pool is
-// as it was.
+// withEmptyPool removes everything except the identity from an empty pool, and then calls then. If the removal fails,
+// it makes the removed directories again.
 func (c *clearer) withEmptyPool(then func(root folder.Dir) error) error {
 	c.dir.raising.Lock()
 	defer c.dir.raising.Unlock()

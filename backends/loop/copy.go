@@ -17,7 +17,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// copier makes copies of datasets that are at home on another node, and turns datasets into copies.
+// copier makes copies of datasets whose home is another node, and turns datasets into copies.
 type copier struct {
 	pool     string // its name, for errors
 	dir      *poolDir
@@ -81,7 +81,7 @@ func (cp *copier) promote(dir folder.Dir, item string) error {
 	return cp.layout.Flush(dir)
 }
 
-// headIsKept reports whether a snapshot other than but equals the head.
+// headIsKept reports whether any snapshot except the snapshot but equals the head.
 func (cp *copier) headIsKept(dir folder.Dir, but uuid.UUID) (bool, error) {
 	c, err := layout.ContentsOf(cp.layout, dir)
 	if err != nil {

@@ -145,11 +145,11 @@ func (c *creator) openSource(root folder.Dir, src dataset.Source) (folder.Dir, s
 type madeItem struct {
 	item    string
 	size    dataset.Size
-	durable bool // together with everything that was done before
+	durable bool // the item is on the disk, and so are all earlier changes
 }
 
-// build makes an incoming dataset, whose item fill makes. The head gets its name last and is whole then. An incoming
-// dataset without a head is worthless and is made again.
+// build makes an incoming dataset. fill makes its item. The item gets the name of the head last, so a dataset with a
+// head is complete. An incoming dataset without a head is discarded and made again.
 func (c *creator) build(d dataset.Dataset, fill func(root, dir folder.Dir) (madeItem, error)) (dataset.Size, error) {
 	root, err := c.dir.open()
 	if err != nil {

@@ -44,7 +44,8 @@ func (p *Pool) Delete(ctx context.Context, id uuid.UUID) error {
 	return nil
 }
 
-// delete removes a dataset wherever it is in the pool, with what earlier deletions of it left.
+// delete removes a dataset from any directory of the pool. It also removes the remains of earlier deletions of that
+// dataset.
 func (r *remover) delete(ctx context.Context, root folder.Dir, id uuid.UUID) error {
 	dir, place, err := r.catalog.findAny(root, id)
 	if err == nil {
@@ -109,8 +110,8 @@ func (r *remover) deletionsOf(root folder.Dir, id uuid.UUID) ([]string, error) {
 	return found, nil
 }
 
-// destroy removes a dataset's directory with everything that this package puts into one. If there is anything else,
-// destroy leaves it in its directory and fails with ErrCorrupt. It returns nil if the directory is absent.
+// destroy removes a dataset's directory with all of Drover's files in it. If the directory contains other files,
+// destroy leaves them and the directory, and fails with ErrCorrupt. It returns nil if the directory is absent.
 func (r *remover) destroy(root folder.Dir, path string) error {
 	dir, err := root.Sub(path)
 	if errors.Is(err, os.ErrNotExist) {
@@ -165,7 +166,7 @@ type reaper struct {
 }
 
 // forEach claims, one after another, the datasets whose names id accepts in a directory of the pool, and calls f for
-// forEach of them.
+// each of them.
 func (r *reaper) forEach(ctx context.Context, name string, id func(string) (uuid.UUID, error),
 	f func(name string, id uuid.UUID) error) error {
 	entries, err := r.root.Entries(name)
@@ -222,7 +223,7 @@ func (r *reaper) incoming(ctx context.Context, drop func(uuid.UUID) bool) error 
 	})
 }
 
-// deleting finishes deletions, including those that incoming has begun.
+// deleting finishes deletions, including those of the datasets that incoming has hidden.
 func (r *reaper) deleting(ctx context.Context) error {
 	return r.forEach(ctx, layout.Deleting, layout.HiddenID, func(name string, _ uuid.UUID) error {
 		// Without a flush a power cut could bring back a part of it.

@@ -66,8 +66,8 @@ func layoutFor(path string, mk bool) (string, error) {
 	}
 	ok, err := reflink.Supported(dir)
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
-		// There is no room for a trial. The trial succeeded when the pool was made. A full pool must
-		// open, because otherwise nothing in it could be removed.
+		// The pool is too full to try whether its files can share blocks. The trial succeeded when the pool was made. A
+		// full pool must open, because otherwise nothing in it could be removed.
 		if _, isPool := readIdentity(path); isPool == nil {
 			ok, err = true, nil
 		}

@@ -48,9 +48,9 @@
 //
 // On XFS a flush is an fsync of the dataset's directory. It forces the log up to the last transaction that the
 // directory took part in: the renaming of the directory or of its last item. All earlier transactions are forced with
-// it, such as directories made and blocks shared. (An fsync of the parent directory would also wait for the work of
-// all others in there.) No data of other files has to be flushed: images get their data through direct I/O of the
-// loop device, or share blocks that are on the disk already, and records are written with direct I/O. The disk's
+// it, such as directories made and blocks shared. (An fsync of the parent directory would also wait for concurrent
+// changes of all other datasets.) No data of other files has to be flushed: images get their data through direct I/O of
+// the loop device, or share blocks that are on the disk already, and records are written with direct I/O. The disk's
 // cache is flushed as part of writing the log.
 //
 // On btrfs a flush is the commit of the running transaction. All callers that wait share one commit.
@@ -70,7 +70,9 @@
 //	transfer    sending and receiving snapshots
 //
 // This package has the operations on datasets. A [Pool] claims the dataset that it works on (package internal/claims)
-// and passes the open directory to a part. Parts keep no state about datasets: everything is read from the directory.
+// and passes the open directory to a part. The claim only excludes Reap. The caller of backends.Pool, which is the
+// agent, prevents other concurrent changes of a dataset. Parts keep no state about datasets: everything is read from
+// the directory.
 package loop
 
 import (

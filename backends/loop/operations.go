@@ -15,8 +15,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// Attach implements backends.Pool. The device clears itself with its last user, so nothing is left of a crash between
-// Attach and mount.
+// Attach implements backends.Pool. The kernel detaches the loop device when its last user closes it, so a crash between
+// Attach and mount leaves nothing.
 func (p *Pool) Attach(ctx context.Context, id uuid.UUID, opts backends.AttachOptions) (backends.Attachment, error) {
 	var att backends.Attachment
 	err := p.catalog.withDataset(id, func(dir folder.Dir) error {
@@ -52,9 +52,9 @@ func (p *Pool) Grow(ctx context.Context, id uuid.UUID, root *os.File) error {
 	return nil
 }
 
-// Send implements backends.Sender. It reads the difference from the extent maps of the two images, so its cost
-// depends on the length of the difference. Ranges are as long as possible. So the stream does not depend on how the
-// maps are cut into extents, which changes with what else shares the extents.
+// Send implements backends.Sender. It reads the difference from the extent maps of the two images, so its cost depends
+// on the length of the difference. Ranges are as long as possible. So the stream does not depend on the boundaries of
+// the extents. The kernel splits extents when other files share a part of them.
 func (p *Pool) Send(ctx context.Context, src dataset.Source, base uuid.UUID, from int64, w io.Writer,
 	progress backends.Progress) (backends.Stream, error) {
 	var out backends.Stream

@@ -77,7 +77,7 @@ func (w *rewriter) rewrite(
 	} else if !same {
 		return 0, 0, dataset.Errorf(dataset.ErrConflict, "its head was replaced meanwhile")
 	}
-	if err := was.Sync(); err != nil { // data without an extent would be missed
+	if err := was.Sync(); err != nil { // data that has no extent yet would not be copied
 		return 0, 0, err
 	}
 	if extents, err = reflink.Count(was); err != nil {
@@ -150,7 +150,7 @@ func (w *rewriter) checkRoom(dir folder.Dir, data []reflink.Range) error {
 		need += dataset.Size(r.Length)
 	}
 	if free < need {
-		free = need // so that nothing is left
+		free = need // the check then fails
 	}
 	if err := backends.CheckRoom(w.pool, free-need, size); err != nil {
 		return fmt.Errorf("it needs %s while it runs, and afterwards the space that its snapshots now share with "+
@@ -163,8 +163,8 @@ func (w *rewriter) checkRoom(dir folder.Dir, data []reflink.Range) error {
 // rewriteAtOnce is how many bytes are written before they are flushed. A flush cannot be cancelled.
 const rewriteAtOnce = 16 << 20
 
-// copyInto makes the empty file to a copy of src in as few extents as there is room for. It then reads both from the
-// disk and compares them. It ends soon after ctx does.
+// copyInto copies src into the empty file to, in as few extents as the free space allows. It then reads both files from
+// the disk and compares them. It ends soon after ctx does.
 func copyInto(ctx context.Context, to, src *os.File, data []reflink.Range, progress backends.Progress) error {
 	var done, total int64
 	for _, r := range data {
@@ -177,7 +177,7 @@ func copyInto(ctx context.Context, to, src *os.File, data []reflink.Range, progr
 		}
 		return context.Cause(ctx)
 	}
-	for _, r := range data { // each range as a whole first, so that it is contiguous
+	for _, r := range data { // allocate each range in one call, so that it is contiguous
 		err := unix.Fallocate(int(to.Fd()), 0, r.Offset, r.Length)
 		if err == nil {
 			err = each(0)
@@ -205,7 +205,7 @@ func copyInto(ctx context.Context, to, src *os.File, data []reflink.Range, progr
 	if err == nil {
 		err = to.Sync()
 	}
-	for _, f := range []*os.File{to, src} { // so that reading them reads the disk
+	for _, f := range []*os.File{to, src} { // the comparison must read the disk and not the page cache
 		if err == nil {
 			err = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
 		}

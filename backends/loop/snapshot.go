@@ -124,9 +124,9 @@ func (sn *snapshots) drop(ctx context.Context, dir folder.Dir, snapshot uuid.UUI
 }
 
 // A restore makes the future head under the name of the snapshot that will keep the present head, and then exchanges
-// the two names. So the snapshot keeps the head as it is at the moment of the exchange, whatever was written to it
-// since an earlier attempt. Until then the snapshot does not exist for readers, who could otherwise see it with other
-// bytes.
+// the two names. So the snapshot has the state of the head at the moment of the exchange, even if the head was written
+// to since an earlier attempt. Before the exchange, readers do not see the snapshot, because its name has the bytes of
+// the future head.
 
 // Restore implements backends.Pool. It compares a clone with its source and exchanges the clone with the head in one
 // step.
@@ -176,7 +176,7 @@ func (sn *snapshots) restore(
 			return 0, err
 		}
 	}
-	// An earlier attempt may have been interrupted before this.
+	// An earlier attempt may have been interrupted before it called Protect.
 	if err := folder.AbsentIsFine(sn.layout.Protect(dir, kept)); err != nil {
 		return 0, err
 	}

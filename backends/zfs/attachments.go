@@ -144,8 +144,8 @@ func (a *attachments) mountedAt(id uuid.UUID) (string, error) {
 // mount(2) cannot mount a filesystem of zfs-fuse. Its server does that when zfs(8) asks it to, and only at the place
 // that the property mountpoint names. So stage mounts a head on a directory of its own, and the caller binds that
 // directory to the requested place. The property mountpoint is therefore not legacy, but canmount=noauto still prevents
-// that zfs mounts the head by itself. The staging mount stays until the dataset is deleted or restored, or the pool is
-// closed. It is the last mount to be removed.
+// zfs from mounting the head by itself. The staging mount stays until the dataset is deleted or restored, or the pool
+// is closed. It is the last mount to be removed.
 //
 // The server has a fault. If a file is closed right before the last unmount, the kernel drops the requests that the
 // server has not read yet, so the server can treat the file as open for ever. It then waits while it holds a lock that
@@ -171,7 +171,7 @@ func (p *Pool) StagingPath(id uuid.UUID) string {
 }
 
 // stage mounts a head on its staging directory and returns the directory. If the head is already mounted, stage returns
-// where.
+// the directory of that mount.
 func (a *attachments) stage(ctx context.Context, id uuid.UUID, head string) (string, error) {
 	a.staging.Lock()
 	defer a.staging.Unlock()

@@ -18,9 +18,8 @@ import (
 	"github.com/droverhq/drover/internal/run"
 )
 
-// A pool that Drover makes on devices has its own zpool, whose name contains the pool's UUID. So Drover recognises the
-// zpool on each device, after each boot, and whatever names the devices have then, and never confuses it with another
-// one.
+// A pool that Drover makes on devices has its own zpool, whose name contains the pool's UUID. So Drover finds the zpool
+// after each boot, even if the names of the devices have changed, and never confuses it with another zpool.
 //
 // The zpool is in no cache file, so no other program imports it. Drover never uses -f.
 const (
@@ -73,7 +72,7 @@ func (b *Backend) openOwn(ctx context.Context, cfg backends.Config) (*ownPool, e
 		}
 		err = b.createZpool(ctx, id, cfg)
 	case cfg.ID != uuid.Nil:
-		id = cfg.ID // on other devices than it was
+		id = cfg.ID // cfg.Devices do not have the pool: search all devices for it
 	case id == uuid.Nil:
 		err = dataset.Errorf(dataset.ErrOffline, "%s: no pool of drover found", strings.Join(cfg.Devices, " and "))
 	}
@@ -88,7 +87,7 @@ func (b *Backend) openOwn(ctx context.Context, cfg backends.Config) (*ownPool, e
 	if err != nil {
 		return nil, err
 	}
-	if cfg.Make { // the mark is from now, or from an interrupted attempt
+	if cfg.Make { // this call made the marks, or an interrupted attempt did
 		if err := vdev.Unmark(cfg.Devices); err != nil {
 			return nil, err
 		}
@@ -97,8 +96,8 @@ func (b *Backend) openOwn(ctx context.Context, cfg backends.Config) (*ownPool, e
 	return own, own.attach()
 }
 
-// identify returns the pool to which the devices belong, by their labels. If cfg.Make is set, a device without a label
-// of Drover must be empty, and blank reports that all devices are.
+// identify reads the labels of the devices and returns the ID of their pool. If cfg.Make is set, a device without a
+// label of Drover must be empty. blank reports that no device has a label of Drover.
 func (b *Backend) identify(cfg backends.Config) (id uuid.UUID, blank bool, err error) {
 	said := map[string][]string{}
 	for _, device := range cfg.Devices {

@@ -15,8 +15,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// heads makes a copy the dataset and a dataset a copy. It creates, changes and removes the heads for that. A head is
-// the filesystem that containers see.
+// heads turns copies into datasets (Promote) and datasets into copies (Demote, Supersede). For this purpose it creates,
+// changes and removes heads. A head is the filesystem that containers see.
 type heads struct {
 	*storage
 	attachments *attachments
@@ -24,9 +24,9 @@ type heads struct {
 	sender      *sender
 }
 
-// A copy stores its snapshots as its home does: a snapshot is in the same filesystem as its base, after the base. If
-// the base is not the last snapshot of its filesystem, as after a restore, the difference is received into a clone of
-// the base. So no filesystem is ever rolled back past one of its snapshots.
+// A copy has the same structure as the dataset in its home: a snapshot is in the same filesystem as its base, after the
+// base. If the base is not the last snapshot of its filesystem, as after a restore, the difference is received into a
+// clone of the base. So no filesystem is ever rolled back past one of its snapshots.
 //
 // To promote a copy to a snapshot, Drover uses the filesystem of the snapshot as the head if the snapshot is the last
 // in it. Otherwise it clones the snapshot.
@@ -166,7 +166,7 @@ func (h *heads) promote(ctx context.Context, f *shelf.Folder, snapshot uuid.UUID
 	}
 	fs, from, options := s.FS, h.snapshotName(f.ID, s.FS, s.ID), headOptions(s.Refquota)
 	last := false
-	if !s.Kept { // otherwise clone: while a filesystem is the head, readSnapshot ignores the Kept snapshots in it
+	if !s.Kept { // a Kept snapshot must be cloned: readSnapshot would ignore it if its filesystem were the head
 		if last, err = h.isLast(ctx, f, s); err != nil {
 			return err
 		}

@@ -35,7 +35,7 @@ type datasetKeys struct {
 	*storage
 	source backends.Keys
 	locks  locks
-	lacks  string // what the host lacks for encryption, or "" if the pool can encrypt
+	lacks  string // why the pool cannot encrypt, or "" if it can
 }
 
 // locks records the encryption roots whose keys ZFS has loaded. ZFS keeps a key until zfs unload-key, which it refuses
@@ -49,8 +49,8 @@ type locks struct {
 // alternative is the end of an error message. It names the backends that can encrypt without ZFS.
 const alternative = "or use a pool of backend loop or lvm"
 
-// lacks returns what the zpool or this ZFS lacks for encryption, with an instruction for the operator. It returns "" if
-// both can encrypt.
+// lacks returns the reason why the zpool or the host's ZFS cannot encrypt, with an instruction for the operator. It
+// returns "" if both can.
 func (t tool) lacks(ctx context.Context, h poolFilesystem) (string, error) {
 	const needs, install = "encryption needs OpenZFS 0.8 or later",
 		"(Debian, from contrib: apt-get install zfsutils-linux zfs-dkms; " + alternative + ")"
@@ -88,7 +88,7 @@ func (t tool) lacks(ctx context.Context, h poolFilesystem) (string, error) {
 // moduleVersion is the file that contains the version of the kernel's ZFS module.
 const moduleVersion = "/sys/module/zfs/version"
 
-// missing returns what the pool lacks for encryption, as Info.Missing wants it. It returns nil if the pool can encrypt.
+// missing returns the line of Info.Missing about encryption, or nil if the pool can encrypt.
 func (k *datasetKeys) missing() []string {
 	if k.encrypts() {
 		return nil
@@ -166,7 +166,7 @@ func (k *datasetKeys) unlock(ctx context.Context, f *shelf.Folder, head string) 
 	if err == nil && d.Encryption == nil {
 		return lock, nil
 	}
-	if err != nil { // without a readable record ZFS decides: whoever can use the keys could also forge a record
+	if err != nil { // if the record cannot be read, trust ZFS: a user who could exploit that could also forge a record
 		d = &dataset.Dataset{ID: f.ID}
 	}
 	root := "-"
@@ -175,7 +175,7 @@ func (k *datasetKeys) unlock(ctx context.Context, f *shelf.Folder, head string) 
 			return lock, err
 		}
 	}
-	if !strings.HasPrefix(root, k.top()+"/") { // not encrypted, or by a key of the operator's
+	if !strings.HasPrefix(root, k.top()+"/") { // not encrypted, or encrypted with a key of the operator
 		if d.Encryption != nil {
 			return lock, dataset.Errorf(dataset.ErrCorrupt,
 				"its record says that it is encrypted, but its filesystem is not")
@@ -208,8 +208,8 @@ func (k *datasetKeys) load(ctx context.Context, root string, key []byte) error {
 	return err
 }
 
-// holdKey prevents that a loaded key is unloaded until the returned function is called. The last call of such a
-// function for root unloads the key.
+// holdKey keeps the key of root loaded until the returned function is called. If several callers hold the key, the last
+// one to call its function unloads the key.
 func (k *datasetKeys) holdKey(root string) func() {
 	k.locks.mu.Lock()
 	defer k.locks.mu.Unlock()

@@ -26,7 +26,7 @@ type maker struct {
 	snapshotter *snapshotter
 }
 
-// cleanupLimit bounds the cleanup after a failed operation. Reap removes what is not cleaned up by then.
+// cleanupLimit bounds the cleanup after a failed operation. Reap removes the remains of a cleanup that takes longer.
 const cleanupLimit = 20 * time.Second
 
 // MaxCapabilities implements backends.BoundedKind. OwnFilesystem is false, although df in a container shows the size of
@@ -101,7 +101,8 @@ func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
 	return have, nil
 }
 
-// copyOf is the plan of a clone. It checks the source before anything is made.
+// copyOf is the plan function of a clone: it checks the source, and returns the size of the clone and the function that
+// makes its head.
 func (m *maker) copyOf(ctx context.Context, d dataset.Dataset, src dataset.Source) (dataset.Size,
 	func(fs string) error, error) {
 	from, err := m.source(src)
@@ -135,7 +136,7 @@ func (m *maker) copyOf(ctx context.Context, d dataset.Dataset, src dataset.Sourc
 	}, nil
 }
 
-// source opens the folder of the source of a clone. The source of a snapshot may be a copy.
+// source opens the folder of the dataset that is cloned. If a snapshot is cloned, the dataset may be a copy.
 func (m *maker) source(src dataset.Source) (*shelf.Folder, error) {
 	if src.Snapshot != uuid.Nil {
 		return m.shelf.FindAny(src.Dataset)
@@ -222,7 +223,7 @@ func (m *maker) finishExisting(ctx context.Context, d dataset.Dataset) (dataset.
 }
 
 // vacate removes the remains of an earlier attempt, or of a deleted dataset with the same ID. If a filesystem of that
-// name remains, somebody else made it, and vacate returns dataset.ErrExists.
+// name remains, Drover did not make it, and vacate returns dataset.ErrExists.
 func (m *maker) vacate(ctx context.Context, id uuid.UUID) error {
 	if err := m.shelf.Delete(ctx, id, func(string) error { return nil }); err != nil {
 		return err

@@ -52,11 +52,11 @@ func (r *remover) removeObjects(ctx context.Context, id uuid.UUID) error {
 			return err
 		}
 	}
-	return r.unpin(ctx, root, gone)
+	return r.destroyOrigins(ctx, root, gone)
 }
 
-// clear destroys the objects of a tree that Drover made, that keep does not select, and that have no clone and no
-// child. all must be the complete tree. It returns the destroyed objects.
+// clear destroys objects of a tree. It leaves an object that Drover did not make, that keep selects, or that has a
+// clone or a child. all must be the complete tree. It returns the destroyed objects.
 func (r *remover) clear(ctx context.Context, all []object, keep func(object) bool) (gone []object, err error) {
 	left := slices.Clone(all)
 	stays := map[string]bool{}
@@ -126,7 +126,7 @@ func (r *remover) release(ctx context.Context, name string) error {
 	err = r.tool.zfs(ctx, "destroy", name)
 	if err == nil && now != head {
 		if err = r.tool.zfs(ctx, "destroy", fs); err == nil {
-			return r.unpin(ctx, "", []object{o})
+			return r.destroyOrigins(ctx, "", []object{o})
 		}
 	}
 	if errors.Is(err, errAbsent) || errors.Is(err, errHeld) || errors.Is(err, errBusy) {
@@ -135,8 +135,8 @@ func (r *remover) release(ctx context.Context, name string) error {
 	return err
 }
 
-// currentOf returns the name of a dataset's head, like headName. It does not wait for the lock of the dataset, because
-// the caller may hold the lock of another one.
+// currentOf returns the name of a dataset's head, like headName. It does not wait for a claim on the dataset, because
+// the caller may hold a claim on another dataset.
 func (r *remover) currentOf(id uuid.UUID) (string, error) {
 	root, err := r.shelf.OpenUnclaimed(id)
 	if err != nil {
@@ -146,9 +146,10 @@ func (r *remover) currentOf(id uuid.UUID) (string, error) {
 	return headName(root, id)
 }
 
-// unpin destroys the origins of destroyed clones. gone lists the destroyed objects. It destroys an origin that no
-// record names, and clears the ghost of an origin that is in a ghost. It skips the origins below within.
-func (r *remover) unpin(ctx context.Context, within string, gone []object) error {
+// destroyOrigins destroys the snapshots that were kept only as origins of the destroyed clones in gone. If an origin is in a
+// ghost, unpin clears the ghost. Otherwise it destroys the origin if no record names it. It skips origins below the
+// filesystem within.
+func (r *remover) destroyOrigins(ctx context.Context, within string, gone []object) error {
 	var errs []error
 	for _, o := range gone {
 		origin := o.origin
@@ -169,8 +170,8 @@ func (r *remover) unpin(ctx context.Context, within string, gone []object) error
 	return errors.Join(errs...)
 }
 
-// checkUnrecorded returns nil if Drover made the snapshot and no record names it. Otherwise, it returns an error that
-// says why not.
+// checkUnrecorded returns nil if Drover made the snapshot and no record names it. Otherwise it returns an error with
+// the reason why the snapshot must stay.
 func (r *remover) checkUnrecorded(name string) error {
 	of, snap, _ := strings.Cut(name, "@")
 	id, _, err := r.dataset(of)
@@ -207,7 +208,7 @@ func (r *remover) clearDeleted(ctx context.Context, ghost string) (whole bool, e
 	if err != nil {
 		return false, err
 	}
-	return len(gone) == len(all), r.unpin(ctx, ghost, gone)
+	return len(gone) == len(all), r.destroyOrigins(ctx, ghost, gone)
 }
 
 // Reap implements backends.Pool.
@@ -241,10 +242,10 @@ func (p *Pool) Reap(ctx context.Context, drop func(uuid.UUID) bool) (int, error)
 	return n, err
 }
 
-// tidy destroys what a crash left in a dataset: temporary files, the record of an unfinished restore, and objects that
-// no record names. If a record cannot be read, tidy destroys no ZFS object, because the record may name it.
+// tidy destroys the remains of a crash in a dataset: temporary files, the record of an unfinished restore, and objects
+// that no record names. If a record cannot be read, tidy destroys no ZFS object, because the record may name it.
 //
-// all was listed before the folder was locked. That is safe: an object that is missing from the list is newer, and no
+// all was listed before the folder was claimed. That is safe: an object that is missing from the list is newer, and no
 // name is used twice.
 func (r *remover) tidy(ctx context.Context, f *shelf.Folder, all []object) (int, error) {
 	if f.State == backends.EntryIncoming {
@@ -294,7 +295,7 @@ func (r *remover) tidy(ctx context.Context, f *shelf.Folder, all []object) (int,
 	if err != nil {
 		return len(doomed), err
 	}
-	return len(doomed) + len(gone), r.unpin(ctx, root, gone)
+	return len(doomed) + len(gone), r.destroyOrigins(ctx, root, gone)
 }
 
 // recordID returns the ID of the snapshot whose record is the file name, and false if name is not that of a record.

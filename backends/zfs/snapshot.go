@@ -81,7 +81,7 @@ type snapshot struct {
 	FS       string       `json:"fs"`
 	Refquota dataset.Size `json:"refquota"`       // the size of the dataset when the snapshot was taken
 	Kept     bool         `json:"kept,omitempty"` // a restore took it to keep the former head: see readSnapshot
-	// Stream describes the stream by which the snapshot was received. It is empty if the snapshot was taken here.
+	// Stream describes the stream of a received snapshot. It is empty if the snapshot was taken in this pool.
 	Stream backends.Stream `json:"stream,omitzero"`
 }
 
@@ -219,7 +219,7 @@ func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 		return err
 	case done.Kept:
 		return shelf.SyncDir(f.Root) // an earlier call has completed the restore
-	default: // a Snapshot of that ID is older than the head: take it again
+	default: // an earlier attempt took the snapshot keep, and the head may have changed since: take it again
 		if err := p.DeleteSnapshot(ctx, ds, keep.ID); err != nil {
 			return err
 		}
@@ -348,8 +348,8 @@ func recordsOf(f *shelf.Folder, wanted func(snapshot) bool) (found []uuid.UUID, 
 	return found, nil
 }
 
-// retakeSnapshot takes a snapshot that was never acknowledged. If a snapshot of that name exists, an interrupted
-// attempt left it. It lacks later writes, so retakeSnapshot destroys it first.
+// retakeSnapshot takes a snapshot that was never acknowledged. If the snapshot exists already, an interrupted attempt
+// left it. It lacks later writes, so retakeSnapshot destroys it first.
 func (t *snapshotter) retakeSnapshot(ctx context.Context, name string) error {
 	err := t.tool.zfs(ctx, "snapshot", name)
 	if !errors.Is(err, errTaken) {

@@ -112,8 +112,8 @@ func (p *Pool) Used(ctx context.Context, id uuid.UUID) (dataset.Size, error) {
 	return head.referenced, err
 }
 
-// usedOfMounted returns the usage of a filesystem from statfs(2), if it is mounted in this mount namespace. The used
-// blocks are those to which the filesystem refers, with every refquota.
+// usedOfMounted returns the usage of a filesystem from statfs(2), if it is mounted in this mount namespace. Whether the
+// filesystem has a refquota or not, statfs(2) counts the blocks that it refers to as used.
 func usedOfMounted(fs string) (used dataset.Size, ok bool, err error) {
 	table, err := mount.Table()
 	if err != nil {

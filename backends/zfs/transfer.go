@@ -69,7 +69,7 @@ func (n *sender) sendFrom(ctx context.Context, src dataset.Source, base uuid.UUI
 func (n *sender) sendArgs(ctx context.Context, older, name string) ([]string, error) {
 	args := []string{"send"}
 	if !n.fs.fuse {
-		args = append(args, "-L") // always: a stream with large blocks and one without cannot follow each other
+		args = append(args, "-L") // always: ZFS rejects a stream with large blocks after one without, and the reverse
 	}
 	if n.keys.encrypts() {
 		key, err := n.tool.value(ctx, keyProperty, name)
@@ -271,7 +271,7 @@ func (p *Pool) Received(_ context.Context, ds, snapshot uuid.UUID) (backends.Rec
 	return p.shelf.Received(ds, snapshot, receivedStream)
 }
 
-// receivedStream returns the description of the stream by which a complete snapshot was received.
+// receivedStream describes the stream of a complete snapshot.
 func receivedStream(f *shelf.Folder, snapshot uuid.UUID) (backends.Stream, error) {
 	s, err := readSnapshot(f, snapshot)
 	return s.Stream, err
@@ -359,7 +359,7 @@ func (c *receiver) received(ctx context.Context, f *shelf.Folder, d backends.Del
 	if err := c.keys.makeRoot(ctx, d.Dataset, nil); err != nil && !errors.Is(err, errTaken) {
 		return "", err
 	}
-	fs, args := headPrefix+uuid.NewString(), []string{"receive", "-u"} // never -F, nor a name from the stream
+	fs, args := headPrefix+uuid.NewString(), []string{"receive", "-u"} // never -F, and no name from the stream
 	if d.Base == uuid.Nil && is.From != 0 {
 		return "", sendstream.Bad("it is a difference, but is marked as none")
 	}
@@ -386,8 +386,8 @@ func (c *receiver) received(ctx context.Context, f *shelf.Folder, d backends.Del
 	return fs, nil
 }
 
-// onBase prepares the filesystem for a received difference and returns its name. It rolls the filesystem back to its
-// last snapshot, which is the base.
+// onBase prepares the filesystem that receives a difference, and returns the name of the filesystem. It rolls the
+// filesystem back to its last snapshot, which is the base.
 //
 // fs is "" if the difference must be received into a clone of origin, the snapshot of the base. onBase returns
 // dataset.ErrCorrupt if the stream is a difference to another snapshot.
@@ -433,8 +433,8 @@ func (c *receiver) runWithInput(ctx context.Context, in *os.File, args ...string
 	return err
 }
 
-// discard destroys a snapshot that was received in vain, and its filesystem if it has no other snapshot. Reap destroys
-// what discard cannot destroy.
+// discard destroys a snapshot after receiving it failed. It also destroys the filesystem of the snapshot if it has no
+// other snapshot. Reap destroys what discard cannot destroy.
 func (c *receiver) discard(ctx context.Context, name string) {
 	after, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupLimit)
 	defer cancel()

@@ -41,7 +41,8 @@
 //
 // The agent opens a [Pool] and calls it by the contract of package backends. A pool remembers attachments, loaded keys
 // and the last usage listing, each protected by a mutex. Everything else is read from ZFS and the shelf. An open folder
-// claims its dataset (package shelf).
+// claims its dataset (package shelf), which only excludes Reap. The caller of backends.Pool prevents other concurrent
+// changes of the dataset.
 package zfs
 
 import (
@@ -74,14 +75,14 @@ const (
 	defaultSize = 10 * dataset.GiB
 	minSize     = 1 * dataset.MiB
 
-	// maxFilesystemName is the longest name of the home. ZFS allows names of 255 characters, and Drover's longest name
-	// below the home has the subtracted length.
+	// maxFilesystemName is the longest name of the home. ZFS allows names of 255 characters. The subtracted length is
+	// that of the longest name that Drover makes below the home.
 	maxFilesystemName = 255 - len("/drover-/deleted//head-@drover-clone-") - 4*36
 
 	poolProperty = "drover:pool"
 )
 
-// Backend is the kind of storage that this package is. It is safe for concurrent use.
+// Backend implements backends.Kind with ZFS. It is safe for concurrent use.
 type Backend struct {
 	runner run.Runner
 	clock  clock.Clock
@@ -163,7 +164,7 @@ func (b *Backend) open(ctx context.Context, cfg backends.Config, own *ownPool) (
 	}
 	p := newPool(&storage{name: cfg.Name, shelf: s, tool: tool{b.runner}, fs: home}, own, cfg.Keys, b.clock)
 	s.Outside = p.remover.removeObjects
-	if err := p.found(ctx, cfg.Make); err != nil {
+	if err := p.prepareFilesystem(ctx, cfg.Make); err != nil {
 		return nil, fmt.Errorf("pool at %s: %w", cfg.Path, err)
 	}
 	return p, nil
@@ -254,8 +255,8 @@ func newPool(s *storage, own *ownPool, keys backends.Keys, clock clock.Clock) *P
 	return p
 }
 
-// found checks the pool's filesystem. If fresh is set, it makes the filesystem.
-func (p *Pool) found(ctx context.Context, fresh bool) error {
+// prepareFilesystem checks the pool's filesystem. If fresh is set, it makes the filesystem.
+func (p *Pool) prepareFilesystem(ctx context.Context, fresh bool) error {
 	at := p.top()
 	id, err := p.tool.value(ctx, poolProperty, at)
 	if errors.Is(err, errAbsent) {
