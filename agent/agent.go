@@ -182,7 +182,7 @@ func (a *Agent) Start(ctx context.Context) error {
 		return errors.Join(err, dataset.Errorf(dataset.ErrInvalid,
 			"the mount folder %s is a symbolic link (put a folder in its place)", a.MountRoot()))
 	}
-	st := a.Registrar.Meet(ctx, a.Recovered)
+	st := a.Registrar.AwaitGuard(ctx, a.Recovered)
 	a.leaseWork.Go(func() { a.Deadlines.Run(a.leaseCtx) }) // started this early because the rest may take long
 	if err := a.PoolOpener.Open(ctx, a.NodeID, a.Recovered); err != nil {
 		return err
@@ -217,15 +217,15 @@ func (a *Agent) Start(ctx context.Context) error {
 	go func() { defer a.wg.Done(); a.Reporter.Run(func() { close(told) }) }()
 	select { // so that callers see the state of each volume from now on
 	case <-told:
-	case <-a.Clock.After(firstTell):
+	case <-a.Clock.After(firstReportTime):
 	case <-ctx.Done():
 	}
 	return nil
 }
 
-// firstTell is how long Start waits for the first report to control. A report can take longer, because a pool's disk
-// may not answer.
-const firstTell = 3 * time.Second
+// firstReportTime is how long Start waits for the first report to control. A report can take longer, because a pool's
+// disk may not answer.
+const firstReportTime = 3 * time.Second
 
 // Close stops the work. The next start continues recorded operations. Mounts stay. Close is idempotent.
 func (a *Agent) Close() error {

@@ -142,8 +142,8 @@ func (a *components) makeLeases(ctx context.Context) {
 	a.Nodes = lease.NewNodes(a.Host, func() (renewed, ttl time.Duration) { return a.Deadlines.Session() })
 	a.Deadlines = lease.NewDeadlines(lease.DeadlineDeps{
 		Host: a.Host, Guard: a.Config.Guard, HTTP: a.Config.PeerHTTP, Nodes: a.Nodes,
-		ReadHomes: func(ctx context.Context) (api.Sync, error) { return a.Follower.Join(ctx) },
-		MendSoon:  a.repairSoon,
+		ReadHomes:  func(ctx context.Context) (api.Sync, error) { return a.Follower.Join(ctx) },
+		RepairSoon: a.repairSoon,
 	})
 	a.Renewals = lease.NewRenewals(lease.RenewalDeps{
 		Host: a.Host, Replicas: a.apart, Deadlines: a.Deadlines,

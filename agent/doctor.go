@@ -30,8 +30,10 @@ func (a *components) makeDoctor() {
 	})
 }
 
-// SeenGuard calls lease.Registrar.Status.
-func (a *Agent) SeenGuard(ctx context.Context) (guard.Status, error) { return a.Registrar.Status(ctx) }
+// GuardStatus calls lease.Registrar.Status.
+func (a *Agent) GuardStatus(ctx context.Context) (guard.Status, error) {
+	return a.Registrar.Status(ctx)
+}
 
 // WarnOfKeys is doctor.KeyChecker.Warn.
 func (a *Agent) WarnOfKeys() { a.KeyChecker.Warn() }

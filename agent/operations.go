@@ -12,7 +12,7 @@ import (
 // makeOperations creates the components that execute operations.
 func (a *components) makeOperations() {
 	a.Operations = operation.NewRunner(operation.RunnerDeps{
-		Host: a.Host, Blame: a.Prober.BlameOperation,
+		Host: a.Host, Explain: a.Prober.ExplainOperation,
 	})
 	a.Requester = operation.NewRequester(operation.RequesterDeps{Host: a.Host, Plan: a.Registration.Plan})
 	a.Sizes = operation.NewSizes(operation.SizesDeps{
@@ -27,7 +27,7 @@ func (a *components) makeOperations() {
 		ProfileChanged: a.Throttle.ProfileChanged,
 	})
 	a.Executor = operation.NewExecutor(operation.ExecutorDeps{
-		Host: a.Host, Operations: a.Operations, Acts: a.acts(), PoolChanged: a.Pools.Changed,
+		Host: a.Host, Operations: a.Operations, Acts: a.acts(), PoolChanged: a.Pools.MarkChanged,
 	})
 }
 

@@ -26,7 +26,7 @@ func (a *Agent) Peers() http.Handler {
 		defer cancel()
 		defer context.AfterFunc(r.Context(), cancel)()
 		if id, err := a.Config.PeerID(r); err == nil { // otherwise the handler reports the error
-			ctx = move.WithAsker(ctx, id)
+			ctx = move.WithRequester(ctx, id)
 		}
 		h.ServeHTTP(w, r.WithContext(ctx))
 	})

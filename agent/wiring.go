@@ -51,14 +51,14 @@ func (a *components) registrarDeps() lease.RegistrarDeps {
 	return lease.RegistrarDeps{
 		Host: a.Host, Guard: a.Config.Guard, Deadlines: a.Deadlines,
 		OwnFilesystem: func(pool uuid.UUID) (own, known bool) {
-			op := a.Pools.One(pool)
+			op := a.Pools.ByID(pool)
 			if op == nil || op.Storage == nil {
 				return false, false
 			}
 			return op.Capabilities.OwnFilesystem, true
 		},
-		MendSoon: a.repairSoon,
-		Repair:   func(st guard.Status, answer uint64) { a.Repairer.ApplyGuard(st, answer) },
+		RepairSoon: a.repairSoon,
+		Repair:     func(st guard.Status, answer uint64) { a.Repairer.ApplyGuard(st, answer) },
 	}
 }
 
@@ -91,20 +91,20 @@ func newPrograms(cfg Config) *host.Programs {
 func (a *components) keyringDeps() keyring.Deps {
 	return keyring.Deps{
 		Host: a.Host, Programs: a.Programs,
-		BesideCopyOf: func(id uuid.UUID) (uuid.UUID, bool) { return a.MoveTable.BesideCopyOf(id) },
+		CopyBeside: func(id uuid.UUID) (uuid.UUID, bool) { return a.MoveTable.CopyBeside(id) },
 	}
 }
 
 func (a *components) retentionDeps() replication.RetentionDeps {
 	return replication.RetentionDeps{
-		Host: a.Host, Pools: a.Pools, Transfers: a.Sender, Yielded: a.Leases.RelinquishedSnapshots,
+		Host: a.Host, Pools: a.Pools, Transfers: a.Sender, RelinquishedSnapshots: a.Leases.RelinquishedSnapshots,
 		WorksSolo: a.Config.PeerHTTP == nil,
 	}
 }
 
-// forgetGiven removes the records of what other nodes were given of a dataset. It is called when this node is no longer
+// forgetSent removes the records of what other nodes were given of a dataset. It is called when this node is no longer
 // the home.
-func (a *components) forgetGiven(ds uuid.UUID) {
+func (a *components) forgetSent(ds uuid.UUID) {
 	a.Retention.Forget(ds)
 	a.Access.Forget(ds)
 }
@@ -120,7 +120,7 @@ func (a *components) replicasDeps() replication.ReplicasDeps {
 func (a *components) installerDeps() replication.InstallerDeps {
 	return replication.InstallerDeps{
 		Host: a.Host, Pools: a.Pools, Moves: a.MoveTable, Retention: a.Retention, Copies: a.Copies,
-		DropYield: a.Leases.Drop, Resize: a.Sizes.ResizeAsRecorded, WriteRecord: a.RecordFiles.Write,
+		DropRelinquished: a.Leases.Drop, Resize: a.Sizes.ResizeAsRecorded, WriteRecord: a.RecordFiles.Write,
 	}
 }
 
@@ -145,8 +145,8 @@ func (a *components) inspectionsDeps() replication.InspectionsDeps {
 func (a *components) copiesDeps() replication.CopiesDeps {
 	return replication.CopiesDeps{
 		Host: a.Host, Pools: a.Pools, Moves: a.MoveTable, Inspections: a.Inspections,
-		Taken:      func() { a.Replicas.Wake() },
-		ForgetHome: a.forgetHome, DropYield: a.Leases.Drop, Unused: a.Verifier.EnsureUnused,
+		CopyApplied: func() { a.Replicas.Wake() },
+		ForgetHome:  a.forgetHome, DropRelinquished: a.Leases.Drop, EnsureUnused: a.Verifier.EnsureUnused,
 		SupersedeGuarded: a.Unmounter.Supersede,
 		NoteKey:          a.Keys.NoteKey, DropMounts: a.Uses.Drop, NoteIdle: a.Uses.MarkIdle,
 		RemoveMountPoint: mounting.RemoveMountPoint,
@@ -156,7 +156,7 @@ func (a *components) copiesDeps() replication.CopiesDeps {
 // forgetHome forgets what this node knew as the home of a dataset.
 func (a *components) forgetHome(ds uuid.UUID) {
 	a.Leases.EndRecall(ds)
-	a.forgetGiven(ds)
+	a.forgetSent(ds)
 }
 
 // makeRegistration creates the components that report this node to control.
@@ -176,7 +176,7 @@ func (a *components) makeMoves() {
 		Host: a.Host, Pools: a.Pools, Space: a.Space, Keys: a.Keys, Nodes: a.Nodes, Keeper: a.Keeper,
 		Programs: a.Programs,
 		Moves:    a.MoveTable, Copies: a.Copies, Installer: a.Installer, Datasets: a.Datasets, Puller: a.Puller,
-		PeerHTTP: a.Config.PeerHTTP, Standing: a.Deadlines.Session,
+		PeerHTTP: a.Config.PeerHTTP, Session: a.Deadlines.Session,
 	})
 	a.Source = move.NewSender(move.SenderDeps{
 		Host: a.Host, Pools: a.Pools, Keys: a.Keys, Leases: a.Leases, Uses: a.Uses, Quiescer: a.Quiescer,
@@ -248,7 +248,7 @@ func (a *components) makeControlSync() {
 		Keeper: a.Keeper, Nodes: a.Nodes, Leases: a.Leases, Registrar: a.Registrar, Pools: a.Pools, Guests: a.Guests,
 		Resolver: a.Resolver, Copies: a.Copies, Retention: a.Retention, Relinquisher: a.Relinquisher,
 		Operations: a.Operations, RecordFiles: a.RecordFiles, Holdings: a.Holdings,
-		ForgetGiven:    a.forgetGiven,
+		ForgetSent:     a.forgetSent,
 		AskGenerations: a.askGenerations,
 		Executor:       a.Executor, CleanUp: a.Cleaner.CleanUp, WarnOfKeys: func() { a.KeyChecker.Warn() },
 	})
@@ -278,7 +278,7 @@ func (a *components) makeMounting() {
 	a.Mounter = mounting.NewMounter(mounting.MounterDeps{
 		Host: a.Host, Pools: a.Pools, Prober: a.Prober, Leases: a.Leases, Registrar: a.Registrar,
 		Throttle: a.Throttle, Engines: a.Engines, Uses: a.Uses, Guests: a.Guests, Verifier: a.Verifier,
-		Unmounter: a.Unmounter, Disks: a.Disks, Find: a.Finder.Find, MendSoon: a.repairSoon,
+		Unmounter: a.Unmounter, Disks: a.Disks, Find: a.Finder.Find, RepairSoon: a.repairSoon,
 		Bring: func(ctx context.Context, d dataset.Dataset) (dataset.Dataset, error) { return a.Bringer.Bring(ctx, d) },
 		InstallArrived: func(ctx context.Context, d dataset.Dataset) error {
 			p, comes := a.MoveTable.Get(d.ID)
@@ -331,8 +331,8 @@ func (a *components) unmounted(id uuid.UUID) {
 	}
 }
 
-// Standing returns when control was last notified that this agent runs: see lease.Deadlines.Session.
-func (a *Agent) Standing() (renewed, ttl time.Duration) { return a.Deadlines.Session() }
+// ControlSession returns when control was last notified that this agent runs: see lease.Deadlines.Session.
+func (a *Agent) ControlSession() (renewed, ttl time.Duration) { return a.Deadlines.Session() }
 
 // replicas returns each control replica separately, or s if there is only one.
 func replicas(s api.Service) []api.Service {
@@ -368,7 +368,7 @@ func (a *components) Rounds(ctx context.Context) (back bool) {
 	a.Jobs.Start("pulls", func(ctx context.Context, _ *jobs.Job) error {
 		a.Installer.Resume(ctx)
 		a.Sizes.Retry(ctx)
-		a.Promises.Unswear(ctx)
+		a.Promises.AllowPromises(ctx)
 		return nil
 	})
 	return back

@@ -21,8 +21,8 @@ type HangingBackend struct {
 	Mu            sync.Mutex
 	call          string
 	gate          chan struct{}
-	Waits         int  // calls that waited
-	shut          bool // pool other was closed
+	WaitingCalls  int  // calls that waited
+	otherClosed   bool // pool other was closed
 	OwnFilesystem bool // pool other says that each dataset is a filesystem
 	Fails         bool // pool other is full
 }
@@ -48,14 +48,14 @@ func (h *HangingBackend) Resume() {
 func (h *HangingBackend) Calls() int {
 	h.Mu.Lock()
 	defer h.Mu.Unlock()
-	return h.Waits
+	return h.WaitingCalls
 }
 
 func (h *HangingBackend) wait(pool, call string) {
 	h.Mu.Lock()
 	gate, is := h.gate, h.call == call && pool == "other"
 	if is {
-		h.Waits++
+		h.WaitingCalls++
 	}
 	h.Mu.Unlock()
 	if is {
@@ -79,13 +79,13 @@ type hangingPool struct {
 func (h *HangingBackend) Closed() bool {
 	h.Mu.Lock()
 	defer h.Mu.Unlock()
-	return h.shut
+	return h.otherClosed
 }
 
 func (p hangingPool) Close() error {
 	p.h.Mu.Lock()
 	defer p.h.Mu.Unlock()
-	p.h.shut = p.h.shut || p.name == "other"
+	p.h.otherClosed = p.h.otherClosed || p.name == "other"
 	return p.Pool.Close()
 }
 

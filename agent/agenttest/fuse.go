@@ -11,17 +11,17 @@ import (
 // control. The act at which the fuse blows is either the last one that has an effect (Late), or the first one that has
 // none.
 type Fuse struct {
-	Mu   sync.Mutex
-	Left int  // acts until the fuse blows; -1: it does not blow
-	Late bool // the act at which it blows happens
-	dead bool
-	Gone chan struct{}    // closed when it blows
-	acts []string         // names of all acts
-	look func(act string) // called before each act
-	At   string           // it blows at the Nth act of this name
-	Nth  int
-	// broken has the error of the next act of a name, which then has no effect.
-	broken map[string]error
+	Mu       sync.Mutex
+	ActsLeft int  // acts until the fuse blows; -1: it does not blow
+	Late     bool // the act at which it blows happens
+	dead     bool
+	Gone     chan struct{}    // closed when it blows
+	acts     []string         // names of all acts
+	look     func(act string) // called before each act
+	At       string           // it blows at the Nth act of this name
+	Nth      int
+	// failing has the error of the next act of a name, which then has no effect.
+	failing map[string]error
 }
 
 var errDead = errors.New("the agent has crashed")
@@ -30,7 +30,7 @@ var errDead = errors.New("the agent has crashed")
 func (f *Fuse) Set(n int, late bool, look func(string)) (blown <-chan struct{}) {
 	f.Mu.Lock()
 	defer f.Mu.Unlock()
-	f.Left, f.Late, f.dead, f.Gone, f.acts, f.look = n, late, false, make(chan struct{}), nil, look
+	f.ActsLeft, f.Late, f.dead, f.Gone, f.acts, f.look = n, late, false, make(chan struct{}), nil, look
 	return f.Gone
 }
 
@@ -38,7 +38,7 @@ func (f *Fuse) Set(n int, late bool, look func(string)) (blown <-chan struct{}) 
 func (f *Fuse) FailNext(act string, err error) {
 	f.Mu.Lock()
 	defer f.Mu.Unlock()
-	f.broken = map[string]error{act: err}
+	f.failing = map[string]error{act: err}
 }
 
 // Mend lets all acts have an effect again, and does not call look before them: the acts of an agent after the end of
@@ -46,7 +46,7 @@ func (f *Fuse) FailNext(act string, err error) {
 func (f *Fuse) Mend() {
 	f.Mu.Lock()
 	defer f.Mu.Unlock()
-	f.Left, f.dead, f.look = -1, false, nil
+	f.ActsLeft, f.dead, f.look = -1, false, nil
 }
 
 // AwaitDeath waits until a fuse has blown: it closes gone then. It fails the test if the agent never reaches that act.
@@ -82,19 +82,19 @@ func (f *Fuse) Act(name string, do func() error) error {
 		return errDead
 	}
 	f.acts = append(f.acts, name)
-	broken := f.broken[name]
-	delete(f.broken, name)
-	last := f.Left == 0
+	broken := f.failing[name]
+	delete(f.failing, name)
+	last := f.ActsLeft == 0
 	if f.At == name {
 		if f.Nth--; f.Nth == 0 {
 			last, f.At = true, ""
 		}
 	}
-	if f.Left > 0 {
-		f.Left--
+	if f.ActsLeft > 0 {
+		f.ActsLeft--
 	}
 	if last {
-		f.Left, f.dead = -1, true
+		f.ActsLeft, f.dead = -1, true
 		defer close(f.Gone)
 	}
 	f.Mu.Unlock()

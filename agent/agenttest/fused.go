@@ -245,36 +245,42 @@ func (p fusedCopies) Supersede(ctx context.Context, ds uuid.UUID, keep dataset.S
 	return p.Host.Fuse.Act("supersede", func() error { return p.Copier.Supersede(ctx, ds, keep) })
 }
 
-// Away is a control service that does not answer.
-type Away struct{ api.Service }
+// UnreachableControl is a control service that does not answer.
+type UnreachableControl struct{ api.Service }
 
-// ErrAway is the error of a control service that does not answer.
-var ErrAway = dataset.Errorf(dataset.ErrUnavailable, "control is away")
+// ErrUnreachable is the error of a control service that does not answer.
+var ErrUnreachable = dataset.Errorf(dataset.ErrUnavailable, "control is away")
 
-func (Away) Register(context.Context, api.Registration) error { return ErrAway }
+func (UnreachableControl) Register(context.Context, api.Registration) error { return ErrUnreachable }
 
-func (Away) Heartbeat(context.Context, uuid.UUID, api.Heartbeat) error { return ErrAway }
-
-func (Away) Plan(context.Context, uuid.UUID, api.Request) (api.Plan, error) {
-	return api.Plan{}, ErrAway
+func (UnreachableControl) Heartbeat(context.Context, uuid.UUID, api.Heartbeat) error {
+	return ErrUnreachable
 }
 
-func (Away) Sync(context.Context, uuid.UUID, uint64, time.Duration) (api.Sync, error) {
-	return api.Sync{}, ErrAway
+func (UnreachableControl) Plan(context.Context, uuid.UUID, api.Request) (api.Plan, error) {
+	return api.Plan{}, ErrUnreachable
 }
 
-func (Away) Volume(context.Context, string) (api.Volume, error) { return api.Volume{}, ErrAway }
-
-func (Away) Volumes(context.Context, api.Page) (api.List[api.Volume], error) {
-	return api.List[api.Volume]{}, ErrAway
+func (UnreachableControl) Sync(context.Context, uuid.UUID, uint64, time.Duration) (api.Sync, error) {
+	return api.Sync{}, ErrUnreachable
 }
 
-func (Away) Operation(context.Context, string, time.Duration) (dataset.Operation, error) {
-	return dataset.Operation{}, ErrAway
+func (UnreachableControl) Volume(context.Context, string) (api.Volume, error) {
+	return api.Volume{}, ErrUnreachable
 }
 
-func (Away) Guest(context.Context, uuid.UUID, api.SharedMountReport) (api.Indexed, error) {
-	return api.Indexed{}, ErrAway
+func (UnreachableControl) Volumes(context.Context, api.Page) (api.List[api.Volume], error) {
+	return api.List[api.Volume]{}, ErrUnreachable
 }
 
-func (Away) NodeList(context.Context, string) ([]api.Node, error) { return nil, ErrAway }
+func (UnreachableControl) Operation(context.Context, string, time.Duration) (dataset.Operation, error) {
+	return dataset.Operation{}, ErrUnreachable
+}
+
+func (UnreachableControl) Guest(context.Context, uuid.UUID, api.SharedMountReport) (api.Indexed, error) {
+	return api.Indexed{}, ErrUnreachable
+}
+
+func (UnreachableControl) NodeList(context.Context, string) ([]api.Node, error) {
+	return nil, ErrUnreachable
+}

@@ -97,7 +97,7 @@ func (c *Cluster) newHost() *Host {
 			c.Error(err)
 		}
 	})
-	h := &Host{T: c.T, Cluster: c, Database: own, Fuse: &Fuse{Left: -1}, Config: agent.Config{Root: root}}
+	h := &Host{T: c.T, Cluster: c, Database: own, Fuse: &Fuse{ActsLeft: -1}, Config: agent.Config{Root: root}}
 	c.Hosts = append(c.Hosts, h)
 	return h
 }

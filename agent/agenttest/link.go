@@ -20,18 +20,18 @@ type Link struct {
 	cut chan struct{} // closed while the link is cut
 	// sync, if set, changes each full answer.
 	sync func(*api.Sync)
-	// lose is how many of the next commits succeed without an answer to the agent. If refuse is set, the next commit
-	// fails. unanswered counts both.
-	lose, unanswered int
-	refuse           bool
-	deaf             bool          // Sync fails
-	renewed          time.Duration // when the last renewal was sent
-	DelayRegister    chan struct{} // registrations wait until it is closed; nil: they do not wait
-	out              bool          // registrations fail
-	old              bool          // control is of an older version, without generations
-	mute             bool          // Snapshots does not answer
-	said             uint64        // the highest generation of a pool that was reported and answered
-	hears            func()        // called before Generations answers
+	// answersToLose is how many of the next commits succeed without an answer to the agent. If refuse is set, the next
+	// commit fails. lostAnswers counts both.
+	answersToLose, lostAnswers int
+	refuse                     bool
+	syncFails                  bool          // Sync fails
+	renewed                    time.Duration // when the last renewal was sent
+	DelayRegister              chan struct{} // registrations wait until it is closed; nil: they do not wait
+	refuseRegistrations        bool          // registrations fail
+	withoutGenerations         bool          // control is of an older version, without generations
+	hangSnapshots              bool          // Snapshots does not answer
+	highestReported            uint64        // the highest generation of a pool that was reported and answered
+	onGenerations              func()        // called before Generations answers
 }
 
 // NewLink returns a link to a control service.
@@ -62,28 +62,28 @@ func (l *Link) ChangeSync(change func(*api.Sync)) {
 func (l *Link) LoseAnswers(n int) {
 	l.Mu.Lock()
 	defer l.Mu.Unlock()
-	l.lose = n
+	l.answersToLose = n
 }
 
-// SetOld says whether control is of a version without generations.
-func (l *Link) SetOld(old bool) {
+// SetWithoutGenerations says whether control is of a version without generations.
+func (l *Link) SetWithoutGenerations(old bool) {
 	l.Mu.Lock()
 	defer l.Mu.Unlock()
-	l.old = old
+	l.withoutGenerations = old
 }
 
 // OnGenerations sets what is called before control answers which generations the pools have.
 func (l *Link) OnGenerations(f func()) {
 	l.Mu.Lock()
 	defer l.Mu.Unlock()
-	l.hears = f
+	l.onGenerations = f
 }
 
 // HangSnapshots never answers a list of snapshots.
 func (l *Link) HangSnapshots() {
 	l.Mu.Lock()
 	defer l.Mu.Unlock()
-	l.mute = true
+	l.hangSnapshots = true
 }
 
 // RefuseNext makes the next commit fail without an effect.
@@ -97,7 +97,7 @@ func (l *Link) RefuseNext() {
 func (l *Link) RefuseRegistrations() {
 	l.Mu.Lock()
 	defer l.Mu.Unlock()
-	l.out = true
+	l.refuseRegistrations = true
 }
 
 // LastRenewed returns when the last renewal was sent, by the clock since the boot.
@@ -107,26 +107,26 @@ func (l *Link) LastRenewed() time.Duration {
 	return l.renewed
 }
 
-// SetDeaf says whether Sync fails.
-func (l *Link) SetDeaf(deaf bool) {
+// SetSyncFails says whether Sync fails.
+func (l *Link) SetSyncFails(deaf bool) {
 	l.Mu.Lock()
 	defer l.Mu.Unlock()
-	l.deaf = deaf
+	l.syncFails = deaf
 }
 
 // LostAnswers returns how many commits got no answer.
 func (l *Link) LostAnswers() int {
 	l.Mu.Lock()
 	defer l.Mu.Unlock()
-	return l.unanswered
+	return l.lostAnswers
 }
 
-// unlucky reports whether the answer of the next commit is lost, and whether the commit has no effect.
-func (l *Link) unlucky() (lose, refuse bool) {
+// nextFailure reports whether the answer of the next commit is lost, and whether the commit has no effect.
+func (l *Link) nextFailure() (lose, refuse bool) {
 	l.Mu.Lock()
 	defer l.Mu.Unlock()
-	lose, refuse = l.lose > 0, l.refuse
-	l.lose, l.refuse = max(0, l.lose-1), false
+	lose, refuse = l.answersToLose > 0, l.refuse
+	l.answersToLose, l.refuse = max(0, l.answersToLose-1), false
 	return lose, refuse
 }
 
@@ -163,10 +163,10 @@ func through[T any](ctx context.Context, l *Link, f func(context.Context) (T, er
 
 func (l *Link) Register(ctx context.Context, r api.Registration) error {
 	l.Mu.Lock()
-	late, out := l.DelayRegister, l.out
+	late, out := l.DelayRegister, l.refuseRegistrations
 	l.Mu.Unlock()
 	if out {
-		return ErrAway
+		return ErrUnreachable
 	}
 	if late != nil {
 		<-late
@@ -177,7 +177,7 @@ func (l *Link) Register(ctx context.Context, r api.Registration) error {
 
 func (l *Link) Generations(ctx context.Context, node uuid.UUID, g api.Generations) (api.Generations, error) {
 	l.Mu.Lock()
-	old, hears := l.old, l.hears
+	old, hears := l.withoutGenerations, l.onGenerations
 	l.Mu.Unlock()
 	if hears != nil {
 		hears()
@@ -193,7 +193,7 @@ func (l *Link) Generations(ctx context.Context, node uuid.UUID, g api.Generation
 	defer l.Mu.Unlock()
 	for _, p := range g.Pools {
 		if err == nil {
-			l.said = max(l.said, p.Generation)
+			l.highestReported = max(l.highestReported, p.Generation)
 		}
 	}
 	return out, err
@@ -203,14 +203,14 @@ func (l *Link) Generations(ctx context.Context, node uuid.UUID, g api.Generation
 func (l *Link) ForgetGenerations() {
 	l.Mu.Lock()
 	defer l.Mu.Unlock()
-	l.said = 0
+	l.highestReported = 0
 }
 
 // HighestGeneration returns the highest generation that was reported and answered.
 func (l *Link) HighestGeneration() uint64 {
 	l.Mu.Lock()
 	defer l.Mu.Unlock()
-	return l.said
+	return l.highestReported
 }
 
 func (l *Link) Renew(ctx context.Context, node, incarnation uuid.UUID) (api.SessionState, error) {
@@ -250,7 +250,7 @@ func (l *Link) Plan(ctx context.Context, node uuid.UUID, req api.Request) (api.P
 }
 
 func (l *Link) Commit(ctx context.Context, node uuid.UUID, r api.Report) (api.Committed, error) {
-	lose, refuse := l.unlucky()
+	lose, refuse := l.nextFailure()
 	if !refuse {
 		out, err := through(ctx, l, func(ctx context.Context) (api.Committed, error) {
 			return l.Service.Commit(ctx, node, r)
@@ -261,7 +261,7 @@ func (l *Link) Commit(ctx context.Context, node uuid.UUID, r api.Report) (api.Co
 	}
 	l.Mu.Lock()
 	defer l.Mu.Unlock()
-	l.unanswered++
+	l.lostAnswers++
 	return api.Committed{}, dataset.Errorf(dataset.ErrUnavailable, "the answer is lost")
 }
 
@@ -271,8 +271,8 @@ func (l *Link) Sync(ctx context.Context, node uuid.UUID, rev uint64, wait time.D
 	})
 	l.Mu.Lock()
 	defer l.Mu.Unlock()
-	if l.deaf {
-		return api.Sync{}, ErrAway
+	if l.syncFails {
+		return api.Sync{}, ErrUnreachable
 	}
 	if err == nil && s.Full && l.sync != nil {
 		l.sync(&s)
@@ -286,7 +286,7 @@ func (l *Link) Volume(ctx context.Context, ref string) (api.Volume, error) {
 
 func (l *Link) Snapshots(ctx context.Context, ref string, p api.Page) (api.List[dataset.Snapshot], error) {
 	l.Mu.Lock()
-	mute := l.mute
+	mute := l.hangSnapshots
 	l.Mu.Unlock()
 	if mute {
 		<-ctx.Done()

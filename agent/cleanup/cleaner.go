@@ -64,7 +64,7 @@ func (c *Cleaner) CleanUp(ctx context.Context, lost map[uuid.UUID]bool) {
 		}
 	}
 	waitFor(c.Jobs.Start("pulls", func(ctx context.Context, _ *jobs.Job) error {
-		c.takeAgain(ctx)
+		c.recordTakeOvers(ctx)
 		c.Installer.Resume(ctx)
 		return nil
 	}))
@@ -84,7 +84,7 @@ func (c *Cleaner) CleanUp(ctx context.Context, lost map[uuid.UUID]bool) {
 // was never recorded was not acknowledged, and is destroyed. What cannot be destroyed is left to the next start,
 // and doctor names it.
 func (c *Cleaner) cleanUpPool(ctx context.Context, p *pool.Pool) {
-	if p.Serves() != nil {
+	if p.CheckServed() != nil {
 		return
 	}
 	log := c.Log.WithField("pool", p.Name)
@@ -92,7 +92,7 @@ func (c *Cleaner) cleanUpPool(ctx context.Context, p *pool.Pool) {
 		log.WithError(err).Error("cleanup after a crash failed")
 		return
 	}
-	torn, err := c.torn(ctx, p)
+	torn, err := c.incompleteDatasets(ctx, p)
 	if err != nil {
 		log.WithError(err).Error("cleanup after a crash failed")
 		return
@@ -106,7 +106,7 @@ func (c *Cleaner) cleanUpPool(ctx context.Context, p *pool.Pool) {
 			}
 			return false
 		}
-		return !making && !c.wasLost(id) && !c.Pools.IsDistrusted(p.ID, id) && !c.goesOnElsewhere(ctx, p, id, torn)
+		return !making && !c.wasLost(id) && !c.Pools.IsDistrusted(p.ID, id) && !c.mayContinueElsewhere(ctx, p, id, torn)
 	})
 	if err != nil {
 		log.WithError(err).Error("cleanup after a crash is incomplete")
@@ -134,7 +134,7 @@ func (c *Cleaner) wasLost(id uuid.UUID) bool {
 // distinguished from one that was never acknowledged: it stays until it is recorded again (drover store rebuild)
 // or an operator has it destroyed.
 func (c *Cleaner) settleDoubts(ctx context.Context, p *pool.Pool) error {
-	if !p.Record.Found && len(p.Record.Doubtful) == 0 {
+	if !p.Record.Unexamined && len(p.Record.Doubtful) == 0 {
 		return nil
 	}
 	entries, err := p.Storage.List(ctx)
@@ -148,7 +148,7 @@ func (c *Cleaner) settleDoubts(ctx context.Context, p *pool.Pool) error {
 			left = append(left, e.ID)
 		}
 	}
-	if !p.Record.Found && slices.Equal(left, p.Record.Doubtful) {
+	if !p.Record.Unexamined && slices.Equal(left, p.Record.Doubtful) {
 		return nil
 	}
 	if len(left) > 0 {
@@ -158,15 +158,15 @@ func (c *Cleaner) settleDoubts(ctx context.Context, p *pool.Pool) error {
 	return c.Pools.Distrust(ctx, p.ID, false, left)
 }
 
-// goesOnElsewhere reports whether a dataset in a pool on a share may be a volume that continues on another node. That
-// node has not taken the dataset yet, because the volume failed over before it did. An incomplete dataset is no such
-// volume: it is from an interrupted move that copied file by file.
-func (c *Cleaner) goesOnElsewhere(ctx context.Context, p *pool.Pool, id uuid.UUID, torn map[uuid.UUID]bool) bool {
+// mayContinueElsewhere reports whether a dataset in a pool on a share may be a volume that continues on another node.
+// That node has not taken the dataset yet, because the volume failed over before it did. An incomplete dataset is no
+// such volume: it is from an interrupted move that copied file by file.
+func (c *Cleaner) mayContinueElsewhere(ctx context.Context, p *pool.Pool, id uuid.UUID, torn map[uuid.UUID]bool) bool {
 	return p.Share != uuid.Nil && !torn[id] && c.Datasets.EnsureUnrecorded(ctx, id) != nil
 }
 
-// torn returns the incoming datasets in a pool on a share that are incomplete.
-func (c *Cleaner) torn(ctx context.Context, p *pool.Pool) (map[uuid.UUID]bool, error) {
+// incompleteDatasets returns the incoming datasets in a pool on a share that are incomplete.
+func (c *Cleaner) incompleteDatasets(ctx context.Context, p *pool.Pool) (map[uuid.UUID]bool, error) {
 	if p.Share == uuid.Nil {
 		return nil, nil
 	}
@@ -184,9 +184,9 @@ func (c *Cleaner) torn(ctx context.Context, p *pool.Pool) (map[uuid.UUID]bool, e
 	return torn, nil
 }
 
-// takeAgain records again that a dataset whose home is this node must be taken from another pool on its share, if the
-// record of that was lost.
-func (c *Cleaner) takeAgain(ctx context.Context) {
+// recordTakeOvers records again that a dataset whose home is this node must be taken from another pool on its share, if
+// the record of that was lost.
+func (c *Cleaner) recordTakeOvers(ctx context.Context) {
 	for _, id := range c.Cache.IDs() {
 		d, home := c.Cache.Dataset(id)
 		if _, comes := c.Moves.Get(id); !home || comes || d.TakenOver == nil || d.State == dataset.StatePurging ||

@@ -43,8 +43,8 @@ type FollowerDeps struct {
 	RecordFiles  *operation.RecordWriter
 	Holdings     *Holdings
 
-	// ForgetGiven forgets what other nodes were given of a dataset whose home is no longer this node.
-	ForgetGiven func(ds uuid.UUID)
+	// ForgetSent forgets what other nodes were given of a dataset whose home is no longer this node.
+	ForgetSent func(ds uuid.UUID)
 	// AskGenerations asks every control replica for the generations of this node's pools.
 	AskGenerations func(context.Context) error
 	// CleanUp completes or undoes operations that a crash interrupted. lost lists datasets whose records were deleted
@@ -83,7 +83,7 @@ func (f *Follower) Run(s api.Sync, joined bool) {
 		if !joined {
 			s, err = f.Join(f.Ctx)
 		} else {
-			rev, was := s.Revision, Known{Asked: f.Cache.Moment()}
+			rev, was := s.Revision, Known{Moment: f.Cache.Moment()}
 			s, err = f.Control.Sync(f.Ctx, f.NodeID, rev, host.LongPoll)
 			switch {
 			case err == nil && s.Full: // control does not remember changes that far back
@@ -91,7 +91,7 @@ func (f *Follower) Run(s api.Sync, joined bool) {
 			case err == nil:
 				err = f.Apply(f.Ctx, s, was)
 			}
-			if errors.Is(err, ErrOvertaken) {
+			if errors.Is(err, ErrOutdated) {
 				s.Revision, err = rev, nil
 			}
 		}
@@ -113,11 +113,11 @@ func (f *Follower) Run(s api.Sync, joined bool) {
 // a backup. The next request asks for all records, so missing ones are noticed.
 var ErrOlder = errors.New("control's store is older than what this node has seen")
 
-// ErrOvertaken says that an answer may be older than work that this node did meanwhile, and that it must be
+// ErrOutdated says that an answer may be older than work that this node did meanwhile, and that it must be
 // requested again.
-var ErrOvertaken = errors.New("the state that control sent may be outdated")
+var ErrOutdated = errors.New("the state that control sent may be outdated")
 
-// Apply applies one answer. was is the value of Known before the request. With ErrOvertaken the answer must be
+// Apply applies one answer. was is the value of Known before the request. With ErrOutdated the answer must be
 // requested again.
 func (f *Follower) Apply(ctx context.Context, s api.Sync, was Known) error {
 	f.applying.Lock()
@@ -135,7 +135,7 @@ func (f *Follower) Apply(ctx context.Context, s api.Sync, was Known) error {
 			return err
 		}
 	}
-	if err := f.applyCopies(ctx, s, strange, was.Asked); err != nil {
+	if err := f.applyCopies(ctx, s, strange, was.Moment); err != nil {
 		return err
 	}
 	if err := f.Guests.Apply(ctx, s, strange); err != nil {
@@ -196,7 +196,7 @@ func (f *Follower) applyCopies(ctx context.Context, s api.Sync, strange bool, as
 		return nil // an inconsistent store may name another home for a dataset of this node
 	}
 	for _, k := range s.Copies {
-		if err := f.Copies.Take(ctx, k); err != nil {
+		if err := f.Copies.Apply(ctx, k); err != nil {
 			return err
 		}
 	}
@@ -209,11 +209,11 @@ func (f *Follower) applyCopies(ctx context.Context, s api.Sync, strange bool, as
 		return nil // forgetOthers has done it
 	}
 	for _, id := range s.RemovedDatasets {
-		if !f.Cache.RemoveAsOf(id, asked) {
-			return ErrOvertaken
+		if !f.Cache.RemoveIfUnchanged(id, asked) {
+			return ErrOutdated
 		}
 		f.Leases.EndRecall(id)
-		f.ForgetGiven(id)
+		f.ForgetSent(id)
 		if err := f.Copies.Forget(ctx, id); err != nil {
 			return err
 		}
@@ -226,7 +226,7 @@ func (f *Follower) applyCopies(ctx context.Context, s api.Sync, strange bool, as
 // restored from a backup, and may list existing datasets as deleted. Neither is trusted: nothing is destroyed because
 // of it until an operator has the store rebuilt.
 func (f *Follower) compareStore(ctx context.Context, s api.Sync, knew Known) (strange bool, err error) {
-	back, err := f.takenBack(s, knew)
+	back, err := f.undoneMove(s, knew)
 	if err != nil {
 		return false, err
 	}
@@ -239,9 +239,9 @@ func (f *Follower) compareStore(ctx context.Context, s api.Sync, knew Known) (st
 	case was != uuid.Nil && was != s.Cluster:
 		why = "it is not the store that this node used before"
 	case s.Full:
-		why = missing(s, knew, why != "" || recovered)
+		why = missingChange(s, knew, why != "" || recovered)
 		if why == "" && back != "" {
-			why = older(back)
+			why = olderRecord(back)
 		}
 	}
 	if recovered && why == "" {
@@ -309,10 +309,10 @@ func (f *Follower) forgetUnnamed(ctx context.Context, s api.Sync, was Known) (go
 				return gone, err
 			}
 		}
-		if f.Cache.RemoveAsOf(id, asked) { // otherwise it came here meanwhile
+		if f.Cache.RemoveIfUnchanged(id, asked) { // otherwise it came here meanwhile
 			gone[id] = true
 			f.Leases.EndRecall(id)
-			f.ForgetGiven(id)
+			f.ForgetSent(id)
 		}
 	}
 	return gone, err
@@ -379,7 +379,7 @@ func (f *Follower) Join(ctx context.Context) (s api.Sync, err error) {
 	if err := f.Registration.Register(ctx); err != nil {
 		return s, err
 	}
-	if !f.Pools.Heard() { // before anything is done in the pools
+	if !f.Pools.GenerationsKnown() { // before anything is done in the pools
 		if err := f.AskGenerations(ctx); err != nil {
 			return s, err
 		}
@@ -394,7 +394,7 @@ func (f *Follower) Join(ctx context.Context) (s api.Sync, err error) {
 		return s, err
 	}
 	f.Facts.ReportAgain()
-	f.Keeper.Ready()
+	f.Keeper.SetReady()
 	f.Registration.SetJoined()
 	return s, nil
 }

@@ -11,7 +11,7 @@ import (
 
 // Known is the state of this node's knowledge before a request to control.
 type Known struct {
-	Asked uint64 // the state of the cache, for an answer that is not full
+	Moment uint64 // the state of the cache, for an answer that is not full
 	// Datasets is the state of the datasets, for a full answer. It is nil while this node makes the store follow its
 	// pools.
 	Datasets map[uuid.UUID]records.Revision
@@ -21,16 +21,16 @@ type Known struct {
 
 // Known returns the present records of this node.
 func (f *Follower) Known() Known {
-	k := Known{Datasets: f.Cache.Revisions(), Left: f.Cache.Left()}
+	k := Known{Datasets: f.Cache.Revisions(), Left: f.Cache.LeftDatasets()}
 	k.Clock = f.StoreClock.Now()
 	return k
 }
 
-// takenBack returns a volume of a full answer that this node knew, before it asked, to have moved to another
+// undoneMove returns a volume of a full answer that this node knew, before it asked, to have moved to another
 // node. It returns ErrOlder for such a volume of an answer that is not full: the next request asks for
-// everything. It returns ErrOvertaken if the node learned of the move only after it had asked, because the answer
+// everything. It returns ErrOutdated if the node learned of the move only after it had asked, because the answer
 // may be from before the move.
-func (f *Follower) takenBack(s api.Sync, knew Known) (volume string, err error) {
+func (f *Follower) undoneMove(s api.Sync, knew Known) (volume string, err error) {
 	for _, d := range s.Datasets {
 		switch {
 		case !f.Cache.HasLeftSince(d.Dataset):
@@ -38,7 +38,7 @@ func (f *Follower) takenBack(s api.Sync, knew Known) (volume string, err error) 
 			return "", ErrOlder
 		case knew.Datasets == nil: // this node has the store follow its pools
 		case knew.Left[d.ID] <= d.Epoch:
-			return "", ErrOvertaken
+			return "", ErrOutdated
 		default:
 			volume = d.Volume
 		}
@@ -46,24 +46,24 @@ func (f *Follower) takenBack(s api.Sync, knew Known) (volume string, err error) 
 	return volume, nil
 }
 
-// missing returns which change a full answer lacks, or "" if none is known. A dataset that the answer does not
+// missingChange returns which change a full answer lacks, or "" if none is known. A dataset that the answer does not
 // name was removed if the store is the same, and was lost if the store was restored from a backup. It was
 // restored if it was written to when this node registered and its index is still not above all that this node has
 // seen, or if its clock is behind.
-func missing(s api.Sync, knew Known, strange bool) string {
+func missingChange(s api.Sync, knew Known, strange bool) string {
 	back := s.StoreClock != 0 && s.StoreClock < knew.Clock
 	strange = strange || back
 	named := map[uuid.UUID]bool{}
 	for _, d := range s.Datasets {
 		named[d.ID] = true
 		if was := knew.Datasets[d.ID]; d.Epoch < was.Epoch || d.Epoch == was.Epoch && d.Index < was.Index {
-			return older(d.Volume)
+			return olderRecord(d.Volume)
 		}
 	}
 	for _, k := range s.Copies {
 		named[k.Dataset] = true
 		if was, home := knew.Datasets[k.Dataset]; home && k.Record != nil && k.Record.Epoch <= was.Epoch {
-			return older(k.Record.Volume) // it came here at this epoch
+			return olderRecord(k.Record.Volume) // it came here at this epoch
 		}
 	}
 	for _, was := range knew.Datasets {
@@ -71,7 +71,7 @@ func missing(s api.Sync, knew Known, strange bool) string {
 	}
 	for id, was := range knew.Datasets {
 		if strange && !named[id] && !was.Purging {
-			return older(was.Volume)
+			return olderRecord(was.Volume)
 		}
 	}
 	if back {
@@ -80,7 +80,7 @@ func missing(s api.Sync, knew Known, strange bool) string {
 	return ""
 }
 
-func older(volume string) string {
+func olderRecord(volume string) string {
 	return fmt.Sprintf("it is older than what this node has seen (of volume %s, for example): a backup was restored",
 		volume)
 }

@@ -40,16 +40,16 @@ func TestFullSyncOlderThanCreateForgetsNothing(t *testing.T) {
 // asked for anew.
 func TestSyncOfRemovalBeforeArrivalIsIgnored(t *testing.T) {
 	r := agenttest.New(t)
-	asked := controlsync.Known{Asked: r.Cache.Moment()}
+	asked := controlsync.Known{Moment: r.Cache.Moment()}
 	d := r.NewVolume("db")
 	stale := api.Sync{Cluster: r.Identity.Cluster(), RemovedDatasets: []uuid.UUID{d.ID}}
-	if err := r.Follower.Apply(t.Context(), stale, asked); !errors.Is(err, controlsync.ErrOvertaken) {
+	if err := r.Follower.Apply(t.Context(), stale, asked); !errors.Is(err, controlsync.ErrOutdated) {
 		t.Errorf("it is believed: %v", err)
 	}
 	if _, known := r.Cache.Dataset(d.ID); !known {
 		t.Fatal("it is forgotten")
 	}
-	if err := r.Follower.Apply(t.Context(), stale, controlsync.Known{Asked: r.Cache.Moment()}); err != nil {
+	if err := r.Follower.Apply(t.Context(), stale, controlsync.Known{Moment: r.Cache.Moment()}); err != nil {
 		t.Error(err)
 	}
 	if _, known := r.Cache.Dataset(d.ID); known {
@@ -85,12 +85,12 @@ func TestRestoredStoreDoesNotReturnMovedVolume(t *testing.T) {
 	if !r.Cache.ReplaceByCopy(api.Kept{Record: &gone, Copy: dataset.Copy{Dataset: d.ID, Node: r.NodeID, Pool: d.Pool, Kind: dataset.CopyLeft}}) {
 		t.Fatal("it is not left")
 	}
-	y := lease.Relinquished{Epoch: d.Epoch, Move: uuid.New(), To: gone.Home, Told: true}
+	y := lease.Relinquished{Epoch: d.Epoch, Move: uuid.New(), To: gone.Home, Reported: true}
 	if err := r.Leases.Relinquish(ctx, d.ID, y); err != nil {
 		t.Fatal(err)
 	}
 	putBack := api.Sync{Cluster: r.Identity.Cluster(), Datasets: []api.Indexed{{Dataset: d, Index: 1 << 40}}}
-	if err := r.Follower.Apply(ctx, putBack, controlsync.Known{Asked: r.Cache.Moment()}); !errors.Is(err, controlsync.ErrOlder) {
+	if err := r.Follower.Apply(ctx, putBack, controlsync.Known{Moment: r.Cache.Moment()}); !errors.Is(err, controlsync.ErrOlder) {
 		t.Errorf("it is believed: %v", err)
 	}
 	if err := r.Relinquisher.Settle(ctx, d.ID, y); err != nil { // of which control, put back, knows nothing
@@ -186,7 +186,7 @@ func TestFullSyncRequestedBeforeMoveIsRepeated(t *testing.T) {
 	before := r.Follower.Known()
 	leaves(r, d, d.Epoch+1)
 	answer := api.Sync{Cluster: r.Identity.Cluster(), Full: true, RegistrationIndex: 1 << 41, StoreClock: 1 << 30, Datasets: []api.Indexed{{Dataset: d, Index: before.Datasets[d.ID].Index}}}
-	if err := r.Follower.Apply(t.Context(), answer, before); !errors.Is(err, controlsync.ErrOvertaken) {
+	if err := r.Follower.Apply(t.Context(), answer, before); !errors.Is(err, controlsync.ErrOutdated) {
 		t.Errorf("it was taken in: %v", err)
 	}
 	_, home := r.Cache.Dataset(d.ID)
@@ -206,7 +206,7 @@ func TestOperationOnMovedVolumeOfRestoredStore(t *testing.T) {
 		for _, kind := range []dataset.OpKind{dataset.OpSnapshot, dataset.OpDelete} {
 			leaves(r, d, d.Epoch+epochs)
 			op := dataset.Operation{ID: uuid.New(), Kind: kind, Node: r.NodeID, Volume: "db", DatasetID: d.ID, Epoch: d.Epoch}
-			_, _, unlock, err := r.Datasets.Hold(t.Context(), op, "test")
+			_, _, unlock, err := r.Datasets.LockForOperation(t.Context(), op, "test")
 			unlock()
 			if errors.Is(err, dataset.ErrStale) != refused || !refused && err != nil {
 				t.Errorf("%s, %d epochs later: %v", kind, epochs, err)

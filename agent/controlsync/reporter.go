@@ -58,47 +58,47 @@ const PurgeEvery = 10 * time.Minute
 // every replica must be able to answer for it. Replicas could exchange it only through the store, or by requests
 // that wait for each other. A few more requests every ten seconds cost less.
 
-// teller is one control replica that gets reports.
-type teller struct {
-	to   api.Service
-	told map[uuid.UUID]dataset.DatasetStatus
+// replicaReporter is one control replica that gets reports.
+type replicaReporter struct {
+	to       api.Service
+	reported map[uuid.UUID]dataset.DatasetStatus
 	// generations are the reported generations of the pools.
 	generations map[uuid.UUID]uint64
-	// whole is true if the replica knows the status of every dataset. A replica that has restarted does not.
-	whole  bool
-	failed bool // a report failed
-	away   bool // it did not answer, and gets no other request in this round
+	// complete is true if the replica knows the status of every dataset. A replica that has restarted does not.
+	complete    bool
+	failed      bool // a report failed
+	unreachable bool // it did not answer, and gets no other request in this round
 }
 
-type tellers []*teller
+type replicaReporters []*replicaReporter
 
-func newTellers(list []api.Service) (out tellers) {
+func newReplicaReporters(list []api.Service) (out replicaReporters) {
 	for _, to := range list {
-		out = append(out, &teller{to: to, told: map[uuid.UUID]dataset.DatasetStatus{}})
+		out = append(out, &replicaReporter{to: to, reported: map[uuid.UUID]dataset.DatasetStatus{}})
 	}
 	return out
 }
 
-func (l tellers) tryAgain() {
+func (l replicaReporters) tryAgain() {
 	for _, t := range l {
-		t.away = false
+		t.unreachable = false
 	}
 }
 
-// lookRounds is the number of heartbeats in which each dataset without a use is examined once, about an hour by
+// examineRounds is the number of heartbeats in which each dataset without a use is examined once, about an hour by
 // default. Control relies on the reports when it removes copies.
-const lookRounds = 360
+const examineRounds = 360
 
-// rota selects the datasets that are examined in a heartbeat, in turn.
-type rota struct {
+// rotation selects the datasets that are examined in a heartbeat, in turn.
+type rotation struct {
 	rest []uuid.UUID
 	each int
 }
 
-func (r *rota) next(all func() []uuid.UUID) []uuid.UUID {
+func (r *rotation) next(all func() []uuid.UUID) []uuid.UUID {
 	if len(r.rest) == 0 {
 		r.rest = all()
-		r.each = (len(r.rest) + lookRounds - 1) / lookRounds
+		r.each = (len(r.rest) + examineRounds - 1) / examineRounds
 	}
 	n := min(r.each, len(r.rest))
 	now := r.rest[:n]
@@ -106,11 +106,11 @@ func (r *rota) next(all func() []uuid.UUID) []uuid.UUID {
 	return now
 }
 
-// told returns the datasets that were reported to any replica as mounted or as having a problem.
-func (l tellers) told() (ids []uuid.UUID) {
+// reportedDatasets returns the datasets that were reported to any replica as mounted or as having a problem.
+func (l replicaReporters) reportedDatasets() (ids []uuid.UUID) {
 	seen := map[uuid.UUID]bool{}
 	for _, t := range l {
-		for id := range t.told {
+		for id := range t.reported {
 			if !seen[id] {
 				seen[id] = true
 				ids = append(ids, id)
@@ -121,22 +121,22 @@ func (l tellers) told() (ids []uuid.UUID) {
 }
 
 const (
-	// tellAtOnce is the maximum number of datasets in one heartbeat, because its body is bounded.
-	tellAtOnce = 500
+	// maxPerHeartbeat is the maximum number of datasets in one heartbeat, because its body is bounded.
+	maxPerHeartbeat = 500
 	// ReportTime is how long one of several replicas may take for a heartbeat.
 	ReportTime = 5 * time.Second
-	// tellPoolsTime is how long the creation of a pool waits for the report of it.
-	tellPoolsTime = 2 * time.Second
+	// reportPoolsTime is how long the creation of a pool waits for the report of it.
+	reportPoolsTime = 2 * time.Second
 )
 
 // report reports the datasets whose status differs from the reported one, and all of them to a replica that knows
 // nothing yet.
-func (r *Reporter) report(ctx context.Context, all tellers, ids []uuid.UUID) {
-	var known, new tellers
+func (r *Reporter) report(ctx context.Context, all replicaReporters, ids []uuid.UUID) {
+	var known, new replicaReporters
 	for _, t := range all {
 		switch {
-		case t.away:
-		case t.whole:
+		case t.unreachable:
+		case t.complete:
 			known = append(known, t)
 		default:
 			new = append(new, t)
@@ -153,25 +153,25 @@ func (r *Reporter) report(ctx context.Context, all tellers, ids []uuid.UUID) {
 	}
 	r.reportThese(ctx, new, slices.Concat(r.Cache.IDs(), r.Cache.CopyIDs(), r.GuestTable.IDs()))
 	for _, t := range new {
-		t.whole = !t.failed
+		t.complete = !t.failed
 	}
 }
 
 // ReportPools reports the state of the pools at once, for a user who has created one and looks at it next. What
 // fails here is in the next heartbeat.
 func (r *Reporter) ReportPools(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, tellPoolsTime)
+	ctx, cancel := context.WithTimeout(ctx, reportPoolsTime)
 	defer cancel()
-	all := newTellers(r.Replicas)
+	all := newReplicaReporters(r.Replicas)
 	for _, t := range all {
-		t.whole = true // it reports no dataset: a replica that knows none waits for all
+		t.complete = true // it reports no dataset: a replica that knows none waits for all
 	}
 	r.reportSome(ctx, all, nil)
 }
 
-func (r *Reporter) reportThese(ctx context.Context, all tellers, ids []uuid.UUID) {
+func (r *Reporter) reportThese(ctx context.Context, all replicaReporters, ids []uuid.UUID) {
 	for {
-		n := min(len(ids), tellAtOnce)
+		n := min(len(ids), maxPerHeartbeat)
 		r.reportSome(ctx, all, ids[:n])
 		if ids = ids[n:]; len(ids) == 0 || ctx.Err() != nil {
 			return
@@ -179,7 +179,7 @@ func (r *Reporter) reportThese(ctx context.Context, all tellers, ids []uuid.UUID
 	}
 }
 
-func (r *Reporter) reportSome(ctx context.Context, all tellers, ids []uuid.UUID) {
+func (r *Reporter) reportSome(ctx context.Context, all replicaReporters, ids []uuid.UUID) {
 	h := api.Heartbeat{
 		Incarnation:  r.Incarnation,
 		Pools:        r.Pools.Status(ctx),
@@ -200,7 +200,7 @@ func (r *Reporter) reportSome(ctx context.Context, all tellers, ids []uuid.UUID)
 		}
 		if !ok {
 			for _, t := range all {
-				delete(t.told, id)
+				delete(t.reported, id)
 			}
 			continue
 		}
@@ -215,7 +215,7 @@ func (r *Reporter) reportSome(ctx context.Context, all tellers, ids []uuid.UUID)
 	}
 	var wg sync.WaitGroup
 	for _, t := range all {
-		if t.away { // it did not answer an earlier part of the same report
+		if t.unreachable { // it did not answer an earlier part of the same report
 			continue
 		}
 		wg.Go(func() {
@@ -229,26 +229,26 @@ func (r *Reporter) reportSome(ctx context.Context, all tellers, ids []uuid.UUID)
 
 // reportOne reports to one replica what differs from the last report. It logs nothing if control does not answer,
 // because follow does.
-func (r *Reporter) reportOne(ctx context.Context, t *teller, h api.Heartbeat, seen []dataset.DatasetStatus) {
+func (r *Reporter) reportOne(ctx context.Context, t *replicaReporter, h api.Heartbeat, seen []dataset.DatasetStatus) {
 	for _, st := range seen {
-		if old, was := t.told[st.ID]; !was || !sameStatus(old, st) {
+		if old, was := t.reported[st.ID]; !was || !sameStatus(old, st) {
 			h.Datasets = append(h.Datasets, st)
 		}
 	}
-	h.Incremental = t.whole
+	h.Incremental = t.complete
 	if err := t.to.Heartbeat(ctx, r.NodeID, h); err != nil {
 		// The replica has restarted, or has missed a report.
-		t.whole = false
-		clear(t.told)
+		t.complete = false
+		clear(t.reported)
 		t.generations = nil
-		t.away = len(r.Replicas) > 1 && !errors.Is(err, dataset.ErrConflict)
+		t.unreachable = len(r.Replicas) > 1 && !errors.Is(err, dataset.ErrConflict)
 		t.failed = true
 		return
 	}
 	for _, st := range h.Datasets {
-		t.told[st.ID] = st
+		t.reported[st.ID] = st
 		if !st.Mounted && st.Problem == "" { // a problem may end by itself, as when a pool is online again
-			delete(t.told, st.ID)
+			delete(t.reported, st.ID)
 		}
 	}
 	is := r.Pools.Generations()
@@ -267,13 +267,13 @@ const SettleTime = 50 * time.Millisecond
 // heartbeat, which also repeats work that requests could not finish. It calls begun when it has reported all that
 // the start found.
 func (r *Reporter) Run(begun func()) {
-	all := newTellers(r.Replicas)
+	all := newReplicaReporters(r.Replicas)
 	r.report(r.Ctx, all, r.News.Take())
 	r.Facts.Report(r.Ctx)
 	begun()
 	purgeAt := r.Clock.Steady() + PurgeEvery
 	round := r.Clock.After(0)
-	var looks rota
+	var looks rotation
 	for {
 		select {
 		case <-r.Ctx.Done():
@@ -286,7 +286,7 @@ func (r *Reporter) Run(begun func()) {
 				purgeAt = now + PurgeEvery
 			}
 			all.tryAgain()
-			r.report(r.Ctx, all, slices.Concat(r.Uses.InUse(), all.told(), looks.next(r.Cache.IDs)))
+			r.report(r.Ctx, all, slices.Concat(r.Uses.InUse(), all.reportedDatasets(), looks.next(r.Cache.IDs)))
 			r.Facts.Report(r.Ctx)
 			if err := errors.Join(r.Cache.SaveChanged(r.Ctx, r.DB), r.StoreClock.Save(r.Ctx)); err != nil &&
 				r.Ctx.Err() == nil {
@@ -308,4 +308,6 @@ func sameStatus(x, y dataset.DatasetStatus) bool {
 }
 
 // ReportAll reports everything to every control replica, as to replicas that know nothing.
-func (r *Reporter) ReportAll(ctx context.Context) { r.report(ctx, newTellers(r.Replicas), nil) }
+func (r *Reporter) ReportAll(ctx context.Context) {
+	r.report(ctx, newReplicaReporters(r.Replicas), nil)
+}

@@ -11,16 +11,16 @@ import (
 
 // All datasets have their turn in so many rounds, and then again, each once.
 func TestRota(t *testing.T) {
-	for _, n := range []int{0, 1, lookRounds, lookRounds + 1, 2000} {
+	for _, n := range []int{0, 1, examineRounds, examineRounds + 1, 2000} {
 		ids := make([]uuid.UUID, n)
 		for i := range ids {
 			ids[i] = uuid.New()
 		}
-		var r rota
+		var r rotation
 		for range 2 {
 			seen := map[uuid.UUID]bool{}
 			for rounds := 0; len(seen) < n; rounds++ {
-				if rounds == lookRounds {
+				if rounds == examineRounds {
 					t.Fatalf("of %d only %d had their turn", n, len(seen))
 				}
 				for _, id := range r.next(func() []uuid.UUID { return ids }) {

@@ -63,7 +63,7 @@ func (s *StatusReader) Status(ctx context.Context, d dataset.Dataset) (st datase
 	if err = s.Pools.Ask(ctx, d.Pool, func(b backends.Pool) {
 		var fs unix.Statfs_t
 		if mounted {
-			stopped = s.Disks.Look(d, path)
+			stopped = s.Disks.Examine(d, path)
 		}
 		switch {
 		case stopped != nil || walks && mounted:

@@ -11,10 +11,10 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// checkLacks lists in one line the capabilities of other backends that a pool does not have, so that an operator knows
-// before a profile requires one.
-func checkLacks(r *Report, p *pool.Pool) {
-	if list := lacks(p.Capabilities, p.Share != uuid.Nil); len(list) > 0 {
+// checkMissingCapabilities lists in one line the capabilities of other backends that a pool does not have, so that an
+// operator knows before a profile requires one.
+func checkMissingCapabilities(r *Report, p *pool.Pool) {
+	if list := missingCapabilities(p.Capabilities, p.Share != uuid.Nil); len(list) > 0 {
 		r.Add(findings.OK, "pool "+p.Name, "", "backend %s, compared with others: %s", p.Backend,
 			strings.Join(list, ", "))
 	}
@@ -23,8 +23,8 @@ func checkLacks(r *Report, p *pool.Pool) {
 	}
 }
 
-// lacks describes the capabilities that a pool, which may be on a share, does not have.
-func lacks(c dataset.Capabilities, shared bool) []string {
+// missingCapabilities describes the capabilities that a pool, which may be on a share, does not have.
+func missingCapabilities(c dataset.Capabilities, shared bool) []string {
 	var list []string
 	for _, l := range []struct {
 		is   bool

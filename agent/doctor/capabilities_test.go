@@ -13,15 +13,15 @@ func TestLacks(t *testing.T) {
 		EnforcesSize: true, InstantSnapshot: true, ConstantSnapshot: true, CloneIndependent: true, OnlineGrow: true, Shrink: true,
 		OwnFilesystem: true, OwnDevice: true, Delta: true, Encryption: true,
 	}
-	if got := lacks(whole, false); len(got) > 0 {
+	if got := missingCapabilities(whole, false); len(got) > 0 {
 		t.Errorf("a pool that has all lacks %q", got)
 	}
 	whole.OfflineGrow, whole.Shrink = []string{"ext4"}, false
-	if got := strings.Join(lacks(whole, false), "; "); got != "no growing of ext4 while in use; no shrinking" {
+	if got := strings.Join(missingCapabilities(whole, false), "; "); got != "no growing of ext4 while in use; no shrinking" {
 		t.Errorf("it lacks %q", got)
 	}
 	whole.Delta = false
-	if got := strings.Join(lacks(whole, true), "; "); !strings.HasSuffix(got, "; moves that copy all files to hosts without the share, and no replicas") {
+	if got := strings.Join(missingCapabilities(whole, true), "; "); !strings.HasSuffix(got, "; moves that copy all files to hosts without the share, and no replicas") {
 		t.Errorf("on a share %s", got)
 	}
 }

@@ -38,7 +38,7 @@ type Deps struct {
 	Backends *backends.Registry
 	Pools    interface {
 		All() []*pool.Pool
-		One(id uuid.UUID) *pool.Pool
+		ByID(id uuid.UUID) *pool.Pool
 	}
 	Space       *pool.Space
 	PoolChecker *PoolChecker
@@ -71,7 +71,7 @@ const DamagedMark = ".damaged-"
 // Examine reports what works on this host, what does not and why, and the datasets in the pools that the store does
 // not know. It changes nothing.
 func (x *Doctor) Examine(ctx context.Context) ([]api.Finding, error) {
-	r := &Report{Mend: x.deps.Trust.Mend(), Strange: x.deps.Trust.Why()}
+	r := &Report{StoreRemedy: x.deps.Trust.Remedy(), StoreProblem: x.deps.Trust.Why()}
 	outside := x.deps.Outside()
 	CheckBackends(ctx, r, x.deps.Backends.Kinds(), x.deps.Pools.All())
 	known, halted, err := x.deps.Datasets.Recorded(ctx)
@@ -84,8 +84,8 @@ func (x *Doctor) Examine(ctx context.Context) ([]api.Finding, error) {
 	default:
 		r.Add(findings.OK, "control", "", "responds; %d datasets have their home here", len(known))
 	}
-	if halted != "" && r.Strange == "" { // another node reports it, or control itself
-		r.Add(findings.Error, "store", r.Mend, "%s", halted)
+	if halted != "" && r.StoreProblem == "" { // another node reports it, or control itself
+		r.Add(findings.Error, "store", r.StoreRemedy, "%s", halted)
 	}
 	x.checkDamaged(r)
 	x.checkRoot(ctx, r)
@@ -139,7 +139,7 @@ func (x *Doctor) checkDamaged(r *Report) {
 		r.Add(findings.Error, "root", "", "%v", err)
 	}
 	mend := "replace it with a backup, or rebuild the store; then remove it"
-	if r.Strange != "" {
+	if r.StoreProblem != "" {
 		mend = "remove it after the rebuild"
 	}
 	for _, f := range files {
@@ -156,19 +156,19 @@ func CheckBackends(ctx context.Context, r *Report, kinds []backends.Kind, pools 
 			r.Add(findings.OK, name, "", "works on this host")
 		// No pool needs the backend.
 		case !slices.ContainsFunc(pools, func(p *pool.Pool) bool { return p.Backend == k.Name() }):
-			r.Add(findings.Info, name, "", "cannot work on this host: %s", unnamed(k.Name(), err))
+			r.Add(findings.Info, name, "", "cannot work on this host: %s", withoutName(k.Name(), err))
 		case backends.CheckOpen(ctx, k) == nil:
 			r.Add(findings.Warning, name, "", "existing pools work on this host, but new ones cannot be created: %s",
-				unnamed(k.Name(), err))
+				withoutName(k.Name(), err))
 		default:
-			r.Add(findings.Warning, name, "", "cannot work on this host: %s", unnamed(k.Name(), err))
+			r.Add(findings.Warning, name, "", "cannot work on this host: %s", withoutName(k.Name(), err))
 		}
 	}
 }
 
-// unnamed returns an error of a backend without the backend's name at its beginning, for a line that has the name
+// withoutName returns an error of a backend without the backend's name at its beginning, for a line that has the name
 // already.
-func unnamed(name string, err error) string {
+func withoutName(name string, err error) string {
 	switch rest, named := strings.CutPrefix(err.Error(), "backend "+name); {
 	case named && strings.HasPrefix(rest, ": "):
 		return rest[2:]
@@ -232,7 +232,7 @@ func (x *Doctor) CheckReplicas(r *Report) {
 			continue
 		}
 		subject := "volume " + k.Record.Volume
-		if op := x.deps.Pools.One(k.Pool); op == nil || op.Gone {
+		if op := x.deps.Pools.ByID(k.Pool); op == nil || op.Gone {
 			r.Add(findings.Error, subject, "bring back the disk of that pool (drover pool adopt PATH), or "+
 				"drover node drain "+x.deps.NodeName+" moves the replica to another node",
 				"has a replica recorded in pool %s, which does not exist on this node", k.Pool)

@@ -40,7 +40,7 @@ func (c *PoolChecker) CheckEntries(ctx context.Context, r *Report, p *pool.Pool,
 		case e.State == backends.EntryCopy,
 			!onRecord && c.deps.Copies.IsRecorded(e.ID) && e.State != backends.EntryDeleting:
 			c.checkCopy(r, p, e)
-		case !onRecord && e.State != backends.EntryDeleting && r.Strange != "":
+		case !onRecord && e.State != backends.EntryDeleting && r.StoreProblem != "":
 			r.Unknown++
 		case !onRecord || e.State == backends.EntryDeleting:
 			c.checkUnrecorded(ctx, r, p, e, now)
@@ -48,7 +48,7 @@ func (c *PoolChecker) CheckEntries(ctx context.Context, r *Report, p *pool.Pool,
 			r.Add(findings.Error, "dataset "+e.ID.String(), "", "volume %s: %s", d.Volume, e.Problem)
 		}
 	}
-	if r.Strange == "" {
+	if r.StoreProblem == "" {
 		c.checkMissing(ctx, r, p, entries, known, now)
 	}
 }
@@ -88,14 +88,14 @@ func (c *PoolChecker) checkUnrecorded(ctx context.Context, r *Report, p *pool.Po
 	}
 	switch {
 	case doubtful:
-		r.Add(findings.Warning, subject, c.wayOut(e, "drover store rebuild restores it to the trash"),
+		r.Add(findings.Warning, subject, c.remedy(e, "drover store rebuild restores it to the trash"),
 			"is in pool %s as %s, created shortly before the records were lost: it may have been acknowledged, "+
 				"and is kept", p.Name, volumeOf(e))
 	case incoming || e.State == backends.EntryDeleting:
 		r.Add(findings.Info, subject, "", "was interrupted by a crash; the next start of drover removes it "+
 			"(%s)", e.Path)
 	default:
-		r.Add(findings.Warning, subject, c.wayOut(e, "drover store rebuild restores it"),
+		r.Add(findings.Warning, subject, c.remedy(e, "drover store rebuild restores it"),
 			"is in pool %s as %s but not in the store: quarantined", p.Name, volumeOf(e))
 	}
 }
@@ -117,8 +117,8 @@ func (c *PoolChecker) checkElsewhere(ctx context.Context, r *Report, p *pool.Poo
 	return true
 }
 
-// wayOut returns what to do about a dataset that the store does not know.
-func (c *PoolChecker) wayOut(e backends.Entry, rebuild string) string {
+// remedy returns what to do about a dataset that the store does not know.
+func (c *PoolChecker) remedy(e backends.Entry, rebuild string) string {
 	destroy := "drover doctor --gc " + e.ID.String() + " destroys it"
 	if _, known := c.deps.Cache.Dataset(e.ID); e.Record == nil && !known {
 		return destroy
@@ -166,7 +166,7 @@ func (c *PoolChecker) checkCopy(r *Report, p *pool.Pool, e backends.Entry) {
 		r.Add(findings.Error, "dataset "+e.ID.String(), "", "the copy of %s in pool %s: %s", volumeOf(e), p.Name,
 			e.Problem)
 	case !kept:
-		if !c.deps.Moves.Brings(e.ID) {
+		if !c.deps.Moves.IsIncoming(e.ID) {
 			r.Add(findings.Warning, "dataset "+e.ID.String(), "drover doctor --gc "+e.ID.String()+" destroys it",
 				"is in pool %s as a copy of %s but not in the store: quarantined", p.Name, volumeOf(e))
 		} else if !c.deps.Moves.IsActive(e.ID) {

@@ -17,14 +17,14 @@ import (
 // keyCheck examines the keys of the datasets and profiles of this node. It reads each key once.
 type keyCheck struct {
 	*Report
-	checker *KeyChecker
-	now     map[string]dataset.Profile // control's profiles that encrypt, by name
-	have    map[string]keys.Key        // by place
-	gone    map[string]*goneKey
+	checker     *KeyChecker
+	now         map[string]dataset.Profile // control's profiles that encrypt, by name
+	have        map[string]keys.Key        // by place
+	missingKeys map[string]*missingKey
 }
 
-// goneKey is a place without a key, and the datasets and profiles that need the key.
-type goneKey struct {
+// missingKey is a place without a key, and the datasets and profiles that need the key.
+type missingKey struct {
 	why                     error
 	homes, copies, profiles []string
 	trashed                 []dataset.Dataset
@@ -66,24 +66,24 @@ func (c *keyCheck) canEncrypt(volumes []sealedVolume) {
 }
 
 // read returns the key at a place, or adds to those who miss it.
-func (c *keyCheck) read(ctx context.Context, from dataset.KeySource, p dataset.Profile) (keys.Key, *goneKey) {
-	at := placeOf(from)
+func (c *keyCheck) read(ctx context.Context, from dataset.KeySource, p dataset.Profile) (keys.Key, *missingKey) {
+	at := keyPlace(from)
 	if key, before := c.have[at]; before {
 		return key, nil
 	}
-	if c.gone[at] == nil {
+	if c.missingKeys[at] == nil {
 		p.Encryption = from
 		key, err := c.checker.deps.Keys.OperatorKey(ctx, p, uuid.Nil)
 		if err == nil {
 			c.have[at] = key
 			return key, nil
 		}
-		c.gone[at] = &goneKey{why: err}
+		c.missingKeys[at] = &missingKey{why: err}
 	}
-	return keys.Key{}, c.gone[at]
+	return keys.Key{}, c.missingKeys[at]
 }
 
-func placeOf(from dataset.KeySource) string {
+func keyPlace(from dataset.KeySource) string {
 	switch {
 	case from.KeyFile != "":
 		return "key file " + dataset.Clip(from.KeyFile)
@@ -118,8 +118,8 @@ func (c *keyCheck) volume(ctx context.Context, v sealedVolume) {
 			key = own
 		}
 	}
-	at, now := placeOf(v.Profile.Encryption), c.now[v.Profile.Name].Encryption
-	rekey := rekeyOf(v.Dataset)
+	at, now := keyPlace(v.Profile.Encryption), c.now[v.Profile.Name].Encryption
+	rekey := rekeyCommand(v.Dataset)
 	switch old := key.ID() != v.Encryption.KeyID; {
 	case old && v.copied:
 		c.Add(findings.Warning, "volume "+v.Volume, "copy the key from the home of the volume",
@@ -138,7 +138,7 @@ func (c *keyCheck) volume(ctx context.Context, v sealedVolume) {
 }
 
 // missing names everything that needs a key which is not here.
-func (c *keyCheck) missing(at string, g *goneKey) {
+func (c *keyCheck) missing(at string, g *missingKey) {
 	level, text, mend := findings.Warning, "", ""
 	if len(g.homes) > 0 {
 		level = findings.Error
@@ -158,14 +158,14 @@ func (c *keyCheck) missing(at string, g *goneKey) {
 		{"volumes with a copy here that could not be mounted if this node became their home", g.copies},
 		{"profiles that cannot create volumes here", g.profiles}} {
 		if len(who.names) > 0 {
-			text += fmt.Sprintf("; %s: %s", who.text, howMany(who.names))
+			text += fmt.Sprintf("; %s: %s", who.text, countedNames(who.names))
 		}
 	}
 	c.Add(level, at, mend, "not found here: %v%s", g.why, text)
 }
 
-// howMany returns the number of names, and the names.
-func howMany(names []string) string {
+// countedNames returns the number of names, and the names.
+func countedNames(names []string) string {
 	const shown = 50
 	more := ""
 	if n := len(names) - shown; n > 0 {
@@ -174,8 +174,8 @@ func howMany(names []string) string {
 	return fmt.Sprintf("%d (%s%s)", len(names), strings.Join(names[:min(len(names), shown)], ", "), more)
 }
 
-// rekeyOf returns the command that wraps the data key of a volume again.
-func rekeyOf(d dataset.Dataset) string {
+// rekeyCommand returns the command that wraps the data key of a volume again.
+func rekeyCommand(d dataset.Dataset) string {
 	rekey := "drover volume rekey " + d.Volume
 	if d.State == dataset.StateTrashed {
 		rekey = "drover trash restore " + d.ID.String()[:8] + ", then " + rekey

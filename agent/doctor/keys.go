@@ -42,11 +42,11 @@ func NewKeyChecker(deps KeyCheckerDeps) *KeyChecker { return &KeyChecker{deps} }
 // and what needs a key that its profile does not name any more. known are the datasets whose home is this node.
 func (k *KeyChecker) Check(ctx context.Context, r *Report, known map[uuid.UUID]dataset.Dataset) {
 	c := &keyCheck{
-		Report:  r,
-		checker: k,
-		now:     map[string]dataset.Profile{},
-		have:    map[string]keys.Key{},
-		gone:    map[string]*goneKey{},
+		Report:      r,
+		checker:     k,
+		now:         map[string]dataset.Profile{},
+		have:        map[string]keys.Key{},
+		missingKeys: map[string]*missingKey{},
 	}
 	if all, err := k.deps.Control.Profiles(ctx); err == nil { // an unreachable control has a line already
 		for _, p := range all {
@@ -68,8 +68,8 @@ func (k *KeyChecker) Check(ctx context.Context, r *Report, known map[uuid.UUID]d
 			why.profiles = append(why.profiles, p.Name)
 		}
 	}
-	for _, at := range slices.Sorted(maps.Keys(c.gone)) {
-		c.missing(at, c.gone[at])
+	for _, at := range slices.Sorted(maps.Keys(c.missingKeys)) {
+		c.missing(at, c.missingKeys[at])
 	}
 }
 
@@ -144,7 +144,7 @@ func (k *KeyChecker) CheckRecord(r *Report, p *pool.Pool, e backends.Entry, now 
 	}
 	mend := "" // 	the record beside a copy is corrected by the next look at the copy
 	if home {
-		mend = rekeyOf(d)
+		mend = rekeyCommand(d)
 	}
 	r.Add(findings.Warning, "dataset "+e.ID.String(), mend,
 		"volume %s: its record in pool %s still needs key %s, but control's record needs key %s: keep the old key",

@@ -48,7 +48,7 @@ func NewPoolChecker(deps PoolCheckerDeps) *PoolChecker { return &PoolChecker{dep
 // checkInTime is checkPool for a pool that may never answer.
 func (c *PoolChecker) checkInTime(ctx context.Context, r *Report, p *pool.Pool,
 	known map[uuid.UUID]dataset.Dataset, sure bool) {
-	own := &Report{Strange: r.Strange, Mend: r.Mend}
+	own := &Report{StoreProblem: r.StoreProblem, StoreRemedy: r.StoreRemedy}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -70,19 +70,19 @@ func (c *PoolChecker) CheckPool(ctx context.Context, r *Report, p *pool.Pool, kn
 	name := "pool " + p.Name
 	if p.Record.Leaving != pool.Staying {
 		r.Add(findings.Error, name, "drover pool rm "+p.Name+" continues the removal",
-			"is being removed, and serves nothing: %s", cmp.Or(p.Stuck, "the removal continues automatically"))
+			"is being removed, and serves nothing: %s", cmp.Or(p.RemovalProblem, "the removal continues automatically"))
 		return
 	}
 	if p.Storage == nil {
-		r.Add(findings.Error, name, c.offlineHint(ctx, p), "%s", isOffline(p.Name, p.OfflineReason))
+		r.Add(findings.Error, name, c.offlineHint(ctx, p), "%s", offlineText(p.Name, p.OfflineReason))
 		return
 	}
-	st, _ := c.deps.Pools.See(ctx, p.ID) // its status has the error
+	st, _ := c.deps.Pools.ReadStatus(ctx, p.ID) // its status has the error
 	if !st.Online {
-		r.Add(findings.Error, name, c.offlineHint(ctx, p), "%s", isOffline(p.Name, st.Reason))
+		r.Add(findings.Error, name, c.offlineHint(ctx, p), "%s", offlineText(p.Name, st.Reason))
 		return
 	}
-	if why := p.Held(); why != "" {
+	if why := p.QuarantineReason(); why != "" {
 		r.Add(findings.Error, name, "drover pool accept "+p.Name+" --confirmed, unless the newer disk can be recovered",
 			"is held: nothing in it is mounted or changed: %s", why)
 		return
@@ -99,9 +99,9 @@ func (c *PoolChecker) CheckPool(ctx context.Context, r *Report, p *pool.Pool, kn
 	default:
 		r.Add(findings.OK, name, "", "%s free of %s at %s; %s", st.Free.Human(), st.Size.Human(), p.Record.Path, p.Note)
 	}
-	if p.Unheld != "" {
+	if p.LockProblem != "" {
 		r.Add(findings.Warning, name, "end that process, then restart drover",
-			"is served, but not locked against another drover: %s", p.Unheld)
+			"is served, but not locked against another drover: %s", p.LockProblem)
 	}
 	entries, err := p.Storage.List(ctx)
 	if err != nil {
@@ -110,22 +110,22 @@ func (c *PoolChecker) CheckPool(ctx context.Context, r *Report, p *pool.Pool, kn
 	}
 	if p.Memory != "" {
 		r.Add(findings.Warning, name, "move its volumes to a pool on a disk, unless losing them is acceptable", "%s",
-			p.InMemory())
+			p.MemoryWarning())
 	}
 	checkWarnings(r, p)
-	checkLacks(r, p)
+	checkMissingCapabilities(r, p)
 	checkCorners(r, p)
 	if sure {
 		c.CheckEntries(ctx, r, p, entries, known)
 	}
-	if sure && r.Strange == "" {
+	if sure && r.StoreProblem == "" {
 		c.CheckSnapshots(ctx, r, p, entries, known)
 	}
 	c.checkStalls(ctx, r, p, known)
 }
 
-// isOffline says that a pool is offline, in a line that names the pool already.
-func isOffline(name, why string) string {
+// offlineText says that a pool is offline, in a line that names the pool already.
+func offlineText(name, why string) string {
 	subject := "pool " + name
 	why = strings.TrimPrefix(strings.TrimPrefix(why, subject+": "), subject+" is offline: ")
 	return strings.TrimPrefix(pool.Offline(name, why).Error(), subject+" ")
@@ -136,11 +136,11 @@ func isOffline(name, why string) string {
 func (c *PoolChecker) offlineHint(ctx context.Context, p *pool.Pool) string {
 	kind, err := c.deps.Backends.Kind(p.Backend)
 	switch {
-	case c.deps.Pools.One(p.ID).DiskFailure() != "":
+	case c.deps.Pools.ByID(p.ID).DiskFailure() != "":
 		return "repair or replace the disk; stop the pool's containers, and if its filesystem was mounted " +
 			"by hand or by /etc/fstab, unmount and mount it (xfs_repair, e2fsck or btrfs check before, if " +
 			"dmesg asks for it): then the pool is online again by itself"
-	case err != nil || c.deps.Pools.One(p.ID).Hung != "" || backends.CheckOpen(ctx, kind) != nil:
+	case err != nil || c.deps.Pools.ByID(p.ID).HangReason != "" || backends.CheckOpen(ctx, kind) != nil:
 		return ""
 	case slices.ContainsFunc(c.deps.Configured, func(configured pool.Config) bool { return configured.Name == p.Name }):
 		return "mount its disk at the same place; or set its new place in drover.yaml; or, if it is lost for " +
@@ -152,7 +152,7 @@ func (c *PoolChecker) offlineHint(ctx context.Context, p *pool.Pool) string {
 
 func (c *PoolChecker) checkUnmade(r *Report) {
 	for _, u := range c.deps.PoolMaker.Unmade {
-		r.Add(findings.Error, "pool "+u.Name, "", "%s", isOffline(u.Name, u.Status.Reason))
+		r.Add(findings.Error, "pool "+u.Name, "", "%s", offlineText(u.Name, u.Status.Reason))
 	}
 }
 
@@ -166,7 +166,7 @@ func checkWarnings(r *Report, p *pool.Pool) {
 // roomHint returns what would bring a pool below 80 %. If the store is inconsistent it returns nothing, because
 // that comes first.
 func (c *PoolChecker) roomHint(ctx context.Context, r *Report, p *pool.Pool, st dataset.PoolStatus) string {
-	if r.Strange != "" {
+	if r.StoreProblem != "" {
 		return ""
 	}
 	return c.deps.Space.Hint(ctx, p, st, st.Size/5)

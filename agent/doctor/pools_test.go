@@ -11,7 +11,7 @@ func TestDoctorNamesAPoolOnce(t *testing.T) {
 		"pool fast at /x is offline: no disk": "at /x is offline: no disk",
 		"pool faster is offline: no disk":     "is offline: pool faster is offline: no disk",
 	} {
-		if got := isOffline("fast", why); got != want {
+		if got := offlineText("fast", why); got != want {
 			t.Errorf("%q: %q, want %q", why, got, want)
 		}
 	}

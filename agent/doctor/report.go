@@ -11,9 +11,9 @@ import (
 // Report contains the findings of one examination. The zero value is empty. It is not safe for concurrent use.
 type Report struct {
 	findings.List
-	Strange string // why the store is inconsistent, or ""
-	Mend    string // the command that brings it up to date
-	Unknown int    // the number of datasets in the pools that such a store does not know
+	StoreProblem string // why the store is inconsistent, or ""
+	StoreRemedy  string // the command that brings it up to date
+	Unknown      int    // the number of datasets in the pools that such a store does not know
 }
 
 // sort puts errors first, then warnings: among many pools they would be overlooked.
@@ -30,15 +30,15 @@ func (r *Report) sort() {
 // first puts an inconsistent store before everything else. What follows from it has no line of its own, because a
 // rebuild repairs all of it.
 func (r *Report) first() {
-	if r.Strange == "" {
+	if r.StoreProblem == "" {
 		return
 	}
 	lie := ""
 	if r.Unknown > 0 {
 		lie = fmt.Sprintf("%d datasets in the pools are not in it; ", r.Unknown)
 	}
-	r.Add(findings.Error, "store", r.Mend, "%s; %schanges are suspended until it is rebuilt",
-		r.Strange, lie)
+	r.Add(findings.Error, "store", r.StoreRemedy, "%s; %schanges are suspended until it is rebuilt",
+		r.StoreProblem, lie)
 	n := len(r.All) - 1
 	r.All = append(r.All[n:], r.All[:n]...)
 }

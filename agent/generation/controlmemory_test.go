@@ -121,8 +121,8 @@ func (p *pair) back() (putBack func(meanwhile func())) {
 
 func (p *pair) isHeld(want bool, what string) {
 	p.T.Helper()
-	if op := p.Pools.All()[0]; (op.Held() != "") != want {
-		p.T.Errorf("%s: generation %d of %d, held: %q", what, op.Generation, op.Record.Generation, op.Held())
+	if op := p.Pools.All()[0]; (op.QuarantineReason() != "") != want {
+		p.T.Errorf("%s: generation %d of %d, held: %q", what, op.Generation, op.Record.Generation, op.QuarantineReason())
 	}
 }
 
@@ -224,7 +224,7 @@ func TestRestoredDiskIsFoundByControlMemory(t *testing.T) {
 			p.other.Mend()
 			agenttest.Await(t, func() bool {
 				p.FakeClock.Advance(p.Limits.Heartbeat)
-				return p.Pools.Free(d.Pool) != nil
+				return p.Pools.CheckQuarantine(d.Pool) != nil
 			})
 		})
 	}
@@ -293,7 +293,7 @@ func TestAcceptedGenerationIsAboveUnreachableReplica(t *testing.T) {
 	p.other.Mend()
 	agenttest.Await(t, func() bool { // it is told of what was told to others
 		p.FakeClock.Advance(p.Limits.Heartbeat)
-		return p.other.HighestGeneration() > pooladmin.Unheard || p.Pools.All()[0].Held() != ""
+		return p.other.HighestGeneration() > pooladmin.NotReported || p.Pools.All()[0].QuarantineReason() != ""
 	})
 	p.isHeld(false, "with the other back")
 	newer(func() {})

@@ -176,7 +176,7 @@ func TestRestoredHostAsksControlForGenerations(t *testing.T) {
 	r.Link.Mend()
 	agenttest.Await(t, func() bool {
 		r.FakeClock.Advance(r.Limits.Retry)
-		return r.Pools.Free(d.Pool) != nil
+		return r.Pools.CheckQuarantine(d.Pool) != nil
 	})
 	if _, err := r.Mount(t.Context(), "db", "after"); !errors.Is(err, dataset.ErrOffline) || !strings.Contains(err.Error(), wayOut) {
 		t.Errorf("one more use: %v", err)
@@ -208,13 +208,13 @@ func TestNewerDiskEndsHold(t *testing.T) {
 	older()
 	agenttest.Await(t, func() bool {
 		r.FakeClock.Advance(r.Limits.Heartbeat)
-		return r.Pools.Free(d.Pool) != nil
+		return r.Pools.CheckQuarantine(d.Pool) != nil
 	})
 	holds(r, d)
 	newer()
 	agenttest.Await(t, func() bool {
 		r.FakeClock.Advance(r.Limits.Heartbeat)
-		return r.Pools.Free(d.Pool) == nil
+		return r.Pools.CheckQuarantine(d.Pool) == nil
 	})
 	r.MountDataset(d, "id")
 	if err := r.Unmount(t.Context(), "db", "id"); err != nil {
@@ -230,7 +230,7 @@ func TestPoolIsNotHeldWithoutRestore(t *testing.T) {
 	d := r.NewVolume("db")
 	serves := func(what string) {
 		t.Helper()
-		if err := r.Pools.Free(d.Pool); err != nil {
+		if err := r.Pools.CheckQuarantine(d.Pool); err != nil {
 			t.Errorf("%s: %v", what, err)
 		}
 		r.MountDataset(d, "id")
@@ -251,7 +251,7 @@ func TestPoolIsNotHeldWithoutRestore(t *testing.T) {
 	r.StartWith(cfg)
 	serves("not told")
 	at(r, 3)
-	r.Link.SetOld(true)
+	r.Link.SetWithoutGenerations(true)
 	for range 2 {
 		r.Restart()
 		serves("control keeps none")
@@ -259,7 +259,7 @@ func TestPoolIsNotHeldWithoutRestore(t *testing.T) {
 			t.Errorf("generation %d, %v", g, err)
 		}
 	}
-	r.Link.SetOld(false)
+	r.Link.SetWithoutGenerations(false)
 	r.Restart()
 	serves("control is upgraded")
 	at(r, 4)

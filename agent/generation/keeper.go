@@ -103,7 +103,7 @@ func (g *Keeper) report(ctx context.Context, to api.Service, is map[uuid.UUID]ui
 	}
 	for _, p := range was.Pools {
 		of = append(of, p.Pool)
-		err = errors.Join(err, g.Pools.WasOf(ctx, p.Pool, p.Generation))
+		err = errors.Join(err, g.Pools.RecordGeneration(ctx, p.Pool, p.Generation))
 	}
 	return of, err
 }
@@ -117,7 +117,9 @@ func (g *Keeper) Store(ctx context.Context) error {
 	}
 	for id, generation := range is {
 		if err == nil {
-			g.Pools.Change(id, func(op *pool.Pool) { op.Unstored = op.Unstored && op.Generation != generation })
+			g.Pools.Change(id, func(op *pool.Pool) {
+				op.RaiseUnreported = op.RaiseUnreported && op.Generation != generation
+			})
 		}
 	}
 	return err
@@ -138,7 +140,7 @@ func (g *Keeper) Ask(ctx context.Context) (kept, all bool, err error) {
 	for i, err := range errs {
 		for _, id := range of[i] {
 			if err == nil || errors.Is(err, errNotKept) {
-				g.Pools.Change(id, func(op *pool.Pool) { op.Heard = true })
+				g.Pools.Change(id, func(op *pool.Pool) { op.GenerationKnown = true })
 			}
 		}
 	}
@@ -166,7 +168,7 @@ func (g *Keeper) Ask(ctx context.Context) (kept, all bool, err error) {
 func (g *Keeper) RaiseDue() {
 	for _, id := range g.Uses.InUse() {
 		if d, known := g.Cache.Dataset(id); known {
-			g.Pools.Touched(d.Pool)
+			g.Pools.MarkUsed(d.Pool)
 		}
 	}
 	g.Jobs.Start("generations", func(ctx context.Context, _ *jobs.Job) error { return g.Raise(ctx) })
@@ -206,8 +208,8 @@ func (g *Keeper) Raise(ctx context.Context) error {
 
 // raiseOne raises a pool, unless its disk was restored from a backup since its generation was last read.
 func (g *Keeper) raiseOne(ctx context.Context, id uuid.UUID) {
-	_, err := g.Pools.See(ctx, id)
-	if op := g.Pools.One(id); op.Serves() != nil {
+	_, err := g.Pools.ReadStatus(ctx, id)
+	if op := g.Pools.ByID(id); op.CheckServed() != nil {
 		err = nil // it stays due
 	} else if err == nil {
 		err = g.Pools.Raise(ctx, op, op.Generation+1)
@@ -215,7 +217,7 @@ func (g *Keeper) raiseOne(ctx context.Context, id uuid.UUID) {
 	if err != nil {
 		g.Log.WithError(err).Warn("cannot raise the generation of a pool; a restored disk is detected with the " +
 			"last one")
-		g.Pools.Change(id, func(op *pool.Pool) { op.Due, op.RaisedAt = false, g.Clock.Steady() })
+		g.Pools.Change(id, func(op *pool.Pool) { op.RaiseSoon, op.RaisedAt = false, g.Clock.Steady() })
 	}
 	g.Pools.Change(id, func(op *pool.Pool) { op.Raising = false })
 	g.Prober.Suspect(id, err)
@@ -224,7 +226,7 @@ func (g *Keeper) raiseOne(ctx context.Context, id uuid.UUID) {
 
 // storeRaised has control record the raised generations that belong into the store.
 func (g *Keeper) storeRaised(ctx context.Context) error {
-	if !slices.ContainsFunc(g.Pools.All(), func(op *pool.Pool) bool { return op.Unstored }) {
+	if !slices.ContainsFunc(g.Pools.All(), func(op *pool.Pool) bool { return op.RaiseUnreported }) {
 		return nil
 	}
 	return g.Store(ctx)
@@ -246,7 +248,7 @@ func (g *Keeper) AnnounceLate(ctx context.Context) error {
 		_, _, err = g.Ask(ctx)
 	}
 	for _, op := range g.Pools.All() {
-		g.Pools.Change(op.ID, func(op *pool.Pool) { op.Late = false })
+		g.Pools.Change(op.ID, func(op *pool.Pool) { op.AwaitsGeneration = false })
 	}
 	return err
 }

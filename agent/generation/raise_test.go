@@ -73,7 +73,7 @@ func TestPoolIsRaisedWhileUsedOrChanged(t *testing.T) {
 	look(3, "in use")
 	r.FakeClock.Advance(pool.RaiseEvery)
 	look(4, "still in use")
-	r.Pools.Changed(d.Pool, true)
+	r.Pools.MarkChanged(d.Pool, true)
 	look(5, "a home came")
 	b.stubborn.Store(true)
 	r.FakeClock.Advance(pool.RaiseEvery)

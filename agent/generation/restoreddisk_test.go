@@ -29,8 +29,8 @@ import (
 func TestRestoredDiskIsFoundByFirstOperation(t *testing.T) {
 	for what, does := range map[string]func(r *agenttest.Host, d dataset.Dataset) error{
 		"raise": func(r *agenttest.Host, d dataset.Dataset) error {
-			r.Pools.Changed(d.Pool, true)
-			return errors.Join(r.Generations.Raise(r.T.Context()), r.Pools.Free(d.Pool))
+			r.Pools.MarkChanged(d.Pool, true)
+			return errors.Join(r.Generations.Raise(r.T.Context()), r.Pools.CheckQuarantine(d.Pool))
 		},
 		"mount": func(r *agenttest.Host, d dataset.Dataset) error {
 			_, err := r.Mount(r.T.Context(), d.Volume, "id")
@@ -101,7 +101,7 @@ func ahead(f *agenttest.Cluster) (d dataset.Dataset, has dataset.Copy, putBack f
 // it has.
 func keepsNewer(f *agenttest.Cluster, d dataset.Dataset, has dataset.Copy, want error) {
 	f.Helper()
-	asB := move.WithAsker(f.Context(), f.B.Node())
+	asB := move.WithRequester(f.Context(), f.B.Node())
 	if _, _, err := f.A.Source.Freshen(asB, d.ID, nil); !errors.Is(err, want) {
 		f.Error(err)
 	}
@@ -137,7 +137,7 @@ type unregistered struct {
 
 func (u unregistered) Register(ctx context.Context, r api.Registration) error {
 	if u.away.Load() {
-		return agenttest.ErrAway
+		return agenttest.ErrUnreachable
 	}
 	return u.Service.Register(ctx, r)
 }
@@ -161,7 +161,7 @@ func TestReplicaKeepsNewerDataThanRestoredHost(t *testing.T) {
 	f.A.MustUnmount("db", "alone")
 	keepsNewer(f, d, has, dataset.ErrUnavailable)
 	away.Store(false)
-	agenttest.Await(t, func() bool { return f.A.Pools.Free(d.Pool) != nil })
+	agenttest.Await(t, func() bool { return f.A.Pools.CheckQuarantine(d.Pool) != nil })
 	keepsNewer(f, d, has, dataset.ErrOffline)
 }
 
@@ -171,7 +171,7 @@ func TestGenerationIsAskedWhenPeerRequestsData(t *testing.T) {
 	r := agenttest.New(t)
 	d := r.NewVolume("db")
 	at(r, 1)
-	r.Pools.Change(d.Pool, func(op *pool.Pool) { op.Heard = false })
+	r.Pools.Change(d.Pool, func(op *pool.Pool) { op.GenerationKnown = false })
 	for _, away := range []bool{true, false} {
 		if away {
 			r.Link.Cut()

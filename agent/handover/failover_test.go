@@ -67,8 +67,8 @@ func TestMountOnOtherNodeFailsOver(t *testing.T) {
 	if v.Home != f.B.Node() || v.Epoch != d.Epoch+1 || v.Move != uuid.Nil {
 		t.Errorf("%+v", v.Dataset)
 	}
-	f.B.Promises.Unswear(t.Context())
-	if left := f.B.Keeper.Sworn(); len(left) != 0 {
+	f.B.Promises.AllowPromises(t.Context())
+	if left := f.B.Keeper.Blocked(); len(left) != 0 {
 		t.Errorf("sworn off for ever: %v", left)
 	}
 }
@@ -86,8 +86,8 @@ func TestI1NoFailoverWhilePromiseLasts(t *testing.T) {
 	stop := make(chan struct{})
 	go func() { // the holder, as it goes on
 		for {
-			_, span := f.B.Standing()
-			got := f.B.Keeper.Grant(d.Home, promise.Request{Epochs: []promise.Epoch{e}}, span, func(e promise.Epoch) string { return f.B.Promises.NotHome(d.Home, e) })
+			_, span := f.B.ControlSession()
+			got := f.B.Keeper.Grant(d.Home, promise.Request{Epochs: []promise.Epoch{e}}, span, func(e promise.Epoch) string { return f.B.Promises.WhyNotHome(d.Home, e) })
 			at := f.B.Clock.Steady()
 			select {
 			case <-stop:

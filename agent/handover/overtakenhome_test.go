@@ -49,7 +49,7 @@ func TestHomeSupersededBeforeItLearnedKeepsHead(t *testing.T) {
 	for name, meanwhile := range map[string]func(*agenttest.Host, dataset.Dataset){
 		"and looks at its copy first": func(h *agenttest.Host, d dataset.Dataset) {
 			reached := h.Config.Control
-			h.Config.Control = agenttest.Away{Service: reached}
+			h.Config.Control = agenttest.UnreachableControl{Service: reached}
 			h.Start()
 			if err := h.Copies.Settle(h.Cluster.Context(), d.ID); err != nil {
 				h.Cluster.Error(err)
@@ -117,19 +117,19 @@ func TestHomeSupersededWhileCutOffAsksAgain(t *testing.T) {
 
 // answering is a control that has not let this node in yet, but says what it is asked.
 type answering struct {
-	agenttest.Away
+	agenttest.UnreachableControl
 	volumes bool
 }
 
 func (c answering) Operation(ctx context.Context, ref string, wait time.Duration) (dataset.Operation, error) {
-	return c.Away.Service.Operation(ctx, ref, wait)
+	return c.UnreachableControl.Service.Operation(ctx, ref, wait)
 }
 
 func (c answering) Volume(ctx context.Context, ref string) (api.Volume, error) {
 	if !c.volumes {
-		return c.Away.Volume(ctx, ref)
+		return c.UnreachableControl.Volume(ctx, ref)
 	}
-	return c.Away.Service.Volume(ctx, ref)
+	return c.UnreachableControl.Service.Volume(ctx, ref)
 }
 
 // A node that became the home and died before it heard so keeps its head until it does,
@@ -140,7 +140,7 @@ func TestHomeThatCrashedBeforeItLearnedKeepsHead(t *testing.T) {
 	f.B.Fuse.Mend()
 	reached := f.B.Config.Control
 	for _, volumes := range []bool{false, true} {
-		f.B.Config.Control = answering{agenttest.Away{Service: reached}, volumes}
+		f.B.Config.Control = answering{agenttest.UnreachableControl{Service: reached}, volumes}
 		f.B.Start()
 		f.B.Installer.Resume(t.Context())
 		if err := f.B.Copies.Settle(t.Context(), d.ID); err != nil {

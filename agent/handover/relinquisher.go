@@ -76,7 +76,7 @@ func (r *Relinquisher) AnswerIfRecalled(id uuid.UUID) {
 // snapshot, and notifies control. It is idempotent: after a crash between two of these steps it continues.
 func (r *Relinquisher) answer(ctx context.Context, id uuid.UUID) error {
 	y, given := r.Leases.Relinquished(id)
-	if d, known := r.Cache.Dataset(id); given && (y.Told || known && d.Epoch > y.Epoch) {
+	if d, known := r.Cache.Dataset(id); given && (y.Reported || known && d.Epoch > y.Epoch) {
 		return r.Settle(ctx, id, y)
 	}
 	asked, recalled := r.Leases.Recall(id)
@@ -147,7 +147,7 @@ func (r *Relinquisher) relinquish(ctx context.Context, id uuid.UUID, y lease.Rel
 		r.LogOf(d).WithField("op", y.Move).Info("relinquished: it is no longer opened here")
 	}
 	if y.Manifest == nil {
-		var seen summed
+		var seen byteCounter
 		stop := r.Jobs.After(ctx, r.Clock, r.Limits.Lease/4,
 			func(ctx context.Context) { r.reportProgress(ctx, d, y, &seen) })
 		y, err = r.takeFinal(ctx, pool, d, y, &seen)
@@ -183,7 +183,7 @@ func (r *Relinquisher) Holders(ctx context.Context, d dataset.Dataset) ([]string
 	if ids := r.Uses.Get(d.ID).SortedIDs(); len(ids) > 0 {
 		return ids, nil
 	}
-	err := r.Unmounter.FreeUnheld(ctx, d)
+	err := r.Unmounter.UnmountAndForget(ctx, d)
 	if errors.Is(err, dataset.ErrInUse) {
 		return []string{dataset.OneLine(err)}, nil
 	}
@@ -221,10 +221,10 @@ func (r *Relinquisher) reportHolders(ctx context.Context, id uuid.UUID, y lease.
 	return err
 }
 
-// summed counts how many bytes of the relinquished dataset were read.
-type summed struct{ bytes atomic.Int64 }
+// byteCounter counts how many bytes of the relinquished dataset were read.
+type byteCounter struct{ bytes atomic.Int64 }
 
-func (s *summed) Write(b []byte) (int, error) {
+func (s *byteCounter) Write(b []byte) (int, error) {
 	s.bytes.Add(int64(len(b)))
 	return len(b), nil
 }
@@ -235,7 +235,7 @@ const stuckAfter = 10
 
 // reportProgress reports to control that the checksums of a dataset that is given up are being computed, which may
 // take long, so that the move waits. Without progress it reports that, and the move ends.
-func (r *Relinquisher) reportProgress(ctx context.Context, d dataset.Dataset, y lease.Relinquished, seen *summed) {
+func (r *Relinquisher) reportProgress(ctx context.Context, d dataset.Dataset, y lease.Relinquished, seen *byteCounter) {
 	was, at, said := seen.bytes.Load(), r.Clock.Steady(), ""
 	for ctx.Err() == nil {
 		if is := seen.bytes.Load(); is != was {
@@ -284,7 +284,7 @@ func (r *Relinquisher) report(ctx context.Context, id uuid.UUID, y lease.Relinqu
 		return err
 	}
 	defer unlock()
-	return r.Leases.SetTold(ctx, id, y)
+	return r.Leases.SetReported(ctx, id, y)
 }
 
 // Settle removes a record that is not needed any more: the dataset is this node's again at a later epoch, or

@@ -42,8 +42,8 @@ type Repairer struct{ RepairerDeps }
 // NewRepairer returns a Repairer.
 func NewRepairer(deps RepairerDeps) *Repairer { return &Repairer{deps} }
 
-// ApplyGuard applies the guard's status st. answer is the value of Deadlines.Answers before the status was requested.
-// The guard then forgets datasets that are no longer mounted.
+// ApplyGuard applies the guard's status st. answer is the value of Deadlines.AnswerCount before the status was
+// requested. The guard then forgets datasets that are no longer mounted.
 func (r *Repairer) ApplyGuard(st guard.Status, answer uint64) {
 	r.Registrar.RecordAll(st, answer)
 	for _, e := range st.Datasets {
@@ -72,7 +72,7 @@ func (r *Repairer) RepairAll() {
 		}
 	}
 	r.Jobs.Start("enrolled", func(ctx context.Context, _ *jobs.Job) error {
-		if err := r.Deadlines.DropEnrolled(ctx); err != nil && ctx.Err() == nil &&
+		if err := r.Deadlines.DropUnneededNodes(ctx); err != nil && ctx.Err() == nil &&
 			!errors.Is(err, dataset.ErrUnavailable) {
 			r.Log.WithError(err).Warn("cannot compare the nodes that were given copies with those that have " +
 				"them, retrying")
@@ -122,7 +122,7 @@ func (r *Repairer) repair(ctx context.Context, id uuid.UUID) error {
 		return nil
 	}
 	if !mounted && !lease.IsFenced(e) {
-		_ = r.Unmounter.ReleaseUnheld(ctx, d) // it says why not, and is tried again
+		_ = r.Unmounter.ForgetUnmounted(ctx, d) // it says why not, and is tried again
 		return nil
 	}
 	until := r.Deadlines.Until(d)
@@ -138,7 +138,7 @@ func (r *Repairer) repair(ctx context.Context, id uuid.UUID) error {
 		steps.At("fence.thawed")
 	}
 	if !mounted {
-		_ = r.Unmounter.ReleaseUnheld(ctx, d) // it says why not, and is tried again
+		_ = r.Unmounter.ForgetUnmounted(ctx, d) // it says why not, and is tried again
 		return nil
 	}
 	if err = r.Registrar.Arm(ctx, d); err == nil {

@@ -10,14 +10,14 @@ import (
 // restored from an older backup does not know datasets that exist, so nothing may be destroyed because of it.
 // The code that receives changes from control calls Set. Its methods are safe for concurrent use.
 type Trust struct {
-	mu   sync.Mutex
-	why  string
-	mend func() string
+	mu     sync.Mutex
+	why    string
+	remedy func() string
 }
 
 // NewTrust returns a Trust that trusts the store. mend names the command that brings an inconsistent store up to
 // date.
-func NewTrust(mend func() string) *Trust { return &Trust{mend: mend} }
+func NewTrust(mend func() string) *Trust { return &Trust{remedy: mend} }
 
 // Set records why the store is inconsistent. An empty string means that it is consistent.
 func (t *Trust) Set(why string) {
@@ -33,8 +33,8 @@ func (t *Trust) Why() string {
 	return t.why
 }
 
-// Mend returns the command that brings an inconsistent store up to date.
-func (t *Trust) Mend() string { return t.mend() }
+// Remedy returns the command that brings an inconsistent store up to date.
+func (t *Trust) Remedy() string { return t.remedy() }
 
 // Err returns ErrConflict while the store is inconsistent, and nil otherwise.
 func (t *Trust) Err() error {
@@ -43,5 +43,5 @@ func (t *Trust) Err() error {
 		return nil
 	}
 	return dataset.Errorf(dataset.ErrConflict,
-		"store inconsistent; changes suspended: %s (%s)", why, t.mend())
+		"store inconsistent; changes suspended: %s (%s)", why, t.remedy())
 }

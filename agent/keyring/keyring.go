@@ -28,8 +28,8 @@ import (
 type Deps struct {
 	*host.Host
 	Programs *host.Programs // that print keys
-	// BesideCopyOf returns the dataset whose files a move brought as the dataset id, beside a copy.
-	BesideCopyOf func(id uuid.UUID) (ds uuid.UUID, is bool)
+	// CopyBeside returns the dataset whose files a move brought as the dataset id, beside a copy.
+	CopyBeside func(id uuid.UUID) (ds uuid.UUID, is bool)
 }
 
 // Keyring gives pools the data keys of their datasets, and gives each new dataset a data key. Its methods are safe
@@ -52,11 +52,11 @@ func New(deps Deps) *Keyring {
 // have been exchanged after the record beside the data was written. For a copy, however, control's record may be the
 // older one. DataKey returns the data key of the first record that can be unwrapped.
 func (k *Keyring) DataKey(ctx context.Context, d dataset.Dataset) ([]byte, error) {
-	if h, is := ctx.Value(dataKeyContext{}).(heldKey); is && d.Encryption != nil && h.id == d.ID &&
+	if h, is := ctx.Value(dataKeyContext{}).(contextDataKey); is && d.Encryption != nil && h.id == d.ID &&
 		h.wrapped == d.Encryption.ID {
 		return bytes.Clone(h.data), nil
 	}
-	of := k.standsFor(d.ID)
+	of := k.standInOf(d.ID)
 	records := []dataset.Dataset{d}
 	now, known := k.deps.Cache.DatasetOrCopy(of)
 	if known && now.Encryption != nil && (d.Encryption == nil || d.Encryption.ID == now.Encryption.ID) {
@@ -78,14 +78,14 @@ func (k *Keyring) DataKey(ctx context.Context, d dataset.Dataset) ([]byte, error
 	return nil, why
 }
 
-// heldKey is the data key of a dataset that is made while writers wait. It is stored in the context of that work, so
-// that no program that prints a key must run meanwhile.
-type heldKey struct {
+// contextDataKey is the data key of a dataset that is made while writers wait. It is stored in the context of that
+// work, so that no program that prints a key must run meanwhile.
+type contextDataKey struct {
 	id, wrapped uuid.UUID // the UUIDs of the dataset and of its data key
 	data        []byte
 }
 
-// dataKeyContext is the key of a heldKey in a context.
+// dataKeyContext is the key of a contextDataKey in a context.
 type dataKeyContext struct{}
 
 // dataKey returns the data key that is wrapped in the record d. The operator's key is read for the dataset of.
@@ -122,8 +122,8 @@ func (k *Keyring) IsStandIn(id uuid.UUID) bool {
 	return is
 }
 
-// standsFor returns the dataset whose data key the dataset id uses: id itself unless id is a stand-in.
-func (k *Keyring) standsFor(id uuid.UUID) uuid.UUID {
+// standInOf returns the dataset whose data key the dataset id uses: id itself unless id is a stand-in.
+func (k *Keyring) standInOf(id uuid.UUID) uuid.UUID {
 	if copied, is := k.deps.Cache.ShownBy(id); is {
 		return copied.Dataset
 	}
@@ -133,7 +133,7 @@ func (k *Keyring) standsFor(id uuid.UUID) uuid.UUID {
 	if is {
 		return of
 	}
-	if of, is := k.deps.BesideCopyOf(id); is {
+	if of, is := k.deps.CopyBeside(id); is {
 		return of
 	}
 	return id
@@ -180,7 +180,7 @@ func (k *Keyring) Seal(ctx context.Context, pool backends.Pool, op *dataset.Oper
 		d.Encryption = e.Record.Encryption
 		data, err := key.Unwrap(*d.Encryption)
 		if err == nil && op.Source != nil {
-			ctx = context.WithValue(ctx, dataKeyContext{}, heldKey{d.ID, d.Encryption.ID, data})
+			ctx = context.WithValue(ctx, dataKeyContext{}, contextDataKey{d.ID, d.Encryption.ID, data})
 		}
 		return ctx, err
 	case err != nil && !errors.Is(err, dataset.ErrNotFound):
@@ -195,7 +195,7 @@ func (k *Keyring) Seal(ctx context.Context, pool backends.Pool, op *dataset.Oper
 		if wrapped, err = k.Wrap(ctx, key, *d, from.Encryption.ID, data); err != nil {
 			return ctx, err
 		}
-		ctx = context.WithValue(ctx, dataKeyContext{}, heldKey{d.ID, wrapped.ID, data})
+		ctx = context.WithValue(ctx, dataKeyContext{}, contextDataKey{d.ID, wrapped.ID, data})
 	}
 	d.Encryption = &wrapped
 	return ctx, nil

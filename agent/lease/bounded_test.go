@@ -94,7 +94,7 @@ func TestI1HostCutOffIsFencedAndThawed(t *testing.T) {
 	path := g.A.MustMount("db@auto", "user")
 	g.LinkA.Cut()
 	g.Network.SetCut(true)
-	renewed, _ := g.A.Standing()
+	renewed, _ := g.A.ControlSession()
 	e := g.GuardA.AwaitFenced(d.ID)
 	if at := e.Fence.At; at > renewed+agenttest.BoundSession*9/10 {
 		t.Errorf("fenced %v after the last renewal was sent, of %v", at-renewed, agenttest.BoundSession)
@@ -127,7 +127,7 @@ func TestPromisesExtendLeaseWithoutControl(t *testing.T) {
 	path := g.A.MustMount("db@auto", "user")
 	g.LinkA.Cut()
 	g.LinkB.Cut()
-	renewed, ttl := g.A.Standing()
+	renewed, ttl := g.A.ControlSession()
 	agenttest.Await(t, func() bool { return clock.Boottime() > renewed+2*ttl })
 	e, _ := g.GuardA.Entry(d.ID)
 	if e.State != guard.StateArmed || e.Fence != nil || len(e.Steps) > 0 || !agenttest.CanWrite(t, path, time.Minute) {
@@ -206,10 +206,10 @@ func TestI1NewSessionReadsHomesFirst(t *testing.T) {
 		nodes, err := g.Service.NodeList(t.Context(), "")
 		return err == nil && slices.ContainsFunc(nodes, func(n api.Node) bool { return n.ID == g.A.Node() && !n.Live })
 	})
-	g.LinkA.SetDeaf(true)
+	g.LinkA.SetSyncFails(true)
 	before := g.LinkA.LastRenewed()
 	g.LinkA.Mend()
-	agenttest.Await(t, func() bool { renewed, _ := g.A.Standing(); return renewed > before })
+	agenttest.Await(t, func() bool { renewed, _ := g.A.ControlSession(); return renewed > before })
 	long := clock.Boottime() + agenttest.BoundSession
 	agenttest.Await(t, func() bool { return clock.Boottime() > long })
 	if e, _ := g.GuardA.Entry(d.ID); e.State != guard.StateArmed || e.Fence != nil {
@@ -217,10 +217,10 @@ func TestI1NewSessionReadsHomesFirst(t *testing.T) {
 	}
 	g.Network.SetCut(true)
 	g.GuardA.AwaitFenced(d.ID)
-	if renewed, _ := g.A.Standing(); renewed <= before {
+	if renewed, _ := g.A.ControlSession(); renewed <= before {
 		t.Error("it does not renew")
 	}
-	g.LinkA.SetDeaf(false)
+	g.LinkA.SetSyncFails(false)
 	agenttest.Await(t, func() bool { e, _ := g.GuardA.Entry(d.ID); return e.State == guard.StateArmed })
 	g.A.MustUnmount("db@auto", "user")
 }

@@ -130,14 +130,14 @@ func TestI1DatasetsUnknownToGuardAreRegistered(t *testing.T) {
 	}
 	known := func() bool { e, there := g.GuardA.Entry(d.ID); return there && e.State == guard.StateArmed }
 	op := g.A.Pools.All()[0]
-	if err := g.A.Pools.WasOf(t.Context(), op.ID, 1<<40); err != nil {
+	if err := g.A.Pools.RecordGeneration(t.Context(), op.ID, 1<<40); err != nil {
 		t.Fatal(err)
 	}
 	g.A.Stop()
 	forget()
 	g.A.Start()
 	agenttest.Await(t, known)
-	if g.A.Pools.Free(op.ID) == nil {
+	if g.A.Pools.CheckQuarantine(op.ID) == nil {
 		t.Error("its pool is not held")
 	}
 	g.LinkA.Cut()
@@ -155,7 +155,7 @@ func TestI1DatasetsUnknownToGuardAreRegistered(t *testing.T) {
 	if e := g.GuardA.AwaitFenced(d.ID); e.Fence == nil || e.Filesystem.Root == "" || !e.Own {
 		t.Errorf("%+v", e)
 	}
-	if _, err := g.A.Pools.Get(op.ID); err == nil || g.A.Pools.Free(op.ID) != nil {
+	if _, err := g.A.Pools.Get(op.ID); err == nil || g.A.Pools.CheckQuarantine(op.ID) != nil {
 		t.Errorf("its pool is not offline: %v", err)
 	}
 	if err := os.Rename(op.Path+".away", op.Path); err != nil {

@@ -21,23 +21,23 @@ import (
 )
 
 // Deadlines has the leases of this node that are bounded in time: until when each dataset whose home is this node may
-// be open here, and the state of this node's session with control. hold.go computes the deadlines. This file sends the
+// be open here, and the state of this node's session with control. boundedlease.go computes the deadlines. This file sends the
 // requests for the values that the computation needs. Its methods are safe for concurrent use.
 //
 // mu protects the fields from tenure to moved; answers is atomic. No request is sent while mu is held.
 type Deadlines struct {
 	DeadlineDeps
 
-	mu      sync.Mutex
-	tenure  tenure
-	silent  bool // control did not answer the last renewal
-	holds   map[uuid.UUID]*hold
-	armed   map[uuid.UUID]uint64 // the epoch at which the guard has a dataset registered, as far as known
-	unread  string               // the last logged reason why readHolds failed, or ""
-	answers atomic.Uint64        // the number of registrations that the guard has answered; see SetFenceTime
-	kept    map[uuid.UUID]string // the last logged reason why the guard keeps a dataset that is not mounted
-	moved   chan struct{}        // closed and replaced when tenure or silent changes
-	wake    chan struct{}        // wakes Run
+	mu          sync.Mutex
+	tenure      controlSession
+	silent      bool // control did not answer the last renewal
+	leases      map[uuid.UUID]*boundedLease
+	armed       map[uuid.UUID]uint64 // the epoch at which the guard has a dataset registered, as far as known
+	readProblem string               // the last logged reason why readHomes failed, or ""
+	answerCount atomic.Uint64        // the number of registrations that the guard has answered; see SetFenceTime
+	keptReasons map[uuid.UUID]string // the last logged reason why the guard keeps a dataset that is not mounted
+	changed     chan struct{}        // closed and replaced when tenure or silent changes
+	wake        chan struct{}        // wakes Run
 
 	// enrolling is held while the set of enrolled nodes changes on disk, so that changes are written in the order in
 	// which they were decided. It is locked before mu.
@@ -52,16 +52,16 @@ type DeadlineDeps struct {
 	Nodes *Nodes
 	// ReadHomes reads from control which datasets this node is the home of, and applies it.
 	ReadHomes func(context.Context) (api.Sync, error)
-	// MendSoon repairs a dataset that the guard has fenced or does not know, as a job.
-	MendSoon func(uuid.UUID)
+	// RepairSoon repairs a dataset that the guard has fenced or does not know, as a job.
+	RepairSoon func(uuid.UUID)
 }
 
 // NewDeadlines returns a Deadlines without any lease.
 func NewDeadlines(deps DeadlineDeps) *Deadlines {
 	return &Deadlines{
 		DeadlineDeps: deps,
-		holds:        map[uuid.UUID]*hold{}, armed: map[uuid.UUID]uint64{}, kept: map[uuid.UUID]string{},
-		moved: make(chan struct{}), wake: make(chan struct{}, 1),
+		leases:       map[uuid.UUID]*boundedLease{}, armed: map[uuid.UUID]uint64{}, keptReasons: map[uuid.UUID]string{},
+		changed: make(chan struct{}), wake: make(chan struct{}, 1),
 	}
 }
 
@@ -77,11 +77,11 @@ func (b *Deadlines) Session() (renewed, ttl time.Duration) {
 	return b.tenure.sent, b.tenure.ttl
 }
 
-// Answers returns the number of registrations that the guard has answered: see SetFenceTime.
-func (b *Deadlines) Answers() uint64 { return b.answers.Load() }
+// AnswerCount returns the number of registrations that the guard has answered: see SetFenceTime.
+func (b *Deadlines) AnswerCount() uint64 { return b.answerCount.Load() }
 
-// Answered counts an answer of the guard to a registration, and returns the new number.
-func (b *Deadlines) Answered() uint64 { return b.answers.Add(1) }
+// CountAnswer counts an answer of the guard to a registration, and returns the new number.
+func (b *Deadlines) CountAnswer() uint64 { return b.answerCount.Add(1) }
 
 // AllArmed returns the datasets that the guard has registered, as far as known.
 func (b *Deadlines) AllArmed() []uuid.UUID {
@@ -111,57 +111,57 @@ func (b *Deadlines) Wake() {
 func (b *Deadlines) change(f func()) {
 	b.mu.Lock()
 	f()
-	close(b.moved)
-	b.moved = make(chan struct{})
+	close(b.changed)
+	b.changed = make(chan struct{})
 	b.mu.Unlock()
 	b.Wake()
 }
 
-// isNews records why readHolds failed, or "" if it succeeded, and reports whether the reason differs from the last one.
-// readHolds is repeated several times in a session, and must not log the same reason each time.
-func (b *Deadlines) isNews(why string) bool {
+// setReadProblem records why readHomes failed, or "" if it succeeded, and reports whether the reason differs from the
+// last one. readHomes is repeated several times in a session, and must not log the same reason each time.
+func (b *Deadlines) setReadProblem(why string) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	was := b.unread
-	b.unread = why
+	was := b.readProblem
+	b.readProblem = why
 	return was != why
 }
 
 // Renewed records that control answered a renewal. session and ttl are from the answer, sent is
 // the time of the request, and now is the time of the answer.
 func (b *Deadlines) Renewed(session uuid.UUID, sent, ttl, now time.Duration) {
-	b.change(func() { b.silent = false; b.tenure.renewed(session, sent, ttl, now) })
+	b.change(func() { b.silent = false; b.tenure.renew(session, sent, ttl, now) })
 }
 
 // NotRenewed records that control did not answer a renewal.
 func (b *Deadlines) NotRenewed() { b.change(func() { b.silent = true }) }
 
-// alone reports whether promises of other nodes are needed, because control's answers are not sufficient: control did
-// not answer the last renewal, has not answered any renewal of this process, or this node has not read yet which
-// datasets it is the home of. The caller holds mu.
-func (b *Deadlines) alone() bool {
-	return b.silent || b.tenure.unread() || b.tenure.session == uuid.Nil
+// needsPromises reports whether promises of other nodes are needed, because control's answers are not sufficient:
+// control did not answer the last renewal, has not answered any renewal of this process, or this node has not read yet
+// which datasets it is the home of. The caller holds mu.
+func (b *Deadlines) needsPromises() bool {
+	return b.silent || b.tenure.mustRead() || b.tenure.session == uuid.Nil
 }
 
 // FenceTime returns how long a fence of a dataset takes at most, according to the guard, or 0 if that is not known.
 func (b *Deadlines) FenceTime(id uuid.UUID) time.Duration {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if h := b.holds[id]; h != nil {
-		return h.fence
+	if h := b.leases[id]; h != nil {
+		return h.fenceTime
 	}
 	return 0
 }
 
-// hold returns the state of a dataset's lease, and creates it if there is none. If the state is
+// lease returns the state of a dataset's lease, and creates it if there is none. If the state is
 // of another epoch, its deadline and promises are discarded. The caller holds mu.
-func (b *Deadlines) hold(d dataset.Dataset) *hold {
-	h := b.holds[d.ID]
+func (b *Deadlines) lease(d dataset.Dataset) *boundedLease {
+	h := b.leases[d.ID]
 	if h == nil {
-		h = &hold{}
-		b.holds[d.ID] = h
+		h = &boundedLease{}
+		b.leases[d.ID] = h
 	}
-	h.at(d.Epoch)
+	h.setEpoch(d.Epoch)
 	return h
 }
 
@@ -181,10 +181,10 @@ func (b *Deadlines) Arm(id uuid.UUID, epoch uint64) {
 func (b *Deadlines) SetFenceTime(id uuid.UUID, bound time.Duration, answer uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if h := b.holds[id]; h != nil && h.answer <= answer {
+	if h := b.leases[id]; h != nil && h.answer <= answer {
 		h.answer = answer
 		was, _ := h.overrun(&b.tenure)
-		h.fence = bound
+		h.fenceTime = bound
 		is, _ := h.overrun(&b.tenure)
 		h.deadline -= max(is-was, 0)
 	}
@@ -202,7 +202,7 @@ func (b *Deadlines) Disarm(id uuid.UUID) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	delete(b.armed, id)
-	delete(b.kept, id)
+	delete(b.keptReasons, id)
 }
 
 // Armed returns the epoch at which the guard has a dataset registered. armed is false if the
@@ -220,15 +220,15 @@ func (b *Deadlines) Until(d dataset.Dataset) time.Duration {
 	doubted, now := b.Trust.Err() != nil, b.Clock.Steady()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.tenure.doubted = doubted
-	return b.hold(d).extend(&b.tenure, d.Followers(), b.alone(), now)
+	b.tenure.inconsistent = doubted
+	return b.lease(d).extend(&b.tenure, d.Followers(), b.needsPromises(), now)
 }
 
-// fenceMay is hold.fenceMay for a dataset.
-func (b *Deadlines) fenceMay(d dataset.Dataset, deadline time.Duration) time.Duration {
+// allowedFenceTime is boundedLease.allowedFenceTime for a dataset.
+func (b *Deadlines) allowedFenceTime(d dataset.Dataset, deadline time.Duration) time.Duration {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.hold(d).fenceMay(&b.tenure, deadline)
+	return b.lease(d).allowedFenceTime(&b.tenure, deadline)
 }
 
 // Datasets returns the datasets whose home is this node and whose lease is bounded in time.
@@ -262,25 +262,25 @@ func (b *Deadlines) Run(ctx context.Context) {
 	}
 }
 
-// extendOnce performs one round of Run. It starts readHolds if this node has not
+// extendOnce performs one round of Run. It starts readHomes if this node has not
 // read yet, in its current session, which datasets it is the home of. It asks the other nodes
 // for promises while control is silent. Then it feeds the guard. It returns the time to wait
 // before the next round.
 func (b *Deadlines) extendOnce(ctx context.Context) (wait time.Duration) {
 	list := b.Datasets()
-	b.forgetHolds()
+	b.forgetLeases()
 	if len(list) == 0 {
 		return idleWait
 	}
 	b.mu.Lock()
-	row, unread, ttl := b.tenure.row, b.tenure.unread(), b.tenure.ttl
-	silent, alone := b.silent, b.alone()
+	row, unread, ttl := b.tenure.row, b.tenure.mustRead(), b.tenure.ttl
+	silent, alone := b.silent, b.needsPromises()
 	b.mu.Unlock()
 	if ttl == 0 {
 		return idleWait
 	}
 	if unread && !silent {
-		b.Jobs.Start("leases", func(ctx context.Context, _ *jobs.Job) error { b.readHolds(ctx, row); return nil })
+		b.Jobs.Start("leases", func(ctx context.Context, _ *jobs.Job) error { b.readHomes(ctx, row); return nil })
 	}
 	wait = ttl / 5
 	if !alone {
@@ -292,10 +292,10 @@ func (b *Deadlines) extendOnce(ctx context.Context) (wait time.Duration) {
 	return wait
 }
 
-// readHolds reads from control which datasets this node is the home of, and records that it did
+// readHomes reads from control which datasets this node is the home of, and records that it did
 // so during a row of renewals (see tenure.row). If it fails, it logs the reason, and Run
 // calls it again.
-func (b *Deadlines) readHolds(ctx context.Context, row uint64) {
+func (b *Deadlines) readHomes(ctx context.Context, row uint64) {
 	s, err := b.ReadHomes(ctx)
 	if err == nil {
 		err = errors.Join(b.Trust.Err(), b.Nodes.Refresh(ctx))
@@ -304,14 +304,14 @@ func (b *Deadlines) readHolds(ctx context.Context, row uint64) {
 		err = dataset.Errorf(dataset.ErrConflict, "%s", s.Halted)
 	}
 	if err != nil {
-		if ctx.Err() == nil && b.isNews(err.Error()) {
+		if ctx.Err() == nil && b.setReadProblem(err.Error()) {
 			b.Log.WithError(err).Warn("cannot read the datasets whose home is this node: leases of volumes with " +
 				"failover auto are not confirmed; retrying")
 		}
 		return
 	}
-	b.isNews("")
-	b.change(func() { b.tenure.readDuring(row) })
+	b.setReadProblem("")
+	b.change(func() { b.tenure.setRead(row) })
 }
 
 // promisers returns the nodes that could take over datasets that are open here. For each node,
@@ -322,7 +322,7 @@ func (b *Deadlines) promisers(list []dataset.Dataset) map[uuid.UUID][]promise.Ep
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, d := range list {
-		h := b.hold(d)
+		h := b.lease(d)
 		if _, armed := b.armed[d.ID]; !armed || h.deadline <= now {
 			continue
 		}
@@ -359,7 +359,7 @@ func (b *Deadlines) askAll(ctx context.Context, list []dataset.Dataset, most tim
 func (b *Deadlines) askOne(ctx context.Context, node uuid.UUID, wanted []promise.Epoch) int {
 	address := b.Nodes.Address(node)
 	if address == "" || b.HTTP == nil {
-		if address == "" && b.Nodes.misses(node) {
+		if address == "" && b.Nodes.setMissing(node) {
 			b.Log.WithField("node", b.Nodes.Name(node)).
 				Error("control does not respond, and the address of another node is unknown, which could take " +
 					"over the open volumes: they are fenced unless control responds in time")
@@ -380,15 +380,15 @@ func (b *Deadlines) askOne(ctx context.Context, node uuid.UUID, wanted []promise
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, e := range answer.Granted {
-		if h := b.holds[e.Dataset]; h != nil {
-			h.vow(node, e.Epoch, answer.Bound(sent))
+		if h := b.leases[e.Dataset]; h != nil {
+			h.addPromise(node, e.Epoch, answer.ValidUntil(sent))
 		}
 	}
 	return len(answer.Granted)
 }
 
 // Feed sends all deadlines to the guard in one request. If the guard refuses one, because it has fenced the dataset or
-// does not know it, a job repairs that: see DeadlineDeps.MendSoon.
+// does not know it, a job repairs that: see DeadlineDeps.RepairSoon.
 func (b *Deadlines) Feed(ctx context.Context, list []dataset.Dataset) {
 	now := b.Clock.Steady()
 	var feeds []guard.Feed
@@ -399,7 +399,7 @@ func (b *Deadlines) Feed(ctx context.Context, list []dataset.Dataset) {
 				Dataset:  d.ID,
 				Epoch:    d.Epoch,
 				Deadline: until,
-				Most:     b.fenceMay(d, until),
+				Most:     b.allowedFenceTime(d, until),
 			})
 		}
 	}
@@ -415,45 +415,45 @@ func (b *Deadlines) Feed(ctx context.Context, list []dataset.Dataset) {
 		return
 	}
 	for id := range refused {
-		b.MendSoon(id)
+		b.RepairSoon(id)
 	}
 }
 
-// heldWait is how long a mount waits until control confirms which datasets this node is the
+// leaseWait is how long a mount waits until control confirms which datasets this node is the
 // home of.
-const heldWait = 5 * time.Second
+const leaseWait = 5 * time.Second
 
 // Wait returns the deadline until which a dataset may be open here. If there is none yet, it
-// waits for control for at most heldWait. It fails with ErrUnavailable if control does not
+// waits for control for at most leaseWait. It fails with ErrUnavailable if control does not
 // answer or confirm it in time, or if control's store is not trusted, and with the error of
 // ctx.
 func (b *Deadlines) Wait(ctx context.Context, d dataset.Dataset) (time.Duration, error) {
-	late := b.Clock.After(heldWait)
+	late := b.Clock.After(leaseWait)
 	for {
 		b.mu.Lock()
-		silent, moved := b.silent, b.moved
+		silent, moved := b.silent, b.changed
 		b.mu.Unlock()
 		if until := b.Until(d); until > b.Clock.Steady() {
 			return until, nil
 		}
 		if b.Trust.Err() != nil {
-			return 0, b.unconfirmed(d, "control's store is inconsistent")
+			return 0, b.unconfirmedError(d, "control's store is inconsistent")
 		}
 		if silent {
-			return 0, b.unconfirmed(d, "control does not respond")
+			return 0, b.unconfirmedError(d, "control does not respond")
 		}
 		b.Wake()
 		select {
 		case <-moved:
 		case <-late:
-			return 0, b.unconfirmed(d, "control has not confirmed the lease yet")
+			return 0, b.unconfirmedError(d, "control has not confirmed the lease yet")
 		case <-ctx.Done():
 			return 0, ctx.Err()
 		}
 	}
 }
 
-func (b *Deadlines) unconfirmed(d dataset.Dataset, why string) error {
+func (b *Deadlines) unconfirmedError(d dataset.Dataset, why string) error {
 	return dataset.Errorf(dataset.ErrUnavailable,
 		"cannot open volume %s: with failover auto another node may have taken it over, and %s (it is mounted "+
 			"once control confirms that node %s still has the lease)", d.Volume, why, b.NodeName)
@@ -470,8 +470,8 @@ func (b *Deadlines) Inherit(st guard.Status) {
 			continue
 		}
 		b.mu.Lock()
-		h := b.hold(d)
-		h.deadline, h.fence = max(h.deadline, e.Deadline), e.Bound
+		h := b.lease(d)
+		h.deadline, h.fenceTime = max(h.deadline, e.Deadline), e.Bound
 		b.mu.Unlock()
 	}
 }
@@ -481,7 +481,7 @@ func (b *Deadlines) Inherit(st guard.Status) {
 func (b *Deadlines) NoteKept(id uuid.UUID, why string) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	was := b.kept[id]
-	b.kept[id] = why
+	was := b.keptReasons[id]
+	b.keptReasons[id] = why
 	return was != why
 }

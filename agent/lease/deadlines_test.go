@@ -34,10 +34,10 @@ func TestSpentCopiesAreNotAsked(t *testing.T) {
 			d.SupersededCopies = d.Copies
 		}
 		now := b.Clock.Steady()
-		h := &hold{epoch: d.Epoch, deadline: now + boundTTL, enrolled: map[uuid.UUID]enrolment{nodeP: {noted: true}}}
-		b.armed[d.ID], b.holds[d.ID] = d.Epoch, h
+		h := &boundedLease{epoch: d.Epoch, deadline: now + boundTTL, enrolled: map[uuid.UUID]enrolment{nodeP: {onDisk: true}}}
+		b.armed[d.ID], b.leases[d.ID] = d.Epoch, h
 		b.silent, b.tenure.ttl = true, 10*boundTTL
-		gone := h.gone(d, now+1)
+		gone := h.unneededNodes(d, now+1)
 		if (len(gone) == 1) != spent {
 			t.Errorf("spent %t: forgotten are %v", spent, gone)
 		}
@@ -72,8 +72,8 @@ func TestI1InheritsWhatIsHeld(t *testing.T) {
 		e := guard.Entry{Epoch: 3, Boot: "this", State: guard.StateArmed, Deadline: boundTTL}
 		e.Dataset = d.ID
 		c.change(&e)
-		if b.Inherit(guard.Status{Datasets: []guard.Entry{e}}); (b.hold(d).deadline == boundTTL) != c.want {
-			t.Errorf("held until %v by %+v", b.hold(d).deadline, e)
+		if b.Inherit(guard.Status{Datasets: []guard.Entry{e}}); (b.lease(d).deadline == boundTTL) != c.want {
+			t.Errorf("held until %v by %+v", b.lease(d).deadline, e)
 		}
 	}
 }
@@ -107,8 +107,8 @@ func TestAddressesAreKept(t *testing.T) {
 		if c.lost {
 			delete(b.Nodes.seen, nodeP)
 		}
-		b.holds[d.ID].deadline = b.Clock.Steady() + time.Hour
-		b.Nodes.looked = b.Clock.Steady() - c.after
+		b.leases[d.ID].deadline = b.Clock.Steady() + time.Hour
+		b.Nodes.refreshed = b.Clock.Steady() - c.after
 		b.Nodes.refreshIfDue(slices.Collect(maps.Keys(b.promisers([]dataset.Dataset{d}))), boundTTL/5)
 		wg.Wait()
 		if got := len(asked) > 0; got != c.want {
@@ -161,7 +161,7 @@ func aloneWith(t *testing.T, copies ...uuid.UUID) (*Deadlines, dataset.Dataset) 
 	h := &host.Host{Clock: clock.NewFake(time.Now()), Log: quiet(), Trust: host.NewTrust(nil)}
 	b := NewDeadlines(DeadlineDeps{Host: h, Nodes: NewNodes(h, func() (renewed, ttl time.Duration) { return 0, 0 })})
 	d := dataset.Dataset{ID: uuid.New(), Epoch: 3, Copies: copies}
-	b.armed[d.ID], b.holds[d.ID] = d.Epoch, &hold{epoch: d.Epoch, deadline: b.Clock.Steady() + boundTTL/10}
+	b.armed[d.ID], b.leases[d.ID] = d.Epoch, &boundedLease{epoch: d.Epoch, deadline: b.Clock.Steady() + boundTTL/10}
 	b.silent, b.tenure.ttl = true, boundTTL
 	b.Nodes.seen = map[uuid.UUID]dataset.Node{}
 	for _, node := range copies {

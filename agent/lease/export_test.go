@@ -5,5 +5,5 @@ package lease
 func (b *Deadlines) NeedsPromises() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.alone()
+	return b.needsPromises()
 }

@@ -66,9 +66,9 @@ func TestHangingPoolDoesNotDelayOtherLeases(t *testing.T) {
 	})
 	g.LinkA.Cut()
 	agenttest.Await(t, func() bool { return g.A.Deadlines.Until(d) < g.A.Clock.Steady() })
-	lapsed, _ := g.A.Standing()
+	lapsed, _ := g.A.ControlSession()
 	g.LinkA.Mend()
-	agenttest.Await(t, func() bool { renewed, _ := g.A.Standing(); return renewed > lapsed })
+	agenttest.Await(t, func() bool { renewed, _ := g.A.ControlSession(); return renewed > lapsed })
 	<-s.entered
 	g.A.MustMount("db@auto", "user")
 	g.A.MustUnmount("db@auto", "user")

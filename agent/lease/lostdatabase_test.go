@@ -73,7 +73,7 @@ func TestI1LostDatabaseThawsNothing(t *testing.T) {
 	}
 	r := g.A.Uses.Get(d.ID)
 	clear(r.IDs)
-	if err := errors.Join(g.A.Uses.Save(t.Context(), d, r, nil), g.A.Unmounter.IfUnused(t.Context(), d, g.A.Unmounter.UnmountUnheld)); err != nil {
+	if err := errors.Join(g.A.Uses.Save(t.Context(), d, r, nil), g.A.Unmounter.IfUnused(t.Context(), d, g.A.Unmounter.UnmountUnused)); err != nil {
 		t.Error(err)
 	}
 }
@@ -134,7 +134,7 @@ func TestI1SlowFenceShortensLeaseOfOpenDataset(t *testing.T) {
 		slow.mu.Lock()
 		slow.slow = policies
 		slow.mu.Unlock()
-		answer := g.A.Deadlines.Answers()
+		answer := g.A.Deadlines.AnswerCount()
 		before, err := slow.Status(t.Context()) // which comes in late
 		if err != nil {
 			t.Fatal(err)
@@ -168,7 +168,7 @@ func TestI1SlowFenceShortensFirstDeadline(t *testing.T) {
 	t.Parallel()
 	const over = agenttest.BoundSession / 5
 	g := agenttest.NewBounded(t)
-	slow := &slowGuard{FusedGuard: agenttest.FusedGuard{Guard: g.GuardA, Host: g.A}, slow: []guard.Policy{guard.PolicyKill}, by: lease.FenceMost(agenttest.BoundSession) + over}
+	slow := &slowGuard{FusedGuard: agenttest.FusedGuard{Guard: g.GuardA, Host: g.A}, slow: []guard.Policy{guard.PolicyKill}, by: lease.MaxFenceTime(agenttest.BoundSession) + over}
 	g.A.Config.Guard = slow
 	g.A.Restart()
 	g.NewReplicated("other") // so that it is read what the node is the home of
@@ -176,12 +176,12 @@ func TestI1SlowFenceShortensFirstDeadline(t *testing.T) {
 	g.A.MustMount("db", "user")
 	d.Profile.Failover.Auto = true
 	agenttest.Await(t, func() bool { return g.A.Deadlines.Until(d) > clock.Boottime()+agenttest.BoundSession/2 })
-	renewed, _ := g.A.Standing()
+	renewed, _ := g.A.ControlSession()
 	if err := g.A.Registrar.Arm(t.Context(), d); err != nil {
 		t.Error(err)
 	}
 	e, there := g.GuardA.Entry(d.ID)
-	held := promise.HeldFor(agenttest.BoundSession) - over
+	held := promise.HolderSpan(agenttest.BoundSession) - over
 	if least, most := renewed+held, g.LinkA.LastRenewed()+held; !there || e.Deadline < least || e.Deadline > most {
 		t.Errorf("%t, until %v, and not %v to %v: %+v", there, e.Deadline, least, most, e)
 	}

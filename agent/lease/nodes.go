@@ -24,13 +24,13 @@ type Nodes struct {
 	*host.Host
 	session func() (renewed, ttl time.Duration) // this node's session with control, see Deadlines.Session
 
-	mu     sync.Mutex
-	seen   map[uuid.UUID]dataset.Node
-	looked time.Duration      // when refreshIfDue asked control last, by the steady clock
-	missed map[uuid.UUID]bool // nodes whose address was needed since the last look and is unknown
+	mu        sync.Mutex
+	seen      map[uuid.UUID]dataset.Node
+	refreshed time.Duration      // when refreshIfDue asked control last, by the steady clock
+	missing   map[uuid.UUID]bool // nodes whose address was needed since the last look and is unknown
 
-	saving sync.Mutex     // held while saved is compared and written
-	saved  standingRecord // the record on disk
+	saving sync.Mutex  // held while saved is compared and written
+	saved  nodesRecord // the record on disk
 }
 
 // NewNodes returns a Nodes that knows no other node. session returns this node's session with control: see
@@ -64,16 +64,16 @@ func (n *Nodes) Knows(id uuid.UUID) bool {
 	return known || id == uuid.Nil
 }
 
-// misses records that the address of a node was needed and is unknown. It reports whether this is the first time
+// setMissing records that the address of a node was needed and is unknown. It reports whether this is the first time
 // since the last look, so that the caller logs it once.
-func (n *Nodes) misses(id uuid.UUID) (first bool) {
+func (n *Nodes) setMissing(id uuid.UUID) (first bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	first = !n.missed[id]
-	if n.missed == nil {
-		n.missed = map[uuid.UUID]bool{}
+	first = !n.missing[id]
+	if n.missing == nil {
+		n.missing = map[uuid.UUID]bool{}
 	}
-	n.missed[id] = true
+	n.missing[id] = true
 	return first
 }
 
@@ -88,28 +88,28 @@ func (n *Nodes) Refresh(ctx context.Context) error {
 		seen[node.ID] = node.Node
 	}
 	n.mu.Lock()
-	n.seen, n.missed = seen, nil
+	n.seen, n.missing = seen, nil
 	n.mu.Unlock()
 	return n.save(ctx)
 }
 
-// lookAgain is the minimum time between two reads of the list of nodes, if all needed addresses are known.
-const lookAgain = time.Minute
+// refreshPause is the minimum time between two reads of the list of nodes, if all needed addresses are known.
+const refreshPause = time.Minute
 
 // refreshIfDue starts a job that calls Refresh if the promises of some nodes would be needed without control, and the
 // last read is old enough. The minimum age is ttl if the address of one of these nodes is unknown. Otherwise it is
-// lookAgain, or in a large cluster one second for each node, because addresses change: all agents together then send
+// refreshPause, or in a large cluster one second for each node, because addresses change: all agents together then send
 // about one request a second.
 func (n *Nodes) refreshIfDue(promisers []uuid.UUID, ttl time.Duration) {
 	now := n.Clock.Steady()
 	n.mu.Lock()
-	age := now - n.looked
-	due := len(promisers) > 0 && age >= max(lookAgain, time.Duration(len(n.seen))*time.Second)
+	age := now - n.refreshed
+	due := len(promisers) > 0 && age >= max(refreshPause, time.Duration(len(n.seen))*time.Second)
 	for _, node := range promisers {
 		due = due || n.seen[node].Address == "" && age >= ttl
 	}
 	if due {
-		n.looked = now
+		n.refreshed = now
 	}
 	n.mu.Unlock()
 	if due {
@@ -122,9 +122,9 @@ func (n *Nodes) refreshIfDue(promisers []uuid.UUID, ttl time.Duration) {
 	}
 }
 
-// IsAway reports whether control counts a node as unreachable. If control does not answer, IsAway returns false and no
-// error.
-func (n *Nodes) IsAway(ctx context.Context, node uuid.UUID) (bool, error) {
+// IsUnreachable reports whether control counts a node as unreachable. If control does not answer, IsUnreachable returns
+// false and no error.
+func (n *Nodes) IsUnreachable(ctx context.Context, node uuid.UUID) (bool, error) {
 	list, err := n.Control.NodeList(ctx, "")
 	if err != nil && !errors.Is(err, dataset.ErrUnavailable) {
 		return false, fmt.Errorf("nodes: %w", err)
@@ -147,11 +147,11 @@ func (n *Nodes) Peer(ctx context.Context, id uuid.UUID) (dataset.Node, error) {
 	return node, nil
 }
 
-// standingKey is the key of the record that a restarted agent needs to ask other nodes for promises while control
+// nodesKey is the key of the record that a restarted agent needs to ask other nodes for promises while control
 // is unreachable.
-const standingKey = "standing"
+const nodesKey = "standing"
 
-type standingRecord struct {
+type nodesRecord struct {
 	TTL   dataset.Duration          `json:"ttl"` // of this node's session with control
 	Nodes map[uuid.UUID]nodeAddress `json:"nodes"`
 }
@@ -164,8 +164,8 @@ type nodeAddress struct {
 
 // load reads the addresses from disk. It returns the TTL of the last session, or 0 if it is not known.
 func (n *Nodes) load(ctx context.Context) (ttl time.Duration, err error) {
-	var r standingRecord
-	if there, err := n.DB.Get(ctx, standingKey, &r); err != nil || !there {
+	var r nodesRecord
+	if there, err := n.DB.Get(ctx, nodesKey, &r); err != nil || !there {
 		return 0, err
 	}
 	n.seen = make(map[uuid.UUID]dataset.Node, len(r.Nodes))
@@ -185,7 +185,7 @@ func (n *Nodes) save(ctx context.Context) error {
 	}
 	n.saving.Lock()
 	defer n.saving.Unlock()
-	r := standingRecord{dataset.Duration(ttl), map[uuid.UUID]nodeAddress{}}
+	r := nodesRecord{dataset.Duration(ttl), map[uuid.UUID]nodeAddress{}}
 	n.mu.Lock()
 	for id, node := range n.seen {
 		r.Nodes[id] = nodeAddress{node.Name, node.Address}
@@ -194,7 +194,7 @@ func (n *Nodes) save(ctx context.Context) error {
 	if r.TTL == n.saved.TTL && maps.Equal(r.Nodes, n.saved.Nodes) {
 		return nil
 	}
-	err := n.DB.Put(ctx, map[string]any{standingKey: r})
+	err := n.DB.Put(ctx, map[string]any{nodesKey: r})
 	if err == nil {
 		n.saved = r
 	}

@@ -70,14 +70,14 @@ func (s *PromiseServer) answer(w http.ResponseWriter, r *http.Request) (out prom
 			len(req.Epochs), promise.MaxEpochs)
 	}
 	_, ttl := s.deps.Session()
-	out = s.deps.Keeper.Grant(peer, req, ttl, func(e promise.Epoch) string { return s.NotHome(peer, e) })
+	out = s.deps.Keeper.Grant(peer, req, ttl, func(e promise.Epoch) string { return s.WhyNotHome(peer, e) })
 	out.Node = s.deps.NodeID
 	return out, nil
 }
 
-// NotHome returns the reason why a node is not the home of a dataset at an epoch, as far as this node knows. It
+// WhyNotHome returns the reason why a node is not the home of a dataset at an epoch, as far as this node knows. It
 // returns an empty string if the node is the home.
-func (s *PromiseServer) NotHome(node uuid.UUID, e promise.Epoch) string {
+func (s *PromiseServer) WhyNotHome(node uuid.UUID, e promise.Epoch) string {
 	if d, here := s.deps.Cache.Dataset(e.Dataset); here {
 		if d.Epoch < e.Epoch {
 			return "" // this node missed where it went, and can open no later epoch
@@ -96,16 +96,16 @@ func (s *PromiseServer) NotHome(node uuid.UUID, e promise.Epoch) string {
 	return "node " + s.deps.Host.NodeName + " has no copy of it"
 }
 
-// Unswear allows promises again for datasets for which control has recorded no promotion: this node's requests to
+// AllowPromises allows promises again for datasets for which control has recorded no promotion: this node's requests to
 // promote them have ended then, whatever the result.
-func (s *PromiseServer) Unswear(ctx context.Context) {
-	for _, id := range s.deps.Keeper.Sworn() {
+func (s *PromiseServer) AllowPromises(ctx context.Context) {
+	for _, id := range s.deps.Keeper.Blocked() {
 		if s.deps.IsMoving(id) {
 			continue
 		}
 		v, err := s.deps.Control.Volume(ctx, id.String())
 		if dataset.KindOf(err) == dataset.ErrNotFound || err == nil && v.Move == uuid.Nil && !s.deps.IsMoving(id) {
-			s.deps.Keeper.Unswear(id)
+			s.deps.Keeper.AllowPromises(id)
 		}
 	}
 }

@@ -30,7 +30,7 @@ func TestPromisesGoOnlyToKnownHome(t *testing.T) {
 	f := agenttest.NewBoundedCluster(t, session)
 	d := f.A.NewVolume("db@safe", nil)
 	agenttest.Await(t, func() bool { _, kept := f.B.Replicas.Copy(d.ID); return kept })
-	agenttest.Await(t, func() bool { _, ttl := f.B.Standing(); return ttl > 0 })
+	agenttest.Await(t, func() bool { _, ttl := f.B.ControlSession(); return ttl > 0 })
 	now := promise.Epoch{Dataset: d.ID, Epoch: d.Epoch}
 	over, none := promise.Epoch{Dataset: d.ID, Epoch: d.Epoch - 1}, promise.Epoch{Dataset: uuid.New(), Epoch: 1}
 
@@ -50,17 +50,17 @@ func TestPromisesGoOnlyToKnownHome(t *testing.T) {
 		t.Errorf("too many at once: %v", err)
 	}
 
-	if holder, wait := f.B.Keeper.Swear(now, session); holder != f.A.Node() || wait <= 0 {
+	if holder, wait := f.B.Keeper.BlockPromises(now, session); holder != f.A.Node() || wait <= 0 {
 		t.Errorf("sworn off while it is promised: %v, %v", holder, wait)
 	}
 	agenttest.Await(t, func() bool { // more than once: its own rounds may take it back meanwhile, as below
-		if _, wait := f.B.Keeper.Swear(now, session); wait > 0 {
+		if _, wait := f.B.Keeper.BlockPromises(now, session); wait > 0 {
 			return false
 		}
 		got := asks(f.A, f.B, now)
 		return len(got.Refused) == 1 && strings.Contains(got.Refused[0].Why, "epoch 2 is about to be opened here")
 	})
-	f.B.Promises.Unswear(t.Context()) // control knows of no promotion
+	f.B.Promises.AllowPromises(t.Context()) // control knows of no promotion
 	if got := asks(f.A, f.B, now); len(got.Granted) != 1 {
 		t.Errorf("%+v", got)
 	}

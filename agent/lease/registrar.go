@@ -38,18 +38,18 @@ type RegistrarDeps struct {
 	// is not open.
 	OwnFilesystem func(pool uuid.UUID) (own, known bool)
 	// Repair repairs the differences between a status of the guard and the datasets. answer is the value of
-	// Deadlines.Answers before the status was requested.
+	// Deadlines.AnswerCount before the status was requested.
 	Repair func(st guard.Status, answer uint64)
-	// MendSoon starts a job that repairs the differences for one dataset.
-	MendSoon func(id uuid.UUID)
+	// RepairSoon starts a job that repairs the differences for one dataset.
+	RepairSoon func(id uuid.UUID)
 }
 
 // NewRegistrar returns a Registrar.
 func NewRegistrar(deps RegistrarDeps) *Registrar { return &Registrar{RegistrarDeps: deps} }
 
-// Meet asks the guard for its records when the agent starts, before anything is mounted or unmounted, if leases may be
-// bounded in time.
-func (g *Registrar) Meet(ctx context.Context, recovered bool) (st guard.Status) {
+// AwaitGuard asks the guard for its records when the agent starts, before anything is mounted or unmounted, if leases
+// may be bounded in time.
+func (g *Registrar) AwaitGuard(ctx context.Context, recovered bool) (st guard.Status) {
 	if g.Guard == nil || !recovered &&
 		!slices.ContainsFunc(append(g.Cache.IDs(), g.Cache.CopyIDs()...), g.isBounded) {
 		return st
@@ -70,7 +70,7 @@ func (g *Registrar) isBounded(id uuid.UUID) bool {
 	return known && IsBounded(d)
 }
 
-// RecordAll records a status of the guard in Deadlines. answer is the value of Deadlines.Answers before the status
+// RecordAll records a status of the guard in Deadlines. answer is the value of Deadlines.AnswerCount before the status
 // was requested.
 func (g *Registrar) RecordAll(st guard.Status, answer uint64) {
 	for _, e := range st.Datasets {
@@ -135,20 +135,20 @@ func (g *Registrar) Arm(ctx context.Context, d dataset.Dataset) error {
 	if mounted { // until it is known how long a fence takes, which would be too late otherwise
 		r.Deadline = min(until, g.Clock.Steady()+span/10)
 	}
-	e, err := g.enter(ctx, d, r, mounted)
+	e, err := g.register(ctx, d, r, mounted)
 	if errors.Is(err, dataset.ErrStale) {
 		if err = g.Continue(ctx, d, until); err == nil {
-			e, err = g.enter(ctx, d, r, mounted)
+			e, err = g.register(ctx, d, r, mounted)
 		}
 	}
 	if err == nil {
-		g.Deadlines.SetFenceTime(d.ID, e.Bound, g.Deadlines.Answered())
+		g.Deadlines.SetFenceTime(d.ID, e.Bound, g.Deadlines.CountAnswer())
 	}
 	g.Deadlines.Arm(d.ID, d.Epoch) // the answer may have been lost; from here on the guard is fed
 	if err != nil {
 		return g.withRemedy(err)
 	}
-	if most := FenceMost(span); e.Bound > most {
+	if most := MaxFenceTime(span); e.Bound > most {
 		err := dataset.Errorf(dataset.ErrUnsupported,
 			"a fence of volume %s takes up to %v, and another node may continue after %v (start the guard with a "+
 				"shorter --step)", d.Volume, e.Bound, most)
@@ -156,7 +156,7 @@ func (g *Registrar) Arm(ctx context.Context, d dataset.Dataset) error {
 			g.ReleaseSoon(d.ID)
 			return err
 		}
-		// See hold.overrun.
+		// See boundedLease.overrun.
 		g.LogOf(d).WithError(err).Error("it is open already: its deadline is shortened accordingly, and it is " +
 			"fenced then")
 	}
@@ -167,12 +167,12 @@ func (g *Registrar) Arm(ctx context.Context, d dataset.Dataset) error {
 	return nil
 }
 
-// enter registers a dataset. A mounted dataset is never without a guard: if its policy is not possible on this
+// register registers a dataset. A mounted dataset is never without a guard: if its policy is not possible on this
 // host, as after a change of its profile, its writers are killed instead.
-func (g *Registrar) enter(ctx context.Context, d dataset.Dataset, r guard.Registration, mounted bool) (
+func (g *Registrar) register(ctx context.Context, d dataset.Dataset, r guard.Registration, mounted bool) (
 	guard.Entry, error) {
 	e, err := g.Guard.Register(ctx, r)
-	none := errors.Is(err, dataset.ErrUnsupported) || err == nil && e.Bound > FenceMost(g.Deadlines.TTL())
+	none := errors.Is(err, dataset.ErrUnsupported) || err == nil && e.Bound > MaxFenceTime(g.Deadlines.TTL())
 	if !mounted || !none || r.Policy == guard.PolicyKill {
 		return e, err
 	}
@@ -268,7 +268,7 @@ const releaseTime = 15 * time.Second
 // notifies control when the guard begins or stops to answer.
 func (g *Registrar) Watch() {
 	for {
-		answer := g.Deadlines.Answers()
+		answer := g.Deadlines.AnswerCount()
 		st, err := g.Guard.Status(g.Ctx)
 		g.mu.Lock()
 		was := g.answering
@@ -374,22 +374,22 @@ func (g *Registrar) isFencing(id uuid.UUID, asked func() (guard.Status, error)) 
 
 // statusForLimits asks the guard for its status. It waits no longer than a limit may be locked.
 func (g *Registrar) statusForLimits() (guard.Status, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(g.Ctx), throttle.AskFencing)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(g.Ctx), throttle.GuardTimeout)
 	defer cancel()
 	return g.Guard.Status(ctx)
 }
 
 // ReleaseSoon makes the guard forget a dataset that is not mounted, in the background: see
-// mounting.Unmounter.ReleaseUnheld.
+// mounting.Unmounter.ForgetUnmounted.
 func (g *Registrar) ReleaseSoon(id uuid.UUID) {
 	if _, armed := g.Deadlines.Armed(id); armed && g.Guard != nil {
-		g.MendSoon(id)
+		g.RepairSoon(id)
 	}
 }
 
-// Look returns a function that reports whether the guard fences a dataset. The function asks the guard once, when it is
-// first called. Package throttle uses it.
-func (g *Registrar) Look() func(uuid.UUID) (bool, error) {
+// FencingCheck returns a function that reports whether the guard fences a dataset. The function asks the guard once,
+// when it is first called. Package throttle uses it.
+func (g *Registrar) FencingCheck() func(uuid.UUID) (bool, error) {
 	asked := sync.OnceValues(g.statusForLimits)
 	return func(id uuid.UUID) (bool, error) { return g.isFencing(id, asked) }
 }

@@ -26,16 +26,16 @@ type RenewalDeps struct {
 // NewRenewals returns a Renewals.
 func NewRenewals(deps RenewalDeps) *Renewals { return &Renewals{deps} }
 
-// renewAgain is the interval of renewals while the TTL of the session is not known.
-const renewAgain = 2 * time.Second
+// renewPause is the interval of renewals while the TTL of the session is not known.
+const renewPause = 2 * time.Second
 
 // Run notifies control that this agent runs, five times in the TTL of the session, until ctx ends or control answers
 // that it requires no session.
 func (n *Renewals) Run(ctx context.Context) {
-	every, logged := renewAgain, false
+	every, logged := renewPause, false
 	for first := 0; ; {
 		wait := every
-		r := n.once(ctx, first, every)
+		r := n.renewOnce(ctx, first, every)
 		switch {
 		case ctx.Err() != nil:
 			return
@@ -75,10 +75,10 @@ type renewal struct {
 	replica int // the replica that was asked
 }
 
-// once asks one control replica after the other, beginning with first, until one answers. It asks the next one when
-// a replica fails, or when it has taken half of limit. A slow replica may still answer. No request takes longer than
-// limit.
-func (n *Renewals) once(ctx context.Context, first int, limit time.Duration) (last renewal) {
+// renewOnce asks one control replica after the other, beginning with first, until one answers. It asks the next one
+// when a replica fails, or when it has taken half of limit. A slow replica may still answer. No request takes longer
+// than limit.
+func (n *Renewals) renewOnce(ctx context.Context, first int, limit time.Duration) (last renewal) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	count := len(n.Replicas)

@@ -61,7 +61,7 @@ type Relinquished struct {
 	// Manifest describes the relinquished snapshots, once they are known. It is written to disk before control is
 	// notified: until then no other node can continue from it.
 	Manifest *dataset.Manifest `json:"manifest,omitempty"`
-	Told     bool              `json:"told,omitempty"` // control has recorded that the epoch was relinquished
+	Reported bool              `json:"told,omitempty"` // control has recorded that the epoch was relinquished
 }
 
 // NewTable returns an empty table. nodeName returns the name of a node, for error messages.
@@ -168,14 +168,14 @@ func (t *Table) Relinquish(ctx context.Context, id uuid.UUID, r Relinquished) er
 	return nil
 }
 
-// SetTold records that control has recorded which epoch this node relinquished, first on disk and then in memory. It
-// does nothing if the record of that move was removed meanwhile, because the move has ended: the record would keep the
-// final snapshot for ever. The caller holds the dataset's lock, under which records are removed.
-func (t *Table) SetTold(ctx context.Context, id uuid.UUID, r Relinquished) error {
+// SetReported records that control has recorded which epoch this node relinquished, first on disk and then in memory.
+// It does nothing if the record of that move was removed meanwhile, because the move has ended: the record would keep
+// the final snapshot for ever. The caller holds the dataset's lock, under which records are removed.
+func (t *Table) SetReported(ctx context.Context, id uuid.UUID, r Relinquished) error {
 	if now, relinquished := t.Relinquished(id); !relinquished || now.Move != r.Move || now.Epoch != r.Epoch {
 		return nil
 	}
-	r.Told = true
+	r.Reported = true
 	return t.Relinquish(ctx, id, r)
 }
 
@@ -198,7 +198,7 @@ func (t *Table) Drop(ctx context.Context, id uuid.UUID) error {
 // change it here any more. what is a verb for the error message.
 func (t *Table) MayChange(d dataset.Dataset, what string) error {
 	if r, relinquished := t.Relinquished(d.ID); relinquished && d.Epoch <= r.Epoch {
-		return t.moving(d, what, r.Move, r.To)
+		return t.movingError(d, what, r.Move, r.To)
 	}
 	return nil
 }
@@ -210,12 +210,12 @@ func (t *Table) MayOpen(d dataset.Dataset, what string) error {
 		return err
 	}
 	if r, recalled := t.Recall(d.ID); recalled && d.Epoch <= r.Epoch {
-		return t.moving(d, what, r.Move, r.To)
+		return t.movingError(d, what, r.Move, r.To)
 	}
 	return nil
 }
 
-func (t *Table) moving(d dataset.Dataset, what string, move, to uuid.UUID) error {
+func (t *Table) movingError(d dataset.Dataset, what string, move, to uuid.UUID) error {
 	op := move.String()[:8]
 	return dataset.Errorf(dataset.ErrInUse, "cannot %s volume %s here: it is being moved to node %s by operation "+
 		"%s (drover operation watch %s shows the progress)", what, d.Volume, t.nodeName(to), op, op)

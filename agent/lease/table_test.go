@@ -99,7 +99,7 @@ func TestToldAfterTheMoveEnded(t *testing.T) {
 		} else {
 			err = table.Relinquish(t.Context(), id, c.now)
 		}
-		if err := errors.Join(err, table.SetTold(t.Context(), id, r)); err != nil {
+		if err := errors.Join(err, table.SetReported(t.Context(), id, r)); err != nil {
 			t.Fatal(err)
 		}
 		again := NewTable(records.OpenDB(st), uuid.UUID.String)
@@ -108,7 +108,7 @@ func TestToldAfterTheMoveEnded(t *testing.T) {
 		}
 		for where, table := range map[string]*Table{"in memory": table, "on disk": again} {
 			got, there := table.Relinquished(id)
-			if there == c.dropped || got.Told != c.told || got.Move != c.now.Move {
+			if there == c.dropped || got.Reported != c.told || got.Move != c.now.Move {
 				t.Errorf("%s, %s: the record is there: %t, %+v", name, where, there, got)
 			}
 		}

@@ -69,9 +69,9 @@ func IsRefresh(d dataset.Dataset, node uuid.UUID) bool {
 	return d.Move == uuid.Nil && slices.Contains(d.Followers(), node)
 }
 
-// TakenFor returns the node that a snapshot is taken for: the node that requests it, or uuid.Nil if it is a refresh of
-// a dataset with several replicas, which share one snapshot for a part of the refresh interval.
-func TakenFor(d dataset.Dataset, e backends.Entry, node uuid.UUID, now time.Time) uuid.UUID {
+// SnapshotRecipient returns the node that a snapshot is taken for: the node that requests it, or uuid.Nil if it is a
+// refresh of a dataset with several replicas, which share one snapshot for a part of the refresh interval.
+func SnapshotRecipient(d dataset.Dataset, e backends.Entry, node uuid.UUID, now time.Time) uuid.UUID {
 	if !IsRefresh(d, node) || !HasSeveralReplicas(d) {
 		return node
 	}

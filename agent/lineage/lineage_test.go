@@ -43,7 +43,7 @@ func TestTakenFor(t *testing.T) {
 		if c.alone {
 			want = c.node
 		}
-		if got := TakenFor(c.d, c.e, c.node, now); got != want {
+		if got := SnapshotRecipient(c.d, c.e, c.node, now); got != want {
 			t.Errorf("%s: it is taken for %s", name, got)
 		}
 	}

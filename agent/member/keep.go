@@ -81,8 +81,8 @@ func (m *Member) isRevoked(id pki.Identity, _ *x509.Certificate) error {
 }
 
 const (
-	lookEvery = time.Minute
-	failAgain = time.Hour // between two reports of the same failure
+	checkEvery = time.Minute
+	retryPause = time.Hour // between two reports of the same failure
 )
 
 // Keep asks control every minute which root certificates are valid and which nodes were removed, until ctx ends. It
@@ -93,10 +93,10 @@ const (
 func (m *Member) Keep(ctx context.Context, control Control, failed func(error)) {
 	told := map[string]time.Duration{} // when failed was called with a failure, at most an hour ago
 	for {
-		err := m.Look(ctx, control)
+		err := m.Check(ctx, control)
 		now := m.clock.Steady()
 		if err != nil && ctx.Err() == nil && m.shouldReport(err) {
-			maps.DeleteFunc(told, func(_ string, at time.Duration) bool { return now-at >= failAgain })
+			maps.DeleteFunc(told, func(_ string, at time.Duration) bool { return now-at >= retryPause })
 			if _, ok := told[err.Error()]; !ok {
 				told[err.Error()] = now
 				failed(err)
@@ -105,7 +105,7 @@ func (m *Member) Keep(ctx context.Context, control Control, failed func(error)) 
 		select {
 		case <-ctx.Done():
 			return
-		case <-m.clock.After(lookEvery):
+		case <-m.clock.After(checkEvery):
 		}
 	}
 }
@@ -118,8 +118,8 @@ func (m *Member) shouldReport(err error) bool {
 		m.clock.Now().After(pki.RenewAt(leaf).Add(leaf.NotAfter.Sub(pki.RenewAt(leaf))/2))
 }
 
-// Look asks control once, and renews the certificate if that is due: see Keep.
-func (m *Member) Look(ctx context.Context, control Control) error {
+// Check asks control once, and renews the certificate if that is due: see Keep.
+func (m *Member) Check(ctx context.Context, control Control) error {
 	trust, err := control.Trust(ctx)
 	if err != nil {
 		return fmt.Errorf("trusted certificates: %w", err)

@@ -23,7 +23,7 @@ func TestRemoved(t *testing.T) {
 	r.join(b, "beta")
 	alpha, beta := open(t, a, r.clock), open(t, b, r.clock)
 	toControl := r.client(alpha)
-	if err := alpha.Look(t.Context(), toControl); err != nil {
+	if err := alpha.Check(t.Context(), toControl); err != nil {
 		t.Fatal(err)
 	}
 	peer := func() error {
@@ -54,10 +54,10 @@ func TestRemoved(t *testing.T) {
 	if _, err := r.svc.RemoveNode(t.Context(), "alpha", false); err != nil {
 		t.Fatal(err)
 	}
-	if err := alpha.Look(t.Context(), toControl); !errors.Is(err, dataset.ErrForbidden) || !strings.Contains(err.Error(), "was removed from the cluster at") {
+	if err := alpha.Check(t.Context(), toControl); !errors.Is(err, dataset.ErrForbidden) || !strings.Contains(err.Error(), "was removed from the cluster at") {
 		t.Error(err)
 	}
-	if err := beta.Look(t.Context(), r.client(beta)); err != nil {
+	if err := beta.Check(t.Context(), r.client(beta)); err != nil {
 		t.Fatal(err)
 	}
 	if err := peer(); !errors.Is(err, dataset.ErrForbidden) {

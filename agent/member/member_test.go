@@ -153,7 +153,7 @@ func TestRenewal(t *testing.T) {
 	look := func() *pki.Pair {
 		t.Helper()
 		r.own.Set(r.certificate())
-		if err := m.Look(t.Context(), c); err != nil {
+		if err := m.Check(t.Context(), c); err != nil {
 			t.Fatal(err)
 		}
 		return m.Credentials().Pair()
@@ -172,7 +172,7 @@ func TestRenewal(t *testing.T) {
 	}
 	r.clock.Advance(31 * 24 * time.Hour)
 	r.own.Set(r.certificate())
-	if err := m.Look(t.Context(), c); !errors.Is(err, dataset.ErrForbidden) || !strings.Contains(err.Error(), "this host's clock shows") {
+	if err := m.Check(t.Context(), c); !errors.Is(err, dataset.ErrForbidden) || !strings.Contains(err.Error(), "this host's clock shows") {
 		t.Error(err)
 	}
 	if _, err := member.Join(t.Context(), r.joining(dir, "alpha", r.token(""))); !errors.Is(err, dataset.ErrExists) || !strings.Contains(err.Error(), "drover node token --name alpha") {
@@ -200,7 +200,7 @@ func TestRotation(t *testing.T) {
 	if _, err := member.Join(t.Context(), r.joining(t.TempDir(), "beta", token)); err != nil {
 		t.Error("a token from before:", err)
 	}
-	if err := m.Look(t.Context(), c); err != nil {
+	if err := m.Check(t.Context(), c); err != nil {
 		t.Fatal(err)
 	}
 	second := m.Credentials().Pair()
@@ -211,8 +211,8 @@ func TestRotation(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.own.Set(r.certificate())
-	_ = m.Look(t.Context(), c) // by a connection that may yet show the old certificate, and is closed for that
-	if err := m.Look(t.Context(), c); err != nil {
+	_ = m.Check(t.Context(), c) // by a connection that may yet show the old certificate, and is closed for that
+	if err := m.Check(t.Context(), c); err != nil {
 		t.Fatal(err)
 	}
 	if got := m.Credentials().Pair(); len(got.Roots) != 1 || !got.Key.Equal(second.Key) {

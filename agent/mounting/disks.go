@@ -44,10 +44,10 @@ func NewDisks(h *host.Host, pools *pool.Pools, prober *pool.Prober) *Disks {
 // tableAge is how long a mount table is used for, so that a look at many volumes reads it once.
 const tableAge = time.Second
 
-// Look returns an error if the filesystem that is mounted at path accepts no writes, although the dataset is not
-// read-only. Look writes nothing. So it does not notice an ext4 of Linux 6.12 to 6.14 that stopped: that version shows
-// this nowhere. If the disk hangs, Look hangs.
-func (v *Disks) Look(d dataset.Dataset, path string) error {
+// Examine returns an error if the filesystem that is mounted at path accepts no writes, although the dataset is not
+// read-only. Examine writes nothing. So it does not notice an ext4 of Linux 6.12 to 6.14 that stopped: that version
+// shows this nowhere. If the disk hangs, Examine hangs.
+func (v *Disks) Examine(d dataset.Dataset, path string) error {
 	var st unix.Stat_t
 	var fs unix.Statfs_t
 	err := unix.Stat(path, &st)
@@ -56,7 +56,7 @@ func (v *Disks) Look(d dataset.Dataset, path string) error {
 	}
 	switch {
 	case pool.IsDiskError(err):
-		return takesNoWrites(err)
+		return readOnlyError(err)
 	case err != nil || d.ReadOnly:
 		return nil
 	case fs.Flags&unix.ST_RDONLY == 0 && fs.Type != unix.EXT4_SUPER_MAGIC:
@@ -70,14 +70,14 @@ func (v *Disks) Look(d dataset.Dataset, path string) error {
 		// The options of the filesystem count, not those of the mount: a fence makes the mount read-only.
 		for _, option := range strings.Split(e.VFSOptions, ",") {
 			if slices.Contains([]string{"ro", "emergency_ro", "shutdown"}, option) {
-				return takesNoWrites(fmt.Errorf("mounted %s: %w", option, unix.EROFS))
+				return readOnlyError(fmt.Errorf("mounted %s: %w", option, unix.EROFS))
 			}
 		}
 	}
 	return nil
 }
 
-func takesNoWrites(err error) error {
+func readOnlyError(err error) error {
 	return fmt.Errorf("its filesystem is read-only since a disk error (%w; see dmesg): stop its containers, and "+
 		"start them again once the disk works; data that was flushed before the error is kept", err)
 }
@@ -126,7 +126,7 @@ func (v *Disks) Check(ctx context.Context, d dataset.Dataset, path string) error
 	}
 	var found error
 	if err := v.pools.Ask(ctx, d.Pool, func(backends.Pool) {
-		found = v.Look(d, path)
+		found = v.Examine(d, path)
 	}); err != nil {
 		return nil
 	}

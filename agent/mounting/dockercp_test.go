@@ -12,8 +12,8 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// looks counts how often an agent looks at the whole host.
-func looks(r *agenttest.Host) *atomic.Int64 {
+// scans counts how often an agent looks at the whole host.
+func scans(r *agenttest.Host) *atomic.Int64 {
 	var n atomic.Int64
 	r.Holders.Elsewhere = func() (*mount.Foreign, error) {
 		n.Add(1)
@@ -166,7 +166,7 @@ func TestI9LastUseEndsAfterOneCheckOfHost(t *testing.T) {
 	d := r.NewVolume("db")
 	docker := newCaller(t)
 	r.Activated(docker)
-	n := looks(r)
+	n := scans(r)
 	by(r, docker, "db", "one")
 	stop := agenttest.StartContainer(t, r.MountPath(d.ID))
 	by(r, docker, "db", "one")

@@ -196,7 +196,7 @@ func (m *Guests) Settle(ctx context.Context, id, told uuid.UUID) error {
 	case !mounted && len(m.Uses.Get(id).IDs) == 0, still != known, known && is.Stay != g.Stay:
 		return nil // it changed meanwhile, and the next sync settles it
 	}
-	return m.applyHeld(ctx, id, Stay{is.Indexed, g.Stay}, known, now, asked)
+	return m.applyAnswer(ctx, id, Stay{is.Indexed, g.Stay}, known, now, asked)
 }
 
 // endUnmounted ends the stay with a dataset that is not mounted and has no use. stays reports whether the dataset is
@@ -230,9 +230,9 @@ func (m *Guests) endUnmounted(ctx context.Context, id, told uuid.UUID) (g Stay, 
 	return g, known, false, m.Table.Drop(ctx, id)
 }
 
-// applyHeld applies control's answer about a dataset that is mounted here. Control may have decided meanwhile that this
-// node may not have the dataset.
-func (m *Guests) applyHeld(ctx context.Context, id uuid.UUID, g Stay, known bool, now api.Indexed,
+// applyAnswer applies control's answer about a dataset that is mounted here. Control may have decided meanwhile that
+// this node may not have the dataset.
+func (m *Guests) applyAnswer(ctx context.Context, id uuid.UUID, g Stay, known bool, now api.Indexed,
 	err error) error {
 	switch {
 	case errors.Is(err, dataset.ErrNotFound), errors.Is(err, dataset.ErrUnsupported):
@@ -243,7 +243,7 @@ func (m *Guests) applyHeld(ctx context.Context, id uuid.UUID, g Stay, known bool
 	case err != nil:
 		return err
 	}
-	why := m.leftBehind(ctx, now.Dataset)
+	why := m.checkLeftBehind(ctx, now.Dataset)
 	if m.Table.Refuse(id, why) {
 		m.LogOf(now.Dataset).WithError(why).Error("it is mounted here beside its home: stop its containers here")
 		m.News.Changed(id)
@@ -308,11 +308,11 @@ func (m *Guests) Leave(ctx context.Context, id uuid.UUID) {
 	}
 }
 
-// leftBehind returns why a dataset that is mounted here differs from the dataset that other nodes have. It returns nil
-// if they do not differ, or if that is unknown. They differ if an operator confirmed that this host is fenced, and it
-// was not: the home may have restored the dataset and removed its former content. A process here that has the dataset
-// open does not prevent a restore at the home.
-func (m *Guests) leftBehind(ctx context.Context, d dataset.Dataset) error {
+// checkLeftBehind returns why a dataset that is mounted here differs from the dataset that other nodes have. It returns
+// nil if they do not differ, or if that is unknown. They differ if an operator confirmed that this host is fenced, and
+// it was not: the home may have restored the dataset and removed its former content. A process here that has the
+// dataset open does not prevent a restore at the home.
+func (m *Guests) checkLeftBehind(ctx context.Context, d dataset.Dataset) error {
 	if mounted, err := host.IsMountPoint(m.MountPath(d.ID)); err != nil || !mounted {
 		return nil
 	}

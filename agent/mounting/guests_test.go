@@ -169,7 +169,7 @@ func TestGuestsContinueWithoutControl(t *testing.T) {
 	path := f.B.MustMount("db", "one")
 	link := f.B.Config.Control
 	f.B.Stop()
-	f.B.Config.Control = agenttest.Away{Service: link}
+	f.B.Config.Control = agenttest.UnreachableControl{Service: link}
 	f.B.Start()
 	if again := f.B.MustMount("db", "two"); again != path {
 		t.Errorf("mounted at %s", again)
@@ -309,7 +309,7 @@ func TestGuestWithLostDatabaseStays(t *testing.T) {
 	if is, err := host.IsMountPoint(path); !is || err != nil {
 		t.Errorf("mounted: %t, %v", is, err)
 	}
-	f.B.Verifier.Began -= mounting.InheritedGrace
+	f.B.Verifier.StartSteady -= mounting.InheritedGrace
 	if err := f.B.Verifier.DropUnverified(t.Context(), d, f.B.Verifier.Unverified(d.ID), 0); err != nil { // once nobody has it
 		t.Error(err)
 	}

@@ -22,7 +22,7 @@ import (
 type Holders struct {
 	*host.Host
 	pools *pool.Pools
-	looks looks
+	scans scans
 
 	// Elsewhere and Files look at the host: mount.ReadForeign and inuse.Open. Tests replace them.
 	Elsewhere func() (*mount.Foreign, error)
@@ -34,39 +34,39 @@ func NewHolders(h *host.Host, pools *pool.Pools) *Holders {
 	return &Holders{Host: h, pools: pools, Elsewhere: mount.ReadForeign, Files: inuse.Open}
 }
 
-// Look contains the mounts of this host at one moment, in all mount namespaces.
-type Look struct {
+// Scan contains the mounts of this host at one moment, in all mount namespaces.
+type Scan struct {
 	own       mount.Mounts
 	elsewhere *mount.Foreign
-	files     *inuse.Files // nil after LookAtMounts
+	files     *inuse.Files // nil after ScanMounts
 }
 
-// looks shares looks at the host between callers: if a hundred containers stop together, a few looks suffice. A caller
+// scans shares looks at the host between callers: if a hundred containers stop together, a few looks suffice. A caller
 // never gets a look that began before its call. Safe for concurrent use.
-type looks struct {
+type scans struct {
 	turn sync.Mutex // held during a look: one at a time
 
 	mu   sync.Mutex
-	next *sharedLook // the next look, or nil if nobody waits for one
+	next *sharedScan // the next look, or nil if nobody waits for one
 }
 
-type sharedLook struct {
+type sharedScan struct {
 	done chan struct{}
-	look Look
+	scan Scan
 	err  error
 }
 
 // share returns the result of a look that begins after the call. If several callers wait for the next
 // look, only one of them calls look.
-func (l *looks) share(look func() (Look, error)) (Look, error) {
+func (l *scans) share(look func() (Scan, error)) (Scan, error) {
 	l.mu.Lock()
 	s := l.next
 	if s != nil {
 		l.mu.Unlock()
 		<-s.done
-		return s.look, s.err
+		return s.scan, s.err
 	}
-	s = &sharedLook{done: make(chan struct{})}
+	s = &sharedScan{done: make(chan struct{})}
 	l.next = s
 	l.mu.Unlock()
 
@@ -76,44 +76,44 @@ func (l *looks) share(look func() (Look, error)) (Look, error) {
 	l.next = nil
 	l.mu.Unlock()
 	defer close(s.done)
-	s.look, s.err = look()
-	return s.look, s.err
+	s.scan, s.err = look()
+	return s.scan, s.err
 }
 
-// LookAtMounts reads the mounts of all processes. It takes about 10 µs for each thread on the host.
+// ScanMounts reads the mounts of all processes. It takes about 10 µs for each thread on the host.
 // Callers share the result and must not change it.
-func (l *Holders) LookAtMounts() (Look, error) {
-	return l.looks.share(func() (Look, error) {
+func (l *Holders) ScanMounts() (Scan, error) {
+	return l.scans.share(func() (Scan, error) {
 		elsewhere, err := l.Elsewhere()
 		if err != nil {
-			return Look{}, err
+			return Scan{}, err
 		}
 		own, err := mount.Table()
-		return Look{own: own, elsewhere: elsewhere}, err
+		return Scan{own: own, elsewhere: elsewhere}, err
 	})
 }
 
-// LookAtFiles reads the mounts, as LookAtMounts does, and which files of a tree are open: see inuse.Open. It takes
-// about ten times as long as LookAtMounts. Callers share the result and must not change it.
-func (l *Holders) LookAtFiles(ctx context.Context, tree mount.Filesystem) (Look, error) {
-	look, err := l.LookAtMounts()
+// ScanFiles reads the mounts, as ScanMounts does, and which files of a tree are open: see inuse.Open. It takes
+// about ten times as long as ScanMounts. Callers share the result and must not change it.
+func (l *Holders) ScanFiles(ctx context.Context, tree mount.Filesystem) (Scan, error) {
+	look, err := l.ScanMounts()
 	if err == nil {
 		look.files, err = l.Files(ctx, []mount.Filesystem{tree})
 	}
 	return look, err
 }
 
-// lookAtDataset is LookAtFiles for a mounted dataset. If the dataset is not mounted, it is LookAtMounts: Of then asks
+// scanDataset is ScanFiles for a mounted dataset. If the dataset is not mounted, it is ScanMounts: Of then asks
 // the pool, which looks at open files itself.
-func (l *Holders) lookAtDataset(ctx context.Context, d dataset.Dataset) (Look, error) {
+func (l *Holders) scanDataset(ctx context.Context, d dataset.Dataset) (Scan, error) {
 	own, err := mount.Table()
 	if err != nil {
-		return Look{}, err
+		return Scan{}, err
 	}
 	if m := own.At(l.MountPath(d.ID)); m != nil {
-		return l.LookAtFiles(ctx, treeOf(m))
+		return l.ScanFiles(ctx, treeOf(m))
 	}
-	return l.LookAtMounts()
+	return l.ScanMounts()
 }
 
 // treeOf returns the directory tree that a mount shows.
@@ -128,7 +128,7 @@ func treeOf(m *mount.Entry) mount.Filesystem {
 //
 // If nothing is mounted on the mount point, Of asks the pool of the dataset. If the pool cannot
 // tell, the dataset counts as held.
-func (l *Holders) Of(ctx context.Context, look Look, d dataset.Dataset) (list []string) {
+func (l *Holders) Of(ctx context.Context, look Scan, d dataset.Dataset) (list []string) {
 	if m := look.own.At(l.MountPath(d.ID)); m != nil {
 		return l.OfTree(look, d, treeOf(m))
 	}
@@ -140,7 +140,7 @@ func (l *Holders) Of(ctx context.Context, look Look, d dataset.Dataset) (list []
 
 // OfTree is like Of for a dataset whose filesystem is known. It returns nil if the device number
 // of the filesystem belongs to another filesystem now.
-func (l *Holders) OfTree(look Look, d dataset.Dataset, tree mount.Filesystem) (list []string) {
+func (l *Holders) OfTree(look Scan, d dataset.Dataset, tree mount.Filesystem) (list []string) {
 	path, staged := l.MountPath(d.ID), ""
 	if pool, err := l.pools.Get(d.Pool); err == nil {
 		if s, stages := pool.(backends.Stager); stages {
@@ -176,7 +176,7 @@ func (l *Holders) OfTree(look Look, d dataset.Dataset, tree mount.Filesystem) (l
 // isOfAnotherDrover reports whether a mount on this host may be one of a second Drover on this machine. A second Drover
 // has its own records. Both can mount the same dataset only on a share, and only the path tells the mounts apart.
 func (l *Holders) isOfAnotherDrover(d dataset.Dataset, e *mount.Entry) bool {
-	pool := l.pools.One(d.Pool)
+	pool := l.pools.ByID(d.Pool)
 	shared := pool == nil || pool.Record.Share != uuid.Nil // nothing is known here about a pool of another node
 	return shared && strings.HasSuffix(e.Mountpoint, strings.TrimPrefix(l.MountPath(d.ID), l.Root))
 }
@@ -204,7 +204,7 @@ func (l *Holders) CheckPool(ctx context.Context, d dataset.Dataset) error {
 // a file of it open, or if the look at the host fails. what names the work for the error message. The
 // dataset's lock is held.
 func (l *Holders) Check(ctx context.Context, d dataset.Dataset, what string) error {
-	look, err := l.lookAtDataset(ctx, d)
+	look, err := l.scanDataset(ctx, d)
 	if err != nil {
 		return dataset.Errorf(dataset.ErrInUse,
 			"%s of volume %s: cannot check whether a process on node %s still has it mounted: %w",

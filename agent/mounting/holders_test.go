@@ -112,7 +112,7 @@ func testHeldWithoutUse(t *testing.T, holder func(*testing.T, string) func()) {
 	}
 	r.Uses.MarkIdle(d.ID)
 	work := map[string]func() error{
-		"unmount": func() error { return r.Unmounter.IfUnused(t.Context(), d, r.Unmounter.UnmountUnheld) },
+		"unmount": func() error { return r.Unmounter.IfUnused(t.Context(), d, r.Unmounter.UnmountUnused) },
 		"restore": func() error { return r.Verifier.EnsureUnused(t.Context(), d, "restore") },
 		"remove":  func() error { return r.Remove(t.Context(), "db") },
 		"give up": func() error {
@@ -167,7 +167,7 @@ func TestI11MountOnTheHost(t *testing.T) {
 					t.Errorf("%v: %s", err, out)
 				}
 			}()
-			look, err := r.Holders.LookAtMounts()
+			look, err := r.Holders.ScanMounts()
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -193,7 +193,7 @@ func TestI11FailedLookAtFiles(t *testing.T) {
 	open := r.Holders.Files
 	r.Holders.Files = func(context.Context, []mount.Filesystem) (*inuse.Files, error) { return nil, errors.New("no /proc") }
 	for name, do := range map[string]func() error{
-		"unmount": func() error { return r.Unmounter.IfUnused(t.Context(), d, r.Unmounter.UnmountUnheld) },
+		"unmount": func() error { return r.Unmounter.IfUnused(t.Context(), d, r.Unmounter.UnmountUnused) },
 		"restore": func() error { return r.Verifier.EnsureUnused(t.Context(), d, "restore") },
 		"remove":  func() error { return r.Remove(t.Context(), "db") },
 	} {
@@ -226,7 +226,7 @@ func TestI9NotMountedAndHeld(t *testing.T) {
 	f.A.Activated(t.Context())
 	look := func() {
 		t.Helper()
-		l, err := f.A.Holders.LookAtMounts()
+		l, err := f.A.Holders.ScanMounts()
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -96,7 +96,7 @@ func (m *Mounter) Use(ctx context.Context, d dataset.Dataset, ref dataset.Refere
 // the dataset: no caller has the path, and the next request mounts it again. The dataset's lock is held.
 func (m *Mounter) checkMounted(ctx context.Context, d dataset.Dataset, r Record, id string) (dataset.Dataset, error) {
 	if err := m.Disks.Check(ctx, d, m.MountPath(d.ID)); err != nil {
-		err = dataset.Errorf(dataset.ErrOffline, "mount of volume %s: %w", d.Volume, m.Prober.Blame(ctx, d.Pool, err))
+		err = dataset.Errorf(dataset.ErrOffline, "mount of volume %s: %w", d.Volume, m.Prober.Explain(ctx, d.Pool, err))
 		if len(r.IDs) == 0 {
 			err = errors.Join(err, m.Unmounter.Unmount(ctx, d))
 		}
@@ -113,7 +113,7 @@ func (m *Mounter) checkMounted(ctx context.Context, d dataset.Dataset, r Record,
 		if len(r.IDs) == 0 {
 			err = errors.Join(err, m.Unmounter.Unmount(ctx, d))
 		}
-		m.MendSoon(d.ID)
+		m.RepairSoon(d.ID)
 		return d, fmt.Errorf("mount of volume %s: %w", d.Volume, err)
 	}
 	return d, nil
@@ -147,9 +147,9 @@ func (m *Mounter) recordUse(ctx context.Context, d dataset.Dataset, ref dataset.
 		return fmt.Errorf("mount of volume %s: %w", d.Volume, err)
 	}
 	m.Uses.ClearIdle(d.ID)
-	m.Throttle.Used(d.ID, m.Clock.Steady())
+	m.Throttle.NoteUse(d.ID, m.Clock.Steady())
 	if first && d.Home == m.NodeID {
-		m.Pools.Changed(d.Pool, false)
+		m.Pools.MarkChanged(d.Pool, false)
 	}
 	steps.At("mount.recorded")
 	m.News.Changed(d.ID)
@@ -193,10 +193,10 @@ func (m *Mounter) EnsureMounted(ctx context.Context, d dataset.Dataset) error {
 	steps.At("mount.begin")
 	if err := m.MountDataset(ctx, pool, d, path); err != nil {
 		m.Registrar.ReleaseSoon(d.ID)
-		return fmt.Errorf("mount of volume %s: %w", d.Volume, m.Prober.Blame(ctx, d.Pool, err))
+		return fmt.Errorf("mount of volume %s: %w", d.Volume, m.Prober.Explain(ctx, d.Pool, err))
 	}
 	if pool.Info().Capabilities.OwnDevice {
-		m.Throttle.Disinherit(ctx, d)
+		m.Throttle.RemoveInherited(ctx, d)
 	}
 	if err := m.Throttle.Limit(ctx, d); err != nil {
 		return errors.Join(fmt.Errorf("mount of volume %s: %w", d.Volume, err), m.Unmounter.Unmount(ctx, d))
@@ -246,7 +246,7 @@ func (m *Mounter) MayMount(d dataset.Dataset) (dataset.Dataset, error) {
 	case d.State != dataset.StateReady:
 		return d, dataset.Errorf(dataset.ErrNotFound, "volume %s was deleted", d.Volume)
 	}
-	if err := m.Pools.Free(d.Pool); err != nil {
+	if err := m.Pools.CheckQuarantine(d.Pool); err != nil {
 		return d, fmt.Errorf("mount of volume %s: %w", d.Volume, err)
 	}
 	return d, m.Leases.MayOpen(d, "mount")

@@ -40,8 +40,8 @@ type MounterDeps struct {
 	// them to disk.
 	SaveSpelling func(
 		d dataset.Dataset, ref dataset.Reference, tool plugin.Tool, save func(more map[string]any) error) error
-	// MendSoon starts a job that repairs the guard's record of a dataset.
-	MendSoon func(dataset uuid.UUID)
+	// RepairSoon starts a job that repairs the guard's record of a dataset.
+	RepairSoon func(dataset uuid.UUID)
 }
 
 // Mounter mounts volumes for containers, and unmounts them after their last use. It has no state of its own. Its
@@ -57,7 +57,7 @@ func (m *Mounter) Unmount(ctx context.Context, ref dataset.Reference, id string)
 	if ref.Err != nil {
 		return nil
 	}
-	d, here := m.mountedAs(ref, id) // without control: this node knows its own mounts
+	d, here := m.findMounted(ref, id) // without control: this node knows its own mounts
 	if !here {
 		return nil
 	}
@@ -86,9 +86,9 @@ func (m *Mounter) unmountUnused(d dataset.Dataset) func(context.Context, *jobs.J
 	}
 }
 
-// mountedAs returns the dataset that has a use with a mount ID. It may differ from the dataset that has the name now: a
-// rebuild may have renamed the dataset. Of some datasets this node knows nothing but the use.
-func (m *Mounter) mountedAs(ref dataset.Reference, id string) (dataset.Dataset, bool) {
+// findMounted returns the dataset that has a use with a mount ID. It may differ from the dataset that has the name now:
+// a rebuild may have renamed the dataset. Of some datasets this node knows nothing but the use.
+func (m *Mounter) findMounted(ref dataset.Reference, id string) (dataset.Dataset, bool) {
 	d, named := m.Cache.Volume(ref.Name)
 	if named {
 		if _, used := m.Uses.Get(d.ID).IDs[id]; used {

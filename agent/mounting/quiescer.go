@@ -65,8 +65,8 @@ func (q *Quiescer) quiesce(pool backends.Pool, d dataset.Dataset) (thaw func() e
 	}
 	itself := pool.Info().Freezes && d.Encryption == nil // an encrypted filesystem is ciphertext to the pool
 	freezing := itself || d.Profile.Quiesce == dataset.QuiesceFreeze
-	until := q.Clock.Steady() + throttle.LiftSnapshot - longStall // the freeze comes after it
-	up, err := q.Throttle.Suspend(d, throttle.LiftSnapshot)
+	until := q.Clock.Steady() + throttle.SuspendForSnapshot - longStall // the freeze comes after it
+	up, err := q.Throttle.Suspend(d, throttle.SuspendForSnapshot)
 	if err != nil {
 		return none, fmt.Errorf("flush volume %s: %w", d.Volume, err)
 	}
@@ -96,7 +96,7 @@ func (q *Quiescer) quiesce(pool backends.Pool, d dataset.Dataset) (thaw func() e
 		if err := q.Settled(d, path, until); err != nil {
 			return none, err
 		}
-		up.Extend(throttle.LiftUnmount)
+		up.Extend(throttle.SuspendForUnmount)
 	}
 	if itself { // until then writers may write without their limit
 		return func() error { up.Resume(); return nil }, nil

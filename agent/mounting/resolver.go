@@ -120,7 +120,7 @@ func (r *Resolver) resolveOne(ctx context.Context, id uuid.UUID, fenced, unsure 
 	if fenced || unsure && r.Registrar.MayBeFenced(id) {
 		return nil // it is examined again when it is thawed
 	}
-	if err := r.Unmounter.IfUnused(ctx, d, r.Unmounter.UnmountUnheld); err != nil {
+	if err := r.Unmounter.IfUnused(ctx, d, r.Unmounter.UnmountUnused); err != nil {
 		r.LogOf(d).WithError(err).Warn("cannot unmount a leftover mount")
 		r.Uses.MarkIdle(id)
 	}

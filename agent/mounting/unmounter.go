@@ -64,10 +64,10 @@ func (u *Unmounter) Unmount(_ context.Context, d dataset.Dataset) error {
 	return nil
 }
 
-// UnmountUnheld unmounts a dataset without a recorded use. If a process has it mounted nevertheless, it
-// stays mounted, the guard keeps watching it, and UnmountUnheld fails with ErrInUse. The dataset's lock
+// UnmountUnused unmounts a dataset without a recorded use. If a process has it mounted nevertheless, it
+// stays mounted, the guard keeps watching it, and UnmountUnused fails with ErrInUse. The dataset's lock
 // is held.
-func (u *Unmounter) UnmountUnheld(ctx context.Context, d dataset.Dataset) error {
+func (u *Unmounter) UnmountUnused(ctx context.Context, d dataset.Dataset) error {
 	if err := u.Holders.Check(ctx, d, "unmount"); err != nil {
 		u.Uses.MarkIdle(d.ID)
 		return err
@@ -86,11 +86,12 @@ func (u *Unmounter) unmount(d dataset.Dataset) error {
 		u.Uses.MarkIdle(d.ID)
 		return err
 	}
-	up, err := u.Throttle.Suspend(d, throttle.LiftUnmount)
+	up, err := u.Throttle.Suspend(d, throttle.SuspendForUnmount)
 	if err != nil {
 		u.LogOf(d).WithError(err).Warn("throttled: flushing the remaining data is slow")
 	}
-	u.Flushes.Wait(u.Ctx, u.Clock, path, throttle.LiftUnmount) // a snapshot may have stopped waiting for a slow flush
+	// A snapshot may have stopped waiting for a slow flush.
+	u.Flushes.Wait(u.Ctx, u.Clock, path, throttle.SuspendForUnmount)
 	err = mount.Unmount(path)
 	u.Disks.Forget()
 	if err == nil || errors.Is(err, mount.ErrNotMounted) {
@@ -116,27 +117,27 @@ func (u *Unmounter) unmount(d dataset.Dataset) error {
 	return nil
 }
 
-// FreeUnheld unmounts a dataset without a recorded use if it is mounted, and makes the guard forget it. It fails with
-// ErrInUse if a process on this host has the dataset mounted or open. The dataset's lock is held.
-func (u *Unmounter) FreeUnheld(ctx context.Context, d dataset.Dataset) error {
+// UnmountAndForget unmounts a dataset without a recorded use if it is mounted, and makes the guard forget it. It fails
+// with ErrInUse if a process on this host has the dataset mounted or open. The dataset's lock is held.
+func (u *Unmounter) UnmountAndForget(ctx context.Context, d dataset.Dataset) error {
 	mounted, err := host.IsMountPoint(u.MountPath(d.ID))
 	switch {
 	case err != nil:
 		return err
 	case mounted:
-		return u.UnmountUnheld(ctx, d)
+		return u.UnmountUnused(ctx, d)
 	}
-	return u.ReleaseUnheld(ctx, d)
+	return u.ForgetUnmounted(ctx, d)
 }
 
-// ReleaseUnheld makes the guard forget a dataset that is not mounted. If a process on this host has it
-// mounted nevertheless, the guard keeps it and ReleaseUnheld fails with ErrInUse. If the guard does not
-// watch the dataset, ReleaseUnheld does nothing. The dataset's lock is held.
-func (u *Unmounter) ReleaseUnheld(ctx context.Context, d dataset.Dataset) error {
+// ForgetUnmounted makes the guard forget a dataset that is not mounted. If a process on this host has it
+// mounted nevertheless, the guard keeps it and ForgetUnmounted fails with ErrInUse. If the guard does not
+// watch the dataset, ForgetUnmounted does nothing. The dataset's lock is held.
+func (u *Unmounter) ForgetUnmounted(ctx context.Context, d dataset.Dataset) error {
 	if _, armed := u.Deadlines.Armed(d.ID); !armed || u.Registrar.Guard == nil {
 		return nil
 	}
-	if err := u.checkUnheldByGuard(ctx, d); err != nil {
+	if err := u.checkNoHolders(ctx, d); err != nil {
 		if u.Deadlines.NoteKept(d.ID, err.Error()) {
 			const watches = "the guard keeps watching the unmounted volume, because a process may still write to it"
 			u.LogOf(d).WithError(err).Warn(watches)
@@ -147,15 +148,15 @@ func (u *Unmounter) ReleaseUnheld(ctx context.Context, d dataset.Dataset) error 
 	return nil
 }
 
-// checkUnheldByGuard is like Holders.Check for a dataset that is not mounted. It uses the filesystem that
+// checkNoHolders is like Holders.Check for a dataset that is not mounted. It uses the filesystem that
 // the guard has recorded for the dataset.
-func (u *Unmounter) checkUnheldByGuard(ctx context.Context, d dataset.Dataset) error {
+func (u *Unmounter) checkNoHolders(ctx context.Context, d dataset.Dataset) error {
 	e, there, err := u.Registrar.Entry(ctx, d.ID)
 	if err == nil && (!there || e.Filesystem == mount.Filesystem{}) { // it was never mounted
 		return nil
 	}
 	if err == nil {
-		look, lerr := u.Holders.LookAtFiles(ctx, e.Filesystem)
+		look, lerr := u.Holders.ScanFiles(ctx, e.Filesystem)
 		if lerr == nil && len(u.Holders.OfTree(look, d, e.Filesystem)) == 0 {
 			return nil
 		}
@@ -180,7 +181,7 @@ func (u *Unmounter) UnmountForgotten() {
 			d = dataset.Dataset{ID: id, Volume: id.String()}
 		}
 		u.Jobs.Start("unmount/"+id.String(), func(ctx context.Context, _ *jobs.Job) error {
-			err := u.IfUnused(ctx, d, u.UnmountUnheld)
+			err := u.IfUnused(ctx, d, u.UnmountUnused)
 			if err != nil && !errors.Is(err, dataset.ErrInUse) {
 				u.LogOf(d).WithError(err).Warn("cannot unmount a leftover mount")
 			}

@@ -34,8 +34,8 @@ type VerifierDeps struct {
 // an Unmount. Its methods are safe for concurrent use.
 type Verifier struct {
 	VerifierDeps
-	started time.Time
-	Began   time.Duration // the start of the agent by the steady clock
+	started     time.Time
+	StartSteady time.Duration // the start of the agent by the steady clock
 
 	mu sync.Mutex
 	// verifyAt is when uses that may have ended unnoticed are checked next, by the steady clock, or 0 if there are
@@ -47,7 +47,7 @@ type Verifier struct {
 
 // NewVerifier returns a Verifier without anything to check.
 func NewVerifier(deps VerifierDeps) *Verifier {
-	return &Verifier{VerifierDeps: deps, Began: deps.Clock.Steady()}
+	return &Verifier{VerifierDeps: deps, StartSteady: deps.Clock.Steady()}
 }
 
 // EndUse ends one use of an ID, durably, and reports whether it was the dataset's last one. An unknown ID
@@ -86,7 +86,7 @@ func (v *Verifier) saveUses(ctx context.Context, d dataset.Dataset, r Record) er
 }
 
 // applyUnmount applies an Unmount of an ID to a record and reports whether the record changed. It looks at the host
-// unless mayEndWithoutLook returns true. The dataset's lock is held.
+// unless canEndUnverified returns true. The dataset's lock is held.
 func (v *Verifier) applyUnmount(ctx context.Context, d dataset.Dataset, r *Record, id string) (changed bool) {
 	c, ok := r.IDs[id]
 	switch {
@@ -96,7 +96,7 @@ func (v *Verifier) applyUnmount(ctx context.Context, d dataset.Dataset, r *Recor
 		c.Count--
 		r.IDs[id] = c
 		return true
-	case v.mayEndWithoutLook(*r, id):
+	case v.canEndUnverified(*r, id):
 		delete(r.IDs, id)
 		return true
 	}
@@ -116,7 +116,7 @@ func (v *Verifier) applyUnmount(ctx context.Context, d dataset.Dataset, r *Recor
 	return true
 }
 
-// mayEndWithoutLook reports whether the last use of an ID may end without a look at the host. That
+// canEndUnverified reports whether the last use of an ID may end without a look at the host. That
 // requires that other IDs use the dataset, and that one engine process made and ends the use. Such a
 // process unmounts as often as it mounted, after the container has ended. The count of its uses is
 // never too low: if the agent misses a Mount, the Mount fails, and if it misses an Unmount, the count
@@ -128,7 +128,7 @@ func (v *Verifier) applyUnmount(ctx context.Context, d dataset.Dataset, r *Recor
 //
 // Nor does an ID of an older engine process, whose count can be too low (see add), nor Podman's ID: a
 // user can run podman volume unmount while a container runs.
-func (v *Verifier) mayEndWithoutLook(r Record, id string) bool {
+func (v *Verifier) canEndUnverified(r Record, id string) bool {
 	c := r.IDs[id]
 	if c.Older || c.Ended || c.Generation == 0 || id == PodmanID || v.Engines.HasEnded(id, c.Generation) {
 		return false
@@ -144,7 +144,7 @@ func (v *Verifier) mayEndWithoutLook(r Record, id string) bool {
 // ten times as long. Without that look a process that a container handed a file to can lose its mount here, but
 // no data: the file stays open, and restore, removal, move and the release of the guard look at open files.
 func (v *Verifier) unexplainedMount(ctx context.Context, d dataset.Dataset, expected int) string {
-	look, err := v.Holders.LookAtMounts()
+	look, err := v.Holders.ScanMounts()
 	if err != nil {
 		return "cannot tell whether a process has it mounted: " + dataset.OneLine(err)
 	}
@@ -232,7 +232,7 @@ func (v *Verifier) CheckIfDue(ctx context.Context) {
 	if len(open) == 0 {
 		return
 	}
-	look, err := v.Holders.LookAtMounts()
+	look, err := v.Holders.ScanMounts()
 	if err != nil {
 		v.Log.WithError(err).Warn("cannot check whether unverified uses have ended")
 		return
@@ -261,7 +261,7 @@ func (v *Verifier) CheckEnded(ctx context.Context, d dataset.Dataset, what strin
 	}
 	uses := r.IDs
 	maps.DeleteFunc(uses, func(_ string, c Use) bool { return !c.Ended })
-	look, err := v.Holders.LookAtMounts()
+	look, err := v.Holders.ScanMounts()
 	if err != nil {
 		return nil
 	}
@@ -309,7 +309,7 @@ func (v *Verifier) dropUnverifiedLocked(ctx context.Context, d dataset.Dataset, 
 	v.mu.Unlock()
 	over := func(id string, c Use) bool {
 		return !restarting && v.Engines.HasEnded(id, c.Generation) || c.Inherited &&
-			now >= max(v.Began+InheritedGrace, c.VerifyFrom())
+			now >= max(v.StartSteady+InheritedGrace, c.VerifyFrom())
 	}
 	r := v.Uses.Get(d.ID)
 	n := len(r.IDs)
@@ -331,7 +331,7 @@ func (v *Verifier) dropUnverifiedLocked(ctx context.Context, d dataset.Dataset, 
 	if len(r.IDs) > 0 {
 		return nil
 	}
-	return v.Unmounter.UnmountUnheld(ctx, d)
+	return v.Unmounter.UnmountUnused(ctx, d)
 }
 
 // Activated is called when a process activates the plugin. If an engine that had mounted volumes has
@@ -381,7 +381,7 @@ func (v *Verifier) EnsureUnused(ctx context.Context, d dataset.Dataset, what str
 	if r := v.Uses.Get(d.ID); len(r.IDs) > 0 {
 		return v.InUseError(d, what, r)
 	}
-	err := v.Unmounter.FreeUnheld(ctx, d)
+	err := v.Unmounter.UnmountAndForget(ctx, d)
 	if errors.Is(err, dataset.ErrInUse) && d.State != dataset.StatePurging { // a purge is repeated without the operator
 		err = fmt.Errorf("cannot %s volume %s: %w; ask again to %s it after that", what, d.Volume, err, what)
 	}

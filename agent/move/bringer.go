@@ -52,7 +52,7 @@ func (b *Bringer) Bring(ctx context.Context, d dataset.Dataset) (dataset.Dataset
 		d = now
 	}
 	if d.Move == uuid.Nil { // a move that has begun is joined, also one of another request
-		if err := b.mayFollow(ctx, d); err != nil {
+		if err := b.checkMayBring(ctx, d); err != nil {
 			return d, err
 		}
 	}
@@ -70,11 +70,11 @@ func (b *Bringer) Bring(ctx context.Context, d dataset.Dataset) (dataset.Dataset
 			return d, err
 		}
 	}
-	return b.arrived(ctx, d)
+	return b.arrivedRecord(ctx, d)
 }
 
-// mayFollow fails unless the profile of a volume lets it move here without a command.
-func (b *Bringer) mayFollow(ctx context.Context, d dataset.Dataset) error {
+// checkMayBring fails unless the profile of a volume lets it move here without a command.
+func (b *Bringer) checkMayBring(ctx context.Context, d dataset.Dataset) error {
 	if err := b.Nodes.Refresh(ctx); err != nil {
 		return err
 	}
@@ -88,10 +88,10 @@ func (b *Bringer) mayFollow(ctx context.Context, d dataset.Dataset) error {
 	if b.isOnShare(ctx, d) {
 		return nil // nothing is copied
 	}
-	if away, err := b.Nodes.IsAway(ctx, d.Home); err != nil || away {
+	if away, err := b.Nodes.IsUnreachable(ctx, d.Home); err != nil || away {
 		return err // the duration cannot be estimated, and control refuses the move and says what to do
 	}
-	expected, how, err := b.Expect(ctx, d)
+	expected, how, err := b.Estimate(ctx, d)
 	if err != nil {
 		return err
 	}
@@ -107,11 +107,11 @@ func (b *Bringer) mayFollow(ctx context.Context, d dataset.Dataset) error {
 // assumedRate is the expected rate of a move if none has come here yet: half of what a link of 1 Gbit/s carries.
 const assumedRate = 60 << 20
 
-// Expect estimates how long a move would take, and describes the estimate: an amount of data at the rate of the last
+// Estimate estimates how long a move would take, and describes the estimate: an amount of data at the rate of the last
 // move that came here. The amount is the data that this node lacks if it has a copy, and all data of the volume
 // otherwise. If a pool cannot report the amount, the estimate does not delay the move.
-func (b *Bringer) Expect(ctx context.Context, d dataset.Dataset) (time.Duration, string, error) {
-	size, err := b.takes(ctx, d)
+func (b *Bringer) Estimate(ctx context.Context, d dataset.Dataset) (time.Duration, string, error) {
+	size, err := b.dataSize(ctx, d)
 	if err != nil {
 		return 0, "", err
 	}
@@ -119,20 +119,20 @@ func (b *Bringer) Expect(ctx context.Context, d dataset.Dataset) (time.Duration,
 	if rate == 0 {
 		rate, as = assumedRate, "assumed"
 	}
-	if lacks, known := b.lacks(ctx, d); known {
+	if lacks, known := b.missingBytes(ctx, d); known {
 		size = min(size, lacks)
 	}
 	took := time.Duration(float64(size) / float64(rate) * float64(time.Second))
 	return took, fmt.Sprintf("%s at %s a second, %s", size.Human(), dataset.Size(rate).Human(), as), nil
 }
 
-// heardTries is how often control is asked for the amount of data of a volume. Its home reports it soon after
+// sizeTries is how often control is asked for the amount of data of a volume. Its home reports it soon after
 // control has started.
-const heardTries = 10
+const sizeTries = 10
 
-// takes returns how much data a volume has. If its home has not reported that, it returns the volume's maximum size.
-func (b *Bringer) takes(ctx context.Context, d dataset.Dataset) (dataset.Size, error) {
-	for range heardTries {
+// dataSize returns how much data a volume has. If its home has not reported that, it returns the volume's maximum size.
+func (b *Bringer) dataSize(ctx context.Context, d dataset.Dataset) (dataset.Size, error) {
+	for range sizeTries {
 		v, err := b.Control.Volume(ctx, d.ID.String())
 		if err != nil {
 			return 0, err
@@ -149,16 +149,16 @@ func (b *Bringer) takes(ctx context.Context, d dataset.Dataset) (dataset.Size, e
 	return d.Size, nil
 }
 
-// lackTime bounds the request to a home for how much of a dataset has changed.
-const lackTime = 10 * time.Second
+// missingBytesTime bounds the request to a home for how much of a dataset has changed.
+const missingBytesTime = 10 * time.Second
 
-// lacks asks the home how many bytes of a dataset the copy on this node lacks.
-func (b *Bringer) lacks(ctx context.Context, d dataset.Dataset) (bytes dataset.Size, known bool) {
+// missingBytes asks the home how many bytes of a dataset the copy on this node lacks.
+func (b *Bringer) missingBytes(ctx context.Context, d dataset.Dataset) (bytes dataset.Size, known bool) {
 	k, kept := b.Cache.Copy(d.ID)
 	if !kept || b.PeerHTTP == nil {
 		return 0, false
 	}
-	ctx, cancel := context.WithTimeout(ctx, lackTime)
+	ctx, cancel := context.WithTimeout(ctx, missingBytesTime)
 	defer cancel()
 	home, err := b.Nodes.Peer(ctx, d.Home)
 	if err != nil || home.Address == "" {
@@ -185,8 +185,8 @@ func (b *Bringer) awaitMove(ctx context.Context, op dataset.Operation) error {
 	return b.Failover.AwaitMove(ctx, op, b.Clock.Steady()+b.Limits.Follow)
 }
 
-// arrived returns the record of a dataset that came here.
-func (b *Bringer) arrived(ctx context.Context, d dataset.Dataset) (dataset.Dataset, error) {
+// arrivedRecord returns the record of a dataset that came here.
+func (b *Bringer) arrivedRecord(ctx context.Context, d dataset.Dataset) (dataset.Dataset, error) {
 	now, err := b.Failover.Locate(ctx, d)
 	if err == nil && now.Home != b.NodeID {
 		err = dataset.Errorf(dataset.ErrConflict, "volume %s moved on to node %s: ask again", d.Volume,

@@ -24,17 +24,17 @@ import (
 const (
 	// roundsInUse is how often changes are copied at most while a dataset is in use.
 	roundsInUse = 6
-	// LittleEnough is the number of bytes that a round may have copied to be the last one while a dataset is in use.
-	LittleEnough = 32 << 20
-	// soonEnough is how long a round may take to be the last one if the dataset was not in use when it began:
+	// LastRoundBytes is the number of bytes that a round may have copied to be the last one while a dataset is in use.
+	LastRoundBytes = 32 << 20
+	// lastRoundTime is how long a round may take to be the last one if the dataset was not in use when it began:
 	// it may have been used since.
-	soonEnough = 30 * time.Second
-	// worthMeasuring is the number of bytes above which the rate of a copy is measured.
-	worthMeasuring = 8 << 20
+	lastRoundTime = 30 * time.Second
+	// minMeasuredBytes is the number of bytes above which the rate of a copy is measured.
+	minMeasuredBytes = 8 << 20
 )
 
-// from returns the address of the home's agent.
-func (m *moving) from() (string, error) {
+// homeAddress returns the address of the home's agent.
+func (m *moving) homeAddress() (string, error) {
 	if m.PeerHTTP == nil || m.home.Address == "" {
 		return "", dataset.Errorf(dataset.ErrOffline,
 			"move of volume %s: node %s has not reported its address", m.op.Volume, m.home.Name)
@@ -48,13 +48,13 @@ func (m *moving) copyInUse(ctx context.Context) error {
 		return nil
 	}
 	if m.op.SameShare {
-		return m.shared(ctx)
+		return m.checkOnShare(ctx)
 	}
 	before := int64(-1)
 	for range roundsInUse {
 		m.jb.Step("copying, in use")
 		began := m.Clock.Steady()
-		snapshot, err := m.fresh(ctx)
+		snapshot, err := m.requestSnapshot(ctx)
 		if errors.Is(err, dataset.ErrNoSpace) {
 			return nil // the home has no space for a snapshot: all is copied after it has relinquished the dataset
 		}
@@ -67,8 +67,8 @@ func (m *moving) copyInUse(ctx context.Context) error {
 			return err
 		}
 		steps.At("move.copied")
-		if bytes <= LittleEnough || before >= 0 && 2*bytes > before || snapshot.Idle &&
-			m.Clock.Steady()-began < soonEnough {
+		if bytes <= LastRoundBytes || before >= 0 && 2*bytes > before || snapshot.Idle &&
+			m.Clock.Steady()-began < lastRoundTime {
 			return nil
 		}
 		before = bytes
@@ -76,12 +76,12 @@ func (m *moving) copyInUse(ctx context.Context) error {
 	return nil
 }
 
-// fresh has the home take a snapshot to copy from. A home that cannot be reached is asked again until control reports
-// it as unreachable, or for UnheardTries times Limits.Retry (20 s). The limit makes a mount that waits for this end
-// with an error that says what to do, and not with "pending". A home that is still taking the snapshot is asked
-// busyTries times.
-func (m *moving) fresh(ctx context.Context) (s transfer.Fresh, err error) {
-	peer, err := m.from()
+// requestSnapshot has the home take a snapshot to copy from. A home that cannot be reached is asked again until control
+// reports it as unreachable, or for UnreachableTries times Limits.Retry (20 s). The limit makes a mount that waits for
+// this end with an error that says what to do, and not with "pending". A home that is still taking the snapshot is
+// asked busyTries times.
+func (m *moving) requestSnapshot(ctx context.Context) (s transfer.Fresh, err error) {
+	peer, err := m.homeAddress()
 	if err != nil {
 		return s, err
 	}
@@ -93,7 +93,7 @@ func (m *moving) fresh(ctx context.Context) (s transfer.Fresh, err error) {
 	if t, ok := m.PeerHTTP.(interface{ CloseIdleConnections() }); ok {
 		t.CloseIdleConnections()
 	}
-	until, busy := m.Clock.Steady()+UnheardTries*m.Limits.Retry, busyTries
+	until, busy := m.Clock.Steady()+UnreachableTries*m.Limits.Retry, busyTries
 	for {
 		s, err = m.Puller.Freshen(ctx, peer, m.op.DatasetID, have)
 		switch {
@@ -101,15 +101,15 @@ func (m *moving) fresh(ctx context.Context) (s transfer.Fresh, err error) {
 			return s, nil
 		case errors.Is(err, dataset.ErrPending):
 			if busy--; busy < 0 {
-				return s, m.unheard(err)
+				return s, m.unreachableError(err)
 			}
 		case !errors.Is(err, dataset.ErrOffline) && !errors.Is(err, dataset.ErrUnavailable):
 			return s, fmt.Errorf("move of volume %s: node %s: %w", m.op.Volume, m.home.Name, err)
 		case m.Clock.Steady() >= until:
-			return s, m.unheard(err)
+			return s, m.unreachableError(err)
 		default:
-			if away, aerr := m.Nodes.IsAway(ctx, m.op.OtherNode); aerr != nil || away {
-				return s, errors.Join(aerr, m.unheard(err))
+			if away, aerr := m.Nodes.IsUnreachable(ctx, m.op.OtherNode); aerr != nil || away {
+				return s, errors.Join(aerr, m.unreachableError(err))
 			}
 		}
 		select {
@@ -122,14 +122,14 @@ func (m *moving) fresh(ctx context.Context) (s transfer.Fresh, err error) {
 
 // How often a home is asked again for a snapshot, at intervals of Limits.Retry: see fresh.
 const (
-	UnheardTries = 20
-	busyTries    = 10
+	UnreachableTries = 20
+	busyTries        = 10
 )
 
 // pull copies all snapshots that this node lacks, and the wanted one. It returns the number of bytes in their
 // streams.
 func (m *moving) pull(ctx context.Context, want uuid.UUID, manifest *dataset.Manifest) (bytes int64, err error) {
-	peer, err := m.from()
+	peer, err := m.homeAddress()
 	if err != nil {
 		return 0, err
 	}
@@ -146,22 +146,22 @@ func (m *moving) pull(ctx context.Context, want uuid.UUID, manifest *dataset.Man
 	})
 	if err != nil {
 		if errors.Is(err, dataset.ErrOffline) && ctx.Err() == nil {
-			return 0, m.unheard(err)
+			return 0, m.unreachableError(err)
 		}
-		return 0, fmt.Errorf("move of volume %s: %w", op.Volume, m.Space.Mend(ctx, op.DatasetRecord.Pool, err))
+		return 0, fmt.Errorf("move of volume %s: %w", op.Volume, m.Space.AddHint(ctx, op.DatasetRecord.Pool, err))
 	}
 	for _, s := range got.Snapshots {
 		bytes += s.Bytes
 	}
-	m.measure(got.Wire, m.Clock.Steady()-began)
-	m.gone = got.Gone
+	m.measureRate(got.Wire, m.Clock.Steady()-began)
+	m.removedSnapshots = got.Gone
 	return bytes, nil
 }
 
-// tidy removes the snapshots of users that the home no longer has, according to the last pull. Snapshots that were
-// taken for other nodes are removed after this node has become the home: see replication.Retention.Prune.
-func (m *moving) tidy(ctx context.Context) error {
-	if len(m.gone) == 0 {
+// removeSnapshots removes the snapshots of users that the home no longer has, according to the last pull. Snapshots
+// that were taken for other nodes are removed after this node has become the home: see replication.Retention.Prune.
+func (m *moving) removeSnapshots(ctx context.Context) error {
+	if len(m.removedSnapshots) == 0 {
 		return nil
 	}
 	unlock, err := m.Locks.Lock(ctx, m.op.DatasetID, "move of volume "+m.op.Volume)
@@ -173,25 +173,25 @@ func (m *moving) tidy(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	now := slices.DeleteFunc(m.gone, func(id uuid.UUID) bool {
+	now := slices.DeleteFunc(m.removedSnapshots, func(id uuid.UUID) bool {
 		i := lineage.IndexOf(e, id)
 		return i >= 0 && lineage.IsTransfer(e.Snapshots[i])
 	})
-	m.gone = nil
+	m.removedSnapshots = nil
 	return lineage.DropMissing(ctx, m.pool, m.op.DatasetID, now, dataset.Snapshot{})
 }
 
-// tidyMeanwhile calls tidy concurrently with do, which waits for other nodes.
-func (m *moving) tidyMeanwhile(ctx context.Context, do func(context.Context) error) error {
+// removeSnapshotsMeanwhile calls tidy concurrently with do, which waits for other nodes.
+func (m *moving) removeSnapshotsMeanwhile(ctx context.Context, do func(context.Context) error) error {
 	tidied := make(chan error, 1)
-	go func() { tidied <- m.tidy(ctx) }()
+	go func() { tidied <- m.removeSnapshots(ctx) }()
 	err := do(ctx)
 	return errors.Join(err, <-tidied)
 }
 
-// measure records the rate of a copy, for the estimate of the next move.
-func (m *moving) measure(bytes int64, took time.Duration) {
-	if bytes < worthMeasuring || took <= 0 {
+// measureRate records the rate of a copy, for the estimate of the next move.
+func (m *moving) measureRate(bytes int64, took time.Duration) {
+	if bytes < minMeasuredBytes || took <= 0 {
 		return
 	}
 	m.mu.Lock()
@@ -243,7 +243,7 @@ func (m *moving) lacksBase(ctx context.Context, given *dataset.Manifest) (bool, 
 
 // copyFiles makes the dataset again and fills it file by file, beside a copy that is here.
 func (m *moving) copyFiles(ctx context.Context, given *dataset.Manifest) (err error) {
-	peer, err := m.from()
+	peer, err := m.homeAddress()
 	if err != nil {
 		return err
 	}
@@ -256,7 +256,7 @@ func (m *moving) copyFiles(ctx context.Context, given *dataset.Manifest) (err er
 	op.DatasetRecord.Size = op.DatasetRecord.Profile.Size
 	storage.ApplyDefaults(op.DatasetRecord, m.pool)
 	made, rec := *op.DatasetRecord, m.recordOf(uuid.Nil)
-	if replaces, err := m.replaces(ctx); err != nil {
+	if replaces, err := m.replacesCopy(ctx); err != nil {
 		return fmt.Errorf("move of volume %s: %w", op.Volume, err)
 	} else if replaces || rec.Beside != uuid.Nil {
 		made.ID = replication.BesideID(op.DatasetID, op.ID)
@@ -269,7 +269,7 @@ func (m *moving) copyFiles(ctx context.Context, given *dataset.Manifest) (err er
 		Progress: m.jb.Moved,
 	}
 	if op.DatasetRecord.Size, err = m.makeFiles(ctx, made, files, rec.Beside != uuid.Nil); err != nil {
-		err = fmt.Errorf("move of volume %s: %w", op.Volume, m.Space.Mend(ctx, op.DatasetRecord.Pool, err))
+		err = fmt.Errorf("move of volume %s: %w", op.Volume, m.Space.AddHint(ctx, op.DatasetRecord.Pool, err))
 		if made.ID != op.DatasetID && errors.Is(err, dataset.ErrNoSpace) {
 			err = fmt.Errorf("%w; it is created beside its copy in pool %s, which stays until all data has "+
 				"arrived: free space for both (remove snapshots or volumes "+

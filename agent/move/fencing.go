@@ -13,14 +13,16 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// goesByItself reports whether a promotion is based on the silence of the home, and not only on an operator's
+// isAutomaticFailover reports whether a promotion is based on the silence of the home, and not only on an operator's
 // confirmation.
-func goesByItself(op *dataset.Operation) bool { return op.Loss != nil && op.Loss.UnreachableIndex != 0 }
+func isAutomaticFailover(op *dataset.Operation) bool {
+	return op.Loss != nil && op.Loss.UnreachableIndex != 0
+}
 
-// swear makes sure that the previous epoch has ended before a promotion: no node has a promise of this one, and
+// blockPromises makes sure that the previous epoch has ended before a promotion: no node has a promise of this one, and
 // none gets one until control has reported the outcome. A home that still asks for promises is alive, even if
 // control does not know that.
-func (m *moving) swear(ctx context.Context) error {
+func (m *moving) blockPromises(ctx context.Context) error {
 	op := m.op
 	if !op.DatasetRecord.Profile.Failover.Auto {
 		return nil
@@ -29,8 +31,8 @@ func (m *moving) swear(ctx context.Context) error {
 	e := promise.Epoch{Dataset: op.DatasetID, Epoch: op.Epoch}
 	until := m.Clock.Steady() + m.Limits.Lease
 	for {
-		_, span := m.Standing()
-		holder, wait := m.Keeper.Swear(e, span)
+		_, span := m.Session()
+		holder, wait := m.Keeper.BlockPromises(e, span)
 		if wait == 0 {
 			steps.At("move.sworn")
 			return nil
@@ -60,7 +62,7 @@ func (m *moving) swear(ctx context.Context) error {
 func (m *moving) fence(ctx context.Context) error {
 	op := m.op
 	f := op.DatasetRecord.Profile.Failover.Fence
-	if !goesByItself(op) || f.Kind != dataset.FenceExec {
+	if !isAutomaticFailover(op) || f.Kind != dataset.FenceExec {
 		return nil
 	}
 	m.jb.Step("fencing its last home")

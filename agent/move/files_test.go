@@ -168,7 +168,7 @@ func TestI3FilesArriveBesideTheCopy(t *testing.T) {
 			beside.ID, beside.Size = replication.BesideID(d.ID, op.ID), 0
 			_, err := f.A.Pool().Clone(t.Context(), beside, dataset.Source{Dataset: d.ID}, nil)
 			f.A.WriteFile("db", "token", "three")
-			if err = errors.Join(err, f.A.Installer.TakePlaceAtHome(t.Context(), f.A.Pool(), d, beside.ID)); err != nil {
+			if err = errors.Join(err, f.A.Installer.ReplaceCopyAtHome(t.Context(), f.A.Pool(), d, beside.ID)); err != nil {
 				t.Error(err)
 			}
 			f.A.WantFile("db", "token", "three")

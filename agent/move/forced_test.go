@@ -72,7 +72,7 @@ func TestForcedMoveKeepsSupersededHead(t *testing.T) {
 	if len(v.CopyDetails) != 1 || v.CopyDetails[0].Kind != dataset.CopySuperseded || v.CopyDetails[0].Snapshot == uuid.Nil {
 		t.Fatalf("kept: %+v", v.CopyDetails)
 	}
-	agenttest.Await(t, func() bool { return slices.Equal(f.B.SeenSuperseded(), []string{"db"}) })
+	agenttest.Await(t, func() bool { return slices.Equal(f.B.SupersededVolumes(), []string{"db"}) })
 	kept := v.CopyDetails[0].Snapshot
 	if held := f.B.ReadSnapshot(d, kept, "token"); held != "lost" {
 		t.Errorf("what was overtaken holds %q", held)
@@ -221,7 +221,7 @@ func TestI3ChangedHeadIsKeptAfterMove(t *testing.T) {
 			}
 			agenttest.AwaitDeath(t, untold)
 			if to == "dir" { // where a way back would begin by removing it
-				if err := f.A.Mover.CheckOvertaken(t.Context(), f.A.Pool(), &op); !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "discard it first") {
+				if err := f.A.Mover.CheckSuperseded(t.Context(), f.A.Pool(), &op); !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "discard it first") {
 					t.Fatalf("the way back before control has heard: %v", err)
 				}
 			}

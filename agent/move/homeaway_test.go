@@ -77,7 +77,7 @@ func TestI8MountWhileHomeIsCutOff(t *testing.T) {
 			t.Errorf("the home was asked %d times, want %d at most", n, atMost)
 		}
 	}
-	mount(move.UnheardTries/4 + 1) // each takes four retries, and the wait after it one more
+	mount(move.UnreachableTries/4 + 1) // each takes four retries, and the wait after it one more
 	away.Store(true)
 	mount(1)
 }

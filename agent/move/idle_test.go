@@ -266,7 +266,7 @@ func TestMoveOfIdleVolumeCopiesOnce(t *testing.T) {
 		count := asks{to.Config.PeerHTTP, map[string]int{}}
 		to.Config.PeerHTTP = count
 		to.Restart()
-		from.WriteFile("db", "much", string(treetest.Bytes(uint64(i), move.LittleEnough+1<<20)))
+		from.WriteFile("db", "much", string(treetest.Bytes(uint64(i), move.LastRoundBytes+1<<20)))
 		if used {
 			from.MustMount("db", "user")
 			to.Fuse.Set(-1, false, func(act string) {

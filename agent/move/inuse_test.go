@@ -99,7 +99,7 @@ func TestI1RelinquishedVolumeIsNotOpened(t *testing.T) {
 	gone := f.B.DieAfter("promote", 1)
 	op := f.BeginMove("db", f.B)
 	agenttest.AwaitDeath(t, gone)
-	agenttest.Await(t, func() bool { y, given := f.A.Leases.Relinquished(d.ID); return given && y.Told })
+	agenttest.Await(t, func() bool { y, given := f.A.Leases.Relinquished(d.ID); return given && y.Reported })
 	refused := func(when string) {
 		t.Helper()
 		if _, err := f.A.Mount(t.Context(), "db", "x"); !errors.Is(err, dataset.ErrInUse) {
@@ -116,7 +116,7 @@ func TestI1RelinquishedVolumeIsNotOpened(t *testing.T) {
 	refused("while it moves")
 	f.A.Restart()
 	refused("after a restart")
-	f.A.Config.Control = agenttest.Away{Service: f.Client}
+	f.A.Config.Control = agenttest.UnreachableControl{Service: f.Client}
 	f.A.Restart()
 	refused("after a restart with control away")
 	f.A.Config.Control = agenttest.FusedControl{Service: f.Client, Host: f.A}
@@ -326,7 +326,7 @@ func TestExpectedDurationConsidersCopy(t *testing.T) {
 	f.A.WriteFile("db", "big", strings.Repeat("0123456789abcdef", 16<<20/16))
 	heard := func() bool { st := f.Recorded("db").Status; return st != nil && st.Used >= 16<<20 }
 	agenttest.Await(t, heard)
-	before, how, err := f.B.Bringer.Expect(t.Context(), f.Recorded("db").Dataset)
+	before, how, err := f.B.Bringer.Estimate(t.Context(), f.Recorded("db").Dataset)
 	if err != nil || before == 0 || !strings.Contains(how, "assumed") {
 		t.Errorf("%s, %s, %v", before, how, err)
 	}
@@ -334,7 +334,7 @@ func TestExpectedDurationConsidersCopy(t *testing.T) {
 	f.A.AwaitSettled(d.ID)
 	f.B.WriteFile("db", "small", "x")
 	agenttest.Await(t, heard)
-	after, how, err := f.A.Bringer.Expect(t.Context(), f.Recorded("db").Dataset)
+	after, how, err := f.A.Bringer.Estimate(t.Context(), f.Recorded("db").Dataset)
 	if err != nil || after == 0 || 4*after > before {
 		t.Errorf("back %s (%s), there %s, %v", after, how, before, err)
 	}

@@ -22,7 +22,7 @@ import (
 func (v *Sender) Manifest(ctx context.Context, pool backends.Pool, d dataset.Dataset, y lease.Relinquished,
 	seen io.Writer) (m dataset.Manifest, err error) {
 	if y.Share {
-		return v.written(ctx, pool, d)
+		return v.flushOnShare(ctx, pool, d)
 	}
 	s, err := v.Snapshotter.Stamp(ctx, pool, v.TransferSnapshot(d, lineage.FinalID(y.Move), y.Move))
 	if err != nil {
@@ -34,7 +34,7 @@ func (v *Sender) Manifest(ctx context.Context, pool backends.Pool, d dataset.Dat
 		return m, err
 	}
 	if !y.Files {
-		if m, all, err := v.sentAll(ctx, pool, d, y.To); all || err != nil {
+		if m, all, err := v.lastSentManifest(ctx, pool, d, y.To); all || err != nil {
 			return m, err
 		}
 	}
@@ -65,9 +65,10 @@ func (v *Sender) Manifest(ctx context.Context, pool backends.Pool, d dataset.Dat
 	return m, err
 }
 
-// sentAll returns the manifest of the snapshot that was last sent to the target, if nothing was written since then.
-// That snapshot is then the final one. Another snapshot would be made, compared, checksummed and sent for nothing.
-func (v *Sender) sentAll(ctx context.Context, pool backends.Pool, d dataset.Dataset,
+// lastSentManifest returns the manifest of the snapshot that was last sent to the target, if nothing was written since
+// then. That snapshot is then the final one. Another snapshot would be made, compared, checksummed and sent for
+// nothing.
+func (v *Sender) lastSentManifest(ctx context.Context, pool backends.Pool, d dataset.Dataset,
 	to uuid.UUID) (m dataset.Manifest, all bool, err error) {
 	e, err := pool.Stat(ctx, d.ID)
 	if err != nil {
@@ -100,8 +101,10 @@ func (v *Sender) TransferSnapshot(d dataset.Dataset, id, request uuid.UUID) data
 	}
 }
 
-// written flushes everything that was written to a dataset on its share, where the next home finds it.
-func (v *Sender) written(ctx context.Context, pool backends.Pool, d dataset.Dataset) (m dataset.Manifest, err error) {
+// flushOnShare flushes everything that was written to a dataset on its share, where the next home finds it.
+func (v *Sender) flushOnShare(ctx context.Context, pool backends.Pool, d dataset.Dataset) (
+	m dataset.Manifest, err error,
+) {
 	e, err := pool.Stat(ctx, d.ID)
 	if err != nil {
 		return m, err

@@ -41,8 +41,8 @@ type MoverDeps struct {
 	Datasets  *operation.Datasets
 	Puller    *transfer.Client
 	PeerHTTP  http.RoundTripper // to the agents of other nodes; nil if there are none
-	// Standing returns when control was last notified that this agent runs: see lease.Deadlines.Session.
-	Standing func() (renewed, ttl time.Duration)
+	// Session returns when control was last notified that this agent runs: see lease.Deadlines.Session.
+	Session func() (renewed, ttl time.Duration)
 }
 
 // Mover executes moves to this node. Its methods are safe for concurrent use.
@@ -70,7 +70,7 @@ func (v *Mover) Move(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (
 	if err != nil {
 		return out, fmt.Errorf("move of volume %s: %w", op.Volume, err)
 	}
-	if err := v.Space.Room(ctx); err != nil {
+	if err := v.Space.CheckRootSpace(ctx); err != nil {
 		return out, fmt.Errorf("move of volume %s: %w", op.Volume, err)
 	}
 	if err := v.Keys.CanOpen(ctx, *op.DatasetRecord); err != nil {
@@ -81,18 +81,18 @@ func (v *Mover) Move(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (
 			return out, fmt.Errorf("move of volume %s: %w", op.Volume, err)
 		}
 	}
-	if err := v.CheckOvertaken(ctx, pool, op); err != nil {
+	if err := v.CheckSuperseded(ctx, pool, op); err != nil {
 		return out, err
 	}
 	m := &moving{Mover: v, jb: jb, op: op, pool: pool}
 	defer v.Moves.Begin(op.DatasetID)()
 	if op.SameShare {
-		if err := m.onShare(ctx); err != nil {
+		if err := m.findGivingPool(ctx); err != nil {
 			return out, err
 		}
 	}
 	if op.Loss != nil {
-		if err := m.swear(ctx); err != nil {
+		if err := m.blockPromises(ctx); err != nil {
 			return out, err
 		}
 		if err := m.fence(ctx); err != nil {
@@ -115,21 +115,21 @@ func (v *Mover) Move(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (
 	if err := m.copyInUse(ctx); err != nil {
 		return out, err
 	}
-	if err := m.tidyMeanwhile(ctx, m.recall); err != nil {
+	if err := m.removeSnapshotsMeanwhile(ctx, m.recall); err != nil {
 		return out, err
 	}
 	if err := m.copyRest(ctx); err != nil {
 		return out, err
 	}
-	if err := m.tidy(ctx); err != nil {
+	if err := m.removeSnapshots(ctx); err != nil {
 		return out, err
 	}
 	return m.promote(ctx)
 }
 
-// CheckOvertaken refuses a move to a node that keeps data which the volume lacks, because the move would remove that
+// CheckSuperseded refuses a move to a node that keeps data which the volume lacks, because the move would remove that
 // data.
-func (v *Mover) CheckOvertaken(ctx context.Context, pool backends.Pool, op *dataset.Operation) error {
+func (v *Mover) CheckSuperseded(ctx context.Context, pool backends.Pool, op *dataset.Operation) error {
 	k, kept := v.Cache.Copy(op.DatasetID)
 	if !kept {
 		return nil

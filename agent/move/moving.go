@@ -25,14 +25,14 @@ import (
 // moving is a move that this node, its target, executes.
 type moving struct {
 	*Mover
-	jb   *jobs.Job
-	op   *dataset.Operation
-	pool backends.Pool
-	home dataset.Node
-	gone []uuid.UUID // 	snapshots here that the home does not have any more
+	jb               *jobs.Job
+	op               *dataset.Operation
+	pool             backends.Pool
+	home             dataset.Node
+	removedSnapshots []uuid.UUID // 	snapshots here that the home does not have any more
 
-	given  uuid.UUID          // 	the pool on the share that gives it up
-	before *dataset.TakenOver // where the dataset still is if its lost home had not taken it
+	givingPool uuid.UUID          // 	the pool on the share that gives it up
+	takenOver  *dataset.TakenOver // where the dataset still is if its lost home had not taken it
 }
 
 // recall makes the home relinquish the dataset, and waits for that. If the dataset is in use, recall waits only
@@ -53,12 +53,12 @@ func (m *moving) recall(ctx context.Context) error {
 	for now.Manifest == nil {
 		left := until - m.Clock.Steady()
 		if left <= 0 {
-			if err := m.stillGivingUp(ctx, now); err != nil {
+			if err := m.checkRelinquishing(ctx, now); err != nil {
 				return err
 			}
 			until, left = m.Clock.Steady()+m.Limits.Lease, m.Limits.Lease
 		}
-		if who := m.users(now); who != "" {
+		if who := m.usersHint(now); who != "" {
 			m.jb.Step("waiting for up to " + left.Round(time.Second).String() + ": " + who)
 			m.News.Soon()
 		} else {
@@ -80,23 +80,23 @@ func (m *moving) recall(ctx context.Context) error {
 	return nil
 }
 
-// stillGivingUp returns nil while the home is alive and is relinquishing the dataset. The dataset cannot be mounted
-// there any more.
-func (m *moving) stillGivingUp(ctx context.Context, now dataset.Operation) error {
+// checkRelinquishing returns nil while the home is alive and is relinquishing the dataset. The dataset cannot be
+// mounted there any more.
+func (m *moving) checkRelinquishing(ctx context.Context, now dataset.Operation) error {
 	if !slices.Equal(now.InUseBy, []string{dataset.GivingUp}) {
-		return m.refused(now)
+		return m.refusalError(now)
 	}
-	away, err := m.Nodes.IsAway(ctx, m.op.OtherNode)
+	away, err := m.Nodes.IsUnreachable(ctx, m.op.OtherNode)
 	if away {
-		err = m.unheard(errors.New("it became unreachable while it gave up the volume"))
+		err = m.unreachableError(errors.New("it became unreachable while it gave up the volume"))
 	}
 	return err
 }
 
-// refused returns why the home did not give the dataset up.
-func (m *moving) refused(now dataset.Operation) error {
+// refusalError returns why the home did not give the dataset up.
+func (m *moving) refusalError(now dataset.Operation) error {
 	op, home := m.op, m.home.Name
-	if who := m.users(now); who != "" {
+	if who := m.usersHint(now); who != "" {
 		return dataset.Errorf(dataset.ErrInUse, "cannot move volume %s: %s", op.Volume, who)
 	}
 	other := slices.DeleteFunc(slices.Clone(now.InUseBy), func(h string) bool { return !strings.Contains(h, " ") })
@@ -104,12 +104,12 @@ func (m *moving) refused(now dataset.Operation) error {
 		return dataset.Errorf(dataset.ErrInUse, "cannot move volume %s: node %s cannot give it up: %s", op.Volume,
 			home, strings.Join(other, "; "))
 	}
-	return m.unheard(errors.New("it did not respond to the recall"))
+	return m.unreachableError(errors.New("it did not respond to the recall"))
 }
 
-// users returns who uses the dataset at the home and so prevents the move, and how to find those containers. It is
+// usersHint returns who uses the dataset at the home and so prevents the move, and how to find those containers. It is
 // empty if the dataset is not in use. This node does not know which spellings the engine of the home has used.
-func (m *moving) users(now dataset.Operation) string {
+func (m *moving) usersHint(now dataset.Operation) string {
 	by := map[string]plugin.Tool{}
 	for _, h := range now.InUseBy {
 		if !strings.Contains(h, " ") { // otherwise it is a description and not a mount ID
@@ -127,8 +127,8 @@ func (m *moving) users(now dataset.Operation) string {
 		mounting.HowToStop("stop its containers there first", by, d.Volume, spellings))
 }
 
-// unheard returns the error for an unreachable home. It lists the options of the user.
-func (m *moving) unheard(why error) error {
+// unreachableError returns the error for an unreachable home. It lists the options of the user.
+func (m *moving) unreachableError(why error) error {
 	return dataset.Errorf(dataset.ErrOffline,
 		"volume %s is on node %s, which is unreachable: %w (once that node certainly writes no more: drover "+
 			"volume move %s %s --force --fenced %s continues from the last copy here)",
@@ -144,10 +144,10 @@ func (m *moving) promote(ctx context.Context) (out api.Committed, err error) {
 	}
 	defer unlock()
 	m.jb.Step("making it the home")
-	if err := m.atBest(ctx); err != nil {
+	if err := m.continueFromBest(ctx); err != nil {
 		return out, err
 	}
-	rec := m.recordOf(m.last())
+	rec := m.recordOf(m.headSnapshot())
 	if err := m.Moves.Set(ctx, op.DatasetID, rec); err != nil {
 		return out, err
 	}
@@ -164,7 +164,7 @@ func (m *moving) promote(ctx context.Context) (out api.Committed, err error) {
 		return out, errors.Join(err, m.dropHead(ctx))
 	}
 	steps.At("move.recorded")
-	if !m.Datasets.IsHere(out) {
+	if !m.Datasets.IsHome(out) {
 		// The head that was made here is superseded by now: see Installer.Resume.
 		return out, dataset.Errorf(dataset.ErrConflict,
 			"move of volume %s: it arrived here, and moved on to another node before control responded (ask again)",
@@ -175,11 +175,11 @@ func (m *moving) promote(ctx context.Context) (out api.Committed, err error) {
 	return out, m.Installer.Install(ctx, *out.Dataset, rec)
 }
 
-// atBest makes a volume that continues without its home continue from the newest snapshot here, which may be newer than
-// the snapshot in the announced loss.
-func (m *moving) atBest(ctx context.Context) error {
+// continueFromBest makes a volume that continues without its home continue from the newest snapshot here, which may be
+// newer than the snapshot in the announced loss.
+func (m *moving) continueFromBest(ctx context.Context) error {
 	if m.op.SameShare {
-		return m.shared(ctx)
+		return m.checkOnShare(ctx)
 	}
 	if m.op.Loss == nil {
 		return nil
@@ -212,8 +212,8 @@ func (v *Mover) ContinueFromBest(ctx context.Context, pool backends.Pool, op *da
 	return nil
 }
 
-// last returns the snapshot from which the head is made.
-func (m *moving) last() uuid.UUID {
+// headSnapshot returns the snapshot from which the head is made.
+func (m *moving) headSnapshot() uuid.UUID {
 	if m.op.Loss != nil {
 		return m.op.Loss.Snapshot
 	}
@@ -225,12 +225,12 @@ func (m *moving) last() uuid.UUID {
 func (m *moving) makeHead(ctx context.Context) error {
 	if m.op.SameShare {
 		// Installer.Install puts the dataset in its place after control has recorded the move.
-		return m.ClearPlace(ctx, m.pool, m.op, m.given, m.before)
+		return m.ClearPlace(ctx, m.pool, m.op, m.givingPool, m.takenOver)
 	}
 	copier, can := m.pool.(backends.Copier)
 	if m.op.FileCopy {
 		if beside := m.recordOf(uuid.Nil).Beside; !can && beside != uuid.Nil {
-			return m.Installer.TakePlace(ctx, m.pool, *m.op.DatasetRecord, beside)
+			return m.Installer.ReplaceCopy(ctx, m.pool, *m.op.DatasetRecord, beside)
 		}
 		return nil
 	}
@@ -238,7 +238,7 @@ func (m *moving) makeHead(ctx context.Context) error {
 		return dataset.Errorf(dataset.ErrUnsupported, "pool %s cannot store copies",
 			m.Pools.Name(m.op.DatasetRecord.Pool))
 	}
-	if err := copier.Promote(ctx, m.op.DatasetID, m.last()); err != nil {
+	if err := copier.Promote(ctx, m.op.DatasetID, m.headSnapshot()); err != nil {
 		return err
 	}
 	return m.pool.WriteRecord(ctx, *m.op.DatasetRecord, true)
@@ -259,19 +259,19 @@ func (m *moving) dropHead(ctx context.Context) error {
 			return m.Installer.DropBeside(ctx, rec)
 		}
 		if k, kept := m.Cache.Copy(m.op.DatasetID); kept && rec.Beside != uuid.Nil && k.Record != nil {
-			return m.Installer.KeepPlace(ctx, m.pool, *k.Record, rec)
+			return m.Installer.KeepAsCopy(ctx, m.pool, *k.Record, rec)
 		}
 		return errors.Join(m.pool.Delete(ctx, m.op.DatasetID), m.Installer.DropBeside(ctx, rec))
 	}
 	if !can {
 		return nil
 	}
-	return copier.Demote(ctx, m.op.DatasetID, m.last())
+	return copier.Demote(ctx, m.op.DatasetID, m.headSnapshot())
 }
 
-// replaces reports whether a recorded copy with data is in the place of the incoming dataset. Data of an earlier
+// replacesCopy reports whether a recorded copy with data is in the place of the incoming dataset. Data of an earlier
 // attempt of a move does not count, because the home has all of it. The caller holds the dataset's lock.
-func (m *moving) replaces(ctx context.Context) (bool, error) {
+func (m *moving) replacesCopy(ctx context.Context) (bool, error) {
 	if _, kept := m.Cache.Copy(m.op.DatasetID); !kept {
 		return false, nil
 	}
@@ -291,7 +291,7 @@ func (m *moving) recordOf(snapshot uuid.UUID) replication.MoveRecord {
 		Epoch:    op.DatasetRecord.Epoch,
 		Files:    op.FileCopy,
 		Share:    op.SameShare,
-		From:     m.given,
+		From:     m.givingPool,
 		Since:    m.Clock.Now(),
 		Snapshot: snapshot,
 	}

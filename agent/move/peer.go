@@ -10,18 +10,18 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 )
 
-// askerKey is the key of the node that sends a request, in the request's context.
-type askerKey struct{}
+// requesterKey is the key of the node that sends a request, in the request's context.
+type requesterKey struct{}
 
-// asker returns the node that sent the request of a context, or uuid.Nil if it is not known.
-func asker(ctx context.Context) uuid.UUID {
-	id, _ := ctx.Value(askerKey{}).(uuid.UUID)
+// requester returns the node that sent the request of a context, or uuid.Nil if it is not known.
+func requester(ctx context.Context) uuid.UUID {
+	id, _ := ctx.Value(requesterKey{}).(uuid.UUID)
 	return id
 }
 
-// WithAsker returns a context for a request that a node has sent.
-func WithAsker(ctx context.Context, node uuid.UUID) context.Context {
-	return context.WithValue(ctx, askerKey{}, node)
+// WithRequester returns a context for a request that a node has sent.
+func WithRequester(ctx context.Context, node uuid.UUID) context.Context {
+	return context.WithValue(ctx, requesterKey{}, node)
 }
 
 // CertifiedNode returns the node that a client's certificate names.

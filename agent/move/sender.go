@@ -54,20 +54,20 @@ func NewSender(deps SenderDeps) *Sender { return &Sender{deps} }
 func (v *Sender) Pool(ctx context.Context, ds uuid.UUID) (backends.Pool, error) {
 	d, known := v.Cache.Dataset(ds)
 	if known {
-		return v.givenPool(ctx, d.Pool)
+		return v.poolForSending(ctx, d.Pool)
 	}
 	k, kept := v.Cache.Copy(ds)
 	if !kept {
 		return nil, dataset.Errorf(dataset.ErrNotFound, "dataset %s is not on node %s", ds, v.NodeName)
 	}
-	return v.givenPool(ctx, k.Pool)
+	return v.poolForSending(ctx, k.Pool)
 }
 
-// givenPool returns a pool from which data may be sent to another node. A pool that was restored from a backup may lack
-// data that the other node has, and the other node would drop that data because its home lacks it. So nothing is sent
-// before control has reported the generation of the pool. Containers here do not wait for that.
-func (v *Sender) givenPool(ctx context.Context, id uuid.UUID) (backends.Pool, error) {
-	heard := func() bool { op := v.Pools.One(id); return op == nil || op.Heard }
+// poolForSending returns a pool from which data may be sent to another node. A pool that was restored from a backup may
+// lack data that the other node has, and the other node would drop that data because its home lacks it. So nothing is
+// sent before control has reported the generation of the pool. Containers here do not wait for that.
+func (v *Sender) poolForSending(ctx context.Context, id uuid.UUID) (backends.Pool, error) {
+	heard := func() bool { op := v.Pools.ByID(id); return op == nil || op.GenerationKnown }
 	if !heard() {
 		if err := v.AskGenerations(ctx); !heard() {
 			return nil, dataset.Errorf(dataset.ErrUnavailable,
@@ -128,18 +128,18 @@ func (v *Sender) Freshen(ctx context.Context, ds uuid.UUID, have []uuid.UUID) (o
 		return out, false, fmt.Errorf("snapshot of volume %s for another node: %w", d.Volume, err)
 	}
 	had, _ := lineage.Newest(e, func(s dataset.Snapshot) bool { return slices.Contains(have, s.ID) })
-	v.Retention.Sent.Note(d, e, asker(ctx), had, out, v.Clock.Steady())
+	v.Retention.Sent.Note(d, e, requester(ctx), had, out, v.Clock.Steady())
 	v.Retention.PruneSoon(ds)
 	return out, len(v.Uses.Get(ds).IDs) == 0, nil
 }
 
 func (v *Sender) freshSnapshot(ctx context.Context, pool backends.Pool, d dataset.Dataset,
 	e backends.Entry) (dataset.Snapshot, error) {
-	peer, now := asker(ctx), v.Clock.Now()
+	peer, now := requester(ctx), v.Clock.Now()
 	if last, current := lineage.CurrentFor(ctx, pool, d, e, peer); current {
 		return last, nil
 	}
-	s := v.Sizes.WithActualSize(v.TransferSnapshot(d, uuid.New(), lineage.TakenFor(d, e, peer, now))).
+	s := v.Sizes.WithActualSize(v.TransferSnapshot(d, uuid.New(), lineage.SnapshotRecipient(d, e, peer, now))).
 		TakenAfter(e.Snapshots, now)
 	err := pool.Snapshot(ctx, s, nil)
 	if err != nil {
@@ -154,7 +154,7 @@ func (v *Sender) Tree(ctx context.Context, ds, snapshot uuid.UUID) (root *os.Fil
 	if !known {
 		return nil, nil, dataset.Errorf(dataset.ErrNotFound, "the home of dataset %s is not node %s", ds, v.NodeName)
 	}
-	pool, err := v.givenPool(ctx, d.Pool)
+	pool, err := v.poolForSending(ctx, d.Pool)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -229,7 +229,7 @@ func (v *Sender) Bases(ctx context.Context, ds uuid.UUID) (ids []uuid.UUID) {
 		return nil
 	}
 	for _, k := range vol.CopyDetails {
-		if k.Node == asker(ctx) {
+		if k.Node == requester(ctx) {
 			continue
 		}
 		if s, rests := lineage.BaseOf(e, k.Copy); rests {

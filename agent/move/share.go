@@ -14,22 +14,22 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// shared fails unless this node finds the dataset on the share that both pools are recorded to be on: once the
+// checkOnShare fails unless this node finds the dataset on the share that both pools are recorded to be on: once the
 // move is recorded, the dataset could not be taken otherwise. If a lost home had not taken the dataset yet, it is
 // taken from the pool from which that home would have taken it.
-func (m *moving) shared(ctx context.Context) error {
+func (m *moving) checkOnShare(ctx context.Context) error {
 	sharer, can := m.pool.(backends.Sharer)
 	if !can {
 		return dataset.Errorf(dataset.ErrUnsupported, "move of volume %s: pool %s is on no share", m.op.Volume,
 			m.Pools.Name(m.op.DatasetRecord.Pool))
 	}
-	m.op.DatasetRecord.TakenOver = &dataset.TakenOver{FromPool: m.given, Epoch: m.op.Epoch}
-	err := sharer.CheckVisible(ctx, m.op.DatasetID, m.given)
-	if errors.Is(err, dataset.ErrNotFound) && m.before != nil &&
-		sharer.CheckVisible(ctx, m.op.DatasetID, m.before.FromPool) == nil {
+	m.op.DatasetRecord.TakenOver = &dataset.TakenOver{FromPool: m.givingPool, Epoch: m.op.Epoch}
+	err := sharer.CheckVisible(ctx, m.op.DatasetID, m.givingPool)
+	if errors.Is(err, dataset.ErrNotFound) && m.takenOver != nil &&
+		sharer.CheckVisible(ctx, m.op.DatasetID, m.takenOver.FromPool) == nil {
 		m.LogOf(*m.op.DatasetRecord).WithField("from",
-			m.before.FromPool).Warn("its home had not taken it yet: taking it from the pool of the previous home")
-		m.given, m.op.DatasetRecord.TakenOver = m.before.FromPool, m.before
+			m.takenOver.FromPool).Warn("its home had not taken it yet: taking it from the pool of the previous home")
+		m.givingPool, m.op.DatasetRecord.TakenOver = m.takenOver.FromPool, m.takenOver
 		return nil
 	}
 	if errors.Is(err, dataset.ErrNotFound) {
@@ -40,9 +40,9 @@ func (m *moving) shared(ctx context.Context) error {
 	return err
 }
 
-// onShare finds the pool on the share in which the home has the dataset. What other pools have of it is from
+// findGivingPool finds the pool on the share in which the home has the dataset. What other pools have of it is from
 // earlier homes, which left it when the dataset left the share.
-func (m *moving) onShare(ctx context.Context) error {
+func (m *moving) findGivingPool(ctx context.Context) error {
 	v, err := host.UntilAnswered(ctx, m.Host,
 		func() (api.Volume, error) { return m.Control.Volume(ctx, m.op.DatasetID.String()) })
 	if err == nil && v.Home != m.op.OtherNode {
@@ -51,8 +51,8 @@ func (m *moving) onShare(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("move of volume %s: %w", m.op.Volume, err)
 	}
-	if m.given = v.Pool; m.op.Loss != nil {
-		m.before = v.TakenOver
+	if m.givingPool = v.Pool; m.op.Loss != nil {
+		m.takenOver = v.TakenOver
 	}
 	return nil
 }

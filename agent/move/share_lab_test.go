@@ -81,7 +81,7 @@ func TestHeldOnARealShare(t *testing.T) {
 	db, other := f.A.MustMount("db", "one"), f.A.MustMount("other", "two")
 	in := t.TempDir()
 	_, _, end := inNamespace(t, `mount --bind "$0" "$2"; umount "$0" "$1"; echo ready; read -r line || true`, other, db, in)
-	look, err := f.A.Holders.LookAtMounts()
+	look, err := f.A.Holders.ScanMounts()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -123,7 +123,7 @@ func TestServerOfAShareIsGone(t *testing.T) {
 	f.AwaitNamed("the pool is offline", away)
 	f.A.WriteFile("near", "token", "kept")
 	began := time.Now()
-	if _, err := f.A.Holders.LookAtMounts(); err != nil {
+	if _, err := f.A.Holders.ScanMounts(); err != nil {
 		t.Error(err)
 	}
 	if err := f.A.Create(t.Context(), "new", map[string]string{"pool": "default"}); !errors.Is(err, dataset.ErrOffline) && !errors.Is(err, dataset.ErrUnsupported) {

@@ -106,7 +106,7 @@ func TestSupersededHomeOnShareMountsNothing(t *testing.T) {
 		t.Errorf("on record: %+v", v.Dataset)
 	}
 	link := f.A.Config.Control
-	f.A.Config.Control = agenttest.Away{Service: link}
+	f.A.Config.Control = agenttest.UnreachableControl{Service: link}
 	f.A.Start()
 	if path, err := f.A.Mount(t.Context(), "db", "old"); err == nil {
 		t.Errorf("mounted at %s without control", path)
@@ -220,14 +220,14 @@ type deaf struct {
 
 func (c *deaf) Volume(ctx context.Context, ref string) (api.Volume, error) {
 	if c.off.Load() {
-		return api.Volume{}, agenttest.ErrAway
+		return api.Volume{}, agenttest.ErrUnreachable
 	}
 	return c.Service.Volume(ctx, ref)
 }
 
 func (c *deaf) Snapshots(ctx context.Context, ref string, p api.Page) (api.List[dataset.Snapshot], error) {
 	if c.off.Load() {
-		return api.List[dataset.Snapshot]{}, agenttest.ErrAway
+		return api.List[dataset.Snapshot]{}, agenttest.ErrUnreachable
 	}
 	return c.Service.Snapshots(ctx, ref, p)
 }

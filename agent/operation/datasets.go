@@ -35,10 +35,12 @@ type Datasets struct {
 // NewDatasets returns a Datasets.
 func NewDatasets(deps DatasetsDeps) *Datasets { return &Datasets{deps} }
 
-// Hold locks the dataset of an operation and checks that the operation belongs to the dataset's epoch. unlock is never
-// nil, and the caller must call it even if err is not nil. If the error is ErrOffline, the pool is nil and d is set.
-func (s *Datasets) Hold(ctx context.Context, op dataset.Operation, what string) (d dataset.Dataset, pool backends.Pool,
-	unlock func(), err error) {
+// LockForOperation locks the dataset of an operation and checks that the operation belongs to the dataset's epoch.
+// unlock is never nil, and the caller must call it even if err is not nil. If the error is ErrOffline, the pool is nil
+// and d is set.
+func (s *Datasets) LockForOperation(ctx context.Context, op dataset.Operation, what string) (
+	d dataset.Dataset, pool backends.Pool, unlock func(), err error,
+) {
 	unlock, err = s.deps.Locks.Lock(ctx, op.DatasetID, what+" of volume "+op.Volume)
 	if err != nil {
 		return d, nil, func() {}, err
@@ -51,7 +53,7 @@ func (s *Datasets) Hold(ctx context.Context, op dataset.Operation, what string) 
 		if s.deps.Cache.HasLeftSince(d) {
 			return d, nil, unlock, dataset.Errorf(dataset.ErrStale,
 				"volume %s: it moved to another node after epoch %d, which control sent: control's store may "+
-					"have been restored from a backup (%s updates it)", op.Volume, d.Epoch, s.deps.Trust.Mend())
+					"have been restored from a backup (%s updates it)", op.Volume, d.Epoch, s.deps.Trust.Remedy())
 		}
 	}
 	if d.Home != s.deps.NodeID && d.Home != uuid.Nil {
@@ -73,16 +75,16 @@ func (s *Datasets) Hold(ctx context.Context, op dataset.Operation, what string) 
 // lock: otherwise the dataset could move to another node before the answer is applied.
 func (s *Datasets) Commit(ctx context.Context, op *dataset.Operation) (api.Committed, error) {
 	out, err := s.deps.Operations.Report(ctx, op)
-	if err == nil && out.Dataset != nil && !out.Duplicate && s.IsHere(out) {
+	if err == nil && out.Dataset != nil && !out.Duplicate && s.IsHome(out) {
 		s.deps.Cache.Apply(*out.Dataset, out.Index)
 		s.deps.ProfileChanged(*out.Dataset)
 	}
 	return out, err
 }
 
-// IsHere reports whether this node is the home of the dataset in an answer. The dataset may have moved since the
+// IsHome reports whether this node is the home of the dataset in an answer. The dataset may have moved since the
 // operation was recorded: a caller that repeats a request whose first answer was lost gets the present state.
-func (s *Datasets) IsHere(out api.Committed) bool { return out.Dataset.Home == s.deps.NodeID }
+func (s *Datasets) IsHome(out api.Committed) bool { return out.Dataset.Home == s.deps.NodeID }
 
 // Recorded returns all datasets of this node as control has them now. It also returns the reason if control's store is
 // inconsistent.

@@ -134,7 +134,7 @@ func (e *Exporter) writeOut(d dataset.Dataset) error {
 	if err != nil {
 		return err
 	}
-	up, err := e.deps.Throttle.Suspend(d, throttle.LiftSnapshot)
+	up, err := e.deps.Throttle.Suspend(d, throttle.SuspendForSnapshot)
 	if err != nil {
 		return errors.Join(err, root.Close())
 	}

@@ -50,7 +50,7 @@ func (i *Importer) ImportArchive(ctx context.Context, req api.Request, r io.Read
 	if req.ID == uuid.Nil {
 		req.ID = uuid.New()
 	} else if op, known := i.deps.Operations.Lookup(ctx, req.ID); known {
-		return dataset.Dataset{}, usedID(op.ID)
+		return dataset.Dataset{}, usedIDError(op.ID)
 	}
 	plan, err := i.deps.Plan(ctx, req)
 	if err != nil {
@@ -74,7 +74,7 @@ func (i *Importer) ImportArchive(ctx context.Context, req api.Request, r io.Read
 			})
 		})
 	if joined { // the other request has another archive
-		err = usedID(op.ID)
+		err = usedIDError(op.ID)
 	}
 	if err != nil {
 		return dataset.Dataset{}, err
@@ -86,8 +86,8 @@ func (i *Importer) ImportArchive(ctx context.Context, req api.Request, r io.Read
 	return *out.Dataset, nil
 }
 
-// usedID returns the error for a request whose ID is already the ID of another operation.
-func usedID(id uuid.UUID) error {
+// usedIDError returns the error for a request whose ID is already the ID of another operation.
+func usedIDError(id uuid.UUID) error {
 	return dataset.Errorf(dataset.ErrExists, "operation %s exists with another request (choose another ID)", id)
 }
 
@@ -104,7 +104,7 @@ func (i *Importer) ImportFolder(ctx context.Context, jb *jobs.Job, op *dataset.O
 		return api.Committed{}, dataset.Errorf(dataset.ErrInvalid, "import of volume %s: %w", op.Volume, err)
 	}
 	defer src.Close()
-	if err := errors.Join(i.importable(ctx, src), nothingBelow(src)); err != nil {
+	if err := errors.Join(i.importable(ctx, src), checkNoMountsBelow(src)); err != nil {
 		return api.Committed{}, fmt.Errorf("import of volume %s: %w", op.Volume, err)
 	}
 	return i.importInto(ctx, jb, op, func(root *os.File) error {
@@ -124,9 +124,9 @@ func (i *Importer) ImportFolder(ctx context.Context, jb *jobs.Job, op *dataset.O
 	})
 }
 
-// nothingBelow fails with ErrInvalid if something is mounted in a folder. A copy would lack the files of that mount,
-// and a user who then removes the source would lose them.
-func nothingBelow(folder *os.File) error {
+// checkNoMountsBelow fails with ErrInvalid if something is mounted in a folder. A copy would lack the files of that
+// mount, and a user who then removes the source would lose them.
+func checkNoMountsBelow(folder *os.File) error {
 	path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", folder.Fd()))
 	if err != nil {
 		return fmt.Errorf("locate %s: %w", folder.Name(), err)

@@ -34,7 +34,7 @@ func TestI6ImportLooksAtWhatItOpened(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	if err := nothingBelow(src); !errors.Is(err, dataset.ErrInvalid) || !strings.Contains(err.Error(), top+"/moved/sub") {
+	if err := checkNoMountsBelow(src); !errors.Is(err, dataset.ErrInvalid) || !strings.Contains(err.Error(), top+"/moved/sub") {
 		t.Errorf("%v, want that something is mounted in the folder that was opened", err)
 	}
 }

@@ -17,8 +17,9 @@ import (
 
 // Space checks whether there is space for new data.
 type Space interface {
-	Room(ctx context.Context) error                            // fails if the disk of the agent's root is nearly full
-	Mend(ctx context.Context, pool uuid.UUID, err error) error // adds to an error what would free space
+	// CheckRootSpace fails if the disk of the agent's root is nearly full.
+	CheckRootSpace(ctx context.Context) error
+	AddHint(ctx context.Context, pool uuid.UUID, err error) error // adds to an error what would free space
 }
 
 // MakerDeps is what Maker needs of other components.
@@ -50,7 +51,7 @@ func NewMaker(deps MakerDeps) *Maker { return &Maker{deps} }
 // it was made: the backend may have rounded the size of the dataset.
 func (m *Maker) makeDataset(ctx context.Context, jb *jobs.Job, pool backends.Pool, op *dataset.Operation,
 	name string) (asked dataset.Size, err error) {
-	if err := m.deps.Space.Room(ctx); err != nil {
+	if err := m.deps.Space.CheckRootSpace(ctx); err != nil {
 		return 0, fmt.Errorf("volume %s: %w", op.Volume, err)
 	}
 	steps.At(name + ".begin")
@@ -66,7 +67,7 @@ func (m *Maker) makeDataset(ctx context.Context, jb *jobs.Job, pool backends.Poo
 		return 0, fmt.Errorf("volume %s: %w", op.Volume, err)
 	}
 	if err := m.MakeBytes(withKey, jb, pool, op); err != nil {
-		return 0, fmt.Errorf("volume %s: %w", op.Volume, m.deps.Space.Mend(ctx, op.DatasetRecord.Pool, err))
+		return 0, fmt.Errorf("volume %s: %w", op.Volume, m.deps.Space.AddHint(ctx, op.DatasetRecord.Pool, err))
 	}
 	return asked, nil
 }

@@ -54,7 +54,7 @@ type ownFolder struct{ what, path string }
 // by the path without symbolic links.
 func (i *Importer) ownFolders(ctx context.Context) (all []ownFolder) {
 	for _, o := range i.deps.Pools.All() {
-		for _, path := range o.Record.Places() {
+		for _, path := range o.Record.Paths() {
 			what := fmt.Sprintf("pool %s (at %s)", o.Name, path)
 			all = append(all, ownFolder{what, path})
 			if pool.PathAnswers(ctx, i.deps.Clock, path) != nil { // an import that reads from this disk hangs as well

@@ -81,7 +81,7 @@ func (w *RecordWriter) writeNow(ctx context.Context, id uuid.UUID) error {
 func (w *RecordWriter) WriteAll() {
 	w.deps.Jobs.Start("notes", func(ctx context.Context, _ *jobs.Job) error {
 		for _, p := range w.deps.Pools.All() {
-			if p.Storage == nil || p.Hung != "" {
+			if p.Storage == nil || p.HangReason != "" {
 				continue
 			}
 			entries, err := p.Storage.List(ctx)
@@ -94,7 +94,7 @@ func (w *RecordWriter) WriteAll() {
 					return nil
 				}
 				d, known := w.deps.Cache.Dataset(e.ID)
-				if known && d.Pool == p.ID && outOfDate(e, d, w.deps.Cache.Index(e.ID)) {
+				if known && d.Pool == p.ID && isOutOfDate(e, d, w.deps.Cache.Index(e.ID)) {
 					if err := w.writeNow(ctx, e.ID); err != nil {
 						return err
 					}
@@ -112,9 +112,9 @@ func (w *RecordWriter) writeTo(ctx context.Context, pool backends.Pool, d datase
 	return pool.WriteRecord(context.WithoutCancel(ctx), d, false)
 }
 
-// outOfDate reports whether the record of an entry differs from d, the record in the cache, whose index is given. A
+// isOutOfDate reports whether the record of an entry differs from d, the record in the cache, whose index is given. A
 // record with a higher index is from another store and is out of date as well: it would replace later records.
-func outOfDate(e backends.Entry, d dataset.Dataset, index uint64) bool {
+func isOutOfDate(e backends.Entry, d dataset.Dataset, index uint64) bool {
 	if e.State != backends.EntryReady && e.State != backends.EntryIncoming {
 		return false
 	}

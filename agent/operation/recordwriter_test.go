@@ -20,7 +20,7 @@ func TestRecordOutOfDate(t *testing.T) {
 		{"db", 9, 7, true}, {"old", 7, 7, true}, {"old", 0, 0, true},
 	} {
 		e := backends.Entry{State: backends.EntryReady, Record: &dataset.Dataset{Volume: c.volume, Written: c.written}}
-		if got := outOfDate(e, d, c.index); got != c.want {
+		if got := isOutOfDate(e, d, c.index); got != c.want {
 			t.Errorf("%+v: %t", c, got)
 		}
 	}

@@ -39,7 +39,7 @@ func NewRekeyer(deps RekeyerDeps) *Rekeyer { return &Rekeyer{deps} }
 // wrapping was verified. A crash before that step changes nothing, and the operation is idempotent. The keys are read
 // before the dataset is locked, so that mounts do not wait for them.
 func (r *Rekeyer) Rekey(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
-	d, _, unlock, err := r.deps.Datasets.Hold(ctx, *op, "rekey")
+	d, _, unlock, err := r.deps.Datasets.LockForOperation(ctx, *op, "rekey")
 	unlock()
 	for tries := 0; err == nil && tries < rekeyTries; tries++ {
 		steps.At("rekey.begin")
@@ -67,7 +67,7 @@ const rekeyTries = 3
 // present record.
 func (r *Rekeyer) exchange(ctx context.Context, op dataset.Operation, d dataset.Dataset,
 	next dataset.Encryption) (now dataset.Dataset, out api.Committed, done bool, err error) {
-	now, pool, unlock, err := r.deps.Datasets.Hold(ctx, op, "rekey")
+	now, pool, unlock, err := r.deps.Datasets.LockForOperation(ctx, op, "rekey")
 	defer unlock()
 	if err != nil || !reflect.DeepEqual(now.Encryption, d.Encryption) ||
 		!now.Profile.Encryption.Equal(d.Profile.Encryption) {

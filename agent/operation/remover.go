@@ -36,7 +36,7 @@ func NewRemover(deps RemoverDeps) *Remover { return &Remover{deps} }
 
 // Delete removes the name of a volume. The data stays in the trash, or is destroyed by a purge that follows.
 func (r *Remover) Delete(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
-	d, _, unlock, err := r.deps.Datasets.Hold(ctx, *op, "removal")
+	d, _, unlock, err := r.deps.Datasets.LockForOperation(ctx, *op, "removal")
 	defer unlock()
 	if err != nil && !errors.Is(err, dataset.ErrOffline) {
 		return out, err
@@ -50,7 +50,7 @@ func (r *Remover) Delete(ctx context.Context, jb *jobs.Job, op *dataset.Operatio
 		return out, err
 	}
 	steps.At("delete.recorded")
-	if !r.deps.Datasets.IsHere(out) {
+	if !r.deps.Datasets.IsHome(out) {
 		return out, nil
 	}
 	if err := r.deps.ForgetAliases(ctx, d); err != nil {
@@ -70,7 +70,7 @@ func (r *Remover) Delete(ctx context.Context, jb *jobs.Job, op *dataset.Operatio
 
 // Purge destroys a dataset of state purging.
 func (r *Remover) Purge(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
-	d, pool, unlock, err := r.deps.Datasets.Hold(ctx, *op, "purge")
+	d, pool, unlock, err := r.deps.Datasets.LockForOperation(ctx, *op, "purge")
 	defer unlock()
 	if errors.Is(err, dataset.ErrNotFound) {
 		return r.deps.Datasets.Commit(ctx, op) // another purge was faster

@@ -33,7 +33,7 @@ func NewReshaper(deps ReshaperDeps) *Reshaper { return &Reshaper{deps} }
 
 // Resize changes the size of a dataset, mounted or not.
 func (r *Reshaper) Resize(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
-	d, pool, unlock, err := r.deps.Datasets.Hold(ctx, *op, "resize")
+	d, pool, unlock, err := r.deps.Datasets.LockForOperation(ctx, *op, "resize")
 	defer unlock()
 	if err != nil {
 		return out, err
@@ -59,7 +59,7 @@ func (r *Reshaper) Resize(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 // Rewrite has the pool write the head of a dataset again. The dataset is not in use: a mount or a move cancels the
 // operation.
 func (r *Reshaper) Rewrite(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
-	d, pool, unlock, err := r.deps.Datasets.Hold(ctx, *op, "rewrite")
+	d, pool, unlock, err := r.deps.Datasets.LockForOperation(ctx, *op, "rewrite")
 	defer unlock()
 	if err != nil {
 		return out, err

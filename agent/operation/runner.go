@@ -37,8 +37,8 @@ import (
 // RunnerDeps is what Runner needs of other components.
 type RunnerDeps struct {
 	*host.Host
-	// Blame adds the failure of a pool's disk to an error that was caused by it.
-	Blame func(ctx context.Context, op dataset.Operation, err error) error
+	// Explain adds the failure of a pool's disk to an error that was caused by it.
+	Explain func(ctx context.Context, op dataset.Operation, err error) error
 }
 
 // Runner runs operations and reports their outcome to control. Its methods are safe for concurrent use.
@@ -74,7 +74,7 @@ func (r *Runner) Run(
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	jb.Begin(op)
-	planned := separate(op) // do changes op meanwhile
+	planned := copyOperation(op) // do changes op meanwhile
 	now := newRunning(op, cancel)
 	r.mu.Lock()
 	r.running[op.ID] = now
@@ -88,7 +88,7 @@ func (r *Runner) Run(
 	}
 	err := do(ctx, &op)
 	now.settle()
-	err = r.deps.Blame(ctx, op, err)
+	err = r.deps.Explain(ctx, op, err)
 	r.mu.Lock()
 	recorded, inDoubt := now.recorded, now.inDoubt
 	r.mu.Unlock()
@@ -124,8 +124,8 @@ func newRunning(op dataset.Operation, cancel context.CancelFunc) *running {
 	return now
 }
 
-// separate returns a copy of an operation that shares no records with it.
-func separate(op dataset.Operation) dataset.Operation {
+// copyOperation returns a copy of an operation that shares no records with it.
+func copyOperation(op dataset.Operation) dataset.Operation {
 	if op.DatasetRecord != nil {
 		d := *op.DatasetRecord
 		op.DatasetRecord = &d

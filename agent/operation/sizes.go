@@ -40,8 +40,8 @@ type Sizes struct {
 // one, and that could not be resized then. It stays on disk until the resize succeeds, because no user requests a
 // resize to the recorded size.
 type DeferredResize struct {
-	Was dataset.Size `json:"was"` // the actual size; 0: not known
-	Why string       `json:"why"`
+	Actual dataset.Size `json:"was"` // the actual size; 0: not known
+	Why    string       `json:"why"`
 }
 
 // NewSizes returns a Sizes without deferred resizes.
@@ -111,8 +111,8 @@ func (z *Sizes) Problem(d dataset.Dataset) string {
 		return ""
 	}
 	was := ""
-	if u.Was != 0 {
-		was = " and may still have " + u.Was.String()
+	if u.Actual != 0 {
+		was = " and may still have " + u.Actual.String()
 	}
 	return fmt.Sprintf("its size was not set to %s when it moved here%s: %s; retrying automatically",
 		d.Size, was, u.Why)
@@ -132,7 +132,7 @@ func (z *Sizes) ResizeAsRecorded(ctx context.Context, pool backends.Pool, d data
 		if i < 0 || e.Snapshots[i].Size == d.Size {
 			return nil
 		}
-		u.Was = e.Snapshots[i].Size
+		u.Actual = e.Snapshots[i].Size
 		err = z.Resize(ctx, pool, d.ID, d.Size)
 	}
 	if err != nil {
@@ -147,7 +147,7 @@ func (z *Sizes) ResizeAsRecorded(ctx context.Context, pool backends.Pool, d data
 // size. 0 means that it is not known.
 func (z *Sizes) WithActualSize(s dataset.Snapshot) dataset.Snapshot {
 	if u, known := z.Deferred(s.Dataset); known {
-		s.Size = u.Was
+		s.Size = u.Actual
 	}
 	return s
 }

@@ -38,13 +38,13 @@ func NewSnapshotter(deps SnapshotterDeps) *Snapshotter { return &Snapshotter{dep
 
 // Take takes a snapshot of a dataset, mounted or not.
 func (t *Snapshotter) Take(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
-	d, pool, unlock, err := t.deps.Datasets.Hold(ctx, *op, "snapshot")
+	d, pool, unlock, err := t.deps.Datasets.LockForOperation(ctx, *op, "snapshot")
 	defer unlock()
 	if err != nil {
 		return out, err
 	}
 	thaw := func() error { return nil }
-	in, again := ctx, made(ctx, pool, *op.Snapshot)
+	in, again := ctx, isMade(ctx, pool, *op.Snapshot)
 	if !again {
 		if err := t.checkSpace(ctx, pool, d, *op.Snapshot); err != nil {
 			return out, fmt.Errorf("snapshot of volume %s: %w", d.Volume, err)
@@ -68,8 +68,8 @@ func (t *Snapshotter) Take(ctx context.Context, jb *jobs.Job, op *dataset.Operat
 	jb.Step("taking the snapshot")
 	err = errors.Join(pool.Snapshot(in, *op.Snapshot, jb.Moved), thaw())
 	if err != nil {
-		return out, errors.Join(fmt.Errorf("snapshot of volume %s: %w", d.Volume, t.deps.Space.Mend(ctx, d.Pool, err)),
-			storage.DiscardSnapshot(ctx, pool, *op.Snapshot))
+		err = fmt.Errorf("snapshot of volume %s: %w", d.Volume, t.deps.Space.AddHint(ctx, d.Pool, err))
+		return out, errors.Join(err, storage.DiscardSnapshot(ctx, pool, *op.Snapshot))
 	}
 	steps.At("snapshot.made")
 	if out, err = t.deps.Datasets.Commit(ctx, op); err != nil && !host.InDoubt(err) {
@@ -84,7 +84,7 @@ func (t *Snapshotter) Take(ctx context.Context, jb *jobs.Job, op *dataset.Operat
 
 // checkSpace refuses a snapshot for which there is not enough space.
 func (t *Snapshotter) checkSpace(ctx context.Context, pool backends.Pool, d dataset.Dataset, s dataset.Snapshot) error {
-	err := t.deps.Space.Room(ctx)
+	err := t.deps.Space.CheckRootSpace(ctx)
 	if err == nil && s.Kind == dataset.SnapshotScheduled {
 		err = storage.CheckTight(ctx, pool, d)
 	}
@@ -95,7 +95,7 @@ func (t *Snapshotter) checkSpace(ctx context.Context, pool backends.Pool, d data
 // two both are repeated.
 func (t *Snapshotter) Delete(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed,
 	err error) {
-	d, pool, unlock, err := t.deps.Datasets.Hold(ctx, *op, "removal of a snapshot")
+	d, pool, unlock, err := t.deps.Datasets.LockForOperation(ctx, *op, "removal of a snapshot")
 	defer unlock()
 	if err != nil {
 		return out, err
@@ -116,10 +116,10 @@ func (t *Snapshotter) Delete(ctx context.Context, jb *jobs.Job, op *dataset.Oper
 	return out, err
 }
 
-// made reports whether an earlier attempt has made a snapshot, but crashed before it reported the snapshot to control.
-// A restore makes its snapshot as its last step. In that case only the report is missing, even if the dataset is in use
-// now.
-func made(ctx context.Context, pool backends.Pool, s dataset.Snapshot) bool {
+// isMade reports whether an earlier attempt has made a snapshot, but crashed before it reported the snapshot to
+// control. A restore makes its snapshot as its last step. In that case only the report is missing, even if the dataset
+// is in use now.
+func isMade(ctx context.Context, pool backends.Pool, s dataset.Snapshot) bool {
 	e, err := pool.Stat(ctx, s.Dataset)
 	return err == nil && lineage.IndexOf(e, s.ID) >= 0
 }
@@ -138,7 +138,7 @@ func (t *Snapshotter) Stamp(ctx context.Context, pool backends.Pool, s dataset.S
 
 // Restore restores a dataset that is not in use to a snapshot.
 func (t *Snapshotter) Restore(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
-	d, pool, unlock, err := t.deps.Datasets.Hold(ctx, *op, "restore")
+	d, pool, unlock, err := t.deps.Datasets.LockForOperation(ctx, *op, "restore")
 	defer unlock()
 	if err != nil {
 		return out, err
@@ -146,7 +146,7 @@ func (t *Snapshotter) Restore(ctx context.Context, jb *jobs.Job, op *dataset.Ope
 	if err := t.deps.Trust.Err(); err != nil {
 		return out, err
 	}
-	if !made(ctx, pool, *op.Snapshot) {
+	if !isMade(ctx, pool, *op.Snapshot) {
 		if err := t.deps.EnsureUnused(ctx, d, "restore"); err != nil {
 			return out, err
 		}
@@ -162,7 +162,7 @@ func (t *Snapshotter) Restore(ctx context.Context, jb *jobs.Job, op *dataset.Ope
 		return out, fmt.Errorf("restore of volume %s: %w", d.Volume, err)
 	}
 	if err := t.restoreBytes(ctx, jb, pool, d, op); err != nil {
-		return out, fmt.Errorf("restore of volume %s: %w", d.Volume, t.deps.Space.Mend(ctx, d.Pool, err))
+		return out, fmt.Errorf("restore of volume %s: %w", d.Volume, t.deps.Space.AddHint(ctx, d.Pool, err))
 	}
 	steps.At("restore.made")
 	if out, err = t.deps.Datasets.Commit(context.WithoutCancel(ctx), op); err == nil {

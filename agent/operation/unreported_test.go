@@ -54,7 +54,7 @@ func TestFinishedButUnreportedOperations(t *testing.T) {
 					user.MustMount("db", "user")
 				} else { // which asks no control
 					link := f.A.Config.Control
-					f.A.Config.Control = agenttest.Away{Service: link}
+					f.A.Config.Control = agenttest.UnreachableControl{Service: link}
 					f.A.Start()
 					user.MustMount("db", "user")
 					f.A.Stop()

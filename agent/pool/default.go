@@ -26,7 +26,7 @@ func (m *Maker) makeDefault(ctx context.Context) error {
 	if err := os.Remove(backends.TemporaryImagePath(path)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("remove the remains of an earlier start: %w", err)
 	}
-	half, err := halfOfFree(dir)
+	half, err := halfOfFreeSpace(dir)
 	if err != nil {
 		return err
 	}
@@ -62,8 +62,8 @@ func (m *Maker) makeDefault(ctx context.Context) error {
 	return fmt.Errorf("cannot create a default pool: %w", errors.Join(tried...))
 }
 
-// halfOfFree returns half of the free bytes at path, in whole GiB, or 0 if half is less than one GiB.
-func halfOfFree(path string) (dataset.Size, error) {
+// halfOfFreeSpace returns half of the free bytes at path, in whole GiB, or 0 if half is less than one GiB.
+func halfOfFreeSpace(path string) (dataset.Size, error) {
 	free, _, err := fsctl.Space(path)
 	return dataset.Size(free) / 2 / dataset.GiB * dataset.GiB, err
 }

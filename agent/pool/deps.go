@@ -36,8 +36,8 @@ type Deps struct {
 	Log    logrus.FieldLogger
 }
 
-// can returns the capabilities of a pool on this host.
-func (d Deps) can(b backends.Pool) dataset.Capabilities {
+// capabilities returns the capabilities of a pool on this host.
+func (d Deps) capabilities(b backends.Pool) dataset.Capabilities {
 	c := b.Info().Capabilities
 	if c.OwnDevice {
 		c.Limits = d.Limits()
@@ -45,7 +45,7 @@ func (d Deps) can(b backends.Pool) dataset.Capabilities {
 	return c
 }
 
-func (d Deps) warnUnheld(name, unheld string) {
+func (d Deps) warnNotLocked(name, unheld string) {
 	if unheld != "" {
 		d.Log.WithField("pool", name).Warnf("pool is not locked against another drover: %s", unheld)
 	}

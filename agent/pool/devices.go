@@ -11,13 +11,13 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Formable refuses devices that cannot become a pool.
-func (m *Maker) Formable(ctx context.Context, name string, rec Record, kind backends.Kind) error {
+// CheckDevices refuses devices that cannot become a pool.
+func (m *Maker) CheckDevices(ctx context.Context, name string, rec Record, kind backends.Kind) error {
 	if len(rec.Devices) == 0 {
 		return nil
 	}
 	if _, ok := kind.(backends.BlockDeviceKind); ok {
-		return onceEach(name, rec.Devices)
+		return checkDistinct(name, rec.Devices)
 	}
 	var can []string
 	for _, k := range m.Backends.Kinds() {
@@ -30,9 +30,9 @@ func (m *Maker) Formable(ctx context.Context, name string, rec Record, kind back
 		rec.Backend, dataset.Have(can))
 }
 
-// onceEach refuses a list that has the same device twice, also under two names. The backend reports a device that
+// checkDistinct refuses a list that has the same device twice, also under two names. The backend reports a device that
 // is absent.
-func onceEach(name string, devices []string) error {
+func checkDistinct(name string, devices []string) error {
 	seen := map[uint64]string{}
 	for _, path := range devices {
 		number, ok := deviceNumber(path)
@@ -57,8 +57,8 @@ func deviceNumber(path string) (uint64, bool) {
 	return st.Rdev, true
 }
 
-// foreign refuses devices that belong to another pool of this node, by the UUID on them.
-func (m *Maker) foreign(rec Record) error {
+// checkNotInOtherPool refuses devices that belong to another pool of this node, by the UUID on them.
+func (m *Maker) checkNotInOtherPool(rec Record) error {
 	for _, path := range rec.Devices {
 		if _, ok := deviceNumber(path); !ok {
 			continue // the backend reports its content
@@ -68,15 +68,15 @@ func (m *Maker) foreign(rec Record) error {
 		o := m.pools.byID[on]
 		m.pools.mu.RUnlock()
 		if o != nil && !o.Gone {
-			return lies(dataset.ErrExists, path, o.Name)
+			return deviceInUse(dataset.ErrExists, path, o.Name)
 		}
 	}
 	return nil
 }
 
-// whose returns err, or an error that names the pool which uses one of the devices. It compares the devices with those
-// that each pool was made of, because some devices have no UUID, such as those of a volume group.
-func (m *Maker) whose(rec Record, err error) error {
+// withDeviceOwner returns err, or an error that names the pool which uses one of the devices. It compares the devices
+// with those that each pool was made of, because some devices have no UUID, such as those of a volume group.
+func (m *Maker) withDeviceOwner(rec Record, err error) error {
 	kind := dataset.KindOf(err)
 	if kind != dataset.ErrInUse && kind != dataset.ErrExists {
 		return err
@@ -89,14 +89,14 @@ func (m *Maker) whose(rec Record, err error) error {
 				return ok && is == number
 			}
 			if block && o.Storage != nil && slices.ContainsFunc(o.Record.Devices, same) {
-				return lies(kind, path, o.Name)
+				return deviceInUse(kind, path, o.Name)
 			}
 		}
 	}
 	return err
 }
 
-func lies(kind *dataset.Kind, device, pool string) error {
+func deviceInUse(kind *dataset.Kind, device, pool string) error {
 	return dataset.Errorf(kind, "device %s is part of pool %s: choose another one (drover pool inspect %s)",
 		device, pool, pool)
 }

@@ -12,15 +12,17 @@ import (
 
 // WithPoolName adds the name of the pool to an error. Errors of backends may have it already.
 func WithPoolName(name string, err error) error {
-	if Reason(name, err) != err.Error() {
+	if WithoutPoolName(name, err) != err.Error() {
 		return err
 	}
 	return fmt.Errorf("pool %s: %w", name, err)
 }
 
-// Reason returns the text of an error without the pool's name at its beginning, for callers that name the pool
+// WithoutPoolName returns the text of an error without the pool's name at its beginning, for callers that name the pool
 // themselves.
-func Reason(name string, err error) string { return strings.TrimPrefix(err.Error(), "pool "+name+": ") }
+func WithoutPoolName(name string, err error) string {
+	return strings.TrimPrefix(err.Error(), "pool "+name+": ")
+}
 
 // Offline is the error for work on a pool that is offline.
 func Offline(name, why string) error {
@@ -30,7 +32,7 @@ func Offline(name, why string) error {
 	return dataset.Errorf(dataset.ErrOffline, "pool %s is offline: %s", name, why)
 }
 
-func notOurs(id uuid.UUID) error {
+func unknownPool(id uuid.UUID) error {
 	return dataset.Errorf(dataset.ErrOffline, "pool %s is not one of this node's (drover pool ls)", id)
 }
 

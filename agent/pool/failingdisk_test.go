@@ -187,7 +187,7 @@ func TestFailingDiskTakesPoolOffline(t *testing.T) {
 		},
 		"raise": func(r *agenttest.Host) error { // nobody asks for anything: the agent itself writes the identity
 			p, _ := r.Pools.ByName("other")
-			r.Pools.Changed(p.ID, true)
+			r.Pools.MarkChanged(p.ID, true)
 			agenttest.Await(r.T, func() bool { r.Rounds(r.T.Context()); return !r.PoolStatus("other").Online })
 			return createIn(r, "other", "new")
 		},
@@ -269,14 +269,14 @@ func TestProbeKeepsTheGeneration(t *testing.T) {
 	r, _ := newBadRig(t)
 	p, _ := r.Pools.ByName("other")
 	for range 20 {
-		r.Pools.Changed(p.ID, true)
+		r.Pools.MarkChanged(p.ID, true)
 		r.Rounds(t.Context())
 		<-r.Prober.Suspect(p.ID, unix.EIO).Ended()
 	}
-	agenttest.Await(t, func() bool { return !r.Pools.One(p.ID).Raising })
-	now := r.Pools.One(p.ID)
-	if g, err := now.Storage.Generation(); err != nil || g != now.Generation || now.Held() != "" {
-		t.Errorf("generation %d, on record %d, %v, held %q", g, now.Generation, err, now.Held())
+	agenttest.Await(t, func() bool { return !r.Pools.ByID(p.ID).Raising })
+	now := r.Pools.ByID(p.ID)
+	if g, err := now.Storage.Generation(); err != nil || g != now.Generation || now.QuarantineReason() != "" {
+		t.Errorf("generation %d, on record %d, %v, held %q", g, now.Generation, err, now.QuarantineReason())
 	}
 }
 
@@ -293,15 +293,15 @@ func TestProbeOfShareWritesLaterGeneration(t *testing.T) {
 		}
 		return g
 	}
-	agenttest.Await(t, func() bool { return at() > 0 && !f.A.Pools.One(p.ID).Due && !f.A.Pools.One(p.ID).Raising })
+	agenttest.Await(t, func() bool { return at() > 0 && !f.A.Pools.ByID(p.ID).RaiseSoon && !f.A.Pools.ByID(p.ID).Raising })
 	before := at()
 	<-f.A.Prober.Suspect(p.ID, unix.EIO).Ended()
 	if now := at(); now <= before {
 		t.Errorf("generation %d after %d", now, before)
 	}
 	for _, h := range f.Hosts {
-		if op, _ := h.Pools.ByName("default"); op.Held() != "" {
-			t.Errorf("%s: %s", h.NodeName, op.Held())
+		if op, _ := h.Pools.ByName("default"); op.QuarantineReason() != "" {
+			t.Errorf("%s: %s", h.NodeName, op.QuarantineReason())
 		}
 	}
 }
@@ -334,7 +334,7 @@ func TestFailingPoolIsRemounted(t *testing.T) {
 	r, b := newBadRig(t)
 	lines := logged(r)
 	p, _ := r.Pools.ByName("other")
-	if err := r.Pools.Keep(t.Context(), p.ID, func(rec *pool.Record) { rec.Mount = rec.Path }); err != nil { // as one on devices
+	if err := r.Pools.UpdateRecord(t.Context(), p.ID, func(rec *pool.Record) { rec.Mount = rec.Path }); err != nil { // as one on devices
 		t.Fatal(err)
 	}
 	d, _ := r.Cache.Volume("db")

@@ -12,30 +12,34 @@ import (
 // disk. RaiseEvery is also how long a raise waits for control replicas that were not asked since the start.
 const RaiseEvery = 10 * time.Minute
 
-// Touched records that something in the pool is in use or has changed.
-func (t *table) Touched(id uuid.UUID) {
-	t.Change(id, func(op *Pool) { op.Used = true })
+// MarkUsed records that something in the pool is in use or has changed.
+func (t *table) MarkUsed(id uuid.UUID) {
+	t.Change(id, func(op *Pool) { op.UsedSinceRaise = true })
 }
 
-// Changed is like Touched, for changes that are rare or that write to control's store anyway. home is true if the pool
-// became the home of a dataset; the generation is then raised soon.
-func (t *table) Changed(id uuid.UUID, home bool) {
-	t.Change(id, func(op *Pool) { op.Used, op.changed, op.Due = true, true, op.Due || home })
+// MarkChanged is like Touched, for changes that are rare or that write to control's store anyway. home is true if the
+// pool became the home of a dataset; the generation is then raised soon.
+func (t *table) MarkChanged(id uuid.UUID, home bool) {
+	t.Change(id, func(op *Pool) {
+		op.UsedSinceRaise, op.changedSinceRaise, op.RaiseSoon = true, true, op.RaiseSoon || home
+	})
 }
 
-// WasOf records the highest generation that control or a peer reported for a pool.
-func (t *table) WasOf(ctx context.Context, id uuid.UUID, generation uint64) error {
-	op := t.One(id)
+// RecordGeneration records the highest generation that control or a peer reported for a pool.
+func (t *table) RecordGeneration(ctx context.Context, id uuid.UUID, generation uint64) error {
+	op := t.ByID(id)
 	if op == nil || op.Record.Generation >= generation {
 		return nil
 	}
-	return t.Keep(ctx, id, func(rec *Record) { rec.Generation = max(rec.Generation, generation) })
+	return t.UpdateRecord(ctx, id, func(rec *Record) { rec.Generation = max(rec.Generation, generation) })
 }
 
 // Raise gives a pool a later generation, first in the pool itself.
 func (t *table) Raise(ctx context.Context, op *Pool, to uint64) error {
 	var was Pool // changes made while it is being raised count for the next raise
-	t.Change(op.ID, func(op *Pool) { was, op.Due, op.Used, op.changed = *op, false, false, false })
+	t.Change(op.ID, func(op *Pool) {
+		was, op.RaiseSoon, op.UsedSinceRaise, op.changedSinceRaise = *op, false, false, false
+	})
 	unlock, err := t.identities.Lock(ctx, op.ID, "raise of pool "+op.Name)
 	if err == nil {
 		err = op.Storage.Raise(to)
@@ -43,15 +47,17 @@ func (t *table) Raise(ctx context.Context, op *Pool, to uint64) error {
 	}
 	if err != nil {
 		t.Change(op.ID, func(op *Pool) {
-			op.Due, op.Used, op.changed = op.Due || was.Due, op.Used || was.Used, op.changed || was.changed
+			op.RaiseSoon = op.RaiseSoon || was.RaiseSoon
+			op.UsedSinceRaise = op.UsedSinceRaise || was.UsedSinceRaise
+			op.changedSinceRaise = op.changedSinceRaise || was.changedSinceRaise
 		})
 		return WithPoolName(op.Name, err)
 	}
 	t.Change(op.ID, func(op *Pool) {
-		op.Unstored = op.Unstored || was.Due || was.changed
+		op.RaiseUnreported = op.RaiseUnreported || was.RaiseSoon || was.changedSinceRaise
 		op.Generation, op.RaisedAt = max(op.Generation, to), t.Clock.Steady()
 	})
-	return t.WasOf(ctx, op.ID, to)
+	return t.RecordGeneration(ctx, op.ID, to)
 }
 
 // Generations returns the generations of the pools that are not offline.
@@ -65,7 +71,7 @@ func (t *table) Generations() map[uuid.UUID]uint64 {
 	return out
 }
 
-// Heard reports whether control has reported a generation for every open pool.
-func (t *table) Heard() bool {
-	return !slices.ContainsFunc(t.All(), func(op *Pool) bool { return op.Storage != nil && !op.Heard })
+// GenerationsKnown reports whether control has reported a generation for every open pool.
+func (t *table) GenerationsKnown() bool {
+	return !slices.ContainsFunc(t.All(), func(op *Pool) bool { return op.Storage != nil && !op.GenerationKnown })
 }

@@ -50,7 +50,7 @@ func TestOpenPoolHangs(t *testing.T) {
 			h.Hang(call)
 			r.News.Changed(there.ID)
 			agenttest.Await(t, func() bool { r.FakeClock.Advance(controlsync.SettleTime); return h.Calls() == 1 })
-			why := pool.NoAnswer(other(r).Asked.Since)
+			why := pool.NoAnswer(other(r).Question.Since)
 			agenttest.Await(t, func() bool {
 				r.FakeClock.Advance(pool.AskPatience / pool.AskTurns)
 				_, other := toldOf(r, here)
@@ -92,7 +92,7 @@ func TestStopWhileAnOpenPoolHangs(t *testing.T) {
 	h.Hang("status")
 	r.News.Soon()
 	agenttest.Await(t, func() bool { r.FakeClock.Advance(controlsync.SettleTime); return h.Calls() == 1 })
-	q, cfg := other(r).Asked, r.Config
+	q, cfg := other(r).Question, r.Config
 	r.Stop()
 	select {
 	case <-q.Done:
@@ -135,7 +135,7 @@ func TestRestoredPoolIsOpenedLate(t *testing.T) {
 				agenttest.Await(t, func() bool {
 					r.FakeClock.Advance(controlsync.SettleTime)
 					op := other(r)
-					return op.Generation == generation && op.Record.Generation == generation && !op.Unstored
+					return op.Generation == generation && op.Record.Generation == generation && !op.RaiseUnreported
 				})
 			}
 			at(1)
@@ -182,7 +182,10 @@ func TestRestoredPoolIsOpenedLate(t *testing.T) {
 				agenttest.Await(t, func() bool { r.FakeClock.Advance(r.Limits.Heartbeat); return mounts() == nil })
 				r.Link.Mend()
 			}
-			agenttest.Await(t, func() bool { r.FakeClock.Advance(r.Limits.Heartbeat); return r.Pools.Free(there.Pool) != nil })
+			agenttest.Await(t, func() bool {
+				r.FakeClock.Advance(r.Limits.Heartbeat)
+				return r.Pools.CheckQuarantine(there.Pool) != nil
+			})
 			if err := mounts(); !errors.Is(err, dataset.ErrOffline) {
 				t.Error(err)
 			}

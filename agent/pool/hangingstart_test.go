@@ -61,7 +61,7 @@ func restartsLate(r *agenttest.Host) {
 		r.T.Fatal(err)
 	}
 	agenttest.Await(r.T, func() bool { // on a busy machine the start's time was over for a healthy disk too
-		if p, known := r.Pools.ByName("default"); known && p.Serves() == nil {
+		if p, known := r.Pools.ByName("default"); known && p.CheckServed() == nil {
 			return true
 		}
 		r.FakeClock.Advance(r.Limits.Heartbeat)
@@ -120,11 +120,11 @@ func TestStartWhileAPoolHangs(t *testing.T) {
 				gone, cancel := context.WithCancel(t.Context())
 				cancel()
 				if r.PoolOpener.Retry(gone) || h.Calls() != 1 { // who is asked already is not asked once more
-					t.Errorf("it is open, or was asked %d times", h.Waits)
+					t.Errorf("it is open, or was asked %d times", h.WaitingCalls)
 				}
 			}
 			h.Resume()
-			agenttest.Await(t, func() bool { r.FakeClock.Advance(r.Limits.Heartbeat); return other(r).Serves() == nil })
+			agenttest.Await(t, func() bool { r.FakeClock.Advance(r.Limits.Heartbeat); return other(r).CheckServed() == nil })
 			r.MountDataset(there, "id")
 			if r.Uses.Get(there.ID).IDs["id"].Count != 1 {
 				t.Errorf("%+v", r.Uses.Get(there.ID))
@@ -175,26 +175,26 @@ func TestRaiseWhileAPoolHangs(t *testing.T) {
 		t.Helper()
 		agenttest.Await(t, func() bool {
 			r.FakeClock.Advance(pool.StartPatience)
-			op := r.Pools.One(d.Pool)
+			op := r.Pools.ByID(d.Pool)
 			generation = op.Generation
-			return generation > 0 && !op.Due && !op.Used && !op.Raising && !op.Unstored
+			return generation > 0 && !op.RaiseSoon && !op.UsedSinceRaise && !op.Raising && !op.RaiseUnreported
 		})
 		return generation
 	}
 	here0, there0 := rests(here), rests(there) // for its first home as well, or both in one
 	h.Hang("raise")
-	r.Pools.Changed(there.Pool, true)
+	r.Pools.MarkChanged(there.Pool, true)
 	agenttest.Await(t, func() bool { r.FakeClock.Advance(r.Limits.Heartbeat); return h.Calls() == 1 })
 	for n := range uint64(3) {
-		r.Pools.Changed(here.Pool, true)
+		r.Pools.MarkChanged(here.Pool, true)
 		if g := rests(here); g != here0+n+1 {
 			t.Fatalf("the other one is of generation %d, and was of %d", g, here0+n)
 		}
 	}
-	if g, asked := r.Pools.One(there.Pool).Generation, h.Calls(); g != there0 || asked != 1 {
+	if g, asked := r.Pools.ByID(there.Pool).Generation, h.Calls(); g != there0 || asked != 1 {
 		t.Errorf("the one that hangs is of generation %d, and was asked %d times", g, asked)
 	}
-	r.Pools.Changed(there.Pool, true) // which counts for the next time
+	r.Pools.MarkChanged(there.Pool, true) // which counts for the next time
 	h.Resume()
 	if g := rests(there); g != there0+2 {
 		t.Errorf("when it goes on it is of generation %d, and was of %d", g, there0)

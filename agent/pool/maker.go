@@ -18,16 +18,16 @@ type Maker struct {
 	Deps
 	pools *Pools
 
-	Holds  Holds      // the pools that other drover processes on this host must not open
-	Unmade []api.Pool // pools of drover.yaml that could not be made, without a UUID; set by Opener.Open
+	PoolLocks Locks      // the pools that other drover processes on this host must not open
+	Unmade    []api.Pool // pools of drover.yaml that could not be made, without a UUID; set by Opener.Open
 }
 
 // NewMaker returns a Maker for the pools of a node.
 func NewMaker(deps Deps, pools *Pools) *Maker { return &Maker{Deps: deps, pools: pools} }
 
-// Making is the key prefix for the records of pools that are being made on request. Such a record is written before the
-// backend changes anything, and removed when the pool itself is recorded.
-const Making = "making/"
+// PendingPrefix is the key prefix for the records of pools that are being made on request. Such a record is written
+// before the backend changes anything, and removed when the pool itself is recorded.
+const PendingPrefix = "making/"
 
 // Make makes a pool and records it. If the record has no UUID, a pool that already exists at the path is used: an
 // earlier first start may have been interrupted, or this node may have lost its record. If the record has a UUID, the
@@ -40,60 +40,60 @@ func (m *Maker) Make(ctx context.Context, name string, rec Record) (*Pool, error
 	if err := kind.Available(ctx); err != nil {
 		return nil, WithPoolName(name, err)
 	}
-	if err := m.Formable(ctx, name, rec, kind); err != nil {
+	if err := m.CheckDevices(ctx, name, rec, kind); err != nil {
 		return nil, err
 	}
-	if err := m.foreign(rec); err != nil {
+	if err := m.checkNotInOtherPool(rec); err != nil {
 		return nil, WithPoolName(name, err)
 	}
-	if err := m.disjoint(name, rec); err != nil {
+	if err := m.checkDisjoint(name, rec); err != nil {
 		return nil, err
 	}
-	if err := m.placed(name, rec); err != nil {
+	if err := m.checkPlace(name, rec); err != nil {
 		return nil, err
 	}
 	if rec.ID != uuid.Nil {
-		if err := m.intend(ctx, name, &rec); err != nil {
+		if err := m.recordIntent(ctx, name, &rec); err != nil {
 			return nil, err
 		}
 	}
-	cfg := rec.Configured(name, m.Keys)
+	cfg := rec.Config(name, m.Keys)
 	cfg.Make = true
 	b, err := kind.Open(ctx, cfg)
 	if err != nil {
-		return nil, WithPoolName(name, m.whose(rec, err))
+		return nil, WithPoolName(name, m.withDeviceOwner(rec, err))
 	}
-	rec.ID, rec.Share, rec.Found = b.ID(), b.Info().Share, rec.ID == uuid.Nil
+	rec.ID, rec.Share, rec.Unexamined = b.ID(), b.Info().Share, rec.ID == uuid.Nil
 	if len(rec.Devices) > 0 {
 		rec.Trimmed = m.Clock.Now() // mkfs has discarded the free blocks
 	}
-	unheld, err := m.Holds.Take(ctx, b)
+	unheld, err := m.PoolLocks.Lock(ctx, b)
 	generation, gerr := b.Generation()
-	if err := errors.Join(m.single(rec.ID, name), err, gerr); err != nil {
+	if err := errors.Join(m.checkUnique(rec.ID, name), err, gerr); err != nil {
 		return nil, errors.Join(WithPoolName(name, err), b.Close())
 	}
-	if err := m.DB.Put(ctx, map[string]any{"pools/" + name: rec, Making + name: nil}); err != nil {
+	if err := m.DB.Put(ctx, map[string]any{"pools/" + name: rec, PendingPrefix + name: nil}); err != nil {
 		return nil, errors.Join(err, b.Close())
 	}
-	m.warnUnheld(name, unheld)
-	op := &Pool{Record: rec, on: m.NodeName, Storage: b, Unheld: unheld, Generation: generation, Due: true,
-		RaisedAt: m.Clock.Steady(), Pool: dataset.Pool{
+	m.warnNotLocked(name, unheld)
+	op := &Pool{Record: rec, nodeName: m.NodeName, Storage: b, LockProblem: unheld, Generation: generation,
+		RaiseSoon: true, RaisedAt: m.Clock.Steady(), Pool: dataset.Pool{
 			ID: rec.ID, Name: name, Backend: rec.Backend, Path: rec.Path, Devices: rec.Devices,
 			Reach: dataset.ReachNode, Default: rec.Default,
 		}}
-	op.inform(m.can(b), b.Info())
-	m.pools.Enlist(op)
+	op.setInfo(m.capabilities(b), b.Info())
+	m.pools.Add(op)
 	m.Log.WithFields(map[string]any{"pool": name, "backend": rec.Backend, "path": rec.Path}).
 		Info("pool is ready: " + op.Note)
 	return op, nil
 }
 
-// intend records that a pool is about to be made. If an earlier attempt to make the same pool under the same name was
-// interrupted, intend sets the UUID of that attempt: the UUID may be on the disks already, and a pool with another UUID
-// would be refused there.
-func (m *Maker) intend(ctx context.Context, name string, rec *Record) error {
+// recordIntent records that a pool is about to be made. If an earlier attempt to make the same pool under the same name
+// was interrupted, intend sets the UUID of that attempt: the UUID may be on the disks already, and a pool with another
+// UUID would be refused there.
+func (m *Maker) recordIntent(ctx context.Context, name string, rec *Record) error {
 	var begun Record
-	if _, err := m.DB.Get(ctx, Making+name, &begun); err != nil {
+	if _, err := m.DB.Get(ctx, PendingPrefix+name, &begun); err != nil {
 		return err
 	}
 	want := *rec
@@ -105,11 +105,11 @@ func (m *Maker) intend(ctx context.Context, name string, rec *Record) error {
 		rec.ID = begun.ID
 		return nil
 	}
-	return m.DB.Put(ctx, map[string]any{Making + name: rec})
+	return m.DB.Put(ctx, map[string]any{PendingPrefix + name: rec})
 }
 
-// single fails with dataset.ErrExists if this node already has the pool, or a copy of it, under another name.
-func (m *Maker) single(id uuid.UUID, name string) error {
+// checkUnique fails with dataset.ErrExists if this node already has the pool, or a copy of it, under another name.
+func (m *Maker) checkUnique(id uuid.UUID, name string) error {
 	m.pools.mu.RLock()
 	defer m.pools.mu.RUnlock()
 	if o := m.pools.byID[id]; o != nil && !o.Gone && o.Name != name {
@@ -119,9 +119,9 @@ func (m *Maker) single(id uuid.UUID, name string) error {
 	return nil
 }
 
-// disjoint fails if the pool is inside the path of another pool, or contains it, or if its name is used.
-func (m *Maker) disjoint(name string, rec Record) error {
-	if err := m.unclaimed(name); err != nil {
+// checkDisjoint fails if the pool is inside the path of another pool, or contains it, or if its name is used.
+func (m *Maker) checkDisjoint(name string, rec Record) error {
+	if err := m.checkUnclaimed(name); err != nil {
 		return err
 	}
 	all := m.pools.All()
@@ -141,10 +141,10 @@ func (m *Maker) disjoint(name string, rec Record) error {
 	return nil
 }
 
-// missing records that a pool of drover.yaml could be neither found nor made. The pool is shown as offline, and the
+// addUnmade records that a pool of drover.yaml could be neither found nor made. The pool is shown as offline, and the
 // other pools are served. Drover tries again only at its next start, because the operator may still be repairing the
 // disk.
-func (m *Maker) missing(node uuid.UUID, c Config, why error) {
+func (m *Maker) addUnmade(node uuid.UUID, c Config, why error) {
 	m.Log.WithFields(map[string]any{"pool": c.Name, "backend": c.Backend, "error": why}).
 		Error("pool of drover.yaml is offline: creating it failed")
 	m.Unmade = append(m.Unmade, api.Pool{
@@ -152,18 +152,18 @@ func (m *Maker) missing(node uuid.UUID, c Config, why error) {
 			Name:    c.Name,
 			Node:    node,
 			Backend: c.Backend,
-			Path:    m.configured(c).Path,
+			Path:    m.newRecord(c).Path,
 			Devices: c.Devices,
 			Reach:   dataset.ReachNode,
 		},
 		Status: &dataset.PoolStatus{
-			Reason: dataset.Cut(Reason(c.Name, why) + " (creating it failed; fix that and restart drover)"),
+			Reason: dataset.Cut(WithoutPoolName(c.Name, why) + " (creating it failed; fix that and restart drover)"),
 		},
 	})
 }
 
-// unclaimed fails if drover.yaml defines a pool with this name that could not be made.
-func (m *Maker) unclaimed(name string) error {
+// checkUnclaimed fails if drover.yaml defines a pool with this name that could not be made.
+func (m *Maker) checkUnclaimed(name string) error {
 	for _, u := range m.Unmade {
 		if u.Name == name {
 			return dataset.Errorf(dataset.ErrExists, "pool %s of drover.yaml is offline: %s", name,
@@ -173,9 +173,9 @@ func (m *Maker) unclaimed(name string) error {
 	return nil
 }
 
-// configured returns the record of a pool of drover.yaml that this node has not recorded yet.
-func (m *Maker) configured(c Config) Record {
+// newRecord returns the record of a pool of drover.yaml that this node has not recorded yet.
+func (m *Maker) newRecord(c Config) Record {
 	rec := Record{Backend: c.Backend, Path: c.Path, Image: c.Image, Devices: c.Devices}
-	m.Place(c.Name, &rec)
+	m.SetPlace(c.Name, &rec)
 	return rec
 }

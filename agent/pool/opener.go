@@ -47,7 +47,7 @@ func (x *Opener) Open(ctx context.Context, node uuid.UUID, recovered bool) error
 		return err
 	}
 	if len(names) == 0 && recovered {
-		if names, err = x.recall(ctx, known); err != nil {
+		if names, err = x.addRecordedPools(ctx, known); err != nil {
 			return err
 		}
 	}
@@ -55,11 +55,11 @@ func (x *Opener) Open(ctx context.Context, node uuid.UUID, recovered bool) error
 	var unknown []Config
 	configured := map[string]bool{}
 	for _, c := range x.Configured {
-		if err := x.wanted(ctx, c.Name, known); err != nil {
+		if err := x.cancelRemoval(ctx, c.Name, known); err != nil {
 			return err
 		}
 		configured[c.Name] = true
-		rec, known := x.maker.configured(c), known[c.Name]
+		rec, known := x.maker.newRecord(c), known[c.Name]
 		if known.ID == uuid.Nil {
 			unknown = append(unknown, c)
 			continue
@@ -68,22 +68,22 @@ func (x *Opener) Open(ctx context.Context, node uuid.UUID, recovered bool) error
 			return dataset.Errorf(dataset.ErrInvalid,
 				"pool %s: drover.yaml says backend %s, but it was made with %s", c.Name, rec.Backend, known.Backend)
 		}
-		rec.ID, rec.Share, rec.Found, rec.Doubtful, rec.Generation, rec.Trimmed = known.ID, known.Share,
-			known.Found, known.Doubtful, known.Generation, known.Trimmed
-		opened = append(opened, x.Known(c.Name, rec))
+		rec.ID, rec.Share, rec.Unexamined, rec.Doubtful, rec.Generation, rec.Trimmed = known.ID, known.Share,
+			known.Unexamined, known.Doubtful, known.Generation, known.Trimmed
+		opened = append(opened, x.UnopenedPool(c.Name, rec))
 	}
 	for _, name := range names {
 		if !configured[name] {
-			opened = append(opened, x.Known(name, known[name]))
+			opened = append(opened, x.UnopenedPool(name, known[name]))
 		}
 	}
 	x.OpenAll(ctx, false, opened...)
 	for _, c := range unknown {
-		rec := x.maker.configured(c)
+		rec := x.maker.newRecord(c)
 		if err := PathAnswers(ctx, x.Clock, rec.Path); err != nil {
-			x.maker.missing(node, c, err)
+			x.maker.addUnmade(node, c, err)
 		} else if _, err := x.maker.Make(ctx, c.Name, rec); err != nil {
-			x.maker.missing(node, c, err)
+			x.maker.addUnmade(node, c, err)
 		}
 	}
 	if len(x.pools.Order) == 0 && len(x.maker.Unmade) == 0 {
@@ -92,11 +92,11 @@ func (x *Opener) Open(ctx context.Context, node uuid.UUID, recovered bool) error
 	return ctx.Err()
 }
 
-// Known returns a pool that was seen before and is not open yet.
-func (x *Opener) Known(name string, rec Record) *Pool {
+// UnopenedPool returns a pool that was seen before and is not open yet.
+func (x *Opener) UnopenedPool(name string, rec Record) *Pool {
 	return &Pool{
-		Record: rec,
-		on:     x.NodeName,
+		Record:   rec,
+		nodeName: x.NodeName,
 		Pool: dataset.Pool{
 			ID:      rec.ID,
 			Name:    name,
@@ -113,9 +113,9 @@ func (x *Opener) Known(name string, rec Record) *Pool {
 func (x *Opener) OpenAll(ctx context.Context, late bool, list ...*Pool) {
 	for _, op := range list {
 		x.begin(op)
-		x.pools.Enlist(op)
+		x.pools.Add(op)
 	}
-	x.settle(ctx, StartPatience, late, list)
+	x.applyOpened(ctx, StartPatience, late, list)
 	for _, op := range list {
 		if now, there := x.pools.ByName(op.Name); there && now.Storage == nil {
 			x.Log.WithFields(map[string]any{
@@ -135,37 +135,37 @@ func (x *Opener) attach(ctx context.Context, op *Pool) error {
 	if err := backends.CheckOpen(ctx, kind); err != nil {
 		return err
 	}
-	b, err := kind.Open(ctx, op.Record.Configured(op.Name, x.Keys))
+	b, err := kind.Open(ctx, op.Record.Config(op.Name, x.Keys))
 	if err != nil {
 		return err
 	}
-	unheld, err := x.maker.Holds.Take(ctx, b)
+	unheld, err := x.maker.PoolLocks.Lock(ctx, b)
 	if err == nil {
-		err = op.sameShare(b.Info())
+		err = op.checkShare(b.Info())
 	}
 	if err == nil {
 		op.Generation, err = b.Generation()
 	}
 	if err == nil {
-		err = op.prove(b)
+		err = op.probeReopened(b)
 	}
 	if err != nil {
 		return errors.Join(err, b.Close())
 	}
-	x.warnUnheld(op.Name, unheld)
+	x.warnNotLocked(op.Name, unheld)
 	op.disk = diskHealth{}
-	op.Storage, op.OfflineReason, op.Unheld, op.Due, op.RaisedAt = b, "", unheld, true, x.Clock.Steady()
-	if why := op.Held(); why != "" {
+	op.Storage, op.OfflineReason, op.LockProblem, op.RaiseSoon, op.RaisedAt = b, "", unheld, true, x.Clock.Steady()
+	if why := op.QuarantineReason(); why != "" {
 		x.Log.WithField("pool", op.Name).Error("pool is held: " + why)
 	}
-	op.inform(x.can(b), b.Info())
+	op.setInfo(x.capabilities(b), b.Info())
 	return nil
 }
 
-// recall adds the pools that control has recorded for this node, and returns their names. It is called after the
-// agent's database was lost. If control is unreachable, recall adds no pool, and only the pools of drover.yaml are
+// addRecordedPools adds the pools that control has recorded for this node, and returns their names. It is called after
+// the agent's database was lost. If control is unreachable, recall adds no pool, and only the pools of drover.yaml are
 // found, at their paths.
-func (x *Opener) recall(ctx context.Context, known map[string]Record) (names []string, err error) {
+func (x *Opener) addRecordedPools(ctx context.Context, known map[string]Record) (names []string, err error) {
 	list, err := x.Control.Pools(ctx)
 	if err != nil {
 		x.Log.WithError(err).Warn("cannot get the list of this node's pools from control")
@@ -179,93 +179,96 @@ func (x *Opener) recall(ctx context.Context, known map[string]Record) (names []s
 		if err := PathAnswers(ctx, x.Clock, o.Path); err != nil { // only the pool itself can identify itself
 			return nil, fmt.Errorf("pool %s, whose record on this node was lost: %w", o.Name, err)
 		}
-		rec := Record{ID: o.ID, Backend: o.Backend, Path: o.Path, Devices: o.Devices, Default: o.Default, Found: true}
+		rec := Record{
+			ID: o.ID, Backend: o.Backend, Path: o.Path, Devices: o.Devices, Default: o.Default,
+			Unexamined: true,
+		}
 		if st, err := os.Lstat(o.Path); err == nil && st.Mode().IsRegular() {
 			rec.Image = dataset.Size(st.Size())
 		}
-		x.maker.Place(o.Name, &rec)
+		x.maker.SetPlace(o.Name, &rec)
 		known[o.Name], values["pools/"+o.Name] = rec, rec
 		names = append(names, o.Name)
 	}
 	return names, x.DB.Put(ctx, values)
 }
 
-// wanted keeps a pool that drover.yaml names again although it was being removed. If the pool may be cleared in part,
-// it held nothing: wanted drops its record, and the pool is made again as a new one.
-func (x *Opener) wanted(ctx context.Context, name string, known map[string]Record) error {
+// cancelRemoval keeps a pool that drover.yaml names again although it was being removed. If the pool may be cleared in
+// part, it held nothing: wanted drops its record, and the pool is made again as a new one.
+func (x *Opener) cancelRemoval(ctx context.Context, name string, known map[string]Record) error {
 	rec := known[name]
 	log := x.Log.WithField("pool", name)
 	switch {
 	case rec.Leaving == Staying:
 		return nil
-	case rec.Off && rec.Leaving == Removed:
+	case rec.Unrecorded && rec.Leaving == Removed:
 		log.Warn("pool was being removed and is in drover.yaml again: it was empty, and is recreated")
 		delete(known, name)
 		return x.DB.Put(ctx, map[string]any{"pools/" + name: nil})
 	}
 	log.Warn("pool was being removed and is in drover.yaml again: it is kept as it is")
-	rec.Leaving, rec.Off = Staying, false
+	rec.Leaving, rec.Unrecorded = Staying, false
 	known[name] = rec
 	return x.DB.Put(ctx, map[string]any{"pools/" + name: rec})
 }
 
 // Release closes a pool and forgets it. Its path stays as it is.
 func (x *Opener) Release(id uuid.UUID) (err error) {
-	op := x.pools.One(id)
+	op := x.pools.ByID(id)
 	if op.Storage != nil {
-		err = x.pools.letGo(id)
+		err = x.pools.closePool(id)
 	}
 	x.pools.mu.Lock()
 	err = errors.Join(err, op.Opening.drop())
 	x.pools.mu.Unlock()
 	x.pools.Change(id, func(op *Pool) { op.Storage, op.Opening, op.OfflineReason = nil, nil, "it is being removed" })
-	return errors.Join(err, x.maker.Holds.Let(id))
+	return errors.Join(err, x.maker.PoolLocks.Unlock(id))
 }
 
 // Drop removes a pool from this node's records. Callers that still use its UUID see that the pool is gone.
 func (x *Opener) Drop(ctx context.Context, id uuid.UUID) error {
 	x.pools.recording.Lock()
 	defer x.pools.recording.Unlock()
-	op := x.pools.One(id)
+	op := x.pools.ByID(id)
 	if err := x.DB.Put(ctx, map[string]any{"pools/" + op.Name: nil}); err != nil {
 		return fmt.Errorf("pool %s: %w", op.Name, err)
 	}
 	x.pools.Change(id, func(op *Pool) {
-		op.Gone, op.Storage, op.Opening, op.Hung, op.OfflineReason, op.Record.Leaving = true, nil, nil, "",
+		op.Gone, op.Storage, op.Opening, op.HangReason, op.OfflineReason, op.Record.Leaving = true, nil, nil, "",
 			"it was removed from this node", Staying
 	})
 	x.pools.mu.Lock()
 	x.pools.Order = slices.DeleteFunc(x.pools.Order, func(o uuid.UUID) bool { return o == id })
 	x.pools.mu.Unlock()
-	x.maker.Tidy(op.Name)
+	x.maker.RemoveMountPoint(op.Name)
 	return nil
 }
 
 // Close closes all pools. It waits at most ClosePatience for the pools that are being asked or opened.
 func (x *Opener) Close() error {
-	x.finish(ClosePatience)
+	x.awaitIdle(ClosePatience)
 	var errs []error
 	for _, op := range x.pools.All() {
 		if op.Storage != nil {
-			errs = append(errs, x.pools.letGo(op.ID))
+			errs = append(errs, x.pools.closePool(op.ID))
 		}
 		x.pools.mu.Lock()
 		errs = append(errs, op.Opening.drop())
 		x.pools.mu.Unlock()
 	}
-	return errors.Join(append(errs, x.maker.Holds.release())...)
+	return errors.Join(append(errs, x.maker.PoolLocks.close())...)
 }
 
-// finish waits until no pool is being asked or opened, for patience at most. It does not wait for a pool that is known
-// to hang, or that has been opening for AgainPatience or longer. It measures real time, because a stop must also end
-// when the injected clock does not move.
-func (x *Opener) finish(patience time.Duration) {
+// awaitIdle waits until no pool is being asked or opened, for patience at most. It does not wait for a pool that is
+// known to hang, or that has been opening for AgainPatience or longer. It measures real time, because a stop must also
+// end when the injected clock does not move.
+func (x *Opener) awaitIdle(patience time.Duration) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	var done []<-chan struct{}
 	for _, op := range x.pools.All() {
-		if op.Asked != nil && op.Hung == "" {
-			done = append(done, op.Asked.Done)
+		if op.Question != nil && op.HangReason == "" {
+			done = append(done, op.Question.Done)
 		}
 		if op.Opening != nil && x.Clock.Now().Sub(op.Opening.since) < AgainPatience {
 			done = append(done, op.Opening.Done)

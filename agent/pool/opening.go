@@ -24,19 +24,19 @@ type opening struct {
 	since time.Time
 	Done  chan struct{}
 
-	is   Pool  // the result; read it once Done is closed
-	err  error // the error; read it once Done is closed
-	over bool  // the result must be discarded; protected by table.mu
+	result    Pool  // the result; read it once Done is closed
+	err       error // the error; read it once Done is closed
+	discarded bool  // the result must be discarded; protected by table.mu
 }
 
 // begin opens a pool in a new goroutine. When begin is called, no other goroutine may use op.
 func (x *Opener) begin(op *Pool) {
-	o := &opening{since: x.Clock.Now(), Done: make(chan struct{}), is: *op}
+	o := &opening{since: x.Clock.Now(), Done: make(chan struct{}), result: *op}
 	op.Opening, op.OfflineReason = o, "it is being opened"
 	go func() {
-		o.err = failingDisk(o.is.Name, x.attach(x.Ctx, &o.is))
+		o.err = failingDisk(o.result.Name, x.attach(x.Ctx, &o.result))
 		x.pools.mu.Lock()
-		over := o.over
+		over := o.discarded
 		close(o.Done)
 		x.pools.mu.Unlock()
 		if over {
@@ -51,7 +51,7 @@ func (o *opening) drop() error {
 	if o == nil {
 		return nil
 	}
-	o.over = true
+	o.discarded = true
 	select {
 	case <-o.Done:
 		return o.close()
@@ -65,13 +65,13 @@ func (o *opening) close() error {
 	if o.err != nil {
 		return nil
 	}
-	return o.is.Storage.Close()
+	return o.result.Storage.Close()
 }
 
-// settle waits for openings, for patience at most, applies their results, and returns the pools that are open now. If
-// late is true, other pools are served already: each pool is then served only after generation.Keeper has asked control
-// for its generation. At a start, no pool is served before that anyway.
-func (x *Opener) settle(ctx context.Context, patience time.Duration, late bool, list []*Pool) (back []*Pool) {
+// applyOpened waits for openings, for patience at most, applies their results, and returns the pools that are open now.
+// If late is true, other pools are served already: each pool is then served only after generation.Keeper has asked
+// control for its generation. At a start, no pool is served before that anyway.
+func (x *Opener) applyOpened(ctx context.Context, patience time.Duration, late bool, list []*Pool) (back []*Pool) {
 	done := make([]<-chan struct{}, 0, len(list))
 	for _, op := range list {
 		done = append(done, op.Opening.Done)
@@ -89,11 +89,11 @@ func (x *Opener) settle(ctx context.Context, patience time.Duration, late bool, 
 		case <-o.Done:
 			next.Opening, next.OfflineReason = nil, ""
 			if o.err != nil {
-				next.OfflineReason = Reason(op.Name, o.err)
+				next.OfflineReason = WithoutPoolName(op.Name, o.err)
 				break
 			}
-			next = o.is
-			next.Record, next.Late = now.Record, late // the record may have changed
+			next = o.result
+			next.Record, next.AwaitsGeneration = now.Record, late // the record may have changed
 			back = append(back, &next)
 		default:
 			next.OfflineReason = NoAnswer(o.since)
@@ -112,9 +112,9 @@ func (x *Opener) Retry(ctx context.Context) (again bool) {
 	for _, id := range x.pools.Order {
 		op := x.pools.byID[id]
 		if op.Storage != nil {
-			if op.back {
+			if op.recovered {
 				next := *op
-				next.back, again = false, true
+				next.recovered, again = false, true
 				x.pools.byID[id] = &next
 			}
 			continue
@@ -131,7 +131,7 @@ func (x *Opener) Retry(ctx context.Context) (again bool) {
 		asked = append(asked, op)
 	}
 	x.pools.mu.Unlock()
-	back := x.settle(ctx, patience, true, asked)
+	back := x.applyOpened(ctx, patience, true, asked)
 	for _, op := range back {
 		x.Log.WithField("pool", op.Name).Info("pool is online again")
 	}

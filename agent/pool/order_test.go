@@ -21,9 +21,9 @@ func TestPoolsHaveOneOrder(t *testing.T) {
 	} {
 		p, _ := pool.New(pool.Deps{Configured: configured})
 		for _, name := range met {
-			p.Enlist(&pool.Pool{Pool: dataset.Pool{ID: uuid.New(), Name: name, Default: name == "default"}})
+			p.Add(&pool.Pool{Pool: dataset.Pool{ID: uuid.New(), Name: name, Default: name == "default"}})
 		}
-		p.Enlist(p.All()[0]) // again, as when it comes back
+		p.Add(p.All()[0]) // again, as when it comes back
 		var got []string
 		for _, o := range p.All() {
 			got = append(got, o.Name)

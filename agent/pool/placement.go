@@ -16,8 +16,8 @@ import (
 	"github.com/droverhq/drover/internal/safefile"
 )
 
-// Asked returns the record of a requested pool, without a UUID.
-func (m *Maker) Asked(n api.NewPool) (Record, error) {
+// RequestedRecord returns the record of a requested pool, without a UUID.
+func (m *Maker) RequestedRecord(n api.NewPool) (Record, error) {
 	rec := Record{Backend: n.Backend, Path: n.Path, Devices: n.Devices}
 	for _, path := range append(slices.Clone(n.Devices), n.Path) {
 		if path == "" && len(n.Devices) > 0 {
@@ -39,12 +39,12 @@ func (m *Maker) Asked(n api.NewPool) (Record, error) {
 		}
 		rec.Image = size
 	}
-	m.Place(n.Name, &rec)
+	m.SetPlace(n.Name, &rec)
 	return rec, nil
 }
 
-// Place fills in the path and the mount point of a pool, if the operator named none.
-func (m *Maker) Place(name string, rec *Record) {
+// SetPlace fills in the path and the mount point of a pool, if the operator named none.
+func (m *Maker) SetPlace(name string, rec *Record) {
 	// A path below /dev is a device or volume group and not a directory, so the backend mounts a filesystem.
 	if rec.Image > 0 || len(rec.Devices) > 0 || Within(rec.Path, "/dev") {
 		rec.Mount = m.ImageMount(name)
@@ -58,16 +58,16 @@ func (m *Maker) Place(name string, rec *Record) {
 	}
 }
 
-// placed fails if something other than the backend could remove or move a new pool at its path: if the path is below
-// another pool, also through a bind mount, in the folder of a container engine, or among the mount points. The backend
-// checks the folder itself. placed changes nothing.
-func (m *Maker) placed(name string, rec Record) error {
-	ways, err := waysTo(rec.Path)
+// checkPlace fails if something other than the backend could remove or move a new pool at its path: if the path is
+// below another pool, also through a bind mount, in the folder of a container engine, or among the mount points. The
+// backend checks the folder itself. placed changes nothing.
+func (m *Maker) checkPlace(name string, rec Record) error {
+	ways, err := pathAliases(rec.Path)
 	if err != nil {
 		return nil // the backend reports the absent part
 	}
 	for _, path := range ways {
-		if why := m.misplaced(path); why != "" {
+		if why := m.reservedBy(path); why != "" {
 			if path != ways[0] {
 				why += ", which is seen at " + rec.Path + " as well"
 			}
@@ -78,16 +78,17 @@ func (m *Maker) placed(name string, rec Record) error {
 	return nil
 }
 
-// Tidy removes the empty mount point of a pool that was not made after all, or that turned out to be another one.
-func (m *Maker) Tidy(name string) {
+// RemoveMountPoint removes the empty mount point of a pool that was not made after all, or that turned out to be
+// another one.
+func (m *Maker) RemoveMountPoint(name string) {
 	if _, there := m.pools.ByName(name); !there {
 		_ = os.Remove(m.ImageMount(name)) // a folder that stays does no harm
 	}
 }
 
-// waysTo returns all paths that lead to the path of a new pool. There are several if a folder is also bind-mounted
+// pathAliases returns all paths that lead to the path of a new pool. There are several if a folder is also bind-mounted
 // elsewhere.
-func waysTo(path string) ([]string, error) {
+func pathAliases(path string) ([]string, error) {
 	parent, err := filepath.EvalSymlinks(filepath.Dir(path))
 	if err != nil {
 		return nil, err
@@ -107,8 +108,8 @@ func waysTo(path string) ([]string, error) {
 	return ways, nil
 }
 
-// misplaced returns the owner of a path at which no pool may be made, or "" if a pool may be made there.
-func (m *Maker) misplaced(path string) string {
+// reservedBy returns the owner of a path at which no pool may be made, or "" if a pool may be made there.
+func (m *Maker) reservedBy(path string) string {
 	if mounts := m.Mounts.Root(); Within(path, mounts) {
 		return mounts + ", where volumes are mounted"
 	}
@@ -116,7 +117,7 @@ func (m *Maker) misplaced(path string) string {
 		if id := poolAt(at); id != uuid.Nil && at != path {
 			return fmt.Sprintf("pool %s, whose folder is %s", id, at)
 		}
-		if ofEngine(at) {
+		if isEngineRoot(at) {
 			return at + ", where a container engine keeps its data, and may remove it"
 		}
 		if at == filepath.Dir(at) {
@@ -138,9 +139,9 @@ func poolAt(dir string) uuid.UUID {
 	return mark.ID
 }
 
-// ofEngine reports whether a folder is the data root of Docker or containerd. It looks at the files in the folder:
+// isEngineRoot reports whether a folder is the data root of Docker or containerd. It looks at the files in the folder:
 // Drover asks no engine (I10), and the data root may be anywhere.
-func ofEngine(dir string) bool {
+func isEngineRoot(dir string) bool {
 	has := func(names ...string) bool {
 		for _, name := range names {
 			if info, err := os.Lstat(filepath.Join(dir, name)); err != nil || !info.IsDir() {

@@ -16,55 +16,55 @@ import (
 // later changes.
 type Pool struct {
 	dataset.Pool
-	Record        Record
-	Storage       backends.Pool // nil while offline
-	OfflineReason string        // why the pool is offline
-	Gone          bool          // the pool was removed; it stays in the table for callers that still use its UUID
-	Stuck         string        // the last logged reason why the pool cannot be removed yet
-	Opening       *opening      // not nil while the pool is being opened
-	Asked         *question     // the present request to the open pool
-	Hung          string        // why the pool is offline although it is open: it does not answer in time
-	disk          diskHealth    // whether its disk takes writes: see prober.go
-	back          bool          // it answers again, or its disk works again, and Retry has not reported that yet
-	warned        []string      // its warnings when it was last asked
-	Unheld        string        // why other drover processes are not kept away from it; "" if they are
+	Record         Record
+	Storage        backends.Pool // nil while offline
+	OfflineReason  string        // why the pool is offline
+	Gone           bool          // the pool was removed; it stays in the table for callers that still use its UUID
+	RemovalProblem string        // the last logged reason why the pool cannot be removed yet
+	Opening        *opening      // not nil while the pool is being opened
+	Question       *question     // the present request to the open pool
+	HangReason     string        // why the pool is offline although it is open: it does not answer in time
+	disk           diskHealth    // whether its disk takes writes: see prober.go
+	recovered      bool          // it answers again, or its disk works again, and Retry has not reported that yet
+	warned         []string      // its warnings when it was last asked
+	LockProblem    string        // why other drover processes are not kept away from it; "" if they are
 
-	Memory     string // the kind of memory that the pool is in, such as tmpfs; "" for none
-	on         string // the name of its node
-	Generation uint64 // the generation that is stored in the pool; see Held
-	Late       bool   // it was opened while others were served, and control is being asked about it
-	Heard      bool   // control has reported its generation since drover opened it
-	Due        bool   // its generation must be raised soon
-	Used       bool   // used since the last raise; if changed, the next raise is reported to the store
-	changed    bool
-	Raising    bool          // its generation is being raised
-	Unstored   bool          // its generation was raised, and control's store does not have it yet
-	RaisedAt   time.Duration // when it was last raised or opened, by the steady clock
+	Memory            string // the kind of memory that the pool is in, such as tmpfs; "" for none
+	nodeName          string // the name of its node
+	Generation        uint64 // the generation that is stored in the pool; see Held
+	AwaitsGeneration  bool   // it was opened while others were served, and control is being asked about it
+	GenerationKnown   bool   // control has reported its generation since drover opened it
+	RaiseSoon         bool   // its generation must be raised soon
+	UsedSinceRaise    bool   // used since the last raise; if changed, the next raise is reported to the store
+	changedSinceRaise bool
+	Raising           bool          // its generation is being raised
+	RaiseUnreported   bool          // its generation was raised, and control's store does not have it yet
+	RaisedAt          time.Duration // when it was last raised or opened, by the steady clock
 }
 
-// inform records those properties of an opened pool that do not change.
-func (op *Pool) inform(can dataset.Capabilities, is backends.Info) {
+// setInfo records those properties of an opened pool that do not change.
+func (op *Pool) setInfo(can dataset.Capabilities, is backends.Info) {
 	op.Capabilities, op.AcceptedFilesystems, op.MissingFeatures = can, is.CopyFilesystems, is.Missing
 	op.Note, op.Share = is.Note, is.Share
 	if table, err := mount.Table(); err == nil {
 		op.Memory = table.InMemory(is.Path)
 	}
 	if op.Memory != "" { // first, because the note is shown to the user who makes a pool
-		op.Note = op.InMemory() + "; " + op.Note
+		op.Note = op.MemoryWarning() + "; " + op.Note
 	}
 	if op.Share != uuid.Nil {
 		op.Reach = dataset.ReachCluster
 	}
 }
 
-// InMemory returns the warning for a pool in memory.
-func (op *Pool) InMemory() string {
+// MemoryWarning returns the warning for a pool in memory.
+func (op *Pool) MemoryWarning() string {
 	return "it is on " + op.Memory + ": its data is in memory and is lost at a reboot"
 }
 
-// sameShare fails if a pool is on another share than the one on which it was made. Control would otherwise direct other
-// nodes to volumes that they do not find.
-func (op *Pool) sameShare(is backends.Info) error {
+// checkShare fails if a pool is on another share than the one on which it was made. Control would otherwise direct
+// other nodes to volumes that they do not find.
+func (op *Pool) checkShare(is backends.Info) error {
 	if op.Record.Share == uuid.Nil || op.Record.Share == is.Share {
 		return nil
 	}
@@ -73,60 +73,62 @@ func (op *Pool) sameShare(is backends.Info) error {
 			"share.json)", is.Path, is.Share, op.Record.Share)
 }
 
-// Leaves fails with ErrConflict while a pool is being removed.
-func (op *Pool) Leaves() error {
+// CheckNotLeaving fails with ErrConflict while a pool is being removed.
+func (op *Pool) CheckNotLeaving() error {
 	if op.Record.Leaving == Staying {
 		return nil
 	}
 	return dataset.Errorf(dataset.ErrConflict,
 		"pool %s at %s is being removed: it can be adopted after that (drover doctor says what delays "+
-			"it)", op.Name, op.Record.Place())
+			"it)", op.Name, op.Record.AdoptPath())
 }
 
-// Held returns why the pool is quarantined, or "" if it is not. An open pool is quarantined while its stored generation
-// is lower than the highest one that this node has heard of: its disk was restored from an older backup.
-func (op *Pool) Held() string {
+// QuarantineReason returns why the pool is quarantined, or "" if it is not. An open pool is quarantined while its
+// stored generation is lower than the highest one that this node has heard of: its disk was restored from an older
+// backup.
+func (op *Pool) QuarantineReason() string {
 	if op.Storage == nil || op.Generation >= op.Record.Generation {
 		return ""
 	}
 	return fmt.Sprintf("its generation is %d and was %d: its disk was restored from an older state (bring back "+
 		"the newer disk, or accept the older data: drover pool accept %s --confirmed, on node %s)",
-		op.Generation, op.Record.Generation, op.Name, op.on)
+		op.Generation, op.Record.Generation, op.Name, op.nodeName)
 }
 
-// free fails with dataset.ErrOffline while the pool is quarantined.
-func (op *Pool) free() error {
-	if why := op.Held(); why != "" {
+// checkQuarantine fails with dataset.ErrOffline while the pool is quarantined.
+func (op *Pool) checkQuarantine() error {
+	if why := op.QuarantineReason(); why != "" {
 		return dataset.Errorf(dataset.ErrOffline, "pool %s is held: %s", op.Name, why)
 	}
 	return nil
 }
 
-// Serves fails with dataset.ErrOffline if the pool is not served: it is being removed, offline, hanging, on a failing
-// disk, quarantined, or control is still being asked for its generation.
-func (op *Pool) Serves() error {
+// CheckServed fails with dataset.ErrOffline if the pool is not served: it is being removed, offline, hanging, on a
+// failing disk, quarantined, or control is still being asked for its generation.
+func (op *Pool) CheckServed() error {
 	if op.Record.Leaving != Staying {
 		return dataset.Errorf(dataset.ErrOffline, "pool %s is being removed", op.Name)
 	}
 	if op.Storage == nil {
 		return Offline(op.Name, op.OfflineReason)
 	}
-	if op.Hung != "" {
-		return Offline(op.Name, op.Hung)
+	if op.HangReason != "" {
+		return Offline(op.Name, op.HangReason)
 	}
 	if op.disk.failing != "" {
 		return Offline(op.Name, op.disk.failing)
 	}
-	if op.Late {
+	if op.AwaitsGeneration {
 		return Offline(op.Name, "it was opened just now, and its generation is being compared with control's "+
 			"(ask again)")
 	}
-	return op.free()
+	return op.checkQuarantine()
 }
 
 // IsDue reports whether the generation of the pool must be raised.
 func (op *Pool) IsDue(now time.Duration) bool {
-	return op.Serves() == nil && !op.Raising && (op.Due || op.Used && now-op.RaisedAt >= RaiseEvery)
+	due := op.RaiseSoon || op.UsedSinceRaise && now-op.RaisedAt >= RaiseEvery
+	return due && !op.Raising && op.CheckServed() == nil
 }
 
 // DiskFailure returns why a pool is offline, if that is because its disk fails.
@@ -137,8 +139,8 @@ func (op *Pool) DiskFailure() string {
 	return op.disk.failing
 }
 
-// prove probes a pool that is being opened after it was closed because its disk failed.
-func (op *Pool) prove(b backends.Pool) error {
+// probeReopened probes a pool that is being opened after it was closed because its disk failed.
+func (op *Pool) probeReopened(b backends.Pool) error {
 	if !op.disk.closed {
 		return nil
 	}

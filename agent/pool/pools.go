@@ -41,30 +41,30 @@ func New(deps Deps) (*Pools, *Prober) {
 	return &Pools{table: t, prober: prober}, prober
 }
 
-// See asks an open pool for its status, and reads its generation again, because its disk may have been restored from an
-// older backup. A *Pool that the caller read before See does not show the result. See fails with dataset.ErrOffline if
-// the pool hangs, and the status says so too.
-func (p *Pools) See(ctx context.Context, id uuid.UUID) (dataset.PoolStatus, error) {
+// ReadStatus asks an open pool for its status, and reads its generation again, because its disk may have been restored
+// from an older backup. A *Pool that the caller read before ReadStatus does not show the result. ReadStatus fails with
+// dataset.ErrOffline if the pool hangs, and the status says so too.
+func (p *Pools) ReadStatus(ctx context.Context, id uuid.UUID) (dataset.PoolStatus, error) {
 	var is dataset.PoolStatus
 	var g uint64
 	var gerr error
 	var warned []string
-	was := p.One(id)
+	was := p.ByID(id)
 	err := p.Ask(ctx, id, func(b backends.Pool) {
 		is, warned = b.Status(ctx), Warnings(b)
 		g, gerr = b.Generation()
 	})
 	if err != nil {
-		return dataset.PoolStatus{ID: id, Reason: cmp.Or(p.One(id).Hung, err.Error())}, err
+		return dataset.PoolStatus{ID: id, Reason: cmp.Or(p.ByID(id).HangReason, err.Error())}, err
 	}
 	is.ID = id
-	switch why := p.One(id).disk.failing; {
+	switch why := p.ByID(id).disk.failing; {
 	case why != "":
 		is.Online, is.Reason = false, why
 	case !is.Online && IsDiskError(errors.New(is.Reason)):
 		// The status failed before any operation did. The reason is the same as after the probe.
 		p.prober.Suspect(id, errors.New(is.Reason))
-		is.Reason = diskFails(was.Name, errors.New(is.Reason))
+		is.Reason = diskProblem(was.Name, errors.New(is.Reason))
 	}
 	p.warn(id, warned)
 	if gerr != nil {
@@ -89,14 +89,14 @@ func (p *Pools) Status(ctx context.Context) []dataset.PoolStatus {
 	for i, op := range all {
 		out[i] = dataset.PoolStatus{ID: op.ID, Reason: op.OfflineReason}
 		if op.Storage != nil {
-			wg.Go(func() { out[i], _ = p.See(ctx, op.ID) }) // the status has the error
+			wg.Go(func() { out[i], _ = p.ReadStatus(ctx, op.ID) }) // the status has the error
 		}
 	}
 	wg.Wait()
 	for i := range out {
-		op, st := p.One(all[i].ID), &out[i]
-		if st.Online && op.Held() != "" {
-			st.Online, st.Held, st.Reason = false, true, op.Held()
+		op, st := p.ByID(all[i].ID), &out[i]
+		if st.Online && op.QuarantineReason() != "" {
+			st.Online, st.Held, st.Reason = false, true, op.QuarantineReason()
 		}
 		st.Reason = dataset.Cut(st.Reason) // control rejects longer reasons
 	}
@@ -110,7 +110,7 @@ func (p *Pools) Online(ctx context.Context, id uuid.UUID) (backends.Pool, error)
 	if err != nil {
 		return nil, err
 	}
-	st, err := p.See(ctx, id)
+	st, err := p.ReadStatus(ctx, id)
 	switch {
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
@@ -119,7 +119,7 @@ func (p *Pools) Online(ctx context.Context, id uuid.UUID) (backends.Pool, error)
 	case err != nil:
 		return nil, err
 	}
-	return b, p.One(id).Serves()
+	return b, p.ByID(id).CheckServed()
 }
 
 // warn logs those warnings of a pool that it did not have when it was last asked.

@@ -58,11 +58,11 @@ func failingDisk(pool string, err error) error {
 	if !IsDiskError(err) {
 		return err
 	}
-	return dataset.Errorf(dataset.ErrOffline, "%s", diskFails(pool, err))
+	return dataset.Errorf(dataset.ErrOffline, "%s", diskProblem(pool, err))
 }
 
-func diskFails(pool string, err error) string {
-	text := Reason(pool, err)
+func diskProblem(pool string, err error) string {
+	text := WithoutPoolName(pool, err)
 	if _, why, found := strings.Cut(text, "is offline: "); found {
 		text = why
 	}
@@ -89,23 +89,23 @@ func (p *Prober) Suspect(id uuid.UUID, err error) *jobs.Job {
 	return p.startProbe(id)
 }
 
-// Blame returns the error to report for an operation in a pool that failed with err. If err may come from the pool's
-// disk, Blame waits for a probe. If the probe fails, the returned error says only that the disk fails.
-func (p *Prober) Blame(ctx context.Context, id uuid.UUID, err error) error {
+// Explain returns the error to report for an operation in a pool that failed with err. If err may come from the pool's
+// disk, Explain waits for a probe. If the probe fails, the returned error says only that the disk fails.
+func (p *Prober) Explain(ctx context.Context, id uuid.UUID, err error) error {
 	probe := p.Suspect(id, err)
 	if probe == nil {
 		return err
 	}
 	WaitFor(ctx, p.Clock, AskPatience, []<-chan struct{}{probe.Ended()})
-	op := p.pools.One(id)
+	op := p.pools.ByID(id)
 	if why := op.DiskFailure(); why != "" {
 		return Offline(op.Name, why)
 	}
 	return err
 }
 
-// BlameOperation is Blame for the pool in which an operation was executed.
-func (p *Prober) BlameOperation(ctx context.Context, op dataset.Operation, err error) error {
+// ExplainOperation is Blame for the pool in which an operation was executed.
+func (p *Prober) ExplainOperation(ctx context.Context, op dataset.Operation, err error) error {
 	if !IsDiskError(err) || errors.Is(err, dataset.ErrUnavailable) { // an error of control
 		return err
 	}
@@ -116,10 +116,10 @@ func (p *Prober) BlameOperation(ctx context.Context, op dataset.Operation, err e
 	if op.DatasetRecord != nil {
 		id = op.DatasetRecord.Pool
 	}
-	if p.pools.One(id) == nil {
+	if p.pools.ByID(id) == nil {
 		return err
 	}
-	if cause := p.Blame(ctx, id, err); cause.Error() != err.Error() {
+	if cause := p.Explain(ctx, id, err); cause.Error() != err.Error() {
 		return fmt.Errorf("volume %s: %w", op.Volume, cause)
 	}
 	return err
@@ -153,11 +153,11 @@ func (p *Prober) probe(ctx context.Context, id uuid.UUID) {
 			return // the agent is stopping
 		}
 		defer unlock()
-		if written = p.pools.One(id).Held() == ""; !written {
+		if written = p.pools.ByID(id).QuarantineReason() == ""; !written {
 			return
 		}
 		g, err := b.Generation()
-		if p.pools.One(id).Record.Share != uuid.Nil {
+		if p.pools.ByID(id).Record.Share != uuid.Nil {
 			g++ // other hosts raise it without this lock, and their value must not be lowered
 		}
 		if err == nil {
@@ -166,23 +166,23 @@ func (p *Prober) probe(ctx context.Context, id uuid.UUID) {
 		failed = err
 	})
 	if err == nil && written {
-		p.probed(ctx, id, failed)
+		p.recordProbe(ctx, id, failed)
 	}
 }
 
-// probed records the outcome of a probe, and logs when the pool goes offline and comes back.
-func (p *Prober) probed(ctx context.Context, id uuid.UUID, err error) {
+// recordProbe records the outcome of a probe, and logs when the pool goes offline and comes back.
+func (p *Prober) recordProbe(ctx context.Context, id uuid.UUID, err error) {
 	before, now, name := "", "", p.pools.Name(id)
 	p.pools.Change(id, func(op *Pool) {
 		before = op.disk.failing
 		switch {
 		case IsDiskError(err):
-			now = diskFails(name, err)
+			now = diskProblem(name, err)
 		case err != nil && before != "": // for example, the operator has unmounted its filesystem
-			now = Reason(name, err)
+			now = WithoutPoolName(name, err)
 		}
 		op.disk.failing, op.disk.suspect = now, false
-		op.back = op.back || before != "" && now == ""
+		op.recovered = op.recovered || before != "" && now == ""
 	})
 	log := p.Log.WithField("pool", name)
 	switch {
@@ -203,7 +203,7 @@ func (p *Prober) probed(ctx context.Context, id uuid.UUID, err error) {
 // the pool's filesystem (an image, devices) and no volume of the pool is mounted. A filesystem that stopped taking
 // writes works again only after a new mount. If the operator mounted it, the operator must mount it again.
 func (p *Prober) reopen(ctx context.Context, id uuid.UUID, why string) {
-	if !p.pools.One(id).Record.apart() {
+	if !p.pools.ByID(id).Record.hasOwnMount() {
 		return
 	}
 	for _, ds := range p.Mounts.InUse() {

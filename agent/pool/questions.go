@@ -26,16 +26,16 @@ const (
 
 // question is the running request to an open pool. It exists as long as the disk takes to answer.
 type question struct {
-	Since time.Time
-	Done  chan struct{}
-	over  bool // the goroutine of the question closes the pool when it ends; protected by table.mu
+	Since     time.Time
+	Done      chan struct{}
+	discarded bool // the goroutine of the question closes the pool when it ends; protected by table.mu
 }
 
 // Ask runs f on an open pool, after all earlier questions have ended. It fails with dataset.ErrOffline if the pool does
 // not answer in time. f may then still be running, so use the values that f writes only if Ask succeeds.
 func (t *table) Ask(ctx context.Context, id uuid.UUID, f func(b backends.Pool)) error {
 	for {
-		q, mine, err := t.question(id, f)
+		q, mine, err := t.startQuestion(id, f)
 		if err != nil {
 			return err
 		}
@@ -44,7 +44,7 @@ func (t *table) Ask(ctx context.Context, id uuid.UUID, f func(b backends.Pool)) 
 				return ctx.Err()
 			}
 			if turn++; turn == AskTurns {
-				return t.hangs(id, q)
+				return t.markHung(id, q)
 			}
 		}
 		if mine {
@@ -53,37 +53,37 @@ func (t *table) Ask(ctx context.Context, id uuid.UUID, f func(b backends.Pool)) 
 	}
 }
 
-// question starts f, or returns the question that is already running. mine is true if it started f.
-func (t *table) question(id uuid.UUID, f func(b backends.Pool)) (q *question, mine bool, err error) {
+// startQuestion starts f, or returns the question that is already running. mine is true if it started f.
+func (t *table) startQuestion(id uuid.UUID, f func(b backends.Pool)) (q *question, mine bool, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	op := t.byID[id]
 	switch {
 	case op == nil:
-		return nil, false, notOurs(id)
+		return nil, false, unknownPool(id)
 	case op.Storage == nil:
 		return nil, false, Offline(op.Name, op.OfflineReason)
-	case op.Hung != "":
-		return nil, false, Offline(op.Name, op.Hung)
-	case op.Asked != nil:
-		return op.Asked, false, nil
+	case op.HangReason != "":
+		return nil, false, Offline(op.Name, op.HangReason)
+	case op.Question != nil:
+		return op.Question, false, nil
 	}
 	next := *op
-	next.Asked = &question{Since: t.Clock.Now(), Done: make(chan struct{})}
+	next.Question = &question{Since: t.Clock.Now(), Done: make(chan struct{})}
 	t.byID[id] = &next
 	go func() {
 		f(next.Storage)
-		t.answered(id, next.Asked, next.Storage)
+		t.endQuestion(id, next.Question, next.Storage)
 	}()
-	return next.Asked, true, nil
+	return next.Question, true, nil
 }
 
-// hangs marks a pool that did not answer in time as offline, unless it has answered in the meantime.
-func (t *table) hangs(id uuid.UUID, q *question) error {
+// markHung marks a pool that did not answer in time as offline, unless it has answered in the meantime.
+func (t *table) markHung(id uuid.UUID, q *question) error {
 	first := false
 	t.Change(id, func(op *Pool) {
-		if first = op.Asked == q && op.Hung == ""; first {
-			op.Hung = NoAnswer(q.Since)
+		if first = op.Question == q && op.HangReason == ""; first {
+			op.HangReason = NoAnswer(q.Since)
 		}
 	})
 	if first {
@@ -92,17 +92,17 @@ func (t *table) hangs(id uuid.UUID, q *question) error {
 	return Offline(t.Name(id), NoAnswer(q.Since))
 }
 
-// answered records that a question has ended.
-func (t *table) answered(id uuid.UUID, q *question, b backends.Pool) {
+// endQuestion records that a question has ended.
+func (t *table) endQuestion(id uuid.UUID, q *question, b backends.Pool) {
 	t.mu.Lock()
 	back := false
-	if op := t.byID[id]; op != nil && op.Asked == q { // otherwise the pool was replaced meanwhile
+	if op := t.byID[id]; op != nil && op.Question == q { // otherwise the pool was replaced meanwhile
 		next := *op
-		back = op.Hung != ""
-		next.Asked, next.Hung, next.back = nil, "", op.back || back
+		back = op.HangReason != ""
+		next.Question, next.HangReason, next.recovered = nil, "", op.recovered || back
 		t.byID[id] = &next
 	}
-	over := q.over
+	over := q.discarded
 	close(q.Done)
 	t.mu.Unlock()
 	switch {
@@ -114,12 +114,12 @@ func (t *table) answered(id uuid.UUID, q *question, b backends.Pool) {
 	}
 }
 
-// letGo closes an open pool: now, or when its running question ends.
-func (t *table) letGo(id uuid.UUID) error {
+// closePool closes an open pool: now, or when its running question ends.
+func (t *table) closePool(id uuid.UUID) error {
 	t.mu.Lock()
 	op := t.byID[id]
-	if q := op.Asked; q != nil {
-		q.over = true
+	if q := op.Question; q != nil {
+		q.discarded = true
 		t.mu.Unlock()
 		return nil
 	}
@@ -135,7 +135,7 @@ func (t *table) Eject(ctx context.Context, id uuid.UUID, why string) (b backends
 			return nil, err
 		}
 		t.Change(id, func(op *Pool) {
-			if op.Asked == nil { // otherwise another caller was faster
+			if op.Question == nil { // otherwise another caller was faster
 				b, op.Storage, op.OfflineReason = op.Storage, nil, why
 			}
 		})

@@ -20,18 +20,18 @@ type Record struct {
 	Devices []string     `json:"devices,omitempty"`
 	Trimmed time.Time    `json:"trimmed,omitzero"` // when the free blocks of its devices were last discarded
 	Default bool         `json:"default,omitempty"`
-	// Found is true while the datasets that were incoming when this node adopted the pool have not been examined.
+	// Unexamined is true while the datasets that were incoming when this node adopted the pool have not been examined.
 	// Doubtful lists the incoming datasets that may have been acknowledged.
-	Found    bool        `json:"found,omitempty"`
-	Doubtful []uuid.UUID `json:"doubtful,omitempty"`
-	// Generation is the highest generation that this node has heard of; see Pool.Held.
+	Unexamined bool        `json:"found,omitempty"`
+	Doubtful   []uuid.UUID `json:"doubtful,omitempty"`
+	// Generation is the highest generation that this node has heard of; see Pool.QuarantineReason.
 	Generation uint64 `json:"generation,omitempty"`
-	// Share is the share that the pool was made on; see Pool.inform.
+	// Share is the share that the pool was made on; see Pool.setInfo.
 	Share uuid.UUID `json:"share,omitzero"`
 	// Leaving is set while the pool is being removed. Off is true once control has removed the pool from its store: the
 	// pool may then be cleared in part. See pooladmin.Remover.
-	Leaving leaving `json:"leaving,omitempty"`
-	Off     bool    `json:"off,omitempty"`
+	Leaving    leaving `json:"leaving,omitempty"`
+	Unrecorded bool    `json:"off,omitempty"`
 }
 
 // leaving says what happens to the path of a pool that is being removed.
@@ -44,8 +44,8 @@ const (
 	Forgotten leaving = "forgotten" // its path stays as it is
 )
 
-// Configured is the configuration with which a recorded pool is opened.
-func (r Record) Configured(name string, keys backends.Keys) backends.Config {
+// Config is the configuration with which a recorded pool is opened.
+func (r Record) Config(name string, keys backends.Keys) backends.Config {
 	return backends.Config{
 		ID:      r.ID,
 		Name:    name,
@@ -59,8 +59,8 @@ func (r Record) Configured(name string, keys backends.Keys) backends.Config {
 
 // Overlap reports whether one of two pools is located or mounted within the other.
 func Overlap(x, y Record) bool {
-	for _, p := range x.Places() {
-		for _, q := range y.Places() {
+	for _, p := range x.Paths() {
+		for _, q := range y.Paths() {
 			if Within(p, q) || Within(q, p) {
 				return true
 			}
@@ -69,29 +69,29 @@ func Overlap(x, y Record) bool {
 	return false
 }
 
-// apart reports whether Drover mounts a filesystem for this pool only.
-func (r Record) apart() bool { return r.Image > 0 || r.Mount != "" || len(r.Devices) > 0 }
+// hasOwnMount reports whether Drover mounts a filesystem for this pool only.
+func (r Record) hasOwnMount() bool { return r.Image > 0 || r.Mount != "" || len(r.Devices) > 0 }
 
-// Places returns the paths that a pool occupies: its folder or volume group, and the directory where it is mounted.
-func (r Record) Places() []string {
+// Paths returns the paths that a pool occupies: its folder or volume group, and the directory where it is mounted.
+func (r Record) Paths() []string {
 	if r.Mount == "" {
 		return []string{r.Path}
 	}
 	return []string{r.Path, r.Mount}
 }
 
-// Place returns the path or device by which drover pool adopt finds the pool.
-func (r Record) Place() string {
+// AdoptPath returns the path or device by which drover pool adopt finds the pool.
+func (r Record) AdoptPath() string {
 	if len(r.Devices) > 0 && r.Path == r.Mount {
 		return r.Devices[0]
 	}
 	return r.Path
 }
 
-// TakeBack returns a hint for the operator: if the condition when is true, drover pool adopt brings the pool back, so
+// AdoptHint returns a hint for the operator: if the condition when is true, drover pool adopt brings the pool back, so
 // that it can be removed again.
-func (r Record) TakeBack(when string) string {
-	return when + ", drover pool adopt " + r.Place() + " adopts it, so that it can be removed again"
+func (r Record) AdoptHint(when string) string {
+	return when + ", drover pool adopt " + r.AdoptPath() + " adopts it, so that it can be removed again"
 }
 
 // Within reports whether path is dir or below it. Both paths must be clean.

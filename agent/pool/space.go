@@ -35,8 +35,8 @@ func (s *Space) RootSpace() (free, size, least dataset.Size, err error) {
 	return free, size, min(size/100, 256*dataset.MiB), err
 }
 
-// Room fails while the disk with the root is nearly full. Each pool checks its own disk itself.
-func (s *Space) Room(ctx context.Context) error {
+// CheckRootSpace fails while the disk with the root is nearly full. Each pool checks its own disk itself.
+func (s *Space) CheckRootSpace(ctx context.Context) error {
 	free, size, least, err := s.RootSpace()
 	if err != nil || free >= least {
 		return err
@@ -50,12 +50,12 @@ func (s *Space) Room(ctx context.Context) error {
 func (s *Space) RootHint(ctx context.Context) string {
 	var on []uuid.UUID
 	for _, op := range s.pools.All() {
-		if !op.Record.apart() && sameDisk(op.Record.Path, s.Root) {
+		if !op.Record.hasOwnMount() && sameDisk(op.Record.Path, s.Root) {
 			on = append(on, op.ID)
 		}
 	}
 	hints := []string{"free space on that disk: df -h " + s.Root}
-	if h := s.weigh(ctx, on); h.trashed > 0 {
+	if h := s.measure(ctx, on); h.trashed > 0 {
 		hints = append(hints, h.trashHint())
 	}
 	return strings.Join(hints, "; ")
@@ -66,8 +66,8 @@ func sameDisk(x, y string) bool {
 	return unix.Stat(x, &a) == nil && unix.Stat(y, &b) == nil && a.Dev == b.Dev
 }
 
-// Mend adds a hint on how to free space to an error that was caused by a lack of space.
-func (s *Space) Mend(ctx context.Context, id uuid.UUID, err error) error {
+// AddHint adds a hint on how to free space to an error that was caused by a lack of space.
+func (s *Space) AddHint(ctx context.Context, id uuid.UUID, err error) error {
 	if !errors.Is(err, dataset.ErrNoSpace) {
 		return err
 	}
@@ -86,41 +86,41 @@ func (s *Space) Mend(ctx context.Context, id uuid.UUID, err error) error {
 // nothing in the pool can be freed.
 func (s *Space) Hint(ctx context.Context, op *Pool, st dataset.PoolStatus, want dataset.Size) string {
 	reserve := backends.Reserve(st.Size)
-	if op.Record.apart() && st.Free >= max(want, reserve) {
+	if op.Record.hasOwnMount() && st.Free >= max(want, reserve) {
 		return "" // it lacks something else, such as blocks for its image, and the error names the remedy
 	}
-	h := s.weigh(ctx, []uuid.UUID{op.ID})
+	h := s.measure(ctx, []uuid.UUID{op.ID})
 	var hints []string
 	if h.trashed > 0 {
 		hints = append(hints, h.trashHint())
 	}
-	if short := max(want, reserve) - st.Free; !h.weighed || h.trash < short {
+	if short := max(want, reserve) - st.Free; !h.measured || h.trash < short {
 		hints = append(hints, h.largestHint())
 	}
-	if !op.Record.apart() {
+	if !op.Record.hasOwnMount() {
 		hints = append(hints, "other files on its disk: df -h "+op.Record.Path)
 	}
 	return strings.Join(hints, "; ")
 }
 
-// weight is the usage of the datasets of some pools: the blocks of their heads, including those shared with others.
-type weight struct {
-	trashed int // in the trash
-	trash   dataset.Size
-	apart   bool // other pools have trash too
-	live    []heavy
-	weighed bool // the sizes are known
+// usage is the usage of the datasets of some pools: the blocks of their heads, including those shared with others.
+type usage struct {
+	trashed        int // in the trash
+	trash          dataset.Size
+	trashElsewhere bool // other pools have trash too
+	volumes        []volumeUsage
+	measured       bool // the sizes are known
 }
 
-type heavy struct {
+type volumeUsage struct {
 	volume string
 	used   dataset.Size
 }
 
-// weigh asks for the size of each dataset of some pools. If a pool must walk through all files for the sizes, its
+// measure asks for the size of each dataset of some pools. If a pool must walk through all files for the sizes, its
 // datasets are only counted.
-func (s *Space) weigh(ctx context.Context, ids []uuid.UUID) weight {
-	w := weight{weighed: true}
+func (s *Space) measure(ctx context.Context, ids []uuid.UUID) usage {
+	w := usage{measured: true}
 	for _, id := range s.Cache.IDs() {
 		d, ok := s.Cache.Dataset(id)
 		if !ok || d.State == dataset.StatePurging {
@@ -128,19 +128,19 @@ func (s *Space) weigh(ctx context.Context, ids []uuid.UUID) weight {
 		}
 		trashed := d.State == dataset.StateTrashed
 		if !slices.Contains(ids, d.Pool) {
-			w.apart = w.apart || trashed
+			w.trashElsewhere = w.trashElsewhere || trashed
 			continue
 		}
 		used, known := s.used(ctx, d)
-		w.weighed = w.weighed && known
+		w.measured = w.measured && known
 		if trashed {
 			w.trashed++
 			w.trash += used
 			continue
 		}
-		w.live = append(w.live, heavy{d.Volume, used})
+		w.volumes = append(w.volumes, volumeUsage{d.Volume, used})
 	}
-	slices.SortFunc(w.live, func(x, y heavy) int {
+	slices.SortFunc(w.volumes, func(x, y volumeUsage) int {
 		return cmp.Or(cmp.Compare(y.used, x.used), strings.Compare(x.volume, y.volume))
 	})
 	return w
@@ -158,12 +158,12 @@ func (s *Space) used(ctx context.Context, d dataset.Dataset) (used dataset.Size,
 	return used, err == nil
 }
 
-func (w weight) trashHint() string {
+func (w usage) trashHint() string {
 	says := fmt.Sprintf("%d in the trash", w.trashed)
-	if w.weighed {
+	if w.measured {
 		says += ", " + w.trash.Human()
 	}
-	if w.apart { // --all would also destroy trash that frees nothing here
+	if w.trashElsewhere { // --all would also destroy trash that frees nothing here
 		return says + ": drover trash ls, drover trash purge NAME"
 	}
 	return says + ": drover trash purge --all destroys them"
@@ -172,13 +172,13 @@ func (w weight) trashHint() string {
 // largestShown is how many volumes a hint names.
 const largestShown = 3
 
-func (w weight) largestHint() string {
+func (w usage) largestHint() string {
 	const free = "drover volume rm and drover snapshot rm free some"
-	if !w.weighed || len(w.live) == 0 {
+	if !w.measured || len(w.volumes) == 0 {
 		return free
 	}
 	var names []string
-	for _, v := range w.live[:min(largestShown, len(w.live))] {
+	for _, v := range w.volumes[:min(largestShown, len(w.volumes))] {
 		names = append(names, v.volume+" "+v.used.Human())
 	}
 	return "the largest volumes are " + strings.Join(names, ", ") + ": " + free

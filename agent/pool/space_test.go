@@ -110,7 +110,7 @@ func weighs(r *agenttest.Host, p *weighty, image dataset.Size) {
 	op, _ := r.Pools.ByName("default")
 	r.Pools.Change(op.ID, func(op *pool.Pool) { op.Storage = p })
 	// What is on record is kept meanwhile by who raises the pool.
-	err := r.Pools.Keep(r.T.Context(), op.ID, func(rec *pool.Record) { rec.Path, rec.Image = "/disk/pool", image })
+	err := r.Pools.UpdateRecord(r.T.Context(), op.ID, func(rec *pool.Record) { rec.Path, rec.Image = "/disk/pool", image })
 	if err != nil {
 		r.T.Fatal(err)
 	}
@@ -174,7 +174,7 @@ func TestRemedyForFullPool(t *testing.T) {
 			if f := r.Finding("pool default"); f.Level != findings.Error || f.Fix != c.want {
 				t.Errorf("doctor: %+v, want %q", f, c.want)
 			}
-			err := r.Space.Mend(t.Context(), op.ID, dataset.Errorf(dataset.ErrNoSpace, "full"))
+			err := r.Space.AddHint(t.Context(), op.ID, dataset.Errorf(dataset.ErrNoSpace, "full"))
 			want := "full"
 			if c.want != "" {
 				want += " (" + c.want + ")"

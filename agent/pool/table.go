@@ -40,8 +40,8 @@ func (t *table) All() []*Pool {
 	return out
 }
 
-// One returns a pool, open or not, or nil if this node has no pool with this UUID.
-func (t *table) One(id uuid.UUID) *Pool {
+// ByID returns a pool, open or not, or nil if this node has no pool with this UUID.
+func (t *table) ByID(id uuid.UUID) *Pool {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	return t.byID[id]
@@ -81,26 +81,26 @@ func (t *table) Records() []dataset.Pool {
 }
 
 // Get returns a pool that is served. Otherwise it fails with dataset.ErrOffline, and the error gives the reason: see
-// Pool.Serves.
+// Pool.CheckServed.
 func (t *table) Get(id uuid.UUID) (backends.Pool, error) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	op := t.byID[id]
 	if op == nil {
-		return nil, notOurs(id)
+		return nil, unknownPool(id)
 	}
-	if err := op.Serves(); err != nil {
+	if err := op.CheckServed(); err != nil {
 		return nil, err
 	}
 	return op.Storage, nil
 }
 
-// Free fails with dataset.ErrOffline while a pool is quarantined.
-func (t *table) Free(id uuid.UUID) error {
+// CheckQuarantine fails with dataset.ErrOffline while a pool is quarantined.
+func (t *table) CheckQuarantine(id uuid.UUID) error {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	if op := t.byID[id]; op != nil {
-		return op.free()
+		return op.checkQuarantine()
 	}
 	return nil
 }
@@ -117,7 +117,7 @@ func (t *table) Change(id uuid.UUID, f func(op *Pool)) {
 	next := *op
 	f(&next)
 	t.byID[id] = &next
-	log, was, is := t.Log.WithField("pool", next.Name), op.Held(), next.Held()
+	log, was, is := t.Log.WithField("pool", next.Name), op.QuarantineReason(), next.QuarantineReason()
 	switch {
 	case is != "" && was == "":
 		log.Error("pool is held: " + is)
@@ -126,13 +126,13 @@ func (t *table) Change(id uuid.UUID, f func(op *Pool)) {
 	}
 }
 
-// Keep changes the record of a pool, first on disk and then in memory.
-func (t *table) Keep(ctx context.Context, id uuid.UUID, f func(rec *Record)) error {
+// UpdateRecord changes the record of a pool, first on disk and then in memory.
+func (t *table) UpdateRecord(ctx context.Context, id uuid.UUID, f func(rec *Record)) error {
 	t.recording.Lock()
 	defer t.recording.Unlock()
-	op := t.One(id)
+	op := t.ByID(id)
 	if op == nil || op.Gone {
-		return notOurs(id)
+		return unknownPool(id)
 	}
 	rec := op.Record
 	f(&rec)
@@ -143,9 +143,9 @@ func (t *table) Keep(ctx context.Context, id uuid.UUID, f func(rec *Record)) err
 	return nil
 }
 
-// Enlist adds a pool to the table, at its position in the order. Control puts a dataset on the first pool that fits, so
+// Add adds a pool to the table, at its position in the order. Control puts a dataset on the first pool that fits, so
 // the order must be the same after a restart.
-func (t *table) Enlist(op *Pool) {
+func (t *table) Add(op *Pool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if was := t.byID[op.ID]; was == nil || was.Gone {
@@ -179,7 +179,7 @@ func (t *table) IsDistrusted(pool, id uuid.UUID) bool {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	op := t.byID[pool]
-	return op != nil && (op.Record.Found || slices.Contains(op.Record.Doubtful, id))
+	return op != nil && (op.Record.Unexamined || slices.Contains(op.Record.Doubtful, id))
 }
 
 // DistrustAll marks all incoming datasets of a pool as doubtful.
@@ -189,5 +189,5 @@ func (t *table) DistrustAll(ctx context.Context, pool uuid.UUID) error {
 
 // Distrust records which incoming datasets of a pool may have been acknowledged: those in ids, or all of them.
 func (t *table) Distrust(ctx context.Context, pool uuid.UUID, all bool, ids []uuid.UUID) error {
-	return t.Keep(ctx, pool, func(rec *Record) { rec.Found, rec.Doubtful = all, ids })
+	return t.UpdateRecord(ctx, pool, func(rec *Record) { rec.Unexamined, rec.Doubtful = all, ids })
 }

@@ -26,13 +26,13 @@ func (r *Remover) Continue() {
 				return err
 			}
 			defer unlock()
-			if now := r.Pools.One(op.ID); now.Gone || now.Record.Leaving == pool.Staying {
+			if now := r.Pools.ByID(op.ID); now.Gone || now.Record.Leaving == pool.Staying {
 				return nil
 			}
 			_, err = r.finish(ctx, op.ID)
-			if err != nil && r.Pools.One(op.ID).Stuck != err.Error() {
+			if err != nil && r.Pools.ByID(op.ID).RemovalProblem != err.Error() {
 				r.Log.WithError(err).WithField("pool", op.Name).Warn("cannot remove pool yet")
-				r.Pools.Change(op.ID, func(op *pool.Pool) { op.Stuck = err.Error() })
+				r.Pools.Change(op.ID, func(op *pool.Pool) { op.RemovalProblem = err.Error() })
 			}
 			return nil
 		})
@@ -42,7 +42,7 @@ func (r *Remover) Continue() {
 // clear removes a pool's files from its path. left describes the files that remain.
 func (r *Remover) clear(ctx context.Context, id uuid.UUID) (left string, err error) {
 	var b backends.Pool
-	op := r.Pools.One(id)
+	op := r.Pools.ByID(id)
 	if op.Storage != nil {
 		b, err = r.Pools.Eject(ctx, id, "it is being removed")
 	} else {
@@ -53,12 +53,12 @@ func (r *Remover) clear(ctx context.Context, id uuid.UUID) (left string, err err
 	}
 	c, can := b.(backends.Clearer)
 	if !can {
-		return op.Record.Place() + " keeps an empty pool", errors.Join(b.Close(), r.Maker.Holds.Let(id))
+		return op.Record.AdoptPath() + " keeps an empty pool", errors.Join(b.Close(), r.Maker.PoolLocks.Unlock(id))
 	}
 	if left, err = c.Clear(ctx); err != nil {
 		return "", errors.Join(err, b.Close())
 	}
-	return left, r.Maker.Holds.Let(id)
+	return left, r.Maker.PoolLocks.Unlock(id)
 }
 
 // complete opens a pool that is being removed and is not open. The pool may be cleared in part, so complete makes the
@@ -66,13 +66,13 @@ func (r *Remover) clear(ctx context.Context, id uuid.UUID) (left string, err err
 // says what the operator must do. It fails with ErrInUse while another drover process has the pool.
 func (r *Remover) complete(ctx context.Context, op *pool.Pool) (b backends.Pool, left string, err error) {
 	if op.Opening != nil {
-		return nil, "", op.Serves()
+		return nil, "", op.CheckServed()
 	}
-	cfg := op.Record.Configured(op.Name, r.Keys)
+	cfg := op.Record.Config(op.Name, r.Keys)
 	cfg.Make = len(cfg.Devices) == 0 || cfg.Path != cfg.Mount // a filesystem on devices is never cleared in part
 	if _, err := os.Lstat(cfg.Path); errors.Is(err, os.ErrNotExist) && len(cfg.Devices) == 0 &&
 		!pool.Within(cfg.Path, "/dev") {
-		return nil, "there is nothing at " + cfg.Path + " now: " + op.Record.TakeBack("if its disk is "+
+		return nil, "there is nothing at " + cfg.Path + " now: " + op.Record.AdoptHint("if its disk is "+
 			"disconnected"), nil
 	}
 	kind, err := r.Backends.Kind(op.Record.Backend)
@@ -87,18 +87,18 @@ func (r *Remover) complete(ctx context.Context, op *pool.Pool) (b backends.Pool,
 		}
 		return nil, "", errors.Join(ctx.Err(), err)
 	case err != nil:
-		return nil, fmt.Sprintf("%s: cannot be opened, and is not changed: %s: %s", op.Record.Place(),
-			dataset.OneLine(err), op.Record.TakeBack("if it is still the pool")), nil
+		return nil, fmt.Sprintf("%s: cannot be opened, and is not changed: %s: %s", op.Record.AdoptPath(),
+			dataset.OneLine(err), op.Record.AdoptHint("if it is still the pool")), nil
 	}
-	if _, err := r.Maker.Holds.Take(ctx, b); err != nil {
+	if _, err := r.Maker.PoolLocks.Lock(ctx, b); err != nil {
 		return nil, "", errors.Join(fmt.Errorf("%w (drover pool rm --forget %s removes only the record)", err,
 			op.Name), b.Close())
 	}
 	return b, "", nil
 }
 
-// notHere returns the error for a pool that is on another node or does not exist.
-func (r *Remover) notHere(ctx context.Context, name string) error {
+// unknownPoolError returns the error for a pool that is on another node or does not exist.
+func (r *Remover) unknownPoolError(ctx context.Context, name string) error {
 	var have []string
 	for _, o := range r.Pools.All() {
 		have = append(have, o.Name)

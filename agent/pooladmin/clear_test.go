@@ -84,7 +84,7 @@ func TestPoolBeingRemovedIsNotCreatedOnItsDevices(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := r.Pools.Keep(ctx, p.ID, func(rec *pool.Record) { rec.Leaving = pool.Removed }); err != nil {
+	if err := r.Pools.UpdateRecord(ctx, p.ID, func(rec *pool.Record) { rec.Leaving = pool.Removed }); err != nil {
 		t.Fatal(err)
 	}
 	cfg := r.Config
@@ -115,7 +115,7 @@ func TestForgetResumesByPlainRemove(t *testing.T) {
 	r := agenttest.New(t)
 	path := newPool(r, "plain")
 	op, _ := r.Pools.ByName("plain")
-	if err := r.Pools.Keep(t.Context(), op.ID, func(rec *pool.Record) { rec.Leaving = pool.Forgotten }); err != nil {
+	if err := r.Pools.UpdateRecord(t.Context(), op.ID, func(rec *pool.Record) { rec.Leaving = pool.Forgotten }); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := r.RemovePool(t.Context(), "plain", false); err != nil {
@@ -134,10 +134,10 @@ func TestPoolTakenByAnotherDroverIsNotCleared(t *testing.T) {
 	ctx := t.Context()
 	path := newPool(r, "plain")
 	op, _ := r.Pools.ByName("plain")
-	if err := r.Pools.Keep(ctx, op.ID, func(rec *pool.Record) { rec.Leaving = pool.Removed }); err != nil {
+	if err := r.Pools.UpdateRecord(ctx, op.ID, func(rec *pool.Record) { rec.Leaving = pool.Removed }); err != nil {
 		t.Fatal(err)
 	}
-	names := slices.DeleteFunc(slices.Collect(maps.Keys(r.PoolMaker.Holds.Taken)), func(n string) bool { return !strings.HasPrefix(n, pool.HoldName(op.ID)) })
+	names := slices.DeleteFunc(slices.Collect(maps.Keys(r.PoolMaker.PoolLocks.Sockets)), func(n string) bool { return !strings.HasPrefix(n, pool.LockName(op.ID)) })
 	cfg := r.Config
 	r.Stop()
 	other, err := socket.AcquireName(ctx, names[0])
@@ -193,12 +193,12 @@ func TestHangingRemovalDoesNotBlockOtherPools(t *testing.T) {
 // Who puts a pool back into drover.yaml before its removal is over has it: as it is, or made again
 // where it may be cleared in part.
 func TestRemovedPoolConfiguredAgain(t *testing.T) {
-	for name, is := range map[string]pool.Record{"whole": {Leaving: pool.Removed}, "cleared": {Leaving: pool.Removed, Off: true}} {
+	for name, is := range map[string]pool.Record{"whole": {Leaving: pool.Removed}, "cleared": {Leaving: pool.Removed, Unrecorded: true}} {
 		t.Run(name, func(t *testing.T) {
 			r := agenttest.New(t)
 			path := newPool(r, "plain")
 			op, _ := r.Pools.ByName("plain")
-			if err := r.Pools.Keep(t.Context(), op.ID, func(rec *pool.Record) { rec.Leaving, rec.Off = is.Leaving, is.Off }); err != nil {
+			if err := r.Pools.UpdateRecord(t.Context(), op.ID, func(rec *pool.Record) { rec.Leaving, rec.Unrecorded = is.Leaving, is.Unrecorded }); err != nil {
 				t.Fatal(err)
 			}
 			cfg := r.Config
@@ -213,7 +213,7 @@ func TestRemovedPoolConfiguredAgain(t *testing.T) {
 			for range 2 {
 				r.Rounds(t.Context())
 				now, there := r.Pools.ByName("plain")
-				if !there || now.Serves() != nil || (name == "cleared") == (now.ID == op.ID) {
+				if !there || now.CheckServed() != nil || (name == "cleared") == (now.ID == op.ID) {
 					t.Fatalf("it is %+v", now)
 				}
 				r.Restart()
@@ -230,7 +230,7 @@ func TestForgottenPoolConfiguredAgain(t *testing.T) {
 	r := agenttest.New(t)
 	path := newPool(r, "plain")
 	op, _ := r.Pools.ByName("plain")
-	if err := r.Pools.Keep(t.Context(), op.ID, func(rec *pool.Record) { rec.Leaving, rec.Off = pool.Forgotten, true }); err != nil {
+	if err := r.Pools.UpdateRecord(t.Context(), op.ID, func(rec *pool.Record) { rec.Leaving, rec.Unrecorded = pool.Forgotten, true }); err != nil {
 		t.Fatal(err)
 	}
 	cfg := r.Config
@@ -248,7 +248,7 @@ func TestForgottenPoolConfiguredAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.StartWith(cfg)
-	if now, there := r.Pools.ByName("plain"); !there || now.ID != op.ID || now.Serves() != nil {
+	if now, there := r.Pools.ByName("plain"); !there || now.ID != op.ID || now.CheckServed() != nil {
 		t.Errorf("it is %+v", now)
 	}
 }

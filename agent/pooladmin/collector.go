@@ -55,7 +55,7 @@ func (c *Collector) Collect(ctx context.Context, id uuid.UUID) error {
 		if err != nil {
 			return err
 		}
-		if err := p.Serves(); err != nil {
+		if err := p.CheckServed(); err != nil {
 			return err
 		}
 		unlock, err := c.Locks.Lock(ctx, id, "gc of dataset "+id.String())
@@ -98,7 +98,7 @@ func (c *Collector) collectTrial(ctx context.Context, id uuid.UUID) (found bool,
 		if err != nil || i < 0 {
 			continue
 		}
-		if err := p.Serves(); err != nil {
+		if err := p.CheckServed(); err != nil {
 			return true, err
 		}
 		c.Log.WithFields(map[string]any{"pool": p.Name, "path": list[i].Path}).

@@ -59,7 +59,7 @@ func (c *Creator) Create(ctx context.Context, p api.NewPool) (dataset.Pool, erro
 	if err := dataset.CheckPoolName(p.Name); err != nil {
 		return dataset.Pool{}, err
 	}
-	rec, err := c.Maker.Asked(p)
+	rec, err := c.Maker.RequestedRecord(p)
 	if err != nil {
 		return dataset.Pool{}, err
 	}
@@ -88,7 +88,7 @@ func (c *Creator) Adopt(ctx context.Context, path string) (dataset.Pool, []api.R
 	if !filepath.IsAbs(path) || filepath.Clean(path) != path {
 		return dataset.Pool{}, nil, dataset.Errorf(dataset.ErrInvalid, "path %q is not absolute and clean", path)
 	}
-	found, err := foundAt(path)
+	found, err := recordAt(path)
 	if errors.Is(err, os.ErrNotExist) {
 		err = errors.New("it does not exist")
 	}
@@ -102,8 +102,9 @@ func (c *Creator) Adopt(ctx context.Context, path string) (dataset.Pool, []api.R
 	}
 	defer unlock()
 	for _, o := range c.Pools.All() {
-		if o.Record.Place() == path || o.Record.Path == path { // checked before the pool is read, whose disk may hang
-			if err := o.Leaves(); err != nil {
+		// Checked before the pool is read, whose disk may hang.
+		if o.Record.AdoptPath() == path || o.Record.Path == path {
+			if err := o.CheckNotLeaving(); err != nil {
 				return dataset.Pool{}, nil, err
 			}
 		}
@@ -115,8 +116,8 @@ func (c *Creator) Adopt(ctx context.Context, path string) (dataset.Pool, []api.R
 			return dataset.Pool{}, nil, err
 		}
 	}
-	name := c.freeName(path)
-	defer c.Maker.Tidy(name)
+	name := c.unusedName(path)
+	defer c.Maker.RemoveMountPoint(name)
 	var tried, unable []unadopted
 	for _, kind := range c.Backends.Kinds() {
 		if err := backends.CheckOpen(ctx, kind); err != nil {
@@ -125,11 +126,11 @@ func (c *Creator) Adopt(ctx context.Context, path string) (dataset.Pool, []api.R
 		}
 		rec := found
 		rec.Backend = kind.Name()
-		c.Maker.Place(name, &rec)
+		c.Maker.SetPlace(name, &rec)
 		var b backends.Pool
-		err := c.Maker.Formable(ctx, name, rec, kind)
+		err := c.Maker.CheckDevices(ctx, name, rec, kind)
 		if err == nil {
-			b, err = kind.Open(ctx, rec.Configured(name, c.Keys))
+			b, err = kind.Open(ctx, rec.Config(name, c.Keys))
 		}
 		if err != nil {
 			tried = append(tried, unadopted{kind.Name(), err})
@@ -195,9 +196,9 @@ func notAdopted(path string, tried, unable []unadopted) error {
 	return dataset.Errorf(dataset.ErrInvalid, "adopt %s: %s", path, strings.Join(why, "; "))
 }
 
-// foundAt returns the record of the pool at a path.
-func foundAt(path string) (pool.Record, error) {
-	found := pool.Record{Path: path, Found: true}
+// recordAt returns the record of the pool at a path.
+func recordAt(path string) (pool.Record, error) {
+	found := pool.Record{Path: path, Unexamined: true}
 	st, err := os.Lstat(path)
 	switch {
 	case errors.Is(err, os.ErrNotExist) && pool.Within(path, "/dev"): // a volume group without an active volume
@@ -215,7 +216,7 @@ func foundAt(path string) (pool.Record, error) {
 
 // checkOffline fails if this node already has the pool and it is online.
 func (c *Creator) checkOffline(ctx context.Context, p *pool.Pool) error {
-	if st, err := c.Pools.See(ctx, p.ID); err != nil || !st.Online {
+	if st, err := c.Pools.ReadStatus(ctx, p.ID); err != nil || !st.Online {
 		return nil //nolint:nilerr // it may lie elsewhere by now
 	}
 	return dataset.Errorf(dataset.ErrExists, "it is already pool %s of this node, at %s (drover store rebuild "+
@@ -233,7 +234,7 @@ func (c *Creator) adopt(ctx context.Context, name string, rec pool.Record) (data
 		if p.ID != rec.ID {
 			continue
 		}
-		if err := p.Leaves(); err != nil { // being removed, by whichever path it was found
+		if err := p.CheckNotLeaving(); err != nil { // being removed, by whichever path it was found
 			return dataset.Pool{}, nil, err
 		}
 		if err := c.checkOffline(ctx, p); err != nil {
@@ -244,19 +245,19 @@ func (c *Creator) adopt(ctx context.Context, name string, rec pool.Record) (data
 		if len(rec.Devices) > 0 && rec.Path == rec.Mount {
 			rec.Path = ""
 		}
-		c.Maker.Place(name, &rec)
+		c.Maker.SetPlace(name, &rec)
 	}
 	if err := c.DB.Put(ctx, map[string]any{"pools/" + name: rec}); err != nil {
 		return dataset.Pool{}, nil, err
 	}
-	c.Opener.OpenAll(ctx, true, c.Opener.Known(name, rec))
+	c.Opener.OpenAll(ctx, true, c.Opener.UnopenedPool(name, rec))
 	defer c.News.Soon()
 	if err := c.Generations.AnnounceLate(ctx); err != nil {
 		return dataset.Pool{}, nil, err
 	}
 	op, _ := c.Pools.ByName(name)
-	if err := op.Serves(); err != nil {
-		if op.Held() != "" {
+	if err := op.CheckServed(); err != nil {
+		if op.QuarantineReason() != "" {
 			err = fmt.Errorf("%w; then drover store rebuild restores its volumes", err)
 		}
 		return op.Pool, nil, err
@@ -272,7 +273,7 @@ func (c *Creator) adopt(ctx context.Context, name string, rec pool.Record) (data
 
 var notPoolName = regexp.MustCompile(`[^a-z0-9]+`)
 
-func (c *Creator) freeName(path string) string {
+func (c *Creator) unusedName(path string) string {
 	base := strings.Trim(notPoolName.ReplaceAllString(strings.ToLower(strings.TrimSuffix(filepath.Base(path),
 		".img")), "-"), "-")
 	if dataset.CheckPoolName(base) != nil {

@@ -68,7 +68,7 @@ func TestErrorsNameAPoolOnce(t *testing.T) {
 		if made.Error() != want[0] || !errors.Is(made, dataset.ErrNoSpace) {
 			t.Errorf("%q: %q, want %q", given, made, want[0])
 		}
-		why := pool.Reason("fast", err)
+		why := pool.WithoutPoolName("fast", err)
 		if off := pool.Offline("fast", why); why != want[1] || off.Error() != want[2] || !errors.Is(off, dataset.ErrOffline) {
 			t.Errorf("%q: %q and %q, want %q", given, why, off, want[1:])
 		}

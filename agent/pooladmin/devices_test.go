@@ -138,7 +138,7 @@ func TestInterruptedCreateIsResumedBySameCommand(t *testing.T) {
 	if made, err = r.CreatePool(ctx, other); !errors.Is(err, dataset.ErrExists) || h.got[0].ID == uuid.Nil {
 		t.Errorf("of other devices, where the first lies: %v, %v", made, err)
 	}
-	if err := r.DB.Each(ctx, pool.Making+"disk", func(string, []byte) error { return errors.New("kept") }); err != nil {
+	if err := r.DB.Each(ctx, pool.PendingPrefix+"disk", func(string, []byte) error { return errors.New("kept") }); err != nil {
 		t.Errorf("of what was made: %v", err)
 	}
 }

@@ -94,7 +94,7 @@ func TestForgottenPoolKeepsItsContent(t *testing.T) {
 	if _, err := r.RemovePool(ctx, "plain", true); err != nil {
 		t.Fatal(err)
 	}
-	for name := range r.PoolMaker.Holds.Taken {
+	for name := range r.PoolMaker.PoolLocks.Sockets {
 		if strings.Contains(name, op.ID.String()) {
 			t.Errorf("another drover cannot have it: %s is held", name)
 		}
@@ -126,7 +126,7 @@ func TestPoolIsNotRemovedWhileNeeded(t *testing.T) {
 		t.Errorf("it serves no more: %v", err)
 	}
 	r.Restart()
-	if op, there := r.Pools.ByName("plain"); !there || op.Serves() != nil {
+	if op, there := r.Pools.ByName("plain"); !there || op.CheckServed() != nil {
 		t.Error("it is not there any more")
 	}
 }
@@ -179,7 +179,7 @@ func TestPoolIsRemovedDuringCreates(t *testing.T) {
 		all.Go(func() { _, errs[0] = r.RemovePool(ctx, name, false) })
 		if try%2 == 1 {
 			op, _ := r.Pools.ByName(name)
-			agenttest.Await(t, func() bool { now := r.Pools.One(op.ID); return now.Record.Leaving != pool.Staying || now.Gone })
+			agenttest.Await(t, func() bool { now := r.Pools.ByID(op.ID); return now.Record.Leaving != pool.Staying || now.Gone })
 			close(begins)
 		}
 		all.Wait()
@@ -193,7 +193,7 @@ func TestPoolIsRemovedDuringCreates(t *testing.T) {
 				t.Errorf("pool removed: %v; volume there %t: %v", errs[0], there, err)
 			}
 		}
-		if op, there := r.Pools.ByName(name); there != (errs[0] != nil) || there && op.Serves() != nil {
+		if op, there := r.Pools.ByName(name); there != (errs[0] != nil) || there && op.CheckServed() != nil {
 			t.Errorf("pool there %t: %v", there, errs[0])
 		}
 	}
@@ -263,7 +263,7 @@ func TestPoolRemovalWaitsForNoOtherWork(t *testing.T) {
 	hold(unknown)
 	newPool(r, "plain")
 	op, _ := r.Pools.ByName("plain")
-	if err := r.Pools.Keep(ctx, op.ID, func(rec *pool.Record) { rec.Leaving, rec.Off = pool.Removed, true }); err != nil {
+	if err := r.Pools.UpdateRecord(ctx, op.ID, func(rec *pool.Record) { rec.Leaving, rec.Unrecorded = pool.Removed, true }); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := r.RemovePool(ctx, "plain", false); err != nil {
@@ -326,13 +326,13 @@ func TestPoolRemovalCrashesAtEveryAct(t *testing.T) {
 	for _, forget := range []bool{false, true} {
 		for _, late := range []bool{false, true} {
 			for n := 0; ; n++ {
-				h := &agenttest.Host{Fuse: &agenttest.Fuse{Left: -1}}
+				h := &agenttest.Host{Fuse: &agenttest.Fuse{ActsLeft: -1}}
 				r := agenttest.New(t, func(c *agent.Config) {
 					c.Backends = backends.NewRegistry(fusedClears{dir.Backend{}, h.Fuse})
 					c.State, c.Control = agenttest.FusedStore{Store: c.State, Host: h}, fusedRegister{agenttest.FusedControl{Service: c.Control, Host: h}}
 				})
 				path := newPool(r, "plain")
-				agenttest.Await(t, func() bool { return len(r.Pools.Generations()) == 2 && !r.Pools.One(r.Pools.Order[1]).Raising })
+				agenttest.Await(t, func() bool { return len(r.Pools.Generations()) == 2 && !r.Pools.ByID(r.Pools.Order[1]).Raising })
 				h.Fuse.Set(n, late, nil)
 				_, err := r.RemovePool(t.Context(), "plain", forget)
 				cut := h.Fuse.Blown()
@@ -345,7 +345,7 @@ func TestPoolRemovalCrashesAtEveryAct(t *testing.T) {
 					if there && op.Record.Leaving != pool.Staying {
 						r.Rounds(t.Context())
 					}
-					return !there || op.Serves() == nil
+					return !there || op.CheckServed() == nil
 				})
 				_, there := r.Pools.ByName("plain")
 				_, missing := os.Stat(filepath.Join(path, "pool.json"))

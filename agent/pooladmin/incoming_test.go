@@ -60,7 +60,7 @@ func TestI3IncomingOfFoundPoolIsKept(t *testing.T) {
 	if got := r.ListPool("datasets"); len(got) != 1 || got[0] != db.ID.String() || len(r.ListPool("incoming")) != 0 {
 		t.Errorf("in the pool: %v, incoming %v", got, r.ListPool("incoming"))
 	}
-	if p, _ := r.Pools.ByName("default"); p.Record.Found || len(p.Record.Doubtful) != 0 {
+	if p, _ := r.Pools.ByName("default"); p.Record.Unexamined || len(p.Record.Doubtful) != 0 {
 		t.Errorf("still doubtful: %+v", p.Record)
 	}
 }

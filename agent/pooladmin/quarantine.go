@@ -30,10 +30,10 @@ type Quarantine struct{ QuarantineDeps }
 // NewQuarantine returns a Quarantine.
 func NewQuarantine(deps QuarantineDeps) *Quarantine { return &Quarantine{deps} }
 
-// Unheard is added to the generation of an accepted pool while some control replica cannot be asked. That replica may
-// remember later generations, and would have the pool quarantined again. At one generation in ten minutes, 1 << 20
+// NotReported is added to the generation of an accepted pool while some control replica cannot be asked. That replica
+// may remember later generations, and would have the pool quarantined again. At one generation in ten minutes, 1 << 20
 // generations take twenty years.
-const Unheard = 1 << 20
+const NotReported = 1 << 20
 
 // Accept makes a quarantined pool serve with its present content. in must contain the operator's confirmation. It fails
 // with ErrConflict if the pool is not quarantined, and with ErrInvalid without the confirmation or if the pool is not
@@ -49,9 +49,9 @@ func (q *Quarantine) Accept(ctx context.Context, name string, in api.AcceptPool)
 	case !known:
 		return dataset.Pool{}, dataset.Errorf(dataset.ErrInvalid,
 			"no such pool: %q on this node (drover pool ls)", dataset.Clip(name))
-	case op.Record.Leaving != pool.Staying || op.Storage == nil || op.Hung != "":
-		return dataset.Pool{}, op.Serves()
-	case op.Held() == "":
+	case op.Record.Leaving != pool.Staying || op.Storage == nil || op.HangReason != "":
+		return dataset.Pool{}, op.CheckServed()
+	case op.QuarantineReason() == "":
 		return dataset.Pool{}, dataset.Errorf(dataset.ErrConflict,
 			"pool %s is not held on node %s: there is nothing to accept (drover pool ls shows held "+
 				"pools)", op.Name, q.NodeName)
@@ -64,10 +64,10 @@ func (q *Quarantine) Accept(ctx context.Context, name string, in api.AcceptPool)
 	op, _ = q.Pools.ByName(name) // read again: the generation must be above every known one
 	to := op.Record.Generation + 1
 	if err != nil || !all {
-		to += Unheard
+		to += NotReported
 	}
-	q.Log.WithField("pool", op.Name).Warnf("pool is accepted as it is, as confirmed: %s", op.Held())
-	q.Pools.Changed(op.ID, true)
+	q.Log.WithField("pool", op.Name).Warnf("pool is accepted as it is, as confirmed: %s", op.QuarantineReason())
+	q.Pools.MarkChanged(op.ID, true)
 	if err := q.Pools.Raise(ctx, op, to); err != nil {
 		return dataset.Pool{}, err
 	}

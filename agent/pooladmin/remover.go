@@ -79,15 +79,15 @@ const (
 func (r *Remover) Remove(ctx context.Context, name string, forget bool) (out api.RemovedPool, err error) {
 	op, known := r.Pools.ByName(name)
 	if !known {
-		return out, cmp.Or(r.checkRemovable(name, nil), r.notHere(ctx, name))
+		return out, cmp.Or(r.checkRemovable(name, nil), r.unknownPoolError(ctx, name))
 	}
 	unlock, err := r.lockPool(ctx, op)
 	if err != nil {
 		return out, err
 	}
 	defer unlock()
-	if op = r.Pools.One(op.ID); op.Gone { // another request removed it meanwhile
-		return out, r.notHere(ctx, name)
+	if op = r.Pools.ByID(op.ID); op.Gone { // another request removed it meanwhile
+		return out, r.unknownPoolError(ctx, name)
 	}
 	if err := r.checkRemovable(name, op); err != nil {
 		return out, err
@@ -97,7 +97,7 @@ func (r *Remover) Remove(ctx context.Context, name string, forget bool) (out api
 			return out, err
 		}
 	}
-	out.Pool, out.Notes = op.Pool, r.namedIn(ctx, op)
+	out.Pool, out.Notes = op.Pool, r.configNotes(ctx, op)
 	var asked []uuid.UUID // while the pool still serves: a refusal leaves it as it is
 	if op.Record.Leaving == pool.Staying {
 		asked = append(asked, op.ID)
@@ -142,7 +142,7 @@ func (r *Remover) setLeaving(ctx context.Context, op *pool.Pool, forget bool) er
 	if forget || op.Record.Leaving == pool.Forgotten { // the removal continues
 		how = pool.Forgotten
 	}
-	return r.Pools.Keep(ctx, op.ID, func(rec *pool.Record) { rec.Leaving = how })
+	return r.Pools.UpdateRecord(ctx, op.ID, func(rec *pool.Record) { rec.Leaving = how })
 }
 
 // checkRemovable refuses to remove a pool that a start would make again. op is nil for an unknown pool.
@@ -243,8 +243,8 @@ func (r *Remover) heldBy(op *pool.Pool, e backends.Entry) dataset.Held {
 		Mend: "drover doctor says what it is"}
 }
 
-// namedIn returns the profiles that name a pool, and the effect of its removal on them.
-func (r *Remover) namedIn(ctx context.Context, op *pool.Pool) (notes []string) {
+// configNotes returns the profiles that name a pool, and the effect of its removal on them.
+func (r *Remover) configNotes(ctx context.Context, op *pool.Pool) (notes []string) {
 	list, _ := r.Control.Profiles(ctx) // it is only a hint
 	for _, p := range list {
 		if p.Pool == op.Name {
@@ -263,40 +263,40 @@ func (r *Remover) namedIn(ctx context.Context, op *pool.Pool) (notes []string) {
 // removal is tried again. If the pool turns out to hold something, or control records something there, it is not
 // removed and stops leaving. left names the files that are still at its path. The pool's lock is held.
 func (r *Remover) finish(ctx context.Context, id uuid.UUID) (left string, err error) {
-	op := r.Pools.One(id)
+	op := r.Pools.ByID(id)
 	how := op.Record.Leaving
 	steps.At("pool-remove.begun")
-	if !op.Record.Off {
-		err = r.offRecord(ctx, op)
+	if !op.Record.Unrecorded {
+		err = r.removeRecord(ctx, op)
 	}
 	if err != nil && !host.InDoubt(err) {
 		return "", errors.Join(err, r.keep(ctx, id))
 	}
 	if err != nil {
-		return "", goesOn(op.Name, err)
+		return "", removalPending(op.Name, err)
 	}
 	steps.At("pool-remove.recorded")
 	if how == pool.Removed {
 		left, err = r.clear(ctx, id)
 	} else {
-		left, err = "the data at "+op.Record.Path+" was not changed (drover pool adopt "+op.Record.Place()+
+		left, err = "the data at "+op.Record.Path+" was not changed (drover pool adopt "+op.Record.AdoptPath()+
 			" adopts it again)", r.Opener.Release(id)
 	}
 	if errors.Is(err, dataset.ErrConflict) { // something was put into it nevertheless
 		return "", errors.Join(err, r.keep(ctx, id))
 	}
 	if err != nil {
-		return "", goesOn(op.Name, err)
+		return "", removalPending(op.Name, err)
 	}
 	steps.At("pool-remove.cleared")
 	// From here on, another pool may use the name and the path.
 	unlock, err := lockPools(ctx, r.Host, "removal of pool "+op.Name)
 	if err != nil {
-		return "", goesOn(op.Name, err)
+		return "", removalPending(op.Name, err)
 	}
 	defer unlock()
 	if err := r.Opener.Drop(ctx, id); err != nil {
-		return "", goesOn(op.Name, err)
+		return "", removalPending(op.Name, err)
 	}
 	r.Log.WithFields(map[string]any{
 		"pool":    op.Name,
@@ -307,8 +307,8 @@ func (r *Remover) finish(ctx context.Context, id uuid.UUID) (left string, err er
 	return left, nil
 }
 
-// offRecord makes control remove the record of a pool, once no work runs in the pool and it is empty.
-func (r *Remover) offRecord(ctx context.Context, op *pool.Pool) error {
+// removeRecord makes control remove the record of a pool, once no work runs in the pool and it is empty.
+func (r *Remover) removeRecord(ctx context.Context, op *pool.Pool) error {
 	err := r.awaitWork(ctx, op)
 	if err == nil && op.Record.Leaving == pool.Removed && op.Storage != nil {
 		err = r.checkHoldsNothing(ctx, op, op.Storage)
@@ -320,19 +320,20 @@ func (r *Remover) offRecord(ctx context.Context, op *pool.Pool) error {
 		err = r.Registration.Register(ctx, op.ID)
 	}
 	if err == nil {
-		err = r.Pools.Keep(ctx, op.ID, func(rec *pool.Record) { rec.Off = true })
+		err = r.Pools.UpdateRecord(ctx, op.ID, func(rec *pool.Record) { rec.Unrecorded = true })
 	}
 	return err
 }
 
-func goesOn(name string, err error) error {
+func removalPending(name string, err error) error {
 	return fmt.Errorf("pool %s is being removed, and the removal continues automatically: %w (drover pool rm %s "+
 		"retries now)", name, err, name)
 }
 
 // keep records that a pool is no longer leaving.
 func (r *Remover) keep(ctx context.Context, id uuid.UUID) error {
-	if err := r.Pools.Keep(ctx, id, func(rec *pool.Record) { rec.Leaving, rec.Off = pool.Staying, false }); err != nil {
+	err := r.Pools.UpdateRecord(ctx, id, func(rec *pool.Record) { rec.Leaving, rec.Unrecorded = pool.Staying, false })
+	if err != nil {
 		return err
 	}
 	defer r.News.Soon()
@@ -345,7 +346,7 @@ func (r *Remover) awaitWork(ctx context.Context, op *pool.Pool) error {
 	ctx, cancel := context.WithTimeout(ctx, workTime)
 	defer cancel()
 	for _, id := range r.Locks.Held() {
-		if id == uuid.Nil || !r.mayBeIn(id, op.ID) {
+		if id == uuid.Nil || !r.mayUse(id, op.ID) {
 			continue
 		}
 		unlock, err := r.Locks.Lock(ctx, id, "removal of pool "+op.Name)
@@ -366,10 +367,10 @@ func (r *Remover) awaitWork(ctx context.Context, op *pool.Pool) error {
 	return nil
 }
 
-// mayBeIn reports whether work on a dataset may be in a pool. That is the case if the dataset is known to be there, or
+// mayUse reports whether work on a dataset may be in a pool. That is the case if the dataset is known to be there, or
 // if the dataset is unknown.
-func (r *Remover) mayBeIn(id, pool uuid.UUID) bool {
-	if r.Pools.One(id) != nil { // it is the lock of a pool
+func (r *Remover) mayUse(id, pool uuid.UUID) bool {
+	if r.Pools.ByID(id) != nil { // it is the lock of a pool
 		return false
 	}
 	var in []uuid.UUID

@@ -62,7 +62,7 @@ func (m *Trimmer) trim(ctx context.Context, id uuid.UUID, name string, t backend
 		return nil //nolint:nilerr // it is offline, which is told elsewhere: later
 	}
 	now := m.Clock.Now()
-	err := m.Pools.Keep(ctx, id, func(rec *pool.Record) { rec.Trimmed = now })
+	err := m.Pools.UpdateRecord(ctx, id, func(rec *pool.Record) { rec.Trimmed = now })
 	if err != nil {
 		log.WithError(err).Warn("cannot trim pool")
 		return err

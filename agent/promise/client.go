@@ -42,7 +42,7 @@ func Ask(ctx context.Context, rt http.RoundTripper, address string, node uuid.UU
 		return out, dataset.Errorf(dataset.ErrOffline, "promise of the node at %s: %w", address, err)
 	}
 	if resp.TLS != nil { // the certificate identifies the node that answered, whatever the answer claims
-		err = isOf(resp.TLS, node)
+		err = checkPeer(resp.TLS, node)
 	}
 	if err != nil {
 		return out, dataset.Errorf(dataset.ErrOffline, "promise of the node at %s: %w", address, err)
@@ -66,8 +66,8 @@ func Ask(ctx context.Context, rt http.RoundTripper, address string, node uuid.UU
 	return out, nil
 }
 
-// isOf fails unless a verified connection is to a node.
-func isOf(cs *tls.ConnectionState, node uuid.UUID) error {
+// checkPeer fails unless a verified connection is to a node.
+func checkPeer(cs *tls.ConnectionState, node uuid.UUID) error {
 	if len(cs.PeerCertificates) == 0 {
 		return pki.ErrNoCertificate
 	}

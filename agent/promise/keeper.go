@@ -18,29 +18,29 @@ import (
 // by then. That is safer than a record on disk, and costs no flush. Safe for concurrent use: mu protects all fields
 // that change.
 type Keeper struct {
-	now   func() time.Duration
-	begun time.Duration
+	now     func() time.Duration
+	started time.Duration
 
-	mu    sync.Mutex
-	ready bool
-	made  map[uuid.UUID]made
-	sworn map[uuid.UUID]Epoch // by dataset
+	mu       sync.Mutex
+	ready    bool
+	promises map[uuid.UUID]grantedPromise
+	blocked  map[uuid.UUID]Epoch // by dataset
 }
 
-// made is the last promise about a dataset.
-type made struct {
+// grantedPromise is the last promise about a dataset.
+type grantedPromise struct {
 	to    uuid.UUID
 	until time.Duration
 }
 
 // NewKeeper returns a Keeper for an agent that starts now, by its CLOCK_BOOTTIME.
 func NewKeeper(now func() time.Duration) *Keeper {
-	return &Keeper{now: now, begun: now(), made: map[uuid.UUID]made{}, sworn: map[uuid.UUID]Epoch{}}
+	return &Keeper{now: now, started: now(), promises: map[uuid.UUID]grantedPromise{}, blocked: map[uuid.UUID]Epoch{}}
 }
 
-// Ready allows promises. It is called when control has registered this process of the agent and reported its operations
-// to it, so that no request of an earlier process can still open an epoch.
-func (k *Keeper) Ready() {
+// SetReady allows promises. It is called when control has registered this process of the agent and reported its
+// operations to it, so that no request of an earlier process can still open an epoch.
+func (k *Keeper) SetReady() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.ready = true
@@ -53,25 +53,25 @@ func (k *Keeper) Grant(holder uuid.UUID, r Request, span time.Duration, home fun
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	now := k.now()
-	for id, m := range k.made {
+	for id, m := range k.promises {
 		if m.until <= now {
-			delete(k.made, id)
+			delete(k.promises, id)
 		}
 	}
 	a := Answer{For: dataset.Duration(span)}
 	for _, e := range r.Epochs {
-		if why := k.refuses(e, span, home); why != "" {
+		if why := k.refusal(e, span, home); why != "" {
 			a.Refused = append(a.Refused, Refusal{e, why})
 			continue
 		}
-		k.made[e.Dataset] = made{holder, max(now+span, k.made[e.Dataset].until)}
+		k.promises[e.Dataset] = grantedPromise{holder, max(now+span, k.promises[e.Dataset].until)}
 		a.Granted = append(a.Granted, e)
 	}
 	return a
 }
 
-func (k *Keeper) refuses(e Epoch, span time.Duration, home func(Epoch) string) string {
-	if s, sworn := k.sworn[e.Dataset]; sworn && e.Epoch <= s.Epoch {
+func (k *Keeper) refusal(e Epoch, span time.Duration, home func(Epoch) string) string {
+	if s, sworn := k.blocked[e.Dataset]; sworn && e.Epoch <= s.Epoch {
 		return fmt.Sprintf("epoch %d is about to be opened here", s.Epoch+1)
 	}
 	if !k.ready || span <= 0 {
@@ -80,38 +80,38 @@ func (k *Keeper) refuses(e Epoch, span time.Duration, home func(Epoch) string) s
 	return home(e)
 }
 
-// Swear prepares this node to open the epoch after e: from now on promises for the dataset are refused. If a promise
-// still holds, Swear changes nothing, and returns its holder and how long to wait before the next attempt. If it
-// returns a wait without a holder, this process has not run for the duration of a promise yet. If wait is 0, the epoch
-// may be opened. Idempotent.
-func (k *Keeper) Swear(e Epoch, span time.Duration) (holder uuid.UUID, wait time.Duration) {
+// BlockPromises prepares this node to open the epoch after e: from now on promises for the dataset are refused. If a
+// promise still holds, BlockPromises changes nothing, and returns its holder and how long to wait before the next
+// attempt. If it returns a wait without a holder, this process has not run for the duration of a promise yet. If wait
+// is 0, the epoch may be opened. Idempotent.
+func (k *Keeper) BlockPromises(e Epoch, span time.Duration) (holder uuid.UUID, wait time.Duration) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	now := k.now()
-	if m := k.made[e.Dataset]; m.until > now && !steps.Off("promise") {
+	if m := k.promises[e.Dataset]; m.until > now && !steps.Off("promise") {
 		return m.to, m.until - now
 	}
 	if span <= 0 {
 		return uuid.Nil, time.Second // the duration is not known yet
 	}
-	if begun := k.begun + span; begun > now {
+	if begun := k.started + span; begun > now {
 		return uuid.Nil, begun - now
 	}
-	k.sworn[e.Dataset] = e
+	k.blocked[e.Dataset] = e
 	return uuid.Nil, 0
 }
 
-// Sworn returns the datasets for which Swear refuses promises.
-func (k *Keeper) Sworn() []uuid.UUID {
+// Blocked returns the datasets for which Swear refuses promises.
+func (k *Keeper) Blocked() []uuid.UUID {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return slices.Collect(maps.Keys(k.sworn))
+	return slices.Collect(maps.Keys(k.blocked))
 }
 
-// Unswear allows promises for a dataset again. The caller is certain that the next epoch was not opened here, or it was
-// opened and the function home of Grant takes it into account.
-func (k *Keeper) Unswear(id uuid.UUID) {
+// AllowPromises allows promises for a dataset again. The caller is certain that the next epoch was not opened here, or
+// it was opened and the function home of Grant takes it into account.
+func (k *Keeper) AllowPromises(id uuid.UUID) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	delete(k.sworn, id)
+	delete(k.blocked, id)
 }

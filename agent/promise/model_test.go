@@ -65,8 +65,8 @@ func newWorld(seed uint64, without off) *world {
 	for i := range 3 {
 		n := &node{i: i, id: uuid.New(), skew: time.Duration(w.r.IntN(1e6)), read: true}
 		n.keeper = NewKeeper(func() time.Duration { return w.t + n.skew })
-		n.keeper.begun -= session
-		n.keeper.Ready()
+		n.keeper.started -= session
+		n.keeper.SetReady()
 		w.nodes = append(w.nodes, n)
 		w.live[i], w.gone[i], w.expires[i], n.renewed = true, -1, w.lease(), n.now(w)
 	}
@@ -183,7 +183,7 @@ func (w *world) reads(n *node, inc, session int, sent time.Duration) {
 		}
 		n.read = n.read || session == n.registered || w.off.before
 		n.renewed = max(n.renewed, sent)
-		n.keeper.Ready()
+		n.keeper.SetReady()
 		w.feed(n)
 	})
 }
@@ -193,10 +193,10 @@ func (w *world) restart(n *node) {
 	n.promoting, n.renewed, n.promised = false, 0, [3]time.Duration{}
 	n.keeper = NewKeeper(func() time.Duration { return w.t + n.skew })
 	if w.off.ready {
-		n.keeper.Ready()
+		n.keeper.SetReady()
 	}
 	if w.off.start {
-		n.keeper.begun -= session
+		n.keeper.started -= session
 	}
 	w.register(n)
 }
@@ -215,7 +215,7 @@ func (w *world) ask(n, peer *node) {
 		})
 		w.send(func() {
 			if len(a.Granted) == 1 && n.incarnation == inc && n.holds == epoch {
-				n.promised[peer.i] = max(n.promised[peer.i], a.Bound(sent))
+				n.promised[peer.i] = max(n.promised[peer.i], a.ValidUntil(sent))
 				w.feed(n)
 			}
 		})
@@ -236,14 +236,14 @@ func (w *world) promote(n *node) {
 			return
 		}
 		if w.off.waits {
-			clear(n.keeper.made)
+			clear(n.keeper.promises)
 		}
-		if _, wait := n.keeper.Swear(Epoch{w.ds, epoch}, session); wait > 0 {
+		if _, wait := n.keeper.BlockPromises(Epoch{w.ds, epoch}, session); wait > 0 {
 			w.after(min(int(wait), 1+w.r.IntN(session)), again)
 			return
 		}
 		if w.off.sworn {
-			n.keeper.Unswear(w.ds)
+			n.keeper.AllowPromises(w.ds)
 		}
 		late := w.r.IntN(5) // the act before
 		if w.oneIn(3) {
@@ -272,7 +272,7 @@ func (w *world) commit(n *node, home int, epoch uint64, away, inc int) {
 			n.known, n.holds = at, at
 			w.feed(n)
 		}
-		n.keeper.Unswear(w.ds)
+		n.keeper.AllowPromises(w.ds)
 		n.promoting = false
 	})
 }

@@ -4,9 +4,9 @@
 // The holder and the promising node each measure that time by their own CLOCK_BOOTTIME. The holder counts from when it
 // asked, and counts less time than the promising node, so the clocks of the two hosts need not agree.
 //
-// Package lease asks for promises (Ask, Extend) and answers requests (Keeper.Grant). Package move calls Keeper.Swear
-// before a later epoch is opened here. Package handover calls Ask without epochs, only to find out whether a home is
-// reachable. The only state is in Keeper, protected by its mutex.
+// Package lease asks for promises (Ask, Extend) and answers requests (Keeper.Grant). Package move calls
+// Keeper.BlockPromises before a later epoch is opened here. Package handover calls Ask without epochs, only to find out
+// whether a home is reachable. The only state is in Keeper, protected by its mutex.
 package promise
 
 import (
@@ -47,15 +47,15 @@ type Answer struct {
 	For dataset.Duration `json:"for,omitempty"`
 }
 
-// Bound returns the time until which a holder may continue after this answer. sent is when the holder sent the request,
-// by its own CLOCK_BOOTTIME.
-func (a Answer) Bound(sent time.Duration) time.Duration {
-	return sent + HeldFor(time.Duration(a.For))
+// ValidUntil returns the time until which a holder may continue after this answer. sent is when the holder sent the
+// request, by its own CLOCK_BOOTTIME.
+func (a Answer) ValidUntil(sent time.Duration) time.Duration {
+	return sent + HolderSpan(time.Duration(a.For))
 }
 
-// HeldFor is for which part of its duration a grant of control, or a promise, is valid for the holder: a fence
+// HolderSpan is for which part of its duration a grant of control, or a promise, is valid for the holder: a fence
 // that begins at that time is complete before the grant ends for its giver.
-func HeldFor(span time.Duration) time.Duration { return span * 6 / 10 }
+func HolderSpan(span time.Duration) time.Duration { return span * 6 / 10 }
 
 // Extend returns until when a holder may write: as its session allows or, while control does not answer, as all
 // nodes that could take over have promised, each until a moment of its own. Their promises extend what is held,
@@ -67,7 +67,7 @@ func Extend(until, session, now, span time.Duration, silent bool, promised []tim
 	if !held || !silent {
 		return until
 	}
-	bound := now + HeldFor(span)
+	bound := now + HolderSpan(span)
 	for _, p := range promised {
 		bound = min(bound, p)
 	}

@@ -45,12 +45,12 @@ func TestI1SwearAfterPromises(t *testing.T) {
 	}
 	swear := func(of uuid.UUID, span time.Duration, by uuid.UUID, want time.Duration) {
 		t.Helper()
-		if got, wait := k.Swear(Epoch{of, 3}, span); got != by || wait != want {
+		if got, wait := k.BlockPromises(Epoch{of, 3}, span); got != by || wait != want {
 			t.Errorf("sworn at %d: it waits %d for %s, want %d for %s", now, wait, got, want, by)
 		}
 	}
 	grant(one, 100, 0) // control has not taken it in
-	k.Ready()
+	k.SetReady()
 	grant(one, 0, 0) // how long a promise holds is not known
 	swear(one, 0, uuid.Nil, time.Second)
 	now = 200

@@ -92,17 +92,17 @@ func (c *Cache) removeLocked(id uuid.UUID) {
 }
 
 // Moment returns a counter that increases with each added or replaced record. Read it before a request to
-// control, and pass it to RemoveAsOf.
+// control, and pass it to RemoveIfUnchanged.
 func (c *Cache) Moment() uint64 {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	return c.moment
 }
 
-// RemoveAsOf removes the record of a dataset that has another home in an answer of control. asked is the
+// RemoveIfUnchanged removes the record of a dataset that has another home in an answer of control. asked is the
 // Moment that the caller read before it asked. A record that was added or replaced since then stays, because
 // the answer may be older.
-func (c *Cache) RemoveAsOf(id uuid.UUID, asked uint64) (removed bool) {
+func (c *Cache) RemoveIfUnchanged(id uuid.UUID, asked uint64) (removed bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.since[id] > asked {

@@ -82,8 +82,8 @@ func (c *Cache) DatasetOrCopy(id uuid.UUID) (dataset.Dataset, bool) {
 	return *k.Record, true
 }
 
-// Left returns the datasets that are known to have moved to another node, each with the epoch of that move.
-func (c *Cache) Left() map[uuid.UUID]uint64 {
+// LeftDatasets returns the datasets that are known to have moved to another node, each with the epoch of that move.
+func (c *Cache) LeftDatasets() map[uuid.UUID]uint64 {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	at := map[uuid.UUID]uint64{}

@@ -20,7 +20,7 @@ import (
 //	incarnations           registration.incarnations
 //	engine                 mounting.engineRecord
 //	recovery               the last recovery of control's store that this node has applied
-//	standing               lease.standingRecord
+//	standing               lease.nodesRecord
 //	clock                  the highest clock of control's store, written with a delay of some seconds
 //	mounts/<dataset>       mounting.Record
 //	spellings/<name>       Spellings
@@ -30,7 +30,7 @@ import (
 //	pulls/<dataset>        replication.MoveRecord
 //	enrolled/<dataset>/<node>  a node that was given a part of a dataset
 //	pools/<name>           pool.Record
-//	making/<name>          pool.Record of a pool that is being made on request: see pool.Making
+//	making/<name>          pool.Record of a pool that is being made on request: see pool.PendingPrefix
 //	limits/<dataset>       throttle.LimitRecord
 //	left/<device>          throttle.LimitRecord of limits that could not be removed
 //	guests/<dataset>       mounting.Stay, a dataset of another home that is mounted here

@@ -28,14 +28,14 @@ type FactsDeps struct {
 // goroutine at a time; ReportAgain is safe for concurrent use.
 type Facts struct {
 	FactsDeps
-	fixed *dataset.Facts // nil: not read yet
-	load  facts.Average
-	blind string // why the last look failed, so that each reason is logged once
+	fixed   *dataset.Facts // nil: not read yet
+	load    facts.Average
+	problem string // why the last look failed, so that each reason is logged once
 
-	mu    sync.Mutex
-	on    dataset.Facts // as recorded by control
-	next  time.Duration // the next report is not before this time of the steady clock
-	joins int           // how often ReportAgain was called
+	mu       sync.Mutex
+	reported dataset.Facts // as recorded by control
+	next     time.Duration // the next report is not before this time of the steady clock
+	joins    int           // how often ReportAgain was called
 }
 
 // NewFacts returns a Facts that has reported nothing.
@@ -59,7 +59,7 @@ type Engine struct {
 func (r *Facts) ReportAgain() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.on, r.next = dataset.Facts{}, 0
+	r.reported, r.next = dataset.Facts{}, 0
 	r.joins++
 }
 
@@ -67,16 +67,16 @@ func (r *Facts) ReportAgain() {
 func (r *Facts) Report(ctx context.Context) {
 	f, err := r.look()
 	if err != nil {
-		if why := err.Error(); why != r.blind {
-			r.blind = why
+		if why := err.Error(); why != r.problem {
+			r.problem = why
 			r.Log.WithError(err).Warn("cannot read the facts of this host: placement uses old ones")
 		}
 		return
 	}
-	r.blind = ""
+	r.problem = ""
 	now := r.Clock.Steady()
 	r.mu.Lock()
-	early, on, joins := now < r.next, r.on, r.joins
+	early, on, joins := now < r.next, r.reported, r.joins
 	r.mu.Unlock()
 	if early {
 		return
@@ -90,7 +90,7 @@ func (r *Facts) Report(ctx context.Context) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if joins == r.joins { // otherwise the report was to an earlier store
-		r.on, r.next = on, now+factsEvery
+		r.reported, r.next = on, now+factsEvery
 	}
 }
 

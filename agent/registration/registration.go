@@ -31,9 +31,9 @@ type Deps struct {
 // Registration has control record this node and its pools. Its methods are safe for concurrent use.
 type Registration struct {
 	Deps
-	words  atomic.Uint64 // how often this agent has registered
-	joined chan struct{} // closed by SetJoined
-	once   sync.Once
+	registrations atomic.Uint64 // how often this agent has registered
+	joined        chan struct{} // closed by SetJoined
+	once          sync.Once
 
 	mu       sync.Mutex
 	previous []uuid.UUID // earlier incarnations of this agent, until control has registered this one
@@ -86,8 +86,8 @@ func (r *Registration) Load(ctx context.Context) error {
 	return r.DB.Put(ctx, map[string]any{incarnationsKey: incarnations{r.Boot, ids}})
 }
 
-// letIn records that control has registered this incarnation. Control needs the earlier ones no longer.
-func (r *Registration) letIn(ctx context.Context) error {
+// joinCluster records that control has registered this incarnation. Control needs the earlier ones no longer.
+func (r *Registration) joinCluster(ctx context.Context) error {
 	r.mu.Lock()
 	known := r.previous == nil
 	r.mu.Unlock()
@@ -111,7 +111,7 @@ func (r *Registration) Register(ctx context.Context, gone ...uuid.UUID) error {
 		r.mu.Lock()
 		previous := r.previous
 		r.mu.Unlock()
-		word := r.words.Add(1) // before the pools are read
+		word := r.registrations.Add(1) // before the pools are read
 		err := r.Control.Register(ctx, api.Registration{
 			Node: dataset.Node{
 				ID:                 r.NodeID,
@@ -125,11 +125,11 @@ func (r *Registration) Register(ctx context.Context, gone ...uuid.UUID) error {
 			},
 			Pools: r.Pools.Records(), RemovedPools: gone, BootID: r.Boot, PreviousIncarnations: previous,
 		})
-		if overtaken = errors.Is(err, dataset.ErrStale) && word < r.words.Load(); err != nil && !overtaken {
+		if overtaken = errors.Is(err, dataset.ErrStale) && word < r.registrations.Load(); err != nil && !overtaken {
 			return err
 		}
 	}
-	if err := r.letIn(ctx); err != nil {
+	if err := r.joinCluster(ctx); err != nil {
 		return err
 	}
 	return r.StoreGenerations(ctx)

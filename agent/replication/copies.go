@@ -26,13 +26,13 @@ type CopiesDeps struct {
 	}
 	Moves       *MoveTable
 	Inspections *Inspections
-	Taken       func()             // is called after the record of a copy was applied
+	CopyApplied func()             // is called after the record of a copy was applied
 	ForgetHome  func(ds uuid.UUID) // forgets what this node knew as the home of a dataset
 
-	// DropYield removes the record that this node relinquished the dataset earlier.
-	DropYield func(ctx context.Context, ds uuid.UUID) error
-	// Unused unmounts a dataset that nobody uses, or fails with ErrInUse.
-	Unused func(ctx context.Context, d dataset.Dataset, what string) error
+	// DropRelinquished removes the record that this node relinquished the dataset earlier.
+	DropRelinquished func(ctx context.Context, ds uuid.UUID) error
+	// EnsureUnused unmounts a dataset that nobody uses, or fails with ErrInUse.
+	EnsureUnused func(ctx context.Context, d dataset.Dataset, what string) error
 	// SupersedeGuarded has the guard fence a dataset whose lease was bounded in time.
 	SupersedeGuarded func(ctx context.Context, d dataset.Dataset) error
 	// NoteKey writes the wrapped data key of a copy beside its data.
@@ -62,10 +62,10 @@ func (c *Copies) Load(ctx context.Context) error {
 	})
 }
 
-// Take applies control's record of a dataset whose home is another node: this node keeps a copy of it, or must remove
+// Apply applies control's record of a dataset whose home is another node: this node keeps a copy of it, or must remove
 // the copy. The record is written to disk first, so that an agent that starts without control does not take the dataset
 // for its own again.
-func (c *Copies) Take(ctx context.Context, k api.Kept) error {
+func (c *Copies) Apply(ctx context.Context, k api.Kept) error {
 	d, home := c.deps.Cache.Dataset(k.Dataset)
 	if home && (k.Record != nil && k.Record.Epoch <= d.Epoch || c.deps.Trust.Err() != nil) {
 		return nil // the record is from before the dataset came here
@@ -81,7 +81,7 @@ func (c *Copies) Take(ctx context.Context, k api.Kept) error {
 	}
 	c.deps.ForgetHome(k.Dataset)
 	c.SettleSoon(k.Dataset)
-	c.deps.Taken()
+	c.deps.CopyApplied()
 	return nil
 }
 
@@ -144,7 +144,7 @@ func (c *Copies) SettleLocked(ctx context.Context, k api.Kept) error {
 	if err := c.deps.SupersedeGuarded(ctx, d); err != nil {
 		return err
 	}
-	if err := c.deps.Unused(ctx, d, "release"); err != nil {
+	if err := c.deps.EnsureUnused(ctx, d, "release"); err != nil {
 		if errors.Is(err, dataset.ErrInUse) && !records.IsShown(k) {
 			if pool, err := c.deps.Pools.Get(k.Pool); err == nil {
 				return c.deps.NoteKey(ctx, pool, k) // a dataset that is mounted needs its key no more
@@ -181,7 +181,7 @@ func (c *Copies) SettleLocked(ctx context.Context, k api.Kept) error {
 	err = errors.Join(
 		err,
 		c.deps.NoteKey(ctx, pool, k),
-		c.deps.DropYield(ctx, id),
+		c.deps.DropRelinquished(ctx, id),
 		c.deps.DropMounts(ctx, id),
 		c.deps.RemoveMountPoint(c.deps.MountPath(id)),
 	)
@@ -274,7 +274,7 @@ func (c *Copies) destroy(ctx context.Context, pool backends.Pool, k api.Kept) er
 		return err
 	}
 	return errors.Join(
-		c.deps.DropYield(ctx, k.Dataset),
+		c.deps.DropRelinquished(ctx, k.Dataset),
 		c.deps.DropMounts(ctx, k.Dataset),
 		c.deps.RemoveMountPoint(c.deps.MountPath(k.Dataset)),
 	)
@@ -299,5 +299,5 @@ func reportCopy(ctx context.Context, h *host.Host, r api.CopyReport) error {
 // control knows, or a move brings it.
 func (c *Copies) IsRecorded(id uuid.UUID) bool {
 	_, kept := c.deps.Cache.Copy(id)
-	return kept || c.deps.Moves.Brings(id) || c.deps.Moves.IsBeside(id)
+	return kept || c.deps.Moves.IsIncoming(id) || c.deps.Moves.IsBeside(id)
 }

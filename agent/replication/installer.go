@@ -18,7 +18,7 @@ type InstallerDeps struct {
 	*host.Host
 	Pools interface {
 		Pools
-		Changed(pool uuid.UUID, home bool) // notes that a pool has other data than before
+		MarkChanged(pool uuid.UUID, home bool) // notes that a pool has other data than before
 	}
 	Moves     *MoveTable
 	Retention *Retention
@@ -26,8 +26,8 @@ type InstallerDeps struct {
 		SettleSoon(ds uuid.UUID)                        // starts a job that brings a copy into its recorded state
 		Forget(ctx context.Context, ds uuid.UUID) error // removes the record of a copy
 	}
-	// DropYield removes the record that this node relinquished the dataset earlier.
-	DropYield func(ctx context.Context, ds uuid.UUID) error
+	// DropRelinquished removes the record that this node relinquished the dataset earlier.
+	DropRelinquished func(ctx context.Context, ds uuid.UUID) error
 	// Resize gives a head, which was made of a snapshot, the size of its volume, or defers that.
 	Resize func(ctx context.Context, pool backends.Pool, d dataset.Dataset, of uuid.UUID) error
 	// WriteRecord writes the dataset's record beside its data.
@@ -107,7 +107,7 @@ func (i *Installer) Install(ctx context.Context, d dataset.Dataset, p MoveRecord
 				"%w", d.Volume, err)
 		}
 	} else if can && p.Beside != uuid.Nil {
-		if err := i.TakePlaceAtHome(ctx, pool, d, p.Beside); err != nil {
+		if err := i.ReplaceCopyAtHome(ctx, pool, d, p.Beside); err != nil {
 			return fmt.Errorf("volume %s: its home is this node, but the data that was moved is still beside its "+
 				"copy: %w", d.Volume, err)
 		}
@@ -121,13 +121,13 @@ func (i *Installer) Install(ctx context.Context, d dataset.Dataset, p MoveRecord
 		}
 	}
 	steps.At("move.committed")
-	i.deps.Pools.Changed(p.Pool, true)
+	i.deps.Pools.MarkChanged(p.Pool, true)
 	i.deps.WriteRecord(ctx, pool, d)
 	i.deps.Retention.PruneSoon(d.ID)
 	return errors.Join(
 		i.DropBeside(ctx, p),
 		i.deps.Copies.Forget(ctx, d.ID),
-		i.deps.DropYield(ctx, d.ID),
+		i.deps.DropRelinquished(ctx, d.ID),
 		i.deps.Moves.Drop(ctx, d.ID),
 	)
 }
@@ -181,8 +181,8 @@ func (i *Installer) discard(ctx context.Context, id uuid.UUID, p MoveRecord) err
 	return i.deps.Moves.Drop(ctx, id)
 }
 
-// TakePlace replaces the copy of a dataset with the files that arrived beside it. The caller holds its lock.
-func (i *Installer) TakePlace(ctx context.Context, pool backends.Pool, d dataset.Dataset, beside uuid.UUID) error {
+// ReplaceCopy replaces the copy of a dataset with the files that arrived beside it. The caller holds its lock.
+func (i *Installer) ReplaceCopy(ctx context.Context, pool backends.Pool, d dataset.Dataset, beside uuid.UUID) error {
 	if _, err := pool.Stat(ctx, beside); err != nil { // before anything is deleted
 		return err
 	}
@@ -194,8 +194,8 @@ func (i *Installer) TakePlace(ctx context.Context, pool backends.Pool, d dataset
 	return err
 }
 
-// TakePlaceAtHome calls TakePlace for a dataset whose new home was recorded before the files replaced the copy.
-func (i *Installer) TakePlaceAtHome(
+// ReplaceCopyAtHome calls ReplaceCopy for a dataset whose new home was recorded before the files replaced the copy.
+func (i *Installer) ReplaceCopyAtHome(
 	ctx context.Context, pool backends.Pool, d dataset.Dataset, beside uuid.UUID,
 ) error {
 	e, err := pool.Stat(ctx, d.ID)
@@ -205,12 +205,12 @@ func (i *Installer) TakePlaceAtHome(
 	if err != nil && !errors.Is(err, dataset.ErrNotFound) {
 		return err
 	}
-	return i.TakePlace(ctx, pool, d, beside)
+	return i.ReplaceCopy(ctx, pool, d, beside)
 }
 
-// KeepPlace turns the files that replaced a copy into the copy, after control refused to record this node as the home.
+// KeepAsCopy turns the files that replaced a copy into the copy, after control refused to record this node as the home.
 // No other copy is left here, and all files were verified. The caller holds the dataset's lock.
-func (i *Installer) KeepPlace(ctx context.Context, pool backends.Pool, d dataset.Dataset, p MoveRecord) error {
+func (i *Installer) KeepAsCopy(ctx context.Context, pool backends.Pool, d dataset.Dataset, p MoveRecord) error {
 	if err := pool.WriteRecord(ctx, d, true); err != nil { // the record beside the data says that the home is this node
 		return err
 	}

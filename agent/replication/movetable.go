@@ -151,13 +151,13 @@ func (t *MoveTable) Inactive() map[uuid.UUID]MoveRecord {
 
 // IsBeside reports whether a dataset contains the files that a move brought beside a copy.
 func (t *MoveTable) IsBeside(id uuid.UUID) bool {
-	_, is := t.BesideCopyOf(id)
+	_, is := t.CopyBeside(id)
 	return is
 }
 
-// BesideCopyOf returns the dataset ds if a move brought files of ds as the dataset id, beside a copy of ds. Otherwise
+// CopyBeside returns the dataset ds if a move brought files of ds as the dataset id, beside a copy of ds. Otherwise
 // it returns false.
-func (t *MoveTable) BesideCopyOf(id uuid.UUID) (ds uuid.UUID, is bool) {
+func (t *MoveTable) CopyBeside(id uuid.UUID) (ds uuid.UUID, is bool) {
 	if id == uuid.Nil {
 		return ds, false
 	}
@@ -176,9 +176,9 @@ func BesideID(ds, move uuid.UUID) uuid.UUID {
 	return uuid.NewSHA1(ds, fmt.Appendf(nil, "beside/%s", move))
 }
 
-// Brings reports whether a move brings, or has brought, data of a dataset here. A move on a share brings no data: the
-// data here may be the only data.
-func (t *MoveTable) Brings(id uuid.UUID) bool {
+// IsIncoming reports whether a move brings, or has brought, data of a dataset here. A move on a share brings no data:
+// the data here may be the only data.
+func (t *MoveTable) IsIncoming(id uuid.UUID) bool {
 	p, comes := t.Get(id)
 	return comes && !p.Share
 }

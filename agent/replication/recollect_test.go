@@ -26,7 +26,7 @@ func (l lying) Stat(context.Context, uuid.UUID) (backends.Entry, error) { return
 type silent struct{}
 
 func (silent) Settle(context.Context, uuid.UUID) error      { return nil }
-func (silent) Take(context.Context, api.Kept) error         { return nil }
+func (silent) Apply(context.Context, api.Kept) error        { return nil }
 func (silent) Report(context.Context, api.CopyReport) error { return nil }
 
 // After a start, data in a pool is reported as a replica only if it was recorded as one. The home would not ask this
@@ -44,7 +44,7 @@ func TestI1RecollectsWhatWasOnRecord(t *testing.T) {
 			k.Snapshot = uuid.New()
 		}
 		p.of[s.Dataset] = &replica{}
-		if err := p.recollect(t.Context(), pool, k); err != nil {
+		if err := p.readState(t.Context(), pool, k); err != nil {
 			t.Fatal(err)
 		}
 		if c, told := p.Copy(s.Dataset); told != recorded || told && c.Snapshot != s.ID {

@@ -25,17 +25,17 @@ type ReplicasDeps struct {
 	*host.Host
 	Pools interface {
 		Pools
-		Touched(pool uuid.UUID) // notes that a pool has other data than before
+		MarkUsed(pool uuid.UUID) // notes that a pool has other data than before
 	}
 	Space interface {
-		Room(ctx context.Context) error // fails while the disk with the root is nearly full
+		CheckRootSpace(ctx context.Context) error // fails while the disk with the root is nearly full
 	}
 	Moves  *MoveTable
 	Source *transfer.Client                                              // receives from other nodes
 	Peer   func(ctx context.Context, id uuid.UUID) (dataset.Node, error) // a node as control has it now
 	Copies interface {
 		Settle(ctx context.Context, ds uuid.UUID) error     // brings a copy into its recorded state
-		Take(ctx context.Context, k api.Kept) error         // applies the record of a copy
+		Apply(ctx context.Context, k api.Kept) error        // applies the record of a copy
 		Report(ctx context.Context, c api.CopyReport) error // reports a copy to control
 	}
 	WorksSolo bool // there are no other nodes
@@ -52,12 +52,12 @@ type Replicas struct {
 }
 
 type replica struct {
-	due     time.Duration // by the steady clock
-	running bool
-	copy    dataset.Copy // its current state; the zero value until that is known
-	told    dataset.Copy // the last state that was reported to control's store
-	failed  string       // why the last refresh failed; empty: it succeeded
-	stop    func()       // ends the running refresh
+	due      time.Duration // by the steady clock
+	running  bool
+	copy     dataset.Copy // its current state; the zero value until that is known
+	reported dataset.Copy // the last state that was reported to control's store
+	failure  string       // why the last refresh failed; empty: it succeeded
+	stop     func()       // ends the running refresh
 }
 
 // NewReplicas returns a Replicas that refreshes nothing before Run is called.
@@ -78,7 +78,7 @@ func (p *Replicas) Failure(id uuid.UUID) string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if of := p.of[id]; of != nil {
-		return of.failed
+		return of.failure
 	}
 	return ""
 }
@@ -90,14 +90,14 @@ func (p *Replicas) SetFailure(id uuid.UUID, why string) {
 	if p.of[id] == nil {
 		p.of[id] = &replica{}
 	}
-	p.of[id].failed = why
+	p.of[id].failure = why
 }
 
-// refreshAtOnce is how many refreshes run at the same time. refreshLook is the longest time between two searches of Run
-// for new replicas.
+// maxRefreshes is how many refreshes run at the same time. maxRefreshWait is the longest time between two searches of
+// Run for new replicas.
 const (
-	refreshAtOnce = 4
-	refreshLook   = time.Minute
+	maxRefreshes   = 4
+	maxRefreshWait = time.Minute
 )
 
 // Run refreshes replicas when they are due, until the agent stops.
@@ -137,7 +137,7 @@ func (p *Replicas) startDue() (wait time.Duration) {
 		}
 	}
 	now := p.deps.Clock.Steady()
-	wait = refreshLook
+	wait = maxRefreshWait
 	byDue := slices.SortedFunc(maps.Keys(every), func(x, y uuid.UUID) int {
 		return int(p.of[x].due - p.of[y].due)
 	})
@@ -147,7 +147,7 @@ func (p *Replicas) startDue() (wait time.Duration) {
 		case r.running:
 		case r.due > now:
 			wait = min(wait, r.due-now)
-		case running < refreshAtOnce:
+		case running < maxRefreshes:
 			running++
 			r.running, r.due = true, now+max(every[id], p.deps.Limits.Retry)
 			p.start(id)
@@ -173,10 +173,10 @@ func (p *Replicas) start(id uuid.UUID) {
 		if err != nil {
 			why = dataset.OneLine(err)
 		}
-		if err != nil && why != r.failed && ctx.Err() == nil { // logged once for each cause
+		if err != nil && why != r.failure && ctx.Err() == nil { // logged once for each cause
 			p.deps.Log.WithError(err).WithField("dataset", id).Warn("cannot refresh a replica, retrying")
 		}
-		r.failed = why
+		r.failure = why
 		p.Wake()
 		return nil
 	})
@@ -214,10 +214,10 @@ func (p *Replicas) Refresh(ctx context.Context, jb *jobs.Job, id uuid.UUID) erro
 	if keep, err := lineage.Lost(ctx, pool, k); err != nil || keep.ID != uuid.Nil {
 		return err // after control knows of it, the replica is not refreshed any more
 	}
-	if err := p.recollect(ctx, pool, k); err != nil {
+	if err := p.readState(ctx, pool, k); err != nil {
 		return err
 	}
-	if err := p.deps.Space.Room(ctx); err != nil {
+	if err := p.deps.Space.CheckRootSpace(ctx); err != nil {
 		return fmt.Errorf("replica of volume %s: %w", d.Volume, err)
 	}
 	jb.Step("refreshing the replica of volume " + d.Volume)
@@ -252,7 +252,7 @@ func (p *Replicas) Refresh(ctx context.Context, jb *jobs.Job, id uuid.UUID) erro
 		return err
 	}
 	if was, known := p.Copy(id); !known || was.Snapshot != s.ID {
-		p.deps.Pools.Touched(k.Pool)
+		p.deps.Pools.MarkUsed(k.Pool)
 	}
 	if err := lineage.DropMissing(ctx, pool, id, got.Gone, s.Snapshot); err != nil {
 		return fmt.Errorf("replica of volume %s, of node %s: %w", d.Volume, home.Name, err)
@@ -268,7 +268,7 @@ func (p *Replicas) update(ctx context.Context, c dataset.Copy) error {
 	p.mu.Lock()
 	r := p.of[c.Dataset]
 	r.copy = c
-	was := r.told
+	was := r.reported
 	p.mu.Unlock()
 	p.deps.News.Changed(c.Dataset)
 	if !c.Tells(was) {
@@ -279,13 +279,13 @@ func (p *Replicas) update(ctx context.Context, c dataset.Copy) error {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	r.told = c
+	r.reported = c
 	return nil
 }
 
-// recollect reads the state of a replica from its pool after a start. If the home is lost, control must know which copy
+// readState reads the state of a replica from its pool after a start. If the home is lost, control must know which copy
 // is the newest.
-func (p *Replicas) recollect(ctx context.Context, pool backends.Pool, k api.Kept) error {
+func (p *Replicas) readState(ctx context.Context, pool backends.Pool, k api.Kept) error {
 	if _, known := p.Copy(k.Dataset); known {
 		return nil
 	}
@@ -319,7 +319,7 @@ func (p *Replicas) reload(ctx context.Context, k api.Kept) error {
 		return err
 	}
 	k.Record = &v.Dataset
-	return p.deps.Copies.Take(ctx, k)
+	return p.deps.Copies.Apply(ctx, k)
 }
 
 // Copy returns the state of a replica of this node. It returns false while that is not known.

@@ -57,7 +57,7 @@ func TestReplicaFollowsWritesAndTakesOver(t *testing.T) {
 		})
 	}
 
-	if seen := f.B.SeenReplicas(); len(seen) != 1 || seen[0].Volume != "db" || seen[0].Age < 0 {
+	if seen := f.B.ReplicaLags(); len(seen) != 1 || seen[0].Volume != "db" || seen[0].Age < 0 {
 		t.Errorf("its figures are of %+v", seen)
 	}
 	f.B.Stop()
@@ -105,7 +105,7 @@ func TestHomeKeepsBaseWhilePeerNeedsIt(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")
 	d := f.A.NewVolume("db", map[string]string{"size": "320MiB"})
-	ctx := move.WithAsker(t.Context(), f.B.Node())
+	ctx := move.WithRequester(t.Context(), f.B.Node())
 	var given []uuid.UUID
 	for i := range 5 {
 		f.A.WriteFile("db", "token", fmt.Sprint(i))

@@ -33,10 +33,10 @@ type RetentionDeps struct {
 	*host.Host
 	Pools     Pools
 	Transfers Transfers
-	// Yielded returns the snapshots of a dataset that the target of its move needs. If this node has not relinquished
-	// the dataset, the result is empty.
-	Yielded   func(ds uuid.UUID) []uuid.UUID
-	WorksSolo bool // there are no other nodes, so that no snapshots are taken for them
+	// RelinquishedSnapshots returns the snapshots of a dataset that the target of its move needs. If this node has not
+	// relinquished the dataset, the result is empty.
+	RelinquishedSnapshots func(ds uuid.UUID) []uuid.UUID
+	WorksSolo             bool // there are no other nodes, so that no snapshots are taken for them
 }
 
 // Retention decides which of the snapshots that were taken for other nodes this node, the home, still has to keep,
@@ -117,12 +117,12 @@ func (r *Retention) Prune(ctx context.Context, pool backends.Pool, d dataset.Dat
 		}
 	}
 	for _, node := range nodes {
-		had, _ := r.Sent.to(node, d.ID, e)
+		had, _ := r.Sent.sentTo(node, d.ID, e)
 		for _, s := range had {
 			needed[s.ID] = true
 		}
 	}
-	for _, id := range append(r.deps.Yielded(d.ID), r.basesOf(d.ID, v.Move)...) {
+	for _, id := range append(r.deps.RelinquishedSnapshots(d.ID), r.basesOf(d.ID, v.Move)...) {
 		needed[id] = true
 	}
 	for _, s := range e.Snapshots {
@@ -140,9 +140,9 @@ func (r *Retention) Prune(ctx context.Context, pool backends.Pool, d dataset.Dat
 // between the removals of two files.
 const pruneDelay = time.Second
 
-// pruneDelayMost is how long the removal waits for a running transfer of the dataset. Freeing the blocks slows other
+// maxPruneDelay is how long the removal waits for a running transfer of the dataset. Freeing the blocks slows other
 // work in the pool, for about one second per 100 000 blocks.
-const pruneDelayMost = time.Minute
+const maxPruneDelay = time.Minute
 
 // PruneSoon starts a job that removes the snapshots of a dataset that no other node needs any more, after a delay.
 func (r *Retention) PruneSoon(id uuid.UUID) {
@@ -150,7 +150,7 @@ func (r *Retention) PruneSoon(id uuid.UUID) {
 		return
 	}
 	r.deps.Jobs.StartAgain("prune/"+id.String(), func(ctx context.Context, _ *jobs.Job) error {
-		for waited := time.Duration(0); waited < pruneDelayMost; waited += pruneDelay {
+		for waited := time.Duration(0); waited < maxPruneDelay; waited += pruneDelay {
 			select {
 			case <-ctx.Done():
 				return nil
@@ -183,7 +183,7 @@ func (r *Retention) PruneSoon(id uuid.UUID) {
 // Received returns the snapshots of a dataset that a node has, or receives now: those that it was sent. If that is
 // not certain, the result includes the base of its recorded copy.
 func (r *Retention) Received(ctx context.Context, node, ds uuid.UUID, e backends.Entry) []dataset.Snapshot {
-	has, certain := r.Sent.to(node, ds, e)
+	has, certain := r.Sent.sentTo(node, ds, e)
 	if certain {
 		return has
 	}

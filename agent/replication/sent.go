@@ -25,10 +25,10 @@ type SentLog struct {
 }
 
 type sent struct {
-	had   uuid.UUID     // the newest snapshot that the node had at its last request; uuid.Nil: none
-	last  []uuid.UUID   // the snapshots that it was sent since then, at most SentKept, the newest at the end
-	asked time.Duration // when that request was, by the steady clock
-	moves bool          // the node had no recorded copy then
+	newestHad   uuid.UUID     // the newest snapshot that the node had at its last request; uuid.Nil: none
+	sentSince   []uuid.UUID   // the snapshots that it was sent since then, at most SentKept, the newest at the end
+	lastRequest time.Duration // when that request was, by the steady clock
+	withoutCopy bool          // the node had no recorded copy then
 }
 
 // Note records the newest snapshot that a node had when it requested one, and the snapshot that it is sent. Of the
@@ -37,7 +37,7 @@ func (l *SentLog) Note(
 	d dataset.Dataset, e backends.Entry, node uuid.UUID, had, snapshot dataset.Snapshot, now time.Duration,
 ) {
 	var last []uuid.UUID
-	before, _ := l.to(node, d.ID, e)
+	before, _ := l.sentTo(node, d.ID, e)
 	for _, s := range before {
 		if s.ID != snapshot.ID && (had.ID == uuid.Nil || s.At().Compare(had.At()) > 0) {
 			last = append(last, s.ID)
@@ -70,7 +70,7 @@ func (l *SentLog) others(ds uuid.UUID, copies []uuid.UUID, now time.Duration) (n
 	for node, g := range l.of[ds] {
 		switch {
 		case slices.Contains(copies, node):
-		case g.moves && now-g.asked < KeepFailed:
+		case g.withoutCopy && now-g.lastRequest < KeepFailed:
 			nodes = append(nodes, node)
 		default:
 			delete(l.of[ds], node)
@@ -79,15 +79,15 @@ func (l *SentLog) others(ds uuid.UUID, copies []uuid.UUID, now time.Duration) (n
 	return nodes
 }
 
-// to returns the snapshots of an entry that a node had at its last request, or was sent since. What an earlier process
-// of this agent sent is known only from the node for which each snapshot was taken. If the result relies on that,
-// certain is false.
-func (l *SentLog) to(node, ds uuid.UUID, e backends.Entry) (all []dataset.Snapshot, certain bool) {
+// sentTo returns the snapshots of an entry that a node had at its last request, or was sent since. What an earlier
+// process of this agent sent is known only from the node for which each snapshot was taken. If the result relies on
+// that, certain is false.
+func (l *SentLog) sentTo(node, ds uuid.UUID, e backends.Entry) (all []dataset.Snapshot, certain bool) {
 	l.mu.Lock()
 	g := l.of[ds][node]
 	l.mu.Unlock()
 	for _, s := range e.Snapshots {
-		if s.ID == g.had || slices.Contains(g.last, s.ID) {
+		if s.ID == g.newestHad || slices.Contains(g.sentSince, s.ID) {
 			all = append(all, s)
 		}
 	}

@@ -242,7 +242,7 @@ func (h shelf) has(on *agenttest.Host, s dataset.Snapshot) {
 // gives gives a node what it asks for, which has some snapshots.
 func (h shelf) gives(to *agenttest.Host, have ...uuid.UUID) dataset.Snapshot {
 	h.Cluster.Helper()
-	s, _, err := h.Source.Freshen(move.WithAsker(h.Cluster.Context(), to.Node()), h.d.ID, have)
+	s, _, err := h.Source.Freshen(move.WithRequester(h.Cluster.Context(), to.Node()), h.d.ID, have)
 	if err != nil {
 		h.Cluster.Fatal(err)
 	}
@@ -274,7 +274,7 @@ func TestHomeKeepsBasesOfCopiesAndMoves(t *testing.T) {
 	agenttest.Await(t, func() bool { return !f.ReplicaTimeOn(f.B, "db").IsZero() })
 	f.B.Stop()
 	k := f.Recorded("db").CopyDetails[0].Copy
-	asB, asC := move.WithAsker(t.Context(), f.B.Node()), move.WithAsker(t.Context(), c.Node())
+	asB, asC := move.WithRequester(t.Context(), f.B.Node()), move.WithRequester(t.Context(), c.Node())
 	round := 0
 	given := func() dataset.Snapshot { // to the replica, which has all until then
 		t.Helper()

@@ -17,10 +17,10 @@ import (
 type Controller struct {
 	Hierarchy iolimit.Hierarchy
 	Why       error // why this host has no hierarchy for rules; nil if it has one
-	// leaky is the reason why the hierarchy does not limit all writes, or nil. If it is not nil, no mount is promised a
-	// limit, and the rules that are still set are removed.
-	leaky   error
-	parents []string // with version 2, the groups below which engines put containers
+	// notStrict is the reason why the hierarchy does not limit all writes, or nil. If it is not nil, no mount is
+	// promised a limit, and the rules that are still set are removed.
+	notStrict error
+	parents   []string // with version 2, the groups below which engines put containers
 }
 
 // newController detects the hierarchy of this host, unless cfg names one.
@@ -34,7 +34,7 @@ func newController(cfg Cgroups) *Controller {
 		c.Why = err
 	}
 	if c.Why == nil {
-		c.leaky = c.Hierarchy.CheckWriteback()
+		c.notStrict = c.Hierarchy.CheckWriteback()
 	}
 	if len(c.parents) == 0 {
 		c.parents = []string{"/system.slice", "/docker"}
@@ -45,14 +45,14 @@ func newController(cfg Cgroups) *Controller {
 // Kind returns which limits a pool on this host can promise for volumes with a device of their own, or "" if it can
 // promise none.
 func (c *Controller) Kind() dataset.Limits {
-	if c.cannot() != nil {
+	if c.problem() != nil {
 		return ""
 	}
 	return c.Hierarchy.Kind()
 }
 
-// cannot returns why this host cannot limit volumes, or nil if it can.
-func (c *Controller) cannot() error { return cmp.Or(c.Why, c.leaky) }
+// problem returns why this host cannot limit volumes, or nil if it can.
+func (c *Controller) problem() error { return cmp.Or(c.Why, c.notStrict) }
 
 // base returns the groups that get a rule no matter which container uses the volume. With version 1, that is the root
 // group, to which the kernel's own writes belong. With version 2, base enables the controller in the parents of all
@@ -131,8 +131,8 @@ func (c *Controller) clear(rec LimitRecord) error {
 	return errors.Join(errs...)
 }
 
-// strictly describes, for the operator, why a strict limit does not apply in the groups outside.
-func (c *Controller) strictly(outside []string) string {
+// strictLimitNote describes, for the operator, why a strict limit does not apply in the groups outside.
+func (c *Controller) strictLimitNote(outside []string) string {
 	return "its profile has qos strict, and it is used in control group " + strings.Join(outside, ", ") +
 		", which is outside of " + strings.Join(c.parents, ", ") +
 		": it is throttled separately there, from about a second after its start"

@@ -17,14 +17,14 @@ import (
 func (l *Limits) Check(r *findings.List) {
 	there := slices.DeleteFunc(slices.Clone(l.parents), func(g string) bool { return !l.Hierarchy.Has(g) })
 	switch {
-	case l.cannot() != nil:
+	case l.problem() != nil:
 		r.Add(findings.Info, "throttling", "mount a control group hierarchy with the controllers io and "+
 			"memory (systemd does; cgroup_enable=memory on the kernel's command line), or boot a kernel "+
-			"with CONFIG_BLK_DEV_THROTTLING", "volumes with qos are refused: %v", l.cannot())
+			"with CONFIG_BLK_DEV_THROTTLING", "volumes with qos are refused: %v", l.problem())
 	case l.Hierarchy.Version == iolimit.V1:
-		r.Add(findings.OK, "throttling", "", "%s (%s); profiles with qos strict are refused", heldV1, l.Hierarchy.Dir)
-	case l.lostNow() != "":
-		r.Add(findings.Error, "throttling", "", "v2: %s", l.lostNow())
+		r.Add(findings.OK, "throttling", "", "%s (%s); profiles with qos strict are refused", noteV1, l.Hierarchy.Dir)
+	case l.unavailableReason() != "":
+		r.Add(findings.Error, "throttling", "", "v2: %s", l.unavailableReason())
 	case len(there) == 0:
 		r.Add(findings.Info, "throttling", "",
 			"v2: none of the control groups %s (cgroup_parents in drover.yaml) has the controller io yet; the "+
@@ -37,69 +37,70 @@ func (l *Limits) Check(r *findings.List) {
 	for _, e := range l.All() {
 		l.checkLimited(r, e)
 	}
-	for id, err := range l.misses() {
+	for id, err := range l.allFailures() {
 		d, _ := l.Cache.DatasetOrCopy(id)
 		r.Add(findings.Error, "volume "+d.Volume, "",
-			"cannot throttle it as its profile requires: %v; retrying every %s", err, MendEvery)
+			"cannot throttle it as its profile requires: %v; retrying every %s", err, RetryEvery)
 	}
-	for _, rec := range l.Left.List() {
+	for _, rec := range l.Leftovers.List() {
 		r.Add(findings.Warning, "device "+rec.Device.String(), "",
 			"still has the limit of a volume that no longer exists; retrying to remove it every %s",
-			MendEvery)
+			RetryEvery)
 	}
 }
 
-// lostNow returns why no control group can be limited at present, or "" if one can be or if nothing is limited.
-func (l *Limits) lostNow() string {
+// unavailableReason returns why no control group can be limited at present, or "" if one can be or if nothing is
+// limited.
+func (l *Limits) unavailableReason() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.Of) == 0 {
+	if len(l.Limited) == 0 {
 		return ""
 	}
-	return l.lost
+	return l.unavailable
 }
 
-func (l *Limits) misses() map[uuid.UUID]error {
+func (l *Limits) allFailures() map[uuid.UUID]error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return maps.Clone(l.not)
+	return maps.Clone(l.failures)
 }
 
 // Problems describes how the speed of a dataset deviates from its profile, or returns "" if it does not.
 func (l *Limits) Problems(d dataset.Dataset) string {
-	if err := l.Missed(d.ID); err != nil {
+	if err := l.Failure(d.ID); err != nil {
 		return "cannot throttle it as its profile requires: " + err.Error()
 	}
 	e := l.Get(d.ID)
 	if e == nil {
 		return ""
 	}
-	if bare := e.bareNow(); len(bare) > 0 {
+	if bare := e.groupsWithoutLimit(); len(bare) > 0 {
 		return unlimitedIn(bare)
 	}
 	if !d.Profile.QoS.Strict {
 		return ""
 	}
-	if lost := l.lostNow(); lost != "" {
+	if lost := l.unavailableReason(); lost != "" {
 		return "its profile has qos strict: " + lost
 	}
 	e.Mu.Lock()
 	defer e.Mu.Unlock()
-	if out := l.outside(e.Rec.Groups); len(out) > 0 {
-		return l.strictly(out)
+	if out := l.outside(e.Record.Groups); len(out) > 0 {
+		return l.strictLimitNote(out)
 	}
-	if groups, err := l.astray(e); err != nil || len(groups) > 0 {
+	if groups, err := l.wrongGroups(e); err != nil || len(groups) > 0 {
 		return "its profile has qos strict, and it is not throttled in control group " +
 			strings.Join(groups, ", ")
 	}
 	return ""
 }
 
-// bareNow returns the groups that use the dataset and that cannot be limited.
-func (e *Limited) bareNow() []string {
+// groupsWithoutLimit returns the groups that use the dataset and that cannot be limited.
+func (e *Limited) groupsWithoutLimit() []string {
 	e.Mu.Lock()
 	defer e.Mu.Unlock()
-	return e.bare
+	return e.withoutLimit
 }
 
 func unlimitedIn(groups []string) string {
@@ -111,28 +112,28 @@ func (l *Limits) checkLimited(r *findings.List, e *Limited) {
 	d, _ := l.Cache.DatasetOrCopy(e.id)
 	e.Mu.Lock()
 	defer e.Mu.Unlock()
-	if e.Lift != 0 {
+	if e.SuspendedUntil != 0 {
 		r.Add(findings.Info, "volume "+d.Volume, "", "throttling is suspended for a flush since %s",
-			e.Rec.Lifted.Format(time.RFC3339))
+			e.Record.Suspended.Format(time.RFC3339))
 		return
 	}
-	groups, err := l.astray(e)
+	groups, err := l.wrongGroups(e)
 	if err != nil {
 		r.Add(findings.Error, "volume "+d.Volume, "", "cannot read whether it is throttled: %v", err)
 	} else if len(groups) > 0 {
 		r.Add(findings.Error, "volume "+d.Volume, "",
 			"it is not throttled in the control groups %s; checked again every %s",
-			strings.Join(groups, ", "), lookSeldom)
+			strings.Join(groups, ", "), scanSeldom)
 	}
 	const mend = "add a parent of it to cgroup_parents of drover.yaml"
-	if len(e.bare) > 0 {
-		r.Add(findings.Error, "volume "+d.Volume, mend, "%s", unlimitedIn(e.bare))
+	if len(e.withoutLimit) > 0 {
+		r.Add(findings.Error, "volume "+d.Volume, mend, "%s", unlimitedIn(e.withoutLimit))
 	}
-	out := l.outside(e.Rec.Groups)
+	out := l.outside(e.Record.Groups)
 	switch {
 	case len(out) == 0:
 	case d.Profile.QoS.Strict:
-		r.Add(findings.Error, "volume "+d.Volume, mend, "%s", l.strictly(out))
+		r.Add(findings.Error, "volume "+d.Volume, mend, "%s", l.strictLimitNote(out))
 	default:
 		r.Add(findings.Warning, "volume "+d.Volume, mend,
 			"is used in control group %s, which is outside of %s: it is throttled separately there, from about a "+

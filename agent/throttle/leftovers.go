@@ -25,8 +25,8 @@ type Leftovers struct {
 	controller *Controller
 	limited    func() []*Limited // returns the limits of all mounted datasets
 
-	mu sync.Mutex
-	of map[iolimit.Device]LimitRecord
+	mu       sync.Mutex
+	byDevice map[iolimit.Device]LimitRecord
 }
 
 // load reads the recorded leftovers from the database.
@@ -36,7 +36,7 @@ func (l *Leftovers) load(ctx context.Context) error {
 		err := json.Unmarshal(v, &rec)
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		l.of[rec.Device] = rec
+		l.byDevice[rec.Device] = rec
 		return err
 	})
 }
@@ -45,18 +45,18 @@ func (l *Leftovers) load(ctx context.Context) error {
 func (l *Leftovers) isEmpty() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return len(l.of) == 0
+	return len(l.byDevice) == 0
 }
 
-// Strip removes the rules of a device that no longer belongs to the dataset. A rule that cannot be removed stays
+// Remove removes the rules of a device that no longer belongs to the dataset. A rule that cannot be removed stays
 // recorded under the device.
-func (l *Leftovers) Strip(ctx context.Context, id uuid.UUID, rec LimitRecord) error {
+func (l *Leftovers) Remove(ctx context.Context, id uuid.UUID, rec LimitRecord) error {
 	told := map[string]any{"limits/" + id.String(): nil}
-	err := l.takeAway(rec)
+	err := l.removeRules(rec)
 	if err != nil {
 		told["left/"+rec.Device.String()] = l.Record(rec)
 	}
-	if errors.Is(err, errNotNow) {
+	if errors.Is(err, errUnavailable) {
 		err = nil
 	}
 	return errors.Join(err, l.db.Put(ctx, told))
@@ -66,25 +66,25 @@ func (l *Leftovers) Strip(ctx context.Context, id uuid.UUID, rec LimitRecord) er
 func (l *Leftovers) Record(rec LimitRecord) LimitRecord {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if was, is := l.of[rec.Device]; is {
-		rec.Before = append(append(rec.Before, was.Before...), was.Limits)
+	if was, is := l.byDevice[rec.Device]; is {
+		rec.Earlier = append(append(rec.Earlier, was.Earlier...), was.Limits)
 		rec.Groups = Union(rec.Groups, was.Groups)
 	}
-	l.of[rec.Device] = rec
+	l.byDevice[rec.Device] = rec
 	return rec
 }
 
 // Clear tries again to remove the recorded rules.
 func (l *Leftovers) Clear(ctx context.Context) {
 	for _, rec := range l.List() {
-		err := l.takeAway(rec)
+		err := l.removeRules(rec)
 		if err == nil {
 			l.mu.Lock()
-			delete(l.of, rec.Device)
+			delete(l.byDevice, rec.Device)
 			l.mu.Unlock()
 			err = l.db.Put(ctx, map[string]any{"left/" + rec.Device.String(): nil})
 		}
-		if err != nil && !errors.Is(err, errNotNow) {
+		if err != nil && !errors.Is(err, errUnavailable) {
 			l.logger.WithError(err).WithField("device",
 				rec.Device).Error("cannot remove the limit of a volume that no longer exists")
 		}
@@ -95,24 +95,24 @@ func (l *Leftovers) Clear(ctx context.Context) {
 func (l *Leftovers) List() (list []LimitRecord) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, rec := range l.of {
+	for _, rec := range l.byDevice {
 		list = append(list, rec)
 	}
 	return list
 }
 
-// errNotNow is returned if no limit of this host could be read or changed since this start.
-var errNotNow = errors.New("no limit could be removed since this start")
+// errUnavailable is returned if no limit of this host could be read or changed since this start.
+var errUnavailable = errors.New("no limit could be removed since this start")
 
-// takeAway removes those values from the rules of a device that the record says were set. Other values stay, because
+// removeRules removes those values from the rules of a device that the record says were set. Other values stay, because
 // somebody else may have set them for the present user of the device number. If the device now belongs to another
 // volume, the rules of that volume's groups stay.
-func (l *Leftovers) takeAway(rec LimitRecord) error {
+func (l *Leftovers) removeRules(rec LimitRecord) error {
 	if rec.Boot != l.boot {
 		return nil
 	}
 	if l.controller.Why != nil {
-		return errNotNow
+		return errUnavailable
 	}
 	groups := rec.Groups
 	for _, e := range l.limited() {
@@ -120,14 +120,14 @@ func (l *Leftovers) takeAway(rec LimitRecord) error {
 			e.Mu.Lock() // so that its groups do not change
 			defer e.Mu.Unlock()
 			groups = slices.DeleteFunc(slices.Clone(groups),
-				func(g string) bool { return slices.Contains(e.Rec.Groups, g) })
+				func(g string) bool { return slices.Contains(e.Record.Groups, g) })
 			break
 		}
 	}
 	var errs []error
 	for _, g := range groups {
 		has, err := l.controller.Hierarchy.Get(g, rec.Device)
-		if rest := has.Without(append(rec.Before, rec.Limits)...); err == nil && rest != has {
+		if rest := has.Without(append(rec.Earlier, rec.Limits)...); err == nil && rest != has {
 			err = l.controller.Hierarchy.Set(g, rec.Device, rest)
 		}
 		errs = append(errs, err)

@@ -74,13 +74,13 @@ func TestLeftoverLimitIsRemovedLater(t *testing.T) {
 		f.A.Restart()
 	}
 	undo()
-	f.A.Throttle.Left.Clear(t.Context())
+	f.A.Throttle.Leftovers.Clear(t.Context())
 	wantTold(f.A, dev, iolimit.Limits{}, "tried again")
 	if says(f.A, "has the limit of a volume that no longer exists; retrying") {
 		t.Error("doctor says still that it is left")
 	}
 	f.A.Restart()
-	if n := len(f.A.Throttle.Left.List()); n > 0 {
+	if n := len(f.A.Throttle.Leftovers.List()); n > 0 {
 		t.Errorf("%d are left on record", n)
 	}
 }
@@ -146,7 +146,7 @@ func TestLimitOfPreviousDeviceIsRemoved(t *testing.T) {
 	before := iolimit.Device{Major: 7, Minor: otherLoop(t, dev.Minor)}
 	e := f.A.Throttle.Get(d.ID)
 	e.Mu.Lock()
-	e.Rec.Device = before
+	e.Record.Device = before
 	e.Mu.Unlock()
 	if err := errors.Join(h.Clear(iolimit.Root, dev), h.Set(iolimit.Root, before, slowly), unix.Unmount(path, 0)); err != nil {
 		t.Fatal(err)
@@ -174,7 +174,7 @@ func TestFailedLimitIsRetriedAndReported(t *testing.T) {
 		t.Fatal(err)
 	}
 	const not = "cannot throttle it as its profile requires: none of the control groups"
-	f.AwaitNamed("missed", func() bool { return f.A.Throttle.Missed(d.ID) != nil })
+	f.AwaitNamed("missed", func() bool { return f.A.Throttle.Failure(d.ID) != nil })
 	if !says(f.A, not) {
 		t.Error("doctor does not say so")
 	}
@@ -182,7 +182,7 @@ func TestFailedLimitIsRetriedAndReported(t *testing.T) {
 	if st := f.A.Status.Status(t.Context(), now); !strings.Contains(st.Problem, not) {
 		t.Errorf("status: %q", st.Problem)
 	}
-	if wait := f.A.Throttle.Pause(f.A.Clock.Steady()); wait == 0 || wait > throttle.MendEvery {
+	if wait := f.A.Throttle.Pause(f.A.Clock.Steady()); wait == 0 || wait > throttle.RetryEvery {
 		t.Errorf("it is tried again in %s", wait)
 	}
 	if err := os.Mkdir(filepath.Join(h.Dir, "absent.slice"), 0o755); err != nil {
@@ -194,7 +194,7 @@ func TestFailedLimitIsRetriedAndReported(t *testing.T) {
 	f.A.Throttle.Renew() // as each half minute
 	f.AwaitNamed("limited", func() bool {
 		got, err := h.Get("/absent.slice", device(f.A, d))
-		return err == nil && got == slowly && f.A.Throttle.Missed(d.ID) == nil
+		return err == nil && got == slowly && f.A.Throttle.Failure(d.ID) == nil
 	})
 	f.A.MustUnmount("db", "one")
 }
@@ -228,9 +228,9 @@ func TestStrictLimitHoldsOrIsReported(t *testing.T) {
 
 	e := f.A.Throttle.Get(d.ID)
 	e.Mu.Lock()
-	rec := e.Rec
+	rec := e.Record
 	rec.Groups = throttle.Union(rec.Groups, []string{"/user.slice/mine"})
-	err := f.A.Throttle.Rule(t.Context(), e, rec)
+	err := f.A.Throttle.SetRules(t.Context(), e, rec)
 	e.Mu.Unlock()
 	if err != nil {
 		t.Fatal(err)
@@ -266,22 +266,22 @@ func TestLimitIsLiftedOnlyDuringFlush(t *testing.T) {
 		Host: &host.Host{Clock: hurried{now: &now}, Log: f.A.Log}, Flushes: &mounting.Flushes{}, Go: work.Go,
 	})
 	defer work.Wait()
-	if err := q.Settled(d, path, throttle.LiftSnapshot); !errors.Is(err, dataset.ErrPending) {
+	if err := q.Settled(d, path, throttle.SuspendForSnapshot); !errors.Is(err, dataset.ErrPending) {
 		t.Error(err)
 	}
-	if now > throttle.LiftSnapshot+10*time.Second {
+	if now > throttle.SuspendForSnapshot+10*time.Second {
 		t.Errorf("it was tried until %s", now)
 	}
-	up, err := f.A.Throttle.Suspend(d, throttle.LiftSnapshot)
+	up, err := f.A.Throttle.Suspend(d, throttle.SuspendForSnapshot)
 	if err != nil {
 		t.Fatal(err)
 	}
 	up.Extend(time.Hour)
 	e := f.A.Throttle.Get(d.ID)
 	e.Mu.Lock()
-	lift := e.Lift
+	lift := e.SuspendedUntil
 	e.Mu.Unlock()
-	if lift < f.A.Clock.Steady()+throttle.LiftUnmount {
+	if lift < f.A.Clock.Steady()+throttle.SuspendForUnmount {
 		t.Error("it was not lifted for longer")
 	}
 	wantTold(f.A, dev, iolimit.Limits{}, "lifted for longer")
@@ -298,7 +298,7 @@ func TestLimitIsNotSetDuringFence(t *testing.T) {
 	d, held := guarded(f, "db")
 	dev := device(f.A, d)
 	f.A.Deadlines.Arm(d.ID, d.Epoch)
-	look := func() error { (&throttle.Keeper{Limits: f.A.Throttle}).Look(0, false); return nil }
+	look := func() error { (&throttle.GroupScanner{Limits: f.A.Throttle}).Scan(0, false); return nil }
 	for _, state := range []guard.State{guard.StateArmed, guard.StateFencing, guard.StateFenced, ""} { // the first: by the agent's own deadline
 		if state == guard.StateFencing { // from here on it may be open here
 			heldUntil(f, held, f.A.Clock.Steady()+time.Hour)
@@ -336,7 +336,7 @@ func TestLimitIsNotSetDuringFence(t *testing.T) {
 	f.A.MustUnmount("db", "one")
 	f.A.Cache.Apply(held, 0)
 	f.A.Stop() // what it lifts it sets again as it stops
-	if fencing, err := f.A.Registrar.Look()(d.ID); fencing || err != nil {
+	if fencing, err := f.A.Registrar.FencingCheck()(d.ID); fencing || err != nil {
 		t.Errorf("of an agent that has stopped: %t, %v", fencing, err)
 	}
 }
@@ -392,26 +392,26 @@ func (g *toldGuard) Status(ctx context.Context) (guard.Status, error) {
 		return guard.Status{}, ctx.Err()
 	}
 	if g.e.State == "" && g.e.Dataset != uuid.Nil {
-		return guard.Status{}, agenttest.ErrAway
+		return guard.Status{}, agenttest.ErrUnreachable
 	}
 	return guard.Status{Datasets: []guard.Entry{g.e}}, nil
 }
 
 func (g *toldGuard) Feed(context.Context, []guard.Feed) (map[uuid.UUID]error, error) {
-	return nil, agenttest.ErrAway
+	return nil, agenttest.ErrUnreachable
 }
 
 // Check is called by the repair of a dataset whose deadline has passed, as on a loaded machine.
 func (g *toldGuard) Check(context.Context, uuid.UUID, uint64) (guard.Entry, error) {
-	return guard.Entry{}, agenttest.ErrAway
+	return guard.Entry{}, agenttest.ErrUnreachable
 }
 
 func (g *toldGuard) Register(context.Context, guard.Registration) (guard.Entry, error) {
-	return guard.Entry{}, agenttest.ErrAway
+	return guard.Entry{}, agenttest.ErrUnreachable
 }
 
 func (g *toldGuard) Thaw(context.Context, uuid.UUID, uint64, time.Duration) (guard.Entry, error) {
-	return guard.Entry{}, agenttest.ErrAway
+	return guard.Entry{}, agenttest.ErrUnreachable
 }
 
 func (g *toldGuard) Release(context.Context, uuid.UUID, uint64) error { return nil }

@@ -46,26 +46,26 @@ type Cgroups struct {
 type Limits struct {
 	Deps
 	*Controller
-	Left *Leftovers
+	Leftovers *Leftovers
 
-	wake chan struct{}
-	mu   sync.Mutex
-	Of   map[uuid.UUID]*Limited
-	not  map[uuid.UUID]error // why mounted datasets are not limited as their profiles say; retried by Run
-	lost string              // why base fails; "" if it does not
-	used time.Duration       // when a volume was last mounted, by the steady clock
+	wake        chan struct{}
+	mu          sync.Mutex
+	Limited     map[uuid.UUID]*Limited
+	failures    map[uuid.UUID]error // why mounted datasets are not limited as their profiles say; retried by Run
+	unavailable string              // why base fails; "" if it does not
+	lastUse     time.Duration       // when a volume was last mounted, by the steady clock
 }
 
 // Limited is one mounted dataset whose speed is limited, or whose limit is suspended.
 type Limited struct {
-	id   uuid.UUID
-	Mu   sync.Mutex // held while its rules change
-	Rec  LimitRecord
-	Lift time.Duration // until when its rules are suspended, by the steady clock; 0 if they are not
-	over bool          // its limit has ended, and it is no longer in Limits.Of
-	// bare are the groups that use the dataset and that cannot be limited, because the controller is not enabled
-	// for them.
-	bare []string
+	id             uuid.UUID
+	Mu             sync.Mutex // held while its rules change
+	Record         LimitRecord
+	SuspendedUntil time.Duration // until when its rules are suspended, by the steady clock; 0 if they are not
+	ended          bool          // its limit has ended, and it is no longer in Limits.Limited
+	// withoutLimit are the groups that use the dataset and that cannot be limited, because the controller is not
+	// enabled for them.
+	withoutLimit []string
 }
 
 // LimitRecord is the record of the rules that were set for a device. It is void after a reboot.
@@ -73,11 +73,11 @@ type LimitRecord struct {
 	Boot   string         `json:"boot"`
 	Device iolimit.Device `json:"device"`
 	Limits iolimit.Limits `json:"limits"`
-	// Before lists earlier rules that some groups may still have.
-	Before []iolimit.Limits `json:"before,omitempty"`
-	Groups []string         `json:"groups"`
-	// Lifted is the time since which the rules are suspended for a flush of this agent, or zero if they are not.
-	Lifted time.Time `json:"lifted,omitzero"`
+	// Earlier lists earlier rules that some groups may still have.
+	Earlier []iolimit.Limits `json:"before,omitempty"`
+	Groups  []string         `json:"groups"`
+	// Suspended is the time since which the rules are suspended for a flush of this agent, or zero if they are not.
+	Suspended time.Time `json:"lifted,omitzero"`
 }
 
 // LimitsOf translates the QoS of a profile.
@@ -106,9 +106,9 @@ type DatasetMounts interface {
 
 // fences knows which datasets the guard fences.
 type fences interface {
-	// Look returns a function that reports whether the guard fences a dataset or is about to. The function asks
+	// FencingCheck returns a function that reports whether the guard fences a dataset or is about to. The function asks
 	// the guard at most once.
-	Look() (isFencing func(id uuid.UUID) (bool, error))
+	FencingCheck() (isFencing func(id uuid.UUID) (bool, error))
 }
 
 // Deps is what Limits needs of other components.
@@ -133,9 +133,9 @@ func (l *Limits) log(d dataset.Dataset) *logrus.Entry {
 // New returns a Limits without any limit. It finds out which limits this host can set.
 func New(cfg Cgroups, deps Deps) *Limits {
 	l := &Limits{Deps: deps, Controller: newController(cfg), wake: make(chan struct{}, 1),
-		Of: map[uuid.UUID]*Limited{}, not: map[uuid.UUID]error{}}
-	l.Left = &Leftovers{boot: deps.Boot, db: deps.DB, logger: deps.Logger, controller: l.Controller, limited: l.All,
-		of: map[iolimit.Device]LimitRecord{}}
+		Limited: map[uuid.UUID]*Limited{}, failures: map[uuid.UUID]error{}}
+	l.Leftovers = &Leftovers{boot: deps.Boot, db: deps.DB, logger: deps.Logger,
+		controller: l.Controller, limited: l.All, byDevice: map[iolimit.Device]LimitRecord{}}
 	return l
 }
 
@@ -143,18 +143,18 @@ func New(cfg Cgroups, deps Deps) *Limits {
 func (l *Limits) Get(id uuid.UUID) *Limited {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.Of[id]
+	return l.Limited[id]
 }
 
 // All returns the limits of all mounted datasets.
 func (l *Limits) All() []*Limited {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return slices.Collect(maps.Values(l.Of))
+	return slices.Collect(maps.Values(l.Limited))
 }
 
-// soon wakes Run.
-func (l *Limits) soon() {
+// wakeRun wakes Run.
+func (l *Limits) wakeRun() {
 	select {
 	case l.wake <- struct{}{}:
 	default:
@@ -173,11 +173,11 @@ func (l *Limits) Limit(ctx context.Context, d dataset.Dataset) error {
 	}
 	switch kind := l.Kind(); {
 	case kind == "":
-		return dataset.Errorf(dataset.ErrUnsupported, "cannot throttle it on this host: %w", l.cannot())
+		return dataset.Errorf(dataset.ErrUnsupported, "cannot throttle it on this host: %w", l.problem())
 	case d.Profile.QoS.Strict && kind != dataset.LimitsStrict:
 		return dataset.Errorf(dataset.ErrUnsupported,
 			"its profile has qos strict, and this host has control groups of version 1: %s (boot it with version "+
-				"2, or drover volume set-profile)", heldV1)
+				"2, or drover volume set-profile)", noteV1)
 	}
 	dev, own, err := iolimit.DeviceOf(l.Mounts.Path(d.ID))
 	if err != nil {
@@ -191,7 +191,7 @@ func (l *Limits) Limit(ctx context.Context, d dataset.Dataset) error {
 		return err
 	}
 	if e != nil && e.device() != dev { // somebody else unmounted it
-		if err := l.unlimited(ctx, e); err != nil {
+		if err := l.removeRules(ctx, e); err != nil {
 			l.log(d).WithError(err).Error("cannot remove its throttling limits")
 		}
 		e = nil
@@ -202,48 +202,48 @@ func (l *Limits) Limit(ctx context.Context, d dataset.Dataset) error {
 	e.Mu.Lock()
 	defer e.Mu.Unlock()
 	l.put(e) // before any rule is set, so that rules that were set in part are removed as well
-	rec := e.Rec
+	rec := e.Record
 	rec.Boot, rec.Device, rec.Limits, rec.Groups = l.Boot, dev, LimitsOf(d.Profile.QoS), Union(groups, rec.Groups)
-	if err := l.Rule(ctx, e, rec); err != nil {
+	if err := l.SetRules(ctx, e, rec); err != nil {
 		return err
 	}
-	l.soon()
+	l.wakeRun()
 	return nil
 }
 
 func (l *Limits) put(e *Limited) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.Of[e.id] = e
+	l.Limited[e.id] = e
 }
 
-// heldV1 tells the operator how version 1 limits volumes.
-const heldV1 = "v1: per container, from about a second after its start"
+// noteV1 tells the operator how version 1 limits volumes.
+const noteV1 = "v1: per container, from about a second after its start"
 
-// Rule records rules and sets them in their groups, unless they are suspended. The caller holds e.Mu.
-func (l *Limits) Rule(ctx context.Context, e *Limited, rec LimitRecord) error {
-	if was := e.Rec.Limits; was != rec.Limits && was != (iolimit.Limits{}) && !slices.Contains(rec.Before, was) {
-		rec.Before = append(slices.Clip(rec.Before), was)
+// SetRules records rules and sets them in their groups, unless they are suspended. The caller holds e.Mu.
+func (l *Limits) SetRules(ctx context.Context, e *Limited, rec LimitRecord) error {
+	if was := e.Record.Limits; was != rec.Limits && was != (iolimit.Limits{}) && !slices.Contains(rec.Earlier, was) {
+		rec.Earlier = append(slices.Clip(rec.Earlier), was)
 	}
 	if err := l.DB.Put(ctx, map[string]any{"limits/" + e.id.String(): rec}); err != nil {
 		return err
 	}
-	e.Rec = rec
-	if e.Lift != 0 {
+	e.Record = rec
+	if e.SuspendedUntil != 0 {
 		return nil
 	}
-	return l.impose(e, l.Fence.Look())
+	return l.apply(e, l.Fence.FencingCheck())
 }
 
-// impose sets the recorded rules in their groups, unless the dataset is fenced: Run sets them once the dataset is
+// apply sets the recorded rules in their groups, unless the dataset is fenced: Run sets them once the dataset is
 // thawed. isFencing returns the answer of the guard. The caller holds e.Mu.
-func (l *Limits) impose(e *Limited, isFencing func(uuid.UUID) (bool, error)) error {
+func (l *Limits) apply(e *Limited, isFencing func(uuid.UUID) (bool, error)) error {
 	if fencing, err := isFencing(e.id); err != nil || fencing {
 		return err
 	}
-	err := l.set(e.Rec, e.Rec.Groups)
+	err := l.set(e.Record, e.Record.Groups)
 	if err == nil {
-		e.Rec.Before = nil
+		e.Record.Earlier = nil
 	}
 	return err
 }
@@ -251,19 +251,19 @@ func (l *Limits) impose(e *Limited, isFencing func(uuid.UUID) (bool, error)) err
 // unlimit removes the limits of a mounted dataset. If the dataset is fenced, it fails, because the guard would later
 // restore the rules that it suspended.
 func (l *Limits) unlimit(ctx context.Context, e *Limited) error {
-	if fencing, err := l.Fence.Look()(e.id); err != nil || fencing {
+	if fencing, err := l.Fence.FencingCheck()(e.id); err != nil || fencing {
 		return errors.Join(err, dataset.Errorf(dataset.ErrPending,
 			"its limit is removed once it is no longer fenced"))
 	}
 	e.Mu.Lock()
-	if e.Lift == 0 {
-		if err := l.clear(e.Rec); err != nil {
+	if e.SuspendedUntil == 0 {
+		if err := l.clear(e.Record); err != nil {
 			e.Mu.Unlock()
 			return err
 		}
 	}
 	e.Mu.Unlock()
-	return l.unlimited(ctx, e)
+	return l.removeRules(ctx, e)
 }
 
 // Union returns the elements of a and b, sorted and without duplicates.

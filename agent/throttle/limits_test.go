@@ -147,7 +147,7 @@ func TestLimitIsRestoredAfterStart(t *testing.T) {
 	wantTold(f.A, dev, iolimit.Limits{}, "lifted")
 	f.A.Restart()
 	wantTold(f.A, dev, slowly, "after a start")
-	if f.A.Throttle.Get(d.ID).Rec.Lifted != (time.Time{}) {
+	if f.A.Throttle.Get(d.ID).Record.Suspended != (time.Time{}) {
 		t.Error("it is lifted on record")
 	}
 	f.A.MustUnmount("db", "one")
@@ -168,7 +168,7 @@ func TestLimitOfMissingDeviceIsRemoved(t *testing.T) {
 		{slowly, iolimit.Limits{}}, {theirs, theirs}, {before, iolimit.Limits{}},
 		{iolimit.Limits{WriteBPS: slowly.WriteBPS, ReadBPS: 1 << 20, WriteIOPS: 30}, iolimit.Limits{ReadBPS: 1 << 20}}, // set in part
 	} {
-		rec := throttle.LimitRecord{Boot: f.A.Boot, Device: dev, Limits: slowly, Before: []iolimit.Limits{before}, Groups: []string{iolimit.Root, "/gone"}}
+		rec := throttle.LimitRecord{Boot: f.A.Boot, Device: dev, Limits: slowly, Earlier: []iolimit.Limits{before}, Groups: []string{iolimit.Root, "/gone"}}
 		if err := f.A.DB.Put(t.Context(), map[string]any{"limits/" + d.ID.String(): rec}); err != nil {
 			t.Fatal(err)
 		}
@@ -196,7 +196,7 @@ func TestLiftedLimitReturnsAfterTimeout(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.A.Throttle.EndLifts()
+	f.A.Throttle.EndSuspensions()
 	wantTold(f.A, dev, slowly, "lifted for too long")
 	up.Resume()
 	wantTold(f.A, dev, slowly, "after that")
@@ -217,9 +217,9 @@ func TestChangedLimitIsRepaired(t *testing.T) {
 	// A container that is started anew has the group of before, without a rule.
 	e := f.A.Throttle.Get(d.ID)
 	e.Mu.Lock()
-	rec := e.Rec
+	rec := e.Record
 	rec.Groups = throttle.Union(rec.Groups, []string{"/again"})
-	err := f.A.Throttle.Rule(t.Context(), e, rec)
+	err := f.A.Throttle.SetRules(t.Context(), e, rec)
 	e.Mu.Unlock()
 	if err != nil {
 		t.Fatal(err)
@@ -229,7 +229,7 @@ func TestChangedLimitIsRepaired(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer os.Remove(again) //nolint:errcheck // the group above it could not be removed
-	(&throttle.Keeper{Limits: f.A.Throttle}).Look(f.A.Clock.Steady(), false)
+	(&throttle.GroupScanner{Limits: f.A.Throttle}).Scan(f.A.Clock.Steady(), false)
 	if got, err := f.A.Throttle.Hierarchy.Get("/again", dev); err != nil || got != slowly {
 		t.Errorf("its group, made anew: %+v, %v", got, err)
 	}
@@ -280,11 +280,11 @@ func TestLimitsOnCgroupV2(t *testing.T) {
 		}
 	}
 	for _, g := range []string{"/docker/abc", "/system.slice/docker-abc.scope", "/"} {
-		if !f.A.Throttle.Binds(f.A.Throttle.Get(d.ID).Rec.Groups, g) {
+		if !f.A.Throttle.Binds(f.A.Throttle.Get(d.ID).Record.Groups, g) {
 			t.Errorf("a container in %s is not held", g)
 		}
 	}
-	if f.A.Throttle.Binds(f.A.Throttle.Get(d.ID).Rec.Groups, "/user.slice/x") {
+	if f.A.Throttle.Binds(f.A.Throttle.Get(d.ID).Record.Groups, "/user.slice/x") {
 		t.Error("one in another slice is taken for held")
 	}
 	f.A.MustUnmount("db", "one")

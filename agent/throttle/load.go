@@ -31,31 +31,31 @@ func (l *Limits) Load(ctx context.Context, recovered bool) error {
 			if e.id, err = uuid.Parse(rest); err != nil {
 				return err
 			}
-			if err := json.Unmarshal(v, &e.Rec); err != nil {
+			if err := json.Unmarshal(v, &e.Record); err != nil {
 				return err
 			}
 			m := table.At(l.Mounts.Path(e.id))
-			if e.Rec.Boot == l.Boot && m != nil &&
-				e.Rec.Device == (iolimit.Device{Major: uint32(m.Major), Minor: uint32(m.Minor)}) {
+			if e.Record.Boot == l.Boot && m != nil &&
+				e.Record.Device == (iolimit.Device{Major: uint32(m.Major), Minor: uint32(m.Minor)}) {
 				l.put(e)
 			} else {
 				gone = append(gone, e)
 			}
 			return nil
 		}),
-		l.Left.load(ctx))
+		l.Leftovers.load(ctx))
 	if err != nil {
 		return err
 	}
 	for _, e := range gone {
-		errs = append(errs, l.Left.Strip(ctx, e.id, e.Rec))
+		errs = append(errs, l.Leftovers.Remove(ctx, e.id, e.Record))
 	}
-	l.Left.Clear(ctx)
+	l.Leftovers.Clear(ctx)
 	if recovered {
-		errs = append(errs, l.Left.sweep())
+		errs = append(errs, l.Leftovers.sweep())
 	}
 	if l.Why == nil {
-		errs = append(errs, l.imposeAll(ctx))
+		errs = append(errs, l.applyAll(ctx))
 	}
 	if err := errors.Join(errs...); err != nil {
 		l.Logger.WithError(err).Error("cannot restore the throttling limits of an earlier start")
@@ -63,61 +63,61 @@ func (l *Limits) Load(ctx context.Context, recovered bool) error {
 	for _, m := range table.Under(l.Mounts.Root()) {
 		id, err := uuid.Parse(filepath.Base(m.Mountpoint))
 		if d, known := l.Cache.Dataset(id); err == nil && known && d.Profile.QoS.Limited() {
-			l.relimit(d)
+			l.applyProfile(d)
 		}
 	}
 	return nil
 }
 
-// imposeAll sets all recorded rules again at a start. It asks the guard once for all rules: if the guard hangs, the
+// applyAll sets all recorded rules again at a start. It asks the guard once for all rules: if the guard hangs, the
 // waiting times of one question for each rule would add up.
-func (l *Limits) imposeAll(ctx context.Context) error {
+func (l *Limits) applyAll(ctx context.Context) error {
 	all, told := l.All(), map[string]any{}
 	for _, e := range all {
-		e.Rec.Lifted = time.Time{}
-		told["limits/"+e.id.String()] = e.Rec
+		e.Record.Suspended = time.Time{}
+		told["limits/"+e.id.String()] = e.Record
 	}
 	if err := l.DB.Put(ctx, told); err != nil {
 		return err
 	}
-	fencing := l.Fence.Look()
+	fencing := l.Fence.FencingCheck()
 	var errs []error
 	for _, e := range all {
-		errs = append(errs, l.impose(e, fencing))
+		errs = append(errs, l.apply(e, fencing))
 	}
 	return errors.Join(errs...)
 }
 
 // End removes the limits of a dataset that is no longer mounted.
 func (l *Limits) End(d dataset.Dataset) {
-	l.miss(d.ID, nil)
+	l.setFailure(d.ID, nil)
 	e := l.Get(d.ID)
 	if e == nil {
 		return
 	}
-	if err := l.unlimited(context.WithoutCancel(l.Ctx), e); err != nil {
+	if err := l.removeRules(context.WithoutCancel(l.Ctx), e); err != nil {
 		l.log(d).WithError(err).Error("cannot remove its throttling limits")
 	}
 }
 
-// unlimited removes the limits of a dataset, and its rules from the device.
-func (l *Limits) unlimited(ctx context.Context, e *Limited) error {
+// removeRules removes the limits of a dataset, and its rules from the device.
+func (l *Limits) removeRules(ctx context.Context, e *Limited) error {
 	e.Mu.Lock()
-	over, rec := e.over, e.Rec
-	e.over = true
+	over, rec := e.ended, e.Record
+	e.ended = true
 	e.Mu.Unlock()
 	if over {
 		return nil
 	}
 	l.mu.Lock()
-	delete(l.Of, e.id)
+	delete(l.Limited, e.id)
 	l.mu.Unlock()
-	return l.Left.Strip(ctx, e.id, rec)
+	return l.Leftovers.Remove(ctx, e.id, rec)
 }
 
-// Disinherit removes rules that already exist for the device of a dataset that was just mounted. They were set for an
-// earlier user of the device number, for example by an agent on this host whose records are lost.
-func (l *Limits) Disinherit(ctx context.Context, d dataset.Dataset) {
+// RemoveInherited removes rules that already exist for the device of a dataset that was just mounted. They were set for
+// an earlier user of the device number, for example by an agent on this host whose records are lost.
+func (l *Limits) RemoveInherited(ctx context.Context, d dataset.Dataset) {
 	dev, own, err := iolimit.DeviceOf(l.Mounts.Path(d.ID))
 	if err != nil || !own || l.Why != nil {
 		return
@@ -139,10 +139,10 @@ func (l *Limits) Disinherit(ctx context.Context, d dataset.Dataset) {
 			continue
 		}
 		log.WithError(err).Error("its device number may have a foreign limit")
-		rec := l.Left.Record(LimitRecord{Boot: l.Boot, Device: dev, Limits: has, Groups: []string{g}})
+		rec := l.Leftovers.Record(LimitRecord{Boot: l.Boot, Device: dev, Limits: has, Groups: []string{g}})
 		if err := l.DB.Put(ctx, map[string]any{"left/" + dev.String(): rec}); err != nil {
 			log.WithError(err).Error("cannot record its throttling limits")
 		}
 	}
-	l.soon()
+	l.wakeRun()
 }

@@ -41,20 +41,20 @@ func TestLeftoverLimitOnReusedDeviceNumber(t *testing.T) {
 		Fence: f.A.Registrar, Changed: f.A.News.Changed, Clock: f.A.Clock, Logger: f.A.Log,
 	})
 	blind.Why = iolimit.ErrNone
-	if err := blind.Left.Strip(t.Context(), d.ID, rec); err != nil {
+	if err := blind.Leftovers.Remove(t.Context(), d.ID, rec); err != nil {
 		t.Error(err)
 	}
-	blind.Left.Clear(t.Context())
-	if n := len(blind.Left.List()); n != 1 {
+	blind.Leftovers.Clear(t.Context())
+	if n := len(blind.Leftovers.List()); n != 1 {
 		t.Errorf("%d are on record where nothing can be taken away", n)
 	}
-	f.A.Throttle.Left.Record(rec)
-	f.A.Throttle.Left.Clear(t.Context())
+	f.A.Throttle.Leftovers.Record(rec)
+	f.A.Throttle.Leftovers.Clear(t.Context())
 	if got, err := h.Get("/before", dev); err != nil || got != (iolimit.Limits{}) {
 		t.Errorf("a group that it does not name: %+v, %v", got, err)
 	}
 	wantTold(f.A, dev, slowly, "one that it names")
-	if n := len(f.A.Throttle.Left.List()); n != 0 {
+	if n := len(f.A.Throttle.Leftovers.List()); n != 0 {
 		t.Errorf("%d are left", n)
 	}
 	f.A.MustUnmount("db", "one")

@@ -19,19 +19,19 @@ import (
 
 // The intervals of the checks, and the time limit of a question to the guard.
 const (
-	// lookOften is the interval of the looks for new containers in the time startsSoon after a mount. lookSeldom is the
-	// interval later, and thus the time after which a rule that somebody changed is set again. MendEvery is the
+	// scanOften is the interval of the looks for new containers in the time scanOftenFor after a mount. scanSeldom is
+	// the interval later, and thus the time after which a rule that somebody changed is set again. RetryEvery is the
 	// interval at which all processes are examined again and failures are retried.
-	lookOften  = 500 * time.Millisecond
-	startsSoon = 30 * time.Second
-	lookSeldom = time.Second
-	MendEvery  = 30 * time.Second
-	AskFencing = time.Second // the time limit of a question to the guard while a Limited is locked
+	scanOften    = 500 * time.Millisecond
+	scanOftenFor = 30 * time.Second
+	scanSeldom   = time.Second
+	RetryEvery   = 30 * time.Second
+	GuardTimeout = time.Second // the time limit of a question to the guard while a Limited is locked
 )
 
 // Run sets the limits for new containers and for changed profiles until the agent stops.
 func (l *Limits) Run() {
-	k := Keeper{Limits: l}
+	k := GroupScanner{Limits: l}
 	full := l.Clock.Steady()
 	for {
 		var next <-chan time.Time
@@ -47,17 +47,17 @@ func (l *Limits) Run() {
 		case <-next:
 		}
 		now := l.Clock.Steady()
-		all := now-full >= MendEvery
+		all := now-full >= RetryEvery
 		if all {
 			full = now
-			l.Left.Clear(l.Ctx)
+			l.Leftovers.Clear(l.Ctx)
 		}
 		if told || all {
 			l.Renew()
 		}
-		l.EndLifts()
+		l.EndSuspensions()
 		if len(l.All()) > 0 {
-			k.Look(now, all)
+			k.Scan(now, all)
 		}
 	}
 }
@@ -67,38 +67,38 @@ func (l *Limits) Pause(now time.Duration) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
-	case len(l.Of) == 0 && len(l.not) == 0 && l.Left.isEmpty():
+	case len(l.Limited) == 0 && len(l.failures) == 0 && l.Leftovers.isEmpty():
 		return 0
-	case len(l.Of) == 0:
-		return MendEvery
-	case now-l.used < startsSoon:
-		return lookOften
+	case len(l.Limited) == 0:
+		return RetryEvery
+	case now-l.lastUse < scanOftenFor:
+		return scanOften
 	}
-	return lookSeldom
+	return scanSeldom
 }
 
 // ProfileChanged wakes Run if the changed record of a dataset may have another limit.
 func (l *Limits) ProfileChanged(d dataset.Dataset) {
 	if d.Profile.QoS.Limited() || l.Get(d.ID) != nil {
-		l.soon()
+		l.wakeRun()
 	}
 }
 
-// Used records that a volume is used by a new container, so that Run looks at once and then often for a while.
-func (l *Limits) Used(id uuid.UUID, now time.Duration) {
+// NoteUse records that a volume is used by a new container, so that Run looks at once and then often for a while.
+func (l *Limits) NoteUse(id uuid.UUID, now time.Duration) {
 	l.mu.Lock()
-	_, is := l.Of[id]
-	l.used = now
+	_, is := l.Limited[id]
+	l.lastUse = now
 	l.mu.Unlock()
 	if is {
-		l.soon()
+		l.wakeRun()
 	}
 }
 
-// EndLifts ends suspensions that have lasted too long.
-func (l *Limits) EndLifts() {
+// EndSuspensions ends suspensions that have lasted too long.
+func (l *Limits) EndSuspensions() {
 	for _, e := range l.All() {
-		if err := l.lower(l.Ctx, e, false); err != nil {
+		if err := l.endSuspension(l.Ctx, e, false); err != nil {
 			l.Logger.WithError(err).WithField("dataset", e.id).Error("cannot restore throttling")
 		}
 	}
@@ -108,12 +108,12 @@ func (l *Limits) EndLifts() {
 func (l *Limits) Renew() {
 	for _, id := range l.stale(l.Cache.Dataset) {
 		if d, known := l.Cache.Dataset(id); known {
-			l.relimit(d)
+			l.applyProfile(d)
 		}
 	}
 	for _, id := range l.Mounts.InUse() {
 		if d, known := l.Cache.Dataset(id); known && d.Profile.QoS.Limited() && l.Get(id) == nil {
-			l.relimit(d)
+			l.applyProfile(d)
 		}
 	}
 }
@@ -121,47 +121,47 @@ func (l *Limits) Renew() {
 // stale returns the mounted datasets whose limits differ from their profile.
 func (l *Limits) stale(of func(uuid.UUID) (dataset.Dataset, bool)) (ids []uuid.UUID) {
 	for _, e := range l.All() {
-		if d, known := of(e.id); known && LimitsOf(d.Profile.QoS) != e.now() && l.Missed(e.id) == nil {
+		if d, known := of(e.id); known && LimitsOf(d.Profile.QoS) != e.limits() && l.Failure(e.id) == nil {
 			ids = append(ids, e.id)
 		}
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return slices.AppendSeq(ids, maps.Keys(l.not))
+	return slices.AppendSeq(ids, maps.Keys(l.failures))
 }
 
-// now returns the limits that are recorded for the dataset.
-func (e *Limited) now() iolimit.Limits {
+// limits returns the limits that are recorded for the dataset.
+func (e *Limited) limits() iolimit.Limits {
 	e.Mu.Lock()
 	defer e.Mu.Unlock()
-	return e.Rec.Limits
+	return e.Record.Limits
 }
 
 func (e *Limited) device() iolimit.Device {
 	e.Mu.Lock()
 	defer e.Mu.Unlock()
-	return e.Rec.Device
+	return e.Record.Device
 }
 
-// miss records why a mounted dataset is not limited as its profile says. If err is nil, it is limited so.
-func (l *Limits) miss(id uuid.UUID, err error) {
+// setFailure records why a mounted dataset is not limited as its profile says. If err is nil, it is limited so.
+func (l *Limits) setFailure(id uuid.UUID, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if delete(l.not, id); err != nil {
-		l.not[id] = err
+	if delete(l.failures, id); err != nil {
+		l.failures[id] = err
 	}
 }
 
-// Missed returns why the speed of a dataset is not limited as its profile says, or nil if it is.
-func (l *Limits) Missed(id uuid.UUID) error {
+// Failure returns why the speed of a dataset is not limited as its profile says, or nil if it is.
+func (l *Limits) Failure(id uuid.UUID) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.not[id]
+	return l.failures[id]
 }
 
-// relimit applies the present profile to a dataset, if it is mounted. A failure is retried, and doctor reports it
+// applyProfile applies the present profile to a dataset, if it is mounted. A failure is retried, and doctor reports it
 // meanwhile.
-func (l *Limits) relimit(d dataset.Dataset) {
+func (l *Limits) applyProfile(d dataset.Dataset) {
 	l.Jobs.StartAgain("limit/"+d.ID.String(), func(ctx context.Context, _ *jobs.Job) error {
 		unlock, err := l.Locks.Lock(ctx, d.ID, "limit of volume "+d.Volume)
 		if err != nil {
@@ -170,70 +170,70 @@ func (l *Limits) relimit(d dataset.Dataset) {
 		defer unlock()
 		d, known := l.Cache.Dataset(d.ID)
 		if mounted, err := l.Mounts.IsMounted(d.ID); err != nil || !mounted || !known {
-			l.miss(d.ID, err)
+			l.setFailure(d.ID, err)
 			return err
 		}
 		err = l.Limit(ctx, d)
-		was := l.Missed(d.ID)
-		l.miss(d.ID, err)
+		was := l.Failure(d.ID)
+		l.setFailure(d.ID, err)
 		l.Changed(d.ID)
 		switch {
 		case err == nil:
 			l.log(d).WithField("limits", d.Profile.QoS.String()).Info("throttled as the profile requires")
 		case was == nil || was.Error() != err.Error():
 			l.log(d).WithError(err).Error("cannot throttle as the profile requires")
-			l.soon() // Run may be waiting to be woken, and must retry soon
+			l.wakeRun() // Run may be waiting to be woken, and must retry soon
 		}
 		return nil
 	})
 }
 
-// Keeper looks at all control groups: it finds out which groups use which dataset, and sets missing rules.
-type Keeper struct {
+// GroupScanner looks at all control groups: it finds out which groups use which dataset, and sets missing rules.
+type GroupScanner struct {
 	*Limits
 	users mount.Users
 	// rules has the rules of each group that was read in this look. They are nil if the group cannot be limited.
 	rules map[string]map[iolimit.Device]iolimit.Limits
 }
 
-// Look finds the groups that use limited datasets, and sets the rules that are missing.
-func (k *Keeper) Look(now time.Duration, all bool) {
+// Scan finds the groups that use limited datasets, and sets the rules that are missing.
+func (k *GroupScanner) Scan(now time.Duration, all bool) {
 	if err := k.users.Update(now, all); err != nil {
 		k.Logger.WithError(err).Warn("cannot find the users of throttled volumes")
 		return
 	}
 	base, err := k.base()
-	if k.lose(err) {
+	if k.setUnavailable(err) {
 		k.Logger.WithError(err).Error("volumes are not throttled")
 	}
 	k.rules = map[string]map[iolimit.Device]iolimit.Limits{}
 	for _, e := range k.All() {
-		if err := k.hold(k.Ctx, e, base); err != nil {
+		if err := k.enforce(k.Ctx, e, base); err != nil {
 			k.Logger.WithError(err).WithField("dataset", e.id).Error("cannot throttle volume")
 		}
 	}
 }
 
-// lose records why no group can be limited, or nil, and reports whether there is a new reason.
-func (l *Limits) lose(err error) bool {
+// setUnavailable records why no group can be limited, or nil, and reports whether there is a new reason.
+func (l *Limits) setUnavailable(err error) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	was := l.lost
-	if l.lost = ""; err != nil {
-		l.lost = err.Error()
+	was := l.unavailable
+	if l.unavailable = ""; err != nil {
+		l.unavailable = err.Error()
 	}
-	return l.lost != "" && l.lost != was
+	return l.unavailable != "" && l.unavailable != was
 }
 
-// hold sets the limit of a dataset in all groups that need it: the parents of containers, even if their controller was
-// disabled meanwhile, and the groups of containers that the rules of the parents do not limit.
-func (k *Keeper) hold(ctx context.Context, e *Limited, base []string) error {
+// enforce sets the limit of a dataset in all groups that need it: the parents of containers, even if their controller
+// was disabled meanwhile, and the groups of containers that the rules of the parents do not limit.
+func (k *GroupScanner) enforce(ctx context.Context, e *Limited, base []string) error {
 	e.Mu.Lock()
 	defer e.Mu.Unlock()
-	if e.over || e.Lift != 0 || e.Rec.Boot == "" {
+	if e.ended || e.SuspendedUntil != 0 || e.Record.Boot == "" {
 		return nil
 	}
-	bind := Union(base, k.held(e.Rec.Groups))
+	bind := Union(base, k.limitable(e.Record.Groups))
 	more, err := k.usedIn(e, bind)
 	if err != nil {
 		return err
@@ -241,44 +241,44 @@ func (k *Keeper) hold(ctx context.Context, e *Limited, base []string) error {
 	groups := Union(bind, more)
 	var astray []string
 	for _, g := range groups {
-		rules, err := k.told(g)
+		rules, err := k.rulesOf(g)
 		if err != nil {
 			return err
 		}
-		if rules != nil && rules[e.Rec.Device] != e.Rec.Limits {
+		if rules != nil && rules[e.Record.Device] != e.Record.Limits {
 			astray = append(astray, g)
 		}
 	}
-	known := !slices.ContainsFunc(groups, func(g string) bool { return !slices.Contains(e.Rec.Groups, g) })
+	known := !slices.ContainsFunc(groups, func(g string) bool { return !slices.Contains(e.Record.Groups, g) })
 	if len(astray) == 0 && known {
 		return nil
 	}
-	if fencing, err := k.Fence.Look()(e.id); err != nil || fencing {
+	if fencing, err := k.Fence.FencingCheck()(e.id); err != nil || fencing {
 		return err
 	}
 	d, _ := k.Cache.DatasetOrCopy(e.id)
 	if known {
 		k.log(d).WithField("groups", astray).
 			Warn("its limits were missing in some control groups, because they were changed or recreated: restored")
-		return k.set(e.Rec, astray)
+		return k.set(e.Record, astray)
 	}
 	defer k.Changed(e.id)
-	rec := e.Rec
+	rec := e.Record
 	rec.Groups = groups
-	return k.Rule(ctx, e, rec)
+	return k.SetRules(ctx, e, rec)
 }
 
 // usedIn returns the groups that use a dataset, that can be limited, and that the rules of the groups bind do not
 // limit. It records the groups that cannot be limited: the owner of a group decides whether the controller is enabled
 // for it. The caller holds e.Mu.
-func (k *Keeper) usedIn(e *Limited, bind []string) (groups []string, err error) {
+func (k *GroupScanner) usedIn(e *Limited, bind []string) (groups []string, err error) {
 	var bare []string
-	for _, pid := range k.users.Of(int(e.Rec.Device.Major), int(e.Rec.Device.Minor), k.Mounts.Path(e.id)) {
+	for _, pid := range k.users.Of(int(e.Record.Device.Major), int(e.Record.Device.Minor), k.Mounts.Path(e.id)) {
 		g, ok := k.Hierarchy.GroupOf(pid)
 		if !ok || k.Binds(bind, g) {
 			continue
 		}
-		rules, err := k.told(g)
+		rules, err := k.rulesOf(g)
 		switch {
 		case err != nil:
 			return nil, err
@@ -288,28 +288,28 @@ func (k *Keeper) usedIn(e *Limited, bind []string) (groups []string, err error) 
 			bare = Union(bare, []string{g})
 		}
 	}
-	if !slices.Equal(bare, e.bare) {
+	if !slices.Equal(bare, e.withoutLimit) {
 		d, _ := k.Cache.DatasetOrCopy(e.id)
 		if len(bare) > 0 {
 			k.log(d).WithField("groups", bare).
 				Error("it is not throttled in control groups without the controller io")
 		}
-		e.bare = bare
+		e.withoutLimit = bare
 		defer k.Changed(e.id)
 	}
 	return groups, nil
 }
 
-// held returns the groups that can be limited.
-func (k *Keeper) held(groups []string) []string {
+// limitable returns the groups that can be limited.
+func (k *GroupScanner) limitable(groups []string) []string {
 	return slices.DeleteFunc(slices.Clone(groups), func(g string) bool {
-		rules, err := k.told(g)
+		rules, err := k.rulesOf(g)
 		return err == nil && rules == nil
 	})
 }
 
-// told returns the rules of a group, or nil if it cannot be limited. It reads them once in each look.
-func (k *Keeper) told(g string) (map[iolimit.Device]iolimit.Limits, error) {
+// rulesOf returns the rules of a group, or nil if it cannot be limited. It reads them once in each look.
+func (k *GroupScanner) rulesOf(g string) (map[iolimit.Device]iolimit.Limits, error) {
 	rules, is := k.rules[g]
 	if is {
 		return rules, nil
@@ -322,18 +322,18 @@ func (k *Keeper) told(g string) (map[iolimit.Device]iolimit.Limits, error) {
 	return rules, nil
 }
 
-// astray returns the groups whose rules differ from the recorded ones. The caller holds e.Mu.
-func (l *Limits) astray(e *Limited) (groups []string, err error) {
-	if e.over || e.Lift != 0 {
+// wrongGroups returns the groups whose rules differ from the recorded ones. The caller holds e.Mu.
+func (l *Limits) wrongGroups(e *Limited) (groups []string, err error) {
+	if e.ended || e.SuspendedUntil != 0 {
 		return nil, nil
 	}
-	for _, g := range e.Rec.Groups {
+	for _, g := range e.Record.Groups {
 		rules, err := l.Hierarchy.Rules(g)
 		switch {
 		case errors.Is(err, fs.ErrNotExist) && !l.Hierarchy.Exists(g): // the group has no processes
 		case err != nil && !errors.Is(err, fs.ErrNotExist):
 			return nil, err
-		case rules[e.Rec.Device] != e.Rec.Limits:
+		case rules[e.Record.Device] != e.Record.Limits:
 			groups = append(groups, g)
 		}
 	}

@@ -70,20 +70,20 @@ func (c *Client) Plan(ctx context.Context, peer string, ds uuid.UUID, have []uui
 
 func (c *Client) listing(ctx context.Context, peer string, ds uuid.UUID, have []uuid.UUID, want uuid.UUID,
 	also url.Values) (out listing, err error) {
-	q := having(have)
+	q := haveQuery(have)
 	if want != uuid.Nil {
 		q.Set("want", want.String())
 	}
 	maps.Copy(q, also)
 	err = c.ask(ctx, http.MethodGet, address(peer, ds, q), &out)
 	if err != nil {
-		err = fmt.Errorf("snapshots of dataset %s at %s: %w", ds, peer, final(err))
+		err = fmt.Errorf("snapshots of dataset %s at %s: %w", ds, peer, finalError(err))
 	}
 	return out, err
 }
 
-// having encodes which snapshots this node has.
-func having(have []uuid.UUID) url.Values {
+// haveQuery encodes which snapshots this node has.
+func haveQuery(have []uuid.UUID) url.Values {
 	q := url.Values{}
 	if len(have) > 0 {
 		texts := make([]string, len(have))
@@ -98,12 +98,12 @@ func having(have []uuid.UUID) url.Values {
 // Freshen has the home take a transfer snapshot of a dataset as it is now. The home keeps the newest of the
 // snapshots that this node has, which the next difference is based on.
 func (c *Client) Freshen(ctx context.Context, peer string, ds uuid.UUID, have []uuid.UUID) (out Fresh, err error) {
-	err = c.ask(ctx, http.MethodPost, address(peer, ds, having(have), "freshen"), &out)
+	err = c.ask(ctx, http.MethodPost, address(peer, ds, haveQuery(have), "freshen"), &out)
 	if err == nil && (out.Dataset != ds || out.ID == uuid.Nil) {
 		err = dataset.Errorf(dataset.ErrCorrupt, "it responded with snapshot %s of dataset %s", out.ID, out.Dataset)
 	}
 	if err != nil {
-		err = fmt.Errorf("transfer snapshot of dataset %s at %s: %w", ds, peer, final(err))
+		err = fmt.Errorf("transfer snapshot of dataset %s at %s: %w", ds, peer, finalError(err))
 	}
 	return out, err
 }
@@ -142,7 +142,7 @@ func (c *Client) ask(ctx context.Context, method, where string, into any) error 
 // nothing for too long. A peer that cannot be reached is dataset.ErrOffline.
 func (c *Client) open(ctx context.Context, method, where string) (io.ReadCloser, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	body := &patient{idle: c.idle(), ctx: ctx, cancel: cancel}
+	body := &idleReader{idle: c.idle(), ctx: ctx, cancel: cancel}
 	body.wait = time.AfterFunc(body.idle, func() { cancel(errIdle) })
 	req, err := http.NewRequestWithContext(ctx, method, where, nil)
 	if err != nil {
@@ -184,8 +184,8 @@ func problemOf(status int, body io.Reader) error {
 	return &peerError{p}
 }
 
-// patient reads an answer. It fails with errIdle if the peer sends nothing for too long.
-type patient struct {
+// idleReader reads an answer. It fails with errIdle if the peer sends nothing for too long.
+type idleReader struct {
 	from   io.ReadCloser
 	idle   time.Duration
 	wait   *time.Timer
@@ -193,7 +193,7 @@ type patient struct {
 	cancel context.CancelCauseFunc
 }
 
-func (p *patient) Read(b []byte) (int, error) {
+func (p *idleReader) Read(b []byte) (int, error) {
 	p.wait.Reset(p.idle)
 	n, err := p.from.Read(b)
 	p.wait.Stop()
@@ -204,14 +204,14 @@ func (p *patient) Read(b []byte) (int, error) {
 }
 
 // explain returns why the client ended a request.
-func (p *patient) explain(err error) error {
+func (p *idleReader) explain(err error) error {
 	if cause := context.Cause(p.ctx); cause != nil {
 		return cause
 	}
 	return err
 }
 
-func (p *patient) Close() error {
+func (p *idleReader) Close() error {
 	p.wait.Stop()
 	p.cancel(nil)
 	return p.from.Close()

@@ -40,23 +40,23 @@ func SumFiles(ctx context.Context, root *os.File, seen io.Writer) (dataset.Manif
 
 // writeFiles writes a tree as a tar archive. Unlike other archives it includes sockets.
 func writeFiles(ctx context.Context, root *os.File, w io.Writer) (backends.Stream, error) {
-	all := &tally{sum: sha256.New()}
+	all := &checksumWriter{sum: sha256.New()}
 	err := tree.WriteTar(ctx, root, io.MultiWriter(w, all), tree.ForReadTar())
 	return all.stream(), err
 }
 
-// tally counts the bytes of a stream and computes its checksum.
-type tally struct {
+// checksumWriter counts the bytes of a stream and computes its checksum.
+type checksumWriter struct {
 	sum   hash.Hash
 	bytes int64
 }
 
-func (t *tally) Write(b []byte) (int, error) {
+func (t *checksumWriter) Write(b []byte) (int, error) {
 	t.bytes += int64(len(b))
 	return t.sum.Write(b)
 }
 
-func (t *tally) stream() backends.Stream {
+func (t *checksumWriter) stream() backends.Stream {
 	return backends.Stream{Bytes: t.bytes, Sum: hex.EncodeToString(t.sum.Sum(nil))}
 }
 
@@ -87,20 +87,20 @@ func (s *Server) files(w http.ResponseWriter, r *request) (err error) {
 func (c *Client) PullFiles(ctx context.Context, f Files) (dataset.Manifest, error) {
 	var out dataset.Manifest
 	corrupt := 0
-	var once complaint
-	err := c.patiently(ctx, func() (bool, error) {
+	var once loggedOnce
+	err := c.retry(ctx, func() (bool, error) {
 		got, began, err := c.pullFiles(ctx, f, &once)
 		if err == nil {
 			out = dataset.Manifest{Snapshot: f.Snapshot, Bytes: got.Bytes, SHA256: got.Sum}
 			return false, nil
 		}
 		if began {
-			err = errors.Join(err, empty(ctx, f.Into))
+			err = errors.Join(err, removeFiles(ctx, f.Into))
 		}
 		if isKind(err, dataset.ErrCorrupt) && !isPeer(err) {
 			if corrupt++; corrupt < maxRestarts {
-				once.of(c, f.Dataset, f.Peer, err)
-				err = errCut{err}
+				once.log(c, f.Dataset, f.Peer, err)
+				err = connectionError{err}
 			}
 		}
 		return false, err
@@ -112,8 +112,10 @@ func (c *Client) PullFiles(ctx context.Context, f Files) (dataset.Manifest, erro
 }
 
 // pullFiles makes one attempt, and reports whether it may have written to the directory.
-func (c *Client) pullFiles(ctx context.Context, f Files, once *complaint) (got backends.Stream, began bool, err error) {
-	if err := vacant(f.Into); err != nil {
+func (c *Client) pullFiles(ctx context.Context, f Files, once *loggedOnce) (
+	got backends.Stream, began bool, err error,
+) {
+	if err := checkEmpty(f.Into); err != nil {
 		return got, false, err
 	}
 	body, err := c.open(ctx, http.MethodGet, address(f.Peer, f.Dataset, nil, "snapshots", f.Snapshot.String(), "files"))
@@ -121,34 +123,34 @@ func (c *Client) pullFiles(ctx context.Context, f Files, once *complaint) (got b
 		return got, false, err
 	}
 	defer body.Close()
-	in := &frameReader{r: &limited{ctx: ctx, r: body, limit: c.Limit}}
+	in := &frameReader{r: &limitedReader{ctx: ctx, r: body, limit: c.Limit}}
 	defer in.close()
-	all := &tally{sum: sha256.New()}
-	told := &telling{to: f.Progress, all: all}
+	all := &checksumWriter{sum: sha256.New()}
+	told := &progressWriter{to: f.Progress, all: all}
 	if f.Manifest != nil {
 		told.total = f.Manifest.Bytes
 	}
 	err = tree.ReadTar(ctx, io.TeeReader(in, io.MultiWriter(all, told)), f.Into, tree.WithSync())
 	got = all.stream()
 	if errors.Is(in.err, errFrame) {
-		once.of(c, f.Dataset, f.Peer, in.err)
+		once.log(c, f.Dataset, f.Peer, in.err)
 	}
 	if err == nil {
 		err = f.verify(in, got)
 	} else if in.err != nil && !errors.Is(in.err, io.EOF) && !errors.As(in.err, new(*peerError)) {
-		err = errCut{err}
+		err = connectionError{err}
 	}
 	return got, true, err
 }
 
-// telling is a writer that reports progress.
-type telling struct {
+// progressWriter is a writer that reports progress.
+type progressWriter struct {
 	to    backends.Progress
-	all   *tally
+	all   *checksumWriter
 	total int64
 }
 
-func (t *telling) Write(b []byte) (int, error) {
+func (t *progressWriter) Write(b []byte) (int, error) {
 	if t.to != nil {
 		t.to(t.all.bytes, t.total)
 	}
@@ -159,7 +161,7 @@ func (t *telling) Write(b []byte) (int, error) {
 func (f Files) verify(in *frameReader, got backends.Stream) error {
 	var sent backends.Stream
 	if !errors.Is(in.err, io.EOF) {
-		return errCut{io.ErrUnexpectedEOF}
+		return connectionError{io.ErrUnexpectedEOF}
 	}
 	if err := json.Unmarshal(in.end, &sent); err != nil || sent != got {
 		return dataset.Errorf(dataset.ErrCorrupt,
@@ -181,7 +183,7 @@ func names(dir *os.File) ([]string, error) {
 	return dir.Readdirnames(-1)
 }
 
-func vacant(dir *os.File) error {
+func checkEmpty(dir *os.File) error {
 	have, err := names(dir)
 	if err == nil && len(have) > 0 {
 		err = dataset.Errorf(dataset.ErrExists, "the target folder contains %q", have[0])
@@ -189,8 +191,8 @@ func vacant(dir *os.File) error {
 	return err
 }
 
-// empty removes the files of a failed attempt, even if ctx has ended.
-func empty(ctx context.Context, dir *os.File) error {
+// removeFiles removes the files of a failed attempt, even if ctx has ended.
+func removeFiles(ctx context.Context, dir *os.File) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), DefaultIdle)
 	defer cancel()
 	have, err := names(dir)

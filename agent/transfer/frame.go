@@ -82,7 +82,7 @@ type frameWriter struct {
 	wrote  int64 // bytes, including the framing
 	packer *zstd.Encoder
 	buf    []byte
-	pace   pace
+	pace   compressionPolicy
 	// now measures how long the link and the processor take. If nil, nothing is compressed.
 	now func() int64
 }
@@ -226,12 +226,12 @@ func (f *frameReader) close() {
 	}
 }
 
-func bad(format string, args ...any) error {
+func formatError(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", errFrame, fmt.Sprintf(format, args...))
 }
 
 func (f *frameReader) fill(b []byte) error {
-	in := &ending{r: f.r}
+	in := &endReader{r: f.r}
 	n, err := io.ReadFull(in, b)
 	f.read += int64(n)
 	switch {
@@ -246,13 +246,13 @@ func (f *frameReader) fill(b []byte) error {
 	return err
 }
 
-// ending records that its reader has come to an end, as opposed to a broken connection.
-type ending struct {
+// endReader records that its reader has come to an end, as opposed to a broken connection.
+type endReader struct {
 	r     io.Reader
 	ended bool
 }
 
-func (e *ending) Read(b []byte) (int, error) {
+func (e *endReader) Read(b []byte) (int, error) {
 	n, err := e.r.Read(b)
 	e.ended = err == io.EOF // net/http returns io.EOF itself; a wrapped one means that the connection broke
 	return n, err
@@ -268,11 +268,11 @@ func (f *frameReader) frame() error {
 	seq, length, stored := le.Uint32(h[4:]), le.Uint32(h[8:]), le.Uint32(h[12:])
 	switch {
 	case seq != f.next:
-		return bad("frame %d instead of %d", seq, f.next)
+		return formatError("frame %d instead of %d", seq, f.next)
 	case length > maxFrame || stored > maxFrame:
-		return bad("a frame of %d bytes: the maximum is %d", max(length, stored), maxFrame)
+		return formatError("a frame of %d bytes: the maximum is %d", max(length, stored), maxFrame)
 	case h[0] != framePacked && stored != length:
-		return bad("a frame of %d bytes with length %d", stored, length)
+		return formatError("a frame of %d bytes with length %d", stored, length)
 	}
 	f.next++
 	if uint32(cap(f.stored)) < stored {
@@ -283,7 +283,7 @@ func (f *frameReader) frame() error {
 		return err
 	}
 	if checksum(h[:], payload) != le.Uint32(h[16:]) {
-		return bad("the checksum of frame %d is wrong", seq)
+		return formatError("the checksum of frame %d is wrong", seq)
 	}
 	return f.take(h[0], int(length), payload)
 }
@@ -301,12 +301,12 @@ func (f *frameReader) take(kind byte, length int, payload []byte) (err error) {
 	case frameProblem:
 		e := &peerError{}
 		if err := json.Unmarshal(payload, &e.problem); err != nil {
-			return bad("a problem report that cannot be read")
+			return formatError("a problem report that cannot be read")
 		}
 		e.problem.Message = dataset.Cut(e.problem.Message)
 		return e
 	default:
-		return bad("a frame of unknown kind %q", kind)
+		return formatError("a frame of unknown kind %q", kind)
 	}
 	return err
 }
@@ -323,11 +323,11 @@ func (f *frameReader) unpacked(length int, payload []byte) ([]byte, error) {
 	}
 	out, err := f.unpack.DecodeAll(payload, f.plain[:0])
 	if err != nil {
-		return nil, bad("frame %d cannot be decompressed", f.next-1)
+		return nil, formatError("frame %d cannot be decompressed", f.next-1)
 	}
 	f.plain = out
 	if len(out) != length {
-		return nil, bad("frame %d decompresses to %d bytes instead of %d", f.next-1, len(out), length)
+		return nil, formatError("frame %d decompresses to %d bytes instead of %d", f.next-1, len(out), length)
 	}
 	return out, nil
 }

@@ -22,7 +22,7 @@ import (
 // gets smaller by it.
 func packing(w io.Writer) *frameWriter {
 	now := int64(0)
-	return &frameWriter{w: plain{w}, now: func() int64 { now += int64(time.Second); return now }, pace: pace{link: 1e9}}
+	return &frameWriter{w: plain{w}, now: func() int64 { now += int64(time.Second); return now }, pace: compressionPolicy{link: 1e9}}
 }
 
 func framed(t interface{ Fatal(...any) }, f *frameWriter, chunks [][]byte, sent any, err error) {
@@ -134,7 +134,7 @@ func TestForgedFrames(t *testing.T) {
 	var buf bytes.Buffer
 	framed(t, &frameWriter{w: plain{&buf}}, nil, nil, dataset.Errorf(dataset.ErrCorrupt, "my disk is broken"))
 	_, err := io.ReadAll(&frameReader{r: &buf})
-	if errors.Is(err, dataset.ErrCorrupt) || !isKind(err, dataset.ErrCorrupt) || !errors.Is(final(err), dataset.ErrCorrupt) {
+	if errors.Is(err, dataset.ErrCorrupt) || !isKind(err, dataset.ErrCorrupt) || !errors.Is(finalError(err), dataset.ErrCorrupt) {
 		t.Errorf("the peer's problem: %v", err)
 	}
 }
@@ -169,7 +169,7 @@ func TestPace(t *testing.T) {
 		"100 Mbit/s, a database": {80, 4, 0.8, true},
 		"1 Gbit/s, a slow host":  {8, 9, 0.5, false},
 	} {
-		var p pace
+		var p compressionPolicy
 		packed, trials := 0, 0
 		const frames = 640
 		for range frames {
@@ -181,13 +181,13 @@ func TestPace(t *testing.T) {
 			}
 			p.sent(size, int64(c.link*float64(size)))
 		}
-		trials = frames/trial + 2
+		trials = frames/trialInterval + 2
 		if (c.pack && packed < frames-trials) || (!c.pack && packed > trials) {
 			t.Errorf("%s: %d of %d frames were packed", name, packed, frames)
 		}
 	}
 	// The link becomes slow, then the data noise.
-	var p pace
+	var p compressionPolicy
 	run := func(frames int, link, ratio float64) (packed int) {
 		for range frames {
 			size := 1 << 20

@@ -1,10 +1,10 @@
 package transfer
 
-// pace decides whether to compress. It compresses if the processor takes less time for a byte than the link takes for
-// the bytes that compression saves. Both are measured continuously, in nanoseconds. A link that accepts data as fast as
-// it is produced (a local network, or a link whose buffers are not full yet) is never waited for, so nothing is
-// compressed for it.
-type pace struct {
+// compressionPolicy decides whether to compress. It compresses if the processor takes less time for a byte than the
+// link takes for the bytes that compression saves. Both are measured continuously, in nanoseconds. A link that accepts
+// data as fast as it is produced (a local network, or a link whose buffers are not full yet) is never waited for, so
+// nothing is compressed for it.
+type compressionPolicy struct {
 	link   float64 // time that the link needs for a byte
 	cpu    float64 // time that compressing a byte takes
 	ratio  float64 // compressed size divided by size
@@ -13,40 +13,40 @@ type pace struct {
 }
 
 const (
-	// aging is the weight of the last measurement.
-	aging = 0.2
-	// trial is the interval, in frames, at which compression is tried again, because data changes.
-	trial = 64
-	// margin is the largest part of the uncompressed time that a compressed byte may take. Smaller savings are not
-	// worth the processor time, which others need.
-	margin = 0.9
+	// measurementWeight is the weight of the last measurement.
+	measurementWeight = 0.2
+	// trialInterval is the interval, in frames, at which compression is tried again, because data changes.
+	trialInterval = 64
+	// maxCostRatio is the largest part of the uncompressed time that a compressed byte may take. Smaller savings are
+	// not worth the processor time, which others need.
+	maxCostRatio = 0.9
 )
 
 // pack reports whether the next frame should be compressed.
-func (p *pace) pack() bool {
+func (p *compressionPolicy) pack() bool {
 	p.frames++
 	if !p.tried {
 		return p.frames > 1 // the first frame only shows how fast the link is
 	}
-	return p.frames%trial == 0 || p.cpu+p.ratio*p.link < margin*p.link
+	return p.frames%trialInterval == 0 || p.cpu+p.ratio*p.link < maxCostRatio*p.link
 }
 
-func (p *pace) sent(bytes int, nanos int64) {
-	age(&p.link, float64(nanos)/float64(bytes), p.link == 0)
+func (p *compressionPolicy) sent(bytes int, nanos int64) {
+	average(&p.link, float64(nanos)/float64(bytes), p.link == 0)
 }
 
-func (p *pace) packed(from, to int, nanos int64) {
-	age(&p.cpu, float64(nanos)/float64(from), !p.tried)
-	age(&p.ratio, float64(to)/float64(from), !p.tried)
+func (p *compressionPolicy) packed(from, to int, nanos int64) {
+	average(&p.cpu, float64(nanos)/float64(from), !p.tried)
+	average(&p.ratio, float64(to)/float64(from), !p.tried)
 	p.tried = true
 }
 
-func age(mean *float64, now float64, first bool) {
+func average(mean *float64, now float64, first bool) {
 	if first {
 		*mean = now
 		return
 	}
-	*mean += aging * (now - *mean)
+	*mean += measurementWeight * (now - *mean)
 }
 
 const (

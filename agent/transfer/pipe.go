@@ -33,8 +33,8 @@ func emptied(b []byte) []byte {
 	return b[:0]
 }
 
-// ahead is a reader that reads the next data while its user processes earlier data.
-type ahead struct {
+// readAheadReader is a reader that reads the next data while its user processes earlier data.
+type readAheadReader struct {
 	pieces
 
 	stop  chan struct{}
@@ -46,8 +46,8 @@ type ahead struct {
 }
 
 // readAhead reads from r until r fails or close is called.
-func readAhead(r io.Reader) *ahead {
-	a := &ahead{pieces: newPieces(aheadPieces), stop: make(chan struct{})}
+func readAhead(r io.Reader) *readAheadReader {
+	a := &readAheadReader{pieces: newPieces(aheadPieces), stop: make(chan struct{})}
 	a.owner.Go(func() {
 		defer close(a.full)
 		for {
@@ -69,7 +69,7 @@ func readAhead(r io.Reader) *ahead {
 	return a
 }
 
-func (a *ahead) Read(b []byte) (int, error) {
+func (a *readAheadReader) Read(b []byte) (int, error) {
 	for len(a.left) == 0 {
 		if a.piece != nil {
 			a.free <- a.piece
@@ -89,13 +89,13 @@ func (a *ahead) Read(b []byte) (int, error) {
 
 // close waits for the goroutine that reads ahead. It ends when the underlying reader returns no more data, so close
 // that reader first.
-func (a *ahead) close() {
+func (a *readAheadReader) close() {
 	close(a.stop)
 	a.owner.Wait()
 }
 
-// behind is a writer that writes while its user prepares the next data.
-type behind struct {
+// writeBehindWriter is a writer that writes while its user prepares the next data.
+type writeBehindWriter struct {
 	pieces
 
 	owner  sync.WaitGroup
@@ -105,8 +105,8 @@ type behind struct {
 }
 
 // writeBehind writes to w, in pieces, until w fails or close is called.
-func writeBehind(w io.Writer) *behind {
-	b := &behind{pieces: newPieces(pipePieces), failed: make(chan struct{})}
+func writeBehind(w io.Writer) *writeBehindWriter {
+	b := &writeBehindWriter{pieces: newPieces(pipePieces), failed: make(chan struct{})}
 	b.owner.Go(func() {
 		for p := range b.full {
 			if b.err == nil {
@@ -120,7 +120,7 @@ func writeBehind(w io.Writer) *behind {
 	return b
 }
 
-func (b *behind) Write(p []byte) (int, error) {
+func (b *writeBehindWriter) Write(p []byte) (int, error) {
 	done := 0
 	for done < len(p) {
 		rest := p[done:]
@@ -144,13 +144,13 @@ func (b *behind) Write(p []byte) (int, error) {
 	return done, nil
 }
 
-func (b *behind) ship() {
+func (b *writeBehindWriter) ship() {
 	b.full <- b.piece // full has room for all pieces
 	b.piece = nil
 }
 
 // close returns after everything was written, or after a write has failed.
-func (b *behind) close() error {
+func (b *writeBehindWriter) close() error {
 	if len(b.piece) > 0 {
 		b.ship()
 	}

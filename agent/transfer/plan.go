@@ -36,9 +36,9 @@ func inOrder(all []dataset.Snapshot) []dataset.Snapshot {
 		func(a, b dataset.Snapshot) int { return a.At().Compare(b.At()) })
 }
 
-// travels reports whether a snapshot belongs to the dataset wherever its home is. Snapshots that were taken for
+// isTransferred reports whether a snapshot belongs to the dataset wherever its home is. Snapshots that were taken for
 // another copy do not, unless they are asked for, and neither do superseded heads.
-func travels(s dataset.Snapshot, want []uuid.UUID) bool {
+func isTransferred(s dataset.Snapshot, want []uuid.UUID) bool {
 	switch s.Kind {
 	case dataset.SnapshotTransfer:
 		return slices.Contains(want, s.ID)
@@ -48,11 +48,11 @@ func travels(s dataset.Snapshot, want []uuid.UUID) bool {
 	return true
 }
 
-// planned returns the snapshots that a copy with the snapshots have lacks. For each it chooses the cheapest base:
+// makePlan returns the snapshots that a copy with the snapshots have lacks. For each it chooses the cheapest base:
 // the previous snapshot, the next one, or the parent (after a restore, the parent is an older one). Both sides must
 // have the base by the time it is needed. cost returns the length of the stream in bytes. Its base is uuid.Nil for a
 // complete stream. A base for which cost returns ErrUnsupported is not used.
-func planned(all []dataset.Snapshot, have, want []uuid.UUID,
+func makePlan(all []dataset.Snapshot, have, want []uuid.UUID,
 	cost func(base, snapshot uuid.UUID) (int64, error)) (Plan, error) {
 	all = inOrder(all)
 	both := map[uuid.UUID]bool{}
@@ -66,10 +66,10 @@ func planned(all []dataset.Snapshot, have, want []uuid.UUID,
 		}
 	}
 	for i, s := range all {
-		if both[s.ID] || !travels(s, want) {
+		if both[s.ID] || !isTransferred(s, want) {
 			continue
 		}
-		step, err := cheapest(s, near(all, i, both), cost)
+		step, err := cheapest(s, nearbyBases(all, i, both), cost)
 		if err != nil {
 			return plan, err
 		}
@@ -79,8 +79,8 @@ func planned(all []dataset.Snapshot, have, want []uuid.UUID,
 	return plan, nil
 }
 
-// near returns the bases that may be close to a snapshot.
-func near(all []dataset.Snapshot, i int, both map[uuid.UUID]bool) (bases []uuid.UUID) {
+// nearbyBases returns the bases that may be close to a snapshot.
+func nearbyBases(all []dataset.Snapshot, i int, both map[uuid.UUID]bool) (bases []uuid.UUID) {
 	for _, s := range slices.Backward(all[:i]) {
 		if both[s.ID] {
 			bases = append(bases, s.ID)

@@ -66,7 +66,7 @@ func TestPlansOfWhatCameOfAnother(t *testing.T) {
 		for _, i := range c.have {
 			have = append(have, all[i].ID)
 		}
-		plan, err := planned(all, have, nil, cost)
+		plan, err := makePlan(all, have, nil, cost)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -109,7 +109,7 @@ func TestPlans(t *testing.T) {
 		stranger := uuid.New()
 		shuffled := slices.Clone(all)
 		slices.Reverse(shuffled)
-		plan, err := planned(shuffled, append(have, stranger), []uuid.UUID{id(c.want)}, distance(all))
+		plan, err := makePlan(shuffled, append(have, stranger), []uuid.UUID{id(c.want)}, distance(all))
 		if err != nil || !slices.Equal(plan.Gone, []uuid.UUID{stranger}) {
 			t.Errorf("%s: gone %v, %v", name, plan.Gone, err)
 		}
@@ -131,7 +131,7 @@ func TestPlanAfterRestore(t *testing.T) {
 	all := history(5)
 	all[4].Parent = all[1].ID // 1 was restored
 	all[3].Kind = dataset.SnapshotRestore
-	plan, err := planned(all, nil, nil, func(base, s uuid.UUID) (int64, error) {
+	plan, err := makePlan(all, nil, nil, func(base, s uuid.UUID) (int64, error) {
 		if s == all[4].ID && base == all[1].ID {
 			return 1, nil
 		}
@@ -161,7 +161,7 @@ func TestPlansRestOnWhatIsThere(t *testing.T) {
 				want = append(want, all[i].ID)
 			}
 		}
-		plan, err := planned(all, have, want, distance(all))
+		plan, err := makePlan(all, have, want, distance(all))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -176,7 +176,7 @@ func TestPlansRestOnWhatIsThere(t *testing.T) {
 			there[s.Snapshot.ID] = true
 		}
 		for _, s := range all {
-			if travels(s, want) && !there[s.ID] {
+			if isTransferred(s, want) && !there[s.ID] {
 				t.Fatalf("%s of kind %s is not brought", s.ID, s.Kind)
 			}
 		}

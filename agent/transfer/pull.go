@@ -36,8 +36,8 @@ type Pull struct {
 	Progress backends.Progress
 }
 
-// Brought is the result of a Pull.
-type Brought struct {
+// PullResult is the result of a Pull.
+type PullResult struct {
 	Snapshots []dataset.Manifest // in the order of arrival, without those that existed before
 	Gone      []uuid.UUID        // snapshots that the copy has and the source no longer has
 	Wire      int64              // number of bytes received from the network
@@ -51,7 +51,7 @@ type Brought struct {
 // unreachable for long. ErrCorrupt if what it sent was several times not what it announced, or is not what the manifest
 // says. ErrNotFound if it has no such dataset or snapshot. ErrForbidden if this node may not have it. ErrNoSpace if the
 // pool is nearly full. After any of them, and after ctx has ended, the copy has what arrived until then.
-func (c *Client) Pull(ctx context.Context, p Pull) (out Brought, err error) {
+func (c *Client) Pull(ctx context.Context, p Pull) (out PullResult, err error) {
 	into, ok := p.Into.(backends.Copier)
 	if !ok {
 		return out, dataset.Errorf(dataset.ErrUnsupported, "the pool cannot store copies: only files can be sent to it")
@@ -68,11 +68,11 @@ type pulling struct {
 	*Client
 	Pull
 	into   backends.Copier
-	out    *Brought
+	out    *PullResult
 	before int64 // bytes of the finished steps
 	total  int64
 	bases  []uuid.UUID // transferred for other copies
-	once   complaint
+	once   loggedOnce
 }
 
 // maxPlans bounds how often a plan is made again because a snapshot that it used was removed.
@@ -96,8 +96,8 @@ func (r *pulling) try(ctx context.Context) error {
 		return err
 	}
 	var plan Plan
-	err = r.patiently(ctx, func() (bool, error) {
-		l, err := r.listing(ctx, r.Peer, r.Dataset.ID, have, r.Want, r.also(begun))
+	err = r.retry(ctx, func() (bool, error) {
+		l, err := r.listing(ctx, r.Peer, r.Dataset.ID, have, r.Want, r.extraQuery(begun))
 		plan = l.Plan
 		return false, err
 	})
@@ -118,9 +118,9 @@ func (r *pulling) try(ctx context.Context) error {
 		if isBase {
 			r.bases = append(r.bases, step.Snapshot.ID)
 		}
-		if err := r.bring(ctx, step); err != nil {
+		if err := r.transferStep(ctx, step); err != nil {
 			err = fmt.Errorf("snapshot %s: %w", step.Snapshot.ID, err)
-			if !r.spares(ctx, isBase, err) {
+			if !r.canDropBases(ctx, isBase, err) {
 				return err
 			}
 			if err := r.dropBases(ctx, err); err != nil {
@@ -130,11 +130,11 @@ func (r *pulling) try(ctx context.Context) error {
 		}
 		r.before += step.Bytes
 	}
-	return r.wanted(ctx)
+	return r.checkWanted(ctx)
 }
 
-// also returns the query that asks for additional snapshots.
-func (r *pulling) also(begun uuid.UUID) url.Values {
+// extraQuery returns the query that asks for additional snapshots.
+func (r *pulling) extraQuery(begun uuid.UUID) url.Values {
 	q := url.Values{}
 	if r.Bases {
 		q.Set("bases", "true")
@@ -148,10 +148,10 @@ func (r *pulling) also(begun uuid.UUID) url.Values {
 	return q
 }
 
-// spares reports whether the transfer, which failed, can continue without the snapshots that other copies are based on:
-// one of them failed, or used too much space. It cannot if the peer is unreachable, because then everything else fails
-// as well.
-func (r *pulling) spares(ctx context.Context, isBase bool, err error) bool {
+// canDropBases reports whether the transfer, which failed, can continue without the snapshots that other copies are
+// based on: one of them failed, or used too much space. It cannot if the peer is unreachable, because then everything
+// else fails as well.
+func (r *pulling) canDropBases(ctx context.Context, isBase bool, err error) bool {
 	if len(r.bases) == 0 || ctx.Err() != nil || errors.Is(err, dataset.ErrOffline) {
 		return false
 	}
@@ -191,8 +191,8 @@ func (r *pulling) have(ctx context.Context) (ids []uuid.UUID, begun uuid.UUID, e
 	return ids, begun, nil
 }
 
-// wanted checks that the requested snapshot has arrived, and against the manifest.
-func (r *pulling) wanted(ctx context.Context) error {
+// checkWanted checks that the requested snapshot has arrived, and against the manifest.
+func (r *pulling) checkWanted(ctx context.Context) error {
 	if r.Want == uuid.Nil {
 		return nil
 	}
@@ -215,10 +215,10 @@ func (r *pulling) wanted(ctx context.Context) error {
 // maxRestarts is how often a snapshot is started again whose stream is wrong; the last time as a complete stream.
 const maxRestarts = 3
 
-// bring transfers one snapshot.
-func (r *pulling) bring(ctx context.Context, step Step) error {
+// transferStep transfers one snapshot.
+func (r *pulling) transferStep(ctx context.Context, step Step) error {
 	restarts := 0
-	return r.patiently(ctx, func() (bool, error) {
+	return r.retry(ctx, func() (bool, error) {
 		have, err := r.into.Received(ctx, r.Dataset.ID, step.Snapshot.ID)
 		if err != nil || have.Complete {
 			return false, err
@@ -238,7 +238,7 @@ func (r *pulling) bring(ctx context.Context, step Step) error {
 			if err := r.Into.DeleteSnapshot(ctx, r.Dataset.ID, step.Snapshot.ID); err != nil {
 				return false, err
 			}
-			return true, errCut{err}
+			return true, connectionError{err}
 		case isKind(err, dataset.ErrNotFound):
 			return false, fmt.Errorf("%w: %w", errReplan, err)
 		case isKind(err, dataset.ErrCorrupt) && !isPeer(err):
@@ -248,7 +248,7 @@ func (r *pulling) bring(ctx context.Context, step Step) error {
 				if !fixed && (errors.Is(err, backends.ErrBaseDiffers) || restarts == maxRestarts-1) {
 					step.Base = uuid.Nil
 				}
-				return true, errCut{err}
+				return true, connectionError{err}
 			}
 			return false, err
 		}
@@ -273,7 +273,7 @@ func (r *pulling) receive(ctx context.Context, d backends.Delivery) (backends.St
 	if err != nil {
 		return backends.Stream{}, err
 	}
-	in := &frameReader{r: &limited{ctx: ctx, r: body, limit: r.Limit}}
+	in := &frameReader{r: &limitedReader{ctx: ctx, r: body, limit: r.Limit}}
 	defer in.close()
 	pipe := readAhead(in)
 	got, err := r.into.Receive(ctx, d, pipe, func(done, _ int64) {
@@ -285,12 +285,12 @@ func (r *pulling) receive(ctx context.Context, d backends.Delivery) (backends.St
 	_ = body.Close()
 	pipe.close()
 	r.out.Wire += in.read
-	return got, r.cause(pipe.err, err)
+	return got, r.classify(pipe.err, err)
 }
 
-// cause classifies the error of a transfer. A problem that the peer reported is returned as *peerError, a failure of
-// the connection as errCut. Every other error comes from the pool, and is returned as it is.
-func (r *pulling) cause(read, err error) error {
+// classify classifies the error of a transfer. A problem that the peer reported is returned as *peerError, a failure of
+// the connection as connectionError. Every other error comes from the pool, and is returned as it is.
+func (r *pulling) classify(read, err error) error {
 	var theirs *peerError
 	switch {
 	case err == nil:
@@ -301,29 +301,29 @@ func (r *pulling) cause(read, err error) error {
 		if errors.Is(read, errFrame) {
 			r.complain(read)
 		}
-		return errCut{err}
+		return connectionError{err}
 	}
 	return err
 }
 
-func (r *pulling) complain(err error) { r.once.of(r.Client, r.Dataset.ID, r.Peer, err) }
+func (r *pulling) complain(err error) { r.once.log(r.Client, r.Dataset.ID, r.Peer, err) }
 
-// complaint logs once that a peer violates the protocol.
-type complaint struct{ made bool }
+// loggedOnce logs once that a peer violates the protocol.
+type loggedOnce struct{ done bool }
 
-func (o *complaint) of(c *Client, id uuid.UUID, peer string, err error) {
-	if o.made || c.Log == nil {
+func (o *loggedOnce) log(c *Client, id uuid.UUID, peer string, err error) {
+	if o.done || c.Log == nil {
 		return
 	}
-	o.made = true
+	o.done = true
 	c.Log.WithError(err).WithField("dataset", id).WithField("peer", peer).Warn("closed a connection to a peer " +
 		"that did not respond")
 }
 
-// errCut is a failure on the way to the peer, which is worth another attempt.
-type errCut struct{ error }
+// connectionError is a failure on the way to the peer, which is worth another attempt.
+type connectionError struct{ error }
 
-func (e errCut) Unwrap() error { return e.error }
+func (e connectionError) Unwrap() error { return e.error }
 
 // isKind reports whether err, of this side or of the peer, is of a kind.
 func isKind(err error, kind *dataset.Kind) bool {
@@ -345,9 +345,9 @@ const (
 	lastWait  = 8 * time.Second
 )
 
-// patiently calls try until it succeeds or fails permanently. After an interruption, or if the peer is unreachable, it
+// retry calls try until it succeeds or fails permanently. After an interruption, or if the peer is unreachable, it
 // tries again after a pause. It stops after c.Tries attempts without progress.
-func (c *Client) patiently(ctx context.Context, try func() (led bool, err error)) error {
+func (c *Client) retry(ctx context.Context, try func() (led bool, err error)) error {
 	wait, left := firstWait, c.tries()
 	for {
 		led, err := try()
@@ -357,14 +357,14 @@ func (c *Client) patiently(ctx context.Context, try func() (led bool, err error)
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if !again(err) {
-			return final(err)
+		if !isRetryable(err) {
+			return finalError(err)
 		}
 		if led {
 			wait, left = firstWait, c.tries()
 		}
 		if left--; left <= 0 {
-			return dataset.Errorf(dataset.ErrOffline, "gave up after %d attempts: %w", c.tries(), final(err))
+			return dataset.Errorf(dataset.ErrOffline, "gave up after %d attempts: %w", c.tries(), finalError(err))
 		}
 		select {
 		case <-ctx.Done():
@@ -375,17 +375,17 @@ func (c *Client) patiently(ctx context.Context, try func() (led bool, err error)
 	}
 }
 
-// again reports whether another attempt may succeed.
-func again(err error) bool {
-	var cut errCut
+// isRetryable reports whether another attempt may succeed.
+func isRetryable(err error) bool {
+	var cut connectionError
 	if errors.As(err, &cut) {
 		return true
 	}
 	return isKind(err, dataset.ErrOffline) || isKind(err, dataset.ErrUnavailable)
 }
 
-// final returns the error for the caller, with the kind that the peer reported.
-func final(err error) error {
+// finalError returns the error for the caller, with the kind that the peer reported.
+func finalError(err error) error {
 	var theirs *peerError
 	if errors.As(err, &theirs) {
 		return fmt.Errorf("the peer failed: %w", theirs.problem.Err())
@@ -393,14 +393,14 @@ func final(err error) error {
 	return err
 }
 
-// limited reads no faster than the limit.
-type limited struct {
+// limitedReader reads no faster than the limit.
+type limitedReader struct {
 	ctx   context.Context
 	r     io.Reader
 	limit *Limiter
 }
 
-func (l *limited) Read(b []byte) (int, error) {
+func (l *limitedReader) Read(b []byte) (int, error) {
 	n, err := l.r.Read(b[:l.limit.piece(len(b))])
 	if wErr := l.limit.wait(l.ctx, n); wErr != nil && err == nil {
 		err = wErr

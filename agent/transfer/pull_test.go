@@ -28,7 +28,7 @@ const (
 	small = 64 * dataset.MiB
 )
 
-func (n *node) pull(from *node, d dataset.Dataset, want uuid.UUID) (Brought, error) {
+func (n *node) pull(from *node, d dataset.Dataset, want uuid.UUID) (PullResult, error) {
 	return n.client.Pull(n.Context(), Pull{Peer: from.http.URL, Dataset: d, Into: n.pool, Want: want})
 }
 

@@ -88,7 +88,7 @@ func (s *Server) send(w http.ResponseWriter, r *request, write func(context.Cont
 	ctx, cancel := context.WithCancelCause(r.Context())
 	defer cancel(nil)
 	w.Header().Set(framesHeader, strconv.Itoa(framesVersion))
-	out := &bounded{ctx: ctx, w: w, control: http.NewResponseController(w), limit: s.Limit, idle: s.idle()}
+	out := &limitedWriter{ctx: ctx, w: w, control: http.NewResponseController(w), limit: s.Limit, idle: s.idle()}
 	frames := &frameWriter{w: out, now: func() int64 { return int64(s.Clock.Steady()) }}
 	quiet := s.watch(ctx, r, frames, cancel)
 	pipe := writeBehind(frames)
@@ -157,8 +157,8 @@ func (s *Server) watch(ctx context.Context, r *request, frames *frameWriter, cut
 	}
 }
 
-// bounded writes an answer, no faster than the limit, to a peer that must accept it in time.
-type bounded struct {
+// limitedWriter writes an answer, no faster than the limit, to a peer that must accept it in time.
+type limitedWriter struct {
 	ctx     context.Context
 	w       io.Writer
 	control *http.ResponseController
@@ -167,7 +167,7 @@ type bounded struct {
 	err     error // of the other side
 }
 
-func (b *bounded) Write(p []byte) (int, error) {
+func (b *limitedWriter) Write(p []byte) (int, error) {
 	done := 0
 	for done < len(p) {
 		part := p[done:][:b.limit.piece(len(p)-done)]
@@ -187,14 +187,14 @@ func (b *bounded) Write(p []byte) (int, error) {
 	return done, nil
 }
 
-func (b *bounded) Flush() error {
+func (b *limitedWriter) Flush() error {
 	if err := b.control.Flush(); err != nil {
 		return b.fail(err)
 	}
 	return nil
 }
 
-func (b *bounded) fail(err error) error {
+func (b *limitedWriter) fail(err error) error {
 	b.err = fmt.Errorf("it accepts no data: %w", err)
 	return b.err
 }

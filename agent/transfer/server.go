@@ -162,11 +162,11 @@ type request struct {
 	peer, dataset uuid.UUID
 }
 
-// maxAsked bounds the body of a request; no request has one.
-const maxAsked = 1 << 10
+// maxRequestBody bounds the body of a request; no request has one.
+const maxRequestBody = 1 << 10
 
 func (s *Server) serve(w http.ResponseWriter, r *http.Request, f func(http.ResponseWriter, *request) error) {
-	r.Body = http.MaxBytesReader(w, r.Body, maxAsked)
+	r.Body = http.MaxBytesReader(w, r.Body, maxRequestBody)
 	err := s.answer(w, r, f)
 	if err == nil {
 		return
@@ -249,7 +249,7 @@ func (s *Server) list(w http.ResponseWriter, r *request) error {
 		}
 		also = append(also, begun)
 	}
-	out.Plan, err = planned(e.Snapshots, have, also, func(base, snapshot uuid.UUID) (int64, error) {
+	out.Plan, err = makePlan(e.Snapshots, have, also, func(base, snapshot uuid.UUID) (int64, error) {
 		older := dataset.Source{}
 		if base != uuid.Nil {
 			older = dataset.Source{Dataset: r.dataset, Snapshot: base}

@@ -54,7 +54,7 @@ func TestListOfAllNodes(t *testing.T) {
 	if v, err := f.B.Get(t.Context(), "far@plain"); err != nil || v.Spelling != "far@plain" {
 		t.Errorf("%+v, %v", v, err)
 	}
-	f.B.Config.Control = agenttest.Away{Service: f.Client}
+	f.B.Config.Control = agenttest.UnreachableControl{Service: f.Client}
 	f.B.Restart()
 	if got := lists(f.B); !slices.Equal(got, own) {
 		t.Errorf("with control away it lists %v", got)

@@ -17,7 +17,7 @@ import (
 	"github.com/droverhq/drover/internal/long"
 )
 
-// taker stands for a host: what it holds lasts as long as it can justify (agent/lease/hold.go),
+// taker stands for a host: what it holds lasts as long as it can justify (agent/lease/boundedlease.go),
 // and its guard fences it then. What it promises is the agent's own code, and the guard the
 // real one.
 type taker struct {
@@ -55,7 +55,7 @@ func TestTakeoversDoNotOverlap(t *testing.T) {
 			for i, a := range []*controltest.Agent{w.Alpha, w.Beta, w.Gamma} {
 				n := &taker{Agent: a, name: []string{"alpha", "beta", "gamma"}[i], session: true, sent: w.now(), vows: map[*taker]time.Duration{}}
 				n.keeper = promises.NewKeeper(w.now)
-				n.keeper.Ready()
+				n.keeper.SetReady()
 				n.sentry = w.sentry(n, t.TempDir())
 				w.all = append(w.all, n)
 			}
@@ -172,7 +172,7 @@ func (w *takeovers) renews(n *taker) {
 		n.MustRegister(n.name)
 	case !n.session:
 		n.session, n.sent = true, w.now()
-		n.keeper.Ready()
+		n.keeper.SetReady()
 		if epoch := w.reads(n); epoch != n.epoch {
 			n.epoch, n.deadline, n.vows = epoch, 0, map[*taker]time.Duration{}
 		}
@@ -206,7 +206,7 @@ func (w *takeovers) feed(n *taker) {
 	defer n.sentry.feeds()
 	session, span := time.Duration(0), w.Limits.Session
 	if n.session {
-		session = n.sent + promises.HeldFor(span)
+		session = n.sent + promises.HolderSpan(span)
 	}
 	silent := w.now()-n.sent >= span/5
 	var promised []time.Duration
@@ -223,7 +223,7 @@ func (w *takeovers) feed(n *taker) {
 				return ""
 			})
 			if len(a.Granted) == 1 {
-				n.vows[peer] = a.Bound(w.now())
+				n.vows[peer] = a.ValidUntil(w.now())
 			}
 		}
 		promised = append(promised, n.vows[peer])
@@ -236,11 +236,11 @@ func (w *takeovers) promotes(n *taker) {
 	if n.op == nil || n.cut || !n.session || w.oneIn(3) {
 		return
 	}
-	if _, wait := n.keeper.Swear(promises.Epoch{Dataset: w.Dataset.ID, Epoch: n.op.Epoch}, w.Limits.Session); wait > 0 {
+	if _, wait := n.keeper.BlockPromises(promises.Epoch{Dataset: w.Dataset.ID, Epoch: n.op.Epoch}, w.Limits.Session); wait > 0 {
 		return
 	}
 	out, err := w.Commit(w.Ctx, n.ID, n.ReportOf(*n.op))
-	n.keeper.Unswear(w.Dataset.ID)
+	n.keeper.AllowPromises(w.Dataset.ID)
 	n.op = nil
 	if err != nil {
 		return

@@ -163,7 +163,7 @@ func (h *holder) fenced(t *testing.T, since time.Duration) {
 	}
 }
 
-// goesOn waits until it is armed again, and its writer writes.
+// removalPending waits until it is armed again, and its writer writes.
 func (h *holder) goesOn(t *testing.T) {
 	t.Helper()
 	host.Await(t, "the volume is thawed", func() error {

@@ -35,8 +35,8 @@ type poolsAndVolumes interface {
 
 // replicaReporter returns the state of the replicas on a node. Only agents implement it.
 type replicaReporter interface {
-	SeenReplicas() []agent.SeenReplica
-	SeenSuperseded() (volumes []string)
+	ReplicaLags() []agent.ReplicaLag
+	SupersededVolumes() (volumes []string)
 }
 
 // failoverReporter returns whether volumes fail over automatically. Only control implements it.
@@ -51,7 +51,7 @@ type haltReporter interface {
 
 // guardReporter reads the status of a node's guard.
 type guardReporter interface {
-	SeenGuard(context.Context) (guard.Status, error)
+	GuardStatus(context.Context) (guard.Status, error)
 }
 
 // figure is one figure of a store.
@@ -193,18 +193,18 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		}
 	}
 	if k, keeps := c.source.(replicaReporter); keeps { // control does not implement it, because it has no replicas
-		for _, r := range k.SeenReplicas() {
+		for _, r := range k.ReplicaLags() {
 			gauge(c.age, r.Age.Seconds(), r.Volume)
 			if r.MaxLoss > 0 {
 				gauge(c.maxLoss, r.MaxLoss.Seconds(), r.Volume)
 			}
 		}
-		for _, volume := range k.SeenSuperseded() {
+		for _, volume := range k.SupersededVolumes() {
 			gauge(c.superseded, 1, volume)
 		}
 	}
 	if g, asks := c.source.(guardReporter); asks {
-		st, err := g.SeenGuard(ctx)
+		st, err := g.GuardStatus(ctx)
 		gauge(c.guardUp, flag(err == nil))
 		c.guard(gauge, st)
 	}

@@ -71,9 +71,9 @@ var _ haltReporter = (*control.Service)(nil)
 
 type keeping struct{ poolsAndVolumes }
 
-func (keeping) SeenSuperseded() []string { return nil }
-func (keeping) SeenReplicas() []agent.SeenReplica {
-	return []agent.SeenReplica{{Volume: "db", Age: time.Minute, MaxLoss: 30 * time.Second}, {Volume: "web", Age: time.Minute}}
+func (keeping) SupersededVolumes() []string { return nil }
+func (keeping) ReplicaLags() []agent.ReplicaLag {
+	return []agent.ReplicaLag{{Volume: "db", Age: time.Minute, MaxLoss: 30 * time.Second}, {Volume: "web", Age: time.Minute}}
 }
 
 // A store that is not believed has a figure where control is, and how old a replica may be
@@ -105,13 +105,13 @@ func (twice) SeenVolumes(context.Context) (list []api.Volume) {
 	return list
 }
 
-func (twice) SeenSuperseded() []string { return []string{"db", "db"} }
+func (twice) SupersededVolumes() []string { return []string{"db", "db"} }
 
-func (twice) SeenReplicas() []agent.SeenReplica {
-	return []agent.SeenReplica{{Volume: "db", Age: time.Minute, MaxLoss: 30 * time.Second}, {Volume: "db", Age: 2 * time.Minute, MaxLoss: 40 * time.Second}}
+func (twice) ReplicaLags() []agent.ReplicaLag {
+	return []agent.ReplicaLag{{Volume: "db", Age: time.Minute, MaxLoss: 30 * time.Second}, {Volume: "db", Age: 2 * time.Minute, MaxLoss: 40 * time.Second}}
 }
 
-func (twice) SeenGuard(context.Context) (st guard.Status, err error) {
+func (twice) GuardStatus(context.Context) (st guard.Status, err error) {
 	for _, ahead := range []time.Duration{4 * time.Second, 5 * time.Second} {
 		st.Datasets = append(st.Datasets, guard.Entry{Volume: "db", Deadline: ahead, State: guard.StateArmed})
 	}

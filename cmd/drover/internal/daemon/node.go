@@ -136,4 +136,4 @@ func peerID(c *pki.Credentials) func(*http.Request) (uuid.UUID, error) {
 // hostView is an agent's view of its host, for metrics.
 type hostView struct{ *agent.Agent }
 
-func (s hostView) Pools(ctx context.Context) ([]api.Pool, error) { return s.SeenPools(ctx), nil }
+func (s hostView) Pools(ctx context.Context) ([]api.Pool, error) { return s.PoolStates(ctx), nil }

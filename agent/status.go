@@ -8,8 +8,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// SeenPools returns the present state of the pools of this node.
-func (a *Agent) SeenPools(ctx context.Context) []api.Pool {
+// PoolStates returns the present state of the pools of this node.
+func (a *Agent) PoolStates(ctx context.Context) []api.Pool {
 	names := map[string]api.Pool{}
 	for _, p := range a.Pools.All() {
 		names[p.ID.String()] = api.Pool{Pool: p.Pool, NodeName: a.NodeName}
@@ -38,9 +38,9 @@ func (a *Agent) SeenVolumes(ctx context.Context) []api.Volume {
 	return out
 }
 
-// SeenReplicas returns the present state of the replicas on this node. It leaves out volumes in the trash, because
+// ReplicaLags returns the present state of the replicas on this node. It leaves out volumes in the trash, because
 // nothing is written to them.
-func (a *Agent) SeenReplicas() (all []SeenReplica) {
+func (a *Agent) ReplicaLags() (all []ReplicaLag) {
 	now := a.Clock.Now()
 	for _, id := range a.Cache.CopyIDs() {
 		k, _ := a.Cache.Copy(id)
@@ -52,7 +52,7 @@ func (a *Agent) SeenReplicas() (all []SeenReplica) {
 		if c.VerifiedAt.After(upTo) {
 			upTo = c.VerifiedAt
 		}
-		r := SeenReplica{Volume: k.Record.Volume, Age: now.Sub(upTo)}
+		r := ReplicaLag{Volume: k.Record.Volume, Age: now.Sub(upTo)}
 		if f := k.Record.Profile.Failover; f.Auto {
 			r.MaxLoss = time.Duration(f.MaxLoss)
 		}
@@ -61,8 +61,8 @@ func (a *Agent) SeenReplicas() (all []SeenReplica) {
 	return all
 }
 
-// SeenSuperseded returns the volumes of which this node has a superseded copy that an operator must decide about.
-func (a *Agent) SeenSuperseded() (volumes []string) {
+// SupersededVolumes returns the volumes of which this node has a superseded copy that an operator must decide about.
+func (a *Agent) SupersededVolumes() (volumes []string) {
 	for _, id := range a.Cache.CopyIDs() {
 		if k, _ := a.Cache.Copy(id); k.Kind == dataset.CopySuperseded && k.Record != nil {
 			volumes = append(volumes, k.Record.Volume)
@@ -71,8 +71,8 @@ func (a *Agent) SeenSuperseded() (volumes []string) {
 	return volumes
 }
 
-// SeenReplica describes how far a replica can be behind its home.
-type SeenReplica struct {
+// ReplicaLag describes how far a replica can be behind its home.
+type ReplicaLag struct {
 	Volume string
 	Age    time.Duration
 	// MaxLoss is the maximum age at which the replica takes over automatically. If 0, it never does.

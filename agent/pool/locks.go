@@ -17,34 +17,34 @@ import (
 	"github.com/droverhq/drover/internal/socket"
 )
 
-// Holds are the locks that keep other drover processes on this host away from the pools. Two processes would reap
+// Locks are the locks that keep other drover processes on this host away from the pools. Two processes would reap
 // each other's incomplete datasets and mount each other's volumes. A second start by hand is enough for that,
 // because drover.yaml is readable and names the pools.
-type Holds struct {
-	mu    sync.Mutex
-	Taken map[string]io.Closer
-	over  bool // all locks were released for good
+type Locks struct {
+	mu      sync.Mutex
+	Sockets map[string]io.Closer
+	closed  bool // all locks were released for good
 }
 
-// Take locks a pool until Let or release is called. Idempotent. It fails with dataset.ErrInUse if another process has
+// Lock locks a pool until Let or release is called. Idempotent. It fails with dataset.ErrInUse if another process has
 // the lock. The lock's name consists of the pool's UUID and of the device and inode of its path, so a copy of the pool
 // at another path has another lock.
 //
 // If the pool could not be locked and is served nevertheless, unheld says why: a user without rights must not be able
 // to keep the pool offline. The lock is not a file lock in the pool, because an open file would keep an unused disk
 // from being unmounted.
-func (h *Holds) Take(ctx context.Context, pool backends.Pool) (unheld string, err error) {
+func (h *Locks) Lock(ctx context.Context, pool backends.Pool) (unheld string, err error) {
 	var st unix.Stat_t
 	if err := unix.Stat(pool.Info().Path, &st); err != nil {
 		return "", fmt.Errorf("stat %s: %w", pool.Info().Path, err)
 	}
-	name := HoldName(pool.ID()) + fmt.Sprintf("%x-%x", st.Dev, st.Ino)
+	name := LockName(pool.ID()) + fmt.Sprintf("%x-%x", st.Dev, st.Ino)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.over { // the disk answered only after the process had begun to stop
+	if h.closed { // the disk answered only after the process had begun to stop
 		return "", dataset.Errorf(dataset.ErrOffline, "drover is stopping")
 	}
-	if h.Taken[name] != nil {
+	if h.Sockets[name] != nil {
 		return "", nil
 	}
 	c, err := socket.AcquireName(ctx, name)
@@ -54,36 +54,36 @@ func (h *Holds) Take(ctx context.Context, pool backends.Pool) (unheld string, er
 	if err != nil {
 		return "", err
 	}
-	if h.Taken == nil {
-		h.Taken = map[string]io.Closer{}
+	if h.Sockets == nil {
+		h.Sockets = map[string]io.Closer{}
 	}
-	h.Taken[name] = c
+	h.Sockets[name] = c
 	return "", nil
 }
 
-// Let releases the lock of a pool, so that another process can have it.
-func (h *Holds) Let(pool uuid.UUID) (err error) {
+// Unlock releases the lock of a pool, so that another process can have it.
+func (h *Locks) Unlock(pool uuid.UUID) (err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for name, c := range h.Taken {
-		if strings.HasPrefix(name, HoldName(pool)) {
+	for name, c := range h.Sockets {
+		if strings.HasPrefix(name, LockName(pool)) {
 			err = errors.Join(err, c.Close())
-			delete(h.Taken, name)
+			delete(h.Sockets, name)
 		}
 	}
 	return err
 }
 
-// HoldName is the prefix of the names of the unix sockets by which one drover holds a pool.
-func HoldName(pool uuid.UUID) string { return "drover-pool-" + pool.String() + "-" }
+// LockName is the prefix of the names of the unix sockets by which one drover holds a pool.
+func LockName(pool uuid.UUID) string { return "drover-pool-" + pool.String() + "-" }
 
-func (h *Holds) release() error {
+func (h *Locks) close() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	var errs []error
-	for _, c := range h.Taken {
+	for _, c := range h.Sockets {
 		errs = append(errs, c.Close())
 	}
-	h.Taken, h.over = nil, true
+	h.Sockets, h.closed = nil, true
 	return errors.Join(errs...)
 }

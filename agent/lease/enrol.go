@@ -24,12 +24,12 @@ func (b *Deadlines) loadEnrolled(ctx context.Context) error {
 		if err := errors.Join(err1, err2); err != nil {
 			return err
 		}
-		h := b.holds[id]
+		h := b.leases[id]
 		if h == nil {
-			h = &hold{enrolled: map[uuid.UUID]enrolment{}}
-			b.holds[id] = h
+			h = &boundedLease{enrolled: map[uuid.UUID]enrolment{}}
+			b.leases[id] = h
 		}
-		h.enrolled[node] = enrolment{noted: true}
+		h.enrolled[node] = enrolment{onDisk: true}
 		return nil
 	})
 }
@@ -37,39 +37,39 @@ func (b *Deadlines) loadEnrolled(ctx context.Context) error {
 // Enrol records on disk, before a node is given any part of a dataset, that the node could continue from that part.
 // It fails with ErrUnavailable while this node keeps the dataset open only by promises of other nodes.
 func (b *Deadlines) Enrol(ctx context.Context, id, node uuid.UUID) error {
-	if noted, err := b.mayEnrol(id, node, true); noted || err != nil {
+	if noted, err := b.enrolInMemory(id, node, true); noted || err != nil {
 		return err
 	}
 	b.enrolling.Lock()
 	defer b.enrolling.Unlock()
-	if noted, err := b.mayEnrol(id, node, false); noted || err != nil {
+	if noted, err := b.enrolInMemory(id, node, false); noted || err != nil {
 		return err
 	}
 	err := b.DB.Put(ctx, map[string]any{enrolledKey(id, node): struct{}{}})
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	h := b.holds[id]
+	h := b.leases[id]
 	switch {
 	case h == nil: // the dataset has left this node
 	case err != nil:
 		delete(h.enrolled, node) // the caller gives the node no data
 	default:
-		h.enrolled[node] = enrolment{true, h.enrolled[node].asked}
+		h.enrolled[node] = enrolment{true, h.enrolled[node].lastRequest}
 	}
 	return err
 }
 
-// mayEnrol enrols a node in memory. done reports whether the caller has nothing more to do, because the node is on disk
-// already or the lease is not bounded. If noted is true, a node that is not on disk is not enrolled.
-func (b *Deadlines) mayEnrol(id, node uuid.UUID, noted bool) (done bool, err error) {
+// enrolInMemory enrols a node in memory. done reports whether the caller has nothing more to do, because the node is on
+// disk already or the lease is not bounded. If noted is true, a node that is not on disk is not enrolled.
+func (b *Deadlines) enrolInMemory(id, node uuid.UUID, noted bool) (done bool, err error) {
 	d, home := b.Cache.Dataset(id)
 	if !home || !IsBounded(d) || b.Guard == nil {
 		return true, nil
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	h := b.hold(d)
-	if done = h.enrolled[node].noted; noted && !done {
+	h := b.lease(d)
+	if done = h.enrolled[node].onDisk; noted && !done {
 		return false, nil
 	}
 	if !h.enrol(&b.tenure, node, b.Clock.Steady()) {
@@ -80,21 +80,21 @@ func (b *Deadlines) mayEnrol(id, node uuid.UUID, noted bool) (done bool, err err
 	return done, nil
 }
 
-// DropEnrolled removes enrolled nodes that have no recorded copy of the dataset. Otherwise their promises would be
+// DropUnneededNodes removes enrolled nodes that have no recorded copy of the dataset. Otherwise their promises would be
 // needed, and they would refuse them, because they do not know the dataset.
-func (b *Deadlines) DropEnrolled(ctx context.Context) error {
+func (b *Deadlines) DropUnneededNodes(ctx context.Context) error {
 	var errs []error
 	for _, d := range b.Datasets() {
 		now := b.Clock.Steady()
 		b.mu.Lock()
-		some := len(b.hold(d).gone(d, now)) > 0
+		some := len(b.lease(d).unneededNodes(d, now)) > 0
 		b.mu.Unlock()
 		if !some {
 			continue
 		}
 		v, err := b.Control.Volume(ctx, d.ID.String())
 		if err == nil && v.Home == b.NodeID {
-			err = b.dropGone(ctx, v.Dataset, now)
+			err = b.dropUnneeded(ctx, v.Dataset, now)
 		}
 		if err != nil && !errors.Is(err, dataset.ErrNotFound) { // a dataset in the trash may be restored
 			errs = append(errs, err)
@@ -103,15 +103,15 @@ func (b *Deadlines) DropEnrolled(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// dropGone removes the enrolled nodes that cannot continue from what they were given, according to control's record
+// dropUnneeded removes the enrolled nodes that cannot continue from what they were given, according to control's record
 // d, which was requested after read.
-func (b *Deadlines) dropGone(ctx context.Context, d dataset.Dataset, read time.Duration) error {
+func (b *Deadlines) dropUnneeded(ctx context.Context, d dataset.Dataset, read time.Duration) error {
 	b.enrolling.Lock()
 	defer b.enrolling.Unlock()
 	drop := map[string]any{}
 	b.mu.Lock()
-	if h := b.holds[d.ID]; h != nil {
-		for _, node := range h.gone(d, read) {
+	if h := b.leases[d.ID]; h != nil {
+		for _, node := range h.unneededNodes(d, read) {
 			delete(h.enrolled, node)
 			drop[enrolledKey(d.ID, node)] = nil
 		}
@@ -120,17 +120,17 @@ func (b *Deadlines) dropGone(ctx context.Context, d dataset.Dataset, read time.D
 	return b.DB.Put(ctx, drop)
 }
 
-// forgetHolds drops the state of datasets whose home is another node now. A job removes the records on disk, so that
+// forgetLeases drops the state of datasets whose home is another node now. A job removes the records on disk, so that
 // a slow disk does not delay feeding the guard.
-func (b *Deadlines) forgetHolds() {
+func (b *Deadlines) forgetLeases() {
 	var left []uuid.UUID
 	b.mu.Lock()
-	for id, h := range b.holds {
+	for id, h := range b.leases {
 		if _, known := b.Cache.Dataset(id); known {
 			continue
 		}
-		if h.at(0); len(h.enrolled) == 0 {
-			delete(b.holds, id)
+		if h.setEpoch(0); len(h.enrolled) == 0 {
+			delete(b.leases, id)
 			continue
 		}
 		left = append(left, id)
@@ -140,7 +140,7 @@ func (b *Deadlines) forgetHolds() {
 		return
 	}
 	b.Jobs.Start("left", func(ctx context.Context, _ *jobs.Job) error {
-		if err := b.dropLeft(ctx, left); err != nil && ctx.Err() == nil {
+		if err := b.dropEnrolledOf(ctx, left); err != nil && ctx.Err() == nil {
 			b.Log.WithError(err).Warn("cannot forget the nodes that were given copies of volumes that have left, " +
 				"retrying")
 		}
@@ -148,17 +148,17 @@ func (b *Deadlines) forgetHolds() {
 	})
 }
 
-// dropLeft removes the enrolled nodes of datasets that have left this node. If a dataset has returned by then, it
+// dropEnrolledOf removes the enrolled nodes of datasets that have left this node. If a dataset has returned by then, it
 // writes them to disk again. It holds enrolling, so that a node that is enrolled meanwhile waits, and is kept even if
-// dropLeft is interrupted.
-func (b *Deadlines) dropLeft(ctx context.Context, left []uuid.UUID) error {
+// dropEnrolledOf is interrupted.
+func (b *Deadlines) dropEnrolledOf(ctx context.Context, left []uuid.UUID) error {
 	b.enrolling.Lock()
 	defer b.enrolling.Unlock()
-	each := func(f func(h *hold, id, node uuid.UUID)) {
+	each := func(f func(h *boundedLease, id, node uuid.UUID)) {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		for _, id := range left {
-			if h := b.holds[id]; h != nil {
+			if h := b.leases[id]; h != nil {
 				for node := range h.enrolled {
 					f(h, id, node)
 				}
@@ -166,16 +166,16 @@ func (b *Deadlines) dropLeft(ctx context.Context, left []uuid.UUID) error {
 		}
 	}
 	drop, again := map[string]any{}, map[string]any{}
-	each(func(h *hold, id, node uuid.UUID) {
+	each(func(h *boundedLease, id, node uuid.UUID) {
 		if _, back := b.Cache.Dataset(id); !back {
-			h.enrolled[node] = enrolment{false, h.enrolled[node].asked}
+			h.enrolled[node] = enrolment{false, h.enrolled[node].lastRequest}
 			drop[enrolledKey(id, node)] = nil
 		}
 	})
 	if err := b.DB.Put(ctx, drop); err != nil {
 		return err
 	}
-	each(func(h *hold, id, node uuid.UUID) {
+	each(func(h *boundedLease, id, node uuid.UUID) {
 		key := enrolledKey(id, node)
 		if _, dropped := drop[key]; !dropped {
 			return
@@ -192,9 +192,9 @@ func (b *Deadlines) dropLeft(ctx context.Context, left []uuid.UUID) error {
 	if err := b.DB.Put(ctx, again); err != nil {
 		return err
 	}
-	each(func(h *hold, id, node uuid.UUID) {
+	each(func(h *boundedLease, id, node uuid.UUID) {
 		if _, noted := again[enrolledKey(id, node)]; noted {
-			h.enrolled[node] = enrolment{true, h.enrolled[node].asked}
+			h.enrolled[node] = enrolment{true, h.enrolled[node].lastRequest}
 		}
 	})
 	return nil

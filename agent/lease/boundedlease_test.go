@@ -19,19 +19,21 @@ var nodeP, nodeQ, first, second = uuid.New(), uuid.New(), uuid.New(), uuid.New()
 // Until when a dataset may be written to, for what was sent and answered.
 func TestExtend(t *testing.T) {
 	at := func(seconds int) time.Duration { return time.Duration(seconds) * time.Second }
-	read := func(sent int) tenure { return tenure{session: first, sent: at(sent), ttl: boundTTL, row: 1, read: 1} }
+	read := func(sent int) controlSession {
+		return controlSession{session: first, sent: at(sent), ttl: boundTTL, row: 1, read: 1}
+	}
 	doubted := read(990)
-	doubted.doubted = true
+	doubted.inconsistent = true
 	for name, c := range map[string]struct {
-		t      tenure
-		h      hold
+		t      controlSession
+		h      boundedLease
 		copies []uuid.UUID
 		loud   bool // control answers
 		want   int
 	}{
 		"nothing is known":          {want: 0},
-		"renewed, and nothing read": {t: tenure{session: first, sent: at(990), ttl: boundTTL, row: 1}, want: 0},
-		"read during another session": {t: tenure{
+		"renewed, and nothing read": {t: controlSession{session: first, sent: at(990), ttl: boundTTL, row: 1}, want: 0},
+		"read during another session": {t: controlSession{
 			session: second,
 			sent:    at(990),
 			ttl:     boundTTL,
@@ -39,76 +41,76 @@ func TestExtend(t *testing.T) {
 			read:    1,
 		}, want: 0},
 		"renewed and read":                  {t: read(990), want: 1050},
-		"as the session says, and no more":  {t: read(990), h: hold{deadline: at(1020)}, loud: true, want: 1050},
-		"an earlier word is not taken back": {t: read(900), h: hold{deadline: at(1020)}, loud: true, want: 1020},
-		"nobody could take over":            {t: read(950), h: hold{deadline: at(1010)}, want: 1060},
-		"nobody could, but it has lapsed":   {t: read(900), h: hold{deadline: at(960)}, want: 960},
+		"as the session says, and no more":  {t: read(990), h: boundedLease{deadline: at(1020)}, loud: true, want: 1050},
+		"an earlier word is not taken back": {t: read(900), h: boundedLease{deadline: at(1020)}, loud: true, want: 1020},
+		"nobody could take over":            {t: read(950), h: boundedLease{deadline: at(1010)}, want: 1060},
+		"nobody could, but it has lapsed":   {t: read(900), h: boundedLease{deadline: at(960)}, want: 960},
 		"all promised": {
 			t:      read(950),
-			h:      hold{deadline: at(1010), vows: vows(nodeP, at(1055), nodeQ, at(1040))},
+			h:      boundedLease{deadline: at(1010), promises: vows(nodeP, at(1055), nodeQ, at(1040))},
 			copies: []uuid.UUID{nodeP, nodeQ},
 			want:   1040,
 		},
 		"all promised, and it has lapsed": {
 			t:      read(900),
-			h:      hold{deadline: at(1000), vows: vows(nodeP, at(1055))},
+			h:      boundedLease{deadline: at(1000), promises: vows(nodeP, at(1055))},
 			copies: []uuid.UUID{nodeP},
 			want:   1000,
 		},
 		"all promised, during no session": {
-			t:      tenure{session: second, sent: at(950), ttl: boundTTL, row: 2, read: 1},
-			h:      hold{deadline: at(1010), vows: vows(nodeP, at(1055))},
+			t:      controlSession{session: second, sent: at(950), ttl: boundTTL, row: 2, read: 1},
+			h:      boundedLease{deadline: at(1010), promises: vows(nodeP, at(1055))},
 			copies: []uuid.UUID{nodeP},
 			want:   1055,
 		},
 		"one did not": {
 			t:      read(950),
-			h:      hold{deadline: at(1010), vows: vows(nodeP, at(1055))},
+			h:      boundedLease{deadline: at(1010), promises: vows(nodeP, at(1055))},
 			copies: []uuid.UUID{nodeP, nodeQ},
 			want:   1010,
 		},
 		"one that was given something": {
 			t:      read(950),
-			h:      hold{deadline: at(1010), vows: vows(nodeP, at(1055)), enrolled: map[uuid.UUID]enrolment{nodeQ: {}}},
+			h:      boundedLease{deadline: at(1010), promises: vows(nodeP, at(1055)), enrolled: map[uuid.UUID]enrolment{nodeQ: {}}},
 			copies: []uuid.UUID{nodeP},
 			want:   1010,
 		},
 		"promises that end before": {
 			t:      read(950),
-			h:      hold{deadline: at(1030), vows: vows(nodeP, at(1020))},
+			h:      boundedLease{deadline: at(1030), promises: vows(nodeP, at(1020))},
 			copies: []uuid.UUID{nodeP},
 			want:   1030,
 		},
 		"promises count while control does": {
 			t:      read(980),
-			h:      hold{deadline: at(1010), vows: vows(nodeP, at(1059))},
+			h:      boundedLease{deadline: at(1010), promises: vows(nodeP, at(1059))},
 			copies: []uuid.UUID{nodeP},
 			loud:   true,
 			want:   1040,
 		},
 		"a watchdog is slower than promises": {
 			t:      read(990),
-			h:      hold{deadline: at(1010), fence: at(130), vows: vows(nodeP, at(1055))},
+			h:      boundedLease{deadline: at(1010), fenceTime: at(130), promises: vows(nodeP, at(1055))},
 			copies: []uuid.UUID{nodeP},
 			want:   1050,
 		},
 		"a fence that is slow, by promises": {
 			t:      read(900),
-			h:      hold{deadline: at(1010), fence: at(40), vows: vows(nodeP, at(1055))},
+			h:      boundedLease{deadline: at(1010), fenceTime: at(40), promises: vows(nodeP, at(1055))},
 			copies: []uuid.UUID{nodeP},
 			want:   1045,
 		},
 		"a fence that is slower than control": {
 			t:      read(990),
-			h:      hold{fence: at(140)},
+			h:      boundedLease{fenceTime: at(140)},
 			copies: []uuid.UUID{nodeP},
 			want:   1040,
 		},
 		"begun on a store that is doubted": {t: doubted, want: 0},
-		"lapsed, and the store is doubted": {t: doubted, h: hold{deadline: at(1000)}, want: 1000},
-		"held, and the store is doubted":   {t: doubted, h: hold{deadline: at(1001)}, loud: true, want: 1050},
+		"lapsed, and the store is doubted": {t: doubted, h: boundedLease{deadline: at(1000)}, want: 1000},
+		"held, and the store is doubted":   {t: doubted, h: boundedLease{deadline: at(1001)}, loud: true, want: 1050},
 		"no session was ever known, and vows": {
-			h:      hold{vows: vows(nodeP, at(1059))},
+			h:      boundedLease{promises: vows(nodeP, at(1059))},
 			copies: []uuid.UUID{nodeP},
 			want:   0,
 		},
@@ -117,22 +119,22 @@ func TestExtend(t *testing.T) {
 			t.Errorf("%s: until %v, want %v", name, got, at(c.want))
 		}
 	}
-	h := hold{epoch: 3, deadline: at(1010), vows: vows(nodeP, at(1055)), enrolled: map[uuid.UUID]enrolment{nodeQ: {}}}
-	h.vow(nodeQ, 2, at(1050))
-	if h.vows[nodeQ] != 0 {
+	h := boundedLease{epoch: 3, deadline: at(1010), promises: vows(nodeP, at(1055)), enrolled: map[uuid.UUID]enrolment{nodeQ: {}}}
+	h.addPromise(nodeQ, 2, at(1050))
+	if h.promises[nodeQ] != 0 {
 		t.Error("a promise of another epoch counts")
 	}
-	if h.at(4); h.deadline != 0 || len(h.vows) > 0 || len(h.enrolled) != 1 {
+	if h.setEpoch(4); h.deadline != 0 || len(h.promises) > 0 || len(h.enrolled) != 1 {
 		t.Errorf("at another epoch: %+v", h)
 	}
-	h = hold{deadline: at(1010)}
+	h = boundedLease{deadline: at(1010)}
 	for name, c := range map[string]struct {
-		t    tenure
+		t    controlSession
 		want bool
 	}{
 		"beyond what control vouches for": {read(900), false},
 		"as far as control vouches":       {read(950), true},
-		"read during another session": {tenure{
+		"read during another session": {controlSession{
 			session: second,
 			sent:    at(990),
 			ttl:     boundTTL,
@@ -146,25 +148,25 @@ func TestExtend(t *testing.T) {
 		h.enrolled = nil
 	}
 	for deadline, want := range map[int]bool{970: true, 971: false} {
-		gone := tenure{session: second, sent: at(900), ttl: boundTTL, row: 2, read: 1}
-		if h = (hold{deadline: at(deadline)}); h.enrol(&gone, nodeP, at(1000)) != want {
+		gone := controlSession{session: second, sent: at(900), ttl: boundTTL, row: 2, read: 1}
+		if h = (boundedLease{deadline: at(deadline)}); h.enrol(&gone, nodeP, at(1000)) != want {
 			t.Errorf("enrolled when it was held until %d: %t", deadline, !want)
 		}
 	}
 	tn := read(990)
-	if tn.renewed(first, at(980), boundTTL, at(1000)); tn.until() != at(1050) {
+	if tn.renew(first, at(980), boundTTL, at(1000)); tn.until() != at(1050) {
 		t.Error("an answer that was overtaken takes time away")
 	}
-	if tn.renewed(first, at(1040), boundTTL, at(1050)); tn.until() != at(1100) {
+	if tn.renew(first, at(1040), boundTTL, at(1050)); tn.until() != at(1100) {
 		t.Error("an answer that comes in time does not count")
 	}
-	if tn.renewed(first, at(1099), boundTTL, at(1101)); !tn.unread() || tn.until() != 0 {
+	if tn.renew(first, at(1099), boundTTL, at(1101)); !tn.mustRead() || tn.until() != 0 {
 		t.Error("what was read counts though the renewals after it had lapsed")
 	}
-	if tn.readDuring(1); !tn.unread() {
+	if tn.setRead(1); !tn.mustRead() {
 		t.Error("what was asked before the renewals lapsed counts when it comes after")
 	}
-	if tn.readDuring(tn.row); tn.until() != at(1159) {
+	if tn.setRead(tn.row); tn.until() != at(1159) {
 		t.Error("what was read after that does not count")
 	}
 }
@@ -172,9 +174,9 @@ func TestExtend(t *testing.T) {
 // How long a fence may take after a deadline: control waits for a session longer than those who promised.
 func TestFenceMay(t *testing.T) {
 	at := func(seconds int) time.Duration { return time.Duration(seconds) * time.Second }
-	read := tenure{session: first, sent: at(990), ttl: boundTTL, row: 1, read: 1} // until 1050
+	read := controlSession{session: first, sent: at(990), ttl: boundTTL, row: 1, read: 1} // until 1050
 	for name, c := range map[string]struct {
-		t              tenure
+		t              controlSession
 		fence          time.Duration
 		deadline, want int
 	}{
@@ -183,10 +185,10 @@ func TestFenceMay(t *testing.T) {
 		"by promises, with a slow fence":  {read, at(40), 1051, 40},
 		"by the session, with a slow one": {read, at(140), 1040, 140},
 		"a slow one, later than that":     {read, at(140), 1041, 140},
-		"by promises, without a session":  {tenure{ttl: boundTTL}, at(20), 1000, 30},
+		"by promises, without a session":  {controlSession{ttl: boundTTL}, at(20), 1000, 30},
 	} {
-		h := hold{fence: c.fence, deadline: at(c.deadline)}
-		if got := h.fenceMay(&c.t, h.deadline); got != at(c.want) {
+		h := boundedLease{fenceTime: c.fence, deadline: at(c.deadline)}
+		if got := h.allowedFenceTime(&c.t, h.deadline); got != at(c.want) {
 			t.Errorf("%s: %v, want %v", name, got, at(c.want))
 		}
 	}
@@ -215,8 +217,8 @@ type boundModel struct {
 	sworn     map[uuid.UUID]time.Duration // until when peers open nothing
 	messages  []func()
 	took      bool // somebody took over
-	tenure    tenure
-	hold      hold
+	tenure    controlSession
+	hold      boundedLease
 	seen      []uuid.UUID // followers as the holder read them last
 	overtaken bool        // the holder read that somebody did
 	saved     uuid.UUID   // session that a backup of the store has
@@ -245,7 +247,7 @@ func (m *boundModel) renew() {
 		}
 		session := m.session
 		m.arrived = m.now
-		m.answer(boot, func() { m.tenure.renewed(session, sent, boundTTL, m.now) })
+		m.answer(boot, func() { m.tenure.renew(session, sent, boundTTL, m.now) })
 	})
 }
 
@@ -258,15 +260,15 @@ func (m *boundModel) read() {
 			Move:             m.move,
 		}
 		m.answer(boot, func() {
-			if m.tenure.doubted = m.tenure.doubted || restored; restored {
+			if m.tenure.inconsistent = m.tenure.inconsistent || restored; restored {
 				return
 			}
 			m.seen, m.overtaken = d.Followers(), m.overtaken || took
-			for _, node := range m.hold.gone(d, sent) {
+			for _, node := range m.hold.unneededNodes(d, sent) {
 				delete(m.hold.enrolled, node)
 			}
 			if !took {
-				m.tenure.readDuring(row)
+				m.tenure.setRead(row)
 			}
 		})
 	})
@@ -279,13 +281,13 @@ func (m *boundModel) ask(peer uuid.UUID) {
 			return
 		}
 		m.sworn[peer] = m.now + boundTTL
-		m.answer(boot, func() { m.hold.vow(peer, m.hold.epoch, sent+heldFor(boundTTL)) })
+		m.answer(boot, func() { m.hold.addPromise(peer, m.hold.epoch, sent+holderSpan(boundTTL)) })
 	})
 }
 
 // takesOver reports whether a peer opens the next epoch.
 func (m *boundModel) takesOver(peer uuid.UUID) bool {
-	waited := m.fence <= fencedFor(boundTTL) || m.now >= m.ended+boundTTL
+	waited := m.fence <= usualFenceTime(boundTTL) || m.now >= m.ended+boundTTL
 	return m.session == uuid.Nil && waited && !m.took && !m.restored && slices.Contains(m.copies, peer) &&
 		!m.spent[peer] && m.has[peer] && m.sworn[peer] <= m.now
 }
@@ -305,9 +307,9 @@ func TestI1BoundsEndInTime(t *testing.T) {
 		}
 		m.fence = rapid.SampledFrom([]time.Duration{0, boundTTL * 2 / 10, boundTTL * 3 / 10, boundTTL * 6 / 10,
 			boundTTL * 13 / 10}).Draw(t, "fence")
-		m.hold.fence = m.fence
+		m.hold.fenceTime = m.fence
 		m.saved = m.session
-		m.arrived, m.tenure = m.now, tenure{session: m.session, sent: m.now, ttl: boundTTL, row: 1, read: 1}
+		m.arrived, m.tenure = m.now, controlSession{session: m.session, sent: m.now, ttl: boundTTL, row: 1, read: 1}
 		if rapid.Bool().Draw(t, "late") { // it was cut off, overtaken, and the store put back
 			m.hold.extend(&m.tenure, nil, false, m.now)
 			m.now += 2 * boundTTL
@@ -367,7 +369,7 @@ func TestI1BoundsEndInTime(t *testing.T) {
 			},
 			"reboot": func(*rapid.T) {
 				if m.took {
-					m.tenure, m.hold.deadline, m.hold.vows, m.overtaken = tenure{}, 0, nil, false
+					m.tenure, m.hold.deadline, m.hold.promises, m.overtaken = controlSession{}, 0, nil, false
 					m.boots++
 				}
 			},
@@ -412,7 +414,7 @@ func TestI1BoundsEndInTime(t *testing.T) {
 				takeovers++
 			},
 			"": func(t *rapid.T) {
-				if fenced := m.hold.deadline + max(m.fence, fencedFor(boundTTL)); m.took && m.now < fenced {
+				if fenced := m.hold.deadline + max(m.fence, usualFenceTime(boundTTL)); m.took && m.now < fenced {
 					t.Fatalf("another node writes at %v, and this one may until %v", m.now, fenced)
 				}
 			},

@@ -48,16 +48,16 @@ func TestForgettingHoldsKeepsNobodyWaiting(t *testing.T) {
 	r := newKeeper(t, func(st store.Store) store.Store { s.Store = st; return s })
 	left := uuid.New()
 	r.mu.Lock()
-	r.holds[left] = &hold{enrolled: map[uuid.UUID]enrolment{nodeP: {noted: true}}}
+	r.leases[left] = &boundedLease{enrolled: map[uuid.UUID]enrolment{nodeP: {onDisk: true}}}
 	r.mu.Unlock()
-	r.forgetHolds()
+	r.forgetLeases()
 	<-s.asked
 	close(s.on)
 	eventually(t, func() bool {
-		r.forgetHolds()
+		r.forgetLeases()
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		return len(r.holds) == 0
+		return len(r.leases) == 0
 	})
 }
 
@@ -101,10 +101,10 @@ func TestEnrolledWhileForgotten(t *testing.T) {
 	r := newKeeper(t, func(st store.Store) store.Store { s.Store = st; return s })
 	d := r.kept()
 	r.mu.Lock()
-	r.hold(d).enrolled = map[uuid.UUID]enrolment{nodeP: {noted: true}}
+	r.lease(d).enrolled = map[uuid.UUID]enrolment{nodeP: {onDisk: true}}
 	r.mu.Unlock()
 	dropped, done := make(chan error, 1), make(chan error, 1)
-	go func() { dropped <- r.dropGone(t.Context(), d, r.Clock.Steady()+1) }()
+	go func() { dropped <- r.dropUnneeded(t.Context(), d, r.Clock.Steady()+1) }()
 	<-s.asked
 	go func() { done <- r.Enrol(t.Context(), d.ID, nodeP) }()
 	select { // it waits, or is on disk before what it comes after
@@ -132,7 +132,7 @@ func TestEnrolledOnceItIsBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	dropped, done := make(chan error, 1), make(chan error, 1)
-	drops := func() { dropped <- r.dropLeft(t.Context(), []uuid.UUID{d.ID}) }
+	drops := func() { dropped <- r.dropEnrolledOf(t.Context(), []uuid.UUID{d.ID}) }
 	go drops()
 	select {
 	case err := <-dropped:
@@ -162,7 +162,7 @@ func TestEnrolledOnceItIsBack(t *testing.T) {
 	list, err := r.state.List(t.Context(), "enrolled/"+d.ID.String(), "", 0)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if is := r.hold(d).enrolled; err != nil || len(list) != 2 || !is[nodeP].noted || !is[nodeQ].noted {
+	if is := r.lease(d).enrolled; err != nil || len(list) != 2 || !is[nodeP].onDisk || !is[nodeQ].onDisk {
 		t.Errorf("on disk: %v, %v; in memory: %v", list, err, is)
 	}
 }
@@ -182,9 +182,9 @@ func TestUnenrolGoesOn(t *testing.T) {
 			d := dataset.Dataset{ID: uuid.New()}
 			d.Profile.Failover.Auto = true
 			b.Cache.Apply(d, 1)
-			b.hold(d).enrolled = map[uuid.UUID]enrolment{nodeP: {noted: true, asked: -1}}
+			b.lease(d).enrolled = map[uuid.UUID]enrolment{nodeP: {onDisk: true, lastRequest: -1}}
 		}
-		if err := b.DropEnrolled(t.Context()); (err == nil) != c.want || asked != 3 {
+		if err := b.DropUnneededNodes(t.Context()); (err == nil) != c.want || asked != 3 {
 			t.Errorf("%s: %v; asked about %d", name, err, asked)
 		}
 	}
@@ -237,7 +237,7 @@ func (k *keeper) kept() dataset.Dataset {
 func (k *keeper) enrolled(d dataset.Dataset) []uuid.UUID {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return slices.Collect(maps.Keys(k.hold(d).enrolled))
+	return slices.Collect(maps.Keys(k.lease(d).enrolled))
 }
 
 var errAway = dataset.Errorf(dataset.ErrUnavailable, "control is away")
