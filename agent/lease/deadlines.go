@@ -21,8 +21,8 @@ import (
 )
 
 // Deadlines has the leases of this node that are bounded in time: until when each dataset whose home is this node may
-// be open here, and the state of this node's session with control. boundedlease.go computes the deadlines. This file sends the
-// requests for the values that the computation needs. Its methods are safe for concurrent use.
+// be open here, and the state of this node's session with control. boundedlease.go computes the deadlines. This file
+// sends the requests for the values that the computation needs. Its methods are safe for concurrent use.
 //
 // mu protects the fields from tenure to moved; answers is atomic. No request is sent while mu is held.
 type Deadlines struct {
