@@ -146,9 +146,9 @@ func (r *remover) currentOf(id uuid.UUID) (string, error) {
 	return headName(root, id)
 }
 
-// destroyOrigins destroys the snapshots that were kept only as origins of the destroyed clones in gone. If an origin is in a
-// ghost, unpin clears the ghost. Otherwise it destroys the origin if no record names it. It skips origins below the
-// filesystem within.
+// destroyOrigins destroys the snapshots that were kept only as origins of the destroyed clones in gone. If an origin is
+// in a ghost, destroyOrigins clears the ghost. Otherwise it destroys the origin if no record names it. It skips origins
+// below the filesystem within.
 func (r *remover) destroyOrigins(ctx context.Context, within string, gone []object) error {
 	var errs []error
 	for _, o := range gone {
