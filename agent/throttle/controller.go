@@ -17,10 +17,10 @@ import (
 type Controller struct {
 	Hierarchy iolimit.Hierarchy
 	Why       error // why this host has no hierarchy for rules; nil if it has one
-	// notStrict is the reason why the hierarchy does not limit all writes, or nil. If it is not nil, no mount is
-	// promised a limit, and the rules that are still set are removed.
-	notStrict error
-	parents   []string // with version 2, the groups below which engines put containers
+	// writebackProblem is the reason why the hierarchy does not limit all writes, or nil if it does. If it is not nil,
+	// Limit fails for every limited profile, but rules that were set earlier can still be removed.
+	writebackProblem error
+	parents          []string // with version 2, the groups below which engines put containers
 }
 
 // newController detects the hierarchy of this host, unless cfg names one.
@@ -34,7 +34,7 @@ func newController(cfg Cgroups) *Controller {
 		c.Why = err
 	}
 	if c.Why == nil {
-		c.notStrict = c.Hierarchy.CheckWriteback()
+		c.writebackProblem = c.Hierarchy.CheckWriteback()
 	}
 	if len(c.parents) == 0 {
 		c.parents = []string{"/system.slice", "/docker"}
@@ -42,8 +42,8 @@ func newController(cfg Cgroups) *Controller {
 	return c
 }
 
-// Kind returns which limits a pool on this host can promise for volumes with a device of their own, or "" if it can
-// promise none.
+// Kind returns which limits this host can enforce for volumes that have a separate block device. It returns "" if it
+// can enforce none.
 func (c *Controller) Kind() dataset.Limits {
 	if c.problem() != nil {
 		return ""
@@ -52,7 +52,7 @@ func (c *Controller) Kind() dataset.Limits {
 }
 
 // problem returns why this host cannot limit volumes, or nil if it can.
-func (c *Controller) problem() error { return cmp.Or(c.Why, c.notStrict) }
+func (c *Controller) problem() error { return cmp.Or(c.Why, c.writebackProblem) }
 
 // base returns the groups that get a rule no matter which container uses the volume. With version 1, that is the root
 // group, to which the kernel's own writes belong. With version 2, base enables the controller in the parents of all
@@ -82,7 +82,8 @@ func (c *Controller) base() ([]string, error) {
 	return groups, nil
 }
 
-// above is like base, but changes nothing, and returns groups that do not exist as well.
+// above returns the same groups as base, but does not enable the controller in them. It also returns groups that do not
+// exist.
 func (c *Controller) above() []string {
 	if c.Hierarchy.Version == iolimit.V1 {
 		return []string{iolimit.Root}
@@ -90,15 +91,16 @@ func (c *Controller) above() []string {
 	return c.parents
 }
 
-// Binds reports whether rules on groups also limit the processes of group g.
+// Binds reports whether the processes of group g need no separate rule: because a rule on one of groups limits them, or
+// because g is the root group of version 2.
 func (c *Controller) Binds(groups []string, g string) bool {
 	return slices.ContainsFunc(groups, func(has string) bool {
 		return has == g || c.Hierarchy.Version == iolimit.V2 && iolimit.Below(g, has)
 	}) || c.Hierarchy.Version == iolimit.V2 && g == iolimit.Root
 }
 
-// outside returns those of the used groups that are not below a parent that gets a rule before a container starts. With
-// version 1 it returns none.
+// outside returns the used groups that are not below one of the parents. Only the parents get a rule before a container
+// starts. With version 1, outside returns none.
 func (c *Controller) outside(used []string) (groups []string) {
 	if c.Hierarchy.Version != iolimit.V2 {
 		return nil
@@ -111,7 +113,7 @@ func (c *Controller) outside(used []string) (groups []string) {
 	return groups
 }
 
-// set sets the rules of a record in groups. A group that is gone needs none.
+// set sets the rules of a record in groups. It skips groups that no longer exist.
 func (c *Controller) set(rec LimitRecord, groups []string) error {
 	var errs []error
 	for _, g := range groups {
@@ -131,7 +133,8 @@ func (c *Controller) clear(rec LimitRecord) error {
 	return errors.Join(errs...)
 }
 
-// strictLimitNote describes, for the operator, why a strict limit does not apply in the groups outside.
+// strictLimitNote tells the operator that a strict limit does not apply in some groups. outside is the result of the
+// method outside.
 func (c *Controller) strictLimitNote(outside []string) string {
 	return "its profile has qos strict, and it is used in control group " + strings.Join(outside, ", ") +
 		", which is outside of " + strings.Join(c.parents, ", ") +

@@ -49,8 +49,8 @@ func (l *Limits) Check(r *findings.List) {
 	}
 }
 
-// unavailableReason returns why no control group can be limited at present, or "" if one can be or if nothing is
-// limited.
+// unavailableReason returns why no control group can be limited at present. It returns "" if groups can be limited, or
+// if no dataset has a limit.
 func (l *Limits) unavailableReason() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -101,12 +101,12 @@ func (l *Leftovers) List() (list []LimitRecord) {
 	return list
 }
 
-// errUnavailable is returned if no limit of this host could be read or changed since this start.
+// errUnavailable is returned if this host had no usable hierarchy of control groups when the agent started.
 var errUnavailable = errors.New("no limit could be removed since this start")
 
-// removeRules removes those values from the rules of a device that the record says were set. Other values stay, because
-// somebody else may have set them for the present user of the device number. If the device now belongs to another
-// volume, the rules of that volume's groups stay.
+// removeRules removes the values in the record from the rules of its device. Other values stay, because another program
+// may have set them for the present user of the device number. If another volume has the device number now, the rules
+// of that volume's groups stay.
 func (l *Leftovers) removeRules(rec LimitRecord) error {
 	if rec.Boot != l.boot {
 		return nil

@@ -1,4 +1,5 @@
-// Package throttle limits how fast mounted volumes are read and written, through control groups.
+// Package throttle limits how fast mounted volumes are read and written, through control groups (cgroups(7)). A version
+// in this package is a version of control groups: 1 or 2.
 //
 // Limits owns the rules: it sets a rule when a dataset is mounted, extends it to the control groups of new containers,
 // suspends it while the agent flushes the dataset, and removes it before the device is released. A rule outlives both
@@ -6,10 +7,12 @@
 // removed, under left/ in the agent's database.
 //
 // Package mounting calls Limit after a mount, End after an unmount, and Suspend for a flush. Package operation calls
-// Suspend for an export, and ProfileChanged. Package agent starts Run.
+// Suspend for an export, and ProfileChanged. Package agent calls Load at its start, and then starts Run. Packages
+// doctor and controlsync read the problems.
 //
-// Limits.mu protects the set of limited datasets, and Limited.Mu the rules of one of them. The caller of Limit, Suspend
-// and End holds the dataset's lock.
+// Limits.mu protects the set of limited datasets and the recorded failures, Limited.Mu the rules of one dataset, and
+// Leftovers.mu the rules that could not be removed. The order is Limited.Mu before the other two. The caller of Limit,
+// Suspend and End holds the dataset's lock.
 package throttle
 
 import (
@@ -33,7 +36,7 @@ import (
 
 // Cgroups says which control groups limit the speed of volumes.
 type Cgroups struct {
-	Hierarchy iolimit.Hierarchy // zero: the hierarchy of this host
+	Hierarchy iolimit.Hierarchy // if zero, the hierarchy of this host is used
 	// Parents are, with version 2, the groups below which the engine puts containers. If empty, the defaults of
 	// the engines are used.
 	Parents []string
@@ -51,7 +54,7 @@ type Limits struct {
 	wake        chan struct{}
 	mu          sync.Mutex
 	Limited     map[uuid.UUID]*Limited
-	failures    map[uuid.UUID]error // why mounted datasets are not limited as their profiles say; retried by Run
+	failures    map[uuid.UUID]error // why the limits of mounted datasets differ from their profiles; retried by Run
 	unavailable string              // why base fails; "" if it does not
 	lastUse     time.Duration       // when a volume was last mounted, by the steady clock
 }
@@ -61,10 +64,10 @@ type Limited struct {
 	id             uuid.UUID
 	Mu             sync.Mutex // held while its rules change
 	Record         LimitRecord
-	SuspendedUntil time.Duration // until when its rules are suspended, by the steady clock; 0 if they are not
+	SuspendedUntil time.Duration // end of the suspension of its rules, by the steady clock; 0 if there is none
 	ended          bool          // its limit has ended, and it is no longer in Limits.Limited
-	// withoutLimit are the groups that use the dataset and that cannot be limited, because the controller is not
-	// enabled for them.
+	// withoutLimit are the groups that use the dataset and cannot be limited, because the controller io is not enabled
+	// for them.
 	withoutLimit []string
 }
 
@@ -76,7 +79,8 @@ type LimitRecord struct {
 	// Earlier lists earlier rules that some groups may still have.
 	Earlier []iolimit.Limits `json:"before,omitempty"`
 	Groups  []string         `json:"groups"`
-	// Suspended is the time since which the rules are suspended for a flush of this agent, or zero if they are not.
+	// Suspended is the time at which this agent suspended the rules for a flush. It is zero if the rules are not
+	// suspended.
 	Suspended time.Time `json:"lifted,omitzero"`
 }
 
@@ -167,7 +171,7 @@ func (l *Limits) Limit(ctx context.Context, d dataset.Dataset) error {
 	e := l.Get(d.ID)
 	if !d.Profile.QoS.Limited() {
 		if e != nil {
-			return l.unlimit(ctx, e)
+			return l.removeLimit(ctx, e)
 		}
 		return nil
 	}
@@ -190,7 +194,7 @@ func (l *Limits) Limit(ctx context.Context, d dataset.Dataset) error {
 	if err != nil {
 		return err
 	}
-	if e != nil && e.device() != dev { // somebody else unmounted it
+	if e != nil && e.device() != dev { // it was unmounted without Drover and mounted again
 		if err := l.removeRules(ctx, e); err != nil {
 			l.log(d).WithError(err).Error("cannot remove its throttling limits")
 		}
@@ -235,8 +239,8 @@ func (l *Limits) SetRules(ctx context.Context, e *Limited, rec LimitRecord) erro
 	return l.apply(e, l.Fence.FencingCheck())
 }
 
-// apply sets the recorded rules in their groups, unless the dataset is fenced: Run sets them once the dataset is
-// thawed. isFencing returns the answer of the guard. The caller holds e.Mu.
+// apply sets the recorded rules in their groups. If the dataset is fenced, apply sets nothing, and Run sets the rules
+// when the fence ends. isFencing asks the guard. The caller holds e.Mu.
 func (l *Limits) apply(e *Limited, isFencing func(uuid.UUID) (bool, error)) error {
 	if fencing, err := isFencing(e.id); err != nil || fencing {
 		return err
@@ -248,9 +252,9 @@ func (l *Limits) apply(e *Limited, isFencing func(uuid.UUID) (bool, error)) erro
 	return err
 }
 
-// unlimit removes the limits of a mounted dataset. If the dataset is fenced, it fails, because the guard would later
+// removeLimit removes the limits of a mounted dataset. It fails if the dataset is fenced, because the guard would later
 // restore the rules that it suspended.
-func (l *Limits) unlimit(ctx context.Context, e *Limited) error {
+func (l *Limits) removeLimit(ctx context.Context, e *Limited) error {
 	if fencing, err := l.Fence.FencingCheck()(e.id); err != nil || fencing {
 		return errors.Join(err, dataset.Errorf(dataset.ErrPending,
 			"its limit is removed once it is no longer fenced"))

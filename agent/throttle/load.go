@@ -100,7 +100,7 @@ func (l *Limits) End(d dataset.Dataset) {
 	}
 }
 
-// removeRules removes the limits of a dataset, and its rules from the device.
+// removeRules forgets the limit of a dataset, and removes its rules from the device.
 func (l *Limits) removeRules(ctx context.Context, e *Limited) error {
 	e.Mu.Lock()
 	over, rec := e.ended, e.Record

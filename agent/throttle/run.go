@@ -19,9 +19,9 @@ import (
 
 // The intervals of the checks, and the time limit of a question to the guard.
 const (
-	// scanOften is the interval of the looks for new containers in the time scanOftenFor after a mount. scanSeldom is
-	// the interval later, and thus the time after which a rule that somebody changed is set again. RetryEvery is the
-	// interval at which all processes are examined again and failures are retried.
+	// Run looks for new containers every scanOften while less than scanOftenFor has passed since a mount, and every
+	// scanSeldom later. A rule that another program changed is therefore restored after scanSeldom at most. Every
+	// RetryEvery, Run examines all processes again and retries what failed.
 	scanOften    = 500 * time.Millisecond
 	scanOftenFor = 30 * time.Second
 	scanSeldom   = time.Second
@@ -143,7 +143,8 @@ func (e *Limited) device() iolimit.Device {
 	return e.Record.Device
 }
 
-// setFailure records why a mounted dataset is not limited as its profile says. If err is nil, it is limited so.
+// setFailure records why the limit of a mounted dataset differs from its profile. If err is nil, the limit agrees with
+// the profile.
 func (l *Limits) setFailure(id uuid.UUID, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -152,7 +153,7 @@ func (l *Limits) setFailure(id uuid.UUID, err error) {
 	}
 }
 
-// Failure returns why the speed of a dataset is not limited as its profile says, or nil if it is.
+// Failure returns why the limit of a dataset differs from its profile, or nil if it agrees.
 func (l *Limits) Failure(id uuid.UUID) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -192,7 +193,8 @@ func (l *Limits) applyProfile(d dataset.Dataset) {
 type GroupScanner struct {
 	*Limits
 	users mount.Users
-	// rules has the rules of each group that was read in this look. They are nil if the group cannot be limited.
+	// rules contains the rules of each group that was read during this look. They are nil if the group cannot be
+	// limited.
 	rules map[string]map[iolimit.Device]iolimit.Limits
 }
 
@@ -214,7 +216,8 @@ func (k *GroupScanner) Scan(now time.Duration, all bool) {
 	}
 }
 
-// setUnavailable records why no group can be limited, or nil, and reports whether there is a new reason.
+// setUnavailable records why no group can be limited. If err is nil, groups can be limited. setUnavailable reports
+// whether there is a new reason.
 func (l *Limits) setUnavailable(err error) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -225,8 +228,8 @@ func (l *Limits) setUnavailable(err error) bool {
 	return l.unavailable != "" && l.unavailable != was
 }
 
-// enforce sets the limit of a dataset in all groups that need it: the parents of containers, even if their controller
-// was disabled meanwhile, and the groups of containers that the rules of the parents do not limit.
+// enforce sets the limit of a dataset in all groups that need it: in the parents of containers, even if the controller
+// was disabled there meanwhile, and in the groups of containers outside of these parents.
 func (k *GroupScanner) enforce(ctx context.Context, e *Limited, base []string) error {
 	e.Mu.Lock()
 	defer e.Mu.Unlock()
@@ -268,9 +271,9 @@ func (k *GroupScanner) enforce(ctx context.Context, e *Limited, base []string) e
 	return k.SetRules(ctx, e, rec)
 }
 
-// usedIn returns the groups that use a dataset, that can be limited, and that the rules of the groups bind do not
-// limit. It records the groups that cannot be limited: the owner of a group decides whether the controller is enabled
-// for it. The caller holds e.Mu.
+// usedIn returns the groups that use a dataset and need a separate rule: they can be limited, and the rules of the
+// groups bind do not limit them. It records the groups that cannot be limited. The owner of a group decides whether the
+// controller io is enabled for the group. The caller holds e.Mu.
 func (k *GroupScanner) usedIn(e *Limited, bind []string) (groups []string, err error) {
 	var bare []string
 	for _, pid := range k.users.Of(int(e.Record.Device.Major), int(e.Record.Device.Minor), k.Mounts.Path(e.id)) {
@@ -330,7 +333,7 @@ func (l *Limits) wrongGroups(e *Limited) (groups []string, err error) {
 	for _, g := range e.Record.Groups {
 		rules, err := l.Hierarchy.Rules(g)
 		switch {
-		case errors.Is(err, fs.ErrNotExist) && !l.Hierarchy.Exists(g): // the group has no processes
+		case errors.Is(err, fs.ErrNotExist) && !l.Hierarchy.Exists(g): // the group was removed, and so has no processes
 		case err != nil && !errors.Is(err, fs.ErrNotExist):
 			return nil, err
 		case rules[e.Record.Device] != e.Record.Limits:

@@ -9,8 +9,8 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// WriteOutTime is how long a snapshot waits at most until a volume is flushed. The caller of the snapshot waits a
-// minute.
+// WriteOutTime is how long a snapshot waits at most for the flush of a volume. It is shorter than the minute that the
+// caller of the snapshot waits.
 const WriteOutTime = 15 * time.Second
 
 // How long a limit is suspended at most.
@@ -18,7 +18,7 @@ const (
 	// SuspendForSnapshot and SuspendForUnmount bound how long a limit is suspended for a flush by this agent. Without
 	// the suspension, a freeze or an unmount would take as long as writing the dirty data at the limited speed, and all
 	// writers would be blocked meanwhile. A snapshot whose flush has not ended after SuspendForSnapshot is refused.
-	// While the filesystem is frozen nobody can write, and the limit is suspended for SuspendForUnmount.
+	// While the filesystem is frozen, no process can write, so the limit is suspended for up to SuspendForUnmount.
 	SuspendForSnapshot = WriteOutTime + 5*time.Second
 	SuspendForUnmount  = time.Minute
 )
@@ -68,7 +68,7 @@ func (up Suspension) Resume() {
 	}
 }
 
-// Extend prolongs the suspension until bound from now, if it has not ended.
+// Extend lets the suspension end after bound, counted from now. It does nothing if the suspension has ended.
 func (up Suspension) Extend(bound time.Duration) {
 	if up.e == nil {
 		return
@@ -80,16 +80,16 @@ func (up Suspension) Extend(bound time.Duration) {
 	}
 }
 
-// endSuspension ends a suspension: at once if now is true, otherwise only if the suspension has lasted long enough. It
-// sets the rules before it records the end, because recording may fail or take long, and a start sets all rules anyway.
+// endSuspension ends a suspension. If now is false, it does so only if the time of the suspension is over. It sets the
+// rules before it records the end, because recording may fail or take long, and a start sets all rules anyway.
 func (l *Limits) endSuspension(ctx context.Context, e *Limited, now bool) error {
 	e.Mu.Lock()
 	defer e.Mu.Unlock()
 	if e.ended || e.SuspendedUntil == 0 || !now && l.Clock.Steady() < e.SuspendedUntil {
 		return nil
 	}
-	e.SuspendedUntil = 0                                       // if this fails, Run tries again
-	if err := l.apply(e, l.Fence.FencingCheck()); err != nil { // before anything that can fail or take long
+	e.SuspendedUntil = 0                                       // if apply fails, Run sets the rules
+	if err := l.apply(e, l.Fence.FencingCheck()); err != nil { // before the rest, which can fail or take long
 		return err
 	}
 	rec := e.Record
