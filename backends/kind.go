@@ -36,10 +36,9 @@ type Config struct {
 	// size, or uses the existing one, and mounts it at Mount.
 	Image dataset.Size
 	Mount string // where the image, or other storage that the pool mounts itself, is mounted
-	// Devices are absolute paths of block devices. With Make, the pool's storage is made of them, and
-	// a device that is not empty is refused. Without Make, they are the first places to look for the
-	// pool: the name of a device can change at a boot, so a pool is identified by what it wrote on its
-	// devices.
+	// Devices are absolute paths of block devices. With Make, the pool's storage is made of them, and a device that is
+	// not empty is refused. Without Make, the pool is searched for on these devices first, and then on all others,
+	// because the name of a device can change at a boot. The data that the pool wrote on its devices identifies it.
 	Devices []string
 	Make    bool
 	Keys    Keys // data keys of encrypted datasets; if nil, none of these datasets can be opened

@@ -14,8 +14,8 @@
 //
 // # Durability
 //
-// A new subvolume is on the disk after a commit of the filesystem, which comes before the record that names it. A limit
-// that a power cut undid is set when the pool is opened.
+// A new subvolume becomes durable with a commit of the filesystem. Drover waits for the commit before it writes the
+// record that names the subvolume. A limit that a power cut undid is set when the pool is opened.
 //
 // # Subvolumes of containers
 //

@@ -35,7 +35,7 @@ func (p *Pool) Received(_ context.Context, ds, snapshot uuid.UUID) (backends.Rec
 	return p.shelf.Received(ds, snapshot, receivedStream)
 }
 
-// receivedStream returns the stream by which a complete snapshot was received.
+// receivedStream describes the stream of a complete snapshot.
 func receivedStream(f *shelf.Folder, snapshot uuid.UUID) (backends.Stream, error) {
 	s, err := f.Kept(snapshot)
 	return s.Stream, err

@@ -81,14 +81,14 @@ func (cp *copier) promote(dir folder.Dir, item string) error {
 	return cp.layout.Flush(dir)
 }
 
-// headIsKept reports whether any snapshot except the snapshot but equals the head.
-func (cp *copier) headIsKept(dir folder.Dir, but uuid.UUID) (bool, error) {
+// headIsKept reports whether any snapshot other than except equals the head.
+func (cp *copier) headIsKept(dir folder.Dir, except uuid.UUID) (bool, error) {
 	c, err := layout.ContentsOf(cp.layout, dir)
 	if err != nil {
 		return false, err
 	}
 	for _, item := range c.Items {
-		if id, err := uuid.Parse(item); err != nil || id == but {
+		if id, err := uuid.Parse(item); err != nil || id == except {
 			continue
 		}
 		if waits, err := cp.images.Unfinished(dir, item); err != nil {

@@ -41,11 +41,11 @@ type identity struct {
 const format = 1
 
 // layoutFor returns the layout that fits the filesystem of path, or an error that says why none does.
-func layoutFor(path string, mk bool) (string, error) {
+func layoutFor(path string, create bool) (string, error) {
 	dir := path
 	fi, err := os.Lstat(dir)
 	switch {
-	case errors.Is(err, os.ErrNotExist) && mk:
+	case errors.Is(err, os.ErrNotExist) && create:
 		dir = filepath.Dir(dir)
 	case errors.Is(err, os.ErrNotExist):
 		return "", dataset.Errorf(dataset.ErrOffline, "%s does not exist: is its disk mounted?", dir)
@@ -62,7 +62,7 @@ func layoutFor(path string, mk bool) (string, error) {
 		return "", err
 	}
 	if kind != fsctl.XFS && kind != fsctl.Btrfs {
-		return "", unsupportedFilesystem(path, kind, mk)
+		return "", unsupportedFilesystem(path, kind, create)
 	}
 	ok, err := reflink.Supported(dir)
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
@@ -87,8 +87,8 @@ func layoutFor(path string, mk bool) (string, error) {
 }
 
 // unsupportedFilesystem returns the error for a filesystem that no pool can be on.
-func unsupportedFilesystem(path string, kind fsctl.Kind, mk bool) error {
-	if !mk {
+func unsupportedFilesystem(path string, kind fsctl.Kind, create bool) error {
+	if !create {
 		return dataset.Errorf(dataset.ErrOffline,
 			"%s is on %s, which cannot have such a pool: is its disk mounted?", path, kind)
 	}

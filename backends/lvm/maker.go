@@ -154,8 +154,8 @@ func (m *maker) measure(ctx context.Context, l *link, d dataset.Dataset) (datase
 	return device, err
 }
 
-// volumeFor returns the size of a volume to which size bytes can be written. beside is the size of the parts of the
-// volume that are not in its filesystem.
+// volumeFor returns the size of a volume whose filesystem has room for size bytes. beside is the size of the parts of
+// the volume outside of the filesystem.
 func (m *maker) volumeFor(fsType string, size, beside dataset.Size) dataset.Size {
 	return m.roundUp(mkfs.Device(fsType, size) + beside)
 }
@@ -221,8 +221,8 @@ func (m *maker) choose(d dataset.Dataset) (string, dataset.Size, error) {
 	return fsType, size, mkfs.Check(fsType, size)
 }
 
-// format makes a filesystem on a new volume. Its root is empty, and has the owner of the dataset. The volume
-// reads as zeros, so zeros need not be written, which would take blocks.
+// format makes a filesystem on a new volume. Its root is empty, and has the owner of the dataset. The volume reads as
+// zeros, so mkfs writes no zeros: they would only take blocks.
 func (m *maker) format(ctx context.Context, name, fsType string, size dataset.Size, d dataset.Dataset,
 	key []byte) error {
 	dev, err := m.volumes.activate(ctx, name)

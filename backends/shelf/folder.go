@@ -171,7 +171,7 @@ func (f *Folder) BeginReceive(d backends.Delivery,
 }
 
 // Spool returns the spool that collects the stream of a snapshot in the folder.
-func (f *Folder) Spool(room func(came int64) error, step func(string)) spool.Spool {
+func (f *Folder) Spool(room func(received int64) error, step func(string)) spool.Spool {
 	return spool.Spool{
 		Root:  f.Root,
 		Room:  room,

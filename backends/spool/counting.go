@@ -7,15 +7,17 @@ import (
 )
 
 // Counting returns a writer to w that reports how many bytes were written.
-func Counting(w io.Writer, progress backends.Progress) io.Writer { return &counted{w, 0, progress} }
+func Counting(w io.Writer, progress backends.Progress) io.Writer {
+	return &countingWriter{w, 0, progress}
+}
 
-type counted struct {
+type countingWriter struct {
 	io.Writer
 	n        int64
 	progress backends.Progress
 }
 
-func (c *counted) Write(b []byte) (int, error) {
+func (c *countingWriter) Write(b []byte) (int, error) {
 	n, err := c.Writer.Write(b)
 	if c.n += int64(n); c.progress != nil {
 		c.progress(c.n, 0)

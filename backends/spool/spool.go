@@ -16,7 +16,7 @@ import (
 	"github.com/droverhq/drover/internal/safefile"
 )
 
-// The names of two files in a folder: the received part of a stream, and the record of that part.
+// File is the name of the received part of a stream in a folder. RecordFile is the name of the record of that part.
 const (
 	File       = "part"
 	RecordFile = "part.json"
@@ -39,7 +39,7 @@ type Spool struct {
 	Write func(name string, v any) error
 	// Room fails if the pool is nearly full. It is called before each flush, with the number of bytes that arrived
 	// since Receive was called.
-	Room func(came int64) error
+	Room func(received int64) error
 	Step func(string) // called between two actions, for tests
 	// Flush writes a file's data to the disk. If nil, fdatasync(2) is used. Only tests set it.
 	Flush func(*os.File) error
@@ -48,38 +48,39 @@ type Spool struct {
 // Partial describes the received part of a snapshot. It returns nil if there is no part, or none that a delivery can
 // continue.
 func Partial(root *os.Root) *backends.Partial {
-	h, err := read(root)
+	rec, err := readPart(root)
 	if err != nil {
 		return nil
 	}
-	return &backends.Partial{Snapshot: h.Header.Snapshot, Base: h.Header.Base, Bytes: h.Mark.Offset}
+	return &backends.Partial{Snapshot: rec.Header.Snapshot, Base: rec.Header.Base, Bytes: rec.Mark.Offset}
 }
 
-func read(root *os.Root) (h partRecord, err error) {
+// readPart reads the record of the received part. It fails unless the file has all bytes that the record counts.
+func readPart(root *os.Root) (rec partRecord, err error) {
 	raw, err := safefile.ReadIn(root, RecordFile)
 	if err == nil {
-		err = dataset.DecodeRecord(raw, &h)
+		err = dataset.DecodeRecord(raw, &rec)
 	}
 	if err != nil {
-		return h, err
+		return rec, err
 	}
 	info, err := root.Lstat(File)
-	if err == nil && (!info.Mode().IsRegular() || info.Size() < h.Mark.Bytes) {
+	if err == nil && (!info.Mode().IsRegular() || info.Size() < rec.Mark.Bytes) {
 		err = errors.New("it is incomplete")
 	}
 	if err != nil {
-		return h, err
+		return rec, err
 	}
 	f, err := root.Open(File)
 	if err != nil {
-		return h, err
+		return rec, err
 	}
 	defer f.Close()
-	of, err := fileIdentity(f)
-	if err == nil && of != h.File {
+	identity, err := fileIdentity(f)
+	if err == nil && identity != rec.File {
 		err = errors.New("it belongs to another file")
 	}
-	return h, err
+	return rec, err
 }
 
 // fileIdentity identifies a file by its inode number and creation time, because a later file can have the same name and
@@ -146,10 +147,10 @@ func (s Spool) receive(ctx context.Context, d backends.Delivery, kind string, r 
 	}
 	defer f.Close()
 	g := receiving{Spool: s, in: in, f: f, progress: progress}
-	if g.done, err = in.mark(); err != nil {
+	if g.written, err = in.mark(); err != nil {
 		return out, err
 	}
-	g.safe, g.began = g.done, g.done.Offset
+	g.recorded, g.start = g.written, g.written.Offset
 	if err := g.run(ctx); err != nil {
 		// If this flush fails, the bytes must only be sent again. A failed flush is not repeated: the kernel treats the
 		// pages that it could not write as clean, and the next flush would succeed without them.
@@ -167,11 +168,11 @@ func (s Spool) open(d backends.Delivery, kind string, r io.Reader, base func(uui
 	error) {
 	in := newReader(r)
 	if d.From != 0 {
-		h, err := read(s.Root)
+		rec, err := readPart(s.Root)
 		if err != nil {
 			return nil, nil, err
 		}
-		if err := in.resume(h.Header, h.Mark); err != nil {
+		if err := in.resume(rec.Header, rec.Mark); err != nil {
 			return nil, nil, err
 		}
 		f, err := s.Root.OpenFile(File, os.O_RDWR, 0)
@@ -212,9 +213,10 @@ type receiving struct {
 	in          *reader
 	f           *os.File
 	progress    backends.Progress
-	done, safe  mark
-	began       int64
-	flushFailed bool // a flush has failed
+	written     mark  // the file contains everything before this position
+	recorded    mark  // position in the last record that was written
+	start       int64 // offset in the stream at which this run began
+	flushFailed bool  // a flush has failed
 }
 
 func (g *receiving) run(ctx context.Context) error {
@@ -222,7 +224,7 @@ func (g *receiving) run(ctx context.Context) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		at := g.done.Bytes
+		at := g.written.Bytes
 		b, err := g.in.data()
 		if errors.Is(err, io.EOF) {
 			return g.flush() // the end frame is not recorded: it is sent again if the snapshot is not completed
@@ -233,14 +235,14 @@ func (g *receiving) run(ctx context.Context) error {
 		if _, err := g.f.WriteAt(b, at); err != nil {
 			return fmt.Errorf("write %s: %w", g.f.Name(), err)
 		}
-		if g.done, err = g.in.mark(); err != nil {
+		if g.written, err = g.in.mark(); err != nil {
 			return err
 		}
 		if g.progress != nil {
-			g.progress(g.done.Offset, 0)
+			g.progress(g.written.Offset, 0)
 		}
-		if g.done.Offset-g.safe.Offset >= flushInterval {
-			if err := g.Room(g.done.Offset - g.began); err != nil {
+		if g.written.Offset-g.recorded.Offset >= flushInterval {
+			if err := g.Room(g.written.Offset - g.start); err != nil {
 				return err
 			}
 			if err := g.flush(); err != nil {
@@ -250,9 +252,9 @@ func (g *receiving) run(ctx context.Context) error {
 	}
 }
 
-// flush records the received part.
+// flush writes the received part to the disk and then its record. It does nothing if the record is up to date.
 func (g *receiving) flush() error {
-	if g.done.Offset == g.safe.Offset && g.done.Bytes > 0 {
+	if g.written.Offset == g.recorded.Offset && g.written.Bytes > 0 {
 		return nil
 	}
 	g.Step("spool.written")
@@ -265,14 +267,14 @@ func (g *receiving) flush() error {
 		return fmt.Errorf("flush %s: %w", g.f.Name(), err)
 	}
 	g.Step("spool.flushed")
-	of, err := fileIdentity(g.f)
+	identity, err := fileIdentity(g.f)
 	if err != nil {
 		return err
 	}
-	if err := g.Write(RecordFile, partRecord{g.in.header, g.done, of}); err != nil {
+	if err := g.Write(RecordFile, partRecord{g.in.header, g.written, identity}); err != nil {
 		return err
 	}
-	g.safe = g.done
+	g.recorded = g.written
 	g.Step("spool.recorded")
 	return nil
 }

@@ -1,8 +1,8 @@
 // Package quota enforces the sizes of subvolumes by the quotas of a btrfs.
 //
 // A size is the limit of the quota group of a subvolume. The mode of the quotas is found when the pool is opened.
-// Drover never changes it on a filesystem that it did not make, because quotas concern the whole filesystem. Limits
-// are lost when somebody switches quotas off and on.
+// Drover never changes it on a filesystem that it did not make, because quotas concern the whole filesystem. Limits are
+// lost when an administrator switches quotas off and on.
 //
 // The kernel keeps the quota group of a destroyed subvolume. [Counters] removes these groups.
 package quota
@@ -67,7 +67,7 @@ func (q *Quota) Enabled() bool { return q.mode != btrfsctl.QuotaNone }
 // Full reports whether the quotas count everything that a subvolume refers to.
 func (q *Quota) Full() bool { return q.mode == btrfsctl.QuotaFull }
 
-// Simple reports whether the quotas count what was written to a subvolume.
+// Simple reports whether the quotas count only the bytes that were written to a subvolume.
 func (q *Quota) Simple() bool { return q.mode == btrfsctl.QuotaSimple }
 
 // Note describes to users how sizes are enforced.

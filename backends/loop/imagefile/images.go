@@ -145,9 +145,9 @@ func InspectFile(image *os.File, item string) (fs string, grow bool, err error) 
 	return fs, have-size > GrowSlack, err
 }
 
-// Superblock reads which filesystem is in an image, and its size in bytes. For a container the size is 0, because
-// reading what is in it takes the key. It fails with ErrCorrupt if there is neither a filesystem nor a container, or
-// only a part of one.
+// Superblock reads which filesystem is in an image, and its size in bytes. For a container the size is 0, because the
+// filesystem in it cannot be read without the key. It fails with ErrCorrupt if there is neither a filesystem nor a
+// container, or only a part of one.
 func Superblock(d fsctl.Disk) (fs string, size int64, err error) {
 	_, is, err := crypt.Header(d)
 	if err != nil {

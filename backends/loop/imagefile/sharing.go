@@ -54,8 +54,8 @@ func (s *Sharing) Share(dir folder.Dir, item, src string) (done bool, err error)
 	if err := image.Sync(); err != nil {
 		return false, err
 	}
-	// The image gets a temporary name first, until it is certain that nobody has it open. Whoever attaches it
-	// afterwards checks how many names it has once the device has it.
+	// The second name of the image is temporary until it is certain that no process has the image open. Package attach
+	// checks the number of names of an image after it has attached the image.
 	if err := dir.Link(s.layout.Image(src), tmp); err != nil {
 		return false, err
 	}

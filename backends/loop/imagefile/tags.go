@@ -14,8 +14,8 @@ import (
 // The tags of an image. Each names a snapshot that a restore keeps.
 const (
 	// RestoredAttr on a head names the snapshot that keeps the head that was replaced. So a restore that is repeated
-	// after its success does not undo later writes. If the image of that snapshot itself has the tag, the two were
-	// not exchanged yet.
+	// after its success does not undo later writes. If the image of that snapshot has the tag, the restore has not yet
+	// exchanged the image with the head.
 	RestoredAttr = "user.drover.restored"
 	// keptAttr is on an image that a restore has replaced. So a restore that is repeated after another restore has
 	// replaced the head does not undo the later one.

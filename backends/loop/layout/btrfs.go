@@ -56,8 +56,8 @@ func (l *Btrfs) Create(dir folder.Dir, item string) (*os.File, error) {
 	return f, nil
 }
 
-// Clone is durable: the commit of the current transaction makes the snapshot (create_snapshot in fs/btrfs/ioctl.c),
-// and everything that was done before is part of that transaction too.
+// Clone is durable: the commit of the current transaction makes the snapshot (create_snapshot in fs/btrfs/ioctl.c), and
+// all earlier changes are part of this transaction or an earlier one.
 func (*Btrfs) Clone(
 	dir folder.Dir,
 	item string,

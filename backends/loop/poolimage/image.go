@@ -128,8 +128,8 @@ func makeImage(ctx context.Context, runner run.Runner, step func(string), cfg ba
 	if err := mkfs.CheckUsable(mkfs.XFS); err != nil { // a pool needs no more than a volume
 		return dataset.Errorf(dataset.ErrUnsupported, "the image of a pool needs XFS: %w", err)
 	}
-	// A file that a killed process left is removed and not overwritten: it takes the room that the new file needs, and
-	// the mkfs of that process may still write to it.
+	// Remove the temporary file of a killed process instead of overwriting it. It takes the room that the new file
+	// needs, and the mkfs that the process started may still write to it.
 	tmp := backends.TemporaryImagePath(cfg.Path)
 	if err := folder.AbsentIsFine(os.Remove(tmp)); err != nil {
 		return err

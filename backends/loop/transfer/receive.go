@@ -89,15 +89,15 @@ type receiving struct {
 	in          *stream.Decoder
 	snapshot    dataset.Snapshot
 	progress    backends.Progress
-	done        stream.Mark // everything before is in the image
-	safe        int64       // everything before is recorded, or about to be
+	done        stream.Mark // the image contains everything before this position
+	safe        int64       // everything before this position is recorded, or is being recorded
 	flushing    chan error  // result of the checkpoint that is under way
 	flushFailed bool        // a flush has failed: see record
 
-	roomChecked int64        // position in the stream up to which there was room
+	roomChecked int64        // position in the stream up to which the room was checked
 	free        dataset.Size // free space of the pool when it was measured
 	measured    int64        // position in the stream at that time
-	writtenBack int64        // byte of the image up to which the kernel was told to begin writing
+	writtenBack int64        // offset in the image up to which the kernel has begun to write to the disk
 }
 
 // The distance between two checkpoints is at least checkpointEvery bytes of the stream. It grows with the received

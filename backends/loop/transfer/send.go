@@ -114,8 +114,8 @@ func sendRange(ctx context.Context, e *stream.Encoder, image *os.File, r reflink
 	return nil
 }
 
-// prefetched is how many bytes ahead of the stream the kernel is asked to read. prefetchPart is how many at once: the
-// kernel reads no more than that if the pool is on a loop device.
+// The kernel is asked to read prefetchAhead bytes ahead of the stream. One request has prefetchPart bytes, because the
+// kernel reads no more at once if the pool is on a loop device.
 const (
 	prefetchAhead = 8 << 20
 	prefetchPart  = 256 << 10

@@ -11,7 +11,7 @@ import (
 )
 
 // The place of a label. Its part from labelAt on describes the zpool. On a given partition or file, the label is at the
-// start. On a whole disk, zpool(8) makes partitions, the first of which begins at partitionAt.
+// start. On a whole disk, zpool(8) makes partitions. The first one begins at partitionAt.
 const (
 	labelAt     = 16 << 10
 	labelSize   = 112 << 10

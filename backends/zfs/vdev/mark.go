@@ -1,5 +1,5 @@
-// Package vdev reads and marks the devices of which zpool(8) makes a zpool. It reports whether a device is in a zpool
-// of Drover, and undoes an interrupted attempt to make one. Package zfs calls it when it opens a pool on devices. The
+// Package vdev reads and marks devices that zpool(8) makes into a zpool. It reports whether a device is in a zpool of
+// Drover, and undoes an interrupted attempt to make one. Package zfs calls it when it opens a pool on devices. The
 // package has no state besides the mark on the device, and no locks. Reclaim opens the device exclusively.
 package vdev
 
@@ -16,8 +16,8 @@ import (
 )
 
 // A device has a mark while zpool(8) makes a zpool of it, because the partitions that zpool(8) makes on a whole disk do
-// not say to whom they belong. A device that has only the mark and the table of empty partitions of zpool(8) was left
-// by an interrupted attempt.
+// not show that Drover started it. A device that has only the mark and the table of empty partitions of zpool(8) was
+// left by an interrupted attempt.
 //
 // The mark is where neither a partition table nor ZFS ever writes: after the first labels of a device, and before the
 // first partition of a disk.
