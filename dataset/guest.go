@@ -14,9 +14,9 @@ type Access string
 // coordinate who writes what.
 const AccessMany Access = "many"
 
-// Guest is the stay of a node with a dataset of access many. It is recorded from before the node mounts the
-// dataset until after it has unmounted it. A stay of the home, which needs none to mount the dataset, says
-// that the home has it alone for that time: no other node may mount it.
+// SharedMount is the permission of a node to mount a dataset of access many, a stay. It is recorded before the node
+// mounts the dataset, and removed after the node has unmounted it. The home needs no stay to mount the dataset. A stay
+// of the home means that the home uses the dataset exclusively: no other node may mount it meanwhile.
 type SharedMount struct {
 	Node  uuid.UUID `json:"node"`  // UUID of the guest node
 	ID    uuid.UUID `json:"id"`    // UUID of this stay, so that a report on an earlier one does not apply to it

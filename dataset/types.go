@@ -65,7 +65,7 @@ func (d Dataset) Followers() []uuid.UUID {
 	return slices.DeleteFunc(slices.Clone(d.Copies), superseded)
 }
 
-// Taken says where on its share a dataset was when a node became its home. If the node has not taken it over into
+// TakenOver says where on its share a dataset was when a node became its home. If the node has not taken it over into
 // its own pool yet, it is still there.
 type TakenOver struct {
 	FromPool uuid.UUID `json:"from_pool" old:"from"` // UUID of the pool that it was in
@@ -111,7 +111,7 @@ type Snapshot struct {
 	Profile Profile      `json:"profile"`           // profile of the dataset when it was taken
 	Epoch   uint64       `json:"epoch"`             // epoch of the dataset when the snapshot was taken
 	Created time.Time    `json:"created"`           // when the snapshot was taken
-	// Order is set if the clock was set back since an earlier snapshot of this epoch. It is later than that
+	// OrderTime is set if the clock was set back since an earlier snapshot of this epoch. It is later than that
 	// snapshot, and is used instead of Created wherever the order of snapshots matters.
 	OrderTime time.Time `json:"order_time,omitzero" old:"order"`
 	// Request is the UUID of the request that took the snapshot. For kind transfer it is the UUID of the node
@@ -188,12 +188,12 @@ type Copy struct {
 	VerifiedAt     time.Time `json:"verified_at,omitzero" old:"checked"`
 	VerifiedAtHome time.Time `json:"verified_at_home,omitzero" old:"current"` // the same by its home's clock; absent: not known
 	Expires        time.Time `json:"expires,omitzero" old:"until"`            // when it is removed; absent: never automatically
-	// for how long services had run on the store when Until was set
+	// for how long services had run on the store when expires was set
 	Ran Duration `json:"ran,omitempty" hidden:"true"`
-	// Shown says that its node must have it mounted read-only: a person wants to look at a superseded copy.
+	// MountReadOnly says that its node must mount it read-only, because an operator inspects a superseded copy.
 	MountReadOnly bool   `json:"mount_read_only,omitempty" old:"shown"`
 	Path          string `json:"path,omitempty"`    // where the copy is mounted; empty: it is not mounted
-	Problem       string `json:"problem,omitempty"` // why it is not mounted or unmounted as Shown says; retried
+	Problem       string `json:"problem,omitempty"` // why it is not mounted or unmounted as MountReadOnly says; retried
 }
 
 // Whole reports whether a volume can continue from the copy.

@@ -145,7 +145,8 @@ func (s *Scan) Full() bool {
 func (s *Scan) tableOf(task string, small bool, step func(bytes int) error) (*View, error) {
 	ns, err := os.Readlink(task + "/ns/mnt")
 	if errors.Is(err, fs.ErrPermission) {
-		// Only the whole table shows whether the task is in the host's namespace, for example that of a container engine.
+		// Only the whole table shows whether the task is in the host's namespace, for example that of a container
+		// engine.
 		if small {
 			step = func(int) error { return nil }
 		}
