@@ -127,12 +127,12 @@ func (t *trees) copyTree(ctx context.Context, from *shelf.Folder, name string, t
 		}
 		t.step("dir.copy.entered")
 	}
-	told := func(done int64) {
+	report := func(done int64) {
 		if progress != nil {
 			progress(done, size.Bytes)
 		}
 	}
-	if err := tree.Copy(ctx, src, dst, told, tree.WithSync()); err != nil {
+	if err := tree.Copy(ctx, src, dst, report, tree.WithSync()); err != nil {
 		return err
 	}
 	t.step("dir.copy.copied")

@@ -73,9 +73,9 @@ func (cp *copier) move(f *Folder, to backends.EntryState) error {
 		return err
 	}
 	defer root.Close()
-	from, there := areaOf(f.State), areaOf(to)
+	from, dest := areaOf(f.State), areaOf(to)
 	move := func() error {
-		return root.Rename(filepath.Join(from, f.ID.String()), filepath.Join(there, f.ID.String()))
+		return root.Rename(filepath.Join(from, f.ID.String()), filepath.Join(dest, f.ID.String()))
 	}
 	if to == backends.EntryCopy {
 		err = cp.catalog.moves.MoveBack(move)
@@ -86,7 +86,7 @@ func (cp *copier) move(f *Folder, to backends.EntryState) error {
 		return err
 	}
 	f.State = to
-	return errors.Join(syncArea(root, there), syncArea(root, from))
+	return errors.Join(syncArea(root, dest), syncArea(root, from))
 }
 
 // Received reports how much of a snapshot the pool has; see backends.Copier. whole describes the stream of a complete

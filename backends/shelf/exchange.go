@@ -35,33 +35,33 @@ func (x *Exchange) Take(from string, d dataset.Dataset) error {
 		return err
 	}
 	defer root.Close()
-	there, f, err := x.openComplete(from, d.ID)
+	otherRoot, f, err := x.openComplete(from, d.ID)
 	if err != nil {
 		return err
 	}
-	defer there.Close()
-	if err = CheckOneMount(there, areaOf(f.State), root, readyArea); err == nil {
+	defer otherRoot.Close()
+	if err = CheckOneMount(otherRoot, areaOf(f.State), root, readyArea); err == nil {
 		err = f.assign(d)
 	}
 	if err == nil {
-		err = moveBetween(there, areaOf(f.State), root, readyArea, d.ID.String())
+		err = moveBetween(otherRoot, areaOf(f.State), root, readyArea, d.ID.String())
 	}
 	return errors.Join(err, f.Close())
 }
 
 // Check fails with dataset.ErrNotFound unless a pool of the share has the whole dataset, and with
-// dataset.ErrUnsupported if it could not be taken from there.
+// dataset.ErrUnsupported if it could not be taken from that pool.
 func (x *Exchange) Check(from string, id uuid.UUID) error {
 	root, err := x.dir.Enter()
 	if err != nil {
 		return err
 	}
 	defer root.Close()
-	there, f, err := x.openComplete(from, id)
+	otherRoot, f, err := x.openComplete(from, id)
 	if err != nil {
 		return err
 	}
-	return errors.Join(CheckOneMount(there, areaOf(f.State), root, readyArea), f.Close(), there.Close())
+	return errors.Join(CheckOneMount(otherRoot, areaOf(f.State), root, readyArea), f.Close(), otherRoot.Close())
 }
 
 // CheckOneMount fails with dataset.ErrUnsupported unless files of one directory can be renamed into another one. It
@@ -91,33 +91,33 @@ func (x *Exchange) Open(at string, id uuid.UUID) (*Folder, error) {
 }
 
 // openComplete opens a whole dataset of another pool of the same backend, and that pool.
-func (x *Exchange) openComplete(at string, id uuid.UUID) (there *os.Root, f *Folder, err error) {
+func (x *Exchange) openComplete(at string, id uuid.UUID) (otherRoot *os.Root, f *Folder, err error) {
 	other := &directory{path: at, mark: marker{Backend: x.dir.mark.Backend}}
-	there, m, err := other.open()
+	otherRoot, m, err := other.open()
 	if err != nil {
 		return nil, nil, err
 	}
 	if m.Backend != x.dir.mark.Backend {
-		return nil, nil, errors.Join(other.notFoundError(id), there.Close())
+		return nil, nil, errors.Join(other.notFoundError(id), otherRoot.Close())
 	}
 	for _, area := range areas()[:2] {
-		f, err := openFolder(there, area, id, func() {})
+		f, err := openFolder(otherRoot, area, id, func() {})
 		if err == nil {
 			if err := f.checkFormat(); err != nil {
-				return nil, nil, errors.Join(err, f.Close(), there.Close())
+				return nil, nil, errors.Join(err, f.Close(), otherRoot.Close())
 			}
 		}
 		if err == nil && (f.State != backends.EntryIncoming || f.isComplete()) {
-			return there, f, nil
+			return otherRoot, f, nil
 		}
 		if err == nil {
 			err = f.Close()
 		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, nil, errors.Join(err, there.Close())
+			return nil, nil, errors.Join(err, otherRoot.Close())
 		}
 	}
-	return nil, nil, errors.Join(other.notFoundError(id), there.Close())
+	return nil, nil, errors.Join(other.notFoundError(id), otherRoot.Close())
 }
 
 // ConfirmTaken reports whether this pool has the whole dataset with a record of a later epoch than after. If so, an
@@ -136,14 +136,14 @@ func (x *Exchange) ConfirmTaken(d dataset.Dataset, after uint64) (bool, error) {
 		return false, err
 	}
 	defer f.Close()
-	had, err := f.ReadRecord()
+	present, err := f.ReadRecord()
 	if err != nil {
 		return false, err
 	}
-	if had.Epoch <= after {
+	if present.Epoch <= after {
 		return false, dataset.Errorf(dataset.ErrConflict,
 			"dataset %s in %s has the state of epoch %d, and its state of epoch %d no longer exists", d.ID,
-			x.dir.title(), had.Epoch, after)
+			x.dir.title(), present.Epoch, after)
 	}
 	return true, f.assign(d)
 }
@@ -151,13 +151,13 @@ func (x *Exchange) ConfirmTaken(d dataset.Dataset, after uint64) (bool, error) {
 // assign writes the record with which a dataset gets a new home. It fails with dataset.ErrConflict if the present
 // record is of a later epoch.
 func (f *Folder) assign(d dataset.Dataset) error {
-	had, err := f.ReadRecord()
+	present, err := f.ReadRecord()
 	if err != nil {
 		return err
 	}
-	if had.Epoch > d.Epoch {
+	if present.Epoch > d.Epoch {
 		return dataset.Errorf(dataset.ErrConflict, "dataset %s is at epoch %d there, and was requested at epoch %d",
-			d.ID, had.Epoch, d.Epoch)
+			d.ID, present.Epoch, d.Epoch)
 	}
 	return f.WriteRecord(d, true)
 }

@@ -40,7 +40,7 @@ func (r *remover) Delete(ctx context.Context, id uuid.UUID, unused func(folder s
 	defer r.catalog.claims.Use(id)()
 	f, err := r.catalog.find(root, id)
 	if errors.Is(err, dataset.ErrNotFound) {
-		return r.deleteAgain(ctx, root, id)
+		return r.finishDeletion(ctx, root, id)
 	}
 	if err != nil {
 		return err
@@ -49,15 +49,15 @@ func (r *remover) Delete(ctx context.Context, id uuid.UUID, unused func(folder s
 	if err := unused(f.Path()); err != nil {
 		return err
 	}
-	gone, err := r.moveAway(root, areaOf(f.State), id)
+	folderName, err := r.moveAway(root, areaOf(f.State), id)
 	if err != nil {
 		return err
 	}
-	return r.remove(ctx, root, gone)
+	return r.remove(ctx, root, folderName)
 }
 
-// deleteAgain finishes an earlier deletion, which may have been interrupted before its flush or later.
-func (r *remover) deleteAgain(ctx context.Context, root *os.Root, id uuid.UUID) error {
+// finishDeletion finishes an earlier deletion, which may have been interrupted before its flush or later.
+func (r *remover) finishDeletion(ctx context.Context, root *os.Root, id uuid.UUID) error {
 	names, err := ReadNames(root, deletingArea)
 	if err != nil {
 		return err
@@ -69,7 +69,7 @@ func (r *remover) deleteAgain(ctx context.Context, root *os.Root, id uuid.UUID) 
 	}
 	var errs []error
 	for _, name := range names {
-		if gone, ok := parseName(deletingArea, name); ok && gone == id {
+		if deleted, ok := parseName(deletingArea, name); ok && deleted == id {
 			errs = append(errs, r.remove(ctx, root, name))
 		}
 	}
@@ -78,34 +78,34 @@ func (r *remover) deleteAgain(ctx context.Context, root *os.Root, id uuid.UUID) 
 
 // moveAway moves a folder from an area to the deleting ones, durably, and returns its name there.
 func (r *remover) moveAway(root *os.Root, area string, id uuid.UUID) (string, error) {
-	gone := id.String()
+	folderName := id.String()
 	for n := 1; ; n++ {
-		_, err := root.Lstat(filepath.Join(deletingArea, gone))
+		_, err := root.Lstat(filepath.Join(deletingArea, folderName))
 		if errors.Is(err, fs.ErrNotExist) {
 			break
 		}
 		if err != nil {
 			return "", err
 		}
-		gone = fmt.Sprintf("%s.%d", id, n)
+		folderName = fmt.Sprintf("%s.%d", id, n)
 	}
-	if err := root.Rename(filepath.Join(area, id.String()), filepath.Join(deletingArea, gone)); err != nil {
+	if err := root.Rename(filepath.Join(area, id.String()), filepath.Join(deletingArea, folderName)); err != nil {
 		return "", err
 	}
-	return gone, errors.Join(syncArea(root, deletingArea), syncArea(root, area))
+	return folderName, errors.Join(syncArea(root, deletingArea), syncArea(root, area))
 }
 
 // remove removes one of the deleting folders. If ctx ends meanwhile, Reap removes the rest, and remove returns nil.
-func (r *remover) remove(ctx context.Context, root *os.Root, gone string) error {
-	err := r.removeOutside(ctx, gone)
+func (r *remover) remove(ctx context.Context, root *os.Root, folderName string) error {
+	err := r.removeOutside(ctx, folderName)
 	if err == nil {
-		err = r.destroy(ctx, root, deletingArea, gone)
+		err = r.destroy(ctx, root, deletingArea, folderName)
 	}
 	if err != nil && ctx.Err() != nil {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("dataset %s was deleted, but not all of its data: %w", gone, err)
+		return fmt.Errorf("dataset %s was deleted, but not all of its data: %w", folderName, err)
 	}
 	return nil
 }
@@ -125,14 +125,14 @@ func (r *remover) destroy(ctx context.Context, root *os.Root, area, name string)
 
 // removeOutside removes the parts of a deleted dataset that are outside its folder. If a dataset with the same ID was
 // made since, the parts belong to the new dataset and stay.
-func (r *remover) removeOutside(ctx context.Context, gone string) error {
-	id, ok := parseName(deletingArea, gone)
+func (r *remover) removeOutside(ctx context.Context, folderName string) error {
+	id, ok := parseName(deletingArea, folderName)
 	if r.Outside == nil || !ok {
 		return nil
 	}
-	again, err := r.catalog.OpenUnclaimed(id)
+	successor, err := r.catalog.OpenUnclaimed(id)
 	if err == nil {
-		return again.Close()
+		return successor.Close()
 	}
 	if !errors.Is(err, dataset.ErrNotFound) {
 		return err
@@ -182,7 +182,7 @@ func (r *remover) reapOne(ctx context.Context, root *os.Root, area, name string,
 		return 0, nil
 	}
 	if area != deletingArea {
-		if later, err := isLater(root, area, id); later {
+		if later, err := hasLaterFormat(root, area, id); later {
 			return 0, err // List reports it
 		}
 	}
@@ -202,8 +202,8 @@ func (r *remover) reapOne(ctx context.Context, root *os.Root, area, name string,
 	return r.tidy(root, area, id, tidy)
 }
 
-// isLater reports whether the record of a dataset has a later format.
-func isLater(root *os.Root, area string, id uuid.UUID) (bool, error) {
+// hasLaterFormat reports whether the record of a dataset has a later format.
+func hasLaterFormat(root *os.Root, area string, id uuid.UUID) (bool, error) {
 	f, err := openFolder(root, area, id, func() {})
 	if err != nil {
 		return false, nil // foreign: List reports it

@@ -52,11 +52,11 @@ func (f *Folder) Sweep() error {
 	if err != nil {
 		return err
 	}
-	by, _, err := f.keptBy(now.Tree)
-	if err != nil || len(by) == 0 {
+	keepers, _, err := f.keptBy(now.Tree)
+	if err != nil || len(keepers) == 0 {
 		return err
 	}
-	for _, id := range by {
+	for _, id := range keepers {
 		if err := f.Remove(snapshotRecord(id)); err != nil {
 			return err
 		}
@@ -79,27 +79,27 @@ func (f *Folder) Restored(keep uuid.UUID) (bool, error) {
 	if _, err := f.Lstat(tree); errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
-	by, damaged, err := f.keptBy(tree)
-	if err == nil && len(by) == 0 && len(damaged) > 0 {
+	keepers, damaged, err := f.keptBy(tree)
+	if err == nil && len(keepers) == 0 && len(damaged) > 0 {
 		err = dataset.Errorf(dataset.ErrCorrupt,
 			"dataset %s: cannot read the record of snapshot %s, which may name %s: remove that snapshot, or "+
 				"repair its record",
 			f.ID, damaged[0], tree)
 	}
-	return len(by) > 0, err
+	return len(keepers) > 0, err
 }
 
 // MayBeKept reports whether the record of any snapshot names a tree, or may name it because it cannot be
 // parsed. A record that names the tree of the head counts, although it is not a snapshot yet.
 func (f *Folder) MayBeKept(tree string) (bool, error) {
-	by, damaged, err := f.keptBy(tree)
-	return len(by)+len(damaged) > 0, err
+	keepers, damaged, err := f.keptBy(tree)
+	return len(keepers)+len(damaged) > 0, err
 }
 
 // IsKeptBy reports whether the record of one snapshot names a tree. A record that cannot be parsed does not.
 func (f *Folder) IsKeptBy(tree string, snapshot uuid.UUID) (bool, error) {
-	by, _, err := f.keptBy(tree)
-	return slices.Contains(by, snapshot), err
+	keepers, _, err := f.keptBy(tree)
+	return slices.Contains(keepers, snapshot), err
 }
 
 // Removable reports whether a tree may be destroyed: it is not the head, and no record may name it. If the head or a
@@ -114,7 +114,7 @@ func (f *Folder) Removable(tree string) bool {
 }
 
 // keptBy returns the snapshots whose records name a tree, and those whose records cannot be parsed.
-func (f *Folder) keptBy(tree string) (by, damaged []uuid.UUID, err error) {
+func (f *Folder) keptBy(tree string) (keepers, damaged []uuid.UUID, err error) {
 	names, err := ReadNames(f.Root, ".")
 	if err != nil {
 		return nil, nil, err
@@ -134,8 +134,8 @@ func (f *Folder) keptBy(tree string) (by, damaged []uuid.UUID, err error) {
 		case err != nil:
 			damaged = append(damaged, id)
 		case s.Tree == tree:
-			by = append(by, id)
+			keepers = append(keepers, id)
 		}
 	}
-	return by, damaged, nil
+	return keepers, damaged, nil
 }

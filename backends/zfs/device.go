@@ -99,7 +99,7 @@ func (b *Backend) openOwn(ctx context.Context, cfg backends.Config) (*ownPool, e
 // identify reads the labels of the devices and returns the ID of their pool. If cfg.Make is set, a device without a
 // label of Drover must be empty. blank reports that no device has a label of Drover.
 func (b *Backend) identify(cfg backends.Config) (id uuid.UUID, blank bool, err error) {
-	said := map[string][]string{}
+	devicesByZpool := map[string][]string{}
 	for _, device := range cfg.Devices {
 		name, err := vdev.PoolName(device)
 		if err != nil && cfg.Make {
@@ -113,19 +113,19 @@ func (b *Backend) identify(cfg backends.Config) (id uuid.UUID, blank bool, err e
 				}
 			}
 		}
-		said[name] = append(said[name], device)
+		devicesByZpool[name] = append(devicesByZpool[name], device)
 	}
-	if len(said) > 1 && cfg.Make {
+	if len(devicesByZpool) > 1 && cfg.Make {
 		return id, false, dataset.Errorf(dataset.ErrExists,
 			"some of %s have a pool of drover, but not all have the same one: they were not changed",
 			strings.Join(cfg.Devices, " and "))
 	}
-	for name := range said {
+	for name := range devicesByZpool {
 		if is := zpoolID(name); is != uuid.Nil {
 			id = is
 		}
 	}
-	return id, len(said[""]) == len(cfg.Devices), nil
+	return id, len(devicesByZpool[""]) == len(cfg.Devices), nil
 }
 
 // checkVacant returns an error unless a device is empty. It first removes the remains of an interrupted attempt.

@@ -33,9 +33,9 @@ const (
 // datasetKeys loads the keys of encrypted datasets into ZFS, and unloads those that nothing needs.
 type datasetKeys struct {
 	*storage
-	source backends.Keys
-	locks  locks
-	lacks  string // why the pool cannot encrypt, or "" if it can
+	source  backends.Keys
+	locks   locks
+	problem string // why the pool cannot encrypt, or "" if it can
 }
 
 // locks records the encryption roots whose keys ZFS has loaded. ZFS keeps a key until zfs unload-key, which it refuses
@@ -49,9 +49,9 @@ type locks struct {
 // alternative is the end of an error message. It names the backends that can encrypt without ZFS.
 const alternative = "or use a pool of backend loop or lvm"
 
-// lacks returns the reason why the zpool or the host's ZFS cannot encrypt, with an instruction for the operator. It
+// encryptionProblem returns the reason why the zpool or the host's ZFS cannot encrypt, with an instruction for the operator. It
 // returns "" if both can.
-func (t tool) lacks(ctx context.Context, h poolFilesystem) (string, error) {
+func (t tool) encryptionProblem(ctx context.Context, h poolFilesystem) (string, error) {
 	const needs, install = "encryption needs OpenZFS 0.8 or later",
 		"(Debian, from contrib: apt-get install zfsutils-linux zfs-dkms; " + alternative + ")"
 	if h.fuse { // zfs-fuse supports zpools up to version 23
@@ -93,16 +93,16 @@ func (k *datasetKeys) missing() []string {
 	if k.encrypts() {
 		return nil
 	}
-	return []string{k.lacks}
+	return []string{k.problem}
 }
 
 // encrypts reports whether the pool can have encrypted datasets.
-func (k *datasetKeys) encrypts() bool { return k.lacks == "" }
+func (k *datasetKeys) encrypts() bool { return k.problem == "" }
 
 // cannotEncrypt returns the error for a request for an encrypted dataset in a pool that cannot encrypt.
 func (k *datasetKeys) cannotEncrypt() error {
 	return dataset.Errorf(dataset.ErrUnsupported, "%s cannot encrypt: %s, and then a restart of drover",
-		k.fs.name, k.lacks)
+		k.fs.name, k.problem)
 }
 
 // runWithKey runs a zfs command that reads a key from its standard input.

@@ -43,12 +43,12 @@ func TestWhichCanEncrypt(t *testing.T) {
 				return run.Result{}, &run.Error{Cmd: "zpool", ExitCode: 1, Stderr: c.complains, Err: errors.New("exit status 1")}
 			}
 			return run.Result{Stdout: []byte(c.says)}, nil
-		})}.lacks(t.Context(), poolFilesystem{name: "tank/a/b", fuse: c.fuse})
+		})}.encryptionProblem(t.Context(), poolFilesystem{name: "tank/a/b", fuse: c.fuse})
 		if (err != nil) != c.fails || (lacks == "") != (c.lacks == "") || !strings.Contains(lacks, c.lacks) || lacks != "" && !strings.HasSuffix(lacks, would) {
 			t.Errorf("%s: %q, %v", name, lacks, err)
 		}
 		p := newPool(&storage{fs: poolFilesystem{name: "tank/a/b"}}, nil, nil, nil)
-		p.keys.lacks = lacks
+		p.keys.problem = lacks
 		err = p.maker.checkRequest(dataset.Dataset{Encryption: &dataset.Encryption{}})
 		if said := strings.Join(p.keys.missing(), "; "); said != lacks || (err == nil) != (lacks == "") || err != nil && !strings.Contains(err.Error(), lacks) {
 			t.Errorf("%s: the pool says %q, and refuses with %v", name, said, err)
@@ -155,7 +155,7 @@ func TestPlainInThePlaceOfEncrypted(t *testing.T) {
 		p := newPool(&storage{tool: tool{run.Func(func(context.Context, run.Command) (run.Result, error) {
 			return run.Result{Stdout: []byte(c.root + "\n")}, nil
 		})}, fs: poolFilesystem{name: "tank"}, shelf: &shelf.Shelf{}}, nil, nil, nil)
-		p.keys.lacks = c.lacks
+		p.keys.problem = c.lacks
 		for _, of := range []*dataset.Encryption{nil, {ID: uuid.New()}} {
 			root, err := os.OpenRoot(t.TempDir())
 			if err != nil {

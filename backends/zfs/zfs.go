@@ -291,7 +291,7 @@ func (p *Pool) prepareFilesystem(ctx context.Context, fresh bool) error {
 	if err != nil && !errors.Is(err, errTaken) {
 		return err
 	}
-	if p.keys.lacks, err = p.tool.lacks(ctx, p.fs); err != nil {
+	if p.keys.problem, err = p.tool.encryptionProblem(ctx, p.fs); err != nil {
 		return err
 	}
 	return errors.Join(p.keys.findLoaded(ctx), p.space.measure(ctx))

@@ -55,7 +55,7 @@ func (t *archiving) entry(n *node, name string) error {
 	if h.meta, err = n.meta(); err != nil {
 		return err
 	}
-	if n.mayHaveLinks() && (t.own || n.format() != unix.S_IFSOCK) {
+	if n.mayHaveLinks() && (t.forReadTar || n.format() != unix.S_IFSOCK) {
 		t.links[n.inode()] = h.name
 	}
 	switch n.format() {
@@ -80,7 +80,7 @@ func (t *archiving) entry(n *node, name string) error {
 	case unix.S_IFBLK:
 		h.kind, h.major, h.minor = '4', unix.Major(n.st.Rdev), unix.Minor(n.st.Rdev)
 	case unix.S_IFSOCK:
-		if !t.own {
+		if !t.forReadTar {
 			t.skipped(name)
 			return nil
 		}
@@ -159,7 +159,7 @@ func coalesce(data []extent) []extent {
 // sparse writes the header of a file with holes, and the map before its data: the number of ranges, then the offset and
 // length of each. The last range marks the end (GNU tar's manual, "PAX Format, Version 1.0").
 func (t *archiving) sparse(h *tarHeader, data []extent, size int64) error {
-	if t.own {
+	if t.forReadTar {
 		return t.ranges(h, data, size)
 	}
 	ranges := slices.Clone(data)

@@ -47,10 +47,10 @@ const maxDepth = 2049
 type Option func(*options)
 
 type options struct {
-	sync      bool
-	allocated bool
-	skipped   func(path string)
-	own       bool
+	sync       bool
+	allocated  bool
+	skipped    func(path string)
+	forReadTar bool
 }
 
 // WithSync makes Copy and ReadTar flush the filesystem of their destination
@@ -66,7 +66,7 @@ func WithSkipped(f func(path string)) Option { return func(o *options) { o.skipp
 
 // ForReadTar makes WriteTar write an archive that only ReadTar reads correctly. The archive contains sockets, which tar
 // cannot represent, and a map for each sparse file (tarsparse.go), so that ReadTar need not read the holes as zeros.
-func ForReadTar() Option { return func(o *options) { o.own = true } }
+func ForReadTar() Option { return func(o *options) { o.forReadTar = true } }
 
 func optionsOf(opts []Option) options {
 	o := options{skipped: func(string) {}}

@@ -104,8 +104,8 @@ func (f *handled) hasSeveralNames() bool {
 	return f.stat.Mode&unix.S_IFMT != unix.S_IFDIR && f.stat.Nlink > 1
 }
 
-// is reports whether the attributes a belong to the same file.
-func (f *handled) is(a unix.Statx_t) bool {
+// isSameFile reports whether the attributes a belong to the same file.
+func (f *handled) isSameFile(a unix.Statx_t) bool {
 	return a.Ino == f.stat.Ino && a.Dev_major == f.stat.Dev_major && a.Dev_minor == f.stat.Dev_minor
 }
 
@@ -137,7 +137,7 @@ func (f *handled) placeThrough(e *mount.Entry) (File, error) {
 	if err := opened.readStat(); err != nil {
 		return File{}, err
 	}
-	if !f.is(opened.stat) {
+	if !f.isSameFile(opened.stat) {
 		return File{}, fmt.Errorf("%s is not the file that its handle refers to", f.path)
 	}
 	link, err := os.Readlink(opened.path)
@@ -146,7 +146,7 @@ func (f *handled) placeThrough(e *mount.Entry) (File, error) {
 	}
 	o := place(seenMount{Entry: e}, link)
 	// The kernel shows "/" for a file that the mount does not show (prepend_path in fs/d_path.c).
-	isRoot := e.Mountpoint == "/" && f.is(st)
+	isRoot := e.Mountpoint == "/" && f.isSameFile(st)
 	if o.unplaced || strings.TrimSuffix(link, " (deleted)") == "/" && !isRoot {
 		return File{}, fmt.Errorf("%s is outside of the tree that %s shows", f.path, e.Mountpoint)
 	}
