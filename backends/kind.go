@@ -13,8 +13,8 @@ type Kind interface {
 	// Name is the backend's name in drover.yaml and profiles.yaml.
 	Name() string
 
-	// Available returns nil if this host can run the backend. Otherwise it returns an ErrUnsupported
-	// that says what is missing and which command would install it. Each call examines the host again.
+	// Available returns nil if this host can run the backend. Otherwise it returns an ErrUnsupported that names the
+	// missing programs and kernel features, and the command that installs them. Each call examines the host again.
 	Available(ctx context.Context) error
 
 	// Open opens the pool that cfg describes.

@@ -104,8 +104,8 @@ type Pool interface {
 	// Stat returns the entry of one dataset with its snapshots, or ErrNotFound.
 	Stat(ctx context.Context, id uuid.UUID) (Entry, error)
 
-	// Used returns the bytes that a dataset's head takes in the pool, including blocks shared with others.
-	// The figure is at most Info.UsedLag old.
+	// Used returns the bytes that a dataset's head takes in the pool, including blocks that it shares with snapshots
+	// and clones. The figure is at most Info.UsedLag old.
 	//
 	// It walks no tree if the capabilities have OwnFilesystem or KnowsUsed, and starts no process for a
 	// mounted dataset. ErrCorrupt: the head is visibly damaged.

@@ -16,7 +16,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Crashes is what a backend adds to the crash matrix.
+// Crashes are the parts of the crash matrix that depend on the backend.
 type Crashes struct {
 	// Crash runs a call on the pool of cfg as another process would, and crashes at a step, counted from 0. It
 	// returns false if the call ended before it reached the step.
@@ -27,7 +27,7 @@ type Crashes struct {
 	// CheckReaped fails the test if a pool that was reaped has remains of an operation. If nil, only the list is
 	// checked.
 	CheckReaped func(t T, pool backends.Pool)
-	// NoSteps names operations of which the backend has no steps.
+	// NoSteps names operations in which the backend calls no step function, so that they cannot be interrupted.
 	NoSteps []string
 	// Only names the operations that crash. If nil, all of them do.
 	Only []string
@@ -37,7 +37,7 @@ type Crashes struct {
 	// RepeatedSteps is how many of the last steps of an operation are interrupted, and the operation is repeated,
 	// before the power is cut. A large number is all of them.
 	RepeatedSteps int
-	// SameStreams means that a received snapshot is sent as the bytes that it was received as.
+	// SameStreams means that a received snapshot is sent as the same bytes as those that were received.
 	SameStreams bool
 }
 
@@ -72,7 +72,7 @@ func (t *trial) asCall(o operation) Call {
 	return Call{o.name, t.d, t.clone, t.old, t.mid, t.keep, t.arrivals}
 }
 
-// labelled is a T whose messages begin with what the test did.
+// labelled is a T whose messages begin with a label, which describes the crash that is tested.
 type labelled struct {
 	T
 	label string
@@ -228,7 +228,7 @@ func (t *trial) checkWorlds(s *crashed, done bool) {
 	}
 }
 
-// finished checks the pool after the operation, and what the operation is for.
+// finished checks the pool and the effect of the operation after the operation has ended.
 func (s *crashed) finished(t *trial) {
 	t.Helper()
 	t.checkWorlds(s, true)
@@ -341,7 +341,8 @@ func isReceived(t *trial, s *crashed, done bool) {
 	}
 }
 
-// cloneHolds fails unless a clone of a snapshot has a file with that content; "" means no file.
+// cloneHolds fails unless a clone of a snapshot has a file with that content. If content is "", the clone must not have
+// the file.
 func (t *trial) cloneHolds(s dataset.Snapshot, name, content string) {
 	t.Helper()
 	c := t.Record()
@@ -505,7 +506,7 @@ func (s *crashed) cutAtEachStep(disk Disk, step *func()) {
 }
 
 // cutAfterSecondTry interrupts the operation at a step, runs it again, and cuts the power when it returns: the second
-// try finds what the first one did, and must not acknowledge it before it is on the disk.
+// try finds the changes of the first one, and must make them durable before it returns.
 func (s *crashed) cutAfterSecondTry(disk Disk, step *func(), at int) {
 	s.Helper()
 	s.T = labelled{s.unlabelled, fmt.Sprintf("%s repeated after step %d", s.o.name, at)}

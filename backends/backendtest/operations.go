@@ -239,8 +239,8 @@ func followers() []operation {
 	}
 }
 
-// home makes a copy a home, from the second snapshot. After that, the trial's snapshot is a different one, of that
-// kind.
+// home turns a copy into a dataset with a head, from the second snapshot. It also prepares a new snapshot of this kind
+// for the trial.
 func (t *trial) home(kind dataset.SnapshotKind) {
 	t.Helper()
 	t.keep = t.NewSnapshot(t.d)

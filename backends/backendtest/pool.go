@@ -23,7 +23,7 @@ func poolIsMadeOnce(f *fixture) {
 		f.Errorf("name %q, info %+v: want every field set", f.Kind.Name(), f.Pool.Info())
 	}
 	d := f.Create()
-	f.Open() // Make on an existing pool: the same pool
+	f.Open() // Make opens an existing pool unchanged
 	f.Config.Make = false
 	f.Open()
 	if e := f.Entries(d.ID); len(e) != 1 {

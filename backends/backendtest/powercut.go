@@ -54,7 +54,7 @@ func (o operation) cutAtEnd(f *fixture, disk Disk) {
 	s := &crashed{fixture: f, o: o}
 	t := s.stage()
 	if o.removes {
-		t.CommitJournal() // what it removes is on the disk, to be seen again if the removal is not
+		t.CommitJournal() // the removed files must be on the disk, so that a lost removal is noticed
 	}
 	t.OK(t.asCall(o).Run(t.Ctx, t.Pool))
 	t.change(o.done(t))

@@ -10,9 +10,9 @@ import (
 	"github.com/droverhq/drover/internal/linux/iolimit"
 )
 
-// What is read and written to see a limit, and in which time: long beside the tenth of a second
-// that the kernel counts in (DFL_THROTL_SLICE in block/blk-throttle.c), within which it lets go
-// early.
+// The test reads and writes so many parts, each of the size piece, that a limit of perSecond parts takes the time
+// paced. Within its time slice of a tenth of a second (DFL_THROTL_SLICE in block/blk-throttle.c), the kernel may finish
+// I/O early, so paced is much longer than the slice, and the test accepts earliest.
 const (
 	paced     = 600 * time.Millisecond
 	earliest  = paced * 7 / 10

@@ -61,7 +61,7 @@ func (j *journal) ack(err error) bool {
 	return err == nil && !j.halt
 }
 
-// await waits for that many more records, and returns how many are on the disk.
+// await waits until more further records are acknowledged, and returns how many are on the disk.
 func (j *journal) await(more int64) int64 {
 	j.f.Helper()
 	j.mu.Lock()

@@ -7,12 +7,12 @@
 // The UUID of the filesystem is the UUID of the pool, and its label is "drover-pool". So nothing needs to be recorded
 // between making the filesystem and making the pool in it. Open examines all devices of the host, so their names may
 // change at a boot. If a device is absent, or two devices have the same filesystem, the pool is offline, unless it is
-// mounted already. The filesystem is never made again.
+// mounted already. Drover never makes a new filesystem for an existing pool.
 //
 // # What a crash leaves
 //
-// A filesystem that mkfs did not finish is marked so (superblock.unfinished) and has the label. Nobody ever mounted it,
-// so it is made again. A finished filesystem without content is used with its UUID.
+// A filesystem that mkfs did not finish has the label and a mark that it is unfinished (superblock.unfinished). It was
+// never mounted, so Open makes it again. A finished filesystem without content is used with its UUID.
 package disk
 
 import (

@@ -64,8 +64,8 @@ func (r *Report) Add(e Event) {
 }
 
 // Judge sets the verdict of each capability, and OK. claimed are the capabilities that the pool declares, and corner
-// those that a new pool in the corner declares. A capability in which the two differ is Unproven, whatever its cases
-// say.
+// those that a new pool in the corner declares. A capability in which the two differ is Unproven, regardless of the
+// results of its cases.
 func (r *Report) Judge(claimed, corner dataset.Capabilities) error {
 	says, err := fields(claimed)
 	if err != nil {

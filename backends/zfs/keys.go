@@ -49,7 +49,7 @@ type locks struct {
 // alternative is the end of an error message. It names the backends that can encrypt without ZFS.
 const alternative = "or use a pool of backend loop or lvm"
 
-// encryptionProblem returns the reason why the zpool or the host's ZFS cannot encrypt, with an instruction for the operator. It
+// encryptionProblem returns why the zpool or the host's ZFS cannot encrypt, with an instruction for the operator. It
 // returns "" if both can.
 func (t tool) encryptionProblem(ctx context.Context, h poolFilesystem) (string, error) {
 	const needs, install = "encryption needs OpenZFS 0.8 or later",
