@@ -34,8 +34,8 @@ type heads struct {
 // copyHead returns the head of a copy that was promoted, but not committed. The FS of the result is "" if the copy has
 // no head.
 func copyHead(f *shelf.Folder) (current, error) {
-	c, there, err := readCurrent(f.Root, f.ID)
-	if !there {
+	c, exists, err := readCurrent(f.Root, f.ID)
+	if !exists {
 		c.FS = ""
 	}
 	return c, err
@@ -268,11 +268,11 @@ func (h *heads) checkHead(ctx context.Context, f *shelf.Folder, snapshot uuid.UU
 	if _, err := readSnapshot(f, snapshot); err != nil {
 		return err
 	}
-	c, there, err := readCurrent(f.Root, f.ID)
+	c, exists, err := readCurrent(f.Root, f.ID)
 	if err != nil {
 		return err
 	}
-	if f.State == backends.EntryCopy && (!there || c.FS == "" || c.From == snapshot) {
+	if f.State == backends.EntryCopy && (!exists || c.FS == "" || c.From == snapshot) {
 		return nil
 	}
 	same, err := h.headEquals(ctx, f, c.FS, snapshot)
@@ -289,11 +289,11 @@ func (p *Pool) Supersede(ctx context.Context, ds uuid.UUID, keep dataset.Snapsho
 		if err := p.heads.checkHead(ctx, f, keep.ID); !errors.Is(err, dataset.ErrNotFound) {
 			return keep.ID, err
 		}
-		c, there, err := readCurrent(f.Root, f.ID)
+		c, exists, err := readCurrent(f.Root, f.ID)
 		if err != nil {
 			return is, err
 		}
-		if f.State == backends.EntryCopy && (!there || c.FS == "") {
+		if f.State == backends.EntryCopy && (!exists || c.FS == "") {
 			return is, dataset.Errorf(dataset.ErrConflict, "it has no head")
 		}
 		return keep.ID, p.snapshotter.record(ctx, f, keep, c.FS, false)
@@ -324,11 +324,11 @@ func (h *heads) demote(ctx context.Context, ds uuid.UUID, keep func(*shelf.Folde
 	if err != nil {
 		return noSpace(err)
 	}
-	c, there, err := readCurrent(f.Root, f.ID)
+	c, exists, err := readCurrent(f.Root, f.ID)
 	if err != nil {
 		return err
 	}
-	if there && c.FS != "" && c.From != is || !there && f.State != backends.EntryCopy {
+	if exists && c.FS != "" && c.From != is || !exists && f.State != backends.EntryCopy {
 		c.From = is
 		if err := shelf.WriteJSON(f.Root, currentName, c, true); err != nil {
 			return err

@@ -43,21 +43,21 @@ func (r *remover) removeObjects(ctx context.Context, id uuid.UUID) error {
 	if err != nil {
 		return err
 	}
-	gone, err := r.clear(ctx, all, func(object) bool { return false })
+	destroyed, err := r.clear(ctx, all, func(object) bool { return false })
 	if err != nil {
 		return err
 	}
-	if len(gone) < len(all) {
+	if len(destroyed) < len(all) {
 		if err := r.tool.retryBusy(ctx, "rename", root, r.deletedRoot()+"/"+uuid.NewString()); err != nil {
 			return err
 		}
 	}
-	return r.destroyOrigins(ctx, root, gone)
+	return r.destroyOrigins(ctx, root, destroyed)
 }
 
 // clear destroys objects of a tree. It leaves an object that Drover did not make, that keep selects, or that has a
 // clone or a child. all must be the complete tree. It returns the destroyed objects.
-func (r *remover) clear(ctx context.Context, all []object, keep func(object) bool) (gone []object, err error) {
+func (r *remover) clear(ctx context.Context, all []object, keep func(object) bool) (destroyed []object, err error) {
 	left := slices.Clone(all)
 	stays := map[string]bool{}
 	for progress := true; progress; {
@@ -70,15 +70,15 @@ func (r *remover) clear(ctx context.Context, all []object, keep func(object) boo
 			err := r.tool.retryBusy(ctx, "destroy", o.name)
 			switch {
 			case err == nil, errors.Is(err, errAbsent):
-				left, gone, progress = slices.Delete(left, i, i+1), append(gone, o), true
+				left, destroyed, progress = slices.Delete(left, i, i+1), append(destroyed, o), true
 			case errors.Is(err, errHeld), errors.Is(err, errBusy):
 				stays[o.name] = true
 			default:
-				return gone, err
+				return destroyed, err
 			}
 		}
 	}
-	return gone, nil
+	return destroyed, nil
 }
 
 // isNeeded reports whether one of others is a clone of o, or a child or snapshot of o.
@@ -146,12 +146,12 @@ func (r *remover) currentOf(id uuid.UUID) (string, error) {
 	return headName(root, id)
 }
 
-// destroyOrigins destroys the snapshots that were kept only as origins of the destroyed clones in gone. If an origin is
+// destroyOrigins destroys the snapshots that were kept only as origins of the clones in destroyed. If an origin is
 // in a ghost, destroyOrigins clears the ghost. Otherwise it destroys the origin if no record names it. It skips origins
 // below the filesystem within.
-func (r *remover) destroyOrigins(ctx context.Context, within string, gone []object) error {
+func (r *remover) destroyOrigins(ctx context.Context, within string, destroyed []object) error {
 	var errs []error
-	for _, o := range gone {
+	for _, o := range destroyed {
 		origin := o.origin
 		if origin == "" || within != "" && strings.HasPrefix(origin, within+"/") {
 			continue
@@ -204,11 +204,11 @@ func (r *remover) clearDeleted(ctx context.Context, ghost string) (whole bool, e
 	if err != nil {
 		return false, err
 	}
-	gone, err := r.clear(ctx, all, func(object) bool { return false })
+	destroyed, err := r.clear(ctx, all, func(object) bool { return false })
 	if err != nil {
 		return false, err
 	}
-	return len(gone) == len(all), r.destroyOrigins(ctx, ghost, gone)
+	return len(destroyed) == len(all), r.destroyOrigins(ctx, ghost, destroyed)
 }
 
 // Reap implements backends.Pool.
@@ -288,14 +288,14 @@ func (r *remover) tidy(ctx context.Context, f *shelf.Folder, all []object) (int,
 		return len(doomed), nil
 	}
 	root := r.root(f.ID)
-	gone, err := r.clear(ctx, all, func(o object) bool {
+	destroyed, err := r.clear(ctx, all, func(o object) bool {
 		fs, snapshot := o.snapshotOf()
 		return o.name == root || recorded[o.name] || snapshot == "" && used[strings.TrimPrefix(fs, root+"/")]
 	})
 	if err != nil {
 		return len(doomed), err
 	}
-	return len(doomed) + len(gone), r.destroyOrigins(ctx, root, gone)
+	return len(doomed) + len(destroyed), r.destroyOrigins(ctx, root, destroyed)
 }
 
 // recordID returns the ID of the snapshot whose record is the file name, and false if name is not that of a record.

@@ -34,9 +34,9 @@ type current struct {
 	From uuid.UUID `json:"from,omitzero"`
 }
 
-// readCurrent reads current.json. there reports whether the file exists. If not, the result is the head of a new
+// readCurrent reads current.json. exists reports whether the file exists. If not, the result is the head of a new
 // dataset, although a copy has no head then; see copyHead.
-func readCurrent(folder *os.Root, id uuid.UUID) (c current, there bool, err error) {
+func readCurrent(folder *os.Root, id uuid.UUID) (c current, exists bool, err error) {
 	err = shelf.ReadJSON(folder, currentName, &c)
 	if errors.Is(err, fs.ErrNotExist) {
 		return current{FS: firstHead}, false, nil

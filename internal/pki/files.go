@@ -69,11 +69,12 @@ func (p *Pair) saveSteps(f Files) []func() error {
 			return durable.Replace(f.nextKey(), key)
 		},
 		func() error { return durable.Replace(f.Cert, encodeCerts(p.Chain)) },
-		f.keyInPlace,
+		f.installKey,
 	}
 }
 
-func (f Files) keyInPlace() error {
+// installKey renames the new key, nextKey, to the path of the key file.
+func (f Files) installKey() error {
 	if err := os.Rename(f.nextKey(), f.Key); err != nil {
 		return err
 	}
@@ -91,7 +92,7 @@ func (f Files) finishSave() error {
 	if err != nil || got.key == nil || !got.key.PublicKey.Equal(certs[0].PublicKey) {
 		return nil
 	}
-	return f.keyInPlace()
+	return f.installKey()
 }
 
 // WithRoots returns the pair with other roots, given as PEM. changed reports whether they differ from the present ones.

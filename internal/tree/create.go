@@ -61,7 +61,7 @@ func linkInto(root *os.File, first string, dir *os.File, name string) error {
 	}
 	defer n.close()
 	// Link through the path in /proc, because AT_EMPTY_PATH needs another capability.
-	if err := unix.Linkat(unix.AT_FDCWD, n.magic(), int(dir.Fd()), name, unix.AT_SYMLINK_FOLLOW); err != nil {
+	if err := unix.Linkat(unix.AT_FDCWD, n.procPath(), int(dir.Fd()), name, unix.AT_SYMLINK_FOLLOW); err != nil {
 		return fmt.Errorf("link to %q: %w", first, err)
 	}
 	return nil

@@ -29,7 +29,7 @@ type meta struct {
 
 // meta reads the metadata of the inode.
 func (n *node) meta() (meta, error) {
-	x, err := readXattrs(n.magic())
+	x, err := readXattrs(n.procPath())
 	return meta{
 		uid: int(n.st.Uid), gid: int(n.st.Gid), mode: n.st.Mode &^ unix.S_IFMT,
 		atime: n.st.Atim, mtime: n.st.Mtim, xattrs: x,
@@ -43,12 +43,12 @@ func (n *node) apply(m meta) error {
 		return fmt.Errorf("set owner %d:%d: %w", m.uid, m.gid, err)
 	}
 	if n.format() != unix.S_IFLNK {
-		if err := unix.Chmod(n.magic(), m.mode); err != nil {
+		if err := unix.Chmod(n.procPath(), m.mode); err != nil {
 			return fmt.Errorf("set mode %04o: %w", m.mode, err)
 		}
 	}
 	for _, x := range m.xattrs {
-		if err := unix.Setxattr(n.magic(), x.name, x.value, 0); err != nil {
+		if err := unix.Setxattr(n.procPath(), x.name, x.value, 0); err != nil {
 			return fmt.Errorf("set attribute %q: %w", x.name, err)
 		}
 	}
@@ -66,7 +66,7 @@ func (n *node) setTimes(m meta) error {
 // strip removes the attributes that an inode has and m does not contain. It keeps the labels of security modules, which
 // belong to the host.
 func (n *node) strip(m meta) error {
-	have, err := readXattrs(n.magic())
+	have, err := readXattrs(n.procPath())
 	if err != nil {
 		return err
 	}
@@ -75,7 +75,7 @@ func (n *node) strip(m meta) error {
 		if kept || (strings.HasPrefix(x.name, "security.") && x.name != "security.capability") {
 			continue
 		}
-		if err := unix.Removexattr(n.magic(), x.name); err != nil && err != unix.ENODATA {
+		if err := unix.Removexattr(n.procPath(), x.name); err != nil && err != unix.ENODATA {
 			return fmt.Errorf("remove attribute %q: %w", x.name, err)
 		}
 	}
@@ -93,8 +93,8 @@ func dropDefaultACL(dir *os.File) error {
 
 // readXattrs returns the attributes of the inode at a path in /proc. It skips attributes that disappear meanwhile, and
 // returns none if the filesystem does not support them.
-func readXattrs(magic string) ([]xattr, error) {
-	list, err := grow(func(buf []byte) (int, error) { return unix.Listxattr(magic, buf) })
+func readXattrs(procPath string) ([]xattr, error) {
+	list, err := grow(func(buf []byte) (int, error) { return unix.Listxattr(procPath, buf) })
 	if errors.Is(err, unix.EOPNOTSUPP) {
 		return nil, nil
 	}
@@ -106,7 +106,7 @@ func readXattrs(magic string) ([]xattr, error) {
 		if name == "" || isFilesystemAttribute(name) {
 			continue
 		}
-		value, err := grow(func(buf []byte) (int, error) { return unix.Getxattr(magic, name, buf) })
+		value, err := grow(func(buf []byte) (int, error) { return unix.Getxattr(procPath, name, buf) })
 		if errors.Is(err, unix.ENODATA) {
 			continue
 		}

@@ -53,15 +53,15 @@ func (n *node) mayHaveLinks() bool { return !n.isDir() && n.st.Nlink > 1 }
 // allocated returns how many bytes the inode uses on disk.
 func (n *node) allocated() int64 { return n.st.Blocks * 512 }
 
-// magic returns a path in /proc that leads to exactly this inode. Calls that do not accept O_PATH descriptors
+// procPath returns a path in /proc that leads to exactly this inode. Calls that do not accept O_PATH descriptors
 // (setxattr, chmod) use it, and so does open(2), which then cannot open another inode. See proc_pid_fd(5).
-func (n *node) magic() string { return magic(n.fd) }
+func (n *node) procPath() string { return procPath(n.fd) }
 
-func magic(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
+func procPath(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
 
 // openFile opens a regular file for reading.
 func (n *node) openFile() (*os.File, error) {
-	fd, err := unix.Open(n.magic(), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	fd, err := unix.Open(n.procPath(), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}

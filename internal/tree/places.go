@@ -87,7 +87,7 @@ func (p *places) makeDirs(name string) error {
 		}
 		fd, err := openAt(at.fd, part, unix.O_PATH|unix.O_DIRECTORY)
 		if err != nil {
-			return explain(err)
+			return archiveError(err)
 		}
 		at.close()
 		at = &node{fd: fd}
@@ -101,8 +101,8 @@ func (p *places) makeDirs(name string) error {
 	return nil
 }
 
-// explain translates an error of openat2 into one about the archive.
-func explain(err error) error {
+// archiveError translates an error of openat2 into one about the archive.
+func archiveError(err error) error {
 	switch {
 	case err == nil:
 		return nil
@@ -158,8 +158,8 @@ func (e *endReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// explain replaces the error that archive/tar returned by the error of the underlying stream, if there is one.
-func (e *endReader) explain(err error) error {
+// streamError replaces the error that archive/tar returned by the error of the underlying stream, if there is one.
+func (e *endReader) streamError(err error) error {
 	if e.err != nil {
 		return fmt.Errorf("read tar stream: %w", e.err)
 	}
@@ -184,7 +184,7 @@ func (e *endReader) finish(ctx context.Context) error {
 			return nil
 		}
 		if err != nil {
-			return e.explain(err)
+			return e.streamError(err)
 		}
 	}
 }

@@ -46,10 +46,10 @@ type tarHeader struct {
 // extend adds the values that do not fit into the ustar block to the extended header.
 func (h *tarHeader) extend() {
 	set := func(key, value string) { h.records[key] = value }
-	if len(h.name) > 100 || !plain(h.name) {
+	if len(h.name) > 100 || !isASCII(h.name) {
 		set("path", h.name)
 	}
-	if len(h.link) > 100 || !plain(h.link) {
+	if len(h.link) > 100 || !isASCII(h.link) {
 		set("linkpath", h.link)
 	}
 	if !utf8.ValidString(h.name) || !utf8.ValidString(h.link) {
@@ -77,7 +77,8 @@ var paxEscape = strings.NewReplacer("%", "%25", "=", "%3D")
 
 var paxUnescape = strings.NewReplacer("%25", "%", "%3D", "=")
 
-func plain(s string) bool {
+// isASCII reports whether a string needs no extended header for its encoding.
+func isASCII(s string) bool {
 	for i := range len(s) {
 		if s[i] >= 0x80 {
 			return false

@@ -78,7 +78,7 @@ func (x *extracting) all() error {
 			return x.finishDirs()
 		}
 		if err != nil {
-			return x.src.explain(err)
+			return x.src.streamError(err)
 		}
 		if err := x.entry(h); err != nil {
 			return failed("unpack", h.Name, classify(err))
@@ -144,7 +144,7 @@ func (x *extracting) link(h *tar.Header, dir *os.File, base string) error {
 	if errors.Is(err, unix.EPERM) { // the only reason for which link(2) returns it here
 		return dataset.Errorf(dataset.ErrInvalid, "is a hard link to a directory: %w", err)
 	}
-	return explain(err)
+	return archiveError(err)
 }
 
 func (x *extracting) create(h *tar.Header, dir *os.File, base string) error {
@@ -199,7 +199,7 @@ func (x *extracting) writeRange(f *os.File, off, size int64) error {
 		}
 		n, err := io.ReadFull(x.tar, x.buf[:min(bulk, size-off)])
 		if err != nil {
-			return x.src.explain(err)
+			return x.src.streamError(err)
 		}
 		if err := writeNonZero(f, x.buf[:n], off); err != nil {
 			return err

@@ -50,7 +50,7 @@ func (x *extracting) ranges(f *os.File, stored int64, text string) error {
 
 // readMap reads the map of a sparse file. stored is the number of bytes of the entry, and size the size of the file.
 func (x *extracting) readMap(stored, size int64) ([]extent, error) {
-	count, err := x.number()
+	count, err := x.readNumber()
 	if err != nil {
 		return nil, err
 	}
@@ -60,11 +60,11 @@ func (x *extracting) readMap(stored, size int64) ([]extent, error) {
 	parts := make([]extent, count)
 	at, sum := int64(0), 8+16*count
 	for i := range parts {
-		off, err := x.number()
+		off, err := x.readNumber()
 		if err != nil {
 			return nil, err
 		}
-		length, err := x.number()
+		length, err := x.readNumber()
 		if err != nil {
 			return nil, err
 		}
@@ -82,10 +82,10 @@ func (x *extracting) readMap(stored, size int64) ([]extent, error) {
 	return parts, nil
 }
 
-func (x *extracting) number() (int64, error) {
+func (x *extracting) readNumber() (int64, error) {
 	var b [8]byte
 	if _, err := io.ReadFull(x.tar, b[:]); err != nil {
-		return 0, x.src.explain(err)
+		return 0, x.src.streamError(err)
 	}
 	return int64(binary.LittleEndian.Uint64(b[:])), nil
 }
