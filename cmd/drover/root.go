@@ -29,7 +29,8 @@ profiles, snapshots and clones, and this command line for it.
 
 Any unique prefix of a UUID names a volume, snapshot, node or dataset. Tables
 are for people. -o json prints the objects of the API for programs, and -q only
-IDs. Exit codes: 0 success, 1 failure, 2 wrong usage.`,
+IDs. list, delete, remove and show are other names of ls, rm and inspect. Exit
+codes: 0 success, 1 failure, 2 wrong usage.`,
 		Version:           a.Version,
 		SilenceErrors:     true,
 		SilenceUsage:      true,
@@ -63,6 +64,7 @@ IDs. Exit codes: 0 success, 1 failure, 2 wrong usage.`,
 		}
 		return cmd.Help()
 	}
+	addAliases(root)
 	root.SetHelpCommand(newHelpCmd())
 	root.SetVersionTemplate("{{.DisplayName}} {{.Version}}\n")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return cli.FlagError(cmd, a.Args, err) })
@@ -77,6 +79,22 @@ IDs. Exit codes: 0 success, 1 failure, 2 wrong usage.`,
 	root.CompletionOptions.DisableDefaultCmd = true
 	cobra.CheckErr(root.RegisterFlagCompletionFunc("api", cobra.NoFileCompletions))
 	return root
+}
+
+// aliases has the words that operators of other tools type instead of the name of a command.
+var aliases = map[string][]string{
+	"ls":      {"list"},
+	"rm":      {"remove", "delete"},
+	"inspect": {"show"},
+	"show":    {"inspect"},
+}
+
+// addAliases gives all commands below cmd their aliases.
+func addAliases(cmd *cobra.Command) {
+	for _, c := range cmd.Commands() {
+		c.Aliases = aliases[c.Name()]
+		addAliases(c)
+	}
 }
 
 func newHelpCmd() *cobra.Command {
