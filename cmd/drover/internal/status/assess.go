@@ -12,15 +12,13 @@ import (
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/cmd/drover/internal/volumes"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
-// The limits from which on something needs attention.
+// The limits of time from which on something needs attention.
 const (
-	// NearlyFull and Full are percentages of the size of a volume or pool.
-	NearlyFull = 85
-	Full       = 97
 	// LongRunning is how long an operation may run.
 	LongRunning = time.Hour
 	// RecentFailure is how long a failed operation is shown. Control keeps ended operations for a day.
@@ -150,9 +148,9 @@ func (f *findings) pools(c Cluster) {
 		case !st.Online:
 			f.add(levelError, subject, inspect, "offline: %s", st.Reason)
 		case st.Size > 0:
-			used := percent(st.Size-st.Free, st.Size)
-			if level, word := fullness(used); level != "" {
-				f.add(level, subject, inspect, "%s: %d%% of %s used", word, used, st.Size.Human())
+			percent := volumes.Percent(st.Size-st.Free, st.Size)
+			if word := volumes.Fullness(percent); word != "" {
+				f.add(levelOf(word), subject, inspect, "%s: %d%% of %s used", word, percent, st.Size.Human())
 			}
 		}
 	}
@@ -165,13 +163,9 @@ func (f *findings) volume(v api.Volume, now time.Time) {
 		if st.Problem != "" && !f.diagnosed[subject] && !f.diagnosed["dataset "+v.ID.String()] {
 			f.add(levelError, subject, inspect, "%s", st.Problem)
 		}
-		if v.Size > 0 {
-			used := percent(st.Used, v.Size)
-			if level, word := fullness(used); level != "" {
-				grown := (v.Size + v.Size/2).Human()
-				f.add(level, subject, "drover volume resize "+name+" "+strings.ReplaceAll(grown, " ", ""),
-					"%s: %d%% of %s used", word, used, v.Size.Human())
-			}
+		if word, grow := volumes.FullnessOf(v); word != "" {
+			percent, _ := volumes.PercentUsed(v)
+			f.add(levelOf(word), subject, grow, "%s: %d%% of %s used", word, percent, v.Size.Human())
 		}
 	}
 	whole := 0
@@ -226,18 +220,13 @@ func (f *findings) operations(ops []dataset.Operation, now time.Time) {
 	}
 }
 
-// fullness returns the level and the word for a percentage of use; two empty strings if there is enough space.
-func fullness(percent int64) (level, word string) {
-	switch {
-	case percent >= Full:
-		return levelError, "FULL"
-	case percent >= NearlyFull:
-		return levelWarning, "NEARLY FULL"
+// levelOf returns the level of a finding about a full or nearly full volume or pool.
+func levelOf(fullness string) string {
+	if fullness == volumes.Full {
+		return levelError
 	}
-	return "", ""
+	return levelWarning
 }
-
-func percent(part, whole dataset.Size) int64 { return int64(100 * float64(part) / float64(whole)) }
 
 // few returns at most three of the names, and how many more there are.
 func few(names []string) string {

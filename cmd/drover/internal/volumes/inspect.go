@@ -220,6 +220,7 @@ const heardWithin = time.Minute
 
 // advice returns the problem of a volume and the commands that solve it.
 func advice(now time.Time, v api.Volume) (problem string, next []string) {
+	word, grow := FullnessOf(v)
 	switch st := v.Status; {
 	case v.State == dataset.StateTrashed:
 		return "", []string{"drover trash restore " + v.ID.String()}
@@ -234,8 +235,8 @@ func advice(now time.Time, v api.Volume) (problem string, next []string) {
 			return st.Problem, next
 		}
 		return st.Problem, next[1:]
-	case v.Size > 0 && st.Used > v.Size/10*9+beside(v):
-		return "nearly full", []string{fmt.Sprintf("drover volume resize %s %s", v.Volume, isLarger(v.Size))}
+	case word != "":
+		return word, []string{grow}
 	}
 	return "", nil
 }

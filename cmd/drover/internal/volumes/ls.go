@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
@@ -36,10 +37,10 @@ func volumeTable(a *cli.App, volumes []api.Volume) *show.Table {
 	}
 	p := a.Palette()
 	t.Paint(4, func(s string) string {
-		switch s {
-		case statusProblem:
+		switch {
+		case s == statusProblem, strings.HasSuffix(s, ", "+Full):
 			return p.Red(s)
-		case statusUnknown:
+		case s == statusUnknown, strings.HasSuffix(s, NearlyFull):
 			return p.Yellow(s)
 		}
 		return s
@@ -56,10 +57,14 @@ func ShortDatasets(volumes []api.Volume) func(uuid.UUID) string {
 	return show.Shorten(ids)
 }
 
-// UsedSize returns how much space a volume uses, or "" if its pool has not reported it.
+// UsedSize returns how much space a volume uses, with the percentage of its size if it has one. It returns "" if its
+// pool has not reported it.
 func UsedSize(v api.Volume) string {
 	if v.Status == nil {
 		return ""
+	}
+	if percent, ok := PercentUsed(v); ok {
+		return fmt.Sprintf("%s (%d%%)", v.Status.Used.Human(), percent)
 	}
 	return v.Status.Used.Human()
 }
@@ -70,8 +75,16 @@ const (
 	statusProblem = "problem"
 )
 
-// status returns the state of a volume in a word or two.
+// status returns the state of a volume in a few words: its use, and how full it is if little space is left.
 func status(v api.Volume) string {
+	if word, _ := FullnessOf(v); word != "" && v.Status.Problem == "" {
+		return useOf(v) + ", " + word
+	}
+	return useOf(v)
+}
+
+// useOf returns who uses a volume in a word or two.
+func useOf(v api.Volume) string {
 	switch st := v.Status; {
 	case st == nil:
 		return statusUnknown
