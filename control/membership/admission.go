@@ -1,14 +1,19 @@
 // Package membership decides which nodes belong to a cluster, and which of them are alive.
 //
-// Members registers agents with their pools, keeps the sessions by which agents and control replicas count as alive,
-// records which nodes are unreachable, fenced or cordoned, suspends automatic failover when many are lost at once, and
-// shows all of them in the catalog. It keeps in memory the sessions that are renewed here and for how long each node
-// has been unreachable, each under a mutex; everything else is in the store. Functions such as FreshNode and
-// LivingSession read a node in the transaction of another decision.
+// Members handles agents and control replicas. It registers agents with their pools and keeps the sessions by which
+// agents and replicas count as alive. It records which nodes are unreachable, fenced or cordoned, and suspends
+// automatic failover when many nodes are lost at once. It lists all members in the catalog.
 //
-// Admission makes join tokens, admits hosts, issues their certificates, and answers whether a certificate is revoked.
-// It keeps the known revocations in memory under their own mutex, because every request asks for them; everything else
-// is in the store.
+// Admission handles certificates. It makes join tokens, admits hosts, issues certificates, and answers whether a
+// certificate is revoked.
+//
+// Package control embeds both in its Service, so the API calls them directly. The background work in package
+// housekeeping calls the checks of Members in each round. The packages that decide about volumes call functions such as
+// FreshNode and LivingSession, which read a node in the transaction of that decision.
+//
+// All lasting state is in the store. Members keeps in memory the sessions that agents renew here, the session of this
+// service, for how long it has seen each node as unreachable, and when it last checked for lost nodes. Admission keeps
+// the known revocations in memory, because every request needs them. A mutex protects each of these.
 package membership
 
 import (
@@ -37,7 +42,7 @@ const (
 	TokenKept = 24 * time.Hour
 )
 
-// AdmissionDeps is what an Admission needs.
+// AdmissionDeps are the dependencies of Admission.
 type AdmissionDeps struct {
 	Ledger *ledger.Ledger
 	// Authority returns the authority of the cluster; nil if there is no cluster. It may read the authority again

@@ -19,8 +19,8 @@ const (
 	kindAgent   = "agent"
 )
 
-// ShowMembers writes the replicas and agents to the catalog. If this service lacks the right to change the catalog, it
-// sets hidden and does not try again until everything is examined.
+// ShowMembers writes the replicas and agents to the catalog. If this service lacks the right to change the catalog,
+// ShowMembers sets hidden. While hidden is set, it tries again only in rounds with everything set.
 func (m *Members) ShowMembers(ctx context.Context, hidden *bool, everything bool) error {
 	if m.Catalog == nil || *hidden && !everything {
 		return nil

@@ -5,9 +5,12 @@ import (
 	"github.com/google/uuid"
 )
 
-// recordTrust records that a node does not trust the store, or that it trusts the store again. While the node reports
-// the same as before, it reads nothing, except now and then (look): another service may have written the record, and
-// may have ended.
+// recordTrust records whether a node trusts the store. why is the reason for its distrust, or "" if the node trusts the
+// store.
+//
+// If the node reports the same as in its previous heartbeat, recordTrust does not read the store, unless look is set.
+// The caller sets look now and then, because another service may have received a different report, recorded it, and
+// stopped.
 func (m *Members) recordTrust(t *record.Tx, node uuid.UUID, why string, look bool) error {
 	if was, heard := m.Reports.Distrust(node); heard && was == why && !look {
 		return nil
@@ -37,8 +40,9 @@ func (m *Members) recordTrust(t *record.Tx, node uuid.UUID, why string, look boo
 	return err
 }
 
-// ClearDistrust removes the report of a node that trusts the store again, or that was removed. When the last report is
-// removed, the halt ends.
+// ClearDistrust removes a node from the record of the nodes that do not trust the store. The node trusts the store
+// again, or it was removed from the cluster. When no node is left in the record, the halt ends, unless a service has
+// seen a higher clock of the store.
 func ClearDistrust(t *record.Tx, node uuid.UUID) error {
 	var h record.Halt
 	if _, err := t.Get(record.HaltedKey, &h); err != nil || h.Nodes[node] == "" {

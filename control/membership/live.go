@@ -93,8 +93,9 @@ func (m *Members) admitAgent(t *record.Tx, r api.Registration, session string) (
 		}, session)
 }
 
-// isSuccessor reports whether an agent is the successor of the present one on the same machine: it knows the present
-// one from its own disk, in the same boot. Only one agent can run on a root directory, so the present one has ended.
+// isSuccessor reports whether an agent is the successor of the present agent of its node on the same machine. The new
+// agent proves this by the incarnation of the present one, which it read from its disk in the same boot. Only one agent
+// can run on a root directory, so the present one has ended.
 func isSuccessor(r api.Registration, was record.Alive) bool {
 	return r.BootID != "" && r.BootID == was.Boot && slices.Contains(r.PreviousIncarnations, was.Incarnation)
 }

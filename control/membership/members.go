@@ -12,7 +12,7 @@ import (
 	"github.com/google/uuid"
 )
 
-// MembersDeps is what a Members needs.
+// MembersDeps are the dependencies of Members.
 type MembersDeps struct {
 	Ledger  *ledger.Ledger
 	Reports *reports.Latest

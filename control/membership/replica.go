@@ -16,17 +16,17 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Limits are the periods that services use. Services that share a store must have the same. Zero values take the
-// defaults.
+// Limits are the time limits of a service. All services on one store must have the same. A zero value means the
+// default.
 type Limits struct {
-	// Session is the minimum time for which the store counts a silent agent or service as alive; the maximum is twice
-	// that (10 s). A session is renewed five times in that time.
+	// Session is how long a silent agent or service counts as alive, at least. The store may take up to twice as long
+	// to end the session. Sessions are renewed five times in this period. The default is 10 s.
 	Session time.Duration
-	// Housekeeping is the time between two rounds of the background work (20 s).
+	// Housekeeping is the time between two rounds of the background work. The default is HousekeepingInterval.
 	Housekeeping time.Duration
 }
 
-// HousekeepingInterval is the time between two rounds of the background work, unless Limits says otherwise.
+// HousekeepingInterval is the default of Limits.Housekeeping.
 const HousekeepingInterval = 20 * time.Second
 
 // OrDefault replaces zero values by the defaults.
@@ -42,7 +42,8 @@ func (l Limits) OrDefault() Limits {
 
 func (l Limits) renewEvery() time.Duration { return l.Session / 5 }
 
-// Replica is a service that shares a store with others, as the others see it.
+// Replica describes a control service to the other services on the same store. It is the value of a key under
+// live/control/.
 type Replica struct {
 	ID      uuid.UUID `json:"id"`
 	Name    string    `json:"name"`
@@ -51,8 +52,9 @@ type Replica struct {
 	Since   time.Time `json:"since"`
 }
 
-// CheckCompatible fails with dataset.ErrForbidden if services whose versions do not work together with this one share
-// the store, and names the first. A service at the same address is this one before its restart.
+// CheckCompatible fails with dataset.ErrForbidden if the store is used by a service whose version cannot work together
+// with the version of this service. The error names the first such service. A record with the same address as this
+// service is ignored: this service wrote it before a restart.
 func CheckCompatible(ctx context.Context, st store.Store, me Replica) error {
 	others, err := record.ListAll[Replica](record.NewTx(ctx, st), record.LiveServicesPrefix)
 	if err != nil {
@@ -70,10 +72,10 @@ func CheckCompatible(ctx context.Context, st store.Store, me Replica) error {
 	return nil
 }
 
-// replicaSession is this service's own session.
+// replicaSession holds the ID of the session of this service.
 type replicaSession struct {
 	mu      sync.Mutex
-	session string // "": there is none
+	session string // "" if there is none
 }
 
 func (s *replicaSession) get() string {
@@ -88,8 +90,8 @@ func (s *replicaSession) set(session string) {
 	s.session = session
 }
 
-// KeepSession keeps a session of this service, with the record that other services see, until ctx ends. It then ends
-// the session.
+// KeepSession opens a session of this service and renews it until ctx ends. The session has the record that the other
+// services see. Then KeepSession ends the session and removes the service from the catalog.
 func (m *Members) KeepSession(ctx context.Context) {
 	told := false
 	for ctx.Err() == nil {
@@ -121,11 +123,11 @@ func (m *Members) KeepSession(ctx context.Context) {
 	}
 }
 
-// endTime bounds the waits of a stopping service.
+// endTime bounds the time in which a stopping service ends its session and leaves the catalog.
 const endTime = 2 * time.Second
 
-// RenewReplicaSession renews the session of this service, or opens one. It fails if a service whose version does not
-// work together with this one's has a session. Of two that start at the same time, each sees the other.
+// RenewReplicaSession renews the session of this service, or opens one. It fails if another service whose version
+// cannot work together with this one has a session. Of two services that start at the same time, each sees the other.
 func (m *Members) RenewReplicaSession(ctx context.Context) error {
 	m.Renewing()
 	if session := m.replicaSession.get(); session != "" {
@@ -154,8 +156,8 @@ func (m *Members) RenewReplicaSession(ctx context.Context) error {
 	return nil
 }
 
-// AcquireHousekeeping reports whether this service must do the background work: it is the only service, or it has the
-// lock, which ends with its session.
+// AcquireHousekeeping reports whether this service must do the background work. It must if it is the only service, or
+// if it holds the lock. The lock ends with the session of the service.
 func (m *Members) AcquireHousekeeping(ctx context.Context) (bool, error) {
 	if !m.Shared {
 		return true, nil
@@ -183,7 +185,7 @@ func (m *Members) AcquireHousekeeping(ctx context.Context) (bool, error) {
 	return mine && err == nil, err
 }
 
-// ClockTime is the maximum age of a node's last reported clock when the node is found unreachable. Heartbeats are at
-// most as far apart as a session lasts; after a missed heartbeat the session continues for at most twice its time, and
-// then a round of the background work finds the node.
+// ClockTime is how old the last clock that a node reported can be when the node is found to be unreachable. Two
+// heartbeats are at most one session period apart. After a missed heartbeat the session lasts for up to two more
+// periods. The next round of the background work then finds the node.
 func (l Limits) ClockTime() time.Duration { return 4*l.Session + l.Housekeeping }

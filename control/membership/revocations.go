@@ -27,7 +27,7 @@ type revoked struct {
 	reading     bool          // a read is in progress
 	attempted   bool          // a read has ended
 	revocations int           // how often this replica has revoked something
-	included    int           // the value of asked when the last finished read began
+	included    int           // the value of revocations when the last finished read began
 	at          time.Duration // when the last read ended, by the steady clock
 	err         error         // the error of the last read
 	known       []record.Revocation

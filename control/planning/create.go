@@ -1,10 +1,12 @@
 // Package planning decides on the requests that create, clone, import, change, snapshot, restore and rekey volumes, and
 // records their results.
 //
-// Package control calls a Plan function for a request, and the Commit function of the same kind when the agent of the
-// home has reported success. A change of records only has a Settle function instead. Each reads and writes one
-// record.Tx, whose commit checks every record that was read. Planner keeps no state. A new option of a volume begins in
-// ParseCreate and PlanCreate.
+// Package control calls a Plan function for a request. When the agent of the home has reported success, package control
+// calls the Commit function of the same kind. A change that needs no agent has a Settle function instead of a Commit
+// function. Each of these functions reads and writes one record.Tx, whose commit checks every record that was read.
+// Planner keeps no state.
+//
+// To add an option of a volume, begin in ParseCreate and PlanCreate.
 package planning
 
 import (
@@ -104,7 +106,7 @@ func (v *Planner) prefetchCreate(t *record.Tx, w CreateRequest, node uuid.UUID) 
 	return t.Prefetch(keys)
 }
 
-// maxPrefetchedPools is the number of pools of a node up to which they are read in advance.
+// maxPrefetchedPools is the largest number of pools of a node that prefetchCreate reads.
 const maxPrefetchedPools = 16
 
 // addProfiles adds the list of existing profiles to an error about a profile name. To an error about a volume name it
@@ -186,8 +188,8 @@ func checkKeyKnown(d, from dataset.Dataset) error {
 		d.Profile.Name, from.Volume)
 }
 
-// planSource fills in the plan of a clone: the pool is the one of its source. The profile is the one that the source
-// had at the time of the snapshot, unless the request names another.
+// planSource fills in the plan of a clone. The clone gets the pool of its source. It gets the profile that the source
+// had at the time of the snapshot, unless the request names another profile.
 func (v *Planner) planSource(t *record.Tx, op *dataset.Operation, w CreateRequest) error {
 	src, err := t.Source(w.spec.From, w.names)
 	if err != nil {
@@ -216,7 +218,7 @@ func (v *Planner) planSource(t *record.Tx, op *dataset.Operation, w CreateReques
 	}
 	profile := w.spec.Profile
 	if profile == "" && from.Anonymous {
-		profile = from.Profile.Name // an anonymous volume goes without parts of its profile; its clone does not
+		profile = from.Profile.Name // an anonymous volume lacks parts of its profile; its clone has them
 	}
 	if profile != "" {
 		p, err := v.Profiles().Get(profile)
@@ -244,7 +246,7 @@ func (v *Planner) planSource(t *record.Tx, op *dataset.Operation, w CreateReques
 		return err
 	}
 	wanted := d.Profile
-	wanted.Filesystem.Type = "" // it comes with the data, and nothing is formatted
+	wanted.Filesystem.Type = "" // the filesystem is copied with the data, and nothing is formatted
 	if profile == "" && w.opts.Pool == "" {
 		wanted.Pool = "" // the source's pool may have got another name when a node adopted it
 	}
@@ -259,8 +261,8 @@ func (v *Planner) planSource(t *record.Tx, op *dataset.Operation, w CreateReques
 	return v.CopyKeeper.CheckEnough(t, *d)
 }
 
-// requestedSize returns the size to record in the profile of a dataset. If the backend would round the requested size
-// up to the actual one, it is the requested size, otherwise the actual size.
+// requestedSize returns the size to record in the profile of a dataset. It returns the requested size if the backend
+// would round it up to the actual size. Otherwise it returns the larger of the two.
 func requestedSize(size, asked dataset.Size) dataset.Size {
 	if size.RoundedFrom(asked) {
 		return asked
@@ -268,9 +270,10 @@ func requestedSize(size, asked dataset.Size) dataset.Size {
 	return max(size, asked)
 }
 
-// applyToExisting returns profile p for an existing dataset, with the properties of its present profile that are fixed
-// on disk: the filesystem, the owner of the root, and the key that wraps the data key (unless the place of that key was
-// lost). A filesystem that the pool chose does not count as one that the profile asked for.
+// applyToExisting returns profile p for an existing dataset. The properties that are fixed on disk keep the values of
+// the present profile: the filesystem, the owner of the root, and the key that wraps the data key. If the place of that
+// key was lost, the key of p is used. It fails with dataset.ErrInvalid if p requires another filesystem, or if only one
+// of both profiles encrypts the data.
 func applyToExisting(d dataset.Dataset, p dataset.Profile) (dataset.Profile, error) {
 	old, encrypted := d.Profile, d.Encryption != nil
 	p = p.Clone()
@@ -327,7 +330,7 @@ func (v *Planner) CommitCreate(t *record.Tx, op dataset.Operation, out *api.Comm
 	}
 	if d.Profile.Replicas.Count == 0 {
 		if t.Index(record.OperationKey(op.ID)) == 0 {
-			t.Notice.InResponse = true // the response has the record, and there is nothing else to know
+			t.Notice.InResponse = true // the response has the record, so the agent needs no notice
 		}
 		return nil
 	}

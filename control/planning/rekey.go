@@ -42,7 +42,8 @@ func (v *Planner) PlanRekey(t *record.Tx, req api.Request) (*dataset.Operation, 
 	return op, nil, nil
 }
 
-// hintInTrash adds to a not-found error how a dataset in the trash gets another key, if the reference names one.
+// hintInTrash extends a not-found error: if the reference names a dataset in the trash, the error says how that dataset
+// gets another key.
 func hintInTrash(t *record.Tx, ref string, none error) error {
 	d, err := record.FindDeleted(t, ref, func(d dataset.Dataset) bool { return d.State == dataset.StateTrashed })
 	if err != nil {
@@ -53,8 +54,8 @@ func hintInTrash(t *record.Tx, ref string, none error) error {
 			"volume rekey %s)", d.Volume, d.ID.String()[:8], d.Volume)
 }
 
-// moveInProgress returns the error for a rekey during a move: the target has looked for the present key, and may not
-// have the other one.
+// moveInProgress returns the error for a rekey during a move. The target of the move has checked that it has the
+// present key, and may not have the new one.
 func moveInProgress(d dataset.Dataset) error {
 	return dataset.Errorf(dataset.ErrConflict,
 		"volume %s: it is being moved to another node, which has already checked its key (operation %s; ask "+

@@ -126,7 +126,8 @@ func (v *Planner) planProfile(t *record.Tx, d dataset.Dataset, profile string) (
 		return nil, nil, cmp.Or(v.Placer.CheckSuits(t, d, p), err)
 	}
 	if old := d.Profile.Failover.Auto; old != p.Failover.Auto {
-		// The home has the volume mounted with the guard or without it, and keeps that until it is unmounted.
+		// The home may have mounted the volume, with or without the guard. It cannot change this until the volume is
+		// unmounted.
 		return nil, nil, dataset.Errorf(dataset.ErrUnsupported,
 			"volume %s: failover of profile %s is %s, of its current profile %s, and a volume keeps its failover "+
 				"(drover clone %s NEW@%s creates another)", d.Volume, p.Name, formatFailover(p.Failover),
@@ -143,7 +144,7 @@ func (v *Planner) planProfile(t *record.Tx, d dataset.Dataset, profile string) (
 	}
 	wanted := next.Profile
 	wanted.Filesystem.Type = "" // the existing filesystem stays
-	// Below, a dataset is not resized to a size that is too large for the pool.
+	// The following code does not resize a dataset to a size that is too large for the pool.
 	if err := v.Placer.CheckFits(t, d, wanted, next.Profile.Size); err != nil {
 		return nil, nil, err
 	}
@@ -167,10 +168,13 @@ func (v *Planner) planProfile(t *record.Tx, d dataset.Dataset, profile string) (
 	return op, nil, nil
 }
 
-// sizeAfterUpdate returns the size that a volume gets with profile p, and the size to record as requested. If the
-// filesystem cannot shrink, a profile with a smaller size does not change the size, and the response shows this. A
-// profile without a size does not change it either, nor does a newer revision of the volume's present profile: the
-// volume may have been enlarged on purpose.
+// sizeAfterUpdate returns the size that a volume gets with profile p, and the size to record as requested. The size
+// stays the same in these cases:
+//
+//   - The profile has no size.
+//   - The profile is a newer revision of the present one, with a smaller size: the volume may have been enlarged on
+//     purpose.
+//   - The profile has a smaller size, and the filesystem cannot shrink. The response shows the actual size.
 func sizeAfterUpdate(d dataset.Dataset, p dataset.Profile, shrinks bool) (to, asked dataset.Size) {
 	size := p.Size
 	if shrinks && p.Name != d.Profile.Name && size > 0 && size < d.Size && !d.Size.RoundedFrom(size) {

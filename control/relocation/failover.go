@@ -26,8 +26,8 @@ func (r *Relocator) CheckFailover(d dataset.Dataset) error {
 }
 
 // planFailover decides to continue from the freshest copy of a volume whose home is lost. If the home is alive, there
-// is nothing to do. dataset.ErrPending while it is not certain that the home is lost: the caller asks again.
-// dataset.ErrOffline with the reason if the volume cannot fail over.
+// is nothing to do. It fails with dataset.ErrPending while it is not certain that the home is lost, so that the caller
+// retries. It fails with dataset.ErrOffline, and the reason, if the volume cannot fail over.
 func (r *Relocator) planFailover(t *record.Tx, d dataset.Dataset, target dataset.Node) (*dataset.Operation,
 	*dataset.Dataset, error) {
 	since, there, err := membership.LivingSession(t, d.Home)
@@ -77,8 +77,8 @@ func (r *Relocator) planFailover(t *record.Tx, d dataset.Dataset, target dataset
 	}, nil, nil
 }
 
-// confirmLost returns the reason, for a person to read, why a dataset may continue without its home. dataset.ErrPending
-// while it may not.
+// confirmLost returns the reason why a dataset may continue without its home. The reason is a text for operators. It
+// fails with dataset.ErrPending as long as the dataset must wait for its home.
 func (r *Relocator) confirmLost(t *record.Tx, d dataset.Dataset, home string) (because string, err error) {
 	key := record.UnreachableKey(d.Home)
 	known, err := t.Get(key, &record.Unreachable{})
@@ -120,8 +120,8 @@ func (r *Relocator) confirmLost(t *record.Tx, d dataset.Dataset, home string) (b
 	return fmt.Sprintf("automatically: node %s is unreachable, and %s", home, fence), nil
 }
 
-// successor returns the freshest copy of a dataset that can take over, and its node. Among equally fresh copies it
-// prefers the target's. If there is none, or none that is fresh enough, why says so.
+// successor returns the freshest copy of a dataset that can take over, and the node that keeps the copy. Among equally
+// fresh copies it prefers the copy on target. If no copy can take over, why is the reason.
 func (r *Relocator) successor(t *record.Tx, d dataset.Dataset, target dataset.Node) (best dataset.Copy, on dataset.Node,
 	why string, err error) {
 	var not []string
@@ -208,9 +208,9 @@ func (r *Relocator) whyTooOld(t *record.Tx, d dataset.Dataset, c dataset.Copy, o
 	return "", nil
 }
 
-// lastReportedClock returns the clock that an unreachable node reported last. late says that this report came too long
-// before the node became unreachable: it proves that the agent was alive at that time, but not until when the node
-// wrote.
+// lastReportedClock returns the clock that an unreachable node reported last. late is true if the node became
+// unreachable too long after that report. The report then proves that the agent was alive at that time, but it does not
+// show until when the node wrote.
 func (r *Relocator) lastReportedClock(t *record.Tx, node uuid.UUID) (last time.Time, late bool, err error) {
 	var gone record.Unreachable
 	if _, err := t.Get(record.UnreachableKey(node), &gone); err != nil {

@@ -1,10 +1,18 @@
-// Package relocation decides on moves of volumes between nodes.
+// Package relocation decides on moves of volumes between nodes. A move gives a volume another home.
 //
-// Relocator plans a move on request, without a lost home (a promotion or an automatic failover), and within a share.
-// Package control calls Plan, Join and Begin when a move is requested, ReadMove when the home is recalled, and Commit
-// when the target has pulled the data. Packages planning and deletion use some of its checks. It keeps no state: the
-// operation, the lease and the dataset in the store say how far a move has come, and the transaction of each decision
-// protects them.
+// There are three kinds of moves:
+//
+//   - A normal move (move.go): the home relinquishes its lease, and the target pulls the data from it.
+//   - A move without the home, because the home is lost: a promotion that an operator confirms (promote.go), or an
+//     automatic failover (failover.go). The volume continues from a copy.
+//   - A move on a share (share.go), with or without the home: the target uses the data that is on the share already.
+//
+// Package control calls Relocator. It calls Plan, Join and Begin when a move is requested, ReadMove when the lease of
+// the home is recalled, and Commit when the target reports that it has the data. Packages planning and deletion use
+// some of the checks.
+//
+// The package keeps no state. The operation, the lease and the dataset in the store record the progress of a move. The
+// transaction of each decision protects these records.
 package relocation
 
 import (
@@ -42,8 +50,8 @@ type Deps struct {
 	Limits        membership.Limits
 }
 
-// Relocator decides on moves: on request, without a lost home, and to a share. It has no state. Its methods are safe
-// for concurrent use.
+// Relocator decides on moves of volumes: see the package comment. It has no state. Its methods are safe for concurrent
+// use.
 type Relocator struct{ Deps }
 
 // New returns a Relocator.

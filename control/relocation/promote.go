@@ -50,9 +50,9 @@ func FormatUnreachable(since time.Time) string {
 	return "is unreachable since " + since.UTC().Format(time.RFC3339)
 }
 
-// homeUnreachable returns the error for a volume whose home is unreachable. If there is a copy to continue from, the
-// error has the command that does so without the home. why says why control does not do so automatically; "" if the
-// profile does not ask for automatic failover.
+// homeUnreachable returns the error for a volume whose home is unreachable. If a copy exists from which the volume can
+// continue, the error contains the command for a promotion from that copy. why is the reason why control does not fail
+// over automatically. It is "" if the profile does not ask for automatic failover.
 func (r *Relocator) homeUnreachable(t *record.Tx, d dataset.Dataset, target dataset.Node, home string, since time.Time,
 	why string) error {
 	best, found, err := r.freshest(t, d)
@@ -181,7 +181,8 @@ func noCopyError(t *record.Tx, d dataset.Dataset, target dataset.Node) error {
 		dataset.Have(have))
 }
 
-// checkStillKept fails unless the copy that became the volume is recorded, and the loss is not larger than announced.
+// checkStillKept fails unless the copy that became the volume is still recorded and whole, and the loss is not larger
+// than announced.
 func checkStillKept(t *record.Tx, rec, op dataset.Operation) error {
 	var kept dataset.Copy
 	there, err := t.Get(record.CopyKey(rec.Node, rec.DatasetID), &kept)

@@ -11,8 +11,8 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// PoolOnShare returns the pool of a node on the same share as a dataset. If nothing can continue in that pool, why says
-// so. shared is false if the dataset is on no share.
+// PoolOnShare returns the pool of the target that is on the same share as a dataset. If the dataset cannot continue in
+// that pool, why is the reason. shared is false if the dataset is on no share.
 func (r *Relocator) PoolOnShare(t *record.Tx, d dataset.Dataset, target dataset.Node) (c placement.Candidate,
 	shared bool,
 	why string, err error) {
@@ -41,9 +41,12 @@ func (r *Relocator) PoolOnShare(t *record.Tx, d dataset.Dataset, target dataset.
 	return c, true, why, err
 }
 
-// takeoverSource returns where on its share the data of a dataset is when a node becomes its home. The node takes the
-// data over after that is recorded, from the pool of the previous home. If the previous home has not taken the data
-// over itself, the data is still where that home would have taken it from; only a move without the home can find this.
+// takeoverSource returns the pool on the share that has the data of a dataset when a node becomes its home. The node
+// takes the data over after its new role is recorded.
+//
+// Usually the data is in the pool of the previous home. If the previous home was itself a new home that had not taken
+// the data over yet, the data is still in the pool recorded in d.TakenOver. Only a move without the home can meet this
+// case.
 func takeoverSource(rec, op dataset.Operation, d dataset.Dataset) *dataset.TakenOver {
 	switch {
 	case !rec.SameShare:
@@ -76,8 +79,8 @@ func (r *Relocator) planTakeover(t *record.Tx, d dataset.Dataset, target, home d
 	return true, nil
 }
 
-// shareSuccessor is the node with which a dataset whose home is lost could continue, with its pool and the loss of
-// data. On a share all the data is available there, so the requesting node continues.
+// shareSuccessor is the node on which a dataset whose home is lost could continue, with the pool there and the loss of
+// data. If share is set, all the data is available on a share, so the requesting node is the successor.
 type shareSuccessor struct {
 	node  dataset.Node
 	pool  uuid.UUID
@@ -85,7 +88,8 @@ type shareSuccessor struct {
 	share bool
 }
 
-// findSuccessor returns the heir of a dataset. why says why there is none; "" if there is one.
+// findSuccessor returns the successor of the lost home of a dataset. If there is none, why is the reason; otherwise it
+// is "".
 func (r *Relocator) findSuccessor(t *record.Tx, d dataset.Dataset, target dataset.Node) (h shareSuccessor,
 	why string, err error) {
 	c, shared, why, err := r.PoolOnShare(t, d, target)

@@ -7,8 +7,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// moveTarget returns the node that a move names. If the move names none, it returns the target of the move in progress,
-// or else the most suitable node.
+// moveTarget returns the target node of a move request. If the request names no node, it returns the target of the move
+// in progress. If no move is in progress, it returns the most suitable node.
 func (r *Relocator) moveTarget(t *record.Tx, d dataset.Dataset, req api.Request) (dataset.Node, error) {
 	if req.Node != "" {
 		return t.FindNode(req.Node)

@@ -20,29 +20,31 @@ import (
 )
 
 // The maximum number of connections to one address. Consul accepts 200 from one client address
-// (http_max_conns_per_client). The others are left for other programs of this host. Renewals have separate connections:
-// a node that is not renewed in time counts as lost, even if all other requests have to wait.
+// (http_max_conns_per_client). This package uses fewer, so that other programs of this host can connect too. Renewals
+// have separate connections: a node that is not renewed in time counts as lost, so renewals must not wait for other
+// requests.
 const (
 	maxConns   = 48
 	renewConns = 48
 )
 
-// fleet sends requests to the first of several addresses that answers, with the current token. It is the transport of
-// the API's client.
+// fleet is the HTTP transport of Consul's API client. It sends each request to one of several addresses, beginning with
+// the one that answered last, and adds the current token.
 type fleet struct {
 	hosts          []*url.URL
 	base           *http.Transport
 	creds          *credentials
 	clock          clock.Clock
-	leader         time.Duration // how long a request waits for a leader
+	leader         time.Duration // how long a request waits for Consul to elect a leader
 	preferred      *atomic.Int32 // index in hosts of the address that answered last
 	sent           *atomic.Uint64
 	flying         *flights
 	endsWithCaller bool // requests end when their caller leaves
-	repeatable     bool // requests can be repeated: they change nothing, or nothing else the second time
+	repeatable     bool // all requests are idempotent, also those that are not a GET
 }
 
-// newFleet checks the options of the connection. A response must begin within answer. Requests end with life.
+// newFleet checks the options and returns a fleet. A response must begin within answer. All requests end when life
+// ends.
 func newFleet(life context.Context, opts Options, answer time.Duration) (*fleet, error) {
 	if len(opts.Addresses) == 0 {
 		return nil, dataset.Errorf(dataset.ErrInvalid,
@@ -85,7 +87,7 @@ func newFleet(life context.Context, opts Options, answer time.Duration) (*fleet,
 	return f, nil
 }
 
-// withPool returns the same fleet with a separate pool of connections.
+// withPool returns a copy of the fleet with a separate pool of connections.
 func (f *fleet) withPool(conns int) *fleet {
 	out := *f
 	out.base = f.base.Clone()
@@ -93,7 +95,8 @@ func (f *fleet) withPool(conns int) *fleet {
 	return &out
 }
 
-// forLongAnswers returns the same fleet for requests whose answer may take long, and that end when their caller leaves.
+// forLongAnswers returns a copy of the fleet for requests whose answer may take long. These requests end when their
+// caller leaves.
 func (f *fleet) forLongAnswers(answer time.Duration) *fleet {
 	out := f.withPool(maxConns)
 	out.base.ResponseHeaderTimeout = answer
@@ -101,14 +104,14 @@ func (f *fleet) forLongAnswers(answer time.Duration) *fleet {
 	return out
 }
 
-// idempotent returns the same fleet for requests that can be repeated although they are no GET.
+// idempotent returns a copy of the fleet for requests that can be repeated although they are not a GET.
 func (f *fleet) idempotent() *fleet {
 	out := *f
 	out.repeatable = true
 	return &out
 }
 
-// isIdempotent reports whether a request can be repeated even if Consul received it.
+// isIdempotent reports whether a request can be repeated even if Consul has executed it.
 func (f *fleet) isIdempotent(req *http.Request) bool {
 	return f.repeatable || req.Method == http.MethodGet
 }
@@ -128,12 +131,12 @@ func (f *fleet) close() {
 	f.base.CloseIdleConnections()
 }
 
-// RoundTrip sends a request. It turns statuses that mean that Consul did not answer into errors, so that the caller can
-// distinguish them. A request that changes something is repeated only if the first attempt cannot have changed
-// anything.
+// RoundTrip implements http.RoundTripper. It returns an error for a status that does not come from a working Consul, so
+// that the caller can distinguish it from an answer. It repeats a request that changes something only if the first
+// attempt cannot have changed anything.
 //
-// A server continues for seconds with a leader that has died, and then refuses requests at once that it would hold
-// later. So while a new leader may be elected, a request is repeated for Options.LeaderTime.
+// While Consul elects a leader, RoundTrip repeats a request for up to Options.LeaderTime. When a leader dies, a server
+// does not notice it for some seconds, and holds requests meanwhile. After that it refuses requests at once.
 func (f *fleet) RoundTrip(req *http.Request) (*http.Response, error) {
 	var body []byte
 	if req.Body != nil {
@@ -179,13 +182,13 @@ func (f *fleet) tryEach(req *http.Request, body []byte) (*http.Response, error) 
 			return res, nil
 		}
 		over := req.Context().Err() != nil
-		// An error of a server that was reached is more useful than the information that another one was not reached,
-		// or that no time was left for it.
+		// Prefer the error of a server that was reached. It is more useful than the error that another server was not
+		// reached, or that no time was left for another server.
 		if failed == nil || !neverReceived(err) && !over {
 			failed = err
 		}
-		// The next request does not begin with a server that was silent for long, even if the caller gave up: such a
-		// caller may never wait longer.
+		// A server that was silent for silentTime is not the first choice of the next request. This also applies if the
+		// caller gave up first: such a caller may never wait longer than that.
 		silent := over && f.clock.Steady()-began >= silentTime
 		again := !over && !isFinal(err) && (f.isIdempotent(req) || hadNoEffect(err))
 		if silent || !again && !over && !isFinal(err) {
@@ -251,8 +254,8 @@ func (f *fleet) sendAs(req *http.Request, host *url.URL, body []byte) (*http.Res
 	return nil, token, &statusError{host.String(), res.StatusCode, string(text)}
 }
 
-// patience is how long to wait for one answer. A server that has no leader or is cut off is silent for long. So the
-// longer Consul has been silent, the shorter a new request waits.
+// patience returns how long a request waits for an answer. The wait becomes shorter the longer Consul has been silent,
+// because a server without a leader, or without a network, does not answer for a long time.
 func (f *fleet) patience() time.Duration { return max(silentTime, f.leader-f.flying.quiet.duration()) }
 
 const maxErrorText = 4 << 10
@@ -270,9 +273,12 @@ func isConsulAnswer(res *http.Response) bool {
 	return res.StatusCode == http.StatusOK
 }
 
-// hasNoLeader reports whether a server that did not answer says that it has no leader. Such a server holds requests
-// that need a leader. It checks how long it should hold them (rpc_hold_timeout) only after each pause, and each pause
-// is longer than the previous one, so it sometimes holds them for half a minute (getWaitTime in agent/consul/rpc.go).
+// hasNoLeader asks a server that did not answer whether it knows a leader. It returns true if the server answers that
+// it knows none.
+//
+// Such a server holds a request until a leader is elected or rpc_hold_timeout has passed. It checks this only between
+// pauses, and each pause is longer than the previous one. So it sometimes holds a request for half a minute
+// (getWaitTime in agent/consul/rpc.go).
 func (f *fleet) hasNoLeader(host *url.URL) bool {
 	ctx, cancel := context.WithTimeout(f.flying.ctx, silentTime)
 	defer cancel()

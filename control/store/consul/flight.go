@@ -17,10 +17,10 @@ import (
 // maxAnswer is the maximum size of an answer in bytes.
 const maxAnswer = 1 << 30
 
-// flights tracks requests that were sent. They continue when their caller leaves. Ending a request would close its
-// connection, and Consul counts a connection as open until it has executed the request (http_max_conns_per_client),
-// which takes long without a leader. A few dozen impatient callers would use up all connections, and would break
-// requests of others.
+// flights tracks the requests in progress. A request continues when its caller leaves, because ending it would close
+// its connection. Consul counts a connection as open until it has executed the request (http_max_conns_per_client), and
+// without a leader this takes long. So a few dozen impatient callers would use up all connections, and the requests of
+// others would fail.
 type flights struct {
 	ctx     context.Context // context of the store
 	maxTime time.Duration   // longest duration of one request
@@ -98,7 +98,7 @@ func (f *flights) send(to http.RoundTripper, req *http.Request, patience <-chan 
 // request that has got a connection although its context has ended, and then closes the connection.
 type departure struct {
 	mu         sync.Mutex
-	gone, left bool // the request was sent; the caller has left
+	gone, left bool // gone: the request was sent; left: the caller has left
 }
 
 // connected is called when the request has got a connection, before anything is written. If the caller has left, it

@@ -10,8 +10,8 @@ import (
 	"github.com/droverhq/drover/control/store"
 )
 
-// The pauses between queries. After an answer, so that a busy store gets at most two hundred queries a second, and
-// after a failure.
+// The pauses between queries. pause follows an answer, so that a busy store gets at most two hundred queries a second.
+// minRetry and maxRetry bound the pause after a failure.
 const (
 	pause    = 5 * time.Millisecond
 	minRetry = 100 * time.Millisecond
@@ -23,11 +23,12 @@ func shardNumber(name string) (int, bool) {
 	return n, err == nil && n >= 0 && n < shards && shardName(n) == name
 }
 
-// query sends one query for changes after an index. It applies the answer to the feed, and returns the index for the
+// query sends one query for the changes after an index and applies the answer to the feed. It returns the index for the
 // next query.
 type query func(ctx context.Context, after uint64) (uint64, error)
 
-// follow repeats a query until the store is closed. Idempotent.
+// follow starts a goroutine that repeats a query until the store is closed. If the goroutine runs already, follow does
+// nothing.
 func (s *Store) follow(f *follower, ask query) {
 	s.feed.mu.Lock()
 	defer s.feed.mu.Unlock()
@@ -58,7 +59,8 @@ func (s *Store) follow(f *follower, ask query) {
 	})
 }
 
-// queryOnce sends one query. A query that was cancelled so that the next one can begin does not count as failed.
+// queryOnce sends one query. awaitAnswer can cancel a query so that a newer one begins: such a query does not count as
+// failed.
 func (s *Store) queryOnce(f *follower, ask query, after uint64) (uint64, error) {
 	ctx, cancel := context.WithCancel(s.ctx)
 	defer cancel()
@@ -99,7 +101,7 @@ func (s *Store) queryOnce(f *follower, ask query, after uint64) (uint64, error) 
 	return next, err
 }
 
-// queryShards queries which shards changed.
+// queryShards asks Consul for the indexes of all shards and applies them to the feed.
 func (s *Store) queryShards(ctx context.Context, after uint64) (uint64, error) {
 	if err := s.ready(ctx); err != nil {
 		return 0, err
@@ -117,14 +119,14 @@ func (s *Store) queryShards(ctx context.Context, after uint64) (uint64, error) {
 		now[strings.TrimPrefix(p.Key, s.layout.rev)] = p.ModifyIndex
 	}
 	if now[everything] == 0 {
-		s.formatted.Store(false) // somebody emptied it: the next call creates it again
+		s.formatted.Store(false) // another program deleted the keys: the next call creates the store again
 	}
 	s.feed.applyShards(now, before)
 	return meta.LastIndex, nil
 }
 
-// knownIndexes returns the indexes of the shards, from earlier answers and from transactions of this process. The
-// answer to a later query is not older.
+// knownIndexes returns the indexes of the shards that this process knows, from earlier answers and from its own
+// transactions. A query that begins after this call returns the same or higher indexes, unless the store was replaced.
 func (f *feed) knownIndexes() map[string]uint64 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -138,9 +140,9 @@ func (f *feed) knownIndexes() map[string]uint64 {
 	return known
 }
 
-// applyShards applies the current indexes of the shards. before are the known indexes at the time of the query. If an
-// index went backwards, the store was replaced by an older one: everything may have changed, and new indexes may be
-// below those given out before.
+// applyShards applies the current indexes of the shards to the feed. before has the indexes that were known when the
+// query began. If an index is lower than before, the store was replaced by an older one. Then everything may have
+// changed, and new transactions may get indexes that were given out before.
 func (f *feed) applyShards(now, before map[string]uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -163,9 +165,12 @@ func (f *feed) applyShards(now, before map[string]uint64) {
 	}
 }
 
-// undoneRange returns the range of indexes that were given out between the state that the store went back to and its
-// former state. Later indexes are above the range, because Consul continues to count (restoreUserSnapshot in raft),
-// unless it is a new cluster.
+// undoneRange returns the range of indexes that a replaced store had given out and that the older store does not have.
+// was has the shards' indexes before the replacement, now those after it, and newest is the newest index known before
+// it.
+//
+// Indexes of later transactions are above the range, because Consul continues to count (restoreUserSnapshot in raft).
+// They can be inside the range if the older store is in a new Consul cluster.
 func undoneRange(was, now map[string]uint64, newest uint64) gap {
 	last := uint64(0) // the newest known index
 	for _, i := range was {
@@ -182,7 +187,7 @@ func undoneRange(was, now map[string]uint64, newest uint64) gap {
 	return g
 }
 
-// queryLive queries whether any key that is bound to a session has changed. It requests only the names of the keys,
+// queryLive asks Consul whether a key that is bound to a session has changed. It requests only the names of the keys,
 // because only the index matters.
 func (s *Store) queryLive(ctx context.Context, after uint64) (uint64, error) {
 	if err := s.ready(ctx); err != nil {

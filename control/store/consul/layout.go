@@ -106,9 +106,8 @@ func blocking(ctx context.Context, after uint64) *api.QueryOptions {
 	return q.WithContext(ctx)
 }
 
-// The durations of calls. A server without a leader holds a request for rpc_hold_timeout (7 s) and until the end of its
-// current pause, usually twice that time in all: see leaderless. A server that says nothing for answerTime counts as
-// unreachable.
+// The timeouts of calls. A server without a leader usually holds a request for twice rpc_hold_timeout (7 s): see
+// hasNoLeader. A server that says nothing for answerTime counts as unreachable.
 const (
 	dialTime   = 3 * time.Second
 	answerTime = 15 * time.Second

@@ -14,7 +14,7 @@ type feed struct {
 	wakes atomic.Uint64
 
 	mu      sync.Mutex
-	newest  uint64         // index up to which all changes are recorded below
+	newest  uint64         // the fields below include all changes up to this index
 	shard   [shards]uint64 // newest known index of each shard
 	all     uint64         // newest index of changes that may concern any shard
 	live    uint64         // newest index of changes under store.LivePrefix
