@@ -10,8 +10,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// How long, and how many, records of ended operations stay. The limits by number and size bound the store: a day of
-// five operations a second would be 432,000 records of some 2.4 kB.
+// The limits for the records of ended operations, by age, number and size. Without the limits by number and size, five
+// operations a second would leave 432,000 records of some 2.4 kB in a day.
 const (
 	OperationRetention = 24 * time.Hour
 	scheduledRetention = time.Hour // of scheduled snapshots, see operationRetention

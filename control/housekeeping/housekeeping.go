@@ -1,9 +1,10 @@
 // Package housekeeping does the background work of control: it requests snapshots that are due, removes those that
-// retention does not keep, empties the trash, maintains the number of copies, and removes old records of operations.
+// retention does not keep, empties the trash, maintains the number of copies, updates the records of unreachable
+// members, and removes old records of operations.
 //
 // Package control starts Housekeeper.Run in each service. Only the service that holds the lock under
 // record.HousekeeperKey works, and each of its transactions checks the lock. Run keeps a Memory between rounds, which
-// only its goroutine uses; all other state is in the store. Another periodic task belongs into Round.
+// only its goroutine uses. All other state is in the store. To add a periodic task, call it in Round.
 package housekeeping
 
 import (
@@ -42,20 +43,20 @@ const (
 // Only one goroutine uses it.
 type Memory struct {
 	rev           uint64                // revision of the feed up to which changes were examined
-	FullDue       time.Time             // when the next full look is due
+	FullDue       time.Time             // when the next round that examines everything is due
 	trashDue      time.Time             // when the next dataset in the trash expires; zero if none does
-	ForgetDue     time.Time             // when old operations are looked for again
+	ForgetDue     time.Time             // when old operations are removed again
 	ops           uint64                // changes of operations in the feed at the last ForgetOperations
 	Plans         map[uuid.UUID]duePlan // when each dataset gets its next snapshot
 	shortage      shortage
 	catalogDenied bool              // the right to write the catalog is missing
-	lanes         map[string]uint64 // lanes of services with their indexes, at the last full look
+	lanes         map[string]uint64 // lanes of services with their indexes, in the last round that examined everything
 
 	failed       func(what string, err error)
 	reported     map[string]time.Time // reported failures, by text
 	Now          time.Time
 	wall         time.Time     // time of the last round
-	steady       time.Duration // the same by the steady clock
+	steady       time.Duration // time of the last round by the steady clock
 	clockAdvance time.Duration // unreported advance of the clock beyond the steady clock
 }
 
@@ -110,7 +111,7 @@ func (h *Memory) fail(what string, err error) {
 // that agents can report: one may know that the store was restored from a backup.
 func (k *Housekeeper) Run(ctx context.Context) {
 	h, told := k.NewMemory(), false
-	// from here on the time of the background work counts; a failure is retried when the count is first needed
+	// The time of the background work counts from here on. A failed read is retried when the count is first needed.
 	_, _ = k.Uptime.Read(record.NewTx(ctx, k.Ledger.Store))
 	for {
 		select {
@@ -291,8 +292,8 @@ func (k *Housekeeper) ExpireTrash(ctx context.Context, h *Memory) {
 	h.clockAdvance = 0
 }
 
-// expireOne condemns a dataset if its time in the trash has passed. Otherwise it returns when that will be by the
-// clock; zero for never. A dataset stays if its home does not trust the store.
+// expireOne condemns a dataset if its time in the trash has passed. Otherwise it returns when that time passes; a zero
+// time means never. A dataset stays if its home does not trust the store.
 func (k *Housekeeper) expireOne(ctx context.Context, key string, value []byte, now time.Time) (until time.Time,
 	err error) {
 	var tr record.TrashEntry
@@ -359,8 +360,8 @@ func (k *Housekeeper) updateMembers(ctx context.Context, h *Memory, everything b
 	}
 }
 
-// ForgetServices removes the lanes of services that no longer exist, once others have had the time between two
-// full looks to read them: see hearing.
+// ForgetServices removes the lanes of services that no longer exist. It removes a lane only if the lane has not changed
+// since the last full round, so that the other services had the time to read it.
 func (k *Housekeeper) ForgetServices(ctx context.Context, h *Memory) error {
 	lanes, err := k.Ledger.Store.List(ctx, record.RevPrefix, "", 0)
 	if err != nil {
@@ -390,7 +391,7 @@ func (k *Housekeeper) ForgetServices(ctx context.Context, h *Memory) error {
 	return err
 }
 
-// dropBatch bounds the lanes that one transaction removes, because each is checked too.
+// dropBatch is how many lanes one transaction removes at most. The transaction checks each of them too.
 const dropBatch = 50
 
 // dropUnusedLanes removes unused lanes, and keeps their counts.
@@ -411,9 +412,9 @@ func dropUnusedLanes(t *record.Tx, keys []string) error {
 	return t.Put(record.DroppedKey, dropped)
 }
 
-// clockJump returns by how much the clock has advanced more than the time that passed since the last service ran, and
-// since the last round of this service. It returns 0 for an advance that a usual correction of the clock explains. It
-// reports each advance once.
+// clockJump returns by how much the clock has advanced more than the time that has passed since the last service ran,
+// and since the last round of this service. If a usual correction of the clock explains the difference, it returns 0.
+// It reports each advance once.
 func (k *Housekeeper) clockJump(h *Memory) time.Duration {
 	steady, over := k.Ledger.Clock.Steady(), k.Uptime.TakeUnseen()
 	if !h.wall.IsZero() {
@@ -426,7 +427,8 @@ func (k *Housekeeper) clockJump(h *Memory) time.Duration {
 	return over
 }
 
-// reportTrashHeld publishes an event that trash is kept longer than the clock says.
+// reportTrashHeld publishes an event that the trash is kept longer than until the recorded times, because the clock
+// jumped.
 func (k *Housekeeper) reportTrashHeld(over time.Duration) {
 	k.Events.Publish(api.Event{
 		Time: k.Ledger.Clock.Now(), Type: "trash.hold",
@@ -439,8 +441,8 @@ func (k *Housekeeper) reportTrashHeld(over time.Duration) {
 // longer than a host takes to restart its agent.
 const LostFor = time.Minute
 
-// EndLostMoves gives the lease back to the home if the target of a move has been unreachable for long: only the target
-// would have withdrawn its recall. The data that the target has pulled stays there.
+// EndLostMoves gives the lease back to the home if the target of a move has been unreachable for LostFor. Nothing else
+// would withdraw the recall, because that is the task of the target. The data that the target has pulled stays there.
 func (k *Housekeeper) EndLostMoves(ctx context.Context) error {
 	if !k.Shared {
 		return nil

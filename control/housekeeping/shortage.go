@@ -12,8 +12,9 @@ import (
 	"github.com/droverhq/drover/control/record"
 )
 
-// shortage lists the volumes with fewer replicas than their profiles ask for. They get the missing replicas when a node
-// can take one. That change does not write the records of these volumes, so they would not be examined otherwise.
+// shortage lists the volumes with fewer replicas than their profiles require. They get the missing replicas when a node
+// can take one. It is needed because a change of a node does not write the records of these volumes, so the rounds
+// would not examine them.
 type shortage struct {
 	reported map[uuid.UUID]bool // the datasets
 	nodes    string             // the state of nodes and pools at the last attempt

@@ -9,18 +9,20 @@ import (
 	"github.com/droverhq/drover/control/store"
 )
 
-// How a store that was restored from an older backup is recognised, without writes that an idle cluster would not make:
+// The store clock shows that a store was restored from an older backup, without writes that an idle cluster would not
+// make.
 //
-// The store's clock is the number of values that were written to all lanes (see lanes.go), including lanes that were
-// removed. Each transaction that changes a home or a lease writes a lane, and so raises the clock. A store
-// that was restored from a backup has a lower clock than a service or an agent has seen. Services learn the
-// clock from their reads. Agents learn it from control, and keep it on disk. Indexes do not show it: those of
-// a restored Consul continue above all that were given out.
+// The store clock is the number of values that were written to all lanes (see lanes.go), including lanes that were
+// removed. Each transaction that changes a home or a lease writes a lane, and so raises the clock. A store that was
+// restored from a backup has a lower clock than a service or an agent has seen. Services learn the clock from their
+// reads. Agents learn it from control, and keep it on disk. Indexes do not show a restore: after a restore, the indexes
+// of Consul continue above all that were given out.
 //
-// A service notices a change of its own lane sooner than by the clock: each of its transactions checks that its lane is
-// as it left it.
+// A service notices a change of its own lane even earlier, because each of its transactions checks that the lane has
+// the value that this service wrote last.
 
-// ClockIn returns the clock from the entries under RevPrefix, of which this service may know some already.
+// ClockIn returns the store clock that the entries under RevPrefix show. known has the lanes that this service has read
+// before, so that they need not be decoded again.
 func ClockIn(entries []store.Entry, known map[string]lanePosition) (n uint64, err error) {
 	for _, e := range entries {
 		if was, ok := known[e.Key]; ok && was.index == e.Index {
@@ -38,8 +40,8 @@ func ClockIn(entries []store.Entry, known map[string]lanePosition) (n uint64, er
 	return n, nil
 }
 
-// highestClock has the highest clock that the store certainly had, as far as this service knows: the last clock that it
-// read, plus one for each transaction that it began after that.
+// highestClock holds the highest clock that the store certainly had, as far as this service knows. It is the last clock
+// that the service read, plus one for each transaction that it began after that read.
 type highestClock struct {
 	mu    sync.Mutex
 	n     uint64
@@ -59,7 +61,8 @@ func (h *highestClock) noteRead(n uint64) {
 	h.reads++
 }
 
-// countTransaction counts a transaction that was begun after so many reads.
+// countTransaction adds a transaction to the clock. reads is the number of reads when the transaction began. If the
+// clock was read since, that read may include the transaction, so it is not added.
 func (h *highestClock) countTransaction(reads int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -86,8 +89,8 @@ func (l *Ledger) ReadLanes(ctx context.Context, known map[string]lanePosition) (
 	return entries, clock, nil
 }
 
-// clockReads lets callers that ask for the clock at the same time share one read of the lanes: often several agents
-// must read everything at the same time.
+// clockReads shares one read of the lanes among all callers that ask for the clock at the same time. Often several
+// agents must read everything at once.
 type clockReads struct {
 	mu   sync.Mutex
 	next *clockRead // the next read, which has not begun; nil if no caller waits for one
@@ -100,8 +103,8 @@ type clockRead struct {
 	err   error
 }
 
-// ReadClock reads the clock as ReadLanes does, once for all callers that asked before the read began. It does not use
-// an earlier read, because the store may have been restored from a backup since.
+// ReadClock reads the clock as ReadLanes does. All callers that asked before the read began share it. ReadClock does
+// not use an earlier read, because the store may have been restored from a backup since.
 func (l *Ledger) ReadClock(ctx context.Context) (uint64, error) {
 	c := &l.clockReads
 	c.mu.Lock()
@@ -135,7 +138,7 @@ func (l *Ledger) ReadClock(ctx context.Context) (uint64, error) {
 // HaltRestored records that the store is older than a state that this service has seen. Idempotent.
 func (l *Ledger) HaltRestored(ctx context.Context, saw uint64) error {
 	l.dropMemory()
-	ctx = context.WithValue(ctx, housekeeperContext{}, nil) // whichever replica does the background work at present
+	ctx = context.WithValue(ctx, housekeeperContext{}, nil) // any replica may record the halt, also one that no longer does the background work
 	_, err := l.Update(ctx, func(t *record.Tx) error {
 		t.WithoutNotice = true // the lanes may be in the old state
 		var h record.Halt
@@ -155,8 +158,8 @@ func (l *Ledger) HaltRestored(ctx context.Context, saw uint64) error {
 	return nil
 }
 
-// isLaneUnchanged reports whether a lane is as this service left it. Another value would be the reason for a refused
-// transaction.
+// isLaneUnchanged reports whether a lane still has the value that this service wrote last. Another value would be the
+// reason why the store refused a transaction.
 func (l *Ledger) isLaneUnchanged(ctx context.Context, own *lane) (bool, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), record.CommitTimeout)
 	defer cancel()

@@ -12,8 +12,9 @@ import (
 // retryPause is the pause after the store did not answer.
 const retryPause = time.Second
 
-// gatherPause is how long changes are gathered before they are read. It is shorter than a lane keeps them. Without
-// the pause, a busy replica would read the lanes for each of its own transactions too.
+// gatherPause is how long FollowReplicas waits after a change, so that it reads several changes at once. It is shorter
+// than the time for which a lane keeps a change. Without the pause, a busy replica would read the lanes for each of its
+// own transactions too.
 const gatherPause = 10 * time.Millisecond
 
 // lanePosition is a service's position in a lane.
@@ -24,7 +25,7 @@ type lanePosition struct {
 
 // LanePositions is a service's position in all lanes.
 type LanePositions struct {
-	lanes    map[string]lanePosition // nil: nothing was read yet, or the store was replaced
+	lanes    map[string]lanePosition // nil if nothing was read yet, or if the store was replaced
 	readAt   time.Duration           // when they were read, by the steady clock
 	reported bool                    // it was reported that the store does not answer
 }
@@ -62,7 +63,7 @@ func (l *Ledger) FollowReplicas(ctx context.Context) {
 	}
 }
 
-// maxReadInterval is how often the lanes are read when nothing changes: far more often than they are removed.
+// maxReadInterval is how often FollowReplicas reads the lanes when nothing changes. It is much shorter than LanesKept.
 const maxReadInterval = 2 * time.Minute
 
 func (l *Ledger) awaitChange(ctx context.Context, index uint64) (uint64, error) {
@@ -75,8 +76,8 @@ func (l *Ledger) awaitChange(ctx context.Context, index uint64) (uint64, error) 
 	return next, err
 }
 
-// LanesKept is the minimum time for which an unused lane stays. The background work removes such lanes when it looks
-// at everything.
+// LanesKept is how long an unused lane stays, at least. The background work removes unused lanes in the rounds that
+// examine everything.
 const LanesKept = 10 * time.Minute
 
 // ReadNotices reads the lanes and publishes new notices.

@@ -15,16 +15,20 @@ import (
 	"github.com/droverhq/drover/control/store"
 )
 
-// Services that share a store notify each other through keys of their own, <rev/replica/lane>, which are also
-// written by each transaction that affects others. One transaction at a time writes a lane, so its values
-// come in order. Each value has a number and the notices before it, so a reader of the newest value knows the
-// notices that it missed, or that it missed too many. The number of lanes follows the concurrency: a service
-// that does one thing at a time has one. Transactions of one service never conflict with those of another
-// through lanes.
+// Services that share a store notify each other through lanes. A lane is a key <rev/replica/lane>, which only one
+// service writes. Each transaction that affects other services also writes a lane.
+//
+// Only one transaction at a time writes a lane, so its values come in order. Each value has a number, the newest notice
+// and the notices before it. So a reader of the newest value knows the notices that it missed, or that it missed too
+// many.
+//
+// A service has as many lanes as it commits transactions at the same time: one lane, if it does one thing at a time. So
+// transactions of one service never conflict with those of another through lanes.
 const (
 	maxLanes = 32 // transactions with notices that a service commits at the same time
-	// A value of a lane has this many changes, in about this many bytes; fewer if there are many lanes, which are
-	// used in turn. A reader may be late by this number of changes, in all lanes together.
+	// The number of notices in a value of a lane, and their approximate size in bytes. With many lanes a value has
+	// fewer, because the lanes are used in turn. A reader may miss this number of notices in all lanes together before
+	// it must read everything.
 	maxRecent      = 16
 	maxRecentBytes = 4 << 10
 	maxRecentTotal = 512
@@ -44,7 +48,7 @@ type lane struct {
 	next  laneValue // the writes of the transaction in progress
 }
 
-// outbox has the lanes of a service.
+// outbox holds the lanes of a service.
 type outbox struct {
 	replica uuid.UUID
 	room    chan struct{} // has one element for each lane in use
@@ -59,7 +63,7 @@ func newOutbox() *outbox {
 	return &outbox{replica: uuid.New(), room: make(chan struct{}, maxLanes), mine: map[string]*lane{}}
 }
 
-// take returns a lane with the write that announces t.
+// take returns a lane, with the write that announces notice t in it.
 func (o *outbox) take(ctx context.Context, t notify.Notice) (*lane, store.Write, error) {
 	select {
 	case o.room <- struct{}{}:
@@ -89,9 +93,10 @@ func (o *outbox) pick() (l *lane, most int) {
 	return l, maxRecent
 }
 
-// done returns a lane after its transaction. index is that of the transaction, 0 if it was not committed. known is
-// false if the lane may still be written, or has a value that this service did not write, so that it belongs to another
-// service. This service then gives the lane up, and reads it like those of others.
+// done returns a lane after its transaction. index is the index of the transaction, or 0 if it was not committed.
+//
+// known is false if the outcome is unknown, so that the lane may still be written, or if the lane has a value that this
+// service did not write. This service then abandons the lane, and reads it like the lanes of other services.
 func (o *outbox) done(l *lane, index uint64, known bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -1,13 +1,17 @@
 // Package ledger makes decisions on the store of a cluster.
 //
-// Ledger.Update gives a decision a transaction, commits it, and repeats the decision while the records that
-// it read change. Ledger.View does so for a decision that writes nothing. A commit notifies those who wait at
-// this service through the feed and the event log. It notifies other services on the store through lanes:
-// keys of its own that carry the latest notices (lanes.go). FollowReplicas reads the lanes of the others. The number of
-// values in all lanes is the store clock, by which a store that was restored from a backup is recognised
-// (clock.go). NodeCache saves most reads of node records.
+// Ledger.Update gives a decision a transaction, commits it, and repeats the decision while the records that it read
+// change. Ledger.View does so for a decision that writes nothing. Package control makes one Ledger for each service,
+// and every package below control that decides calls it.
 //
-// Each part protects its state with its own mutex; no lock is held during access to the store.
+// A commit notifies the callers that wait at this service, through the feed and the event log. It notifies the other
+// services on the store through lanes: keys that carry the latest notices (lanes.go). FollowReplicas reads the lanes of
+// the other services. The number of values in all lanes is the store clock. It shows that a store was restored from a
+// backup (clock.go).
+//
+// The package keeps in memory the lanes of this service, the highest store clock that it has seen, the read of the
+// clock in progress, and node records (NodeCache), which save most reads of nodes. Each of these has a mutex. No lock
+// is held during access to the store.
 package ledger
 
 import (
@@ -23,7 +27,7 @@ import (
 	"github.com/google/uuid"
 )
 
-// Deps is what a Ledger needs.
+// Deps are the dependencies of Ledger.
 type Deps struct {
 	Store  store.Store
 	Clock  clock.Clock
@@ -31,7 +35,8 @@ type Deps struct {
 	Events *notify.EventLog
 	// Shared says that other services may work on the same store. The ledger then notifies them of its changes.
 	Shared bool
-	// Restored is called when the store was restored from an older backup: it must be read again. May be nil.
+	// Restored is called when the store was restored from an older backup, so that everything must be read again. May
+	// be nil.
 	Restored func()
 	// Failed is called with the failures of FollowReplicas. Must not be nil.
 	Failed func(what string, err error)
@@ -103,8 +108,8 @@ func (l *Ledger) try(ctx context.Context, first bool, decide func(*record.Tx) er
 	return l.commit(t)
 }
 
-// commit commits the decision and notifies those who wait; in the same transaction it notifies those who follow
-// another service.
+// commit commits the decision. In the same transaction it writes a lane, which notifies the other services. Then it
+// notifies the callers that wait at this service.
 func (l *Ledger) commit(t *record.Tx) (uint64, error) {
 	told, own := l.noticeOf(t), (*lane)(nil)
 	if l.out != nil && !t.WithoutNotice && (!told.Empty() || t.RaisesClock()) {
@@ -140,7 +145,7 @@ func (l *Ledger) commit(t *record.Tx) (uint64, error) {
 	case refused:
 		return 0, record.ErrBusy
 	}
-	// It may have been committed: wake those who wait, so that they look for themselves.
+	// The transaction may have been committed: wake the waiting callers, so that they read the store.
 	told.InResponse = false
 	l.Feed.Publish(told)
 	return 0, record.CommitError(t.Context(), err)
@@ -167,7 +172,7 @@ func (l *Ledger) View(ctx context.Context, decide func(*record.Tx) error) (err e
 	return err
 }
 
-// checkHousekeeper fails unless this service still does the background work that t belongs to: a service that was
+// checkHousekeeper fails if t belongs to the background work and another service does that work now. A service that was
 // paused may not know yet that another has taken over.
 func (l *Ledger) checkHousekeeper(t *record.Tx) error {
 	if !l.Shared || t.Context().Value(housekeeperContext{}) == nil {

@@ -13,7 +13,8 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// NodeCacheTTL is how long a node's record is assumed to be unchanged: a little longer than its agent is silent.
+// NodeCacheTTL is how long a cached record of a node is used. It is a little longer than the time between two reports
+// of an agent.
 const NodeCacheTTL = 15 * time.Second
 
 // NodeCache has the records of nodes as this service last saw them in the store. If a decision uses one instead of
@@ -30,7 +31,8 @@ type cachedNode struct {
 	at    time.Duration // by the steady clock
 }
 
-// Note remembers a transaction's record of a node. It was true at some time after began.
+// Note caches the record of a node that a transaction has read. began is when the transaction began: the record was
+// current at some time after that.
 func (r *NodeCache) Note(t *record.Tx, node uuid.UUID, began time.Duration) {
 	e := t.Entry(record.NodeKey(node))
 	if e.Index == 0 {

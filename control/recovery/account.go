@@ -11,17 +11,16 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Account is everything that the store and the agents say about one dataset, after the store was restored from a
-// backup.
+// Account has all information about one dataset, from a store that was restored from a backup and from the agents.
 type Account struct {
 	ID           uuid.UUID
 	stored       *dataset.Dataset                    // nil if the store has no record of it
 	index        uint64                              // of that record
-	claims       []holding                           // reports of nodes that say that they are its home
+	claims       []holding                           // reports of nodes that claim to be its home
 	copyHolders  []holding                           // reports of nodes that have a copy, and so know its home
 	copies       map[uuid.UUID]dataset.Copy          // by the nodes that keep them
 	relinquished map[uuid.UUID]api.RelinquishedEpoch // epochs that nodes have relinquished
-	strays       map[uuid.UUID]bool                  // nodes that have its data and do not say that they are its home
+	strays       map[uuid.UUID]bool                  // nodes that have its data and do not claim to be its home
 }
 
 // holding is a node's report about a dataset.
@@ -101,9 +100,11 @@ func (a *Account) matchesStore(d dataset.Dataset) bool {
 		a.stored.State == d.State
 }
 
-// latest returns the record with the highest known epoch; of several, the one that was written last. A fenced node's
-// claims to be the home have ended. The reports of other nodes that it is the home still count: the epoch was open
-// there, and these nodes relinquished theirs for it.
+// latest returns the record with the highest known epoch. If several have that epoch, it returns the one that was
+// written last.
+//
+// If a node is fenced, its claims to be the home have ended. If other nodes report that the fenced node is the home,
+// their reports still count: the epoch was open there, and they relinquished their epochs for it.
 func (a *Account) latest(r attendance) (best dataset.Dataset) {
 	index := uint64(0)
 	take := func(d dataset.Dataset, at uint64) {
@@ -150,15 +151,15 @@ func (a *Account) isDestroyed(r attendance) bool {
 	return !slices.ContainsFunc(a.stored.Copies, func(n uuid.UUID) bool { return !r.reported[n] })
 }
 
-// homeLacksDataset reports whether the recorded home has examined the pool and does not have the dataset. A home may
-// also have it as a copy, and not know yet that this copy became the dataset.
+// homeLacksDataset reports whether the recorded home has examined the pool and does not have the dataset. It returns
+// false if the home has the dataset as a copy: the home may not know yet that its copy became the dataset.
 func (a *Account) homeLacksDataset(is dataset.Dataset, r attendance) bool {
 	behind := func(h holding) bool { return h.node == is.Home && h.Dataset.Epoch < is.Epoch }
 	return r.pools[is.Pool] && !slices.ContainsFunc(a.copyHolders, behind)
 }
 
-// kept returns the copies that nodes reported. Each superseded home gets a superseded copy, which only a person
-// discards.
+// reportedCopies returns the copies that nodes reported. Each superseded home gets a superseded copy, which only an
+// operator discards.
 func (a *Account) reportedCopies(is dataset.Dataset) map[uuid.UUID]dataset.Copy {
 	out := map[uuid.UUID]dataset.Copy{}
 	maps.Copy(out, a.copies)
@@ -177,8 +178,8 @@ func (a *Account) reportedCopies(is dataset.Dataset) map[uuid.UUID]dataset.Copy 
 	return out
 }
 
-// sameCopies reports whether the store knows all nodes that have copies. If the store has more, package replica and
-// those nodes correct that later.
+// sameCopies reports whether the store knows all nodes that have copies. If the store knows more nodes, package replica
+// and those nodes correct the surplus later.
 func (a *Account) sameCopies(want map[uuid.UUID]dataset.Copy) bool {
 	for node := range want {
 		if !slices.Contains(a.stored.Copies, node) {

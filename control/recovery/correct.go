@@ -48,8 +48,8 @@ func (c *Comparison) Correct(ctx context.Context) error {
 	return err
 }
 
-// Update makes one step of the recovery, if the recovery is still the current one. A recovery that was paused while
-// another one was confirmed and ended the halt changes nothing.
+// Update makes one step of the recovery, if the recovery is still the current one. It changes nothing if this recovery
+// was paused, and another one was confirmed and ended the halt meanwhile.
 func (c *Comparison) Update(ctx context.Context, decide func(*record.Tx) error) (uint64, error) {
 	return c.recovery.Ledger.Update(ctx, func(t *record.Tx) error {
 		t.Recovering = true
@@ -220,7 +220,7 @@ func (c *Comparison) EndOperations(ctx context.Context) error {
 // clockMargin is added to the highest reported clock: a node that did not report may have seen a higher one.
 const clockMargin = 1 << 20
 
-// EndHalt ends the halt: from then on the store counts as the newest state.
+// EndHalt ends the halt. From then on the store counts as up to date.
 func (c *Comparison) EndHalt(t *record.Tx) error {
 	var rec record.Recovery
 	if _, err := t.Get(record.RecoveryKey, &rec); err != nil {

@@ -40,9 +40,9 @@ func (rc *Recovery) Rebuild(ctx context.Context, node uuid.UUID, found []api.Fou
 	return out, nil
 }
 
-// recordedFirst sorts recorded datasets before the others, because a recorded one may release a name that another
-// dataset has taken since. Of the others the newest come first: of two with one name the older one has lost the name,
-// although its record may not say so.
+// recordedFirst sorts recorded datasets before the others, because a recorded dataset may release a name that another
+// one has taken since. It sorts the others by age, the newest first: of two datasets with the same name the older one
+// has lost the name, although its record may still have it.
 func (rc *Recovery) recordedFirst(ctx context.Context, found []api.FoundDataset) ([]api.FoundDataset, error) {
 	var known, unknown []api.FoundDataset
 	for _, f := range found {
@@ -131,7 +131,7 @@ func (rc *Recovery) isUnreachable(t *record.Tx, node uuid.UUID) (bool, error) {
 }
 
 // rehome gives a dataset, with its pool, to another node. The previous node has not reported since this service
-// started, and the person who took its pool confirms that it is gone.
+// started. The operator who took its pool confirms that the node is gone.
 func rehome(t *record.Tx, d dataset.Dataset, node uuid.UUID, r *api.Rebuilt) error {
 	r.Action, r.Note = "restored", "its home was node "+d.Home.String()
 	switch d.State {

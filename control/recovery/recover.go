@@ -21,13 +21,16 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// How a store that was restored from an older backup is corrected from the reports of agents: A request for a recovery
-// is recorded, so that the agents of all replicas learn of it. Each agent reports to every replica, which keeps the
-// report in memory. The differences are shown, and are corrected when a person confirms them. One transaction corrects
-// one dataset and determines again what must be done, so that an interrupted recovery continues when it is requested
-// again. The last transaction ends the halt.
+// A store that was restored from an older backup is corrected from the reports of agents, in these steps:
+//
+// 1. A request for a recovery is recorded, so that the agents of all replicas learn of it.
+// 2. Each agent reports to every replica, which keeps the report in memory.
+// 3. The differences are shown. When an operator confirms them, they are corrected, one dataset in each transaction.
+// 4. The last transaction ends the halt.
+//
+// Each transaction determines again what must be done. So an interrupted recovery continues when it is requested again.
 
-// gathering has the reports of nodes for a recovery.
+// gathering holds the reports of nodes for one recovery.
 type gathering struct {
 	mu       sync.Mutex
 	recovery uuid.UUID
@@ -87,9 +90,9 @@ func (g *gathering) current() (of uuid.UUID, told map[uuid.UUID]api.Holdings, ne
 	return g.recovery, told, g.arrived
 }
 
-// Hold keeps in memory the holdings that a node reports for a recovery, if this service asked for them. A later report
-// replaces an earlier one. dataset.ErrStale for an agent that is not the node's newest. ErrInvalid for a report that is
-// too large.
+// Hold receives a node's report for a recovery and keeps it in memory, if this service asked for it. A later report
+// replaces an earlier one. It fails with dataset.ErrStale for an agent that is not the node's newest, and with
+// ErrInvalid for a report that is too large.
 func (rc *Recovery) Hold(ctx context.Context, node uuid.UUID, h api.Holdings) error {
 	if err := reports.CheckHoldings(node.String(), h); err != nil {
 		return err
@@ -101,7 +104,7 @@ func (rc *Recovery) Hold(ctx context.Context, node uuid.UUID, h api.Holdings) er
 	return nil
 }
 
-// Gathers fails with dataset.ErrConflict unless this service accepts reports for a recovery.
+// Gathers fails with dataset.ErrConflict unless this service accepts reports for a recovery at present.
 func (rc *Recovery) Gathers() error {
 	rc.gathering.mu.Lock()
 	defer rc.gathering.mu.Unlock()
@@ -214,7 +217,7 @@ type Comparison struct {
 	recovery   *Recovery
 	ID         uuid.UUID
 	attendance attendance
-	clock      uint64 // the highest clock that any of them has seen
+	clock      uint64 // the highest store clock that a node has reported
 	All        []Judged
 	result     api.Recovery
 }

@@ -1,12 +1,15 @@
 // Package recovery corrects a store that was restored from an older backup, or rebuilds one that was lost.
 //
-// Recover asks all agents for their datasets, compares them with the store, and corrects the differences once a person
-// has confirmed them. Rebuild restores the records of datasets that a node found in its pools. The pure functions in
-// account.go decide what becomes of each dataset. Package control embeds Recovery in its Service, so the API calls
-// Recover, Rebuild and Hold directly; package agentsync reads the state of a recovery with For.
+// Recover asks all agents for their datasets, compares them with the store, and corrects the differences once an
+// operator has confirmed them. Rebuild restores the records of the datasets that a node found in its pools. The pure
+// functions in account.go make the decision about each dataset.
 //
-// The reports for a recovery in progress are kept in memory under a mutex (gathering); everything else is in the store.
-// While the store is halted, only a recovery changes it.
+// Package control embeds Recovery in its Service, so the API calls Recover, Rebuild and Hold directly. Package
+// membership calls Expire each time before it renews the session of this service. Package agentsync reads the state of
+// a recovery with StateFor.
+//
+// The reports for a recovery in progress are kept in memory under a mutex (gathering). All other state is in the store,
+// and transactions protect it. While the store is halted, only a recovery changes it.
 package recovery
 
 import (
@@ -21,13 +24,13 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// RecoveryDeps is what a Recovery needs.
+// RecoveryDeps are the dependencies of Recovery.
 type RecoveryDeps struct {
 	Ledger  *ledger.Ledger
 	Reports *reports.Latest
 	// Shared says that other services may work on the same store.
 	Shared bool
-	// Session is how long the store takes a silent agent for alive.
+	// Session is how long the store counts a silent agent as alive.
 	Session time.Duration
 	// Quit is closed when the service stops.
 	Quit <-chan struct{}
@@ -41,8 +44,8 @@ type RecoveryDeps struct {
 	Finish func(*record.Tx, dataset.Operation) error
 }
 
-// Recovery brings a store up to date that was restored from an older backup, or lost, from what agents report and find
-// in their pools. Safe for concurrent use.
+// Recovery corrects a store that was restored from an older backup, and rebuilds one that was lost. It uses the reports
+// of agents and the datasets that they find in their pools. Safe for concurrent use.
 type Recovery struct {
 	RecoveryDeps
 	gathering gathering
@@ -54,13 +57,15 @@ func NewRecovery(d RecoveryDeps) *Recovery { return &Recovery{RecoveryDeps: d} }
 // Expire drops the reports for a recovery that was not confirmed in time.
 func (rc *Recovery) Expire() { rc.gathering.expire(rc.Ledger.Clock.Steady()) }
 
-// Gathered returns the recovery that reports are gathered for, uuid.Nil if none is, and how many nodes have reported.
+// Gathered returns the recovery for which this service gathers reports, and how many nodes have reported. It returns
+// uuid.Nil if there is none.
 func (rc *Recovery) Gathered() (id uuid.UUID, reports int) {
 	of, told, _ := rc.gathering.current()
 	return of, len(told)
 }
 
-// Halted returns why changes are suspended, because the store is inconsistent; "" if they are not.
+// Halted returns the reason why changes are suspended: the store is inconsistent. It returns "" if changes are
+// possible.
 func (rc *Recovery) Halted(ctx context.Context) (why string, err error) {
 	var h record.Halt
 	there, err := record.NewTx(ctx, rc.Ledger.Store).Peek(record.HaltedKey, &h)

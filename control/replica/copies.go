@@ -13,9 +13,10 @@ import (
 )
 
 // Copied records the present state of a node's copy of a dataset. It writes to the store for the first complete
-// snapshot, for a new epoch, and now and then. Idempotent. dataset.ErrStale for a copy that the node must not
-// have, for one that was destroyed without a request, or for one that must be destroyed and still
-// exists.
+// snapshot, for a new epoch, and otherwise only now and then. Idempotent.
+//
+// It fails with dataset.ErrStale in these cases: the node must not have the copy; the copy was destroyed without a
+// request; or the copy must be destroyed and still exists.
 func (s *Keeper) Copied(ctx context.Context, node uuid.UUID, c api.CopyReport) error {
 	if c.Copy.Node != node {
 		return dataset.Errorf(dataset.ErrForbidden, "copy of dataset %s belongs to node %s, not to %s", c.Copy.Dataset,
@@ -61,7 +62,7 @@ func (s *Keeper) Copied(ctx context.Context, node uuid.UUID, c api.CopyReport) e
 		if !tells {
 			return nil
 		}
-		if first { // another copy may have waited for this one before it could be removed
+		if first { // another copy may wait for this one to be complete before it is removed
 			t.Touch(rec.Dataset, node)
 		}
 		return t.Put(key, rec)
@@ -69,9 +70,9 @@ func (s *Keeper) Copied(ctx context.Context, node uuid.UUID, c api.CopyReport) e
 	return cmp.Or(err, stays)
 }
 
-// recordSuperseded records that a copy has data that its volume lacks: its head differed from the state that the home
-// had relinquished, or it has data that the volume continued without. Only a person discards such a copy. If a person
-// has already done so, recordSuperseded returns dataset.ErrStale.
+// recordSuperseded records that a copy has data that its volume lacks. There are two causes: the node's head differed
+// from the state that the home had relinquished, or the volume continued without this data. Only an operator discards
+// such a copy. If an operator has already done so, recordSuperseded returns dataset.ErrStale.
 func (s *Keeper) recordSuperseded(t *record.Tx, rec, now dataset.Copy) error {
 	d, err := t.Dataset(rec.Dataset)
 	if err != nil {
@@ -88,10 +89,11 @@ func (s *Keeper) recordSuperseded(t *record.Tx, rec, now dataset.Copy) error {
 	return record.PutCopy(t, &d, rec)
 }
 
-// confirmDestruction decides, right before a node destroys a condemned copy, whether the copy must still be destroyed:
-// the node may have been unreachable, and the home may have been lost since. If the home is ill, the copy gets its
-// former kind again, because the volume may have to continue from it. stays is the dataset.ErrStale error that tells
-// the node to keep the copy; nil if the node may destroy it.
+// confirmDestruction decides, right before a node destroys a condemned copy, whether the copy must still be destroyed.
+// The node may have been unreachable, and the home may have been lost since the copy was condemned. If the home is ill,
+// the volume may have to continue from the copy, so the copy gets its previous kind again.
+//
+// stays is the dataset.ErrStale error that tells the node to keep the copy. It is nil if the node may destroy the copy.
 func (s *Keeper) confirmDestruction(t *record.Tx, c dataset.Copy) (stays, err error) {
 	stays = dataset.Errorf(dataset.ErrStale, "the copy of dataset %s on node %s stays: it may be the last good one",
 		c.Dataset, c.Node)
@@ -162,16 +164,16 @@ func (s *Keeper) isHomeLost(t *record.Tx, d dataset.Dataset) (bool, error) {
 	return !alive, err
 }
 
-// mayBeLast reports whether a copy of a dataset may be the last good one. It is true if that is not known, so that
-// nothing is removed.
+// mayBeLast reports whether a copy of a dataset may be the last good one. If this is not known, it returns true, so
+// that nothing is removed.
 func (s *Keeper) mayBeLast(t *record.Tx, d dataset.Dataset) (bool, error) {
 	ill, known, err := s.checkHome(t, d)
 	return ill || !known, err
 }
 
 // checkHome reports whether the home of a dataset is ill: it is lost, it cannot open the dataset, or its pool is
-// quarantined or offline. known says whether ill is certain: if the home has not reported the dataset and the pool to
-// this service lately, an old report may no longer be true.
+// quarantined or offline. known says whether ill is certain. It is false if the home has not reported the dataset and
+// the pool to this service lately, because an older report may be outdated.
 func (s *Keeper) checkHome(t *record.Tx, d dataset.Dataset) (ill, known bool, err error) {
 	st, pool := s.Reports.Dataset(d.ID, d.Home), s.Reports.Pool(d.Pool)
 	if st != nil && st.Problem != "" || pool != nil && !pool.Online {

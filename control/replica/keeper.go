@@ -1,10 +1,13 @@
 // Package replica decides which copies of datasets nodes keep: replicas that are kept fresh, copies that moves left,
 // and superseded ones.
 //
-// Package control passes the reports of agents on copies to Copied. The background work in package housekeeping calls
-// Maintain and Expire. Packages planning and relocation call Decide in the transaction that changes a dataset, and
-// package noderemoval asks FindOnlyCopy whether data would be lost. Keeper keeps no state: the copies are recorded in
-// the store, and the last reports on them are in reports.Latest.
+// Package control passes the reports of agents on copies to Copied, and calls ForgetLost after a promotion. The
+// background work in package housekeeping calls Maintain, Expire and ForgetLost. Packages planning and relocation call
+// Decide in the transaction that changes a dataset; relocation also calls AddLoss. Package noderemoval asks
+// FindOnlyCopy and CheckNoOnlyCopy whether data would be lost.
+//
+// Keeper keeps no state. The copies are recorded in the store, and the last reports on them are in reports.Latest. The
+// transaction of each decision protects the records.
 package replica
 
 import (
@@ -34,9 +37,9 @@ type Deps struct {
 	Shared bool
 	// ClockTime is how old a node's report may be at most to count.
 	ClockTime time.Duration
-	// Uptime returns for how long services have run on the store, at least, as a transaction reads it.
+	// Uptime returns for how long services have run on the store, at least, as of the transaction.
 	Uptime func(*record.Tx) (time.Duration, error)
-	// Counted returns the same from the last read, without a transaction.
+	// Counted returns the value that Uptime read last, without a transaction.
 	Counted func() time.Duration
 }
 
@@ -55,8 +58,8 @@ const (
 	maxPages = 1000
 )
 
-// Maintain makes as many nodes beside the home keep a fresh copy of a volume as its profile says. If too few nodes can,
-// the error gives the reason for each; the replicas that are possible are kept.
+// Maintain makes sure that as many nodes besides the home keep a fresh copy of a volume as its profile requires. If too
+// few nodes can, it adds the replicas that are possible. The error then gives the reason for each of the other nodes.
 func (s *Keeper) Maintain(ctx context.Context, d dataset.Dataset) error {
 	if d.State != dataset.StateReady || d.Profile.Replicas.Count == 0 && len(d.Copies) == 0 {
 		return nil
@@ -108,7 +111,7 @@ func (s *Keeper) Decide(t *record.Tx, d dataset.Dataset) (short, err error) {
 	}
 	good, fit, err := s.usableFirst(t, good)
 	if err != nil || fit < want {
-		return nil, err // the remaining copies would not replace the others
+		return nil, err // the remaining copies cannot replace the ones that would be removed
 	}
 	surplus := slices.Concat(leaving, good[want:])
 	target, err := moveDestination(t, d)
@@ -126,9 +129,9 @@ func (s *Keeper) Decide(t *record.Tx, d dataset.Dataset) (short, err error) {
 	return nil, nil
 }
 
-// usableFirst sorts the copies: first those from which a volume could continue now, then the others, and in each group
-// the freshest first. fit is the number of the former: they are complete, in a pool that is online, on a node that is
-// alive, according to recent reports to this service.
+// usableFirst sorts the copies. The first group has the copies from which a volume could continue now: according to
+// recent reports to this service they are complete, and their pool is online on a node that is alive. The second group
+// has the other copies. In each group the freshest copy is first. fit is the size of the first group.
 func (s *Keeper) usableFirst(t *record.Tx, list []dataset.Copy) (sorted []dataset.Copy, fit int, err error) {
 	var unfit []dataset.Copy
 	for _, c := range list {
@@ -167,8 +170,8 @@ func (s *Keeper) AddReplicas(t *record.Tx, d dataset.Dataset, left []dataset.Cop
 		return nil, nil
 	}
 	if lost, err := s.isHomeLost(t, d); err != nil || lost {
-		// A home that control cannot reach may continue. It does not know a new node, and would not ask that node for
-		// its promise.
+		// Add no replica while control cannot reach the home. The home may continue to work without control. It would
+		// not ask the node of the new replica for its promise, because it does not know that node.
 		home, err2 := t.NodeName(d.Home)
 		return tooFewError(d, []string{"node " + home + ", which has it, is unreachable"}), cmp.Or(err, err2)
 	}

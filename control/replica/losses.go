@@ -9,8 +9,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// AddLoss records a loss in a dataset, and makes the newest snapshot that is not lost the latest one. Earlier losses
-// are kept while a recorded copy may not know of them.
+// AddLoss records a loss in a dataset, and makes the newest snapshot that is not lost the latest one. It keeps an
+// earlier loss as long as a recorded copy may be from before that loss.
 func AddLoss(t *record.Tx, next *dataset.Dataset, loss dataset.Loss) error {
 	behind := loss.EndedEpoch
 	for _, node := range next.Copies {
@@ -33,9 +33,9 @@ func AddLoss(t *record.Tx, next *dataset.Dataset, loss dataset.Loss) error {
 	return err
 }
 
-// ForgetLost removes the records of the snapshots that a dataset continues without, once the loss is recorded. It works
-// in several transactions. The data of the snapshots stays on the superseded home. Idempotent: a repeated call
-// continues with the remaining ones.
+// ForgetLost removes the records of the snapshots that a dataset continued without, once the loss is recorded. It works
+// in several transactions. The data of these snapshots stays on the superseded home. Idempotent: a repeated call
+// continues with the remaining records.
 func (s *Keeper) ForgetLost(ctx context.Context, d dataset.Dataset) error {
 	for more := slices.ContainsFunc(d.Losses, lossesToForget); more; {
 		_, err := s.Ledger.Update(ctx, func(t *record.Tx) (err error) {

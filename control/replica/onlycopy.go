@@ -9,15 +9,16 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// OnlyCopy describes the only copy of some data; What is "" if there is none.
+// OnlyCopy describes a node's copy of a dataset that is the only one with some data. If What is "", the node has no
+// such copy.
 type OnlyCopy struct {
 	Dataset dataset.Dataset
 	What    string
 	Command string // the command after which the node no longer has the only copy
 }
 
-// FindOnlyCopy returns whether a node's copy of a dataset is the only one with some data: a superseded head, or
-// the last known complete copy of a volume whose home is lost or ill.
+// FindOnlyCopy returns the copy of a dataset on a node if it is the only one with some data. That is a superseded head,
+// or the last known complete copy of a volume whose home is lost or ill.
 func (s *Keeper) FindOnlyCopy(t *record.Tx, node, id uuid.UUID) (o OnlyCopy, err error) {
 	var c dataset.Copy
 	there, err := t.Get(record.CopyKey(node, id), &c)

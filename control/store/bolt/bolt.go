@@ -1,6 +1,8 @@
-// Package bolt keeps the control service's state in one file on one host, with go.etcd.io/bbolt. bbolt is a B+ tree. A
-// commit writes new pages, flushes them, then writes and flushes one of two meta pages. So a crash leaves either the
-// old or the new state.
+// Package bolt keeps the control service's state in one file on one host, with go.etcd.io/bbolt. The daemon opens the
+// file for a single control service; everything else calls it through store.Store.
+//
+// bbolt is a B+ tree. A commit writes new pages, flushes them, then writes and flushes one of two meta pages. So a
+// crash leaves either the old or the new state.
 //
 // One goroutine, the committer, commits. It takes all waiting transactions, checks and applies them one after another
 // in one bbolt transaction, flushes once, and answers all of them. So many callers share a flush, and a single caller
@@ -9,10 +11,13 @@
 // bbolt shows a new state to readers before its meta page is flushed. In this package, a reader that sees such a state
 // waits for the flush, so that no caller acts on a state that a power cut could undo.
 //
-// When a commit fails (disk full, a failed flush), the file is closed, checked and opened again before anything else is
-// done. After a failed flush the page cache may contain data that is not on the disk (fsync(2), "Errors"), and bbolt
-// would rely on it. So the meta pages are written and flushed again, the pages are dropped from the cache, and the file
-// is checked as it is on the disk. While that fails, every request is refused, and the next request tries again.
+// When a commit fails (disk full, a failed flush), the committer first closes the file, checks it and opens it again.
+// After a failed flush the page cache may contain data that is not on the disk (fsync(2), "Errors"), and bbolt would
+// rely on it. So the meta pages are written and flushed again, the pages are dropped from the cache, and the file is
+// checked as it is on the disk. If that fails, the request is refused, and the next request tries again.
+//
+// In memory the package keeps the sessions, the queue of the committer and the watches, each under a mutex. A flock on
+// the file keeps other processes out.
 package bolt
 
 import (

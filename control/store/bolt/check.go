@@ -20,7 +20,7 @@ type contents struct {
 	pages   int // pages in use, including those with the list of free pages
 }
 
-// errNewer is the schema of a file that a newer Drover wrote.
+// errNewer is the error for a file that a newer Drover wrote. Its text is the schema of the file.
 type errNewer string
 
 func (e errNewer) Error() string { return "schema " + string(e) }

@@ -40,8 +40,8 @@ func isMostlyFree(c contents, size int64) bool {
 	return c.schema != 0 && size >= compactFrom && int64(c.pages)*pageSize*compactFree <= size
 }
 
-// compact returns the file to use. That is f or, if Open is running and f is mostly free, a smaller file that has
-// replaced it. If the compaction fails, it is f, and Compaction has the reason.
+// compact returns the file to use. If Open is running and f is mostly free, compact replaces f by a smaller file and
+// returns the new one. Otherwise, or if the compaction fails, it returns f. Compaction has the reason of a failure.
 func (s *Store) compact(ctx context.Context, f *os.File, found contents) (*os.File, error) {
 	info, err := f.Stat()
 	if err != nil {
@@ -108,8 +108,8 @@ func (s *Store) compacted(ctx context.Context, f *os.File, size int64, found con
 	if err := os.Rename(path, s.path); err != nil {
 		return nil, err
 	}
-	// settle flushes the directory before anything is written. Until then a power cut may bring back the old file,
-	// which has the same content.
+	// adopt flushes the directory before anything is written. Until then a power cut may bring back the old file, which
+	// has the same content.
 	return g, nil
 }
 

@@ -43,8 +43,8 @@ func (h *horizon) failures() int {
 	return h.fails
 }
 
-// reach waits until txid is durable. It fails with errNotDurable if a commit has failed since the caller counted fails,
-// which it did before it began to read.
+// reach waits until the bbolt transaction txid is durable. fails is the number of failed commits before the caller
+// began to read. If another commit has failed since, reach returns errNotDurable.
 func (h *horizon) reach(ctx context.Context, txid, fails int) error {
 	for {
 		h.mu.Lock()

@@ -43,7 +43,7 @@ const mapBytes = 1 << 30
 // growBytes is how much a file grows at a time. It fits into the reserve.
 const growBytes = 4 << 20
 
-// load opens, locks and checks the file. The committer and Open call it, when db is nil.
+// load opens, locks and checks the file. Open and the committer call it when db is nil.
 func (s *Store) load(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -289,7 +289,7 @@ func (s *Store) guard(fn func() error) (err error) {
 	return fn()
 }
 
-// reopen opens the store again after a failure. Every state that readers can see after that is durable, whether or not
+// reopen opens the store again after a failure. After that, every state that readers can see is durable, whether or not
 // its commit was acknowledged.
 func (s *Store) reopen(ctx context.Context) error {
 	s.horizon.fail()

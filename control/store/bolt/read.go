@@ -26,8 +26,8 @@ func (s *Store) view(ctx context.Context, fn func(*bbolt.Tx) error) error {
 		if !errors.Is(err, errNotDurable) {
 			return err
 		}
-		// A commit has failed meanwhile. An empty transaction succeeds once the file is open again, and opens it if
-		// needed.
+		// A commit has failed meanwhile. An empty transaction makes the committer open the file again if needed, and
+		// succeeds once the file is open.
 		if _, err := s.submit(ctx, &request{}); err != nil {
 			return err
 		}

@@ -12,8 +12,8 @@ import (
 // to grow about twice. Volumes must be removable on a full disk.
 const reserveBytes = 2 * growBytes
 
-// reserveRetry is the pause before the next attempt to allocate a reserve: on a full disk, each attempt is an expensive
-// search for the filesystem.
+// reserveRetry is the pause before the next attempt to allocate a reserve. On a full disk, each attempt makes the
+// filesystem search for free space, which is expensive.
 const reserveRetry = 10 * time.Second
 
 type reserve struct {

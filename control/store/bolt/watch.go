@@ -87,7 +87,7 @@ func (w *watches) poll(prefix string, after uint64) (uint64, *bell) {
 	if !known {
 		last = w.floor
 	}
-	// A caller that has seen a newer index knew a store that was since replaced by an older copy: it must read
+	// If after is above every index, the caller knew a store that was since replaced by an older copy. It must read
 	// everything again.
 	if last > after || after > w.newest {
 		return w.newest, nil

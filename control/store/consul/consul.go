@@ -20,6 +20,13 @@
 // the raft entry that ends a session deletes the keys under store.LivePrefix that the session locks. Nothing else is
 // ever locked. Lock-delay is off: it concerns only acquire, so it would protect nothing here. Consul ends a session at
 // twice its TTL after the last renewal, and restarts that time when it elects a leader.
+//
+// # Callers and memory
+//
+// The daemon opens the store; everything else calls it through store.Store and store.Catalog. In memory the package
+// keeps only what it can read from Consul again: the last change of each shard (feed), how keys are distributed
+// (spread), the entries in the catalog, and the ACL token. Each of these has a mutex. Consul's transactions protect the
+// keys in the store.
 package consul
 
 import (
