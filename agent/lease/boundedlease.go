@@ -15,8 +15,8 @@ import (
 // All times are of the steady clock. The time of an answered request is the time at which it was *sent*, because the
 // node that answers cannot have started to count earlier.
 
-// holderSpan returns how long this node may rely on an answer that is valid at control for ttl: a fence that begins at
-// the end of that time is complete before ttl is over.
+// holderSpan returns how long this node may rely on an answer of control that is valid for ttl. It is shorter than ttl:
+// a fence that begins at the end of the span is complete before ttl is over.
 func holderSpan(ttl time.Duration) time.Duration { return promise.HolderSpan(ttl) }
 
 // usualFenceTime is how long a fence usually takes: three steps of the guard's ladder.
@@ -30,18 +30,20 @@ type controlSession struct {
 	session uuid.UUID     // the session that was renewed last; uuid.Nil if there was none
 	sent    time.Duration // when that renewal was sent
 	ttl     time.Duration // how long control counts this node as alive after that renewal
-	// row is the number of the current row of renewals. A row is unbroken: all its renewals are of one session, and
-	// each was answered while the previous one was still valid. read is the row in which this node last read which
-	// datasets it is the home of. During that row no other node takes these datasets over, because a takeover requires
-	// that the session has ended. The session's UUID is not sufficient to detect this: a restored store contains the
-	// session again, and an answer that was read while the session was over may arrive late.
-	row, read uint64
+	// streak is the number of the current streak of renewals. All renewals of a streak are of one session, and each was
+	// answered while the previous one was still valid. readStreak is the streak during which this node last read which
+	// datasets it is the home of. During that streak no other node takes these datasets over, because a takeover
+	// requires that the session has ended.
+	//
+	// The UUID of the session is not sufficient to detect that the session ended in between: a restored store contains
+	// the session again, and an answer that was read while the session was over may arrive late.
+	streak, readStreak uint64
 	// inconsistent is true if control's store is inconsistent. Then leases that have a deadline are extended, and no
 	// other lease starts.
 	inconsistent bool
 }
 
-// renew applies a renewal that was answered now. If the previous renewal is no longer valid, a new row starts, and
+// renew applies a renewal that was answered now. If the previous renewal is no longer valid, a new streak starts, and
 // this node must read again which datasets it is the home of: a restored store contains sessions that had ended, and a
 // control replica that has lost the store may still answer.
 func (t *controlSession) renew(session uuid.UUID, sent, ttl, now time.Duration) {
@@ -49,18 +51,18 @@ func (t *controlSession) renew(session uuid.UUID, sent, ttl, now time.Duration) 
 		sent = max(sent, t.sent)
 	}
 	if session != t.session || now > t.sent+holderSpan(t.ttl) {
-		t.row++
+		t.streak++
 	}
 	t.session, t.sent, t.ttl = session, sent, ttl
 }
 
-// setRead records that this node has read which datasets it is the home of, and the row of renewals in which the
-// read started.
-func (t *controlSession) setRead(row uint64) { t.read = row }
+// setRead records that this node has read which datasets it is the home of. streak is the streak of renewals in which
+// the read started.
+func (t *controlSession) setRead(streak uint64) { t.readStreak = streak }
 
-// mustRead reports whether there is a session, and this node has not yet read, in the current row, which datasets it is
-// the home of.
-func (t *controlSession) mustRead() bool { return t.session != uuid.Nil && t.read != t.row }
+// mustRead reports whether there is a session, and this node has not yet read, in the current streak, which datasets it
+// is the home of.
+func (t *controlSession) mustRead() bool { return t.session != uuid.Nil && t.readStreak != t.streak }
 
 // until returns the time until which the session allows this node to write, or 0 if it does not.
 func (t *controlSession) until() time.Duration {
@@ -75,7 +77,7 @@ type boundedLease struct {
 	epoch     uint64
 	deadline  time.Duration // the latest deadline that was ever justified, or 0
 	fenceTime time.Duration // how long a fence may take after deadline, as the guard reported; if 0, usualFenceTime
-	answer    uint64        // the number of the guard's answer that fence is from, see Deadlines.AnswerCount
+	answer    uint64        // the number of the guard's answer that fenceTime is from, see Deadlines.AnswerCount
 	// promises has, for each node that promised to open no later epoch, the time until which this node may rely on the
 	// promise.
 	promises map[uuid.UUID]time.Duration
@@ -116,16 +118,17 @@ func (h *boundedLease) promisers(followers []uuid.UUID) []uuid.UUID {
 	return slices.Compact(all)
 }
 
-// overrun returns by how much a fence may take longer than other nodes wait. A node that promised counts from when it
-// was asked. Control counts from when it saw the session end, which is one TTL later.
-func (h *boundedLease) overrun(t *controlSession) (ofVows, ofSession time.Duration) {
+// overrun returns by how much a fence may take longer than other nodes wait. ofPromises is for a deadline that relies on
+// promises: a node that promised waits from the time at which it was asked. ofSession is for a deadline that relies on
+// the session: control waits from the time at which it saw the session end, which is one TTL later.
+func (h *boundedLease) overrun(t *controlSession) (ofPromises, ofSession time.Duration) {
 	over := h.fenceTime - usualFenceTime(t.ttl)
 	return max(over, 0), max(over-t.ttl, 0)
 }
 
-// allowedFenceTime returns how long a fence may take after a deadline that extend has returned. If a fence takes longer
-// by now, and this node does not know that yet, the guard shortens the deadline. overrun explains how long other nodes
-// wait.
+// allowedFenceTime returns how long a fence may take after a deadline that extend has returned. The guard gets this
+// value with the deadline. If a fence takes longer by now, and this node does not know that yet, the guard shortens the
+// deadline.
 func (h *boundedLease) allowedFenceTime(t *controlSession, deadline time.Duration) time.Duration {
 	if _, ofSession := h.overrun(t); deadline <= t.until()-ofSession {
 		return max(h.fenceTime, MaxFenceTime(t.ttl))
@@ -136,7 +139,7 @@ func (h *boundedLease) allowedFenceTime(t *controlSession, deadline time.Duratio
 // extend returns the time until which this node may write: see promise.Extend. An inconsistent store may name this node
 // as the home of a dataset that has left it. So such a store extends a lease, but does not start one.
 func (h *boundedLease) extend(t *controlSession, followers []uuid.UUID, silent bool, now time.Duration) time.Duration {
-	ofVows, ofSession := h.overrun(t)
+	ofPromises, ofSession := h.overrun(t)
 	session := t.until() - ofSession
 	if t.inconsistent && h.deadline <= now {
 		session = 0
@@ -144,15 +147,15 @@ func (h *boundedLease) extend(t *controlSession, followers []uuid.UUID, silent b
 	var promised []time.Duration
 	if silent {
 		for _, node := range h.promisers(followers) {
-			promised = append(promised, h.promises[node]-ofVows)
+			promised = append(promised, h.promises[node]-ofPromises)
 		}
 	}
 	h.deadline = promise.Extend(h.deadline, session, now, t.ttl, silent, promised)
 	return h.deadline
 }
 
-// enrol adds a node to those that could take over, before it is given any data. It reports whether this is allowed.
-// It is not allowed while the deadline rests on promises: the new node has made none, and control, which this node
+// enrol adds a node to those that could take over, before the node is given any data. It returns false if the node must
+// not be given data, because the deadline relies on promises: the new node has made none, and control, which this node
 // may not reach, could let it take over.
 func (h *boundedLease) enrol(t *controlSession, node uuid.UUID, now time.Duration) bool {
 	was, already := h.enrolled[node]

@@ -20,7 +20,7 @@ var nodeP, nodeQ, first, second = uuid.New(), uuid.New(), uuid.New(), uuid.New()
 func TestExtend(t *testing.T) {
 	at := func(seconds int) time.Duration { return time.Duration(seconds) * time.Second }
 	read := func(sent int) controlSession {
-		return controlSession{session: first, sent: at(sent), ttl: boundTTL, row: 1, read: 1}
+		return controlSession{session: first, sent: at(sent), ttl: boundTTL, streak: 1, readStreak: 1}
 	}
 	doubted := read(990)
 	doubted.inconsistent = true
@@ -31,14 +31,16 @@ func TestExtend(t *testing.T) {
 		loud   bool // control answers
 		want   int
 	}{
-		"nothing is known":          {want: 0},
-		"renewed, and nothing read": {t: controlSession{session: first, sent: at(990), ttl: boundTTL, row: 1}, want: 0},
+		"nothing is known": {want: 0},
+		"renewed, and nothing read": {
+			t: controlSession{session: first, sent: at(990), ttl: boundTTL, streak: 1}, want: 0,
+		},
 		"read during another session": {t: controlSession{
-			session: second,
-			sent:    at(990),
-			ttl:     boundTTL,
-			row:     2,
-			read:    1,
+			session:    second,
+			sent:       at(990),
+			ttl:        boundTTL,
+			streak:     2,
+			readStreak: 1,
 		}, want: 0},
 		"renewed and read":                  {t: read(990), want: 1050},
 		"as the session says, and no more":  {t: read(990), h: boundedLease{deadline: at(1020)}, loud: true, want: 1050},
@@ -58,7 +60,7 @@ func TestExtend(t *testing.T) {
 			want:   1000,
 		},
 		"all promised, during no session": {
-			t:      controlSession{session: second, sent: at(950), ttl: boundTTL, row: 2, read: 1},
+			t:      controlSession{session: second, sent: at(950), ttl: boundTTL, streak: 2, readStreak: 1},
 			h:      boundedLease{deadline: at(1010), promises: vows(nodeP, at(1055))},
 			copies: []uuid.UUID{nodeP},
 			want:   1055,
@@ -135,11 +137,11 @@ func TestExtend(t *testing.T) {
 		"beyond what control vouches for": {read(900), false},
 		"as far as control vouches":       {read(950), true},
 		"read during another session": {controlSession{
-			session: second,
-			sent:    at(990),
-			ttl:     boundTTL,
-			row:     2,
-			read:    1,
+			session:    second,
+			sent:       at(990),
+			ttl:        boundTTL,
+			streak:     2,
+			readStreak: 1,
 		}, false},
 	} {
 		if h.enrol(&c.t, nodeP, at(1000)) != c.want || (len(h.enrolled) == 1) != c.want {
@@ -148,7 +150,7 @@ func TestExtend(t *testing.T) {
 		h.enrolled = nil
 	}
 	for deadline, want := range map[int]bool{970: true, 971: false} {
-		gone := controlSession{session: second, sent: at(900), ttl: boundTTL, row: 2, read: 1}
+		gone := controlSession{session: second, sent: at(900), ttl: boundTTL, streak: 2, readStreak: 1}
 		if h = (boundedLease{deadline: at(deadline)}); h.enrol(&gone, nodeP, at(1000)) != want {
 			t.Errorf("enrolled when it was held until %d: %t", deadline, !want)
 		}
@@ -166,7 +168,7 @@ func TestExtend(t *testing.T) {
 	if tn.setRead(1); !tn.mustRead() {
 		t.Error("what was asked before the renewals lapsed counts when it comes after")
 	}
-	if tn.setRead(tn.row); tn.until() != at(1159) {
+	if tn.setRead(tn.streak); tn.until() != at(1159) {
 		t.Error("what was read after that does not count")
 	}
 }
@@ -174,7 +176,7 @@ func TestExtend(t *testing.T) {
 // How long a fence may take after a deadline: control waits for a session longer than those who promised.
 func TestFenceMay(t *testing.T) {
 	at := func(seconds int) time.Duration { return time.Duration(seconds) * time.Second }
-	read := controlSession{session: first, sent: at(990), ttl: boundTTL, row: 1, read: 1} // until 1050
+	read := controlSession{session: first, sent: at(990), ttl: boundTTL, streak: 1, readStreak: 1} // until 1050
 	for name, c := range map[string]struct {
 		t              controlSession
 		fence          time.Duration
@@ -217,7 +219,7 @@ type boundModel struct {
 	sworn     map[uuid.UUID]time.Duration // until when peers open nothing
 	messages  []func()
 	took      bool // somebody took over
-	tenure    controlSession
+	state     controlSession
 	hold      boundedLease
 	seen      []uuid.UUID // followers as the holder read them last
 	overtaken bool        // the holder read that somebody did
@@ -247,12 +249,12 @@ func (m *boundModel) renew() {
 		}
 		session := m.session
 		m.arrived = m.now
-		m.answer(boot, func() { m.tenure.renew(session, sent, boundTTL, m.now) })
+		m.answer(boot, func() { m.state.renew(session, sent, boundTTL, m.now) })
 	})
 }
 
 func (m *boundModel) read() {
-	row, boot, sent := m.tenure.row, m.boots, m.now
+	streak, boot, sent := m.state.streak, m.boots, m.now
 	m.send(func() {
 		took, restored, d := m.took, m.restored, dataset.Dataset{
 			Copies:           slices.Clone(m.copies),
@@ -260,7 +262,7 @@ func (m *boundModel) read() {
 			Move:             m.move,
 		}
 		m.answer(boot, func() {
-			if m.tenure.inconsistent = m.tenure.inconsistent || restored; restored {
+			if m.state.inconsistent = m.state.inconsistent || restored; restored {
 				return
 			}
 			m.seen, m.overtaken = d.Followers(), m.overtaken || took
@@ -268,7 +270,7 @@ func (m *boundModel) read() {
 				delete(m.hold.enrolled, node)
 			}
 			if !took {
-				m.tenure.setRead(row)
+				m.state.setRead(streak)
 			}
 		})
 	})
@@ -309,9 +311,10 @@ func TestI1BoundsEndInTime(t *testing.T) {
 			boundTTL * 13 / 10}).Draw(t, "fence")
 		m.hold.fenceTime = m.fence
 		m.saved = m.session
-		m.arrived, m.tenure = m.now, controlSession{session: m.session, sent: m.now, ttl: boundTTL, row: 1, read: 1}
+		m.arrived = m.now
+		m.state = controlSession{session: m.session, sent: m.now, ttl: boundTTL, streak: 1, readStreak: 1}
 		if rapid.Bool().Draw(t, "late") { // it was cut off, overtaken, and the store put back
-			m.hold.extend(&m.tenure, nil, false, m.now)
+			m.hold.extend(&m.state, nil, false, m.now)
 			m.now += 2 * boundTTL
 			m.took, m.restored, m.arrived = true, true, m.now
 		}
@@ -320,7 +323,7 @@ func TestI1BoundsEndInTime(t *testing.T) {
 		case 0:
 			m.copies = []uuid.UUID{nodeP, nodeQ}
 			m.seen = m.copies
-			m.has[nodeP], m.has[nodeQ] = m.hold.enrol(&m.tenure, nodeP, m.now), m.hold.enrol(&m.tenure, nodeQ, m.now)
+			m.has[nodeP], m.has[nodeQ] = m.hold.enrol(&m.state, nodeP, m.now), m.hold.enrol(&m.state, nodeQ, m.now)
 		case 1: // a home that was lost is back, and the holder about to read so again
 			m.copies = []uuid.UUID{nodeQ}
 			m.spent[nodeQ], m.has[nodeQ] = true, true
@@ -369,7 +372,7 @@ func TestI1BoundsEndInTime(t *testing.T) {
 			},
 			"reboot": func(*rapid.T) {
 				if m.took {
-					m.tenure, m.hold.deadline, m.hold.promises, m.overtaken = controlSession{}, 0, nil, false
+					m.state, m.hold.deadline, m.hold.promises, m.overtaken = controlSession{}, 0, nil, false
 					m.boots++
 				}
 			},
@@ -396,14 +399,14 @@ func TestI1BoundsEndInTime(t *testing.T) {
 				} else if !onRecord {
 					m.move = p
 				}
-				if m.hold.enrol(&m.tenure, p, m.now) {
+				if m.hold.enrol(&m.state, p, m.now) {
 					m.hold.enrolled[p] = enrolment{true, m.now}
 					m.has[p] = true
 				}
 			},
 			"extend": func(t *rapid.T) {
 				if !m.overtaken {
-					m.hold.extend(&m.tenure, m.seen, rapid.Bool().Draw(t, "silent"), m.now)
+					m.hold.extend(&m.state, m.seen, rapid.Bool().Draw(t, "silent"), m.now)
 				}
 			},
 			"take over": func(t *rapid.T) {

@@ -24,20 +24,21 @@ import (
 // be open here, and the state of this node's session with control. boundedlease.go computes the deadlines. This file
 // sends the requests for the values that the computation needs. Its methods are safe for concurrent use.
 //
-// mu protects the fields from tenure to moved; answers is atomic. No request is sent while mu is held.
+// mu protects the fields from controlSession to changed, except answerCount, which is atomic. No request is sent while
+// mu is held.
 type Deadlines struct {
 	DeadlineDeps
 
-	mu          sync.Mutex
-	tenure      controlSession
-	silent      bool // control did not answer the last renewal
-	leases      map[uuid.UUID]*boundedLease
-	armed       map[uuid.UUID]uint64 // the epoch at which the guard has a dataset registered, as far as known
-	readProblem string               // the last logged reason why readHomes failed, or ""
-	answerCount atomic.Uint64        // the number of registrations that the guard has answered; see SetFenceTime
-	keptReasons map[uuid.UUID]string // the last logged reason why the guard keeps a dataset that is not mounted
-	changed     chan struct{}        // closed and replaced when tenure or silent changes
-	wake        chan struct{}        // wakes Run
+	mu             sync.Mutex
+	controlSession controlSession
+	silent         bool // control did not answer the last renewal
+	leases         map[uuid.UUID]*boundedLease
+	armed          map[uuid.UUID]uint64 // the epoch at which the guard has a dataset registered, as far as known
+	readProblem    string               // the last logged reason why readHomes failed, or ""
+	answerCount    atomic.Uint64        // the number of registrations that the guard has answered; see SetFenceTime
+	keptReasons    map[uuid.UUID]string // the last logged reason why the guard keeps a dataset that is not mounted
+	changed        chan struct{}        // closed and replaced when controlSession or silent changes
+	wake           chan struct{}        // wakes Run
 
 	// enrolling is held while the set of enrolled nodes changes on disk, so that changes are written in the order in
 	// which they were decided. It is locked before mu.
@@ -71,10 +72,10 @@ func NewDeadlines(deps DeadlineDeps) *Deadlines {
 func (b *Deadlines) Session() (renewed, ttl time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.tenure.session == uuid.Nil {
+	if b.controlSession.session == uuid.Nil {
 		return 0, 0
 	}
-	return b.tenure.sent, b.tenure.ttl
+	return b.controlSession.sent, b.controlSession.ttl
 }
 
 // AnswerCount returns the number of registrations that the guard has answered: see SetFenceTime.
@@ -94,7 +95,7 @@ func (b *Deadlines) AllArmed() []uuid.UUID {
 // are enrolled.
 func (b *Deadlines) Load(ctx context.Context) error {
 	ttl, err := b.Nodes.load(ctx)
-	b.tenure.ttl = ttl
+	b.controlSession.ttl = ttl
 	return errors.Join(err, b.loadEnrolled(ctx))
 }
 
@@ -106,8 +107,8 @@ func (b *Deadlines) Wake() {
 	}
 }
 
-// change calls f, which changes tenure or silent, with mu locked. Then it wakes Run and the goroutines that wait for
-// moved.
+// change calls f, which changes controlSession or silent, with mu locked. Then it wakes Run and the goroutines that
+// wait for changed.
 func (b *Deadlines) change(f func()) {
 	b.mu.Lock()
 	f()
@@ -130,7 +131,7 @@ func (b *Deadlines) setReadProblem(why string) bool {
 // Renewed records that control answered a renewal. session and ttl are from the answer, sent is
 // the time of the request, and now is the time of the answer.
 func (b *Deadlines) Renewed(session uuid.UUID, sent, ttl, now time.Duration) {
-	b.change(func() { b.silent = false; b.tenure.renew(session, sent, ttl, now) })
+	b.change(func() { b.silent = false; b.controlSession.renew(session, sent, ttl, now) })
 }
 
 // NotRenewed records that control did not answer a renewal.
@@ -140,7 +141,7 @@ func (b *Deadlines) NotRenewed() { b.change(func() { b.silent = true }) }
 // control did not answer the last renewal, has not answered any renewal of this process, or this node has not read yet
 // which datasets it is the home of. The caller holds mu.
 func (b *Deadlines) needsPromises() bool {
-	return b.silent || b.tenure.mustRead() || b.tenure.session == uuid.Nil
+	return b.silent || b.controlSession.mustRead() || b.controlSession.session == uuid.Nil
 }
 
 // FenceTime returns how long a fence of a dataset takes at most, according to the guard, or 0 if that is not known.
@@ -172,10 +173,9 @@ func (b *Deadlines) Arm(id uuid.UUID, epoch uint64) {
 	b.armed[id] = epoch
 }
 
-// SetFenceTime records how long a fence of a dataset takes at most, according to the guard.
-// answer is the value of b.answers before the guard was asked. A report older than the recorded
-// one is ignored: a status that was requested before the registration may be about an earlier
-// one.
+// SetFenceTime records how long a fence of a dataset takes at most, according to the guard. answer is the value of
+// answerCount before the guard was asked. A report older than the recorded one is ignored: a status that was requested
+// before the registration may be about an earlier one.
 //
 // If fences have become slower, the deadline becomes earlier by the difference.
 func (b *Deadlines) SetFenceTime(id uuid.UUID, bound time.Duration, answer uint64) {
@@ -183,9 +183,9 @@ func (b *Deadlines) SetFenceTime(id uuid.UUID, bound time.Duration, answer uint6
 	defer b.mu.Unlock()
 	if h := b.leases[id]; h != nil && h.answer <= answer {
 		h.answer = answer
-		was, _ := h.overrun(&b.tenure)
+		was, _ := h.overrun(&b.controlSession)
 		h.fenceTime = bound
-		is, _ := h.overrun(&b.tenure)
+		is, _ := h.overrun(&b.controlSession)
 		h.deadline -= max(is-was, 0)
 	}
 }
@@ -194,7 +194,7 @@ func (b *Deadlines) SetFenceTime(id uuid.UUID, bound time.Duration, answer uint6
 func (b *Deadlines) TTL() time.Duration {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.tenure.ttl
+	return b.controlSession.ttl
 }
 
 // Disarm records that the guard has forgotten a dataset.
@@ -220,15 +220,15 @@ func (b *Deadlines) Until(d dataset.Dataset) time.Duration {
 	doubted, now := b.Trust.Err() != nil, b.Clock.Steady()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.tenure.inconsistent = doubted
-	return b.lease(d).extend(&b.tenure, d.Followers(), b.needsPromises(), now)
+	b.controlSession.inconsistent = doubted
+	return b.lease(d).extend(&b.controlSession, d.Followers(), b.needsPromises(), now)
 }
 
 // allowedFenceTime is boundedLease.allowedFenceTime for a dataset.
 func (b *Deadlines) allowedFenceTime(d dataset.Dataset, deadline time.Duration) time.Duration {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.lease(d).allowedFenceTime(&b.tenure, deadline)
+	return b.lease(d).allowedFenceTime(&b.controlSession, deadline)
 }
 
 // Datasets returns the datasets whose home is this node and whose lease is bounded in time.
@@ -273,14 +273,14 @@ func (b *Deadlines) extendOnce(ctx context.Context) (wait time.Duration) {
 		return idleWait
 	}
 	b.mu.Lock()
-	row, unread, ttl := b.tenure.row, b.tenure.mustRead(), b.tenure.ttl
+	streak, unread, ttl := b.controlSession.streak, b.controlSession.mustRead(), b.controlSession.ttl
 	silent, alone := b.silent, b.needsPromises()
 	b.mu.Unlock()
 	if ttl == 0 {
 		return idleWait
 	}
 	if unread && !silent {
-		b.Jobs.Start("leases", func(ctx context.Context, _ *jobs.Job) error { b.readHomes(ctx, row); return nil })
+		b.Jobs.Start("leases", func(ctx context.Context, _ *jobs.Job) error { b.readHomes(ctx, streak); return nil })
 	}
 	wait = ttl / 5
 	if !alone {
@@ -292,10 +292,9 @@ func (b *Deadlines) extendOnce(ctx context.Context) (wait time.Duration) {
 	return wait
 }
 
-// readHomes reads from control which datasets this node is the home of, and records that it did
-// so during a row of renewals (see tenure.row). If it fails, it logs the reason, and Run
-// calls it again.
-func (b *Deadlines) readHomes(ctx context.Context, row uint64) {
+// readHomes reads from control which datasets this node is the home of, and records that it did so during a streak of
+// renewals (see controlSession.streak). If it fails, it logs the reason, and Run calls it again.
+func (b *Deadlines) readHomes(ctx context.Context, streak uint64) {
 	s, err := b.ReadHomes(ctx)
 	if err == nil {
 		err = errors.Join(b.Trust.Err(), b.Nodes.Refresh(ctx))
@@ -311,7 +310,7 @@ func (b *Deadlines) readHomes(ctx context.Context, row uint64) {
 		return
 	}
 	b.setReadProblem("")
-	b.change(func() { b.tenure.setRead(row) })
+	b.change(func() { b.controlSession.setRead(streak) })
 }
 
 // promisers returns the nodes that could take over datasets that are open here. For each node,
@@ -333,10 +332,9 @@ func (b *Deadlines) promisers(list []dataset.Dataset) map[uuid.UUID][]promise.Ep
 	return epochs
 }
 
-// askAll asks every node that could take over a dataset that is open here to promise not to. It
-// sends one request to each node, for all datasets, and waits for most at the longest. It
-// reports whether all nodes promised all that they were asked for. If there is no such node, it
-// returns true.
+// askAll asks every node that could take over a dataset that is open here to promise not to. It sends one request to
+// each node, for all datasets, and waits for most at the longest. It returns true if all nodes made all the promises,
+// or if there is no such node.
 func (b *Deadlines) askAll(ctx context.Context, list []dataset.Dataset, most time.Duration) (all bool) {
 	epochs := b.promisers(list)
 	ctx, cancel := context.WithTimeout(ctx, most)
@@ -476,8 +474,8 @@ func (b *Deadlines) Inherit(st guard.Status) {
 	}
 }
 
-// NoteKept records why the guard keeps a dataset that is not mounted. It reports whether the reason
-// differs from the recorded one.
+// NoteKept records why the guard still has a dataset that is not mounted. It reports whether the reason differs from
+// the recorded one.
 func (b *Deadlines) NoteKept(id uuid.UUID, why string) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()

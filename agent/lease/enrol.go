@@ -72,7 +72,7 @@ func (b *Deadlines) enrolInMemory(id, node uuid.UUID, noted bool) (done bool, er
 	if done = h.enrolled[node].onDisk; noted && !done {
 		return false, nil
 	}
-	if !h.enrol(&b.tenure, node, b.Clock.Steady()) {
+	if !h.enrol(&b.controlSession, node, b.Clock.Steady()) {
 		return false, dataset.Errorf(dataset.ErrUnavailable,
 			"volume %s: node %s has it and is cut off from control: no other node gets a copy of it now",
 			d.Volume, b.NodeName)
@@ -80,8 +80,8 @@ func (b *Deadlines) enrolInMemory(id, node uuid.UUID, noted bool) (done bool, er
 	return done, nil
 }
 
-// DropUnneededNodes removes enrolled nodes that have no recorded copy of the dataset. Otherwise their promises would be
-// needed, and they would refuse them, because they do not know the dataset.
+// DropUnneededNodes removes the enrolled nodes that have no recorded copy of the dataset. While such a node is
+// enrolled, its promise is needed, and it refuses the promise because it does not know the dataset.
 func (b *Deadlines) DropUnneededNodes(ctx context.Context) error {
 	var errs []error
 	for _, d := range b.Datasets() {
@@ -103,8 +103,8 @@ func (b *Deadlines) DropUnneededNodes(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// dropUnneeded removes the enrolled nodes that cannot continue from what they were given, according to control's record
-// d, which was requested after read.
+// dropUnneeded removes the enrolled nodes that cannot continue from the data that they were given. It decides that from
+// d, control's record of the dataset, which was requested after the time read.
 func (b *Deadlines) dropUnneeded(ctx context.Context, d dataset.Dataset, read time.Duration) error {
 	b.enrolling.Lock()
 	defer b.enrolling.Unlock()

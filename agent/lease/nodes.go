@@ -18,8 +18,8 @@ import (
 )
 
 // Nodes has the names and addresses of the other nodes of the cluster. The addresses are also on disk, so that a
-// restarted agent can ask other nodes for promises while control is unreachable. mu guards seen, looked and missed.
-// No request is sent while mu is held.
+// restarted agent can ask other nodes for promises while control is unreachable. mu protects seen, refreshed and
+// missing. No request is sent while mu is held.
 type Nodes struct {
 	*host.Host
 	session func() (renewed, ttl time.Duration) // this node's session with control, see Deadlines.Session
@@ -27,7 +27,7 @@ type Nodes struct {
 	mu        sync.Mutex
 	seen      map[uuid.UUID]dataset.Node
 	refreshed time.Duration      // when refreshIfDue asked control last, by the steady clock
-	missing   map[uuid.UUID]bool // nodes whose address was needed since the last look and is unknown
+	missing   map[uuid.UUID]bool // nodes whose address was needed since the last Refresh and is unknown
 
 	saving sync.Mutex  // held while saved is compared and written
 	saved  nodesRecord // the record on disk
@@ -65,7 +65,7 @@ func (n *Nodes) Knows(id uuid.UUID) bool {
 }
 
 // setMissing records that the address of a node was needed and is unknown. It reports whether this is the first time
-// since the last look, so that the caller logs it once.
+// since the last Refresh, so that the caller logs it once.
 func (n *Nodes) setMissing(id uuid.UUID) (first bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -29,7 +29,8 @@ type ExporterDeps struct {
 	Throttle *throttle.Limits
 	Reserve  Reserve
 	Freeze   Freeze
-	// StandIn makes the dataset id, which has no record, use the data key of the dataset of, until end is called.
+	// StandIn makes the dataset id use the data key of the dataset named by of, until end is called. The dataset id has
+	// no record.
 	StandIn func(id, of uuid.UUID) (end func())
 }
 
@@ -43,8 +44,8 @@ type Exporter struct {
 func NewExporter(deps ExporterDeps) *Exporter { return &Exporter{deps} }
 
 // Export writes a volume, or a snapshot of it, to w as a tar archive. The archive has the content of one moment. If the
-// pool cannot clone without copying, Export reads the volume itself, and the archive has the content of one moment only
-// if nobody writes meanwhile. Sockets are left out, because tar has none.
+// pool cannot clone without copying, Export reads the volume itself. In that case the archive has the content of one
+// moment only if no process writes to the volume meanwhile. Sockets are left out, because tar cannot represent them.
 func (e *Exporter) Export(ctx context.Context, ref, snapshot string, w io.Writer) (out api.LeftOut, err error) {
 	v, err := e.deps.Control.Volume(ctx, ref)
 	if err != nil {

@@ -124,8 +124,8 @@ func (i *Importer) ImportFolder(ctx context.Context, jb *jobs.Job, op *dataset.O
 	})
 }
 
-// checkNoMountsBelow fails with ErrInvalid if something is mounted in a folder. A copy would lack the files of that
-// mount, and a user who then removes the source would lose them.
+// checkNoMountsBelow fails with ErrInvalid if something is mounted in a folder. A copy of the folder would lack the
+// files of that mount. A user who then removed the folder would lose them.
 func checkNoMountsBelow(folder *os.File) error {
 	path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", folder.Fd()))
 	if err != nil {

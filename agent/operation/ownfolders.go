@@ -19,11 +19,6 @@ import (
 // was opened can hide which folder it is. Folders are compared by path, and also by filesystem and the path in that
 // filesystem, so a bind mount of a folder is found as well. If an NFS share is mounted twice, from different folders of
 // its server, the two mounts look like two different shares.
-//
-// src is the open folder. Its path is read from the kernel, so neither a symbolic link nor a rename after the
-// folder was opened can hide which folder it is. Folders are compared by path, and by filesystem and the path
-// in that filesystem, so a bind mount of a folder is found as well. A share of NFS that is mounted twice,
-// from different folders of its server, cannot be distinguished from two shares.
 func (i *Importer) importable(ctx context.Context, src *os.File) error {
 	path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", src.Fd()))
 	if err != nil {

@@ -1,10 +1,10 @@
 // Package operation runs the operations of this node: changes to datasets that take long enough to be cancelled and,
 // where needed, to be recorded in control.
 //
-// Creator creates volumes for the tools of the host (package volume): create.go shows the life of a create. Executor
-// executes the operations that control has recorded for this node, by their kind: controlsync.Follower calls it. Each
-// kind is a method of Maker, Importer, Snapshotter, Reshaper, Rekeyer or Remover. Package agent registers these
-// methods, and those of package move, in the map Acts. To add a kind, write such a method and add it to that map.
+// Creator creates volumes for the tools of the host (package volume calls it): create.go shows the life of a create.
+// Executor executes the operations that control has recorded for this node, by their kind: controlsync.Follower calls
+// it. Each kind is a method of Maker, Importer, Snapshotter, Reshaper, Rekeyer or Remover. Package agent registers
+// these methods, and those of package move, in the map Acts. To add a kind, write such a method and add it to that map.
 // Exporter reads volumes for users.
 //
 // Runner tracks the running operations, and Requester has other nodes carry out operations. Datasets gives operations
@@ -12,12 +12,6 @@
 //
 // Only two types have state, each under a mutex: Runner has the running operations in memory, and Sizes has the
 // deferred resizes in memory and on disk. The lock of a dataset (host.Host.Locks) protects its data.
-//
-// Creator creates volumes for the tools of the host: create.go has the life of a create. Executor executes operations
-// by their kind. Each kind is a method of Maker, Importer, Snapshotter, Reshaper, Rekeyer or Remover; package agent
-// executes moves. Exporter reads volumes for users. Runner tracks the running operations, and Requester has other
-// nodes carry out operations. Datasets gives operations the datasets that they change, and RecordWriter writes the
-// record beside their data. Sizes resizes datasets.
 package operation
 
 import (
@@ -170,8 +164,8 @@ func (r *Runner) Report(ctx context.Context, op *dataset.Operation) (api.Committ
 		}
 		if !errors.Is(err, dataset.ErrUnavailable) {
 			if err != nil && again && !errors.Is(err, dataset.ErrCancelled) {
-				// Control may have applied an earlier report without an answer, and may have refused this one
-				// because of that outcome.
+				// Control may have applied an earlier report whose answer was lost, and may refuse this report because
+				// the earlier one was applied.
 				err = dataset.Errorf(dataset.ErrUnavailable, "%w", err)
 			}
 			return out, err
@@ -186,9 +180,9 @@ func (r *Runner) Report(ctx context.Context, op *dataset.Operation) (api.Committ
 	}
 }
 
-// settleRecord ends the request to record an operation. It reports whether such a request was sent and not answered,
-// so that it may still arrive. If it arrived after the Commit, the operation would begin again. A create that had lost
-// its name would then make a volume that no user requested.
+// settleRecord ends the request to record an operation. It returns true if control has not answered that request: the
+// request may then still arrive. If it arrived after the Commit, the operation would start again. A create that had
+// lost its name to another request would then make a volume that no user requested.
 func (r *Runner) settleRecord(op uuid.UUID) (mayArrive bool) {
 	r.mu.Lock()
 	now := r.running[op]
@@ -229,7 +223,7 @@ func (r *Runner) NoteRecorded(op uuid.UUID) bool {
 	return now != nil
 }
 
-// Recorded returns the running operations of which control has a record.
+// Recorded returns the running operations that control has recorded.
 func (r *Runner) Recorded() (ids []uuid.UUID) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

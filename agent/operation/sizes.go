@@ -118,9 +118,9 @@ func (z *Sizes) Problem(d dataset.Dataset) string {
 		d.Size, was, u.Why)
 }
 
-// ResizeAsRecorded gives a head the size of its volume. The head was made of the snapshot of, which may have been
-// taken before the volume was resized. If the resize fails, the volume is usable all the same and the resize is
-// deferred; an error means that this could not be recorded.
+// ResizeAsRecorded gives a head the size of its volume. of is the snapshot that the head was made of: it may have been
+// taken before the volume was resized. If the resize fails, the volume is usable all the same, and the resize is
+// deferred. ResizeAsRecorded returns an error only if it cannot record the deferred resize.
 func (z *Sizes) ResizeAsRecorded(ctx context.Context, pool backends.Pool, d dataset.Dataset, of uuid.UUID) error {
 	if _, can := pool.(backends.Resizer); !can {
 		return nil
@@ -143,8 +143,8 @@ func (z *Sizes) ResizeAsRecorded(ctx context.Context, pool backends.Pool, d data
 }
 
 // WithActualSize returns the record s of a new snapshot with its actual size. If a resize of the dataset is deferred,
-// the actual size differs from the recorded one, and a volume that continues from the snapshot relies on the actual
-// size. 0 means that it is not known.
+// the actual size differs from the recorded one; 0 means that the actual size is not known. A volume that continues
+// from the snapshot relies on the actual size.
 func (z *Sizes) WithActualSize(s dataset.Snapshot) dataset.Snapshot {
 	if u, known := z.Deferred(s.Dataset); known {
 		s.Size = u.Actual

@@ -17,8 +17,8 @@ func (t *table) MarkUsed(id uuid.UUID) {
 	t.Change(id, func(op *Pool) { op.UsedSinceRaise = true })
 }
 
-// MarkChanged is like Touched, for changes that are rare or that write to control's store anyway. home is true if the
-// pool became the home of a dataset; the generation is then raised soon.
+// MarkChanged is like MarkUsed, for changes that are rare or that write to control's store anyway. home is true if the
+// pool became the home of a dataset: its generation must then be raised soon.
 func (t *table) MarkChanged(id uuid.UUID, home bool) {
 	t.Change(id, func(op *Pool) {
 		op.UsedSinceRaise, op.changedSinceRaise, op.RaiseSoon = true, true, op.RaiseSoon || home

@@ -17,22 +17,22 @@ import (
 	"github.com/droverhq/drover/internal/socket"
 )
 
-// Locks are the locks that keep other drover processes on this host away from the pools. Two processes would reap
-// each other's incomplete datasets and mount each other's volumes. A second start by hand is enough for that,
-// because drover.yaml is readable and names the pools.
+// Locks are the locks that keep other drover processes on this host away from the pools. Two processes that opened the
+// same pool would destroy each other's incomplete datasets and mount each other's volumes. A second drover that is
+// started by hand is enough for that, because drover.yaml is readable and names the pools.
 type Locks struct {
 	mu      sync.Mutex
 	Sockets map[string]io.Closer
 	closed  bool // all locks were released for good
 }
 
-// Lock locks a pool until Let or release is called. Idempotent. It fails with dataset.ErrInUse if another process has
+// Lock locks a pool until Unlock or close is called. Idempotent. It fails with dataset.ErrInUse if another process has
 // the lock. The lock's name consists of the pool's UUID and of the device and inode of its path, so a copy of the pool
 // at another path has another lock.
 //
-// If the pool could not be locked and is served nevertheless, unheld says why: a user without rights must not be able
-// to keep the pool offline. The lock is not a file lock in the pool, because an open file would keep an unused disk
-// from being unmounted.
+// unheld is the reason why the pool could not be locked and may be served nevertheless: a user without rights must not
+// be able to keep the pool offline. The lock is not a file lock in the pool, because an open file would keep an unused
+// disk from being unmounted.
 func (h *Locks) Lock(ctx context.Context, pool backends.Pool) (unheld string, err error) {
 	var st unix.Stat_t
 	if err := unix.Stat(pool.Info().Path, &st); err != nil {
@@ -74,7 +74,7 @@ func (h *Locks) Unlock(pool uuid.UUID) (err error) {
 	return err
 }
 
-// LockName is the prefix of the names of the unix sockets by which one drover holds a pool.
+// LockName is the prefix of the names of the unix sockets with which a drover process locks a pool.
 func LockName(pool uuid.UUID) string { return "drover-pool-" + pool.String() + "-" }
 
 func (h *Locks) close() error {

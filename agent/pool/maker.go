@@ -31,7 +31,7 @@ const PendingPrefix = "making/"
 
 // Make makes a pool and records it. If the record has no UUID, a pool that already exists at the path is used: an
 // earlier first start may have been interrupted, or this node may have lost its record. If the record has a UUID, the
-// pool is new: see intend.
+// pool is new: see recordIntent.
 func (m *Maker) Make(ctx context.Context, name string, rec Record) (*Pool, error) {
 	kind, err := m.Backends.Kind(rec.Backend)
 	if err != nil {
@@ -89,8 +89,8 @@ func (m *Maker) Make(ctx context.Context, name string, rec Record) (*Pool, error
 }
 
 // recordIntent records that a pool is about to be made. If an earlier attempt to make the same pool under the same name
-// was interrupted, intend sets the UUID of that attempt: the UUID may be on the disks already, and a pool with another
-// UUID would be refused there.
+// was interrupted, recordIntent sets rec.ID to the UUID of that attempt. That UUID may be on the disks already, and the
+// backend would refuse to make a pool with another UUID there.
 func (m *Maker) recordIntent(ctx context.Context, name string, rec *Record) error {
 	var begun Record
 	if _, err := m.DB.Get(ctx, PendingPrefix+name, &begun); err != nil {

@@ -109,7 +109,7 @@ func (x *Opener) UnopenedPool(name string, rec Record) *Pool {
 	}
 }
 
-// OpenAll opens known pools. Pools that cannot be opened are offline. See settle for late.
+// OpenAll opens known pools. Pools that cannot be opened are offline. late is explained at applyOpened.
 func (x *Opener) OpenAll(ctx context.Context, late bool, list ...*Pool) {
 	for _, op := range list {
 		x.begin(op)
@@ -163,8 +163,8 @@ func (x *Opener) attach(ctx context.Context, op *Pool) error {
 }
 
 // addRecordedPools adds the pools that control has recorded for this node, and returns their names. It is called after
-// the agent's database was lost. If control is unreachable, recall adds no pool, and only the pools of drover.yaml are
-// found, at their paths.
+// the agent's database was lost. If control is unreachable, addRecordedPools adds no pool, and only the pools of
+// drover.yaml are found, at their paths.
 func (x *Opener) addRecordedPools(ctx context.Context, known map[string]Record) (names []string, err error) {
 	list, err := x.Control.Pools(ctx)
 	if err != nil {
@@ -194,7 +194,7 @@ func (x *Opener) addRecordedPools(ctx context.Context, known map[string]Record) 
 }
 
 // cancelRemoval keeps a pool that drover.yaml names again although it was being removed. If the pool may be cleared in
-// part, it held nothing: wanted drops its record, and the pool is made again as a new one.
+// part, it was empty: cancelRemoval drops its record, and the pool is made again as a new one.
 func (x *Opener) cancelRemoval(ctx context.Context, name string, known map[string]Record) error {
 	rec := known[name]
 	log := x.Log.WithField("pool", name)

@@ -155,8 +155,8 @@ func PathAnswers(ctx context.Context, c clock.Clock, path string) error {
 		"it did not respond within %s: its disk hangs (check it: dmesg)", StartPatience))
 }
 
-// WaitFor waits until all channels are closed, for patience in total, and reports whether they are. The work on pools
-// that they stand for may never end, because a disk may hang.
+// WaitFor waits until all channels are closed, for patience in total, and reports whether they are. A channel may never
+// be closed, because the work on a pool never ends if its disk hangs.
 func WaitFor(ctx context.Context, c clock.Clock, patience time.Duration, all []<-chan struct{}) bool {
 	late := c.After(patience)
 	for _, done := range all {

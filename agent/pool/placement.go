@@ -60,7 +60,7 @@ func (m *Maker) SetPlace(name string, rec *Record) {
 
 // checkPlace fails if something other than the backend could remove or move a new pool at its path: if the path is
 // below another pool, also through a bind mount, in the folder of a container engine, or among the mount points. The
-// backend checks the folder itself. placed changes nothing.
+// backend checks the folder itself. checkPlace changes nothing.
 func (m *Maker) checkPlace(name string, rec Record) error {
 	ways, err := pathAliases(rec.Path)
 	if err != nil {

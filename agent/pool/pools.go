@@ -3,15 +3,17 @@
 //
 // Pools has all pools, by UUID, and asks them for their status. Opener opens the pools when the agent starts, and again
 // while they are offline. Maker makes new pools. Prober finds out whether a disk fails. Space compares free space with
-// the space that new data needs, and adds to the error of a full pool what would free space.
+// the space that new data needs, and adds a hint on how to free space to the error of a full pool.
 //
 // Package agent makes these types. Operations, moves and mounts get a pool from Pools. Package controlsync reports the
 // pools with each heartbeat, pooladmin makes and removes pools as an operator asks, and generation finds pools whose
 // disk was restored from an older backup.
 //
 // The package owns the table of pools in memory (see table and Pool), and the keys pools/ and making/ of the agent's
-// database. The mutex of the table protects the pools in memory. No backend is called while it is held, because a disk
-// may hang. Calls that must survive a hanging disk go through Ask.
+// database; pooladmin.Creator also writes the record of an adopted pool to pools/. The mutex of the table protects the
+// pools in memory, and table.recording protects their records on disk. No backend is called while the mutex is held,
+// because a disk may hang. Calls that must survive a hanging disk go through Ask. Locks keeps other drover processes on
+// this host away from the pools.
 package pool
 
 import (

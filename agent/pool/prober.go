@@ -104,7 +104,7 @@ func (p *Prober) Explain(ctx context.Context, id uuid.UUID, err error) error {
 	return err
 }
 
-// ExplainOperation is Blame for the pool in which an operation was executed.
+// ExplainOperation is Explain for the pool in which an operation was executed.
 func (p *Prober) ExplainOperation(ctx context.Context, op dataset.Operation, err error) error {
 	if !IsDiskError(err) || errors.Is(err, dataset.ErrUnavailable) { // an error of control
 		return err

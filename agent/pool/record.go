@@ -26,10 +26,10 @@ type Record struct {
 	Doubtful   []uuid.UUID `json:"doubtful,omitempty"`
 	// Generation is the highest generation that this node has heard of; see Pool.QuarantineReason.
 	Generation uint64 `json:"generation,omitempty"`
-	// Share is the share that the pool was made on; see Pool.setInfo.
+	// Share is the share that the pool was made on; see Pool.checkShare.
 	Share uuid.UUID `json:"share,omitzero"`
-	// Leaving is set while the pool is being removed. Off is true once control has removed the pool from its store: the
-	// pool may then be cleared in part. See pooladmin.Remover.
+	// Leaving is set while the pool is being removed. Unrecorded is true once control has removed the pool from its
+	// store: the pool may then be cleared in part. See pooladmin.Remover.
 	Leaving    leaving `json:"leaving,omitempty"`
 	Unrecorded bool    `json:"off,omitempty"`
 }
@@ -80,7 +80,7 @@ func (r Record) Paths() []string {
 	return []string{r.Path, r.Mount}
 }
 
-// AdoptPath returns the path or device by which drover pool adopt finds the pool.
+// AdoptPath returns the path or device that drover pool adopt needs to find the pool.
 func (r Record) AdoptPath() string {
 	if len(r.Devices) > 0 && r.Path == r.Mount {
 		return r.Devices[0]

@@ -20,7 +20,7 @@ type Access struct {
 	targets map[uuid.UUID]target // by dataset
 }
 
-// target is the node to which a move takes a dataset.
+// target is a running move of a dataset, and the node that the move takes the dataset to.
 type target struct{ move, node uuid.UUID }
 
 // NewAccess returns an Access that knows of no moves yet.

@@ -22,16 +22,17 @@ type CopiesDeps struct {
 	*host.Host
 	Pools interface {
 		Pools
-		Get(id uuid.UUID) (backends.Pool, error) // a pool that is open and not held
+		Get(id uuid.UUID) (backends.Pool, error) // a pool that is open and not quarantined
 	}
 	Moves       *MoveTable
 	Inspections *Inspections
 	CopyApplied func()             // is called after the record of a copy was applied
-	ForgetHome  func(ds uuid.UUID) // forgets what this node knew as the home of a dataset
+	ForgetHome  func(ds uuid.UUID) // drops the state that only the home of a dataset has
 
 	// DropRelinquished removes the record that this node relinquished the dataset earlier.
 	DropRelinquished func(ctx context.Context, ds uuid.UUID) error
-	// EnsureUnused unmounts a dataset that nobody uses, or fails with ErrInUse.
+	// EnsureUnused unmounts a dataset that is not in use, or fails with ErrInUse. what names the work for the error
+	// message.
 	EnsureUnused func(ctx context.Context, d dataset.Dataset, what string) error
 	// SupersedeGuarded has the guard fence a dataset whose lease was bounded in time.
 	SupersedeGuarded func(ctx context.Context, d dataset.Dataset) error
@@ -188,9 +189,9 @@ func (c *Copies) SettleLocked(ctx context.Context, k api.Kept) error {
 	return errors.Join(err, c.deps.Inspections.Settle(ctx, pool, k))
 }
 
-// removeHead removes the head of a former home. If the head has data that no snapshot has, removeHead first takes a
-// snapshot of it and returns the snapshot until control knows of it: a head with data of its own is never dropped. In a
-// pool that keeps no copies, the head stays and nothing mounts it.
+// removeHead removes the head of a former home. A head may have data that no snapshot has, and such data is never
+// dropped: removeHead then first takes a snapshot of the head, and returns that snapshot until control has recorded it.
+// In a pool that keeps no copies, the head stays and nothing mounts it.
 func (c *Copies) removeHead(ctx context.Context, pool backends.Pool, k api.Kept) (keep dataset.Snapshot, err error) {
 	copier, can := pool.(backends.Copier)
 	e, err := pool.Stat(ctx, k.Dataset)

@@ -45,14 +45,6 @@ type InstallerDeps struct {
 // In a pool that keeps copies, the files replace the copy after control has recorded this node as the home. Nothing
 // opens a copy, so the old data cannot be mistaken for the new data meanwhile. In other pools, which have the old data
 // as a dataset, the files replace it just before control is asked. If control refuses, they become the copy.
-//
-// A move that sends single files makes the dataset anew. A copy of it may already be on this node, and may be all
-// that is left of the volume if its home is lost meanwhile. So the files arrive beside the copy: as an incoming
-// dataset that has no record. Once they are complete and verified, the record of the move says so, which keeps them
-// over a crash; before that, the next start reaps them. In a pool that keeps copies, the files replace the copy once
-// control has recorded this node as the home: nothing opens a copy, so the old state is not taken for the new one
-// meanwhile. In other pools, which have the old state as it was left, the files replace it just before control is
-// asked, and become the copy if control refuses.
 type Installer struct{ deps InstallerDeps }
 
 // NewInstaller returns an Installer.

@@ -2,20 +2,16 @@
 // nodes may get of the datasets of this node. The data is transferred by package transfer.
 //
 // MoveTable records the moves that bring datasets here, and Installer puts their data in its place: move.Mover uses
-// both. Copies brings the copies that this node keeps into their recorded state, when controlsync.Follower applies new
-// records. Replicas refreshes the copies that are replicas, and Inspections mounts superseded heads.
+// both. Copies brings the copies that this node keeps into their recorded state: controlsync.Follower calls it when
+// control's records change. Replicas refreshes the copies that are replicas, and Inspections mounts superseded heads.
 //
-// SentLog, Retention and Access are for the datasets of this node that others have copies of: what was sent to other
-// nodes, which snapshots are kept for them, and which nodes may read. move.Sender and the peer API of package agent use
-// these.
+// SentLog, Retention and Access serve the datasets of this node that other nodes have copies of. SentLog has the
+// snapshots that were sent to other nodes, Retention decides which snapshots are kept for them, and Access decides
+// which nodes may read. move.Sender and the peer API of package agent use these three.
 //
-// MoveTable and the records of copies are in memory and on disk. The others have their state only in memory. Each type
-// protects its state with a mutex. The data of a dataset is protected by the lock of the dataset (host.Host.Locks).
-//
-// MoveTable has the moves that bring datasets here, and Installer puts their data in its place. Copies
-// brings the copies that this node keeps into their recorded state, Replicas refreshes those that are replicas, and
-// Inspections mounts superseded heads. SentLog, Retention and Access are for the datasets of this node that
-// others have copies of: what they were sent, which snapshots are kept for them, and which nodes may read.
+// MoveTable and the records of copies are in memory and on disk. The other types have their state only in memory. Each
+// type protects its state with a mutex. The data of a dataset is protected by the lock of the dataset
+// (host.Host.Locks).
 package replication
 
 import (
@@ -41,8 +37,8 @@ type MoveTable struct {
 	active map[uuid.UUID]bool       // datasets that a running move brings here
 }
 
-// MoveRecord is a dataset that a move brings here. The record of a move that failed is kept for KeepFailed, so
-// that another attempt can continue from what has arrived.
+// MoveRecord is a dataset that a move brings here. If the move fails, the record is kept for KeepFailed, so that
+// another attempt can continue from the data that has arrived.
 type MoveRecord struct {
 	Move     uuid.UUID `json:"move"`
 	Pool     uuid.UUID `json:"pool"`

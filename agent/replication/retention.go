@@ -180,8 +180,8 @@ func (r *Retention) PruneSoon(id uuid.UUID) {
 	})
 }
 
-// Received returns the snapshots of a dataset that a node has, or receives now: those that it was sent. If that is
-// not certain, the result includes the base of its recorded copy.
+// Received returns the snapshots of a dataset that a node has, or receives now: those that it was sent. If the log of
+// sent snapshots is not complete, the result includes the base of the node's recorded copy.
 func (r *Retention) Received(ctx context.Context, node, ds uuid.UUID, e backends.Entry) []dataset.Snapshot {
 	has, certain := r.Sent.sentTo(node, ds, e)
 	if certain {

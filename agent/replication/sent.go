@@ -31,8 +31,8 @@ type sent struct {
 	withoutCopy bool          // the node had no recorded copy then
 }
 
-// Note records the newest snapshot that a node had when it requested one, and the snapshot that it is sent. Of the
-// snapshots sent since then, Note keeps the first one, because a part of it may have arrived.
+// Note records the newest snapshot that a node had when it requested one, and the snapshot that it is sent. Note also
+// keeps the first of the snapshots that were sent since then, because a part of it may have arrived.
 func (l *SentLog) Note(
 	d dataset.Dataset, e backends.Entry, node uuid.UUID, had, snapshot dataset.Snapshot, now time.Duration,
 ) {
@@ -62,8 +62,8 @@ func (l *SentLog) Forget(ds uuid.UUID) {
 	delete(l.of, ds)
 }
 
-// others returns the nodes that have a part of a dataset but no recorded copy: an unfinished move sent the part, and
-// the next attempt continues from it. It forgets all other nodes that are not in copies.
+// others returns the nodes that have a part of a dataset but no recorded copy. An unfinished move sent them that part,
+// and its next attempt continues from it. others forgets all other nodes that are not in copies.
 func (l *SentLog) others(ds uuid.UUID, copies []uuid.UUID, now time.Duration) (nodes []uuid.UUID) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -79,9 +79,9 @@ func (l *SentLog) others(ds uuid.UUID, copies []uuid.UUID, now time.Duration) (n
 	return nodes
 }
 
-// sentTo returns the snapshots of an entry that a node had at its last request, or was sent since. What an earlier
-// process of this agent sent is known only from the node for which each snapshot was taken. If the result relies on
-// that, certain is false.
+// sentTo returns the snapshots of an entry that a node had at its last request, or was sent since. If the log has none
+// of them, as after a restart of the agent, sentTo returns the newest snapshots that were taken for the node, and
+// certain is false.
 func (l *SentLog) sentTo(node, ds uuid.UUID, e backends.Entry) (all []dataset.Snapshot, certain bool) {
 	l.mu.Lock()
 	g := l.of[ds][node]
