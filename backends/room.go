@@ -1,6 +1,21 @@
 package backends
 
-import "github.com/droverhq/drover/dataset"
+import (
+	"errors"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// NoSpace returns err. It gives ENOSPC, also if only inodes are missing, and EDQUOT the kind dataset.ErrNoSpace.
+func NoSpace(err error) error {
+	full := errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)
+	if !full || errors.Is(err, dataset.ErrNoSpace) {
+		return err
+	}
+	return dataset.Errorf(dataset.ErrNoSpace, "%w", err)
+}
 
 // Reserve returns the bytes of a filesystem that must stay free for existing data: a twentieth of its size, at least
 // 32 MiB or half of the size, at most 2 GiB.

@@ -229,7 +229,7 @@ func (cp *copier) demote(ctx context.Context, ds uuid.UUID, keep func(*shelf.Fol
 	}
 	is, err := keep(f)
 	if err != nil {
-		return subvolume.NoSpace(err)
+		return backends.NoSpace(err)
 	}
 	cp.step("btrfs.demote.kept")
 	if f.State != backends.EntryCopy {

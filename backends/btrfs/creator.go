@@ -33,7 +33,7 @@ func (p *Pool) Create(_ context.Context, d dataset.Dataset) (dataset.Size, error
 			return 0, err
 		}
 		defer dir.Close()
-		if err := subvolume.NoSpace(btrfsctl.Create(dir, shelf.FirstHead)); err != nil {
+		if err := backends.NoSpace(btrfsctl.Create(dir, shelf.FirstHead)); err != nil {
 			return 0, err
 		}
 		return d.Size, setOwner(f, d.Profile.Owner)

@@ -46,7 +46,7 @@ func (p *Pool) Receive(ctx context.Context, d backends.Delivery, r io.Reader,
 	progress backends.Progress) (backends.Stream, error) {
 	out, err := p.receiver.receive(ctx, d, r, progress)
 	if err != nil {
-		err = subvolume.NoSpace(err)
+		err = backends.NoSpace(err)
 		return out, fmt.Errorf("receive snapshot %s of dataset %s: %w", d.Snapshot.ID, d.Dataset.ID, err)
 	}
 	return out, nil
@@ -127,9 +127,9 @@ func (r *receiver) apply(ctx context.Context, f *shelf.Folder, name string, base
 		defer old.Close()
 		err = btrfsctl.Snapshot(dir, name, old, false)
 		if err != nil {
-			return subvolume.NoSpace(err)
+			return backends.NoSpace(err)
 		}
-	} else if err := subvolume.NoSpace(btrfsctl.Create(dir, name)); err != nil {
+	} else if err := backends.NoSpace(btrfsctl.Create(dir, name)); err != nil {
 		return err
 	}
 	r.step("btrfs.receive.begun")
@@ -155,7 +155,7 @@ func (r *receiver) apply(ctx context.Context, f *shelf.Folder, name string, base
 		err = dataset.Errorf(dataset.ErrCorrupt, "%w", err)
 	}
 	if err != nil {
-		return subvolume.NoSpace(err)
+		return backends.NoSpace(err)
 	}
 	r.step("btrfs.receive.applied")
 	if err := btrfsctl.SetReadOnly(tree); err != nil {

@@ -123,7 +123,7 @@ func (cat *catalog) withDataset(id uuid.UUID, f func(dir folder.Dir) error) erro
 		return err
 	}
 	defer dir.Close()
-	return layout.NoSpace(f(dir))
+	return backends.NoSpace(f(dir))
 }
 
 // withDatasetOrCopy is withDataset for copies too. place is the directory of the pool that contains the dataset.
@@ -139,7 +139,7 @@ func (cat *catalog) withDatasetOrCopy(id uuid.UUID, f func(dir folder.Dir, place
 		return err
 	}
 	defer dir.Close()
-	return layout.NoSpace(f(dir, place))
+	return backends.NoSpace(f(dir, place))
 }
 
 // hasContent reports whether the directory of a copy contains a record or an image. A directory that was made just

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/loop/attach"
 	"github.com/droverhq/drover/backends/loop/folder"
 	"github.com/droverhq/drover/backends/loop/imagefile"
@@ -185,7 +186,7 @@ func (cp *copier) demote(ctx context.Context, ds, snapshot uuid.UUID, keep func(
 	}
 	if keep != nil {
 		if err := keep(dir); err != nil {
-			return layout.NoSpace(err)
+			return backends.NoSpace(err)
 		}
 		cp.step("demote.kept")
 	}

@@ -170,11 +170,11 @@ func (c *creator) build(d dataset.Dataset, fill func(root, dir folder.Dir) (made
 	defer place.Close()
 	name := d.ID.String()
 	if err := place.Mkdir(name); err != nil {
-		return 0, layout.NoSpace(err)
+		return 0, backends.NoSpace(err)
 	}
 	size, err := c.fill(root, place, d, fill)
 	if err != nil {
-		return 0, errors.Join(layout.NoSpace(err), c.remover.destroy(place, name))
+		return 0, errors.Join(backends.NoSpace(err), c.remover.destroy(place, name))
 	}
 	return size, nil
 }
@@ -239,7 +239,7 @@ func (c *creator) findExisting(root folder.Dir, d dataset.Dataset) (dataset.Size
 		d.Size = size.Size
 	}
 	if err := c.records.Write(dir, layout.RecordFile, d); err != nil {
-		return 0, false, layout.NoSpace(err)
+		return 0, false, backends.NoSpace(err)
 	}
 	if size, err = c.images.SizeOf(dir, layout.Head); err != nil {
 		return 0, false, err

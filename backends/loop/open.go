@@ -286,7 +286,7 @@ func (h *poolDir) raise(generation uint64) error {
 		return h.offlineError("%w", err)
 	}
 	id.Generation = generation
-	return layout.NoSpace(replaceIdentity(root, id))
+	return backends.NoSpace(replaceIdentity(root, id))
 }
 
 // offlineError returns the error of a pool that cannot be opened.

@@ -156,7 +156,7 @@ func (p *Pool) Receive(ctx context.Context, d backends.Delivery, r io.Reader,
 			"receive snapshot %s of dataset %s: %w",
 			d.Snapshot.ID,
 			d.Dataset.ID,
-			layout.NoSpace(err),
+			backends.NoSpace(err),
 		)
 	}
 	return out, nil

@@ -46,7 +46,7 @@ func (c *creator) Make(id uuid.UUID) (f *Folder, whole bool, err error) {
 		return nil, false, err
 	}
 	if err := root.Mkdir(filepath.Join(incomingArea, id.String()), 0o700); err != nil {
-		return nil, false, err
+		return nil, false, backends.NoSpace(err)
 	}
 	f, err = c.catalog.find(root, id)
 	return f, false, err
@@ -54,7 +54,10 @@ func (c *creator) Make(id uuid.UUID) (f *Folder, whole bool, err error) {
 
 // Build makes a dataset, and returns its size. fill fills the empty folder. If an earlier attempt made the dataset
 // whole, Build calls measure instead. If fill fails, Build removes the folder.
-func (c *creator) Build(d dataset.Dataset, measure, fill func(*Folder) (dataset.Size, error)) (dataset.Size, error) {
+func (c *creator) Build(
+	d dataset.Dataset, measure, fill func(*Folder) (dataset.Size, error),
+) (_ dataset.Size, err error) {
+	defer func() { err = backends.NoSpace(err) }()
 	f, whole, err := c.Make(d.ID)
 	if err != nil {
 		return 0, err

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/btrfs/quota"
 	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/dataset"
@@ -92,14 +93,6 @@ func CheckNested(f *shelf.Folder, dir *os.File) error {
 			"pool of backend loop)", f.ID, len(inside))
 }
 
-// NoSpace returns err with the kind dataset.ErrNoSpace if the filesystem or the quota is full.
-func NoSpace(err error) error {
-	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
-		return dataset.Errorf(dataset.ErrNoSpace, "%w", err)
-	}
-	return err
-}
-
 // Store copies and destroys subvolumes. It is safe for concurrent use on different datasets.
 type Store struct {
 	Counters *quota.Counters
@@ -129,7 +122,7 @@ func (s *Store) Copy(ctx context.Context, from *shelf.Folder, name string, to *s
 	}
 	s.Step("btrfs.copy.begun")
 	if err := btrfsctl.Snapshot(dir, as, src, readOnly); err != nil {
-		return NoSpace(err)
+		return backends.NoSpace(err)
 	}
 	// The source may be in use. A subvolume that was made in it before the snapshot is not part of the snapshot.
 	if err := CheckNested(from, src); err != nil {

@@ -83,7 +83,7 @@ func (a *Attacher) attachHead(ctx context.Context, dir folder.Dir) (*loopdev.Dev
 	for try := 0; ; try++ {
 		err := a.sharing.Unshare(ctx, dir)
 		if err != nil && !errors.Is(err, loopdev.ErrAttached) {
-			if err = layout.NoSpace(err); errors.Is(err, dataset.ErrNoSpace) {
+			if err = backends.NoSpace(err); errors.Is(err, dataset.ErrNoSpace) {
 				err = fmt.Errorf("pool %s lacks space for a separate image (remove snapshots or volumes there): "+
 					"%w", a.pool, err)
 			}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/loop/folder"
 	"github.com/droverhq/drover/backends/loop/layout"
 	"github.com/droverhq/drover/dataset"
@@ -176,7 +177,7 @@ func (s *Sharing) separate(ctx context.Context, dir folder.Dir, inode uint64) er
 	if errors.Is(err, loopdev.ErrAttached) {
 		return nil
 	}
-	if err = layout.NoSpace(err); errors.Is(err, dataset.ErrNoSpace) {
+	if err = backends.NoSpace(err); errors.Is(err, dataset.ErrNoSpace) {
 		err = fmt.Errorf("it is being read, and pool %s lacks space for a separate head (remove it again once "+
 			"the read has ended, or remove others first): %w", s.pool, err)
 	}

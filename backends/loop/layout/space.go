@@ -1,28 +1,17 @@
 package layout
 
 import (
-	"errors"
+	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends/loop/folder"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/fsctl"
-	"github.com/google/uuid"
-	"golang.org/x/sys/unix"
 )
 
 // Space returns the free bytes and the size of the filesystem that contains a pool.
 func Space(root folder.Dir) (free, size dataset.Size, err error) {
 	f, s, err := fsctl.SpaceOf(root.File)
 	return dataset.Size(f), dataset.Size(s), err
-}
-
-// NoSpace returns err, and makes ENOSPC and EDQUOT an error of the kind ErrNoSpace.
-func NoSpace(err error) error {
-	if err != nil && (errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)) &&
-		!errors.Is(err, dataset.ErrNoSpace) {
-		return dataset.Errorf(dataset.ErrNoSpace, "%w", err)
-	}
-	return err
 }
 
 // NoHead returns the error for a copy that is used as a dataset.

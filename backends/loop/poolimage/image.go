@@ -143,7 +143,7 @@ func makeImage(ctx context.Context, runner run.Runner, step func(string), cfg ba
 		err = renameNew(tmp, cfg.Path)
 	}
 	if err != nil {
-		return errors.Join(fmt.Errorf("create the pool's image %s: %w", cfg.Path, layout.NoSpace(err)),
+		return errors.Join(fmt.Errorf("create the pool's image %s: %w", cfg.Path, backends.NoSpace(err)),
 			folder.AbsentIsFine(os.Remove(tmp)))
 	}
 	return folder.SyncDir(filepath.Dir(cfg.Path))
