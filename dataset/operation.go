@@ -62,7 +62,7 @@ const (
 	OpResize         OpKind = "resize"
 	OpRekey          OpKind = "rekey"    // wraps the data key with another key of the operator
 	OpRewrite        OpKind = "rewrite"  // rewrites the head in fewer extents
-	OpUpdate         OpKind = "update"   // changes profile, labels or protection: only records
+	OpUpdate         OpKind = "update"   // changes profile or protection: only records
 	OpDelete         OpKind = "delete"   // removes the name, and puts the data in the trash
 	OpUndelete       OpKind = "undelete" // brings a dataset back from the trash
 	OpPurge          OpKind = "purge"    // destroys the data

@@ -7,7 +7,7 @@
 // state in memory until then and belongs to one goroutine. The other functions read or write one kind of object. The
 // rules of a decision are in the packages that call them.
 //
-// For a new key, add its name here, its type in types.go, a case in belongs (decode.go), and a line in the package
+// For a new key, add its name here, its type in types.go, a case in checkBelongs (decode.go), and a line in the package
 // comment of control.
 package record
 
