@@ -53,7 +53,8 @@ type Config struct {
 	Log      logrus.FieldLogger
 	Limits   Limits
 	Host     facts.Host // where facts are read from; zero: this host
-	// Engine returns what is known about the engine, without a request to it. If nil, nothing is known.
+	// Engine returns the facts that are known about the engine. It sends no request to the engine. If nil, nothing is
+	// known.
 	Engine func() registration.Engine
 
 	// Guard fences volumes whose lease is bounded in time. It is nil on a host that works alone.

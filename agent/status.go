@@ -61,7 +61,8 @@ func (a *Agent) ReplicaLags() (all []ReplicaLag) {
 	return all
 }
 
-// SupersededVolumes returns the volumes of which this node has a superseded copy that an operator must decide about.
+// SupersededVolumes returns the volumes that have a superseded copy on this node. An operator must decide what happens
+// to such a copy.
 func (a *Agent) SupersededVolumes() (volumes []string) {
 	for _, id := range a.Cache.CopyIDs() {
 		if k, _ := a.Cache.Copy(id); k.Kind == dataset.CopySuperseded && k.Record != nil {

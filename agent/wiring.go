@@ -153,7 +153,7 @@ func (a *components) copiesDeps() replication.CopiesDeps {
 	}
 }
 
-// forgetHome forgets what this node knew as the home of a dataset.
+// forgetHome drops the state that this node has only as the home of a dataset.
 func (a *components) forgetHome(ds uuid.UUID) {
 	a.Leases.EndRecall(ds)
 	a.forgetSent(ds)

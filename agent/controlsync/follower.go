@@ -75,8 +75,8 @@ func (f *Follower) Load(ctx context.Context) error {
 	return err
 }
 
-// Run applies control's answers until the agent stops. Each answer has the present state, so a missed change is in the
-// next answer.
+// Run applies control's answers until the agent stops. Each answer has the present state, so a change that one answer
+// missed is in the next one.
 func (f *Follower) Run(s api.Sync, joined bool) {
 	for f.Ctx.Err() == nil {
 		var err error
@@ -117,8 +117,8 @@ var ErrOlder = errors.New("control's store is older than what this node has seen
 // requested again.
 var ErrOutdated = errors.New("the state that control sent may be outdated")
 
-// Apply applies one answer. was is the value of Known before the request. With ErrOutdated the answer must be
-// requested again.
+// Apply applies one answer. was is the value of Known before the request. If Apply returns ErrOutdated, the answer must
+// be requested again.
 func (f *Follower) Apply(ctx context.Context, s api.Sync, was Known) error {
 	f.applying.Lock()
 	defer f.applying.Unlock()
@@ -189,8 +189,8 @@ func (f *Follower) Apply(ctx context.Context, s api.Sync, was Known) error {
 	return nil
 }
 
-// applyCopies applies what control reports of the datasets here whose home is another node, and removes copies
-// that this node neither has nor shall have, unless one came here after the request.
+// applyCopies applies control's records of the datasets here whose home is another node. It removes the records of
+// copies that this node neither has nor shall have, unless such a copy came here after the request.
 func (f *Follower) applyCopies(ctx context.Context, s api.Sync, strange bool, asked uint64) error {
 	if strange {
 		return nil // an inconsistent store may name another home for a dataset of this node
@@ -206,7 +206,7 @@ func (f *Follower) applyCopies(ctx context.Context, s api.Sync, strange bool, as
 		}
 	}
 	if s.Full {
-		return nil // forgetOthers has done it
+		return nil // forgetUnnamed has done this
 	}
 	for _, id := range s.RemovedDatasets {
 		if !f.Cache.RemoveIfUnchanged(id, asked) {
@@ -222,9 +222,9 @@ func (f *Follower) applyCopies(ctx context.Context, s api.Sync, strange bool, as
 }
 
 // compareStore compares control's store with the records of this agent. A store with another identity, as after its
-// loss, does not know the content of the pools. A store in which a change is missing that the agent has seen was
-// restored from a backup, and may list existing datasets as deleted. Neither is trusted: nothing is destroyed because
-// of it until an operator has the store rebuilt.
+// loss, does not know the content of the pools. A store that lacks a change which the agent has seen was restored from
+// a backup, and may list existing datasets as deleted. strange is true for both. Because of a strange store, nothing is
+// destroyed until an operator has had the store rebuilt.
 func (f *Follower) compareStore(ctx context.Context, s api.Sync, knew Known) (strange bool, err error) {
 	back, err := f.undoneMove(s, knew)
 	if err != nil {
@@ -270,8 +270,7 @@ func (f *Follower) compareStore(ctx context.Context, s api.Sync, knew Known) (st
 	return why != "", f.reportTrust(ctx, why)
 }
 
-// reportTrust notifies control that its store is inconsistent, so that control decides nothing before it is asked
-// to.
+// reportTrust reports to control that its store is inconsistent, so that control makes no decision by itself.
 func (f *Follower) reportTrust(ctx context.Context, strange string) error {
 	return f.Control.Heartbeat(ctx, f.NodeID, api.Heartbeat{
 		Incarnation:  f.Incarnation,
@@ -335,8 +334,8 @@ func (f *Follower) converge(d api.Indexed) {
 	f.RecordFiles.WriteLater(d)
 }
 
-// resume executes a recorded operation unless it is running. An operation that is not running may have ended
-// after the answer was read, so its record is read again: an import that is executed twice would discard what was
+// resume executes a recorded operation unless it is running. The operation may have ended after control's answer was
+// read, so resume first reads its record again: an import that is executed twice would discard the data that was
 // written in between.
 func (f *Follower) resume(ctx context.Context, op dataset.Operation) error {
 	if f.Operations.NoteRecorded(op.ID) {
@@ -425,8 +424,8 @@ func (f *Follower) isNewRecovery(s api.Sync) bool {
 	return s.Full && s.Recovery != nil && s.Recovery.Done && s.Recovery.ID != f.recovery
 }
 
-// applyRecovery applies a store that was brought up to date from the reports of the nodes: all its records count,
-// whatever their indexes. If it is interrupted, the next answer applies it.
+// applyRecovery applies a store that was rebuilt from the reports of the nodes: all its records are applied, whatever
+// their indexes. If applyRecovery is interrupted, the next answer is applied in the same way.
 func (f *Follower) applyRecovery(ctx context.Context, s api.Sync) error {
 	if s.Recovery.ReportIncluded {
 		f.Cache.ForgetIndexes()

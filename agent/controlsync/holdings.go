@@ -40,8 +40,7 @@ type Holdings struct{ HoldingsDeps }
 // NewHoldings returns a Holdings.
 func NewHoldings(deps HoldingsDeps) *Holdings { return &Holdings{deps} }
 
-// ResendLimit is the interval at which a replica that does not answer, or that waits for other reports, gets the
-// report of this node again.
+// ResendLimit is how many attempts Send makes for a replica that does not answer, or that waits for other reports.
 const ResendLimit = 30
 
 // SendSoon sends the report of this node to every replica, because one of them asked for it. It is a job, and starts
@@ -88,8 +87,8 @@ func (r *Holdings) Send(ctx context.Context, to api.Service, h api.Holdings) (er
 	return err
 }
 
-// List returns what is in this node's pools, what this node knows of pools that it cannot examine, and what
-// it has relinquished.
+// List returns the content of this node's pools, the records of pools that cannot be examined now, and the epochs that
+// this node has relinquished.
 func (r *Holdings) List(ctx context.Context) (h api.Holdings, err error) {
 	h.Incarnation, h.StoreClock = r.Incarnation, r.StoreClock.Now()
 	h.ExaminedPools, h.Datasets, h.Copies = []uuid.UUID{}, []api.FoundDataset{}, []api.Kept{}
@@ -130,9 +129,9 @@ func (r *Holdings) List(ctx context.Context) (h api.Holdings, err error) {
 	return h, nil
 }
 
-// RebuildStore has control record every dataset in this node's pools that the store does not know, or knows from
-// before a change that this node has seen, after the store was lost or restored from a backup. Idempotent. It
-// fails with ErrOffline while a pool is offline, unless that pool is to be skipped.
+// RebuildStore updates control's store after the store was lost or restored from a backup. Control records every
+// dataset in this node's pools that the store lacks, or whose record in the store is older than a change that this node
+// has seen. Idempotent. It fails with ErrOffline while a pool is offline, unless skipOffline is set.
 func (r *Holdings) RebuildStore(ctx context.Context, skipOffline bool) (all []api.Rebuilt, err error) {
 	var found []api.FoundDataset // in all pools, before a name is claimed for any of it
 	for _, p := range r.Pools.All() {
@@ -176,9 +175,10 @@ func (r *Holdings) InPool(ctx context.Context, p *pool.Pool) (found []api.FoundD
 	return found, nil
 }
 
-// Found returns what is known of a dataset in a pool: its own record or the agent's copy of it, whichever is
-// newer. A power cut can lose the one, which is not flushed, and a crash the other, which is written some time
-// later. An incoming dataset that may not have been acknowledged is put into the trash.
+// Found returns the record of a dataset in a pool: the record beside the data or the agent's copy of it, whichever is
+// newer. Either can be out of date: the record beside the data is not flushed, so a power cut can lose it, and the
+// agent's copy is written some time after a change, so a crash can lose it. An incoming dataset that may not have been
+// acknowledged is put into the trash.
 func (r *Holdings) Found(e backends.Entry, doubtful bool) (f api.FoundDataset, ok bool) {
 	copied, known := r.Cache.Dataset(e.ID)
 	f = api.FoundDataset{Snapshots: slices.DeleteFunc(slices.Clone(e.Snapshots), lineage.IsInternal),

@@ -26,10 +26,11 @@ func (f *Follower) Known() Known {
 	return k
 }
 
-// undoneMove returns a volume of a full answer that this node knew, before it asked, to have moved to another
-// node. It returns ErrOlder for such a volume of an answer that is not full: the next request asks for
-// everything. It returns ErrOutdated if the node learned of the move only after it had asked, because the answer
-// may be from before the move.
+// undoneMove returns a volume that control's answer names as one of this node, although this node knew before the
+// request that the volume had moved to another node. If there is none, it returns "".
+//
+// It returns ErrOlder for such a volume if the answer is not full: the next request asks for everything. It returns
+// ErrOutdated if this node learned of the move only after the request, because the answer may be from before the move.
 func (f *Follower) undoneMove(s api.Sync, knew Known) (volume string, err error) {
 	for _, d := range s.Datasets {
 		switch {
@@ -46,10 +47,12 @@ func (f *Follower) undoneMove(s api.Sync, knew Known) (volume string, err error)
 	return volume, nil
 }
 
-// missingChange returns which change a full answer lacks, or "" if none is known. A dataset that the answer does not
-// name was removed if the store is the same, and was lost if the store was restored from a backup. It was
-// restored if it was written to when this node registered and its index is still not above all that this node has
-// seen, or if its clock is behind.
+// missingChange returns a description of a change that this node has seen and that a full answer lacks, or "" if it
+// finds none.
+//
+// A dataset that the answer does not name was removed if the store is the same as before, and was lost if the store was
+// restored from a backup. The store was restored if its clock is behind the clock that this node has seen, or if the
+// index of the write at this node's registration is not above all indexes that this node has seen.
 func missingChange(s api.Sync, knew Known, strange bool) string {
 	back := s.StoreClock != 0 && s.StoreClock < knew.Clock
 	strange = strange || back

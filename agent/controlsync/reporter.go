@@ -164,7 +164,7 @@ func (r *Reporter) ReportPools(ctx context.Context) {
 	defer cancel()
 	all := newReplicaReporters(r.Replicas)
 	for _, t := range all {
-		t.complete = true // it reports no dataset: a replica that knows none waits for all
+		t.complete = true // this report has no dataset; a replica that has restarted still waits for all of them
 	}
 	r.reportSome(ctx, all, nil)
 }
@@ -263,9 +263,9 @@ func (r *Reporter) reportOne(ctx context.Context, t *replicaReporter, h api.Hear
 // SettleTime is how long a report waits for further changes, so that they are reported together.
 const SettleTime = 50 * time.Millisecond
 
-// Run reports to control what this node sees: changes soon after they happen, and everything at each
-// heartbeat, which also repeats work that requests could not finish. It calls begun when it has reported all that
-// the start found.
+// Run reports this node's datasets, pools and facts to control. It reports changes soon after they happen, and
+// everything at each heartbeat. Each heartbeat also repeats work that earlier requests could not finish. Run calls
+// begun when it has reported all that the start found.
 func (r *Reporter) Run(begun func()) {
 	all := newReplicaReporters(r.Replicas)
 	r.report(r.Ctx, all, r.News.Take())

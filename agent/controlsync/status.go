@@ -27,8 +27,8 @@ type StatusReader struct {
 	Throttle *throttle.Limits
 }
 
-// filled returns how much of a size is used in a filesystem, computed as df computes Use%: if all of it is used,
-// nothing can be written, whatever the filesystem reserves for itself.
+// filled returns how many bytes of a filesystem of the given size are used, computed as df computes Use%. The result is
+// size if nothing more can be written, even if the filesystem still has a reserve for itself.
 func filled(fs unix.Statfs_t, size dataset.Size) dataset.Size {
 	taken, left := dataset.Size(fs.Blocks-fs.Bfree), dataset.Size(fs.Bavail)
 	if size <= 0 || taken+left <= 0 {

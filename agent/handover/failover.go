@@ -26,20 +26,20 @@ type FailoverDeps struct {
 	PeerHTTP http.RoundTripper // to the agents of other nodes; nil if there are none
 }
 
-// Failover has volumes continue from a copy when their home is lost. It has no state of its own. Its methods are safe
+// Failover lets volumes continue from a copy when their home is lost. It has no state of its own. Its methods are safe
 // for concurrent use.
 type Failover struct{ FailoverDeps }
 
 // NewFailover returns a Failover.
 func NewFailover(deps FailoverDeps) *Failover { return &Failover{deps} }
 
-// TakeOver has a volume with failover auto continue from a copy when its home is lost, here or on the node with
-// the newest copy. It waits for that as long as a request may take, and returns the present record. If the home
-// answers, it does nothing.
+// TakeOver lets a volume with failover auto continue from a copy when its home is lost, here or on the node with the
+// newest copy. It waits for the end of the failover as long as a request may take, and returns the present record. If
+// the home answers, it does nothing.
 //
 // It fails with ErrPending and names the operation if the failover still runs. It fails with ErrInUse and names the
-// node if a node that control cannot reach has the volume open. It fails with ErrOffline if no node takes
-// over, with the reason and the user's options.
+// node if a node that control cannot reach has the volume open. It fails with ErrOffline if no node takes over, with
+// the reason and the user's options.
 func (f *Failover) TakeOver(ctx context.Context, d dataset.Dataset) (dataset.Dataset, error) {
 	until := f.Clock.Steady() + f.Limits.Follow
 	for {
@@ -74,8 +74,8 @@ func (f *Failover) TakeOver(ctx context.Context, d dataset.Dataset) (dataset.Dat
 	}
 }
 
-// request asks control for a copy to take over. lost reports whether the home is lost. The returned operation
-// then runs already.
+// request asks control to let a copy take over. lost reports whether the home is lost. If it is, op is the operation
+// that control has started.
 func (f *Failover) request(ctx context.Context, d dataset.Dataset) (op dataset.Operation, lost bool, err error) {
 	out, err := f.Control.Submit(ctx, api.Request{
 		ID:       uuid.New(),
@@ -137,7 +137,7 @@ func (f *Failover) Check(ctx context.Context, r *findings.List) {
 	}
 }
 
-// Locate returns control's record of a dataset.
+// Locate returns control's present record of a dataset.
 func (f *Failover) Locate(ctx context.Context, d dataset.Dataset) (dataset.Dataset, error) {
 	if now, here := f.Cache.Dataset(d.ID); here {
 		return now, nil

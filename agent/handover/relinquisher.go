@@ -37,8 +37,8 @@ type RelinquisherDeps struct {
 		seen io.Writer) (dataset.Manifest, error)
 }
 
-// Relinquisher gives datasets up for moves to other nodes: it answers control's recalls. Its state is in the lease
-// table. Its methods are safe for concurrent use.
+// Relinquisher relinquishes datasets for moves to other nodes: it answers control's recalls. Its state is in
+// lease.Table. Its methods are safe for concurrent use.
 type Relinquisher struct{ RelinquisherDeps }
 
 // NewRelinquisher returns a Relinquisher.
@@ -107,8 +107,8 @@ func (r *Relinquisher) answer(ctx context.Context, id uuid.UUID) error {
 	return r.report(ctx, id, y)
 }
 
-// relinquish gives a dataset up under its lock, so that a running change ends first. It returns who or what prevents
-// that.
+// relinquish relinquishes a dataset under its lock, so that a running change ends first. If the dataset cannot be
+// relinquished, it returns the users or the problem that prevents it.
 func (r *Relinquisher) relinquish(ctx context.Context, id uuid.UUID, y lease.Relinquished,
 	given bool) (lease.Relinquished,
 	[]string, error) {
@@ -119,7 +119,7 @@ func (r *Relinquisher) relinquish(ctx context.Context, id uuid.UUID, y lease.Rel
 	defer unlock()
 	d, known := r.Cache.Dataset(id)
 	if !known || d.Home != r.NodeID || d.Epoch != y.Epoch || d.State != dataset.StateReady {
-		return y, nil, nil // control has not reported all of it yet, or something else since
+		return y, nil, nil // control has not reported this recall completely yet, or has reported another one since
 	}
 	pool, err := r.Pools.Online(ctx, d.Pool)
 	if err != nil {
@@ -233,8 +233,9 @@ func (s *byteCounter) Write(b []byte) (int, error) {
 // The final snapshot may have to write out the host's memory, and may have many extents.
 const stuckAfter = 10
 
-// reportProgress reports to control that the checksums of a dataset that is given up are being computed, which may
-// take long, so that the move waits. Without progress it reports that, and the move ends.
+// reportProgress reports to control that the checksums of a relinquished dataset are being computed. That may take
+// long, and the move waits as long as the computation makes progress. Without progress, reportProgress reports that the
+// computation is stuck, and the move ends.
 func (r *Relinquisher) reportProgress(ctx context.Context, d dataset.Dataset, y lease.Relinquished, seen *byteCounter) {
 	was, at, said := seen.bytes.Load(), r.Clock.Steady(), ""
 	for ctx.Err() == nil {
@@ -287,8 +288,9 @@ func (r *Relinquisher) report(ctx context.Context, id uuid.UUID, y lease.Relinqu
 	return r.Leases.SetReported(ctx, id, y)
 }
 
-// Settle removes a record that is not needed any more: the dataset is this node's again at a later epoch, or
-// has left, or the move ended without the answer, so that no other node can continue from it.
+// Settle removes the record of a relinquished epoch once it is not needed any more. That is so if this node is the home
+// again at a later epoch, if the dataset has left this node, or if the move ended without the answer of this node, so
+// that no other node can continue from it.
 func (r *Relinquisher) Settle(ctx context.Context, id uuid.UUID, y lease.Relinquished) error {
 	if r.Trust.Err() != nil {
 		return nil
@@ -300,7 +302,7 @@ func (r *Relinquisher) Settle(ctx context.Context, id uuid.UUID, y lease.Relinqu
 	if err == nil && !op.State.Final() {
 		return nil
 	}
-	v, err := r.Control.Volume(ctx, id.String()) // read after the end of the move, which changes nothing from then on
+	v, err := r.Control.Volume(ctx, id.String()) // read after the end of the move: the move changes nothing any more
 	if err != nil && !errors.Is(err, dataset.ErrNotFound) {
 		return err
 	}

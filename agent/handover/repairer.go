@@ -30,7 +30,8 @@ type RepairerDeps struct {
 	Unmounter *mounting.Unmounter
 	// SettleCopySoon starts the work on a copy of a dataset whose home is another node.
 	SettleCopySoon func(dataset uuid.UUID)
-	// Recorded returns the datasets that control has a record of, in every state, and why failover is halted.
+	// Recorded returns all datasets that control has recorded, in every state, and the reason why failover is halted,
+	// if it is.
 	Recorded func(context.Context) (known map[uuid.UUID]dataset.Dataset, halted string, err error)
 }
 
@@ -115,7 +116,7 @@ func (r *Repairer) repair(ctx context.Context, id uuid.UUID) error {
 		return err
 	}
 	if !home {
-		return r.leaveShare(ctx, id) // even if nothing is known of the dataset yet, or it was deleted
+		return r.leaveShare(ctx, id) // even if this node has no record of the dataset yet, or it was deleted
 	}
 	if !mounted && !there {
 		r.Deadlines.Disarm(id)
@@ -129,7 +130,7 @@ func (r *Repairer) repair(ctx context.Context, id uuid.UUID) error {
 	if late := until <= r.Clock.Steady(); late && mounted && !there {
 		return r.fenceLate(ctx, d)
 	} else if late {
-		return nil // once it is, the guard is fed, and reports what differs
+		return nil // once the deadline is later, Deadlines.Feed feeds the guard, and finds what differs
 	}
 	if there && lease.IsFenced(e) {
 		if err := r.Registrar.Continue(ctx, d, until); err != nil {
@@ -171,9 +172,9 @@ func (r *Repairer) fenceLate(ctx context.Context, d dataset.Dataset) error {
 	return err
 }
 
-// leaveShare ends the guard's registration of a dataset on a share that continues on another node. Nothing of it
-// stays here. The guard kills the processes that hold it here, because they would write to another node's
-// dataset. The dataset's lock is held.
+// leaveShare ends the guard's registration of a dataset on a share that continues on another node. First the guard
+// kills the processes that hold the dataset here, because they would write to the dataset of the other node. Then
+// leaveShare removes the uses of the dataset and its mount point. The dataset's lock is held.
 func (r *Repairer) leaveShare(ctx context.Context, id uuid.UUID) error {
 	epoch, armed := r.Deadlines.Armed(id)
 	if !armed || r.Trust.Err() != nil {
@@ -196,8 +197,9 @@ func (r *Repairer) leaveShare(ctx context.Context, id uuid.UUID) error {
 	return errors.Join(r.Uses.Drop(ctx, id), mounting.RemoveMountPoint(r.MountPath(id)))
 }
 
-// removedElsewhere returns the present state of a dataset that is registered with the guard here and that is not a
-// volume any more. If the dataset is on a share, its home is another node. Otherwise it has the same epoch as before.
+// removedElsewhere returns the present state of a dataset that is registered with the guard here, but is not a volume
+// any more: it is in the trash, or was purged. If the dataset is on a share, its home is another node. Otherwise it has
+// the same epoch as before.
 func (r *Repairer) removedElsewhere(ctx context.Context, id uuid.UUID, epoch uint64) (gone dataset.Dataset, err error) {
 	gone = dataset.Dataset{ID: id, Epoch: epoch}
 	known, halted, err := r.Recorded(ctx)

@@ -80,12 +80,12 @@ func (s *PromiseServer) answer(w http.ResponseWriter, r *http.Request) (out prom
 func (s *PromiseServer) WhyNotHome(node uuid.UUID, e promise.Epoch) string {
 	if d, here := s.deps.Cache.Dataset(e.Dataset); here {
 		if d.Epoch < e.Epoch {
-			return "" // this node missed where it went, and can open no later epoch
+			return "" // this node missed the move to the other node, and can open no later epoch
 		}
 		return fmt.Sprintf("node %s has it, at epoch %d", s.deps.Host.NodeName, d.Epoch)
 	}
 	if k, kept := s.deps.Cache.Copy(e.Dataset); kept && k.Record != nil {
-		if k.Record.Home == node && k.Record.Epoch <= e.Epoch { // the other node may know a later epoch first
+		if k.Record.Home == node && k.Record.Epoch <= e.Epoch { // the other node may know a later epoch already
 			return ""
 		}
 		return fmt.Sprintf("it is on node %s, at epoch %d", s.deps.NodeName(k.Record.Home), k.Record.Epoch)
@@ -96,8 +96,8 @@ func (s *PromiseServer) WhyNotHome(node uuid.UUID, e promise.Epoch) string {
 	return "node " + s.deps.Host.NodeName + " has no copy of it"
 }
 
-// AllowPromises allows promises again for datasets for which control has recorded no promotion: this node's requests to
-// promote them have ended then, whatever the result.
+// AllowPromises allows promises again for the blocked datasets that control has no running move of. Any request of this
+// node to promote such a dataset has ended, whatever its result.
 func (s *PromiseServer) AllowPromises(ctx context.Context) {
 	for _, id := range s.deps.Keeper.Blocked() {
 		if s.deps.IsMoving(id) {

@@ -37,18 +37,19 @@ type RegistrarDeps struct {
 	// OwnFilesystem reports whether the datasets of a pool have filesystems of their own. known is false while the pool
 	// is not open.
 	OwnFilesystem func(pool uuid.UUID) (own, known bool)
-	// Repair repairs the differences between a status of the guard and the datasets. answer is the value of
+	// Repair resolves the differences between a status of the guard and the datasets. answer is the value of
 	// Deadlines.AnswerCount before the status was requested.
 	Repair func(st guard.Status, answer uint64)
-	// RepairSoon starts a job that repairs the differences for one dataset.
+	// RepairSoon starts a job that resolves the differences for one dataset.
 	RepairSoon func(id uuid.UUID)
 }
 
 // NewRegistrar returns a Registrar.
 func NewRegistrar(deps RegistrarDeps) *Registrar { return &Registrar{RegistrarDeps: deps} }
 
-// AwaitGuard asks the guard for its records when the agent starts, before anything is mounted or unmounted, if leases
-// may be bounded in time.
+// AwaitGuard asks the guard for its records and applies them to Deadlines. The agent calls it when it starts, before it
+// mounts or unmounts anything. AwaitGuard asks nothing if no known lease is bounded in time. recovered is true if the
+// agent's database was lost, so that no lease is known.
 func (g *Registrar) AwaitGuard(ctx context.Context, recovered bool) (st guard.Status) {
 	if g.Guard == nil || !recovered &&
 		!slices.ContainsFunc(append(g.Cache.IDs(), g.Cache.CopyIDs()...), g.isBounded) {
@@ -108,9 +109,10 @@ func (g *Registrar) ownFilesystem(d dataset.Dataset) (bool, error) {
 	return e != nil && e.Root == "/", nil
 }
 
-// Arm registers a dataset with the guard before the dataset is mounted or continued. It does nothing if the lease is
-// not bounded in time. The pool may be quarantined or offline: a mounted dataset continues, and can be fenced. The
-// caller holds the dataset's lock.
+// Arm registers a dataset with the guard before the dataset is mounted, or before a fenced dataset continues. It does
+// nothing if the lease is not bounded in time. It does not require that the pool is open: a dataset that is already
+// mounted continues to be used while its pool is quarantined or offline, and can be fenced. The caller holds the
+// dataset's lock.
 func (g *Registrar) Arm(ctx context.Context, d dataset.Dataset) error {
 	if !IsBounded(d) {
 		return nil
@@ -132,7 +134,7 @@ func (g *Registrar) Arm(ctx context.Context, d dataset.Dataset) error {
 		return err
 	}
 	span := g.Deadlines.TTL()
-	if mounted { // until it is known how long a fence takes, which would be too late otherwise
+	if mounted { // a short deadline, until the answer says how long a fence takes
 		r.Deadline = min(until, g.Clock.Steady()+span/10)
 	}
 	e, err := g.register(ctx, d, r, mounted)
@@ -144,7 +146,7 @@ func (g *Registrar) Arm(ctx context.Context, d dataset.Dataset) error {
 	if err == nil {
 		g.Deadlines.SetFenceTime(d.ID, e.Bound, g.Deadlines.CountAnswer())
 	}
-	g.Deadlines.Arm(d.ID, d.Epoch) // the answer may have been lost; from here on the guard is fed
+	g.Deadlines.Arm(d.ID, d.Epoch) // even after an error, because only the answer may have been lost
 	if err != nil {
 		return g.withRemedy(err)
 	}
@@ -156,7 +158,7 @@ func (g *Registrar) Arm(ctx context.Context, d dataset.Dataset) error {
 			g.ReleaseSoon(d.ID)
 			return err
 		}
-		// See boundedLease.overrun.
+		// The lease takes the slow fence into account: see boundedLease.overrun.
 		g.LogOf(d).WithError(err).Error("it is open already: its deadline is shortened accordingly, and it is " +
 			"fenced then")
 	}
@@ -167,8 +169,8 @@ func (g *Registrar) Arm(ctx context.Context, d dataset.Dataset) error {
 	return nil
 }
 
-// register registers a dataset. A mounted dataset is never without a guard: if its policy is not possible on this
-// host, as after a change of its profile, its writers are killed instead.
+// register registers a dataset. If the host cannot enforce the policy of a mounted dataset, for instance after a change
+// of its profile, register uses PolicyKill instead: a mounted dataset must always be guarded.
 func (g *Registrar) register(ctx context.Context, d dataset.Dataset, r guard.Registration, mounted bool) (
 	guard.Entry, error) {
 	e, err := g.Guard.Register(ctx, r)
@@ -183,7 +185,8 @@ func (g *Registrar) register(ctx context.Context, d dataset.Dataset, r guard.Reg
 	return g.Guard.Register(ctx, r)
 }
 
-// Continue lets a fenced dataset continue, because its epoch was confirmed to be this node's.
+// Continue lets a fenced dataset continue. The caller has confirmed that this node still has the epoch. Continue does
+// nothing if the guard does not have the dataset, or has not fenced it.
 func (g *Registrar) Continue(ctx context.Context, d dataset.Dataset, until time.Duration) error {
 	e, there, err := g.Entry(ctx, d.ID)
 	if err != nil || !there {
@@ -210,8 +213,8 @@ func (g *Registrar) withRemedy(err error) error {
 	return err
 }
 
-// Check fails unless the guard confirms that a mounted dataset may be written; it does nothing if its lease
-// is not bounded in time. The caller holds the dataset's lock.
+// Check fails unless the guard confirms that a mounted dataset may be written to. It does nothing if the lease is not
+// bounded in time. The caller holds the dataset's lock.
 func (g *Registrar) Check(ctx context.Context, d dataset.Dataset) error {
 	if !IsBounded(d) {
 		return nil
@@ -228,8 +231,8 @@ func (g *Registrar) Check(ctx context.Context, d dataset.Dataset) error {
 	return nil
 }
 
-// CheckUnmount fails with dataset.ErrInUse while a dataset is fenced: nobody can thaw a frozen filesystem that is
-// mounted nowhere.
+// CheckUnmount fails with dataset.ErrInUse while a dataset is fenced. A fenced dataset must stay mounted, because a
+// frozen filesystem without a mount cannot be thawed.
 func (g *Registrar) CheckUnmount(d dataset.Dataset) error {
 	switch fenced, err := g.isFencedNow(d.ID); {
 	case err != nil:
@@ -241,8 +244,8 @@ func (g *Registrar) CheckUnmount(d dataset.Dataset) error {
 	return nil
 }
 
-// Release makes the guard forget a dataset. The caller has examined the whole host, and nobody has the dataset mounted:
-// after Release the guard no longer fences it. If the guard cannot be reached, it is notified later. The caller holds
+// Release makes the guard forget a dataset, which it then no longer fences. The caller has examined the whole host and
+// found no mount of the dataset. If the guard cannot be reached, a later repair calls Release again. The caller holds
 // the dataset's lock.
 func (g *Registrar) Release(id uuid.UUID) {
 	epoch, armed := g.Deadlines.Armed(id)
@@ -264,8 +267,8 @@ func (g *Registrar) Release(id uuid.UUID) {
 // releaseTime bounds a request to the guard after an unmount.
 const releaseTime = 15 * time.Second
 
-// Watch asks the guard for its status at each heartbeat until the agent stops. It has differences repaired, and
-// notifies control when the guard begins or stops to answer.
+// Watch asks the guard for its status at each heartbeat, until the agent stops. It calls Repair with each status, and
+// reports to control when the guard starts or stops answering.
 func (g *Registrar) Watch() {
 	for {
 		answer := g.Deadlines.AnswerCount()
@@ -312,14 +315,14 @@ func (g *Registrar) Entry(ctx context.Context, id uuid.UUID) (e guard.Entry, the
 	return e, there, nil
 }
 
-// isFencedNow reports whether a dataset is fenced. A fence ends only if the dataset's epoch is confirmed. It fails if
-// the dataset may be fenced and the guard does not answer.
+// isFencedNow reports whether a dataset is fenced. A fence ends only after the dataset's epoch was confirmed.
+// isFencedNow fails if the dataset may be fenced and the guard does not answer.
 func (g *Registrar) isFencedNow(id uuid.UUID) (bool, error) {
 	return g.IsFencedBy(id, func() (guard.Status, error) { return g.Guard.Status(g.Ctx) })
 }
 
-// IsFencedBy is like isFencedNow, but calls asked to get the status of the guard. It calls asked only for a dataset
-// that may be fenced.
+// IsFencedBy is like isFencedNow, but gets the status of the guard from asked. It calls asked only for a dataset that
+// may be fenced.
 func (g *Registrar) IsFencedBy(id uuid.UUID, asked func() (guard.Status, error)) (bool, error) {
 	if !g.MayBeFenced(id) {
 		return false, nil
@@ -329,8 +332,8 @@ func (g *Registrar) IsFencedBy(id uuid.UUID, asked func() (guard.Status, error))
 	return err == nil && there && IsFenced(e), err
 }
 
-// MayBeFenced reports whether the guard may have a dataset registered. It returns true for a dataset of which nothing
-// is known here, as after a loss of the agent's database.
+// MayBeFenced reports whether the guard may have a dataset registered. It returns true for a dataset that this node has
+// no record of, for instance after the agent's database was lost.
 func (g *Registrar) MayBeFenced(id uuid.UUID) bool {
 	d, known := g.Cache.DatasetOrCopy(id)
 	_, armed := g.Deadlines.Armed(id)
@@ -355,10 +358,12 @@ func IsFenced(e guard.Entry) bool {
 	return e.State == guard.StateFencing || e.State == guard.StateFenced
 }
 
-// isFencing reports whether the guard fences a dataset, or will do so soon. For the flush of a fence, the guard lifts
-// the speed limit; it sets the limit again once the dataset is thawed. The flush may still run when the dataset may be
-// open here again, so the guard must be asked. An agent that stops asks as well, because it sets the limits again that
-// it has lifted. If the guard does not answer, no limit is set.
+// isFencing reports whether the guard fences a dataset, or will do so soon. Limits must not be set on such a dataset.
+//
+// For the flush of a fence, the guard lifts the speed limit, and sets it again once the dataset is thawed. The flush
+// may still run when the dataset may be open here again, so isFencing asks the guard. An agent that stops also asks,
+// because it sets the limits again that it has lifted. If the guard does not answer, isFencing fails, and no limit is
+// set.
 func (g *Registrar) isFencing(id uuid.UUID, asked func() (guard.Status, error)) (bool, error) {
 	d, known := g.Cache.Dataset(id)
 	if _, armed := g.Deadlines.Armed(id); known && IsBounded(d) && armed &&

@@ -9,12 +9,13 @@
 // a dataset.
 //
 // Package mounting asks Table, Deadlines and Registrar before a mount. Package controlsync applies control's records to
-// Table. Package handover relinquishes epochs. Package agent starts Renewals.Run, Deadlines.Run and Registrar.Watch,
-// and calls Deadlines.Enrol before another node is given data.
+// Table. Package handover relinquishes epochs. Package move finds relinquished datasets in Table and the addresses of
+// nodes in Nodes. Package agent starts Renewals.Run, Deadlines.Run and Registrar.Watch, and calls Deadlines.Enrol
+// before another node is given data.
 //
-// The package owns the keys yields/, enrolled/ and standing of the agent's database, and the same in memory. Table,
-// Deadlines, Nodes and Registrar each have a mutex for their fields. The lock of a dataset serializes Registrar's
-// changes to that dataset.
+// The package owns the keys yields/, enrolled/ and standing of the agent's database, and keeps their values in memory
+// too. Table, Deadlines, Nodes and Registrar each have a mutex for their fields. The lock of a dataset serializes
+// Registrar's changes to that dataset.
 package lease
 
 import (
@@ -32,8 +33,8 @@ import (
 )
 
 // Table has the reasons why datasets whose home is this node must not be opened here: the moves that recall them, as
-// control reported last, and the epochs that this node has relinquished. Relinquished epochs are also recorded on disk,
-// and apply whatever control reports. The methods of Table are safe for concurrent use.
+// control reported last, and the epochs that this node has relinquished. Relinquished epochs are also recorded on disk.
+// They stay relinquished even if control's records say otherwise. The methods of Table are safe for concurrent use.
 type Table struct {
 	db       records.DB
 	nodeName func(uuid.UUID) string
@@ -43,7 +44,7 @@ type Table struct {
 	relinquished map[uuid.UUID]Relinquished // by dataset
 }
 
-// Recall is a move that wants a dataset.
+// Recall is a move that wants this node to relinquish a dataset.
 type Recall struct {
 	Move, To uuid.UUID
 	Epoch    uint64
@@ -169,8 +170,8 @@ func (t *Table) Relinquish(ctx context.Context, id uuid.UUID, r Relinquished) er
 }
 
 // SetReported records that control has recorded which epoch this node relinquished, first on disk and then in memory.
-// It does nothing if the record of that move was removed meanwhile, because the move has ended: the record would keep
-// the final snapshot for ever. The caller holds the dataset's lock, under which records are removed.
+// It does nothing if the record was removed meanwhile, because the move has ended: a new record would keep the final
+// snapshot for ever. The caller holds the dataset's lock, under which records are removed.
 func (t *Table) SetReported(ctx context.Context, id uuid.UUID, r Relinquished) error {
 	if now, relinquished := t.Relinquished(id); !relinquished || now.Move != r.Move || now.Epoch != r.Epoch {
 		return nil
@@ -194,8 +195,8 @@ func (t *Table) Drop(ctx context.Context, id uuid.UUID) error {
 	return nil
 }
 
-// MayChange fails with ErrInUse if this node has relinquished the epoch that a dataset is at: nothing may open or
-// change it here any more. what is a verb for the error message.
+// MayChange fails with ErrInUse if this node has relinquished the present epoch of a dataset. The dataset must then be
+// neither opened nor changed here. The argument what is a verb for the error message.
 func (t *Table) MayChange(d dataset.Dataset, what string) error {
 	if r, relinquished := t.Relinquished(d.ID); relinquished && d.Epoch <= r.Epoch {
 		return t.movingError(d, what, r.Move, r.To)

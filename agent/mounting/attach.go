@@ -12,9 +12,9 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// MakeMountPoint makes the folder that a dataset is mounted on, and makes it immutable. So nobody, not even root, can
-// write into the folder by mistake while nothing is mounted on it: such data would be hidden by the next mount.
-// Idempotent: a crash may have left a folder that is not immutable yet.
+// MakeMountPoint makes the folder that a dataset is mounted on, and makes it immutable. While nothing is mounted on it,
+// no user can write into the folder by mistake, not even root: the next mount would hide such data. Idempotent: a crash
+// may have left a folder that is not immutable yet.
 func MakeMountPoint(path string) error {
 	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return fmt.Errorf("create the mount point: %w", err)

@@ -21,14 +21,16 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// A dataset of access many whose home is another node is mounted here as a guest. Control records this as a stay:
+// A dataset of access many whose home is another node is mounted here as a guest. Control records such a mount as a
+// stay:
 //
 //	control records the stay → the stay is written to disk → mount(2) → {ID} is written to disk → reply
 //	the ID is removed from disk → umount(2) → control ends the stay → the stay is removed from disk
 //
 // So control knows of every mount. A stay without a mount, as after a crash, ends as soon as control or this node
-// examines it. Each stay has an ID, so that a late report does not apply to the next stay. After a user confirmed that
-// this host is fenced, control may have no stay for a mount: the mount is then reported again, as one that is held.
+// examines it. Each stay has an ID, so that a late report does not apply to the next stay. An operator may confirm that
+// this host is fenced while the dataset is still mounted here. Control then has no stay for the mount, and the mount is
+// reported again.
 
 // GuestsDeps is what Guests needs.
 type GuestsDeps struct {
@@ -85,7 +87,7 @@ func (m *Guests) mountOnce(ctx context.Context, d dataset.Dataset, path string) 
 		return err
 	}
 	steps.At("guest.recorded")
-	// The record is on disk before the mount, so that a start without control knows what is mounted.
+	// Write the record before the mount, so that a start without control knows which datasets are mounted.
 	if err := m.Table.Set(ctx, r); err != nil {
 		return errors.Join(err, endStay(ctx, m.Host, d.ID, r.Stay))
 	}
@@ -199,8 +201,8 @@ func (m *Guests) Settle(ctx context.Context, id, told uuid.UUID) error {
 	return m.applyAnswer(ctx, id, Stay{is.Indexed, g.Stay}, known, now, asked)
 }
 
-// endUnmounted ends the stay with a dataset that is not mounted and has no use. stays reports whether the dataset is
-// mounted or used. g and known are this node's record of the stay.
+// endUnmounted ends the stay with a dataset that is not mounted and has no use. If the dataset is mounted or used,
+// endUnmounted returns true for stays and ends nothing. g is this node's record of the stay, if known is true.
 func (m *Guests) endUnmounted(ctx context.Context, id, told uuid.UUID) (g Stay, known, stays bool, err error) {
 	unlock, err := m.Locks.Lock(ctx, id, "check of dataset "+id.String())
 	if err != nil {

@@ -47,7 +47,7 @@ type scans struct {
 	turn sync.Mutex // held during a look: one at a time
 
 	mu   sync.Mutex
-	next *sharedScan // the next look, or nil if nobody waits for one
+	next *sharedScan // the next look, or nil if no caller waits for one
 }
 
 type sharedScan struct {
@@ -173,8 +173,9 @@ func (l *Holders) OfTree(look Scan, d dataset.Dataset, tree mount.Filesystem) (l
 	return list
 }
 
-// isOfAnotherDrover reports whether a mount on this host may be one of a second Drover on this machine. A second Drover
-// has its own records. Both can mount the same dataset only on a share, and only the path tells the mounts apart.
+// isOfAnotherDrover reports whether a mount may have been made by another Drover process on this machine, with records
+// of its own. Two processes can mount the same dataset only if it is on a share, and only the paths of their mounts
+// differ.
 func (l *Holders) isOfAnotherDrover(d dataset.Dataset, e *mount.Entry) bool {
 	pool := l.pools.ByID(d.Pool)
 	shared := pool == nil || pool.Record.Share != uuid.Nil // nothing is known here about a pool of another node
@@ -200,9 +201,9 @@ func (l *Holders) CheckPool(ctx context.Context, d dataset.Dataset) error {
 	return err
 }
 
-// Check fails with ErrInUse if a dataset is mounted anywhere besides its mount point, if a process has
-// a file of it open, or if the look at the host fails. what names the work for the error message. The
-// dataset's lock is held.
+// Check fails with ErrInUse if a dataset is mounted anywhere besides its mount point, if a process has a file of it
+// open, or if the look at the host fails. The argument what names the work for the error message. The dataset's lock is
+// held.
 func (l *Holders) Check(ctx context.Context, d dataset.Dataset, what string) error {
 	look, err := l.scanDataset(ctx, d)
 	if err != nil {

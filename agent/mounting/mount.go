@@ -92,8 +92,9 @@ func (m *Mounter) Use(ctx context.Context, d dataset.Dataset, ref dataset.Refere
 }
 
 // checkMounted checks whether a mounted dataset may get one more use: its disk, the lease, and the guard. It returns
-// the present record of the dataset. If the check of the disk or the guard fails and nobody uses the mount, it unmounts
-// the dataset: no caller has the path, and the next request mounts it again. The dataset's lock is held.
+// the present record of the dataset. If the check of the disk or the guard fails and the dataset has no use,
+// checkMounted unmounts the dataset: no caller has the path, and the next request mounts it again. The dataset's lock
+// is held.
 func (m *Mounter) checkMounted(ctx context.Context, d dataset.Dataset, r Record, id string) (dataset.Dataset, error) {
 	if err := m.Disks.Check(ctx, d, m.MountPath(d.ID)); err != nil {
 		err = dataset.Errorf(dataset.ErrOffline, "mount of volume %s: %w", d.Volume, m.Prober.Explain(ctx, d.Pool, err))

@@ -29,7 +29,7 @@ type MounterDeps struct {
 	Unmounter *Unmounter
 	Disks     *Disks
 
-	// Find returns the volume to which an engine refers.
+	// Find returns the volume that an engine refers to.
 	Find func(ctx context.Context, ref dataset.Reference) (dataset.Dataset, error)
 	// Bring makes this node the home of a dataset.
 	Bring func(context.Context, dataset.Dataset) (dataset.Dataset, error)

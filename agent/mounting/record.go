@@ -22,7 +22,7 @@ type Use struct {
 	Count      int       `json:"count"`
 	Generation uint64    `json:"generation"` // of the engine process, see Engines
 	Since      time.Time `json:"since"`
-	Spelling   string    `json:"as,omitempty"` // the name by which the engine called the volume
+	Spelling   string    `json:"as,omitempty"` // the engine's name for the volume
 	// Tool is the engine that mounted the volume, or "" if that is not known.
 	Tool plugin.Tool `json:"tool,omitempty"`
 	// Older is true if an engine mounted with this ID again after the ID had ended once: Count may not include a use by
@@ -40,10 +40,10 @@ type Use struct {
 
 // Add counts one more use of an ID.
 //
-// The new use replaces the recorded ones if their engine process has ended, or if they are marked as
-// ended: the next engine mounts with the same ID again, and nobody unmounted the old uses. But a
-// container may have outlived its engine (live-restore), and docker cp mounts with its ID too. So Older
-// is set, and the use then ends only after a look at the host.
+// The new use replaces the recorded uses of the ID if their engine process has ended, or if they are marked as ended:
+// the next engine process mounts with the same ID again, although the old uses were never unmounted. But a container
+// may have outlived its engine (live-restore), and docker cp mounts with the container's ID too. So Add sets Older, and
+// the use then ends only after a look at the host.
 func (r Record) Add(id string, now Use, hasEnded func(id string, generation uint64) bool) {
 	c, ok := r.IDs[id]
 	if !ok {
@@ -71,8 +71,8 @@ func (c Use) VerifyFrom() time.Duration {
 // SortedIDs returns the mount IDs, sorted.
 func (r Record) SortedIDs() []string { return slices.Sorted(maps.Keys(r.IDs)) }
 
-// ExpectedMounts returns how many mounts besides the mount point the uses of all IDs but one explain:
-// one for each ID. Podman's use explains none, because it can exist without a container.
+// ExpectedMounts returns how many mounts besides the mount point are explained by the recorded uses: one for each ID,
+// without the ID except. Podman's use explains none, because it can exist without a container.
 func (r Record) ExpectedMounts(except string) (n int) {
 	for id := range r.IDs {
 		if id != except && id != PodmanID {

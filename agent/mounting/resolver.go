@@ -127,8 +127,8 @@ func (r *Resolver) resolveOne(ctx context.Context, id uuid.UUID, fenced, unsure 
 	return nil
 }
 
-// FindLostUses examines the mounts again if the agent's database was lost, once control has reported which datasets are
-// mounted here: at this start, or when control answers again. Idempotent.
+// FindLostUses examines the mounts again if the agent's database was lost. It is called once control has reported which
+// datasets are mounted here: at this start, or when control answers again. Idempotent.
 func (r *Resolver) FindLostUses(ctx context.Context) error {
 	if !r.Recovered {
 		return nil

@@ -116,18 +116,17 @@ func (v *Verifier) applyUnmount(ctx context.Context, d dataset.Dataset, r *Recor
 	return true
 }
 
-// canEndUnverified reports whether the last use of an ID may end without a look at the host. That
-// requires that other IDs use the dataset, and that one engine process made and ends the use. Such a
-// process unmounts as often as it mounted, after the container has ended. The count of its uses is
-// never too low: if the agent misses a Mount, the Mount fails, and if it misses an Unmount, the count
-// is too high.
+// canEndUnverified reports whether the last use of an ID may end without a look at the host. That requires that other
+// IDs use the dataset, and that one engine process made and ends the use. Such a process unmounts as often as it
+// mounted, after the container has ended. The count of its uses is never too low: if the agent misses a Mount, the
+// Mount fails, and if it misses an Unmount, the count is too high.
 //
-// The last ID of a dataset never ends without a look. When docker cp fails for any volume of a running
-// container, even a volume of another driver, dockerd sends Unmount with the container's ID for all of
-// its volumes (containerStatPath in moby's daemon/archive.go, seen with 20.10).
+// The last ID of a dataset never ends without a look. When docker cp fails for any volume of a running container, even
+// a volume of another driver, dockerd sends Unmount with the container's ID for all of its volumes (containerStatPath
+// in moby's daemon/archive.go, seen with 20.10).
 //
-// Nor does an ID of an older engine process, whose count can be too low (see add), nor Podman's ID: a
-// user can run podman volume unmount while a container runs.
+// An ID of an older engine process does not end without a look either, because its count can be too low (see
+// Record.Add). Nor does Podman's ID: a user can run podman volume unmount while a container runs.
 func (v *Verifier) canEndUnverified(r Record, id string) bool {
 	c := r.IDs[id]
 	if c.Older || c.Ended || c.Generation == 0 || id == PodmanID || v.Engines.HasEnded(id, c.Generation) {
@@ -136,12 +135,12 @@ func (v *Verifier) canEndUnverified(r Record, id string) bool {
 	return len(r.IDs) > 1
 }
 
-// unexplainedMount counts the mounts of a dataset besides its mount point. If there are more than
-// expected, it returns a description of one of them, otherwise "". If the look at the host fails, it
-// returns a description of the failure. The dataset's lock is held.
+// unexplainedMount counts the mounts of a dataset besides its mount point. If there are more than expected, it returns
+// a description of one of them, otherwise "". If the look at the host fails, it returns a description of the failure.
+// The dataset's lock is held.
 //
-// It looks at mounts only, because the engine waits for each last Unmount, and a look at open files takes about
-// ten times as long. Without that look a process that a container handed a file to can lose its mount here, but
+// It looks at mounts only, and not at open files: the engine waits for each last Unmount, and a look at open files
+// takes about ten times as long. A process that got a file from a container can therefore lose its mount here. It loses
 // no data: the file stays open, and restore, removal, move and the release of the guard look at open files.
 func (v *Verifier) unexplainedMount(ctx context.Context, d dataset.Dataset, expected int) string {
 	look, err := v.Holders.ScanMounts()

@@ -89,7 +89,7 @@ func (b *Bringer) checkMayBring(ctx context.Context, d dataset.Dataset) error {
 		return nil // nothing is copied
 	}
 	if away, err := b.Nodes.IsUnreachable(ctx, d.Home); err != nil || away {
-		return err // the duration cannot be estimated, and control refuses the move and says what to do
+		return err // no estimate is needed: control refuses the move, and its error says what to do
 	}
 	expected, how, err := b.Estimate(ctx, d)
 	if err != nil {
@@ -104,7 +104,8 @@ func (b *Bringer) checkMayBring(ctx context.Context, d dataset.Dataset) error {
 		d.Volume, home, expected.Round(time.Second), how, d.Profile.Follow, command)
 }
 
-// assumedRate is the expected rate of a move if none has come here yet: half of what a link of 1 Gbit/s carries.
+// assumedRate is the expected rate of a move, in bytes a second, if no move has come to this node yet: half of the rate
+// of a link of 1 Gbit/s.
 const assumedRate = 60 << 20
 
 // Estimate estimates how long a move would take, and describes the estimate: an amount of data at the rate of the last

@@ -120,7 +120,7 @@ func (m *moving) requestSnapshot(ctx context.Context) (s transfer.Fresh, err err
 	}
 }
 
-// How often a home is asked again for a snapshot, at intervals of Limits.Retry: see fresh.
+// How often a home is asked again for a snapshot, at intervals of Limits.Retry: see requestSnapshot.
 const (
 	UnreachableTries = 20
 	busyTries        = 10
@@ -181,7 +181,7 @@ func (m *moving) removeSnapshots(ctx context.Context) error {
 	return lineage.DropMissing(ctx, m.pool, m.op.DatasetID, now, dataset.Snapshot{})
 }
 
-// removeSnapshotsMeanwhile calls tidy concurrently with do, which waits for other nodes.
+// removeSnapshotsMeanwhile calls removeSnapshots concurrently with do, which waits for other nodes.
 func (m *moving) removeSnapshotsMeanwhile(ctx context.Context, do func(context.Context) error) error {
 	tidied := make(chan error, 1)
 	go func() { tidied <- m.removeSnapshots(ctx) }()

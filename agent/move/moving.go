@@ -29,13 +29,13 @@ type moving struct {
 	op               *dataset.Operation
 	pool             backends.Pool
 	home             dataset.Node
-	removedSnapshots []uuid.UUID // 	snapshots here that the home does not have any more
+	removedSnapshots []uuid.UUID // snapshots here that the home does not have any more
 
-	givingPool uuid.UUID          // 	the pool on the share that gives it up
-	takenOver  *dataset.TakenOver // where the dataset still is if its lost home had not taken it
+	givingPool uuid.UUID          // the pool on the share in which the home has the dataset
+	takenOver  *dataset.TakenOver // where the dataset still is if its lost home had not taken it over; otherwise nil
 }
 
-// recall makes the home relinquish the dataset, and waits for that. If the dataset is in use, recall waits only
+// recall makes the home relinquish the dataset, and waits until it has. If the dataset is in use, recall waits only
 // briefly.
 func (m *moving) recall(ctx context.Context) error {
 	m.jb.Step("asking node " + m.home.Name + " for it")
@@ -93,7 +93,7 @@ func (m *moving) checkRelinquishing(ctx context.Context, now dataset.Operation) 
 	return err
 }
 
-// refusalError returns why the home did not give the dataset up.
+// refusalError returns the reason why the home did not relinquish the dataset.
 func (m *moving) refusalError(now dataset.Operation) error {
 	op, home := m.op, m.home.Name
 	if who := m.usersHint(now); who != "" {

@@ -63,9 +63,10 @@ func (v *Sender) Pool(ctx context.Context, ds uuid.UUID) (backends.Pool, error) 
 	return v.poolForSending(ctx, k.Pool)
 }
 
-// poolForSending returns a pool from which data may be sent to another node. A pool that was restored from a backup may
-// lack data that the other node has, and the other node would drop that data because its home lacks it. So nothing is
-// sent before control has reported the generation of the pool. Containers here do not wait for that.
+// poolForSending returns a pool from which data may be sent to another node. Nothing is sent before control has
+// reported the generation of the pool: a pool that was restored from a backup may lack data that the other node has,
+// and the other node would drop that data because its home lacks it. Containers on this node can use the pool before
+// that.
 func (v *Sender) poolForSending(ctx context.Context, id uuid.UUID) (backends.Pool, error) {
 	heard := func() bool { op := v.Pools.ByID(id); return op == nil || op.GenerationKnown }
 	if !heard() {
@@ -81,10 +82,13 @@ func (v *Sender) poolForSending(ctx context.Context, id uuid.UUID) (backends.Poo
 // errUnknownPool says that control has no record of a pool as one of this node.
 var errUnknownPool = errors.New("it does not know the pool")
 
-// Freshen takes a snapshot for the node that asks. If nothing was written since a snapshot that this node or
-// another replica was given, it returns that one. For a dataset that was given up it returns the final snapshot.
-// The newest snapshot that the other node names is kept: control's record of it may be older. Idle is false while
-// the dataset is being given up, because its uses do not matter any more.
+// Freshen takes a snapshot for the node that sends the request. If nothing was written since a snapshot that this node
+// or another replica was given, it returns that one. For a relinquished dataset it returns the final snapshot, and
+// fails with ErrPending before that exists.
+//
+// have are the snapshots that the other node has. The newest of them is kept, because control's record of that node's
+// copy may be older. idle is true if the dataset has no use. It is false for a relinquished dataset, whose uses do not
+// matter any more.
 func (v *Sender) Freshen(ctx context.Context, ds uuid.UUID, have []uuid.UUID) (out dataset.Snapshot, idle bool,
 	err error) {
 	// The pool may take long to answer, so it is asked before the dataset is locked.
@@ -148,7 +152,7 @@ func (v *Sender) freshSnapshot(ctx context.Context, pool backends.Pool, d datase
 	return s, err
 }
 
-// Tree opens the files of a snapshot, or with uuid.Nil those of a dataset that was given up.
+// Tree opens the files of a snapshot. If snapshot is uuid.Nil, it opens those of a relinquished dataset.
 func (v *Sender) Tree(ctx context.Context, ds, snapshot uuid.UUID) (root *os.File, release func() error, err error) {
 	d, known := v.Cache.Dataset(ds)
 	if !known {
