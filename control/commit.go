@@ -112,8 +112,8 @@ func (s *Service) prefetchReport(t *record.Tx, op dataset.Operation) error {
 	return t.Prefetch(keys)
 }
 
-// conclude decides on the report of an operation. If the operation is not recorded, its end is recorded only if again
-// is set (see api.Report): otherwise no agent waits for it.
+// conclude decides on the report of an operation. If the operation is not recorded, conclude records its end only if
+// again is set (see api.Report): otherwise no agent waits for it.
 func (s *Service) conclude(t *record.Tx, op dataset.Operation, again bool, out *api.Committed) error {
 	recorded, known, err := membership.RecordedOperation(t, op)
 	if err != nil {
@@ -123,7 +123,7 @@ func (s *Service) conclude(t *record.Tx, op dataset.Operation, again bool, out *
 		return repeatResponse(t, recorded, op, out)
 	}
 	if op.Problem != nil && op.Kind == dataset.OpPurge {
-		// another purge of the same dataset may have been first
+		// Another purge of the same dataset may have ended first.
 		gone, err := datasetMissing(t, op.DatasetID)
 		if err != nil {
 			return err
@@ -164,15 +164,17 @@ func (s *Service) conclude(t *record.Tx, op dataset.Operation, again bool, out *
 	if op.Kind == dataset.OpDelete && op.Problem == nil {
 		op.DatasetRecord = out.Dataset // callers that wait for the delete learn whether the data is destroyed
 	}
-	// control recorded who requested what; the agent says how it ended
+	// Control has recorded the request. The report only adds how the operation ended.
 	recorded.Problem, recorded.DatasetRecord, recorded.Snapshot = op.Problem, op.DatasetRecord, op.Snapshot
 	recorded.Progress, recorded.Incarnation = op.Progress, op.Incarnation
 	return s.finish(t, recorded)
 }
 
 // mayArriveLater reports whether an earlier Record or Commit of an operation that is not recorded may still arrive and
-// change something. It is false for a reported failure of an operation that has taken effect: its first report
-// succeeded. It is false for a move, because Submit has recorded it already, so that an agent's Record adds nothing.
+// change something.
+//
+// It returns false in two cases. A failure is reported of an operation that has taken effect: then the earlier report
+// succeeded. Or the operation is a move: Submit has recorded it already, so that a Record of the agent adds nothing.
 func mayArriveLater(t *record.Tx, op dataset.Operation, again bool) (bool, error) {
 	if !again || op.Kind == dataset.OpMove {
 		return false, nil
@@ -187,7 +189,7 @@ func mayArriveLater(t *record.Tx, op dataset.Operation, again bool) (bool, error
 	if err := dataset.CheckName(op.Volume); err != nil {
 		return false, err
 	}
-	if op.Kind == dataset.OpDelete { // a delete by another request is no effect of this one
+	if op.Kind == dataset.OpDelete { // the delete of another request does not count as an effect of this one
 		var d dataset.Dataset
 		there, err := t.Get(record.DatasetKey(op.DatasetID), &d)
 		return !there || d.Request != op.ID, err
@@ -207,8 +209,8 @@ func isReportedByAgents(kind dataset.OpKind) bool {
 	return false
 }
 
-// newOperationRecord returns the record of an operation that control has no record of. It takes only the identifying
-// fields from the agent's report.
+// newOperationRecord returns a new record for an operation that control has not recorded. It copies only the
+// identifying fields of the agent's report.
 func newOperationRecord(op dataset.Operation) dataset.Operation {
 	return dataset.Operation{
 		ID: op.ID, Kind: op.Kind, Node: op.Node, Volume: op.Volume, DatasetID: op.DatasetID, Epoch: op.Epoch,
@@ -216,8 +218,8 @@ func newOperationRecord(op dataset.Operation) dataset.Operation {
 	}
 }
 
-// mismatch compares the volume that another request created first with the volume of the operation. It returns how they
-// differ, or nil.
+// mismatch compares the volume of an operation with the volume of the same name that another request created first. It
+// returns how they differ, or nil.
 func (s *Service) mismatch(t *record.Tx, op dataset.Operation, winner dataset.Dataset) (*dataset.Problem, error) {
 	asked := api.Request{Kind: op.Kind, Volume: op.DatasetRecord.RequestedAs, Options: op.Options}
 	w, err := planning.ParseCreate(asked.Parsed())
@@ -264,7 +266,7 @@ func (s *Service) apply(t *record.Tx, op dataset.Operation, out *api.Committed) 
 		return s.deleter.CommitDelete(t, op, out)
 	case dataset.OpMove:
 		return s.Relocator.Commit(t, op, out)
-	default: // reportable refuses all other kinds
+	default: // checkReport refuses all other kinds
 		return deletion.CommitPurge(t, op)
 	}
 }

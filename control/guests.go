@@ -71,8 +71,8 @@ func (s *Service) Guest(ctx context.Context, node uuid.UUID, g api.SharedMountRe
 	return out, err
 }
 
-// checkStay fails unless a node may mount a dataset as a guest or, if the node is the home, have exclusive use of it.
-// held says that the node has the dataset mounted already.
+// checkStay fails unless a node may mount a dataset as a guest. For the home of the dataset, it fails unless the home
+// may use the dataset exclusively. held says that the node has the dataset mounted already.
 func (s *Service) checkStay(t *record.Tx, d dataset.Dataset, n dataset.Node, held bool) error {
 	what := "mount of volume " + d.Volume
 	switch {

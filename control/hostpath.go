@@ -11,9 +11,9 @@ import (
 // maxPath is PATH_MAX of linux/limits.h.
 const maxPath = 4096
 
-// checkPath fails with dataset.ErrInvalid if a request names a path that no agent can use as intended. A relative path
-// depends on the working directory of the agent; a path may also be not clean, or too long. It fails too if the kind of
-// the request reads nothing from a host.
+// checkPath fails with dataset.ErrInvalid if a request names a path that an agent cannot use: a relative path, which
+// would depend on the working directory of the agent, a path that is not clean, or one that is too long. It also fails
+// if requests of this kind read nothing from a host.
 func checkPath(req api.Request) error {
 	if req.Live && (req.Kind != dataset.OpImport || req.Path == "") {
 		return dataset.Errorf(dataset.ErrInvalid,

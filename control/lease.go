@@ -16,8 +16,10 @@ import (
 )
 
 // Recall asks the home of a move to relinquish its lease. From then on the home allows no new mounts of the volume.
-// Idempotent: it returns the operation as it is now. dataset.ErrStale if the move has ended or has another epoch;
-// ErrCancelled; ErrConflict if the volume was deleted, or while the store is halted.
+// Idempotent: it returns the operation as it is now.
+//
+// It fails with dataset.ErrStale if the move has ended or has another epoch, with ErrCancelled if it was cancelled, and
+// with ErrConflict if the volume was deleted or the store is halted.
 func (s *Service) Recall(ctx context.Context, node uuid.UUID, r api.Report) (op dataset.Operation, err error) {
 	_, err = s.Ledger.Update(ctx, func(t *record.Tx) error {
 		if _, err := membership.FreshNode(t, node, r.Incarnation); err != nil {
@@ -96,9 +98,9 @@ func (s *Service) Yield(ctx context.Context, node uuid.UUID, y api.Yield) error 
 	return err
 }
 
-// releaseLease gives the lease of an ended move back to the home. If the home has already relinquished the lease, it
-// gets a new epoch, because it has promised not to use the old one. A home that a move without it bypassed has
-// relinquished nothing, and may still have the epoch open while control cannot reach it.
+// releaseLease gives the lease of an ended move back to the home. If the home has relinquished the lease, it gets a new
+// epoch, because it has promised not to use the old one. If the move was one without the home, the home has
+// relinquished nothing. It keeps its epoch, which it may have open while control cannot reach it.
 func releaseLease(t *record.Tx, op dataset.Operation) error {
 	var d dataset.Dataset
 	there, err := t.Get(record.DatasetKey(op.DatasetID), &d)
@@ -111,8 +113,8 @@ func releaseLease(t *record.Tx, op dataset.Operation) error {
 	}
 	d.Move = uuid.Nil
 	if lease.State == dataset.LeaseMoving && op.Loss == nil {
-		// In a store that was restored from a backup the target may already be the home, at this very epoch. Only a
-		// recovery, which has asked the target, knows.
+		// In a store that was restored from a backup, the target may already be the home at this epoch. Only a recovery
+		// knows this, because it has asked the target.
 		if err := t.Halted(); err != nil && !t.Recovering {
 			return err
 		}

@@ -121,7 +121,7 @@ func checkSameRequest(rec dataset.Operation, req api.Request) error {
 		"(choose another ID)", rec.ID, rec.Kind, rec.Volume, req.Kind)
 }
 
-// settleOperation carries out an operation that changes only records, and records it as done.
+// settleOperation carries out an operation that changes only records, and records that it is done.
 func (s *Service) settleOperation(t *record.Tx, op *dataset.Operation) error {
 	settle := s.volumes.SettleUpdate
 	switch op.Kind {
@@ -151,9 +151,11 @@ func (s *Service) record(t *record.Tx, op dataset.Operation) error {
 	return t.Put(record.OperationKey(op.ID), op)
 }
 
-// Record records an operation that its agent already carries out and that takes longer than its caller can wait.
-// Idempotent, also if the outcome is recorded. An operation whose outcome left no record, such as a create that did not
-// get its name, would be started again: see api.Report, Again. Errors as those of Commit.
+// Record records an operation that an agent carries out and that takes longer than its caller can wait. Idempotent,
+// also if the end of the operation is recorded.
+//
+// A Record that arrives after the end of its operation would start the operation again if the end left no record, as
+// that of a create that did not get its name. See api.Report, Retry. The errors are those of Commit.
 func (s *Service) Record(ctx context.Context, node uuid.UUID, r api.Report) error {
 	op := r.Operation
 	op.State, op.Incarnation, op.Problem = dataset.OpRunning, r.Incarnation, nil

@@ -46,7 +46,8 @@ func changesOnlyRecords(k dataset.OpKind) bool {
 	return false
 }
 
-// plan is the decision. It is pure, apart from its reads through t, the clock, and the UUIDs that it makes.
+// plan makes the decision of Plan. It is a pure function, except that it reads through t, reads the clock and makes
+// UUIDs.
 func (s *Service) plan(t *record.Tx, node uuid.UUID, req api.Request) (api.Plan, error) {
 	if req.ID == uuid.Nil {
 		req.ID = uuid.New()
@@ -114,7 +115,7 @@ func (s *Service) decide(t *record.Tx, node uuid.UUID, req api.Request) (*datase
 	return nil, nil, dataset.Errorf(dataset.ErrInvalid, "unknown kind of operation %q", dataset.Clip(string(req.Kind)))
 }
 
-// digest returns a digest of a request without its ID, to tell different requests apart.
+// digest returns a digest of a request without its ID. Requests with the same ID but different digests are different.
 func digest(req api.Request) string {
 	req.ID = uuid.Nil
 	text, err := json.Marshal(req)

@@ -32,7 +32,7 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 )
 
-// Profiles is the set of profiles that is valid at present.
+// Profiles is the set of profiles that is valid now.
 type Profiles = planning.Profiles
 
 // Deps are the dependencies of Service.

@@ -8,8 +8,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// KeySource says where the operator's key for the datasets of a profile is: in a file on each host, or printed by
-// a program. The zero value: the datasets are not encrypted.
+// KeySource says where the operator's key for the datasets of a profile is: in a file on each host, or in the output of
+// a program. The zero value means that the datasets are not encrypted.
 type KeySource struct {
 	KeyFile string `json:"key_file,omitempty"` // absolute path of the file with the key
 	// Exec is the absolute path of a program that prints the key, with its arguments.
@@ -25,7 +25,7 @@ const (
 	MaxKeyTimeout = Duration(time.Minute)
 )
 
-// Wanted reports whether the datasets must be encrypted.
+// Wanted reports whether the key source names a key, so that the datasets must be encrypted.
 func (k KeySource) Wanted() bool { return k.KeyFile != "" || len(k.Exec) > 0 }
 
 // Equal reports whether two key sources are the same.
@@ -41,8 +41,8 @@ func (k KeySource) String() string {
 	return strings.Join(k.Exec, " ")
 }
 
-// Encryption is the data key of an encrypted dataset, wrapped with a key of the operator, without which it
-// cannot be read. It is a part of the record.
+// Encryption is the wrapped data key of an encrypted dataset: the data key, encrypted with a key of the operator. The
+// dataset cannot be read without the operator's key. It is a part of the dataset's record.
 type Encryption struct {
 	// ID is the UUID of the data key and of the LUKS container that it opens. Snapshots, clones and copies have
 	// the container's ID, and the same data key.

@@ -10,8 +10,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// Kind is a kind of error: a sentinel for errors.Is, with a code that programs can rely on, an HTTP status and an
-// exit code. The text that Docker shows is always that of the error itself.
+// Kind is a kind of error. It is a sentinel for errors.Is, and has a code that programs can rely on, an HTTP status and
+// an exit code. Docker always shows the text of the error itself.
 type Kind struct {
 	Code  string // stable, in problem details and events
 	HTTP  int    // status of the API's answer
@@ -55,8 +55,8 @@ func Kinds() []*Kind {
 	}
 }
 
-// KindOf returns the kind of err: that of the outermost error that has one, ErrInternal if none has. It is nil
-// only for a nil error.
+// KindOf returns the kind of the outermost error in err that has one. If none has a kind, it returns ErrInternal. It
+// returns nil only if err is nil.
 func KindOf(err error) *Kind {
 	if err == nil {
 		return nil
@@ -68,7 +68,8 @@ func KindOf(err error) *Kind {
 	return ErrInternal
 }
 
-// KindByCode returns the kind with that code, ErrInternal if there is none. It decodes an error from the wire.
+// KindByCode returns the kind with a code. If there is none, it returns ErrInternal. It is used to decode an error from
+// the wire.
 func KindByCode(code string) *Kind {
 	for _, k := range Kinds() {
 		if k.Code == code {
@@ -81,11 +82,11 @@ func KindByCode(code string) *Kind {
 // OneLine returns the text of err in one line, truncated by Cut. Joined errors have one line each.
 func OneLine(err error) string { return Cut(strings.ReplaceAll(err.Error(), "\n", "; ")) }
 
-// MaxLine is the largest number of bytes of an error that is reported or recorded: with a path in it, it could
-// have any length.
+// MaxLine is the largest number of bytes of an error that is reported or recorded. Without it, an error with a path in
+// it could have any length.
 const MaxLine = 4 << 10
 
-// Cut truncates a line to MaxLine bytes, without cutting a character, and says so.
+// Cut truncates a line to MaxLine bytes, without cutting a character. A truncated line says that it was truncated.
 func Cut(line string) string {
 	if len(line) <= MaxLine {
 		return line
@@ -94,7 +95,7 @@ func Cut(line string) string {
 	return head(line, MaxLine-len(end)) + end
 }
 
-// maxClip is how many bytes of a caller's own words an error repeats.
+// maxClip is how many bytes of a request or a file an error repeats.
 const maxClip = 140
 
 // Clip truncates the part of a request or a file that an error repeats.
@@ -105,7 +106,7 @@ func Clip(s string) string {
 	return head(s, maxClip-3) + "..."
 }
 
-// head returns the first n bytes of s, or fewer so as not to cut a character.
+// head returns at most the first n bytes of s. It returns fewer if it would cut a character.
 func head(s string, n int) string {
 	for n > 0 && !utf8.RuneStart(s[n]) {
 		n--
@@ -135,14 +136,14 @@ type pendingError struct {
 
 func (e *pendingError) Unwrap() error { return e.error }
 
-// PendingOn is Errorf with the kind ErrPending, for work that continues as an operation. ContinuesAs finds the
-// operation.
+// PendingOn makes an error of the kind ErrPending for work that continues as an operation. ContinuesAs returns the UUID
+// of the operation.
 func PendingOn(op uuid.UUID, format string, args ...any) error {
 	return &pendingError{Errorf(ErrPending, format, args...), op}
 }
 
-// ContinuesAs returns the UUID of the operation as which the work continues that err has not waited for. It is nil if
-// the kind of err is not ErrPending, or if the operation is not known.
+// ContinuesAs returns the UUID of the operation that continues the work, if err is an ErrPending made by PendingOn.
+// Otherwise it returns uuid.Nil.
 func ContinuesAs(err error) uuid.UUID {
 	var pending *pendingError
 	if KindOf(err) != ErrPending || !errors.As(err, &pending) {

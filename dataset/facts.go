@@ -48,9 +48,11 @@ func (f Facts) Pool(id uuid.UUID) (PoolFacts, bool) {
 	return f.Pools[i], true
 }
 
-// Differ reports whether facts differ enough from the recorded ones to be written: any text, or a number that is
-// 10 % or more away from the recorded one. So that an idle host writes nothing, small values count as larger
-// ones: a load as at least the number of CPUs, memory and pools as at least a hundredth of the total.
+// Differ reports whether facts differ so much from the recorded ones that they must be written: a text differs, or a
+// number differs by 10 % or more from the recorded one.
+//
+// An idle host must not cause writes, so small differences do not count. A load must differ by at least a tenth of the
+// number of CPUs, and free memory or free space by at least a hundredth of the total.
 func (f Facts) Differ(is Facts) bool {
 	if !f.alike(is) || !slices.Equal(f.Backends, is.Backends) || len(f.Pools) != len(is.Pools) {
 		return true
@@ -68,14 +70,14 @@ func (f Facts) Differ(is Facts) bool {
 		far(float64(f.MemoryFree), float64(is.MemoryFree), float64(f.MemoryTotal)/100)
 }
 
-// alike compares the texts, and the numbers that never change by themselves.
+// alike reports whether all texts are equal, and all numbers that never change by themselves.
 func (f Facts) alike(is Facts) bool {
 	return f.Node == is.Node && f.Architecture == is.Architecture && f.Kernel == is.Kernel && f.OS == is.OS &&
 		f.OSVersion == is.OSVersion &&
 		f.Engine == is.Engine && f.Virtual == is.Virtual && f.CPUs == is.CPUs && f.Swarm == is.Swarm
 }
 
-// far reports whether a number is 10 % or more away from its previous value, and by at least least.
+// far reports whether a number differs from its previous value by 10 % or more, and by at least least.
 func far(was, is, least float64) bool {
 	by := math.Abs(is - was)
 	return by > 0 && by >= math.Abs(was)/10 && by >= least

@@ -2,9 +2,9 @@ package dataset
 
 import "encoding/json"
 
-// CheckFormat fails with ErrUnsupported if format is a later one than known, the latest format that this version of
-// Drover reads, and with ErrCorrupt if it is negative. 0 stands for an absent number and means
-// format 1. what names the file or message in the error.
+// CheckFormat checks the format number of a file or message. known is the latest format that this version of Drover
+// reads. It fails with ErrUnsupported if format is later than known, and with ErrCorrupt if format is negative. A
+// format of 0 means that the number is absent, and counts as format 1. what names the file or message in the error.
 func CheckFormat(what string, format, known int) error {
 	if format < 0 {
 		return Errorf(ErrCorrupt, "%s has format %d, which is damaged: formats are positive numbers", what, format)

@@ -7,7 +7,7 @@ import (
 	"github.com/google/uuid"
 )
 
-// Access says on how many hosts a volume may be mounted at once. The zero value is one host: its home.
+// Access says on how many hosts a volume may be mounted at once. The zero value means only on one host, its home.
 type Access string
 
 // AccessMany lets every host that sees the data of a volume mount it, at the same time. The applications must
@@ -23,7 +23,7 @@ type SharedMount struct {
 	Since time.Time `json:"since"` // when the guest was recorded
 }
 
-// Stay returns the stay of a node with a dataset.
+// Stay returns the stay of a node in the record of a dataset. stays is false if there is none.
 func (d Dataset) Stay(node uuid.UUID) (g SharedMount, stays bool) {
 	i := slices.IndexFunc(d.SharedMounts, func(g SharedMount) bool { return g.Node == node })
 	if i < 0 {

@@ -10,11 +10,11 @@ const (
 	holdsBytes = 400 // longest text of such an error, unless a single thing is longer
 )
 
-// Held is something that keeps a pool from being removed, with the way to remove it.
+// Held is a thing that prevents the removal of a pool, with the way to remove the thing.
 type Held struct{ What, Mend string }
 
-// Holds is the error for a pool that cannot be removed because of its content or of records: ErrConflict with
-// up to three of these things, each with the way to remove it. It is nil if there are none.
+// Holds returns the error for a pool that cannot be removed because of its content or of records. It is ErrConflict,
+// and names up to three of these things, each with the way to remove it. If there are none, Holds returns nil.
 func Holds(pool string, held []Held) error {
 	if len(held) == 0 {
 		return nil
@@ -35,7 +35,7 @@ func Holds(pool string, held []Held) error {
 	return Errorf(ErrConflict, "%s", text)
 }
 
-// Held describes the dataset as something that keeps the pool of its home.
+// Held describes the dataset as a thing that prevents the removal of its home's pool.
 func (d Dataset) Held() Held {
 	short := d.ID.String()[:8]
 	switch d.State {
@@ -48,8 +48,8 @@ func (d Dataset) Held() Held {
 	return Held{"volume " + d.Volume, fmt.Sprintf("drover volume rm %s, then drover trash purge %s", d.Volume, short)}
 }
 
-// Held describes the copy as something that keeps its pool. volume is the name of its volume; node is the name of
-// its node.
+// Held describes the copy as a thing that prevents the removal of its pool. volume is the name of the copied volume,
+// and node is the name of the node that keeps the copy.
 func (c Copy) Held(volume, node string) Held {
 	switch c.Kind {
 	case CopyReplica:

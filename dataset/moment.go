@@ -6,19 +6,19 @@ import (
 	"time"
 )
 
-// Moment is a point in the life of a dataset. Each epoch is timed by the clock of its own home, so times of two
-// epochs do not say which was first; the epochs do.
+// Moment is a point in the life of a dataset. The times of each epoch are those of the clock of that epoch's home. So
+// the times of two epochs do not show which was earlier, but the epochs do.
 type Moment struct {
 	Epoch uint64
 	Taken time.Time
 }
 
-// Compare is negative if m is before o, positive if it is after.
+// Compare returns a negative number if m is before o, a positive one if m is after o, and 0 if they are equal.
 func (m Moment) Compare(o Moment) int {
 	return cmp.Or(cmp.Compare(m.Epoch, o.Epoch), m.Taken.Compare(o.Taken))
 }
 
-// moment returns the moment of a snapshot from its time, or from its order if it has one.
+// moment returns the moment of a snapshot. It uses order instead of taken if order is set.
 func moment(epoch uint64, taken, order time.Time) Moment {
 	if !order.IsZero() {
 		taken = order
@@ -29,8 +29,8 @@ func moment(epoch uint64, taken, order time.Time) Moment {
 // At returns the moment of a snapshot.
 func (s Snapshot) At() Moment { return moment(s.Epoch, s.Created, s.OrderTime) }
 
-// TakenAfter returns a snapshot with the present time of its home's clock, ordered after all others of its
-// epoch, whatever their times are.
+// TakenAfter returns a snapshot that is taken now, by the clock of its home. If the clock was set back, OrderTime is
+// set so that the snapshot comes after all others of its epoch.
 func (s Snapshot) TakenAfter(others []Snapshot, now time.Time) Snapshot {
 	s.Created, s.OrderTime = now.UTC().Round(0), time.Time{}
 	for _, o := range others {
@@ -41,14 +41,14 @@ func (s Snapshot) TakenAfter(others []Snapshot, now time.Time) Snapshot {
 	return s
 }
 
-// At returns the moment up to which a copy is complete.
+// At returns the moment of the copy's newest complete snapshot.
 func (c Copy) At() Moment { return moment(c.Epoch, c.Taken, c.OrderTime) }
 
-// At returns the moment that a dataset continues from.
+// At returns the moment from which the dataset continues.
 func (l Loss) At() Moment { return moment(l.Epoch, l.Taken, l.OrderTime) }
 
-// Of reports whether a snapshot belongs to what was lost: its epoch ended with the loss, and it is later than
-// what the dataset continued from.
+// Of reports whether a snapshot is a part of the loss. It is if its epoch ended with the loss or before, it is later
+// than the moment from which the dataset continues, and it did not survive.
 func (l Loss) Of(s Snapshot) bool {
 	return s.Epoch <= l.EndedEpoch && s.At().Compare(l.At()) > 0 && !slices.Contains(l.SurvivingSnapshots, s.ID)
 }

@@ -5,8 +5,9 @@ import (
 	"strings"
 )
 
-// Nearest returns the word of have that is most similar to word, ignoring case; the first of several; "" if none
-// is similar enough to be meant: one typing error, or one for every three letters.
+// Nearest returns the word of have that is most similar to word, ignoring case. Of several equally similar ones it
+// returns the first. Similar means one typing error, or one for every three letters. If no word is similar, it returns
+// "".
 func Nearest(word string, have []string) string {
 	if len(word) > maxWord {
 		return ""
@@ -35,7 +36,7 @@ func Guess(word string, have []string) string {
 // maxWord bounds the work that a malicious word can cause; no name is longer.
 const maxWord = 128
 
-// Have returns the words sorted and joined for the "(available: …)" of an error.
+// Have returns the sorted words, joined for the "(available: …)" part of an error.
 func Have(words []string) string {
 	s := append([]string(nil), words...)
 	sort.Strings(s)

@@ -13,8 +13,8 @@ import (
 // wrote: the tag "old" of a field is its earlier key.
 func DecodeRecord(b []byte, v any) error { return json.Unmarshal(CurrentKeys(b, v), v) }
 
-// CurrentKeys returns the JSON of a record of v's type with its earlier keys replaced by the current ones. It returns a
-// record that is not valid JSON of that type as it is.
+// CurrentKeys returns the JSON of a record of v's type with its earlier keys replaced by the current ones. If b is not
+// valid JSON of that type, CurrentKeys returns b unchanged.
 func CurrentKeys(b []byte, v any) []byte {
 	t := reflect.TypeOf(v)
 	if !hasKey(b, earlierKeys(t)) {
@@ -87,7 +87,7 @@ func isEarlier(object map[string]json.RawMessage, fields []reflect.StructField) 
 	return false
 }
 
-// earlierOf has the earlier keys of each type that was decoded.
+// earlierOf caches the earlier keys of each type that was decoded.
 var earlierOf sync.Map
 
 func earlierKeys(t reflect.Type) map[string]bool {
@@ -108,8 +108,8 @@ func currentKeys(fields []reflect.StructField) map[string]bool {
 	return current
 }
 
-// collectEarlier adds the earlier keys of t, and of all types in it, to keys. A key that is also a current one is left
-// out: a record with it alone is not an earlier one.
+// collectEarlier adds the earlier keys of t, and of all types in it, to keys. It leaves out a key that is also a
+// current key, because such a key does not show that the record is an earlier one.
 func collectEarlier(t reflect.Type, keys map[string]bool) {
 	if t = element(t); t.Kind() == reflect.Slice {
 		collectEarlier(t.Elem(), keys)
@@ -130,7 +130,8 @@ func collectEarlier(t reflect.Type, keys map[string]bool) {
 	}
 }
 
-// hasKey reports whether b may have one of the keys. It is fast, and also true if a text looks like such a key.
+// hasKey reports whether b may have one of the keys. It is fast because it does not parse b. So it also returns true if
+// a text in b looks like such a key.
 func hasKey(b []byte, keys map[string]bool) bool {
 	for len(keys) > 0 {
 		begin := bytes.IndexByte(b, '"')

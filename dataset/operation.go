@@ -8,39 +8,45 @@ import (
 
 // Operation is one recorded piece of work.
 type Operation struct {
-	ID            uuid.UUID `json:"id"`                                   // UUID of the operation; a retry sends the same
-	Kind          OpKind    `json:"kind"`                                 // kind of the operation
-	State         OpState   `json:"state"`                                // state of the operation
-	Node          uuid.UUID `json:"node"`                                 // UUID of the node whose agent carries it out
-	RequestDigest string    `json:"request_digest,omitempty" old:"asked"` // digest of the request, so that another request cannot use its ID
-	Volume        string    `json:"volume,omitempty"`                     // name of the volume that the operation changes
-	DatasetID     uuid.UUID `json:"dataset_id"`                           // UUID of the dataset that the operation changes
-	// Discarded is the UUID of a dataset that this operation made and removed again, because an identical request
-	// had made the volume first. DatasetID is the UUID of that volume.
+	// UUID of the operation; a retry sends the same
+	ID    uuid.UUID `json:"id"`
+	Kind  OpKind    `json:"kind"`  // kind of the operation
+	State OpState   `json:"state"` // state of the operation
+	Node  uuid.UUID `json:"node"`  // UUID of the node whose agent carries it out
+	// digest of the request, so that another request cannot use its ID
+	RequestDigest string `json:"request_digest,omitempty" old:"asked"`
+	// name of the volume that the operation changes
+	Volume string `json:"volume,omitempty"`
+	// UUID of the dataset that the operation changes
+	DatasetID uuid.UUID `json:"dataset_id"`
+	// Discarded is the UUID of a dataset that this operation made and removed again, because an identical request had
+	// made the volume first. DatasetID is then the UUID of the dataset of that volume.
 	Discarded uuid.UUID `json:"discarded,omitzero"`
 	Epoch     uint64    `json:"epoch"` // epoch of the dataset when the operation was planned
-	// the record as it will be; of a delete that is done, as the delete left it
-	DatasetRecord *Dataset  `json:"dataset_record,omitempty" old:"dataset"`
-	Snapshot      *Snapshot `json:"snapshot,omitempty"` // the snapshot that the operation makes or deletes; absent: none
-	Source        *Source   `json:"source,omitempty"`   // the source of a clone; absent: it is no clone
-	// Options are what was requested: for a create the options as with -o, for a resize the profile if it is for
-	// a change of the profile.
+	// record of the dataset as the operation will leave it; for a delete that is done: as it left it
+	DatasetRecord *Dataset `json:"dataset_record,omitempty" old:"dataset"`
+	// the snapshot that the operation makes or deletes; absent: none
+	Snapshot *Snapshot `json:"snapshot,omitempty"`
+	Source   *Source   `json:"source,omitempty"` // the source of a clone; absent: it is no clone
+	// Options are the requested options: for a create, the options of -o; for a resize that changes the profile, the
+	// profile.
 	Options map[string]string `json:"options,omitempty"`
 	// path that an import reads, or the file with the old key for a rekey
 	Path string `json:"path,omitempty"`
 	Live bool   `json:"live,omitempty"` // the source of the import may be in use
-	// UUID of the other node that takes part. For a move: the previous home. For a discard, show or hide: the
-	// node with the copy. For a delete without the home: the home. For an operation that makes a dataset: the
-	// node that requested it. Absent: there is none.
+	// UUID of the other node that takes part. For a move: the previous home. For a discard, show or hide: the node with
+	// the copy. For a delete without the home: the home. For an operation that makes a dataset: the node that requested
+	// it. Absent: no other node takes part.
 	OtherNode uuid.UUID `json:"other_node,omitzero" old:"from"`
 	// the move copies file by file, without snapshots, because the pools differ in kind
 	FileCopy bool `json:"file_copy,omitempty" old:"files"`
 	// the move copies nothing, because both pools are on the same share
-	SameShare bool      `json:"same_share,omitempty" old:"share"`
-	Manifest  *Manifest `json:"manifest,omitempty"` // what the home relinquished for the move; absent: nothing yet
-	// mount IDs because of which the home could not relinquish the volume yet
+	SameShare bool `json:"same_share,omitempty" old:"share"`
+	// content that the home relinquished for the move; absent: it has not yet
+	Manifest *Manifest `json:"manifest,omitempty"`
+	// mount IDs that still prevent the home from relinquishing the volume
 	InUseBy     []string  `json:"in_use_by,omitempty" old:"holders"`
-	Loss        *Loss     `json:"loss,omitempty"`       // what a move without the home loses
+	Loss        *Loss     `json:"loss,omitempty"`       // data that a move without the home loses; absent: none
 	Problem     *Problem  `json:"problem,omitempty"`    // why the operation failed; absent: it did not fail
 	Progress    Progress  `json:"progress"`             // how far the operation has come
 	Incarnation uuid.UUID `json:"incarnation,omitzero"` // incarnation of the agent that carries the operation out
@@ -69,7 +75,7 @@ const (
 	OpMove           OpKind = "move"     // changes the home
 	OpDiscard        OpKind = "discard"  // destroys a superseded copy
 	OpShow           OpKind = "show"     // mounts a superseded copy read-only on its node, for a person to look at
-	OpHide           OpKind = "hide"     // unmounts it again
+	OpHide           OpKind = "hide"     // unmounts the superseded copy again
 )
 
 // OpState is the state of an operation.

@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// Profile is a named set of choices. It is resolved: every key has its value. A dataset keeps the profile as it
-// was when the dataset was made.
+// Profile is a named set of choices. All its keys have a value, because defaults are already applied. A dataset keeps
+// the profile as it was when the dataset was made.
 type Profile struct {
 	Name        string     `json:"name"`                  // name of the profile
 	Revision    string     `json:"revision"`              // 12 hex digits of a hash over all choices
@@ -46,7 +46,7 @@ type Failover struct {
 	Fence Fence `json:"fence,omitzero"`
 }
 
-// String is the choice in a few words.
+// String formats the choice in a few words.
 func (f Failover) String() string {
 	if !f.Auto {
 		return "manual"
@@ -56,14 +56,14 @@ func (f Failover) String() string {
 
 // Fence is a way to stop the writers of an unreachable home.
 type Fence struct {
-	// how writers on a lost home are stopped; empty: no fence, as with auto false
+	// how writers on a lost home are stopped; empty: failover is manual
 	Kind FenceKind `json:"kind,omitempty"`
 	// Exec is, with FenceExec, the absolute path of a program that fences a node, with its arguments.
 	Exec    []string `json:"exec,omitempty"`
 	Timeout Duration `json:"timeout,omitempty"` // how long one run of the program may take
 }
 
-// String is the fence as profiles.yaml has it, in short.
+// String formats the fence in short, as in profiles.yaml.
 func (f Fence) String() string {
 	if f.Kind == FenceExec && len(f.Exec) > 0 {
 		return f.Exec[0]
@@ -71,7 +71,7 @@ func (f Fence) String() string {
 	return string(f.Kind)
 }
 
-// Unknown reports whether the command of a FenceExec is not known.
+// Unknown reports whether the fence is a FenceExec whose command is not known.
 func (f Fence) Unknown() bool { return f.Kind == FenceExec && len(f.Exec) == 0 }
 
 // FenceKind is a choice of Fence.
@@ -80,8 +80,8 @@ type FenceKind string
 // The kinds of fences. On the home itself FenceExec works like FenceGuard.
 const (
 	FenceGuard    FenceKind = "guard"    // drover guard stops or kills the processes that can write
-	FenceWatchdog FenceKind = "watchdog" // if that fails, the host is also restarted
-	FenceExec     FenceKind = "exec"     // also, the node that takes over first runs a command
+	FenceWatchdog FenceKind = "watchdog" // as guard, and if that fails, the host is restarted
+	FenceExec     FenceKind = "exec"     // as guard, and the node that takes over first runs a command
 )
 
 const (
@@ -92,11 +92,11 @@ const (
 	MaxFenceTimeout = Duration(time.Minute)
 )
 
-// Follow says whether a volume that is mounted on another node than its home moves there automatically. The zero
-// value, in records that are older than the choice, means the same as a profile that does not say: within
-// DefaultFollow.
+// Follow says whether a volume that is mounted on another node than its home moves to that node automatically. The zero
+// value means FollowWithin with DefaultFollow. It is in records that are older than this choice, and in profiles that
+// do not set it.
 type Follow struct {
-	// when the volume moves to the node that mounts it; empty: as for within, with the default time
+	// when the volume moves to the node that mounts it; empty: within the default time
 	Mode   FollowMode `json:"mode,omitempty"`
 	Within Duration   `json:"within,omitempty"` // with mode within: the longest that the move may be expected to take
 }
@@ -127,7 +127,7 @@ func (f Follow) Allows(expected time.Duration) bool {
 	return expected <= time.Duration(DefaultFollow)
 }
 
-// String is the choice as profiles.yaml has it.
+// String formats the choice as in profiles.yaml.
 func (f Follow) String() string {
 	switch f.Mode {
 	case FollowAlways, FollowNever:
@@ -202,7 +202,7 @@ type Duration time.Duration
 // MarshalText prints the duration as time.Duration does.
 func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
 
-// UnmarshalText parses what time.ParseDuration does; ErrInvalid otherwise.
+// UnmarshalText parses the texts that time.ParseDuration accepts. It fails with ErrInvalid for any other text.
 func (d *Duration) UnmarshalText(b []byte) error {
 	v, err := time.ParseDuration(string(b))
 	if err != nil || v < 0 {

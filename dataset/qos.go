@@ -11,8 +11,8 @@ type QoS struct {
 	WriteIOPS int64 `json:"write_iops,omitempty"` // writes per second, at most; 0: not limited
 	ReadBPS   Size  `json:"read_bps,omitempty"`   // bytes read per second, at most; 0: not limited
 	WriteBPS  Size  `json:"write_bps,omitempty"`  // bytes written per second, at most; 0: not limited
-	// Strict requires that the limit holds for all users of the volume together, from the first moment. A node
-	// that cannot do that is refused.
+	// Strict requires that the limit applies to all users of the volume together, from the first moment. A node that
+	// cannot enforce this is not used.
 	Strict bool `json:"strict,omitempty"`
 }
 
@@ -55,9 +55,9 @@ type Limits string
 
 // The limits that nodes can enforce; empty: none.
 const (
-	// LimitsContainer: each container separately, from about a second after its start, and the kernel's own
-	// writes separately.
+	// LimitsContainer limits each container separately, from about a second after its start. The kernel's own writes
+	// are limited separately too.
 	LimitsContainer Limits = "container"
-	// LimitsStrict: all users of the volume together, from the first moment.
+	// LimitsStrict limits all users of the volume together, from the first moment.
 	LimitsStrict Limits = "strict"
 )

@@ -73,11 +73,12 @@ func (s Size) String() string {
 	return strconv.FormatInt(int64(s), 10) + "B"
 }
 
-// RoundedFrom reports whether s is a requested size as a backend rounds it: with the last block filled up.
+// RoundedFrom reports whether s is the requested size as a backend rounds it up, to fill the last block.
 func (s Size) RoundedFrom(asked Size) bool { return asked > 0 && s >= asked && s-asked < MiB }
 
-// Said returns the requested size if a backend has rounded it up. Otherwise it returns the exact size if that
-// reads well: 50GB, 20GiB, but 46.6GiB and not 48828128KiB.
+// Said formats the size for users. If s is the requested size as a backend rounded it up, Said formats the requested
+// size. The text is exact if it is short, such as 50GB or 20GiB. Otherwise it is rounded, such as 46.6GiB for
+// 48828128KiB.
 func (s Size) Said(asked Size) string {
 	if s.RoundedFrom(asked) {
 		s = asked

@@ -33,7 +33,7 @@ func (s Spec) String() string {
 	return s.Name
 }
 
-// Anonymous reports whether the name is one that Docker makes up for a volume without a name: 64 hexadecimal
+// Anonymous reports whether the name looks like one that Docker generates for a volume without a name: 64 hexadecimal
 // digits.
 func (s Spec) Anonymous() bool { return anonRE.MatchString(s.Name) }
 
@@ -64,11 +64,11 @@ func ParseSpec(s string) (Spec, error) {
 	return Spec{Name: name, Profile: rest}, nil
 }
 
-// Reference is a spec as it entered Drover: parsed, and in the letters in which it was written. An engine compares
-// names of volumes as strings, so it must get its volumes back in the same letters.
+// Reference is a parsed spec together with its spelling. An engine compares names of volumes as strings, so Drover must
+// return the spelling that the engine used.
 //
-// A spec is parsed once, at the door: by package plugin for an engine, and by api.Request.Parsed for a request to
-// control. All code behind the door passes the Reference on.
+// Each spec is parsed once, where it enters Drover: package plugin parses it for an engine, and api.Request.Parsed
+// parses it for a request to control. All other code passes the Reference on.
 type Reference struct {
 	Spec            // empty if Err is set
 	Spelling string // the spec in the letters of the engine or user
@@ -82,7 +82,8 @@ func ParseReference(spelling string) Reference {
 	return Reference{Spec: sp, Spelling: spelling, Err: err}
 }
 
-// Halves returns the text before and after the "@", also of a spelling that is not a spec. after is "" without an "@".
+// Halves returns the text before and after the "@". It also works for a spelling that is not a spec. Without an "@",
+// after is "".
 func (r Reference) Halves() (before, after string) {
 	before, after, _ = strings.Cut(r.Spelling, "@")
 	return before, after

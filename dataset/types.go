@@ -13,7 +13,7 @@ type Dataset struct {
 	ID          uuid.UUID `json:"id"`                          // UUID of the dataset; it never changes
 	Volume      string    `json:"volume"`                      // name of the volume; in the trash: its last name
 	RequestedAs string    `json:"requested_as" old:"spelling"` // the volume as it was first requested, such as db@gold
-	// UUID of the node whose engine requested it; absent: no engine did
+	// UUID of the node whose engine requested the volume; absent: no engine requested it
 	RequestedBy uuid.UUID `json:"requested_by,omitzero" old:"spelled_by"`
 	State       State     `json:"state"` // state of the dataset
 	// the profile as it was when the dataset was made, with the options of the create
@@ -27,23 +27,24 @@ type Dataset struct {
 	Home      uuid.UUID `json:"home"`  // UUID of the node that serves the dataset
 	Pool      uuid.UUID `json:"pool"`  // UUID of the pool that stores the dataset
 	Epoch     uint64    `json:"epoch"` // fencing token of the dataset, which only grows
-	// where on its share the home took the dataset over from; absent: it did not
+	// pool on the share from which the home took the dataset over; absent: it did not take it over
 	TakenOver *TakenOver  `json:"taken_over,omitempty" old:"taken"`
 	Copies    []uuid.UUID `json:"copies,omitempty"` // UUIDs of the nodes that keep a copy besides the home
-	// UUIDs of those of them whose copy is superseded for good
-	SupersededCopies []uuid.UUID   `json:"superseded_copies,omitempty" old:"spent"`
-	SharedMounts     []SharedMount `json:"shared_mounts,omitempty" old:"guests"` // with access many: the nodes that have it mounted besides the home
+	// UUIDs of the nodes in copies whose copy is superseded for good
+	SupersededCopies []uuid.UUID `json:"superseded_copies,omitempty" old:"spent"`
+	// with access many: the nodes that have it mounted besides the home
+	SharedMounts []SharedMount `json:"shared_mounts,omitempty" old:"guests"`
 	// UUID of the move in progress, one at a time; absent: there is none
 	Move uuid.UUID `json:"move,omitzero"`
-	// losses that a recorded copy may not know of, the oldest first
+	// losses, the oldest first; a loss is kept while a recorded copy may be from before it
 	Losses  []Loss    `json:"losses,omitempty"`
-	Origin  *Origin   `json:"origin,omitempty"` // what the dataset was cloned from; absent: it is not a clone
+	Origin  *Origin   `json:"origin,omitempty"` // source of the clone; absent: the dataset is not a clone
 	Created time.Time `json:"created"`          // when the dataset was created
 	// how long the deleted dataset is kept; absent: it is not in the trash
 	Trash *Trash `json:"trash,omitempty"`
 	// UUID of the snapshot that the head is based on, the parent of the next snapshot
 	LatestSnapshot uuid.UUID `json:"latest_snapshot,omitzero" old:"latest"`
-	// UUID of the operation that last wrote the record, so that a retry recognises its own
+	// UUID of the operation that last wrote the record, so that a retry recognises that it has succeeded
 	Request uuid.UUID `json:"request"`
 	// Encryption is the wrapped data key; absent: the dataset is not encrypted.
 	Encryption *Encryption `json:"encryption,omitempty"`
@@ -52,24 +53,29 @@ type Dataset struct {
 	Written uint64 `json:"written,omitempty" hidden:"true"`
 }
 
-// Followers returns the nodes whose recorded copy a volume may continue from: all but those whose copy is known to be
-// spent.
+// Followers returns the nodes with a recorded copy from which the volume may continue: all nodes in Copies but those in
+// SupersededCopies.
 //
-// While control does not answer, the holder of the dataset needs the promise of these nodes, and of those that it gave
-// something itself. A copy that was once read as spent stays so, whatever control decides without the holder: a
-// promotion depends on the kind of its copy from its plan to its commit, no kind becomes better again, and a
-// new copy on the same node begins empty and is filled only by the home, which has recorded that node before.
-// Only a person can override this, with drover store recover without a report from the home.
+// While control does not answer, the home may write only with the promises of these nodes, and of the nodes to which it
+// sent a snapshot itself. The home may rely on its last copy of SupersededCopies, because a superseded copy stays
+// superseded, whatever control decides meanwhile:
+//
+// - A promotion depends on the kind of its copy, from its plan to its commit.
+// - The kind of a copy never changes back to one from which the volume may continue.
+// - A new copy on the same node begins empty. Only the home fills it, and the home has recorded that node before.
+//
+// Only an operator can override this, with drover store recover without a report from the home.
 func (d Dataset) Followers() []uuid.UUID {
 	superseded := func(n uuid.UUID) bool { return slices.Contains(d.SupersededCopies, n) }
 	return slices.DeleteFunc(slices.Clone(d.Copies), superseded)
 }
 
-// TakenOver says where on its share a dataset was when a node became its home. If the node has not taken it over into
-// its own pool yet, it is still there.
+// TakenOver says in which pool of its share a dataset was when a node became its home. Until the node has taken the
+// dataset over into its own pool, the dataset is still there.
 type TakenOver struct {
-	FromPool uuid.UUID `json:"from_pool" old:"from"` // UUID of the pool that it was in
-	Epoch    uint64    `json:"epoch"`                // epoch of the home there; data of an earlier epoch is not the dataset
+	FromPool uuid.UUID `json:"from_pool" old:"from"` // UUID of the pool that the dataset was in
+	// epoch of the dataset in that pool; data of an earlier epoch is outdated
+	Epoch uint64 `json:"epoch"`
 }
 
 // State says where a dataset is in its life.
@@ -80,8 +86,8 @@ type State string
 const (
 	StateReady   State = "ready"   // a volume name refers to it
 	StateTrashed State = "trashed" // it has no name, and can be restored
-	// StatePurging: it is being destroyed and cannot be restored. The record stays until the home and every node
-	// with a copy have destroyed it; Home is uuid.Nil once the home has.
+	// StatePurging means that the dataset is being destroyed and cannot be restored. The record stays until the home
+	// and every node with a copy have destroyed it. When the home has destroyed it, Home is uuid.Nil.
 	StatePurging State = "purging"
 )
 
@@ -111,15 +117,15 @@ type Snapshot struct {
 	Profile Profile      `json:"profile"`           // profile of the dataset when it was taken
 	Epoch   uint64       `json:"epoch"`             // epoch of the dataset when the snapshot was taken
 	Created time.Time    `json:"created"`           // when the snapshot was taken
-	// OrderTime is set if the clock was set back since an earlier snapshot of this epoch. It is later than that
-	// snapshot, and is used instead of Created wherever the order of snapshots matters.
+	// OrderTime is set if the clock was set back since an earlier snapshot of this epoch. It is later than the order of
+	// that snapshot. It is used instead of Created to sort snapshots.
 	OrderTime time.Time `json:"order_time,omitzero" old:"order"`
 	// Request is the UUID of the request that took the snapshot. For kind transfer it is the UUID of the node
 	// that the snapshot is sent to; a nil UUID means all replicas.
 	Request uuid.UUID `json:"request"`
 }
 
-// SnapshotKind says who requested a snapshot, and so what removes it.
+// SnapshotKind says who requested a snapshot, and when it is removed.
 type SnapshotKind string
 
 // The kinds of snapshots.
@@ -139,13 +145,15 @@ const (
 // Lease is the right of one node to have a dataset mounted for writing. It is sticky: it does not end with the
 // last unmount.
 type Lease struct {
-	Dataset     uuid.UUID  `json:"dataset"`                         // UUID of the dataset
-	Node        uuid.UUID  `json:"node"`                            // UUID of the node that has the lease
-	Incarnation uuid.UUID  `json:"incarnation"`                     // incarnation of the agent that took it
-	Epoch       uint64     `json:"epoch"`                           // epoch of the dataset for which the lease is valid
-	State       LeaseState `json:"state"`                           // state of the lease
-	InUse       bool       `json:"in_use,omitempty"`                // the dataset was in use when the lease was recalled
-	WantedBy    uuid.UUID  `json:"wanted_by,omitzero" old:"wanted"` // UUID of the node that recalls it; absent: none does
+	Dataset     uuid.UUID  `json:"dataset"`     // UUID of the dataset
+	Node        uuid.UUID  `json:"node"`        // UUID of the node that has the lease
+	Incarnation uuid.UUID  `json:"incarnation"` // incarnation of the agent that took it
+	Epoch       uint64     `json:"epoch"`       // epoch of the dataset for which the lease is valid
+	State       LeaseState `json:"state"`       // state of the lease
+	// the dataset was in use when the lease was recalled
+	InUse bool `json:"in_use,omitempty"`
+	// UUID of the node that wants the dataset, for which the lease was recalled; absent: none
+	WantedBy uuid.UUID `json:"wanted_by,omitzero" old:"wanted"`
 }
 
 // LeaseState is the state of a lease.
@@ -158,42 +166,48 @@ const (
 	LeaseMoving   LeaseState = "moving"   // relinquished, while the dataset moves
 )
 
-// Manifest describes the relinquished content of a dataset: the next home must have it before it opens the next epoch.
+// Manifest describes the content that a home relinquished. The next home must have this content before it opens the
+// next epoch.
 type Manifest struct {
 	Snapshot uuid.UUID `json:"snapshot"` // UUID of the snapshot that was taken when nothing could write any more
-	// UUID of the snapshot that the stream is a difference to; absent: the stream is complete
+	// UUID of the snapshot on which an incremental stream is based; absent: the stream is complete
 	Base      uuid.UUID `json:"base,omitzero"`
 	Bytes     int64     `json:"bytes"`                           // length of the stream
 	SHA256    string    `json:"sha256" old:"sum"`                // SHA-256 of the stream, in hexadecimal digits
-	Taken     time.Time `json:"taken"`                           // when it was taken, by the home's clock
+	Taken     time.Time `json:"taken"`                           // when the snapshot was taken, by the home's clock
 	OrderTime time.Time `json:"order_time,omitzero" old:"order"` // order of the snapshot
 }
 
-// GivingUp is among the holders of a move while its home is still relinquishing the volume, which cannot be
-// mounted there any more.
+// GivingUp is the entry in InUseBy of a move while the home is still relinquishing the volume. The volume can no longer
+// be mounted there.
 const GivingUp = "it is being given up"
 
-// Copy is the copy of a dataset on a node other than its home: snapshots, without a writable head.
+// Copy is the copy of a dataset on a node other than its home. It has snapshots, and no writable head.
 type Copy struct {
 	Dataset      uuid.UUID `json:"dataset"`                           // UUID of the dataset
 	Node         uuid.UUID `json:"node"`                              // UUID of the node that keeps the copy
 	Pool         uuid.UUID `json:"pool"`                              // UUID of the pool that stores the copy
 	Kind         CopyKind  `json:"kind"`                              // why the node keeps the copy
 	PreviousKind CopyKind  `json:"previous_kind,omitempty" old:"was"` // kind that the copy had before it became going
-	Epoch        uint64    `json:"epoch"`                             // epoch in which its newest snapshot was taken
-	Snapshot     uuid.UUID `json:"snapshot,omitzero"`                 // UUID of its newest complete and verified snapshot
-	Taken        time.Time `json:"taken,omitzero"`                    // when that was taken, by its home's clock
-	OrderTime    time.Time `json:"order_time,omitzero" old:"order"`   // order of that snapshot
-	// when its node last verified that it is up to date, by that node's clock
-	VerifiedAt     time.Time `json:"verified_at,omitzero" old:"checked"`
-	VerifiedAtHome time.Time `json:"verified_at_home,omitzero" old:"current"` // the same by its home's clock; absent: not known
-	Expires        time.Time `json:"expires,omitzero" old:"until"`            // when it is removed; absent: never automatically
+	// epoch in which the newest snapshot of the copy was taken
+	Epoch uint64 `json:"epoch"`
+	// UUID of the newest complete and verified snapshot of the copy
+	Snapshot uuid.UUID `json:"snapshot,omitzero"`
+	// when that snapshot was taken, by the home's clock
+	Taken     time.Time `json:"taken,omitzero"`
+	OrderTime time.Time `json:"order_time,omitzero" old:"order"` // order of that snapshot
+	// when the node last verified that the copy is up to date, by the node's clock
+	VerifiedAt time.Time `json:"verified_at,omitzero" old:"checked"`
+	// when the node last verified it, by the home's clock; absent: not known
+	VerifiedAtHome time.Time `json:"verified_at_home,omitzero" old:"current"`
+	// when the copy is removed; absent: never automatically
+	Expires time.Time `json:"expires,omitzero" old:"until"`
 	// for how long services had run on the store when expires was set
 	Ran Duration `json:"ran,omitempty" hidden:"true"`
-	// MountReadOnly says that its node must mount it read-only, because an operator inspects a superseded copy.
+	// MountReadOnly says that the node must mount the copy read-only, because an operator inspects the superseded copy.
 	MountReadOnly bool   `json:"mount_read_only,omitempty" old:"shown"`
 	Path          string `json:"path,omitempty"`    // where the copy is mounted; empty: it is not mounted
-	Problem       string `json:"problem,omitempty"` // why it is not mounted or unmounted as MountReadOnly says; retried
+	Problem       string `json:"problem,omitempty"` // why the node could not mount or unmount the copy yet; it retries
 }
 
 // Whole reports whether a volume can continue from the copy.
@@ -201,25 +215,25 @@ func (c Copy) Whole() bool {
 	return c.Snapshot != uuid.Nil && (c.Kind == CopyReplica || c.Kind == CopyLeft)
 }
 
-// Spent reports whether the copy is never used to continue from, because it is superseded. That is final: the
-// copy and its record are removed, and a later copy on the same node is a new one, which begins empty. A copy
-// that is removed for another reason may turn out to be wanted, in a store that was restored from a backup.
+// Spent reports whether the copy is superseded, so that no volume ever continues from it. This is final: the copy and
+// its record are removed, and a later copy on the same node is a new one, which begins empty. A copy that is removed
+// for another reason is not spent: after a restore of the store from a backup, it may be needed again.
 func (c Copy) Spent() bool {
 	return c.Kind == CopySuperseded || c.Kind == CopyGoing && c.PreviousKind == CopySuperseded
 }
 
-// copyEvery is how often a refreshed copy is recorded in the store. Control keeps the reports of heartbeats in
-// memory; a store that had to record each of them would do nothing else.
+// copyEvery is how often the store records a refreshed copy. Control keeps the reports of heartbeats in memory, because
+// a store that had to record each of them would do nothing else.
 const copyEvery = 10 * time.Minute
 
-// Tells reports whether the store must record a copy, given what it recorded last: the first complete snapshot, a
-// new epoch, and now and then.
+// Tells reports whether the store must record the state of a copy. was is the state that the store recorded last. It
+// must record the first complete snapshot, a new epoch, and otherwise one state in each period of copyEvery.
 func (c Copy) Tells(was Copy) bool {
-	// also if the clock was set back
+	// true also if the clock was set back
 	return was.Snapshot == uuid.Nil || was.Epoch != c.Epoch || c.Taken.Sub(was.Taken).Abs() >= copyEvery
 }
 
-// CopyKind says why a copy exists, and so what becomes of it.
+// CopyKind says why a copy exists, and when it is removed.
 type CopyKind string
 
 // The kinds of copies.
@@ -230,21 +244,24 @@ const (
 	CopyGoing      CopyKind = "going"      // being destroyed; the record is removed when its node has done so
 )
 
-// Loss is the loss of a dataset that was promoted without its previous home.
+// Loss describes the data that a dataset lost because it was promoted without its previous home.
 type Loss struct {
-	Snapshot uuid.UUID `json:"snapshot,omitzero"` // UUID of the snapshot that it continues from; absent: none
+	Snapshot uuid.UUID `json:"snapshot,omitzero"` // UUID of the snapshot from which the dataset continues; absent: none
 	Epoch    uint64    `json:"epoch"`             // epoch in which that snapshot was taken
-	// when that was, by the clock of that epoch's home; later writes are lost
-	Taken              time.Time   `json:"taken,omitzero"`
-	OrderTime          time.Time   `json:"order_time,omitzero" old:"order"`           // order of that snapshot
-	SurvivingSnapshots []uuid.UUID `json:"surviving_snapshots,omitempty" old:"later"` // UUIDs of later snapshots that exist nevertheless
-	EndedEpoch         uint64      `json:"ended_epoch,omitempty" old:"over"`          // the epoch that ended with the loss
-	PreviousHome       uuid.UUID   `json:"previous_home" old:"fenced"`                // UUID of the previous home
-	Reason             string      `json:"reason" old:"why"`                          // who confirms that the previous home is fenced
-	// Away is the index of the record that the previous home is unreachable, on which an automatic failover is
-	// based; 0: a person confirmed that it is fenced.
+	// when that snapshot was taken, by the clock of the home in that epoch; later writes are lost
+	Taken     time.Time `json:"taken,omitzero"`
+	OrderTime time.Time `json:"order_time,omitzero" old:"order"` // order of that snapshot
+	// UUIDs of later snapshots that exist nevertheless
+	SurvivingSnapshots []uuid.UUID `json:"surviving_snapshots,omitempty" old:"later"`
+	// the epoch that ended with the loss
+	EndedEpoch   uint64    `json:"ended_epoch,omitempty" old:"over"`
+	PreviousHome uuid.UUID `json:"previous_home" old:"fenced"` // UUID of the previous home
+	// why the previous home counts as fenced, such as the confirmation of an operator
+	Reason string `json:"reason" old:"why"`
+	// UnreachableIndex is set for an automatic failover: it is the index of the record that says that the previous home
+	// is unreachable. 0 means that a person confirmed that the previous home is fenced.
 	UnreachableIndex uint64 `json:"unreachable_index,omitempty" old:"away"`
-	// Forgotten says that the records of the lost snapshots were removed.
+	// SnapshotsForgotten says that the records of the lost snapshots were removed.
 	SnapshotsForgotten bool `json:"snapshots_forgotten,omitempty" old:"forgotten"`
 }
 
@@ -254,20 +271,25 @@ type Node struct {
 	Name        string    `json:"name"`        // name of the node
 	Incarnation uuid.UUID `json:"incarnation"` // incarnation of the agent that registered last
 	Version     string    `json:"version"`     // version of Drover on the node
-	// kinds of operations that its agent carries out; an agent of an older version does not report them, and
-	// neither rekeys nor rewrites
+	// kinds of operations that the agent can carry out; an agent that reports none is older, and cannot rekey or
+	// rewrite
 	OperationKinds []OpKind `json:"operation_kinds,omitempty" old:"does"`
 	// HOST:PORT where its agent answers other agents; absent: nowhere
-	Address         string            `json:"address,omitempty"`
-	Cordoned        bool              `json:"cordoned,omitempty"`                       // no new volumes are put on it
-	Draining        bool              `json:"draining,omitempty"`                       // its volumes must move elsewhere
-	Labels          map[string]string `json:"labels,omitempty"`                         // labels of the node, used for placement
-	Pools           []uuid.UUID       `json:"pools"`                                    // UUIDs of the pools of the node
-	UnreportedPools []uuid.UUID       `json:"unreported_pools,omitempty" old:"dropped"` // UUIDs of those pools that its agent no longer reports
-	Registered      time.Time         `json:"registered,omitzero"`                      // when its agent last registered
-	// number of that registration, as the agent counts them
+	Address  string `json:"address,omitempty"`
+	Cordoned bool   `json:"cordoned,omitempty"` // no new volumes are put on it
+	// its volumes must move elsewhere
+	Draining bool `json:"draining,omitempty"`
+	// labels of the node, used for placement
+	Labels map[string]string `json:"labels,omitempty"`
+	// UUIDs of the pools of the node
+	Pools []uuid.UUID `json:"pools"`
+	// UUIDs of the node's pools that its agent no longer reports
+	UnreportedPools []uuid.UUID `json:"unreported_pools,omitempty" old:"dropped"`
+	// when its agent last registered
+	Registered time.Time `json:"registered,omitzero"`
+	// number of the last registration, as counted by the agent
 	RegistrationNumber uint64 `json:"registration_number,omitempty" old:"word"`
-	// since when its certificate is revoked; the node stays recorded while datasets have their home there
+	// since when the certificate of the node is revoked; the record stays while the node is the home of datasets
 	Removed time.Time `json:"removed,omitzero"`
 }
 
@@ -280,15 +302,15 @@ type Pool struct {
 	Path    string    `json:"path"`              // where the pool is stored on its node
 	Devices []string  `json:"devices,omitempty"` // devices that it was made of, by their names at that time
 	Reach   Reach     `json:"reach"`             // which nodes can use the pool
-	// UUID of the share that it is on; other pools of the same share see its data
+	// UUID of the share that the pool is on; all pools of a share see the same data
 	Share        uuid.UUID    `json:"share,omitzero"`
 	Default      bool         `json:"default,omitempty"` // made by Drover, because none was configured
 	Capabilities Capabilities `json:"capabilities"`      // what the backend can do on this pool
-	// filesystems that a dataset which arrives with one can have there, including those that its host cannot make
+	// filesystems with which a dataset of another pool can be stored here, also those that this host cannot make
 	AcceptedFilesystems []string `json:"accepted_filesystems,omitempty" old:"holds"`
-	// what its host lacks for more features, each beginning with the feature
+	// what the host lacks for more features; each entry begins with the feature
 	MissingFeatures []string `json:"missing_features,omitempty" old:"missing"`
-	Note            string   `json:"note,omitempty"` // how it works on this host, and why
+	Note            string   `json:"note,omitempty"` // how the pool works on this host, and why
 }
 
 // PoolStatus is the present state of a pool as its agent reports it.
@@ -301,7 +323,7 @@ type PoolStatus struct {
 	Size           Size   `json:"size"`             // size of the pool
 	Free           Size   `json:"free"`             // free space of the pool
 	Leftovers      int    `json:"leftovers"`        // number of leftovers that wait for the next clean-up
-	UnknownObjects int    `json:"unknown_objects"`  // number of things in it that the store does not know
+	UnknownObjects int    `json:"unknown_objects"`  // number of objects in the pool that the store does not know
 }
 
 // Reach says which hosts see the data of a pool.
@@ -316,28 +338,29 @@ const (
 // Capabilities are the abilities of a backend on one pool. The conformance suite of the backends checks each of them.
 // Placement depends on these, never on a backend's name.
 type Capabilities struct {
-	EnforcesSize     bool `json:"enforces_size"`     // a dataset cannot become larger than its size
-	InstantSnapshot  bool `json:"instant_snapshot"`  // snapshots and clones share blocks, nothing is copied
-	ConstantSnapshot bool `json:"constant_snapshot"` // they take the same time however fragmented the data is
+	EnforcesSize    bool `json:"enforces_size"`    // a dataset cannot become larger than its size
+	InstantSnapshot bool `json:"instant_snapshot"` // snapshots and clones share blocks, nothing is copied
+	// snapshots and clones take the same time however fragmented the data is
+	ConstantSnapshot bool `json:"constant_snapshot"`
 	CloneIndependent bool `json:"clone_independent"` // a clone stays usable when its snapshot is removed
 	OnlineGrow       bool `json:"online_grow"`       // a dataset can grow while it is mounted
 	// filesystems that can only grow while they are not mounted
 	OfflineGrow []string `json:"offline_grow,omitempty"`
 	Shrink      bool     `json:"shrink"` // a dataset can be made smaller
-	// the size limits what was written to a dataset, including what only a snapshot still has, and excluding what
-	// a clone shares
+	// the size limits the data that was written to a dataset: it includes data that only a snapshot still has, and
+	// excludes data that a clone shares
 	CountsWritten bool `json:"counts_written,omitempty"`
 	OwnFilesystem bool `json:"own_filesystem"` // each dataset has a filesystem: df is exact, and it can be frozen
 	// the used bytes of a dataset are known without a walk through its files
 	KnowsUsed bool `json:"knows_used,omitempty"`
 	OwnDevice bool `json:"own_device,omitempty"` // each dataset has a block device, whose speed can be limited
-	// what its node can limit volumes to; a backend does not set this
+	// limits that the node can enforce; set by the node, not by the backend
 	Limits Limits `json:"limits,omitempty"`
 	// it can send the difference between two snapshots, and keep copies
 	Delta       bool     `json:"delta"`
 	Filesystems []string `json:"filesystems,omitempty"` // filesystems that the backend can make
 	ManyHosts   bool     `json:"many_hosts,omitempty"`  // several hosts can have a dataset mounted at once
-	// it can store a dataset so that nothing of it can be read without its key
+	// the pool can store a dataset so that nothing of it can be read without its key
 	Encryption bool `json:"encryption,omitempty"`
 }
 
@@ -350,7 +373,7 @@ type Mount struct {
 	Count  int       `json:"count"`            // number of uses under this mount ID
 	Since  time.Time `json:"since"`            // when the mount began
 	Engine string    `json:"engine,omitempty"` // the engine: docker or podman; empty: not known
-	// the use may have ended: the engine restarted since, or unmounted the volume while a process still used it
+	// the use may have ended: the engine has restarted since, or it unmounted the volume while a process still used it
 	Unverified bool `json:"unverified,omitempty"`
 }
 
@@ -360,5 +383,5 @@ type DatasetStatus struct {
 	Mounted bool      `json:"mounted"`           // the dataset is mounted on the node
 	Used    Size      `json:"used"`              // bytes that the data uses, including shared ones
 	Mounts  []Mount   `json:"mounts,omitempty"`  // the uses of the mounted dataset
-	Problem string    `json:"problem,omitempty"` // why it cannot be mounted
+	Problem string    `json:"problem,omitempty"` // why the dataset cannot be mounted; empty: it can
 }

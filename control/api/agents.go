@@ -18,11 +18,11 @@ type FactsReport struct {
 type Registration struct {
 	Node  dataset.Node   `json:"node"`  // record of the node that registers
 	Pools []dataset.Pool `json:"pools"` // pools of the node
-	// UUIDs of pools whose records an operator wants removed. For one that is also in pools it is only tested whether
-	// that is possible; the code conflict says what prevents it.
+	// UUIDs of pools whose records an operator wants to remove. If such a pool is also listed in pools, control only
+	// tests whether the removal is possible. The code conflict means that it is not, and the error says why.
 	RemovedPools []uuid.UUID `json:"removed_pools,omitempty"`
-	// boot ID of the machine: with the earlier incarnations, it distinguishes a restarted agent from another machine
-	// with the same identity
+	// boot ID of the machine. Together with the earlier incarnations, it distinguishes a restarted agent from another
+	// machine with the same identity.
 	BootID string `json:"boot_id,omitempty"`
 	// earlier incarnations of the agent in this boot
 	PreviousIncarnations []uuid.UUID `json:"previous_incarnations,omitempty"`
@@ -35,12 +35,15 @@ type Renewal struct {
 
 // SessionState is the answer to a Renewal.
 type SessionState struct {
-	TTL dataset.Duration `json:"ttl"` // how long the agent counts as alive after a renewal, at least; 0: for ever
-	// UUID of the session: the time for which the agent was alive without a break; absent: control does not know
+	// minimum time for which the agent counts as alive after a renewal; 0: without end
+	TTL dataset.Duration `json:"ttl"`
+	// UUID of the session, the period in which the agent was alive without interruption; absent: control does not know
+	// it
 	Session uuid.UUID `json:"session,omitzero"`
 }
 
-// Heartbeat is an agent's report on what it sees. None of it is stored.
+// Heartbeat is an agent's report on the present state of its pools, datasets, copies and operations. Control does not
+// store it.
 type Heartbeat struct {
 	Incarnation uuid.UUID            `json:"incarnation"`     // incarnation of the agent that reports
 	Pools       []dataset.PoolStatus `json:"pools,omitempty"` // status of the pools of the node
@@ -50,37 +53,39 @@ type Heartbeat struct {
 	Operations  []dataset.Operation     `json:"operations,omitempty"` // operations of the node, with their progress
 	// replicas of the node that changed
 	Copies []dataset.Copy `json:"copies,omitempty"`
-	// time of the node's clock, with which the times of copies are compared
+	// present time of the node's clock, with which control compares the times of copies
 	NodeTime     time.Time `json:"node_time,omitzero"`
-	GuardRunning bool      `json:"guard_running,omitempty"` // the guard of the node answers
-	// only changes since the previous heartbeat are reported; without a previous one, the answer is the code conflict
+	GuardRunning bool      `json:"guard_running,omitempty"` // the guard of the node responds
+	// whether the report has only the changes since the previous heartbeat. If control has not received a previous one,
+	// it responds with the code conflict.
 	Incremental bool `json:"incremental,omitempty"`
-	// the agent is stopping: it is not missed until it registers again; all other properties are empty
+	// the agent is stopping, and does not count as missing until it registers again; all other properties are empty
 	Stopping bool `json:"stopping,omitempty"`
-	// why the node suspects that the store is older than its data; nothing on it is then removed automatically
+	// why the node suspects that the store is older than its data; while it does, nothing on the node is removed
+	// automatically
 	StoreDoubt string `json:"store_doubt,omitempty"`
 }
 
-// Sync is what changed for a node after a revision.
+// Sync has the changes that concern a node since a revision.
 type Sync struct {
 	Revision uint64 `json:"revision"` // revision of this answer; the next request continues from it
-	// UUID of the store behind control; an agent that finds another one than before destroys nothing
+	// UUID of the store of control; an agent that finds another UUID than before destroys nothing
 	Cluster uuid.UUID `json:"cluster"`
-	// index of the transaction that last registered the node: if the agent saw a later one before it registered, the
-	// store is older than it was
+	// index of the transaction that last registered the node. If the agent knows a higher index from before its
+	// registration, the store was restored from an older backup.
 	RegistrationIndex uint64 `json:"registration_index"`
-	// how often the store was changed, at least; with full: exactly. An agent that knows a higher number sees that the
-	// store was restored from an older backup. 0: the store is that of one host, whose indexes show it
+	// number of changes of the store, at least; with full: exactly. If the agent knows a higher number, the store was
+	// restored from an older backup. 0: the store is that of a single host, where the indexes show a restore.
 	StoreClock uint64 `json:"store_clock,omitempty"`
 	// with full: the last recovery of the store; absent: there was none
 	Recovery *RecoveryState `json:"recovery,omitempty"`
-	// with full: why changes are suspended; empty: they are not
+	// with full: why changes are suspended; empty: changes are possible
 	Halted string `json:"halted,omitempty"`
 	// all datasets, copies and shared mounts of the node are listed, not only those that changed
 	Full bool `json:"full,omitempty"`
 	// datasets of the node that changed; with full: all of them
 	Datasets []Indexed `json:"datasets,omitempty"`
-	// UUIDs of datasets of which the node is no longer the home and has no copy
+	// UUIDs of datasets that the node no longer has to keep: it is not their home and has no copy
 	RemovedDatasets []uuid.UUID `json:"removed_datasets,omitempty"`
 	// all operations of the node that have not ended
 	Operations []dataset.Operation `json:"operations,omitempty"`
@@ -94,12 +99,12 @@ type Sync struct {
 type Indexed struct {
 	dataset.Dataset
 	Index uint64 `json:"index"` // index of the transaction that last wrote the record
-	// lease on the dataset, while it is being moved; otherwise absent
+	// lease on the dataset while the dataset is being moved; absent: it is not being moved
 	Lease *dataset.Lease `json:"lease,omitempty"`
 }
 
-// Kept is a copy that a node must keep or destroy, and the record of its dataset, or nil if the dataset no longer
-// exists.
+// Kept is a copy that a node must keep or destroy, with the record of its dataset. Record is nil if the dataset no
+// longer exists.
 type Kept struct {
 	dataset.Copy
 	Record *dataset.Dataset `json:"record,omitempty"` // record of the dataset; absent: the dataset no longer exists
@@ -112,9 +117,9 @@ type Yield struct {
 	Operation   uuid.UUID `json:"operation"`   // UUID of the move
 	Dataset     uuid.UUID `json:"dataset"`     // UUID of the dataset whose lease was recalled
 	Epoch       uint64    `json:"epoch"`       // epoch of the lease that was recalled
-	// what the node relinquished, durably; absent: the dataset is in use
+	// content that the node relinquished and saved to disk; absent: the dataset is in use
 	Manifest *dataset.Manifest `json:"manifest,omitempty"`
-	// mount IDs that keep the node from relinquishing the dataset
+	// mount IDs that prevent the node from relinquishing the dataset
 	InUseBy []string `json:"in_use_by,omitempty"`
 }
 
@@ -122,14 +127,14 @@ type Yield struct {
 type CopyReport struct {
 	Incarnation uuid.UUID    `json:"incarnation"` // incarnation of the agent that reports
 	Copy        dataset.Copy `json:"copy"`        // the copy as it is now
-	// the node asks whether it must still destroy the copy
+	// whether the node asks if it must still destroy the copy
 	ConfirmRemoval bool `json:"confirm_removal,omitempty"`
 	Removed        bool `json:"removed,omitempty"` // the copy was destroyed
 	// only path and problem of the copy are reported
 	MountOnly bool `json:"mount_only,omitempty"`
 }
 
-// Generations reports the generations of pools. As an answer it has the highest known generation of each.
+// Generations reports the generations of pools. In a response, it has the highest known generation of each pool.
 type Generations struct {
 	Incarnation uuid.UUID    `json:"incarnation,omitzero"` // incarnation of the agent that reports
 	Pools       []Generation `json:"pools"`                // generation of each pool
@@ -152,10 +157,10 @@ type FoundDataset struct {
 	Index uint64 `json:"index,omitempty"`
 }
 
-// Rebuilt is what was done with one Found.
+// Rebuilt is the result of Rebuild for one FoundDataset.
 type Rebuilt struct {
 	Dataset uuid.UUID `json:"dataset"`                                      // UUID of the dataset
 	Volume  string    `json:"volume"`                                       // name of the volume
-	Action  string    `json:"action" enum:"known,restored,renamed,trashed"` // what was done with the dataset
+	Action  string    `json:"action" enum:"known,restored,renamed,trashed"` // result for the dataset
 	Note    string    `json:"note,omitempty"`                               // explanation for a person; empty: none
 }

@@ -9,25 +9,25 @@ import (
 // Change is one line of the audit log: a change, a read of a whole volume or store, or a refused request for
 // either.
 type Change struct {
-	Time    time.Time `json:"time"` // when it ended; set by who keeps the log
+	Time    time.Time `json:"time"` // when the change ended; set by the audit log
 	Who     string    `json:"who"`
-	From    string    `json:"from,omitempty"` // address, or user of the host
+	From    string    `json:"from,omitempty"` // address of the caller, or its user on this host
 	What    string    `json:"what"`           // operation ID of the endpoint, or the method and path
-	Kind    string    `json:"kind,omitempty"` // of the operation
+	Kind    string    `json:"kind,omitempty"` // kind of the operation
 	Node    string    `json:"node,omitempty"`
-	Target  string    `json:"target,omitempty"` // the volume, dataset, pool, token … that it is about
+	Target  string    `json:"target,omitempty"` // the volume, dataset, pool, token … that was changed or read
 	ID      uuid.UUID `json:"operation,omitzero"`
 	Detail  string    `json:"detail,omitempty"`
-	Bytes   int64     `json:"bytes,omitempty"` // of a volume or the store that went to the caller
+	Bytes   int64     `json:"bytes,omitempty"` // number of bytes of the volume or store that were sent to the caller
 	Outcome Outcomes  `json:"outcome"`
-	Code    string    `json:"code,omitempty"`  // of the problem
-	Error   string    `json:"error,omitempty"` // its line
+	Code    string    `json:"code,omitempty"`  // code of the problem
+	Error   string    `json:"error,omitempty"` // text of the problem, in one line
 }
 
-// Outcomes is how a change ended.
+// Outcomes is the outcome of a change.
 type Outcomes string
 
-// How a change ends.
+// The outcomes of a change.
 const (
 	Done    Outcomes = "done"
 	Refused Outcomes = "refused" // the caller may not do that

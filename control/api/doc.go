@@ -1,6 +1,11 @@
-// Package api has what both sides of the HTTP API of Drover, version 1, share: the types of requests and answers, the
-// interfaces that control (Service, Backup, Members) and the agent of a host (Local) implement, the principal of a
-// request, and the line of the audit log.
+// Package api has the parts of the HTTP API of Drover, version 1, that servers and clients share:
+//
+//   - the types of requests and responses,
+//   - the interfaces: control implements Service, Backup and Members, and the agent of a host implements Local,
+//   - the caller of a request (Principal), and one line of the audit log (Change).
+//
+// Control, the agents and the command line use the package. It keeps no state. To add an endpoint, add its types and
+// its method here, its path in package route, its handler in package server, and its call in package client.
 //
 // Package route is the table of endpoints, package server has the handlers, package client the typed client, package
 // wire the representation in HTTP, and package openapi the OpenAPI document.

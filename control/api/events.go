@@ -6,9 +6,10 @@ import (
 	"github.com/google/uuid"
 )
 
-// Event is one thing that happened.
+// Event is one event of the cluster, such as the creation of a volume.
 type Event struct {
-	ID      uint64            `json:"id"`               // grows; unique until the server restarts
+	// number of the event, which grows; unique until the server restarts
+	ID      uint64            `json:"id"`
 	Time    time.Time         `json:"time"`             // when the event happened
 	Type    string            `json:"type"`             // volume.create, snapshot.delete, pool.full …
 	Volume  string            `json:"volume,omitempty"` // name of the volume concerned; empty: none

@@ -2,7 +2,7 @@ package api
 
 import "time"
 
-// Finding is one line of doctor.
+// Finding is one line of the report of drover doctor.
 type Finding struct {
 	Level   string `json:"level" enum:"ok,info,warning,error"` // severity of the finding
 	Subject string `json:"subject"`                            // what it is about: "pool default", "dataset f23c…"

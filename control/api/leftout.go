@@ -1,9 +1,9 @@
 package api
 
-// LeftOut lists what an archive lacks of its volume: sockets, which tar cannot store.
+// LeftOut lists the files of a volume that an archive does not contain: sockets, which tar cannot store.
 type LeftOut struct {
 	Count int
-	First []string // paths in the volume: as many as Add keeps
+	First []string // the first three paths, relative to the volume
 }
 
 // Add counts a file that was left out, and keeps the paths of the first three.

@@ -9,31 +9,32 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 )
 
-// Members is the membership of the cluster: control's side of joining, certificates and leaving. *client.Client
-// implements it too. All methods are safe for concurrent use.
+// Members are the requests about the membership of the cluster: joining, certificates and leaving. Control implements
+// it, and *client.Client too. All methods are safe for concurrent use.
 type Members interface {
 	// MakeToken creates a token with which one host can join once. If the token has the name of an existing node,
 	// that node can join again and gets a new certificate.
 	MakeToken(ctx context.Context, t NewToken) (JoinToken, error)
-	// Join makes a host a member. Idempotent: the same token and request give the same answer.
+	// Join makes a host a member. Idempotent: repeated with the same token and request, it returns a certificate for
+	// the same node.
 	Join(ctx context.Context, j Join) (Joined, error)
 	// Certify gives a node a new certificate.
 	Certify(ctx context.Context, node uuid.UUID, r Certification) (pki.Signed, error)
 	// Trust returns the roots and the revoked certificates at this time.
 	Trust(ctx context.Context) (Trust, error)
-	// RemoveNode removes a node for good. ref is its name or a prefix of its UUID. ErrInUse while the node is the
-	// home of datasets, or has data that no other node has.
+	// RemoveNode removes a node for good. ref is its name or a prefix of its UUID. It fails with ErrInUse while the
+	// node is the home of datasets, or has data that no other node has.
 	//
-	// With force, its certificate is revoked and what it has is forgotten. Its record stays until its datasets
-	// have another home. It also stays while the node may have volumes of other homes mounted, until an operator
-	// confirms that the node no longer writes.
+	// With force, the certificate of the node is revoked and data that no other node has is given up. The record of the
+	// node stays until its datasets have another home. It also stays while the node may have volumes of other homes
+	// mounted, until an operator confirms that the node no longer writes.
 	RemoveNode(ctx context.Context, ref string, force bool) (RemovedNode, error)
-	// RevokeOperator revokes every certificate of an operator that was made before, or is made within ten
-	// minutes, since clocks can differ by so much.
+	// RevokeOperator revokes every certificate of an operator that was issued until now. It also revokes those that are
+	// issued in the next ten minutes, because clocks can differ by so much.
 	RevokeOperator(ctx context.Context, name string) error
-	// Recover returns how a store that was restored from an older backup differs from what agents hold. With the
-	// digest of these differences, it updates the store. ErrConflict if the differences are others by then, or
-	// require an operator's confirmation. A call that was interrupted can be repeated.
+	// Recover returns the differences between a store that was restored from an older backup and the reports of the
+	// agents. If r has the digest of these differences, Recover corrects the store. It fails with ErrConflict if the
+	// differences have changed since, or if an operator must confirm more. A call that was interrupted can be repeated.
 	Recover(ctx context.Context, r Recover) (Recovery, error)
 }
 
@@ -47,7 +48,7 @@ type NewToken struct {
 type JoinToken struct {
 	Token   string    `json:"token" doc:"the secret token; it cannot be read again"`
 	ID      string    `json:"id" doc:"first digits of the hash of the token"`
-	Name    string    `json:"name,omitempty"` // the only name that the joining node can have; empty: any
+	Name    string    `json:"name,omitempty"` // name that the joining node must have; empty: any name
 	Node    uuid.UUID `json:"node,omitzero" doc:"UUID of the node that joins again with the token"`
 	Expires time.Time `json:"expires"` // when the token stops being valid
 }
@@ -72,14 +73,14 @@ type Certification struct {
 	CSR string `json:"csr" maxLength:"16384" doc:"certificate signing request: PKCS #10, as PEM"`
 }
 
-// Trust is which certificates members accept.
+// Trust has the certificates that members accept.
 type Trust struct {
 	Cluster uuid.UUID `json:"cluster"` // UUID of the cluster
 	Roots   string    `json:"roots" doc:"certificates of the cluster's authority, as PEM, the newest first"`
 	Revoked []Revoked `json:"revoked"` // certificates that members must refuse
 }
 
-// Revoked is a certificate, or several, that is no longer valid.
+// Revoked identifies one or more certificates that are no longer valid.
 type Revoked struct {
 	Node     uuid.UUID `json:"node,omitzero" doc:"every certificate of this node"`
 	Operator string    `json:"operator,omitempty" doc:"every certificate of operators of this name that was made before"`

@@ -12,15 +12,15 @@ type Node struct {
 	Facts *dataset.Facts `json:"facts,omitempty"` // facts of the host as last recorded; absent: none yet
 	// the agent is reachable
 	Live bool `json:"live"`
-	// when the agent registered, or, if it is unreachable, since when; absent: not known
+	// when the agent registered. If it is unreachable: when it became unreachable. Absent: not known.
 	StatusSince time.Time `json:"status_since,omitzero"`
-	// the guard of the node answered at the last heartbeat
+	// the guard of the node responded at the last heartbeat
 	GuardRunning bool `json:"guard_running,omitempty"`
 	Fenced       bool `json:"fenced,omitempty"` // the node is unreachable, and an operator confirmed that it is fenced
 }
 
-// Cordoned sets whether new datasets may be placed on a node and, with Draining, whether the node's data is to
-// leave it. Replicas leave by themselves, volumes when they are moved.
+// Cordoned sets whether new datasets may be placed on a node. With Draining, the data of the node must also leave it:
+// replicas leave automatically, and volumes when they are moved.
 type Cordoned struct {
 	Cordoned bool `json:"cordoned"`           // nothing new is placed on the node
 	Draining bool `json:"draining,omitempty"` // data must leave the node; only with cordoned
@@ -33,9 +33,9 @@ type Fenced struct {
 
 // FailoverState is whether volumes with failover auto continue from a copy automatically.
 type FailoverState struct {
-	// why automatic failover is suspended, and what would help; empty: it is not
+	// why automatic failover is suspended, and how to end the suspension; empty: it is not suspended
 	Halted string `json:"halted,omitempty"`
-	// since when automatic failover is suspended; absent: it is not
+	// when automatic failover was suspended; absent: it is not suspended
 	HaltedSince time.Time `json:"halted_since,omitzero"`
 }
 

@@ -6,19 +6,19 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Request asks for one change of one volume, snapshot or dataset. Control makes a plan from it. The kind decides
-// which fields are used.
+// Request asks for one change of one volume, snapshot or dataset. Control makes a plan from it. Kind decides which of
+// the other fields are used.
 type Request struct {
-	// UUID of the operation, chosen by the caller so that a retry is recognised
+	// UUID of the operation, chosen by the caller, so that control recognises a retry
 	ID   uuid.UUID      `json:"id,omitzero"`
 	Kind dataset.OpKind `json:"kind"` // kind of the change
-	// Volume is the spec for create, clone and import; otherwise the volume,
-	// or dataset, by name or by a unique prefix of its UUID.
+	// For create, clone and import: the spec of the new volume. Otherwise: the volume or dataset, by name or by a
+	// unique prefix of its UUID.
 	Volume string `json:"volume,omitempty"`
-	// Ref is Volume for create, clone and import, parsed. The plugin sets it for the requests of engines. For other
+	// Ref is the parsed Volume of a create, clone or import. The plugin sets it for the requests of engines. For other
 	// requests, Parsed sets it.
 	Ref dataset.Reference `json:"-"`
-	// options of the new volume, by name; absent: those of its profile
+	// options of the new volume, by name; an option that is absent has the value of the profile
 	Options  map[string]string `json:"options,omitempty"`
 	Snapshot string            `json:"snapshot,omitempty"` // name or UUID prefix of the snapshot
 	// name of the new snapshot, or the name of a volume that is restored from the trash
@@ -28,24 +28,24 @@ type Request struct {
 	Profile string `json:"profile,omitempty"` // set-profile: name of the new profile
 	// whether the volume is protected against deletion; absent: unchanged
 	Protect *bool `json:"protect,omitempty"`
-	// import: folder to read; rekey: file with the old key, if it is not the one in the profile
+	// import: folder to read; rekey: file with the old key, if the profile names another file
 	Path  string `json:"path,omitempty"`
 	Live  bool   `json:"live,omitempty"`  // import: the folder may be in use
 	Force bool   `json:"force,omitempty"` // delete: also if the volume is protected
-	// create: the engine of the node passed volume in this form
+	// create: the engine of the node sent volume in this spelling
 	Engine    bool `json:"engine,omitempty"`
 	Scheduled bool `json:"scheduled,omitempty"` // snapshot: taken on the profile's schedule
 	// move: the new home, by name or by a unique prefix of its UUID; empty: any other node
 	Node string `json:"node,omitempty"`
 	// move and delete with force: the unreachable home, which an operator confirms to be fenced
 	Fenced string `json:"fenced,omitempty"`
-	// move: only if its home is lost and the profile lets a copy take over
+	// move: only if the home is lost and the profile permits automatic failover
 	Failover bool `json:"failover,omitempty"`
 }
 
-// Parsed returns the request with Ref. It is the door through which requests that make volumes come to control: from
-// the CLI, and from agents on other hosts, which send a spec in the letters in which it was written. If Ref is set
-// already, because agent and control are one process, nothing is parsed. An empty volume is never parsed already.
+// Parsed returns the request with Ref set. Control calls it for each request that makes a volume: those of the command
+// line, and those of agents on other hosts, which send the spec as it was written. If agent and control are one
+// process, Ref is set already, and Parsed does not parse again. If Volume is empty, Parsed always parses it.
 func (r Request) Parsed() Request {
 	makes := r.Kind == dataset.OpCreate || r.Kind == dataset.OpClone || r.Kind == dataset.OpImport
 	if makes && (r.Volume == "" || r.Ref.Spelling != r.Volume) {
@@ -66,23 +66,23 @@ type Plan struct {
 type Report struct {
 	Incarnation uuid.UUID         `json:"incarnation"` // incarnation of the agent that reports
 	Operation   dataset.Operation `json:"operation"`   // the operation, with the actual size of its dataset or snapshot
-	// An earlier report on the operation was not answered, so it may still arrive. A commit then records the end of the
-	// operation in any case, and later reports change nothing.
+	// whether an earlier report on the operation was not answered, so that it may still arrive. Control then records
+	// the end of the operation in any case, and later reports change nothing.
 	Retry bool `json:"retry,omitempty"`
 }
 
 // Committed is the recorded result of an operation.
 type Committed struct {
-	// record after the operation; absent: the dataset was destroyed
+	// record of the dataset after the operation; absent: the dataset was destroyed
 	Dataset *dataset.Dataset `json:"dataset,omitempty"`
 	Index   uint64           `json:"index"` // index of the transaction that wrote the record
-	// An identical request made the dataset first. The agent removes what this operation made.
+	// whether an identical request made the dataset first. The agent then removes the dataset that this operation made.
 	Duplicate bool `json:"duplicate,omitempty"`
 }
 
 // Outcome is the answer to a request for a change.
 type Outcome struct {
-	Volume *Volume `json:"volume,omitempty"` // the volume when the request was accepted
-	// the operation that carries out the change; absent: nothing had to be done
+	Volume *Volume `json:"volume,omitempty"` // state of the volume when the request was accepted
+	// operation that carries out the change; absent: no change was necessary
 	Operation *dataset.Operation `json:"operation,omitempty"`
 }

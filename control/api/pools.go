@@ -15,21 +15,21 @@ type AcceptPool struct {
 // Adopted is an adopted pool and the datasets that were found in it.
 type Adopted struct {
 	Pool    dataset.Pool `json:"pool"`    // the pool that was adopted
-	Rebuilt []Rebuilt    `json:"rebuilt"` // what became of each dataset found in the pool
+	Rebuilt []Rebuilt    `json:"rebuilt"` // result for each dataset that was found in the pool
 }
 
 // Pool is a pool as people see it.
 type Pool struct {
 	dataset.Pool
 	NodeName string `json:"node_name"` // name of the node that has the pool
-	// status of the pool as last reported; absent: nothing was reported yet
+	// last reported status of the pool; absent: not reported yet
 	Status *dataset.PoolStatus `json:"status,omitempty"`
 }
 
 // RemovedPool is a pool that was removed.
 type RemovedPool struct {
 	Pool dataset.Pool `json:"pool"` // the pool that was removed
-	// Notes are what is to be known of its place, and of what named it.
+	// Notes have the profiles that name the pool, and what remains where the pool was.
 	Notes []string `json:"notes,omitempty" doc:"what stays at its place, and what named it"`
 }
 

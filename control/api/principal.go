@@ -8,11 +8,11 @@ import (
 
 // Principal is the caller of a request.
 type Principal struct {
-	pki.Identity // of the certificate; zero for a caller on this host
+	pki.Identity // identity in the certificate; zero for a caller on this host
 	// Local is true for this process and for callers that may use its socket. They have the same access to the
 	// data as root of the host.
 	Local bool
-	From  string // address, or user of this host; empty: this process
+	From  string // address of the caller, or its user on this host; empty: this process
 }
 
 // String returns the name of the caller for errors and the audit log.

@@ -4,41 +4,41 @@ import (
 	"github.com/google/uuid"
 )
 
-// Recover asks how a store that was restored from an older backup differs from what agents hold, or asks to
-// update it.
+// Recover requests the differences between a store that was restored from an older backup and the reports of the
+// agents, or their correction.
 type Recover struct {
 	Digest      string   `json:"digest,omitempty" doc:"digest of the differences to correct, from an earlier answer; absent: they are only listed"`
 	FencedNodes []string `json:"fenced_nodes,omitempty" doc:"nodes that the operator confirms to be fenced: their claims are ignored"`
 }
 
-// Recovery is how a store differs from what agents hold.
+// Recovery has the differences between the store and the reports of the agents.
 type Recovery struct {
 	Digest string `json:"digest"` // identifies these differences in the request that corrects them
-	// why changes are suspended; empty: they are not, and nothing must be corrected
+	// why changes are suspended; empty: changes are possible, and nothing must be corrected
 	Halted        string   `json:"halted,omitempty"`
-	ReportedNodes []string `json:"reported_nodes"` // nodes that reported what they have
-	// nodes that did not report: what only they have is missing here
+	ReportedNodes []string `json:"reported_nodes"` // nodes that reported their datasets
+	// nodes that did not report; data that only they have is missing here
 	SilentNodes []string           `json:"silent_nodes"`
 	Differences []RecordDifference `json:"differences"`    // one entry for each dataset whose record differs
 	Done        bool               `json:"done,omitempty"` // the store was corrected, and changes are possible again
 }
 
-// RecordDifference is how the record of one dataset differs from what agents hold.
+// RecordDifference is the difference between the record of one dataset and the reports of the agents.
 type RecordDifference struct {
 	Dataset uuid.UUID `json:"dataset"` // UUID of the dataset
 	Volume  string    `json:"volume"`  // name of the volume
-	// what the recovery does with the record; missing: its home does not have the dataset; disputed: an operator must
-	// confirm that a node is fenced
+	// change that the recovery makes to the record; missing: the home does not have the dataset; disputed: an operator
+	// must confirm that a node is fenced
 	Action   string `json:"action" enum:"restored,trashed,moved,changed,forgotten,missing,copies,snapshots,disputed"`
 	InStore  string `json:"in_store,omitempty"`  // state in the store; empty: none
 	OnAgents string `json:"on_agents,omitempty"` // state on the agents; empty: none
 	Note     string `json:"note,omitempty"`      // explanation for a person; empty: none
 }
 
-// RecoveryState is the last recovery of the store, in a full answer of Sync.
+// RecoveryState describes the last recovery of the store to an agent, in a full response of Sync.
 type RecoveryState struct {
 	ID   uuid.UUID `json:"id"`             // UUID of the recovery
-	Done bool      `json:"done,omitempty"` // false: the node must report what it has
+	Done bool      `json:"done,omitempty"` // whether the recovery has ended; false: the node must report its datasets
 	// the report of the node is included in the recovered store
 	ReportIncluded bool `json:"report_included,omitempty"`
 }

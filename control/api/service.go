@@ -10,14 +10,14 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Service is control behind the API. *client.Client implements it too, so an agent asks in the same way whether
-// control is in its process or on another host. All methods are safe for concurrent use.
+// Service is the API of control. *client.Client implements it too, so an agent sends its requests in the same way
+// whether control is in its process or on another host. All methods are safe for concurrent use.
 type Service interface {
 	Users
 	Nodes
 }
 
-// Users is what people and programs ask for.
+// Users are the requests of users and programs.
 type Users interface {
 	// Submit plans a request and records the operation for the agent of its node. If nothing has to be done, the
 	// outcome has no operation. Idempotent by Request.ID.
@@ -50,7 +50,7 @@ type Users interface {
 	Version(ctx context.Context) (Version, error)
 }
 
-// Nodes is what agents ask for, each for its own node.
+// Nodes are the requests of agents, each for its own node.
 type Nodes interface {
 	Register(ctx context.Context, r Registration) error
 	// Renew reports that the node's agent is alive. It returns how long the agent counts as alive from now on.
@@ -60,10 +60,10 @@ type Nodes interface {
 	Generations(ctx context.Context, node uuid.UUID, g Generations) (Generations, error)
 	// Plan decides on a request that the node itself will carry out. It writes nothing.
 	Plan(ctx context.Context, node uuid.UUID, req Request) (Plan, error)
-	// Commit records the result of an operation, in one transaction that checks everything on which the decision
+	// Commit records the result of an operation in one transaction, which checks all records on which the decision
 	// depends. Idempotent by operation ID.
 	Commit(ctx context.Context, node uuid.UUID, r Report) (Committed, error)
-	// Record records an operation that takes longer as running.
+	// Record records that an operation is running, because it takes longer than its caller can wait.
 	Record(ctx context.Context, node uuid.UUID, r Report) error
 	// Sync waits for changes of the node's datasets and operations after the revision rev. With rev 0 it returns
 	// all of them at once.
@@ -76,24 +76,24 @@ type Nodes interface {
 	Yield(ctx context.Context, node uuid.UUID, y Yield) error
 	// Copied reports the state of the node's copy of a dataset.
 	Copied(ctx context.Context, node uuid.UUID, c CopyReport) error
-	// Guest reports that the node will mount a dataset of another home, that it needs one of its own datasets
-	// alone, or that either has ended. Idempotent by the ID of the stay.
+	// Guest reports that the node will mount a dataset of another home, that it needs a dataset of its own exclusively,
+	// or that one of these has ended. Idempotent by the ID of the stay.
 	Guest(ctx context.Context, node uuid.UUID, g SharedMountReport) (Indexed, error)
 	// Facts reports the facts of the host and returns the recorded ones. Small changes are not written, and no
 	// change is written within a minute of the last one.
 	Facts(ctx context.Context, node uuid.UUID, r FactsReport) (dataset.Facts, error)
-	// Hold reports what the node holds, for a recovery that asked for it. It is kept in memory. A later report
-	// replaces an earlier one.
+	// Hold reports the datasets and copies of the node, for a recovery that asked for them. Control keeps the report in
+	// memory. A later report replaces an earlier one.
 	Hold(ctx context.Context, node uuid.UUID, h Holdings) error
 	// Rebuild restores the records of datasets that were found in the node's pools.
 	Rebuild(ctx context.Context, node uuid.UUID, found []FoundDataset) ([]Rebuilt, error)
 }
 
-// Local is what the agent of this host answers without control.
+// Local are the requests that the agent of this host answers without control.
 type Local interface {
 	Doctor(ctx context.Context) ([]Finding, error)
-	// Collect destroys one dataset that the store does not know, by its full UUID. It is the explicit garbage
-	// collection of doctor.
+	// Collect destroys one dataset that the store does not know. id is its full UUID. It is the garbage collection that
+	// drover doctor proposes.
 	Collect(ctx context.Context, id uuid.UUID) error
 	CreatePool(ctx context.Context, p NewPool) (dataset.Pool, error)
 	AdoptPool(ctx context.Context, path string) (dataset.Pool, []Rebuilt, error)
@@ -104,7 +104,8 @@ type Local interface {
 	// RebuildStore restores the names of the datasets in the pools of this host. ErrOffline while a pool is
 	// offline, unless skipOffline is set.
 	RebuildStore(ctx context.Context, skipOffline bool) ([]Rebuilt, error)
-	// Export writes a volume, or one snapshot of it, to w as a tar archive, and returns what the archive lacks.
+	// Export writes a volume, or one snapshot of it, to w as a tar archive. It returns the files that the archive does
+	// not contain.
 	Export(ctx context.Context, ref, snapshot string, w io.Writer) (LeftOut, error)
 	// Import creates a volume from a tar archive.
 	Import(ctx context.Context, req Request, r io.Reader) (dataset.Dataset, error)

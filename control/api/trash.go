@@ -17,7 +17,7 @@ type EmptiedTrash struct {
 	Failed []Failure `json:"failed,omitempty"` // datasets that could not be purged, with the reason
 }
 
-// Failure is why one of several datasets could not be purged.
+// Failure is the reason why one of several datasets could not be purged.
 type Failure struct {
 	Dataset uuid.UUID       `json:"dataset"` // UUID of the dataset
 	Problem dataset.Problem `json:"problem"` // why the change failed

@@ -41,13 +41,13 @@ type Volume struct {
 	Node     string `json:"node"`      // name of the home
 	PoolName string `json:"pool_name"` // name of the pool that stores the dataset
 	Backend  string `json:"backend"`   // backend of that pool
-	// the lease on the dataset; absent: no node has one
+	// lease on the dataset; absent: no node has a lease
 	Lease *dataset.Lease `json:"lease,omitempty"`
-	// status as last reported by the home; absent: none yet
+	// status as last reported by the home; absent: not reported yet
 	Status      *dataset.DatasetStatus `json:"status,omitempty"`
 	Snapshots   int                    `json:"snapshots"`              // number of snapshots
 	CopyDetails []CopyDetail           `json:"copy_details,omitempty"` // copies of the dataset on other nodes
-	// mounts of a shared volume, also that of the home while it uses the volume alone
+	// mounts of a shared volume, including that of the home while it uses the volume exclusively
 	SharedMountDetails []SharedMountDetail `json:"shared_mount_details,omitempty"`
 }
 
@@ -57,7 +57,7 @@ type CopyDetail struct {
 	NodeName string `json:"node_name"` // name of the node that keeps the copy
 }
 
-// Diff is how much two points in time of a volume differ.
+// Diff is the amount of data that differs between two points in time of a volume.
 type Diff struct {
 	Older  string `json:"older"`  // the older point in time
 	Newer  string `json:"newer"`  // the newer point in time

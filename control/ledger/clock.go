@@ -138,7 +138,7 @@ func (l *Ledger) ReadClock(ctx context.Context) (uint64, error) {
 // HaltRestored records that the store is older than a state that this service has seen. Idempotent.
 func (l *Ledger) HaltRestored(ctx context.Context, saw uint64) error {
 	l.dropMemory()
-	ctx = context.WithValue(ctx, housekeeperContext{}, nil) // any replica may record the halt, also one that no longer does the background work
+	ctx = context.WithValue(ctx, housekeeperContext{}, nil) // not only the housekeeper may record the halt
 	_, err := l.Update(ctx, func(t *record.Tx) error {
 		t.WithoutNotice = true // the lanes may be in the old state
 		var h record.Halt

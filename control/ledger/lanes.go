@@ -26,9 +26,8 @@ import (
 // transactions of one service never conflict with those of another through lanes.
 const (
 	maxLanes = 32 // transactions with notices that a service commits at the same time
-	// The number of notices in a value of a lane, and their approximate size in bytes. With many lanes a value has
-	// fewer, because the lanes are used in turn. A reader may miss this number of notices in all lanes together before
-	// it must read everything.
+	// maxRecent and maxRecentBytes bound the notices in one value of a lane. maxRecentTotal bounds the notices in the
+	// values of all lanes together: with many lanes a value has fewer notices, because the lanes are used in turn.
 	maxRecent      = 16
 	maxRecentBytes = 4 << 10
 	maxRecentTotal = 512

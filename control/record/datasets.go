@@ -40,8 +40,8 @@ func ForgetDataset(t *Tx, d dataset.Dataset) {
 	}
 }
 
-// PutCopy records a copy that a node must have, or its new state. In the dataset it records whether the volume can
-// continue from the copy; the home relies on that.
+// PutCopy records a copy that a node must have, or the new state of a copy. It also records in the dataset whether the
+// volume can continue from the copy, because the home relies on that.
 func PutCopy(t *Tx, d *dataset.Dataset, c dataset.Copy) error {
 	if err := PutCopyIn(t, d, c); err != nil {
 		return err
@@ -67,7 +67,7 @@ func RemoveCopyNode(d *dataset.Dataset, node uuid.UUID) {
 	d.Copies, d.SupersededCopies = Without(d.Copies, node), Without(d.SupersededCopies, node)
 }
 
-// Without returns nodes without one of them.
+// Without returns the given nodes except node.
 func Without(nodes []uuid.UUID, node uuid.UUID) []uuid.UUID {
 	return slices.DeleteFunc(slices.Clone(nodes), func(n uuid.UUID) bool { return n == node })
 }
@@ -161,8 +161,8 @@ func CheckSnapshotName(t *Tx, d dataset.Dataset, name string) error {
 	return err
 }
 
-// SnapshotsAtOnce bounds the snapshots that one transaction removes or brings back: up to three keys each, read
-// and written, must fit within the store's limit, beside 25 others.
+// SnapshotsAtOnce is how many snapshots one transaction removes or restores at most. Each has up to three keys, which
+// are read and written. Together with 25 other keys they must fit within the limit of the store.
 const SnapshotsAtOnce = (store.MaxOps - 25) / 6
 
 // CurrentDataset reads the dataset of an operation. It fails with dataset.ErrStale unless the dataset still has the

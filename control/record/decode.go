@@ -9,8 +9,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// Decode reads the value of a key into v. A value that cannot be read, or that belongs to another key, is
-// dataset.ErrCorrupt and the error names the key: damage must not look like absence.
+// Decode reads the value of a key into v. If the value cannot be read or belongs to another key, it fails with
+// dataset.ErrCorrupt, and the error names the key: a damaged value must not look absent.
 func Decode(key string, value []byte, v any) error {
 	err := dataset.DecodeRecord(value, v)
 	if err == nil {
@@ -27,7 +27,7 @@ func Damaged(key string, err error) error {
 	return dataset.Errorf(dataset.ErrCorrupt, "store: value of %s is damaged: %w", key, err)
 }
 
-// checkBelongs checks that a value belongs to its key, and that it has what every decision needs.
+// checkBelongs checks that a value belongs to its key, and that the fields on which every decision relies are set.
 func checkBelongs(key string, v any) error {
 	want := key
 	switch v := v.(type) {

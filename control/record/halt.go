@@ -18,10 +18,10 @@ import (
 type Halt struct {
 	At    time.Time            `json:"at"`
 	Nodes map[uuid.UUID]string `json:"nodes,omitempty"` // why each node does not trust the store
-	// HighestClock is the highest store clock that a service has seen, if it is above that of the store. Only drover
-	// store recover resets it.
+	// HighestClock is the highest store clock that a service has seen, if it is higher than the present clock of the
+	// store. Only drover store recover resets it.
 	HighestClock uint64 `json:"saw,omitempty"`
-	Shared       bool   `json:"shared,omitempty"` // the store is shared by several services: see mend
+	Shared       bool   `json:"shared,omitempty"` // the store is shared by several services: see remedy
 }
 
 // Err returns the error for requests while the store is halted, with the command that ends it.

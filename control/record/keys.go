@@ -1,13 +1,16 @@
-// Package record is how control reads and writes its store: the key of each record, the types that exist only in the
-// store, the check that a value belongs to its key, and Tx, the transaction in which every decision is made.
+// Package record is how control reads and writes its store. It has the key of each record, the types that exist only in
+// the store, the check that a value belongs to its key, and Tx, the transaction in which every decision is made.
 //
-// Every package below control that decides uses it; package ledger makes the Tx of a decision and commits it. A
-// decision reads with Get, finds objects by the references that people type (Volume, Snapshot, FindNode), and writes
-// with Put and Delete. The commit checks that no key that Get read has changed: this protects all records. Tx keeps its
-// state in memory until then and belongs to one goroutine. The other functions read or write one kind of object. The
+// Every package below control that decides uses it. Package ledger makes the Tx of a decision and commits it; a read
+// without a decision makes a Tx with NewTx and does not commit it. A decision reads with Get, finds objects by the
+// references that users type (Volume, Snapshot, FindNode), and writes with Put and Delete. The commit checks that no
+// key that Get read has changed: this protects all records. The other functions read or write one kind of object. The
 // rules of a decision are in the packages that call them.
 //
-// For a new key, add its name here, its type in types.go, a case in checkBelongs (decode.go), and a line in the package
+// A Tx keeps its state in memory until the commit, and belongs to one goroutine. The store that WithFormat returns
+// keeps the known format in memory under a mutex.
+//
+// To add a key, add its name here, its type in types.go, a case in checkBelongs (decode.go), and a line in the package
 // comment of control.
 package record
 
@@ -157,8 +160,8 @@ const RecoveryKey = "cluster/recovery"
 // one read returns both.
 const DroppedKey = RevPrefix + "dropped"
 
-// Keys that the store deletes when the session ends of the process that wrote them: of nodes, of control replicas, and
-// of the replica that does the background work.
+// Keys that the store deletes when a session ends: the session of a node, of a control replica, or of the replica that
+// does the background work.
 const (
 	LiveNodesPrefix    = store.LivePrefix + "nodes/"
 	LiveServicesPrefix = store.LivePrefix + "control/"

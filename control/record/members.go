@@ -7,8 +7,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// Alive is the value of a node's key under live/. The key exists while its agent renews the session, through any
-// service; so the value has the session.
+// Alive is the value of a node's key under live/. The key exists while the agent renews the session. The value has the
+// ID of the session, because the agent can renew it through any service.
 type Alive struct {
 	Node        uuid.UUID `json:"node"`
 	Incarnation uuid.UUID `json:"incarnation"`
@@ -24,7 +24,7 @@ type Unreachable struct {
 	Since    time.Time        `json:"since"`
 	RunTime  dataset.Duration `json:"ran,omitempty"`  // running time of services (RunMark) at that moment
 	Clock    time.Time        `json:"clock,omitzero"` // the node's own clock when it was last heard; zero: not known
-	ClockAge dataset.Duration `json:"old,omitempty"`  // the age of Clock when the record was written
+	ClockAge dataset.Duration `json:"old,omitempty"`  // how old Clock was when the record was written
 }
 
 // Fenced is the value of a node's key under fenced/.

@@ -106,9 +106,9 @@ func OpenWork(t *Tx, node uuid.UUID) (open []dataset.Operation, err error) {
 	return open, nil
 }
 
-// PutUUIDPointer makes a UUID findable by its prefix. dataset.ErrExists if the UUID belongs to something else: agents
-// choose the UUIDs of what they make. The key is assumed to be absent, and the commit checks that, before it is
-// read.
+// PutUUIDPointer makes an object findable by a prefix of its UUID. It fails with dataset.ErrExists if the UUID belongs
+// to another object, because agents choose the UUIDs of the objects that they make. It assumes that the key is absent,
+// so it does not read the key; the commit checks the assumption.
 func PutUUIDPointer(t *Tx, id uuid.UUID, to UUIDPointer) error {
 	key := UUIDKey(id)
 	t.Assume(store.Entry{Key: key})
@@ -137,7 +137,7 @@ func PutSnapshot(t *Tx, snap dataset.Snapshot) error {
 	return t.Put(SnapshotKey(snap.Dataset, snap.ID), snap)
 }
 
-// DeleteSnapshot deletes what PutSnapshot writes.
+// DeleteSnapshot deletes the keys that PutSnapshot writes.
 func DeleteSnapshot(t *Tx, snap dataset.Snapshot) {
 	t.Delete(SnapshotKey(snap.Dataset, snap.ID))
 	t.Delete(UUIDKey(snap.ID))
@@ -162,9 +162,9 @@ func EachSnapshot(t *Tx, id uuid.UUID, look func(dataset.Snapshot)) error {
 	return nil
 }
 
-// Halted fails with dataset.ErrConflict while the store is inconsistent. A transaction does not read the key, which
-// hardly ever exists: it assumes that the key is absent, and its commit checks that. A plan does not check it, because
-// a transaction follows.
+// Halted fails with dataset.ErrConflict while the store is inconsistent. The key hardly ever exists, so a transaction
+// does not read it: it assumes that the key is absent, and its commit checks that. A plan does not check the key,
+// because a transaction follows.
 func (t *Tx) Halted() error {
 	if t.ReadOnly {
 		return nil

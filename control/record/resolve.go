@@ -26,16 +26,16 @@ func (m match) String() string {
 }
 
 const (
-	pageSize      = 1000 // entries of a long list that are read at once
-	matchesAtOnce = 64   // the same for a list of UUIDs
+	pageSize      = 1000 // entries that one read of a long list returns
+	matchesAtOnce = 64   // UUIDs that findMatches examines at once
 )
 
-// MatchesShown is how many objects that a reference may mean are looked for, and listed in the error.
+// MatchesShown is the largest number of objects that a search by prefix returns and that an error lists.
 const MatchesShown = 10
 
 // findMatches returns up to MatchesShown objects whose UUID begins with prefix and for which want is true. It examines
-// all, because the wanted ones may come after any number of others. An object that was removed since its key was read
-// is no match.
+// all objects with the prefix, because objects for which want is false may come first. It skips an object that was
+// removed after its key was read.
 func findMatches(t *Tx, prefix string, want func(match) bool) (found []match, err error) {
 	prefix = UUIDPrefix + strings.ToLower(prefix)
 	for after := ""; ; {
@@ -136,8 +136,8 @@ func (t *Tx) AnyDataset(ref string) (dataset.Dataset, error) {
 // isLasting reports whether a dataset is not being destroyed.
 func isLasting(d dataset.Dataset) bool { return d.State != dataset.StatePurging }
 
-// named finds a dataset by name or prefix. A complete UUID means the dataset with it, not a volume of that name:
-// agents and schedules ask by UUID.
+// named finds a dataset by name or prefix. A complete UUID means the dataset with that UUID, never a volume with that
+// name, because agents and schedules use UUIDs.
 func (t *Tx) named(ref, what string, want func(dataset.Dataset) bool) (dataset.Dataset, error) {
 	if id, err := uuid.Parse(ref); err == nil && id.String() == ref {
 		var d dataset.Dataset
@@ -182,8 +182,8 @@ func (t *Tx) VolumeByName(name string) (d dataset.Dataset, ok bool, err error) {
 	return d, err == nil, err
 }
 
-// Snapshot finds a snapshot by UUID prefix. If ref names a volume or dataset, it finds only a snapshot of it, also by
-// name.
+// Snapshot finds a snapshot by a prefix of its UUID. If ref names a volume or dataset, it finds only snapshots of that
+// dataset, also by name.
 func (t *Tx) Snapshot(ref, snap string) (dataset.Snapshot, error) {
 	if ref == "" {
 		return snapshotByPrefix(t, snap, uuid.Nil)
@@ -298,8 +298,9 @@ func volumesWith(t *Tx, name string) (has []string, err error) {
 	return has, nil
 }
 
-// Source finds the source of a clone. For @snapshot-PREFIX that is a UUID prefix of a snapshot or dataset, live
-// or in the trash; for -o from= and the clone command it may also be the name of a volume.
+// Source finds the source of a clone. from is a prefix of the UUID of a snapshot or dataset, live or in the trash. If
+// names is set, as for -o from= and the clone command, from may also be the name of a volume. For @snapshot-PREFIX it
+// is not set.
 func (t *Tx) Source(from string, names bool) (dataset.Source, error) {
 	what := "snapshot or dataset"
 	if names {

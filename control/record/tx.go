@@ -22,8 +22,8 @@ import (
 // read, and commits its writes only if none of these keys has changed since. It is not safe for concurrent use.
 type Tx struct {
 	FirstTry      bool // the first attempt may use cached entries: see Assume
-	ReadOnly      bool // it is a plan: a further transaction decides
-	WithoutNotice bool // nobody is notified of it
+	ReadOnly      bool // it is a plan: a later transaction decides
+	WithoutNotice bool // no caller is notified of its changes
 	Recovering    bool // it belongs to a recovery, the only thing that may change a halted store
 
 	// Notice is sent to those that wait for the changes, after the transaction is committed.
@@ -66,7 +66,7 @@ func (t *Tx) Get(key string, v any) (bool, error) {
 	return true, Decode(key, e.Value, v)
 }
 
-// Fetch reads an entry from the store. The index is 0 if there is none.
+// Fetch reads an entry from the store. If the key does not exist, the index of the entry is 0.
 func (t *Tx) Fetch(key string) (store.Entry, error) {
 	e, err := t.store.Get(t.ctx, key)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
@@ -82,7 +82,7 @@ func (t *Tx) Index(key string) uint64 { return t.read[key].Index }
 // Entry returns a key as Get read it. The index is 0 if the key does not exist, or was not read.
 func (t *Tx) Entry(key string) store.Entry { return t.read[key] }
 
-// Expect has the commit check that a key is at the index of an entry, without reading it.
+// Expect makes the commit check that a key still has the index of e. It does not read the key.
 func (t *Tx) Expect(e store.Entry) { t.read[e.Key] = e }
 
 // CanPeek reports whether Peek can return a key without another access to the store.
@@ -94,8 +94,8 @@ func (t *Tx) CanPeek(key string) bool {
 // Context is the context of the request that the transaction is for.
 func (t *Tx) Context() context.Context { return t.ctx }
 
-// Peek reads key into v without having the commit check it. It is for looking at more keys than one transaction
-// can check. Get reads the records that the decision depends on.
+// Peek reads key into v. The commit does not check the key. Peek is for a decision that examines more keys than one
+// transaction can check. The records on which the decision depends must be read with Get.
 func (t *Tx) Peek(key string, v any) (bool, error) {
 	e, seen := t.peeked[key]
 	if !seen {
@@ -111,8 +111,8 @@ func (t *Tx) Peek(key string, v any) (bool, error) {
 	return true, Decode(key, e.Value, v)
 }
 
-// Prefetch reads keys that will be needed in one call, without having the commit check them: a store on the
-// network takes as long for one key as for a hundred.
+// Prefetch reads keys that will be needed, all in one call. The commit does not check them unless Get returns them. A
+// store on the network takes as long for one key as for a hundred.
 func (t *Tx) Prefetch(keys []string) error {
 	if len(keys) == 0 {
 		return nil
@@ -127,8 +127,8 @@ func (t *Tx) Prefetch(keys []string) error {
 	return nil
 }
 
-// Assume uses cached entries as if they had just been read. The commit checks those that Get returns, like all
-// others. If one is outdated, the next attempt reads the store.
+// Assume uses cached entries as if they had just been read. The commit checks those that Get returns, like all others.
+// If one of them is outdated, the commit fails, and the next attempt reads the store.
 func (t *Tx) Assume(entries ...store.Entry) {
 	if !t.FirstTry || t.ReadOnly {
 		return
@@ -216,8 +216,8 @@ func (t *Tx) WakeNode(node uuid.UUID) {
 	}
 }
 
-// Outcome returns the outcome of a decision that writes nothing. A refusal is a decision too: the records
-// that it depends on must be of one moment, otherwise Outcome returns ErrBusy.
+// Outcome returns the outcome of a decision that writes nothing. A refusal is a decision too, so the records that it
+// depends on must be of one moment. If they are not, Outcome returns ErrBusy.
 func (t *Tx) Outcome(err error) error {
 	known := dataset.KindOf(err)
 	if known == dataset.ErrUnavailable || known == dataset.ErrCorrupt || t.ctx.Err() != nil {
@@ -241,8 +241,8 @@ func (t *Tx) HasWrite(key string) bool { return t.position(key) >= 0 }
 // Writes returns the writes of the transaction, in the order in which their keys were first written.
 func (t *Tx) Writes() []store.Write { return t.writes }
 
-// CommitTimeout bounds a transaction whose caller has gone. A decision is committed, or known to be in doubt,
-// before anyone is notified.
+// CommitTimeout bounds a transaction whose caller has gone. The transaction does not end with its caller, because
+// before a notice is sent, it must be known whether the decision was committed or is in doubt.
 const CommitTimeout = 30 * time.Second
 
 // Commit writes everything in one transaction of the store, which checks all keys that were read, and returns its
@@ -263,22 +263,22 @@ func (t *Tx) Commit() (uint64, error) {
 	return t.store.Txn(ctx, checks, t.writes)
 }
 
-// ErrChanged says that values were read that are not from one moment. They are read again. If that does not help the
-// store is damaged, and the error that wraps ErrChanged says how.
+// ErrChanged means that the values that were read are not from one moment. The caller reads them again. If the values
+// still contradict each other, the store is damaged, and the error that wraps ErrChanged describes the damage.
 var ErrChanged = errors.New("it changed while it was read")
 
 // ErrBusy replaces ErrChanged if reading again does not help.
 var ErrBusy = dataset.Errorf(dataset.ErrConflict, "too many changes at once to the same object: %w (try again)",
 	ErrChanged)
 
-// inconsistentError is ErrChanged with a description of the damage that exists if reading again does not help.
+// inconsistentError is an ErrChanged. Its text describes the damage of the store, in case another read does not help.
 type inconsistentError string
 
 func (e inconsistentError) Error() string      { return string(e) }
 func (inconsistentError) Is(target error) bool { return target == ErrChanged }
 
-// Inconsistent is the error for two values that contradict each other. It wraps ErrChanged, because they may have been
-// read at two moments, and it is dataset.ErrCorrupt if they were not.
+// Inconsistent returns the error for two values that contradict each other. It wraps ErrChanged, because the values may
+// have been read at two moments. If they were not, the error is dataset.ErrCorrupt.
 func Inconsistent(format string, args ...any) error {
 	return dataset.Errorf(dataset.ErrCorrupt, "store: %w", inconsistentError(fmt.Sprintf(format, args...)))
 }

@@ -7,20 +7,22 @@ import (
 	"github.com/google/uuid"
 )
 
-// Claim is the value of keys under names/, snapnames/, home/, guests/ and work/: the UUID that the key stands for.
+// Claim is the value of keys under names/, snapnames/, home/, guests/ and work/. It has the UUID of the object to which
+// the key belongs.
 type Claim struct {
 	ID uuid.UUID `json:"id"`
 }
 
-// UUIDPointer is the value of keys under by-uuid/: the dataset with that UUID, or the dataset of the snapshot with it.
+// UUIDPointer is the value of keys under by-uuid/. For the UUID of a dataset it has that dataset. For the UUID of a
+// snapshot it has the dataset of the snapshot.
 type UUIDPointer struct {
 	Dataset  uuid.UUID `json:"dataset"`
 	Snapshot bool      `json:"snapshot,omitempty"`
 }
 
 // Generation is the value of a pool's key under generations/: the highest generation of the pool that was written to
-// the store. Higher ones that a node reported only in passing are not written. It has a separate key so that it does
-// not conflict with decisions about the pool.
+// the store. Services keep higher generations that a node reports as transient only in memory. The key is separate, so
+// that a write does not conflict with decisions about the pool.
 type Generation struct {
 	Pool    uuid.UUID `json:"pool"`
 	Highest uint64    `json:"highest"`
@@ -33,8 +35,8 @@ type Recovery struct {
 	ReportedNodes []uuid.UUID `json:"heard,omitempty"` // nodes whose reports it was made from
 }
 
-// Token is the record of a join token. The token cannot be derived from it: its key is the SHA-256 of the secret, which
-// has 256 random bits, so the time that a lookup takes reveals nothing but the hash.
+// Token is the record of a join token. Its key is the SHA-256 of the secret, so the secret cannot be derived from the
+// record. The secret has 256 random bits, so the time that a lookup takes reveals at most the hash.
 type Token struct {
 	Name    string    `json:"name,omitempty"`
 	Node    uuid.UUID `json:"node,omitzero"` // the removed node that may join again with it
@@ -43,8 +45,7 @@ type Token struct {
 	Used    *Use      `json:"used,omitempty"`
 }
 
-// Use records the node that joined with a token, so that a node that did not receive the response can repeat its
-// request.
+// Use records the node that joined with a token. A node that did not receive the response can then repeat its request.
 type Use struct {
 	Node    uuid.UUID `json:"node"`
 	Name    string    `json:"name"`
@@ -63,10 +64,13 @@ type Revocation struct {
 	Until    time.Time `json:"until"`
 }
 
-// RunMark is the value of RunMarkKey: for how long control services have run on the store. While Runs is set, the count
-// continues from there. Otherwise it stops, so that the store is not written while nothing waits for the count, and no
-// service is ahead of another. A transaction that stamps a record with the count, or acts on a stamp, checks the mark
-// from which it counts. If the key is absent, the count is zero.
+// RunMark is the value of RunMarkKey: for how long control services have run on the store. If the key is absent, the
+// count is zero.
+//
+// The count continues while Runs is set. Otherwise it stops, so that the store is not written while nothing waits for
+// the count, and all services have the same count.
+//
+// A transaction that stores the count in a record, or that acts on a stored count, checks the mark.
 type RunMark struct {
 	At      time.Time        `json:"at"` // by the clock
 	RunTime dataset.Duration `json:"ran"`
