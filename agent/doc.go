@@ -1,8 +1,8 @@
 // Package agent is the agent of one host. It mounts volumes for containers, executes operations on the datasets whose
 // home is this node, and answers the plugin and the API. The daemon (cmd/drover/internal/daemon) creates one Agent,
 // starts it, and serves the plugin socket, the local API and the peer API with it. The agent makes its components,
-// which are the packages below it, and connects them: see components.go and wiring.go. Only the components have state in
-// memory, and each protects its own.
+// which are the packages below it, and connects them: see components.go and wiring.go. Only the components have state
+// in memory, and each protects its own.
 //
 // # What is on disk
 //

@@ -55,12 +55,12 @@ func TestAgentOfAFenceIsTheOneOfNow(t *testing.T) {
 	}
 	g.mu.Lock()
 	g.ctx = ctx
-	g.trip(g.table[r.Dataset])
+	g.startFence(g.table[r.Dataset])
 	g.mu.Unlock()
 	if got := <-w.agents; got != first {
 		t.Errorf("stopped for %+v", got)
 	}
-	g.meet(second)
+	g.setAgent(second)
 	<-w.agents // may be of before
 	if got := <-w.agents; got != second {
 		t.Errorf("looked after for %+v", got)
@@ -100,7 +100,7 @@ func TestAgentMeetsTheGuard(t *testing.T) {
 		if _, err := client.Status(ctx); err != nil {
 			t.Fatal(err)
 		}
-		if got := g.asked(hand.Target{}).Agent.PID; got != c.pid {
+		if got := g.withPresentAgent(hand.Target{}).Agent.PID; got != c.pid {
 			t.Errorf("the agent is %d, not %d", got, c.pid)
 		}
 		if err := client.Close(); err != nil {

@@ -26,10 +26,10 @@ const (
 	maxIdle = 4
 )
 
-// Client is the agent's side of the guard's socket: it registers, feeds, checks and releases datasets. Each
-// request returns the errors of the method of Guard with the same name, and ErrUnavailable if no guard answers
-// before the context ends or within two seconds. The deadlines that were fed before stay valid, and the next guard
-// enforces them. All requests may be repeated. A request is repeated once if its connection breaks.
+// Client is the agent's side of the guard's socket: it registers, feeds, checks and releases datasets. Each request
+// returns the errors of the method of Guard with the same name, and ErrUnavailable if no guard answers before the
+// context ends or within two seconds. In that case the deadlines that were fed before stay valid, and the next guard
+// enforces them. All requests are idempotent. Client repeats a request once if its connection breaks.
 //
 // Safe for concurrent use. Requests do not wait for each other. The caller must close the client.
 type Client struct {

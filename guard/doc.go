@@ -2,6 +2,12 @@
 // the process that may fail must not be the one that fences. The agent registers each such dataset with a deadline, and
 // extends the deadline regularly. When a deadline passes, the guard fences the dataset, whether or not the agent runs.
 //
+// The command drover guard (cmd/drover/internal/guards) runs Process.Serve. Packages lease, handover and mounting of
+// the agent send requests with a Client, and so do the commands of the operator. Package move runs an ExecFence, which
+// is independent of the guard. The Guard has the table of registered datasets, protected by its mutex and stored in the
+// files that are described below. A request that changes an entry marks the entry as busy, so that it need not hold the
+// mutex while the hand works.
+//
 // Deadlines are times of clock.Boottime in this boot. The wall clock is not used.
 //
 // # The ladder
@@ -14,12 +20,12 @@
 //
 // Each rung of the ladder has the time Options.Step. The guard tries the next rung only if the previous one has not
 // ensured that no process can write. After the last rung it starts again at the first one. It keeps checking a complete
-// fence: if somebody undoes a part of it, the guard repairs it and records that.
+// fence: if a process or an operator undoes a part of it, the guard repairs the fence and records the breach.
 //
-// # What survives what
+// # What survives
 //
-// The guard itself does nothing that may hang in the kernel. Its child process, the hand (package hand), does that, so
-// the guard can be killed and restarted at any time.
+// The guard itself performs no operation that may hang in the kernel. Its child process, the hand (package hand), does
+// that, so the guard can be killed and restarted at any time.
 //
 //	                                    in Options.Run (tmpfs)    in Options.Root (disk)
 //	registrations, results of rungs     yes, survives the guard   yes, flushed: survives a power cut

@@ -17,9 +17,9 @@ import (
 	"github.com/droverhq/drover/internal/run"
 )
 
-// ExecFence is a command of the operator that cuts another node off from all storage, for instance by switching
-// off its power. It returns 0 only once that is certain. The side that wants to continue without the node runs it,
-// not the guard.
+// ExecFence is a command of the operator that cuts another node off from all storage, for instance by switching off its
+// power. The command returns 0 only once the node is certainly cut off. The guard does not run it: the node that wants
+// to continue without the other node does.
 type ExecFence struct {
 	// Args are the program, by an absolute path, and its arguments.
 	Args []string `json:"exec"`
@@ -45,8 +45,8 @@ func (f ExecFence) Check() error {
 	return nil
 }
 
-// Fence runs the command with the node's name and UUID after its arguments. Only nil means that the node is cut
-// off. An error proves nothing. Each call runs the command, so the command must be idempotent.
+// Fence runs the command with the node's name and UUID after its arguments. It returns nil only if the node is cut off.
+// After an error, the node may be cut off or not. Each call runs the command, so the command must be idempotent.
 func (f ExecFence) Fence(ctx context.Context, r run.Runner, name string, node uuid.UUID) error {
 	if err := f.Check(); err != nil {
 		return err
@@ -62,11 +62,11 @@ func (f ExecFence) Fence(ctx context.Context, r run.Runner, name string, node uu
 	args := append(append([]string{}, f.Args[1:]...), name, node.String())
 	_, err := r.Run(ctx, run.Command{Name: f.Args[0], Args: args, Timeout: timeout})
 	var failed *run.Error
-	if errors.As(err, &failed) { // its arguments may contain secrets
+	if errors.As(err, &failed) { // the output may show the arguments, which may contain secrets
 		err = &run.Error{
 			Cmd:      failed.Cmd,
 			ExitCode: failed.ExitCode,
-			Stderr:   without(failed.Stderr, f.Args[1:]),
+			Stderr:   redact(failed.Stderr, f.Args[1:]),
 			Err:      failed.Err,
 		}
 	}
@@ -76,11 +76,12 @@ func (f ExecFence) Fence(ctx context.Context, r run.Runner, name string, node uu
 	return nil
 }
 
-// without returns the output of a program with … in place of the program's arguments and their parts: the words of a
-// script, the value of an option, a password before an @. A part of less than four bytes is hidden only if it is a
-// whole argument, and where it is a whole word of the output.
-func without(said string, args []string) string {
-	hidden := make([]bool, len(said)) // each part is searched in the whole output, because parts may overlap
+// redact returns the output of a program with the program's arguments replaced by …. It also replaces the parts of an
+// argument: the words of a script, the value of an option, a password before an @. It ignores a part of less than four
+// bytes, unless the part is a whole argument or the value of one. Such a short argument is replaced only where it is a
+// whole word of the output.
+func redact(said string, args []string) string {
+	hidden := make([]bool, len(said)) // by byte, because parts may overlap in the output
 	for _, arg := range args {
 		_, value, _ := strings.Cut(arg, "=")
 		whole := []string{arg, value}
@@ -89,7 +90,7 @@ func without(said string, args []string) string {
 			if len(part) < 4 && !slices.Contains(whole, part) {
 				continue
 			}
-			hide(hidden, said, part)
+			markHidden(hidden, said, part)
 		}
 	}
 	var out strings.Builder
@@ -103,8 +104,8 @@ func without(said string, args []string) string {
 	return out.String()
 }
 
-// hide marks each occurrence of part in the output of the command.
-func hide(hidden []bool, said, part string) {
+// markHidden marks each occurrence of part in the output of the command.
+func markHidden(hidden []bool, said, part string) {
 	for at := 0; part != "" && at+len(part) <= len(said); at++ {
 		end := at + len(part)
 		if said[at:end] != part || len(part) < 4 &&
@@ -117,7 +118,7 @@ func hide(hidden []bool, said, part string) {
 	}
 }
 
-// inWord reports whether a byte is of a letter or a digit.
+// inWord reports whether a byte is part of a letter or a digit.
 func inWord(b byte) bool {
 	return b >= utf8.RuneSelf || unicode.IsLetter(rune(b)) || unicode.IsDigit(rune(b))
 }

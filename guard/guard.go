@@ -75,7 +75,7 @@ type Guard struct {
 
 	mu      sync.Mutex
 	table   map[uuid.UUID]*entry
-	agent   hand.Process // of this host, that asked last; PID 0: none yet
+	agent   hand.Process // the agent that sent the last request; PID 0: none yet
 	missing []string
 	dog     dog
 	kick    chan struct{}
@@ -184,7 +184,7 @@ func (g *Guard) Run(ctx context.Context, l *socket.Listener) error {
 	cancel()
 	g.wg.Wait()
 	g.records.wg.Wait()
-	return errors.Join(err, g.leave(), alarm.Close())
+	return errors.Join(err, g.closeWatchdog(), alarm.Close())
 }
 
 // resume continues the work of the previous guard. The lock is held.
@@ -195,7 +195,7 @@ func (g *Guard) resume() {
 			continue
 		}
 		if e.State != StateArmed {
-			g.climb(e)
+			g.startLadder(e)
 		}
 		wanted = wanted || e.Policy == PolicyWatchdog
 		rebooting = rebooting || e.State == StateFencing &&
@@ -211,9 +211,9 @@ func (g *Guard) resume() {
 	}
 }
 
-// leave closes the watchdog device. The device stays armed as long as a dataset needs it: the host is rebooted
+// closeWatchdog closes the watchdog device. The device stays armed as long as a dataset needs it: the host is rebooted
 // unless another guard feeds the device in time.
-func (g *Guard) leave() error {
+func (g *Guard) closeWatchdog() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	armed, wanted := 0, false
@@ -241,7 +241,7 @@ func (g *Guard) tick() time.Duration {
 			continue
 		}
 		if e.Deadline <= now {
-			g.trip(e)
+			g.startFence(e)
 		} else if next == 0 || e.Deadline < next {
 			next = e.Deadline
 		}

@@ -33,7 +33,7 @@ func (g *Guard) ladder(e Entry) []rung {
 }
 
 const (
-	// lookCost is what one look takes for each process of a busy host: BenchmarkLook in package hand.
+	// lookCost is the time that one look takes for each process of a busy host: see BenchmarkLook in package hand.
 	lookCost = 200 * time.Microsecond
 	// looksPerRung is how many looks a rung needs: one that finds the holders, and one that finds
 	// them stopped.
@@ -80,8 +80,8 @@ func (g *Guard) bound(e Entry, rung time.Duration) time.Duration {
 	return d
 }
 
-// trip starts to fence an entry. The lock is held.
-func (g *Guard) trip(e *entry) {
+// startFence starts to fence an entry. The lock is held.
+func (g *Guard) startFence(e *entry) {
 	if steps.Off("guard") {
 		e.Deadline += MaxAhead
 		return
@@ -90,7 +90,7 @@ func (g *Guard) trip(e *entry) {
 	g.log(e.Entry).Error("deadline has passed: fencing")
 	g.save(e)
 	if g.ctx != nil { // otherwise Run does, when it begins
-		g.climb(e)
+		g.startLadder(e)
 	}
 }
 
@@ -98,8 +98,8 @@ func (g *Guard) log(e Entry) *logrus.Entry {
 	return g.Log.WithFields(logrus.Fields{"volume": e.Volume, "dataset": e.Dataset, "epoch": e.Epoch})
 }
 
-// climb starts the ladder of an entry. The lock is held.
-func (g *Guard) climb(e *entry) {
+// startLadder starts the ladder of an entry. The lock is held.
+func (g *Guard) startLadder(e *entry) {
 	ctx, end := context.WithCancel(g.ctx)
 	e.end, e.ended = end, make(chan struct{})
 	ended, snapshot := e.ended, e.Entry
@@ -110,9 +110,9 @@ func (g *Guard) climb(e *entry) {
 	})
 }
 
-// descend ends the ladder of an entry and waits for that. The caller does not hold the lock, and the entry is busy. If
-// the entry is armed, its deadline may begin another ladder at any time.
-func (g *Guard) descend(e *entry) {
+// stopLadder cancels the ladder of an entry and waits until it has ended. The caller does not hold the lock, and the
+// entry is busy. If the entry is armed, its deadline may start another ladder at any time.
+func (g *Guard) stopLadder(e *entry) {
 	g.mu.Lock()
 	end, ended := e.end, e.ended
 	e.end, e.ended = nil, nil
@@ -153,12 +153,12 @@ func (g *Guard) round(ctx context.Context, e *entry, at Entry, ladder []rung) in
 		}
 		steps.At("guard.fencing")
 		began := g.Clock.Boottime()
-		o := r.do(ctx, g.asked(at.Target), g.rungTime())
+		o := r.do(ctx, g.withPresentAgent(at.Target), g.rungTime())
 		if ctx.Err() != nil {
 			return -1
 		}
 		steps.At("guard.fenced")
-		g.outcome(e, r.act, began, o)
+		g.recordOutcome(e, r.act, began, o)
 		if o.Done {
 			return i
 		}
@@ -170,16 +170,16 @@ func (g *Guard) round(ctx context.Context, e *entry, at Entry, ladder []rung) in
 	return -1
 }
 
-// meet records which process is this host's agent.
-func (g *Guard) meet(agent hand.Process) {
+// setAgent records which process is this host's agent.
+func (g *Guard) setAgent(agent hand.Process) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.agent = agent
 }
 
-// asked returns a target with the present agent instead of the one that registered it. The agent may have been
-// restarted, and a restarted agent does not register fenced datasets again.
-func (g *Guard) asked(t hand.Target) hand.Target {
+// withPresentAgent returns a target with the present agent instead of the agent that registered it. The agent may have
+// been restarted, and a restarted agent does not register fenced datasets again.
+func (g *Guard) withPresentAgent(t hand.Target) hand.Target {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.agent.PID != 0 {
@@ -188,8 +188,8 @@ func (g *Guard) asked(t hand.Target) hand.Target {
 	return t
 }
 
-// outcome records the result of a rung.
-func (g *Guard) outcome(e *entry, act Act, began time.Duration, o hand.Outcome) {
+// recordOutcome records the result of a rung.
+func (g *Guard) recordOutcome(e *entry, act Act, began time.Duration, o hand.Outcome) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	e.add(Step{Act: act, Began: began, Ended: g.Clock.Boottime(), Done: o.Done, Note: o.Note, Left: o.Left})
@@ -209,7 +209,7 @@ func (g *Guard) outcome(e *entry, act Act, began time.Duration, o hand.Outcome) 
 // recheck checks whether a complete fence still holds, and repairs it. It returns false if the repair failed.
 func (g *Guard) recheck(ctx context.Context, e *entry, at Entry, r rung) bool {
 	began := g.Clock.Boottime()
-	o := r.do(ctx, g.asked(at.Target), g.rungTime())
+	o := r.do(ctx, g.withPresentAgent(at.Target), g.rungTime())
 	if ctx.Err() != nil || o.Done && !o.Anew {
 		return true
 	}
@@ -233,7 +233,7 @@ func (g *Guard) reboot(e *entry) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if e.busy {
-		return // it is about to be thawed or given up
+		return // a request is about to thaw or supersede it
 	}
 	now := g.Clock.Boottime()
 	s := Step{Act: ActReboot, Began: now, Ended: now, Note: "the watchdog device is missing"}

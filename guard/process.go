@@ -56,7 +56,7 @@ func folders(run, root string) (guardRun, guardRoot string, err error) {
 	return guardRun, guardRoot, nil
 }
 
-// Serve runs the guard until ctx ends. ErrInUse if another guard of this host runs.
+// Serve runs the guard until ctx ends. It returns ErrInUse if another guard of this host runs.
 func (p Process) Serve(ctx context.Context) (err error) {
 	run, _, err := folders(p.Run, p.Root)
 	if err != nil {

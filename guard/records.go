@@ -188,7 +188,7 @@ func (r *records) deadline(id uuid.UUID, epoch uint64) time.Duration {
 // folder on the tmpfs.
 const loadTime = 5 * time.Second
 
-// ofThisBoot is where records are that belong to this boot: on a tmpfs.
+// ofThisBoot names the place of the records of this boot, which is on a tmpfs.
 const ofThisBoot = "of this boot"
 
 // load returns the stored table, and an error for each part that could not be read.

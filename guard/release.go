@@ -20,12 +20,13 @@ const (
 	condemnTime = 5 * time.Second
 )
 
-// Thaw lets the writers of a fenced dataset continue until a new deadline. The caller must have verified that its
-// epoch is still the current one, by a consistent read under a new session. The guard trusts the caller.
-// Idempotent: if the dataset is armed at that epoch, Thaw feeds it.
+// Thaw lets the writers of a fenced dataset continue until a new deadline. The caller must have verified that its epoch
+// is still the current one, by a consistent read under a new session. The guard trusts the caller. Idempotent: if the
+// dataset is armed at that epoch, Thaw feeds it.
 //
-// ErrNotFound if the dataset is not registered. ErrStale for another epoch, for a deadline that has passed, and if
-// the holders were killed (superseded). After any other error the dataset is still fenced.
+// It returns ErrNotFound if the dataset is not registered. It returns ErrStale for another epoch, for a deadline that
+// has passed, and if the dataset is superseded: its holders were killed. After any other error the dataset is still
+// fenced.
 func (g *Guard) Thaw(ctx context.Context, id uuid.UUID, epoch uint64, deadline time.Duration) (Entry, error) {
 	e, armed, err := g.mayThaw(id, epoch, deadline)
 	if err != nil {
@@ -35,7 +36,7 @@ func (g *Guard) Thaw(ctx context.Context, id uuid.UUID, epoch uint64, deadline t
 		return *armed, nil
 	}
 	began := g.Clock.Boottime()
-	g.descend(e)
+	g.stopLadder(e)
 	err = g.Hand.Undo(ctx, e.Target)
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -51,7 +52,7 @@ func (g *Guard) Thaw(ctx context.Context, id uuid.UUID, epoch uint64, deadline t
 		g.log(e.Entry).Warn("thawed: its agent confirmed the epoch")
 	} else {
 		e.State = StateFencing // some of it may be undone
-		g.climb(e)
+		g.startLadder(e)
 	}
 	g.save(e)
 	g.wake()
@@ -77,7 +78,7 @@ func (g *Guard) mayThaw(id uuid.UUID, epoch uint64, deadline time.Duration) (e *
 		return nil, &c, nil
 	}
 	if e.State == StateArmed {
-		g.trip(e)
+		g.startFence(e)
 	}
 	if e.State != StateFencing && e.State != StateFenced {
 		return nil, nil, e.notArmed()
@@ -86,8 +87,8 @@ func (g *Guard) mayThaw(id uuid.UUID, epoch uint64, deadline time.Duration) (e *
 	return e, nil, nil
 }
 
-// find returns an entry that no other request is changing. ErrNotFound if there is none, ErrStale for another
-// epoch, ErrConflict if the entry is busy. The lock is held.
+// find returns an entry that no other request is changing. It returns ErrNotFound if there is none, ErrStale for
+// another epoch, and ErrConflict if the entry is busy. The lock is held.
 func (g *Guard) find(id uuid.UUID, epoch uint64) (*entry, error) {
 	e := g.table[id]
 	if e == nil {
@@ -102,27 +103,28 @@ func (g *Guard) find(id uuid.UUID, epoch uint64) (*entry, error) {
 	return e, nil
 }
 
-// Supersede gives up a dataset of which another node has a newer epoch: its holders are killed, and
-// then it is thawed, so that it can be unmounted and kept aside. It is not thawed before every process
-// that could write was sent SIGKILL and every other process was examined. The last write of a killed process
-// may still reach the old copy. An engine that writes into it (docker cp) is not killed and continues, into
-// the old copy. Idempotent.
+// Supersede ends the use of a dataset that has a newer epoch on another node. It kills the holders and then thaws the
+// dataset, so that the dataset can be unmounted and kept aside. Before the thaw, every process that could write was
+// sent SIGKILL, and every other process was examined. The last write of a killed process may still reach the old copy.
+// A container engine that writes into the dataset (docker cp) is not killed: it continues to write into the old copy.
+// Idempotent.
 //
-// ErrNotFound when it is not registered, ErrStale for another epoch. ErrInUse while processes cannot be
-// examined, or killed holders do not end: the error names them, and the caller must ask again. As long as not
-// every process that could write was sent SIGKILL, the dataset stays fenced, and the guard keeps checking that.
+// It returns ErrNotFound if the dataset is not registered, and ErrStale for another epoch. It returns ErrInUse if
+// processes cannot be examined, or if killed holders do not end: the error names them, and the caller must call
+// Supersede again. Until every process that could write was sent SIGKILL, the dataset stays fenced, and the guard keeps
+// checking the fence.
 func (g *Guard) Supersede(ctx context.Context, id uuid.UUID, epoch uint64) (Entry, error) {
-	e, err := g.giveUp(id, epoch)
+	e, err := g.beginSupersede(id, epoch)
 	if err != nil {
 		return Entry{}, err
 	}
-	g.descend(e)
+	g.stopLadder(e)
 	began := g.Clock.Boottime()
 	o := g.Hand.Condemn(ctx, e.Target, condemnTime)
 	if !o.Done {
 		err = dataset.Errorf(dataset.ErrInUse,
 			"it is still fenced: not every process that could write was killed: %s", left(o))
-	} else if err = g.condemned(ctx, e); err == nil {
+	} else if err = g.markSuperseded(ctx, e); err == nil {
 		o = g.Hand.KillHolders(ctx, e.Target, deathTime)
 		err = g.Hand.Undo(ctx, e.Target) // an engine was stopped
 		if err == nil && !o.Done {
@@ -138,17 +140,18 @@ func (g *Guard) Supersede(ctx context.Context, id uuid.UUID, epoch uint64) (Entr
 		s.Note = dataset.OneLine(err)
 	}
 	if !o.Done {
-		g.fenceAgain(e)
+		g.resumeFence(e)
 	}
 	e.add(s)
 	g.save(e)
 	return e.copy(), err
 }
 
-// condemned marks an entry as superseded, because its holders were killed, and thaws its dataset. If its deadline has
-// passed meanwhile, a fence began: it must end before the thaw, or it would freeze the dataset again and stop the users
-// of the next epoch. Once the entry is superseded, no deadline begins another fence.
-func (g *Guard) condemned(ctx context.Context, e *entry) error {
+// markSuperseded marks an entry as superseded, because its holders were sent SIGKILL, and thaws its dataset. If the
+// deadline has passed meanwhile, a fence has started. That fence must end before the thaw: otherwise it would freeze
+// the dataset again and stop the users of the next epoch. Once the entry is superseded, no deadline starts another
+// fence.
+func (g *Guard) markSuperseded(ctx context.Context, e *entry) error {
 	mark := func() {
 		g.mu.Lock()
 		defer g.mu.Unlock()
@@ -158,29 +161,30 @@ func (g *Guard) condemned(ctx context.Context, e *entry) error {
 		g.save(e)
 	}
 	mark()
-	g.descend(e)
+	g.stopLadder(e)
 	mark() // the fence may have recorded an outcome before it ended
 	return g.Hand.Undo(ctx, e.Target)
 }
 
-// fenceAgain resumes the fence of an entry that could not be given up, unless its deadline has begun one. The lock is
-// held.
-func (g *Guard) fenceAgain(e *entry) {
+// resumeFence resumes the fence of an entry that could not be superseded, unless its deadline has started a fence
+// already. The lock is held.
+func (g *Guard) resumeFence(e *entry) {
 	if e.end != nil {
 		return
 	}
 	switch e.State {
 	case StateArmed: // another node has a newer epoch, so the deadline does not matter any more
-		g.trip(e)
+		g.startFence(e)
 	case StateFencing, StateFenced:
 		if g.ctx != nil { // otherwise Run does, when it begins
-			g.climb(e)
+			g.startLadder(e)
 		}
 	}
 }
 
-// giveUp makes an entry busy that Supersede is about to give up. It stays fenced until its holders are killed.
-func (g *Guard) giveUp(id uuid.UUID, epoch uint64) (*entry, error) {
+// beginSupersede marks an entry that Supersede will change as busy. The entry stays fenced until its holders are
+// killed.
+func (g *Guard) beginSupersede(id uuid.UUID, epoch uint64) (*entry, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	e, err := g.find(id, epoch)
@@ -202,9 +206,9 @@ func left(o hand.Outcome) string {
 	return strings.Join(all, ", ")
 }
 
-// Release removes a dataset from the table, durably. Call it once the dataset is unmounted, or once its lease is
-// no longer bounded in time. It returns nil if the dataset is not registered. ErrInUse if the dataset is fenced:
-// call Thaw or Supersede first. ErrStale for another epoch.
+// Release removes a dataset from the table, durably. Call it once the dataset is unmounted, or once its lease is no
+// longer bounded in time. It returns nil if the dataset is not registered, ErrInUse if the dataset is fenced (call Thaw
+// or Supersede first), and ErrStale for another epoch.
 func (g *Guard) Release(ctx context.Context, id uuid.UUID, epoch uint64) error {
 	return g.release(ctx, id, epoch, false)
 }
@@ -245,14 +249,14 @@ func (g *Guard) drop(id uuid.UUID, epoch uint64) (flushed <-chan error, err erro
 		return nil, e.older(epoch)
 	}
 	if e.State == StateArmed && e.Deadline <= g.Clock.Boottime() {
-		g.trip(e)
+		g.startFence(e)
 	}
 	if e.State == StateFencing || e.State == StateFenced {
 		return nil, dataset.Errorf(dataset.ErrInUse,
 			"volume %s is %s: thaw it, or give it up as superseded, before it is released", e.Volume, e.State)
 	}
-	if e.State == StateSuperseded && !e.letGo() {
-		return nil, e.notLetGo()
+	if e.State == StateSuperseded && !e.isAbandoned() {
+		return nil, e.notAbandonedError()
 	}
 	if flushed, err = g.records.drop(id); err != nil {
 		return nil, fmt.Errorf("release volume %s: %w", e.Volume, err)

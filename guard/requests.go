@@ -37,11 +37,11 @@ func (g *Guard) Register(ctx context.Context, r Registration) (Entry, error) {
 			late = &fsys
 		}
 	}
-	e, was, err := g.enter(r, late)
+	e, was, err := g.addEntry(r, late)
 	if err != nil {
 		return Entry{}, err
 	}
-	err = g.await(ctx, e, flushTime)
+	err = g.saveDurably(ctx, e, flushTime)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	e.busy = false
@@ -59,9 +59,9 @@ func (g *Guard) Register(ctx context.Context, r Registration) (Entry, error) {
 	return e.copy(), nil
 }
 
-// enter checks a registration and adds it to the table as a busy entry. was is the entry that it replaces. late is
-// the mounted filesystem if the deadline has passed: such a dataset is fenced.
-func (g *Guard) enter(r Registration, late *mount.Filesystem) (e *entry, was *Entry, err error) {
+// addEntry checks a registration and adds it to the table as a busy entry. was is the entry that it replaces. If the
+// deadline has passed, late is the mounted filesystem, and the dataset is fenced.
+func (g *Guard) addEntry(r Registration, late *mount.Filesystem) (e *entry, was *Entry, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	now := g.Clock.Boottime()
@@ -74,8 +74,8 @@ func (g *Guard) enter(r Registration, late *mount.Filesystem) (e *entry, was *En
 			return nil, nil, err
 		}
 	}
-	if e != nil && e.State == StateSuperseded && !e.letGo() {
-		return nil, nil, e.notLetGo()
+	if e != nil && e.State == StateSuperseded && !e.isAbandoned() {
+		return nil, nil, e.notAbandonedError()
 	}
 	if e == nil && len(g.table) >= MaxDatasets {
 		return nil, nil, dataset.Errorf(dataset.ErrNoSpace, "the guard already has %d datasets, its maximum: "+
@@ -116,7 +116,7 @@ func (g *Guard) enter(r Registration, late *mount.Filesystem) (e *entry, was *En
 		next.Fence = old.Fence
 	}
 	if e.Entry, e.most, e.busy = next, next.Bound, true; next.Deadline <= now {
-		g.trip(e)
+		g.startFence(e)
 	}
 	return e, was, nil
 }
@@ -125,7 +125,7 @@ func (g *Guard) enter(r Registration, late *mount.Filesystem) (e *entry, was *En
 // entry has passed, mayChange fences it. The lock is held.
 func (g *Guard) mayChange(e *entry, epoch uint64, now time.Duration) error {
 	if e.State == StateArmed && e.Deadline <= now {
-		g.trip(e)
+		g.startFence(e)
 	}
 	if e.State != StateArmed {
 		return e.notArmed()
@@ -141,13 +141,13 @@ func (e *entry) notArmed() error {
 		e.State, e.Epoch)
 }
 
-// letGo reports whether a superseded entry has no holders left and none of its processes is stopped.
-func (e *entry) letGo() bool {
+// isAbandoned reports whether a superseded entry has no holders left and none of its processes is stopped.
+func (e *entry) isAbandoned() bool {
 	n := len(e.Steps)
 	return n > 0 && e.Steps[n-1].Act == ActSupersede && e.Steps[n-1].Done
 }
 
-func (e *entry) notLetGo() error {
+func (e *entry) notAbandonedError() error {
 	return dataset.Errorf(dataset.ErrInUse, "volume %s is superseded, and its holders have not ended: give it up "+
 		"again", e.Volume)
 }
@@ -167,8 +167,8 @@ func (e *entry) copy() Entry {
 	return c
 }
 
-// await saves an entry and waits until the record is flushed.
-func (g *Guard) await(ctx context.Context, e *entry, most time.Duration) error {
+// saveDurably saves an entry and waits until the record is flushed.
+func (g *Guard) saveDurably(ctx context.Context, e *entry, most time.Duration) error {
 	g.mu.Lock()
 	flushed := g.save(e)
 	g.mu.Unlock()

@@ -46,8 +46,8 @@ type service interface {
 	Release(ctx context.Context, id uuid.UUID, epoch uint64) error
 	Dismiss(ctx context.Context, id uuid.UUID, epoch uint64) error
 	Status() Status
-	// meet records the process of the agent that sent a request.
-	meet(agent hand.Process)
+	// setAgent records the process of the agent that sent a request.
+	setAgent(agent hand.Process)
 }
 
 // serve accepts connections and answers their requests until ctx ends.
@@ -123,7 +123,7 @@ func (s *server) exchange(ctx context.Context, c net.Conn, r *bufio.Reader, agen
 		return err
 	}
 	if q.Agent {
-		s.guard.meet(agent)
+		s.guard.setAgent(agent)
 	}
 	if q.Registration != nil {
 		q.Registration.agent = agent
@@ -139,7 +139,7 @@ func (s *server) exchange(ctx context.Context, c net.Conn, r *bufio.Reader, agen
 // answer performs a request and returns the reply.
 func (s *server) answer(ctx context.Context, q request) (a reply) {
 	var e Entry
-	err := s.understand(q)
+	err := s.checkRequest(q)
 	if err == nil {
 		switch q.Op {
 		case opRegister:
@@ -176,9 +176,9 @@ func (s *server) answer(ctx context.Context, q request) (a reply) {
 	return a
 }
 
-// understand returns an error for a request that this guard would misinterpret: one of another protocol version or
-// of another boot, or a registration without content.
-func (s *server) understand(q request) error {
+// checkRequest returns an error for a request that this guard would misinterpret: one of another protocol version or of
+// another boot, or a registration without content.
+func (s *server) checkRequest(q request) error {
 	if q.Version != Version {
 		return dataset.Errorf(dataset.ErrUnsupported,
 			"the guard has protocol version %d, and the request version %d: restart the older of guard and "+

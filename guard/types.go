@@ -15,8 +15,8 @@ import (
 // Policy determines how far the ladder of a dataset goes.
 type Policy string
 
-// The policies. With PolicyFreeze, a passed deadline proves nothing: a holder that cannot be stopped continues to
-// write.
+// The policies. With PolicyFreeze, the guard cannot ensure that no process writes after the deadline: a holder that
+// cannot be stopped continues to write.
 const (
 	PolicyFreeze   Policy = "freeze"   // no process is killed
 	PolicyKill     Policy = "kill"     // the holders are killed when they cannot be stopped
@@ -50,7 +50,8 @@ type Registration struct {
 	Epoch   uint64    `json:"epoch"`
 	// Paths are the mount points on the host: absolute, without symbolic links.
 	Paths []string `json:"paths"`
-	// Own is true if the dataset has a filesystem for itself, which may be frozen. Check fails if that is not so.
+	// Own is true if the dataset has a filesystem for itself, which may be frozen. Check fails if the mounted
+	// filesystem is not.
 	Own    bool   `json:"own,omitempty"`
 	Policy Policy `json:"policy"`
 	// Deadline is a time of clock.Boottime.
