@@ -21,8 +21,8 @@ type group struct {
 	dir  string
 }
 
-// hierarchies contains the mount points of the cgroup hierarchies of this host, "" for one that is not
-// mounted.
+// hierarchies contains the mount points of the cgroup hierarchies of this host. The value is "" for a hierarchy that is
+// not mounted.
 type hierarchies struct{ v1, v2 string }
 
 func hierarchiesOf(table mount.Mounts) hierarchies {
@@ -79,8 +79,8 @@ func (g group) freezeFile() string {
 	return filepath.Join(g.dir, "cgroup.freeze")
 }
 
-// freeze starts to freeze the group. frozen reports when no task of the group runs any more. If the
-// group does not exist any more, freeze does nothing.
+// freeze starts to freeze the group. The freeze is complete when frozen returns true. If the group does not exist any
+// more, freeze does nothing.
 func (g group) freeze() error { return g.write("FROZEN", "1") }
 
 // thaw thaws the group. If the group does not exist any more, thaw does nothing.
@@ -102,26 +102,26 @@ func (g group) write(v1, v2 string) error {
 	return errors.Join(err, f.Close())
 }
 
-// asked reports whether a freeze of this group itself was requested, by the guard or another program. A
+// isFreezeRequested reports whether a freeze of this group itself was requested, by the guard or another program. A
 // freeze of a parent group does not count.
-func (g group) asked() bool {
+func (g group) isFreezeRequested() bool {
 	if g.kind == markV1 {
-		return word(g.dir, "freezer.self_freezing") == "1"
+		return readWord(g.dir, "freezer.self_freezing") == "1"
 	}
-	return word(g.dir, "cgroup.freeze") == "1"
+	return readWord(g.dir, "cgroup.freeze") == "1"
 }
 
 // frozen reports whether no task of the group runs.
 func (g group) frozen() bool {
 	if g.kind == markV1 {
-		return word(g.dir, "freezer.state") == "FROZEN"
+		return readWord(g.dir, "freezer.state") == "FROZEN"
 	}
 	b, _ := os.ReadFile(filepath.Join(g.dir, "cgroup.events"))
 	return inuse.Field(b, "frozen") == "1"
 }
 
-// word returns the content of a file without surrounding blanks, or "" if it cannot be read.
-func word(dir, file string) string {
+// readWord returns the content of a file without surrounding blanks, or "" if it cannot be read.
+func readWord(dir, file string) string {
 	b, _ := os.ReadFile(filepath.Join(dir, file))
 	return strings.TrimSpace(string(b))
 }

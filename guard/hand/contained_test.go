@@ -58,7 +58,7 @@ func TestContained(t *testing.T) {
 func TestTracedProcessResists(t *testing.T) {
 	p := sleeper(t)
 	debugged(t, p)
-	if !resists(p) || halted(p) {
-		t.Errorf("it resists: %t, it is stopped: %t", resists(p), halted(p))
+	if !resists(p) || isHalted(p) {
+		t.Errorf("it resists: %t, it is stopped: %t", resists(p), isHalted(p))
 	}
 }

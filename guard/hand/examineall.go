@@ -11,26 +11,26 @@ import (
 	"github.com/droverhq/drover/internal/linux/inuse"
 )
 
-// examineAll examines all processes. It examines every process that is not large, however busy the host
-// is. It spends at most within on large processes, and examines those with less work first. A process
-// that is not examined has an error in process.unexamined: it is a possible holder.
+// examineAll examines all processes. It examines every process that is not large, however busy the host is. It spends
+// at most the time within on large processes, and examines those with less work first. A process that is not examined
+// has an error in process.unexamined: it is a possible holder.
 //
-// The number of descriptors and threads is known before the examination. The number of mappings is not:
-// the kernel shows them only line by line. So a process counts as large, too, if its examination turns
-// out to be more work than smallWork, or more than fairWork once the budget of the look is used up.
+// The numbers of descriptors and threads are known before the examination. The number of mappings is not: the kernel
+// shows the mappings only line by line. So a process also counts as large if its examination turns out to be more work
+// than smallWork, or more than fairWork once the budget of the look is used up.
 //
-// Processes that were cleared come last. Such a process was stopped, examined, and found to hold none of
-// the datasets. The one with the oldest examination comes first, so that each of them gets its turn.
+// Processes that were cleared come last. Such a process was stopped, examined, and found to hold none of the datasets.
+// The process with the oldest examination comes first, so that each of them gets its turn.
 func (t *Tool) examineAll(w *world, within time.Duration) {
-	atOnce(lookers, w.procs, func(p *process, _ func()) {
+	atOnce(maxExaminers, w.procs, func(p *process, _ func()) {
 		w.weigh(p)
 		p.clearedAt, p.cleared = t.suspects.clearedOf(w.datasets, p.Process)
 	})
 	queue := slices.DeleteFunc(slices.Clone(w.procs), func(p *process) bool { return p.gone })
 	slices.SortStableFunc(queue, func(a, b *process) int { return a.size - b.size })
 	budget := inuse.NewBudget(lookWork+len(queue)*fairWork, smallWork, fairWork)
-	atOnce(lookers, queue, func(p *process, release func()) {
-		if p.large() {
+	atOnce(maxExaminers, queue, func(p *process, release func()) {
+		if p.isLarge() {
 			return
 		}
 		t.examine(context.Background(), w, p, budget, release)
@@ -41,13 +41,13 @@ func (t *Tool) examineAll(w *world, within time.Duration) {
 			p.unexamined, p.size = nil, p.size+manyTimes*smallWork // after the others
 		}
 	})
-	queue = slices.DeleteFunc(queue, func(p *process) bool { return !p.large() })
+	queue = slices.DeleteFunc(queue, func(p *process) bool { return !p.isLarge() })
 	slices.SortStableFunc(queue, func(a, b *process) int {
 		return cmp.Or(falseFirst(a.cleared, b.cleared), cmp.Compare(a.clearedAt, b.clearedAt), a.size-b.size)
 	})
 	ctx, cancel := context.WithTimeout(context.Background(), within)
 	defer cancel()
-	atOnce(lookers, queue, func(p *process, release func()) {
+	atOnce(maxExaminers, queue, func(p *process, release func()) {
 		t.examine(ctx, w, p, nil, release)
 		if p.cleared && p.unexamined == nil {
 			t.suspects.renew(w.datasets, p.Process, t.Clock.Steady())
@@ -99,8 +99,8 @@ func atOnce[T any](n int, list []T, do func(p T, release func())) {
 const (
 	// examineAgain is the minimum time between two examinations of a cleared process by looks.
 	examineAgain = 5 * time.Second
-	// examineAgainLate is the same while suspects are stopped, because they need the processor time. It is
-	// not longer, because any user can keep a suspect busy, and a cleared process may have received a file.
+	// examineAgainLate replaces examineAgain while suspects are stopped, because they need the processor time. It is
+	// not longer, because any user can keep a suspect busy, and a cleared process may have received a file meanwhile.
 	examineAgainLate = 2 * examineAgain
 )
 
@@ -111,10 +111,10 @@ func (t *Tool) examineAgainAfter() time.Duration {
 	return examineAgain
 }
 
-// large reports whether a process is examined only if there is time after the others. Without an
-// examination it becomes a suspect, unless it is cleared. A cleared process counts as large, with any size. A
-// spared process never does.
-func (p *process) large() bool { return (p.size >= smallWork || p.cleared) && !p.spared }
+// isLarge reports whether a process is examined only if there is time after the others. A large process that is not
+// examined becomes a suspect, unless it is cleared. A cleared process counts as large, whatever its size. A spared
+// process never does.
+func (p *process) isLarge() bool { return (p.size >= smallWork || p.cleared) && !p.spared }
 
 // examine examines one process and stores the findings or the error in p. It calls release when the
 // examination makes no progress. Processes that are never stopped have no budget.

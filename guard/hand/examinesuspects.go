@@ -19,8 +19,8 @@ const (
 	// tables that it has read need too much memory. The next batch examines the remaining suspects and those
 	// that were stopped meanwhile, with a new list of all processes.
 	batchTime = 5 * time.Second
-	// haltTime is how long an examination waits for its suspect to stop. Then it begins even if the
-	// suspect still runs, because a debugger continues it or because it waits in the kernel.
+	// haltTime is how long an examination waits for its suspect to stop. After that it begins even if the suspect still
+	// runs, for instance because a debugger continues it or because it waits in the kernel.
 	haltTime = time.Second
 )
 
@@ -72,7 +72,7 @@ func (t *Tool) waitForHalt(list []suspect) bool {
 	return false
 }
 
-// examineBatch examines suspects, one for each processor at a time, but not more than lookers. Suspects
+// examineBatch examines suspects, one for each processor at a time, but not more than maxExaminers. Suspects
 // with little work come first, so that most suspects are stopped only briefly. It returns the suspects
 // whose examination began.
 func (t *Tool) examineBatch(w *world, list []suspect) (begun []suspect) {
@@ -87,10 +87,10 @@ func (t *Tool) examineBatch(w *world, list []suspect) (begun []suspect) {
 	}
 	slices.SortStableFunc(queue, func(a, b *suspect) int { return a.seen.size - b.seen.size })
 	began := t.Clock.Steady()
-	// An examination that makes no progress does not release its slot. Otherwise, on a host so busy that
-	// examinations only seem to hang, all of them would run at once, and looks would wait for them. There
-	// are at most lookers, because each may keep mount tables of mount.MaxTable bytes in memory.
-	atOnce(min(runtime.GOMAXPROCS(0), lookers), queue, func(s *suspect, _ func()) {
+	// An examination that makes no progress does not release its slot. Otherwise, on a host so busy that examinations
+	// only seem to hang, all of them would run at once, and looks would wait for them. There are at most maxExaminers,
+	// because each may keep mount tables of mount.MaxTable bytes in memory.
+	atOnce(min(runtime.GOMAXPROCS(0), maxExaminers), queue, func(s *suspect, _ func()) {
 		if s.begun = t.Clock.Steady()-began < batchTime && !w.scan.Full(); s.begun {
 			t.examineSuspect(w, *s)
 		}

@@ -36,7 +36,7 @@ type freezer struct {
 
 	mu       sync.Mutex
 	freezing map[uuid.UUID]*attempt
-	wg       sync.WaitGroup // the attempts that are under way
+	wg       sync.WaitGroup // counts the attempts that are under way
 }
 
 // isFreezing reports whether an attempt to freeze a dataset is under way.
@@ -149,10 +149,10 @@ func (f *freezer) freezeOnce(target Target) (Outcome, error) {
 // reachTime bounds the search for a mount in other namespaces, if the host has not mounted the filesystem.
 const reachTime = time.Second
 
-// openFilesystem opens a directory of the dataset's filesystem. It uses the mount on the dataset's paths, or
-// another mount of the host, or one in another namespace. It returns nil if the filesystem is mounted
-// nowhere and no process can write to it. It returns errHeld if no mount was found but a process can write
-// to it, and another error if that could not be found out.
+// openFilesystem opens a directory of the dataset's filesystem. It uses the mount on the dataset's paths, or another
+// mount of the host, or one in another namespace. It returns nil if the filesystem is mounted nowhere and no process
+// can write to it. It returns errHeld if it finds no mount but a process that can write to the filesystem. It returns
+// another error if it cannot find out whether there is such a process.
 func (f *freezer) openFilesystem(ctx context.Context, target Target) (*os.File, error) {
 	table, err := mount.Table()
 	if err != nil {
@@ -190,8 +190,9 @@ func (f *freezer) openFilesystem(ctx context.Context, target Target) (*os.File, 
 	return nil, err
 }
 
-// openOfHost is openAny for mounts of the host besides the dataset's paths. Without a known identity of the
-// filesystem, such a mount may be of another dataset, whose fence a thaw would undo. Then it fails.
+// openOfHost is like openAny, for mounts of the host besides the dataset's paths. It fails if the identity of the
+// filesystem is not known: such a mount may be of another dataset with the same device number, and a thaw would undo
+// the fence of that dataset.
 func openOfHost(fsys mount.Filesystem, mounts []reachableMount) (*os.File, error) {
 	if len(mounts) > 0 && !fsys.Confirmed() && !fsys.Reused() {
 		return nil, fmt.Errorf("%s is mounted, and may be another filesystem with the same device number",
@@ -224,9 +225,9 @@ func openAny(fsys mount.Filesystem, mounts []reachableMount) (*os.File, error) {
 	return nil, errors.Join(errs...)
 }
 
-// openMount opens the mount point of e below root, the root directory of a process that sees e. It fails
-// if the opened directory is not on e. That matters because e may be unmounted meanwhile, and Freeze
-// would then freeze the filesystem below, and because a container can put a symbolic link there.
+// openMount opens the mount point of e below root, the root directory of a process that sees e. It fails if the opened
+// directory is not on e, for two reasons. e may be unmounted meanwhile, and Freeze would then freeze the filesystem
+// below. And a container can put a symbolic link there.
 func openMount(root string, e *mount.Entry) (*os.File, error) {
 	at, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -316,8 +317,8 @@ func (f *freezer) checkFreezable(fsys mount.Filesystem, path string) error {
 	return nil
 }
 
-// thaw undoes Freeze. It returns nil if the filesystem is not frozen, and if no mount of it is visible:
-// then there is nothing that could be opened to thaw it.
+// thaw undoes Freeze. It returns nil if the filesystem is not frozen. It also returns nil if no mount of the filesystem
+// is visible, because there is nothing that it could open for the thaw.
 func (f *freezer) thaw(target Target) error {
 	ctx, cancel := context.WithTimeout(context.Background(), reachTime)
 	defer cancel()

@@ -1,25 +1,27 @@
-// Package hand performs the operations of the guard that may hang in the kernel: it freezes
-// filesystems, finds and stops processes, and flushes records. They run in a separate process, the
-// hand. A process with a thread that waits in the kernel (state D) cannot end, so a guard that did
-// this itself could not be killed or replaced.
+// Package hand performs the operations of the guard that may hang in the kernel: it freezes filesystems, finds and
+// stops processes, and flushes records. They run in a separate process, the hand. A process with a thread that waits in
+// the kernel (state D) cannot end, so a guard that did this itself could not be killed or replaced.
 //
-// Tool performs the operations, which are called acts. Serve runs in the hand and answers requests with
-// a Tool. Hand is the guard's side of the connection: it starts the hand, and restarts it when it dies.
+// Tool performs the operations, which are called acts. Serve runs in the hand and answers requests with a Tool. Hand is
+// the guard's side of the connection: it starts the hand, and restarts it when it dies. Only package guard uses the
+// package: guard.Process starts a Hand, and guard.ServeHand calls Accept and Serve.
 //
-// An act records its intent in files below Options.Run. So a later guard of the same boot, with
-// another hand, can continue the act and undo it.
+// An act records its intent in files below Options.Run, which are called marks. So a later guard of the same boot, with
+// another hand, can continue the act and undo it. The marks are the only state that outlives the hand. A mutex and a
+// lock on a file (see markFiles.lock) protect them. The state in memory (running freezes, looks and suspects) is
+// protected by the mutex of each type.
 //
 // # How holders are found
 //
 // A holder is a process that can write to a dataset. To find the holders, a look reads /proc:
 //
-//   - list reads the mount namespace of every process, unless its mount table is large. A process in
-//     whose namespace the dataset is mounted is a holder, unless that mount is a copy of the host's.
-//   - examineAll then reads the descriptors, working directories and memory maps of every process. A
-//     process that has the dataset open for writing is a holder.
+//   - list reads the mount namespace of every process, unless its mount table is large. A process in whose namespace
+//     the dataset is mounted is a holder, unless that mount is a copy of the host's.
+//   - examineAll then reads the descriptors, working directories and memory maps of every process. A process that has
+//     the dataset open for writing is a holder.
 //
-// The result is a world. A process that cannot be examined in time is a suspect: it is stopped first,
-// examined in the background, and continues once it was shown not to hold the dataset.
+// The result is a world. A process that cannot be examined in time is a suspect: it is stopped first, examined in the
+// background, and continues once it was shown not to hold the dataset.
 package hand
 
 import (
@@ -79,10 +81,11 @@ type Outcome struct {
 	// stays so until the act is undone.
 	Done bool          `json:"done"`
 	At   time.Duration `json:"at"`
-	// Anew is true if this act changed something, and false if everything was done before.
+	// Anew is true if this act changed something. It is false if an earlier act had done everything already.
 	Anew bool `json:"anew,omitempty"`
-	// Contained is true if the act is not done, but every holder that was found is harmless: only processes
-	// that cannot be examined in time appear all the time. A stricter act would end holders for nothing.
+	// Contained is true if the act is not done, but every holder that was found is harmless. The act is then not done
+	// only because new processes appear all the time that cannot be examined in time. A stricter act would end holders
+	// without need.
 	Contained bool `json:"contained,omitempty"`
 	// Note is one line: the reason why the act is not done, or something unusual.
 	Note string `json:"note,omitempty"`
@@ -102,11 +105,11 @@ func note(err error, was string) string {
 // MaxLeft is the maximum length of Outcome.Left.
 const MaxLeft = 8
 
-// Tool performs the acts in the calling process. Every act is idempotent. An act ends when its context
-// ends, or as soon after that as the kernel returns.
+// Tool performs the acts in the calling process. Every act is idempotent. An act ends when its context ends, or as soon
+// after that as the kernel returns.
 //
-// Safe for concurrent use, except that the caller (the guard) must not run two acts on the same dataset
-// at once. Undo is the exception: it ends the other acts on its dataset first.
+// Safe for concurrent use, with one restriction: the caller (the guard) must not run two acts on the same dataset at
+// once. Undo may run at any time, because it ends the other acts on its dataset first.
 type Tool struct {
 	Options
 	*freezer // implements Freeze and Bind

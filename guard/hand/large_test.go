@@ -71,7 +71,7 @@ func TestLargeMountTable(t *testing.T) {
 	large, small := apart(t, "11"), apart(t, "1")
 	for within, examined := range map[time.Duration]bool{0: false, time.Minute: true} {
 		p := seen(t, within, large, small)
-		if p[0].first != nil || !p[0].large() {
+		if p[0].first != nil || !p[0].isLarge() {
 			t.Error("the list has read the large table")
 		}
 		if got := p[0].unexamined == nil; got != examined || !examined && !errors.Is(p[0].unexamined, inuse.ErrOutOfTime) {

@@ -19,12 +19,13 @@ import (
 )
 
 const (
-	// lookers is the maximum number of processes that a look, or a batch of suspects, examines at once.
-	lookers = 4
-	// examineTime bounds the time that one look spends on large processes. The other bound is the
-	// remaining time of the caller divided by examinePart. Large processes that are not examined by
-	// then are stopped first. examineTime is short, so that the second look of a rung has as much time
-	// as the first. Otherwise the second would find more processes to stop, and need a third look.
+	// maxExaminers is the maximum number of processes that a look, or a batch of suspects, examines at once.
+	maxExaminers = 4
+	// examineTime bounds the time that one look spends on large processes. The other bound is the remaining time of the
+	// caller divided by examinePart. Large processes that are not examined by then are stopped first.
+	//
+	// examineTime is short, so that the second look of a rung has as much time as the first. Otherwise the second look
+	// would find more processes to stop, and a third look would be needed.
 	examineTime = 150 * time.Millisecond
 	examinePart = 3
 )
@@ -189,7 +190,7 @@ func (t *Tool) list(targets map[uuid.UUID]Target) (*world, error) {
 		}
 		w.procs = append(w.procs, &process{Process: Process{PID: pid}})
 	}
-	atOnce(lookers, w.procs, func(p *process, _ func()) { w.readFirstThread(p) })
+	atOnce(maxExaminers, w.procs, func(p *process, _ func()) { w.readFirstThread(p) })
 	return w, nil
 }
 

@@ -26,14 +26,14 @@ type markFiles struct {
 	mu    sync.Mutex // guards the files
 }
 
-// frozenFile returns the path of the file that exists while we keep a dataset's filesystem frozen. It
-// is needed because the kernel reports that a filesystem is frozen, but not by whom. The file contains
-// the time of the freeze.
+// frozenFile returns the path of the file that exists while the guard keeps a dataset's filesystem frozen. The kernel
+// reports that a filesystem is frozen, but not which program froze it, so the file is needed. It contains the time of
+// the freeze.
 func (f *markFiles) frozenFile(id uuid.UUID) string {
 	return filepath.Join(f.run, id.String()+".frozen")
 }
 
-// frozenAt returns when we froze the dataset's filesystem. frozen is false if we did not, or if the mark
+// frozenAt returns when the guard froze the dataset's filesystem. frozen is false if the guard did not, or if the mark
 // cannot be read.
 func (f *markFiles) frozenAt(id uuid.UUID) (at time.Duration, frozen bool) {
 	b, err := os.ReadFile(f.frozenFile(id))
@@ -105,8 +105,8 @@ func (f *markFiles) lock() (unlock func()) {
 	}
 }
 
-// add adds a mark for something that is about to be done. Idempotent. The caller must not add a mark for
-// something that another program has done already, such as docker pause: that program will undo it.
+// add adds a mark for a change that the caller is about to make. Idempotent. The caller must not add a mark for a
+// change that another program, such as docker pause, has made already: that program will undo it.
 func (f *markFiles) add(id uuid.UUID, m mark) error {
 	if strings.ContainsAny(m.what, "\n\x00") {
 		return fmt.Errorf("cannot record %s %q: it contains a newline or a zero byte", m.kind, m.what)
@@ -147,7 +147,7 @@ func (f *markFiles) addProcesses(
 	ours = make([]bool, len(list))
 	for i, p := range list {
 		cleared := marks[i].kind == markSuspect && isCleared(id, p)
-		if ours[i] = !cleared && (all.has(p.what()) || !halted(p)); !ours[i] {
+		if ours[i] = !cleared && (all.has(p.what()) || !isHalted(p)); !ours[i] {
 			continue
 		}
 		if !slices.Contains(have, marks[i]) {

@@ -90,8 +90,8 @@ func (h *Hand) start() error {
 	return nil
 }
 
-// read passes answers to the goroutines that wait for them, until the hand dies. Then it closes their
-// channels, and they send their requests again, to the next hand.
+// read passes answers to the goroutines that wait for them, until the hand dies. Then it closes their channels, and the
+// goroutines send their requests again, to the next hand.
 func (h *Hand) read(l *link) {
 	for {
 		var a answer
@@ -120,8 +120,8 @@ func (h *Hand) read(l *link) {
 	_, _ = l.process.Wait()
 }
 
-// Close ends the hand after it has finished its acts, and waits for that until ctx ends. It fails if the
-// hand still waits in the kernel then. Such a hand ends as soon as the kernel returns.
+// Close ends the hand after the hand has finished its acts. It waits for that end until ctx ends, and fails if the hand
+// still waits in the kernel then. Such a hand ends as soon as the kernel returns.
 func (h *Hand) Close(ctx context.Context) error {
 	h.mu.Lock()
 	h.closed = true
@@ -141,7 +141,7 @@ func (h *Hand) Close(ctx context.Context) error {
 
 var errDied = errors.New("the hand died")
 
-// grace is how long the answer to an act may take in addition to the budget of the act.
+// grace is the additional time, after the budget of an act, that the answer to the act may take.
 const grace = 100 * time.Millisecond
 
 // ask sends a request and waits for the answer until ctx ends. The hand may still perform the request

@@ -55,8 +55,8 @@ func parseStat(b []byte) (stat, error) {
 	return stat{string(b[from+1 : to]), f[0][0], threads, start, bits&kernelFlags != 0}, nil
 }
 
-// same reports whether a PID still belongs to the process that was seen.
-func same(p Process) bool {
+// isSame reports whether a PID still belongs to the process that was seen before.
+func isSame(p Process) bool {
 	st, err := statOf(filepath.Join("/proc", strconv.Itoa(p.PID)))
 	return err == nil && st.start == p.Start
 }
@@ -72,7 +72,7 @@ func signal(p Process, sig unix.Signal) error {
 		return err
 	}
 	defer unix.Close(fd)
-	if !same(p) {
+	if !isSame(p) {
 		return nil
 	}
 	if err := unix.PidfdSendSignal(fd, sig, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
@@ -81,10 +81,10 @@ func signal(p Process, sig unix.Signal) error {
 	return nil
 }
 
-// halted reports whether all threads of a process are stopped or have ended, so that the process cannot
-// continue without a signal. A thread that a debugger has stopped (state t) does not count as stopped:
-// the debugger can continue it.
-func halted(p Process) bool { return allThreads(p, "TZX") }
+// isHalted reports whether all threads of a process are stopped or have ended, so that the process cannot continue
+// without a signal. A thread that a debugger has stopped (state t) does not count as stopped: the debugger can continue
+// it.
+func isHalted(p Process) bool { return allThreads(p, "TZX") }
 
 // resists reports whether a process that was sent SIGSTOP does not stop because a thread waits in the kernel
 // or is stopped by a debugger. A thread in another state only waits for a processor: it stops before its

@@ -38,7 +38,7 @@ func (t *Tool) Stop(ctx context.Context, target Target) Outcome {
 	})
 }
 
-// rule defines an act: what it does to holders and suspects, and when it is done.
+// rule defines one kind of act: what it does to holders and suspects, and when the act is done.
 type rule struct {
 	// holderHarmless reports whether nothing more must be done to a holder.
 	holderHarmless func(*world, Process) bool
@@ -46,8 +46,8 @@ type rule struct {
 	suspectHarmless func(*world, *process) bool
 	// act acts on the holders, and reports whether it did anything.
 	act func(w *world, target Target, holders []Process) (acted bool, err error)
-	// hung, if set, acts on a process whose examination hangs or has failed, and which was told to stop at least
-	// haltTime ago. Before that, the reason may be a busy host or a slow disk.
+	// hung, if set, acts on a process whose examination hangs or has failed. It is called only if the process was told
+	// to stop at least haltTime ago. Before that, the reason may be a busy host or a slow disk.
 	hung func(*process) error
 }
 
@@ -62,8 +62,9 @@ func (r rule) running(w *world, holders []Process, suspects []*process) []Proces
 	return left
 }
 
-// exceptCleared extends a rule: a suspect that was cleared after the look is harmless as well, although
-// it may run again. It checks that last, because a process is cleared before it continues.
+// exceptCleared extends a rule: a suspect that was cleared after the look is harmless as well, although it may run
+// again. The extended rule checks last whether the suspect was cleared, because a process is cleared before it
+// continues.
 func (t *Tool) exceptCleared(target Target, r rule) rule {
 	harmless := r.suspectHarmless
 	r.suspectHarmless = func(w *world, p *process) bool {
@@ -145,9 +146,9 @@ func (t *Tool) round(ctx context.Context, target Target, r rule, o *Outcome) (en
 	}
 	return !t.waitFor(ctx, left, func(p Process) bool {
 		if at := slices.IndexFunc(suspects, func(s *process) bool { return s.is(p) }); at >= 0 {
-			return !same(p) || r.suspectHarmless(w, suspects[at])
+			return !isSame(p) || r.suspectHarmless(w, suspects[at])
 		}
-		return !same(p) || r.holderHarmless(w, p)
+		return !isSame(p) || r.holderHarmless(w, p)
 	}), err
 }
 
@@ -196,7 +197,7 @@ func (t *Tool) waitFor(ctx context.Context, left []Process, so func(Process) boo
 
 // stoppedOrFrozen reports whether a process is stopped or frozen, so that it cannot continue by itself.
 func stoppedOrFrozen(w *world, p Process) bool {
-	if halted(p) {
+	if isHalted(p) {
 		return true
 	}
 	g, ok := hierarchiesOf(w.own).groupOf(p.PID)
@@ -267,7 +268,7 @@ func (t *Tool) freezeGroup(target Target, g group) (acted bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	asked := g.asked()
+	asked := g.isFreezeRequested()
 	if asked && !all.has(g.dir) {
 		return false, nil // another program has frozen it, such as docker pause, and will thaw it
 	}
@@ -294,7 +295,7 @@ func (t *Tool) stopProcesses(target Target, list []Process) (acted bool, err err
 	}
 	var errs []error
 	for i, p := range list {
-		if ours[i] && !halted(p) {
+		if ours[i] && !isHalted(p) {
 			acted = true
 			errs = append(errs, signal(p, unix.SIGSTOP))
 		}
@@ -327,7 +328,7 @@ func (t *Tool) KillHolders(ctx context.Context, target Target) Outcome {
 
 func (t *Tool) killRule() rule {
 	return rule{
-		holderHarmless:  func(_ *world, p Process) bool { return p.Engine && halted(p) },
+		holderHarmless:  func(_ *world, p Process) bool { return p.Engine && isHalted(p) },
 		suspectHarmless: func(w *world, p *process) bool { return stoppedOrFrozen(w, p.Process) },
 		act:             t.kill,
 	}
@@ -344,7 +345,7 @@ func (t *Tool) killRule() rule {
 func (t *Tool) Condemn(ctx context.Context, target Target) Outcome {
 	condemned := map[processKey]bool{}
 	return t.repeat(ctx, target, rule{
-		holderHarmless:  func(_ *world, p Process) bool { return condemned[p.key()] || p.Engine && halted(p) },
+		holderHarmless:  func(_ *world, p Process) bool { return condemned[p.key()] || p.Engine && isHalted(p) },
 		suspectHarmless: func(*world, *process) bool { return false },
 		act: func(w *world, target Target, holders []Process) (bool, error) {
 			fresh := slices.DeleteFunc(slices.Clone(holders), func(p Process) bool { return condemned[p.key()] })
@@ -377,7 +378,7 @@ func (t *Tool) kill(w *world, target Target, holders []Process) (acted bool, err
 			acted = acted || did
 			errs = append(errs, err)
 		default:
-			acted = acted || !halted(p) // a stopped process cannot have forked during the look
+			acted = acted || !isHalted(p) // a stopped process cannot have forked during the look
 			errs = append(errs, signal(p, unix.SIGKILL))
 			if g, ok := h.groupOf(p.PID); ok && g.kind == markV1 {
 				groups[g] = true

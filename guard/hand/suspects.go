@@ -17,11 +17,11 @@ type suspects struct {
 	mu      sync.Mutex
 	queue   map[processKey]*suspect
 	running bool
-	// cleared contains, for each dataset, the processes that were shown not to hold it while they were
-	// stopped, and the time of their last examination. If a later look has no time for them, they need
-	// not be stopped again: they could get the dataset only from another process that runs and holds it.
+	// cleared contains, for each dataset, the processes that were shown not to hold the dataset while they were
+	// stopped, and the time of their last examination. If a later look has no time to examine such a process, the
+	// process need not be stopped again. It could get the dataset only from another process that holds it and runs.
 	cleared map[uuid.UUID]map[processKey]time.Duration
-	// fences counts how often a dataset was forgotten: the results for one fence do not apply to the next.
+	// fences counts how often a dataset was forgotten, so that results for one fence are not applied to the next.
 	fences map[uuid.UUID]int
 }
 
@@ -41,7 +41,7 @@ type suspect struct {
 	failed  bool                 // its examination failed
 	fences  map[uuid.UUID]int    // suspects.fences of its targets, when it was taken
 
-	seen  *process // its part in the list of all processes
+	seen  *process // its entry in the list of all processes
 	begun bool     // its examination began
 }
 
@@ -84,8 +84,8 @@ func (s *suspects) clearedOf(ids []uuid.UUID, p Process) (at time.Duration, ok b
 	return at, len(ids) > 0
 }
 
-// renew records that a look examined a cleared process again. The findings of the look do not matter here:
-// the look uses them itself.
+// renew records that a look examined a cleared process again. The look itself uses its findings, so renew does not need
+// them.
 func (s *suspects) renew(ids []uuid.UUID, p Process, now time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -137,7 +137,7 @@ func (s *suspects) add(target Target, p Process, now time.Duration) (start bool)
 		}
 		s.queue[p.key()] = q
 	}
-	if _, known := q.targets[target.Dataset]; !known { // an examination that began before says nothing of it
+	if _, known := q.targets[target.Dataset]; !known { // an examination that began earlier does not cover this dataset
 		q.queued, q.failed = now, false
 	}
 	q.targets[target.Dataset] = target
@@ -146,8 +146,9 @@ func (s *suspects) add(target Target, p Process, now time.Duration) (start bool)
 	return start
 }
 
-// take returns all that wait, and the datasets that they wait for. It ends the run when there is
-// nothing that was not tried since it was queued. tried has when that was.
+// take returns all suspects that wait, and the datasets that they may hold. tried has the value of suspect.queued at
+// the last attempt for each process. If every suspect was tried since it was queued, take returns none, and the caller
+// must end: the next add starts a new run.
 func (s *suspects) take(tried map[processKey]time.Duration) (list []suspect, targets map[uuid.UUID]Target) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -240,7 +241,7 @@ func (t *Tool) suspect(target Target, list []*process) (acted bool, err error) {
 		if t.suspects.isCleared(target.Dataset, p) { // since the look
 			continue
 		}
-		if ours[i] && !halted(p) {
+		if ours[i] && !isHalted(p) {
 			acted = true
 			errs = append(errs, signal(p, unix.SIGSTOP))
 		}

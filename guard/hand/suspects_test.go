@@ -59,7 +59,7 @@ func awaitSleep(t *testing.T, pid int) {
 
 func untilHalted(t *testing.T, p Process, want bool) {
 	t.Helper()
-	for end := time.Now().Add(15 * time.Second); halted(p) != want; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(15 * time.Second); isHalted(p) != want; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("process %d is stopped: %t", p.PID, !want)
 		}
@@ -76,8 +76,8 @@ func TestSuspectClearedSinceTheLook(t *testing.T) {
 	tool.suspects.settle(suspect{Process: p}, []uuid.UUID{target.Dataset}, then)
 	acted, err := tool.suspect(target, []*process{{Process: p, unexamined: inuse.ErrOutOfTime}})
 	tool.Wait()
-	if acted || err != nil || halted(p) {
-		t.Errorf("acted: %t, %v; stopped: %t", acted, err, halted(p))
+	if acted || err != nil || isHalted(p) {
+		t.Errorf("acted: %t, %v; stopped: %t", acted, err, isHalted(p))
 	}
 	if marks, err := tool.marks.of(target.Dataset); len(marks) > 0 || err != nil {
 		t.Errorf("%v, %v", marks, err)
@@ -172,8 +172,8 @@ func TestProcessThatHangsIsNotKilledAtOnce(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), act.budget)
 		o := act.do(ctx, target)
 		cancel()
-		if o.Done != act.killed || halted(p) != act.killed {
-			t.Errorf("%s: done: %t, left: %v; ended: %t", act.name, o.Done, o.Left, halted(p))
+		if o.Done != act.killed || isHalted(p) != act.killed {
+			t.Errorf("%s: done: %t, left: %v; ended: %t", act.name, o.Done, o.Left, isHalted(p))
 		}
 	}
 }

@@ -29,7 +29,7 @@ func (t *Tool) Undo(ctx context.Context, target Target) error {
 	}
 	var errs []error
 	for _, m := range marks {
-		if m.shared() {
+		if m.isShareable() {
 			continue
 		}
 		if err := t.undo(target, m); err != nil {
@@ -43,17 +43,16 @@ func (t *Tool) Undo(ctx context.Context, target Target) error {
 	if err := remove(t.marks.frozenFile(target.Dataset)); err != nil {
 		return err
 	}
-	// A freeze that the kernel finished before the marks were removed did not notice that it is undone,
-	// so thaw again. One that finishes later notices that its mark is missing, and thaws.
+	// Thaw again: a freeze that the kernel finished before the marks were removed did not notice the Undo. A freeze
+	// that finishes later notices that its mark is missing, and thaws by itself.
 	if slices.Contains(marks, mark{markFreeze, "-"}) {
 		return t.freezer.thaw(target)
 	}
 	return nil
 }
 
-// shared reports whether a mark is of a process or control group, which may be stopped for several
-// datasets.
-func (m mark) shared() bool {
+// isShareable reports whether a mark is of a process or control group, which may be stopped for several datasets.
+func (m mark) isShareable() bool {
 	return m.kind == markProcess || m.kind == markSuspect || m.kind == markV1 || m.kind == markV2
 }
 
@@ -73,7 +72,7 @@ func (t *Tool) undoShared(target Target, keep bool) error {
 	}
 	var errs []error
 	for _, m := range marks {
-		if !m.shared() || others.has(m.what) {
+		if !m.isShareable() || others.has(m.what) {
 			continue
 		}
 		if err := t.undo(target, m); err != nil {

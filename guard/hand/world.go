@@ -9,9 +9,9 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// world records which processes could write to which filesystems at one moment. It is filled in two
-// steps: Tool.list lists all processes with their mount namespaces, then Tool.examineAll reads their
-// descriptors. It does not change after that and is then safe for concurrent use.
+// world records the processes that could write to some filesystems at one moment. It is filled in two steps: Tool.list
+// lists all processes with their mount namespaces, then Tool.examineAll reads their descriptors. It does not change
+// after that and is then safe for concurrent use.
 type world struct {
 	own   mount.Mounts // of the host: this process's namespace
 	scan  *inuse.Scan  // of the filesystems of the datasets
@@ -20,7 +20,7 @@ type world struct {
 	datasets []uuid.UUID
 }
 
-// process is what a look has found out about a process.
+// process has the findings of a look on one process.
 type process struct {
 	Process
 	threads int
