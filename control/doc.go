@@ -19,12 +19,19 @@
 //	agentsync     what agents must know
 //	view          what users see
 //
-// These use placer and placement (the choice of a pool), vetting (which profiles of nodes are recorded), reports (the
-// last reports of agents), uptime (for how long services have run), ledger (which commits and publishes decisions),
-// notify (which wakes the callers that wait) and record (keys, types and transactions). Package control itself has the
-// rest: who may request what (authorization.go), the records of operations (operations.go, commit.go), recalls of
-// leases (lease.go) and the stays of guests (guests.go). It is the place for an endpoint that needs several of these
-// packages.
+// These packages use:
+//
+//	placer, placement  the choice of a pool
+//	vetting            the profiles of nodes that may be recorded
+//	reports            the last reports of agents
+//	uptime             for how long services have run
+//	ledger             commits decisions and publishes them
+//	notify             wakes the callers that wait
+//	record             keys, types and transactions
+//
+// Package control itself decides who may request what (authorization.go), and records operations (operations.go,
+// commit.go), recalls of leases (lease.go) and the stays of guests (guests.go). An endpoint that needs several of these
+// packages belongs here.
 //
 // All lasting state is in the store, and its transactions protect it. Service keeps nothing in memory itself; a
 // component that does says so in its package comment.

@@ -47,8 +47,8 @@ func (m *Members) withSession(ctx context.Context, decide func(t *record.Tx, ses
 	return errors.Join(err, record.ReadError(cctx, m.Ledger.Store.End(cctx, session)))
 }
 
-// admitAgent admits an agent as that of its node, unless another agent of the node is alive: of two machines with one
-// identity, the first one stays. before is the session of the previous agent, which the caller must end.
+// admitAgent admits an agent as the agent of its node, unless another agent of the node is alive. So of two machines
+// with one identity, the first one stays. before is the session of the previous agent, which the caller must end.
 func (m *Members) admitAgent(t *record.Tx, r api.Registration, session string) (before string, err error) {
 	if !m.Shared {
 		return "", nil
@@ -159,8 +159,8 @@ func (m *Members) Renew(ctx context.Context, node, incarnation uuid.UUID) (api.S
 	return out, nil
 }
 
-// LivingSession reports whether a node's agent is alive; the decision then depends on it. If not, it returns since when
-// the node is unreachable, if that is known.
+// LivingSession reports whether a node's agent is alive. The decision of t then depends on the result. If the agent is
+// not alive, since is when the node became unreachable, if that is known.
 func LivingSession(t *record.Tx, node uuid.UUID) (since time.Time, there bool, err error) {
 	if there, err = t.Get(record.LiveNodeKey(node), &record.Alive{}); err != nil || there {
 		return since, there, err
@@ -239,7 +239,7 @@ func (m *Members) putUnreachable(t *record.Tx, id uuid.UUID) error {
 	return t.Put(record.UnreachableKey(id), gone)
 }
 
-// sightings records for how long this service has seen each record of an unreachable node, by its own steady clock.
+// sightings measures for how long this service has seen each record of an unreachable node, by its own steady clock.
 // After a restart the times begin at zero.
 type sightings struct {
 	mu   sync.Mutex
@@ -272,8 +272,8 @@ func (a *sightings) since(key string) (time.Duration, bool) {
 	return first.since, seen
 }
 
-// retain removes all records except the known ones. The time of a record that reappears with its former index, as from
-// a restored store, begins at zero.
+// retain removes all records except the known ones. If a record reappears with its former index, as in a restored
+// store, its time begins at zero.
 func (a *sightings) retain(known map[string]bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

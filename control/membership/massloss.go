@@ -26,9 +26,10 @@ const (
 	vanishedShown = 10
 )
 
-// vanishedTogether returns, in order, the nodes that vanished together, if they are more than a third of all. It keeps
-// those that it returned before. ran has, for each unreachable node that is not confirmed to be fenced, how long
-// services had run when it vanished. It is a pure function.
+// vanishedTogether returns, in order, the nodes that vanished together, if they are more than a third of all. ran has,
+// for each unreachable node that is not confirmed to be fenced, for how long services had run when the node vanished.
+// before has the nodes that it returned the last time: those of them that are still unreachable are returned again. It
+// is a pure function.
 func vanishedTogether(all int, ran map[uuid.UUID]time.Duration, before []uuid.UUID) []uuid.UUID {
 	var most []uuid.UUID
 	for _, from := range ran {

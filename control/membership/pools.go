@@ -11,8 +11,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// keepPools keeps the records of pools that a node had and no longer names: their datasets are offline, not lost. It
-// removes the record of a pool that the node has removed, and fails if anything is still recorded in that pool.
+// keepPools compares the pools that a node had with those that it reports now. If a pool is missing and the operator
+// did not remove it, keepPools keeps its record, because its datasets are offline and not lost. If the operator removed
+// the pool (gone), keepPools removes its record, and fails if anything is still recorded in the pool.
 func keepPools(t *record.Tx, n *dataset.Node, had, gone []uuid.UUID) error {
 	for _, id := range had {
 		switch {
@@ -46,10 +47,12 @@ func dropPool(t *record.Tx, n dataset.Node, id uuid.UUID) error {
 	return ForgetPool(t, n.ID, id)
 }
 
-// droppablePool returns a pool of a node if its record may be removed; nil if the pool is not the node's.
-// dataset.ErrConflict while anything but condemned datasets is recorded in it; condemned datasets are removed with the
-// pool. The decision depends on the node's record, which every decision that puts something into the pool reads too.
-// The agent has registered without the pool before, so nothing new was planned for it.
+// droppablePool returns a pool of a node if its record may be removed. If the pool does not belong to the node, it
+// returns nil. It fails with dataset.ErrConflict while anything but condemned datasets is recorded in the pool.
+// Condemned datasets are removed with the pool.
+//
+// The decision depends on the node's record, which every decision that puts something into the pool also reads. The
+// agent has registered without the pool before, so nothing new was planned for the pool.
 func droppablePool(t *record.Tx, n dataset.Node, id uuid.UUID) (*dataset.Pool, error) {
 	var p dataset.Pool
 	there, err := t.Get(record.PoolKey(id), &p)

@@ -13,7 +13,7 @@ import (
 type watches struct {
 	mu      sync.Mutex
 	newest  uint64
-	floor   uint64            // the index at which prefixes that are not in last may have changed
+	floor   uint64            // a prefix that is not in last may have changed up to this index
 	last    map[string]uint64 // prefix -> index
 	waiting map[string]*bell
 }

@@ -25,7 +25,8 @@ type catalog struct {
 	known map[string]store.Service // by the ID in Consul; nil if the catalog must be read first
 }
 
-// take returns the entries and forgets them until put sets them again.
+// take returns the entries and marks them as unknown. They stay unknown until put sets them, so that after a failure
+// the next call reads the catalog again.
 func (c *catalog) take() map[string]store.Service {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -105,7 +106,7 @@ func (s *Store) Publish(ctx context.Context, all []store.Service, look bool) err
 		ops = slices.Insert(ops, 0, []*api.TxnOp{s.layout.servicesNode()})
 	}
 	for some := range slices.Chunk(ops, servicesAtOnce) {
-		if err := s.catalogue(ctx, slices.Concat(some...)); err != nil {
+		if err := s.changeCatalog(ctx, slices.Concat(some...)); err != nil {
 			return err
 		}
 	}
@@ -124,16 +125,16 @@ func (s *Store) Withdraw(ctx context.Context, kind, id string) error {
 		return err
 	}
 	s.catalog.take()
-	return s.catalogue(ctx, api.TxnOps{s.layout.deregisterService(kind, s.layout.serviceID(kind, id))})
+	return s.changeCatalog(ctx, api.TxnOps{s.layout.deregisterService(kind, s.layout.serviceID(kind, id))})
 }
 
 // published reads the entries of this cluster from the catalog, and whether their node exists.
 func (s *Store) published(ctx context.Context) (known map[string]store.Service, there bool, err error) {
-	list, _, err := s.client.Catalog().NodeServiceList(s.layout.services, consistent(ctx))
+	list, _, err := s.client.Catalog().NodeServiceList(s.layout.services, consistentOptions(ctx))
 	if err != nil {
 		return nil, false, s.failed(ctx, "read the catalog", err)
 	}
-	checks, _, err := s.client.Health().Node(s.layout.services, consistent(ctx))
+	checks, _, err := s.client.Health().Node(s.layout.services, consistentOptions(ctx))
 	if err != nil {
 		return nil, false, s.failed(ctx, "read the catalog", err)
 	}
@@ -205,9 +206,9 @@ func (l layout) deregisterService(kind, id string) *api.TxnOp {
 	}}
 }
 
-// catalogue changes the catalog in one transaction.
-func (s *Store) catalogue(ctx context.Context, ops api.TxnOps) error {
-	ok, res, _, err := s.again.Txn().Txn(ops, consistent(ctx))
+// changeCatalog changes the catalog in one transaction.
+func (s *Store) changeCatalog(ctx context.Context, ops api.TxnOps) error {
+	ok, res, _, err := s.again.Txn().Txn(ops, consistentOptions(ctx))
 	if err == nil && ok {
 		return nil
 	}

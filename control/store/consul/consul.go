@@ -96,9 +96,9 @@ type Store struct {
 	repeats *fleet // for calls that can be repeated
 	alive   *fleet // for renewals
 	client  *api.Client
-	slow    *api.Client // of waits
-	again   *api.Client // of repeats
-	renewal *api.Client // of alive
+	slow    *api.Client // client on waits
+	again   *api.Client // client on repeats
+	renewal *api.Client // client on alive
 
 	end     context.CancelFunc
 	workers sync.WaitGroup
@@ -235,7 +235,7 @@ func (s *Store) ready(ctx context.Context) error {
 		return err
 	}
 	for range 2 {
-		pair, _, err := s.client.KV().Get(s.layout.format, consistent(ctx))
+		pair, _, err := s.client.KV().Get(s.layout.format, consistentOptions(ctx))
 		if err != nil {
 			return s.failed(ctx, "read its format", err)
 		}
@@ -253,18 +253,18 @@ func (s *Store) ready(ctx context.Context) error {
 			s.formatted.Store(true)
 			return nil
 		}
-		if err := s.make(ctx); err != nil {
+		if err := s.createLayout(ctx); err != nil {
 			return err
 		}
 	}
 	return dataset.Errorf(dataset.ErrUnavailable, "consul: %s comes and goes: who deletes it?", s.layout.format)
 }
 
-// make writes the first keys of an empty store, unless another process has done so.
-func (s *Store) make(ctx context.Context) error {
+// createLayout writes the first keys of an empty store, unless another process has done so.
+func (s *Store) createLayout(ctx context.Context) error {
 	ops := api.TxnOps{
 		op(api.KVTxnOp{Verb: api.KVCAS, Key: s.layout.format, Value: []byte(format)}),
-		op(api.KVTxnOp{Verb: api.KVSet, Key: s.layout.rev + everything, Flags: fresh()}),
+		op(api.KVTxnOp{Verb: api.KVSet, Key: s.layout.rev + everything, Flags: newFlags()}),
 		op(api.KVTxnOp{Verb: api.KVSet, Key: s.layout.data + store.LivePrefix}),
 	}
 	_, _, err := s.commit(ctx, ops)
@@ -295,7 +295,7 @@ func (s *Store) Check(ctx context.Context) error {
 	}
 	cctx, done := s.call(ctx)
 	defer done()
-	ops := api.TxnOps{op(api.KVTxnOp{Verb: api.KVSet, Key: s.layout.check, Flags: fresh()})}
+	ops := api.TxnOps{op(api.KVTxnOp{Verb: api.KVSet, Key: s.layout.check, Flags: newFlags()})}
 	refused, _, err := s.commit(cctx, ops)
 	if err == nil {
 		err = refused

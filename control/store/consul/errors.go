@@ -138,14 +138,14 @@ func isUntrusted(err error) bool {
 	return errors.As(err, &unknown) || errors.As(err, &name) || errors.As(err, &invalid)
 }
 
-// lacks matches the missing right of a token in a message of Consul (acl/errors.go).
-var lacks = regexp.MustCompile(`lacks permission '([a-z-]+):([a-z]+)'(?: on "([^"]*)")?`)
+// missingRight matches the missing right of a token in a message of Consul (acl/errors.go).
+var missingRight = regexp.MustCompile(`lacks permission '([a-z-]+):([a-z]+)'(?: on "([^"]*)")?`)
 
 func isACL(text string) bool { return strings.Contains(text, "Permission denied") }
 
 // lacksRight returns an error with the right that the token lacks, and with the rule that grants it.
 func (e *endpoint) lacksRight(text string) error {
-	m := lacks.FindStringSubmatch(e.clean(text))
+	m := missingRight.FindStringSubmatch(e.clean(text))
 	if m == nil {
 		return dataset.Errorf(dataset.ErrForbidden,
 			"consul: the token lacks a right: %s (see the policy in docs/consul.md)", e.clean(text))

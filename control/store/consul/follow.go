@@ -107,9 +107,9 @@ func (s *Store) queryShards(ctx context.Context, after uint64) (uint64, error) {
 		return 0, err
 	}
 	before := s.feed.knownIndexes()
-	pairs, meta, err := s.slow.KV().List(s.layout.rev, blocking(ctx, after))
+	pairs, meta, err := s.slow.KV().List(s.layout.rev, blockingOptions(ctx, after))
 	if err == nil {
-		err = s.whole(ctx, "own/rev/", len(pairs), meta.ResultsFilteredByACLs)
+		err = s.checkComplete(ctx, "own/rev/", len(pairs), meta.ResultsFilteredByACLs)
 	}
 	if err != nil {
 		return 0, err
@@ -193,9 +193,9 @@ func (s *Store) queryLive(ctx context.Context, after uint64) (uint64, error) {
 	if err := s.ready(ctx); err != nil {
 		return 0, err
 	}
-	keys, meta, err := s.slow.KV().Keys(s.layout.data+store.LivePrefix, "", blocking(ctx, after))
+	keys, meta, err := s.slow.KV().Keys(s.layout.data+store.LivePrefix, "", blockingOptions(ctx, after))
 	if err == nil {
-		err = s.whole(ctx, store.LivePrefix, len(keys), meta.ResultsFilteredByACLs)
+		err = s.checkComplete(ctx, store.LivePrefix, len(keys), meta.ResultsFilteredByACLs)
 	}
 	if err != nil {
 		return 0, err

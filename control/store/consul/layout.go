@@ -82,9 +82,9 @@ func changed(writes []store.Write) []string {
 	return names
 }
 
-// fresh returns flags that no earlier write had. Otherwise Consul would ignore a set that repeats the current value
+// newFlags returns flags that no earlier write had. Otherwise Consul would ignore a set that repeats the current value
 // (kvsSetTxn in agent/consul/state/kvs.go).
-func fresh() uint64 {
+func newFlags() uint64 {
 	var b [8]byte
 	rand.Read(b[:])
 	return binary.LittleEndian.Uint64(b[:])
@@ -92,13 +92,13 @@ func fresh() uint64 {
 
 func op(kv api.KVTxnOp) *api.TxnOp { return &api.TxnOp{KV: &kv} }
 
-// consistent returns the options of a read that sees everything that was committed before it.
-func consistent(ctx context.Context) *api.QueryOptions {
+// consistentOptions returns the options of a read that sees everything that was committed before the read began.
+func consistentOptions(ctx context.Context) *api.QueryOptions {
 	return (&api.QueryOptions{RequireConsistent: true}).WithContext(ctx)
 }
 
-// blocking returns the same options for a query that waits until the index is above after.
-func blocking(ctx context.Context, after uint64) *api.QueryOptions {
+// blockingOptions returns the options of a consistent read that waits until the index is above after.
+func blockingOptions(ctx context.Context, after uint64) *api.QueryOptions {
 	q := &api.QueryOptions{RequireConsistent: true, WaitIndex: after}
 	if after > 0 {
 		q.WaitTime = watchTime

@@ -28,7 +28,7 @@ func (s *Store) page(ctx context.Context, prefix, from string, limit int) ([]sto
 	for factor := 1; ; factor *= 4 { // keys may have been deleted, so that the spread expects too many
 		parts := s.spreads.selectParts(prefix, from, (limit-len(list))*factor)
 		if len(parts) == 0 {
-			if err := s.whole(ctx, prefix, len(list), false); err != nil {
+			if err := s.checkComplete(ctx, prefix, len(list), false); err != nil {
 				return nil, s.failed(ctx, "list "+prefix, err)
 			}
 			return list, nil
@@ -57,9 +57,9 @@ func (s *Store) page(ctx context.Context, prefix, from string, limit int) ([]sto
 // survey finds out how the keys under a prefix are distributed. It is the only part of paging whose cost grows with the
 // number of keys. It runs once for each process and prefix, and does not read the values.
 func (s *Store) survey(ctx context.Context, prefix string) error {
-	keys, meta, err := s.client.KV().Keys(s.layout.data+prefix, "", consistent(ctx))
+	keys, meta, err := s.client.KV().Keys(s.layout.data+prefix, "", consistentOptions(ctx))
 	if err == nil {
-		err = s.whole(ctx, prefix, len(keys), meta.ResultsFilteredByACLs)
+		err = s.checkComplete(ctx, prefix, len(keys), meta.ResultsFilteredByACLs)
 	}
 	if err != nil {
 		return s.failed(ctx, "list the keys of "+prefix, err)
@@ -118,7 +118,7 @@ func (s *Store) read(ctx context.Context, what string, ops api.TxnOps) ([]store.
 	case err != nil:
 		return nil, s.failed(ctx, "read "+what, err)
 	case answer.ResultsFilteredByACLs:
-		return nil, s.whole(ctx, what, 0, true)
+		return nil, s.checkComplete(ctx, what, 0, true)
 	case answer.refused:
 		refused, err := s.refusal(ops, answer.Errors)
 		return nil, errors.Join(refused, err) // the reason

@@ -48,7 +48,7 @@ func (s *Store) Raise(ctx context.Context, index uint64) error {
 	if err := s.ready(ctx); err != nil {
 		return err
 	}
-	pair, _, err := s.client.KV().Get(s.layout.format, consistent(ctx))
+	pair, _, err := s.client.KV().Get(s.layout.format, consistentOptions(ctx))
 	if err != nil {
 		return s.failed(ctx, "read its format", err)
 	}

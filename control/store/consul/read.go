@@ -24,7 +24,7 @@ func (s *Store) Get(ctx context.Context, key string) (store.Entry, error) {
 	if err := s.ready(ctx); err != nil {
 		return store.Entry{}, err
 	}
-	pair, _, err := s.client.KV().Get(s.layout.data+key, consistent(ctx))
+	pair, _, err := s.client.KV().Get(s.layout.data+key, consistentOptions(ctx))
 	if err != nil {
 		return store.Entry{}, s.failed(ctx, "read "+key, err)
 	}
@@ -93,9 +93,9 @@ func (s *Store) List(ctx context.Context, prefix, after string, limit int) ([]st
 	if limit > 0 && (prefix == "" || strings.HasSuffix(prefix, "/")) {
 		return s.page(ctx, prefix, max(prefix, afterKey(after)), limit)
 	}
-	pairs, meta, err := s.client.KV().List(s.layout.data+asked(prefix), consistent(ctx))
+	pairs, meta, err := s.client.KV().List(s.layout.data+requestPrefix(prefix), consistentOptions(ctx))
 	if err == nil {
-		err = s.whole(ctx, prefix, len(pairs), meta.ResultsFilteredByACLs)
+		err = s.checkComplete(ctx, prefix, len(pairs), meta.ResultsFilteredByACLs)
 	}
 	if err != nil {
 		return nil, s.failed(ctx, "list "+prefix, err)
@@ -114,8 +114,9 @@ func (s *Store) List(ctx context.Context, prefix, after string, limit int) ([]st
 	return list, nil
 }
 
-// asked returns the prefix to request from Consul, without a last word of dots, which URLs lose.
-func asked(prefix string) string {
+// requestPrefix returns the prefix to request from Consul. A last word that consists of dots is left out, because URLs
+// drop it.
+func requestPrefix(prefix string) string {
 	i := strings.LastIndexByte(prefix, '/') + 1
 	if word := prefix[i:]; word == "." || word == ".." {
 		return prefix[:i]
@@ -123,16 +124,17 @@ func asked(prefix string) string {
 	return prefix
 }
 
-// whole fails if entries may be missing from a list because the token must not read them. Consul leaves them out
-// without an error, so they look absent. Consul reports that in a header, but not to the anonymous token
-// (maskResultsFilteredByACLs in agent/consul/rpc.go). For that token, whole finds out with a plain read.
-func (s *Store) whole(ctx context.Context, prefix string, found int, filtered bool) error {
+// checkComplete fails if entries may be missing from a list because the token must not read them. Consul leaves such
+// entries out without an error, so they look absent. It reports this in a header, but not to the anonymous token
+// (maskResultsFilteredByACLs in agent/consul/rpc.go). For that token, checkComplete finds it out with a plain read.
+func (s *Store) checkComplete(ctx context.Context, prefix string, found int, filtered bool) error {
 	if filtered {
 		return s.lacksRight(`lacks permission 'key:read' on "` + s.layout.data + prefix + `"`)
 	}
 	if found > 0 || s.calls.creds.current() != "" {
 		return nil
 	}
-	_, _, err := s.client.KV().Get(strings.TrimSuffix(s.layout.data+asked(prefix), "/")+"/-", consistent(ctx))
+	key := strings.TrimSuffix(s.layout.data+requestPrefix(prefix), "/") + "/-"
+	_, _, err := s.client.KV().Get(key, consistentOptions(ctx))
 	return err
 }

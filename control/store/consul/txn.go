@@ -86,7 +86,7 @@ func (s *Store) plan(checks []store.Check, writes []store.Write) (ops api.TxnOps
 		revs = changed(writes)
 	}
 	for _, r := range revs {
-		ops = append(ops, op(api.KVTxnOp{Verb: api.KVSet, Key: s.layout.rev + r, Flags: fresh()}))
+		ops = append(ops, op(api.KVTxnOp{Verb: api.KVSet, Key: s.layout.rev + r, Flags: newFlags()}))
 	}
 	return ops, revs, nil
 }
@@ -109,7 +109,7 @@ func (s *Store) write(w store.Write, index uint64, checked bool) api.TxnOps {
 		// A lock fails while another session has the key, so delete the key first.
 		return api.TxnOps{
 			op(api.KVTxnOp{Verb: api.KVDelete, Key: key}),
-			op(api.KVTxnOp{Verb: api.KVLock, Key: key, Value: w.Value, Session: w.Session, Flags: fresh()}),
+			op(api.KVTxnOp{Verb: api.KVLock, Key: key, Value: w.Value, Session: w.Session, Flags: newFlags()}),
 		}
 	case checked:
 		return api.TxnOps{op(api.KVTxnOp{
@@ -117,10 +117,10 @@ func (s *Store) write(w store.Write, index uint64, checked bool) api.TxnOps {
 			Key:   key,
 			Value: w.Value,
 			Index: s.base.toConsul(index),
-			Flags: fresh(),
+			Flags: newFlags(),
 		})}
 	}
-	return api.TxnOps{op(api.KVTxnOp{Verb: api.KVSet, Key: key, Value: w.Value, Flags: fresh()})}
+	return api.TxnOps{op(api.KVTxnOp{Verb: api.KVSet, Key: key, Value: w.Value, Flags: newFlags()})}
 }
 
 func indexOf(res *api.TxnResponse, key string) uint64 {
@@ -135,7 +135,7 @@ func indexOf(res *api.TxnResponse, key string) uint64 {
 // commit sends operations. refused is the reason why Consul rolled them back. After err, it is unknown whether they
 // were executed, unless err is dataset.ErrForbidden or store.ErrTooLarge.
 func (s *Store) commit(ctx context.Context, ops api.TxnOps) (refused error, res *api.TxnResponse, err error) {
-	ok, res, _, err := s.client.Txn().Txn(ops, consistent(ctx))
+	ok, res, _, err := s.client.Txn().Txn(ops, consistentOptions(ctx))
 	if err != nil {
 		return nil, nil, s.failed(ctx, "transaction", err)
 	}

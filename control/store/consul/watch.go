@@ -60,7 +60,7 @@ func (f *feed) publish(index uint64, revs []string) {
 	}
 }
 
-// move records the index of a shard and wakes the callers that wait for it. The lock is held.
+// move records the index of a shard and wakes the callers that wait for it. The caller holds the lock.
 func (f *feed) move(rev string, index uint64) {
 	if rev == everything {
 		if index > f.all {
@@ -213,7 +213,8 @@ func (f *feed) failure(q *follower) error {
 	return q.err
 }
 
-// awaitAnswer waits for an answer to a query: to any one, or to one that begins after this call.
+// awaitAnswer waits for an answer to a query. If now is set, it waits for the answer to a query that begins after this
+// call.
 func (s *Store) awaitAnswer(ctx context.Context, f *follower, now bool) error {
 	s.feed.mu.Lock()
 	need := uint64(1)
