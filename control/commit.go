@@ -113,8 +113,8 @@ func (s *Service) prefetchReport(t *record.Tx, op dataset.Operation) error {
 }
 
 // conclude decides on the report of an operation. If the operation is not recorded, conclude records its end only if
-// again is set (see api.Report): otherwise no agent waits for it.
-func (s *Service) conclude(t *record.Tx, op dataset.Operation, again bool, out *api.Committed) error {
+// retry is set (see api.Report): otherwise no agent waits for it.
+func (s *Service) conclude(t *record.Tx, op dataset.Operation, retry bool, out *api.Committed) error {
 	recorded, known, err := membership.RecordedOperation(t, op)
 	if err != nil {
 		return err
@@ -141,7 +141,7 @@ func (s *Service) conclude(t *record.Tx, op dataset.Operation, again bool, out *
 		}
 	}
 	if !known {
-		if again, err = mayArriveLater(t, op, again); err != nil || !again {
+		if retry, err = mayArriveLater(t, op, retry); err != nil || !retry {
 			return err
 		}
 		recorded, t.Notice.InResponse = newOperationRecord(op), false
@@ -175,8 +175,8 @@ func (s *Service) conclude(t *record.Tx, op dataset.Operation, again bool, out *
 //
 // It returns false in two cases. A failure is reported of an operation that has taken effect: then the earlier report
 // succeeded. Or the operation is a move: Submit has recorded it already, so that a Record of the agent adds nothing.
-func mayArriveLater(t *record.Tx, op dataset.Operation, again bool) (bool, error) {
-	if !again || op.Kind == dataset.OpMove {
+func mayArriveLater(t *record.Tx, op dataset.Operation, retry bool) (bool, error) {
+	if !retry || op.Kind == dataset.OpMove {
 		return false, nil
 	}
 	if op.Problem == nil {

@@ -54,31 +54,33 @@ func (f Facts) Pool(id uuid.UUID) (PoolFacts, bool) {
 // An idle host must not cause writes, so small differences do not count. A load must differ by at least a tenth of the
 // number of CPUs, and free memory or free space by at least a hundredth of the total.
 func (f Facts) Differ(is Facts) bool {
-	if !f.alike(is) || !slices.Equal(f.Backends, is.Backends) || len(f.Pools) != len(is.Pools) {
+	if !f.sameStaticFacts(is) || !slices.Equal(f.Backends, is.Backends) || len(f.Pools) != len(is.Pools) {
 		return true
 	}
 	for i, p := range f.Pools {
 		q := is.Pools[i]
 		if p.ID != q.ID || p.Name != q.Name || p.Backend != q.Backend || p.Online != q.Online ||
-			far(float64(p.Size), float64(q.Size), 0) || far(float64(p.Free), float64(q.Free), float64(p.Size)/100) {
+			deviates(float64(p.Size), float64(q.Size), 0) ||
+			deviates(float64(p.Free), float64(q.Free), float64(p.Size)/100) {
 			return true
 		}
 	}
 	least := float64(f.CPUs) / 10
-	return far(f.Load1, is.Load1, least) || far(f.Load10, is.Load10, least) || far(f.Load15, is.Load15, least) ||
-		far(float64(f.MemoryTotal), float64(is.MemoryTotal), 0) ||
-		far(float64(f.MemoryFree), float64(is.MemoryFree), float64(f.MemoryTotal)/100)
+	return deviates(f.Load1, is.Load1, least) || deviates(f.Load10, is.Load10, least) ||
+		deviates(f.Load15, is.Load15, least) ||
+		deviates(float64(f.MemoryTotal), float64(is.MemoryTotal), 0) ||
+		deviates(float64(f.MemoryFree), float64(is.MemoryFree), float64(f.MemoryTotal)/100)
 }
 
-// alike reports whether all texts are equal, and all numbers that never change by themselves.
-func (f Facts) alike(is Facts) bool {
+// sameStaticFacts reports whether all texts are equal, and all numbers that never change by themselves.
+func (f Facts) sameStaticFacts(is Facts) bool {
 	return f.Node == is.Node && f.Architecture == is.Architecture && f.Kernel == is.Kernel && f.OS == is.OS &&
 		f.OSVersion == is.OSVersion &&
 		f.Engine == is.Engine && f.Virtual == is.Virtual && f.CPUs == is.CPUs && f.Swarm == is.Swarm
 }
 
-// far reports whether a number differs from its previous value by 10 % or more, and by at least least.
-func far(was, is, least float64) bool {
+// deviates reports whether a number differs from its previous value by 10 % or more, and by at least least.
+func deviates(was, is, least float64) bool {
 	by := math.Abs(is - was)
 	return by > 0 && by >= math.Abs(was)/10 && by >= least
 }

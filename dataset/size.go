@@ -79,9 +79,9 @@ func (s Size) RoundedFrom(asked Size) bool { return asked > 0 && s >= asked && s
 // Said formats the size for users. If s is the requested size as a backend rounded it up, Said formats the requested
 // size. The text is exact if it is short, such as 50GB or 20GiB. Otherwise it is rounded, such as 46.6GiB for
 // 48828128KiB.
-func (s Size) Said(asked Size) string {
-	if s.RoundedFrom(asked) {
-		s = asked
+func (s Size) Said(requested Size) string {
+	if s.RoundedFrom(requested) {
+		s = requested
 	}
 	text := s.String()
 	if digits := strings.TrimRight(text, "KMGTiB"); len(digits) > readable {

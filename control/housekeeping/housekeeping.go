@@ -376,18 +376,18 @@ func (k *Housekeeper) ForgetServices(ctx context.Context, h *Memory) error {
 		live[r.ID.String()] = true
 	}
 	h.lanes = map[string]uint64{}
-	var over []string
+	var unused []string
 	for _, e := range lanes {
 		h.lanes[e.Key] = e.Index
 		of, _, _ := strings.Cut(strings.TrimPrefix(e.Key, record.RevPrefix), "/")
-		if e.Key != record.DroppedKey && !live[of] && before[e.Key] == e.Index && len(over) < dropBatch {
-			over = append(over, e.Key)
+		if e.Key != record.DroppedKey && !live[of] && before[e.Key] == e.Index && len(unused) < dropBatch {
+			unused = append(unused, e.Key)
 		}
 	}
-	if len(over) == 0 {
+	if len(unused) == 0 {
 		return nil
 	}
-	_, err = k.Ledger.Update(ctx, func(t *record.Tx) error { return dropUnusedLanes(t, over) })
+	_, err = k.Ledger.Update(ctx, func(t *record.Tx) error { return dropUnusedLanes(t, unused) })
 	return err
 }
 
@@ -427,8 +427,8 @@ func (k *Housekeeper) clockJump(h *Memory) time.Duration {
 	return over
 }
 
-// reportTrashHeld publishes an event that the trash is kept longer than until the recorded times, because the clock
-// jumped.
+// reportTrashHeld publishes an event that datasets stay in the trash longer than their records say, because the clock
+// has jumped.
 func (k *Housekeeper) reportTrashHeld(over time.Duration) {
 	k.Events.Publish(api.Event{
 		Time: k.Ledger.Clock.Now(), Type: "trash.hold",

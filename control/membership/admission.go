@@ -54,7 +54,7 @@ type AdmissionDeps struct {
 // revokes them. It keeps the revocations in memory, because every request asks for them. Safe for concurrent use.
 type Admission struct {
 	AdmissionDeps
-	revoked revoked
+	revoked revocationList
 }
 
 // NewAdmission returns an Admission that has read nothing yet.

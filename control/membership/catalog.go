@@ -20,9 +20,9 @@ const (
 )
 
 // ShowMembers writes the replicas and agents to the catalog. If this service lacks the right to change the catalog,
-// ShowMembers sets hidden. While hidden is set, it tries again only in rounds with everything set.
-func (m *Members) ShowMembers(ctx context.Context, hidden *bool, everything bool) error {
-	if m.Catalog == nil || *hidden && !everything {
+// ShowMembers sets denied. While denied is set, it tries again only in rounds with everything set.
+func (m *Members) ShowMembers(ctx context.Context, denied *bool, everything bool) error {
+	if m.Catalog == nil || *denied && !everything {
 		return nil
 	}
 	all, err := m.members(ctx)
@@ -30,7 +30,7 @@ func (m *Members) ShowMembers(ctx context.Context, hidden *bool, everything bool
 		return err
 	}
 	err = m.Catalog.Publish(ctx, all, everything)
-	*hidden = dataset.KindOf(err) == dataset.ErrForbidden
+	*denied = dataset.KindOf(err) == dataset.ErrForbidden
 	return err
 }
 

@@ -186,6 +186,6 @@ func (m *Members) AcquireHousekeeping(ctx context.Context) (bool, error) {
 }
 
 // ClockTime is how old the last clock that a node reported can be when the node is found to be unreachable. Two
-// heartbeats are at most one session period apart. After a missed heartbeat the session lasts for up to two more
-// periods. The next round of the background work then finds the node.
+// heartbeats are at most as far apart as a session lasts, which is up to two session periods. After a missed heartbeat
+// the session lasts for up to two more periods. The next round of the background work then finds the node.
 func (l Limits) ClockTime() time.Duration { return 4*l.Session + l.Housekeeping }

@@ -20,8 +20,8 @@ const (
 	revocationsTimeout = 2 * time.Second
 )
 
-// revoked is this replica's list of revoked certificates. It is kept in memory because every request needs it.
-type revoked struct {
+// revocationList is this replica's list of revoked certificates. It is kept in memory because every request needs it.
+type revocationList struct {
 	mu          sync.Mutex
 	readEnded   sync.Cond     // a read has ended
 	reading     bool          // a read is in progress
@@ -87,7 +87,7 @@ func (a *Admission) revocations() ([]record.Revocation, error) {
 }
 
 // checkLoaded fails while no read has succeeded.
-func (r *revoked) checkLoaded() error {
+func (r *revocationList) checkLoaded() error {
 	if r.loaded {
 		return nil
 	}
@@ -96,7 +96,7 @@ func (r *revoked) checkLoaded() error {
 }
 
 // invalidate makes the next request read the store.
-func (r *revoked) invalidate() {
+func (r *revocationList) invalidate() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.revocations++

@@ -272,8 +272,10 @@ func requestedSize(size, asked dataset.Size) dataset.Size {
 
 // applyToExisting returns profile p for an existing dataset. The properties that are fixed on disk keep the values of
 // the present profile: the filesystem, the owner of the root, and the key that wraps the data key. If the place of that
-// key was lost, the key of p is used. It fails with dataset.ErrInvalid if p requires another filesystem, or if only one
-// of both profiles encrypts the data.
+// key is unknown, the key of p is used.
+//
+// It fails with dataset.ErrInvalid if p requires another filesystem, if p requires encryption and the dataset is not
+// encrypted, or the reverse.
 func applyToExisting(d dataset.Dataset, p dataset.Profile) (dataset.Profile, error) {
 	old, encrypted := d.Profile, d.Encryption != nil
 	p = p.Clone()

@@ -59,9 +59,9 @@ func (r *Relocator) homeUnreachable(t *record.Tx, d dataset.Dataset, target data
 	if err != nil {
 		return err
 	}
-	mend := "wait for it: no other node has a complete copy"
+	remedy := "wait for it: no other node has a complete copy"
 	if from, err := t.Pool(d); err == nil && from.Share != uuid.Nil {
-		mend = fmt.Sprintf("wait for it, or when it certainly writes no more: drover volume move %s %s --force "+
+		remedy = fmt.Sprintf("wait for it, or when it certainly writes no more: drover volume move %s %s --force "+
 			"--fenced %s, which continues with the data on the share", d.Volume, target.Name, home)
 	}
 	if found {
@@ -74,12 +74,12 @@ func (r *Relocator) homeUnreachable(t *record.Tx, d dataset.Dataset, target data
 		if err != nil {
 			return err
 		}
-		mend = fmt.Sprintf("wait for it, or when it certainly writes no more: drover volume move %s %s --force "+
+		remedy = fmt.Sprintf("wait for it, or when it certainly writes no more: drover volume move %s %s --force "+
 			"--fenced %s, without the data written since %s", d.Volume, best.Name, home,
 			c.Taken.UTC().Format(time.RFC3339))
 	}
 	return dataset.Errorf(dataset.ErrOffline, "volume %s is on node %s, which %s%s (%s)", d.Volume, home,
-		FormatUnreachable(since), why, mend)
+		FormatUnreachable(since), why, remedy)
 }
 
 // planPromotion decides that the copy on a node becomes the volume, without its home.

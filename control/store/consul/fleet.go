@@ -135,8 +135,9 @@ func (f *fleet) close() {
 // that the caller can distinguish it from an answer. It repeats a request that changes something only if the first
 // attempt cannot have changed anything.
 //
-// While Consul elects a leader, RoundTrip repeats a request for up to Options.LeaderTime. When a leader dies, a server
-// does not notice it for some seconds, and holds requests meanwhile. After that it refuses requests at once.
+// While Consul elects a leader, RoundTrip repeats a request for up to Options.LeaderTime. This is necessary because a
+// server still uses a leader that has died for some seconds, and refuses requests at once. Only later, when the server
+// knows that there is no leader, does it hold them.
 func (f *fleet) RoundTrip(req *http.Request) (*http.Response, error) {
 	var body []byte
 	if req.Body != nil {
