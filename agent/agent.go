@@ -76,7 +76,7 @@ type Config struct {
 	Runner run.Runner
 }
 
-// Limits are the times that the agent keeps. Zero values take the defaults.
+// Limits are the time limits and intervals of the agent. Zero values take the defaults.
 type Limits = host.Limits
 
 // Agent is the agent of one host: its life cycle, and the adapters for the plugin and the API. Each adapter calls one
@@ -126,8 +126,8 @@ func (a *components) make(ctx context.Context) {
 	a.Identity = registration.NewIdentity(a.Host, a.Config.Identity)
 	a.Engines = mounting.NewEngines(a.DB, a.Boot)
 	a.Uses = mounting.NewUseTable(a.Host)
-	if a.apart = a.Config.Replicas; a.apart == nil {
-		a.apart = replicas(a.Config.Control)
+	if a.controlReplicas = a.Config.Replicas; a.controlReplicas == nil {
+		a.controlReplicas = replicas(a.Config.Control)
 	}
 	a.Keeper = promise.NewKeeper(a.Config.Clock.Steady)
 	a.Ctx, a.Cancel = context.WithCancel(context.WithoutCancel(ctx))
@@ -138,7 +138,7 @@ func (a *components) make(ctx context.Context) {
 	a.Keys = keyring.New(a.keyringDeps())
 	a.makePools()
 	a.Generations = generation.New(generation.Deps{
-		Host: a.Host, Replicas: a.apart, Pools: a.Pools, Prober: a.Prober, Uses: a.Uses,
+		Host: a.Host, Replicas: a.controlReplicas, Pools: a.Pools, Prober: a.Prober, Uses: a.Uses,
 		Register: func(ctx context.Context, gone ...uuid.UUID) error { return a.Registration.Register(ctx, gone...) },
 	})
 	a.makeRegistration()

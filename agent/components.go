@@ -33,8 +33,8 @@ import (
 // components contains the parts of an agent. Its methods create and connect them. Its fields do not change after make.
 type components struct {
 	*host.Host
-	Config Config
-	apart  []api.Service // each control replica separately
+	Config          Config
+	controlReplicas []api.Service // each control replica separately
 
 	Identity     *registration.Identity
 	StoreClock   *registration.StoreClock
@@ -48,7 +48,7 @@ type components struct {
 	Space      *pool.Space
 
 	Leases    *lease.Table
-	Keeper    *promise.Keeper // this node's promises to others
+	Keeper    *promise.Keeper // the promises that this node has made to other nodes
 	Promises  *lease.PromiseServer
 	Deadlines *lease.Deadlines
 	Renewals  *lease.Renewals
@@ -111,7 +111,7 @@ type components struct {
 	Examiner    *doctor.Doctor
 
 	Mover   *move.Mover
-	Source  *move.Sender // the data that this node sends to others
+	Source  *move.Sender // provides the data that this node sends to other nodes
 	Bringer *move.Bringer
 	Cleaner *cleanup.Cleaner
 
@@ -146,7 +146,7 @@ func (a *components) makeLeases(ctx context.Context) {
 		RepairSoon: a.repairSoon,
 	})
 	a.Renewals = lease.NewRenewals(lease.RenewalDeps{
-		Host: a.Host, Replicas: a.apart, Deadlines: a.Deadlines,
+		Host: a.Host, Replicas: a.controlReplicas, Deadlines: a.Deadlines,
 		Register: func(ctx context.Context) error { return a.Registration.Register(ctx) },
 	})
 	a.leaseCtx, a.endLeases = context.WithCancel(context.WithoutCancel(ctx))

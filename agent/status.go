@@ -72,10 +72,11 @@ func (a *Agent) SupersededVolumes() (volumes []string) {
 	return volumes
 }
 
-// ReplicaLag describes how far a replica can be behind its home.
+// ReplicaLag describes how old a replica can be in comparison with its home.
 type ReplicaLag struct {
 	Volume string
 	Age    time.Duration
-	// MaxLoss is the maximum age at which the replica takes over automatically. If 0, it never does.
+	// MaxLoss is the maximum age at which the replica may take over automatically. If 0, it never takes over
+	// automatically.
 	MaxLoss time.Duration
 }

@@ -102,8 +102,8 @@ func (a *components) retentionDeps() replication.RetentionDeps {
 	}
 }
 
-// forgetSent removes the records of what other nodes were given of a dataset. It is called when this node is no longer
-// the home.
+// forgetSent forgets which data of a dataset was sent to other nodes. It is called when this node is no longer the
+// home.
 func (a *components) forgetSent(ds uuid.UUID) {
 	a.Retention.Forget(ds)
 	a.Access.Forget(ds)
@@ -232,7 +232,8 @@ func (a *components) makeControlSync() {
 		Throttle: a.Throttle,
 	}
 	a.Reporter = controlsync.NewReporter(controlsync.ReporterDeps{
-		Host: a.Host, Replicas: a.apart, Pools: a.Pools, Unmade: func() []api.Pool { return a.PoolMaker.Unmade },
+		Host: a.Host, Replicas: a.controlReplicas, Pools: a.Pools,
+		Unmade:    func() []api.Pool { return a.PoolMaker.Unmade },
 		Registrar: a.Registrar, Uses: a.Uses, Guests: a.Guests,
 		GuestTable: a.GuestTable, Status: a.Status, Facts: a.Facts, StoreClock: a.StoreClock,
 		ReplicaStatus:     a.Replicas.Copy,
@@ -240,7 +241,7 @@ func (a *components) makeControlSync() {
 		Executor:          a.Executor, Rounds: a.Rounds,
 	})
 	a.Holdings = controlsync.NewHoldings(controlsync.HoldingsDeps{
-		Host: a.Host, Replicas: a.apart, Pools: a.Pools, Leases: a.Leases, StoreClock: a.StoreClock,
+		Host: a.Host, Replicas: a.controlReplicas, Pools: a.Pools, Leases: a.Leases, StoreClock: a.StoreClock,
 		IsNeeded: a.Cleaner.IsNeeded, Accept: func(ctx context.Context) error { return a.Follower.Accept(ctx) },
 	})
 	a.Follower = controlsync.NewFollower(controlsync.FollowerDeps{

@@ -185,7 +185,7 @@ func (r *Holdings) Found(e backends.Entry, doubtful bool) (f api.FoundDataset, o
 		Index: r.Cache.Index(e.ID)}
 	whole := e.Record != nil && e.Record.ID == e.ID
 	switch {
-	case whole && !(known && newer(copied, f.Index, *e.Record)):
+	case whole && !(known && isCurrent(copied, f.Index, *e.Record)):
 		f.Dataset = *e.Record
 		f.Dataset.Written = 0
 	case known:
@@ -204,9 +204,10 @@ func (r *Holdings) Found(e backends.Entry, doubtful bool) (f api.FoundDataset, o
 	return f, false
 }
 
-// newer reports whether a copy with the index of its transaction is not older than a record. Index 0 means that
-// none is known. Indexes belong to one store: each rebuild begins an epoch.
-func newer(copied dataset.Dataset, index uint64, record dataset.Dataset) bool {
+// isCurrent reports whether the agent's copy of a record is at least as new as the record beside the data. index is the
+// index of the copy's transaction in the store, or 0 if it is not known. Indexes of different stores cannot be
+// compared: each rebuild of a store starts an epoch.
+func isCurrent(copied dataset.Dataset, index uint64, record dataset.Dataset) bool {
 	if copied.Epoch != record.Epoch {
 		return copied.Epoch > record.Epoch
 	}

@@ -157,8 +157,8 @@ func (r *Reporter) report(ctx context.Context, all replicaReporters, ids []uuid.
 	}
 }
 
-// ReportPools reports the state of the pools at once, for a user who has created one and looks at it next. What
-// fails here is in the next heartbeat.
+// ReportPools reports the state of the pools at once, for a user who has created a pool and looks at it next. If the
+// report fails, the next heartbeat repeats it.
 func (r *Reporter) ReportPools(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, reportPoolsTime)
 	defer cancel()

@@ -54,7 +54,8 @@ func (r *Repairer) ApplyGuard(st guard.Status, answer uint64) {
 	}
 }
 
-// RepairAll repairs everything that the guard has or must have, and forgets nodes that no longer have copies.
+// RepairAll calls RepairSoon for each dataset whose mount does not agree with the guard's record, and for each mounted
+// dataset whose deadline has passed. It also removes enrolled nodes that no longer need to promise.
 func (r *Repairer) RepairAll() {
 	if r.Guard == nil {
 		return
@@ -93,9 +94,9 @@ func (r *Repairer) RepairSoon(id uuid.UUID) {
 	})
 }
 
-// repair lets a fenced dataset continue once its epoch is confirmed, registers one that the guard has forgotten,
-// and has it forget one that is no longer mounted. For a dataset whose home is elsewhere Copies.Settle does the
-// rest. Idempotent.
+// repair makes the guard's record of a dataset agree with its mount. A fenced dataset continues once its epoch is
+// confirmed. A mounted dataset that the guard has forgotten is registered. A dataset that is not mounted any more is
+// removed from the guard. If the home is another node, Copies.Settle does the rest. Idempotent.
 func (r *Repairer) repair(ctx context.Context, id uuid.UUID) error {
 	unlock, err := r.Locks.Lock(ctx, id, "confirmation of dataset "+id.String())
 	if err != nil {
@@ -152,8 +153,8 @@ func (r *Repairer) repair(ctx context.Context, id uuid.UUID) error {
 	return err
 }
 
-// fenceLate has the guard fence a dataset that is mounted here and that the guard does not know, unless control
-// confirms it. The caller holds the dataset's lock.
+// fenceLate registers a mounted dataset that the guard does not know. If nothing confirms the lease, it registers the
+// dataset with a deadline that has passed, so that the guard fences it. The caller holds the dataset's lock.
 func (r *Repairer) fenceLate(ctx context.Context, d dataset.Dataset) error {
 	err := r.Registrar.Arm(ctx, d)
 	if !errors.Is(err, dataset.ErrUnavailable) {

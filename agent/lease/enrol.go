@@ -59,8 +59,9 @@ func (b *Deadlines) Enrol(ctx context.Context, id, node uuid.UUID) error {
 	return err
 }
 
-// enrolInMemory enrols a node in memory. done reports whether the caller has nothing more to do, because the node is on
-// disk already or the lease is not bounded. If noted is true, a node that is not on disk is not enrolled.
+// enrolInMemory enrols a node in memory. done reports whether the caller has nothing more to do, because the node is
+// enrolled on disk already or the lease is not bounded. If noted is true, enrolInMemory only confirms a node that is
+// enrolled on disk, and does not enrol another one.
 func (b *Deadlines) enrolInMemory(id, node uuid.UUID, noted bool) (done bool, err error) {
 	d, home := b.Cache.Dataset(id)
 	if !home || !IsBounded(d) || b.Guard == nil {

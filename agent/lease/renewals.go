@@ -75,9 +75,9 @@ type renewal struct {
 	replica int // the replica that was asked
 }
 
-// renewOnce asks one control replica after the other, beginning with first, until one answers. It asks the next one
-// when a replica fails, or when it has taken half of limit. A slow replica may still answer. No request takes longer
-// than limit.
+// renewOnce asks one control replica after the other, beginning with first, until one answers. It asks the next replica
+// when one fails, or does not answer within half of limit. It still accepts the answer of a slow replica. No request
+// takes longer than limit.
 func (n *Renewals) renewOnce(ctx context.Context, first int, limit time.Duration) (last renewal) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()

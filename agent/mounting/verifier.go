@@ -247,12 +247,12 @@ func (v *Verifier) CheckIfDue(ctx context.Context) {
 	}
 }
 
-// CheckEnded ends the uses that the engine unmounted while a process had the dataset mounted, if no
-// process has it mounted any more. Operations that need an unused dataset call it first, so that they do
-// not wait for CheckIfDue. If a process still has it mounted, and the engine has unmounted all uses,
-// CheckEnded fails with ErrInUse and names the process: no container of the engine would be found. what
-// names the work for the error message. If the look at the host fails, the uses stay. The dataset's lock
-// is held.
+// CheckEnded ends the uses that the engine unmounted while a process had the dataset mounted, if no process has it
+// mounted any more. Operations that need an unused dataset call it first, so that they do not wait for CheckIfDue.
+//
+// If a process still has the dataset mounted, and the engine has unmounted all uses, CheckEnded fails with ErrInUse and
+// names the process, because the user would find no container. The argument what names the work for the error message.
+// If the look at the host fails, the uses stay. The dataset's lock is held.
 func (v *Verifier) CheckEnded(ctx context.Context, d dataset.Dataset, what string) error {
 	r := v.Uses.Get(d.ID)
 	if !r.HasEnded() {
@@ -295,11 +295,12 @@ func (v *Verifier) DropUnverified(ctx context.Context, d dataset.Dataset, looked
 	return v.dropUnverifiedLocked(ctx, d, looked, holders)
 }
 
-// dropUnverifiedLocked ends unverified uses of a dataset after a look at the host. looked are the uses
-// that were unverified before the look, holders is the number of mounts besides the mount point. A use
-// that changed since the look stays. If there are no holders, all other uses in looked end. Otherwise
-// only uses that the engine has unmounted end, as long as the remaining uses explain all holders. The
-// dataset's lock is held.
+// dropUnverifiedLocked ends unverified uses of a dataset after a look at the host. looked are the uses that were
+// unverified before the look, and holders is the number of mounts besides the mount point. A use that changed since the
+// look stays.
+//
+// If there are no holders, all other uses in looked end. Otherwise only uses that the engine has unmounted end, as long
+// as the remaining uses explain all holders. The dataset's lock is held.
 func (v *Verifier) dropUnverifiedLocked(ctx context.Context, d dataset.Dataset, looked map[string]Use,
 	holders int) error {
 	now := v.Clock.Steady()
@@ -371,8 +372,8 @@ func (v *Verifier) AssumeUse(ctx context.Context, d dataset.Dataset) error {
 }
 
 // EnsureUnused fails with ErrInUse if a dataset is in use on this host: by a recorded use, or by a mount in any
-// namespace. It unmounts a dataset without a use, and the guard forgets the dataset. what names the work for the error
-// message. The dataset's lock is held.
+// namespace. It unmounts a dataset without a use, and the guard forgets the dataset. The argument what names the work
+// for the error message. The dataset's lock is held.
 func (v *Verifier) EnsureUnused(ctx context.Context, d dataset.Dataset, what string) error {
 	if err := v.CheckEnded(ctx, d, what); err != nil {
 		return err

@@ -225,8 +225,8 @@ func (m *moving) copyRest(ctx context.Context) error {
 	return nil
 }
 
-// lacksBase reports whether the base of the last snapshot's difference must be copied as well, because neither the
-// snapshot nor its base is here.
+// lacksBase reports whether the move must also copy the base of the last snapshot. The last snapshot is sent as a
+// difference to its base, so one of the two must be here.
 func (m *moving) lacksBase(ctx context.Context, given *dataset.Manifest) (bool, error) {
 	copier, can := m.pool.(backends.Copier)
 	if !can || given.Base == uuid.Nil {
@@ -241,7 +241,8 @@ func (m *moving) lacksBase(ctx context.Context, given *dataset.Manifest) (bool, 
 	return true, nil
 }
 
-// copyFiles makes the dataset again and fills it file by file, beside a copy that is here.
+// copyFiles makes the dataset again and fills it file by file. If a copy of the dataset is here, the files are stored
+// beside the copy.
 func (m *moving) copyFiles(ctx context.Context, given *dataset.Manifest) (err error) {
 	peer, err := m.homeAddress()
 	if err != nil {

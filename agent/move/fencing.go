@@ -19,9 +19,9 @@ func isAutomaticFailover(op *dataset.Operation) bool {
 	return op.Loss != nil && op.Loss.UnreachableIndex != 0
 }
 
-// blockPromises makes sure that the previous epoch has ended before a promotion: no node has a promise of this one, and
-// none gets one until control has reported the outcome. A home that still asks for promises is alive, even if
-// control does not know that.
+// blockPromises makes sure that the previous epoch has ended before a promotion: no promise of this node is valid any
+// more, and this node makes none until control has reported the outcome. A home that still asks for promises is alive,
+// even if control does not know that.
 func (m *moving) blockPromises(ctx context.Context) error {
 	op := m.op
 	if !op.DatasetRecord.Profile.Failover.Auto {

@@ -127,7 +127,7 @@ func (v *Mover) Move(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (
 	return m.promote(ctx)
 }
 
-// CheckSuperseded refuses a move to a node that keeps data which the volume lacks, because the move would remove that
+// CheckSuperseded refuses a move to a node that has data which the volume lacks, because the move would remove that
 // data.
 func (v *Mover) CheckSuperseded(ctx context.Context, pool backends.Pool, op *dataset.Operation) error {
 	k, kept := v.Cache.Copy(op.DatasetID)

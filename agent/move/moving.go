@@ -135,7 +135,7 @@ func (m *moving) unreachableError(why error) error {
 		m.op.Volume, m.home.Name, why, m.op.Volume, m.NodeName, m.home.Name)
 }
 
-// promote makes a head of the newest snapshot that was copied, and has control open the next epoch here.
+// promote makes a head of the newest snapshot that was copied. Then it asks control to open the next epoch here.
 func (m *moving) promote(ctx context.Context) (out api.Committed, err error) {
 	op := m.op
 	unlock, err := m.Locks.Lock(ctx, op.DatasetID, "move of volume "+op.Volume)
@@ -175,8 +175,8 @@ func (m *moving) promote(ctx context.Context) (out api.Committed, err error) {
 	return out, m.Installer.Install(ctx, *out.Dataset, rec)
 }
 
-// continueFromBest makes a volume that continues without its home continue from the newest snapshot here, which may be
-// newer than the snapshot in the announced loss.
+// continueFromBest makes the newest snapshot in this node's pool the one from which the volume continues, if the volume
+// continues without its home. That snapshot may be newer than the snapshot in the announced loss.
 func (m *moving) continueFromBest(ctx context.Context) error {
 	if m.op.SameShare {
 		return m.checkOnShare(ctx)
@@ -187,8 +187,8 @@ func (m *moving) continueFromBest(ctx context.Context) error {
 	return m.ContinueFromBest(ctx, m.pool, m.op)
 }
 
-// ContinueFromBest changes the loss of a move without the home to that of the newest snapshot in the pool. It fails
-// with ErrCorrupt if the snapshot of the announced loss is newer.
+// ContinueFromBest is for a move without the home. It replaces the snapshot in op.Loss by the newest snapshot in the
+// pool. It fails with ErrCorrupt if the snapshot of the announced loss is newer.
 func (v *Mover) ContinueFromBest(ctx context.Context, pool backends.Pool, op *dataset.Operation) error {
 	e, err := pool.Stat(ctx, op.DatasetID)
 	if err != nil {

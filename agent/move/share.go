@@ -14,9 +14,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// checkOnShare fails unless this node finds the dataset on the share that both pools are recorded to be on: once the
-// move is recorded, the dataset could not be taken otherwise. If a lost home had not taken the dataset yet, it is
-// taken from the pool from which that home would have taken it.
+// checkOnShare fails unless this node sees the dataset on the share that both pools are recorded to be on. Otherwise
+// control would record the move, and then the dataset could not be taken over. A lost home may not have taken the
+// dataset over from the previous home yet. In that case it is taken from the pool of the previous home.
 func (m *moving) checkOnShare(ctx context.Context) error {
 	sharer, can := m.pool.(backends.Sharer)
 	if !can {
@@ -40,8 +40,8 @@ func (m *moving) checkOnShare(ctx context.Context) error {
 	return err
 }
 
-// findGivingPool finds the pool on the share in which the home has the dataset. What other pools have of it is from
-// earlier homes, which left it when the dataset left the share.
+// findGivingPool finds the pool on the share in which the home has the dataset. Other pools on the share may have older
+// data of the dataset, which earlier homes left when the dataset left the share.
 func (m *moving) findGivingPool(ctx context.Context) error {
 	v, err := host.UntilAnswered(ctx, m.Host,
 		func() (api.Volume, error) { return m.Control.Volume(ctx, m.op.DatasetID.String()) })
@@ -57,8 +57,8 @@ func (m *moving) findGivingPool(ctx context.Context) error {
 	return nil
 }
 
-// ClearPlace destroys the older data that an earlier home left of a dataset in the target pool, before
-// control records that the home is here. A move file by file does the same. Its lock is held.
+// ClearPlace destroys older data of a dataset in the target pool, which an earlier home left, before control records
+// that the home is here. A move file by file does the same. The dataset's lock is held.
 func (v *Mover) ClearPlace(ctx context.Context, pool backends.Pool, op *dataset.Operation, given uuid.UUID,
 	before *dataset.TakenOver) error {
 	here := given == op.DatasetRecord.Pool
@@ -70,7 +70,7 @@ func (v *Mover) ClearPlace(ctx context.Context, pool backends.Pool, op *dataset.
 	e, err := pool.Stat(ctx, op.DatasetID)
 	switch {
 	case errors.Is(err, dataset.ErrNotFound) && !here:
-		err = nil // or it is not whole, which would be in the way
+		err = nil // Stat does not find incomplete data either: Delete removes it
 	case err == nil && here && (e.Record == nil || e.Record.Epoch < before.Epoch):
 		err = dataset.Errorf(dataset.ErrConflict, "it is older than the data of the previous home")
 	case err == nil && !here && (e.Record == nil || e.Record.Epoch > op.Epoch):

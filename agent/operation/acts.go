@@ -16,6 +16,6 @@ type Reserve func(ctx context.Context, d dataset.Dataset) (end func(), err error
 type Freeze func(ctx context.Context, pool backends.Pool, d dataset.Dataset) (
 	in context.Context, thaw func() error, err error)
 
-// EnsureUnused fails with ErrInUse if a dataset is in use on this host, and unmounts it otherwise. what names the work
-// for the error message. The dataset's lock is held.
+// EnsureUnused fails with ErrInUse if a dataset is in use on this host, and unmounts it otherwise. The argument what
+// names the work for the error message. The dataset's lock is held.
 type EnsureUnused func(ctx context.Context, d dataset.Dataset, what string) error

@@ -83,7 +83,7 @@ func (s *Datasets) Commit(ctx context.Context, op *dataset.Operation) (api.Commi
 }
 
 // IsHome reports whether this node is the home of the dataset in an answer. The dataset may have moved since the
-// operation was recorded: a caller that repeats a request whose first answer was lost gets the present state.
+// operation was recorded: a caller that repeats a request after a lost answer gets the present state.
 func (s *Datasets) IsHome(out api.Committed) bool { return out.Dataset.Home == s.deps.NodeID }
 
 // Recorded returns all datasets of this node as control has them now. It also returns the reason if control's store is

@@ -47,8 +47,8 @@ type Maker struct {
 // NewMaker returns a Maker.
 func NewMaker(deps MakerDeps) *Maker { return &Maker{deps} }
 
-// makeDataset makes op.Dataset in its pool under a private name, if there is space for it. asked is the size for which
-// it was made: the backend may have rounded the size of the dataset.
+// makeDataset makes op.Dataset in its pool under a private name, if there is space for it. asked is the size before the
+// backend made the dataset: the backend may have rounded it.
 func (m *Maker) makeDataset(ctx context.Context, jb *jobs.Job, pool backends.Pool, op *dataset.Operation,
 	name string) (asked dataset.Size, err error) {
 	if err := m.deps.Space.CheckRootSpace(ctx); err != nil {
@@ -102,7 +102,7 @@ func (m *Maker) MakeBytes(ctx context.Context, jb *jobs.Job, pool backends.Pool,
 	return nil
 }
 
-// takeSize checks the size of a new clone and takes it into the operation. A clone has the size of its source, which
+// takeSize checks the size of a new clone and sets the size of its profile. A clone has the size of its source, which
 // may have been resized since the clone was planned. If the request asked for a size, the clone must not be larger.
 func takeSize(op *dataset.Operation, planned dataset.Size) error {
 	d := op.DatasetRecord

@@ -112,8 +112,9 @@ func (w *RecordWriter) writeTo(ctx context.Context, pool backends.Pool, d datase
 	return pool.WriteRecord(context.WithoutCancel(ctx), d, false)
 }
 
-// isOutOfDate reports whether the record of an entry differs from d, the record in the cache, whose index is given. A
-// record with a higher index is from another store and is out of date as well: it would replace later records.
+// isOutOfDate reports whether the record of an entry differs from d, the record in the cache. index is the index of the
+// record in the cache. A record with a higher index is from another store, and is out of date as well: it would replace
+// later records.
 func isOutOfDate(e backends.Entry, d dataset.Dataset, index uint64) bool {
 	if e.State != backends.EntryReady && e.State != backends.EntryIncoming {
 		return false

@@ -31,7 +31,7 @@ type Pool struct {
 
 	Memory            string // the kind of memory that the pool is in, such as tmpfs; "" for none
 	nodeName          string // the name of its node
-	Generation        uint64 // the generation that is stored in the pool; see Held
+	Generation        uint64 // the generation that is stored in the pool; see QuarantineReason
 	AwaitsGeneration  bool   // it was opened while others were served, and control is being asked about it
 	GenerationKnown   bool   // control has reported its generation since drover opened it
 	RaiseSoon         bool   // its generation must be raised soon

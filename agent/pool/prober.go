@@ -158,7 +158,7 @@ func (p *Prober) probe(ctx context.Context, id uuid.UUID) {
 		}
 		g, err := b.Generation()
 		if p.pools.ByID(id).Record.Share != uuid.Nil {
-			g++ // other hosts raise it without this lock, and their value must not be lowered
+			g++ // other hosts raise it without this lock, and the probe must not lower their value
 		}
 		if err == nil {
 			err = b.Raise(g)

@@ -31,8 +31,8 @@ type CopiesDeps struct {
 
 	// DropRelinquished removes the record that this node relinquished the dataset earlier.
 	DropRelinquished func(ctx context.Context, ds uuid.UUID) error
-	// EnsureUnused unmounts a dataset that is not in use, or fails with ErrInUse. what names the work for the error
-	// message.
+	// EnsureUnused unmounts a dataset that is not in use, or fails with ErrInUse. The argument what names the work for
+	// the error message.
 	EnsureUnused func(ctx context.Context, d dataset.Dataset, what string) error
 	// SupersedeGuarded has the guard fence a dataset whose lease was bounded in time.
 	SupersedeGuarded func(ctx context.Context, d dataset.Dataset) error
@@ -97,7 +97,7 @@ func (c *Copies) Forget(ctx context.Context, id uuid.UUID) error {
 	}
 	c.deps.Cache.SetCopy(id, nil)
 	if records.IsShown(k) {
-		c.deps.NoteIdle(records.ShownAs(k)) // it is taken off
+		c.deps.NoteIdle(records.ShownAs(k)) // the dataset that shows the copy must be unmounted
 	}
 	return nil
 }
