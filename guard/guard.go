@@ -73,14 +73,14 @@ type Guard struct {
 	since   time.Duration
 	records *records
 
-	mu      sync.Mutex
-	table   map[uuid.UUID]*entry
-	agent   hand.Process // the agent that sent the last request; PID 0: none yet
-	missing []string
-	dog     dog
-	kick    chan struct{}
-	ctx     context.Context // ends with Run
-	wg      sync.WaitGroup
+	mu       sync.Mutex
+	table    map[uuid.UUID]*entry
+	agent    hand.Process // the agent that sent the last request; PID 0: none yet
+	missing  []string
+	watchdog watchdogKeeper
+	kick     chan struct{}
+	ctx      context.Context // ends with Run
+	wg       sync.WaitGroup
 }
 
 // entry is an Entry and the state of the work on it. The Guard's lock protects it.
@@ -204,7 +204,7 @@ func (g *Guard) resume() {
 	if !wanted || rebooting { // to open the device would feed it
 		return
 	}
-	if err := g.dog.want(g.OpenWatchdog); err != nil {
+	if err := g.watchdog.open(g.OpenWatchdog); err != nil {
 		// Without the watchdog, the ladder still fences as far as it can.
 		g.Log.WithError(err).Error("the watchdog device is missing")
 		g.missing = append(g.missing, err.Error())
@@ -226,7 +226,7 @@ func (g *Guard) closeWatchdog() error {
 	if armed > 0 {
 		g.Log.WithField("datasets", armed).Warn("the guard stops: these datasets are not fenced until it runs again")
 	}
-	return g.dog.close(!wanted)
+	return g.watchdog.close(!wanted)
 }
 
 // tick fences the datasets whose deadline has passed. It returns the time of the next check, or 0 if there is
@@ -246,7 +246,7 @@ func (g *Guard) tick() time.Duration {
 			next = e.Deadline
 		}
 	}
-	feed, err := g.dog.feed(now)
+	feed, err := g.watchdog.feed(now)
 	if err != nil {
 		g.Log.WithError(err).Error("cannot feed the watchdog")
 	}

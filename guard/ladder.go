@@ -75,7 +75,7 @@ func countProcesses() int {
 func (g *Guard) bound(e Entry, rung time.Duration) time.Duration {
 	d := time.Duration(len(g.ladder(e))) * rung
 	if e.Policy == PolicyWatchdog {
-		d += g.dog.timeout
+		d += g.watchdog.timeout
 	}
 	return d
 }
@@ -237,9 +237,9 @@ func (g *Guard) reboot(e *entry) {
 	}
 	now := g.Clock.Boottime()
 	s := Step{Act: ActReboot, Began: now, Ended: now, Note: "the watchdog device is missing"}
-	if g.dog.device != nil {
-		s.Note = fmt.Sprintf("the watchdog is no longer fed: it reboots the host within %v", g.dog.timeout)
-		g.dog.starve()
+	if g.watchdog.device != nil {
+		s.Note = fmt.Sprintf("the watchdog is no longer fed: it reboots the host within %v", g.watchdog.timeout)
+		g.watchdog.stopFeeding()
 	}
 	e.add(s)
 	g.save(e)

@@ -267,5 +267,5 @@ func (g *Guard) drop(id uuid.UUID, epoch uint64) (flushed <-chan error, err erro
 			return flushed, nil
 		}
 	}
-	return flushed, g.dog.rest()
+	return flushed, g.watchdog.release()
 }

@@ -20,15 +20,19 @@ import (
 // flushTime bounds how long a registration waits for its flush.
 const flushTime = 10 * time.Second
 
-// Register adds a dataset to the table, durably. Call it before anything of the dataset is mounted. A restarted
-// agent registers its datasets again, so that the guard knows the new agent. Idempotent: a registered dataset gets
-// the newer epoch, paths and policy, and the later deadline. A dataset that is already mounted and is registered
-// with a deadline that has passed, for instance because the table was lost, is fenced at once, and Register
-// returns ErrStale.
+// Register adds a dataset to the table, durably. Call it before anything of the dataset is mounted. A restarted agent
+// registers its datasets again, so that the guard knows the new agent. Idempotent: a registered dataset gets the newer
+// epoch, paths and policy, and the later deadline. If a dataset is already mounted and its deadline has passed, for
+// instance because the table was lost, Register fences the dataset at once and returns ErrStale.
 //
-// ErrInvalid if the dataset cannot be fenced. ErrUnsupported if this host cannot enforce the policy. ErrStale if
-// the deadline has passed, if a newer epoch is registered, or if the dataset is fenced: call Thaw or Supersede
-// first. ErrNoSpace if the table is full. ErrConflict while another request changes the entry.
+// Register returns these errors:
+//
+//   - ErrInvalid if the dataset cannot be fenced,
+//   - ErrUnsupported if this host cannot enforce the policy,
+//   - ErrStale if the deadline has passed, if a newer epoch is registered, or if the dataset is fenced (call Thaw or
+//     Supersede first),
+//   - ErrNoSpace if the table is full,
+//   - ErrConflict while another request changes the entry.
 func (g *Guard) Register(ctx context.Context, r Registration) (Entry, error) {
 	var late *mount.Filesystem
 	if r.Deadline <= g.Clock.Boottime() {
@@ -86,7 +90,7 @@ func (g *Guard) addEntry(r Registration, late *mount.Filesystem) (e *entry, was 
 		return nil, nil, e.isBusy()
 	}
 	if r.Policy == PolicyWatchdog {
-		if err := g.dog.want(g.OpenWatchdog); err != nil {
+		if err := g.watchdog.open(g.OpenWatchdog); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -196,12 +200,12 @@ type Feed struct {
 	Most time.Duration `json:"most,omitempty"`
 }
 
-// Feed sets later deadlines. An earlier deadline changes nothing. It returns the errors by dataset: ErrNotFound if
-// a dataset is not registered; ErrStale if it is fenced, if its deadline has passed already, or for another epoch;
+// Feed sets later deadlines. An earlier deadline changes nothing. It returns the errors by dataset: ErrNotFound if the
+// dataset is not registered; ErrStale if it is fenced, if its deadline has passed already, or for another epoch;
 // ErrInvalid for a deadline that is too far ahead.
 //
-// Feed renews Entry.Bound, because the host may have more processes than at the registration. If a fence can now
-// take longer than Feed.Most, the deadline is earlier by the difference.
+// Feed also computes Entry.Bound again, because the host may have more processes than at the registration. If a fence
+// can now take longer than Feed.Most, the guard shortens the deadline by the difference.
 func (g *Guard) Feed(feeds []Feed) map[uuid.UUID]error {
 	refused := map[uuid.UUID]error{}
 	rung := g.rungTime()
@@ -247,11 +251,12 @@ func (g *Guard) feedOne(f Feed, rung time.Duration) error {
 	return nil
 }
 
-// Check verifies that a mounted dataset may be written to: it is armed at that epoch, and its deadline has not
-// passed. Call it after the mount, before the mount is reported to anybody. It records the mounted filesystem.
-// ErrNotFound if the dataset is not registered or nothing is mounted. ErrStale if the dataset must not be written
-// to. ErrInvalid if it is mounted in a way that does not allow the fence that was registered. After an error,
-// unmount it.
+// Check verifies that a mounted dataset may be written to: it is armed at that epoch, and its deadline has not passed.
+// Check also records the mounted filesystem. Call it after the mount, before the mount is reported to any caller. After
+// an error, unmount the dataset.
+//
+// Check returns ErrNotFound if the dataset is not registered or nothing is mounted, ErrStale if the dataset must not be
+// written to, and ErrInvalid if it is mounted in a way that does not allow the fence that was registered.
 func (g *Guard) Check(ctx context.Context, id uuid.UUID, epoch uint64) (Entry, error) {
 	ask := func() (*entry, error) {
 		e := g.table[id]
@@ -297,7 +302,7 @@ func (g *Guard) Status() Status {
 	defer g.mu.Unlock()
 	s := Status{
 		PID: os.Getpid(), Version: g.Version, Boot: g.boot, Now: g.Clock.Boottime(), Since: g.since,
-		Missing: slices.Clone(g.missing), Watchdog: g.dog.timeout, Datasets: make([]Entry, 0, len(g.table)),
+		Missing: slices.Clone(g.missing), Watchdog: g.watchdog.timeout, Datasets: make([]Entry, 0, len(g.table)),
 	}
 	for _, id := range slices.SortedFunc(maps.Keys(g.table),
 		func(a, b uuid.UUID) int { return strings.Compare(a.String(), b.String()) }) {

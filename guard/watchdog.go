@@ -22,24 +22,24 @@ type Watchdog interface {
 	Close(disarm bool) error
 }
 
-// dog keeps the watchdog device open while a dataset needs it. The Guard's lock protects it.
-type dog struct {
+// watchdogKeeper keeps the watchdog device open while a dataset needs it. The Guard's lock protects it.
+type watchdogKeeper struct {
 	device  Watchdog
 	timeout time.Duration
 	next    time.Duration // the time of the next feed
 	starved bool
 }
 
-// want opens the device, unless it is open.
-func (d *dog) want(open func() (Watchdog, error)) error {
+// open opens the device with the function how, unless it is open.
+func (d *watchdogKeeper) open(how func() (Watchdog, error)) error {
 	if d.device != nil {
 		return nil
 	}
-	if open == nil {
+	if how == nil {
 		return dataset.Errorf(dataset.ErrUnsupported,
 			"fence policy watchdog: there is no watchdog device (load its driver, or softdog)")
 	}
-	device, err := open()
+	device, err := how()
 	if err != nil {
 		return dataset.Errorf(dataset.ErrUnsupported, "fence policy watchdog: %w (load its driver, or softdog)", err)
 	}
@@ -49,7 +49,7 @@ func (d *dog) want(open func() (Watchdog, error)) error {
 
 // feed feeds the device when that is due, four times per timeout. It returns the time of the next feed, or 0 if
 // there is none.
-func (d *dog) feed(now time.Duration) (next time.Duration, err error) {
+func (d *watchdogKeeper) feed(now time.Duration) (next time.Duration, err error) {
 	if d.device == nil || d.starved {
 		return 0, nil
 	}
@@ -60,18 +60,18 @@ func (d *dog) feed(now time.Duration) (next time.Duration, err error) {
 	return d.next, err
 }
 
-// starve stops feeding the device, so that it reboots the host.
-func (d *dog) starve() { d.starved = true }
+// stopFeeding stops feeding the device, so that it reboots the host.
+func (d *watchdogKeeper) stopFeeding() { d.starved = true }
 
-// rest disarms and closes the device when no dataset needs it any more.
-func (d *dog) rest() error {
+// release disarms and closes the device when no dataset needs it any more.
+func (d *watchdogKeeper) release() error {
 	if d.starved {
 		return nil
 	}
 	return d.close(true)
 }
 
-func (d *dog) close(disarm bool) error {
+func (d *watchdogKeeper) close(disarm bool) error {
 	if d.device == nil {
 		return nil
 	}
