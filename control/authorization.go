@@ -12,7 +12,7 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 )
 
-// requestingNode returns the node that asks for a new dataset. The dataset is made there unless the request says
+// requestingNode returns the node that requests a new dataset. The dataset is made on that node unless the request says
 // otherwise.
 func requestingNode(t *record.Tx, k dataset.OpKind) uuid.UUID {
 	if p := api.PrincipalOf(t.Context()); p.Kind == pki.Node && makesDataset(k) {
@@ -23,10 +23,12 @@ func requestingNode(t *record.Tx, k dataset.OpKind) uuid.UUID {
 
 // mayRequest fails with dataset.ErrForbidden if the caller may not request an operation.
 //
-// An operator needs the role admin for some operations: see operatorMayRequest. A node may request operations on
-// datasets whose home it is, on datasets that it makes, and on moves to or from itself. It may request a dataset on
-// another node if placement selects that node, but not from a folder of that host. It may request the removal of a
-// volume that its engine made, or whose copy it keeps. It may not confirm that another node is fenced.
+// An operator needs the role admin for some operations: see operatorMayRequest.
+//
+// A node may request operations on datasets whose home it is, on datasets that it makes, and on moves to or from
+// itself. It may request a new dataset on another node if placement selects that node, but not an import from a folder
+// of that node. It may request the removal of a volume that its engine made, or of which it keeps a copy. It may not
+// confirm that another node is fenced.
 func mayRequest(t *record.Tx, op *dataset.Operation) error {
 	p := api.PrincipalOf(t.Context())
 	switch {

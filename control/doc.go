@@ -74,7 +74,7 @@
 //	live/control/<replica>        membership.Replica: the service is alive; deleted with its session
 //	live/house                    which service does the background work; deleted with its session
 //
-// Any number of services can work on one store. The memory of a service contains only what another service can read
-// from the store, and the last heartbeats, which agents send to every service. Each service learns the changes by the
+// Any number of services can work on one store. A service keeps in memory only state that another service can also read
+// from the store, and the last heartbeats, which agents send to every service. Each service learns the changes of the
 // others, so that an agent can follow any of them.
 package control

@@ -22,8 +22,8 @@ type duePlan struct {
 }
 
 // scheduleDataset examines a dataset that is new or has changed. It computes when the next scheduled snapshot is due,
-// and removes the snapshots that retention no longer keeps. A dataset is written whenever a snapshot is added or
-// removed, so a dataset with an unchanged index is not examined.
+// and removes the snapshots that retention no longer keeps. A dataset with an unchanged index is not examined, because
+// its record is written whenever a snapshot is added or removed.
 func (k *Housekeeper) scheduleDataset(ctx context.Context, h *Memory, d dataset.Dataset, index uint64) error {
 	expr := d.Profile.Snapshots.Schedule
 	if d.State != dataset.StateReady || expr == "" {
@@ -143,10 +143,10 @@ func (k *Housekeeper) scheduledWork(ctx context.Context, node uuid.UUID) (map[uu
 	return pending, err
 }
 
-// nextTick returns the first moment after t that a cron expression names, in the location of t. A moment that is
-// skipped when clocks are set forward is made up for right after. When clocks are set back, a schedule with
-// several moments a day also runs in the hour that occurs twice. An error is dataset.ErrInvalid, with a zero
-// time.
+// nextTick returns the first moment after t that a cron expression names, in the location of t. If the moment does not
+// exist because clocks are set forward, it returns the moment right after the gap. When clocks are set back, a schedule
+// with several moments a day also runs in the hour that occurs twice. If the expression is not valid, nextTick returns
+// dataset.ErrInvalid and a zero time.
 func nextTick(expr string, t time.Time) (time.Time, error) {
 	next, err := gronx.NextTickAfter(expr, t, false)
 	if err != nil {
@@ -170,7 +170,7 @@ func nextTick(expr string, t time.Time) (time.Time, error) {
 	return next, nil
 }
 
-// sameWallTime returns the moment at which a clock in loc shows what the clock of t shows.
+// sameWallTime returns the moment with the same date and clock time as t, but in loc.
 func sameWallTime(t time.Time, loc *time.Location) time.Time {
 	return time.Date(t.Year(), t.Month(), t.Day(), t.Hour(), t.Minute(), t.Second(), t.Nanosecond(), loc)
 }

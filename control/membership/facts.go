@@ -17,9 +17,9 @@ import (
 // goes through every store server.
 const factsEvery = time.Minute
 
-// Facts records what a node reports about its host, and returns the recorded facts. It does not write a report that
-// differs too little from the record, or that comes too soon after the last write. dataset.ErrStale for an agent that
-// is not the node's newest. Idempotent.
+// Facts records the facts that a node reports about its host, and returns the recorded facts. It does not write a
+// report that differs too little from the record, or that comes too soon after the last write. It fails with
+// dataset.ErrStale for an agent that is not the node's newest. Idempotent.
 func (m *Members) Facts(ctx context.Context, node uuid.UUID, r api.FactsReport) (on dataset.Facts, err error) {
 	_, err = m.Ledger.Update(ctx, func(t *record.Tx) error {
 		if n, err := FreshNode(t, node, r.Incarnation); err != nil {

@@ -11,10 +11,12 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Fence records the confirmation of a person that a node is fenced: it is switched off, or disconnected for good.
+// Fence records the confirmation of an operator that a node is fenced: it is switched off, or disconnected for good.
 // Automatic failover then does not wait, and the node does not count for mass loss. The confirmation ends when the
-// agent registers again. Idempotent. dataset.ErrInvalid if the request does not confirm it, ErrConflict while the node
-// is alive, ErrNotFound, ErrUnsupported if there are no other hosts.
+// agent registers again. Idempotent.
+//
+// It fails with dataset.ErrInvalid if the request does not confirm it, with ErrConflict while the node is alive, with
+// ErrNotFound, and with ErrUnsupported if there are no other hosts.
 func (m *Members) Fence(ctx context.Context, node uuid.UUID, f api.Fenced) (n dataset.Node, err error) {
 	_, err = m.Ledger.Update(ctx, func(t *record.Tx) error {
 		n = dataset.Node{}

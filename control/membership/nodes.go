@@ -14,10 +14,12 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 )
 
-// Register records a node and its pools. From then on only reports of this incarnation of the agent count.
-// Idempotent. A node with a certificate gets the name in the certificate. dataset.ErrInvalid if the node does not
-// say who it is, ErrForbidden if it was removed, ErrInUse while another machine with its identity is alive,
-// ErrConflict for a pool that was removed while something is recorded in it.
+// Register records a node and its pools. From then on only reports of this incarnation of the agent count. Idempotent.
+// A node with a certificate gets the name in the certificate.
+//
+// It fails with dataset.ErrInvalid if the registration lacks the identity of the node, with ErrForbidden if the node
+// was removed, with ErrInUse while another machine with its identity is alive, and with ErrConflict if a pool was
+// removed while something is recorded in it.
 func (m *Members) Register(ctx context.Context, r api.Registration) error {
 	n := r.Node
 	if n.ID == uuid.Nil || n.Incarnation == uuid.Nil {
@@ -41,7 +43,7 @@ func (m *Members) Register(ctx context.Context, r api.Registration) error {
 			n.Cordoned, n.Draining = old.Cordoned, old.Draining
 		}
 		if n.Incarnation == old.Incarnation && n.RegistrationNumber < old.RegistrationNumber {
-			// It may name pools that were removed.
+			// The registration may name pools that were removed.
 			return dataset.Errorf(dataset.ErrStale,
 				"register node %s: a later request of its agent arrived before", n.Name)
 		}

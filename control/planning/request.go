@@ -61,8 +61,8 @@ func ParseCreate(req api.Request) (w CreateRequest, err error) {
 	return w, nil
 }
 
-// describeCopy describes a request whose root directory, with its owner, is a copy of another one; "" for other
-// requests.
+// describeCopy describes a request whose root directory, with its owner, is copied from another volume or folder. For
+// other requests it returns "".
 func describeCopy(req api.Request, w CreateRequest) string {
 	switch {
 	case w.spec.From != "":
@@ -166,8 +166,8 @@ func sameSource(t *record.Tx, d dataset.Dataset, w CreateRequest) error {
 		originText(*d.Origin), dataset.Clip(from))
 }
 
-// matchesOrigin reports whether from named the origin of a clone when the clone was made. names says that from may be a
-// name too.
+// matchesOrigin reports whether from named the origin of a clone when the clone was made. If names is set, from may
+// also be a name.
 func matchesOrigin(t *record.Tx, o dataset.Origin, from string, names bool) (bool, error) {
 	prefix := strings.ToLower(from)
 	if !o.Implicit {

@@ -94,8 +94,9 @@ func (f *flights) send(to http.RoundTripper, req *http.Request, patience <-chan 
 	return nil, err
 }
 
-// departure decides what happens if a request is sent and its caller leaves at the same time. A transport sends a
-// request that has got a connection although its context has ended, and then closes the connection.
+// departure decides whether a request is sent if its caller leaves at the same time. It is necessary because a
+// transport sends a request that has a connection even if the context of the request has ended, and then closes the
+// connection.
 type departure struct {
 	mu         sync.Mutex
 	gone, left bool // gone: the request was sent; left: the caller has left
