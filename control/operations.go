@@ -245,8 +245,8 @@ func (s *Service) endOperation(t *record.Tx, op dataset.Operation) error {
 }
 
 // Operations lists the recorded operations by their UUIDs: those that have not ended, and those that ended within the
-// last day, at most the last endedMost (package housekeeping). Scheduled snapshots that succeeded, and their removals,
-// are listed for an hour.
+// last day, at most the last MaxEndedOperations (package housekeeping). Scheduled snapshots that succeeded, and their
+// removals, are listed for an hour.
 func (s *Service) Operations(ctx context.Context, p api.Page) (out api.List[dataset.Operation], err error) {
 	limit := p.Size()
 	from := view.After(record.OperationsPrefix, p)

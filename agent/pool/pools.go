@@ -64,8 +64,7 @@ func (p *Pools) ReadStatus(ctx context.Context, id uuid.UUID) (dataset.PoolStatu
 	case why != "":
 		is.Online, is.Reason = false, why
 	case !is.Online && IsDiskError(errors.New(is.Reason)):
-		// The status failed before any operation did. The reason is the same as after the probe.
-		p.prober.Suspect(id, errors.New(is.Reason))
+		// The status failed before any operation did. The reason reads the same as after a probe.
 		is.Reason = diskProblem(was.Name, errors.New(is.Reason))
 	}
 	p.warn(id, warned)

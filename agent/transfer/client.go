@@ -132,7 +132,7 @@ func (c *Client) ask(ctx context.Context, method, where string, into any) error 
 	case len(raw) > maxReply:
 		return fmt.Errorf("%w: a response of more than %d bytes", errFrame, maxReply)
 	}
-	if err := json.Unmarshal(raw, into); err != nil {
+	if err := dataset.DecodeRecord(raw, into); err != nil { // the peer may have an earlier version
 		return fmt.Errorf("%w: a response that cannot be read: %v", errFrame, err)
 	}
 	return nil

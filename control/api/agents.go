@@ -111,7 +111,7 @@ type Kept struct {
 	Index  uint64           `json:"index"`            // index of the transaction that last wrote the copy
 }
 
-// Yield is the answer of a home's agent to a recall. Exactly one of Manifest and Holders is set.
+// Yield is the answer of a home's agent to a recall. Exactly one of Manifest and InUseBy is set.
 type Yield struct {
 	Incarnation uuid.UUID `json:"incarnation"` // incarnation of the agent that answers
 	Operation   uuid.UUID `json:"operation"`   // UUID of the move

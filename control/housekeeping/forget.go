@@ -44,8 +44,8 @@ type endedRecord struct {
 }
 
 // ForgetOperations removes the records of operations that ended long ago. It also removes the oldest records beyond
-// endedMost in number, or maxEndedBytes in size. Of these, the records of cancelled operations are removed last: while
-// such a record exists, an agent that did not learn of the cancellation undoes its work.
+// MaxEndedOperations in number, or maxEndedBytes in size. Of these, the records of cancelled operations are removed
+// last: while such a record exists, an agent that did not learn of the cancellation undoes its work.
 func (k *Housekeeper) ForgetOperations(ctx context.Context) error {
 	records, err := k.endedRecords(ctx)
 	if err != nil {

@@ -96,7 +96,7 @@ func ask[T any](ctx context.Context, c *connection, k call) (v T, err error) {
 			return s.failed(ctx, k, fmt.Errorf("the response ended early: %w", err))
 		}
 		var got T
-		if err := json.Unmarshal(text, &got); err != nil {
+		if err := dataset.DecodeRecord(text, &got); err != nil { // the server may have an earlier version
 			return dataset.Errorf(dataset.ErrInternal, "%s %s %s: cannot read the response: %w", s.endpoint,
 				k.method, k.path, err)
 		}

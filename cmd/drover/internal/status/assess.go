@@ -76,7 +76,8 @@ func Assess(c Cluster, now time.Time) Report {
 // NewReport sorts the findings and leaves out repeated ones.
 func NewReport(c Cluster, list []api.Finding) Report {
 	slices.SortStableFunc(list, func(x, y api.Finding) int {
-		return cmp.Or(cmp.Compare(x.Level, y.Level), cmp.Compare(x.Subject, y.Subject)) // "error" < "warning"
+		return cmp.Or(cmp.Compare(x.Level, y.Level), cmp.Compare(x.Subject, y.Subject), // "error" < "warning"
+			cmp.Compare(x.Text, y.Text), cmp.Compare(x.Fix, y.Fix))
 	})
 	list = slices.Compact(list)
 	return Report{
@@ -147,7 +148,7 @@ func (f *findings) pools(c Cluster) {
 			f.add(levelError, subject, inspect, "held: %s", st.Reason)
 		case !st.Online:
 			f.add(levelError, subject, inspect, "offline: %s", st.Reason)
-		case st.Size > 0:
+		case st.Size > 0 && (p.NodeName != c.Local || c.Doctor == nil): // doctor examines the pools of its host
 			percent := volumes.Percent(st.Size-st.Free, st.Size)
 			if word := volumes.Fullness(percent); word != "" {
 				f.add(levelOf(word), subject, inspect, "%s: %d%% of %s used", word, percent, st.Size.Human())
@@ -179,9 +180,13 @@ func (f *findings) volume(v api.Volume, now time.Time) {
 		case k.Kind == dataset.CopyReplica && k.Snapshot != uuid.Nil:
 			whole++
 			allowed := max(3*time.Duration(v.Profile.Replicas.Every), minimumStale)
-			if age := now.Sub(k.VerifiedAt); age > allowed {
+			upToDate := k.Taken // a copy that just became a replica was not verified yet
+			if k.VerifiedAt.After(upToDate) {
+				upToDate = k.VerifiedAt
+			}
+			if now.Sub(upToDate) > allowed {
 				f.add(levelWarning, subject, inspect, "replica on node %s is stale: last verified %s", k.NodeName,
-					show.Ago(now, k.VerifiedAt))
+					show.Ago(now, upToDate))
 			}
 		}
 	}

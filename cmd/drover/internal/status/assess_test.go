@@ -116,8 +116,8 @@ func TestAssess(t *testing.T) {
 				c.Doctor = append(c.Doctor, find("error", "volume db", "its key is missing", ""))
 			},
 			[]api.Finding{
-				find("error", "volume db", "its key is missing", ""),
 				find("error", "volume db", "FULL: 100% of 20GiB used", "drover volume resize db 30GiB"),
+				find("error", "volume db", "its key is missing", ""),
 			},
 		},
 		"volume has a problem": {
@@ -127,6 +127,19 @@ func TestAssess(t *testing.T) {
 		"replica is stale": {
 			func(c *Cluster) { c.Volumes[0].CopyDetails[0].VerifiedAt = now.Add(-6 * time.Minute) },
 			[]api.Finding{find("warning", "volume db", "replica on node beta is stale: last verified 6 minutes ago", inspectDB)},
+		},
+		"left copy just became a replica": {
+			func(c *Cluster) {
+				c.Volumes[0].CopyDetails[0].VerifiedAt, c.Volumes[0].CopyDetails[0].Taken = time.Time{}, now.Add(-time.Minute)
+			},
+			nil,
+		},
+		"pool of this host is nearly full, which doctor reports": {
+			func(c *Cluster) {
+				c.Pools[0].Status.Free = 15 * dataset.GiB
+				c.Doctor = append(c.Doctor, find("warning", "pool default", "85% used", ""))
+			},
+			[]api.Finding{find("warning", "pool default", "85% used", "")},
 		},
 		"replica is not complete": {
 			func(c *Cluster) { c.Volumes[0].CopyDetails[0].Snapshot = uuid.Nil },
@@ -167,9 +180,11 @@ func TestAssess(t *testing.T) {
 		"the doctor repeats itself": {
 			func(c *Cluster) {
 				f := find("warning", "clock", "is behind", "")
-				c.Doctor = append(c.Doctor, f, find("error", "guard", "does not answer", ""), f)
+				g := find("warning", "clock", "jumped", "")
+				c.Doctor = append(c.Doctor, f, find("error", "guard", "does not answer", ""), g, f)
 			},
-			[]api.Finding{find("error", "guard", "does not answer", ""), find("warning", "clock", "is behind", "")},
+			[]api.Finding{find("error", "guard", "does not answer", ""), find("warning", "clock", "is behind", ""),
+				find("warning", "clock", "jumped", "")},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

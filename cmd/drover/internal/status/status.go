@@ -17,7 +17,7 @@ import (
 )
 
 // WatchPause is the time between two reports of --watch.
-const WatchPause = 2 * time.Second
+const WatchPause = 5 * time.Second
 
 // Command makes drover status.
 func Command(a *cli.App) *cobra.Command {
@@ -34,7 +34,7 @@ if something needs attention.`,
 	}
 	o := cli.OutputFlags(cmd, false)
 	var watch bool
-	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "print the report again every 2 seconds until interrupted")
+	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "print the report again every 5 seconds until interrupted")
 	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, _ []string) error {
 		if watch {
 			return follow(cmd.Context(), a, o, c)
