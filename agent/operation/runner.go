@@ -9,6 +9,7 @@
 //
 // Runner tracks the running operations, and Requester has other nodes carry out operations. Datasets gives operations
 // the datasets that they change, locked, and RecordWriter writes the record beside their data. Sizes resizes datasets.
+// Packages move, cleanup and pooladmin use Datasets, Sizes, RecordWriter and Runner for their own changes.
 //
 // Only two types have state, each under a mutex: Runner has the running operations in memory, and Sizes has the
 // deferred resizes in memory and on disk. The lock of a dataset (host.Host.Locks) protects its data.

@@ -4,6 +4,7 @@
 // MoveTable records the moves that bring datasets here, and Installer puts their data in its place: move.Mover uses
 // both. Copies brings the copies that this node keeps into their recorded state: controlsync.Follower calls it when
 // control's records change. Replicas refreshes the copies that are replicas, and Inspections mounts superseded heads.
+// Packages cleanup, doctor and pooladmin ask MoveTable and Copies before they treat data as unknown.
 //
 // SentLog, Retention and Access serve the datasets of this node that other nodes have copies of. SentLog has the
 // snapshots that were sent to other nodes, Retention decides which snapshots are kept for them, and Access decides
