@@ -4,6 +4,7 @@
 //
 // Package agent runs Follower and Reporter until the agent stops. Other packages only ask them to act at once (Join,
 // Accept, ReportPools). The records that Follower applies are in the cache (host.Host.Cache) and on disk.
-// Follower.applying makes sure that only one answer is applied at a time. The state of Reporter belongs to the
+// Follower.applying makes sure that only one answer is applied at a time. The package owns the key recovery of the
+// agent's database; its value is also in Follower, protected by Follower.mu. The state of Reporter belongs to the
 // goroutine of Run. Holdings has none.
 package controlsync
