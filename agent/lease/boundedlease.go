@@ -118,9 +118,9 @@ func (h *boundedLease) promisers(followers []uuid.UUID) []uuid.UUID {
 	return slices.Compact(all)
 }
 
-// overrun returns by how much a fence may take longer than other nodes wait. ofPromises is for a deadline that relies on
-// promises: a node that promised waits from the time at which it was asked. ofSession is for a deadline that relies on
-// the session: control waits from the time at which it saw the session end, which is one TTL later.
+// overrun returns by how much a fence may take longer than other nodes wait. ofPromises is for a deadline that relies
+// on promises: a node that promised waits from the time at which it was asked. ofSession is for a deadline that relies
+// on the session: control waits from the time at which it saw the session end, which is one TTL later.
 func (h *boundedLease) overrun(t *controlSession) (ofPromises, ofSession time.Duration) {
 	over := h.fenceTime - usualFenceTime(t.ttl)
 	return max(over, 0), max(over-t.ttl, 0)

@@ -79,7 +79,8 @@ func (m *Members) Register(ctx context.Context, r api.Registration) error {
 			reports.CheckRecord(who, "what it says of itself", n)); err != nil {
 			return err
 		}
-		n.Registered = m.Ledger.Clock.Now() // so that each registration writes another record: see api.Sync.RegistrationIndex
+		// Each registration must write another record: see api.Sync.RegistrationIndex.
+		n.Registered = m.Ledger.Clock.Now()
 		return t.Put(record.NodeKey(n.ID), n)
 	})
 	if err == nil {

@@ -227,7 +227,7 @@ func TestC8MountedOver(t *testing.T) {
 	w.ok(t, os.Mkdir(inside, 0o755))
 	w.ok(t, unix.Mount("over", inside, "tmpfs", 0, ""))
 	w.says(t, w.plug.Unmount("base", id), "base", "still uses")
-	w.h.Clean(t, "nobody uses it")
+	w.h.Clean(t, "no recorded use")
 	w.ok(t, unix.Unmount(inside, 0))
 	w.holds(t, "base", "base") // which unmounts it at last
 	if left := w.mounted(t); len(left) > 0 {

@@ -99,7 +99,7 @@ func testExport(t *testing.T, w *world) {
 	}
 	// Nothing of the half of an archive stays.
 	before := w.everything(t)
-	if r := w.h.ExecIn(t, []byte(out.Out[:len(out.Out)/2]), "volume", "import", "half@gold", "--from", "-"); r.Exit != 2 || !strings.Contains(r.Err, "drover: import of volume half: ") || !strings.Contains(r.Err, "the tar stream is damaged or truncated: unexpected EOF (make it again") {
+	if r := w.h.ExecIn(t, []byte(out.Out[:len(out.Out)/2]), "volume", "import", "half@gold", "--from", "-"); r.Exit != 2 || !strings.Contains(r.Err, "drover: import of volume half: ") || !strings.Contains(r.Err, "the tar stream is damaged or truncated: unexpected EOF (create it again") {
 		t.Errorf("import of half an archive: %+v", r)
 	}
 	if after := w.everything(t); after != before {
