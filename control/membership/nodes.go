@@ -79,8 +79,7 @@ func (m *Members) Register(ctx context.Context, r api.Registration) error {
 			reports.CheckRecord(who, "what it says of itself", n)); err != nil {
 			return err
 		}
-		// Each registration must write another record: see api.Sync.RegistrationIndex.
-		n.Registered = m.Ledger.Clock.Now()
+		n.Registered = m.Ledger.Clock.Now() // changes the record: see api.Sync.RegistrationIndex
 		return t.Put(record.NodeKey(n.ID), n)
 	})
 	if err == nil {
