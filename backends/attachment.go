@@ -18,8 +18,8 @@ type AttachOptions struct {
 type Attachment struct {
 	Mount Mount
 	// Release releases the resource that keeps the source alive until it is mounted. After that, the mount keeps the
-	// source alive. The caller must call Release exactly once, even if it mounted nothing. In that case the source
-	// disappears with the call.
+	// source alive. The caller must call Release exactly once, even if it mounted nothing. If the source is not mounted
+	// when Release is called, the source disappears.
 	Release func() error
 }
 

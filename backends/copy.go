@@ -10,29 +10,30 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Sender is a pool that writes a snapshot as a stream. The stream has all of the snapshot, or its
-// difference to an older snapshot of the same dataset.
+// Sender is a pool that writes a snapshot as a stream. The stream contains the whole snapshot, or the difference to an
+// older snapshot of the same dataset.
 type Sender interface {
 	// Send writes the snapshot src to w. If base is not nil, it writes only the difference to base.
 	//
-	// As long as both snapshots exist, each call produces the same stream, even after changes of the head.
-	// The first from bytes of the stream are produced but not written. Send returns the description of the
-	// complete stream.
+	// As long as both snapshots exist, each call produces the same stream, even after changes of the head. Send skips
+	// the first from bytes: it produces them, but does not write them to w. It returns the description of the complete
+	// stream.
 	//
-	// ErrInvalid: the stream is shorter than from bytes. ErrUnsupported: this pool cannot send the
+	// Errors: ErrInvalid if the stream is shorter than from bytes. ErrUnsupported if this pool cannot send the
 	// difference between these two snapshots.
 	Send(ctx context.Context, src dataset.Source, base uuid.UUID, from int64, w io.Writer,
 		progress Progress) (Stream, error)
 
-	// Changed returns the number of bytes that differ between two points in time of a dataset. A nil Snapshot is the
-	// head. If older has no Dataset, newer is compared with an empty dataset. The result can be an estimate without
-	// Ranges.
+	// Changed returns the number of bytes that differ between two points in time of a dataset. A source whose Snapshot
+	// is uuid.Nil is the head. If older has no Dataset, newer is compared with an empty dataset. A backend that can
+	// only estimate the difference returns a Change whose Ranges is 0.
 	//
-	// ErrUnsupported: newer does not descend from older, so that Send could not send the difference either.
+	// Errors: ErrUnsupported if newer does not descend from older. Send cannot send such a difference either.
 	Changed(ctx context.Context, older, newer dataset.Source) (Change, error)
 
-	// Same reports whether Changed would find no difference between two points in time of a dataset.
-	// Each is a snapshot, or the head if nil. It is faster than Changed where they differ.
+	// Same reports whether Changed would find no difference between two points in time of a dataset. Each of a and b is
+	// a snapshot, or uuid.Nil for the head. If they differ, Same is faster than Changed, because it stops at the first
+	// difference.
 	Same(ctx context.Context, ds, a, b uuid.UUID) (bool, error)
 }
 
@@ -51,63 +52,68 @@ type Change struct {
 	Ranges int
 }
 
-// Copier is a pool that keeps copies of datasets whose home is another pool. A copy is the record and
-// the snapshots, without a head that could be mounted (EntryCopy). A pool never has both a head and a
-// copy of one dataset: the one becomes the other.
+// Copier is a pool that keeps copies of datasets whose home is another pool. A copy is the record and the snapshots,
+// without a head that could be mounted (EntryCopy). A pool never has a dataset with its head and a copy of the same
+// dataset. Promote and Commit turn the copy into the dataset, and Demote and Supersede turn the dataset into the copy.
 //
-//	Receive … Receive  bring a copy its snapshots, one after the other
-//	Promote, Commit    give it a head: it is ready, and the dataset's home
-//	Demote             removes the head again, where a snapshot has all of it
-//	Supersede          keeps the head as a snapshot before it removes it
+//	Receive … Receive  add snapshots to the copy, one after the other
+//	Promote, Commit    give the copy a head: this pool becomes the dataset's home
+//	Demote             removes the head again, if a snapshot has the same content
+//	Supersede          turns the head into a snapshot
 //
-// All methods of Pool that need no head accept a copy as well: Stat, List, WriteRecord, DeleteSnapshot,
-// Delete, and Clone and Send of a snapshot. The others return ErrConflict, and so does Create of a
-// dataset that has a copy here. Reap never removes a copy, nor the received part of a snapshot.
+// The methods of Pool that need no head accept a copy as well: Stat, List, WriteRecord, DeleteSnapshot, Delete, and
+// Clone and Send of a snapshot. All other methods return ErrConflict for a copy. Create returns ErrConflict if the pool
+// has a copy of the dataset. Reap never removes a copy, nor the received part of a snapshot.
 type Copier interface {
 	Sender
 	IdleChecker
 
-	// Received reports how much of a snapshot this pool has. For an absent dataset that is nothing,
-	// without an error.
+	// Received reports how much of a snapshot this pool has. For an absent dataset it returns the zero value and no
+	// error.
 	Received(ctx context.Context, ds, snapshot uuid.UUID) (Received, error)
 
-	// Receive reads a snapshot into a copy, which it makes if it is absent. The snapshot appears, with
-	// its record, when all of its stream was verified and is durable. If the snapshot is complete
-	// already, nothing is read.
+	// Receive reads the stream of a snapshot from r and adds the snapshot to the copy. If the pool has no copy of the
+	// dataset, Receive makes it. The snapshot and its record appear only after the whole stream was verified and is
+	// durable. If the copy already has the complete snapshot, Receive reads nothing.
 	//
-	// Until then the received part is kept: all of it, or all but the last 64 MiB after a crash or a power cut. After
-	// an error, call Receive again with the rest of the stream from the byte that Received reports. A call from byte 0,
-	// or for another snapshot of the dataset, discards the received part and begins again. DeleteSnapshot removes the
-	// received part.
+	// An interrupted Receive keeps the received part. After a crash or a power cut, up to 64 MiB of its end can be
+	// missing. To resume, call Receive with the rest of the stream, from the byte that Received reports. A call from
+	// byte 0, or for another snapshot of the dataset, discards the received part and starts again. DeleteSnapshot
+	// removes the received part.
 	//
-	// The error for a stream that ends early wraps io.ErrUnexpectedEOF. An error of the stream's reader is wrapped
-	// unchanged. ErrCorrupt: the stream is damaged, forged or belongs to another snapshot, and its received part was
-	// removed. If the error is also ErrBaseDiffers, a stream of the whole snapshot would succeed. ErrConflict: From
-	// differs from the number of received bytes, the stream has another base, or this pool has the head of the dataset.
-	// Nothing was changed. ErrNotFound: the copy lacks the base. ErrNoSpace: the pool is nearly full.
+	// Errors:
 	//
-	// Progress counts bytes of the stream.
+	//   - A stream that ends early: wraps io.ErrUnexpectedEOF. An error of r is wrapped unchanged.
+	//   - ErrCorrupt: the stream is damaged, forged, or of another snapshot. The received part was removed. If the error
+	//     is also ErrBaseDiffers, a stream of the whole snapshot would succeed.
+	//   - ErrConflict: d.From differs from the number of received bytes, the stream has another base than the received
+	//     part, or this pool has the head of the dataset. Nothing was changed.
+	//   - ErrNotFound: the copy lacks the base.
+	//   - ErrNoSpace: the pool is nearly full.
+	//
+	// progress reports bytes of the stream.
 	Receive(ctx context.Context, d Delivery, r io.Reader, progress Progress) (Stream, error)
 
-	// Promote makes the head of a copy from one of its snapshots. The dataset stays a copy until
-	// Commit, which is durable when it returns. Until then it can receive more, which removes the head.
+	// Promote makes the head of a copy from one of its snapshots. The dataset stays a copy until Commit, which is
+	// durable when it returns. A Receive before Commit removes the head again.
 	//
-	// If Promote is called again with another snapshot, the new head replaces the earlier one. Idempotent: a ready
-	// dataset is left alone. At every step the copy and its snapshots exist.
+	// If Promote is called again with another snapshot, the new head replaces the earlier one. Idempotent: if the
+	// dataset is already ready, Promote changes nothing. The copy and its snapshots exist at every step.
 	Promote(ctx context.Context, ds, snapshot uuid.UUID) error
 
-	// Demote makes a dataset a copy, or removes the head of a copy that was promoted. It is durable
-	// when it returns.
+	// Demote turns a ready dataset into a copy, or removes the head of a promoted copy. It is durable when it returns.
 	//
-	// The head of a ready dataset must equal this snapshot. The head of a promoted copy must equal one of the copy's
-	// snapshots. Otherwise the error is ErrConflict, and Supersede is the method to use. ErrInUse: it is attached or
-	// mounted. Idempotent: a copy without a head is left alone.
+	// The head of a ready dataset must equal the given snapshot. The head of a promoted copy must equal one of the
+	// copy's snapshots. Idempotent: if the copy has no head, Demote changes nothing.
+	//
+	// Errors: ErrConflict if the head differs; use Supersede then. ErrInUse if the head is attached or mounted.
 	Demote(ctx context.Context, ds, snapshot uuid.UUID) error
 
-	// Supersede turns the head of a dataset into a snapshot, and makes the dataset a copy. keep is the record of that
-	// snapshot. It works in a pool that is nearly full, and is durable when it returns.
+	// Supersede turns the head of a dataset into a snapshot, and the dataset into a copy. keep is the record of the new
+	// snapshot. Supersede also works in a pool that is nearly full. It is durable when it returns. Idempotent: if the
+	// copy has no head, Supersede changes nothing.
 	//
-	// ErrInUse: it is attached or mounted. Idempotent: a copy without a head is left alone.
+	// Errors: ErrInUse if the head is attached or mounted.
 	Supersede(ctx context.Context, ds uuid.UUID, keep dataset.Snapshot) error
 }
 
@@ -116,7 +122,7 @@ var ErrBaseDiffers = errors.New("its base is not the one that is stored here")
 
 // Delivery describes a snapshot that arrives from another pool.
 type Delivery struct {
-	Dataset  dataset.Dataset // the record for a copy that must be made
+	Dataset  dataset.Dataset // the record of the copy, if Receive has to make the copy
 	Snapshot dataset.Snapshot
 	Base     uuid.UUID // if set, the stream has only the difference to this snapshot of the copy
 	From     int64     // bytes of the stream that were received before
@@ -131,7 +137,8 @@ type Received struct {
 	Base  uuid.UUID // if set, this stream has only the difference to this snapshot
 }
 
-// CheckResume returns dataset.ErrConflict if a delivery resumes from another point than the received bytes.
+// CheckResume returns dataset.ErrConflict if a delivery that resumes does not start where the received part ends, or
+// has another base.
 func (d Delivery) CheckResume(have Received) error {
 	switch {
 	case d.From != 0 && d.From != have.Bytes:

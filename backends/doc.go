@@ -25,10 +25,9 @@
 // A pool that is not the home of a dataset can keep a copy of it, without a
 // head. See Copier.
 //
-// After a crash a dataset is incoming or deleting at worst. Reap removes the
-// datasets that its caller names. Nothing else removes data without a request.
-// A file or volume that the backend does not understand is listed as foreign
-// and never touched.
+// A crash in Create, Clone or Delete leaves a dataset incoming or deleting, never ready and damaged. Reap removes the
+// incoming datasets that its caller selects, and finishes deletions. Nothing else removes data without a request. A
+// file or volume that the backend does not understand is listed as foreign and never touched.
 //
 // # What a pool can do
 //
@@ -71,5 +70,5 @@
 //	dataset.ErrInUse        the dataset is attached, or mounted in any mount
 //	                        namespace of this host, where that prevents the call
 //
-// It is an error if the mount namespaces cannot be examined.
+// If the mount namespaces cannot be examined, the call fails: the backend does not assume that the dataset is unused.
 package backends

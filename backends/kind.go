@@ -19,11 +19,11 @@ type Kind interface {
 
 	// Open opens the pool that cfg describes.
 	//
-	// With cfg.Make, a path that is empty or absent becomes a pool with the UUID cfg.ID. Without it, a
-	// path that does not have the pool cfg.ID is ErrOffline. If cfg.ID is nil, any pool is accepted.
+	// With cfg.Make, Open turns an empty or absent path into a pool with the UUID cfg.ID. Without cfg.Make, Open
+	// returns ErrOffline if the path does not contain the pool cfg.ID. If cfg.ID is uuid.Nil, Open accepts any pool.
 	//
-	// A path whose contents are not a pool is ErrExists. A path that cannot serve this backend is
-	// ErrUnsupported, and the error says which path could. In both cases nothing was changed.
+	// Open returns ErrExists if the path contains something other than a pool. It returns ErrUnsupported if this
+	// backend cannot use the path, and the error says which path it could use. In both cases nothing was changed.
 	Open(ctx context.Context, cfg Config) (Pool, error)
 }
 
@@ -75,8 +75,8 @@ type BoundedKind interface {
 	Kind
 	// MaxCapabilities returns the capabilities of a pool on a host that lacks nothing.
 	MaxCapabilities() dataset.Capabilities
-	// CheckSize returns ErrUnsupported, as Create does in each pool, if no dataset with the filesystem fs can have this
-	// size. If fs is empty, CheckSize checks the filesystem that is the default for this size.
+	// CheckSize returns ErrUnsupported if no dataset with the filesystem fs can have this size in any pool of the kind.
+	// Create fails for the same sizes. If fs is empty, CheckSize checks the default filesystem for this size.
 	CheckSize(fs string, size dataset.Size) error
 }
 

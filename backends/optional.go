@@ -13,9 +13,9 @@ import (
 type Resizer interface {
 	// Resize changes the size of a ready or incoming dataset. It is durable when it returns.
 	//
-	// A dataset can become larger while it is mounted; root is then the open directory of its mount, and otherwise
-	// nil. A smaller size is ErrUnsupported with the reason, unless the capabilities have Shrink. A repeated call
-	// with the same size completes an interrupted one.
+	// The dataset can grow while it is mounted. root is then the open root directory of its mount, and otherwise nil.
+	// For a smaller size, Resize returns ErrUnsupported with the reason, unless the capabilities have Shrink. Calling
+	// Resize again with the same size completes an interrupted call.
 	Resize(ctx context.Context, id uuid.UUID, size dataset.Size, root *os.File) error
 
 	// Grow makes a mounted filesystem as large as its dataset. root is its open root directory. If the
@@ -23,8 +23,8 @@ type Resizer interface {
 	Grow(ctx context.Context, id uuid.UUID, root *os.File) error
 }
 
-// IdleChecker is a pool that can tell whether a dataset is in use anywhere on this host. The home calls
-// it before it gives a dataset up.
+// IdleChecker is a pool that can report whether a dataset is in use anywhere on this host. The home calls CheckIdle
+// before it gives up a dataset.
 type IdleChecker interface {
 	// CheckIdle returns ErrInUse while the head is mounted or attached anywhere on this host, also in another
 	// mount namespace: some of its writes may not have reached the pool, and more may follow. It waits
@@ -65,17 +65,19 @@ type StorageRemover interface {
 	RemoveStorage(ctx context.Context) error
 }
 
-// Clearer is a pool that can undo its making.
+// Clearer is a pool that can remove everything that Open with Make created.
 type Clearer interface {
-	// Clear closes the pool and restores its place to the state before the pool was made. Nobody uses
-	// the pool, and it has no datasets.
+	// Clear closes the pool and restores its place to the state before the pool was made. The caller ensures that
+	// nobody uses the pool. The pool must have no datasets.
 	//
-	// left names what remains, and how to remove it: such as an empty filesystem on devices, which
-	// only goes away if it is overwritten.
+	// left describes what remains and how to remove it, for example an empty filesystem on devices, which only
+	// disappears when it is overwritten. It is empty if nothing remains.
 	//
-	// ErrConflict: the pool is not empty, and was not changed. ErrInUse: the pool's storage is mounted or used
-	// otherwise. After an interruption the place has the empty pool, or one that Open with Make completes under the
+	// After an interruption, the place contains the empty pool, or a part of it that Open with Make completes under the
 	// same UUID.
+	//
+	// Errors: ErrConflict if the pool is not empty; nothing was changed. ErrInUse if the pool's storage is mounted or
+	// used otherwise.
 	Clear(ctx context.Context) (left string, err error)
 }
 
@@ -86,18 +88,19 @@ type Serializer interface {
 	Lock(ctx context.Context) (locked context.Context, unlock func(), err error)
 }
 
-// Rewriter is a pool that can rewrite the head of a dataset into fewer pieces. That makes the predicted stall short.
+// Rewriter is a pool that can rewrite the head of a dataset into fewer pieces. A snapshot of a head with fewer pieces
+// blocks writers for a shorter time (see StallPredictor).
 type Rewriter interface {
 	// Rewrite rewrites an unused head. It returns the number of pieces before and after.
 	//
-	// It needs room for all of the head. Blocks that the head shared with its snapshots then belong to
-	// the snapshots only, so a difference to one of them (Send, Changed) is all of the head.
+	// Rewrite needs room for a second copy of the head. Afterwards the head shares no blocks with its snapshots, so the
+	// difference between the head and any earlier snapshot (Send, Changed) is the whole head.
 	//
 	// At every step the head is the old or the new one, with the same bytes. When ctx ends, Rewrite
 	// returns soon after with the old head, and the error is the cause. A repeated call rewrites again.
 	//
-	// ErrInUse: the head is attached or mounted. ErrNoSpace: it would leave the pool nearly full; nothing was
-	// changed. ErrUnsupported if it would gain nothing.
+	// Errors: ErrInUse if the head is attached or mounted. ErrNoSpace if the rewrite would leave the pool nearly full;
+	// nothing was changed. ErrUnsupported if a rewrite gains nothing.
 	Rewrite(ctx context.Context, id uuid.UUID, progress Progress) (was, now int, err error)
 }
 
@@ -108,37 +111,44 @@ type StallPredictor interface {
 	PredictStall(ctx context.Context, id uuid.UUID) (nanos int64, why string, err error)
 }
 
-// Sharer is a pool on a share, Info().Share, that has pools of other nodes too. Each pool belongs to one
-// node. No other node touches its contents until that node has given them up.
+// Sharer is a pool on a share. A share is one exported filesystem that contains a pool for each of several nodes.
+// Info().Share identifies it. Each pool belongs to one node. No other node touches a dataset in it until that node has
+// given up the dataset.
 type Sharer interface {
-	// CheckVisible returns ErrNotFound unless the named pool of the share has the dataset. It reads the share as this
-	// host sees it now. If it returns nil, Take would find the dataset. It changes nothing.
+	// CheckVisible returns nil if this host can see the dataset in the given pool of the share now, so that Take would
+	// find it. Otherwise it returns ErrNotFound. It changes nothing.
 	CheckVisible(ctx context.Context, id, pool uuid.UUID) error
 
-	// Visit is Attach for a dataset in another pool of the share. The node of that pool is the dataset's home, and may
-	// have the dataset mounted at the same time. Visit changes nothing in that pool. The attachment stays valid when
-	// another pool takes the dataset.
+	// Visit attaches the head of a dataset that is in another pool of the share. It is used by guests: the node of the
+	// other pool stays the dataset's home, and may have the dataset mounted at the same time. Visit changes nothing in
+	// the other pool. If another pool takes the dataset later, the attachment stays valid.
 	//
-	// ErrUnsupported: the capabilities lack ManyHosts. ErrNotFound: the other pool does not have the dataset, or no
-	// longer has it.
+	// Errors: ErrUnsupported if the capabilities lack ManyHosts. ErrNotFound if the other pool does not have the
+	// dataset.
 	Visit(ctx context.Context, id, pool uuid.UUID, opts AttachOptions) (Attachment, error)
 
-	// Take moves a dataset that another pool of the share has given up into this pool, ready and with all
-	// its snapshots, and with d as its record. Nothing is copied, so it is immediate. At every step one
-	// of the two pools has the whole dataset. It is durable when it returns.
+	// Take moves a dataset from another pool of the share into this pool. The node of the other pool must have given up
+	// the dataset. Afterwards the dataset is ready in this pool, with all its snapshots, and d is its record. Take
+	// copies no data, so it is fast. At every step one of the two pools has the whole dataset. Take is durable when it
+	// returns.
 	//
-	// The caller is the home of d at d.Epoch. No other node was the home between from.Epoch and d.Epoch. Take ignores
-	// data in any other pool, as it belongs to earlier homes. Idempotent: if the dataset was taken already, only the
-	// record is written.
+	// The caller is the home of d at d.Epoch, and ensures that no other node was the home between from.Epoch and
+	// d.Epoch. Data of the dataset in other pools belongs to earlier homes, and Take ignores it. Idempotent: if this
+	// pool has already taken the dataset, Take only writes the record.
 	//
-	// ErrConflict: the dataset was taken at a later epoch; or the pool from does not have it, and this pool has data of
-	// it that was not taken from there; or two pools of the share claim to be the pool from. Nothing was changed.
-	// ErrNotFound: the pool from does not have the dataset.
+	// Errors:
+	//
+	//   - ErrNotFound: the pool from does not have the dataset.
+	//   - ErrConflict: the dataset was taken at a later epoch; or the pool from does not have the dataset, but this pool
+	//     has data of it that it did not take from there; or two pools of the share have the UUID of the pool from.
+	//     Nothing was changed.
 	Take(ctx context.Context, d dataset.Dataset, from PreviousHome) error
 
 	// RestoreApart is Pool.Restore for a dataset that another host may still have mounted. An operator has confirmed
-	// that the other host no longer writes. RestoreApart copies the old head into the snapshot keep, which takes room,
-	// and then removes the old head. If the other host writes nevertheless, it gets errors and changes no snapshot.
+	// that the other host no longer writes. Pool.Restore would turn the old head into the snapshot keep, so that late
+	// writes of the other host would change that snapshot. RestoreApart copies the old head into the snapshot,
+	// which takes space, and then removes the old head. If the other host still writes, it gets errors and changes no
+	// snapshot.
 	RestoreApart(ctx context.Context, ds, snapshot uuid.UUID, keep dataset.Snapshot, progress Progress) error
 }
 

@@ -32,19 +32,20 @@ type Pool interface {
 	Raise(generation uint64) error
 
 	// Create makes an empty dataset d.ID as incoming, with d as its record. It returns the size of the dataset. Its
-	// root is empty and owned as d.Profile.Owner says. With d.Encryption, only the data key makes it readable.
+	// root directory is empty, and d.Profile.Owner determines owner and mode. If d.Encryption is set, the dataset is
+	// encrypted with the data key.
 	//
 	// If d.Size is not 0, the dataset has that size. Otherwise a backend that needs a size uses its default.
 	//
-	// Durable when it returns. Idempotent, after success or a crash: the result is the same dataset. It
-	// is recreated if it was incomplete, and gets the newest record while it is incoming.
+	// Create is durable when it returns. Idempotent: if the dataset exists, the result is that dataset. An incomplete
+	// one, which a crash left, is recreated. As long as the dataset is incoming, each call replaces its record by d.
 	//
 	// ErrUnsupported: the pool cannot enforce a size, or its capabilities lack Encryption. ErrNoSpace:
 	// the pool is nearly full (see CheckRoom); Clone and Snapshot return it too.
 	Create(ctx context.Context, d dataset.Dataset) (dataset.Size, error)
 
-	// Clone makes d.ID as Create does, with the bytes of src: a snapshot, or, if src.Snapshot is nil, the
-	// head at one moment, mounted or not. Progress may be nil.
+	// Clone makes d.ID as Create does, with the content of src. If src.Snapshot is uuid.Nil, src is the head at one
+	// moment, mounted or not. Otherwise src is a snapshot. Progress may be nil.
 	//
 	// d.Size is the minimum: a smaller source is grown to it. A larger source keeps its size, because a
 	// resize may have enlarged it since d was planned.
@@ -69,9 +70,9 @@ type Pool interface {
 	// Snapshot takes the snapshot s.ID of the head of s.Dataset. It is atomic while the head is written
 	// to, and durable when it returns. Idempotent: a complete snapshot is left alone.
 	//
-	// ErrCorrupt: the head is visibly damaged. Restore accepts and keeps such a head. A snapshot of kind transfer that
-	// shares its blocks is taken in a nearly full pool too, because a dataset can leave that pool only with such a
-	// snapshot.
+	// Snapshot returns ErrCorrupt if the head is visibly damaged. (Restore accepts a damaged head, and keeps it as the
+	// snapshot keep.) If the pool is nearly full, Snapshot returns ErrNoSpace, except for a snapshot of kind transfer
+	// that shares its blocks with the head. A dataset can only be moved out of a full pool with such a snapshot.
 	Snapshot(ctx context.Context, s dataset.Snapshot, progress Progress) error
 
 	// DeleteSnapshot destroys a snapshot. Idempotent: an absent snapshot is not an error. When it returns,
@@ -107,8 +108,8 @@ type Pool interface {
 	// Used returns the bytes that a dataset's head takes in the pool, including blocks that it shares with snapshots
 	// and clones. The figure is at most Info.UsedLag old.
 	//
-	// It walks no tree if the capabilities have OwnFilesystem or KnowsUsed, and starts no process for a
-	// mounted dataset. ErrCorrupt: the head is visibly damaged.
+	// If the capabilities have OwnFilesystem or KnowsUsed, Used does not walk the tree of files. For a mounted dataset
+	// it starts no process. ErrCorrupt: the head is visibly damaged.
 	Used(ctx context.Context, id uuid.UUID) (dataset.Size, error)
 
 	// Reap finishes the deletion of all datasets in state deleting and of the incoming ones for which drop

@@ -8,7 +8,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// NoSpace returns err. It gives ENOSPC, also if only inodes are missing, and EDQUOT the kind dataset.ErrNoSpace.
+// NoSpace adds the kind dataset.ErrNoSpace to an error that wraps ENOSPC or EDQUOT. It returns all other errors
+// unchanged. A filesystem without free inodes returns ENOSPC too.
 func NoSpace(err error) error {
 	full := errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)
 	if !full || errors.Is(err, dataset.ErrNoSpace) {
@@ -35,8 +36,9 @@ func CheckRoom(pool string, free, size dataset.Size) error {
 		least.Human())
 }
 
-// CheckRoomFor is CheckRoom for a transfer of a known number of bytes. The pool's status may not count the written
-// bytes yet. settle makes the pool count them.
+// CheckRoomFor is CheckRoom for a transfer that has written some bytes and will write wanted more. The pool's status
+// may not count the written bytes yet. If the space seems too small, CheckRoomFor calls settle, which makes the pool
+// count them, and checks again.
 func CheckRoomFor(pool string, status func() dataset.PoolStatus, written, wanted int64, settle func() error) error {
 	left := func(less int64) error {
 		st := status()
