@@ -23,8 +23,8 @@ type use struct {
 	user   string // describes a process that has it mounted in another mount namespace, or has it open
 }
 
-// rootsOf returns the roots that the mount table shows for a directory of a share, and for the directories in it, if
-// they are mounted.
+// rootsOf returns the roots of a directory of a share and of the directories in it. The root of a directory is the text
+// that the mount table shows as the root of a mount of that directory.
 func rootsOf(dir *os.File) (map[string]bool, error) {
 	entries, err := dir.ReadDir(-1)
 	if err != nil {
@@ -50,7 +50,8 @@ func rootsOf(dir *os.File) (map[string]bool, error) {
 	return ours, nil
 }
 
-// useOfShare returns a mount whose root is one of roots, or may be one of them. mounts are those of a share.
+// useOfShare returns a use among the mounts of a share: a mount whose root is one of roots, or a mount whose root is
+// unknown and may be one of them.
 func useOfShare(roots map[string]bool, mounts mount.Mounts) (at use) {
 	for _, m := range mounts {
 		if roots[m.Root] {
@@ -63,7 +64,7 @@ func useOfShare(roots map[string]bool, mounts mount.Mounts) (at use) {
 	return at
 }
 
-// rootOf returns the root in the mount table for a mounted directory of a share.
+// rootOf returns the root of a directory of a share (see rootsOf).
 func rootOf(dir os.FileInfo) string {
 	st, ok := dir.Sys().(*syscall.Stat_t)
 	if !ok {
@@ -113,7 +114,7 @@ func (t *Tracker) findUse(ctx context.Context, folder string) (at use, err error
 			return use{user: list[0].String()}, nil
 		}
 	}
-	roots[inPool.Root] = true // a file can be open through the pool's mount of a share as well
+	roots[inPool.Root] = true // a file may also have been opened through the pool's own mount of the share
 	return t.findOpener(ctx, tree, roots)
 }
 

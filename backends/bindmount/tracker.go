@@ -1,7 +1,9 @@
-// Package bindmount tracks the use of datasets that are mounted by binding a directory of their pool.
+// Package bindmount tracks the use of datasets that are mounted by binding a directory of their pool. Each pool of
+// backends btrfs, dir and nfs has a [Tracker].
 //
-// A [Tracker] counts the attachments of this process. Whether a dataset is mounted or open is read from the kernel each
-// time, because other processes can mount it, and because a mount survives a restart of the agent.
+// The only state of a Tracker is the number of attachments of this process, which a mutex protects. Whether a dataset
+// is mounted or open is read from the kernel each time, because other processes can mount it, and because a mount
+// survives a restart of the agent.
 package bindmount
 
 import (
@@ -23,8 +25,8 @@ import (
 type Tracker struct {
 	attached backends.Attachments
 
-	elsewhere func() (*mount.Foreign, error)                                  // for tests; nil: mount.ReadForeign
-	files     func(context.Context, []mount.Filesystem) (*inuse.Files, error) // for tests; nil: inuse.Open
+	elsewhere func() (*mount.Foreign, error)                                  // for tests; nil means mount.ReadForeign
+	files     func(context.Context, []mount.Filesystem) (*inuse.Files, error) // for tests; nil means inuse.Open
 }
 
 // Attach attaches a directory, which is the head of a dataset; see backends.Pool.
@@ -54,11 +56,12 @@ const (
 	checkBound = 2 * time.Second
 )
 
-// CheckIdle fails with dataset.ErrInUse while a dataset is attached, something of its folder is mounted
-// anywhere on this host, in another mount namespace too, or a process has a directory or file of it open
-// (see inuse.Open). Only the kernel's list of open files shows a file that a container handed to another
-// process. A backend calls CheckIdle before it replaces or destroys a head, or copies one file by file. A check
-// that fails is an error.
+// CheckIdle fails with dataset.ErrInUse while a dataset is in use. folder is the path of the dataset's folder. The
+// dataset is in use if it is attached, if the folder or a part of it is mounted in any mount namespace of this host, or
+// if a process has a directory or file in it open (see inuse.Open). The open files matter, because a container can pass
+// an open file to a process that sees no mount of the dataset. If the use cannot be determined, CheckIdle fails too.
+//
+// A backend calls CheckIdle before it replaces or destroys a head, and before it copies a head file by file.
 func (t *Tracker) CheckIdle(ctx context.Context, id uuid.UUID, folder string) error {
 	if err := t.attached.CheckNone(id); err != nil {
 		return err

@@ -58,8 +58,8 @@ func (in *Input) Begin(magic, what string) error {
 	return Corrupt("not a stream of %s", what)
 }
 
-// parseMagic divides a magic such as "drover-image/1\r\n" into the name of the format and its version. The last byte of
-// a magic whose version has two digits is missing. The version is 0 if this is no magic.
+// parseMagic divides a magic such as "drover-image/1\r " into the name of the format and its version. If the version
+// has two digits, the last byte of the magic is cut off. The version is 0 if the text is not a magic.
 func parseMagic(magic string) (name string, version int) {
 	name, rest, _ := strings.Cut(magic, "/")
 	digits := strings.TrimRight(rest, "\r\n")

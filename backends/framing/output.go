@@ -1,5 +1,9 @@
-// Package framing is the common part of the streams in which backends send snapshots. A stream is a magic, then
-// numbered frames, and at its end the SHA-256 of everything before. It can be resumed at the end of each frame.
+// Package framing is the common part of the streams in which backends send snapshots. Packages backends/spool and
+// backends/loop/stream and transfer use it. An [Output] writes a stream and an [Input] reads one. They have no state
+// besides their position in the stream, and each belongs to one goroutine.
+//
+// A stream is a magic, then numbered frames, and at its end the SHA-256 of everything before. It can be resumed at the
+// end of each frame.
 //
 // The formats differ in what their frames contain, and so in the headers of the frames: see backends/spool and
 // backends/loop/stream. In both, byte 0 of a header is the kind of the frame, and bytes 4 to 7 are its number. All

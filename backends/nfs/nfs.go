@@ -7,14 +7,14 @@
 //	<folder>/        a pool that belongs to one host, laid out by package shelf
 //	<folder>/ …
 //
-// A host makes, removes, reaps and counts generations only in its own pool. So everything that is proven for a pool of
-// one host is valid here, and hosts need no locks between them.
+// A host changes only its own pool: it makes and removes datasets, reaps, and raises the generation only there. So
+// everything that holds for a pool of a single host holds here, and hosts need no locks between them.
 //
 // When another host becomes the home of a dataset, that host moves the dataset from the old pool to its own by a
-// rename, after control has opened the new epoch. The old home has given the dataset up on its own disk by then, and
-// does not touch it any more. An old home that did not take part finds nothing in its pool, and so cannot mount the
-// dataset again. The record beside the data contains the epoch at which it was taken. A host with an earlier epoch
-// cannot take it back.
+// rename, after control has opened the new epoch. By then, the old home has recorded on its own disk that it gave up
+// the dataset, and does not touch it any more. An old home that was unreachable during the move finds that its pool no
+// longer has the dataset, and so cannot mount it again. The record beside the data contains the epoch at which it was
+// taken. A host with an earlier epoch cannot take it back.
 //
 // The agent opens a [Pool] and calls it by the contract of package backends; moves go through backends.Sharer. A Pool
 // keeps no state about datasets besides that of backend dir.
@@ -52,7 +52,7 @@ const Name = "nfs"
 
 const (
 	shareName = "share.json"
-	probe     = shelf.Temp + "share-" // the prefix of temporary names, which a crash may leave in the share
+	probe     = shelf.Temp + "share-" // the prefix of temporary names in the share; a crash may leave such names
 )
 
 // Backend is the kind of storage; its zero value is ready.
@@ -169,8 +169,8 @@ func onNFS(path string) (note string, err error) {
 	return "", nil
 }
 
-// checkShare fails if no pool should be made below a directory: it has files that are not of a share, or root is
-// squashed there.
+// checkShare fails if a directory is not suitable for the pools of a share: it contains files that do not belong to a
+// share, or the server squashes root.
 func checkShare(share string) error {
 	root, err := os.OpenRoot(share)
 	if err != nil {
@@ -250,8 +250,8 @@ type share struct {
 	ID     uuid.UUID `json:"id"`
 }
 
-// join returns the UUID of a share. If the share has none and make is set, join gives it one. If several hosts do so at
-// once, all of them return the UUID of the first one.
+// join returns the UUID of a share. If the share has none and make is set, join writes a new one into it. If several
+// hosts do so at once, all of them return the UUID of the first one.
 func join(path string, make bool) (uuid.UUID, error) {
 	root, err := os.OpenRoot(path)
 	if err != nil {
@@ -298,7 +298,7 @@ func ignoreExists(err error) error {
 // Pool is an open pool.
 type Pool struct {
 	backends.Pool
-	dir      *dir.Pool // the same pool
+	dir      *dir.Pool // the same pool as Pool, with the methods of backend dir
 	exchange *shelf.Exchange
 	path     string // the path of the share
 	ownPath  string // the path of this host's pool

@@ -68,7 +68,7 @@ type directory struct {
 	markerMu sync.Mutex // held while the marker is rewritten
 }
 
-// prepare makes the pool if it is wanted, checks the marker and learns the pool's ID from it.
+// prepare checks the pool's marker and reads the pool's ID from it. If make is set, it makes the pool first.
 func (dir *directory) prepare(make bool) error {
 	if make {
 		if err := dir.make(); err != nil {
@@ -205,7 +205,7 @@ func (dir *directory) Enter() (*os.Root, error) {
 	return root, err
 }
 
-// Within calls do with the pool's directory. It fails like Enter.
+// Within opens the pool's directory, calls do with it and closes it. It returns the errors of Enter.
 func (dir *directory) Within(do func(f *os.File) error) error {
 	root, err := dir.Enter()
 	if err != nil {
@@ -335,7 +335,7 @@ func (dir *directory) Status() dataset.PoolStatus {
 	return st
 }
 
-// Space is Status for callers that need the space. It fails with dataset.ErrOffline if the pool is offline.
+// Space returns the same as Status, but fails with dataset.ErrOffline if the pool is offline.
 func (dir *directory) Space() (dataset.PoolStatus, error) {
 	st := dir.Status()
 	if !st.Online {

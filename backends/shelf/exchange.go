@@ -120,10 +120,13 @@ func (x *Exchange) openComplete(at string, id uuid.UUID) (otherRoot *os.Root, f 
 	return nil, nil, errors.Join(other.notFoundError(id), otherRoot.Close())
 }
 
-// ConfirmTaken reports whether this pool has the whole dataset with a record of a later epoch than after. If so, an
-// earlier attempt took it, and ConfirmTaken writes d as its record. It fails with dataset.ErrConflict if the present
-// record has a later epoch than d, or no later epoch than after. In the second case the data is from an earlier time in
-// this pool, and stays unchanged.
+// ConfirmTaken reports whether an earlier Take of the dataset d succeeded. after is the last epoch of the previous
+// home. The earlier Take succeeded if this pool has the whole dataset, and the epoch of its record is later than after.
+// ConfirmTaken then writes d as its record.
+//
+// It fails with dataset.ErrConflict if the epoch of the present record is later than that of d. It also fails with
+// dataset.ErrConflict if that epoch is not later than after: then the data is older, from a time when this pool was the
+// home. In both cases nothing is changed.
 func (x *Exchange) ConfirmTaken(d dataset.Dataset, after uint64) (bool, error) {
 	if err := x.Refresh(); err != nil {
 		return false, err
@@ -162,7 +165,7 @@ func (f *Folder) assign(d dataset.Dataset) error {
 	return f.WriteRecord(d, true)
 }
 
-// moveBetween moves a name from one directory to another, durably. It fails if the destination exists and is not empty.
+// moveBetween durably moves a name from one directory to another. It fails if the destination exists and is not empty.
 func moveBetween(from *os.Root, dir string, to *os.Root, into, name string) error {
 	if err := rename(from, dir, to, into, name); err != nil {
 		return fmt.Errorf("move %s to %s: %w", filepath.Join(from.Name(), dir, name),

@@ -55,11 +55,11 @@ func ReadJSON(root *os.Root, name string, v any) error {
 // gets it too, so that an older Drover leaves the whole folder alone.
 const recordFormat = 1
 
-// flushData writes a file's bytes to the disk before its new name can reach the disk. Without sync, waiting for the
-// writes is sufficient on ext4 and XFS (sync_file_range(2)), and cheaper, because it flushes neither the journal nor
-// the disk's cache. These two filesystems make the written bytes part of the file before the wait ends, and flush the
-// disk's cache before they commit the name. Other filesystems need a flush: btrfs makes the bytes part of the file
-// later, so a power cut could leave an empty file.
+// flushData writes a file's bytes to the disk before its new name can reach the disk. If sync is not set, it only waits
+// for the writes on ext4 and XFS (sync_file_range(2)). That is sufficient there, and cheaper, because it flushes
+// neither the journal nor the disk's cache: these two filesystems make the written bytes part of the file before the
+// wait ends, and flush the disk's cache before they commit the name. On other filesystems flushData flushes the file.
+// btrfs, for example, makes the bytes part of the file later, so without a flush a power cut could leave an empty file.
 func flushData(f *os.File, sync bool) error {
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(int(f.Fd()), &st); err != nil {

@@ -104,7 +104,7 @@ func (f *Folder) isEmpty() bool {
 	return err == nil
 }
 
-// NoHead returns the error for a copy where a head is needed.
+// NoHead returns the error for a call that needs a head, on a copy without one.
 func (f *Folder) NoHead() error {
 	return dataset.Errorf(dataset.ErrConflict, "only a copy of dataset %s, without a head, is stored here", f.ID)
 }

@@ -12,10 +12,10 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Replace durably makes the tree fresh the head, and turns the old head into a snapshot. kept is the record of that
-// snapshot and names the tree of the old head. Replace writes kept first, then calls step, then replaces the head. A
-// record that names the tree of the present head does not count as a snapshot. So the one rename that replaces the head
-// also creates the snapshot.
+// Replace durably makes the tree fresh the head, and the old head a snapshot. kept is the record of the new snapshot,
+// and names the tree of the old head. Replace writes kept first, then calls step, then replaces the head. A record that
+// names the tree of the present head does not count as a snapshot. So the one rename that replaces the head also
+// creates the snapshot.
 //
 // If Replace fails and the head is still the old one, it removes the record. If only the flush after the
 // rename failed, the head is the new one and the record stays. The error is that of the step that failed.

@@ -29,8 +29,8 @@ func (f *Folder) HasSnapshot(id uuid.UUID) (bool, error) {
 type RestorePlan struct {
 	// Done reports that an earlier attempt is complete and durable, so that no work remains.
 	Done bool
-	// Kept is the snapshot that an earlier attempt made of the former head, or nil. If it is set, that attempt has
-	// replaced the head. The backend finishes the snapshot, and makes it durable.
+	// Kept is the snapshot that an earlier attempt made of the former head, or nil. If it is set, the earlier attempt
+	// has replaced the head, and the backend only has to finish the snapshot and make it durable.
 	Kept *Kept
 
 	From Kept // the snapshot whose content becomes the head

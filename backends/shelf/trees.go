@@ -13,7 +13,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// FirstHead is the tree of a head until a restore.
+// FirstHead is the name of a dataset's head tree until the first restore.
 const FirstHead = "head"
 
 const (
@@ -27,7 +27,7 @@ const (
 // without that record has the head FirstHead.
 type Head struct {
 	Tree string       `json:"tree"`
-	Size dataset.Size `json:"size,omitempty"` // 0: no limit
+	Size dataset.Size `json:"size,omitempty"` // 0 means no limit
 	// Project is the project of the filesystem's quotas that the tree belongs to, for backends that enforce sizes with
 	// project quotas. 0 means none.
 	Project uint32 `json:"project,omitempty"`
@@ -36,12 +36,12 @@ type Head struct {
 	From uuid.UUID `json:"from,omitzero"`
 }
 
-// Kept is a recorded snapshot, with the place of its tree.
+// Kept is the record of a snapshot, with the name of the tree that has its content.
 type Kept struct {
 	dataset.Snapshot
 	Tree  string       `json:"tree"`
-	Limit dataset.Size `json:"limit,omitempty"` // the size of the former head; 0: none
-	// Apart reports that a restore made the snapshot to keep the former head, and copied the former head into it (see
+	Limit dataset.Size `json:"limit,omitempty"` // the size of the head when it became this snapshot; 0 means no limit
+	// Apart is set if a restore copied the former head into this snapshot, instead of keeping the tree of the head (see
 	// backends.Sharer.RestoreApart).
 	Apart bool `json:"apart,omitempty"`
 	// Stream describes the stream of a received snapshot. It is empty for other snapshots.
@@ -74,11 +74,11 @@ func (f *Folder) SetHead(h Head) error { return f.WriteHead(h, true) }
 // WriteHead is SetHead; see WriteJSON for sync.
 func (f *Folder) WriteHead(h Head, sync bool) error { return WriteJSON(f.Root, currentName, h, sync) }
 
-// TreeOf returns the name of the tree that a snapshot is taken into.
+// TreeOf returns the name of the tree in which a new snapshot is stored.
 func TreeOf(snapshot uuid.UUID) string { return snapPrefix + snapshot.String() }
 
-// RestoredTree returns the name of the tree that becomes the head by a restore. keep is the snapshot that keeps the
-// former head.
+// RestoredTree returns the name of the head tree that a restore makes. keep is the snapshot that the restore makes of
+// the former head.
 func RestoredTree(keep uuid.UUID) string { return headPrefix + keep.String() }
 
 // IsTree reports whether a name is that of a tree, and so cannot lead out of the folder.
@@ -94,8 +94,8 @@ func IsTree(name string) bool {
 
 func snapshotRecord(id uuid.UUID) string { return snapPrefix + id.String() + recordEnd }
 
-// Kept reads the record of a whole snapshot. It fails with dataset.ErrNotFound if there is none, or if the record was
-// written by a restore that is not complete.
+// Kept reads the record of a complete snapshot. It fails with dataset.ErrNotFound if there is no record, or if the
+// record belongs to a restore that is not complete.
 func (f *Folder) Kept(id uuid.UUID) (Kept, error) {
 	var s Kept
 	err := ReadJSON(f.Root, snapshotRecord(id), &s)
@@ -131,8 +131,9 @@ func (f *Folder) RemoveRecord(id uuid.UUID) error {
 	return SyncDir(f.Root)
 }
 
-// Drop is RemoveRecord, and returns the tree to destroy. It returns "" if the snapshot does not exist, and if another
-// record names the tree, or may name it because it cannot be read. It calls Sweep. Idempotent.
+// Drop removes the record of a snapshot, like RemoveRecord, and returns the name of the tree that the caller must
+// destroy. It returns "" if the snapshot does not exist. It also returns "" if another record names the same tree, or
+// cannot be read and so may name it. Drop calls Sweep first. Idempotent.
 func (f *Folder) Drop(id uuid.UUID) (tree string, err error) {
 	if err := f.Sweep(); err != nil {
 		return "", err
@@ -153,7 +154,7 @@ func (f *Folder) Drop(id uuid.UUID) (tree string, err error) {
 	return s.Tree, nil
 }
 
-// DescribeTrees adds to an entry its snapshots and their problems.
+// DescribeTrees adds the snapshots in a folder and their problems to an entry.
 func DescribeTrees(f *Folder, e *backends.Entry) {
 	names, err := ReadNames(f.Root, ".")
 	if err != nil {

@@ -45,8 +45,8 @@ type Spool struct {
 	Flush func(*os.File) error
 }
 
-// Partial describes the received part of a snapshot. It returns nil if there is no part, or none that a delivery can
-// continue.
+// Partial describes the received part of a snapshot. It returns nil if there is no part, or if no delivery can
+// resume it.
 func Partial(root *os.Root) *backends.Partial {
 	rec, err := readPart(root)
 	if err != nil {

@@ -1,8 +1,11 @@
-// Package spool sends and receives snapshots for backends whose storage has a stream format, made by the kernel or a
-// program (btrfs and zfs). Package shelf makes the Spool of a folder. The only state is the two files in the folder.
-// The caller must prevent concurrent calls for the same folder. It has the framing around that stream, and the file in
-// which the stream is gathered until it is whole. The part that was received before a crash or a lost connection stays.
-// Nothing is passed to the storage before its checksum was verified.
+// Package spool sends and receives snapshots for backends whose storage has its own stream format, which the kernel or
+// a program writes (btrfs and zfs). [Send] adds framing with checksums to such a stream. A [Spool] collects a received
+// stream in a file of the dataset's folder until it is complete. The part that was received before a crash or a lost
+// connection is kept, so that the transfer can be resumed. The backend passes the file to the storage only after its
+// checksum was verified.
+//
+// Backends btrfs and zfs send with Send, and get the Spool of a folder from package shelf. The only state is the two
+// files in the folder (File and RecordFile). The caller must prevent concurrent calls for the same folder.
 package spool
 
 import (
@@ -134,7 +137,7 @@ func (s *Writer) frame(kind byte, payload []byte) error {
 	return s.out.Write(h[:], payload)
 }
 
-// reader reads a stream. Its errors are those of framing.Input.
+// reader reads a stream. It returns the errors of framing.Input.
 type reader struct {
 	in     *framing.Input
 	header Header

@@ -30,7 +30,7 @@ type attachments struct {
 	attached backends.Attachments
 }
 
-// fsType is the kernel's name of the filesystem type.
+// fsType is the name of the filesystem type in the mount table.
 const fsType = "zfs"
 
 // isZFS reports whether a mount is a ZFS filesystem, but not a snapshot.

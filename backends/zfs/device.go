@@ -36,7 +36,7 @@ var _ backends.BlockDeviceKind = (*Backend)(nil)
 // PathOf implements backends.BlockDeviceKind.
 func (b *Backend) PathOf(_, mount string) string { return mount }
 
-// ownPool is a mounted zpool that Drover made.
+// ownPool is a mounted zpool that Drover made on devices of the operator.
 type ownPool struct {
 	id      uuid.UUID
 	mount   string
@@ -53,7 +53,7 @@ func zpoolID(name string) uuid.UUID {
 	return id
 }
 
-// openOwn creates or imports the zpool of a pool on devices, and mounts it.
+// openOwn opens the zpool of a pool on devices: it creates or imports the zpool, and mounts it.
 func (b *Backend) openOwn(ctx context.Context, cfg backends.Config) (*ownPool, error) {
 	if cfg.Mount == "" || cfg.Path != cfg.Mount {
 		return nil, dataset.Errorf(dataset.ErrInvalid,

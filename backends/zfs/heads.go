@@ -28,8 +28,8 @@ type heads struct {
 // base. If the base is not the last snapshot of its filesystem, as after a restore, the difference is received into a
 // clone of the base. So no filesystem is ever rolled back past one of its snapshots.
 //
-// To promote a copy to a snapshot, Drover uses the filesystem of the snapshot as the head if the snapshot is the last
-// in it. Otherwise it clones the snapshot.
+// Promote makes the head of a copy from a snapshot. If the snapshot is the last one of its filesystem, that filesystem
+// becomes the head. Otherwise a clone of the snapshot becomes the head.
 
 // copyHead returns the head of a copy that was promoted, but not committed. The FS of the result is "" if the copy has
 // no head.
@@ -183,8 +183,8 @@ func (h *heads) promote(ctx context.Context, f *shelf.Folder, snapshot uuid.UUID
 	return shelf.WriteJSON(f.Root, currentName, current{FS: fs, From: snapshot}, true)
 }
 
-// refit rolls a filesystem back to its last snapshot s, and sets properties. The options alternate between "-o" and a
-// property, as for zfs clone.
+// refit prepares a filesystem for another use: it rolls the filesystem back to its last snapshot s, and sets
+// properties. The options alternate between "-o" and a property, as for zfs clone.
 func (h *heads) refit(ctx context.Context, f *shelf.Folder, s snapshot, options []string) error {
 	if err := h.attachments.dropStaging(f.ID); err != nil {
 		return err
@@ -200,8 +200,8 @@ func (h *heads) refit(ctx context.Context, f *shelf.Folder, s snapshot, options 
 	return nil
 }
 
-// isLast reports whether a snapshot is the last one of its filesystem. It first destroys later snapshots that a crash
-// left, which no record names and no clone needs.
+// isLast reports whether a snapshot is the last one of its filesystem. Before that, it destroys the later snapshots
+// that a crash left: those that no record names and no clone needs.
 func (h *heads) isLast(ctx context.Context, f *shelf.Folder, s snapshot) (bool, error) {
 	all, err := h.tool.below(ctx, h.root(f.ID)+"/"+s.FS)
 	if err != nil {
@@ -236,7 +236,7 @@ func (h *heads) isLast(ctx context.Context, f *shelf.Folder, s snapshot) (bool, 
 	return true, nil
 }
 
-// commitCopy makes a promoted copy the home of the dataset.
+// commitCopy makes a promoted copy a ready dataset.
 func (h *heads) commitCopy(f *shelf.Folder) error {
 	c, err := copyHead(f)
 	if err == nil && c.FS == "" {
@@ -262,8 +262,9 @@ func (p *Pool) Demote(ctx context.Context, ds, snapshot uuid.UUID) error {
 	return nil
 }
 
-// checkHead returns dataset.ErrConflict if the head of a dataset, or the remaining head of a copy, differs from the
-// snapshot. It returns nil if a copy has no head.
+// checkHead returns dataset.ErrConflict if the head in a folder differs from the snapshot. The folder is that of a
+// dataset, or that of a copy whose head an interrupted Demote did not remove. checkHead returns nil for a copy without
+// a head.
 func (h *heads) checkHead(ctx context.Context, f *shelf.Folder, snapshot uuid.UUID) error {
 	if _, err := readSnapshot(f, snapshot); err != nil {
 		return err
@@ -304,7 +305,7 @@ func (p *Pool) Supersede(ctx context.Context, ds uuid.UUID, keep dataset.Snapsho
 	return nil
 }
 
-// demote makes a dataset a copy. It calls keep, which returns the snapshot that has all data of the head.
+// demote makes a dataset a copy. It calls keep, which returns a snapshot with all data of the head.
 //
 // The order makes sure that a dataset always has a head: demote first moves the folder with the head to the copies, and
 // then removes the head. It returns dataset.ErrInUse if the dataset is in use.

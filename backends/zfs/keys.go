@@ -46,7 +46,8 @@ type locks struct {
 	loaded map[string]bool
 }
 
-// alternative is the end of an error message. It names the backends that can encrypt without ZFS.
+// alternative ends the error messages about a pool that cannot encrypt. It names the backends that can encrypt without
+// ZFS.
 const alternative = "or use a pool of backend loop or lvm"
 
 // encryptionProblem returns why the zpool or the host's ZFS cannot encrypt, with an instruction for the operator. It

@@ -150,8 +150,8 @@ func (p *Pool) foreignEntries(ctx context.Context, trees map[string][]object,
 	return found
 }
 
-// changedSinceListing reports whether a filesystem without an entry is explained by a concurrent call: the filesystem
-// was destroyed, or its folder was made, after the listing.
+// changedSinceListing reports whether a concurrent call changed a filesystem after the listing: the filesystem was
+// destroyed, or its folder was made. Such a filesystem is not foreign, although it has no entry.
 func (p *Pool) changedSinceListing(ctx context.Context, name string) bool {
 	_, err := p.tool.object(ctx, p.top()+"/"+name)
 	if errors.Is(err, errAbsent) {

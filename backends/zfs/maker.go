@@ -29,8 +29,8 @@ type maker struct {
 // cleanupLimit bounds the cleanup after a failed operation. Reap removes the remains of a cleanup that takes longer.
 const cleanupLimit = 20 * time.Second
 
-// MaxCapabilities implements backends.BoundedKind. OwnFilesystem is false, although df in a container shows the size of
-// the dataset, because ZFS cannot be frozen.
+// MaxCapabilities implements backends.BoundedKind. Although df in a container shows the size of the dataset,
+// OwnFilesystem is false, because a pool with that capability can freeze its datasets, and ZFS cannot be frozen.
 func (*Backend) MaxCapabilities() dataset.Capabilities {
 	return dataset.Capabilities{
 		EnforcesSize: true, InstantSnapshot: true, ConstantSnapshot: true, CloneIndependent: true,
@@ -144,8 +144,8 @@ func (m *maker) source(src dataset.Source) (*shelf.Folder, error) {
 	return m.shelf.Find(src.Dataset)
 }
 
-// clone makes the filesystem fs from the snapshot origin. If src names a head, clone takes origin first. Reap does not
-// remove the new snapshot as the remains of a crash while the folder of the source is open.
+// clone makes the filesystem fs from the snapshot origin. If src names a head, clone takes origin first. No record
+// names that new snapshot. Reap nevertheless leaves it alone, because the folder of the source is open.
 func (m *maker) clone(ctx context.Context, src dataset.Source, origin, fs string, size dataset.Size) error {
 	from, err := m.source(src)
 	if err != nil {
@@ -222,8 +222,8 @@ func (m *maker) finishExisting(ctx context.Context, d dataset.Dataset) (dataset.
 	return head.refquota, true, m.shelf.Finish(f, d)
 }
 
-// vacate removes the remains of an earlier attempt, or of a deleted dataset with the same ID. If a filesystem of that
-// name remains, Drover did not make it, and vacate returns dataset.ErrExists.
+// vacate removes what remains of an earlier attempt, or of a deleted dataset with the same ID. If the filesystem of the
+// dataset still exists after that, Drover did not make it, and vacate returns dataset.ErrExists.
 func (m *maker) vacate(ctx context.Context, id uuid.UUID) error {
 	if err := m.shelf.Delete(ctx, id, func(string) error { return nil }); err != nil {
 		return err

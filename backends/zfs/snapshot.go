@@ -80,7 +80,7 @@ type snapshot struct {
 	dataset.Snapshot
 	FS       string       `json:"fs"`
 	Refquota dataset.Size `json:"refquota"`       // the size of the dataset when the snapshot was taken
-	Kept     bool         `json:"kept,omitempty"` // a restore took it to keep the former head: see readSnapshot
+	Kept     bool         `json:"kept,omitempty"` // a restore took it of the former head: see readSnapshot
 	// Stream describes the stream of a received snapshot. It is empty if the snapshot was taken in this pool.
 	Stream backends.Stream `json:"stream,omitzero"`
 }
@@ -136,7 +136,7 @@ func (t *snapshotter) take(ctx context.Context, f *shelf.Folder, s dataset.Snaps
 		return err
 	}
 	if _, err := readSnapshot(f, s.ID); err == nil {
-		return shelf.SyncDir(f.Root) // an earlier try may have been cut short before that
+		return shelf.SyncDir(f.Root) // an earlier attempt may have been interrupted before its flush
 	} else if !errors.Is(err, dataset.ErrNotFound) {
 		return err
 	}
@@ -184,7 +184,7 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, ds, id uuid.UUID) error {
 	}
 	s, err := readSnapshot(f, id)
 	if errors.Is(err, dataset.ErrNotFound) {
-		return shelf.SyncDir(f.Root) // an earlier try may have been cut short before that
+		return shelf.SyncDir(f.Root) // an earlier attempt may have been interrupted before its flush
 	}
 	if err != nil {
 		return err
@@ -279,9 +279,9 @@ func (t *snapshotter) swap(ctx context.Context, f *shelf.Folder, s snapshot, kee
 	return err
 }
 
-// unswap undoes a swap that failed with err. It first removes the record of the snapshot, which would be
-// listed after the next change of the head, and then the snapshot and the filesystem of the new head. It
-// undoes nothing if that filesystem is the head already, because then only a flush failed.
+// unswap undoes a swap that failed with err. First it removes the record of the snapshot: if the record stayed, the
+// snapshot would appear in lists after the next change of the head. Then it removes the snapshot and the filesystem of
+// the new head. It undoes nothing if that filesystem is the head already, because then only a flush failed.
 func (t *snapshotter) unswap(ctx context.Context, f *shelf.Folder, keep uuid.UUID, old, fresh string, err error) error {
 	head, hErr := headName(f.Root, f.ID)
 	if hErr != nil || head == fresh {

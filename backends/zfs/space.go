@@ -20,11 +20,11 @@ import (
 // space measures the free space of the pool.
 type space struct {
 	*storage
-	total atomic.Int64 // size of the home in bytes, used plus free, at the last measure
+	total atomic.Int64 // size of the parent filesystem in bytes, used plus free, at the last call of measure
 }
 
-// measure measures the size of the home by zfs(8). statfs(2) would report the free space, but only the used space of
-// this one filesystem of the zpool.
+// measure reads the size of the parent filesystem with zfs(8). The size that statfs(2) reports is too small: it is the
+// free space of the zpool plus the used space of this one filesystem.
 func (v *space) measure(ctx context.Context) error {
 	text, err := v.tool.value(ctx, "used,available", v.fs.name)
 	if err != nil {

@@ -62,8 +62,8 @@ func answers() map[string]error {
 // suspended pool it waits for ever.
 const limit = 50 * time.Second
 
-// A busy dataset is tried again, for two reasons. Another process may have a copy of the mount table for a moment (see
-// mount.Unmount). A server in user space learns of an unmount a little later.
+// A command on a busy dataset is repeated, for two reasons. Another process may have a copy of the mount table for a
+// moment (see mount.Unmount). And zfs-fuse notices an unmount a little later than the kernel.
 const (
 	busyTries = 20
 	busyPause = 100 * time.Millisecond

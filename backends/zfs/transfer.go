@@ -335,8 +335,8 @@ func (c *receiver) roomFor(ctx context.Context, written, wanted int64) error {
 	return backends.CheckRoomFor(c.name, status, written, wanted, func() error { return c.space.settle(ctx) })
 }
 
-// received passes the collected stream to zfs receive, and returns the filesystem that contains the new snapshot. It
-// first checks the header of the stream against the delivery.
+// received applies the collected stream: it checks the header of the stream against the delivery, and passes the stream
+// to zfs receive. It returns the filesystem that contains the new snapshot.
 func (c *receiver) received(ctx context.Context, f *shelf.Folder, d backends.Delivery) (fs string, err error) {
 	in, err := f.Root.Open(spool.File)
 	if err != nil {
@@ -386,11 +386,12 @@ func (c *receiver) received(ctx context.Context, f *shelf.Folder, d backends.Del
 	return fs, nil
 }
 
-// onBase prepares the filesystem that receives a difference, and returns the name of the filesystem. It rolls the
-// filesystem back to its last snapshot, which is the base.
+// onBase prepares a filesystem to receive a difference, and returns its name fs. The last snapshot of the filesystem
+// must be the base. onBase rolls the filesystem back to it.
 //
-// fs is "" if the difference must be received into a clone of origin, the snapshot of the base. onBase returns
-// dataset.ErrCorrupt if the stream is a difference to another snapshot.
+// If the base is not the last snapshot of a filesystem, fs is "", and the difference must be received into a clone of
+// the base, whose name in ZFS is origin. onBase returns dataset.ErrCorrupt if the stream is a difference to another
+// snapshot.
 func (c *receiver) onBase(ctx context.Context, f *shelf.Folder, base uuid.UUID, is sendstream.Stream) (
 	fs, origin string, err error,
 ) {

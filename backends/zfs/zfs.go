@@ -1,18 +1,19 @@
 // Package zfs is the backend for hosts that have a zpool. A dataset is a ZFS filesystem, and its size is a refquota.
 // Snapshots and clones are those of ZFS.
 //
-// A pool is a directory on a mounted ZFS filesystem, or the whole filesystem. The directory contains the records
-// (package shelf), and the filesystems below contain the data:
+// A pool is a directory on a mounted ZFS filesystem, or the whole filesystem. That filesystem is called the parent
+// filesystem. The directory contains the records (package shelf), and filesystems below the parent filesystem contain
+// the data:
 //
-//	HOME                                     the filesystem of the directory
-//	HOME/drover-<pool>                       everything of the pool; never mounted
-//	HOME/drover-<pool>/<dataset>             one dataset; never mounted
-//	HOME/drover-<pool>/<dataset>/head        what containers see, until a restore
-//	HOME/drover-<pool>/<dataset>/head-<uuid> made by a restore, and named after the snapshot that it kept,
+//	PARENT                                   the filesystem that contains the pool's directory
+//	PARENT/drover-<pool>                     everything of the pool; never mounted
+//	PARENT/drover-<pool>/<dataset>           one dataset; never mounted
+//	PARENT/drover-<pool>/<dataset>/head      what containers see, until a restore
+//	PARENT/drover-<pool>/<dataset>/head-<uuid> made by a restore, and named after the snapshot that it kept,
 //	                                         or received, or promoted: see heads.go
 //	…/head@drover-<snapshot>                 a snapshot
 //	…/head@drover-clone-<dataset>            the origin of a clone of a head
-//	HOME/drover-<pool>/deleted/<uuid>        a deleted dataset that clones depend on
+//	PARENT/drover-<pool>/deleted/<uuid>      a deleted dataset that clones depend on
 //
 // A folder of the shelf has beside the record:
 //
@@ -75,8 +76,8 @@ const (
 	defaultSize = 10 * dataset.GiB
 	minSize     = 1 * dataset.MiB
 
-	// maxFilesystemName is the longest name of the home. ZFS allows names of 255 characters. The subtracted length is
-	// that of the longest name that Drover makes below the home.
+	// maxFilesystemName is the maximum length of the name of the parent filesystem. ZFS allows names of 255 characters.
+	// The subtracted length is that of the longest name that Drover makes below the parent filesystem.
 	maxFilesystemName = 255 - len("/drover-/deleted//head-@drover-clone-") - 4*36
 
 	poolProperty = "drover:pool"
@@ -186,13 +187,14 @@ func checkPath(path string) error {
 	return nil
 }
 
-// poolFilesystem is the filesystem of a pool's directory.
+// poolFilesystem is the parent filesystem: the mounted filesystem that contains the pool's directory.
 type poolFilesystem struct {
 	name string
 	fuse bool // served by zfs-fuse
 }
 
-// poolFilesystemOf returns the filesystem of path. It returns dataset.ErrUnsupported if that is not a ZFS filesystem.
+// poolFilesystemOf returns the filesystem that contains path. It returns dataset.ErrUnsupported if that is not a ZFS
+// filesystem.
 func poolFilesystemOf(path string) (poolFilesystem, error) {
 	var st unix.Statx_t
 	if err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_TYPE, &st); err != nil {
@@ -255,7 +257,7 @@ func newPool(s *storage, own *ownPool, keys backends.Keys, clock clock.Clock) *P
 	return p
 }
 
-// prepareFilesystem checks the pool's filesystem. If fresh is set, it makes the filesystem.
+// prepareFilesystem checks the filesystem top. If fresh is set, it makes that filesystem.
 func (p *Pool) prepareFilesystem(ctx context.Context, fresh bool) error {
 	at := p.top()
 	id, err := p.tool.value(ctx, poolProperty, at)
@@ -365,7 +367,7 @@ type storage struct {
 	fs    poolFilesystem
 }
 
-// top returns the name of the pool's filesystem.
+// top returns the name of the filesystem below which all data of the pool is stored.
 func (s *storage) top() string { return s.fs.name + "/drover-" + s.shelf.ID().String() }
 
 // deletedRoot returns the filesystem below which deleted datasets wait until their clones are deleted.

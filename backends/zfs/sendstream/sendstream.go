@@ -177,7 +177,7 @@ func (r *records) begin(s *Stream) error {
 	return r.skip(uint64(r.u32(atPayload)))
 }
 
-// one reads a record between the first and the last, with its payload.
+// one reads one record with its payload. It is called for all records except the first and the last one.
 func (r *records) one(s *Stream) error {
 	switch r.kind() {
 	case drrObject:

@@ -134,8 +134,8 @@ func (o otherContent) ReadAt(p []byte, off int64) (int, error) {
 	return n, err
 }
 
-// forgetPartitions makes the kernel read the empty partition table. It repeats that for a moment, because another
-// program may have a partition open.
+// forgetPartitions makes the kernel read the empty partition table. It repeats the request for a moment, because
+// another program may have a partition open.
 func forgetPartitions(f *os.File) error {
 	for tries := 0; ; tries++ {
 		_, err := unix.IoctlRetInt(int(f.Fd()), unix.BLKRRPART)
