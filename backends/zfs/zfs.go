@@ -5,15 +5,15 @@
 // filesystem. The directory contains the records (package shelf), and filesystems below the parent filesystem contain
 // the data:
 //
-//	PARENT                                   the filesystem that contains the pool's directory
-//	PARENT/drover-<pool>                     everything of the pool; never mounted
-//	PARENT/drover-<pool>/<dataset>           one dataset; never mounted
-//	PARENT/drover-<pool>/<dataset>/head      what containers see, until a restore
+//	PARENT                                     the filesystem that contains the pool's directory
+//	PARENT/drover-<pool>                       everything of the pool; never mounted
+//	PARENT/drover-<pool>/<dataset>             one dataset; never mounted
+//	PARENT/drover-<pool>/<dataset>/head        what containers see, until a restore
 //	PARENT/drover-<pool>/<dataset>/head-<uuid> made by a restore, and named after the snapshot that it kept,
-//	                                         or received, or promoted: see heads.go
-//	…/head@drover-<snapshot>                 a snapshot
-//	…/head@drover-clone-<dataset>            the origin of a clone of a head
-//	PARENT/drover-<pool>/deleted/<uuid>      a deleted dataset that clones depend on
+//	                                           or received, or promoted: see heads.go
+//	…/head@drover-<snapshot>                   a snapshot
+//	…/head@drover-clone-<dataset>              the origin of a clone of a head
+//	PARENT/drover-<pool>/deleted/<uuid>        a deleted dataset that clones depend on
 //
 // A folder of the shelf has beside the record:
 //
