@@ -5,8 +5,8 @@
 // The command drover guard (cmd/drover/internal/guards) runs Process.Serve. Packages lease, handover and mounting of
 // the agent send requests with a Client, and so do the commands of the operator. Package move runs an ExecFence, which
 // is independent of the guard. The Guard has the table of registered datasets, protected by its mutex and stored in the
-// files that are described below. A request that changes an entry marks the entry as busy, so that it need not hold the
-// mutex while the hand works.
+// files that are described below. A request that changes an entry marks the entry as busy, and releases the mutex while
+// the hand (see below) works.
 //
 // Deadlines are times of clock.Boottime in this boot. The wall clock is not used.
 //

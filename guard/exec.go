@@ -18,8 +18,8 @@ import (
 )
 
 // ExecFence is a command of the operator that cuts another node off from all storage, for instance by switching off its
-// power. The command returns 0 only once the node is certainly cut off. The guard does not run it: the node that wants
-// to continue without the other node does.
+// power. The command returns 0 only once the node is certainly cut off. The guard does not run the command. The node
+// that takes over the datasets of the other node runs it.
 type ExecFence struct {
 	// Args are the program, by an absolute path, and its arguments.
 	Args []string `json:"exec"`

@@ -51,8 +51,8 @@ type Options struct {
 	// Clock measures the deadlines. If nil, the system's clock is used.
 	Clock Clock
 	// Step is the time that each rung of the ladder has; the default is a second. Recheck is the interval at which
-	// a complete fence is checked; the default is a second. Again is the pause before a ladder that did not help
-	// is climbed again; the default is a quarter of a second.
+	// a complete fence is checked; the default is a second. Again is the pause between two rounds of a ladder that
+	// has not completed the fence; the default is a quarter of a second.
 	Step, Recheck, Again time.Duration
 	// Processes returns how many processes the host has. If nil, those in /proc are counted.
 	Processes func() int
@@ -201,7 +201,7 @@ func (g *Guard) resume() {
 		rebooting = rebooting || e.State == StateFencing &&
 			slices.ContainsFunc(e.Steps, func(s Step) bool { return s.Act == ActReboot })
 	}
-	if !wanted || rebooting { // to open the device would feed it
+	if !wanted || rebooting { // opening the device would feed it, and postpone the reboot
 		return
 	}
 	if err := g.watchdog.open(g.OpenWatchdog); err != nil {

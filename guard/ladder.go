@@ -89,7 +89,7 @@ func (g *Guard) startFence(e *entry) {
 	e.State, e.Steps, e.Breaches = StateFencing, nil, 0
 	g.log(e.Entry).Error("deadline has passed: fencing")
 	g.save(e)
-	if g.ctx != nil { // otherwise Run does, when it begins
+	if g.ctx != nil { // before Run is called there is no context: Run then starts the ladder
 		g.startLadder(e)
 	}
 }
@@ -149,7 +149,7 @@ func (g *Guard) round(ctx context.Context, e *entry, at Entry, ladder []rung) in
 	contained := false
 	for i, r := range ladder {
 		if contained && r.act == ActKill {
-			i, r = i-1, ladder[i-1] // the time of this rung is for those that could not be examined
+			i, r = i-1, ladder[i-1] // all known holders are stopped: stop again, and examine the rest
 		}
 		steps.At("guard.fencing")
 		began := g.Clock.Boottime()

@@ -92,8 +92,8 @@ func (r *records) put(e Entry) (flushed <-chan error, err error) {
 	return r.flush(e.Dataset, b), nil
 }
 
-// drop removes an entry. The channel receives the result of the flush. If a power cut restores the entry, it
-// belongs to an older boot.
+// drop removes an entry. The channel receives the result of the flush. A power cut before the flush can bring the entry
+// back, but then the entry belongs to an older boot.
 func (r *records) drop(id uuid.UUID) (flushed <-chan error, err error) {
 	for _, path := range []string{r.path(id), r.deadlinePath(id)} {
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {

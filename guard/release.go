@@ -51,7 +51,7 @@ func (g *Guard) Thaw(ctx context.Context, id uuid.UUID, epoch uint64, deadline t
 		e.State, e.Deadline = StateArmed, deadline
 		g.log(e.Entry).Warn("thawed: its agent confirmed the epoch")
 	} else {
-		e.State = StateFencing // some of it may be undone
+		e.State = StateFencing // a part of the fence may be undone
 		g.startLadder(e)
 	}
 	g.save(e)
@@ -176,7 +176,7 @@ func (g *Guard) resumeFence(e *entry) {
 	case StateArmed: // another node has a newer epoch, so the deadline does not matter any more
 		g.startFence(e)
 	case StateFencing, StateFenced:
-		if g.ctx != nil { // otherwise Run does, when it begins
+		if g.ctx != nil { // before Run is called there is no context: Run then starts the ladder
 			g.startLadder(e)
 		}
 	}

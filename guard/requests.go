@@ -64,7 +64,8 @@ func (g *Guard) Register(ctx context.Context, r Registration) (Entry, error) {
 }
 
 // addEntry checks a registration and adds it to the table as a busy entry. was is the entry that it replaces. If the
-// deadline has passed, late is the mounted filesystem, and the dataset is fenced.
+// deadline has passed and the dataset is mounted, or may be, late is its filesystem, and the dataset is fenced at once.
+// Otherwise late is nil.
 func (g *Guard) addEntry(r Registration, late *mount.Filesystem) (e *entry, was *Entry, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -64,7 +64,7 @@ func (s *server) serve(ctx context.Context, l *socket.Listener) {
 		}
 		if err != nil {
 			s.log.WithError(err).Error("accept")
-			pause(ctx, s.clock, s.log, time.Second) // out of descriptors, or of memory
+			pause(ctx, s.clock, s.log, time.Second) // no descriptors or no memory left
 			continue
 		}
 		select {
@@ -93,7 +93,7 @@ func (s *server) connection(ctx context.Context, c *net.UnixConn) {
 	}
 	agent, err := hand.ProcessOf(int(cred.Pid))
 	if err != nil {
-		return // it has ended already
+		return // the process that connected has already ended
 	}
 	r := bufio.NewReader(c)
 	for {

@@ -13,11 +13,12 @@ import (
 )
 
 const (
-	// priority is the lowest that preempts all that is not real-time: sched(7).
+	// priority is the lowest real-time priority. It preempts all processes that are not real-time: sched(7).
 	priority = 1
-	// heapLimit is the heap size at which Go collects garbage at any cost; a full table is a tenth of it. Bytes.
+	// heapLimit is the soft limit of Go's memory in bytes, ten times the size of a full table. Go collects garbage
+	// as often as needed to stay below it.
 	heapLimit = 128 << 20
-	// heapGrowth in percent between two collections.
+	// heapGrowth is the growth of the heap between two collections of garbage, in percent.
 	heapGrowth = 100
 )
 
@@ -77,8 +78,9 @@ func lockMemory() error {
 	return nil
 }
 
-// realTime gives all threads a real-time policy. A new thread inherits the policy of the thread that creates it.
-// If a thread without the policy creates one meanwhile, the next look finds it.
+// realTime gives all threads a real-time policy. A new thread inherits the policy of the thread that creates it. A
+// thread without the policy may create another one meanwhile. So realTime lists the threads again until it finds no
+// such thread.
 func realTime() error {
 	for {
 		tasks, err := os.ReadDir("/proc/self/task")

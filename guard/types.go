@@ -20,7 +20,7 @@ type Policy string
 const (
 	PolicyFreeze   Policy = "freeze"   // no process is killed
 	PolicyKill     Policy = "kill"     // the holders are killed when they cannot be stopped
-	PolicyWatchdog Policy = "watchdog" // and the host is rebooted when they cannot be killed
+	PolicyWatchdog Policy = "watchdog" // like PolicyKill; the host is rebooted if that fails
 )
 
 // Policies returns all policies.
@@ -67,7 +67,7 @@ type Entry struct {
 	Epoch    uint64        `json:"epoch"`
 	Policy   Policy        `json:"policy"`
 	Deadline time.Duration `json:"deadline"`
-	Boot     string        `json:"boot"` // of the deadline and of all moments here
+	Boot     string        `json:"boot"` // the boot in which the times of this entry were measured
 	State    State         `json:"state"`
 	// Bound is the longest time from the deadline until the fence is complete, if each rung of the ladder works. A
 	// fence that took longer says so in Fence. Bound grows with the number of processes; Feed renews it.
@@ -132,7 +132,7 @@ func (e *Entry) add(s Step) {
 		}
 	}
 	if e.Steps = append(e.Steps, s); len(e.Steps) > MaxSteps {
-		e.Steps = slices.Delete(e.Steps, MaxSteps/2, MaxSteps/2+1) // the first tell how it began
+		e.Steps = slices.Delete(e.Steps, MaxSteps/2, MaxSteps/2+1) // keep the first: they show the cause
 	}
 }
 

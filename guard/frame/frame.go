@@ -1,5 +1,5 @@
-// Package frame carries JSON over a stream: four bytes of length, high byte first, and
-// as many bytes of JSON.
+// Package frame carries JSON over a stream: four bytes of length, high byte first, and as many bytes of JSON. Package
+// guard uses it between Client and the guard, and package hand between the guard and its hand. It has no state.
 package frame
 
 import (

@@ -38,7 +38,7 @@ func (t *Tool) examineAll(w *world, within time.Duration) {
 		case errors.Is(p.unexamined, inuse.ErrBudget):
 			p.unexamined, p.size = nil, p.size+smallWork
 		case errors.Is(p.unexamined, inuse.ErrTooMuch):
-			p.unexamined, p.size = nil, p.size+manyTimes*smallWork // after the others
+			p.unexamined, p.size = nil, p.size+manyTimes*smallWork // after the other large ones
 		}
 	})
 	queue = slices.DeleteFunc(queue, func(p *process) bool { return !p.isLarge() })
@@ -99,8 +99,9 @@ func atOnce[T any](n int, list []T, do func(p T, release func())) {
 const (
 	// examineAgain is the minimum time between two examinations of a cleared process by looks.
 	examineAgain = 5 * time.Second
-	// examineAgainLate replaces examineAgain while suspects are stopped, because they need the processor time. It is
-	// not longer, because any user can keep a suspect busy, and a cleared process may have received a file meanwhile.
+	// examineAgainLate replaces examineAgain while suspects are stopped, because they need the processor time. It
+	// is only twice as long: any user can keep a suspect busy and so prolong this state, and a cleared process may
+	// have received a file of the dataset meanwhile.
 	examineAgainLate = 2 * examineAgain
 )
 

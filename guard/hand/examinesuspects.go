@@ -15,8 +15,8 @@ import (
 )
 
 const (
-	// batchTime is how long a batch starts new examinations. It starts none after that, or once the mount
-	// tables that it has read need too much memory. The next batch examines the remaining suspects and those
+	// batchTime is how long a batch starts new examinations. A batch also starts no more examinations once the
+	// mount tables that it has read need too much memory. The next batch examines the remaining suspects and those
 	// that were stopped meanwhile, with a new list of all processes.
 	batchTime = 5 * time.Second
 	// haltTime is how long an examination waits for its suspect to stop. After that it begins even if the suspect still

@@ -318,7 +318,7 @@ func (f *freezer) checkFreezable(fsys mount.Filesystem, path string) error {
 }
 
 // thaw undoes Freeze. It returns nil if the filesystem is not frozen. It also returns nil if no mount of the filesystem
-// is visible, because there is nothing that it could open for the thaw.
+// is visible: FITHAW needs an open directory of the filesystem, so nothing can be thawed.
 func (f *freezer) thaw(target Target) error {
 	ctx, cancel := context.WithTimeout(context.Background(), reachTime)
 	defer cancel()

@@ -21,8 +21,9 @@ import (
 const (
 	// maxExaminers is the maximum number of processes that a look, or a batch of suspects, examines at once.
 	maxExaminers = 4
-	// examineTime bounds the time that one look spends on large processes. The other bound is the remaining time of the
-	// caller divided by examinePart. Large processes that are not examined by then are stopped first.
+	// examineTime bounds the time that one look spends on large processes. The other bound is the remaining time of
+	// the caller divided by examinePart. Large processes that are not examined by then become suspects: they are
+	// stopped before they are examined.
 	//
 	// examineTime is short, so that the second look of a rung has as much time as the first. Otherwise the second look
 	// would find more processes to stop, and a third look would be needed.
@@ -78,8 +79,8 @@ func (l *look) descriptors(ctx context.Context) error {
 type looks struct {
 	mu            sync.Mutex
 	running, next *look
-	// acted is the time at which a process was last stopped or killed for a dataset, or at which its first
-	// look was requested. Only a look that began later shows whether that was enough.
+	// acted is the time at which a process was last stopped or killed for a dataset, or at which its first look was
+	// requested. Only a look that began after this time shows whether the act is done.
 	acted map[uuid.UUID]time.Duration
 
 	looking atomic.Bool // a look is under way

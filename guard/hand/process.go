@@ -126,7 +126,7 @@ func (h *Hand) Close(ctx context.Context) error {
 	h.mu.Lock()
 	h.closed = true
 	if h.link != nil {
-		_ = h.link.conn.(*net.UnixConn).CloseWrite() // of a socketpair
+		_ = h.link.conn.(*net.UnixConn).CloseWrite() // the connection is one end of a socketpair
 	}
 	h.mu.Unlock()
 	done := make(chan struct{})

@@ -178,9 +178,9 @@ func (t *Tool) classify(w *world, target Target) (holders []Process, suspects []
 	return holders, suspects, nil
 }
 
-// waitFor waits until so returns true for all processes in left, but not longer than settlePauses pauses,
-// because new holders may have appeared. It returns false if ctx has ended. Another look during that time
-// would only take processor time from the processes that must stop or end.
+// waitFor waits until so returns true for all processes in left. It waits for at most settlePauses pauses, because new
+// holders may have appeared, which only the next look finds. It returns false if ctx has ended. Another look during
+// that time would only take processor time from the processes that must stop or end.
 func (t *Tool) waitFor(ctx context.Context, left []Process, so func(Process) bool) bool {
 	for range settlePauses {
 		select {

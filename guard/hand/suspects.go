@@ -238,7 +238,7 @@ func (t *Tool) suspect(target Target, list []*process) (acted bool, err error) {
 	}
 	var errs []error
 	for i, p := range stop {
-		if t.suspects.isCleared(target.Dataset, p) { // since the look
+		if t.suspects.isCleared(target.Dataset, p) { // it was cleared after the look had listed it
 			continue
 		}
 		if ours[i] && !isHalted(p) {
@@ -283,5 +283,5 @@ func (t *Tool) resumeSuspects(target Target, marks []mark) {
 	}
 }
 
-// what identifies a process in a mark.
+// what returns the text that identifies a process in a mark.
 func (p Process) what() string { return fmt.Sprintf("%d %d", p.PID, p.Start) }

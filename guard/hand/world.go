@@ -13,7 +13,7 @@ import (
 // lists all processes with their mount namespaces, then Tool.examineAll reads their descriptors. It does not change
 // after that and is then safe for concurrent use.
 type world struct {
-	own   mount.Mounts // of the host: this process's namespace
+	own   mount.Mounts // the mounts of the host, which are those of this process's mount namespace
 	scan  *inuse.Scan  // of the filesystems of the datasets
 	procs []*process
 	// datasets are the datasets whose holders are wanted.
