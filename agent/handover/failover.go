@@ -100,7 +100,8 @@ func (f *Failover) request(ctx context.Context, d dataset.Dataset) (op dataset.O
 const answerTime = 3 * time.Second
 
 // checkHome fails with ErrPending if the agent of a home does not answer although control counts its node as alive. The
-// node may be lost without control knowing it yet. A move from it would have to wait as well.
+// node may be lost, and control may not have noticed it yet. A move from that node would also wait until control has
+// noticed it.
 func (f *Failover) checkHome(ctx context.Context, d dataset.Dataset) error {
 	if f.PeerHTTP == nil {
 		return nil
@@ -123,7 +124,7 @@ func (f *Failover) checkHome(ctx context.Context, d dataset.Dataset) error {
 	return nil
 }
 
-// Check reports whether volumes fail over by themselves, if there are other hosts.
+// Check adds a finding on whether volumes fail over automatically, if there are other hosts.
 func (f *Failover) Check(ctx context.Context, r *findings.List) {
 	if f.PeerHTTP == nil {
 		return

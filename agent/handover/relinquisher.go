@@ -89,7 +89,7 @@ func (r *Relinquisher) answer(ctx context.Context, id uuid.UUID) error {
 			return fmt.Errorf("move that recalls dataset %s: %w", id, err)
 		}
 		if op.Loss != nil {
-			return nil // the move continues without the data here, and no new user gets the dataset here
+			return nil // the move does not wait for this node, and the recall already prevents new uses here
 		}
 		y = lease.Relinquished{
 			Epoch: asked.Epoch, Move: asked.Move, To: asked.To, Files: op.FileCopy, Share: op.SameShare,
@@ -174,8 +174,8 @@ func (r *Relinquisher) dropFinal(ctx context.Context, pool backends.Pool, id uui
 	return storage.DiscardSnapshot(ctx, pool, dataset.Snapshot{Dataset: id, ID: lineage.FinalID(y.Move)})
 }
 
-// Holders returns who uses a dataset: mount IDs, or descriptions of what else on this host uses it. An unused
-// dataset is unmounted, and the guard forgets it. The dataset's lock is held.
+// Holders returns the users of a dataset: the mount IDs of its uses or, if it has none, descriptions of its holders on
+// this host. An unused dataset is unmounted, and the guard forgets it. The dataset's lock is held.
 func (r *Relinquisher) Holders(ctx context.Context, d dataset.Dataset) ([]string, error) {
 	if err := r.Verifier.CheckEnded(ctx, d, "move"); err != nil {
 		return []string{dataset.OneLine(err)}, nil
@@ -229,8 +229,9 @@ func (s *byteCounter) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// stuckAfter is after how many times Limits.Lease without progress the disk is assumed to hang: 5 minutes.
-// The final snapshot may have to write out the host's memory, and may have many extents.
+// stuckAfter is how long a computation may make no progress before the disk is assumed to hang, as a multiple of
+// Limits.Lease: 5 minutes by default. The final snapshot may have to write out the host's memory, and may have many
+// extents.
 const stuckAfter = 10
 
 // reportProgress reports to control that the checksums of a relinquished dataset are being computed. That may take
@@ -314,10 +315,10 @@ func (r *Relinquisher) Settle(ctx context.Context, id uuid.UUID, y lease.Relinqu
 	_, copied := r.Cache.Copy(id)
 	_, known := r.Cache.Dataset(id)
 	switch {
-	case v.Home == r.NodeID && r.Cache.HasLeftSince(v.Dataset): // a store that was restored from a backup says so
+	case v.Home == r.NodeID && r.Cache.HasLeftSince(v.Dataset): // the store was restored from a backup
 		return nil
 	case v.Home == r.NodeID && v.Epoch >= y.Epoch && v.Move != y.Move:
-	case v.Home != r.NodeID && !copied && !known: // deleted, or its copy here was settled
+	case v.Home != r.NodeID && !copied && !known: // it was deleted, or its copy here was destroyed
 		// Its record may still be on disk: a start without control would make this node its home.
 		if err := r.DB.Put(ctx, map[string]any{"volumes/" + id.String(): nil}); err != nil {
 			return err

@@ -117,21 +117,21 @@ func (r *Repairer) repair(ctx context.Context, id uuid.UUID) error {
 		return err
 	}
 	if !home {
-		return r.leaveShare(ctx, id) // even if this node has no record of the dataset yet, or it was deleted
+		return r.leaveShare(ctx, id) // also if this node has no record of the dataset, or if it was deleted
 	}
 	if !mounted && !there {
 		r.Deadlines.Disarm(id)
 		return nil
 	}
 	if !mounted && !lease.IsFenced(e) {
-		_ = r.Unmounter.ForgetUnmounted(ctx, d) // it says why not, and is tried again
+		_ = r.Unmounter.ForgetUnmounted(ctx, d) // a failure is logged, and a later repair tries again
 		return nil
 	}
 	until := r.Deadlines.Until(d)
 	if late := until <= r.Clock.Steady(); late && mounted && !there {
 		return r.fenceLate(ctx, d)
 	} else if late {
-		return nil // once the deadline is later, Deadlines.Feed feeds the guard, and finds what differs
+		return nil // once the deadline is extended, Deadlines.Feed starts the next repair
 	}
 	if there && lease.IsFenced(e) {
 		if err := r.Registrar.Continue(ctx, d, until); err != nil {
@@ -140,7 +140,7 @@ func (r *Repairer) repair(ctx context.Context, id uuid.UUID) error {
 		steps.At("fence.thawed")
 	}
 	if !mounted {
-		_ = r.Unmounter.ForgetUnmounted(ctx, d) // it says why not, and is tried again
+		_ = r.Unmounter.ForgetUnmounted(ctx, d) // a failure is logged, and a later repair tries again
 		return nil
 	}
 	if err = r.Registrar.Arm(ctx, d); err == nil {
@@ -199,8 +199,8 @@ func (r *Repairer) leaveShare(ctx context.Context, id uuid.UUID) error {
 }
 
 // removedElsewhere returns the present state of a dataset that is registered with the guard here, but is not a volume
-// any more: it is in the trash, or was purged. If the dataset is on a share, its home is another node. Otherwise it has
-// the same epoch as before.
+// any more: it is in the trash, or was purged. If the dataset is on a share, another node has become its home, so the
+// returned epoch is higher. Otherwise the epoch is unchanged.
 func (r *Repairer) removedElsewhere(ctx context.Context, id uuid.UUID, epoch uint64) (gone dataset.Dataset, err error) {
 	gone = dataset.Dataset{ID: id, Epoch: epoch}
 	known, halted, err := r.Recorded(ctx)

@@ -35,8 +35,9 @@ type controlSession struct {
 	// datasets it is the home of. During that streak no other node takes these datasets over, because a takeover
 	// requires that the session has ended.
 	//
-	// The UUID of the session is not sufficient to detect that the session ended in between: a restored store contains
-	// the session again, and an answer that was read while the session was over may arrive late.
+	// Comparing the UUIDs of two sessions does not show whether the session ended between two renewals. A restored
+	// store contains an ended session again, and an answer that control read while the session had ended may arrive
+	// late.
 	streak, readStreak uint64
 	// inconsistent is true if control's store is inconsistent. Then leases that have a deadline are extended, and no
 	// other lease starts.
@@ -118,17 +119,18 @@ func (h *boundedLease) promisers(followers []uuid.UUID) []uuid.UUID {
 	return slices.Compact(all)
 }
 
-// overrun returns by how much a fence may take longer than other nodes wait. ofPromises is for a deadline that relies
-// on promises: a node that promised waits from the time at which it was asked. ofSession is for a deadline that relies
-// on the session: control waits from the time at which it saw the session end, which is one TTL later.
+// overrun returns by how much a fence of this dataset can exceed the time that others wait for it. ofPromises is for a
+// deadline that relies on promises: a node that promised waits from the time at which it was asked. ofSession is for a
+// deadline that relies on the session: control waits from the time at which it saw the session end, which is one TTL
+// later.
 func (h *boundedLease) overrun(t *controlSession) (ofPromises, ofSession time.Duration) {
 	over := h.fenceTime - usualFenceTime(t.ttl)
 	return max(over, 0), max(over-t.ttl, 0)
 }
 
 // allowedFenceTime returns how long a fence may take after a deadline that extend has returned. The guard gets this
-// value with the deadline. If a fence takes longer by now, and this node does not know that yet, the guard shortens the
-// deadline.
+// value with the deadline. The guard may know that a fence now takes longer, before this node does. It then shortens
+// the deadline.
 func (h *boundedLease) allowedFenceTime(t *controlSession, deadline time.Duration) time.Duration {
 	if _, ofSession := h.overrun(t); deadline <= t.until()-ofSession {
 		return max(h.fenceTime, MaxFenceTime(t.ttl))
@@ -155,8 +157,8 @@ func (h *boundedLease) extend(t *controlSession, followers []uuid.UUID, silent b
 }
 
 // enrol adds a node to those that could take over, before the node is given any data. It returns false if the node must
-// not be given data, because the deadline relies on promises: the new node has made none, and control, which this node
-// may not reach, could let it take over.
+// not be given data, because the deadline relies on promises: the new node has made none, and control, which may be
+// unreachable from here, could let the new node take over.
 func (h *boundedLease) enrol(t *controlSession, node uuid.UUID, now time.Duration) bool {
 	was, already := h.enrolled[node]
 	if !already && h.deadline > t.until() && h.deadline+max(h.fenceTime, usualFenceTime(t.ttl)) > now {
@@ -169,8 +171,9 @@ func (h *boundedLease) enrol(t *controlSession, node uuid.UUID, now time.Duratio
 	return true
 }
 
-// unneededNodes returns the enrolled nodes that can no longer continue from the data that they were given. d is the
-// record of the dataset, requested after the time read. Nodes that were given data after read are not returned.
+// unneededNodes returns the enrolled nodes that can no longer continue from the data that they were given. d is
+// control's record of the dataset, and read is the time of the request for it. A node that requested data after that
+// time is not returned, because the record may not have its copy yet.
 func (h *boundedLease) unneededNodes(d dataset.Dataset, read time.Duration) (nodes []uuid.UUID) {
 	for node, e := range h.enrolled {
 		if e.onDisk && e.lastRequest < read && d.Move == uuid.Nil && !slices.Contains(d.Followers(), node) {

@@ -175,7 +175,7 @@ func (b *Deadlines) Arm(id uuid.UUID, epoch uint64) {
 
 // SetFenceTime records how long a fence of a dataset takes at most, according to the guard. answer is the value of
 // answerCount before the guard was asked. A report older than the recorded one is ignored: a status that was requested
-// before the registration may be about an earlier one.
+// before the latest registration may describe an earlier registration.
 //
 // If fences have become slower, the deadline becomes earlier by the difference.
 func (b *Deadlines) SetFenceTime(id uuid.UUID, bound time.Duration, answer uint64) {
@@ -333,7 +333,7 @@ func (b *Deadlines) promisers(list []dataset.Dataset) map[uuid.UUID][]promise.Ep
 }
 
 // askAll asks every node that could take over a dataset that is open here to promise not to. It sends one request to
-// each node, for all datasets, and waits for most at the longest. It returns true if all nodes made all the promises,
+// each node, for all datasets, and waits for at most the time most. It returns true if all nodes made all the promises,
 // or if there is no such node.
 func (b *Deadlines) askAll(ctx context.Context, list []dataset.Dataset, most time.Duration) (all bool) {
 	epochs := b.promisers(list)
@@ -421,10 +421,9 @@ func (b *Deadlines) Feed(ctx context.Context, list []dataset.Dataset) {
 // home of.
 const leaseWait = 5 * time.Second
 
-// Wait returns the deadline until which a dataset may be open here. If there is none yet, it
-// waits for control for at most leaseWait. It fails with ErrUnavailable if control does not
-// answer or confirm it in time, or if control's store is not trusted, and with the error of
-// ctx.
+// Wait returns the deadline until which a dataset may be open here. If there is none yet, it waits for at most
+// leaseWait until control confirms that this node is the home. It fails with ErrUnavailable if control does not confirm
+// it in time or if control's store is inconsistent, and with the error of ctx.
 func (b *Deadlines) Wait(ctx context.Context, d dataset.Dataset) (time.Duration, error) {
 	late := b.Clock.After(leaseWait)
 	for {

@@ -59,9 +59,9 @@ func (b *Deadlines) Enrol(ctx context.Context, id, node uuid.UUID) error {
 	return err
 }
 
-// enrolInMemory enrols a node in memory. done reports whether the caller has nothing more to do, because the node is
-// enrolled on disk already or the lease is not bounded. If noted is true, enrolInMemory only confirms a node that is
-// enrolled on disk, and does not enrol another one.
+// enrolInMemory enrols a node in memory, and records the time of its request. done reports whether the caller has
+// nothing more to do, because the node is enrolled on disk already or the lease is not bounded. If noted is true,
+// enrolInMemory changes nothing for a node that is not enrolled on disk.
 func (b *Deadlines) enrolInMemory(id, node uuid.UUID, noted bool) (done bool, err error) {
 	d, home := b.Cache.Dataset(id)
 	if !home || !IsBounded(d) || b.Guard == nil {
@@ -149,9 +149,9 @@ func (b *Deadlines) forgetLeases() {
 	})
 }
 
-// dropEnrolledOf removes the enrolled nodes of datasets that have left this node. If a dataset has returned by then, it
-// writes them to disk again. It holds enrolling, so that a node that is enrolled meanwhile waits, and is kept even if
-// dropEnrolledOf is interrupted.
+// dropEnrolledOf removes the enrolled nodes of datasets that have left this node. If a dataset returns while its
+// records are removed, dropEnrolledOf writes them again. It holds enrolling, so that no node is enrolled at the same
+// time, whose record an interruption could lose.
 func (b *Deadlines) dropEnrolledOf(ctx context.Context, left []uuid.UUID) error {
 	b.enrolling.Lock()
 	defer b.enrolling.Unlock()

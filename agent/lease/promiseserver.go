@@ -30,7 +30,8 @@ type PromiseDeps struct {
 	NodeName func(uuid.UUID) string                 // the name of a node, for the reason of a refusal
 	Session  func() (renewed, ttl time.Duration)    // this node's session with control; ttl is 0 if there is none
 
-	// Incoming returns the epoch at which a move opens a dataset here, if a move brings it.
+	// Incoming returns the epoch at which a move will open a dataset here. ok is false if no move brings the dataset to
+	// this node.
 	Incoming func(ds uuid.UUID) (epoch uint64, ok bool)
 	// IsMoving reports whether a move that brings a dataset here runs now.
 	IsMoving func(ds uuid.UUID) bool
@@ -80,7 +81,7 @@ func (s *PromiseServer) answer(w http.ResponseWriter, r *http.Request) (out prom
 func (s *PromiseServer) WhyNotHome(node uuid.UUID, e promise.Epoch) string {
 	if d, here := s.deps.Cache.Dataset(e.Dataset); here {
 		if d.Epoch < e.Epoch {
-			return "" // this node missed the move to the other node, and can open no later epoch
+			return "" // this node has not learned of the move to the other node, and can open no later epoch
 		}
 		return fmt.Sprintf("node %s has it, at epoch %d", s.deps.Host.NodeName, d.Epoch)
 	}
@@ -96,8 +97,8 @@ func (s *PromiseServer) WhyNotHome(node uuid.UUID, e promise.Epoch) string {
 	return "node " + s.deps.Host.NodeName + " has no copy of it"
 }
 
-// AllowPromises allows promises again for the blocked datasets that control has no running move of. Any request of this
-// node to promote such a dataset has ended, whatever its result.
+// AllowPromises allows promises again for the blocked datasets of which control has no running move. Any request of
+// this node to promote such a dataset has ended, whatever its result.
 func (s *PromiseServer) AllowPromises(ctx context.Context) {
 	for _, id := range s.deps.Keeper.Blocked() {
 		if s.deps.IsMoving(id) {

@@ -361,8 +361,8 @@ func IsFenced(e guard.Entry) bool {
 // isFencing reports whether the guard fences a dataset, or will do so soon. Limits must not be set on such a dataset.
 //
 // For the flush of a fence, the guard lifts the speed limit, and sets it again once the dataset is thawed. The flush
-// may still run when the dataset may be open here again, so isFencing asks the guard. An agent that stops also asks,
-// because it sets the limits again that it has lifted. If the guard does not answer, isFencing fails, and no limit is
+// may still run when the dataset may be open here again, so isFencing asks the guard. An agent that stops also asks: it
+// restores the limits that it has suspended for a flush. If the guard does not answer, isFencing fails, and no limit is
 // set.
 func (g *Registrar) isFencing(id uuid.UUID, asked func() (guard.Status, error)) (bool, error) {
 	d, known := g.Cache.Dataset(id)

@@ -170,8 +170,8 @@ func (t *Table) Relinquish(ctx context.Context, id uuid.UUID, r Relinquished) er
 }
 
 // SetReported records that control has recorded which epoch this node relinquished, first on disk and then in memory.
-// It does nothing if the record was removed meanwhile, because the move has ended: a new record would keep the final
-// snapshot for ever. The caller holds the dataset's lock, under which records are removed.
+// If the move has ended and its record was removed meanwhile, SetReported does nothing: writing the record again would
+// keep the final snapshot for ever. The caller holds the dataset's lock, under which records are removed.
 func (t *Table) SetReported(ctx context.Context, id uuid.UUID, r Relinquished) error {
 	if now, relinquished := t.Relinquished(id); !relinquished || now.Move != r.Move || now.Epoch != r.Epoch {
 		return nil

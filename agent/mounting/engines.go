@@ -4,18 +4,18 @@
 // a use. Guests does the same for datasets whose home is another node. UseTable has the uses of each mounted dataset,
 // and Engines the engine processes that have mounted volumes. Verifier finds out whether uses have ended without an
 // Unmount. Resolver makes mounts and uses agree after a start. Holders finds out who on this host holds a dataset
-// besides its mount point. Quiescer flushes and freezes a mounted dataset before a snapshot, and Flushes has the
-// flushes that have a mount open. Disks finds filesystems that stopped taking writes. Reservations keeps other nodes
-// from a dataset while work at its home needs it exclusively.
+// besides its mount point. Quiescer flushes and freezes a mounted dataset before a snapshot, and Flushes tracks the
+// running flushes, which prevent an unmount. Disks finds filesystems that accept no more writes after a disk error.
+// Reservations keeps other nodes from a dataset while work at its home needs it exclusively.
 //
 // The plugin calls Mounter.Mount, Mounter.Unmount and Verifier.Activated through package agent. Operations, moves and
 // handovers call Verifier.EnsureUnused, Unmounter and Quiescer, and operations also call Reservations. Package
 // controlsync applies control's records to Guests, and reports the uses. The start of the agent calls Resolver.Resolve.
 // The heartbeat calls Verifier.CheckIfDue and Unmounter.UnmountForgotten.
 //
-// The package owns the keys mounts/, engine and guests/ of the agent's database; UseTable, Engines and GuestTable have
-// the same in memory. The lock of a dataset (host.Host.Locks) protects its mount and its uses: callers hold it where a
-// comment says so. Each table also has a mutex for its maps.
+// The package owns the keys mounts/, engine and guests/ of the agent's database; UseTable, Engines and GuestTable keep
+// their values in memory too. The lock of a dataset (host.Host.Locks) protects its mount and its uses: the comment of a
+// method says if the caller must hold it. Each table also has a mutex for its maps.
 package mounting
 
 import (

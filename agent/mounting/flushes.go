@@ -9,7 +9,8 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// Flushes has the flushes of this agent that have a mount open. Its methods are safe for concurrent use.
+// Flushes tracks the running flushes of this agent. A flush has a file of its mount open, so the mount cannot be
+// unmounted. Its methods are safe for concurrent use.
 type Flushes struct {
 	mu      sync.Mutex
 	running map[chan struct{}]string // mount points; a channel is closed when its flush ends

@@ -121,10 +121,10 @@ func treeOf(m *mount.Entry) mount.Filesystem {
 	return mount.Filesystem{Major: m.Major, Minor: m.Minor, Root: m.Root}
 }
 
-// Of describes where a dataset is mounted besides its mount point: one entry for each mount in
-// another mount namespace, for each further mount in the host's namespace, and for each process that
-// could not be examined. Copies of the host's mount in other namespaces do not count. If the look was at
-// files as well, there is one entry for each process that has a file of the dataset open.
+// Of describes where a dataset is mounted besides its mount point: one entry for each mount in another mount namespace,
+// for each further mount in the host's namespace, and for each process that could not be examined. Copies of the host's
+// mount in other namespaces do not count. If look is from ScanFiles, there is also one entry for each process that has
+// a file of the dataset open.
 //
 // If nothing is mounted on the mount point, Of asks the pool of the dataset. If the pool cannot
 // tell, the dataset counts as held.

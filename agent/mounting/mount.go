@@ -50,8 +50,8 @@ func (m *Mounter) Mount(ctx context.Context, ref dataset.Reference, id string) (
 		"mount of volume %s: gave up after %d attempts: other requests keep unmounting it", d.Volume, mountAttempts)
 }
 
-// getLease returns the record of a dataset that this node may mount: its home and its guests may. Other nodes bring the
-// dataset here, and become its home.
+// getLease makes sure that this node may mount a dataset, and returns the record. If this node is neither the home nor
+// a guest, getLease moves the dataset here.
 func (m *Mounter) getLease(ctx context.Context, d dataset.Dataset) (dataset.Dataset, error) {
 	if d.Home == m.NodeID || m.Guests.Table.IsGuest(d) {
 		return d, nil

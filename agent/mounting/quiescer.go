@@ -31,8 +31,8 @@ type QuiescerDeps struct {
 func NewQuiescer(deps QuiescerDeps) *Quiescer { return &Quiescer{deps} }
 
 // Freeze flushes a mounted dataset to disk, and freezes its filesystem if its profile says so. The caller then takes
-// the snapshot with the context in, and must call thaw even if Freeze or the snapshot fails. Freeze does nothing for a
-// dataset that is not mounted.
+// the snapshot, and passes the returned context in to the pool. It must call thaw even if Freeze or the snapshot fails.
+// Freeze does nothing for a dataset that is not mounted.
 func (q *Quiescer) Freeze(ctx context.Context, pool backends.Pool, d dataset.Dataset) (in context.Context,
 	thaw func() error, err error) {
 	serializer, can := pool.(backends.Serializer)
@@ -40,7 +40,8 @@ func (q *Quiescer) Freeze(ctx context.Context, pool backends.Pool, d dataset.Dat
 		thaw, err = q.quiesce(pool, d)
 		return ctx, thaw, err
 	}
-	// The limit is not lifted while other work runs in the pool. No other work runs between the flush and the freeze.
+	// Suspend the limit only once no other work runs in the pool. The lock also keeps other work from running between
+	// the flush and the freeze.
 	in, unlock, err := serializer.Lock(ctx)
 	if err != nil {
 		return ctx, func() error { return nil }, fmt.Errorf("flush volume %s: %w", d.Volume, err)
@@ -56,7 +57,7 @@ func (q *Quiescer) Freeze(ctx context.Context, pool backends.Pool, d dataset.Dat
 	}, nil
 }
 
-// quiesce is Freeze for a pool in which no other work runs.
+// quiesce does the work of Freeze. If the dataset has a speed limit, the caller has locked the pool.
 func (q *Quiescer) quiesce(pool backends.Pool, d dataset.Dataset) (thaw func() error, err error) {
 	none := func() error { return nil }
 	path := q.MountPath(d.ID)
@@ -65,7 +66,7 @@ func (q *Quiescer) quiesce(pool backends.Pool, d dataset.Dataset) (thaw func() e
 	}
 	itself := pool.Info().Freezes && d.Encryption == nil // an encrypted filesystem is ciphertext to the pool
 	freezing := itself || d.Profile.Quiesce == dataset.QuiesceFreeze
-	until := q.Clock.Steady() + throttle.SuspendForSnapshot - longStall // the freeze comes after it
+	until := q.Clock.Steady() + throttle.SuspendForSnapshot - longStall // the freeze follows, within the suspension
 	up, err := q.Throttle.Suspend(d, throttle.SuspendForSnapshot)
 	if err != nil {
 		return none, fmt.Errorf("flush volume %s: %w", d.Volume, err)
@@ -98,7 +99,7 @@ func (q *Quiescer) quiesce(pool backends.Pool, d dataset.Dataset) (thaw func() e
 		}
 		up.Extend(throttle.SuspendForUnmount)
 	}
-	if itself { // until then writers may write without their limit
+	if itself { // the pool freezes the filesystem, and writers have no limit until the thaw
 		return func() error { up.Resume(); return nil }, nil
 	}
 	root, err := os.Open(path)
@@ -137,8 +138,10 @@ func (q *Quiescer) WriteOut(path string, within time.Duration) (done bool, err e
 	}
 }
 
-// Settled flushes the filesystem that is mounted on path repeatedly until one flush is short, or until a time of the
-// steady clock. While the limit is lifted, writers can write to memory faster than the disk accepts the data.
+// Settled flushes the filesystem that is mounted on path repeatedly until a flush takes at most shortStall, so that a
+// freeze blocks writers only briefly. It fails with ErrPending if no flush was that short by the time until of the
+// steady clock, or after several flushes: while the limit is suspended, writers can write to memory faster than the
+// disk accepts the data.
 func (q *Quiescer) Settled(d dataset.Dataset, path string, until time.Duration) error {
 	var took time.Duration
 	for range flushes {
@@ -161,8 +164,8 @@ func (q *Quiescer) Settled(d dataset.Dataset, path string, until time.Duration) 
 }
 
 const (
-	// shortStall is how long the last flush before a freeze may take: the flush of the freeze then has only the data
-	// that was written since. longStall is how long writers may wait for a freeze.
+	// shortStall is how long the last flush before a freeze may take: the freeze itself then flushes only the data that
+	// was written since. longStall is how long writers may wait for a freeze.
 	shortStall = time.Second
 	longStall  = 2 * time.Second
 	flushes    = 5

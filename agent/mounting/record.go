@@ -71,8 +71,8 @@ func (c Use) VerifyFrom() time.Duration {
 // SortedIDs returns the mount IDs, sorted.
 func (r Record) SortedIDs() []string { return slices.Sorted(maps.Keys(r.IDs)) }
 
-// ExpectedMounts returns how many mounts besides the mount point are explained by the recorded uses: one for each ID,
-// without the ID except. Podman's use explains none, because it can exist without a container.
+// ExpectedMounts returns how many mounts besides the mount point the recorded uses explain: one for each ID, not
+// counting the ID except. Podman's use explains none, because it can exist without a container.
 func (r Record) ExpectedMounts(except string) (n int) {
 	for id := range r.IDs {
 		if id != except && id != PodmanID {
@@ -110,5 +110,5 @@ func ToolByID(id string) plugin.Tool {
 }
 
 // MountedGrace is how long an engine may take to start a container after mounting a volume of it, while this agent
-// runs. A container can have several slow volumes. Until MountedGrace is over, a use that has ended does little harm.
+// runs. A container can have several slow volumes. A use that has ended and stays recorded that long does little harm.
 const MountedGrace = 10 * time.Minute

@@ -54,8 +54,8 @@ func (u *Unmounter) IfUnused(ctx context.Context, d dataset.Dataset,
 	return unmount(ctx, d)
 }
 
-// Unmount unmounts a dataset whose last use has ended, and releases the guard in the background: the engine waits for
-// the unmount, and the guard is released only after one more look at the host. The dataset's lock is held.
+// Unmount unmounts a dataset whose last use has ended. The guard forgets the dataset later, in the background: that
+// requires one more look at the host, and the engine should not wait for it. The dataset's lock is held.
 func (u *Unmounter) Unmount(_ context.Context, d dataset.Dataset) error {
 	if err := u.unmount(d); err != nil {
 		return err

@@ -140,8 +140,9 @@ func (v *Verifier) canEndUnverified(r Record, id string) bool {
 // The dataset's lock is held.
 //
 // It looks at mounts only, and not at open files: the engine waits for each last Unmount, and a look at open files
-// takes about ten times as long. A process that got a file from a container can therefore lose its mount here. It loses
-// no data: the file stays open, and restore, removal, move and the release of the guard look at open files.
+// takes about ten times as long. So a volume can be unmounted while a process outside of its containers still has a
+// file of it open. No data is lost: the file stays usable, and restore, removal, move and the release of the guard look
+// at open files.
 func (v *Verifier) unexplainedMount(ctx context.Context, d dataset.Dataset, expected int) string {
 	look, err := v.Holders.ScanMounts()
 	if err != nil {

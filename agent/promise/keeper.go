@@ -13,10 +13,10 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// Keeper has the promises that this process of the agent has made to other nodes, in memory only. After its start the
-// process opens no later epoch for the duration of a promise, so that the promises of the previous process have expired
-// by then. That is safer than a record on disk, and costs no flush. Safe for concurrent use: mu protects all fields
-// that change.
+// Keeper has the promises that this process of the agent has made to other nodes, in memory only. The promises of the
+// previous process are not known. So for the duration of a promise after its start, this process opens no later epoch:
+// by then all promises of the previous process have expired. That is safer than a record on disk, and costs no flush.
+// Safe for concurrent use: mu protects all fields that change.
 type Keeper struct {
 	now     func() time.Duration
 	started time.Duration
@@ -101,7 +101,7 @@ func (k *Keeper) BlockPromises(e Epoch, span time.Duration) (holder uuid.UUID, w
 	return uuid.Nil, 0
 }
 
-// Blocked returns the datasets for which Swear refuses promises.
+// Blocked returns the datasets for which Grant refuses promises.
 func (k *Keeper) Blocked() []uuid.UUID {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -53,14 +53,17 @@ func (a Answer) ValidUntil(sent time.Duration) time.Duration {
 	return sent + HolderSpan(time.Duration(a.For))
 }
 
-// HolderSpan is for which part of its duration a grant of control, or a promise, is valid for the holder: a fence
-// that begins at that time is complete before the grant ends for its giver.
+// HolderSpan returns how long the holder may rely on a session or a promise of the given duration. It is shorter than
+// the duration: a fence that begins when it ends is complete before control or the promising node considers the grant
+// over.
 func HolderSpan(span time.Duration) time.Duration { return span * 6 / 10 }
 
-// Extend returns until when a holder may write: as its session allows or, while control does not answer, as all
-// nodes that could take over have promised, each until a moment of its own. Their promises extend what is held,
-// and never start it: once it has lapsed, one of them may have opened a later epoch, and another one after that.
-// If nobody could take over, nobody has to promise.
+// Extend returns the time until which a holder may write. session is the time that its session with control allows, and
+// until is the time that applied before. If silent is true, control does not answer. Then promises count too: promised
+// has, for each node that could take over, the time until which that node has promised to open no later epoch, and the
+// earliest of these times applies. If no node could take over, no promise is needed. Promises only extend a right to
+// write that is still valid. Once it has lapsed, one of the nodes may have opened a later epoch, and another node one
+// after that.
 func Extend(until, session, now, span time.Duration, silent bool, promised []time.Duration) time.Duration {
 	held := until > now
 	until = max(until, session)
