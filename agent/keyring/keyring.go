@@ -28,7 +28,8 @@ import (
 type Deps struct {
 	*host.Host
 	Programs *host.Programs // that print keys
-	// CopyBeside returns the dataset whose files a move brought as the dataset id, beside a copy.
+	// CopyBeside returns the dataset ds if the dataset id contains files of ds that a move has brought beside a copy of
+	// ds. Otherwise is is false.
 	CopyBeside func(id uuid.UUID) (ds uuid.UUID, is bool)
 }
 
@@ -79,7 +80,7 @@ func (k *Keyring) DataKey(ctx context.Context, d dataset.Dataset) ([]byte, error
 }
 
 // contextDataKey is the data key of a dataset that is made while writers wait. It is stored in the context of that
-// work, so that no program that prints a key must run meanwhile.
+// work: otherwise the program that prints the operator's key would run while writers wait.
 type contextDataKey struct {
 	id, wrapped uuid.UUID // the UUIDs of the dataset and of its data key
 	data        []byte
@@ -88,7 +89,8 @@ type contextDataKey struct {
 // dataKeyContext is the key of a contextDataKey in a context.
 type dataKeyContext struct{}
 
-// dataKey returns the data key that is wrapped in the record d. The operator's key is read for the dataset of.
+// dataKey returns the data key that is wrapped in the record d. A program that prints the operator's key gets the UUID
+// of the dataset of.
 func (k *Keyring) dataKey(ctx context.Context, of uuid.UUID, d dataset.Dataset) ([]byte, error) {
 	if d.Encryption == nil {
 		return nil, dataset.Errorf(dataset.ErrForbidden, "it is encrypted, and its record has no data key")
@@ -100,9 +102,9 @@ func (k *Keyring) dataKey(ctx context.Context, of uuid.UUID, d dataset.Dataset) 
 	return key.Unwrap(*d.Encryption)
 }
 
-// StandIn makes the dataset id, which has no record, use the data key of the dataset of until end is called. Examples
-// are a temporary clone that is read, and the dataset that a move makes. Until then the dataset id is not removed as an
-// orphan.
+// StandIn lets a dataset without a record, named by id, use the data key of another dataset, named by of, until end is
+// called. The dataset id is for example a temporary clone that is read, or a dataset that a move makes. Until end is
+// called, the cleanup does not remove it as an orphan.
 func (k *Keyring) StandIn(id, of uuid.UUID) (end func()) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -153,9 +155,9 @@ func (k *Keyring) OperatorKey(ctx context.Context, p dataset.Profile, id uuid.UU
 	return keys.Read(ctx, k.deps.Programs, from, keys.Ask{Profile: p.Name, Dataset: id})
 }
 
-// Seal gives a dataset that will be made its data key: a new one, that of the dataset from which it is cloned, or that
-// of an earlier attempt. If a key is not on this node, Seal fails and changes nothing. withKey is the context for
-// making the dataset. For a clone, whose key was verified, it contains the data key.
+// Seal sets the wrapped data key in the record of a dataset that will be made. The data key is a new one, that of the
+// source of a clone, or that of an earlier attempt. If a key is not on this node, Seal fails and changes nothing. The
+// caller makes the dataset with the returned context withKey, which for a clone contains the data key.
 func (k *Keyring) Seal(ctx context.Context, pool backends.Pool, op *dataset.Operation) (withKey context.Context,
 	err error) {
 	d := op.DatasetRecord
@@ -187,7 +189,7 @@ func (k *Keyring) Seal(ctx context.Context, pool backends.Pool, op *dataset.Oper
 		return ctx, err
 	}
 	id, data := keys.NewDataKey()
-	wrapped := key.Wrap(id, data) // the pool opens the wrapped key, to make a dataset that it can open
+	wrapped := key.Wrap(id, data) // not verified by Wrap, because the pool unwraps it to make the dataset
 	if op.Source != nil {
 		if data, err = k.DataKey(ctx, from); err != nil {
 			return ctx, fmt.Errorf("source of the clone: %w", err)

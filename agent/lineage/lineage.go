@@ -216,8 +216,8 @@ func DropMissing(ctx context.Context, pool backends.Pool, id uuid.UUID, gone []u
 	return nil
 }
 
-// Lost returns the newest snapshot of a copy if it has data that the volume continued without and if control does not
-// know that yet. Such a snapshot is kept, like that of a superseded head. Otherwise keep is the zero value.
+// Lost returns the newest snapshot of a copy if the volume has continued without the data of that snapshot, and control
+// has not recorded that yet. Such a snapshot is kept, like that of a superseded head. Otherwise keep is the zero value.
 func Lost(ctx context.Context, pool backends.Pool, k api.Kept) (keep dataset.Snapshot, err error) {
 	if k.Kind == dataset.CopySuperseded || k.Record == nil {
 		return keep, nil

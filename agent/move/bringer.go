@@ -37,8 +37,9 @@ type Bringer struct{ BringerDeps }
 // NewBringer returns a Bringer.
 func NewBringer(deps BringerDeps) *Bringer { return &Bringer{deps} }
 
-// Bring moves a volume whose home is another node to this node, if its profile allows that without a command, and waits
-// for the move. Several mounts at the same time wait for one move. It returns the record with this node as the home.
+// Bring moves a volume whose home is another node to this node and waits for the move, if the profile allows a move
+// without a command of the operator. Several mounts at the same time wait for one move. It returns the record with this
+// node as the home.
 //
 // If the profile does not allow the move, Bring fails with ErrUnsupported and names the command. If the move takes
 // longer than the request may, it fails with ErrPending and the progress. Otherwise it returns the error of the move,

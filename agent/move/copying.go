@@ -24,10 +24,11 @@ import (
 const (
 	// roundsInUse is how often changes are copied at most while a dataset is in use.
 	roundsInUse = 6
-	// LastRoundBytes is the number of bytes that a round may have copied to be the last one while a dataset is in use.
+	// LastRoundBytes bounds the bytes of the last round: if a round has copied no more, no further round follows while
+	// the dataset is in use.
 	LastRoundBytes = 32 << 20
-	// lastRoundTime is how long a round may take to be the last one if the dataset was not in use when it began:
-	// it may have been used since.
+	// lastRoundTime bounds the duration of the last round of a dataset that was not in use when the round began. After
+	// a longer round, another one follows, because the dataset may have been used meanwhile.
 	lastRoundTime = 30 * time.Second
 	// minMeasuredBytes is the number of bytes above which the rate of a copy is measured.
 	minMeasuredBytes = 8 << 20

@@ -13,8 +13,8 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// isAutomaticFailover reports whether a promotion is based on the silence of the home, and not only on an operator's
-// confirmation.
+// isAutomaticFailover reports whether a promotion relies on the home not having renewed its session, and not only on an
+// operator's confirmation.
 func isAutomaticFailover(op *dataset.Operation) bool {
 	return op.Loss != nil && op.Loss.UnreachableIndex != 0
 }

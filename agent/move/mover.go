@@ -50,13 +50,13 @@ type Mover struct {
 	MoverDeps
 
 	mu   sync.Mutex
-	rate int64 // bytes a second of the last move to this node; 0: there was none
+	rate int64 // bytes a second of the last move to this node, or 0 if there was none
 }
 
 // NewMover returns a Mover.
 func NewMover(deps MoverDeps) *Mover { return &Mover{MoverDeps: deps} }
 
-// Rate returns the bytes a second of the last move to this node; 0: there was none.
+// Rate returns the bytes a second of the last move to this node, or 0 if there was none.
 func (v *Mover) Rate() int64 {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -76,7 +76,7 @@ func (v *Mover) Move(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (
 	if err := v.Keys.CanOpen(ctx, *op.DatasetRecord); err != nil {
 		return out, fmt.Errorf("move of volume %s: %w", op.Volume, err)
 	}
-	if op.FileCopy || op.SameShare { // these moves remove the data here, and a former head may have more data
+	if op.FileCopy || op.SameShare { // they remove the data here: first settle it, a former head may have unique data
 		if err := v.Copies.Settle(ctx, op.DatasetID); err != nil {
 			return out, fmt.Errorf("move of volume %s: %w", op.Volume, err)
 		}

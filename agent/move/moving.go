@@ -32,7 +32,7 @@ type moving struct {
 	removedSnapshots []uuid.UUID // snapshots here that the home does not have any more
 
 	givingPool uuid.UUID          // the pool on the share in which the home has the dataset
-	takenOver  *dataset.TakenOver // where the dataset still is if its lost home had not taken it over; otherwise nil
+	takenOver  *dataset.TakenOver // the place of the dataset if its lost home never took it over; otherwise nil
 }
 
 // recall makes the home relinquish the dataset, and waits until it has. If the dataset is in use, recall waits only
@@ -165,18 +165,18 @@ func (m *moving) promote(ctx context.Context) (out api.Committed, err error) {
 	}
 	steps.At("move.recorded")
 	if !m.Datasets.IsHome(out) {
-		// The head that was made here is superseded by now: see Installer.Resume.
+		// The new head is superseded already. Installer.Resume removes it.
 		return out, dataset.Errorf(dataset.ErrConflict,
 			"move of volume %s: it arrived here, and moved on to another node before control responded (ask again)",
 			op.Volume)
 	}
-	// This node is the home now, whether or not the caller still waits, and finishes by itself.
+	// This node is the home now, so the installation must be finished even if the caller no longer waits.
 	ctx = context.WithoutCancel(ctx)
 	return out, m.Installer.Install(ctx, *out.Dataset, rec)
 }
 
-// continueFromBest makes the newest snapshot in this node's pool the one from which the volume continues, if the volume
-// continues without its home. That snapshot may be newer than the snapshot in the announced loss.
+// continueFromBest selects the snapshot from which the volume continues, if the move is without the home: the newest
+// one in this node's pool. It may be newer than the snapshot that control has announced in op.Loss.
 func (m *moving) continueFromBest(ctx context.Context) error {
 	if m.op.SameShare {
 		return m.checkOnShare(ctx)
@@ -248,14 +248,14 @@ func (m *moving) makeHead(ctx context.Context) error {
 // from it.
 func (m *moving) dropHead(ctx context.Context) error {
 	if m.op.SameShare {
-		return nil // it has not moved
+		return nil // makeHead has moved nothing
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 	defer cancel()
 	copier, can := m.pool.(backends.Copier)
 	if m.op.FileCopy {
 		rec := m.recordOf(uuid.Nil)
-		if can && rec.Beside != uuid.Nil { // it is not in the copy's place yet
+		if can && rec.Beside != uuid.Nil { // the files are still beside the copy
 			return m.Installer.DropBeside(ctx, rec)
 		}
 		if k, kept := m.Cache.Copy(m.op.DatasetID); kept && rec.Beside != uuid.Nil && k.Record != nil {

@@ -82,9 +82,9 @@ func (v *Sender) poolForSending(ctx context.Context, id uuid.UUID) (backends.Poo
 // errUnknownPool says that control has no record of a pool as one of this node.
 var errUnknownPool = errors.New("it does not know the pool")
 
-// Freshen takes a snapshot for the node that sends the request. If nothing was written since a snapshot that this node
-// or another replica was given, it returns that one. For a relinquished dataset it returns the final snapshot, and
-// fails with ErrPending before that exists.
+// Freshen takes a snapshot for the node that sends the request. If nothing was written since an earlier snapshot that
+// was sent to that node, or to another replica, Freshen returns the earlier one. For a relinquished dataset it returns
+// the final snapshot, and fails with ErrPending before that exists.
 //
 // have are the snapshots that the other node has. The newest of them is kept, because control's record of that node's
 // copy may be older. idle is true if the dataset has no use. It is false for a relinquished dataset, whose uses do not
@@ -222,7 +222,7 @@ func (v *Sender) Bases(ctx context.Context, ds uuid.UUID) (ids []uuid.UUID) {
 	}
 	vol, err := v.Control.Volume(ctx, ds.String())
 	if err != nil || vol.Move == uuid.Nil {
-		return nil // a replica that finds no base starts again, so nothing waits for it
+		return nil // without the bases, replicas only have to be sent from the beginning
 	}
 	pool, err := v.Pools.Online(ctx, d.Pool)
 	if err != nil {

@@ -15,8 +15,8 @@ import (
 )
 
 // checkOnShare fails unless this node sees the dataset on the share that both pools are recorded to be on. Otherwise
-// control would record the move, and then the dataset could not be taken over. A lost home may not have taken the
-// dataset over from the previous home yet. In that case it is taken from the pool of the previous home.
+// control would record this node as the home of a dataset that it cannot take over. A lost home may never have taken
+// the dataset over from its previous home. In that case checkOnShare selects the pool of that previous home.
 func (m *moving) checkOnShare(ctx context.Context) error {
 	sharer, can := m.pool.(backends.Sharer)
 	if !can {
@@ -57,8 +57,9 @@ func (m *moving) findGivingPool(ctx context.Context) error {
 	return nil
 }
 
-// ClearPlace destroys older data of a dataset in the target pool, which an earlier home left, before control records
-// that the home is here. A move file by file does the same. The dataset's lock is held.
+// ClearPlace destroys older data of a dataset in the target pool before control records this node as the home. An
+// earlier home, or a move that copies file by file, can have left that data. ClearPlace fails with ErrConflict if the
+// data may be the present data of the volume. The dataset's lock is held.
 func (v *Mover) ClearPlace(ctx context.Context, pool backends.Pool, op *dataset.Operation, given uuid.UUID,
 	before *dataset.TakenOver) error {
 	here := given == op.DatasetRecord.Pool
@@ -79,7 +80,7 @@ func (v *Mover) ClearPlace(ctx context.Context, pool backends.Pool, op *dataset.
 	if err != nil {
 		return fmt.Errorf("its data in pool %s (%s): %w", v.Pools.Name(op.DatasetRecord.Pool), e.Path, err)
 	}
-	if here { // these are the only data: no home has taken the dataset since
+	if here { // this data is the volume: no later home has taken it over
 		return nil
 	}
 	return pool.Delete(ctx, op.DatasetID)

@@ -24,8 +24,9 @@ type CreatorDeps struct {
 	Executor  *Executor
 }
 
-// Creator creates the volumes that the tools of this host request. The request is planned by control. Its operation is
-// made, committed and finished by Maker.Create here, or on another node. It has no state of its own.
+// Creator creates the volumes that the tools of this host request. Control plans each request. Maker.Create of this
+// node, or of another node, executes the planned operation: it makes the dataset, commits it to control, and finishes
+// it. It has no state of its own.
 type Creator struct{ deps CreatorDeps }
 
 // NewCreator returns a Creator.
@@ -98,7 +99,8 @@ func (m *Maker) Create(ctx context.Context, jb *jobs.Job, op *dataset.Operation)
 }
 
 // create makes, commits and finishes op.Dataset. If fill is not nil, it writes the contents. Other requests do not know
-// the dataset before it is committed, and the next sync reports it. The lock makes the removal of a pool wait.
+// the dataset before it is committed, and the next sync reports it. While create holds the dataset's lock, the removal
+// of the pool waits.
 func (m *Maker) create(ctx context.Context, jb *jobs.Job, op *dataset.Operation, name string,
 	fill func(backends.Pool) error) (out api.Committed, err error) {
 	unlock, err := m.deps.Locks.Lock(ctx, op.DatasetID, name+" of volume "+op.Volume)

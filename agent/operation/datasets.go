@@ -26,8 +26,8 @@ type DatasetsDeps struct {
 	ProfileChanged func(d dataset.Dataset) // applies the limits of a profile that may have changed
 }
 
-// Datasets gives operations the datasets that they change, locked, and records the outcome. It has no state of its
-// own. Its methods are safe for concurrent use.
+// Datasets locks datasets for the operations that change them, and records the outcome. It has no state of its own. Its
+// methods are safe for concurrent use.
 type Datasets struct {
 	deps DatasetsDeps
 }
@@ -103,8 +103,8 @@ func (s *Datasets) Recorded(ctx context.Context) (
 }
 
 // EnsureUnrecorded fails with ErrExists if control has a record of a dataset, whichever node is its home and even if it
-// is in the trash. It also fails if control does not answer: the data here may be the only data of a dataset that its
-// home has not taken yet.
+// is in the trash. It also fails if control does not answer: the data here may be the only data of a dataset on a share
+// whose new home has not taken it over yet.
 func (s *Datasets) EnsureUnrecorded(ctx context.Context, id uuid.UUID) error {
 	_, err := s.deps.Control.Snapshots(ctx, id.String(), api.Page{Limit: 1})
 	switch {

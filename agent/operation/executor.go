@@ -62,7 +62,7 @@ func (x *Executor) Act(kind dataset.OpKind) Act {
 	if act, known := x.deps.Acts[kind]; known {
 		return act
 	}
-	// The failure is recorded, or the operation would be started again for ever.
+	// Record the failure. Otherwise each sync would start the operation again.
 	return func(_ context.Context, _ *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
 		return out, dataset.Errorf(dataset.ErrUnsupported,
 			"operation %s: this agent cannot do %q (is it older than control?)", op.ID, op.Kind)

@@ -29,8 +29,7 @@ type ExporterDeps struct {
 	Throttle *throttle.Limits
 	Reserve  Reserve
 	Freeze   Freeze
-	// StandIn makes the dataset id use the data key of the dataset named by of, until end is called. The dataset id has
-	// no record.
+	// StandIn lets the dataset id, which has no record, use the data key of the dataset of, until end is called.
 	StandIn func(id, of uuid.UUID) (end func())
 }
 
@@ -106,8 +105,8 @@ func (e *Exporter) exportClone(ctx context.Context, pool backends.Pool, d datase
 	return exportRoot(ctx, pool, scratch.ID, w, out)
 }
 
-// cloneForExport makes the clone. A snapshot may lack data that was not flushed, as after a power cut, so a mounted
-// dataset is flushed first: an export has everything that was written before it.
+// cloneForExport makes the clone. A snapshot may lack data that was not flushed, as after a power cut, so
+// cloneForExport flushes a mounted dataset first. The export then contains everything that was written before it.
 func (e *Exporter) cloneForExport(ctx context.Context, pool backends.Pool, d, scratch dataset.Dataset,
 	src dataset.Source) error {
 	if src.Snapshot == uuid.Nil {

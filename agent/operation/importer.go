@@ -145,7 +145,7 @@ func checkNoMountsBelow(folder *os.File) error {
 	return nil
 }
 
-// importInto makes a volume, which fill fills.
+// importInto makes a volume, and calls fill to write its files.
 func (i *Importer) importInto(ctx context.Context, jb *jobs.Job, op *dataset.Operation,
 	fill func(root *os.File) error) (api.Committed, error) {
 	pool, err := i.deps.Pools.Get(op.DatasetRecord.Pool)

@@ -31,7 +31,8 @@ type MakerDeps struct {
 		Get(id uuid.UUID) (backends.Pool, error)
 	}
 	Space Space
-	// Seal gives a dataset that will be made its data key. withKey is the context in which it is made.
+	// Seal sets the wrapped data key in the record of a dataset that will be made. Make the dataset with the context
+	// withKey.
 	Seal func(ctx context.Context, pool backends.Pool, op *dataset.Operation) (withKey context.Context, err error)
 	// MayChange returns an error if this node has relinquished the dataset.
 	MayChange func(d dataset.Dataset, what string) error
@@ -47,8 +48,8 @@ type Maker struct {
 // NewMaker returns a Maker.
 func NewMaker(deps MakerDeps) *Maker { return &Maker{deps} }
 
-// makeDataset makes op.Dataset in its pool under a private name, if there is space for it. asked is the size before the
-// backend made the dataset: the backend may have rounded it.
+// makeDataset makes op.Dataset in its pool as an incoming dataset, if there is space for it. asked is the size before
+// the backend made the dataset: the backend may have rounded it.
 func (m *Maker) makeDataset(ctx context.Context, jb *jobs.Job, pool backends.Pool, op *dataset.Operation,
 	name string) (asked dataset.Size, err error) {
 	if err := m.deps.Space.CheckRootSpace(ctx); err != nil {
@@ -142,7 +143,7 @@ func (m *Maker) cloneBytes(ctx context.Context, jb *jobs.Job, pool backends.Pool
 			return nil, err
 		}
 		defer end()
-		// Growing mounts the clone, which takes longer than writers should wait, most of all in a container.
+		// Growing the clone mounts it. Writers should not wait for that, so the clone is grown after the thaw.
 		if r, can := pool.(backends.Resizer); can && made.Size > d.Size {
 			later, made.Size = r, 0
 		}
@@ -154,7 +155,7 @@ func (m *Maker) cloneBytes(ctx context.Context, jb *jobs.Job, pool backends.Pool
 	size, err := pool.Clone(in, made, *op.Source, jb.Moved)
 	// An interrupted earlier attempt has made the clone. The source was smaller then, and may now be larger than the
 	// requested size.
-	bounded := size > 0 || pool.Info().Capabilities.EnforcesSize // or its source had no size then
+	bounded := size > 0 || pool.Info().Capabilities.EnforcesSize // the source may have got a size
 	if r, can := pool.(backends.Resizer); can && bounded && size < made.Size {
 		later = r
 	}

@@ -36,9 +36,9 @@ type RecordWriter struct {
 // NewRecordWriter returns a RecordWriter.
 func NewRecordWriter(deps RecordWriterDeps) *RecordWriter { return &RecordWriter{deps} }
 
-// WriteLater writes the record beside a dataset again, as a job. Each change has a job of its own, because a
-// running one may have read the record before the change. An agent that stops waits for it: its pools may be used
-// by another Drover that has only these records.
+// WriteLater writes the record beside a dataset again, as a job. Each change has a job of its own, because a running
+// one may have read the record before the change. An agent that stops waits for the job: another Drover may use the
+// pools next, and has only these records.
 func (w *RecordWriter) WriteLater(d api.Indexed) {
 	w.deps.ProfileChanged(d.Dataset)
 	w.deps.Jobs.Start(fmt.Sprintf("note/%s/%d", d.ID, d.Index), func(ctx context.Context, _ *jobs.Job) error {
@@ -50,7 +50,7 @@ func (w *RecordWriter) WriteLater(d api.Indexed) {
 // stays done and WriteAll tries again.
 func (w *RecordWriter) Write(ctx context.Context, pool backends.Pool, d dataset.Dataset) {
 	if d.Home != w.deps.NodeID {
-		return // the record beside a copy is that of the copied state
+		return // the record beside a copy belongs to the state that was copied
 	}
 	if err := w.writeTo(ctx, pool, d); err != nil && !errors.Is(err, dataset.ErrNotFound) {
 		w.deps.LogOf(d).WithError(err).Warn("cannot write the record beside the data")

@@ -27,7 +27,7 @@ type RekeyerDeps struct {
 	}
 }
 
-// Rekeyer wraps data keys by other keys of the operator. It has no state of its own.
+// Rekeyer wraps the data keys of datasets with other keys of the operator. It has no state of its own.
 type Rekeyer struct {
 	deps RekeyerDeps
 }
@@ -60,7 +60,8 @@ func (r *Rekeyer) Rekey(ctx context.Context, jb *jobs.Job, op *dataset.Operation
 	return out, err
 }
 
-// rekeyTries is how often the keys are read while other requests exchange them.
+// rekeyTries is the maximum number of attempts if other requests change the record between the reading of the keys and
+// the exchange.
 const rekeyTries = 3
 
 // exchange records a data key that was wrapped again, if d is still the present record. Otherwise it returns the

@@ -84,7 +84,7 @@ func (r *Remover) Purge(ctx context.Context, jb *jobs.Job, op *dataset.Operation
 	if err := r.deps.Trust.Err(); err != nil {
 		return out, err
 	}
-	// A recovery may have restored it since the purge was planned, or while this waited.
+	// A recovery of the store may have restored it since the purge was planned, also while Purge waited for the lock.
 	if now, ok := r.deps.Cache.Dataset(d.ID); ok && now.State != dataset.StatePurging {
 		return out, dataset.Errorf(dataset.ErrStale, "purge of volume %s: it is %s, no longer being purged",
 			d.Volume, now.State)

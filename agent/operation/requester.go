@@ -75,8 +75,9 @@ func (r *Requester) Do(ctx context.Context, jb *jobs.Job, req api.Request) (out 
 	return out, nil
 }
 
-// reconsider cancels an operation that its node has not started for a long time, if control would now choose another
-// node for the request, or none: the first node may be lost. The error is ErrLost, or control's reason.
+// reconsider cancels an operation that its node has not started for a long time, if control would now plan the request
+// differently: the node may be lost. It returns ErrLost if control would choose another node, and control's error if it
+// would choose none.
 func (r *Requester) reconsider(ctx context.Context, op dataset.Operation, req api.Request) error {
 	plan, err := r.deps.Plan(ctx, req)
 	same := err == nil && plan.Operation != nil && plan.Operation.Node == op.Node

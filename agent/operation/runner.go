@@ -7,8 +7,8 @@
 // these methods, and those of package move, in the map Acts. To add a kind, write such a method and add it to that map.
 // Exporter reads volumes for users.
 //
-// Runner tracks the running operations, and Requester has other nodes carry out operations. Datasets gives operations
-// the datasets that they change, locked, and RecordWriter writes the record beside their data. Sizes resizes datasets.
+// Runner tracks the running operations, and Requester has other nodes carry out operations. Datasets locks datasets for
+// the operations that change them, and RecordWriter writes the record beside their data. Sizes resizes datasets.
 // Packages move, cleanup and pooladmin use Datasets, Sizes, RecordWriter and Runner for their own changes.
 //
 // Only two types have state, each under a mutex: Runner has the running operations in memory, and Sizes has the
@@ -50,7 +50,7 @@ type running struct {
 	recorded bool // control has a record of it, and may cancel it
 	inDoubt  bool // control has not answered a report of it, which may still arrive
 
-	// settle ends the request to record it, so that control is not asked after settle has returned.
+	// settle cancels the request to record the operation, and returns once that request has ended.
 	settle func()
 
 	dataset, pool uuid.UUID // that it changes; pool may be uuid.Nil
@@ -76,7 +76,7 @@ func (r *Runner) Run(
 	now.settle = r.deps.Jobs.After(ctx, r.deps.Clock, r.deps.Limits.Record,
 		func(ctx context.Context) { r.record(ctx, planned) })
 	r.mu.Unlock()
-	end := func() { // comes last: afterwards, an operation that is recorded and not final is started again
+	end := func() { // call it last: after it, a sync can start an operation again that is recorded and not final
 		r.mu.Lock()
 		delete(r.running, op.ID)
 		r.mu.Unlock()

@@ -36,11 +36,11 @@ type Sizes struct {
 	deferred map[uuid.UUID]DeferredResize // by dataset
 }
 
-// DeferredResize is the resize of a dataset whose head was made of a snapshot with another size than the recorded
-// one, and that could not be resized then. It stays on disk until the resize succeeds, because no user requests a
-// resize to the recorded size.
+// DeferredResize is a resize that failed and is tried again: the head of the dataset was made of a snapshot whose size
+// differs from the recorded size. It stays on disk until the resize succeeds, because no user requests a resize to the
+// recorded size.
 type DeferredResize struct {
-	Actual dataset.Size `json:"was"` // the actual size; 0: not known
+	Actual dataset.Size `json:"was"` // the actual size, or 0 if it is not known
 	Why    string       `json:"why"`
 }
 
@@ -118,9 +118,9 @@ func (z *Sizes) Problem(d dataset.Dataset) string {
 		d.Size, was, u.Why)
 }
 
-// ResizeAsRecorded gives a head the size of its volume. of is the snapshot that the head was made of: it may have been
-// taken before the volume was resized. If the resize fails, the volume is usable all the same, and the resize is
-// deferred. ResizeAsRecorded returns an error only if it cannot record the deferred resize.
+// ResizeAsRecorded gives a new head the recorded size of its volume. of is the snapshot that the head was made of,
+// which may have been taken before the volume was resized. If the resize fails, the volume is usable all the same, and
+// the resize is deferred. ResizeAsRecorded returns an error only if it cannot record the deferred resize.
 func (z *Sizes) ResizeAsRecorded(ctx context.Context, pool backends.Pool, d dataset.Dataset, of uuid.UUID) error {
 	if _, can := pool.(backends.Resizer); !can {
 		return nil

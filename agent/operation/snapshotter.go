@@ -56,7 +56,7 @@ func (t *Snapshotter) Take(ctx context.Context, jb *jobs.Job, op *dataset.Operat
 		defer end()
 	}
 	steps.At("snapshot.begin")
-	// The snapshot was due earlier, and this node may have been down since.
+	// Set the time at which the snapshot is taken. A scheduled one may be late, because this node was down.
 	if *op.Snapshot, err = t.Stamp(ctx, pool, *op.Snapshot); err != nil {
 		return out, fmt.Errorf("snapshot of volume %s: %w", d.Volume, err)
 	}
@@ -91,8 +91,8 @@ func (t *Snapshotter) checkSpace(ctx context.Context, pool backends.Pool, d data
 	return err
 }
 
-// Delete destroys a snapshot and then forgets it. The operation is recorded: after a crash between the
-// two both are repeated.
+// Delete destroys a snapshot and then forgets it. The operation is recorded, so after a crash between the two steps
+// both are repeated.
 func (t *Snapshotter) Delete(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed,
 	err error) {
 	d, pool, unlock, err := t.deps.Datasets.LockForOperation(ctx, *op, "removal of a snapshot")
@@ -172,9 +172,9 @@ func (t *Snapshotter) Restore(ctx context.Context, jb *jobs.Job, op *dataset.Ope
 	return out, err
 }
 
-// restoreBytes restores the dataset without giving any host the chance to write to the data that is kept. For each host
-// that has the dataset mounted, an operator has confirmed that it does not write any more. Without that confirmation
-// the restore would have been refused.
+// restoreBytes restores the dataset, in a way that no host can write to the replaced content, which is kept as a
+// snapshot. For each host that has the dataset mounted, an operator has confirmed that it does not write any more.
+// Without that confirmation the restore would have been refused.
 func (t *Snapshotter) restoreBytes(ctx context.Context, jb *jobs.Job, pool backends.Pool, d dataset.Dataset,
 	op *dataset.Operation) error {
 	restore := pool.Restore

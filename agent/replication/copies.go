@@ -64,8 +64,8 @@ func (c *Copies) Load(ctx context.Context) error {
 }
 
 // Apply applies control's record of a dataset whose home is another node: this node keeps a copy of it, or must remove
-// the copy. The record is written to disk first, so that an agent that starts without control does not take the dataset
-// for its own again.
+// the copy. The record is written to disk first, so that an agent that starts without control does not consider this
+// node the home.
 func (c *Copies) Apply(ctx context.Context, k api.Kept) error {
 	d, home := c.deps.Cache.Dataset(k.Dataset)
 	if home && (k.Record != nil && k.Record.Epoch <= d.Epoch || c.deps.Trust.Err() != nil) {
@@ -97,7 +97,7 @@ func (c *Copies) Forget(ctx context.Context, id uuid.UUID) error {
 	}
 	c.deps.Cache.SetCopy(id, nil)
 	if records.IsShown(k) {
-		c.deps.NoteIdle(records.ShownAs(k)) // the dataset that shows the copy must be unmounted
+		c.deps.NoteIdle(records.ShownAs(k)) // the mount for its inspection must be removed
 	}
 	return nil
 }
@@ -148,7 +148,7 @@ func (c *Copies) SettleLocked(ctx context.Context, k api.Kept) error {
 	if err := c.deps.EnsureUnused(ctx, d, "release"); err != nil {
 		if errors.Is(err, dataset.ErrInUse) && !records.IsShown(k) {
 			if pool, err := c.deps.Pools.Get(k.Pool); err == nil {
-				return c.deps.NoteKey(ctx, pool, k) // a dataset that is mounted needs its key no more
+				return c.deps.NoteKey(ctx, pool, k) // the present mount does not need the key again
 			}
 			return nil // doctor reports it
 		}
@@ -191,7 +191,7 @@ func (c *Copies) SettleLocked(ctx context.Context, k api.Kept) error {
 
 // removeHead removes the head of a former home. A head may have data that no snapshot has, and such data is never
 // dropped: removeHead then first takes a snapshot of the head, and returns that snapshot until control has recorded it.
-// In a pool that keeps no copies, the head stays and nothing mounts it.
+// In a pool without copies (not a backends.Copier), the head stays and nothing mounts it.
 func (c *Copies) removeHead(ctx context.Context, pool backends.Pool, k api.Kept) (keep dataset.Snapshot, err error) {
 	copier, can := pool.(backends.Copier)
 	e, err := pool.Stat(ctx, k.Dataset)
@@ -211,7 +211,7 @@ func (c *Copies) removeHead(ctx context.Context, pool backends.Pool, k api.Kept)
 		return keep, nil
 	}
 	if _, comes := c.deps.Moves.Get(k.Dataset); comes && e.State == backends.EntryCopy {
-		return keep, nil // a move made it, and control may have recorded that: it is settled when that is known
+		return keep, nil // a move made the head, and control may have recorded this node as the home
 	}
 	steps.At("leave.begin")
 	if k.Kind != dataset.CopySuperseded {

@@ -99,8 +99,8 @@ func (i *Inspections) problem(k api.Kept, why error) string {
 	return was.text
 }
 
-// Mount mounts a superseded head. A pool that keeps no copies has only the head itself and no snapshot of it: then the
-// head is mounted.
+// Mount mounts a superseded head. A pool without copies (not a backends.Copier) has only the head and no snapshot of
+// it, so Mount mounts the head itself.
 func (i *Inspections) Mount(ctx context.Context, pool backends.Pool, k api.Kept) error {
 	d := *k.Record
 	d.ID, d.Size, d.ReadOnly = records.ShownAs(k), 0, true

@@ -18,7 +18,7 @@ type InstallerDeps struct {
 	*host.Host
 	Pools interface {
 		Pools
-		MarkChanged(pool uuid.UUID, home bool) // notes that a pool has other data than before
+		MarkChanged(pool uuid.UUID, home bool) // records that the data in a pool has changed
 	}
 	Moves     *MoveTable
 	Retention *Retention
@@ -42,16 +42,17 @@ type InstallerDeps struct {
 // an incoming dataset that has no record. Once the files are complete and verified, the record of the move says so and
 // they survive a crash. Before that, the next start destroys them.
 //
-// In a pool that keeps copies, the files replace the copy after control has recorded this node as the home. Nothing
-// opens a copy, so the old data cannot be mistaken for the new data meanwhile. In other pools, which have the old data
-// as a dataset, the files replace it just before control is asked. If control refuses, they become the copy.
+// In a pool with copies (a backends.Copier), the files replace the copy after control has recorded this node as the
+// home. Nothing opens a copy, so the old data cannot be mistaken for the new data meanwhile. In other pools, which have
+// the old data as a dataset, the files replace it just before control is asked. If control refuses, they become the
+// copy.
 type Installer struct{ deps InstallerDeps }
 
 // NewInstaller returns an Installer.
 func NewInstaller(deps InstallerDeps) *Installer { return &Installer{deps: deps} }
 
-// Resume finishes the moves that a crash interrupted. A dataset whose home this node became gets its head, if it has
-// none yet, and its place. Data of a failed move is destroyed after KeepFailed.
+// Resume finishes the moves that a crash interrupted. If this node has become the home, Resume makes the head unless
+// there is one, and puts the dataset in its place. Data of a failed move is destroyed after KeepFailed.
 func (i *Installer) Resume(ctx context.Context) {
 	for id, p := range i.deps.Moves.Inactive() {
 		if err := i.resume(ctx, id, p); err != nil && ctx.Err() == nil {
@@ -78,7 +79,8 @@ func (i *Installer) resume(ctx context.Context, id uuid.UUID, p MoveRecord) erro
 	return i.Install(ctx, d, p)
 }
 
-// Install puts a dataset whose home this node became in its place. Idempotent. The caller holds its lock.
+// Install puts a dataset in its place after control has recorded this node as its home. Idempotent. The caller holds
+// the dataset's lock.
 func (i *Installer) Install(ctx context.Context, d dataset.Dataset, p MoveRecord) error {
 	pool, err := i.deps.Pools.Online(ctx, p.Pool)
 	if err != nil {
@@ -86,7 +88,7 @@ func (i *Installer) Install(ctx context.Context, d dataset.Dataset, p MoveRecord
 	}
 	if sharer, can := pool.(backends.Sharer); can && p.Share {
 		given := backends.PreviousHome{Pool: p.From, Epoch: p.Epoch - 1}
-		if p.From == p.Pool && d.TakenOver != nil { // here since before that home, which never took it over
+		if p.From == p.Pool && d.TakenOver != nil { // the lost home never took it over from this pool
 			given.Epoch = d.TakenOver.Epoch - 1
 		}
 		if err := sharer.Take(ctx, d, given); err != nil {
@@ -124,8 +126,8 @@ func (i *Installer) Install(ctx context.Context, d dataset.Dataset, p MoveRecord
 	)
 }
 
-// discard destroys the data of a failed move after KeepFailed, or if the volume was deleted. This node fetched the
-// data itself, and the home of the dataset is another node.
+// discard destroys the data of a failed move after KeepFailed, or if the volume was deleted. The data is only a
+// transferred copy: the home of the dataset is another node.
 func (i *Installer) discard(ctx context.Context, id uuid.UUID, p MoveRecord) error {
 	if i.deps.Trust.Err() != nil {
 		return nil
@@ -140,7 +142,7 @@ func (i *Installer) discard(ctx context.Context, id uuid.UUID, p MoveRecord) err
 			i.deps.Moves.IsActive(id) {
 			return nil // this node may be the home without knowing it: then the data is the head
 		}
-		err = errors.Join(i.DropBeside(ctx, p), i.deps.Moves.Drop(ctx, id)) // control decides about the copy
+		err = errors.Join(i.DropBeside(ctx, p), i.deps.Moves.Drop(ctx, id)) // the copy stays: control decides about it
 		i.deps.Copies.SettleSoon(id)
 		return err
 	}

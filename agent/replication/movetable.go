@@ -152,8 +152,8 @@ func (t *MoveTable) IsBeside(id uuid.UUID) bool {
 	return is
 }
 
-// CopyBeside returns the dataset ds if a move brought files of ds as the dataset id, beside a copy of ds. Otherwise
-// it returns false.
+// CopyBeside returns the dataset ds whose files a move has collected in the dataset id, beside a copy of ds. is is
+// false if id is no such dataset.
 func (t *MoveTable) CopyBeside(id uuid.UUID) (ds uuid.UUID, is bool) {
 	if id == uuid.Nil {
 		return ds, false

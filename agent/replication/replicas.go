@@ -25,7 +25,7 @@ type ReplicasDeps struct {
 	*host.Host
 	Pools interface {
 		Pools
-		MarkUsed(pool uuid.UUID) // notes that a pool has other data than before
+		MarkUsed(pool uuid.UUID) // records that the data in a pool has changed
 	}
 	Space interface {
 		CheckRootSpace(ctx context.Context) error // fails while the disk with the root is nearly full
@@ -212,7 +212,7 @@ func (p *Replicas) Refresh(ctx context.Context, jb *jobs.Job, id uuid.UUID) erro
 		return err
 	}
 	if keep, err := lineage.Lost(ctx, pool, k); err != nil || keep.ID != uuid.Nil {
-		return err // after control knows of it, the replica is not refreshed any more
+		return err // once control knows of the lost data, this copy is no replica any more
 	}
 	if err := p.readState(ctx, pool, k); err != nil {
 		return err
@@ -234,7 +234,7 @@ func (p *Replicas) Refresh(ctx context.Context, jb *jobs.Job, id uuid.UUID) erro
 	if err != nil {
 		return err
 	}
-	if s.Epoch > d.Epoch { // the record says which snapshots it continued without
+	if s.Epoch > d.Epoch { // the new record has the losses of the later epoch
 		return p.reload(ctx, k)
 	}
 	unlock, err := p.deps.Locks.Lock(ctx, id, "refresh of the replica of volume "+d.Volume)

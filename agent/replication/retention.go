@@ -136,8 +136,8 @@ func (r *Retention) Prune(ctx context.Context, pool backends.Pool, d dataset.Dat
 }
 
 // pruneDelay is how long unneeded snapshots are kept, so that a caller who waits for the volume does not also wait for
-// their removal. On btrfs the next commit frees their blocks. XFS looks up which blocks a file shares with others only
-// between the removals of two files.
+// their removal. On btrfs the next commit frees their blocks. On XFS, a look-up of the blocks that a file shares with
+// others waits until the removal of the present file has ended.
 const pruneDelay = time.Second
 
 // maxPruneDelay is how long the removal waits for a running transfer of the dataset. Freeing the blocks slows other

@@ -17,8 +17,8 @@ import (
 const SentKept = 2
 
 // SentLog records the snapshots of this node's datasets that were sent to other nodes since this agent started. The
-// record of a snapshot does not say so: the snapshot may have been taken for another node, or for all replicas. The
-// zero value is ready for use. Its methods are safe for concurrent use.
+// record of a snapshot does not show who received it: a snapshot that was taken for one node, or for all replicas, may
+// be sent to several nodes. The zero value is ready for use. Its methods are safe for concurrent use.
 type SentLog struct {
 	mu sync.Mutex
 	of map[uuid.UUID]map[uuid.UUID]sent // by dataset and node
@@ -32,7 +32,7 @@ type sent struct {
 }
 
 // Note records the newest snapshot that a node had when it requested one, and the snapshot that it is sent. Note also
-// keeps the first of the snapshots that were sent since then, because a part of it may have arrived.
+// keeps the oldest snapshot that was sent after the one that the node has, because a part of it may have arrived.
 func (l *SentLog) Note(
 	d dataset.Dataset, e backends.Entry, node uuid.UUID, had, snapshot dataset.Snapshot, now time.Duration,
 ) {

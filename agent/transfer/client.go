@@ -23,7 +23,7 @@ import (
 // Client sends requests to other nodes' agents. Set its fields before the first use. Safe for concurrent use.
 type Client struct {
 	HTTP  http.RoundTripper // uses this node's certificate
-	Limit *Limiter          // nil: no limit
+	Limit *Limiter          // if nil, there is no limit
 	Clock clock.Clock
 	Log   logrus.FieldLogger
 	// Idle is how long a peer may send nothing before the client ends the request. If 0, it is DefaultIdle.
@@ -32,7 +32,7 @@ type Client struct {
 	Tries int
 }
 
-// DefaultTries tries take about half a minute if a peer is unreachable.
+// DefaultTries is the default of Client.Tries. So many attempts take about half a minute if a peer is unreachable.
 const DefaultTries = 10
 
 func (c *Client) idle() time.Duration {
@@ -150,7 +150,7 @@ func (c *Client) open(ctx context.Context, method, where string) (io.ReadCloser,
 		return nil, dataset.Errorf(dataset.ErrInvalid, "%w", err)
 	}
 	req.Header.Set(framesHeader, strconv.Itoa(framesVersion))
-	resp, err := c.HTTP.RoundTrip(req) //nolint:bodyclose // patient.Close closes it
+	resp, err := c.HTTP.RoundTrip(req) //nolint:bodyclose // idleReader.Close closes it
 	body.wait.Stop()
 	if err != nil {
 		err = body.explain(err)

@@ -21,8 +21,8 @@
 // Then Promote and Commit of the pool make the dataset a home. Until then Pull can do no harm, because it only changes
 // a copy.
 //
-// Pools of another kind receive the tree of files (PullFiles) instead of snapshots. That starts again after an
-// interruption, and transfers no history.
+// Pools of another kind receive the tree of files (PullFiles) instead of snapshots. After an interruption PullFiles
+// starts again from the beginning, and it transfers no snapshots.
 //
 // # The peer API
 //

@@ -80,9 +80,10 @@ func (s *Server) files(w http.ResponseWriter, r *request) (err error) {
 }
 
 // PullFiles copies the tree of files of a dataset: owners, modes, times, attributes, ACLs, hard links, holes,
-// devices, FIFOs and sockets, but neither access times nor snapshots. It starts again after an interruption. The
-// copy is durable when it returns. It
-// returns the errors of Pull, and dataset.ErrExists if the directory is not empty. After an error it has removed
+// devices, FIFOs and sockets, but neither access times nor snapshots. After an interruption it starts again from the
+// beginning. The copy is durable when it returns.
+//
+// It returns the errors of Pull, and dataset.ErrExists if the directory is not empty. After an error it has removed
 // everything that it wrote. If the process ends before that, the caller removes the whole dataset.
 func (c *Client) PullFiles(ctx context.Context, f Files) (dataset.Manifest, error) {
 	var out dataset.Manifest

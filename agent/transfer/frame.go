@@ -18,23 +18,23 @@ import (
 
 // A transfer is a sequence of frames:
 //
-//	kind      1 byte   'D' bytes, 'Z' the same by zstd, 'K' nothing yet, 'E' end, 'X' failed
+//	kind      1 byte   'D' bytes, 'Z' bytes compressed with zstd, 'K' keep-alive, 'E' end, 'X' failure
 //	zero      3 bytes
-//	sequence  4 bytes  from 0, one up for each frame
+//	sequence  4 bytes  the number of the frame, from 0
 //	length    4 bytes  of the payload before compression
 //	stored    4 bytes  length of the payload as sent
 //	checksum  4 bytes  CRC-32C over the above and the payload
 //	payload            E: JSON of the summary, X: JSON of a problem
 //
-// all little-endian. E or X comes last and once: without it the stream was cut.
+// Numbers are little-endian. The last frame is E or X, and there is only one of them: a stream without it was cut.
 const (
 	frameHeader = 20
 	maxFrame    = 2 << 20
 )
 
-// Both sides say which version of the frames they know, in this header of request and answer: the client the latest
-// that it reads, the server that of its answer. An absent header is version 1.
 const (
+	// framesHeader is a header of requests and answers. In a request it has the latest version of the frames that the
+	// client reads, in an answer the version of the frames that follow. An absent header means version 1.
 	framesHeader  = "Drover-Frames"
 	framesVersion = 1
 )

@@ -15,7 +15,7 @@ type Limiter struct {
 	clock clock.Clock
 
 	mu     sync.Mutex
-	rate   dataset.Size  // per second; 0: no limit
+	rate   dataset.Size  // per second; if 0, there is no limit
 	credit float64       // bytes that may be sent now; negative if bytes were sent early
 	last   time.Duration // when the credit was computed, by the clock
 }

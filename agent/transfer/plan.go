@@ -12,7 +12,7 @@ import (
 // Step is one snapshot that must be transferred.
 type Step struct {
 	Snapshot dataset.Snapshot `json:"snapshot"`
-	Base     uuid.UUID        `json:"base,omitzero"` // a snapshot that both sides have by then; uuid.Nil: none
+	Base     uuid.UUID        `json:"base,omitzero"` // that both sides will have; uuid.Nil for a complete stream
 	Bytes    int64            `json:"bytes"`         // approximate length of its stream
 }
 
@@ -36,8 +36,8 @@ func inOrder(all []dataset.Snapshot) []dataset.Snapshot {
 		func(a, b dataset.Snapshot) int { return a.At().Compare(b.At()) })
 }
 
-// isTransferred reports whether a snapshot belongs to the dataset wherever its home is. Snapshots that were taken for
-// another copy do not, unless they are asked for, and neither do superseded heads.
+// isTransferred reports whether a snapshot belongs to the dataset wherever its home is. Superseded heads do not. A
+// snapshot that was taken for another copy belongs to it only if want contains the snapshot.
 func isTransferred(s dataset.Snapshot, want []uuid.UUID) bool {
 	switch s.Kind {
 	case dataset.SnapshotTransfer:

@@ -47,10 +47,17 @@ type PullResult struct {
 // to one that has arrived by then. After an interruption it resumes after the received bytes. The caller keeps others
 // away from the copy meanwhile. Idempotent: a repeated call transfers only new snapshots.
 //
-// Errors: dataset.ErrUnsupported if one of the pools cannot send snapshots (see PullFiles). ErrOffline if the peer was
-// unreachable for long. ErrCorrupt if what it sent was several times not what it announced, or is not what the manifest
-// says. ErrNotFound if it has no such dataset or snapshot. ErrForbidden if this node may not have it. ErrNoSpace if the
-// pool is nearly full. After any of them, and after ctx has ended, the copy has what arrived until then.
+// Pull returns these errors of package dataset:
+//
+//   - ErrUnsupported if one of the pools cannot send snapshots (see PullFiles),
+//   - ErrOffline if the peer was unreachable for long,
+//   - ErrCorrupt if the peer has sent, several times, other data than it announced, or if the data differs from the
+//     manifest,
+//   - ErrNotFound if the peer has no such dataset or snapshot,
+//   - ErrForbidden if this node may not have the dataset,
+//   - ErrNoSpace if the pool is nearly full.
+//
+// After any of them, and after ctx has ended, the copy keeps the data that has arrived.
 func (c *Client) Pull(ctx context.Context, p Pull) (out PullResult, err error) {
 	into, ok := p.Into.(backends.Copier)
 	if !ok {
@@ -212,7 +219,8 @@ func (r *pulling) checkWanted(ctx context.Context) error {
 	return nil
 }
 
-// maxRestarts is how often a snapshot is started again whose stream is wrong; the last time as a complete stream.
+// maxRestarts is how often the transfer of a snapshot is started again after a wrong stream. The last attempt requests
+// a complete stream.
 const maxRestarts = 3
 
 // transferStep transfers one snapshot.

@@ -82,8 +82,8 @@ func (s *Server) stream(w http.ResponseWriter, r *request) error {
 	})
 }
 
-// send answers with frames that contain what write writes, and at the end with the result of write. If write fails
-// before the first frame, the answer is an ordinary error.
+// send calls write and answers with frames that contain the bytes that write writes. The last frame contains the result
+// of write. If write fails before the first frame, the answer is an ordinary error.
 func (s *Server) send(w http.ResponseWriter, r *request, write func(context.Context, io.Writer) (any, error)) error {
 	ctx, cancel := context.WithCancelCause(r.Context())
 	defer cancel(nil)
@@ -164,7 +164,7 @@ type limitedWriter struct {
 	control *http.ResponseController
 	limit   *Limiter
 	idle    time.Duration
-	err     error // of the other side
+	err     error // the first failure to send to the peer
 }
 
 func (b *limitedWriter) Write(p []byte) (int, error) {

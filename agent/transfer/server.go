@@ -47,11 +47,11 @@ type Server struct {
 	Peer func(*http.Request) (uuid.UUID, error)
 	// Authorize returns nil if a node may have a dataset, otherwise why not.
 	Authorize func(ctx context.Context, peer, ds uuid.UUID) error
-	Limit     *Limiter // nil: no limit
+	Limit     *Limiter // if nil, there is no limit
 	Clock     clock.Clock
 	Log       logrus.FieldLogger
-	// Idle is how long a peer may accept nothing before it is disconnected. A quarter of it is how often a peer
-	// is told that more will follow. 0: DefaultIdle.
+	// Idle is how long a peer may accept nothing before it is disconnected. While nothing is written, the server
+	// announces every quarter of Idle that more will follow. If Idle is 0, DefaultIdle is used.
 	Idle time.Duration
 
 	mu   sync.Mutex
@@ -292,8 +292,8 @@ func parseHave(r *request) (have []uuid.UUID, want uuid.UUID, err error) {
 // Fresh is a transfer snapshot with everything that a dataset had at some time.
 type Fresh struct {
 	dataset.Snapshot
-	// Current is that time, by the home's clock: later than when the snapshot was taken, if nothing was written
-	// since. Zero: not known.
+	// Current is that time, by the home's clock. If nothing was written since the snapshot was taken, Current is later
+	// than the time of the snapshot. It is zero if it is not known.
 	Current time.Time `json:"current,omitzero"`
 	// Idle reports that the dataset was not in use at that time, so few changes follow.
 	Idle bool `json:"idle,omitempty"`
