@@ -39,9 +39,9 @@ import (
 // Config contains the settings and services of an agent.
 type Config struct {
 	Root     string    // absolute: pools and mount points are below it
-	Identity uuid.UUID // the UUID for a node whose database has none yet; uuid.Nil: a new one is made
+	Identity uuid.UUID // the UUID of this node if its database has none yet; if uuid.Nil, a new one is made
 	NodeName string
-	Address  string // HOST:PORT where other nodes reach this one; "": nowhere
+	Address  string // HOST:PORT where other nodes reach this one, or "" if they cannot
 	Version  string
 	Labels   map[string]string
 	Pools    []pool.Config // if empty, the default pool is made
@@ -52,7 +52,7 @@ type Config struct {
 	Clock    clock.Clock
 	Log      logrus.FieldLogger
 	Limits   Limits
-	Host     facts.Host // where facts are read from; zero: this host
+	Host     facts.Host // the host that facts are read from; if zero, this host
 	// Engine returns the facts that are known about the engine. It sends no request to the engine. If nil, nothing is
 	// known.
 	Engine func() registration.Engine
@@ -184,13 +184,13 @@ func (a *Agent) Start(ctx context.Context) error {
 			"the mount folder %s is a symbolic link (put a folder in its place)", a.MountRoot()))
 	}
 	st := a.Registrar.AwaitGuard(ctx, a.Recovered)
-	a.leaseWork.Go(func() { a.Deadlines.Run(a.leaseCtx) }) // started this early because the rest may take long
+	a.leaseWork.Go(func() { a.Deadlines.Run(a.leaseCtx) }) // before the rest of the start, which may take long
 	if err := a.PoolOpener.Open(ctx, a.NodeID, a.Recovered); err != nil {
 		return err
 	}
 	a.Repairer.ApplyGuard(st, 0)
-	err = a.Throttle.Load(ctx, a.Recovered) // before a device can get the number of an earlier device
-	if err == nil && !a.Recovered {         // otherwise the mounts are not known yet
+	err = a.Throttle.Load(ctx, a.Recovered) // before the first mount, which can reuse a device number
+	if err == nil && !a.Recovered {         // after a loss of the database, only control knows the mounts
 		_, err = a.Resolver.Resolve(ctx)
 	}
 	if err != nil {
@@ -216,7 +216,7 @@ func (a *Agent) Start(ctx context.Context) error {
 	told := make(chan struct{})
 	go func() { defer a.wg.Done(); a.Follower.Run(s, err == nil) }()
 	go func() { defer a.wg.Done(); a.Reporter.Run(func() { close(told) }) }()
-	select { // so that callers see the state of each volume from now on
+	select { // control should know the state of each volume before the plugin answers
 	case <-told:
 	case <-a.Clock.After(firstReportTime):
 	case <-ctx.Done():

@@ -72,7 +72,7 @@ func (a *Agent) SupersededVolumes() (volumes []string) {
 	return volumes
 }
 
-// ReplicaLag describes how old a replica can be in comparison with its home.
+// ReplicaLag is the lag of one replica: it may lack everything that was written at its home during the last Age.
 type ReplicaLag struct {
 	Volume string
 	Age    time.Duration

@@ -30,7 +30,7 @@ import (
 	"github.com/droverhq/drover/internal/run"
 )
 
-// mountTable tells package throttle where the agent mounts datasets.
+// mountTable implements throttle.DatasetMounts.
 type mountTable struct{ a *components }
 
 func (m mountTable) Root() string             { return m.a.MountRoot() }

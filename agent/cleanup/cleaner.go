@@ -50,8 +50,9 @@ func New(deps Deps) *Cleaner { return &Cleaner{Deps: deps, lost: map[uuid.UUID]b
 // waits for these jobs for some time: a backend does not check which datasets are in use, so cleaning up before other
 // work begins is best.
 //
-// lost are the datasets that this agent knew to be recorded. They stay, and so do datasets whose state the agent cannot
-// know. CleanUp is called only while control answers and its store is consistent.
+// lost are the datasets that were recorded when this agent last knew, and are not recorded now. CleanUp does not
+// destroy them, nor datasets whose state the agent cannot know. CleanUp is called only while control answers and its
+// store is consistent.
 func (c *Cleaner) CleanUp(ctx context.Context, lost map[uuid.UUID]bool) {
 	c.mu.Lock()
 	maps.Copy(c.lost, lost)
@@ -80,9 +81,9 @@ func (c *Cleaner) CleanUp(ctx context.Context, lost map[uuid.UUID]bool) {
 	waitFor(all...)
 }
 
-// cleanUpPool cleans up one pool after a crash. A recorded dataset is put in its place. A dataset that
-// was never recorded was not acknowledged, and is destroyed. What cannot be destroyed is left to the next start,
-// and doctor names it.
+// cleanUpPool cleans up one pool after a crash. A recorded dataset is put in its place. A dataset that was never
+// recorded was not acknowledged, and is destroyed. If a dataset cannot be destroyed, the next start tries again, and
+// doctor names it.
 func (c *Cleaner) cleanUpPool(ctx context.Context, p *pool.Pool) {
 	if p.CheckServed() != nil {
 		return
@@ -128,11 +129,11 @@ func (c *Cleaner) wasLost(id uuid.UUID) bool {
 	return c.lost[id]
 }
 
-// settleDoubts records on disk which incoming datasets of a pool are doubtful. A dataset is put in its place
-// without a flush, so after a power cut an acknowledged one may be incoming again. For a dataset that was
-// recorded, the record shows that. If the pool was found without a record, or the store was lost, it cannot be
-// distinguished from one that was never acknowledged: it stays until it is recorded again (drover store rebuild)
-// or an operator has it destroyed.
+// settleDoubts records on disk which incoming datasets of a pool are doubtful. A dataset is put in its place without a
+// flush, so after a power cut an acknowledged one may be incoming again. A record of the dataset shows that it was
+// acknowledged. But if this node found the pool without a record of the pool, or if the store was lost, the record may
+// be missing. Such a dataset is doubtful: it stays until it is recorded again (drover store rebuild) or an operator has
+// it destroyed.
 func (c *Cleaner) settleDoubts(ctx context.Context, p *pool.Pool) error {
 	if !p.Record.Unexamined && len(p.Record.Doubtful) == 0 {
 		return nil

@@ -6,5 +6,5 @@
 // Accept, ReportPools). The records that Follower applies are in the cache (host.Host.Cache) and on disk.
 // Follower.applying makes sure that only one answer is applied at a time. The package owns the key recovery of the
 // agent's database; its value is also in Follower, protected by Follower.mu. The state of Reporter belongs to the
-// goroutine of Run. Holdings has none.
+// goroutine of Run. Holdings has no state.
 package controlsync

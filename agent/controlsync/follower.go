@@ -154,7 +154,7 @@ func (f *Follower) Apply(ctx context.Context, s api.Sync, was Known) error {
 			f.Retention.PruneSoon(d.ID)
 		}
 		if d.Lease != nil && !f.Nodes.Knows(d.Lease.WantedBy) {
-			if err := f.Nodes.Refresh(ctx); err != nil { // errors that refuse a request name nodes
+			if err := f.Nodes.Refresh(ctx); err != nil { // error texts show the name of the node
 				return err
 			}
 		}
@@ -178,7 +178,7 @@ func (f *Follower) Apply(ctx context.Context, s api.Sync, was Known) error {
 		}
 	}
 	if strange {
-		return nil // the outcome may have been recorded and changed since
+		return nil // the operations may have ended already, and their effects may have been changed since
 	}
 	for _, op := range s.Operations {
 		if err := f.resume(ctx, op); err != nil {
@@ -190,7 +190,7 @@ func (f *Follower) Apply(ctx context.Context, s api.Sync, was Known) error {
 }
 
 // applyCopies applies control's records of the datasets here whose home is another node. It removes the records of
-// copies that this node neither has nor shall have, unless such a copy came here after the request.
+// copies that this node does not keep any more. If such a copy came here after the request, it returns ErrOutdated.
 func (f *Follower) applyCopies(ctx context.Context, s api.Sync, strange bool, asked uint64) error {
 	if strange {
 		return nil // an inconsistent store may name another home for a dataset of this node
@@ -221,10 +221,10 @@ func (f *Follower) applyCopies(ctx context.Context, s api.Sync, strange bool, as
 	return nil
 }
 
-// compareStore compares control's store with the records of this agent. A store with another identity, as after its
-// loss, does not know the content of the pools. A store that lacks a change which the agent has seen was restored from
-// a backup, and may list existing datasets as deleted. strange is true for both. Because of a strange store, nothing is
-// destroyed until an operator has had the store rebuilt.
+// compareStore compares control's store with the records of this agent. strange is true if the store is inconsistent,
+// for one of two reasons. A store with another identity, as after the loss of the store, does not know the content of
+// the pools. A store that lacks a change which the agent has seen was restored from a backup, and may list existing
+// datasets as deleted. While the store is inconsistent, nothing is destroyed until an operator has rebuilt the store.
 func (f *Follower) compareStore(ctx context.Context, s api.Sync, knew Known) (strange bool, err error) {
 	back, err := f.undoneMove(s, knew)
 	if err != nil {
@@ -329,7 +329,7 @@ func (f *Follower) converge(d api.Indexed) {
 		return
 	}
 	if f.Operations.IsRunning(d.Request) {
-		return // that operation does it
+		return // the operation writes the record itself
 	}
 	f.RecordFiles.WriteLater(d)
 }
@@ -353,8 +353,8 @@ func (f *Follower) resume(ctx context.Context, op dataset.Operation) error {
 	return nil
 }
 
-// stopCancelled stops the operations that control has cancelled: they run here, and are no longer among those
-// that are not final.
+// stopCancelled stops the operations that run here although control has cancelled them. open lists the operations that
+// are not final according to control.
 func (f *Follower) stopCancelled(ctx context.Context, open []dataset.Operation) {
 	still := map[uuid.UUID]bool{}
 	for _, op := range open {
@@ -374,7 +374,7 @@ func (f *Follower) stopCancelled(ctx context.Context, open []dataset.Operation) 
 
 // Join registers, and applies everything that control has for this node.
 func (f *Follower) Join(ctx context.Context) (s api.Sync, err error) {
-	known := f.Known() // before control records that this node registers
+	known := f.Known() // before the registration, whose index is compared with the known indexes
 	if err := f.Registration.Register(ctx); err != nil {
 		return s, err
 	}
@@ -398,7 +398,7 @@ func (f *Follower) Join(ctx context.Context) (s api.Sync, err error) {
 	return s, nil
 }
 
-// Accept records that a store is consistent that was rebuilt from this node's pools.
+// Accept records that control's store is consistent, after it was rebuilt from this node's pools.
 func (f *Follower) Accept(ctx context.Context) error {
 	s, err := f.Control.Sync(ctx, f.NodeID, 0, 0)
 	if err != nil {

@@ -29,7 +29,7 @@ type HoldingsDeps struct {
 	StoreClock *registration.StoreClock
 	// IsNeeded reports whether a dataset is needed although it has no record: running work makes or reads it.
 	IsNeeded func(ds uuid.UUID) bool
-	// Accept records that a store is consistent that was rebuilt from this node's pools.
+	// Accept records that control's store is consistent, after it was rebuilt from this node's pools.
 	Accept func(context.Context) error
 }
 
@@ -40,11 +40,13 @@ type Holdings struct{ HoldingsDeps }
 // NewHoldings returns a Holdings.
 func NewHoldings(deps HoldingsDeps) *Holdings { return &Holdings{deps} }
 
-// ResendLimit is how many attempts Send makes for a replica that does not answer, or that waits for other reports.
+// ResendLimit is the maximum number of attempts of Send, if a replica does not answer or still waits for the reports of
+// other nodes.
 const ResendLimit = 30
 
-// SendSoon sends the report of this node to every replica, because one of them asked for it. It is a job, and starts
-// once more if one is running. The requests run beside each other, because a replica may be unreachable.
+// SendSoon sends the report of this node to every replica, because one of them asked for it. SendSoon starts a job; if
+// one is running, the job runs once more. The requests to the replicas run concurrently, because a replica may be
+// unreachable.
 func (r *Holdings) SendSoon(recovery uuid.UUID) {
 	r.Jobs.StartAgain("hold/"+recovery.String(), func(ctx context.Context, _ *jobs.Job) error {
 		h, err := r.List(ctx)
@@ -68,7 +70,8 @@ func (r *Holdings) SendSoon(recovery uuid.UUID) {
 	})
 }
 
-// Send reports holdings to one control replica, again while the replica does not answer.
+// Send reports holdings to one control replica. It retries, ResendLimit times at most, while the replica does not
+// answer.
 func (r *Holdings) Send(ctx context.Context, to api.Service, h api.Holdings) (err error) {
 	for range ResendLimit {
 		err = to.Hold(ctx, r.NodeID, h)
@@ -133,7 +136,7 @@ func (r *Holdings) List(ctx context.Context) (h api.Holdings, err error) {
 // dataset in this node's pools that the store lacks, or whose record in the store is older than a change that this node
 // has seen. Idempotent. It fails with ErrOffline while a pool is offline, unless skipOffline is set.
 func (r *Holdings) RebuildStore(ctx context.Context, skipOffline bool) (all []api.Rebuilt, err error) {
-	var found []api.FoundDataset // in all pools, before a name is claimed for any of it
+	var found []api.FoundDataset // of all pools, because names are only assigned once all datasets are known
 	for _, p := range r.Pools.All() {
 		if r.Trust.Err() != nil {
 			if err := r.Pools.DistrustAll(ctx, p.ID); err != nil {

@@ -12,7 +12,7 @@ import (
 // Known is the state of this node's knowledge before a request to control.
 type Known struct {
 	Moment uint64 // the state of the cache, for an answer that is not full
-	// Datasets is the state of the datasets, for a full answer. It is nil while this node makes the store follow its
+	// Datasets is the state of the datasets, for a full answer. It is nil while this node rebuilds the store from its
 	// pools.
 	Datasets map[uuid.UUID]records.Revision
 	Left     map[uuid.UUID]uint64 // datasets that have moved to other nodes, and at which epochs
@@ -37,7 +37,7 @@ func (f *Follower) undoneMove(s api.Sync, knew Known) (volume string, err error)
 		case !f.Cache.HasLeftSince(d.Dataset):
 		case !s.Full:
 			return "", ErrOlder
-		case knew.Datasets == nil: // this node has the store follow its pools
+		case knew.Datasets == nil: // this node rebuilds the store from its pools
 		case knew.Left[d.ID] <= d.Epoch:
 			return "", ErrOutdated
 		default:

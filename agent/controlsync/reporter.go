@@ -164,7 +164,7 @@ func (r *Reporter) ReportPools(ctx context.Context) {
 	defer cancel()
 	all := newReplicaReporters(r.Replicas)
 	for _, t := range all {
-		t.complete = true // this report has no dataset; a replica that has restarted still waits for all of them
+		t.complete = true // so the report is incremental: it has no datasets, and must not count as the status of all
 	}
 	r.reportSome(ctx, all, nil)
 }
@@ -265,7 +265,7 @@ const SettleTime = 50 * time.Millisecond
 
 // Run reports this node's datasets, pools and facts to control. It reports changes soon after they happen, and
 // everything at each heartbeat. Each heartbeat also repeats work that earlier requests could not finish. Run calls
-// begun when it has reported all that the start found.
+// begun once it has reported the state after the start.
 func (r *Reporter) Run(begun func()) {
 	all := newReplicaReporters(r.Replicas)
 	r.report(r.Ctx, all, r.News.Take())
@@ -307,7 +307,7 @@ func sameStatus(x, y dataset.DatasetStatus) bool {
 	return x.Mounted == y.Mounted && x.Used == y.Used && x.Problem == y.Problem && slices.Equal(x.Mounts, y.Mounts)
 }
 
-// ReportAll reports everything to every control replica, as to replicas that know nothing.
+// ReportAll reports everything to every control replica, whatever was reported before.
 func (r *Reporter) ReportAll(ctx context.Context) {
 	r.report(ctx, newReplicaReporters(r.Replicas), nil)
 }

@@ -213,7 +213,8 @@ func (x *Doctor) checkMounts(ctx context.Context, r *Report) {
 	r.Add(findings.OK, "mounts", "", "%d datasets are mounted", n)
 }
 
-// checkShown reports, for a mount that no container has, whether a user asked for it.
+// checkShown adds a finding for a mount that an operator has requested to inspect a superseded copy, and returns true
+// for such a mount.
 func (x *Doctor) checkShown(r *Report, id uuid.UUID, path string) bool {
 	k, is := x.deps.Cache.ShownBy(id)
 	if is {
@@ -224,7 +225,7 @@ func (x *Doctor) checkShown(r *Report, id uuid.UUID, path string) bool {
 	return is
 }
 
-// CheckReplicas names the replicas that this node shall keep and does not.
+// CheckReplicas names the replicas that are recorded for this node and are missing or cannot be refreshed.
 func (x *Doctor) CheckReplicas(r *Report) {
 	for _, id := range x.deps.Cache.CopyIDs() {
 		k, kept := x.deps.Cache.Copy(id)
@@ -242,8 +243,8 @@ func (x *Doctor) CheckReplicas(r *Report) {
 	}
 }
 
-// checkHung names the datasets on which work takes long, and what of it waits in the kernel, where nothing can
-// end it. Other work continues beside it.
+// checkHung names work on datasets that takes long, and the threads that wait in the kernel meanwhile, which cannot be
+// ended.
 func (x *Doctor) checkHung(r *Report) {
 	slow := x.deps.Locks.HeldFor(slowAfter, x.deps.Clock.Steady())
 	if len(slow) == 0 {

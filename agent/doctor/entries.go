@@ -16,8 +16,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// recordsNow reads the present records. Work continues while doctor compares, so each difference is checked again with
-// it.
+// recordsNow reads the present records from control. Work continues while doctor compares records with pools. So doctor
+// checks each difference again with the present records.
 type recordsNow func() map[uuid.UUID]dataset.Dataset
 
 // CheckEntries compares the datasets in a pool with those in the store.
@@ -100,7 +100,8 @@ func (c *PoolChecker) checkUnrecorded(ctx context.Context, r *Report, p *pool.Po
 	}
 }
 
-// checkElsewhere examines whether a dataset that this node has no record of is another node's, or may be.
+// checkElsewhere adds a finding and returns true if a dataset without a record on this node belongs to another node, or
+// if that cannot be found out.
 func (c *PoolChecker) checkElsewhere(ctx context.Context, r *Report, p *pool.Pool, e backends.Entry) bool {
 	subject := "dataset " + e.ID.String()
 	err := c.deps.Datasets.EnsureUnrecorded(ctx, e.ID)

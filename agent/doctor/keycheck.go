@@ -65,7 +65,8 @@ func (c *keyCheck) canEncrypt(volumes []sealedVolume) {
 	c.Add(level, "encryption", "", "cannot work on this host: %v", err)
 }
 
-// read returns the key at a place, or adds to those who miss it.
+// read returns the key at a place. If the key is missing, it returns the missingKey of that place, to which the caller
+// adds what needs the key.
 func (c *keyCheck) read(ctx context.Context, from dataset.KeySource, p dataset.Profile) (keys.Key, *missingKey) {
 	at := keyPlace(from)
 	if key, before := c.have[at]; before {
@@ -137,7 +138,7 @@ func (c *keyCheck) volume(ctx context.Context, v sealedVolume) {
 	}
 }
 
-// missing names everything that needs a key which is not here.
+// missing adds a finding on a missing key, which names everything that needs it.
 func (c *keyCheck) missing(at string, g *missingKey) {
 	level, text, mend := findings.Warning, "", ""
 	if len(g.homes) > 0 {

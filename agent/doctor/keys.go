@@ -142,7 +142,7 @@ func (k *KeyChecker) CheckRecord(r *Report, p *pool.Pool, e backends.Entry, now 
 	if !other() {
 		return
 	}
-	mend := "" // 	the record beside a copy is corrected by the next look at the copy
+	mend := "" // the record beside a copy is corrected when the copy is settled
 	if home {
 		mend = rekeyCommand(d)
 	}
@@ -151,9 +151,9 @@ func (k *KeyChecker) CheckRecord(r *Report, p *pool.Pool, e backends.Entry, now 
 		d.Volume, p.Name, e.Record.Encryption.KeyID, d.Encryption.KeyID)
 }
 
-// checkFences warns of fence programs that this node would refuse to run: those of control's
-// profiles, and those of volumes with a copy here. They are needed when a home is lost, which is too
-// late to find out. None is run.
+// checkFences warns of fence programs that this node would refuse to run: those of control's profiles, and those of
+// volumes with a copy here. A program that is refused would only be noticed when a home is lost. checkFences runs no
+// program.
 func (k *KeyChecker) checkFences(ctx context.Context, r *Report) {
 	if k.deps.WorksSolo { // no other node whose volumes this one could take over
 		return
@@ -168,7 +168,7 @@ func (k *KeyChecker) checkFences(ctx context.Context, r *Report) {
 			users[program] = append(users[program], p.Name)
 		}
 	}
-	if all, err := k.deps.Control.Profiles(ctx); err == nil { // doctor says by itself that control is unreachable
+	if all, err := k.deps.Control.Profiles(ctx); err == nil { // an unreachable control has a finding already
 		for _, p := range all {
 			uses(p)
 		}

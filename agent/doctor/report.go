@@ -13,7 +13,7 @@ type Report struct {
 	findings.List
 	StoreProblem string // why the store is inconsistent, or ""
 	StoreRemedy  string // the command that brings it up to date
-	Unknown      int    // the number of datasets in the pools that such a store does not know
+	Unknown      int    // the number of datasets in the pools that the inconsistent store lacks
 }
 
 // sort puts errors first, then warnings: among many pools they would be overlooked.
@@ -27,8 +27,8 @@ func (r *Report) sort() {
 	slices.SortStableFunc(r.All, func(x, y api.Finding) int { return place(x) - place(y) })
 }
 
-// first puts an inconsistent store before everything else. What follows from it has no line of its own, because a
-// rebuild repairs all of it.
+// first puts an inconsistent store before everything else. The consequences of the inconsistency have no findings,
+// because a rebuild of the store repairs all of them.
 func (r *Report) first() {
 	if r.StoreProblem == "" {
 		return

@@ -11,22 +11,22 @@
 // destroyed until the newer disk is back, or until a person accepts the present content (drover pool accept).
 //
 // A raise requires that control has confirmed that it knows no higher generation: otherwise a restored pool could catch
-// up. A generation is raised at a start, when a dataset gets its home in the pool, and at each RaiseEvery while
-// something in the pool is in use or was changed. The agent cannot recognise a disk that is restored to its state since
-// the last raise, or a disk that is restored together with everything that knows a higher generation.
+// up. A generation is raised at a start, when the pool becomes the home of a dataset, and every ten minutes
+// (pool.RaiseEvery) while something in the pool is in use or was changed. The agent cannot detect two kinds of restore:
+// to a state from after the last raise, and together with everything that knows a higher generation.
 //
 // This node's database, the store, and the memory of every control replica know the generations. The store must not be
 // written again and again for a volume that is in use for days. So the store gets the generation only at each
-// registration, at the raise of a start and of a new home, and at the first raise after a recorded change or after an
-// idle volume was mounted. All other raises are reported only to the replicas: to each of them, and again to one that
-// was restarted. An unreachable replica is asked when it is reachable again. If it knows a higher generation, the pool
-// is quarantined then.
+// registration, at the raises for a start and for a new home, and at the first raise after a change that is recorded in
+// the store, or after the mount of a volume that was idle. All other raises are reported only to the replicas: to each
+// of them, and again to one that was restarted. An unreachable replica is asked when it is reachable again. If it knows
+// a higher generation, the pool is quarantined then.
 //
 // A host that starts while control is unreachable mounts its volumes according to its own database: losing control
 // stops no container. If that database was restored as well, the agent does not know it, and may write at the old epoch
-// to a volume that has moved meanwhile. The pool is quarantined when control is reachable again. So everything that
-// stops no container waits for control: other nodes get nothing from a pool until a replica was asked about it since it
-// was opened (see move.Sender.Pool).
+// to a volume that has moved meanwhile. The pool is quarantined when control is reachable again. So all work that no
+// container waits for does wait for control. For example, other nodes get nothing from a pool until a control replica
+// was asked about it since it was opened (see move.Sender.Pool).
 package generation
 
 import (
@@ -85,8 +85,9 @@ func (g *Keeper) ReportTo(ctx context.Context, to api.Service, is map[uuid.UUID]
 // errNotKept says that a control replica has a version that does not keep generations.
 var errNotKept = errors.New("control does not store generations")
 
-// report reports the generations of this node's pools to control, and applies the generations that control returns.
-// passing says that the store need not have them. It returns errNotKept if the replica does not keep generations.
+// report reports the generations of this node's pools to control, and applies the generations that control returns. If
+// passing is true, only the replica remembers them, and the store is not written. It returns errNotKept if the replica
+// does not keep generations.
 func (g *Keeper) report(ctx context.Context, to api.Service, is map[uuid.UUID]uint64,
 	passing bool) (of []uuid.UUID, err error) {
 	told := api.Generations{Incarnation: g.Incarnation, Pools: []api.Generation{}, Transient: passing}
@@ -210,7 +211,7 @@ func (g *Keeper) Raise(ctx context.Context) error {
 func (g *Keeper) raiseOne(ctx context.Context, id uuid.UUID) {
 	_, err := g.Pools.ReadStatus(ctx, id)
 	if op := g.Pools.ByID(id); op.CheckServed() != nil {
-		err = nil // it stays due
+		err = nil // a later call raises it
 	} else if err == nil {
 		err = g.Pools.Raise(ctx, op, op.Generation+1)
 	}
@@ -232,11 +233,11 @@ func (g *Keeper) storeRaised(ctx context.Context) error {
 	return g.Store(ctx)
 }
 
-// A request to a hanging disk may wait for ever. So pools are opened beside other work. A pool that does not
-// answer in time is offline, like one whose disk is absent, and is used when it answers.
+// A request to a hanging disk may wait for ever. So each pool is opened in a goroutine. A pool that does not answer in
+// time is offline, like one whose disk is absent. It is used once it has answered.
 
-// AnnounceLate reports to control the pools that were opened late, and asks for their generations. These pools then
-// serve even if control does not answer, because an unreachable control stops no container.
+// AnnounceLate reports to control the pools that were opened late, and asks for their generations. After the call these
+// pools are served, even if control did not answer: losing control must not stop a container.
 func (g *Keeper) AnnounceLate(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*askTime)
 	defer cancel()

@@ -18,9 +18,9 @@ type Programs struct {
 // Check fails with ErrForbidden unless a program that a profile names may run here as root. Only root may be able to
 // change or replace it, and it must be in Allowed, unless Allowed is nil.
 //
-// The program is then run by its path, not by a descriptor. That is as safe, because only root can make the path name
-// something else. A script needs its path: the interpreter opens it again, and a script may use it to find files in its
-// folder.
+// The program is then run by its path, not by a descriptor. That is as safe as a descriptor, because only root can
+// replace the file at the path. A script needs its path: the interpreter opens it again, and a script may use it to
+// find files in its folder.
 func (p *Programs) Check(args []string) error {
 	if len(args) == 0 {
 		return dataset.Errorf(dataset.ErrInvalid, "the profile names no fence program")

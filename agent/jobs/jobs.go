@@ -124,7 +124,7 @@ func (jb *Job) Step(name string) {
 	jb.progress = dataset.Progress{Step: name}
 }
 
-// Moved records that done of total bytes have been copied in this step.
+// Moved records the progress of a copy in this step: done of total bytes.
 func (jb *Job) Moved(done, total int64) {
 	jb.mu.Lock()
 	defer jb.mu.Unlock()

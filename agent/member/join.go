@@ -33,7 +33,7 @@ type Joining struct {
 	Replicas []string
 	Token    string
 	Name     string    // name of the node, unless the token determines it
-	Node     uuid.UUID // the node that this host has been so far; uuid.Nil: none
+	Node     uuid.UUID // the UUID that this host had as a node before, or uuid.Nil
 	Clock    clock.Clock
 }
 

@@ -24,7 +24,7 @@ type Control interface {
 }
 
 // Member keeps a host's certificate valid. Its methods are safe for concurrent use, but only one goroutine may call
-// Keep or Look.
+// Keep or Check.
 type Member struct {
 	files       pki.Files
 	clock       clock.Clock

@@ -109,7 +109,8 @@ func (x *Opener) UnopenedPool(name string, rec Record) *Pool {
 	}
 }
 
-// OpenAll opens known pools. Pools that cannot be opened are offline. late is explained at applyOpened.
+// OpenAll opens known pools. Pools that cannot be opened are offline. If late is true, other pools are served already:
+// see applyOpened.
 func (x *Opener) OpenAll(ctx context.Context, late bool, list ...*Pool) {
 	for _, op := range list {
 		x.begin(op)
@@ -176,7 +177,7 @@ func (x *Opener) addRecordedPools(ctx context.Context, known map[string]Record) 
 		if o.Node != x.node || o.ID == uuid.Nil {
 			continue
 		}
-		if err := PathAnswers(ctx, x.Clock, o.Path); err != nil { // only the pool itself can identify itself
+		if err := PathAnswers(ctx, x.Clock, o.Path); err != nil { // its path must answer to show which pool is there
 			return nil, fmt.Errorf("pool %s, whose record on this node was lost: %w", o.Name, err)
 		}
 		rec := Record{

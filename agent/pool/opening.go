@@ -69,8 +69,8 @@ func (o *opening) close() error {
 }
 
 // applyOpened waits for openings, for patience at most, applies their results, and returns the pools that are open now.
-// If late is true, other pools are served already: each pool is then served only after generation.Keeper has asked
-// control for its generation. At a start, no pool is served before that anyway.
+// late is false at a start, when no pool is served yet. If late is true, other pools are served already, and each
+// opened pool is served only after generation.Keeper has asked control for its generation.
 func (x *Opener) applyOpened(ctx context.Context, patience time.Duration, late bool, list []*Pool) (back []*Pool) {
 	done := make([]<-chan struct{}, 0, len(list))
 	for _, op := range list {

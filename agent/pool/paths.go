@@ -59,12 +59,12 @@ func (m *Maker) SetPlace(name string, rec *Record) {
 }
 
 // checkPlace fails if something other than the backend could remove or move a new pool at its path: if the path is
-// below another pool, also through a bind mount, in the folder of a container engine, or among the mount points. The
-// backend checks the folder itself. checkPlace changes nothing.
+// below another pool (also through a bind mount), below the data root of a container engine, or below the agent's
+// folder of mount points. The backend checks the folder itself. checkPlace changes nothing.
 func (m *Maker) checkPlace(name string, rec Record) error {
 	ways, err := pathAliases(rec.Path)
 	if err != nil {
-		return nil // the backend reports the absent part
+		return nil // the backend reports a part of the path that does not exist
 	}
 	for _, path := range ways {
 		if why := m.reservedBy(path); why != "" {

@@ -29,14 +29,14 @@ type Pool struct {
 	warned         []string      // its warnings when it was last asked
 	LockProblem    string        // why other drover processes are not kept away from it; "" if they are
 
-	Memory            string // the kind of memory that the pool is in, such as tmpfs; "" for none
-	nodeName          string // the name of its node
-	Generation        uint64 // the generation that is stored in the pool; see QuarantineReason
-	AwaitsGeneration  bool   // it was opened while others were served, and control is being asked about it
-	GenerationKnown   bool   // control has reported its generation since drover opened it
-	RaiseSoon         bool   // its generation must be raised soon
-	UsedSinceRaise    bool   // used since the last raise; if changed, the next raise is reported to the store
-	changedSinceRaise bool
+	Memory            string        // the kind of memory that the pool is in, such as tmpfs; "" for none
+	nodeName          string        // the name of its node
+	Generation        uint64        // the generation that is stored in the pool; see QuarantineReason
+	AwaitsGeneration  bool          // opened late; not served until control was asked for its generation
+	GenerationKnown   bool          // control has reported its generation since drover opened it
+	RaiseSoon         bool          // its generation must be raised soon
+	UsedSinceRaise    bool          // something in it is in use, or was changed, since the last raise
+	changedSinceRaise bool          // changed since the last raise; the next one is also reported to the store
 	Raising           bool          // its generation is being raised
 	RaiseUnreported   bool          // its generation was raised, and control's store does not have it yet
 	RaisedAt          time.Duration // when it was last raised or opened, by the steady clock

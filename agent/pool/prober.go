@@ -147,7 +147,7 @@ func (p *Prober) probe(ctx context.Context, id uuid.UUID) {
 	written := false
 	var failed error
 	err := p.pools.Ask(ctx, id, func(b backends.Pool) {
-		// Not while this host raises the generation: the old one would be written over the new one.
+		// Wait while this host raises the generation: the probe writes the identity, and could undo the raise.
 		unlock, err := p.pools.identities.Lock(ctx, id, "probe of pool "+p.pools.Name(id))
 		if err != nil {
 			return // the agent is stopping

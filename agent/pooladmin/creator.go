@@ -217,7 +217,7 @@ func recordAt(path string) (pool.Record, error) {
 // checkOffline fails if this node already has the pool and it is online.
 func (c *Creator) checkOffline(ctx context.Context, p *pool.Pool) error {
 	if st, err := c.Pools.ReadStatus(ctx, p.ID); err != nil || !st.Online {
-		return nil //nolint:nilerr // it may lie elsewhere by now
+		return nil //nolint:nilerr // the pool may have been moved to another path
 	}
 	return dataset.Errorf(dataset.ErrExists, "it is already pool %s of this node, at %s (drover store rebuild "+
 		"restores missing records)", p.Name, p.Record.Path)

@@ -54,7 +54,7 @@ func NewRemover(deps RemoverDeps) *Remover { return &Remover{deps} }
 //
 // 1. It is recorded as leaving: no new work starts in it. Control gets the list of the node's pools without it, and
 // plans nothing there.
-// 2. Work that began before is waited for.
+// 2. The remover waits for work that began before.
 // 3. The pool is examined once more.
 // 4. Control removes its record. Control refuses that while anything is recorded there: then the pool is kept.
 // 5. The path is cleared.
@@ -69,9 +69,8 @@ const (
 	workTime = 20 * time.Second
 )
 
-// Remove removes a pool of this node that holds nothing. The files that Drover made at its path are removed, and its
-// name and path can be used again. With forget, only the record is removed. The path, which may be absent, stays as it
-// is.
+// Remove removes an empty pool of this node. The files that Drover made at its path are removed, and its name and path
+// can be used again. With forget, only the record is removed. The path, which may be absent, stays as it is.
 //
 // It fails with ErrNotFound for a pool that is not here, with ErrOffline for one that cannot be examined, and with
 // ErrConflict while the pool contains or control records anything there, and for a pool that a start would make again.
@@ -98,7 +97,7 @@ func (r *Remover) Remove(ctx context.Context, name string, forget bool) (out api
 		}
 	}
 	out.Pool, out.Notes = op.Pool, r.configNotes(ctx, op)
-	var asked []uuid.UUID // while the pool still serves: a refusal leaves it as it is
+	var asked []uuid.UUID // control decides while the pool is still served: if it refuses, nothing has changed
 	if op.Record.Leaving == pool.Staying {
 		asked = append(asked, op.ID)
 	}
@@ -313,7 +312,7 @@ func (r *Remover) removeRecord(ctx context.Context, op *pool.Pool) error {
 	if err == nil && op.Record.Leaving == pool.Removed && op.Storage != nil {
 		err = r.checkHoldsNothing(ctx, op, op.Storage)
 	}
-	if err == nil { // first without the pool: what control then records for the pool is complete
+	if err == nil { // register without the pool first: then control records nothing more in it
 		err = r.Registration.Register(ctx)
 	}
 	if err == nil {
@@ -370,7 +369,7 @@ func (r *Remover) awaitWork(ctx context.Context, op *pool.Pool) error {
 // mayUse reports whether work on a dataset may be in a pool. That is the case if the dataset is known to be there, or
 // if the dataset is unknown.
 func (r *Remover) mayUse(id, pool uuid.UUID) bool {
-	if r.Pools.ByID(id) != nil { // it is the lock of a pool
+	if r.Pools.ByID(id) != nil { // the lock belongs to a pool and not to a dataset
 		return false
 	}
 	var in []uuid.UUID

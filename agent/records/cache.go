@@ -18,7 +18,7 @@ type Cache struct {
 	mu        sync.RWMutex
 	datasets  map[uuid.UUID]*api.Indexed // whose home is this node
 	copies    map[uuid.UUID]api.Kept     // of datasets whose home is another node
-	shows     map[uuid.UUID]uuid.UUID    // a dataset that shows a copy → the dataset of that copy
+	shows     map[uuid.UUID]uuid.UUID    // from the dataset that is mounted to inspect a copy to the copy's dataset
 	names     map[string]uuid.UUID       // live volumes
 	spellings map[string]*Spellings      // by name
 	dirty     map[uuid.UUID]bool         // datasets whose records changed since they were written to disk

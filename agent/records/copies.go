@@ -52,7 +52,7 @@ func (c *Cache) setCopyLocked(id uuid.UUID, k *api.Kept) {
 	}
 }
 
-// ShownBy returns the copy that the dataset id shows (see ShownAs).
+// ShownBy returns the copy for whose inspection the dataset id is mounted (see ShownAs).
 func (c *Cache) ShownBy(id uuid.UUID) (api.Kept, bool) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -104,7 +104,8 @@ func (c *Cache) HasLeftSince(d dataset.Dataset) bool {
 	return kept && k.Record != nil && k.Record.Epoch > d.Epoch
 }
 
-// ShownAs returns the UUID of the dataset that shows a copy. It is the same at each start.
+// ShownAs returns the UUID of the dataset that is mounted so that an operator can inspect a copy. It is the same at
+// each start.
 func ShownAs(k api.Kept) uuid.UUID {
 	return uuid.NewSHA1(k.Dataset, fmt.Appendf(nil, "shown/%s/%s", k.Node, k.Snapshot))
 }

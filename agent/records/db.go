@@ -99,8 +99,8 @@ func (s DB) Put(ctx context.Context, values map[string]any) error {
 	return nil
 }
 
-// Each calls fn with the raw value of each key that begins with prefix, and the rest of the key. An error
-// of fn ends it, with ErrCorrupt: fn decodes the value.
+// Each calls fn with the raw value of each key that begins with prefix, and the rest of the key. If fn returns an
+// error, Each ends and returns it as ErrCorrupt, because fn decodes the value.
 func (s DB) Each(ctx context.Context, prefix string, fn func(rest string, value []byte) error) error {
 	list, err := s.store.List(ctx, prefix, "", 0)
 	if err != nil {

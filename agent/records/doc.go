@@ -2,5 +2,5 @@
 // has the records of datasets, copies and spellings in memory. All components of the agent use them through host.Host.
 // The package calls neither control nor a backend.
 //
-// DB is only the access: each key belongs to the component that writes it. See DB for the list of keys.
+// DB only reads and writes values: each key belongs to the component that writes it. See DB for the list of keys.
 package records

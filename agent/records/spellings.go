@@ -82,7 +82,7 @@ func (c *Cache) usedLocked(d *dataset.Dataset, node uuid.UUID) []string {
 	return nil
 }
 
-// SpellingsOf returns the spellings that the engine of node, this one, has used for a dataset.
+// SpellingsOf returns the spellings that the engine of this node has used for a dataset. node is the UUID of this node.
 func (c *Cache) SpellingsOf(d dataset.Dataset, node uuid.UUID) []string {
 	c.mu.RLock()
 	defer c.mu.RUnlock()

@@ -28,7 +28,7 @@ type FactsDeps struct {
 // goroutine at a time; ReportAgain is safe for concurrent use.
 type Facts struct {
 	FactsDeps
-	fixed   *dataset.Facts // nil: not read yet
+	fixed   *dataset.Facts // the facts that do not change; nil until they are read
 	load    facts.Average
 	problem string // why the last look failed, so that each reason is logged once
 
@@ -55,7 +55,7 @@ type Engine struct {
 	Swarm   string // its ID in its Swarm, or "" if it is in none
 }
 
-// ReportAgain has the facts reported again, because control's store may be another one.
+// ReportAgain makes the next Report send all facts, because control may have another store that lacks them.
 func (r *Facts) ReportAgain() {
 	r.mu.Lock()
 	defer r.mu.Unlock()

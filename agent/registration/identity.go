@@ -16,8 +16,8 @@ import (
 	"github.com/droverhq/drover/internal/durable"
 )
 
-// Identity is who this node is, and whose control it works with: in the agent's database and in a file. Its methods are
-// safe for concurrent use.
+// Identity has the UUID of this node, and the UUID of the cluster whose control it works with. Both are stored in the
+// agent's database and in IdentityFile. Its methods are safe for concurrent use.
 type Identity struct {
 	*host.Host
 	configured uuid.UUID
@@ -26,18 +26,18 @@ type Identity struct {
 	cluster uuid.UUID // of the control that this node worked with last
 }
 
-// NewIdentity returns an Identity that is not loaded. configured is the UUID of this node if its database does not
-// have it yet; uuid.Nil: a new one is made.
+// NewIdentity returns an Identity that is not loaded. configured is the UUID of this node if its database has none yet.
+// If it is uuid.Nil, Load makes a new one.
 func NewIdentity(h *host.Host, configured uuid.UUID) *Identity {
 	return &Identity{Host: h, configured: configured}
 }
 
-// IdentityFile is a file in the root that also says who this node is. If the agent's database is lost, a node
-// with a new identity would find none of its volumes, and a node that does not know its cluster would accept an
-// empty store.
+// IdentityFile is the name of a file in the root with a copy of the identity. If the agent's database is lost, a node
+// with a new identity would find none of its volumes, and a node that does not know its cluster would accept an empty
+// store.
 const IdentityFile = "node.json"
 
-// Load reads who this node is, or makes an identity once.
+// Load reads the identity from disk. At the first start, it makes one.
 func (i *Identity) Load(ctx context.Context) error {
 	var id nodeIdentity
 	known, err := i.DB.Get(ctx, "identity", &id)
@@ -155,12 +155,12 @@ func (i *Identity) write(id nodeIdentity) error {
 type nodeIdentity struct {
 	Node    uuid.UUID `json:"node"`
 	Cluster uuid.UUID `json:"cluster,omitzero"` // whose control it last worked with
-	// Strange says why the store of that control is inconsistent. It is kept on disk, because after a restart
-	// the indexes of an older store may have reached those that this node has seen.
+	// Strange says why the store of that control is inconsistent. It is kept on disk: by the time of a restart, an
+	// older store may have reached the indexes that this node has seen, and would no longer be recognized as older.
 	Strange string `json:"strange,omitempty"`
 }
 
-// Cluster returns the cluster whose control this node worked with last; uuid.Nil: none.
+// Cluster returns the cluster whose control this node worked with last, or uuid.Nil if there was none.
 func (i *Identity) Cluster() uuid.UUID {
 	i.mu.Lock()
 	defer i.mu.Unlock()

@@ -18,13 +18,13 @@ import (
 // Deps are the dependencies of Registration.
 type Deps struct {
 	*host.Host
-	Address string // HOST:PORT where other nodes reach this one; "": nowhere
+	Address string // HOST:PORT where other nodes reach this one, or "" if they cannot
 	Version string
 	Labels  map[string]string
 	Pools   *pool.Pools
 	// Does returns the kinds of operations that this node can execute.
 	Does func() []dataset.OpKind
-	// StoreGenerations records on disk what control has recorded of the pools' generations.
+	// StoreGenerations has control record the generations of the pools.
 	StoreGenerations func(context.Context) error
 }
 
@@ -104,8 +104,8 @@ func (r *Registration) joinCluster(ctx context.Context) error {
 	return nil
 }
 
-// Register has control record this node and its pools, and remove the records of the pools in gone. A
-// registration that a later one has overtaken has old pools, and is repeated.
+// Register has control record this node and its pools, and remove the records of the pools in gone. If control has
+// already applied a later registration of this agent, Register repeats its request with the present pools.
 func (r *Registration) Register(ctx context.Context, gone ...uuid.UUID) error {
 	for overtaken := true; overtaken; {
 		r.mu.Lock()
@@ -156,8 +156,8 @@ func (r *Registration) SetRefusal(err error) {
 }
 
 // Plan asks control to decide on a request. Control accepts the report of the outcome only from agents that have
-// registered. An agent that started while control was unreachable registers soon, or cannot, and then the request
-// does not wait.
+// registered. An agent that started while control was unreachable registers soon or is refused, so Plan waits for ten
+// times Limits.Retry at most.
 func (r *Registration) Plan(ctx context.Context, req api.Request) (api.Plan, error) {
 	p, err := r.Control.Plan(ctx, r.NodeID, req)
 	if err != nil || p.Unchanged != nil {
@@ -193,8 +193,8 @@ func (r *Registration) HasJoined() bool {
 // leaveTime bounds how long a stop waits for control.
 const leaveTime = 2 * time.Second
 
-// Leave notifies control that this agent stops, so that nobody waits for it. Control that is unreachable notices
-// by itself.
+// Leave notifies control that this agent stops, so that no request waits for this node. If control is unreachable, it
+// notices the end of the session later.
 func (r *Registration) Leave(ctx context.Context) {
 	if r.Address == "" {
 		return

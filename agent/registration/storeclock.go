@@ -12,7 +12,7 @@ import (
 // cluster.
 const ClockKey = "clock"
 
-// StoreClock is the highest clock of control's store that this node has heard of. Its methods are safe for concurrent
+// StoreClock is the highest clock of control's store that this node has received. Its methods are safe for concurrent
 // use.
 type StoreClock struct {
 	db records.DB
@@ -34,7 +34,7 @@ func (c *StoreClock) Load(ctx context.Context) error {
 	return nil
 }
 
-// Now returns the highest clock that this node has heard of; 0: none.
+// Now returns the highest clock that this node has received, or 0.
 func (c *StoreClock) Now() uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -65,8 +65,8 @@ func (c *StoreClock) Save(ctx context.Context) error {
 	return nil
 }
 
-// RepairCommand returns the command that brings an inconsistent store up to date. A store with a clock is that of
-// several hosts.
+// RepairCommand returns the command that brings an inconsistent store up to date. A store with a clock is shared by
+// several hosts, and needs drover store recover.
 func (c *StoreClock) RepairCommand() string {
 	if c.Now() != 0 {
 		return "drover store recover"

@@ -10,8 +10,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// News is what the next heartbeat reports. Components add to it; the heartbeat takes it. It is safe for
-// concurrent use.
+// News collects the changes that the next heartbeat reports. Components add changes, and the heartbeat takes them. It
+// is safe for concurrent use.
 type News struct {
 	mu      sync.Mutex
 	changed map[uuid.UUID]bool

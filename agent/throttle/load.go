@@ -69,8 +69,8 @@ func (l *Limits) Load(ctx context.Context, recovered bool) error {
 	return nil
 }
 
-// applyAll sets all recorded rules again at a start. It asks the guard once for all rules: if the guard hangs, the
-// waiting times of one question for each rule would add up.
+// applyAll sets all recorded rules again at a start. It asks the guard only once for all rules. With one request for
+// each rule, the waiting times would add up if the guard hangs.
 func (l *Limits) applyAll(ctx context.Context) error {
 	all, told := l.All(), map[string]any{}
 	for _, e := range all {

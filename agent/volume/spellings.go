@@ -87,8 +87,9 @@ func (s *Spellings) isRecorded(d dataset.Dataset, spelling string, tool plugin.T
 	return slices.Contains(s.Of(d), spelling) && (tool != plugin.Podman || s.deps.Cache.UsedByPodman(d))
 }
 
-// values returns the values that record on disk that a tool has used a spelling, and a function that applies them
-// to memory after that. Both do nothing if it is recorded already. The caller holds s.mu until then.
+// values returns the values that record on disk that a tool has used a spelling, and a function that applies them to
+// memory after that. If the use is recorded already, there are no values, and the function does nothing. The caller
+// holds s.mu until it has called the function.
 func (s *Spellings) values(
 	d dataset.Dataset, spelling string, tool plugin.Tool,
 ) (values map[string]any, learned func()) {
@@ -102,7 +103,8 @@ func (s *Spellings) values(
 	return map[string]any{"spellings/" + d.Volume: r}, func() { s.deps.Cache.SetSpellings(d.Volume, r) }
 }
 
-// CheckRemovable refuses to have an engine remove a volume that only others use on this node.
+// CheckRemovable returns an error if an engine must not remove a volume, because only others have used the volume on
+// this node.
 //
 // Podman lists every volume of this node after "podman volume reload", and "podman volume prune"
 // removes all of them that no container of Podman uses: also those of a Docker engine's stopped
