@@ -75,8 +75,8 @@ func (s *Service) Commit(ctx context.Context, node uuid.UUID, r api.Report) (out
 	return out, nil
 }
 
-// answerReport puts the written records into the response, including decisions on copies. The agent applies the
-// response as the complete state at its index, so no record of that index may be missing.
+// answerReport puts the records that the transaction wrote into the response, including decisions on copies. The agent
+// applies the response as the complete state at its index, so every record with that index must be in it.
 func answerReport(t *record.Tx, out *api.Committed) error {
 	if out.Dataset == nil {
 		return nil
@@ -173,8 +173,9 @@ func (s *Service) conclude(t *record.Tx, op dataset.Operation, retry bool, out *
 // mayArriveLater reports whether an earlier Record or Commit of an operation that is not recorded may still arrive and
 // change something.
 //
-// It returns false in two cases. A failure is reported of an operation that has taken effect: then the earlier report
-// succeeded. Or the operation is a move: Submit has recorded it already, so that a Record of the agent adds nothing.
+// It returns false in two cases. First, the agent reports a failure, and the operation has taken effect: then its
+// earlier report has arrived. Second, the operation is a move: Submit has recorded it already, so a Record of the agent
+// adds nothing.
 func mayArriveLater(t *record.Tx, op dataset.Operation, retry bool) (bool, error) {
 	if !retry || op.Kind == dataset.OpMove {
 		return false, nil

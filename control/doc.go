@@ -22,7 +22,7 @@
 // These packages use:
 //
 //	placer, placement  the choice of a pool
-//	vetting            the profiles of nodes that may be recorded
+//	vetting            the check of profiles that nodes report
 //	reports            the last reports of agents
 //	uptime             for how long services have run
 //	ledger             commits decisions and publishes them

@@ -21,9 +21,10 @@ import (
 // Guest records a node's stay as a guest of a dataset, or its end. A home that records a stay gets exclusive use of the
 // dataset. Idempotent for the same ID.
 //
-// dataset.ErrUnsupported if the profile does not have access many, or if the node has no pool on the share. ErrPending
-// while a move is in progress or while the home has exclusive use. ErrInUse, with the names of the guests, for a home
-// that requests exclusive use. ErrNotFound, ErrOffline, ErrStale.
+// It fails with dataset.ErrUnsupported if the profile does not have access many, or if the node has no pool on the
+// share. It fails with ErrPending while a move is in progress or while the home has exclusive use. If a home requests
+// exclusive use while guests stay, it fails with ErrInUse, and the error names the guests. It also fails with
+// ErrNotFound, ErrOffline and ErrStale.
 func (s *Service) Guest(ctx context.Context, node uuid.UUID, g api.SharedMountReport) (out api.Indexed, err error) {
 	if g.ID == uuid.Nil {
 		return out, dataset.Errorf(dataset.ErrInvalid, "stay with dataset %s: missing ID", g.Dataset)

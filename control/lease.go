@@ -122,7 +122,7 @@ func releaseLease(t *record.Tx, op dataset.Operation) error {
 		t.Event("volume.lease", d, "given back to its home")
 	}
 	lease.State, lease.WantedBy, lease.InUse, lease.Epoch = dataset.LeaseHeld, uuid.Nil, false, d.Epoch
-	for _, node := range d.Copies { // the promises of these nodes name an epoch
+	for _, node := range d.Copies { // these nodes must learn the epoch, because their promises name it
 		t.Touch(d.ID, node)
 	}
 	if err := t.Put(record.LeaseKey(d.ID), lease); err != nil {

@@ -19,8 +19,8 @@ import (
 )
 
 // Submit plans a request and records its operation for the agent of the home. A request that changes only records is
-// carried out at once. Idempotent for the same request ID: it returns the operation as it is now. Errors as those of
-// Plan.
+// carried out at once. Idempotent for the same request ID: it returns the operation as it is now. It fails as Plan
+// does.
 func (s *Service) Submit(ctx context.Context, req api.Request) (out api.Outcome, err error) {
 	if req.ID == uuid.Nil {
 		req.ID = uuid.New()
@@ -154,8 +154,8 @@ func (s *Service) record(t *record.Tx, op dataset.Operation) error {
 // Record records an operation that an agent carries out and that takes longer than its caller can wait. Idempotent,
 // also if the end of the operation is recorded.
 //
-// A Record that arrives after the end of its operation would start the operation again if the end left no record, as
-// that of a create that did not get its name. See api.Report, Retry. The errors are those of Commit.
+// Some ends of operations leave no record, such as the end of a create that did not get its name. A Record that arrives
+// after such an end would start the operation again: see Retry in api.Report. The errors are those of Commit.
 func (s *Service) Record(ctx context.Context, node uuid.UUID, r api.Report) error {
 	op := r.Operation
 	op.State, op.Incarnation, op.Problem = dataset.OpRunning, r.Incarnation, nil

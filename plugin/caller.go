@@ -17,8 +17,8 @@ func WithCaller(ctx context.Context, caller process.Identity) context.Context {
 }
 
 // Caller returns the process that opened the connection of a request. It returns the zero value if the process is not
-// known: the socket has another transport, or the process has ended, or it is in a PID namespace that this process does
-// not see.
+// known: the connection is not over a unix socket, or the process has ended, or this process cannot see the PID
+// namespace of the other one.
 func Caller(ctx context.Context) process.Identity {
 	caller, _ := ctx.Value(callerKey{}).(process.Identity)
 	return caller
@@ -28,7 +28,7 @@ func Caller(ctx context.Context) process.Identity {
 // known.
 type Tool string
 
-// These are the known engines.
+// The engines that are recognized.
 const (
 	Docker Tool = "docker"
 	Podman Tool = "podman"

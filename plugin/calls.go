@@ -13,8 +13,8 @@ import (
 
 type manifest struct{ Implements []string }
 
-// routes returns the handler of the nine calls of the protocol. List and Capabilities have no arguments, so a retry of
-// them, which has no body, is answered like any other request.
+// routes returns the handler of the nine calls of the protocol. List and Capabilities have no arguments, so the
+// engine's retry of these two calls, which has no body, is answered like the first attempt.
 //
 // Paths are compared unchanged. http.ServeMux would clean a path and redirect, and a client that follows a redirect
 // could reach another call.

@@ -12,8 +12,8 @@ import (
 )
 
 // The engine keeps its record of a volume after a failed Get only if the transport failed. Closing the connection
-// before an answer is such a failure, but the engine then tries again for 15 seconds in all. Meanwhile the name is
-// locked, and while the engine starts, nothing else continues.
+// before an answer is such a failure, but the engine then tries again for 15 seconds in all. Meanwhile it keeps the
+// name of the volume locked. If it is just starting, its whole start waits.
 //
 // The engine does not try again if the header of an answer has arrived and the body ends with a network error
 // (pkg/plugins/client.go, volume/service/store.go of moby: net.Error). A unix socket that is closed with unread bytes

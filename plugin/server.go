@@ -13,7 +13,8 @@ import (
 )
 
 // The engine waits two minutes for Create and Mount, and one minute for all other calls. The limits here are a little
-// less than half of those, so that the user sees the reason and not that a context has ended.
+// less than half of those. So the plugin can answer with the reason of a delay before the engine gives up with an error
+// that names no reason.
 const (
 	longCall  = 55 * time.Second
 	shortCall = 25 * time.Second

@@ -99,10 +99,11 @@ func limited(ctx context.Context, s *Server, name string, limit time.Duration,
 	return v, err
 }
 
-// mayReachEngine reports whether the engine may see an error of Get, which it always takes for "no such volume". It may
-// if the volume certainly does not exist, or not as it was requested. It may also if control is unreachable: the agent
-// knows all volumes that its engine has used, so the engine has nothing to forget. It continues with Create and shows
-// the error of Create. After any other error it is unknown whether the volume exists.
+// mayReachEngine reports whether an error of Get may be sent to the engine, which treats every such error as "no such
+// volume". There are two cases. First, the volume certainly does not exist, or the existing volume differs from the
+// request. Second, control is unreachable and the agent does not know the volume. The agent knows all volumes that its
+// engine has used, so the engine has nothing to forget: it calls Create, and shows the error of Create. After any other
+// error it is unknown whether the volume exists.
 func mayReachEngine(err error) bool {
 	switch dataset.KindOf(err) {
 	case dataset.ErrNotFound, dataset.ErrInvalid, dataset.ErrUnsupported, dataset.ErrAmbiguous,

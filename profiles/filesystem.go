@@ -8,11 +8,10 @@ import (
 	"github.com/droverhq/drover/internal/strictyaml"
 )
 
-// mountOptions are the options of each filesystem that an operator may choose:
-// those that change speed, access times, or what programs inside may be. They do not include options that can
-// cost data (nobarrier, data=writeback, a commit of more than 30 s), options that Drover sets itself (ro,
-// nouuid, norecovery), and settings that need more than an option (quotas, an external log). xfs(5), ext4(5),
-// mount(8).
+// mountOptions returns the mount options of a filesystem that an operator may choose: those that change speed, access
+// times, or which programs on the volume can be executed. It does not return options that can lose data (nobarrier,
+// data=writeback, a commit of more than 30 s), options that Drover sets itself (ro, nouuid, norecovery), or options
+// that need other settings too (quotas, an external log). See xfs(5), ext4(5) and mount(8).
 func mountOptions(fstype string) []string {
 	options := []string{"noatime", "relatime", "nodiratime", "lazytime", "nosuid", "nodev", "noexec", "discard",
 		"nodiscard"}
@@ -26,8 +25,8 @@ func mountOptions(fstype string) []string {
 	return options
 }
 
-// subject returns what an option sets. If two options set the same thing, the kernel uses the last one, which may not
-// be the intention.
+// subject returns the name of the setting that a mount option changes. If two options change the same setting, the
+// kernel uses the last one, which may not be what the operator meant.
 func subject(option string) string {
 	switch option {
 	case "relatime":

@@ -12,16 +12,16 @@ const most = 256
 
 const notBuilt = "is not supported in this version: omit it"
 
-// Check returns why no host at all could satisfy a profile, and the key that the reason is about. It returns nil if
-// some host could.
+// Check returns the reason why no host can satisfy a profile, and the key of the profile that must be changed. It
+// returns nil if a host could satisfy the profile.
 type Check func(p dataset.Profile) (key string, why error)
 
 // Parse reads profiles.yaml. The file's name is used only in errors. The findings of checks count as mistakes in the
 // profile.
 //
 // It fails with ErrInvalid and all mistakes that it found, as strictyaml.Mistakes. Each has the file, line and column,
-// the wrong line and, for an unknown key, the nearest known one. The line of the whole error is that of the first
-// mistake. If the file is not YAML, only its first mistake is returned.
+// the wrong line and, for an unknown key, the nearest known one. The text of the error is that of the first mistake,
+// with the number of the others. If the file is not YAML, only its first mistake is returned.
 func Parse(file string, src []byte, checks ...Check) (*Set, error) {
 	root, err := strictyaml.Parse(file, src)
 	if err != nil {

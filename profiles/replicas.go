@@ -7,7 +7,7 @@ import (
 	"github.com/droverhq/drover/internal/strictyaml"
 )
 
-// maxReplicas is more than anybody needs for one volume.
+// maxReplicas is the maximum number of replicas of one volume.
 const maxReplicas = 8
 
 // leastEvery is the minimum interval between two refreshes. Even a refresh with hardly any changes may take that long.

@@ -12,7 +12,7 @@ import (
 	"github.com/droverhq/drover/internal/strictyaml"
 )
 
-// maxKeep is the maximum number of snapshots of one kind: more than hourly ones for a year.
+// maxKeep is the largest number that each key of keep may have. It is enough for hourly snapshots of more than a year.
 const maxKeep = 10_000
 
 func snapshots(n strictyaml.Node, s *dataset.Snapshots) error {

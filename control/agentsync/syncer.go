@@ -1,4 +1,4 @@
-// Package agentsync tells agents the changes that concern them.
+// Package agentsync returns to each agent the changes of the datasets, copies and operations of its node.
 //
 // Package control embeds Syncer in its Service: an agent calls Sync in a loop, with the revision of the previous
 // response. Syncer keeps no state: it waits at notify.Feed, and reads the changed records from the store. A new kind of
@@ -30,14 +30,15 @@ type Deps struct {
 	Quit   <-chan struct{} // closed when the service must stop
 }
 
-// Syncer tells agents of the changes that concern them. Its methods are safe for concurrent use.
+// Syncer answers the long polls with which agents ask for the changes of their nodes. Its methods are safe for
+// concurrent use.
 type Syncer struct{ Deps }
 
 // New returns a Syncer.
 func New(deps Deps) *Syncer { return &Syncer{deps} }
 
-// Sync waits for changes of a node's datasets and operations after rev, for at most wait. With rev 0, or one from
-// before this service started, it returns everything at once. dataset.ErrUnavailable if the service stops
+// Sync waits for changes of a node's datasets and operations after rev, for at most wait. If rev is 0 or is from before
+// this service started, Sync returns everything at once. It fails with dataset.ErrUnavailable if the service stops
 // meanwhile.
 func (s *Syncer) Sync(ctx context.Context, node uuid.UUID, rev uint64, wait time.Duration) (api.Sync, error) {
 	timeout := s.Ledger.Clock.After(wait)

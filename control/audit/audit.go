@@ -55,8 +55,8 @@ type allowance struct {
 	countedAt time.Duration // by the steady clock, when it was counted
 }
 
-// Open opens the log at path, mode 0600, and appends to it; the previous file is at path.old. failed, which must
-// not be nil, is called with what could not be written: the changes themselves are not delayed.
+// Open opens the log at path, mode 0600, and appends to it; the previous file is at path.old. A failure to write the
+// log does not delay or refuse a change: failed, which must not be nil, is called with the error.
 func Open(path string, clk clock.Clock, failed func(error)) (*Log, error) {
 	l := &Log{path: path, clock: clk, max: maxFile, failed: failed, allowed: map[string]allowance{}}
 	return l, l.open()

@@ -36,8 +36,8 @@ type Deps struct {
 type Deleter struct{ Deps }
 
 // PlanDelete decides to delete a volume. The home deletes it when the dataset is not in use. If the home is
-// unreachable, control deletes the volume, and only if a person confirms that the home is fenced. node is the node that
-// plans the delete itself, if any.
+// unreachable, control deletes the volume, and only if a person confirms that the home is fenced. node is the node
+// whose agent asks for the plan; uuid.Nil if a user made the request.
 func (r *Deleter) PlanDelete(t *record.Tx, node uuid.UUID, req api.Request) (*dataset.Operation, *dataset.Dataset,
 	error) {
 	d, err := t.Volume(req.Volume)

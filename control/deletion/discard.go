@@ -8,8 +8,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// PlanDiscard decides to discard a superseded head of a volume. If the request names no node, the volume must have only
-// one. dataset.ErrNotFound if there is none, ErrAmbiguous if there are several.
+// PlanDiscard decides to discard a superseded copy of a volume. If the request names no node, the volume must have
+// exactly one superseded copy. It fails with dataset.ErrNotFound if there is none, and with ErrAmbiguous if there are
+// several.
 func PlanDiscard(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, c, err := supersededCopy(t, req)
 	if err != nil {
@@ -29,7 +30,7 @@ func PlanDiscard(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Da
 	return op, nil, nil
 }
 
-// supersededCopy returns the superseded head that a request is about. dataset.ErrNotFound, ErrAmbiguous.
+// supersededCopy returns the superseded copy that a request is about. It fails as PlanDiscard does.
 func supersededCopy(t *record.Tx, req api.Request) (d dataset.Dataset, c dataset.Copy, err error) {
 	if d, err = t.AnyDataset(req.Volume); err != nil {
 		return d, c, err
@@ -66,7 +67,7 @@ func supersededCopy(t *record.Tx, req api.Request) (d dataset.Dataset, c dataset
 		"volume %s: several nodes have a superseded copy of it (add the node)", d.Volume)
 }
 
-// CheckNoSupersededCopy fails with dataset.ErrConflict if a node keeps a superseded head of the dataset. Such a head
+// CheckNoSupersededCopy fails with dataset.ErrConflict if a node keeps a superseded copy of the dataset. Such a copy
 // does not expire: only a person discards it.
 func CheckNoSupersededCopy(t *record.Tx, d dataset.Dataset) error {
 	for _, node := range d.Copies {
@@ -89,7 +90,7 @@ func CheckNoSupersededCopy(t *record.Tx, d dataset.Dataset) error {
 	return nil
 }
 
-// SettleDiscard condemns a superseded head, so that its node destroys it.
+// SettleDiscard condemns a superseded copy, so that its node destroys it.
 func SettleDiscard(t *record.Tx, op dataset.Operation) error {
 	d, err := t.Dataset(op.DatasetID)
 	if err != nil {

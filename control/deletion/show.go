@@ -10,9 +10,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// PlanShow decides that a node mounts its superseded head read-only for a person, or unmounts it. Whether and where it
-// is mounted is recorded with the copy. Idempotent. Errors as those of PlanDiscard; dataset.ErrOffline if the node that
-// must mount it is unreachable.
+// PlanShow decides that a node mounts its superseded copy read-only, so that a person can inspect it, or that the node
+// unmounts it. The record of the copy says whether and where it is mounted. Idempotent. It fails as PlanDiscard does,
+// and with dataset.ErrOffline if the node that must mount the copy is unreachable.
 func (r *Deleter) PlanShow(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, c, err := supersededCopy(t, req)
 	if err == nil && req.Kind == dataset.OpShow {
@@ -26,7 +26,7 @@ func (r *Deleter) PlanShow(t *record.Tx, req api.Request) (*dataset.Operation, *
 	return op, nil, nil
 }
 
-// checkReachable fails with dataset.ErrOffline if the node that keeps a superseded head is unreachable.
+// checkReachable fails with dataset.ErrOffline if the node that keeps a superseded copy is unreachable.
 func (r *Deleter) checkReachable(t *record.Tx, d dataset.Dataset, node uuid.UUID) error {
 	if !r.Shared {
 		return nil
@@ -44,8 +44,8 @@ func (r *Deleter) checkReachable(t *record.Tx, d dataset.Dataset, node uuid.UUID
 			"node ls)", d.Volume, name, relocation.FormatUnreachable(since))
 }
 
-// SettleShow requests the mount or unmount of a superseded head from its node. It removes the report on an earlier
-// attempt, because the caller waits for a new one.
+// SettleShow requests the mount or unmount of a superseded copy from its node. It removes the report on an earlier
+// attempt, because the caller waits for a new report.
 func SettleShow(t *record.Tx, op dataset.Operation) error {
 	d, err := t.Dataset(op.DatasetID)
 	if err != nil {

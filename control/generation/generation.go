@@ -1,9 +1,9 @@
 // Package generation compares the generations of pools, to find a pool whose disk was restored from a backup.
 //
 // Package control embeds Recorder in its Service. An agent calls Generations through the API when it raises the
-// generation of a pool; if the report is marked as Passing, the generation is not written to the store each time. The
-// highest written generation of each pool is in the store (record.GenerationKey). Higher ones that were reported in
-// passing are in memory, under the mutex of heard.
+// generation of a pool. If the report is marked as Transient, its generations stay in memory, under the mutex of
+// reportedGenerations. Otherwise they are written to the store (record.GenerationKey). The agent compares the highest
+// generation of both with the generation in the pool.
 package generation
 
 import (
@@ -29,8 +29,8 @@ type Recorder struct {
 // New returns a Recorder without reports.
 func New(l *ledger.Ledger) *Recorder { return &Recorder{ledger: l} }
 
-// reportedGenerations has the highest pool generations that nodes reported to this service, including reports in
-// passing: a pool in use is raised often, and not every raise is written to the store.
+// reportedGenerations has the highest pool generations that nodes reported to this service. It includes transient
+// reports, which are not written to the store: the generation of a pool in use is raised every few minutes.
 type reportedGenerations struct {
 	mu         sync.Mutex
 	byPool     map[uuid.UUID]nodeGeneration // by pool
@@ -45,7 +45,8 @@ type nodeGeneration struct {
 // PruneThreshold is how many generations are remembered before those of removed nodes are looked for.
 const PruneThreshold = 1000
 
-// Note remembers generations that a node reported, and reports whether many are remembered now.
+// Note remembers generations that a node reported. It returns true if more than pruneAbove generations are remembered,
+// so that those of removed nodes should be dropped.
 func (s *Recorder) Note(node uuid.UUID, list []api.Generation) (many bool) {
 	return s.reported.put(node, list)
 }
@@ -88,12 +89,13 @@ func (g *reportedGenerations) retain(nodes map[uuid.UUID]bool) {
 	g.pruneAbove = max(PruneThreshold, 2*len(g.byPool))
 }
 
-// Generations records the generations of pools of a node, and returns the highest known generation of each. A
-// pool with an older one was restored from a backup: its agent quarantines it. The generation that this compares
-// with is written even if it was only reported in passing. Known generations only grow, so that a late or
-// repeated report does no harm. Pools that are not recorded for the node are left out. dataset.ErrStale for an
-// agent that is not the node's newest, ErrInvalid for a report that is too large, or for a generation that could
-// not be raised further.
+// Generations records the generations of a node's pools, and returns the highest known generation of each pool. A pool
+// with a lower generation was restored from a backup, and its agent quarantines it. A known generation only grows, so a
+// late or repeated report does no harm. If a pool has a lower generation than a known one, the known generation is
+// written to the store, even if it was only in memory. Pools that are not recorded for the node are left out.
+//
+// It fails with dataset.ErrStale for an agent that is not the newest one of the node. It fails with ErrInvalid for a
+// report that is too large, and for a generation that could not be raised further.
 func (s *Recorder) Generations(ctx context.Context, node uuid.UUID, g api.Generations) (out api.Generations,
 	err error) {
 	if err := reports.CheckCount("generations of node "+node.String(), len(g.Pools), reports.MaxPools,

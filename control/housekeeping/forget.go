@@ -37,7 +37,7 @@ func operationRetention(op dataset.Operation) time.Duration {
 type endedRecord struct {
 	key       string
 	bytes     int
-	runTime   time.Duration // when it ended, by the time that services have run
+	runTime   time.Duration // when the operation ended, as a running time of services (record.RunMark)
 	ended     time.Time
 	kept      time.Duration
 	cancelled bool

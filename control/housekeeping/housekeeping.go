@@ -57,7 +57,7 @@ type Memory struct {
 	Now          time.Time
 	wall         time.Time     // time of the last round
 	steady       time.Duration // time of the last round by the steady clock
-	clockAdvance time.Duration // unreported advance of the clock beyond the steady clock
+	clockAdvance time.Duration // by how much the clock advanced more than the steady clock; 0 after it was reported
 }
 
 // Deps are the dependencies of Housekeeper.
@@ -111,7 +111,8 @@ func (h *Memory) fail(what string, err error) {
 // that agents can report: one may know that the store was restored from a backup.
 func (k *Housekeeper) Run(ctx context.Context) {
 	h, told := k.NewMemory(), false
-	// The time of the background work counts from here on. A failed read is retried when the count is first needed.
+	// Read the count of running time, so that it counts from now on. If this fails, the first use of the count
+	// reads it again.
 	_, _ = k.Uptime.Read(record.NewTx(ctx, k.Ledger.Store))
 	for {
 		select {
@@ -412,9 +413,9 @@ func dropUnusedLanes(t *record.Tx, keys []string) error {
 	return t.Put(record.DroppedKey, dropped)
 }
 
-// clockJump returns by how much the clock has advanced more than the time that has passed since the last service ran,
-// and since the last round of this service. If a usual correction of the clock explains the difference, it returns 0.
-// It reports each advance once.
+// clockJump returns by how much the clock jumped forward. It adds two jumps: one while no service ran, and one since
+// the last round of this service, compared with the steady clock. A difference that a usual correction of the clock
+// explains counts as 0. Each jump is returned once.
 func (k *Housekeeper) clockJump(h *Memory) time.Duration {
 	steady, over := k.Ledger.Clock.Steady(), k.Uptime.TakeUnseen()
 	if !h.wall.IsZero() {

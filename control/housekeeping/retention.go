@@ -12,8 +12,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// expired returns the snapshots that the rules do not keep, newest first. Each rule divides time into periods in loc.
-// It considers the latest periods that have a snapshot, and keeps the newest snapshot of each. It is a pure function.
+// expired returns the snapshots that no rule of keep keeps, newest first. A rule such as Daily divides time into
+// periods, in the time zone loc. It looks at the latest periods that have a snapshot, and keeps the newest snapshot of
+// each. expired is a pure function.
 func expired(snaps []dataset.Snapshot, keep dataset.Keep, loc *time.Location) []dataset.Snapshot {
 	if keep == (dataset.Keep{}) {
 		return nil

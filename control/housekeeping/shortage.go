@@ -16,7 +16,7 @@ import (
 // can take one. It is needed because a change of a node does not write the records of these volumes, so the rounds
 // would not examine them.
 type shortage struct {
-	reported map[uuid.UUID]bool // the datasets
+	reported map[uuid.UUID]bool // the datasets that lack replicas
 	nodes    string             // the state of nodes and pools at the last attempt
 }
 

@@ -5,7 +5,8 @@ import (
 	"time"
 )
 
-// Await reports whether a bell rang before the timeout. dataset.ErrUnavailable if the service stops: quit is closed.
+// Await waits until rung is closed or timeout fires, and reports whether rung was closed first. If quit is closed, the
+// service is stopping, and Await fails with dataset.ErrUnavailable.
 func Await(ctx context.Context, quit, rung <-chan struct{}, timeout <-chan time.Time) (rang bool, err error) {
 	select {
 	case <-rung:

@@ -9,8 +9,8 @@ import (
 	"github.com/droverhq/drover/control/store"
 )
 
-// The store clock shows that a store was restored from an older backup, without writes that an idle cluster would not
-// make.
+// The store clock shows that a store was restored from an older backup. It needs no writes of its own, so an idle
+// cluster writes nothing for it.
 //
 // The store clock is the number of values that were written to all lanes (see lanes.go), including lanes that were
 // removed. Each transaction that changes a home or a lease writes a lane, and so raises the clock. A store that was
@@ -40,8 +40,8 @@ func ClockIn(entries []store.Entry, known map[string]lanePosition) (n uint64, er
 	return n, nil
 }
 
-// highestClock holds the highest clock that the store certainly had, as far as this service knows. It is the last clock
-// that the service read, plus one for each transaction that it began after that read.
+// highestClock holds a lower bound of the store clock. It is the last clock that the service read, plus one for each
+// transaction that raised the clock and began after that read.
 type highestClock struct {
 	mu    sync.Mutex
 	n     uint64

@@ -44,7 +44,7 @@ type lane struct {
 	key   string
 	index uint64    // of the transaction that wrote it last
 	last  laneValue // the value in the store
-	next  laneValue // the writes of the transaction in progress
+	next  laneValue // the value that the transaction in progress writes
 }
 
 // outbox holds the lanes of a service.
@@ -78,7 +78,7 @@ func (o *outbox) take(ctx context.Context, t notify.Notice) (*lane, store.Write,
 	return l, store.Write{Key: l.key, Value: value}, nil
 }
 
-// pick returns the lane that was unused for longest, and how many changes a value has.
+// pick returns the lane that was unused for the longest time, and the maximum number of notices in its next value.
 func (o *outbox) pick() (l *lane, most int) {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -1,8 +1,9 @@
-// Package ledger makes decisions on the store of a cluster.
+// Package ledger runs the transactions of control on its store, and notifies everyone who waits for their changes.
 //
-// Ledger.Update gives a decision a transaction, commits it, and repeats the decision while the records that it read
-// change. Ledger.View does so for a decision that writes nothing. Package control makes one Ledger for each service,
-// and every package below control that decides calls it.
+// A decision is a function that reads and writes records through a record.Tx. Ledger.Update calls the function, commits
+// its transaction, and calls the function again if a record that it read has changed. Ledger.View does the same for a
+// function that writes nothing. Package control makes one Ledger for each service, and every package below control that
+// decides calls it.
 //
 // A commit notifies the callers that wait at this service, through the feed and the event log. It notifies the other
 // services on the store through lanes: keys that carry the latest notices (lanes.go). FollowReplicas reads the lanes of
@@ -66,7 +67,7 @@ func (l *Ledger) Nodes() *NodeCache { return l.nodes }
 // Replica returns the identity of this service among those that share the store. The store must be shared.
 func (l *Ledger) Replica() uuid.UUID { return l.out.replica }
 
-// HighestClock returns the highest clock that the store certainly had, as far as this service knows.
+// HighestClock returns a lower bound of the store clock, from what this service has read and written.
 func (l *Ledger) HighestClock() uint64 {
 	n, _ := l.highest.get()
 	return n

@@ -73,8 +73,8 @@ func (a *Admission) authority() (*pki.Authority, error) {
 	return a.Authority()
 }
 
-// MakeToken makes a join token and records its hash. dataset.ErrInvalid for a bad name or time; ErrForbidden for
-// the name of a node that was removed.
+// MakeToken makes a join token and records its hash. It fails with dataset.ErrInvalid for an invalid name or validity,
+// and with ErrForbidden for the name of a node that was removed.
 func (a *Admission) MakeToken(ctx context.Context, in api.NewToken) (out api.JoinToken, err error) {
 	ttl := tokenTTL
 	if in.TTL != "" {
@@ -163,10 +163,12 @@ func nodeByName(t *record.Tx, name string) (n dataset.Node, ok bool, err error) 
 	return n, ok, err
 }
 
-// Join admits a host that has a token. One transaction uses the token up and records the node. Repeated with the
-// same request while the token is valid, it issues another certificate for the same node. dataset.ErrForbidden
-// for a token that is unknown, used or expired, and for a node that was removed; ErrExists for a node, or the
-// name of a node, that exists although the token is not for it; ErrInvalid for a bad name or request.
+// Join admits a host that has a token. One transaction uses the token up and records the node. If the same request is
+// repeated while the token is valid, Join issues another certificate for the same node.
+//
+// It fails with dataset.ErrForbidden for a token that is unknown, used or expired, and for a node that was removed. It
+// fails with ErrExists if the node or its name exists and the token is not for that node. It fails with ErrInvalid for
+// an invalid name or request.
 func (a *Admission) Join(ctx context.Context, in api.Join) (out api.Joined, err error) {
 	secret, err := pki.ParseToken(in.Token)
 	if err != nil {
@@ -310,8 +312,8 @@ func admitNew(t *record.Tx, in api.Join) error {
 	return t.Put(record.NodeKey(in.Node), dataset.Node{ID: in.Node, Name: in.Name})
 }
 
-// Certify issues another certificate, for another key, to a recorded node. dataset.ErrForbidden for a node that
-// is not recorded; ErrInvalid for a bad request.
+// Certify issues a certificate for a new key to a recorded node. It fails with dataset.ErrForbidden for a node that is
+// not recorded, and with ErrInvalid for an invalid request.
 func (a *Admission) Certify(ctx context.Context, node uuid.UUID, r api.Certification) (signed pki.Signed, err error) {
 	ca, err := a.authority()
 	if err != nil {

@@ -20,7 +20,7 @@ const (
 )
 
 // ShowMembers writes the replicas and agents to the catalog. If this service lacks the right to change the catalog,
-// ShowMembers sets denied. While denied is set, it tries again only in rounds with everything set.
+// ShowMembers sets denied. While denied is set, ShowMembers tries again only if everything is set.
 func (m *Members) ShowMembers(ctx context.Context, denied *bool, everything bool) error {
 	if m.Catalog == nil || *denied && !everything {
 		return nil
@@ -98,7 +98,7 @@ func stoppedNodes(t *record.Tx) (map[uuid.UUID]bool, error) {
 	return out, err
 }
 
-// formatUnreachable formats since when a node is unreachable.
+// formatUnreachable formats the time since when a node is unreachable.
 func formatUnreachable(t *record.Tx, node uuid.UUID) (string, error) {
 	var gone record.Unreachable
 	known, err := t.Peek(record.UnreachableKey(node), &gone)
@@ -126,7 +126,7 @@ func (m *Members) Withdraw(ctx context.Context) error {
 }
 
 // recordStopped records that an agent was stopped properly. The catalog does not list the agent until it registers
-// again. Its session stays, and so the time for which it counts as alive, because its containers continue to write.
+// again. The session of the agent does not end early, because the containers on its host continue to write.
 func (m *Members) recordStopped(ctx context.Context, n dataset.Node) error {
 	if !m.Shared {
 		return nil

@@ -34,7 +34,7 @@ func (m *Members) Facts(ctx context.Context, node uuid.UUID, r api.FactsReport) 
 		}
 		is, now := r.Facts, m.Ledger.Clock.Now()
 		is.Node, is.Taken = node, now
-		// a clock that was set back must not keep the old facts longer
+		// passed is negative if the clock was set back: then the facts are written
 		if passed := now.Sub(on.Taken); known && (!on.Differ(is) || passed >= 0 && passed < factsEvery) {
 			return nil
 		}
@@ -44,8 +44,9 @@ func (m *Members) Facts(ctx context.Context, node uuid.UUID, r api.FactsReport) 
 	return on, err
 }
 
-// NodeList lists the nodes that match a filter with any of their pools. The filter is an expression over the facts of a
-// node; if it is empty, all nodes match. dataset.ErrInvalid names the mistake in the filter.
+// NodeList lists the nodes that match a filter, an expression over facts. A node matches if the expression is true for
+// at least one of its pools. If the filter is empty, all nodes match. If the filter has a mistake, NodeList fails with
+// dataset.ErrInvalid.
 func (m *Members) NodeList(ctx context.Context, filter string) ([]api.Node, error) {
 	var want selector.Expr
 	if filter != "" {
@@ -67,8 +68,8 @@ func (m *Members) NodeList(ctx context.Context, filter string) ([]api.Node, erro
 	return out, m.addReachability(ctx, out)
 }
 
-// matchesFilter reports whether an expression is true for a node with any of its pools. A node without facts matches
-// nothing. It is a pure function.
+// matchesFilter reports whether an expression is true for a node and at least one of its pools. A node without facts
+// matches nothing. It is a pure function.
 func matchesFilter(e selector.Expr, n api.Node) bool {
 	if n.Facts == nil {
 		return false
@@ -106,8 +107,8 @@ func NodesWithFacts(t *record.Tx) ([]api.Node, error) {
 	return out, nil
 }
 
-// Cordon sets whether new volumes may be put on a node, and whether its volumes must move elsewhere. Idempotent.
-// dataset.ErrNotFound, ErrInvalid.
+// Cordon sets whether new volumes may be placed on a node, and whether its volumes must move elsewhere. Idempotent. It
+// fails with dataset.ErrNotFound or ErrInvalid.
 func (m *Members) Cordon(ctx context.Context, node uuid.UUID, set api.Cordoned) (n dataset.Node, err error) {
 	_, err = m.Ledger.Update(ctx, func(t *record.Tx) error {
 		n = dataset.Node{}

@@ -127,9 +127,9 @@ func (c *sessions) drop(node uuid.UUID) {
 	delete(c.byNode, node)
 }
 
-// Renew extends the time for which a node's agent counts as alive, and returns that time; 0 means without end, on a
-// store of this process only. It writes nothing to the store. dataset.ErrStale for an agent that is not the node's, or
-// whose time has passed: it must register again.
+// Renew extends the time for which a node's agent counts as alive, and returns that time. If the store is not shared,
+// the time has no end, and Renew returns 0. Renew writes nothing to the store. It fails with dataset.ErrStale for an
+// agent that is not the node's newest, and for an agent whose time has passed: the agent must register again.
 func (m *Members) Renew(ctx context.Context, node, incarnation uuid.UUID) (api.SessionState, error) {
 	var out api.SessionState
 	if !m.Shared {
@@ -155,7 +155,8 @@ func (m *Members) Renew(ctx context.Context, node, incarnation uuid.UUID) (api.S
 	}
 	m.sessions.put(node, known)
 	out.TTL = dataset.Duration(m.Limits.Session)
-	out.Session = uuid.NewSHA1(node, []byte(known.Session)) // anyone with its ID can end the session
+	// a hash, because everyone who knows the ID of a session can end it
+	out.Session = uuid.NewSHA1(node, []byte(known.Session))
 	return out, nil
 }
 
@@ -284,8 +285,8 @@ func (a *sightings) retain(known map[string]bool) {
 	}
 }
 
-// Living returns the agents that are alive, by their nodes. A store of this process only has no sessions, so it returns
-// none.
+// Living returns the agents that are alive, by their nodes. If the store is not shared, it has no sessions, so Living
+// returns none.
 func (m *Members) Living(t *record.Tx) (map[uuid.UUID]record.Alive, error) {
 	if !m.Shared {
 		return nil, nil

@@ -19,7 +19,7 @@ import (
 // If many nodes vanish at once, the network to them has probably failed, and not the nodes. Then no dataset of the
 // cluster fails over automatically until a person has checked.
 const (
-	massLossMinNodes = 3 // number of nodes from which a cluster has this rule
+	massLossMinNodes = 3 // the rule applies to clusters with at least this number of nodes
 	massLossShare    = 3 // the rule applies to more than one in three nodes
 	MassLossWindow   = 5 * time.Minute
 	// vanishedShown is how many of the nodes an error names.
@@ -28,8 +28,8 @@ const (
 
 // vanishedTogether returns, in order, the nodes that vanished together, if they are more than a third of all. ran has,
 // for each unreachable node that is not confirmed to be fenced, for how long services had run when the node vanished.
-// before has the nodes that it returned the last time: those of them that are still unreachable are returned again. It
-// is a pure function.
+// before has the nodes that the previous call returned. Those that are still unreachable are returned again.
+// vanishedTogether is a pure function.
 func vanishedTogether(all int, ran map[uuid.UUID]time.Duration, before []uuid.UUID) []uuid.UUID {
 	var most []uuid.UUID
 	for _, from := range ran {
@@ -133,8 +133,8 @@ func (m *Members) CheckMassLoss(ctx context.Context) error {
 	return err
 }
 
-// LossCheckInterval is the minimum time between two checks by this service which nodes are lost: every container that
-// waits for a failover asks each second, and a check reads all nodes.
+// LossCheckInterval is the minimum time between two checks of this service for lost nodes. A check reads all nodes, and
+// every container that waits for a failover asks for one each second.
 const LossCheckInterval = time.Second
 
 // lossCheck has the time of the last check for lost nodes by this service.
@@ -155,8 +155,8 @@ func (l *lossCheck) due(now time.Duration) bool {
 	return true
 }
 
-// CheckLoss checks which nodes are unreachable, and whether they are too many, unless this was done just now. The
-// decision to continue without a node checks again.
+// CheckLoss records which nodes became unreachable, and suspends failover if they are too many. It does nothing if the
+// last check was less than LossCheckInterval ago. The decision to continue without a node checks again.
 func (m *Members) CheckLoss(ctx context.Context) error {
 	if !m.lossCheck.due(m.Ledger.Clock.Steady()) {
 		return nil
@@ -171,7 +171,8 @@ func FailoverSuspended(t *record.Tx) (string, error) {
 	if err != nil || !there {
 		return "", err
 	}
-	// the decision does not depend on their names, and a transaction cannot check those of hundreds
+	// The names are read with Peek: the decision does not depend on them, and a transaction cannot check hundreds
+	// of records.
 	var names []string
 	for _, id := range h.Nodes[:min(len(h.Nodes), vanishedShown)] {
 		n := dataset.Node{Name: id.String()}

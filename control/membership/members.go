@@ -55,7 +55,7 @@ type Members struct {
 func NewMembers(d MembersDeps) *Members { return &Members{MembersDeps: d} }
 
 // UnreachableFor returns for how long this service has seen the record of an unreachable node (a key under away/) with
-// an index. After a restart the time begins at zero.
+// the same index. After a restart of the service the time begins at zero.
 func (m *Members) UnreachableFor(key string, index uint64) time.Duration {
 	return m.sightings.note(key, index, m.Ledger.Clock.Steady())
 }

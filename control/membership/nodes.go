@@ -128,9 +128,9 @@ func identifyStore(t *record.Tx) error {
 	return t.Put(record.ClusterKey, record.Claim{ID: uuid.New()})
 }
 
-// Heartbeat keeps the report of an agent in memory. It writes to the store only if the agent leaves.
-// dataset.ErrStale for an agent that is not the newest of its node, ErrConflict for a change since a report that
-// this service did not receive, ErrInvalid for a report that is too large.
+// Heartbeat keeps the report of an agent in memory. It writes to the store only if the agent is stopping. It fails with
+// dataset.ErrStale for an agent that is not the newest one of its node, and with ErrInvalid for a report that is too
+// large. It fails with ErrConflict for an incremental report if this service did not receive the report before it.
 func (m *Members) Heartbeat(ctx context.Context, node uuid.UUID, h api.Heartbeat) error {
 	n, ok := m.Ledger.Nodes().Node(node)
 	t := record.NewTx(ctx, m.Ledger.Store)

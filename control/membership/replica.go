@@ -16,7 +16,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Limits are the time limits of a service. All services on one store must have the same. A zero value means the
+// Limits are the time limits of a service. All services on one store must have the same limits. A zero value means the
 // default.
 type Limits struct {
 	// Session is how long a silent agent or service counts as alive, at least. The store may take up to twice as long
@@ -90,8 +90,9 @@ func (s *replicaSession) set(session string) {
 	s.session = session
 }
 
-// KeepSession opens a session of this service and renews it until ctx ends. The session has the record that the other
-// services see. Then KeepSession ends the session and removes the service from the catalog.
+// KeepSession opens a session of this service and renews it until ctx ends. The record by which the other services know
+// this service is bound to the session. When ctx has ended, KeepSession ends the session and removes the service from
+// the catalog.
 func (m *Members) KeepSession(ctx context.Context) {
 	told := false
 	for ctx.Err() == nil {
@@ -185,7 +186,8 @@ func (m *Members) AcquireHousekeeping(ctx context.Context) (bool, error) {
 	return mine && err == nil, err
 }
 
-// ClockTime is how old the last clock that a node reported can be when the node is found to be unreachable. Two
-// heartbeats are at most as far apart as a session lasts, which is up to two session periods. After a missed heartbeat
-// the session lasts for up to two more periods. The next round of the background work then finds the node.
+// ClockTime is the largest possible age of the last clock that a node reported, at the moment when the node is recorded
+// as unreachable. A session lasts for up to 2 × Session after its last renewal. Two heartbeats are at most as far
+// apart. After a missed heartbeat, the session lasts for up to another 2 × Session. The next round of the background
+// work then records the node.
 func (l Limits) ClockTime() time.Duration { return 4*l.Session + l.Housekeeping }

@@ -52,8 +52,9 @@ const homesShown = 5
 // again. The same applies while the node may have datasets mounted as a guest, until a person confirms that it is
 // fenced.
 //
-// It also fails while the node keeps the only copy of some data. With force that data is given up, and the response and
-// the events name it. dataset.ErrInvalid for an unknown node, ErrAmbiguous.
+// It also fails while the node keeps the only copy of some data. With force the records of that data are removed, and
+// the response and the events name the data. RemoveNode fails with dataset.ErrInvalid for an unknown node, and with
+// ErrAmbiguous if ref matches several nodes.
 func (m *NodeRemover) RemoveNode(ctx context.Context, ref string, force bool) (out api.RemovedNode, err error) {
 	n := &out.Node
 	if !force {

@@ -1,5 +1,6 @@
-// Package notify tells those who wait at this control replica what changed: agents which of their datasets, people
-// which events. It holds recent changes in memory only; readers get the present record of a dataset from the store.
+// Package notify wakes the requests that wait at this control replica for a change. An agent waits for changes of its
+// datasets and operations, a user for events. The package keeps recent changes only in memory. A reader gets the
+// present record of a changed dataset from the store.
 //
 // Feed has the changes of datasets by node, and EventLog the newest events. Each has its own mutex. A Notice lists the
 // changes of one transaction; replicas pass notices to each other through lanes in the store. Package record collects
@@ -29,11 +30,11 @@ type Feed struct {
 	ops     uint64 // how many changes of operations were published
 }
 
-// change is one dataset of one node. Without a dataset the work of the node changed. Without either, the replica
-// that does the background work must examine everything.
+// change says that a dataset of a node changed. If dataset is uuid.Nil, the work of the node changed. If node is
+// uuid.Nil too, the replica that does the background work must examine everything.
 type change struct{ node, dataset uuid.UUID }
 
-// Bell rings once for all callers that wait for one node or operation.
+// Bell wakes all callers that wait for one node or operation, once.
 type Bell struct {
 	rung    chan struct{}
 	waiters int
@@ -129,8 +130,9 @@ func (f *Feed) Subscribe(id uuid.UUID) (rung <-chan struct{}, leave func()) {
 
 // ChangeSet is what changed after a revision.
 type ChangeSet struct {
-	Rev      uint64 // the revision for the next call
-	Full     bool   // the reader's revision is not known here: read everything
+	Rev uint64 // the revision for the next call
+	// the feed does not have all changes since the reader's revision, so the reader must read everything
+	Full     bool
 	Any      bool
 	Datasets []uuid.UUID
 }

@@ -15,8 +15,8 @@ type Notice struct {
 	// InResponse says that the agents of Nodes learn everything from the response to their request, so they are not
 	// woken. They get this change together with the next one, or when their poll ends.
 	InResponse   bool `json:"a,omitempty"`
-	All          bool `json:"all,omitempty"` // everybody must read everything again
-	Housekeeping bool `json:"h,omitempty"`   // the replica that does the background work must look
+	All          bool `json:"all,omitempty"` // all readers must read everything again
+	Housekeeping bool `json:"h,omitempty"`   // the replica that does the background work must examine everything
 }
 
 // Empty reports whether the notice contains nothing.

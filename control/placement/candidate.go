@@ -15,7 +15,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Candidate is a pool that a dataset could be put on, with what control knows of it.
+// Candidate is a pool in which a dataset could be stored, with its state and that of its node as control knows them.
 type Candidate struct {
 	dataset.Pool
 	Cordoned       bool
@@ -97,8 +97,9 @@ func (c Candidate) missingFeature(what string) string {
 	return ""
 }
 
-// WhyTooSmall returns a reason if the whole pool is smaller than size; "" if it is not, or if had, the present size of
-// the volume, is at least as large. The sizes of all volumes of a pool may add up to more than the pool.
+// WhyTooSmall returns a reason if the whole pool is smaller than size. It returns "" if the pool is large enough, or if
+// the volume already has a size had that is not smaller than size. The sizes of all volumes of a pool may add up to
+// more than the size of the pool.
 func (c Candidate) WhyTooSmall(size, had dataset.Size) string {
 	if size <= had || c.Status == nil || c.Status.Size <= 0 || size <= c.Status.Size {
 		return ""
@@ -127,7 +128,8 @@ func (c Candidate) WhyOffline() string {
 // fits, the error has the reason for each: dataset.ErrOffline if one would fit once it is online again, otherwise
 // dataset.ErrUnsupported.
 func Choose(cands []Candidate, o Requirement) (Candidate, error) {
-	o.Profile.Placement = "" // it applies to new datasets only; an existing one stays, or moves where a person says
+	// The expression applies only to new datasets. An operator chooses where an existing dataset moves.
+	o.Profile.Placement = ""
 	sites := []Site{{Pools: cands}}
 	if c, fits := FirstFit(sites, o); fits {
 		return c, nil

@@ -35,8 +35,8 @@ type Requirement struct {
 	CurrentSize   dataset.Size  // the size that the dataset has already; no pool is too small for it
 }
 
-// WhyUnfit returns why a pool of the site does not meet a requirement; "" if it does. would reports that the pool would
-// meet it if the pool or its node were online.
+// WhyUnfit returns why a pool of the site does not meet a requirement; "" if it does. would is true if the pool would
+// meet the requirement if the pool and its node were online.
 func (st Site) WhyUnfit(c Candidate, o Requirement) (why string, would bool) {
 	if why := WhyUnsuitable(c, o.Profile); why != "" {
 		if c.IsUnopened() && IsRequested(c, o.Profile) {
@@ -183,7 +183,7 @@ func NoPoolError(sites []Site, o Requirement) error {
 }
 
 // whyNone returns why no pool of a site meets a requirement, each reason once. If named, the text becomes part of a
-// list of nodes. would reports that a pool would meet the requirement if it or its node were online.
+// list of nodes. would is true if a pool would meet the requirement if the pool and its node were online.
 func (st Site) whyNone(o Requirement, named bool) (line string, would bool) {
 	var why reasons
 	for _, c := range st.Pools {

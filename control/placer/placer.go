@@ -216,8 +216,8 @@ func (s *Placer) Candidates(t *record.Tx, node uuid.UUID) ([]placement.Candidate
 	return cands, nil
 }
 
-// CheckFits fails if a dataset cannot have a profile in its present pool, or if no dataset with the profile can be made
-// from it there. had is the size that the dataset had before.
+// CheckFits fails if the present pool of a dataset cannot keep a profile for it, or for a clone of it. had is the size
+// that the dataset had before.
 func (s *Placer) CheckFits(t *record.Tx, d dataset.Dataset, p dataset.Profile, had dataset.Size) error {
 	pool, err := t.Pool(d)
 	if err != nil {
@@ -243,8 +243,8 @@ func (s *Placer) CheckSuits(t *record.Tx, d dataset.Dataset, p dataset.Profile) 
 	return nil
 }
 
-// Oversize returns the size of a dataset that is larger than its whole pool, as an older version could make it; 0
-// if it is not. Such a dataset may move to another pool that is too small.
+// Oversize returns the size of a dataset if it is larger than the whole pool, and 0 otherwise. Older versions could
+// make such datasets. Such a dataset may also move to another pool that is smaller than it.
 func (s *Placer) Oversize(d dataset.Dataset) dataset.Size {
 	if st := s.Reports.Pool(d.Pool); st != nil && st.Size > 0 && d.Size > st.Size {
 		return d.Size

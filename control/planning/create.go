@@ -218,7 +218,7 @@ func (v *Planner) planSource(t *record.Tx, op *dataset.Operation, w CreateReques
 	}
 	profile := w.spec.Profile
 	if profile == "" && from.Anonymous {
-		profile = from.Profile.Name // an anonymous volume lacks parts of its profile; its clone has them
+		profile = from.Profile.Name // the profile of an anonymous volume is reduced; the clone gets the complete one
 	}
 	if profile != "" {
 		p, err := v.Profiles().Get(profile)

@@ -144,7 +144,7 @@ func (v *Planner) planProfile(t *record.Tx, d dataset.Dataset, profile string) (
 	}
 	wanted := next.Profile
 	wanted.Filesystem.Type = "" // the existing filesystem stays
-	// The following code does not resize a dataset to a size that is too large for the pool.
+	// CheckFits must not refuse the size of the profile: resizeTo checks the size that the dataset really gets.
 	if err := v.Placer.CheckFits(t, d, wanted, next.Profile.Size); err != nil {
 		return nil, nil, err
 	}
@@ -153,7 +153,7 @@ func (v *Planner) planProfile(t *record.Tx, d dataset.Dataset, profile string) (
 		return nil, nil, err
 	}
 	next.Size, next.Profile.Size = sizeAfterUpdate(d, p, pool.Capabilities.Shrink)
-	if err := v.CopyKeeper.CheckEnough(t, next); err != nil { // next has the resulting size now
+	if err := v.CopyKeeper.CheckEnough(t, next); err != nil { // next already has the new size
 		return nil, nil, err
 	}
 	if next.Size != d.Size {

@@ -24,8 +24,8 @@ func ListAll[T any](t *Tx, prefix string) ([]T, error) {
 	return out, nil
 }
 
-// FindNode finds a node by its name or by a unique prefix of its UUID. dataset.ErrInvalid lists the existing
-// nodes; dataset.ErrAmbiguous if several match.
+// FindNode finds a node by its name or by a unique prefix of its UUID. If no node matches, it fails with
+// dataset.ErrInvalid, and the error lists the existing nodes. If several match, it fails with dataset.ErrAmbiguous.
 func (t *Tx) FindNode(ref string) (n dataset.Node, err error) {
 	nodes, err := ListAll[dataset.Node](t, NodesPrefix)
 	if err != nil {

@@ -11,7 +11,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// match is one thing that a UUID prefix names.
+// match is a dataset or snapshot whose UUID begins with a prefix.
 type match struct {
 	dataset  dataset.Dataset // the dataset, or the one of the snapshot
 	snapshot uuid.UUID       // uuid.Nil for the dataset itself
@@ -80,7 +80,7 @@ func readMatch(t *Tx, key string, value []byte) (m match, there bool, err error)
 	return m, there, err
 }
 
-// onlyMatch returns the only one of several matches. none is the error if there is no match at all.
+// onlyMatch returns the match if there is exactly one. none is the error if there is no match.
 func onlyMatch(found []match, ref string, none error) (match, error) {
 	switch len(found) {
 	case 0:
@@ -101,7 +101,7 @@ func onlyMatch(found []match, ref string, none error) (match, error) {
 
 func isPrefix(ref string) bool { return dataset.CheckPrefix(strings.ToLower(ref)) == nil }
 
-// Dataset reads the record of a dataset; dataset.ErrNotFound.
+// Dataset reads the record of a dataset. It fails with dataset.ErrNotFound if there is none.
 func (t *Tx) Dataset(id uuid.UUID) (dataset.Dataset, error) {
 	var d dataset.Dataset
 	ok, err := t.Get(DatasetKey(id), &d)
@@ -111,7 +111,7 @@ func (t *Tx) Dataset(id uuid.UUID) (dataset.Dataset, error) {
 	return d, err
 }
 
-// Pool reads the record of the pool of a dataset; dataset.ErrOffline.
+// Pool reads the record of the pool of a dataset. It fails with dataset.ErrOffline if there is none.
 func (t *Tx) Pool(d dataset.Dataset) (dataset.Pool, error) {
 	var p dataset.Pool
 	ok, err := t.Get(PoolKey(d.Pool), &p)
@@ -122,7 +122,7 @@ func (t *Tx) Pool(d dataset.Dataset) (dataset.Pool, error) {
 	return p, err
 }
 
-// Volume finds a live volume by name, or by a unique prefix of its dataset's UUID. dataset.ErrNotFound,
+// Volume finds a live volume by name, or by a unique prefix of its dataset's UUID. It fails with dataset.ErrNotFound or
 // ErrAmbiguous.
 func (t *Tx) Volume(ref string) (dataset.Dataset, error) {
 	return t.named(ref, "volume", func(d dataset.Dataset) bool { return d.State == dataset.StateReady })
@@ -213,7 +213,7 @@ func (t *Tx) SnapshotOf(d dataset.Dataset, snap string) (dataset.Snapshot, error
 	return snapshotByPrefix(t, snap, d.ID)
 }
 
-// ReadSnapshot reads the record of a snapshot; dataset.ErrNotFound.
+// ReadSnapshot reads the record of a snapshot. It fails with dataset.ErrNotFound if there is none.
 func (t *Tx) ReadSnapshot(ds, id uuid.UUID) (dataset.Snapshot, error) {
 	var s dataset.Snapshot
 	ok, err := t.Get(SnapshotKey(ds, id), &s)

@@ -22,11 +22,11 @@ import (
 // read, and commits its writes only if none of these keys has changed since. It is not safe for concurrent use.
 type Tx struct {
 	FirstTry      bool // the first attempt may use cached entries: see Assume
-	ReadOnly      bool // it is a plan: a later transaction decides
+	ReadOnly      bool // the decision is only a plan: a later transaction makes it again and commits
 	WithoutNotice bool // no caller is notified of its changes
 	Recovering    bool // it belongs to a recovery, the only thing that may change a halted store
 
-	// Notice is sent to those that wait for the changes, after the transaction is committed.
+	// Notice is sent to the callers that wait for the changes, after the transaction is committed.
 	Notice notify.Notice
 
 	ctx    context.Context
@@ -79,7 +79,8 @@ func (t *Tx) Fetch(key string) (store.Entry, error) {
 // Index returns the index of the transaction that last wrote a key that was read.
 func (t *Tx) Index(key string) uint64 { return t.read[key].Index }
 
-// Entry returns a key as Get read it. The index is 0 if the key does not exist, or was not read.
+// Entry returns the entry of a key that Get has read. Its index is 0 if the key does not exist, or if Get has not read
+// it.
 func (t *Tx) Entry(key string) store.Entry { return t.read[key] }
 
 // Expect makes the commit check that a key still has the index of e. It does not read the key.
@@ -216,8 +217,9 @@ func (t *Tx) WakeNode(node uuid.UUID) {
 	}
 }
 
-// Outcome returns the outcome of a decision that writes nothing. A refusal is a decision too, so the records that it
-// depends on must be of one moment. If they are not, Outcome returns ErrBusy.
+// Outcome returns the error of a decision that writes nothing, or nil. Before it returns, it checks that all records
+// that the decision read existed at one moment, because a refusal must not rest on records of different moments. If
+// they did not, it returns ErrBusy.
 func (t *Tx) Outcome(err error) error {
 	known := dataset.KindOf(err)
 	if known == dataset.ErrUnavailable || known == dataset.ErrCorrupt || t.ctx.Err() != nil {
@@ -241,8 +243,8 @@ func (t *Tx) HasWrite(key string) bool { return t.position(key) >= 0 }
 // Writes returns the writes of the transaction, in the order in which their keys were first written.
 func (t *Tx) Writes() []store.Write { return t.writes }
 
-// CommitTimeout bounds a transaction whose caller has gone. The transaction does not end with its caller, because
-// before a notice is sent, it must be known whether the decision was committed or is in doubt.
+// CommitTimeout bounds a transaction. A transaction continues even if its caller has left, because the notice about its
+// changes must be sent if it was committed, and if its outcome is unknown.
 const CommitTimeout = 30 * time.Second
 
 // Commit writes everything in one transaction of the store, which checks all keys that were read, and returns its
@@ -278,7 +280,8 @@ func (e inconsistentError) Error() string      { return string(e) }
 func (inconsistentError) Is(target error) bool { return target == ErrChanged }
 
 // Inconsistent returns the error for two values that contradict each other. It wraps ErrChanged, because the values may
-// have been read at two moments. If they were not, the error is dataset.ErrCorrupt.
+// have been read at different moments. If they contradict each other even when they are read at one moment, the store
+// is damaged: then the error becomes a dataset.ErrCorrupt with the same text.
 func Inconsistent(format string, args ...any) error {
 	return dataset.Errorf(dataset.ErrCorrupt, "store: %w", inconsistentError(fmt.Sprintf(format, args...)))
 }

@@ -103,8 +103,8 @@ func (a *Account) matchesStore(d dataset.Dataset) bool {
 // latest returns the record with the highest known epoch. If several have that epoch, it returns the one that was
 // written last.
 //
-// If a node is fenced, its claims to be the home have ended. If other nodes report that the fenced node is the home,
-// their reports still count: the epoch was open there, and they relinquished their epochs for it.
+// A fenced node is no home any more, so its own claims do not count. A report of another node which says that the
+// fenced node is the home does count: it proves that the epoch was opened.
 func (a *Account) latest(r attendance) (best dataset.Dataset) {
 	index := uint64(0)
 	take := func(d dataset.Dataset, at uint64) {

@@ -131,7 +131,8 @@ func (rc *Recovery) isUnreachable(t *record.Tx, node uuid.UUID) (bool, error) {
 }
 
 // rehome gives a dataset, with its pool, to another node. The previous node has not reported since this service
-// started. The operator who took its pool confirms that the node is gone.
+// started. The operator who adopted its pool on another node has thereby confirmed that the previous node no longer
+// runs with it.
 func rehome(t *record.Tx, d dataset.Dataset, node uuid.UUID, r *api.Rebuilt) error {
 	r.Action, r.Note = "restored", "its home was node "+d.Home.String()
 	switch d.State {

@@ -104,7 +104,7 @@ func (rc *Recovery) Hold(ctx context.Context, node uuid.UUID, h api.Holdings) er
 	return nil
 }
 
-// Gathers fails with dataset.ErrConflict unless this service accepts reports for a recovery at present.
+// Gathers fails with dataset.ErrConflict unless this service waits for reports for a recovery.
 func (rc *Recovery) Gathers() error {
 	rc.gathering.mu.Lock()
 	defer rc.gathering.mu.Unlock()
@@ -222,7 +222,7 @@ type Comparison struct {
 	result     api.Recovery
 }
 
-// Judged is one dataset that differs.
+// Judged is a dataset whose record differs from the reports of the agents.
 type Judged struct {
 	*Account
 	Verdict
@@ -363,8 +363,9 @@ func (c *Comparison) computeDigest(t *record.Tx) error {
 	return err
 }
 
-// rank is the sort key of a dataset: one that releases a name comes before one that may take it. Of two unknown ones
-// the newer comes first, because it has the name.
+// rank is the sort key of a dataset. A dataset that releases a name comes before the datasets that may take the name.
+// Datasets that the store does not know come last. Of two of them with one name, the newer must come first, because it
+// has the name.
 func (j *Judged) rank() int {
 	switch {
 	case j.action == "forgotten":

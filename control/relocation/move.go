@@ -136,7 +136,8 @@ func (r *Relocator) planPull(t *record.Tx, d dataset.Dataset, target dataset.Nod
 		cands = slices.DeleteFunc(cands, func(c placement.Candidate) bool { return c.ID != kept.Pool })
 		had = d.Size
 	}
-	// A pool of the same kind receives only what changed. An operator expects a pool of the same name.
+	// Prefer a pool of the same kind, because only changes are sent to it. Then prefer a pool of the same name,
+	// because an operator expects that.
 	slices.SortStableFunc(cands, func(x, y placement.Candidate) int {
 		return placement.Likeness(from, y.Pool) - placement.Likeness(from, x.Pool)
 	})
@@ -146,7 +147,7 @@ func (r *Relocator) planPull(t *record.Tx, d dataset.Dataset, target dataset.Nod
 	}
 	if shared := slices.DeleteFunc(slices.Clone(cands),
 		func(c placement.Candidate) bool { return !placement.OnSameShare(from, c.Pool) }); len(shared) > 0 {
-		cands = shared // a move for another reason never takes a volume off its share
+		cands = shared // if the target has a pool on the share, the volume stays on the share
 	}
 	for i, c := range cands {
 		cands[i] = c.ReceivingFrom(from)
@@ -387,7 +388,7 @@ func (r *Relocator) Commit(t *record.Tx, op dataset.Operation, out *api.Committe
 	if err := t.PutDataset(next); err != nil || next.Profile.Replicas.Count == 0 {
 		return err
 	}
-	_, err = r.Copies.Decide(t, next) // a copy that a move left may replace the replica that became the home
+	_, err = r.Copies.Decide(t, next) // a left copy may become the replica that replaces the new home's replica
 	return err
 }
 

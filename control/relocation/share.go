@@ -153,8 +153,9 @@ func ReadMove(t *record.Tx, id uuid.UUID) (op dataset.Operation, d dataset.Datas
 	return op, d, l, err
 }
 
-// carryGuests records which guests a dataset keeps when it gets another home. A home that was bypassed may have the
-// dataset mounted: it counts as a guest until it reports otherwise, or until a person confirms that it is fenced.
+// carryGuests records which guests a dataset keeps when it gets another home. After a move without the home, the
+// previous home may still have the dataset mounted. It counts as a guest until it reports that it unmounted the
+// dataset, or until a person confirms that it is fenced.
 func (r *Relocator) carryGuests(t *record.Tx, d dataset.Dataset, op dataset.Operation, next *dataset.Dataset) error {
 	record.RemoveGuest(t, next, op.Node)
 	record.RemoveGuest(t, next, d.Home) // the exclusive use by the previous home ends

@@ -62,7 +62,7 @@ func (s *Keeper) Copied(ctx context.Context, node uuid.UUID, c api.CopyReport) e
 		if !tells {
 			return nil
 		}
-		if first { // another copy may wait for this one to be complete before it is removed
+		if first { // the node of a surplus copy may wait for this copy to be complete
 			t.Touch(rec.Dataset, node)
 		}
 		return t.Put(key, rec)

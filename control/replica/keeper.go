@@ -35,7 +35,7 @@ type Deps struct {
 	Placer  *placer.Placer
 	// Shared says that other services may work on the same store: nodes have sessions there.
 	Shared bool
-	// ClockTime is how old a node's report may be at most to count.
+	// ClockTime is the maximum age of a node's report. An older report is ignored.
 	ClockTime time.Duration
 	// Uptime returns for how long services have run on the store, at least, as of the transaction.
 	Uptime func(*record.Tx) (time.Duration, error)

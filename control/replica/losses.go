@@ -9,8 +9,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// AddLoss records a loss in a dataset, and makes the newest snapshot that is not lost the latest one. It keeps an
-// earlier loss as long as a recorded copy may be from before that loss.
+// AddLoss records a loss in a dataset, and makes the newest snapshot that is not lost the latest one. It drops an
+// earlier loss when no recorded copy can be older than that loss.
 func AddLoss(t *record.Tx, next *dataset.Dataset, loss dataset.Loss) error {
 	behind := loss.EndedEpoch
 	for _, node := range next.Copies {

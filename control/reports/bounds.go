@@ -8,14 +8,14 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Limits for the reports of a node, because its certificate may be stolen.
+// Limits for the reports of one node. They protect control against a stolen certificate of a node.
 const (
 	MaxPools  = 256       // of one node, including those that it had
 	MaxTold   = 20_000    // datasets, copies or operations in a heartbeat; agents send 500
 	MaxSeen   = 200_000   // datasets, or copies, of one node that are remembered
 	maxMounts = 10_000    // mount IDs of a dataset
 	MaxFound  = 100_000   // datasets in a rebuild, and snapshots of each
-	MaxRaised = 1 << 53   // generation of a pool, which can always be raised further
+	MaxRaised = 1 << 53   // generation of a pool; low enough that it can always be raised
 	MaxRecord = 128 << 10 // bytes of a report on one node, pool, dataset or snapshot
 )
 

@@ -34,8 +34,8 @@ type Latest struct {
 	lastReport  map[uuid.UUID]time.Duration                  // when nodes were last heard, by the steady clock
 }
 
-// reportedCopy is a copy, with the time when its node first reported that it is complete up to its present state, by
-// the service's steady clock.
+// reportedCopy is a copy as its node reported it. at is when the node first reported the present VerifiedAtHome of the
+// copy, by this service's steady clock.
 type reportedCopy struct {
 	dataset.Copy
 	at time.Duration
@@ -72,10 +72,12 @@ func merge[T any](all map[uuid.UUID]map[uuid.UUID]T, node uuid.UUID, list []T, o
 	}
 }
 
-// RecordHeartbeat records a heartbeat of a node at a moment of the steady clock. It returns the events about its pools,
-// and the operations that advanced. If that would be more than is remembered of one node, everything about the node is
-// dropped, because some of it may be long outdated: the result is dataset.ErrConflict, and the node reports everything
-// again. ErrInvalid if that is too much as well.
+// RecordHeartbeat records a heartbeat of a node at a moment of the steady clock. It returns the events about the node's
+// pools, and the operations that advanced.
+//
+// If more than MaxSeen datasets or copies of the node would be remembered, some of them may be outdated, so
+// RecordHeartbeat forgets all of them. For an incremental heartbeat it then fails with dataset.ErrConflict, and the
+// node sends a full one. For a full heartbeat it fails with ErrInvalid.
 func (s *Latest) RecordHeartbeat(node dataset.Node, h api.Heartbeat, now time.Duration) (
 	warnings []api.Event, moved []uuid.UUID,
 	err error) {
@@ -148,9 +150,12 @@ func (s *Latest) Clock(node uuid.UUID) ReportedClock {
 	return s.clocks[node]
 }
 
-// CopyAhead returns by how much a copy is newer than its home's clock was when the copy was reported, judged by when
-// the home was last heard; 0 if that is not known. A home that only control cannot reach continues, and its copy
-// with it.
+// CopyAhead estimates for how long the home of a copy has continued to work without heartbeats to this service. It
+// computes what the home's clock showed when the copy was reported: the clock in the home's last heartbeat, plus the
+// time since then. The result is by how much VerifiedAtHome of the copy is later than that. It is 0 if the home has
+// sent no clock.
+//
+// Such a home is reachable for the node with the copy, which it continues to refresh, but not for control.
 func (s *Latest) CopyAhead(home uuid.UUID, c dataset.Copy, now time.Duration) time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -358,8 +363,8 @@ func (s *Latest) WhyQuarantined(pool uuid.UUID) string {
 	return ""
 }
 
-// CurrentCopy returns a recorded copy, updated with the last report of its node. A report about an earlier copy or
-// another epoch does not count, because the node reports the first snapshot of each to the store.
+// CurrentCopy returns a recorded copy, updated with the last report of its node. It ignores a report about an earlier
+// copy or another epoch, because the first snapshot of each copy and of each epoch is recorded in the store.
 func (s *Latest) CurrentCopy(t *record.Tx, node, id uuid.UUID) (c dataset.Copy, there bool, err error) {
 	if there, err = t.Get(record.CopyKey(node, id), &c); err != nil || !there {
 		return c, false, err

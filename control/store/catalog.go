@@ -2,7 +2,7 @@ package store
 
 import "context"
 
-// Service is a running part of a cluster, such as a control replica or an agent, as others find it.
+// Service is the entry of a control replica or an agent in a catalog.
 type Service struct {
 	Kind    string // such as control or agent
 	ID      string // identifies it among those of its kind
@@ -10,10 +10,11 @@ type Service struct {
 	Tags    []string
 	Meta    map[string]string
 	Alive   bool
-	Note    string // why it is not alive; does not change while it is not
+	Note    string // why it is not alive; the text stays the same until it is alive again
 }
 
-// Catalog is where others find the services of a cluster: the catalog of Consul. Safe for concurrent use.
+// Catalog is a list in which other programs find the services of a cluster: the catalog of Consul. Safe for concurrent
+// use.
 type Catalog interface {
 	// Publish makes the catalog list these services of the cluster and no others. It writes only differences. It
 	// remembers its own entries. If look is set, or after a failure, it reads the catalog first. It fails with

@@ -1,6 +1,8 @@
-// Package store is the contract of where the control service keeps its state: a small, strictly ordered key-value store
-// with transactions that check what their decision was based on. Package bolt keeps the state in one file on one host,
-// package consul keeps it in a cluster. Package storetest checks every implementation against this text.
+// Package store defines the interface of the store in which the control service keeps its state: a small, strictly
+// ordered key-value store, whose transactions check that the entries on which a decision was based have not changed.
+// Package bolt implements it with one file on one host, and package consul with a Consul cluster. Package storetest
+// checks every implementation against this text. Packages record and ledger use a store for control, and package
+// records of the agent uses one for the agent's state.
 //
 // # Keys and values
 //
@@ -96,16 +98,16 @@ type Store interface {
 	// GetMany returns for each key what Get would return, in the order of keys, with index 0 for an absent key.
 	// Up to MaxOps keys are read at one moment.
 	GetMany(ctx context.Context, keys []string) ([]Entry, error)
-	// List returns up to limit entries whose key begins with prefix and is larger than after, in the order of
-	// keys; limit 0: all of them. Without a limit they are from one moment. With a limit, each entry is as it was
-	// at some moment of the call, not all at the same one, and no key is left out that existed all the time. A
-	// caller that needs more of what it reads in pages checks it in a transaction. List sees every transaction
-	// that had returned before the call.
+	// List returns the entries whose key begins with prefix and is larger than after, in the order of keys: at most
+	// limit entries, or all if limit is 0. Without a limit they are from one moment. With a limit, each entry is as
+	// it was at some moment of the call, not all at the same one, and no key is left out that existed all the time.
+	// A caller that needs the entries of several pages to be from one moment checks their indexes in a transaction.
+	// List sees every transaction that had returned before the call.
 	List(ctx context.Context, prefix, after string, limit int) ([]Entry, error)
 	// Txn makes all writes if all checks hold; otherwise it makes none and returns ErrConflict. It returns the
-	// index of the transaction. It is safe to repeat only with checks that fail after a success. ErrNotFound,
-	// with nothing changed, if a write is bound to a session that does not exist; dataset.ErrInvalid, with
-	// nothing changed, for what CheckTxn refuses.
+	// index of the transaction. A call may be repeated only if a check fails after the first call has succeeded. If
+	// a write is bound to a session that does not exist, Txn returns ErrNotFound. If CheckTxn refuses the
+	// transaction, Txn returns its error. In both cases nothing is changed.
 	Txn(ctx context.Context, checks []Check, writes []Write) (uint64, error)
 	// Watch returns as soon as something under prefix has an index above after (deletes count), with the newest
 	// index that it covers; call it again with that index. It may return although nothing changed. If the index

@@ -38,10 +38,10 @@ type lastMark struct {
 	known  bool
 	entry  store.Entry // Index is 0 if there is none
 	mark   record.RunMark
-	before time.Duration // from the mark to since, by the clock
-	since  time.Duration // by the steady clock
+	before time.Duration // time from the mark until it was read, by the clock
+	since  time.Duration // when the mark was read, by the steady clock
 	begun  bool
-	unseen time.Duration // time that the clock had skipped when this service started; it does not count
+	unseen time.Duration // what TakeUnseen returns
 }
 
 // note notes a mark that was read.
@@ -61,7 +61,7 @@ func (r *lastMark) note(e store.Entry, m record.RunMark, now time.Time, steady t
 	r.begun = true
 }
 
-// last returns the mark that was seen last, and the count; false if none was.
+// last returns the mark that was read last, and the present count. known is false if no mark was read.
 func (r *lastMark) last(steady time.Duration) (e store.Entry, m record.RunMark, count time.Duration, known bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -112,8 +112,9 @@ func (u *Counter) Last() time.Duration {
 	return count
 }
 
-// Mark writes the count to the store, seldom, and stops the count while nothing waits for it. It looks for new entries
-// that wait only if changed is set, so it may notice the entries of other services late: they are then kept longer.
+// Mark writes the count to the store once in each MarkInterval, and stops the count while nothing waits for it. If the
+// count is stopped, Mark looks for entries that wait only if changed is set. So it may notice an entry of another
+// service late, and the entry is then kept longer.
 func (u *Counter) Mark(ctx context.Context, changed bool) error {
 	fresh := func(m record.RunMark, count time.Duration) bool {
 		return m.Runs && count-time.Duration(m.RunTime) < MarkInterval
@@ -177,7 +178,7 @@ func isAwaited(t *record.Tx, count time.Duration) (bool, error) {
 	return false, nil
 }
 
-// PutInTrash writes the index of a dataset in the trash.
+// PutInTrash writes the entry of a dataset in the trash, with the present count.
 func (u *Counter) PutInTrash(t *record.Tx, id uuid.UUID, tr dataset.Trash) error {
 	now, err := u.Read(t)
 	if err != nil {
@@ -186,7 +187,7 @@ func (u *Counter) PutInTrash(t *record.Tx, id uuid.UUID, tr dataset.Trash) error
 	return t.Put(record.TrashKey(id), record.TrashEntry{Trash: tr, RunTime: dataset.Duration(now)})
 }
 
-// PutEnded writes the record of an operation that has ended.
+// PutEnded writes the record of an operation that has ended, with the present count.
 func (u *Counter) PutEnded(t *record.Tx, op dataset.Operation) error {
 	now, err := u.Read(t)
 	if err != nil {
@@ -195,7 +196,8 @@ func (u *Counter) PutEnded(t *record.Tx, op dataset.Operation) error {
 	return t.Put(record.OperationKey(op.ID), record.EndedOperation{Operation: op, RunTime: dataset.Duration(now)})
 }
 
-// TakeUnseen returns, once, the time that the clock had skipped when this service started. It does not count.
+// TakeUnseen returns by how much the clock advanced beyond MaxUnseen while no service ran, before this service started.
+// That time does not count. Later calls return 0.
 func (u *Counter) TakeUnseen() time.Duration {
 	u.mark.mu.Lock()
 	defer u.mark.mu.Unlock()

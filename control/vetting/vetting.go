@@ -112,8 +112,8 @@ func (v *Profiles) isCommandKnown(p dataset.Profile, others ...dataset.Profile) 
 	})
 }
 
-// isMountKnown reports whether profiles.yaml has the mount options of a profile for it, or one of the others has
-// them. No options are a choice too, for instance to go without nosuid.
+// isMountKnown reports whether profiles.yaml has the mount options of a profile for it, or one of the others has them.
+// An empty list of options must be known too: it would, for instance, remove nosuid.
 func (v *Profiles) isMountKnown(p dataset.Profile, others ...dataset.Profile) bool {
 	if own, err := v.get(p.Name); err == nil {
 		others = append(others, own)
@@ -172,9 +172,10 @@ func (v *Profiles) WithKnownCommand(p dataset.Profile, others ...dataset.Profile
 	return p
 }
 
-// withKnownMount returns a profile with known mount options: its own, those of the record, or, if there is no
-// record, those of its options that profiles.yaml has or that only forbid something. It adds nothing that the
-// pool of the data may not support.
+// withKnownMount returns a profile with known mount options. If its own options are known, it keeps them. Otherwise it
+// gets the options in record. If there is no record, it keeps those of its options that profiles.yaml has or that only
+// forbid something, such as nosuid. It gets no other option of profiles.yaml, because the filesystem of the data may
+// not support it.
 func (v *Profiles) withKnownMount(p dataset.Profile, record ...dataset.Profile) dataset.Profile {
 	if v.isMountKnown(p, record...) {
 		return p

@@ -61,8 +61,8 @@ func After(prefix string, p api.Page) string {
 	return prefix + p.After
 }
 
-// Volume returns a volume by name or by a unique prefix of its dataset's UUID. dataset.ErrNotFound only if the store
-// answered that it does not exist; ErrAmbiguous, ErrUnavailable.
+// Volume returns a volume by name or by a unique prefix of its dataset's UUID. It fails with dataset.ErrNotFound only
+// if the store has answered that there is no such volume. It also fails with ErrAmbiguous and ErrUnavailable.
 func (s *Views) Volume(ctx context.Context, ref string) (v api.Volume, err error) {
 	err = s.Ledger.View(ctx, func(t *record.Tx) error {
 		d, err := t.Volume(ref)

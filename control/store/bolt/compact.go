@@ -63,7 +63,8 @@ func (s *Store) compact(ctx context.Context, f *os.File, found contents) (*os.Fi
 	return g, f.Close()
 }
 
-// syncCopy flushes a compacted copy. It is a variable because no disk that tests can make fails only at this point.
+// syncCopy flushes a compacted copy. It is a variable so that a test can make it fail: no test disk fails only at this
+// point.
 var syncCopy = (*os.File).Sync
 
 // compacted returns a new file with the content of f, open and locked, after it has replaced f. f stays open. After an

@@ -100,9 +100,9 @@ func options(open func(string, int, os.FileMode) (*os.File, error)) *bbolt.Optio
 	}
 }
 
-// syncDir flushes the directory of a store, so that the store's name survives a power cut. It is a variable, because
-// the filesystems that tests can make flush the name of a new file with its content, so only the call itself can be
-// tested.
+// syncDir flushes the directory of a store, so that the store's name survives a power cut. It is a variable so that a
+// test can see the call. The effect cannot be tested, because the filesystems that tests can make flush the name of a
+// new file together with its content.
 var syncDir = durable.SyncDir
 
 // adopt takes over the content of the file.

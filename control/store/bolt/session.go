@@ -20,7 +20,7 @@ type sessions struct {
 
 	mu     sync.Mutex
 	live   map[string]*session
-	ending map[string]bool // ended, but their keys may still exist
+	ending map[string]bool // ended sessions whose keys may still exist
 	wake   chan struct{}   // signals that the next end may have changed
 }
 

@@ -81,7 +81,8 @@ const (
 	defaultLeaderTime = 8 * time.Second
 )
 
-// endpoint is the Consul of a store. Its methods explain errors of calls. It does not change after newStore.
+// endpoint has the connections, options and key layout of a store, and turns errors of calls into errors for users. It
+// does not change after newStore.
 type endpoint struct {
 	opts   Options
 	layout layout

@@ -41,7 +41,7 @@ func (f *flights) begin() bool {
 	return !f.closed
 }
 
-// wait returns when all requests have ended. life must have ended, so they end soon.
+// wait refuses new requests and returns when all requests have ended. The caller must have ended ctx, which ends them.
 func (f *flights) wait() {
 	f.mu.Lock()
 	f.closed = true
@@ -54,8 +54,9 @@ type response struct {
 	err error
 }
 
-// send sends a request and returns the complete answer, or the reason why the caller stops waiting, at the latest
-// after patience. If the request has no connection by then, it is not sent.
+// send sends a request and returns the complete answer. It returns an error if the context of the request ends, or if
+// patience fires, before the answer has arrived. The request then continues in the background, unless it has no
+// connection yet: such a request is not sent at all.
 func (f *flights) send(to http.RoundTripper, req *http.Request, patience <-chan time.Time) (*http.Response, error) {
 	if err := req.Context().Err(); err != nil {
 		return nil, err
@@ -94,9 +95,9 @@ func (f *flights) send(to http.RoundTripper, req *http.Request, patience <-chan 
 	return nil, err
 }
 
-// departure decides whether a request is sent if its caller leaves at the same time. It is necessary because a
-// transport sends a request that has a connection even if the context of the request has ended, and then closes the
-// connection.
+// departure makes sure that either a request is sent or its caller gives up before it is sent, if both happen at the
+// same time. Without it, a transport would send a request that just got a connection although the context of the
+// request has ended, and would then close the connection.
 type departure struct {
 	mu         sync.Mutex
 	gone, left bool // gone: the request was sent; left: the caller has left
@@ -114,7 +115,7 @@ func (d *departure) connected(got httptrace.GotConnInfo) {
 	d.gone = true
 }
 
-// missed makes the caller leave. It returns true if the request was not sent and never will be.
+// missed records that the caller gives up. It returns true if the request was not sent and never will be.
 func (d *departure) missed(cancel context.CancelFunc) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -137,7 +138,7 @@ type silence struct {
 	clock clock.Clock
 
 	mu      sync.Mutex
-	pending int           // requests under way
+	pending int           // requests in progress
 	since   time.Duration // by the steady clock; 0 if all requests were answered
 }
 

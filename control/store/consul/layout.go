@@ -14,7 +14,7 @@ import (
 	"github.com/droverhq/drover/control/store"
 )
 
-// layout contains the places of everything in Consul.
+// layout contains the keys and names under which a store keeps its data in Consul.
 type layout struct {
 	prefix   string
 	data     string // prefix of every key

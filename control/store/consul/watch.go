@@ -139,8 +139,8 @@ func (f *feed) poll(prefix string, after uint64) (index uint64, wait <-chan stru
 // A prefix of two or more words belongs to one of 64 shards, according to its second word. So a watch of work/<node>/
 // wakes for about one in 64 unrelated changes. A watch of a prefix of a single word wakes for every change.
 //
-// An answer of Consul is a single moment. All changes up to its index are in it or in an earlier one, so no change is
-// hidden by the index that Watch returns.
+// An answer of Consul shows the keys at a single moment. Every change up to the index of the answer is in this answer
+// or in an earlier one. So Watch never returns an index that includes a change of which it has not told the caller.
 func (s *Store) Watch(ctx context.Context, prefix string, after uint64) (uint64, error) {
 	if err := store.CheckPrefix(prefix); err != nil {
 		return 0, err

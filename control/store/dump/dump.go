@@ -10,6 +10,9 @@
 // store.LivePrefix. A value that is compact JSON is written unchanged. The next line has the number of keys, and an
 // index that is not below any index of the store. The last line has the checksum of all lines before it. No more than a
 // page of entries is in memory at once.
+//
+// The commands in cmd/drover (drover store export and import) call Save, Load and Check, and the daemon calls CheckComplete
+// before it uses a store. The package keeps no state. While Load runs, a mark in the store prevents other uses.
 package dump
 
 import (

@@ -31,9 +31,9 @@ type reader struct {
 	named uuid.UUID
 }
 
-// read calls fn with each entry. Once the dump is known to be complete it returns what the dump has. Errors,
-// besides those of fn: dataset.ErrInvalid for a file that is no dump, dataset.ErrUnsupported for a dump of a
-// later Drover, dataset.ErrCorrupt for one that is damaged or truncated.
+// read calls fn with each entry, checks the whole dump, and returns its summary. It fails with the error of fn, with
+// dataset.ErrInvalid if the file is not a dump, with dataset.ErrUnsupported for a dump of a later version of Drover,
+// and with dataset.ErrCorrupt if the dump is damaged or truncated.
 func read(r io.Reader, fn func(store.Entry) error) (Summary, error) {
 	d := &reader{lines: bufio.NewReaderSize(r, maxLine), hash: sha256.New()}
 	if err := d.head(); err != nil {

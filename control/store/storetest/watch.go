@@ -17,7 +17,7 @@ func settle(t *testing.T, s store.Store, prefix string) uint64 {
 	return index
 }
 
-// testWatchSees waits for one change of each kind at every distance.
+// testWatchSees waits for one change of each kind, of keys directly under the prefix and of keys further below it.
 func testWatchSees(t *testing.T, s store.Store) {
 	txn(t, s, nil, set("n/a/old", "1"))
 	for _, change := range []struct {
