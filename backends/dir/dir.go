@@ -17,8 +17,8 @@
 // head and the old tree a snapshot. So a record that names the current head is the remains of an unfinished restore,
 // and not a snapshot.
 //
-// Another host may still write to the old head (RestoreApart). Then the restore first copies the old head. After the
-// rename, it changes the record to name the copy, and removes the tree of the old head.
+// If another host may still write to the old head, backend nfs calls RestoreApart. It first copies the old head. After
+// the rename, it changes the record so that it names the copy, and removes the tree of the old head.
 //
 // # Sizes
 //

@@ -192,7 +192,7 @@ func namedProjects() map[uint32]bool {
 	return named
 }
 
-// projectOf returns the project of a directory if it can come from enter, and otherwise 0.
+// projectOf returns the project of a directory if enter can have assigned it, and otherwise 0.
 func projectOf(dir *os.File) uint32 {
 	id, inherited, err := fsctl.Project(dir)
 	if err != nil || !inherited || id < firstProject || id > lastProject {

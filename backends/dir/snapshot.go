@@ -70,7 +70,7 @@ func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 	return p.restore(ctx, ds, id, keep, false, progress)
 }
 
-// RestoreApart is Restore for a pool where another host may still write to the former head; see backends.Sharer.
+// RestoreApart restores a dataset whose former head another host may still write to; see backends.Sharer.
 func (p *Pool) RestoreApart(ctx context.Context, ds, id uuid.UUID, keep dataset.Snapshot,
 	progress backends.Progress) error {
 	return p.restore(ctx, ds, id, keep, true, progress)
@@ -97,7 +97,7 @@ func (p *Pool) restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 	}
 	old := plan.Old
 	fresh := shelf.Head{Tree: shelf.RestoredTree(keep.ID), Size: old.Size}
-	if apart { // before the head changes, because there may be no room for the copy
+	if apart { // copy before the head changes, because the copy fails if the pool has no room for it
 		if err := p.trees.copyTree(ctx, f, old.Tree, f, shelf.TreeOf(keep.ID), copyOptions{}, progress); err != nil {
 			return fmt.Errorf("keep its current data: %w", err)
 		}

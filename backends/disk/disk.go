@@ -4,10 +4,11 @@
 //
 // # How a pool is identified
 //
-// The UUID of the filesystem is the UUID of the pool, and its label is "drover-pool". So nothing needs to be recorded
-// between making the filesystem and making the pool in it. Open examines all devices of the host, so their names may
-// change at a boot. If a device is absent, or two devices have the same filesystem, the pool is offline, unless it is
-// mounted already. Drover never makes a new filesystem for an existing pool.
+// The UUID of the filesystem is the UUID of the pool, and its label is "drover-pool". So a crash between making the
+// filesystem and making the pool in it needs no separate record: the filesystem itself says for which pool it was made.
+// Open examines all devices of the host, so their names may change at a boot. If a device is absent, or two devices
+// have the same filesystem, the pool is offline, unless it is mounted already. Drover never makes a new filesystem for
+// an existing pool.
 //
 // # What a crash leaves
 //
@@ -37,7 +38,7 @@ import (
 
 const (
 	label     = "drover-pool"
-	identity  = "pool.json" // the marker file of every pool
+	identity  = "pool.json" // the marker file, which every pool has
 	minSize   = 512 * dataset.MiB
 	mkfsLimit = 30 * time.Minute
 	busyTries = 100
@@ -198,7 +199,7 @@ func mkfs(ctx context.Context, runner run.Runner, devices []string, kind fsctl.K
 // may have it mounted.
 func (d *Disk) checkUnusedReadOnly(kind fsctl.Kind, cfg backends.Config) error {
 	if cfg.ID == uuid.Nil {
-		return nil // any pool is welcome
+		return nil // any existing pool is accepted
 	}
 	if at, err := d.mounted(); err != nil || at {
 		return err
@@ -286,11 +287,12 @@ func (d *Disk) attach(ctx context.Context, kind fsctl.Kind, options [][]string) 
 		}
 		err = mount.Mount(d.mount, spec)
 		for try := 0; errors.Is(err, unix.EBUSY) && try < busyTries && ctx.Err() == nil; try++ {
-			<-time.After(busyPause) // a forking process has a copy of the files of checkUnusedReadOnly
+			// A child that was just forked may still have a copy of the device that checkUnusedReadOnly opened.
+			<-time.After(busyPause)
 			err = mount.Mount(d.mount, spec)
 		}
 		if !errors.Is(err, unix.EINVAL) {
-			break // unlike an option that this kernel lacks
+			break // only EINVAL can mean that this kernel lacks one of the options
 		}
 	}
 	return inUse(err, d.Devices[0])

@@ -71,7 +71,7 @@ func (a *attachments) attach(ctx context.Context, id uuid.UUID, opts backends.At
 // group that would be too small.
 const growSlack = 16 << 20
 
-// active is the device of a head, with its content.
+// active is a head whose volume is active, so that its device and content can be read.
 type active struct {
 	node, disk          string // the mounted device, and the volume's own device
 	fsType              string
@@ -81,7 +81,8 @@ type active struct {
 	key  []byte
 }
 
-// inspect looks into a head. The caller closes the result, unless the call fails.
+// inspect activates the volume of a head, opens its container if it is encrypted, and reads the sizes of its parts. If
+// inspect succeeds, the caller must close the result.
 func (a *attachments) inspect(ctx context.Context, id uuid.UUID) (active, error) {
 	f, err := a.shelf.Find(id)
 	if err != nil {
@@ -247,7 +248,7 @@ func (p *Pool) resize(ctx context.Context, id uuid.UUID, want dataset.Size, root
 	if err != nil {
 		return err
 	}
-	defer v.close() //nolint:errcheck // of what was read alone
+	defer v.close() //nolint:errcheck // it was only read
 	if err := mkfs.CheckMax(want); err != nil {
 		return err
 	}

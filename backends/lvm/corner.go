@@ -20,8 +20,9 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// cornerTag is the tag of a volume whose pool is in a corner. It ends with the UUID of that pool. The volume is in the
-// thin pool of the pool that contains the corner.
+// cornerTag begins the tag of a volume whose pool is in a corner, that is, in a folder of another pool for a trial
+// (package trialdir). The tag ends with the UUID of the pool in the corner. The volume is in the thin pool of the outer
+// pool.
 const cornerTag = "drover.corner="
 
 // SeparateFolder implements backends.SeparateFolderKind: where the records of a volume group are mounted.
@@ -44,7 +45,8 @@ func (b *Backend) SeparateFolder(path string) (string, error) {
 	return "", dataset.Errorf(dataset.ErrOffline, "the records volume of volume group %s is not mounted here", vg)
 }
 
-// inCorner reports whether a path is in a corner of a pool, and not a volume group of its own.
+// inCorner reports whether the path of a pool is in a corner of another pool. Otherwise the path is that of a volume
+// group.
 func inCorner(path string) bool {
 	for at := filepath.Dir(path); at != filepath.Dir(at); at = filepath.Dir(at) {
 		if trialdir.IsCorner(filepath.Dir(at), filepath.Base(at)) {

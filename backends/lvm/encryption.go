@@ -44,8 +44,8 @@ func (e *encryption) dropUnused() error {
 	})
 }
 
-// abandon removes the mappings of worthless volumes. A mapping that commands of a killed process still use is removed
-// when they end.
+// abandon removes the mappings of volumes whose content is not needed any more. If commands of a killed process still
+// use a mapping, the kernel removes it when they end.
 func (e *encryption) abandon(volumes []string) error {
 	for _, name := range volumes {
 		if err := crypt.Drop(e.mapping(name)); err != nil {
@@ -120,7 +120,7 @@ func (e *encryption) openContainer(ctx context.Context, f *shelf.Folder, volume 
 		return nil, nil, fmt.Errorf("volume %s: %w", e.ref(volume), err)
 	}
 	d, err := f.ReadRecord()
-	if err != nil { // a damaged one protects nothing, and an attacker with the keys may have a copy of it
+	if err != nil { // a damaged record protects nothing: an attacker with the keys may have a copy of it
 		d = &dataset.Dataset{ID: f.ID}
 	}
 	switch {
@@ -156,7 +156,7 @@ func (e *encryption) mountedDevice(volume string, dev dm.Device) (dm.Device, err
 // makeFS makes a filesystem in a container. It writes as few blocks as possible, because each written block takes space
 // in the pool.
 func (e *encryption) makeFS(ctx context.Context, fsType string, size dataset.Size, path string) error {
-	more := []string{"-f", path} // blocks that were never written read as noise
+	more := []string{"-f", path} // -f, because blocks of the container that were never written read as random bytes
 	if fsType == ext4 {
 		more = []string{"-F", "-E", "nodiscard,lazy_itable_init=1", path}
 	}

@@ -24,7 +24,7 @@ type lister struct {
 
 // List implements backends.Pool. It lists the folders with their volumes, and the volumes without a name in a folder.
 func (p *Pool) List(ctx context.Context) ([]backends.Entry, error) {
-	root, err := p.shelf.Enter() // another pool in this place is reported before lvm is asked
+	root, err := p.shelf.Enter() // fail early if the directory belongs to another pool now
 	if err != nil {
 		return nil, err
 	}
@@ -100,7 +100,7 @@ func (l *lister) checkMissing(ctx context.Context, tree, name string) error {
 // isOurs reports whether Drover made a volume.
 func isOurs(v volume) bool { return v.Pool == poolName && slices.Contains(v.Tags, ourTag) }
 
-// linksOf returns the volumes of the files in a folder.
+// linksOf reads the links in a folder. It returns the name of the volume for each link, by the name of the link.
 func linksOf(folder *os.Root) (map[string]string, []error) {
 	names, err := shelf.ReadNames(folder, ".")
 	if err != nil {

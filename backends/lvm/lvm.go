@@ -1,7 +1,8 @@
 // Package lvm is the backend for hosts that have LVM, or a disk for it. A dataset is a thin volume with a filesystem.
 // Snapshots and clones are thin snapshots.
 //
-// A pool is a volume group, /dev/VG, or the free space of one that others use too:
+// A pool is a volume group, /dev/VG. Drover either makes the group, or uses the free space of a group that has other
+// volumes too:
 //
 //	VG                  tagged drover.pool=<uuid>
 //	VG/drover_records   an ext4 with the records (package shelf), which Open mounts
@@ -15,10 +16,11 @@
 // # Crashes
 //
 // The name of a volume is made of a new UUID. It is written to the disk before the volume is made, and removed after
-// the volume. So a crash leaves a name without a volume, or a volume that no record makes a head or a snapshot. Reap
-// removes both. A volume is only removed if its name was recorded in the pool, it has Drover's tag, and it is in
-// Drover's thin pool. A volume with the tag but without a recorded name is listed and left alone. A command of lvm(8)
-// that changes something is never killed, because the volumes that it had suspended would stay suspended.
+// the volume. So a crash leaves a name without a volume, or a volume that is neither a head nor a snapshot according to
+// the records. Reap removes both. A volume is only removed if its name was recorded in the pool, it has Drover's tag,
+// and it is in Drover's thin pool. A volume with the tag but without a recorded name is listed and left alone. A
+// command of lvm(8) that changes something is never killed, because the volumes that it had suspended would stay
+// suspended.
 //
 // # Activation
 //
@@ -72,7 +74,7 @@ const (
 	defaultSize = 10 * dataset.GiB
 )
 
-// Backend is the kind of storage that this package is. It is safe for concurrent use.
+// Backend implements backends.Kind with LVM. It is safe for concurrent use.
 type Backend struct {
 	runner run.Runner
 	step   func(string) // called between two actions, for tests
@@ -104,8 +106,8 @@ func (b *Backend) MaxCapabilities() dataset.Capabilities {
 	}
 }
 
-// CheckSize implements backends.BoundedKind. Requested sizes are rounded to extents of 4 MiB, even in a group
-// with larger ones: otherwise a profile would fit that group alone.
+// CheckSize implements backends.BoundedKind. It rounds sizes to extents of 4 MiB, although a group can have larger
+// extents, because the result must be the same for all groups.
 func (b *Backend) CheckSize(fs string, size dataset.Size) error {
 	const extent = 4 * dataset.MiB // of vgcreate, and of each group that Drover makes
 	fs = cmp.Or(fs, ext4)
@@ -130,8 +132,9 @@ func (b *Backend) Available(ctx context.Context) error {
 	return host.CheckAny(host.Makes, "backend lvm: no filesystem for the volumes")
 }
 
-// checkTools fails where LVM has no tool to check a thin pool before it activates one. LVM only warns about that
-// and continues. The creation of a pool is the time to repair it.
+// checkTools fails if the tool is missing with which LVM checks a thin pool before it activates the pool. LVM itself
+// only prints a warning and continues. It is checked when a pool is created, because the operator is present then and
+// can install the tool.
 func checkTools() error {
 	if _, err := run.LookPath("thin_check"); err != nil {
 		return errors.New("checking a thin pool needs thin_check (apt-get install thin-provisioning-tools)")
@@ -154,7 +157,7 @@ func (b *Backend) CheckOpen(context.Context) error {
 		"backend lvm needs %s (apt-get install lvm2 thin-provisioning-tools)", program)
 }
 
-// checkKernel fails where the kernel has no thin pools, or not for this process.
+// checkKernel fails if the kernel has no thin pools, or if this process cannot use them.
 func checkKernel() error {
 	switch err := dm.HasTarget("thin-pool"); {
 	case errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES):
@@ -250,7 +253,7 @@ func newPool(s *storage, keys backends.Keys) *Pool {
 	return p
 }
 
-// declare sets what Info returns.
+// declare computes the value that Info returns.
 func (p *Pool) declare() error {
 	host := mkfs.DetectHost()
 	if err := host.CheckAny(host.Mounts, "no filesystem for the volumes"); err != nil {
@@ -339,7 +342,7 @@ func (p *Pool) Used(ctx context.Context, id uuid.UUID) (dataset.Size, error) {
 	return dataset.Size(sectors) * 512, nil
 }
 
-// storage is what all parts of an open pool use: the volume group, its records, and the commands.
+// storage is shared by all parts of an open pool: the volume group, its records, and the commands.
 type storage struct {
 	name, path string // path: /dev/VG
 	vg         string

@@ -159,8 +159,8 @@ func numbers(devices []string) (all []uint64, err error) {
 	return all, nil
 }
 
-// claim returns the UUID of the pool in a volume group. If cfg.Make is set and the group has no pool, claim tags the
-// group as the new pool.
+// claim returns the UUID of the pool in a volume group, which is in a tag of the group. If the group has no such tag
+// and cfg.Make is set, claim adds the tag, so that the group becomes a new pool.
 func (o *opener) claim(ctx context.Context, g group, all map[string]volume, cfg backends.Config) (uuid.UUID, error) {
 	refusal := dataset.ErrOffline
 	if cfg.Make {

@@ -17,7 +17,7 @@ import (
 	"github.com/droverhq/drover/internal/tree"
 )
 
-// remover destroys volumes that are deleted.
+// remover destroys the volumes of deleted datasets and snapshots.
 type remover struct {
 	*storage
 	volumes    *volumes

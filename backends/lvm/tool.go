@@ -45,7 +45,7 @@ type tool struct {
 
 // turn serializes the commands.
 type turn struct {
-	one    chan struct{} // a semaphore: the command that may run
+	one    chan struct{} // a semaphore with one place: the running command holds it
 	failed atomic.Bool   // a command has failed, and suspended devices were not searched for yet
 
 	mu   sync.Mutex

@@ -121,7 +121,7 @@ func (v *volumes) node(ctx context.Context, dev dm.Device) (string, error) {
 type usage struct {
 	data, dataOf         dataset.Size
 	metadata, metadataOf dataset.Size
-	mode                 string // "": it works
+	mode                 string // why the pool cannot be written to; "" if it works
 }
 
 // maxPercent is the percentage of use from which on no new work begins.

@@ -7,8 +7,9 @@
 //	<pool>/drover-verify-<uuid>/…             trial pools, and other files of the trial
 //
 // A killed process or a crashed host leaves its corner behind. A remaining corner is recognised by its name together
-// with its mark. A folder that lacks one of them is never removed, unless it has the name and holds nothing but an
-// empty mark at most. List of a pool leaves corners out, by calling [IsCorner].
+// with its mark. A folder with only one of them is never removed, with one exception: a folder with the name of a
+// corner that is empty, or contains only an empty mark. A process that was interrupted while it made a corner leaves
+// such a folder. List of a pool leaves corners out, by calling [IsCorner].
 //
 // # Callers and state
 //
@@ -154,7 +155,7 @@ func hasCornerName(name string) bool {
 // Found is a corner that Find found.
 type Found struct {
 	Corner
-	Foreign string // why it is no corner in spite of its name; empty for a corner. It is never changed
+	Foreign string // why the folder is not a corner in spite of its name; empty for a corner. It is never changed
 	Busy    bool   // a process has locked the mark
 }
 
@@ -181,8 +182,8 @@ func Find(path string) ([]Found, error) {
 	return list, nil
 }
 
-// readMark reads the backend from the mark. It returns an error if the folder is no corner. A folder without content
-// but the mark is a corner, even if the mark is empty or absent.
+// readMark reads the backend from the mark. It returns an error if the folder is not a corner. If the folder has no
+// other content, it is a corner even if the mark is empty or absent.
 func (l *Found) readMark() error {
 	if info, err := os.Lstat(l.Path); err != nil {
 		return err
