@@ -2,9 +2,8 @@
 // mounted dataset is a bind mount of its head. Snapshots and clones share blocks and are taken while the dataset is
 // written to.
 //
-// A pool is a directory in the layout of package shelf. The trees in the folder of a dataset, which package shelf
-// describes for heads and snapshots, are subvolumes. current.json also has the size of the head: the limit that the
-// quota should have.
+// A pool is a directory in the layout of package shelf. The trees of heads and snapshots in the folder of a dataset
+// (see package shelf) are subvolumes. The size in current.json is the limit that the quota of the head must have.
 //
 // # Sizes
 //
@@ -20,8 +19,8 @@
 // # Subvolumes of containers
 //
 // A process that may write to a volume can make subvolumes in it (ioctl(2), no privilege needed). A snapshot would
-// leave them out. So a snapshot is refused, with an error that says so. They are destroyed together with the tree that
-// contains them.
+// leave them out. So a snapshot is refused, with an error that says so. When the tree that contains them is removed,
+// they are destroyed too.
 //
 // # Parts
 //
@@ -53,9 +52,9 @@ import (
 // Name is the backend's name in drover.yaml and profiles.yaml.
 const Name = "btrfs"
 
-// Backend is the kind of storage; New makes one.
+// Backend implements backends.Kind with btrfs. It is safe for concurrent use.
 type Backend struct {
-	step  func(string) // between two acts: for tests
+	step  func(string) // called between two actions, for tests
 	clock clock.Clock
 }
 
@@ -91,9 +90,9 @@ func (*Backend) CheckSize(_ string, size dataset.Size) error {
 	return nil
 }
 
-// Available implements backends.Kind: root, and a kernel that has btrfs.
+// Available implements backends.Kind. The backend needs root, and a kernel with btrfs.
 func (*Backend) Available(context.Context) error {
-	// Unlike a look at /proc/filesystems this loads the module.
+	// Unlike reading /proc/filesystems, fsopen(2) loads the module.
 	fd, err := unix.Fsopen(Name, unix.FSOPEN_CLOEXEC)
 	if errors.Is(err, unix.EPERM) || os.Geteuid() != 0 {
 		return dataset.Errorf(dataset.ErrUnsupported,
@@ -134,8 +133,7 @@ func (b *Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool,
 // PathOf implements backends.BlockDeviceKind.
 func (*Backend) PathOf(_, mount string) string { return mount }
 
-// checkPath refuses a path where no pool can be made. What else is wrong with it the shelf
-// says.
+// checkPath fails unless a pool can be made at a path. It checks the filesystem; package shelf checks the rest.
 func checkPath(path string) error {
 	if !filepath.IsAbs(path) {
 		return nil

@@ -79,8 +79,8 @@ func (cp *copier) checkKept(ctx context.Context, f *shelf.Folder, h shelf.Head) 
 		"the copy has a head with data that is in no snapshot of it: it was not changed (keep it as superseded first)")
 }
 
-// dropRelated removes what belongs to a snapshot of a copy that is being deleted: its received part, and a head that
-// was made from it.
+// dropRelated prepares the deletion of a snapshot of a copy. It removes the received part of the snapshot, and the head
+// if it was made from this snapshot.
 func (cp *copier) dropRelated(ctx context.Context, f *shelf.Folder, snapshot uuid.UUID) error {
 	if err := spool.DropOf(f.Root, snapshot); err != nil {
 		return err
@@ -165,8 +165,8 @@ func (p *Pool) Demote(ctx context.Context, ds, snapshot uuid.UUID) error {
 	return nil
 }
 
-// checkHead fails with dataset.ErrConflict if the head of a dataset, or a head that a copy still has, does not have the
-// content of a snapshot.
+// checkHead fails with dataset.ErrConflict if the head in a folder does not have the content of a snapshot. The folder
+// is that of a dataset, or that of a copy whose head an interrupted Demote did not remove.
 func (cp *copier) checkHead(ctx context.Context, f *shelf.Folder, snapshot uuid.UUID) error {
 	if _, err := f.Kept(snapshot); err != nil {
 		return err
@@ -237,7 +237,7 @@ func (cp *copier) demote(ctx context.Context, ds uuid.UUID, keep func(*shelf.Fol
 		if err != nil {
 			return err
 		}
-		if h.From != is { // it was written to since then, or was compared only now
+		if h.From != is { // the head was written to since it was recorded, or was compared for the first time
 			h.From = is
 			if err := f.SetHead(h); err != nil {
 				return err

@@ -25,7 +25,7 @@ type creator struct {
 	step  func(string)
 }
 
-// Create implements backends.Pool. Without a size there is no limit, and 0 is returned.
+// Create implements backends.Pool. If d has no size, the dataset has no limit, and Create returns 0.
 func (p *Pool) Create(_ context.Context, d dataset.Dataset) (dataset.Size, error) {
 	return p.creator.make(d, func(f *shelf.Folder) (dataset.Size, error) {
 		dir, err := f.Open(".")

@@ -43,7 +43,7 @@ type Pool struct {
 // sizedPool is an open pool whose datasets can have a size.
 type sizedPool struct{ *Pool }
 
-// enter finds the pool at its path, or makes it, and prepares it for use.
+// enter opens the pool at its path, or makes it, and prepares it for use.
 func (p *Pool) enter(cfg backends.Config, c clock.Clock) (err error) {
 	if cfg.Make {
 		if err := checkPath(cfg.Path); err != nil {
@@ -61,7 +61,7 @@ func (p *Pool) enter(cfg backends.Config, c clock.Clock) (err error) {
 	if err := checkFilesystem(p.shelf.Path()); err != nil {
 		return err
 	}
-	_ = p.shelf.KeepCopies() // a full pool must open; it refuses copies then
+	_ = p.shelf.KeepCopies() // if the pool is full, it must still open, and only refuses copies
 	err = p.shelf.Within(func(dir *os.File) (err error) {
 		p.quota, err = quota.New(dir, p.shelf.Path(), c)
 		return err

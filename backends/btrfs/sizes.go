@@ -68,7 +68,8 @@ func (p *Pool) Used(ctx context.Context, id uuid.UUID) (dataset.Size, error) {
 	return p.sizes.used(ctx, f, h.Tree)
 }
 
-// Resize implements backends.Resizer: larger or smaller, but not below the counted usage. 0 removes the limit.
+// Resize implements backends.Resizer. A dataset can grow and shrink, but not below the usage that the quota has
+// counted. Size 0 removes the limit.
 func (p *sizedPool) Resize(_ context.Context, id uuid.UUID, size dataset.Size, _ *os.File) error {
 	f, err := p.shelf.Find(id)
 	if err != nil {
@@ -98,7 +99,7 @@ func (sz *sizes) resize(f *shelf.Folder, h shelf.Head, size dataset.Size) error 
 		}
 	}
 	if size != 0 && (h.Size == 0 || size < h.Size) {
-		if err := fsctl.Sync(dir); err != nil { // dirty data is counted then
+		if err := fsctl.Sync(dir); err != nil { // so that the quota counts dirty data too
 			return err
 		}
 		c, err := btrfsctl.Count(dir)
@@ -116,7 +117,7 @@ func (sz *sizes) resize(f *shelf.Folder, h shelf.Head, size dataset.Size) error 
 	return quota.Limit(dir, size) // if a power cut undoes it, opening the pool repeats it
 }
 
-// Grow implements backends.Resizer: there is nothing to do.
+// Grow implements backends.Resizer. It has nothing to do, because a subvolume has no size of its own.
 func (p *sizedPool) Grow(_ context.Context, id uuid.UUID, _ *os.File) error {
 	f, err := p.shelf.Find(id)
 	if err != nil {

@@ -48,8 +48,8 @@ type clearer struct {
 	step   func(string)
 }
 
-// withEmptyPool removes everything except the identity from an empty pool, and then calls then. If the removal fails,
-// it makes the removed directories again.
+// withEmptyPool removes everything except the identity from an empty pool, and then calls the function then. If the
+// removal fails, it recreates the removed directories.
 func (c *clearer) withEmptyPool(then func(root folder.Dir) error) error {
 	c.dir.raising.Lock()
 	defer c.dir.raising.Unlock()

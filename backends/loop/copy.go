@@ -82,7 +82,7 @@ func (cp *copier) promote(dir folder.Dir, item string) error {
 	return cp.layout.Flush(dir)
 }
 
-// headIsKept reports whether any snapshot other than except equals the head.
+// headIsKept reports whether a snapshot other than except has the same content as the head.
 func (cp *copier) headIsKept(dir folder.Dir, except uuid.UUID) (bool, error) {
 	c, err := layout.ContentsOf(cp.layout, dir)
 	if err != nil {
@@ -121,8 +121,8 @@ func (cp *copier) dropHead(dir folder.Dir) error {
 	return cp.layout.Remove(dir, layout.Head)
 }
 
-// dropRelated removes what belongs to a snapshot of a copy that is being deleted: its received part, and a head that
-// equals this snapshot only.
+// dropRelated prepares the deletion of a snapshot of a copy. It removes the received part of the snapshot, and the head
+// if this snapshot is the only one that equals it.
 func (cp *copier) dropRelated(dir folder.Dir, place string, snapshot uuid.UUID) error {
 	if place != layout.Copies {
 		return nil

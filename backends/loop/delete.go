@@ -201,7 +201,7 @@ func (r *reaper) forEach(ctx context.Context, name string, id func(string) (uuid
 	return errors.Join(errs...)
 }
 
-// incoming removes incoming datasets that have no head, and hides those that drop accepts.
+// incoming removes incoming datasets that have no head. It moves those that drop accepts to the directory of deletions.
 func (r *reaper) incoming(ctx context.Context, drop func(uuid.UUID) bool) error {
 	return r.forEach(ctx, layout.Incoming, layout.ParseID, func(name string, id uuid.UUID) error {
 		dir, err := r.root.Sub(name)
@@ -223,7 +223,7 @@ func (r *reaper) incoming(ctx context.Context, drop func(uuid.UUID) bool) error 
 	})
 }
 
-// deleting finishes deletions, including those of the datasets that incoming has hidden.
+// deleting finishes deletions, including those that incoming began.
 func (r *reaper) deleting(ctx context.Context) error {
 	return r.forEach(ctx, layout.Deleting, layout.HiddenID, func(name string, _ uuid.UUID) error {
 		// Without a flush a power cut could bring back a part of it.

@@ -46,16 +46,16 @@
 //
 // Create, Clone, Snapshot and Delete flush once, Restore and Resize a few times.
 //
-// On XFS a flush is an fsync of the dataset's directory. It forces the log up to the last transaction that the
-// directory took part in: the renaming of the directory or of its last item. All earlier transactions are forced with
-// it, such as directories made and blocks shared. (An fsync of the parent directory would also wait for concurrent
+// On XFS a flush is an fsync of the dataset's directory. It forces the log up to the last transaction that changed the
+// directory. That is the transaction that renamed the directory or its last item. All earlier transactions are forced
+// with it, such as directories made and blocks shared. (An fsync of the parent directory would also wait for concurrent
 // changes of all other datasets.) No data of other files has to be flushed: images get their data through direct I/O of
 // the loop device, or share blocks that are on the disk already, and records are written with direct I/O. The disk's
 // cache is flushed as part of writing the log.
 //
 // On btrfs a flush is the commit of the running transaction. All callers that wait share one commit.
 //
-// No operation leaves a state in between: an unfinished item has a name that says so.
+// An interrupted operation is recognized by names: an item that is not complete has a name such as next or tmp-….
 //
 // # Parts
 //

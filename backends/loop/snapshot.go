@@ -222,8 +222,9 @@ func (sn *snapshots) replaceHead(ctx context.Context, dir folder.Dir, item strin
 	return nil
 }
 
-// growAsHead makes the image of next as large as the head, which can have grown since item was taken. next is a clone
-// of item. A restore does not open containers: the filesystem in a container grows at the next mount.
+// growAsHead grows the image of next, a clone of the snapshot item, to the size of the present head. The head may have
+// grown since the snapshot was taken. A restore does not open containers: the filesystem in a container grows at the
+// next mount.
 func (sn *snapshots) growAsHead(ctx context.Context, dir folder.Dir, item string, image *os.File) error {
 	size, err := sn.images.Size(dir, layout.Head)
 	have, sErr := sn.images.SizeOf(dir, item)

@@ -12,8 +12,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Report compares the claims of a pool with the results of the suite. The zero value, with Pool to Note set by the
-// caller, is ready. Add collects the results, and Judge then sets the verdicts. It is not safe for concurrent use.
+// Report compares the claims of a pool with the results of the suite. The caller sets the fields from Pool to Note; the
+// other fields start as zero values. Add collects the results, and Judge then sets the verdicts. It is not safe for
+// concurrent use.
 type Report struct {
 	Pool         string             `json:"pool"`
 	ID           uuid.UUID          `json:"id"`
@@ -35,8 +36,8 @@ type Report struct {
 type Verdict struct {
 	Name     string   `json:"name"`
 	Claimed  string   `json:"claimed"` // yes, no, or the claimed values
-	Proven   Proof    `json:"proven"`  //
-	Cases    int      `json:"cases"`   // how many cases of the capability were run
+	Proven   Proof    `json:"proven"`
+	Cases    int      `json:"cases"` // how many cases of the capability were run
 	Failures []string `json:"failures,omitempty"`
 }
 

@@ -56,8 +56,8 @@ func Count() int { return len(backendtest.Cases()) + 1 }
 const measuring = "Times"
 
 // Suite runs all cases on pools of the backend kind. It makes these pools in the folder at path, and removes the
-// remains of a case before the next one. It passes each event to tell. The failure of a case is an event, not an error.
-// An error means that the suite could not run.
+// remains of a case before the next one. It passes each event to the function tell. The failure of a case is an event,
+// not an error. An error means that the suite could not run.
 func Suite(ctx context.Context, kind backends.Kind, path string, tell func(Event) error) error {
 	s := &suite{kind: kind, path: path, report: tell}
 	if err := s.begin(ctx); err != nil {
@@ -136,7 +136,7 @@ func (s *suite) runCase(ctx context.Context, r Result, run func(*try)) error {
 	if err := s.report(Event{Begins: r.Name}); err != nil {
 		return err
 	}
-	began := time.Now() //nolint:forbidigo // how long the disk takes is what is told
+	began := time.Now() //nolint:forbidigo // the report contains real durations
 	t, err := s.inFolder(ctx, run)
 	if err != nil {
 		return err

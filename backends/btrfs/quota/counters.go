@@ -32,15 +32,15 @@ type Counters struct {
 	destroying sync.RWMutex
 }
 
-// Destroying prevents the removal of counters until done is called. The caller destroys subvolumes meanwhile, and calls
-// Note for each of them before.
+// Destroying prevents the removal of counters until done is called. Meanwhile the caller destroys subvolumes. It calls
+// Record for each subvolume before it destroys it.
 func (c *Counters) Destroying() (done func()) {
 	c.destroying.RLock()
 	return c.destroying.RUnlock
 }
 
-// Record records a subvolume that is about to be destroyed. If that fails, the counters of the subvolume stay, which is
-// no reason to keep its data: so only an error of opening the pool is returned.
+// Record writes a note about a subvolume that is about to be destroyed. If the note cannot be written, the counters of
+// the subvolume are never removed. That is no reason to keep its data, so Record only fails if it cannot open the pool.
 func (c *Counters) Record(id uint64) error {
 	if !c.Enabled {
 		return nil

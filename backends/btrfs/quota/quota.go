@@ -1,10 +1,14 @@
-// Package quota enforces the sizes of subvolumes by the quotas of a btrfs.
+// Package quota enforces the sizes of subvolumes by the quotas of a btrfs. Backend btrfs and its package subvolume call
+// it.
 //
 // A size is the limit of the quota group of a subvolume. The mode of the quotas is found when the pool is opened.
 // Drover never changes it on a filesystem that it did not make, because quotas concern the whole filesystem. Limits are
 // lost when an administrator switches quotas off and on.
 //
 // The kernel keeps the quota group of a destroyed subvolume. [Counters] removes these groups.
+//
+// A [Quota] remembers the mode of the quotas and the time of the next recount, and Counters the calls in progress that
+// destroy subvolumes. Each is protected by a mutex.
 package quota
 
 import (
@@ -23,8 +27,9 @@ import (
 	"github.com/droverhq/drover/internal/tree"
 )
 
-// RecountEvery is the least time between two recounts. The kernel may still be at the previous one, or have given it
-// up. A recount reads all trees, so recounts without a pause would keep the disk busy.
+// RecountEvery is the least time between two recounts. When the pause is over, the kernel may still be running the
+// previous recount, or may have abandoned it. A recount reads all trees, so recounts without a pause would keep the
+// disk busy.
 const RecountEvery = 5 * time.Minute
 
 // Quota is the quotas of the filesystem of an open pool. It is safe for concurrent use.
@@ -92,9 +97,9 @@ func (q *Quota) Missing() []string {
 		")"}
 }
 
-// Check fails if sizes are not enforced as they were when the pool was opened. It does not fail if sizes could be
-// enforced only now: Missing says so. Check starts a recount of full quotas that the kernel has given up. The kernel
-// does that now and then when subvolumes with shared blocks are destroyed, also those of others
+// Check fails if sizes were enforced when the pool was opened, and are not enforced now. If sizes were not enforced
+// then, it does not fail; Missing reports that. If the kernel has abandoned full quotas, Check starts a recount. The
+// kernel does that now and then when subvolumes with shared blocks are destroyed, also those of others
 // (github.com/kdave/btrfs-progs/issues/922), and enforces no limit from then on.
 func (q *Quota) Check(dir *os.File) error {
 	now, settled, err := btrfsctl.Quotas(dir)
@@ -146,8 +151,8 @@ func (q *Quota) Verify(dir *os.File, size dataset.Size) error {
 	return nil
 }
 
-// Assign is Limit, but does nothing if quotas were off when the pool was opened: the size is enforced once they are on
-// again.
+// Assign sets the limit of a subvolume, like Limit. If quotas were off when the pool was opened, it does nothing; the
+// size is enforced when the pool is opened with quotas.
 func (q *Quota) Assign(dir *os.File, size dataset.Size) error {
 	if !q.Enabled() {
 		return nil
@@ -155,8 +160,8 @@ func (q *Quota) Assign(dir *os.File, size dataset.Size) error {
 	return Limit(dir, size)
 }
 
-// Used returns the usage of a subvolume, including blocks that it shares with others. Full quotas have counted it.
-// Otherwise Used reads the tree.
+// Used returns the usage of a subvolume, including blocks that it shares with others. Full quotas have counted the
+// usage. Without full quotas, Used walks the tree of files.
 func (q *Quota) Used(ctx context.Context, dir *os.File) (dataset.Size, error) {
 	if q.Full() {
 		c, err := btrfsctl.Count(dir)

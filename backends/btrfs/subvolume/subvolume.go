@@ -1,5 +1,6 @@
 // Package subvolume makes, copies and destroys the subvolumes of a pool. A subvolume is a tree in the folder of a
-// dataset (package shelf).
+// dataset (package shelf). Only backend btrfs calls it. A [Store] has no state besides the [quota.Counters] of
+// destroyed subvolumes. The caller of backends.Pool prevents concurrent changes of one dataset.
 package subvolume
 
 import (
@@ -100,8 +101,8 @@ type Store struct {
 }
 
 // Copy makes a tree with the content that another tree has at one moment. It destroys a tree of the same name, which an
-// earlier attempt left. The copy is durable when Copy returns, with everything that was done before: the snapshot is
-// made by the commit of its transaction.
+// earlier attempt left. When Copy returns, the copy is durable, and so is everything that was done before in the
+// filesystem, because the kernel makes the snapshot in the commit of a transaction.
 func (s *Store) Copy(ctx context.Context, from *shelf.Folder, name string, to *shelf.Folder, as string,
 	readOnly bool) error {
 	src, err := Open(from, name)
@@ -134,7 +135,8 @@ func (s *Store) Copy(ctx context.Context, from *shelf.Folder, name string, to *s
 	return nil
 }
 
-// Destroy removes a subvolume, or a folder with the subvolumes in it. Idempotent. It is the Destroy of shelf.Shelf.
+// Destroy removes a subvolume, or a folder with the subvolumes in it. Idempotent. Package shelf calls it as the Destroy
+// function of the pool.
 func (s *Store) Destroy(ctx context.Context, dir *os.File, name string) error {
 	s.Step("btrfs.destroy.begun")
 	defer s.Counters.Collect() // those of subvolumes that were destroyed earlier

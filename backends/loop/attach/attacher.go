@@ -1,4 +1,7 @@
-// Package attach attaches the images of datasets to loop devices and opens the LUKS containers in them.
+// Package attach attaches the images of datasets to loop devices and opens the LUKS containers in them. Packages loop,
+// growth, poolimage and template use it. An [Attacher] and its [Containers] belong to one open pool. They do not change
+// after they were made, and keep no record of devices: which images are attached is read from the kernel each time. The
+// locks of package loopdev ensure that an image has one device at most.
 package attach
 
 import (
@@ -51,7 +54,7 @@ func (a *Attacher) options() loopdev.Options {
 	return loopdev.Options{DirectIO: a.direct, BlockSize: layout.Sector, Sole: true}
 }
 
-// Image attaches the image at path. If the image is attached already, it holds that device.
+// Image attaches the image at path. If the image is attached already, Image opens the existing device.
 func (a *Attacher) Image(ctx context.Context, path string) (*loopdev.Device, error) {
 	return Image(ctx, path, a.options())
 }
@@ -95,7 +98,7 @@ func (a *Attacher) attachHead(ctx context.Context, dir folder.Dir) (*loopdev.Dev
 			return nil, err
 		}
 		if err == nil {
-			// The device may belong to another head, or to one that was replaced meanwhile.
+			// Check that the device has the present head: the head may have been replaced since it was attached.
 			st, err := dir.Lstat(a.layout.Image(layout.Head))
 			if err == nil && st.Ino == dev.Inode && st.Nlink == 1 {
 				return dev, nil
@@ -104,7 +107,7 @@ func (a *Attacher) attachHead(ctx context.Context, dir folder.Dir) (*loopdev.Dev
 				return nil, err
 			}
 		}
-		// Either a snapshot is being taken, or a crash left a second name of an image in use.
+		// The image has a second name. Either a snapshot is being taken, or a crash left the second name.
 		if try == BusyTries/10 {
 			if err := a.sharing.DropSecondNames(dir); err != nil {
 				return nil, err
@@ -154,8 +157,8 @@ func (a *Attacher) attachEncrypted(
 }
 
 // The checks whether something is in use are repeated BusyTries times with a pause. A container that is being started
-// has copies of all mounts of the host until it leaves them. A process that is being forked has copies of all
-// descriptors. Both keep the loop devices of datasets that were unmounted a moment ago.
+// has copies of all mounts of the host for a moment. A child that was just forked has copies of all descriptors. Both
+// keep loop devices in use for a moment after their datasets were unmounted.
 const (
 	BusyTries = 100
 	BusyPause = 10 * time.Millisecond

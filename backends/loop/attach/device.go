@@ -67,9 +67,10 @@ func WithMountedDevice(device, fs string, f func(dir *os.File) error) error {
 	return errors.Join(f(dir), fsctl.Sync(dir), dir.Close())
 }
 
-// WaitDetached waits until no device has an image attached, and keeps all devices off until the image is closed. A
-// detached mount ends with its last descriptor, and a child that this process has just forked has that descriptor
-// until its exec. The writes of the kernel at the end of the mount would undo those of resize2fs.
+// WaitDetached waits until no device has an image attached, and prevents new attachments until the image is closed. It
+// is called before resize2fs: a detached mount lasts until its last descriptor is closed, and a child that this process
+// has just forked has a copy of the descriptor until its exec. What the kernel writes when the mount ends would
+// overwrite what resize2fs writes.
 func WaitDetached(ctx context.Context, image *os.File) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, attachTimeout, errors.New("timed out"))
 	defer cancel()

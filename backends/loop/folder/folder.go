@@ -1,5 +1,6 @@
 // Package folder opens the directories of a pool and the files in them. No path that it resolves leaves its directory
-// or follows a symbolic link.
+// or follows a symbolic link. All packages of backend loop use it. A [Dir] has no state besides its descriptor, and is
+// safe for concurrent use like an os.File.
 package folder
 
 import (
@@ -72,7 +73,7 @@ func (d Dir) Sub(name string) (Dir, error) {
 	return Dir{f}, err
 }
 
-// in calls f with the directory that contains name and with the last element of name.
+// in opens the directory that contains name, and calls f with that directory and the last element of name.
 func (d Dir) in(name string, f func(d Dir, base string) error) error {
 	parent, base := filepath.Split(name)
 	if parent == "" {

@@ -1,4 +1,7 @@
-// Package growth grows the image of a dataset together with its devices and the filesystem in it.
+// Package growth grows the image of a dataset together with its devices and the filesystem in it. Package loop calls it
+// for Resize and Grow, and for clones and restores that need a larger image. A [Grower] has no state of its own: sizes
+// are read from the image, its devices and its filesystem. The caller of backends.Pool prevents concurrent calls for
+// one dataset.
 package growth
 
 import (
@@ -198,7 +201,7 @@ func sizeOfMounted(root *os.File, fs, device string) (int64, error) {
 	return size, err
 }
 
-// checkGrowable fails before anything is changed if growing would fail later.
+// checkGrowable fails if this process cannot grow a filesystem. It is called before anything is changed.
 func checkGrowable(fs string) error {
 	if fs != mkfs.Ext4 {
 		return nil

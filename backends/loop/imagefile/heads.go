@@ -14,7 +14,7 @@ type Heads struct {
 	step   func(string)
 }
 
-// NewHeads returns the heads of a pool with a layout.
+// NewHeads returns a Heads for a pool with the given layout.
 func NewHeads(l layout.Layout, step func(string)) *Heads { return &Heads{layout: l, step: step} }
 
 // Exchange makes the head a clone of an item that change has worked on.

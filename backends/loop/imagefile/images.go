@@ -1,5 +1,10 @@
-// Package imagefile reads and replaces the image files of datasets: their size and content, the tags of a restore,
-// the head, and images that a head and a snapshot share.
+// Package imagefile reads and replaces the image files of datasets. [Images] reads their size, content and restore
+// tags, [Heads] replaces heads, and [Sharing] lets a head and a snapshot share one file. Package loop and its other
+// parts call it.
+//
+// The types have no state besides the settings of the pool: everything is read from the directory of the dataset. The
+// caller of backends.Pool prevents concurrent changes of a dataset. Before the package changes the image of a head that
+// may be in use, it locks the image (loopdev.Claim).
 package imagefile
 
 import (
@@ -43,8 +48,8 @@ type Images struct {
 	defaultFS func(dataset.Size) string
 }
 
-// NewImages returns the images of a pool with a layout. defaultFS returns the filesystem that a dataset of a size gets
-// if its profile names none.
+// NewImages returns an Images for a pool with the given layout. defaultFS returns the filesystem that a dataset of a
+// size gets if its profile names none.
 func NewImages(l layout.Layout, defaultFS func(dataset.Size) string) *Images {
 	return &Images{layout: l, defaultFS: defaultFS}
 }
@@ -61,7 +66,7 @@ func (i *Images) Size(dir folder.Dir, item string) (int64, error) {
 	return st.Size, nil
 }
 
-// Extent is the size of an item and of its image.
+// Extent describes the size of an item: the size of the dataset, and the length of the image that holds it.
 type Extent struct {
 	FS        string
 	Encrypted bool
@@ -81,7 +86,7 @@ func (i *Images) SizeOf(dir folder.Dir, item string) (s Extent, err error) {
 		return s, err
 	}
 	recorded, profile := RecordedSize(dir, item)
-	if s.Encrypted = s.FS == LUKS; s.Encrypted { // reading the filesystem in there takes the key
+	if s.Encrypted = s.FS == LUKS; s.Encrypted { // the filesystem in a container cannot be read without the key
 		if s.FS = profile.Filesystem.Type; s.FS == "" {
 			s.FS = i.defaultFS(dataset.Size(s.Image))
 		}
@@ -206,7 +211,7 @@ func (i *Images) SameKey(dir folder.Dir, item string, d dataset.Dataset) error {
 	return nil
 }
 
-// Same fails with ErrCorrupt if a clone differs from its source.
+// Same compares a new clone with its source, and fails with ErrCorrupt if they differ.
 func (i *Images) Same(dir folder.Dir, source, clone string) error {
 	equal, err := i.equal(dir, source, clone)
 	if err == nil && !equal {

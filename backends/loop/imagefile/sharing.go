@@ -29,7 +29,7 @@ type Sharing struct {
 	step   func(string)
 }
 
-// NewSharing returns the sharing in a pool with a name.
+// NewSharing returns a Sharing for the pool with the given name.
 func NewSharing(pool string, l layout.Layout, im *Images, h *Heads, step func(string)) *Sharing {
 	return &Sharing{pool: pool, layout: l, images: im, heads: h, step: step}
 }
@@ -77,8 +77,9 @@ func MayShare(kind dataset.SnapshotKind) bool {
 	return kind == dataset.SnapshotTransfer || kind == dataset.SnapshotSuperseded
 }
 
-// Unshare gives a head an image that no snapshot shares. It must be called before the head is written to. It fails
-// with ErrAttached if a device has the head, which then mostly has an image of its own.
+// Unshare gives a head an image that no snapshot shares. It must be called before the head is written to. It fails with
+// ErrAttached if the head is attached to a device. (An attached head normally shares no image, because Unshare was
+// called before it was attached.)
 func (s *Sharing) Unshare(ctx context.Context, dir folder.Dir) error {
 	st, err := dir.Lstat(s.layout.Image(layout.Head))
 	if err != nil || st.Nlink == 1 {

@@ -13,12 +13,12 @@ import (
 
 // The tags of an image. Each names a snapshot that a restore keeps.
 const (
-	// RestoredAttr on a head names the snapshot that keeps the head that was replaced. So a restore that is repeated
-	// after its success does not undo later writes. If the image of that snapshot has the tag, the restore has not yet
-	// exchanged the image with the head.
+	// RestoredAttr is on a head that a restore made. It names the snapshot that the restore made of the former head. So
+	// a restore that is repeated after its success does not undo later writes. If the tag is on the image with the name
+	// of that snapshot, the restore has not yet exchanged that image with the head.
 	RestoredAttr = "user.drover.restored"
-	// keptAttr is on an image that a restore has replaced. So a restore that is repeated after another restore has
-	// replaced the head does not undo the later one.
+	// keptAttr is on a former head that a restore has replaced. So a restore that is repeated after another restore has
+	// replaced the head does not undo that later restore.
 	keptAttr = "user.drover.kept"
 )
 
@@ -37,7 +37,7 @@ func (i *Images) Restored(dir folder.Dir, keep uuid.UUID) (bool, error) {
 }
 
 // Unfinished reports whether an item is the future head of an interrupted restore. Such an item has the name of a
-// snapshot, but is worthless.
+// snapshot, but is not one, and can be removed.
 func (i *Images) Unfinished(dir folder.Dir, item string) (bool, error) {
 	id, err := layout.ParseID(item)
 	if err != nil {

@@ -1,5 +1,7 @@
-// Package layout is how a pool of backend loop stores datasets in its directory: the names of directories and files,
-// the records, and the two ways to keep an image (XFS and btrfs).
+// Package layout defines how a pool of backend loop stores datasets in its directory: the names of directories and
+// files, the records, and the two ways to keep an image ([XFS] and [Btrfs]). Package loop and all of its parts use it.
+// A Layout has no state about datasets. The callers of concurrent Flush calls on btrfs share commits, which a mutex
+// protects. Otherwise the caller of backends.Pool prevents concurrent changes of a dataset.
 package layout
 
 import (
@@ -22,7 +24,7 @@ const (
 	Part = "part" // the received part of a snapshot; becomes the snapshot once it is whole
 )
 
-// Layout is how a pool keeps items. Each item is one image.
+// Layout is the way in which a pool stores items. Each item is one image.
 type Layout interface {
 	// Prepare sets the attributes of the directories of a pool that new files inherit.
 	Prepare(root folder.Dir) error
@@ -36,16 +38,16 @@ type Layout interface {
 	// exists. durable reports whether the item, and everything that was done to the pool before, is on the disk
 	// already.
 	Clone(dir folder.Dir, item string, srcDir folder.Dir, src string, readOnly bool) (durable bool, err error)
-	// Costly reports whether the cost of a clone grows with the number of extents.
+	// Costly reports whether a clone is costly: whether its cost grows with the number of extents.
 	Costly() bool
 	// Rename gives an item a name that no item has.
 	Rename(dir folder.Dir, item, to string) error
-	// Replace makes item what by is. It does that in one step, so a crash leaves one of the two. by is worthless
-	// afterwards.
+	// Replace replaces item by the item by, in one step: after a crash, item is the old or the new one. by must not be
+	// used any more.
 	Replace(dir folder.Dir, item, by string) error
 	// Swap exchanges the names of two items in one step.
 	Swap(dir folder.Dir, a, b string) error
-	// Protect makes an item that has become a snapshot as read-only as other snapshots are.
+	// Protect makes an item that has become a snapshot read-only, if the layout makes snapshots read-only.
 	Protect(dir folder.Dir, item string) error
 	// Seal gives a whole and flushed item the name of a snapshot. durable reports whether the name is on the disk
 	// already.

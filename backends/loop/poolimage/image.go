@@ -1,5 +1,6 @@
 // Package poolimage keeps a pool in one preallocated image file with an XFS, for hosts whose filesystem cannot share
-// blocks between files.
+// blocks between files. Package loop opens an [Image] before it opens the pool, and closes it with the pool. The state
+// of an Image is what happened to the blocks of the file since it was opened (imageBlocks), which a mutex protects.
 package poolimage
 
 import (
@@ -109,7 +110,8 @@ func (img *Image) checkIsPool(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read %s: %w", img.file, err)
 	}
-	// Everything in a pool that was just made may still be in the log, so no name is visible.
+	// The log is not replayed, and everything in a pool that was just made may still be in the log. Then the filesystem
+	// seems to contain no names.
 	if len(names) > 0 && !slices.Contains(names, layout.IdentityFile) &&
 		!slices.Contains(names, layout.IdentityFile+layout.TmpSuffix) {
 		return dataset.Errorf(dataset.ErrExists,
@@ -125,7 +127,7 @@ func makeImage(ctx context.Context, runner run.Runner, step func(string), cfg ba
 		return dataset.Errorf(dataset.ErrUnsupported, "an image of %s is too small for a pool (at least %s)",
 			cfg.Image, minPoolImage)
 	}
-	if err := mkfs.CheckUsable(mkfs.XFS); err != nil { // a pool needs no more than a volume
+	if err := mkfs.CheckUsable(mkfs.XFS); err != nil { // a pool needs the same programs as a volume
 		return dataset.Errorf(dataset.ErrUnsupported, "the image of a pool needs XFS: %w", err)
 	}
 	// Remove the temporary file of a killed process instead of overwriting it. It takes the room that the new file

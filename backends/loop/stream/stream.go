@@ -1,5 +1,6 @@
-// Package stream encodes and decodes the stream in which a snapshot of an image, or its difference from an earlier
-// snapshot, travels between two pools of backend loop. The stream can be resumed at the end of each frame.
+// Package stream encodes and decodes the stream that transfers a snapshot of an image, or its difference to an earlier
+// snapshot, between two pools of backend loop. Package transfer uses it. The stream can be resumed at the end of each
+// frame. An [Encoder] or [Decoder] has no state besides its position in the stream, and belongs to one goroutine.
 package stream
 
 import (
@@ -25,7 +26,7 @@ import (
 //	checksum  4 bytes  CRC-32C over the above and the payload
 //	payload            H: JSON, D: bytes, E: SHA-256 of the stream up to its E
 //
-// All numbers are little-endian. The one H is the first frame, the one E the last.
+// All numbers are little-endian. H occurs once, as the first frame. E occurs once, as the last frame.
 const (
 	magic       = "drover-image/1\r\n"
 	frameHeader = 28
@@ -95,7 +96,7 @@ func (e *Encoder) Total() int64 { return e.out.Total() }
 // Checksum returns the SHA-256 of the stream so far, in hexadecimal digits.
 func (e *Encoder) Checksum() string { return e.out.Checksum() }
 
-// Decoder reads a stream. Its errors are those of framing.Input.
+// Decoder reads a stream. It returns the errors of framing.Input.
 type Decoder struct {
 	in     *framing.Input
 	at     int64 // end of the last range

@@ -1,4 +1,6 @@
-// Package template keeps the formatted images that new datasets share blocks with.
+// Package template keeps templates: formatted images whose blocks new datasets share, so that a create need not run
+// mkfs. Package loop calls it. Templates are files of the pool. A mutex ensures that a pool makes one template at a
+// time.
 package template
 
 import (
@@ -46,7 +48,8 @@ func NewStore(runner run.Runner, pool string, l layout.Layout, filesystems []str
 	return &Store{runner: runner, pool: pool, layout: l, filesystems: filesystems, step: step}
 }
 
-// SpecFor returns the template for a dataset. It fails if no image can be as the dataset demands.
+// SpecFor returns the template for a dataset. It fails if the filesystem, the size or another property that the dataset
+// requests is not possible.
 func (s *Store) SpecFor(d dataset.Dataset) (Spec, error) {
 	size := d.Size
 	if size == 0 {
@@ -73,7 +76,8 @@ func (t Spec) Name() string {
 	return fmt.Sprintf("%s-%d-u%d-g%d-m%o-2%s", t.FS, t.Size, t.Owner.UID, t.Owner.GID, mode, layout.ImageSuffix)
 }
 
-// Open opens a template's image. It makes the image first if there is none. Only then does a create start a program.
+// Open opens a template's image. If there is no such template yet, Open makes it, which is the only case in which a
+// create starts a program.
 func (s *Store) Open(ctx context.Context, root folder.Dir, t Spec) (*os.File, error) {
 	path := filepath.Join(layout.Templates, t.Name())
 	f, err := root.Open(path)
@@ -156,7 +160,7 @@ func (s *Store) Mkfs(ctx context.Context, t Spec, at, extended string) error {
 	return err
 }
 
-// Kept is how many templates a pool keeps. It bounds the space that sizes take that were used only once.
+// Kept is how many templates a pool keeps. The limit bounds the space of templates for sizes that were used only once.
 const Kept = 64
 
 // prune removes the oldest templates to make room for one more.

@@ -14,9 +14,10 @@ import (
 	"github.com/droverhq/drover/internal/linux/reflink"
 )
 
-// baseSharing shares the blocks of the base of a difference into the image that is being received. It works from the
-// beginning of the image on while the stream arrives, whose ranges are in order. If all blocks were shared before,
-// the link would be idle meanwhile: that takes seconds for a fragmented image (8 µs an extent on XFS).
+// baseSharing shares the blocks of the base of a difference into the image that is being received. It shares them while
+// the stream arrives, from the beginning of the image to its end, because the ranges of the stream are in the same
+// order. Sharing all blocks before the first byte is read would leave the network idle, for seconds if the image is
+// fragmented (8 µs an extent on XFS).
 type baseSharing struct {
 	base, image *os.File
 	part        int64 // bytes that are shared at once, for which writers wait
@@ -32,12 +33,13 @@ type baseSharing struct {
 	err    error
 }
 
-// sharedPart blocks writers of the image for some milliseconds at most, however fragmented the base is.
+// sharedPart is the size of one part in bytes. Sharing one part blocks writers of the image for a few milliseconds at
+// most, however fragmented the base is.
 const sharedPart = 32 << 20
 
 // startBaseSharing begins to share the blocks of base into image from the byte from on. Everything before that byte is
-// complete already. Parts are multiples of block, the block size of the filesystem. Until close is called, the image
-// must only be written to before a byte for which waitUntil has returned.
+// complete already. Parts are multiples of block, the block size of the filesystem. Until close is called, the caller
+// must call waitUntil before each write to the image, with the end of the range that it writes.
 func startBaseSharing(ctx context.Context, image, base *os.File, from, part, block int64) (*baseSharing, error) {
 	was, err := base.Stat()
 	if err != nil {
@@ -121,8 +123,8 @@ func (b *baseSharing) close() {
 	_ = b.base.Close()
 }
 
-// complete adds to the image the parts of the base that the stream left out. If the stream left out everything, as in
-// a move right after another one, the snapshot is its base under another name.
+// complete adds to the image the parts of the base that the stream left out. If the stream contains no difference, as
+// in a move right after another one, the snapshot becomes a second name of the base.
 func (r *receiving) complete(ctx context.Context) error {
 	if !r.sharesBase() {
 		return nil

@@ -1,4 +1,7 @@
-// Package transfer sends snapshots of images as streams and receives them into copies.
+// Package transfer sends snapshots of images as streams ([Sender]) and receives them into copies ([Receiver]). Package
+// loop calls it. The received part of a snapshot, and how much of it is on the disk, are recorded in the directory of
+// the copy, so that a transfer can be resumed. A Sender also remembers the last comparison of two snapshots, protected
+// by a mutex. The caller of backends.Pool prevents concurrent calls of Receive for one dataset.
 package transfer
 
 import (
@@ -101,10 +104,10 @@ type receiving struct {
 }
 
 // The distance between two checkpoints is at least checkpointEvery bytes of the stream. It grows with the received
-// bytes, to a part of them (1/checkpointPart), up to checkpointMost. So an interruption costs little compared with
-// the bytes that are kept. A flush delays other work of the disk, and it is rare on a fast link. While a flush is
-// under way, checkpointLag bytes or twice the distance may arrive. A power cut can lose that much on its way to a
-// busy disk, and as much again that was not begun yet.
+// bytes, to a part of them (1/checkpointPart), up to checkpointMost. So an interruption costs little compared with the
+// bytes that are kept. A flush delays other work of the disk, and it is rare on a fast link. While a flush is in
+// progress, checkpointLag bytes or twice the distance may arrive. So on a busy disk, a power cut can lose the bytes of
+// the flush in progress, and as many bytes again that arrived meanwhile.
 const (
 	checkpointEvery = 4 << 20
 	checkpointPart  = 16
@@ -117,8 +120,8 @@ type Tuning struct {
 	Every int64 // least bytes of a stream between two checkpoints
 	Lag   int64 // most bytes after a checkpoint that is not on the disk yet
 	Part  int64 // bytes of a base that are shared at once
-	// Ahead tells the kernel to begin writing received bytes before a checkpoint flushes them. A test that cuts the
-	// power turns it off, because it would hide a missing flush.
+	// Ahead makes the kernel begin to write received bytes before a checkpoint flushes them. A test that cuts the power
+	// turns it off, because it would hide a missing flush.
 	Ahead bool
 	// Fdatasync flushes an image that is being received. It is fdatasync(2), unless a test makes it fail.
 	Fdatasync func(*os.File) error
@@ -293,10 +296,10 @@ func (r *receiving) wait() error {
 	return err
 }
 
-// record returns a function that flushes the image and records the present position. No flush may follow a failed
-// one: the kernel treats the pages that it could not write as clean, so the next flush would succeed without them
-// (fsync(2), "NOTES"). The rest of the stream is then sent again, to a file that is opened again, and is written from
-// the last record on.
+// record returns a function that flushes the image and records the present position. No flush may follow a failed one:
+// the kernel treats the pages that it could not write as clean, so the next flush would succeed without them (fsync(2),
+// "NOTES"). After a failed flush, Receive fails. The next Receive opens the file again, and writes the stream from the
+// last recorded position on.
 func (r *receiving) record() func() error {
 	have := Partial{Snapshot: r.snapshot.ID, Header: r.in.Header, Mark: r.done}
 	return func() error {

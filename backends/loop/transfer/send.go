@@ -122,7 +122,7 @@ const (
 )
 
 // prefetch makes the kernel read the next parts of the stream. Without it, scattered ranges are read one after the
-// other, with a wait for each, which is slower than many a link.
+// other, and the disk is often slower than the network.
 type prefetch struct {
 	ranges []reflink.Range
 	ask    func(offset, length int64)
