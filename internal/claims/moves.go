@@ -18,8 +18,8 @@ func (m *Moves) MoveBack(move func() error) error {
 	return move()
 }
 
-// Count returns the number of moves so far. If two calls return the same number, no move was even under way between
-// them.
+// Count returns the number of moves so far. If two calls return the same number, no move was in progress at any time
+// between the two calls.
 func (m *Moves) Count() int {
 	m.mu.RLock()
 	defer m.mu.RUnlock()

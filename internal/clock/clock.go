@@ -1,5 +1,5 @@
-// Package clock provides the time: that of the system, or a fake one that a test controls. Code with logic never calls
-// time.Now or time.Sleep.
+// Package clock provides the time: that of the system, or a fake one that a test controls. Code with logic gets a
+// [Clock], and never calls time.Now or time.Sleep. [System] has no state. A [Fake] is protected by a mutex.
 package clock
 
 import (

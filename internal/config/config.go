@@ -1,4 +1,5 @@
-// Package config parses drover.yaml, the settings of an operator for a host. It performs no I/O, and is as strict as
+// Package config parses drover.yaml, the settings of an operator for a host. The commands that run a process of Drover
+// call it (cmd/drover/internal/settings). It performs no I/O, keeps no state, and is as strict as the parser of
 // profiles.yaml.
 package config
 

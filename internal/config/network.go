@@ -152,7 +152,7 @@ func hostPort(n strictyaml.Node) (string, error) {
 		return "", nil
 	}
 	if n.IsMap() {
-		// In brackets, the parser takes host:9470 for a key and a value.
+		// In a list in brackets, the YAML parser reads host:9470 without quotes as a key and a value.
 		return "", n.Errorf(`expected an address in quotes, such as "10.0.0.1:9470"`)
 	}
 	s, err := n.String()

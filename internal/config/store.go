@@ -69,7 +69,7 @@ func addresses(n strictyaml.Node) ([]string, error) {
 	var out []string
 	for _, item := range items {
 		if item.IsMap() {
-			// In brackets, the parser takes https://c:8501 for a key and a value.
+			// In a list in brackets, the YAML parser reads https://c:8501 without quotes as a key and a value.
 			bad.Add(item.Errorf(`expected an address in quotes, such as "https://consul1:8501"`))
 			continue
 		}

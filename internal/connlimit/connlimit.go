@@ -1,6 +1,7 @@
-// Package connlimit limits the connections of peers that have not authenticated, called strangers
-// here. Strangers then can neither use up the descriptors and memory of a server nor prevent known
-// peers from connecting.
+// Package connlimit limits the connections of peers that have not authenticated, called strangers here. Strangers then
+// can neither use up the descriptors and memory of a server nor prevent known peers from connecting. The servers of
+// control and agents use it (cmd/drover/internal/daemon). Its state is the list of strangers' connections, protected by
+// a mutex.
 package connlimit
 
 import (
@@ -99,7 +100,8 @@ func networkOf(peer net.Addr) (netip.Addr, netip.Prefix) {
 	return address, network
 }
 
-// enter adds a connection to the strangers'. It returns the connection that must be closed, or nil.
+// enter adds a connection to the list of strangers' connections. If the list is too long, it returns the connection
+// that must be closed, and otherwise nil.
 func (l *Listener) enter(c *conn) (victim *conn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -125,7 +127,7 @@ func (l *Listener) enter(c *conn) (victim *conn) {
 	return victim
 }
 
-// leave removes a connection from the strangers'. Idempotent.
+// leave removes a connection from the list of strangers' connections. Idempotent.
 func (l *Listener) leave(c *conn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

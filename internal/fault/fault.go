@@ -3,7 +3,8 @@
 // changes something on a disk to this package, which lets the call through or makes it fail without
 // effect. Commands can fail too, before or after they run: see Runner.
 //
-// Calls of other threads and of child processes never fail.
+// Calls of other threads and of child processes never fail. Only tests use the package (backends/backendtest/failing).
+// A process can have one Run at a time, which an atomic pointer enforces.
 package fault
 
 import (

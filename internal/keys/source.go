@@ -126,7 +126,8 @@ func runProgram(ctx context.Context, runner run.Runner, from dataset.KeySource, 
 	return New(out.buf, "the output of "+what)
 }
 
-// bounded keeps one byte more than a key may have.
+// bounded keeps the beginning of what is written to it: one byte more than the longest key, so that a key that is too
+// long is noticed.
 type bounded struct{ buf []byte }
 
 func (b *bounded) Write(p []byte) (int, error) {

@@ -1,5 +1,6 @@
-// Package long keeps tests that take long out of the short form of the test run. It holds the only skip
-// that this project has: a missing requirement of a test is a failure (checked by test/quality).
+// Package long skips tests that take long, unless the long form of the test run was requested (`make test-long`). No
+// other package may skip a test: a missing requirement of a test is a failure (test/quality checks that). Only tests
+// call it. It has no state besides the environment.
 package long
 
 import (
@@ -7,8 +8,8 @@ import (
 	"testing"
 )
 
-// Only lets the test continue in the long form, `make test-long`, which sets DROVER_TEST_LONG, and skips it
-// in the short one.
+// Only skips the test in the short form of the test run. In the long form, `make test-long`, which sets
+// DROVER_TEST_LONG, the test continues.
 func Only(t testing.TB) {
 	t.Helper()
 	if !Enabled() {

@@ -23,8 +23,8 @@ import (
 type Pair struct {
 	Identity Identity
 	Key      *ecdsa.PrivateKey
-	// Chain is the holder's certificate. If the authority was rotated, the current root as the previous root signed it
-	// follows.
+	// Chain begins with the holder's certificate. If the authority was rotated, the current root follows, in the
+	// version that the previous root signed.
 	Chain []*x509.Certificate
 	Roots []*x509.Certificate // the newest first
 }

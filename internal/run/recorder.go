@@ -12,9 +12,8 @@ type Func func(ctx context.Context, c Command) (Result, error)
 // Run calls f.
 func (f Func) Run(ctx context.Context, c Command) (Result, error) { return f(ctx, c) }
 
-// Recorder is a Runner that keeps every command it is given and passes it to Next.
-// Without a Next every command fails, which is how a test asserts that an act forks
-// nothing. It is safe for concurrent use.
+// Recorder is a Runner for tests. It records every command and passes it to Next. If Next is nil, every command fails,
+// so a test can assert that a call starts no command. Safe for concurrent use.
 type Recorder struct {
 	Next Runner
 

@@ -1,6 +1,6 @@
-// Package run starts external commands: argument vectors and never a shell, the
-// C locale, a time limit on every call, bounded output, and errors that say in
-// one line what failed and why.
+// Package run starts external commands: argument vectors and never a shell, the C locale, a time limit on every call,
+// bounded output, and errors that say in one line what failed and why. Packages that start commands get a [Runner].
+// [System] remembers the commands that are running, protected by a mutex.
 package run
 
 import (
@@ -41,8 +41,8 @@ type Command struct {
 	Timeout time.Duration
 	// Stdin may be nil: the command then reads end of file.
 	Stdin io.Reader
-	// Env is added to this process's environment for the command, as NAME=value. Never a
-	// secret: others can read it.
+	// Env is added to this process's environment for the command, as NAME=value. It must not contain a secret, because
+	// other processes can read it.
 	Env []string
 	// Stdout, when set, receives the output instead of Result.Stdout, unbounded.
 	Stdout io.Writer

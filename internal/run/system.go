@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// killGrace is how long a killed command has to go away before it counts as stuck,
-// and how long its pipes stay open when a grandchild holds them.
+// killGrace is how long a killed command may take to end before it counts as stuck. It is also how long its pipes stay
+// open if a child of the command keeps them open.
 const killGrace = 3 * time.Second
 
 // System runs commands on this host. Its zero value is ready; it must not be
@@ -35,8 +35,8 @@ type process struct {
 // LookPath returns the path of a program in PATH, or an error if there is none.
 func LookPath(name string) (string, error) { return exec.LookPath(name) }
 
-// Run implements Runner. It returns after the timeout plus a few seconds also when
-// the command can't be killed; Wait waits for such a command too.
+// Run implements Runner. Even if the command cannot be killed, Run returns a few seconds after the timeout. Wait also
+// waits for such a command.
 func (s *System) Run(ctx context.Context, c Command) (Result, error) {
 	if c.Timeout <= 0 {
 		return Result{}, c.fail(-1, nil, errors.New("no timeout was set for it"))
@@ -80,7 +80,7 @@ func newCmd(ctx context.Context, c Command) *exec.Cmd {
 	cmd.Env = append(append(os.Environ(), "LC_ALL=C"), c.Env...)
 	cmd.Stdin = c.Stdin
 	cmd.WaitDelay = killGrace
-	// A group of its own, so that the kill reaches the children it started too.
+	// The command gets a separate process group, so that the kill also reaches the children of the command.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error {
 		err := syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
@@ -92,8 +92,8 @@ func newCmd(ctx context.Context, c Command) *exec.Cmd {
 	return cmd
 }
 
-// wait reaps cmd. exec.Cmd.Wait alone would not do: WaitDelay bounds the pipes, but
-// nothing bounds waiting for a process that is in the kernel and can't be killed.
+// wait reaps cmd. exec.Cmd.Wait is not sufficient: WaitDelay bounds the wait for the pipes, but nothing bounds the wait
+// for a process that waits in the kernel and cannot be killed.
 func (s *System) wait(ctx context.Context, cmd *exec.Cmd) (err error, gone bool) {
 	p := &process{cmd: cmd, done: make(chan struct{})}
 	s.mu.Lock()
@@ -125,8 +125,7 @@ func (s *System) wait(ctx context.Context, cmd *exec.Cmd) (err error, gone bool)
 	}
 }
 
-// Wait returns once every command that was started before has gone away, or with
-// ctx's cause.
+// Wait waits until every command that was started before has ended. If ctx ends first, it returns the cause of ctx.
 func (s *System) Wait(ctx context.Context) error {
 	s.mu.Lock()
 	all := slices.Collect(maps.Keys(s.running))

@@ -35,7 +35,7 @@ func FailingDisk(tb testing.TB, size int64) (device string, fail func()) {
 	}
 }
 
-// ShutDown shuts an XFS down, as XFS does itself when it cannot write its journal.
+// ShutDown shuts an XFS down. XFS does the same by itself when it cannot write its journal.
 func ShutDown(tb testing.TB, at string) {
 	tb.Helper()
 	dir, err := os.Open(at)

@@ -16,9 +16,10 @@ import (
 
 const inside = "DROVER_SCRATCH_NAMESPACE"
 
-// Main runs a package's tests in a separate mount namespace and returns the exit status, for TestMain. A container or
-// engine that the tests of another package start copies all mounts that it sees, and keeps filesystems alive that were
-// unmounted here. So it must not see the mounts of these tests, and these tests must not see those of others.
+// Main runs a package's tests in a separate mount namespace and returns the exit status, for TestMain. Tests of several
+// packages run at the same time. A container or engine that one of them starts copies all mounts that it sees, and so
+// keeps filesystems in use after the other tests have unmounted them. In separate namespaces, no package's tests see
+// the mounts of another one.
 func Main(m *testing.M) int {
 	if path := os.Getenv(asServer); path != "" {
 		fmt.Fprintln(os.Stderr, runWithoutSync(path))

@@ -1,5 +1,6 @@
 // Package scratch provides tests with real filesystems: images on loop devices that are mounted for one test. It needs
-// root, loop devices and the mkfs programs. On a host without them the test fails.
+// root, loop devices and the mkfs programs. On a host without them the test fails. Only tests call it. Everything that
+// it makes is removed when the test ends.
 package scratch
 
 import (

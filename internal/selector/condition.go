@@ -108,7 +108,7 @@ func (c comparison) isTrue(left, right value) bool {
 		return order <= 0
 	case ">":
 		return order > 0
-	default: // ">="; the reader lets no other through
+	default: // ">=": the reader accepts no other operator
 		return order >= 0
 	}
 }

@@ -1,7 +1,8 @@
 // Package selector parses and evaluates expressions that choose nodes by their facts: the placement of a profile, and
 // the filter of a list of nodes. The grammar is a part of that of expr-lang/expr: comparisons of facts, with and, or
 // and not. There are no calls and no loops, so an evaluation takes little time, and no more memory than the expression.
-// (go-bexpr has no < and no >.) The package performs no I/O.
+// (go-bexpr has no < and no >.) Package profiles parses the placement of a profile with it, and control evaluates
+// expressions. The package performs no I/O and has no state: an [Expr] is immutable.
 //
 //	architecture == "x86_64" and load_10 < 20
 //	labels.rack in ["r1", "r2"] and pool.free > "100GiB"

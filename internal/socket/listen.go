@@ -86,8 +86,8 @@ func CheckPath(path string) error {
 	return nil
 }
 
-// lock keeps two processes that start at once from removing each other's socket. It is held
-// while a socket is made, and not while it is served.
+// lock prevents two processes that start at the same time from removing each other's socket. The lock is held while a
+// socket is created, but not while it is served.
 func lock(ctx context.Context, path string) (unlock func() error, err error) {
 	file, err := safefile.Lock(ctx, path+".lock", lockWait)
 	if err != nil {
@@ -100,13 +100,12 @@ func lock(ctx context.Context, path string) (unlock func() error, err error) {
 	return func() error { return errors.Join(folder.Close(), file()) }, nil
 }
 
-// lockFolder takes the lock that earlier versions of Drover take while they make a socket:
-// flock(2) on the folder. It keeps such a version from replacing the socket of this process
-// when both start at once.
+// lockFolder takes the lock that earlier versions of Drover hold while they create a socket: flock(2) on the folder. It
+// prevents such a version from replacing the socket of this process when both start at the same time.
 //
-// Every user who can open the folder can hold that lock. So it is waited for no longer than an
-// earlier version needs it, and then done without. Nothing is lost by that: a process that holds the lock for
-// longer keeps earlier versions out as well.
+// Every user who can open the folder can hold that lock. So lockFolder only waits as long as an earlier version needs
+// the lock, and then continues without it. That is safe: a process that holds the lock for longer also blocks earlier
+// versions.
 func lockFolder(ctx context.Context, dir string) (folder *os.File, err error) {
 	folder, err = os.OpenFile(dir, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {

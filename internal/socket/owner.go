@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What of linux/unix_diag.h x/sys does not have; sock_diag(7).
+// Constants of linux/unix_diag.h that x/sys does not have; see sock_diag(7).
 const (
 	unixDiagReqLen = 24
 	unixDiagMsgLen = 16

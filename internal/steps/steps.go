@@ -1,5 +1,6 @@
-// Package steps names the places at which a test can stop the process: between any two acts that a crash could
-// separate. The hooks exist only with the build tag "steps". Without it, At is empty.
+// Package steps names the places at which a test can stop the process: between any two actions that a crash could
+// separate. The agent, control, the guard and the backends call At there. The hooks exist only with the build tag
+// "steps". Without the tag, At does nothing.
 //
 // With the tag, these environment variables have an effect:
 //

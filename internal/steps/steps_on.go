@@ -14,7 +14,7 @@ import (
 
 var hits atomic.Int64
 
-// At marks a step between two acts.
+// At marks a step between two actions.
 func At(name string) {
 	want, nth, _ := strings.Cut(os.Getenv("DROVER_STEP"), ":")
 	if want != name {

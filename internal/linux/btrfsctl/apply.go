@@ -156,7 +156,8 @@ func (a *applying) withParent(path string, do func(dir int, name string) error) 
 	return do(int(a.parentDir.Fd()), name)
 }
 
-// moved closes the file that is open by its path. Call it after a command that changed paths.
+// moved closes the file that is kept open for the next write. It is called after a command that changed paths, because
+// the recorded path of that file may now name another file.
 func (a *applying) moved() error { return a.close() }
 
 // openBeneath opens a path below a directory. Neither a symbolic link nor a mount can lead it elsewhere.

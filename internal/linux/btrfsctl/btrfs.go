@@ -1,5 +1,7 @@
 // Package btrfsctl creates, snapshots and destroys btrfs subvolumes, and sends and receives them, with ioctl(2)
-// (linux/btrfs.h). It needs neither btrfs-progs nor cgo.
+// (linux/btrfs.h). It needs neither btrfs-progs nor cgo. The backends that store data on btrfs call it (btrfs, loop,
+// trialdir), and so do package reflink and the command drover backend verify. Its functions work on open files, and
+// keep no state. [Commits] shares one commit between callers, protected by a mutex.
 package btrfsctl
 
 import (

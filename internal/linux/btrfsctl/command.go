@@ -177,7 +177,7 @@ type Change struct {
 	Commands int // the number of commands that turn one subvolume into the other
 }
 
-// ErrDiffers is returned by Compare if the subvolumes differ and only that was asked.
+// ErrDiffers is returned by Compare if first is set and the subvolumes differ.
 var ErrDiffers = errors.New("they differ")
 
 // Compare reads a stream without data, and returns the size of the changes. If first is set, it fails with ErrDiffers

@@ -87,8 +87,9 @@ func reference(b []byte, parent uint64) (child uint64, size int, err error) {
 
 // DeleteAll destroys the subvolume name in dir, after all subvolumes inside it. It also finds subvolumes that are
 // created in it meanwhile. It deletes each by its ID, so that a container cannot redirect the deletion with a path. If
-// note is not nil, it is called with each ID before the deletion, and an error of it ends DeleteAll. It fails with
-// os.ErrNotExist if there is no such name, and with ErrNotSubvolume if it is not a subvolume. Needs Linux 5.7.
+// note is not nil, DeleteAll calls it with each ID before it deletes the subvolume. If note fails, DeleteAll returns
+// its error. It fails with os.ErrNotExist if there is no such name, and with ErrNotSubvolume if it is not a subvolume.
+// Needs Linux 5.7.
 func DeleteAll(dir *os.File, name string, note func(id uint64) error) error {
 	if err := checkName(name); err != nil {
 		return fmt.Errorf("delete subvolume: %w", err)

@@ -11,8 +11,8 @@ import (
 	"github.com/droverhq/drover/internal/linux/fsctl"
 )
 
-// execute executes a command. If a file has the flag immutable or append-only (chattr +i, +a), one clears the flag and
-// tries again. Streams do not contain these flags, so a copy does not keep them anyway.
+// execute executes a command. If that fails because a file is immutable or append-only (chattr +i, +a), execute clears
+// these flags and tries again. Streams do not contain the flags, so a copy does not keep them anyway.
 func (a *applying) execute(ctx context.Context, c *command) error {
 	err := a.act(ctx, c)
 	if errors.Is(err, unix.EPERM) {
@@ -22,7 +22,8 @@ func (a *applying) execute(ctx context.Context, c *command) error {
 	return err
 }
 
-// unprotect clears these flags of every file that a command names, and of the directories that contain them.
+// unprotect clears the flags immutable and append-only of every file that a command names, and of the directories that
+// contain these files.
 func (a *applying) unprotect(c *command) {
 	paths := []string{string(c.attr[attrPath]), string(c.attr[attrPathTo])}
 	if c.kind == cmdLink {

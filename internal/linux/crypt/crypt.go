@@ -1,6 +1,8 @@
 // Package crypt creates and opens LUKS2 containers (dm-crypt) on block devices with cryptsetup. Keys are passed only on
 // the standard input of cryptsetup, so they appear in no argument vector, file or error. A mapping removes itself after
-// its last user has closed it, as a loop device does, even if this process is killed.
+// its last user has closed it, as a loop device does, even if this process is killed. Backends loop and lvm call the
+// package, and the agent's doctor. The package keeps no state: which mappings exist is read from the kernel. A [Tool]
+// is safe for concurrent use.
 //
 // The key of a container is random and as long as the volume key that it protects. So it is not stretched, and opening
 // takes no longer than starting a process.
@@ -280,8 +282,8 @@ func removeNode(name string) {
 }
 
 // CheckKey fails with dataset.ErrForbidden unless the key opens the container in path, which is a device or a file. A
-// device may be in use. A file must not be locked: cryptsetup waits for the flock(2) of the file, which a loop device
-// of package loopdev has.
+// device may be in use. A file must not be attached to a loop device by package loopdev: such a file is locked with
+// flock(2), and cryptsetup would wait for the lock.
 func (t Tool) CheckKey(ctx context.Context, path string, key []byte) error {
 	err := t.run(ctx, openTimeout, key, "open", "--test-passphrase", "--type", "luks2", "--key-file=-", path)
 	if err != nil {

@@ -67,7 +67,7 @@ func exchange(name string, flags uint32, ask func(buf []byte) error) ([]byte, er
 	ne := binary.NativeEndian
 	for size := uint32(bufSize); size <= maxBufSize; size *= 4 {
 		buf := make([]byte, size)
-		ne.PutUint32(buf[0:], 4) // version 4.0.0 of the interface, which has all that is used here
+		ne.PutUint32(buf[0:], 4) // version 4.0.0 of the interface is sufficient
 		ne.PutUint32(buf[12:], size)
 		ne.PutUint32(buf[16:], headSize)
 		ne.PutUint32(buf[28:], flags)

@@ -1,5 +1,6 @@
-// Package dm reads the state of device mapper devices with ioctl(2). It starts no program. It does not depend on udev
-// and its links, and creates none.
+// Package dm reads the state of device mapper devices with ioctl(2). It starts no program, and it neither needs nor
+// creates the links of udev. Backend lvm calls it to read volumes and thin pools. The package keeps no state, and its
+// functions are safe for concurrent use.
 package dm
 
 import (

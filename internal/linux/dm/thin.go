@@ -23,7 +23,7 @@ const (
 	thinNode    = 121107
 
 	nodeNumberAt = 8
-	nodeUsed     = 16 // offset of the number of entries; nodeRoom is that of their maximum
+	nodeUsed     = 16 // offset of the number of entries; at nodeRoom is their maximum number
 	nodeRoom     = 20
 	nodeSize     = 24 // offset of the size of a value
 	nodeHeader   = 32

@@ -1,5 +1,6 @@
 // Package fsctl controls filesystems with ioctl(2): freeze, thaw, grow, flush, flags, project quotas. It also
-// identifies the content of a disk or image, so that existing data is never formatted.
+// identifies the content of a disk or image, so that existing data is never formatted. The backends, the agent and the
+// guard call it. The package keeps no state, and its functions are safe for concurrent use.
 package fsctl
 
 import (

@@ -75,8 +75,8 @@ func signatures() []signature {
 
 // Identify returns the kind of content of the file or block device at path, according to the signatures of known
 // formats. It returns Empty only if it reads nothing but zeros in the first and last 16 MiB and in 1,024 samples
-// between them. A disk may have data elsewhere: only reading all of it would tell. Identify changes nothing. An error
-// means that the content is unknown, not that there is none.
+// between them. A disk may have data elsewhere, which only a read of the whole disk would find. Identify changes
+// nothing. An error means that the content is unknown, not that there is none.
 func Identify(path string) (Content, error) { return open(path, identify) }
 
 // Known is like Identify, but returns OtherData instead of Empty, because it does not look for unknown data. That makes

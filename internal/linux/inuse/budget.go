@@ -17,7 +17,7 @@ const (
 
 // Reasons why an examination with a Budget ends.
 var (
-	// ErrTooMuch is returned if a process needs more work than Budget allows for one examination.
+	// ErrTooMuch is returned if a process needs more work than the Budget allows for one examination.
 	ErrTooMuch = errors.New("it has very many descriptors, mappings, threads or mounts")
 	// ErrBudget is returned if the budget is used up and a process needs more work than its fair share.
 	ErrBudget = errors.New("all processes together have very many descriptors, mappings, threads or mounts")

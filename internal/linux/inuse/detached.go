@@ -22,7 +22,7 @@ import (
 // filesystem. A file with several names may have been opened by another name than the kernel shows, so it
 // may be anywhere, too.
 //
-// still is false if the descriptor was closed meanwhile.
+// still is false if the descriptor was closed before its place was found.
 func (s *Scan) placeDetached(d *device, path string) (f File, still bool) {
 	anywhere := File{major: d.major, minor: d.minor, path: "/", unplaced: true}
 	file := handled{path: path}

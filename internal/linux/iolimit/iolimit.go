@@ -1,6 +1,8 @@
 // Package iolimit limits how fast control groups may read and write a block device, with the throttling of block I/O in
 // cgroup version 1 (blkio.throttle.*, blkio-controller.rst of the kernel) and version 2 (io.max, cgroup-v2.rst). It
-// knows files and numbers, but neither containers nor volumes.
+// knows files and numbers, but neither containers nor volumes. The agent (agent/throttle) sets the limits of volumes
+// with it, the guard (guard/hand) reads groups, and the backend test suite tests limits. The package keeps no state:
+// the rules are those in the kernel's files.
 //
 // The versions differ:
 //

@@ -1,5 +1,7 @@
 // Package loopdev attaches files to loop devices (loop(4)) without leaks: a device detaches its file when its last user
-// closes it, and a file is attached to at most one device.
+// closes it, and a file is attached to at most one device. Backend loop, package trialdir and tests call it. The
+// package keeps no state: which devices exist is read from the kernel. A lock (flock(2)) on the file, which the device
+// keeps, prevents a second attachment.
 package loopdev
 
 import (
@@ -202,8 +204,9 @@ const (
 	maybe answer = true
 )
 
-// openElsewhere reports whether f's file may be open somewhere else; a loop device counts as well. The kernel grants a
-// write lease only for a file that is not (fcntl(2)). That is faster than reading all loop devices of the host.
+// openElsewhere reports whether f's file may be open somewhere else, for example by a loop device. It asks for a write
+// lease, which the kernel grants only for a file that is not open elsewhere (fcntl(2)). That is faster than reading all
+// loop devices of the host.
 func openElsewhere(f *os.File) answer {
 	if _, err := unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_WRLCK); err != nil {
 		return maybe

@@ -1,5 +1,6 @@
 // Package mkfs computes how large the device of a volume must be for its filesystem, and which arguments mkfs needs. A
 // volume of 256 MiB is one to which 256 MiB can be written, so the space that the filesystem uses for itself is added.
+// Backends loop and lvm call the package, and the command line uses its figures. The package keeps no state.
 package mkfs
 
 import (
@@ -49,8 +50,8 @@ func CheckMax(size dataset.Size) error {
 }
 
 // Device returns how many bytes a device needs for a filesystem to which size bytes can be written. It grows
-// monotonically with size. It is accurate within 3 %, also for a filesystem that has grown to the size. Structures that
-// were laid out for a smaller size, and do not grow, cause no larger difference.
+// monotonically with size. It is accurate within 3 %. That is also true for a filesystem that has grown to the size,
+// although some of its structures keep the layout of the smaller size.
 func Device(fs string, size dataset.Size) dataset.Size {
 	keeps := ext4Overhead
 	if fs == XFS {

@@ -19,10 +19,10 @@ import (
 // misses a mount namespace without a process, which a file or a descriptor can keep alive. It does not
 // skip a process that cannot be examined: Holders and From return it.
 //
-// It reads the mounts of every thread in /proc, about 10 µs for each, so do not call it often. It ends
-// after about 10 seconds: processes that were not read by then count as such that cannot be examined.
-// Otherwise a user who can make a user namespace could delay it without bound, with mount tables of
-// many megabytes. It fails if it cannot list the processes or read the mounts of this process.
+// It reads the mounts of every thread in /proc, about 10 µs for each, so do not call it often. It ends after about 10
+// seconds. Processes that were not read by then are reported as processes that could not be examined. Otherwise a user
+// who can make a user namespace could delay it without bound, with mount tables of many megabytes. It fails if it
+// cannot list the processes or read the mounts of this process.
 func ReadForeign() (*Foreign, error) { return readForeign(ScanTimeout) }
 
 // ScanTimeout is how long a look at all processes may take. It is long enough for 1,000 containers on a busy

@@ -2,6 +2,10 @@
 // move_mount(2), since Linux 5.2), without starting mount(8). It also finds out from /proc which processes have a
 // filesystem mounted.
 //
+// The agent mounts volumes with it, the backends mount their pools and look for users of datasets, and the guard looks
+// for the processes that it must stop. The package keeps no state: each table is a copy of one moment, and is not
+// changed. [Users] remembers the processes that it has seen; its caller must prevent concurrent calls.
+//
 // The package has no list of allowed mount options. Package profiles decides which options a profile may choose, and
 // the backend adds those that its volumes need.
 package mount

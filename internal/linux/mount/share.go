@@ -20,11 +20,11 @@ func RootOf(inode uint64) string { return rootPrefix + strconv.FormatUint(inode,
 // OnShare reports whether a mount is of NFS.
 func OnShare(e *Entry) bool { return e.FSType == "nfs" || e.FSType == "nfs4" }
 
-// resolveShareRoots replaces the root of each NFS mount by RootOf its directory. root is the root
-// directory of the process that sees the mounts. It asks no server and no daemon, because it may
-// be dead. A mount keeps the root "/" if another one covers it, if its mount point is inside another share, or
-// if the mount point is inside a filesystem with a daemon and the kernel would have to ask that daemon. For each
-// mount of NFS it compares all others, so it calls step for each, and fails with its error.
+// resolveShareRoots replaces the root of each NFS mount by RootOf its directory. root is the root directory of the
+// process that sees the mounts. It sends no request to a server or a daemon, because the server or the daemon may be
+// dead. A mount keeps the root "/" if another one covers it, if its mount point is inside another share, or if the
+// mount point is inside a filesystem with a daemon and the kernel would have to ask that daemon. For each mount of NFS
+// it compares all others, so it calls step for each, and fails with its error.
 func (m Mounts) resolveShareRoots(root string, step func(bytes int) error) error {
 	for _, e := range m {
 		if !OnShare(e) {
@@ -99,7 +99,7 @@ func isRemote(e *Entry) bool {
 	return OnShare(e) || slices.Contains([]string{"fuse", "fuseblk", "cifs", "smb3", "ceph", "afs", "lustre"}, kind)
 }
 
-// isInside reports whether a mount point is inside another mount of such a filesystem.
+// isInside reports whether a mount point is inside another mount for which the function such returns true.
 func (m Mounts) isInside(e *Entry, such func(*Entry) bool) bool {
 	for _, o := range m {
 		if such(o) && o.Mountpoint != e.Mountpoint && within(e.Mountpoint, o.Mountpoint) {

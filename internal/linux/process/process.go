@@ -1,5 +1,6 @@
-// Package process identifies processes of this host by PID and start time, so that a process is not
-// confused with a later one that has the same PID. All functions are safe for concurrent use.
+// Package process identifies processes of this host by PID and start time, so that a process is not confused with a
+// later one that has the same PID. The agent, the plugin and package inuse record processes with it. It keeps no state.
+// All functions are safe for concurrent use.
 package process
 
 import (
@@ -57,7 +58,7 @@ func (i Identity) Program() (string, error) {
 	if now, err := Of(i.PID); err != nil || now != i {
 		return "", errors.Join(fmt.Errorf("read the program of process %d: it has ended", i.PID), err)
 	}
-	// the kernel adds it once an upgrade has replaced the file
+	// The kernel appends " (deleted)" once an upgrade has replaced the file.
 	return filepath.Base(strings.TrimSuffix(exe, " (deleted)")), nil
 }
 

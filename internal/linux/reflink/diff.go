@@ -17,9 +17,9 @@ type Range struct {
 // to old, and setting its size to that of now, turns old into now. It reads no data: where both files share blocks at
 // the same offset, they are equal.
 //
-// Neither file may be written to during the call. Both must be on one filesystem, and one must be a clone of the other,
-// or both must have a common ancestor, without a time in between in which shared blocks could be overwritten in place.
-// Extents with unknown content (compressed, inline) count as changed.
+// Neither file may be written to during the call. Both must be on one filesystem. One must be a clone of the other, or
+// both must be clones of a common ancestor. Since then, no shared block may have been overwritten in place. Extents
+// with unknown content (compressed, inline) count as changed.
 func Changed(old, now *os.File) ([]Range, error) {
 	one, fi, err := isSameFile(old, now)
 	if err != nil || one {

@@ -1,5 +1,6 @@
 // Package reflink clones files by sharing their blocks, and finds the differences of two files from their extent maps,
-// without reading their data.
+// without reading their data. Backends loop and dir call it. The package keeps no state. The caller prevents concurrent
+// writes where a function demands it.
 package reflink
 
 import (

@@ -1,5 +1,5 @@
-// Package treetest fills directories with everything that a file tree can hold,
-// for tests of what copies, snapshots or moves trees.
+// Package treetest fills directories with everything that a file tree can contain, for tests of code that copies,
+// snapshots or moves trees. The tests of package tree and the backend test suite call it. It has no state.
 package treetest
 
 import (
@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Operation is one named change of a directory; run on two equal directories it
-// leaves two equal directories, times included.
+// Operation is one named change of a directory. If it is run on two equal directories, they are equal afterwards too,
+// including all times.
 type Operation struct {
 	Name string
 	Do   func(root string) error
@@ -50,10 +50,10 @@ const (
 	Attributes = "attributes"
 	ACLs       = "acls"
 	Times      = "times"        // of nanoseconds
-	Sparse     = "sparse files" // of terabytes: read in no time where holes are told
+	Sparse     = "sparse files" // of terabytes, which are read quickly only if the filesystem reports holes
 )
 
-// Plant runs all operations on a directory, but those of some names.
+// Plant runs all operations on a directory, except those whose names are given.
 func Plant(t interface {
 	Helper()
 	Fatalf(format string, args ...any)
@@ -66,7 +66,7 @@ func Plant(t interface {
 	}
 }
 
-// Bytes returns n bytes, always the same for a seed, that do not compress.
+// Bytes returns n bytes that cannot be compressed. They are always the same for one seed.
 func Bytes(seed uint64, n int) []byte {
 	b := make([]byte, n)
 	var key [32]byte
@@ -112,7 +112,7 @@ func names(root string) error {
 	return os.Mkdir(filepath.Join(dir, "dir\nwith \xff"), 0o700)
 }
 
-// sparse makes a file of 1 TiB too, which must take neither time nor space.
+// sparse makes sparse files. One of them has 1 TiB; copying it must take neither time nor space.
 func sparse(root string) error {
 	write := func(name string, size int64, at ...int64) error {
 		f, err := os.Create(filepath.Join(root, name))
@@ -283,8 +283,8 @@ func changes(root string) error {
 	)
 }
 
-// times gives everything a time of its own, the deepest first: all that came
-// before changed times.
+// times gives every file and directory a different modification time, the deepest first. It runs last, because all
+// other operations change times.
 func times(root string) error {
 	var all []string
 	err := filepath.WalkDir(root, func(path string, _ os.DirEntry, err error) error {
