@@ -5,6 +5,8 @@
 // Every method is called twice. The declared capabilities are compared with the optional interfaces and with the
 // behaviour. Content is compared by running the same operations on a plain directory and on the mounted dataset. A test
 // fails if it leaves something open, mounted or attached.
+//
+// Each case works on a fixture, which belongs to one test. The package has no other state.
 package backendtest
 
 import (
@@ -15,10 +17,11 @@ import (
 	"github.com/droverhq/drover/backends/backendtest/harness"
 )
 
-// T is what the suite needs of a test: see harness.T.
+// T is the part of *testing.T that the suite uses; see harness.T.
 type T = harness.T
 
-// Runner is a T that has subtests, which are of its own type R.
+// Runner is a T that can run subtests. R is the type of the subtests, which is the type of the Runner itself:
+// *testing.T is a Runner[*testing.T].
 type Runner[R any] interface {
 	T
 	Run(name string, test func(R)) bool

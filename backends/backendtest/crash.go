@@ -91,9 +91,10 @@ func (l labelled) Fatalf(format string, args ...any) {
 func (l labelled) Error(args ...any) { l.Helper(); l.Errorf("%s", fmt.Sprint(args...)) }
 func (l labelled) Fatal(args ...any) { l.Helper(); l.Fatalf("%s", fmt.Sprint(args...)) }
 
-// Crashing is the crash matrix: each operation crashes at each of its steps. Then the pool is opened as after a
-// restart, and must hold the state before or after the operation, also after reaping. The operation is repeated twice,
-// must succeed, and leaves nothing else behind. It needs root. Package crashing has two ways to crash.
+// Crashing is the crash matrix: each operation crashes at each of its steps. After each crash the pool is opened as
+// after a restart. It must have the state before or after the operation, and still have it after Reap. Then the
+// operation is repeated twice. Both attempts must succeed and leave nothing else behind. Crashing needs root. Package
+// crashing has two ways to crash.
 func Crashing[R Runner[R]](t R, name string, factory Factory[R], c Crashes) {
 	t.Run(name, func(t R) {
 		for _, o := range crashOperations() {
@@ -112,13 +113,13 @@ func Crashing[R Runner[R]](t R, name string, factory Factory[R], c Crashes) {
 	})
 }
 
-// apartRestorer is the part of backends.Sharer that pools have also without other hosts.
+// apartRestorer is the one method of backends.Sharer that backend dir has too, although its pools are not shared.
 type apartRestorer interface {
 	RestoreApart(ctx context.Context, ds, snapshot uuid.UUID, keep dataset.Snapshot, progress backends.Progress) error
 }
 
-// filesystems returns the filesystems that make a difference for the operation: none if the pool does not support the
-// operation.
+// filesystems returns the filesystems with which the operation must be tested separately. It returns none if the pool
+// does not support the operation.
 func (o operation) filesystems(f *fixture) []string {
 	_, apart := f.Pool.(apartRestorer)
 	_, rewrites := f.Pool.(backends.Rewriter)
@@ -141,7 +142,8 @@ type crashed struct {
 	arrivals   []arrival // from another pool; they are the same at each step
 }
 
-// at crashes at a step. It returns false if the operation has no such step.
+// at runs the operation, crashes at the given step, and checks the pool. It returns false if the operation has no such
+// step.
 func (s *crashed) at(step int) (reached bool) {
 	s.Helper()
 	for _, reap := range []bool{false, true} {
@@ -371,7 +373,7 @@ func checkMade(content string) func(t *trial, s *crashed, done bool) {
 	}
 }
 
-// writesApart writes to the head once the snapshot is listed, which must not change.
+// writesApart writes to the former head once the snapshot is listed. The snapshot must not change.
 func writesApart(t *trial, _ *crashed, _ bool) {
 	t.Helper()
 	e, err := t.Pool.Stat(t.Ctx, t.d.ID)
@@ -390,7 +392,7 @@ func (t *trial) promote(s dataset.Snapshot) error {
 	return t.Pool.Commit(t.Ctx, t.d.ID)
 }
 
-// promoted makes a home of the dataset again, if it is none, and checks its content.
+// promoted promotes the dataset if it is a copy, and checks its content.
 func (t *trial) promoted(s dataset.Snapshot, content string) {
 	t.Helper()
 	if t.state() == backends.EntryCopy {
@@ -414,7 +416,7 @@ func (t *trial) ownedBy(id uuid.UUID, want dataset.Owner) {
 	}
 }
 
-// restart opens the pool as a new process does after a crash, which closed nothing.
+// restart opens the pool as a new process does after a crash. The former pool was not closed.
 func (t *trial) restart() {
 	t.Helper()
 	pool, err := t.Kind.Open(t.Ctx, t.Config)
@@ -423,7 +425,7 @@ func (t *trial) restart() {
 }
 
 // CutAtEachStep is the crash matrix with power cuts: the disk is copied at each step, without the writes that the
-// kernel has not sent, and the pool on the copy is opened. Kind returns a backend that calls step between two acts.
+// kernel has not sent, and the pool on the copy is opened. kind returns a backend that calls step between two actions.
 func CutAtEachStep[R Runner[R]](
 	t R,
 	name string,
@@ -440,7 +442,7 @@ func CutAtEachStep[R Runner[R]](
 				cfg := backends.Config{Name: "test", Path: filepath.Join(disk.Path, "pool")}
 				return kind(disk, func() { step() }), cfg
 			})
-			mine := disk // another pool has another
+			mine := disk // keep it, because newDisk changes the variable when another pool is made
 			for _, fs := range o.filesystems(f)[:min(1, len(o.filesystems(f)))] {
 				s := &crashed{fixture: f, Crashes: c, o: o, fs: fs, unlabelled: t}
 				s.cutAtEachStep(mine, &step)

@@ -117,8 +117,8 @@ func rootIsEmptyAndOwned(f *fixture) {
 	}
 }
 
-// keepsEverything runs the same operations on a plain directory and on a mounted dataset, and compares them. It
-// compares them again after a remount.
+// keepsEverything runs the same operations on a plain directory and on a mounted dataset, and compares them. After a
+// remount, it compares them again.
 func keepsEverything(f *fixture) {
 	plain, d := f.plain(), f.Create()
 	m := f.mount(d.ID)

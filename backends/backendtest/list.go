@@ -98,8 +98,8 @@ func reapDropsWhatItIsTold(f *fixture) {
 	f.InState(kept, backends.EntryIncoming)
 }
 
-// plantForeign puts foreign files where datasets belong. It returns their paths, and the IDs that some of them pretend
-// to have.
+// plantForeign makes foreign files in the places of datasets. It returns their paths, and the UUIDs that some of them
+// have as their names.
 func (f *fixture) plantForeign() (paths []string, ids []uuid.UUID) {
 	f.Helper()
 	d := f.Create()

@@ -31,7 +31,7 @@ type Time struct {
 	Bytes   dataset.Size `json:"bytes,omitempty"` // that it moves
 }
 
-// Measure times the calls of a pool, on a dataset of 64 MiB. It fails t where a call fails.
+// Measure times the calls of a pool, on a dataset of 64 MiB. If a call fails, t fails.
 func Measure(t T, newPool func() (backends.Kind, backends.Config)) []Time {
 	f := newFixture(t, newPool)
 	took := map[string][]time.Duration{}
@@ -79,14 +79,14 @@ func Measure(t T, newPool func() (backends.Kind, backends.Config)) []Time {
 	return list
 }
 
-// Growth is the time of a call on a dataset with 64 MiB, and on one with eight times as much: medians of
-// alternating calls.
+// Growth compares the time of a call on a dataset with 64 MiB and on one with eight times as much. Both times are
+// medians of alternating calls.
 type Growth struct {
 	What         string
 	Little, Much time.Duration
 }
 
-// Grow times snapshots and clones of both. It fails t where a call fails.
+// Grow times snapshots and clones of a small and a large dataset. If a call fails, t fails.
 func Grow(t T, newPool func() (backends.Kind, backends.Config)) []Growth {
 	f := newFixture(t, newPool)
 	var of [2]struct {
@@ -132,7 +132,7 @@ func Grow(t T, newPool func() (backends.Kind, backends.Config)) []Growth {
 	}
 }
 
-// Metrics reports each of a list, as a benchmark of testing does.
+// Metrics reports the times as metrics of a benchmark.
 func Metrics(b interface{ ReportMetric(float64, string) }, list []Growth) {
 	for _, g := range list {
 		b.ReportMetric(g.Little.Seconds()*1e3, g.What+"-64MiB-ms")
@@ -147,9 +147,9 @@ func median(took []time.Duration) time.Duration {
 	return took[len(took)/2]
 }
 
-// constantSnapshots overwrites every other block of a file after a snapshot: where the time
-// of a snapshot grows with the pieces that a dataset is in, it is many times longer then.
-// That is a claim about time, which nothing but a clock can prove; the bound is wide.
+// constantSnapshots checks the claim that the time of a snapshot does not grow with the number of pieces of a dataset.
+// It overwrites every other block of a file after a snapshot. If the claim is false, the next snapshot takes many times
+// longer. Only a clock can show that, so the test has a wide bound.
 func constantSnapshots(f *fixture) {
 	if !f.Can.ConstantSnapshot {
 		return
@@ -177,7 +177,7 @@ func constantSnapshots(f *fixture) {
 	m.unmount()
 }
 
-// median is that of the times of a few snapshots.
+// median returns the median time of a few snapshots.
 func (f *fixture) median(d dataset.Dataset) time.Duration {
 	f.Helper()
 	var took []time.Duration
@@ -189,9 +189,10 @@ func (f *fixture) median(d dataset.Dataset) time.Duration {
 	return median(took)
 }
 
-// Path times the data path for a benchmark: 16 KiB at random places of a file of 64 MiB, each
-// flushed, in a dataset and in a directory that beside makes on the same filesystem, and done
-// unmounts, in turns. It reports the median rates, and the ratio of the dataset's rate to the other one.
+// Path times the data path for a benchmark. It writes 16 KiB at random places of a file of 64 MiB, and flushes each
+// write. It does that alternately in a dataset and in a directory on the same filesystem. beside makes that directory,
+// and done unmounts it. Path reports the median rate of each, and the ratio of the dataset's rate to the directory's
+// rate.
 func Path(t T, b interface{ ReportMetric(float64, string) }, newPool func() (backends.Kind, backends.Config),
 	beside func(pool backends.Config) string, done func()) {
 	f := newFixture(t, newPool)

@@ -77,7 +77,8 @@ func (f *mounts) write(id uuid.UUID, name, content string) {
 	f.OK(os.WriteFile(m.in(name), []byte(content), 0o644))
 }
 
-// holds fails unless a file in a dataset that is not mounted has that content; "" means no file.
+// holds mounts a dataset, and fails unless a file in it has the given content. If content is "", the file must not
+// exist.
 func (f *mounts) holds(id uuid.UUID, name, content string) {
 	f.Helper()
 	m := f.mount(id)
@@ -178,8 +179,8 @@ func (f *mounts) fillUp(m *mounted) int64 {
 	}
 }
 
-// room is like fill, but writes only the last part if the dataset has a filesystem of its own, which reports
-// its free space.
+// room returns how many more bytes fit into the dataset, and fills it like fill. If the dataset has its own filesystem,
+// which reports its free space, room writes only the last part.
 func (f *mounts) room(m *mounted) (fits int64) {
 	f.Helper()
 	if !f.Can.OwnFilesystem {

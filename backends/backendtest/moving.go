@@ -12,8 +12,8 @@ import (
 	"github.com/droverhq/drover/backends"
 )
 
-// seenWhileItMoves moves a dataset through all its places while other goroutines look: it is never missing,
-// neither by its name nor in a list.
+// seenWhileItMoves moves a dataset through all places of the pool while other goroutines call Stat and List. Both must
+// always find the dataset.
 func seenWhileItMoves(f *fixture) {
 	var at atomic.Value // which dataset must be there
 	at.Store(uuid.Nil)
@@ -72,7 +72,7 @@ func seenWhileItMoves(f *fixture) {
 	}
 }
 
-// moveAbout makes and commits datasets, and repeatedly makes each a copy and a home again.
+// moveAbout makes and commits datasets, and repeatedly demotes each to a copy and promotes it again.
 func (f *fixture) moveAbout(is func(uuid.UUID)) error {
 	for range 2 {
 		d := f.Record()

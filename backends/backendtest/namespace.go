@@ -60,7 +60,7 @@ echo $$
 while read -r line; do printf %s "$line" >file; sync -f file; echo written; done`}},
 }
 
-// inNamespace is a command that runs a shell script in a mount namespace of its own.
+// inNamespace is a command that runs a shell script in a separate mount namespace.
 var inNamespace = []string{"unshare", "--mount", "--propagation", "private", "sh", "-ec"}
 
 // writer starts a process that can write to a dataset after the host has unmounted it.
@@ -125,8 +125,8 @@ type act struct {
 	undo func() error // makes the dataset ready for the next act; nil if it is
 }
 
-// acts returns the calls of a pool that require that a dataset is not in use. Once it is not in use, they work in this
-// order. The last one destroys the dataset. s is a snapshot of it.
+// acts returns the calls of a pool that fail while a dataset is in use. If the dataset is not in use, the calls succeed
+// in the returned order. The last one destroys the dataset. s is a snapshot of the dataset.
 func (f *fixture) acts(d dataset.Dataset, s dataset.Snapshot) []act {
 	snapshot := func(kind dataset.SnapshotKind) dataset.Snapshot {
 		fresh := f.NewSnapshot(d)
@@ -196,9 +196,9 @@ func inUseWithoutMount(f *fixture) {
 	}
 }
 
-// inUseBy creates a dataset that the process of a command can write to, and checks that nothing replaces,
-// destroys or copies its head, that the error names the process, and that every call works once that
-// process has ended. It tries the calls in only, or all if there are none.
+// inUseBy creates a dataset that the process of a command can write to, and checks that nothing replaces, destroys or
+// copies its head, that the error names the process, and that every call succeeds once the process has ended. It tries
+// the calls in only, or all if there are none.
 func (f *fixture) inUseBy(who string, command []string, only ...string) {
 	f.Helper()
 	d := f.Create()

@@ -13,7 +13,7 @@ type operation struct {
 	keeps  dataset.SnapshotKind // of the trial's snapshot; "": manual
 	delta  bool                 // needs a pool that keeps copies
 	shares bool                 // needs a pool that several hosts use
-	apart  bool                 // it needs no existing dataset
+	apart  bool                 // the operation needs no existing dataset
 	// For the crash matrix:
 	grows    bool // needs a pool that enforces sizes; with each filesystem
 	resizes  bool // the dataset itself
@@ -31,7 +31,8 @@ type operation struct {
 	between func(*trial, world) []world
 	// check checks more than the worlds after a crash, and after the operation.
 	check func(t *trial, s *crashed, done bool)
-	// then comes after the operation, and instead comes after a crash in place of the same operation.
+	// then is called after the operation. If instead is set, it is called after a crash instead of a repetition of the
+	// operation.
 	then, instead func(*trial)
 }
 

@@ -49,7 +49,7 @@ func poolIsMadeOnce(f *fixture) {
 
 // poolFolder returns the folder that a test has for a pool.
 func poolFolder(cfg backends.Config) string {
-	if cfg.Mount != "" { // its path is of a device, among others
+	if cfg.Mount != "" { // the path of the pool may be that of a device
 		return filepath.Dir(cfg.Mount)
 	}
 	return filepath.Dir(cfg.Path)
@@ -120,7 +120,7 @@ func (f *fixture) offlineCalls(d dataset.Dataset, s dataset.Snapshot) map[string
 // place. Nothing may be made there.
 func poolThatIsAwayIsOffline(f *fixture) {
 	if f.Config.Mount != "" {
-		return // the mount holds its image, or its devices
+		return // the pool's image or devices are mounted, so they cannot be removed
 	}
 	d := f.Create()
 	s := f.Take(d)
@@ -163,7 +163,8 @@ func poolThatIsAwayIsOffline(f *fixture) {
 	f.HasSnapshots(d.ID, s)
 }
 
-// generationIsRaised checks that the counter is in the pool for everyone who opens it, and that nothing else changed.
+// generationIsRaised checks that a raised generation is recorded in the pool, so that it is there after the pool is
+// opened again, and that nothing else changed.
 func generationIsRaised(f *fixture) {
 	want := func(n uint64) {
 		f.Helper()

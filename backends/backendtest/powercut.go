@@ -75,7 +75,8 @@ func (f *fixture) at(disk string) *fixture {
 	return &after
 }
 
-// cutWriteRecord checks that a durable write left the new record, and another one left either record, complete.
+// cutWriteRecord cuts the power after WriteRecord. If sync was set, the pool must have the new record. Otherwise it
+// must have the old or the new one, complete.
 func cutWriteRecord(f *fixture, disk Disk) {
 	cut := func() *fixture { return f.at(disk.Copy()) }
 	d := f.Create()

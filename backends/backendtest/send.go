@@ -12,8 +12,8 @@ import (
 	"github.com/droverhq/drover/internal/tree/treetest"
 )
 
-// streamsAreAlwaysTheSame sends again from any offset, after changes of the head and of other snapshots: so
-// an interrupted stream can continue.
+// streamsAreAlwaysTheSame sends a snapshot again from several offsets, after changes of the head and of other
+// snapshots. The bytes must be the same, so that an interrupted transfer can be resumed.
 func streamsAreAlwaysTheSame(f *fixture) {
 	if !f.Can.Delta {
 		return
@@ -63,7 +63,7 @@ func streamsAreAlwaysTheSame(f *fixture) {
 	f.Fails(err, dataset.ErrNotFound)
 }
 
-// pieces is a reader that gives a stream in odd pieces.
+// pieces is a reader that returns a stream in pieces of an odd size.
 type pieces struct {
 	data []byte
 	size int
@@ -79,8 +79,8 @@ func (p *pieces) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// cutStreamGoesOn interrupts a stream many times: the received part is kept, also if the pool is opened and
-// reaped in between, and in the end the snapshot is complete.
+// cutStreamGoesOn interrupts a stream many times, and opens and reaps the pool in between. The received part must be
+// kept, and in the end the snapshot must be complete.
 func cutStreamGoesOn(f *fixture) {
 	if !f.Can.Delta {
 		return
@@ -133,7 +133,7 @@ func cutStreamGoesOn(f *fixture) {
 		if got := o.received(s.snapshot); !got.Complete || got.Stream != sent {
 			f.Errorf("received %+v, sent %+v", got, sent)
 		}
-		f.OK(o.receive(d, s.snapshot, s.base, 0, failing{broken})) // not read: it is whole
+		f.OK(o.receive(d, s.snapshot, s.base, 0, failing{broken})) // not read: the snapshot is complete
 	}
 	o.HasSnapshots(d.ID, first, second)
 	f.OK(o.Copier().Promote(f.Ctx, d.ID, second.ID))
@@ -151,8 +151,8 @@ type failing struct{ err error }
 
 func (r failing) Read([]byte) (int, error) { return 0, r.err }
 
-// damagedStreamIsRefused flips a byte of a stream, at its start or where it continues: that is an error, and
-// nothing of the stream is left.
+// damagedStreamIsRefused changes one byte of a stream, at its start or where it is resumed. Receive must fail, and keep
+// nothing of the stream.
 func damagedStreamIsRefused(f *fixture) {
 	if !f.Can.Delta {
 		return

@@ -19,8 +19,8 @@ const (
 	full, fullXFS = 256 * dataset.MiB, 320 * dataset.MiB
 )
 
-// sizeIsEnforcedOrRefused fills a dataset of each filesystem: it gets ENOSPC (or EDQUOT) at its size, within
-// 3 %, and no other dataset does.
+// sizeIsEnforcedOrRefused fills a dataset with each filesystem. Writes must fail with ENOSPC (or EDQUOT) when the
+// dataset has its size, within 3 %. Writes to other datasets must not fail.
 func sizeIsEnforcedOrRefused(f *fixture) {
 	d := f.Record()
 	d.Size = small
@@ -75,7 +75,7 @@ func (f *fixture) fillsAtItsSize(fs string, size dataset.Size, other *mounted) {
 	f.OK(err)
 	most := size * 103 / 100
 	if f.Can.OwnFilesystem {
-		most += 64 * dataset.MiB // its own, such as the log
+		most += 64 * dataset.MiB // what the filesystem uses for itself, such as the log
 	}
 	if used > most {
 		f.Errorf("a full dataset of %s takes %s", size, used.Human())
@@ -255,8 +255,8 @@ func (f *fixture) growsMounted(d dataset.Dataset) {
 	f.holds(d.ID, "open", "the same file, still open")
 }
 
-// growsNotMounted: a dataset that is declared to grow only while it is not mounted refuses to grow while it
-// is mounted, and does not change.
+// growsNotMounted checks a dataset that, according to the capabilities, can only grow while it is not mounted. Growing
+// it while it is mounted must fail and change nothing.
 func (f *fixture) growsNotMounted(d dataset.Dataset) {
 	f.Helper()
 	m := f.mount(d.ID)
@@ -272,9 +272,9 @@ func (f *fixture) growsNotMounted(d dataset.Dataset) {
 // half is more than half of a small dataset.
 const half = small * 6 / 10
 
-// whatASizeCounts overwrites more than half of a size after a snapshot. The overwritten blocks of the snapshot must not
-// count, and a clone begins with its shared blocks, unless the pool declares that it counts all writes. Snapshots of a
-// restored head must not count either.
+// whatASizeCounts overwrites more than half of a size after a snapshot. The overwritten blocks, which only the snapshot
+// still has, must not count for the head. The usage of a clone must begin with the blocks that it shares. Both rules do
+// not apply to a pool that declares that it counts all writes. Snapshots of a restored head must not count either.
 func whatASizeCounts(f *fixture) {
 	if !f.Can.EnforcesSize {
 		return
@@ -308,8 +308,8 @@ func whatASizeCounts(f *fixture) {
 	before("a restored head", d)
 }
 
-// noSize makes a dataset without a size, if none is needed: it is as large as the pool, and gets a size
-// later, or in its clone.
+// noSize makes a dataset without a size, if the pool allows that. The dataset must be as large as the pool. It gets a
+// size later by Resize, and its clone gets one when it is made.
 func noSize(f *fixture) {
 	if !f.Can.EnforcesSize || f.Pool.Info().DefaultSize != 0 {
 		return

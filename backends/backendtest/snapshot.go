@@ -62,9 +62,8 @@ func snapshotIsImmutable(f *fixture) {
 	f.holds(d.ID, "file-1048576", string(bytes.Repeat([]byte("overwritten"), 100_000)))
 }
 
-// snapshotWhileWritten takes snapshots under a writer: each holds all that was
-// acknowledged before it. A backend that copies refuses, and says so by its
-// capabilities.
+// snapshotWhileWritten takes snapshots while a process writes to the dataset. Each snapshot must contain all writes
+// that were acknowledged before it. A backend that copies files must refuse, and its capabilities must say so.
 func snapshotWhileWritten(f *fixture) {
 	d := f.Create()
 	m := f.mount(d.ID)

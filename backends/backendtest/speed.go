@@ -10,9 +10,9 @@ import (
 	"github.com/droverhq/drover/internal/linux/iolimit"
 )
 
-// The test reads and writes so many parts, each of the size piece, that a limit of perSecond parts takes the time
-// paced. Within its time slice of a tenth of a second (DFL_THROTL_SLICE in block/blk-throttle.c), the kernel may finish
-// I/O early, so paced is much longer than the slice, and the test accepts earliest.
+// The test reads and writes a number of parts, each of the size piece. With a limit of perSecond parts a second, that
+// takes the time paced. Within its time slice of a tenth of a second (DFL_THROTL_SLICE in block/blk-throttle.c), the
+// kernel may finish I/O early, so paced is much longer than the slice, and the test accepts earliest.
 const (
 	paced     = 600 * time.Millisecond
 	earliest  = paced * 7 / 10
@@ -21,9 +21,9 @@ const (
 	perSecond = int64(parts * time.Second / paced)
 )
 
-// speedIsLimited holds this process to each limit on a dataset's device in turn, in a control
-// group of its own, and checks that its direct reads and writes take as long as the limit says. Where the
-// host has no hierarchy for it no pool claims limits.
+// speedIsLimited sets each speed limit in turn for a dataset's device and a separate control group, moves this process
+// to the group, and checks that its direct reads and writes take as long as the limit demands. On a host without a
+// suitable control group hierarchy, no pool may claim limits.
 func speedIsLimited(f *fixture) {
 	if !f.Can.OwnDevice {
 		return
@@ -40,7 +40,7 @@ func speedIsLimited(f *fixture) {
 	if !is {
 		f.Fatalf("%s is on no device", m.path)
 	}
-	f.OK(os.WriteFile(m.in("file"), make([]byte, parts*piece), 0o600)) // so that nothing but its data is written
+	f.OK(os.WriteFile(m.in("file"), make([]byte, parts*piece), 0o600)) // so that the test writes only data, no metadata
 	f.OK(unix.Syncfs(int(m.root.Fd())))
 	f.OK(h.RunInGroup("drover-verify-", func(group string) error {
 		for _, c := range []struct {
@@ -60,7 +60,7 @@ func speedIsLimited(f *fixture) {
 			if err := errors.Join(err, h.Clear(group, device)); err != nil {
 				return err
 			}
-			if held < earliest { // later is no failure: a disk may be slower than its limit
+			if held < earliest { // a longer time is not a failure: a disk may be slower than its limit
 				f.Errorf("%s: %d writes of %d KiB took %s under a limit that allows %s", c.what, parts,
 					piece>>10, held, paced)
 			}

@@ -18,7 +18,7 @@ type streams struct {
 	mounts
 }
 
-// stream sends a snapshot, or what changed since base.
+// stream returns the stream of a snapshot, or of its difference to base, and the description of the stream.
 func (f *streams) stream(s dataset.Snapshot, base uuid.UUID) ([]byte, backends.Stream) {
 	f.Helper()
 	var out bytes.Buffer
@@ -31,8 +31,8 @@ func (f *streams) stream(s dataset.Snapshot, base uuid.UUID) ([]byte, backends.S
 	return out.Bytes(), sent
 }
 
-// planted makes a dataset with everything in it, a snapshot of it, and a plain
-// copy to compare with.
+// planted makes a dataset with all kinds of files (treetest.Plant), a snapshot of it, and a plain directory with the
+// same content to compare with.
 func (f *streams) planted() (dataset.Dataset, dataset.Snapshot, *os.File) {
 	f.Helper()
 	d, plain := f.Create(), f.plain()
@@ -55,7 +55,7 @@ func (f *streams) received(s dataset.Snapshot) backends.Received {
 	return have
 }
 
-// transfer brings a snapshot over to another pool, whole or as a difference.
+// transfer copies a snapshot to another pool, complete or as a difference to base.
 func (f *streams) transfer(to *fixture, d dataset.Dataset, s dataset.Snapshot, base uuid.UUID) {
 	f.Helper()
 	data, sent := f.stream(s, base)

@@ -15,7 +15,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// recordSize is that of a journal's records: they cross pages.
+// recordSize is the size of a record of a journal. It does not divide the page size, so some records cross the boundary
+// of a page.
 const recordSize = 1000
 
 // journal is a writer on a mounted dataset. It writes numbered records and flushes each before the next.
@@ -30,7 +31,7 @@ type journal struct {
 	ended sync.WaitGroup
 }
 
-// journal starts a writer; stop ends it.
+// journal starts a writer. The caller ends it with stop.
 func (f *fixture) journal(m *mounted) *journal {
 	f.Helper()
 	file, err := os.OpenFile(m.in("journal"), os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o600)
@@ -61,7 +62,8 @@ func (j *journal) ack(err error) bool {
 	return err == nil && !j.halt
 }
 
-// await waits until more further records are acknowledged, and returns how many are on the disk.
+// await waits until more records, in addition to the present ones, are acknowledged. It returns the number of records
+// on the disk.
 func (j *journal) await(more int64) int64 {
 	j.f.Helper()
 	j.mu.Lock()

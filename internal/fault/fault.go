@@ -4,7 +4,7 @@
 // effect. Commands can fail too, before or after they run: see Runner.
 //
 // Calls of other threads and of child processes never fail. Only tests use the package (backends/backendtest/failing).
-// A process can have one Run at a time, which an atomic pointer enforces.
+// The only state is the active Run. The caller ensures that a process has one Run at a time.
 package fault
 
 import (

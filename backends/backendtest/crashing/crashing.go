@@ -1,4 +1,6 @@
-// Package crashing runs the crash matrix of backendtest, with the two ways in which an operation crashes at a step.
+// Package crashing runs the crash matrix of package backendtest. It has two ways to crash an operation at a step:
+// [Stopped] ends the operation in this process, and [Killed] runs it in another process and kills that. The tests of
+// backends call it. It has no state.
 package crashing
 
 import (
@@ -16,7 +18,7 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// Stepping returns a backend that calls step between two acts.
+// Stepping returns a backend that calls step between two actions.
 type Stepping func(step func(string)) backends.Kind
 
 // Run runs the crash matrix as subtests of t, under name.
@@ -24,8 +26,8 @@ func Run(t *testing.T, name string, factory backendtest.Factory[*testing.T], c b
 	backendtest.Crashing(t, name, factory, c)
 }
 
-// PowerCuts runs the crash matrix with power cuts, on filesystems of fstype. Prepare is called with each disk before
-// there is a pool.
+// PowerCuts runs the crash matrix with power cuts, on filesystems of fstype. The functions in prepare are called with
+// each disk before a pool is made on it.
 func PowerCuts(
 	t *testing.T,
 	fstype string,
@@ -43,7 +45,8 @@ func PowerCuts(
 	}, func(disk backendtest.Disk, step func()) backends.Kind { return kind(disk.Path, step) }, c)
 }
 
-// Stopped has an operation end at a step in this process: files are closed, and nothing else is done.
+// Stopped returns a Crashes.Crash function that ends the operation at a step in this process: its files are closed, and
+// nothing else is done.
 func Stopped(kind Stepping) func(backendtest.T, backends.Config, backendtest.Call, int) bool {
 	return func(t backendtest.T, cfg backends.Config, call backendtest.Call, step int) bool {
 		t.Helper()
@@ -86,7 +89,7 @@ func run(
 	return call.Run(ctx, pool)
 }
 
-// orders is the task of the process that Killed starts.
+// orders describes the operation that the process started by Killed runs.
 type orders struct {
 	Config    backends.Config
 	Encrypted bool

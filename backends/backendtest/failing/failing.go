@@ -1,4 +1,5 @@
-// Package failing runs the cases of backendtest in which system calls fail.
+// Package failing runs the cases of package backendtest in which system calls fail. The tests of backends call it. It
+// has no state.
 package failing
 
 import (
@@ -9,7 +10,7 @@ import (
 	"github.com/droverhq/drover/internal/long"
 )
 
-// Run runs them as subtests of t, under name. It needs root.
+// Run runs these cases as subtests of t with the given name. It needs root.
 func Run(t *testing.T, name string, factory backendtest.Factory[*testing.T]) {
 	inject := func(f backendtest.Failure, do func()) (calls []string, err error) {
 		return fault.Run(fault.Failure{At: f.At, Errno: f.Errno, Onwards: f.Onwards}, do)

@@ -16,9 +16,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// LaterRecord tests that a pool leaves a dataset alone whose record, the file at path, has a later format. The pool
-// lists it with the reason, refuses every operation on it, and changes and removes nothing. create makes a dataset;
-// record returns the path of the record of a dataset below a directory of the pool such as "datasets".
+// LaterRecord tests that a pool leaves a dataset alone if the format of its record is later than the known one. The
+// pool lists it with the reason, refuses every operation on it, and changes and removes nothing. create makes a
+// dataset; record returns the path of the record of a dataset below a directory of the pool such as "datasets".
 func LaterRecord(t *testing.T, p backends.Pool, create func(commit bool) uuid.UUID,
 	record func(area string, id uuid.UUID) string) {
 	t.Helper()

@@ -2,7 +2,7 @@
 // test ([OpenPool]), and the datasets of that pool ([Datasets]). Each part embeds the one before it. Package
 // backendtest adds mounts and streams, and contains the cases.
 //
-// A harness belongs to one test.
+// A harness belongs to one test, and is used by one goroutine at a time.
 package harness
 
 import (

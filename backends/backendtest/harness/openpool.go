@@ -74,7 +74,7 @@ func (f *OpenPool) Entries(id uuid.UUID) []backends.Entry {
 	return found
 }
 
-// Reap reaps the pool, drops the given datasets, and fails unless it removes so many things.
+// Reap reaps the pool, drops the given datasets, and fails unless it removes exactly want things.
 func (f *OpenPool) Reap(want int, drop ...uuid.UUID) {
 	f.Helper()
 	n, err := f.Pool.Reap(f.Ctx, func(id uuid.UUID) bool { return slices.Contains(drop, id) })
@@ -114,8 +114,8 @@ func (f *OpenPool) InPool(d dataset.Dataset, what string) (found string) {
 	return found
 }
 
-// DeviceBelow returns the device of a dataset in the pool, below its mapping if it has one; none if the dataset is in
-// files.
+// DeviceBelow returns the device that stores a dataset. If the dataset is encrypted, that is the device below the
+// mapping. It returns "" if the dataset is stored in files.
 func (f *OpenPool) DeviceBelow(d dataset.Dataset) string {
 	f.Helper()
 	att, err := f.Pool.Attach(f.Ctx, d.ID, backends.AttachOptions{})
@@ -139,8 +139,8 @@ func (f *OpenPool) DeviceBelow(d dataset.Dataset) string {
 	return "/dev/" + device
 }
 
-// HasFiles reports whether the files of the pool have so many bytes: otherwise the data of datasets is in
-// none of them, and tests of the backend search the disk.
+// HasFiles reports whether the files of the pool have at least the given number of bytes. If not, the data of datasets
+// is not stored in files, and the tests of the backend search the disk instead.
 func (f *OpenPool) HasFiles(bytes int64) bool {
 	f.Helper()
 	var sum int64

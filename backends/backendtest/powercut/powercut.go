@@ -1,4 +1,5 @@
-// Package powercut runs the cases of backendtest that cut the power, on images of disks.
+// Package powercut runs the cases of package backendtest that cut the power, on images of disks. The tests of backends
+// call it. It has no state.
 package powercut
 
 import (
@@ -10,8 +11,8 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// Run runs them on filesystems of fstype. Prepare is called with each disk before there is
-// a pool. It needs root.
+// Run runs these cases on filesystems of fstype. The functions in prepare are called with each disk before a pool is
+// made on it. It needs root.
 func Run(t *testing.T, kind backends.Kind, fstype string, prepare ...func(t *testing.T, disk string)) {
 	backendtest.PowerCut(t, kind, fstype, func(t *testing.T) backendtest.Disk {
 		image := scratch.Image(t, fstype, 3<<30)
@@ -24,7 +25,7 @@ func Run(t *testing.T, kind backends.Kind, fstype string, prepare ...func(t *tes
 			scratch.Copy(t, image, copied)
 			var options []string
 			if fstype == "xfs" {
-				options = append(options, "nouuid") // the original is mounted
+				options = append(options, "nouuid") // the original with the same UUID is mounted
 			}
 			return scratch.MountImage(t, fstype, copied, options...)
 		}}
