@@ -12,8 +12,8 @@ import (
 	"github.com/droverhq/drover/control/api"
 )
 
-// eventLine is the format of a line. The columns have fixed widths, because a stream is printed before its widest cells
-// are known.
+// eventLine is the format of a line. The columns have fixed widths, because the first lines of a stream are printed
+// before the widths of later cells are known.
 const eventLine = "%-19s   %-16s   %-20s   %-8s   %-12s   %s\n"
 
 func newEventsCmd(a *cli.App) *cobra.Command {

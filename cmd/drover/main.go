@@ -1,5 +1,5 @@
-// Command drover gives containers named, portable data: it serves the Docker
-// volume plugin and the API on a host, and is the command line for both.
+// Command drover gives containers named, portable data. The same program serves the Docker volume plugin and the API on
+// a host, and is the command line for both.
 //
 // The output of a command goes to standard output, as a table for people or JSON for programs; progress,
 // questions and errors go to standard error, an error as one line. It exits with 0, with 1 if the request

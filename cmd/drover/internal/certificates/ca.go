@@ -16,7 +16,7 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 )
 
-// DefaultAuthority is App.Authority outside of tests.
+// DefaultAuthority is the value of App.Authority in the program. Tests set another folder.
 const DefaultAuthority = "/etc/drover/ca"
 
 // Command makes drover ca with its subcommands.

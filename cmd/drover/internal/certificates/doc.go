@@ -1,2 +1,3 @@
-// Package certificates has the commands of drover ca, which work on the certificate authority of a cluster.
+// Package certificates has the commands of drover ca, which work on the certificate authority of a cluster. Package
+// main adds them to the command tree. The state is the folder of the authority, which package pki locks.
 package certificates

@@ -88,8 +88,8 @@ func (a *App) Connected(
 	}
 }
 
-// Query sets the RunE of a command without flags that sends a query to the server and prints the answer as -o says. If
-// quiet is set, the command has -q, which prints only IDs.
+// Query sets the RunE of a command that only has the output flags. It sends a query to the server, and prints the
+// response in the format of -o. If quiet is set, the command has -q, which prints only IDs.
 func Query(a *App, cmd *cobra.Command, quiet bool,
 	run func(cmd *cobra.Command, c Remote, o *Output, args []string) error) *cobra.Command {
 	o := OutputFlags(cmd, quiet)

@@ -55,7 +55,7 @@ func CompleteEach(a *App, list candidates) cobra.CompletionFunc {
 	}
 }
 
-// NoWords is for an argument that is a new name or free text.
+// NoWords lists no candidates. It is used for an argument that is a new name or free text.
 func NoWords(context.Context, Remote, []string, string) ([]string, error) { return nil, nil }
 
 // VolumeWords lists the names of volumes.

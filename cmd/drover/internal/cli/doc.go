@@ -1,3 +1,4 @@
 // Package cli has the shared parts of the commands of drover: the App that each command works with, flags and their
-// errors, output as tables or JSON, waiting for operations, completion and the words for values.
+// errors, output as tables or JSON, waiting for operations, completion and the words for values. The other packages of
+// commands use it. Each run of a command line has one App, whose fields do not change after the flags were parsed.
 package cli

@@ -172,8 +172,8 @@ func (p *process) replica() membership.Replica {
 	return r
 }
 
-// control makes the control service, which ends with the process. If unfit is not nil, it is called with the reason why
-// this replica cannot work beside others.
+// control makes the control service, which ends with the process. If this replica cannot work together with the other
+// replicas, it calls unfit with the reason. unfit may be nil.
 func (p *process) control(st openedStore, unfit func(error)) *control.Service {
 	svc := control.New(control.Deps{
 		Store: st, StoreName: st.kind, Authority: p.authority(), Shared: p.Consul != nil, Replica: p.replica(),

@@ -48,7 +48,7 @@ func Agent(ctx context.Context, o Options) (err error) {
 	p.background(ctx, func(ctx context.Context) {
 		own.Keep(ctx, client, func(err error) { o.Log.WithError(err).Error("this host's certificate") })
 	})
-	p.NodeName = own.Identity().Name // as control knows it
+	p.NodeName = own.Identity().Name // the name under which control registered the node
 	ag, err := p.agent(ctx, client, own.Identity().Node, credentials)
 	if err != nil {
 		return err

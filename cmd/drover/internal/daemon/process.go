@@ -47,7 +47,8 @@ func (p *process) closeAll() (err error) {
 	return err
 }
 
-// background runs f in a goroutine until the process ends. Things that were opened before it are closed after it.
+// background runs f in a goroutine until the process ends. When the process ends, f is stopped before everything that
+// was opened earlier is closed.
 func (p *process) background(ctx context.Context, f func(context.Context)) {
 	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan struct{})

@@ -22,8 +22,8 @@ type API interface {
 }
 
 // Open returns a client of the engine that DOCKER_HOST names, by default that at /var/run/docker.sock. It sends no
-// request. It fails with ErrUnsupported for an engine that is not reached by a Unix socket: its paths are of another
-// host, and this host may have another volume at the same path.
+// request. It fails with ErrUnsupported for an engine that is not reached through a Unix socket, because the paths of
+// such an engine may be paths of another host.
 func Open() (*client.Client, error) {
 	c, err := client.New(client.FromEnv)
 	if err != nil {

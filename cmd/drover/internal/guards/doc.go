@@ -1,2 +1,3 @@
-// Package guards has drover guard, which runs the guard of a host, and its subcommands.
+// Package guards has drover guard, which runs the guard of a host, and its subcommands. Package main adds them to the
+// command tree. The package has no state; package guard has that of the guard.
 package guards

@@ -72,7 +72,7 @@ func poolForm(p api.Pool) *show.Form {
 }
 
 // Ability describes a capability of pools.
-type Ability struct{ Name, what string } // its name in JSON, and in words
+type Ability struct{ Name, what string } // Name is the name in JSON, what is the name in words
 
 // Abilities returns all capabilities in the order in which they are shown.
 func Abilities() []Ability {

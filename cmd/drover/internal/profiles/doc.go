@@ -1,2 +1,3 @@
-// Package profiles has the commands of drover profile.
+// Package profiles has the commands of drover profile. Package main adds them to the command tree. The commands read
+// files and call the API, and keep no state.
 package profiles

@@ -1,4 +1,5 @@
-// Package ptytest gives tests a real terminal to write to.
+// Package ptytest provides tests with a pseudo-terminal. Only tests call it. A [Terminal] is not safe for concurrent
+// use.
 package ptytest
 
 import (
@@ -49,7 +50,7 @@ func Open(t testing.TB) *Terminal {
 	return p
 }
 
-// Resize sets the size that the terminal says it has.
+// Resize sets the size that the terminal reports.
 func (p *Terminal) Resize(t testing.TB, width, height uint16) {
 	t.Helper()
 	if err := unix.IoctlSetWinsize(int(p.File.Fd()), unix.TIOCSWINSZ,
@@ -58,7 +59,7 @@ func (p *Terminal) Resize(t testing.TB, width, height uint16) {
 	}
 }
 
-// Type sends the keys of a person.
+// Type sends text to the terminal, as if a person had typed it.
 func (p *Terminal) Type(t testing.TB, s string) {
 	t.Helper()
 	if _, err := p.master.WriteString(s); err != nil {

@@ -47,13 +47,13 @@ func (f *Flags) common(fl *pflag.FlagSet) {
 	fl.StringVar(&f.Level, "log-level", "info", "minimum `LEVEL` of log messages: debug, info, warning, error")
 }
 
-// ofControl adds the flags of a process that contains control.
+// ofControl adds the flags of a process that runs control.
 func (f *Flags) ofControl(fl *pflag.FlagSet) {
 	fl.StringVar(&f.profiles, "profiles", settings.DefaultProfiles,
 		"profiles `FILE`; without a file at the default place, the built-in profiles are used")
 }
 
-// ofHost adds the flags of a process that contains an agent.
+// ofHost adds the flags of a process that runs an agent.
 func (f *Flags) ofHost(fl *pflag.FlagSet) {
 	fl.StringVar(&f.pluginDir, "plugin-dir", "/run/docker/plugins", "`DIR` where Docker looks for plugins")
 	fl.StringVar(&f.driver, "driver", "drover", "`NAME` of the volume driver")

@@ -33,9 +33,10 @@ const (
 	levelWarning = "warning"
 )
 
-// Cluster is what the server knows at one moment, without locks between its lists.
+// Cluster contains the lists that the server returned. They are fetched one after the other, so they can contradict
+// each other.
 type Cluster struct {
-	Local      string // name of the node that answers; empty: it is not a node
+	Local      string // name of the node that answers; empty if the server is not a node
 	Nodes      []api.Node
 	Pools      []api.Pool
 	Volumes    []api.Volume

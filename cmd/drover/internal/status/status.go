@@ -1,5 +1,6 @@
 // Package status has the command drover status: one screen that shows what needs attention on the host and in the
-// cluster. Assess decides that from what the server knows; the command fetches it and prints the result.
+// cluster. The command fetches the lists of the server, passes them to [Assess], and prints the result. Assess is a
+// pure function. Package main adds the command to the command tree. The package keeps no state.
 package status
 
 import (

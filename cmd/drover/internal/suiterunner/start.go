@@ -20,7 +20,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Start runs this program with args, which must call Inside for the folder at path. It passes the events to hear until
+// Start runs this program with args, which must call Inside for the folder at path. It calls hear with each event until
 // the process has ended. When ctx ends, it kills the process. The process never outlives the caller.
 func Start(ctx context.Context, args []string, path string, hear func(verify.Event) error) error {
 	// Pdeathsig kills the process when the thread that started it ends.

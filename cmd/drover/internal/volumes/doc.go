@@ -1,2 +1,3 @@
-// Package volumes has the commands of drover volume, and drover clone.
+// Package volumes has the commands of drover volume, and drover clone. Package main adds them to the command tree, and
+// packages status and trash use its words for the state of a volume. The commands call the API, and keep no state.
 package volumes

@@ -206,7 +206,8 @@ func encryptionLine(v api.Volume) string {
 	return fmt.Sprintf("key %s, of %s", v.Encryption.KeyID, v.Profile.Encryption)
 }
 
-// isLarger returns one and a half times a size, in whole GiB, or in MiB for small sizes.
+// isLarger returns a larger size to suggest: one and a half times the given size, in whole GiB, or in MiB for small
+// sizes.
 func isLarger(s dataset.Size) dataset.Size {
 	unit := dataset.GiB
 	if s < 4*unit {
@@ -215,7 +216,7 @@ func isLarger(s dataset.Size) dataset.Size {
 	return (s + s/2 + unit - 1) / unit * unit
 }
 
-// heardWithin is the maximum time until a node reports the status of a new volume.
+// heardWithin is the maximum time that a node needs to report the status of a new volume.
 const heardWithin = time.Minute
 
 // advice returns the problem of a volume and the commands that solve it.
