@@ -144,12 +144,12 @@ type Sharer interface {
 	//     Nothing was changed.
 	Take(ctx context.Context, d dataset.Dataset, from PreviousHome) error
 
-	// RestoreApart is Pool.Restore for a dataset that another host may still have mounted. An operator has confirmed
+	// RestoreByCopy is Pool.Restore for a dataset that another host may still have mounted. An operator has confirmed
 	// that the other host no longer writes. Pool.Restore would turn the old head into the snapshot keep, so that late
-	// writes of the other host would change that snapshot. RestoreApart copies the old head into the snapshot,
+	// writes of the other host would change that snapshot. RestoreByCopy copies the old head into the snapshot,
 	// which takes space, and then removes the old head. If the other host still writes, it gets errors and changes no
 	// snapshot.
-	RestoreApart(ctx context.Context, ds, snapshot uuid.UUID, keep dataset.Snapshot, progress Progress) error
+	RestoreByCopy(ctx context.Context, ds, snapshot uuid.UUID, keep dataset.Snapshot, progress Progress) error
 }
 
 // PreviousHome identifies the previous home of a dataset that was given up.

@@ -185,7 +185,7 @@ func (t *Snapshotter) restoreBytes(ctx context.Context, jb *jobs.Job, pool backe
 			return err
 		}
 		if slices.ContainsFunc(now.SharedMounts, func(g dataset.SharedMount) bool { return g.Node != t.deps.NodeID }) {
-			restore = sharer.RestoreApart
+			restore = sharer.RestoreByCopy
 		}
 	}
 	return restore(ctx, d.ID, op.Source.Snapshot, *op.Snapshot, jb.Moved)

@@ -113,15 +113,15 @@ func Crashing[R Runner[R]](t R, name string, factory Factory[R], c Crashes) {
 	})
 }
 
-// apartRestorer is the one method of backends.Sharer that backend dir has too, although its pools are not shared.
-type apartRestorer interface {
-	RestoreApart(ctx context.Context, ds, snapshot uuid.UUID, keep dataset.Snapshot, progress backends.Progress) error
+// copyRestorer is the one method of backends.Sharer that backend dir has too, although its pools are not shared.
+type copyRestorer interface {
+	RestoreByCopy(ctx context.Context, ds, snapshot uuid.UUID, keep dataset.Snapshot, progress backends.Progress) error
 }
 
 // filesystems returns the filesystems with which the operation must be tested separately. It returns none if the pool
 // does not support the operation.
 func (o operation) filesystems(f *fixture) []string {
-	_, apart := f.Pool.(apartRestorer)
+	_, apart := f.Pool.(copyRestorer)
 	_, rewrites := f.Pool.(backends.Rewriter)
 	switch {
 	case o.delta && !f.Can.Delta, o.shares && !apart, o.rewrites && !rewrites, o.grows && !f.Can.EnforcesSize:

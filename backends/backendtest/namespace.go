@@ -147,7 +147,7 @@ func (f *fixture) acts(d dataset.Dataset, s dataset.Snapshot) []act {
 	add("restore", func() error { return f.Pool.Restore(f.Ctx, d.ID, s.ID, keep, nil) })
 	if sharer, is := f.Pool.(backends.Sharer); is && f.Can.ManyHosts {
 		apart := snapshot(dataset.SnapshotRestore)
-		add("restore with a copy", func() error { return sharer.RestoreApart(f.Ctx, d.ID, s.ID, apart, nil) })
+		add("restore with a copy", func() error { return sharer.RestoreByCopy(f.Ctx, d.ID, s.ID, apart, nil) })
 	}
 	if idler, is := f.Pool.(backends.IdleChecker); is {
 		add("relinquish", func() error { return idler.CheckIdle(f.Ctx, d.ID) })

@@ -88,7 +88,7 @@ func operations() []operation {
 			return t.Pool.Restore(t.Ctx, t.d.ID, t.old.ID, t.keep, nil)
 		}, done: only(restoredTo(first))},
 		{name: "restore with a copy", keeps: dataset.SnapshotRestore, shares: true, call: func(t *trial) error {
-			return t.Pool.(apartRestorer).RestoreApart(t.Ctx, t.d.ID, t.old.ID, t.keep, nil)
+			return t.Pool.(copyRestorer).RestoreByCopy(t.Ctx, t.d.ID, t.old.ID, t.keep, nil)
 		}, done: only(restoredTo(first))},
 		{name: "delete", removes: true, call: func(t *trial) error { return t.Pool.Delete(t.Ctx, t.d.ID) },
 			done: only(func(*trial, world) world { return world{} })},

@@ -37,7 +37,7 @@ func (cp *copier) dropHead(ctx context.Context, f *shelf.Folder) error {
 	if _, err := f.Lstat(h.Tree); errors.Is(err, os.ErrNotExist) {
 		return shelf.SyncDir(f.Root)
 	}
-	kept, err := f.MayBeKept(h.Tree)
+	kept, err := f.MayBeSnapshot(h.Tree)
 	if err != nil {
 		return err
 	}
@@ -62,7 +62,7 @@ func (cp *copier) dropHead(ctx context.Context, f *shelf.Folder) error {
 // checkKept fails with dataset.ErrConflict if the head of a copy has data that no snapshot has.
 func (cp *copier) checkKept(ctx context.Context, f *shelf.Folder, h shelf.Head) error {
 	if h.From != uuid.Nil {
-		if _, err := f.Kept(h.From); err == nil {
+		if _, err := f.ReadSnapshot(h.From); err == nil {
 			return nil
 		}
 	}
@@ -90,7 +90,7 @@ func (cp *copier) dropRelated(ctx context.Context, f *shelf.Folder, snapshot uui
 		return err
 	}
 	// An interrupted Supersede would still make the head that snapshot, which would bring the snapshot back.
-	keeping, err := f.IsKeptBy(h.Tree, snapshot)
+	keeping, err := f.IsTreeOf(h.Tree, snapshot)
 	if err != nil || h.From != snapshot && !keeping {
 		return err
 	}
@@ -115,7 +115,7 @@ func (cp *copier) promote(ctx context.Context, f *shelf.Folder, snapshot uuid.UU
 	if f.State != backends.EntryCopy {
 		return nil
 	}
-	s, err := f.Kept(snapshot)
+	s, err := f.ReadSnapshot(snapshot)
 	if err != nil {
 		return err
 	}
@@ -142,7 +142,7 @@ func (cp *copier) commit(f *shelf.Folder) error {
 	h, err := f.Head()
 	if err == nil {
 		if _, err = f.Lstat(h.Tree); errors.Is(err, os.ErrNotExist) {
-			err = f.NoHead()
+			err = f.NoHeadError()
 		}
 	}
 	if err == nil {
@@ -168,7 +168,7 @@ func (p *Pool) Demote(ctx context.Context, ds, snapshot uuid.UUID) error {
 // checkHead fails with dataset.ErrConflict if the head in a folder does not have the content of a snapshot. The folder
 // is that of a dataset, or that of a copy whose head an interrupted Demote did not remove.
 func (cp *copier) checkHead(ctx context.Context, f *shelf.Folder, snapshot uuid.UUID) error {
-	if _, err := f.Kept(snapshot); err != nil {
+	if _, err := f.ReadSnapshot(snapshot); err != nil {
 		return err
 	}
 	h, err := f.Head()
@@ -204,7 +204,7 @@ func (p *Pool) Supersede(ctx context.Context, ds uuid.UUID, keep dataset.Snapsho
 		if err := subvolume.Flush(f, h.Tree); err != nil {
 			return is, err
 		}
-		return is, f.WriteKept(shelf.Kept{Snapshot: keep, Tree: h.Tree, Limit: h.Size})
+		return is, f.WriteSnapshot(shelf.SnapshotRecord{Snapshot: keep, Tree: h.Tree, Limit: h.Size})
 	})
 	if err != nil {
 		return fmt.Errorf("keep the head of dataset %s as snapshot %s: %w", ds, keep.ID, err)

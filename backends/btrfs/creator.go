@@ -82,11 +82,11 @@ func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
 // source returns the tree that src names, and its size.
 func source(f *shelf.Folder, src dataset.Source) (string, dataset.Size, error) {
 	if src.Snapshot != uuid.Nil {
-		s, err := f.Kept(src.Snapshot)
+		s, err := f.ReadSnapshot(src.Snapshot)
 		return s.Tree, s.Limit, err
 	}
 	if f.State == backends.EntryCopy {
-		return "", 0, f.NoHead()
+		return "", 0, f.NoHeadError()
 	}
 	h, err := f.Head()
 	return h.Tree, h.Size, err

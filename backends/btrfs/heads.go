@@ -17,7 +17,7 @@ type heads struct {
 }
 
 // check fails if a snapshot holds more than the size of the head that is made from it.
-func (h *heads) check(ctx context.Context, f *shelf.Folder, s shelf.Kept, fresh shelf.Head) error {
+func (h *heads) check(ctx context.Context, f *shelf.Folder, s shelf.SnapshotRecord, fresh shelf.Head) error {
 	if fresh.Size == 0 || !h.quota.Full() {
 		return nil
 	}
@@ -30,7 +30,7 @@ func (h *heads) check(ctx context.Context, f *shelf.Folder, s shelf.Kept, fresh 
 
 // fill durably fills the tree of a new head from a snapshot. The tree may have more data than its size, if the data was
 // compressed at its source. Then the head is full.
-func (h *heads) fill(ctx context.Context, f *shelf.Folder, s shelf.Kept, fresh shelf.Head) error {
+func (h *heads) fill(ctx context.Context, f *shelf.Folder, s shelf.SnapshotRecord, fresh shelf.Head) error {
 	if err := h.trees.Copy(ctx, f, s.Tree, f, fresh.Tree, false); err != nil {
 		return err
 	}

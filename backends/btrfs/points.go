@@ -24,7 +24,7 @@ type points struct {
 func (pt *points) open(ctx context.Context, f *shelf.Folder, src dataset.Source) (tree *os.File, done func(),
 	err error) {
 	if src.Snapshot != uuid.Nil {
-		s, err := f.Kept(src.Snapshot)
+		s, err := f.ReadSnapshot(src.Snapshot)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -32,7 +32,7 @@ func (pt *points) open(ctx context.Context, f *shelf.Folder, src dataset.Source)
 		return tree, func() { _ = tree.Close() }, err
 	}
 	if f.State == backends.EntryCopy {
-		return nil, nil, f.NoHead()
+		return nil, nil, f.NoHeadError()
 	}
 	h, err := f.Head()
 	if err != nil {

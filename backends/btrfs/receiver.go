@@ -37,7 +37,7 @@ func (p *Pool) Received(_ context.Context, ds, snapshot uuid.UUID) (backends.Rec
 
 // receivedStream describes the stream of a complete snapshot.
 func receivedStream(f *shelf.Folder, snapshot uuid.UUID) (backends.Stream, error) {
-	s, err := f.Kept(snapshot)
+	s, err := f.ReadSnapshot(snapshot)
 	return s.Stream, err
 }
 
@@ -69,7 +69,7 @@ func (r *receiver) receive(ctx context.Context, d backends.Delivery, in io.Reade
 		return out, err
 	}
 	base := func(id uuid.UUID) error {
-		b, err := f.Kept(id)
+		b, err := f.ReadSnapshot(id)
 		if err == nil && b.Stream.Sum != "" {
 			err = checkBase(f, b)
 		}
@@ -93,7 +93,7 @@ func (r *receiver) receive(ctx context.Context, d backends.Delivery, in io.Reade
 		return out, errors.Join(err, r.trees.DestroyIn(context.WithoutCancel(ctx), f, shelf.TreeOf(d.Snapshot.ID)))
 	}
 	r.step("btrfs.receive.durable")
-	if err := f.WriteKept(shelf.Kept{
+	if err := f.WriteSnapshot(shelf.SnapshotRecord{
 		Snapshot: d.Snapshot,
 		Tree:     shelf.TreeOf(d.Snapshot.ID),
 		Limit:    out.Size,
@@ -117,7 +117,7 @@ func (r *receiver) apply(ctx context.Context, f *shelf.Folder, name string, base
 	}
 	var old *os.File
 	if base != uuid.Nil {
-		b, err := f.Kept(base)
+		b, err := f.ReadSnapshot(base)
 		if err != nil {
 			return err
 		}
@@ -166,7 +166,7 @@ func (r *receiver) apply(ctx context.Context, f *shelf.Folder, name string, base
 
 // checkBase fails with backends.ErrBaseDiffers if the identity of a received snapshot was not recorded. No difference
 // can refer to such a snapshot.
-func checkBase(f *shelf.Folder, s shelf.Kept) error {
+func checkBase(f *shelf.Folder, s shelf.SnapshotRecord) error {
 	dir, err := subvolume.OpenReadOnly(f, s)
 	if err != nil {
 		return err

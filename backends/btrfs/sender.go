@@ -42,7 +42,7 @@ func (s *sender) send(ctx context.Context, src dataset.Source, base uuid.UUID, f
 		return out, err
 	}
 	defer f.Close()
-	kept, err := f.Kept(src.Snapshot)
+	kept, err := f.ReadSnapshot(src.Snapshot)
 	if err != nil {
 		return out, err
 	}
@@ -53,7 +53,7 @@ func (s *sender) send(ctx context.Context, src dataset.Source, base uuid.UUID, f
 	defer tree.Close()
 	var old *os.File
 	if base != uuid.Nil {
-		b, err := f.Kept(base)
+		b, err := f.ReadSnapshot(base)
 		if err != nil {
 			return out, err
 		}

@@ -53,7 +53,7 @@ func (sn *snapshots) take(ctx context.Context, f *shelf.Folder, s dataset.Snapsh
 		return fmt.Errorf("snapshot %s: %w", s.ID, err)
 	}
 	sn.step("btrfs.snapshot.made")
-	return f.WriteKept(shelf.Kept{Snapshot: s, Tree: name, Limit: h.Size})
+	return f.WriteSnapshot(shelf.SnapshotRecord{Snapshot: s, Tree: name, Limit: h.Size})
 }
 
 // DeleteSnapshot implements backends.Pool.
@@ -107,8 +107,8 @@ func (sn *snapshots) restore(ctx context.Context, f *shelf.Folder, id uuid.UUID,
 	switch {
 	case err != nil || plan.Done:
 		return err
-	case plan.Kept != nil:
-		return subvolume.Protect(f, plan.Kept.Tree)
+	case plan.FormerHead != nil:
+		return subvolume.Protect(f, plan.FormerHead.Tree)
 	}
 	old := plan.Old
 	fresh := shelf.Head{Tree: shelf.RestoredTree(keep.ID), Size: old.Size}
@@ -119,7 +119,7 @@ func (sn *snapshots) restore(ctx context.Context, f *shelf.Folder, id uuid.UUID,
 		return fmt.Errorf("restore snapshot %s: %w", id, err)
 	}
 	sn.step("btrfs.restore.made")
-	was := shelf.Kept{Snapshot: keep, Tree: old.Tree, Limit: old.Size}
+	was := shelf.SnapshotRecord{Snapshot: keep, Tree: old.Tree, Limit: old.Size}
 	if err := f.Replace(was, fresh, func() { sn.step("btrfs.restore.recorded") }); err != nil {
 		if f.Removable(fresh.Tree) {
 			_ = sn.trees.DestroyIn(context.WithoutCancel(ctx), f, fresh.Tree) // or Reap destroys it

@@ -17,7 +17,7 @@
 // head and the old tree a snapshot. So a record that names the current head is the remains of an unfinished restore,
 // and not a snapshot.
 //
-// If another host may still write to the old head, backend nfs calls RestoreApart. It first copies the old head. After
+// If another host may still write to the old head, backend nfs calls RestoreByCopy. It first copies the old head. After
 // the rename, it changes the record so that it names the copy, and removes the tree of the old head.
 //
 // # Sizes

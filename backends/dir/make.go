@@ -45,7 +45,7 @@ func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
 // source returns the tree that src names, and its size. A head must not be in use.
 func (p *Pool) source(ctx context.Context, f *shelf.Folder, src dataset.Source) (string, dataset.Size, error) {
 	if src.Snapshot != uuid.Nil {
-		s, err := f.Kept(src.Snapshot)
+		s, err := f.ReadSnapshot(src.Snapshot)
 		return s.Tree, s.Limit, err
 	}
 	if err := p.checkIdle(ctx, f, "copied"); err != nil {

@@ -39,7 +39,7 @@ func (p *Pool) Snapshot(ctx context.Context, s dataset.Snapshot, progress backen
 		return fmt.Errorf("snapshot %s: %w", s.ID, err)
 	}
 	p.step("dir.snapshot.copied")
-	return f.WriteKept(shelf.Kept{Snapshot: s, Tree: name, Limit: from.Size})
+	return f.WriteSnapshot(shelf.SnapshotRecord{Snapshot: s, Tree: name, Limit: from.Size})
 }
 
 // DeleteSnapshot implements backends.Pool.
@@ -70,8 +70,8 @@ func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 	return p.restore(ctx, ds, id, keep, false, progress)
 }
 
-// RestoreApart restores a dataset whose former head another host may still write to; see backends.Sharer.
-func (p *Pool) RestoreApart(ctx context.Context, ds, id uuid.UUID, keep dataset.Snapshot,
+// RestoreByCopy restores a dataset whose former head another host may still write to; see backends.Sharer.
+func (p *Pool) RestoreByCopy(ctx context.Context, ds, id uuid.UUID, keep dataset.Snapshot,
 	progress backends.Progress) error {
 	return p.restore(ctx, ds, id, keep, true, progress)
 }
@@ -89,9 +89,9 @@ func (p *Pool) restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 	switch {
 	case err != nil || plan.Done:
 		return err
-	case plan.Kept != nil:
-		if apart && !plan.Kept.Apart {
-			return p.copyFormerHead(ctx, f, *plan.Kept)
+	case plan.FormerHead != nil:
+		if apart && !plan.FormerHead.CopiedHead {
+			return p.copyFormerHead(ctx, f, *plan.FormerHead)
 		}
 		return shelf.SyncDir(f.Root)
 	}
@@ -107,7 +107,7 @@ func (p *Pool) restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 		return fmt.Errorf("restore snapshot %s: %w", id, err) // Reap removes the unrecorded copy of the head
 	}
 	p.step("dir.restore.copied")
-	kept := shelf.Kept{Snapshot: keep, Tree: old.Tree, Limit: old.Size}
+	kept := shelf.SnapshotRecord{Snapshot: keep, Tree: old.Tree, Limit: old.Size}
 	if err := f.Replace(kept, fresh, func() { p.step("dir.restore.recorded") }); err != nil {
 		p.trees.discard(ctx, f, fresh)
 		return err
@@ -122,16 +122,16 @@ func (p *Pool) restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 
 // copyFormerHead copies the tree of the former head unless the copy exists, changes the record kept to name the copy,
 // and removes the tree of the former head.
-func (p *Pool) copyFormerHead(ctx context.Context, f *shelf.Folder, kept shelf.Kept) error {
+func (p *Pool) copyFormerHead(ctx context.Context, f *shelf.Folder, kept shelf.SnapshotRecord) error {
 	was := kept.Tree
-	kept.Tree, kept.Apart = shelf.TreeOf(kept.ID), true
+	kept.Tree, kept.CopiedHead = shelf.TreeOf(kept.ID), true
 	if _, err := f.Lstat(kept.Tree); errors.Is(err, fs.ErrNotExist) { // Reap removed the copy after a crash
 		err = p.trees.copyTree(ctx, f, was, f, kept.Tree, copyOptions{}, nil)
 		if err != nil {
 			return err
 		}
 	}
-	if err := f.WriteKept(kept); err != nil {
+	if err := f.WriteSnapshot(kept); err != nil {
 		return err
 	}
 	p.step("dir.restore.parted")

@@ -39,7 +39,7 @@ func (cat *catalog) find(root folder.Dir, id uuid.UUID) (dir folder.Dir, place s
 	dir, place, err = cat.findAny(root, id)
 	if err == nil && place == layout.Copies {
 		_ = dir.Close()
-		return folder.Dir{}, "", layout.NoHead(cat.pool, id)
+		return folder.Dir{}, "", layout.NoHeadError(cat.pool, id)
 	}
 	return dir, place, err
 }

@@ -262,7 +262,7 @@ func (p *Pool) Commit(_ context.Context, id uuid.UUID) error {
 	if err == nil && place == layout.Copies {
 		_, err = dir.Lstat(p.layout.Image(layout.Head))
 		if errors.Is(err, os.ErrNotExist) {
-			err = layout.NoHead(p.name, id)
+			err = layout.NoHeadError(p.name, id)
 		}
 	}
 	if err == nil && place != layout.Datasets {

@@ -20,7 +20,7 @@ import (
 // The oldest templates are removed, so that sizes that were used once do not accumulate.
 func TestTemplatesAreBounded(t *testing.T) {
 	f := newFixture(t, "xfs")
-	for i := range template.Kept + 3 {
+	for i := range template.MaxTemplates + 3 {
 		d := newDataset(ext4)
 		d.Size = 16*dataset.MiB + dataset.Size(i)*dataset.MiB
 		_, err := f.Create(t.Context(), d)
@@ -28,7 +28,7 @@ func TestTemplatesAreBounded(t *testing.T) {
 	}
 	left, err := os.ReadDir(filepath.Join(f.dir.path, layout.Templates))
 	f.must(err)
-	if len(left) != template.Kept {
+	if len(left) != template.MaxTemplates {
 		t.Errorf("%d templates", len(left))
 	}
 	first := newDataset(ext4)

@@ -69,7 +69,7 @@ func (l *lister) describe(ctx context.Context, f *shelf.Folder, e *backends.Entr
 		need = append(need, head.Tree)
 	}
 	for _, s := range e.Snapshots {
-		if kept, err := f.Kept(s.ID); err == nil {
+		if kept, err := f.ReadSnapshot(s.ID); err == nil {
 			need = append(need, kept.Tree)
 		}
 	}

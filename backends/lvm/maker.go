@@ -317,7 +317,7 @@ func source(f *shelf.Folder, snapshot uuid.UUID) (l link, err error) {
 		_, l, err = headLink(f)
 		return l, err
 	}
-	s, err := f.Kept(snapshot)
+	s, err := f.ReadSnapshot(snapshot)
 	if err != nil {
 		return l, err
 	}

@@ -34,7 +34,7 @@ func (p *Pool) take(ctx context.Context, f *shelf.Folder, s dataset.Snapshot) er
 	if err := f.Sweep(); err != nil {
 		return err
 	}
-	if _, err := f.Kept(s.ID); err == nil {
+	if _, err := f.ReadSnapshot(s.ID); err == nil {
 		return shelf.SyncDir(f.Root) // an earlier attempt may have been interrupted before its flush
 	} else if !errors.Is(err, dataset.ErrNotFound) {
 		return err
@@ -51,7 +51,7 @@ func (p *Pool) take(ctx context.Context, f *shelf.Folder, s dataset.Snapshot) er
 	if _, err := p.maker.snapshot(ctx, head, f, shelf.TreeOf(s.ID), "y"); err != nil {
 		return err
 	}
-	return f.WriteKept(shelf.Kept{Snapshot: s, Tree: shelf.TreeOf(s.ID)})
+	return f.WriteSnapshot(shelf.SnapshotRecord{Snapshot: s, Tree: shelf.TreeOf(s.ID)})
 }
 
 // DeleteSnapshot implements backends.Pool. It removes the record first. Clones do not need the snapshot.
@@ -89,14 +89,14 @@ func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 	switch {
 	case err != nil || plan.Done:
 		return err
-	case plan.Kept != nil:
-		return p.retire(ctx, f, plan.Kept.Tree)
+	case plan.FormerHead != nil:
+		return p.retire(ctx, f, plan.FormerHead.Tree)
 	}
 	old, fresh := plan.Old, shelf.RestoredTree(keep.ID)
 	if err := p.makeHead(ctx, f, plan.From.Tree, old.Tree, fresh); err != nil {
 		return fmt.Errorf("restore snapshot %s: %w", id, err)
 	}
-	was := shelf.Kept{Snapshot: keep, Tree: old.Tree}
+	was := shelf.SnapshotRecord{Snapshot: keep, Tree: old.Tree}
 	if err := f.Replace(was, shelf.Head{Tree: fresh}, func() { p.step("lvm.restore.recorded") }); err != nil {
 		if f.Removable(fresh) {
 			_ = p.remover.destroyIn(context.WithoutCancel(ctx), f, fresh) // or Reap destroys it

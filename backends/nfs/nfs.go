@@ -366,10 +366,10 @@ func (p *Pool) Visit(_ context.Context, id, pool uuid.UUID, opts backends.Attach
 	return a, errors.Join(err, f.Close())
 }
 
-// RestoreApart implements backends.Sharer.
-func (p *Pool) RestoreApart(ctx context.Context, ds, id uuid.UUID, keep dataset.Snapshot,
+// RestoreByCopy implements backends.Sharer.
+func (p *Pool) RestoreByCopy(ctx context.Context, ds, id uuid.UUID, keep dataset.Snapshot,
 	progress backends.Progress) error {
-	return p.dir.RestoreApart(ctx, ds, id, keep, progress)
+	return p.dir.RestoreByCopy(ctx, ds, id, keep, progress)
 }
 
 // Take implements backends.Sharer.

@@ -77,7 +77,7 @@ func TestVisit(t *testing.T) {
 
 // A host that is said to write no more, and does, changes no snapshot by that: what a restore keeps
 // is a copy, and what the host has open is removed.
-func TestRestoreApart(t *testing.T) {
+func TestRestoreByCopy(t *testing.T) {
 	a := open(t, t.TempDir(), "alpha")
 	d := dataset.Dataset{ID: uuid.New(), Epoch: 1}
 	if _, err := a.Create(t.Context(), d); err != nil {
@@ -100,7 +100,7 @@ func TestRestoreApart(t *testing.T) {
 	}
 	defer file.Close()
 	for range 2 {
-		if err := a.(backends.Sharer).RestoreApart(t.Context(), d.ID, s.ID, keep, nil); err != nil {
+		if err := a.(backends.Sharer).RestoreByCopy(t.Context(), d.ID, s.ID, keep, nil); err != nil {
 			t.Fatal(err)
 		}
 		_, _ = file.WriteAt([]byte("spoilt"), 0) // an error on a share, and lost on a disk

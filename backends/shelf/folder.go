@@ -104,8 +104,8 @@ func (f *Folder) isEmpty() bool {
 	return err == nil
 }
 
-// NoHead returns the error for a call that needs a head, on a copy without one.
-func (f *Folder) NoHead() error {
+// NoHeadError returns the error for a call that needs a head, on a copy without one.
+func (f *Folder) NoHeadError() error {
 	return dataset.Errorf(dataset.ErrConflict, "only a copy of dataset %s, without a head, is stored here", f.ID)
 }
 

@@ -114,8 +114,8 @@ func TestI2RecordsSurviveAPowerCut(t *testing.T) {
 	if d, err := p.cut("pool", readyArea).ReadRecord(); err != nil || d.Volume != "renamed" {
 		t.Errorf("the record: %+v, %v", d, err)
 	}
-	p.ok(p.WriteKept(Kept{Snapshot: dataset.Snapshot{ID: one}, Tree: FirstHead}))
-	if named, err := p.cut("pool", readyArea).IsKeptBy(FirstHead, one); err != nil || !named {
+	p.ok(p.WriteSnapshot(SnapshotRecord{Snapshot: dataset.Snapshot{ID: one}, Tree: FirstHead}))
+	if named, err := p.cut("pool", readyArea).IsTreeOf(FirstHead, one); err != nil || !named {
 		t.Errorf("the snapshot: %t, %v", named, err)
 	}
 	p.ok(p.SetHead(Head{Tree: RestoredTree(one)}))
@@ -123,7 +123,7 @@ func TestI2RecordsSurviveAPowerCut(t *testing.T) {
 		t.Errorf("the head: %+v, %v", h, err)
 	}
 	p.ok(p.RemoveRecord(one))
-	if named, err := p.cut("pool", readyArea).IsKeptBy(FirstHead, one); err != nil || named {
+	if named, err := p.cut("pool", readyArea).IsTreeOf(FirstHead, one); err != nil || named {
 		t.Errorf("the removed snapshot: %t, %v", named, err)
 	}
 }
@@ -155,20 +155,20 @@ func TestI2RepeatedCallFlushes(t *testing.T) {
 		one := uuid.New()
 		p.ok(p.restore(one))
 		p.flush()
-		p.ok(p.Remove(snapshotRecord(one)))
+		p.ok(p.Remove(snapshotRecordName(one)))
 		if tree, err := p.Drop(one); err != nil || tree != "" {
 			t.Errorf("%q, %v", tree, err)
 		}
-		if named, err := p.cut("pool", readyArea).IsKeptBy(FirstHead, one); err != nil || named {
+		if named, err := p.cut("pool", readyArea).IsTreeOf(FirstHead, one); err != nil || named {
 			t.Errorf("the snapshot is back: %t, %v", named, err)
 		}
 	})
 	t.Run("Sweep", func(t *testing.T) {
 		p := newPowered(t)
 		one := uuid.New()
-		p.ok(p.WriteKept(Kept{Snapshot: dataset.Snapshot{ID: one}, Tree: FirstHead}))
+		p.ok(p.WriteSnapshot(SnapshotRecord{Snapshot: dataset.Snapshot{ID: one}, Tree: FirstHead}))
 		p.ok(p.Sweep())
-		if named, err := p.cut("pool", readyArea).IsKeptBy(FirstHead, one); err != nil || named {
+		if named, err := p.cut("pool", readyArea).IsTreeOf(FirstHead, one); err != nil || named {
 			t.Errorf("the record of the failed restore is back: %t, %v", named, err)
 		}
 	})

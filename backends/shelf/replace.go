@@ -20,8 +20,8 @@ import (
 // If Replace fails and the head is still the old one, it removes the record. If only the flush after the
 // rename failed, the head is the new one and the record stays. The error is that of the step that failed.
 // The caller must not use the folder concurrently.
-func (f *Folder) Replace(kept Kept, fresh Head, step func()) error {
-	err := f.WriteKept(kept)
+func (f *Folder) Replace(kept SnapshotRecord, fresh Head, step func()) error {
+	err := f.WriteSnapshot(kept)
 	if err == nil {
 		step()
 		err = f.SetHead(fresh)
@@ -57,7 +57,7 @@ func (f *Folder) Sweep() error {
 		return err
 	}
 	for _, id := range keepers {
-		if err := f.Remove(snapshotRecord(id)); err != nil {
+		if err := f.Remove(snapshotRecordName(id)); err != nil {
 			return err
 		}
 	}
@@ -89,15 +89,15 @@ func (f *Folder) Restored(keep uuid.UUID) (bool, error) {
 	return len(keepers) > 0, err
 }
 
-// MayBeKept reports whether the record of any snapshot names a tree, or may name it because it cannot be
+// MayBeSnapshot reports whether the record of any snapshot names a tree, or may name it because it cannot be
 // parsed. A record that names the tree of the head counts, although it is not a snapshot yet.
-func (f *Folder) MayBeKept(tree string) (bool, error) {
+func (f *Folder) MayBeSnapshot(tree string) (bool, error) {
 	keepers, damaged, err := f.keptBy(tree)
 	return len(keepers)+len(damaged) > 0, err
 }
 
-// IsKeptBy reports whether the record of one snapshot names a tree. A record that cannot be parsed does not.
-func (f *Folder) IsKeptBy(tree string, snapshot uuid.UUID) (bool, error) {
+// IsTreeOf reports whether the record of one snapshot names a tree. A record that cannot be parsed does not.
+func (f *Folder) IsTreeOf(tree string, snapshot uuid.UUID) (bool, error) {
 	keepers, _, err := f.keptBy(tree)
 	return slices.Contains(keepers, snapshot), err
 }
@@ -109,7 +109,7 @@ func (f *Folder) Removable(tree string) bool {
 	if err != nil || now.Tree == tree {
 		return false
 	}
-	keeps, err := f.MayBeKept(tree)
+	keeps, err := f.MayBeSnapshot(tree)
 	return err == nil && !keeps
 }
 
@@ -124,7 +124,7 @@ func (f *Folder) keptBy(tree string) (keepers, damaged []uuid.UUID, err error) {
 		if !ok {
 			continue
 		}
-		var s Kept
+		var s SnapshotRecord
 		err := ReadJSON(f.Root, name, &s)
 		var read *fs.PathError
 		switch {

@@ -52,7 +52,8 @@ func (s *shelved) restore(keep uuid.UUID) error {
 	if err != nil {
 		return err
 	}
-	return s.Replace(Kept{Snapshot: dataset.Snapshot{ID: keep}, Tree: now.Tree}, Head{Tree: RestoredTree(keep)}, func() {})
+	was := SnapshotRecord{Snapshot: dataset.Snapshot{ID: keep}, Tree: now.Tree}
+	return s.Replace(was, Head{Tree: RestoredTree(keep)}, func() {})
 }
 
 // listed are the snapshots that the folder is said to have.
@@ -80,7 +81,8 @@ func TestI3FailedReplaceKeepsNoRecord(t *testing.T) {
 			s.ok(s.Mkdir(RestoredTree(failed), 0o700))
 			var err error
 			calls, fErr := fault.Run(fault.Failure{At: at, Errno: unix.ENOSPC, Onwards: onwards}, func() {
-				err = s.Replace(Kept{Snapshot: dataset.Snapshot{ID: failed}, Tree: FirstHead}, Head{Tree: RestoredTree(failed)}, func() {})
+				was := SnapshotRecord{Snapshot: dataset.Snapshot{ID: failed}, Tree: FirstHead}
+				err = s.Replace(was, Head{Tree: RestoredTree(failed)}, func() {})
 			})
 			s.ok(fErr)
 			now, hErr := s.Head()
@@ -93,7 +95,7 @@ func TestI3FailedReplaceKeepsNoRecord(t *testing.T) {
 			if err == nil && len(want) != 2 {
 				t.Fatalf("%v: done, and the head is %s", what, now.Tree)
 			}
-			if left, err := s.IsKeptBy(FirstHead, failed); err != nil || left && !onwards && now.Tree == FirstHead {
+			if left, err := s.IsTreeOf(FirstHead, failed); err != nil || left && !onwards && now.Tree == FirstHead {
 				t.Errorf("%v: the record stays: %t, %v", what, left, err)
 			}
 			s.ok(s.Sweep())
@@ -115,8 +117,9 @@ func TestI3DropSparesWhatAnotherNames(t *testing.T) {
 	s := newShelved(t)
 	one, other, damaged := uuid.New(), uuid.New(), uuid.New()
 	s.ok(s.restore(one))
-	s.ok(s.WriteKept(Kept{Snapshot: dataset.Snapshot{ID: other}, Tree: FirstHead})) // as an older version left it
-	s.ok(os.WriteFile(filepath.Join(s.Root.Name(), snapshotRecord(damaged)), []byte("{"), 0o600))
+	// An older version leaves this record.
+	s.ok(s.WriteSnapshot(SnapshotRecord{Snapshot: dataset.Snapshot{ID: other}, Tree: FirstHead}))
+	s.ok(os.WriteFile(filepath.Join(s.Root.Name(), snapshotRecordName(damaged)), []byte("{"), 0o600))
 	drop := func(id uuid.UUID, want string) {
 		t.Helper()
 		if tree, err := s.Drop(id); err != nil || tree != want {
@@ -126,7 +129,10 @@ func TestI3DropSparesWhatAnotherNames(t *testing.T) {
 	drop(one, "")
 	drop(one, "") // again
 	drop(other, "")
-	s.ok(errors.Join(s.Remove(snapshotRecord(damaged)), s.WriteKept(Kept{Snapshot: dataset.Snapshot{ID: one}, Tree: FirstHead})))
+	s.ok(errors.Join(
+		s.Remove(snapshotRecordName(damaged)),
+		s.WriteSnapshot(SnapshotRecord{Snapshot: dataset.Snapshot{ID: one}, Tree: FirstHead}),
+	))
 	drop(one, FirstHead)
 }
 
@@ -150,7 +156,7 @@ func TestRestoredBefore(t *testing.T) {
 	_, err := s.Drop(first)
 	s.ok(err)
 	done(true)
-	s.ok(os.WriteFile(filepath.Join(s.Root.Name(), snapshotRecord(second)), []byte("{"), 0o600))
+	s.ok(os.WriteFile(filepath.Join(s.Root.Name(), snapshotRecordName(second)), []byte("{"), 0o600))
 	if _, err := s.Restored(first); !errors.Is(err, dataset.ErrCorrupt) {
 		t.Errorf("with a record that cannot be read: %v", err)
 	}
@@ -161,11 +167,11 @@ func TestRestoredBefore(t *testing.T) {
 func TestI3DropRemovesTheRecordOfAFailedRestore(t *testing.T) {
 	s := newShelved(t)
 	failed := uuid.New()
-	s.ok(s.WriteKept(Kept{Snapshot: dataset.Snapshot{ID: failed}, Tree: FirstHead}))
+	s.ok(s.WriteSnapshot(SnapshotRecord{Snapshot: dataset.Snapshot{ID: failed}, Tree: FirstHead}))
 	if tree, err := s.Drop(failed); err != nil || tree != "" {
 		t.Errorf("%q, %v", tree, err)
 	}
-	if named, err := s.IsKeptBy(FirstHead, failed); err != nil || named {
+	if named, err := s.IsTreeOf(FirstHead, failed); err != nil || named {
 		t.Errorf("the record stays: %t, %v", named, err)
 	}
 }
@@ -174,10 +180,10 @@ func TestI3DropRemovesTheRecordOfAFailedRestore(t *testing.T) {
 func TestI3SweepSparesACopy(t *testing.T) {
 	s := newShelved(t)
 	last := uuid.New()
-	s.ok(s.WriteKept(Kept{Snapshot: dataset.Snapshot{ID: last}, Tree: FirstHead}))
+	s.ok(s.WriteSnapshot(SnapshotRecord{Snapshot: dataset.Snapshot{ID: last}, Tree: FirstHead}))
 	s.State = backends.EntryCopy
 	s.ok(s.Sweep())
-	if named, err := s.IsKeptBy(FirstHead, last); err != nil || !named {
+	if named, err := s.IsTreeOf(FirstHead, last); err != nil || !named {
 		t.Errorf("the last snapshot of the copy is gone: %t, %v", named, err)
 	}
 }
@@ -198,6 +204,6 @@ func TestI3Removable(t *testing.T) {
 	removable(RestoredTree(one), false)
 	s.ok(s.RemoveRecord(one))
 	removable(FirstHead, true)
-	s.ok(os.WriteFile(filepath.Join(s.Root.Name(), snapshotRecord(damaged)), []byte("{"), 0o600))
+	s.ok(os.WriteFile(filepath.Join(s.Root.Name(), snapshotRecordName(damaged)), []byte("{"), 0o600))
 	removable(FirstHead, false)
 }

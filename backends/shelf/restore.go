@@ -15,7 +15,7 @@ func (f *Folder) HasSnapshot(id uuid.UUID) (bool, error) {
 	if err := f.Sweep(); err != nil {
 		return false, err
 	}
-	_, err := f.Kept(id)
+	_, err := f.ReadSnapshot(id)
 	switch {
 	case err == nil:
 		return true, SyncDir(f.Root)
@@ -29,12 +29,12 @@ func (f *Folder) HasSnapshot(id uuid.UUID) (bool, error) {
 type RestorePlan struct {
 	// Done reports that an earlier attempt is complete and durable, so that no work remains.
 	Done bool
-	// Kept is the snapshot that an earlier attempt made of the former head, or nil. If it is set, the earlier attempt
-	// has replaced the head, and the backend only has to finish the snapshot and make it durable.
-	Kept *Kept
+	// FormerHead is the snapshot that an earlier attempt made of the former head, or nil. If it is set, the earlier
+	// attempt has replaced the head, and the backend only has to finish the snapshot and make it durable.
+	FormerHead *SnapshotRecord
 
-	From Kept // the snapshot whose content becomes the head
-	Old  Head // the present head
+	From SnapshotRecord // the snapshot whose content becomes the head
+	Old  Head           // the present head
 }
 
 // PlanRestore finds out how far an earlier attempt of a restore came, and removes its remains. The restore makes the
@@ -45,19 +45,19 @@ func (f *Folder) PlanRestore(id, keep uuid.UUID, idle func() error, remove func(
 	if err := f.Sweep(); err != nil {
 		return plan, err
 	}
-	kept, err := f.Kept(keep)
+	kept, err := f.ReadSnapshot(keep)
 	switch {
 	case errors.Is(err, dataset.ErrNotFound):
 	case err != nil:
 		return plan, err
-	case kept.Apart || kept.Tree != TreeOf(keep):
-		return RestorePlan{Kept: &kept}, nil
+	case kept.CopiedHead || kept.Tree != TreeOf(keep):
+		return RestorePlan{FormerHead: &kept}, nil
 	default: // a snapshot of the head, which may have been written to since
 		if err := remove(keep); err != nil {
 			return plan, err
 		}
 	}
-	if plan.From, err = f.Kept(id); err != nil {
+	if plan.From, err = f.ReadSnapshot(id); err != nil {
 		return plan, err
 	}
 	if plan.Done, err = f.Restored(keep); err != nil {

@@ -26,9 +26,10 @@
 //	remover     deletes datasets, and reaps
 //
 // A [Folder] is the open folder of a dataset. Its methods read and write the records in it, among them the [Head] and
-// the snapshots ([Kept]) of a backend that keeps these as trees. An [Exchange] moves datasets between the pools of a
-// share. An open Folder holds a claim on its dataset (package internal/claims), which only excludes Reap. The caller of
-// backends.Pool prevents all other concurrent changes of a dataset. A mutex is held while the marker is rewritten.
+// the snapshots ([SnapshotRecord]) of a backend that keeps these as trees. An [Exchange] moves datasets between the
+// pools of a share. An open Folder holds a claim on its dataset (package internal/claims), which only excludes Reap.
+// The caller of backends.Pool prevents all other concurrent changes of a dataset. A mutex is held while the marker is
+// rewritten.
 package shelf
 
 import (

@@ -36,14 +36,14 @@ type Head struct {
 	From uuid.UUID `json:"from,omitzero"`
 }
 
-// Kept is the record of a snapshot, with the name of the tree that has its content.
-type Kept struct {
+// SnapshotRecord is the record of a snapshot, with the name of the tree that has its content.
+type SnapshotRecord struct {
 	dataset.Snapshot
 	Tree  string       `json:"tree"`
 	Limit dataset.Size `json:"limit,omitempty"` // the size of the head when it became this snapshot; 0 means no limit
-	// Apart is set if a restore copied the former head into this snapshot, instead of keeping the tree of the head (see
-	// backends.Sharer.RestoreApart).
-	Apart bool `json:"apart,omitempty"`
+	// CopiedHead is set if a restore copied the former head into this snapshot, instead of keeping the tree of the head
+	// (see backends.Sharer.RestoreByCopy).
+	CopiedHead bool `json:"apart,omitempty"`
 	// Stream describes the stream of a received snapshot. It is empty for other snapshots.
 	Stream backends.Stream `json:"stream,omitzero"`
 }
@@ -92,13 +92,13 @@ func IsTree(name string) bool {
 	return name == FirstHead
 }
 
-func snapshotRecord(id uuid.UUID) string { return snapPrefix + id.String() + recordEnd }
+func snapshotRecordName(id uuid.UUID) string { return snapPrefix + id.String() + recordEnd }
 
-// Kept reads the record of a complete snapshot. It fails with dataset.ErrNotFound if there is no record, or if the
-// record belongs to a restore that is not complete.
-func (f *Folder) Kept(id uuid.UUID) (Kept, error) {
-	var s Kept
-	err := ReadJSON(f.Root, snapshotRecord(id), &s)
+// ReadSnapshot reads the record of a complete snapshot. It fails with dataset.ErrNotFound if there is no record, or if
+// the record belongs to a restore that is not complete.
+func (f *Folder) ReadSnapshot(id uuid.UUID) (SnapshotRecord, error) {
+	var s SnapshotRecord
+	err := ReadJSON(f.Root, snapshotRecordName(id), &s)
 	if errors.Is(err, fs.ErrNotExist) {
 		return s, dataset.Errorf(dataset.ErrNotFound, "dataset %s has no snapshot %s", f.ID, id)
 	}
@@ -120,12 +120,14 @@ func (f *Folder) Kept(id uuid.UUID) (Kept, error) {
 	return s, nil
 }
 
-// WriteKept records a snapshot durably.
-func (f *Folder) WriteKept(s Kept) error { return WriteJSON(f.Root, snapshotRecord(s.ID), s, true) }
+// WriteSnapshot durably writes the record of a snapshot.
+func (f *Folder) WriteSnapshot(s SnapshotRecord) error {
+	return WriteJSON(f.Root, snapshotRecordName(s.ID), s, true)
+}
 
 // RemoveRecord durably removes the record of a snapshot.
 func (f *Folder) RemoveRecord(id uuid.UUID) error {
-	if err := f.Remove(snapshotRecord(id)); err != nil {
+	if err := f.Remove(snapshotRecordName(id)); err != nil {
 		return err
 	}
 	return SyncDir(f.Root)
@@ -138,7 +140,7 @@ func (f *Folder) Drop(id uuid.UUID) (tree string, err error) {
 	if err := f.Sweep(); err != nil {
 		return "", err
 	}
-	s, err := f.Kept(id)
+	s, err := f.ReadSnapshot(id)
 	if errors.Is(err, dataset.ErrNotFound) {
 		return "", SyncDir(f.Root) // an earlier attempt may have been interrupted before its flush
 	}
@@ -148,7 +150,7 @@ func (f *Folder) Drop(id uuid.UUID) (tree string, err error) {
 	if err := f.RemoveRecord(id); err != nil {
 		return "", err
 	}
-	if keeps, err := f.MayBeKept(s.Tree); err != nil || keeps {
+	if keeps, err := f.MayBeSnapshot(s.Tree); err != nil || keeps {
 		return "", err
 	}
 	return s.Tree, nil
@@ -173,7 +175,7 @@ func DescribeTrees(f *Folder, e *backends.Entry) {
 		if !ok {
 			continue
 		}
-		s, err := f.Kept(id)
+		s, err := f.ReadSnapshot(id)
 		switch {
 		case err == nil:
 			e.Snapshots = append(e.Snapshots, s.Snapshot)
@@ -187,7 +189,7 @@ func DescribeTrees(f *Folder, e *backends.Entry) {
 func snapshotOf(name string) (uuid.UUID, bool) {
 	text, ok := strings.CutSuffix(strings.TrimPrefix(name, snapPrefix), recordEnd)
 	id, err := uuid.Parse(text)
-	return id, ok && err == nil && name == snapshotRecord(id)
+	return id, ok && err == nil && name == snapshotRecordName(id)
 }
 
 // Leftovers returns the remains of a crash in a folder: temporary files, the record of an unfinished restore, and
@@ -209,7 +211,7 @@ func (f *Folder) Leftovers() ([]string, error) {
 		if !ok {
 			continue
 		}
-		s, err := f.Kept(id)
+		s, err := f.ReadSnapshot(id)
 		switch {
 		case err == nil:
 			used[s.Tree] = true
@@ -245,16 +247,16 @@ func (f *Folder) RemoveHead() error {
 }
 
 // Snapshots returns the whole snapshots of the folder, the newest first. It leaves out a snapshot that cannot be read.
-func (f *Folder) Snapshots() ([]Kept, error) {
+func (f *Folder) Snapshots() ([]SnapshotRecord, error) {
 	names, err := ReadNames(f.Root, ".")
-	var out []Kept
+	var out []SnapshotRecord
 	for _, name := range names {
 		if id, ok := snapshotOf(name); ok {
-			if s, err := f.Kept(id); err == nil {
+			if s, err := f.ReadSnapshot(id); err == nil {
 				out = append(out, s)
 			}
 		}
 	}
-	slices.SortFunc(out, func(a, b Kept) int { return b.Created.Compare(a.Created) })
+	slices.SortFunc(out, func(a, b SnapshotRecord) int { return b.Created.Compare(a.Created) })
 	return out, err
 }

@@ -166,7 +166,8 @@ func (h *heads) promote(ctx context.Context, f *shelf.Folder, snapshot uuid.UUID
 	}
 	fs, from, options := s.FS, h.snapshotName(f.ID, s.FS, s.ID), headOptions(s.Refquota)
 	last := false
-	if !s.Kept { // a Kept snapshot must be cloned: readSnapshot would ignore it if its filesystem were the head
+	// A snapshot of a former head must be cloned: readSnapshot would ignore it if its filesystem were the head.
+	if !s.FormerHead {
 		if last, err = h.isLast(ctx, f, s); err != nil {
 			return err
 		}
@@ -240,7 +241,7 @@ func (h *heads) isLast(ctx context.Context, f *shelf.Folder, s snapshot) (bool, 
 func (h *heads) commitCopy(f *shelf.Folder) error {
 	c, err := copyHead(f)
 	if err == nil && c.FS == "" {
-		err = f.NoHead()
+		err = f.NoHeadError()
 	}
 	if err == nil {
 		err = spool.Drop(f.Root)

@@ -78,9 +78,9 @@ func isSnapshot(name string) bool {
 // snapshot is the content of the record of a snapshot.
 type snapshot struct {
 	dataset.Snapshot
-	FS       string       `json:"fs"`
-	Refquota dataset.Size `json:"refquota"`       // the size of the dataset when the snapshot was taken
-	Kept     bool         `json:"kept,omitempty"` // a restore took it of the former head: see readSnapshot
+	FS         string       `json:"fs"`
+	Refquota   dataset.Size `json:"refquota"`       // the size of the dataset when the snapshot was taken
+	FormerHead bool         `json:"kept,omitempty"` // a restore took it of the former head: see readSnapshot
 	// Stream describes the stream of a received snapshot. It is empty if the snapshot was taken in this pool.
 	Stream backends.Stream `json:"stream,omitzero"`
 }
@@ -89,8 +89,8 @@ func recordOf(id uuid.UUID) string { return recordPrefix + id.String() + recordE
 
 // readSnapshot reads the record of a snapshot. It returns dataset.ErrNotFound if there is none.
 //
-// A restore writes the record of the snapshot that keeps the former head before it exchanges the head. So a Kept
-// snapshot whose filesystem is still the head means that the restore was interrupted, and readSnapshot returns
+// A restore writes the record of the snapshot that keeps the former head before it exchanges the head. So if the record
+// of a former head names a filesystem that is still the head, the restore was interrupted, and readSnapshot returns
 // dataset.ErrNotFound for it too.
 func readSnapshot(f *shelf.Folder, id uuid.UUID) (snapshot, error) {
 	var s snapshot
@@ -101,7 +101,7 @@ func readSnapshot(f *shelf.Folder, id uuid.UUID) (snapshot, error) {
 	if err != nil || s.ID != id || !isHead(s.FS) {
 		return s, dataset.Errorf(dataset.ErrCorrupt, "dataset %s: cannot read the record of snapshot %s", f.ID, id)
 	}
-	if !s.Kept {
+	if !s.FormerHead {
 		return s, nil
 	}
 	head, err := headName(f.Root, f.ID)
@@ -161,7 +161,8 @@ func (t *snapshotter) record(ctx context.Context, f *shelf.Folder, s dataset.Sna
 	if err := t.retakeSnapshot(ctx, t.snapshotName(f.ID, fs, s.ID)); err != nil {
 		return err
 	}
-	return shelf.WriteJSON(f.Root, recordOf(s.ID), snapshot{Snapshot: s, FS: fs, Refquota: o.refquota, Kept: kept},
+	return shelf.WriteJSON(f.Root, recordOf(s.ID),
+		snapshot{Snapshot: s, FS: fs, Refquota: o.refquota, FormerHead: kept},
 		true)
 }
 
@@ -217,7 +218,7 @@ func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 	case errors.Is(err, dataset.ErrNotFound):
 	case err != nil:
 		return err
-	case done.Kept:
+	case done.FormerHead:
 		return shelf.SyncDir(f.Root) // an earlier call has completed the restore
 	default: // an earlier attempt took the snapshot keep, and the head may have changed since: take it again
 		if err := p.DeleteSnapshot(ctx, ds, keep.ID); err != nil {
@@ -301,8 +302,8 @@ func (t *snapshotter) unswap(ctx context.Context, f *shelf.Folder, keep uuid.UUI
 	return err
 }
 
-// sweep durably removes the records that an interrupted restore left: those of Kept snapshots whose filesystem is still
-// the head. See shelf.Folder.Sweep. Reap destroys the ZFS snapshots themselves.
+// sweep durably removes the records that an interrupted restore left: the records of former heads whose filesystem is
+// still the head. See shelf.Folder.Sweep. Reap destroys the ZFS snapshots themselves.
 func sweep(f *shelf.Folder) error {
 	if f.State == backends.EntryCopy {
 		return nil
@@ -311,7 +312,7 @@ func sweep(f *shelf.Folder) error {
 	if err != nil {
 		return err
 	}
-	left, err := recordsOf(f, func(s snapshot) bool { return s.Kept && s.FS == head })
+	left, err := recordsOf(f, func(s snapshot) bool { return s.FormerHead && s.FS == head })
 	if err != nil || len(left) == 0 {
 		return err
 	}

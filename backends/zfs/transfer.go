@@ -182,7 +182,7 @@ func (n *sender) openPoint(ctx context.Context, f *shelf.Folder, id uuid.UUID) (
 		return n.snapshotName(f.ID, s.FS, id), func() {}, err
 	}
 	if f.State == backends.EntryCopy {
-		return "", nil, f.NoHead()
+		return "", nil, f.NoHeadError()
 	}
 	fs, err := headName(f.Root, f.ID)
 	if err != nil {

@@ -51,7 +51,7 @@ func Open(f *shelf.Folder, name string) (*os.File, error) {
 
 // OpenReadOnly opens the tree of a snapshot. It makes the subvolume read-only first, because a crash can have left it
 // writable.
-func OpenReadOnly(f *shelf.Folder, s shelf.Kept) (*os.File, error) {
+func OpenReadOnly(f *shelf.Folder, s shelf.SnapshotRecord) (*os.File, error) {
 	dir, err := Open(f, s.Tree)
 	if err != nil {
 		return nil, err
@@ -64,7 +64,7 @@ func OpenReadOnly(f *shelf.Folder, s shelf.Kept) (*os.File, error) {
 
 // Protect durably makes a tree read-only, like any snapshot.
 func Protect(f *shelf.Folder, name string) error {
-	dir, err := OpenReadOnly(f, shelf.Kept{Tree: name})
+	dir, err := OpenReadOnly(f, shelf.SnapshotRecord{Tree: name})
 	if err != nil {
 		return err
 	}

@@ -14,8 +14,8 @@ func Space(root folder.Dir) (free, size dataset.Size, err error) {
 	return dataset.Size(f), dataset.Size(s), err
 }
 
-// NoHead returns the error for a copy that is used as a dataset.
-func NoHead(pool string, id uuid.UUID) error {
+// NoHeadError returns the error for a copy that is used as a dataset.
+func NoHeadError(pool string, id uuid.UUID) error {
 	return dataset.Errorf(dataset.ErrConflict, "pool %s has only a copy of dataset %s: its home is elsewhere",
 		pool, id)
 }

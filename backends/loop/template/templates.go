@@ -160,8 +160,9 @@ func (s *Store) Mkfs(ctx context.Context, t Spec, at, extended string) error {
 	return err
 }
 
-// Kept is how many templates a pool keeps. The limit bounds the space of templates for sizes that were used only once.
-const Kept = 64
+// MaxTemplates is the number of templates that a pool keeps. The limit bounds the space of templates for sizes that
+// were used only once.
+const MaxTemplates = 64
 
 // prune removes the oldest templates to make room for one more.
 func (s *Store) prune(root folder.Dir) error {
@@ -185,7 +186,7 @@ func (s *Store) prune(root folder.Dir) error {
 		all = append(all, made{e.Name(), fi.ModTime()})
 	}
 	slices.SortFunc(all, func(a, b made) int { return a.at.Compare(b.at) })
-	for len(all) >= Kept {
+	for len(all) >= MaxTemplates {
 		if err := root.Remove(filepath.Join(layout.Templates, all[0].name)); err != nil {
 			return err
 		}

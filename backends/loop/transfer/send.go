@@ -244,7 +244,7 @@ func (s *Sender) openPoint(dir folder.Dir, point dataset.Source) (*os.File, erro
 	if point.Snapshot == uuid.Nil {
 		f, err := dir.Open(s.layout.Image(layout.Head))
 		if errors.Is(err, os.ErrNotExist) {
-			err = layout.NoHead(s.pool, point.Dataset)
+			err = layout.NoHeadError(s.pool, point.Dataset)
 		}
 		return f, err
 	}
