@@ -45,7 +45,14 @@ func TestRoomForWhatComes(t *testing.T) {
 	}{
 		{free: dataset.GiB, written: 200 * dataset.MiB, wanted: 200 * dataset.MiB},
 		{free: dataset.GiB, counted: dataset.GiB, written: 400 * dataset.MiB, wanted: 400 * dataset.MiB, asked: true},
-		{free: dataset.GiB, counted: 800 * dataset.MiB, written: 400 * dataset.MiB, wanted: 400 * dataset.MiB, asked: true, want: dataset.ErrNoSpace},
+		{
+			free:    dataset.GiB,
+			counted: 800 * dataset.MiB,
+			written: 400 * dataset.MiB,
+			wanted:  400 * dataset.MiB,
+			asked:   true,
+			want:    dataset.ErrNoSpace,
+		},
 		{free: dataset.GiB, counted: dataset.GiB, wanted: 2 * dataset.GiB, asked: true, want: dataset.ErrNoSpace},
 		{free: dataset.GiB, counted: dataset.GiB, wanted: 2 * dataset.GiB, settle: late, asked: true, want: late},
 	} {
@@ -56,12 +63,16 @@ func TestRoomForWhatComes(t *testing.T) {
 			}
 			return dataset.PoolStatus{Online: true, Free: c.free, Size: size}
 		}
-		err := CheckRoomFor("test", status, int64(c.written), int64(c.wanted), func() error { asked = true; return c.settle })
+		err := CheckRoomFor("test", status, int64(c.written), int64(c.wanted), func() error {
+			asked = true
+			return c.settle
+		})
 		if !errors.Is(err, c.want) || asked != c.asked {
 			t.Errorf("%+v: asked %t, %v", c, asked, err)
 		}
 	}
-	if err := CheckRoomFor("test", func() dataset.PoolStatus { return dataset.PoolStatus{} }, 0, 0, func() error { return nil }); !errors.Is(err, dataset.ErrOffline) {
+	if err := CheckRoomFor("test", func() dataset.PoolStatus { return dataset.PoolStatus{} }, 0, 0,
+		func() error { return nil }); !errors.Is(err, dataset.ErrOffline) {
 		t.Error(err)
 	}
 }

@@ -58,7 +58,9 @@ func TestSubvolumesOfContainers(t *testing.T) {
 	if got := f.read(c.Dataset.ID); got != "old" {
 		t.Errorf("restored %q", got)
 	}
-	f.fails(f.Restore(t.Context(), c.Dataset.ID, c.Keep.ID, dataset.Snapshot{ID: uuid.New(), Dataset: c.Dataset.ID}, nil), dataset.ErrUnsupported, "contains 1 subvolumes")
+	f.fails(
+		f.Restore(t.Context(), c.Dataset.ID, c.Keep.ID, dataset.Snapshot{ID: uuid.New(), Dataset: c.Dataset.ID}, nil),
+		dataset.ErrUnsupported, "contains 1 subvolumes")
 	f.must(f.DeleteSnapshot(t.Context(), c.Dataset.ID, c.Keep.ID))
 	f.subvolume(f.subvolume(f.head(c.Dataset.ID), "inner"), "deeper")
 	f.must(f.Delete(t.Context(), c.Dataset.ID))
@@ -132,12 +134,14 @@ func TestForeignSubvolumesStay(t *testing.T) {
 	c := f.stage()
 	foreign := []string{
 		f.subvolume(f.path(), "mine"), f.subvolume(filepath.Join(f.path(), "datasets"), "mine"),
-		f.subvolume(filepath.Join(f.path(), "incoming"), "mine"), f.subvolume(filepath.Join(f.path(), "deleting"), "mine"),
+		f.subvolume(filepath.Join(f.path(), "incoming"), "mine"),
+		f.subvolume(filepath.Join(f.path(), "deleting"), "mine"),
 		f.subvolume(f.folder(c.Dataset.ID), "mine"), f.subvolume(f.disk, "beside"),
 	}
 	_, err := f.Reap(t.Context(), func(uuid.UUID) bool { return true })
 	f.must(err)
-	f.fails(f.Delete(t.Context(), c.Dataset.ID), dataset.ErrCorrupt, "its folder contains mine, which drover did not create")
+	f.fails(f.Delete(t.Context(), c.Dataset.ID), dataset.ErrCorrupt,
+		"its folder contains mine, which drover did not create")
 	e, err := f.Stat(t.Context(), c.Dataset.ID)
 	f.must(err)
 	if !strings.Contains(e.Problem, "mine") {
@@ -191,7 +195,8 @@ func TestQuotasThatAreSwitched(t *testing.T) {
 	c := f.stage()
 	reason := func(want string) {
 		t.Helper()
-		if st := f.Status(t.Context()); !st.Online || !strings.Contains(st.Reason, want) || (want == "" && st.Reason != "") {
+		if st := f.Status(t.Context()); !st.Online || !strings.Contains(st.Reason, want) ||
+			(want == "" && st.Reason != "") {
 			t.Errorf("status %+v, want reason %q", st, want)
 		}
 	}
@@ -202,7 +207,9 @@ func TestQuotasThatAreSwitched(t *testing.T) {
 	f.fails(err, dataset.ErrUnsupported, "btrfs quota enable")
 	f.reopen()
 	reason("")
-	if info := f.Info(); info.Capabilities.EnforcesSize || !strings.Contains(info.Note, "no size limits") || strings.Contains(info.Note, "btrfs quota") || len(info.Missing) != 1 || !strings.Contains(info.Missing[0], "btrfs quota enable "+f.path()) {
+	if info := f.Info(); info.Capabilities.EnforcesSize || !strings.Contains(info.Note, "no size limits") ||
+		strings.Contains(info.Note, "btrfs quota") || len(info.Missing) != 1 ||
+		!strings.Contains(info.Missing[0], "btrfs quota enable "+f.path()) {
 		t.Errorf("%+v", info)
 	}
 	_, err = f.Create(t.Context(), c.Other)
@@ -211,7 +218,8 @@ func TestQuotasThatAreSwitched(t *testing.T) {
 		t.Errorf("quotas were made %s, %v", mode, err)
 	}
 	unlimited := dataset.Dataset{ID: uuid.New()}
-	if size, err := f.Clone(t.Context(), unlimited, dataset.Source{Dataset: c.Dataset.ID}, nil); size != 0 || err != nil {
+	if size, err := f.Clone(t.Context(), unlimited, dataset.Source{Dataset: c.Dataset.ID}, nil); size != 0 ||
+		err != nil {
 		t.Errorf("a clone without quotas has %s, %v", size, err)
 	}
 	f.must(f.Restore(t.Context(), c.Dataset.ID, c.Snapshot.ID, c.Keep, nil))
@@ -251,7 +259,9 @@ func TestQuotasAreCountedAnew(t *testing.T) {
 	}
 	counts := func(want bool) {
 		t.Helper()
-		if st := f.Status(t.Context()); !st.Online || !strings.HasPrefix(st.Reason, "quotas are being rescanned: sizes may not be enforced until then (btrfs quota rescan -w "+f.path()) {
+		if st := f.Status(t.Context()); !st.Online ||
+			!strings.HasPrefix(st.Reason,
+				"quotas are being rescanned: sizes may not be enforced until then (btrfs quota rescan -w "+f.path()) {
 			t.Errorf("%+v", st)
 		}
 		scratch.Run(t, "btrfs", "quota", "rescan", "-W", f.disk) // waits, and begins none
@@ -311,7 +321,8 @@ func TestSizesThatCannotBe(t *testing.T) {
 	f := newFixture(t)
 	c := f.stage()
 	for size, says := range map[dataset.Size]string{
-		dataset.MiB: "1MiB is too small for a subvolume (at least 16MiB)", dataset.TiB: "1TiB is more than the total size of pool test",
+		dataset.MiB: "1MiB is too small for a subvolume (at least 16MiB)",
+		dataset.TiB: "1TiB is more than the total size of pool test",
 	} {
 		c.Other.Size = size
 		_, err := f.Create(t.Context(), c.Other)
@@ -321,11 +332,13 @@ func TestSizesThatCannotBe(t *testing.T) {
 	f.must(f.Pool.(backends.Resizer).Resize(t.Context(), c.Dataset.ID, more, nil))
 	f.must(os.WriteFile(filepath.Join(f.head(c.Dataset.ID), "big"), make([]byte, 80*dataset.MiB), 0o600))
 	f.must(f.Snapshot(t.Context(), c.Keep, nil))
-	f.fails(f.Pool.(backends.Resizer).Resize(t.Context(), c.Dataset.ID, little, nil), dataset.ErrUnsupported, "delete some of it first")
+	f.fails(f.Pool.(backends.Resizer).Resize(t.Context(), c.Dataset.ID, little, nil), dataset.ErrUnsupported,
+		"delete some of it first")
 	f.must(os.Remove(filepath.Join(f.head(c.Dataset.ID), "big")))
 	f.must(f.Pool.(backends.Resizer).Resize(t.Context(), c.Dataset.ID, little, nil))
 	late := dataset.Snapshot{ID: uuid.New(), Dataset: c.Dataset.ID}
-	f.fails(f.Restore(t.Context(), c.Dataset.ID, c.Keep.ID, late, nil), dataset.ErrUnsupported, "make the volume larger first")
+	f.fails(f.Restore(t.Context(), c.Dataset.ID, c.Keep.ID, late, nil), dataset.ErrUnsupported,
+		"make the volume larger first")
 	f.settled()
 }
 
@@ -337,7 +350,8 @@ func TestOpen(t *testing.T) {
 	}
 	elsewhere := t.TempDir()
 	for _, path := range []string{elsewhere, filepath.Join(elsewhere, "absent")} {
-		f.fails(open(backends.Config{Path: path, Make: true}), dataset.ErrUnsupported, "backend btrfs needs a directory on a mounted btrfs")
+		f.fails(open(backends.Config{Path: path, Make: true}), dataset.ErrUnsupported,
+			"backend btrfs needs a directory on a mounted btrfs")
 	}
 	if left, err := os.ReadDir(elsewhere); err != nil || len(left) > 0 {
 		t.Errorf("it left %v, %v", left, err)
@@ -346,7 +360,8 @@ func TestOpen(t *testing.T) {
 	f.fails(open(backends.Config{Path: f.path(), Image: dataset.GiB}), dataset.ErrUnsupported, "not in an image")
 	f.fails(open(backends.Config{Path: "/nowhere/at/all", Make: true}), dataset.ErrInvalid, "")
 	scratch.Run(t, "cp", "-a", f.path(), filepath.Join(elsewhere, "copied"))
-	f.fails(open(backends.Config{Path: filepath.Join(elsewhere, "copied")}), dataset.ErrUnsupported, "backend btrfs needs")
+	f.fails(open(backends.Config{Path: filepath.Join(elsewhere, "copied")}), dataset.ErrUnsupported,
+		"backend btrfs needs")
 	f.must(New().Available(t.Context()))
 }
 

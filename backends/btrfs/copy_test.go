@@ -93,10 +93,16 @@ func TestStreamOnAWrongBase(t *testing.T) {
 	last := dataset.Snapshot{ID: uuid.New(), Dataset: c.Dataset.ID}
 	f.must(f.Snapshot(t.Context(), last, nil))
 	receive := func(s dataset.Snapshot, of, says uuid.UUID) error {
-		stream, err := readdressed(t.Context(), p, s, of, spool.Header{Kind: Name, Dataset: c.Other.ID, Snapshot: s.ID, Base: says})
+		stream, err := readdressed(t.Context(), p, s, of, spool.Header{
+			Kind:     Name,
+			Dataset:  c.Other.ID,
+			Snapshot: s.ID,
+			Base:     says,
+		})
 		f.must(err)
 		s.Dataset = c.Other.ID
-		_, err = p.Receive(t.Context(), backends.Delivery{Dataset: c.Other, Snapshot: s, Base: says}, bytes.NewReader(stream), nil)
+		_, err = p.Receive(t.Context(), backends.Delivery{Dataset: c.Other, Snapshot: s, Base: says},
+			bytes.NewReader(stream), nil)
 		return err
 	}
 	f.must(receive(c.Snapshot, uuid.Nil, uuid.Nil))
@@ -138,7 +144,8 @@ func TestNoRoomBesideTheStream(t *testing.T) {
 	there := s
 	there.Dataset = other.ID
 	receive := func(from int64) error {
-		_, err := p.Receive(t.Context(), backends.Delivery{Dataset: other, Snapshot: there, From: from}, bytes.NewReader(stream[from:]), nil)
+		_, err := p.Receive(t.Context(), backends.Delivery{Dataset: other, Snapshot: there, From: from},
+			bytes.NewReader(stream[from:]), nil)
 		return err
 	}
 	before := f.Pool.Status(t.Context())
@@ -146,7 +153,8 @@ func TestNoRoomBesideTheStream(t *testing.T) {
 	have, err := p.Received(t.Context(), other.ID, s.ID)
 	f.must(err)
 	if st := f.Pool.Status(t.Context()); have.Complete || have.Bytes < 89<<20 || st.Free < backends.Reserve(st.Size) {
-		t.Errorf("of %d bytes %+v have come, and %s are free, of %s before", len(stream), have, st.Free.Human(), before.Free.Human())
+		t.Errorf("of %d bytes %+v have come, and %s are free, of %s before", len(stream), have, st.Free.Human(),
+			before.Free.Human())
 	}
 	f.must(os.Remove(ballast))
 	scratch.Run(t, "sync", "-f", f.disk)
@@ -204,7 +212,12 @@ func TestStreamFitsItsBaseAlone(t *testing.T) {
 	p := inner(f.Pool)
 	f.must(f.Snapshot(t.Context(), c.Keep, nil))
 	receive := func(from, to dataset.Dataset, s, base uuid.UUID) error {
-		stream, err := readdressed(t.Context(), p, dataset.Snapshot{ID: s, Dataset: from.ID}, base, spool.Header{Kind: Name, Dataset: to.ID, Snapshot: s, Base: base})
+		stream, err := readdressed(t.Context(), p, dataset.Snapshot{ID: s, Dataset: from.ID}, base, spool.Header{
+			Kind:     Name,
+			Dataset:  to.ID,
+			Snapshot: s,
+			Base:     base,
+		})
 		f.must(err)
 		d := backends.Delivery{Dataset: to, Snapshot: dataset.Snapshot{ID: s, Dataset: to.ID}, Base: base}
 		_, err = p.Receive(t.Context(), d, bytes.NewReader(stream), nil)
@@ -244,7 +257,12 @@ func TestBaseThatNobodyNoted(t *testing.T) {
 	f.must(f.Snapshot(t.Context(), c.Keep, nil))
 	copied := dataset.Dataset{ID: uuid.New()}
 	stream := func(s, base uuid.UUID) []byte {
-		b, err := readdressed(t.Context(), p, dataset.Snapshot{ID: s, Dataset: c.Dataset.ID}, base, spool.Header{Kind: Name, Dataset: copied.ID, Snapshot: s, Base: base})
+		b, err := readdressed(t.Context(), p, dataset.Snapshot{ID: s, Dataset: c.Dataset.ID}, base, spool.Header{
+			Kind:     Name,
+			Dataset:  copied.ID,
+			Snapshot: s,
+			Base:     base,
+		})
 		f.must(err)
 		return b
 	}
@@ -260,7 +278,8 @@ func TestBaseThatNobodyNoted(t *testing.T) {
 	}
 	whole, difference := stream(c.Keep.ID, uuid.Nil), stream(c.Keep.ID, c.Snapshot.ID)
 	begun := bytes.NewReader(difference[:len(difference)-1])
-	if err := receive(c.Keep.ID, c.Snapshot.ID, begun); !errors.Is(err, backends.ErrBaseDiffers) || !errors.Is(err, dataset.ErrCorrupt) {
+	if err := receive(c.Keep.ID, c.Snapshot.ID, begun); !errors.Is(err, backends.ErrBaseDiffers) ||
+		!errors.Is(err, dataset.ErrCorrupt) {
 		t.Errorf("the difference: %v", err)
 	}
 	f.must(receive(c.Keep.ID, uuid.Nil, bytes.NewReader(whole)))
@@ -280,7 +299,8 @@ func TestPromoteOfWhatWasCompressed(t *testing.T) {
 	home.must(os.WriteFile(home.head(d.ID)+"/file", bytes.Repeat([]byte("drover "), 10<<20), 0o600))
 	home.must(home.Snapshot(t.Context(), s, nil))
 	var stream bytes.Buffer
-	_, err = inner(home.Pool).Send(t.Context(), dataset.Source{Dataset: d.ID, Snapshot: s.ID}, uuid.Nil, 0, &stream, nil)
+	_, err = inner(home.Pool).Send(t.Context(), dataset.Source{Dataset: d.ID, Snapshot: s.ID}, uuid.Nil, 0, &stream,
+		nil)
 	home.must(err)
 
 	p := inner(f.Pool)

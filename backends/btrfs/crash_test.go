@@ -32,7 +32,10 @@ type cast struct {
 
 func (f *fixture) stage() cast {
 	f.Helper()
-	c := cast{Dataset: dataset.Dataset{ID: uuid.New(), Size: little}, Other: dataset.Dataset{ID: uuid.New(), Size: more}}
+	c := cast{
+		Dataset: dataset.Dataset{ID: uuid.New(), Size: little},
+		Other:   dataset.Dataset{ID: uuid.New(), Size: more},
+	}
 	c.Snapshot = dataset.Snapshot{ID: uuid.New(), Dataset: c.Dataset.ID}
 	c.Keep = dataset.Snapshot{ID: uuid.New(), Dataset: c.Dataset.ID}
 	_, err := f.Create(f.Context(), c.Dataset)
@@ -121,7 +124,8 @@ func TestHeadIsCommittedBeforeItsRecord(t *testing.T) {
 	d := dataset.Dataset{ID: uuid.New(), Profile: dataset.Profile{Owner: &dataset.Owner{UID: 70, GID: 71}}}
 	_, err := f.Create(t.Context(), d)
 	f.must(err)
-	info, err := os.Stat(filepath.Join(scratch.MountImage(t, "btrfs", copied), "pool", "incoming", d.ID.String(), "head"))
+	info, err := os.Stat(
+		filepath.Join(scratch.MountImage(t, "btrfs", copied), "pool", "incoming", d.ID.String(), "head"))
 	f.must(err)
 	if st := info.Sys().(*syscall.Stat_t); st.Uid != 70 || st.Gid != 71 || st.Ino != 256 {
 		t.Errorf("on the disk it is %d, of %d:%d", st.Ino, st.Uid, st.Gid)

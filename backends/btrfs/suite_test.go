@@ -42,7 +42,8 @@ func uncounted() []string {
 	return []string{
 		"KeepsEverything", "InUseIsNotDeleted", "InUseInAnotherNamespace", "InUseWithoutMount",
 		"SpeedIsLimited", "SnapshotIsImmutable", "SnapshotWhileWritten", "CloneWhileWritten",
-		"ConstantSnapshots", "StreamsAreAlwaysTheSame", "CutStreamGoesOn", "DamagedStreamIsRefused", "DamagedRecordIsListed",
+		"ConstantSnapshots", "StreamsAreAlwaysTheSame", "CutStreamGoesOn", "DamagedStreamIsRefused",
+		"DamagedRecordIsListed",
 		"SeenWhileItMoves", "SymlinksInThePoolAreNotFollowed", "RetryRenewsTheRecord", "RootIsEmptyAndOwned",
 	}
 }

@@ -177,7 +177,9 @@ func TestDeleteSnapshotOfUnfinishedRestore(t *testing.T) {
 	b := newBench(t)
 	b.write("precious")
 	keep := uuid.New()
-	b.ok(os.WriteFile(b.in("snapshot-"+keep.String()+".json"), []byte(`{"id":"`+keep.String()+`","tree":"head"}`), 0o600))
+	b.ok(
+		os.WriteFile(b.in("snapshot-"+keep.String()+".json"), []byte(`{"id":"`+keep.String()+`","tree":"head"}`),
+			0o600))
 	b.ok(b.pool.DeleteSnapshot(t.Context(), b.d.ID, keep))
 	b.holds("precious")
 	b.reap()
@@ -295,7 +297,9 @@ func TestCopyThatDoesNotFitIsRefusedBefore(t *testing.T) {
 	_, err = pool.Create(t.Context(), b.d)
 	b.ok(err)
 	b.ok(os.WriteFile(filepath.Join(b.head(), "file"), make([]byte, 36<<20), 0o600))
-	err = pool.Snapshot(t.Context(), dataset.Snapshot{ID: uuid.New(), Dataset: b.d.ID}, func(int64, int64) { t.Error("bytes were copied") })
+	err = pool.Snapshot(t.Context(), dataset.Snapshot{ID: uuid.New(), Dataset: b.d.ID}, func(int64, int64) {
+		t.Error("bytes were copied")
+	})
 	if !errors.Is(err, dataset.ErrNoSpace) || strings.Contains(err.Error(), "nearly full") {
 		t.Errorf("got %v, want no space for a copy", err)
 	}
@@ -311,7 +315,9 @@ func TestOpen(t *testing.T) {
 		return err
 	}
 	half := filepath.Join(t.TempDir(), "half") // a pool whose making was cut short
-	b.ok(errors.Join(os.MkdirAll(filepath.Join(half, "incoming"), 0o700), os.WriteFile(filepath.Join(half, "tmp-pool.json"), nil, 0o600)))
+	b.ok(
+		errors.Join(os.MkdirAll(filepath.Join(half, "incoming"), 0o700),
+			os.WriteFile(filepath.Join(half, "tmp-pool.json"), nil, 0o600)))
 	b.ok(open(backends.Config{Path: half, Make: true}))
 	fresh := filepath.Join(t.TempDir(), "fresh") // an ext4 just made
 	b.ok(os.MkdirAll(filepath.Join(fresh, "lost+found"), 0o700))

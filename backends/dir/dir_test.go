@@ -61,20 +61,29 @@ func TestPowerCut(t *testing.T) {
 // BenchmarkGrow: snapshots and clones of little and of much.
 func BenchmarkGrow(b *testing.B) {
 	backendtest.Metrics(b, backendtest.Grow(b, func() (backends.Kind, backends.Config) {
-		return dir.Backend{}, backends.Config{Name: "test", Path: filepath.Join(scratch.Mount(b, "ext4", 8<<30), "pool")}
+		return dir.Backend{}, backends.Config{
+			Name: "test",
+			Path: filepath.Join(scratch.Mount(b, "ext4", 8<<30), "pool"),
+		}
 	}))
 }
 
 // BenchmarkPath: a volume against a folder beside the pool.
 func BenchmarkPath(b *testing.B) {
 	backendtest.Path(b, b, func() (backends.Kind, backends.Config) {
-		return dir.Backend{}, backends.Config{Name: "test", Path: filepath.Join(scratch.Mount(b, "ext4", 2<<30), "pool")}
+		return dir.Backend{}, backends.Config{
+			Name: "test",
+			Path: filepath.Join(scratch.Mount(b, "ext4", 2<<30), "pool"),
+		}
 	}, func(cfg backends.Config) string { return filepath.Dir(cfg.Path) }, func() {})
 }
 
 // Without project quotas it is said what would bring them: another kernel, where this one has none.
 func TestWhatSizesNeed(t *testing.T) {
-	for fs, mend := range map[string]string{"ext4": "tune2fs -O project,quota /dev/loop", "xfs": "unmount its filesystem and mount it with -o prjquota"} {
+	for fs, mend := range map[string]string{
+		"ext4": "tune2fs -O project,quota /dev/loop",
+		"xfs":  "unmount its filesystem and mount it with -o prjquota",
+	} {
 		at := scratch.Mount(t, fs, 1<<30)
 		root, err := os.Open(at)
 		if err != nil {
@@ -87,11 +96,16 @@ func TestWhatSizesNeed(t *testing.T) {
 		if err := errors.Join(err, root.Close()); err != nil {
 			t.Fatal(err)
 		}
-		p, err := dir.Backend{}.Open(t.Context(), backends.Config{Name: "test", Path: filepath.Join(at, "pool"), Make: true})
+		p, err := dir.Backend{}.Open(t.Context(), backends.Config{
+			Name: "test",
+			Path: filepath.Join(at, "pool"),
+			Make: true,
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if is := p.Info(); len(is.Missing) != 1 || !strings.Contains(is.Missing[0], mend) || !strings.Contains(is.Note, ": no size limits;") {
+		if is := p.Info(); len(is.Missing) != 1 || !strings.Contains(is.Missing[0], mend) ||
+			!strings.Contains(is.Note, ": no size limits;") {
 			t.Errorf("on %s it says %q and misses %q, want %q", fs, is.Note, is.Missing, mend)
 		}
 		if err := p.Close(); err != nil {

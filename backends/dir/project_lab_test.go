@@ -32,7 +32,9 @@ func holding(t *testing.T, fs string) string {
 	t.Helper()
 	make := []string{"mkfs.xfs", "-q", "-K", "-f"}
 	if fs == "ext4" {
-		make = []string{"mkfs.ext4", "-q", "-F", "-O", "project,quota", "-E", "nodiscard,lazy_itable_init=1,lazy_journal_init=1"}
+		make = []string{
+			"mkfs.ext4", "-q", "-F", "-O", "project,quota", "-E", "nodiscard,lazy_itable_init=1,lazy_journal_init=1",
+		}
 	}
 	return mounting(t, fs, "prjquota", make...)
 }
@@ -111,7 +113,8 @@ func TestProjectVolumeIsFullAtItsSize(t *testing.T) {
 		t.Run(fs, func(t *testing.T) {
 			const size = 256 * dataset.MiB
 			b := openBench(t, holding(t, fs))
-			if !strings.Contains(b.pool.Info().Note, "gets "+map[error]string{unix.ENOSPC: "ENOSPC", unix.EDQUOT: "EDQUOT"}[full]) {
+			if !strings.Contains(b.pool.Info().Note,
+				"gets "+map[error]string{unix.ENOSPC: "ENOSPC", unix.EDQUOT: "EDQUOT"}[full]) {
 				t.Errorf("the note is %q", b.pool.Info().Note)
 			}
 			other := b.made(dataset.Dataset{ID: uuid.New(), Size: size})
@@ -298,7 +301,8 @@ func TestProjectLimitGoesByTheRecord(t *testing.T) {
 		return q.Limit
 	}
 	if first == second || limit(first) != 0 || limit(second) != 32<<20 || limit(theirs) != 16<<20 {
-		t.Errorf("restored, projects %d, %d and %d have limits of %d, %d and %d", first, second, theirs, limit(first), limit(second), limit(theirs))
+		t.Errorf("restored, projects %d, %d and %d have limits of %d, %d and %d", first, second, theirs, limit(first),
+			limit(second), limit(theirs))
 	}
 	folder := filepath.Dir(b.head())
 	stray := filepath.Join(folder, "head-"+uuid.NewString())
@@ -331,7 +335,9 @@ func (b *bench) project() uint32 {
 // Of XFS too the mount option is missing, and not the kernel.
 func TestProjectQuotasOfXFSThatAreOff(t *testing.T) {
 	b := openBench(t, mounting(t, "xfs", "", "mkfs.xfs", "-q", "-f"))
-	if info := b.pool.Info(); !slices.Equal(info.Missing, []string{"sizes need project quotas (unmount its filesystem and mount it with -o prjquota, because a remount cannot enable it)"}) {
+	if info := b.pool.Info(); !slices.Equal(info.Missing, []string{
+		"sizes need project quotas (unmount its filesystem and mount it with -o prjquota, because a remount cannot enable it)",
+	}) {
 		t.Errorf("it misses %q", info.Missing)
 	}
 }
@@ -339,13 +345,15 @@ func TestProjectQuotasOfXFSThatAreOff(t *testing.T) {
 // A pool on a filesystem without limits works as one without sizes, and says how it would have
 // them; a volume from before gets them by its clone.
 func TestProjectQuotasComeLater(t *testing.T) {
-	at := mounting(t, "ext4", "", "mkfs.ext4", "-q", "-F", "-O", "project,quota", "-E", "nodiscard,lazy_itable_init=1,lazy_journal_init=1")
+	at := mounting(t, "ext4", "", "mkfs.ext4", "-q", "-F", "-O", "project,quota", "-E",
+		"nodiscard,lazy_itable_init=1,lazy_journal_init=1")
 	b := openBench(t, at)
 	if can := b.pool.Info().Capabilities; can.EnforcesSize || can.KnowsUsed || can.OnlineGrow || can.Shrink {
 		t.Errorf("it declares %+v", can)
 	}
 	want := "sizes need project quotas (unmount its filesystem, tune2fs -O project,quota " + os.Getenv(inside.Variable("quota")) + ", mount it with -o prjquota)"
-	if info := b.pool.Info(); !slices.Equal(info.Missing, []string{want}) || !strings.Contains(info.Note, ": no size limits;") {
+	if info := b.pool.Info(); !slices.Equal(info.Missing, []string{want}) ||
+		!strings.Contains(info.Note, ": no size limits;") {
 		t.Errorf("it says %q, and misses %q, want %q", info.Note, info.Missing, want)
 	}
 	_, err := b.pool.Create(t.Context(), dataset.Dataset{ID: uuid.New(), Size: dataset.GiB})

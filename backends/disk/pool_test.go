@@ -37,7 +37,14 @@ func each(t *testing.T, test func(r rig)) {
 }
 
 func (r rig) config(id uuid.UUID, mk bool, devices ...string) backends.Config {
-	return backends.Config{ID: id, Name: "p", Path: r.kind.PathOf("p", r.mount), Mount: r.mount, Devices: devices, Make: mk}
+	return backends.Config{
+		ID:      id,
+		Name:    "p",
+		Path:    r.kind.PathOf("p", r.mount),
+		Mount:   r.mount,
+		Devices: devices,
+		Make:    mk,
+	}
 }
 
 func (r rig) open(id uuid.UUID, mk bool, devices ...string) backends.Pool {
@@ -145,7 +152,8 @@ func TestPoolMoves(t *testing.T) {
 		unplug()
 		r.refused(id, false, []string{name}, dataset.ErrOffline, name+" is absent", id.String())
 		calls(other)
-		r.refused(id, false, []string{name}, dataset.ErrOffline, "is its disk connected", name+" has an ext2, ext3 or ext4")
+		r.refused(id, false, []string{name}, dataset.ErrOffline, "is its disk connected",
+			name+" has an ext2, ext3 or ext4")
 		moved, gone := r.plug(image)
 		p = r.open(id, false, name)
 		r.has(p, v)
@@ -234,7 +242,8 @@ func (r rig) format(id uuid.UUID, devices ...string) {
 		scratch.Run(r, "mkfs.btrfs", append([]string{"-q", "-L", "drover-pool", "-U", id.String()}, devices...)...)
 		return
 	}
-	scratch.Run(r, "mkfs.xfs", append([]string{"-q", "-L", "drover-pool", "-m", "reflink=1,uuid=" + id.String()}, devices...)...)
+	scratch.Run(r, "mkfs.xfs",
+		append([]string{"-q", "-L", "drover-pool", "-m", "reflink=1,uuid=" + id.String()}, devices...)...)
 }
 
 // unfinished has it look as while mkfs is at work.

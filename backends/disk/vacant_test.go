@@ -55,15 +55,41 @@ func TestNotVacant(t *testing.T) {
 		kind  error
 		says  []string
 	}{
-		"ext4":   {func(t *testing.T, d string) { scratch.Format(t, "ext4", d) }, dataset.ErrExists, []string{"an ext2, ext3 or ext4", "wipefs -a", "blkdiscard"}},
-		"xfs":    {func(t *testing.T, d string) { scratch.Format(t, "xfs", d) }, dataset.ErrExists, []string{"an XFS filesystem"}},
-		"btrfs":  {func(t *testing.T, d string) { scratch.Format(t, "btrfs", d) }, dataset.ErrExists, []string{"a btrfs filesystem"}},
-		"swap":   {func(t *testing.T, d string) { scratch.Run(t, "mkswap", d) }, dataset.ErrExists, []string{"swap space"}},
-		"lvm":    {func(t *testing.T, d string) { writeAt(t, d, 512, "LABELONE") }, dataset.ErrExists, []string{"an LVM physical volume"}},
-		"raid":   {func(t *testing.T, d string) { writeAt(t, d, size-8192, "\xfc\x4e\x2b\xa9") }, dataset.ErrExists, []string{"a Linux RAID"}},
-		"luks":   {func(t *testing.T, d string) { writeAt(t, d, 0, "LUKS\xba\xbe") }, dataset.ErrExists, []string{"a LUKS container"}},
-		"gpt":    {func(t *testing.T, d string) { writeAt(t, d, 512, "EFI PART") }, dataset.ErrExists, []string{"a GPT partition table"}},
-		"luks 2": {func(t *testing.T, d string) { writeAt(t, d, 16384, "SKUL\xba\xbe") }, dataset.ErrExists, []string{"a LUKS container"}},
+		"ext4": {
+			func(t *testing.T, d string) { scratch.Format(t, "ext4", d) }, dataset.ErrExists,
+			[]string{"an ext2, ext3 or ext4", "wipefs -a", "blkdiscard"},
+		},
+		"xfs": {
+			func(t *testing.T, d string) { scratch.Format(t, "xfs", d) }, dataset.ErrExists,
+			[]string{"an XFS filesystem"},
+		},
+		"btrfs": {
+			func(t *testing.T, d string) { scratch.Format(t, "btrfs", d) }, dataset.ErrExists,
+			[]string{"a btrfs filesystem"},
+		},
+		"swap": {
+			func(t *testing.T, d string) { scratch.Run(t, "mkswap", d) }, dataset.ErrExists, []string{"swap space"},
+		},
+		"lvm": {
+			func(t *testing.T, d string) { writeAt(t, d, 512, "LABELONE") }, dataset.ErrExists,
+			[]string{"an LVM physical volume"},
+		},
+		"raid": {
+			func(t *testing.T, d string) { writeAt(t, d, size-8192, "\xfc\x4e\x2b\xa9") }, dataset.ErrExists,
+			[]string{"a Linux RAID"},
+		},
+		"luks": {
+			func(t *testing.T, d string) { writeAt(t, d, 0, "LUKS\xba\xbe") }, dataset.ErrExists,
+			[]string{"a LUKS container"},
+		},
+		"gpt": {
+			func(t *testing.T, d string) { writeAt(t, d, 512, "EFI PART") }, dataset.ErrExists,
+			[]string{"a GPT partition table"},
+		},
+		"luks 2": {
+			func(t *testing.T, d string) { writeAt(t, d, 16384, "SKUL\xba\xbe") }, dataset.ErrExists,
+			[]string{"a LUKS container"},
+		},
 		"zfs": {func(t *testing.T, d string) {
 			writeAt(t, d, size-(256<<10)+(128<<10), "\x0c\xb1\xba\x00\x00\x00\x00\x00")
 		}, dataset.ErrExists, []string{"a member of a ZFS pool"}},
@@ -74,8 +100,14 @@ func TestNotVacant(t *testing.T) {
 				t.Error(err)
 			}
 		}, dataset.ErrExists, []string{"has partitions: loop"}},
-		"first":     {func(t *testing.T, d string) { writeAt(t, d, 1<<20, "x") }, dataset.ErrExists, []string{"data of an unknown kind", "blkdiscard -z -f"}},
-		"last":      {func(t *testing.T, d string) { writeAt(t, d, size-1<<20, "x") }, dataset.ErrExists, []string{"data of an unknown kind"}},
+		"first": {
+			func(t *testing.T, d string) { writeAt(t, d, 1<<20, "x") }, dataset.ErrExists,
+			[]string{"data of an unknown kind", "blkdiscard -z -f"},
+		},
+		"last": {
+			func(t *testing.T, d string) { writeAt(t, d, size-1<<20, "x") }, dataset.ErrExists,
+			[]string{"data of an unknown kind"},
+		},
 		"mounted":   {mounted("xfs"), dataset.ErrInUse, []string{"is mounted at", "umount"}},
 		"mounted 2": {mounted("btrfs"), dataset.ErrInUse, []string{"is mounted at"}},
 		"in use": {func(t *testing.T, d string) {

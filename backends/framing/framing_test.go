@@ -134,7 +134,8 @@ func TestLaterVersion(t *testing.T) {
 		}
 	}
 	for _, stream := range []string{
-		"Test/2\r\n", "test/0\r\n", "test/02\r\n", "test/2\n\r", "test/-2\r\n", "test/+2\r\n", "test/\xb1\r\n", "test.2\r\n",
+		"Test/2\r\n", "test/0\r\n", "test/02\r\n", "test/2\n\r", "test/-2\r\n", "test/+2\r\n", "test/\xb1\r\n",
+		"test.2\r\n",
 		"test/2\rx", "\x00\x00\x00\x00\x00\x00\x00\x00", "test/x\r\n", "test/100\r\n",
 	} {
 		if err := begin(stream); !errors.Is(err, dataset.ErrCorrupt) {

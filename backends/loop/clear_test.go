@@ -22,7 +22,11 @@ func TestClearCutShort(t *testing.T) {
 	for what, cfg := range map[string]backends.Config{
 		"xfs":   {Path: filepath.Join(xfs, "pool")},
 		"btrfs": {Path: filepath.Join(subvol, "pool")},
-		"image": {Path: filepath.Join(t.TempDir(), "pool.img"), Image: 600 * dataset.MiB, Mount: filepath.Join(t.TempDir(), "mnt")},
+		"image": {
+			Path:  filepath.Join(t.TempDir(), "pool.img"),
+			Image: 600 * dataset.MiB,
+			Mount: filepath.Join(t.TempDir(), "mnt"),
+		},
 	} {
 		t.Run(what, func(t *testing.T) {
 			cfg.Name, cfg.Make = "test", true
@@ -86,7 +90,14 @@ func TestClearLeavesAnotherImage(t *testing.T) {
 	for when, step := range map[string]string{"before": "", "after it was unmounted": "clear.unmounted"} {
 		t.Run(when, func(t *testing.T) {
 			dir, b := t.TempDir(), New(&run.System{})
-			cfg := backends.Config{Name: "test", ID: uuid.New(), Make: true, Path: filepath.Join(dir, "pool.img"), Image: 600 * dataset.MiB, Mount: filepath.Join(dir, "mnt")}
+			cfg := backends.Config{
+				Name:  "test",
+				ID:    uuid.New(),
+				Make:  true,
+				Path:  filepath.Join(dir, "pool.img"),
+				Image: 600 * dataset.MiB,
+				Mount: filepath.Join(dir, "mnt"),
+			}
 			p, err := b.Open(t.Context(), cfg)
 			if err != nil {
 				t.Fatal(err)
@@ -97,7 +108,8 @@ func TestClearLeavesAnotherImage(t *testing.T) {
 				}
 			})
 			exchange := func() {
-				if err := errors.Join(os.Rename(cfg.Path, cfg.Path+".old"), os.WriteFile(cfg.Path, []byte("a copy"), 0o600)); err != nil {
+				if err := errors.Join(os.Rename(cfg.Path, cfg.Path+".old"),
+					os.WriteFile(cfg.Path, []byte("a copy"), 0o600)); err != nil {
 					t.Fatal(err)
 				}
 			}

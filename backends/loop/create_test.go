@@ -24,10 +24,20 @@ func TestWhatCannotBeCreated(t *testing.T) {
 		change func(*dataset.Dataset)
 		want   string
 	}{
-		"filesystem": {func(d *dataset.Dataset) { d.Profile.Filesystem.Type = "ntfs" }, `filesystem "ntfs" is not available for volumes here (available: xfs, ext4)`},
-		"small XFS":  {func(d *dataset.Dataset) { d.Size = 100 * dataset.MiB }, "100MiB is too small for xfs, which needs 300MiB"},
-		"small ext4": {func(d *dataset.Dataset) { d.Profile.Filesystem.Type = ext4; d.Size = dataset.MiB }, "1MiB is too small for ext4"},
-		"huge":       {func(d *dataset.Dataset) { d.Size = 17 * dataset.TiB }, "17TiB is too large for a volume (at most 16TiB)"},
+		"filesystem": {
+			func(d *dataset.Dataset) { d.Profile.Filesystem.Type = "ntfs" },
+			`filesystem "ntfs" is not available for volumes here (available: xfs, ext4)`,
+		},
+		"small XFS": {
+			func(d *dataset.Dataset) { d.Size = 100 * dataset.MiB }, "100MiB is too small for xfs, which needs 300MiB",
+		},
+		"small ext4": {
+			func(d *dataset.Dataset) { d.Profile.Filesystem.Type = ext4; d.Size = dataset.MiB },
+			"1MiB is too small for ext4",
+		},
+		"huge": {
+			func(d *dataset.Dataset) { d.Size = 17 * dataset.TiB }, "17TiB is too large for a volume (at most 16TiB)",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := newDataset(xfs)
@@ -134,7 +144,8 @@ func TestStall(t *testing.T) {
 		unmount()
 		after, why, err := f.PredictStall(f.Context(), d.ID)
 		f.must(err)
-		if constant := f.Info().Capabilities.ConstantSnapshot; constant != (after == before) || constant == strings.Contains(why, "extents") {
+		if constant := f.Info().Capabilities.ConstantSnapshot; constant != (after == before) ||
+			constant == strings.Contains(why, "extents") {
 			f.Errorf("%d, then %d ns from %q", before, after, why)
 		}
 	})
@@ -209,14 +220,22 @@ func TestMountOptions(t *testing.T) {
 func TestMountsWithOptions(t *testing.T) {
 	onAll(t, func(f *fixture, d dataset.Dataset) {
 		f.create(d)
-		att, err := f.Attach(f.Context(), d.ID, backends.AttachOptions{ReadOnly: true, Mount: []string{"noatime", "nodiscard"}})
+		att, err := f.Attach(f.Context(), d.ID, backends.AttachOptions{
+			ReadOnly: true,
+			Mount:    []string{"noatime", "nodiscard"},
+		})
 		f.must(err)
 		m := att.Mount
 		if !m.Flags.ReadOnly || !m.Flags.NoDev {
 			f.Errorf("flags %+v", m.Flags)
 		}
 		target := f.TempDir()
-		err = mount.Mount(target, mount.Spec{Source: m.Source, FSType: m.FSType, Options: m.Options, ReadOnly: m.Flags.ReadOnly})
+		err = mount.Mount(target, mount.Spec{
+			Source:   m.Source,
+			FSType:   m.FSType,
+			Options:  m.Options,
+			ReadOnly: m.Flags.ReadOnly,
+		})
 		f.must(errors.Join(err, att.Release()))
 		f.must(mount.Unmount(target))
 	})

@@ -46,7 +46,8 @@ func TestListOfADamagedDisk(t *testing.T) {
 	}
 	dirOf := func(d dataset.Dataset) string { return filepath.Join(cfg.Path, layout.Datasets, d.ID.String()) }
 	for i := range 200 { // more than its inode has room for
-		if err := os.WriteFile(filepath.Join(dirOf(all[1]), fmt.Sprint("a-name-that-takes-some-room-", i)), nil, 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(dirOf(all[1]), fmt.Sprint("a-name-that-takes-some-room-", i)), nil,
+			0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -64,7 +65,8 @@ func TestListOfADamagedDisk(t *testing.T) {
 	}
 	for _, e := range list {
 		sick := e.ID != all[2].ID
-		if e.State != backends.EntryReady || sick != strings.Contains(e.Problem, "cannot read ") || !sick && e.Problem != "" {
+		if e.State != backends.EntryReady || sick != strings.Contains(e.Problem, "cannot read ") ||
+			!sick && e.Problem != "" {
 			t.Errorf("%+v", e)
 		}
 	}
@@ -93,7 +95,8 @@ func TestSnapshotThatGoesIsNoDamage(t *testing.T) {
 		f.must(dir.Remove(layout.SnapshotRecord(damaged.ID)))
 		e := backends.Entry{ID: d.ID, State: backends.EntryReady}
 		f.catalog.fillEntry(&e, dir, before)
-		if len(e.Snapshots) != 1 || e.Snapshots[0].ID != damaged.ID || !strings.Contains(e.Problem, damaged.ID.String()) || strings.Contains(e.Problem, goes.ID.String()) {
+		if len(e.Snapshots) != 1 || e.Snapshots[0].ID != damaged.ID ||
+			!strings.Contains(e.Problem, damaged.ID.String()) || strings.Contains(e.Problem, goes.ID.String()) {
 			f.Errorf("%+v", e)
 		}
 	})

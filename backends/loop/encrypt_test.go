@@ -16,7 +16,11 @@ import (
 func (f *fixture) newDataset(fs string) dataset.Dataset {
 	d := newDataset(fs)
 	if f.containers.HasKeys() {
-		d.Encryption = &dataset.Encryption{ID: uuid.MustParse("8a6b5a0e-5d0f-4c55-9c4f-0f2f5a1f7d11"), KeyID: "00000000", Wrapped: []byte("wrapped")}
+		d.Encryption = &dataset.Encryption{
+			ID:      uuid.MustParse("8a6b5a0e-5d0f-4c55-9c4f-0f2f5a1f7d11"),
+			KeyID:   "00000000",
+			Wrapped: []byte("wrapped"),
+		}
 	}
 	return d
 }
@@ -73,7 +77,8 @@ func TestSecondHeaderInAFilesystem(t *testing.T) {
 		_, err = image.WriteAt([]byte("SKUL\xba\xbe\x00\x02"), 16<<10)
 		f.must(err)
 		_, _, err := f.images.Inspect(dir, layout.Head)
-		if said := err != nil && strings.Contains(err.Error(), want) && dataset.KindOf(err) == dataset.ErrCorrupt; said != (want != "") || want == "" && err != nil {
+		if said := err != nil && strings.Contains(err.Error(), want) &&
+			dataset.KindOf(err) == dataset.ErrCorrupt; said != (want != "") || want == "" && err != nil {
 			t.Errorf("behind %s: %v", first, err)
 		}
 	}

@@ -30,7 +30,14 @@ func TestImageOfOthersIsLeftAlone(t *testing.T) {
 	b, _ := newBackend()
 	f, mnt := &fixture{T: t}, filepath.Join(t.TempDir(), "mnt")
 	for _, id := range []uuid.UUID{uuid.Nil, uuid.New()} { // of drover.yaml, and of drover pool create
-		_, err := b.Open(t.Context(), backends.Config{ID: id, Name: "test", Path: image, Image: dataset.GiB, Mount: mnt, Make: true})
+		_, err := b.Open(t.Context(), backends.Config{
+			ID:    id,
+			Name:  "test",
+			Path:  image,
+			Image: dataset.GiB,
+			Mount: mnt,
+			Make:  true,
+		})
 		f.isKind(err, dataset.ErrExists)
 		if e := f.mountedAt(mnt); e != nil {
 			t.Errorf("left mounted: %+v", e)

@@ -21,7 +21,8 @@ func hosted(t *testing.T, disk, image dataset.Size) (*fixture, backends.Config) 
 	t.Helper()
 	host := scratch.Mount(t, "ext4", int64(disk))
 	cfg := backends.Config{
-		Name: "test", Path: filepath.Join(host, "pool.img"), Image: image, Mount: filepath.Join(host, "mnt"), Make: true,
+		Name: "test", Path: filepath.Join(host, "pool.img"), Image: image, Mount: filepath.Join(host, "mnt"),
+		Make: true,
 	}
 	return openHosted(t, cfg), cfg
 }
@@ -52,7 +53,13 @@ func blocks(t *testing.T, path string) int64 {
 
 func TestPoolImage(t *testing.T) {
 	host := scratch.Mount(t, "ext4", int64(2*dataset.GiB))
-	cfg := backends.Config{Name: "test", Path: filepath.Join(host, "pool.img"), Image: dataset.GiB, Mount: filepath.Join(host, "mnt"), Make: true}
+	cfg := backends.Config{
+		Name:  "test",
+		Path:  filepath.Join(host, "pool.img"),
+		Image: dataset.GiB,
+		Mount: filepath.Join(host, "mnt"),
+		Make:  true,
+	}
 	// An earlier attempt was interrupted.
 	if err := os.WriteFile(backends.TemporaryImagePath(cfg.Path), make([]byte, 1<<20), 0o600); err != nil {
 		t.Fatal(err)
@@ -157,7 +164,8 @@ func TestSparseImage(t *testing.T) {
 	if got := blocks(t, cfg.Path); got < int64(dataset.GiB) {
 		t.Errorf("%d bytes are allocated", got)
 	}
-	if note := g.Info().Note; !strings.Contains(note, "had lost 100MiB of its blocks, and 100MiB were allocated again") {
+	if note := g.Info().Note; !strings.Contains(note,
+		"had lost 100MiB of its blocks, and 100MiB were allocated again") {
 		t.Errorf("note %q", note)
 	}
 	g.must(g.Pool.Close())
@@ -191,7 +199,13 @@ func TestImageThatCannotBe(t *testing.T) {
 	host := scratch.Mount(t, "ext4", int64(dataset.GiB))
 	b, _ := newBackend()
 	f := &fixture{T: t}
-	cfg := backends.Config{Name: "test", Path: filepath.Join(host, "pool.img"), Mount: filepath.Join(host, "mnt"), Image: dataset.GiB, Make: true}
+	cfg := backends.Config{
+		Name:  "test",
+		Path:  filepath.Join(host, "pool.img"),
+		Mount: filepath.Join(host, "mnt"),
+		Image: dataset.GiB,
+		Make:  true,
+	}
 	open := func(change func(*backends.Config), kind *dataset.Kind) {
 		t.Helper()
 		c := cfg
@@ -209,7 +223,11 @@ func TestImageThatCannotBe(t *testing.T) {
 	if _, err := os.Stat(cfg.Path); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the image is there: %v", err)
 	}
-	for name, content := range map[string]string{"text": "precious", "zeros": strings.Repeat("\x00", 1<<20), "nothing": ""} {
+	for name, content := range map[string]string{
+		"text":    "precious",
+		"zeros":   strings.Repeat("\x00", 1<<20),
+		"nothing": "",
+	} {
 		path := filepath.Join(host, name)
 		f.write(path, content)
 		open(func(c *backends.Config) { c.Path = path }, dataset.ErrExists)

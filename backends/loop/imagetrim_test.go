@@ -124,7 +124,8 @@ func TestB15LostBlocksComeBack(t *testing.T) {
 	f.must(unix.Fallocate(int(hog.Fd()), 0, 0, int64(freeOf(t, f.disk)-60*dataset.MiB)))
 	_, err = f.Create(t.Context(), newDataset(xfs))
 	f.isKind(err, dataset.ErrNoSpace)
-	if st := f.Status(t.Context()); !st.Online || !strings.Contains(st.Reason, "not fully allocated (100MiB are missing)") {
+	if st := f.Status(t.Context()); !st.Online ||
+		!strings.Contains(st.Reason, "not fully allocated (100MiB are missing)") {
 		t.Errorf("status %+v", st)
 	}
 	f.must(os.Remove(hog.Name()))

@@ -17,7 +17,13 @@ import (
 
 func imageConfig(t *testing.T) backends.Config {
 	host := scratch.Mount(t, "ext4", int64(2*dataset.GiB))
-	return backends.Config{Name: "test", Path: filepath.Join(host, "pool.img"), Image: dataset.GiB, Mount: filepath.Join(host, "mnt"), Make: true}
+	return backends.Config{
+		Name:  "test",
+		Path:  filepath.Join(host, "pool.img"),
+		Image: dataset.GiB,
+		Mount: filepath.Join(host, "mnt"),
+		Make:  true,
+	}
 }
 
 // A process that was killed while it made the pool's image leaves a file that takes half of the disk. The next image

@@ -45,7 +45,12 @@ func (f *fixture) keys() backends.Keys {
 func (f *fixture) reopen(disk string) *fixture {
 	f.Helper()
 	b, rec := newBackend()
-	pool, err := b.Open(f.Context(), backends.Config{ID: f.ID(), Name: "test", Path: filepath.Join(disk, "pool"), Keys: f.keys()})
+	pool, err := b.Open(f.Context(), backends.Config{
+		ID:   f.ID(),
+		Name: "test",
+		Path: filepath.Join(disk, "pool"),
+		Keys: f.keys(),
+	})
 	f.must(err)
 	return &fixture{T: f.T, Pool: pool.(*Pool), disk: disk, forks: rec}
 }
@@ -56,7 +61,12 @@ func encrypted(t *testing.T, runner run.Runner) *fixture {
 	disk := scratch.Mount(t, "xfs", 1<<30)
 	b := New(runner)
 	b.tuning.Every, b.tuning.Lag, b.tuning.Part = testEvery, testEvery, testPart
-	pool, err := b.Open(t.Context(), backends.Config{Name: "test", Path: filepath.Join(disk, "pool"), Make: true, Keys: oneKey{}})
+	pool, err := b.Open(t.Context(), backends.Config{
+		Name: "test",
+		Path: filepath.Join(disk, "pool"),
+		Make: true,
+		Keys: oneKey{},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,7 +78,9 @@ func (f *fixture) nothingOpen(when string) {
 	f.Helper()
 	names, err := crypt.List()
 	f.must(err)
-	if names = slices.DeleteFunc(names, func(n string) bool { return !strings.HasSuffix(n, f.mappings()) }); len(names) > 0 {
+	if names = slices.DeleteFunc(names, func(n string) bool {
+		return !strings.HasSuffix(n, f.mappings())
+	}); len(names) > 0 {
 		f.Errorf("%s there are still %q", when, names)
 	}
 	devices, err := loopdev.List()
@@ -149,7 +161,15 @@ func TestMappingsThatWereLeft(t *testing.T) {
 		key, err := oneKey{}.DataKey(t.Context(), d)
 		f.must(err)
 		f.must(crypt.New(programs).Format(t.Context(), dev.Path, uuid.New(), key))
-		open := run.Command{Name: "cryptsetup", Args: []string{"open", "--type", "luks2", "--key-file=-", dev.Path, "drover-" + d.ID.String() + f.mappings()}, Stdin: bytes.NewReader(key), Env: []string{"DM_DISABLE_UDEV=1"}, Timeout: time.Minute}
+		open := run.Command{
+			Name: "cryptsetup",
+			Args: []string{
+				"open", "--type", "luks2", "--key-file=-", dev.Path, "drover-" + d.ID.String() + f.mappings(),
+			},
+			Stdin:   bytes.NewReader(key),
+			Env:     []string{"DM_DISABLE_UDEV=1"},
+			Timeout: time.Minute,
+		}
 		_, err = programs.Run(t.Context(), open)
 		f.must(err)
 		if _, there, err := crypt.Find("drover-" + d.ID.String() + f.mappings()); err != nil || !there {
@@ -206,7 +226,11 @@ func TestFirstHeaderLost(t *testing.T) {
 	if info, err := image.Stat(); err != nil || info.Size() > int64(d.Size)+int64(d.Size)/2 {
 		t.Errorf("its image is %d bytes long: %v", info.Size(), err)
 	}
-	_, err = (&run.System{}).Run(t.Context(), run.Command{Name: "cryptsetup", Args: strings.Fields(mend)[1:], Timeout: time.Minute})
+	_, err = (&run.System{}).Run(t.Context(), run.Command{
+		Name:    "cryptsetup",
+		Args:    strings.Fields(mend)[1:],
+		Timeout: time.Minute,
+	})
 	f.must(err)
 	f.must(attaches())
 }

@@ -92,7 +92,13 @@ func newDataset(fs string) dataset.Dataset {
 }
 
 func newSnapshot(d dataset.Dataset) dataset.Snapshot {
-	return dataset.Snapshot{ID: uuid.New(), Dataset: d.ID, Kind: dataset.SnapshotManual, Size: d.Size, Created: d.Created}
+	return dataset.Snapshot{
+		ID:      uuid.New(),
+		Dataset: d.ID,
+		Kind:    dataset.SnapshotManual,
+		Size:    d.Size,
+		Created: d.Created,
+	}
 }
 
 // must ends the test on an error.
@@ -141,7 +147,12 @@ func (f *fixture) mounted(id uuid.UUID) (root string, unmount func()) {
 	f.must(err)
 	root = f.TempDir()
 	m := att.Mount
-	err = mount.Mount(root, mount.Spec{Source: m.Source, FSType: m.FSType, Options: m.Options, ReadOnly: m.Flags.ReadOnly})
+	err = mount.Mount(root, mount.Spec{
+		Source:   m.Source,
+		FSType:   m.FSType,
+		Options:  m.Options,
+		ReadOnly: m.Flags.ReadOnly,
+	})
 	f.must(errors.Join(err, att.Release()))
 	done := false
 	unmount = func() {

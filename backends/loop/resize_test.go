@@ -27,7 +27,9 @@ func TestGrowAtMount(t *testing.T) {
 	f := newFixture(t, "xfs")
 	d := newDataset(xfs)
 	f.create(d)
-	f.must(os.Truncate(filepath.Join(f.dir.path, layout.Datasets, d.ID.String(), "head.img"), imagefile.ImageFor(xfs, larger, false)))
+	f.must(
+		os.Truncate(filepath.Join(f.dir.path, layout.Datasets, d.ID.String(), "head.img"),
+			imagefile.ImageFor(xfs, larger, false)))
 	att, err := f.Attach(t.Context(), d.ID, backends.AttachOptions{})
 	f.must(err)
 	if !att.Mount.Grow {

@@ -59,7 +59,8 @@ func TestHeadIsNamedLast(t *testing.T) {
 		restored := f.watch(func() {
 			f.must(f.Restore(f.Context(), c.Dataset.ID, c.Snapshot.ID, c.Keep, nil))
 		}, "datasets", c.Dataset.ID)
-		if !slices.Contains(restored, event{f.headName(), unix.IN_MOVED_TO}) || slices.Contains(restored, event{f.headName(), unix.IN_DELETE}) {
+		if !slices.Contains(restored, event{f.headName(), unix.IN_MOVED_TO}) ||
+			slices.Contains(restored, event{f.headName(), unix.IN_DELETE}) {
 			f.Errorf("restore: the head was not replaced in one step: %v", restored)
 		}
 	})
@@ -86,7 +87,8 @@ func (f *fixture) watch(act func(), area string, id uuid.UUID) (events []event) 
 	watched := false
 	begin := func(string) {
 		if !watched {
-			_, err := unix.InotifyAddWatch(fd, filepath.Join(f.dir.path, area, id.String()), unix.IN_CREATE|unix.IN_MOVED_TO|unix.IN_DELETE)
+			_, err := unix.InotifyAddWatch(fd, filepath.Join(f.dir.path, area, id.String()),
+				unix.IN_CREATE|unix.IN_MOVED_TO|unix.IN_DELETE)
 			f.must(err)
 			watched = true
 		}

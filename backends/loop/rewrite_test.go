@@ -162,7 +162,8 @@ func TestRewriteUnderOthers(t *testing.T) {
 		return err
 	}
 	device := ""
-	f.isKind(rewrite(func() { device = strings.TrimSpace(scratch.Run(t, "losetup", "--find", "--show", path)) }), dataset.ErrInUse)
+	f.isKind(rewrite(func() { device = strings.TrimSpace(scratch.Run(t, "losetup", "--find", "--show", path)) }),
+		dataset.ErrInUse)
 	scratch.Run(t, "losetup", "--detach", device)
 	f.isKind(rewrite(func() {
 		image, err := os.OpenFile(path, os.O_WRONLY, 0)

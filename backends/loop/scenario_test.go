@@ -148,7 +148,8 @@ func crashes(f *fixture) backendtest.Crashes {
 		CheckReaped: func(_ backendtest.T, p backends.Pool) {
 			(&fixture{T: f.T, Pool: p.(*Pool)}).settled()
 		},
-		RepeatedSteps: long.Rounds(2, math.MaxInt), // little exists at the first steps, and the second attempt does everything
+		// little exists at the first steps, and the second attempt does everything
+		RepeatedSteps: long.Rounds(2, math.MaxInt),
 		Alternate:     !long.Enabled(),
 		SameStreams:   true,
 	}

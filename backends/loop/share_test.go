@@ -169,7 +169,8 @@ func TestComparedOnce(t *testing.T) {
 		planned, err := f.Changed(t.Context(), at(c.Snapshot), at(last))
 		f.must(err)
 		if f.sender.Comparison.Of.Snapshot != last.ID || len(f.sender.Comparison.Ranges) != planned.Ranges {
-			t.Errorf("%d ranges of %s are known, not %d", len(f.sender.Comparison.Ranges), f.sender.Comparison.Of.Snapshot, planned.Ranges)
+			t.Errorf("%d ranges of %s are known, not %d", len(f.sender.Comparison.Ranges),
+				f.sender.Comparison.Of.Snapshot, planned.Ranges)
 		}
 		sent, err := f.Send(t.Context(), at(last), c.Snapshot.ID, 0, io.Discard, nil)
 		if f.must(err); f.sender.Comparison.Ranges != nil {
@@ -184,7 +185,8 @@ func TestComparedOnce(t *testing.T) {
 			t.Errorf("planned %+v, and then %+v", planned, changed)
 		}
 		f.sender.Comparison.Ranges = nil // a wrong memory shows in the next stream if it is used
-		if known, err := f.Send(t.Context(), at(last), c.Snapshot.ID, 0, io.Discard, nil); err != nil || known.Bytes >= sent.Bytes {
+		if known, err := f.Send(t.Context(), at(last), c.Snapshot.ID, 0, io.Discard, nil); err != nil ||
+			known.Bytes >= sent.Bytes {
 			t.Errorf("it was compared again: %+v, %v", known, err)
 		}
 		_, err = f.Changed(t.Context(), at(c.Snapshot), at(last))

@@ -38,7 +38,8 @@ func TestSuiteInImage(t *testing.T) {
 		}
 		host := scratch.Mount(t, "ext4", suiteDisk)
 		return loop.New(&run.System{}), backends.Config{
-			Name: "test", Path: filepath.Join(host, "pool.img"), Image: suiteDisk * 8 / 10, Mount: filepath.Join(host, "mnt"),
+			Name: "test", Path: filepath.Join(host, "pool.img"), Image: suiteDisk * 8 / 10,
+			Mount: filepath.Join(host, "mnt"),
 		}
 	})
 }
@@ -49,8 +50,10 @@ func asWithout() []string {
 	return []string{
 		"KeepsEverything", "InUseIsNotDeleted", "InUseInAnotherNamespace", "InUseWithoutMount",
 		"SpeedIsLimited", "ReadOnlyMount", "AttachTwice", "SnapshotWhileWritten",
-		"CloneWhileWritten", "FreezeHoldsWriters", "ClonesAreIndependent", "CancelledIsAllOrNothing", "RestoreKeepsWhatTheHeadIsThen",
-		"StreamsAreAlwaysTheSame", "CopyIsBroughtUpToDate", "CutStreamGoesOn", "DamagedStreamIsRefused", "WhatACopyIsNot",
+		"CloneWhileWritten", "FreezeHoldsWriters", "ClonesAreIndependent", "CancelledIsAllOrNothing",
+		"RestoreKeepsWhatTheHeadIsThen",
+		"StreamsAreAlwaysTheSame", "CopyIsBroughtUpToDate", "CutStreamGoesOn", "DamagedStreamIsRefused",
+		"WhatACopyIsNot",
 		"SupersededHeadIsKept", "SeenWhileItMoves", "RootIsEmptyAndOwned", "RetryRenewsTheRecord",
 	}
 }
@@ -62,7 +65,10 @@ func TestI3FailingCalls(t *testing.T) {
 			if fstype != "xfs" && path.Base(t.Name()) != "restore" {
 				long.Only(t)
 			}
-			return loop.New(fault.Runner{Next: &run.System{}}), backends.Config{Name: "test", Path: filepath.Join(scratch.Mount(t, fstype, suiteDisk), "pool")}
+			return loop.New(fault.Runner{Next: &run.System{}}), backends.Config{
+				Name: "test",
+				Path: filepath.Join(scratch.Mount(t, fstype, suiteDisk), "pool"),
+			}
 		})
 	}
 }
@@ -78,7 +84,10 @@ func BenchmarkGrow(b *testing.B) {
 	for _, fstype := range []string{"xfs", "btrfs"} {
 		b.Run(fstype, func(b *testing.B) {
 			backendtest.Metrics(b, backendtest.Grow(b, func() (backends.Kind, backends.Config) {
-				return loop.New(&run.System{}), backends.Config{Name: "test", Path: filepath.Join(scratch.Mount(b, fstype, suiteDisk), "pool")}
+				return loop.New(&run.System{}), backends.Config{
+					Name: "test",
+					Path: filepath.Join(scratch.Mount(b, fstype, suiteDisk), "pool"),
+				}
 			}))
 		})
 	}

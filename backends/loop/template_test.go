@@ -119,7 +119,8 @@ func TestExt4StopsOnErrors(t *testing.T) {
 	f := newFixture(t, "xfs")
 	d := newDataset(ext4)
 	f.create(d)
-	out := scratch.Run(t, "dumpe2fs", "-h", filepath.Join(f.dir.path, layout.Datasets, d.ID.String(), layout.Head+layout.ImageSuffix))
+	out := scratch.Run(t, "dumpe2fs", "-h",
+		filepath.Join(f.dir.path, layout.Datasets, d.ID.String(), layout.Head+layout.ImageSuffix))
 	if !regexp.MustCompile(`Errors behavior: +Remount read-only`).MatchString(out) {
 		t.Errorf("dumpe2fs says\n%s", out)
 	}

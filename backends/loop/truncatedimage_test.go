@@ -88,7 +88,9 @@ func (f *fixture) refusesDamaged(d dataset.Dataset, why string) {
 			f.Fatalf("%s: %s was not refused", why, what)
 		}
 		f.isKind(err, dataset.ErrCorrupt)
-		if !strings.Contains(err.Error(), why) || !strings.Contains(err.Error(), "drover snapshot restore VOLUME SNAPSHOT") || strings.Contains(err.Error(), "\n") {
+		if !strings.Contains(err.Error(), why) ||
+			!strings.Contains(err.Error(), "drover snapshot restore VOLUME SNAPSHOT") ||
+			strings.Contains(err.Error(), "\n") {
 			f.Errorf("%s: %v", what, err)
 		}
 	}

@@ -47,7 +47,8 @@ func TestDeviceOfASharedImageIsNotHeld(t *testing.T) {
 	f := newFixture(t, "xfs")
 	d, s := f.shared()
 	dir := f.folderOf(d)
-	theirs, err := attach.Image(t.Context(), dir.Path(f.layout.Image(layout.Head)), loopdev.Options{BlockSize: layout.Sector})
+	theirs, err := attach.Image(t.Context(), dir.Path(f.layout.Image(layout.Head)),
+		loopdev.Options{BlockSize: layout.Sector})
 	f.must(err)
 	tries := 0
 	f.backend.step = func(step string) {
@@ -186,7 +187,8 @@ func fill(f *fixture) {
 		}
 	}
 	for n := 0; ; n++ {
-		if os.WriteFile(filepath.Join(f.disk, "small"+string(rune('a'+n%26))+string(rune('a'+n/26))), []byte("x"), 0o600) != nil {
+		if os.WriteFile(filepath.Join(f.disk, "small"+string(rune('a'+n%26))+string(rune('a'+n/26))), []byte("x"),
+			0o600) != nil {
 			return
 		}
 	}

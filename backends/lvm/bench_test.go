@@ -69,7 +69,12 @@ func dropped(t testing.TB, vg string) {
 // place is where a test makes a pool: of empty disks, in a volume group that goes with it.
 func place(t testing.TB, disks ...string) backends.Config {
 	t.Helper()
-	cfg := backends.Config{Name: "test", Path: "/dev/test-" + disks[0], Mount: filepath.Join(t.TempDir(), "mnt"), Make: true}
+	cfg := backends.Config{
+		Name:  "test",
+		Path:  "/dev/test-" + disks[0],
+		Mount: filepath.Join(t.TempDir(), "mnt"),
+		Make:  true,
+	}
 	for _, disk := range disks {
 		cfg.Devices = append(cfg.Devices, inside.Disk(t, disk))
 	}
@@ -183,7 +188,11 @@ func (b *bench) snapshotHolds(ds, snapshot uuid.UUID, want string) {
 func (b *bench) record(size dataset.Size) dataset.Dataset {
 	d := dataset.Dataset{ID: uuid.New(), Size: size}
 	if b.cfg.Keys != nil {
-		d.Encryption = &dataset.Encryption{ID: uuid.MustParse("8a6b5a0e-5d0f-4c55-9c4f-0f2f5a1f7d11"), KeyID: "00000000", Wrapped: []byte("wrapped")}
+		d.Encryption = &dataset.Encryption{
+			ID:      uuid.MustParse("8a6b5a0e-5d0f-4c55-9c4f-0f2f5a1f7d11"),
+			KeyID:   "00000000",
+			Wrapped: []byte("wrapped"),
+		}
 	}
 	return d
 }

@@ -14,16 +14,24 @@ func TestTakesWhatIsMade(t *testing.T) {
 		p := newPool(&storage{extent: extent}, nil)
 		p.info.Capabilities.Filesystems = []string{mkfs.XFS, mkfs.Ext4}
 		for fs, sizes := range map[string]map[dataset.Size]bool{
-			"":        {1: false, 8 * dataset.KiB: false, dataset.MiB: false, 16_000_000: true, 200 * dataset.MiB: true, dataset.GiB: true, 17 * dataset.TiB: false},
+			"": {
+				1: false, 8 * dataset.KiB: false, dataset.MiB: false, 16_000_000: true, 200 * dataset.MiB: true,
+				dataset.GiB: true, 17 * dataset.TiB: false,
+			},
 			mkfs.Ext4: {dataset.MiB: false, 16_000_000: true, 16 * dataset.MiB: true, 1<<63 - 1: false},
-			mkfs.XFS:  {8 * dataset.KiB: false, 16 * dataset.MiB: false, 200 * dataset.MiB: false, 298 * dataset.MiB: true, 300 * dataset.MiB: true},
+			mkfs.XFS: {
+				8 * dataset.KiB: false, 16 * dataset.MiB: false, 200 * dataset.MiB: false, 298 * dataset.MiB: true,
+				300 * dataset.MiB: true,
+			},
 		} {
 			for size, want := range sizes {
 				d := dataset.Dataset{Size: size}
 				d.Profile.Filesystem.Type = fs
 				_, _, made := p.maker.choose(d)
-				if taken := b.CheckSize(fs, size); (taken == nil) != want || !want && (made == nil || made.Error() != taken.Error()) {
-					t.Errorf("%s of %q is taken: %v, and in extents of %s made: %v; want %t", size, fs, taken, extent, made, want)
+				if taken := b.CheckSize(fs, size); (taken == nil) != want ||
+					!want && (made == nil || made.Error() != taken.Error()) {
+					t.Errorf("%s of %q is taken: %v, and in extents of %s made: %v; want %t", size, fs, taken, extent,
+						made, want)
 				}
 			}
 		}

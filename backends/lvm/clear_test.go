@@ -81,7 +81,9 @@ func TestCleared(t *testing.T) {
 				if err := disk.CheckVacant(device); err != nil {
 					t.Errorf("after %q: %v", cut, err)
 				}
-			} else if left := strings.TrimSpace(lvmDo(t, "vgs", "--noheadings", "--options", "vg_name,vg_tags,lv_count", vg)); strings.Join(strings.Fields(left), " ") != vg+" 0" {
+			} else if left := strings.TrimSpace(
+				lvmDo(t, "vgs", "--noheadings", "--options", "vg_name,vg_tags,lv_count",
+					vg)); strings.Join(strings.Fields(left), " ") != vg+" 0" {
 				t.Errorf("after %q the group is %q", cut, left)
 			}
 		}

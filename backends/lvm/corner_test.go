@@ -71,7 +71,12 @@ func TestCornerThatWasLeft(t *testing.T) {
 	b.must(err)
 	c, err := trialdir.Make(home, b.ID(), Name)
 	b.must(err)
-	inner, err := b.backend.Open(t.Context(), backends.Config{ID: uuid.New(), Name: "inner", Path: c.Path + "/pool", Make: true})
+	inner, err := b.backend.Open(t.Context(), backends.Config{
+		ID:   uuid.New(),
+		Name: "inner",
+		Path: c.Path + "/pool",
+		Make: true,
+	})
 	b.must(err)
 	e := dataset.Dataset{ID: uuid.New(), Size: little}
 	_, err = inner.Create(t.Context(), e)
@@ -98,7 +103,8 @@ func TestCornerThatWasLeft(t *testing.T) {
 		t.Errorf("it holds %q", got)
 	}
 	outside := backends.Config{ID: uuid.New(), Name: "inner", Path: home + "/datasets/pool", Make: true}
-	if _, err := b.backend.Open(t.Context(), outside); err == nil || !strings.Contains(err.Error(), "is not the path of a volume group") {
+	if _, err := b.backend.Open(t.Context(), outside); err == nil ||
+		!strings.Contains(err.Error(), "is not the path of a volume group") {
 		t.Errorf("outside of a corner: %v", err)
 	}
 }

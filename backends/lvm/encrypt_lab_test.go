@@ -45,7 +45,9 @@ func (b *bench) nothingOpen(when string) {
 	b.must(b.Pool.(*Pool).encryption.dropUnused())
 	names, err := crypt.List()
 	b.must(err)
-	if names = slices.DeleteFunc(names, func(n string) bool { return !strings.HasSuffix(n, b.Pool.(*Pool).encryption.mappings()) }); len(names) > 0 {
+	if names = slices.DeleteFunc(names, func(n string) bool {
+		return !strings.HasSuffix(n, b.Pool.(*Pool).encryption.mappings())
+	}); len(names) > 0 {
 		b.Errorf("%s there are still %q", when, names)
 	}
 }
@@ -59,7 +61,8 @@ func TestEncryptedVolume(t *testing.T) {
 	if _, err := b.Stat(t.Context(), d.ID); err != nil {
 		t.Error(err)
 	}
-	if err := b.Delete(t.Context(), d.ID); dataset.KindOf(err) != dataset.ErrInUse || !strings.Contains(err.Error(), dir) {
+	if err := b.Delete(t.Context(), d.ID); dataset.KindOf(err) != dataset.ErrInUse ||
+		!strings.Contains(err.Error(), dir) {
 		t.Errorf("deleted in use: %v", err)
 	}
 	root, err := os.Open(dir)
@@ -115,7 +118,11 @@ func TestFirstHeaderLost(t *testing.T) {
 	if dataset.KindOf(err) != dataset.ErrCorrupt || !strings.Contains(err.Error(), mend) {
 		t.Errorf("it says %v", err)
 	}
-	_, err = (&run.System{}).Run(t.Context(), run.Command{Name: "cryptsetup", Args: strings.Fields(mend)[1:], Timeout: time.Minute})
+	_, err = (&run.System{}).Run(t.Context(), run.Command{
+		Name:    "cryptsetup",
+		Args:    strings.Fields(mend)[1:],
+		Timeout: time.Minute,
+	})
 	b.must(err)
 	if got := b.read(d.ID); got != "kept" {
 		t.Errorf("it holds %q", got)
@@ -133,7 +140,13 @@ func (b *bench) leftOpen(d dataset.Dataset) {
 	dev, err := dm.Find(p.device(name))
 	b.must(err)
 	key, _ := oneKey{}.DataKey(b.Context(), d)
-	open := run.Command{Name: "cryptsetup", Args: []string{"open", "--type", "luks2", "--key-file=-", dev.Node(), p.encryption.mapping(name)}, Stdin: bytes.NewReader(key), Env: []string{"DM_DISABLE_UDEV=1"}, Timeout: time.Minute}
+	open := run.Command{
+		Name:    "cryptsetup",
+		Args:    []string{"open", "--type", "luks2", "--key-file=-", dev.Node(), p.encryption.mapping(name)},
+		Stdin:   bytes.NewReader(key),
+		Env:     []string{"DM_DISABLE_UDEV=1"},
+		Timeout: time.Minute,
+	}
 	_, err = (&run.System{}).Run(b.Context(), open)
 	b.must(err)
 }
@@ -148,7 +161,8 @@ func without(t *testing.T, program string) {
 			continue
 		}
 		for _, n := range names {
-			if err := os.Symlink(filepath.Join(from, n.Name()), filepath.Join(dir, n.Name())); err != nil && !errors.Is(err, fs.ErrExist) {
+			if err := os.Symlink(filepath.Join(from, n.Name()), filepath.Join(dir, n.Name())); err != nil &&
+				!errors.Is(err, fs.ErrExist) {
 				t.Fatal(err)
 			}
 		}
@@ -174,7 +188,8 @@ func TestWithoutCryptsetup(t *testing.T) {
 	}
 	refused := func(err error) {
 		t.Helper()
-		if dataset.KindOf(err) != dataset.ErrUnsupported || !strings.Contains(err.Error(), "apt-get install cryptsetup-bin") {
+		if dataset.KindOf(err) != dataset.ErrUnsupported ||
+			!strings.Contains(err.Error(), "apt-get install cryptsetup-bin") {
 			t.Errorf("got %v", err)
 		}
 	}
@@ -214,7 +229,8 @@ func (b *bench) roomFor(dir string, size dataset.Size) {
 	b.Helper()
 	var st unix.Statfs_t
 	b.must(unix.Statfs(dir, &st))
-	if free := dataset.Size(st.Bavail) * dataset.Size(st.Bsize); free < size*97/100 || free > size*103/100+b.Pool.(*Pool).extent {
+	if free := dataset.Size(st.Bavail) * dataset.Size(st.Bsize); free < size*97/100 ||
+		free > size*103/100+b.Pool.(*Pool).extent {
 		b.Errorf("%s are free in a volume of %s", free.Human(), size)
 	}
 }

@@ -58,7 +58,8 @@ func TestForeignVolumes(t *testing.T) {
 	b.write(d.ID, "content")
 
 	odd := namePrefix + strings.Repeat("ab", 16)
-	lvmDo(t, "lvcreate", "--yes", "--type", "thin", "--virtualsize", "64m", "--thinpool", poolName, "--name", "among", vg)
+	lvmDo(t, "lvcreate", "--yes", "--type", "thin", "--virtualsize", "64m", "--thinpool", poolName, "--name", "among",
+		vg)
 	lvmDo(t, "lvcreate", "--yes", "--type", "thin", "--virtualsize", "64m", "--thinpool", poolName, "--name", odd, vg)
 	b.open()
 	// A dataset's file that names it makes it no volume of Drover's.
@@ -213,7 +214,8 @@ func TestMakingIsCutShort(t *testing.T) {
 			t.Errorf("after %d steps: %v", n, err)
 		}
 		cfg.Make, cfg.ID = true, uuid.New()
-		if _, err := New(&run.System{}).Open(t.Context(), cfg); !errors.Is(err, dataset.ErrExists) || n < 5 && !strings.Contains(err.Error(), "vgremove") {
+		if _, err := New(&run.System{}).Open(t.Context(), cfg); !errors.Is(err, dataset.ErrExists) ||
+			n < 5 && !strings.Contains(err.Error(), "vgremove") {
 			t.Errorf("after %d steps, as another pool: %v", n, err)
 		}
 	}
@@ -229,7 +231,8 @@ func TestMakingIsCutShort(t *testing.T) {
 func TestDisksGoToAnotherHost(t *testing.T) {
 	b := newBench(t, place(t, "lvm-first", "lvm-second"))
 	vg := filepath.Base(b.cfg.Path)
-	said := lvmDo(t, "lvs", "--all", "--noheadings", "--options", "stripes", "--select", "lv_name="+poolName+"_tdata", vg)
+	said := lvmDo(t, "lvs", "--all", "--noheadings", "--options", "stripes", "--select", "lv_name="+poolName+"_tdata",
+		vg)
 	if strings.TrimSpace(said) != "2" {
 		t.Errorf("it has %q stripes", said)
 	}

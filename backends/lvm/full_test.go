@@ -58,7 +58,8 @@ func TestFullVolume(t *testing.T) {
 			}
 			b.must(b.Snapshot(t.Context(), s, nil)) // does not count
 			written, err := fill(t, filepath.Join(dir, "file"), 1<<30)
-			if written += 64 << 20; !errors.Is(err, unix.ENOSPC) || written < int64(size)*97/100 || written > int64(size)*103/100 {
+			if written += 64 << 20; !errors.Is(err, unix.ENOSPC) || written < int64(size)*97/100 ||
+				written > int64(size)*103/100 {
 				t.Errorf("%d bytes fitted into %d: %v", written, free, err)
 			}
 			t.Logf("of %d bytes %d were free, and %d fitted", size, free, written)
@@ -80,7 +81,12 @@ func TestWatermark(t *testing.T) {
 	dropped(t, vg)
 	lvmDo(t, "vgcreate", vg, disk)
 	lvmDo(t, "lvcreate", "--yes", "--size", "5000m", "--name", "theirs", vg)
-	b := newBench(t, backends.Config{Name: "test", Path: "/dev/" + vg, Mount: filepath.Join(t.TempDir(), "mnt"), Make: true})
+	b := newBench(t, backends.Config{
+		Name:  "test",
+		Path:  "/dev/" + vg,
+		Mount: filepath.Join(t.TempDir(), "mnt"),
+		Make:  true,
+	})
 	st := b.Status(t.Context())
 	if !st.Online || st.Reason != "" || st.Size > 1200*dataset.MiB || st.Size < 600*dataset.MiB {
 		t.Fatalf("%+v", st)
@@ -179,7 +185,8 @@ func TestSnapshotsStayInactive(t *testing.T) {
 	c := b.stage()
 	b.must(b.Restore(t.Context(), c.ds.ID, c.snapshot.ID, c.keep, nil))
 	b.read(c.ds.ID)
-	said := lvmDo(t, "lvs", "--noheadings", "--options", "lv_name", "--select", "pool_lv="+poolName+" && lv_active=active", filepath.Base(b.cfg.Path))
+	said := lvmDo(t, "lvs", "--noheadings", "--options", "lv_name", "--select",
+		"pool_lv="+poolName+" && lv_active=active", filepath.Base(b.cfg.Path))
 	head, err := b.head(c.ds.ID)
 	b.must(err)
 	if strings.TrimSpace(said) != head {

@@ -81,7 +81,9 @@ func TestSnapshotsCostTheSame(t *testing.T) {
 		return count.Count() - before
 	}
 	took := func() (snapshot, clone int) {
-		snapshot = cost(func() error { return b.Snapshot(t.Context(), dataset.Snapshot{ID: uuid.New(), Dataset: d.ID}, nil) })
+		snapshot = cost(func() error {
+			return b.Snapshot(t.Context(), dataset.Snapshot{ID: uuid.New(), Dataset: d.ID}, nil)
+		})
 		clone = cost(func() error {
 			_, err := b.Clone(t.Context(), dataset.Dataset{ID: uuid.New()}, dataset.Source{Dataset: d.ID}, nil)
 			return err
@@ -131,7 +133,10 @@ func TestSuspendedByACommandThatDied(t *testing.T) {
 			t.Errorf("%s: it is suspended still", what)
 		}
 	}
-	for what, layer := range map[string]string{"the origin": p.device(name), "the pool": p.device(poolName) + "-tpool"} {
+	for what, layer := range map[string]string{
+		"the origin": p.device(name),
+		"the pool":   p.device(poolName) + "-tpool",
+	} {
 		device = layer
 		dies = true
 		if err := b.Snapshot(t.Context(), dataset.Snapshot{ID: uuid.New(), Dataset: d.ID}, nil); err == nil {

@@ -29,9 +29,11 @@ func TestPathsThatNameNoGroup(t *testing.T) {
 	}
 	for path, want := range map[string]*dataset.Kind{
 		"vg0": dataset.ErrInvalid, "/dev/../etc": dataset.ErrInvalid, "/dev/vg0/": dataset.ErrInvalid,
-		"/dev/vg0/lv": dataset.ErrUnsupported, "/srv/pool": dataset.ErrUnsupported, "/dev/-f": dataset.ErrUnsupported, "/dev/": dataset.ErrInvalid,
+		"/dev/vg0/lv": dataset.ErrUnsupported, "/srv/pool": dataset.ErrUnsupported, "/dev/-f": dataset.ErrUnsupported,
+		"/dev/":        dataset.ErrInvalid,
 		"/dev/.hidden": dataset.ErrUnsupported, "/dev/a b": dataset.ErrUnsupported,
-		"/dev/" + strings.Repeat("x", 61): dataset.ErrUnsupported, "/dev/x" + strings.Repeat("-", 40): dataset.ErrUnsupported,
+		"/dev/" + strings.Repeat("x", 61):  dataset.ErrUnsupported,
+		"/dev/x" + strings.Repeat("-", 40): dataset.ErrUnsupported,
 	} {
 		if _, err := configuredGroup(backends.Config{Path: path, Mount: "/mnt"}); !errors.Is(err, want) {
 			t.Errorf("%s: %v, want %s", path, err, want.Code)
@@ -75,12 +77,14 @@ func TestWhatAThinPoolSays(t *testing.T) {
 			continue
 		}
 		err = p.space.checkThinPool(u)
-		if (err == nil) != (want == "") || want != "" && (!errors.Is(err, dataset.ErrNoSpace) || !strings.Contains(err.Error(), want)) {
+		if (err == nil) != (want == "") || want != "" &&
+			(!errors.Is(err, dataset.ErrNoSpace) || !strings.Contains(err.Error(), want)) {
 			t.Errorf("%s: %v, want %q", status, err, want)
 		}
 	}
 	u, _ := parseUsage(dm.Target{Type: "thin-pool", Status: "3 100/1000 10/100 - rw a b - 1024"}, 64*dataset.KiB)
-	if u.data != 640*dataset.KiB || u.dataOf != 6400*dataset.KiB || u.metadata != 400*dataset.KiB || u.metadataOf != 4000*dataset.KiB {
+	if u.data != 640*dataset.KiB || u.dataOf != 6400*dataset.KiB || u.metadata != 400*dataset.KiB ||
+		u.metadataOf != 4000*dataset.KiB {
 		t.Errorf("%+v", u)
 	}
 	for _, odd := range []dm.Target{{}, {Type: "linear", Status: "3 1/2 3/4"}, {Type: "thin-pool", Status: "3 x"}} {
@@ -93,7 +97,9 @@ func TestWhatAThinPoolSays(t *testing.T) {
 // A pool's metadata hold out for four times its blocks, and there is room for their spare.
 func TestPlan(t *testing.T) {
 	p := newPool(&storage{vg: "vg0", extent: 4 * dataset.MiB}, nil)
-	for _, free := range []dataset.Size{dataset.GiB, 10 * dataset.GiB, 400 * dataset.GiB, 3 * dataset.TiB, 60 * dataset.TiB} {
+	for _, free := range []dataset.Size{
+		dataset.GiB, 10 * dataset.GiB, 400 * dataset.GiB, 3 * dataset.TiB, 60 * dataset.TiB,
+	} {
 		for _, stripes := range []int{1, 3} {
 			l, err := p.opener.plan(free, stripes)
 			if err != nil {
@@ -105,7 +111,8 @@ func TestPlan(t *testing.T) {
 			if all := l.data + 2*l.metadata; all > free*98/100 || all < free*94/100 {
 				t.Errorf("%s: %s of it are taken", free, all.Human())
 			}
-			if l.metadata < l.data/l.block*256 || l.metadata > 4*dataset.GiB || l.block < 64*dataset.KiB || l.block > dataset.GiB {
+			if l.metadata < l.data/l.block*256 || l.metadata > 4*dataset.GiB || l.block < 64*dataset.KiB ||
+				l.block > dataset.GiB {
 				t.Errorf("%s: %+v", free, l)
 			}
 		}
@@ -124,7 +131,13 @@ func answersWith(code int, stdout, stderr string) run.Func {
 		if code == 0 {
 			return run.Result{}, nil
 		}
-		return run.Result{}, &run.Error{Cmd: c.Name, Args: c.Args, ExitCode: code, Stderr: stderr, Err: errors.New("exit status")}
+		return run.Result{}, &run.Error{
+			Cmd:      c.Name,
+			Args:     c.Args,
+			ExitCode: code,
+			Stderr:   stderr,
+			Err:      errors.New("exit status"),
+		}
 	}
 }
 
@@ -147,7 +160,8 @@ func TestUnknownIsNotAbsent(t *testing.T) {
 		t.Error("another exit code is taken for it")
 	}
 	for _, said := range []string{"", "{", `{"report":[{"vg":[]}]}`, `{"report":[{"vg":[{},{}]}]}`} {
-		if _, _, err := newTool(answersWith(0, said, "")).readGroup(t.Context(), "vg0"); err == nil || errors.Is(err, errAbsent) {
+		if _, _, err := newTool(answersWith(0, said, "")).readGroup(t.Context(), "vg0"); err == nil ||
+			errors.Is(err, errAbsent) {
 			t.Errorf("%q: %v", said, err)
 		}
 	}
@@ -162,7 +176,8 @@ func TestReports(t *testing.T) {
 		t.Fatal(err)
 	}
 	pool := all["drover_pool"]
-	if pool.Size != dataset.GiB || pool.Chunk != 64*dataset.KiB || pool.Kind != "thin-pool" || pool.WhenFull != "error" || !slices.Equal(pool.Tags, []string{"drover"}) {
+	if pool.Size != dataset.GiB || pool.Chunk != 64*dataset.KiB || pool.Kind != "thin-pool" ||
+		pool.WhenFull != "error" || !slices.Equal(pool.Tags, []string{"drover"}) {
 		t.Errorf("%+v", pool)
 	}
 	if isOurs(pool) || isOurs(all["x"]) || !isOurs(volume{Tags: []string{"drover"}, Pool: "drover_pool"}) {
@@ -236,7 +251,9 @@ func TestForeignGroups(t *testing.T) {
 		{"drover.pool=odd", backends.Config{}, dataset.ErrExists},
 	} {
 		var asked run.Recorder
-		asked.Next = answersWith(0, `{"report":[{"vg":[{"vg_name":"vg0","vg_tags":"`+c.tags+`","vg_free":"107374182400","vg_extent_size":"4194304","vg_missing_pv_count":"0"}]}]}`, "")
+		asked.Next = answersWith(0,
+			`{"report":[{"vg":[{"vg_name":"vg0","vg_tags":"`+c.tags+`","vg_free":"107374182400","vg_extent_size":"4194304","vg_missing_pv_count":"0"}]}]}`,
+			"")
 		c.cfg.Path, c.cfg.Mount, c.cfg.Name = "/dev/vg0", t.TempDir(), "fast"
 		if _, err := New(&asked).Open(t.Context(), c.cfg); !errors.Is(err, c.want) {
 			t.Errorf("tags %q, %+v: %v, want %s", c.tags, c.cfg, err, c.want.Code)
@@ -253,7 +270,8 @@ func TestForeignGroups(t *testing.T) {
 func TestMissingPrograms(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	err := New(&run.Recorder{}).Available(t.Context())
-	if !errors.Is(err, dataset.ErrUnsupported) || !strings.Contains(err.Error(), "apt-get install lvm2 thin-provisioning-tools") {
+	if !errors.Is(err, dataset.ErrUnsupported) ||
+		!strings.Contains(err.Error(), "apt-get install lvm2 thin-provisioning-tools") {
 		t.Error(err)
 	}
 }
@@ -277,7 +295,8 @@ func TestALateCommandIsNotKilled(t *testing.T) {
 	}))
 	tool.limit = 20 * time.Millisecond
 	for range 2 {
-		if err := tool.lvm(t.Context(), "lvcreate", "x"); !errors.Is(err, dataset.ErrOffline) || !strings.Contains(err.Error(), `"lvm lvcreate x" did not end within 20ms`) {
+		if err := tool.lvm(t.Context(), "lvcreate", "x"); !errors.Is(err, dataset.ErrOffline) ||
+			!strings.Contains(err.Error(), `"lvm lvcreate x" did not end within 20ms`) {
 			t.Error(err)
 		}
 	}
@@ -316,7 +335,9 @@ func TestRoomForRecords(t *testing.T) {
 		{200 * dataset.MiB, 3200, "3200 inodes free of 65536"},
 	} {
 		err := p.space.checkFree(u, c.free, 256*dataset.MiB, c.files, 65536)
-		if (err == nil) != (c.says == "") || err != nil && (!errors.Is(err, dataset.ErrNoSpace) || !strings.Contains(err.Error(), c.says) || !strings.Contains(err.Error(), "lvextend --resizefs --size +256m vg0/drover_records")) {
+		if (err == nil) != (c.says == "") || err != nil &&
+			(!errors.Is(err, dataset.ErrNoSpace) || !strings.Contains(err.Error(), c.says) ||
+				!strings.Contains(err.Error(), "lvextend --resizefs --size +256m vg0/drover_records")) {
 			t.Errorf("%+v: %v", c, err)
 		}
 	}
@@ -384,7 +405,9 @@ func TestATurnIsKept(t *testing.T) {
 		}
 		done()
 		others.Wait()
-		if want := []string{"asked", "done", "other", "again", "other", "late", "last", "other"}; !slices.Equal(ran, want) {
+		if want := []string{
+			"asked", "done", "other", "again", "other", "late", "last", "other",
+		}; !slices.Equal(ran, want) {
 			t.Errorf("there ran %q, want %q", ran, want)
 		}
 	})

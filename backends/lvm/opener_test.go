@@ -31,7 +31,13 @@ func TestGroupOnOtherDisks(t *testing.T) {
 		{[]string{"/dev/null", "/dev/drover-none"}, dataset.ErrInvalid},
 		{[]string{"/dev/zero", "/dev/null"}, nil},
 	} {
-		p := newPool(&storage{vg: "vg0", tool: newTool(answersWith(0, `{"report":[{"vg":[{"pv_name":"/dev/null"},{"pv_name":"/dev/zero"}]}]}`, ""))}, nil)
+		p := newPool(
+			&storage{
+				vg: "vg0",
+				tool: newTool(
+					answersWith(0, `{"report":[{"vg":[{"pv_name":"/dev/null"},{"pv_name":"/dev/zero"}]}]}`, "")),
+			},
+			nil)
 		err := p.opener.sameDisks(t.Context(), c.named)
 		if c.want == nil && err != nil || c.want != nil && !errors.Is(err, c.want) {
 			t.Errorf("%q: %v", c.named, err)
@@ -45,7 +51,14 @@ func TestGroupOnOtherDisks(t *testing.T) {
 		}
 		return answersWith(0, `{"report":[{"vg":[{`+said+`}]}]}`, "")(ctx, c)
 	})
-	cfg := backends.Config{ID: mine, Name: "fast", Path: "/dev/vg0", Mount: t.TempDir(), Devices: []string{"/dev/zero"}, Make: true}
+	cfg := backends.Config{
+		ID:      mine,
+		Name:    "fast",
+		Path:    "/dev/vg0",
+		Mount:   t.TempDir(),
+		Devices: []string{"/dev/zero"},
+		Make:    true,
+	}
 	if _, err := New(&asked).Open(t.Context(), cfg); !errors.Is(err, dataset.ErrExists) {
 		t.Error(err)
 	}
@@ -60,8 +73,15 @@ func TestGroupOnOtherDisks(t *testing.T) {
 func TestTooSmallForAGroup(t *testing.T) {
 	var asked run.Recorder
 	asked.Next = answersWith(5, "", `  Volume group "drover-none" not found`)
-	cfg := backends.Config{Name: "none", Path: "/dev/drover-none", Mount: t.TempDir(), Devices: []string{scratch.Disk(t, 400<<20)}, Make: true}
-	if _, err := New(&asked).Open(t.Context(), cfg); !errors.Is(err, dataset.ErrUnsupported) || !strings.Contains(err.Error(), "too small for a pool (at least 544MiB)") {
+	cfg := backends.Config{
+		Name:    "none",
+		Path:    "/dev/drover-none",
+		Mount:   t.TempDir(),
+		Devices: []string{scratch.Disk(t, 400<<20)},
+		Make:    true,
+	}
+	if _, err := New(&asked).Open(t.Context(), cfg); !errors.Is(err, dataset.ErrUnsupported) ||
+		!strings.Contains(err.Error(), "too small for a pool (at least 544MiB)") {
 		t.Error(err)
 	}
 	for _, call := range asked.Calls() {
@@ -103,11 +123,18 @@ func TestRecordsAreLookedAt(t *testing.T) {
 func TestRecordsThatLostTheirTag(t *testing.T) {
 	var asked run.Recorder
 	p := newPool(&storage{vg: "vg0", tool: newTool(&asked), step: func(string) {}}, nil)
-	records, pool := volume{Name: recordsName, Tags: []string{ourTag}}, volume{Name: poolName, Tags: []string{ourTag}, Kind: "thin-pool"}
-	if _, err := p.opener.finish(t.Context(), uuid.New(), group{}, records, pool, 1); !errors.Is(err, dataset.ErrExists) || !strings.Contains(err.Error(), "lvchange --addtag drover.formatted vg0/drover_records") {
+	records, pool := volume{Name: recordsName, Tags: []string{ourTag}}, volume{
+		Name: poolName,
+		Tags: []string{ourTag},
+		Kind: "thin-pool",
+	}
+	if _, err := p.opener.finish(t.Context(), uuid.New(), group{}, records, pool,
+		1); !errors.Is(err, dataset.ErrExists) || !strings.Contains(err.Error(),
+		"lvchange --addtag drover.formatted vg0/drover_records") {
 		t.Error(err)
 	}
-	if _, err := p.opener.finish(t.Context(), uuid.New(), group{}, volume{Name: recordsName}, volume{}, 1); !errors.Is(err, dataset.ErrExists) {
+	if _, err := p.opener.finish(t.Context(), uuid.New(), group{}, volume{Name: recordsName}, volume{},
+		1); !errors.Is(err, dataset.ErrExists) {
 		t.Errorf("of a volume without the tag: %v", err)
 	}
 	if n := asked.Count(); n > 0 {
@@ -118,7 +145,8 @@ func TestRecordsThatLostTheirTag(t *testing.T) {
 // A folder is a pool's place in a corner alone, and where that lies on a group's records.
 func TestPoolsInACorner(t *testing.T) {
 	home, id := t.TempDir(), uuid.New()
-	if err := os.WriteFile(filepath.Join(home, "pool.json"), []byte(`{"id":"`+id.String()+`","backend":"lvm"}`), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(home, "pool.json"), []byte(`{"id":"`+id.String()+`","backend":"lvm"}`),
+		0o600); err != nil {
 		t.Fatal(err)
 	}
 	c, err := trialdir.Make(home, id, Name)

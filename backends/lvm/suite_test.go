@@ -50,10 +50,13 @@ func BenchmarkGrow(b *testing.B) {
 // BenchmarkPath: a volume against a thin volume with XFS that was made by hand in the same pool.
 func BenchmarkPath(b *testing.B) {
 	at, unmount := b.TempDir(), func() {}
-	backendtest.Path(b, b, func() (backends.Kind, backends.Config) { return New(&run.System{}), place(b, "lvm-first") }, func(cfg backends.Config) string {
+	backendtest.Path(b, b, func() (backends.Kind, backends.Config) {
+		return New(&run.System{}), place(b, "lvm-first")
+	}, func(cfg backends.Config) string {
 		vg := filepath.Base(cfg.Path)
 		device := filepath.Join(cfg.Path, "beside")
-		lvmDo(b, "lvcreate", "--yes", "--type", "thin", "--virtualsize", "1g", "--thinpool", poolName, "--name", "beside", vg)
+		lvmDo(b, "lvcreate", "--yes", "--type", "thin", "--virtualsize", "1g", "--thinpool", poolName, "--name",
+			"beside", vg)
 		do(b, "mkfs.xfs", "-q", device)
 		do(b, "mount", "-o", "discard", device, at)
 		unmount = func() { do(b, "umount", at) }

@@ -9,7 +9,10 @@ import (
 // A kernel without modules has NFS now or never.
 func TestMountable(t *testing.T) {
 	dir := t.TempDir()
-	for text, want := range map[string]bool{"nodev\ttmpfs\n\txfs\nnodev\tnfsd\n": false, "nodev\tnfs\nnodev\tnfs4\n": true} {
+	for text, want := range map[string]bool{
+		"nodev\ttmpfs\n\txfs\nnodev\tnfsd\n": false,
+		"nodev\tnfs\nnodev\tnfs4\n":          true,
+	} {
 		file := filepath.Join(dir, "filesystems")
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)

@@ -44,13 +44,18 @@ func TestTakenByAnotherHost(t *testing.T) {
 	two := inside.Another(t, dir)
 	var pools [2]backends.Pool
 	for i, at := range []string{one, two} {
-		p, err := nfs.Backend{}.Open(t.Context(), backends.Config{Name: "share", Path: filepath.Join(at, []string{"alpha", "beta"}[i]), Make: true})
+		p, err := nfs.Backend{}.Open(t.Context(), backends.Config{
+			Name: "share",
+			Path: filepath.Join(at, []string{"alpha", "beta"}[i]),
+			Make: true,
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
 		pools[i] = p
 	}
-	if pools[0].Info().Share == uuid.Nil || pools[0].Info().Share != pools[1].Info().Share || pools[0].ID() == pools[1].ID() {
+	if pools[0].Info().Share == uuid.Nil || pools[0].Info().Share != pools[1].Info().Share ||
+		pools[0].ID() == pools[1].ID() {
 		t.Fatalf("shares %s and %s", pools[0].Info().Share, pools[1].Info().Share)
 	}
 	d := dataset.Dataset{ID: uuid.New(), Volume: "db", Epoch: 1}
@@ -65,7 +70,10 @@ func TestTakenByAnotherHost(t *testing.T) {
 		text := strings.Repeat("x", round+1)
 		write(t, has, d.ID, text)
 		d.Epoch++
-		if err := wants.(backends.Sharer).Take(t.Context(), d, backends.PreviousHome{Pool: has.ID(), Epoch: d.Epoch - 1}); err != nil {
+		if err := wants.(backends.Sharer).Take(t.Context(), d, backends.PreviousHome{
+			Pool:  has.ID(),
+			Epoch: d.Epoch - 1,
+		}); err != nil {
 			t.Fatalf("round %d: %v", round, err)
 		}
 		if got := read(t, wants, d.ID); got != text {
@@ -73,7 +81,10 @@ func TestTakenByAnotherHost(t *testing.T) {
 		}
 		late := d
 		late.Epoch--
-		if err := has.(backends.Sharer).Take(t.Context(), late, backends.PreviousHome{Pool: wants.ID(), Epoch: late.Epoch - 1}); !errors.Is(err, dataset.ErrConflict) {
+		if err := has.(backends.Sharer).Take(t.Context(), late, backends.PreviousHome{
+			Pool:  wants.ID(),
+			Epoch: late.Epoch - 1,
+		}); !errors.Is(err, dataset.ErrConflict) {
 			t.Errorf("round %d: taken back at an earlier epoch: %v", round, err)
 		}
 	}
@@ -85,7 +96,11 @@ func TestSharesThatAreRefused(t *testing.T) {
 	at := inside.Serve(t, dir)
 	refused := func(path, want string) {
 		t.Helper()
-		_, err := nfs.Backend{}.Open(t.Context(), backends.Config{Name: "share", Path: filepath.Join(path, "alpha"), Make: true})
+		_, err := nfs.Backend{}.Open(t.Context(), backends.Config{
+			Name: "share",
+			Path: filepath.Join(path, "alpha"),
+			Make: true,
+		})
 		if !errors.Is(err, dataset.ErrUnsupported) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", path, err, want)
 		}
@@ -95,18 +110,24 @@ func TestSharesThatAreRefused(t *testing.T) {
 	}
 	refused(dir, "backend nfs needs a share")
 	refused(inside.Mounted(t, dir, "vers=3,nolock,nosharecache"), "version before 4")
-	_, err := nfs.Backend{}.Open(t.Context(), backends.Config{Name: "share", Path: filepath.Join(inside.Mounted(t, dir, "vers=4.2,ro,nosharecache"), "alpha"), Make: true})
+	_, err := nfs.Backend{}.Open(t.Context(), backends.Config{
+		Name: "share",
+		Path: filepath.Join(inside.Mounted(t, dir, "vers=4.2,ro,nosharecache"), "alpha"),
+		Make: true,
+	})
 	if !errors.Is(err, dataset.ErrOffline) || !strings.Contains(err.Error(), "-o rw") {
 		t.Errorf("mounted read-only: %v", err)
 	}
-	if out, err := exec.Command("export"+"fs", "-o", "rw,root_squash,no_subtree_check,insecure,fsid=7", "127.0.0.1:"+dir).CombinedOutput(); err != nil {
+	if out, err := exec.Command("export"+"fs", "-o", "rw,root_squash,no_subtree_check,insecure,fsid=7",
+		"127.0.0.1:"+dir).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	if err := os.Chmod(dir, 0o777); err != nil {
 		t.Fatal(err)
 	}
 	refused(at, "no_root_squash")
-	if out, err := exec.Command("export"+"fs", "-o", "ro,no_root_squash,no_subtree_check,insecure,fsid=7", "127.0.0.1:"+dir).CombinedOutput(); err != nil {
+	if out, err := exec.Command("export"+"fs", "-o", "ro,no_root_squash,no_subtree_check,insecure,fsid=7",
+		"127.0.0.1:"+dir).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	refused(at, "export it with rw")

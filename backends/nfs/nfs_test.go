@@ -23,7 +23,11 @@ func anywhere(string) (string, error) { return "", nil }
 
 func open(t *testing.T, share, host string) backends.Pool {
 	t.Helper()
-	p, err := nfs.Backend{Network: anywhere}.Open(t.Context(), backends.Config{Name: "share", Path: filepath.Join(share, host), Make: true})
+	p, err := nfs.Backend{Network: anywhere}.Open(t.Context(), backends.Config{
+		Name: "share",
+		Path: filepath.Join(share, host),
+		Make: true,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -329,7 +333,8 @@ func TestOthersAreLeftAlone(t *testing.T) {
 	if err := os.Remove(filepath.Join(share, "alpha", "incoming", d.ID.String(), "dataset.json")); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.(backends.Sharer).Take(t.Context(), d, backends.PreviousHome{Pool: a.ID()}); !errors.Is(err, dataset.ErrNotFound) {
+	if err := b.(backends.Sharer).Take(t.Context(), d,
+		backends.PreviousHome{Pool: a.ID()}); !errors.Is(err, dataset.ErrNotFound) {
 		t.Errorf("half of it was taken: %v", err)
 	}
 	if list, err := b.List(t.Context()); err != nil || len(list) != 0 {
@@ -357,7 +362,10 @@ func TestWhichShare(t *testing.T) {
 	}
 	fails := func(path string, want *dataset.Kind) {
 		t.Helper()
-		_, err := nfs.Backend{Network: anywhere}.Open(t.Context(), backends.Config{Path: filepath.Join(path, "alpha"), Make: true})
+		_, err := nfs.Backend{Network: anywhere}.Open(t.Context(), backends.Config{
+			Path: filepath.Join(path, "alpha"),
+			Make: true,
+		})
 		if !errors.Is(err, want) {
 			t.Errorf("got %v, want %s", err, want.Code)
 		}
@@ -374,7 +382,8 @@ func TestWhichShare(t *testing.T) {
 		t.Fatal(err)
 	}
 	fails(share, dataset.ErrCorrupt)
-	if err := os.WriteFile(filepath.Join(share, "share.json"), []byte(`{"format":2,"id":{"new":1}}`), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(share, "share.json"), []byte(`{"format":2,"id":{"new":1}}`),
+		0o600); err != nil {
 		t.Fatal(err)
 	}
 	fails(share, dataset.ErrUnsupported)

@@ -84,7 +84,11 @@ func TestRestoreByCopy(t *testing.T) {
 		t.Fatal(err)
 	}
 	write(t, a, d.ID, "old")
-	s, keep := dataset.Snapshot{ID: uuid.New(), Dataset: d.ID}, dataset.Snapshot{ID: uuid.New(), Dataset: d.ID, Kind: dataset.SnapshotRestore}
+	s, keep := dataset.Snapshot{ID: uuid.New(), Dataset: d.ID}, dataset.Snapshot{
+		ID:      uuid.New(),
+		Dataset: d.ID,
+		Kind:    dataset.SnapshotRestore,
+	}
 	if err := a.Snapshot(t.Context(), s, nil); err != nil {
 		t.Fatal(err)
 	}

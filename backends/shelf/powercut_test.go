@@ -29,7 +29,11 @@ type powered struct {
 
 func newPowered(t *testing.T) *powered {
 	t.Helper()
-	p := &powered{shelved: &shelved{T: t}, image: scratch.Image(t, "", scratch.Ext4), data: dataset.Dataset{ID: uuid.New(), Epoch: 1}}
+	p := &powered{
+		shelved: &shelved{T: t},
+		image:   scratch.Image(t, "", scratch.Ext4),
+		data:    dataset.Dataset{ID: uuid.New(), Epoch: 1},
+	}
 	scratch.Run(t, "mkfs.ext4", "-q", "-F", "-b", "4096", "-O", "^has_journal", "-E", "lazy_itable_init=0", p.image)
 	first := scratch.MountImage(t, "ext4", p.image)
 	s := p.open(first, "pool")
@@ -133,7 +137,8 @@ func TestI2RecordsSurviveAPowerCut(t *testing.T) {
 func TestI2RepeatedCallFlushes(t *testing.T) {
 	t.Run("Finish", func(t *testing.T) {
 		p := newPowered(t)
-		incoming, ready := filepath.Join(p.root, "pool", incomingArea, p.data.ID.String()), filepath.Join(p.root, "pool", readyArea, p.data.ID.String())
+		incoming, ready := filepath.Join(p.root, "pool", incomingArea,
+			p.data.ID.String()), filepath.Join(p.root, "pool", readyArea, p.data.ID.String())
 		p.ok(errors.Join(os.Rename(ready, incoming), p.Rename(recordName, "away")))
 		p.flush()
 		p.ok(errors.Join(p.Rename("away", recordName), os.Rename(incoming, ready)))
@@ -174,7 +179,9 @@ func TestI2RepeatedCallFlushes(t *testing.T) {
 	})
 	t.Run("Delete", func(t *testing.T) {
 		p := newPowered(t)
-		p.ok(os.Rename(filepath.Join(p.root, "pool", readyArea, p.data.ID.String()), filepath.Join(p.root, "pool", deletingArea, p.data.ID.String())))
+		p.ok(
+			os.Rename(filepath.Join(p.root, "pool", readyArea, p.data.ID.String()),
+				filepath.Join(p.root, "pool", deletingArea, p.data.ID.String())))
 		p.deletedUnlessReaped()
 	})
 }

@@ -39,7 +39,11 @@ func newRig(t *testing.T, size int) *rig {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { r.root.Close() })
-	r.delivery = backends.Delivery{Dataset: dataset.Dataset{ID: uuid.New()}, Snapshot: dataset.Snapshot{ID: uuid.New()}, Base: uuid.New()}
+	r.delivery = backends.Delivery{
+		Dataset:  dataset.Dataset{ID: uuid.New()},
+		Snapshot: dataset.Snapshot{ID: uuid.New()},
+		Base:     uuid.New(),
+	}
 	var out bytes.Buffer
 	r.sent = r.write(&out, 0, len(r.content))
 	r.stream = out.Bytes()
@@ -50,7 +54,8 @@ func newRig(t *testing.T, size int) *rig {
 func (r *rig) write(w io.Writer, from int64, piece int) backends.Stream {
 	r.Helper()
 	s, err := spool.NewWriter(w, spool.Header{
-		Kind: "test", Dataset: r.delivery.Dataset.ID, Snapshot: r.delivery.Snapshot.ID, Base: r.delivery.Base, Size: dataset.GiB,
+		Kind: "test", Dataset: r.delivery.Dataset.ID, Snapshot: r.delivery.Snapshot.ID, Base: r.delivery.Base,
+		Size: dataset.GiB,
 	}, from)
 	for rest := r.content; err == nil && len(rest) > 0; rest = rest[min(piece, len(rest)):] {
 		_, err = s.Write(rest[:min(piece, len(rest))])
@@ -200,7 +205,8 @@ func TestRecordOfAnotherFile(t *testing.T) {
 	r := newRig(t, 10<<20)
 	cut := func() {
 		t.Helper()
-		if _, err := r.gather(0, bytes.NewReader(r.stream[:9<<20])); !errors.Is(err, io.ErrUnexpectedEOF) || r.came() == 0 {
+		if _, err := r.gather(0, bytes.NewReader(r.stream[:9<<20])); !errors.Is(err, io.ErrUnexpectedEOF) ||
+			r.came() == 0 {
 			t.Fatal(err)
 		}
 	}
@@ -227,7 +233,15 @@ func TestRecordOfAnotherFile(t *testing.T) {
 func TestSizeBelowZero(t *testing.T) {
 	r := newRig(t, 1<<10)
 	var out bytes.Buffer
-	w, err := spool.NewWriter(&out, spool.Header{Kind: "test", Dataset: r.delivery.Dataset.ID, Snapshot: r.delivery.Snapshot.ID, Base: r.delivery.Base, Size: -1}, 0)
+	w, err := spool.NewWriter(&out,
+		spool.Header{
+			Kind:     "test",
+			Dataset:  r.delivery.Dataset.ID,
+			Snapshot: r.delivery.Snapshot.ID,
+			Base:     r.delivery.Base,
+			Size:     -1,
+		},
+		0)
 	if err == nil {
 		_, err = w.Close()
 	}

@@ -138,7 +138,8 @@ func TestOthersAreLeftAlone(t *testing.T) {
 	must(t, err)
 	foreign := 0
 	for _, e := range entries {
-		if _, err := os.Lstat(e.Path); e.State == backends.EntryForeign && strings.Contains(e.Path, "drover-verify-") && err == nil {
+		if _, err := os.Lstat(e.Path); e.State == backends.EntryForeign && strings.Contains(e.Path, "drover-verify-") &&
+			err == nil {
 			foreign++
 		}
 	}
@@ -236,7 +237,8 @@ func TestWhatLiesElsewhereGoesToo(t *testing.T) {
 			if (err != nil) != c.fails {
 				t.Errorf("removed: %v", err)
 			}
-			if _, err := os.Lstat(filepath.Join(at, "pool.json")); (err == nil) != c.fails || kind.there[at] != c.fails {
+			if _, err := os.Lstat(filepath.Join(at, "pool.json")); (err == nil) != c.fails ||
+				kind.there[at] != c.fails {
 				t.Errorf("its pool: %v; elsewhere: %v", err, kind.there)
 			}
 			kind.opening, kind.listing = nil, nil

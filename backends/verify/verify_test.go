@@ -65,7 +65,12 @@ func TestDirProvesWhatItClaims(t *testing.T) {
 	if !r.OK || r.Rest.Proven != Proven || len(r.Cases) != Count() {
 		t.Errorf("%d cases, %+v", len(r.Cases), r)
 	}
-	for name, want := range map[string]Proof{"clone_independent": Proven, "enforces_size": Absent, "delta": Absent, "filesystems": Absent} {
+	for name, want := range map[string]Proof{
+		"clone_independent": Proven,
+		"enforces_size":     Absent,
+		"delta":             Absent,
+		"filesystems":       Absent,
+	} {
 		if v := r.of(t, name); v.Proven != want || v.Cases == 0 {
 			t.Errorf("%s is %+v, want %s", name, v, want)
 		}
@@ -122,7 +127,8 @@ func TestLiarIsFound(t *testing.T) {
 	if v := r.of(t, "clone_independent"); v.Proven != Proven {
 		t.Errorf("the truth is not: %+v", v)
 	}
-	if r.Rest.Proven != Unproven || !strings.Contains(strings.Join(r.Rest.Failures, "\n"), "GenerationIsRaised: panic: at seven") {
+	if r.Rest.Proven != Unproven || !strings.Contains(strings.Join(r.Rest.Failures, "\n"),
+		"GenerationIsRaised: panic: at seven") {
 		t.Errorf("the rest is %+v", r.Rest)
 	}
 }

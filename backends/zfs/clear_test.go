@@ -45,7 +45,8 @@ func TestClear(t *testing.T) {
 			t.Errorf("cut %t: there is %v, %v", cut, names, err)
 		}
 		_ = os.Remove(b.cfg.Path)
-		if all := lines(t, "list", "-H", "-o", "name", "-r", b.home); len(all) != 1 || strings.TrimSpace(all[0]) != b.home {
+		if all := lines(t, "list", "-H", "-o", "name", "-r", b.home); len(all) != 1 ||
+			strings.TrimSpace(all[0]) != b.home {
 			t.Errorf("cut %t: %q is there", cut, all)
 		}
 	}

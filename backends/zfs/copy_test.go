@@ -32,7 +32,12 @@ func (b *bench) raw(s dataset.Snapshot, base uuid.UUID, args ...string) []byte {
 		args = append(args, "-i", head+base.String())
 	}
 	var out bytes.Buffer
-	_, err := (&run.System{}).Run(b.Context(), run.Command{Name: "zfs", Args: append(args, head+s.ID.String()), Timeout: time.Minute, Stdout: &out})
+	_, err := (&run.System{}).Run(b.Context(), run.Command{
+		Name:    "zfs",
+		Args:    append(args, head+s.ID.String()),
+		Timeout: time.Minute,
+		Stdout:  &out,
+	})
 	b.ok(err)
 	return out.Bytes()
 }
@@ -41,7 +46,8 @@ func (b *bench) raw(s dataset.Snapshot, base uuid.UUID, args ...string) []byte {
 func (b *bench) framed(raw []byte, to dataset.Dataset, s, base uuid.UUID) []byte {
 	b.Helper()
 	var out bytes.Buffer
-	w, err := spool.NewWriter(&out, spool.Header{Kind: zfs.Name, Dataset: to.ID, Snapshot: s, Base: base, Size: 64 * dataset.MiB}, 0)
+	w, err := spool.NewWriter(&out,
+		spool.Header{Kind: zfs.Name, Dataset: to.ID, Snapshot: s, Base: base, Size: 64 * dataset.MiB}, 0)
 	b.ok(err)
 	_, err = w.Write(raw)
 	b.ok(err)
@@ -119,15 +125,17 @@ func TestStreamsThatAreRefused(t *testing.T) {
 		raw  []byte
 		base uuid.UUID
 	}{
-		"nothing":                        {nil, uuid.Nil},
-		"no stream":                      {[]byte(strings.Repeat("garbage ", 100)), uuid.Nil},
-		"the half of one":                {whole[:len(whole)/2], uuid.Nil},
-		"one and more":                   {append(bytes.Clone(whole), 0), uuid.Nil},
-		"two of them":                    {append(bytes.Clone(whole), whole...), uuid.Nil},
-		"one that names what it is of":   {b.raw(first, uuid.Nil, "-p"), uuid.Nil},
-		"a tree of them":                 {b.raw(first, uuid.Nil, "-R"), uuid.Nil},
-		"a difference to another base":   {with(more, func(raw []byte) { u64(raw[48:], 1) }), first.ID},
-		"a difference to another's":      {with(more, func(raw []byte) { u64(raw[48:], guid(theirs)); raw[36] = 1 }), first.ID},
+		"nothing":                      {nil, uuid.Nil},
+		"no stream":                    {[]byte(strings.Repeat("garbage ", 100)), uuid.Nil},
+		"the half of one":              {whole[:len(whole)/2], uuid.Nil},
+		"one and more":                 {append(bytes.Clone(whole), 0), uuid.Nil},
+		"two of them":                  {append(bytes.Clone(whole), whole...), uuid.Nil},
+		"one that names what it is of": {b.raw(first, uuid.Nil, "-p"), uuid.Nil},
+		"a tree of them":               {b.raw(first, uuid.Nil, "-R"), uuid.Nil},
+		"a difference to another base": {with(more, func(raw []byte) { u64(raw[48:], 1) }), first.ID},
+		"a difference to another's": {
+			with(more, func(raw []byte) { u64(raw[48:], guid(theirs)); raw[36] = 1 }), first.ID,
+		},
 		"a difference that says none":    {more, uuid.Nil},
 		"all, that says a difference":    {whole, first.ID},
 		"a clone of nothing":             {with(whole, func(raw []byte) { raw[36] = 1 }), uuid.Nil},
@@ -166,9 +174,16 @@ func TestReceivedIsNotMounted(t *testing.T) {
 		lines(t, "set", property, head)
 	}
 	b.ok(b.receive(to, s.ID, uuid.Nil, b.framed(b.raw(s, uuid.Nil), to, s.ID, uuid.Nil)))
-	for _, line := range lines(t, "get", "-Hpr", "-o", "name,property,value", "mountpoint,canmount,exec,setuid,refquota", b.home+"/drover-"+b.cfg.ID.String()+"/"+to.ID.String()) {
+	for _, line := range lines(t, "get", "-Hpr", "-o", "name,property,value",
+		"mountpoint,canmount,exec,setuid,refquota", b.home+"/drover-"+b.cfg.ID.String()+"/"+to.ID.String()) {
 		field := strings.Fields(line)
-		want := map[string]string{"mountpoint": "legacy", "canmount": "noauto", "exec": "on", "setuid": "on", "refquota": "0"}[field[1]]
+		want := map[string]string{
+			"mountpoint": "legacy",
+			"canmount":   "noauto",
+			"exec":       "on",
+			"setuid":     "on",
+			"refquota":   "0",
+		}[field[1]]
 		if !strings.Contains(field[0], "@") && strings.Contains(field[0], "/head-") && field[2] != want {
 			t.Errorf("%s is %s", field[1], field[2])
 		}
@@ -225,7 +240,8 @@ func TestPromoteWhatARestoreKept(t *testing.T) {
 	if _, err := b.copier().Changed(t.Context(), at(keep.ID), at(uuid.Nil)); !errors.Is(err, dataset.ErrUnsupported) {
 		t.Errorf("what changed since another branch: %v", err)
 	}
-	if _, err := b.copier().Send(t.Context(), at(s.ID), keep.ID, 0, io.Discard, nil); !errors.Is(err, dataset.ErrUnsupported) {
+	if _, err := b.copier().Send(t.Context(), at(s.ID), keep.ID, 0, io.Discard,
+		nil); !errors.Is(err, dataset.ErrUnsupported) {
 		t.Errorf("sent as a difference to what came later: %v", err)
 	}
 	for id, want := range map[uuid.UUID]bool{s.ID: true, keep.ID: false} {
@@ -267,7 +283,8 @@ func TestSendIsCut(t *testing.T) {
 	}
 	if left, err := filepath.Glob("/proc/[0-9]*/cmdline"); err == nil {
 		for _, path := range left {
-			if raw, _ := os.ReadFile(path); bytes.HasPrefix(raw, []byte("zfs\x00send")) && bytes.Contains(raw, []byte(s.ID.String())) {
+			if raw, _ := os.ReadFile(path); bytes.HasPrefix(raw, []byte("zfs\x00send")) &&
+				bytes.Contains(raw, []byte(s.ID.String())) {
 				t.Errorf("%s is left", path)
 			}
 		}

@@ -44,7 +44,13 @@ var errCrash = errors.New("the power is gone")
 // newBench makes a pool of which all commands run, until crashAfter.
 func newBench(t *testing.T) *bench {
 	home, mnt := zpool(t, 1<<30)
-	b := &bench{T: t, home: home, left: -1, clock: clock.System{}, cfg: backends.Config{Name: "test", Path: filepath.Join(mnt, "pool"), Make: true}}
+	b := &bench{
+		T:     t,
+		home:  home,
+		left:  -1,
+		clock: clock.System{},
+		cfg:   backends.Config{Name: "test", Path: filepath.Join(mnt, "pool"), Make: true},
+	}
 	b.open()
 	return b
 }
@@ -192,7 +198,10 @@ func (b *bench) has(want bool, part string) {
 func TestC1CrashAtEachStep(t *testing.T) {
 	benches := map[string]*bench{} // by the path of the pool
 	crashing.Run(t, variant, func(t *testing.T) (backends.Kind, backends.Config) {
-		copies := []string{"receive", "promote", "commit_a_copy", "promote_the_last", "promote_another", "demote", "demote_what_was_restored"}
+		copies := []string{
+			"receive", "promote", "commit_a_copy", "promote_the_last", "promote_another", "demote",
+			"demote_what_was_restored",
+		}
 		if slices.Contains(copies, path.Base(t.Name())) {
 			long.Only(t)
 		}

@@ -71,7 +71,13 @@ func onDevices(t *testing.T, devices ...string) (*zfs.Backend, backends.Config) 
 			}
 		}
 	})
-	return kind, backends.Config{Name: "disks", Path: kind.PathOf("disks", dir), Mount: dir, Devices: devices, Make: true}
+	return kind, backends.Config{
+		Name:    "disks",
+		Path:    kind.PathOf("disks", dir),
+		Mount:   dir,
+		Devices: devices,
+		Make:    true,
+	}
 }
 
 func zpools(t *testing.T) []string {
@@ -127,7 +133,8 @@ func TestPoolOnDevices(t *testing.T) {
 	b.ok(b.pool.Close())
 	b.cfg.ID, b.cfg.Devices = uuid.Nil, []string{second} // whichever is there, as it is adopted
 	b.open()
-	if note := b.pool.Info().Note; b.cfg.ID.String() != name[len("drover-"):] || !strings.Contains(note, "striped over 2 devices") {
+	if note := b.pool.Info().Note; b.cfg.ID.String() != name[len("drover-"):] ||
+		!strings.Contains(note, "striped over 2 devices") {
 		t.Errorf("it is pool %s, with the note %q", b.cfg.ID, note)
 	}
 	b.holds(d.ID, "content")
@@ -153,7 +160,8 @@ func TestPoolOnDevicesCutShort(t *testing.T) {
 			return run.Result{}, err
 		}
 		for range 6000 {
-			if _, err := os.Stat(filepath.Join("/sys/block", filepath.Base(device), filepath.Base(device)+"1")); err == nil {
+			if _, err := os.Stat(
+				filepath.Join("/sys/block", filepath.Base(device), filepath.Base(device)+"1")); err == nil {
 				break
 			}
 			time.Sleep(10 * time.Millisecond)

@@ -24,7 +24,8 @@ import (
 // TestSuiteEncrypted runs what has to do with keys with every dataset encrypted.
 func TestSuiteEncrypted(t *testing.T) {
 	keyed := []string{
-		"LifeOfADataset", "AttachTwice", "ClonesAndDeletedSources", "RestoreKeepsWhatWas", "CopyBecomesHome", "CopyIsBroughtUpToDate",
+		"LifeOfADataset", "AttachTwice", "ClonesAndDeletedSources", "RestoreKeepsWhatWas", "CopyBecomesHome",
+		"CopyIsBroughtUpToDate",
 		"DamagedStreamIsRefused", "WhatACopyIsNot", "HomeBecomesCopy", "SupersededHeadIsKept",
 	}
 	for _, c := range backendtest.Cases() {
@@ -35,7 +36,11 @@ func TestSuiteEncrypted(t *testing.T) {
 			keys := backendtest.NewKeys()
 			c.Run(t, func() (backends.Kind, backends.Config) {
 				_, mnt := zpool(t, suiteDisk)
-				return zfs.New(&run.System{}, clock.System{}), backends.Config{Name: "test", Path: filepath.Join(mnt, "pool"), Keys: keys}
+				return zfs.New(&run.System{}, clock.System{}), backends.Config{
+					Name: "test",
+					Path: filepath.Join(mnt, "pool"),
+					Keys: keys,
+				}
 			})
 		})
 	}

@@ -60,7 +60,9 @@ func TestDevicesWantOpenZFS(t *testing.T) {
 	at := filepath.Join(t.TempDir(), "pool")
 	cfg := backends.Config{Name: "tank", Path: at, Mount: at, Devices: []string{device}, Make: true}
 	_, err = zfs.New(&run.System{}, clock.System{}).Open(t.Context(), cfg)
-	if !errors.Is(err, dataset.ErrUnsupported) || !strings.Contains(err.Error(), "pools of devices need OpenZFS, and the zpool(8) of this host belongs to zfs-fuse") {
+	if !errors.Is(err, dataset.ErrUnsupported) ||
+		!strings.Contains(err.Error(),
+			"pools of devices need OpenZFS, and the zpool(8) of this host belongs to zfs-fuse") {
 		t.Errorf("refused with %v", err)
 	}
 	if after, err := os.ReadFile(device); err != nil || !bytes.Equal(before, after) {

@@ -50,14 +50,27 @@ func TestPoolOnDevicesIsMadeAgain(t *testing.T) {
 			put(t, device, 1024, strings.Repeat("\x00", 16<<10))
 			put(t, device, diskSize-33*512, strings.Repeat("\x00", 16<<10))
 		}, true},
-		"with a partition more":  {func(t *testing.T, device string) { partition(t, device); put(t, device, 1024+128, "\xaf\x3d\xc6\x0f") }, true},
-		"with a boot sector":     {func(t *testing.T, device string) { partition(t, device); put(t, device, 0, "\xeb\x63\x90") }, true},
-		"with an MBR":            {func(t *testing.T, device string) { put(t, device, 450, "\x83"); put(t, device, 510, "\x55\xaa") }, true},
-		"with LVM's label":       {func(t *testing.T, device string) { put(t, device, 512, "LABELONE") }, true},
-		"with swap space":        {func(t *testing.T, device string) { put(t, device, 4096-10, "SWAPSPACE2") }, true},
-		"with a RAID's mark":     {func(t *testing.T, device string) { put(t, device, 4096, "\xfc\x4e\x2b\xa9") }, true},
-		"with one at the end":    {func(t *testing.T, device string) { put(t, device, diskSize-8192, "\xfc\x4e\x2b\xa9") }, true},
-		"with something in them": {func(t *testing.T, device string) { partition(t, device); put(t, device, 6<<20, "precious") }, true},
+		"with a partition more": {
+			func(t *testing.T, device string) { partition(t, device); put(t, device, 1024+128, "\xaf\x3d\xc6\x0f") },
+			true,
+		},
+		"with a boot sector": {
+			func(t *testing.T, device string) { partition(t, device); put(t, device, 0, "\xeb\x63\x90") }, true,
+		},
+		"with an MBR": {
+			func(t *testing.T, device string) { put(t, device, 450, "\x83"); put(t, device, 510, "\x55\xaa") }, true,
+		},
+		"with LVM's label": {func(t *testing.T, device string) { put(t, device, 512, "LABELONE") }, true},
+		"with swap space":  {func(t *testing.T, device string) { put(t, device, 4096-10, "SWAPSPACE2") }, true},
+		"with a RAID's mark": {
+			func(t *testing.T, device string) { put(t, device, 4096, "\xfc\x4e\x2b\xa9") }, true,
+		},
+		"with one at the end": {
+			func(t *testing.T, device string) { put(t, device, diskSize-8192, "\xfc\x4e\x2b\xa9") }, true,
+		},
+		"with something in them": {
+			func(t *testing.T, device string) { partition(t, device); put(t, device, 6<<20, "precious") }, true,
+		},
 		"with others' partitions": {func(t *testing.T, device string) {
 			put(t, device, 640<<10, strings.Repeat("\x00", 64))
 			partition(t, device)
@@ -117,7 +130,13 @@ func TestPoolOnDevicesThatCannotBeMade(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			device := scratch.Disk(t, diskSize)
-			cfg := backends.Config{ID: uuid.New(), Name: "test", Devices: []string{device}, Mount: t.TempDir(), Make: true}
+			cfg := backends.Config{
+				ID:      uuid.New(),
+				Name:    "test",
+				Devices: []string{device},
+				Mount:   t.TempDir(),
+				Make:    true,
+			}
 			cfg.Path = cfg.Mount
 			failed := errors.New("no")
 			_, err := zfs.New(run.Func(func(_ context.Context, r run.Command) (run.Result, error) {
@@ -151,7 +170,8 @@ func tables(t *testing.T, device string, sector int64) {
 	for _, array := range []int64{2 * sector, diskSize - sector - 16<<10} {
 		put(t, device, array, "\xc3\x8c\x89\x6a\xd2\x1d\xb2\x11\x99\xa6\x08\x00\x20\x73\x66\x31 unique, from, to")
 		put(t, device, array+56, "z\x00f\x00s\x00-\x001\x00")
-		put(t, device, array+reserved, "\x3b\x5a\x94\x6a\xd2\x1d\xb2\x11\x99\xa6\x08\x00\x20\x73\x66\x31 unique, from, to")
+		put(t, device, array+reserved,
+			"\x3b\x5a\x94\x6a\xd2\x1d\xb2\x11\x99\xa6\x08\x00\x20\x73\x66\x31 unique, from, to")
 	}
 	put(t, device, sector, "EFI PART")
 	put(t, device, diskSize-sector, "EFI PART")

@@ -27,30 +27,46 @@ func TestWhichCanEncrypt(t *testing.T) {
 		lacks           string // "": it can
 		fuse, fails     bool
 	}{
-		"enabled":      {says: "enabled\n"},
-		"in use":       {says: "active\n"},
-		"not enabled":  {says: "disabled\n", lacks: "encryption needs a feature of its zpool (zpool set feature@encryption=enabled tank; " + would},
+		"enabled": {says: "enabled\n"},
+		"in use":  {says: "active\n"},
+		"not enabled": {
+			says:  "disabled\n",
+			lacks: "encryption needs a feature of its zpool (zpool set feature@encryption=enabled tank; " + would,
+		},
 		"an old zpool": {says: "-\n", lacks: "(zpool upgrade tank, "},
-		"an old ZFS":   {complains: "bad property list: invalid property 'feature@encryption'", lacks: "encryption needs OpenZFS 0.8 or later: the kernel has "},
-		"zfs-fuse":     {fuse: true, lacks: "encryption needs OpenZFS 0.8 or later instead of zfs-fuse, which has no feature@encryption (Debian, from contrib: apt-get install zfsutils-linux zfs-dkms; "},
-		"no answer":    {complains: "internal error: out of memory", fails: true},
+		"an old ZFS": {
+			complains: "bad property list: invalid property 'feature@encryption'",
+			lacks:     "encryption needs OpenZFS 0.8 or later: the kernel has ",
+		},
+		"zfs-fuse": {
+			fuse:  true,
+			lacks: "encryption needs OpenZFS 0.8 or later instead of zfs-fuse, which has no feature@encryption (Debian, from contrib: apt-get install zfsutils-linux zfs-dkms; ",
+		},
+		"no answer": {complains: "internal error: out of memory", fails: true},
 	} {
 		lacks, err := tool{run.Func(func(_ context.Context, cmd run.Command) (run.Result, error) {
 			if c.fuse || cmd.Name != zpoolProgram || cmd.Args[len(cmd.Args)-1] != "tank" {
 				t.Errorf("ran %s %q", cmd.Name, cmd.Args)
 			}
 			if c.complains != "" {
-				return run.Result{}, &run.Error{Cmd: "zpool", ExitCode: 1, Stderr: c.complains, Err: errors.New("exit status 1")}
+				return run.Result{}, &run.Error{
+					Cmd:      "zpool",
+					ExitCode: 1,
+					Stderr:   c.complains,
+					Err:      errors.New("exit status 1"),
+				}
 			}
 			return run.Result{Stdout: []byte(c.says)}, nil
 		})}.encryptionProblem(t.Context(), poolFilesystem{name: "tank/a/b", fuse: c.fuse})
-		if (err != nil) != c.fails || (lacks == "") != (c.lacks == "") || !strings.Contains(lacks, c.lacks) || lacks != "" && !strings.HasSuffix(lacks, would) {
+		if (err != nil) != c.fails || (lacks == "") != (c.lacks == "") || !strings.Contains(lacks, c.lacks) ||
+			lacks != "" && !strings.HasSuffix(lacks, would) {
 			t.Errorf("%s: %q, %v", name, lacks, err)
 		}
 		p := newPool(&storage{fs: poolFilesystem{name: "tank/a/b"}}, nil, nil, nil)
 		p.keys.problem = lacks
 		err = p.maker.checkRequest(dataset.Dataset{Encryption: &dataset.Encryption{}})
-		if said := strings.Join(p.keys.missing(), "; "); said != lacks || (err == nil) != (lacks == "") || err != nil && !strings.Contains(err.Error(), lacks) {
+		if said := strings.Join(p.keys.missing(), "; "); said != lacks || (err == nil) != (lacks == "") ||
+			err != nil && !strings.Contains(err.Error(), lacks) {
 			t.Errorf("%s: the pool says %q, and refuses with %v", name, said, err)
 		}
 	}
@@ -166,7 +182,8 @@ func TestPlainInThePlaceOfEncrypted(t *testing.T) {
 			if err := f.WriteRecord(d, false); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := p.keys.unlock(t.Context(), f, p.root(d.ID)+"/head"); errors.Is(err, dataset.ErrCorrupt) != (of != nil) || of == nil && err != nil {
+			if _, err := p.keys.unlock(t.Context(), f,
+				p.root(d.ID)+"/head"); errors.Is(err, dataset.ErrCorrupt) != (of != nil) || of == nil && err != nil {
 				t.Errorf("%s, encrypted %v: %v", name, of != nil, err)
 			}
 			if err := root.Close(); err != nil {

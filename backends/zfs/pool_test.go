@@ -50,12 +50,16 @@ func TestForeignInZFS(t *testing.T) {
 	b.holds(other.ID, "content")
 	names := lines(t, "get", "-Hp", "-r", "-o", "name", "type", b.home)
 	for _, name := range foreign {
-		if base := filepath.Base(name); !slices.ContainsFunc(names, func(n string) bool { return strings.HasSuffix(n, base) }) {
+		if base := filepath.Base(name); !slices.ContainsFunc(names, func(n string) bool {
+			return strings.HasSuffix(n, base)
+		}) {
 			t.Errorf("%s is gone", name)
 		}
 	}
 	for _, kept := range []string{"/below", "/head@own"} { // of the deleted dataset
-		if !slices.ContainsFunc(names, func(n string) bool { return strings.HasPrefix(n, top+"/deleted/") && strings.HasSuffix(n, kept) }) {
+		if !slices.ContainsFunc(names, func(n string) bool {
+			return strings.HasPrefix(n, top+"/deleted/") && strings.HasSuffix(n, kept)
+		}) {
 			t.Errorf("the deleted dataset's %s is gone: %q", kept, names)
 		}
 	}
@@ -82,14 +86,20 @@ func TestUnknownIsNotAbsent(t *testing.T) {
 	b.write(d.ID, "content")
 	fail := run.Func(func(ctx context.Context, c run.Command) (run.Result, error) {
 		if c.Args[0] == "get" && strings.Contains(c.Args[len(c.Args)-1], d.ID.String()) {
-			return run.Result{}, &run.Error{Cmd: "zfs", ExitCode: 1, Stderr: "internal error: out of memory", Err: errors.New("exit status 1")}
+			return run.Result{}, &run.Error{
+				Cmd:      "zfs",
+				ExitCode: 1,
+				Stderr:   "internal error: out of memory",
+				Err:      errors.New("exit status 1"),
+			}
 		}
 		return (&run.System{}).Run(ctx, c)
 	})
 	b.cfg.Make = false
 	pool, err := zfs.New(fail, clock.System{}).Open(t.Context(), b.cfg)
 	b.ok(err)
-	if _, err := pool.Attach(t.Context(), d.ID, backends.AttachOptions{}); err == nil || errors.Is(err, dataset.ErrCorrupt) || errors.Is(err, dataset.ErrNotFound) {
+	if _, err := pool.Attach(t.Context(), d.ID, backends.AttachOptions{}); err == nil ||
+		errors.Is(err, dataset.ErrCorrupt) || errors.Is(err, dataset.ErrNotFound) {
 		t.Errorf("attach: %v", err)
 	}
 	e, err := pool.Stat(t.Context(), d.ID)
@@ -127,7 +137,8 @@ func TestSizeIsWhatDfShows(t *testing.T) {
 	b.in(d.ID, func(root *os.Root) {
 		b.ok(root.WriteFile("big", []byte(strings.Repeat(fmt.Sprint(uuid.New()), 600_000)), 0o600))
 	})
-	if err := b.pool.(backends.Resizer).Resize(t.Context(), d.ID, 8*dataset.MiB, nil); !errors.Is(err, dataset.ErrUnsupported) {
+	if err := b.pool.(backends.Resizer).Resize(t.Context(), d.ID, 8*dataset.MiB,
+		nil); !errors.Is(err, dataset.ErrUnsupported) {
 		t.Errorf("made smaller than what it holds: %v", err)
 	}
 	if got := df(); got < 31<<20 {
@@ -138,7 +149,11 @@ func TestSizeIsWhatDfShows(t *testing.T) {
 // TestWrongPlaces: refused before anything was made there.
 func TestWrongPlaces(t *testing.T) {
 	plain := filepath.Join(t.TempDir(), "pool")
-	_, err := zfs.New(&run.System{}, clock.System{}).Open(t.Context(), backends.Config{Name: "test", Path: plain, Make: true})
+	_, err := zfs.New(&run.System{}, clock.System{}).Open(t.Context(), backends.Config{
+		Name: "test",
+		Path: plain,
+		Make: true,
+	})
 	if !errors.Is(err, dataset.ErrUnsupported) || !strings.Contains(err.Error(), "zfs create") {
 		t.Errorf("on another filesystem: %v", err)
 	}
@@ -200,7 +215,8 @@ func TestMountedInAnotherNamespace(t *testing.T) {
 	_, err = out.Read(make([]byte, 8))
 	b.ok(errors.Join(err, mount.Unmount(dir)))
 	err = b.pool.Delete(t.Context(), d.ID)
-	if !errors.Is(err, dataset.ErrInUse) || !strings.Contains(err.Error(), fmt.Sprintf("process %d (sh)", holder.Process.Pid)) {
+	if !errors.Is(err, dataset.ErrInUse) || !strings.Contains(err.Error(),
+		fmt.Sprintf("process %d (sh)", holder.Process.Pid)) {
 		t.Errorf("deleted: %v", err)
 	}
 	b.ok(errors.Join(in.Close(), ignoreExit(holder.Wait())))

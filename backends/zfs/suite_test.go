@@ -39,7 +39,8 @@ func TestI3FailingCalls(t *testing.T) {
 			long.Only(t)
 		}
 		_, mnt := zpool(t, suiteDisk)
-		return zfs.New(fault.Runner{Next: &run.System{}}, clock.System{}), backends.Config{Name: "test", Path: filepath.Join(mnt, "pool")}
+		return zfs.New(fault.Runner{Next: &run.System{}},
+			clock.System{}), backends.Config{Name: "test", Path: filepath.Join(mnt, "pool")}
 	})
 }
 

@@ -23,7 +23,8 @@ func TestTrimOfAZpool(t *testing.T) {
 		"old, and not": {"invalid option 'w'", mute, errors.ErrUnsupported, 2},
 	} {
 		ran := 0
-		p := &Pool{storage: &storage{fs: poolFilesystem{name: "tank/a"}, tool: tool{run.Func(func(_ context.Context, cmd run.Command) (run.Result, error) {
+		p := &Pool{storage: &storage{fs: poolFilesystem{name: "tank/a"}, tool: tool{run.Func(func(_ context.Context,
+			cmd run.Command) (run.Result, error) {
 			ran++
 			complains := c.plain
 			if slices.Contains(cmd.Args, "-w") {
@@ -33,7 +34,12 @@ func TestTrimOfAZpool(t *testing.T) {
 				t.Errorf("ran %s %q", cmd.Name, cmd.Args)
 			}
 			if complains != "" {
-				return run.Result{}, &run.Error{Cmd: "zpool", ExitCode: 1, Stderr: complains, Err: errors.New("exit status 1")}
+				return run.Result{}, &run.Error{
+					Cmd:      "zpool",
+					ExitCode: 1,
+					Stderr:   complains,
+					Err:      errors.New("exit status 1"),
+				}
 			}
 			return run.Result{}, nil
 		})}}}

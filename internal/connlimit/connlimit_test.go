@@ -168,7 +168,9 @@ func TestKnownPeerKeepsItsConnection(t *testing.T) {
 		}}}
 	}
 	get := func(c *http.Client) (address string, reused bool, err error) {
-		ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{GotConn: func(g httptrace.GotConnInfo) { reused = g.Reused }})
+		ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{
+			GotConn: func(g httptrace.GotConnInfo) { reused = g.Reused },
+		})
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+l.Addr().String(), nil)
 		if err != nil {
 			t.Fatal(err)
@@ -195,7 +197,8 @@ func TestKnownPeerKeepsItsConnection(t *testing.T) {
 	for range 20 {
 		dial(t, l, "127.0.0.1")
 	}
-	for late := time.Now().Add(30 * time.Second); len(closed()) < 19; time.Sleep(time.Millisecond) { // all but two of 21
+	// all but two of 21
+	for late := time.Now().Add(30 * time.Second); len(closed()) < 19; time.Sleep(time.Millisecond) {
 		if time.Now().After(late) {
 			t.Fatalf("%d connections were closed", len(closed()))
 		}

@@ -86,7 +86,9 @@ func TestCommandsFail(t *testing.T) {
 func TestPollerIsWoken(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "file")
 	for length, want := range map[int][]string{8: {"create"}, 9: {"create", "write"}} {
-		calls, err := Run(Failure{At: 1, Errno: unix.EIO}, func() { _ = os.WriteFile(file, make([]byte, length), 0o600) })
+		calls, err := Run(Failure{At: 1, Errno: unix.EIO}, func() {
+			_ = os.WriteFile(file, make([]byte, length), 0o600)
+		})
 		if err != nil || !slices.Equal(calls, want) {
 			t.Errorf("%d bytes: %v, %v", length, calls, err)
 		}

@@ -43,7 +43,8 @@ func TestWrap(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := wrong.Unwrap(e); dataset.KindOf(err) != dataset.ErrForbidden || !strings.Contains(err.Error(), key.ID()) || !strings.Contains(err.Error(), wrong.ID()) {
+		if _, err := wrong.Unwrap(e); dataset.KindOf(err) != dataset.ErrForbidden ||
+			!strings.Contains(err.Error(), key.ID()) || !strings.Contains(err.Error(), wrong.ID()) {
 			t.Fatalf("by another key: %v", err)
 		}
 		damaged := e
@@ -53,7 +54,11 @@ func TestWrap(t *testing.T) {
 		short.Wrapped = e.Wrapped[:rapid.IntRange(0, len(e.Wrapped)-1).Draw(t, "short")]
 		elsewhere := e
 		elsewhere.ID = uuid.New()
-		for what, bad := range map[string]dataset.Encryption{"damaged": damaged, "short": short, "elsewhere": elsewhere} {
+		for what, bad := range map[string]dataset.Encryption{
+			"damaged":   damaged,
+			"short":     short,
+			"elsewhere": elsewhere,
+		} {
 			if _, err := key.Unwrap(bad); dataset.KindOf(err) != dataset.ErrCorrupt {
 				t.Fatalf("%s: %v", what, err)
 			}
@@ -92,7 +97,10 @@ func TestKeyIsNotPrinted(t *testing.T) {
 // holds tells whether something has a secret, or the best part of it, in any form.
 func holds(said string, secret []byte) bool {
 	part := secret[len(secret)/4 : len(secret)*3/4]
-	for _, form := range []string{string(part), hex.EncodeToString(part), strings.ToUpper(hex.EncodeToString(part)), base64.StdEncoding.EncodeToString(secret)} {
+	for _, form := range []string{
+		string(part), hex.EncodeToString(part), strings.ToUpper(hex.EncodeToString(part)),
+		base64.StdEncoding.EncodeToString(secret),
+	} {
 		if strings.Contains(said, form) {
 			return true
 		}
@@ -130,7 +138,10 @@ func TestKeyFiles(t *testing.T) {
 		{"good", file("good", 64, 0o600), ""},
 		{"read-only", file("read-only", 32, 0o400), ""},
 		{"largest", file("largest", 4096, 0o600), ""},
-		{"absent", filepath.Join(dir, "absent"), "restore it from your copy; if nothing is encrypted by it yet: (umask 077; head -c 64 /dev/urandom > " + filepath.Join(dir, "absent")},
+		{
+			"absent", filepath.Join(dir, "absent"),
+			"restore it from your copy; if nothing is encrypted by it yet: (umask 077; head -c 64 /dev/urandom > " + filepath.Join(dir, "absent"),
+		},
 		{"others read it", file("wide", 64, 0o640), "chmod 600 " + filepath.Join(dir, "wide")},
 		{"others write it", file("written", 64, 0o602), "chmod 600"},
 		{"a program", file("program", 64, 0o700), "chmod 600"},
@@ -153,7 +164,8 @@ func TestKeyFiles(t *testing.T) {
 				}
 				return
 			}
-			if dataset.KindOf(err) != dataset.ErrForbidden || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "\n") {
+			if dataset.KindOf(err) != dataset.ErrForbidden || !strings.Contains(err.Error(), c.want) ||
+				strings.Contains(err.Error(), "\n") {
 				t.Errorf("got %v, want %s", err, c.want)
 			}
 		})
@@ -167,7 +179,10 @@ func program(t *testing.T, script string) (keys.Key, error) {
 		t.Fatal(err)
 	}
 	from := dataset.KeySource{Exec: []string{path, "an argument"}, Timeout: dataset.Duration(20 * time.Second)}
-	return keys.Read(t.Context(), &run.System{}, from, keys.Ask{Profile: "gold", Dataset: uuid.MustParse("6f0a64d6-5d9b-4f0c-9b57-0d2a3f1f5f11")})
+	return keys.Read(t.Context(), &run.System{}, from, keys.Ask{
+		Profile: "gold",
+		Dataset: uuid.MustParse("6f0a64d6-5d9b-4f0c-9b57-0d2a3f1f5f11"),
+	})
 }
 
 func TestKeyProgram(t *testing.T) {
@@ -185,20 +200,25 @@ func TestKeyProgram(t *testing.T) {
 		"echo no such entry >&2; exit 3":       "exit status 3: no such entry",
 		"head -c 100000000 /dev/zero; kill $$": "signal",
 	} {
-		if _, err := program(t, script); dataset.KindOf(err) != dataset.ErrForbidden || !strings.Contains(err.Error(), want) {
+		if _, err := program(t, script); dataset.KindOf(err) != dataset.ErrForbidden ||
+			!strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", script, err)
 		}
 	}
 	slow := dataset.KeySource{Exec: []string{"/bin/sleep", "60"}, Timeout: dataset.Duration(50 * time.Millisecond)}
-	if _, err := keys.Read(t.Context(), &run.System{}, slow, keys.Ask{}); dataset.KindOf(err) != dataset.ErrForbidden || !strings.Contains(err.Error(), "timed out (its limit is 50ms: timeout, beside exec in the profile)") {
+	if _, err := keys.Read(t.Context(), &run.System{}, slow, keys.Ask{}); dataset.KindOf(err) != dataset.ErrForbidden ||
+		!strings.Contains(err.Error(), "timed out (its limit is 50ms: timeout, beside exec in the profile)") {
 		t.Errorf("too slow: %v", err)
 	}
 }
 
 // A program that fails, and says its key, does not get it into the error.
 func TestKeyProgramIsNotRepeated(t *testing.T) {
-	for _, secret := range []string{strings.Repeat("0123456789abcdef", 4), "correct horse battery staple and more of it"} {
-		_, err := program(t, "cat >/dev/null; printf %s '"+secret+"'; echo '+ printf "+secret+"' >&2; echo token denied >&2; exit 1")
+	for _, secret := range []string{
+		strings.Repeat("0123456789abcdef", 4), "correct horse battery staple and more of it",
+	} {
+		_, err := program(t,
+			"cat >/dev/null; printf %s '"+secret+"'; echo '+ printf "+secret+"' >&2; echo token denied >&2; exit 1")
 		if err == nil || holds(err.Error(), []byte(secret)) || !strings.Contains(err.Error(), "token denied") {
 			t.Errorf("got %v", err)
 		}
@@ -228,13 +248,17 @@ func TestKeyInGroupsIsNotRepeated(t *testing.T) {
 		decimal, escaped = append(decimal, fmt.Sprint(b)), append(escaped, fmt.Sprintf("\\x%02x", b))
 	}
 	for _, shown := range []string{
-		grouped(secret, 2, " "), grouped(secret, 2, ":"), grouped(secret, 4, " "), grouped(secret, 8, "-"), grouped(secret, 16, ", "),
+		grouped(secret, 2, " "), grouped(secret, 2, ":"), grouped(secret, 4, " "), grouped(secret, 8, "-"),
+		grouped(secret, 16, ", "),
 		strings.ToUpper(grouped(secret, 4, ".")), "0x" + grouped(secret, 2, ", 0x"), grouped(secret, 16, "\n"),
-		"[" + strings.Join(decimal, " ") + "]", strings.Join(decimal, ","), strings.Join(escaped, ""), strings.Join(escaped, " "),
+		"[" + strings.Join(decimal, " ") + "]", strings.Join(decimal, ","), strings.Join(escaped, ""),
+		strings.Join(escaped, " "),
 	} {
 		for _, prints := range []string{"", "printf %s 'something else that is as long as a key is, or more';"} {
-			_, err := program(t, "cat >/dev/null; "+prints+" cat >&2 <<'E'\ntoken of 2026-11-21 12:00:01 denied by 192.168.100.7:8200, key "+shown+" is bad\nE\nexit 1")
-			if err == nil || !strings.Contains(err.Error(), "2026-11-21 12:00:01 denied by 192.168.100.7:8200, key") || !strings.Contains(err.Error(), "is bad") {
+			_, err := program(t,
+				"cat >/dev/null; "+prints+" cat >&2 <<'E'\ntoken of 2026-11-21 12:00:01 denied by 192.168.100.7:8200, key "+shown+" is bad\nE\nexit 1")
+			if err == nil || !strings.Contains(err.Error(), "2026-11-21 12:00:01 denied by 192.168.100.7:8200, key") ||
+				!strings.Contains(err.Error(), "is bad") {
 				t.Errorf("got %v", err)
 			}
 			if digits := strings.Count(strings.ToLower(err.Error()), shown[:5]); digits > 0 {
@@ -243,10 +267,13 @@ func TestKeyInGroupsIsNotRepeated(t *testing.T) {
 		}
 	}
 	for what, shown := range map[string]string{
-		"with its text": "00000000: 7365 6372 6574 2d6b |secret-k|", "a part": "it ends in secret-key, no", "a short part in hex": "73:65:63:72:65:74:2d:6b denied",
+		"with its text": "00000000: 7365 6372 6574 2d6b |secret-k|", "a part": "it ends in secret-key, no",
+		"a short part in hex": "73:65:63:72:65:74:2d:6b denied",
 	} {
-		_, err := program(t, "cat >/dev/null; printf %s 'secret-key-of-an-operator-that-is-long-enough'; echo '"+shown+"' >&2; exit 1")
-		if err == nil || strings.Contains(err.Error(), "secret-k") || strings.Contains(err.Error(), "7365") || strings.Contains(err.Error(), "73:65") || !strings.Contains(err.Error(), "[left out]") {
+		_, err := program(t,
+			"cat >/dev/null; printf %s 'secret-key-of-an-operator-that-is-long-enough'; echo '"+shown+"' >&2; exit 1")
+		if err == nil || strings.Contains(err.Error(), "secret-k") || strings.Contains(err.Error(), "7365") ||
+			strings.Contains(err.Error(), "73:65") || !strings.Contains(err.Error(), "[left out]") {
 			t.Errorf("%s: got %v", what, err)
 		}
 	}

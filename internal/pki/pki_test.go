@@ -102,12 +102,25 @@ func TestPeers(t *testing.T) {
 		kinds  []pki.Kind
 		want   string // of the server's error; empty: none
 	}{
-		"node":          {client: issue(t, a, nodeID, start), kinds: []pki.Kind{pki.Node}},
-		"any kind":      {client: issue(t, a, adminID, start)},
-		"wrong kind":    {client: issue(t, a, nodeID, start), kinds: []pki.Kind{pki.Operator}, want: "that of node a (11111111-2222-4333-8444-555555555555), and one of kind operator is required here"},
-		"wrong CA":      {client: issue(t, stranger, nodeID, start), want: "is not signed by this cluster's certificate authority: it was signed by another one"},
-		"other cluster": {client: issue(t, other, nodeID, start), want: "belongs to cluster " + other.Cluster().String() + ", and this is cluster " + a.Cluster().String()},
-		"not yet valid": {client: issue(t, a, nodeID, start.Add(time.Hour)), want: "this host's clock shows 2026-03-04T05:06:07Z, the certificate of node a (11111111-2222-4333-8444-555555555555) is valid from 2026-03-04T05:56:07Z"},
+		"node":     {client: issue(t, a, nodeID, start), kinds: []pki.Kind{pki.Node}},
+		"any kind": {client: issue(t, a, adminID, start)},
+		"wrong kind": {
+			client: issue(t, a, nodeID, start),
+			kinds:  []pki.Kind{pki.Operator},
+			want:   "that of node a (11111111-2222-4333-8444-555555555555), and one of kind operator is required here",
+		},
+		"wrong CA": {
+			client: issue(t, stranger, nodeID, start),
+			want:   "is not signed by this cluster's certificate authority: it was signed by another one",
+		},
+		"other cluster": {
+			client: issue(t, other, nodeID, start),
+			want:   "belongs to cluster " + other.Cluster().String() + ", and this is cluster " + a.Cluster().String(),
+		},
+		"not yet valid": {
+			client: issue(t, a, nodeID, start.Add(time.Hour)),
+			want:   "this host's clock shows 2026-03-04T05:06:07Z, the certificate of node a (11111111-2222-4333-8444-555555555555) is valid from 2026-03-04T05:56:07Z",
+		},
 		"expired": {client: issue(t, a, nodeID, start), now: late, want: "this host's clock shows " +
 			"2026-04-04T05:06:07Z"},
 		"within skew": {client: issue(t, a, nodeID, start.Add(9*time.Minute))},
@@ -132,7 +145,8 @@ func TestPeers(t *testing.T) {
 				}
 				return
 			}
-			if serverErr == nil || clientErr == nil || !strings.Contains(serverErr.Error(), c.want) || !errors.Is(serverErr, dataset.ErrForbidden) {
+			if serverErr == nil || clientErr == nil || !strings.Contains(serverErr.Error(), c.want) ||
+				!errors.Is(serverErr, dataset.ErrForbidden) {
 				t.Errorf("server: %v; client: %v", serverErr, clientErr)
 			}
 		})
@@ -188,7 +202,8 @@ func TestRevoked(t *testing.T) {
 	if _, err := control.VerifyPeer(cs); !errors.Is(err, gone) {
 		t.Error(err)
 	}
-	if _, err, _ := shake(t, control.Server(), pki.NewCredentials(issue(t, a, adminID, start), clk, nil).Client()); err != nil {
+	if _, err, _ := shake(t, control.Server(),
+		pki.NewCredentials(issue(t, a, adminID, start), clk, nil).Client()); err != nil {
 		t.Error(err)
 	}
 }
@@ -202,7 +217,8 @@ func TestNoCertificate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := control.VerifyPeer(cs); !errors.Is(err, pki.ErrNoCertificate) || !errors.Is(err, dataset.ErrForbidden) {
+	if _, err := control.VerifyPeer(cs); !errors.Is(err, pki.ErrNoCertificate) ||
+		!errors.Is(err, dataset.ErrForbidden) {
 		t.Error(err)
 	}
 	if _, err, _ := shake(t, control.Server(), pki.Pinned(a.Fingerprint(), uuid.Nil, clk)); err == nil {
@@ -285,7 +301,8 @@ func TestLifetimes(t *testing.T) {
 		}
 	}
 	for _, now := range []time.Time{start.Add(-24 * time.Hour), start.Add(3651 * 24 * time.Hour)} {
-		if _, err := a.Issue(nodeID, now); !errors.Is(err, dataset.ErrInvalid) || !strings.Contains(err.Error(), "this host's clock shows "+now.Format(time.RFC3339)) {
+		if _, err := a.Issue(nodeID, now); !errors.Is(err, dataset.ErrInvalid) ||
+			!strings.Contains(err.Error(), "this host's clock shows "+now.Format(time.RFC3339)) {
 			t.Error(err)
 		}
 	}
@@ -295,7 +312,8 @@ func TestLifetimes(t *testing.T) {
 func TestConstraints(t *testing.T) {
 	a, _ := create(t)
 	root := a.Roots()[0]
-	if !root.PermittedDNSDomainsCritical || len(root.PermittedURIDomains) != 1 || root.PermittedURIDomains[0] != a.Cluster().String() ||
+	if !root.PermittedDNSDomainsCritical || len(root.PermittedURIDomains) != 1 ||
+		root.PermittedURIDomains[0] != a.Cluster().String() ||
 		len(root.ExcludedDNSDomains) != 1 || len(root.ExcludedIPRanges) != 2 || len(root.ExcludedEmailAddresses) != 1 {
 		t.Errorf("%+v", root)
 	}
@@ -313,11 +331,16 @@ func TestConstraints(t *testing.T) {
 		"as it should be": {here, func(*x509.Certificate) {}, ""},
 		"other cluster":   {elsewhere, func(*x509.Certificate) {}, "belongs to cluster"},
 		"with a host":     {here, func(c *x509.Certificate) { c.DNSNames = []string{"bank.example"} }, "not of drover"},
-		"with an address": {here, func(c *x509.Certificate) { c.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)} }, "not of drover"},
+		"with an address": {
+			here, func(c *x509.Certificate) { c.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)} }, "not of drover",
+		},
 		"two identities": {here, func(c *x509.Certificate) { c.URIs = append(c.URIs, elsewhere.URI()) }, "not of " +
 			"drover"},
 		"no identity": {here, func(c *x509.Certificate) { c.URIs = nil }, "not of drover"},
-		"no client":   {here, func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} }, "not signed"},
+		"no client": {
+			here, func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} },
+			"not signed",
+		},
 	} {
 		p, err := a.Misuse(c.id, start, c.change)
 		if err != nil {
@@ -330,7 +353,11 @@ func TestConstraints(t *testing.T) {
 		// So it is for whoever has this root among those that he believes, for anything.
 		pool := x509.NewCertPool()
 		pool.AddCert(root)
-		_, err = p.Chain[0].Verify(x509.VerifyOptions{Roots: pool, CurrentTime: start, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
+		_, err = p.Chain[0].Verify(x509.VerifyOptions{
+			Roots:       pool,
+			CurrentTime: start,
+			KeyUsages:   []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
+		})
 		if fine := name == "as it should be" || name == "no identity" || name == "no client"; fine != (err == nil) {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -359,7 +386,8 @@ func TestTokenOfAnotherCluster(t *testing.T) {
 	a, _ := create(t)
 	clk := clock.NewFake(start)
 	control := pki.NewCredentials(issue(t, a, controlID, start), clk, nil)
-	if _, _, err := shake(t, control.UnverifiedServer(), pki.Pinned(a.Fingerprint(), uuid.New(), clk)); !errors.Is(err, dataset.ErrConflict) {
+	if _, _, err := shake(t, control.UnverifiedServer(),
+		pki.Pinned(a.Fingerprint(), uuid.New(), clk)); !errors.Is(err, dataset.ErrConflict) {
 		t.Errorf("got %v", err)
 	}
 	if _, _, err := shake(t, control.UnverifiedServer(), pki.Pinned(a.Fingerprint(), a.Cluster(), clk)); err != nil {

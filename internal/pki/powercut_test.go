@@ -76,7 +76,8 @@ func TestI2AuthorityAndRequestSurviveAPowerCut(t *testing.T) {
 	if err := req.Save(filepath.Join(root, "join.pem")); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := pki.LoadRequest(filepath.Join(scratch.CutPower(t, "ext4", image), "join.pem")); err != nil || got.PEM != req.PEM {
+	if got, err := pki.LoadRequest(filepath.Join(scratch.CutPower(t, "ext4", image), "join.pem")); err != nil ||
+		got.PEM != req.PEM {
 		t.Errorf("the request: %v", err)
 	}
 }

@@ -53,13 +53,22 @@ func TestRequestNames(t *testing.T) {
 	a, _ := create(t)
 	u, _ := url.Parse("drover://" + a.Cluster().String() + "/operator/admin/eve")
 	key, _ := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	signed, err := a.Sign(csr(t, &x509.CertificateRequest{URIs: []*url.URL{u}, DNSNames: []string{"c1"}, Subject: pkix.Name{CommonName: "eve"}}, key), nodeID, start)
+	signed, err := a.Sign(
+		csr(t,
+			&x509.CertificateRequest{
+				URIs:     []*url.URL{u},
+				DNSNames: []string{"c1"},
+				Subject:  pkix.Name{CommonName: "eve"},
+			},
+			key),
+		nodeID, start)
 	if err != nil {
 		t.Fatal(err)
 	}
 	block, _ := pem.Decode([]byte(signed.Chain))
 	c, err := x509.ParseCertificate(block.Bytes)
-	if err != nil || len(c.URIs) != 1 || c.URIs[0].Path != "/node/"+nodeID.Node.String() || len(c.DNSNames) != 0 || c.Subject.CommonName != "a" || c.IsCA {
+	if err != nil || len(c.URIs) != 1 || c.URIs[0].Path != "/node/"+nodeID.Node.String() || len(c.DNSNames) != 0 ||
+		c.Subject.CommonName != "a" || c.IsCA {
 		t.Errorf("%+v, %v", c, err)
 	}
 }
@@ -85,15 +94,19 @@ func TestBadRequests(t *testing.T) {
 		request []byte
 		want    string
 	}{
-		"empty":        {nil, "expected PEM"},
-		"too large":    {bytes.Repeat([]byte("a"), pki.MaxRequest+1), "is too large (16384 at most)"},
-		"other block":  {pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: block.Bytes}), "expected PEM"},
-		"cut off":      {pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: block.Bytes[:50]}), "bad certificate request: "},
+		"empty":       {nil, "expected PEM"},
+		"too large":   {bytes.Repeat([]byte("a"), pki.MaxRequest+1), "is too large (16384 at most)"},
+		"other block": {pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: block.Bytes}), "expected PEM"},
+		"cut off": {
+			pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: block.Bytes[:50]}),
+			"bad certificate request: ",
+		},
 		"another's":    {pem.EncodeToMemory(block), "bad certificate request: "},
 		"another kind": {csr(t, &x509.CertificateRequest{}, rsaKey), "expected an ECDSA key on P-256"},
 		"other curve":  {csr(t, &x509.CertificateRequest{}, p384), "expected an ECDSA key on P-256"},
 	} {
-		if _, err := a.Sign(c.request, nodeID, start); !errors.Is(err, dataset.ErrInvalid) || !strings.Contains(err.Error(), c.want) {
+		if _, err := a.Sign(c.request, nodeID, start); !errors.Is(err, dataset.ErrInvalid) ||
+			!strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -102,9 +115,12 @@ func TestBadRequests(t *testing.T) {
 func TestIdentities(t *testing.T) {
 	a, _ := create(t)
 	for _, id := range []pki.Identity{
-		{}, {Kind: pki.Node, Name: "a"}, {Kind: pki.Control}, {Kind: pki.Control, Name: "a/b"}, {Kind: pki.Control, Name: ".."},
-		{Kind: pki.Operator, Name: "a"}, {Kind: pki.Operator, Name: "a", Role: "root"}, {Kind: pki.Operator, Role: pki.Admin, Name: strings.Repeat("a", 65)},
-		{Kind: "guard", Name: "a"}, {Cluster: uuid.New(), Kind: pki.Control, Name: "a"}, {Kind: pki.Node, Node: uuid.New(), Name: "a b"},
+		{}, {Kind: pki.Node, Name: "a"}, {Kind: pki.Control}, {Kind: pki.Control, Name: "a/b"},
+		{Kind: pki.Control, Name: ".."},
+		{Kind: pki.Operator, Name: "a"}, {Kind: pki.Operator, Name: "a", Role: "root"},
+		{Kind: pki.Operator, Role: pki.Admin, Name: strings.Repeat("a", 65)},
+		{Kind: "guard", Name: "a"}, {Cluster: uuid.New(), Kind: pki.Control, Name: "a"},
+		{Kind: pki.Node, Node: uuid.New(), Name: "a b"},
 	} {
 		if _, err := a.Issue(id, start); !errors.Is(err, dataset.ErrInvalid) {
 			t.Errorf("%+v: %v", id, err)
@@ -136,16 +152,22 @@ func TestStrangeURIs(t *testing.T) {
 	a, _ := create(t)
 	c, n := a.Cluster().String(), uuid.NewString()
 	for _, u := range []string{
-		"drover://" + strings.ToUpper(c) + "/node/" + n, "drover://" + c + "/node/" + strings.ToUpper(n), "drover://" + c + "/node/" + n + "/",
-		"drover://" + c + "/node//" + n, "drover://" + c + "/operator/alice", "drover://" + c + "/operator/admin/x/alice", "drover://" + c + "/control/a?x",
-		"drover://u@" + c + "/control/a", "drover://" + c + ":1/control/a", "spiffe://" + c + "/control/a", "drover:///control/a", "drover://" + c + "/control/%61", "drover://" + c,
+		"drover://" + strings.ToUpper(c) + "/node/" + n, "drover://" + c + "/node/" + strings.ToUpper(n),
+		"drover://" + c + "/node/" + n + "/",
+		"drover://" + c + "/node//" + n, "drover://" + c + "/operator/alice",
+		"drover://" + c + "/operator/admin/x/alice", "drover://" + c + "/control/a?x",
+		"drover://u@" + c + "/control/a", "drover://" + c + ":1/control/a", "spiffe://" + c + "/control/a",
+		"drover:///control/a", "drover://" + c + "/control/%61", "drover://" + c,
 		"drover://" + c + "/control/x/a", "drover://" + c + "/node/x/" + n, "drover://" + c + "/control/a#f",
 	} {
 		parsed, err := url.Parse(u)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if id, err := pki.IdentityOf(&x509.Certificate{URIs: []*url.URL{parsed}, Subject: pkix.Name{CommonName: "a"}}); err == nil {
+		if id, err := pki.IdentityOf(&x509.Certificate{
+			URIs:    []*url.URL{parsed},
+			Subject: pkix.Name{CommonName: "a"},
+		}); err == nil {
 			t.Errorf("%s: %+v", u, id)
 		}
 	}
@@ -159,7 +181,9 @@ func TestToken(t *testing.T) {
 		t.Fatal(err)
 	}
 	secret := strings.TrimPrefix(token.Reveal(), "drover-join-")
-	for _, s := range []string{fmt.Sprint(token), fmt.Sprintf("%v %+v %#v %s %q %x", token, token, token, token, token, token)} {
+	for _, s := range []string{
+		fmt.Sprint(token), fmt.Sprintf("%v %+v %#v %s %q %x", token, token, token, token, token, token),
+	} {
 		if strings.Contains(s, secret[:20]) || !strings.Contains(s, "join token "+token.Hash()[:8]) {
 			t.Error(s)
 		}
@@ -167,8 +191,12 @@ func TestToken(t *testing.T) {
 	if strings.Contains(token.Reveal(), token.Hash()) || pki.NewToken(a.Fingerprint()).Hash() == token.Hash() {
 		t.Error("not a secret")
 	}
-	for _, bad := range []string{"", "drover-join-", secret, token.Reveal()[:80], token.Reveal() + "aa", token.Reveal() + "=", "drover-join-" + strings.Repeat("!", 86)} {
-		if _, err := pki.ParseToken(bad); !errors.Is(err, dataset.ErrInvalid) || len(bad) > 20 && strings.Contains(err.Error(), bad[12:]) {
+	for _, bad := range []string{
+		"", "drover-join-", secret, token.Reveal()[:80], token.Reveal() + "aa", token.Reveal() + "=",
+		"drover-join-" + strings.Repeat("!", 86),
+	} {
+		if _, err := pki.ParseToken(bad); !errors.Is(err, dataset.ErrInvalid) ||
+			len(bad) > 20 && strings.Contains(err.Error(), bad[12:]) {
 			t.Errorf("%q: %v", bad, err)
 		}
 	}

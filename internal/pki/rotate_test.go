@@ -42,7 +42,8 @@ func TestRotation(t *testing.T) {
 		for _, node := range []*pki.Authority{before, loaded} {
 			c := pki.NewCredentials(issue(t, control, controlID, now), clk, nil)
 			n := pki.NewCredentials(issue(t, node, nodeID, now), clk, nil)
-			if _, serverErr, err := shake(t, c.Server(pki.Node), n.Client(pki.Control)); serverErr != nil || err != nil {
+			if _, serverErr, err := shake(t, c.Server(pki.Node), n.Client(pki.Control)); serverErr != nil ||
+				err != nil {
 				t.Error(serverErr, err)
 			}
 		}
@@ -61,14 +62,17 @@ func TestRotation(t *testing.T) {
 	if err != nil || len(done.Roots()) != 1 {
 		t.Fatal(done, err)
 	}
-	if again, err := pki.FinishRotation(dir, false, now.Add(30*day)); err != nil || again.Fingerprint() != after.Fingerprint() {
+	if again, err := pki.FinishRotation(dir, false, now.Add(30*day)); err != nil ||
+		again.Fingerprint() != after.Fingerprint() {
 		t.Error(again, err)
 	}
 	clk.Set(now.Add(time.Hour))
 	c := pki.NewCredentials(issue(t, done, controlID, now), clk, nil)
 	n := pki.NewCredentials(issue(t, before, nodeID, now), clk, nil)
 	n.Pair().Roots = done.Roots()
-	if _, err, _ := shake(t, c.Server(), n.Client()); err == nil || !strings.Contains(err.Error(), "not signed by this cluster's certificate authority: it was signed by another one") {
+	if _, err, _ := shake(t, c.Server(), n.Client()); err == nil ||
+		!strings.Contains(err.Error(),
+			"not signed by this cluster's certificate authority: it was signed by another one") {
 		t.Error(err)
 	}
 	if _, err := pki.Rotate(dir, now.Add(31*day)); err != nil {

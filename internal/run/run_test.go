@@ -111,7 +111,8 @@ func TestTooMuchOutput(t *testing.T) {
 
 func TestNoTimeoutIsRefused(t *testing.T) {
 	var sys run.System
-	if _, err := sys.Run(t.Context(), run.Command{Name: "true"}); err == nil || !strings.Contains(err.Error(), "no timeout") {
+	if _, err := sys.Run(t.Context(), run.Command{Name: "true"}); err == nil ||
+		!strings.Contains(err.Error(), "no timeout") {
 		t.Fatalf("got %v", err)
 	}
 }

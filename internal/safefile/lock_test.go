@@ -92,7 +92,8 @@ func TestLockThatWasExchanged(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(os.WriteFile(path+".new", []byte("another"), 0o600), os.Rename(path+".new", path)); err != nil {
+	if err := errors.Join(os.WriteFile(path+".new", []byte("another"), 0o600),
+		os.Rename(path+".new", path)); err != nil {
 		t.Fatal(err)
 	}
 	if err := unlock(); err != nil {
@@ -138,8 +139,11 @@ func TestLockOfAnotherUser(t *testing.T) {
 			if err := c.make(path); err != nil {
 				t.Fatal(err)
 			}
-			_, err := ended(t, "Lock", func() (func() error, error) { return safefile.Lock(context.Background(), path, 0) })
-			if !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.text) || !strings.Contains(err.Error(), path) {
+			_, err := ended(t, "Lock", func() (func() error, error) {
+				return safefile.Lock(context.Background(), path, 0)
+			})
+			if !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.text) ||
+				!strings.Contains(err.Error(), path) {
 				t.Errorf("%v, want %v with %q", err, c.want, c.text)
 			}
 		})

@@ -77,7 +77,8 @@ func TestRead(t *testing.T) {
 	if _, err := safefile.ReadIn(root, "pool.json"); !errors.Is(err, fs.ErrNotExist) {
 		t.Error(err)
 	}
-	if err := errors.Join(os.WriteFile(path+".target", nil, 0o600), os.Symlink(path+".target", path+".link")); err != nil {
+	if err := errors.Join(os.WriteFile(path+".target", nil, 0o600),
+		os.Symlink(path+".target", path+".link")); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := safefile.Read(path + ".link"); !errors.Is(err, unix.ELOOP) {

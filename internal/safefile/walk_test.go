@@ -32,13 +32,17 @@ func layout(t *testing.T) string {
 	for _, dir := range []string{"real/data", "links", "open/data", "sticky/data", "theirs/data", "group/data"} {
 		err = errors.Join(err, os.MkdirAll(filepath.Join(top, dir), 0o755))
 	}
-	for _, file := range []string{"real/run", "sticky/run", "theirs/data/run", "group/run", "open/data/run", "sticky/data/run"} {
+	for _, file := range []string{
+		"real/run", "sticky/run", "theirs/data/run", "group/run", "open/data/run", "sticky/data/run",
+	} {
 		err = errors.Join(err, os.WriteFile(filepath.Join(top, file), []byte("#!/bin/sh\n"), 0o755))
 	}
 	for link, to := range map[string]string{
-		"links/real": "../real", "links/abs": filepath.Join(top, "real"), "links/twice": "abs/../real/.", "links/loop": "loop",
-		"links/run": "../real/run", "links/open": "../open/real", "links/proc": "/proc/self/root",
-		"open/real": "../real", "sticky/real": "../real", "sticky/data/real": "../../real", "theirs/real": "../real", "theirs/data/real": "../../real", "group/data/real": "../../real",
+		"links/real": "../real", "links/abs": filepath.Join(top, "real"), "links/twice": "abs/../real/.",
+		"links/loop": "loop",
+		"links/run":  "../real/run", "links/open": "../open/real", "links/proc": "/proc/self/root",
+		"open/real": "../real", "sticky/real": "../real", "sticky/data/real": "../../real", "theirs/real": "../real",
+		"theirs/data/real": "../../real", "group/data/real": "../../real",
 	} {
 		err = errors.Join(err, os.Symlink(to, filepath.Join(top, link)))
 	}
@@ -102,7 +106,8 @@ func TestOpenFolder(t *testing.T) {
 		f.Close()
 	}
 	_, err := safefile.OpenFolder(filepath.Join(top, "theirs/data/real/data"))
-	if err == nil || !strings.Contains(err.Error(), "write to "+filepath.Join(top, "theirs")+" ") || !strings.Contains(err.Error(), "theirs/data/real is a symbolic link") {
+	if err == nil || !strings.Contains(err.Error(), "write to "+filepath.Join(top, "theirs")+" ") ||
+		!strings.Contains(err.Error(), "theirs/data/real is a symbolic link") {
 		t.Errorf("%v does not say which link, and who can change it", err)
 	}
 }

@@ -15,7 +15,8 @@ func env() Env {
 		Node: dataset.Node{Name: "web1", Labels: map[string]string{"rack": "r1", "a.b/c": "x"}},
 		Facts: dataset.Facts{
 			Architecture: "x86_64", Kernel: "6.18.44-fc", OS: "debian", OSVersion: "12", CPUs: 4, Virtual: true,
-			Load1: 1.5, Load10: 34, Load15: 8.126, MemoryTotal: 64 << 30, MemoryFree: 16 << 30, Backends: []string{"dir", "loop"},
+			Load1: 1.5, Load10: 34, Load15: 8.126, MemoryTotal: 64 << 30, MemoryFree: 16 << 30,
+			Backends: []string{"dir", "loop"},
 		},
 		Pool: dataset.PoolFacts{Name: "fast", Backend: "loop", Size: 100 << 30, Free: 40 << 30},
 	}
@@ -180,7 +181,9 @@ func TestOfPoolIsSaid(t *testing.T) {
 // Whatever is written, it is read or refused with a place in it, and what was read is
 // evaluated to an answer that a contradiction of it does not give too.
 func TestAnyTextIsReadOrRefused(t *testing.T) {
-	words := append(Names(), `"r1"`, `"1GiB"`, "7", "0.5", "==", "!=", "<", "<=", ">", ">=", "and", "or", "not", "in", "matches", "(", ")", "[", "]", ",", "true", "-", "*", "/", "labels.rack", "?", ":", ";", "|", "#", "let", "filter")
+	words := append(Names(), `"r1"`, `"1GiB"`, "7", "0.5", "==", "!=", "<", "<=", ">", ">=", "and", "or", "not", "in",
+		"matches", "(", ")", "[", "]", ",", "true", "-", "*", "/", "labels.rack", "?", ":", ";", "|", "#", "let",
+		"filter")
 	rapid.Check(t, func(t *rapid.T) {
 		text := strings.Join(rapid.SliceOfN(rapid.SampledFrom(words), 0, 14).Draw(t, "words"), " ")
 		if rapid.Bool().Draw(t, "raw") {

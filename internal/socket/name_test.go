@@ -76,7 +76,8 @@ func as(t *testing.T, uid int, f func() error) {
 	done := make(chan error)
 	go func() {
 		runtime.LockOSThread() // for good: the thread ends with its user
-		if _, _, errno := syscall.RawSyscall(syscall.SYS_SETRESUID, ^uintptr(0), uintptr(uid), ^uintptr(0)); errno != 0 {
+		if _, _, errno := syscall.RawSyscall(syscall.SYS_SETRESUID, ^uintptr(0), uintptr(uid),
+			^uintptr(0)); errno != 0 {
 			done <- errno
 			return
 		}

@@ -69,7 +69,8 @@ func TestAbsent(t *testing.T) {
 	l, err5 := n.Items()
 	c, err6 := n.Scalar()
 	k, err7 := n.Keys([]string{"a"}, nil)
-	if err := errors.Join(err1, err2, err3, err4, err5, err6, err7); err != nil || s != "" || i != 0 || b || f != nil || l != nil || c != "" || len(k) != 0 || !n.Absent() || n.IsMap() {
+	if err := errors.Join(err1, err2, err3, err4, err5, err6, err7); err != nil || s != "" || i != 0 || b || f != nil ||
+		l != nil || c != "" || len(k) != 0 || !n.Absent() || n.IsMap() {
 		t.Error(err, s, i, b, f, l, c, k)
 	}
 	if err := n.Errorf("x"); !errors.Is(err, dataset.ErrInvalid) {
@@ -138,13 +139,20 @@ func TestMistakesHaveTheirPlace(t *testing.T) {
 		"anchor later":     {"a: *x\nb: &x 1\n", `f.yaml:1:4: undefined anchor "x" in "a: *x"`},
 		"in itself":        {"a: &x {b: *x}\n", `f.yaml:1:11: undefined anchor "x" in "a: &x {b: *x}"`},
 		"anchor twice":     {"a: &x 1\nb: &x 2\n", `f.yaml:2:5: duplicate anchor "x" in "b: &x 2"`},
-		"flow too deep":    {"a: " + deep + "\n", `f.yaml:1:20: nested too deeply (16 levels at most) in "a: ` + deep + `"`},
-		"tab":              {"a:\n\tb: 1\n", `f.yaml:2:1: found character '` + "\t" + `' that cannot start any token in "b: 1"`},
+		"flow too deep": {
+			"a: " + deep + "\n", `f.yaml:1:20: nested too deeply (16 levels at most) in "a: ` + deep + `"`,
+		},
+		"tab": {
+			"a:\n\tb: 1\n", `f.yaml:2:1: found character '` + "\t" + `' that cannot start any token in "b: 1"`,
+		},
 		"not UTF-8": {"a: 1\nb: \xff\n", "f.yaml:2:1: expected text in UTF-8, with lines of 4096 bytes at " +
 			"most in \"b: \\xff\""},
 		"a null byte": {"a: \x00\n", "f.yaml:1:1: expected text in UTF-8, with lines of 4096 bytes at most in " +
 			"\"a: \\x00\""},
-		"long line":  {"a: " + strings.Repeat("x", 5000), `f.yaml:1:1: expected text in UTF-8, with lines of 4096 bytes at most in "a: ` + strings.Repeat("x", 134) + `..."`},
+		"long line": {
+			"a: " + strings.Repeat("x", 5000),
+			`f.yaml:1:1: expected text in UTF-8, with lines of 4096 bytes at most in "a: ` + strings.Repeat("x", 134) + `..."`,
+		},
 		"too large":  {strings.Repeat("# x\n", 70000), "f.yaml: too large: 280000 bytes (262144 at most)"},
 		"open quote": {"a: \"x\n", `f.yaml:1:4: could not find end character of double-quoted text in "a: \"x"`},
 	} {
@@ -157,8 +165,13 @@ func TestMistakesHaveTheirPlace(t *testing.T) {
 	for n := range 18 {
 		blocks += strings.Repeat(" ", n) + "a:\n"
 	}
-	for name, src := range map[string]string{"block": blocks, "list": strings.Repeat("- ", 18) + "a", "line": strings.Repeat("- ", 2000) + "a"} {
-		if _, err := strictyaml.Parse("f.yaml", []byte(src)); err == nil || !strings.Contains(err.Error(), "nested too deeply") {
+	for name, src := range map[string]string{
+		"block": blocks,
+		"list":  strings.Repeat("- ", 18) + "a",
+		"line":  strings.Repeat("- ", 2000) + "a",
+	} {
+		if _, err := strictyaml.Parse("f.yaml", []byte(src)); err == nil ||
+			!strings.Contains(err.Error(), "nested too deeply") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -199,7 +212,8 @@ func TestKeys(t *testing.T) {
 }
 
 func TestAnchors(t *testing.T) {
-	k := keys(t, "a: &x {n: 1}\nb: *x\nc: &y 5\nd: *y\ne: [*y, *y]\nf: &z [*x, *y]\ng: *z\n", "a", "b", "c", "d", "e", "f", "g")
+	k := keys(t, "a: &x {n: 1}\nb: *x\nc: &y 5\nd: *y\ne: [*y, *y]\nf: &z [*x, *y]\ng: *z\n", "a", "b", "c", "d", "e",
+		"f", "g")
 	fields, err := k["b"].Fields()
 	if err != nil || len(fields) != 1 || fields[0].Name != "n" {
 		t.Error(fields, err)
@@ -246,8 +260,10 @@ func TestMistakes(t *testing.T) {
 
 func FuzzParse(f *testing.F) {
 	for _, s := range []string{
-		"a: 1\n", "a: &x {b: [1, *x]}\n", "- - - a\n", "{a: {b: {c: d}}}", "a: !!str 5", "<<: *x", "? a\n: b", "a: |\n x\n", "a: >-\n x\n\ty",
-		"%YAML 1.2\n---\na: 1\n...\n", "a: 'x''y'", "\"\\u0041\": 1", "a: 1 # c\r\nb: 2\r\n", "\ufeffa: 1", "a: 0x7fffffffffffffff", "a: -.inf", "&a : *a",
+		"a: 1\n", "a: &x {b: [1, *x]}\n", "- - - a\n", "{a: {b: {c: d}}}", "a: !!str 5", "<<: *x", "? a\n: b",
+		"a: |\n x\n", "a: >-\n x\n\ty",
+		"%YAML 1.2\n---\na: 1\n...\n", "a: 'x''y'", "\"\\u0041\": 1", "a: 1 # c\r\nb: 2\r\n", "\ufeffa: 1",
+		"a: 0x7fffffffffffffff", "a: -.inf", "&a : *a",
 	} {
 		f.Add([]byte(s))
 	}
@@ -261,7 +277,8 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		for _, e := range strictyaml.All(err) {
-			if line := e.Error(); !errors.Is(e, dataset.ErrInvalid) || !strings.HasPrefix(line, "f.yaml:") || strings.Contains(line, "\n") || len(line) > 1500 {
+			if line := e.Error(); !errors.Is(e, dataset.ErrInvalid) || !strings.HasPrefix(line, "f.yaml:") ||
+				strings.Contains(line, "\n") || len(line) > 1500 {
 				t.Fatalf("%q: %q", src, line)
 			}
 		}

@@ -23,25 +23,46 @@ func TestCompareSees(t *testing.T) {
 		change     func() error
 	}{
 		{"bytes", `"file-4096": content`, func() error { return flip(in("file-4096"), 4000) }},
-		{"bytes of a hole", `"sparse-huge": content: differs from byte 777777777777`, func() error { return flip(in("sparse-huge"), 777777777777) }},
+		{
+			"bytes of a hole", `"sparse-huge": content: differs from byte 777777777777`,
+			func() error { return flip(in("sparse-huge"), 777777777777) },
+		},
 		{"size", `"zeros": size`, func() error { return os.Truncate(in("zeros"), 5) }},
 		{"mode", `"file-512": mode: 6711 != 4711`, func() error { return unix.Chmod(in("file-512"), 0o4711) }},
 		{"mode of the root", `".": mode`, func() error { return unix.Chmod(dst.Name(), 0o700) }},
-		{"owner of a symlink", `"symlink-relative": owner: 70000:70001 != 1:2`, func() error { return os.Lchown(in("symlink-relative"), 1, 2) }},
+		{
+			"owner of a symlink", `"symlink-relative": owner: 70000:70001 != 1:2`,
+			func() error { return os.Lchown(in("symlink-relative"), 1, 2) },
+		},
 		{"target", `"symlink-dangling": target`, func() error {
 			must(t, os.Remove(in("symlink-dangling")))
 			return os.Symlink("elsewhere", in("symlink-dangling"))
 		}},
-		{"attribute", `"wide": attribute "user.dir": "of a directory" (14 bytes) != absent`, func() error { return unix.Removexattr(in("wide"), "user.dir") }},
-		{"acl", `"inherit": attribute "system.posix_acl_default"`, func() error { return unix.Removexattr(in("inherit"), aclDefault) }},
-		{"time", `"a-third-name": modification time`, func() error { return unix.UtimesNanoAt(unix.AT_FDCWD, in("links/one"), keep, 0) }},
+		{
+			"attribute", `"wide": attribute "user.dir": "of a directory" (14 bytes) != absent`,
+			func() error { return unix.Removexattr(in("wide"), "user.dir") },
+		},
+		{
+			"acl", `"inherit": attribute "system.posix_acl_default"`,
+			func() error { return unix.Removexattr(in("inherit"), aclDefault) },
+		},
+		{
+			"time", `"a-third-name": modification time`,
+			func() error { return unix.UtimesNanoAt(unix.AT_FDCWD, in("links/one"), keep, 0) },
+		},
 		{"hard link broken", `"links/two": hard link of: "a-third-name" != "links/two"`, func() error {
 			must(t, os.Remove(in("links/two")))
 			return os.WriteFile(in("links/two"), []byte("one inode, three names"), 0o640)
 		}},
 		{"missing", `"fifo": missing: fifo != absent`, func() error { return os.Remove(in("fifo")) }},
-		{"more", `"new\nline": missing: absent != file`, func() error { return os.WriteFile(in("new\nline"), nil, 0o600) }},
-		{"kind", `"file-0": kind: file != directory`, func() error { must(t, os.Remove(in("file-0"))); return os.Mkdir(in("file-0"), 0o700) }},
+		{
+			"more", `"new\nline": missing: absent != file`,
+			func() error { return os.WriteFile(in("new\nline"), nil, 0o600) },
+		},
+		{
+			"kind", `"file-0": kind: file != directory`,
+			func() error { must(t, os.Remove(in("file-0"))); return os.Mkdir(in("file-0"), 0o700) },
+		},
 		{"device", `"char": device`, func() error {
 			must(t, os.Remove(in("char")))
 			return unix.Mknod(in("char"), unix.S_IFCHR|0o666, 5)

@@ -29,7 +29,9 @@ func TestCopyWhileNamesAreExchanged(t *testing.T) {
 	must(t, unix.Mkfifo(in("fifo"), 0o600))
 	must(t, os.Symlink("../secrets", in("to-dir")))
 	must(t, os.Symlink("../secrets/key", in("to-file")))
-	stop := exchange(t, src.Name(), [][2]string{{"dir", "to-dir"}, {"file", "to-file"}, {"fifo", "file"}, {"dir", "fifo"}})
+	stop := exchange(t, src.Name(), [][2]string{
+		{"dir", "to-dir"}, {"file", "to-file"}, {"fifo", "file"}, {"dir", "fifo"},
+	})
 	defer stop()
 	for range 300 {
 		dst := mkdir(t, t.TempDir(), "dst")

@@ -45,7 +45,8 @@ func TestRemoveProtected(t *testing.T) {
 				must(t, os.WriteFile(filepath.Join(dir.Name(), name), nil, 0o400))
 			}
 			must(t, os.Symlink(outer, filepath.Join(dir.Name(), "victim/fixed/link")))
-			chattr := exec.Command("chattr", "+i", outer, "victim/fixed/file", "victim/fixed/sub/file", "victim/fixed/sub", "victim/fixed")
+			chattr := exec.Command("chattr", "+i", outer, "victim/fixed/file", "victim/fixed/sub/file",
+				"victim/fixed/sub", "victim/fixed")
 			chattr.Dir = dir.Name()
 			must(t, chattr.Run())
 			chattr = exec.Command("chattr", "+a", "victim/log/file", "victim/log", "victim")

@@ -176,7 +176,13 @@ func TestForgedMaps(t *testing.T) {
 			data = append(data, make([]byte, c.data)...)
 			var buf bytes.Buffer
 			w := tar.NewWriter(&buf)
-			h := tar.Header{Typeflag: tar.TypeReg, Name: "f", Mode: 0o600, Size: int64(len(data)), PAXRecords: map[string]string{paxSparse: c.size}}
+			h := tar.Header{
+				Typeflag:   tar.TypeReg,
+				Name:       "f",
+				Mode:       0o600,
+				Size:       int64(len(data)),
+				PAXRecords: map[string]string{paxSparse: c.size},
+			}
 			must(t, w.WriteHeader(&h))
 			_, err := w.Write(data)
 			must(t, errors.Join(err, w.Close()))
@@ -287,7 +293,8 @@ func wantUntouched(t testing.TB, outer string) {
 	}
 	var st unix.Stat_t
 	must(t, unix.Lstat(filepath.Join(outer, "canary"), &st))
-	if b, err := os.ReadFile(filepath.Join(outer, "canary")); err != nil || string(b) != "alive" || st.Nlink != 1 || st.Mode != unix.S_IFREG|0o600 {
+	if b, err := os.ReadFile(filepath.Join(outer, "canary")); err != nil || string(b) != "alive" || st.Nlink != 1 ||
+		st.Mode != unix.S_IFREG|0o600 {
 		t.Errorf("the canary is %q, %+v, %v", b, st, err)
 	}
 }
@@ -345,9 +352,23 @@ func TestReadTarRefusesTextACLs(t *testing.T) {
 }
 
 func FuzzReadTar(f *testing.F) {
-	f.Add(archive(f, tar.Header{Typeflag: tar.TypeReg, Name: "a"}, tar.Header{Typeflag: tar.TypeLink, Name: "b", Linkname: "a"}))
-	f.Add(archive(f, tar.Header{Typeflag: tar.TypeSymlink, Name: "s", Linkname: ".."}, tar.Header{Typeflag: tar.TypeReg, Name: "s/x"}))
-	f.Add(archive(f, tar.Header{Typeflag: tar.TypeDir, Name: "d/", PAXRecords: map[string]string{"SCHILY.xattr.user.x": "y"}}))
+	f.Add(
+		archive(f, tar.Header{Typeflag: tar.TypeReg, Name: "a"}, tar.Header{
+			Typeflag: tar.TypeLink,
+			Name:     "b",
+			Linkname: "a",
+		}))
+	f.Add(
+		archive(f, tar.Header{Typeflag: tar.TypeSymlink, Name: "s", Linkname: ".."}, tar.Header{
+			Typeflag: tar.TypeReg,
+			Name:     "s/x",
+		}))
+	f.Add(
+		archive(f, tar.Header{
+			Typeflag:   tar.TypeDir,
+			Name:       "d/",
+			PAXRecords: map[string]string{"SCHILY.xattr.user.x": "y"},
+		}))
 	src := mkdir(f, f.TempDir(), "src")
 	must(f, os.WriteFile(filepath.Join(src.Name(), "sparse"), []byte("x"), 0o600))
 	must(f, os.Truncate(filepath.Join(src.Name(), "sparse"), 1<<20))

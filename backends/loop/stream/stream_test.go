@@ -23,7 +23,8 @@ func stream(t testing.TB, h Header) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = errors.Join(e.Data(0, []byte("head")), e.Zeros(2*blockSize, 3*blockSize), e.Data(8*blockSize, []byte("tail")), e.End())
+	err = errors.Join(e.Data(0, []byte("head")), e.Zeros(2*blockSize, 3*blockSize), e.Data(8*blockSize, []byte("tail")),
+		e.End())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,7 +79,8 @@ func TestEveryDamageIsNoticed(t *testing.T) {
 	bad := func(what string, at int, b []byte, want ...error) {
 		t.Helper()
 		_, _, err := decode(bytes.NewReader(b))
-		if !slices.ContainsFunc(want, func(w error) bool { return errors.Is(err, w) }) || strings.Contains(err.Error(), "\n") {
+		if !slices.ContainsFunc(want, func(w error) bool { return errors.Is(err, w) }) ||
+			strings.Contains(err.Error(), "\n") {
 			t.Errorf("%s at %d: %v", what, at, err)
 		}
 	}
@@ -114,14 +116,24 @@ func TestForgedStreams(t *testing.T) {
 		return h
 	}
 	for name, b := range map[string][]byte{
-		"beyond the end":      forge(testHeader(), func(e *Encoder) error { return e.Data(99*blockSize, make([]byte, 2*blockSize)) }),
-		"far beyond":          forge(testHeader(), func(e *Encoder) error { return e.Zeros(1<<62, 1<<62) }),
-		"negative offset":     forge(testHeader(), func(e *Encoder) error { return e.Data(-blockSize, make([]byte, blockSize)) }),
-		"negative length":     forge(testHeader(), func(e *Encoder) error { return e.Zeros(blockSize, -blockSize) }),
-		"no length":           forge(testHeader(), func(e *Encoder) error { return e.Data(0, nil) }),
-		"backwards":           forge(testHeader(), func(e *Encoder) error { return errors.Join(e.Zeros(9*blockSize, blockSize), e.Zeros(0, blockSize)) }),
-		"twice the same":      forge(testHeader(), func(e *Encoder) error { return errors.Join(e.Zeros(0, blockSize), e.Zeros(0, blockSize)) }),
-		"two headers":         forge(testHeader(), func(e *Encoder) error { return e.frame(framing.Start, 0, 2, []byte("{}")) }),
+		"beyond the end": forge(testHeader(), func(e *Encoder) error {
+			return e.Data(99*blockSize, make([]byte, 2*blockSize))
+		}),
+		"far beyond": forge(testHeader(), func(e *Encoder) error { return e.Zeros(1<<62, 1<<62) }),
+		"negative offset": forge(testHeader(), func(e *Encoder) error {
+			return e.Data(-blockSize, make([]byte, blockSize))
+		}),
+		"negative length": forge(testHeader(), func(e *Encoder) error { return e.Zeros(blockSize, -blockSize) }),
+		"no length":       forge(testHeader(), func(e *Encoder) error { return e.Data(0, nil) }),
+		"backwards": forge(testHeader(), func(e *Encoder) error {
+			return errors.Join(e.Zeros(9*blockSize, blockSize), e.Zeros(0, blockSize))
+		}),
+		"twice the same": forge(testHeader(), func(e *Encoder) error {
+			return errors.Join(e.Zeros(0, blockSize), e.Zeros(0, blockSize))
+		}),
+		"two headers": forge(testHeader(), func(e *Encoder) error {
+			return e.frame(framing.Start, 0, 2, []byte("{}"))
+		}),
 		"unknown frame":       forge(testHeader(), func(e *Encoder) error { return e.frame('X', 0, 0, nil) }),
 		"no size":             forge(sized(0), nothing),
 		"a negative size":     forge(sized(-blockSize), nothing),

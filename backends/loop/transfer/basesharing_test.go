@@ -93,7 +93,8 @@ func TestBaseSharingEnds(t *testing.T) {
 	defer dir.Close()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	b, err := startBaseSharing(ctx, named(t, dir, "image", make([]byte, 1<<20)), named(t, dir, "base", make([]byte, 1<<20)), 0, 4096, 4096)
+	b, err := startBaseSharing(ctx, named(t, dir, "image", make([]byte, 1<<20)),
+		named(t, dir, "base", make([]byte, 1<<20)), 0, 4096, 4096)
 	if err != nil {
 		t.Fatal(err)
 	}

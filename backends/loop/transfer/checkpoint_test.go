@@ -22,7 +22,13 @@ func TestCheckpointGoesOnMeanwhile(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer image.Close()
-	r := &receiving{dir: folder.Dir{File: dir}, image: image, to: &Receiver{Layout: layout.XFS{}, Tuning: &Tuning{Every: 4, Lag: 10, Ahead: true}, Step: func(string) {}}, roomChecked: 9, flushing: make(chan error, 1)}
+	r := &receiving{
+		dir:         folder.Dir{File: dir},
+		image:       image,
+		to:          &Receiver{Layout: layout.XFS{}, Tuning: &Tuning{Every: 4, Lag: 10, Ahead: true}, Step: func(string) {}},
+		roomChecked: 9,
+		flushing:    make(chan error, 1),
+	}
 	r.done.Offset, r.done.At = 9, 90
 	if err := r.checkpoint(); err != nil || r.safe != 0 {
 		t.Errorf("%v, %d bytes are about to be on record", err, r.safe)
@@ -32,7 +38,9 @@ func TestCheckpointGoesOnMeanwhile(t *testing.T) {
 	}
 	r.roomChecked = 5
 	if err := r.checkpoint(); err != nil || r.measured != 9 || r.roomChecked != 9 || r.writtenBack != 90 {
-		t.Errorf("whether there is room for what comes meanwhile was looked for at byte %d, and writing begun until %d: %v", r.measured, r.writtenBack, err)
+		t.Errorf(
+			"whether there is room for what comes meanwhile was looked for at byte %d, and writing begun until %d: %v",
+			r.measured, r.writtenBack, err)
 	}
 	r.done.Offset = 10
 	late := errors.New("the disk broke")

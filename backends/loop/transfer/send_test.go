@@ -16,9 +16,15 @@ import (
 // The next parts of a stream are requested before they are read: every range with data and no other, in order,
 // nothing twice, in parts that the kernel accepts as a whole, and not too far ahead.
 func TestPrefetch(t *testing.T) {
-	ranges := []reflink.Range{{Length: 20<<20 + 4096}, {Offset: 21 << 20, Length: 1 << 20, Zero: true}, {Offset: 22 << 20, Length: 3 << 20}}
+	ranges := []reflink.Range{
+		{Length: 20<<20 + 4096}, {Offset: 21 << 20, Length: 1 << 20, Zero: true}, {Offset: 22 << 20, Length: 3 << 20},
+	}
 	for at := int64(30 << 20); at < 60<<20; at += 1 << 20 { // as what is written here and there
-		ranges = append(ranges, reflink.Range{Offset: at, Length: 300 << 10}, reflink.Range{Offset: at + 300<<10, Length: 64 << 10, Zero: true})
+		ranges = append(ranges, reflink.Range{Offset: at, Length: 300 << 10}, reflink.Range{
+			Offset: at + 300<<10,
+			Length: 64 << 10,
+			Zero:   true,
+		})
 	}
 	image, err := os.Create(filepath.Join(t.TempDir(), "image"))
 	if err != nil {
@@ -28,7 +34,8 @@ func TestPrefetch(t *testing.T) {
 	if err := image.Truncate(64 << 20); err != nil {
 		t.Fatal(err)
 	}
-	e, err := stream.NewEncoder(io.Discard, stream.Header{Dataset: uuid.New(), Snapshot: uuid.New(), Size: 100 * layout.Sector, Filesystem: "xfs"}, 0)
+	e, err := stream.NewEncoder(io.Discard,
+		stream.Header{Dataset: uuid.New(), Snapshot: uuid.New(), Size: 100 * layout.Sector, Filesystem: "xfs"}, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -27,11 +27,13 @@ func TestDamagedCommand(t *testing.T) {
 	if at < 0 {
 		t.Fatal("the stream has not what the file has")
 	}
-	if err := btrfsctl.Apply(t.Context(), bytes.NewReader(stream), p.create("whole"), nil); err != nil || p.read("whole/f") != "precious data" {
+	if err := btrfsctl.Apply(t.Context(), bytes.NewReader(stream), p.create("whole"), nil); err != nil ||
+		p.read("whole/f") != "precious data" {
 		t.Error(err)
 	}
 	stream[at] ^= 1
-	if err := btrfsctl.Apply(t.Context(), bytes.NewReader(stream), p.create("damaged"), nil); !errors.Is(err, btrfsctl.ErrStream) {
+	if err := btrfsctl.Apply(t.Context(), bytes.NewReader(stream), p.create("damaged"),
+		nil); !errors.Is(err, btrfsctl.ErrStream) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -48,7 +50,9 @@ func named(name string) []byte { return attribute(15, []byte(name)) }
 // stream makes one of a whole subvolume of commands: a kind, and attributes.
 func stream(commands ...[]byte) io.Reader {
 	b := append([]byte("btrfs-stream\x00"), 1, 0, 0, 0)
-	for _, c := range append(append([][]byte{command(1, named("x"), attribute(1, [16]byte{7}), attribute(2, uint64(1)))}, commands...), command(21)) {
+	for _, c := range append(
+		append([][]byte{command(1, named("x"), attribute(1, [16]byte{7}), attribute(2, uint64(1)))}, commands...),
+		command(21)) {
 		b = append(b, c...)
 	}
 	return bytes.NewReader(b)
@@ -69,14 +73,16 @@ func TestForgedCommands(t *testing.T) {
 	made := command(3, named("f"))
 	written := command(15, named("f"), attribute(18, uint64(0)), attribute(19, make([]byte, 32<<10)))
 	clone := func(from, length, at uint64) []byte {
-		return command(16, named("f"), attribute(18, at), attribute(24, length), attribute(20, [16]byte{7}), attribute(22, []byte("f")), attribute(23, from))
+		return command(16, named("f"), attribute(18, at), attribute(24, length), attribute(20, [16]byte{7}),
+			attribute(22, []byte("f")), attribute(23, from))
 	}
 	for what, c := range map[string]struct {
 		in   io.Reader
 		says string
 	}{
 		"device": {stream(
-			command(5, named("f"), attribute(5, uint64(unix.S_IFCHR|0o600)), attribute(8, unix.Mkdev(239, 7))), written), "is not a file"},
+			command(5, named("f"), attribute(5, uint64(unix.S_IFCHR|0o600)),
+				attribute(8, unix.Mkdev(239, 7))), written), "is not a file"},
 		"past its end": {stream(made, written, clone(0, 64<<20, 32<<10)), "are shared with a file of 32768"},
 		"over itself":  {stream(made, written, clone(0, 32<<10, 16<<10)), "with itself"},
 	} {
@@ -86,7 +92,8 @@ func TestForgedCommands(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	if err := btrfsctl.Apply(t.Context(), stream(made, written, clone(0, 32<<10, 32<<10)), p.create("right"), nil); err != nil || len(p.read("right/f")) != 64<<10 {
+	if err := btrfsctl.Apply(t.Context(), stream(made, written, clone(0, 32<<10, 32<<10)), p.create("right"),
+		nil); err != nil || len(p.read("right/f")) != 64<<10 {
 		t.Error(err)
 	}
 }
@@ -146,7 +153,14 @@ func TestProtectedInTheBase(t *testing.T) {
 	if err := btrfsctl.Apply(t.Context(), &back, p.open("home"), p.open("one")); err != nil {
 		t.Fatal(err)
 	}
-	for name, want := range map[string]string{"kept": "before", "written": "after", "appended": "after", "log/sub/moved": "before", "link": "before", "new": "new"} {
+	for name, want := range map[string]string{
+		"kept":          "before",
+		"written":       "after",
+		"appended":      "after",
+		"log/sub/moved": "before",
+		"link":          "before",
+		"new":           "new",
+	} {
 		if got := p.read("home/" + name); got != want {
 			t.Errorf("%s holds %q", name, got)
 		}
@@ -163,9 +177,12 @@ func TestProtectedInTheBase(t *testing.T) {
 func TestDifferenceToAnotherBase(t *testing.T) {
 	p := newPool(t)
 	in := append([]byte("btrfs-stream\x00"), 1, 0, 0, 0)
-	in = append(in, command(2, named("x"), attribute(1, [16]byte{7}), attribute(2, uint64(1)), attribute(20, [16]byte{9}), attribute(21, uint64(1)))...)
+	in = append(in,
+		command(2, named("x"), attribute(1, [16]byte{7}), attribute(2, uint64(1)), attribute(20, [16]byte{9}),
+			attribute(21, uint64(1)))...)
 	in = append(in, command(21)...)
-	if err := btrfsctl.Apply(t.Context(), bytes.NewReader(in), p.create("home"), p.create("base")); !errors.Is(err, btrfsctl.ErrBase) {
+	if err := btrfsctl.Apply(t.Context(), bytes.NewReader(in), p.create("home"),
+		p.create("base")); !errors.Is(err, btrfsctl.ErrBase) {
 		t.Errorf("got %v", err)
 	}
 }

@@ -187,7 +187,8 @@ func TestSyncMakesDurable(t *testing.T) {
 	}
 	copied := filepath.Join(t.TempDir(), "copy")
 	scratch.Copy(t, image, copied)
-	if list := scratch.Run(t, "btrfs", "inspect-internal", "dump-tree", "-t", "root", copied); !strings.Contains(list, "name made") {
+	if list := scratch.Run(t, "btrfs", "inspect-internal", "dump-tree", "-t", "root",
+		copied); !strings.Contains(list, "name made") {
 		t.Error("it is not on the disk")
 	}
 }

@@ -34,12 +34,22 @@ func TestI6ForgedPaths(t *testing.T) {
 		in    func(dir string) [][]byte
 		fails bool
 	}{
-		"a name above":             {func(string) [][]byte { return [][]byte{command(3, named("../made"))} }, true},
-		"the folder above":         {func(string) [][]byte { return [][]byte{mine("..")} }, true},
-		"a new name above":         {func(string) [][]byte { return [][]byte{made, command(9, named("f"), attribute(16, []byte("../made")))} }, true},
-		"a second name from above": {func(string) [][]byte { return [][]byte{command(10, named("made"), attribute(17, []byte("../victim")))} }, true},
-		"through a link":           {func(dir string) [][]byte { return [][]byte{link(dir), command(3, named("l/made"))} }, true},
-		"through a link inside":    {func(string) [][]byte { return [][]byte{folder, link("d"), command(3, named("l/made"))} }, true},
+		"a name above":     {func(string) [][]byte { return [][]byte{command(3, named("../made"))} }, true},
+		"the folder above": {func(string) [][]byte { return [][]byte{mine("..")} }, true},
+		"a new name above": {
+			func(string) [][]byte { return [][]byte{made, command(9, named("f"), attribute(16, []byte("../made")))} },
+			true,
+		},
+		"a second name from above": {
+			func(string) [][]byte { return [][]byte{command(10, named("made"), attribute(17, []byte("../victim")))} },
+			true,
+		},
+		"through a link": {
+			func(dir string) [][]byte { return [][]byte{link(dir), command(3, named("l/made"))} }, true,
+		},
+		"through a link inside": {
+			func(string) [][]byte { return [][]byte{folder, link("d"), command(3, named("l/made"))} }, true,
+		},
 		"through a link on the way": {func(string) [][]byte {
 			return [][]byte{folder, command(4, named("d/e")), link("d"), command(3, named("l/e/made"))}
 		}, true},
@@ -49,7 +59,8 @@ func TestI6ForgedPaths(t *testing.T) {
 	} {
 		t.Run(what, func(t *testing.T) {
 			top := filepath.Join(p.path, filepath.Base(t.Name()))
-			if err := errors.Join(os.Mkdir(top, 0o700), os.WriteFile(filepath.Join(top, "victim"), nil, 0o600)); err != nil {
+			if err := errors.Join(os.Mkdir(top, 0o700),
+				os.WriteFile(filepath.Join(top, "victim"), nil, 0o600)); err != nil {
 				t.Fatal(err)
 			}
 			dir := p.create(filepath.Join(filepath.Base(t.Name()), "dir"))

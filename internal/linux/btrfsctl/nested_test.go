@@ -28,7 +28,8 @@ func TestDeleteAll(t *testing.T) {
 	for _, name := range []string{"src/b/deep/in", "src/b/deep/in/most"} {
 		p.create(name)
 	}
-	if err := errors.Join(btrfsctl.SetReadOnly(p.open("src/b/deep/in")), btrfsctl.SetReadOnly(p.open("src/b"))); err != nil {
+	if err := errors.Join(btrfsctl.SetReadOnly(p.open("src/b/deep/in")),
+		btrfsctl.SetReadOnly(p.open("src/b"))); err != nil {
 		t.Fatal(err)
 	}
 	p.create("beside")

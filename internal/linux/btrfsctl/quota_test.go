@@ -55,7 +55,8 @@ func TestLimit(t *testing.T) {
 		if err := unix.Syncfs(int(sub.Fd())); err != nil {
 			t.Fatal(err)
 		}
-		if c, err := btrfsctl.Count(sub); err != nil || c.Limit != 32<<20 || c.Referenced < 30<<20 || c.Referenced > 32<<20 {
+		if c, err := btrfsctl.Count(sub); err != nil || c.Limit != 32<<20 || c.Referenced < 30<<20 ||
+			c.Referenced > 32<<20 {
 			t.Errorf("%s: counted %+v, %v", mode, c, err)
 		}
 		if err := btrfsctl.Limit(sub, 0); err != nil {

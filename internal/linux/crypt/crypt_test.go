@@ -82,7 +82,9 @@ func TestFirstHeaderLost(t *testing.T) {
 		if !is {
 			err = crypt.CheckFirstHeader(f)
 		}
-		if said := err != nil && strings.Contains(err.Error(), "cryptsetup repair "+f.Name()); is != c.is || said != c.lost || (c.is || c.lost) && !errors.Is(err, dataset.ErrCorrupt) || !c.is && !c.lost && err != nil {
+		if said := err != nil && strings.Contains(err.Error(), "cryptsetup repair "+f.Name()); is != c.is ||
+			said != c.lost || (c.is || c.lost) && !errors.Is(err, dataset.ErrCorrupt) ||
+			!c.is && !c.lost && err != nil {
 			t.Errorf("%s: %t, %v", name, is, err)
 		}
 	}
@@ -113,7 +115,8 @@ func TestKeyIsOnStdinAlone(t *testing.T) {
 	}
 	calls := programs.Calls()
 	for _, c := range calls {
-		if said := strings.Join(append(slices.Clone(c.Args), c.Env...), " "); strings.Contains(said, "secret") || !strings.Contains(said, "--key-file=-") {
+		if said := strings.Join(append(slices.Clone(c.Args), c.Env...), " "); strings.Contains(said, "secret") ||
+			!strings.Contains(said, "--key-file=-") {
 			t.Errorf("%s %s", c.Name, said)
 		}
 	}

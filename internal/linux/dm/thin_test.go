@@ -50,11 +50,13 @@ func TestMapped(t *testing.T) {
 // What is damaged, or something else, is said to be, whatever it says.
 func TestMappedOfOtherThings(t *testing.T) {
 	for what, change := range map[string]func([]byte){
-		"zeros":                        func(raw []byte) { clear(raw) },
-		"a bit of the superblock":      func(raw []byte) { raw[48] ^= 1 },
-		"a bit of every other block":   func(raw []byte) { flip(raw[thinBlock:]) },
-		"blocks in each other's place": func(raw []byte) { copy(raw[120*thinBlock:121*thinBlock], raw[121*thinBlock:]) },
-		"an end":                       func(raw []byte) { clear(raw[thinBlock:]) },
+		"zeros":                      func(raw []byte) { clear(raw) },
+		"a bit of the superblock":    func(raw []byte) { raw[48] ^= 1 },
+		"a bit of every other block": func(raw []byte) { flip(raw[thinBlock:]) },
+		"blocks in each other's place": func(raw []byte) {
+			copy(raw[120*thinBlock:121*thinBlock], raw[121*thinBlock:])
+		},
+		"an end": func(raw []byte) { clear(raw[thinBlock:]) },
 	} {
 		if got, err := Mapped(thinMetadata(t, change)); !errors.Is(err, ErrThin) || got != nil {
 			t.Errorf("%s: %v, %v", what, got, err)

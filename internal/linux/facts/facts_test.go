@@ -71,7 +71,8 @@ func TestThisHostHasFacts(t *testing.T) {
 		t.Fatal(err)
 	}
 	arch := map[string]string{"amd64": "x86_64", "arm64": "aarch64"}[runtime.GOARCH]
-	if f.Architecture != arch || f.CPUs < runtime.NumCPU() || f.MemoryTotal <= f.MemoryFree || f.MemoryFree <= 0 || f.Kernel == "" || f.OS == "" {
+	if f.Architecture != arch || f.CPUs < runtime.NumCPU() || f.MemoryTotal <= f.MemoryFree || f.MemoryFree <= 0 ||
+		f.Kernel == "" || f.OS == "" {
 		t.Errorf("facts of this host: %+v", f)
 	}
 }
@@ -82,17 +83,49 @@ func TestVirtualMachinesAreKnownAndContainersAreNone(t *testing.T) {
 		files map[string]string
 		want  bool
 	}{
-		{"bare metal", map[string]string{"sys/class/dmi/id/sys_vendor": "Dell Inc.\n", "sys/class/dmi/id/product_name": "PowerEdge R640\n"}, false},
+		{
+			"bare metal",
+			map[string]string{
+				"sys/class/dmi/id/sys_vendor":   "Dell Inc.\n",
+				"sys/class/dmi/id/product_name": "PowerEdge R640\n",
+			},
+			false,
+		},
 		{"no DMI at all", nil, false},
 		{"flag of the CPU", map[string]string{"proc/cpuinfo": "processor : 0\nflags : fpu hypervisor vme\n"}, true},
-		{"a word like the flag", map[string]string{"proc/cpuinfo": "processor : 0\nflags : fpu hypervisor_x\nbugs : hypervisor\n"}, false},
-		{"first domain of Xen", map[string]string{"proc/cpuinfo": "flags : hypervisor\n", "proc/xen/capabilities": "control_d\n"}, false},
-		{"other domain of Xen", map[string]string{"proc/cpuinfo": "flags : hypervisor\n", "proc/xen/capabilities": "\n"}, true},
+		{
+			"a word like the flag",
+			map[string]string{"proc/cpuinfo": "processor : 0\nflags : fpu hypervisor_x\nbugs : hypervisor\n"}, false,
+		},
+		{
+			"first domain of Xen",
+			map[string]string{"proc/cpuinfo": "flags : hypervisor\n", "proc/xen/capabilities": "control_d\n"}, false,
+		},
+		{
+			"other domain of Xen",
+			map[string]string{"proc/cpuinfo": "flags : hypervisor\n", "proc/xen/capabilities": "\n"}, true,
+		},
 		{"QEMU without the flag", map[string]string{"sys/class/dmi/id/sys_vendor": "QEMU\n"}, true},
 		{"VirtualBox", map[string]string{"sys/class/dmi/id/product_name": "VirtualBox\n"}, true},
 		{"Hyper-V", map[string]string{"sys/class/dmi/id/product_name": "Virtual Machine\n"}, true},
-		{"arm64 on EC2", map[string]string{"proc/cpuinfo": "processor : 0\nFeatures : fp\n", "sys/class/dmi/id/sys_vendor": "Amazon EC2\n", "sys/class/dmi/id/product_name": "m7g.large\n"}, true},
-		{"arm64 metal on EC2", map[string]string{"proc/cpuinfo": "processor : 0\nFeatures : fp\n", "sys/class/dmi/id/sys_vendor": "Amazon EC2\n", "sys/class/dmi/id/product_name": "m7g.metal\n"}, false},
+		{
+			"arm64 on EC2",
+			map[string]string{
+				"proc/cpuinfo":                  "processor : 0\nFeatures : fp\n",
+				"sys/class/dmi/id/sys_vendor":   "Amazon EC2\n",
+				"sys/class/dmi/id/product_name": "m7g.large\n",
+			},
+			true,
+		},
+		{
+			"arm64 metal on EC2",
+			map[string]string{
+				"proc/cpuinfo":                  "processor : 0\nFeatures : fp\n",
+				"sys/class/dmi/id/sys_vendor":   "Amazon EC2\n",
+				"sys/class/dmi/id/product_name": "m7g.metal\n",
+			},
+			false,
+		},
 		{"device tree", map[string]string{"proc/device-tree/hypervisor/compatible": "linux,kvm"}, true},
 		{"container", map[string]string{".dockerenv": "x", "run/.containerenv": "x"}, false},
 	} {
@@ -124,7 +157,10 @@ func TestWhatIsMissingOrDamagedIsSaid(t *testing.T) {
 	if f, err := none.ReadStatic(); err != nil || f.OS != "linux" || f.OSVersion != "" {
 		t.Errorf("without os-release: %+v, %v", f, err)
 	}
-	elsewhere := Host{FS: files(map[string]string{"etc/os-release": "", "usr/lib/os-release": "ID='alpine'\nVERSION_ID=3.20\n"}), Machine: machine("x86_64")}
+	elsewhere := Host{
+		FS:      files(map[string]string{"etc/os-release": "", "usr/lib/os-release": "ID='alpine'\nVERSION_ID=3.20\n"}),
+		Machine: machine("x86_64"),
+	}
 	if f, err := elsewhere.ReadStatic(); err != nil || f.OS != "alpine" || f.OSVersion != "3.20" {
 		t.Errorf("os-release in /usr/lib: %+v, %v", f, err)
 	}

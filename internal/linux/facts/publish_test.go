@@ -12,8 +12,9 @@ import (
 
 func published() (dataset.Node, dataset.Facts) {
 	return dataset.Node{Name: "web1", Labels: map[string]string{"rack": "r1", "a.b/c": "x y"}}, dataset.Facts{
-		Architecture: "x86_64", Kernel: "6.12", OS: "debian", CPUs: 4, Virtual: true, MemoryTotal: 8 << 30, MemoryFree: 2 << 30,
-		Load1: 0.5, Load10: 3.14159, Load15: 2, Backends: []string{"btrfs", "dir", "loop", "zfs"},
+		Architecture: "x86_64", Kernel: "6.12", OS: "debian", CPUs: 4, Virtual: true, MemoryTotal: 8 << 30,
+		MemoryFree: 2 << 30,
+		Load1:      0.5, Load10: 3.14159, Load15: 2, Backends: []string{"btrfs", "dir", "loop", "zfs"},
 		Pools: []dataset.PoolFacts{
 			{Name: "fast", Backend: "loop", Online: true, Free: 7}, {Name: "gone", Backend: "zfs", Free: 9},
 			{Name: "large", Backend: "loop", Online: true, Free: 8},
@@ -26,7 +27,8 @@ func TestPublished(t *testing.T) {
 	want := map[string]string{
 		"node": "web1", "architecture": "x86_64", "kernel": "6.12", "os": "debian", "is_virtual": "true", "cpus": "4",
 		"memory_total": "8589934592", "memory_free": "2147483648", "load_1": "0.5", "load_10": "3.14", "load_15": "2",
-		"backend.loop": "true", "pool.fast": "true", "pool.fast.free": "7", "pool.large": "true", "pool.large.free": "8", "label.rack": "r1", "label.a.b/c": "x y",
+		"backend.loop": "true", "pool.fast": "true", "pool.fast.free": "7", "pool.large": "true",
+		"pool.large.free": "8", "label.rack": "r1", "label.a.b/c": "x y",
 	}
 	if d := cmp.Diff(want, Published(published())); d != "" {
 		t.Error(d)
@@ -34,13 +36,17 @@ func TestPublished(t *testing.T) {
 }
 
 func TestTagsAndMetaForConsul(t *testing.T) {
-	want := []string{"architecture.x86_64", "backend.loop", "label.a.b/c.x y", "label.rack.r1", "os.debian", "pool.fast", "pool.large", "virtual"}
+	want := []string{
+		"architecture.x86_64", "backend.loop", "label.a.b/c.x y", "label.rack.r1", "os.debian", "pool.fast",
+		"pool.large", "virtual",
+	}
 	if d := cmp.Diff(want, Tags(published())); d != "" {
 		t.Error(d)
 	}
 	n, f := published()
 	meta := Meta(n, f)
-	if meta["drover_load_10"] != "3.14" || meta["drover_pool_fast_free"] != "7" || meta["drover_label_a_b_c"] != "x y" || len(meta) != len(Published(n, f)) {
+	if meta["drover_load_10"] != "3.14" || meta["drover_pool_fast_free"] != "7" ||
+		meta["drover_label_a_b_c"] != "x y" || len(meta) != len(Published(n, f)) {
 		t.Errorf("%v", meta)
 	}
 	n.Labels["long"] = strings.Repeat("x", metaValue+1)

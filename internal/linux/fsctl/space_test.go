@@ -28,7 +28,12 @@ func TestSteady(t *testing.T) {
 			t.Parallel()
 			n, waited := 0, 0
 			free, all, err := readSteady(func(st *unix.Statfs_t) error {
-				*st = unix.Statfs_t{Bavail: uint64(c.reads[min(n, len(c.reads)-1)]), Blocks: size, Frsize: 512, Bsize: 4096}
+				*st = unix.Statfs_t{
+					Bavail: uint64(c.reads[min(n, len(c.reads)-1)]),
+					Blocks: size,
+					Frsize: 512,
+					Bsize:  4096,
+				}
 				n++
 				return nil
 			}, func() { waited++ })

@@ -61,8 +61,10 @@ func TestTablesAreRead(t *testing.T) {
 		read func(*Scan) (*View, error)
 		want error
 	}{
-		"small":             {func(s *Scan) (*View, error) { return s.SmallTableOf(at) }, nil},
-		"small, after many": {func(s *Scan) (*View, error) { s.listed.Store(listedTables); return s.SmallTableOf(at) }, ErrLargeTable},
+		"small": {func(s *Scan) (*View, error) { return s.SmallTableOf(at) }, nil},
+		"small, after many": {
+			func(s *Scan) (*View, error) { s.listed.Store(listedTables); return s.SmallTableOf(at) }, ErrLargeTable,
+		},
 		"small, after it was too large": {func(s *Scan) (*View, error) {
 			s.listed.Store(listedTables)
 			_, _ = s.SmallTableOf(at)

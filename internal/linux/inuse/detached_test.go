@@ -44,15 +44,24 @@ func TestHoldersThroughDetachedMounts(t *testing.T) {
 			do    func(t *testing.T, disk string)
 			holds bool
 		}{
-			"a directory beside it": {func(t *testing.T, disk string) { cloned(t, disk+"/other", ".", unix.O_DIRECTORY) }, false},
-			"a file beside it":      {func(t *testing.T, disk string) { cloned(t, disk+"/other", "file", unix.O_RDWR) }, false},
+			"a directory beside it": {
+				func(t *testing.T, disk string) { cloned(t, disk+"/other", ".", unix.O_DIRECTORY) }, false,
+			},
+			"a file beside it": {
+				func(t *testing.T, disk string) { cloned(t, disk+"/other", "file", unix.O_RDWR) }, false,
+			},
 			"a deleted file beside it": {func(t *testing.T, disk string) {
 				cloned(t, disk+"/other", "file", unix.O_RDWR)
 				must(t, os.Remove(disk+"/other/file"))
 			}, false},
-			"its directory":  {func(t *testing.T, disk string) { cloned(t, disk+"/dataset", ".", unix.O_DIRECTORY) }, true},
-			"its file":       {func(t *testing.T, disk string) { cloned(t, disk+"/dataset/below", "file", unix.O_RDWR) }, true},
-			"a folder above": {func(t *testing.T, disk string) { cloned(t, disk, ".", unix.O_DIRECTORY) }, false}, // as through any mount
+			"its directory": {
+				func(t *testing.T, disk string) { cloned(t, disk+"/dataset", ".", unix.O_DIRECTORY) }, true,
+			},
+			"its file": {
+				func(t *testing.T, disk string) { cloned(t, disk+"/dataset/below", "file", unix.O_RDWR) }, true,
+			},
+			// as through any mount
+			"a folder above": {func(t *testing.T, disk string) { cloned(t, disk, ".", unix.O_DIRECTORY) }, false},
 			"its file, to read": {func(t *testing.T, disk string) {
 				cloned(t, disk+"/dataset/below", "file", unix.O_RDONLY)
 			}, false},
@@ -112,7 +121,8 @@ func TestDetachedBesidePartialMounts(t *testing.T) {
 			must(t, err)
 			e := own.At(filepath.Join(dir, "dataset"))
 			own = slices.DeleteFunc(own, func(o *mount.Entry) bool {
-				return o.Major == e.Major && o.Minor == e.Minor && !slices.Contains(c.shown, strings.TrimPrefix(o.Root, "/"))
+				return o.Major == e.Major && o.Minor == e.Minor &&
+					!slices.Contains(c.shown, strings.TrimPrefix(o.Root, "/"))
 			})
 			cloned(t, filepath.Join(disk, c.opened), "file", unix.O_RDWR)
 			s, err := NewScan(own)

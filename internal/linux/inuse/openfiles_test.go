@@ -93,17 +93,32 @@ func TestOpen(t *testing.T) {
 		want    bool
 		relPath string
 	}{
-		"a writer":                {script: `exec 3>>"$0/file"; `, want: true, relPath: "file"},
-		"a reader":                {script: `exec 3<"$0/file"; `},
-		"a working directory":     {script: `cd "$0"; `, want: true, relPath: "."},
-		"a writer beside it":      {script: `exec 3>>"$0/../beside"; `},
-		"a directory beside it":   {script: `cd "$0/.."; `},
-		"Drover":                  {script: `exec 3>>"$0/file"; printf drover >/proc/$$/comm; `},
-		"its hand":                {script: `exec 3>>"$0/file"; printf drover-hand >/proc/$$/comm; `},
-		"a user called Drover":    {script: `exec 3>>"$0/file"; printf drover >/proc/$$/comm; `, user: "65534", want: true, relPath: "file"},
-		"Drover in a namespace":   {script: `exec 3>>"$0/file"; printf drover >/proc/$$/comm; `, user: "namespace", want: true, relPath: "file"},
+		"a writer":              {script: `exec 3>>"$0/file"; `, want: true, relPath: "file"},
+		"a reader":              {script: `exec 3<"$0/file"; `},
+		"a working directory":   {script: `cd "$0"; `, want: true, relPath: "."},
+		"a writer beside it":    {script: `exec 3>>"$0/../beside"; `},
+		"a directory beside it": {script: `cd "$0/.."; `},
+		"Drover":                {script: `exec 3>>"$0/file"; printf drover >/proc/$$/comm; `},
+		"its hand":              {script: `exec 3>>"$0/file"; printf drover-hand >/proc/$$/comm; `},
+		"a user called Drover": {
+			script:  `exec 3>>"$0/file"; printf drover >/proc/$$/comm; `,
+			user:    "65534",
+			want:    true,
+			relPath: "file",
+		},
+		"Drover in a namespace": {
+			script:  `exec 3>>"$0/file"; printf drover >/proc/$$/comm; `,
+			user:    "namespace",
+			want:    true,
+			relPath: "file",
+		},
 		"a file that was removed": {script: `exec 3>"$0/removed"; rm "$0/removed"; `, want: true, relPath: "removed"},
-		"a detached mount":        {script: detached + `exec 3>>"$0/../at/file"; umount -l "$0/../at"; `, user: "namespace", want: true, relPath: "file"},
+		"a detached mount": {
+			script:  detached + `exec 3>>"$0/../at/file"; umount -l "$0/../at"; `,
+			user:    "namespace",
+			want:    true,
+			relPath: "file",
+		},
 		"one of a file beside it": {
 			script: detached + `umount "$0/../at"; mount --bind "$0/.." "$0/../at"; exec 3>>"$0/../at/beside"; umount -l "$0/../at"; `,
 			user:   "namespace",
@@ -126,7 +141,8 @@ func TestOpen(t *testing.T) {
 			case "namespace":
 				command = append([]string{"unshare", "--mount"}, command...)
 			default:
-				command = append([]string{"setpriv", "--reuid", c.user, "--regid", c.user, "--clear-groups"}, command...)
+				command = append([]string{"setpriv", "--reuid", c.user, "--regid", c.user, "--clear-groups"},
+					command...)
 			}
 			pid := script(t, command...)
 			files, err := Open(t.Context(), []mount.Filesystem{tree})

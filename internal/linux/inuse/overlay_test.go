@@ -40,7 +40,9 @@ func TestHoldersThroughAnOverlay(t *testing.T) {
 		"no table shows the mounter's paths":       {nil, mount.Mounts{inner}, false},
 		"the upper directory is beside the volume": {[]*View{elsewhere}, mount.Mounts{inner}, false},
 		"another container of the host":            {[]*View{engine}, mount.Mounts{over(20, ofHost+1, "/")}, false},
-		"a service's copy of the host's mounts":    {[]*View{engine}, mount.Mounts{disk, within(1, over(21, ofHost, merged))}, false},
+		"a service's copy of the host's mounts": {
+			[]*View{engine}, mount.Mounts{disk, within(1, over(21, ofHost, merged))}, false,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			v := NewView(c.p)
@@ -66,7 +68,8 @@ func TestEngineIsNoHolderThroughAnOverlay(t *testing.T) {
 	volume.Parent = 10
 	engine := NewView(mount.Mounts{entry(1, 8, 1, "/", "/", "rw"), over(2, 1, images+"/merged")})
 	container := NewView(mount.Mounts{over(10, 0, "/"), volume})
-	h := NewHolding(mount.Mounts{entry(3, 8, 1, "/", "/", "rw")}, mount.Filesystem{Major: 8, Minor: 1, Root: "/pool/uuid"}, nil)
+	h := NewHolding(mount.Mounts{entry(3, 8, 1, "/", "/", "rw")},
+		mount.Filesystem{Major: 8, Minor: 1, Root: "/pool/uuid"}, nil)
 	h.FindOverlays(&Scan{all: []*View{engine, container}})
 	if h.IsMountedIn(engine) || !h.IsMountedIn(container) {
 		t.Errorf("engine %t, container %t", h.IsMountedIn(engine), h.IsMountedIn(container))
@@ -97,7 +100,8 @@ func TestManyOverlays(t *testing.T) {
 	if few, many := lookups(100), lookups(10_000); many > 200*few {
 		t.Errorf("%v allocations for 100 overlays, %v for 10,000", few, many)
 	}
-	h := NewHolding(mount.Mounts{entry(2, 8, 1, "/", "/", "rw")}, mount.Filesystem{Major: 8, Minor: 1, Root: "/pool/uuid"}, nil)
+	h := NewHolding(mount.Mounts{entry(2, 8, 1, "/", "/", "rw")},
+		mount.Filesystem{Major: 8, Minor: 1, Root: "/pool/uuid"}, nil)
 	began := time.Now()
 	h.FindOverlays(&Scan{all: []*View{NewView(table(16_000))}})
 	if took := time.Since(began); took > 2*time.Second || !h.overlays[deviceNumber{0, 100}] {

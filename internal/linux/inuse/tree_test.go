@@ -37,24 +37,34 @@ func TestHolders(t *testing.T) {
 		p    Findings
 		want bool
 	}{
-		"a container":                              {see(entry(9, 8, 1, "/pool/uuid", "/data", "rw,noatime")), true},
-		"a container, part of it":                  {see(entry(9, 8, 1, "/pool/uuid/sub", "/data", "rw")), true},
-		"a container, removed part":                {see(entry(9, 8, 1, "/pool/uuid/sub//deleted", "/data", "rw")), true},
+		"a container":             {see(entry(9, 8, 1, "/pool/uuid", "/data", "rw,noatime")), true},
+		"a container, part of it": {see(entry(9, 8, 1, "/pool/uuid/sub", "/data", "rw")), true},
+		"a container, removed part": {
+			see(entry(9, 8, 1, "/pool/uuid/sub//deleted", "/data", "rw")), true,
+		},
 		"a container, read-only":                   {see(entry(9, 8, 1, "/pool/uuid", "/data", "ro,noatime")), false},
 		"a container, on the host's path":          {see(entry(9, 8, 1, "/pool/uuid", path, "rw")), true},
 		"a container, on a path that ends like it": {see(entry(9, 8, 1, "/pool/uuid", "/data"+path, "rw")), true},
 		"another dataset":                          {see(entry(9, 8, 1, "/pool/uuid2", "/data", "rw")), false},
 		"another filesystem":                       {see(entry(9, 8, 2, "/pool/uuid", "/data", "rw")), false},
 		"all of the filesystem":                    {see(entry(9, 8, 1, "/", "/data", "rw")), false},
-		"a service's copy of the mounts":           {sees(entry(8, 8, 1, "/", "/", "rw"), entry(9, 8, 1, "/pool/uuid", path, "rw")), false},
-		"who looks at the whole host":              {sees(entry(8, 8, 1, "/", "/rootfs", "rw"), entry(9, 8, 1, "/pool/uuid", "/rootfs"+path, "rw")), false},
-		"an open file":                             {opened(own[1], nil, path+"/a"), true},
-		"its folder as working directory":          {opened(own[1], nil, path), true},
-		"an open file, through the pool":           {opened(own[0], nil, "/pool/uuid/a"), true},
-		"an open file beside it":                   {opened(own[0], nil, "/pool/uuid2/a"), false},
-		"an open file of somebody below a chroot":  {opened(entry(9, 8, 1, "/pool", "/jail/pool", "rw"), nil, "/pool/uuid/a"), true},
-		"the same, of another dataset":             {opened(entry(9, 8, 1, "/pool/uuid2", "/jail/x", "rw"), nil, "/x/a"), false},
-		"an open file on a detached mount":         {detached, true},
+		"a service's copy of the mounts": {
+			sees(entry(8, 8, 1, "/", "/", "rw"), entry(9, 8, 1, "/pool/uuid", path, "rw")), false,
+		},
+		"who looks at the whole host": {
+			sees(entry(8, 8, 1, "/", "/rootfs", "rw"), entry(9, 8, 1, "/pool/uuid", "/rootfs"+path, "rw")), false,
+		},
+		"an open file":                    {opened(own[1], nil, path+"/a"), true},
+		"its folder as working directory": {opened(own[1], nil, path), true},
+		"an open file, through the pool":  {opened(own[0], nil, "/pool/uuid/a"), true},
+		"an open file beside it":          {opened(own[0], nil, "/pool/uuid2/a"), false},
+		"an open file of somebody below a chroot": {
+			opened(entry(9, 8, 1, "/pool", "/jail/pool", "rw"), nil, "/pool/uuid/a"), true,
+		},
+		"the same, of another dataset": {
+			opened(entry(9, 8, 1, "/pool/uuid2", "/jail/x", "rw"), nil, "/x/a"), false,
+		},
+		"an open file on a detached mount": {detached, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if got := NewHolding(own, tree, []string{path}).CanWrite(c.p); got != c.want {
@@ -76,7 +86,10 @@ func TestHoldersOnAShare(t *testing.T) {
 	db, other := mount.RootOf(10), mount.RootOf(11)
 	disk := entry(7, 8, 1, "/", "/", "rw")
 	nested := shared(4, "/", path+"/in")
-	own := mount.Mounts{disk, shared(1, mount.RootOf(2), "/mnt/share"), shared(2, db, path), shared(3, other, "/root/mnt/other"), nested}
+	own := mount.Mounts{
+		disk, shared(1, mount.RootOf(2), "/mnt/share"), shared(2, db, path), shared(3, other, "/root/mnt/other"),
+		nested,
+	}
 	for _, e := range own[1:4] {
 		e.Parent = disk.ID
 	}
@@ -87,7 +100,10 @@ func TestHoldersOnAShare(t *testing.T) {
 	part := shared(9, mount.RootOf(12), "/data")
 	copies := func(prefix string) Findings {
 		around := entry(11, 8, 1, "/", cmp.Or(prefix, "/"), "rw")
-		list := mount.Mounts{around, shared(12, db, prefix+path), shared(13, other, prefix+"/root/mnt/other"), shared(14, "/", prefix+path+"/in")}
+		list := mount.Mounts{
+			around, shared(12, db, prefix+path), shared(13, other, prefix+"/root/mnt/other"),
+			shared(14, "/", prefix+path+"/in"),
+		}
 		list[1].Parent, list[2].Parent, list[3].Parent = 11, 11, 12
 		return Findings{Views: []*View{NewView(list)}}
 	}

@@ -58,7 +58,12 @@ func TestSetV1(t *testing.T) {
 	if err := h.Set("/docker/abc", dev, some); err != nil {
 		t.Fatal(err)
 	}
-	for name, want := range map[string]string{"write_bps": "7:5 5242880", "read_bps": "7:5 0", "write_iops": "7:5 0", "read_iops": "7:5 100"} {
+	for name, want := range map[string]string{
+		"write_bps":  "7:5 5242880",
+		"read_bps":   "7:5 0",
+		"write_iops": "7:5 0",
+		"read_iops":  "7:5 100",
+	} {
 		if got := text(t, h.Dir, "docker/abc/blkio.throttle."+name+"_device"); got != want {
 			t.Errorf("%s: %q, want %q", name, got, want)
 		}
@@ -106,7 +111,8 @@ func TestV2(t *testing.T) {
 	if got := text(t, h.Dir, "system.slice/io.max"); got != "7:5 rbps=max wbps=5242880 riops=100 wiops=max" {
 		t.Errorf("set: %q", got)
 	}
-	put(t, "8:0 rbps=1 wbps=1 riops=1 wiops=1\n7:5 rbps=max wbps=5242880 riops=100 wiops=max\n", h.Dir, "system.slice/io.max")
+	put(t, "8:0 rbps=1 wbps=1 riops=1 wiops=1\n7:5 rbps=max wbps=5242880 riops=100 wiops=max\n", h.Dir,
+		"system.slice/io.max")
 	if got, err := h.Get("/system.slice", dev); err != nil || got != some {
 		t.Errorf("%+v, %v", got, err)
 	}
@@ -181,7 +187,10 @@ func TestBelow(t *testing.T) {
 	for _, c := range []struct {
 		group, other string
 		want         bool
-	}{{"/docker/abc", "/docker", true}, {"/docker", "/docker", true}, {"/docker2", "/docker", false}, {"/x", "/", true}, {"/docker", "/docker/abc", false}} {
+	}{
+		{"/docker/abc", "/docker", true}, {"/docker", "/docker", true}, {"/docker2", "/docker", false},
+		{"/x", "/", true}, {"/docker", "/docker/abc", false},
+	} {
 		if Below(c.group, c.other) != c.want {
 			t.Errorf("%s below %s: %t", c.group, c.other, !c.want)
 		}
@@ -201,13 +210,15 @@ func TestDetect(t *testing.T) {
 		table mount.Mounts
 		want  Hierarchy
 	}{
-		"v1":                                    {mount.Mounts{freezer, blkio}, Hierarchy{V1, v1}},
-		"v2":                                    {mount.Mounts{unified(v2)}, Hierarchy{V2, v2}},
-		"both, v1 has it":                       {mount.Mounts{unified(bare), freezer, blkio}, Hierarchy{V1, v1}},
-		"both, v2 has it":                       {mount.Mounts{freezer, unified(v2)}, Hierarchy{V2, v2}},
-		"v2 without":                            {mount.Mounts{unified(bare)}, Hierarchy{}},
-		"none":                                  {nil, Hierarchy{}},
-		"v1 of a kernel that throttles nothing": {mount.Mounts{{FSType: "cgroup", Root: "/", Mountpoint: bare, VFSOptions: "blkio"}}, Hierarchy{}},
+		"v1":              {mount.Mounts{freezer, blkio}, Hierarchy{V1, v1}},
+		"v2":              {mount.Mounts{unified(v2)}, Hierarchy{V2, v2}},
+		"both, v1 has it": {mount.Mounts{unified(bare), freezer, blkio}, Hierarchy{V1, v1}},
+		"both, v2 has it": {mount.Mounts{freezer, unified(v2)}, Hierarchy{V2, v2}},
+		"v2 without":      {mount.Mounts{unified(bare)}, Hierarchy{}},
+		"none":            {nil, Hierarchy{}},
+		"v1 of a kernel that throttles nothing": {
+			mount.Mounts{{FSType: "cgroup", Root: "/", Mountpoint: bare, VFSOptions: "blkio"}}, Hierarchy{},
+		},
 	} {
 		got, err := Detect(c.table)
 		if got != c.want || (err == nil) != (c.want != Hierarchy{}) || err != nil && !errors.Is(err, ErrNone) {
@@ -305,7 +316,8 @@ func TestLimiting(t *testing.T) {
 
 func TestWithout(t *testing.T) {
 	all := Limits{1, 2, 3, 4}
-	if got, want := all.Without(Limits{ReadBPS: 1, WriteBPS: 9}, Limits{WriteIOPS: 4}), (Limits{WriteBPS: 2, ReadIOPS: 3}); got != want {
+	if got, want := all.Without(Limits{ReadBPS: 1, WriteBPS: 9},
+		Limits{WriteIOPS: 4}), (Limits{WriteBPS: 2, ReadIOPS: 3}); got != want {
 		t.Errorf("%+v, want %+v", got, want)
 	}
 	if got := all.Without(Limits{}); got != all {

@@ -55,7 +55,8 @@ func TestAttachReadsAndWritesTheFile(t *testing.T) {
 		t.Errorf("block size %d", d.BlockSize)
 	}
 	info, ok := find(t, file)
-	if !ok || info.Path != d.Path || info.Backing != file || !info.Autoclear || info.ReadOnly || info.DirectIO != d.DirectIO {
+	if !ok || info.Path != d.Path || info.Backing != file || !info.Autoclear || info.ReadOnly ||
+		info.DirectIO != d.DirectIO {
 		t.Errorf("found %v %+v, have %+v", ok, info, d)
 	}
 	dev, err := os.OpenFile(d.Path, os.O_RDWR, 0)

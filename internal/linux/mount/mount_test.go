@@ -55,7 +55,11 @@ func TestMountAndUnmount(t *testing.T) {
 			if table(t).At(target) != nil {
 				t.Fatal("in the table before")
 			}
-			mountAt(t, target, mount.Spec{Source: dev, FSType: fstype, Options: []string{"noatime", "nosuid", "discard"}})
+			mountAt(t, target, mount.Spec{
+				Source:  dev,
+				FSType:  fstype,
+				Options: []string{"noatime", "nosuid", "discard"},
+			})
 			e := table(t).At(target)
 			if e == nil || e.FSType != fstype || e.Source != dev {
 				t.Fatalf("got %+v", e)
@@ -100,7 +104,10 @@ func TestErrorsCarryTheKernelsWords(t *testing.T) {
 		spec mount.Spec
 		want string
 	}{
-		{"unknown option", mount.Spec{Source: dev, FSType: "xfs", Options: []string{"glod"}}, "Unknown parameter 'glod'"},
+		{
+			"unknown option", mount.Spec{Source: dev, FSType: "xfs", Options: []string{"glod"}},
+			"Unknown parameter 'glod'",
+		},
 		{"bad value", mount.Spec{Source: dev, FSType: "xfs", Options: []string{"logbufs=many"}}, "logbufs"},
 		{"wrong filesystem", mount.Spec{Source: dev, FSType: "ext4"}, "fsconfig create: invalid argument"},
 		{"unknown filesystem", mount.Spec{Source: dev, FSType: "nosuchfs"}, "fsopen: no such device"},
@@ -113,7 +120,8 @@ func TestErrorsCarryTheKernelsWords(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			err := mount.Mount(target, tt.spec)
 			var e *mount.Error
-			if !errors.As(err, &e) || e.Target != target || !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "\n") {
+			if !errors.As(err, &e) || e.Target != target || !strings.Contains(err.Error(), tt.want) ||
+				strings.Contains(err.Error(), "\n") {
 				t.Errorf("got %v, want one line with %q", err, tt.want)
 			}
 			if table(t).At(target) != nil {

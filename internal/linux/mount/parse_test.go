@@ -14,12 +14,77 @@ func TestParseTable(t *testing.T) {
 		line string
 		want *Entry
 	}{
-		"usual":              {"36 35 98:0 /a /b rw,noatime master:1 - ext3 /dev/root rw,errors=continue", &Entry{ID: 36, Parent: 35, Major: 98, Root: "/a", Mountpoint: "/b", Options: "rw,noatime", Optional: "master:1", FSType: "ext3", Source: "/dev/root", VFSOptions: "rw,errors=continue"}},
-		"no optional fields": {"1 0 0:5 / / ro - tmpfs none ro", &Entry{ID: 1, Minor: 5, Root: "/", Mountpoint: "/", Options: "ro", FSType: "tmpfs", Source: "none", VFSOptions: "ro"}},
-		"escapes":            {`1 0 0:5 /a\040b /c\134d rw - x \011 rw`, &Entry{ID: 1, Minor: 5, Root: "/a b", Mountpoint: `/c\d`, Options: "rw", FSType: "x", Source: "\t", VFSOptions: "rw"}},
-		"an empty source":    {"1 0 0:5 / / rw - x  rw", &Entry{ID: 1, Minor: 5, Root: "/", Mountpoint: "/", Options: "rw", FSType: "x", VFSOptions: "rw"}},
-		"a dash as a path":   {"1 0 0:5 / - rw - x - rw", &Entry{ID: 1, Minor: 5, Root: "/", Mountpoint: "-", Options: "rw", FSType: "x", Source: "-", VFSOptions: "rw"}},
-		"a long mount point": {"1 0 0:5 / " + long + " rw - x y rw", &Entry{ID: 1, Minor: 5, Root: "/", Mountpoint: long, Options: "rw", FSType: "x", Source: "y", VFSOptions: "rw"}},
+		"usual": {
+			"36 35 98:0 /a /b rw,noatime master:1 - ext3 /dev/root rw,errors=continue",
+			&Entry{
+				ID:         36,
+				Parent:     35,
+				Major:      98,
+				Root:       "/a",
+				Mountpoint: "/b",
+				Options:    "rw,noatime",
+				Optional:   "master:1",
+				FSType:     "ext3",
+				Source:     "/dev/root",
+				VFSOptions: "rw,errors=continue",
+			},
+		},
+		"no optional fields": {
+			"1 0 0:5 / / ro - tmpfs none ro",
+			&Entry{
+				ID:         1,
+				Minor:      5,
+				Root:       "/",
+				Mountpoint: "/",
+				Options:    "ro",
+				FSType:     "tmpfs",
+				Source:     "none",
+				VFSOptions: "ro",
+			},
+		},
+		"escapes": {
+			`1 0 0:5 /a\040b /c\134d rw - x \011 rw`,
+			&Entry{
+				ID:         1,
+				Minor:      5,
+				Root:       "/a b",
+				Mountpoint: `/c\d`,
+				Options:    "rw",
+				FSType:     "x",
+				Source:     "\t",
+				VFSOptions: "rw",
+			},
+		},
+		"an empty source": {
+			"1 0 0:5 / / rw - x  rw",
+			&Entry{ID: 1, Minor: 5, Root: "/", Mountpoint: "/", Options: "rw", FSType: "x", VFSOptions: "rw"},
+		},
+		"a dash as a path": {
+			"1 0 0:5 / - rw - x - rw",
+			&Entry{
+				ID:         1,
+				Minor:      5,
+				Root:       "/",
+				Mountpoint: "-",
+				Options:    "rw",
+				FSType:     "x",
+				Source:     "-",
+				VFSOptions: "rw",
+			},
+		},
+		"a long mount point": {
+			"1 0 0:5 / " + long + " rw - x y rw",
+			&Entry{
+				ID:         1,
+				Minor:      5,
+				Root:       "/",
+				Mountpoint: long,
+				Options:    "rw",
+				FSType:     "x",
+				Source:     "y",
+				VFSOptions: "rw",
+			},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			const other = "2 1 8:1 / /other rw - ext4 /dev/sda1 rw\n"
@@ -101,7 +166,8 @@ func TestUnexaminedIsAHolder(t *testing.T) {
 			t.Errorf("%v", list)
 		}
 	}
-	if got := f.unexamined[0].String(); !strings.Contains(got, "process 7 (deep)") || !strings.Contains(got, "too large") && !strings.Contains(got, "larger than 16 MiB") {
+	if got := f.unexamined[0].String(); !strings.Contains(got, "process 7 (deep)") ||
+		!strings.Contains(got, "too large") && !strings.Contains(got, "larger than 16 MiB") {
 		t.Error(got)
 	}
 }

@@ -22,7 +22,10 @@ func shared(id int, root, point string) *Entry {
 func TestHoldersOnAShare(t *testing.T) {
 	const path = "/drover/mnt/db"
 	disk := &Entry{ID: 5, Major: 8, Minor: 1, Root: "/", Mountpoint: "/"}
-	own := Mounts{disk, shared(1, RootOf(2), "/mnt/share"), shared(2, RootOf(70), path), shared(3, RootOf(71), "/drover/mnt/other")}
+	own := Mounts{
+		disk, shared(1, RootOf(2), "/mnt/share"), shared(2, RootOf(70), path),
+		shared(3, RootOf(71), "/drover/mnt/other"),
+	}
 	for _, e := range own[1:] {
 		e.Parent = disk.ID
 	}
@@ -37,7 +40,9 @@ func TestHoldersOnAShare(t *testing.T) {
 		"all of the share":               {shared(9, RootOf(2), "/srv"), false},
 		"a folder, of it or of others":   {shared(9, RootOf(99), "/data"), true},
 		"what was not looked up":         {shared(9, "/", "/data"), true},
-		"another share":                  {&Entry{ID: 9, Minor: 51, Root: "/", Mountpoint: "/data", FSType: "nfs4"}, false},
+		"another share": {
+			&Entry{ID: 9, Minor: 51, Root: "/", Mountpoint: "/data", FSType: "nfs4"}, false,
+		},
 	} {
 		m := foreignMount{Entry: c.e, holder: Holder{PID: 1}}
 		m.place, m.placed = placeIn(disk, c.e.Mountpoint)
@@ -74,7 +79,8 @@ func TestShareInsideDeadFUSE(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if err := append(table, e).resolveShareRoots("/proc/thread-self/root", func(int) error { return nil }); err != nil {
+		if err := append(table, e).resolveShareRoots("/proc/thread-self/root",
+			func(int) error { return nil }); err != nil {
 			t.Error(err)
 		}
 	}()

@@ -335,7 +335,8 @@ func TestPunchZeros(t *testing.T) {
 			t.Fatal(err)
 		}
 		// As mkfs leaves it: allocated, never written, and shorter than the least run.
-		if err := unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 7*mib, 2*block); err != nil {
+		if err := unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 7*mib,
+			2*block); err != nil {
 			t.Fatal(err)
 		}
 		if err := unix.Fallocate(int(f.Fd()), 0, 7*mib, 2*block); err != nil {

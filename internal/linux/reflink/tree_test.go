@@ -48,7 +48,8 @@ func TestTreeTellsWhatFiemapDoes(t *testing.T) {
 			if err := unix.Fallocate(int(f.Fd()), 0, 1<<20, 3<<20); err != nil {
 				t.Fatal(err)
 			}
-			if err := unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 9<<20, 64<<10); err != nil {
+			if err := unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 9<<20,
+				64<<10); err != nil {
 				t.Fatal(err)
 			}
 		},
