@@ -84,8 +84,8 @@ type Copier interface {
 	// Errors:
 	//
 	//   - A stream that ends early: wraps io.ErrUnexpectedEOF. An error of r is wrapped unchanged.
-	//   - ErrCorrupt: the stream is damaged, forged, or of another snapshot. The received part was removed. If the error
-	//     is also ErrBaseDiffers, a stream of the whole snapshot would succeed.
+	//   - ErrCorrupt: the stream is damaged, forged, or of another snapshot. The received part was removed. If the
+	//     error is also ErrBaseDiffers, a stream of the whole snapshot would succeed.
 	//   - ErrConflict: d.From differs from the number of received bytes, the stream has another base than the received
 	//     part, or this pool has the head of the dataset. Nothing was changed.
 	//   - ErrNotFound: the copy lacks the base.

@@ -139,9 +139,9 @@ type Sharer interface {
 	// Errors:
 	//
 	//   - ErrNotFound: the pool from does not have the dataset.
-	//   - ErrConflict: the dataset was taken at a later epoch; or the pool from does not have the dataset, but this pool
-	//     has data of it that it did not take from there; or two pools of the share have the UUID of the pool from.
-	//     Nothing was changed.
+	//   - ErrConflict: the dataset was taken at a later epoch; or the pool from does not have the dataset, but this
+	//     pool has data of it that it did not take from there; or two pools of the share have the UUID of the pool
+	//     from. Nothing was changed.
 	Take(ctx context.Context, d dataset.Dataset, from PreviousHome) error
 
 	// RestoreByCopy is Pool.Restore for a dataset that another host may still have mounted. An operator has confirmed
