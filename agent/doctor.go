@@ -25,7 +25,7 @@ func (a *components) makeDoctor() {
 		KeyChecker: a.KeyChecker, Datasets: a.Datasets, Sizes: a.Sizes, Replicas: a.Replicas, Uses: a.Uses,
 		Engines: a.Engines, Disks: a.Disks, Guests: a.Guests, Registrar: a.Registrar, Failover: a.Failover,
 		Throttle: a.Throttle,
-		Outside:  a.Registration.Refusal,
+		Refusal:  a.Registration.Refusal,
 		Identity: a.Identity.Check,
 	})
 }

@@ -35,7 +35,7 @@ func (a *components) makeOperations() {
 func (a *components) makeExporter() {
 	a.Exporter = operation.NewExporter(operation.ExporterDeps{
 		Host: a.Host, Pools: a.Pools, Throttle: a.Throttle, Reserve: a.Reservations.Reserve, Freeze: a.Quiescer.Freeze,
-		StandIn: a.Keys.StandIn,
+		BorrowKey: a.Keys.BorrowKey,
 	})
 }
 

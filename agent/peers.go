@@ -34,13 +34,13 @@ func (a *Agent) Peers() http.Handler {
 
 func (a *components) newSender(limit *transfer.Limiter) *transfer.Server {
 	return &transfer.Server{
-		Source: a.Source, Peer: a.Config.PeerID, Authorize: a.mayGet, Clock: a.Clock, Log: a.Log, Limit: limit,
+		Source: a.Source, Peer: a.Config.PeerID, Authorize: a.authorizePeer, Clock: a.Clock, Log: a.Log, Limit: limit,
 	}
 }
 
-// mayGet returns an error unless a node may be given data of a dataset. The errors are those of Access.Check and
+// authorizePeer returns an error unless a node may be given data of a dataset. The errors are those of Access.Check and
 // Deadlines.Enrol.
-func (a *components) mayGet(ctx context.Context, peer, ds uuid.UUID) error {
+func (a *components) authorizePeer(ctx context.Context, peer, ds uuid.UUID) error {
 	if err := a.Access.Check(ctx, peer, ds); err != nil {
 		return err
 	}

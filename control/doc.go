@@ -30,8 +30,8 @@
 //	record             keys, types and transactions
 //
 // Package control itself decides who may request what (authorization.go), and records operations (operations.go,
-// commit.go), recalls of leases (lease.go) and the stays of guests (guests.go). An endpoint that needs several of these
-// packages belongs here.
+// commit.go), recalls of leases (lease.go) and the shared mounts of guests (guests.go). An endpoint that needs several
+// of these packages belongs here.
 //
 // All lasting state is in the store, and its transactions protect it. Service keeps nothing in memory itself; a
 // component that does says so in its package comment.

@@ -13,17 +13,18 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A dataset of access many has one home, and other nodes of its share mount it as guests. Each stay is recorded in the
-// dataset itself, and every decision about the dataset checks that record. A decision that needs the dataset unused
-// elsewhere (a delete, a move, a restore) is refused while a guest stays, and the error names the guests. A stay is
-// recorded before the mount and removed after the unmount, so the record never has fewer stays than there are mounts.
+// A dataset of access many has one home, and other nodes of its share mount it as guests. Each such mount is
+// recorded in the dataset itself, as a shared mount, and every decision about the dataset checks that record. A
+// decision that needs the dataset unused elsewhere (a delete, a move, a restore) is refused while there are guests, and
+// the error names them. A shared mount is recorded before the mount and removed after the unmount, so no mount lacks a
+// record.
 
-// Guest records a node's stay as a guest of a dataset, or its end. A home that records a stay gets exclusive use of the
-// dataset. Idempotent for the same ID.
+// Guest records the shared mount of a dataset on a node, or its end. A home that records a shared mount gets exclusive
+// use of the dataset. Idempotent for the same ID.
 //
 // It fails with dataset.ErrUnsupported if the profile does not have access many, or if the node has no pool on the
 // share. It fails with ErrPending while a move is in progress or while the home has exclusive use. If a home requests
-// exclusive use while guests stay, it fails with ErrInUse, and the error names the guests. It also fails with
+// exclusive use while there are guests, it fails with ErrInUse, and the error names the guests. It also fails with
 // ErrNotFound, ErrOffline and ErrStale.
 func (s *Service) Guest(ctx context.Context, node uuid.UUID, g api.SharedMountReport) (out api.Indexed, err error) {
 	if g.ID == uuid.Nil {
@@ -40,7 +41,7 @@ func (s *Service) Guest(ctx context.Context, node uuid.UUID, g api.SharedMountRe
 			if dataset.KindOf(err) == dataset.ErrNotFound {
 				return nil
 			}
-			if was, stays := d.Stay(node); err != nil || !stays || was.ID != g.ID {
+			if was, stays := d.SharedMountOf(node); err != nil || !stays || was.ID != g.ID {
 				return err
 			}
 			record.RemoveGuest(t, &d, node)
@@ -51,10 +52,10 @@ func (s *Service) Guest(ctx context.Context, node uuid.UUID, g api.SharedMountRe
 			return err
 		}
 		out = api.Indexed{Dataset: d, Index: t.Index(record.DatasetKey(d.ID))}
-		if was, stays := d.Stay(node); stays && was.ID == g.ID && d.State == dataset.StateReady {
+		if was, stays := d.SharedMountOf(node); stays && was.ID == g.ID && d.State == dataset.StateReady {
 			return nil
 		}
-		if err := s.checkStay(t, d, n, g.Mounted); err != nil {
+		if err := s.checkSharedMount(t, d, n, g.Mounted); err != nil {
 			return err
 		}
 		if err := record.AddGuest(t, &d, dataset.SharedMount{Node: node, ID: g.ID, Since: s.Clock.Now()}); err != nil {
@@ -72,9 +73,9 @@ func (s *Service) Guest(ctx context.Context, node uuid.UUID, g api.SharedMountRe
 	return out, err
 }
 
-// checkStay fails unless a node may mount a dataset as a guest. For the home of the dataset, it fails unless the home
-// may use the dataset exclusively. held says that the node has the dataset mounted already.
-func (s *Service) checkStay(t *record.Tx, d dataset.Dataset, n dataset.Node, held bool) error {
+// checkSharedMount fails unless a node may mount a dataset as a guest. For the home of the dataset, it fails unless the
+// home may use the dataset exclusively. held says that the node has the dataset mounted already.
+func (s *Service) checkSharedMount(t *record.Tx, d dataset.Dataset, n dataset.Node, held bool) error {
 	what := "mount of volume " + d.Volume
 	switch {
 	case d.State != dataset.StateReady:
@@ -96,7 +97,7 @@ func (s *Service) checkStay(t *record.Tx, d dataset.Dataset, n dataset.Node, hel
 		return dataset.PendingOn(d.Move,
 			"%s: it is being moved (drover operation watch %s shows the progress)", what, d.Move.String()[:8])
 	}
-	if _, alone := d.Stay(d.Home); alone {
+	if _, alone := d.SharedMountOf(d.Home); alone {
 		home, err := t.NodeName(d.Home)
 		if err != nil {
 			return err

@@ -24,7 +24,7 @@ func stays(a *controltest.Agent, d dataset.Dataset) uuid.UUID {
 	if err != nil {
 		a.Fatalf("stay: %v", err)
 	}
-	if g, stays := got.Stay(a.ID); !stays || g.ID != id || got.Index == 0 {
+	if g, stays := got.SharedMountOf(a.ID); !stays || g.ID != id || got.Index == 0 {
 		a.Errorf("it is let in as %+v of %+v", g, got)
 	}
 	return id
@@ -217,7 +217,7 @@ func TestGuestsThatAreThereAlready(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := *b.MustCommit(op).Dataset // within the share, where its mounts go on
-	if g, stays := got.Stay(c.ID); !stays || got.Home != b.ID {
+	if g, stays := got.SharedMountOf(c.ID); !stays || got.Home != b.ID {
 		t.Errorf("%+v, %+v", got, g)
 	}
 	e.CheckInvariants()
@@ -243,7 +243,7 @@ func TestGuestsWithoutTheHome(t *testing.T) {
 	if len(s.SharedMounts) != 1 || len(s.Datasets) != 0 {
 		t.Fatalf("the one that was passed over hears %+v", s)
 	}
-	stay, _ := s.SharedMounts[0].Stay(a.ID)
+	stay, _ := s.SharedMounts[0].SharedMountOf(a.ID)
 	leaves(a, d, stay.ID)
 	if on := guests(e, "db"); !slices.Equal(on, []uuid.UUID{c.ID}) {
 		t.Errorf("on record: %v", on)

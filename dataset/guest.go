@@ -14,17 +14,17 @@ type Access string
 // coordinate who writes what.
 const AccessMany Access = "many"
 
-// SharedMount is the permission of a node to mount a dataset of access many, a stay. It is recorded before the node
-// mounts the dataset, and removed after the node has unmounted it. The home needs no stay to mount the dataset. A stay
-// of the home means that the home uses the dataset exclusively: no other node may mount it meanwhile.
+// SharedMount is the permission of a node, a guest, to mount a dataset of access many. It is recorded before the node
+// mounts the dataset, and removed after the node has unmounted it. The home needs none to mount the dataset. A shared
+// mount of the home means that the home uses the dataset exclusively: no other node may mount it meanwhile.
 type SharedMount struct {
 	Node  uuid.UUID `json:"node"`  // UUID of the guest node
-	ID    uuid.UUID `json:"id"`    // UUID of this stay, so that a report on an earlier one does not apply to it
+	ID    uuid.UUID `json:"id"`    // UUID of this shared mount, so that a report on an earlier one does not apply to it
 	Since time.Time `json:"since"` // when the guest was recorded
 }
 
-// Stay returns the stay of a node in the record of a dataset. stays is false if there is none.
-func (d Dataset) Stay(node uuid.UUID) (g SharedMount, stays bool) {
+// SharedMountOf returns the shared mount of a node in the record of a dataset. ok is false if there is none.
+func (d Dataset) SharedMountOf(node uuid.UUID) (g SharedMount, ok bool) {
 	i := slices.IndexFunc(d.SharedMounts, func(g SharedMount) bool { return g.Node == node })
 	if i < 0 {
 		return g, false

@@ -28,7 +28,7 @@ func (w watched) Stop(ctx context.Context, t hand.Target, _ time.Duration) hand.
 	case w.agents <- t.Agent:
 	case <-ctx.Done():
 	}
-	return hand.Outcome{Done: true, Anew: true}
+	return hand.Outcome{Done: true, Changed: true}
 }
 
 func (watched) Save(context.Context, uuid.UUID, json.RawMessage) error { return nil }

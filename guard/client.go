@@ -18,10 +18,10 @@ import (
 const (
 	// requestTime bounds a request whose context has no deadline. It includes the time of a flush.
 	requestTime = 15 * time.Second
-	// awayTime is how long requests to a guard that does not answer are retried: the time of a restart.
-	awayTime = 2 * time.Second
-	// awayPause is the pause between two attempts.
-	awayPause = 20 * time.Millisecond
+	// retryTime is how long requests to a guard that does not answer are retried: the time of a restart.
+	retryTime = 2 * time.Second
+	// retryPause is the pause between two attempts.
+	retryPause = 20 * time.Millisecond
 	// maxIdle bounds the number of idle connections.
 	maxIdle = 4
 )
@@ -204,7 +204,7 @@ func (c *Client) conn(ctx context.Context) (net.Conn, error) {
 	if closed {
 		return nil, net.ErrClosed
 	}
-	ctx, cancel := context.WithTimeout(ctx, awayTime)
+	ctx, cancel := context.WithTimeout(ctx, retryTime)
 	defer cancel()
 	for {
 		conn, err := (&net.Dialer{}).DialContext(ctx, "unix", c.path)
@@ -212,7 +212,7 @@ func (c *Client) conn(ctx context.Context) (net.Conn, error) {
 			return conn, nil
 		}
 		select {
-		case <-clock.System{}.After(awayPause):
+		case <-clock.System{}.After(retryPause):
 		case <-ctx.Done():
 			return nil, err
 		}

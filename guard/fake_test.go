@@ -141,7 +141,7 @@ func (h *fakeHand) act(a guard.Act) hand.Outcome {
 	if h.fails[a] {
 		return hand.Outcome{Note: "it does not", Contained: h.contained && a == guard.ActStop}
 	}
-	return hand.Outcome{Done: true, At: h.clock.Boottime(), Anew: first || h.anew}
+	return hand.Outcome{Done: true, At: h.clock.Boottime(), Changed: first || h.anew}
 }
 
 func (h *fakeHand) acts() []guard.Act {

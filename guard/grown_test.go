@@ -26,7 +26,7 @@ func TestFeedRenewsTheBound(t *testing.T) {
 			b.processes.Store(few)
 			r := b.registered(t, guard.PolicyKill, 10*time.Second)
 			b.processes.Store(many)
-			feed := guard.Feed{Dataset: r.Dataset, Epoch: r.Epoch, Deadline: b.clock.Boottime() + time.Minute, Most: c.most}
+			feed := guard.Feed{Dataset: r.Dataset, Epoch: r.Epoch, Deadline: b.clock.Boottime() + time.Minute, MaxFenceTime: c.most}
 			if refused := b.Feed([]guard.Feed{feed}); len(refused) > 0 {
 				t.Fatal(refused)
 			}
@@ -35,7 +35,7 @@ func TestFeedRenewsTheBound(t *testing.T) {
 				t.Errorf("bound %v, %v ahead, want %v and %v", e.Bound, e.Deadline-b.clock.Boottime(), after, c.want)
 			}
 			// A deadline that would have passed changes nothing: what was fed before is valid.
-			feed.Deadline, feed.Most = b.clock.Boottime()+time.Second, time.Millisecond
+			feed.Deadline, feed.MaxFenceTime = b.clock.Boottime()+time.Second, time.Millisecond
 			if refused := b.Feed([]guard.Feed{feed}); len(refused) > 0 || b.entry(r.Dataset).Deadline != e.Deadline {
 				t.Errorf("%v: %v", refused, b.entry(r.Dataset).Deadline)
 			}

@@ -86,9 +86,9 @@ type Guard struct {
 // entry is an Entry and the state of the work on it. The Guard's lock protects it.
 type entry struct {
 	Entry
-	// most is the longest duration of a fence that other nodes rely on: Feed.Most, or the bound that the registration
-	// returned.
-	most time.Duration
+	// maxFenceTime is the longest duration of a fence that other nodes rely on: Feed.MaxFenceTime, or the bound that
+	// the registration returned.
+	maxFenceTime time.Duration
 	// busy is true while a request changes the entry.
 	busy bool
 	// end cancels the ladder of the entry, and ended is closed when the ladder has ended. Both are nil if no
@@ -124,12 +124,12 @@ func New(ctx context.Context, o Options) (*Guard, error) {
 	}
 	for id, e := range table {
 		if e.Boot != boot {
-			e = rebooted(e)
+			e = afterReboot(e)
 			if err := errors.Join(g.records.forgetDeadline(id), hand.Forget(o.Run, id)); err != nil {
 				return nil, fmt.Errorf("guard: records from before the boot: %w", err)
 			}
 		}
-		g.table[id] = &entry{Entry: e, most: e.Bound}
+		g.table[id] = &entry{Entry: e, maxFenceTime: e.Bound}
 	}
 	return g, nil
 }
@@ -141,8 +141,8 @@ func or(d, otherwise time.Duration) time.Duration {
 	return d
 }
 
-// rebooted returns an entry of an earlier boot with its new state. A boot ends all mounts and all processes.
-func rebooted(e Entry) Entry {
+// afterReboot returns an entry of an earlier boot with its new state. A boot ends all mounts and all processes.
+func afterReboot(e Entry) Entry {
 	e.State = StateRebooted
 	e.Steps = nil
 	return e

@@ -210,7 +210,7 @@ func (g *Guard) recordOutcome(e *entry, act Act, began time.Duration, o hand.Out
 func (g *Guard) recheck(ctx context.Context, e *entry, at Entry, r rung) bool {
 	began := g.Clock.Boottime()
 	o := r.do(ctx, g.withPresentAgent(at.Target), g.rungTime())
-	if ctx.Err() != nil || o.Done && !o.Anew {
+	if ctx.Err() != nil || o.Done && !o.Changed {
 		return true
 	}
 	if o.Note == "" {

@@ -28,7 +28,7 @@ const (
 // has passed, and if the dataset is superseded: its holders were killed. After any other error the dataset is still
 // fenced.
 func (g *Guard) Thaw(ctx context.Context, id uuid.UUID, epoch uint64, deadline time.Duration) (Entry, error) {
-	e, armed, err := g.mayThaw(id, epoch, deadline)
+	e, armed, err := g.beginThaw(id, epoch, deadline)
 	if err != nil {
 		return Entry{}, err
 	}
@@ -59,8 +59,8 @@ func (g *Guard) Thaw(ctx context.Context, id uuid.UUID, epoch uint64, deadline t
 	return e.copy(), err
 }
 
-// mayThaw marks a fenced entry as busy. If the entry is armed, mayThaw feeds it and returns it as armed.
-func (g *Guard) mayThaw(id uuid.UUID, epoch uint64, deadline time.Duration) (e *entry, armed *Entry, err error) {
+// beginThaw marks a fenced entry as busy. If the entry is armed, beginThaw feeds it and returns it as armed.
+func (g *Guard) beginThaw(id uuid.UUID, epoch uint64, deadline time.Duration) (e *entry, armed *Entry, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if e, err = g.find(id, epoch); err != nil {
@@ -81,7 +81,7 @@ func (g *Guard) mayThaw(id uuid.UUID, epoch uint64, deadline time.Duration) (e *
 		g.startFence(e)
 	}
 	if e.State != StateFencing && e.State != StateFenced {
-		return nil, nil, e.notArmed()
+		return nil, nil, e.notArmedError()
 	}
 	e.busy = true
 	return e, nil, nil
@@ -95,10 +95,10 @@ func (g *Guard) find(id uuid.UUID, epoch uint64) (*entry, error) {
 		return nil, dataset.Errorf(dataset.ErrNotFound, "dataset %s is not registered with the guard", id)
 	}
 	if epoch != e.Epoch {
-		return nil, e.older(epoch)
+		return nil, e.outdatedError(epoch)
 	}
 	if e.busy {
-		return nil, e.isBusy()
+		return nil, e.busyError()
 	}
 	return e, nil
 }
@@ -244,9 +244,9 @@ func (g *Guard) drop(id uuid.UUID, epoch uint64) (flushed <-chan error, err erro
 	case e == nil:
 		return nil, nil
 	case e.busy:
-		return nil, e.isBusy()
+		return nil, e.busyError()
 	case epoch != e.Epoch:
-		return nil, e.older(epoch)
+		return nil, e.outdatedError(epoch)
 	}
 	if e.State == StateArmed && e.Deadline <= g.Clock.Boottime() {
 		g.startFence(e)

@@ -57,7 +57,7 @@ func (g *Guard) Register(ctx context.Context, r Registration) (Entry, error) {
 		return Entry{}, fmt.Errorf("register volume %s with the guard: %w", r.Volume, err)
 	}
 	if e.State != StateArmed {
-		return Entry{}, e.notArmed()
+		return Entry{}, e.notArmedError()
 	}
 	g.wake()
 	return e.copy(), nil
@@ -75,7 +75,7 @@ func (g *Guard) addEntry(r Registration, late *mount.Filesystem) (e *entry, was 
 	}
 	e = g.table[r.Dataset]
 	if e != nil && e.State != StateRebooted && e.State != StateSuperseded {
-		if err := g.mayChange(e, r.Epoch, now); err != nil {
+		if err := g.checkChangeable(e, r.Epoch, now); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -88,7 +88,7 @@ func (g *Guard) addEntry(r Registration, late *mount.Filesystem) (e *entry, was 
 			MaxDatasets)
 	}
 	if e != nil && e.busy {
-		return nil, nil, e.isBusy()
+		return nil, nil, e.busyError()
 	}
 	if r.Policy == PolicyWatchdog {
 		if err := g.watchdog.open(g.OpenWatchdog); err != nil {
@@ -120,28 +120,28 @@ func (g *Guard) addEntry(r Registration, late *mount.Filesystem) (e *entry, was 
 		}
 		next.Fence = old.Fence
 	}
-	if e.Entry, e.most, e.busy = next, next.Bound, true; next.Deadline <= now {
+	if e.Entry, e.maxFenceTime, e.busy = next, next.Bound, true; next.Deadline <= now {
 		g.startFence(e)
 	}
 	return e, was, nil
 }
 
-// mayChange returns an error unless an entry is armed and the request is not older than it. If the deadline of the
-// entry has passed, mayChange fences it. The lock is held.
-func (g *Guard) mayChange(e *entry, epoch uint64, now time.Duration) error {
+// checkChangeable returns an error unless an entry is armed and the request is not older than it. If the deadline of
+// the entry has passed, checkChangeable fences it. The lock is held.
+func (g *Guard) checkChangeable(e *entry, epoch uint64, now time.Duration) error {
 	if e.State == StateArmed && e.Deadline <= now {
 		g.startFence(e)
 	}
 	if e.State != StateArmed {
-		return e.notArmed()
+		return e.notArmedError()
 	}
 	if epoch < e.Epoch {
-		return e.older(epoch)
+		return e.outdatedError(epoch)
 	}
 	return nil
 }
 
-func (e *entry) notArmed() error {
+func (e *entry) notArmedError() error {
 	return dataset.Errorf(dataset.ErrStale, "volume %s is %s since its deadline passed at epoch %d", e.Volume,
 		e.State, e.Epoch)
 }
@@ -157,12 +157,12 @@ func (e *entry) notAbandonedError() error {
 		"again", e.Volume)
 }
 
-func (e *entry) older(epoch uint64) error {
+func (e *entry) outdatedError(epoch uint64) error {
 	return dataset.Errorf(dataset.ErrStale, "the guard has volume %s at epoch %d: the request for epoch %d is "+
 		"outdated", e.Volume, e.Epoch, epoch)
 }
 
-func (e *entry) isBusy() error {
+func (e *entry) busyError() error {
 	return dataset.Errorf(dataset.ErrConflict, "the guard is busy with volume %s: ask again", e.Volume)
 }
 
@@ -196,9 +196,9 @@ type Feed struct {
 	Dataset  uuid.UUID     `json:"dataset"`
 	Epoch    uint64        `json:"epoch"`
 	Deadline time.Duration `json:"deadline"`
-	// Most is the longest time after Deadline within which the fence must be complete, for nodes that rely on it. If 0,
-	// the bound that the registration returned is used.
-	Most time.Duration `json:"most,omitempty"`
+	// MaxFenceTime is the longest time after Deadline within which the fence must be complete, for nodes that rely on
+	// it. If 0, the bound that the registration returned is used.
+	MaxFenceTime time.Duration `json:"most,omitempty"`
 }
 
 // Feed sets later deadlines. An earlier deadline changes nothing. It returns the errors by dataset: ErrNotFound if the
@@ -206,7 +206,7 @@ type Feed struct {
 // ErrInvalid for a deadline that is too far ahead.
 //
 // Feed also computes Entry.Bound again, because the host may have more processes than at the registration. If a fence
-// can now take longer than Feed.Most, the guard shortens the deadline by the difference.
+// can now take longer than Feed.MaxFenceTime, the guard shortens the deadline by the difference.
 func (g *Guard) Feed(feeds []Feed) map[uuid.UUID]error {
 	refused := map[uuid.UUID]error{}
 	rung := g.rungTime()
@@ -226,7 +226,7 @@ func (g *Guard) feedOne(f Feed, rung time.Duration) error {
 		return dataset.Errorf(dataset.ErrNotFound, "dataset %s is not registered with the guard", f.Dataset)
 	}
 	now := g.Clock.Boottime()
-	if err := g.mayChange(e, f.Epoch, now); err != nil {
+	if err := g.checkChangeable(e, f.Epoch, now); err != nil {
 		return err
 	}
 	if f.Epoch != e.Epoch {
@@ -234,10 +234,10 @@ func (g *Guard) feedOne(f Feed, rung time.Duration) error {
 			"the guard has volume %s at epoch %d and not at %d: register it", e.Volume, e.Epoch, f.Epoch)
 	}
 	e.Bound = g.bound(e.Entry, rung)
-	if f.Most != 0 {
-		e.most = f.Most
+	if f.MaxFenceTime != 0 {
+		e.maxFenceTime = f.MaxFenceTime
 	}
-	f.Deadline -= max(e.Bound-e.most, 0)
+	f.Deadline -= max(e.Bound-e.maxFenceTime, 0)
 	if f.Deadline > e.Deadline {
 		if err := checkDeadline(f.Deadline, now); err != nil {
 			return err
@@ -264,7 +264,7 @@ func (g *Guard) Check(ctx context.Context, id uuid.UUID, epoch uint64) (Entry, e
 		if e == nil {
 			return nil, dataset.Errorf(dataset.ErrNotFound, "dataset %s is not registered with the guard", id)
 		}
-		if err := g.mayChange(e, epoch, g.Clock.Boottime()); err != nil {
+		if err := g.checkChangeable(e, epoch, g.Clock.Boottime()); err != nil {
 			return nil, err
 		}
 		if epoch != e.Epoch {

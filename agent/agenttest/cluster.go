@@ -261,8 +261,8 @@ func (c *Cluster) AwaitGuests(volume string, want ...*Host) {
 		v := c.Recorded(volume)
 		ok := len(v.SharedMounts) == len(want)
 		for _, h := range want {
-			_, stays := v.Stay(h.Node())
-			ok = ok && stays
+			_, recorded := v.SharedMountOf(h.Node())
+			ok = ok && recorded
 		}
 		if ok {
 			return

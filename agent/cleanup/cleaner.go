@@ -89,11 +89,11 @@ func (c *Cleaner) cleanUpPool(ctx context.Context, p *pool.Pool) {
 		return
 	}
 	log := c.Log.WithField("pool", p.Name)
-	if err := c.settleDoubts(ctx, p); err != nil {
+	if err := c.recordDoubtful(ctx, p); err != nil {
 		log.WithError(err).Error("cleanup after a crash failed")
 		return
 	}
-	torn, err := c.incompleteDatasets(ctx, p)
+	incomplete, err := c.incompleteDatasets(ctx, p)
 	if err != nil {
 		log.WithError(err).Error("cleanup after a crash failed")
 		return
@@ -107,7 +107,8 @@ func (c *Cleaner) cleanUpPool(ctx context.Context, p *pool.Pool) {
 			}
 			return false
 		}
-		return !making && !c.wasLost(id) && !c.Pools.IsDistrusted(p.ID, id) && !c.mayContinueElsewhere(ctx, p, id, torn)
+		return !making && !c.wasLost(id) && !c.Pools.IsDoubtful(p.ID, id) &&
+			!c.mayContinueElsewhere(ctx, p, id, incomplete[id])
 	})
 	if err != nil {
 		log.WithError(err).Error("cleanup after a crash is incomplete")
@@ -129,12 +130,12 @@ func (c *Cleaner) wasLost(id uuid.UUID) bool {
 	return c.lost[id]
 }
 
-// settleDoubts records on disk which incoming datasets of a pool are doubtful. A dataset is put in its place without a
-// flush, so after a power cut an acknowledged one may be incoming again. A record of the dataset shows that it was
+// recordDoubtful records on disk which incoming datasets of a pool are doubtful. A dataset is put in its place without
+// a flush, so after a power cut an acknowledged one may be incoming again. A record of the dataset shows that it was
 // acknowledged. But if this node found the pool without a record of the pool, or if the store was lost, the record may
 // be missing. Such a dataset is doubtful: it stays until it is recorded again (drover store rebuild) or an operator has
 // it destroyed.
-func (c *Cleaner) settleDoubts(ctx context.Context, p *pool.Pool) error {
+func (c *Cleaner) recordDoubtful(ctx context.Context, p *pool.Pool) error {
 	if !p.Record.Unexamined && len(p.Record.Doubtful) == 0 {
 		return nil
 	}
@@ -145,7 +146,7 @@ func (c *Cleaner) settleDoubts(ctx context.Context, p *pool.Pool) error {
 	var left []uuid.UUID
 	for _, e := range entries {
 		_, onRecord := c.Cache.Dataset(e.ID)
-		if e.State == backends.EntryIncoming && !onRecord && !c.IsNeeded(e.ID) && c.Pools.IsDistrusted(p.ID, e.ID) {
+		if e.State == backends.EntryIncoming && !onRecord && !c.IsNeeded(e.ID) && c.Pools.IsDoubtful(p.ID, e.ID) {
 			left = append(left, e.ID)
 		}
 	}
@@ -156,14 +157,14 @@ func (c *Cleaner) settleDoubts(ctx context.Context, p *pool.Pool) error {
 		c.Log.WithField("pool", p.Name).Warnf("%d datasets may have been acknowledged before the records "+
 			"were lost, and are kept (drover doctor names them)", len(left))
 	}
-	return c.Pools.Distrust(ctx, p.ID, false, left)
+	return c.Pools.MarkDoubtful(ctx, p.ID, false, left)
 }
 
 // mayContinueElsewhere reports whether a dataset in a pool on a share may be a volume that continues on another node.
 // That node has not taken the dataset yet, because the volume failed over before it did. An incomplete dataset is no
 // such volume: it is from an interrupted move that copied file by file.
-func (c *Cleaner) mayContinueElsewhere(ctx context.Context, p *pool.Pool, id uuid.UUID, torn map[uuid.UUID]bool) bool {
-	return p.Share != uuid.Nil && !torn[id] && c.Datasets.EnsureUnrecorded(ctx, id) != nil
+func (c *Cleaner) mayContinueElsewhere(ctx context.Context, p *pool.Pool, id uuid.UUID, incomplete bool) bool {
+	return p.Share != uuid.Nil && !incomplete && c.Datasets.EnsureUnrecorded(ctx, id) != nil
 }
 
 // incompleteDatasets returns the incoming datasets in a pool on a share that are incomplete.
@@ -175,14 +176,14 @@ func (c *Cleaner) incompleteDatasets(ctx context.Context, p *pool.Pool) (map[uui
 	if err != nil {
 		return nil, err
 	}
-	torn := map[uuid.UUID]bool{}
+	incomplete := map[uuid.UUID]bool{}
 	for _, e := range list {
 		if e.State == backends.EntryIncoming {
 			_, err := p.Storage.Stat(ctx, e.ID)
-			torn[e.ID] = errors.Is(err, dataset.ErrNotFound)
+			incomplete[e.ID] = errors.Is(err, dataset.ErrNotFound)
 		}
 	}
-	return torn, nil
+	return incomplete, nil
 }
 
 // recordTakeOvers records again that a dataset whose home is this node must be taken from another pool on its share, if
@@ -216,7 +217,7 @@ func (c *Cleaner) recordTakeOvers(ctx context.Context) {
 // IsNeeded reports whether a dataset without a record is needed: running work makes or reads it, a user inspects it, or
 // a move continues from it.
 func (c *Cleaner) IsNeeded(id uuid.UUID) bool {
-	if _, shown := c.Cache.ShownBy(id); shown || c.Keys.IsStandIn(id) || c.Moves.IsBeside(id) {
+	if _, shown := c.Cache.InspectedCopy(id); shown || c.Keys.BorrowsKey(id) || c.Moves.IsBeside(id) {
 		return true
 	}
 	for _, op := range c.Jobs.Running() {

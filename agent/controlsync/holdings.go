@@ -40,9 +40,9 @@ type Holdings struct{ HoldingsDeps }
 // NewHoldings returns a Holdings.
 func NewHoldings(deps HoldingsDeps) *Holdings { return &Holdings{deps} }
 
-// ResendLimit is the maximum number of attempts of Send, if a replica does not answer or still waits for the reports of
-// other nodes.
-const ResendLimit = 30
+// MaxSendAttempts is the maximum number of attempts of Send, if a replica does not answer or still waits for the
+// reports of other nodes.
+const MaxSendAttempts = 30
 
 // SendSoon sends the report of this node to every replica, because one of them asked for it. SendSoon starts a job; if
 // one is running, the job runs once more. The requests to the replicas run concurrently, because a replica may be
@@ -70,10 +70,10 @@ func (r *Holdings) SendSoon(recovery uuid.UUID) {
 	})
 }
 
-// Send reports holdings to one control replica. It retries, ResendLimit times at most, while the replica does not
+// Send reports holdings to one control replica. It retries, MaxSendAttempts times at most, while the replica does not
 // answer.
 func (r *Holdings) Send(ctx context.Context, to api.Service, h api.Holdings) (err error) {
-	for range ResendLimit {
+	for range MaxSendAttempts {
 		err = to.Hold(ctx, r.NodeID, h)
 		if errors.Is(err, dataset.ErrConflict) { // another replica asked for it
 			return nil
@@ -99,7 +99,7 @@ func (r *Holdings) List(ctx context.Context) (h api.Holdings, err error) {
 	lies := map[uuid.UUID]bool{}
 	for _, p := range r.Pools.All() {
 		if r.Trust.Err() != nil {
-			if err := r.Pools.DistrustAll(ctx, p.ID); err != nil {
+			if err := r.Pools.MarkAllDoubtful(ctx, p.ID); err != nil {
 				return h, err
 			}
 		}
@@ -139,7 +139,7 @@ func (r *Holdings) RebuildStore(ctx context.Context, skipOffline bool) (all []ap
 	var found []api.FoundDataset // of all pools, because names are only assigned once all datasets are known
 	for _, p := range r.Pools.All() {
 		if r.Trust.Err() != nil {
-			if err := r.Pools.DistrustAll(ctx, p.ID); err != nil {
+			if err := r.Pools.MarkAllDoubtful(ctx, p.ID); err != nil {
 				return nil, err
 			}
 		}
@@ -170,7 +170,7 @@ func (r *Holdings) InPool(ctx context.Context, p *pool.Pool) (found []api.FoundD
 		return nil, err
 	}
 	for _, e := range entries {
-		if f, ok := r.Found(e, r.Pools.IsDistrusted(p.ID, e.ID)); ok {
+		if f, ok := r.Found(e, r.Pools.IsDoubtful(p.ID, e.ID)); ok {
 			f.Pool = p.ID
 			found = append(found, f)
 		}

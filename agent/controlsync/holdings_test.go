@@ -143,7 +143,7 @@ func (r *refusing) Hold(context.Context, uuid.UUID, api.Holdings) error { return
 func TestHoldingsAreReportedOnceReplicaAccepts(t *testing.T) {
 	r := agenttest.New(t)
 	took := make(chan uuid.UUID, 1)
-	busy := &crowded{Service: r.Link, most: controlsync.ResendLimit - 5, took: took}
+	busy := &crowded{Service: r.Link, most: controlsync.MaxSendAttempts - 5, took: took}
 	r.ControlReplicas = []api.Service{&crowded{Service: r.Link, most: math.MaxInt64}, busy}
 	r.Restart()
 	for range 2 {

@@ -53,9 +53,9 @@ func (f *Follower) undoneMove(s api.Sync, knew Known) (volume string, err error)
 // A dataset that the answer does not name was removed if the store is the same as before, and was lost if the store was
 // restored from a backup. The store was restored if its clock is behind the clock that this node has seen, or if the
 // index of the write at this node's registration is not above all indexes that this node has seen.
-func missingChange(s api.Sync, knew Known, strange bool) string {
+func missingChange(s api.Sync, knew Known, inconsistent bool) string {
 	back := s.StoreClock != 0 && s.StoreClock < knew.Clock
-	strange = strange || back
+	inconsistent = inconsistent || back
 	named := map[uuid.UUID]bool{}
 	for _, d := range s.Datasets {
 		named[d.ID] = true
@@ -70,10 +70,10 @@ func missingChange(s api.Sync, knew Known, strange bool) string {
 		}
 	}
 	for _, was := range knew.Datasets {
-		strange = strange || s.RegistrationIndex != 0 && s.RegistrationIndex <= was.Index
+		inconsistent = inconsistent || s.RegistrationIndex != 0 && s.RegistrationIndex <= was.Index
 	}
 	for id, was := range knew.Datasets {
-		if strange && !named[id] && !was.Purging {
+		if inconsistent && !named[id] && !was.Purging {
 			return olderRecord(was.Volume)
 		}
 	}

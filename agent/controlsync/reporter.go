@@ -143,7 +143,7 @@ func (r *Reporter) report(ctx context.Context, all replicaReporters, ids []uuid.
 		}
 	}
 	if len(known) > 0 {
-		r.reportThese(ctx, known, ids)
+		r.reportInParts(ctx, known, ids)
 	}
 	if len(new) == 0 {
 		return
@@ -151,7 +151,7 @@ func (r *Reporter) report(ctx context.Context, all replicaReporters, ids []uuid.
 	for _, t := range new {
 		t.failed = false
 	}
-	r.reportThese(ctx, new, slices.Concat(r.Cache.IDs(), r.Cache.CopyIDs(), r.GuestTable.IDs()))
+	r.reportInParts(ctx, new, slices.Concat(r.Cache.IDs(), r.Cache.CopyIDs(), r.GuestTable.IDs()))
 	for _, t := range new {
 		t.complete = !t.failed
 	}
@@ -166,20 +166,20 @@ func (r *Reporter) ReportPools(ctx context.Context) {
 	for _, t := range all {
 		t.complete = true // so the report is incremental: it has no datasets, and must not count as the status of all
 	}
-	r.reportSome(ctx, all, nil)
+	r.reportPart(ctx, all, nil)
 }
 
-func (r *Reporter) reportThese(ctx context.Context, all replicaReporters, ids []uuid.UUID) {
+func (r *Reporter) reportInParts(ctx context.Context, all replicaReporters, ids []uuid.UUID) {
 	for {
 		n := min(len(ids), maxPerHeartbeat)
-		r.reportSome(ctx, all, ids[:n])
+		r.reportPart(ctx, all, ids[:n])
 		if ids = ids[n:]; len(ids) == 0 || ctx.Err() != nil {
 			return
 		}
 	}
 }
 
-func (r *Reporter) reportSome(ctx context.Context, all replicaReporters, ids []uuid.UUID) {
+func (r *Reporter) reportPart(ctx context.Context, all replicaReporters, ids []uuid.UUID) {
 	h := api.Heartbeat{
 		Incarnation:  r.Incarnation,
 		Pools:        r.Pools.Status(ctx),

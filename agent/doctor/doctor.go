@@ -53,7 +53,7 @@ type Deps struct {
 	Registrar   *lease.Registrar
 	Failover    *handover.Failover
 	Throttle    *throttle.Limits
-	Outside     func() string                   // why control does not register this node, or ""
+	Refusal     func() string                   // why control does not register this node, or ""
 	Identity    func(ctx context.Context) error // fails if the agent's database cannot be read
 }
 
@@ -72,7 +72,7 @@ const DamagedMark = ".damaged-"
 // not know. It changes nothing.
 func (x *Doctor) Examine(ctx context.Context) ([]api.Finding, error) {
 	r := &Report{StoreRemedy: x.deps.Trust.Remedy(), StoreProblem: x.deps.Trust.Why()}
-	outside := x.deps.Outside()
+	outside := x.deps.Refusal()
 	CheckBackends(ctx, r, x.deps.Backends.Kinds(), x.deps.Pools.All())
 	known, halted, err := x.deps.Datasets.Recorded(ctx)
 	switch {
@@ -216,7 +216,7 @@ func (x *Doctor) checkMounts(ctx context.Context, r *Report) {
 // checkShown adds a finding for a mount that an operator has requested to inspect a superseded copy, and returns true
 // for such a mount.
 func (x *Doctor) checkShown(r *Report, id uuid.UUID, path string) bool {
-	k, is := x.deps.Cache.ShownBy(id)
+	k, is := x.deps.Cache.InspectedCopy(id)
 	if is {
 		r.Add(findings.Info, "mount "+path, "drover volume superseded mount "+k.Dataset.String()+" "+x.deps.NodeName+
 			" --off", "shows the superseded copy of volume %s, read-only, as requested",
@@ -250,7 +250,7 @@ func (x *Doctor) checkHung(r *Report) {
 	if len(slow) == 0 {
 		return
 	}
-	stuck := inKernel()
+	stuck := threadsInKernel()
 	for _, w := range slow {
 		text := fmt.Sprintf("has been running for %s", w.For.Round(time.Second))
 		if len(stuck) == 0 {

@@ -53,8 +53,8 @@ func (c *PoolChecker) CheckEntries(ctx context.Context, r *Report, p *pool.Pool,
 	}
 }
 
-// checkCorners names the trial folders that a drover backend verify has left in a pool.
-func checkCorners(r *Report, p *pool.Pool) {
+// checkTrials names the trial folders that a drover backend verify has left in a pool.
+func checkTrials(r *Report, p *pool.Pool) {
 	list, err := trialdir.Find(p.Storage.Info().Path)
 	if err != nil {
 		return // a pool that is not a folder has none
@@ -76,7 +76,7 @@ func checkCorners(r *Report, p *pool.Pool) {
 func (c *PoolChecker) checkUnrecorded(ctx context.Context, r *Report, p *pool.Pool, e backends.Entry, now recordsNow) {
 	subject := "dataset " + e.ID.String()
 	incoming := e.State == backends.EntryIncoming
-	doubtful := incoming && c.deps.Pools.IsDistrusted(p.ID, e.ID)
+	doubtful := incoming && c.deps.Pools.IsDoubtful(p.ID, e.ID)
 	if c.deps.IsNeeded(e.ID) && e.State != backends.EntryReady || !exists(e.Path) {
 		return
 	}

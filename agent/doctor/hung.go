@@ -18,9 +18,9 @@ const (
 	poolPatience = 10 * time.Second
 )
 
-// inKernel returns which threads of this process, and which commands that it runs, wait in the kernel and cannot
+// threadsInKernel returns which threads of this process, and which commands that it runs, wait in the kernel and cannot
 // be interrupted now: proc_pid_stat(5). Those that have ended meanwhile do not count.
-func inKernel() (list []string) {
+func threadsInKernel() (list []string) {
 	threads := 0
 	own, _ := filepath.Glob("/proc/self/task/*/stat")
 	for _, file := range own {

@@ -43,7 +43,7 @@ func (v sealedVolume) name() string {
 	return v.Volume
 }
 
-func (c *keyCheck) canEncrypt(volumes []sealedVolume) {
+func (c *keyCheck) checkCanEncrypt(volumes []sealedVolume) {
 	err := crypt.Available() // not every backend needs it
 	can := map[uuid.UUID]bool{}
 	for _, p := range c.checker.deps.Pools.All() {

@@ -56,7 +56,7 @@ func (k *KeyChecker) Check(ctx context.Context, r *Report, known map[uuid.UUID]d
 		}
 	}
 	volumes := k.sealedVolumes(known)
-	c.canEncrypt(volumes)
+	c.checkCanEncrypt(volumes)
 	for _, v := range volumes {
 		c.volume(ctx, v)
 	}

@@ -114,7 +114,7 @@ func (c *PoolChecker) CheckPool(ctx context.Context, r *Report, p *pool.Pool, kn
 	}
 	checkWarnings(r, p)
 	checkMissingCapabilities(r, p)
-	checkCorners(r, p)
+	checkTrials(r, p)
 	if sure {
 		c.CheckEntries(ctx, r, p, entries, known)
 	}

@@ -293,7 +293,7 @@ func TestAcceptedGenerationIsAboveUnreachableReplica(t *testing.T) {
 	p.other.Mend()
 	agenttest.Await(t, func() bool { // it is told of what was told to others
 		p.FakeClock.Advance(p.Limits.Heartbeat)
-		return p.other.HighestGeneration() > pooladmin.NotReported || p.Pools.All()[0].QuarantineReason() != ""
+		return p.other.HighestGeneration() > pooladmin.UnreportedMargin || p.Pools.All()[0].QuarantineReason() != ""
 	})
 	p.isHeld(false, "with the other back")
 	newer(func() {})

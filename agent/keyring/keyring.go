@@ -4,7 +4,7 @@
 // the data key, wrapped by a key of the operator. The profile says where the operator's key is. Drover does not store
 // the operator's key, and reads it each time.
 //
-// The backends call Keyring as backends.Keys. Operations call Seal and Wrap, and moves StandIn and CanOpen. The only
+// The backends call Keyring as backends.Keys. Operations call Seal and Wrap, and moves BorrowKey and CanOpen. The only
 // state is the table of stand-ins, in memory, protected by a mutex.
 package keyring
 
@@ -39,14 +39,14 @@ type Keyring struct {
 	deps Deps
 
 	mu       sync.Mutex
-	standIns map[uuid.UUID]uuid.UUID // by the ID of a dataset without a record: the dataset whose key it has
+	borrowed map[uuid.UUID]uuid.UUID // by the ID of a dataset without a record: the dataset whose key it has
 }
 
 var _ backends.Keys = (*Keyring)(nil)
 
 // New returns a Keyring.
 func New(deps Deps) *Keyring {
-	return &Keyring{deps: deps, standIns: map[uuid.UUID]uuid.UUID{}}
+	return &Keyring{deps: deps, borrowed: map[uuid.UUID]uuid.UUID{}}
 }
 
 // DataKey implements backends.Keys. It tries control's record before the record beside the data, because the key may
@@ -57,7 +57,7 @@ func (k *Keyring) DataKey(ctx context.Context, d dataset.Dataset) ([]byte, error
 		h.wrapped == d.Encryption.ID {
 		return bytes.Clone(h.data), nil
 	}
-	of := k.standInOf(d.ID)
+	of := k.keyOwner(d.ID)
 	records := []dataset.Dataset{d}
 	now, known := k.deps.Cache.DatasetOrCopy(of)
 	if known && now.Encryption != nil && (d.Encryption == nil || d.Encryption.ID == now.Encryption.ID) {
@@ -102,35 +102,35 @@ func (k *Keyring) dataKey(ctx context.Context, of uuid.UUID, d dataset.Dataset) 
 	return key.Unwrap(*d.Encryption)
 }
 
-// StandIn lets a dataset without a record, named by id, use the data key of another dataset, named by of, until end is
-// called. The dataset id is for example a temporary clone that is read, or a dataset that a move makes. Until end is
+// BorrowKey lets a dataset without a record, named by id, use the data key of another dataset, named by of, until end
+// is called. The dataset id is for example a temporary clone that is read, or a dataset that a move makes. Until end is
 // called, the cleanup does not remove it as an orphan.
-func (k *Keyring) StandIn(id, of uuid.UUID) (end func()) {
+func (k *Keyring) BorrowKey(id, of uuid.UUID) (end func()) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.standIns[id] = of
+	k.borrowed[id] = of
 	return func() {
 		k.mu.Lock()
 		defer k.mu.Unlock()
-		delete(k.standIns, id)
+		delete(k.borrowed, id)
 	}
 }
 
-// IsStandIn reports whether a dataset without a record uses the data key of another one now.
-func (k *Keyring) IsStandIn(id uuid.UUID) bool {
+// BorrowsKey reports whether a dataset without a record uses the data key of another one now.
+func (k *Keyring) BorrowsKey(id uuid.UUID) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	_, is := k.standIns[id]
+	_, is := k.borrowed[id]
 	return is
 }
 
-// standInOf returns the dataset whose data key the dataset id uses: id itself unless id is a stand-in.
-func (k *Keyring) standInOf(id uuid.UUID) uuid.UUID {
-	if copied, is := k.deps.Cache.ShownBy(id); is {
+// keyOwner returns the dataset whose data key the dataset id uses: id itself unless id borrows a key.
+func (k *Keyring) keyOwner(id uuid.UUID) uuid.UUID {
+	if copied, is := k.deps.Cache.InspectedCopy(id); is {
 		return copied.Dataset
 	}
 	k.mu.Lock()
-	of, is := k.standIns[id]
+	of, is := k.borrowed[id]
 	k.mu.Unlock()
 	if is {
 		return of

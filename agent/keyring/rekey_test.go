@@ -58,7 +58,7 @@ func TestKeyProgramGetsNameOfVolume(t *testing.T) {
 	k.Cache.SetCopy(d.ID, &shown)
 	defer k.Cache.SetCopy(d.ID, nil)
 	looked := d
-	looked.ID = records.ShownAs(shown)
+	looked.ID = records.InspectionID(shown)
 	k.asked()
 	if got, err := k.Keys.DataKey(t.Context(), looked); err != nil || !bytes.Equal(got, data) {
 		t.Error(err)

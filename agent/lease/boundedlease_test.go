@@ -24,13 +24,23 @@ func TestExtend(t *testing.T) {
 	}
 	doubted := read(990)
 	doubted.inconsistent = true
-	for name, c := range map[string]struct {
+	type row struct {
 		t      controlSession
 		h      boundedLease
 		copies []uuid.UUID
 		loud   bool // control answers
 		want   int
-	}{
+	}
+	// promised is a row in which the only other node has promised. All arguments are times.
+	promised := func(sent, deadline, promise, want int) row {
+		return row{
+			t:      read(sent),
+			h:      boundedLease{deadline: at(deadline), promises: vows(nodeP, at(promise))},
+			copies: []uuid.UUID{nodeP},
+			want:   want,
+		}
+	}
+	for name, c := range map[string]row{
 		"nothing is known": {want: 0},
 		"renewed, and nothing read": {
 			t: controlSession{session: first, sent: at(990), ttl: boundTTL, streak: 1}, want: 0,
@@ -53,12 +63,7 @@ func TestExtend(t *testing.T) {
 			copies: []uuid.UUID{nodeP, nodeQ},
 			want:   1040,
 		},
-		"all promised, and it has lapsed": {
-			t:      read(900),
-			h:      boundedLease{deadline: at(1000), promises: vows(nodeP, at(1055))},
-			copies: []uuid.UUID{nodeP},
-			want:   1000,
-		},
+		"all promised, and it has lapsed": promised(900, 1000, 1055, 1000),
 		"all promised, during no session": {
 			t:      controlSession{session: second, sent: at(950), ttl: boundTTL, streak: 2, readStreak: 1},
 			h:      boundedLease{deadline: at(1010), promises: vows(nodeP, at(1055))},
@@ -77,12 +82,7 @@ func TestExtend(t *testing.T) {
 			copies: []uuid.UUID{nodeP},
 			want:   1010,
 		},
-		"promises that end before": {
-			t:      read(950),
-			h:      boundedLease{deadline: at(1030), promises: vows(nodeP, at(1020))},
-			copies: []uuid.UUID{nodeP},
-			want:   1030,
-		},
+		"promises that end before": promised(950, 1030, 1020, 1030),
 		"promises count while control does": {
 			t:      read(980),
 			h:      boundedLease{deadline: at(1010), promises: vows(nodeP, at(1059))},

@@ -13,16 +13,14 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/jobs"
-	"github.com/droverhq/drover/agent/promise"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
 )
 
 // Deadlines has the leases of this node that are bounded in time: until when each dataset whose home is this node may
-// be open here, and the state of this node's session with control. boundedlease.go computes the deadlines. This file
-// sends the requests for the values that the computation needs. Its methods are safe for concurrent use.
+// be open here, and the state of this node's session with control. boundedlease.go computes the deadlines, and
+// extend.go sends the requests for the values that the computation needs. Its methods are safe for concurrent use.
 //
 // mu protects the fields from controlSession to changed, except answerCount, which is atomic. No request is sent while
 // mu is held.
@@ -245,178 +243,6 @@ func (b *Deadlines) Datasets() (list []dataset.Dataset) {
 	return list
 }
 
-// idleWait is the interval of Run while this node is the home of no time-bounded
-// dataset, or does not know the TTL of its session.
-const idleWait = time.Minute
-
-// Run extends the deadlines of the datasets that are open here, until ctx ends.
-func (b *Deadlines) Run(ctx context.Context) {
-	for {
-		wait := b.extendOnce(ctx)
-		select {
-		case <-ctx.Done():
-			return
-		case <-b.wake:
-		case <-b.Clock.After(wait):
-		}
-	}
-}
-
-// extendOnce performs one round of Run. It starts readHomes if this node has not
-// read yet, in its current session, which datasets it is the home of. It asks the other nodes
-// for promises while control is silent. Then it feeds the guard. It returns the time to wait
-// before the next round.
-func (b *Deadlines) extendOnce(ctx context.Context) (wait time.Duration) {
-	list := b.Datasets()
-	b.forgetLeases()
-	if len(list) == 0 {
-		return idleWait
-	}
-	b.mu.Lock()
-	streak, unread, ttl := b.controlSession.streak, b.controlSession.mustRead(), b.controlSession.ttl
-	silent, alone := b.silent, b.needsPromises()
-	b.mu.Unlock()
-	if ttl == 0 {
-		return idleWait
-	}
-	if unread && !silent {
-		b.Jobs.Start("leases", func(ctx context.Context, _ *jobs.Job) error { b.readHomes(ctx, streak); return nil })
-	}
-	wait = ttl / 5
-	if !alone {
-		b.Nodes.refreshIfDue(slices.Collect(maps.Keys(b.promisers(list))), ttl)
-	} else if !b.askAll(ctx, list, ttl/10) {
-		wait = ttl / 10
-	}
-	b.Feed(ctx, list)
-	return wait
-}
-
-// readHomes reads from control which datasets this node is the home of, and records that it did so during a streak of
-// renewals (see controlSession.streak). If it fails, it logs the reason, and Run calls it again.
-func (b *Deadlines) readHomes(ctx context.Context, streak uint64) {
-	s, err := b.ReadHomes(ctx)
-	if err == nil {
-		err = errors.Join(b.Trust.Err(), b.Nodes.Refresh(ctx))
-	}
-	if err == nil && s.Halted != "" { // another node may have noticed a restored store before this node could
-		err = dataset.Errorf(dataset.ErrConflict, "%s", s.Halted)
-	}
-	if err != nil {
-		if ctx.Err() == nil && b.setReadProblem(err.Error()) {
-			b.Log.WithError(err).Warn("cannot read the datasets whose home is this node: leases of volumes with " +
-				"failover auto are not confirmed; retrying")
-		}
-		return
-	}
-	b.setReadProblem("")
-	b.change(func() { b.controlSession.setRead(streak) })
-}
-
-// promisers returns the nodes that could take over datasets that are open here. For each node,
-// it returns the epochs that the node must promise not to exceed.
-func (b *Deadlines) promisers(list []dataset.Dataset) map[uuid.UUID][]promise.Epoch {
-	epochs := map[uuid.UUID][]promise.Epoch{}
-	now := b.Clock.Steady()
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for _, d := range list {
-		h := b.lease(d)
-		if _, armed := b.armed[d.ID]; !armed || h.deadline <= now {
-			continue
-		}
-		for _, node := range h.promisers(d.Followers()) {
-			epochs[node] = append(epochs[node], promise.Epoch{Dataset: d.ID, Epoch: d.Epoch})
-		}
-	}
-	return epochs
-}
-
-// askAll asks every node that could take over a dataset that is open here to promise not to. It sends one request to
-// each node, for all datasets, and waits for at most the time most. It returns true if all nodes made all the promises,
-// or if there is no such node.
-func (b *Deadlines) askAll(ctx context.Context, list []dataset.Dataset, most time.Duration) (all bool) {
-	epochs := b.promisers(list)
-	ctx, cancel := context.WithTimeout(ctx, most)
-	defer cancel()
-	var wg sync.WaitGroup
-	got := make(chan int, len(epochs))
-	for node, wanted := range epochs {
-		wg.Go(func() { got <- len(wanted) - b.askOne(ctx, node, wanted) })
-	}
-	wg.Wait()
-	all = true
-	for range epochs {
-		all = <-got == 0 && all
-	}
-	return all
-}
-
-// askOne asks one node for promises, and returns how many of the wanted ones the node made. It
-// logs errors and refusals.
-func (b *Deadlines) askOne(ctx context.Context, node uuid.UUID, wanted []promise.Epoch) int {
-	address := b.Nodes.Address(node)
-	if address == "" || b.HTTP == nil {
-		if address == "" && b.Nodes.setMissing(node) {
-			b.Log.WithField("node", b.Nodes.Name(node)).
-				Error("control does not respond, and the address of another node is unknown, which could take " +
-					"over the open volumes: they are fenced unless control responds in time")
-		}
-		return 0
-	}
-	sent := b.Clock.Steady()
-	answer, err := promise.Ask(ctx, b.HTTP, address, node, promise.Request{Incarnation: b.Incarnation, Epochs: wanted})
-	log := b.Log.WithField("node", b.Nodes.Name(node))
-	if err != nil {
-		log.WithError(err).Warn("control does not respond, and another node refuses to promise for the open volumes")
-		return 0
-	}
-	for _, r := range answer.Refused {
-		log.WithField("dataset", r.Dataset).Warnf("control does not respond, and another node refuses its "+
-			"promise for this volume: %s", r.Why)
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for _, e := range answer.Granted {
-		if h := b.leases[e.Dataset]; h != nil {
-			h.addPromise(node, e.Epoch, answer.ValidUntil(sent))
-		}
-	}
-	return len(answer.Granted)
-}
-
-// Feed sends all deadlines to the guard in one request. If the guard refuses one, because it has fenced the dataset or
-// does not know it, a job repairs that: see DeadlineDeps.RepairSoon.
-func (b *Deadlines) Feed(ctx context.Context, list []dataset.Dataset) {
-	now := b.Clock.Steady()
-	var feeds []guard.Feed
-	for _, d := range list {
-		until := b.Until(d)
-		if _, armed := b.Armed(d.ID); armed && until > now {
-			feeds = append(feeds, guard.Feed{
-				Dataset:  d.ID,
-				Epoch:    d.Epoch,
-				Deadline: until,
-				Most:     b.allowedFenceTime(d, until),
-			})
-		}
-	}
-	if len(feeds) == 0 {
-		return
-	}
-	refused, err := b.Guard.Feed(ctx, feeds)
-	if err != nil {
-		if ctx.Err() == nil {
-			b.Log.WithError(err).Error("cannot report deadlines to the guard: it fences volumes when their " +
-				"deadlines pass")
-		}
-		return
-	}
-	for id := range refused {
-		b.RepairSoon(id)
-	}
-}
-
 // leaseWait is how long a mount waits until control confirms which datasets this node is the
 // home of.
 const leaseWait = 5 * time.Second
@@ -473,9 +299,9 @@ func (b *Deadlines) Inherit(st guard.Status) {
 	}
 }
 
-// NoteKept records why the guard still has a dataset that is not mounted. It reports whether the reason differs from
-// the recorded one.
-func (b *Deadlines) NoteKept(id uuid.UUID, why string) bool {
+// SetKeptReason records why the guard still has a dataset that is not mounted. It reports whether the reason differs
+// from the recorded one.
+func (b *Deadlines) SetKeptReason(id uuid.UUID, why string) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	was := b.keptReasons[id]

@@ -55,7 +55,7 @@ func Open(dir string, clk clock.Clock) (*Member, error) {
 			return nil, err
 		}
 	}
-	m.credentials = pki.NewCredentials(pair, clk, m.isRevoked)
+	m.credentials = pki.NewCredentials(pair, clk, m.checkRevoked)
 	return m, nil
 }
 
@@ -65,8 +65,8 @@ func (m *Member) Credentials() *pki.Credentials { return m.credentials }
 // Identity returns the cluster and the node of this host's certificate.
 func (m *Member) Identity() pki.Identity { return m.credentials.Pair().Identity }
 
-// isRevoked fails with ErrForbidden for a node that control reported as removed from the cluster.
-func (m *Member) isRevoked(id pki.Identity, _ *x509.Certificate) error {
+// checkRevoked fails with ErrForbidden for a node that control reported as removed from the cluster.
+func (m *Member) checkRevoked(id pki.Identity, _ *x509.Certificate) error {
 	list := m.revoked.Load()
 	if list == nil || id.Kind != pki.Node {
 		return nil
@@ -81,8 +81,8 @@ func (m *Member) isRevoked(id pki.Identity, _ *x509.Certificate) error {
 }
 
 const (
-	checkEvery = time.Minute
-	retryPause = time.Hour // between two reports of the same failure
+	checkEvery  = time.Minute
+	reportPause = time.Hour // between two reports of the same failure
 )
 
 // Keep asks control every minute which root certificates are valid and which nodes were removed, until ctx ends. It
@@ -96,7 +96,7 @@ func (m *Member) Keep(ctx context.Context, control Control, failed func(error)) 
 		err := m.Check(ctx, control)
 		now := m.clock.Steady()
 		if err != nil && ctx.Err() == nil && m.shouldReport(err) {
-			maps.DeleteFunc(told, func(_ string, at time.Duration) bool { return now-at >= retryPause })
+			maps.DeleteFunc(told, func(_ string, at time.Duration) bool { return now-at >= reportPause })
 			if _, ok := told[err.Error()]; !ok {
 				told[err.Error()] = now
 				failed(err)

@@ -51,7 +51,7 @@ func RemoveMountPoint(path string) error {
 // MountAttached mounts an attachment of a backend on path, and releases the attachment.
 func MountAttached(att backends.Attachment, path string) error {
 	if err := mountOn(att.Mount, path); err != nil {
-		return errors.Join(Unmountable(err), att.Release())
+		return errors.Join(ExplainMountError(err), att.Release())
 	}
 	if err := att.Release(); err != nil {
 		return errors.Join(err, mount.Unmount(path))
@@ -86,9 +86,9 @@ func spec(m backends.Mount) mount.Spec {
 	return s
 }
 
-// Unmountable adds a hint to an error of mount(2) that says to look in the kernel's log, if the kernel found a
+// ExplainMountError adds a hint to an error of mount(2) that says to look in the kernel's log, if the kernel found a
 // filesystem but refused to mount it: the kernel writes the reason only there.
-func Unmountable(err error) error {
+func ExplainMountError(err error) error {
 	var failed *mount.Error
 	if !errors.As(err, &failed) || failed.Step != mount.StepCreate {
 		return err

@@ -15,7 +15,7 @@ import (
 // scans counts how often an agent looks at the whole host.
 func scans(r *agenttest.Host) *atomic.Int64 {
 	var n atomic.Int64
-	r.Holders.Elsewhere = func() (*mount.Foreign, error) {
+	r.Holders.ReadForeign = func() (*mount.Foreign, error) {
 		n.Add(1)
 		return mount.ReadForeign()
 	}
@@ -229,13 +229,13 @@ func TestI9FailedCheckOfHostKeepsUse(t *testing.T) {
 	d := r.NewVolume("db")
 	r.MountDataset(d, "one")
 	r.Activated(t.Context())
-	r.Holders.Elsewhere = func() (*mount.Foreign, error) { return nil, errors.New("/proc is not mounted") }
+	r.Holders.ReadForeign = func() (*mount.Foreign, error) { return nil, errors.New("/proc is not mounted") }
 	copied(r, d, "one")
 	r.WantUses(d, "one")
 	r.Advance(mounting.UnverifiedGrace)
 	r.WantUses(d, "one")
 	wantHeld(r, d, "one")
-	r.Holders.Elsewhere = mount.ReadForeign
+	r.Holders.ReadForeign = mount.ReadForeign
 	r.Advance(mounting.VerifyEvery)
 	r.WantUses(d)
 }

@@ -22,15 +22,15 @@ import (
 )
 
 // A dataset of access many whose home is another node is mounted here as a guest. Control records such a mount as a
-// stay:
+// shared mount, and this node keeps the same record on disk:
 //
-//	control records the stay → the stay is written to disk → mount(2) → {ID} is written to disk → reply
-//	the ID is removed from disk → umount(2) → control ends the stay → the stay is removed from disk
+//	control records it → it is written to disk → mount(2) → {mount ID} is written to disk → reply
+//	the mount ID is removed from disk → umount(2) → control ends it → it is removed from disk
 //
-// So control knows of every mount. A stay without a mount, as after a crash, ends as soon as control or this node
-// examines it. Each stay has an ID, so that a late report does not apply to the next stay. An operator may confirm that
-// this host is fenced while the dataset is still mounted here. Control then has no stay for the mount, and the mount is
-// reported again.
+// So control knows of every mount. A crash can leave a record without a mount. That record ends as soon as control or
+// this node examines it. Each shared mount has a UUID, so that a late report does not apply to the next one. If an
+// operator confirms that this host is fenced although the dataset is still mounted here, control ends the record of
+// the mount. This node then reports the mount again.
 
 // GuestsDeps is what Guests needs.
 type GuestsDeps struct {
@@ -44,7 +44,7 @@ type GuestsDeps struct {
 	Reservations *Reservations
 }
 
-// Guests mounts datasets whose home is another node, and keeps control's record of the stays in agreement with the
+// Guests mounts datasets whose home is another node, and keeps control's records of shared mounts in agreement with the
 // mounts. Its methods are safe for concurrent use.
 type Guests struct{ GuestsDeps }
 
@@ -80,16 +80,16 @@ var errMoved = errors.New("it was just moved to another pool of its share (ask a
 
 // mountOnce is one attempt of Mount.
 func (m *Guests) mountOnce(ctx context.Context, d dataset.Dataset, path string) error {
-	r := Stay{Stay: uuid.New()}
+	r := SharedMount{MountID: uuid.New()}
 	var err error
 	if r.Indexed, err = m.Control.Guest(ctx, m.NodeID,
-		api.SharedMountReport{Incarnation: m.Incarnation, Dataset: d.ID, ID: r.Stay}); err != nil {
+		api.SharedMountReport{Incarnation: m.Incarnation, Dataset: d.ID, ID: r.MountID}); err != nil {
 		return err
 	}
 	steps.At("guest.recorded")
 	// Write the record before the mount, so that a start without control knows which datasets are mounted.
 	if err := m.Table.Set(ctx, r); err != nil {
-		return errors.Join(err, endStay(ctx, m.Host, d.ID, r.Stay))
+		return errors.Join(err, endSharedMount(ctx, m.Host, d.ID, r.MountID))
 	}
 	steps.At("guest.kept")
 	if r.Home == m.NodeID {
@@ -140,19 +140,19 @@ func (m *Guests) Attach(ctx context.Context, d dataset.Dataset) (att backends.At
 	return att, err
 }
 
-// endStay makes control end a stay.
-func endStay(ctx context.Context, h *host.Host, id, stay uuid.UUID) error {
+// endSharedMount makes control end the record of a shared mount.
+func endSharedMount(ctx context.Context, h *host.Host, id, mountID uuid.UUID) error {
 	_, err := h.Control.Guest(ctx, h.NodeID, api.SharedMountReport{
-		Incarnation: h.Incarnation, Dataset: id, ID: stay, Ended: true,
+		Incarnation: h.Incarnation, Dataset: id, ID: mountID, Ended: true,
 	})
 	return err
 }
 
-// SettleSoon starts a job that makes control's record and the mount of a dataset agree: see Settle. told is the ID of
-// the stay that control has recorded, or uuid.Nil.
-func (m *Guests) SettleSoon(id, told uuid.UUID) {
-	m.Jobs.StartAgain("guest/"+id.String()+"/"+told.String(), func(ctx context.Context, _ *jobs.Job) error {
-		if err := m.Settle(ctx, id, told); err != nil && ctx.Err() == nil {
+// SettleSoon starts a job that makes control's record and the mount of a dataset agree: see Settle. recorded is the ID
+// of the shared mount in control's record, or uuid.Nil if that is not known.
+func (m *Guests) SettleSoon(id, recorded uuid.UUID) {
+	m.Jobs.StartAgain("guest/"+id.String()+"/"+recorded.String(), func(ctx context.Context, _ *jobs.Job) error {
+		if err := m.Settle(ctx, id, recorded); err != nil && ctx.Err() == nil {
 			m.Log.WithError(err).WithField("dataset",
 				id).Warn("cannot report a mount beside the home, or its end, to control; retrying")
 		}
@@ -160,7 +160,7 @@ func (m *Guests) SettleSoon(id, told uuid.UUID) {
 	})
 }
 
-// SettleUnmounted retries to report the end of stays whose datasets are not mounted.
+// SettleUnmounted retries to report the end of shared mounts whose datasets are not mounted.
 func (m *Guests) SettleUnmounted() {
 	for _, id := range m.Table.IDs() {
 		if mounted, err := host.IsMountPoint(m.MountPath(id)); err == nil && !mounted {
@@ -169,20 +169,20 @@ func (m *Guests) SettleUnmounted() {
 	}
 }
 
-// Settle ends a stay without a mount, and reports a mount without a stay. Idempotent.
-func (m *Guests) Settle(ctx context.Context, id, told uuid.UUID) error {
-	g, known, stays, err := m.endUnmounted(ctx, id, told)
-	if err != nil || !stays {
+// Settle ends a record of a shared mount without a mount, and reports a mount without a record. Idempotent.
+func (m *Guests) Settle(ctx context.Context, id, recorded uuid.UUID) error {
+	g, known, inUse, err := m.endUnmounted(ctx, id, recorded)
+	if err != nil || !inUse {
 		return err
 	}
 	if !known {
-		g.Stay = uuid.New()
+		g.MountID = uuid.New()
 	}
 	// The lock is not held here, so that mounts and unmounts do not wait for control.
 	now, asked := m.Control.Guest(ctx, m.NodeID, api.SharedMountReport{
 		Incarnation: m.Incarnation,
 		Dataset:     id,
-		ID:          g.Stay,
+		ID:          g.MountID,
 		Mounted:     true,
 	})
 	unlock, err := m.Locks.Lock(ctx, id, "check of dataset "+id.String())
@@ -195,15 +195,17 @@ func (m *Guests) Settle(ctx context.Context, id, told uuid.UUID) error {
 	switch {
 	case err != nil:
 		return err
-	case !mounted && len(m.Uses.Get(id).IDs) == 0, still != known, known && is.Stay != g.Stay:
+	case !mounted && len(m.Uses.Get(id).IDs) == 0, still != known, known && is.MountID != g.MountID:
 		return nil // it changed meanwhile, and the next sync settles it
 	}
-	return m.applyAnswer(ctx, id, Stay{is.Indexed, g.Stay}, known, now, asked)
+	return m.applyAnswer(ctx, id, SharedMount{is.Indexed, g.MountID}, known, now, asked)
 }
 
-// endUnmounted ends the stay with a dataset that is not mounted and has no use. If the dataset is mounted or used,
-// endUnmounted returns true for stays and ends nothing. g is this node's record of the stay, if known is true.
-func (m *Guests) endUnmounted(ctx context.Context, id, told uuid.UUID) (g Stay, known, stays bool, err error) {
+// endUnmounted ends the shared mount of a dataset that is not mounted and has no use. Otherwise inUse is true, and
+// endUnmounted ends nothing. g is this node's record of the shared mount, if known is true.
+func (m *Guests) endUnmounted(ctx context.Context, id, recorded uuid.UUID) (
+	g SharedMount, known, inUse bool, err error,
+) {
 	unlock, err := m.Locks.Lock(ctx, id, "check of dataset "+id.String())
 	if err != nil {
 		return g, false, false, err
@@ -213,7 +215,7 @@ func (m *Guests) endUnmounted(ctx context.Context, id, told uuid.UUID) (g Stay, 
 		return g, false, false, nil
 	}
 	if _, home := m.Cache.Dataset(id); home {
-		return g, false, false, m.Table.Drop(ctx, id) // at its home, a dataset needs no stay
+		return g, false, false, m.Table.Drop(ctx, id) // the home needs no shared mount
 	}
 	g, known = m.Table.Get(id)
 	mounted, err := host.IsMountPoint(m.MountPath(id))
@@ -221,9 +223,9 @@ func (m *Guests) endUnmounted(ctx context.Context, id, told uuid.UUID) (g Stay, 
 		return g, known, err == nil, err
 	}
 	m.Table.Refuse(id, nil)
-	for _, stay := range []uuid.UUID{told, g.Stay} {
-		if stay != uuid.Nil {
-			if err := endStay(ctx, m.Host, id, stay); err != nil {
+	for _, mountID := range []uuid.UUID{recorded, g.MountID} {
+		if mountID != uuid.Nil {
+			if err := endSharedMount(ctx, m.Host, id, mountID); err != nil {
 				return g, known, false, err
 			}
 		}
@@ -233,8 +235,8 @@ func (m *Guests) endUnmounted(ctx context.Context, id, told uuid.UUID) (g Stay, 
 }
 
 // applyAnswer applies control's answer about a dataset that is mounted here. Control may have decided meanwhile that
-// this node may not have the dataset.
-func (m *Guests) applyAnswer(ctx context.Context, id uuid.UUID, g Stay, known bool, now api.Indexed,
+// this node must not use the dataset.
+func (m *Guests) applyAnswer(ctx context.Context, id uuid.UUID, g SharedMount, known bool, now api.Indexed,
 	err error) error {
 	switch {
 	case errors.Is(err, dataset.ErrNotFound), errors.Is(err, dataset.ErrUnsupported):
@@ -259,28 +261,29 @@ func (m *Guests) applyAnswer(ctx context.Context, id uuid.UUID, g Stay, known bo
 	if err != nil {
 		return err
 	}
-	return m.Table.Set(ctx, Stay{now, g.Stay})
+	return m.Table.Set(ctx, SharedMount{now, g.MountID})
 }
 
-// Apply applies the stays that control has recorded for this node. If strange is true, it does nothing.
-func (m *Guests) Apply(ctx context.Context, s api.Sync, strange bool) error {
-	if strange {
+// Apply applies the shared mounts that control has recorded for this node. It does nothing if the store is
+// inconsistent.
+func (m *Guests) Apply(ctx context.Context, s api.Sync, inconsistent bool) error {
+	if inconsistent {
 		return nil
 	}
 	named := map[uuid.UUID]bool{}
 	for _, d := range s.SharedMounts {
 		named[d.ID] = true
-		on, _ := d.Stay(m.NodeID)
+		on, _ := d.SharedMountOf(m.NodeID)
 		g, known := m.Table.Get(d.ID)
 		switch {
-		case !known || g.Stay != on.ID:
+		case !known || g.MountID != on.ID:
 			m.SettleSoon(d.ID, on.ID)
 		case d.Index > g.Index:
-			if err := m.Table.Set(ctx, Stay{d, g.Stay}); err != nil {
+			if err := m.Table.Set(ctx, SharedMount{d, g.MountID}); err != nil {
 				return err
 			}
 			m.SettleSoon(d.ID, uuid.Nil)
-		case s.Full: // the recorded stay does not show whether other nodes still have the same content
+		case s.Full: // the record does not show whether other nodes still have the same content
 			m.SettleSoon(d.ID, uuid.Nil)
 		}
 	}
@@ -291,14 +294,15 @@ func (m *Guests) Apply(ctx context.Context, s api.Sync, strange bool) error {
 		}
 	}
 	for _, d := range s.Datasets {
-		if on, stays := d.Stay(m.NodeID); stays && d.Home == m.NodeID && !m.Reservations.has(d.ID, on.ID) {
+		on, recorded := d.SharedMountOf(m.NodeID)
+		if recorded && d.Home == m.NodeID && !m.Reservations.has(d.ID, on.ID) {
 			m.Reservations.End(d.ID, on.ID) // left by an earlier process of this agent
 		}
 	}
 	return nil
 }
 
-// Leave ends the stay with a dataset that was unmounted. A failure is retried later.
+// Leave ends the shared mount of a dataset that was unmounted. A failure is retried later.
 func (m *Guests) Leave(ctx context.Context, id uuid.UUID) {
 	if _, guest := m.Table.Get(id); !guest {
 		return
@@ -338,7 +342,7 @@ func (m *Guests) checkLeftBehind(ctx context.Context, d dataset.Dataset) error {
 }
 
 // Status is this node's report of a dataset that it has mounted as a guest.
-func (m *Guests) Status(g Stay) dataset.DatasetStatus {
+func (m *Guests) Status(g SharedMount) dataset.DatasetStatus {
 	mounted, err := host.IsMountPoint(m.MountPath(g.ID))
 	st := dataset.DatasetStatus{ID: g.ID, Mounted: mounted, Mounts: m.Engines.MountsOf(m.Uses.Get(g.ID))}
 	if err != nil {

@@ -125,7 +125,7 @@ func TestGuestCrashesAtEveryAct(t *testing.T) {
 		for n := 0; ; n++ {
 			f.B.Fuse.Set(n, late, func(act string) {
 				mounted, err := host.IsMountPoint(path)
-				if _, stays := f.Recorded("db").Stay(f.B.Node()); err != nil || mounted && !stays {
+				if _, stays := f.Recorded("db").SharedMountOf(f.B.Node()); err != nil || mounted && !stays {
 					t.Errorf("late %t, act %d: mounted, and not on record, at %s: %v", late, n, act, err)
 				}
 			})
@@ -239,7 +239,7 @@ func TestForgottenGuestReportsAgain(t *testing.T) {
 	f.B.Stop()
 	forget := func(d dataset.Dataset) {
 		t.Helper()
-		over := api.SharedMountReport{Incarnation: f.B.Incarnation, Dataset: d.ID, ID: g.Stay, Ended: true}
+		over := api.SharedMountReport{Incarnation: f.B.Incarnation, Dataset: d.ID, ID: g.MountID, Ended: true}
 		if _, err := f.Service.Guest(t.Context(), f.B.Node(), over); err != nil {
 			t.Fatal(err)
 		}

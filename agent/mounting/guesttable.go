@@ -13,44 +13,46 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A Stay is the record of a dataset of access many that this node mounts as a guest: its home is another node.
-type Stay struct {
+// SharedMount is the record of a dataset of access many that this node mounts as a guest, because its home is another
+// node. Control has the same record as a dataset.SharedMount.
+type SharedMount struct {
 	api.Indexed
-	Stay uuid.UUID `json:"stay"` // the ID of this stay, so that a late report does not apply to the next one
+	// MountID is the ID of this shared mount, so that a late report does not apply to the next one.
+	MountID uuid.UUID `json:"stay"`
 }
 
-// GuestTable has the stays of this node, in memory and on disk, and the datasets that control refuses. Its methods are
-// safe for concurrent use.
+// GuestTable has the shared mounts of this node, in memory and on disk, and the datasets that control refuses. Its
+// methods are safe for concurrent use.
 type GuestTable struct {
 	*host.Host
 
 	mu      sync.Mutex
-	stays   map[uuid.UUID]Stay
+	mounts  map[uuid.UUID]SharedMount
 	refused map[uuid.UUID]string // mounted datasets that must not get further users here, and why
 }
 
 // NewGuestTable returns an empty table.
 func NewGuestTable(h *host.Host) *GuestTable {
-	return &GuestTable{Host: h, stays: map[uuid.UUID]Stay{}, refused: map[uuid.UUID]string{}}
+	return &GuestTable{Host: h, mounts: map[uuid.UUID]SharedMount{}, refused: map[uuid.UUID]string{}}
 }
 
-// Load reads the stays from disk.
+// Load reads the shared mounts from disk.
 func (t *GuestTable) Load(ctx context.Context) error {
 	return t.DB.Each(ctx, "guests/", func(_ string, v []byte) error {
-		var r Stay
+		var r SharedMount
 		err := dataset.DecodeRecord(v, &r)
 		if err == nil {
-			t.stays[r.ID] = r
+			t.mounts[r.ID] = r
 		}
 		return err
 	})
 }
 
-// Get returns the stay with a dataset.
-func (t *GuestTable) Get(id uuid.UUID) (Stay, bool) {
+// Get returns the shared mount of a dataset.
+func (t *GuestTable) Get(id uuid.UUID) (SharedMount, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	r, is := t.stays[id]
+	r, is := t.mounts[id]
 	return r, is
 }
 
@@ -59,7 +61,7 @@ func (t *GuestTable) Get(id uuid.UUID) (Stay, bool) {
 func (t *GuestTable) Named(name string) (dataset.Dataset, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for _, r := range t.stays {
+	for _, r := range t.mounts {
 		if _, refused := t.refused[r.ID]; r.Volume == name && r.State == dataset.StateReady && !refused {
 			return r.Dataset, true
 		}
@@ -67,11 +69,11 @@ func (t *GuestTable) Named(name string) (dataset.Dataset, bool) {
 	return dataset.Dataset{}, false
 }
 
-// IDs returns the datasets with a stay.
+// IDs returns the datasets with a shared mount.
 func (t *GuestTable) IDs() []uuid.UUID {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return slices.Collect(maps.Keys(t.stays))
+	return slices.Collect(maps.Keys(t.mounts))
 }
 
 // Refusal returns why a mounted dataset must not get further users here, or "" if it may.
@@ -104,18 +106,18 @@ func (t *GuestTable) Refuse(id uuid.UUID, why error) (first bool) {
 	return !was
 }
 
-// Set writes a stay to disk, and then to memory.
-func (t *GuestTable) Set(ctx context.Context, r Stay) error {
+// Set writes a shared mount to disk, and then to memory.
+func (t *GuestTable) Set(ctx context.Context, r SharedMount) error {
 	if err := t.DB.Put(ctx, map[string]any{"guests/" + r.ID.String(): r}); err != nil {
 		return err
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.stays[r.ID] = r
+	t.mounts[r.ID] = r
 	return nil
 }
 
-// Drop removes the stay with a dataset. Idempotent.
+// Drop removes the shared mount of a dataset. Idempotent.
 func (t *GuestTable) Drop(ctx context.Context, id uuid.UUID) error {
 	if _, guest := t.Get(id); !guest {
 		return nil
@@ -125,7 +127,7 @@ func (t *GuestTable) Drop(ctx context.Context, id uuid.UUID) error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	delete(t.stays, id)
+	delete(t.mounts, id)
 	return nil
 }
 

@@ -24,14 +24,14 @@ type Holders struct {
 	pools *pool.Pools
 	scans scans
 
-	// Elsewhere and Files look at the host: mount.ReadForeign and inuse.Open. Tests replace them.
-	Elsewhere func() (*mount.Foreign, error)
-	Files     func(context.Context, []mount.Filesystem) (*inuse.Files, error)
+	// ReadForeign and Files look at the host: mount.ReadForeign and inuse.Open. Tests replace them.
+	ReadForeign func() (*mount.Foreign, error)
+	Files       func(context.Context, []mount.Filesystem) (*inuse.Files, error)
 }
 
 // NewHolders returns a Holders.
 func NewHolders(h *host.Host, pools *pool.Pools) *Holders {
-	return &Holders{Host: h, pools: pools, Elsewhere: mount.ReadForeign, Files: inuse.Open}
+	return &Holders{Host: h, pools: pools, ReadForeign: mount.ReadForeign, Files: inuse.Open}
 }
 
 // Scan contains the mounts of this host at one moment, in all mount namespaces.
@@ -84,7 +84,7 @@ func (l *scans) share(look func() (Scan, error)) (Scan, error) {
 // Callers share the result and must not change it.
 func (l *Holders) ScanMounts() (Scan, error) {
 	return l.scans.share(func() (Scan, error) {
-		elsewhere, err := l.Elsewhere()
+		elsewhere, err := l.ReadForeign()
 		if err != nil {
 			return Scan{}, err
 		}
@@ -103,7 +103,7 @@ func (l *Holders) ScanFiles(ctx context.Context, tree mount.Filesystem) (Scan, e
 	return look, err
 }
 
-// scanDataset is ScanFiles for a mounted dataset. If the dataset is not mounted, it is ScanMounts: Of then asks
+// scanDataset is ScanFiles for a mounted dataset. If the dataset is not mounted, it is ScanMounts: Describe then asks
 // the pool, which looks at open files itself.
 func (l *Holders) scanDataset(ctx context.Context, d dataset.Dataset) (Scan, error) {
 	own, err := mount.Table()
@@ -121,16 +121,16 @@ func treeOf(m *mount.Entry) mount.Filesystem {
 	return mount.Filesystem{Major: m.Major, Minor: m.Minor, Root: m.Root}
 }
 
-// Of describes where a dataset is mounted besides its mount point: one entry for each mount in another mount namespace,
-// for each further mount in the host's namespace, and for each process that could not be examined. Copies of the host's
-// mount in other namespaces do not count. If look is from ScanFiles, there is also one entry for each process that has
-// a file of the dataset open.
+// Describe says where a dataset is mounted besides its mount point: one entry for each mount in another mount
+// namespace, for each further mount in the host's namespace, and for each process that could not be examined. Copies of
+// the host's mount in other namespaces do not count. If look is from ScanFiles, there is also one entry for each
+// process that has a file of the dataset open.
 //
-// If nothing is mounted on the mount point, Of asks the pool of the dataset. If the pool cannot
+// If nothing is mounted on the mount point, Describe asks the pool of the dataset. If the pool cannot
 // tell, the dataset counts as held.
-func (l *Holders) Of(ctx context.Context, look Scan, d dataset.Dataset) (list []string) {
+func (l *Holders) Describe(ctx context.Context, look Scan, d dataset.Dataset) (list []string) {
 	if m := look.own.At(l.MountPath(d.ID)); m != nil {
-		return l.OfTree(look, d, treeOf(m))
+		return l.DescribeTree(look, d, treeOf(m))
 	}
 	if err := l.CheckPool(ctx, d); err != nil {
 		list = append(list, dataset.OneLine(err))
@@ -138,9 +138,9 @@ func (l *Holders) Of(ctx context.Context, look Scan, d dataset.Dataset) (list []
 	return list
 }
 
-// OfTree is like Of for a dataset whose filesystem is known. It returns nil if the device number
+// DescribeTree is like Describe for a dataset whose filesystem is known. It returns nil if the device number
 // of the filesystem belongs to another filesystem now.
-func (l *Holders) OfTree(look Scan, d dataset.Dataset, tree mount.Filesystem) (list []string) {
+func (l *Holders) DescribeTree(look Scan, d dataset.Dataset, tree mount.Filesystem) (list []string) {
 	path, staged := l.MountPath(d.ID), ""
 	if pool, err := l.pools.Get(d.Pool); err == nil {
 		if s, stages := pool.(backends.Stager); stages {
@@ -211,7 +211,7 @@ func (l *Holders) Check(ctx context.Context, d dataset.Dataset, what string) err
 			"%s of volume %s: cannot check whether a process on node %s still has it mounted: %w",
 			what, d.Volume, l.NodeName, err)
 	}
-	if list := l.Of(ctx, look, d); len(list) > 0 {
+	if list := l.Describe(ctx, look, d); len(list) > 0 {
 		return dataset.Errorf(dataset.ErrInUse,
 			"%s of volume %s: it is still in use on node %s: %s (end that first)", what, d.Volume, l.NodeName, list[0])
 	}

@@ -171,7 +171,7 @@ func TestI11MountOnTheHost(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if list := r.Holders.Of(t.Context(), look, d); len(list) != c.holders {
+			if list := r.Holders.Describe(t.Context(), look, d); len(list) != c.holders {
 				t.Errorf("%v", list)
 			}
 		})
@@ -231,7 +231,7 @@ func TestI9NotMountedAndHeld(t *testing.T) {
 			t.Fatal(err)
 		}
 		f.A.Verifier.EndGrace()
-		holders := len(f.A.Holders.Of(t.Context(), l, d))
+		holders := len(f.A.Holders.Describe(t.Context(), l, d))
 		if err := f.A.Verifier.DropUnverified(t.Context(), d, f.A.Verifier.Unverified(d.ID), holders); err != nil {
 			t.Error(err)
 		}

@@ -31,7 +31,7 @@ func TestMountErrorOfDamagedFilesystemHasRemedy(t *testing.T) {
 		{"option nonsense", unix.EINVAL, false},
 	} {
 		failed := &mount.Error{Spec: mount.Spec{Source: "/dev/loop1", FSType: "xfs"}, Step: c.step, Err: c.err}
-		err := mounting.Unmountable(failed)
+		err := mounting.ExplainMountError(failed)
 		if !errors.Is(err, c.err) || strings.Contains(err.Error(), "drover snapshot restore") != c.want {
 			t.Errorf("%v", err)
 		}

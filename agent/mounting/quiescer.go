@@ -94,7 +94,7 @@ func (q *Quiescer) quiesce(pool backends.Pool, d dataset.Dataset) (thaw func() e
 		return none, nil
 	}
 	if d.Profile.QoS.Limited() {
-		if err := q.Settled(d, path, until); err != nil {
+		if err := q.FlushUntilShort(d, path, until); err != nil {
 			return none, err
 		}
 		up.Extend(throttle.SuspendForUnmount)
@@ -138,11 +138,11 @@ func (q *Quiescer) WriteOut(path string, within time.Duration) (done bool, err e
 	}
 }
 
-// Settled flushes the filesystem that is mounted on path repeatedly until a flush takes at most shortStall, so that a
-// freeze blocks writers only briefly. It fails with ErrPending if no flush was that short by the time until of the
-// steady clock, or after several flushes: while the limit is suspended, writers can write to memory faster than the
+// FlushUntilShort flushes the filesystem that is mounted on path repeatedly until a flush takes at most shortStall, so
+// that a freeze blocks writers only briefly. It fails with ErrPending if no flush was that short by the time until of
+// the steady clock, or after several flushes: while the limit is suspended, writers can write to memory faster than the
 // disk accepts the data.
-func (q *Quiescer) Settled(d dataset.Dataset, path string, until time.Duration) error {
+func (q *Quiescer) FlushUntilShort(d dataset.Dataset, path string, until time.Duration) error {
 	var took time.Duration
 	for range flushes {
 		began := q.Clock.Steady()

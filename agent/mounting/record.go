@@ -25,9 +25,9 @@ type Use struct {
 	Spelling   string    `json:"as,omitempty"` // the engine's name for the volume
 	// Tool is the engine that mounted the volume, or "" if that is not known.
 	Tool plugin.Tool `json:"tool,omitempty"`
-	// Older is true if an engine mounted with this ID again after the ID had ended once: Count may not include a use by
-	// a container that outlived the engine (live-restore).
-	Older bool `json:"older,omitempty"`
+	// MayUndercount is true if an engine mounted with this ID again after the ID had ended once: Count may not include
+	// a use by a container that outlived the engine (live-restore).
+	MayUndercount bool `json:"older,omitempty"`
 	// Ended is true if the engine has unmounted as often as it mounted, as far as is known, but a process still had the
 	// dataset mounted. The use ends when no process has it mounted any more.
 	Ended bool `json:"ended,omitempty"`
@@ -42,8 +42,8 @@ type Use struct {
 //
 // The new use replaces the recorded uses of the ID if their engine process has ended, or if they are marked as ended:
 // the next engine process mounts with the same ID again, although the old uses were never unmounted. But a container
-// may have outlived its engine (live-restore), and docker cp mounts with the container's ID too. So Add sets Older, and
-// the use then ends only after a look at the host.
+// may have outlived its engine (live-restore), and docker cp mounts with the container's ID too. So Add sets
+// MayUndercount, and the use then ends only after a look at the host.
 func (r Record) Add(id string, now Use, hasEnded func(id string, generation uint64) bool) {
 	c, ok := r.IDs[id]
 	if !ok {
@@ -51,7 +51,7 @@ func (r Record) Add(id string, now Use, hasEnded func(id string, generation uint
 		return
 	}
 	if c.Ended || hasEnded(id, c.Generation) {
-		now.Older = true
+		now.MayUndercount = true
 		r.IDs[id] = now
 		return
 	}

@@ -16,7 +16,7 @@ import (
 
 // Reservations reserves datasets of access many for this node, their home. An operation that needs such a dataset
 // exclusively reserves it: until the reservation ends, no other node can mount the dataset. Control records each
-// reservation as a stay of the home. Its methods are safe for concurrent use.
+// reservation as a shared mount of the home itself. Its methods are safe for concurrent use.
 type Reservations struct {
 	*host.Host
 	asking locks.Set // held while control is asked to reserve a dataset
@@ -30,7 +30,7 @@ func NewReservations(h *host.Host) *Reservations {
 	return &Reservations{Host: h, held: map[uuid.UUID]reservation{}}
 }
 
-// reservation is one stay of the home, shared by all operations that need the dataset exclusively.
+// reservation is one shared mount of the home, used by all operations that need the dataset exclusively.
 type reservation struct {
 	id    uuid.UUID
 	users int
@@ -51,13 +51,13 @@ func (r *Reservations) Reserve(ctx context.Context, d dataset.Dataset) (end func
 	if r.join(d.ID) {
 		return func() { r.leave(d.ID) }, nil
 	}
-	stay := uuid.New()
-	r.count(d.ID, stay, 1) // before control answers: see Guests.Apply
+	mountID := uuid.New()
+	r.count(d.ID, mountID, 1) // before control answers: see Guests.Apply
 	if _, err := r.Control.Guest(ctx, r.NodeID,
-		api.SharedMountReport{Incarnation: r.Incarnation, Dataset: d.ID, ID: stay}); err != nil {
-		r.count(d.ID, stay, -1)
+		api.SharedMountReport{Incarnation: r.Incarnation, Dataset: d.ID, ID: mountID}); err != nil {
+		r.count(d.ID, mountID, -1)
 		if host.InDoubt(err) {
-			r.End(d.ID, stay)
+			r.End(d.ID, mountID)
 		}
 		return nil, err
 	}
@@ -65,7 +65,7 @@ func (r *Reservations) Reserve(ctx context.Context, d dataset.Dataset) (end func
 	return func() { r.leave(d.ID) }, nil
 }
 
-// join adds a user to an existing stay.
+// join adds a user to an existing reservation.
 func (r *Reservations) join(id uuid.UUID) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -78,19 +78,19 @@ func (r *Reservations) join(id uuid.UUID) bool {
 }
 
 func (r *Reservations) leave(id uuid.UUID) {
-	if stay, over := r.count(id, uuid.Nil, -1); over {
-		r.End(id, stay)
+	if mountID, over := r.count(id, uuid.Nil, -1); over {
+		r.End(id, mountID)
 	}
 }
 
-// count adds more to the number of operations that need a dataset exclusively. It returns the stay, and whether the
-// last of these operations has ended.
-func (r *Reservations) count(id, stay uuid.UUID, more int) (was uuid.UUID, over bool) {
+// count adds more, which may be negative, to the number of operations that need a dataset exclusively. It returns the
+// ID of the shared mount, and whether the last of these operations has ended.
+func (r *Reservations) count(id, mountID uuid.UUID, more int) (was uuid.UUID, over bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s := r.held[id]
-	if stay != uuid.Nil {
-		s.id = stay
+	if mountID != uuid.Nil {
+		s.id = mountID
 	}
 	if s.users += more; s.users > 0 {
 		r.held[id] = s
@@ -100,20 +100,20 @@ func (r *Reservations) count(id, stay uuid.UUID, more int) (was uuid.UUID, over 
 	return s.id, true
 }
 
-// has reports whether a dataset is reserved, by the given stay unless that is uuid.Nil.
-func (r *Reservations) has(id, stay uuid.UUID) bool {
+// has reports whether a dataset is reserved, by the shared mount with the given ID unless that is uuid.Nil.
+func (r *Reservations) has(id, mountID uuid.UUID) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s, is := r.held[id]
-	return is && (stay == uuid.Nil || stay == s.id)
+	return is && (mountID == uuid.Nil || mountID == s.id)
 }
 
 // End ends a reservation in a job, so that other nodes can mount the dataset again. The caller does not wait for
 // control.
-func (r *Reservations) End(id, stay uuid.UUID) {
-	r.Jobs.Start("alone/"+stay.String(), func(ctx context.Context, _ *jobs.Job) error {
+func (r *Reservations) End(id, mountID uuid.UUID) {
+	r.Jobs.Start("alone/"+mountID.String(), func(ctx context.Context, _ *jobs.Job) error {
 		_, err := host.UntilAnswered(ctx, r.Host,
-			func() (struct{}, error) { return struct{}{}, endStay(ctx, r.Host, id, stay) })
+			func() (struct{}, error) { return struct{}{}, endSharedMount(ctx, r.Host, id, mountID) })
 		if err != nil && ctx.Err() == nil {
 			r.Log.WithError(err).WithField("dataset",
 				id).Warn("cannot report to control that exclusive use has ended; retrying at the next sync")

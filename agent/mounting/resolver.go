@@ -76,7 +76,7 @@ func (r *Resolver) Resolve(ctx context.Context) (all bool, err error) {
 		if err != nil || m.Mountpoint != r.MountPath(id) {
 			continue
 		}
-		if _, is := r.Cache.ShownBy(id); is {
+		if _, is := r.Cache.InspectedCopy(id); is {
 			continue
 		}
 		fenced, err := r.Registrar.IsFencedBy(id, asked)

@@ -138,7 +138,7 @@ func (u *Unmounter) ForgetUnmounted(ctx context.Context, d dataset.Dataset) erro
 		return nil
 	}
 	if err := u.checkNoHolders(ctx, d); err != nil {
-		if u.Deadlines.NoteKept(d.ID, err.Error()) {
+		if u.Deadlines.SetKeptReason(d.ID, err.Error()) {
 			const watches = "the guard keeps watching the unmounted volume, because a process may still write to it"
 			u.LogOf(d).WithError(err).Warn(watches)
 		}
@@ -157,7 +157,7 @@ func (u *Unmounter) checkNoHolders(ctx context.Context, d dataset.Dataset) error
 	}
 	if err == nil {
 		look, lerr := u.Holders.ScanFiles(ctx, e.Filesystem)
-		if lerr == nil && len(u.Holders.OfTree(look, d, e.Filesystem)) == 0 {
+		if lerr == nil && len(u.Holders.DescribeTree(look, d, e.Filesystem)) == 0 {
 			return nil
 		}
 	}

@@ -129,7 +129,7 @@ func (v *Verifier) applyUnmount(ctx context.Context, d dataset.Dataset, r *Recor
 // Record.Add). Nor does Podman's ID: a user can run podman volume unmount while a container runs.
 func (v *Verifier) canEndUnverified(r Record, id string) bool {
 	c := r.IDs[id]
-	if c.Older || c.Ended || c.Generation == 0 || id == PodmanID || v.Engines.HasEnded(id, c.Generation) {
+	if c.MayUndercount || c.Ended || c.Generation == 0 || id == PodmanID || v.Engines.HasEnded(id, c.Generation) {
 		return false
 	}
 	return len(r.IDs) > 1
@@ -148,7 +148,7 @@ func (v *Verifier) unexplainedMount(ctx context.Context, d dataset.Dataset, expe
 	if err != nil {
 		return "cannot tell whether a process has it mounted: " + dataset.OneLine(err)
 	}
-	if list := v.Holders.Of(ctx, look, d); len(list) > expected {
+	if list := v.Holders.Describe(ctx, look, d); len(list) > expected {
 		return list[0]
 	}
 	return ""
@@ -242,7 +242,7 @@ func (v *Verifier) CheckIfDue(ctx context.Context) {
 		if !ok {
 			continue
 		}
-		if err := v.DropUnverified(ctx, d, uses, len(v.Holders.Of(ctx, look, d))); err != nil {
+		if err := v.DropUnverified(ctx, d, uses, len(v.Holders.Describe(ctx, look, d))); err != nil {
 			v.LogOf(d).WithError(err).Warn("cannot remove uses that have ended")
 		}
 	}
@@ -265,7 +265,7 @@ func (v *Verifier) CheckEnded(ctx context.Context, d dataset.Dataset, what strin
 	if err != nil {
 		return nil
 	}
-	held := v.Holders.Of(ctx, look, d)
+	held := v.Holders.Describe(ctx, look, d)
 	if err := v.dropUnverifiedLocked(ctx, d, uses, len(held)); err != nil {
 		return err
 	}

@@ -296,7 +296,7 @@ func (m *moving) makeFiles(ctx context.Context, d dataset.Dataset, files transfe
 	if e, err := m.pool.Stat(ctx, d.ID); came && err == nil && e.Record != nil {
 		return m.pool.Create(ctx, d) // creates it again, with its size
 	}
-	end := m.Keys.StandIn(d.ID, m.op.DatasetID)
+	end := m.Keys.BorrowKey(d.ID, m.op.DatasetID)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, storage.Discard(ctx, m.pool, d.ID))

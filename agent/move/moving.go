@@ -225,7 +225,7 @@ func (m *moving) headSnapshot() uuid.UUID {
 func (m *moving) makeHead(ctx context.Context) error {
 	if m.op.SameShare {
 		// Installer.Install puts the dataset in its place after control has recorded the move.
-		return m.ClearPlace(ctx, m.pool, m.op, m.givingPool, m.takenOver)
+		return m.ClearTarget(ctx, m.pool, m.op, m.givingPool, m.takenOver)
 	}
 	copier, can := m.pool.(backends.Copier)
 	if m.op.FileCopy {

@@ -179,7 +179,7 @@ func (v *Sender) OpenSnapshot(ctx context.Context, pool backends.Pool, d dataset
 	snapshot uuid.UUID) (*os.File, func() error, error) {
 	scratch := d
 	scratch.ID, scratch.Size = uuid.New(), 0
-	end := v.Keys.StandIn(scratch.ID, d.ID)
+	end := v.Keys.BorrowKey(scratch.ID, d.ID)
 	release := func() error {
 		defer end()
 		return storage.Discard(ctx, pool, scratch.ID)

@@ -57,10 +57,10 @@ func (m *moving) findGivingPool(ctx context.Context) error {
 	return nil
 }
 
-// ClearPlace destroys older data of a dataset in the target pool before control records this node as the home. An
-// earlier home, or a move that copies file by file, can have left that data. ClearPlace fails with ErrConflict if the
+// ClearTarget destroys older data of a dataset in the target pool before control records this node as the home. An
+// earlier home, or a move that copies file by file, can have left that data. ClearTarget fails with ErrConflict if the
 // data may be the present data of the volume. The dataset's lock is held.
-func (v *Mover) ClearPlace(ctx context.Context, pool backends.Pool, op *dataset.Operation, given uuid.UUID,
+func (v *Mover) ClearTarget(ctx context.Context, pool backends.Pool, op *dataset.Operation, given uuid.UUID,
 	before *dataset.TakenOver) error {
 	here := given == op.DatasetRecord.Pool
 	if here && (before == nil || before.FromPool != given) {

@@ -86,7 +86,7 @@ func TestHeldOnARealShare(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, want := range []int{0, 1} {
-		if list := f.A.Holders.Of(t.Context(), look, of[i]); len(list) != want {
+		if list := f.A.Holders.Describe(t.Context(), look, of[i]); len(list) != want {
 			t.Errorf("%s is held %d times, not %d: %q", of[i].Volume, len(list), want, list)
 		}
 	}

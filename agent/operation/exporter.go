@@ -29,8 +29,8 @@ type ExporterDeps struct {
 	Throttle *throttle.Limits
 	Reserve  Reserve
 	Freeze   Freeze
-	// StandIn lets the dataset id, which has no record, use the data key of the dataset of, until end is called.
-	StandIn func(id, of uuid.UUID) (end func())
+	// BorrowKey lets the dataset id, which has no record, use the data key of the dataset of, until end is called.
+	BorrowKey func(id, of uuid.UUID) (end func())
 }
 
 // Exporter reads volumes and snapshots for users: as archives, and compared with each other. It has no state of its
@@ -88,7 +88,7 @@ func (e *Exporter) exportClone(ctx context.Context, pool backends.Pool, d datase
 	w io.Writer, out *api.LeftOut) (err error) {
 	scratch := d
 	scratch.ID, scratch.Size = uuid.New(), 0
-	end := e.deps.StandIn(scratch.ID, d.ID)
+	end := e.deps.BorrowKey(scratch.ID, d.ID)
 	defer func() {
 		err = errors.Join(err, storage.Discard(ctx, pool, scratch.ID))
 		end()

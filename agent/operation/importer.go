@@ -104,7 +104,7 @@ func (i *Importer) ImportFolder(ctx context.Context, jb *jobs.Job, op *dataset.O
 		return api.Committed{}, dataset.Errorf(dataset.ErrInvalid, "import of volume %s: %w", op.Volume, err)
 	}
 	defer src.Close()
-	if err := errors.Join(i.importable(ctx, src), checkNoMountsBelow(src)); err != nil {
+	if err := errors.Join(i.checkImportable(ctx, src), checkNoMountsBelow(src)); err != nil {
 		return api.Committed{}, fmt.Errorf("import of volume %s: %w", op.Volume, err)
 	}
 	return i.importInto(ctx, jb, op, func(root *os.File) error {

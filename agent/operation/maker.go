@@ -87,7 +87,7 @@ func (m *Maker) MakeBytes(ctx context.Context, jb *jobs.Job, pool backends.Pool,
 		return err
 	}
 	if later == nil {
-		if err := takeSize(op, planned); err != nil {
+		if err := setCloneSize(op, planned); err != nil {
 			return errors.Join(err, storage.Discard(ctx, pool, op.DatasetID))
 		}
 		return nil
@@ -103,9 +103,10 @@ func (m *Maker) MakeBytes(ctx context.Context, jb *jobs.Job, pool backends.Pool,
 	return nil
 }
 
-// takeSize checks the size of a new clone and sets the size of its profile. A clone has the size of its source, which
-// may have been resized since the clone was planned. If the request asked for a size, the clone must not be larger.
-func takeSize(op *dataset.Operation, planned dataset.Size) error {
+// setCloneSize checks the size of a new clone and sets the size of its profile. A clone has the size of its source,
+// which may have been resized since the clone was planned. If the request asked for a size, the clone must not be
+// larger.
+func setCloneSize(op *dataset.Operation, planned dataset.Size) error {
 	d := op.DatasetRecord
 	if planned == 0 || d.Size == planned || d.Size.RoundedFrom(planned) {
 		return nil

@@ -11,7 +11,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// importable fails with ErrInvalid if an import must not read a folder, because the folder contains a pool or the
+// checkImportable fails with ErrInvalid if an import must not read a folder, because the folder contains a pool or the
 // agent's root, or is inside one. A copy of a folder that contains the pool would copy itself until the disk is full,
 // past the pool's reserve. The files inside a pool belong to other volumes, or are records of its backend.
 //
@@ -19,7 +19,7 @@ import (
 // was opened can hide which folder it is. Folders are compared by path, and also by filesystem and the path in that
 // filesystem, so a bind mount of a folder is found as well. If an NFS share is mounted twice, from different folders of
 // its server, the two mounts look like two different shares.
-func (i *Importer) importable(ctx context.Context, src *os.File) error {
+func (i *Importer) checkImportable(ctx context.Context, src *os.File) error {
 	path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", src.Fd()))
 	if err != nil {
 		return fmt.Errorf("locate %s: %w", src.Name(), err)

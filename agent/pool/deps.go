@@ -45,8 +45,8 @@ func (d Deps) capabilities(b backends.Pool) dataset.Capabilities {
 	return c
 }
 
-func (d Deps) warnNotLocked(name, unheld string) {
-	if unheld != "" {
-		d.Log.WithField("pool", name).Warnf("pool is not locked against another drover: %s", unheld)
+func (d Deps) warnNotLocked(name, whyUnlocked string) {
+	if whyUnlocked != "" {
+		d.Log.WithField("pool", name).Warnf("pool is not locked against another drover: %s", whyUnlocked)
 	}
 }

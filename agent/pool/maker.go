@@ -67,7 +67,7 @@ func (m *Maker) Make(ctx context.Context, name string, rec Record) (*Pool, error
 	if len(rec.Devices) > 0 {
 		rec.Trimmed = m.Clock.Now() // mkfs has discarded the free blocks
 	}
-	unheld, err := m.PoolLocks.Lock(ctx, b)
+	whyUnlocked, err := m.PoolLocks.Lock(ctx, b)
 	generation, gerr := b.Generation()
 	if err := errors.Join(m.checkUnique(rec.ID, name), err, gerr); err != nil {
 		return nil, errors.Join(WithPoolName(name, err), b.Close())
@@ -75,8 +75,8 @@ func (m *Maker) Make(ctx context.Context, name string, rec Record) (*Pool, error
 	if err := m.DB.Put(ctx, map[string]any{"pools/" + name: rec, PendingPrefix + name: nil}); err != nil {
 		return nil, errors.Join(err, b.Close())
 	}
-	m.warnNotLocked(name, unheld)
-	op := &Pool{Record: rec, nodeName: m.NodeName, Storage: b, LockProblem: unheld, Generation: generation,
+	m.warnNotLocked(name, whyUnlocked)
+	op := &Pool{Record: rec, nodeName: m.NodeName, Storage: b, LockProblem: whyUnlocked, Generation: generation,
 		RaiseSoon: true, RaisedAt: m.Clock.Steady(), Pool: dataset.Pool{
 			ID: rec.ID, Name: name, Backend: rec.Backend, Path: rec.Path, Devices: rec.Devices,
 			Reach: dataset.ReachNode, Default: rec.Default,

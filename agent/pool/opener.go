@@ -140,7 +140,7 @@ func (x *Opener) attach(ctx context.Context, op *Pool) error {
 	if err != nil {
 		return err
 	}
-	unheld, err := x.maker.PoolLocks.Lock(ctx, b)
+	whyUnlocked, err := x.maker.PoolLocks.Lock(ctx, b)
 	if err == nil {
 		err = op.checkShare(b.Info())
 	}
@@ -153,9 +153,9 @@ func (x *Opener) attach(ctx context.Context, op *Pool) error {
 	if err != nil {
 		return errors.Join(err, b.Close())
 	}
-	x.warnNotLocked(op.Name, unheld)
+	x.warnNotLocked(op.Name, whyUnlocked)
 	op.disk = diskHealth{}
-	op.Storage, op.OfflineReason, op.LockProblem, op.RaiseSoon, op.RaisedAt = b, "", unheld, true, x.Clock.Steady()
+	op.Storage, op.OfflineReason, op.LockProblem, op.RaiseSoon, op.RaisedAt = b, "", whyUnlocked, true, x.Clock.Steady()
 	if why := op.QuarantineReason(); why != "" {
 		x.Log.WithField("pool", op.Name).Error("pool is held: " + why)
 	}

@@ -174,20 +174,20 @@ func (t *table) compare(x, y *Pool) int {
 	return cmp.Or(cmp.Compare(place(x), place(y)), cmp.Compare(x.Name, y.Name))
 }
 
-// IsDistrusted reports whether an incoming dataset of a pool may have been acknowledged.
-func (t *table) IsDistrusted(pool, id uuid.UUID) bool {
+// IsDoubtful reports whether an incoming dataset of a pool may have been acknowledged.
+func (t *table) IsDoubtful(pool, id uuid.UUID) bool {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	op := t.byID[pool]
 	return op != nil && (op.Record.Unexamined || slices.Contains(op.Record.Doubtful, id))
 }
 
-// DistrustAll marks all incoming datasets of a pool as doubtful.
-func (t *table) DistrustAll(ctx context.Context, pool uuid.UUID) error {
-	return t.Distrust(ctx, pool, true, nil)
+// MarkAllDoubtful marks all incoming datasets of a pool as doubtful.
+func (t *table) MarkAllDoubtful(ctx context.Context, pool uuid.UUID) error {
+	return t.MarkDoubtful(ctx, pool, true, nil)
 }
 
-// Distrust records which incoming datasets of a pool may have been acknowledged: those in ids, or all of them.
-func (t *table) Distrust(ctx context.Context, pool uuid.UUID, all bool, ids []uuid.UUID) error {
+// MarkDoubtful records which incoming datasets of a pool may have been acknowledged: those in ids, or all of them.
+func (t *table) MarkDoubtful(ctx context.Context, pool uuid.UUID, all bool, ids []uuid.UUID) error {
 	return t.UpdateRecord(ctx, pool, func(rec *Record) { rec.Unexamined, rec.Doubtful = all, ids })
 }

@@ -30,10 +30,10 @@ type Quarantine struct{ QuarantineDeps }
 // NewQuarantine returns a Quarantine.
 func NewQuarantine(deps QuarantineDeps) *Quarantine { return &Quarantine{deps} }
 
-// NotReported is added to the generation of an accepted pool while some control replica cannot be asked. That replica
-// may remember later generations, and would have the pool quarantined again. At one generation in ten minutes, 1 << 20
-// generations take twenty years.
-const NotReported = 1 << 20
+// UnreportedMargin is added to the generation of an accepted pool while some control replica cannot be asked. That
+// replica may remember later generations, and would have the pool quarantined again. At one generation in ten minutes,
+// 1 << 20 generations take twenty years.
+const UnreportedMargin = 1 << 20
 
 // Accept makes a quarantined pool serve with its present content. in must contain the operator's confirmation. It fails
 // with ErrConflict if the pool is not quarantined, and with ErrInvalid without the confirmation or if the pool is not
@@ -64,7 +64,7 @@ func (q *Quarantine) Accept(ctx context.Context, name string, in api.AcceptPool)
 	op, _ = q.Pools.ByName(name) // read again: the generation must be above every known one
 	to := op.Record.Generation + 1
 	if err != nil || !all {
-		to += NotReported
+		to += UnreportedMargin
 	}
 	q.Log.WithField("pool", op.Name).Warnf("pool is accepted as it is, as confirmed: %s", op.QuarantineReason())
 	q.Pools.MarkChanged(op.ID, true)

@@ -63,8 +63,8 @@ func NewRemover(deps RemoverDeps) *Remover { return &Remover{deps} }
 // If the agent starts and finds a pool that is leaving, it resumes these steps.
 
 const (
-	// goneTime bounds a removal, whether or not the caller still waits. LVM takes seconds, the other backends less.
-	goneTime = 2 * time.Minute
+	// removalTime bounds a removal, whether or not the caller still waits. LVM takes seconds, the other backends less.
+	removalTime = 2 * time.Minute
 	// workTime is how long a removal waits for work that may be in the pool.
 	workTime = 20 * time.Second
 )
@@ -104,7 +104,7 @@ func (r *Remover) Remove(ctx context.Context, name string, forget bool) (out api
 	if err := r.Registration.Register(ctx, asked...); err != nil { // control may refuse, so it must answer
 		return out, err
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), goneTime)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removalTime)
 	defer cancel() // the removal is finished, whether or not the caller waits
 	if err := r.setLeaving(ctx, op, forget); err != nil {
 		return out, err
@@ -234,7 +234,7 @@ func (r *Remover) heldBy(op *pool.Pool, e backends.Entry) dataset.Held {
 	case r.Cleaner.IsNeeded(e.ID) || r.Copies.IsRecorded(e.ID):
 		return dataset.Held{What: "volume " + volume + " (" + string(e.State) + ")",
 			Mend: "it is being changed, try again later"}
-	case e.State == backends.EntryIncoming && !r.Pools.IsDistrusted(op.ID, e.ID):
+	case e.State == backends.EntryIncoming && !r.Pools.IsDoubtful(op.ID, e.ID):
 		return dataset.Held{What: "volume " + volume + " (incoming)",
 			Mend: "was interrupted, is removed at the next start of drover"}
 	}

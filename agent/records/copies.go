@@ -41,19 +41,19 @@ func (c *Cache) SetCopy(id uuid.UUID, k *api.Kept) {
 }
 
 func (c *Cache) setCopyLocked(id uuid.UUID, k *api.Kept) {
-	delete(c.shows, ShownAs(c.copies[id]))
+	delete(c.shows, InspectionID(c.copies[id]))
 	delete(c.copies, id)
 	if k == nil {
 		return
 	}
 	c.copies[id] = *k
-	if IsShown(*k) {
-		c.shows[ShownAs(*k)] = id
+	if IsInspected(*k) {
+		c.shows[InspectionID(*k)] = id
 	}
 }
 
-// ShownBy returns the copy for whose inspection the dataset id is mounted (see ShownAs).
-func (c *Cache) ShownBy(id uuid.UUID) (api.Kept, bool) {
+// InspectedCopy returns the copy for whose inspection the dataset id is mounted (see InspectionID).
+func (c *Cache) InspectedCopy(id uuid.UUID) (api.Kept, bool) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	of, is := c.shows[id]
@@ -104,13 +104,13 @@ func (c *Cache) HasLeftSince(d dataset.Dataset) bool {
 	return kept && k.Record != nil && k.Record.Epoch > d.Epoch
 }
 
-// ShownAs returns the UUID of the dataset that is mounted so that an operator can inspect a copy. It is the same at
-// each start.
-func ShownAs(k api.Kept) uuid.UUID {
+// InspectionID returns the UUID of the dataset that is mounted so that an operator can inspect a copy. It is the same
+// at each start.
+func InspectionID(k api.Kept) uuid.UUID {
 	return uuid.NewSHA1(k.Dataset, fmt.Appendf(nil, "shown/%s/%s", k.Node, k.Snapshot))
 }
 
-// IsShown reports whether a copy should be mounted for an operator to look at.
-func IsShown(k api.Kept) bool {
+// IsInspected reports whether a copy should be mounted for an operator to look at.
+func IsInspected(k api.Kept) bool {
 	return k.MountReadOnly && k.Kind == dataset.CopySuperseded && k.Record != nil
 }

@@ -33,7 +33,7 @@ import (
 //	making/<name>          pool.Record of a pool that is being made on request: see pool.PendingPrefix
 //	limits/<dataset>       throttle.LimitRecord
 //	left/<device>          throttle.LimitRecord of limits that could not be removed
-//	guests/<dataset>       mounting.Stay, a dataset of another home that is mounted here
+//	guests/<dataset>       mounting.SharedMount of a dataset whose home is another node
 //	undersized/<dataset>   a dataset whose size differs from the recorded size: see operation.DeferredResize
 type DB struct{ store store.Store }
 

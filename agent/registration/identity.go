@@ -66,13 +66,13 @@ func (i *Identity) Load(ctx context.Context) error {
 		}
 	}
 	i.NodeID, i.cluster = id.Node, id.Cluster
-	i.Trust.Set(id.Strange)
+	i.Trust.Set(id.StoreProblem)
 	return i.write(id)
 }
 
 // SetCluster writes to disk which cluster this node works with, and why the store of its control is inconsistent.
-func (i *Identity) SetCluster(ctx context.Context, cluster uuid.UUID, strange string) error {
-	id := nodeIdentity{Node: i.NodeID, Cluster: cluster, Strange: strange}
+func (i *Identity) SetCluster(ctx context.Context, cluster uuid.UUID, problem string) error {
+	id := nodeIdentity{Node: i.NodeID, Cluster: cluster, StoreProblem: problem}
 	if err := i.DB.Put(ctx, map[string]any{"identity": id}); err != nil {
 		return err
 	}
@@ -82,7 +82,7 @@ func (i *Identity) SetCluster(ctx context.Context, cluster uuid.UUID, strange st
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.cluster = cluster
-	i.Trust.Set(strange)
+	i.Trust.Set(problem)
 	return nil
 }
 
@@ -155,9 +155,9 @@ func (i *Identity) write(id nodeIdentity) error {
 type nodeIdentity struct {
 	Node    uuid.UUID `json:"node"`
 	Cluster uuid.UUID `json:"cluster,omitzero"` // whose control it last worked with
-	// Strange says why the store of that control is inconsistent. It is kept on disk: by the time of a restart, an
+	// StoreProblem says why the store of that control is inconsistent. It is kept on disk: by the time of a restart, an
 	// older store may have reached the indexes that this node has seen, and would no longer be recognized as older.
-	Strange string `json:"strange,omitempty"`
+	StoreProblem string `json:"strange,omitempty"`
 }
 
 // Cluster returns the cluster whose control this node worked with last, or uuid.Nil if there was none.

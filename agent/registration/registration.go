@@ -66,9 +66,9 @@ type incarnations struct {
 	IDs  []uuid.UUID `json:"ids"`
 }
 
-// incarnationsKept is the maximum number of recorded incarnations, for an agent that restarts again and again
+// maxIncarnations is the maximum number of recorded incarnations, for an agent that restarts again and again
 // while control is unreachable.
-const incarnationsKept = 100
+const maxIncarnations = 100
 
 // Load writes this incarnation to disk, after the earlier ones, before control knows it.
 func (r *Registration) Load(ctx context.Context) error {
@@ -79,7 +79,7 @@ func (r *Registration) Load(ctx context.Context) error {
 	if known.Boot == r.Boot {
 		r.previous = known.IDs
 	}
-	if over := len(r.previous) - incarnationsKept; over > 0 {
+	if over := len(r.previous) - maxIncarnations; over > 0 {
 		r.previous = append(r.previous[:1:1], r.previous[over+1:]...)
 	}
 	ids := append(append([]uuid.UUID(nil), r.previous...), r.Incarnation)

@@ -96,8 +96,8 @@ func (c *Copies) Forget(ctx context.Context, id uuid.UUID) error {
 		return err
 	}
 	c.deps.Cache.SetCopy(id, nil)
-	if records.IsShown(k) {
-		c.deps.NoteIdle(records.ShownAs(k)) // the mount for its inspection must be removed
+	if records.IsInspected(k) {
+		c.deps.NoteIdle(records.InspectionID(k)) // the mount for its inspection must be removed
 	}
 	return nil
 }
@@ -146,7 +146,7 @@ func (c *Copies) SettleLocked(ctx context.Context, k api.Kept) error {
 		return err
 	}
 	if err := c.deps.EnsureUnused(ctx, d, "release"); err != nil {
-		if errors.Is(err, dataset.ErrInUse) && !records.IsShown(k) {
+		if errors.Is(err, dataset.ErrInUse) && !records.IsInspected(k) {
 			if pool, err := c.deps.Pools.Get(k.Pool); err == nil {
 				return c.deps.NoteKey(ctx, pool, k) // the present mount does not need the key again
 			}

@@ -44,7 +44,7 @@ func NewInspections(deps InspectionsDeps) *Inspections {
 // Settle mounts a superseded head, or unmounts it, as its record says. Idempotent. The caller holds the copy's lock.
 func (i *Inspections) Settle(ctx context.Context, pool backends.Pool, k api.Kept) error {
 	switch {
-	case records.IsShown(k):
+	case records.IsInspected(k):
 		return i.Mount(ctx, pool, k)
 	case k.Kind == dataset.CopySuperseded, k.PreviousKind == dataset.CopySuperseded:
 		return i.Unmount(ctx, pool, k)
@@ -58,7 +58,7 @@ func (i *Inspections) Report(ctx context.Context, k api.Kept, why error) error {
 	if k.Kind != dataset.CopySuperseded || !k.MountReadOnly && k.Path == "" && k.Problem == "" || ctx.Err() != nil {
 		return why
 	}
-	path := i.deps.MountPath(records.ShownAs(k))
+	path := i.deps.MountPath(records.InspectionID(k))
 	mounted, err := host.IsMountPoint(path)
 	if err != nil {
 		return errors.Join(why, err)
@@ -103,7 +103,7 @@ func (i *Inspections) problem(k api.Kept, why error) string {
 // it, so Mount mounts the head itself.
 func (i *Inspections) Mount(ctx context.Context, pool backends.Pool, k api.Kept) error {
 	d := *k.Record
-	d.ID, d.Size, d.ReadOnly = records.ShownAs(k), 0, true
+	d.ID, d.Size, d.ReadOnly = records.InspectionID(k), 0, true
 	path := i.deps.MountPath(d.ID)
 	if mounted, err := host.IsMountPoint(path); err != nil || mounted {
 		return err
@@ -130,7 +130,7 @@ func (i *Inspections) Mount(ctx context.Context, pool backends.Pool, k api.Kept)
 
 // Unmount removes what Mount made.
 func (i *Inspections) Unmount(ctx context.Context, pool backends.Pool, k api.Kept) error {
-	id := records.ShownAs(k)
+	id := records.InspectionID(k)
 	path := i.deps.MountPath(id)
 	err := mount.Unmount(path)
 	switch {

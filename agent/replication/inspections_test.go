@@ -76,7 +76,7 @@ func looksAt(f *agenttest.Cluster) string {
 // nothingShown waits until all is gone that showed the copy that was kept.
 func nothingShown(f *agenttest.Cluster, k api.CopyDetail, what string) {
 	f.Helper()
-	id := records.ShownAs(api.Kept{Copy: k.Copy})
+	id := records.InspectionID(api.Kept{Copy: k.Copy})
 	path := f.B.MountPath(id)
 	agenttest.Await(f.T, func() bool { return f.KeptCopy().Path == "" })
 	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
@@ -193,7 +193,7 @@ func TestPurgeEndsInspection(t *testing.T) {
 		_, gone := os.Lstat(path)
 		return errors.Is(err, dataset.ErrNotFound) && errors.Is(gone, os.ErrNotExist)
 	})
-	if _, err := f.B.Pool().Stat(t.Context(), records.ShownAs(api.Kept{Copy: k.Copy})); !errors.Is(err, dataset.ErrNotFound) {
+	if _, err := f.B.Pool().Stat(t.Context(), records.InspectionID(api.Kept{Copy: k.Copy})); !errors.Is(err, dataset.ErrNotFound) {
 		t.Errorf("%v", err)
 	}
 }
@@ -220,7 +220,7 @@ func TestInspectionAfterPowerCut(t *testing.T) {
 	if err := f.A.Inspections.Mount(t.Context(), f.A.Pool(), k); err != nil {
 		t.Fatal(err)
 	}
-	got, err := os.ReadFile(filepath.Join(f.A.MountPath(records.ShownAs(k)), "token"))
+	got, err := os.ReadFile(filepath.Join(f.A.MountPath(records.InspectionID(k)), "token"))
 	if err != nil || string(got) != "lost" {
 		t.Errorf("%q, %v", got, err)
 	}
@@ -239,7 +239,7 @@ func TestInspectionOfHeadWithoutCopies(t *testing.T) {
 	if err := f.A.Inspections.Mount(t.Context(), f.A.Pool(), k); err != nil {
 		t.Fatal(err)
 	}
-	path := f.A.MountPath(records.ShownAs(k))
+	path := f.A.MountPath(records.InspectionID(k))
 	got, err := os.ReadFile(filepath.Join(path, "token"))
 	if err != nil || string(got) != "lost" {
 		t.Errorf("%q, %v", got, err)
@@ -247,7 +247,7 @@ func TestInspectionOfHeadWithoutCopies(t *testing.T) {
 	if err := os.Remove(filepath.Join(path, "token")); !errors.Is(err, unix.EROFS) {
 		t.Errorf("a removal: %v", err)
 	}
-	if e, err := f.A.Pool().Stat(t.Context(), records.ShownAs(k)); !errors.Is(err, dataset.ErrNotFound) {
+	if e, err := f.A.Pool().Stat(t.Context(), records.InspectionID(k)); !errors.Is(err, dataset.ErrNotFound) {
 		t.Errorf("a copy of it was made: %+v, %v", e, err)
 	}
 	if err := f.A.Inspections.Unmount(t.Context(), f.A.Pool(), k); err != nil {

@@ -266,7 +266,7 @@ func TestLimitIsLiftedOnlyDuringFlush(t *testing.T) {
 		Host: &host.Host{Clock: hurried{now: &now}, Log: f.A.Log}, Flushes: &mounting.Flushes{}, Go: work.Go,
 	})
 	defer work.Wait()
-	if err := q.Settled(d, path, throttle.SuspendForSnapshot); !errors.Is(err, dataset.ErrPending) {
+	if err := q.FlushUntilShort(d, path, throttle.SuspendForSnapshot); !errors.Is(err, dataset.ErrPending) {
 		t.Error(err)
 	}
 	if now > throttle.SuspendForSnapshot+10*time.Second {

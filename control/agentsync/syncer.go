@@ -207,7 +207,7 @@ func (s *Syncer) syncOne(t *record.Tx, node, id uuid.UUID, out *api.Sync) error 
 		out.Datasets = append(out.Datasets, is)
 		return nil
 	}
-	_, stays := d.Stay(node)
+	_, stays := d.SharedMountOf(node)
 	switch {
 	case !ok:
 		s.Reports.ForgetDataset(id)

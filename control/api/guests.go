@@ -8,7 +8,7 @@ import (
 
 // SharedMountReport reports the use of a shared dataset by a node; see dataset.Guest.
 type SharedMountReport struct {
-	Incarnation uuid.UUID `json:"incarnation"` // incarnation of the agent that reports the stay
+	Incarnation uuid.UUID `json:"incarnation"` // incarnation of the agent that reports the shared mount
 	Dataset     uuid.UUID `json:"dataset"`     // UUID of the dataset that the guest uses
 	ID          uuid.UUID `json:"id"`          // UUID of this use, chosen by the agent
 	// the node has the dataset mounted already, so the use is recorded in any case

@@ -77,7 +77,7 @@ type Nodes interface {
 	// Copied reports the state of the node's copy of a dataset.
 	Copied(ctx context.Context, node uuid.UUID, c CopyReport) error
 	// Guest reports that the node will mount a dataset of another home, that it needs a dataset of its own exclusively,
-	// or that one of these has ended. Idempotent by the ID of the stay.
+	// or that one of these has ended. Idempotent by the ID of the shared mount.
 	Guest(ctx context.Context, node uuid.UUID, g SharedMountReport) (Indexed, error)
 	// Facts reports the facts of the host and returns the recorded ones. Small changes are not written, and no
 	// change is written within a minute of the last one.

@@ -362,7 +362,7 @@ func (m *NodeRemover) clearGuest(ctx context.Context, node uuid.UUID) error {
 				return err
 			}
 			t.Delete(record.GuestKey(node, id))
-			if _, stays := d.Stay(node); !there || !stays {
+			if _, stays := d.SharedMountOf(node); !there || !stays {
 				return nil
 			}
 			record.RemoveGuest(t, &d, node)

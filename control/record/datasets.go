@@ -122,7 +122,7 @@ func AddGuest(t *Tx, d *dataset.Dataset, g dataset.SharedMount) error {
 
 // RemoveGuest removes a node's stay from a record.
 func RemoveGuest(t *Tx, d *dataset.Dataset, node uuid.UUID) {
-	if _, stays := d.Stay(node); !stays {
+	if _, stays := d.SharedMountOf(node); !stays {
 		return
 	}
 	if d.SharedMounts = others(d.SharedMounts, node); len(d.SharedMounts) == 0 {

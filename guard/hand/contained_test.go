@@ -24,8 +24,8 @@ func TestHungProcessMayStop(t *testing.T) {
 		t.Error("a process that could not be examined in time is killed")
 	}
 	running := sleeper(t)
-	if resists(running) {
-		t.Error("a process that can be stopped resists")
+	if cannotStop(running) {
+		t.Error("a process that can be stopped counts as one that cannot")
 	}
 }
 
@@ -58,7 +58,7 @@ func TestContained(t *testing.T) {
 func TestTracedProcessResists(t *testing.T) {
 	p := sleeper(t)
 	debugged(t, p)
-	if !resists(p) || isHalted(p) {
-		t.Errorf("it resists: %t, it is stopped: %t", resists(p), isHalted(p))
+	if !cannotStop(p) || isHalted(p) {
+		t.Errorf("it cannot stop: %t, it is stopped: %t", cannotStop(p), isHalted(p))
 	}
 }

@@ -183,7 +183,7 @@ func (p *pacer) rest() {
 // at once. If the marks cannot be read or written, the suspect is marked as failed and stays stopped.
 func (t *Tool) resolve(w *world, s suspect, p *process) {
 	defer t.marks.lock()()
-	elsewhere, err := t.marks.ofAll(slices.Collect(maps.Keys(s.targets))...)
+	elsewhere, err := t.marks.ofOthers(slices.Collect(maps.Keys(s.targets))...)
 	if err != nil {
 		t.suspects.fail(s)
 		return

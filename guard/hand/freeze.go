@@ -129,7 +129,7 @@ func (f *freezer) freezeOnce(target Target) (Outcome, error) {
 	if err != nil {
 		return Outcome{Note: note(errors.Join(err, limitErr), "")}, err
 	}
-	o := Outcome{Done: true, At: clock.Boottime(), Anew: true}
+	o := Outcome{Done: true, At: clock.Boottime(), Changed: true}
 	if limitErr != nil {
 		o.Note = note(fmt.Errorf("frozen, but its I/O limits were not lifted for that, or not restored: %w",
 			limitErr), "")

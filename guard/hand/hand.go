@@ -81,8 +81,8 @@ type Outcome struct {
 	// stays so until the act is undone.
 	Done bool          `json:"done"`
 	At   time.Duration `json:"at"`
-	// Anew is true if this act changed something. It is false if an earlier act had done everything already.
-	Anew bool `json:"anew,omitempty"`
+	// Changed is true if this act changed something. It is false if an earlier act had done everything already.
+	Changed bool `json:"anew,omitempty"`
 	// Contained is true if the act is not done, but every holder that was found is harmless. The act is then not done
 	// only because new processes appear all the time that cannot be examined in time. A stricter act would end holders
 	// without need.

@@ -135,7 +135,7 @@ func (f *markFiles) addLocked(id uuid.UUID, m mark) error {
 func (f *markFiles) addProcesses(
 	id uuid.UUID, list []Process, marks []mark, isCleared func(uuid.UUID, Process) bool,
 ) (ours []bool, err error) {
-	all, err := f.ofAll()
+	all, err := f.ofOthers()
 	if err != nil {
 		return nil, err
 	}
@@ -165,9 +165,9 @@ type marked map[string]bool
 
 func (m marked) has(what string) bool { return m[what] }
 
-// ofAll returns the processes and control groups that are marked for any dataset except some. The
+// ofOthers returns the processes and control groups that are marked for any dataset except some. The
 // lock is held.
-func (f *markFiles) ofAll(except ...uuid.UUID) (marked, error) {
+func (f *markFiles) ofOthers(except ...uuid.UUID) (marked, error) {
 	files, err := os.ReadDir(f.run)
 	if err != nil {
 		return nil, err

@@ -86,10 +86,10 @@ func signal(p Process, sig unix.Signal) error {
 // it.
 func isHalted(p Process) bool { return allThreads(p, "TZX") }
 
-// resists reports whether a process that was sent SIGSTOP does not stop because a thread waits in the kernel
+// cannotStop reports whether a process that was sent SIGSTOP does not stop because a thread waits in the kernel
 // or is stopped by a debugger. A thread in another state only waits for a processor: it stops before its
 // program runs again.
-func resists(p Process) bool { return !allThreads(p, "TZXRS") }
+func cannotStop(p Process) bool { return !allThreads(p, "TZXRS") }
 
 // allThreads reports whether all threads of a process are in one of these states (proc_pid_stat(5)). It
 // returns true for a process that has ended.

@@ -103,7 +103,7 @@ func (t *Tool) round(ctx context.Context, target Target, r rule, o *Outcome) (en
 		return true, err
 	}
 	acted, err := r.act(w, target, w.holdersByMounts(target))
-	o.Anew = o.Anew || acted
+	o.Changed = o.Changed || acted
 	if acted {
 		t.looks.didAct(target.Dataset, t.Clock.Steady())
 	}
@@ -117,7 +117,7 @@ func (t *Tool) round(ctx context.Context, target Target, r rule, o *Outcome) (en
 	}
 	found := r.running(w, holders, suspects)
 	again, err2 := r.act(w, target, holders)
-	o.Anew = o.Anew || again
+	o.Changed = o.Changed || again
 	stopped, err3 := t.suspect(target, suspects)
 	for _, p := range suspects {
 		if r.hung != nil && t.suspects.stuck(p, t.Clock.Steady()) && !p.protected(target) && !r.suspectHarmless(w, p) {
@@ -264,7 +264,7 @@ func onlyHolders(g group, target Target, holders []Process) bool {
 // a mark. A group that another program has frozen is left alone.
 func (t *Tool) freezeGroup(target Target, g group) (acted bool, err error) {
 	defer t.marks.lock()()
-	all, err := t.marks.ofAll()
+	all, err := t.marks.ofOthers()
 	if err != nil {
 		return false, err
 	}
@@ -305,14 +305,14 @@ func (t *Tool) stopProcesses(target Target, list []Process) (acted bool, err err
 
 // Kill kills the holders of a dataset, except an engine, which it stops. A process that waits in the
 // kernel ends when the kernel returns. Kill also kills a process whose examination hangs or has failed,
-// if it was told to stop at least haltTime ago and does not stop: see resists.
+// if it was told to stop at least haltTime ago and does not stop: see cannotStop.
 //
 // The act is done when a look at all processes finds no holder except stopped engines, and no running
 // process that could not be examined. Errors are reported in Outcome.Note.
 func (t *Tool) Kill(ctx context.Context, target Target) Outcome {
 	r := t.killRule()
 	r.hung = func(p *process) error {
-		if !resists(p.Process) {
+		if !cannotStop(p.Process) {
 			return nil
 		}
 		return signal(p.Process, unix.SIGKILL)
@@ -343,19 +343,19 @@ func (t *Tool) killRule() rule {
 // were sent SIGKILL before. Then no process that could write, except an engine, continues after a thaw.
 // Errors are reported in Outcome.Note.
 func (t *Tool) Condemn(ctx context.Context, target Target) Outcome {
-	condemned := map[processKey]bool{}
+	killed := map[processKey]bool{}
 	return t.repeat(ctx, target, rule{
-		holderHarmless:  func(_ *world, p Process) bool { return condemned[p.key()] || p.Engine && isHalted(p) },
+		holderHarmless:  func(_ *world, p Process) bool { return killed[p.key()] || p.Engine && isHalted(p) },
 		suspectHarmless: func(*world, *process) bool { return false },
 		act: func(w *world, target Target, holders []Process) (bool, error) {
-			fresh := slices.DeleteFunc(slices.Clone(holders), func(p Process) bool { return condemned[p.key()] })
-			if len(fresh) == 0 {
+			notKilled := slices.DeleteFunc(slices.Clone(holders), func(p Process) bool { return killed[p.key()] })
+			if len(notKilled) == 0 {
 				return false, nil
 			}
 			acted, err := t.kill(w, target, holders)
-			for _, p := range fresh {
+			for _, p := range notKilled {
 				if err == nil && !p.Engine && p.PID != 1 {
-					condemned[p.key()] = true
+					killed[p.key()] = true
 				}
 			}
 			return acted, err

@@ -66,7 +66,7 @@ func (t *Tool) undoShared(target Target, keep bool) error {
 	if err != nil {
 		return err
 	}
-	others, err := t.marks.ofAll(target.Dataset)
+	others, err := t.marks.ofOthers(target.Dataset)
 	if err != nil {
 		return err
 	}
