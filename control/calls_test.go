@@ -80,6 +80,9 @@ func reportCalls(sc scene, all map[string]func() error) {
 			return controltest.ErrorOf(sc.Facts(ctx, sc.ID, api.FactsReport{Incarnation: sc.Incarnation}))
 		},
 		"cordon": func() error { return controltest.ErrorOf(sc.Cordon(ctx, sc.ID, api.Cordoned{Cordoned: true})) },
+		"label": func() error {
+			return controltest.ErrorOf(sc.LabelNode(ctx, sc.ID, dataset.LabelChange{Set: map[string]string{"rack": "r2"}}))
+		},
 		"record": func() error { return sc.Record(ctx, sc.ID, sc.ReportOf(sc.ops[dataset.OpImport])) },
 		"register": func() error {
 			return sc.Register(ctx, api.Registration{Node: dataset.Node{ID: sc.ID, Incarnation: sc.Incarnation}, Pools: sc.LocalPools})

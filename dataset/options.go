@@ -105,17 +105,14 @@ func unknownOption(key string) error {
 }
 
 func (o *Options) setLabel(key, value string) error {
-	if err := CheckLabel(key); err != nil {
+	if err := checkLabelValue(key, value); err != nil {
 		return err
-	}
-	if len(value) > 1024 {
-		return Errorf(ErrInvalid, "label %s: value of %d bytes is too long (1024 at most)", key, len(value))
 	}
 	if o.Labels == nil {
 		o.Labels = map[string]string{}
 	}
-	if len(o.Labels) == 64 {
-		return Errorf(ErrInvalid, "too many labels (64 at most)")
+	if len(o.Labels) == maxLabels {
+		return Errorf(ErrInvalid, "too many labels (%d at most)", maxLabels)
 	}
 	o.Labels[key] = value
 	return nil

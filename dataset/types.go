@@ -279,8 +279,12 @@ type Node struct {
 	Cordoned bool   `json:"cordoned,omitempty"` // no new volumes are put on it
 	// its volumes must move elsewhere
 	Draining bool `json:"draining,omitempty"`
-	// labels of the node, used for placement
+	// labels of the node, used for placement: those of drover.yaml, changed by those that were set live
 	Labels map[string]string `json:"labels,omitempty"`
+	// labels that were set live; each replaces the label of drover.yaml with its key
+	LiveLabels map[string]string `json:"live_labels,omitempty"`
+	// labels of drover.yaml, if labels were set live
+	ConfiguredLabels map[string]string `json:"configured_labels,omitempty"`
 	// UUIDs of the pools of the node
 	Pools []uuid.UUID `json:"pools"`
 	// UUIDs of the node's pools that its agent no longer reports

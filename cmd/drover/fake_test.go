@@ -169,6 +169,12 @@ func (f *fake) Cordon(_ context.Context, node uuid.UUID, set api.Cordoned) (data
 	return n, f.called("Cordon", node, set)
 }
 
+func (f *fake) LabelNode(_ context.Context, node uuid.UUID, change dataset.LabelChange) (dataset.Node, error) {
+	n := f.nodes[0].Node
+	n.SetLabels(n.LabelsOfFile(), change.Set)
+	return n, f.called("LabelNode", node, change)
+}
+
 func (f *fake) Fence(_ context.Context, node uuid.UUID, word api.Fenced) (dataset.Node, error) {
 	return f.nodes[0].Node, f.called("Fence", node, word)
 }

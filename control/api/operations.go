@@ -28,6 +28,8 @@ type Request struct {
 	Profile string `json:"profile,omitempty"` // set-profile: name of the new profile
 	// whether the volume is protected against deletion; absent: unchanged
 	Protect *bool `json:"protect,omitempty"`
+	// update: labels to set and to remove; absent: unchanged
+	Labels *dataset.LabelChange `json:"labels,omitempty"`
 	// import: folder to read; rekey: file with the old key, if the profile names another file
 	Path  string `json:"path,omitempty"`
 	Live  bool   `json:"live,omitempty"`  // import: the folder may be in use

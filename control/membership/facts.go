@@ -2,6 +2,7 @@ package membership
 
 import (
 	"context"
+	"maps"
 	"time"
 
 	"github.com/google/uuid"
@@ -105,6 +106,42 @@ func NodesWithFacts(t *record.Tx) ([]api.Node, error) {
 		out[i] = api.Node{Node: n, Facts: of[n.ID]}
 	}
 	return out, nil
+}
+
+// LabelNode sets and removes labels of a node that replace those of its drover.yaml. The removal of such a label
+// restores the one of drover.yaml, if there is one. dataset.ErrNotFound, ErrInvalid.
+func (m *Members) LabelNode(ctx context.Context, node uuid.UUID, change dataset.LabelChange) (n dataset.Node,
+	err error) {
+	_, err = m.Ledger.Update(ctx, func(t *record.Tx) error {
+		n = dataset.Node{}
+		ok, err := t.Get(record.NodeKey(node), &n)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return dataset.Errorf(dataset.ErrNotFound, "no such node: %s (drover node ls lists the nodes)", node)
+		}
+		configured := n.LabelsOfFile()
+		for _, key := range change.Remove {
+			_, live := n.LiveLabels[key]
+			if _, file := configured[key]; file && !live {
+				return dataset.Errorf(dataset.ErrInvalid,
+					"node %s: label %s comes from drover.yaml (remove it there and restart drover, or set another "+
+						"value: drover node label %s %s=VALUE)", n.Name, key, n.Name, key)
+			}
+		}
+		live, err := change.Apply("node "+n.Name, n.LiveLabels)
+		if err != nil || maps.Equal(live, n.LiveLabels) {
+			return err
+		}
+		n.SetLabels(configured, live)
+		if err := reports.CheckRecord("labels of node "+n.Name, "its record", n); err != nil {
+			return err
+		}
+		t.Notice.Events, t.Notice.Housekeeping = append(t.Notice.Events, api.Event{Type: "node.label", Node: n.Name}), true
+		return t.Put(record.NodeKey(node), n)
+	})
+	return n, err
 }
 
 // Cordon sets whether new volumes may be placed on a node, and whether its volumes must move elsewhere. Idempotent. It

@@ -1,6 +1,7 @@
 package membership_test
 
 import (
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -127,4 +128,55 @@ func TestCordon(t *testing.T) {
 	if op := a.MustPlan(controltest.Create("db")); op.Node != a.ID {
 		t.Error("the node stays cordoned")
 	}
+}
+
+// A label that was set live wins over the one of drover.yaml, survives registrations, and gives way to the one of
+// drover.yaml when it is removed.
+func TestLabelNode(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	register := func(labels map[string]string) {
+		t.Helper()
+		n := dataset.Node{ID: a.ID, Name: "alpha", Incarnation: a.Incarnation, Labels: labels}
+		n.LiveLabels = map[string]string{"forged": "1"} // an agent cannot set them
+		if err := e.Register(e.Ctx, api.Registration{Node: n, Pools: a.LocalPools}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	labels := func(want map[string]string) {
+		t.Helper()
+		nodes, err := e.NodeList(e.Ctx, "")
+		if err != nil || !maps.Equal(nodes[0].Labels, want) {
+			t.Errorf("%v, %v; want %v", nodes[0].Labels, err, want)
+		}
+	}
+	change := func(set map[string]string, remove ...string) error {
+		_, err := e.LabelNode(e.Ctx, a.ID, dataset.LabelChange{Set: set, Remove: remove})
+		return err
+	}
+	register(map[string]string{"rack": "r1", "disk": "ssd"})
+	labels(map[string]string{"rack": "r1", "disk": "ssd"})
+	for range 2 { // idempotent
+		if err := change(map[string]string{"rack": "r2", "spare": "yes"}); err != nil {
+			t.Fatal(err)
+		}
+		labels(map[string]string{"rack": "r2", "disk": "ssd", "spare": "yes"})
+	}
+	register(map[string]string{"rack": "r3"})
+	labels(map[string]string{"rack": "r2", "spare": "yes"})
+	if err := change(nil, "rack"); err != nil {
+		t.Fatal(err)
+	}
+	labels(map[string]string{"rack": "r3", "spare": "yes"})
+	controltest.Refused(t, change(nil, "rack"), dataset.ErrInvalid, "comes from drover.yaml", "drover node label alpha rack=VALUE")
+	controltest.Refused(t, change(nil, "sparse"), dataset.ErrNotFound, `node alpha has no label "sparse"`, "spare")
+	controltest.Refused(t, change(nil), dataset.ErrInvalid, "no label to change")
+	controltest.Refused(t, change(map[string]string{"-": "1"}), dataset.ErrInvalid, "bad label key")
+	controltest.Refused(t, change(map[string]string{"spare": "1"}, "spare"), dataset.ErrInvalid, "both set and removed")
+	if err := change(nil, "spare"); err != nil {
+		t.Fatal(err)
+	}
+	labels(map[string]string{"rack": "r3"})
+	register(map[string]string{"rack": "r4"})
+	labels(map[string]string{"rack": "r4"})
 }

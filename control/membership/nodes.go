@@ -42,6 +42,7 @@ func (m *Members) Register(ctx context.Context, r api.Registration) error {
 		} else if ok {
 			n.Cordoned, n.Draining = old.Cordoned, old.Draining
 		}
+		n.SetLabels(r.Node.Labels, old.LiveLabels)
 		if n.Incarnation == old.Incarnation && n.RegistrationNumber < old.RegistrationNumber {
 			// The registration may name pools that were removed.
 			return dataset.Errorf(dataset.ErrStale,

@@ -170,6 +170,7 @@ func NoPoolError(sites []Site, o Requirement) error {
 		if nodes {
 			name = c.QualifiedName(sites[0].Name)
 		}
+		reason += sites[0].uncordonHint(kind)
 		if would {
 			cannot = "is not available now"
 		}
@@ -179,7 +180,19 @@ func NoPoolError(sites []Site, o Requirement) error {
 	if nodes {
 		text = why.text("node", "; ")
 	}
+	if len(sites) == 1 {
+		text += sites[0].uncordonHint(kind)
+	}
 	return dataset.Errorf(kind, "%s: %s can satisfy profile %s: %s", o.Subject, head, o.Profile.Name, text)
+}
+
+// uncordonHint returns the command that ends the cordon of the site, for the end of an error. It returns "" if the node
+// is not cordoned, or if its pools would not suit without the cordon either.
+func (st Site) uncordonHint(kind *dataset.Kind) string {
+	if kind != dataset.ErrOffline || len(st.Pools) == 0 || !st.Pools[0].Cordoned {
+		return ""
+	}
+	return " (drover node uncordon " + cmp.Or(st.Name, "NODE") + " ends that)"
 }
 
 // whyNone returns why no pool of a site meets a requirement, each reason once. If named, the text becomes part of a

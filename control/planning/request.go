@@ -103,7 +103,7 @@ func (v *Planner) CheckMatches(t *record.Tx, d dataset.Dataset, w CreateRequest)
 	case o.Mode != nil && (p.Owner == nil || p.Owner.Mode == nil || *p.Owner.Mode != *o.Mode):
 		return differs("with another mode than %04o", *o.Mode)
 	case len(o.Labels) > 0 && !maps.Equal(o.Labels, d.Labels):
-		return differs("with other labels")
+		return differs("with other labels (drover volume label %s KEY=VALUE changes them)", d.Volume)
 	}
 	if err := samePool(t, d, o.Pool); err != nil {
 		return err

@@ -2,6 +2,7 @@ package planning
 
 import (
 	"cmp"
+	"maps"
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/placement"
@@ -87,13 +88,19 @@ func CommitResize(t *record.Tx, op dataset.Operation, out *api.Committed) error 
 	return t.PutDataset(d)
 }
 
-// PlanUpdate decides on a change of the profile or of the protection of a volume.
+// PlanUpdate decides on a change of the profile, the labels or the protection of a volume.
 func (v *Planner) PlanUpdate(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, err := t.Volume(req.Volume)
 	if err != nil {
 		return nil, nil, err
 	}
 	switch {
+	case req.Labels != nil && (req.Profile != "" || req.Protect != nil):
+		return nil, nil, dataset.Errorf(dataset.ErrInvalid,
+			"volume %s: labels cannot change together with profile or protection (change one, then the other)",
+			d.Volume)
+	case req.Labels != nil:
+		return planLabels(d, *req.Labels)
 	case req.Profile != "" && req.Protect != nil:
 		return nil, nil, dataset.Errorf(dataset.ErrInvalid,
 			"volume %s: profile and protection cannot change at once (change one, then the other)", d.Volume)
@@ -101,12 +108,27 @@ func (v *Planner) PlanUpdate(t *record.Tx, req api.Request) (*dataset.Operation,
 		return v.planProfile(t, d, req.Profile)
 	case req.Protect == nil:
 		return nil, nil, dataset.Errorf(dataset.ErrInvalid,
-			"volume %s: nothing to change (set a profile, or the protection)", d.Volume)
+			"volume %s: nothing to change (set a profile, labels, or the protection)", d.Volume)
 	case *req.Protect == d.Protected:
 		return nil, &d, nil
 	}
 	op, next := record.NewOperation(d), d
 	next.Protected = *req.Protect
+	op.DatasetRecord = &next
+	return op, nil, nil
+}
+
+// planLabels decides on a change of the labels of a volume.
+func planLabels(d dataset.Dataset, change dataset.LabelChange) (*dataset.Operation, *dataset.Dataset, error) {
+	labels, err := change.Apply("volume "+d.Volume, d.Labels)
+	if err != nil {
+		return nil, nil, err
+	}
+	if maps.Equal(labels, d.Labels) {
+		return nil, &d, nil
+	}
+	op, next := record.NewOperation(d), d
+	next.Labels = labels
 	op.DatasetRecord = &next
 	return op, nil, nil
 }

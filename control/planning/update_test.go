@@ -191,3 +191,32 @@ func TestSetProfileThatShrinks(t *testing.T) {
 	}
 	e.CheckInvariants()
 }
+
+// Labels change live, alone, and a failed change leaves them as they are.
+func TestLabelVolume(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	a.MustCreate("db", "label.tier=web", "label.owner=ann")
+	label := func(set map[string]string, remove ...string) api.Request {
+		return api.Request{Kind: dataset.OpUpdate, Volume: "db", Labels: &dataset.LabelChange{Set: set, Remove: remove}}
+	}
+	for range 2 {
+		out := e.MustSubmit(label(map[string]string{"tier": "db"}))
+		if out.Volume == nil || out.Volume.Labels["tier"] != "db" || out.Volume.Labels["owner"] != "ann" {
+			t.Errorf("%+v", out.Volume)
+		}
+	}
+	refused := func(req api.Request, kind *dataset.Kind, parts ...string) {
+		t.Helper()
+		_, err := e.Submit(e.Ctx, req)
+		controltest.Refused(t, err, kind, parts...)
+	}
+	refused(label(map[string]string{"new": "1"}, "old"), dataset.ErrNotFound, `volume db has no label "old"`, "owner, tier")
+	both := label(map[string]string{"new": "1"})
+	both.Protect = controltest.Yes()
+	refused(both, dataset.ErrInvalid, "labels cannot change together")
+	if d := e.MustSubmit(label(nil, "tier", "owner")).Volume; d == nil || d.Labels != nil {
+		t.Errorf("%+v", d)
+	}
+	e.CheckInvariants()
+}

@@ -73,6 +73,11 @@ func (u Users) Cordon(ctx context.Context, id uuid.UUID, set api.Cordoned) (data
 	return ask[dataset.Node](ctx, u.conn, node(route.CordonNode, id, set))
 }
 
+// LabelNode sets and removes labels of a node.
+func (u Users) LabelNode(ctx context.Context, id uuid.UUID, change dataset.LabelChange) (dataset.Node, error) {
+	return ask[dataset.Node](ctx, u.conn, node(route.LabelNode, id, change))
+}
+
 // Fence records an operator's confirmation that an unreachable node no longer writes.
 func (u Users) Fence(ctx context.Context, id uuid.UUID, f api.Fenced) (dataset.Node, error) {
 	return ask[dataset.Node](ctx, u.conn, node(route.FenceNode, id, f))

@@ -8,8 +8,10 @@ var endpointTexts = map[string]string{
 	"certify":          "An agent asks before its certificate expires.",
 	"commit":           "Everything on which the decision depended is checked again, in one transaction. Idempotent.",
 	"copied":           "The report replaces the previous one.",
-	"cordon-node":      "Existing volumes stay. With draining, replicas leave the node. Idempotent.",
-	"create-pool":      "The server must be an agent: control has no pools.",
+	"label-node": "A label that is set so replaces the one of drover.yaml with its key, also at later " +
+		"registrations. Its removal restores that one. Idempotent.",
+	"cordon-node": "Existing volumes stay. With draining, replicas leave the node. Idempotent.",
+	"create-pool": "The server must be an agent: control has no pools.",
 	"create-snapshot": "The snapshot is at least consistent after a crash. The profile says whether " +
 		"writers are paused.",
 	"delete-snapshot": "The snapshot is named by a prefix of its UUID or, with volume, by its name.",

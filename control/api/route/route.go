@@ -82,6 +82,7 @@ var (
 var (
 	ListNodes      = Route{"list-nodes", http.MethodGet, "/v1/nodes"}
 	CordonNode     = Route{"cordon-node", http.MethodPost, "/v1/nodes/{node}/cordon"}
+	LabelNode      = Route{"label-node", http.MethodPost, "/v1/nodes/{node}/labels"}
 	FenceNode      = Route{"fence-node", http.MethodPost, "/v1/nodes/{node}/fence"}
 	GetFailover    = Route{"get-failover", http.MethodGet, "/v1/failover"}
 	MakeToken      = Route{"make-token", http.MethodPost, "/v1/tokens"}

@@ -56,7 +56,7 @@ func ruleOf(id string) (r rule, known bool) {
 	case "upload-volume":
 		return rule{role: pki.Worker}, true
 	case "create-pool", "adopt-pool", "accept-pool", "remove-pool", "collect", "rebuild-store", "recover-store",
-		"cordon-node", "fence-node",
+		"cordon-node", "label-node", "fence-node",
 		"make-token", "remove-node", "revoke-operator":
 		return rule{role: pki.Admin}, true
 	case "plan", "heartbeat", "sync", "facts", "renew", "generations", "hold":

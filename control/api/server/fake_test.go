@@ -156,6 +156,10 @@ func (f *fake) Cordon(ctx context.Context, node uuid.UUID, set api.Cordoned) (da
 	return f.nodes[0].Node, f.ask(ctx, "Cordon", node, set)
 }
 
+func (f *fake) LabelNode(ctx context.Context, node uuid.UUID, change dataset.LabelChange) (dataset.Node, error) {
+	return f.nodes[0].Node, f.ask(ctx, "LabelNode", node, change)
+}
+
 func (f *fake) Fence(ctx context.Context, node uuid.UUID, w api.Fenced) (dataset.Node, error) {
 	return f.nodes[0].Node, f.ask(ctx, "Fence", node, w)
 }

@@ -25,6 +25,13 @@ func (h handlers) nodes() {
 		}) (*answer[dataset.Node], error) {
 			return reply(h.Service.Cordon(ctx, in.Node, in.Body))
 		})
+	add(h, endpoint(route.LabelNode, "nodes", "Set and remove labels of a node", ""),
+		func(ctx context.Context, in *struct {
+			NodeParam
+			Body dataset.LabelChange
+		}) (*answer[dataset.Node], error) {
+			return reply(h.Service.LabelNode(ctx, in.Node, in.Body))
+		})
 	add(h, endpoint(route.FenceNode, "nodes", "Confirm that a node is fenced", ""),
 		func(ctx context.Context, in *struct {
 			NodeParam

@@ -80,6 +80,7 @@ func TestEveryMethodArrives(t *testing.T) {
 	copied := api.CopyReport{Incarnation: node1, Copy: dataset.Copy{Dataset: f.volume.ID, Node: node1, Pool: f.pool.ID, Kind: dataset.CopyGoing, Epoch: 3, Taken: f.snapshot.Created}, Removed: true}
 	guest := api.SharedMountReport{Incarnation: node1, Dataset: f.volume.ID, ID: uuid.Max, Mounted: true, Ended: true}
 	found := []api.FoundDataset{{Pool: f.pool.ID, Dataset: f.volume.Dataset, Snapshots: []dataset.Snapshot{f.snapshot}}}
+	labels := dataset.LabelChange{Set: map[string]string{"rack": "r2"}, Remove: []string{"spare"}}
 	told := api.FactsReport{Incarnation: node1, Facts: *f.nodes[0].Facts}
 	registration := api.Registration{Node: f.nodes[0].Node, Pools: []dataset.Pool{f.pool}}
 	adopted := func(p dataset.Pool, r []api.Rebuilt, err error) ([]any, error) { return []any{p, r}, err }
@@ -106,6 +107,9 @@ func TestEveryMethodArrives(t *testing.T) {
 		{"NodeList", []any{`load_1 < 3 & "ä"`}, f.nodes, func(ctx context.Context, c *client.Client) (any, error) { return c.NodeList(ctx, `load_1 < 3 & "ä"`) }},
 		{"Cordon", []any{node1, api.Cordoned{Cordoned: true, Draining: true}}, f.nodes[0].Node, func(ctx context.Context, c *client.Client) (any, error) {
 			return c.Cordon(ctx, node1, api.Cordoned{Cordoned: true, Draining: true})
+		}},
+		{"LabelNode", []any{node1, labels}, f.nodes[0].Node, func(ctx context.Context, c *client.Client) (any, error) {
+			return c.LabelNode(ctx, node1, labels)
 		}},
 		{"Fence", []any{node1, api.Fenced{Confirmed: true}}, f.nodes[0].Node, func(ctx context.Context, c *client.Client) (any, error) {
 			return c.Fence(ctx, node1, api.Fenced{Confirmed: true})

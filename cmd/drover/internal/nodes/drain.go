@@ -23,7 +23,7 @@ func newNodeDrainCmd(a *cli.App) *cobra.Command {
 		Long: `Move everything off a node. Each volume goes to another node that its profile
 allows, preferably to one with a replica. Replicas of the node are removed once
 other nodes have replaced them. Nothing new is placed on the node until
-drover node cordon --off.
+drover node uncordon.
 
 A volume that is in use stays, and an error names its users. Stop them, and run
 drain again: it continues with the volumes that are left.
@@ -54,7 +54,7 @@ volumes then continue from the newest copies on other nodes.`,
 		if fenced {
 			d.fenced = n.Name
 		}
-		if err := d.print("node %s is cordoned: nothing new is placed on it (drover node cordon --off %s lifts that)",
+		if err := d.print("node %s is cordoned: nothing new is placed on it (drover node uncordon %s ends that)",
 			n.Name, n.Name); err != nil {
 			return err
 		}

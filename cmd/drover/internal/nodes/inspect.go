@@ -54,12 +54,12 @@ func nodeForm(n api.Node, pools []string, now time.Time) *show.Form {
 	f.Add("Node", n.Name)
 	f.Add("ID", n.ID.String())
 	f.Add("Version", n.Version)
-	f.Add("State", nodeState(n, now))
+	f.Add("State", reachability(n, now))
 	if n.Fenced {
 		f.Add("Fenced", "confirmed as fenced by an operator")
 	}
 	f.Add("Guarded", cli.YesNo(n.GuardRunning))
-	f.Add("Cordoned", cli.YesNo(n.Cordoned))
+	f.Add("Cordoned", cordonText(n))
 	f.Add("Labels", cli.LabelLines(n.Labels)...)
 	f.Add("Pools", pools...)
 	if n.Facts == nil {
@@ -68,6 +68,14 @@ func nodeForm(n api.Node, pools []string, now time.Time) *show.Form {
 	}
 	factLines(f, *n.Facts, now)
 	return f
+}
+
+// cordonText says whether a node is cordoned, and whether its data must leave it.
+func cordonText(n api.Node) string {
+	if n.Draining {
+		return "yes, and draining"
+	}
+	return cli.YesNo(n.Cordoned)
 }
 
 func factLines(f *show.Form, is dataset.Facts, now time.Time) {

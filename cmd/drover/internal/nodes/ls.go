@@ -55,7 +55,7 @@ func nodeTable(nodes []api.Node, now time.Time) *show.Table {
 		ids[i] = n.ID
 	}
 	short := show.Shorten(ids)
-	t := show.NewTable("NAME", "NODE", "VERSION", "POOLS", "STATE", "CORDONED", "CPUS", "LOAD", "MEMORY FREE",
+	t := show.NewTable("NAME", "NODE", "VERSION", "POOLS", "STATE", "CPUS", "LOAD", "MEMORY FREE",
 		"LAST REPORT", "LABELS")
 	for _, n := range nodes {
 		cpus, load, free, age := "", "", "", ""
@@ -63,7 +63,7 @@ func nodeTable(nodes []api.Node, now time.Time) *show.Table {
 			cpus, load, free, age = strconv.Itoa(f.CPUs), loadLine(f.Load10), f.MemoryFree.Human(),
 				show.Ago(now, f.Taken)
 		}
-		t.Row(n.Name, short(n.ID), n.Version, strconv.Itoa(len(n.Pools)), nodeState(n, now), cli.YesNo(n.Cordoned),
+		t.Row(n.Name, short(n.ID), n.Version, strconv.Itoa(len(n.Pools)), nodeState(n, now),
 			cpus, load, free, age, strings.Join(cli.LabelLines(n.Labels), ","))
 	}
 	return t
@@ -71,8 +71,20 @@ func nodeTable(nodes []api.Node, now time.Time) *show.Table {
 
 func loadLine(load float64) string { return strconv.FormatFloat(load, 'f', 2, 64) }
 
-// nodeState returns whether control hears from a node, and if not, since when.
+// nodeState returns whether control hears from a node, and if not, since when, and whether the node is cordoned.
 func nodeState(n api.Node, now time.Time) string {
+	state := reachability(n, now)
+	switch {
+	case n.Draining:
+		state += ", draining"
+	case n.Cordoned:
+		state += ", cordoned"
+	}
+	return state
+}
+
+// reachability returns whether control hears from a node, and if not, since when.
+func reachability(n api.Node, now time.Time) string {
 	switch {
 	case n.Live:
 		return "live"

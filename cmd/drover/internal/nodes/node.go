@@ -16,7 +16,8 @@ func Command(a *cli.App) *cobra.Command {
 		Use:   "node",
 		Short: "Manage nodes",
 	},
-		newNodeLsCmd(a), newNodeInspectCmd(a), newNodeCordonCmd(a), newNodeDrainCmd(a),
+		newNodeLsCmd(a), newNodeInspectCmd(a), newNodeCordonCmd(a), newNodeUncordonCmd(a), newNodeLabelCmd(a),
+		newNodeDrainCmd(a),
 		newNodeFenceCmd(a), newNodeTokenCmd(a), newNodeRmCmd(a),
 	)
 }

@@ -33,6 +33,10 @@ const (
 	levelWarning = "warning"
 )
 
+// levelInfo is the level of a state that an operator chose, and that is easily forgotten. It needs no attention: the
+// report stays healthy.
+const levelInfo = "info"
+
 // Cluster contains the lists that the server returned. They are fetched one after the other, so they can contradict
 // each other.
 type Cluster struct {
@@ -77,14 +81,29 @@ func Assess(c Cluster, now time.Time) Report {
 // NewReport sorts the findings and leaves out repeated ones.
 func NewReport(c Cluster, list []api.Finding) Report {
 	slices.SortStableFunc(list, func(x, y api.Finding) int {
-		return cmp.Or(cmp.Compare(x.Level, y.Level), cmp.Compare(x.Subject, y.Subject), // "error" < "warning"
+		return cmp.Or(cmp.Compare(severity(x), severity(y)), cmp.Compare(x.Subject, y.Subject),
 			cmp.Compare(x.Text, y.Text), cmp.Compare(x.Fix, y.Fix))
 	})
 	list = slices.Compact(list)
 	return Report{
-		Healthy: len(list) == 0, Nodes: len(c.Nodes), Pools: len(c.Pools), Volumes: len(c.Volumes),
+		Healthy: needAttention(list) == 0, Nodes: len(c.Nodes), Pools: len(c.Pools), Volumes: len(c.Volumes),
 		Findings: append([]api.Finding{}, list...),
 	}
+}
+
+// severity orders findings: errors first, then warnings.
+func severity(f api.Finding) int {
+	return slices.Index([]string{levelError, levelWarning, levelInfo}, f.Level)
+}
+
+// needAttention returns how many findings need attention: all but those of levelInfo.
+func needAttention(list []api.Finding) (n int) {
+	for _, f := range list {
+		if f.Level != levelInfo {
+			n++
+		}
+	}
+	return n
 }
 
 type findings struct {
@@ -105,6 +124,13 @@ func (f *findings) nodes(c Cluster, now time.Time) {
 	for _, n := range c.Nodes {
 		if n.Removed.IsZero() {
 			versions[n.Version] = append(versions[n.Version], n.Name)
+		}
+		if n.Cordoned && n.Removed.IsZero() {
+			word := "cordoned"
+			if n.Draining {
+				word = "draining"
+			}
+			f.add(levelInfo, "node "+n.Name, "drover node uncordon "+n.Name, "%s: nothing new is placed on it", word)
 		}
 		if n.Live {
 			continue

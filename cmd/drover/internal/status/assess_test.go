@@ -1,6 +1,7 @@
 package status
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -75,6 +76,19 @@ func TestAssess(t *testing.T) {
 		"versions differ": {
 			func(c *Cluster) { c.Nodes[1].Version = "1.2.4" },
 			[]api.Finding{find("warning", "versions", "the nodes run different versions: 1.2.3 on alpha, 1.2.4 on beta", "")},
+		},
+		"cordoned": {
+			func(c *Cluster) { c.Nodes[1].Cordoned = true },
+			[]api.Finding{find("info", "node beta", "cordoned: nothing new is placed on it", "drover node uncordon beta")},
+		},
+		"draining and unreachable": {
+			func(c *Cluster) {
+				c.Nodes[1].Cordoned, c.Nodes[1].Draining, c.Nodes[1].Live, c.Nodes[1].StatusSince = true, true, false, time.Time{}
+			},
+			[]api.Finding{
+				find("warning", "node beta", "unreachable; no volume has its home there", "drover node inspect beta"),
+				find("info", "node beta", "draining: nothing new is placed on it", "drover node uncordon beta"),
+			},
 		},
 		"a removed node has another version": {
 			func(c *Cluster) { c.Nodes[1].Version, c.Nodes[1].Removed = "1.2.4", now },
@@ -191,7 +205,7 @@ func TestAssess(t *testing.T) {
 			cluster := healthy()
 			c.change(&cluster)
 			want := Report{
-				Healthy: len(c.want) == 0, Nodes: 2, Pools: 2, Volumes: 1, Findings: append([]api.Finding{}, c.want...),
+				Healthy: !slices.ContainsFunc(c.want, func(f api.Finding) bool { return f.Level != "info" }), Nodes: 2, Pools: 2, Volumes: 1, Findings: append([]api.Finding{}, c.want...),
 			}
 			if d := cmp.Diff(want, Assess(cluster, now)); d != "" {
 				t.Errorf("-want +got:\n%s", d)

@@ -28,8 +28,8 @@ func Command(a *cli.App) *cobra.Command {
 		Long: `Show what needs attention: nodes that are unreachable, pools that are offline,
 held or nearly full, volumes with a problem, degraded or stale replicas,
 superseded copies, operations that failed or take long, and what doctor finds on
-the server's host. If everything is well, it prints one line. The exit code is 1
-if something needs attention.`,
+the server's host. If everything is well, it prints one line, and the nodes that
+are cordoned. The exit code is 1 if something needs attention.`,
 		Args:              cli.Args(0),
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
@@ -129,8 +129,11 @@ func write(a *cli.App, o *cli.Output, r Report) error {
 		return show.JSON(a.Out, r)
 	}
 	if r.Healthy {
-		return a.PrintLine("healthy: %s, %s, %s",
+		err := a.PrintLine("healthy: %s, %s, %s",
 			count(r.Nodes, "node"), count(r.Pools, "pool"), count(r.Volumes, "volume"))
+		if err != nil || len(r.Findings) == 0 {
+			return err
+		}
 	}
 	t := show.NewTable("LEVEL", "SUBJECT", "FINDING")
 	for _, f := range r.Findings {
@@ -157,7 +160,7 @@ func verdict(r Report) error {
 	if r.Healthy {
 		return nil
 	}
-	return fmt.Errorf("%s attention", need(len(r.Findings)))
+	return fmt.Errorf("%s attention", need(needAttention(r.Findings)))
 }
 
 func need(n int) string {
