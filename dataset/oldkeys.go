@@ -4,27 +4,35 @@ import (
 	"bytes"
 	"encoding"
 	"encoding/json"
+	"fmt"
 	"reflect"
 	"strings"
 	"sync"
 )
 
 // DecodeRecord decodes a stored record into v, as json.Unmarshal does. It also accepts the keys that earlier versions
-// wrote: the tag "old" of a field is its earlier key.
-func DecodeRecord(b []byte, v any) error { return json.Unmarshal(CurrentKeys(b, v), v) }
+// wrote: the tag "old" of a field is its earlier key. It fails as CurrentKeys does.
+func DecodeRecord(b []byte, v any) error {
+	current, err := CurrentKeys(b, v)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(current, v)
+}
 
-// CurrentKeys returns the JSON of a record of v's type with its earlier keys replaced by the current ones. If b is not
-// valid JSON of that type, CurrentKeys returns b unchanged.
-func CurrentKeys(b []byte, v any) []byte {
+// CurrentKeys returns the JSON of a record of v's type with its earlier keys replaced by the current ones. It fails with
+// ErrCorrupt if b may have an earlier key and cannot be read as JSON of that type: json.Unmarshal would ignore the
+// earlier keys, and their values would look absent.
+func CurrentKeys(b []byte, v any) ([]byte, error) {
 	t := reflect.TypeOf(v)
 	if !hasKey(b, earlierKeys(t)) {
-		return b
+		return b, nil
 	}
 	renamed, err := renameKeys(b, t)
 	if err != nil {
-		return b
+		return nil, Errorf(ErrCorrupt, "rename the keys of an earlier version: %w", err)
 	}
-	return renamed
+	return renamed, nil
 }
 
 // renameKeys renames the keys of a value of type t.
@@ -67,15 +75,15 @@ func renameKeys(b []byte, t reflect.Type) ([]byte, error) {
 		}
 		value, err := renameKeys(value, f.Type)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("%s: %w", jsonKey(f), err)
 		}
 		object[jsonKey(f)] = value
 	}
 	return json.Marshal(object)
 }
 
-// isEarlier reports whether an earlier version wrote the object: it has an earlier key that is not the current key of
-// another field.
+// isEarlier reports whether an earlier version wrote the object. An earlier key shows this, unless the same key is the
+// current key of another field.
 func isEarlier(object map[string]json.RawMessage, fields []reflect.StructField) bool {
 	current := currentKeys(fields)
 	for _, f := range fields {
@@ -151,7 +159,8 @@ func hasKey(b []byte, keys map[string]bool) bool {
 	return false
 }
 
-// hasFields reports whether values of t are JSON objects with the keys of a struct, or lists of them.
+// hasFields reports whether the JSON of a value of t is an object whose keys are the fields of a struct, or a list of
+// such objects.
 func hasFields(t reflect.Type) bool {
 	t = element(t)
 	if t.Kind() == reflect.Slice {

@@ -1,9 +1,10 @@
 package dataset
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
 	"reflect"
-	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -63,7 +64,11 @@ func TestB16EarlierKeysOfRecords(t *testing.T) {
 		if diff := cmp.Diff(c.want, got); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
-		strict := json.NewDecoder(strings.NewReader(string(CurrentKeys([]byte(c.earlier), got))))
+		renamed, err := CurrentKeys([]byte(c.earlier), got)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		strict := json.NewDecoder(bytes.NewReader(renamed))
 		strict.DisallowUnknownFields()
 		if err := strict.Decode(got); err != nil {
 			t.Errorf("%s: an earlier key remains: %v", name, err)
@@ -78,6 +83,27 @@ func TestB16EarlierKeysOfRecords(t *testing.T) {
 		}
 		if diff := cmp.Diff(c.want, again); diff != "" {
 			t.Errorf("%s: a current record was changed (-want +got):\n%s", name, diff)
+		}
+	}
+}
+
+// TestEarlierKeyWithBadValueIsAnError decodes records whose earlier keys cannot be renamed. Ignoring these keys would
+// lose what they hold, for example that a copy is superseded.
+func TestEarlierKeyWithBadValueIsAnError(t *testing.T) {
+	for name, c := range map[string]struct {
+		record string
+		into   any
+	}{
+		"object is a number": {`{"volume":"db","spelling":"db@gold","taken":7}`, new(Dataset)},
+		"list is an object":  {`{"volume":"db","spent":[],"guests":{"node":1}}`, new(Dataset)},
+		"inner object":       {`{"kind":"move","asked":"abc","dataset":{"spelling":"db@gold","taken":"x"}}`, new(Operation)},
+		"item of a list":     {`[{"volume":"db"},{"spelling":"db@gold","taken":false}]`, new([]Dataset)},
+	} {
+		if _, err := CurrentKeys([]byte(c.record), c.into); !errors.Is(err, ErrCorrupt) {
+			t.Errorf("%s: CurrentKeys: %v, expected ErrCorrupt", name, err)
+		}
+		if err := DecodeRecord([]byte(c.record), c.into); !errors.Is(err, ErrCorrupt) {
+			t.Errorf("%s: DecodeRecord: %v, expected ErrCorrupt", name, err)
 		}
 	}
 }

@@ -102,7 +102,11 @@ func TestB16KeysInPools(t *testing.T) {
 
 func decodeStrictly(t *testing.T, name string, b []byte, v any) {
 	t.Helper()
-	d := json.NewDecoder(bytes.NewReader(dataset.CurrentKeys(b, v)))
+	current, err := dataset.CurrentKeys(b, v)
+	if err != nil {
+		t.Errorf("%s: %v", name, err)
+	}
+	d := json.NewDecoder(bytes.NewReader(current))
 	d.DisallowUnknownFields()
 	if err := d.Decode(v); err != nil {
 		t.Errorf("%s: %v", name, err)
