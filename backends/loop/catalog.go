@@ -24,12 +24,13 @@ import (
 
 // catalog finds and lists the datasets of a pool, and keeps the claims on them.
 type catalog struct {
-	pool   string // its name, for errors
-	dir    *poolDir
-	layout layout.Layout
-	images *imagefile.Images
-	claims claims.Claims
-	moves  claims.Moves // counts datasets that became copies; a search during which the count changes is repeated
+	pool    string // its name, for errors
+	dir     *poolDir
+	layout  layout.Layout
+	images  *imagefile.Images
+	claims  claims.Claims
+	formats layout.Formats
+	moves   claims.Moves // counts datasets that became copies; a search during which the count changes is repeated
 }
 
 // find opens the directory of a dataset that is ready, or incoming and whole. place is the directory of root that
@@ -69,7 +70,7 @@ func (cat *catalog) search(root folder.Dir, id uuid.UUID, places ...string) (dir
 		if err != nil {
 			return dir, place, dataset.Errorf(dataset.ErrCorrupt, "%w", err)
 		}
-		if err := layout.CheckFormat(dir); err != nil {
+		if err := cat.formats.Check(dir, id); err != nil {
 			return folder.Dir{}, place, errors.Join(err, dir.Close())
 		}
 		_, err = dir.Lstat(cat.layout.Image(layout.Head))
@@ -86,7 +87,7 @@ func (cat *catalog) search(root folder.Dir, id uuid.UUID, places ...string) (dir
 	}
 	dir, err = root.Sub(filepath.Join(layout.Copies, id.String()))
 	if err == nil {
-		if err := layout.CheckFormat(dir); err != nil {
+		if err := cat.formats.Check(dir, id); err != nil {
 			return folder.Dir{}, layout.Copies, errors.Join(err, dir.Close())
 		}
 		var begun bool

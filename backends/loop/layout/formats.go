@@ -1,0 +1,52 @@
+package layout
+
+import (
+	"sync"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/backends/loop/folder"
+)
+
+// maxFormats bounds the memory of Formats, because entries of deleted datasets stay.
+const maxFormats = 1 << 18
+
+// Formats is CheckFormat for many searches: it reads a record again only if the file has changed. Without it, the
+// searches of a create take a twelfth of its CPU time. The zero value is ready. Safe for concurrent use.
+type Formats struct {
+	mu    sync.Mutex
+	known map[uuid.UUID]version // of records whose format is known
+}
+
+// version identifies the content of a record file. A record is replaced by a new file, so another content has another
+// inode or another time.
+type version struct {
+	inode     uint64
+	sec, nsec int64 // when the inode changed
+}
+
+// Check is CheckFormat for the record of dataset id in dir.
+func (f *Formats) Check(dir folder.Dir, id uuid.UUID) error {
+	st, err := dir.Lstat(RecordFile)
+	if err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return CheckFormat(dir)
+	}
+	is := version{st.Ino, st.Ctim.Sec, st.Ctim.Nsec}
+	f.mu.Lock()
+	was, ok := f.known[id]
+	f.mu.Unlock()
+	if ok && was == is {
+		return nil
+	}
+	if err := CheckFormat(dir); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.known == nil || len(f.known) >= maxFormats {
+		f.known = map[uuid.UUID]version{}
+	}
+	f.known[id] = is
+	return nil
+}
