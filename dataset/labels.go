@@ -60,7 +60,8 @@ func checkLabelValue(key, value string) error {
 		return err
 	}
 	if len(value) > maxLabelValue {
-		return Errorf(ErrInvalid, "label %s: value of %d bytes is too long (%d at most)", key, len(value), maxLabelValue)
+		return Errorf(ErrInvalid, "label %s: value of %d bytes is too long (%d at most)", key, len(value),
+			maxLabelValue)
 	}
 	return nil
 }

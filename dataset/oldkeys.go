@@ -20,9 +20,9 @@ func DecodeRecord(b []byte, v any) error {
 	return json.Unmarshal(current, v)
 }
 
-// CurrentKeys returns the JSON of a record of v's type with its earlier keys replaced by the current ones. It fails with
-// ErrCorrupt if b may have an earlier key and cannot be read as JSON of that type: json.Unmarshal would ignore the
-// earlier keys, and their values would look absent.
+// CurrentKeys returns the JSON of a record of v's type with its earlier keys replaced by the current ones. It fails
+// with ErrCorrupt if b may have an earlier key and cannot be read as JSON of that type: json.Unmarshal would ignore
+// the earlier keys, and their values would look absent.
 func CurrentKeys(b []byte, v any) ([]byte, error) {
 	t := reflect.TypeOf(v)
 	if !hasKey(b, earlierKeys(t)) {

@@ -138,7 +138,8 @@ func (m *Members) LabelNode(ctx context.Context, node uuid.UUID, change dataset.
 		if err := reports.CheckRecord("labels of node "+n.Name, "its record", n); err != nil {
 			return err
 		}
-		t.Notice.Events, t.Notice.Housekeeping = append(t.Notice.Events, api.Event{Type: "node.label", Node: n.Name}), true
+		t.Notice.Events = append(t.Notice.Events, api.Event{Type: "node.label", Node: n.Name})
+		t.Notice.Housekeeping = true
 		return t.Put(record.NodeKey(node), n)
 	})
 	return n, err

@@ -53,6 +53,7 @@ func (m *Members) Register(ctx context.Context, r api.Registration) error {
 		} else if was || !old.Removed.IsZero() {
 			return RemovedError(n.ID)
 		}
+		who := "register of node " + n.Name
 		n.Pools, n.UnreportedPools = nil, nil
 		for _, p := range r.Pools {
 			if p.ID == uuid.Nil || slices.Contains(n.Pools, p.ID) {
@@ -64,8 +65,7 @@ func (m *Members) Register(ctx context.Context, r api.Registration) error {
 			}
 			p.Node = n.ID
 			n.Pools = append(n.Pools, p.ID)
-			if err := reports.CheckRecord("register of node "+n.Name, "what it says of pool "+dataset.Clip(p.Name),
-				p); err != nil {
+			if err := reports.CheckRecord(who, "what it says of pool "+dataset.Clip(p.Name), p); err != nil {
 				return err
 			}
 			if err := t.Put(record.PoolKey(p.ID), p); err != nil {
@@ -75,7 +75,6 @@ func (m *Members) Register(ctx context.Context, r api.Registration) error {
 		if err := keepPools(t, &n, old.Pools, r.RemovedPools); err != nil {
 			return err
 		}
-		who := "register of node " + n.Name
 		if err := cmp.Or(reports.CheckCount(who, len(n.Pools), reports.MaxPools, "pools"),
 			reports.CheckRecord(who, "what it says of itself", n)); err != nil {
 			return err

@@ -42,7 +42,8 @@ func (r *Relocator) checkReachable(t *record.Tx, d dataset.Dataset, target datas
 	return r.homeUnreachable(t, d, target, home, since, "")
 }
 
-// FormatUnreachable returns the part of an error that says that a node is unreachable, and since when, if that is known.
+// FormatUnreachable returns the part of an error that says that a node is unreachable, and since when, if that is
+// known.
 func FormatUnreachable(since time.Time) string {
 	if since.IsZero() {
 		return "is unreachable"
