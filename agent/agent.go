@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/sirupsen/logrus"
 
+	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/agent/generation"
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/jobs"
@@ -72,6 +73,8 @@ type Config struct {
 	// ListAll makes the engine's list show the volumes of all nodes.
 	ListAll bool
 	Cgroups throttle.Cgroups // control groups that limit volumes
+	// Checks add findings of the process to those of the agent. They must be fast and safe for concurrent use.
+	Checks []func(*findings.List)
 	// Runner runs fence commands. If nil, they run on this host.
 	Runner run.Runner
 }
@@ -208,6 +211,7 @@ func (a *Agent) Start(ctx context.Context) error {
 	}
 	a.leaseWork.Go(func() { a.Renewals.Run(a.leaseCtx) })
 	a.wg.Go(a.Throttle.Run)
+	a.wg.Go(a.Watcher.Run)
 	a.wg.Add(3)
 	go func() { defer a.wg.Done(); a.Replicas.Run() }()
 	if a.Config.Guard != nil {

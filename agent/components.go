@@ -109,6 +109,7 @@ type components struct {
 	PoolChecker *doctor.PoolChecker
 	KeyChecker  *doctor.KeyChecker
 	Examiner    *doctor.Doctor
+	Watcher     *doctor.Watcher
 
 	Mover   *move.Mover
 	Source  *move.Sender // provides the data that this node sends to other nodes

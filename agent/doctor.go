@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/droverhq/drover/agent/doctor"
+	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/guard"
 )
 
@@ -27,7 +28,9 @@ func (a *components) makeDoctor() {
 		Throttle: a.Throttle,
 		Refusal:  a.Registration.Refusal,
 		Identity: a.Identity.Check,
+		More:     append([]func(*findings.List){a.Reporter.Check}, a.Config.Checks...),
 	})
+	a.Watcher = doctor.NewWatcher(a.Examiner)
 }
 
 // GuardStatus calls lease.Registrar.Status.

@@ -239,6 +239,7 @@ func (a *components) makeControlSync() {
 		ReplicaStatus:     a.Replicas.Copy,
 		ReportGenerations: a.Generations.ReportTo,
 		Executor:          a.Executor, Rounds: a.Rounds,
+		Found: func() *api.NodeFindings { return a.Watcher.Last() },
 	})
 	a.Holdings = controlsync.NewHoldings(controlsync.HoldingsDeps{
 		Host: a.Host, Replicas: a.controlReplicas, Pools: a.Pools, Leases: a.Leases, StoreClock: a.StoreClock,

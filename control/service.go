@@ -11,6 +11,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/deletion"
 	"github.com/droverhq/drover/control/generation"
+	"github.com/droverhq/drover/control/health"
 	"github.com/droverhq/drover/control/housekeeping"
 	"github.com/droverhq/drover/control/ledger"
 	"github.com/droverhq/drover/control/membership"
@@ -71,6 +72,7 @@ type Service struct {
 	*recovery.Recovery
 	*generation.Recorder
 	*view.Views
+	*health.Reader
 	*agentsync.Syncer
 	Feed        *notify.Feed
 	EventLog    *notify.EventLog
@@ -112,7 +114,7 @@ func New(d Deps) *Service {
 // Assemble returns a service whose background work is not started. New starts it, and a test runs single rounds. The
 // background work must end when ctx ends.
 func Assemble(d Deps) (s *Service, ctx context.Context) {
-	now := d.Clock.Now()
+	now, plain := d.Clock.Now(), d.Store
 	d.Limits, d.Store = d.Limits.OrDefault(), record.WithFormat(d.Store)
 	ctx, stop := context.WithCancel(context.Background())
 	s = &Service{
@@ -151,6 +153,10 @@ func Assemble(d Deps) (s *Service, ctx context.Context) {
 		Renewing:     func() { s.Recovery.Expire() },
 		Incompatible: d.Incompatible,
 		Failed:       d.Failed,
+	})
+	s.Reader = health.New(health.Deps{
+		Ledger: s.Ledger, Reports: s.Reports, Store: plain, StoreName: d.StoreName, NodeList: s.NodeList,
+		Shared: d.Shared,
 	})
 	s.makePlanners(d)
 	s.Recovery = recovery.NewRecovery(recovery.RecoveryDeps{

@@ -42,13 +42,18 @@ type ReporterDeps struct {
 	ReportGenerations func(ctx context.Context, to api.Service, generations map[uuid.UUID]uint64) error
 	// Rounds does the work of each heartbeat besides the report. It returns true if a pool has come online again.
 	Rounds func(context.Context) (back bool)
+	// Found returns what the agent last found on this host; nil before the first examination.
+	Found func() *api.NodeFindings
 }
 
 // Reporter reports the datasets, pools and facts of this node to control. Its methods are safe for concurrent use.
-type Reporter struct{ ReporterDeps }
+type Reporter struct {
+	ReporterDeps
+	silences silences
+}
 
 // NewReporter returns a Reporter.
-func NewReporter(deps ReporterDeps) *Reporter { return &Reporter{deps} }
+func NewReporter(deps ReporterDeps) *Reporter { return &Reporter{ReporterDeps: deps} }
 
 // PurgeEvery is the interval at which the destruction of datasets is repeated: a dataset may have been in use, or
 // its pool offline.
@@ -60,6 +65,7 @@ const PurgeEvery = 10 * time.Minute
 
 // replicaReporter is one control replica that gets reports.
 type replicaReporter struct {
+	index    int // in ReporterDeps.Replicas
 	to       api.Service
 	reported map[uuid.UUID]dataset.DatasetStatus
 	// generations are the reported generations of the pools.
@@ -73,8 +79,8 @@ type replicaReporter struct {
 type replicaReporters []*replicaReporter
 
 func newReplicaReporters(list []api.Service) (out replicaReporters) {
-	for _, to := range list {
-		out = append(out, &replicaReporter{to: to, reported: map[uuid.UUID]dataset.DatasetStatus{}})
+	for i, to := range list {
+		out = append(out, &replicaReporter{index: i, to: to, reported: map[uuid.UUID]dataset.DatasetStatus{}})
 	}
 	return out
 }
@@ -187,7 +193,7 @@ func (r *Reporter) reportPart(ctx context.Context, all replicaReporters, ids []u
 		Operations:   r.Jobs.Running(),
 		GuardRunning: r.Registrar.IsAnswering(),
 	}
-	h.StoreDoubt, h.NodeTime = r.Trust.Why(), r.Clock.Now()
+	h.StoreDoubt, h.NodeTime, h.Found = r.Trust.Why(), r.Clock.Now(), r.Found()
 	var seen []dataset.DatasetStatus
 	for _, id := range ids {
 		d, ok := r.Cache.Dataset(id)
@@ -236,7 +242,9 @@ func (r *Reporter) reportOne(ctx context.Context, t *replicaReporter, h api.Hear
 		}
 	}
 	h.Incremental = t.complete
-	if err := t.to.Heartbeat(ctx, r.NodeID, h); err != nil {
+	err := t.to.Heartbeat(ctx, r.NodeID, h)
+	r.silences.note(t.index, err)
+	if err != nil {
 		// The replica has restarted, or has missed a report.
 		t.complete = false
 		clear(t.reported)

@@ -55,6 +55,7 @@ type Deps struct {
 	Throttle    *throttle.Limits
 	Refusal     func() string                   // why control does not register this node, or ""
 	Identity    func(ctx context.Context) error // fails if the agent's database cannot be read
+	More        []func(*findings.List)          // checks of components outside this list
 }
 
 // Doctor reports what works on this host. It has no state of its own.
@@ -87,15 +88,24 @@ func (x *Doctor) Examine(ctx context.Context) ([]api.Finding, error) {
 	if halted != "" && r.StoreProblem == "" { // another node reports it, or control itself
 		r.Add(findings.Error, "store", r.StoreRemedy, "%s", halted)
 	}
+	x.examineHost(ctx, r, known, err == nil)
+	x.deps.KeyChecker.Check(ctx, r, known)
+	r.sort()
+	r.first()
+	return r.All, nil
+}
+
+// examineHost adds the findings that need no program of an operator and no request to control. known are the datasets
+// that control has on record for this node; they are compared with the pools only if sure is true.
+func (x *Doctor) examineHost(ctx context.Context, r *Report, known map[uuid.UUID]dataset.Dataset, sure bool) {
 	x.checkDamaged(r)
 	x.checkRoot(ctx, r)
 	for _, p := range x.deps.Pools.All() {
-		x.deps.PoolChecker.checkInTime(ctx, r, p, known, err == nil)
+		x.deps.PoolChecker.checkInTime(ctx, r, p, known, sure)
 	}
 	x.deps.PoolChecker.checkUnmade(r)
 	x.CheckReplicas(r)
 	x.deps.Guests.Check(&r.List)
-	x.deps.KeyChecker.Check(ctx, r, known)
 	x.deps.Registrar.Findings(ctx, &r.List)
 	x.deps.Failover.Check(ctx, &r.List)
 	x.deps.KeyChecker.checkFences(ctx, r)
@@ -103,9 +113,9 @@ func (x *Doctor) Examine(ctx context.Context) ([]api.Finding, error) {
 	x.deps.Throttle.Check(&r.List)
 	x.deps.Sizes.Check(&r.List)
 	x.checkHung(r)
-	r.sort()
-	r.first()
-	return r.All, nil
+	for _, check := range x.deps.More {
+		check(&r.List)
+	}
 }
 
 // checkRoot examines the disk of the root: when it is full, nothing can be made in any pool.

@@ -113,9 +113,37 @@ func (m *Member) Keep(ctx context.Context, control Control, failed func(error)) 
 // shouldReport reports whether Keep reports a failure. An unreachable control is reported elsewhere, so shouldReport is
 // true for it only in the second half of the time between the date of renewal and the end of the certificate.
 func (m *Member) shouldReport(err error) bool {
-	leaf := m.credentials.Pair().Chain[0]
 	return dataset.KindOf(err) != dataset.ErrUnavailable ||
-		m.clock.Now().After(pki.RenewAt(leaf).Add(leaf.NotAfter.Sub(pki.RenewAt(leaf))/2))
+		m.clock.Now().After(renewalOverdue(m.credentials.Pair().Chain[0]))
+}
+
+// Findings returns an error if the certificate of this host has expired, and a warning if it expires soon because it
+// could not be renewed.
+func (m *Member) Findings() []api.Finding {
+	leaf, now := m.credentials.Pair().Chain[0], m.clock.Now()
+	found := api.Finding{
+		Subject: "certificate",
+		Fix:     "check that control is reachable; for a new certificate: drover node token, and join again",
+	}
+	end := leaf.NotAfter.Format(time.RFC3339)
+	switch {
+	case now.After(leaf.NotAfter):
+		found.Level = "error"
+		found.Text = "the certificate of this host expired at " + end + ": control and other hosts refuse this host"
+	case now.After(renewalOverdue(leaf)):
+		found.Level = "warning"
+		found.Text = "the certificate of this host expires at " + end + " and was not renewed"
+	default:
+		return nil
+	}
+	return []api.Finding{found}
+}
+
+// renewalOverdue returns from when on a certificate should have been renewed: half of the time between the date of
+// renewal and its end has passed.
+func renewalOverdue(leaf *x509.Certificate) time.Time {
+	due := pki.RenewAt(leaf)
+	return due.Add(leaf.NotAfter.Sub(due) / 2)
 }
 
 // Check asks control once, and renews the certificate if that is due: see Keep.

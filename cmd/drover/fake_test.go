@@ -28,6 +28,7 @@ type fake struct {
 	operations     []dataset.Operation
 	events         []api.Event
 	findings       []api.Finding
+	health         api.ClusterHealth
 	rebuilt        []api.Rebuilt
 	recovery       api.Recovery
 	pool           dataset.Pool
@@ -181,6 +182,10 @@ func (f *fake) Fence(_ context.Context, node uuid.UUID, word api.Fenced) (datase
 
 func (f *fake) Failover(context.Context) (api.FailoverState, error) {
 	return api.FailoverState{}, f.called("Failover")
+}
+
+func (f *fake) ClusterHealth(context.Context) (api.ClusterHealth, error) {
+	return f.health, f.called("ClusterHealth")
 }
 
 func (f *fake) Operations(_ context.Context, p api.Page) (api.List[dataset.Operation], error) {

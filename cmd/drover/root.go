@@ -5,6 +5,7 @@ import (
 
 	"github.com/droverhq/drover/cmd/drover/internal/certificates"
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/cmd/drover/internal/doctor"
 	"github.com/droverhq/drover/cmd/drover/internal/guards"
 	"github.com/droverhq/drover/cmd/drover/internal/nodes"
 	"github.com/droverhq/drover/cmd/drover/internal/operations"
@@ -53,7 +54,7 @@ codes: 0 success, 1 failure, 2 wrong usage.`,
 		certificates.Command(a),
 		operations.Command(a),
 		newEventsCmd(a),
-		newDoctorCmd(a),
+		doctor.Command(a),
 		newVersionCmd(a),
 		newCompletionCmd(a),
 		newManCmd(a),

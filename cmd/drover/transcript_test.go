@@ -74,8 +74,25 @@ var scenarios = map[string]func(c *console){
 	},
 	"away": func(c *console) {
 		c.fake.fail = map[string]error{}
-		for _, m := range []string{"Volumes", "Volume", "Submit", "Version", "Profiles", "Doctor", "NodeList", "Pools", "Operations"} {
+		for _, m := range []string{"Volumes", "Volume", "Submit", "Version", "Profiles", "Doctor", "NodeList", "Pools", "Operations", "ClusterHealth"} {
 			c.fake.fail[m] = dataset.Errorf(dataset.ErrUnavailable, "cannot reach drover at unix:///run/drover/drover.sock\t(is it running?)")
+		}
+	},
+	"cluster": func(c *console) { // a node with an error, two with the same warning, one that is unreachable, a lost server
+		warning := api.Finding{Level: "warning", Subject: "control https://control-2:4440", Text: "does not answer: connection refused", Fix: "start drover control on that host, and check the network"}
+		found := func(list ...api.Finding) *api.NodeFindings {
+			return &api.NodeFindings{Examined: now.Add(-8 * time.Second), Findings: list}
+		}
+		c.fake.volumes, c.fake.operations, c.fake.findings = nil, nil, append(c.fake.findings[:1:1], warning)
+		c.fake.health = api.ClusterHealth{
+			Store:    api.StoreHealth{Kind: "consul", Leader: "10.0.0.1:8300", Findings: []api.Finding{{Level: "warning", Subject: "store", Text: "Consul server consul-3 (10.0.0.3:8300) is down"}}},
+			Replicas: []api.ControlReplica{{ID: idReq, Name: "control-1", Address: "10.0.0.1:4440", Version: "1.2.3", Since: now.Add(-time.Hour), Housekeeper: true}},
+			Nodes: []api.NodeHealth{
+				{Name: "host-a", Live: true, Reported: now, Found: found(warning)},
+				{Name: "host-b", Live: true, Reported: now, Found: found(warning, api.Finding{Level: "error", Subject: "root", Text: "creates are refused: the disk is nearly full", Fix: "drover trash purge"})},
+				{Name: "host-c", Live: false, Reported: now.Add(-time.Minute), Found: found(warning)},
+				{Name: "host-d", Live: true, Reported: now},
+			},
 		}
 	},
 	"paged": func(c *console) { c.fake.pageSize = 1 },

@@ -64,6 +64,8 @@ type Heartbeat struct {
 	// why the node suspects that the store is older than its data; while it does, nothing on the node is removed
 	// automatically
 	StoreDoubt string `json:"store_doubt,omitempty"`
+	// what the agent found on its host; absent: it has not examined the host since it started
+	Found *NodeFindings `json:"found,omitempty"`
 }
 
 // Sync has the changes that concern a node since a revision.

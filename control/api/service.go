@@ -41,6 +41,9 @@ type Users interface {
 	// Fence records an operator's confirmation that an unreachable node no longer writes. Idempotent.
 	Fence(ctx context.Context, node uuid.UUID, f Fenced) (dataset.Node, error)
 	Failover(ctx context.Context) (FailoverState, error)
+	// ClusterHealth returns the state of the store, the control replicas and the nodes. What cannot be read is a
+	// finding in the result.
+	ClusterHealth(ctx context.Context) (ClusterHealth, error)
 	Operations(ctx context.Context, p Page) (List[dataset.Operation], error)
 	// Operation returns an operation. With wait > 0 it first waits for the end of the operation or, while the
 	// operation is running, for a change of its progress, but no longer than wait.

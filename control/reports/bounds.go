@@ -47,6 +47,12 @@ func CheckHeartbeat(n dataset.Node, h api.Heartbeat) error {
 		CheckCount(who, len(h.Operations), MaxTold, "operations"),
 		line(who, "the reason why it does not trust the store", h.StoreDoubt),
 	)
+	if h.Found != nil {
+		err = cmp.Or(err, CheckCount(who, len(h.Found.Findings), api.MaxReportedFindings, "findings"))
+		for _, f := range h.Found.Findings {
+			err = cmp.Or(err, line(who, "a finding", f.Level+f.Subject+f.Text+f.Fix))
+		}
+	}
 	for _, p := range h.Pools {
 		err = cmp.Or(err, line(who, "what it says of pool "+p.ID.String(), p.Reason))
 	}

@@ -32,6 +32,7 @@ type Latest struct {
 	guards      map[uuid.UUID]bool                           // nodes whose guard answers
 	clocks      map[uuid.UUID]ReportedClock                  // the clocks of nodes when they were last heard
 	lastReport  map[uuid.UUID]time.Duration                  // when nodes were last heard, by the steady clock
+	found       map[uuid.UUID]*api.NodeFindings              // what agents found on their hosts; never changed
 }
 
 // reportedCopy is a copy as its node reported it. at is when the node first reported the present VerifiedAtHome of the
@@ -59,6 +60,7 @@ func New() *Latest {
 		guards:      map[uuid.UUID]bool{},
 		clocks:      map[uuid.UUID]ReportedClock{},
 		lastReport:  map[uuid.UUID]time.Duration{},
+		found:       map[uuid.UUID]*api.NodeFindings{},
 	}
 }
 
@@ -114,6 +116,9 @@ func (s *Latest) RecordHeartbeat(node dataset.Node, h api.Heartbeat, now time.Du
 	}
 	s.distrust[node.ID] = h.StoreDoubt
 	s.guards[node.ID], s.lastReport[node.ID] = h.GuardRunning, now
+	if h.Found != nil {
+		s.found[node.ID] = h.Found
+	}
 	if !h.NodeTime.IsZero() { // an older agent does not report it
 		s.clocks[node.ID] = ReportedClock{h.NodeTime, now}
 	}
@@ -175,6 +180,14 @@ func (s *Latest) HasReported(node uuid.UUID) bool {
 	defer s.mu.Unlock()
 	_, heard := s.distrust[node]
 	return heard
+}
+
+// Found returns what the agent of a node found on its host; nil if it did not report that. The caller must not change
+// it.
+func (s *Latest) Found(node uuid.UUID) *api.NodeFindings {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.found[node]
 }
 
 // Silence returns how long ago a node was last heard.

@@ -87,7 +87,7 @@ func TestToolsThatGo(t *testing.T) {
 	if after := lies(t, h); after != before {
 		t.Errorf("something was changed\nbefore: %s\nafter:  %s", before, after)
 	}
-	doctor := h.Exec(t, "doctor").Out
+	doctor := h.Exec(t, "doctor", "-v").Out
 	for _, want := range []string{"cryptsetup (apt-get install cryptsetup-bin)", "xfs needs mkfs.xfs (apt-get install xfsprogs)"} {
 		if !strings.Contains(doctor, want) {
 			t.Errorf("doctor says\n%s, and not %q", doctor, want)
@@ -104,7 +104,7 @@ func TestToolsThatGo(t *testing.T) {
 	if after := lies(t, h); after != before {
 		t.Errorf("something was changed\nbefore: %s\nafter:  %s", before, after)
 	}
-	findings := h.Exec(t, "doctor")
+	findings := h.Exec(t, "doctor", "-v")
 	if said := findings.Out; findings.Exit != 0 || !strings.Contains(said, "existing pools work on this host, but new ones cannot be created: no filesystem for the images") || !strings.Contains(said, "apt-get install e2fsprogs") {
 		t.Errorf("doctor says\n%s", said)
 	}

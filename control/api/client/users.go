@@ -88,6 +88,11 @@ func (u Users) Failover(ctx context.Context) (api.FailoverState, error) {
 	return ask[api.FailoverState](ctx, u.conn, to(route.GetFailover))
 }
 
+// ClusterHealth returns the state of the store, the control replicas and the nodes.
+func (u Users) ClusterHealth(ctx context.Context) (api.ClusterHealth, error) {
+	return ask[api.ClusterHealth](ctx, u.conn, to(route.GetHealth))
+}
+
 // Operations lists the operations.
 func (u Users) Operations(ctx context.Context, p api.Page) (api.List[dataset.Operation], error) {
 	return list[dataset.Operation](ctx, u.conn, route.ListOperations, p)

@@ -22,7 +22,9 @@ var endpointTexts = map[string]string{
 		"then move. Idempotent.",
 	"generations": "The answer has the highest generations that control knows. They show pools that " +
 		"went back in time.",
-	"get-failover":  "The answer has the reason if automatic failover is halted.",
+	"get-failover": "The answer has the reason if automatic failover is halted.",
+	"get-health": "The answer is from memory, but for the lists of nodes and replicas and for the state of Consul, " +
+		"which are read during the request.",
 	"get-operation": "Operations are kept for a day after their end.",
 	"get-profile":   "The profile is complete: what it inherits is included.",
 	"get-snapshot":  "A name identifies a snapshot only within its volume.",

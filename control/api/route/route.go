@@ -85,6 +85,7 @@ var (
 	LabelNode      = Route{"label-node", http.MethodPost, "/v1/nodes/{node}/labels"}
 	FenceNode      = Route{"fence-node", http.MethodPost, "/v1/nodes/{node}/fence"}
 	GetFailover    = Route{"get-failover", http.MethodGet, "/v1/failover"}
+	GetHealth      = Route{"get-health", http.MethodGet, "/v1/health"}
 	MakeToken      = Route{"make-token", http.MethodPost, "/v1/tokens"}
 	GetTrust       = Route{"get-trust", http.MethodGet, "/v1/trust"}
 	RemoveNode     = Route{"remove-node", http.MethodDelete, "/v1/nodes/{node}"}

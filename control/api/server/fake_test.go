@@ -33,6 +33,7 @@ type fake struct {
 	pool     dataset.Pool
 	rebuilt  []api.Rebuilt
 	failover api.FailoverState
+	health   api.ClusterHealth
 	recovery api.Recovery
 	found    []api.Finding
 	diff     api.Diff
@@ -166,6 +167,10 @@ func (f *fake) Fence(ctx context.Context, node uuid.UUID, w api.Fenced) (dataset
 
 func (f *fake) Failover(ctx context.Context) (api.FailoverState, error) {
 	return f.failover, f.ask(ctx, "Failover")
+}
+
+func (f *fake) ClusterHealth(ctx context.Context) (api.ClusterHealth, error) {
+	return f.health, f.ask(ctx, "ClusterHealth")
 }
 
 func (f *fake) Facts(ctx context.Context, node uuid.UUID, r api.FactsReport) (dataset.Facts, error) {

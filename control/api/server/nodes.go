@@ -43,6 +43,10 @@ func (h handlers) nodes() {
 		func(ctx context.Context, _ *struct{}) (*answer[api.FailoverState], error) {
 			return reply(h.Service.Failover(ctx))
 		})
+	add(h, endpoint(route.GetHealth, "nodes", "Get the state of the store, the control replicas and the nodes", ""),
+		func(ctx context.Context, _ *struct{}) (*answer[api.ClusterHealth], error) {
+			return reply(h.Service.ClusterHealth(ctx))
+		})
 	add(h, agents(route.RegisterNode, "Present a node and its pools"),
 		func(ctx context.Context, in *struct {
 			NodeParam

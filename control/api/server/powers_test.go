@@ -39,6 +39,7 @@ var endpointPowers = map[string]struct {
 	"list-snapshots": {nil, pki.Viewer, true}, "get-snapshot": {nil, pki.Viewer, true}, "diff-snapshot": {nil, pki.Viewer, true},
 	"list-trash": {nil, pki.Viewer, true}, "list-profiles": {nil, pki.Viewer, true}, "get-profile": {nil, pki.Viewer, true},
 	"list-pools": {nil, pki.Viewer, true}, "list-nodes": {nil, pki.Viewer, true}, "get-failover": {nil, pki.Viewer, true},
+	"get-health":      {nil, pki.Viewer, true},
 	"list-operations": {nil, pki.Viewer, true}, "get-operation": {nil, pki.Viewer, true}, "get-events": {nil, pki.Viewer, true},
 	"get-version": {nil, pki.Viewer, true}, "get-trust": {nil, pki.Viewer, true}, "doctor": {nil, pki.Viewer, false},
 

@@ -114,6 +114,7 @@ func TestEveryMethodArrives(t *testing.T) {
 		{"Fence", []any{node1, api.Fenced{Confirmed: true}}, f.nodes[0].Node, func(ctx context.Context, c *client.Client) (any, error) {
 			return c.Fence(ctx, node1, api.Fenced{Confirmed: true})
 		}},
+		{"ClusterHealth", nil, f.health, func(ctx context.Context, c *client.Client) (any, error) { return c.ClusterHealth(ctx) }},
 		{"Failover", nil, f.failover, func(ctx context.Context, c *client.Client) (any, error) { return c.Failover(ctx) }},
 		{"Facts", []any{node1, told}, told.Facts, func(ctx context.Context, c *client.Client) (any, error) { return c.Facts(ctx, node1, told) }},
 		{"Operations", []any{byID}, api.List[dataset.Operation]{Items: []dataset.Operation{f.op}, Next: f.next}, func(ctx context.Context, c *client.Client) (any, error) { return c.Operations(ctx, byID) }},

@@ -19,6 +19,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/droverhq/drover/agent"
+	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/backends"
@@ -197,7 +198,7 @@ func (p *process) authority() func() (*pki.Authority, error) {
 // agent makes the agent with its store. Both end with the process. If identity is nil, the agent creates an identity.
 // credentials are for connections to the agents of other nodes. If nil, there are none.
 func (p *process) agent(ctx context.Context, asked api.Service, identity uuid.UUID,
-	credentials *pki.Credentials) (*agent.Agent, error) {
+	credentials *pki.Credentials, checks ...func(*findings.List)) (*agent.Agent, error) {
 	own, err := openStore(ctx, p.Options, "agent.db", bolt.Options{Clock: p.clock})
 	if err != nil {
 		return nil, err
@@ -214,7 +215,7 @@ func (p *process) agent(ctx context.Context, asked api.Service, identity uuid.UU
 		Pools: p.Pools, TransferRate: p.TransferRate,
 		FencePrograms: p.FencePrograms, ListAll: p.ListAll, Cgroups: throttle.Cgroups{Parents: p.CgroupParents},
 		Control: asked, Backends: p.Backends, State: own, Clock: p.clock, Log: p.Log,
-		Engine: engine.Engine, Limits: p.Times,
+		Engine: engine.Engine, Limits: p.Times, Checks: checks,
 	}
 	if credentials != nil {
 		peers := peerTransport(credentials)

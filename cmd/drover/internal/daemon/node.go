@@ -14,6 +14,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/droverhq/drover/agent"
+	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/agent/member"
 	"github.com/droverhq/drover/agent/registration"
 	"github.com/droverhq/drover/control/api"
@@ -49,7 +50,9 @@ func Agent(ctx context.Context, o Options) (err error) {
 		own.Keep(ctx, client, func(err error) { o.Log.WithError(err).Error("this host's certificate") })
 	})
 	p.NodeName = own.Identity().Name // the name under which control registered the node
-	ag, err := p.agent(ctx, client, own.Identity().Node, credentials)
+	ag, err := p.agent(ctx, client, own.Identity().Node, credentials, func(l *findings.List) {
+		l.All = append(l.All, own.Findings()...)
+	})
 	if err != nil {
 		return err
 	}

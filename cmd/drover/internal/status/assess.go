@@ -1,7 +1,6 @@
 package status
 
 import (
-	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -11,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/cmd/drover/internal/findings"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/cmd/drover/internal/volumes"
 	"github.com/droverhq/drover/control/api"
@@ -27,16 +27,6 @@ const (
 	minimumStale = 5 * time.Minute
 )
 
-// The levels of findings that need attention, as in api.Finding.
-const (
-	levelError   = "error"
-	levelWarning = "warning"
-)
-
-// levelInfo is the level of a state that an operator chose, and that is easily forgotten. It needs no attention: the
-// report stays healthy.
-const levelInfo = "info"
-
 // Cluster contains the lists that the server returned. They are fetched one after the other, so they can contradict
 // each other.
 type Cluster struct {
@@ -45,7 +35,10 @@ type Cluster struct {
 	Pools      []api.Pool
 	Volumes    []api.Volume
 	Operations []dataset.Operation
-	Doctor     []api.Finding // of the server's host
+	Doctor     []api.Finding      // of the server's host
+	Health     *api.ClusterHealth // nil if the server does not know it
+	// VolumesUnknown says that the volumes could not be read, so that Volumes is incomplete.
+	VolumesUnknown bool
 }
 
 // Report is the result of an assessment.
@@ -57,18 +50,11 @@ type Report struct {
 	Findings []api.Finding `json:"findings"`
 }
 
-// Assess lists what needs attention: errors first, then by subject. If the doctor has an error about a pool or volume
-// whose state is a problem too, only the doctor's is listed, because it knows the cause.
+// Assess lists what needs attention: errors first, then by subject. If a node's doctor has an error about a pool or
+// volume whose state is a problem too, only the doctor's is listed, because it knows the cause.
 func Assess(c Cluster, now time.Time) Report {
-	found := &findings{diagnosed: map[string]bool{}}
-	for _, f := range c.Doctor {
-		if f.Level == levelError || f.Level == levelWarning {
-			found.list = append(found.list, f)
-		}
-		if f.Level == levelError {
-			found.diagnosed[f.Subject] = true
-		}
-	}
+	found := &collector{diagnosed: map[about]bool{}, examined: map[string]bool{}}
+	found.reports(c)
 	found.nodes(c, now)
 	found.pools(c)
 	for _, v := range c.Volumes {
@@ -80,10 +66,7 @@ func Assess(c Cluster, now time.Time) Report {
 
 // NewReport sorts the findings and leaves out repeated ones.
 func NewReport(c Cluster, list []api.Finding) Report {
-	slices.SortStableFunc(list, func(x, y api.Finding) int {
-		return cmp.Or(cmp.Compare(severity(x), severity(y)), cmp.Compare(x.Subject, y.Subject),
-			cmp.Compare(x.Text, y.Text), cmp.Compare(x.Fix, y.Fix))
-	})
+	findings.Sort(list)
 	list = slices.Compact(list)
 	return Report{
 		Healthy: needAttention(list) == 0, Nodes: len(c.Nodes), Pools: len(c.Pools), Volumes: len(c.Volumes),
@@ -91,31 +74,70 @@ func NewReport(c Cluster, list []api.Finding) Report {
 	}
 }
 
-// severity orders findings: errors first, then warnings.
-func severity(f api.Finding) int {
-	return slices.Index([]string{levelError, levelWarning, levelInfo}, f.Level)
-}
-
-// needAttention returns how many findings need attention: all but those of levelInfo.
+// needAttention returns how many findings need attention. Others are states that an operator chose, and that are easily
+// forgotten.
 func needAttention(list []api.Finding) (n int) {
 	for _, f := range list {
-		if f.Level != levelInfo {
+		if findings.NeedsAttention(f) {
 			n++
 		}
 	}
 	return n
 }
 
-type findings struct {
+type collector struct {
 	list      []api.Finding
-	diagnosed map[string]bool // subjects about which the doctor has an error
+	diagnosed map[about]bool  // what doctors have errors about
+	examined  map[string]bool // nodes whose doctor has reported
 }
 
-func (f *findings) add(level, subject, fix, format string, args ...any) {
+// about is a subject on a node.
+type about struct{ node, subject string }
+
+// reports adds the warnings and errors of all doctors, of the control replicas and of the store.
+func (f *collector) reports(c Cluster) {
+	var list []findings.OfNode
+	report := func(node string, all []api.Finding) {
+		f.examined[node] = true
+		for _, is := range all {
+			if !findings.NeedsAttention(is) {
+				continue
+			}
+			list = append(list, findings.OfNode{Node: node, Finding: is})
+			if is.Level == findings.Error {
+				f.diagnosed[about{node, is.Subject}] = true
+			}
+		}
+	}
+	if c.Doctor != nil {
+		report(c.Local, c.Doctor)
+	}
+	if c.Health != nil {
+		f.list = append(append(f.list, c.Health.Findings...), c.Health.Store.Findings...)
+		for _, n := range c.Health.Nodes {
+			if n.Live && n.Found != nil && !f.examined[n.Name] { // nodes reports those that do not answer
+				report(n.Name, n.Found.Findings)
+			}
+		}
+	}
+	f.list = append(f.list, findings.Merge(list, c.Local)...)
+}
+
+// isDiagnosed reports whether the doctor of any node has an error about a subject.
+func (f *collector) isDiagnosed(subject string) bool {
+	for is := range f.diagnosed {
+		if is.subject == subject {
+			return true
+		}
+	}
+	return false
+}
+
+func (f *collector) add(level, subject, fix, format string, args ...any) {
 	f.list = append(f.list, api.Finding{Level: level, Subject: subject, Text: fmt.Sprintf(format, args...), Fix: fix})
 }
 
-func (f *findings) nodes(c Cluster, now time.Time) {
+func (f *collector) nodes(c Cluster, now time.Time) {
 	homes := map[uuid.UUID][]string{}
 	for _, v := range c.Volumes {
 		homes[v.Home] = append(homes[v.Home], cli.ShortName(v.Volume))
@@ -130,7 +152,8 @@ func (f *findings) nodes(c Cluster, now time.Time) {
 			if n.Draining {
 				word = "draining"
 			}
-			f.add(levelInfo, "node "+n.Name, "drover node uncordon "+n.Name, "%s: nothing new is placed on it", word)
+			f.add(findings.Info, "node "+n.Name, "drover node uncordon "+n.Name,
+				"%s: nothing new is placed on it", word)
 		}
 		if n.Live {
 			continue
@@ -139,22 +162,25 @@ func (f *findings) nodes(c Cluster, now time.Time) {
 		if !n.StatusSince.IsZero() {
 			since = " for " + strings.TrimSuffix(show.Ago(now, n.StatusSince), " ago")
 		}
-		level, text := levelWarning, "no volume has its home there"
+		level, text := findings.Warning, "no volume has its home there"
+		if c.VolumesUnknown {
+			level, text = findings.Error, "the volumes that have their home there cannot be read"
+		}
 		if at := homes[n.ID]; len(at) > 0 {
-			level, text = levelError, fmt.Sprintf("home of %s: %s", count(len(at), "volume"), few(at))
+			level, text = findings.Error, fmt.Sprintf("home of %s: %s", count(len(at), "volume"), findings.Few(at))
 		}
 		f.add(level, "node "+n.Name, "drover node inspect "+n.Name, "unreachable%s; %s", since, text)
 	}
 	if len(versions) > 1 {
 		var lines []string
 		for _, v := range slices.Sorted(maps.Keys(versions)) {
-			lines = append(lines, fmt.Sprintf("%s on %s", v, few(versions[v])))
+			lines = append(lines, fmt.Sprintf("%s on %s", v, findings.Few(versions[v])))
 		}
-		f.add(levelWarning, "versions", "", "the nodes run different versions: %s", strings.Join(lines, ", "))
+		f.add(findings.Warning, "versions", "", "the nodes run different versions: %s", strings.Join(lines, ", "))
 	}
 }
 
-func (f *findings) pools(c Cluster) {
+func (f *collector) pools(c Cluster) {
 	live := map[uuid.UUID]bool{}
 	for _, n := range c.Nodes {
 		live[n.ID] = n.Live
@@ -162,7 +188,7 @@ func (f *findings) pools(c Cluster) {
 	for _, p := range c.Pools {
 		inspect := "drover pool inspect " + p.Name
 		subject := "pool " + p.Name
-		diagnosed := p.NodeName == c.Local && f.diagnosed[subject]
+		diagnosed := f.diagnosed[about{p.NodeName, subject}]
 		if p.NodeName != c.Local {
 			subject += " on " + p.NodeName
 		}
@@ -170,12 +196,12 @@ func (f *findings) pools(c Cluster) {
 		case !live[p.Node]: // the finding about the node is enough
 		case diagnosed:
 		case st == nil:
-			f.add(levelWarning, subject, inspect, "the node has not reported the pool")
+			f.add(findings.Warning, subject, inspect, "the node has not reported the pool")
 		case st.Held:
-			f.add(levelError, subject, inspect, "held: %s", st.Reason)
+			f.add(findings.Error, subject, inspect, "held: %s", st.Reason)
 		case !st.Online:
-			f.add(levelError, subject, inspect, "offline: %s", st.Reason)
-		case st.Size > 0 && (p.NodeName != c.Local || c.Doctor == nil): // doctor examines the pools of its host
+			f.add(findings.Error, subject, inspect, "offline: %s", st.Reason)
+		case st.Size > 0 && !f.examined[p.NodeName]: // doctor examines the pools of its host
 			percent := volumes.Percent(st.Size-st.Free, st.Size)
 			if word := volumes.Fullness(percent); word != "" {
 				f.add(levelOf(word), subject, inspect, "%s: %d%% of %s used", word, percent, st.Size.Human())
@@ -184,12 +210,12 @@ func (f *findings) pools(c Cluster) {
 	}
 }
 
-func (f *findings) volume(v api.Volume, now time.Time) {
+func (f *collector) volume(v api.Volume, now time.Time) {
 	subject, name := "volume "+cli.ShortName(v.Volume), v.Volume
 	inspect := "drover volume inspect " + name
 	if st := v.Status; st != nil {
-		if st.Problem != "" && !f.diagnosed[subject] && !f.diagnosed["dataset "+v.ID.String()] {
-			f.add(levelError, subject, inspect, "%s", st.Problem)
+		if st.Problem != "" && !f.isDiagnosed(subject) && !f.isDiagnosed("dataset "+v.ID.String()) {
+			f.add(findings.Error, subject, inspect, "%s", st.Problem)
 		}
 		if word, grow := volumes.FullnessOf(v); word != "" {
 			percent, _ := volumes.PercentUsed(v)
@@ -200,10 +226,10 @@ func (f *findings) volume(v api.Volume, now time.Time) {
 	for _, k := range v.CopyDetails {
 		switch {
 		case k.Kind == dataset.CopySuperseded:
-			f.add(levelWarning, subject, "drover volume superseded ls",
+			f.add(findings.Warning, subject, "drover volume superseded ls",
 				"node %s keeps a superseded copy, with data that the volume does not have", k.NodeName)
 		case k.Problem != "":
-			f.add(levelWarning, subject, inspect, "copy on node %s: %s", k.NodeName, k.Problem)
+			f.add(findings.Warning, subject, inspect, "copy on node %s: %s", k.NodeName, k.Problem)
 		case k.Kind == dataset.CopyReplica && k.Snapshot != uuid.Nil:
 			whole++
 			allowed := max(3*time.Duration(v.Profile.Replicas.Every), minimumStale)
@@ -212,18 +238,18 @@ func (f *findings) volume(v api.Volume, now time.Time) {
 				upToDate = k.VerifiedAt
 			}
 			if now.Sub(upToDate) > allowed {
-				f.add(levelWarning, subject, inspect, "replica on node %s is stale: last verified %s", k.NodeName,
+				f.add(findings.Warning, subject, inspect, "replica on node %s is stale: last verified %s", k.NodeName,
 					show.Ago(now, upToDate))
 			}
 		}
 	}
 	if want := v.Profile.Replicas.Count; whole < want && now.Sub(v.Created) > minimumStale {
-		f.add(levelWarning, subject, inspect, "degraded: %d of %s complete", whole, count(want, "replica"))
+		f.add(findings.Warning, subject, inspect, "degraded: %d of %s complete", whole, count(want, "replica"))
 	}
 }
 
 // operations reports operations that take long, and those that failed and were not repeated with success.
-func (f *findings) operations(ops []dataset.Operation, now time.Time) {
+func (f *collector) operations(ops []dataset.Operation, now time.Time) {
 	type work struct {
 		kind   dataset.OpKind
 		volume string
@@ -232,7 +258,7 @@ func (f *findings) operations(ops []dataset.Operation, now time.Time) {
 	for _, op := range ops {
 		k := work{op.Kind, op.Volume}
 		if !op.State.Final() && now.Sub(op.Created) > LongRunning {
-			f.add(levelWarning, "operation "+op.ID.String(), "drover operation watch "+op.ID.String(),
+			f.add(findings.Warning, "operation "+op.ID.String(), "drover operation watch "+op.ID.String(),
 				"%s of %s started %s and still runs", op.Kind, cli.ShortName(op.Volume), show.Ago(now, op.Created))
 		}
 		if op.State.Final() && !newest[k].Created.After(op.Created) {
@@ -247,7 +273,7 @@ func (f *findings) operations(ops []dataset.Operation, now time.Time) {
 		if op.Problem != nil {
 			why = op.Problem.Message
 		}
-		f.add(levelWarning, "operation "+op.ID.String(), "", "%s of %s failed %s: %s", op.Kind,
+		f.add(findings.Warning, "operation "+op.ID.String(), "", "%s of %s failed %s: %s", op.Kind,
 			cli.ShortName(op.Volume), show.Ago(now, op.Created), why)
 	}
 }
@@ -255,18 +281,9 @@ func (f *findings) operations(ops []dataset.Operation, now time.Time) {
 // levelOf returns the level of a finding about a full or nearly full volume or pool.
 func levelOf(fullness string) string {
 	if fullness == volumes.Full {
-		return levelError
+		return findings.Error
 	}
-	return levelWarning
-}
-
-// few returns at most three of the names, and how many more there are.
-func few(names []string) string {
-	slices.Sort(names)
-	if len(names) > 3 {
-		return strings.Join(names[:3], ", ") + fmt.Sprintf(" and %d more", len(names)-3)
-	}
-	return strings.Join(names, ", ")
+	return findings.Warning
 }
 
 // count returns a number with its noun: "1 volume", "2 volumes".

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/cmd/drover/internal/findings"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -27,9 +28,10 @@ func Command(a *cli.App) *cobra.Command {
 		Short: "Show what needs attention on the host and in the cluster",
 		Long: `Show what needs attention: nodes that are unreachable, pools that are offline,
 held or nearly full, volumes with a problem, degraded or stale replicas,
-superseded copies, operations that failed or take long, and what doctor finds on
-the server's host. If everything is well, it prints one line, and the nodes that
-are cordoned. The exit code is 1 if something needs attention.`,
+superseded copies, operations that failed or take long, servers of the store
+that are down, and what doctor finds on the nodes. If everything is well, it
+prints one line, and the nodes that are cordoned. The exit code is 1 if
+something needs attention.`,
 		Args:              cli.Args(0),
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
@@ -103,6 +105,13 @@ func assess(ctx context.Context, a *cli.App, c cli.Remote) Report {
 	}
 	if volumes, err := cli.FetchAll(ctx, c.Volumes); fetch(err) {
 		known.Volumes = volumes
+	} else {
+		known.VolumesUnknown = true
+	}
+	// A server of an earlier version does not know the request.
+	if health, err := c.ClusterHealth(ctx); !errors.Is(err, dataset.ErrUnsupported) &&
+		!errors.Is(err, dataset.ErrNotFound) && fetch(err) {
+		known.Health = &health
 	}
 	if ops, err := cli.FetchAll(ctx, c.Operations); fetch(err) {
 		known.Operations = ops
@@ -117,7 +126,7 @@ func assess(ctx context.Context, a *cli.App, c cli.Remote) Report {
 	}
 	for _, err := range failed { // NewReport leaves out repeated ones
 		r.Findings = append(r.Findings, api.Finding{
-			Level: levelError, Subject: "server", Text: "cannot read the state: " + err.Error(),
+			Level: findings.Error, Subject: "server", Text: "cannot read the state: " + err.Error(),
 			Fix: "run drover doctor on the host of the server at " + a.Address(),
 		})
 	}
@@ -135,24 +144,7 @@ func write(a *cli.App, o *cli.Output, r Report) error {
 			return err
 		}
 	}
-	t := show.NewTable("LEVEL", "SUBJECT", "FINDING")
-	for _, f := range r.Findings {
-		t.Row(f.Level, f.Subject, f.Text)
-		if f.Fix != "" {
-			t.Below(2, "to do: "+f.Fix)
-		}
-	}
-	p := a.Palette()
-	t.Paint(0, func(s string) string {
-		switch s {
-		case levelWarning:
-			return p.Yellow(s)
-		case levelError:
-			return p.Red(s)
-		}
-		return s
-	})
-	return t.Write(a.Out)
+	return findings.Table(a, r.Findings).Write(a.Out)
 }
 
 // verdict fails if something needs attention.

@@ -1,0 +1,51 @@
+package controlsync
+
+import (
+	"sync"
+
+	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/dataset"
+)
+
+// silences has the control replicas that did not answer the last heartbeat. The zero value has none. Safe for
+// concurrent use.
+type silences struct {
+	mu sync.Mutex
+	of map[int]error // of the last heartbeat, by index in ReporterDeps.Replicas
+}
+
+// note records the result of a heartbeat to the replica with an index.
+func (s *silences) note(replica int, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if dataset.KindOf(err) != dataset.ErrUnavailable { // it answered
+		delete(s.of, replica)
+		return
+	}
+	if s.of == nil {
+		s.of = map[int]error{}
+	}
+	s.of[replica] = err
+}
+
+// Check adds a warning for each control replica that did not answer the last heartbeat, unless there is only one:
+// doctor asks that one itself.
+func (r *Reporter) Check(list *findings.List) {
+	if len(r.Replicas) < 2 {
+		return
+	}
+	r.silences.mu.Lock()
+	defer r.silences.mu.Unlock()
+	for i, replica := range r.Replicas {
+		err, silent := r.silences.of[i]
+		if !silent {
+			continue
+		}
+		name := "one of the control replicas"
+		if e, ok := replica.(interface{ Endpoint() string }); ok {
+			name = e.Endpoint()
+		}
+		list.Add(findings.Warning, "control "+name, "start drover control on that host, and check the network",
+			"does not answer: %v", err)
+	}
+}

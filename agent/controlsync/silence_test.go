@@ -1,0 +1,39 @@
+package controlsync
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// TestSilentReplicaIsNamed: doctor names a control replica until it answers again, also with an error.
+func TestSilentReplicaIsNamed(t *testing.T) {
+	gone := dataset.Errorf(dataset.ErrUnavailable, "connection refused")
+	for name, c := range map[string]struct {
+		replicas int
+		answers  []error // of the last replica
+		want     int
+	}{
+		"never asked":       {2, nil, 0},
+		"silent":            {2, []error{gone, gone}, 1},
+		"answers again":     {2, []error{gone, nil}, 0},
+		"answers a refusal": {2, []error{gone, dataset.Errorf(dataset.ErrConflict, "a full report is needed")}, 0},
+		"another error":     {2, []error{errors.New("bad")}, 0},
+		"the only one":      {1, []error{gone}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := NewReporter(ReporterDeps{Replicas: make([]api.Service, c.replicas)})
+			for _, err := range c.answers {
+				r.silences.note(c.replicas-1, err)
+			}
+			var list findings.List
+			r.Check(&list)
+			if len(list.All) != c.want {
+				t.Errorf("%d findings, want %d: %+v", len(list.All), c.want, list.All)
+			}
+		})
+	}
+}

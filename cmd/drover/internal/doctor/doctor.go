@@ -1,0 +1,211 @@
+// Package doctor has the command drover doctor: what works on the server's host or, with --cluster, on every node and
+// control replica, what does not work, and why.
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/cmd/drover/internal/findings"
+	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// Command makes drover doctor.
+func Command(a *cli.App) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "doctor",
+		Short: "Check the server's host and list quarantined data",
+		Long: `Check the server's host: what does not work, why, and how to fix it. The report
+also lists quarantined data: objects in the pools that the store does not know.
+Quarantined data is removed only by --gc with its full UUID. With --cluster, the
+report is about every node, the control replicas and the servers of the store.
+With --verbose, it includes what works. The exit code is 1 if a finding is an
+error.`,
+		Args:              cli.Args(0),
+		ValidArgsFunction: cobra.NoFileCompletions,
+	}
+	o := cli.OutputFlags(cmd, false)
+	var gc string
+	var cluster, verbose bool
+	cmd.Flags().StringVar(&gc, "gc", "", "destroy the quarantined object with this `UUID`")
+	cli.CompleteFlag(cmd, "gc")
+	cmd.Flags().BoolVar(&cluster, "cluster", false, "check every node, the control replicas and the store")
+	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "list what works, too")
+	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, _ []string) error {
+		if cluster && cmd.Flags().Changed("gc") {
+			return cli.UsageError(cmd, "--gc removes an object of the server's host and cannot be used with --cluster")
+		}
+		if cmd.Flags().Changed("gc") {
+			return collectGarbage(cmd.Context(), a, c, gc)
+		}
+		examine := ofHost
+		if cluster {
+			examine = ofCluster
+		}
+		list, err := examine(cmd.Context(), a, c)
+		if err != nil {
+			return err
+		}
+		if err := print(a, o, list, verbose); err != nil {
+			return err
+		}
+		return verdict(list)
+	})
+	return cmd
+}
+
+// ofHost returns the findings of the server's host.
+func ofHost(ctx context.Context, _ *cli.App, c cli.Remote) ([]api.Finding, error) {
+	list, err := c.Doctor(ctx)
+	return distinct(list), err
+}
+
+// ofCluster returns the findings of every node, of the control replicas and of the store. The host of the server is
+// examined now; other nodes examine themselves every ten seconds.
+func ofCluster(ctx context.Context, a *cli.App, c cli.Remote) ([]api.Finding, error) {
+	health, err := c.ClusterHealth(ctx)
+	if err != nil {
+		return nil, err
+	}
+	version, err := c.Version(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var own []api.Finding
+	if version.Node != "" {
+		if own, err = c.Doctor(ctx); err != nil && !errors.Is(err, dataset.ErrUnsupported) {
+			return nil, err
+		}
+	}
+	return Cluster(health, version.Node, own, a.Now()), nil
+}
+
+// Cluster returns the findings about a cluster, sorted. own are the findings of the node local, which answers; local is
+// empty if a control replica answers. It is a pure function.
+func Cluster(h api.ClusterHealth, local string, own []api.Finding, now time.Time) []api.Finding {
+	list := append([]api.Finding{}, h.Findings...)
+	list = append(list, h.Store.Findings...)
+	if h.Store.Leader != "" && len(h.Store.Findings) == 0 {
+		text := "leader is " + h.Store.Leader
+		if n := len(h.Store.Servers); n > 0 {
+			text += fmt.Sprintf("; %d servers are healthy", n)
+		}
+		list = append(list, api.Finding{Level: findings.OK, Subject: "store", Text: text})
+	}
+	for _, r := range h.Replicas {
+		text := fmt.Sprintf("at %s, version %s, alive since %s", r.Address, r.Version, show.When(now, r.Since))
+		if r.Housekeeper {
+			text += "; does the background work"
+		}
+		list = append(list, api.Finding{Level: findings.OK, Subject: "control replica " + r.Name, Text: text})
+	}
+	var ofNodes []findings.OfNode
+	for _, n := range h.Nodes {
+		ofNodes = append(ofNodes, ofNode(n, local, own, now)...)
+	}
+	list = append(list, findings.Merge(ofNodes, "")...)
+	findings.Sort(list)
+	return distinct(list)
+}
+
+// ofNode returns the findings about one node.
+func ofNode(n api.NodeHealth, local string, own []api.Finding, now time.Time) []findings.OfNode {
+	var out []findings.OfNode
+	add := func(f api.Finding) { out = append(out, findings.OfNode{Node: n.Name, Finding: f}) }
+	if n.Name == local && local != "" {
+		for _, f := range own {
+			add(f)
+		}
+		return out
+	}
+	agent := api.Finding{Subject: "agent"}
+	switch {
+	case !n.Live:
+		agent.Level, agent.Text, agent.Fix = findings.Error, "does not answer", "drover node inspect "+n.Name
+		if !n.Reported.IsZero() {
+			agent.Text += ": last report " + show.Ago(now, n.Reported)
+		}
+	case n.Found == nil:
+		agent.Level = findings.Warning
+		agent.Text = "has not reported what it found: it started a moment ago, or its version is earlier than this one"
+		agent.Fix = "run drover doctor on that host"
+	default:
+		agent.Level, agent.Text = findings.OK, "examined its host "+show.Ago(now, n.Found.Examined)
+	}
+	add(agent)
+	if n.Found == nil || !n.Live { // what it found before may be over
+		return out
+	}
+	for _, f := range n.Found.Findings {
+		add(f)
+	}
+	if n.Found.Omitted > 0 {
+		add(api.Finding{
+			Level: findings.Warning, Subject: "agent", Text: fmt.Sprintf("has %d further findings", n.Found.Omitted),
+			Fix: "run drover doctor on that host",
+		})
+	}
+	return out
+}
+
+// distinct returns the findings without repeated ones, in their order.
+func distinct(list []api.Finding) []api.Finding {
+	seen := map[api.Finding]bool{}
+	out := make([]api.Finding, 0, len(list))
+	for _, f := range list {
+		if !seen[f] {
+			seen[f] = true
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
+// print prints what needs attention and, if verbose or as JSON, everything.
+func print(a *cli.App, o *cli.Output, list []api.Finding, verbose bool) error {
+	shown := list
+	if !verbose && !o.JSON() {
+		shown = nil
+		for _, f := range list {
+			if findings.NeedsAttention(f) {
+				shown = append(shown, f)
+			}
+		}
+		if len(shown) == 0 {
+			return a.PrintLine("healthy (drover doctor -v lists what was checked)")
+		}
+	}
+	return cli.PrintList(a, o, shown, func(f api.Finding) string { return f.Subject },
+		func(list []api.Finding) *show.Table { return findings.Table(a, list) })
+}
+
+// collectGarbage destroys one quarantined object. gc must be its full UUID, because a prefix could match another
+// object.
+func collectGarbage(ctx context.Context, a *cli.App, c cli.Remote, gc string) error {
+	id, err := uuid.Parse(gc)
+	if err != nil || len(gc) != len(uuid.Nil.String()) {
+		return dataset.Errorf(dataset.ErrInvalid,
+			"--gc %q: expected the full UUID of a quarantined object (drover doctor lists them)", gc)
+	}
+	if err := c.Collect(ctx, id); err != nil {
+		return err
+	}
+	return a.PrintLine("destroyed %s", id)
+}
+
+// verdict fails if there is an error among the findings.
+func verdict(list []api.Finding) error {
+	n := findings.Errors(list)
+	if n == 0 {
+		return nil
+	}
+	return fmt.Errorf("%d of %d findings are errors", n, len(list))
+}

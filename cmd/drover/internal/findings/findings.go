@@ -1,0 +1,108 @@
+// Package findings shows what drover doctor and drover status found: as a table, and with equal findings of several
+// nodes in one row. It has no state.
+package findings
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/control/api"
+)
+
+// The values of api.Finding.Level.
+const (
+	OK      = "ok"
+	Info    = "info"
+	Warning = "warning"
+	Error   = "error"
+)
+
+// NeedsAttention reports whether a finding is a warning or an error.
+func NeedsAttention(f api.Finding) bool { return f.Level == Warning || f.Level == Error }
+
+// Errors returns the number of errors among findings.
+func Errors(list []api.Finding) (n int) {
+	for _, f := range list {
+		if f.Level == Error {
+			n++
+		}
+	}
+	return n
+}
+
+// Sort puts errors first and then warnings, each in the order of their subjects.
+func Sort(list []api.Finding) {
+	slices.SortStableFunc(list, func(x, y api.Finding) int {
+		return cmp.Or(cmp.Compare(rank(x), rank(y)), cmp.Compare(x.Subject, y.Subject), cmp.Compare(x.Text, y.Text),
+			cmp.Compare(x.Fix, y.Fix))
+	})
+}
+
+func rank(f api.Finding) int { return slices.Index([]string{Error, Warning, Info, OK}, f.Level) }
+
+// Table returns the table of findings.
+func Table(a *cli.App, list []api.Finding) *show.Table {
+	t := show.NewTable("LEVEL", "SUBJECT", "FINDING")
+	for _, f := range list {
+		t.Row(f.Level, f.Subject, f.Text)
+		if f.Fix != "" { // on a line of its own, because a long finding would push a column off the screen
+			t.Below(2, "to do: "+f.Fix)
+		}
+	}
+	p := a.Palette()
+	t.Paint(0, func(s string) string {
+		switch s {
+		case OK:
+			return p.Green(s)
+		case Warning:
+			return p.Yellow(s)
+		case Error:
+			return p.Red(s)
+		}
+		return s
+	})
+	return t
+}
+
+// OfNode is a finding about one node.
+type OfNode struct {
+	Node string
+	api.Finding
+}
+
+// Merge returns the findings of nodes, sorted. Findings that are equal but for the node become one. The subject names
+// the nodes, unless the only one is local.
+func Merge(all []OfNode, local string) []api.Finding {
+	nodes := map[api.Finding][]string{}
+	var order []api.Finding
+	for _, f := range all {
+		if nodes[f.Finding] == nil {
+			order = append(order, f.Finding)
+		}
+		if !slices.Contains(nodes[f.Finding], f.Node) {
+			nodes[f.Finding] = append(nodes[f.Finding], f.Node)
+		}
+	}
+	out := make([]api.Finding, 0, len(order))
+	for _, f := range order {
+		if names := nodes[f]; len(names) > 1 || names[0] != local {
+			f.Subject += " on " + Few(names)
+		}
+		out = append(out, f)
+	}
+	Sort(out)
+	return out
+}
+
+// Few returns at most three of the names in their order, and how many more there are.
+func Few(names []string) string {
+	names = slices.Sorted(slices.Values(names))
+	if len(names) > 3 {
+		return strings.Join(names[:3], ", ") + fmt.Sprintf(" and %d more", len(names)-3)
+	}
+	return strings.Join(names, ", ")
+}

@@ -1,0 +1,163 @@
+// Package health tells the state of the parts of a cluster: the servers of the store, the control replicas, and the
+// nodes with what their agents found.
+//
+// Package control embeds a Reader in its Service, so the API calls it directly, for drover status and drover doctor
+// --cluster. It changes nothing and has no state of its own: reports.Latest has what nodes reported. If the store
+// cannot be read, the rest of the answer is still there.
+package health
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/ledger"
+	"github.com/droverhq/drover/control/membership"
+	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/control/reports"
+	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/dataset"
+)
+
+// The levels of findings, as in api.Finding.
+const (
+	levelError   = "error"
+	levelWarning = "warning"
+)
+
+// Deps are the dependencies of Reader.
+type Deps struct {
+	Ledger    *ledger.Ledger
+	Reports   *reports.Latest
+	Store     store.Store // as the service was given it: it may be a store.HealthReporter
+	StoreName string      // "bolt", "consul"
+	// NodeList lists all nodes.
+	NodeList func(ctx context.Context, filter string) ([]api.Node, error)
+	// Shared says that other services may work on the same store.
+	Shared bool
+}
+
+// Reader reads the state of the cluster. Its methods are safe for concurrent use.
+type Reader struct{ deps Deps }
+
+// New returns a Reader.
+func New(deps Deps) *Reader { return &Reader{deps} }
+
+// readTime bounds the reading of records: if Consul has no leader, a read waits for the next one.
+const readTime = 5 * time.Second
+
+// ClusterHealth returns the state of the store, the control replicas and the nodes. It fails only if ctx ends: what
+// cannot be read is a finding.
+func (r *Reader) ClusterHealth(ctx context.Context) (api.ClusterHealth, error) {
+	out := api.ClusterHealth{Store: r.store(ctx), Nodes: []api.NodeHealth{}}
+	unreadable := func(what string, err error) {
+		out.Findings = append(out.Findings, api.Finding{
+			Level: levelError, Subject: "store", Text: fmt.Sprintf("%s cannot be read: %v", what, err),
+		})
+	}
+	reading, cancel := context.WithTimeout(ctx, readTime)
+	defer cancel()
+	if r.deps.Shared {
+		replicas, err := r.replicas(reading)
+		if err != nil {
+			unreadable("the list of control replicas", err)
+		}
+		out.Replicas = replicas
+	}
+	nodes, err := r.deps.NodeList(reading, "")
+	if err != nil {
+		unreadable("the list of nodes", err)
+	}
+	for _, n := range nodes {
+		out.Nodes = append(out.Nodes, r.node(n))
+	}
+	slices.SortFunc(out.Nodes, func(a, b api.NodeHealth) int {
+		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Node.String(), b.Node.String()))
+	})
+	return out, ctx.Err()
+}
+
+// node returns the last report of a node.
+func (r *Reader) node(n api.Node) api.NodeHealth {
+	out := api.NodeHealth{Node: n.ID, Name: n.Name, Live: n.Live, Found: r.deps.Reports.Found(n.ID)}
+	if r.deps.Reports.HasReported(n.ID) {
+		clock := r.deps.Ledger.Clock
+		out.Reported = clock.Now().Add(-r.deps.Reports.Silence(n.ID, clock.Steady()))
+	}
+	return out
+}
+
+// replicas lists the control replicas with a session, by name.
+func (r *Reader) replicas(ctx context.Context) ([]api.ControlReplica, error) {
+	t := record.NewTx(ctx, r.deps.Ledger.Store)
+	list, err := record.ListAll[membership.Replica](t, record.LiveServicesPrefix)
+	if err != nil {
+		return nil, err
+	}
+	var keeper ledger.Housekeeper
+	if _, err := t.Get(record.HousekeeperKey, &keeper); err != nil {
+		return nil, err
+	}
+	var out []api.ControlReplica
+	for _, c := range list {
+		out = append(out, api.ControlReplica{
+			ID: c.ID, Name: c.Name, Address: c.Address, Version: c.Version, Since: c.Since,
+			Housekeeper: c.ID != uuid.Nil && c.ID == keeper.Replica,
+		})
+	}
+	slices.SortFunc(out, func(a, b api.ControlReplica) int {
+		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID.String(), b.ID.String()))
+	})
+	return out, nil
+}
+
+// store returns the state of the store. A store in a file has no servers.
+func (r *Reader) store(ctx context.Context) api.StoreHealth {
+	out := api.StoreHealth{Kind: r.deps.StoreName}
+	reporter, ok := r.deps.Store.(store.HealthReporter)
+	if !ok {
+		return out
+	}
+	h := reporter.Health(ctx)
+	out.Leader = h.Leader
+	for _, s := range h.Servers {
+		out.Servers = append(out.Servers, api.StoreServer{
+			Name: s.Name, Address: s.Address, Healthy: s.Healthy, Leader: s.Leader,
+			LastContact: dataset.Duration(max(s.LastContact, 0)),
+		})
+	}
+	out.Findings = StoreFindings(h)
+	return out
+}
+
+// StoreFindings returns what needs attention about the servers of a store. It is a pure function.
+func StoreFindings(h store.Health) []api.Finding {
+	if h.Problem != "" {
+		return []api.Finding{{
+			Level: levelError, Subject: "store",
+			Text: h.Problem + "; nothing can be created, moved or deleted (mounted volumes keep working)",
+			Fix: "start the Consul servers that are down, and check the network between them (consul operator raft " +
+				"list-peers)",
+		}}
+	}
+	var out []api.Finding
+	for _, s := range h.Servers {
+		if s.Healthy {
+			continue
+		}
+		text := fmt.Sprintf("Consul server %s (%s) is down or far behind the leader", s.Name, s.Address)
+		if h.FailureTolerance == 0 {
+			text += "; if one more server fails, nothing can be created, moved or deleted"
+		}
+		out = append(out, api.Finding{
+			Level: levelWarning, Subject: "store", Text: text,
+			Fix: "start that server, or replace it and remove it from Consul (consul operator raft list-peers)",
+		})
+	}
+	return out
+}

@@ -1,0 +1,76 @@
+package health_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/controltest"
+	"github.com/droverhq/drover/control/health"
+	"github.com/droverhq/drover/control/store"
+)
+
+// TestStoreFindings names the servers that are down, and what one more failure would do.
+func TestStoreFindings(t *testing.T) {
+	good := store.Server{Name: "one", Address: "10.0.0.1:8300", Healthy: true, Leader: true}
+	bad := store.Server{Name: "two", Address: "10.0.0.2:8300"}
+	for name, c := range map[string]struct {
+		health store.Health
+		want   []string // level and parts of the text of each finding
+	}{
+		"healthy":          {store.Health{Leader: "x", Servers: []store.Server{good}}, nil},
+		"servers unknown":  {store.Health{Leader: "x"}, nil},
+		"no leader":        {store.Health{Problem: "Consul has no leader"}, []string{"error: Consul has no leader; nothing can be created"}},
+		"one of five down": {store.Health{Leader: "x", Servers: []store.Server{good, bad}, FailureTolerance: 1}, []string{"warning: Consul server two (10.0.0.2:8300) is down"}},
+		"one of three":     {store.Health{Leader: "x", Servers: []store.Server{good, bad}}, []string{"one more server fails"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := health.StoreFindings(c.health)
+			if len(got) != len(c.want) {
+				t.Fatalf("%d findings, want %d: %+v", len(got), len(c.want), got)
+			}
+			for i, f := range got {
+				if line := f.Level + ": " + f.Text; !strings.Contains(line, c.want[i]) || f.Fix == "" {
+					t.Errorf("finding %q with the fix %q, want %q and a fix", line, f.Fix, c.want[i])
+				}
+			}
+		})
+	}
+}
+
+// TestClusterHealthHasWhatNodesReport: control keeps what an agent found, also over heartbeats without findings.
+func TestClusterHealthHasWhatNodesReport(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	node := func() api.NodeHealth {
+		t.Helper()
+		h, err := e.ClusterHealth(e.Ctx)
+		if err != nil || len(h.Nodes) != 1 {
+			t.Fatalf("%d nodes, want 1; error %v", len(h.Nodes), err)
+		}
+		return h.Nodes[0]
+	}
+	if n := node(); n.Found != nil || n.Name != "alpha" {
+		t.Errorf("before a report: %+v, want node alpha without findings", n)
+	}
+	found := &api.NodeFindings{Examined: time.Unix(1, 0).UTC(), Findings: []api.Finding{{Level: "error", Subject: "root", Text: "is full"}}}
+	for _, h := range []api.Heartbeat{{Found: found}, {}} {
+		h.Incarnation = a.Incarnation
+		if err := e.Heartbeat(e.Ctx, a.ID, h); err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(found, node().Found); d != "" {
+			t.Errorf("findings (-want +got):\n%s", d)
+		}
+	}
+	found = &api.NodeFindings{Examined: time.Unix(2, 0).UTC()}
+	if err := e.Heartbeat(e.Ctx, a.ID, api.Heartbeat{Incarnation: a.Incarnation, Found: found}); err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(found, node().Found); d != "" {
+		t.Errorf("after the problem ended (-want +got):\n%s", d)
+	}
+}
