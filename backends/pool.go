@@ -170,6 +170,10 @@ type Entry struct {
 	Snapshots []dataset.Snapshot
 	Problem   string // why it is foreign, or the damage of its record or of a snapshot
 
+	// ForeignFiles are the names of the files in its directory that are not Drover's. They are never removed, and so
+	// neither is the dataset.
+	ForeignFiles []string
+
 	Promoted bool     // of a copy: it has a head that waits for Commit
 	Partial  *Partial // of a copy: the snapshot that it received only in part
 }

@@ -53,7 +53,7 @@ func TestHolderThatCannotDie(t *testing.T) {
 		t.Fatal(err)
 	}
 	pid := sleeper.Process.Pid
-	await(t, "it waits in the kernel", func() bool { return stateOf(t, pid) == "D" }, func() string { return stateOf(t, pid) })
+	await(t, "it waits in the kernel", func() bool { return isBlocked(t, pid) }, func() string { return stateOf(t, pid) })
 	r = w.armed(t, r, ahead)
 	named := func(e guard.Entry) bool {
 		return slices.ContainsFunc(e.Steps, func(s guard.Step) bool {

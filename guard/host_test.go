@@ -305,7 +305,21 @@ func silent(t *testing.T, log string, e guard.Entry) {
 	}
 }
 
-// stateOf is the state of a process, as proc_pid_stat(5) has it.
+// isBlocked reports whether a thread of a process waits in the kernel, and cannot be killed. /proc/PID/stat has the state
+// of the first thread only, and the runtime of Go chooses the thread that writes.
+func isBlocked(t *testing.T, pid int) bool {
+	t.Helper()
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.ContainsFunc(threads, func(dir string) bool {
+		id, err := strconv.Atoi(filepath.Base(dir))
+		return err == nil && stateOf(t, id) == "D"
+	})
+}
+
+// stateOf returns the state of a process or thread: a letter of proc_pid_stat(5), or "gone".
 func stateOf(t *testing.T, pid int) string {
 	t.Helper()
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))

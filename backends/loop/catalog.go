@@ -328,6 +328,7 @@ func (cat *catalog) fillEntry(e *backends.Entry, dir folder.Dir, c layout.Conten
 		e.Snapshots = append(e.Snapshots, s)
 	}
 	slices.SortFunc(e.Snapshots, func(a, b dataset.Snapshot) int { return a.Created.Compare(b.Created) })
+	e.ForeignFiles = c.Foreign
 	if len(c.Foreign) > 0 {
 		problems = append(problems, "it contains foreign files: "+strings.Join(c.Foreign, ", "))
 	}

@@ -229,7 +229,7 @@ func again(t *testing.T, w World) {
 		{"twice@silver", nil, `volume "twice" exists with profile gold, not silver (use twice, or drover volume set-profile twice silver)`},
 		{"twice@gold", map[string]string{"fs": "ext4"},
 			`volume "twice" exists with filesystem xfs, not filesystem ext4`},
-		{"twice@gold", map[string]string{"label.team": "b"}, `volume "twice" exists with other labels`},
+		{"twice@gold", map[string]string{"label.team": "b"}, `volume "twice" exists with other labels (drover volume label twice KEY=VALUE changes them)`},
 		{"twice@gold", map[string]string{"readonly": "true"}, `volume "twice" exists writable, not readonly`},
 		{"twice@gold", map[string]string{"protect": "true"},
 			`volume "twice" exists unprotected (drover volume protect twice)`},
