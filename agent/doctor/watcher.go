@@ -2,71 +2,108 @@ package doctor
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/internal/clock"
 )
 
 // Watcher examines this host in the background, so that each heartbeat can report what needs attention here. Its
 // methods are safe for concurrent use.
 type Watcher struct {
-	doctor *Doctor
+	ctx     context.Context // of the agent
+	clock   clock.Clock
+	examine func(ctx context.Context) []api.Finding
 
-	mu   sync.Mutex
-	last *api.NodeFindings // nil until the first examination has ended; never changed after it is set
+	mu      sync.Mutex
+	last    *api.NodeFindings // nil until the first examination has ended; never changed after it is set
+	running bool              // an examination has begun and not ended
+	began   time.Duration     // when it began, by the steady clock
 }
 
 // NewWatcher returns a Watcher that has not examined anything.
-func NewWatcher(doctor *Doctor) *Watcher { return &Watcher{doctor: doctor} }
+func NewWatcher(doctor *Doctor) *Watcher {
+	return &Watcher{ctx: doctor.deps.Ctx, clock: doctor.deps.Clock, examine: doctor.examineInBackground}
+}
+
+// examineInBackground returns the findings about this host, without those about the connection to control.
+func (x *Doctor) examineInBackground(ctx context.Context) []api.Finding {
+	r := &Report{StoreRemedy: x.deps.Trust.Remedy(), StoreProblem: x.deps.Trust.Why()}
+	x.examineHost(ctx, r, nil, false)
+	r.sort()
+	r.first()
+	return r.All
+}
 
 const (
 	// watchPause is the time between two examinations.
 	watchPause = 10 * time.Second
 	// watchShare is the largest share of the time that examinations may take: one in watchShare.
 	watchShare = 100
+	// watchPatience is how long an examination may take before Last reports that it does not end.
+	watchPatience = 2 * time.Minute
 )
 
 // Run examines the host until the agent stops. A host with so many datasets that an examination takes long is examined
 // less often.
 func (w *Watcher) Run() {
-	host := w.doctor.deps.Host
 	for {
-		began := host.Clock.Steady()
-		w.Examine(host.Ctx)
-		took := host.Clock.Steady() - began
+		began := w.clock.Steady()
+		w.Examine(w.ctx)
+		took := w.clock.Steady() - began
 		select {
-		case <-host.Ctx.Done():
+		case <-w.ctx.Done():
 			return
-		case <-host.Clock.After(max(watchPause, watchShare*took)):
+		case <-w.clock.After(max(watchPause, watchShare*took)):
 		}
 	}
 }
 
-// Examine examines the host once, and remembers the warnings and errors.
+// Examine examines the host once, and remembers the warnings and errors. Only one goroutine may call it.
 func (w *Watcher) Examine(ctx context.Context) {
-	r := &Report{StoreRemedy: w.doctor.deps.Trust.Remedy(), StoreProblem: w.doctor.deps.Trust.Why()}
-	w.doctor.examineHost(ctx, r, nil, false)
+	w.mu.Lock()
+	w.running, w.began = true, w.clock.Steady()
+	w.mu.Unlock()
+	all := w.examine(ctx)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.running = false
 	if ctx.Err() != nil {
 		return // what did not answer before the stop is not a finding
 	}
-	r.sort()
-	r.first()
-	next := summary(r.All)
-	next.Examined = w.doctor.deps.Clock.Now()
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.last = next
+	w.last = summary(all)
+	w.last.Examined = w.clock.Now()
 }
 
-// Last returns the result of the last examination, or nil before the first one has ended. The caller must not change
-// it.
+// Last returns the result of the last examination, or nil before the first one has ended. If an examination does not
+// end, the result has a warning about that: a disk that hangs must not make old findings look like present ones. The
+// caller must not change the result.
 func (w *Watcher) Last() *api.NodeFindings {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.last
+	took := w.clock.Steady() - w.began
+	if !w.running || took < watchPatience {
+		return w.last
+	}
+	out := &api.NodeFindings{}
+	since := "nothing was found out before"
+	if w.last != nil {
+		*out = *w.last
+		since = "the other findings are from " + w.last.Examined.UTC().Format(time.RFC3339)
+	}
+	out.Findings = append([]api.Finding{{
+		Level: findings.Warning, Subject: "agent", Fix: "drover doctor on that host, and its kernel log (dmesg)",
+		Text: fmt.Sprintf("the examination of this host has not ended for %s; %s", took.Round(time.Minute), since),
+	}}, out.Findings...)
+	if extra := len(out.Findings) - api.MaxReportedFindings; extra > 0 { // control refuses a longer list
+		out.Findings = out.Findings[:api.MaxReportedFindings]
+		out.Omitted += extra
+	}
+	return out
 }
 
 // summary returns the warnings and errors among findings, without repeated ones. It is a pure function.

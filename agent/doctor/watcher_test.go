@@ -1,12 +1,129 @@
 package doctor
 
 import (
+	"context"
 	"fmt"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/internal/clock"
 )
+
+// pauseClock is a fake clock that reports each pause that is asked of it.
+type pauseClock struct {
+	*clock.Fake
+	pauses chan time.Duration
+}
+
+func (c pauseClock) After(d time.Duration) <-chan time.Time {
+	c.pauses <- d
+	return c.Fake.After(d)
+}
+
+// watched is a Watcher whose examinations the test controls.
+type watched struct {
+	*Watcher
+	clock pauseClock
+	began chan struct{}      // receives a value when an examination has begun
+	found chan []api.Finding // ends an examination with these findings
+}
+
+func watch(ctx context.Context) watched {
+	w := watched{
+		clock: pauseClock{clock.NewFake(time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)), make(chan time.Duration)},
+		began: make(chan struct{}), found: make(chan []api.Finding),
+	}
+	w.Watcher = &Watcher{ctx: ctx, clock: w.clock, examine: func(ctx context.Context) []api.Finding {
+		w.began <- struct{}{}
+		select {
+		case list := <-w.found:
+			return list
+		case <-ctx.Done():
+			return nil
+		}
+	}}
+	return w
+}
+
+// TestWatcherReportsExaminationThatHangs: old findings are not reported as present ones.
+func TestWatcherReportsExaminationThatHangs(t *testing.T) {
+	w := watch(t.Context())
+	var all []api.Finding
+	for n := range api.MaxReportedFindings {
+		all = append(all, api.Finding{Level: findings.Warning, Subject: fmt.Sprintf("volume %d", n)})
+	}
+	examine := func() <-chan struct{} {
+		ended := make(chan struct{})
+		go func() { defer close(ended); w.Examine(t.Context()) }()
+		<-w.began
+		return ended
+	}
+	ended := examine()
+	w.clock.Advance(watchPatience)
+	if got := w.Last(); got == nil || !got.Examined.IsZero() || len(got.Findings) != 1 ||
+		!strings.Contains(got.Findings[0].Text, "has not ended for 2m0s; nothing was found out before") {
+		t.Errorf("the first examination hangs: %+v, want only a warning about that", got)
+	}
+	w.found <- all
+	<-ended
+	if got := w.Last(); len(got.Findings) != len(all) || got.Omitted != 0 {
+		t.Errorf("after it ended: %d findings and %d omitted, want %d and 0", len(got.Findings), got.Omitted, len(all))
+	}
+	ended = examine()
+	w.clock.Advance(watchPatience - time.Second)
+	if got := w.Last(); len(got.Findings) != len(all) || got.Omitted != 0 {
+		t.Errorf("an examination takes long: %d findings and %d omitted, want %d and 0", len(got.Findings), got.Omitted, len(all))
+	}
+	w.clock.Advance(time.Second)
+	got := w.Last()
+	if len(got.Findings) != api.MaxReportedFindings || got.Omitted != 1 || got.Findings[0].Subject != "agent" ||
+		!strings.Contains(got.Findings[0].Text, "the other findings are from 2026-03-01T12:02:00Z") {
+		t.Errorf("an examination hangs: %d findings and %d omitted, first %+v, want a warning with the time of the others",
+			len(got.Findings), got.Omitted, got.Findings[0])
+	}
+	w.found <- nil
+	<-ended
+	if got := w.Last(); len(got.Findings) != 0 || got.Omitted != 0 {
+		t.Errorf("after it ended: %+v, want no findings", got)
+	}
+}
+
+// TestWatcherRuns: the host is examined every ten seconds, less often if that takes long, until the agent stops.
+func TestWatcherRuns(t *testing.T) {
+	ctx, stop := context.WithCancel(t.Context())
+	w := watch(ctx)
+	ended := make(chan struct{})
+	go func() { defer close(ended); w.Run() }()
+	<-w.began
+	w.found <- []api.Finding{{Level: findings.Error, Subject: "root", Text: "is full"}}
+	if d := <-w.clock.pauses; d != watchPause {
+		t.Errorf("pause after an examination that took no time: %v, want %v", d, watchPause)
+	}
+	if got := w.Last(); got == nil || len(got.Findings) != 1 {
+		t.Errorf("after the first examination: %+v, want one finding", got)
+	}
+	w.clock.Advance(watchPause)
+	<-w.began
+	w.clock.Advance(time.Second)
+	w.found <- nil
+	if d := <-w.clock.pauses; d != watchShare*time.Second {
+		t.Errorf("pause after an examination that took a second: %v, want %v", d, watchShare*time.Second)
+	}
+	w.clock.Advance(watchShare * time.Second)
+	<-w.began
+	stop()
+	select {
+	case <-ended:
+	case <-w.clock.pauses: // it saw the end of the context in either place
+		<-ended
+	}
+	if got := w.Last(); got == nil || len(got.Findings) != 0 || got.Examined.IsZero() {
+		t.Errorf("after the stop: %+v, want the result of the second examination", got)
+	}
+}
 
 // TestSummary keeps warnings and errors in their order, each once, and counts those that are too many.
 func TestSummary(t *testing.T) {

@@ -113,3 +113,30 @@ func TestKeep(t *testing.T) {
 	cancel()
 	<-done
 }
+
+// TestFindings warns when a certificate should have been renewed, and reports an error when it has expired.
+func TestFindings(t *testing.T) {
+	r := newReplica(t)
+	dir := t.TempDir()
+	r.join(dir, "alpha")
+	for _, c := range []struct {
+		days  int
+		level string // of the only finding; empty: no finding
+		text  string
+	}{
+		{0, "", ""},
+		{24, "", ""},
+		{26, "warning", "was not renewed"},
+		{31, "error", "expired at"},
+	} {
+		m := open(t, dir, clock.NewFake(start.AddDate(0, 0, c.days)))
+		found := m.Findings()
+		switch {
+		case c.level == "" && len(found) > 0:
+			t.Errorf("after %d days: %+v, want no finding", c.days, found)
+		case c.level != "" && (len(found) != 1 || found[0].Level != c.level || !strings.Contains(found[0].Text, c.text) ||
+			found[0].Subject != "certificate" || found[0].Fix == ""):
+			t.Errorf("after %d days: %+v, want one %s that contains %q, and a fix", c.days, found, c.level, c.text)
+		}
+	}
+}

@@ -137,6 +137,8 @@ func ofNode(n api.NodeHealth, local string, own []api.Finding, now time.Time) []
 		agent.Level = findings.Warning
 		agent.Text = "has not reported what it found: it started a moment ago, or its version is earlier than this one"
 		agent.Fix = "run drover doctor on that host"
+	case n.Found.Examined.IsZero():
+		agent.Level, agent.Text = findings.Info, "has not examined its host yet"
 	default:
 		agent.Level, agent.Text = findings.OK, "examined its host "+show.Ago(now, n.Found.Examined)
 	}
@@ -144,14 +146,8 @@ func ofNode(n api.NodeHealth, local string, own []api.Finding, now time.Time) []
 	if n.Found == nil || !n.Live { // what it found before may be over
 		return out
 	}
-	for _, f := range n.Found.Findings {
+	for _, f := range findings.Reported(*n.Found) {
 		add(f)
-	}
-	if n.Found.Omitted > 0 {
-		add(api.Finding{
-			Level: findings.Warning, Subject: "agent", Text: fmt.Sprintf("has %d further findings", n.Found.Omitted),
-			Fix: "run drover doctor on that host",
-		})
 	}
 	return out
 }

@@ -68,6 +68,17 @@ func Table(a *cli.App, list []api.Finding) *show.Table {
 	return t
 }
 
+// Reported returns the findings that a node reported, and a finding about those that it omitted.
+func Reported(n api.NodeFindings) []api.Finding {
+	if n.Omitted == 0 {
+		return n.Findings
+	}
+	return append(slices.Clone(n.Findings), api.Finding{
+		Level: Warning, Subject: "agent", Text: fmt.Sprintf("has %d further findings", n.Omitted),
+		Fix: "run drover doctor on that host",
+	})
+}
+
 // OfNode is a finding about one node.
 type OfNode struct {
 	Node string

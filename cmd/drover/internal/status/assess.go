@@ -116,7 +116,7 @@ func (f *collector) reports(c Cluster) {
 		f.list = append(append(f.list, c.Health.Findings...), c.Health.Store.Findings...)
 		for _, n := range c.Health.Nodes {
 			if n.Live && n.Found != nil && !f.examined[n.Name] { // nodes reports those that do not answer
-				report(n.Name, n.Found.Findings)
+				report(n.Name, findings.Reported(*n.Found))
 			}
 		}
 	}

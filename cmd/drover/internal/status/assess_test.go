@@ -191,6 +191,16 @@ func TestAssess(t *testing.T) {
 			},
 			[]api.Finding{find("warning", "operation "+op1.String(), "move of db started 2 hours ago and still runs", "drover operation watch "+op1.String())},
 		},
+		"another node has more findings than it reports": {
+			func(c *Cluster) {
+				found := &api.NodeFindings{Examined: now, Findings: []api.Finding{find("warning", "clock", "is behind", "")}, Omitted: 7}
+				c.Health = &api.ClusterHealth{Nodes: []api.NodeHealth{{Name: "beta", Live: true, Found: found}}}
+			},
+			[]api.Finding{
+				find("warning", "agent on beta", "has 7 further findings", "run drover doctor on that host"),
+				find("warning", "clock on beta", "is behind", ""),
+			},
+		},
 		"the doctor repeats itself": {
 			func(c *Cluster) {
 				f := find("warning", "clock", "is behind", "")
