@@ -194,6 +194,7 @@ func (c *creator) fill(
 	if err := c.records.WriteNew(dir, layout.RecordFile, d); err != nil {
 		return 0, err
 	}
+	c.catalog.formats.Wrote(dir, d.ID)
 	c.step("create.recorded")
 	m, err := fill(root, dir)
 	if err != nil {

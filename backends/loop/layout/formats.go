@@ -42,11 +42,23 @@ func (f *Formats) Check(dir folder.Dir, id uuid.UUID) error {
 	if err := CheckFormat(dir); err != nil {
 		return err
 	}
+	f.remember(id, is)
+	return nil
+}
+
+// Wrote remembers that this process wrote the record of dataset id in dir, so that the next Check does not read it. On
+// a disk with direct I/O, that reading costs an access to the disk.
+func (f *Formats) Wrote(dir folder.Dir, id uuid.UUID) {
+	if st, err := dir.Lstat(RecordFile); err == nil {
+		f.remember(id, version{st.Ino, st.Ctim.Sec, st.Ctim.Nsec})
+	}
+}
+
+func (f *Formats) remember(id uuid.UUID, is version) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.known == nil || len(f.known) >= maxFormats {
 		f.known = map[uuid.UUID]version{}
 	}
 	f.known[id] = is
-	return nil
 }

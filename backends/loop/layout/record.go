@@ -113,11 +113,12 @@ func ReadRecord(dir folder.Dir, name string, v any) error {
 		return err
 	}
 	defer f.Close()
-	raw, err := io.ReadAll(io.LimitReader(f, MaxRecord))
-	if err != nil {
+	var raw bytes.Buffer
+	raw.Grow(2 * Sector) // most records fill one sector; io.ReadAll would read it in eight parts
+	if _, err := raw.ReadFrom(io.LimitReader(f, MaxRecord)); err != nil {
 		return err
 	}
-	if err := dataset.DecodeFormat(bytes.TrimSpace(raw), name, recordFormat, v); err != nil {
+	if err := dataset.DecodeFormat(bytes.TrimSpace(raw.Bytes()), name, recordFormat, v); err != nil {
 		if errors.Is(err, dataset.ErrUnsupported) {
 			return err
 		}
