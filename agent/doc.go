@@ -1,8 +1,9 @@
 // Package agent is the agent of one host. It mounts volumes for containers, executes operations on the datasets whose
 // home is this node, and answers the plugin and the API. The daemon (cmd/drover/internal/daemon) creates one Agent,
-// starts it, and serves the plugin socket, the local API and the peer API with it. The agent makes its components,
+// starts it, and uses it to serve the plugin socket, the local API and the peer API. The agent makes its components,
 // which are the packages below it, and connects them: see components.go and wiring.go. Only the components have state
-// in memory, and each protects its own.
+// in memory, and each protects its own. A change of behaviour belongs in a component. Only a new component, a new
+// connection between two of them, or a new method of the plugin or of the local API belongs in this package.
 //
 // # What is on disk
 //
@@ -30,7 +31,8 @@
 // (yields/), and neither mounts nor changes the dataset at that epoch again.
 //
 // If the home is another node, this node may have a copy, which has no head (copies/). A dataset that a move brings
-// is a copy that no record names yet (pulls/). This node is its home when control has recorded that.
+// here is a copy that control has not recorded yet (pulls/). This node becomes its home when control records the end
+// of the move.
 //
 // # Leases that are bounded in time
 //
@@ -40,9 +42,9 @@
 //
 // # Locks
 //
-// A dataset is locked (host.Host.Locks) while its data or its mount changes. One job runs for each name while a volume
-// is made, and one lock is held while a pool is adopted. Only a clone holds the locks of two datasets: first that of
-// the new dataset, which no other request wants before the clone is committed, and then that of its source. The
-// spellings of the engine are read, written to disk and applied under a separate lock, which is always locked last. The
+// A dataset is locked (host.Host.Locks) while its data or its mount changes. While a volume is made, one job runs for
+// its name. While a pool is made, adopted or removed, one lock is held for all pools of the host. Only a clone holds
+// the locks of two datasets. It first locks the new dataset, which no other request can use before the clone is
+// committed, and then the source. The spellings of the engine have a separate lock, which is always locked last. The
 // agent never calls the Docker API.
 package agent

@@ -8,7 +8,8 @@ import (
 	"github.com/droverhq/drover/guard"
 )
 
-// DamagedMark is doctor.DamagedMark.
+// DamagedMark is part of the names of files in the root that could not be read at a start and were renamed: see
+// doctor.DamagedMark.
 const DamagedMark = doctor.DamagedMark
 
 // makeDoctor creates the components that report problems of this host.

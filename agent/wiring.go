@@ -349,7 +349,7 @@ func replicas(s api.Service) []api.Service {
 	return out
 }
 
-// Rounds does the work of each heartbeat besides the report. It returns true if a pool has come online again.
+// Rounds does the work of each heartbeat other than the report. It returns true if a pool has come online again.
 func (a *components) Rounds(ctx context.Context) (back bool) {
 	if back = a.PoolOpener.Retry(ctx); back {
 		if err := a.Generations.AnnounceLate(ctx); err != nil {

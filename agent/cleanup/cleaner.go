@@ -1,6 +1,7 @@
 // Package cleanup cleans up the pools of this node after a crash. controlsync.Follower calls Cleaner.CleanUp after
 // control has answered with a consistent store. Other packages use IsNeeded to protect datasets that running work
-// needs. The only state is the set of lost datasets, in memory and under a mutex.
+// needs. The only state is the set of lost datasets, in memory, protected by a mutex. A rule for what may be
+// destroyed belongs in cleanUpPool, and a new reason to keep a dataset in IsNeeded.
 package cleanup
 
 import (
@@ -40,19 +41,19 @@ type Cleaner struct {
 	Deps
 
 	mu   sync.Mutex
-	lost map[uuid.UUID]bool // datasets that were recorded, and have been missing in a full response since
+	lost map[uuid.UUID]bool // datasets that were recorded, and that control's last full response lacked
 }
 
 // New returns a Cleaner.
 func New(deps Deps) *Cleaner { return &Cleaner{Deps: deps, lost: map[uuid.UUID]bool{}} }
 
 // CleanUp cleans up after a crash. It works on each pool in a separate job, because a pool's disk may hang. A start
-// waits for these jobs for some time: a backend does not check which datasets are in use, so cleaning up before other
-// work begins is best.
+// waits some time for these jobs. It is best to clean up before other work begins, because a backend does not check
+// which datasets are in use.
 //
-// lost are the datasets that were recorded when this agent last knew, and are not recorded now. CleanUp does not
-// destroy them, nor datasets whose state the agent cannot know. CleanUp is called only while control answers and its
-// store is consistent.
+// lost are the datasets that were recorded when this agent last read control's records, and that are not recorded
+// now. CleanUp destroys neither these datasets nor datasets whose state the agent cannot know. CleanUp is called only
+// while control answers and its store is consistent.
 func (c *Cleaner) CleanUp(ctx context.Context, lost map[uuid.UUID]bool) {
 	c.mu.Lock()
 	maps.Copy(c.lost, lost)
@@ -81,9 +82,9 @@ func (c *Cleaner) CleanUp(ctx context.Context, lost map[uuid.UUID]bool) {
 	waitFor(all...)
 }
 
-// cleanUpPool cleans up one pool after a crash. A recorded dataset is put in its place. A dataset that was never
-// recorded was not acknowledged, and is destroyed. If a dataset cannot be destroyed, the next start tries again, and
-// doctor names it.
+// cleanUpPool cleans up one pool after a crash. It puts a recorded dataset in its place. It destroys a dataset that
+// was never recorded, because such a dataset was not acknowledged. If a dataset cannot be destroyed, the next start
+// tries again, and doctor names it.
 func (c *Cleaner) cleanUpPool(ctx context.Context, p *pool.Pool) {
 	if p.CheckServed() != nil {
 		return
@@ -161,8 +162,8 @@ func (c *Cleaner) recordDoubtful(ctx context.Context, p *pool.Pool) error {
 }
 
 // mayContinueElsewhere reports whether a dataset in a pool on a share may be a volume that continues on another node.
-// That node has not taken the dataset yet, because the volume failed over before it did. An incomplete dataset is no
-// such volume: it is from an interrupted move that copied file by file.
+// That node has not taken the dataset over yet. An incomplete dataset is not such a volume: it comes from an
+// interrupted move that copied file by file.
 func (c *Cleaner) mayContinueElsewhere(ctx context.Context, p *pool.Pool, id uuid.UUID, incomplete bool) bool {
 	return p.Share != uuid.Nil && !incomplete && c.Datasets.EnsureUnrecorded(ctx, id) != nil
 }
@@ -186,8 +187,8 @@ func (c *Cleaner) incompleteDatasets(ctx context.Context, p *pool.Pool) (map[uui
 	return incomplete, nil
 }
 
-// recordTakeOvers records again that a dataset whose home is this node must be taken from another pool on its share, if
-// the record of that was lost.
+// recordTakeOvers repairs lost records about datasets on a share. Such a record says that this node, the home, must
+// take the dataset over from another pool on the share.
 func (c *Cleaner) recordTakeOvers(ctx context.Context) {
 	for _, id := range c.Cache.IDs() {
 		d, home := c.Cache.Dataset(id)

@@ -86,8 +86,8 @@ func (f *Follower) Accept(ctx context.Context) error {
 	return f.Resolver.FindLostUses(ctx) // now with the new records
 }
 
-// isNewRecovery reports whether a full answer is the first after a recovery of the store that this node has not
-// applied yet.
+// isNewRecovery reports whether a full answer comes from a store that was recovered since this node last applied a
+// recovery.
 func (f *Follower) isNewRecovery(s api.Sync) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()

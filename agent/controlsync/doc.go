@@ -2,9 +2,12 @@
 // the status of this node's datasets and pools. Holdings reports the content of its pools when control's store was lost
 // or restored and must be brought up to date.
 //
-// Package agent runs Follower and Reporter until the agent stops. Other packages only ask them to act at once (Join,
-// Accept, ReportPools). The records that Follower applies are in the cache (host.Host.Cache) and on disk.
-// Follower.applying makes sure that only one answer is applied at a time. The package owns the key recovery of the
-// agent's database; its value is also in Follower, protected by Follower.mu. The state of Reporter belongs to the
-// goroutine of Run. Holdings has no state.
+// Package agent runs Follower and Reporter until the agent stops. Other packages only ask them to act at once: agent
+// calls Join at a start, Holdings calls Accept after a rebuild, and package pooladmin calls ReportPools. The records
+// that Follower applies are in the cache (host.Host.Cache) and on disk. Follower.applying makes sure that only one
+// answer is applied at a time. The package owns the key recovery of the agent's database; its value is also in
+// Follower, protected by Follower.mu. The state of Reporter belongs to the goroutine of Run. Holdings has no state.
+//
+// Where to change what: what a record of control causes on this node is in follower.go, and when a store counts as
+// restored in comparestore.go and known.go. What a heartbeat contains is in reporter.go and status.go.
 package controlsync

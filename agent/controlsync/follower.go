@@ -220,8 +220,8 @@ func (f *Follower) applyCopies(ctx context.Context, s api.Sync, inconsistent boo
 	return nil
 }
 
-// forgetUnnamed drops the datasets that a full answer does not name, and returns them. It does not drop a dataset that
-// was made or changed here after the request, because the answer may be older than the change.
+// forgetUnnamed drops the datasets that a full answer does not name, and returns them. It keeps a dataset that was
+// made or changed here after the request, because the answer may be older than the change.
 func (f *Follower) forgetUnnamed(ctx context.Context, s api.Sync, was Known) (gone map[uuid.UUID]bool, err error) {
 	named := map[uuid.UUID]bool{}
 	for _, d := range s.Datasets {

@@ -133,8 +133,9 @@ func (r *Holdings) List(ctx context.Context) (h api.Holdings, err error) {
 }
 
 // RebuildStore updates control's store after the store was lost or restored from a backup. Control records every
-// dataset in this node's pools that the store lacks, or whose record in the store is older than a change that this node
-// has seen. Idempotent. It fails with ErrOffline while a pool is offline, unless skipOffline is set.
+// dataset in this node's pools that the store lacks. It also records a dataset again if the store's record is older
+// than a change that this node has seen. Idempotent. It fails with ErrOffline while a pool is offline, unless
+// skipOffline is set.
 func (r *Holdings) RebuildStore(ctx context.Context, skipOffline bool) (all []api.Rebuilt, err error) {
 	var found []api.FoundDataset // of all pools, because names are only assigned once all datasets are known
 	for _, p := range r.Pools.All() {
@@ -179,9 +180,9 @@ func (r *Holdings) InPool(ctx context.Context, p *pool.Pool) (found []api.FoundD
 }
 
 // Found returns the record of a dataset in a pool: the record beside the data or the agent's copy of it, whichever is
-// newer. Either can be out of date: the record beside the data is not flushed, so a power cut can lose it, and the
-// agent's copy is written some time after a change, so a crash can lose it. An incoming dataset that may not have been
-// acknowledged is put into the trash.
+// newer. Either can be out of date. The record beside the data is not flushed, so a power cut can lose a change of
+// it. The agent's copy is written some time after a change, so a crash can lose the change. An incoming dataset that
+// may not have been acknowledged is put into the trash.
 func (r *Holdings) Found(e backends.Entry, doubtful bool) (f api.FoundDataset, ok bool) {
 	copied, known := r.Cache.Dataset(e.ID)
 	f = api.FoundDataset{Snapshots: slices.DeleteFunc(slices.Clone(e.Snapshots), lineage.IsInternal),

@@ -59,9 +59,9 @@ func NewReporter(deps ReporterDeps) *Reporter { return &Reporter{ReporterDeps: d
 // its pool offline.
 const PurgeEvery = 10 * time.Minute
 
-// A status is reported to every control replica, not only to the one that is followed. It is not stored, and
-// every replica must be able to answer for it. Replicas could exchange it only through the store, or by requests
-// that wait for each other. A few more requests every ten seconds cost less.
+// A status is reported to every control replica, and not only to the replica that is followed: a status is not
+// stored, but every replica must be able to show it. Replicas could exchange a status only through the store, or by
+// requests that wait for each other. A few more requests every ten seconds cost less.
 
 // replicaReporter is one control replica that gets reports.
 type replicaReporter struct {
@@ -73,7 +73,7 @@ type replicaReporter struct {
 	// complete is true if the replica knows the status of every dataset. A replica that has restarted does not.
 	complete    bool
 	failed      bool // a report failed
-	unreachable bool // it did not answer, and gets no other request in this round
+	unreachable bool // it did not answer, and is sent no other request in this round
 }
 
 type replicaReporters []*replicaReporter

@@ -7,11 +7,11 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// silences has the control replicas that did not answer the last heartbeat. The zero value has none. Safe for
+// silences records which control replicas did not answer the last heartbeat. The zero value is empty. Safe for
 // concurrent use.
 type silences struct {
 	mu sync.Mutex
-	of map[int]error // of the last heartbeat, by index in ReporterDeps.Replicas
+	of map[int]error // the error of the last heartbeat, by index in ReporterDeps.Replicas
 }
 
 // note records the result of a heartbeat to the replica with an index.
@@ -28,8 +28,8 @@ func (s *silences) note(replica int, err error) {
 	s.of[replica] = err
 }
 
-// Check adds a warning for each control replica that did not answer the last heartbeat, unless there is only one:
-// doctor asks that one itself.
+// Check adds a warning for each control replica that did not answer the last heartbeat. If there is only one replica,
+// Check adds nothing, because doctor asks that replica itself.
 func (r *Reporter) Check(list *findings.List) {
 	if len(r.Replicas) < 2 {
 		return

@@ -1,10 +1,15 @@
 // Package doctor reports what works on this host, what does not and why. It changes nothing. Package agent calls
 // Examine for the command drover doctor, and Warn at a start and when profiles change.
 //
-// Doctor collects the findings of the components, and adds findings that need several of them. PoolChecker compares the
-// pools with the records of control, and KeyChecker checks the keys of encrypted datasets. They have no state: each
-// examination collects its findings in a Report, and reads records again before it reports a difference, because work
-// continues meanwhile.
+// Doctor collects the findings of the components, and adds findings that need several of them. PoolChecker compares
+// the pools with the records of control, and KeyChecker checks the keys of encrypted datasets. These types have no
+// state. Each examination collects its findings in a Report. Work continues during an examination, so it reads the
+// records again before it reports a difference. Only Watcher has state: the result of the last examination, protected
+// by a mutex.
+//
+// A finding belongs in the component that knows the problem. It belongs here if it compares several components:
+// pools.go, entries.go and snapshots.go compare pools with control's records, keycheck.go examines keys, and
+// doctor.go has the order of a report.
 package doctor
 
 import (
@@ -95,8 +100,8 @@ func (x *Doctor) Examine(ctx context.Context) ([]api.Finding, error) {
 	return r.All, nil
 }
 
-// examineHost adds the findings that need no program of an operator and no request to control. known are the datasets
-// that control has on record for this node; they are compared with the pools only if sure is true.
+// examineHost adds the findings that need no program of an operator and no request to control. known has the datasets
+// that control has recorded for this node. They are compared with the pools only if sure is true.
 func (x *Doctor) examineHost(ctx context.Context, r *Report, known map[uuid.UUID]dataset.Dataset, sure bool) {
 	x.checkDamaged(r)
 	x.checkRoot(ctx, r)
@@ -253,8 +258,8 @@ func (x *Doctor) CheckReplicas(r *Report) {
 	}
 }
 
-// checkHung names work on datasets that takes long, and the threads that wait in the kernel meanwhile, which cannot be
-// ended.
+// checkHung adds findings on work on datasets that takes long, and on the threads that wait in the kernel and cannot
+// be interrupted.
 func (x *Doctor) checkHung(r *Report) {
 	slow := x.deps.Locks.HeldFor(slowAfter, x.deps.Clock.Steady())
 	if len(slow) == 0 {

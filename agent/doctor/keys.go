@@ -38,8 +38,9 @@ type KeyChecker struct {
 // NewKeyChecker returns a KeyChecker.
 func NewKeyChecker(deps KeyCheckerDeps) *KeyChecker { return &KeyChecker{deps} }
 
-// Check reports whether this node can encrypt, whether it has the keys of its profiles, volumes and copies,
-// and what needs a key that its profile does not name any more. known are the datasets whose home is this node.
+// Check reports whether this node can encrypt, and whether it has the keys of its profiles, volumes and copies. It
+// also reports which volumes still need a key that their profile does not name any more. known are the datasets whose
+// home is this node.
 func (k *KeyChecker) Check(ctx context.Context, r *Report, known map[uuid.UUID]dataset.Dataset) {
 	c := &keyCheck{
 		Report:      r,
@@ -123,8 +124,8 @@ func (k *KeyChecker) Warn() {
 	})
 }
 
-// CheckRecord names a record beside the data whose data key is wrapped by another key than in control's
-// record: that key must not be destroyed yet.
+// CheckRecord compares the record beside the data with control's record. If the data key is wrapped by different keys
+// in the two records, it adds a finding: the key of the record beside the data must not be destroyed yet.
 func (k *KeyChecker) CheckRecord(r *Report, p *pool.Pool, e backends.Entry, now recordsNow) {
 	if e.Record == nil || e.Record.Encryption == nil || e.State == backends.EntryForeign ||
 		e.State == backends.EntryDeleting {
@@ -152,8 +153,8 @@ func (k *KeyChecker) CheckRecord(r *Report, p *pool.Pool, e backends.Entry, now 
 }
 
 // checkFences warns of fence programs that this node would refuse to run: those of control's profiles, and those of
-// volumes with a copy here. A program that is refused would only be noticed when a home is lost. checkFences runs no
-// program.
+// volumes with a copy here. Without this check, a refused program would be noticed only when a home is lost.
+// checkFences runs no program.
 func (k *KeyChecker) checkFences(ctx context.Context, r *Report) {
 	if k.deps.WorksSolo { // no other node whose volumes this one could take over
 		return

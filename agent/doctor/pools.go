@@ -63,7 +63,7 @@ func (c *PoolChecker) checkInTime(ctx context.Context, r *Report, p *pool.Pool,
 	}
 }
 
-// CheckPool adds findings on a pool. known are the datasets that control has recorded for this node. They are
+// CheckPool adds findings on a pool. known has the datasets that control has recorded for this node. They are
 // compared with the pool only if sure is true.
 func (c *PoolChecker) CheckPool(ctx context.Context, r *Report, p *pool.Pool, known map[uuid.UUID]dataset.Dataset,
 	sure bool) {
@@ -163,8 +163,8 @@ func checkWarnings(r *Report, p *pool.Pool) {
 	}
 }
 
-// roomHint returns what would bring a pool below 80 %. If the store is inconsistent it returns nothing, because
-// that comes first.
+// roomHint returns what would bring a pool below 80 %. If the store is inconsistent, it returns "", because the store
+// must be repaired first.
 func (c *PoolChecker) roomHint(ctx context.Context, r *Report, p *pool.Pool, st dataset.PoolStatus) string {
 	if r.StoreProblem != "" {
 		return ""

@@ -16,7 +16,7 @@ type Report struct {
 	Unknown      int    // the number of datasets in the pools that the inconsistent store lacks
 }
 
-// sort puts errors first, then warnings: among many pools they would be overlooked.
+// sort puts errors first, then warnings, because they would be overlooked among the findings of many pools.
 func (r *Report) sort() {
 	place := func(f api.Finding) int {
 		if i := slices.Index([]string{findings.Error, findings.Warning}, f.Level); i >= 0 {

@@ -1,5 +1,6 @@
 // Package findings collects the lines that drover doctor reports. Package doctor makes a List for each report and
-// passes it to the components, which add their findings. The package has no state.
+// passes it to the components, which add their findings. The package has no state. A new finding belongs in the
+// component that knows the problem.
 package findings
 
 import (
@@ -21,8 +22,8 @@ type List struct {
 	All []api.Finding
 }
 
-// Add adds a finding of a level about a subject. mend is what the operator should do, or "" if the text says so or if
-// nothing must be done. The text is formatted as by fmt.Sprintf.
+// Add adds a finding of a level about a subject. mend says what the operator should do. It is "" if the text already
+// says what to do, or if nothing must be done. The text is formatted as by fmt.Sprintf.
 func (l *List) Add(level, subject, mend, format string, args ...any) {
 	l.All = append(l.All, api.Finding{Level: level, Subject: subject, Text: fmt.Sprintf(format, args...), Fix: mend})
 }

@@ -1,8 +1,8 @@
 // Package generation keeps the generations of pools, which show whether a pool's disk was restored from a backup.
-// Package agent calls Keeper at a start and at each heartbeat, controlsync.Reporter reports to each control replica
-// with it, and package pooladmin uses it when an operator creates or accepts a pool. The generation of a pool is stored
-// in the pool and in the agent's database, and pool.Pools protects it. Keeper only has the set of replicas that were
-// asked, under a mutex.
+// Package agent calls Keeper at a start and at each heartbeat. controlsync.Reporter uses Keeper to report generations
+// to each control replica. Package pooladmin uses it when an operator creates or accepts a pool. The generation of a
+// pool is stored in the pool and in the agent's database, and pool.Pools protects it. The only state of Keeper is the
+// set of replicas that were asked, protected by a mutex.
 //
 // A disk can be restored from an older backup without the agent noticing, for example when a virtual machine is rolled
 // back. Later writes are then missing, and a volume would silently have its old content. So each pool has a generation:
@@ -15,18 +15,19 @@
 // (pool.RaiseEvery) while something in the pool is in use or was changed. The agent cannot detect two kinds of restore:
 // to a state from after the last raise, and together with everything that knows a higher generation.
 //
-// This node's database, the store, and the memory of every control replica know the generations. The store must not be
-// written again and again for a volume that is in use for days. So the store gets the generation only at each
-// registration, at the raises for a start and for a new home, and at the first raise after a change that is recorded in
-// the store, or after the mount of a volume that was idle. All other raises are reported only to the replicas: to each
-// of them, and again to one that was restarted. An unreachable replica is asked when it is reachable again. If it knows
-// a higher generation, the pool is quarantined then.
+// This node's database, the store, and the memory of every control replica know the generations. The store must not
+// be written again and again for a volume that is in use for days. So a generation is written to the store only at
+// these times: at each registration, when it is raised at a start or because the pool became the home of a dataset,
+// and at the first raise after a change that the store records anyway or after the mount of an idle volume. All other
+// raises are reported only to the memory of the replicas: to each of them, and again to a replica that was restarted.
+// An unreachable replica is asked when it is reachable again. If it knows a higher generation, the pool is
+// quarantined then.
 //
 // A host that starts while control is unreachable mounts its volumes according to its own database: losing control
-// stops no container. If that database was restored as well, the agent does not know it, and may write at the old epoch
-// to a volume that has moved meanwhile. The pool is quarantined when control is reachable again. So all work that no
-// container waits for does wait for control. For example, other nodes get nothing from a pool until a control replica
-// was asked about it since it was opened (see move.Sender.Pool).
+// stops no container. If that database was restored as well, the agent cannot notice the restore, and may write at
+// the old epoch to a volume that has moved meanwhile. The pool is quarantined when control is reachable again. For
+// this reason, work that no container waits for waits for control. For example, other nodes get nothing from a pool
+// until a control replica was asked about it since it was opened (see move.Sender.Pool).
 package generation
 
 import (
@@ -127,8 +128,8 @@ func (g *Keeper) Store(ctx context.Context) error {
 }
 
 // Ask asks every control replica for the generations of this node's pools. kept reports whether any replica keeps
-// generations. all reports whether each replica was asked since this agent started. A replica that was asked and is
-// unreachable now knows only what this agent has reported.
+// generations. all reports whether each replica was asked since this agent started. A replica that was asked earlier
+// need not be reachable now: this agent has reported to it every generation that it knows.
 func (g *Keeper) Ask(ctx context.Context) (kept, all bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()

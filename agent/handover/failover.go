@@ -99,9 +99,9 @@ func (f *Failover) request(ctx context.Context, d dataset.Dataset) (op dataset.O
 // answerTime is how long the agent of a home has to answer.
 const answerTime = 3 * time.Second
 
-// checkHome fails with ErrPending if the agent of a home does not answer although control counts its node as alive. The
-// node may be lost, and control may not have noticed it yet. A move from that node would also wait until control has
-// noticed it.
+// checkHome fails with ErrPending if the agent of a home does not answer although control counts its node as alive.
+// That node may be lost without control having noticed it yet. A move from that node would have to wait until control
+// notices the loss.
 func (f *Failover) checkHome(ctx context.Context, d dataset.Dataset) error {
 	if f.PeerHTTP == nil {
 		return nil

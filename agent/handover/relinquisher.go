@@ -129,8 +129,8 @@ func (r *Relinquisher) relinquish(ctx context.Context, id uuid.UUID, y lease.Rel
 		if holders, err := r.Holders(ctx, d); err != nil || len(holders) > 0 {
 			return y, holders, err
 		}
-		// A process that has it mounted in another mount namespace continues to write, and its writes may not
-		// be in the pool yet.
+		// A process that has the dataset mounted in another mount namespace could continue to write, and its writes
+		// may not be in the pool yet.
 		if idler, can := pool.(backends.IdleChecker); can {
 			if err := idler.CheckIdle(ctx, id); err != nil {
 				return y, []string{dataset.OneLine(err)}, nil
@@ -230,13 +230,13 @@ func (s *byteCounter) Write(b []byte) (int, error) {
 }
 
 // stuckAfter is how long a computation may make no progress before the disk is assumed to hang, as a multiple of
-// Limits.Lease: 5 minutes by default. The final snapshot may have to write out the host's memory, and may have many
-// extents.
+// Limits.InUseWait: 5 minutes by default. The final snapshot may have to write out the host's memory, and may have
+// many extents.
 const stuckAfter = 10
 
-// reportProgress reports to control that the checksums of a relinquished dataset are being computed. That may take
-// long, and the move waits as long as the computation makes progress. Without progress, reportProgress reports that the
-// computation is stuck, and the move ends.
+// reportProgress reports to control that the checksums of a relinquished dataset are being computed. The computation
+// may take long, and the move waits for it as long as it makes progress. If it makes no progress, reportProgress
+// reports that it is stuck, and the move ends.
 func (r *Relinquisher) reportProgress(ctx context.Context, d dataset.Dataset, y lease.Relinquished, seen *byteCounter) {
 	was, at, said := seen.bytes.Load(), r.Clock.Steady(), ""
 	for ctx.Err() == nil {
@@ -289,9 +289,9 @@ func (r *Relinquisher) report(ctx context.Context, id uuid.UUID, y lease.Relinqu
 	return r.Leases.SetReported(ctx, id, y)
 }
 
-// Settle removes the record of a relinquished epoch once it is not needed any more. That is so if this node is the home
-// again at a later epoch, if the dataset has left this node, or if the move ended without the answer of this node, so
-// that no other node can continue from it.
+// Settle removes the record of a relinquished epoch once it is not needed any more. The record is not needed if this
+// node is the home again at a later epoch, or if the dataset has left this node. It is not needed either if the move
+// ended without the answer of this node, because then no other node can continue from the relinquished epoch.
 func (r *Relinquisher) Settle(ctx context.Context, id uuid.UUID, y lease.Relinquished) error {
 	if r.Trust.Err() != nil {
 		return nil
@@ -318,7 +318,7 @@ func (r *Relinquisher) Settle(ctx context.Context, id uuid.UUID, y lease.Relinqu
 	case v.Home == r.NodeID && r.Cache.HasLeftSince(v.Dataset): // the store was restored from a backup
 		return nil
 	case v.Home == r.NodeID && v.Epoch >= y.Epoch && v.Move != y.Move:
-	case v.Home != r.NodeID && !copied && !known: // it was deleted, or its copy here was destroyed
+	case v.Home != r.NodeID && !copied && !known: // the dataset was deleted, or its copy here was destroyed
 		// Its record may still be on disk: a start without control would make this node its home.
 		if err := r.DB.Put(ctx, map[string]any{"volumes/" + id.String(): nil}); err != nil {
 			return err

@@ -174,8 +174,8 @@ func (r *Repairer) fenceLate(ctx context.Context, d dataset.Dataset) error {
 }
 
 // leaveShare ends the guard's registration of a dataset on a share that continues on another node. First the guard
-// kills the processes that hold the dataset here, because they would write to the dataset of the other node. Then
-// leaveShare removes the uses of the dataset and its mount point. The dataset's lock is held.
+// kills the processes that hold the dataset here, because on a share they would write to the data of the other node.
+// Then leaveShare removes the uses of the dataset and its mount point. The dataset's lock is held.
 func (r *Repairer) leaveShare(ctx context.Context, id uuid.UUID) error {
 	epoch, armed := r.Deadlines.Armed(id)
 	if !armed || r.Trust.Err() != nil {
@@ -214,8 +214,8 @@ func (r *Repairer) removedElsewhere(ctx context.Context, id uuid.UUID, epoch uin
 	return gone, err
 }
 
-// mountedOnShare reports whether a dataset is mounted from a share that a pool of this node is on. If nothing is
-// mounted, it reports whether there is such a pool.
+// mountedOnShare reports whether a dataset is mounted from a share on which this node has a pool. If the dataset is
+// not mounted, it reports whether this node has a pool on a share.
 func (r *Repairer) mountedOnShare(id uuid.UUID) (bool, error) {
 	table, err := mount.Table()
 	if err != nil {

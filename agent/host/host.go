@@ -1,5 +1,7 @@
-// Package host has the shared base of the components of one agent: the identity of this node, and the services that all
-// components use. It decides nothing. Package agent makes one Host and gives it to every component.
+// Package host has the shared base of the components of one agent: the identity of this node, and the services that
+// all components use. It decides nothing. Package agent makes one Host and gives it to every component. The fields of
+// Host do not change after that, and the services in them protect their own state. Only a service that most
+// components need belongs here. A new time limit belongs in Limits.
 package host
 
 import (
@@ -79,8 +81,8 @@ func (l Limits) OrDefault() Limits {
 // MountRoot is the folder with the mount points of all datasets.
 func (h *Host) MountRoot() string { return filepath.Join(h.Root, "mnt") }
 
-// MountPath is the mount point of a dataset. It contains the dataset's UUID, so that a user can copy its first
-// eight characters into @snapshot-.
+// MountPath is the mount point of a dataset. The path contains the dataset's UUID, so that a user can copy the first
+// eight characters of the UUID into a spec such as db@snapshot-1a2b3c4d.
 func (h *Host) MountPath(id uuid.UUID) string { return filepath.Join(h.MountRoot(), id.String()) }
 
 // LogOf returns a log entry for a dataset, with the field names that are used everywhere.

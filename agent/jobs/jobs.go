@@ -1,5 +1,7 @@
-// Package jobs runs the work of the agent that may outlive the requests that asked for it. The components of the agent
-// share one Runner: host.Host.Jobs. The jobs in progress are its only state, in memory, and its mutex protects them.
+// Package jobs runs the work of the agent that may outlive the requests that asked for it. The components of the
+// agent share one Runner: host.Host.Jobs. The only state of a Runner is the set of jobs in progress, in memory,
+// protected by a mutex. Rules about when identical requests share work belong here. What a job does belongs in the
+// component that starts it.
 package jobs
 
 import (
@@ -167,8 +169,8 @@ func (j *Runner) Start(key string, fn func(ctx context.Context, jb *Job) error) 
 	return j.launch(key, fn, false)
 }
 
-// StartAgain is like Start. If a job with the key is in progress, the job runs once more afterwards, because its input
-// may have changed. It then runs the fn with which it was started.
+// StartAgain is like Start. If a job with the key is in progress, the job runs once more afterwards, because its
+// input may have changed. The second run uses the fn with which the job was started.
 func (j *Runner) StartAgain(key string, fn func(ctx context.Context, jb *Job) error) *Job {
 	return j.launch(key, fn, true)
 }

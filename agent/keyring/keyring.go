@@ -4,8 +4,9 @@
 // the data key, wrapped by a key of the operator. The profile says where the operator's key is. Drover does not store
 // the operator's key, and reads it each time.
 //
-// The backends call Keyring as backends.Keys. Operations call Seal and Wrap, and moves BorrowKey and CanOpen. The only
-// state is the table of stand-ins, in memory, protected by a mutex.
+// The backends call Keyring as backends.Keys. Operations call Seal and Wrap, and moves BorrowKey and CanOpen. The
+// only state is the table of borrowed keys, in memory, protected by a mutex. Where an operator's key comes from is in
+// package internal/keys; which record a data key is taken from is in DataKey.
 package keyring
 
 import (
@@ -28,13 +29,13 @@ import (
 type Deps struct {
 	*host.Host
 	Programs *host.Programs // that print keys
-	// CopyBeside returns the dataset ds if the dataset id contains files of ds that a move has brought beside a copy of
-	// ds. Otherwise is is false.
+	// CopyBeside returns the dataset ds if the dataset id contains files of ds that a move has brought beside a copy
+	// of ds. Otherwise ok is false.
 	CopyBeside func(id uuid.UUID) (ds uuid.UUID, is bool)
 }
 
-// Keyring gives pools the data keys of their datasets, and gives each new dataset a data key. Its methods are safe
-// for concurrent use.
+// Keyring provides pools with the data keys of their datasets, and generates the data key of each new dataset. Its
+// methods are safe for concurrent use.
 type Keyring struct {
 	deps Deps
 
@@ -79,8 +80,9 @@ func (k *Keyring) DataKey(ctx context.Context, d dataset.Dataset) ([]byte, error
 	return nil, why
 }
 
-// contextDataKey is the data key of a dataset that is made while writers wait. It is stored in the context of that
-// work: otherwise the program that prints the operator's key would run while writers wait.
+// contextDataKey is the data key of a dataset that is made while writers wait. The key is read before that, and
+// passed in the context of that work. Otherwise the program that prints the operator's key would run while writers
+// wait.
 type contextDataKey struct {
 	id, wrapped uuid.UUID // the UUIDs of the dataset and of its data key
 	data        []byte
@@ -89,8 +91,8 @@ type contextDataKey struct {
 // dataKeyContext is the key of a contextDataKey in a context.
 type dataKeyContext struct{}
 
-// dataKey returns the data key that is wrapped in the record d. A program that prints the operator's key gets the UUID
-// of the dataset of.
+// dataKey returns the data key that is wrapped in the record d. A program that prints the operator's key gets the
+// UUID in the parameter of, which differs from d.ID if d borrows a key.
 func (k *Keyring) dataKey(ctx context.Context, of uuid.UUID, d dataset.Dataset) ([]byte, error) {
 	if d.Encryption == nil {
 		return nil, dataset.Errorf(dataset.ErrForbidden, "it is encrypted, and its record has no data key")
@@ -155,9 +157,10 @@ func (k *Keyring) OperatorKey(ctx context.Context, p dataset.Profile, id uuid.UU
 	return keys.Read(ctx, k.deps.Programs, from, keys.Ask{Profile: p.Name, Dataset: id})
 }
 
-// Seal sets the wrapped data key in the record of a dataset that will be made. The data key is a new one, that of the
-// source of a clone, or that of an earlier attempt. If a key is not on this node, Seal fails and changes nothing. The
-// caller makes the dataset with the returned context withKey, which for a clone contains the data key.
+// Seal sets the wrapped data key in the record of a dataset that will be made. A clone gets the data key of its
+// source. A repeated attempt gets the data key of the earlier one. Any other dataset gets a new data key. If a key is
+// not on this node, Seal fails and changes nothing. The caller makes the dataset with the returned context withKey,
+// which for a clone contains the data key.
 func (k *Keyring) Seal(ctx context.Context, pool backends.Pool, op *dataset.Operation) (withKey context.Context,
 	err error) {
 	d := op.DatasetRecord
@@ -203,9 +206,9 @@ func (k *Keyring) Seal(ctx context.Context, pool backends.Pool, op *dataset.Oper
 	return ctx, nil
 }
 
-// Wrap wraps a data key by the key of a dataset's profile, and verifies the wrapping: it reads the key again,
-// which must open it. A key that was read while it was being written, or that a program prints only once, could
-// not open the dataset later.
+// Wrap wraps a data key by the key of a dataset's profile, and verifies the wrapping: it reads the key again, which
+// must open it. This detects a key that was read while it was being written, and a program that prints its key only
+// once. Such a key could not open the dataset later.
 func (k *Keyring) Wrap(ctx context.Context, key keys.Key, d dataset.Dataset, id uuid.UUID,
 	data []byte) (e dataset.Encryption, err error) {
 	e = key.Wrap(id, data)

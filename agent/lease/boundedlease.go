@@ -30,10 +30,10 @@ type controlSession struct {
 	session uuid.UUID     // the session that was renewed last; uuid.Nil if there was none
 	sent    time.Duration // when that renewal was sent
 	ttl     time.Duration // how long control counts this node as alive after that renewal
-	// streak is the number of the current streak of renewals. All renewals of a streak are of one session, and each was
-	// answered while the previous one was still valid. readStreak is the streak during which this node last read which
-	// datasets it is the home of. During that streak no other node takes these datasets over, because a takeover
-	// requires that the session has ended.
+	// streak is the number of the current streak of renewals. All renewals of a streak are of one session, and each
+	// was answered while the previous one was still valid. readStreak is the streak in which this node last read from
+	// control which datasets have their home here. While that streak lasts, no other node takes over these datasets,
+	// because a takeover requires that the session has ended.
 	//
 	// Comparing the UUIDs of two sessions does not show whether the session ended between two renewals. A restored
 	// store contains an ended session again, and an answer that control read while the session had ended may arrive
@@ -82,14 +82,14 @@ type boundedLease struct {
 	// promises has, for each node that promised to open no later epoch, the time until which this node may rely on the
 	// promise.
 	promises map[uuid.UUID]time.Duration
-	// enrolled has the nodes that were given a part of the dataset: they could continue from that part, whether or not
-	// control has recorded their copies.
+	// enrolled has the nodes that were given a part of the dataset. They could continue from that part, even if
+	// control has not recorded their copies.
 	enrolled map[uuid.UUID]enrolment
 }
 
 // enrolment is the state of a node that was given a part of a dataset.
 type enrolment struct {
-	onDisk      bool          // the record is on disk
+	onDisk      bool          // the enrolment is recorded on disk
 	lastRequest time.Duration // when the node requested data last
 }
 
@@ -119,18 +119,18 @@ func (h *boundedLease) promisers(followers []uuid.UUID) []uuid.UUID {
 	return slices.Compact(all)
 }
 
-// overrun returns by how much a fence of this dataset can exceed the time that others wait for it. ofPromises is for a
-// deadline that relies on promises: a node that promised waits from the time at which it was asked. ofSession is for a
-// deadline that relies on the session: control waits from the time at which it saw the session end, which is one TTL
-// later.
+// overrun returns by how much a fence of this dataset can exceed the time that others wait for it. ofPromises applies
+// to a deadline that relies on promises: a promising node waits from the time of the request. ofSession applies to a
+// deadline that relies on the session: control waits from the time at which it noticed the end of the session, one
+// TTL later.
 func (h *boundedLease) overrun(t *controlSession) (ofPromises, ofSession time.Duration) {
 	over := h.fenceTime - usualFenceTime(t.ttl)
 	return max(over, 0), max(over-t.ttl, 0)
 }
 
 // allowedFenceTime returns how long a fence may take after a deadline that extend has returned. The guard gets this
-// value with the deadline. The guard may know that a fence now takes longer, before this node does. It then shortens
-// the deadline.
+// value with the deadline. If the guard learns before this node that a fence now takes longer, the guard shortens the
+// deadline.
 func (h *boundedLease) allowedFenceTime(t *controlSession, deadline time.Duration) time.Duration {
 	if _, ofSession := h.overrun(t); deadline <= t.until()-ofSession {
 		return max(h.fenceTime, MaxFenceTime(t.ttl))
@@ -138,8 +138,9 @@ func (h *boundedLease) allowedFenceTime(t *controlSession, deadline time.Duratio
 	return max(h.fenceTime, usualFenceTime(t.ttl))
 }
 
-// extend returns the time until which this node may write: see promise.Extend. An inconsistent store may name this node
-// as the home of a dataset that has left it. So such a store extends a lease, but does not start one.
+// extend returns the time until which this node may write: see promise.Extend. An inconsistent store may name this
+// node as the home of a dataset that has moved to another node. So a session with such a store can extend a lease,
+// but cannot start one.
 func (h *boundedLease) extend(t *controlSession, followers []uuid.UUID, silent bool, now time.Duration) time.Duration {
 	ofPromises, ofSession := h.overrun(t)
 	session := t.until() - ofSession
@@ -156,9 +157,9 @@ func (h *boundedLease) extend(t *controlSession, followers []uuid.UUID, silent b
 	return h.deadline
 }
 
-// enrol adds a node to those that could take over, before the node is given any data. It returns false if the node must
-// not be given data, because the deadline relies on promises: the new node has made none, and control, which may be
-// unreachable from here, could let the new node take over.
+// enrol adds a node to those that could take over, before the node is given any data. It returns false if the node
+// must not be given data because the deadline relies on promises. The new node has made no promise, and control could
+// let it take over while control is unreachable from here.
 func (h *boundedLease) enrol(t *controlSession, node uuid.UUID, now time.Duration) bool {
 	was, already := h.enrolled[node]
 	if !already && h.deadline > t.until() && h.deadline+max(h.fenceTime, usualFenceTime(t.ttl)) > now {

@@ -60,8 +60,8 @@ func (b *Deadlines) Enrol(ctx context.Context, id, node uuid.UUID) error {
 }
 
 // enrolInMemory enrols a node in memory, and records the time of its request. done reports whether the caller has
-// nothing more to do, because the node is enrolled on disk already or the lease is not bounded. If noted is true,
-// enrolInMemory changes nothing for a node that is not enrolled on disk.
+// nothing more to do, because the node is enrolled on disk already or the lease is not bounded. If onlyOnDisk is
+// true, enrolInMemory changes nothing for a node that is not enrolled on disk.
 func (b *Deadlines) enrolInMemory(id, node uuid.UUID, noted bool) (done bool, err error) {
 	d, home := b.Cache.Dataset(id)
 	if !home || !IsBounded(d) || b.Guard == nil {
@@ -151,7 +151,7 @@ func (b *Deadlines) forgetLeases() {
 
 // dropEnrolledOf removes the enrolled nodes of datasets that have left this node. If a dataset returns while its
 // records are removed, dropEnrolledOf writes them again. It holds enrolling, so that no node is enrolled at the same
-// time, whose record an interruption could lose.
+// time: an interruption could lose the record of such a node.
 func (b *Deadlines) dropEnrolledOf(ctx context.Context, left []uuid.UUID) error {
 	b.enrolling.Lock()
 	defer b.enrolling.Unlock()

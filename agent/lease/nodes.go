@@ -97,9 +97,9 @@ func (n *Nodes) Refresh(ctx context.Context) error {
 const refreshPause = time.Minute
 
 // refreshIfDue starts a job that calls Refresh if the promises of some nodes would be needed without control, and the
-// last read is old enough. The minimum age is ttl if the address of one of these nodes is unknown. Otherwise it is
-// refreshPause, or in a large cluster one second for each node, because addresses change: all agents together then send
-// about one request a second.
+// last read is old enough. The list is read again because addresses change. The minimum age is ttl if the address of
+// one of these nodes is unknown. Otherwise it is refreshPause, or one second for each node in a large cluster, so
+// that all agents together send about one request a second.
 func (n *Nodes) refreshIfDue(promisers []uuid.UUID, ttl time.Duration) {
 	now := n.Clock.Steady()
 	n.mu.Lock()

@@ -19,9 +19,10 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// Registrar keeps the guard's records in agreement with the open datasets. When the deadline of a registered dataset
-// passes, the guard fences the dataset. A dataset whose lease is bounded in time is registered before it is mounted,
-// and is not used before the guard has confirmed the registration. Its methods are safe for concurrent use.
+// Registrar registers open datasets with the guard, and removes datasets that are closed. When the deadline of a
+// registered dataset passes, the guard fences the dataset. A dataset whose lease is bounded in time is registered
+// before it is mounted, and is not used before the guard has confirmed the registration. Its methods are safe for
+// concurrent use.
 type Registrar struct {
 	RegistrarDeps
 
@@ -360,10 +361,10 @@ func IsFenced(e guard.Entry) bool {
 
 // isFencing reports whether the guard fences a dataset, or will do so soon. Limits must not be set on such a dataset.
 //
-// For the flush of a fence, the guard lifts the speed limit, and sets it again once the dataset is thawed. The flush
-// may still run when the dataset may be open here again, so isFencing asks the guard. An agent that stops also asks: it
-// restores the limits that it has suspended for a flush. If the guard does not answer, isFencing fails, and no limit is
-// set.
+// The guard removes the speed limit for the flush of a fence, and sets it again once the dataset is thawed. That
+// flush may still run when the deadline of the dataset was extended again. So isFencing asks the guard, also when the
+// agent stops and restores the limits that it has suspended. If the guard does not answer, isFencing fails, and no
+// limit is set.
 func (g *Registrar) isFencing(id uuid.UUID, asked func() (guard.Status, error)) (bool, error) {
 	d, known := g.Cache.Dataset(id)
 	if _, armed := g.Deadlines.Armed(id); known && IsBounded(d) && armed &&
@@ -377,7 +378,8 @@ func (g *Registrar) isFencing(id uuid.UUID, asked func() (guard.Status, error)) 
 	return fenced, err
 }
 
-// statusForLimits asks the guard for its status. It waits no longer than a limit may be locked.
+// statusForLimits asks the guard for its status. It waits at most throttle.GuardTimeout, because the caller holds the
+// lock of a limit.
 func (g *Registrar) statusForLimits() (guard.Status, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(g.Ctx), throttle.GuardTimeout)
 	defer cancel()

@@ -16,6 +16,10 @@
 // The package owns the keys yields/, enrolled/ and standing of the agent's database, and keeps their values in memory
 // too. Table, Deadlines, Nodes and Registrar each have a mutex for their fields. The lock of a dataset serializes
 // Registrar's changes to that dataset.
+//
+// Where to change what: how a deadline is computed is in boundedlease.go, which is pure. When promises are requested
+// is in extend.go, and what the guard is told in registrar.go. Why a dataset must not be opened is in Table (MayOpen,
+// MayChange). How long a session lasts is decided by control, in package control/membership.
 package lease
 
 import (
@@ -32,8 +36,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Table has the reasons why datasets whose home is this node must not be opened here: the moves that recall them, as
-// control reported last, and the epochs that this node has relinquished. Relinquished epochs are also recorded on disk.
+// Table knows which datasets of this node must not be opened here, and why: a move recalls the dataset, according to
+// the last report of control, or this node has relinquished the epoch. Relinquished epochs are also recorded on disk.
 // They stay relinquished even if control's records say otherwise. The methods of Table are safe for concurrent use.
 type Table struct {
 	db       records.DB

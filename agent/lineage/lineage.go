@@ -3,17 +3,19 @@
 //
 // It has no state: its functions compare records that the caller passes. Callers are package move and package
 // replication at both ends of a transfer, and the packages that take, keep or remove snapshots (operation, handover,
-// lease, controlsync, doctor). If a function changes a pool, the caller holds the dataset's lock.
+// lease, controlsync, doctor). If a function changes a pool, the caller holds the dataset's lock. Rules about which
+// snapshot a copy continues from, needs, or is sent as a difference to belong here. When a snapshot is taken or
+// removed belongs in package replication.
 //
 // A difference needs a base: a snapshot that the home and the copy both have. The home therefore keeps the newest
 // snapshots that it sent to each copy, and a move brings them to the next home. Otherwise each copy would have to be
 // sent again from the beginning.
 //
-// Several replicas are refreshed at different times, each from a different snapshot. If the home were lost, they would
-// have no snapshot in common, and all but the promoted one would have to start from the beginning. So now and then a
-// snapshot is taken for all replicas. Each replica receives it with its next refresh. The home and the replicas keep it
-// until the next shared snapshot has arrived, or until only one replica is left. Data that is overwritten before and
-// after a shared snapshot is sent twice, so not every snapshot is shared.
+// Several replicas are refreshed at different times, each from a different snapshot. If the home were lost, they
+// would have no snapshot in common, and all but the promoted one would have to start from the beginning. So now and
+// then a snapshot is taken for all replicas. Each replica receives it with its next refresh. The home and the
+// replicas keep it until the next shared snapshot has arrived, or until only one replica is left. Not every snapshot
+// is shared, because blocks that are overwritten both before and after a shared snapshot are sent twice.
 package lineage
 
 import (
@@ -44,8 +46,8 @@ func Newest(e backends.Entry, want func(dataset.Snapshot) bool) (last dataset.Sn
 	return last, found
 }
 
-// Best returns the newest snapshot of a copy that a volume can continue from. A superseded snapshot is not
-// eligible, nor is the state that a restore replaced: choosing it would undo the restore.
+// Best returns the newest snapshot of a copy that a volume can continue from. A superseded snapshot is not eligible.
+// The state that a restore replaced is not eligible either, because choosing it would undo the restore.
 func Best(e backends.Entry) (dataset.Snapshot, bool) {
 	return Newest(e, func(s dataset.Snapshot) bool {
 		return s.Kind != dataset.SnapshotSuperseded && s.Kind != dataset.SnapshotRestore
@@ -103,10 +105,10 @@ func BaseOf(e backends.Entry, c dataset.Copy) (dataset.Snapshot, bool) {
 	})
 }
 
-// NearestBase chooses the base from which the last snapshot s is sent as a difference. The candidates are
-// snapshots that the target has, or receives before s: the newest that it was sent, the newest that a user or a
-// schedule took, and the parent of s. It returns the candidate with the smallest difference, and uuid.Nil if
-// the pool can send s as a difference to none of them.
+// NearestBase chooses the base from which the last snapshot s is sent as a difference. The candidates are snapshots
+// that the target has, or receives before s: the newest that it was sent, the newest that a user or a schedule took,
+// and the parent of s. It returns the candidate with the smallest difference. If the pool cannot send s as a
+// difference to any candidate, NearestBase returns uuid.Nil.
 func NearestBase(
 	ctx context.Context, pool backends.Pool, e backends.Entry, s dataset.Snapshot, has []dataset.Snapshot,
 ) (base uuid.UUID, err error) {
@@ -139,9 +141,9 @@ func NearestBase(
 	return base, nil
 }
 
-// CurrentFor returns the newest snapshot that was taken for a node, and whether it equals the head. For a
-// refresh, snapshots that were taken for other nodes count too. Snapshots of an earlier epoch do not count: a
-// copy is recorded with its epoch.
+// CurrentFor returns the newest snapshot that was taken for a node, and whether that snapshot equals the head. For a
+// refresh, snapshots that were taken for other nodes count too. Snapshots of an earlier epoch do not count, because a
+// copy is recorded with the epoch of its newest snapshot.
 func CurrentFor(
 	ctx context.Context, pool backends.Pool, d dataset.Dataset, e backends.Entry, peer uuid.UUID,
 ) (last dataset.Snapshot, current bool) {
@@ -184,9 +186,10 @@ func IsInternal(s dataset.Snapshot) bool {
 }
 
 // DropMissing removes the snapshots of a copy that its source no longer has. Superseded snapshots stay until a person
-// discards them. A home keeps the newest snapshots that it sent to copies. Suppose that one of these is missing at the
-// source, is newer than last, the newest snapshot that the source sends, and is of the same epoch. Then the disk of the
-// home was probably restored from an older state: DropMissing removes nothing and returns ErrConflict.
+// discards them. A home keeps the newest snapshots that it sent to copies. If one of these snapshots is missing at
+// the source, the disk of the home was probably restored from an older state. DropMissing assumes so if the missing
+// snapshot has the same epoch as last and is newer than last, the newest snapshot that the source sends. It then
+// removes nothing and returns ErrConflict.
 func DropMissing(ctx context.Context, pool backends.Pool, id uuid.UUID, gone []uuid.UUID, last dataset.Snapshot) error {
 	if len(gone) == 0 {
 		return nil

@@ -91,7 +91,7 @@ const (
 // It calls failed with each failure. It reports the same failure at most once an hour, even if failures alternate. An
 // unreachable control is reported as a failure only if the certificate ends soon.
 func (m *Member) Keep(ctx context.Context, control Control, failed func(error)) {
-	told := map[string]time.Duration{} // when failed was called with a failure, at most an hour ago
+	told := map[string]time.Duration{} // when each failure was last reported
 	for {
 		err := m.Check(ctx, control)
 		now := m.clock.Steady()
@@ -110,8 +110,9 @@ func (m *Member) Keep(ctx context.Context, control Control, failed func(error)) 
 	}
 }
 
-// shouldReport reports whether Keep reports a failure. An unreachable control is reported elsewhere, so shouldReport is
-// true for it only in the second half of the time between the date of renewal and the end of the certificate.
+// shouldReport reports whether Keep reports a failure. Other components report an unreachable control. So
+// shouldReport returns true for an unreachable control only in the second half of the time between the date of
+// renewal and the end of the certificate.
 func (m *Member) shouldReport(err error) bool {
 	return dataset.KindOf(err) != dataset.ErrUnavailable ||
 		m.clock.Now().After(renewalOverdue(m.credentials.Pair().Chain[0]))
@@ -139,8 +140,8 @@ func (m *Member) Findings() []api.Finding {
 	return []api.Finding{found}
 }
 
-// renewalOverdue returns from when on a certificate should have been renewed: half of the time between the date of
-// renewal and its end has passed.
+// renewalOverdue returns the time from which a certificate counts as not renewed in time: halfway between the date of
+// its renewal and its end.
 func renewalOverdue(leaf *x509.Certificate) time.Time {
 	due := pki.RenewAt(leaf)
 	return due.Add(leaf.NotAfter.Sub(due) / 2)

@@ -86,8 +86,8 @@ func spec(m backends.Mount) mount.Spec {
 	return s
 }
 
-// ExplainMountError adds a hint to an error of mount(2) that says to look in the kernel's log, if the kernel found a
-// filesystem but refused to mount it: the kernel writes the reason only there.
+// ExplainMountError adds a hint to an error of mount(2) if the kernel found a filesystem but refused to mount it. The
+// hint says to look in the kernel's log, because the kernel writes the reason only there.
 func ExplainMountError(err error) error {
 	var failed *mount.Error
 	if !errors.As(err, &failed) || failed.Step != mount.StepCreate {

@@ -18,9 +18,9 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// A filesystem that could not write its journal accepts no more writes, even when the disk works again: XFS shuts down
-// and answers EIO, ext4 and btrfs become read-only. Only a new mount ends that. A volume is mounted again when its last
-// container has stopped and the next one starts.
+// A filesystem that could not write its journal accepts no more writes, even when the disk works again: XFS shuts
+// down and answers EIO, ext4 and btrfs become read-only. Only a new mount of the filesystem ends that state. A volume
+// gets a new mount when its last container has stopped and the next one starts.
 
 // Disks finds out which mounted volumes accept no more writes after a disk error. Its methods are safe for concurrent
 // use.

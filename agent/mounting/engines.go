@@ -13,9 +13,13 @@
 // controlsync applies control's records to Guests, and reports the uses. The start of the agent calls Resolver.Resolve.
 // The heartbeat calls Verifier.CheckIfDue and Unmounter.UnmountForgotten.
 //
-// The package owns the keys mounts/, engine and guests/ of the agent's database; UseTable, Engines and GuestTable keep
-// their values in memory too. The lock of a dataset (host.Host.Locks) protects its mount and its uses: the comment of a
-// method says if the caller must hold it. Each table also has a mutex for its maps.
+// The package owns the keys mounts/, engine and guests/ of the agent's database; UseTable, Engines and GuestTable
+// keep their values in memory too. The lock of a dataset (host.Host.Locks) protects its mount and its uses: the
+// comment of a method says if the caller must hold it. Each table also has a mutex for its maps.
+//
+// Where to change what: how a mount proceeds is in mount.go, and what the kernel is asked to mount in attach.go. When
+// a use ends is in verifier.go. Who counts as a holder is in holders.go and in package internal/linux/inuse. What
+// differs between engines is in engines.go and podman.go.
 package mounting
 
 import (
@@ -41,12 +45,11 @@ const PodmanID = "2f73349cfc4630255319c6c8dfc1b46a8996ace9d14d8e07563b165915918e
 // engine keeps its mounts in memory and forgets them when it is killed. So the uses of an engine process
 // that was replaced by another one are unverified: they may have ended without an Unmount.
 //
-// Each engine process has a generation, a number that is recorded with its uses. The generation begins
-// with the first Mount of the process. It ends when any process activates the plugin after that process
-// has ended: an engine activates the plugin once, when it starts. A process is identified by its PID and
-// start time. So the generation of a running engine is not ended by a Podman command, by a second engine
-// on the same socket, or by any other activation. An activation writes to the store only if it ends a
-// generation.
+// Each engine process has a generation, a number that is recorded with its uses. The generation begins with the first
+// Mount of the process. The generation ends when some process activates the plugin after the engine process has
+// ended. An engine activates the plugin once, when it starts. A process is identified by its PID and start time. So
+// the generation of a running engine is not ended by a Podman command, by a second engine on the same socket, or by
+// any other activation. An activation writes to the store only if it ends a generation.
 //
 // If the caller is unknown (see plugin.Caller), for instance an engine in another PID namespace, its end
 // cannot be detected. All such callers share one generation, and each activation ends it.
@@ -144,9 +147,9 @@ func (e *Engines) Generation(ctx context.Context, caller process.Identity, id st
 			return p.Generation, nil
 		}
 	}
-	// An engine does not activate the plugin again when the agent restarts. So a caller that has not
-	// activated it since then is probably the newest engine, behind a proxy that starts a process for
-	// each connection.
+	// An engine does not activate the plugin again when the agent restarts. So a caller that has not activated the
+	// plugin since the agent's start is probably the newest engine, behind a proxy that starts a process for each
+	// connection.
 	if n := len(e.record.Running); n > 0 && caller.IsKnown() && !e.activated[caller] {
 		return e.record.Running[n-1].Generation, nil
 	}

@@ -51,9 +51,9 @@ type Guests struct{ GuestsDeps }
 // NewGuests returns a Guests.
 func NewGuests(deps GuestsDeps) *Guests { return &Guests{deps} }
 
-// Mount mounts a dataset whose home is another node, and which is not mounted. It retries for as long as a mount waits
-// for a lease (Limits.Lease) if the obstacle is temporary: a move to another node of the share, or a snapshot at the
-// home. The caller holds the dataset's lock.
+// Mount mounts a dataset whose home is another node, and which is not mounted. If the obstacle is temporary, such as
+// a move to another node of the share or a snapshot at the home, Mount retries for Limits.InUseWait. The caller holds
+// the dataset's lock.
 func (m *Guests) Mount(ctx context.Context, d dataset.Dataset, path string) error {
 	for until := m.Clock.Steady() + m.Limits.Lease; ; {
 		err := m.mountOnce(ctx, d, path)
@@ -314,10 +314,10 @@ func (m *Guests) Leave(ctx context.Context, id uuid.UUID) {
 	}
 }
 
-// checkLeftBehind returns why a dataset that is mounted here differs from the dataset that other nodes have. It returns
-// nil if they do not differ, or if that is unknown. They differ if an operator confirmed that this host is fenced, and
-// it was not: the home may have restored the dataset and removed its former content. A process here that has the
-// dataset open does not prevent a restore at the home.
+// checkLeftBehind returns why a dataset that is mounted here differs from the dataset that other nodes have. It
+// returns nil if they do not differ, or if that is unknown. The two can differ if an operator confirmed that this
+// host is fenced although it was not. The home may then have restored the dataset and removed its former content,
+// because a process here that has the dataset open does not prevent a restore at the home.
 func (m *Guests) checkLeftBehind(ctx context.Context, d dataset.Dataset) error {
 	if mounted, err := host.IsMountPoint(m.MountPath(d.ID)); err != nil || !mounted {
 		return nil

@@ -121,10 +121,10 @@ func treeOf(m *mount.Entry) mount.Filesystem {
 	return mount.Filesystem{Major: m.Major, Minor: m.Minor, Root: m.Root}
 }
 
-// Describe says where a dataset is mounted besides its mount point: one entry for each mount in another mount
-// namespace, for each further mount in the host's namespace, and for each process that could not be examined. Copies of
-// the host's mount in other namespaces do not count. If look is from ScanFiles, there is also one entry for each
-// process that has a file of the dataset open.
+// Describe lists where a dataset is mounted besides its mount point. The list has an entry for each mount in another
+// mount namespace, for each further mount in the host's namespace, and for each process that could not be examined.
+// Copies of the host's mount in other namespaces do not count. If look is from ScanFiles, the list also has an entry
+// for each process that has a file of the dataset open.
 //
 // If nothing is mounted on the mount point, Describe asks the pool of the dataset. If the pool cannot
 // tell, the dataset counts as held.
@@ -173,17 +173,17 @@ func (l *Holders) DescribeTree(look Scan, d dataset.Dataset, tree mount.Filesyst
 	return list
 }
 
-// isOfAnotherDrover reports whether a mount may have been made by another Drover process on this machine, with records
-// of its own. Two processes can mount the same dataset only if it is on a share, and only the paths of their mounts
-// differ.
+// isOfAnotherDrover reports whether a mount may have been made by another Drover process on this machine, with
+// records of its own. Two such processes can mount the same dataset only if it is on a share. Only the paths of their
+// mounts differ then.
 func (l *Holders) isOfAnotherDrover(d dataset.Dataset, e *mount.Entry) bool {
 	pool := l.pools.ByID(d.Pool)
 	shared := pool == nil || pool.Record.Share != uuid.Nil // nothing is known here about a pool of another node
 	return shared && strings.HasSuffix(e.Mountpoint, strings.TrimPrefix(l.MountPath(d.ID), l.Root))
 }
 
-// CheckPool asks the pool whether a process on this host uses a dataset that is not mounted. It
-// fails if one does, and if the pool is offline or cannot tell.
+// CheckPool asks the pool whether a process on this host uses a dataset that is not mounted. It fails if a process
+// uses the dataset, if the pool is offline, and if the pool cannot tell.
 func (l *Holders) CheckPool(ctx context.Context, d dataset.Dataset) error {
 	pool, err := l.pools.Online(ctx, d.Pool)
 	if err != nil {

@@ -22,8 +22,8 @@ const mountAttempts = 100
 // Mount mounts a volume for one use and returns the path: it finds the dataset, gets the lease, mounts the dataset
 // unless it is mounted, and records the use. If this node is the home, it has the lease, and control is not asked.
 //
-// The ID may be empty: orchestrators other than Docker and Podman send none. It counts like any other
-// ID, and is shared by all who send none.
+// The ID may be empty: orchestrators other than Docker and Podman send none. An empty ID counts like any other ID:
+// all orchestrators that send no ID share it.
 func (m *Mounter) Mount(ctx context.Context, ref dataset.Reference, id string) (string, error) {
 	if len(id) > dataset.MaxMountID {
 		return "", dataset.Errorf(dataset.ErrInvalid, "mount of %s: its ID has %d bytes (%d at most)",

@@ -10,7 +10,7 @@ import (
 	"github.com/droverhq/drover/plugin"
 )
 
-// Record has the uses of a mounted dataset, by mount ID. It is void on another boot.
+// Record has the uses of a mounted dataset, by mount ID. A record from an earlier boot does not count.
 type Record struct {
 	Boot  string         `json:"boot"`
 	Epoch uint64         `json:"epoch"`
@@ -71,8 +71,8 @@ func (c Use) VerifyFrom() time.Duration {
 // SortedIDs returns the mount IDs, sorted.
 func (r Record) SortedIDs() []string { return slices.Sorted(maps.Keys(r.IDs)) }
 
-// ExpectedMounts returns how many mounts besides the mount point the recorded uses explain: one for each ID, not
-// counting the ID except. Podman's use explains none, because it can exist without a container.
+// ExpectedMounts returns how many mounts besides the mount point are explained by the recorded uses: one for each ID
+// other than except. Podman's use explains none, because it can exist without a container.
 func (r Record) ExpectedMounts(except string) (n int) {
 	for id := range r.IDs {
 		if id != except && id != PodmanID {
@@ -93,8 +93,8 @@ func (r Record) HasEnded() bool {
 	return false
 }
 
-// ToolOf returns the engine that made a use. If the caller is not known, as in records of older versions, the mount ID
-// shows it.
+// ToolOf returns the engine that made a use. If the record does not name the engine, as in records of older versions,
+// ToolOf infers it from the mount ID.
 func (c Use) ToolOf(id string) plugin.Tool { return cmp.Or(c.Tool, ToolByID(id)) }
 
 // ToolByID returns the engine that sends such mount IDs: Podman always the same one, Docker 64 random
@@ -110,5 +110,6 @@ func ToolByID(id string) plugin.Tool {
 }
 
 // MountedGrace is how long an engine may take to start a container after mounting a volume of it, while this agent
-// runs. A container can have several slow volumes. A use that has ended and stays recorded that long does little harm.
+// runs. A container can have several slow volumes. It does little harm if a use that has ended stays recorded for
+// that time.
 const MountedGrace = 10 * time.Minute

@@ -83,8 +83,8 @@ func (r *Reservations) leave(id uuid.UUID) {
 	}
 }
 
-// count adds more, which may be negative, to the number of operations that need a dataset exclusively. It returns the
-// ID of the shared mount, and whether the last of these operations has ended.
+// count adds more to the number of operations that need a dataset exclusively; more is negative when an operation
+// ends. count returns the ID of the shared mount, and whether the last of these operations has ended.
 func (r *Reservations) count(id, mountID uuid.UUID, more int) (was uuid.UUID, over bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

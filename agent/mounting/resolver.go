@@ -41,9 +41,9 @@ type Resolver struct {
 // NewResolver returns a Resolver.
 func NewResolver(deps ResolverDeps) *Resolver { return &Resolver{ResolverDeps: deps} }
 
-// Resolve makes the mounts agree with the recorded uses after a start. Uses of another boot are void. A mount without a
-// use is unmounted. A dataset with uses is mounted again if it is not mounted. A filesystem that a snapshot left frozen
-// is thawed. If a hanging disk delays the work, the work continues in jobs and all is false.
+// Resolve makes the mounts agree with the recorded uses after a start. Uses of an earlier boot do not count. A mount
+// without a use is unmounted. A dataset with uses is mounted again if it is not mounted. A filesystem that a snapshot
+// left frozen is thawed. If a hanging disk delays the work, the work continues in jobs and all is false.
 func (r *Resolver) Resolve(ctx context.Context) (all bool, err error) {
 	table, err := mount.Table()
 	if err != nil {
@@ -151,7 +151,8 @@ func (r *Resolver) FindLostUses(ctx context.Context) error {
 }
 
 // assumeUse records a use of unknown origin for a mount whose uses were lost with the agent's database.
-// Verifier.CheckIfDue ends the use. The mount of an unknown dataset stays until the dataset is known.
+// Verifier.CheckIfDue ends the use. If the dataset is unknown, assumeUse leaves it mounted until control has reported
+// it.
 func (r *Resolver) assumeUse(ctx context.Context, d dataset.Dataset, known bool) error {
 	if !known {
 		r.LogOf(d).Warn("left an unrecorded dataset mounted")

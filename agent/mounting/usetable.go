@@ -28,8 +28,8 @@ func NewUseTable(h *host.Host) *UseTable {
 	return &UseTable{Host: h, records: map[uuid.UUID]*Record{}, idleSince: map[uuid.UUID]time.Duration{}}
 }
 
-// Load reads the uses from disk. some reports whether there are uses of this boot: they may have ended while no agent
-// ran.
+// Load reads the uses from disk. some reports whether there are uses of this boot. Such uses may have ended while no
+// agent ran.
 func (t *UseTable) Load(ctx context.Context) (some bool, err error) {
 	err = t.DB.Each(ctx, "mounts/", func(rest string, v []byte) error {
 		id, err := uuid.Parse(rest)

@@ -116,10 +116,10 @@ func (v *Verifier) applyUnmount(ctx context.Context, d dataset.Dataset, r *Recor
 	return true
 }
 
-// canEndUnverified reports whether the last use of an ID may end without a look at the host. That requires that other
-// IDs use the dataset, and that one engine process made and ends the use. Such a process unmounts as often as it
-// mounted, after the container has ended. The count of its uses is never too low: if the agent misses a Mount, the
-// Mount fails, and if it misses an Unmount, the count is too high.
+// canEndUnverified reports whether the last use of an ID may end without a look at the host. It may if other IDs use
+// the dataset as well, and if the engine process that made the use also ends it. Such a process unmounts as often as
+// it mounted, after the container has ended. The count of its uses is never too low: a Mount that the agent misses
+// fails, and an Unmount that the agent misses leaves the count too high.
 //
 // The last ID of a dataset never ends without a look. When docker cp fails for any volume of a running container, even
 // a volume of another driver, dockerd sends Unmount with the container's ID for all of its volumes (containerStatPath
@@ -347,7 +347,7 @@ func (v *Verifier) Activated(ctx context.Context) {
 	}
 }
 
-// Load reads the uses from disk. Those of this boot are verified soon: they may have ended while no agent ran.
+// Load reads the uses from disk. Uses of this boot are verified soon, because they may have ended while no agent ran.
 func (v *Verifier) Load(ctx context.Context) error {
 	some, err := v.Uses.Load(ctx)
 	if some {

@@ -77,10 +77,10 @@ func (m *moving) copyInUse(ctx context.Context) error {
 	return nil
 }
 
-// requestSnapshot has the home take a snapshot to copy from. A home that cannot be reached is asked again until control
-// reports it as unreachable, or for UnreachableTries times Limits.Retry (20 s). The limit makes a mount that waits for
-// this end with an error that says what to do, and not with "pending". A home that is still taking the snapshot is
-// asked busyTries times.
+// requestSnapshot has the home take a snapshot to copy from. A home that cannot be reached is asked again until
+// control reports it as unreachable, or for UnreachableTries times Limits.Retry (20 s). The limit makes a waiting
+// mount fail with an error that says what to do, instead of with "pending". A home that is still taking the snapshot
+// is asked busyTries times.
 func (m *moving) requestSnapshot(ctx context.Context) (s transfer.Fresh, err error) {
 	peer, err := m.homeAddress()
 	if err != nil {
@@ -242,8 +242,8 @@ func (m *moving) lacksBase(ctx context.Context, given *dataset.Manifest) (bool, 
 	return true, nil
 }
 
-// copyFiles makes the dataset again and fills it file by file. If a copy of the dataset is here, the files are stored
-// beside the copy.
+// copyFiles makes the dataset again and fills it file by file. If this node has a copy of the dataset, the files are
+// stored beside the copy.
 func (m *moving) copyFiles(ctx context.Context, given *dataset.Manifest) (err error) {
 	peer, err := m.homeAddress()
 	if err != nil {

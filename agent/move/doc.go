@@ -1,9 +1,14 @@
 // Package move moves datasets between nodes. Mover executes a move to this node: package agent registers it with
-// operation.Executor. Sender provides the data that other nodes copy from here: it is the Source of the
-// transfer.Server, and handover.Relinquisher calls its method Manifest. Bringer moves a volume to this node because a
-// container mounts it here: package mounting calls it.
+// operation.Executor. Sender provides the data that other nodes copy from here: transfer.Server reads from it, and
+// handover.Relinquisher calls its method Manifest. Bringer moves a volume to this node because a container mounts it
+// here: package mounting calls it.
 //
-// The state of moves is not in this package. replication.MoveTable has the moves to this node, and lease.Table has the
-// datasets that this node has relinquished. Mover has only the rate of the last move, under a mutex. The lock of a
-// dataset (host.Host.Locks) protects its data.
+// The state of moves is not in this package. replication.MoveTable has the moves to this node, and lease.Table has
+// the datasets that this node has relinquished. Mover has only the rate of the last move, under a mutex. The lock of
+// a dataset (host.Host.Locks) protects its data.
+//
+// Where to change what: the steps of a move are in mover.go and moving.go, and how data is copied before and after
+// the home relinquishes the dataset in copying.go. What is special about shares is in share.go, and what precedes a
+// failover in fencing.go. When a mount moves a volume by itself is in bringer.go. How a transfer continues after an
+// interruption is in package transfer (pull.go).
 package move

@@ -20,8 +20,8 @@ func isAutomaticFailover(op *dataset.Operation) bool {
 }
 
 // blockPromises makes sure that the previous epoch has ended before a promotion: no promise of this node is valid any
-// more, and this node makes none until control has reported the outcome. A home that still asks for promises is alive,
-// even if control does not know that.
+// more, and this node makes none until control has reported the outcome. The wait matters because a home that still
+// asks for promises is alive, even if control counts it as lost.
 func (m *moving) blockPromises(ctx context.Context) error {
 	op := m.op
 	if !op.DatasetRecord.Profile.Failover.Auto {

@@ -17,8 +17,8 @@ import (
 )
 
 // Manifest takes the final snapshot of a relinquished dataset, and describes it. If the files are sent one by one and
-// the pool cannot take a snapshot without copying, Manifest reads the dataset itself, because nothing writes to it any
-// more.
+// the pool cannot take a snapshot without copying, Manifest reads the dataset itself. That is safe because nothing
+// writes to a relinquished dataset.
 func (v *Sender) Manifest(ctx context.Context, pool backends.Pool, d dataset.Dataset, y lease.Relinquished,
 	seen io.Writer) (m dataset.Manifest, err error) {
 	if y.Share {
@@ -65,9 +65,9 @@ func (v *Sender) Manifest(ctx context.Context, pool backends.Pool, d dataset.Dat
 	return m, err
 }
 
-// lastSentManifest returns the manifest of the snapshot that was last sent to the target, if nothing was written since
-// then. That snapshot is then the final one. Another snapshot would be made, compared, checksummed and sent for
-// nothing.
+// lastSentManifest returns the manifest of the snapshot that was last sent to the target, if nothing was written
+// since then. That snapshot is then the final one. To take, compare, checksum and send another snapshot would be
+// useless work.
 func (v *Sender) lastSentManifest(ctx context.Context, pool backends.Pool, d dataset.Dataset,
 	to uuid.UUID) (m dataset.Manifest, all bool, err error) {
 	e, err := pool.Stat(ctx, d.ID)

@@ -64,9 +64,9 @@ func (v *Sender) Pool(ctx context.Context, ds uuid.UUID) (backends.Pool, error) 
 }
 
 // poolForSending returns a pool from which data may be sent to another node. Nothing is sent before control has
-// reported the generation of the pool: a pool that was restored from a backup may lack data that the other node has,
-// and the other node would drop that data because its home lacks it. Containers on this node can use the pool before
-// that.
+// reported the generation of the pool. A pool that was restored from a backup may lack data that the other node has,
+// and the other node would drop that data because the home lacks it. Containers on this node can use the pool
+// earlier.
 func (v *Sender) poolForSending(ctx context.Context, id uuid.UUID) (backends.Pool, error) {
 	heard := func() bool { op := v.Pools.ByID(id); return op == nil || op.GenerationKnown }
 	if !heard() {
@@ -86,9 +86,9 @@ var errUnknownPool = errors.New("it does not know the pool")
 // was sent to that node, or to another replica, Freshen returns the earlier one. For a relinquished dataset it returns
 // the final snapshot, and fails with ErrPending before that exists.
 //
-// have are the snapshots that the other node has. The newest of them is kept, because control's record of that node's
-// copy may be older. idle is true if the dataset has no use. It is false for a relinquished dataset, whose uses do not
-// matter any more.
+// have lists the snapshots that the other node has. Freshen keeps the newest of them, because control's record of
+// that node's copy may be older. idle is true if the dataset has no use. It is false for a relinquished dataset,
+// whose uses do not matter any more.
 func (v *Sender) Freshen(ctx context.Context, ds uuid.UUID, have []uuid.UUID) (out dataset.Snapshot, idle bool,
 	err error) {
 	// The pool may take long to answer, so it is asked before the dataset is locked.

@@ -15,8 +15,8 @@ import (
 )
 
 // checkOnShare fails unless this node sees the dataset on the share that both pools are recorded to be on. Otherwise
-// control would record this node as the home of a dataset that it cannot take over. A lost home may never have taken
-// the dataset over from its previous home. In that case checkOnShare selects the pool of that previous home.
+// control would record this node as the home of a dataset that it cannot take over. If the lost home never took the
+// dataset over from the previous home, checkOnShare selects the pool of the previous home.
 func (m *moving) checkOnShare(ctx context.Context) error {
 	sharer, can := m.pool.(backends.Sharer)
 	if !can {
@@ -40,8 +40,8 @@ func (m *moving) checkOnShare(ctx context.Context) error {
 	return err
 }
 
-// findGivingPool finds the pool on the share in which the home has the dataset. Other pools on the share may have older
-// data of the dataset, which earlier homes left when the dataset left the share.
+// findGivingPool finds the pool on the share in which the home has the dataset. Other pools on the share may have
+// older data of the dataset: earlier homes left it there when the dataset moved off the share.
 func (m *moving) findGivingPool(ctx context.Context) error {
 	v, err := host.UntilAnswered(ctx, m.Host,
 		func() (api.Volume, error) { return m.Control.Volume(ctx, m.op.DatasetID.String()) })
@@ -57,9 +57,9 @@ func (m *moving) findGivingPool(ctx context.Context) error {
 	return nil
 }
 
-// ClearTarget destroys older data of a dataset in the target pool before control records this node as the home. An
-// earlier home, or a move that copies file by file, can have left that data. ClearTarget fails with ErrConflict if the
-// data may be the present data of the volume. The dataset's lock is held.
+// ClearTarget destroys older data of a dataset in the target pool before control records this node as the home. That
+// data can be from an earlier home, or from a move that copied file by file. ClearTarget fails with ErrConflict if
+// the data may be the present data of the volume. The dataset's lock is held.
 func (v *Mover) ClearTarget(ctx context.Context, pool backends.Pool, op *dataset.Operation, given uuid.UUID,
 	before *dataset.TakenOver) error {
 	here := given == op.DatasetRecord.Pool

@@ -24,17 +24,17 @@ type CreatorDeps struct {
 	Executor  *Executor
 }
 
-// Creator creates the volumes that the tools of this host request. Control plans each request. Maker.Create of this
-// node, or of another node, executes the planned operation: it makes the dataset, commits it to control, and finishes
-// it. It has no state of its own.
+// Creator creates the volumes that the tools of this host request. Control plans each request. Maker.Create, on this
+// node or on another one, executes the planned operation: it makes the dataset, commits it to control, and moves it
+// to its place. Creator has no state of its own.
 type Creator struct{ deps CreatorDeps }
 
 // NewCreator returns a Creator.
 func NewCreator(deps CreatorDeps) *Creator { return &Creator{deps} }
 
 // Create makes sure that a volume exists as requested. Any number of identical requests at the same time make one
-// dataset, and all of them succeed: there is one job for each name. A request that has joined the job of another is
-// planned again, and finds the volume or is refused.
+// dataset, and all of them succeed: there is one job for each name. A request that has joined the job of another
+// request is planned again: its plan finds the volume, or is refused.
 func (c *Creator) Create(ctx context.Context, req api.Request) (dataset.Dataset, error) {
 	what := fmt.Sprintf("%s of volume %s", req.Kind, req.Ref.Name)
 	for {
@@ -98,9 +98,8 @@ func (m *Maker) Create(ctx context.Context, jb *jobs.Job, op *dataset.Operation)
 	return m.create(ctx, jb, op, name, nil)
 }
 
-// create makes, commits and finishes op.Dataset. If fill is not nil, it writes the contents. Other requests do not know
-// the dataset before it is committed, and the next sync reports it. While create holds the dataset's lock, the removal
-// of the pool waits.
+// create makes, commits and finishes op.Dataset. If fill is not nil, it writes the contents. Other requests cannot
+// find the dataset before it is committed. The removal of the pool waits while create holds the dataset's lock.
 func (m *Maker) create(ctx context.Context, jb *jobs.Job, op *dataset.Operation, name string,
 	fill func(backends.Pool) error) (out api.Committed, err error) {
 	unlock, err := m.deps.Locks.Lock(ctx, op.DatasetID, name+" of volume "+op.Volume)
@@ -134,8 +133,8 @@ func (m *Maker) create(ctx context.Context, jb *jobs.Job, op *dataset.Operation,
 	return out, m.finish(ctx, pool, name, asked, *out.Dataset)
 }
 
-// finish moves a committed dataset to its place in the pool. asked is the size in the record beside the data. If the
-// dataset has another size, finish writes that record again.
+// finish moves a committed dataset to its place in the pool. asked is the size in the record beside the data. If
+// control has recorded another size, finish writes the record beside the data again.
 func (m *Maker) finish(ctx context.Context, pool backends.Pool, name string, asked dataset.Size,
 	d dataset.Dataset) error {
 	if err := pool.Commit(context.WithoutCancel(ctx), d.ID); err != nil {

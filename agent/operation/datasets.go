@@ -82,12 +82,13 @@ func (s *Datasets) Commit(ctx context.Context, op *dataset.Operation) (api.Commi
 	return out, err
 }
 
-// IsHome reports whether this node is the home of the dataset in an answer. The dataset may have moved since the
-// operation was recorded: a caller that repeats a request after a lost answer gets the present state.
+// IsHome reports whether this node is the home of the dataset in an answer. The home can be another node: a caller
+// that repeats a request after a lost answer gets the present state, and the dataset may have moved since the
+// operation was recorded.
 func (s *Datasets) IsHome(out api.Committed) bool { return out.Dataset.Home == s.deps.NodeID }
 
-// Recorded returns all datasets of this node as control has them now. It also returns the reason if control's store is
-// inconsistent.
+// Recorded returns all datasets of this node as control has them now. If control's store is inconsistent, halted is
+// the reason.
 func (s *Datasets) Recorded(ctx context.Context) (
 	known map[uuid.UUID]dataset.Dataset, halted string, err error,
 ) {
@@ -102,9 +103,9 @@ func (s *Datasets) Recorded(ctx context.Context) (
 	return out, answer.Halted, nil
 }
 
-// EnsureUnrecorded fails with ErrExists if control has a record of a dataset, whichever node is its home and even if it
-// is in the trash. It also fails if control does not answer: the data here may be the only data of a dataset on a share
-// whose new home has not taken it over yet.
+// EnsureUnrecorded fails with ErrExists if control has a record of a dataset, whichever node is its home and even if
+// it is in the trash. It also fails if control does not answer. On a share, the data here may be the only data of a
+// dataset whose new home has not taken it over yet.
 func (s *Datasets) EnsureUnrecorded(ctx context.Context, id uuid.UUID) error {
 	_, err := s.deps.Control.Snapshots(ctx, id.String(), api.Page{Limit: 1})
 	switch {

@@ -15,14 +15,15 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Act executes an operation and has control record the outcome. It is idempotent by the UUIDs in the operation.
+// Handler executes an operation of one kind, and has control record the outcome. It is idempotent by the UUIDs in the
+// operation.
 type Act func(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (api.Committed, error)
 
 // ExecutorDeps is what Executor needs of other components.
 type ExecutorDeps struct {
 	*host.Host
 	Operations  *Runner
-	Acts        map[dataset.OpKind]Act // by the kind of operation that each executes
+	Acts        map[dataset.OpKind]Act // by the kind of operation
 	PoolChanged func(id uuid.UUID, home bool)
 }
 
@@ -37,8 +38,8 @@ func NewExecutor(deps ExecutorDeps) *Executor { return &Executor{deps} }
 // Kinds returns the kinds of operations that this agent executes, for control.
 func (x *Executor) Kinds() []dataset.OpKind { return slices.Sorted(maps.Keys(x.deps.Acts)) }
 
-// Execute executes an operation and has control record the outcome. It can be called again for the same
-// operation after a crash: each act is idempotent by the UUIDs in it.
+// Execute executes an operation and has control record the outcome. It can be called again for the same operation
+// after a crash, because each handler is idempotent by the UUIDs in the operation.
 func (x *Executor) Execute(ctx context.Context, jb *jobs.Job, op dataset.Operation) (out api.Committed, err error) {
 	act := x.Act(op.Kind)
 	err = x.deps.Operations.Run(ctx, jb, op, func(ctx context.Context, op *dataset.Operation) error {
@@ -57,7 +58,7 @@ func (x *Executor) Execute(ctx context.Context, jb *jobs.Job, op dataset.Operati
 	return out, nil
 }
 
-// Act returns what executes operations of a kind.
+// handler returns the function that executes operations of a kind.
 func (x *Executor) Act(kind dataset.OpKind) Act {
 	if act, known := x.deps.Acts[kind]; known {
 		return act

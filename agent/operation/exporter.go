@@ -42,9 +42,10 @@ type Exporter struct {
 // NewExporter returns an Exporter.
 func NewExporter(deps ExporterDeps) *Exporter { return &Exporter{deps} }
 
-// Export writes a volume, or a snapshot of it, to w as a tar archive. The archive has the content of one moment. If the
-// pool cannot clone without copying, Export reads the volume itself. In that case the archive has the content of one
-// moment only if no process writes to the volume meanwhile. Sockets are left out, because tar cannot represent them.
+// Export writes a volume, or a snapshot of it, to w as a tar archive. The archive has the content of one moment.
+// There is an exception: if the pool cannot clone without copying, Export reads the volume itself. Then the archive
+// has the content of one moment only if no process writes to the volume meanwhile. Sockets are left out, because tar
+// cannot represent them.
 func (e *Exporter) Export(ctx context.Context, ref, snapshot string, w io.Writer) (out api.LeftOut, err error) {
 	v, err := e.deps.Control.Volume(ctx, ref)
 	if err != nil {
@@ -105,8 +106,8 @@ func (e *Exporter) exportClone(ctx context.Context, pool backends.Pool, d datase
 	return exportRoot(ctx, pool, scratch.ID, w, out)
 }
 
-// cloneForExport makes the clone. A snapshot may lack data that was not flushed, as after a power cut, so
-// cloneForExport flushes a mounted dataset first. The export then contains everything that was written before it.
+// cloneForExport makes the clone. A clone lacks data that was not flushed, as after a power cut, so cloneForExport
+// flushes a mounted dataset first. The export then contains everything that was written before it.
 func (e *Exporter) cloneForExport(ctx context.Context, pool backends.Pool, d, scratch dataset.Dataset,
 	src dataset.Source) error {
 	if src.Snapshot == uuid.Nil {

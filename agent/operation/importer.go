@@ -172,7 +172,7 @@ func (i *Importer) importInto(ctx context.Context, jb *jobs.Job, op *dataset.Ope
 }
 
 // unpackSent unpacks an archive that comes with a request. If the archive is damaged or truncated, the error is
-// dataset.ErrInvalid, because the sender is at fault and no data of Drover is damaged.
+// dataset.ErrInvalid and not dataset.ErrCorrupt, because no data of Drover is damaged.
 func unpackSent(ctx context.Context, r io.Reader, root *os.File) error {
 	err := tree.ReadTar(ctx, sent{r}, root)
 	if errors.Is(err, dataset.ErrCorrupt) {

@@ -103,9 +103,9 @@ func (m *Maker) MakeBytes(ctx context.Context, jb *jobs.Job, pool backends.Pool,
 	return nil
 }
 
-// setCloneSize checks the size of a new clone and sets the size of its profile. A clone has the size of its source,
-// which may have been resized since the clone was planned. If the request asked for a size, the clone must not be
-// larger.
+// setCloneSize checks the size of a new clone and sets the size of its profile. A new clone has the size of its
+// source, and the source may have been resized since the clone was planned. If the request asked for a size, the
+// clone must not be larger than that size.
 func setCloneSize(op *dataset.Operation, planned dataset.Size) error {
 	d := op.DatasetRecord
 	if planned == 0 || d.Size == planned || d.Size.RoundedFrom(planned) {
@@ -120,8 +120,8 @@ func setCloneSize(op *dataset.Operation, planned dataset.Size) error {
 	return nil
 }
 
-// cloneBytes makes a clone while nothing is written to the source. It returns a function that grows the clone to
-// its size, to be called when the source is written to again.
+// cloneBytes makes a clone while nothing is written to the source. It returns a function that grows the clone to its
+// size. The caller calls that function after the source was thawed.
 func (m *Maker) cloneBytes(ctx context.Context, jb *jobs.Job, pool backends.Pool,
 	op *dataset.Operation) (later backends.Resizer, err error) {
 	unlock, err := m.deps.Locks.Lock(ctx, op.Source.Dataset, "clone into "+op.Volume)
@@ -144,7 +144,8 @@ func (m *Maker) cloneBytes(ctx context.Context, jb *jobs.Job, pool backends.Pool
 			return nil, err
 		}
 		defer end()
-		// Growing the clone mounts it. Writers should not wait for that, so the clone is grown after the thaw.
+		// To grow a clone, the backend mounts it. Writers should not wait for that mount, so the clone is grown after
+		// the thaw.
 		if r, can := pool.(backends.Resizer); can && made.Size > d.Size {
 			later, made.Size = r, 0
 		}
@@ -154,8 +155,8 @@ func (m *Maker) cloneBytes(ctx context.Context, jb *jobs.Job, pool backends.Pool
 	}
 	jb.Step("cloning")
 	size, err := pool.Clone(in, made, *op.Source, jb.Moved)
-	// An interrupted earlier attempt has made the clone. The source was smaller then, and may now be larger than the
-	// requested size.
+	// An interrupted earlier attempt has made the clone. The source may have been smaller then, and may be larger
+	// than the requested size now.
 	bounded := size > 0 || pool.Info().Capabilities.EnforcesSize // the source may have got a size
 	if r, can := pool.(backends.Resizer); can && bounded && size < made.Size {
 		later = r

@@ -11,9 +11,10 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// checkImportable fails with ErrInvalid if an import must not read a folder, because the folder contains a pool or the
-// agent's root, or is inside one. A copy of a folder that contains the pool would copy itself until the disk is full,
-// past the pool's reserve. The files inside a pool belong to other volumes, or are records of its backend.
+// checkImportable fails with ErrInvalid if an import must not read a folder, because the folder contains a pool or
+// the agent's root, or is inside one. An import of a folder that contains the pool would copy its own data until the
+// disk is full, including the reserve of the pool. The files inside a pool belong to other volumes, or are records of
+// its backend.
 //
 // src is the open folder. Its path is read from the kernel, so neither a symbolic link nor a rename after the folder
 // was opened can hide which folder it is. Folders are compared by path, and also by filesystem and the path in that

@@ -36,9 +36,9 @@ type RecordWriter struct {
 // NewRecordWriter returns a RecordWriter.
 func NewRecordWriter(deps RecordWriterDeps) *RecordWriter { return &RecordWriter{deps} }
 
-// WriteLater writes the record beside a dataset again, as a job. Each change has a job of its own, because a running
-// one may have read the record before the change. An agent that stops waits for the job: another Drover may use the
-// pools next, and has only these records.
+// WriteLater writes the record beside a dataset again, as a job. Each change gets a separate job, because a running
+// job may have read the record before the change. An agent that stops waits for the job, because another Drover that
+// opens the pools next has only these records.
 func (w *RecordWriter) WriteLater(d api.Indexed) {
 	w.deps.ProfileChanged(d.Dataset)
 	w.deps.Jobs.Start(fmt.Sprintf("note/%s/%d", d.ID, d.Index), func(ctx context.Context, _ *jobs.Job) error {
@@ -112,9 +112,9 @@ func (w *RecordWriter) writeTo(ctx context.Context, pool backends.Pool, d datase
 	return pool.WriteRecord(context.WithoutCancel(ctx), d, false)
 }
 
-// isOutOfDate reports whether the record of an entry differs from d, the record in the cache. index is the index of the
-// record in the cache. A record with a higher index is from another store, and is out of date as well: it would replace
-// later records.
+// isOutOfDate reports whether the record of an entry differs from d, the record in the cache. index is the index of
+// the record in the cache. A record with a higher index than index is from another store. It counts as out of date
+// too, because a rebuild would prefer it to later records.
 func isOutOfDate(e backends.Entry, d dataset.Dataset, index uint64) bool {
 	if e.State != backends.EntryReady && e.State != backends.EntryIncoming {
 		return false

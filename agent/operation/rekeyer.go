@@ -35,9 +35,9 @@ type Rekeyer struct {
 // NewRekeyer returns a Rekeyer.
 func NewRekeyer(deps RekeyerDeps) *Rekeyer { return &Rekeyer{deps} }
 
-// Rekey wraps a data key by the present key of the profile. Only the record changes, in one step, after the new
-// wrapping was verified. A crash before that step changes nothing, and the operation is idempotent. The keys are read
-// before the dataset is locked, so that mounts do not wait for them.
+// Rekey wraps a data key by the present key of the profile. Only the record changes. It changes in one step, after
+// the new wrapping was verified. A crash before that step changes nothing, and the operation is idempotent. The keys
+// are read before the dataset is locked, so that mounts do not wait for them.
 func (r *Rekeyer) Rekey(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
 	d, _, unlock, err := r.deps.Datasets.LockForOperation(ctx, *op, "rekey")
 	unlock()

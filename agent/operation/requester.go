@@ -28,8 +28,8 @@ func NewRequester(deps RequesterDeps) *Requester { return &Requester{deps: deps}
 // ErrLost says that another request made the volume first. The caller looks the volume up again.
 var ErrLost = errors.New("another request was first")
 
-// Make has another node make a volume. It returns ErrLost once the volume is made: the caller looks it up again, and
-// finds it like any other volume.
+// Make has another node make a volume. When the volume is made, Make returns ErrLost, so that the caller looks the
+// volume up as if another request had made it.
 func (r *Requester) Make(ctx context.Context, jb *jobs.Job, req api.Request) (d dataset.Dataset, err error) {
 	out, err := r.Do(ctx, jb, req)
 	if err != nil {
@@ -45,7 +45,7 @@ func (r *Requester) Make(ctx context.Context, jb *jobs.Job, req api.Request) (d 
 }
 
 // Do records an operation for another node's agent, and waits until the operation has ended, however long that takes.
-// The result contains the ended operation, or no operation if there was nothing to do.
+// The result contains the ended operation. It contains no operation if there was nothing to do.
 func (r *Requester) Do(ctx context.Context, jb *jobs.Job, req api.Request) (out api.Outcome, err error) {
 	out, err = r.deps.Control.Submit(ctx, req)
 	if err != nil || out.Operation == nil {
@@ -75,9 +75,9 @@ func (r *Requester) Do(ctx context.Context, jb *jobs.Job, req api.Request) (out 
 	return out, nil
 }
 
-// reconsider cancels an operation that its node has not started for a long time, if control would now plan the request
-// differently: the node may be lost. It returns ErrLost if control would choose another node, and control's error if it
-// would choose none.
+// reconsider cancels an operation that its node has not started for a long time, if control would now plan the
+// request differently: the node may be lost. It returns ErrLost if control would choose another node. If control
+// would choose no node, it returns the error of control.
 func (r *Requester) reconsider(ctx context.Context, op dataset.Operation, req api.Request) error {
 	plan, err := r.deps.Plan(ctx, req)
 	same := err == nil && plan.Operation != nil && plan.Operation.Node == op.Node

@@ -4,8 +4,8 @@
 // Creator creates volumes for the tools of the host (package volume calls it): create.go shows the life of a create.
 // Executor executes the operations that control has recorded for this node, by their kind: controlsync.Follower calls
 // it. Each kind is a method of Maker, Importer, Snapshotter, Reshaper, Rekeyer or Remover. Package agent registers
-// these methods, and those of package move, in the map Acts. To add a kind, write such a method and add it to that map.
-// Exporter reads volumes for users.
+// these methods, and those of package move, in the map Handlers. To add a kind, write such a method and add it to
+// that map. Exporter reads volumes for users.
 //
 // Runner tracks the running operations, and Requester has other nodes carry out operations. Datasets locks datasets for
 // the operations that change them, and RecordWriter writes the record beside their data. Sizes resizes datasets.
@@ -13,6 +13,10 @@
 //
 // Only two types have state, each under a mutex: Runner has the running operations in memory, and Sizes has the
 // deferred resizes in memory and on disk. The lock of a dataset (host.Host.Locks) protects its data.
+//
+// Where to change what: the steps of a create are in create.go, and how the data is made in maker.go. What an
+// operation of another kind does is in the method of that kind. When an operation is recorded, cancelled or reported
+// again is in runner.go. Whether a request is allowed is decided by control, in package control/planning.
 package operation
 
 import (
@@ -48,12 +52,12 @@ type Runner struct {
 type running struct {
 	cancel   context.CancelFunc
 	recorded bool // control has a record of it, and may cancel it
-	inDoubt  bool // control has not answered a report of it, which may still arrive
+	inDoubt  bool // control has not answered a report of it, so the report may still arrive
 
-	// settle cancels the request to record the operation, and returns once that request has ended.
+	// endRecording cancels the request to record the operation, and returns once that request has ended.
 	settle func()
 
-	dataset, pool uuid.UUID // that it changes; pool may be uuid.Nil
+	dataset, pool uuid.UUID // the dataset and the pool that the operation changes; pool may be uuid.Nil
 }
 
 // NewRunner returns a Runner without operations.
@@ -76,7 +80,7 @@ func (r *Runner) Run(
 	now.settle = r.deps.Jobs.After(ctx, r.deps.Clock, r.deps.Limits.Record,
 		func(ctx context.Context) { r.record(ctx, planned) })
 	r.mu.Unlock()
-	end := func() { // call it last: after it, a sync can start an operation again that is recorded and not final
+	end := func() { // call it last: a sync after it can restart an operation that is recorded and not final
 		r.mu.Lock()
 		delete(r.running, op.ID)
 		r.mu.Unlock()
@@ -165,8 +169,8 @@ func (r *Runner) Report(ctx context.Context, op *dataset.Operation) (api.Committ
 		}
 		if !errors.Is(err, dataset.ErrUnavailable) {
 			if err != nil && again && !errors.Is(err, dataset.ErrCancelled) {
-				// Control may have applied an earlier report whose answer was lost, and may refuse this report because
-				// the earlier one was applied.
+				// The answer to an earlier report may have been lost. If control applied that report, it may refuse
+				// this one for that reason.
 				err = dataset.Errorf(dataset.ErrUnavailable, "%w", err)
 			}
 			return out, err
@@ -181,9 +185,9 @@ func (r *Runner) Report(ctx context.Context, op *dataset.Operation) (api.Committ
 	}
 }
 
-// settleRecord ends the request to record an operation. It returns true if control has not answered that request: the
-// request may then still arrive. If it arrived after the Commit, the operation would start again. A create that had
-// lost its name to another request would then make a volume that no user requested.
+// endRecording ends the request to record an operation. It returns true if control has not answered that request: the
+// request may then still arrive. If it arrived after the Commit, the operation would start again. For example, a
+// create whose name another request had taken would make a volume that no user requested.
 func (r *Runner) settleRecord(op uuid.UUID) (mayArrive bool) {
 	r.mu.Lock()
 	now := r.running[op]

@@ -36,9 +36,9 @@ type Sizes struct {
 	deferred map[uuid.UUID]DeferredResize // by dataset
 }
 
-// DeferredResize is a resize that failed and is tried again: the head of the dataset was made of a snapshot whose size
-// differs from the recorded size. It stays on disk until the resize succeeds, because no user requests a resize to the
-// recorded size.
+// DeferredResize is a resize that failed and is tried again: the head of the dataset was made of a snapshot whose
+// size differs from the recorded size. The record stays on disk until the resize succeeds, because no user would
+// repeat the request for a size that is already recorded.
 type DeferredResize struct {
 	Actual dataset.Size `json:"was"` // the actual size, or 0 if it is not known
 	Why    string       `json:"why"`
@@ -118,9 +118,9 @@ func (z *Sizes) Problem(d dataset.Dataset) string {
 		d.Size, was, u.Why)
 }
 
-// ResizeAsRecorded gives a new head the recorded size of its volume. of is the snapshot that the head was made of,
-// which may have been taken before the volume was resized. If the resize fails, the volume is usable all the same, and
-// the resize is deferred. ResizeAsRecorded returns an error only if it cannot record the deferred resize.
+// ResizeAsRecorded gives a new head the recorded size of its volume. of is the snapshot that the head was made of.
+// The volume may have been resized after that snapshot was taken. If the resize fails, the volume is usable all the
+// same, and the resize is deferred. ResizeAsRecorded returns an error only if it cannot record the deferred resize.
 func (z *Sizes) ResizeAsRecorded(ctx context.Context, pool backends.Pool, d dataset.Dataset, of uuid.UUID) error {
 	if _, can := pool.(backends.Resizer); !can {
 		return nil
@@ -143,8 +143,8 @@ func (z *Sizes) ResizeAsRecorded(ctx context.Context, pool backends.Pool, d data
 }
 
 // WithActualSize returns the record s of a new snapshot with its actual size. If a resize of the dataset is deferred,
-// the actual size differs from the recorded one; 0 means that the actual size is not known. A volume that continues
-// from the snapshot relies on the actual size.
+// the actual size differs from the recorded one. An actual size of 0 is unknown. A volume that continues from the
+// snapshot relies on the actual size.
 func (z *Sizes) WithActualSize(s dataset.Snapshot) dataset.Snapshot {
 	if u, known := z.Deferred(s.Dataset); known {
 		s.Size = u.Actual
@@ -182,7 +182,7 @@ func (z *Sizes) retry(ctx context.Context, id uuid.UUID, u DeferredResize) error
 	case !home || d.State == dataset.StatePurging:
 		return z.drop(ctx, id)
 	case z.deps.MayChange(d, "resize") != nil:
-		return nil // a relinquished dataset must not change; if the move fails, the resize is tried again
+		return nil // a relinquished dataset must not change; the resize is tried again if the move fails
 	}
 	pool, err := z.deps.Pools.Online(ctx, d.Pool)
 	if err == nil {

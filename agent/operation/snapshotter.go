@@ -91,8 +91,8 @@ func (t *Snapshotter) checkSpace(ctx context.Context, pool backends.Pool, d data
 	return err
 }
 
-// Delete destroys a snapshot and then forgets it. The operation is recorded, so after a crash between the two steps
-// both are repeated.
+// Delete destroys a snapshot and then forgets it. The operation is recorded in control. After a crash between the two
+// steps, both steps are repeated.
 func (t *Snapshotter) Delete(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed,
 	err error) {
 	d, pool, unlock, err := t.deps.Datasets.LockForOperation(ctx, *op, "removal of a snapshot")
@@ -117,16 +117,16 @@ func (t *Snapshotter) Delete(ctx context.Context, jb *jobs.Job, op *dataset.Oper
 }
 
 // isMade reports whether an earlier attempt has made a snapshot, but crashed before it reported the snapshot to
-// control. A restore makes its snapshot as its last step. In that case only the report is missing, even if the dataset
-// is in use now.
+// control. A restore makes its snapshot as its last step. So if the snapshot exists, only the report of the restore
+// is missing, even if the dataset is in use now.
 func isMade(ctx context.Context, pool backends.Pool, s dataset.Snapshot) bool {
 	e, err := pool.Stat(ctx, s.Dataset)
 	return err == nil && lineage.IndexOf(e, s.ID) >= 0
 }
 
-// Stamp returns a snapshot with the time at which it was taken and the size of its dataset. An earlier attempt
-// may have set the time; otherwise it is the present time by this node's clock, which orders the snapshots of an
-// epoch.
+// Stamp returns a snapshot with the time at which it was taken and the size of its dataset. An earlier attempt may
+// have set the time. Otherwise the time is read from this node's clock, because the clock of the home orders the
+// snapshots of an epoch.
 func (t *Snapshotter) Stamp(ctx context.Context, pool backends.Pool, s dataset.Snapshot) (dataset.Snapshot, error) {
 	e, err := pool.Stat(ctx, s.Dataset)
 	if i := lineage.IndexOf(e, s.ID); err == nil && i >= 0 {
@@ -172,9 +172,9 @@ func (t *Snapshotter) Restore(ctx context.Context, jb *jobs.Job, op *dataset.Ope
 	return out, err
 }
 
-// restoreBytes restores the dataset, in a way that no host can write to the replaced content, which is kept as a
-// snapshot. For each host that has the dataset mounted, an operator has confirmed that it does not write any more.
-// Without that confirmation the restore would have been refused.
+// restoreBytes restores the dataset. The replaced content is kept as a snapshot, and no host can write to it. For
+// each host that has the dataset mounted, an operator has confirmed that it does not write any more. Without that
+// confirmation the restore would have been refused.
 func (t *Snapshotter) restoreBytes(ctx context.Context, jb *jobs.Job, pool backends.Pool, d dataset.Dataset,
 	op *dataset.Operation) error {
 	restore := pool.Restore

@@ -13,8 +13,8 @@ import (
 )
 
 // makeDefault makes the default pool. It is called if drover.yaml names no pool. If the root is on a filesystem with
-// reflinks, the pool has an image file for each dataset. Otherwise the pool is an image with half of the free space,
-// or, if that is not possible, plain folders.
+// reflinks, the pool is a folder with an image file for each dataset. Otherwise the pool is an image file with half
+// of the free space. If such an image cannot be made, the pool has a plain folder for each dataset.
 func (m *Maker) makeDefault(ctx context.Context) error {
 	dir := filepath.Join(m.Root, "pools")
 	if err := os.MkdirAll(dir, 0o711); err != nil {

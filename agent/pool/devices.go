@@ -30,8 +30,8 @@ func (m *Maker) CheckDevices(ctx context.Context, name string, rec Record, kind 
 		rec.Backend, dataset.Have(can))
 }
 
-// checkDistinct refuses a list that has the same device twice, also under two names. The backend reports a device that
-// is absent.
+// checkDistinct refuses a list that has the same device twice, under one name or under two. The backend reports a
+// device that is absent.
 func checkDistinct(name string, devices []string) error {
 	seen := map[uint64]string{}
 	for _, path := range devices {
@@ -75,7 +75,8 @@ func (m *Maker) checkNotInOtherPool(rec Record) error {
 }
 
 // withDeviceOwner returns err, or an error that names the pool which uses one of the devices. It compares the devices
-// with those that each pool was made of, because some devices have no UUID, such as those of a volume group.
+// with those that each pool was made of. It cannot compare UUIDs, because some devices, such as those of a volume
+// group, have none.
 func (m *Maker) withDeviceOwner(rec Record, err error) error {
 	kind := dataset.KindOf(err)
 	if kind != dataset.ErrInUse && kind != dataset.ErrExists {

@@ -36,7 +36,7 @@ func unknownPool(id uuid.UUID) error {
 	return dataset.Errorf(dataset.ErrOffline, "pool %s is not one of this node's (drover pool ls)", id)
 }
 
-// NoAnswer is the error for a pool that hangs.
+// NoAnswer returns the reason that is shown for a pool that has not answered since a moment.
 func NoAnswer(since time.Time) string {
 	return fmt.Sprintf("does not respond, since %s: its disk hangs (check it: dmesg; the pool is used again when "+
 		"it responds)", since.UTC().Format(time.RFC3339))

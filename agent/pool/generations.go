@@ -9,7 +9,7 @@ import (
 )
 
 // RaiseEvery is the interval at which the generation of a pool in use is raised. A raise costs some flushes of the
-// disk. RaiseEvery is also how long a raise waits for control replicas that were not asked since the start.
+// disk. A raise also waits for this time until control replicas that were not asked since the start have answered.
 const RaiseEvery = 10 * time.Minute
 
 // MarkUsed records that something in the pool is in use or has changed.
@@ -17,8 +17,9 @@ func (t *table) MarkUsed(id uuid.UUID) {
 	t.Change(id, func(op *Pool) { op.UsedSinceRaise = true })
 }
 
-// MarkChanged is like MarkUsed, for changes that are rare or that write to control's store anyway. home is true if the
-// pool became the home of a dataset: its generation must then be raised soon.
+// MarkChanged is like MarkUsed. It is for changes that are rare or that write to control's store anyway, so that the
+// raised generation is stored too. home is true if the pool became the home of a dataset: its generation must then be
+// raised soon.
 func (t *table) MarkChanged(id uuid.UUID, home bool) {
 	t.Change(id, func(op *Pool) {
 		op.UsedSinceRaise, op.changedSinceRaise, op.RaiseSoon = true, true, op.RaiseSoon || home
@@ -36,7 +37,7 @@ func (t *table) RecordGeneration(ctx context.Context, id uuid.UUID, generation u
 
 // Raise gives a pool a later generation, first in the pool itself.
 func (t *table) Raise(ctx context.Context, op *Pool, to uint64) error {
-	var was Pool // changes made while it is being raised count for the next raise
+	var was Pool // a change during the raise counts for the next raise
 	t.Change(op.ID, func(op *Pool) {
 		was, op.RaiseSoon, op.UsedSinceRaise, op.changedSinceRaise = *op, false, false, false
 	})

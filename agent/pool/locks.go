@@ -17,9 +17,9 @@ import (
 	"github.com/droverhq/drover/internal/socket"
 )
 
-// Locks are the locks that keep other drover processes on this host away from the pools. Two processes that opened the
-// same pool would destroy each other's incomplete datasets and mount each other's volumes. A second drover that is
-// started by hand is enough for that, because drover.yaml is readable and names the pools.
+// Locks are the locks that keep other drover processes on this host away from the pools. Two processes that opened
+// the same pool would destroy each other's incomplete datasets and mount each other's volumes. That would happen
+// whenever a user starts a second drover by hand, because drover.yaml is readable and names the pools.
 type Locks struct {
 	mu      sync.Mutex
 	Sockets map[string]io.Closer
@@ -31,8 +31,8 @@ type Locks struct {
 // at another path has another lock.
 //
 // If the pool could not be locked for another reason, whyUnlocked is that reason, and the pool may be served without
-// the lock: otherwise a user without rights could keep the pool offline. The lock is not a file lock in the pool,
-// because an open file would keep an unused disk from being unmounted.
+// the lock. Otherwise a user without rights could keep the pool offline. The lock is a socket and not a file lock in
+// the pool, because an open file would keep an unused disk from being unmounted.
 func (h *Locks) Lock(ctx context.Context, pool backends.Pool) (whyUnlocked string, err error) {
 	var st unix.Stat_t
 	if err := unix.Stat(pool.Info().Path, &st); err != nil {

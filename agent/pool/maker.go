@@ -30,8 +30,8 @@ func NewMaker(deps Deps, pools *Pools) *Maker { return &Maker{Deps: deps, pools:
 const PendingPrefix = "making/"
 
 // Make makes a pool and records it. If the record has no UUID, a pool that already exists at the path is used: an
-// earlier first start may have been interrupted, or this node may have lost its record. If the record has a UUID, the
-// pool is new: see recordIntent.
+// earlier first start may have been interrupted, or this node may have lost its record of the pool. If the record has
+// a UUID, the pool is new: see recordIntent.
 func (m *Maker) Make(ctx context.Context, name string, rec Record) (*Pool, error) {
 	kind, err := m.Backends.Kind(rec.Backend)
 	if err != nil {
@@ -88,9 +88,9 @@ func (m *Maker) Make(ctx context.Context, name string, rec Record) (*Pool, error
 	return op, nil
 }
 
-// recordIntent records that a pool is about to be made. If an earlier attempt to make the same pool under the same name
-// was interrupted, recordIntent sets rec.ID to the UUID of that attempt. That UUID may be on the disks already, and the
-// backend would refuse to make a pool with another UUID there.
+// recordIntent records that a pool is about to be made. If an earlier attempt to make the same pool under the same
+// name was interrupted, recordIntent sets rec.ID to the UUID of that attempt. The disks may have that UUID already,
+// and the backend would refuse to make a pool with another UUID on them.
 func (m *Maker) recordIntent(ctx context.Context, name string, rec *Record) error {
 	var begun Record
 	if _, err := m.DB.Get(ctx, PendingPrefix+name, &begun); err != nil {

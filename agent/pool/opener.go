@@ -194,8 +194,8 @@ func (x *Opener) addRecordedPools(ctx context.Context, known map[string]Record) 
 	return names, x.DB.Put(ctx, values)
 }
 
-// cancelRemoval keeps a pool that drover.yaml names again although it was being removed. If the pool may be cleared in
-// part, it was empty: cancelRemoval drops its record, and the pool is made again as a new one.
+// cancelRemoval keeps a pool that was being removed and that drover.yaml names again. If the path of the pool may be
+// cleared in part, the pool was empty: cancelRemoval drops its record, and the pool is made again as a new one.
 func (x *Opener) cancelRemoval(ctx context.Context, name string, known map[string]Record) error {
 	rec := known[name]
 	log := x.Log.WithField("pool", name)
@@ -261,8 +261,8 @@ func (x *Opener) Close() error {
 }
 
 // awaitIdle waits until no pool is being asked or opened, for patience at most. It does not wait for a pool that is
-// known to hang, or that has been opening for AgainPatience or longer. It measures real time, because a stop must also
-// end when the injected clock does not move.
+// known to hang, or that has been opening for AgainPatience or longer. It measures real time, because a stop must end
+// even if the clock of a test does not move.
 func (x *Opener) awaitIdle(patience time.Duration) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()

@@ -103,8 +103,8 @@ func (x *Opener) applyOpened(ctx context.Context, patience time.Duration, late b
 	return back
 }
 
-// Retry opens the offline pools, and reports whether at least one pool is online again. It waits only for the pools
-// that it began to open now: later calls do not wait again for a pool that did not answer.
+// Retry opens the offline pools, and reports whether at least one pool is online again. It waits only for pools that
+// this call began to open, so that later calls do not wait again for a pool that did not answer.
 func (x *Opener) Retry(ctx context.Context) (again bool) {
 	var asked []*Pool
 	patience := time.Duration(0)
@@ -155,8 +155,8 @@ func PathAnswers(ctx context.Context, c clock.Clock, path string) error {
 		"it did not respond within %s: its disk hangs (check it: dmesg)", StartPatience))
 }
 
-// WaitFor waits until all channels are closed, for patience in total, and reports whether they are. A channel may never
-// be closed, because the work on a pool never ends if its disk hangs.
+// WaitFor waits until all channels are closed, but for patience at most, and reports whether all are closed. A
+// channel may never be closed, because work on a pool never ends if its disk hangs.
 func WaitFor(ctx context.Context, c clock.Clock, patience time.Duration, all []<-chan struct{}) bool {
 	late := c.After(patience)
 	for _, done := range all {

@@ -58,9 +58,9 @@ func (m *Maker) SetPlace(name string, rec *Record) {
 	}
 }
 
-// checkPlace fails if something other than the backend could remove or move a new pool at its path: if the path is
-// below another pool (also through a bind mount), below the data root of a container engine, or below the agent's
-// folder of mount points. The backend checks the folder itself. checkPlace changes nothing.
+// checkPlace fails if something other than the backend could remove or move a new pool at its path. That is so if the
+// path is below another pool (also through a bind mount), below the data root of a container engine, or below the
+// agent's folder of mount points. The backend checks the folder itself. checkPlace changes nothing.
 func (m *Maker) checkPlace(name string, rec Record) error {
 	ways, err := pathAliases(rec.Path)
 	if err != nil {
@@ -78,8 +78,8 @@ func (m *Maker) checkPlace(name string, rec Record) error {
 	return nil
 }
 
-// RemoveMountPoint removes the empty mount point of a pool that was not made after all, or that turned out to be
-// another one.
+// RemoveMountPoint removes the empty mount point of a pool that could not be made, or that already exists at another
+// path.
 func (m *Maker) RemoveMountPoint(name string) {
 	if _, there := m.pools.ByName(name); !there {
 		_ = os.Remove(m.ImageMount(name)) // a folder that stays does no harm
@@ -139,8 +139,8 @@ func poolAt(dir string) uuid.UUID {
 	return mark.ID
 }
 
-// isEngineRoot reports whether a folder is the data root of Docker or containerd. It looks at the files in the folder:
-// Drover asks no engine (I10), and the data root may be anywhere.
+// isEngineRoot reports whether a folder is the data root of Docker or containerd. It examines the files in the
+// folder, because Drover asks no engine (I10) and the data root may be anywhere.
 func isEngineRoot(dir string) bool {
 	has := func(names ...string) bool {
 		for _, name := range names {

@@ -10,10 +10,14 @@
 // disk was restored from an older backup.
 //
 // The package owns the table of pools in memory (see table and Pool), and the keys pools/ and making/ of the agent's
-// database; pooladmin.Creator also writes the record of an adopted pool to pools/. The mutex of the table protects the
-// pools in memory, and table.recording protects their records on disk. No backend is called while the mutex is held,
-// because a disk may hang. Calls that must survive a hanging disk go through Ask. Locks keeps other drover processes on
-// this host away from the pools.
+// database; pooladmin.Creator also writes the record of an adopted pool to pools/. The mutex of the table protects
+// the pools in memory, and table.recording protects their records on disk. No backend is called while the mutex is
+// held, because a disk may hang. Calls that must survive a hanging disk go through Ask. Locks keeps other drover
+// processes on this host away from the pools.
+//
+// Where to change what: which places a new pool may have is in paths.go and devices.go. When a pool counts as offline
+// is in questions.go (it hangs), prober.go (its disk fails) and Pool.CheckServed. The remedy for a full pool is in
+// space.go. What the operator can do with pools is in package pooladmin.
 package pool
 
 import (
@@ -104,8 +108,8 @@ func (p *Pools) Status(ctx context.Context) []dataset.PoolStatus {
 	return out
 }
 
-// Online is like Get. It also fails if the pool is not at its path now, or if its disk was restored from an older
-// backup since the last heartbeat.
+// Online is like Get. Unlike Get, it also fails if the pool is not at its path now, or if its disk was restored from
+// an older backup since the last heartbeat.
 func (p *Pools) Online(ctx context.Context, id uuid.UUID) (backends.Pool, error) {
 	b, err := p.Get(id)
 	if err != nil {
@@ -123,7 +127,7 @@ func (p *Pools) Online(ctx context.Context, id uuid.UUID) (backends.Pool, error)
 	return b, p.ByID(id).CheckServed()
 }
 
-// warn logs those warnings of a pool that it did not have when it was last asked.
+// warn logs the warnings of a pool that are new since the pool was last asked.
 func (p *Pools) warn(id uuid.UUID, now []string) {
 	var before []string
 	p.Change(id, func(op *Pool) { before, op.warned = op.warned, now })

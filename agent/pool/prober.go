@@ -15,11 +15,10 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A pool on a failing disk can often be opened and listed: the kernel answers from its cache and
-// reports the error only to writers. So when something in a pool fails with an error that a failing
-// disk causes, the agent probes the pool: it writes the pool's identity again and flushes it. If the
-// probe fails, the pool is offline, and each round of the heartbeat repeats the probe until it
-// succeeds. A pool without such errors is never probed.
+// A pool on a failing disk can often be opened and listed: the kernel answers from its cache and reports the error
+// only to writers. So when an operation in a pool fails with an error that a failing disk can cause, the agent probes
+// the pool: it writes the pool's identity again and flushes it. If the probe fails, the pool is offline, and each
+// round of the heartbeat repeats the probe until it succeeds. A pool without such errors is never probed.
 
 // diskHealth is the state of a pool's disk.
 type diskHealth struct {
@@ -199,9 +198,10 @@ func (p *Prober) recordProbe(ctx context.Context, id uuid.UUID, err error) {
 	}
 }
 
-// reopen closes a pool whose disk fails, so that the next heartbeats open it again. It does so only if Drover mounts
-// the pool's filesystem (an image, devices) and no volume of the pool is mounted. A filesystem that stopped taking
-// writes works again only after a new mount. If the operator mounted it, the operator must mount it again.
+// reopen closes a pool whose disk fails, so that the next heartbeats open it again. A filesystem that stopped taking
+// writes works again only after a new mount. reopen acts only if Drover mounts the pool's filesystem (an image,
+// devices) and no volume of the pool is mounted. If the operator mounted the filesystem, the operator must mount it
+// again.
 func (p *Prober) reopen(ctx context.Context, id uuid.UUID, why string) {
 	if !p.pools.ByID(id).Record.hasOwnMount() {
 		return
@@ -213,7 +213,7 @@ func (p *Prober) reopen(ctx context.Context, id uuid.UUID, why string) {
 	}
 	b, err := p.pools.Eject(ctx, id, why)
 	if err != nil {
-		return // it hangs, or was closed meanwhile: both are logged where they happen
+		return // it hangs, or was closed meanwhile; both are already logged
 	}
 	p.pools.Change(id, func(op *Pool) { op.disk = diskHealth{closed: true} })
 	if err := b.Close(); err != nil {

@@ -10,14 +10,14 @@ import (
 )
 
 // The disk of an open pool may begin to hang, and heartbeats report all pools. So each question to a pool runs in a
-// goroutine, one at a time for each pool. A pool that does not answer in time is offline. One goroutine waits for its
-// answer, however often the pool is asked. That goroutine ends only when the disk answers, so a stop waits for it only
-// as long as ClosePatience.
+// goroutine, one at a time for each pool. A pool that does not answer in time is offline. However often a hanging
+// pool is asked, only one goroutine waits for its answer. That goroutine ends only when the disk answers, so a stop
+// waits for it no longer than ClosePatience.
 
 // How long a pool may take to answer, and to close.
 const (
-	// AskPatience is how long an open pool may take to answer. It is counted in AskTurns turns, so that a jump of the
-	// clock, as on a host that was paused, counts as one turn only.
+	// AskPatience is how long an open pool may take to answer. The time is counted in AskTurns turns. A jump of the
+	// clock, as on a host that was paused, then counts as one turn only.
 	AskPatience = 5 * time.Second
 	AskTurns    = 10
 	// ClosePatience is how long a stop waits for the pools that are being asked or opened.

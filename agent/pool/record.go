@@ -88,8 +88,8 @@ func (r Record) AdoptPath() string {
 	return r.Path
 }
 
-// AdoptHint returns a hint for the operator: if the condition when is true, drover pool adopt brings the pool back, so
-// that it can be removed again.
+// AdoptHint returns a hint for the operator of a pool that is being removed: how drover pool adopt brings the pool
+// back, so that it can be removed again. when is the text of the condition under which that is needed.
 func (r Record) AdoptHint(when string) string {
 	return when + ", drover pool adopt " + r.AdoptPath() + " adopts it, so that it can be removed again"
 }

@@ -45,8 +45,8 @@ func (s *Space) CheckRootSpace(ctx context.Context) error {
 		free.Human(), size.Human(), s.RootHint(ctx))
 }
 
-// RootHint returns a hint on how to free bytes on the disk with the root. Removing data in a pool's image frees none
-// there, because the image keeps its blocks.
+// RootHint returns a hint on how to free bytes on the disk with the root. Removing data in a pool that is an image on
+// this disk frees no bytes of the disk, because the image keeps its blocks.
 func (s *Space) RootHint(ctx context.Context) string {
 	var on []uuid.UUID
 	for _, op := range s.pools.All() {
@@ -82,8 +82,8 @@ func (s *Space) AddHint(ctx context.Context, id uuid.UUID, err error) error {
 	return err
 }
 
-// Hint returns how the free bytes of a pool can be raised to want, or to the minimum for new data. It returns "" if
-// nothing in the pool can be freed.
+// Hint describes how the operator can raise the free bytes of a pool to want, or to the minimum for new data. It
+// returns "" if nothing in the pool can be freed.
 func (s *Space) Hint(ctx context.Context, op *Pool, st dataset.PoolStatus, want dataset.Size) string {
 	reserve := backends.Reserve(st.Size)
 	if op.Record.hasOwnMount() && st.Free >= max(want, reserve) {
@@ -103,7 +103,8 @@ func (s *Space) Hint(ctx context.Context, op *Pool, st dataset.PoolStatus, want 
 	return strings.Join(hints, "; ")
 }
 
-// usage is the usage of the datasets of some pools: the blocks of their heads, including those shared with others.
+// usage is how much the datasets of some pools use: the blocks of their heads, including blocks that are shared with
+// other datasets.
 type usage struct {
 	trashed        int // in the trash
 	trash          dataset.Size

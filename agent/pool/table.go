@@ -14,8 +14,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// table has the pools of this node by their UUID. A pool that was seen once stays in the table: it is offline if the
-// pool is absent, or if another pool is at its path.
+// table has the pools of this node by their UUID. A pool that this node has seen once stays in the table. If the pool
+// is absent, or if another pool is at its path, it is offline.
 //
 // mu protects byID and Order. No backend is called while mu is held. To change a Pool, a method replaces it by a
 // modified copy, so that readers need no lock once they have a *Pool.
@@ -143,14 +143,14 @@ func (t *table) UpdateRecord(ctx context.Context, id uuid.UUID, f func(rec *Reco
 	return nil
 }
 
-// Add adds a pool to the table, at its position in the order. Control puts a dataset on the first pool that fits, so
-// the order must be the same after a restart.
+// Add adds a pool to the table, at its position in the order. The order must be the same after a restart, because
+// control puts a dataset on the first pool that fits.
 func (t *table) Add(op *Pool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if was := t.byID[op.ID]; was == nil || was.Gone {
 		t.Order = append(t.Order, op.ID)
-	} else if was.Record.Path != op.Record.Path { // at the same path, it is the pool whose making was interrupted
+	} else if was.Record.Path != op.Record.Path { // at the same path, it is a pool whose creation was interrupted
 		if err := was.Opening.drop(); err != nil {
 			t.Log.WithError(err).WithField("pool", op.Name).Warn("pool was not closed at its previous place")
 		}

@@ -61,9 +61,9 @@ func (r *Remover) clear(ctx context.Context, id uuid.UUID) (left string, err err
 	return left, r.Maker.PoolLocks.Unlock(id)
 }
 
-// complete opens a pool that is being removed and is not open. The pool may be cleared in part, so complete makes the
-// missing parts first. It returns nil if there is nothing at the pool's path or if the pool cannot be opened; left then
-// says what the operator must do. It fails with ErrInUse while another drover process has the pool.
+// complete opens a pool that is being removed and is not open. Its path may be cleared in part, so complete first
+// makes the missing parts again. It returns nil if there is nothing at the pool's path or if the pool cannot be
+// opened; left then says what the operator must do. It fails with ErrInUse while another drover process has the pool.
 func (r *Remover) complete(ctx context.Context, op *pool.Pool) (b backends.Pool, left string, err error) {
 	if op.Opening != nil {
 		return nil, "", op.CheckServed()

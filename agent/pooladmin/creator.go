@@ -151,9 +151,9 @@ type unadopted struct {
 	err     error
 }
 
-// notAdopted returns the error for a path at which no backend found a pool. tried are the reasons of the backends that
-// tried, and unable those of the backends that cannot work on this host. The error contains only the reasons that
-// concern the content of the path.
+// notAdopted returns the error for a path at which no backend found a pool. tried has the reasons of the backends
+// that examined the path. unable has the reasons of the backends that cannot work on this host. The error contains
+// only the reasons that concern the content of the path.
 func notAdopted(path string, tried, unable []unadopted) error {
 	all := slices.Concat(tried, unable)
 	var is struct{ Backend string }

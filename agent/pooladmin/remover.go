@@ -56,7 +56,7 @@ func NewRemover(deps RemoverDeps) *Remover { return &Remover{deps} }
 // plans nothing there.
 // 2. The remover waits for work that began before.
 // 3. The pool is examined once more.
-// 4. Control removes its record. Control refuses that while anything is recorded there: then the pool is kept.
+// 4. Control removes its record. Control refuses this while it records anything in the pool. Then the pool is kept.
 // 5. The path is cleared.
 // 6. The agent's own record is removed.
 //
@@ -72,9 +72,9 @@ const (
 // Remove removes an empty pool of this node. The files that Drover made at its path are removed, and its name and path
 // can be used again. With forget, only the record is removed. The path, which may be absent, stays as it is.
 //
-// It fails with ErrNotFound for a pool that is not here, with ErrOffline for one that cannot be examined, and with
-// ErrConflict while the pool contains or control records anything there, and for a pool that a start would make again.
-// Idempotent: after a crash it resumes.
+// It fails with ErrNotFound for a pool that is not on this node, and with ErrOffline for a pool that cannot be
+// examined. It fails with ErrConflict while the pool contains anything, while control records anything in it, and for
+// a pool that the next start would make again. Idempotent: after a crash it resumes.
 func (r *Remover) Remove(ctx context.Context, name string, forget bool) (out api.RemovedPool, err error) {
 	op, known := r.Pools.ByName(name)
 	if !known {
@@ -121,13 +121,13 @@ func (r *Remover) Remove(ctx context.Context, name string, forget bool) (out api
 	return out, nil
 }
 
-// lockPool serializes the requests to remove a pool. While the pool is examined, only this lock is held: its disk may
-// hang, and other pools can be made and adopted meanwhile.
+// lockPool serializes the requests to remove a pool. While the pool is examined, only this lock is held. The disk of
+// the pool may hang, and other pools can be made and adopted meanwhile.
 func (r *Remover) lockPool(ctx context.Context, op *pool.Pool) (unlock func(), err error) {
 	return r.Locks.Lock(ctx, op.ID, "removal of pool "+op.Name)
 }
 
-// setLeaving records that a pool is leaving. No other pool is made, adopted or removed while it runs.
+// setLeaving records that a pool is leaving. While setLeaving runs, no other pool is made, adopted or removed.
 func (r *Remover) setLeaving(ctx context.Context, op *pool.Pool, forget bool) error {
 	unlock, err := lockPools(ctx, r.Host, "removal of pool "+op.Name)
 	if err != nil {
@@ -306,7 +306,8 @@ func (r *Remover) finish(ctx context.Context, id uuid.UUID) (left string, err er
 	return left, nil
 }
 
-// removeRecord makes control remove the record of a pool, once no work runs in the pool and it is empty.
+// removeRecord waits until no work runs in a pool, checks that the pool is empty, and makes control remove the record
+// of the pool.
 func (r *Remover) removeRecord(ctx context.Context, op *pool.Pool) error {
 	err := r.awaitWork(ctx, op)
 	if err == nil && op.Record.Leaving == pool.Removed && op.Storage != nil {
@@ -366,7 +367,7 @@ func (r *Remover) awaitWork(ctx context.Context, op *pool.Pool) error {
 	return nil
 }
 
-// mayUse reports whether work on a dataset may be in a pool. That is the case if the dataset is known to be there, or
+// mayUse reports whether work on a dataset may be in a pool. It may be if the dataset is known to be in the pool, or
 // if the dataset is unknown.
 func (r *Remover) mayUse(id, pool uuid.UUID) bool {
 	if r.Pools.ByID(id) != nil { // the lock belongs to a pool and not to a dataset

@@ -34,7 +34,7 @@ func (m *Trimmer) TrimDue() (begun []*jobs.Job) {
 		}
 		every := m.interval(op.Name)
 		since := now.Sub(op.Record.Trimmed)
-		if every < 0 || (since >= 0 && since < every) { // less than 0: the clock was set back
+		if every < 0 || (since >= 0 && since < every) { // a negative value means that the clock was set back
 			continue
 		}
 		id, name := op.ID, op.Name
@@ -45,7 +45,8 @@ func (m *Trimmer) TrimDue() (begun []*jobs.Job) {
 	return begun
 }
 
-// interval returns how often the free blocks of a pool's devices are discarded. A negative interval means never.
+// interval returns how often the free blocks of a pool's devices are discarded. If the interval is negative, they are
+// never discarded.
 func (m *Trimmer) interval(name string) time.Duration {
 	i := slices.IndexFunc(m.Configured, func(c pool.Config) bool { return c.Name == name })
 	if i < 0 || m.Configured[i].Trim == 0 {
@@ -59,7 +60,7 @@ func (m *Trimmer) interval(name string) time.Duration {
 func (m *Trimmer) trim(ctx context.Context, id uuid.UUID, name string, t backends.Trimmer) error {
 	log := m.Log.WithField("pool", name)
 	if _, err := m.Pools.Online(ctx, id); err != nil {
-		return nil //nolint:nilerr // it is offline, which is told elsewhere: later
+		return nil //nolint:nilerr // the pool is offline, which is reported elsewhere; it is trimmed later
 	}
 	now := m.Clock.Now()
 	err := m.Pools.UpdateRecord(ctx, id, func(rec *pool.Record) { rec.Trimmed = now })

@@ -19,9 +19,9 @@ import (
 const maxAnswer = 8 << 20
 
 // Ask sends a promise request to a node's agent at an address, HOST:PORT, with this node's certificate. It fails with
-// dataset.ErrOffline if there is no answer, or if another node answers: the address may belong to another node by now.
-// After an error this node must assume that there is no promise. The asked node may still have made one, if only the
-// answer was lost. A repeated call renews the promise. Safe for concurrent use.
+// dataset.ErrOffline if there is no answer, or if another node answers: the address may belong to another node by
+// now. After an error this node must assume that the asked node made no promise, although that node may have made one
+// whose answer was lost. A repeated call renews the promise. Safe for concurrent use.
 func Ask(ctx context.Context, rt http.RoundTripper, address string, node uuid.UUID, r Request) (out Answer, err error) {
 	body, err := json.Marshal(r)
 	if err != nil {

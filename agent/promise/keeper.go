@@ -14,9 +14,9 @@ import (
 )
 
 // Keeper has the promises that this process of the agent has made to other nodes, in memory only. The promises of the
-// previous process are not known. So for the duration of a promise after its start, this process opens no later epoch:
-// by then all promises of the previous process have expired. That is safer than a record on disk, and costs no flush.
-// Safe for concurrent use: mu protects all fields that change.
+// previous process are not known. So this process opens no later epoch until the duration of a promise has passed
+// since its start. By then all promises of the previous process have expired. Waiting is safer than a record on disk,
+// and costs no flush. Safe for concurrent use: mu protects all fields that change.
 type Keeper struct {
 	now     func() time.Duration
 	started time.Duration
@@ -82,8 +82,8 @@ func (k *Keeper) refusal(e Epoch, span time.Duration, home func(Epoch) string) s
 
 // BlockPromises prepares this node to open the epoch after e: from now on promises for the dataset are refused. If a
 // promise still holds, BlockPromises changes nothing, and returns its holder and how long to wait before the next
-// attempt. If it returns a wait without a holder, this process has not run for the duration of a promise yet. If wait
-// is 0, the epoch may be opened. Idempotent.
+// attempt. If wait is 0, the epoch may be opened. If wait is not 0 and holder is uuid.Nil, this process has not run
+// for the duration of a promise yet. Idempotent.
 func (k *Keeper) BlockPromises(e Epoch, span time.Duration) (holder uuid.UUID, wait time.Duration) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -108,8 +108,8 @@ func (k *Keeper) Blocked() []uuid.UUID {
 	return slices.Collect(maps.Keys(k.blocked))
 }
 
-// AllowPromises allows promises for a dataset again. The caller is certain that the next epoch was not opened here, or
-// it was opened and the function home of Grant takes it into account.
+// AllowPromises allows promises for a dataset again. The caller must know that the next epoch was not opened here. If
+// it was opened, the function home of Grant must take that into account.
 func (k *Keeper) AllowPromises(id uuid.UUID) {
 	k.mu.Lock()
 	defer k.mu.Unlock()

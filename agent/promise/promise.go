@@ -1,12 +1,14 @@
 // Package promise lets the holder of a lease continue while it cannot reach control: each node that could open the next
 // epoch of a dataset promises not to do so for some time.
 //
-// The holder and the promising node each measure that time by their own CLOCK_BOOTTIME. The holder counts from when it
-// asked, and counts less time than the promising node, so the clocks of the two hosts need not agree.
+// The holder and the promising node each measure that time by their own CLOCK_BOOTTIME. The holder counts from the
+// time of its request, and counts a shorter time than the promising node. So the clocks of the two hosts need not
+// agree.
 //
 // Package lease asks for promises (Ask, Extend) and answers requests (Keeper.Grant). Package move calls
-// Keeper.BlockPromises before a later epoch is opened here. Package handover calls Ask without epochs, only to find out
-// whether a home is reachable. The only state is in Keeper, protected by its mutex.
+// Keeper.BlockPromises before a later epoch is opened here. Package handover calls Ask without epochs, only to find
+// out whether a home is reachable. The only state is in Keeper, protected by its mutex. How long a promise lasts, and
+// how it extends a lease, is in promise.go. When a promise is refused is in keeper.go.
 package promise
 
 import (
@@ -30,7 +32,7 @@ type Epoch struct {
 }
 
 // Request asks a node to open no later epoch of these datasets for some time. The certificate of the connection
-// says which node asks.
+// identifies the node that asks.
 type Request struct {
 	Incarnation uuid.UUID `json:"incarnation"` // incarnation of the agent that asks
 	Epochs      []Epoch   `json:"epochs"`

@@ -11,9 +11,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Cache has the records of the datasets whose home is this node, of the copies that this node keeps, and of every name
-// that its engine has used. It answers when control cannot. The agent's commits and control's answers keep it current.
-// Its mutex protects all fields. It is safe for concurrent use.
+// Cache has the records of the datasets whose home is this node, of the copies that this node keeps, and of every
+// name that its engine has used. It answers when control cannot. The agent updates it with each commit and with each
+// answer of control. Its mutex protects all fields. It is safe for concurrent use.
 type Cache struct {
 	mu        sync.RWMutex
 	datasets  map[uuid.UUID]*api.Indexed // whose home is this node
@@ -22,7 +22,7 @@ type Cache struct {
 	names     map[string]uuid.UUID       // live volumes
 	spellings map[string]*Spellings      // by name
 	dirty     map[uuid.UUID]bool         // datasets whose records changed since they were written to disk
-	moment    uint64                     // how many records were added or replaced
+	moment    uint64                     // the number of times that a record was added or replaced
 	since     map[uuid.UUID]uint64       // the moment at which a dataset's record was added or replaced
 }
 
@@ -112,8 +112,8 @@ func (c *Cache) RemoveIfUnchanged(id uuid.UUID, asked uint64) (removed bool) {
 	return true
 }
 
-// unnameLocked removes the name of a dataset. The records on disk may have two datasets with the name, if the name was
-// used again. Then the other dataset keeps it.
+// unnameLocked removes the name of a dataset. If the name was used again, the records on disk may have two datasets
+// with that name. Then the other dataset keeps the name.
 func (c *Cache) unnameLocked(d *api.Indexed) {
 	if c.names[d.Volume] != d.ID {
 		return

@@ -110,7 +110,7 @@ func InspectionID(k api.Kept) uuid.UUID {
 	return uuid.NewSHA1(k.Dataset, fmt.Appendf(nil, "shown/%s/%s", k.Node, k.Snapshot))
 }
 
-// IsInspected reports whether a copy should be mounted for an operator to look at.
+// IsInspected reports whether an operator has requested that a copy is mounted for inspection.
 func IsInspected(k api.Kept) bool {
 	return k.MountReadOnly && k.Kind == dataset.CopySuperseded && k.Record != nil
 }

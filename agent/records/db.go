@@ -40,8 +40,9 @@ type DB struct{ store store.Store }
 // OpenDB returns the database in a store, which the caller closes.
 func OpenDB(st store.Store) DB { return DB{st} }
 
-// Format is the format of the records that this version of Drover writes. It reads all earlier ones too. It is raised
-// when a record gets a key that an older agent must not ignore. Format 2 renamed keys: see dataset.DecodeRecord.
+// Format is the format of the records that this version of Drover writes. It reads all earlier ones too. The format
+// is raised when a record gets a key that an older agent must not ignore. Format 2 renamed keys: see
+// dataset.DecodeRecord.
 const (
 	Format    = 2
 	formatKey = "format"

@@ -19,7 +19,7 @@ import (
 type FactsDeps struct {
 	*host.Host
 	Source   facts.Host    // where facts are read from; the zero value is this host
-	Engine   func() Engine // what is known of the engine, without a request to it; nil if nothing is known
+	Engine   func() Engine // returns what is known of the engine without asking it; nil if nothing is known
 	Backends *backends.Registry
 	Pools    *pool.Pools
 }
@@ -34,7 +34,7 @@ type Facts struct {
 
 	mu       sync.Mutex
 	reported dataset.Facts // as recorded by control
-	next     time.Duration // the next report is not before this time of the steady clock
+	next     time.Duration // the earliest time of the next report, by the steady clock
 	joins    int           // how often ReportAgain was called
 }
 

@@ -155,8 +155,9 @@ func (i *Identity) write(id nodeIdentity) error {
 type nodeIdentity struct {
 	Node    uuid.UUID `json:"node"`
 	Cluster uuid.UUID `json:"cluster,omitzero"` // whose control it last worked with
-	// StoreProblem says why the store of that control is inconsistent. It is kept on disk: by the time of a restart, an
-	// older store may have reached the indexes that this node has seen, and would no longer be recognized as older.
+	// StoreProblem says why the store of that control is inconsistent. It is kept on disk because the agent may
+	// restart. By then, the indexes of an older store may have reached those that this node has seen, and the store
+	// would no longer be recognized as older.
 	StoreProblem string `json:"strange,omitempty"`
 }
 
@@ -167,7 +168,7 @@ func (i *Identity) Cluster() uuid.UUID {
 	return i.cluster
 }
 
-// AcceptAny has this node accept the store of any cluster: an operator has just had it rebuilt.
+// AcceptAny makes this node accept the store of any cluster. It is called after an operator had the store rebuilt.
 func (i *Identity) AcceptAny() {
 	i.mu.Lock()
 	defer i.mu.Unlock()

@@ -46,7 +46,7 @@ func New(deps Deps) *Registration { return &Registration{Deps: deps, joined: mak
 // SetJoined records that control has registered this agent, and that its answer is applied. Idempotent.
 func (r *Registration) SetJoined() { r.once.Do(func() { close(r.joined) }) }
 
-// Joined is closed once SetJoined was called.
+// Joined returns a channel that is closed when SetJoined is called.
 func (r *Registration) Joined() <-chan struct{} { return r.joined }
 
 // Refusal returns why control does not register this node, or did not answer last; "" if this node is registered.
@@ -56,9 +56,9 @@ func (r *Registration) Refusal() string {
 	return r.refusal
 }
 
-// incarnationsKey is the key of the incarnations of this boot that control may know: the one that control
-// registered last, and those that tried to register since. With them, control distinguishes a restarted agent
-// from another machine with the same identity.
+// incarnationsKey is the key of the incarnations of this boot that control may know: the one that control registered
+// last, and those that tried to register since. They let control distinguish a restarted agent from another machine
+// with the same identity.
 const incarnationsKey = "incarnations"
 
 type incarnations struct {

@@ -190,8 +190,8 @@ func (c *Copies) SettleLocked(ctx context.Context, k api.Kept) error {
 }
 
 // removeHead removes the head of a former home. A head may have data that no snapshot has, and such data is never
-// dropped: removeHead then first takes a snapshot of the head, and returns that snapshot until control has recorded it.
-// In a pool without copies (not a backends.Copier), the head stays and nothing mounts it.
+// dropped: removeHead first takes a snapshot of such a head, and returns that snapshot until control has recorded it.
+// In a pool without copies (not a backends.Copier), the head stays, and no one mounts it.
 func (c *Copies) removeHead(ctx context.Context, pool backends.Pool, k api.Kept) (keep dataset.Snapshot, err error) {
 	copier, can := pool.(backends.Copier)
 	e, err := pool.Stat(ctx, k.Dataset)
@@ -250,8 +250,8 @@ func (c *Copies) supersededSnapshot(k api.Kept) dataset.Snapshot {
 	return s
 }
 
-// destroy destroys a copy and reports the destruction. It first asks control whether the copy is still unwanted: the
-// decision may be old, and the copy may now be the last good one.
+// destroy destroys a copy and reports the destruction. It first asks control again whether the copy may be destroyed.
+// The decision may be old, and the copy may now be the last good one.
 func (c *Copies) destroy(ctx context.Context, pool backends.Pool, k api.Kept) error {
 	if _, err := pool.Stat(ctx, k.Dataset); !errors.Is(err, dataset.ErrNotFound) {
 		err := c.deps.Control.Copied(ctx, c.deps.NodeID, api.CopyReport{

@@ -82,8 +82,8 @@ type failure struct {
 }
 
 // problem returns why a copy is not in its recorded state, for control's record. The text of a problem can differ at
-// each attempt, for example in the name of a device. It is then reported only once, because each report is a write to
-// the store. The log has every text.
+// each attempt, for example in the name of a device. Only the first text is reported, because each report is a write
+// to the store. The log has every text.
 func (i *Inspections) problem(k api.Kept, why error) string {
 	i.mu.Lock()
 	defer i.mu.Unlock()

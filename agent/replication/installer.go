@@ -37,15 +37,15 @@ type InstallerDeps struct {
 // Installer puts the data that moves brought here in its place, or destroys it. It has no state: the records are in
 // MoveTable.
 //
-// A move that sends single files creates the dataset again. This node may already have a copy of the dataset, and that
-// copy is all that is left of the volume if its home is lost meanwhile. So the files are received beside the copy: in
-// an incoming dataset that has no record. Once the files are complete and verified, the record of the move says so and
+// A move that sends single files creates the dataset again. This node may already have a copy of the dataset. If the
+// home is lost meanwhile, only that copy is left of the volume. So the files are received beside the copy: in an
+// incoming dataset that has no record. Once the files are complete and verified, the record of the move says so and
 // they survive a crash. Before that, the next start destroys them.
 //
 // In a pool with copies (a backends.Copier), the files replace the copy after control has recorded this node as the
-// home. Nothing opens a copy, so the old data cannot be mistaken for the new data meanwhile. In other pools, which have
-// the old data as a dataset, the files replace it just before control is asked. If control refuses, they become the
-// copy.
+// home. No one opens a copy, so the old data cannot be mistaken for the new data meanwhile. In other pools, the old
+// data is a dataset that could be opened, so the files replace it just before control is asked. If control refuses,
+// the files become the copy.
 type Installer struct{ deps InstallerDeps }
 
 // NewInstaller returns an Installer.
@@ -140,7 +140,7 @@ func (i *Installer) discard(ctx context.Context, id uuid.UUID, p MoveRecord) err
 		v, err := i.deps.Control.Volume(ctx, id.String())
 		if err != nil && !errors.Is(err, dataset.ErrNotFound) || err == nil && v.Home == i.deps.NodeID ||
 			i.deps.Moves.IsActive(id) {
-			return nil // this node may be the home without knowing it: then the data is the head
+			return nil // control may have recorded this node as the home; then the data is the head
 		}
 		err = errors.Join(i.DropBeside(ctx, p), i.deps.Moves.Drop(ctx, id)) // the copy stays: control decides about it
 		i.deps.Copies.SettleSoon(id)
@@ -188,7 +188,8 @@ func (i *Installer) ReplaceCopy(ctx context.Context, pool backends.Pool, d datas
 	return err
 }
 
-// ReplaceCopyAtHome calls ReplaceCopy for a dataset whose new home was recorded before the files replaced the copy.
+// ReplaceCopyAtHome calls ReplaceCopy after a crash between the record of the new home and the replacement of the
+// copy.
 func (i *Installer) ReplaceCopyAtHome(
 	ctx context.Context, pool backends.Pool, d dataset.Dataset, beside uuid.UUID,
 ) error {
@@ -202,8 +203,9 @@ func (i *Installer) ReplaceCopyAtHome(
 	return i.ReplaceCopy(ctx, pool, d, beside)
 }
 
-// KeepAsCopy turns the files that replaced a copy into the copy, after control refused to record this node as the home.
-// No other copy is left here, and all files were verified. The caller holds the dataset's lock.
+// KeepAsCopy turns the files that replaced a copy into the copy, after control refused to record this node as the
+// home. This is safe because no other copy is left here, and all files were verified. The caller holds the dataset's
+// lock.
 func (i *Installer) KeepAsCopy(ctx context.Context, pool backends.Pool, d dataset.Dataset, p MoveRecord) error {
 	if err := pool.WriteRecord(ctx, d, true); err != nil { // the record beside the data says that the home is this node
 		return err

@@ -10,9 +10,13 @@
 // snapshots that were sent to other nodes, Retention decides which snapshots are kept for them, and Access decides
 // which nodes may read. move.Sender and the peer API of package agent use these three.
 //
-// MoveTable and the records of copies are in memory and on disk. The other types have their state only in memory. Each
-// type protects its state with a mutex. The data of a dataset is protected by the lock of the dataset
+// MoveTable and the records of copies are in memory and on disk. The other types have their state only in memory.
+// Each type protects its state with a mutex. The data of a dataset is protected by the lock of the dataset
 // (host.Host.Locks).
+//
+// Where to change what: when a replica is refreshed is in replicas.go, which snapshots are kept for other nodes in
+// retention.go and sent.go, and who may read a dataset in access.go. What is done with a copy that is not wanted any
+// more is in copies.go. Which nodes get a replica is decided by control, in package control/replica.
 package replication
 
 import (
@@ -112,8 +116,8 @@ func (t *MoveTable) Get(id uuid.UUID) (MoveRecord, bool) {
 	return p, known
 }
 
-// Begin marks a dataset as being moved here until done is called. It ends a refresh of the dataset: the refresh
-// has the dataset's lock for as long as the home sends, and the home may be lost.
+// Begin marks a dataset as being moved here until done is called. It ends a running refresh of the dataset. A refresh
+// holds the dataset's lock for as long as the home sends, and the home may be lost.
 func (t *MoveTable) Begin(id uuid.UUID) (done func()) {
 	t.mu.Lock()
 	t.active[id] = true
@@ -152,7 +156,7 @@ func (t *MoveTable) IsBeside(id uuid.UUID) bool {
 	return is
 }
 
-// CopyBeside returns the dataset ds whose files a move has collected in the dataset id, beside a copy of ds. is is
+// CopyBeside returns the dataset ds whose files a move has collected in the dataset id, beside a copy of ds. ok is
 // false if id is no such dataset.
 func (t *MoveTable) CopyBeside(id uuid.UUID) (ds uuid.UUID, is bool) {
 	if id == uuid.Nil {
@@ -173,8 +177,8 @@ func BesideID(ds, move uuid.UUID) uuid.UUID {
 	return uuid.NewSHA1(ds, fmt.Appendf(nil, "beside/%s", move))
 }
 
-// IsIncoming reports whether a move brings, or has brought, data of a dataset here. A move on a share brings no data:
-// the data here may be the only data.
+// IsIncoming reports whether a move brings, or has brought, data of a dataset here. It returns false for a move on a
+// share, which brings no data: the data on the share may be the only data.
 func (t *MoveTable) IsIncoming(id uuid.UUID) bool {
 	p, comes := t.Get(id)
 	return comes && !p.Share

@@ -212,7 +212,7 @@ func (p *Replicas) Refresh(ctx context.Context, jb *jobs.Job, id uuid.UUID) erro
 		return err
 	}
 	if keep, err := lineage.Lost(ctx, pool, k); err != nil || keep.ID != uuid.Nil {
-		return err // once control knows of the lost data, this copy is no replica any more
+		return err // once control records the lost data, this copy is not a replica any more
 	}
 	if err := p.readState(ctx, pool, k); err != nil {
 		return err
@@ -290,8 +290,8 @@ func (p *Replicas) readState(ctx context.Context, pool backends.Pool, k api.Kept
 		return nil
 	}
 	if k.Snapshot == uuid.Nil {
-		// Data that a move left here is not reported as a copy: the home does not know of it, and would not ask this
-		// node for a promise. The next refresh turns it into a copy.
+		// Do not report data that a move left here as a copy: the home has no record of it, and would not ask this
+		// node for a promise. The next refresh turns the data into a copy.
 		return nil
 	}
 	e, err := pool.Stat(ctx, k.Dataset)

@@ -49,8 +49,8 @@ type Retention struct {
 	bases map[uuid.UUID]moveBases // by dataset
 }
 
-// moveBases are the snapshots that a running move brings to the next home because copies need them as the base of their
-// next difference. The copies are refreshed during the move, and keep the same snapshots as their home.
+// moveBases are the snapshots that a running move brings to the next home because copies need them as the base of
+// their next difference. Copies that are refreshed during the move keep the same snapshots as their home.
 type moveBases struct {
 	move      uuid.UUID
 	snapshots []uuid.UUID
@@ -91,9 +91,10 @@ func (r *Retention) Forget(ds uuid.UUID) {
 	delete(r.bases, ds)
 }
 
-// Prune removes the snapshots for other nodes that no node needs any more. It keeps the newest of them, the snapshots
-// that recorded copies have, are based on or have in common, and the snapshots that were last sent to each node that
-// has a copy or receives one. It removes nothing if the dataset has no head. The caller holds the dataset's lock.
+// Prune removes the snapshots for other nodes that no node needs any more. It keeps the newest of them, and the
+// snapshots that were last sent to each node that has a copy or receives one. For recorded copies it keeps the
+// snapshots that they have, that they are based on, and that they have in common. It removes nothing if the dataset
+// has no head. The caller holds the dataset's lock.
 func (r *Retention) Prune(ctx context.Context, pool backends.Pool, d dataset.Dataset) error {
 	e, err := pool.Stat(ctx, d.ID)
 	if err != nil {
@@ -135,9 +136,9 @@ func (r *Retention) Prune(ctx context.Context, pool backends.Pool, d dataset.Dat
 	return nil
 }
 
-// pruneDelay is how long unneeded snapshots are kept, so that a caller who waits for the volume does not also wait for
-// their removal. On btrfs the next commit frees their blocks. On XFS, a look-up of the blocks that a file shares with
-// others waits until the removal of the present file has ended.
+// pruneDelay is how long unneeded snapshots are kept, so that a caller who waits for the volume does not also wait
+// for their removal. On btrfs, the next commit of the filesystem frees their blocks. On XFS, a look-up of the blocks
+// that a file shares with other files waits until a running removal of a file has ended.
 const pruneDelay = time.Second
 
 // maxPruneDelay is how long the removal waits for a running transfer of the dataset. Freeing the blocks slows other

@@ -12,8 +12,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// SentKept is how many of the snapshots that were sent to a node are kept for it. The last one may not have arrived
-// completely, and it is a difference to the one before.
+// SentKept is how many of the snapshots that were sent to a node are kept for it. Two are needed because the last one
+// may not have arrived completely, and is a difference to the one before it.
 const SentKept = 2
 
 // SentLog records the snapshots of this node's datasets that were sent to other nodes since this agent started. The
@@ -62,8 +62,9 @@ func (l *SentLog) Forget(ds uuid.UUID) {
 	delete(l.of, ds)
 }
 
-// others returns the nodes that have a part of a dataset but no recorded copy. An unfinished move sent them that part,
-// and its next attempt continues from it. others forgets all other nodes that are not in copies.
+// others returns the nodes that have a part of a dataset but no recorded copy. An unfinished move sent them that
+// part, and its next attempt continues from it. others also drops the records of nodes that have neither such a part
+// nor a copy in copies.
 func (l *SentLog) others(ds uuid.UUID, copies []uuid.UUID, now time.Duration) (nodes []uuid.UUID) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

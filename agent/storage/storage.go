@@ -1,6 +1,7 @@
-// Package storage checks the storage of a pool before a dataset is made or a snapshot is taken, and removes
-// datasets and snapshots that were made and not recorded. Operations and moves call it for every backend. It
-// has no state.
+// Package storage checks the storage of a pool before a dataset is made or a snapshot is taken, and removes datasets
+// and snapshots that were made and not recorded. Operations and moves call it for every backend. It has no state. A
+// check or a clean-up that operations and moves both need belongs here. A check that only one kind of storage needs
+// belongs in its backend.
 package storage
 
 import (
@@ -24,9 +25,9 @@ func CheckFits(ctx context.Context, pool backends.Pool, size dataset.Size) error
 }
 
 // CheckTight fails for a scheduled snapshot of a dataset if the free space of its pool is less than a tenth of the
-// dataset's used bytes. After a snapshot that shares blocks, every block that is overwritten needs a new block. Without
-// a free block the writer gets an error (EIO), and a snapshot that no user requested must not break a database. Pools
-// whose snapshots are copies do not have this problem.
+// dataset's used bytes. After a snapshot that shares blocks, every block that is overwritten needs a new block. If no
+// block is free, the writer gets an error (EIO). A snapshot that no user requested must not break a database in this
+// way. Pools whose snapshots are copies do not have this problem.
 func CheckTight(ctx context.Context, pool backends.Pool, d dataset.Dataset) error {
 	if !pool.Info().Capabilities.InstantSnapshot {
 		return nil

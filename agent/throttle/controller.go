@@ -17,8 +17,9 @@ import (
 type Controller struct {
 	Hierarchy iolimit.Hierarchy
 	Why       error // why this host has no hierarchy for rules; nil if it has one
-	// writebackProblem is the reason why the hierarchy does not limit all writes, or nil if it does. If it is not nil,
-	// Limit fails for every limited profile, but rules that were set earlier can still be removed.
+	// writebackProblem is the reason why the hierarchy does not limit all writes, or nil if it does. If
+	// writebackProblem is not nil, Limit fails for every limited profile, but rules that were set earlier can still
+	// be removed.
 	writebackProblem error
 	parents          []string // with version 2, the groups below which engines put containers
 }
@@ -91,16 +92,16 @@ func (c *Controller) above() []string {
 	return c.parents
 }
 
-// Binds reports whether the processes of group g need no separate rule: because a rule on one of groups limits them, or
-// because g is the root group of version 2.
+// Covers reports whether the processes of group g need no separate rule. That is so if a rule on one of groups limits
+// them, or if g is the root group of version 2.
 func (c *Controller) Binds(groups []string, g string) bool {
 	return slices.ContainsFunc(groups, func(has string) bool {
 		return has == g || c.Hierarchy.Version == iolimit.V2 && iolimit.Below(g, has)
 	}) || c.Hierarchy.Version == iolimit.V2 && g == iolimit.Root
 }
 
-// outside returns the used groups that are not below one of the parents. Only the parents get a rule before a container
-// starts. With version 1, outside returns none.
+// outside returns the used groups that are not below one of the parents. Only the parents get a rule before a
+// container starts. With version 1, outside returns no group.
 func (c *Controller) outside(used []string) (groups []string) {
 	if c.Hierarchy.Version != iolimit.V2 {
 		return nil

@@ -16,8 +16,9 @@ import (
 	"github.com/droverhq/drover/internal/linux/iolimit"
 )
 
-// Leftovers removes the rules of devices that no longer belong to a limited dataset. Otherwise the next user of the
-// device number would inherit the rules. Rules that could not be removed are recorded, and removed by a later attempt.
+// Leftovers removes the rules of devices that no longer belong to a limited dataset. Otherwise the next dataset with
+// the same device number would inherit the rules. Rules that could not be removed are recorded, and removed by a
+// later attempt.
 type Leftovers struct {
 	boot       string // the UUID of this boot of the kernel
 	db         records.DB
@@ -135,9 +136,10 @@ func (l *Leftovers) removeRules(rec LimitRecord) error {
 	return errors.Join(errs...)
 }
 
-// sweep removes the rules of loop devices that have no file. It is called if the agent's database was lost, and with it
-// the record of the rules. The next user of the device number would inherit such a rule. Only loop devices reuse their
-// numbers: a rule of another device disappears with the device.
+// sweep removes the rules of loop devices that have no file. It is called if the agent's database, which has the
+// record of the rules, was lost. Otherwise the next dataset with the same device number would inherit such a rule.
+// Other devices need no check: only loop devices reuse their numbers, and a rule of another device disappears with
+// the device.
 func (l *Leftovers) sweep() error {
 	if l.controller.Why != nil {
 		return nil

@@ -1,5 +1,5 @@
-// Package throttle limits how fast mounted volumes are read and written, through control groups (cgroups(7)). A version
-// in this package is a version of control groups: 1 or 2.
+// Package throttle limits how fast mounted volumes are read and written, through control groups (cgroups(7)). In this
+// package, "version 1" and "version 2" are versions of control groups.
 //
 // Limits owns the rules: it sets a rule when a dataset is mounted, extends it to the control groups of new containers,
 // suspends it while the agent flushes the dataset, and removes it before the device is released. A rule outlives both
@@ -11,8 +11,12 @@
 // doctor and controlsync read the problems.
 //
 // Limits.mu protects the set of limited datasets and the recorded failures, Limited.Mu the rules of one dataset, and
-// Leftovers.mu the rules that could not be removed. The order is Limited.Mu before the other two. The caller of Limit,
-// Suspend and End holds the dataset's lock.
+// Leftovers.mu the rules that could not be removed. The order is Limited.Mu before the other two. The caller of
+// Limit, Suspend and End holds the dataset's lock.
+//
+// Where to change what: which control groups get a rule is in controller.go and run.go, and when a limit is suspended
+// in suspend.go. How a rule is written to the kernel is in package internal/linux/iolimit, and which limits a profile
+// can have in package profiles.
 package throttle
 
 import (
@@ -42,10 +46,10 @@ type Cgroups struct {
 	Parents []string
 }
 
-// Limits are the speed limits of the mounted volumes. The kernel keeps a rule for a control group and a device
-// number, even when both the volume and its device are gone. Each rule is therefore recorded (limits/<dataset>)
-// before it is set, and removed before the device goes. A rule that cannot be removed then is recorded under
-// left/<device> until it is.
+// Limits are the speed limits of the mounted volumes. The kernel keeps a rule for a control group and a device number
+// even after the volume and its device were removed. Each rule is therefore recorded (limits/<dataset>) before it is
+// set, and removed before the device is released. If a rule cannot be removed, it stays recorded under left/<device>
+// until it is.
 type Limits struct {
 	Deps
 	*Controller
@@ -55,7 +59,7 @@ type Limits struct {
 	mu          sync.Mutex
 	Limited     map[uuid.UUID]*Limited
 	failures    map[uuid.UUID]error // why the limits of mounted datasets differ from their profiles; retried by Run
-	unavailable string              // why base fails; "" if it does not
+	unavailable string              // why enableBaseGroups fails; "" if it does not
 	lastUse     time.Duration       // when a volume was last mounted, by the steady clock
 }
 
@@ -71,7 +75,7 @@ type Limited struct {
 	withoutLimit []string
 }
 
-// LimitRecord is the record of the rules that were set for a device. It is void after a reboot.
+// LimitRecord is the record of the rules that were set for a device. A record from an earlier boot does not count.
 type LimitRecord struct {
 	Boot   string         `json:"boot"`
 	Device iolimit.Device `json:"device"`
@@ -252,8 +256,8 @@ func (l *Limits) apply(e *Limited, isFencing func(uuid.UUID) (bool, error)) erro
 	return err
 }
 
-// removeLimit removes the limits of a mounted dataset. It fails if the dataset is fenced, because the guard would later
-// restore the rules that it suspended.
+// removeLimit removes the limits of a mounted dataset. It fails if the dataset is fenced, because the guard has
+// suspended the rules and would restore them later.
 func (l *Limits) removeLimit(ctx context.Context, e *Limited) error {
 	if fencing, err := l.Fence.FencingCheck()(e.id); err != nil || fencing {
 		return errors.Join(err, dataset.Errorf(dataset.ErrPending,

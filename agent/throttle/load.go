@@ -16,7 +16,7 @@ import (
 
 // Load reads the rules that were set before this start. It removes a rule whose device is gone or now belongs to
 // something else, because the next user of the device number would inherit the rule. A dataset that is still mounted
-// keeps its limits, even if a crash left them suspended.
+// keeps its limits. If a crash left them suspended, they are set again.
 func (l *Limits) Load(ctx context.Context, recovered bool) error {
 	table, err := mount.Table()
 	if err != nil {
@@ -69,8 +69,8 @@ func (l *Limits) Load(ctx context.Context, recovered bool) error {
 	return nil
 }
 
-// applyAll sets all recorded rules again at a start. It asks the guard only once for all rules. With one request for
-// each rule, the waiting times would add up if the guard hangs.
+// applyAll sets all recorded rules again at a start. It asks the guard only once for all rules. If the guard hangs,
+// the waiting times of several requests would add up.
 func (l *Limits) applyAll(ctx context.Context) error {
 	all, told := l.All(), map[string]any{}
 	for _, e := range all {

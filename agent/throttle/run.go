@@ -20,8 +20,8 @@ import (
 // The intervals of the checks, and the time limit of a question to the guard.
 const (
 	// Run looks for new containers every scanOften while less than scanOftenFor has passed since a mount, and every
-	// scanSeldom later. A rule that another program changed is therefore restored after scanSeldom at most. Every
-	// RetryEvery, Run examines all processes again and retries what failed.
+	// scanSeldom later. So a rule that another program changed is restored within scanSeldom. Every RetryEvery, Run
+	// examines all processes again and retries whatever failed.
 	scanOften    = 500 * time.Millisecond
 	scanOftenFor = 30 * time.Second
 	scanSeldom   = time.Second
@@ -311,7 +311,7 @@ func (k *GroupScanner) limitable(groups []string) []string {
 	})
 }
 
-// rulesOf returns the rules of a group, or nil if it cannot be limited. It reads them once in each look.
+// rulesOf returns the rules of a group, or nil if it cannot be limited. It reads the rules once in each look.
 func (k *GroupScanner) rulesOf(g string) (map[iolimit.Device]iolimit.Limits, error) {
 	rules, is := k.rules[g]
 	if is {

@@ -16,9 +16,9 @@ const WriteOutTime = 15 * time.Second
 // How long a limit is suspended at most.
 const (
 	// SuspendForSnapshot and SuspendForUnmount bound how long a limit is suspended for a flush by this agent. Without
-	// the suspension, a freeze or an unmount would take as long as writing the dirty data at the limited speed, and all
-	// writers would be blocked meanwhile. A snapshot whose flush has not ended after SuspendForSnapshot is refused.
-	// While the filesystem is frozen, no process can write, so the limit is suspended for up to SuspendForUnmount.
+	// the suspension, a freeze or an unmount would have to write the dirty data at the limited speed, and all writers
+	// would be blocked meanwhile. A snapshot whose flush has not ended after SuspendForSnapshot is refused. While the
+	// filesystem is frozen, no process can write, so the limit may then be suspended for up to SuspendForUnmount.
 	SuspendForSnapshot = WriteOutTime + 5*time.Second
 	SuspendForUnmount  = time.Minute
 )
@@ -80,8 +80,8 @@ func (up Suspension) Extend(bound time.Duration) {
 	}
 }
 
-// endSuspension ends a suspension. If now is false, it does so only if the time of the suspension is over. It sets the
-// rules before it records the end, because recording may fail or take long, and a start sets all rules anyway.
+// endSuspension ends a suspension. If now is false, it ends only a suspension whose time is over. It sets the rules
+// before it records the end, because recording may fail or take long, and a start sets all rules anyway.
 func (l *Limits) endSuspension(ctx context.Context, e *Limited, now bool) error {
 	e.Mu.Lock()
 	defer e.Mu.Unlock()
@@ -89,7 +89,7 @@ func (l *Limits) endSuspension(ctx context.Context, e *Limited, now bool) error 
 		return nil
 	}
 	e.SuspendedUntil = 0                                       // if apply fails, Run sets the rules
-	if err := l.apply(e, l.Fence.FencingCheck()); err != nil { // before the rest, which can fail or take long
+	if err := l.apply(e, l.Fence.FencingCheck()); err != nil { // first, because the next steps can fail or take long
 		return err
 	}
 	rec := e.Record

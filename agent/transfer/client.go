@@ -32,7 +32,8 @@ type Client struct {
 	Tries int
 }
 
-// DefaultTries is the default of Client.Tries. So many attempts take about half a minute if a peer is unreachable.
+// DefaultTries is the default of Client.Tries. If a peer is unreachable, this number of attempts takes about half a
+// minute.
 const DefaultTries = 10
 
 func (c *Client) idle() time.Duration {
@@ -95,8 +96,8 @@ func haveQuery(have []uuid.UUID) url.Values {
 	return q
 }
 
-// Freshen has the home take a transfer snapshot of a dataset as it is now. The home keeps the newest of the
-// snapshots that this node has, which the next difference is based on.
+// Freshen has the home take a transfer snapshot of a dataset as it is now. The home keeps the newest of the snapshots
+// that this node has, because the next difference is based on it.
 func (c *Client) Freshen(ctx context.Context, peer string, ds uuid.UUID, have []uuid.UUID) (out Fresh, err error) {
 	err = c.ask(ctx, http.MethodPost, address(peer, ds, haveQuery(have), "freshen"), &out)
 	if err == nil && (out.Dataset != ds || out.ID == uuid.Nil) {
@@ -138,8 +139,8 @@ func (c *Client) ask(ctx context.Context, method, where string, into any) error 
 	return nil
 }
 
-// open sends a request and returns the body of the answer. Reading it fails with errIdle if the peer sends
-// nothing for too long. A peer that cannot be reached is dataset.ErrOffline.
+// open sends a request and returns the body of the answer. Reading it fails with errIdle if the peer sends nothing
+// for too long. If the peer cannot be reached, open fails with dataset.ErrOffline.
 func (c *Client) open(ctx context.Context, method, where string) (io.ReadCloser, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	body := &idleReader{idle: c.idle(), ctx: ctx, cancel: cancel}

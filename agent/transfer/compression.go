@@ -1,9 +1,9 @@
 package transfer
 
 // compressionPolicy decides whether to compress. It compresses if the processor takes less time for a byte than the
-// link takes for the bytes that compression saves. Both are measured continuously, in nanoseconds. A link that accepts
-// data as fast as it is produced (a local network, or a link whose buffers are not full yet) is never waited for, so
-// nothing is compressed for it.
+// link takes for the bytes that compression saves. Both are measured continuously, in nanoseconds. If the link
+// accepts data as fast as it is produced (a local network, or a link whose buffers are not full yet), the sender
+// never waits for the link, and so does not compress.
 type compressionPolicy struct {
 	link   float64 // time that the link needs for a byte
 	cpu    float64 // time that compressing a byte takes
@@ -17,8 +17,8 @@ const (
 	measurementWeight = 0.2
 	// trialInterval is the interval, in frames, at which compression is tried again, because data changes.
 	trialInterval = 64
-	// maxCostRatio is the largest part of the uncompressed time that a compressed byte may take. Smaller savings are
-	// not worth the processor time, which others need.
+	// maxCostRatio is the largest cost of a compressed byte that is accepted, as a part of the cost of an
+	// uncompressed byte. A smaller saving is not worth the processor time, which the host's containers need.
 	maxCostRatio = 0.9
 )
 
@@ -52,7 +52,8 @@ func average(mean *float64, now float64, first bool) {
 const (
 	// zerosStride is the distance of the bytes that are examined. It divides no block size.
 	zerosStride = 61
-	// zerosPart means that one of so many examined bytes must be zero.
+	// zerosPart is the largest number of examined bytes per zero byte: with 4, a quarter of the examined bytes must
+	// be zero.
 	zerosPart = 4
 )
 

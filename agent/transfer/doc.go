@@ -1,12 +1,16 @@
 // Package transfer copies datasets from one node's agent to another's. It has the server and the client of the peer
 // API, on top of the http.Handler and the http.RoundTripper that the agent provides (mutual TLS, in a cluster). It
-// moves bytes and describes them. It knows no leases, no operations and no store, and does not decide which node is the
-// home of a dataset.
+// moves bytes and describes them. It knows no leases, no operations and no store. It does not decide which node is
+// the home of a dataset.
 //
 // The target of a move (move.Mover) and the refresh of a replica (replication.Replicas) use Client. Package agent
 // serves Server, whose Source is move.Sender. Server has state in memory, under a mutex: the snapshots that are being
 // sent and the last one that was sent of each dataset. Client has none. The caller of Pull holds the dataset's lock
 // at the target, and Source takes it at the home.
+//
+// Where to change what: what happens after an interruption, or if the peer sends wrong data, is in pull.go. Which
+// snapshots are sent, and based on which, is in plan.go. The frames and their version are in frame.go, and when they
+// are compressed is in compression.go.
 //
 // # What a target does
 //
@@ -21,8 +25,8 @@
 // Then Promote and Commit of the pool make the dataset a home. Until then Pull can do no harm, because it only changes
 // a copy.
 //
-// Pools of another kind receive the tree of files (PullFiles) instead of snapshots. After an interruption PullFiles
-// starts again from the beginning, and it transfers no snapshots.
+// Pools without copies receive the tree of files (PullFiles) instead of snapshots. After an interruption, PullFiles
+// starts again from the beginning.
 //
 // # The peer API
 //

@@ -26,7 +26,7 @@ import (
 //	checksum  4 bytes  CRC-32C over the above and the payload
 //	payload            E: JSON of the summary, X: JSON of a problem
 //
-// Numbers are little-endian. The last frame is E or X, and there is only one of them: a stream without it was cut.
+// Numbers are little-endian. The last frame is E or X. A stream without such a frame was cut off.
 const (
 	frameHeader = 20
 	maxFrame    = 2 << 20
@@ -56,8 +56,8 @@ const (
 	frameProblem = 'X'
 )
 
-// errFrame means that the peer violates the format. It has no kind on purpose: a kind such as ErrCorrupt would make
-// the receiving pool discard the bytes that arrived before, and their checksums were correct.
+// errFrame means that the peer violates the format. It has no kind on purpose. A kind such as ErrCorrupt would make
+// the receiving pool discard the bytes that arrived earlier, although their checksums were correct.
 var errFrame = errors.New("the peer sent a bad frame")
 
 func castagnoli() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) }
@@ -73,8 +73,8 @@ type flushWriter interface {
 	Flush() error
 }
 
-// frameWriter writes frames. Safe for concurrent use, because frames that say that the sender is alive are sent
-// between the others.
+// frameWriter writes frames. Safe for concurrent use, because another goroutine sends keep-alive frames between the
+// others.
 type frameWriter struct {
 	mu     sync.Mutex
 	w      flushWriter
@@ -185,9 +185,9 @@ func (f *frameWriter) count() (frames uint32, bytes int64) {
 	return f.next, f.wrote
 }
 
-// frameReader reads the payloads of frames. After the end frame it returns io.EOF, and *peerError if the sender failed.
-// A stream without an end frame is io.ErrUnexpectedEOF. If the peer ended its answer there although the connection did
-// not break, it is errFrame as well.
+// frameReader reads the payloads of frames. After the end frame it returns io.EOF, and *peerError if the sender
+// failed. For a stream without an end frame, it returns io.ErrUnexpectedEOF. If the connection did not break, so that
+// the peer itself ended its answer there, the error is errFrame as well.
 type frameReader struct {
 	r      io.Reader
 	next   uint32
@@ -200,8 +200,8 @@ type frameReader struct {
 	err    error
 }
 
-// peerError is a failure of the peer. errors.Is does not find its kind on purpose: if the source finds its own data
-// damaged, the bytes that arrived before are still correct.
+// peerError is a failure of the peer. On purpose, errors.Is does not find its kind. If the source finds that its own
+// data is damaged, the bytes that arrived earlier are still correct.
 type peerError struct{ problem dataset.Problem }
 
 func (e *peerError) Error() string { return e.problem.Message }

@@ -49,8 +49,8 @@ func (l *Limiter) wait(ctx context.Context, n int) error {
 	}
 }
 
-// piece returns how many of n bytes to ask for at once: those that may be sent in a tenth of a second, so that a
-// slow limit is not mistaken for a peer that does not answer.
+// piece returns how many of n bytes to transfer at once: no more than may be sent in a tenth of a second. With larger
+// pieces, the pauses of a low limit would look like a peer that does not answer.
 func (l *Limiter) piece(n int) int {
 	if l == nil {
 		return n

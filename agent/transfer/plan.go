@@ -12,7 +12,7 @@ import (
 // Step is one snapshot that must be transferred.
 type Step struct {
 	Snapshot dataset.Snapshot `json:"snapshot"`
-	Base     uuid.UUID        `json:"base,omitzero"` // that both sides will have; uuid.Nil for a complete stream
+	Base     uuid.UUID        `json:"base,omitzero"` // both sides will have this snapshot; uuid.Nil for a complete stream
 	Bytes    int64            `json:"bytes"`         // approximate length of its stream
 }
 
@@ -36,8 +36,8 @@ func inOrder(all []dataset.Snapshot) []dataset.Snapshot {
 		func(a, b dataset.Snapshot) int { return a.At().Compare(b.At()) })
 }
 
-// isTransferred reports whether a snapshot belongs to the dataset wherever its home is. Superseded heads do not. A
-// snapshot that was taken for another copy belongs to it only if want contains the snapshot.
+// isTransferred reports whether a snapshot belongs to the dataset wherever its home is. Superseded heads do not
+// belong to it. A snapshot that was taken for another copy is transferred only if want contains it.
 func isTransferred(s dataset.Snapshot, want []uuid.UUID) bool {
 	switch s.Kind {
 	case dataset.SnapshotTransfer:
@@ -48,10 +48,10 @@ func isTransferred(s dataset.Snapshot, want []uuid.UUID) bool {
 	return true
 }
 
-// makePlan returns the snapshots that a copy with the snapshots have lacks. For each it chooses the cheapest base:
-// the previous snapshot, the next one, or the parent (after a restore, the parent is an older one). Both sides must
-// have the base by the time it is needed. cost returns the length of the stream in bytes. Its base is uuid.Nil for a
-// complete stream. A base for which cost returns ErrUnsupported is not used.
+// makePlan returns the snapshots that a copy with the snapshots have lacks. For each snapshot it chooses the cheapest
+// base: the previous snapshot, the next one, or the parent. After a restore, the parent is an older snapshot. Both
+// sides must have the base by the time it is needed. cost returns the length of the stream in bytes; for a complete
+// stream, its argument base is uuid.Nil. A base for which cost returns ErrUnsupported is not used.
 func makePlan(all []dataset.Snapshot, have, want []uuid.UUID,
 	cost func(base, snapshot uuid.UUID) (int64, error)) (Plan, error) {
 	all = inOrder(all)

@@ -43,9 +43,10 @@ type PullResult struct {
 	Wire      int64              // number of bytes received from the network
 }
 
-// Pull transfers all snapshots that a copy lacks, and the one that is wanted, the oldest first, each as a difference
-// to one that has arrived by then. After an interruption it resumes after the received bytes. The caller keeps others
-// away from the copy meanwhile. Idempotent: a repeated call transfers only new snapshots.
+// Pull transfers all snapshots that a copy lacks, and the snapshot Want. It begins with the oldest, and transfers
+// each as a difference to a snapshot that has arrived. After an interruption it resumes after the received bytes. The
+// caller makes sure that nothing else changes the copy meanwhile. Idempotent: a repeated call transfers only new
+// snapshots.
 //
 // Pull returns these errors of package dataset:
 //
@@ -155,9 +156,9 @@ func (r *pulling) extraQuery(begun uuid.UUID) url.Values {
 	return q
 }
 
-// canDropBases reports whether the transfer, which failed, can continue without the snapshots that other copies are
-// based on: one of them failed, or used too much space. It cannot if the peer is unreachable, because then everything
-// else fails as well.
+// canDropBases reports whether a failed transfer can continue without the snapshots that other copies are based on.
+// It can if one of these snapshots caused the failure, or used too much space. It cannot if the peer is unreachable,
+// because then everything else fails as well.
 func (r *pulling) canDropBases(ctx context.Context, isBase bool, err error) bool {
 	if len(r.bases) == 0 || ctx.Err() != nil || errors.Is(err, dataset.ErrOffline) {
 		return false
@@ -182,8 +183,8 @@ func (r *pulling) dropBases(ctx context.Context, why error) error {
 	return nil
 }
 
-// have lists the snapshots of the copy. begun is the snapshot that was transferred in part, because finishing it and
-// sending the changes since then usually takes fewer bytes than starting with another snapshot.
+// have lists the snapshots of the copy. begun is the snapshot that was transferred in part. To complete it and then
+// send the later changes usually takes fewer bytes than to start with another snapshot.
 func (r *pulling) have(ctx context.Context) (ids []uuid.UUID, begun uuid.UUID, err error) {
 	e, err := r.Into.Stat(ctx, r.Dataset.ID)
 	if err != nil && !errors.Is(err, dataset.ErrNotFound) {
@@ -198,7 +199,7 @@ func (r *pulling) have(ctx context.Context) (ids []uuid.UUID, begun uuid.UUID, e
 	return ids, begun, nil
 }
 
-// checkWanted checks that the requested snapshot has arrived, and against the manifest.
+// checkWanted checks that the requested snapshot has arrived and agrees with the manifest.
 func (r *pulling) checkWanted(ctx context.Context) error {
 	if r.Want == uuid.Nil {
 		return nil
@@ -242,7 +243,7 @@ func (r *pulling) transferStep(ctx context.Context, step Step) error {
 			r.out.Snapshots = append(r.out.Snapshots, manifest(step.Snapshot, got))
 			return false, nil
 		case d.From > 0 && (isKind(err, dataset.ErrInvalid) || isKind(err, dataset.ErrNotFound)):
-			// The copy no longer has that base, or not that many bytes.
+			// The copy no longer has that base, or has fewer bytes than expected.
 			if err := r.Into.DeleteSnapshot(ctx, r.Dataset.ID, step.Snapshot.ID); err != nil {
 				return false, err
 			}

@@ -108,7 +108,7 @@ func (s *Server) send(w http.ResponseWriter, r *request, write func(context.Cont
 		out.err = context.Cause(r.Context())
 	}
 	if out.err != nil {
-		// The peer closed the connection or is too slow, and reports that itself.
+		// The peer closed the connection or is too slow. Its own log reports that.
 		s.Log.WithError(out.err).WithField("dataset", r.dataset).WithField("node",
 			r.peer).Info("a transfer to another node was interrupted")
 		return nil
@@ -122,9 +122,9 @@ func (s *Server) send(w http.ResponseWriter, r *request, write func(context.Cont
 	return nil
 }
 
-// watch runs beside a transfer. While nothing is written, it tells the peer regularly that more frames will follow.
-// It also checks that the peer is still authorized, because authorization can end during a long transfer. If it is
-// not, watch ends the transfer with cut.
+// watch runs beside a transfer. While no frame is written, it regularly sends a keep-alive frame. It also checks that
+// the peer is still authorized, because authorization can end during a long transfer. If the peer is not authorized
+// any more, watch calls cut to end the transfer.
 func (s *Server) watch(ctx context.Context, r *request, frames *frameWriter, cut func(error)) (quiet func()) {
 	var owner sync.WaitGroup
 	stop := make(chan struct{})

@@ -29,8 +29,8 @@ type Source interface {
 	// difference.
 	Freshen(ctx context.Context, ds uuid.UUID, have []uuid.UUID) (snapshot dataset.Snapshot, idle bool, err error)
 	// Bases returns the transfer snapshots that the next differences to other copies of a dataset are based on, at
-	// most one for each copy. A peer that becomes the home needs them. They are kept until it has them. The result
-	// is empty if they are not known.
+	// most one for each copy. A peer that becomes the home needs these snapshots, and they are kept until the peer
+	// has them. The result is empty if they are not known.
 	Bases(ctx context.Context, ds uuid.UUID) []uuid.UUID
 	// Shared returns the transfer snapshots that a replica gets and keeps in addition to the one that it wants. All
 	// replicas keep them, so that they have a common base even if this home is lost.
@@ -45,7 +45,7 @@ type Server struct {
 	Source Source
 	// Peer returns the node that sent a request, from its certificate.
 	Peer func(*http.Request) (uuid.UUID, error)
-	// Authorize returns nil if a node may have a dataset, otherwise why not.
+	// Authorize returns nil if a node may get a dataset, and otherwise the reason why it may not.
 	Authorize func(ctx context.Context, peer, ds uuid.UUID) error
 	Limit     *Limiter // if nil, there is no limit
 	Clock     clock.Clock
@@ -84,8 +84,8 @@ func (s *Server) Handler() http.Handler {
 	return mux
 }
 
-// InUse reports whether a snapshot is being sent, or a difference to it. If it is removed now, a peer has to
-// start again.
+// InUse reports whether a snapshot, or a difference to it, is being sent. If the snapshot were removed now, the peer
+// would have to start again.
 func (s *Server) InUse(ds, snapshot uuid.UUID) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -104,8 +104,8 @@ func (s *Server) Busy(ds uuid.UUID) bool {
 	return false
 }
 
-// Sent returns the manifest of a snapshot of a dataset as it was sent to a node, if that was the last of the
-// dataset that was sent to anybody since this server started.
+// Sent returns the manifest with which a snapshot was sent to a node. It returns false unless that snapshot is the
+// last one of its dataset that this server has sent to any node.
 func (s *Server) Sent(peer uuid.UUID, snapshot dataset.Snapshot) (dataset.Manifest, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -292,8 +292,8 @@ func parseHave(r *request) (have []uuid.UUID, want uuid.UUID, err error) {
 // Fresh is a transfer snapshot with everything that a dataset had at some time.
 type Fresh struct {
 	dataset.Snapshot
-	// Current is that time, by the home's clock. If nothing was written since the snapshot was taken, Current is later
-	// than the time of the snapshot. It is zero if it is not known.
+	// Current is that time, by the home's clock. If nothing was written since the snapshot was taken, Current is
+	// later than the time at which the snapshot was taken. It is zero if it is not known.
 	Current time.Time `json:"current,omitzero"`
 	// Idle reports that the dataset was not in use at that time, so few changes follow.
 	Idle bool `json:"idle,omitempty"`
@@ -309,7 +309,8 @@ func (s *Server) freshen(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	// If the snapshot was taken just now, it is current. If it is older and has a later time, the clock was set back.
+	// A snapshot that was taken just now is current. An older snapshot with a later time means that the clock was set
+	// back.
 	if snap.Created.After(current) && !snap.Created.After(s.Clock.Now()) {
 		current = snap.Created
 	}

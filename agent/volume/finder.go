@@ -2,8 +2,10 @@
 // it for the requests of the plugin.
 //
 // Spellings records the strings by which the tools know a volume. Finder finds the volume that a tool names, Viewer
-// shows volumes, and Requests creates and removes them. Only Spellings has state: it is in the cache (host.Host.Cache)
-// and on disk (spellings/), and a mutex of Spellings keeps the two equal.
+// shows volumes, and Requests creates and removes them. Only Spellings has state. The spellings are in the cache
+// (host.Host.Cache) and on disk (spellings/), and the mutex of Spellings keeps the two equal. What docker volume ls
+// and inspect show belongs in viewer.go, and what a removal by an engine may do in requests.go and spellings.go.
+// Which options a new volume accepts is decided by control, in package control/planning.
 package volume
 
 import (

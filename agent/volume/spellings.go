@@ -106,10 +106,10 @@ func (s *Spellings) values(
 // CheckRemovable returns an error if an engine must not remove a volume, because only others have used the volume on
 // this node.
 //
-// Podman lists every volume of this node after "podman volume reload", and "podman volume prune"
-// removes all of them that no container of Podman uses: also those of a Docker engine's stopped
-// containers, and those that only drover or other nodes have used. So Podman may remove only the
-// volumes that it has made or mounted itself.
+// After "podman volume reload", Podman lists every volume of this node, and "podman volume prune" then removes every
+// volume that no container of Podman uses. That would include the volumes of a Docker engine's stopped containers,
+// and volumes that only drover or other nodes have used. So Podman may remove only the volumes that it has made or
+// mounted itself.
 func (s *Spellings) CheckRemovable(tool plugin.Tool, d dataset.Dataset, ref dataset.Reference) error {
 	used := s.Of(d)
 	switch {
@@ -125,7 +125,7 @@ func (s *Spellings) CheckRemovable(tool plugin.Tool, d dataset.Dataset, ref data
 	return nil
 }
 
-// Remove removes a spelling of a volume if the engine uses another one, and reports whether there is another one.
+// Remove removes a spelling of a volume if the engine uses another spelling too, and reports whether it does.
 func (s *Spellings) Remove(
 	ctx context.Context, tool plugin.Tool, d dataset.Dataset, ref dataset.Reference,
 ) (another bool, err error) {

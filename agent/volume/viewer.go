@@ -139,9 +139,10 @@ func (w *Viewer) Path(ctx context.Context, ref dataset.Reference) (string, error
 	return w.deps.MountPath(d.ID), nil
 }
 
-// List returns the volumes whose home is this node, those with a copy here, and those that the engine has used, in the
-// spellings that the engine uses. They are known on this node, so List has them even if control does not answer. With
-// ListOthers, List adds all other volumes of the cluster in the spellings of their creation, if control answers.
+// List returns the volumes whose home is this node, those with a copy here, and those that the engine has used, in
+// the spellings that the engine uses. This node has records of these volumes, so List includes them even if control
+// does not answer. With ListOthers, List adds all other volumes of the cluster in the spellings of their creation, if
+// control answers.
 func (w *Viewer) List(ctx context.Context) ([]plugin.Volume, error) {
 	list := w.deps.Cache.List(w.deps.NodeID)
 	if w.deps.ListOthers {
