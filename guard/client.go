@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	// requestTime bounds a request whose context has no deadline. It includes the time of a flush.
+	// requestTime bounds a request whose context has no deadline. The request may have to wait for a flush.
 	requestTime = 15 * time.Second
 	// retryTime is how long requests to a guard that does not answer are retried: the time of a restart.
 	retryTime = 2 * time.Second
@@ -28,8 +28,8 @@ const (
 
 // Client is the agent's side of the guard's socket: it registers, feeds, checks and releases datasets. Each request
 // returns the errors of the method of Guard with the same name, and ErrUnavailable if no guard answers before the
-// context ends or within two seconds. In that case the deadlines that were fed before stay valid, and the next guard
-// enforces them. All requests are idempotent. Client repeats a request once if its connection breaks.
+// context ends or within two seconds. After ErrUnavailable, the deadlines that were fed earlier stay valid, and the
+// next guard enforces them. All requests are idempotent. Client repeats a request once if its connection breaks.
 //
 // Safe for concurrent use. Requests do not wait for each other. The caller must close the client.
 type Client struct {
@@ -51,8 +51,8 @@ func NewClient(path string) (*Client, error) {
 	return &Client{path: path, boot: boot}, nil
 }
 
-// NewAgentClient is NewClient for the agent of this host. The guard never stops the agent, because only the agent
-// can end a fence. If the agent holds a fenced dataset, it is killed and restarted.
+// NewAgentClient is NewClient for the agent of this host. If the agent holds a fenced dataset, the guard kills it
+// instead of stopping it: only a running agent can end a fence, and a killed agent is restarted.
 func NewAgentClient(path string) (*Client, error) {
 	c, err := NewClient(path)
 	if err == nil {
@@ -101,7 +101,7 @@ func (c *Client) Thaw(ctx context.Context, id uuid.UUID, epoch uint64, deadline 
 	return c.entry(ctx, request{Op: opThaw, Dataset: id, Epoch: epoch, Deadline: deadline})
 }
 
-// Supersede calls Guard.Supersede. Call it before a superseded copy is unmounted and kept aside.
+// Supersede calls Guard.Supersede. Call it before a superseded copy is unmounted.
 func (c *Client) Supersede(ctx context.Context, id uuid.UUID, epoch uint64) (Entry, error) {
 	return c.entry(ctx, request{Op: opSupersede, Dataset: id, Epoch: epoch})
 }

@@ -3,10 +3,14 @@
 // extends the deadline regularly. When a deadline passes, the guard fences the dataset, whether or not the agent runs.
 //
 // The command drover guard (cmd/drover/internal/guards) runs Process.Serve. Packages lease, handover and mounting of
-// the agent send requests with a Client, and so do the commands of the operator. Package move runs an ExecFence, which
-// is independent of the guard. The Guard has the table of registered datasets, protected by its mutex and stored in the
-// files that are described below. A request that changes an entry marks the entry as busy, and releases the mutex while
-// the hand (see below) works.
+// the agent send requests with a Client, and so do the commands of the operator. Package move runs an ExecFence,
+// which is independent of the guard. Guard has the table of registered datasets. Its mutex protects the table, and
+// the files below store it. A request that changes an entry marks the entry as busy, and releases the mutex while the
+// hand (see below) works.
+//
+// Where to change what: the order of the rungs and their time are in ladder.go. What a rung does to a process is in
+// package hand (stop.go, freeze.go). How a fence ends is in release.go. What the agent can request is in requests.go,
+// types.go and wire.go.
 //
 // Deadlines are times of clock.Boottime in this boot. The wall clock is not used.
 //
@@ -18,22 +22,22 @@
 //	kill     kill the holders (policies kill and watchdog)
 //	reboot   stop feeding the watchdog device (policy watchdog)
 //
-// Each rung of the ladder has the time Options.Step. The guard tries the next rung only if the previous one has not
-// ensured that no process can write. After the last rung it starts again at the first one. It keeps checking a complete
+// Each rung of the ladder may take Options.Step. The guard tries the next rung only if a process may still be able to
+// write after the previous one. After the last rung it starts again at the first one. It keeps checking a complete
 // fence: if a process or an operator undoes a part of it, the guard repairs the fence and records the breach.
 //
 // # What survives
 //
-// The guard itself performs no operation that may hang in the kernel. Its child process, the hand (package hand), does
-// that, so the guard can be killed and restarted at any time.
+// The guard itself performs no operation that may hang in the kernel. Its child process, the hand (package hand),
+// performs these operations. So the guard can be killed and restarted at any time.
 //
 //	                                    in Options.Run (tmpfs)    in Options.Root (disk)
 //	registrations, results of rungs     yes, survives the guard   yes, flushed: survives a power cut
 //	deadlines                           yes, survives the guard   no: a boot makes them invalid
 //
-// If the guard finds no deadline in Options.Run, it uses that of the registration, which is earlier. To fence early is
-// safe, to fence late is not.
+// If the guard finds no deadline in Options.Run, it uses the deadline of the registration, which is earlier. It is
+// safe to fence early, but not to fence late.
 //
-// The guard starts no other process, not even the agent. A guard that started the agent would have to know how, and
-// could prevent an operator from stopping it.
+// The guard starts no process but the hand. In particular it does not start the agent: it would have to know how the
+// agent is started, and could prevent an operator from stopping it.
 package guard

@@ -17,9 +17,9 @@ import (
 	"github.com/droverhq/drover/internal/run"
 )
 
-// ExecFence is a command of the operator that cuts another node off from all storage, for instance by switching off its
-// power. The command returns 0 only once the node is certainly cut off. The guard does not run the command. The node
-// that takes over the datasets of the other node runs it.
+// ExecFence is a command of the operator that cuts another node off from all storage, for instance by switching off
+// its power. The command must return 0 only once the node is certainly cut off. The guard does not run the command.
+// The node that takes over the datasets of the other node runs it.
 type ExecFence struct {
 	// Args are the program, by an absolute path, and its arguments.
 	Args []string `json:"exec"`
@@ -30,7 +30,7 @@ type ExecFence struct {
 // DefaultExecTimeout bounds a run if no timeout is configured.
 const DefaultExecTimeout = time.Duration(dataset.DefaultFenceTimeout)
 
-// MaxExecTimeout bounds ExecFence.Timeout: a Mount that waits for it has two minutes.
+// MaxExecTimeout bounds ExecFence.Timeout: a Mount that waits for the fence must be answered within two minutes.
 const MaxExecTimeout = time.Duration(dataset.MaxFenceTimeout)
 
 // Check fails with ErrInvalid if the command cannot be run.
@@ -76,10 +76,9 @@ func (f ExecFence) Fence(ctx context.Context, r run.Runner, name string, node uu
 	return nil
 }
 
-// redact returns the output of a program with the program's arguments replaced by …. It also replaces the parts of an
-// argument: the words of a script, the value of an option, a password before an @. It ignores a part of less than four
-// bytes, unless the part is a whole argument or the value of one. Such a short argument is replaced only where it is a
-// whole word of the output.
+// redact returns the output of a program with the program's arguments replaced by …. It also replaces parts of an
+// argument: the words of a script, the value of an option, a password before an @. A part of less than four bytes is
+// replaced only if it is a whole argument or the value of an option, and only where it is a whole word of the output.
 func redact(said string, args []string) string {
 	hidden := make([]bool, len(said)) // by byte, because parts may overlap in the output
 	for _, arg := range args {

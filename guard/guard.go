@@ -34,9 +34,8 @@ type Hands interface {
 // MaxDatasets bounds the table.
 const MaxDatasets = 4096
 
-// MinStep and MaxStep bound Options.Step for a process. With less than MinStep, a rung has no time to do anything
-// on a loaded host. With more than MaxStep, a fence could be complete only after the lease of another node has
-// begun.
+// MinStep and MaxStep bound Options.Step for a process. With a shorter step, a rung has no time to do anything on a
+// loaded host. With a longer step, the fence could still be incomplete when the lease of another node begins.
 const (
 	MinStep = 50 * time.Millisecond
 	MaxStep = time.Second
@@ -58,7 +57,7 @@ type Options struct {
 	Processes func() int
 	// OpenWatchdog opens the watchdog device. If nil, the host has none.
 	OpenWatchdog func() (Watchdog, error)
-	// Missing are protections that the host does not allow, for Status.
+	// Missing lists protections that the host does not allow. Status shows them.
 	Missing []string
 	Version string
 	Log     logrus.FieldLogger
@@ -148,8 +147,8 @@ func afterReboot(e Entry) Entry {
 	return e
 }
 
-// Run watches the deadlines and answers requests on the listener until ctx ends. After that, fenced datasets
-// stay fenced, and the armed ones are not watched until another guard runs. Call Run only once.
+// Run watches the deadlines and answers requests on the listener until ctx ends. After Run has returned, fenced
+// datasets stay fenced. The deadlines of armed datasets are not watched until another guard runs. Call Run only once.
 func (g *Guard) Run(ctx context.Context, l *socket.Listener) error {
 	alarm, err := g.Clock.NewAlarm()
 	if err != nil {
@@ -264,8 +263,8 @@ func (g *Guard) wake() {
 	}
 }
 
-// save records an entry. The lock is held. A fence does not wait for a disk and does not fail with it, so an error
-// is logged.
+// save records an entry. The lock is held. An error is only logged, because a fence must neither wait for a disk nor
+// fail because of it.
 func (g *Guard) save(e *entry) <-chan error {
 	flushed, err := g.records.put(e.Entry)
 	if err != nil {

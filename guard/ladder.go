@@ -40,9 +40,9 @@ const (
 	looksPerRung = 2
 )
 
-// rungTime is the time that each rung has. It is Options.Step, or more on a host with many processes: half of
-// Options.Step is for large processes and to stop the holders, and a look at all processes may take longer
-// than the other half.
+// rungTime is the time that each rung has. It is Options.Step, or more on a host with many processes. Half of
+// Options.Step is used for large processes and to stop the holders. A look at all processes may take longer than the
+// other half.
 func (g *Guard) rungTime() time.Duration {
 	looks := time.Duration(g.Processes()) * lookCost * looksPerRung
 	return max(g.Step, g.Step/2+looks)
@@ -111,7 +111,7 @@ func (g *Guard) startLadder(e *entry) {
 }
 
 // stopLadder cancels the ladder of an entry and waits until it has ended. The caller does not hold the lock, and the
-// entry is busy. If the entry is armed, its deadline may start another ladder at any time.
+// entry is busy. For an armed entry, the deadline may start another ladder at any time.
 func (g *Guard) stopLadder(e *entry) {
 	g.mu.Lock()
 	end, ended := e.end, e.ended

@@ -33,8 +33,8 @@ type Process struct {
 	Ready func()
 }
 
-// watchdogTimeout is the timeout that is requested of the watchdog device. It is long enough to replace a guard by
-// another, and short enough to wait for.
+// watchdogTimeout is the timeout that is requested of the watchdog device. It is long enough to replace the guard by
+// another one, and short enough for a fence to wait for the reboot.
 const watchdogTimeout = 10 * time.Second
 
 // closeTime bounds the wait for the hand when the guard ends.
@@ -104,7 +104,7 @@ func ServeHand(run, root string) error {
 	if err != nil {
 		return err
 	}
-	// Acts that are ready must not wait for goroutines that examine processes.
+	// With more threads, acts that can proceed do not wait for goroutines that examine processes.
 	runtime.GOMAXPROCS(max(handThreads, runtime.NumCPU()))
 	_ = Tune() // the guard has already reported the missing permissions of the host
 	conn, err := hand.Accept()

@@ -54,9 +54,9 @@ type stored struct {
 	Entry
 }
 
-// decode decodes the record of a dataset. Of a record with a later format it keeps the keys that it can read, and
-// returns them together with dataset.ErrUnsupported: a guard that forgot the dataset would never fence it. Keys that it
-// cannot read are zero, so the deadline of such a dataset has passed. ok reports whether the entry can be fenced.
+// decode decodes the record of a dataset. If the record has a later format, decode returns the keys that it can read
+// together with dataset.ErrUnsupported, because a guard that forgot the dataset would never fence it. Keys that it
+// cannot read are zero: if that is the deadline, it counts as passed. ok reports whether the entry can be fenced.
 func decode(id uuid.UUID, b []byte) (e Entry, ok bool, err error) {
 	var s stored
 	err = json.Unmarshal(b, &s) // if a key has another type, it decodes the others
@@ -92,8 +92,8 @@ func (r *records) put(e Entry) (flushed <-chan error, err error) {
 	return r.flush(e.Dataset, b), nil
 }
 
-// drop removes an entry. The channel receives the result of the flush. A power cut before the flush can bring the entry
-// back, but then the entry belongs to an older boot.
+// drop removes an entry. The channel receives the result of the flush. A power cut before the flush can bring the
+// entry back. That does no harm, because the entry then belongs to an earlier boot.
 func (r *records) drop(id uuid.UUID) (flushed <-chan error, err error) {
 	for _, path := range []string{r.path(id), r.deadlinePath(id)} {
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -184,8 +184,8 @@ func (r *records) deadline(id uuid.UUID, epoch uint64) time.Duration {
 	return time.Duration(binary.BigEndian.Uint64(b[8:]))
 }
 
-// loadTime bounds how long load waits for the disk. The datasets that were registered on this boot are also in the
-// folder on the tmpfs.
+// loadTime bounds how long load waits for the disk. Waiting longer is not necessary, because the datasets that were
+// registered on this boot are also in the folder on the tmpfs.
 const loadTime = 5 * time.Second
 
 // ofThisBoot names the place of the records of this boot, which is on a tmpfs.

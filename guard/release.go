@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	// deathTime is how long killed holders have to end, once nothing blocks them.
+	// deathTime is how long killed holders may take to end after the thaw.
 	deathTime = 5 * time.Second
 	// condemnTime is how long it may take to send SIGKILL to all holders, and to examine all other
 	// processes, before the filesystem is thawed.
@@ -25,7 +25,7 @@ const (
 // dataset is armed at that epoch, Thaw feeds it.
 //
 // It returns ErrNotFound if the dataset is not registered. It returns ErrStale for another epoch, for a deadline that
-// has passed, and if the dataset is superseded: its holders were killed. After any other error the dataset is still
+// has passed, and for a superseded dataset, whose holders were killed. After any other error the dataset is still
 // fenced.
 func (g *Guard) Thaw(ctx context.Context, id uuid.UUID, epoch uint64, deadline time.Duration) (Entry, error) {
 	e, armed, err := g.beginThaw(id, epoch, deadline)
@@ -104,10 +104,10 @@ func (g *Guard) find(id uuid.UUID, epoch uint64) (*entry, error) {
 }
 
 // Supersede ends the use of a dataset that has a newer epoch on another node. It kills the holders and then thaws the
-// dataset, so that the dataset can be unmounted and kept aside. Before the thaw, every process that could write was
-// sent SIGKILL, and every other process was examined. The last write of a killed process may still reach the old copy.
-// A container engine that writes into the dataset (docker cp) is not killed: it continues to write into the old copy.
-// Idempotent.
+// dataset, so that the dataset can be unmounted and kept as a superseded copy. Before the thaw, every process that
+// could write was sent SIGKILL, and every other process was examined. The last write of a killed process may still
+// reach the old copy. A container engine that writes into the dataset (docker cp) is not killed: it continues to
+// write into the old copy. Idempotent.
 //
 // It returns ErrNotFound if the dataset is not registered, and ErrStale for another epoch. It returns ErrInUse if
 // processes cannot be examined, or if killed holders do not end: the error names them, and the caller must call

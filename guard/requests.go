@@ -64,8 +64,8 @@ func (g *Guard) Register(ctx context.Context, r Registration) (Entry, error) {
 }
 
 // addEntry checks a registration and adds it to the table as a busy entry. was is the entry that it replaces. If the
-// deadline has passed and the dataset is mounted, or may be, late is its filesystem, and the dataset is fenced at once.
-// Otherwise late is nil.
+// deadline has passed and the dataset may be mounted, addEntry fences the dataset at once, and late is its
+// filesystem. Otherwise late is nil.
 func (g *Guard) addEntry(r Registration, late *mount.Filesystem) (e *entry, was *Entry, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -126,8 +126,8 @@ func (g *Guard) addEntry(r Registration, late *mount.Filesystem) (e *entry, was 
 	return e, was, nil
 }
 
-// checkChangeable returns an error unless an entry is armed and the request is not older than it. If the deadline of
-// the entry has passed, checkChangeable fences it. The lock is held.
+// checkChangeable returns an error unless an entry is armed and the request has its epoch or a later one. If the
+// deadline of the entry has passed, checkChangeable fences it. The lock is held.
 func (g *Guard) checkChangeable(e *entry, epoch uint64, now time.Duration) error {
 	if e.State == StateArmed && e.Deadline <= now {
 		g.startFence(e)
@@ -244,8 +244,8 @@ func (g *Guard) feedOne(f Feed, rung time.Duration) error {
 		}
 		e.Deadline = f.Deadline
 		if err := g.records.putDeadline(e.Dataset, e.Epoch, e.Deadline); err != nil {
-			// This guard uses the deadline all the same. The next guard would know an earlier one, and fence
-			// early.
+			// This guard uses the new deadline although it is not saved. The next guard would read an earlier one,
+			// and fence early.
 			g.log(e.Entry).WithError(err).Error("cannot save a deadline")
 		}
 	}

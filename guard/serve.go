@@ -23,8 +23,8 @@ import (
 const (
 	// maxConns bounds the connections; an agent needs a few.
 	maxConns = 64
-	// messageTime bounds the time from the first byte of a request to its last, and that
-	// of a reply: a connection that takes longer is closed.
+	// messageTime bounds the time from the first byte of a request or reply to its last byte. A connection that takes
+	// longer is closed.
 	messageTime = 5 * time.Second
 )
 

@@ -46,8 +46,8 @@ func Tune() (missing []string) {
 }
 
 // lockMemory keeps the memory that is in use, and the whole program, from being paged out (mlockall(2)): no
-// instruction waits for a disk that hangs. It excludes memory that Go has only reserved, which would be many times
-// as much.
+// instruction waits for a disk that hangs. It does not lock memory that Go has only reserved, which is many times as
+// much.
 func lockMemory() error {
 	if err := unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE | unix.MCL_ONFAULT); err != nil {
 		return err

@@ -51,7 +51,7 @@ type Registration struct {
 	// Paths are the mount points on the host: absolute, without symbolic links.
 	Paths []string `json:"paths"`
 	// Own is true if the dataset has a filesystem for itself, which may be frozen. Check fails if the mounted
-	// filesystem is not.
+	// filesystem must not be frozen.
 	Own    bool   `json:"own,omitempty"`
 	Policy Policy `json:"policy"`
 	// Deadline is a time of clock.Boottime.
@@ -69,8 +69,9 @@ type Entry struct {
 	Deadline time.Duration `json:"deadline"`
 	Boot     string        `json:"boot"` // the boot in which the times of this entry were measured
 	State    State         `json:"state"`
-	// Bound is the longest time from the deadline until the fence is complete, if each rung of the ladder works. A
-	// fence that took longer says so in Fence. Bound grows with the number of processes; Feed renews it.
+	// Bound is the longest time from the deadline until the fence is complete, if each rung of the ladder works.
+	// Fence.Late shows by how much a fence took longer. Bound grows with the number of processes, so each Feed
+	// computes it again.
 	Bound time.Duration `json:"bound"`
 	// Fence is the last complete fence, or nil if there was none.
 	Fence *Fence `json:"fence,omitempty"`
@@ -80,7 +81,7 @@ type Entry struct {
 	Breaches int `json:"breaches,omitempty"`
 }
 
-// Fence proves that no process could write after a certain time.
+// Fence records that no process could write from a certain time on.
 type Fence struct {
 	Epoch uint64        `json:"epoch"`
 	At    time.Duration `json:"at"`
@@ -117,7 +118,7 @@ type Step struct {
 // MaxSteps bounds Entry.Steps.
 const MaxSteps = 32
 
-// add records a step. If it repeats the previous step of its kind, add extends that one.
+// add records a step. If it repeats the previous step of its kind, add extends the previous step instead.
 func (e *Entry) add(s Step) {
 	if n := len(e.Steps); n > 0 && !s.Done {
 		for i := n - 1; i >= 0; i-- {

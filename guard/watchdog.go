@@ -18,7 +18,7 @@ type Watchdog interface {
 	Timeout() time.Duration
 	Feed() error
 	// Close closes the device. The device stays armed unless disarm is set. It also stays armed if the driver does
-	// not allow otherwise (nowayout).
+	// not allow a disarm (nowayout).
 	Close(disarm bool) error
 }
 

@@ -27,7 +27,7 @@ const (
 	opStatus    = "status"
 )
 
-// request is a request of the client. Deadlines are of the boot that it names.
+// request is a request of the client. Deadlines are times of the boot that Boot names.
 type request struct {
 	Version      int           `json:"v"`
 	Boot         string        `json:"boot"`

@@ -1,5 +1,6 @@
 // Package frame carries JSON over a stream: four bytes of length, high byte first, and as many bytes of JSON. Package
-// guard uses it between Client and the guard, and package hand between the guard and its hand. It has no state.
+// guard uses it between Client and the guard, and package hand between the guard and its hand. It has no state. A
+// change of what is sent belongs in these two packages (guard/wire.go, guard/hand/serve.go).
 package frame
 
 import (
@@ -27,9 +28,10 @@ func Write(w io.Writer, v any, max int) error {
 	return err
 }
 
-// Read receives a message into v. It returns io.EOF if the stream ended between two messages, and
-// io.ErrUnexpectedEOF if it ended within one. It returns ErrInvalid for a message of more than max bytes, whose
-// content it does not read, and for a message that is not JSON of v's type. The stream cannot be used after an error.
+// Read receives a message into v. It returns io.EOF if the stream ended between two messages, and io.ErrUnexpectedEOF
+// if it ended within one. It returns ErrInvalid for a message that is not JSON of v's type. It also returns
+// ErrInvalid for a message of more than max bytes, and does not read the content of such a message. The stream cannot
+// be used after an error.
 func Read(r io.Reader, v any, max int) error {
 	var size [head]byte
 	if _, err := io.ReadFull(r, size[:]); err != nil {

@@ -13,9 +13,8 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// group is a control group that can be frozen. It is of cgroup version 1 (the freezer controller:
-// cgroups(7), freezer-subsystem.rst of the kernel) or version 2 (cgroup.freeze: cgroup-v2.rst of the
-// kernel).
+// group is a control group that can be frozen. It belongs to cgroup version 1 (the freezer controller: cgroups(7),
+// freezer-subsystem.rst of the kernel) or to version 2 (cgroup.freeze: cgroup-v2.rst of the kernel).
 type group struct {
 	kind string // markV1 or markV2
 	dir  string

@@ -16,11 +16,11 @@ import (
 // has an error in process.unexamined: it is a possible holder.
 //
 // The numbers of descriptors and threads are known before the examination. The number of mappings is not: the kernel
-// shows the mappings only line by line. So a process also counts as large if its examination turns out to be more work
-// than smallWork, or more than fairWork once the budget of the look is used up.
+// shows the mappings only line by line. So a process also becomes large during its examination: when the examination
+// exceeds smallWork, or when it exceeds fairWork and the budget of the look is used up.
 //
-// Processes that were cleared come last. Such a process was stopped, examined, and found to hold none of the datasets.
-// The process with the oldest examination comes first, so that each of them gets its turn.
+// Cleared processes come last. A cleared process was stopped, examined, and found to hold none of the datasets. Among
+// them, the process with the oldest examination comes first, so that each gets its turn.
 func (t *Tool) examineAll(w *world, within time.Duration) {
 	atOnce(maxExaminers, w.procs, func(p *process, _ func()) {
 		w.weigh(p)
@@ -56,9 +56,9 @@ func (t *Tool) examineAll(w *world, within time.Duration) {
 }
 
 const (
-	// smallWork is the work, in units of package inuse, from which a process is large. It takes some
-	// milliseconds. Few processes need so much: databases, proxies, message brokers, and programs with
-	// thousands of threads or mappings.
+	// smallWork is the work, in units of package inuse, from which a process is large. That much work takes some
+	// milliseconds. Few processes need it: databases, proxies, message brokers, and programs with thousands of
+	// threads or mappings.
 	smallWork = 1024
 	// A look spends at most lookWork, plus fairWork for each process, on the processes that are not large. If
 	// it spent up to smallWork on each of them, 1,000 processes just below smallWork would take seconds.
@@ -99,9 +99,9 @@ func atOnce[T any](n int, list []T, do func(p T, release func())) {
 const (
 	// examineAgain is the minimum time between two examinations of a cleared process by looks.
 	examineAgain = 5 * time.Second
-	// examineAgainLate replaces examineAgain while suspects are stopped, because they need the processor time. It
-	// is only twice as long: any user can keep a suspect busy and so prolong this state, and a cleared process may
-	// have received a file of the dataset meanwhile.
+	// examineAgainLate replaces examineAgain while suspects are stopped, because their examination needs the
+	// processor time. It is only twice as long. Any user can keep a suspect busy and so prolong this state, and a
+	// cleared process may receive a file of the dataset meanwhile.
 	examineAgainLate = 2 * examineAgain
 )
 
@@ -114,15 +114,14 @@ func (t *Tool) examineAgainAfter() time.Duration {
 
 // isLarge reports whether a process is examined only if there is time after the others. A large process that is not
 // examined becomes a suspect, unless it is cleared. A cleared process counts as large, whatever its size. A spared
-// process never does.
+// process never counts as large.
 func (p *process) isLarge() bool { return (p.size >= smallWork || p.cleared) && !p.spared }
 
 // examine examines one process and stores the findings or the error in p. It calls release when the
 // examination makes no progress. Processes that are never stopped have no budget.
 //
-// Without an examination, it stores inuse.ErrOutOfTime if ctx has ended, if the process is a suspect, or
-// if it was cleared and looks must not examine it yet: see examineAgain. It does nothing if p has an
-// error already.
+// It does not examine the process, and stores inuse.ErrOutOfTime, if ctx has ended, if the process is a suspect, or
+// if the process was cleared less than examineAgain ago. It does nothing if p has an error already.
 func (t *Tool) examine(ctx context.Context, w *world, p *process, budget *inuse.Budget, release func()) {
 	if p.unexamined != nil {
 		return

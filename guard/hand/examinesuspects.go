@@ -15,12 +15,12 @@ import (
 )
 
 const (
-	// batchTime is how long a batch starts new examinations. A batch also starts no more examinations once the
-	// mount tables that it has read need too much memory. The next batch examines the remaining suspects and those
-	// that were stopped meanwhile, with a new list of all processes.
+	// batchTime is how long a batch starts new examinations. A batch also stops starting examinations when the mount
+	// tables that it has read need too much memory. The next batch makes a new list of all processes. It examines the
+	// remaining suspects, and suspects that were stopped meanwhile.
 	batchTime = 5 * time.Second
-	// haltTime is how long an examination waits for its suspect to stop. After that it begins even if the suspect still
-	// runs, for instance because a debugger continues it or because it waits in the kernel.
+	// haltTime is how long an examination waits for its suspect to stop. After that, the examination begins even if
+	// the suspect still runs, for instance because a debugger continues it or because it waits in the kernel.
 	haltTime = time.Second
 )
 
@@ -87,9 +87,9 @@ func (t *Tool) examineBatch(w *world, list []suspect) (begun []suspect) {
 	}
 	slices.SortStableFunc(queue, func(a, b *suspect) int { return a.seen.size - b.seen.size })
 	began := t.Clock.Steady()
-	// An examination that makes no progress does not release its slot. Otherwise, on a host so busy that examinations
-	// only seem to hang, all of them would run at once, and looks would wait for them. There are at most maxExaminers,
-	// because each may keep mount tables of mount.MaxTable bytes in memory.
+	// An examination that makes no progress keeps its slot. On a very busy host, examinations only seem to hang. If
+	// they released their slots, all of them would run at once, and looks would wait for them. There are at most
+	// maxExaminers slots, because each examination may keep mount tables of mount.MaxTable bytes in memory.
 	atOnce(min(runtime.GOMAXPROCS(0), maxExaminers), queue, func(s *suspect, _ func()) {
 		if s.begun = t.Clock.Steady()-began < batchTime && !w.scan.Full(); s.begun {
 			t.examineSuspect(w, *s)
@@ -103,10 +103,9 @@ func (t *Tool) examineBatch(w *world, list []suspect) (begun []suspect) {
 	return begun
 }
 
-// find returns the process of the suspect s. p is the process that the list of all processes contains
-// under its PID, or nil. If there is none, or if it is a different process, the suspect has ended, and
-// find returns a process with gone set. If the identity of p cannot be read, find returns p with its
-// error, so that s is not cleared.
+// find returns the process of the suspect s. p is the process with that PID in the list of all processes, or nil. If
+// p is nil or a different process, the suspect has ended, and find returns a process with gone set. If the identity
+// of p cannot be read, find returns p with its error, so that s is not cleared.
 func (w *world) find(p *process, s Process) *process {
 	if p != nil {
 		if w.weigh(p); !p.gone && (p.is(s) || p.unexamined != nil) {
@@ -139,8 +138,8 @@ func (t *Tool) examineSuspect(w *world, s suspect) {
 }
 
 const (
-	// workTime is how long the examination of a suspect works before it rests. It rests for the time
-	// that it worked divided by restPart, but at most for restTime.
+	// workTime is how long the examination of a suspect works before it rests. Its rest is the time that it worked,
+	// divided by restPart, but no longer than restTime.
 	workTime = 5 * time.Millisecond
 	restPart = 2
 	restTime = 10 * time.Millisecond
@@ -148,9 +147,9 @@ const (
 	lookRests = 10
 )
 
-// pacer makes the examination of a suspect rest. The hand has real-time priority and such an examination
-// may take many seconds, so it leaves a third of the time of each processor to other processes. While a look
-// is under way, it leaves nearly all of it, because a fence waits for the look.
+// pacer makes the examination of a suspect rest. The hand has real-time priority and such an examination may take
+// many seconds, so it leaves a third of the time of each processor to other processes. While a look is under way, it
+// leaves nearly all of that time to others, because a fence waits for the look.
 //
 // A thread with a lower priority would not help. While it waits for a processor, it occupies one of the
 // few slots for running threads in Go (GOMAXPROCS), and the fence waits for it. On a busy host it would
@@ -219,6 +218,6 @@ func (t *Tool) resolve(w *world, s suspect, p *process) {
 	}
 	t.suspects.settle(s, clear, t.Clock.Steady())
 	if stopped && !kept {
-		_ = signal(s.Process, unix.SIGCONT) // if we may not signal it, we have not stopped it either
+		_ = signal(s.Process, unix.SIGCONT) // a process that the hand must not signal was not stopped by it either
 	}
 }

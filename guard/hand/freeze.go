@@ -48,10 +48,10 @@ func (f *freezer) isFreezing(id uuid.UUID) bool {
 
 // Freeze freezes the filesystem of a dataset, if the dataset has a filesystem for itself.
 //
-// If another program has frozen the filesystem, Freeze tries again until that program thaws it or ctx
-// ends: the other program could thaw it at any time, and writers would continue. If the filesystem is
-// mounted nowhere, the act is done. If ctx ends before the kernel has finished, the freeze continues in
-// the background, and the next call finds its result.
+// If another program has frozen the filesystem, writers would continue when that program thaws it. So Freeze tries
+// again until it has frozen the filesystem itself, or ctx ends. If the filesystem is mounted nowhere, the act is
+// done. If ctx ends before the kernel has finished, the freeze continues in the background, and the next call finds
+// its result.
 func (f *freezer) Freeze(ctx context.Context, target Target) Outcome {
 	if !target.Own {
 		return Outcome{Note: "it shares its filesystem with other datasets: a freeze would block those too"}
@@ -151,8 +151,8 @@ const reachTime = time.Second
 
 // openFilesystem opens a directory of the dataset's filesystem. It uses the mount on the dataset's paths, or another
 // mount of the host, or one in another namespace. It returns nil if the filesystem is mounted nowhere and no process
-// can write to it. It returns errHeld if it finds no mount but a process that can write to the filesystem. It returns
-// another error if it cannot find out whether there is such a process.
+// can write to it. If it finds no mount, but a process that can write to the filesystem, it returns errHeld. If it
+// cannot find out whether there is such a process, it returns another error.
 func (f *freezer) openFilesystem(ctx context.Context, target Target) (*os.File, error) {
 	table, err := mount.Table()
 	if err != nil {
@@ -191,8 +191,8 @@ func (f *freezer) openFilesystem(ctx context.Context, target Target) (*os.File, 
 }
 
 // openOfHost is like openAny, for mounts of the host besides the dataset's paths. It fails if the identity of the
-// filesystem is not known: such a mount may be of another dataset with the same device number, and a thaw would undo
-// the fence of that dataset.
+// filesystem is not known. Such a mount may belong to another dataset with the same device number, and a thaw would
+// undo the fence of that dataset.
 func openOfHost(fsys mount.Filesystem, mounts []reachableMount) (*os.File, error) {
 	if len(mounts) > 0 && !fsys.Confirmed() && !fsys.Reused() {
 		return nil, fmt.Errorf("%s is mounted, and may be another filesystem with the same device number",
@@ -207,8 +207,9 @@ type reachableMount struct {
 	root string
 }
 
-// openAny opens the first mount of a filesystem that can be opened. It returns nil if there is none, or if
-// the device number of the filesystem belongs to another one now. It fails if none can be opened.
+// openAny opens the first mount of a filesystem that can be opened. It returns nil if mounts is empty, or if the
+// device number of the filesystem belongs to another filesystem now. It fails if there are mounts and none of them
+// can be opened.
 func openAny(fsys mount.Filesystem, mounts []reachableMount) (*os.File, error) {
 	var errs []error
 	for _, m := range mounts {
@@ -225,9 +226,9 @@ func openAny(fsys mount.Filesystem, mounts []reachableMount) (*os.File, error) {
 	return nil, errors.Join(errs...)
 }
 
-// openMount opens the mount point of e below root, the root directory of a process that sees e. It fails if the opened
-// directory is not on e, for two reasons. e may be unmounted meanwhile, and Freeze would then freeze the filesystem
-// below. And a container can put a symbolic link there.
+// openMount opens the mount point of e below root, the root directory of a process that sees e. It fails if the
+// opened directory is not on the mount e. That can happen for two reasons: e was unmounted meanwhile, so that Freeze
+// would freeze the filesystem below it, or a container has put a symbolic link there.
 func openMount(root string, e *mount.Entry) (*os.File, error) {
 	at, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -282,7 +283,7 @@ func (w *world) foreignMounts(fsys mount.Filesystem) (found []reachableMount) {
 	return found
 }
 
-// errHeld is returned for a filesystem without any visible mount that a process can write to.
+// errHeld is returned for a filesystem that has no visible mount although a process can write to it.
 var errHeld = errors.New("no mount of it is visible, but a process has it open")
 
 // checkNoHolders fails if a process holds the dataset, or could not be examined.

@@ -1,15 +1,20 @@
 // Package hand performs the operations of the guard that may hang in the kernel: it freezes filesystems, finds and
-// stops processes, and flushes records. They run in a separate process, the hand. A process with a thread that waits in
-// the kernel (state D) cannot end, so a guard that did this itself could not be killed or replaced.
+// stops processes, and flushes records. They run in a separate process, the hand. A process with a thread that waits
+// in the kernel (state D) cannot end. So a guard that performed these operations itself could not be killed or
+// replaced.
 //
 // Tool performs the operations, which are called acts. Serve runs in the hand and answers requests with a Tool. Hand is
 // the guard's side of the connection: it starts the hand, and restarts it when it dies. Only package guard uses the
 // package: guard.Process starts a Hand, and guard.ServeHand calls Accept and Serve.
 //
-// An act records its intent in files below Options.Run, which are called marks. So a later guard of the same boot, with
-// another hand, can continue the act and undo it. The marks are the only state that outlives the hand. A mutex and a
-// lock on a file (see markFiles.lock) protect them. The state in memory (running freezes, looks and suspects) is
-// protected by the mutex of each type.
+// An act records its intent in files below Options.Run, which are called marks. So a later guard of the same boot,
+// with another hand, can continue the act and undo it. The marks are the only state that outlives the hand. A mutex
+// and a lock on a file (see markFiles.lock) protect them. The state in memory (running freezes, looks and suspects)
+// is protected by the mutex of each type.
+//
+// Where to change what: what is done to a holder is in stop.go, and how a filesystem is frozen in freeze.go. Who
+// counts as a holder is in look.go and world.go, and which processes are examined first in examineall.go. How an act
+// is undone is in undo.go. A new act also needs a request in process.go and serve.go.
 //
 // # How holders are found
 //
@@ -61,8 +66,8 @@ type Process struct {
 	// Start distinguishes the process from a later one with the same PID: proc_pid_stat(5), starttime.
 	Start uint64 `json:"start"`
 	Comm  string `json:"comm"`
-	// Engine is true for the container engine, which writes into volumes itself during docker cp. It
-	// is stopped and never killed, because it holds more than this dataset.
+	// Engine is true for the container engine, which writes into volumes itself during docker cp. It is stopped and
+	// never killed, because it uses more than this dataset.
 	Engine bool `json:"engine,omitempty"`
 }
 
@@ -77,15 +82,15 @@ func (p Process) is(q Process) bool { return p.PID == q.PID && p.Start == q.Star
 
 // Outcome is the result of an act.
 type Outcome struct {
-	// Done is true if no process could write to the dataset at the moment At of clock.Boottime. That
-	// stays so until the act is undone.
+	// Done is true if no process could write to the dataset at the moment At of clock.Boottime. No process can write
+	// until the act is undone.
 	Done bool          `json:"done"`
 	At   time.Duration `json:"at"`
 	// Changed is true if this act changed something. It is false if an earlier act had done everything already.
 	Changed bool `json:"anew,omitempty"`
-	// Contained is true if the act is not done, but every holder that was found is harmless. The act is then not done
-	// only because new processes appear all the time that cannot be examined in time. A stricter act would end holders
-	// without need.
+	// Contained is true if the act is not done, but every holder that was found is harmless. In that case the act is
+	// not done only because new processes, which cannot be examined in time, appear all the time. A stricter act
+	// would kill holders without need.
 	Contained bool `json:"contained,omitempty"`
 	// Note is one line: the reason why the act is not done, or something unusual.
 	Note string `json:"note,omitempty"`
@@ -199,8 +204,8 @@ func (t *Tool) endActs(ctx context.Context, id uuid.UUID) error {
 	}
 }
 
-// Wait waits for the work that acts have left to the background: freezes that the kernel had not
-// finished in time, and the examination of processes that were stopped for it.
+// Wait waits for the background work of acts: freezes that the kernel had not finished in time, and the examination
+// of stopped suspects.
 func (t *Tool) Wait() {
 	t.freezer.wg.Wait()
 	t.wg.Wait()

@@ -28,9 +28,9 @@ type liftedLimit struct {
 	Limits iolimit.Limits `json:"limits"`
 }
 
-// liftLimits removes the I/O limits from the device of a dataset before a freeze. A freeze first writes
-// out the dirty pages of all control groups, and would have to wait for the slowest limit. liftedLimits.restore
-// sets the limits again after the freeze, and Undo does if this process ends before.
+// liftLimits removes the I/O limits from the device of a dataset before a freeze. A freeze first writes out the dirty
+// pages of all control groups, and would have to wait for the slowest limit. liftedLimits.restore sets the limits
+// again after the freeze. If this process ends before that, Undo sets them again.
 func liftLimits(marks *markFiles, id uuid.UUID, dir *os.File) (l liftedLimits, err error) {
 	dev, err := deviceOf(dir)
 	if err != nil {
@@ -113,8 +113,8 @@ func (o liftedLimit) restore(h iolimit.Hierarchy) error {
 	return err
 }
 
-// undoLimit restores a limit that a hand removed and, because it ended, did not restore. It does so only
-// if the dataset is still mounted from that device: otherwise another device may have its number.
+// undoLimit restores a limit that a hand removed and did not restore before it ended. It restores the limit only if
+// the dataset is still mounted from that device, because another device may have the number by now.
 func (f *freezer) undoLimit(target Target, what string) error {
 	var one liftedLimit
 	if err := json.Unmarshal([]byte(what), &one); err != nil {

@@ -22,8 +22,8 @@ const (
 	// maxExaminers is the maximum number of processes that a look, or a batch of suspects, examines at once.
 	maxExaminers = 4
 	// examineTime bounds the time that one look spends on large processes. The other bound is the remaining time of
-	// the caller divided by examinePart. Large processes that are not examined by then become suspects: they are
-	// stopped before they are examined.
+	// the caller divided by examinePart. Large processes that were not examined within that time become suspects:
+	// they are stopped, and examined later.
 	//
 	// examineTime is short, so that the second look of a rung has as much time as the first. Otherwise the second look
 	// would find more processes to stop, and a third look would be needed.
@@ -80,7 +80,7 @@ type looks struct {
 	mu            sync.Mutex
 	running, next *look
 	// acted is the time at which a process was last stopped or killed for a dataset, or at which its first look was
-	// requested. Only a look that began after this time shows whether the act is done.
+	// requested. To show whether an act is done, a look must have begun after this time.
 	acted map[uuid.UUID]time.Duration
 
 	looking atomic.Bool // a look is under way
@@ -100,9 +100,9 @@ func (ls *looks) forget(id uuid.UUID) {
 	delete(ls.acted, id)
 }
 
-// begin returns a look for the holders of a dataset that begins after the last act on them. If such a look
-// is under way already, begin returns it: on a host with very many processes a look takes longer than a
-// rung of the ladder, so waiting for the next one would take too long.
+// begin returns a look for the holders of a dataset that begins after the last act on them. If such a look is under
+// way already, begin returns it. On a host with very many processes a look takes longer than a rung of the ladder, so
+// there is no time to wait for the next look.
 func (ls *looks) begin(ctx context.Context, t *Tool, target Target) *look {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
@@ -138,8 +138,8 @@ func (ls *looks) begin(ctx context.Context, t *Tool, target Target) *look {
 // rest is the longest pause between two looks.
 const rest = 100 * time.Millisecond
 
-// run performs looks until no look is requested any more. After each look it pauses for as long as the
-// look took: the processes that must stop or end need processor time as well.
+// run performs looks until no look is requested any more. After each look it pauses for as long as the look took,
+// because the processes that must stop or end need processor time as well.
 func (ls *looks) run(t *Tool) {
 	for {
 		ls.mu.Lock()
@@ -195,8 +195,8 @@ func (t *Tool) list(targets map[uuid.UUID]Target) (*world, error) {
 	return w, nil
 }
 
-// readFirstThread reads the mount namespace of the first thread of a process, unless its mount table is
-// large. That takes one system call for a process in the host's namespace.
+// readFirstThread reads the mount namespace of the first thread of a process, unless its mount table is large. For a
+// process in the host's namespace, that takes one system call.
 func (w *world) readFirstThread(p *process) {
 	v, err := w.scan.SmallTableOf(procDir(p.PID))
 	switch {
@@ -230,9 +230,9 @@ func (w *world) identify(p *process) {
 	}
 }
 
-// weigh identifies a process and estimates the work to examine it. It recognizes engines and other spared
-// processes, and sets gone for a process that must not be examined: one that has ended, a kernel thread,
-// or another hand, which has a directory of the dataset open while it freezes.
+// weigh identifies a process and estimates the work to examine it. It recognizes engines and other spared processes.
+// It sets gone for a process that must not be examined: one that has ended, a kernel thread, or another hand. A hand
+// has a directory of the dataset open while it freezes the filesystem.
 func (w *world) weigh(p *process) {
 	if w.identify(p); p.gone {
 		return
@@ -256,8 +256,8 @@ func procDir(pid int) string { return "/proc/" + strconv.Itoa(pid) }
 // engines lists the container engines. They write into volumes themselves, during docker cp.
 func engines() []string { return []string{"dockerd", "podman"} }
 
-// protected reports whether a process must not be stopped before it was examined: init, an engine, or
-// Drover. Engines and Drover are recognized by name and user ID, because any process can choose its name.
+// protected reports whether a process must not be stopped before it was examined: init, an engine, or Drover. Engines
+// and Drover are recognized by their name together with their user ID, because any process can choose its name.
 func (p *process) protected(target Target) bool { return p.spared || p.is(target.Agent) }
 
 // descriptorsOf estimates how many descriptors a process has. Since Linux 6.2 the size of the folder is

@@ -26,9 +26,9 @@ type markFiles struct {
 	mu    sync.Mutex // guards the files
 }
 
-// frozenFile returns the path of the file that exists while the guard keeps a dataset's filesystem frozen. The kernel
-// reports that a filesystem is frozen, but not which program froze it, so the file is needed. It contains the time of
-// the freeze.
+// frozenFile returns the path of the file that exists while the guard keeps a dataset's filesystem frozen. The file
+// is needed because the kernel reports that a filesystem is frozen, but not which program froze it. It contains the
+// time of the freeze.
 func (f *markFiles) frozenFile(id uuid.UUID) string {
 	return filepath.Join(f.run, id.String()+".frozen")
 }
@@ -84,9 +84,9 @@ const (
 	lockPause = time.Millisecond
 )
 
-// lock locks the mark files of all datasets, in this process and with flock(2) against the hand of
-// an earlier guard that still runs. Only root can open the lock file. If the other hand does not release
-// the lock within lockTime, because it hangs, lock returns without the flock: a fence must not wait.
+// lock locks the mark files of all datasets, in this process and with flock(2) against the hand of an earlier guard
+// that still runs. Only root can open the lock file. If the other hand hangs and does not release the lock within
+// lockTime, lock returns without the flock, because a fence must not wait.
 func (f *markFiles) lock() (unlock func()) {
 	f.mu.Lock()
 	file, err := os.OpenFile(filepath.Join(f.run, lockFile), os.O_RDWR|os.O_CREATE, 0o600)
@@ -105,8 +105,8 @@ func (f *markFiles) lock() (unlock func()) {
 	}
 }
 
-// add adds a mark for a change that the caller is about to make. Idempotent. The caller must not add a mark for a
-// change that another program, such as docker pause, has made already: that program will undo it.
+// add adds a mark for a change that the caller is about to make. Idempotent. If another program, such as docker
+// pause, has already made the change, the caller must not add a mark, because that program will undo the change.
 func (f *markFiles) add(id uuid.UUID, m mark) error {
 	if strings.ContainsAny(m.what, "\n\x00") {
 		return fmt.Errorf("cannot record %s %q: it contains a newline or a zero byte", m.kind, m.what)
@@ -124,11 +124,10 @@ func (f *markFiles) addLocked(id uuid.UUID, m mark) error {
 	return f.write(id, append(have, m))
 }
 
-// addProcesses adds marks[i] for list[i], for all processes in one write. ours[i] reports whether the
-// mark was added. A process that another program has stopped, such as docker pause, gets no mark, because
-// that program will continue it. A suspect for which isCleared returns true gets none either. A process
-// that is already stopped for another dataset gets a mark for this one too, so that it stays stopped when
-// the other fence ends.
+// addProcesses adds marks[i] for list[i], for all processes in one write. ours[i] reports whether the mark was added.
+// A process that another program has stopped, such as docker pause, gets no mark, because that program will continue
+// it. A suspect for which isCleared returns true gets no mark either. A process that is already stopped for another
+// dataset gets a mark for this dataset too, so that it stays stopped when the other fence ends.
 //
 // The lock is held. The caller must hold it until the processes are stopped, because Undo and resolve hold
 // it while they let a process continue.
@@ -237,8 +236,8 @@ func (f *markFiles) of(id uuid.UUID) ([]mark, error) {
 	return all, nil
 }
 
-// Forget removes the marks of a dataset in run, which is Options.Run, without undoing anything. It is for
-// marks of an earlier boot, whose effects the boot has undone.
+// Forget removes the marks of a dataset in run, which is Options.Run, without undoing anything. It is called for
+// marks of an earlier boot, because a boot undoes everything that the marks record.
 func Forget(run string, id uuid.UUID) error {
 	f := markFiles{run: run}
 	return errors.Join(remove(f.file(id)), remove(f.frozenFile(id)))

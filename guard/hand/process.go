@@ -116,12 +116,12 @@ func (h *Hand) read(l *link) {
 		delete(l.waiting, seq)
 	}
 	h.mu.Unlock()
-	// Reap the process. If it hangs in the kernel, this waits for the rest of the guard's life.
+	// Reap the process. If it hangs in the kernel, this call never returns.
 	_, _ = l.process.Wait()
 }
 
-// Close ends the hand after the hand has finished its acts. It waits for that end until ctx ends, and fails if the hand
-// still waits in the kernel then. Such a hand ends as soon as the kernel returns.
+// Close ends the hand after the hand has finished its acts. Close waits until the hand has ended. If the hand still
+// waits in the kernel when ctx ends, Close fails; the hand then ends as soon as the kernel returns.
 func (h *Hand) Close(ctx context.Context) error {
 	h.mu.Lock()
 	h.closed = true

@@ -16,8 +16,8 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// maxMessage is the maximum size of a message between the guard and its hand, in bytes. The largest
-// message contains all records of a guard.
+// maxMessage is the maximum size of a message between the guard and its hand, in bytes. The largest message is the
+// answer to a load: it contains all records of a guard.
 const maxMessage = 64 << 20
 
 const (

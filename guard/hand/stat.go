@@ -82,8 +82,8 @@ func signal(p Process, sig unix.Signal) error {
 }
 
 // isHalted reports whether all threads of a process are stopped or have ended, so that the process cannot continue
-// without a signal. A thread that a debugger has stopped (state t) does not count as stopped: the debugger can continue
-// it.
+// without a signal. A thread that a debugger has stopped (state t) does not count as stopped, because the debugger
+// can continue it.
 func isHalted(p Process) bool { return allThreads(p, "TZX") }
 
 // cannotStop reports whether a process that was sent SIGSTOP does not stop because a thread waits in the kernel

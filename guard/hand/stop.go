@@ -19,10 +19,10 @@ const (
 	settlePauses = 20
 )
 
-// Stop stops the holders of a dataset without ending them. If a control group contains only holders, Stop
-// freezes the group. It sends SIGSTOP to every other holder. It also makes the host's mount read-only, so
-// that no file can be opened for writing through it. That is not possible while a file is open for writing,
-// which is no error.
+// Stop stops the holders of a dataset without ending them. If a control group contains only holders, Stop freezes the
+// group. It sends SIGSTOP to every other holder. It also makes the host's mount read-only, so that no file can be
+// opened for writing through it. If a file is open for writing, the mount cannot be made read-only; that is not an
+// error.
 //
 // Holders that are found by their mount namespace are stopped at once, before descriptors are read. A
 // process that could not be examined in time is stopped too. It continues once it was shown not to hold
@@ -46,8 +46,8 @@ type rule struct {
 	suspectHarmless func(*world, *process) bool
 	// act acts on the holders, and reports whether it did anything.
 	act func(w *world, target Target, holders []Process) (acted bool, err error)
-	// hung, if set, acts on a process whose examination hangs or has failed. It is called only if the process was told
-	// to stop at least haltTime ago. Before that, the reason may be a busy host or a slow disk.
+	// hung, if set, acts on a process whose examination hangs or has failed. It is called only if the process was
+	// told to stop at least haltTime ago. Until then, a busy host or a slow disk may be the reason.
 	hung func(*process) error
 }
 
@@ -63,8 +63,7 @@ func (r rule) running(w *world, holders []Process, suspects []*process) []Proces
 }
 
 // exceptCleared extends a rule: a suspect that was cleared after the look is harmless as well, although it may run
-// again. The extended rule checks last whether the suspect was cleared, because a process is cleared before it
-// continues.
+// again. The extended rule makes this check last, because a process is cleared before it continues.
 func (t *Tool) exceptCleared(target Target, r rule) rule {
 	harmless := r.suspectHarmless
 	r.suspectHarmless = func(w *world, p *process) bool {
@@ -178,9 +177,9 @@ func (t *Tool) classify(w *world, target Target) (holders []Process, suspects []
 	return holders, suspects, nil
 }
 
-// waitFor waits until so returns true for all processes in left. It waits for at most settlePauses pauses, because new
-// holders may have appeared, which only the next look finds. It returns false if ctx has ended. Another look during
-// that time would only take processor time from the processes that must stop or end.
+// waitFor waits until so returns true for all processes in left, but for at most settlePauses pauses: new holders may
+// have appeared, and only the next look finds them. It returns false if ctx has ended. An earlier look would only
+// take processor time from the processes that must stop or end.
 func (t *Tool) waitFor(ctx context.Context, left []Process, so func(Process) bool) bool {
 	for range settlePauses {
 		select {
@@ -204,9 +203,9 @@ func stoppedOrFrozen(w *world, p Process) bool {
 	return ok && g.frozen()
 }
 
-// stop starts to stop the holders that run, and makes the host's mount read-only. It kills the agent
-// instead: see Target.Agent. acted is true if it signalled a process or froze a group. PID 1 cannot be
-// stopped, which is an error.
+// stop starts to stop the holders that run, and makes the host's mount read-only. If the agent is a holder, it kills
+// the agent instead of stopping it: see Target.Agent. acted is true if it signalled a process or froze a group. If
+// PID 1 is a holder, it fails, because PID 1 cannot be stopped.
 func (t *Tool) stop(w *world, target Target, holders []Process) (acted bool, err error) {
 	h := hierarchiesOf(w.own)
 	groups := map[group]bool{}
@@ -242,8 +241,8 @@ func (t *Tool) stop(w *world, target Target, holders []Process) (acted bool, err
 	return acted || did, errors.Join(append(errs, err, t.readOnly(w, target))...)
 }
 
-// onlyHolders reports whether all processes of a group are holders that may be frozen. Otherwise the
-// group may be a login session or a service of the host. It returns false if the group cannot be read.
+// onlyHolders reports whether all processes of a group are holders that may be frozen. A group with other processes
+// may be a login session or a service of the host. It returns false if the group cannot be read.
 func onlyHolders(g group, target Target, holders []Process) bool {
 	members, err := g.members()
 	if err != nil {
@@ -334,14 +333,13 @@ func (t *Tool) killRule() rule {
 	}
 }
 
-// Condemn sends SIGKILL to the holders of a dataset, except an engine, which it stops. Unlike Kill, it
-// does not wait for their end: a process that waits for a frozen filesystem ends only after the thaw. It
-// stops a process that cannot be examined, and never kills it. As long as there is such a process, the
-// act is not done, and Outcome.Left names the process.
+// Condemn sends SIGKILL to the holders of a dataset, except an engine, which it stops. Unlike Kill, it does not wait
+// for their end: a process that waits for a frozen filesystem ends only after the thaw. It only stops a process that
+// cannot be examined, and never kills it. As long as such a process exists, the act is not done, and Outcome.Left
+// names it.
 //
-// The act is done when a look has examined every process and finds only stopped engines, and holders that
-// were sent SIGKILL before. Then no process that could write, except an engine, continues after a thaw.
-// Errors are reported in Outcome.Note.
+// The act is done when a look has examined every process and finds only stopped engines, and holders that were sent
+// SIGKILL before. After that, a thaw lets no process write except an engine. Errors are reported in Outcome.Note.
 func (t *Tool) Condemn(ctx context.Context, target Target) Outcome {
 	killed := map[processKey]bool{}
 	return t.repeat(ctx, target, rule{
@@ -363,8 +361,8 @@ func (t *Tool) Condemn(ctx context.Context, target Target) Outcome {
 	})
 }
 
-// kill sends SIGKILL to the holders, stops those that are engines, and makes the host's mount read-only.
-// acted is true if any of them was running. PID 1 cannot be killed, which is an error.
+// kill sends SIGKILL to the holders, stops those that are engines, and makes the host's mount read-only. acted is
+// true if any of them was running. If PID 1 is a holder, it fails, because PID 1 cannot be killed.
 func (t *Tool) kill(w *world, target Target, holders []Process) (acted bool, err error) {
 	var errs []error
 	groups := map[group]bool{}

@@ -84,8 +84,8 @@ func (s *suspects) clearedOf(ids []uuid.UUID, p Process) (at time.Duration, ok b
 	return at, len(ids) > 0
 }
 
-// renew records that a look examined a cleared process again. The look itself uses its findings, so renew does not need
-// them.
+// renew records that a look examined a cleared process again. renew gets no findings of the look, because the look
+// applies them itself.
 func (s *suspects) renew(ids []uuid.UUID, p Process, now time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -147,8 +147,8 @@ func (s *suspects) add(target Target, p Process, now time.Duration) (start bool)
 }
 
 // take returns all suspects that wait, and the datasets that they may hold. tried has the value of suspect.queued at
-// the last attempt for each process. If every suspect was tried since it was queued, take returns none, and the caller
-// must end: the next add starts a new run.
+// the last attempt for each process. If every suspect was tried since it was queued, take returns none. The caller
+// must then end, because the next add starts a new run.
 func (s *suspects) take(tried map[processKey]time.Duration) (list []suspect, targets map[uuid.UUID]Target) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -175,9 +175,9 @@ func (s *suspects) take(tried map[processKey]time.Duration) (list []suspect, tar
 	return list, targets
 }
 
-// settle removes a process from the queue after it was examined for p.targets, and clears it for some of
-// these datasets. It stays queued for datasets that were added meanwhile.
-// For a dataset whose fence was undone meanwhile it changes nothing.
+// settle removes a process from the queue after it was examined for p.targets, and clears it for some of these
+// datasets. The process stays queued for datasets that were added meanwhile. settle ignores a dataset whose fence was
+// undone meanwhile.
 func (s *suspects) settle(p suspect, clear []uuid.UUID, now time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -253,8 +253,8 @@ func (t *Tool) suspect(target Target, list []*process) (acted bool, err error) {
 	return acted, errors.Join(errs...)
 }
 
-// contained reports whether all holders are harmless, and all suspects will be: each of them can be examined,
-// it was only not examined in time.
+// contained reports whether all holders are harmless and all suspects can become harmless: each suspect can be
+// examined, and only the time for it was missing.
 func (t *Tool) contained(w *world, r rule, holders []Process, suspects []*process) bool {
 	now := t.Clock.Steady()
 	for _, p := range holders {

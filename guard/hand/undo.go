@@ -43,8 +43,8 @@ func (t *Tool) Undo(ctx context.Context, target Target) error {
 	if err := remove(t.marks.frozenFile(target.Dataset)); err != nil {
 		return err
 	}
-	// Thaw again: a freeze that the kernel finished before the marks were removed did not notice the Undo. A freeze
-	// that finishes later notices that its mark is missing, and thaws by itself.
+	// Thaw again, because the kernel may have finished a freeze after the first thaw and before the marks were
+	// removed. A freeze that finishes later notices that its mark is missing, and thaws by itself.
 	if slices.Contains(marks, mark{markFreeze, "-"}) {
 		return t.freezer.thaw(target)
 	}
@@ -56,10 +56,10 @@ func (m mark) isShareable() bool {
 	return m.kind == markProcess || m.kind == markSuspect || m.kind == markV1 || m.kind == markV2
 }
 
-// undoShared continues the processes and control groups of a dataset, except those that are also
-// stopped for another dataset. Then it removes the marks of the dataset, unless keep is set or a step
-// failed. It holds the lock of the marks all the time: an act for another dataset that finds a process
-// stopped cannot add its mark between the check and the SIGCONT.
+// undoShared continues the processes and control groups of a dataset, except those that are also stopped for another
+// dataset. Then it removes the marks of the dataset, unless keep is set or a step failed. It holds the lock of the
+// marks all the time, so that an act for another dataset cannot mark a stopped process between the check and the
+// SIGCONT.
 func (t *Tool) undoShared(target Target, keep bool) error {
 	defer t.marks.lock()()
 	marks, err := t.marks.of(target.Dataset)

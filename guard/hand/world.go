@@ -24,7 +24,7 @@ type world struct {
 type process struct {
 	Process
 	threads int
-	size    int  // the work to examine it, as far as it is known: processes with little are examined first
+	size    int  // the estimated work to examine it; processes with little work are examined first
 	host    bool // its first thread is in the host's mount namespace
 	unread  bool // the mount table of its first thread is large: list has not read it
 	// cleared is true for a process that was shown to hold none of the datasets while it was stopped.
@@ -97,13 +97,13 @@ type filesystem struct {
 	entry *mount.Entry
 }
 
-// filesystem returns the filesystem that the host has mounted on the paths of a dataset. If nothing is
-// mounted there, it returns the one that Bind found, because containers may still have it mounted. But if
-// the device number belongs to another filesystem now, the kernel has reused it: the filesystem that Bind
-// found is mounted nowhere, no process can write to it, and ok is false.
+// filesystem returns the filesystem that the host has mounted on the paths of a dataset. If nothing is mounted there,
+// it returns the filesystem that Bind found, because containers may still have it mounted. If the kernel has reused
+// the device number for another filesystem, the one that Bind found is mounted nowhere: no process can write to it,
+// and ok is false.
 //
-// It reads the identity of the device each time. A process that a look has found by the number is a holder
-// only if the number still belongs to the dataset after the look.
+// It reads the identity of the device each time. A look finds holders by the device number. Such a process is a
+// holder only if the number still belongs to the dataset after the look.
 func (w *world) filesystem(target Target) filesystem {
 	for _, path := range target.Paths {
 		if e := w.own.At(path); e != nil {
