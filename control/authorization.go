@@ -61,8 +61,8 @@ func mayRequest(t *record.Tx, op *dataset.Operation) error {
 		kindText(op.Kind), op.Volume, home, api.AskControl)
 }
 
-// dependsOnFencing reports whether an operation depends on the sender's confirmation that the home is fenced. A
-// move that control decided on itself does not.
+// dependsOnFencing reports whether an operation depends on the sender's confirmation that the home is fenced. A move
+// that control itself decided on does not depend on it.
 func dependsOnFencing(op *dataset.Operation) bool {
 	return op.Loss != nil && op.Loss.UnreachableIndex == 0 || deletion.IsWithoutHome(*op)
 }

@@ -19,9 +19,10 @@ import (
 // Commit records the outcome of an operation in one transaction, which checks every key that the decision depends on.
 // Idempotent: the same operation gets the same response. A report with a Problem records only the failure.
 //
-// Errors: dataset.ErrStale if the report comes from an older incarnation, epoch or home. ErrCancelled if the operation
-// was cancelled: the agent must undo what it made. ErrConflict, ErrNotFound, ErrExists, ErrProtected if the outcome can
-// no longer be recorded, and was not. ErrUnavailable if it may have been recorded.
+// It fails with dataset.ErrStale if the report comes from an older incarnation, epoch or home. It fails with
+// ErrCancelled if the operation was cancelled: the agent must undo what it made. It fails with ErrConflict,
+// ErrNotFound, ErrExists or ErrProtected if the outcome was not recorded and can no longer be recorded. After
+// ErrUnavailable, the outcome may have been recorded.
 func (s *Service) Commit(ctx context.Context, node uuid.UUID, r api.Report) (out api.Committed, err error) {
 	op := r.Operation
 	op.Incarnation = r.Incarnation
@@ -75,8 +76,9 @@ func (s *Service) Commit(ctx context.Context, node uuid.UUID, r api.Report) (out
 	return out, nil
 }
 
-// answerReport puts the records that the transaction wrote into the response, including decisions on copies. The agent
-// applies the response as the complete state at its index, so every record with that index must be in it.
+// answerReport puts the records that the transaction wrote into the response, including decisions on copies. The
+// agent applies the response as the complete state at the index of the transaction, so the response must contain
+// every record that the transaction wrote.
 func answerReport(t *record.Tx, out *api.Committed) error {
 	if out.Dataset == nil {
 		return nil
@@ -113,7 +115,7 @@ func (s *Service) prefetchReport(t *record.Tx, op dataset.Operation) error {
 }
 
 // conclude decides on the report of an operation. If the operation is not recorded, conclude records its end only if
-// retry is set (see api.Report): otherwise no agent waits for it.
+// retry is set (see api.Report): otherwise no other report of it can arrive.
 func (s *Service) conclude(t *record.Tx, op dataset.Operation, retry bool, out *api.Committed) error {
 	recorded, known, err := membership.RecordedOperation(t, op)
 	if err != nil {
@@ -173,9 +175,9 @@ func (s *Service) conclude(t *record.Tx, op dataset.Operation, retry bool, out *
 // mayArriveLater reports whether an earlier Record or Commit of an operation that is not recorded may still arrive and
 // change something.
 //
-// It returns false in two cases. First, the agent reports a failure, and the operation has taken effect: then its
-// earlier report has arrived. Second, the operation is a move: Submit has recorded it already, so a Record of the agent
-// adds nothing.
+// It returns false in two cases. The first is that the agent reports a failure although the operation has taken
+// effect, which shows that the earlier report has arrived. The second is a move: Submit has recorded it already, so a
+// Record of the agent adds nothing.
 func mayArriveLater(t *record.Tx, op dataset.Operation, retry bool) (bool, error) {
 	if !retry || op.Kind == dataset.OpMove {
 		return false, nil
@@ -219,8 +221,8 @@ func newOperationRecord(op dataset.Operation) dataset.Operation {
 	}
 }
 
-// mismatch compares the volume of an operation with the volume of the same name that another request created first. It
-// returns how they differ, or nil.
+// mismatch compares the volume of an operation with the volume of the same name that another request created first.
+// It returns how the two differ, or nil if they do not.
 func (s *Service) mismatch(t *record.Tx, op dataset.Operation, winner dataset.Dataset) (*dataset.Problem, error) {
 	asked := api.Request{Kind: op.Kind, Volume: op.DatasetRecord.RequestedAs, Options: op.Options}
 	w, err := planning.ParseCreate(asked.Parsed())

@@ -33,8 +33,8 @@
 // commit.go), recalls of leases (lease.go) and the shared mounts of guests (guests.go). An endpoint that needs several
 // of these packages belongs here.
 //
-// All lasting state is in the store, and its transactions protect it. Service keeps nothing in memory itself; a
-// component that does says so in its package comment.
+// All lasting state is in the store, and its transactions protect it. Service itself keeps nothing in memory. If a
+// component does, its package comment says so.
 //
 // Keys of the store (package record has their types):
 //
@@ -74,7 +74,7 @@
 //	live/control/<replica>        membership.Replica: the service is alive; deleted with its session
 //	live/house                    which service does the background work; deleted with its session
 //
-// Any number of services can work on one store. A service keeps in memory only state that another service can also read
-// from the store, and the last heartbeats, which agents send to every service. Each service learns the changes of the
-// others, so that an agent can follow any of them.
+// Any number of services can work on one store. A service keeps in memory only state that another service can also
+// read from the store, and the last heartbeats, which agents send to every service. Each service learns of the
+// changes by the other services, so an agent can follow any of them.
 package control

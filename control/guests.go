@@ -24,8 +24,8 @@ import (
 //
 // It fails with dataset.ErrUnsupported if the profile does not have access many, or if the node has no pool on the
 // share. It fails with ErrPending while a move is in progress or while the home has exclusive use. If a home requests
-// exclusive use while there are guests, it fails with ErrInUse, and the error names the guests. It also fails with
-// ErrNotFound, ErrOffline and ErrStale.
+// exclusive use while there are guests, it fails with ErrInUse, and the error names the guests. Like other reports,
+// it can also fail with ErrNotFound, ErrOffline and ErrStale.
 func (s *Service) Guest(ctx context.Context, node uuid.UUID, g api.SharedMountReport) (out api.Indexed, err error) {
 	if g.ID == uuid.Nil {
 		return out, dataset.Errorf(dataset.ErrInvalid, "stay with dataset %s: missing ID", g.Dataset)
@@ -73,8 +73,8 @@ func (s *Service) Guest(ctx context.Context, node uuid.UUID, g api.SharedMountRe
 	return out, err
 }
 
-// checkSharedMount fails unless a node may mount a dataset as a guest. For the home of the dataset, it fails unless the
-// home may use the dataset exclusively. held says that the node has the dataset mounted already.
+// checkSharedMount fails unless a node may mount a dataset as a guest. For the home of the dataset, it fails unless
+// the home may use the dataset exclusively. held is true if the node already has the dataset mounted.
 func (s *Service) checkSharedMount(t *record.Tx, d dataset.Dataset, n dataset.Node, held bool) error {
 	what := "mount of volume " + d.Volume
 	switch {

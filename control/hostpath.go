@@ -12,8 +12,8 @@ import (
 const maxPath = 4096
 
 // checkPath fails with dataset.ErrInvalid if a request names a path that an agent cannot use: a relative path, which
-// would depend on the working directory of the agent, a path that is not clean, or one that is too long. It also fails
-// if requests of this kind read nothing from a host.
+// would depend on the working directory of the agent, a path that is not clean, or one that is too long. It also
+// fails if a request of this kind cannot have a path, because it reads nothing from a host.
 func checkPath(req api.Request) error {
 	if req.Live && (req.Kind != dataset.OpImport || req.Path == "") {
 		return dataset.Errorf(dataset.ErrInvalid,

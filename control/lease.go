@@ -16,7 +16,7 @@ import (
 )
 
 // Recall asks the home of a move to relinquish its lease. From then on the home allows no new mounts of the volume.
-// Idempotent: it returns the operation as it is now.
+// Idempotent: if the lease is already recalled, Recall returns the present operation.
 //
 // It fails with dataset.ErrStale if the move has ended or has another epoch, with ErrCancelled if it was cancelled, and
 // with ErrConflict if the volume was deleted or the store is halted.
@@ -47,8 +47,8 @@ func (s *Service) Recall(ctx context.Context, node uuid.UUID, r api.Report) (op 
 	return op, err
 }
 
-// Yield records the home's answer to a recall. Idempotent. dataset.ErrStale if the recall was withdrawn, or if
-// the answer comes from an older epoch, incarnation or home.
+// Yield records the home's answer to a recall. Idempotent. It fails with dataset.ErrStale if the recall was
+// withdrawn, or if the answer comes from an older epoch, incarnation or home.
 func (s *Service) Yield(ctx context.Context, node uuid.UUID, y api.Yield) error {
 	if (y.Manifest == nil) == (len(y.InUseBy) == 0) {
 		return dataset.Errorf(dataset.ErrInvalid, "yield of dataset %s: missing manifest or holders",
@@ -98,9 +98,9 @@ func (s *Service) Yield(ctx context.Context, node uuid.UUID, y api.Yield) error 
 	return err
 }
 
-// releaseLease gives the lease of an ended move back to the home. If the home has relinquished the lease, it gets a new
-// epoch, because it has promised not to use the old one. If the move was one without the home, the home has
-// relinquished nothing. It keeps its epoch, which it may have open while control cannot reach it.
+// releaseLease gives the lease of an ended move back to the home. If the home has relinquished the lease, it gets a
+// new epoch, because it must not use the old one again. In a move without the home, the home has relinquished
+// nothing. It keeps its epoch, because it may use the dataset while control cannot reach it.
 func releaseLease(t *record.Tx, op dataset.Operation) error {
 	var d dataset.Dataset
 	there, err := t.Get(record.DatasetKey(op.DatasetID), &d)
@@ -113,8 +113,8 @@ func releaseLease(t *record.Tx, op dataset.Operation) error {
 	}
 	d.Move = uuid.Nil
 	if lease.State == dataset.LeaseMoving && op.Loss == nil {
-		// In a store that was restored from a backup, the target may already be the home at this epoch. Only a recovery
-		// knows this, because it has asked the target.
+		// In a store that was restored from a backup, the target may already be the home at this epoch. Only a
+		// recovery can know this, because it has asked the target.
 		if err := t.Halted(); err != nil && !t.Recovering {
 			return err
 		}

@@ -60,8 +60,8 @@ func (s *Service) Submit(ctx context.Context, req api.Request) (out api.Outcome,
 	return out, err
 }
 
-// submit decides on a request. It returns an operation, which this transaction records, or the dataset if it already is
-// as requested.
+// submit decides on a request. It returns an operation, which this transaction records. If the dataset already is as
+// requested, it returns the dataset instead.
 func (s *Service) submit(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	var recorded dataset.Operation
 	if known, err := t.Get(record.OperationKey(req.ID), &recorded); err != nil {
@@ -151,8 +151,8 @@ func (s *Service) record(t *record.Tx, op dataset.Operation) error {
 	return t.Put(record.OperationKey(op.ID), op)
 }
 
-// Record records an operation that an agent carries out and that takes longer than its caller can wait. Idempotent,
-// also if the end of the operation is recorded.
+// Record records an operation that an agent carries out and that takes longer than its caller can wait. Idempotent.
+// If the end of the operation is already recorded, Record changes nothing.
 //
 // Some ends of operations leave no record, such as the end of a create that did not get its name. A Record that arrives
 // after such an end would start the operation again: see Retry in api.Report. The errors are those of Commit.
@@ -245,8 +245,8 @@ func (s *Service) endOperation(t *record.Tx, op dataset.Operation) error {
 }
 
 // Operations lists the recorded operations by their UUIDs: those that have not ended, and those that ended within the
-// last day, at most the last MaxEndedOperations (package housekeeping). Scheduled snapshots that succeeded, and their
-// removals, are listed for an hour.
+// last day, at most the last MaxEndedOperations (package housekeeping). Scheduled snapshots that succeeded, and the
+// removals of such snapshots, are listed for an hour only.
 func (s *Service) Operations(ctx context.Context, p api.Page) (out api.List[dataset.Operation], err error) {
 	limit := p.Size()
 	from := view.After(record.OperationsPrefix, p)
@@ -268,7 +268,7 @@ func (s *Service) Operations(ctx context.Context, p api.Page) (out api.List[data
 }
 
 // Operation returns an operation by its UUID or a unique prefix. If wait is positive, it waits at most that long for
-// the operation to end or for its state or progress to change. dataset.ErrNotFound, ErrAmbiguous.
+// the operation to end or for its state or progress to change. It fails with dataset.ErrNotFound or ErrAmbiguous.
 func (s *Service) Operation(ctx context.Context, ref string, wait time.Duration) (dataset.Operation, error) {
 	first, err := s.operation(ctx, ref)
 	if err != nil || first.State.Final() || wait <= 0 {
@@ -318,8 +318,9 @@ func operationNotFound(ref string) error {
 }
 
 // CancelOperation ends an operation that has not ended. Its agent stops as soon as it learns of the cancellation, and
-// undoes its work. So only an operation that makes something new can be cancelled: dataset.ErrUnsupported for any
-// other. ErrConflict for an operation that has ended, ErrNotFound, ErrAmbiguous. Idempotent.
+// undoes its work. So only an operation that makes something new can be cancelled. For any other operation, it fails
+// with dataset.ErrUnsupported. It fails with ErrConflict for an operation that has ended, and with ErrNotFound or
+// ErrAmbiguous. Idempotent.
 func (s *Service) CancelOperation(ctx context.Context, ref string) (op dataset.Operation, err error) {
 	found, err := s.operation(ctx, ref)
 	if err != nil {

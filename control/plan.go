@@ -46,8 +46,8 @@ func changesOnlyRecords(k dataset.OpKind) bool {
 	return false
 }
 
-// plan makes the decision of Plan. It is a pure function, except that it reads through t, reads the clock and makes
-// UUIDs.
+// plan makes the decision of Plan. Its result depends only on its arguments, what it reads through t, the clock and
+// new UUIDs.
 func (s *Service) plan(t *record.Tx, node uuid.UUID, req api.Request) (api.Plan, error) {
 	if req.ID == uuid.Nil {
 		req.ID = uuid.New()
@@ -77,7 +77,7 @@ func (s *Service) plan(t *record.Tx, node uuid.UUID, req api.Request) (api.Plan,
 	return api.Plan{Operation: op}, nil
 }
 
-// decide returns the operation for a request, or the dataset if it already is as requested.
+// decide returns the operation for a request. If the dataset already is as requested, it returns the dataset instead.
 func (s *Service) decide(t *record.Tx, node uuid.UUID, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	if err := checkPath(req); err != nil {
 		return nil, nil, err
@@ -115,7 +115,8 @@ func (s *Service) decide(t *record.Tx, node uuid.UUID, req api.Request) (*datase
 	return nil, nil, dataset.Errorf(dataset.ErrInvalid, "unknown kind of operation %q", dataset.Clip(string(req.Kind)))
 }
 
-// digest returns a digest of a request without its ID. Requests with the same ID but different digests are different.
+// digest returns a digest of a request without its ID. Two requests with the same ID are the same request only if
+// their digests are equal.
 func digest(req api.Request) string {
 	req.ID = uuid.Nil
 	text, err := json.Marshal(req)

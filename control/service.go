@@ -43,8 +43,8 @@ type Deps struct {
 	Profiles  func() planning.Profiles
 	Clock     clock.Clock
 	Version   string
-	// Shared says that other services may work on the same store. This service then notifies them of its
-	// changes, and learns of theirs.
+	// Shared is true if other services may work on the same store. This service then notifies the others of its
+	// changes, and learns of the changes of the others.
 	Shared bool
 	// Catalog lists the replicas and agents of a shared store. If nil, they are listed nowhere. With PublishFacts the
 	// catalog has the facts of the hosts too.
@@ -266,8 +266,8 @@ func (s *Service) RemoveNode(ctx context.Context, ref string, force bool) (api.R
 	return s.nodeRemover.RemoveNode(ctx, ref, force)
 }
 
-// Events calls fn for each event after the given ID. It begins with the events that are kept. With follow it then waits
-// for new ones, until ctx ends, fn returns an error, or the service closes.
+// Events calls fn for each event after the given ID. It begins with the events that are kept. If follow is true,
+// Events then waits for new events until ctx ends, fn returns an error, or the service closes.
 func (s *Service) Events(ctx context.Context, after uint64, follow bool, fn func(api.Event) error) error {
 	for {
 		list, wait := s.EventLog.After(after)

@@ -1,8 +1,8 @@
 // Package agentsync returns to each agent the changes of the datasets, copies and operations of its node.
 //
 // Package control embeds Syncer in its Service: an agent calls Sync in a loop, with the revision of the previous
-// response. Syncer keeps no state: it waits at notify.Feed, and reads the changed records from the store. A new kind of
-// record for agents is added to api.Sync and in syncOne.
+// response. Syncer keeps no state: it waits at notify.Feed, and reads the changed records from the store, whose
+// transactions protect them. To send another kind of record to agents, add it to api.Sync and to syncOne.
 package agentsync
 
 import (
@@ -65,10 +65,10 @@ func (s *Syncer) syncNow(ctx context.Context, node uuid.UUID, n notify.ChangeSet
 	return s.syncRead(ctx, node, n)
 }
 
-// syncTrusted reads all records of a node, together with the store clock and the state of the recovery, by which an
-// agent decides whether to trust the response. The store may be restored or recovered at any moment. So the clock is
-// read last, and the state of the recovery must be the same before and after; if it is not, the error is
-// dataset.ErrUnavailable.
+// syncTrusted reads all records of a node, together with the store clock and the state of the recovery. From these
+// two, an agent decides whether to trust the response. The store may be restored or recovered at any moment, so the
+// clock is read last, and the state of the recovery is read before and after. If that state changed, syncTrusted
+// fails with dataset.ErrUnavailable.
 func (s *Syncer) syncTrusted(ctx context.Context, node uuid.UUID, n notify.ChangeSet) (out api.Sync, err error) {
 	before, _, err := s.trust(ctx, node)
 	if err != nil {

@@ -17,7 +17,7 @@ func (p Page) Size() int {
 	return p.Limit
 }
 
-// List is one page of a list. If there are more pages, Next is the After of the next one.
+// List is one page of a list. If there are more pages, Next is the value of Page.After for the next page.
 type List[T any] struct {
 	Items []T `json:"items"` // the entries of this page
 	// value of the parameter after for the next page; empty: this is the last page

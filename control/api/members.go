@@ -25,12 +25,12 @@ type Members interface {
 	// RemoveNode removes a node for good. ref is its name or a prefix of its UUID. It fails with ErrInUse while the
 	// node is the home of datasets, or has data that no other node has.
 	//
-	// With force, the certificate of the node is revoked and data that no other node has is given up. The record of the
-	// node stays until its datasets have another home. It also stays while the node may have volumes of other homes
-	// mounted, until an operator confirms that the node no longer writes.
+	// With force, the certificate of the node is revoked, and the records of data that no other node has are removed.
+	// The record of the node stays until its datasets have another home. If the node may have volumes of other homes
+	// mounted, its record also stays until an operator confirms that the node no longer writes.
 	RemoveNode(ctx context.Context, ref string, force bool) (RemovedNode, error)
-	// RevokeOperator revokes every certificate of an operator that was issued until now. It also revokes those that are
-	// issued in the next ten minutes, because clocks can differ by so much.
+	// RevokeOperator revokes every certificate of an operator that was issued until now. It also revokes certificates
+	// that are issued in the next ten minutes, because clocks can differ by that much.
 	RevokeOperator(ctx context.Context, name string) error
 	// Recover returns the differences between a store that was restored from an older backup and the reports of the
 	// agents. If r has the digest of these differences, Recover corrects the store. It fails with ErrConflict if the

@@ -45,9 +45,9 @@ type Request struct {
 	Failover bool `json:"failover,omitempty"`
 }
 
-// Parsed returns the request with Ref set. Control calls it for each request that makes a volume: those of the command
-// line, and those of agents on other hosts, which send the spec as it was written. If agent and control are one
-// process, Ref is set already, and Parsed does not parse again. If Volume is empty, Parsed always parses it.
+// Parsed returns the request with Ref set. Control calls it for each request that makes a volume. The command line,
+// and agents on other hosts, send the spec as it was written. If agent and control are one process, Ref is set
+// already, and Parsed does not parse again. If Volume is empty, Parsed always parses it.
 func (r Request) Parsed() Request {
 	makes := r.Kind == dataset.OpCreate || r.Kind == dataset.OpClone || r.Kind == dataset.OpImport
 	if makes && (r.Volume == "" || r.Ref.Spelling != r.Volume) {

@@ -75,8 +75,8 @@ type Nodes interface {
 	// all of them at once.
 	Sync(ctx context.Context, node uuid.UUID, rev uint64, wait time.Duration) (Sync, error)
 	Heartbeat(ctx context.Context, node uuid.UUID, h Heartbeat) error
-	// Recall asks the home of a move for its lease. The agent that pulls the dataset reports the move. Recall
-	// returns the current operation; the caller waits with Operation for the answer of the home. Idempotent.
+	// Recall asks the home of a dataset to relinquish its lease for a move. The agent of the target calls it. Recall
+	// returns the present operation, and the caller waits with Operation for the answer of the home. Idempotent.
 	Recall(ctx context.Context, node uuid.UUID, r Report) (dataset.Operation, error)
 	// Yield is the answer of the home to a recall.
 	Yield(ctx context.Context, node uuid.UUID, y Yield) error
@@ -85,8 +85,8 @@ type Nodes interface {
 	// Guest reports that the node will mount a dataset of another home, that it needs a dataset of its own exclusively,
 	// or that one of these has ended. Idempotent by the ID of the shared mount.
 	Guest(ctx context.Context, node uuid.UUID, g SharedMountReport) (Indexed, error)
-	// Facts reports the facts of the host and returns the recorded ones. Small changes are not written, and no
-	// change is written within a minute of the last one.
+	// Facts reports the facts of the host and returns the recorded ones. Control does not write small changes to the
+	// store, and writes no change within a minute of the last one.
 	Facts(ctx context.Context, node uuid.UUID, r FactsReport) (dataset.Facts, error)
 	// Hold reports the datasets and copies of the node, for a recovery that asked for them. Control keeps the report in
 	// memory. A later report replaces an earlier one.
@@ -107,8 +107,8 @@ type Local interface {
 	AcceptPool(ctx context.Context, name string, a AcceptPool) (dataset.Pool, error)
 	// RemovePool removes an empty pool. With forget it only deletes the record.
 	RemovePool(ctx context.Context, name string, forget bool) (RemovedPool, error)
-	// RebuildStore restores the names of the datasets in the pools of this host. ErrOffline while a pool is
-	// offline, unless skipOffline is set.
+	// RebuildStore restores the names of the datasets in the pools of this host. It fails with ErrOffline while a
+	// pool is offline, unless skipOffline is set.
 	RebuildStore(ctx context.Context, skipOffline bool) ([]Rebuilt, error)
 	// Export writes a volume, or one snapshot of it, to w as a tar archive. It returns the files that the archive does
 	// not contain.

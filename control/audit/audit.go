@@ -1,8 +1,9 @@
 // Package audit writes the audit log: a file with one JSON line for each change, each read of a whole volume or store,
 // and each such request that was refused.
 //
-// The daemon in cmd/drover opens a Log for control and one for an agent, and package control/api/server calls Keep. A
-// mutex protects the file and the allowances of the callers.
+// The daemon in cmd/drover opens a Log for control and one for an agent, and package control/api/server calls Keep.
+// The state is the file and the allowances of the callers in memory, protected by a mutex. What a line contains is in
+// control/api (Change) and control/api/server (audit.go). How long lines are kept is decided here.
 package audit
 
 import (
@@ -55,8 +56,8 @@ type allowance struct {
 	countedAt time.Duration // by the steady clock, when it was counted
 }
 
-// Open opens the log at path, mode 0600, and appends to it; the previous file is at path.old. A failure to write the
-// log does not delay or refuse a change: failed, which must not be nil, is called with the error.
+// Open opens the log at path with mode 0600, and appends to it. The previous file is at path.old. If a line cannot be
+// written, the change is neither delayed nor refused. Instead, failed is called with the error; it must not be nil.
 func Open(path string, clk clock.Clock, failed func(error)) (*Log, error) {
 	l := &Log{path: path, clock: clk, max: maxFile, failed: failed, allowed: map[string]allowance{}}
 	return l, l.open()

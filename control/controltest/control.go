@@ -206,7 +206,7 @@ func (e *Control) MustOperation(id uuid.UUID) dataset.Operation {
 	return op
 }
 
-// WantReplicas adds the profile "safe", which keeps n replicas.
+// AddReplicaProfile adds the profile "safe", which keeps n replicas.
 func (e *Control) WantReplicas(n int) {
 	p := e.ProfileSet.ByName["silver"]
 	p.Name, p.Revision = "safe", "r1-safe"
@@ -229,14 +229,14 @@ func (e *Control) EditNode(a *Agent, change func(*dataset.Node)) {
 	}
 }
 
-// Tick lets time pass and runs one round at its end.
+// Tick advances the clock, and then runs one round of the background work.
 func (e *Control) Tick(d time.Duration) {
 	e.Helper()
 	e.Pass(d)
 	e.Round()
 }
 
-// Pass lets time pass. The service counts it, if the store answers, and does nothing else.
+// Pass advances the clock. The service only counts the time, if the store answers.
 func (e *Control) Pass(d time.Duration) {
 	e.Helper()
 	for d > 0 {

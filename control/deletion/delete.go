@@ -1,9 +1,12 @@
 // Package deletion decides on the end of volumes: deletes, the trash, purges, and superseded copies of datasets.
 //
 // Package control calls a Plan function for a request. The matching Commit function records the result that the agent
-// reports; a Settle function records a decision that needs no agent. Package housekeeping calls Condemn for expired
-// trash, and package noderemoval removes records with ClearHome and DeleteSnapshots. Each decision reads and writes one
-// record.Tx, whose commit checks every record that was read. Deleter keeps no state.
+// reports. A decision that needs no agent is recorded by a Settle function instead. Package housekeeping calls
+// Condemn for expired trash, and package noderemoval removes records with ClearHome and DeleteSnapshots.
+//
+// Deleter keeps no state. Each decision reads and writes one record.Tx, whose commit checks every record that was
+// read. Whether a delete is allowed is decided in delete.go, the trash and the names of restored volumes are in
+// trash.go, and superseded copies in discard.go and show.go.
 package deletion
 
 import (
@@ -36,8 +39,8 @@ type Deps struct {
 type Deleter struct{ Deps }
 
 // PlanDelete decides to delete a volume. The home deletes it when the dataset is not in use. If the home is
-// unreachable, control deletes the volume, and only if a person confirms that the home is fenced. node is the node
-// whose agent asks for the plan; uuid.Nil if a user made the request.
+// unreachable, control itself deletes the volume, but only if a person confirms that the home is fenced. node is the
+// node whose agent asks for the plan; uuid.Nil if a user made the request.
 func (r *Deleter) PlanDelete(t *record.Tx, node uuid.UUID, req api.Request) (*dataset.Operation, *dataset.Dataset,
 	error) {
 	d, err := t.Volume(req.Volume)
@@ -114,9 +117,9 @@ func (r *Deleter) checkDeletableWithoutHome(t *record.Tx, d dataset.Dataset, req
 	return err
 }
 
-// SettleDelete deletes a volume whose home is unreachable. Nobody has examined the data there, so the volume goes to
-// the trash even if the profile says that it is destroyed. Home and epoch stay: when the home is reachable again, it
-// finds the volume in the trash and does not open it.
+// SettleDelete deletes a volume whose home is unreachable. The volume goes to the trash even if the profile says that
+// data is destroyed, because no one has examined the data on the home. Home and epoch stay unchanged. When the home
+// is reachable again, it learns that the volume is in the trash, and does not open it.
 func (r *Deleter) SettleDelete(t *record.Tx, op dataset.Operation) error {
 	d, err := record.CurrentDataset(t, op)
 	if err != nil {
@@ -135,8 +138,9 @@ func (r *Deleter) SettleDelete(t *record.Tx, op dataset.Operation) error {
 	return r.moveToTrash(t, &d, "in the trash, without node "+home+": --fenced "+home)
 }
 
-// endPendingDeletes ends the pending deletes of a dataset's home. Otherwise the home would delete the volume again if
-// it was restored from the trash before the home is reachable again.
+// endPendingDeletes ends the pending deletes of a dataset's home. Suppose that a user restores the volume from the
+// trash while the home is unreachable. The home would execute a pending delete when it is reachable again, and delete
+// the restored volume.
 func (r *Deleter) endPendingDeletes(t *record.Tx, d dataset.Dataset) error {
 	work, err := record.OpenWork(t, d.Home)
 	if err != nil {

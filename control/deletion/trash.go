@@ -102,7 +102,7 @@ func ClearHome(t *record.Tx, d dataset.Dataset) error {
 	return t.Put(record.DatasetKey(d.ID), d)
 }
 
-// condemnedDataset reads the dataset of a purge. gone says that its home has destroyed it already.
+// condemnedDataset reads the dataset of a purge. gone is true if its home has already destroyed it.
 func condemnedDataset(t *record.Tx, op dataset.Operation) (d dataset.Dataset, gone bool, err error) {
 	d, err = t.Dataset(op.DatasetID)
 	if dataset.KindOf(err) == dataset.ErrNotFound || err == nil && d.Home == uuid.Nil {

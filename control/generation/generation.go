@@ -2,8 +2,9 @@
 //
 // Package control embeds Recorder in its Service. An agent calls Generations through the API when it raises the
 // generation of a pool. If the report is marked as Transient, its generations stay in memory, under the mutex of
-// reportedGenerations. Otherwise they are written to the store (record.GenerationKey). The agent compares the highest
-// generation of both with the generation in the pool.
+// reportedGenerations. Otherwise they are written to the store (record.GenerationKey). The response has the higher of
+// the two generations of each pool. The agent compares it with the generation in the pool, and quarantines the pool
+// (package agent/generation). Which reports are written to the store is decided here.
 package generation
 
 import (
@@ -34,7 +35,7 @@ func New(l *ledger.Ledger) *Recorder { return &Recorder{ledger: l} }
 type reportedGenerations struct {
 	mu         sync.Mutex
 	byPool     map[uuid.UUID]nodeGeneration // by pool
-	pruneAbove int                          // above this number, entries of removed nodes are looked for
+	pruneAbove int                          // above this number of entries, those of removed nodes are dropped
 }
 
 type nodeGeneration struct {
@@ -42,11 +43,11 @@ type nodeGeneration struct {
 	highest uint64
 }
 
-// PruneThreshold is how many generations are remembered before those of removed nodes are looked for.
+// PruneThreshold is the number of remembered generations above which the generations of removed nodes are dropped.
 const PruneThreshold = 1000
 
-// Note remembers generations that a node reported. It returns true if more than pruneAbove generations are remembered,
-// so that those of removed nodes should be dropped.
+// Note remembers generations that a node reported. It returns true if more than pruneAbove generations are
+// remembered. The caller then drops the generations of removed nodes.
 func (s *Recorder) Note(node uuid.UUID, list []api.Generation) (many bool) {
 	return s.reported.put(node, list)
 }
@@ -89,13 +90,14 @@ func (g *reportedGenerations) retain(nodes map[uuid.UUID]bool) {
 	g.pruneAbove = max(PruneThreshold, 2*len(g.byPool))
 }
 
-// Generations records the generations of a node's pools, and returns the highest known generation of each pool. A pool
-// with a lower generation was restored from a backup, and its agent quarantines it. A known generation only grows, so a
-// late or repeated report does no harm. If a pool has a lower generation than a known one, the known generation is
-// written to the store, even if it was only in memory. Pools that are not recorded for the node are left out.
+// Generations records the generations of a node's pools, and returns the highest known generation of each pool. A
+// pool with a lower generation was restored from a backup, and its agent quarantines it. A known generation only
+// grows, so a late or repeated report does no harm. If a pool has a lower generation than the known one, Generations
+// writes the known generation to the store, even if it was only in memory. It ignores pools that are not recorded for
+// the node.
 //
 // It fails with dataset.ErrStale for an agent that is not the newest one of the node. It fails with ErrInvalid for a
-// report that is too large, and for a generation that could not be raised further.
+// report that is too large, and for a generation above reports.MaxRaised.
 func (s *Recorder) Generations(ctx context.Context, node uuid.UUID, g api.Generations) (out api.Generations,
 	err error) {
 	if err := reports.CheckCount("generations of node "+node.String(), len(g.Pools), reports.MaxPools,

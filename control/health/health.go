@@ -1,9 +1,10 @@
-// Package health tells the state of the parts of a cluster: the servers of the store, the control replicas, and the
-// nodes with what their agents found.
+// Package health reports the state of the parts of a cluster: the servers of the store, the control replicas, and the
+// nodes with the findings of their agents.
 //
 // Package control embeds a Reader in its Service, so the API calls it directly, for drover status and drover doctor
-// --cluster. It changes nothing and has no state of its own: reports.Latest has what nodes reported. If the store
-// cannot be read, the rest of the answer is still there.
+// --cluster. It changes nothing, and has no state: reports.Latest has the reports of nodes. If the store cannot be
+// read, the answer still contains the other parts. A new part of the answer gets a field of api.ClusterHealth and is
+// filled in here.
 package health
 
 import (
@@ -51,8 +52,8 @@ func New(deps Deps) *Reader { return &Reader{deps} }
 // readTime bounds the reading of records: if Consul has no leader, a read waits for the next one.
 const readTime = 5 * time.Second
 
-// ClusterHealth returns the state of the store, the control replicas and the nodes. It fails only if ctx ends: what
-// cannot be read is a finding.
+// ClusterHealth returns the state of the store, the control replicas and the nodes. It fails only if ctx ends.
+// Anything else that cannot be read becomes a finding.
 func (r *Reader) ClusterHealth(ctx context.Context) (api.ClusterHealth, error) {
 	out := api.ClusterHealth{Store: r.store(ctx), Nodes: []api.NodeHealth{}}
 	unreadable := func(what string, err error) {

@@ -10,8 +10,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// The limits for the records of ended operations, by age, number and size. Without the limits by number and size, five
-// operations a second would leave 432,000 records of some 2.4 kB in a day.
+// The limits for the records of ended operations, by age, number and size. Without the limits by number and size,
+// five operations a second would leave 432,000 records of about 2.4 kB each in a day.
 const (
 	OperationRetention = 24 * time.Hour
 	scheduledRetention = time.Hour // of scheduled snapshots, see operationRetention
@@ -23,8 +23,8 @@ const (
 	forgetBatch    = 100  // operations in one transaction
 )
 
-// operationRetention returns how long the record of an ended operation stays. A successful operation of a schedule
-// stays for a shorter time: there are some hundreds a day for each volume.
+// operationRetention returns how long the record of an ended operation stays. The record of a successful operation of
+// a schedule stays for a shorter time, because there are some hundreds of them a day for each volume.
 func operationRetention(op dataset.Operation) time.Duration {
 	if op.State == dataset.OpDone && op.Snapshot != nil && op.Snapshot.Kind == dataset.SnapshotScheduled &&
 		(op.Kind == dataset.OpSnapshot || op.Kind == dataset.OpSnapshotDelete) {
@@ -44,8 +44,9 @@ type endedRecord struct {
 }
 
 // ForgetOperations removes the records of operations that ended long ago. It also removes the oldest records beyond
-// MaxEndedOperations in number, or maxEndedBytes in size. Of these, the records of cancelled operations are removed
-// last: while such a record exists, an agent that did not learn of the cancellation undoes its work.
+// MaxEndedOperations in number, or maxEndedBytes in size. Among these, the records of cancelled operations are
+// removed last. While such a record exists, an agent that did not learn of the cancellation earlier still undoes its
+// work.
 func (k *Housekeeper) ForgetOperations(ctx context.Context) error {
 	records, err := k.endedRecords(ctx)
 	if err != nil {
@@ -103,8 +104,8 @@ func (k *Housekeeper) endedRecords(ctx context.Context) (list []endedRecord, err
 	}
 }
 
-// surplus returns the records beyond a number and a size: the oldest ones. Records of cancelled operations are among
-// them only if they exceed the limits by themselves. It is a pure function.
+// surplus returns the records beyond a number and a size: the oldest ones. Records of cancelled operations are
+// included only if they exceed the limits even without the other records. It is a pure function.
 func surplus(records []endedRecord, most, mostBytes int) []endedRecord {
 	sorted := slices.SortedFunc(slices.Values(records), func(x, y endedRecord) int { // records that stay come first
 		switch {

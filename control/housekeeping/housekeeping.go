@@ -3,8 +3,10 @@
 // members, and removes old records of operations.
 //
 // Package control starts Housekeeper.Run in each service. Only the service that holds the lock under
-// record.HousekeeperKey works, and each of its transactions checks the lock. Run keeps a Memory between rounds, which
-// only its goroutine uses. All other state is in the store. To add a periodic task, call it in Round.
+// record.HousekeeperKey does the work, and each of its transactions checks the lock. Run keeps a Memory between
+// rounds, which only its goroutine uses. All other state is in the store. To add a periodic task, call it in Round.
+// Schedules are in schedule.go, the rules of retention in retention.go, and the removal of old operations in
+// forget.go.
 package housekeeping
 
 import (
@@ -108,10 +110,10 @@ func (h *Memory) fail(what string, err error) {
 
 // Run does the background work until ctx ends: it condemns expired trash, removes old operations, requests snapshots
 // that are due, and removes those that retention does not keep. It waits for one interval before the first round, so
-// that agents can report: one may know that the store was restored from a backup.
+// that agents can report. An agent may know that the store was restored from a backup.
 func (k *Housekeeper) Run(ctx context.Context) {
 	h, told := k.NewMemory(), false
-	// Read the count of running time, so that it counts from now on. If this fails, the first use of the count
+	// Read the count of running time, so that it counts from now on. If this read fails, the first use of the count
 	// reads it again.
 	_, _ = k.Uptime.Read(record.NewTx(ctx, k.Ledger.Store))
 	for {
@@ -187,8 +189,8 @@ func (k *Housekeeper) Round(ctx context.Context, h *Memory, now time.Time) {
 	}
 }
 
-// examineChanges examines the datasets that changed, or all of them. If it fails, they must be examined again; it does
-// not fail for a problem with one dataset.
+// examineChanges examines the datasets that changed, or all of them. If it fails, the datasets must be examined
+// again. A problem with a single dataset is reported, and is no failure.
 func (k *Housekeeper) examineChanges(ctx context.Context, h *Memory, changed []uuid.UUID, everything bool) error {
 	if !everything {
 		for some := range slices.Chunk(changed, store.MaxOps) {
@@ -414,8 +416,8 @@ func dropUnusedLanes(t *record.Tx, keys []string) error {
 }
 
 // clockJump returns by how much the clock jumped forward. It adds two jumps: one while no service ran, and one since
-// the last round of this service, compared with the steady clock. A difference that a usual correction of the clock
-// explains counts as 0. Each jump is returned once.
+// the last round of this service, compared with the steady clock. A small difference, as by a usual correction of the
+// clock, counts as 0. Each jump is returned once.
 func (k *Housekeeper) clockJump(h *Memory) time.Duration {
 	steady, over := k.Ledger.Clock.Steady(), k.Uptime.TakeUnseen()
 	if !h.wall.IsZero() {
@@ -442,8 +444,8 @@ func (k *Housekeeper) reportTrashHeld(over time.Duration) {
 // longer than a host takes to restart its agent.
 const LostFor = time.Minute
 
-// EndLostMoves gives the lease back to the home if the target of a move has been unreachable for LostFor. Nothing else
-// would withdraw the recall, because that is the task of the target. The data that the target has pulled stays there.
+// EndLostMoves gives the lease back to the home if the target of a move has been unreachable for LostFor. Otherwise
+// only the target would withdraw the recall. The data that the target has pulled stays on the target.
 func (k *Housekeeper) EndLostMoves(ctx context.Context) error {
 	if !k.Shared {
 		return nil

@@ -13,8 +13,8 @@ import (
 )
 
 // expired returns the snapshots that no rule of keep keeps, newest first. A rule such as Daily divides time into
-// periods, in the time zone loc. It looks at the latest periods that have a snapshot, and keeps the newest snapshot of
-// each. expired is a pure function.
+// periods, in the time zone loc. The rule considers the latest periods that contain a snapshot, and keeps the newest
+// snapshot of each of them. expired is a pure function.
 func expired(snaps []dataset.Snapshot, keep dataset.Keep, loc *time.Location) []dataset.Snapshot {
 	if keep == (dataset.Keep{}) {
 		return nil

@@ -86,8 +86,8 @@ func (k *Housekeeper) prune(ctx context.Context, d dataset.Dataset) (time.Time, 
 	return last, nil
 }
 
-// requestDueSnapshots requests the snapshots that are due. A schedule that was missed several times is caught up once.
-// While a requested snapshot waits for its node, no other is requested.
+// requestDueSnapshots requests the snapshots that are due. If a schedule was missed several times, one snapshot is
+// requested. While a requested snapshot waits for its node, no other snapshot of that dataset is requested.
 func (k *Housekeeper) requestDueSnapshots(ctx context.Context, h *Memory, now time.Time) {
 	waiting := map[uuid.UUID]map[uuid.UUID]bool{} // by node, then by dataset
 	for id, plan := range h.Plans {

@@ -12,9 +12,9 @@ import (
 	"github.com/droverhq/drover/control/record"
 )
 
-// shortage lists the volumes with fewer replicas than their profiles require. They get the missing replicas when a node
-// can take one. It is needed because a change of a node does not write the records of these volumes, so the rounds
-// would not examine them.
+// shortage lists the volumes with fewer replicas than their profiles require. They get the missing replicas when a
+// node can take one. Rounds examine only changed records, and a change of a node does not change the records of these
+// volumes. So they are remembered here.
 type shortage struct {
 	reported map[uuid.UUID]bool // the datasets that lack replicas
 	nodes    string             // the state of nodes and pools at the last attempt

@@ -13,13 +13,13 @@ import (
 // cluster writes nothing for it.
 //
 // The store clock is the number of values that were written to all lanes (see lanes.go), including lanes that were
-// removed. Each transaction that changes a home or a lease writes a lane, and so raises the clock. A store that was
+// removed. Each transaction that changes a home or a lease writes a lane, which raises the clock. A store that was
 // restored from a backup has a lower clock than a service or an agent has seen. Services learn the clock from their
-// reads. Agents learn it from control, and keep it on disk. Indexes do not show a restore: after a restore, the indexes
-// of Consul continue above all that were given out.
+// reads. Agents learn it from control, and keep it on disk. Indexes do not show a restore: after a restore, the
+// indexes of Consul continue above all that were given out.
 //
-// A service notices a change of its own lane even earlier, because each of its transactions checks that the lane has
-// the value that this service wrote last.
+// A service may notice a restore even earlier: each of its transactions checks that its lane still has the value that
+// this service wrote last.
 
 // ClockIn returns the store clock that the entries under RevPrefix show. known has the lanes that this service has read
 // before, so that they need not be decoded again.
@@ -41,7 +41,7 @@ func ClockIn(entries []store.Entry, known map[string]lanePosition) (n uint64, er
 }
 
 // highestClock holds a lower bound of the store clock. It is the last clock that the service read, plus one for each
-// transaction that raised the clock and began after that read.
+// later transaction of this service that raised the clock.
 type highestClock struct {
 	mu    sync.Mutex
 	n     uint64
@@ -103,8 +103,8 @@ type clockRead struct {
 	err   error
 }
 
-// ReadClock reads the clock as ReadLanes does. All callers that asked before the read began share it. ReadClock does
-// not use an earlier read, because the store may have been restored from a backup since.
+// ReadClock reads the clock as ReadLanes does. All callers that asked before the read began share it. A call never
+// uses a read that began before the call, because the store may have been restored from a backup since then.
 func (l *Ledger) ReadClock(ctx context.Context) (uint64, error) {
 	c := &l.clockReads
 	c.mu.Lock()
@@ -158,8 +158,8 @@ func (l *Ledger) HaltRestored(ctx context.Context, saw uint64) error {
 	return nil
 }
 
-// isLaneUnchanged reports whether a lane still has the value that this service wrote last. Another value would be the
-// reason why the store refused a transaction.
+// isLaneUnchanged reports whether a lane still has the value that this service wrote last. If the store refused a
+// transaction and the lane has another value, that value was the reason.
 func (l *Ledger) isLaneUnchanged(ctx context.Context, own *lane) (bool, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), record.CommitTimeout)
 	defer cancel()

@@ -22,8 +22,9 @@ import (
 // and the notices before it. So a reader of the newest value knows the notices that it missed, or that it missed too
 // many.
 //
-// A service has as many lanes as it commits transactions at the same time: one lane, if it does one thing at a time. So
-// transactions of one service never conflict with those of another through lanes.
+// Transactions that a service commits at the same time use different lanes. So a service that commits one transaction
+// at a time has one lane. Because only one service writes a lane, transactions of different services never conflict
+// because of lanes.
 const (
 	maxLanes = 32 // transactions with notices that a service commits at the same time
 	// maxRecent and maxRecentBytes bound the notices in one value of a lane. maxRecentTotal bounds the notices in the
@@ -94,8 +95,9 @@ func (o *outbox) pick() (l *lane, most int) {
 
 // done returns a lane after its transaction. index is the index of the transaction, or 0 if it was not committed.
 //
-// known is false if the outcome is unknown, so that the lane may still be written, or if the lane has a value that this
-// service did not write. This service then abandons the lane, and reads it like the lanes of other services.
+// known is false in two cases: the outcome is unknown, so that the lane may still be written, or the lane has a value
+// that this service did not write. Then this service stops using the lane, and reads it like the lanes of other
+// services.
 func (o *outbox) done(l *lane, index uint64, known bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -117,7 +119,8 @@ func (o *outbox) owns(key string) bool {
 	return o.mine[key] != nil
 }
 
-// add makes the next value of a lane. It drops the oldest changes if there are too many; the newest always stays.
+// add makes the next value of a lane. If there are too many notices, it drops the oldest ones. It always keeps the
+// newest.
 func (l *lane) add(t notify.Notice, most int) ([]byte, error) {
 	newest, err := json.Marshal(t)
 	if err != nil {

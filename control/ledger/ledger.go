@@ -1,9 +1,9 @@
 // Package ledger runs the transactions of control on its store, and notifies everyone who waits for their changes.
 //
-// A decision is a function that reads and writes records through a record.Tx. Ledger.Update calls the function, commits
-// its transaction, and calls the function again if a record that it read has changed. Ledger.View does the same for a
-// function that writes nothing. Package control makes one Ledger for each service, and every package below control that
-// decides calls it.
+// A decision is a function that reads and writes records through a record.Tx. Ledger.Update calls the function,
+// commits its transaction, and calls the function again if a record that it read has changed. Ledger.View does the
+// same for a function that writes nothing. Package control makes one Ledger for each service. All packages below
+// control that make decisions call it.
 //
 // A commit notifies the callers that wait at this service, through the feed and the event log. It notifies the other
 // services on the store through lanes: keys that carry the latest notices (lanes.go). FollowReplicas reads the lanes of
@@ -12,7 +12,8 @@
 //
 // The package keeps in memory the lanes of this service, the highest store clock that it has seen, the read of the
 // clock in progress, and node records (NodeCache), which save most reads of nodes. Each of these has a mutex. No lock
-// is held during access to the store.
+// is held during access to the store. How often a decision is repeated, and whom a commit notifies, belongs here.
+// What a decision reads and writes belongs in the package that makes the decision.
 package ledger
 
 import (
@@ -81,8 +82,8 @@ func (l *Ledger) dropMemory() {
 	}
 }
 
-// maxAttempts is how often a decision is repeated because a record that it read has changed. In each round some other
-// transaction was committed, so this is no live-lock.
+// maxAttempts is how often a decision is repeated because a record that it read has changed. A decision is repeated
+// only if another transaction was committed, so the services together always make progress.
 const maxAttempts = 64
 
 // Update makes one decision and commits it. It repeats the decision while the records that it depends on

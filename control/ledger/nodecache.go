@@ -17,8 +17,8 @@ import (
 // of an agent.
 const NodeCacheTTL = 15 * time.Second
 
-// NodeCache has the records of nodes as this service last saw them in the store. If a decision uses one instead of
-// reading it, the commit checks that it has not changed: see record.Tx.Assume.
+// NodeCache has the records of nodes as this service last saw them in the store. A decision can use a cached record
+// instead of reading it. Then the commit checks that the record has not changed: see record.Tx.UseCached.
 type NodeCache struct {
 	clock clock.Clock
 
@@ -31,8 +31,8 @@ type cachedNode struct {
 	at    time.Duration // by the steady clock
 }
 
-// Note caches the record of a node that a transaction has read. began is when the transaction began: the record was
-// current at some time after that.
+// Note caches the record of a node that a transaction has read. began is when the transaction began. The record was
+// the current one at some time after that.
 func (r *NodeCache) Note(t *record.Tx, node uuid.UUID, began time.Duration) {
 	e := t.Entry(record.NodeKey(node))
 	if e.Index == 0 {

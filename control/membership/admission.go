@@ -12,8 +12,12 @@
 // FreshNode and LivingSession, which read a node in the transaction of that decision.
 //
 // All lasting state is in the store. Members keeps in memory the sessions that agents renew here, the session of this
-// service, for how long it has seen each node as unreachable, and when it last checked for lost nodes. Admission keeps
-// the known revocations in memory, because every request needs them. A mutex protects each of these.
+// service, for how long it has seen each node as unreachable, and when it last checked for lost nodes. Admission
+// keeps the known revocations in memory, because every request needs them. A mutex protects each of these.
+//
+// Where to change what: how long a session lasts, and how often the background work runs, is in replica.go (Timing).
+// When a node counts as unreachable is in live.go, when automatic failover stops in massloss.go, and what an agent
+// may register in nodes.go and pools.go. Who may join is in admission.go.
 package membership
 
 import (
@@ -163,12 +167,12 @@ func nodeByName(t *record.Tx, name string) (n dataset.Node, ok bool, err error) 
 	return n, ok, err
 }
 
-// Join admits a host that has a token. One transaction uses the token up and records the node. If the same request is
-// repeated while the token is valid, Join issues another certificate for the same node.
+// Join admits a host that has a token. One transaction marks the token as used and records the node. If the same
+// request is repeated while the token is valid, Join issues another certificate for the same node.
 //
-// It fails with dataset.ErrForbidden for a token that is unknown, used or expired, and for a node that was removed. It
-// fails with ErrExists if the node or its name exists and the token is not for that node. It fails with ErrInvalid for
-// an invalid name or request.
+// It fails with dataset.ErrForbidden for a token that is unknown, used or expired, and for a node that was removed.
+// It fails with ErrExists if a node with that name or UUID exists and the token is not for that node. It fails with
+// ErrInvalid for an invalid name or request.
 func (a *Admission) Join(ctx context.Context, in api.Join) (out api.Joined, err error) {
 	secret, err := pki.ParseToken(in.Token)
 	if err != nil {

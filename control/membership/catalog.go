@@ -20,7 +20,7 @@ const (
 )
 
 // ShowMembers writes the replicas and agents to the catalog. If this service lacks the right to change the catalog,
-// ShowMembers sets denied. While denied is set, ShowMembers tries again only if everything is set.
+// ShowMembers sets denied to true. While denied is true, ShowMembers tries again only if everything is true.
 func (m *Members) ShowMembers(ctx context.Context, denied *bool, everything bool) error {
 	if m.Catalog == nil || *denied && !everything {
 		return nil
@@ -108,8 +108,8 @@ func formatUnreachable(t *record.Tx, node uuid.UUID) (string, error) {
 	return "its agent has not been heard from since " + gone.Since.UTC().Format(time.RFC3339), nil
 }
 
-// Withdraw removes this replica from the catalog when it stops, if it is the last one. Otherwise the replica that does
-// the background work removes it, because that replica knows which entries it wrote.
+// Withdraw removes this replica from the catalog when it stops, if it is the last one. Otherwise the replica that
+// does the background work removes the entry, because it knows which entries it wrote.
 func (m *Members) Withdraw(ctx context.Context) error {
 	if m.Catalog == nil || m.Replica.Address == "" {
 		return nil
@@ -126,7 +126,8 @@ func (m *Members) Withdraw(ctx context.Context) error {
 }
 
 // recordStopped records that an agent was stopped properly. The catalog does not list the agent until it registers
-// again. The session of the agent does not end early, because the containers on its host continue to write.
+// again. The session of the agent does not end earlier than usual, because the containers on its host continue to
+// write.
 func (m *Members) recordStopped(ctx context.Context, n dataset.Node) error {
 	if !m.Shared {
 		return nil

@@ -14,12 +14,12 @@ import (
 	"github.com/droverhq/drover/internal/selector"
 )
 
-// factsEvery is how often the facts of a node are written at most: loads change all the time, and every write
-// goes through every store server.
+// factsEvery is the minimum time between two writes of the facts of a node. Loads change all the time, and every
+// server of the store takes part in every write.
 const factsEvery = time.Minute
 
-// Facts records the facts that a node reports about its host, and returns the recorded facts. It does not write a
-// report that differs too little from the record, or that comes too soon after the last write. It fails with
+// Facts records the facts that a node reports about its host, and returns the recorded facts. It writes a report only
+// if it differs enough from the record, and if factsEvery has passed since the last write. It fails with
 // dataset.ErrStale for an agent that is not the node's newest. Idempotent.
 func (m *Members) Facts(ctx context.Context, node uuid.UUID, r api.FactsReport) (on dataset.Facts, err error) {
 	_, err = m.Ledger.Update(ctx, func(t *record.Tx) error {
@@ -108,8 +108,8 @@ func NodesWithFacts(t *record.Tx) ([]api.Node, error) {
 	return out, nil
 }
 
-// LabelNode sets and removes labels of a node that replace those of its drover.yaml. The removal of such a label
-// restores the one of drover.yaml, if there is one. dataset.ErrNotFound, ErrInvalid.
+// LabelNode sets and removes labels of a node that replace those of its drover.yaml. If such a label is removed, the
+// label of drover.yaml applies again, if there is one. It fails with dataset.ErrNotFound or ErrInvalid.
 func (m *Members) LabelNode(ctx context.Context, node uuid.UUID, change dataset.LabelChange) (n dataset.Node,
 	err error) {
 	_, err = m.Ledger.Update(ctx, func(t *record.Tx) error {

@@ -15,8 +15,8 @@ import (
 // Automatic failover then does not wait, and the node does not count for mass loss. The confirmation ends when the
 // agent registers again. Idempotent.
 //
-// It fails with dataset.ErrInvalid if the request does not confirm it, with ErrConflict while the node is alive, with
-// ErrNotFound, and with ErrUnsupported if there are no other hosts.
+// It fails with dataset.ErrInvalid if the request lacks the confirmation, with ErrConflict while the node is alive,
+// with ErrNotFound for an unknown node, and with ErrUnsupported if there are no other hosts.
 func (m *Members) Fence(ctx context.Context, node uuid.UUID, f api.Fenced) (n dataset.Node, err error) {
 	_, err = m.Ledger.Update(ctx, func(t *record.Tx) error {
 		n = dataset.Node{}

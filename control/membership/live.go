@@ -15,8 +15,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// errNoSession is returned by a decision that needs a session and has none. withSession then opens one and repeats the
-// decision, so that no session is opened without need.
+// errNoSession is returned by a decision that needs a session and has none. withSession then opens a session and
+// repeats the decision. So a session is opened only if a decision needs one.
 var errNoSession = errors.New("missing session")
 
 // withSession makes a decision that may bind a key to a new session. If the decision does not use the session,
@@ -47,8 +47,9 @@ func (m *Members) withSession(ctx context.Context, decide func(t *record.Tx, ses
 	return errors.Join(err, record.ReadError(cctx, m.Ledger.Store.End(cctx, session)))
 }
 
-// admitAgent admits an agent as the agent of its node, unless another agent of the node is alive. So of two machines
-// with one identity, the first one stays. before is the session of the previous agent, which the caller must end.
+// admitAgent admits an agent as the agent of its node, unless another agent of the node is alive. So if two machines
+// have the same identity, the first one keeps it. before is the session of the previous agent; the caller must end
+// it.
 func (m *Members) admitAgent(t *record.Tx, r api.Registration, session string) (before string, err error) {
 	if !m.Shared {
 		return "", nil
@@ -94,8 +95,8 @@ func (m *Members) admitAgent(t *record.Tx, r api.Registration, session string) (
 }
 
 // isSuccessor reports whether an agent is the successor of the present agent of its node on the same machine. The new
-// agent proves this by the incarnation of the present one, which it read from its disk in the same boot. Only one agent
-// can run on a root directory, so the present one has ended.
+// agent proves this by the incarnation of the present agent, which it can only know from its disk, in the same boot.
+// Only one agent can run on a root directory, so the present one has ended.
 func isSuccessor(r api.Registration, was record.Alive) bool {
 	return r.BootID != "" && r.BootID == was.Boot && slices.Contains(r.PreviousIncarnations, was.Incarnation)
 }
@@ -155,7 +156,7 @@ func (m *Members) Renew(ctx context.Context, node, incarnation uuid.UUID) (api.S
 	}
 	m.sessions.put(node, known)
 	out.TTL = dataset.Duration(m.Limits.Session)
-	// a hash, because everyone who knows the ID of a session can end it
+	// a hash, because a program that knows the ID of a session can end the session
 	out.Session = uuid.NewSHA1(node, []byte(known.Session))
 	return out, nil
 }
@@ -273,8 +274,8 @@ func (a *sightings) since(key string) (time.Duration, bool) {
 	return first.since, seen
 }
 
-// retain removes all records except the known ones. If a record reappears with its former index, as in a restored
-// store, its time begins at zero.
+// retain removes all records except the known ones. If a removed record reappears with its former index, as in a
+// restored store, its time begins at zero.
 func (a *sightings) retain(known map[string]bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -26,10 +26,10 @@ const (
 	vanishedShown = 10
 )
 
-// vanishedTogether returns, in order, the nodes that vanished together, if they are more than a third of all. ran has,
-// for each unreachable node that is not confirmed to be fenced, for how long services had run when the node vanished.
-// before has the nodes that the previous call returned. Those that are still unreachable are returned again.
-// vanishedTogether is a pure function.
+// vanishedTogether returns, in order, the nodes that vanished together, if they are more than a third of all. ran has
+// the unreachable nodes that are not confirmed to be fenced, each with the running time of services at which the node
+// vanished. before has the nodes that the previous call returned. If these are still unreachable, they are returned
+// again. vanishedTogether is a pure function.
 func vanishedTogether(all int, ran map[uuid.UUID]time.Duration, before []uuid.UUID) []uuid.UUID {
 	var most []uuid.UUID
 	for _, from := range ran {
@@ -61,7 +61,7 @@ func vanishedTogether(all int, ran map[uuid.UUID]time.Duration, before []uuid.UU
 	return most
 }
 
-// CheckMassLoss suspends failover, or resumes it, by the nodes that are unreachable at present.
+// CheckMassLoss suspends or resumes automatic failover, depending on which nodes are unreachable at present.
 func (m *Members) CheckMassLoss(ctx context.Context) error {
 	if !m.Shared {
 		return nil
@@ -133,8 +133,8 @@ func (m *Members) CheckMassLoss(ctx context.Context) error {
 	return err
 }
 
-// LossCheckInterval is the minimum time between two checks of this service for lost nodes. A check reads all nodes, and
-// every container that waits for a failover asks for one each second.
+// LossCheckInterval is the minimum time between two checks of this service for lost nodes. A check reads all nodes,
+// and every container that waits for a failover requests a check each second.
 const LossCheckInterval = time.Second
 
 // lossCheck has the time of the last check for lost nodes by this service.
@@ -155,8 +155,9 @@ func (l *lossCheck) due(now time.Duration) bool {
 	return true
 }
 
-// CheckLoss records which nodes became unreachable, and suspends failover if they are too many. It does nothing if the
-// last check was less than LossCheckInterval ago. The decision to continue without a node checks again.
+// CheckLoss records which nodes became unreachable, and suspends failover if they are too many. It does nothing if
+// the last check was less than LossCheckInterval ago. That is safe, because the decision to continue without a node
+// checks again.
 func (m *Members) CheckLoss(ctx context.Context) error {
 	if !m.lossCheck.due(m.Ledger.Clock.Steady()) {
 		return nil

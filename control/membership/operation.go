@@ -7,15 +7,15 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// RecordedOperation reads the record of an operation. It fails with dataset.ErrStale if the report comes from another
-// agent, or is about other work.
+// RecordedOperation reads the record of an operation that an agent reports. It fails with dataset.ErrStale if the
+// operation belongs to another agent, or if its kind or object differ from the record.
 func RecordedOperation(t *record.Tx, op dataset.Operation) (rec dataset.Operation, known bool, err error) {
 	if _, err := FreshNode(t, op.Node, op.Incarnation); err != nil {
 		return rec, false, err
 	}
 	known, err = t.Get(record.OperationKey(op.ID), &rec)
 	about := rec.DatasetID
-	if rec.Discarded != uuid.Nil { // the agent still reports the dataset that was discarded
+	if rec.Discarded != uuid.Nil { // the agent still reports the discarded dataset
 		about = rec.Discarded
 	}
 	if err == nil && known && (rec.Node != op.Node || rec.Kind != op.Kind || about != op.DatasetID) {

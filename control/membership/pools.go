@@ -11,9 +11,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// keepPools compares the pools that a node had with those that it reports now. If a pool is missing and the operator
-// did not remove it, keepPools keeps its record, because its datasets are offline and not lost. If the operator removed
-// the pool (gone), keepPools removes its record, and fails if anything is still recorded in the pool.
+// keepPools compares the pools that a node had with those that it reports now. If a pool is missing that the operator
+// did not remove, keepPools keeps its record, because its datasets are offline and not lost. It removes the records
+// of the pools in gone, which the operator removed, and fails if anything is still recorded in one of them.
 func keepPools(t *record.Tx, n *dataset.Node, had, gone []uuid.UUID) error {
 	for _, id := range had {
 		switch {
@@ -51,8 +51,8 @@ func dropPool(t *record.Tx, n dataset.Node, id uuid.UUID) error {
 // returns nil. It fails with dataset.ErrConflict while anything but condemned datasets is recorded in the pool.
 // Condemned datasets are removed with the pool.
 //
-// The decision depends on the node's record, which every decision that puts something into the pool also reads. The
-// agent has registered without the pool before, so nothing new was planned for the pool.
+// The decision depends on the node's record, and every decision that plans something in the pool reads that record
+// too. The agent has already registered without the pool, so nothing new can be planned in it.
 func droppablePool(t *record.Tx, n dataset.Node, id uuid.UUID) (*dataset.Pool, error) {
 	var p dataset.Pool
 	there, err := t.Get(record.PoolKey(id), &p)

@@ -128,7 +128,8 @@ func (m *Members) KeepSession(ctx context.Context) {
 const endTime = 2 * time.Second
 
 // RenewReplicaSession renews the session of this service, or opens one. It fails if another service whose version
-// cannot work together with this one has a session. Of two services that start at the same time, each sees the other.
+// cannot work together with this one has a session. If two services start at the same time, each sees the record of
+// the other.
 func (m *Members) RenewReplicaSession(ctx context.Context) error {
 	m.Renewing()
 	if session := m.replicaSession.get(); session != "" {
@@ -186,8 +187,8 @@ func (m *Members) AcquireHousekeeping(ctx context.Context) (bool, error) {
 	return mine && err == nil, err
 }
 
-// ClockTime is the largest possible age of the last clock that a node reported, at the moment when the node is recorded
-// as unreachable. A session lasts for up to 2 × Session after its last renewal. Two heartbeats are at most as far
-// apart. After a missed heartbeat, the session lasts for up to another 2 × Session. The next round of the background
-// work then records the node.
+// ClockTime is the largest possible age of the last clock that a node reported, at the moment when the node is
+// recorded as unreachable. It is the sum of three times. A session lasts for up to 2 × Session after its last
+// renewal, and two heartbeats are at most that far apart. After a missed heartbeat, the session lasts for up to
+// another 2 × Session. Then the next round of the background work records the node.
 func (l Limits) ClockTime() time.Duration { return 4*l.Session + l.Housekeeping }

@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	// RevocationsInterval is how often a replica reads the revocations by other replicas. It accepts a certificate that
-	// another replica revoked for at most that long.
+	// RevocationsInterval is how often a replica reads the revocations by other replicas. A certificate that another
+	// replica revoked may be accepted for that long.
 	RevocationsInterval = 5 * time.Second
 	// revocationsTimeout bounds such a read, because a request waits for it.
 	revocationsTimeout = 2 * time.Second
@@ -34,9 +34,9 @@ type revocationList struct {
 	loaded      bool // a read has succeeded
 }
 
-// Revoked fails with dataset.ErrForbidden for a revoked certificate, and with ErrUnavailable while nothing is
-// known because the store has not answered yet. If the store stops answering, the last list counts. It is
-// the check that pki.NewCredentials needs in a control replica.
+// Revoked fails with dataset.ErrForbidden for a revoked certificate, and with ErrUnavailable until the store has
+// answered for the first time. If the store stops answering, the last list is used. A control replica passes Revoked
+// to pki.NewCredentials.
 func (a *Admission) Revoked(id pki.Identity, cert *x509.Certificate) error {
 	known, err := a.revocations()
 	if err != nil {
@@ -57,9 +57,9 @@ func (a *Admission) Revoked(id pki.Identity, cert *x509.Certificate) error {
 	return nil
 }
 
-// revocations returns the list. If a read of the store is due, it reads the store first, and only one request waits for
-// that read. The other requests wait only while nothing is known yet, and after this replica has revoked something,
-// because a read that began earlier does not see that revocation.
+// revocations returns the list. If a read of the store is due, one request reads the store and waits for the result;
+// the others use the present list. The others wait too if no list was read yet, or if this replica has revoked
+// something since the last read began, because such a read lacks that revocation.
 func (a *Admission) revocations() ([]record.Revocation, error) {
 	r := &a.revoked
 	r.mu.Lock()
@@ -126,8 +126,8 @@ func (a *Admission) Revoke(t *record.Tx, key string, r record.Revocation) error 
 }
 
 // RevokeOperator revokes all certificates that were issued to operators of a name so far, by the clock of the issuer.
-// It takes effect at once at this replica, and within seconds at the others. A repeated call also revokes those issued
-// since. dataset.ErrInvalid for an invalid name.
+// It takes effect at once at this replica, and within seconds at the others. A repeated call also revokes
+// certificates that were issued since. It fails with dataset.ErrInvalid for an invalid name.
 func (a *Admission) RevokeOperator(ctx context.Context, name string) error {
 	if err := pki.CheckName(name); err != nil {
 		return err

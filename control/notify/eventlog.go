@@ -43,8 +43,8 @@ func (e *EventLog) Publish(evs ...api.Event) {
 	e.waiting = make(chan struct{})
 }
 
-// After returns the events after an ID. It returns all that are kept if the ID was not given out yet, as after a
-// restart with a clock that was set back.
+// After returns the events after an ID. If the ID has not been given out yet, as after a restart with a clock that
+// was set back, After returns all kept events.
 func (e *EventLog) After(id uint64) ([]api.Event, <-chan struct{}) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

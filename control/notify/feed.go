@@ -2,10 +2,11 @@
 // datasets and operations, a user for events. The package keeps recent changes only in memory. A reader gets the
 // present record of a changed dataset from the store.
 //
-// Feed has the changes of datasets by node, and EventLog the newest events. Each has its own mutex. A Notice lists the
-// changes of one transaction; replicas pass notices to each other through lanes in the store. Package record collects
-// the Notice of a transaction, and package ledger publishes it. Package agentsync waits at the Feed, and package
-// housekeeping reads from it the datasets to examine.
+// Feed has the changes of datasets by node, and EventLog the newest events. A mutex protects each of the two. A
+// Notice lists the changes of one transaction; replicas pass notices to each other through lanes in the store.
+// Package record collects the Notice of a transaction, and package ledger publishes it. Package agentsync waits at
+// the Feed, and package housekeeping reads from it which datasets to examine. A new kind of change that wakes callers
+// gets a field of Notice. The types of events are in package api.
 package notify
 
 import (
@@ -40,9 +41,9 @@ type Bell struct {
 	waiters int
 }
 
-// NewFeed starts at a random revision that is probably far from those of other runs, so that a reader that comes
-// from another run gets a full answer. Revisions stay below 2^53, because some JSON parsers have no larger
-// integers.
+// NewFeed returns an empty Feed. Its first revision is random, and so probably far from the revisions of other runs:
+// a reader with a revision of another run gets a full answer. Revisions stay below 2^53, because some JSON parsers
+// cannot represent larger integers.
 func NewFeed() *Feed {
 	id := uuid.New()
 	return &Feed{first: 1 + binary.BigEndian.Uint64(id[8:])>>12, Bells: map[uuid.UUID]*Bell{}}

@@ -13,7 +13,7 @@ type Notice struct {
 	Ops      []uuid.UUID `json:"o,omitempty"`
 	Events   []api.Event `json:"e,omitempty"`
 	// InResponse says that the agents of Nodes learn everything from the response to their request, so they are not
-	// woken. They get this change together with the next one, or when their poll ends.
+	// woken. These agents get this change with their next response.
 	InResponse   bool `json:"a,omitempty"`
 	All          bool `json:"all,omitempty"` // all readers must read everything again
 	Housekeeping bool `json:"h,omitempty"`   // the replica that does the background work must examine everything

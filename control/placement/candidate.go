@@ -2,9 +2,10 @@
 // arguments, read nothing and keep nothing.
 //
 // A Site is a node with its pools, a Candidate is a pool with its status, and a Requirement lists the needs of the
-// dataset. Package placer reads the candidates from the store and calls First and Spread for a new dataset. Package
-// relocation calls Choose for a move, package replica chooses pools for replicas, and cmd/drover checks profiles with
-// WhyKindUnsuitable. Candidate.shortcomings is the place for another reason why a pool cannot keep a profile.
+// dataset. Package placer reads the candidates from the store and calls FirstFit and Spread for a new dataset.
+// Package relocation calls Choose for a move, package replica chooses pools for replicas, and cmd/drover checks
+// profiles with WhyKindUnsuitable. Another reason why a pool cannot keep a profile belongs in Candidate.shortcomings,
+// and another rule for the choice of a node in site.go.
 package placement
 
 import (
@@ -27,8 +28,8 @@ type Candidate struct {
 	Status         *dataset.PoolStatus // nil if its node has not reported it yet: the pool then counts as online
 }
 
-// WhyUnsuitable returns why a pool cannot keep a profile, whether the pool is online or not; "" if it can. If there are
-// several reasons, it returns one that no change on the pool's host would remove, if any.
+// WhyUnsuitable returns why a pool cannot keep a profile, whether the pool is online or not; "" if it can. If there
+// are several reasons, it prefers a reason that no change on the pool's host would remove.
 func WhyUnsuitable(c Candidate, p dataset.Profile) string {
 	mended := ""
 	for _, l := range c.shortcomings(p) {
@@ -97,9 +98,9 @@ func (c Candidate) missingFeature(what string) string {
 	return ""
 }
 
-// WhyTooSmall returns a reason if the whole pool is smaller than size. It returns "" if the pool is large enough, or if
-// the volume already has a size had that is not smaller than size. The sizes of all volumes of a pool may add up to
-// more than the size of the pool.
+// WhyTooSmall returns a reason if the whole pool is smaller than size. It returns "" if the pool is large enough. It
+// also returns "" if size is not larger than had, the size that the volume already has. The sizes of all volumes of a
+// pool may add up to more than the size of the pool.
 func (c Candidate) WhyTooSmall(size, had dataset.Size) string {
 	if size <= had || c.Status == nil || c.Status.Size <= 0 || size <= c.Status.Size {
 		return ""

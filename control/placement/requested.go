@@ -7,8 +7,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// IsUnopened reports whether the pool has not been opened since its node started. Its capabilities are not known then,
-// so that an error must say that it is offline, not that it lacks every capability.
+// IsUnopened reports whether the pool has not been opened since its node started. Its capabilities are not known
+// then. An error must say that such a pool is offline, and not that it lacks every capability.
 func (c Candidate) IsUnopened() bool {
 	return c.Status != nil && !c.Status.Online && reflect.ValueOf(c.Capabilities).IsZero()
 }
@@ -18,8 +18,8 @@ func IsRequested(c Candidate, p dataset.Profile) bool {
 	return (p.Pool == "" || p.Pool == c.Name) && (p.Backend == "" || p.Backend == c.Backend)
 }
 
-// FilterByName returns the sites with only the pool of the given name, so that an error gives the reason of only that
-// pool. head is the beginning of the error.
+// FilterByName removes all pools but the one with the given name from the sites. An error then gives the reason of
+// that pool only. head is the beginning of the error.
 func FilterByName(sites []Site, name string) (head string, of []Site) {
 	for _, st := range sites {
 		its := st

@@ -75,9 +75,9 @@ func FirstFit(sites []Site, o Requirement) (Candidate, bool) {
 	return Candidate{}, false
 }
 
-// Spread chooses one of several pools by their free space: a pool with twice as much is chosen twice as often, so that
-// many creates at once do not all go to the emptiest pool. The choice depends only on the UUID of the dataset and on
-// the pools (weighted rendezvous hashing).
+// Spread chooses one of several pools by their free space: a pool with twice as much free space is chosen twice as
+// often. Otherwise many creates at once would all go to the emptiest pool. The choice depends only on the UUID of the
+// dataset and on the pools (weighted rendezvous hashing).
 func Spread(fit []Candidate, id uuid.UUID) Candidate {
 	score := func(c Candidate) float64 {
 		sum := sha256.Sum256(bytes.Join([][]byte{id[:], c.ID[:]}, nil))
@@ -186,8 +186,8 @@ func NoPoolError(sites []Site, o Requirement) error {
 	return dataset.Errorf(kind, "%s: %s can satisfy profile %s: %s", o.Subject, head, o.Profile.Name, text)
 }
 
-// uncordonHint returns the command that ends the cordon of the site, for the end of an error. It returns "" if the node
-// is not cordoned, or if its pools would not suit without the cordon either.
+// uncordonHint returns the command that ends the cordon of the site, for the end of an error. It returns "" if the
+// node is not cordoned, or if its pools would not be suitable without the cordon either.
 func (st Site) uncordonHint(kind *dataset.Kind) string {
 	if kind != dataset.ErrOffline || len(st.Pools) == 0 || !st.Pools[0].Cordoned {
 		return ""

@@ -37,8 +37,8 @@ func ParsePlacement(p dataset.Profile) (selector.Expr, error) {
 }
 
 // SuggestPools lists the pools that satisfy a requirement which none of the sites satisfies; "" if there is none. It
-// completes the error about the sites. If the pools of the sites are only unreachable, it returns "". large reports
-// that a pool of a site is only too small.
+// completes the error about the sites. If the pools of the sites would satisfy it but are unreachable, it returns "".
+// large is true if the only problem of a pool of the sites is its size.
 func SuggestPools(sites, all []Site, o Requirement) (who string, large bool) {
 	head, sites := FilterByName(sites, o.Profile.Pool)
 	lacks := false

@@ -1,9 +1,10 @@
 // Package placer chooses the pools in which datasets are made.
 //
 // Placer reads the nodes and pools of a cluster in the transaction of a decision, and applies the rules of package
-// placement. Packages planning, relocation and replica call it for their decisions; package housekeeping calls Sites to
-// see whether nodes or pools have changed. It keeps no state: it reads the store, reports.Latest and
-// membership.Members.
+// placement. Packages planning, relocation and replica call it for their decisions; package housekeeping calls Sites
+// to see whether nodes or pools have changed. It keeps no state: it reads the store, reports.Latest and
+// membership.Members. What a pool must satisfy is decided in package placement. Which records a choice reads, and
+// depends on, is decided here.
 package placer
 
 import (
@@ -37,8 +38,8 @@ type Placer struct{ Deps }
 // New returns a Placer.
 func New(deps Deps) *Placer { return &Placer{deps} }
 
-// Place chooses the pool for a new dataset: the first pool of the requesting node that fits. If that node has none, it
-// chooses among the pools of all other nodes, spread by free space.
+// Place chooses the pool for a new dataset: the first pool of the requesting node that fits. If no pool of that node
+// fits, it chooses among the pools of all other nodes: a pool with more free space is chosen more often.
 func (s *Placer) Place(t *record.Tx, o placement.Requirement) (c placement.Candidate, err error) {
 	if o.Placement, err = placement.ParsePlacement(o.Profile); err != nil {
 		return c, err
@@ -98,8 +99,8 @@ func unknownPool(sites []placement.Site, unmade []api.Pool, name string) error {
 		dataset.Have(slices.Compact(names)))
 }
 
-// dependOnPool makes the decision depend only on the chosen pool and node: a cluster may have more pools than one
-// transaction can check.
+// dependOnPool makes the decision depend on the chosen pool and its node only, because a cluster may have more pools
+// than one transaction can check.
 func dependOnPool(t *record.Tx, c placement.Candidate) error {
 	_, err := t.Get(record.PoolKey(c.ID), &dataset.Pool{})
 	_, nerr := t.Get(record.NodeKey(c.Node), &dataset.Node{})
@@ -164,8 +165,8 @@ func (s *Placer) Sites(t *record.Tx) ([]placement.Site, error) {
 	return out, nil
 }
 
-// poolStatus returns the status of a pool: the last one that its node reported to this service, or else the one in the
-// recorded facts of the node.
+// poolStatus returns the status of a pool: the last status that its node reported to this service or, if there is
+// none, the status in the recorded facts of the node.
 func (s *Placer) poolStatus(f *dataset.Facts, id uuid.UUID) *dataset.PoolStatus {
 	if st := s.Reports.Pool(id); st != nil || f == nil {
 		return st
@@ -216,8 +217,8 @@ func (s *Placer) Candidates(t *record.Tx, node uuid.UUID) ([]placement.Candidate
 	return cands, nil
 }
 
-// CheckFits fails if the present pool of a dataset cannot keep a profile for it, or for a clone of it. had is the size
-// that the dataset had before.
+// CheckFits fails if the present pool of a dataset cannot keep a profile for it, or for a clone of it. had is the
+// present size of the dataset.
 func (s *Placer) CheckFits(t *record.Tx, d dataset.Dataset, p dataset.Profile, had dataset.Size) error {
 	pool, err := t.Pool(d)
 	if err != nil {
@@ -244,7 +245,8 @@ func (s *Placer) CheckSuits(t *record.Tx, d dataset.Dataset, p dataset.Profile) 
 }
 
 // Oversize returns the size of a dataset if it is larger than the whole pool, and 0 otherwise. Older versions could
-// make such datasets. Such a dataset may also move to another pool that is smaller than it.
+// make such datasets. A dataset that is larger than its pool may also move to another pool that is smaller than the
+// dataset.
 func (s *Placer) Oversize(d dataset.Dataset) dataset.Size {
 	if st := s.Reports.Pool(d.Pool); st != nil && st.Size > 0 && d.Size > st.Size {
 		return d.Size
@@ -252,8 +254,8 @@ func (s *Placer) Oversize(d dataset.Dataset) dataset.Size {
 	return 0
 }
 
-// SuggestOthers adds a hint to the error that no pool of the sites satisfies a requirement: which other pools satisfy
-// it, or else what would help.
+// SuggestOthers adds a hint to the error that no pool of the sites satisfies a requirement. The hint names other
+// pools that satisfy it or, if there are none, says what would help.
 func (s *Placer) SuggestOthers(t *record.Tx, refusal error, sites []placement.Site, o placement.Requirement) error {
 	all := sites
 	if !o.RequesterOnly {

@@ -1,12 +1,14 @@
 // Package planning decides on the requests that create, clone, import, change, snapshot, restore and rekey volumes, and
 // records their results.
 //
-// Package control calls a Plan function for a request. When the agent of the home has reported success, package control
-// calls the Commit function of the same kind. A change that needs no agent has a Settle function instead of a Commit
-// function. Each of these functions reads and writes one record.Tx, whose commit checks every record that was read.
-// Planner keeps no state.
+// Package control calls a Plan function for a request. When the agent of the home has reported success, package
+// control calls the Commit function of the same kind. A change that needs no agent has a Settle function instead of a
+// Commit function. Planner keeps no state: each of these functions reads and writes one record.Tx, whose commit
+// checks every record that was read.
 //
-// To add an option of a volume, begin in ParseCreate and PlanCreate.
+// To add an option of a volume, begin in ParseCreate and PlanCreate. A stricter rule for the names of new volumes
+// belongs in create.go. A change of an existing volume belongs in update.go, and a rule about snapshots in
+// snapshot.go.
 package planning
 
 import (
@@ -109,8 +111,9 @@ func (v *Planner) prefetchCreate(t *record.Tx, w CreateRequest, node uuid.UUID) 
 // maxPrefetchedPools is the largest number of pools of a node that prefetchCreate reads.
 const maxPrefetchedPools = 16
 
-// addProfiles adds the list of existing profiles to an error about a profile name. To an error about a volume name it
-// adds that the profile does not exist either, so that the user can correct both mistakes at once.
+// addProfiles adds the list of existing profiles to an error about a profile name. If both the volume name and the
+// profile are wrong, it adds the missing profile to the error about the name, so that the user can correct both
+// mistakes at once.
 func (v *Planner) addProfiles(err error, req api.Request) error {
 	volume, after := req.Ref.Halves()
 	name := cmp.Or(after, req.Options["profile"])
@@ -188,8 +191,8 @@ func checkKeyKnown(d, from dataset.Dataset) error {
 		d.Profile.Name, from.Volume)
 }
 
-// planSource fills in the plan of a clone. The clone gets the pool of its source. It gets the profile that the source
-// had at the time of the snapshot, unless the request names another profile.
+// planSource fills in the plan of a clone. The clone gets the pool of its source. Unless the request names a profile,
+// the clone gets the profile that the source had at the time of the snapshot.
 func (v *Planner) planSource(t *record.Tx, op *dataset.Operation, w CreateRequest) error {
 	src, err := t.Source(w.spec.From, w.names)
 	if err != nil {
@@ -261,8 +264,9 @@ func (v *Planner) planSource(t *record.Tx, op *dataset.Operation, w CreateReques
 	return v.CopyKeeper.CheckEnough(t, *d)
 }
 
-// requestedSize returns the size to record in the profile of a dataset. It returns the requested size if the backend
-// would round it up to the actual size. Otherwise it returns the larger of the two.
+// requestedSize returns the size to record in the profile of a dataset. size is the actual size, and asked the
+// requested one. If the backend would round asked up to size, it returns asked. Otherwise it returns the larger of
+// the two.
 func requestedSize(size, asked dataset.Size) dataset.Size {
 	if size.RoundedFrom(asked) {
 		return asked
@@ -274,8 +278,8 @@ func requestedSize(size, asked dataset.Size) dataset.Size {
 // the present profile: the filesystem, the owner of the root, and the key that wraps the data key. If the place of that
 // key is unknown, the key of p is used.
 //
-// It fails with dataset.ErrInvalid if p requires another filesystem, if p requires encryption and the dataset is not
-// encrypted, or the reverse.
+// It fails with dataset.ErrInvalid if p requires another filesystem, or if only one of p and the dataset is
+// encrypted.
 func applyToExisting(d dataset.Dataset, p dataset.Profile) (dataset.Profile, error) {
 	old, encrypted := d.Profile, d.Encryption != nil
 	p = p.Clone()
@@ -336,8 +340,8 @@ func (v *Planner) CommitCreate(t *record.Tx, op dataset.Operation, out *api.Comm
 		}
 		return nil
 	}
-	// If there are too few nodes for the replicas, the create succeeds. The background work reports the shortage,
-	// because it keeps trying.
+	// If there are too few nodes for the replicas, the create succeeds. The background work reports the shortage, and
+	// tries again.
 	_, err = v.CopyKeeper.Decide(t, d)
 	return err
 }

@@ -42,8 +42,8 @@ func (v *Planner) PlanRekey(t *record.Tx, req api.Request) (*dataset.Operation, 
 	return op, nil, nil
 }
 
-// hintInTrash extends a not-found error: if the reference names a dataset in the trash, the error says how that dataset
-// gets another key.
+// hintInTrash extends the error that a volume was not found. If the reference names a dataset in the trash, the error
+// says how to wrap the key of that dataset.
 func hintInTrash(t *record.Tx, ref string, none error) error {
 	d, err := record.FindDeleted(t, ref, func(d dataset.Dataset) bool { return d.State == dataset.StateTrashed })
 	if err != nil {

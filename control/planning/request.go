@@ -61,8 +61,8 @@ func ParseCreate(req api.Request) (w CreateRequest, err error) {
 	return w, nil
 }
 
-// describeCopy describes a request whose root directory, with its owner, is copied from another volume or folder. For
-// other requests it returns "".
+// describeCopy describes a clone or import, for errors: its root directory, with the owner, is copied from another
+// volume or folder. For other requests it returns "".
 func describeCopy(req api.Request, w CreateRequest) string {
 	switch {
 	case w.spec.From != "":
@@ -150,8 +150,8 @@ func sameSource(t *record.Tx, d dataset.Dataset, w CreateRequest) error {
 			return nil
 		}
 	case dataset.ErrNotFound, dataset.ErrAmbiguous:
-		// The source may no longer exist, and the prefix may match more objects than at that time. The origin still
-		// shows whether the reference named it.
+		// The source may no longer exist, and the prefix may match more objects than when the clone was made. The
+		// recorded origin still shows whether the reference named it.
 		same, lerr := matchesOrigin(t, *d.Origin, from, w.names)
 		if lerr != nil {
 			return lerr

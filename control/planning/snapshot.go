@@ -58,7 +58,7 @@ func CommitSnapshot(t *record.Tx, op dataset.Operation, out *api.Committed) erro
 	if err := record.CheckSnapshotName(t, d, snap.Name); err != nil {
 		return err
 	}
-	// The snapshot that was committed last is the parent, whichever was planned first.
+	// The parent is the snapshot that was committed last. Another snapshot may have been planned earlier.
 	snap.Parent = d.LatestSnapshot
 	d.LatestSnapshot, d.Request = snap.ID, op.ID
 	if err := record.PutSnapshot(t, snap); err != nil {
@@ -84,7 +84,7 @@ func PlanSnapshotDelete(t *record.Tx, req api.Request) (*dataset.Operation, *dat
 }
 
 // CommitSnapshotDelete removes the record of a snapshot whose data is destroyed. It also writes the dataset, so that
-// concurrent decisions that read the dataset with the snapshot are repeated.
+// concurrent decisions that have read the dataset and the snapshot are repeated.
 func CommitSnapshotDelete(t *record.Tx, op dataset.Operation, out *api.Committed) error {
 	d, err := record.CurrentDataset(t, op)
 	if err != nil {
@@ -124,8 +124,8 @@ func (v *Planner) PlanRestore(t *record.Tx, req api.Request) (*dataset.Operation
 	return op, nil, nil
 }
 
-// CommitRestore records that a dataset has the content and size of a snapshot, and records the snapshot that keeps its
-// previous content. The data has already changed, so CommitRestore fails only if the dataset is being destroyed.
+// CommitRestore records that a dataset has the content and size of a snapshot, and records the snapshot that keeps
+// its previous content. It fails only if the dataset is being destroyed, because the data has already changed.
 func CommitRestore(t *record.Tx, op dataset.Operation, out *api.Committed) error {
 	d, err := record.CurrentDataset(t, op)
 	if err != nil {

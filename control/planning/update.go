@@ -60,9 +60,9 @@ func (v *Planner) resizeTo(t *record.Tx, d, next dataset.Dataset) (*dataset.Oper
 	return op, nil, nil
 }
 
-// CommitResize records the new size of a dataset, and its new profile if the resize was part of a change of profile. It
-// keeps other changes since the plan. The data has already changed, so CommitResize fails only if the dataset is being
-// destroyed.
+// CommitResize records the new size of a dataset, and its new profile if the resize was part of a change of profile.
+// It keeps other changes that were made since the plan. It fails only if the dataset is being destroyed, because the
+// data has already changed.
 func CommitResize(t *record.Tx, op dataset.Operation, out *api.Committed) error {
 	d, err := record.CurrentDataset(t, op)
 	if err != nil {

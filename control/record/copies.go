@@ -34,8 +34,8 @@ func GuestDatasets(t *Tx, node uuid.UUID, ids []uuid.UUID) ([]uuid.UUID, error) 
 	return ids, err
 }
 
-// RefTo returns a reference to a dataset that a user can type. A dataset in the trash is not referenced by its name,
-// because another dataset may have taken that name.
+// RefTo returns a reference to a dataset that a user can type. For a dataset in the trash, RefTo returns a UUID
+// prefix instead of the name, because another dataset may have taken that name.
 func RefTo(d dataset.Dataset) string {
 	if d.State == dataset.StateReady {
 		return d.Volume

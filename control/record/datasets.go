@@ -31,7 +31,7 @@ func EnterDataset(t *Tx, d dataset.Dataset, incarnation uuid.UUID) error {
 	return t.PutDataset(d)
 }
 
-// ForgetDataset removes all records of a dataset when no node has any of its data.
+// ForgetDataset removes all records of a dataset. It is called when no node has data of the dataset any more.
 func ForgetDataset(t *Tx, d dataset.Dataset) {
 	RemoveGuests(t, &d)
 	for _, k := range []string{DatasetKey(d.ID), UUIDKey(d.ID), LeaseKey(d.ID),
@@ -40,8 +40,8 @@ func ForgetDataset(t *Tx, d dataset.Dataset) {
 	}
 }
 
-// PutCopy records a copy that a node must have, or the new state of a copy. It also records in the dataset whether the
-// volume can continue from the copy, because the home relies on that.
+// PutCopy records a copy that a node must have, or the new state of a copy. It also records in the dataset whether
+// the volume can continue from the copy, because the home reads that from the record of the dataset.
 func PutCopy(t *Tx, d *dataset.Dataset, c dataset.Copy) error {
 	if err := PutCopyIn(t, d, c); err != nil {
 		return err
@@ -113,14 +113,14 @@ func CondemnCopy(t *Tx, node, id uuid.UUID) error {
 	return t.Put(CopyKey(node, id), c)
 }
 
-// AddGuest adds a stay to a record that the caller writes.
+// AddGuest adds a shared mount to the record of a dataset, which the caller writes.
 func AddGuest(t *Tx, d *dataset.Dataset, g dataset.SharedMount) error {
 	d.SharedMounts = append(others(d.SharedMounts, g.Node), g)
 	t.Touch(d.ID, g.Node)
 	return t.Put(GuestKey(g.Node, d.ID), Claim{ID: d.ID})
 }
 
-// RemoveGuest removes a node's stay from a record.
+// RemoveGuest removes the shared mount of a node from the record of a dataset, which the caller writes.
 func RemoveGuest(t *Tx, d *dataset.Dataset, node uuid.UUID) {
 	if _, stays := d.SharedMountOf(node); !stays {
 		return
@@ -132,7 +132,7 @@ func RemoveGuest(t *Tx, d *dataset.Dataset, node uuid.UUID) {
 	t.Delete(GuestKey(node, d.ID))
 }
 
-// RemoveGuests removes all stays from a record.
+// RemoveGuests removes all shared mounts from the record of a dataset, which the caller writes.
 func RemoveGuests(t *Tx, d *dataset.Dataset) {
 	for _, g := range d.SharedMounts {
 		RemoveGuest(t, d, g.Node)
@@ -162,7 +162,7 @@ func CheckSnapshotName(t *Tx, d dataset.Dataset, name string) error {
 }
 
 // SnapshotsAtOnce is how many snapshots one transaction removes or restores at most. Each has up to three keys, which
-// are read and written. Together with 25 other keys they must fit within the limit of the store.
+// are read and written. A transaction may have 25 other keys, and all of them must fit within the limit of the store.
 const SnapshotsAtOnce = (store.MaxOps - 25) / 6
 
 // CurrentDataset reads the dataset of an operation. It fails with dataset.ErrStale unless the dataset still has the

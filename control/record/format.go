@@ -13,9 +13,9 @@ import (
 // FormatKey holds the StoreFormat of the records in the store. If the key is absent, they have format 1.
 const FormatKey = "cluster/format"
 
-// Format is the format of the records that this version of Drover writes. It reads all earlier ones too. It is raised
-// when a record gets a JSON key that an older replica must not ignore or drop, because the zero value of the key does
-// not mean the same as its absence.
+// Format is the format of the records that this version of Drover writes. It reads all earlier ones too. The format
+// is raised when a record gets a JSON key that an older replica must neither ignore nor drop. Such a key is one whose
+// absence has another meaning than its value.
 //
 // The first transaction of a replica on records of an earlier format sets FormatKey. Older replicas decide nothing from
 // then on, so all replicas of a cluster are upgraded together.
@@ -65,10 +65,10 @@ type formatStore struct {
 	known *knownFormat // nil: FormatKey must be read
 }
 
-// WithFormat returns st with a check of the format of its records. Several replicas work on one store, and a newer one
-// can raise the format at any time. So each transaction checks that FormatKey has not changed since it was read: an
-// older replica never writes to records that it does not know. Its reads fail from its next transaction on. The first
-// transaction on records of an earlier format raises the format.
+// WithFormat returns st with a check of the format of its records. Several replicas work on one store, and a newer
+// one can raise the format at any time. So each transaction checks that FormatKey has not changed since it was read:
+// an older replica never writes records of a format that it does not know. After its next transaction, its reads fail
+// too. The first transaction on records of an earlier format raises the format.
 func WithFormat(st store.Store) store.Store { return &formatStore{Store: st} }
 
 // check returns the format, and reads it unless it is known.

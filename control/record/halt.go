@@ -12,14 +12,14 @@ import (
 )
 
 // Halt is the value of HaltedKey. It exists while the store is inconsistent: it was restored from an older backup, or
-// it is another store. A decision would be based on an old state: a name that is free there may belong to a volume, and
-// an old change may win over a later one. So no service decides anything until every node that reported the problem
-// trusts the store again.
+// it is another store. A decision would be based on an old state: a name that is free in the store may belong to a
+// volume, and an old change could overwrite a later one. So no service decides anything until every node that
+// reported the problem trusts the store again.
 type Halt struct {
 	At    time.Time            `json:"at"`
 	Nodes map[uuid.UUID]string `json:"nodes,omitempty"` // why each node does not trust the store
-	// HighestClock is the highest store clock that a service has seen, if it is higher than the present clock of the
-	// store. Only drover store recover resets it.
+	// HighestClock is the highest store clock that a service has seen. It is set only while that clock is higher than
+	// the present clock of the store. Only drover store recover resets it.
 	HighestClock uint64 `json:"saw,omitempty"`
 	Shared       bool   `json:"shared,omitempty"` // the store is shared by several services: see remedy
 }

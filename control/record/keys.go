@@ -1,11 +1,12 @@
 // Package record is how control reads and writes its store. It has the key of each record, the types that exist only in
 // the store, the check that a value belongs to its key, and Tx, the transaction in which every decision is made.
 //
-// Every package below control that decides uses it, and the daemon in cmd/drover checks the format of a store with it.
-// Package ledger makes the Tx of a decision and commits it. Code that only reads makes a Tx with NewTx and does not
-// commit it. A decision reads with Get, finds objects by the references that users type (Volume, Snapshot, FindNode),
-// and writes with Put and Delete. The commit checks that no key that Get read has changed: this protects all records.
-// The other functions read or write one kind of object. The rules of a decision are in the packages that call them.
+// Every package below control that decides uses it, and the daemon in cmd/drover checks the format of a store with
+// it. Package ledger makes the Tx of a decision and commits it. Code that only reads makes a Tx with NewTx and does
+// not commit it. A decision reads with Get, finds objects by the references that users type (Volume, Snapshot,
+// FindNode), and writes with Put and Delete. The commit checks that no key that Get read has changed: this protects
+// all records. The other functions read or write one kind of object. The rules of a decision are in the packages that
+// call them.
 //
 // A Tx keeps its state in memory until the commit, and belongs to one goroutine. The store that WithFormat returns
 // keeps the known format in memory under a mutex.

@@ -18,8 +18,8 @@ type Alive struct {
 }
 
 // Unreachable is the value of a node's key under away/: since when the node is unreachable. The key is deleted in the
-// transaction in which its agent registers again. While the key has the same index, the node was unreachable all
-// the time.
+// transaction in which its agent registers again. As long as the key has the same index, the node was unreachable
+// without interruption.
 type Unreachable struct {
 	Since    time.Time        `json:"since"`
 	RunTime  dataset.Duration `json:"ran,omitempty"`  // running time of services (RunMark) at that moment

@@ -106,9 +106,9 @@ func OpenWork(t *Tx, node uuid.UUID) (open []dataset.Operation, err error) {
 	return open, nil
 }
 
-// PutUUIDPointer makes an object findable by a prefix of its UUID. It fails with dataset.ErrExists if the UUID belongs
-// to another object, because agents choose the UUIDs of the objects that they make. It assumes that the key is absent,
-// so it does not read the key; the commit checks the assumption.
+// PutUUIDPointer makes an object findable by a prefix of its UUID. It fails with dataset.ErrExists if the UUID
+// belongs to another object, because agents choose the UUIDs of the objects that they make. It does not read the key.
+// It assumes that the key is absent, and the commit checks that.
 func PutUUIDPointer(t *Tx, id uuid.UUID, to UUIDPointer) error {
 	key := UUIDKey(id)
 	t.Assume(store.Entry{Key: key})
@@ -163,8 +163,8 @@ func EachSnapshot(t *Tx, id uuid.UUID, look func(dataset.Snapshot)) error {
 }
 
 // Halted fails with dataset.ErrConflict while the store is inconsistent. The key hardly ever exists, so a transaction
-// does not read it: it assumes that the key is absent, and its commit checks that. A plan does not check the key,
-// because a transaction follows.
+// does not read it: it assumes that the key is absent, and its commit checks that. For a plan, the key is not
+// checked, because a transaction follows.
 func (t *Tx) Halted() error {
 	if t.ReadOnly {
 		return nil

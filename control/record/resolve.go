@@ -33,9 +33,9 @@ const (
 // MatchesShown is the largest number of objects that a search by prefix returns and that an error lists.
 const MatchesShown = 10
 
-// findMatches returns up to MatchesShown objects whose UUID begins with prefix and for which want is true. It examines
-// all objects with the prefix, because objects for which want is false may come first. It skips an object that was
-// removed after its key was read.
+// findMatches returns up to MatchesShown objects whose UUID begins with prefix and for which want is true. It may
+// have to examine all objects with the prefix, because objects for which want is false may come first. It skips an
+// object that was removed after its key was read.
 func findMatches(t *Tx, prefix string, want func(match) bool) (found []match, err error) {
 	prefix = UUIDPrefix + strings.ToLower(prefix)
 	for after := ""; ; {
@@ -136,8 +136,8 @@ func (t *Tx) AnyDataset(ref string) (dataset.Dataset, error) {
 // isLasting reports whether a dataset is not being destroyed.
 func isLasting(d dataset.Dataset) bool { return d.State != dataset.StatePurging }
 
-// named finds a dataset by name or prefix. A complete UUID means the dataset with that UUID, never a volume with that
-// name, because agents and schedules use UUIDs.
+// named finds a dataset by name or prefix. If ref is a complete UUID, it finds only the dataset with that UUID, and
+// not a volume with that name, because agents and schedules use UUIDs.
 func (t *Tx) named(ref, what string, want func(dataset.Dataset) bool) (dataset.Dataset, error) {
 	if id, err := uuid.Parse(ref); err == nil && id.String() == ref {
 		var d dataset.Dataset
@@ -182,8 +182,8 @@ func (t *Tx) VolumeByName(name string) (d dataset.Dataset, ok bool, err error) {
 	return d, err == nil, err
 }
 
-// Snapshot finds a snapshot by a prefix of its UUID. If ref names a volume or dataset, it finds only snapshots of that
-// dataset, also by name.
+// Snapshot finds a snapshot by a prefix of its UUID. If ref names a volume or dataset, snap may also be a name, and
+// Snapshot finds only snapshots of that dataset.
 func (t *Tx) Snapshot(ref, snap string) (dataset.Snapshot, error) {
 	if ref == "" {
 		return snapshotByPrefix(t, snap, uuid.Nil)
@@ -299,8 +299,8 @@ func volumesWith(t *Tx, name string) (has []string, err error) {
 }
 
 // Source finds the source of a clone. from is a prefix of the UUID of a snapshot or dataset, live or in the trash. If
-// names is set, as for -o from= and the clone command, from may also be the name of a volume. For @snapshot-PREFIX it
-// is not set.
+// names is true, as for -o from= and the clone command, from may also be the name of a volume. For @snapshot-PREFIX,
+// names is false.
 func (t *Tx) Source(from string, names bool) (dataset.Source, error) {
 	what := "snapshot or dataset"
 	if names {
@@ -328,7 +328,7 @@ func (t *Tx) Source(from string, names bool) (dataset.Source, error) {
 }
 
 // FindDeleted finds a dataset that no longer has a name, by a unique prefix of its UUID or by its former name. Unlike
-// elsewhere, a name does not take precedence over a prefix, because the request may be to destroy it.
+// in other functions, a name does not take precedence over a prefix, because the caller may destroy the dataset.
 func FindDeleted(t *Tx, ref string, want func(dataset.Dataset) bool) (dataset.Dataset, error) {
 	var found []match
 	var err error

@@ -22,9 +22,9 @@ import (
 // read, and commits its writes only if none of these keys has changed since. It is not safe for concurrent use.
 type Tx struct {
 	FirstTry      bool // the first attempt may use cached entries: see Assume
-	ReadOnly      bool // the decision is only a plan: a later transaction makes it again and commits
+	ReadOnly      bool // the decision is only a plan: a later transaction repeats the decision and commits it
 	WithoutNotice bool // no caller is notified of its changes
-	Recovering    bool // it belongs to a recovery, the only thing that may change a halted store
+	Recovering    bool // it belongs to a recovery; only a recovery may change a halted store
 
 	// Notice is sent to the callers that wait for the changes, after the transaction is committed.
 	Notice notify.Notice
@@ -83,7 +83,7 @@ func (t *Tx) Index(key string) uint64 { return t.read[key].Index }
 // it.
 func (t *Tx) Entry(key string) store.Entry { return t.read[key] }
 
-// Expect makes the commit check that a key still has the index of e. It does not read the key.
+// CheckUnchanged makes the commit check that a key still has the index of e. It does not read the key.
 func (t *Tx) Expect(e store.Entry) { t.read[e.Key] = e }
 
 // CanPeek reports whether Peek can return a key without another access to the store.
@@ -95,8 +95,8 @@ func (t *Tx) CanPeek(key string) bool {
 // Context is the context of the request that the transaction is for.
 func (t *Tx) Context() context.Context { return t.ctx }
 
-// Peek reads key into v. The commit does not check the key. Peek is for a decision that examines more keys than one
-// transaction can check. The records on which the decision depends must be read with Get.
+// Peek reads key into v. The commit does not check the key. Use it for a decision that examines more keys than one
+// transaction can check. Read the records on which the decision depends with Get.
 func (t *Tx) Peek(key string, v any) (bool, error) {
 	e, seen := t.peeked[key]
 	if !seen {
@@ -128,8 +128,8 @@ func (t *Tx) Prefetch(keys []string) error {
 	return nil
 }
 
-// Assume uses cached entries as if they had just been read. The commit checks those that Get returns, like all others.
-// If one of them is outdated, the commit fails, and the next attempt reads the store.
+// UseCached lets Get return cached entries as if they had just been read. The commit checks the entries that Get has
+// returned. If one of them is outdated, the commit fails, and the next attempt reads the store.
 func (t *Tx) Assume(entries ...store.Entry) {
 	if !t.FirstTry || t.ReadOnly {
 		return
@@ -218,7 +218,7 @@ func (t *Tx) WakeNode(node uuid.UUID) {
 }
 
 // Outcome returns the error of a decision that writes nothing, or nil. Before it returns, it checks that all records
-// that the decision read existed at one moment, because a refusal must not rest on records of different moments. If
+// that the decision read existed at one moment, because a refusal must not depend on records of different moments. If
 // they did not, it returns ErrBusy.
 func (t *Tx) Outcome(err error) error {
 	known := dataset.KindOf(err)
@@ -243,12 +243,12 @@ func (t *Tx) HasWrite(key string) bool { return t.position(key) >= 0 }
 // Writes returns the writes of the transaction, in the order in which their keys were first written.
 func (t *Tx) Writes() []store.Write { return t.writes }
 
-// CommitTimeout bounds a transaction. A transaction continues even if its caller has left, because the notice about its
-// changes must be sent if it was committed, and if its outcome is unknown.
+// CommitTimeout bounds a transaction. A transaction continues even if its caller has left: if it was committed, or if
+// its outcome is unknown, the notice about its changes must be sent.
 const CommitTimeout = 30 * time.Second
 
 // Commit writes everything in one transaction of the store, which checks all keys that were read, and returns its
-// index. store.ErrConflict if one of the keys has changed.
+// index. It fails with store.ErrConflict if one of the keys has changed.
 func (t *Tx) Commit() (uint64, error) {
 	checks := make([]store.Check, 0, len(t.read))
 	for k, e := range t.read {
@@ -279,9 +279,9 @@ type inconsistentError string
 func (e inconsistentError) Error() string      { return string(e) }
 func (inconsistentError) Is(target error) bool { return target == ErrChanged }
 
-// Inconsistent returns the error for two values that contradict each other. It wraps ErrChanged, because the values may
-// have been read at different moments. If they contradict each other even when they are read at one moment, the store
-// is damaged: then the error becomes a dataset.ErrCorrupt with the same text.
+// Inconsistent returns the error for two values that contradict each other. It wraps ErrChanged, because the values
+// may have been read at different moments. If values that were read at one moment contradict each other, the store is
+// damaged, and the error becomes a dataset.ErrCorrupt with the same text.
 func Inconsistent(format string, args ...any) error {
 	return dataset.Errorf(dataset.ErrCorrupt, "store: %w", inconsistentError(fmt.Sprintf(format, args...)))
 }
@@ -302,8 +302,8 @@ func ReadError(ctx context.Context, err error) error {
 	return dataset.Errorf(dataset.ErrUnavailable, "the store does not respond: %w", err)
 }
 
-// CommitError turns an error of the store while committing into one of the API. Every kind but dataset.ErrInvalid and
-// dataset.ErrCorrupt leaves open whether the transaction was committed.
+// CommitError turns an error of the store while committing into one of the API. Unless the kind is dataset.ErrInvalid
+// or dataset.ErrCorrupt, the transaction may have been committed.
 func CommitError(ctx context.Context, err error) error {
 	if errors.Is(err, store.ErrTooLarge) {
 		return dataset.Errorf(dataset.ErrInvalid, "store: %w", err)

@@ -7,8 +7,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// Claim is the value of keys under names/, snapnames/, home/, guests/ and work/. It has the UUID of the object to which
-// the key belongs.
+// Claim is the value of keys under names/, snapnames/, home/, guests/ and work/. It has the UUID of the object that
+// the key belongs to.
 type Claim struct {
 	ID uuid.UUID `json:"id"`
 }
@@ -36,7 +36,7 @@ type Recovery struct {
 }
 
 // Token is the record of a join token. Its key is the SHA-256 of the secret, so the secret cannot be derived from the
-// record. The secret has 256 random bits, so the time that a lookup takes reveals at most the hash.
+// record. The duration of a lookup may reveal the hash, but not the secret, which has 256 random bits.
 type Token struct {
 	Name    string    `json:"name,omitempty"`
 	Node    uuid.UUID `json:"node,omitzero"` // the removed node that may join again with it
@@ -53,8 +53,8 @@ type Use struct {
 	At      time.Time `json:"at"`
 }
 
-// Revocation records that the certificates of a node or operator are revoked. It is kept until the last of them has
-// expired.
+// Revocation records that the certificates of a node or operator are revoked. The record is kept until the last of
+// these certificates has expired.
 type Revocation struct {
 	Node     uuid.UUID `json:"node,omitzero"`
 	Operator string    `json:"operator,omitempty"`
@@ -70,7 +70,8 @@ type Revocation struct {
 // The count continues while Runs is set. Otherwise it stops, so that the store is not written while nothing waits for
 // the count, and all services have the same count.
 //
-// A transaction that stores the count in a record, or that acts on a stored count, checks the mark.
+// A transaction that stores the count in a record, or that acts on a stored count, checks that the mark has not
+// changed.
 type RunMark struct {
 	At      time.Time        `json:"at"` // by the clock
 	RunTime dataset.Duration `json:"ran"`

@@ -27,7 +27,7 @@ type Account struct {
 type holding struct {
 	api.FoundDataset
 	node    uuid.UUID
-	present bool // for a claim: the pool was examined and has the data
+	present bool // for a claim of the home: the pool was examined and contains the data
 }
 
 // attendance says which nodes reported, and which are confirmed to be fenced.
@@ -43,13 +43,14 @@ type Verdict struct {
 	action     string // as in api.RecordDifference; "" if the store is right
 	note       string
 	Record     dataset.Dataset            // the record as it must be, of the highest known epoch
-	report     *holding                   // the home's report; nil if only other nodes or the store know the dataset
+	report     *holding                   // the home's report; nil if only other nodes or the store have a record
 	keptCopies map[uuid.UUID]dataset.Copy // by the nodes that have the copies
 }
 
-// judge decides which report about a dataset is right: the one with the highest epoch and, of several, the one with the
-// latest change. The dataset is disputed if two nodes claim that epoch. It is also disputed if its home relinquished
-// the epoch to a node that did not report, because that node may have opened the next epoch. It is a pure function.
+// judge decides which report about a dataset is right: the one with the highest epoch and, of several, the one with
+// the latest change. The dataset is disputed if two nodes claim that epoch. It is also disputed if its home
+// relinquished the epoch to a node that did not report: that node may have opened the next epoch. It is a pure
+// function.
 func (a *Account) judge(r attendance) Verdict {
 	v := Verdict{Record: a.latest(r)}
 	if v.Record.ID == uuid.Nil {
@@ -103,8 +104,8 @@ func (a *Account) matchesStore(d dataset.Dataset) bool {
 // latest returns the record with the highest known epoch. If several have that epoch, it returns the one that was
 // written last.
 //
-// A fenced node is no home any more, so its own claims do not count. A report of another node which says that the
-// fenced node is the home does count: it proves that the epoch was opened.
+// A fenced node is not the home any more, so its claims are ignored. Another node may report that the fenced node is
+// the home. Such a report counts, because it proves that the epoch was opened.
 func (a *Account) latest(r attendance) (best dataset.Dataset) {
 	index := uint64(0)
 	take := func(d dataset.Dataset, at uint64) {
@@ -141,8 +142,8 @@ func (a *Account) whyDisputed(is dataset.Dataset, r attendance) string {
 	return ""
 }
 
-// isDestroyed reports whether the recorded data no longer exists: its home has examined the pool, no node has a copy,
-// and no node could have one, because every node was asked. The data may have moved to any of them.
+// isDestroyed reports whether the recorded data no longer exists. That is certain only if the home has examined the
+// pool, and every node has reported that it has no copy, because the data may have moved to any node.
 func (a *Account) isDestroyed(r attendance) bool {
 	if r.silent || !r.reported[a.stored.Home] || !r.pools[a.stored.Pool] || len(a.copies) > 0 || len(a.strays) > 0 ||
 		len(a.claims) > 0 {
@@ -178,8 +179,8 @@ func (a *Account) reportedCopies(is dataset.Dataset) map[uuid.UUID]dataset.Copy 
 	return out
 }
 
-// sameCopies reports whether the store knows all nodes that have copies. If the store knows more nodes, package replica
-// and those nodes correct the surplus later.
+// sameCopies reports whether the store knows all nodes that have copies. If the store has more copies than nodes
+// reported, package replica and the nodes correct the difference later.
 func (a *Account) sameCopies(want map[uuid.UUID]dataset.Copy) bool {
 	for node := range want {
 		if !slices.Contains(a.stored.Copies, node) {

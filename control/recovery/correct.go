@@ -48,8 +48,8 @@ func (c *Comparison) Correct(ctx context.Context) error {
 	return err
 }
 
-// Update makes one step of the recovery, if the recovery is still the current one. It changes nothing if this recovery
-// was paused, and another one was confirmed and ended the halt meanwhile.
+// Update makes one step of the recovery, if the recovery is still the current one. It changes nothing if another
+// recovery was confirmed and ended the halt while this one was paused.
 func (c *Comparison) Update(ctx context.Context, decide func(*record.Tx) error) (uint64, error) {
 	return c.recovery.Ledger.Update(ctx, func(t *record.Tx) error {
 		t.Recovering = true
@@ -69,8 +69,8 @@ func (c *Comparison) Update(ctx context.Context, decide func(*record.Tx) error) 
 	})
 }
 
-// checkFencedUnreachable fails with dataset.ErrConflict if a node is alive that a person confirmed to be fenced: its
-// volumes would be given to other nodes.
+// checkFencedUnreachable fails with dataset.ErrConflict if a node that a person confirmed to be fenced is alive,
+// because its volumes would be given to other nodes.
 func (c *Comparison) checkFencedUnreachable(t *record.Tx) error {
 	for node := range c.attendance.fenced {
 		_, there, err := membership.LivingSession(t, node)

@@ -17,10 +17,10 @@ import (
 // Rebuild restores the records of the datasets in a node's pools, after the store was lost or when a pool of another
 // host was adopted. Idempotent.
 //
-// Existing records stay as they are, with two exceptions: the node has seen a later change than this store, which was
-// then restored from a backup; or the dataset is recorded in the same pool of a node that is unreachable. A name that
-// is taken stays with its owner, and the dataset gets the name name-UUID8. dataset.ErrInvalid for a pool that is not
-// the node's, and for too many datasets.
+// It changes an existing record in two cases only. The node has seen a later change than this store has, which shows
+// that the store was restored from a backup. Or the dataset is recorded in the same pool, but of a node that is
+// unreachable. If the name of a dataset is taken, the dataset gets the name name-UUID8. Rebuild fails with
+// dataset.ErrInvalid for a pool that does not belong to the node, and for too many datasets.
 func (rc *Recovery) Rebuild(ctx context.Context, node uuid.UUID, found []api.FoundDataset) ([]api.Rebuilt, error) {
 	if err := reports.CheckFound("rebuild of node "+node.String(), found); err != nil {
 		return nil, err
@@ -41,8 +41,8 @@ func (rc *Recovery) Rebuild(ctx context.Context, node uuid.UUID, found []api.Fou
 }
 
 // recordedFirst sorts recorded datasets before the others, because a recorded dataset may release a name that another
-// one has taken since. It sorts the others by age, the newest first: of two datasets with the same name the older one
-// has lost the name, although its record may still have it.
+// dataset has taken since. It sorts the others by age, the newest first. If two of them have the same name, the newer
+// one owns it, although the record of the older one may still have the name.
 func (rc *Recovery) recordedFirst(ctx context.Context, found []api.FoundDataset) ([]api.FoundDataset, error) {
 	var known, unknown []api.FoundDataset
 	for _, f := range found {
@@ -120,8 +120,8 @@ func (rc *Recovery) rebuildOne(ctx context.Context, node uuid.UUID, f api.FoundD
 	return r, rc.rebuildSnapshots(ctx, rc.Ledger.Update, f)
 }
 
-// isUnreachable reports whether a node is unreachable, by its session if services share the store. The decision then
-// depends on that.
+// isUnreachable reports whether a node is unreachable. If services share the store, it reads the session of the node,
+// and the decision depends on that session.
 func (rc *Recovery) isUnreachable(t *record.Tx, node uuid.UUID) (bool, error) {
 	if !rc.Shared {
 		return !rc.Reports.HasReported(node), nil
@@ -131,8 +131,7 @@ func (rc *Recovery) isUnreachable(t *record.Tx, node uuid.UUID) (bool, error) {
 }
 
 // rehome gives a dataset, with its pool, to another node. The previous node has not reported since this service
-// started. The operator who adopted its pool on another node has thereby confirmed that the previous node no longer
-// runs with it.
+// started. By adopting the pool on another node, the operator has confirmed that the previous node no longer uses it.
 func rehome(t *record.Tx, d dataset.Dataset, node uuid.UUID, r *api.Rebuilt) error {
 	r.Action, r.Note = "restored", "its home was node "+d.Home.String()
 	switch d.State {

@@ -28,7 +28,8 @@ import (
 // 3. The differences are shown. When an operator confirms them, they are corrected, one dataset in each transaction.
 // 4. The last transaction ends the halt.
 //
-// Each transaction determines again what must be done. So an interrupted recovery continues when it is requested again.
+// Each transaction determines again what must be done. So an interrupted recovery can be requested again, and
+// continues.
 
 // gathering holds the reports of nodes for one recovery.
 type gathering struct {
@@ -132,9 +133,9 @@ const (
 )
 
 // Recover returns the differences between a store that was restored from a backup and the reports of agents. If the
-// request has the digest of these differences, it corrects the store. If it is interrupted, call it again.
-// dataset.ErrUnsupported for the store of a single host; ErrConflict if the differences are not those that were
-// confirmed, or if a person must confirm more; ErrInvalid for a node that is not recorded.
+// request has the digest of these differences, it corrects the store. If it is interrupted, call it again. It fails
+// with dataset.ErrUnsupported for the store of a single host, and with ErrInvalid for a node that is not recorded. It
+// fails with ErrConflict if the differences are not the confirmed ones, or if a person must confirm more.
 func (rc *Recovery) Recover(ctx context.Context, r api.Recover) (out api.Recovery, err error) {
 	if !rc.Shared {
 		return out, dataset.Errorf(dataset.ErrUnsupported,
@@ -226,7 +227,7 @@ type Comparison struct {
 type Judged struct {
 	*Account
 	Verdict
-	// Missing: the home has them and the store does not; extra: the store has them and the home does not
+	// Missing has the snapshots that only the home has, and Extra those that only the store has.
 	Missing, Extra []dataset.Snapshot
 }
 
@@ -364,8 +365,8 @@ func (c *Comparison) computeDigest(t *record.Tx) error {
 }
 
 // rank is the sort key of a dataset. A dataset that releases a name comes before the datasets that may take the name.
-// Datasets that the store does not know come last. Of two of them with one name, the newer must come first, because it
-// has the name.
+// Datasets that the store does not know come last. If two of these have the same name, the newer one comes first,
+// because it owns the name.
 func (j *Judged) rank() int {
 	switch {
 	case j.action == "forgotten":

@@ -1,4 +1,4 @@
-// Package recovery corrects a store that was restored from an older backup, or rebuilds one that was lost.
+// Package recovery corrects a store that was restored from an older backup, and rebuilds a lost store.
 //
 // Recover asks all agents for their datasets, compares them with the store, and corrects the differences once an
 // operator has confirmed them. Rebuild restores the records of the datasets that a node found in its pools. The pure
@@ -8,8 +8,10 @@
 // membership calls Expire each time before it renews the session of this service. Package agentsync reads the state of
 // a recovery with StateFor.
 //
-// The reports for a recovery in progress are kept in memory under a mutex (gathering). All other state is in the store,
-// and transactions protect it. While the store is halted, only a recovery changes it.
+// The reports for a recovery in progress are kept in memory under a mutex (gathering). All other state is in the
+// store, and transactions protect it. While the store is halted, only a recovery changes it. A rule about which
+// report is right belongs in account.go. What is written to the store belongs in correct.go, and what happens to
+// found datasets in rebuild.go.
 package recovery
 
 import (

@@ -78,7 +78,7 @@ func (r *Relocator) planFailover(t *record.Tx, d dataset.Dataset, target dataset
 }
 
 // confirmLost returns the reason why a dataset may continue without its home. The reason is a text for operators. It
-// fails with dataset.ErrPending as long as the dataset must wait for its home.
+// fails with dataset.ErrPending as long as the home may still be using the dataset.
 func (r *Relocator) confirmLost(t *record.Tx, d dataset.Dataset, home string) (because string, err error) {
 	key := record.UnreachableKey(d.Home)
 	known, err := t.Get(key, &record.Unreachable{})
@@ -209,15 +209,14 @@ func (r *Relocator) whyTooOld(t *record.Tx, d dataset.Dataset, c dataset.Copy, o
 }
 
 // lastReportedClock returns the clock that an unreachable node reported last. late is true if the node became
-// unreachable too long after that report. The report then proves that the agent was alive at that time, but it does not
-// show until when the node wrote.
+// unreachable too long after that report. Then the clock does not show until when the node may have written.
 func (r *Relocator) lastReportedClock(t *record.Tx, node uuid.UUID) (last time.Time, late bool, err error) {
 	var gone record.Unreachable
 	if _, err := t.Get(record.UnreachableKey(node), &gone); err != nil {
 		return last, false, err
 	}
 	last, late = gone.Clock, gone.Clock.IsZero() || time.Duration(gone.ClockAge) > r.Limits.ClockTime()
-	own := r.Reports.Clock(node) // the service that wrote the record may not have received the last report
+	own := r.Reports.Clock(node) // this service may have received a later report than the service that wrote the record
 	if !own.After(last) {
 		return last, late, nil
 	}
@@ -226,8 +225,8 @@ func (r *Relocator) lastReportedClock(t *record.Tx, node uuid.UUID) (last time.T
 }
 
 // checkStillLost fails if the previous home of a promotion is reachable again: the operator who confirmed that it is
-// fenced did not know that. A promotion that control decided on automatically also fails if the node was reachable in
-// between, or if automatic failover is suspended.
+// fenced could not know that. An automatic promotion also fails if the node was reachable meanwhile, or if automatic
+// failover is suspended.
 func checkStillLost(t *record.Tx, rec dataset.Operation) error {
 	if rec.Loss == nil {
 		return nil

@@ -11,8 +11,9 @@
 // the home is recalled, and Commit when the target reports that it has the data. Packages planning and deletion use
 // some of the checks.
 //
-// The package keeps no state. The operation, the lease and the dataset in the store record the progress of a move. The
-// transaction of each decision protects these records.
+// The package keeps no state. The operation, the lease and the dataset in the store record the progress of a move.
+// The transaction of each decision protects these records. When a copy may take over automatically is decided in
+// failover.go. Which node and pool a move goes to is decided in target.go and move.go.
 package relocation
 
 import (
@@ -232,7 +233,8 @@ func checkNoSnapshots(t *record.Tx, d dataset.Dataset, from, to dataset.Pool, ta
 	return err
 }
 
-// Join returns the recorded move of a dataset if it matches the request. dataset.ErrConflict if it goes elsewhere.
+// Join returns the recorded move of a dataset if it matches the request. It fails with dataset.ErrConflict if the
+// recorded move has another target.
 func Join(t *record.Tx, req api.Request) (*dataset.Operation, error) {
 	if req.Kind != dataset.OpMove || req.Force {
 		return nil, nil
@@ -321,8 +323,8 @@ func putMovedLease(t *record.Tx, d dataset.Dataset, incarnation uuid.UUID) error
 	})
 }
 
-// Commit opens the next epoch on the node that pulled. The operation has the manifest of the home, or the
-// loss of a move without the home.
+// Commit opens the next epoch on the target, which has pulled the data. The operation has the manifest of the home
+// or, for a move without the home, the loss.
 func (r *Relocator) Commit(t *record.Tx, op dataset.Operation, out *api.Committed) error {
 	rec, d, lease, err := ReadMove(t, op.ID)
 	if err != nil {
@@ -388,12 +390,12 @@ func (r *Relocator) Commit(t *record.Tx, op dataset.Operation, out *api.Committe
 	if err := t.PutDataset(next); err != nil || next.Profile.Replicas.Count == 0 {
 		return err
 	}
-	_, err = r.Copies.Decide(t, next) // a left copy may become the replica that replaces the new home's replica
+	_, err = r.Copies.Decide(t, next) // a copy that a move left may replace the replica that is the new home
 	return err
 }
 
-// leaveCopy records the copy that the previous home keeps. If the data itself moved, as on a share, the home keeps
-// none.
+// leaveCopy records the copy that the previous home keeps. If the home handed over the data itself, as on a share, it
+// keeps no copy.
 func (r *Relocator) leaveCopy(t *record.Tx, d dataset.Dataset, op dataset.Operation, next *dataset.Dataset) error {
 	if op.SameShare {
 		t.Touch(d.ID, d.Home)

@@ -11,8 +11,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// checkReachable fails unless the nodes that carry out a move are alive. A forced move also fails if the home is alive:
-// the person who confirmed that it is fenced does not know that it is reachable again.
+// checkReachable fails unless the nodes that carry out a move are alive. A forced move also fails if the home is
+// alive, because the person who confirmed that it is fenced cannot know that it is reachable again.
 func (r *Relocator) checkReachable(t *record.Tx, d dataset.Dataset, target dataset.Node, force bool) error {
 	if !r.Shared { // there are no other nodes
 		return nil
@@ -118,8 +118,8 @@ func (r *Relocator) planPromotion(t *record.Tx, d dataset.Dataset, target datase
 	return nil
 }
 
-// CheckFencedHome returns the node that a person confirms to be fenced. dataset.ErrInvalid if that node is not the home
-// of the dataset.
+// CheckFencedHome returns the node that a person confirms to be fenced. It fails with dataset.ErrInvalid if that node
+// is not the home of the dataset.
 func CheckFencedHome(t *record.Tx, d dataset.Dataset, fenced, what string) (home dataset.Node, err error) {
 	if home, err = t.FindNode(fenced); err != nil || home.ID == d.Home {
 		return home, err
@@ -134,7 +134,7 @@ func CheckFencedHome(t *record.Tx, d dataset.Dataset, fenced, what string) (home
 }
 
 // checkNoFresher refuses to continue from a copy while a node that is alive has a later copy: the later copy would be
-// made equal to this one, and its newer data would be lost.
+// overwritten with this one, and its newer data would be lost.
 func (r *Relocator) checkNoFresher(t *record.Tx, d dataset.Dataset, target dataset.Node, kept dataset.Copy) error {
 	for _, node := range d.Copies {
 		c, there, err := r.Reports.CurrentCopy(t, node, d.ID)

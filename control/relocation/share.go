@@ -44,9 +44,8 @@ func (r *Relocator) PoolOnShare(t *record.Tx, d dataset.Dataset, target dataset.
 // takeoverSource returns the pool on the share that has the data of a dataset when a node becomes its home. The node
 // takes the data over after its new role is recorded.
 //
-// Usually the data is in the pool of the previous home. If the previous home was itself a new home that had not taken
-// the data over yet, the data is still in the pool recorded in d.TakenOver. Only a move without the home can meet this
-// case.
+// Usually the data is in the pool of the previous home. After a move without the home, the previous home may not have
+// taken the data over yet. Then the data is still in the pool that is recorded in d.TakenOver.
 func takeoverSource(rec, op dataset.Operation, d dataset.Dataset) *dataset.TakenOver {
 	switch {
 	case !rec.SameShare:
@@ -79,8 +78,8 @@ func (r *Relocator) planTakeover(t *record.Tx, d dataset.Dataset, target, home d
 	return true, nil
 }
 
-// shareSuccessor is the node on which a dataset whose home is lost could continue, with the pool there and the loss of
-// data. If share is set, all the data is available on a share, so the requesting node is the successor.
+// shareSuccessor is the node on which a dataset whose home is lost could continue, with the pool there and the loss
+// of data. If share is true, the requesting node is the successor, because it has access to all data on a share.
 type shareSuccessor struct {
 	node  dataset.Node
 	pool  uuid.UUID
@@ -121,7 +120,7 @@ func (r *Relocator) findSuccessor(t *record.Tx, d dataset.Dataset, target datase
 	}, why, nil
 }
 
-// ReadMove reads a recorded move that has not ended, with its dataset as it is now and the lease.
+// ReadMove reads a recorded move that has not ended, with its dataset as it is now and the lease. It fails with
 // dataset.ErrStale if the move has ended, or if the dataset has another epoch.
 func ReadMove(t *record.Tx, id uuid.UUID) (op dataset.Operation, d dataset.Dataset, l dataset.Lease, err error) {
 	known, err := t.Get(record.OperationKey(id), &op)

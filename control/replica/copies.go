@@ -12,8 +12,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Copied records the present state of a node's copy of a dataset. It writes to the store for the first complete
-// snapshot, for a new epoch, and otherwise only now and then. Idempotent.
+// Copied records the present state of a node's copy of a dataset. It writes to the store when the copy has its first
+// complete snapshot and when its epoch changes. Other reports are written only now and then. Idempotent.
 //
 // It fails with dataset.ErrStale in these cases: the node must not have the copy; the copy was destroyed without a
 // request; or the copy must be destroyed and still exists.
@@ -62,7 +62,7 @@ func (s *Keeper) Copied(ctx context.Context, node uuid.UUID, c api.CopyReport) e
 		if !tells {
 			return nil
 		}
-		if first { // the node of a surplus copy may wait for this copy to be complete
+		if first { // a surplus copy may be removed once this copy is complete
 			t.Touch(rec.Dataset, node)
 		}
 		return t.Put(key, rec)
@@ -70,9 +70,9 @@ func (s *Keeper) Copied(ctx context.Context, node uuid.UUID, c api.CopyReport) e
 	return cmp.Or(err, stays)
 }
 
-// recordSuperseded records that a copy has data that its volume lacks. There are two causes: the node's head differed
-// from the state that the home had relinquished, or the volume continued without this data. Only an operator discards
-// such a copy. If an operator has already done so, recordSuperseded returns dataset.ErrStale.
+// recordSuperseded records that a copy has data that its volume lacks. That has two causes. The head of the node
+// differed from the state that the home had relinquished, or the volume continued without this data. Only an operator
+// discards such a copy. If an operator has already done so, recordSuperseded returns dataset.ErrStale.
 func (s *Keeper) recordSuperseded(t *record.Tx, rec, now dataset.Copy) error {
 	d, err := t.Dataset(rec.Dataset)
 	if err != nil {
@@ -89,9 +89,10 @@ func (s *Keeper) recordSuperseded(t *record.Tx, rec, now dataset.Copy) error {
 	return record.PutCopy(t, &d, rec)
 }
 
-// confirmDestruction decides, right before a node destroys a condemned copy, whether the copy must still be destroyed.
-// The node may have been unreachable, and the home may have been lost since the copy was condemned. If the home is ill,
-// the volume may have to continue from the copy, so the copy gets its previous kind again.
+// confirmDestruction decides, right before a node destroys a condemned copy, whether the copy must still be
+// destroyed. The node may have been unreachable for a long time, and the home may have been lost since the copy was
+// condemned. If the home is ill (see checkHome), the volume may have to continue from the copy. So the copy gets its
+// previous kind again.
 //
 // stays is the dataset.ErrStale error that tells the node to keep the copy. It is nil if the node may destroy the copy.
 func (s *Keeper) confirmDestruction(t *record.Tx, c dataset.Copy) (stays, err error) {
@@ -172,8 +173,8 @@ func (s *Keeper) mayBeLast(t *record.Tx, d dataset.Dataset) (bool, error) {
 }
 
 // checkHome reports whether the home of a dataset is ill: it is lost, it cannot open the dataset, or its pool is
-// quarantined or offline. known says whether ill is certain. It is false if the home has not reported the dataset and
-// the pool to this service lately, because an older report may be outdated.
+// quarantined or offline. known is false if ill is not certain, because the home has not reported the dataset and the
+// pool to this service lately.
 func (s *Keeper) checkHome(t *record.Tx, d dataset.Dataset) (ill, known bool, err error) {
 	st, pool := s.Reports.Dataset(d.ID, d.Home), s.Reports.Pool(d.Pool)
 	if st != nil && st.Problem != "" || pool != nil && !pool.Online {

@@ -6,8 +6,9 @@
 // Decide in the transaction that changes a dataset; relocation also calls AddLoss. Package noderemoval asks
 // FindOnlyCopy and CheckNoOnlyCopy whether data would be lost.
 //
-// Keeper keeps no state. The copies are recorded in the store, and the last reports on them are in reports.Latest. The
-// transaction of each decision protects the records.
+// Keeper keeps no state. The copies are recorded in the store, and the last reports on them are in reports.Latest.
+// The transaction of each decision protects the records. Which node gets a replica, and which copies are surplus, is
+// decided in keeper.go. When a copy may be destroyed is decided in copies.go.
 package replica
 
 import (
@@ -58,8 +59,9 @@ const (
 	maxPages = 1000
 )
 
-// Maintain makes sure that as many nodes besides the home keep a fresh copy of a volume as its profile requires. If too
-// few nodes can, it adds the replicas that are possible. The error then gives the reason for each of the other nodes.
+// Maintain makes sure that as many nodes besides the home keep a fresh copy of a volume as its profile requires. If
+// too few nodes can keep one, it adds as many replicas as possible. The error then gives the reason for each of the
+// other nodes.
 func (s *Keeper) Maintain(ctx context.Context, d dataset.Dataset) error {
 	if d.State != dataset.StateReady || d.Profile.Replicas.Count == 0 && len(d.Copies) == 0 {
 		return nil
@@ -129,9 +131,9 @@ func (s *Keeper) Decide(t *record.Tx, d dataset.Dataset) (short, err error) {
 	return nil, nil
 }
 
-// usableFirst sorts the copies. The first group has the copies from which a volume could continue now: according to
-// recent reports to this service they are complete, and their pool is online on a node that is alive. The second group
-// has the other copies. In each group the freshest copy is first. fit is the size of the first group.
+// usableFirst sorts the copies into two groups. The first group has the copies from which a volume could continue
+// now: according to recent reports they are complete, and their pool is online on a node that is alive. The second
+// group has the other copies. In each group the freshest copy is first. fit is the size of the first group.
 func (s *Keeper) usableFirst(t *record.Tx, list []dataset.Copy) (sorted []dataset.Copy, fit int, err error) {
 	var unfit []dataset.Copy
 	for _, c := range list {
@@ -170,8 +172,8 @@ func (s *Keeper) AddReplicas(t *record.Tx, d dataset.Dataset, left []dataset.Cop
 		return nil, nil
 	}
 	if lost, err := s.isHomeLost(t, d); err != nil || lost {
-		// Add no replica while control cannot reach the home. The home may continue to work without control. It would
-		// not ask the node of the new replica for its promise, because it does not know that node.
+		// Add no replica while control cannot reach the home. The home may continue to work without control. Because
+		// it does not know the new replica, it would not ask the node of that replica for a promise.
 		home, err2 := t.NodeName(d.Home)
 		return tooFewError(d, []string{"node " + home + ", which has it, is unreachable"}), cmp.Or(err, err2)
 	}

@@ -3,7 +3,8 @@
 // Latest has the heartbeats of all nodes in memory, under its own mutex. It is not stored: after a restart the agents
 // report everything again. Decisions in the packages below control read Latest; package membership (Heartbeat) and
 // package replica (reports of copies) write it. The functions named Check limit the size of a report, because the
-// certificate of a node may be stolen.
+// certificate of a node may be stolen. A new kind of report gets a map in Latest and a limit in bounds.go. Events
+// about pools are made in latest.go (poolEvent).
 package reports
 
 import (
@@ -77,9 +78,9 @@ func merge[T any](all map[uuid.UUID]map[uuid.UUID]T, node uuid.UUID, list []T, o
 // RecordHeartbeat records a heartbeat of a node at a moment of the steady clock. It returns the events about the node's
 // pools, and the operations that advanced.
 //
-// If more than MaxSeen datasets or copies of the node would be remembered, some of them may be outdated, so
-// RecordHeartbeat forgets all of them. For an incremental heartbeat it then fails with dataset.ErrConflict, and the
-// node sends a full one. For a full heartbeat it fails with ErrInvalid.
+// Remembered datasets or copies may be outdated. So if there would be more than MaxSeen of the node, RecordHeartbeat
+// forgets all of them. For an incremental heartbeat it then fails with dataset.ErrConflict, and the node sends a full
+// one. For a full heartbeat it fails with ErrInvalid.
 func (s *Latest) RecordHeartbeat(node dataset.Node, h api.Heartbeat, now time.Duration) (
 	warnings []api.Event, moved []uuid.UUID,
 	err error) {
@@ -157,10 +158,10 @@ func (s *Latest) Clock(node uuid.UUID) ReportedClock {
 
 // CopyAhead estimates for how long the home of a copy has continued to work without heartbeats to this service. It
 // computes what the home's clock showed when the copy was reported: the clock in the home's last heartbeat, plus the
-// time since then. The result is by how much VerifiedAtHome of the copy is later than that. It is 0 if the home has
-// sent no clock.
+// time since that heartbeat. If VerifiedAtHome of the copy is later than that time, the result is the difference. If
+// the home has sent no clock, the result is 0.
 //
-// Such a home is reachable for the node with the copy, which it continues to refresh, but not for control.
+// The result is positive for a home that control cannot reach while the node with the copy still can.
 func (s *Latest) CopyAhead(home uuid.UUID, c dataset.Copy, now time.Duration) time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -325,7 +326,7 @@ func (s *Latest) WithProgress(op dataset.Operation) dataset.Operation {
 	return op
 }
 
-// warnPercent is the percentage of a pool from which on people are warned.
+// warnPercent is the used percentage of a pool from which users are warned.
 const warnPercent = 80
 
 func usedPercent(p dataset.PoolStatus) float64 {

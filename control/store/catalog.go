@@ -16,9 +16,10 @@ type Service struct {
 // Catalog is a list in which other programs find the services of a cluster: the catalog of Consul. Safe for concurrent
 // use.
 type Catalog interface {
-	// Publish makes the catalog list these services of the cluster and no others. It writes only differences. It
-	// remembers its own entries. If look is set, or after a failure, it reads the catalog first. It fails with
-	// dataset.ErrForbidden, which names the remedy, if a right is missing. Not safe for concurrent use.
+	// Publish makes the catalog list these services of the cluster and no others. It writes only differences from the
+	// entries that it wrote before, which it remembers. If look is true, or after a failure, it reads the entries
+	// from the catalog instead. It fails with dataset.ErrForbidden, which names the remedy, if a right is missing.
+	// Not safe for concurrent use.
 	Publish(ctx context.Context, all []Service, look bool) error
 	// Withdraw removes a service from the catalog. Idempotent.
 	Withdraw(ctx context.Context, kind, id string) error

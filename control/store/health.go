@@ -7,8 +7,8 @@ import (
 
 // HealthReporter is a store on servers that can fail one by one.
 type HealthReporter interface {
-	// Health returns the state of the servers. It asks them during the call, for at most HealthTime. What it cannot
-	// find out is Health.Problem, not an error.
+	// Health returns the state of the servers. It asks them during the call, for at most HealthTime. If something
+	// cannot be found out, Health.Problem says so; Health returns no error.
 	Health(ctx context.Context) Health
 }
 

@@ -13,7 +13,7 @@ import (
 // Backuper is a store that can be copied while it is in use.
 type Backuper interface {
 	// Backup writes the whole store, as it was at one moment, to w, in the form in which the store can be opened.
-	// Changes continue meanwhile, however slow w is. After an error, what was written is of no use.
+	// Other calls can change the store meanwhile, however slow w is. After an error, the copy is useless.
 	Backup(ctx context.Context, w io.Writer) error
 }
 

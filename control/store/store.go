@@ -2,7 +2,8 @@
 // ordered key-value store, whose transactions check that the entries on which a decision was based have not changed.
 // Package bolt implements it with one file on one host, and package consul with a Consul cluster. Package storetest
 // checks every implementation against this text. Packages record and ledger use a store for control, and package
-// records of the agent uses one for the agent's state.
+// records of the agent uses one for the agent's state. This package has no state. A new rule of the contract belongs
+// here, with a test in storetest.
 //
 // # Keys and values
 //
@@ -11,22 +12,21 @@
 //
 // # Indexes
 //
-// Every committed transaction that writes has an index, which is larger than all earlier ones. The index of an entry is
-// that of the transaction that last wrote it, even if it wrote the same bytes. Index 0 means "absent". Indexes are for
-// comparing, not for counting.
+// Every committed transaction that writes has an index, which is larger than all earlier ones. The index of an entry
+// is that of the transaction that last wrote it, even if it wrote the same bytes. Index 0 means "absent". Indexes can
+// only be compared. Differences of indexes mean nothing.
 //
 // # Sessions
 //
-// Keys that begin with LivePrefix are bound to sessions. Each is bound to the session of its last write, and is deleted
-// with it. No other key can be bound, so that data that must outlive its writer cannot be lost with a session
-// by mistake.
+// Keys that begin with LivePrefix are bound to sessions. Each is bound to the session of its last write, and is
+// deleted when that session ends. Other keys cannot be bound, so that no data is lost with a session by mistake.
 //
 // # A store that goes back
 //
-// A store can be replaced by an older copy of itself (a file or a snapshot of Consul restored from a backup). Indexes
-// are then what they were at that time, and indexes that were given out since may be given out again. Watch shows this
-// to its callers: it returns an index below the one that it was asked with. A caller that must know for certain keeps a
-// key that only grows.
+// A store can be replaced by an older copy of itself (a file or a snapshot of Consul restored from a backup). Then
+// the entries have the indexes of that time, and indexes that were given out since may be given out again. Watch
+// shows this to its callers: it returns an index below the one that the caller passed. A caller that must know for
+// certain keeps a counter that only grows in a key.
 //
 // # Safety
 //
@@ -54,9 +54,9 @@ var (
 	ErrClosed = errors.New("store is closed")
 )
 
-// Limits that every store keeps, so that what works on one works on all. Consul's transactions have the lowest:
-// 128 operations, and a request of 512 KiB, in JSON with values in base64 (agent/txn_endpoint.go of Consul 1.22).
-// A part of both is reserved for what a store adds itself.
+// Limits that every store keeps, so that what works on one works on all. Consul's transactions have the lowest: 128
+// operations, and a request of 512 KiB, in JSON with values in base64 (agent/txn_endpoint.go of Consul 1.22). A part
+// of both is reserved for operations that a store adds to a transaction.
 const (
 	MaxOps   = 120       // checks and writes of a transaction together; a write with a session counts as two
 	MaxBytes = 500 << 10 // of a transaction, as Size counts
@@ -99,19 +99,19 @@ type Store interface {
 	// Up to MaxOps keys are read at one moment.
 	GetMany(ctx context.Context, keys []string) ([]Entry, error)
 	// List returns the entries whose key begins with prefix and is larger than after, in the order of keys: at most
-	// limit entries, or all if limit is 0. Without a limit they are from one moment. With a limit, each entry is as
-	// it was at some moment of the call, not all at the same one, and no key is left out that existed all the time.
-	// A caller that needs the entries of several pages to be from one moment checks their indexes in a transaction.
-	// List sees every transaction that had returned before the call.
+	// limit entries, or all if limit is 0. Without a limit they are from one moment. With a limit, each entry is from
+	// some moment of the call, and these moments can differ. A key that exists during the whole call is never left
+	// out. A caller that needs entries of one moment checks their indexes in a transaction. List sees every
+	// transaction that had returned before the call.
 	List(ctx context.Context, prefix, after string, limit int) ([]Entry, error)
-	// Txn makes all writes if all checks hold; otherwise it makes none and returns ErrConflict. It returns the
-	// index of the transaction. A call may be repeated only if a check fails after the first call has succeeded. If
-	// a write is bound to a session that does not exist, Txn returns ErrNotFound. If CheckTxn refuses the
-	// transaction, Txn returns its error. In both cases nothing is changed.
+	// Txn makes all writes if all checks hold; otherwise it makes none and returns ErrConflict. It returns the index
+	// of the transaction. A caller may repeat a call only if the checks make sure that the second call fails when the
+	// first one has succeeded. If a write is bound to a session that does not exist, Txn returns ErrNotFound. If
+	// CheckTxn refuses the transaction, Txn returns its error. In both cases nothing is changed.
 	Txn(ctx context.Context, checks []Check, writes []Write) (uint64, error)
-	// Watch returns as soon as something under prefix has an index above after (deletes count), with the newest
-	// index that it covers; call it again with that index. It may return although nothing changed. If the index
-	// is below after, the store was restored from a backup, and everything must be read again. The prefix ends
+	// Watch returns as soon as a key under prefix was written or deleted with an index above after. It returns the
+	// newest index that it covers; pass that index to the next call. It may return although nothing changed. If the
+	// index is below after, the store was restored from a backup, and everything must be read again. The prefix ends
 	// with a slash.
 	Watch(ctx context.Context, prefix string, after uint64) (uint64, error)
 	// Session opens a session. If it is not renewed, it ends after ttl at the earliest, and after twice ttl at the

@@ -3,7 +3,8 @@
 // Data is destroyed after a time by this count, and not by the clock. Packages housekeeping, membership, replica and
 // relocation read it; package deletion stamps the trash with it. The count is stored as a record.RunMark under
 // record.RunMarkKey. Counter keeps the last mark that it saw in memory, under a mutex; a transaction that depends on
-// the count checks the stored mark.
+// the count checks the stored mark. A record that expires by the count must be listed in isAwaited, so that the count
+// runs while it exists.
 package uptime
 
 import (
@@ -21,9 +22,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// The time until data is destroyed or removed is counted while services run, and not by the clock: a host can boot with
-// its clock years ahead, and nothing shows whether a clock is right. A count that is too low does no harm, because data
-// is then only kept longer.
+// The time until data is destroyed or removed is counted while services run, and not by the clock: a host can boot
+// with its clock years ahead, and nothing shows whether a clock is right. A count that is too low does no harm,
+// because it only keeps data longer.
 const (
 	// MaxUnseen is how much of the time since the last mark counts. Services may or may not have run in that
 	// time.
@@ -44,7 +45,7 @@ type lastMark struct {
 	unseen time.Duration // what TakeUnseen returns
 }
 
-// note notes a mark that was read.
+// note remembers a mark that was read.
 func (r *lastMark) note(e store.Entry, m record.RunMark, now time.Time, steady time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -105,16 +106,16 @@ func (u *Counter) Read(t *record.Tx) (time.Duration, error) {
 	return u.Last(), nil
 }
 
-// Last returns the count by the last mark that was seen. It may be outdated, so the transaction that acts on it must
-// call Read.
+// Last returns the count by the last mark that was seen. The result may be outdated, so a transaction that depends on
+// the count must call Read.
 func (u *Counter) Last() time.Duration {
 	_, _, count, _ := u.mark.last(u.ledger.Clock.Steady())
 	return count
 }
 
-// Mark writes the count to the store once in each MarkInterval, and stops the count while nothing waits for it. If the
-// count is stopped, Mark looks for entries that wait only if changed is set. So it may notice an entry of another
-// service late, and the entry is then kept longer.
+// Mark writes the count to the store once in each MarkInterval, and stops the count while nothing waits for it. While
+// the count is stopped, Mark looks for waiting entries only if changed is true. So it may notice an entry of another
+// service late. That entry is then kept longer, which does no harm.
 func (u *Counter) Mark(ctx context.Context, changed bool) error {
 	fresh := func(m record.RunMark, count time.Duration) bool {
 		return m.Runs && count-time.Duration(m.RunTime) < MarkInterval
@@ -196,8 +197,8 @@ func (u *Counter) PutEnded(t *record.Tx, op dataset.Operation) error {
 	return t.Put(record.OperationKey(op.ID), record.EndedOperation{Operation: op, RunTime: dataset.Duration(now)})
 }
 
-// TakeUnseen returns by how much the clock advanced beyond MaxUnseen while no service ran, before this service started.
-// That time does not count. Later calls return 0.
+// TakeUnseen returns how much of the time before this service started is not counted: the clock advanced by more than
+// MaxUnseen while no service ran. Later calls return 0.
 func (u *Counter) TakeUnseen() time.Duration {
 	u.mark.mu.Lock()
 	defer u.mark.mu.Unlock()

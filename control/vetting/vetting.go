@@ -2,7 +2,8 @@
 //
 // Package control calls Check for each report of an operation; packages relocation and recovery use WithKnownSettings
 // and WithKnownCommand for profiles that come from other places. Profiles keeps no state: it compares a profile with
-// profiles.yaml and with the records.
+// profiles.yaml and with the records. If another setting of a profile becomes dangerous on other nodes, add it to
+// Check and WithKnownSettings.
 package vetting
 
 import (
@@ -20,9 +21,9 @@ type Profiles struct {
 // New returns Profiles. get returns a profile of profiles.yaml.
 func New(get func(name string) (dataset.Profile, error)) *Profiles { return &Profiles{get} }
 
-// A fence command runs as root on the node that takes over, and a volume is mounted with the options of its profile on
-// every node to which it moves. These are other nodes than the one that reports the profile. So control records only
-// commands and options that it knows.
+// A fence command runs as root on the node that takes over, and a volume is mounted with the options of its profile
+// on every node to which it moves. So a node could change what runs on other nodes. To prevent that, control records
+// only commands and options that it knows.
 
 // Check fails with dataset.ErrForbidden if a report has a fence command, or mount options, that are neither in
 // profiles.yaml for its profile, nor in the record of the operation, the dataset, or its source. rec is the recorded
@@ -112,8 +113,8 @@ func (v *Profiles) isCommandKnown(p dataset.Profile, others ...dataset.Profile) 
 	})
 }
 
-// isMountKnown reports whether profiles.yaml has the mount options of a profile for it, or one of the others has them.
-// An empty list of options must be known too: it would, for instance, remove nosuid.
+// isMountKnown reports whether profiles.yaml has the mount options of a profile for it, or one of the others has
+// them. An empty list of options must be known as well, because an unknown one could, for instance, remove nosuid.
 func (v *Profiles) isMountKnown(p dataset.Profile, others ...dataset.Profile) bool {
 	if own, err := v.get(p.Name); err == nil {
 		others = append(others, own)
@@ -145,8 +146,8 @@ func (v *Profiles) areKeysKnown(p dataset.Profile, others ...dataset.Profile) bo
 	return slices.ContainsFunc(others, func(o dataset.Profile) bool { return o.Encryption.Equal(p.Encryption) })
 }
 
-// withKnownKeys returns a profile with a known key program; if it has none, with the one that profiles.yaml has for
-// it now.
+// withKnownKeys returns a profile with a known key program; if the profile has no known program, it gets the one that
+// profiles.yaml has for it now.
 func (v *Profiles) withKnownKeys(p dataset.Profile, others ...dataset.Profile) dataset.Profile {
 	if v.areKeysKnown(p, others...) {
 		return p
@@ -157,8 +158,9 @@ func (v *Profiles) withKnownKeys(p dataset.Profile, others ...dataset.Profile) d
 	return p
 }
 
-// WithKnownCommand returns a profile with the fence command that profiles.yaml has for it, unless its own is known.
-// If profiles.yaml has none, the profile gets none, and nothing takes over automatically.
+// WithKnownCommand returns a profile with a known fence command. If the command of the profile is not known, it is
+// replaced by the one that profiles.yaml has for the profile. If profiles.yaml has none, the profile gets none, and
+// no node takes over automatically.
 func (v *Profiles) WithKnownCommand(p dataset.Profile, others ...dataset.Profile) dataset.Profile {
 	f := p.Failover.Fence
 	if f.Kind != dataset.FenceExec && len(f.Exec) == 0 || len(f.Exec) > 0 && v.isCommandKnown(p, others...) {
@@ -172,10 +174,10 @@ func (v *Profiles) WithKnownCommand(p dataset.Profile, others ...dataset.Profile
 	return p
 }
 
-// withKnownMount returns a profile with known mount options. If its own options are known, it keeps them. Otherwise it
-// gets the options in record. If there is no record, it keeps those of its options that profiles.yaml has or that only
-// forbid something, such as nosuid. It gets no other option of profiles.yaml, because the filesystem of the data may
-// not support it.
+// withKnownMount returns a profile with known mount options. If its own options are known, it keeps them. Otherwise
+// it gets the options in record. If record is empty, it keeps only those of its options that profiles.yaml has, or
+// that only forbid something, such as nosuid. It gets no other option of profiles.yaml, because the filesystem of the
+// data may not support it.
 func (v *Profiles) withKnownMount(p dataset.Profile, record ...dataset.Profile) dataset.Profile {
 	if v.isMountKnown(p, record...) {
 		return p

@@ -1,9 +1,10 @@
 // Package view shows the records of a cluster to its users: volumes, snapshots and pools, with the last reports of
 // nodes.
 //
-// Package control embeds Views in its Service, so the API calls it directly; packages housekeeping and noderemoval drop
-// its remembered counts. It changes nothing in the store. In memory it keeps only the numbers of snapshots (counts),
-// under a mutex. A new field of api.Volume is filled in by presenter.
+// Package control embeds Views in its Service, so the API calls it directly; packages housekeeping and noderemoval
+// drop its remembered counts. It changes nothing in the store. In memory it keeps only the numbers of snapshots
+// (counts), under a mutex. A new field of api.Volume is filled in by presenter, and a new field of a node by package
+// membership.
 package view
 
 import (
@@ -91,8 +92,8 @@ func (s *Views) Trash(ctx context.Context, p api.Page) (api.List[api.Volume], er
 	}, func(_ string, d dataset.Dataset) bool { return d.State == dataset.StateTrashed })
 }
 
-// listDatasets lists the datasets of the keys under prefix. It leaves out a dataset that has changed since its key was
-// read, so that the key no longer applies.
+// listDatasets lists the datasets of the keys under prefix. It leaves out a dataset that has left the list since its
+// key was read.
 func (s *Views) listDatasets(ctx context.Context, prefix string, p api.Page,
 	id func(string, []byte) (uuid.UUID, error), still func(string, dataset.Dataset) bool) (api.List[api.Volume],
 	error) {
@@ -135,7 +136,8 @@ func (s *Views) listDatasets(ctx context.Context, prefix string, p api.Page,
 	return out, nil
 }
 
-// presenter adds to records the fields that only users need. It reads a record that several of them share only once.
+// presenter adds the fields to records that only users need. If several datasets refer to the same node or pool, it
+// reads that record once.
 type presenter struct {
 	s     *Views
 	t     *record.Tx
@@ -143,8 +145,8 @@ type presenter struct {
 	pools map[uuid.UUID]dataset.Pool
 }
 
-// prefetch reads in two requests the records that presenting some datasets needs. The second request depends on the
-// first, which says which nodes and pools are needed.
+// prefetch reads in two requests the records that presenting some datasets needs. The second request needs the result
+// of the first one, which shows which nodes and pools are needed.
 func (p *presenter) prefetch(ids []uuid.UUID) error {
 	keys := make([]string, 0, 2*len(ids))
 	for _, id := range ids {
@@ -263,8 +265,8 @@ func cached[V any](known *map[uuid.UUID]V, id uuid.UUID, read func(uuid.UUID) (V
 	return v, err
 }
 
-// counts remembers how many snapshots datasets have. A dataset is written whenever a snapshot is added or
-// removed, so a count is right while the dataset has the same index, whichever service changed it.
+// counts remembers how many snapshots datasets have. Every service that adds or removes a snapshot also writes the
+// dataset. So a count is right as long as the dataset has the same index.
 type counts struct {
 	mu sync.Mutex
 	of map[uuid.UUID]count
@@ -324,7 +326,7 @@ func (s *Views) Snapshots(ctx context.Context, ref string, p api.Page) (out api.
 		return out, err
 	}
 	slices.SortFunc(list, Older)
-	// The cursor is a time and a UUID, because its snapshot may have been removed.
+	// The cursor consists of a time and a UUID, so that it stays valid if its snapshot is removed.
 	from, _ := slices.BinarySearchFunc(list, p.After, func(s dataset.Snapshot, after string) int {
 		if p.After == "" || cursor(s) > after {
 			return 1
@@ -409,7 +411,7 @@ func (s *Views) SeenVolumes(ctx context.Context) []api.Volume {
 	return out
 }
 
-// PresentGuest returns a stay of a guest as users see it.
+// PresentGuest returns a shared mount as users see it.
 func (s *Views) PresentGuest(t *record.Tx, d dataset.Dataset, g dataset.SharedMount, names *map[uuid.UUID]string,
 ) (v api.SharedMountDetail, err error) {
 	v = api.SharedMountDetail{SharedMount: g, Exclusive: g.Node == d.Home}
@@ -447,8 +449,8 @@ func (p *presenter) guests(d dataset.Dataset) (all []api.SharedMountDetail, err 
 	return all, nil
 }
 
-// Pools lists all pools of all nodes, ordered by the names of the nodes and then of the pools: the recorded ones, and
-// those that nodes are configured with and could not open or create. The latter have no UUID.
+// Pools lists all pools of all nodes, ordered by the names of the nodes and then of the pools: the recorded pools,
+// and the configured pools that could be neither opened nor created. The latter have no UUID.
 func (s *Views) Pools(ctx context.Context) ([]api.Pool, error) {
 	t := record.NewTx(ctx, s.Ledger.Store)
 	list, err := record.ListAll[dataset.Pool](t, record.PoolsPrefix)

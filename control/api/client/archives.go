@@ -17,8 +17,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Export writes a volume, or one snapshot of it, to w as a tar archive, and returns what the archive lacks. If
-// Export fails, what it wrote is incomplete.
+// Export writes a volume, or one snapshot of it, to w as a tar archive, and returns which files the archive lacks. If
+// Export fails, the archive is incomplete.
 func (h Host) Export(ctx context.Context, ref, snapshot string, w io.Writer) (api.LeftOut, error) {
 	k := to(route.ExportVolume, ref)
 	k.query = query("snapshot", snapshot)
@@ -29,14 +29,14 @@ func (h Host) Export(ctx context.Context, ref, snapshot string, w io.Writer) (ap
 	return wire.ReadLeftOut(trailer)
 }
 
-// Backup writes a copy of the store to w. If Backup fails, what it wrote is incomplete.
+// Backup writes a copy of the store to w. If Backup fails, the copy is incomplete.
 func (h Host) Backup(ctx context.Context, w io.Writer) error {
 	_, err := h.conn.download(ctx, to(route.BackupStore), w)
 	return err
 }
 
-// Import creates a volume from a tar archive. Only the ID, the volume, the options and the kind OpImport can be
-// set in req; anything else is ErrInvalid. After an error, a last Read of r may still be running.
+// Import creates a volume from a tar archive. Only the ID, the volume, the options and the kind OpImport can be set
+// in req; anything else is ErrInvalid. After an error, a call of r.Read may still be in progress.
 func (h Host) Import(ctx context.Context, req api.Request, r io.Reader) (d dataset.Dataset, err error) {
 	if req.ID == uuid.Nil {
 		req.ID = uuid.New()
@@ -65,7 +65,7 @@ func (h Host) Import(ctx context.Context, req api.Request, r io.Reader) (d datas
 	return d, err
 }
 
-// watchedSink remembers the error of the caller's writer, to tell it from errors of the server.
+// watchedSink remembers the error of the caller's writer, so that it is not reported as an error of the server.
 type watchedSink struct {
 	w   io.Writer
 	err error

@@ -25,7 +25,7 @@ type call struct {
 	stream io.Reader // sent unchanged, as the media type typ
 	typ    string
 	header http.Header
-	// again reports that the request is idempotent, so it can be sent a second time, also to another server.
+	// again is true if the request is idempotent, so that it can be sent a second time, also to another server.
 	again bool
 	// repeat returns the body for the second attempt, after a server may have received the request without
 	// answering it. If nil, the body stays the same.
@@ -78,7 +78,8 @@ func (k call) request(ctx context.Context, base string) (*http.Request, error) {
 		req.Header.Set("Content-Type", typ)
 	}
 	if k.again && k.repeat == nil {
-		// net/http takes a request with this key for idempotent. Without a value it does not send the header.
+		// net/http treats a request with this key as idempotent. Because the value is nil, it does not send the
+		// header.
 		req.Header["Idempotency-Key"] = nil
 	}
 	return req, nil

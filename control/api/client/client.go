@@ -1,4 +1,10 @@
-// Package client asks a server of the API: over HTTP, over a unix socket, or in this process.
+// Package client sends requests to a server of the API: over HTTP, over a unix socket, or in this process. Agents use
+// it to reach control, the command line to reach control or an agent, and cmd/drover/internal/daemon to connect an
+// agent with control in one process (NewLoopback).
+//
+// A Client has no state but its connections and the index of the server that answered last; both are safe for
+// concurrent use. A new endpoint gets a method in users.go, nodes.go, host.go or members.go. Retries, timeouts and
+// the choice of a server are in connection.go and dial.go.
 package client
 
 import (
@@ -12,15 +18,14 @@ import (
 // Client asks a server of this API, or one of several that serve the same cluster. The server has the same version
 // and may be in this process. A Client is safe for concurrent use.
 //
-// Of several servers the client keeps using one as long as it answers. If that server cannot be reached, does not
-// answer in time or reports that it is unavailable, the client sends the request to the next one and keeps using
-// it. It does not send a request a second time if the first server may have carried it out and the request is not
-// idempotent. Each client has the servers in a random order, so that the clients of a lost server spread over the
-// others.
+// If there are several servers, the client uses one of them as long as it answers. If that server cannot be reached,
+// does not answer in time or reports that it is unavailable, the client sends the request to the next one and keeps
+// using it. It does not repeat a request that is not idempotent if the first server may have carried it out. Each
+// client puts the servers in a random order, so that the clients of a lost server spread over the others.
 //
 // An error that the server reports is returned with the same kind and text; only the server can report ErrNotFound.
-// If the server cannot be reached, or the connection breaks, the error is ErrUnavailable. errors.Is finds the error
-// of the caller's context.
+// If the server cannot be reached, or the connection breaks, the error is ErrUnavailable. If the caller's context has
+// ended, errors.Is also finds the error of that context.
 type Client struct {
 	Users
 	Nodes

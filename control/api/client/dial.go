@@ -19,15 +19,15 @@ import (
 const (
 	connectTime = 4 * time.Second
 	// handshakeTime is how long a reachable server has for the TLS handshake. When a replica fails, all agents
-	// connect to another one at once and keep it busy for a while. The more of them give up and begin again, the
-	// longer this takes. If the server is cut off meanwhile, the limit silence detects that.
+	// connect to another one at once and keep it busy for a while. The more agents give up and try again, the longer
+	// that takes. If the server becomes unreachable meanwhile, the limit silence detects it.
 	handshakeTime = 10 * time.Second
-	// answerTime is how long one of several servers has to answer. It is longer than a server waits for a leader
-	// of its store, so that the client does not leave a server for that reason.
+	// answerTime is how long one of several servers has to answer. It is longer than the time that a server waits for
+	// a leader of its store, so that the client does not switch servers because of an election.
 	answerTime = 12 * time.Second
-	// silence is the time after which a connection counts as dead if the peer acknowledges nothing: a network
-	// that is cut reports no error. For two servers that are both cut off this takes at most ten seconds
-	// together, while a caller waits behind Docker.
+	// silence is the time after which a connection counts as dead if the peer acknowledges nothing. It is needed
+	// because a network that is cut reports no error. If two servers are unreachable, the client notices both within
+	// ten seconds, because a user may be waiting for Docker.
 	silence = 4 * time.Second
 )
 

@@ -33,8 +33,8 @@ func (l *loopback) RoundTrip(req *http.Request) (*http.Response, error) {
 	return l.whole(req)
 }
 
-// whole runs the handler of a short answer on the caller's goroutine. That costs half as much as two goroutines
-// and the switches between them, and agents do it for every volume.
+// whole runs the handler of a short answer on the caller's goroutine. That costs half as much as two goroutines and
+// the switches between them. Agents make such requests for every volume.
 func (l *loopback) whole(req *http.Request) (resp *http.Response, err error) {
 	w := &recorder{header: http.Header{}}
 	defer func() {

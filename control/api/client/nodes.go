@@ -46,7 +46,7 @@ func (n Nodes) Commit(ctx context.Context, id uuid.UUID, r api.Report) (api.Comm
 	}
 	out, err := ask[api.Committed](ctx, n.conn, k)
 	if err != nil && again && !errors.Is(err, dataset.ErrCancelled) {
-		// The first attempt may have succeeded, and its result may be the reason why the second one was refused.
+		// The first attempt may have succeeded, and the second one may have been refused for that reason.
 		err = dataset.Errorf(dataset.ErrUnavailable, "%w", err)
 	}
 	return out, err

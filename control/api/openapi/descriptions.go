@@ -21,7 +21,7 @@ func fieldKey(owner reflect.Type, field string) string {
 	return path[strings.LastIndex(path, "/")+1:] + "." + name + "." + field
 }
 
-// describeProperties gives every property without a description the comment of its Go field.
+// describeProperties uses the comment of the Go field as the description of each property that has no description.
 func describeProperties(schemas huma.Registry) {
 	var texts map[string]string
 	if err := json.Unmarshal(descriptionsFile, &texts); err != nil {

@@ -1,5 +1,7 @@
-// Package openapi makes the OpenAPI document of the API: what is general in it, the schemas of types that cannot
-// describe themselves, and the descriptions of properties. The handlers in package server add the endpoints.
+// Package openapi makes the OpenAPI document of the API: its general parts, the schemas of types that cannot describe
+// themselves, and the descriptions of properties. Package control/api/server calls New, adds the endpoints, and calls
+// Complete. The package has no state. The text of an endpoint is in endpoints.go, that of a property is the comment
+// of its Go field, and a new type with a fixed set of values gets a schema in schema.go.
 //
 // descriptions.json has the comments of the Go fields, since a program cannot read its comments. The tests of this
 // package write it and docs/openapi.yaml:

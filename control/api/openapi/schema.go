@@ -143,8 +143,8 @@ func alias[T, As any](r huma.Registry) {
 	r.RegisterTypeAlias(reflect.TypeFor[T](), reflect.TypeFor[As]())
 }
 
-// schemaName returns the name of a type's schema. It keeps records apart from the types that people see if both
-// have the same name. All other names are unique.
+// schemaName returns the name of a type's schema. If a record and a type for users have the same Go name, their
+// schemas get different names. All other names are unique.
 func schemaName(t reflect.Type, hint string) string {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()

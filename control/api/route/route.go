@@ -1,4 +1,6 @@
-// Package route is the table of the endpoints that the client asks and the server serves.
+// Package route is the table of the endpoints. Packages client and server use it, so that both agree on methods and
+// paths. It has no state. A new endpoint gets a row here, a rule in control/api/server (access.go), a handler, and a
+// method of the client.
 package route
 
 import (
@@ -113,8 +115,8 @@ var (
 	Hold         = Route{"hold", http.MethodPost, "/v1/nodes/{node}/hold"}
 )
 
-// Fill returns the path with its parameters replaced by names, in their order. The names are escaped. ErrInvalid if a
-// name cannot be part of a path: nothing has such a name.
+// Fill returns the path with its parameters replaced by names, in their order. The names are escaped. It fails with
+// ErrInvalid for a name that cannot be part of a path. No object has such a name.
 func (r Route) Fill(names ...string) (string, error) {
 	var path strings.Builder
 	rest := r.Path

@@ -19,7 +19,7 @@ type rule struct {
 	role      pki.Role // operators with this role or a higher one; empty: no operator
 	node      reach    // which nodes
 	anonymous bool     // also callers without a certificate
-	quiet     bool     // decides nothing new, so the audit log has no line for it
+	quiet     bool     // changes nothing that matters to an operator, so the audit log has no line for it
 	exports   bool     // reads a whole volume or the store, so the audit log has a line for it
 }
 
@@ -32,8 +32,8 @@ const (
 	anyNode
 )
 
-// ruleOf returns the rule of an endpoint by its operation ID. Nobody may use an endpoint without a rule. This is
-// only the first check: control also compares the content of a request with the principal.
+// ruleOf returns the rule of an endpoint by its operation ID. An endpoint without a rule is forbidden to all callers.
+// This is only the first check: control also compares the content of a request with the principal.
 func ruleOf(id string) (r rule, known bool) {
 	switch id {
 	case "list-volumes", "get-volume", "list-snapshots", "get-snapshot", "list-trash", "list-profiles", "get-profile",

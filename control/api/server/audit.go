@@ -29,8 +29,8 @@ func changeOf(ctx context.Context) *pending {
 	return &pending{}
 }
 
-// withChange adds the pending line of a request to its context. The line of a read is written only if start says
-// so.
+// withChange adds the pending line of a request to its context. The line of a read is written only if the rule of its
+// endpoint requires that: see start.
 func withChange(ctx context.Context, p api.Principal, r *http.Request) (context.Context, *pending) {
 	c := &pending{Change: api.Change{
 		Who:  p.String(),
@@ -74,7 +74,7 @@ func (c *pending) noteRequest(req api.Request) {
 	c.addDetail("fenced ", req.Fenced) // the node that the caller confirms to be fenced
 }
 
-// noteBytes notes how many bytes of a volume or the store were sent, and why it was not all of them.
+// noteBytes notes how many bytes of a volume or the store were sent and, if the transfer was incomplete, the reason.
 func (c *pending) noteBytes(bytes int64, err error) {
 	if c.Bytes = bytes; err != nil {
 		c.noteError(err)
@@ -103,7 +103,7 @@ func (c *pending) noteReport(op dataset.Operation) {
 	}
 }
 
-// finish gives the line to keep, which writes the log. status is that of the answer, or 0 if there was none.
+// finish passes the line to keep, which writes it to the log. status is that of the answer, or 0 if there was none.
 func (c *pending) finish(status int, keep func(api.Change)) {
 	switch {
 	case keep == nil || c.read || c.quiet && status != http.StatusForbidden:

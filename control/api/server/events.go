@@ -51,8 +51,8 @@ func (h handlers) follow(ctx context.Context, w http.ResponseWriter, after uint6
 	conn := http.NewResponseController(w)
 	_ = conn.Flush() // so that the peer knows it is connected; if the peer is gone, ctx ends
 	ctx, end := waiting(ctx)
-	// A peer that stops reading must not block the service. The kernel keeps this deadline, so it uses the clock
-	// of the system. Without a connection, in this process, there is no deadline.
+	// A peer that stops reading must not block the service. The runtime measures this deadline, so it is a time of
+	// the system's clock. A request within this process has no connection, and so no deadline.
 	defer func() { _ = conn.SetWriteDeadline(time.Time{}) }()
 	err := end(h.Service.Events(ctx, after, follow, func(e api.Event) error {
 		frame, err := wire.EncodeEvent(e)

@@ -1,9 +1,12 @@
-// Package server serves the HTTP API of Drover. It decides who may use an endpoint (access.go), limits what one peer
-// may use (limits.go), collects the lines of the audit log, and passes requests to the implementations of the
-// interfaces in package api.
+// Package server serves the HTTP API of Drover. It decides who may use an endpoint (access.go), limits the resources
+// that one peer may use (limits.go), collects the lines of the audit log, and passes requests to the implementations
+// of the interfaces in package api. The daemon (cmd/drover/internal/daemon) makes a Handler for control, for an
+// agent, or for both.
 //
 // Every request goes through the guard, which identifies the peer, then through the routes, the rule of the endpoint
-// and its limits, to a handler. Errors are answered as problem details, see package wire.
+// and its limits, to a handler. Errors are answered as problem details, see package wire. The only state is the
+// number of requests in progress (requestCounter), protected by a mutex. To add an endpoint, add a row to package
+// route, a rule to access.go, and a handler to the file of its noun.
 package server
 
 import (
@@ -26,11 +29,11 @@ type Deps struct {
 	Local   api.Local    // nil without an agent: its endpoints return ErrUnsupported
 	Backup  api.Backup   // nil if the store cannot be copied: its endpoint returns ErrUnsupported
 	Members api.Members  // nil without a cluster: its endpoints return ErrUnsupported
-	Gathers func() error // returns an error while no recovery collects what nodes hold; nil: never
+	Gathers func() error // fails unless a recovery is collecting the reports of nodes; if nil, it never fails
 	Metrics http.Handler // nil: no /metrics
 	Version string       // of this program, for the header Server; empty: none
-	// Peer identifies the peer of a TLS connection. If nil, nobody may ask over TLS. A caller over a unix socket,
-	// or in this process, may do everything. Over other connections without TLS, nothing is allowed.
+	// Peer identifies the peer of a TLS connection. If nil, no request over TLS is allowed. A caller over a unix
+	// socket, or in this process, may use all endpoints. Over other connections without TLS, no request is allowed.
 	Peer Peer
 	// Audit receives every change after its end, and every refused one. It may be nil, and must be safe for
 	// concurrent use.
@@ -158,8 +161,8 @@ func endpoint(r route.Route, tag, summary, description string) huma.Operation {
 	}
 }
 
-// agents describes an endpoint for agents. Agents are programs of this module, so only the decoder checks their
-// bodies. Checking the schema would cost more than the call.
+// agents describes an endpoint for agents. Only the decoder checks the bodies of agents, because agents are programs
+// of this module. A check against the schema would cost more than the rest of the call.
 func agents(r route.Route, summary string) huma.Operation {
 	op := endpoint(r, "agents", summary, "")
 	op.SkipValidateBody = true

@@ -13,8 +13,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// translate is a transformer of huma. It turns huma's own errors, for requests that never reached a handler, into
-// problems.
+// translate is a transformer of huma. It converts errors of huma itself, about requests that never reached a handler,
+// into problems.
 func translate(hc huma.Context, _ string, v any) (any, error) {
 	e, ok := v.(*huma.ErrorModel)
 	if !ok {

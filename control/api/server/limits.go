@@ -38,8 +38,8 @@ type requestCounter struct {
 	all int
 }
 
-// begin counts a request until leave is called. It returns ErrUnavailable if there are already most of the same
-// certificate, or ofAll in total. ofAll 0 means no limit in total.
+// begin counts a request until leave is called. It returns ErrUnavailable if most requests with the same certificate,
+// or ofAll requests in total, are already in progress. If ofAll is 0, there is no limit in total.
 func (c *requestCounter) begin(id pki.Identity, what string, most, ofAll int) (leave func(), err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

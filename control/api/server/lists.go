@@ -10,8 +10,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A list is read page by page: the cursor after of one request is the next of the answer before it. The service pages
-// the lists that can be long, and the server those that the service returns as a whole.
+// A list is read page by page: the parameter after of a request is the value of next in the previous answer. The
+// service pages the lists that can be long. The server pages the lists that the service returns as a whole.
 
 // errCursor is the reason why a cursor is refused.
 func errCursor(p api.Page) error {
@@ -35,7 +35,7 @@ func paged[T any](
 }
 
 // cut answers with a page of a list that the service returned as a whole. cursor returns the cursor of the item at an
-// index. A cursor that no item has is refused: the item may have been removed.
+// index. If no item has the cursor, the request is refused, because the item may have been removed.
 func cut[T any](
 	p api.Page, items []T, err error, cursor func(i int, item T) string,
 ) (*answer[api.List[T]], error) {
@@ -78,7 +78,7 @@ func isSnapshot(after string) bool {
 	return found && isUUID(id)
 }
 
-// ordinal is the cursor of items that have no name: how many items come before the next page.
+// ordinal is the cursor of items without a name: the number of items before the next page.
 func ordinal[T any](i int, _ T) string { return strconv.Itoa(i + 1) }
 
 func poolCursor(_ int, p api.Pool) string {

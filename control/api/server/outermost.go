@@ -54,8 +54,9 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	g.serve(watched, r.WithContext(ctx))
 }
 
-// certificateIsOld reports whether the connection should be closed after this request. A connection keeps the
-// certificate with which the peer opened it, and that certificate is due for renewal.
+// certificateIsOld reports whether the connection should be closed after this request. A connection is old if the
+// certificate with which the peer opened it is due for renewal: the connection would never use the renewed
+// certificate.
 func certificateIsOld(r *http.Request) bool {
 	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
 		return false
@@ -63,8 +64,8 @@ func certificateIsOld(r *http.Request) bool {
 	return clock.System{}.Now().After(pki.RenewAt(r.TLS.PeerCertificates[0]))
 }
 
-// mayAsk returns an error for a caller that may ask nothing at all. A caller without a certificate may use the
-// endpoint that issues one. Nodes and control must have a compatible version.
+// mayAsk returns an error for a caller that must not use any endpoint. A caller without a certificate may use the
+// endpoint that issues certificates. Nodes and control must have a compatible version.
 func (g *guard) mayAsk(r *http.Request, who api.Principal, err error) error {
 	switch {
 	case errors.Is(err, pki.ErrNoCertificate) && r.URL.Path == route.Join.Path:

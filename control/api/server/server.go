@@ -10,10 +10,10 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// New returns an HTTP server for the handler that limits how long a peer can block it. Whole requests and answers
-// have no limit, since exports and event streams last. The caller adds listeners, TLS and an error log, and must
-// not change BaseContext and ConnContext. When the server is shut down, requests that only wait for something to
-// happen end at once.
+// New returns an HTTP server for the handler that limits how long a peer can block it. The duration of whole requests
+// and answers is not limited, because exports and event streams take long. The caller adds listeners, TLS and an
+// error log, and must not change BaseContext and ConnContext. When the server is shut down, requests that only wait
+// for an event end at once.
 func New(handler http.Handler) *http.Server {
 	stopping, stop := context.WithCancel(context.Background())
 	base := context.WithValue(context.Background(), stoppingKey{}, stopping)
@@ -32,8 +32,8 @@ func New(handler http.Handler) *http.Server {
 type stoppingKey struct{}
 
 // waiting returns the context for a request that waits. It ends with ctx, and when the server is shut down. The
-// handler must call the returned function with the error of the wait: it releases the context, and returns an
-// error that names the shutdown if that ended the wait.
+// handler must call the returned function with the error of the wait. The function releases the context. If the
+// shutdown ended the wait, it returns an error that says so.
 func waiting(ctx context.Context) (context.Context, func(error) error) {
 	stopping, ok := ctx.Value(stoppingKey{}).(context.Context)
 	ctx, cancel := context.WithCancelCause(ctx)

@@ -19,7 +19,8 @@ type work[T any] struct {
 	Body     T
 }
 
-// follow answers with v. location is that of the operations which have not ended, or empty.
+// follow answers with v. location is the location of the operations that have not ended; it is empty if all have
+// ended.
 func follow[T any](v T, location string, err error) (*work[T], error) {
 	if err != nil {
 		return nil, err
@@ -38,7 +39,7 @@ func unended(op *dataset.Operation) string {
 	return wire.OperationLocation(op.ID)
 }
 
-// describe adds the response 202 to those of an endpoint whose output is a work.
+// describe adds the response 202 to the responses of an endpoint whose output is a work.
 func (work[T]) describe(responses map[string]*huma.Response) {
 	done, accepted := responses["200"], openapi.Accepted()
 	done.Headers = nil

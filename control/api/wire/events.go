@@ -37,8 +37,8 @@ func EncodeProblem(err error) []byte {
 // client use.
 const MaxEventLine = 1 << 20
 
-// ReadEvents calls fn for each event of a stream until the stream ends or fn returns an error. It returns the error of
-// fn, the problem that the stream ends with, or nil if the stream just ends.
+// ReadEvents calls fn for each event of a stream until the stream ends or fn returns an error. It returns the error
+// of fn, or the problem that the stream ends with. If the stream ends without a problem, it returns nil.
 func ReadEvents(r io.Reader, fn func(api.Event) error) error {
 	lines := bufio.NewScanner(r)
 	lines.Buffer(nil, MaxEventLine)

@@ -19,16 +19,17 @@ type Problem struct {
 	Status int    `json:"status" doc:"the HTTP status"`
 	Detail string `json:"detail" doc:"one line: what was asked, what is wrong, what would do"`
 	Code   string `json:"code" doc:"what sort of problem this is; stable"`
-	// Operation is set if the work waits for an operation. The status is still that of an error: a client of an earlier
-	// release takes any answer below 300 for success, and would take the problem for the object that it asked for.
+	// Operation is set if the work waits for an operation. The status is still that of an error, because a client of
+	// an earlier release treats every answer below 300 as success. It would treat the problem as the requested
+	// object.
 	Operation uuid.UUID `json:"operation,omitzero" doc:"UUID of the operation as which the work continues; absent: none"`
 }
 
 // ProblemType is the media type of problem details.
 const ProblemType = "application/problem+json"
 
-// ProblemOf returns the problem for an error. Of an internal error it has only the first line, since the rest may be a
-// stack trace.
+// ProblemOf returns the problem for an error. The problem of an internal error has only the first line of its text,
+// because the rest may be a stack trace.
 func ProblemOf(err error) *Problem {
 	kind := dataset.KindOf(err)
 	detail := dataset.OneLine(err)

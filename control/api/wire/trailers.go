@@ -11,8 +11,8 @@ import (
 )
 
 // Trailers of an archive. An incomplete archive must not look complete, but the HTTP status cannot change after the
-// first bytes. If the peer asked for trailers (TE: trailers), they say how the archive ended. Otherwise the server
-// breaks the connection.
+// first bytes. If the peer asked for trailers (TE: trailers), they show whether the archive is complete. For a peer
+// that did not ask, the server breaks the connection after an incomplete archive.
 const (
 	CodeTrailer    = "Drover-Code"     // CodeOK, or the code of a problem
 	DetailTrailer  = "Drover-Detail"   // the text of the problem, percent-encoded
@@ -34,8 +34,8 @@ func WantsTrailers(r *http.Request) bool {
 	return false
 }
 
-// SetTrailers sets the trailers for an archive that ended with err, or with nil after it was complete except for
-// leftOut.
+// SetTrailers sets the trailers of an archive that ended with err. If err is nil, the archive is complete except for
+// the files in leftOut.
 func SetTrailers(h http.Header, leftOut api.LeftOut, err error) {
 	if err != nil {
 		p := ProblemOf(err)

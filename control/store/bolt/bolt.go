@@ -5,19 +5,22 @@
 // crash leaves either the old or the new state.
 //
 // One goroutine, the committer, commits. It takes all waiting transactions, checks and applies them one after another
-// in one bbolt transaction, flushes once, and answers all of them. So many callers share a flush, and a single caller
-// waits for no other.
+// in one bbolt transaction, flushes once, and answers all of them. So many callers share one flush, and a single
+// caller does not wait for others.
 //
 // bbolt shows a new state to readers before its meta page is flushed. In this package, a reader that sees such a state
 // waits for the flush, so that no caller acts on a state that a power cut could undo.
 //
 // When a commit fails (disk full, a failed flush), the committer first closes the file, checks it and opens it again.
 // After a failed flush the page cache may contain data that is not on the disk (fsync(2), "Errors"), and bbolt would
-// rely on it. So the meta pages are written and flushed again, the pages are dropped from the cache, and the file is
-// checked as it is on the disk. If that fails, the request is refused, and the next request tries again.
+// rely on it. So the committer writes and flushes the meta pages again, drops all pages from the cache, and checks
+// the file as it is on the disk. If that fails, it refuses the request, and the next request tries again.
 //
-// In memory the package keeps the sessions, the queue of the committer and the watches, each under a mutex. A flock on
-// the file keeps other processes out.
+// In memory the package keeps the sessions, the queue of the committer and the watches, each under a mutex. A flock
+// on the file keeps other processes out.
+//
+// Where to change what: what is written, and when it is durable, is in commit.go and record.go. How a damaged or full
+// disk is handled is in load.go, check.go and reserve.go. Sessions are in session.go, and watches in watch.go.
 package bolt
 
 import (
@@ -74,10 +77,10 @@ type Store struct {
 	file   *os.File // the file of db, which bbolt closes
 	failed error    // why db is nil
 
-	writeFailed bool // of the committer: a write has failed, so the page cache is not reliable
+	writeFailed bool // used by the committer only: a write has failed, so the page cache is not reliable
 
 	reserve reserve // of the committer
-	index   uint64  // of the committer: the newest index
+	index   uint64  // used by the committer only: the newest index
 
 	entries   atomic.Int64
 	damaged   atomic.Int64

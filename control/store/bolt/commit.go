@@ -192,8 +192,8 @@ func (b *batch) write(w store.Write, rec []byte) error {
 	key := []byte(w.Key)
 	old := b.data.Get(key)
 	if old != nil {
-		// A damaged record can be overwritten and deleted. If that leaves a key in the bucket "bound", it does no harm:
-		// keys that are not bound are not deleted.
+		// A damaged record can be overwritten and deleted. That can leave its key in the bucket "bound". This does no
+		// harm, because only keys whose record names a session are deleted.
 		if was, err := parseRecord(w.Key, old); err == nil && was.session != "" {
 			if err := b.bound.Delete(boundKey(was.session, w.Key)); err != nil {
 				return err

@@ -109,7 +109,7 @@ func (s *Store) compacted(ctx context.Context, f *os.File, size int64, found con
 	if err := os.Rename(path, s.path); err != nil {
 		return nil, err
 	}
-	// adopt flushes the directory before anything is written. Until then a power cut may bring back the old file, which
+	// adopt flushes the directory before anything is written. Until then a power cut may restore the old file, which
 	// has the same content.
 	return g, nil
 }

@@ -36,8 +36,8 @@ const (
 // 64 KiB would write sixteen times as much for each change.
 const pageSize = 4096
 
-// mapBytes is how much address space is mapped at once. It is more than any file needs: to map more, bbolt waits for
-// all readers, and new readers wait. It costs no memory.
+// mapBytes is how much address space is mapped at once. It is more than any file needs, because bbolt can map more
+// only while no reader runs. Address space costs no memory.
 const mapBytes = 1 << 30
 
 // growBytes is how much a file grows at a time. It fits into the reserve.
@@ -101,8 +101,8 @@ func options(open func(string, int, os.FileMode) (*os.File, error)) *bbolt.Optio
 }
 
 // syncDir flushes the directory of a store, so that the store's name survives a power cut. It is a variable so that a
-// test can see the call. The effect cannot be tested, because the filesystems that tests can make flush the name of a
-// new file together with its content.
+// test can see the call. The effect itself cannot be tested, because the filesystems that tests can make flush the
+// name of a new file together with its content.
 var syncDir = durable.SyncDir
 
 // adopt takes over the content of the file.
@@ -121,8 +121,8 @@ func (s *Store) adopt(db *bbolt.DB, file *os.File, found contents) error {
 	s.damaged.Store(int64(found.damaged))
 	s.reserve = reserve{}
 	s.keepReserve()
-	// bbolt has read every page, and they count as memory of this process. Pages that are needed come back at once from
-	// the page cache.
+	// bbolt has read every page, and the pages count as memory of this process. Release them: pages that are needed
+	// are mapped again from the page cache.
 	if _, _, errno := unix.Syscall(unix.SYS_MADVISE, db.Info().Data, uintptr(s.fileBytes.Load()),
 		unix.MADV_DONTNEED); errno != 0 {
 		return fmt.Errorf("madvise: %w", errno)
@@ -239,9 +239,9 @@ func (s *Store) openError(err error) error {
 	return err
 }
 
-// rewriteMeta makes the current meta pages durable. A process that ended, or failed, between the write and the flush of
-// a meta page leaves a state that can be read but is not on the disk. After a failed flush the kernel regards the page
-// as clean, so it reaches the disk only if it is written again.
+// rewriteMeta makes the current meta pages durable. If a process ends between the write and the flush of a meta page,
+// the file has a state that can be read but may not be on the disk. After a failed flush, the kernel considers the
+// page clean, so the page reaches the disk only if it is written again.
 func rewriteMeta(f *os.File) error {
 	buf := make([]byte, 2*pageSize)
 	if _, err := f.ReadAt(buf, 0); err != nil {
@@ -289,8 +289,8 @@ func (s *Store) guard(fn func() error) (err error) {
 	return fn()
 }
 
-// reopen opens the store again after a failure. After that, every state that readers can see is durable, whether or not
-// its commit was acknowledged.
+// reopen opens the store again after a failure. After that, every state that readers can see is durable, including
+// states whose commit was not acknowledged.
 func (s *Store) reopen(ctx context.Context) error {
 	s.horizon.fail()
 	s.writeFailed = true

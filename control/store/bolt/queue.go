@@ -96,8 +96,8 @@ func (q *queue) close() {
 	q.poke()
 }
 
-// submit passes a request to the committer and waits for its answer. If ctx ends first, a request that was not taken is
-// withdrawn. One that was taken may still be committed.
+// submit passes a request to the committer and waits for its answer. If ctx ends first, submit withdraws the request,
+// unless the committer has already taken it. A taken request may still be committed.
 func (s *Store) submit(ctx context.Context, r *request) (uint64, error) {
 	if err := s.open(ctx); err != nil {
 		return 0, err

@@ -14,7 +14,7 @@ import (
 //	form   CRC-32C  index    length of  session, value
 //	(1)             (big)    session
 //
-// The checksum covers the key and all that follows it: bbolt has none on its
+// The checksum covers the key and everything after the checksum. It is needed because bbolt has no checksums on its
 // data pages, and a flipped bit must not turn one dataset into another.
 const (
 	recordForm = 1

@@ -7,9 +7,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// reserveBytes of disk space are allocated beyond the end of the file (fallocate(2) with FALLOC_FL_KEEP_SIZE), and the
-// file itself has no holes. So a commit still has space when the disk is full: the free pages, and space for the file
-// to grow about twice. Volumes must be removable on a full disk.
+// reserveBytes of disk space are allocated beyond the end of the file (fallocate(2) with FALLOC_FL_KEEP_SIZE), and
+// the file itself has no holes. So a commit still has space when the disk is full: the free pages, and space for the
+// file to grow about twice. This is needed because users must be able to remove volumes when the disk is full.
 const reserveBytes = 2 * growBytes
 
 // reserveRetry is the pause before the next attempt to allocate a reserve. On a full disk, each attempt makes the
@@ -44,9 +44,9 @@ func (s *Store) keepReserve() {
 	s.reserved.Store(reserveBytes)
 }
 
-// noCopyOnWrite makes btrfs overwrite the new, empty file in place. Otherwise btrfs allocates space for every write,
-// and a reserve is useless (btrfs(5), "nodatacow"). That is safe: bbolt never overwrites pages that it may still need,
-// and its meta pages have a checksum.
+// noCopyOnWrite makes btrfs overwrite the new, empty file in place. Otherwise btrfs would allocate new space for
+// every write, and a reserve would be useless (btrfs(5), "nodatacow"). Overwriting is safe, because bbolt never
+// overwrites pages that it may still need, and its meta pages have a checksum.
 func noCopyOnWrite(f *os.File) error {
 	var fs unix.Statfs_t
 	if err := unix.Fstatfs(int(f.Fd()), &fs); err != nil {

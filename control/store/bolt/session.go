@@ -13,8 +13,9 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// sessions are kept in memory: a session means that a caller in this process is alive, so none outlives the process.
-// The keys bound to sessions are listed in the file, so that the next process can delete them.
+// sessions has the sessions of this process, in memory. A session shows that a caller in this process is alive, so no
+// session outlives the process. The keys bound to sessions are listed in the file, so that the next process can
+// delete them.
 type sessions struct {
 	clock clock.Clock
 
@@ -132,7 +133,7 @@ func noSession(id string) error {
 	return fmt.Errorf("session %.40q has ended or never was: %w", id, store.ErrNotFound)
 }
 
-// End ends a session and deletes the keys bound to it. After an error they are deleted a little later.
+// End ends a session and deletes the keys bound to it. If it fails, the keys are deleted a little later.
 func (s *Store) End(ctx context.Context, id string) error {
 	if err := s.open(ctx); err != nil {
 		return err

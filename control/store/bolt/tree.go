@@ -137,7 +137,7 @@ func (t *tree) markSeen(id uint64) error {
 	return nil
 }
 
-// freelist marks the pages that the file lists as free as seen, so that a page that is also used is detected. New
+// freelist marks the free pages of the file as seen, so that a page that is both free and used is detected. New
 // files, and files that other tools have written, have such a list.
 func (t *tree) freelist(id uint64) error {
 	p, err := t.page(id, 0)

@@ -87,8 +87,8 @@ func (w *watches) poll(prefix string, after uint64) (uint64, *bell) {
 	if !known {
 		last = w.floor
 	}
-	// If after is above every index, the caller knew a store that was since replaced by an older copy. It must read
-	// everything again.
+	// If after is above every index, the store was replaced by an older copy since the caller got that index. The
+	// caller must read everything again.
 	if last > after || after > w.newest {
 		return w.newest, nil
 	}

@@ -25,8 +25,8 @@ type catalog struct {
 	known map[string]store.Service // by the ID in Consul; nil if the catalog must be read first
 }
 
-// take returns the entries and marks them as unknown. They stay unknown until put sets them, so that after a failure
-// the next call reads the catalog again.
+// take returns the entries and marks them as unknown. They stay unknown until put sets them. So if the caller fails
+// in between, the next call reads the catalog again.
 func (c *catalog) take() map[string]store.Service {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -67,8 +67,8 @@ service "%s" {
 `, l.services, l.service("control"), l.service("agent"))
 }
 
-// Publish implements store.Catalog. The services belong to a separate catalog node, <prefix>-services. Each has a check
-// that shows whether it is alive. The publisher updates the check, and Consul does not run anything for it. A change
+// Publish implements store.Catalog. The services belong to a separate catalog node, <prefix>-services. Each service
+// has a check that shows whether it is alive. The publisher updates the checks; Consul itself runs nothing. A change
 // costs one raft entry for up to servicesAtOnce services.
 func (s *Store) Publish(ctx context.Context, all []store.Service, look bool) error {
 	ctx, done := s.call(ctx)

@@ -13,20 +13,24 @@
 //
 // Reads are consistent: before the leader answers, it asks a majority whether it is still the leader. Writes are
 // transactions of Consul, with one raft entry each. The index of an entry is its ModifyIndex plus a base (see Raise).
-// Consul does not raise that index if a set writes an equal value, so every write has new flags and is never equal.
+// Consul does not raise that index if a set writes the present value and flags again. So every write has new flags.
 //
-// Sessions belong to a separate catalog node, <prefix>-sessions, which has no checks. So only their TTL ends them, and
-// not a short interruption of the network, as with Consul's default check serfHealth. They have the behavior "delete":
-// the raft entry that ends a session deletes the keys under store.LivePrefix that the session locks. Nothing else is
-// ever locked. Lock-delay is off: it concerns only acquire, so it would protect nothing here. Consul ends a session at
-// twice its TTL after the last renewal, and restarts that time when it elects a leader.
+// Sessions belong to a separate catalog node, <prefix>-sessions, which has no checks. So only their TTL ends them,
+// and not a short interruption of the network, as with Consul's default check serfHealth. They have the behavior
+// "delete": the raft entry that ends a session deletes the keys under store.LivePrefix that the session locks. No
+// other key is ever locked. Lock-delay is off, because it concerns only acquire, which this package does not use.
+// Consul ends a session at twice its TTL after the last renewal, and restarts that time when it elects a leader.
 //
 // # Callers and memory
 //
 // The daemon opens the store; everything else calls it through store.Store and store.Catalog. In memory the package
 // keeps only what it can read from Consul again: the last change of each shard (feed), how keys are distributed
-// (spread), the entries in the catalog, and the ACL token. Each of these has a mutex. Consul's transactions protect the
-// keys in the store.
+// (spread), the entries in the catalog, and the ACL token. Each of these has a mutex. Consul's transactions protect
+// the keys in the store.
+//
+// Where to change what: which keys are used is in layout.go, and how a transaction becomes operations of Consul in
+// txn.go. Connections, retries and the choice of a server are in transport.go and inflight.go. Errors for operators
+// are in errors.go, and watches in watch.go and follow.go.
 package consul
 
 import (
@@ -55,8 +59,8 @@ var (
 
 // Options are the settings of a store in Consul.
 type Options struct {
-	// Addresses are the URLs of servers or clients of one Consul datacenter, such as https://consul1:8501. At least one
-	// is required. The first one that answers is used until it no longer does.
+	// Addresses are the URLs of servers or clients of one Consul datacenter, such as https://consul1:8501. At least
+	// one is required. The store uses the first one that answers, until it no longer answers.
 	Addresses []string
 	// Prefix separates clusters in one Consul. It consists of lower-case letters, digits and '-'.
 	Prefix string
@@ -64,11 +68,12 @@ type Options struct {
 	// is used. If both are empty, the anonymous token is used.
 	TokenFile, Token string
 	// CAFile contains the certificates of the authorities that sign Consul's certificates. If empty, those of the
-	// system are used. CertFile and KeyFile are this side's certificate, which is read at each handshake. ServerName is
-	// the name in Consul's certificates, if it is not the address. All of them apply only to https addresses.
+	// system are used. CertFile and KeyFile have this process's certificate, and are read at each handshake.
+	// ServerName is the name in Consul's certificates, if it differs from the address. All of them apply only to
+	// https addresses.
 	CAFile, CertFile, KeyFile, ServerName string
-	// CallTime bounds every call except Watch. If 0, it is 30 s. LeaderTime is how long a call waits for a leader since
-	// Consul first failed to answer. If 0, it is 8 s.
+	// CallTime bounds every call except Watch. If 0, it is 30 s. LeaderTime is how long calls wait for a leader,
+	// counted from when Consul first failed to answer. If 0, it is 8 s.
 	CallTime, LeaderTime time.Duration
 	// Clock times the pauses between attempts.
 	Clock clock.Clock
@@ -76,8 +81,8 @@ type Options struct {
 
 const (
 	defaultCallTime = 30 * time.Second
-	// defaultLeaderTime is longer than most elections, also with Consul's slowest raft_multiplier. It leaves the caller
-	// enough time to receive the reason of a failure.
+	// defaultLeaderTime is longer than most elections, also with Consul's slowest raft_multiplier. It is short enough
+	// that a caller still receives the reason of a failure.
 	defaultLeaderTime = 8 * time.Second
 )
 
@@ -216,7 +221,8 @@ func (s *Store) open(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// format is the version of the layout that this version writes. If the store has a base (see Raise), it follows.
+// format is the version of the layout that this version writes. If the store has a base (see Raise), the base follows
+// the version.
 const format = "drover store 1"
 
 // baseIn parses the value of the format key.

@@ -136,8 +136,8 @@ func (f *fleet) close() {
 // attempt cannot have changed anything.
 //
 // While Consul elects a leader, RoundTrip repeats a request for up to Options.LeaderTime. This is necessary because a
-// server still uses a leader that has died for some seconds, and refuses requests at once. Only later, when the server
-// knows that there is no leader, does it hold them.
+// server notices the death of a leader only after some seconds. Until then it refuses requests at once. After that,
+// it holds requests until there is a new leader.
 func (f *fleet) RoundTrip(req *http.Request) (*http.Response, error) {
 	var body []byte
 	if req.Body != nil {
@@ -183,13 +183,13 @@ func (f *fleet) tryEach(req *http.Request, body []byte) (*http.Response, error) 
 			return res, nil
 		}
 		over := req.Context().Err() != nil
-		// Prefer the error of a server that was reached. It is more useful than the error that another server was not
-		// reached, or that no time was left for another server.
+		// Prefer the error of a server that was reached. It is more useful than the error that a server was not
+		// reached, or that no time was left.
 		if failed == nil || !neverReceived(err) && !over {
 			failed = err
 		}
-		// A server that was silent for silentTime is not the first choice of the next request. This also applies if the
-		// caller gave up first: such a caller may never wait longer than that.
+		// A server that was silent for silentTime is not the first choice of the next request. This applies even if
+		// the caller gave up first, because some callers never wait longer than silentTime.
 		silent := over && f.clock.Steady()-began >= silentTime
 		again := !over && !isFinal(err) && (f.isIdempotent(req) || hadNoEffect(err))
 		if silent || !again && !over && !isFinal(err) {
@@ -255,8 +255,8 @@ func (f *fleet) sendAs(req *http.Request, host *url.URL, body []byte) (*http.Res
 	return nil, token, &statusError{host.String(), res.StatusCode, string(text)}
 }
 
-// patience returns how long a request waits for an answer. The wait becomes shorter the longer Consul has been silent,
-// because a server without a leader, or without a network, does not answer for a long time.
+// patience returns how long a request waits for an answer. The longer Consul has been silent, the shorter the wait: a
+// server without a leader, or without a network, does not answer for a long time.
 func (f *fleet) patience() time.Duration { return max(silentTime, f.leader-f.flying.quiet.duration()) }
 
 const maxErrorText = 4 << 10
@@ -277,9 +277,9 @@ func isConsulAnswer(res *http.Response) bool {
 // hasNoLeader asks a server that did not answer whether it knows a leader. It returns true if the server answers that
 // it knows none.
 //
-// Such a server holds a request until a leader is elected or rpc_hold_timeout has passed. It checks this only between
-// pauses, and each pause is longer than the previous one. So it sometimes holds a request for half a minute
-// (getWaitTime in agent/consul/rpc.go).
+// Such a server holds a request until a leader is elected or rpc_hold_timeout has passed. The server checks these
+// conditions only after pauses of growing length. So it sometimes holds a request for half a minute (getWaitTime in
+// agent/consul/rpc.go).
 func (f *fleet) hasNoLeader(host *url.URL) bool {
 	ctx, cancel := context.WithTimeout(f.flying.ctx, silentTime)
 	defer cancel()

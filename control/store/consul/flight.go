@@ -18,9 +18,9 @@ import (
 const maxAnswer = 1 << 30
 
 // flights tracks the requests in progress. A request continues when its caller leaves, because ending it would close
-// its connection. Consul counts a connection as open until it has executed the request (http_max_conns_per_client), and
-// without a leader this takes long. So a few dozen impatient callers would use up all connections, and the requests of
-// others would fail.
+// its connection. Consul counts a connection as open until it has executed the request (http_max_conns_per_client).
+// Without a leader, that takes long. So if requests ended with their callers, a few dozen impatient callers would use
+// up all connections, and the requests of others would fail.
 type flights struct {
 	ctx     context.Context // context of the store
 	maxTime time.Duration   // longest duration of one request
@@ -95,16 +95,15 @@ func (f *flights) send(to http.RoundTripper, req *http.Request, patience <-chan 
 	return nil, err
 }
 
-// departure makes sure that either a request is sent or its caller gives up before it is sent, if both happen at the
-// same time. Without it, a transport would send a request that just got a connection although the context of the
-// request has ended, and would then close the connection.
+// departure resolves the race between sending a request and its caller giving up: exactly one of the two happens.
+// Without it, the transport could send a request whose context has just ended, and would then close the connection.
 type departure struct {
 	mu         sync.Mutex
-	gone, left bool // gone: the request was sent; left: the caller has left
+	gone, left bool // gone: the request was sent; left: the caller gave up
 }
 
-// connected is called when the request has got a connection, before anything is written. If the caller has left, it
-// closes the connection, so that nothing is written.
+// connected is called when the request has got a connection, before anything is written. If the caller has given up,
+// it closes the connection, so that nothing is written.
 func (d *departure) connected(got httptrace.GotConnInfo) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

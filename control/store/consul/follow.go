@@ -126,7 +126,7 @@ func (s *Store) queryShards(ctx context.Context, after uint64) (uint64, error) {
 }
 
 // knownIndexes returns the indexes of the shards that this process knows, from earlier answers and from its own
-// transactions. A query that begins after this call returns the same or higher indexes, unless the store was replaced.
+// transactions. If a later query returns a lower index, the store was replaced.
 func (f *feed) knownIndexes() map[string]uint64 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -141,8 +141,8 @@ func (f *feed) knownIndexes() map[string]uint64 {
 }
 
 // applyShards applies the current indexes of the shards to the feed. before has the indexes that were known when the
-// query began. If an index is lower than before, the store was replaced by an older one. Then everything may have
-// changed, and new transactions may get indexes that were given out before.
+// query began. If an index is lower than in before, the store was replaced by an older one. Then every key may have
+// changed, and new transactions may get indexes that were given out earlier.
 func (f *feed) applyShards(now, before map[string]uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -165,9 +165,9 @@ func (f *feed) applyShards(now, before map[string]uint64) {
 	}
 }
 
-// undoneRange returns the range of indexes that a replaced store had given out and that the older store does not have.
-// was has the shards' indexes before the replacement, now those after it, and newest is the newest index known before
-// it.
+// undoneRange returns the range of indexes that the store had given out before it was replaced, and that the older
+// store does not have. was has the shards' indexes before the replacement, now those after it, and newest is the
+// newest index known before it.
 //
 // Indexes of later transactions are above the range, because Consul continues to count (restoreUserSnapshot in raft).
 // They can be inside the range if the older store is in a new Consul cluster.

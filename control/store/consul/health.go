@@ -19,10 +19,10 @@ var _ store.HealthReporter = (*Store)(nil)
 // maxHealthText bounds the answer with the state of Consul's servers, of which there are rarely more than seven.
 const maxHealthText = 256 << 10
 
-// Health asks Consul for its leader and its servers. Any server can say who the leader is, also one that has lost the
-// others, so Health distinguishes a lost quorum from an unreachable Consul. The state of each server is that of
-// Consul's autopilot, which only a token with operator:read may read. Without it, Servers is nil. Safe for concurrent
-// use.
+// Health asks Consul for its leader and its servers. Every server can report the leader, even a server that cannot
+// reach the others. So Health distinguishes a lost quorum from an unreachable Consul. The state of the servers comes
+// from Consul's autopilot. Only a token with operator:read may read it; without this right, Servers is nil. Safe for
+// concurrent use.
 func (e *endpoint) Health(ctx context.Context) store.Health {
 	ctx, cancel := context.WithTimeout(ctx, store.HealthTime)
 	defer cancel()

@@ -36,8 +36,8 @@ func newLayout(prefix string) layout {
 const (
 	// shards is the number of rev keys, in addition to everything.
 	shards = 64
-	// everything is the rev key for transactions that change more shards than they can name, and for the creation of
-	// the store.
+	// everything is the rev key for the creation of the store, and for transactions that change more than maxShards
+	// shards.
 	everything = "all"
 	// maxShards is how many shards a transaction names. Together with store.MaxOps that is 128, the number of
 	// operations that Consul accepts.
@@ -82,8 +82,8 @@ func changed(writes []store.Write) []string {
 	return names
 }
 
-// newFlags returns flags that no earlier write had. Otherwise Consul would ignore a set that repeats the current value
-// (kvsSetTxn in agent/consul/state/kvs.go).
+// newFlags returns flags that no earlier write had. Without new flags, Consul would ignore a set that repeats the
+// current value (kvsSetTxn in agent/consul/state/kvs.go).
 func newFlags() uint64 {
 	var b [8]byte
 	rand.Read(b[:])

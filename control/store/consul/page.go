@@ -25,7 +25,7 @@ func (s *Store) page(ctx context.Context, prefix, from string, limit int) ([]sto
 		}
 	}
 	var list []store.Entry
-	for factor := 1; ; factor *= 4 { // keys may have been deleted, so that the spread expects too many
+	for factor := 1; ; factor *= 4 { // the spread may expect too many keys, because some were deleted
 		parts := s.spreads.selectParts(prefix, from, (limit-len(list))*factor)
 		if len(parts) == 0 {
 			if err := s.checkComplete(ctx, prefix, len(list), false); err != nil {
@@ -54,8 +54,8 @@ func (s *Store) page(ctx context.Context, prefix, from string, limit int) ([]sto
 	}
 }
 
-// survey finds out how the keys under a prefix are distributed. It is the only part of paging whose cost grows with the
-// number of keys. It runs once for each process and prefix, and does not read the values.
+// survey finds out how the keys under a prefix are distributed. Its cost grows with the number of keys, unlike that
+// of all other parts of paging. But it runs only once for each process and prefix, and does not read the values.
 func (s *Store) survey(ctx context.Context, prefix string) error {
 	keys, meta, err := s.client.KV().Keys(s.layout.data+prefix, "", consistentOptions(ctx))
 	if err == nil {
@@ -135,7 +135,8 @@ func (s *Store) read(ctx context.Context, what string, ops api.TxnOps) ([]store.
 	return list, nil
 }
 
-// sendRead does not use the client's own call, because that drops the information that entries were left out.
+// sendRead does not use the call of the API's client, because that call drops the information that entries were left
+// out.
 func (s *Store) sendRead(ctx context.Context, ops api.TxnOps) (*readAnswer, error) {
 	body, err := json.Marshal(ops)
 	if err != nil {

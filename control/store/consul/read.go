@@ -75,9 +75,9 @@ func (s *Store) GetMany(ctx context.Context, keys []string) ([]store.Entry, erro
 	return list, nil
 }
 
-// List implements store.Store. Without a limit it sends one request, and the result is of one moment. With a limit, and
-// if prefix ends with a slash, the cost depends only on the size of the page, except for the first page. Otherwise it
-// depends on the number of keys under the prefix.
+// List implements store.Store. Without a limit it sends one request, and the result is of one moment. With a limit
+// and a prefix that ends with a slash, the cost of each page but the first depends only on the size of the page.
+// Otherwise the cost depends on the number of keys under the prefix.
 func (s *Store) List(ctx context.Context, prefix, after string, limit int) ([]store.Entry, error) {
 	if limit < 0 {
 		return nil, dataset.Errorf(dataset.ErrInvalid, "list of %d entries: want 0 (all) or more", limit)
@@ -114,8 +114,8 @@ func (s *Store) List(ctx context.Context, prefix, after string, limit int) ([]st
 	return list, nil
 }
 
-// requestPrefix returns the prefix to request from Consul. A last word that consists of dots is left out, because URLs
-// drop it.
+// requestPrefix returns the prefix to request from Consul. If the last word consists of dots, it is left out, because
+// URLs drop such a word.
 func requestPrefix(prefix string) string {
 	i := strings.LastIndexByte(prefix, '/') + 1
 	if word := prefix[i:]; word == "." || word == ".." {
@@ -125,8 +125,9 @@ func requestPrefix(prefix string) string {
 }
 
 // checkComplete fails if entries may be missing from a list because the token must not read them. Consul leaves such
-// entries out without an error, so they look absent. It reports this in a header, but not to the anonymous token
-// (maskResultsFilteredByACLs in agent/consul/rpc.go). For that token, checkComplete finds it out with a plain read.
+// entries out without an error, so they look absent. A header of the answer says so, except for the anonymous token
+// (maskResultsFilteredByACLs in agent/consul/rpc.go). For the anonymous token, checkComplete makes a plain read to
+// find out.
 func (s *Store) checkComplete(ctx context.Context, prefix string, found int, filtered bool) error {
 	if filtered {
 		return s.lacksRight(`lacks permission 'key:read' on "` + s.layout.data + prefix + `"`)

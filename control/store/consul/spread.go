@@ -15,9 +15,9 @@ const (
 	firstByte, lastByte = '!', '~'
 )
 
-// spread records how the keys under a prefix were distributed when they were last read. Consul returns either all keys
-// under a prefix or none, so a page is requested as several parts of about a page. The record may be outdated. The
-// parts cover all possible keys, so an outdated record makes a page more expensive, but never wrong.
+// spread records how the keys under a prefix were distributed when they were last read. Consul returns either all
+// keys under a prefix or none, so a page is requested as several parts of about a page. The record may be outdated.
+// That makes a page more expensive, but never wrong, because the parts cover all possible keys.
 type spread struct {
 	count int
 	next  map[byte]*spread // by the next byte of the key; nil if this is one part
@@ -107,7 +107,7 @@ func (n *spread) selectParts(prefix string, t *selection) bool {
 
 func (t *selection) add(p part) bool {
 	t.list = append(t.list, p)
-	if p.prefix >= t.from { // of a part that begins before t.from, the number of remaining keys is unknown
+	if p.prefix >= t.from { // for a part that begins before t.from, the number of remaining keys is unknown
 		t.want -= p.count
 	}
 	return t.want > 0 && len(t.list) < maxReads
@@ -120,7 +120,7 @@ func (n *spread) learn(prefix string, at int, keys []string) {
 		*n = *newSpread(keys, at)
 		return
 	case n.next == nil:
-		return // it was merged meanwhile
+		return // the part was merged meanwhile
 	}
 	kid := n.next[prefix[at]]
 	if kid == nil {

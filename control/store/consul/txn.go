@@ -98,8 +98,8 @@ func (s *Store) check(c store.Check) *api.TxnOp {
 	return op(api.KVTxnOp{Verb: api.KVCheckIndex, Key: s.layout.data + c.Key, Index: s.base.toConsul(c.Index)})
 }
 
-// write returns the operation for one write. It does not use delete-cas, which treats an absent key as one with the
-// right index (kvsDeleteCASTxn in agent/consul/state/kvs.go).
+// write returns the operation for one write. It does not use delete-cas, because that operation succeeds for an
+// absent key (kvsDeleteCASTxn in agent/consul/state/kvs.go).
 func (s *Store) write(w store.Write, index uint64, checked bool) api.TxnOps {
 	key := s.layout.data + w.Key
 	switch {
@@ -146,8 +146,8 @@ func (s *Store) commit(ctx context.Context, ops api.TxnOps) (refused error, res 
 	return refused, nil, err
 }
 
-// refusal returns why Consul rolled a transaction back: a check failed, or a session does not exist. Everything else is
-// an error, never a conflict, because the caller would retry a conflict forever.
+// refusal returns why Consul rolled a transaction back: a check failed, or a session does not exist. Any other reason
+// is returned as an error and not as a conflict, because the caller would retry a conflict forever.
 func (s *Store) refusal(ops api.TxnOps, errs api.TxnErrors) (refused, err error) {
 	for _, e := range errs {
 		if e.OpIndex < 0 || e.OpIndex >= len(ops) || ops[e.OpIndex].KV == nil {

@@ -35,7 +35,7 @@ func (g gap) holds(index uint64) bool { return index > g.low && index <= g.high 
 type follower struct {
 	running bool
 	begun   uint64        // queries begun so far
-	want    uint64        // queries up to this number do not wait for a change
+	want    uint64        // queries with numbers up to this one return at once, without waiting for a change
 	applied uint64        // the newest query whose answer is in the feed
 	tried   chan struct{} // closed when a query ends
 	failed  chan struct{} // closed when a query fails
@@ -140,7 +140,7 @@ func (f *feed) poll(prefix string, after uint64) (index uint64, wait <-chan stru
 // wakes for about one in 64 unrelated changes. A watch of a prefix of a single word wakes for every change.
 //
 // An answer of Consul shows the keys at a single moment. Every change up to the index of the answer is in this answer
-// or in an earlier one. So Watch never returns an index that includes a change of which it has not told the caller.
+// or in an earlier one. So Watch never returns an index that covers a change which it has not reported to the caller.
 func (s *Store) Watch(ctx context.Context, prefix string, after uint64) (uint64, error) {
 	if err := store.CheckPrefix(prefix); err != nil {
 		return 0, err
@@ -213,8 +213,7 @@ func (f *feed) failure(q *follower) error {
 	return q.err
 }
 
-// awaitAnswer waits for an answer to a query. If now is set, it waits for the answer to a query that begins after this
-// call.
+// awaitAnswer waits until a query was answered. If now is true, that query must begin after this call.
 func (s *Store) awaitAnswer(ctx context.Context, f *follower, now bool) error {
 	s.feed.mu.Lock()
 	need := uint64(1)

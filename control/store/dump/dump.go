@@ -12,8 +12,8 @@
 // page of entries is in memory at once.
 //
 // The commands in cmd/drover (drover store export and import) call Save, Load and Check, and the daemon calls
-// CheckComplete before it uses a store. The package keeps no state. While Load runs, a mark in the store prevents other
-// uses.
+// CheckComplete before it uses a store. The package keeps no state. While Load runs, a mark in the store prevents
+// other uses. A change of the format belongs in dump.go and read.go, with a new version.
 package dump
 
 import (
@@ -37,8 +37,8 @@ import (
 const (
 	format  = "drover store"
 	version = 1
-	// clusterKey and markKey are the two keys with a meaning for this package: the identity of the store (package
-	// control), and the mark of an unfinished Load.
+	// clusterKey and markKey are the only keys that this package interprets. clusterKey has the identity of the store
+	// (package control), and markKey the mark of an unfinished Load.
 	clusterKey = "cluster/id"
 	markKey    = "cluster/loading"
 	// page is the number of entries that are read at once.

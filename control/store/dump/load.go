@@ -165,7 +165,8 @@ func (l *loading) clear() error {
 
 func (l *loading) set(e store.Entry) error { return l.add(store.Write{Key: e.Key, Value: e.Value}) }
 
-// add adds a write. It first commits the earlier ones if they would not fit into one transaction together.
+// add adds a write. If the write does not fit into one transaction with the earlier writes, add commits the earlier
+// ones first.
 func (l *loading) add(w store.Write) error {
 	size := store.Size(w.Key, w.Value)
 	if len(l.writes) == store.MaxOps-1 || l.bytes+size > store.MaxBytes-store.Size(markKey, nil) {

@@ -129,7 +129,7 @@ func (d *reader) entry(l line) (e store.Entry, err error) {
 	return e, nil
 }
 
-// end reads the last line, and compares it and the line before with all that was read.
+// end reads the last line, and compares the last two lines with everything that was read.
 func (d *reader) end(c count) error {
 	d.sum.Index, d.sum.Sum = c.Index, hex.EncodeToString(d.hash.Sum(nil))
 	b, err := d.line()

@@ -70,7 +70,7 @@ func race(t *testing.T, turns int, turn func(n int) (a, b func() (bool, error)),
 }
 
 // A delete reads the lease (not mounted) and writes the dataset. A mount reads the dataset (it exists) and writes the
-// lease. Each writes the key that the other one only reads. Both must never be committed.
+// lease. Each writes the key that the other one only reads. At most one of them may be committed.
 func testDeleteAndMount(t *testing.T, s store.Store) {
 	ctx := ctxOf(t)
 	keys := func(n int) (ds, lease string) { return fmt.Sprintf("datasets/%d", n), fmt.Sprintf("leases/%d", n) }
@@ -230,9 +230,10 @@ type increment struct {
 	start, end time.Time
 }
 
-// testIncrements adds to a counter by compare and swap from many callers. The indexes show the order in which the store
-// executed the increments. Each must have read the value that the previous one wrote (serializable). If one ended
-// before another began, it must come before it (real time). Together these properties are linearizability.
+// testIncrements adds to a counter by compare and swap from many callers. The indexes show the order in which the
+// store executed the increments. Each increment must have read the value that the previous one wrote (serializable).
+// An increment that ended before another one began must have a lower index (real time). Together these properties are
+// linearizability.
 func testIncrements(t *testing.T, s store.Store) {
 	const callers, adds = 8, 25
 	var mu sync.Mutex

@@ -6,8 +6,8 @@ import (
 	"github.com/droverhq/drover/control/store"
 )
 
-// A store that replaces another one continues above its indexes, in every call that has or returns an index. Indexes
-// that callers know from the other store match nothing in this one.
+// A store that replaces another one continues above its indexes, in every call that takes or returns an index. A
+// check with an index of the other store always fails in this one.
 func testRaised(t *testing.T, s store.Store) {
 	r, ok := s.(store.Raiser)
 	if !ok {

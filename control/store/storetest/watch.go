@@ -90,7 +90,7 @@ func testWatchMissesNothing(t *testing.T, s store.Store) {
 	wg.Wait()
 }
 
-// Every change at or below a returned index can be read. None appears later.
+// When Watch has returned an index, every change up to that index can be read, and no such change appears later.
 func testWatchManyPrefixes(t *testing.T, s store.Store) {
 	const prefixes, rounds = 20, 20
 	ctx := ctxOf(t)
@@ -132,8 +132,8 @@ func testWatchManyPrefixes(t *testing.T, s store.Store) {
 	wg.Wait()
 }
 
-// A watcher of one prefix may return because of a change under another prefix. It never gets an index that hides a
-// change under its own prefix.
+// A watcher of one prefix may return because of a change under another prefix. It must never get an index that covers
+// an unreported change under its own prefix.
 func testWatchOfOtherPrefixes(t *testing.T, s store.Store) {
 	after := settle(t, s, "mine/")
 	for n := range 30 {
