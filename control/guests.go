@@ -28,7 +28,7 @@ import (
 // it can also fail with ErrNotFound, ErrOffline and ErrStale.
 func (s *Service) Guest(ctx context.Context, node uuid.UUID, g api.SharedMountReport) (out api.Indexed, err error) {
 	if g.ID == uuid.Nil {
-		return out, dataset.Errorf(dataset.ErrInvalid, "stay with dataset %s: missing ID", g.Dataset)
+		return out, dataset.Errorf(dataset.ErrInvalid, "record shared mount of dataset %s: missing ID", g.Dataset)
 	}
 	index, err := s.Ledger.Update(ctx, func(t *record.Tx) error {
 		n, err := membership.FreshNode(t, node, g.Incarnation)

@@ -20,7 +20,7 @@ type SharedMountReport struct {
 type SharedMountDetail struct {
 	dataset.SharedMount
 	NodeName    string `json:"node_name"` // name of the guest node
-	Exclusive   bool   `json:"exclusive,omitempty" doc:"the node is the home and uses the dataset alone: no other node may mount it meanwhile"`
+	Exclusive   bool   `json:"exclusive,omitempty" doc:"the node is the home and uses the dataset exclusively: no other node may mount it meanwhile"`
 	Unreachable bool   `json:"unreachable,omitempty" doc:"the node is unreachable"`
 	Fenced      bool   `json:"fenced,omitempty" doc:"an operator confirmed that the node is fenced, so this mount is ignored"`
 	MountCount  int    `json:"mount_count" doc:"number of uses on the node, as last reported"`

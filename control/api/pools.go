@@ -4,12 +4,12 @@ import "github.com/droverhq/drover/dataset"
 
 // AdoptPool asks to take over an existing pool.
 type AdoptPool struct {
-	Path string `json:"path" doc:"where the pool lies"`
+	Path string `json:"path" doc:"path or device of the pool"`
 }
 
 // AcceptPool asks to let a quarantined pool serve in its present state.
 type AcceptPool struct {
-	Confirmed bool `json:"confirmed" doc:"what it has not any more is lost, on the word of who asks"`
+	Confirmed bool `json:"confirmed" doc:"the caller confirms that the data which the pool lacks is lost"`
 }
 
 // Adopted is an adopted pool and the datasets that were found in it.
@@ -30,15 +30,15 @@ type Pool struct {
 type RemovedPool struct {
 	Pool dataset.Pool `json:"pool"` // the pool that was removed
 	// Notes have the profiles that name the pool, and what remains where the pool was.
-	Notes []string `json:"notes,omitempty" doc:"what stays at its place, and what named it"`
+	Notes []string `json:"notes,omitempty" doc:"what remains at the path of the pool, and which profiles name the pool"`
 }
 
 // NewPool asks an agent to create a pool.
 type NewPool struct {
 	Name    string `json:"name"`    // name of the new pool
 	Backend string `json:"backend"` // backend that manages the pool
-	Path    string `json:"path,omitempty" doc:"where it lies; may be left out with devices"`
-	Image   string `json:"image,omitempty" doc:"size of a preallocated image file to make at path"`
+	Path    string `json:"path,omitempty" doc:"path of the pool; may be absent if devices is set"`
+	Image   string `json:"image,omitempty" doc:"size of a preallocated image file that is made at path"`
 
-	Devices []string `json:"devices,omitempty" doc:"block devices to make it of, which must hold nothing"`
+	Devices []string `json:"devices,omitempty" doc:"empty block devices of which the pool is made"`
 }

@@ -4,7 +4,7 @@ package api
 type TakeSnapshot struct {
 	Name      string `json:"name,omitempty" doc:"a name, unique in the volume"`
 	Message   string `json:"message,omitempty" doc:"free text that is stored with the snapshot"`
-	Scheduled bool   `json:"scheduled,omitempty" doc:"taken on the profile's schedule, so retention removes it"`
+	Scheduled bool   `json:"scheduled,omitempty" doc:"taken on the profile's schedule, so that retention applies"`
 }
 
 // RestoreSnapshot asks to set a volume back to a snapshot.
@@ -14,7 +14,7 @@ type RestoreSnapshot struct {
 
 // CloneVolume asks for a volume that starts as a copy of another one.
 type CloneVolume struct {
-	Source  string            `json:"source" minLength:"1" doc:"what is cloned: a volume, or a unique prefix of a snapshot's or dataset's UUID"`
+	Source  string            `json:"source" minLength:"1" doc:"source of the clone: a volume, or a unique prefix of a snapshot's or dataset's UUID"`
 	Volume  string            `json:"volume" doc:"spec of the new volume"`
 	Options map[string]string `json:"options,omitempty" doc:"as with docker volume create -o"`
 }

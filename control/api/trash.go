@@ -8,7 +8,7 @@ import (
 
 // RestoreTrash asks to restore a dataset from the trash.
 type RestoreTrash struct {
-	Name string `json:"name,omitempty" doc:"the name to be; left out: the one it had"`
+	Name string `json:"name,omitempty" doc:"new name of the volume; absent: its former name"`
 }
 
 // EmptiedTrash is the result of emptying the trash.

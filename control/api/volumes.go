@@ -10,27 +10,27 @@ type CreateVolume struct {
 
 // ResizeVolume asks for another size.
 type ResizeVolume struct {
-	Size string `json:"size" doc:"the size to be" example:"20GiB"`
+	Size string `json:"size" doc:"the new size" example:"20GiB"`
 }
 
 // RekeyVolume asks to wrap the data key of a volume again.
 type RekeyVolume struct {
-	OldKeyFile string `json:"old_key_file,omitempty" doc:"absolute and clean path of the file on the volume's home with the key that wraps it now, where that is no more where the profile says"`
+	OldKeyFile string `json:"old_key_file,omitempty" doc:"absolute and clean path of a file on the home of the volume: the key that wraps the data key now, if it is not at the place that the profile names"`
 }
 
 // SetProfile asks for another profile.
 type SetProfile struct {
-	Profile string `json:"profile" doc:"the profile to be"`
+	Profile string `json:"profile" doc:"name of the new profile"`
 }
 
-// ProtectVolume sets whether deletes are refused.
+// ProtectVolume sets whether the volume is protected from deletion.
 type ProtectVolume struct {
 	Protect bool `json:"protect" doc:"whether deletes are refused"`
 }
 
 // ImportVolume asks for a volume with the contents of a folder of its host.
 type ImportVolume struct {
-	Path    string            `json:"path" doc:"the folder, on the host that the volume is made on: an absolute and clean path. One that contains, or lies in, a pool or Drover's own root is refused"`
+	Path    string            `json:"path" doc:"absolute and clean path of the folder on the host of the new volume. It must neither contain nor be inside a pool or the root of Drover"`
 	Live    bool              `json:"live,omitempty" doc:"the folder may be in use"`
 	Options map[string]string `json:"options,omitempty" doc:"as with docker volume create -o"`
 }

@@ -6,10 +6,10 @@ import "github.com/danielgtaylor/huma/v2"
 var endpointTexts = map[string]string{
 	"cancel-operation": "Creates, clones, imports, snapshots and moves can be cancelled until they end. Idempotent.",
 	"certify":          "An agent asks before its certificate expires.",
-	"commit":           "Everything on which the decision depended is checked again, in one transaction. Idempotent.",
+	"commit":           "One transaction checks again all records on which the decision depends. Idempotent.",
 	"copied":           "The report replaces the previous one.",
-	"label-node": "A label that is set so replaces the one of drover.yaml with its key, also at later " +
-		"registrations. Its removal restores that one. Idempotent.",
+	"label-node": "A label that is set here replaces the label of drover.yaml with the same key, also at later " +
+		"registrations. If it is removed, the label of drover.yaml applies again. Idempotent.",
 	"cordon-node": "Existing volumes stay. With draining, replicas leave the node. Idempotent.",
 	"create-pool": "The server must be an agent: control has no pools.",
 	"create-snapshot": "The snapshot is at least consistent after a crash. The profile says whether " +
@@ -17,14 +17,14 @@ var endpointTexts = map[string]string{
 	"delete-snapshot": "The snapshot is named by a prefix of its UUID or, with volume, by its name.",
 	"diff-snapshot":   "The pool of the volume must be on the host of the server.",
 	"doctor":          "The agent examines its host during the request.",
-	"facts":           "Small changes are not recorded, and no change within a minute of the previous one.",
-	"fence-node": "The caller vouches that the unreachable node no longer writes. Its volumes can " +
+	"facts":           "Control records no small changes, and no change within a minute after the previous one.",
+	"fence-node": "The caller confirms that the unreachable node no longer writes. Its volumes can " +
 		"then move. Idempotent.",
-	"generations": "The answer has the highest generations that control knows. They show pools that " +
-		"went back in time.",
+	"generations": "The answer has the highest generations that control knows. They show which pools " +
+		"were restored from an older state.",
 	"get-failover": "The answer has the reason if automatic failover is halted.",
-	"get-health": "The answer is from memory, but for the lists of nodes and replicas and for the state of Consul, " +
-		"which are read during the request.",
+	"get-health": "The lists of nodes and replicas and the state of Consul are read during the request. " +
+		"The rest of the answer is from memory.",
 	"get-operation": "Operations are kept for a day after their end.",
 	"get-profile":   "The profile is complete: what it inherits is included.",
 	"get-snapshot":  "A name identifies a snapshot only within its volume.",
@@ -46,7 +46,7 @@ var endpointTexts = map[string]string{
 	"list-volumes":   "Volumes whose name was deleted are in the trash.",
 	"plan":           "Nothing is recorded.",
 	"protect-volume": "A protected volume is deleted only with force.",
-	"rebuild":        "The answer says what became of each dataset.",
+	"rebuild":        "The answer has the result for each dataset.",
 	"rebuild-store":  "Every pool of the host must be online, unless skip_offline is set.",
 	"recall": "The node that receives the volume calls it. The answer is the operation as it is " +
 		"now. Idempotent.",
@@ -54,10 +54,10 @@ var endpointTexts = map[string]string{
 	"register-node":      "The agent registers when it starts, and when its pools change.",
 	"renew":              "The answer says how long the agent counts as alive from now on.",
 	"resize-volume":      "Not every backend can make a volume smaller, or change its size while it is mounted.",
-	"restore-trash":      "The body can give it another name than before.",
-	"set-volume-profile": "Refused if the volume was made in a way that the profile excludes, such as another backend.",
+	"restore-trash":      "The body can have a new name for the volume.",
+	"set-volume-profile": "Refused if the profile excludes a property that the volume cannot change, such as its backend.",
 	"sync":               "Without rev the answer has everything about the node. Otherwise it has what changed since.",
-	"yield":              "The home reports what it relinquished, or who still uses the volume.",
+	"yield":              "The home reports the content that it relinquished, or the users of the volume.",
 }
 
 // describeEndpoints gives every endpoint without a description its text.

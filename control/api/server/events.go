@@ -19,13 +19,13 @@ import (
 const eventPatience = 30 * time.Second // for a peer that does not read
 
 type eventsInput struct {
-	After  uint64 `query:"after" doc:"only what came after the event with this ID"`
-	Follow bool   `query:"follow" doc:"go on with what happens from now on"`
-	Last   uint64 `header:"Last-Event-ID" doc:"as after, for browsers that reconnect"`
+	After  uint64 `query:"after" doc:"only events after the event with this ID"`
+	Follow bool   `query:"follow" doc:"also send new events, until the client disconnects"`
+	Last   uint64 `header:"Last-Event-ID" doc:"like after, for browsers that reconnect"`
 }
 
 func (h handlers) events() {
-	op := endpoint(route.GetEvents, "operations", "Read what happened, and what happens", "")
+	op := endpoint(route.GetEvents, "operations", "Read past events, and follow new ones", "")
 	op.Description = "Server-sent events. Each carries its ID and, as data, an Event; " +
 		"an event of type " + wire.ProblemEvent + " carries a Problem and ends a stream that failed."
 	op.Responses = map[string]*huma.Response{"200": {Description: "OK", Content: map[string]*huma.MediaType{

@@ -16,13 +16,13 @@ func (h handlers) pools() {
 			list, err := h.Service.Pools(ctx)
 			return cut(*in, list, err, poolCursor)
 		})
-	add(h, endpoint(route.CreatePool, "pools", "Make a pool on this host", ""),
+	add(h, endpoint(route.CreatePool, "pools", "Create a pool on this host", ""),
 		func(ctx context.Context, in *struct{ Body api.NewPool }) (*answer[dataset.Pool], error) {
 			changeOf(ctx).Target = dataset.Clip(in.Body.Name)
 			return reply(h.Local.CreatePool(ctx, in.Body))
 		})
-	add(h, endpoint(route.AdoptPool, "pools", "Take over a pool that lies on this host",
-		"What is in it gets its names again."),
+	add(h, endpoint(route.AdoptPool, "pools", "Adopt an existing pool on this host",
+		"Its datasets get their names again."),
 		func(ctx context.Context, in *struct{ Body api.AdoptPool }) (*answer[api.Adopted], error) {
 			changeOf(ctx).Target = dataset.Clip(in.Body.Path)
 			pool, rebuilt, err := h.Local.AdoptPool(ctx, in.Body.Path)
@@ -31,19 +31,20 @@ func (h handlers) pools() {
 			}
 			return reply(api.Adopted{Pool: pool, Rebuilt: rebuilt}, err)
 		})
-	add(h, endpoint(route.AcceptPool, "pools", "Have a pool of this host that is held serve as it is",
-		"It was put back to an older state: what was written to it since is lost."),
+	add(h, endpoint(route.AcceptPool, "pools", "Accept a quarantined pool of this host",
+		"Its disk was restored from an older state: data that was written since then is lost."),
 		func(ctx context.Context, in *struct {
 			PoolParam
 			Body api.AcceptPool
 		}) (*answer[dataset.Pool], error) {
 			return reply(h.Local.AcceptPool(ctx, in.Pool, in.Body))
 		})
-	add(h, endpoint(route.RemovePool, "pools", "Remove a pool of this host that holds nothing",
-		"What Drover made at its place goes. Refused while anything lies or is on record there."),
+	add(h, endpoint(route.RemovePool, "pools", "Remove an empty pool of this host",
+		"The files that Drover made at its path are removed. Refused while the pool contains anything, or "+
+			"anything is recorded in it."),
 		func(ctx context.Context, in *struct {
 			PoolParam
-			Forget bool `query:"forget" doc:"take it off the record alone, and touch nothing at its place, which may be away"`
+			Forget bool `query:"forget" doc:"remove only the record of the pool, and leave its path unchanged; the path may be unreachable"`
 		}) (*answer[api.RemovedPool], error) {
 			if in.Forget {
 				changeOf(ctx).Detail = "forget"
@@ -53,22 +54,22 @@ func (h handlers) pools() {
 }
 
 func (h handlers) local() {
-	add(h, endpoint(route.Doctor, "host", "Say what works on this host, what does not and why", ""),
+	add(h, endpoint(route.Doctor, "host", "Examine this host", ""),
 		func(ctx context.Context, in *api.Page) (*answer[api.List[api.Finding]], error) {
 			list, err := h.Local.Doctor(ctx)
 			return cut(*in, list, err, ordinal)
 		})
-	add(h, endpoint(route.Collect, "host", "Destroy one thing that the store does not know",
-		"Doctor lists them. There is no other way in which Drover destroys what it does not know."),
+	add(h, endpoint(route.Collect, "host", "Destroy a dataset or snapshot that the store does not know",
+		"The endpoint doctor lists them. Drover destroys unknown data in no other way."),
 		func(ctx context.Context, in *struct {
 			Dataset uuid.UUID `path:"dataset" doc:"the full UUID, as doctor prints it"`
 		}) (*struct{}, error) {
 			return nil, h.Local.Collect(ctx, in.Dataset)
 		})
 	add(h, endpoint(route.RebuildStore, "host",
-		"Bring back the names from what lies in this host's pools", ""),
+		"Rebuild the records of the datasets in this host's pools", ""),
 		func(ctx context.Context, in *struct {
-			SkipOffline bool `query:"skip_offline" doc:"go without the pools that are offline: others can take their names"`
+			SkipOffline bool `query:"skip_offline" doc:"skip the pools that are offline; other volumes can then take the names of their volumes"`
 		}) (*answer[api.List[api.Rebuilt]], error) {
 			return all(h.Local.RebuildStore(ctx, in.SkipOffline))
 		})

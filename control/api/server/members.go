@@ -10,7 +10,7 @@ import (
 )
 
 func (h handlers) members() {
-	add(h, endpoint(route.MakeToken, "nodes", "Make a join token", "It lets one host join the cluster, once."),
+	add(h, endpoint(route.MakeToken, "nodes", "Make a join token", "One host can join the cluster with it, once."),
 		func(ctx context.Context, in *struct{ Body api.NewToken }) (*answer[api.JoinToken], error) {
 			changeOf(ctx).Target = dataset.Clip(in.Body.Name)
 			token, err := h.Members.MakeToken(ctx, in.Body)
@@ -20,7 +20,7 @@ func (h handlers) members() {
 			return reply(token, err)
 		})
 	h.join()
-	certify := agents(route.Certify, "Get another certificate")
+	certify := agents(route.Certify, "Get a new certificate")
 	certify.MaxBodyBytes = maxJoinBytes
 	add(h, certify, func(ctx context.Context, in *struct {
 		NodeParam
@@ -28,16 +28,16 @@ func (h handlers) members() {
 	}) (*answer[pki.Signed], error) {
 		return reply(h.Members.Certify(ctx, in.Node, in.Body))
 	})
-	add(h, endpoint(route.GetTrust, "nodes", "Say whose certificates are good", ""),
+	add(h, endpoint(route.GetTrust, "nodes", "Get the trusted roots and the revoked certificates", ""),
 		func(ctx context.Context, _ *struct{}) (*answer[api.Trust], error) {
 			return reply(h.Members.Trust(ctx))
 		})
 	add(h, endpoint(route.RemoveNode, "nodes", "Remove a node",
-		"Its certificate is worth nothing from then on. Refused while volumes have their home there, or it "+
-			"keeps what nobody else has."),
+		"Its certificate is revoked. Refused while the node is the home of volumes, or has data that no "+
+			"other node has."),
 		func(ctx context.Context, in *struct {
 			Node  string `path:"node" doc:"the node: its name, or a unique prefix of its UUID"`
-			Force bool   `query:"force" doc:"also while volumes have their home there: it stays on record until they have another; and while it keeps what nobody else has, which is forgotten"`
+			Force bool   `query:"force" doc:"also if the node is the home of volumes, or has data that no other node has. The certificate is revoked. The node stays recorded until its volumes have another home, and the records of data that only it has are removed"`
 		}) (*answer[api.RemovedNode], error) {
 			if in.Force {
 				changeOf(ctx).Detail = "force"
@@ -45,7 +45,7 @@ func (h handlers) members() {
 			return reply(h.Members.RemoveNode(ctx, in.Node, in.Force))
 		})
 	add(h, endpoint(route.RevokeOperator, "nodes", "Revoke an operator's certificates",
-		"Those that were made so far, of all roles."),
+		"All certificates that were issued to the operator so far, with any role."),
 		func(ctx context.Context, in *struct {
 			Operator string `path:"operator" doc:"the operator's name"`
 		}) (*struct{}, error) {
@@ -57,7 +57,7 @@ func (h handlers) members() {
 // concurrent requests are limited.
 func (h handlers) join() {
 	op := endpoint(route.Join, "agents", "Join the cluster with a token",
-		"The one endpoint that needs no certificate.")
+		"The only endpoint that needs no certificate.")
 	op.MaxBodyBytes, op.BodyReadTimeout = maxJoinBytes, anonymousTime
 	room := make(chan struct{}, maxJoins)
 	add(h, op, func(ctx context.Context, in *struct{ Body api.Join }) (*answer[api.Joined], error) {

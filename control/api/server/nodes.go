@@ -13,12 +13,12 @@ func (h handlers) nodes() {
 	add(h, endpoint(route.ListNodes, "nodes", "List the nodes", ""),
 		func(ctx context.Context, in *struct {
 			api.Page
-			Filter string `query:"filter" maxLength:"1024" doc:"an expression over facts; those that it is true of" example:"load_10 < 20"`
+			Filter string `query:"filter" maxLength:"1024" doc:"an expression over facts; only nodes for which it is true are listed" example:"load_10 < 20"`
 		}) (*answer[api.List[api.Node]], error) {
 			list, err := h.Service.NodeList(ctx, in.Filter)
 			return cut(in.Page, list, err, func(_ int, n api.Node) string { return n.ID.String() })
 		})
-	add(h, endpoint(route.CordonNode, "nodes", "Say whether nothing new is to be put on a node", ""),
+	add(h, endpoint(route.CordonNode, "nodes", "Cordon or uncordon a node", ""),
 		func(ctx context.Context, in *struct {
 			NodeParam
 			Body api.Cordoned
@@ -39,7 +39,7 @@ func (h handlers) nodes() {
 		}) (*answer[dataset.Node], error) {
 			return reply(h.Service.Fence(ctx, in.Node, in.Body))
 		})
-	add(h, endpoint(route.GetFailover, "nodes", "Say whether volumes fail over by themselves", ""),
+	add(h, endpoint(route.GetFailover, "nodes", "Get the state of automatic failover", ""),
 		func(ctx context.Context, _ *struct{}) (*answer[api.FailoverState], error) {
 			return reply(h.Service.Failover(ctx))
 		})
@@ -47,7 +47,7 @@ func (h handlers) nodes() {
 		func(ctx context.Context, _ *struct{}) (*answer[api.ClusterHealth], error) {
 			return reply(h.Service.ClusterHealth(ctx))
 		})
-	add(h, agents(route.RegisterNode, "Present a node and its pools"),
+	add(h, agents(route.RegisterNode, "Register a node and its pools"),
 		func(ctx context.Context, in *struct {
 			NodeParam
 			Body api.Registration
@@ -58,7 +58,7 @@ func (h handlers) nodes() {
 			}
 			return nil, h.Service.Register(ctx, in.Body)
 		})
-	add(h, agents(route.Renew, "Say that the node's agent is alive"),
+	add(h, agents(route.Renew, "Renew the session of the node's agent"),
 		func(ctx context.Context, in *struct {
 			NodeParam
 			Body api.Renewal
@@ -79,7 +79,7 @@ func (h handlers) outcomes() {
 		}) (*answer[api.Plan], error) {
 			return reply(h.Service.Plan(ctx, in.Node, in.Body))
 		})
-	add(h, agents(route.Commit, "Put the outcome of an operation on record"),
+	add(h, agents(route.Commit, "Record the outcome of an operation"),
 		func(ctx context.Context, in *struct {
 			NodeParam
 			Body api.Report
@@ -87,7 +87,7 @@ func (h handlers) outcomes() {
 			changeOf(ctx).noteReport(in.Body.Operation)
 			return reply(h.Service.Commit(ctx, in.Node, in.Body))
 		})
-	add(h, agents(route.Record, "Put an operation on record as running"),
+	add(h, agents(route.Record, "Record that an operation is running"),
 		func(ctx context.Context, in *struct {
 			NodeParam
 			Body api.Report
@@ -99,7 +99,7 @@ func (h handlers) outcomes() {
 
 // moves adds the endpoints that move a home from one node to another.
 func (h handlers) moves() {
-	add(h, agents(route.Recall, "Have the home of a move asked for its lease"),
+	add(h, agents(route.Recall, "Recall the lease of a volume from its home, for a move"),
 		func(ctx context.Context, in *struct {
 			NodeParam
 			Body api.Report
@@ -115,14 +115,14 @@ func (h handlers) moves() {
 		}) (*struct{}, error) {
 			return nil, h.Service.Yield(ctx, in.Node, in.Body)
 		})
-	add(h, agents(route.Copied, "Say what the node's copy of a dataset is now"),
+	add(h, agents(route.Copied, "Report the state of the node's copy of a dataset"),
 		func(ctx context.Context, in *struct {
 			NodeParam
 			Body api.CopyReport
 		}) (*struct{}, error) {
 			return nil, h.Service.Copied(ctx, in.Node, in.Body)
 		})
-	add(h, agents(route.Guest, "Stay with a dataset that several hosts may mount, or do so no more"),
+	add(h, agents(route.Guest, "Begin or end a shared mount of a dataset"),
 		func(ctx context.Context, in *struct {
 			NodeParam
 			Body api.SharedMountReport
@@ -133,11 +133,11 @@ func (h handlers) moves() {
 
 // feeds adds the endpoints that keep an agent and control informed about each other.
 func (h handlers) feeds() {
-	sync := agents(route.Sync, "Wait for what changes for the node")
+	sync := agents(route.Sync, "Wait for changes that concern the node")
 	add(h, sync, func(ctx context.Context, in *struct {
 		NodeParam
-		Rev  uint64 `query:"rev" doc:"what changed after this revision; left out: everything, at once"`
-		Wait string `query:"wait" doc:"for at most so long" example:"30s"`
+		Rev  uint64 `query:"rev" doc:"only changes after this revision, once there are any; absent: everything, at once"`
+		Wait string `query:"wait" doc:"how long to wait for a change" example:"30s"`
 	}) (*answer[api.Sync], error) {
 		wait, err := wire.ParseWait(in.Wait)
 		if err != nil {
@@ -147,7 +147,7 @@ func (h handlers) feeds() {
 		s, err := h.Service.Sync(ctx, in.Node, in.Rev, wait)
 		return reply(s, end(err))
 	})
-	heartbeat := agents(route.Heartbeat, "Say what the node sees")
+	heartbeat := agents(route.Heartbeat, "Report the state of the node")
 	heartbeat.MaxBodyBytes = maxHeartbeatBytes
 	heartbeat.Middlewares = append(heartbeat.Middlewares, limitConcurrency("heartbeats", maxHeartbeats, 0))
 	add(h, heartbeat, func(ctx context.Context, in *struct {
@@ -156,21 +156,21 @@ func (h handlers) feeds() {
 	}) (*struct{}, error) {
 		return nil, h.Service.Heartbeat(ctx, in.Node, in.Body)
 	})
-	add(h, agents(route.Facts, "Say what the node's host is and how it does"),
+	add(h, agents(route.Facts, "Report the facts of the node's host"),
 		func(ctx context.Context, in *struct {
 			NodeParam
 			Body api.FactsReport
 		}) (*answer[dataset.Facts], error) {
 			return reply(h.Service.Facts(ctx, in.Node, in.Body))
 		})
-	add(h, agents(route.Generations, "Say of which generation the node's pools are"),
+	add(h, agents(route.Generations, "Report the generations of the node's pools"),
 		func(ctx context.Context, in *struct {
 			NodeParam
 			Body api.Generations
 		}) (*answer[api.Generations], error) {
 			return reply(h.Service.Generations(ctx, in.Node, in.Body))
 		})
-	rebuild := agents(route.Rebuild, "Bring back what was found in the node's pools")
+	rebuild := agents(route.Rebuild, "Restore the records of datasets that were found in the node's pools")
 	rebuild.MaxBodyBytes = maxRebuildBytes
 	rebuild.Middlewares = append(rebuild.Middlewares, limitConcurrency("rebuilds", maxRebuilds, maxRebuildsTotal))
 	add(h, rebuild, func(ctx context.Context, in *struct {

@@ -32,9 +32,9 @@ func (h handlers) operations() {
 				return h.Service.Operations(ctx, *in)
 			})
 		})
-	add(h, endpoint(route.SubmitOperation, "operations", "Ask for a change",
-		"The general form of every endpoint that changes a volume, snapshot or dataset. Asked again with "+
-			"the same ID it is the same operation."),
+	add(h, endpoint(route.SubmitOperation, "operations", "Request a change",
+		"The general form of every endpoint that changes a volume, snapshot or dataset. A request that is "+
+			"repeated with the same ID returns the same operation."),
 		func(ctx context.Context, in *struct{ Body api.Request }) (*work[api.Outcome], error) {
 			if in.Body.ID == uuid.Nil {
 				in.Body.ID = uuid.New()
@@ -44,7 +44,7 @@ func (h handlers) operations() {
 	add(h, endpoint(route.GetOperation, "operations", "Show an operation, or wait for it", ""),
 		func(ctx context.Context, in *struct {
 			OperationRefParam
-			Wait string `query:"wait" doc:"wait so long for the end or, while it runs, for progress" example:"30s"`
+			Wait string `query:"wait" doc:"how long to wait for the end of the operation or, while it runs, for a change of its progress" example:"30s"`
 		}) (*answer[dataset.Operation], error) {
 			wait, err := wire.ParseWait(in.Wait)
 			if err != nil {
@@ -59,7 +59,7 @@ func (h handlers) operations() {
 			op, err := h.Service.CancelOperation(ctx, in.Operation)
 			return follow(op, unended(&op), err)
 		})
-	add(h, endpoint(route.GetVersion, "operations", "Say what answers", ""),
+	add(h, endpoint(route.GetVersion, "operations", "Get the version of the server", ""),
 		func(ctx context.Context, _ *struct{}) (*answer[api.Version], error) {
 			return reply(h.Service.Version(ctx))
 		})

@@ -14,7 +14,7 @@ type VolumeParam struct {
 
 // OperationParam is the ID of the operation that a change becomes.
 type OperationParam struct {
-	Operation uuid.UUID `query:"operation" doc:"ID of the operation to be, chosen by the caller so that a retry is known; made up when left out"`
+	Operation uuid.UUID `query:"operation" doc:"ID of the new operation, chosen by the caller so that control recognizes a retry; absent: a random ID"`
 }
 
 func (p OperationParam) request(kind dataset.OpKind) api.Request {
@@ -31,22 +31,22 @@ type OperationRefParam struct {
 
 // ForceParam overrides the protection of a volume.
 type ForceParam struct {
-	Force bool `query:"force" doc:"also what is protected"`
+	Force bool `query:"force" doc:"also if the volume is protected"`
 }
 
 // FencedParam is an operator's confirmation that a node no longer writes.
 type FencedParam struct {
-	Fenced string `query:"fenced" maxLength:"512" doc:"with force: the home, which is away, and of which who asks says that it writes no more: the data goes to the trash there"`
+	Fenced string `query:"fenced" maxLength:"512" doc:"with force: the unreachable home of the volume, which the caller confirms to be fenced. Its data is put in the trash of that node"`
 }
 
 // SnapshotParam names a snapshot in the path.
 type SnapshotParam struct {
-	Snapshot string `path:"snapshot" doc:"the snapshot: a unique prefix of its UUID or, where the volume is said, its name"`
+	Snapshot string `path:"snapshot" doc:"the snapshot: a unique prefix of its UUID or, if the volume is given, its name"`
 }
 
 // OfVolumeParam names the volume whose snapshots are meant.
 type OfVolumeParam struct {
-	Volume string `query:"volume" doc:"the volume whose snapshots are meant: its name, or a unique prefix of its dataset's UUID"`
+	Volume string `query:"volume" doc:"the volume of the snapshots: its name, or a unique prefix of its dataset's UUID"`
 }
 
 // DatasetParam names a dataset in the path.

@@ -8,8 +8,9 @@ import (
 )
 
 func (h handlers) recovery() {
-	add(h, endpoint(route.RecoverStore, "host", "Bring a store that went back up to date",
-		"From what the agents of the cluster hold. Without a digest of the differences they are only shown."),
+	add(h, endpoint(route.RecoverStore, "host", "Recover a store that was restored from an older backup",
+		"The records are corrected from the reports of all agents. Without the digest of the differences, they are only "+
+			"listed."),
 		func(ctx context.Context, in *struct{ Body api.Recover }) (*answer[api.Recovery], error) {
 			c := changeOf(ctx)
 			c.addDetail("confirmed ", in.Body.Digest)
@@ -18,7 +19,7 @@ func (h handlers) recovery() {
 			}
 			return reply(h.Members.Recover(ctx, in.Body))
 		})
-	hold := agents(route.Hold, "Say what the node holds, for a recovery of the store")
+	hold := agents(route.Hold, "Report the datasets and copies of the node, for a recovery of the store")
 	hold.MaxBodyBytes = maxRebuildBytes
 	if h.Gathers != nil {
 		hold.Middlewares = append(hold.Middlewares, refuseUnless(h.Gathers))

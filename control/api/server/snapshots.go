@@ -48,7 +48,7 @@ func (h handlers) snapshots() {
 			return h.submit(ctx, req)
 		})
 	add(h, endpoint(route.RestoreSnapshot, "snapshots",
-		"Make a volume again what it was", "What it was just before is kept as a snapshot."),
+		"Restore a volume to a snapshot", "The replaced content is kept as a snapshot."),
 		func(ctx context.Context, in *struct {
 			OperationParam
 			SnapshotParam
@@ -58,15 +58,15 @@ func (h handlers) snapshots() {
 			req.Snapshot, req.Volume = in.Snapshot, in.Body.Volume
 			return h.submit(ctx, req)
 		})
-	add(h, endpoint(route.DiffSnapshot, "snapshots", "Say by how much a volume changed since a snapshot", ""),
+	add(h, endpoint(route.DiffSnapshot, "snapshots", "Measure how much of a volume changed since a snapshot", ""),
 		func(ctx context.Context, in *struct {
 			SnapshotParam
-			Newer string `query:"newer" doc:"a unique prefix of a later snapshot's UUID; left out: the volume as it is now"`
+			Newer string `query:"newer" doc:"a unique prefix of the UUID of a later snapshot; absent: the present content of the volume"`
 		}) (*answer[api.Diff], error) {
 			return reply(h.Local.Diff(ctx, in.Snapshot, in.Newer))
 		})
 	add(h, endpoint(route.CreateClone, "snapshots", "Create a volume as a copy that shares its blocks",
-		"A volume is copied as it is now."),
+		"The source is a snapshot, or the present content of a volume."),
 		func(ctx context.Context, in *struct {
 			OperationParam
 			Body api.CloneVolume

@@ -25,7 +25,7 @@ func (h handlers) transfers() {
 		"application/x-tar"),
 		func(ctx context.Context, in *struct {
 			VolumeParam
-			Snapshot string `query:"snapshot" doc:"a snapshot of it, by name or by a unique prefix of its UUID; left out: as it is now"`
+			Snapshot string `query:"snapshot" doc:"a snapshot of the volume, by name or by a unique prefix of its UUID; absent: the present content"`
 		}) (*Bytes, error) {
 			changeOf(ctx).addDetail("snapshot ", in.Snapshot)
 			return stream("application/x-tar", func(ctx context.Context, w *streamWriter) (err error) {
@@ -40,7 +40,7 @@ func (h handlers) transfers() {
 			}), nil
 		})
 	upload := endpoint(route.UploadVolume, "volumes", "Create a volume from a tar archive",
-		"The volume is named by the spec that it is to have. The archive may be of any size.")
+		"The path has the spec of the new volume. The archive may have any size.")
 	upload.RequestBody = &huma.RequestBody{Required: true, Content: binary("application/x-tar")}
 	add(h, upload, func(ctx context.Context, in *uploadInput) (*answer[dataset.Dataset], error) {
 		req := in.request(dataset.OpImport)
@@ -62,7 +62,7 @@ func (h handlers) transfers() {
 type uploadInput struct {
 	OperationParam
 	VolumeParam
-	Options []string `query:"o,explode" doc:"KEY=VALUE, as with docker volume create -o; may be said again"`
+	Options []string `query:"o,explode" doc:"KEY=VALUE, as with docker volume create -o; can be repeated"`
 	archive io.Reader
 }
 
@@ -74,11 +74,11 @@ func (in *uploadInput) Resolve(ctx huma.Context) []error {
 
 func download(r route.Route, tag, summary, contentType string) huma.Operation {
 	op := endpoint(r, tag, summary, "")
-	op.Description = "Ends with trailers where they are asked for (TE: trailers): " + wire.CodeTrailer + " is " +
-		wire.CodeOK + ", or the code of the problem that " + wire.DetailTrailer + " tells, percent-encoded. " +
-		wire.LeftOutTrailer + " of a whole archive that lacks the volume's sockets is how many, and the first of " +
+	op.Description = "Ends with trailers if the request asks for them (TE: trailers): " + wire.CodeTrailer + " is " +
+		wire.CodeOK + ", or the code of the problem that " + wire.DetailTrailer + " has, percent-encoded. " +
+		wire.LeftOutTrailer + " has the number of sockets that a complete archive lacks, and the first of " +
 		"their paths. " +
-		"Without, the connection breaks where the archive does."
+		"Without trailers, the connection breaks if the archive is incomplete."
 	op.Responses = map[string]*huma.Response{"200": {Description: "OK", Content: binary(contentType)}}
 	return op
 }

@@ -17,7 +17,7 @@ func (h handlers) trash() {
 				return h.Service.Trash(ctx, *in)
 			})
 		})
-	add(h, endpoint(route.RestoreTrash, "trash", "Give a dataset in the trash a name again",
+	add(h, endpoint(route.RestoreTrash, "trash", "Restore a dataset from the trash",
 		""),
 		func(ctx context.Context, in *struct {
 			OperationParam
@@ -31,7 +31,7 @@ func (h handlers) trash() {
 			}
 			return h.submit(ctx, req)
 		})
-	add(h, endpoint(route.PurgeTrash, "trash", "Destroy a dataset", "It cannot come back."),
+	add(h, endpoint(route.PurgeTrash, "trash", "Destroy a dataset in the trash", "It cannot be restored after that."),
 		func(ctx context.Context, in *struct {
 			OperationParam
 			DatasetParam
@@ -40,8 +40,8 @@ func (h handlers) trash() {
 			req.Volume = in.Dataset
 			return h.submit(ctx, req)
 		})
-	add(h, endpoint(route.EmptyTrash, "trash", "Destroy all that is in the trash",
-		"One that cannot be destroyed does not keep the others."),
+	add(h, endpoint(route.EmptyTrash, "trash", "Destroy all datasets in the trash",
+		"If one of them cannot be destroyed, the others are destroyed nevertheless."),
 		func(ctx context.Context, _ *struct{}) (*work[api.EmptiedTrash], error) {
 			out, err := h.empty(ctx)
 			var location string

@@ -19,7 +19,8 @@ func (h handlers) volumes() {
 		func(ctx context.Context, in *VolumeParam) (*answer[api.Volume], error) {
 			return reply(h.Service.Volume(ctx, in.Volume))
 		})
-	add(h, endpoint(route.CreateVolume, "volumes", "Create a volume", "One that exists as asked is no error."),
+	add(h, endpoint(route.CreateVolume, "volumes", "Create a volume",
+		"If the volume already exists as requested, that is no error."),
 		func(ctx context.Context, in *struct {
 			OperationParam
 			Body api.CreateVolume
@@ -55,7 +56,7 @@ func (h handlers) changes() {
 			return h.submit(ctx, req)
 		})
 	add(h, endpoint(route.RekeyVolume, "volumes",
-		"Encrypt a volume's data key with the current key of its profile", "Nothing of the data is touched."),
+		"Encrypt a volume's data key with the current key of its profile", "The data itself is not changed."),
 		func(ctx context.Context, in *struct {
 			OperationParam
 			VolumeParam
@@ -66,8 +67,8 @@ func (h handlers) changes() {
 			return h.submit(ctx, req)
 		})
 	add(h, endpoint(route.RewriteVolume, "volumes",
-		"Defragment a volume by writing it again",
-		"It must not be in use, and takes room for a second copy; a mount ends it."),
+		"Defragment a volume by rewriting it",
+		"The volume must not be in use, and the pool must have space for a second copy. A mount cancels it."),
 		func(ctx context.Context, in *struct {
 			OperationParam
 			VolumeParam
@@ -77,7 +78,7 @@ func (h handlers) changes() {
 			return h.submit(ctx, req)
 		})
 	add(h, endpoint(route.SetVolumeProfile, "volumes",
-		"Give a volume another profile", ""),
+		"Change the profile of a volume", ""),
 		func(ctx context.Context, in *struct {
 			OperationParam
 			VolumeParam
@@ -88,7 +89,7 @@ func (h handlers) changes() {
 			return h.submit(ctx, req)
 		})
 	add(h, endpoint(route.ProtectVolume, "volumes",
-		"Refuse deletes of a volume, or no more", ""),
+		"Protect a volume from deletion, or end the protection", ""),
 		func(ctx context.Context, in *struct {
 			OperationParam
 			VolumeParam
@@ -99,7 +100,7 @@ func (h handlers) changes() {
 			return h.submit(ctx, req)
 		})
 	add(h, endpoint(route.ImportVolume, "volumes", "Create a volume from a folder",
-		"The volume is named by the spec that it is to have."),
+		"The path has the spec of the new volume."),
 		func(ctx context.Context, in *struct {
 			OperationParam
 			VolumeParam

@@ -14,15 +14,15 @@ import (
 // Problem is an error in an HTTP answer: problem details of RFC 9457 with the stable code of the error's kind as an
 // additional member.
 type Problem struct {
-	Type   string `json:"type" doc:"urn:drover:problem: and the code"`
-	Title  string `json:"title" doc:"a few words, the same for every problem of the code"`
+	Type   string `json:"type" doc:"urn:drover:problem: followed by the code"`
+	Title  string `json:"title" doc:"short text that is the same for all problems with the code"`
 	Status int    `json:"status" doc:"the HTTP status"`
-	Detail string `json:"detail" doc:"one line: what was asked, what is wrong, what would do"`
-	Code   string `json:"code" doc:"what sort of problem this is; stable"`
+	Detail string `json:"detail" doc:"one line: the request, the problem and the remedy"`
+	Code   string `json:"code" doc:"stable code of the kind of problem"`
 	// Operation is set if the work waits for an operation. The status is still that of an error, because a client of
 	// an earlier release treats every answer below 300 as success. It would treat the problem as the requested
 	// object.
-	Operation uuid.UUID `json:"operation,omitzero" doc:"UUID of the operation as which the work continues; absent: none"`
+	Operation uuid.UUID `json:"operation,omitzero" doc:"UUID of the operation that continues the work; absent: none"`
 }
 
 // ProblemType is the media type of problem details.
