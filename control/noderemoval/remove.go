@@ -140,7 +140,7 @@ func (m *NodeRemover) revokeNode(t *record.Tx, n *dataset.Node) error {
 		return err
 	}
 	t.Notice.Events = append(t.Notice.Events, api.Event{
-		Type:   "node.remove",
+		Type:   api.EventNodeRemove,
 		Node:   n.Name,
 		Detail: "removed; certificate revoked",
 	})
@@ -216,7 +216,7 @@ func (m *NodeRemover) clearNode(ctx context.Context, node uuid.UUID) (forgotten 
 				return err
 			}
 			if only.What != "" {
-				t.Event("volume.forget", only.Dataset,
+				t.Event(api.EventVolumeForget, only.Dataset,
 					only.What+", was removed from the store: its data is in pool "+c.Pool.String())
 			}
 			return record.DropCopy(t, node, c.Dataset)
@@ -295,9 +295,7 @@ func DropNode(t *record.Tx, id uuid.UUID) error {
 			return err
 		}
 	}
-	for _, key := range []string{record.NodeKey(id), record.FactsKey(id), record.UnreachableKey(id),
-		record.FencedKey(id),
-		record.StoppedKey(id)} {
+	for _, key := range record.NodeKeys(id) {
 		t.Delete(key)
 	}
 	return nil

@@ -68,13 +68,13 @@ func DatasetKey(id uuid.UUID) string { return DatasetsPrefix + id.String() }
 func LeaseKey(id uuid.UUID) string { return LeasesPrefix + id.String() }
 
 // NodeKey is the key of a node.
-func NodeKey(id uuid.UUID) string { return NodesPrefix + id.String() }
+func NodeKey(node uuid.UUID) string { return NodesPrefix + node.String() }
 
 // PoolKey is the key of a pool.
 func PoolKey(id uuid.UUID) string { return PoolsPrefix + id.String() }
 
 // FactsKey is the key of the facts of a node.
-func FactsKey(id uuid.UUID) string { return FactsPrefix + id.String() }
+func FactsKey(node uuid.UUID) string { return FactsPrefix + node.String() }
 
 // OperationKey is the key of an operation.
 func OperationKey(id uuid.UUID) string { return OperationsPrefix + id.String() }
@@ -89,7 +89,7 @@ func UUIDKey(id uuid.UUID) string { return UUIDPrefix + id.String() }
 func TokenKey(hash string) string { return TokensPrefix + hash }
 
 // RevokedNodeKey is the key of the revocation of a node.
-func RevokedNodeKey(id uuid.UUID) string { return RevokedPrefix + id.String() }
+func RevokedNodeKey(node uuid.UUID) string { return RevokedPrefix + node.String() }
 
 // RevokedOperatorKey is the key of the revocation of an operator.
 func RevokedOperatorKey(name string) string { return RevokedPrefix + "operator/" + name }
@@ -140,16 +140,23 @@ func WorkKey(node, op uuid.UUID) string {
 }
 
 // LiveNodeKey is the key of the session of a node.
-func LiveNodeKey(id uuid.UUID) string { return LiveNodesPrefix + id.String() }
+func LiveNodeKey(node uuid.UUID) string { return LiveNodesPrefix + node.String() }
 
 // UnreachableKey is the key of the record that a node is unreachable.
-func UnreachableKey(id uuid.UUID) string { return UnreachablePrefix + id.String() }
+func UnreachableKey(node uuid.UUID) string { return UnreachablePrefix + node.String() }
 
 // FencedKey is the key of the record that a node is fenced.
-func FencedKey(id uuid.UUID) string { return fencedPrefix + id.String() }
+func FencedKey(node uuid.UUID) string { return fencedPrefix + node.String() }
 
 // StoppedKey is the key of the record that a node has left.
-func StoppedKey(id uuid.UUID) string { return StoppedPrefix + id.String() }
+func StoppedKey(node uuid.UUID) string { return StoppedPrefix + node.String() }
+
+// NodeKeys returns the keys of the records about a node that are deleted when the node is removed. The records about
+// its datasets, copies and operations are removed one by one before that: see package noderemoval. A key that names a
+// node belongs in this list, or in the exceptions of TestNodeKeysAreComplete.
+func NodeKeys(node uuid.UUID) []string {
+	return []string{NodeKey(node), FactsKey(node), UnreachableKey(node), FencedKey(node), StoppedKey(node)}
+}
 
 // GenerationKey is the key of the generation of a pool.
 func GenerationKey(pool uuid.UUID) string { return generationsPrefix + pool.String() }
