@@ -45,7 +45,7 @@ func (s *Service) Guest(ctx context.Context, node uuid.UUID, g api.SharedMountRe
 				return err
 			}
 			record.RemoveGuest(t, &d, node)
-			t.Event("volume.guest", d, "node "+n.Name+" no longer uses it")
+			t.Event(api.EventVolumeGuest, d, "node "+n.Name+" no longer uses it")
 			return t.PutDataset(d)
 		}
 		if err != nil {
@@ -62,7 +62,7 @@ func (s *Service) Guest(ctx context.Context, node uuid.UUID, g api.SharedMountRe
 			return err
 		}
 		if node != d.Home {
-			t.Event("volume.guest", d, "node "+n.Name+" uses it too")
+			t.Event(api.EventVolumeGuest, d, "node "+n.Name+" uses it too")
 		}
 		out.Dataset = d
 		return t.PutDataset(d)

@@ -119,7 +119,7 @@ func releaseLease(t *record.Tx, op dataset.Operation) error {
 			return err
 		}
 		d.Epoch++
-		t.Event("volume.lease", d, "given back to its home")
+		t.Event(api.EventVolumeLease, d, "given back to its home")
 	}
 	lease.State, lease.WantedBy, lease.InUse, lease.Epoch = dataset.LeaseHeld, uuid.Nil, false, d.Epoch
 	for _, node := range d.Copies { // these nodes must learn the epoch, because their promises name it

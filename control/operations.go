@@ -105,7 +105,7 @@ func (s *Service) submit(t *record.Tx, req api.Request) (*dataset.Operation, *da
 		if err != nil {
 			return nil, nil, err
 		}
-		if err := deletion.Condemn(t, &d, "volume.purge", "destroyed"); err != nil {
+		if err := deletion.Condemn(t, &d, api.EventVolumePurge, "destroyed"); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -221,7 +221,7 @@ func (s *Service) finish(t *record.Tx, op dataset.Operation) error {
 	if op.Problem != nil {
 		op.State = dataset.OpFailed
 		t.Notice.Events = append(t.Notice.Events, api.Event{
-			Type:    "operation.fail",
+			Type:    api.EventOperationFail,
 			Volume:  op.Volume,
 			Dataset: op.DatasetID,
 			Detail:  string(op.Kind) + ": " + op.Problem.Message,

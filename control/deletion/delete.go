@@ -193,7 +193,7 @@ func (r *Deleter) CommitDelete(t *record.Tx, op dataset.Operation, out *api.Comm
 		return err
 	}
 	if d.Profile.OnDelete.Mode == dataset.DeletePurge {
-		return Condemn(t, &d, "volume.delete", "destroyed")
+		return Condemn(t, &d, api.EventVolumeDelete, "destroyed")
 	}
 	return r.moveToTrash(t, &d, "in the trash")
 }
@@ -224,7 +224,7 @@ func (r *Deleter) moveToTrash(t *record.Tx, d *dataset.Dataset, detail string) e
 	if err := r.Uptime.PutInTrash(t, d.ID, *d.Trash); err != nil {
 		return err
 	}
-	t.Event("volume.delete", *d, detail)
+	t.Event(api.EventVolumeDelete, *d, detail)
 	return t.PutDataset(*d)
 }
 

@@ -59,9 +59,9 @@ func SettleShow(t *record.Tx, op dataset.Operation) error {
 	if there, err := t.Get(record.CopyKey(op.OtherNode, d.ID), &c); err != nil || !there {
 		return err // PlanShow has just read the copy
 	}
-	typ, detail := "volume.show", "the head that node "+name+" kept, mounted there read-only"
+	typ, detail := api.EventVolumeShow, "the head that node "+name+" kept, mounted there read-only"
 	if c.MountReadOnly = op.Kind == dataset.OpShow; !c.MountReadOnly {
-		typ, detail = "volume.hide", "the head that node "+name+" kept, mounted there no more"
+		typ, detail = api.EventVolumeHide, "the head that node "+name+" kept, mounted there no more"
 	}
 	c.Problem = ""
 	t.Event(typ, d, detail)

@@ -46,7 +46,7 @@ func SettleUndelete(t *record.Tx, op dataset.Operation) error {
 	if err := t.Put(record.NameKey(d.Volume), record.Claim{ID: d.ID}); err != nil {
 		return err
 	}
-	t.Event("volume.undelete", d, "")
+	t.Event(api.EventVolumeUndelete, d, "")
 	return t.PutDataset(d)
 }
 

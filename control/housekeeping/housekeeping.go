@@ -336,7 +336,7 @@ func (k *Housekeeper) expireOne(ctx context.Context, key string, value []byte, n
 		if err := deletion.CheckNoSupersededCopy(t, d); err != nil {
 			return err
 		}
-		return deletion.Condemn(t, &d, "trash.expire", "destroyed")
+		return deletion.Condemn(t, &d, api.EventTrashExpire, "destroyed")
 	})
 	return until, err
 }
@@ -434,7 +434,7 @@ func (k *Housekeeper) clockJump(h *Memory) time.Duration {
 // has jumped.
 func (k *Housekeeper) reportTrashHeld(over time.Duration) {
 	k.Events.Publish(api.Event{
-		Time: k.Ledger.Clock.Now(), Type: "trash.hold",
+		Time: k.Ledger.Clock.Now(), Type: api.EventTrashHold,
 		Detail: fmt.Sprintf("the clock advanced %s more than the running time of drover: this is ignored for the "+
 			"trash (drover trash purge does not wait)", over.Round(time.Minute)),
 	})

@@ -140,7 +140,7 @@ func (m *Members) recordStopped(ctx context.Context, n dataset.Node) error {
 		if known, err := t.Get(record.StoppedKey(is.ID), &record.Claim{}); err != nil || known {
 			return err
 		}
-		t.Notice.Events = append(t.Notice.Events, api.Event{Type: "node.leave", Node: is.Name})
+		t.Notice.Events = append(t.Notice.Events, api.Event{Type: api.EventNodeLeave, Node: is.Name})
 		return t.Put(record.StoppedKey(is.ID), record.Claim{ID: is.ID})
 	})
 	return err

@@ -138,7 +138,7 @@ func (m *Members) LabelNode(ctx context.Context, node uuid.UUID, change dataset.
 		if err := reports.CheckRecord("labels of node "+n.Name, "its record", n); err != nil {
 			return err
 		}
-		t.Notice.Events = append(t.Notice.Events, api.Event{Type: "node.label", Node: n.Name})
+		t.Notice.Events = append(t.Notice.Events, api.Event{Type: api.EventNodeLabel, Node: n.Name})
 		t.Notice.Housekeeping = true
 		return t.Put(record.NodeKey(node), n)
 	})
@@ -162,12 +162,12 @@ func (m *Members) Cordon(ctx context.Context, node uuid.UUID, set api.Cordoned) 
 			return nil
 		}
 		n.Cordoned, n.Draining = set.Cordoned, set.Draining
-		what := "node.uncordon"
+		what := api.EventNodeUncordon
 		switch {
 		case set.Draining:
-			what = "node.drain"
+			what = api.EventNodeDrain
 		case set.Cordoned:
-			what = "node.cordon"
+			what = api.EventNodeCordon
 		}
 		t.Notice.Events, t.Notice.Housekeeping = append(t.Notice.Events, api.Event{Type: what, Node: n.Name}), true
 		return t.Put(record.NodeKey(node), n)

@@ -46,7 +46,7 @@ func (m *Members) Fence(ctx context.Context, node uuid.UUID, f api.Fenced) (n da
 		}
 		by := api.PrincipalOf(t.Context()).String()
 		t.Notice.Events = append(t.Notice.Events, api.Event{
-			Type:   "node.fence",
+			Type:   api.EventNodeFence,
 			Node:   n.Name,
 			Detail: by + " confirms that it writes no more",
 		})

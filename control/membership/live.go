@@ -77,7 +77,7 @@ func (m *Members) admitAgent(t *record.Tx, r api.Registration, session string) (
 		t.DeleteExisting(record.StoppedKey(id), &record.Claim{})); err != nil {
 		return "", err
 	}
-	if back := (api.Event{Type: "node.live", Node: r.Node.Name}); !there {
+	if back := (api.Event{Type: api.EventNodeLive, Node: r.Node.Name}); !there {
 		if word.By != "" {
 			back.Detail = "though " + word.By +
 				" confirmed that it writes no more: its mounted volumes could be opened elsewhere meanwhile"
@@ -233,7 +233,7 @@ func (m *Members) putUnreachable(t *record.Tx, id uuid.UUID) error {
 	if err != nil {
 		return err
 	}
-	t.Notice.Events = append(t.Notice.Events, api.Event{Type: "node.away", Node: n.Name})
+	t.Notice.Events = append(t.Notice.Events, api.Event{Type: api.EventNodeAway, Node: n.Name})
 	gone := record.Unreachable{Since: m.Ledger.Clock.Now(), RunTime: dataset.Duration(ran)}
 	if c := m.Reports.Clock(id); !c.IsZero() {
 		gone.Clock, gone.ClockAge = c.Time, dataset.Duration(m.Ledger.Clock.Steady()-c.At)

@@ -111,7 +111,7 @@ func (m *Members) CheckMassLoss(ctx context.Context) error {
 		}
 		if len(now) == 0 {
 			t.Delete(record.FailoverKey)
-			t.Notice.Events = append(t.Notice.Events, api.Event{Type: "failover.resume",
+			t.Notice.Events = append(t.Notice.Events, api.Event{Type: api.EventFailoverResume,
 				Detail: "volumes fail over by themselves again"})
 			return nil
 		}
@@ -123,7 +123,7 @@ func (m *Members) CheckMassLoss(ctx context.Context) error {
 			return err
 		}
 		if said, err = FailoverSuspended(t); err == nil {
-			t.Notice.Events = append(t.Notice.Events, api.Event{Type: "failover.halt", Detail: said})
+			t.Notice.Events = append(t.Notice.Events, api.Event{Type: api.EventFailoverHalt, Detail: said})
 		}
 		return err
 	})

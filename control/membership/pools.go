@@ -40,7 +40,7 @@ func dropPool(t *record.Tx, n dataset.Node, id uuid.UUID) error {
 		return err // another node has adopted it
 	}
 	t.Notice.Events = append(t.Notice.Events, api.Event{
-		Type:   "pool.remove",
+		Type:   api.EventPoolRemove,
 		Node:   n.Name,
 		Detail: fmt.Sprintf("pool %s (%s, backend %s at %s) was removed from the store", p.Name, id, p.Backend, p.Path),
 	})

@@ -326,7 +326,7 @@ func (v *Planner) CommitCreate(t *record.Tx, op dataset.Operation, out *api.Comm
 	if err := checkSource(t, op); err != nil {
 		return err
 	}
-	t.Event("volume."+string(op.Kind), d, d.Profile.Name)
+	t.Event(createEvent(op.Kind), d, d.Profile.Name)
 	out.Dataset = &d
 	if err := t.Put(record.NameKey(d.Volume), record.Claim{ID: d.ID}); err != nil {
 		return err
@@ -373,4 +373,16 @@ func checkSource(t *record.Tx, op dataset.Operation) error {
 			op.Volume, op.Source.Snapshot)
 	}
 	return err
+}
+
+// createEvent returns the type of the event about a new volume.
+func createEvent(kind dataset.OpKind) string {
+	switch kind {
+	case dataset.OpClone:
+		return api.EventVolumeClone
+	case dataset.OpImport:
+		return api.EventVolumeImport
+	default:
+		return api.EventVolumeCreate
+	}
 }

@@ -80,7 +80,7 @@ func CommitRekey(t *record.Tx, op dataset.Operation, out *api.Committed) error {
 	if d.Encryption == nil || d.Encryption.ID != next.Encryption.ID {
 		return dataset.Errorf(dataset.ErrConflict, "volume %s: its recorded data key is another one", d.Volume)
 	}
-	t.Event("volume.rekey", d, "key "+d.Encryption.KeyID+" to "+next.Encryption.KeyID)
+	t.Event(api.EventVolumeRekey, d, "key "+d.Encryption.KeyID+" to "+next.Encryption.KeyID)
 	d.Encryption, d.Profile.Encryption, d.Request = next.Encryption, next.Profile.Clone().Encryption, op.ID
 	for _, node := range d.Copies { // their records have the data key too
 		t.Touch(d.ID, node)

@@ -48,7 +48,7 @@ func CommitRewrite(t *record.Tx, op dataset.Operation, out *api.Committed) error
 	if d.Request == op.ID {
 		return nil
 	}
-	t.Event("volume.rewrite", d, "")
+	t.Event(api.EventVolumeRewrite, d, "")
 	d.Request = op.ID
 	return t.PutDataset(d)
 }

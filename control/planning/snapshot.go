@@ -64,7 +64,7 @@ func CommitSnapshot(t *record.Tx, op dataset.Operation, out *api.Committed) erro
 	if err := record.PutSnapshot(t, snap); err != nil {
 		return err
 	}
-	t.Event("snapshot.create", d, snap.ID.String())
+	t.Event(api.EventSnapshotCreate, d, snap.ID.String())
 	return t.PutDataset(d)
 }
 
@@ -100,7 +100,7 @@ func CommitSnapshotDelete(t *record.Tx, op dataset.Operation, out *api.Committed
 		d.LatestSnapshot = snap.Parent
 	}
 	d.Request = op.ID
-	t.Event("snapshot.delete", d, snap.ID.String())
+	t.Event(api.EventSnapshotDelete, d, snap.ID.String())
 	return t.PutDataset(d)
 }
 
@@ -154,6 +154,6 @@ func CommitRestore(t *record.Tx, op dataset.Operation, out *api.Committed) error
 	if err := record.PutSnapshot(t, keep); err != nil {
 		return err
 	}
-	t.Event("snapshot.restore", d, op.Source.Snapshot.String())
+	t.Event(api.EventSnapshotRestore, d, op.Source.Snapshot.String())
 	return t.PutDataset(d)
 }

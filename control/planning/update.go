@@ -84,7 +84,7 @@ func CommitResize(t *record.Tx, op dataset.Operation, out *api.Committed) error 
 		detail += ", profile " + name
 	}
 	d.Size, d.Profile.Size, d.Request = next.Size, next.Profile.Size, op.ID
-	t.Event("volume.resize", d, detail)
+	t.Event(api.EventVolumeResize, d, detail)
 	return t.PutDataset(d)
 }
 
@@ -221,7 +221,7 @@ func (v *Planner) SettleUpdate(t *record.Tx, op dataset.Operation) error {
 	if d.Protected {
 		detail += ", protected"
 	}
-	t.Event("volume.update", d, detail)
+	t.Event(api.EventVolumeUpdate, d, detail)
 	if err := t.PutDataset(d); err != nil {
 		return err
 	}

@@ -120,7 +120,7 @@ func (c *Comparison) correctDataset(t *record.Tx, j Judged) error {
 		for _, node := range was.Copies {
 			t.Delete(record.CopyKey(node, j.ID))
 		}
-		t.Event("store.recover", was, j.action)
+		t.Event(api.EventStoreRecover, was, j.action)
 		t.Touch(j.ID, was.Home)
 		record.ForgetDataset(t, was)
 		return nil
@@ -148,7 +148,7 @@ func (c *Comparison) correctDataset(t *record.Tx, j Judged) error {
 	if err := c.recovery.reclaim(t, &d, &r); err != nil {
 		return err
 	}
-	t.Event("store.recover", d, r.Action)
+	t.Event(api.EventStoreRecover, d, r.Action)
 	return record.EnterDataset(t, d, uuid.Nil)
 }
 
@@ -269,7 +269,7 @@ func (c *Comparison) EndHalt(t *record.Tx) error {
 	rec.Done = true
 	t.Delete(record.HaltedKey)
 	t.Notice.All = true
-	t.Notice.Events = append(t.Notice.Events, api.Event{Type: "store.recover",
+	t.Notice.Events = append(t.Notice.Events, api.Event{Type: api.EventStoreRecover,
 		Detail: "the store is up to date again: decisions resume"})
 	return t.Put(record.RecoveryKey, rec)
 }

@@ -111,7 +111,7 @@ func (rc *Recovery) rebuildOne(ctx context.Context, node uuid.UUID, f api.FoundD
 		if err := rc.reclaim(t, &d, &r); err != nil {
 			return err
 		}
-		t.Event("volume.rebuild", d, r.Action)
+		t.Event(api.EventVolumeRebuild, d, r.Action)
 		return record.EnterDataset(t, d, uuid.Nil)
 	})
 	if err != nil || elsewhere {
@@ -142,7 +142,7 @@ func rehome(t *record.Tx, d dataset.Dataset, node uuid.UUID, r *api.Rebuilt) err
 	}
 	t.Delete(record.HomeKey(d.Home, d.ID))
 	d.Home, d.Epoch, d.TakenOver = node, d.Epoch+1, nil
-	t.Event("volume.rebuild", d, r.Action)
+	t.Event(api.EventVolumeRebuild, d, r.Action)
 	return record.EnterDataset(t, d, uuid.Nil)
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
@@ -258,6 +259,6 @@ func AnnounceLoss(t *record.Tx, op dataset.Operation) error {
 		return nil
 	}
 	text, err := movedText(t, op)
-	t.Event("volume.failover", *op.DatasetRecord, text)
+	t.Event(api.EventVolumeFailover, *op.DatasetRecord, text)
 	return err
 }

@@ -382,7 +382,7 @@ func (r *Relocator) Commit(t *record.Tx, op dataset.Operation, out *api.Committe
 	if err != nil {
 		return err
 	}
-	t.Event("volume.move", next, detail)
+	t.Event(api.EventVolumeMove, next, detail)
 	for _, node := range next.Copies { // the previous home, and the nodes that refresh from it
 		t.Touch(d.ID, node)
 	}

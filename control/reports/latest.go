@@ -341,13 +341,13 @@ func poolEvent(was, is dataset.PoolStatus) (ev api.Event, tell bool) {
 	known := was.ID != uuid.Nil
 	switch {
 	case is.Held && !was.Held:
-		ev.Type, ev.Detail = "pool.held", is.Reason
+		ev.Type, ev.Detail = api.EventPoolHeld, is.Reason
 	case !is.Online && (was.Online || !known):
-		ev.Type, ev.Detail = "pool.offline", is.Reason
+		ev.Type, ev.Detail = api.EventPoolOffline, is.Reason
 	case known && !was.Online && is.Online:
-		ev.Type, ev.Detail = "pool.online", is.Reason
+		ev.Type, ev.Detail = api.EventPoolOnline, is.Reason
 	case is.Online && usedPercent(was) < warnPercent && usedPercent(is) >= warnPercent:
-		ev.Type, ev.Detail = "pool.full", is.Free.Human()+" free of "+is.Size.Human()
+		ev.Type, ev.Detail = api.EventPoolFull, is.Free.Human()+" free of "+is.Size.Human()
 	default:
 		return ev, false
 	}
