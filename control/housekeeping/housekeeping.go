@@ -5,14 +5,13 @@
 // Package control starts Housekeeper.Run in each service. Only the service that holds the lock under
 // record.HousekeeperKey does the work, and each of its transactions checks the lock. Run keeps a Memory between
 // rounds, which only its goroutine uses. All other state is in the store. To add a periodic task, call it in Round.
-// Schedules are in schedule.go, the rules of retention in retention.go, and the removal of old operations in
+// Schedules are in schedule.go, retention in retention.go, the trash in trash.go, and the removal of old operations in
 // forget.go.
 package housekeeping
 
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -20,7 +19,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
-	"github.com/droverhq/drover/control/deletion"
 	"github.com/droverhq/drover/control/ledger"
 	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/notify"
@@ -269,78 +267,6 @@ func (k *Housekeeper) examineDataset(ctx context.Context, h *Memory, what string
 	return nil
 }
 
-// ExpireTrash condemns datasets whose time in the trash has passed.
-func (k *Housekeeper) ExpireTrash(ctx context.Context, h *Memory) {
-	entries, err := record.NewTx(ctx, k.Ledger.Store).List(record.TrashPrefix, "", 0)
-	if err != nil {
-		if ctx.Err() == nil {
-			h.fail("expire trash", err)
-		}
-		return
-	}
-	h.trashDue = time.Time{}
-	for _, e := range entries {
-		until, err := k.expireOne(ctx, e.Key, e.Value, h.Now)
-		if err != nil && ctx.Err() == nil {
-			h.fail("expire "+e.Key, err)
-			until = h.Now // the next round tries again
-		}
-		if !until.IsZero() && (h.trashDue.IsZero() || until.Before(h.trashDue)) {
-			h.trashDue = until
-		}
-	}
-	if h.clockAdvance > 0 && !h.trashDue.IsZero() {
-		k.reportTrashHeld(h.clockAdvance)
-	}
-	h.clockAdvance = 0
-}
-
-// expireOne condemns a dataset if its time in the trash has passed. Otherwise it returns when that time passes; a zero
-// time means never. A dataset stays if its home does not trust the store.
-func (k *Housekeeper) expireOne(ctx context.Context, key string, value []byte, now time.Time) (until time.Time,
-	err error) {
-	var tr record.TrashEntry
-	if err := record.Decode(key, value, &tr); err != nil || tr.Expires.IsZero() {
-		return until, err
-	}
-	if left := tr.Remaining(k.Uptime.Last()); left > 0 {
-		return now.Add(left), nil
-	}
-	id, err := record.ParseKey(key, record.TrashPrefix)
-	if err != nil {
-		return until, err
-	}
-	_, err = k.Ledger.Update(ctx, func(t *record.Tx) error {
-		until = time.Time{}
-		ran, err := k.Uptime.Read(t)
-		if err != nil {
-			return err
-		}
-		if left := tr.Remaining(ran); left > 0 {
-			until = now.Add(left)
-			return nil
-		}
-		var d dataset.Dataset
-		there, err := t.Get(record.DatasetKey(id), &d)
-		if err != nil || !there || d.State != dataset.StateTrashed || !tr.IsFor(d) {
-			return err // the dataset was restored, and may have been deleted again
-		}
-		err = t.Halted()
-		if dataset.KindOf(err) == dataset.ErrConflict || err == nil && !k.Reported.Trusts(d.Home) {
-			until = now
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if err := deletion.CheckNoSupersededCopy(t, d); err != nil {
-			return err
-		}
-		return deletion.Condemn(t, &d, api.EventTrashExpire, "destroyed")
-	})
-	return until, err
-}
-
 // updateMembers updates the records of nodes and services that are unreachable or no longer exist.
 func (k *Housekeeper) updateMembers(ctx context.Context, h *Memory, everything bool) {
 	if err := k.Members.RecordUnreachable(ctx); err != nil && ctx.Err() == nil {
@@ -413,31 +339,6 @@ func dropUnusedLanes(t *record.Tx, keys []string) error {
 		}
 	}
 	return t.Put(record.DroppedKey, dropped)
-}
-
-// clockJump returns by how much the clock jumped forward. It adds two jumps: one while no service ran, and one since
-// the last round of this service, compared with the steady clock. A small difference, as by a usual correction of the
-// clock, counts as 0. Each jump is returned once.
-func (k *Housekeeper) clockJump(h *Memory) time.Duration {
-	steady, over := k.Ledger.Clock.Steady(), k.Uptime.TakeUnseen()
-	if !h.wall.IsZero() {
-		over += h.Now.Sub(h.wall) - (steady - h.steady)
-	}
-	h.wall, h.steady = h.Now, steady
-	if over < uptime.MaxUnseen {
-		return 0
-	}
-	return over
-}
-
-// reportTrashHeld publishes an event that datasets stay in the trash longer than their records say, because the clock
-// has jumped.
-func (k *Housekeeper) reportTrashHeld(over time.Duration) {
-	k.Events.Publish(api.Event{
-		Time: k.Ledger.Clock.Now(), Type: api.EventTrashHold,
-		Detail: fmt.Sprintf("the clock advanced %s more than the running time of drover: this is ignored for the "+
-			"trash (drover trash purge does not wait)", over.Round(time.Minute)),
-	})
 }
 
 // LostFor is how long the target of a move may be unreachable before the lease goes back to the home. It is

@@ -14,8 +14,8 @@ import (
 const FormatKey = "cluster/format"
 
 // Format is the format of the records that this version of Drover writes. It reads all earlier ones too. The format
-// is raised when a record gets a JSON key that an older replica must neither ignore nor drop. Such a key is one whose
-// absence has another meaning than its value.
+// is raised when a record gets a JSON key that an older replica must neither ignore nor drop. That is so if the
+// absence of the key does not mean the same as its zero value.
 //
 // The first transaction of a replica on records of an earlier format sets FormatKey. Older replicas decide nothing from
 // then on, so all replicas of a cluster are upgraded together.

@@ -13,7 +13,6 @@ import (
 	"context"
 	"slices"
 	"strings"
-	"sync"
 
 	"github.com/google/uuid"
 
@@ -42,17 +41,6 @@ type Views struct {
 
 // New returns Views.
 func New(deps Deps) *Views { return &Views{Deps: deps} }
-
-// HasCount reports whether the number of snapshots of a dataset is remembered.
-func (s *Views) HasCount(ds uuid.UUID) bool {
-	s.counts.mu.Lock()
-	defer s.counts.mu.Unlock()
-	_, kept := s.counts.of[ds]
-	return kept
-}
-
-// ForgetCount drops the number of snapshots of a dataset that does not exist any more.
-func (s *Views) ForgetCount(ds uuid.UUID) { s.counts.forget(ds) }
 
 // After returns the key under a prefix after which a page begins.
 func After(prefix string, p api.Page) string {
@@ -263,123 +251,6 @@ func cached[V any](known *map[uuid.UUID]V, id uuid.UUID, read func(uuid.UUID) (V
 		(*known)[id] = v
 	}
 	return v, err
-}
-
-// counts remembers how many snapshots datasets have. Every service that adds or removes a snapshot also writes the
-// dataset. So a count is right as long as the dataset has the same index.
-type counts struct {
-	mu sync.Mutex
-	of map[uuid.UUID]count
-}
-
-type count struct {
-	index uint64
-	n     int
-}
-
-// maxCounts bounds the memory; above it all counts are dropped.
-const maxCounts = 1 << 17
-
-func (c *counts) snapshots(t *record.Tx, ds uuid.UUID) (int, error) {
-	index := t.Index(record.DatasetKey(ds))
-	c.mu.Lock()
-	known, ok := c.of[ds]
-	c.mu.Unlock()
-	if ok && known.index == index && index != 0 {
-		return known.n, nil
-	}
-	entries, err := t.List(record.SnapshotPrefix(ds), "", 0)
-	if err != nil || index == 0 {
-		return len(entries), err
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.of == nil || len(c.of) >= maxCounts {
-		c.of = map[uuid.UUID]count{}
-	}
-	c.of[ds] = count{index, len(entries)}
-	return len(entries), nil
-}
-
-func (c *counts) forget(ds uuid.UUID) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	delete(c.of, ds)
-}
-
-// Snapshots lists the snapshots of one dataset, oldest first; with an empty ref all snapshots, in the order of
-// datasets.
-func (s *Views) Snapshots(ctx context.Context, ref string, p api.Page) (out api.List[dataset.Snapshot], err error) {
-	t := record.NewTx(ctx, s.Ledger.Store)
-	if ref == "" {
-		return allSnapshots(t, p)
-	}
-	var d dataset.Dataset
-	if err := s.Ledger.View(ctx, func(t *record.Tx) error {
-		d, err = t.AnyDataset(ref)
-		return err
-	}); err != nil {
-		return out, err
-	}
-	list, err := record.ListAll[dataset.Snapshot](t, record.SnapshotPrefix(d.ID))
-	if err != nil {
-		return out, err
-	}
-	slices.SortFunc(list, Older)
-	// The cursor consists of a time and a UUID, so that it stays valid if its snapshot is removed.
-	from, _ := slices.BinarySearchFunc(list, p.After, func(s dataset.Snapshot, after string) int {
-		if p.After == "" || cursor(s) > after {
-			return 1
-		}
-		return -1
-	})
-	out.Items = list[from:]
-	if limit := p.Size(); len(out.Items) > limit {
-		out.Items = out.Items[:limit]
-		out.Next = cursor(out.Items[limit-1])
-	}
-	return out, nil
-}
-
-func allSnapshots(t *record.Tx, p api.Page) (out api.List[dataset.Snapshot], err error) {
-	limit := p.Size()
-	entries, err := t.List(record.SnapshotsPrefix, After(record.SnapshotsPrefix, p), limit)
-	if err != nil {
-		return out, err
-	}
-	items := make([]dataset.Snapshot, len(entries))
-	for i, e := range entries {
-		if err := record.Decode(e.Key, e.Value, &items[i]); err != nil {
-			return out, err
-		}
-	}
-	out.Items = items
-	if len(entries) == limit {
-		out.Next = strings.TrimPrefix(entries[limit-1].Key, record.SnapshotsPrefix)
-	}
-	return out, nil
-}
-
-// Older orders snapshots by time, and those of one moment by UUID.
-func Older(a, b dataset.Snapshot) int {
-	if c := a.Created.Compare(b.Created); c != 0 {
-		return c
-	}
-	return strings.Compare(a.ID.String(), b.ID.String())
-}
-
-// cursor sorts as Older does.
-func cursor(s dataset.Snapshot) string {
-	return s.Created.UTC().Format("2006-01-02T15:04:05.000000000") + "/" + s.ID.String()
-}
-
-// Snapshot finds a snapshot by UUID prefix or, in a volume, by name.
-func (s *Views) Snapshot(ctx context.Context, ref, snapshot string) (snap dataset.Snapshot, err error) {
-	err = s.Ledger.View(ctx, func(t *record.Tx) error {
-		snap, err = t.Snapshot(ref, snapshot)
-		return err
-	})
-	return snap, err
 }
 
 // SeenVolumes returns the volumes that an agent has reported since this service started: those that are or were

@@ -19,7 +19,7 @@ type rule struct {
 	role      pki.Role // operators with this role or a higher one; empty: no operator
 	node      reach    // which nodes
 	anonymous bool     // also callers without a certificate
-	quiet     bool     // changes nothing that matters to an operator, so the audit log has no line for it
+	quiet     bool     // decides nothing new, so the audit log has no line for it
 	exports   bool     // reads a whole volume or the store, so the audit log has a line for it
 }
 

@@ -18,8 +18,9 @@
 // Sessions belong to a separate catalog node, <prefix>-sessions, which has no checks. So only their TTL ends them,
 // and not a short interruption of the network, as with Consul's default check serfHealth. They have the behavior
 // "delete": the raft entry that ends a session deletes the keys under store.LivePrefix that the session locks. No
-// other key is ever locked. Lock-delay is off, because it concerns only acquire, which this package does not use.
-// Consul ends a session at twice its TTL after the last renewal, and restarts that time when it elects a leader.
+// other key is ever locked. Lock-delay is off: it only delays the next acquisition of a key, so it would protect
+// nothing here. Consul ends a session at twice its TTL after the last renewal, and restarts that time when it elects
+// a leader.
 //
 // # Callers and memory
 //

@@ -1,0 +1,62 @@
+package view
+
+import (
+	"sync"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/record"
+)
+
+// counts remembers how many snapshots datasets have. Every service that adds or removes a snapshot also writes the
+// dataset. So a count is right as long as the dataset has the same index.
+type counts struct {
+	mu sync.Mutex
+	of map[uuid.UUID]count
+}
+
+type count struct {
+	index uint64
+	n     int
+}
+
+// maxCounts bounds the memory; above it all counts are dropped.
+const maxCounts = 1 << 17
+
+func (c *counts) snapshots(t *record.Tx, ds uuid.UUID) (int, error) {
+	index := t.Index(record.DatasetKey(ds))
+	c.mu.Lock()
+	known, ok := c.of[ds]
+	c.mu.Unlock()
+	if ok && known.index == index && index != 0 {
+		return known.n, nil
+	}
+	entries, err := t.List(record.SnapshotPrefix(ds), "", 0)
+	if err != nil || index == 0 {
+		return len(entries), err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.of == nil || len(c.of) >= maxCounts {
+		c.of = map[uuid.UUID]count{}
+	}
+	c.of[ds] = count{index, len(entries)}
+	return len(entries), nil
+}
+
+func (c *counts) forget(ds uuid.UUID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.of, ds)
+}
+
+// HasCount reports whether the number of snapshots of a dataset is remembered.
+func (s *Views) HasCount(ds uuid.UUID) bool {
+	s.counts.mu.Lock()
+	defer s.counts.mu.Unlock()
+	_, kept := s.counts.of[ds]
+	return kept
+}
+
+// ForgetCount drops the number of snapshots of a dataset that does not exist any more.
+func (s *Views) ForgetCount(ds uuid.UUID) { s.counts.forget(ds) }

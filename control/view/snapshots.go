@@ -1,0 +1,86 @@
+package view
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/dataset"
+)
+
+// Snapshots lists the snapshots of one dataset, oldest first; with an empty ref all snapshots, in the order of
+// datasets.
+func (s *Views) Snapshots(ctx context.Context, ref string, p api.Page) (out api.List[dataset.Snapshot], err error) {
+	t := record.NewTx(ctx, s.Ledger.Store)
+	if ref == "" {
+		return allSnapshots(t, p)
+	}
+	var d dataset.Dataset
+	if err := s.Ledger.View(ctx, func(t *record.Tx) error {
+		d, err = t.AnyDataset(ref)
+		return err
+	}); err != nil {
+		return out, err
+	}
+	list, err := record.ListAll[dataset.Snapshot](t, record.SnapshotPrefix(d.ID))
+	if err != nil {
+		return out, err
+	}
+	slices.SortFunc(list, Older)
+	// The cursor consists of a time and a UUID, so that it stays valid if its snapshot is removed.
+	from, _ := slices.BinarySearchFunc(list, p.After, func(s dataset.Snapshot, after string) int {
+		if p.After == "" || cursor(s) > after {
+			return 1
+		}
+		return -1
+	})
+	out.Items = list[from:]
+	if limit := p.Size(); len(out.Items) > limit {
+		out.Items = out.Items[:limit]
+		out.Next = cursor(out.Items[limit-1])
+	}
+	return out, nil
+}
+
+func allSnapshots(t *record.Tx, p api.Page) (out api.List[dataset.Snapshot], err error) {
+	limit := p.Size()
+	entries, err := t.List(record.SnapshotsPrefix, After(record.SnapshotsPrefix, p), limit)
+	if err != nil {
+		return out, err
+	}
+	items := make([]dataset.Snapshot, len(entries))
+	for i, e := range entries {
+		if err := record.Decode(e.Key, e.Value, &items[i]); err != nil {
+			return out, err
+		}
+	}
+	out.Items = items
+	if len(entries) == limit {
+		out.Next = strings.TrimPrefix(entries[limit-1].Key, record.SnapshotsPrefix)
+	}
+	return out, nil
+}
+
+// Older orders snapshots by time, and those of one moment by UUID.
+func Older(a, b dataset.Snapshot) int {
+	if c := a.Created.Compare(b.Created); c != 0 {
+		return c
+	}
+	return strings.Compare(a.ID.String(), b.ID.String())
+}
+
+// cursor sorts as Older does.
+func cursor(s dataset.Snapshot) string {
+	return s.Created.UTC().Format("2006-01-02T15:04:05.000000000") + "/" + s.ID.String()
+}
+
+// Snapshot finds a snapshot by UUID prefix or, in a volume, by name.
+func (s *Views) Snapshot(ctx context.Context, ref, snapshot string) (snap dataset.Snapshot, err error) {
+	err = s.Ledger.View(ctx, func(t *record.Tx) error {
+		snap, err = t.Snapshot(ref, snapshot)
+		return err
+	})
+	return snap, err
+}
