@@ -36,8 +36,8 @@ type Users interface {
 	NodeList(ctx context.Context, filter string) ([]Node, error)
 	// Cordon sets whether new datasets may be placed on a node. Idempotent.
 	Cordon(ctx context.Context, node uuid.UUID, set Cordoned) (dataset.Node, error)
-	// LabelNode sets and removes labels of a node. Setting is idempotent. The removal of a label that is absent fails with
-	// ErrNotFound, which lists the labels.
+	// LabelNode sets and removes labels of a node. Setting is idempotent. The removal of a label that is absent fails
+	// with ErrNotFound, which lists the labels.
 	LabelNode(ctx context.Context, node uuid.UUID, change dataset.LabelChange) (dataset.Node, error)
 	// Fence records an operator's confirmation that an unreachable node no longer writes. Idempotent.
 	Fence(ctx context.Context, node uuid.UUID, f Fenced) (dataset.Node, error)

@@ -55,7 +55,7 @@ var endpointTexts = map[string]string{
 	"renew":              "The answer says how long the agent counts as alive from now on.",
 	"resize-volume":      "Not every backend can make a volume smaller, or change its size while it is mounted.",
 	"restore-trash":      "The body can have a new name for the volume.",
-	"set-volume-profile": "Refused if the profile excludes a property that the volume cannot change, such as its backend.",
+	"set-volume-profile": "Refused if the profile excludes a fixed property of the volume, such as its backend.",
 	"sync":               "Without rev the answer has everything about the node. Otherwise it has what changed since.",
 	"yield":              "The home reports the content that it relinquished, or the users of the volume.",
 }

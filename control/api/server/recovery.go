@@ -9,8 +9,8 @@ import (
 
 func (h handlers) recovery() {
 	add(h, endpoint(route.RecoverStore, "host", "Recover a store that was restored from an older backup",
-		"The records are corrected from the reports of all agents. Without the digest of the differences, they are only "+
-			"listed."),
+		"The records are corrected from the reports of all agents. Without the digest of the differences, they are "+
+			"only listed."),
 		func(ctx context.Context, in *struct{ Body api.Recover }) (*answer[api.Recovery], error) {
 			c := changeOf(ctx)
 			c.addDetail("confirmed ", in.Body.Digest)
