@@ -196,22 +196,6 @@ type Owner struct {
 	Mode *uint32 `json:"mode,omitempty"` // permission bits with setuid, setgid and sticky; absent: not changed
 }
 
-// Duration is a time.Duration that is encoded as text, such as 72h0m0s.
-type Duration time.Duration
-
-// MarshalText prints the duration as time.Duration does.
-func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
-
-// UnmarshalText parses the texts that time.ParseDuration accepts. It fails with ErrInvalid for any other text.
-func (d *Duration) UnmarshalText(b []byte) error {
-	v, err := time.ParseDuration(string(b))
-	if err != nil || v < 0 {
-		return Errorf(ErrInvalid, "bad duration %q: expected a number and a unit, such as 72h or 30m", Clip(string(b)))
-	}
-	*d = Duration(v)
-	return nil
-}
-
 // Clone returns a deep copy of p.
 func (p Profile) Clone() Profile {
 	p.Filesystem.Mount = slices.Clone(p.Filesystem.Mount)

@@ -77,7 +77,8 @@ func (s *Set) parseDefault(root, n strictyaml.Node, names []string) (err error) 
 			return nil
 		}
 	}
-	return n.Errorf("unknown profile %q (available: %s)", dataset.Clip(s.def), dataset.Have(names))
+	return n.Errorf("unknown profile %q (available: %s)%s", dataset.Clip(s.def), dataset.Have(names),
+		dataset.Guess(s.def, names))
 }
 
 func parseProfile(name string, n strictyaml.Node, checks []Check) (dataset.Profile, error) {

@@ -55,7 +55,7 @@ func TestAllMistakesAtOnce(t *testing.T) {
 		"    filesystem: {type: zfs}",
 		"    owner: {uid: x, gid: y}",
 		"  silver:",
-		"    on_delete: {trash: 3d}",
+		"    on_delete: {trash: 3x}",
 		"    access: all",
 		"",
 	}, "\n")

@@ -2,6 +2,7 @@ package profiles
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -77,18 +78,62 @@ func schedule(n strictyaml.Node, into *string) error {
 	return nil
 }
 
+// cronFields are the fields of a cron expression in their order, with what each of them accepts.
+var cronFields = []struct{ name, accepts string }{
+	{"minute", "0 to 59"},
+	{"hour", "0 to 23"},
+	{"day", "1 to 31"},
+	{"month", "1 to 12 or JAN to DEC"},
+	{"weekday", "0 to 7 or SUN to SAT"},
+}
+
+// checkCron returns what is wrong with a cron expression, and in which field.
 func checkCron(s string) error {
-	tags := []string{"@hourly", "@daily", "@weekly", "@monthly", "@yearly"}
-	fields := strings.Split(s, " ")
-	if !slices.Contains(tags, s) && (len(fields) != 5 || slices.Contains(fields, "")) || len(s) > 200 ||
-		!gronx.IsValid(s) {
-		return errors.New(`expected a cron expression of minute, hour, day, month and weekday, such as "*/15 * * * *", or @hourly, @daily, @weekly, @monthly, @yearly`)
+	if len(s) > maxCron {
+		return fmt.Errorf("%d characters are too long (%d at most)", len(s), maxCron)
+	}
+	if err := checkCronFields(s); err != nil {
+		return err
 	}
 	// The next year is a leap year, so that a schedule for February 29 has a next time.
 	from := time.Date(2027, 12, 31, 0, 0, 0, 0, time.UTC)
 	if next, err := gronx.NextTickAfter(s, from, false); err != nil || !next.After(from) ||
 		next.Sub(from) > 5*366*24*time.Hour {
-		return errors.New("that time never occurs")
+		if fields := strings.Split(s, " "); len(fields) == len(cronFields) {
+			return fmt.Errorf("the time never occurs: month %q has no day %q", fields[3], fields[2])
+		}
+		return errors.New("the time never occurs")
+	}
+	return nil
+}
+
+// maxCron bounds the length of a cron expression.
+const maxCron = 200
+
+func checkCronFields(s string) error {
+	tags := []string{"@hourly", "@daily", "@weekly", "@monthly", "@yearly"}
+	if slices.Contains(tags, s) {
+		return nil
+	}
+	expected := errors.New(`expected a cron expression of minute, hour, day, month and weekday, such as ` +
+		`"*/15 * * * *", or ` + strings.Join(tags, ", "))
+	fields := strings.Split(s, " ")
+	if len(fields) == 1 || slices.Contains(fields, "") {
+		return expected
+	}
+	if len(fields) != len(cronFields) {
+		return fmt.Errorf("it has %d fields, not %d: %w", len(fields), len(cronFields), expected)
+	}
+	for i, f := range cronFields {
+		only := []string{"*", "*", "*", "*", "*"} // the other fields accept any time
+		only[i] = fields[i]
+		if !gronx.IsValid(strings.Join(only, " ")) {
+			return fmt.Errorf("the %s %q is wrong: expected %s, a list such as 1,3, a range such as 1-5, or a step "+
+				"such as */2", f.name, fields[i], f.accepts)
+		}
+	}
+	if !gronx.IsValid(s) {
+		return expected
 	}
 	return nil
 }

@@ -26,8 +26,9 @@ func documents() []document {
 		notBuilt  = "is not supported in this version: omit it"
 		noValue   = "it has no value: add one, or omit the key"
 		wantCron  = `expected a cron expression of minute, hour, day, month and weekday, such as "*/15 * * * *", or @hourly, @daily, @weekly, @monthly, @yearly`
+		likeCron  = ", a list such as 1,3, a range such as 1-5, or a step such as */2"
 		wantName  = "expected 1 to 63 lower-case letters, digits or '-', with a letter or digit first"
-		wantTrash = "expected a number and a unit, such as 72h or 30m"
+		wantTrash = "expected a number and a unit, such as 3d, 72h or 30m (units: s, m, h, d, w)"
 	)
 	const knowsNoFacts = "it does not know the facts"
 	haveFacts := "(available: " + dataset.Have(selector.Names()) + ")"
@@ -71,7 +72,7 @@ func documents() []document {
 		{name: "no default", src: "profiles: {a: {}, b: {}}\n", mistakes: []string{`p.yaml:1:1: expected a key default that names one of the profiles (available: a, b) in "profiles: {a: {}, b: {}}"`}},
 		{name: "no profiles", src: "default: a\n", mistakes: []string{`p.yaml:1:1: expected 1 to 256 profiles under the key profiles, not 0 in "default: a"`}},
 		{name: "profiles of nothing", src: "default: a\nprofiles:\n", mistakes: []string{`p.yaml:1:1: expected 1 to 256 profiles under the key profiles, not 0 in "default: a"`, `p.yaml:2:1: profiles: ` + noValue + ` in "profiles:"`}},
-		{name: "unknown default", src: "default: glod\nprofiles: {gold: {}}\n", mistakes: []string{`p.yaml:1:10: default: unknown profile "glod" (available: gold) in "default: glod"`}, loaderOnly: "it does not compare values"},
+		{name: "unknown default", src: "default: glod\nprofiles: {gold: {}}\n", mistakes: []string{`p.yaml:1:10: default: unknown profile "glod" (available: gold); did you mean gold? in "default: glod"`}, loaderOnly: "it does not compare values"},
 		{name: "unknown key at the top", src: "dfault: a\ndefault: a\nprofiles: {a: {}}\n", mistakes: []string{`p.yaml:1:1: dfault: unknown key "dfault", did you mean default? (available: default, profiles) in "dfault: a"`}},
 		{name: "bad name", src: "default: Gold\nprofiles: {Gold: {}}\n", mistakes: []string{`p.yaml:2:12: profiles.Gold: bad profile name "Gold": expected 1 to 63 lower-case letters, digits or '-', with a letter or digit first, and not snapshot in "profiles: {Gold: {}}"`}},
 		{name: "kept name", src: "default: snapshot-x\nprofiles: {snapshot-x: {}}\n", mistakes: []string{`p.yaml:2:12: profiles.snapshot-x: bad profile name "snapshot-x": expected 1 to 63 lower-case letters, digits or '-', with a letter or digit first, and not snapshot in "profiles: {snapshot-x: {}}"`}},
@@ -154,9 +155,13 @@ func documents() []document {
 		{name: "mount is a text", src: one("filesystem: {mount: noatime}"), mistakes: []string{`p.yaml:4:25: profiles.a.filesystem.mount: expected a list, not a text in "filesystem: {mount: noatime}"`}},
 		{name: "required is a text", src: one("snapshots: {required: \"yes\"}"), mistakes: []string{`p.yaml:4:27: profiles.a.snapshots.required: expected true or false, not a text in "snapshots: {required: \"yes\"}"`}},
 		{name: "bad schedule", src: one("snapshots: {schedule: often}"), mistakes: []string{`p.yaml:4:27: profiles.a.snapshots.schedule: bad schedule "often": ` + wantCron + ` in "snapshots: {schedule: often}"`}},
-		{name: "schedule with seconds", src: one(`snapshots: {schedule: "0 0 * * * *"}`), mistakes: []string{`p.yaml:4:27: profiles.a.snapshots.schedule: bad schedule "0 0 * * * *": ` + wantCron + ` in "snapshots: {schedule: \"0 0 * * * *\"}"`}},
-		{name: "schedule out of range", src: one(`snapshots: {schedule: "60 * * * *"}`), mistakes: []string{`p.yaml:4:27: profiles.a.snapshots.schedule: bad schedule "60 * * * *": ` + wantCron + ` in "snapshots: {schedule: \"60 * * * *\"}"`}, loaderOnly: "it does not know cron"},
-		{name: "schedule that never comes", src: one(`snapshots: {schedule: "0 0 31 2 *"}`), mistakes: []string{`p.yaml:4:27: profiles.a.snapshots.schedule: bad schedule "0 0 31 2 *": that time never occurs in "snapshots: {schedule: \"0 0 31 2 *\"}"`}, loaderOnly: "it does not know the calendar"},
+		{name: "schedule with seconds", src: one(`snapshots: {schedule: "0 0 * * * *"}`), mistakes: []string{`p.yaml:4:27: profiles.a.snapshots.schedule: bad schedule "0 0 * * * *": it has 6 fields, not 5: ` + wantCron + ` in "snapshots: {schedule: \"0 0 * * * *\"}"`}},
+		{name: "schedule out of range", src: one(`snapshots: {schedule: "60 * * * *"}`), mistakes: []string{`p.yaml:4:27: profiles.a.snapshots.schedule: bad schedule "60 * * * *": the minute "60" is wrong: expected 0 to 59` + likeCron + ` in "snapshots: {schedule: \"60 * * * *\"}"`}, loaderOnly: "it does not know cron"},
+		{name: "schedule with a bad hour", src: one(`snapshots: {schedule: "0 24 * * *"}`), mistakes: []string{`p.yaml:4:27: profiles.a.snapshots.schedule: bad schedule "0 24 * * *": the hour "24" is wrong: expected 0 to 23` + likeCron + ` in "snapshots: {schedule: \"0 24 * * *\"}"`}, loaderOnly: "it does not know cron"},
+		{name: "schedule with a bad day", src: one(`snapshots: {schedule: "0 3 32 * *"}`), mistakes: []string{`p.yaml:4:27: profiles.a.snapshots.schedule: bad schedule "0 3 32 * *": the day "32" is wrong: expected 1 to 31` + likeCron + ` in "snapshots: {schedule: \"0 3 32 * *\"}"`}, loaderOnly: "it does not know cron"},
+		{name: "schedule with a bad month", src: one(`snapshots: {schedule: "0 3 1 13 *"}`), mistakes: []string{`p.yaml:4:27: profiles.a.snapshots.schedule: bad schedule "0 3 1 13 *": the month "13" is wrong: expected 1 to 12 or JAN to DEC` + likeCron + ` in "snapshots: {schedule: \"0 3 1 13 *\"}"`}, loaderOnly: "it does not know cron"},
+		{name: "schedule with a bad weekday", src: one(`snapshots: {schedule: "0 3 * * 8"}`), mistakes: []string{`p.yaml:4:27: profiles.a.snapshots.schedule: bad schedule "0 3 * * 8": the weekday "8" is wrong: expected 0 to 7 or SUN to SAT` + likeCron + ` in "snapshots: {schedule: \"0 3 * * 8\"}"`}, loaderOnly: "it does not know cron"},
+		{name: "schedule that never comes", src: one(`snapshots: {schedule: "0 0 31 2 *"}`), mistakes: []string{`p.yaml:4:27: profiles.a.snapshots.schedule: bad schedule "0 0 31 2 *": the time never occurs: month "2" has no day "31" in "snapshots: {schedule: \"0 0 31 2 *\"}"`}, loaderOnly: "it does not know the calendar"},
 		{name: "schedule not required", src: one(`snapshots: {required: false, schedule: "@daily"}`), mistakes: []string{`p.yaml:4:27: profiles.a.snapshots.required: a schedule needs snapshots: omit it, or use true in "snapshots: {required: false, schedule: \"@daily\"}"`}},
 		{name: "keep alone", src: one("snapshots: {keep: {last: 1}}"), mistakes: []string{`p.yaml:4:17: profiles.a.snapshots.keep: it applies to scheduled snapshots: expected a schedule as well in "snapshots: {keep: {last: 1}}"`}},
 		{name: "keep nothing", src: one(`snapshots: {schedule: "@daily", keep: {last: 0}}`), mistakes: []string{`p.yaml:4:43: profiles.a.snapshots.keep: it keeps nothing: expected a number for last, hourly, daily, weekly or monthly in "snapshots: {schedule: \"@daily\", keep: {last: 0}}"`}},
@@ -179,7 +184,9 @@ func documents() []document {
 		{name: "unknown deletion", src: one("on_delete: burn"), mistakes: []string{`p.yaml:4:16: profiles.a.on_delete: unknown choice "burn" (available: {trash: 72h}, keep, purge) in "on_delete: burn"`}},
 		{name: "trash without time", src: one("on_delete: trash"), mistakes: []string{`p.yaml:4:16: profiles.a.on_delete: unknown choice "trash" (available: {trash: 72h}, keep, purge) in "on_delete: trash"`}},
 		{name: "deletion of nothing", src: one("on_delete: {}"), mistakes: []string{`p.yaml:4:16: profiles.a.on_delete: expected a time, such as {trash: 72h}, or keep, or purge in "on_delete: {}"`}},
-		{name: "trash in days", src: one("on_delete: {trash: 3d}"), mistakes: []string{`p.yaml:4:24: profiles.a.on_delete.trash: bad duration "3d": ` + wantTrash + ` in "on_delete: {trash: 3d}"`}},
+		{name: "trash in days", src: one("on_delete: {trash: 3d}")},
+		{name: "trash in weeks and hours", src: one("on_delete: {trash: 1w12h}")},
+		{name: "trash in months", src: one("on_delete: {trash: 3mo}"), mistakes: []string{`p.yaml:4:24: profiles.a.on_delete.trash: bad duration "3mo": ` + wantTrash + ` in "on_delete: {trash: 3mo}"`}},
 		{name: "trash for no time", src: one("on_delete: {trash: 0s}"), mistakes: []string{`p.yaml:4:24: profiles.a.on_delete.trash: the time is 0: use purge to have the data destroyed immediately in "on_delete: {trash: 0s}"`}},
 		{name: "owner by name", src: one("owner: {uid: mysql, gid: 1}"), mistakes: []string{`p.yaml:4:18: profiles.a.owner.uid: expected a whole number, not a text in "owner: {uid: mysql, gid: 1}"`}},
 		{name: "owner without group", src: one("owner: {uid: 1}"), mistakes: []string{`p.yaml:4:12: profiles.a.owner: expected uid and gid, such as {uid: 999, gid: 999} in "owner: {uid: 1}"`}},

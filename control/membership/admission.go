@@ -82,7 +82,7 @@ func (a *Admission) authority() (*pki.Authority, error) {
 func (a *Admission) MakeToken(ctx context.Context, in api.NewToken) (out api.JoinToken, err error) {
 	ttl := tokenTTL
 	if in.TTL != "" {
-		if ttl, err = time.ParseDuration(in.TTL); err != nil || ttl < tokenShortest || ttl > tokenLongest {
+		if ttl, err = dataset.ParseDuration(in.TTL); err != nil || ttl < tokenShortest || ttl > tokenLongest {
 			return out, dataset.Errorf(dataset.ErrInvalid,
 				"bad time %q for a join token: expected %s to %s, such as 1h", dataset.Clip(in.TTL), tokenShortest,
 				tokenLongest)

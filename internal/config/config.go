@@ -251,9 +251,9 @@ func trim(n strictyaml.Node) (time.Duration, error) {
 	case "never":
 		return never, nil
 	}
-	every, err := time.ParseDuration(text)
+	every, err := dataset.ParseDuration(text)
 	if err != nil || every < minTrim || every > maxTrim {
-		return 0, n.Errorf("bad trim %.80q: expected weekly, never, or hours such as 24h", text)
+		return 0, n.Errorf("bad trim %.80q: expected weekly, never, or a time of 1h or more, such as 24h or 3d", text)
 	}
 	return every, nil
 }

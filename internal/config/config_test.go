@@ -299,9 +299,9 @@ func TestParseRefuses(t *testing.T) {
 			},
 		},
 		"trim": {
-			"pools: [{name: a, backend: loop, devices: [/dev/a], trim: 7d}]\n",
+			"pools: [{name: a, backend: loop, devices: [/dev/a], trim: 7x}]\n",
 			[]string{
-				`d.yaml:1:59: pools[0].trim: bad trim "7d": expected weekly, never, or hours such as 24h in "pools: [{name: a, backend: loop, devices: [/dev/a], trim: 7d}]"`,
+				`d.yaml:1:59: pools[0].trim: bad trim "7x": expected weekly, never, or a time of 1h or more, such as 24h or 3d in "pools: [{name: a, backend: loop, devices: [/dev/a], trim: 7x}]"`,
 			},
 		},
 		"trim of a path": {

@@ -29,7 +29,7 @@ owner can read. An existing file is replaced.`,
 	}
 	o := cli.OutputFlags(cmd, false)
 	cmd.Flags().StringVar(&in.Name, "name", "", "`NAME` that the node must have")
-	cmd.Flags().StringVar(&in.TTL, "ttl", "1h", "how long the token is valid: `TIME` such as 30m, at most 168h")
+	cmd.Flags().StringVar(&in.TTL, "ttl", "1h", "how long the token is valid: `TIME` such as 30m or 2d, at most 7d")
 	cmd.Flags().StringVar(&out, "out", "", "write the token to `FILE` instead of printing it")
 	cli.CompleteFlag(cmd, "name")
 	cli.CompleteFlag(cmd, "ttl")
