@@ -34,8 +34,9 @@ func (c LabelChange) Apply(subject string, labels map[string]string) (map[string
 			return nil, Errorf(ErrInvalid, "%s: label %s is both set and removed", subject, Clip(key))
 		}
 		if _, there := labels[key]; !there {
-			return nil, Errorf(ErrNotFound, "%s has no label %q to remove (available: %s)", subject, Clip(key),
-				Have(slices.Sorted(maps.Keys(labels))))
+			have := slices.Sorted(maps.Keys(labels))
+			return nil, Errorf(ErrNotFound, "%s has no label %q to remove (available: %s)%s", subject, Clip(key),
+				Have(have), Guess(key, have))
 		}
 		delete(out, key)
 	}

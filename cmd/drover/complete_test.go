@@ -4,10 +4,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/pflag"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/dataset"
@@ -37,7 +39,25 @@ func TestCompletion(t *testing.T) {
 		{[]string{"volume", "create", "-o", "la"}, []string{"label."}},
 		{[]string{"volume", "set-profile", "db", ""}, []string{"bronze", "gold"}},
 		{[]string{"volume", "resize", "db", ""}, nil},
-		{[]string{"volume", "ls", "-o", ""}, []string{"table", "json"}},
+		{[]string{"volume", "create", "-o", "pool=d"}, []string{"pool=default"}},
+		{[]string{"volume", "create", "-o", "fs="}, []string{"fs=ext4", "fs=xfs"}},
+		{[]string{"volume", "create", "-o", "size="}, nil},
+		{[]string{"volume", "label", "db", "te"}, []string{"team-", "team=shop"}},
+		{[]string{"volume", "label", "db", "a=b", "env"}, []string{"env-", "env=prod"}},
+		{[]string{"volume", "rm", "db", "--force", "--fenced", ""}, []string{"host-a"}},
+		{[]string{"volume", "move", "db", ""}, []string{"host-a"}},
+		{[]string{"node", "label", "host-a", ""}, []string{"rack-", "rack=1"}},
+		{[]string{"guard", "release", "db-a"}, []string{"db-armed"}},
+		{[]string{"agent", "--log-level", "w"}, []string{"warning"}},
+		{[]string{"pool", "create", "new", "--backend", "l"}, []string{"loop", "lvm"}},
+		{[]string{"operation", "inspect", ""}, []string{idOp.String(), idReq.String()}},
+		{[]string{"snapshot", "ls", ""}, []string{"db", "db-test"}},
+		{[]string{"volume", "ls", "-o", ""}, []string{"table", "wide", "json", "yaml", "name", "template="}},
+		{[]string{"volume", "ls", "--sort", "cr"}, []string{"created"}},
+		{[]string{"volume", "ls", "--sort=-cr"}, []string{"-created"}},
+		{[]string{"volume", "ls", "--filter", "na"}, []string{"name="}},
+		{[]string{"volume", "ls", "-l", ""}, []string{"env", "team"}},
+		{[]string{"volume", "ls", "-l", "env="}, []string{"env=prod"}},
 		{[]string{"volume", "export", "db", "--snapshot", ""}, snaps("db")},
 		{[]string{"volume", "export", "--snapshot", ""}, snaps("")},
 		{[]string{"volume", "rm", "db", ""}, []string{"db", "db-test"}},
@@ -148,5 +168,24 @@ func TestManPages(t *testing.T) {
 		if code := c.run(t, "man", bad); code == 0 {
 			t.Errorf("%s: no error", bad)
 		}
+	}
+}
+
+// TestEverythingHasACompletion walks the command tree: the arguments and the values of flags complete, except files.
+func TestEverythingHasACompletion(t *testing.T) {
+	files := []string{"FILE", "DIR", "DEVICE", "PATH", "@FILE"}
+	root := newRootCmd(newConsole(theWorld()).App)
+	for _, cmd := range leaves(root) {
+		path := cmd.CommandPath()
+		_, args, _ := strings.Cut(cmd.Use, " ")
+		if first := strings.Trim(strings.Fields(args + " -")[0], "[]."); first != "-" && !slices.Contains(files, first) && cmd.ValidArgsFunction == nil && path != "drover help" {
+			t.Errorf("%s: %s does not complete", path, first)
+		}
+		cmd.LocalFlags().VisitAll(func(f *pflag.Flag) {
+			kind, _ := pflag.UnquoteUsage(f)
+			if _, ok := cmd.GetFlagCompletionFunc(f.Name); !ok && f.NoOptDefVal == "" && !slices.Contains(files, kind) {
+				t.Errorf("%s --%s %s does not complete: register a function, or cobra.NoFileCompletions", path, f.Name, kind)
+			}
+		})
 	}
 }

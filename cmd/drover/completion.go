@@ -4,7 +4,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
-	"github.com/droverhq/drover/dataset"
 )
 
 func newCompletionCmd(a *cli.App) *cobra.Command {
@@ -27,7 +26,7 @@ func newCompletionCmd(a *cli.App) *cobra.Command {
 			case "zsh":
 				return root.GenZshCompletion(a.Out)
 			}
-			return cli.UsageError(cmd, "unknown shell %q (available: %s)", args[0], dataset.Have(shells))
+			return cli.UnknownWord(cmd, "shell", "completion", args[0], shells)
 		},
 	}
 }

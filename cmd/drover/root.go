@@ -79,6 +79,7 @@ codes: 0 success, 1 failure, 2 wrong usage.`,
 		"`FILE` with the certificates of the cluster's authority (or DROVER_CA)")
 	root.CompletionOptions.DisableDefaultCmd = true
 	cobra.CheckErr(root.RegisterFlagCompletionFunc("api", cobra.NoFileCompletions))
+	cli.CompleteFlags(a, root)
 	return root
 }
 
@@ -86,6 +87,8 @@ codes: 0 success, 1 failure, 2 wrong usage.`,
 var aliases = map[string][]string{
 	"ls":      {"list"},
 	"rm":      {"remove", "delete"},
+	"purge":   {"rm", "remove", "delete"},
+	"discard": {"rm", "remove", "delete"},
 	"inspect": {"show"},
 	"show":    {"inspect"},
 }

@@ -95,8 +95,9 @@ func unknownPool(sites []placement.Site, unmade []api.Pool, name string) error {
 		}
 	}
 	slices.Sort(names)
-	return dataset.Errorf(dataset.ErrInvalid, "unknown pool %q (available: %s)", name,
-		dataset.Have(slices.Compact(names)))
+	names = slices.Compact(names)
+	return dataset.Errorf(dataset.ErrInvalid, "unknown pool %q (available: %s)%s", name, dataset.Have(names),
+		dataset.Guess(name, names))
 }
 
 // dependOnPool makes the decision depend on the chosen pool and its node only, because a cluster may have more pools

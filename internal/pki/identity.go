@@ -93,8 +93,9 @@ func ParseRole(s string) (Role, error) {
 			return r, nil
 		}
 	}
-	return "", dataset.Errorf(dataset.ErrInvalid, "unknown role %q (available: %s, %s, %s)", dataset.Clip(s), Admin,
-		Worker, Viewer)
+	have := []string{string(Admin), string(Worker), string(Viewer)}
+	return "", dataset.Errorf(dataset.ErrInvalid, "unknown role %q (available: %s)%s", dataset.Clip(s),
+		dataset.Have(have), dataset.Guess(s, have))
 }
 
 // Check fails with ErrInvalid for an identity that no certificate can contain.

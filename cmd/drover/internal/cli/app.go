@@ -74,7 +74,13 @@ func (a *App) Address() string {
 }
 
 // Connect returns a client of the API at Address.
-func (a *App) Connect() (Remote, error) { return a.Dial(a.Address()) }
+func (a *App) Connect() (Remote, error) {
+	c, err := a.Dial(a.Address())
+	if err != nil {
+		return nil, err
+	}
+	return suggester{c}, nil
+}
 
 // Connected returns a RunE that connects to the server and calls run.
 func (a *App) Connected(

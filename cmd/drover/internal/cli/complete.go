@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/show"
@@ -12,8 +13,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// completeWithin bounds how long a completion waits for the server.
-const completeWithin = 2 * time.Second
+// CompleteWithin bounds how long a completion waits for the server.
+const CompleteWithin = 2 * time.Second
 
 // candidates lists the possible values of an argument, each with a description after a tab.
 type candidates func(ctx context.Context, c Remote, given []string, begun string) ([]string, error)
@@ -26,7 +27,7 @@ func Complete(a *App, lists ...candidates) cobra.CompletionFunc {
 		if len(given) >= len(lists) {
 			return nil, none
 		}
-		ctx, cancel := context.WithTimeout(cmd.Context(), completeWithin)
+		ctx, cancel := context.WithTimeout(cmd.Context(), CompleteWithin)
 		defer cancel()
 		c, err := a.Connect()
 		if err != nil {
@@ -166,10 +167,19 @@ func NodeWords(ctx context.Context, c Remote, _ []string, _ string) ([]string, e
 
 // OperationWords lists the UUIDs of operations that have not ended.
 func OperationWords(ctx context.Context, c Remote, _ []string, _ string) ([]string, error) {
+	return operationWords(ctx, c, func(op dataset.Operation) bool { return !op.State.Final() })
+}
+
+// AnyOperationWords lists the UUIDs of all operations.
+func AnyOperationWords(ctx context.Context, c Remote, _ []string, _ string) ([]string, error) {
+	return operationWords(ctx, c, func(dataset.Operation) bool { return true })
+}
+
+func operationWords(ctx context.Context, c Remote, want func(dataset.Operation) bool) ([]string, error) {
 	list, err := FetchAll(ctx, c.Operations)
 	var out []string
 	for _, op := range list {
-		if !op.State.Final() {
+		if want(op) {
 			out = append(out, op.ID.String()+"\t"+string(op.Kind)+" "+op.Volume)
 		}
 	}
@@ -182,4 +192,19 @@ func SnapshotsOf(c Remote, ref string) func(context.Context, api.Page) (api.List
 	return func(ctx context.Context, p api.Page) (api.List[dataset.Snapshot], error) {
 		return c.Snapshots(ctx, ref, p)
 	}
+}
+
+// VolumeLabels returns a function that returns the labels of the volume or of the dataset in the trash with a UUID.
+func VolumeLabels(ctx context.Context, c Remote) (func(id uuid.UUID) map[string]string, error) {
+	labels := map[uuid.UUID]map[string]string{}
+	for _, page := range []func(context.Context, api.Page) (api.List[api.Volume], error){c.Volumes, c.Trash} {
+		list, err := FetchAll(ctx, page)
+		if err != nil {
+			return nil, err
+		}
+		for _, v := range list {
+			labels[v.ID] = v.Labels
+		}
+	}
+	return func(id uuid.UUID) map[string]string { return labels[id] }, nil
 }

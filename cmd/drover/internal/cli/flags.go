@@ -22,6 +22,9 @@ func FlagError(cmd *cobra.Command, words []string, err error) error {
 		return UsageError(cmd, "unknown flag: -%s%s", letter, guess(longOf(cmd, letter)))
 	case errors.As(err, &unknown):
 		name := unknown.GetSpecifiedName()
+		if name == "format" && cmd.Flags().Lookup("sort") != nil {
+			return UsageError(cmd, "unknown flag: --format (use -o template=TEXT)")
+		}
 		if option := optionFor(cmd, name, valueOf(words, "--"+name)); option != "" {
 			return UsageError(cmd, "unknown flag: --%s (use %s)", name, option)
 		}

@@ -69,14 +69,14 @@ func CompleteFlag(cmd *cobra.Command, name string, words ...string) {
 
 // MakeFlags gives a command that creates a volume its flags. Its -o is Docker's
 // KEY=VALUE. It also accepts json and table, since no option has these names.
-func MakeFlags(cmd *cobra.Command) (*Output, map[string]string) {
+func MakeFlags(a *App, cmd *cobra.Command) (*Output, map[string]string) {
 	o := &Output{format: formatTable}
 	opts := map[string]string{}
 	cmd.Flags().VarP(options{&o.format, opts}, "opt", "o",
 		"an option of the volume (-o help lists them), or json or table as for --output")
 	cmd.Flags().Var(&o.format, "output", "output format: table for people, json for programs")
 	CompleteFlag(cmd, "output", formatTable, formatJSON)
-	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("opt", completeOption))
+	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("opt", completeOption(a)))
 	quietFlag(cmd, o)
 	return o, opts
 }
@@ -105,7 +105,8 @@ func (o options) Set(s string) error {
 	return nil
 }
 
-func completeOption(_ *cobra.Command, _ []string, begun string) (words []string, _ cobra.ShellCompDirective) {
+// optionKeys returns the keys of options that begin with a text.
+func optionKeys(begun string) (words []string) {
 	for _, h := range dataset.OptionHelp() {
 		word, label := strings.CutSuffix(h.Name, "KEY")
 		if !label {
@@ -115,7 +116,7 @@ func completeOption(_ *cobra.Command, _ []string, begun string) (words []string,
 			words = append(words, word+"\t"+h.Help)
 		}
 	}
-	return words, cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
+	return words
 }
 
 // PrintList prints items as JSON, only their IDs, or as a table.
@@ -190,8 +191,8 @@ func Find[T any](items []T, what, ref string, name func(T) string, id func(T) uu
 	case 1:
 		return hits[0], nil
 	case 0:
-		return none, dataset.Errorf(dataset.ErrNotFound, "no such %s: %q (available: "+
-			"%s)", what, ref, dataset.Have(have))
+		return none, dataset.Errorf(dataset.ErrNotFound, "no such %s: %q (available: %s)%s", what, dataset.Clip(ref),
+			dataset.Have(have), dataset.Guess(ref, have))
 	}
 	return none, dataset.Errorf(dataset.ErrAmbiguous, "%q is ambiguous, it matches: "+
 		"%s", ref, strings.Join(matched, ", "))

@@ -38,13 +38,18 @@ func commandNames(cmd *cobra.Command) []string {
 
 // UnknownCommand is the usage error for a word that names no subcommand of cmd.
 func UnknownCommand(cmd *cobra.Command, word string) error {
-	names := commandNames(cmd)
+	return UnknownWord(cmd, "command", CommandName(cmd), word, commandNames(cmd))
+}
+
+// UnknownWord is the usage error for a word that is none of have. what says what the word should be, and where is the
+// command or flag that expects it.
+func UnknownWord(cmd *cobra.Command, what, where, word string, have []string) error {
 	hint := ""
-	if n := dataset.Nearest(word, names); n != "" {
+	if n := dataset.Nearest(word, have); n != "" {
 		hint = ", did you mean " + n + "?"
 	}
-	return UsageError(cmd, "unknown command %q for %s%s (available: %s)", word, CommandName(cmd), hint,
-		dataset.Have(names))
+	return UsageError(cmd, "unknown %s %q for %s%s (available: %s)", what, dataset.Clip(word), where, hint,
+		dataset.Have(have))
 }
 
 // CommandName returns the name of a command without the program's name.

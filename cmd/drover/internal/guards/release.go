@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/cmd/drover/internal/listing"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
@@ -37,34 +38,64 @@ func guardRunFlag(cmd *cobra.Command) *string {
 }
 
 func newGuardLsCmd(a *cli.App) *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "ls",
+	var run *string
+	cmd := listing.New(a, listing.List[guard.Entry]{
 		Short: "List the volumes that this host's guard can fence",
-		Args:  cli.Args(0), ValidArgsFunction: cobra.NoFileCompletions,
-	}
-	run := guardRunFlag(cmd)
-	o := cli.OutputFlags(cmd, true)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		g, err := a.Fencer(*run)
+		FetchMatching: func(cmd *cobra.Command, _ listing.Query) ([]guard.Entry, error) {
+			g, err := a.Fencer(*run)
+			if err != nil {
+				return nil, err
+			}
+			defer g.Close()
+			st, err := g.Status(cmd.Context())
+			return st.Datasets, err
+		},
+		ID:   func(e guard.Entry) string { return e.Dataset.String() },
+		Name: func(e guard.Entry) string { return e.Volume },
+		Table: func(all []guard.Entry) *show.Table {
+			t := show.NewTable("VOLUME", "DATASET", "EPOCH", "STATE", "DEADLINE")
+			for _, e := range all {
+				t.Row(e.Volume, e.Dataset.String(), strconv.FormatUint(e.Epoch, 10), string(e.State),
+					deadlineLine(e, a.Boottime()))
+			}
+			return t
+		},
+		Wide: []listing.Column[guard.Entry]{
+			{Header: "POLICY", Cell: func(e guard.Entry) string { return string(e.Policy) }},
+		},
+		SortBy: map[string]string{"deadline": "deadline"},
+	})
+	run = guardRunFlag(cmd)
+	return cmd
+}
+
+// completeGuarded completes the names of the volumes that the guard of this host knows.
+func completeGuarded(a *cli.App) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, given []string, begun string) ([]string, cobra.ShellCompDirective) {
+		const none = cobra.ShellCompDirectiveNoFileComp
+		run, err := cmd.Flags().GetString("run")
+		if err != nil || len(given) > 0 {
+			return nil, none
+		}
+		g, err := a.Fencer(run)
 		if err != nil {
-			return err
+			return nil, none
 		}
 		defer g.Close()
-		st, err := g.Status(cmd.Context())
+		ctx, cancel := context.WithTimeout(cmd.Context(), cli.CompleteWithin)
+		defer cancel()
+		st, err := g.Status(ctx)
 		if err != nil {
-			return err
+			return nil, none
 		}
-		return cli.PrintList(a, o, st.Datasets, func(e guard.Entry) string { return e.Dataset.String() },
-			func(all []guard.Entry) *show.Table {
-				t := show.NewTable("VOLUME", "DATASET", "EPOCH", "STATE", "DEADLINE")
-				for _, e := range all {
-					t.Row(e.Volume, e.Dataset.String(), strconv.FormatUint(e.Epoch, 10), string(e.State),
-						deadlineLine(e, a.Boottime()))
-				}
-				return t
-			})
+		var words []string
+		for _, e := range st.Datasets {
+			if strings.HasPrefix(e.Volume, begun) {
+				words = append(words, show.Clean(e.Volume))
+			}
+		}
+		return words, none
 	}
-	return cmd
 }
 
 func deadlineLine(e guard.Entry, now time.Duration) string {
@@ -90,7 +121,7 @@ the fence itself when it reaches control.
 Every process that has the volume open is killed before it can write again. Then
 the volume is unmounted and the guard forgets it. The data stays in its pool on
 this host. VOLUME is the name of the volume or the UUID of its dataset.`,
-		Args: cli.Args(1), ValidArgsFunction: cobra.NoFileCompletions,
+		Args: cli.Args(1), ValidArgsFunction: completeGuarded(a),
 	}
 	cmd.Flags().BoolVar(&confirmed, "confirmed", false, "kill the processes that use the volume on this host")
 	run := guardRunFlag(cmd)
@@ -138,8 +169,8 @@ func Release(ctx context.Context, g cli.Fencer, unmount func(path string) error,
 	switch len(found) {
 	case 0:
 		return e, dataset.Errorf(dataset.ErrNotFound,
-			"release volume %q: the guard of this host does not know it (available: %s)", dataset.Clip(ref),
-			dataset.Have(have))
+			"release volume %q: the guard of this host does not know it (available: %s)%s", dataset.Clip(ref),
+			dataset.Have(have), dataset.Guess(ref, have))
 	case 1:
 		e = found[0]
 	default:

@@ -1,6 +1,7 @@
 package nodes
 
 import (
+	"context"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -8,6 +9,15 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 )
+
+// nodeLabels returns the labels of all nodes.
+func nodeLabels(ctx context.Context, c cli.Remote) (labels []map[string]string, err error) {
+	list, err := c.NodeList(ctx, "")
+	for _, n := range list {
+		labels = append(labels, n.Labels)
+	}
+	return labels, err
+}
 
 func newNodeLabelCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
@@ -22,7 +32,7 @@ a restart of the node. KEY- then restores the one of drover.yaml. A label that
 only drover.yaml sets is removed there. Existing volumes stay where they are.`,
 		Example:           "  drover node label host-a rack=r1 spare-",
 		Args:              cli.Args(2),
-		ValidArgsFunction: cli.Complete(a, cli.NodeWords),
+		ValidArgsFunction: cli.CompleteRest(a, cli.NodeWords, cli.LabelChangeWords(nodeLabels)),
 	}
 	o := cli.OutputFlags(cmd, false)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

@@ -9,44 +9,38 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/cmd/drover/internal/listing"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 )
 
 func newNodeLsCmd(a *cli.App) *cobra.Command {
-	var filter string
-	cmd := &cobra.Command{
-		Use:   "ls",
+	return listing.New(a, listing.List[api.Node]{
 		Short: "List the nodes",
-		Long: `List the nodes. --filter selects those whose facts match an expression, as in
-a profile's placement: 'architecture == "x86_64" and load_10 < 20',
+		Long: `List the nodes. A --filter that is not KEY=VALUE is an expression about facts,
+as in a profile's placement: 'architecture == "x86_64" and load_10 < 20',
 'labels.rack == "r1"', 'pool.free > "100GiB"'. An expression about pools matches
 a node if it matches one of its pools. Nodes whose facts are not known yet do
 not match.`,
-		Args:              cli.Args(0),
-		ValidArgsFunction: cobra.NoFileCompletions,
-	}
-	o := cli.OutputFlags(cmd, true)
-	cmd.Flags().StringVar(&filter, "filter", "", "`EXPRESSION` over facts")
-	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("filter", cobra.NoFileCompletions))
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if cmd.Flags().Changed("filter") && strings.TrimSpace(filter) == "" {
-			return cli.UsageError(cmd, "--filter: the expression is empty")
-		}
-		c, err := a.Connect()
-		if err != nil {
-			return err
-		}
-		nodes, err := c.NodeList(cmd.Context(), filter)
-		if err != nil {
-			return err
-		}
-		return cli.PrintList(a, o, nodes, func(n api.Node) string { return n.ID.String() },
-			func(nodes []api.Node) *show.Table {
-				return nodeTable(nodes, a.Now())
-			})
-	}
-	return cmd
+		FetchMatching: func(cmd *cobra.Command, q listing.Query) ([]api.Node, error) {
+			c, err := a.Connect()
+			if err != nil {
+				return nil, err
+			}
+			return c.NodeList(cmd.Context(), q.Expression)
+		},
+		Expressions: true,
+		ID:          func(n api.Node) string { return n.ID.String() },
+		Name:        func(n api.Node) string { return n.Name },
+		Labels:      listing.OwnLabels(func(n api.Node) map[string]string { return n.Labels }),
+		Table:       func(nodes []api.Node) *show.Table { return nodeTable(nodes, a.Now()) },
+		Wide: []listing.Column[api.Node]{
+			{Header: "GUARDED", Cell: func(n api.Node) string { return cli.YesNo(n.GuardRunning) }},
+			{Header: "FENCED", Cell: func(n api.Node) string { return cli.YesNo(n.Fenced) }},
+			{Header: "UUID", Cell: func(n api.Node) string { return n.ID.String() }},
+		},
+		SortBy: map[string]string{"node": "id", "memory_free": "facts.memory_free", "last_report": "facts.taken"},
+	})
 }
 
 func nodeTable(nodes []api.Node, now time.Time) *show.Table {

@@ -3,27 +3,35 @@ package operations
 import (
 	"context"
 	"fmt"
-	"slices"
 
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/cmd/drover/internal/listing"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/dataset"
 )
 
 func newOperationLsCmd(a *cli.App) *cobra.Command {
-	return cli.NewListCommand(a, cli.Listing[dataset.Operation]{
+	return listing.New(a, listing.List[dataset.Operation]{
 		Short: "List pending and recent operations, newest first",
 		Long: `List the operations that are pending or ended within the last day, newest first,
 at most 10,000. Successful scheduled snapshots are listed for one hour.`,
 		Fetch: func(ctx context.Context, c cli.Remote) ([]dataset.Operation, error) {
-			ops, err := cli.FetchAll(ctx, c.Operations)
-			slices.SortStableFunc(ops, func(x, y dataset.Operation) int { return y.Created.Compare(x.Created) })
-			return ops, err
+			return cli.FetchAll(ctx, c.Operations)
 		},
-		ID:    func(op dataset.Operation) string { return op.ID.String() },
+		ID:      func(op dataset.Operation) string { return op.ID.String() },
+		Compare: func(x, y dataset.Operation) int { return y.Created.Compare(x.Created) },
+		Labels: func(ctx context.Context, c cli.Remote) (func(dataset.Operation) map[string]string, error) {
+			of, err := cli.VolumeLabels(ctx, c)
+			return func(op dataset.Operation) map[string]string { return of(op.DatasetID) }, err
+		},
 		Table: func(ops []dataset.Operation) *show.Table { return operationTable(a, ops) },
+		Wide: []listing.Column[dataset.Operation]{
+			{Header: "DATASET", Cell: func(op dataset.Operation) string { return op.DatasetID.String() }},
+			{Header: "ENDED", Cell: func(op dataset.Operation) string { return show.Ago(a.Now(), op.Ended) }},
+		},
+		SortBy: map[string]string{"started": "created", "ended": "ended"},
 	})
 }
 

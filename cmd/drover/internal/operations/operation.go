@@ -12,6 +12,6 @@ func Command(a *cli.App) *cobra.Command {
 		Use:   "operation",
 		Short: "Manage operations",
 	},
-		newOperationLsCmd(a), newOperationWatchCmd(a), newOperationCancelCmd(a),
+		newOperationLsCmd(a), newOperationInspectCmd(a), newOperationWatchCmd(a), newOperationCancelCmd(a),
 	)
 }

@@ -30,7 +30,6 @@ devices, which must be empty, and Drover mounts it; --path is optional then.`,
 	cmd.Flags().StringVar(&p.Image, "image", "", "`SIZE` of an image file to create at PATH")
 	cmd.Flags().StringArrayVar(&p.Devices, "device", nil,
 		"an empty block `DEVICE` of the server's host; repeatable")
-	cli.CompleteFlag(cmd, "backend")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		switch {
 		case p.Backend == "" || p.Path == "" && len(p.Devices) == 0:

@@ -1,12 +1,16 @@
 package pools
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"strings"
 
+	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/cmd/drover/internal/listing"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -21,12 +25,33 @@ const (
 )
 
 func newPoolLsCmd(a *cli.App) *cobra.Command {
-	return cli.NewListCommand(a, cli.Listing[api.Pool]{
+	return listing.New(a, listing.List[api.Pool]{
 		Short: "List the pools",
 		Fetch: func(ctx context.Context, c cli.Remote) ([]api.Pool, error) { return c.Pools(ctx) },
 		ID:    func(p api.Pool) string { return p.ID.String() },
-		Table: func(pools []api.Pool) *show.Table { return poolTable(a, pools) },
+		Name:  func(p api.Pool) string { return p.Name },
+		Compare: func(x, y api.Pool) int {
+			return cmp.Or(strings.Compare(x.Name, y.Name), strings.Compare(x.NodeName, y.NodeName))
+		},
+		Labels: nodeLabels,
+		Table:  func(pools []api.Pool) *show.Table { return poolTable(a, pools) },
+		Wide: []listing.Column[api.Pool]{
+			{Header: "REACH", Cell: func(p api.Pool) string { return string(p.Reach) }},
+			{Header: "DEVICES", Cell: func(p api.Pool) string { return strings.Join(p.Devices, ",") }},
+			{Header: "UUID", Cell: func(p api.Pool) string { return p.ID.String() }},
+		},
+		SortBy: map[string]string{"size": "status.size", "free": "status.free"},
 	})
+}
+
+// nodeLabels returns the labels of the node of a pool.
+func nodeLabels(ctx context.Context, c cli.Remote) (func(api.Pool) map[string]string, error) {
+	nodes, err := c.NodeList(ctx, "")
+	labels := map[uuid.UUID]map[string]string{}
+	for _, n := range nodes {
+		labels[n.ID] = n.Labels
+	}
+	return func(p api.Pool) map[string]string { return labels[p.Node] }, err
 }
 
 func poolTable(a *cli.App, pools []api.Pool) *show.Table {

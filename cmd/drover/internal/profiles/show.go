@@ -50,6 +50,26 @@ func profileForm(p dataset.Profile) *show.Form {
 	return f
 }
 
+// PolicyLines describes what a profile promises for the data of a volume beyond its size and storage, one promise a
+// line.
+func PolicyLines(p dataset.Profile) []string {
+	lines := []string{"snapshots " + strings.Join(snapshotLines(p.Snapshots), ", ")}
+	add := func(name, value string) {
+		if value != "" {
+			lines = append(lines, name+" "+value)
+		}
+	}
+	add("quiesce", quiesceShort(p.Quiesce))
+	add("replicas", replicaLine(p.Replicas))
+	add("failover", p.Failover.String())
+	if p.Access != dataset.AccessMany {
+		add("follow", p.Follow.String())
+	}
+	add("placement", p.Placement)
+	add("owner", ownerLine(p.Owner))
+	return lines
+}
+
 func keyLine(k dataset.KeySource) string {
 	if !k.Wanted() {
 		return ""

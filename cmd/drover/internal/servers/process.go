@@ -176,8 +176,8 @@ func NewLog(level string) (*logrus.Logger, error) {
 	lvl, err := logrus.ParseLevel(level)
 	levels := []string{"debug", "info", "warning", "error"}
 	if err != nil || !slices.Contains(levels, lvl.String()) {
-		return nil, dataset.Errorf(dataset.ErrInvalid, "unknown log level %q (available: "+
-			"%s)", level, dataset.Have(levels))
+		return nil, dataset.Errorf(dataset.ErrInvalid, "unknown log level %q (available: %s)%s", dataset.Clip(level),
+			dataset.Have(levels), dataset.Guess(level, levels))
 	}
 	log.SetLevel(lvl)
 	if !term.IsTerminal(int(os.Stderr.Fd())) {

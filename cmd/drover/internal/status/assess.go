@@ -23,8 +23,6 @@ const (
 	LongRunning = time.Hour
 	// RecentFailure is how long a failed operation is shown. Control keeps ended operations for a day.
 	RecentFailure = 24 * time.Hour
-	// minimumStale is how old a replica may always be: a node reports each 15 s, and a transfer takes time.
-	minimumStale = 5 * time.Minute
 )
 
 // Cluster contains the lists that the server returned. They are fetched one after the other, so they can contradict
@@ -230,20 +228,15 @@ func (f *collector) volume(v api.Volume, now time.Time) {
 				"node %s keeps a superseded copy, with data that the volume does not have", k.NodeName)
 		case k.Problem != "":
 			f.add(findings.Warning, subject, inspect, "copy on node %s: %s", k.NodeName, k.Problem)
-		case k.Kind == dataset.CopyReplica && k.Snapshot != uuid.Nil:
+		case volumes.IsWholeReplica(k):
 			whole++
-			allowed := max(3*time.Duration(v.Profile.Replicas.Every), minimumStale)
-			upToDate := k.Taken // a copy that just became a replica was not verified yet
-			if k.VerifiedAt.After(upToDate) {
-				upToDate = k.VerifiedAt
-			}
-			if now.Sub(upToDate) > allowed {
+			if verified, stale := volumes.IsStale(v, k, now); stale {
 				f.add(findings.Warning, subject, inspect, "replica on node %s is stale: last verified %s", k.NodeName,
-					show.Ago(now, upToDate))
+					show.Ago(now, verified))
 			}
 		}
 	}
-	if want := v.Profile.Replicas.Count; whole < want && now.Sub(v.Created) > minimumStale {
+	if want := v.Profile.Replicas.Count; whole < want && now.Sub(v.Created) > volumes.MinimumStale {
 		f.add(findings.Warning, subject, inspect, "degraded: %d of %s complete", whole, count(want, "replica"))
 	}
 }

@@ -2,32 +2,42 @@ package trash
 
 import (
 	"context"
-	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/cmd/drover/internal/listing"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/cmd/drover/internal/volumes"
 	"github.com/droverhq/drover/control/api"
 )
 
 func newTrashLsCmd(a *cli.App) *cobra.Command {
-	return cli.NewListCommand(a, cli.Listing[api.Volume]{
+	return listing.New(a, listing.List[api.Volume]{
 		Short: "List the datasets in the trash, latest deleted first",
 		Fetch: func(ctx context.Context, c cli.Remote) ([]api.Volume, error) {
-			gone, err := cli.FetchAll(ctx, c.Trash)
-			slices.SortStableFunc(gone, func(x, y api.Volume) int {
-				if x.Trash == nil || y.Trash == nil {
-					return 0
-				}
-				return y.Trash.At.Compare(x.Trash.At)
-			})
-			return gone, err
+			return cli.FetchAll(ctx, c.Trash)
 		},
-		ID:    volumes.ID,
-		Table: func(volumes []api.Volume) *show.Table { return trashTable(a, volumes) },
+		ID:   volumes.ID,
+		Name: volumes.ID,
+		Compare: func(x, y api.Volume) int {
+			if x.Trash == nil || y.Trash == nil {
+				return 0
+			}
+			return y.Trash.At.Compare(x.Trash.At)
+		},
+		Labels: listing.OwnLabels(volumes.Labels),
+		Table:  func(volumes []api.Volume) *show.Table { return trashTable(a, volumes) },
+		Wide: []listing.Column[api.Volume]{
+			{Header: "NODE", Cell: func(v api.Volume) string { return v.Node }},
+			{Header: "LABELS", Cell: func(v api.Volume) string { return strings.Join(cli.LabelLines(v.Labels), ",") }},
+			{Header: "UUID", Cell: volumes.ID},
+		},
+		SortBy: map[string]string{
+			"size": "size", "used": "status.used", "deleted": "trash.at", "expires": "trash.expires", "dataset": "id",
+		},
 	})
 }
 

@@ -24,7 +24,7 @@ another.`,
   drover clone f23ca986 db-test@bronze`,
 		ValidArgsFunction: cli.Complete(a, cli.CloneSourceWords, cli.NewVolumeWords),
 	}
-	o, opts := cli.MakeFlags(cmd)
+	o, opts := cli.MakeFlags(a, cmd)
 	cli.DetachFlag(cmd, o)
 	cmd.Args = makeArgs(2, opts)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

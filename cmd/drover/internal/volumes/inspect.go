@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/cmd/drover/internal/profiles"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -50,9 +51,11 @@ func volumeForm(a *cli.App, v api.Volume, snapshots []string) *show.Form {
 	f.Add("Home", fmt.Sprintf("%s (%s)", v.Node, v.Home))
 	f.Add("Lease", leaseLine(v))
 	f.Add("Pool", fmt.Sprintf("%s (%s)", v.PoolName, v.Backend))
+	f.Add("Replicas", replicaHealth(v, now))
 	f.Add("Copies", copyLines(a, v)...)
 	f.Add("Size", sizeLine(v))
 	f.Add("Filesystem", p.Filesystem.Type)
+	f.Add("Policy", profiles.PolicyLines(p)...)
 	f.Add("Speed", p.QoS.String())
 	f.Add("Encryption", encryptionLine(v))
 	f.Add("Access", cli.AccessLine(p.Access))

@@ -10,18 +10,37 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/cmd/drover/internal/listing"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 )
 
 func newVolumeLsCmd(a *cli.App) *cobra.Command {
-	return cli.NewListCommand(a, cli.Listing[api.Volume]{
-		Short: "List the volumes",
-		Fetch: func(ctx context.Context, c cli.Remote) ([]api.Volume, error) { return cli.FetchAll(ctx, c.Volumes) },
-		ID:    ID,
-		Table: func(volumes []api.Volume) *show.Table { return volumeTable(a, volumes) },
+	return listing.New(a, listing.List[api.Volume]{
+		Short:  "List the volumes",
+		Fetch:  func(ctx context.Context, c cli.Remote) ([]api.Volume, error) { return cli.FetchAll(ctx, c.Volumes) },
+		ID:     ID,
+		Name:   Name,
+		Labels: listing.OwnLabels(Labels),
+		Table:  func(volumes []api.Volume) *show.Table { return volumeTable(a, volumes) },
+		Wide: []listing.Column[api.Volume]{
+			{Header: "BACKEND", Cell: func(v api.Volume) string { return v.Backend }},
+			{Header: "PROTECTED", Cell: func(v api.Volume) string { return cli.YesNo(v.Protected) }},
+			{Header: "ACCESS", Cell: func(v api.Volume) string { return cli.AccessLine(v.Profile.Access) }},
+			{Header: "LABELS", Cell: func(v api.Volume) string { return strings.Join(cli.LabelLines(v.Labels), ",") }},
+			{Header: "UUID", Cell: ID},
+		},
+		SortBy: map[string]string{
+			"size": "size", "used": "status.used", "created": "created", "dataset": "id",
+		},
 	})
 }
+
+// Name returns the name of a volume.
+func Name(v api.Volume) string { return v.Volume }
+
+// Labels returns the labels of a volume.
+func Labels(v api.Volume) map[string]string { return v.Labels }
 
 // ID returns the UUID of the dataset of a volume.
 func ID(v api.Volume) string { return v.ID.String() }

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/cmd/drover/internal/listing"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -32,10 +33,12 @@ gives access to its data, discard destroys it.`,
 type supersededCopy struct {
 	api.CopyDetail
 	Volume string `json:"volume"`
+
+	labels map[string]string // labels of the volume
 }
 
 func newVolumeSupersededLsCmd(a *cli.App) *cobra.Command {
-	return cli.NewListCommand(a, cli.Listing[supersededCopy]{
+	return listing.New(a, listing.List[supersededCopy]{
 		Short: "List the superseded copies",
 		Fetch: func(ctx context.Context, c cli.Remote) ([]supersededCopy, error) {
 			live, err := cli.FetchAll(ctx, c.Volumes)
@@ -45,8 +48,14 @@ func newVolumeSupersededLsCmd(a *cli.App) *cobra.Command {
 			trashed, err := cli.FetchAll(ctx, c.Trash)
 			return supersededCopies(append(live, trashed...)), err
 		},
-		ID:    func(o supersededCopy) string { return o.Dataset.String() },
-		Table: func(list []supersededCopy) *show.Table { return supersededTable(a, list) },
+		ID:     func(o supersededCopy) string { return o.Dataset.String() },
+		Name:   func(o supersededCopy) string { return o.Volume },
+		Labels: listing.OwnLabels(func(o supersededCopy) map[string]string { return o.labels }),
+		Table:  func(list []supersededCopy) *show.Table { return supersededTable(a, list) },
+		Wide: []listing.Column[supersededCopy]{
+			{Header: "PROBLEM", Cell: func(o supersededCopy) string { return o.Problem }},
+		},
+		SortBy: map[string]string{"taken": "taken"},
 	})
 }
 
@@ -54,7 +63,7 @@ func supersededCopies(volumes []api.Volume) (out []supersededCopy) {
 	for _, v := range volumes {
 		for _, k := range v.CopyDetails {
 			if k.Kind == dataset.CopySuperseded {
-				out = append(out, supersededCopy{CopyDetail: k, Volume: v.Volume})
+				out = append(out, supersededCopy{CopyDetail: k, Volume: v.Volume, labels: v.Labels})
 			}
 		}
 	}

@@ -1,0 +1,100 @@
+package cli
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+// valueWords are the completions of flags by the name of their value, as the help shows it.
+var valueWords = map[string]candidates{
+	"NODE":   NodeWords,
+	"POOL":   PoolWords,
+	"VOLUME": VolumeWords,
+	"LEVEL":  fixedWords("debug", "info", "warning", "error"),
+	"KIND":   fixedWords("loop", "btrfs", "zfs", "lvm", "dir", "nfs"),
+	"TARGET": fixedWords("swarm", "consul"),
+}
+
+// fileValues are the names of values that are completed by the shell, as files.
+var fileValues = []string{"FILE", "DIR", "DEVICE", "PATH", "@FILE"}
+
+func fixedWords(words ...string) candidates {
+	return func(context.Context, Remote, []string, string) ([]string, error) { return words, nil }
+}
+
+// CompleteFlags completes the values of the flags of cmd and of all commands below it, unless a command has registered
+// its own function. A value that is neither a file nor has known words gets no completions.
+func CompleteFlags(a *App, cmd *cobra.Command) {
+	cmd.LocalFlags().VisitAll(func(f *pflag.Flag) {
+		value, _ := pflag.UnquoteUsage(f)
+		_, registered := cmd.GetFlagCompletionFunc(f.Name)
+		if registered || f.NoOptDefVal != "" || slices.Contains(fileValues, value) {
+			return
+		}
+		words := valueWords[value]
+		if words == nil {
+			words = NoWords
+		}
+		cobra.CheckErr(cmd.RegisterFlagCompletionFunc(f.Name,
+			func(cmd *cobra.Command, _ []string, begun string) ([]string, cobra.ShellCompDirective) {
+				return Complete(a, words)(cmd, nil, begun)
+			}))
+	})
+	for _, c := range cmd.Commands() {
+		CompleteFlags(a, c)
+	}
+}
+
+// completeOption completes KEY=VALUE of a volume: the keys, and the values of those that name something.
+func completeOption(a *App) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, _ []string, begun string) ([]string, cobra.ShellCompDirective) {
+		const none = cobra.ShellCompDirectiveNoFileComp
+		key, value, pair := strings.Cut(begun, "=")
+		if !pair {
+			return optionKeys(begun), none | cobra.ShellCompDirectiveNoSpace
+		}
+		list := map[string]candidates{
+			"pool": PoolWords, "profile": ProfileWords, "from": CloneSourceWords, "fs": fixedWords("ext4", "xfs"),
+			"protect": fixedWords("true", "false"), "readonly": fixedWords("true", "false"),
+		}[key]
+		if list == nil {
+			return nil, none
+		}
+		words, _ := Complete(a, list)(cmd, nil, value)
+		for i, w := range words {
+			words[i] = key + "=" + w
+		}
+		return words, none
+	}
+}
+
+// LabelChangeWords completes the arguments of a label command after the first one: KEY= for each label that any of the
+// items has, and KEY- to remove it.
+func LabelChangeWords(labels func(context.Context, Remote) ([]map[string]string, error)) candidates {
+	return func(ctx context.Context, c Remote, _ []string, _ string) ([]string, error) {
+		all, err := labels(ctx, c)
+		var words []string
+		for _, of := range all {
+			for key, value := range of {
+				words = append(words, key+"="+value, key+"-")
+			}
+		}
+		slices.Sort(words)
+		return slices.Compact(words), err
+	}
+}
+
+// CompleteRest completes the first argument from one list and all further ones from another.
+func CompleteRest(a *App, first, rest candidates) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, given []string, begun string) ([]string, cobra.ShellCompDirective) {
+		list := first
+		if len(given) > 0 {
+			list = rest
+		}
+		return Complete(a, list)(cmd, nil, begun)
+	}
+}

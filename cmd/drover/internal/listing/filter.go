@@ -1,0 +1,124 @@
+package listing
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/dataset"
+)
+
+// A filter is one --filter or --label.
+type filter struct {
+	key      string
+	value    string // * stands for any text
+	hasValue bool   // false: the label only has to exist
+	negated  bool   // KEY!=VALUE
+}
+
+// pairRE matches KEY=VALUE and KEY!=VALUE. It does not match a comparison of an expression, such as cpus >= 4 and
+// architecture=="x86_64".
+var pairRE = regexp.MustCompile(`^([A-Za-z0-9_.%/-]+)(!?=)([^=].*)?$`)
+
+// parseFilters parses the values of --filter. If expressions is set, one of them may be an expression instead, which is
+// stored in expression.
+func parseFilters(
+	cmd *cobra.Command, keys keys, values []string, expressions bool, expression *string) ([]filter, error) {
+	var out []filter
+	for _, v := range values {
+		m := pairRE.FindStringSubmatch(v)
+		switch {
+		case strings.TrimSpace(v) == "" && expressions:
+			return nil, cli.UsageError(cmd, "--filter: the expression is empty")
+		case m == nil && expressions && *expression != "":
+			return nil, cli.UsageError(cmd, "--filter %q: only one filter can be an expression; join both with and",
+				dataset.Clip(v))
+		case expressions && (m == nil || m[2] == "!=" && strings.HasPrefix(m[3], `"`)):
+			*expression = v
+			continue
+		case m == nil:
+			return nil, cli.UsageError(cmd, "--filter %q: expected KEY=VALUE or KEY!=VALUE, such as %s",
+				dataset.Clip(v), exampleFilter(keys))
+		}
+		if err := keys.check(cmd, "filter", m[1]); err != nil {
+			return nil, err
+		}
+		out = append(out, filter{key: m[1], value: m[3], hasValue: true, negated: m[2] == "!="})
+	}
+	return out, nil
+}
+
+// exampleFilter returns a filter that the list accepts.
+func exampleFilter(k keys) string {
+	for key, value := range map[string]string{"name": "name='db*'", "volume": "volume=db"} {
+		if _, ok := k.columns[key]; ok {
+			return value
+		}
+	}
+	return fmt.Sprintf("%s=VALUE", k.names()[0])
+}
+
+// parseLabels parses the values of --label.
+func parseLabels(cmd *cobra.Command, values []string) ([]filter, error) {
+	var out []filter
+	for _, v := range values {
+		key, value, hasValue := strings.Cut(v, "=")
+		key, negated := strings.CutSuffix(key, "!")
+		if err := dataset.CheckLabel(key); err != nil {
+			return nil, cli.UsageError(cmd, "--label: %w", err)
+		}
+		out = append(out, filter{key, value, hasValue, negated && hasValue})
+	}
+	return out, nil
+}
+
+// matches reports whether an item matches: one of the values of its key does, either the cell or the field.
+func (f filter) matches(k keys, cells []string, object any) bool {
+	found := false
+	if i, ok := k.columns[f.key]; ok {
+		cell := cells[i]
+		if cell == "-" {
+			cell = ""
+		}
+		found = matchText(f.value, cell)
+	}
+	if s := k.schema.find(f.key); s != nil && !found {
+		for _, text := range texts(object, f.key) {
+			found = found || matchText(f.value, text) || matchSize(f.value, text) ||
+				text == "" && s.kind == scalar && f.value == fmt.Sprint(s.zero)
+		}
+	}
+	return found != f.negated
+}
+
+// matchText compares a text with a pattern and ignores case. In the pattern, * stands for any text. A UUID also matches
+// its prefixes.
+func matchText(pattern, text string) bool {
+	pattern, text = strings.ToLower(pattern), strings.ToLower(text)
+	if uuid.Validate(text) == nil && dataset.CheckPrefix(pattern) == nil {
+		return strings.HasPrefix(text, pattern)
+	}
+	parts := strings.Split(pattern, "*")
+	if len(parts) == 1 {
+		return pattern == text
+	}
+	last := parts[len(parts)-1]
+	rest, ok := strings.CutPrefix(text, parts[0])
+	for _, p := range parts[1 : len(parts)-1] {
+		if !ok {
+			return false
+		}
+		_, rest, ok = strings.Cut(rest, p)
+	}
+	return ok && strings.HasSuffix(rest, last)
+}
+
+// matchSize reports whether a number of bytes is the size in a filter, such as 20GiB.
+func matchSize(size, number string) bool {
+	s, err := dataset.ParseSize(size)
+	return err == nil && fmt.Sprint(int64(s)) == number
+}

@@ -1,0 +1,158 @@
+package listing
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/goccy/go-yaml"
+
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/dataset"
+)
+
+// The values of -o. The value template is followed by = and the template.
+const (
+	formatTable    = "table"
+	formatWide     = "wide"
+	formatJSON     = "json"
+	formatYAML     = "yaml"
+	formatName     = "name"
+	formatTemplate = "template"
+)
+
+// formats completes -o.
+var formats = []string{formatTable, formatWide, formatJSON, formatYAML, formatName, formatTemplate + "="}
+
+// format is the value of -o.
+type format struct{ name, template string }
+
+func (f *format) String() string { return f.name }
+
+// Type is what help shows as the value.
+func (f *format) Type() string { return "table|wide|json|yaml|name|template=TEXT" }
+
+// Set accepts a format, and template= followed by a template.
+func (f *format) Set(s string) error {
+	if text, ok := strings.CutPrefix(strings.TrimPrefix(s, "go-"), formatTemplate+"="); ok {
+		*f = format{formatTemplate, text}
+		return nil
+	}
+	switch s {
+	case formatTable, formatWide, formatJSON, formatYAML, formatName:
+		*f = format{name: s}
+		return nil
+	case formatTemplate:
+		return fmt.Errorf("expected template=TEXT, such as template='{{.id}}'")
+	}
+	names := []string{formatTable, formatWide, formatJSON, formatYAML, formatName, formatTemplate + "=TEXT"}
+	return fmt.Errorf("unknown format %q (available: %s)%s", dataset.Clip(s), dataset.Have(names),
+		dataset.Guess(s, formats))
+}
+
+// print prints the items in the format of -o. The default format with -q prints only IDs.
+func (l List[T]) print(a *cli.App, o *options, s *schema, text *itemTemplate, items []T) error {
+	switch o.format.name {
+	case formatJSON:
+		return show.List(a.Out, items)
+	case formatYAML:
+		return printYAML(a, items)
+	case formatName:
+		return printLines(a, items, l.Name)
+	case formatTemplate:
+		return printTemplate(a, s, text, items)
+	}
+	if o.quiet {
+		return printLines(a, items, l.ID)
+	}
+	return l.table(items, o.format.name == formatWide).Write(a.Out)
+}
+
+func printLines[T any](a *cli.App, items []T, line func(T) string) error {
+	var b strings.Builder
+	for _, item := range items {
+		b.WriteString(show.Clean(line(item)) + "\n")
+	}
+	_, err := a.Out.Write([]byte(b.String()))
+	return err
+}
+
+// printYAML prints what -o json prints, as YAML.
+func printYAML[T any](a *cli.App, items []T) error {
+	var b bytes.Buffer
+	if err := show.List(&b, items); err != nil {
+		return err
+	}
+	out, err := yaml.JSONToYAML(b.Bytes())
+	if err != nil {
+		return dataset.Errorf(dataset.ErrInternal, "write YAML: %w", err)
+	}
+	_, err = a.Out.Write(out)
+	return err
+}
+
+// printTemplate prints each item with a template, on a line.
+func printTemplate[T any](a *cli.App, s *schema, text *itemTemplate, items []T) error {
+	for _, item := range items {
+		o, err := toObject(item)
+		if err != nil {
+			return err
+		}
+		var b bytes.Buffer
+		if err := text.Execute(&b, s.complete(o)); err != nil {
+			return text.failed(err)
+		}
+		if _, err := fmt.Fprintln(a.Out, b.String()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// complete returns a value decoded from JSON with all fields of its schema. Fields that the JSON omits have their zero
+// value. Integers are int64, and texts have no control characters.
+func (s *schema) complete(v any) any {
+	switch s.kind {
+	case object:
+		in, _ := v.(map[string]any)
+		out := make(map[string]any, len(s.fields))
+		for name, f := range s.fields {
+			out[name] = f.complete(in[name])
+		}
+		return out
+	case array:
+		in, _ := v.([]any)
+		out := make([]any, 0, len(in))
+		for _, x := range in {
+			out = append(out, s.items.complete(x))
+		}
+		return out
+	case dictionary:
+		in, _ := v.(map[string]any)
+		out := make(map[string]string, len(in))
+		for key, x := range in {
+			if text, ok := x.(string); ok {
+				out[key] = show.Clean(text)
+			} else {
+				out[key] = fmt.Sprint(x)
+			}
+		}
+		return out
+	case scalar:
+	}
+	switch v := v.(type) {
+	case nil:
+		return s.zero
+	case string:
+		return show.Clean(v)
+	case json.Number:
+		if n, err := v.Int64(); err == nil {
+			return n
+		}
+		f, _ := v.Float64()
+		return f
+	}
+	return v
+}

@@ -1,0 +1,98 @@
+package listing
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/cmd/drover/internal/show"
+)
+
+// keys are the words with which the items of a list can be filtered and sorted.
+type keys struct {
+	columns map[string]int    // the position of each column of the table, by its key
+	sortBy  map[string]string // List.SortBy
+	schema  *schema           // the fields of the JSON output
+}
+
+// columnKey returns the key of a column: its header in lower case, with _ between words.
+func columnKey(header string) string {
+	return strings.ReplaceAll(strings.ToLower(header), " ", "_")
+}
+
+// names returns the columns and the fields of the JSON output, sorted. Of the fields it returns only those at the top.
+func (k keys) names() []string {
+	names := slices.Collect(maps.Keys(k.columns))
+	for _, n := range k.schema.names {
+		if f := k.schema.fields[n]; f.kind == scalar || f.kind == array && f.items.kind == scalar {
+			names = append(names, n)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// check fails with a usage error unless key is a column or a field that has a value.
+func (k keys) check(cmd *cobra.Command, flag, key string) error {
+	if _, ok := k.columns[key]; ok {
+		return nil
+	}
+	switch f := k.schema.find(key); {
+	case f == nil || key == "":
+		return cli.UnknownWord(cmd, "key", "--"+flag, key, k.names())
+	case f.kind == object || f.kind == array && f.items.kind == object:
+		names := f.names
+		if f.items != nil {
+			names = f.items.names
+		}
+		return cli.UsageError(cmd, "--%s %s: expected one of its fields (available: %s.%s)", flag, key, key,
+			strings.Join(names, ", "+key+"."))
+	}
+	return nil
+}
+
+// checkSort fails with a usage error unless the list can be sorted by key. given reports whether the flag was used.
+func (k keys) checkSort(cmd *cobra.Command, key string, given bool) error {
+	if !given {
+		return nil
+	}
+	return k.check(cmd, "sort", key)
+}
+
+// A row is an item with its values.
+type row[T any] struct {
+	item   T
+	cells  []string // cells of the table, without colours
+	object any      // the item as JSON
+}
+
+func makeRows[T any](k keys, t *show.Table, items []T) ([]row[T], error) {
+	cells := t.Cells()
+	if len(cells) != len(items) {
+		return nil, fmt.Errorf("the table has %d rows for %d items", len(cells), len(items))
+	}
+	rows := make([]row[T], 0, len(items))
+	for i, item := range items {
+		o, err := toObject(item)
+		if err != nil {
+			return nil, err
+		}
+		rows = append(rows, row[T]{item, cells[i], o})
+	}
+	return rows, nil
+}
+
+// sortText returns the text that sorts a row by a key: that of a field, or that of a cell.
+func (k keys) sortText(key string, cells []string, object any) string {
+	if field, ok := k.sortBy[key]; ok {
+		return strings.Join(texts(object, field), " ")
+	}
+	if i, ok := k.columns[key]; ok {
+		return cells[i]
+	}
+	return strings.Join(texts(object, key), " ")
+}

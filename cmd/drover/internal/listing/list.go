@@ -1,0 +1,293 @@
+package listing
+
+import (
+	"cmp"
+	"context"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/cmd/drover/internal/show"
+)
+
+// A List describes the ls command of a noun.
+type List[T any] struct {
+	Use   string // the word ls and the names of its arguments; empty: only ls
+	Short string
+	Long  string // empty: the short text
+	// ValidArgs completes the arguments. If it is nil, there are no completions.
+	ValidArgs cobra.CompletionFunc
+
+	// Fetch reads all items.
+	Fetch func(context.Context, cli.Remote) ([]T, error)
+	// FetchMatching is set instead of Fetch if the items depend on arguments or on an expression, or are not read from
+	// the API.
+	FetchMatching func(*cobra.Command, Query) ([]T, error)
+	// Expressions says that a --filter that is not KEY=VALUE is an expression, which FetchMatching evaluates.
+	Expressions bool
+
+	ID   func(T) string // what -q prints
+	Name func(T) string // what -o name prints, and the order of the list; nil: ID
+	// Compare is the order of the list without --sort. If it is nil, the list is ordered by name.
+	Compare func(x, y T) int
+	// Labels returns a function that returns the labels of an item. If it is nil, the items have no labels, and the
+	// command has no --label.
+	Labels func(context.Context, cli.Remote) (func(T) map[string]string, error)
+
+	Table func([]T) *show.Table
+	Wide  []Column[T] // the columns that -o wide adds
+	// SortBy has the field of the JSON output that sorts a column whose cells do not sort as text, such as "2 days
+	// ago". The columns are named by their keys (see columnKey).
+	SortBy map[string]string
+}
+
+// A Column is a column that only -o wide shows.
+type Column[T any] struct {
+	Header string
+	Cell   func(T) string
+}
+
+// A Query is what the user asked for on the command line.
+type Query struct {
+	Args       []string // arguments of the command
+	Expression string   // the filter that is an expression; empty: none
+}
+
+// OwnLabels is List.Labels for items that contain their labels.
+func OwnLabels[T any](labels func(T) map[string]string) func(
+	context.Context, cli.Remote) (func(T) map[string]string, error) {
+	return func(context.Context, cli.Remote) (func(T) map[string]string, error) { return labels, nil }
+}
+
+// Help is the part of the help that all ls commands share.
+const Help = `--filter and --sort accept the columns, also those of -o wide, and the fields of
+-o json, such as status.used. In a value of --filter, * stands for any text;
+KEY!=VALUE excludes items. -o template=TEXT prints a Go template for each item,
+such as template='{{.id}}'.`
+
+// New makes the ls command of a noun.
+func New[T any](a *cli.App, l List[T]) *cobra.Command {
+	valid := l.ValidArgs
+	if valid == nil {
+		valid = cobra.NoFileCompletions
+	}
+	if l.Name == nil {
+		l.Name = l.ID
+	}
+	cmd := &cobra.Command{
+		Use:               cmp.Or(l.Use, "ls"),
+		Short:             l.Short,
+		Long:              cmp.Or(l.Long, l.Short+".") + "\n\n" + Help,
+		Args:              cli.Args(0),
+		ValidArgsFunction: valid,
+	}
+	o := l.flags(a, cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error { return l.run(a, cmd, o, args) }
+	return cmd
+}
+
+// options are the values of the flags of an ls command.
+type options struct {
+	filters, labels []string
+	sort            string
+	format          format
+	quiet           bool
+}
+
+// flags gives an ls command its flags.
+func (l List[T]) flags(a *cli.App, cmd *cobra.Command) *options {
+	o := &options{format: format{name: formatTable}}
+	f, what := cmd.Flags(), "`KEY=VALUE`"
+	if l.Expressions {
+		what = "KEY=VALUE or `EXPRESSION`"
+	}
+	f.StringArrayVar(&o.filters, "filter", nil, "list only what matches "+what+"; can be repeated")
+	f.StringVar(&o.sort, "sort", "", "sort by `KEY`, or with -KEY in descending order")
+	f.VarP(&o.format, "output", "o", "output format")
+	f.BoolVarP(&o.quiet, "quiet", "q", false, "print only IDs")
+	cli.CompleteFlag(cmd, "output", formats...)
+	l.completeKeys(cmd)
+	if l.Labels != nil {
+		f.StringArrayVarP(&o.labels, "label", "l", nil, "list only what has the label `KEY[=VALUE]`; can be repeated")
+		cobra.CheckErr(cmd.RegisterFlagCompletionFunc("label", l.completeLabels(a)))
+	}
+	return o
+}
+
+// completeLabels completes --label: keys that items have, and after the = the values of that key.
+func (l List[T]) completeLabels(a *cli.App) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, args []string, begun string) ([]string, cobra.ShellCompDirective) {
+		const none = cobra.ShellCompDirectiveNoFileComp
+		ctx, cancel := context.WithTimeout(cmd.Context(), cli.CompleteWithin)
+		defer cancel()
+		cmd.SetContext(ctx)
+		items, err := l.fetch(a, cmd, Query{Args: args})
+		if err != nil {
+			return nil, none
+		}
+		c, err := a.Connect()
+		if err != nil {
+			return nil, none
+		}
+		of, err := l.Labels(ctx, c)
+		if err != nil {
+			return nil, none
+		}
+		words := map[string]bool{}
+		for _, item := range items {
+			for key, value := range of(item) {
+				if strings.Contains(begun, "=") {
+					key += "=" + value
+				}
+				if strings.HasPrefix(key, begun) {
+					words[show.Clean(key)] = true
+				}
+			}
+		}
+		return slices.Sorted(maps.Keys(words)), none | cobra.ShellCompDirectiveNoSpace
+	}
+}
+
+// completeKeys completes the keys of --filter and --sort.
+func (l List[T]) completeKeys(cmd *cobra.Command) {
+	complete := func(prefixes []string, suffix string, flags cobra.ShellCompDirective) cobra.CompletionFunc {
+		return func(_ *cobra.Command, _ []string, begun string) (words []string, _ cobra.ShellCompDirective) {
+			for _, key := range l.keys().names() {
+				for _, p := range prefixes {
+					if word := p + key + suffix; strings.HasPrefix(word, begun) {
+						words = append(words, word)
+					}
+				}
+			}
+			return words, cobra.ShellCompDirectiveNoFileComp | flags
+		}
+	}
+	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("filter",
+		complete([]string{""}, "=", cobra.ShellCompDirectiveNoSpace)))
+	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("sort", complete([]string{"", "-"}, "", 0)))
+}
+
+func (l List[T]) run(a *cli.App, cmd *cobra.Command, o *options, args []string) error {
+	keys := l.keys()
+	q := Query{Args: args}
+	filters, err := parseFilters(cmd, keys, o.filters, l.Expressions, &q.Expression)
+	if err != nil {
+		return err
+	}
+	labels, err := parseLabels(cmd, o.labels)
+	if err != nil {
+		return err
+	}
+	key, descending := strings.CutPrefix(o.sort, "-")
+	if err := keys.checkSort(cmd, key, o.sort != ""); err != nil {
+		return err
+	}
+	text, err := parseTemplate(cmd, keys.schema, o.format)
+	if err != nil {
+		return err
+	}
+	items, err := l.fetch(a, cmd, q)
+	if err != nil {
+		return err
+	}
+	if items, err = l.selectLabels(a, cmd, labels, items); err != nil {
+		return err
+	}
+	if items, err = l.selectAndSort(keys, filters, key, descending, items); err != nil {
+		return err
+	}
+	return l.print(a, o, keys.schema, text, items)
+}
+
+// fetch reads the items, in the order of the list.
+func (l List[T]) fetch(a *cli.App, cmd *cobra.Command, q Query) ([]T, error) {
+	var items []T
+	var err error
+	if l.FetchMatching != nil {
+		items, err = l.FetchMatching(cmd, q)
+	} else {
+		var c cli.Remote
+		if c, err = a.Connect(); err == nil {
+			items, err = l.Fetch(cmd.Context(), c)
+		}
+	}
+	order := l.Compare
+	if order == nil {
+		order = func(x, y T) int { return strings.Compare(l.Name(x), l.Name(y)) }
+	}
+	slices.SortStableFunc(items, order)
+	return items, err
+}
+
+func (l List[T]) selectLabels(a *cli.App, cmd *cobra.Command, labels []filter, items []T) ([]T, error) {
+	if len(labels) == 0 {
+		return items, nil
+	}
+	c, err := a.Connect()
+	if err != nil {
+		return nil, err
+	}
+	of, err := l.Labels(cmd.Context(), c)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(items, func(item T) bool {
+		has := of(item)
+		return slices.ContainsFunc(labels, func(f filter) bool {
+			value, ok := has[f.key]
+			return !ok || f.hasValue && f.negated == matchText(f.value, value)
+		})
+	}), nil
+}
+
+// selectAndSort returns the items that match all filters, sorted by a key unless it is empty. It only computes the
+// cells and fields of items if there is a filter or a key.
+func (l List[T]) selectAndSort(
+	keys keys, filters []filter, key string, descending bool, items []T) ([]T, error) {
+	if len(filters) == 0 && key == "" {
+		return items, nil
+	}
+	rows, err := makeRows(keys, l.table(items, true), items)
+	if err != nil {
+		return nil, err
+	}
+	rows = slices.DeleteFunc(rows, func(r row[T]) bool {
+		return slices.ContainsFunc(filters, func(f filter) bool { return !f.matches(keys, r.cells, r.object) })
+	})
+	if key != "" {
+		sortRows(keys, rows, key, descending)
+	}
+	items = items[:0]
+	for _, r := range rows {
+		items = append(items, r.item)
+	}
+	return items, nil
+}
+
+// table returns the table of items, with the columns of -o wide if wide is set.
+func (l List[T]) table(items []T, wide bool) *show.Table {
+	t := l.Table(items)
+	if !wide {
+		return t
+	}
+	for _, c := range l.Wide {
+		cells := make([]string, 0, len(items))
+		for _, item := range items {
+			cells = append(cells, c.Cell(item))
+		}
+		t.Column(c.Header, cells)
+	}
+	return t
+}
+
+// keys returns the keys of --filter and --sort.
+func (l List[T]) keys() keys {
+	k := keys{columns: map[string]int{}, sortBy: l.SortBy, schema: schemaFor[T]()}
+	for i, h := range l.table(nil, true).Headers() {
+		k.columns[columnKey(h)] = i
+	}
+	return k
+}

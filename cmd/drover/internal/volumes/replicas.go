@@ -1,0 +1,64 @@
+package volumes
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// MinimumStale is how old a replica may always be: a node reports every 15 s, and a transfer takes time.
+const MinimumStale = 5 * time.Minute
+
+// IsWholeReplica reports whether a copy is a replica with a complete snapshot.
+func IsWholeReplica(k api.CopyDetail) bool {
+	return k.Kind == dataset.CopyReplica && k.Snapshot != uuid.Nil
+}
+
+// IsStale reports whether a whole replica of a volume was last verified too long ago, and when that was.
+func IsStale(v api.Volume, k api.CopyDetail, now time.Time) (verified time.Time, stale bool) {
+	verified = k.Taken // a copy that just became a replica was not verified yet
+	if k.VerifiedAt.After(verified) {
+		verified = k.VerifiedAt
+	}
+	return verified, now.Sub(verified) > max(3*time.Duration(v.Profile.Replicas.Every), MinimumStale)
+}
+
+// replicaHealth returns how many of the replicas of a volume are complete and up to date. It returns "" if the volume
+// has no replicas.
+func replicaHealth(v api.Volume, now time.Time) string {
+	want, whole, stale := v.Profile.Replicas.Count, 0, 0
+	var oldest time.Time
+	for _, k := range v.CopyDetails {
+		if !IsWholeReplica(k) {
+			continue
+		}
+		whole++
+		verified, old := IsStale(v, k, now)
+		if old {
+			stale++
+		}
+		if oldest.IsZero() || verified.Before(oldest) {
+			oldest = verified
+		}
+	}
+	if want == 0 && whole == 0 {
+		return ""
+	}
+	health := "healthy"
+	switch {
+	case whole < want:
+		health = "degraded"
+	case stale > 0:
+		health = fmt.Sprintf("%d stale", stale)
+	}
+	line := fmt.Sprintf("%s: %d of %d complete", health, whole, want)
+	if whole > 0 {
+		line += ", the oldest verified " + show.Ago(now, oldest)
+	}
+	return line
+}

@@ -1,0 +1,77 @@
+package main
+
+import (
+	"slices"
+	"strings"
+	"testing"
+)
+
+// TestListCommandsHaveTheSameFlags walks the command tree. Every ls command has the flags of package listing.
+func TestListCommandsHaveTheSameFlags(t *testing.T) {
+	noLabels := []string{"drover profile ls", "drover guard ls"} // their items have none
+	lists := 0
+	for _, cmd := range leaves(newRootCmd(newConsole(theWorld()).App)) {
+		if cmd.Name() != "ls" {
+			continue
+		}
+		lists++
+		path := cmd.CommandPath()
+		for flag, short := range map[string]string{"filter": "", "sort": "", "output": "o", "quiet": "q", "label": "l"} {
+			f := cmd.Flags().Lookup(flag)
+			if flag == "label" && slices.Contains(noLabels, path) {
+				if f != nil {
+					t.Errorf("%s has --label", path)
+				}
+				continue
+			}
+			if f == nil || f.Shorthand != short {
+				t.Errorf("%s has no --%s (-%s): make it with listing.New", path, flag, short)
+			}
+		}
+		if !strings.Contains(cmd.Flags().Lookup("output").Value.Type(), "template") {
+			t.Errorf("%s has other formats", path)
+		}
+	}
+	if lists < 9 {
+		t.Errorf("found only %d lists", lists)
+	}
+}
+
+// TestListCommandsSortAndFilter runs each ls command with each of its columns as a key, and in each format.
+func TestListCommandsSortAndFilter(t *testing.T) {
+	for _, cmd := range leaves(newRootCmd(newConsole(theWorld()).App)) {
+		if cmd.Name() != "ls" {
+			continue
+		}
+		args := strings.Fields(strings.TrimPrefix(cmd.CommandPath(), "drover "))
+		runs := func(flags ...string) string {
+			t.Helper()
+			c := newConsole(theWorld())
+			c.fake.volumes[0] = movingVolume()
+			if code := c.run(t, append(slices.Clone(args), flags...)...); code != 0 {
+				t.Errorf("%v %v: %s", args, flags, c.err.String())
+			}
+			return c.out.String()
+		}
+		all := runs("-q")
+		if all == "" {
+			t.Errorf("%v is empty", args)
+		}
+		header, _, _ := strings.Cut(runs("-o", "wide"), "\n")
+		columns := strings.FieldsFunc(strings.ReplaceAll(header, "   ", "\t"), func(r rune) bool { return r == '\t' })
+		for _, column := range columns {
+			key := strings.ReplaceAll(strings.ToLower(strings.TrimSpace(column)), " ", "_")
+			if got := runs("-q", "--filter", key+"=*", "--sort", key); len(got) != len(all) {
+				t.Errorf("%v --sort %s: %q", args, key, got)
+			}
+			if got := runs("-q", "--filter", key+"!=*"); got != "" {
+				t.Errorf("%v --filter %s!=*: %q", args, key, got)
+			}
+		}
+		for _, format := range []string{"json", "yaml", "name", "template=x"} {
+			if runs("-o", format) == "" {
+				t.Errorf("%v -o %s prints nothing", args, format)
+			}
+		}
+	}
+}
