@@ -52,7 +52,7 @@ vuln: ## look for known holes in what we import (asks the Go vulnerability datab
 fuzz-short: ## every fuzz target for some seconds
 	scripts/fuzz.sh 5s
 
-install: ## binary, systemd units, man pages, completion (root; PREFIX, DESTDIR)
+install: ## binary, systemd units, man pages, completion, JSON schemas (root; PREFIX, DESTDIR)
 	scripts/install.sh
 
 uninstall: ## remove them and the data; refused while there are volumes; KEEP_DATA=1 leaves the data

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs drover: the binary, systemd units, man pages, completion for bash.
+# Installs drover: the binary, systemd units, man pages, completion for bash, zsh and fish, and the JSON schemas of
+# profiles.yaml and drover.yaml.
 #
 #   PREFIX=/usr/local  DESTDIR=  where to; with DESTDIR nothing outside it is touched or called
 #   DROVER_ROOT=/var/lib/drover  the root that drover will be started with
@@ -65,12 +66,20 @@ install_docs() {
 	local work=$1 page
 	mkdir "$work/man"
 	"$top/bin/drover" man "$work/man"
-	for page in "$work"/man/*.1; do
-		put 0644 "$page" "$mandir/$(basename "$page")"
+	for page in "$work"/man/*.[15]; do
+		put 0644 "$page" "$mandir/man${page##*.}/$(basename "$page")"
 	done
 	"$top/bin/drover" completion bash >"$work/completion"
 	put 0644 "$work/completion" "$completions/drover"
-	put 0644 "$top/profiles.yaml" "$docdir/profiles.yaml"
+	"$top/bin/drover" completion zsh >"$work/completion"
+	put 0644 "$work/completion" "$zsh_completions/_drover"
+	"$top/bin/drover" completion fish >"$work/completion"
+	put 0644 "$work/completion" "$fish_completions/drover.fish"
+	put 0644 "$top/profiles/profiles.schema.json" "$schemadir/profiles.schema.json"
+	put 0644 "$top/internal/config/drover.schema.json" "$schemadir/drover.schema.json"
+	# A copy in /etc/drover refers to the installed schema.
+	sed "1s|profiles/profiles.schema.json|$schemadir/profiles.schema.json|" "$top/profiles.yaml" >"$work/profiles.yaml"
+	put 0644 "$work/profiles.yaml" "$docdir/profiles.yaml"
 	put 0644 "$top/LICENSE" "$docdir/LICENSE"
 }
 

@@ -7,9 +7,12 @@ state=${DROVER_ROOT:-/var/lib/drover}
 config=/etc/drover/drover.yaml
 
 bindir=$PREFIX/bin
-mandir=$PREFIX/share/man/man1
+mandir=$PREFIX/share/man
 completions=$PREFIX/share/bash-completion/completions
+zsh_completions=$PREFIX/share/zsh/site-functions
+fish_completions=$PREFIX/share/fish/vendor_completions.d
 docdir=$PREFIX/share/doc/drover
+schemadir=$PREFIX/share/drover
 sysusers=/usr/lib/sysusers.d/drover.conf
 # Of a host by itself and of one of a cluster; a control replica mounts nothing.
 dropins="/etc/systemd/system/drover.service.d/10-paths.conf /etc/systemd/system/drover-agent.service.d/10-paths.conf"

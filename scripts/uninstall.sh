@@ -102,14 +102,16 @@ remove_state() {
 
 remove_files() {
 	local page unit
-	rm -f "$DESTDIR$bindir/drover" "$DESTDIR$completions/drover" "$DESTDIR$sysusers"
+	rm -f "$DESTDIR$bindir/drover" "$DESTDIR$completions/drover" "$DESTDIR$sysusers" \
+		"$DESTDIR$zsh_completions/_drover" "$DESTDIR$fish_completions/drover.fish"
 	for unit in $socket_units $service_units; do
 		rm -f "$DESTDIR$units/$unit"
 	done
-	for page in "$DESTDIR$mandir"/drover.1 "$DESTDIR$mandir"/drover-*.1; do
+	for page in "$DESTDIR$mandir"/man1/drover.1 "$DESTDIR$mandir"/man1/drover-*.1 \
+		"$DESTDIR$mandir"/man5/drover.yaml.5 "$DESTDIR$mandir"/man5/drover-*.5; do
 		rm -f "$page"
 	done
-	rm -rf "$DESTDIR$docdir"
+	rm -rf "$DESTDIR$docdir" "$DESTDIR$schemadir"
 	for unit in $dropins $guard_dropin; do
 		rm -f "$DESTDIR$unit"
 		rmdir --ignore-fail-on-non-empty "$(dirname "$DESTDIR$unit")" 2>/dev/null || true

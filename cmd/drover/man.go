@@ -2,11 +2,13 @@ package main
 
 import (
 	"os"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/cobra/doc"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/cmd/drover/internal/settings"
 )
 
 func newManCmd(a *cli.App) *cobra.Command {
@@ -23,9 +25,26 @@ func newManCmd(a *cli.App) *cobra.Command {
 			if !info.IsDir() {
 				return cli.UsageError(cmd, "man: %s is not a folder", args[0])
 			}
-			return doc.GenManTree(cmd.Root(), &doc.GenManHeader{
+			if err := doc.GenManTree(cmd.Root(), &doc.GenManHeader{
 				Section: "1", Source: "drover " + a.Version, Manual: "Drover",
-			}, args[0])
+			}, args[0]); err != nil {
+				return err
+			}
+			return writeFilePages(args[0], a.Version)
 		},
 	}
+}
+
+// writeFilePages writes the man pages about the configuration files.
+func writeFilePages(dir, version string) error {
+	for _, p := range settings.ReferencePages() {
+		text, err := p.Man(version)
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(dir, p.ManName()+".5"), []byte(text), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -94,11 +94,17 @@ func TestStaged(t *testing.T) {
 		"/usr/bin/drover", "/usr/lib/systemd/system/drover.service", "/usr/lib/systemd/system/drover.socket",
 		"/usr/lib/systemd/system/drover-guard.service", "/usr/lib/systemd/system/drover-agent.service", "/usr/lib/systemd/system/drover-agent.socket", "/usr/lib/systemd/system/drover-control.service",
 		"/usr/lib/sysusers.d/drover.conf", "/usr/share/man/man1/drover.1", "/usr/share/man/man1/drover-volume-create.1",
-		"/usr/share/bash-completion/completions/drover", "/usr/share/doc/drover/profiles.yaml",
+		"/usr/share/man/man5/drover-profiles.5", "/usr/share/man/man5/drover.yaml.5",
+		"/usr/share/bash-completion/completions/drover", "/usr/share/zsh/site-functions/_drover", "/usr/share/fish/vendor_completions.d/drover.fish",
+		"/usr/share/doc/drover/profiles.yaml", "/usr/share/drover/profiles.schema.json", "/usr/share/drover/drover.schema.json",
 	} {
 		if !slices.Contains(files, want) {
 			t.Errorf("%s is not installed; there are %v", want, files)
 		}
+	}
+	first, _, _ := strings.Cut(read(t, dest+"/usr/share/doc/drover/profiles.yaml"), "\n")
+	if first != "# yaml-language-server: $schema=/usr/share/drover/profiles.schema.json" {
+		t.Errorf("the installed profiles.yaml begins with %q", first)
 	}
 	dropin := read(t, dest+"/etc/systemd/system/drover.service.d/10-paths.conf")
 	if agents := read(t, dest+"/etc/systemd/system/drover-agent.service.d/10-paths.conf"); agents != dropin {
