@@ -4,6 +4,9 @@ import (
 	"context"
 	"time"
 
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/offline"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -22,6 +25,31 @@ func (a *Agent) PoolStates(ctx context.Context) []api.Pool {
 		}
 	}
 	return out
+}
+
+// Offline returns the API of control for the users of this host. While control is unreachable, this host answers what
+// it knows.
+func (a *Agent) Offline(control api.Service) api.Service {
+	return offline.New(control, offline.Deps{
+		Clock: a.Clock, Records: a.Cache, NameOf: a.Nodes.Name, StatusOf: a.Status.Status,
+		SnapshotsOf: func(ctx context.Context, d dataset.Dataset) ([]dataset.Snapshot, error) {
+			p, err := a.Pools.Online(ctx, d.Pool)
+			if err != nil {
+				return nil, err
+			}
+			e, err := p.Stat(ctx, d.ID)
+			return e.Snapshots, err
+		},
+		Pools: a.PoolStates,
+		Pool: func(id uuid.UUID) (dataset.Pool, bool) {
+			p := a.Pools.ByID(id)
+			if p == nil {
+				return dataset.Pool{}, false
+			}
+			return p.Pool, true
+		},
+		LastAnswer: a.Reporter.LastAnswer,
+	})
 }
 
 // SeenVolumes returns the present state of the volumes that are in use on this node.

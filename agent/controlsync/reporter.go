@@ -243,7 +243,7 @@ func (r *Reporter) reportOne(ctx context.Context, t *replicaReporter, h api.Hear
 	}
 	h.Incremental = t.complete
 	err := t.to.Heartbeat(ctx, r.NodeID, h)
-	r.silences.note(t.index, err)
+	r.silences.note(t.index, r.Clock.Now(), err)
 	if err != nil {
 		// The replica has restarted, or has missed a report.
 		t.complete = false

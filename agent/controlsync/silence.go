@@ -2,6 +2,7 @@ package controlsync
 
 import (
 	"sync"
+	"time"
 
 	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/dataset"
@@ -12,20 +13,32 @@ import (
 type silences struct {
 	mu sync.Mutex
 	of map[int]error // the error of the last heartbeat, by index in ReporterDeps.Replicas
+	// answered is when a replica last answered a heartbeat.
+	answered time.Time
 }
 
-// note records the result of a heartbeat to the replica with an index.
-func (s *silences) note(replica int, err error) {
+// note records the result of a heartbeat to the replica with an index, which ended at a time.
+func (s *silences) note(replica int, at time.Time, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if dataset.KindOf(err) != dataset.ErrUnavailable { // it answered
 		delete(s.of, replica)
+		if err == nil {
+			s.answered = at
+		}
 		return
 	}
 	if s.of == nil {
 		s.of = map[int]error{}
 	}
 	s.of[replica] = err
+}
+
+// LastAnswer returns when control last answered a heartbeat, or the zero time if it has not answered since the start.
+func (r *Reporter) LastAnswer() time.Time {
+	r.silences.mu.Lock()
+	defer r.silences.mu.Unlock()
+	return r.silences.answered
 }
 
 // Check adds a warning for each control replica that did not answer the last heartbeat. If there is only one replica,

@@ -3,6 +3,7 @@ package controlsync
 import (
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/control/api"
@@ -27,7 +28,7 @@ func TestSilentReplicaIsNamed(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := NewReporter(ReporterDeps{Replicas: make([]api.Service, c.replicas)})
 			for _, err := range c.answers {
-				r.silences.note(c.replicas-1, err)
+				r.silences.note(c.replicas-1, time.Time{}, err)
 			}
 			var list findings.List
 			r.Check(&list)

@@ -94,8 +94,8 @@ func (c *PoolChecker) checkUnrecorded(ctx context.Context, r *Report, p *pool.Po
 				"and is kept", p.Name, volumeOf(e))
 	case len(e.ForeignFiles) > 0 && e.State != backends.EntryReady:
 		r.Add(findings.Warning, subject, "move these files away, then restart drover",
-			"was interrupted by a crash, and "+
-				"is not removed, because %s contains foreign files: %s", e.Path, strings.Join(e.ForeignFiles, ", "))
+			"was interrupted by a crash, and is not removed, because %s contains foreign files: %s", e.Path,
+			strings.Join(e.ForeignFiles, ", "))
 	case incoming || e.State == backends.EntryDeleting:
 		r.Add(findings.Info, subject, "", "was interrupted by a crash; the next start of drover removes it "+
 			"(%s)", e.Path)

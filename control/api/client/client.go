@@ -11,6 +11,7 @@ import (
 	"crypto/tls"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/droverhq/drover/control/api"
 )
@@ -42,6 +43,10 @@ func newClient(conn *connection) *Client {
 // SetVersion sets the version of the program, which the client sends with each request and control compares with its
 // own. It must not be called once the client is in use.
 func (c *Client) SetVersion(version string) { c.conn.version = version }
+
+// OnKnownAt sets a function that is called for each answer that an agent gave without control, with the time at which
+// the agent last heard from control. It must not be called once the client is in use.
+func (c *Client) OnKnownAt(f func(time.Time)) { c.conn.knownAt = f }
 
 // Endpoint returns the address of the server that the client asks first at present.
 func (c *Client) Endpoint() string { return c.conn.servers[c.conn.currentIndex()].endpoint }

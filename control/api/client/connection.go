@@ -20,6 +20,7 @@ type connection struct {
 	patience time.Duration // how long one of several servers may take to answer; 0: any time
 	close    func()
 	version  string // version of this program; empty: not sent
+	knownAt  func(time.Time)
 }
 
 // remote is one server that a client can ask.
@@ -113,6 +114,9 @@ func (c *connection) attempt(ctx context.Context, s *remote, k call) (*http.Resp
 		err = errSilent
 	}
 	if err == nil && resp.StatusCode < 300 && !isProblem(resp) {
+		if at, ok := wire.KnownAt(resp.Header); ok && c.knownAt != nil {
+			c.knownAt(at)
+		}
 		if end != nil {
 			resp.Body = &endingBody{resp.Body, end}
 		}

@@ -30,9 +30,10 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if name := wire.ProductName(g.version); name != "" {
 		w.Header().Set("Server", name)
 	}
-	watched := &watchedWriter{ResponseWriter: w}
+	ctx, knownAt := api.WithKnownAt(r.Context())
+	watched := &watchedWriter{ResponseWriter: w, knownAt: knownAt}
 	who, err := g.identify(r)
-	ctx, change := withChange(api.WithPrincipal(r.Context(), who), who, r)
+	ctx, change := withChange(api.WithPrincipal(ctx, who), who, r)
 	defer func() { change.finish(watched.status, g.audit) }()
 	switch {
 	case err != nil:
@@ -110,18 +111,22 @@ func (g *guard) limitAnonymous(w http.ResponseWriter) {
 // watchedWriter records whether an answer has begun, and its status.
 type watchedWriter struct {
 	http.ResponseWriter
-	wrote  bool
-	status int
+	wrote   bool
+	status  int
+	knownAt func() time.Time
 }
 
 func (w *watchedWriter) WriteHeader(status int) {
+	if at := w.knownAt(); !at.IsZero() {
+		wire.SetKnownAt(w.Header(), at)
+	}
 	w.wrote, w.status = true, status
 	w.ResponseWriter.WriteHeader(status)
 }
 
 func (w *watchedWriter) Write(b []byte) (int, error) {
 	if !w.wrote {
-		w.wrote, w.status = true, http.StatusOK
+		w.WriteHeader(http.StatusOK)
 	}
 	return w.ResponseWriter.Write(b)
 }

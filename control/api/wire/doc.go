@@ -6,5 +6,6 @@
 //   - events as server-sent events (EncodeEvent, ReadEvents)
 //   - the end of an archive in trailers (SetTrailers, StreamError)
 //   - the version of the program in User-Agent and Server (ProductName, VersionIn)
+//   - the age of an answer that an agent gave without control (KnownAt)
 //   - bounded waits (ParseWait, FormatWait) and strict JSON (DecodeStrict)
 package wire

@@ -7,6 +7,7 @@ import (
 	"io"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -61,7 +62,23 @@ type App struct {
 	Endpoint string    // --api
 	Files    pki.Files // --cert, --key, --ca
 	Args     []string  // the whole command line
+
+	outdated atomic.Bool // the server answered without control
 }
+
+// noteKnownAt tells the user once that an answer is what the server's host knew at a time.
+func (a *App) noteKnownAt(at time.Time) {
+	if !a.outdated.Swap(true) {
+		_, _ = fmt.Fprintf(a.ErrOut, "drover: control is unreachable: this is what the host knew %s, and only its own "+
+			"volumes (drover doctor says why)\n", show.Ago(a.Now(), at))
+	}
+}
+
+// Outdated reports whether an answer is only what the server's host knows, because control is unreachable.
+func (a *App) Outdated() bool { return a.outdated.Load() }
+
+// ForgetOutdated lets Outdated start again, for a command that asks the server repeatedly.
+func (a *App) ForgetOutdated() { a.outdated.Store(false) }
 
 // Address returns the address of the API: --api, else DROVER_API, else DefaultEndpoint.
 func (a *App) Address() string {

@@ -16,6 +16,7 @@ func (a *App) OpenClient(endpoint string) (Remote, error) {
 		return nil, err
 	}
 	c.SetVersion(a.Version)
+	c.OnKnownAt(a.noteKnownAt)
 	return c, nil
 }
 

@@ -70,7 +70,7 @@ func Agent(ctx context.Context, o Options) (err error) {
 	}
 	metrics := newMetrics(hostView{ag}, nil, o.Version)
 	handler := server.Handler(server.Deps{
-		Service:  client,
+		Service:  ag.Offline(client),
 		Local:    ag,
 		Metrics:  metrics,
 		Version:  o.Version,

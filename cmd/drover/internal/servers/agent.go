@@ -26,7 +26,9 @@ pools of this host, and provides the Docker volume plugin and the API. It gets
 its decisions from the control replicas in drover.yaml (key control). Other
 hosts fetch volumes from it at the address in drover.yaml (key listen). While
 control is unreachable, containers keep running, and volumes whose home is this
-host can still be mounted.
+host can still be mounted. The commands that list and inspect volumes,
+snapshots, the trash and pools then print what this host knows, and how old that
+is.
 
 To join the cluster, the agent needs a token once: drover node token creates it
 on a control host. The token is read from a file (@FILE) or from standard input

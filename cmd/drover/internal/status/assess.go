@@ -35,7 +35,8 @@ type Cluster struct {
 	Operations []dataset.Operation
 	Doctor     []api.Finding      // of the server's host
 	Health     *api.ClusterHealth // nil if the server does not know it
-	// VolumesUnknown says that the volumes could not be read, so that Volumes is incomplete.
+	// VolumesUnknown says that control could not be asked for the volumes, so that Volumes has at most those of the
+	// server's host.
 	VolumesUnknown bool
 }
 
@@ -56,6 +57,9 @@ func Assess(c Cluster, now time.Time) Report {
 	found.nodes(c, now)
 	found.pools(c)
 	for _, v := range c.Volumes {
+		if c.VolumesUnknown { // a host without control does not know the copies on other hosts
+			v.CopyDetails, v.Profile.Replicas.Count = nil, 0
+		}
 		found.volume(v, now)
 	}
 	found.operations(c.Operations, now)

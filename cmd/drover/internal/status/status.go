@@ -88,6 +88,7 @@ func follow(ctx context.Context, a *cli.App, o *cli.Output, c cli.Remote) error 
 func assess(ctx context.Context, a *cli.App, c cli.Remote) Report {
 	var known Cluster
 	var failed []error
+	a.ForgetOutdated()
 	fetch := func(err error) bool {
 		if err != nil {
 			failed = append(failed, err)
@@ -104,7 +105,7 @@ func assess(ctx context.Context, a *cli.App, c cli.Remote) Report {
 		known.Pools = pools
 	}
 	if volumes, err := cli.FetchAll(ctx, c.Volumes); fetch(err) {
-		known.Volumes = volumes
+		known.Volumes, known.VolumesUnknown = volumes, a.Outdated()
 	} else {
 		known.VolumesUnknown = true
 	}
