@@ -31,7 +31,7 @@ func (a *Agent) PoolStates(ctx context.Context) []api.Pool {
 // it knows.
 func (a *Agent) Offline(control api.Service) api.Service {
 	return offline.New(control, offline.Deps{
-		Clock: a.Clock, Records: a.Cache, NameOf: a.Nodes.Name, StatusOf: a.Status.Status,
+		Clock: a.Clock, Version: a.Config.Version, Records: a.Cache, NameOf: a.Nodes.Name, StatusOf: a.Status.Status,
 		SnapshotsOf: func(ctx context.Context, d dataset.Dataset) ([]dataset.Snapshot, error) {
 			p, err := a.Pools.Online(ctx, d.Pool)
 			if err != nil {

@@ -61,6 +61,8 @@ type Deps struct {
 	Incompatible func(error)
 	// Failed is called with the failures of the background work. Must not be nil.
 	Failed func(what string, err error)
+	// Findings returns what needs attention on the host of this service. If nil, nothing does.
+	Findings func() []api.Finding
 }
 
 // Service is the control service. It implements api.Service. All methods are safe for concurrent use. Its exported
@@ -156,7 +158,7 @@ func Assemble(d Deps) (s *Service, ctx context.Context) {
 	})
 	s.Reader = health.New(health.Deps{
 		Ledger: s.Ledger, Reports: s.Reports, Store: plain, StoreName: d.StoreName, NodeList: s.NodeList,
-		Shared: d.Shared,
+		Shared: d.Shared, Own: d.Findings,
 	})
 	s.makePlanners(d)
 	s.Recovery = recovery.NewRecovery(recovery.RecoveryDeps{

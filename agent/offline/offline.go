@@ -35,6 +35,7 @@ type Records interface {
 type Deps struct {
 	Clock   clock.Clock
 	Records Records
+	Version string // of this program
 	// NameOf returns the name of a node, or its UUID if the name is not known.
 	NameOf func(node uuid.UUID) string
 	// StatusOf returns the present status of a dataset whose home is this node.
@@ -212,6 +213,13 @@ func (r *Reader) snapshots(ctx context.Context, ref string) (all []dataset.Snaps
 		all = append(all, list...)
 	}
 	return all, true, nil
+}
+
+// Version implements api.Users. Without control, the kind of its store is not known.
+func (r *Reader) Version(ctx context.Context) (api.Version, error) {
+	return ask(ctx, r, r.Service.Version, func() (api.Version, bool, error) {
+		return api.Version{Version: r.deps.Version, API: "v1", Started: r.started}, true, nil
+	})
 }
 
 // Pools implements api.Users.

@@ -41,6 +41,8 @@ type Deps struct {
 	NodeList func(ctx context.Context, filter string) ([]api.Node, error)
 	// Shared says that other services may work on the same store.
 	Shared bool
+	// Own returns what needs attention on the host of this service. If nil, nothing does.
+	Own func() []api.Finding
 }
 
 // Reader reads the state of the cluster. Its methods are safe for concurrent use.
@@ -56,6 +58,9 @@ const readTime = 5 * time.Second
 // Anything else that cannot be read becomes a finding.
 func (r *Reader) ClusterHealth(ctx context.Context) (api.ClusterHealth, error) {
 	out := api.ClusterHealth{Store: r.store(ctx), Nodes: []api.NodeHealth{}}
+	if r.deps.Own != nil {
+		out.Findings = append(out.Findings, r.deps.Own()...)
+	}
 	unreadable := func(what string, err error) {
 		out.Findings = append(out.Findings, api.Finding{
 			Level: levelError, Subject: "store", Text: fmt.Sprintf("%s cannot be read: %v", what, err),

@@ -32,6 +32,7 @@ type Deps struct {
 	Gathers func() error // fails unless a recovery is collecting the reports of nodes; if nil, it never fails
 	Metrics http.Handler // nil: no /metrics
 	Version string       // of this program, for the header Server; empty: none
+	Node    string       // name of the node on which this program is the agent; empty: it is not an agent
 	// Peer identifies the peer of a TLS connection. If nil, no request over TLS is allowed. A caller over a unix
 	// socket, or in this process, may use all endpoints. Over other connections without TLS, no request is allowed.
 	Peer Peer

@@ -61,6 +61,10 @@ func (h handlers) operations() {
 		})
 	add(h, endpoint(route.GetVersion, "operations", "Get the version of the server", ""),
 		func(ctx context.Context, _ *struct{}) (*answer[api.Version], error) {
-			return reply(h.Service.Version(ctx))
+			v, err := h.Service.Version(ctx)
+			if h.Node != "" { // the service may be control on another host
+				v.Node = h.Node
+			}
+			return reply(v, err)
 		})
 }

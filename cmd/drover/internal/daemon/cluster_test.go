@@ -220,8 +220,11 @@ func TestControlAndAgent(t *testing.T) {
 		create(fmt.Sprintf("more%d", i))
 		if i == 0 {
 			up[1].end(t)
-			if _, err := users.Volume(soon(t), "db"); dataset.KindOf(err) != dataset.ErrUnavailable {
-				t.Errorf("all replicas are away: %v", err)
+			if v, err := users.Volume(soon(t), "db"); err != nil || v.Volume != "db" {
+				t.Errorf("all replicas are away: volume db is %+v, error %v; want what the host knows", v, err)
+			}
+			if _, err := users.Volume(soon(t), "elsewhere"); dataset.KindOf(err) != dataset.ErrUnavailable {
+				t.Errorf("all replicas are away: volume elsewhere: error %v, want ErrUnavailable", err)
 			}
 			l.start(Control, replicas[0])
 			break

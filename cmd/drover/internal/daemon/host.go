@@ -57,8 +57,10 @@ type Options struct {
 	Consul        *consul.Options // where the store is; if nil, it is in a file in Root
 	Profiles      func() control.Profiles
 	Reread        <-chan struct{} // of Serve: receives after Profiles changed; if nil, it never changes
-	Backends      *backends.Registry
-	Log           *logrus.Logger
+	// ProfileFindings returns why the last reload of the profiles failed. If nil, they are not reloaded.
+	ProfileFindings func() []api.Finding
+	Backends        *backends.Registry
+	Log             *logrus.Logger
 
 	CA       string            // of Control: the folder of the cluster's certificate authority
 	Listen   *config.Listen    // of Control and Agent: for requests from the network
@@ -100,7 +102,11 @@ func Serve(ctx context.Context, o Options) (err error) {
 	}
 	asked, shut := link(server.Audited(svc, changes.Keep))
 	p.addCloser(func() error { shut(); return nil })
-	ag, err := p.agent(ctx, asked, uuid.Nil, nil)
+	ag, err := p.agent(ctx, asked, uuid.Nil, nil, func(l *findings.List) {
+		if p.ProfileFindings != nil {
+			l.All = append(l.All, p.ProfileFindings()...)
+		}
+	})
 	if err != nil {
 		return err
 	}
@@ -120,6 +126,7 @@ func Serve(ctx context.Context, o Options) (err error) {
 	metrics := newMetrics(svc, st.figures, o.Version)
 	handler := server.Handler(server.Deps{
 		Service:  svc,
+		Node:     ag.NodeName,
 		Local:    ag,
 		Backup:   st.backup,
 		Metrics:  metrics,
@@ -180,7 +187,8 @@ func (p *process) control(st openedStore, unfit func(error)) *control.Service {
 		Store: st, StoreName: st.kind, Authority: p.authority(), Shared: p.Consul != nil, Replica: p.replica(),
 		Limits: p.Limits, Profiles: p.Profiles, Clock: p.clock, Version: p.Version, Incompatible: unfit,
 		Catalog: st.catalog, PublishFacts: slices.Contains(p.Publish, config.PublishConsul),
-		Failed: func(what string, err error) { p.Log.WithError(err).Warn("control: " + what) },
+		Failed:   func(what string, err error) { p.Log.WithError(err).Warn("control: " + what) },
+		Findings: p.ProfileFindings,
 	})
 	p.addCloser(func() error { svc.Close(); return nil })
 	return svc

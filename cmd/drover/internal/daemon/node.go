@@ -71,6 +71,7 @@ func Agent(ctx context.Context, o Options) (err error) {
 	metrics := newMetrics(hostView{ag}, nil, o.Version)
 	handler := server.Handler(server.Deps{
 		Service:  ag.Offline(client),
+		Node:     p.NodeName,
 		Local:    ag,
 		Metrics:  metrics,
 		Version:  o.Version,

@@ -22,6 +22,7 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/daemon"
 	"github.com/droverhq/drover/cmd/drover/internal/settings"
 	"github.com/droverhq/drover/control"
+	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/store/consul"
 	"github.com/droverhq/drover/dataset"
@@ -112,12 +113,11 @@ func runProcess(ctx context.Context, a *cli.App, f Flags,
 		if err != nil {
 			return err
 		}
-		var current atomic.Pointer[profiles.Set]
-		current.Store(set)
-		o.Profiles = func() control.Profiles { return current.Load() }
-		reread := make(chan struct{}, 1)
-		o.Reread = reread
-		defer onHangup(ctx, func() { reload(f.profiles, &current, reread, log) })()
+		current := &profilesFile{path: f.profiles, reread: make(chan struct{}, 1), log: log}
+		current.set.Store(set)
+		o.Profiles = func() control.Profiles { return current.set.Load() }
+		o.Reread, o.ProfileFindings = current.reread, current.findings
+		defer onHangup(ctx, current.reload)()
 	}
 	return process(ctx, o)
 }
@@ -186,19 +186,41 @@ func NewLog(level string) (*logrus.Logger, error) {
 	return log, nil
 }
 
-// reload reads profiles.yaml again and notifies reread. If the file has a mistake, the old profiles stay.
-func reload(file string, current *atomic.Pointer[profiles.Set], reread chan<- struct{}, log *logrus.Logger) {
-	set, err := settings.LoadProfiles(file)
+// profilesFile is profiles.yaml as it was last read. Its methods are safe for concurrent use.
+type profilesFile struct {
+	path    string
+	set     atomic.Pointer[profiles.Set]
+	problem atomic.Pointer[api.Finding] // why the last reload failed; nil: it did not
+	reread  chan struct{}               // receives after set changed
+	log     *logrus.Logger
+}
+
+// reload reads the file again and notifies reread. If the file has a mistake, the old profiles stay.
+func (p *profilesFile) reload() {
+	set, err := settings.LoadProfiles(p.path)
 	if err != nil {
-		log.WithError(err).Error("reload failed; keeping previous profiles")
+		p.log.WithError(err).Error("reload failed; keeping previous profiles")
+		p.problem.Store(&api.Finding{
+			Level: "error", Subject: "profiles", Fix: "drover profile check " + p.path + ", then reload it (SIGHUP)",
+			Text: fmt.Sprintf("reload failed; keeping previous profiles: %v", err),
+		})
 		return
 	}
-	current.Store(set)
-	log.WithField("profiles", set.Names()).Info("reloaded the profiles")
+	p.set.Store(set)
+	p.problem.Store(nil)
+	p.log.WithField("profiles", set.Names()).Info("reloaded the profiles")
 	select {
-	case reread <- struct{}{}:
+	case p.reread <- struct{}{}:
 	default: // a previous notification is still waiting
 	}
+}
+
+// findings returns why the last reload failed.
+func (p *profilesFile) findings() []api.Finding {
+	if f := p.problem.Load(); f != nil {
+		return []api.Finding{*f}
+	}
+	return nil
 }
 
 // onHangup calls fn at each SIGHUP until ctx ends. The returned function stops that, and waits for a running fn.
