@@ -15,7 +15,8 @@ const encrypted = "^TestSuiteEncrypted$/^xfs$/^EncryptedIsUnreadable$"
 const sealed = "^TestSuiteEncrypted$/./^EncryptedIsUnreadable$"
 
 // luks are the cases of the suite that go through the mapping, or around it.
-const luks = "^TestSuiteEncrypted$/^xfs$/^(SpeedIsLimited|FreezeHoldsWriters|LifeOfADataset|ClonesAndDeletedSources|CloneSizes|RestoreKeepsWhatWas|GrowMounted)$"
+const luks = "^TestSuiteEncrypted$/^xfs$/^(SpeedIsLimited|FreezeHoldsWriters|LifeOfADataset|" +
+	"ClonesAndDeletedSources|CloneSizes|RestoreKeepsWhatWas|GrowMounted)$"
 
 // filled is the other case that fills a dataset through the mapping.
 const filled = "^TestSuiteEncrypted$/^xfs$/^SizeIsEnforcedOrRefused$"
@@ -25,9 +26,11 @@ const filled = "^TestSuiteEncrypted$/^xfs$/^SizeIsEnforcedOrRefused$"
 // filesystem instead of a volume.
 const (
 	thinShort = "^TestSuite$/./^(InUseIsNotDeleted|CloneSizes)$"
-	thinFew   = "^TestSuite$/./^(PoolIsMadeOnce|PoolRefusesWhatHoldsSomething|InUseInAnotherNamespace|InUseWithoutMount|" +
+	thinFew   = "^TestSuite$/./^(PoolIsMadeOnce|PoolRefusesWhatHoldsSomething|InUseInAnotherNamespace|" +
+		"InUseWithoutMount|" +
 		"SizeIsEnforcedOrRefused|LifeOfADataset|DeviceIsOwn|SpeedIsLimited|" +
-		"SnapshotIsImmutable|SnapshotWhileWritten|FreezeHoldsWriters|ClonesAndDeletedSources|RestoreKeepsWhatWas|GrowIdle|GrowMounted|" +
+		"SnapshotIsImmutable|SnapshotWhileWritten|FreezeHoldsWriters|ClonesAndDeletedSources|" +
+		"RestoreKeepsWhatWas|GrowIdle|GrowMounted|" +
 		"EncryptedIsUnreadable|ForeignThingsAreListedAndKept|ConcurrentCalls)$"
 )
 
@@ -35,13 +38,15 @@ const (
 const copied = "^TestProjectSuite$/././^(KeepsEverything|SnapshotIsImmutable)$"
 
 // openZFS are the cases of the suite that show most about an implementation other than zfs-fuse.
-const openZFS = "^TestSuite$/./^(SizeIsEnforcedOrRefused|LifeOfADataset|SnapshotIsImmutable|ClonesAndDeletedSources|RestoreKeepsWhatWas|CopyBecomesHome|EncryptedIsUnreadable)$"
+const openZFS = "^TestSuite$/./^(SizeIsEnforcedOrRefused|LifeOfADataset|SnapshotIsImmutable|" +
+	"ClonesAndDeletedSources|RestoreKeepsWhatWas|CopyBecomesHome|EncryptedIsUnreadable)$"
 
 // shareShort and shareFew are the cases of the suite on a share that show most about the server. Backend nfs runs
 // the others.
 const (
 	shareShort = "^TestOnNFS$/./^(InUseIsNotDeleted|InUseWithoutMount|SnapshotWhileWritten)$"
-	shareFew   = "^TestOnNFS$/./^(LifeOfADataset|RootIsEmptyAndOwned|ClonesAndDeletedSources|ConcurrentCalls|SeenWhileItMoves)$"
+	shareFew   = "^TestOnNFS$/./^(LifeOfADataset|RootIsEmptyAndOwned|ClonesAndDeletedSources|ConcurrentCalls|" +
+		"SeenWhileItMoves)$"
 )
 
 // large are the cases of backendtest that take minutes on a share in the lab.
@@ -49,7 +54,8 @@ const large = "^TestSuiteNFS$/./^(KeepsEverything|SnapshotIsImmutable|RestoreKee
 
 // uncut are the operations of backend zfs whose interruption at each step is tested outside the lab. The result
 // does not depend on the kernel, and the tests take long in the lab.
-const uncut = "^TestCrashAtEachStep$/^(snapshot|clone|clone-head|restore|delete|delete-with-clone|delete-snapshot|delete-clone|promote|promote-last|demote)$"
+const uncut = "^TestCrashAtEachStep$/^(snapshot|clone|clone-head|restore|delete|delete-with-clone|" +
+	"delete-snapshot|delete-clone|promote|promote-last|demote)$"
 
 // failing are the tests of failing calls of backend zfs. They run outside the lab on zfs-fuse, since which calls
 // fail does not depend on the kernel.
@@ -74,24 +80,55 @@ type Entry struct {
 func Table() []Entry {
 	return []Entry{
 		{Package: "test/lab/inside", Disks: []Disk{{"first", 2 * gib}, {"second", 2 * gib}}},
-		{Package: "backends/dir", Run: "^TestProject(Volume|OfOthers|Limit|Quotas)", Disks: []Disk{{"quota", 6 * gib}}},
-		{Package: "backends/dir", Run: "^TestProject(Suite|C1)", Skip: copied, Disks: []Disk{{"quota", 6 * gib}}, Within: 15 * time.Minute, Long: true},
+		{
+			Package: "backends/dir", Run: "^TestProject(Volume|OfOthers|Limit|Quotas)",
+			Disks: []Disk{{"quota", 6 * gib}},
+		},
+		{
+			Package: "backends/dir", Run: "^TestProject(Suite|C1)", Skip: copied,
+			Disks: []Disk{{"quota", 6 * gib}}, Within: 15 * time.Minute, Long: true,
+		},
 		{Package: "backends/dir", Run: copied, Disks: []Disk{{"quota", 6 * gib}}, Longest: true},
 		{Package: "backends/dir", Run: shareShort, Disks: []Disk{{"quota", 6 * gib}}},
 		{Package: "backends/dir", Run: shareFew, Disks: []Disk{{"quota", 6 * gib}}, Long: true},
-		{Package: "backends/dir", Run: "^TestOnNFS$", Skip: shareShort + "|" + shareFew, Disks: []Disk{{"quota", 6 * gib}}, Within: 40 * time.Minute, Longest: true},
+		{
+			Package: "backends/dir", Run: "^TestOnNFS$", Skip: shareShort + "|" + shareFew,
+			Disks: []Disk{{"quota", 6 * gib}}, Within: 40 * time.Minute, Longest: true,
+		},
 		{Package: "backends/btrfs", Run: "^TestCountsOfDeletedGo$/^full$"},
 		{Package: "agent/throttle", Run: "^TestQoSOnV2$", Long: true},
 		{Package: "backends/lvm", Run: thinShort, Disks: thin(), Modules: []string{"dm-thin-pool"}},
-		{Package: "backends/lvm", Run: thinFew, Disks: thin(), Modules: []string{"dm-thin-pool", "dm-crypt"}, Within: 25 * time.Minute, Long: true},
-		{Package: "backends/lvm", Run: "^TestSuite$", Skip: thinShort + "|" + thinFew, Disks: thin(), Modules: []string{"dm-thin-pool", "dm-crypt"}, Within: 30 * time.Minute, Longest: true},
-		{Package: "backends/lvm", Run: "^TestC1CrashAtEveryStep$", Disks: thin(), Modules: []string{"dm-thin-pool", "dm-crypt"}, Within: 25 * time.Minute, Long: true},
-		{Package: "backends/lvm", Run: sealed, Disks: thin(), Modules: []string{"dm-thin-pool", "dm-crypt"}, Longest: true},
-		{Package: "backends/lvm", Run: "^TestC1Encrypted$", Disks: thin(), Modules: []string{"dm-thin-pool", "dm-crypt"}, Within: 30 * time.Minute, Longest: true},
-		{Package: "backends/lvm", Skip: "^Test(Suite|C1|I3FailingCalls$|DevicesThatHoldSomething$)", Disks: thin(), Modules: []string{"dm-thin-pool", "dm-crypt"}, Within: 20 * time.Minute, Long: true},
-		{Package: "backends/lvm", Run: "^Test(SuiteInACorner|DevicesThatHoldSomething)$", Disks: thin(), Modules: []string{"dm-thin-pool", "dm-crypt"}, Within: 20 * time.Minute, Longest: true},
 		{
-			Package: "backends/lvm", Run: "^TestI3FailingCalls$", Disks: thin(), Modules: []string{"dm-thin-pool", "dm-crypt"},
+			Package: "backends/lvm", Run: thinFew,
+			Disks: thin(), Modules: []string{"dm-thin-pool", "dm-crypt"}, Within: 25 * time.Minute, Long: true,
+		},
+		{
+			Package: "backends/lvm", Run: "^TestSuite$", Skip: thinShort + "|" + thinFew,
+			Disks: thin(), Modules: []string{"dm-thin-pool", "dm-crypt"}, Within: 30 * time.Minute, Longest: true,
+		},
+		{
+			Package: "backends/lvm", Run: "^TestC1CrashAtEveryStep$",
+			Disks: thin(), Modules: []string{"dm-thin-pool", "dm-crypt"}, Within: 25 * time.Minute, Long: true,
+		},
+		{
+			Package: "backends/lvm", Run: sealed,
+			Disks: thin(), Modules: []string{"dm-thin-pool", "dm-crypt"}, Longest: true,
+		},
+		{
+			Package: "backends/lvm", Run: "^TestC1Encrypted$",
+			Disks: thin(), Modules: []string{"dm-thin-pool", "dm-crypt"}, Within: 30 * time.Minute, Longest: true,
+		},
+		{
+			Package: "backends/lvm", Skip: "^Test(Suite|C1|I3FailingCalls$|DevicesThatHoldSomething$)",
+			Disks: thin(), Modules: []string{"dm-thin-pool", "dm-crypt"}, Within: 20 * time.Minute, Long: true,
+		},
+		{
+			Package: "backends/lvm", Run: "^Test(SuiteInACorner|DevicesThatHoldSomething)$",
+			Disks: thin(), Modules: []string{"dm-thin-pool", "dm-crypt"}, Within: 20 * time.Minute, Longest: true,
+		},
+		{
+			Package: "backends/lvm", Run: "^TestI3FailingCalls$",
+			Disks: thin(), Modules: []string{"dm-thin-pool", "dm-crypt"},
 			Within: 60 * time.Minute, Longest: true,
 		},
 		{
@@ -100,19 +137,53 @@ func Table() []Entry {
 			Within: 20 * time.Minute, Long: true,
 		},
 		{Package: "backends/nfs", Run: "^TestTakenByAnotherHost$", Disks: []Disk{{"share", 6 * gib}}},
-		{Package: "backends/nfs", Run: "^Test(SharesThatAreRefused|ShutOut)$", Disks: []Disk{{"share", 6 * gib}}, Long: true},
-		{Package: "agent/move", Run: "^Test(MoveOnARealShare|AccessManyOnARealShare|RestoreOnARealShare|HeldOnARealShare|ServerOfAShareIsGone)$", Disks: []Disk{{"share", 6 * gib}}, Within: 10 * time.Minute, Long: true},
-		{Package: "backends/nfs", Run: "^TestSuiteNFS$", Skip: large, Disks: []Disk{{"share", 6 * gib}}, Within: 15 * time.Minute, Long: true},
-		{Package: "backends/nfs", Run: large, Disks: []Disk{{"share", 6 * gib}}, Within: 30 * time.Minute, Longest: true},
+		{
+			Package: "backends/nfs", Run: "^Test(SharesThatAreRefused|ShutOut)$",
+			Disks: []Disk{{"share", 6 * gib}}, Long: true,
+		},
+		{
+			Package: "agent/move",
+			Run: "^Test(MoveOnARealShare|AccessManyOnARealShare|RestoreOnARealShare|HeldOnARealShare|" +
+				"ServerOfAShareIsGone)$",
+			Disks: []Disk{{"share", 6 * gib}}, Within: 10 * time.Minute, Long: true,
+		},
+		{
+			Package: "backends/nfs", Run: "^TestSuiteNFS$", Skip: large,
+			Disks: []Disk{{"share", 6 * gib}}, Within: 15 * time.Minute, Long: true,
+		},
+		{
+			Package: "backends/nfs", Run: large,
+			Disks: []Disk{{"share", 6 * gib}}, Within: 30 * time.Minute, Longest: true,
+		},
 		{Package: "backends/loop", Run: "^TestSuite$/^xfs$", Within: 20 * time.Minute, Longest: true},
 		{Package: "backends/loop", Run: encrypted, Modules: []string{"dm-crypt"}, Within: 5 * time.Minute},
-		{Package: "backends/loop", Run: "^Test(MappingsThatWereLeft|FirstHeaderLost)$", Modules: []string{"dm-crypt"}},
-		{Package: "backends/loop", Run: luks, Modules: []string{"dm-crypt"}, Within: 10 * time.Minute, Long: true},
+		{
+			Package: "backends/loop", Run: "^Test(MappingsThatWereLeft|FirstHeaderLost)$",
+			Modules: []string{"dm-crypt"},
+		},
+		{
+			Package: "backends/loop", Run: luks,
+			Modules: []string{"dm-crypt"}, Within: 10 * time.Minute, Long: true,
+		},
 		{Package: "backends/loop", Run: filled, Modules: []string{"dm-crypt"}, Longest: true},
-		{Package: "backends/loop", Run: "^TestC1Encrypted$", Modules: []string{"dm-crypt"}, Within: 15 * time.Minute, Longest: true},
-		{Package: "agent/keyring", Run: "^TestEncryptedVolume$", Modules: []string{"dm-crypt"}, Within: 3 * time.Minute},
-		{Package: "backends/zfs", Run: openZFS, Layer: "zfs", Modules: []string{"zfs"}, Disks: []Disk{{"first", 2 * gib}, {"second", 2 * gib}}, Within: 15 * time.Minute, Long: true},
-		{Package: "backends/zfs", Skip: uncut + "|" + failing, Layer: "zfs", Modules: []string{"zfs"}, Disks: []Disk{{"first", 2 * gib}, {"second", 2 * gib}}, Within: 50 * time.Minute, Longest: true},
+		{
+			Package: "backends/loop", Run: "^TestC1Encrypted$",
+			Modules: []string{"dm-crypt"}, Within: 15 * time.Minute, Longest: true,
+		},
+		{
+			Package: "agent/keyring", Run: "^TestEncryptedVolume$",
+			Modules: []string{"dm-crypt"}, Within: 3 * time.Minute,
+		},
+		{
+			Package: "backends/zfs", Run: openZFS,
+			Layer: "zfs", Modules: []string{"zfs"}, Disks: []Disk{{"first", 2 * gib}, {"second", 2 * gib}},
+			Within: 15 * time.Minute, Long: true,
+		},
+		{
+			Package: "backends/zfs", Skip: uncut + "|" + failing,
+			Layer: "zfs", Modules: []string{"zfs"}, Disks: []Disk{{"first", 2 * gib}, {"second", 2 * gib}},
+			Within: 50 * time.Minute, Longest: true,
+		},
 	}
 }
 
