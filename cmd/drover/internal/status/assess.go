@@ -21,6 +21,8 @@ import (
 const (
 	// LongRunning is how long an operation may run.
 	LongRunning = time.Hour
+	// LateSnapshot is how long a snapshot may wait to be taken.
+	LateSnapshot = 10 * time.Minute
 	// RecentFailure is how long a failed operation is shown. Control keeps ended operations for a day.
 	RecentFailure = 24 * time.Hour
 )
@@ -254,9 +256,15 @@ func (f *collector) operations(ops []dataset.Operation, now time.Time) {
 	newest := map[work]dataset.Operation{}
 	for _, op := range ops {
 		k := work{op.Kind, op.Volume}
-		if !op.State.Final() && now.Sub(op.Created) > LongRunning {
-			f.add(findings.Warning, "operation "+op.ID.String(), "drover operation watch "+op.ID.String(),
-				"%s of %s started %s and still runs", op.Kind, cli.ShortName(op.Volume), show.Ago(now, op.Created))
+		watch := "drover operation watch " + op.ID.String()
+		switch age := now.Sub(op.Created); {
+		case op.State.Final():
+		case op.Kind == dataset.OpSnapshot && age > LateSnapshot:
+			f.add(findings.Warning, "volume "+cli.ShortName(op.Volume), watch, "a snapshot is late: it was due %s",
+				show.Ago(now, op.Created))
+		case age > LongRunning:
+			f.add(findings.Warning, "operation "+op.ID.String(), watch, "%s of %s started %s and still runs", op.Kind,
+				cli.ShortName(op.Volume), show.Ago(now, op.Created))
 		}
 		if op.State.Final() && !newest[k].Created.After(op.Created) {
 			newest[k] = op

@@ -191,6 +191,15 @@ func TestAssess(t *testing.T) {
 			},
 			[]api.Finding{find("warning", "operation "+op1.String(), "move of db started 2 hours ago and still runs", "drover operation watch "+op1.String())},
 		},
+		"scheduled snapshot is late": {
+			func(c *Cluster) {
+				c.Operations = []dataset.Operation{
+					{ID: op1, Kind: dataset.OpSnapshot, Volume: "db", State: dataset.OpPending, Created: now.Add(-11 * time.Minute)},
+					{ID: op2, Kind: dataset.OpSnapshot, Volume: "db", State: dataset.OpPending, Created: now.Add(-9 * time.Minute)},
+				}
+			},
+			[]api.Finding{find("warning", "volume db", "a snapshot is late: it was due 11 minutes ago", "drover operation watch "+op1.String())},
+		},
 		"another node has more findings than it reports": {
 			func(c *Cluster) {
 				found := &api.NodeFindings{Examined: now, Findings: []api.Finding{find("warning", "clock", "is behind", "")}, Omitted: 7}

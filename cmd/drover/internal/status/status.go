@@ -28,9 +28,9 @@ func Command(a *cli.App) *cobra.Command {
 		Short: "Show what needs attention on the host and in the cluster",
 		Long: `Show what needs attention: nodes that are unreachable, pools that are offline,
 held or nearly full, volumes with a problem, degraded or stale replicas,
-superseded copies, operations that failed or take long, servers of the store
-that are down, and what doctor finds on the nodes. If everything is well, it
-prints one line, and the nodes that are cordoned. The exit code is 1 if
+superseded copies, late snapshots, operations that failed or take long, servers
+of the store that are down, and what doctor finds on the nodes. If everything is
+well, it prints one line, and the nodes that are cordoned. The exit code is 1 if
 something needs attention.`,
 		Args:              cli.Args(0),
 		ValidArgsFunction: cobra.NoFileCompletions,
