@@ -1,12 +1,12 @@
 // Package backendtest is the conformance suite of all backends. It tests the contract in the comments of package
-// backends on real pools. The tests of a backend call Run with a factory of pools. Package verify runs the same cases
-// for an operator.
+// backends on real pools. The tests of each backend call Run with a factory of pools. Package verify runs the same
+// cases for an operator. To test a new rule of the contract, add a case to the list in cases.
 //
 // Every method is called twice. The declared capabilities are compared with the optional interfaces and with the
 // behaviour. Content is compared by running the same operations on a plain directory and on the mounted dataset. A test
 // fails if it leaves something open, mounted or attached.
 //
-// Each case works on a fixture, which belongs to one test. The package has no other state.
+// Each case works on a fixture, which belongs to one test, so it needs no lock. The package has no other state.
 package backendtest
 
 import (
@@ -51,8 +51,8 @@ type Case struct {
 	run func(*fixture)
 }
 
-// Run runs the case on new pools. It fails if a pool lacks a declared ability, and also if a pool has an ability that
-// it does not declare.
+// Run runs the case on new pools. It fails if a pool lacks a declared ability, or has an ability that it does not
+// declare.
 func (c Case) Run(t T, newPool func() (backends.Kind, backends.Config), without ...string) {
 	c.run(newFixture(t, newPool, without...))
 }
@@ -76,27 +76,27 @@ func Cases() []Case {
 // proofs lists the cases that prove each capability, or its absence.
 func proofs() map[string][]string {
 	copies := []string{
-		"CapabilitiesMatchInterfaces", "StreamsAreAlwaysTheSame", "CopyBecomesHome", "CopyIsBroughtUpToDate",
-		"CutStreamGoesOn",
-		"DamagedStreamIsRefused", "WhatACopyIsNot", "HomeBecomesCopy", "SupersededHeadIsKept",
+		"CapabilitiesMatchInterfaces", "StreamsAreReproducible", "CopyBecomesHome", "CopyIsUpdated",
+		"InterruptedStreamResumes",
+		"DamagedStreamIsRefused", "CopyHasNoHead", "HomeBecomesCopy", "SupersededHeadIsKept",
 	}
 	return map[string][]string{
-		"enforces_size":     {"SizeIsEnforcedOrRefused", "CloneSizes", "NoSizeIsALimitToo"},
+		"enforces_size":     {"SizeIsEnforcedOrRefused", "CloneSizes", "DatasetWithoutSize"},
 		"instant_snapshot":  {"SnapshotWhileWritten", "CloneWhileWritten"},
 		"constant_snapshot": {"ConstantSnapshots"},
 		"clone_independent": {"ClonesAndDeletedSources"},
 		"online_grow":       {"GrowMounted"},
 		"offline_grow":      {"GrowMounted"},
-		"shrink":            {"GrowIdle", "ShrinkIsRefusedBelowWhatIsThere"},
-		"counts_written":    {"WhatASizeCounts"},
-		"own_filesystem":    {"SizeIsEnforcedOrRefused", "FilesystemsAreMadeOrRefused", "FreezeHoldsWriters"},
-		"knows_used":        {"UsedIsKnownOrFoundByAWalk"},
-		"own_device":        {"DeviceIsOwn"},
+		"shrink":            {"GrowIdle", "ShrinkBelowUsageIsRefused"},
+		"counts_written":    {"SizeExcludesSnapshots"},
+		"own_filesystem":    {"SizeIsEnforcedOrRefused", "FilesystemsAreMadeOrRefused", "FreezeBlocksWriters"},
+		"knows_used":        {"UsedWithoutTreeWalk"},
+		"own_device":        {"DeviceIsNotShared"},
 		"limits":            {"SpeedIsLimited", "CapabilitiesMatchInterfaces"}, // of the node, not of the pool
 		"delta":             copies,
 		"filesystems":       {"FilesystemsAreMadeOrRefused"},
 		"encryption":        {"EncryptedIsUnreadable"},
-		"many_hosts":        {"VisitBesideTheHome", "CapabilitiesMatchInterfaces"},
+		"many_hosts":        {"GuestMountsBesideHome", "CapabilitiesMatchInterfaces"},
 	}
 }
 
@@ -108,59 +108,59 @@ type testcase struct {
 func cases() []testcase {
 	return []testcase{
 		{"PoolIsMadeOnce", poolIsMadeOnce},
-		{"PoolRefusesWhatHoldsSomething", poolRefusesWhatHoldsSomething},
-		{"PoolThatIsAwayIsOffline", poolThatIsAwayIsOffline},
+		{"PoolRefusesNonEmptyPlace", poolRefusesNonEmptyPlace},
+		{"AbsentPoolIsOffline", absentPoolIsOffline},
 		{"GenerationIsRaised", generationIsRaised},
 		{"CapabilitiesMatchInterfaces", capabilitiesMatchInterfaces},
 		{"SizeIsEnforcedOrRefused", sizeIsEnforcedOrRefused},
 		{"FilesystemsAreMadeOrRefused", filesystemsAreMadeOrRefused},
-		{"LifeOfADataset", lifeOfADataset},
-		{"RetryRenewsTheRecord", retryRenewsTheRecord},
+		{"DatasetLifeCycle", datasetLifeCycle},
+		{"RetryReplacesRecord", retryReplacesRecord},
 		{"RootIsEmptyAndOwned", rootIsEmptyAndOwned},
-		{"KeepsEverything", keepsEverything},
+		{"FilePropertiesAreKept", filePropertiesAreKept},
 		{"InUseIsNotDeleted", inUseIsNotDeleted},
 		{"InUseInAnotherNamespace", inUseInAnotherNamespace},
 		{"InUseWithoutMount", inUseWithoutMount},
 		{"AttachTwice", attachTwice},
-		{"VisitBesideTheHome", visitBesideTheHome},
-		{"DeviceIsOwn", deviceIsOwn},
+		{"GuestMountsBesideHome", guestMountsBesideHome},
+		{"DeviceIsNotShared", deviceIsNotShared},
 		{"SpeedIsLimited", speedIsLimited},
 		{"ReadOnlyMount", readOnlyMount},
 		{"UsedGrows", usedGrows},
-		{"UsedIsKnownOrFoundByAWalk", usedIsKnown},
+		{"UsedWithoutTreeWalk", usedWithoutTreeWalk},
 		{"UnknownIsNotFound", unknownIsNotFound},
 		{"SnapshotIsImmutable", snapshotIsImmutable},
 		{"SnapshotWhileWritten", snapshotWhileWritten},
 		{"CloneWhileWritten", cloneWhileWritten},
-		{"FreezeHoldsWriters", freezeHoldsWriters},
+		{"FreezeBlocksWriters", freezeBlocksWriters},
 		{"ConstantSnapshots", constantSnapshots},
 		{"ClonesAreIndependent", clonesAreIndependent},
 		{"ClonesAndDeletedSources", clonesAndDeletedSources},
 		{"CloneSizes", cloneSizes},
-		{"CancelledIsAllOrNothing", cancelledIsAllOrNothing},
-		{"RestoreKeepsWhatWas", restoreKeepsWhatWas},
-		{"RestoreKeepsWhatTheHeadIsThen", restoreKeepsWhatTheHeadIsThen},
+		{"CancelledCallIsAtomic", cancelledCallIsAtomic},
+		{"RestoreKeepsOldHead", restoreKeepsOldHead},
+		{"InterruptedRestoreKeepsLaterWrites", interruptedRestoreKeepsLaterWrites},
 		{"RestoreInUseIsRefused", restoreInUseIsRefused},
-		{"WhatASizeCounts", whatASizeCounts},
-		{"NoSizeIsALimitToo", noSize},
-		{"ShrinkIsRefusedBelowWhatIsThere", shrinkIsRefused},
+		{"SizeExcludesSnapshots", sizeExcludesSnapshots},
+		{"DatasetWithoutSize", datasetWithoutSize},
+		{"ShrinkBelowUsageIsRefused", shrinkBelowUsageIsRefused},
 		{"GrowIdle", growIdle},
 		{"GrowMounted", growMounted},
-		{"StreamsAreAlwaysTheSame", streamsAreAlwaysTheSame},
+		{"StreamsAreReproducible", streamsAreReproducible},
 		{"CopyBecomesHome", copyBecomesHome},
-		{"CopyIsBroughtUpToDate", copyIsBroughtUpToDate},
-		{"CutStreamGoesOn", cutStreamGoesOn},
+		{"CopyIsUpdated", copyIsUpdated},
+		{"InterruptedStreamResumes", interruptedStreamResumes},
 		{"DamagedStreamIsRefused", damagedStreamIsRefused},
-		{"WhatACopyIsNot", whatACopyIsNot},
+		{"CopyHasNoHead", copyHasNoHead},
 		{"HomeBecomesCopy", homeBecomesCopy},
 		{"SupersededHeadIsKept", supersededHeadIsKept},
 		{"EncryptedIsUnreadable", encryptedIsUnreadable},
 		{"RecordsAreKept", recordsAreKept},
 		{"DamagedRecordIsListed", damagedRecordIsListed},
-		{"ForeignThingsAreListedAndKept", foreignThingsAreListedAndKept},
-		{"ReapDropsWhatItIsTold", reapDropsWhatItIsTold},
+		{"ForeignFilesAreListedAndKept", foreignFilesAreListedAndKept},
+		{"ReapDropsSelectedDatasets", reapDropsSelectedDatasets},
 		{"ConcurrentCalls", concurrentCalls},
-		{"SeenWhileItMoves", seenWhileItMoves},
+		{"MovingDatasetStaysVisible", movingDatasetStaysVisible},
 		{"SymlinksInThePoolAreNotFollowed", symlinksInThePoolAreNotFollowed},
 	}
 }

@@ -23,12 +23,12 @@ func copyBecomesHome(f *fixture) {
 	f.write(d.ID, "later", "not in the snapshot")
 	o := f.other()
 	f.transfer(o, d, s, uuid.Nil)
-	o.InState(d, backends.EntryCopy)
+	o.CheckState(d, backends.EntryCopy)
 	o.Open()
-	o.InState(d, backends.EntryCopy)
-	o.HasSnapshots(d.ID, s)
-	o.Fails(o.Pool.Commit(f.Ctx, d.ID), dataset.ErrConflict)
-	o.Fails(o.Copier().Promote(f.Ctx, d.ID, uuid.New()), dataset.ErrNotFound)
+	o.CheckState(d, backends.EntryCopy)
+	o.CheckSnapshots(d.ID, s)
+	o.CheckFails(o.Pool.Commit(f.Ctx, d.ID), dataset.ErrConflict)
+	o.CheckFails(o.Copier().Promote(f.Ctx, d.ID, uuid.New()), dataset.ErrNotFound)
 
 	f.Twice(func() error { return o.Copier().Promote(f.Ctx, d.ID, s.ID) })
 	o.Open()
@@ -37,58 +37,58 @@ func copyBecomesHome(f *fixture) {
 		f.Errorf("promoted, it is %+v, %v", e, err)
 	}
 	_, err = o.Pool.Attach(f.Ctx, d.ID, backends.AttachOptions{})
-	f.Fails(err, dataset.ErrConflict)
+	f.CheckFails(err, dataset.ErrConflict)
 	o.Reap(0, d.ID)
 	f.Twice(func() error { return o.Pool.Commit(f.Ctx, d.ID) })
-	o.InStateWith(d, s)
+	o.CheckReady(d, s)
 	f.OK(o.Copier().Promote(f.Ctx, d.ID, s.ID)) // repeated: changes nothing
 	m := o.mount(d.ID)
 	f.equal(plain, m.root)
-	f.OK(os.WriteFile(m.in("written"), nil, 0o600))
+	f.OK(os.WriteFile(m.pathOf("written"), nil, 0o600))
 	m.unmount()
 	f.OK(o.Copier().Promote(f.Ctx, d.ID, s.ID))
 	f.OK(o.Pool.Commit(f.Ctx, d.ID))
 	m = o.mount(d.ID)
-	if _, err := os.Stat(m.in("written")); err != nil {
+	if _, err := os.Stat(m.pathOf("written")); err != nil {
 		f.Errorf("the written data is missing: %v", err)
 	}
 	m.unmount()
 	o.Reap(0)
-	f.Fails(o.receive(d, f.NewSnapshot(d), uuid.Nil, 0, failing{errors.New("was read")}), dataset.ErrConflict)
+	f.CheckFails(o.receive(d, f.NewSnapshot(d), uuid.Nil, 0, failing{errors.New("was read")}), dataset.ErrConflict)
 }
 
-// copyIsBroughtUpToDate transfers changes to a copy and back, as a replica and a move do.
-func copyIsBroughtUpToDate(f *fixture) {
+// copyIsUpdated transfers changes to a copy and back, as a replica and a move do.
+func copyIsUpdated(f *fixture) {
 	if !f.Can.Delta {
 		return
 	}
 	d, first, _ := f.planted()
 	o := f.other()
 	f.transfer(o, d, first, uuid.Nil)
-	m, plain := f.mount(d.ID), f.plain()
-	f.OK(os.WriteFile(m.in("more"), treetest.Bytes(5, 3<<20), 0o600))
-	f.OK(os.RemoveAll(m.in("wide")))
+	m, plain := f.mount(d.ID), f.makePlainDir()
+	f.OK(os.WriteFile(m.pathOf("more"), treetest.Bytes(5, 3<<20), 0o600))
+	f.OK(os.RemoveAll(m.pathOf("wide")))
 	f.OK(tree.Copy(f.Ctx, m.root, plain, nil))
 	m.unmount()
-	second := f.Take(d)
+	second := f.TakeSnapshot(d)
 	second.Kind = dataset.SnapshotTransfer
-	delta, _ := f.stream(second, first.ID)
-	if whole, _ := f.stream(second, uuid.Nil); len(delta) >= len(whole) {
-		f.Errorf("the difference takes %d bytes, the full stream %d", len(delta), len(whole))
+	difference, _ := f.stream(second, first.ID)
+	if whole, _ := f.stream(second, uuid.Nil); len(difference) >= len(whole) {
+		f.Errorf("the difference takes %d bytes, the full stream %d", len(difference), len(whole))
 	}
 	change, err := f.Copier().Changed(f.Ctx, f.Source(first), f.Source(second))
 	f.OK(err)
-	if change.Bytes < 3<<20 || int64(len(delta)) > change.Bytes*105/100+1<<20 {
-		f.Errorf("Changed returned %+v, the stream takes %d bytes", change, len(delta))
+	if change.Bytes < 3<<20 || int64(len(difference)) > change.Bytes*105/100+1<<20 {
+		f.Errorf("Changed returned %+v, the stream takes %d bytes", change, len(difference))
 	}
 	whole, err := f.Copier().Changed(f.Ctx, dataset.Source{}, f.Source(second))
 	if err != nil || whole.Bytes <= change.Bytes || whole.Zeroed != 0 {
 		f.Errorf("Changed without a base returned %+v, %v", whole, err)
 	}
-	f.Fails(o.receive(d, second, uuid.Nil, 0, bytes.NewReader(delta)), dataset.ErrConflict)
+	f.CheckFails(o.receive(d, second, uuid.Nil, 0, bytes.NewReader(difference)), dataset.ErrConflict)
 	f.OK(o.Copier().Promote(f.Ctx, d.ID, first.ID)) // as if a move was cancelled
 	f.transfer(o, d, second, first.ID)
-	o.HasSnapshots(d.ID, first, second)
+	o.CheckSnapshots(d.ID, first, second)
 	if e, err := o.Pool.Stat(f.Ctx, d.ID); err != nil || e.Promoted {
 		f.Errorf("the head of another snapshot still exists: %+v, %v", e, err)
 	}
@@ -101,24 +101,24 @@ func copyIsBroughtUpToDate(f *fixture) {
 
 	f.Twice(func() error { return f.Copier().Demote(f.Ctx, d.ID, second.ID) })
 	o.write(d.ID, "there", "written on the other side")
-	third := o.Take(d)
+	third := o.TakeSnapshot(d)
 	o.transfer(f, d, third, second.ID)
 	f.OK(f.Copier().Promote(f.Ctx, d.ID, third.ID))
 	f.OK(f.Pool.Commit(f.Ctx, d.ID))
-	f.holds(d.ID, "there", "written on the other side")
-	lacking := o.Take(d)
+	f.checkFile(d.ID, "there", "written on the other side")
+	lacking := o.TakeSnapshot(d)
 	more, _ := o.stream(lacking, third.ID)
-	f.Fails(f.other().receive(d, lacking, third.ID, 0, bytes.NewReader(more)), dataset.ErrNotFound)
+	f.CheckFails(f.other().receive(d, lacking, third.ID, 0, bytes.NewReader(more)), dataset.ErrNotFound)
 }
 
-// whatACopyIsNot checks that a copy has no head, but can be read, listed, given a new record and destroyed.
-func whatACopyIsNot(f *fixture) {
+// copyHasNoHead checks that a copy has no head, but can be read, listed, given a new record and destroyed.
+func copyHasNoHead(f *fixture) {
 	if !f.Can.Delta {
 		return
 	}
 	d := f.Create()
 	f.write(d.ID, "file", "content")
-	s := f.Take(d)
+	s := f.TakeSnapshot(d)
 	o := f.other()
 	f.transfer(o, d, s, uuid.Nil)
 	for what, call := range map[string]func() error{
@@ -143,16 +143,16 @@ func whatACopyIsNot(f *fixture) {
 		}
 	}
 	c := o.Clone(o.Source(s))
-	o.holds(c.ID, "file", "content")
+	o.checkFile(c.ID, "file", "content")
 	ours, _ := f.stream(s, uuid.Nil)
 	if theirs, _ := o.stream(s, uuid.Nil); len(theirs) == 0 || len(theirs) > 2*len(ours) {
 		f.Errorf("forwarded, it takes %d bytes instead of %d", len(theirs), len(ours))
 	}
 	d.Volume, d.Epoch = "renamed", d.Epoch+1
 	f.Twice(func() error { return o.Pool.WriteRecord(f.Ctx, d, true) })
-	o.InState(d, backends.EntryCopy)
+	o.CheckState(d, backends.EntryCopy)
 
-	second := f.Take(d)
+	second := f.TakeSnapshot(d)
 	data, _ := f.stream(second, s.ID)
 	f.OK(o.Copier().Promote(f.Ctx, d.ID, s.ID))
 	if err := o.receive(d, second, s.ID, 0, bytes.NewReader(data[:len(data)-1])); err == nil {
@@ -169,18 +169,18 @@ func whatACopyIsNot(f *fixture) {
 	}
 	f.OK(o.Copier().Promote(f.Ctx, d.ID, s.ID))
 	f.Twice(func() error { return o.Pool.DeleteSnapshot(f.Ctx, d.ID, s.ID) })
-	o.HasSnapshots(d.ID)
+	o.CheckSnapshots(d.ID)
 	if e, err := o.Pool.Stat(f.Ctx, d.ID); err != nil || e.Promoted {
 		f.Errorf("a head that no snapshot contains exists: %+v, %v", e, err)
 	}
 	f.Twice(func() error { return o.Pool.Delete(f.Ctx, d.ID) })
-	o.Absent(d.ID)
+	o.CheckAbsent(d.ID)
 	if got, err := o.Copier().Received(f.Ctx, d.ID, s.ID); err != nil || got != (backends.Received{}) {
 		f.Errorf("an absent object returned %+v, %v", got, err)
 	}
-	f.Fails(o.Copier().Promote(f.Ctx, d.ID, s.ID), dataset.ErrNotFound)
-	f.Fails(o.Copier().Demote(f.Ctx, d.ID, s.ID), dataset.ErrNotFound)
-	f.Fails(o.Copier().Supersede(f.Ctx, d.ID, s), dataset.ErrNotFound)
+	f.CheckFails(o.Copier().Promote(f.Ctx, d.ID, s.ID), dataset.ErrNotFound)
+	f.CheckFails(o.Copier().Demote(f.Ctx, d.ID, s.ID), dataset.ErrNotFound)
+	f.CheckFails(o.Copier().Supersede(f.Ctx, d.ID, s), dataset.ErrNotFound)
 }
 
 // homeBecomesCopy checks that a head is only removed if a snapshot has all its content.
@@ -190,19 +190,19 @@ func homeBecomesCopy(f *fixture) {
 	}
 	d := f.Create()
 	f.write(d.ID, "file", "one")
-	old := f.Take(d)
+	old := f.TakeSnapshot(d)
 	m := f.mount(d.ID)
-	f.Fails(f.Copier().Demote(f.Ctx, d.ID, old.ID), dataset.ErrInUse)
-	f.OK(os.WriteFile(m.in("file"), []byte("two"), 0o600))
+	f.CheckFails(f.Copier().Demote(f.Ctx, d.ID, old.ID), dataset.ErrInUse)
+	f.OK(os.WriteFile(m.pathOf("file"), []byte("two"), 0o600))
 	m.unmount()
-	f.Fails(f.Copier().Demote(f.Ctx, d.ID, old.ID), dataset.ErrConflict)
-	f.Fails(f.Copier().Demote(f.Ctx, d.ID, uuid.New()), dataset.ErrNotFound)
-	f.holds(d.ID, "file", "two")
-	final := f.Take(d)
+	f.CheckFails(f.Copier().Demote(f.Ctx, d.ID, old.ID), dataset.ErrConflict)
+	f.CheckFails(f.Copier().Demote(f.Ctx, d.ID, uuid.New()), dataset.ErrNotFound)
+	f.checkFile(d.ID, "file", "two")
+	final := f.TakeSnapshot(d)
 	f.Twice(func() error { return f.Copier().Demote(f.Ctx, d.ID, final.ID) })
 	f.Open()
-	f.InState(d, backends.EntryCopy)
-	f.HasSnapshots(d.ID, old, final)
+	f.CheckState(d, backends.EntryCopy)
+	f.CheckSnapshots(d.ID, old, final)
 	f.Reap(0, d.ID)
 	f.OK(f.Copier().Promote(f.Ctx, d.ID, final.ID))
 	f.Twice(func() error { return f.Copier().Demote(f.Ctx, d.ID, final.ID) })
@@ -211,8 +211,8 @@ func homeBecomesCopy(f *fixture) {
 	}
 	f.OK(f.Copier().Promote(f.Ctx, d.ID, final.ID))
 	f.OK(f.Pool.Commit(f.Ctx, d.ID))
-	f.holds(d.ID, "file", "two")
-	f.InStateWith(d, old, final)
+	f.checkFile(d.ID, "file", "two")
+	f.CheckReady(d, old, final)
 }
 
 // supersededHeadIsKept checks that writes after the last snapshot are kept.
@@ -222,23 +222,23 @@ func supersededHeadIsKept(f *fixture) {
 	}
 	d := f.Create()
 	f.write(d.ID, "file", "one")
-	old := f.Take(d)
+	old := f.TakeSnapshot(d)
 	f.write(d.ID, "file", "two")
 	keep := f.NewSnapshot(d)
 	keep.Kind, keep.Name = dataset.SnapshotSuperseded, ""
 	m := f.mount(d.ID)
-	f.Fails(f.Copier().Supersede(f.Ctx, d.ID, keep), dataset.ErrInUse)
+	f.CheckFails(f.Copier().Supersede(f.Ctx, d.ID, keep), dataset.ErrInUse)
 	m.unmount()
-	f.HasSnapshots(d.ID, old)
+	f.CheckSnapshots(d.ID, old)
 	f.Twice(func() error { return f.Copier().Supersede(f.Ctx, d.ID, keep) })
 	f.Open()
-	f.InState(d, backends.EntryCopy)
-	f.HasSnapshots(d.ID, old, keep)
-	f.Fails(f.Copier().Supersede(f.Ctx, d.ID, f.NewSnapshot(d)), dataset.ErrConflict)
-	f.holds(f.Clone(f.Source(keep)).ID, "file", "two")
+	f.CheckState(d, backends.EntryCopy)
+	f.CheckSnapshots(d.ID, old, keep)
+	f.CheckFails(f.Copier().Supersede(f.Ctx, d.ID, f.NewSnapshot(d)), dataset.ErrConflict)
+	f.checkFile(f.Clone(f.Source(keep)).ID, "file", "two")
 	f.OK(f.Copier().Promote(f.Ctx, d.ID, old.ID))
 	f.OK(f.Pool.Commit(f.Ctx, d.ID))
-	f.holds(d.ID, "file", "one")
-	f.holds(f.Clone(f.Source(keep)).ID, "file", "two")
+	f.checkFile(d.ID, "file", "one")
+	f.checkFile(f.Clone(f.Source(keep)).ID, "file", "two")
 	f.Reap(0)
 }

@@ -21,27 +21,27 @@ type Crashes struct {
 	// Crash runs a call on the pool of cfg as another process would, and crashes at a step, counted from 0. It
 	// returns false if the call ended before it reached the step.
 	Crash func(t T, cfg backends.Config, call Call, step int) bool
-	// Sized fails the test unless a dataset has one of these sizes. Done means that no resize is interrupted. If nil,
-	// sizes are not checked.
+	// Sized fails the test unless a dataset has one of these sizes. done means that the last resize was not
+	// interrupted. If Sized is nil, sizes are not checked.
 	Sized func(t T, pool backends.Pool, id uuid.UUID, done bool, sizes ...dataset.Size)
-	// CheckReaped fails the test if a pool that was reaped has remains of an operation. If nil, only the list is
-	// checked.
+	// CheckReaped fails the test if a reaped pool still has remains of an operation. If CheckReaped is nil, only the
+	// list is checked.
 	CheckReaped func(t T, pool backends.Pool)
 	// NoSteps names operations in which the backend calls no step function, so that they cannot be interrupted.
 	NoSteps []string
-	// Only names the operations that crash. If nil, all of them do.
+	// Only names the operations that crash. If Only is nil, all operations crash.
 	Only []string
 	// Alternate crashes once at each step and reaps after every other crash, instead of crashing twice at each step.
 	// AlternateCopies does so for operations on copies.
 	Alternate, AlternateCopies bool
-	// RepeatedSteps is how many of the last steps of an operation are interrupted, and the operation is repeated,
-	// before the power is cut. A large number is all of them.
+	// RepeatedSteps is the number of steps, counted from the end of an operation, at which CutAtEachStep interrupts the
+	// operation, repeats it, and then cuts the power. A large number means all steps.
 	RepeatedSteps int
-	// SameStreams means that a received snapshot is sent as the same bytes as those that were received.
+	// SameStreams means that sending a received snapshot produces the same bytes that were received.
 	SameStreams bool
 }
 
-// larger is the size that a dataset of size little gets in the crash matrix.
+// larger is the new size of a dataset of size little in the crash matrix.
 const larger = 384 * dataset.MiB
 
 // Call is an operation on the dataset of a trial. Another process can decode it from JSON and run it.
@@ -104,8 +104,8 @@ func Crashing[R Runner[R]](t R, name string, factory Factory[R], c Crashes) {
 			t.Run(o.name, func(t R) {
 				f := newFixture(t, func() (backends.Kind, backends.Config) { return factory(t) })
 				for _, fs := range o.filesystems(f) {
-					s := crashed{fixture: f, Crashes: c, o: o, fs: fs, unlabelled: t}
-					for step := 0; s.at(step); step++ {
+					s := crashCase{fixture: f, Crashes: c, o: o, fs: fs, unlabelled: t}
+					for step := 0; s.crashAt(step); step++ {
 					}
 				}
 			})
@@ -121,19 +121,20 @@ type copyRestorer interface {
 // filesystems returns the filesystems with which the operation must be tested separately. It returns none if the pool
 // does not support the operation.
 func (o operation) filesystems(f *fixture) []string {
-	_, apart := f.Pool.(copyRestorer)
+	_, restoresByCopy := f.Pool.(copyRestorer)
 	_, rewrites := f.Pool.(backends.Rewriter)
 	switch {
-	case o.delta && !f.Can.Delta, o.shares && !apart, o.rewrites && !rewrites, o.grows && !f.Can.EnforcesSize:
+	case o.needsCopies && !f.Can.Delta, o.shares && !restoresByCopy, o.rewrites && !rewrites,
+		o.grows && !f.Can.EnforcesSize:
 		return nil
 	case o.grows:
-		return f.Kinds()
+		return f.Filesystems()
 	}
 	return []string{""}
 }
 
-// crashed is an operation of the crash matrix on a pool.
-type crashed struct {
+// crashCase is the test of one operation of the crash matrix on a pool.
+type crashCase struct {
 	*fixture
 	Crashes
 	o          operation
@@ -142,18 +143,18 @@ type crashed struct {
 	arrivals   []arrival // from another pool; they are the same at each step
 }
 
-// at runs the operation, crashes at the given step, and checks the pool. It returns false if the operation has no such
-// step.
-func (s *crashed) at(step int) (reached bool) {
+// crashAt runs the operation, crashes at the given step, and checks the pool. It returns false if the operation has no
+// such step.
+func (s *crashCase) crashAt(step int) (reached bool) {
 	s.Helper()
 	for _, reap := range []bool{false, true} {
-		if (s.Alternate || s.AlternateCopies && s.o.delta) && reap != ((step+1)/2%2 == 1) {
+		if (s.Alternate || s.AlternateCopies && s.o.needsCopies) && reap != ((step+1)/2%2 == 1) {
 			continue
 		}
 		label := fmt.Sprintf("%s %s after a crash at step %d (reaped: %t)", s.o.name, s.fs, step, reap)
 		s.T = labelled{s.unlabelled, label}
-		t := s.stage()
-		before := t.worlds
+		t := s.prepareTrial()
+		before := t.outcomes
 		stopped := s.Crash(t.T, t.Config, t.asCall(s.o), step)
 		if !stopped && step == 0 && !s.o.noSteps && !slices.Contains(s.NoSteps, s.o.name) {
 			t.Errorf("it has no steps")
@@ -161,38 +162,38 @@ func (s *crashed) at(step int) (reached bool) {
 		reached = reached || stopped
 		t.restart()
 		t.change(s.o.done(t))
-		after := t.worlds
+		after := t.outcomes
 		if stopped {
-			t.interrupted(s.o, before)
-			t.checkWorlds(s, false)
+			t.addInterrupted(s.o, before)
+			t.checkOutcomes(s, false)
 			if reap {
-				s.reaped(t)
-				t.checkWorlds(s, false)
+				s.reapAndCheck(t)
+				t.checkOutcomes(s, false)
 			}
-			t.worlds = after
+			t.outcomes = after
 		}
 		if stopped && reap && s.o.instead != nil {
 			s.o.instead(t)
 		} else {
 			t.Twice(func() error { return t.asCall(s.o).Run(t.Ctx, t.Pool) })
-			s.finished(t)
+			s.checkFinished(t)
 		}
-		s.removed(t)
+		s.removeAll(t)
 	}
 	return reached
 }
 
-// stage makes the dataset and the snapshots that the operation needs.
-func (s *crashed) stage() *trial {
+// prepareTrial makes the dataset and the snapshots that the operation needs.
+func (s *crashCase) prepareTrial() *trial {
 	s.Helper()
 	size := dataset.Size(0)
 	if s.Can.EnforcesSize {
 		size = little
 	}
 	t := newTrial(s.fixture, size, s.fs, false)
-	t.unread = s.o.demotes
-	if s.o.keeps != "" {
-		t.keep.Kind = s.o.keeps
+	t.headNotMounted = s.o.demotes
+	if s.o.keepKind != "" {
+		t.keep.Kind = s.o.keepKind
 	}
 	if s.o.receives {
 		if s.arrivals == nil {
@@ -207,15 +208,15 @@ func (s *crashed) stage() *trial {
 	return t
 }
 
-// checkWorlds checks that the pool holds one of the possible worlds, with all contents and sizes.
-func (t *trial) checkWorlds(s *crashed, done bool) {
+// checkOutcomes checks that the pool has one of the possible outcomes, with all contents and sizes.
+func (t *trial) checkOutcomes(s *crashCase, done bool) {
 	t.Helper()
-	now := t.observe("look")
-	t.checkFits("look", now)
-	for id := range now.has {
-		t.holdsSnapshot("look", now, id)
+	observed := t.observe("look")
+	t.checkMatches("look", observed)
+	for id := range observed.snapshots {
+		t.checkSnapshotContent("look", observed, id)
 	}
-	if s.Sized != nil && now.state == backends.EntryReady && t.d.Size > 0 && !t.unread {
+	if s.Sized != nil && observed.state == backends.EntryReady && t.d.Size > 0 && !t.headNotMounted {
 		switch {
 		case !s.o.resizes:
 			s.Sized(t.T, t.Pool, t.d.ID, true, t.d.Size)
@@ -230,17 +231,18 @@ func (t *trial) checkWorlds(s *crashed, done bool) {
 	}
 }
 
-// finished checks the pool and the effect of the operation after the operation has ended.
-func (s *crashed) finished(t *trial) {
+// checkFinished checks the pool and the effect of the operation after the operation has ended.
+func (s *crashCase) checkFinished(t *trial) {
 	t.Helper()
-	t.checkWorlds(s, true)
+	t.checkOutcomes(s, true)
 	if s.o.then != nil {
 		s.o.then(t)
 	}
 }
 
-// reaped reaps the pool, drops datasets that are not committed, and checks that nothing else is left of an operation.
-func (s *crashed) reaped(t *trial) {
+// reapAndCheck reaps the pool, drops datasets that are not committed, and checks that nothing else is left of an
+// operation.
+func (s *crashCase) reapAndCheck(t *trial) {
 	t.Helper()
 	for try := range 2 {
 		n, err := t.Pool.Reap(t.Ctx, func(uuid.UUID) bool { return true })
@@ -261,14 +263,14 @@ func (s *crashed) reaped(t *trial) {
 	}
 }
 
-// removed deletes everything that a trial made.
-func (s *crashed) removed(t *trial) {
+// removeAll deletes everything that a trial made.
+func (s *crashCase) removeAll(t *trial) {
 	t.Helper()
-	s.reaped(t)
+	s.reapAndCheck(t)
 	for _, id := range []uuid.UUID{t.d.ID, t.clone.ID} {
 		t.OK(t.Pool.Delete(t.Ctx, id))
 	}
-	s.reaped(t)
+	s.reapAndCheck(t)
 	if list, err := t.Pool.List(t.Ctx); err != nil || len(list) > 0 {
 		t.Fatalf("after everything was removed, the list contains %+v, %v", list, err)
 	}
@@ -290,7 +292,7 @@ func (t *trial) send(size dataset.Size) (sent []arrival) {
 	d.Size = size
 	for i, content := range []string{first, third} {
 		o.write(d.ID, "file", content)
-		a := arrival{d, o.Take(d), base, filepath.Join(t.TempDir(), fmt.Sprint(i))}
+		a := arrival{d, o.TakeSnapshot(d), base, filepath.Join(t.TempDir(), fmt.Sprint(i))}
 		stream, _ := o.stream(a.Snapshot, base)
 		t.OK(os.WriteFile(a.File, stream, 0o600))
 		sent, base = append(sent, a), a.Snapshot.ID
@@ -298,10 +300,11 @@ func (t *trial) send(size dataset.Size) (sent []arrival) {
 	return sent
 }
 
-// receiveAll receives the snapshots that another pool sent, each from where the received bytes end.
+// receiveAll receives the snapshots that another pool sent. It resumes a snapshot after the bytes that were received
+// already.
 func (t *trial) receiveAll() error {
 	for _, a := range t.arrivals {
-		have, err := t.Copier().Received(t.Ctx, a.Dataset.ID, a.Snapshot.ID)
+		received, err := t.Copier().Received(t.Ctx, a.Dataset.ID, a.Snapshot.ID)
 		if err != nil {
 			return err
 		}
@@ -310,18 +313,18 @@ func (t *trial) receiveAll() error {
 			return err
 		}
 		defer file.Close()
-		if _, err := file.Seek(have.Bytes, io.SeekStart); err != nil {
+		if _, err := file.Seek(received.Bytes, io.SeekStart); err != nil {
 			return err
 		}
-		if err := t.receive(a.Dataset, a.Snapshot, a.Base, have.Bytes, file); err != nil {
+		if err := t.receive(a.Dataset, a.Snapshot, a.Base, received.Bytes, file); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// isReceived checks a copy, whose snapshots may be missing unless done is set.
-func isReceived(t *trial, s *crashed, done bool) {
+// checkReceived checks a copy. Its snapshots may be missing unless done is set.
+func checkReceived(t *trial, s *crashCase, done bool) {
 	t.Helper()
 	e, err := t.Pool.Stat(t.Ctx, t.clone.ID)
 	if errors.Is(err, dataset.ErrNotFound) && !done {
@@ -335,53 +338,53 @@ func isReceived(t *trial, s *crashed, done bool) {
 		if !done && !slices.ContainsFunc(e.Snapshots, func(h dataset.Snapshot) bool { return h.ID == a.Snapshot.ID }) {
 			continue
 		}
-		t.cloneHolds(a.Snapshot, "file", []string{first, third}[i])
+		t.checkCloneFile(a.Snapshot, "file", []string{first, third}[i])
 		if s.SameStreams {
-			again, _ := t.stream(a.Snapshot, a.Base)
-			t.FileHolds(a.File, string(again))
+			stream, _ := t.stream(a.Snapshot, a.Base)
+			t.CheckFile(a.File, string(stream))
 		}
 	}
 }
 
-// cloneHolds fails unless a clone of a snapshot has a file with that content. If content is "", the clone must not have
-// the file.
-func (t *trial) cloneHolds(s dataset.Snapshot, name, content string) {
+// checkCloneFile fails unless a clone of a snapshot has a file with that content. If content is "", the clone must not
+// have the file.
+func (t *trial) checkCloneFile(s dataset.Snapshot, name, content string) {
 	t.Helper()
 	c := t.Record()
 	_, err := t.Pool.Clone(t.Ctx, c, t.Source(s), nil)
 	t.OK(err)
-	t.holds(c.ID, name, content)
+	t.checkFile(c.ID, name, content)
 	t.OK(t.Pool.Delete(t.Ctx, c.ID))
 }
 
 // checkMade checks the dataset that an operation makes. It may be missing unless done is set.
-func checkMade(content string) func(t *trial, s *crashed, done bool) {
-	return func(t *trial, s *crashed, done bool) {
+func checkMade(content string) func(t *trial, s *crashCase, done bool) {
+	return func(t *trial, s *crashCase, done bool) {
 		t.Helper()
 		_, err := t.Pool.Stat(t.Ctx, t.clone.ID)
 		if errors.Is(err, dataset.ErrNotFound) && !done {
 			return
 		}
 		t.OK(err)
-		t.holds(t.clone.ID, "file", content)
+		t.checkFile(t.clone.ID, "file", content)
 		if s.Sized != nil && t.clone.Size > 0 {
 			s.Sized(t.T, t.Pool, t.clone.ID, true, t.clone.Size)
 		}
 		if o := t.clone.Profile.Owner; o != nil {
-			t.ownedBy(t.clone.ID, *o)
+			t.checkOwner(t.clone.ID, *o)
 		}
 	}
 }
 
-// writesApart writes to the former head once the snapshot is listed. The snapshot must not change.
-func writesApart(t *trial, _ *crashed, _ bool) {
+// checkSnapshotIndependent writes to the former head once the snapshot is listed. The snapshot must not change.
+func checkSnapshotIndependent(t *trial, _ *crashCase, _ bool) {
 	t.Helper()
 	e, err := t.Pool.Stat(t.Ctx, t.d.ID)
 	t.OK(err)
-	kept := slices.ContainsFunc(e.Snapshots, func(h dataset.Snapshot) bool { return h.ID == t.keep.ID })
-	if kept && e.State == backends.EntryReady {
+	listed := slices.ContainsFunc(e.Snapshots, func(h dataset.Snapshot) bool { return h.ID == t.keep.ID })
+	if listed && e.State == backends.EntryReady {
 		t.write(t.d.ID, "later", "content")
-		t.cloneHolds(t.keep, "later", "")
+		t.checkCloneFile(t.keep, "later", "")
 	}
 }
 
@@ -392,20 +395,20 @@ func (t *trial) promote(s dataset.Snapshot) error {
 	return t.Pool.Commit(t.Ctx, t.d.ID)
 }
 
-// promoted promotes the dataset if it is a copy, and checks its content.
-func (t *trial) promoted(s dataset.Snapshot, content string) {
+// promoteAndCheck promotes the dataset if it is a copy, and checks its content.
+func (t *trial) promoteAndCheck(s dataset.Snapshot, content string) {
 	t.Helper()
 	if t.state() == backends.EntryCopy {
 		t.OK(t.promote(s))
 	}
-	t.holds(t.d.ID, "file", content)
-	t.cloneHolds(s, "file", content)
+	t.checkFile(t.d.ID, "file", content)
+	t.checkCloneFile(s, "file", content)
 	t.write(t.d.ID, "later", "content")
-	t.cloneHolds(s, "later", "")
+	t.checkCloneFile(s, "later", "")
 }
 
-// ownedBy checks the owner and the mode of a dataset's root.
-func (t *trial) ownedBy(id uuid.UUID, want dataset.Owner) {
+// checkOwner checks the owner and the mode of a dataset's root.
+func (t *trial) checkOwner(id uuid.UUID, want dataset.Owner) {
 	t.Helper()
 	m := t.mount(id)
 	defer m.unmount()
@@ -424,8 +427,8 @@ func (t *trial) restart() {
 	t.Pool = pool
 }
 
-// CutAtEachStep is the crash matrix with power cuts: the disk is copied at each step, without the writes that the
-// kernel has not sent, and the pool on the copy is opened. kind returns a backend that calls step between two actions.
+// CutAtEachStep is the crash matrix with power cuts. At each step it copies the disk without the writes that the kernel
+// snapshots not sent, and opens the pool on the copy. kind returns a backend that calls step between two actions.
 func CutAtEachStep[R Runner[R]](
 	t R,
 	name string,
@@ -442,14 +445,14 @@ func CutAtEachStep[R Runner[R]](
 				cfg := backends.Config{Name: "test", Path: filepath.Join(disk.Path, "pool")}
 				return kind(disk, func() { step() }), cfg
 			})
-			mine := disk // keep it, because newDisk changes the variable when another pool is made
+			own := disk // keep it, because newDisk changes the variable when another pool is made
 			for _, fs := range o.filesystems(f)[:min(1, len(o.filesystems(f)))] {
-				s := &crashed{fixture: f, Crashes: c, o: o, fs: fs, unlabelled: t}
-				s.cutAtEachStep(mine, &step)
+				s := &crashCase{fixture: f, Crashes: c, o: o, fs: fs, unlabelled: t}
+				s.cutAtEachStep(own, &step)
 				if c.RepeatedSteps > 0 {
 					steps := s.steps(&step)
 					for at := max(0, steps-c.RepeatedSteps); at < steps; at++ {
-						s.cutAfterSecondTry(mine, &step, at)
+						s.cutAfterRetry(own, &step, at)
 					}
 				}
 			}
@@ -457,10 +460,10 @@ func CutAtEachStep[R Runner[R]](
 	}
 }
 
-// synced stages an operation, and writes everything to the disk.
-func (s *crashed) synced() *trial {
+// prepareSynced prepares the trial of an operation, and writes everything to the disk.
+func (s *crashCase) prepareSynced() *trial {
 	s.Helper()
-	t := s.stage()
+	t := s.prepareTrial()
 	dir, err := os.Open(t.Config.Path)
 	t.OK(err)
 	t.OK(errors.Join(unix.Syncfs(int(dir.Fd())), dir.Close()))
@@ -468,57 +471,57 @@ func (s *crashed) synced() *trial {
 }
 
 // steps returns the number of steps of the operation. The first operation of a pool can have more.
-func (s *crashed) steps(step *func()) (n int) {
+func (s *crashCase) steps(step *func()) (n int) {
 	s.Helper()
-	t := s.stage()
+	t := s.prepareTrial()
 	*step = func() { n++ }
 	t.OK(t.asCall(s.o).Run(t.Ctx, t.Pool))
 	*step = func() {}
-	s.removed(t)
+	s.removeAll(t)
 	return n
 }
 
 // cutAtEachStep cuts the power at each step and after the operation.
-func (s *crashed) cutAtEachStep(disk Disk, step *func()) {
+func (s *crashCase) cutAtEachStep(disk Disk, step *func()) {
 	s.Helper()
-	t := s.synced()
+	t := s.prepareSynced()
 	var copies []string
 	*step = func() { copies = append(copies, disk.Copy()) }
 	t.OK(t.asCall(s.o).Run(t.Ctx, t.Pool))
 	(*step)()
 	*step = func() {}
-	before := t.worlds
+	before := t.outcomes
 	t.change(s.o.done(t))
-	after := t.worlds
+	after := t.outcomes
 	for i, path := range copies {
 		s.T = labelled{s.unlabelled, fmt.Sprintf("%s after power cut %d of %d", s.o.name, i+1, len(copies))}
-		c := t.at(path)
-		c.worlds = after
+		c := t.onDisk(path)
+		c.outcomes = after
 		done := i == len(copies)-1
 		if !done {
-			c.interrupted(s.o, before)
+			c.addInterrupted(s.o, before)
 		}
-		c.checkWorlds(s, done)
-		c.worlds = after
+		c.checkOutcomes(s, done)
+		c.outcomes = after
 		c.OK(c.asCall(s.o).Run(c.Ctx, c.Pool))
-		s.finished(c)
-		s.removed(c)
+		s.checkFinished(c)
+		s.removeAll(c)
 	}
-	s.removed(t)
+	s.removeAll(t)
 }
 
-// cutAfterSecondTry interrupts the operation at a step, runs it again, and cuts the power when it returns: the second
-// try finds the changes of the first one, and must make them durable before it returns.
-func (s *crashed) cutAfterSecondTry(disk Disk, step *func(), at int) {
+// cutAfterRetry interrupts the operation at a step, runs it again, and cuts the power when it returns. The retry finds
+// the changes of the first attempt, and must make them durable before it returns.
+func (s *crashCase) cutAfterRetry(disk Disk, step *func(), at int) {
 	s.Helper()
 	s.T = labelled{s.unlabelled, fmt.Sprintf("%s repeated after step %d", s.o.name, at)}
-	t := s.synced()
+	t := s.prepareSynced()
 	t.interrupt(step, at, func() { t.OK(t.asCall(s.o).Run(t.Ctx, t.Pool)) })
 	t.OK(t.asCall(s.o).Run(t.Ctx, t.Pool))
-	c := t.at(disk.Copy())
+	c := t.onDisk(disk.Copy())
 	c.change(s.o.done(c))
-	s.finished(c)
-	s.removed(t)
+	s.checkFinished(c)
+	s.removeAll(t)
 }
 
 // interrupt runs do up to a step, and leaves everything as it is at that step.
@@ -540,10 +543,10 @@ func (t *trial) interrupt(step *func(), at int, do func()) {
 	do()
 }
 
-// at returns the trial on the pool of a copied disk.
-func (t *trial) at(disk string) *trial {
+// onDisk returns the trial on the pool of a copied disk.
+func (t *trial) onDisk(disk string) *trial {
 	t.Helper()
 	c := *t
-	c.fixture = t.fixture.at(disk)
+	c.fixture = t.fixture.onDisk(disk)
 	return &c
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/droverhq/drover/internal/tree/treetest"
 )
 
-func lifeOfADataset(f *fixture) {
+func datasetLifeCycle(f *fixture) {
 	d := f.Record()
 	var sizes []dataset.Size
 	f.Twice(func() error {
@@ -25,39 +25,39 @@ func lifeOfADataset(f *fixture) {
 	if want := f.Pool.Info().DefaultSize; sizes[0] != want || sizes[1] != want {
 		f.Errorf("create without a size returned %v, but %s is declared", sizes, want)
 	}
-	f.InState(d, backends.EntryIncoming)
+	f.CheckState(d, backends.EntryIncoming)
 	f.write(d.ID, "early", "written before the commit")
 	f.Open()
-	f.InState(d, backends.EntryIncoming)
+	f.CheckState(d, backends.EntryIncoming)
 	_, err := f.Pool.Create(f.Ctx, d) // must return the existing dataset
 	f.OK(err)
 
 	f.Twice(func() error { return f.Pool.Commit(f.Ctx, d.ID) })
-	f.InState(d, backends.EntryReady)
-	f.holds(d.ID, "early", "written before the commit")
+	f.CheckState(d, backends.EntryReady)
+	f.checkFile(d.ID, "early", "written before the commit")
 	_, err = f.Pool.Create(f.Ctx, d)
 	f.OK(err)
-	f.InState(d, backends.EntryReady)
+	f.CheckState(d, backends.EntryReady)
 	f.Open()
-	f.InState(d, backends.EntryReady)
-	f.holds(d.ID, "early", "written before the commit")
+	f.CheckState(d, backends.EntryReady)
+	f.checkFile(d.ID, "early", "written before the commit")
 
-	f.Take(d)
+	f.TakeSnapshot(d)
 	f.Twice(func() error { return f.Pool.Delete(f.Ctx, d.ID) })
-	f.Absent(d.ID)
+	f.CheckAbsent(d.ID)
 	f.Open()
-	f.Absent(d.ID)
+	f.CheckAbsent(d.ID)
 
 	incoming := f.Record()
 	_, err = f.Pool.Create(f.Ctx, incoming)
 	f.OK(err)
 	f.Twice(func() error { return f.Pool.Delete(f.Ctx, incoming.ID) })
-	f.Absent(incoming.ID)
+	f.CheckAbsent(incoming.ID)
 }
 
-// retryRenewsTheRecord checks that a repeated Create replaces the record of an incoming dataset, because the store will
+// retryReplacesRecord checks that a repeated Create replaces the record of an incoming dataset, because the store will
 // record the last attempt. A ready dataset keeps its record.
-func retryRenewsTheRecord(f *fixture) {
+func retryReplacesRecord(f *fixture) {
 	src := f.Create()
 	for what, try := range map[string]func(d dataset.Dataset) error{
 		"create": func(d dataset.Dataset) error { _, err := f.Pool.Create(f.Ctx, d); return err },
@@ -71,14 +71,14 @@ func retryRenewsTheRecord(f *fixture) {
 		f.OK(try(d))
 		d.Volume, d.Epoch = "last-"+what, d.Epoch+1
 		f.Twice(func() error { return try(d) })
-		f.InState(d, backends.EntryIncoming)
+		f.CheckState(d, backends.EntryIncoming)
 		f.Open()
-		f.InState(d, backends.EntryIncoming)
+		f.CheckState(d, backends.EntryIncoming)
 		f.OK(f.Pool.Commit(f.Ctx, d.ID))
 		late := d
 		late.Volume = "late-" + what
 		f.OK(try(late))
-		f.InState(d, backends.EntryReady)
+		f.CheckState(d, backends.EntryReady)
 	}
 }
 
@@ -117,10 +117,10 @@ func rootIsEmptyAndOwned(f *fixture) {
 	}
 }
 
-// keepsEverything runs the same operations on a plain directory and on a mounted dataset, and compares them. After a
-// remount, it compares them again.
-func keepsEverything(f *fixture) {
-	plain, d := f.plain(), f.Create()
+// filePropertiesAreKept runs the same operations on a plain directory and on a mounted dataset, and compares them.
+// After a remount, it compares them again.
+func filePropertiesAreKept(f *fixture) {
+	plain, d := f.makePlainDir(), f.Create()
 	m := f.mount(d.ID)
 	for _, op := range treetest.Operations(f.without...) {
 		if err := op.Do(plain.Name()); err != nil {
@@ -136,7 +136,7 @@ func keepsEverything(f *fixture) {
 	m = f.mount(d.ID)
 	f.equal(plain, m.root)
 	m.unmount()
-	s := f.Take(d)
+	s := f.TakeSnapshot(d)
 	c := f.Clone(dataset.Source{Dataset: d.ID, Snapshot: s.ID})
 	m = f.mount(c.ID)
 	f.equal(plain, m.root)
@@ -146,17 +146,17 @@ func inUseIsNotDeleted(f *fixture) {
 	d := f.Create()
 	a, err := f.Pool.Attach(f.Ctx, d.ID, backends.AttachOptions{})
 	f.OK(err)
-	f.Fails(f.Pool.Delete(f.Ctx, d.ID), dataset.ErrInUse)
+	f.CheckFails(f.Pool.Delete(f.Ctx, d.ID), dataset.ErrInUse)
 	f.OK(a.Release())
 	m := f.mount(d.ID)
-	f.OK(os.WriteFile(m.in("file"), []byte("content"), 0o600))
-	f.Fails(f.Pool.Delete(f.Ctx, d.ID), dataset.ErrInUse)
-	f.InState(d, backends.EntryReady)
+	f.OK(os.WriteFile(m.pathOf("file"), []byte("content"), 0o600))
+	f.CheckFails(f.Pool.Delete(f.Ctx, d.ID), dataset.ErrInUse)
+	f.CheckState(d, backends.EntryReady)
 	f.Open()
-	f.Fails(f.Pool.Delete(f.Ctx, d.ID), dataset.ErrInUse)
-	f.FileHolds(m.in("file"), "content")
+	f.CheckFails(f.Pool.Delete(f.Ctx, d.ID), dataset.ErrInUse)
+	f.CheckFile(m.pathOf("file"), "content")
 	m.unmount()
-	f.holds(d.ID, "file", "content")
+	f.checkFile(d.ID, "file", "content")
 	f.OK(f.Pool.Delete(f.Ctx, d.ID))
 }
 
@@ -179,12 +179,12 @@ func attachTwice(f *fixture) {
 	third, err := f.Pool.Attach(f.Ctx, d.ID, backends.AttachOptions{})
 	f.OK(err)
 	f.OK(third.Release())
-	f.OK(os.WriteFile(m.in("file"), nil, 0o600))
+	f.OK(os.WriteFile(m.pathOf("file"), nil, 0o600))
 }
 
-// deviceIsOwn checks that each dataset has its own block device if the pool declares that, because a speed limit
+// deviceIsNotShared checks that each dataset has its own block device if the pool declares that, because a speed limit
 // applies to a whole device.
-func deviceIsOwn(f *fixture) {
+func deviceIsNotShared(f *fixture) {
 	seen := map[string]bool{}
 	own := true
 	for range 2 {
@@ -207,8 +207,8 @@ func readOnlyMount(f *fixture) {
 	f.write(d.ID, "file", "content")
 	m := f.mountWith(d.ID, backends.AttachOptions{ReadOnly: true})
 	defer m.unmount()
-	f.FileHolds(m.in("file"), "content")
-	if err := os.WriteFile(m.in("new"), nil, 0o600); !os.IsPermission(err) && !isErrno(err, unix.EROFS) {
+	f.CheckFile(m.pathOf("file"), "content")
+	if err := os.WriteFile(m.pathOf("new"), nil, 0o600); !os.IsPermission(err) && !isErrno(err, unix.EROFS) {
 		f.Errorf("a write returned %v, want EROFS", err)
 	}
 }
@@ -218,11 +218,11 @@ func usedGrows(f *fixture) {
 	before, err := f.Pool.Used(f.Ctx, d.ID)
 	f.OK(err)
 	m := f.mount(d.ID)
-	f.OK(os.WriteFile(m.in("file"), treetest.Bytes(1, 20<<20), 0o600))
+	f.OK(os.WriteFile(m.pathOf("file"), treetest.Bytes(1, 20<<20), 0o600))
 	f.OK(unix.Syncfs(int(m.root.Fd())))
-	f.UsedGrowsBy(d, before, 20*dataset.MiB)
+	f.CheckUsedGrows(d, before, 20*dataset.MiB)
 	m.unmount()
-	f.UsedGrowsBy(d, before, 20*dataset.MiB)
+	f.CheckUsedGrows(d, before, 20*dataset.MiB)
 }
 
 func unknownIsNotFound(f *fixture) {
@@ -265,12 +265,12 @@ func unknownIsNotFound(f *fixture) {
 	if len(list) != 1 {
 		f.Errorf("the list contains %+v, want one dataset", list)
 	}
-	f.HasSnapshots(d.ID)
+	f.CheckSnapshots(d.ID)
 }
 
-// visitBesideTheHome mounts a dataset at its home and at the same time as another host would. Each mount must see the
-// writes of the other. A second pool of the share is not available here, so the pool visits itself.
-func visitBesideTheHome(f *fixture) {
+// guestMountsBesideHome mounts a dataset at its home and at the same time as another host would. Each mount must see
+// the writes of the other. A second pool of the share is not available here, so the pool visits itself.
+func guestMountsBesideHome(f *fixture) {
 	sharer, is := f.Pool.(backends.Sharer)
 	if !is {
 		return
@@ -280,17 +280,17 @@ func visitBesideTheHome(f *fixture) {
 	defer home.unmount()
 	a, err := sharer.Visit(f.Ctx, d.ID, f.Pool.ID(), backends.AttachOptions{})
 	if !f.Can.ManyHosts {
-		f.Fails(err, dataset.ErrUnsupported)
+		f.CheckFails(err, dataset.ErrUnsupported)
 		return
 	}
 	f.OK(err)
 	guest := f.mountOf(a)
-	f.OK(os.WriteFile(guest.in("guest"), []byte("from the guest"), 0o600))
-	f.FileHolds(home.in("guest"), "from the guest")
-	f.OK(os.WriteFile(home.in("home"), []byte("from the home"), 0o600))
-	f.FileHolds(guest.in("home"), "from the home")
+	f.OK(os.WriteFile(guest.pathOf("guest"), []byte("from the guest"), 0o600))
+	f.CheckFile(home.pathOf("guest"), "from the guest")
+	f.OK(os.WriteFile(home.pathOf("home"), []byte("from the home"), 0o600))
+	f.CheckFile(guest.pathOf("home"), "from the home")
 	home.unmount()
-	f.Fails(f.Pool.Delete(f.Ctx, d.ID), dataset.ErrInUse)
+	f.CheckFails(f.Pool.Delete(f.Ctx, d.ID), dataset.ErrInUse)
 	guest.unmount()
 	for what, missing := range map[string][2]uuid.UUID{"dataset": {uuid.New(), f.Pool.ID()},
 		"pool": {d.ID, uuid.New()}} {

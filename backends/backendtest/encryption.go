@@ -18,7 +18,7 @@ type Keys = harness.Keys
 // NewKeys returns Keys with a random data key.
 func NewKeys() *Keys { return harness.NewKeys() }
 
-// little is a size that XFS accepts, and that can be read completely.
+// little is a size that XFS accepts, and that is small enough to search all bytes of the dataset.
 const little = 320 * dataset.MiB
 
 // encryptedIsUnreadable checks that the pool contains neither the plain text of an encrypted dataset nor its key.
@@ -31,8 +31,8 @@ func encryptedIsUnreadable(f *fixture) {
 		d := f.Record()
 		for range 2 {
 			_, err := f.Pool.Create(f.Ctx, d)
-			f.Fails(err, dataset.ErrUnsupported)
-			f.Absent(d.ID)
+			f.CheckFails(err, dataset.ErrUnsupported)
+			f.CheckAbsent(d.ID)
 		}
 		return
 	}
@@ -41,32 +41,32 @@ func encryptedIsUnreadable(f *fixture) {
 	content := strings.Repeat(pattern, 1<<16)
 	d := f.Sized(little)
 	f.write(d.ID, "file", content)
-	s := f.Take(d)
-	if found := f.InPool(d, pattern); found != "" {
+	s := f.TakeSnapshot(d)
+	if found := f.FindInPool(d, pattern); found != "" {
 		f.Errorf("written data is readable in %s", found)
 	}
-	if found := f.InPool(d, string(own.Key)); found != "" {
+	if found := f.FindInPool(d, string(own.Key)); found != "" {
 		f.Errorf("the key is readable in %s", found)
 	}
-	f.withoutTheKey(d, s, own)
-	f.holds(d.ID, "file", content)
+	f.checkWithoutKey(d, s, own)
+	f.checkFile(d.ID, "file", content)
 	f.write(d.ID, "file", "other")
 	f.OK(f.Pool.Restore(f.Ctx, d.ID, s.ID, f.NewSnapshot(d), nil))
-	f.holds(d.ID, "file", content)
-	f.holds(f.Clone(f.Source(s)).ID, "file", content)
-	f.clonesKeepTheKey(s)
+	f.checkFile(d.ID, "file", content)
+	f.checkFile(f.Clone(f.Source(s)).ID, "file", content)
+	f.checkCloneKeys(s)
 	if plain { // proves that the search finds existing text
 		f.Config.Keys = nil
 		open := f.Sized(little)
 		f.write(open.ID, "file", content)
-		if f.InPool(open, pattern) == "" && (f.DeviceBelow(open) != "" || f.HasFiles(int64(len(content)))) {
+		if f.FindInPool(open, pattern) == "" && (f.DeviceBelow(open) != "" || f.HasFiles(int64(len(content)))) {
 			f.Errorf("data that was written without encryption was not found in the pool")
 		}
 	}
 }
 
-// withoutTheKey checks that calls on an encrypted dataset fail without the key only if they need its content.
-func (f *fixture) withoutTheKey(d dataset.Dataset, s dataset.Snapshot, own *Keys) {
+// checkWithoutKey checks that calls on an encrypted dataset fail without the key only if they need its content.
+func (f *fixture) checkWithoutKey(d dataset.Dataset, s dataset.Snapshot, own *Keys) {
 	f.Helper()
 	before, err := f.Pool.Stat(f.Ctx, d.ID)
 	f.OK(err)
@@ -78,18 +78,18 @@ func (f *fixture) withoutTheKey(d dataset.Dataset, s dataset.Snapshot, own *Keys
 		own.Key, own.Err = wrong.key, wrong.fails
 		for range 2 {
 			_, err := f.Pool.Attach(f.Ctx, d.ID, backends.AttachOptions{})
-			f.Fails(err, dataset.ErrForbidden)
+			f.CheckFails(err, dataset.ErrForbidden)
 		}
 		after, err := f.Pool.Stat(f.Ctx, d.ID)
 		f.OK(err)
 		f.Same("the entry after a refusal", after, before)
 	}
-	f.sizeWithoutTheKey(d, s, own)
+	f.checkGrowthWithoutKey(d, s, own)
 	own.Err = none
-	f.InState(d, backends.EntryReady)
+	f.CheckState(d, backends.EntryReady)
 	_, err = f.Pool.Used(f.Ctx, d.ID)
 	f.OK(err)
-	more := f.Take(d)
+	more := f.TakeSnapshot(d)
 	c := f.Clone(f.Source(s))
 	if f.Can.Delta {
 		_, err := f.Copier().Send(f.Ctx, f.Source(more), s.ID, 0, io.Discard, nil)
@@ -99,14 +99,14 @@ func (f *fixture) withoutTheKey(d dataset.Dataset, s dataset.Snapshot, own *Keys
 	f.OK(f.Pool.Delete(f.Ctx, c.ID))
 	other := f.Record()
 	_, err = f.Pool.Create(f.Ctx, other)
-	f.Fails(err, dataset.ErrForbidden)
-	f.Absent(other.ID)
+	f.CheckFails(err, dataset.ErrForbidden)
+	f.CheckAbsent(other.ID)
 	own.Key, own.Err = right, nil
 }
 
-// sizeWithoutTheKey checks that a call that grows an encrypted dataset without the key either succeeds, or fails and
-// changes nothing.
-func (f *fixture) sizeWithoutTheKey(d dataset.Dataset, s dataset.Snapshot, own *Keys) {
+// checkGrowthWithoutKey checks that a call that grows an encrypted dataset without the key either succeeds, or fails
+// and changes nothing.
+func (f *fixture) checkGrowthWithoutKey(d dataset.Dataset, s dataset.Snapshot, own *Keys) {
 	f.Helper()
 	r, can := f.Pool.(backends.Resizer)
 	if !can {
@@ -126,13 +126,13 @@ func (f *fixture) sizeWithoutTheKey(d dataset.Dataset, s dataset.Snapshot, own *
 		more := dataset.Size(had) + little
 		err := r.Resize(f.Ctx, d.ID, more, nil)
 		if err != nil {
-			f.Fails(err, dataset.ErrForbidden)
+			f.CheckFails(err, dataset.ErrForbidden)
 		}
 		big := f.Record()
 		big.Size = more
 		if _, cErr := f.Pool.Clone(f.Ctx, big, f.Source(s), nil); cErr != nil {
-			f.Fails(cErr, dataset.ErrForbidden)
-			f.Absent(big.ID)
+			f.CheckFails(cErr, dataset.ErrForbidden)
+			f.CheckAbsent(big.ID)
 		}
 		if has := size(); (err == nil) != (has > had) {
 			f.Errorf("resize without its key: %v; it had %d bytes and has %d", err, had, has)
@@ -147,7 +147,7 @@ func (f *fixture) sizeWithoutTheKey(d dataset.Dataset, s dataset.Snapshot, own *
 		m.unmount()
 		att, aErr := f.Pool.Attach(f.Ctx, d.ID, backends.AttachOptions{})
 		if f.OK(aErr); err != nil {
-			f.Fails(err, dataset.ErrForbidden)
+			f.CheckFails(err, dataset.ErrForbidden)
 			f.Same("whether it is larger beneath, after a refusal", att.Mount.Grow, false)
 		}
 		f.OK(att.Release())
@@ -157,16 +157,16 @@ func (f *fixture) sizeWithoutTheKey(d dataset.Dataset, s dataset.Snapshot, own *
 	}
 }
 
-// clonesKeepTheKey checks that a clone of an encrypted snapshot is refused if its record names another key.
-func (f *fixture) clonesKeepTheKey(s dataset.Snapshot) {
+// checkCloneKeys checks that a clone of an encrypted snapshot is refused if its record names another key.
+func (f *fixture) checkCloneKeys(s dataset.Snapshot) {
 	f.Helper()
 	other := f.Record()
 	other.Encryption.ID = uuid.New()
 	_, err := f.Pool.Clone(f.Ctx, other, f.Source(s), nil)
-	f.Fails(err, dataset.ErrInvalid)
-	f.Absent(other.ID)
+	f.CheckFails(err, dataset.ErrInvalid)
+	f.CheckAbsent(other.ID)
 	other.Encryption = nil // claims that the clone is not encrypted
 	_, err = f.Pool.Clone(f.Ctx, other, f.Source(s), nil)
-	f.Fails(err, dataset.ErrInvalid)
-	f.Absent(other.ID)
+	f.CheckFails(err, dataset.ErrInvalid)
+	f.CheckAbsent(other.ID)
 }

@@ -38,12 +38,12 @@ type Inject func(f Failure, do func()) (calls []string, err error)
 func Failing[R Runner[R]](t R, name string, factory Factory[R], inject Inject, thorough bool) {
 	t.Run(name, func(t R) {
 		for _, o := range operations() {
-			if o.apart && !thorough {
+			if o.needsNoDataset && !thorough {
 				continue
 			}
 			t.Run(o.name, func(t R) {
 				f := newFixture(t, func() (backends.Kind, backends.Config) { return factory(t) })
-				if o.delta && !f.Can.Delta || o.shares && !f.Can.ManyHosts {
+				if o.needsCopies && !f.Can.Delta || o.shares && !f.Can.ManyHosts {
 					return
 				}
 				o.failAtEachCall(f, inject, thorough)
@@ -52,35 +52,35 @@ func Failing[R Runner[R]](t R, name string, factory Factory[R], inject Inject, t
 	})
 }
 
-// world is one possible state of a dataset in a pool.
-type world struct {
-	state backends.EntryState // "": it is gone
-	head  string              // content of the head; not checked for a copy
-	has   map[uuid.UUID]string
-	// pending has the snapshots that are not listed, but will be after the next change of the head. They exist if the
+// outcome is one possible state of a dataset in a pool.
+type outcome struct {
+	state     backends.EntryState  // "": it is gone
+	head      string               // content of the head; not checked for a copy
+	snapshots map[uuid.UUID]string // content of each listed snapshot
+	// pending has the snapshots that appear in the list only after the next change of the head. They exist if the
 	// superseded head of a copy was not removed yet.
 	pending map[uuid.UUID]string
 }
 
-func (w world) with(s dataset.Snapshot, content string) world {
-	w.has = maps.Clone(w.has)
-	w.has[s.ID] = content
+func (w outcome) with(s dataset.Snapshot, content string) outcome {
+	w.snapshots = maps.Clone(w.snapshots)
+	w.snapshots[s.ID] = content
 	return w
 }
 
-func (w world) without(s dataset.Snapshot) world {
-	w.has, w.pending = maps.Clone(w.has), maps.Clone(w.pending)
-	delete(w.has, s.ID)
+func (w outcome) without(s dataset.Snapshot) outcome {
+	w.snapshots, w.pending = maps.Clone(w.snapshots), maps.Clone(w.pending)
+	delete(w.snapshots, s.ID)
 	delete(w.pending, s.ID)
 	return w
 }
 
-func (w world) headed(content string) world {
+func (w outcome) withHead(content string) outcome {
 	w.head = content
 	return w
 }
 
-func (w world) as(state backends.EntryState) world {
+func (w outcome) as(state backends.EntryState) outcome {
 	w.state = state
 	return w
 }
@@ -99,11 +99,11 @@ type trial struct {
 	old, mid dataset.Snapshot
 	keep     dataset.Snapshot // the snapshot that the operation makes, if any
 	clone    dataset.Dataset  // the clone that the operation makes, if any
-	worlds   []world          // the possible states at present
+	outcomes []outcome        // the possible states at present
 	arrivals []arrival        // the snapshots that it receives
 	// unflushed means that a power cut may lose the last content of the head, because nothing flushed it.
-	unflushed bool
-	unread    bool // do not mount the head: a mount would change it
+	unflushed      bool
+	headNotMounted bool // do not mount the head: a mount would change it
 }
 
 // newTrial makes the dataset of a trial. It has one snapshot unless midway is set.
@@ -117,41 +117,41 @@ func newTrial(f *fixture, size dataset.Size, fs string, midway bool) *trial {
 	f.OK(err)
 	f.OK(f.Pool.Commit(f.Ctx, t.d.ID))
 	f.write(t.d.ID, "file", first)
-	t.old = f.Take(t.d)
-	w := world{backends.EntryReady, third, map[uuid.UUID]string{t.old.ID: first}, nil}
+	t.old = f.TakeSnapshot(t.d)
+	w := outcome{backends.EntryReady, third, map[uuid.UUID]string{t.old.ID: first}, nil}
 	if midway {
 		f.write(t.d.ID, "file", second)
-		t.mid = f.Take(t.d)
+		t.mid = f.TakeSnapshot(t.d)
 		w = w.with(t.mid, second)
 	}
 	f.write(t.d.ID, "file", third)
 	t.keep = f.NewSnapshot(t.d)
-	t.worlds = []world{w}
+	t.outcomes = []outcome{w}
 	return t
 }
 
-// change replaces each possible world by the worlds that the function returns for it.
-func (t *trial) change(change func(world) []world) {
-	var now []world
-	for _, w := range t.worlds {
+// change replaces each possible outcome by the outcomes that change returns for it.
+func (t *trial) change(change func(outcome) []outcome) {
+	var changed []outcome
+	for _, w := range t.outcomes {
 		if w.state == "" {
-			now = append(now, w)
+			changed = append(changed, w)
 		} else {
-			now = append(now, change(w)...)
+			changed = append(changed, change(w)...)
 		}
 	}
-	t.worlds = now
+	t.outcomes = changed
 }
 
-// becomes is change for a function that returns one world.
-func (t *trial) becomes(change func(world) world) {
-	t.change(func(w world) []world { return []world{change(w)} })
+// changeTo replaces each possible outcome by the one that change returns for it.
+func (t *trial) changeTo(change func(outcome) outcome) {
+	t.change(func(w outcome) []outcome { return []outcome{change(w)} })
 }
 
 // failAtEachCall makes each system call of an operation fail, one after the other.
 func (o operation) failAtEachCall(f *fixture, inject Inject, thorough bool) {
 	f.Helper()
-	after := slices.DeleteFunc(followers(), func(then operation) bool { return then.delta && !f.Can.Delta })
+	after := slices.DeleteFunc(followers(), func(then operation) bool { return then.needsCopies && !f.Can.Delta })
 	for at := 0; ; at++ {
 		failures := []Failure{{at, unix.ENOSPC, false}, {at, unix.EIO, true}}
 		then := after
@@ -162,7 +162,7 @@ func (o operation) failAtEachCall(f *fixture, inject Inject, thorough bool) {
 		reached := false
 		for _, failure := range failures {
 			for order, next := range then {
-				reached = o.fail(f, inject, failure, next, at+order) || reached
+				reached = o.failCall(f, inject, failure, next, at+order) || reached
 			}
 		}
 		if !reached {
@@ -171,13 +171,13 @@ func (o operation) failAtEachCall(f *fixture, inject Inject, thorough bool) {
 	}
 }
 
-// fail makes one system call of an operation fail, and checks the pool after another operation. It returns false if
-// there is no such call.
-func (o operation) fail(f *fixture, inject Inject, failure Failure, then operation, order int) bool {
+// failCall makes one system call of an operation fail, runs another operation, and checks the pool. It returns false if
+// the operation has no such call.
+func (o operation) failCall(f *fixture, inject Inject, failure Failure, then operation, order int) bool {
 	f.Helper()
 	t := newTrial(f, 0, "", true)
-	if o.keeps != "" {
-		t.keep.Kind = o.keeps
+	if o.keepKind != "" {
+		t.keep.Kind = o.keepKind
 	}
 	if o.prepare != nil {
 		o.prepare(t)
@@ -192,16 +192,16 @@ func (o operation) fail(f *fixture, inject Inject, failure Failure, then operati
 	if !reached && err != nil {
 		f.Fatalf("%s: failed without an injected failure", what)
 	}
-	before := slices.Clone(t.worlds)
+	before := slices.Clone(t.outcomes)
 	t.change(o.done(t))
 	if err != nil {
-		t.interrupted(o, before)
+		t.addInterrupted(o, before)
 	}
-	if then.name == again {
-		t.worlds = before
+	if then.name == retryFollower {
+		t.outcomes = before
 		then.call, then.done = o.call, o.done
 	}
-	if t.state() != "" || then.name == again {
+	if t.state() != "" || then.name == retryFollower {
 		if err := then.call(t); err != nil {
 			f.Fatalf("%s: the second one fails with %v", what, err)
 		}
@@ -211,12 +211,13 @@ func (o operation) fail(f *fixture, inject Inject, failure Failure, then operati
 	return reached
 }
 
-// interrupted adds the worlds from before an operation, and those in which it is half done.
-func (t *trial) interrupted(o operation, before []world) {
-	t.worlds = slices.Concat(t.worlds, before)
+// addInterrupted adds the outcomes of an interrupted operation: those before the operation, and those in which it is
+// half done.
+func (t *trial) addInterrupted(o operation, before []outcome) {
+	t.outcomes = slices.Concat(t.outcomes, before)
 	if o.between != nil {
 		for _, w := range before {
-			t.worlds = append(t.worlds, o.between(t, w)...)
+			t.outcomes = append(t.outcomes, o.between(t, w)...)
 		}
 	}
 }
@@ -232,26 +233,27 @@ func (t *trial) state() backends.EntryState {
 	return e.State
 }
 
-// checkSettled reopens the pool, checks that it has one of the possible worlds, and removes everything.
+// checkSettled reopens the pool, checks that it has one of the possible outcomes, and removes everything.
 func (t *trial) checkSettled(what string, order int) {
 	t.Helper()
 	t.Open()
-	now := t.observe(what)
+	observed := t.observe(what)
 	_, err := t.Pool.Reap(t.Ctx, func(uuid.UUID) bool { return false })
 	t.OK(err)
-	if reaped := t.observe(what); !maps.Equal(reaped.has, now.has) || reaped.head != now.head ||
-		reaped.state != now.state {
-		t.Fatalf("%s: there was %v, and after reaping %v", what, now, reaped)
+	afterReap := t.observe(what)
+	if !maps.Equal(afterReap.snapshots, observed.snapshots) || afterReap.head != observed.head ||
+		afterReap.state != observed.state {
+		t.Fatalf("%s: there was %v, and after reaping %v", what, observed, afterReap)
 	}
-	t.checkFits(what, now)
-	ids := idsOf(now.has)
+	t.checkMatches(what, observed)
+	ids := idsOf(observed.snapshots)
 	for i := range ids {
 		id := uuid.MustParse(ids[(i+order)%len(ids)])
-		t.holdsSnapshot(fmt.Sprintf("%s, and %d snapshots were removed", what, i), now, id)
+		t.checkSnapshotContent(fmt.Sprintf("%s, and %d snapshots were removed", what, i), observed, id)
 		t.OK(t.Pool.DeleteSnapshot(t.Ctx, t.d.ID, id))
 	}
-	if left := t.observe(what); len(left.has) > 0 || left.head != now.head {
-		t.Fatalf("%s: without the snapshots there is %v, want the head with %q", what, left, now.head)
+	if left := t.observe(what); len(left.snapshots) > 0 || left.head != observed.head {
+		t.Fatalf("%s: without the snapshots there is %v, want the head with %q", what, left, observed.head)
 	}
 	t.OK(t.Pool.Delete(t.Ctx, t.d.ID))
 	t.OK(t.Pool.Delete(t.Ctx, t.clone.ID))
@@ -263,36 +265,36 @@ func (t *trial) checkSettled(what string, order int) {
 	}
 }
 
-// checkFits checks the state, the head and the list of snapshots of the dataset.
-func (t *trial) checkFits(what string, now world) {
+// checkMatches checks the state, the head and the list of snapshots of the dataset.
+func (t *trial) checkMatches(what string, observed outcome) {
 	t.Helper()
-	t.narrow(what, now, func(w world) bool {
-		head := w.head == now.head || w.state != backends.EntryReady || t.unflushed && w.head == third
-		return w.state == now.state && head && slices.Equal(idsOf(w.has), idsOf(now.has))
+	t.keepMatching(what, observed, func(w outcome) bool {
+		head := w.head == observed.head || w.state != backends.EntryReady || t.unflushed && w.head == third
+		return w.state == observed.state && head && slices.Equal(idsOf(w.snapshots), idsOf(observed.snapshots))
 	})
 }
 
-// holdsSnapshot checks the content of a listed snapshot.
-func (t *trial) holdsSnapshot(what string, now world, id uuid.UUID) {
+// checkSnapshotContent checks the content of a listed snapshot.
+func (t *trial) checkSnapshotContent(what string, observed outcome, id uuid.UUID) {
 	t.Helper()
 	c := t.Record()
 	_, err := t.Pool.Clone(t.Ctx, c, dataset.Source{Dataset: t.d.ID, Snapshot: id}, nil)
 	if err != nil {
 		t.Fatalf("%s: snapshot %s cannot be read: %v", what, id, err)
 	}
-	now.has[id] = t.content(c.ID)
-	t.narrow(what, now, func(w world) bool { return w.has[id] == now.has[id] })
+	observed.snapshots[id] = t.content(c.ID)
+	t.keepMatching(what, observed, func(w outcome) bool { return w.snapshots[id] == observed.snapshots[id] })
 	t.OK(t.Pool.Delete(t.Ctx, c.ID))
 }
 
-// narrow drops the possible worlds that do not fit the pool, and fails if none is left.
-func (t *trial) narrow(what string, now world, fits func(world) bool) {
+// keepMatching drops the possible outcomes that do not match the pool, and fails if none is left.
+func (t *trial) keepMatching(what string, observed outcome, fits func(outcome) bool) {
 	t.Helper()
-	possible := slices.DeleteFunc(slices.Clone(t.worlds), func(w world) bool { return !fits(w) })
+	possible := slices.DeleteFunc(slices.Clone(t.outcomes), func(w outcome) bool { return !fits(w) })
 	if len(possible) == 0 {
-		t.Fatalf("%s: the pool contains %v, which is none of %v", what, now, t.worlds)
+		t.Fatalf("%s: the pool contains %v, which is none of %v", what, observed, t.outcomes)
 	}
-	t.worlds = possible
+	t.outcomes = possible
 }
 
 func idsOf(has map[uuid.UUID]string) []string {
@@ -305,34 +307,34 @@ func idsOf(has map[uuid.UUID]string) []string {
 }
 
 // observe returns the state of the pool, without the contents of snapshots.
-func (t *trial) observe(what string) world {
+func (t *trial) observe(what string) outcome {
 	t.Helper()
-	now := world{has: map[uuid.UUID]string{}}
+	observed := outcome{snapshots: map[uuid.UUID]string{}}
 	entries := t.Entries(t.d.ID)
 	if len(entries) == 0 {
-		return now
+		return observed
 	}
 	e := entries[0]
 	if len(entries) > 1 || e.Problem != "" {
 		t.Fatalf("%s: listed as %+v", what, entries)
 	}
-	now.state = e.State
+	observed.state = e.State
 	for _, s := range e.Snapshots {
-		if _, twice := now.has[s.ID]; twice {
+		if _, twice := observed.snapshots[s.ID]; twice {
 			t.Fatalf("%s: snapshot %s is listed twice", what, s.ID)
 		}
-		now.has[s.ID] = ""
+		observed.snapshots[s.ID] = ""
 	}
 	switch {
 	case e.State != backends.EntryReady:
-	case t.unread:
+	case t.headNotMounted:
 		c := t.fixture.Clone(dataset.Source{Dataset: t.d.ID})
-		now.head = t.content(c.ID)
+		observed.head = t.content(c.ID)
 		t.OK(t.Pool.Delete(t.Ctx, c.ID))
 	default:
-		now.head = t.content(t.d.ID)
+		observed.head = t.content(t.d.ID)
 	}
-	return now
+	return observed
 }
 
 // content returns the content of the file in a head.
@@ -340,7 +342,7 @@ func (t *trial) content(id uuid.UUID) string {
 	t.Helper()
 	m := t.mount(id)
 	defer m.unmount()
-	text, err := os.ReadFile(m.in("file"))
+	text, err := os.ReadFile(m.pathOf("file"))
 	if !t.unflushed || !errors.Is(err, os.ErrNotExist) {
 		t.OK(err)
 	}

@@ -104,4 +104,4 @@ func (m *mounted) unmount() {
 	m.path = ""
 }
 
-func (m *mounted) in(name string) string { return filepath.Join(m.path, name) }
+func (m *mounted) pathOf(name string) string { return filepath.Join(m.path, name) }

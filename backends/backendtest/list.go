@@ -23,19 +23,19 @@ func recordsAreKept(f *fixture) {
 		d.Volume, d.Epoch, d.State = fmt.Sprint("renamed-", i), d.Epoch+1, dataset.StateTrashed
 		d.Labels = map[string]string{"long": strings.Repeat("x", 5000), "step": fmt.Sprint(i)}
 		f.Twice(func() error { return f.Pool.WriteRecord(f.Ctx, d, sync) })
-		f.InState(d, backends.EntryReady)
+		f.CheckState(d, backends.EntryReady)
 		f.Open()
-		f.InState(d, backends.EntryReady)
+		f.CheckState(d, backends.EntryReady)
 	}
-	s := f.Take(d)
+	s := f.TakeSnapshot(d)
 	f.OK(f.Pool.WriteRecord(f.Ctx, d, true))
-	f.HasSnapshots(d.ID, s)
+	f.CheckSnapshots(d.ID, s)
 	incoming := f.Record()
 	_, err := f.Pool.Create(f.Ctx, incoming)
 	f.OK(err)
 	incoming.Volume = "renamed"
 	f.OK(f.Pool.WriteRecord(f.Ctx, incoming, true))
-	f.InState(incoming, backends.EntryIncoming)
+	f.CheckState(incoming, backends.EntryIncoming)
 }
 
 // damagedRecordIsListed overwrites a record. The dataset must be listed with the problem and keep its bytes, and a new
@@ -53,11 +53,11 @@ func damagedRecordIsListed(f *fixture) {
 			f.Fatalf("with the record %q the list contains %+v", garbage, e)
 		}
 		f.Reap(0)
-		f.holds(d.ID, "file", "content")
+		f.checkFile(d.ID, "file", "content")
 	}
-	f.InState(other, backends.EntryReady)
+	f.CheckState(other, backends.EntryReady)
 	f.OK(f.Pool.WriteRecord(f.Ctx, d, true))
-	f.InState(d, backends.EntryReady)
+	f.CheckState(d, backends.EntryReady)
 }
 
 // recordFile finds the file that holds a dataset's record.
@@ -78,24 +78,24 @@ func (f *fixture) recordFile(dir string, d dataset.Dataset) (found string) {
 	return found
 }
 
-func reapDropsWhatItIsTold(f *fixture) {
+func reapDropsSelectedDatasets(f *fixture) {
 	ready, kept, dropped := f.Create(), f.Record(), f.Record()
-	s := f.Take(ready)
+	s := f.TakeSnapshot(ready)
 	for _, d := range []dataset.Dataset{kept, dropped} {
 		_, err := f.Pool.Create(f.Ctx, d)
 		f.OK(err)
 	}
 	f.Open()
 	f.Reap(0)
-	f.InState(dropped, backends.EntryIncoming)
+	f.CheckState(dropped, backends.EntryIncoming)
 	f.Reap(1, dropped.ID, ready.ID) // Reap must not drop a ready dataset
-	f.Absent(dropped.ID)
-	f.InState(kept, backends.EntryIncoming)
-	f.InStateWith(ready, s)
+	f.CheckAbsent(dropped.ID)
+	f.CheckState(kept, backends.EntryIncoming)
+	f.CheckReady(ready, s)
 	f.Reap(0, dropped.ID)
 	f.Open()
-	f.Absent(dropped.ID)
-	f.InState(kept, backends.EntryIncoming)
+	f.CheckAbsent(dropped.ID)
+	f.CheckState(kept, backends.EntryIncoming)
 }
 
 // plantForeign makes foreign files in the places of datasets. It returns their paths, and the UUIDs that some of them
@@ -129,7 +129,7 @@ func (f *fixture) plantForeign() (paths []string, ids []uuid.UUID) {
 	return paths, ids
 }
 
-func foreignThingsAreListedAndKept(f *fixture) {
+func foreignFilesAreListedAndKept(f *fixture) {
 	paths, ids := f.plantForeign()
 	check := func(when string) {
 		f.Helper()
@@ -201,9 +201,9 @@ func symlinksInThePoolAreNotFollowed(f *fixture) {
 		f.OK(errors.Join(os.RemoveAll(e.Path)))
 	}
 	f.OK(os.Rename(e.Path+"-aside", e.Path))
-	f.InState(d, backends.EntryReady)
-	f.InState(other, backends.EntryReady)
-	f.holds(other.ID, "file", "content")
+	f.CheckState(d, backends.EntryReady)
+	f.CheckState(other, backends.EntryReady)
+	f.checkFile(other.ID, "file", "content")
 }
 
 // concurrentCalls runs many callers, each with its own datasets, while others list and reap. No dataset may be missing
@@ -215,7 +215,7 @@ func concurrentCalls(f *fixture) {
 	failed := make(chan error, 2*callers)
 	for range callers {
 		wg.Go(func() {
-			if err := f.life(); err != nil {
+			if err := f.createAndDestroy(); err != nil {
 				failed <- err
 			}
 		})
@@ -257,8 +257,8 @@ func concurrentCalls(f *fixture) {
 	}
 }
 
-// life creates a dataset, takes a snapshot, clones it and destroys both.
-func (f *fixture) life() error {
+// createAndDestroy creates a dataset, takes a snapshot, clones it and destroys both.
+func (f *fixture) createAndDestroy() error {
 	d, c := f.Record(), f.Record()
 	s := f.NewSnapshot(d)
 	_, err := f.Pool.Create(f.Ctx, d)

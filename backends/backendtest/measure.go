@@ -46,7 +46,7 @@ func Measure(t T, newPool func() (backends.Kind, backends.Config)) []Time {
 		timed("create", func() error { size, err := f.Pool.Create(f.Ctx, d); d.Size = size; return err })
 		f.OK(f.Pool.Commit(f.Ctx, d.ID))
 		m := f.mount(d.ID)
-		f.OK(os.WriteFile(m.in("file"), treetest.Bytes(3, int(measured)), 0o600))
+		f.OK(os.WriteFile(m.pathOf("file"), treetest.Bytes(3, int(measured)), 0o600))
 		f.OK(unix.Syncfs(int(m.root.Fd()))) // the flush before a snapshot is not part of its time
 		m.unmount()
 		s := f.NewSnapshot(d)
@@ -101,7 +101,7 @@ func Grow(t T, newPool func() (backends.Kind, backends.Config)) []Growth {
 		}
 		m := f.mount(of[i].ID)
 		for n := range pieces {
-			f.OK(os.WriteFile(m.in(strconv.Itoa(n)), treetest.Bytes(uint64(n), int(measured)), 0o600))
+			f.OK(os.WriteFile(m.pathOf(strconv.Itoa(n)), treetest.Bytes(uint64(n), int(measured)), 0o600))
 		}
 		f.OK(unix.Syncfs(int(m.root.Fd())))
 		m.unmount()
@@ -157,7 +157,7 @@ func constantSnapshots(f *fixture) {
 	const block, blocks = 4 << 10, 32 << 10
 	d := f.Create()
 	m := f.mount(d.ID)
-	file, err := os.Create(m.in("file"))
+	file, err := os.Create(m.pathOf("file"))
 	f.OK(err)
 	defer file.Close()
 	_, err = file.Write(treetest.Bytes(1, block*blocks))
@@ -169,7 +169,7 @@ func constantSnapshots(f *fixture) {
 		f.OK(err)
 	}
 	f.OK(unix.Syncfs(int(m.root.Fd())))
-	f.Take(d)
+	f.TakeSnapshot(d)
 	if pieces := f.median(d); pieces > 4*whole+50*time.Millisecond {
 		f.Errorf("a snapshot takes %s of a file in one extent, %s of one in %d", whole, pieces, blocks)
 	}
@@ -183,7 +183,7 @@ func (f *fixture) median(d dataset.Dataset) time.Duration {
 	var took []time.Duration
 	for range rounds {
 		began := time.Now()
-		f.Take(d)
+		f.TakeSnapshot(d)
 		took = append(took, time.Since(began))
 	}
 	return median(took)

@@ -74,16 +74,16 @@ func (f *mounts) write(id uuid.UUID, name, content string) {
 	f.Helper()
 	m := f.mount(id)
 	defer m.unmount()
-	f.OK(os.WriteFile(m.in(name), []byte(content), 0o644))
+	f.OK(os.WriteFile(m.pathOf(name), []byte(content), 0o644))
 }
 
-// holds mounts a dataset, and fails unless a file in it has the given content. If content is "", the file must not
+// checkFile mounts a dataset, and fails unless a file in it has the given content. If content is "", the file must not
 // exist.
-func (f *mounts) holds(id uuid.UUID, name, content string) {
+func (f *mounts) checkFile(id uuid.UUID, name, content string) {
 	f.Helper()
 	m := f.mount(id)
 	defer m.unmount()
-	b, err := os.ReadFile(m.in(name))
+	b, err := os.ReadFile(m.pathOf(name))
 	if content == "" && errors.Is(err, os.ErrNotExist) {
 		return
 	}
@@ -108,8 +108,8 @@ func (f *mounts) equal(a, b *os.File) {
 	}
 }
 
-// plain makes a plain directory, and opens it.
-func (f *mounts) plain() *os.File {
+// makePlainDir makes a plain directory, and opens it.
+func (f *mounts) makePlainDir() *os.File {
 	f.Helper()
 	dir, err := os.Open(f.TempDir())
 	f.OK(err)
@@ -138,7 +138,7 @@ func (f *mounts) remount(id uuid.UUID, m *mounted) *mounted {
 
 // fillHalf writes a file that takes more than half of the dataset.
 func (f *mounts) fillHalf(m *mounted) error {
-	file, err := os.Create(m.in("half"))
+	file, err := os.Create(m.pathOf("half"))
 	f.OK(err)
 	defer file.Close()
 	f.asContainer(func() {
@@ -159,7 +159,7 @@ func (f *mounts) fill(m *mounted) (written int64) {
 
 func (f *mounts) fillUp(m *mounted) int64 {
 	f.Helper()
-	file, err := os.Create(m.in("fill"))
+	file, err := os.Create(m.pathOf("fill"))
 	f.OK(err)
 	defer file.Close()
 	buf, written := treetest.Bytes(3, 1<<20), int64(0)
@@ -179,14 +179,14 @@ func (f *mounts) fillUp(m *mounted) int64 {
 	}
 }
 
-// room returns how many more bytes fit into the dataset, and fills it like fill. If the dataset has its own filesystem,
-// which reports its free space, room writes only the last part.
-func (f *mounts) room(m *mounted) (fits int64) {
+// freeSpace returns how many more bytes fit into the dataset, and fills the dataset as fill does. If the dataset has
+// its own filesystem, which reports its free space, freeSpace writes only the last part.
+func (f *mounts) freeSpace(m *mounted) (fits int64) {
 	f.Helper()
 	if !f.Can.OwnFilesystem {
 		return f.fill(m)
 	}
-	file, err := os.Create(m.in("fill"))
+	file, err := os.Create(m.pathOf("fill"))
 	f.OK(err)
 	defer file.Close()
 	const step = 4 << 20
@@ -241,8 +241,8 @@ func mountOn(m backends.Mount, target string) error {
 	return mount.Bind(src, target, mount.BindFlags{ReadOnly: m.Flags.ReadOnly, NoDev: m.Flags.NoDev})
 }
 
-// frozen calls do while the filesystem of a mount is frozen and a process tries to write to it.
-func (f *mounts) frozen(m *mounted, do func()) {
+// whileFrozen calls do while the filesystem of a mount is frozen and a process tries to write to it.
+func (f *mounts) whileFrozen(m *mounted, do func()) {
 	f.Helper()
 	f.OK(fsctl.Freeze(m.root))
 	thaw := sync.OnceValue(func() error { return fsctl.Thaw(m.root) })
@@ -250,19 +250,19 @@ func (f *mounts) frozen(m *mounted, do func()) {
 	defer late.Stop()
 	defer func() { f.OK(thaw()) }() // thaw before the unmount, even after a failure
 	thread, written := make(chan int, 1), make(chan error, 1)
-	path := m.in("meanwhile")
+	path := m.pathOf("meanwhile")
 	go func() {
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		thread <- unix.Gettid()
 		written <- os.WriteFile(path, []byte("written"), 0o600)
 	}()
-	held := isBlocked(<-thread, written)
-	if held {
+	blocked := isBlocked(<-thread, written)
+	if blocked {
 		do()
-		held = len(written) == 0
+		blocked = len(written) == 0
 	}
-	if !held {
+	if !blocked {
 		f.Errorf("a frozen filesystem is written to")
 	}
 	f.OK(thaw())

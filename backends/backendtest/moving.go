@@ -12,9 +12,9 @@ import (
 	"github.com/droverhq/drover/backends"
 )
 
-// seenWhileItMoves moves a dataset through all places of the pool while other goroutines call Stat and List. Both must
-// always find the dataset.
-func seenWhileItMoves(f *fixture) {
+// movingDatasetStaysVisible moves a dataset through all places of the pool while other goroutines call Stat and List.
+// Both must always find the dataset.
+func movingDatasetStaysVisible(f *fixture) {
 	var at atomic.Value // which dataset must be there
 	at.Store(uuid.Nil)
 	look := func(what string, there func(uuid.UUID) (bool, error)) error {
@@ -62,7 +62,7 @@ func seenWhileItMoves(f *fixture) {
 			}
 		})
 	}
-	err := f.moveAbout(func(id uuid.UUID) { at.Store(id) })
+	err := f.demoteAndPromote(func(id uuid.UUID) { at.Store(id) })
 	stop.Store(true)
 	looking.Wait()
 	close(failed)
@@ -72,8 +72,8 @@ func seenWhileItMoves(f *fixture) {
 	}
 }
 
-// moveAbout makes and commits datasets, and repeatedly demotes each to a copy and promotes it again.
-func (f *fixture) moveAbout(is func(uuid.UUID)) error {
+// demoteAndPromote makes and commits datasets, and repeatedly demotes each to a copy and promotes it again.
+func (f *fixture) demoteAndPromote(is func(uuid.UUID)) error {
 	for range 2 {
 		d := f.Record()
 		s := f.NewSnapshot(d)

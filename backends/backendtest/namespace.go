@@ -18,12 +18,12 @@ import (
 
 // writer is a process that can write to a dataset that the host has unmounted.
 type writer struct {
-	f    *fixture
-	pid  int
-	tell *os.File
-	out  *os.File
-	said *bufio.Reader // of out
-	done chan error
+	f     *fixture
+	pid   int
+	stdin *os.File
+	out   *os.File
+	lines *bufio.Reader // of out
+	done  chan error
 }
 
 // writerTimeout bounds the life of a writer whose test hangs.
@@ -67,20 +67,20 @@ var inNamespace = []string{"unshare", "--mount", "--propagation", "private", "sh
 func (f *fixture) writer(d dataset.Dataset, command []string) *writer {
 	f.Helper()
 	m, at := f.mount(d.ID), f.TempDir()
-	in, tell, err := os.Pipe()
+	in, input, err := os.Pipe()
 	f.OK(err)
-	out, said, err := os.Pipe()
+	out, output, err := os.Pipe()
 	f.OK(err)
 	done := make(chan error, 1)
-	w := &writer{f: f, tell: tell, out: out, said: bufio.NewReader(out), done: done}
+	w := &writer{f: f, stdin: input, out: out, lines: bufio.NewReader(out), done: done}
 	// Not the test's context, which ends before the cleanup that ends the writer.
 	ctx := context.WithoutCancel(f.Ctx)
 	go func() {
 		_, err := (&run.System{}).Run(ctx, run.Command{
 			Name: command[0], Args: append(slices.Clone(command[1:]), m.path, at, strconv.Itoa(os.Getpid())),
-			Timeout: writerTimeout, Stdin: in, Stdout: said,
+			Timeout: writerTimeout, Stdin: in, Stdout: output,
 		})
-		done <- errors.Join(err, in.Close(), said.Close())
+		done <- errors.Join(err, in.Close(), output.Close())
 	}()
 	f.Cleanup(w.end)
 	w.pid, err = strconv.Atoi(w.line())
@@ -92,7 +92,7 @@ func (f *fixture) writer(d dataset.Dataset, command []string) *writer {
 // line reads a line of the writer.
 func (w *writer) line() string {
 	w.f.Helper()
-	text, err := w.said.ReadString('\n')
+	text, err := w.lines.ReadString('\n')
 	if err != nil {
 		w.f.Fatalf("the writer wrote %q: %v", text, err)
 	}
@@ -102,7 +102,7 @@ func (w *writer) line() string {
 // write has the process replace the content of the file durably.
 func (w *writer) write(content string) {
 	w.f.Helper()
-	_, err := w.tell.WriteString(content + "\n")
+	_, err := w.stdin.WriteString(content + "\n")
 	w.f.OK(err)
 	w.f.Same("the writer's response", w.line(), "written")
 }
@@ -115,26 +115,27 @@ func (w *writer) end() {
 	}
 	done := w.done
 	w.done = nil
-	w.f.OK(errors.Join(w.tell.Close(), <-done, w.out.Close()))
+	w.f.OK(errors.Join(w.stdin.Close(), <-done, w.out.Close()))
 }
 
-// act is a call that replaces, destroys or copies the head of a dataset.
-type act struct {
+// refusedCall is a call that replaces, destroys or copies the head of a dataset, and must fail while the dataset is in
+// use.
+type refusedCall struct {
 	name string
 	call func() error
 	undo func() error // makes the dataset ready for the next act; nil if it is
 }
 
-// acts returns the calls of a pool that fail while a dataset is in use. If the dataset is not in use, the calls succeed
-// in the returned order. The last one destroys the dataset. s is a snapshot of the dataset.
-func (f *fixture) acts(d dataset.Dataset, s dataset.Snapshot) []act {
+// refusedCalls returns the calls of a pool that fail while a dataset is in use. If the dataset is not in use, the calls
+// succeed in the returned order. The last one destroys the dataset. s is a snapshot of the dataset.
+func (f *fixture) refusedCalls(d dataset.Dataset, s dataset.Snapshot) []refusedCall {
 	snapshot := func(kind dataset.SnapshotKind) dataset.Snapshot {
 		fresh := f.NewSnapshot(d)
 		fresh.Kind = kind
 		return fresh
 	}
-	var list []act
-	add := func(name string, call func() error) { list = append(list, act{name: name, call: call}) }
+	var list []refusedCall
+	add := func(name string, call func() error) { list = append(list, refusedCall{name: name, call: call}) }
 	if !f.Can.InstantSnapshot { // Snapshot and Clone copy file by file
 		taken, clone := snapshot(dataset.SnapshotManual), f.Record()
 		add("snapshot", func() error { return f.Pool.Snapshot(f.Ctx, taken, nil) })
@@ -146,14 +147,14 @@ func (f *fixture) acts(d dataset.Dataset, s dataset.Snapshot) []act {
 	keep := snapshot(dataset.SnapshotRestore)
 	add("restore", func() error { return f.Pool.Restore(f.Ctx, d.ID, s.ID, keep, nil) })
 	if sharer, is := f.Pool.(backends.Sharer); is && f.Can.ManyHosts {
-		apart := snapshot(dataset.SnapshotRestore)
-		add("restore with a copy", func() error { return sharer.RestoreByCopy(f.Ctx, d.ID, s.ID, apart, nil) })
+		keptByCopy := snapshot(dataset.SnapshotRestore)
+		add("restore with a copy", func() error { return sharer.RestoreByCopy(f.Ctx, d.ID, s.ID, keptByCopy, nil) })
 	}
 	if idler, is := f.Pool.(backends.IdleChecker); is {
 		add("relinquish", func() error { return idler.CheckIdle(f.Ctx, d.ID) })
 	}
 	if f.Can.Delta {
-		list = append(list, act{
+		list = append(list, refusedCall{
 			name: "demote",
 			call: func() error { return f.Copier().Demote(f.Ctx, d.ID, s.ID) },
 			undo: func() error {
@@ -167,10 +168,10 @@ func (f *fixture) acts(d dataset.Dataset, s dataset.Snapshot) []act {
 	return list
 }
 
-// actsIn returns the acts with these names, or all if there are none.
-func (f *fixture) actsIn(d dataset.Dataset, s dataset.Snapshot, names []string) []act {
-	return slices.DeleteFunc(f.acts(d, s), func(
-		a act) bool {
+// refusedCallsNamed returns the refused calls with these names, or all if there are no names.
+func (f *fixture) refusedCallsNamed(d dataset.Dataset, s dataset.Snapshot, names []string) []refusedCall {
+	return slices.DeleteFunc(f.refusedCalls(d, s), func(
+		a refusedCall) bool {
 		return len(names) > 0 && !slices.Contains(names, a.name)
 	})
 }
@@ -189,24 +190,24 @@ func inUseWithoutMount(f *fixture) {
 	if f.Kind.Name() == "zfs" {
 		return
 	}
-	var only []string
+	var callNames []string
 	for _, w := range hiddenWriters {
-		f.inUseBy("a process "+w.name, w.command, only...)
-		only = []string{"restore", "delete"}
+		f.inUseBy("a process "+w.name, w.command, callNames...)
+		callNames = []string{"restore", "delete"}
 	}
 }
 
 // inUseBy creates a dataset that the process of a command can write to, and checks that nothing replaces, destroys or
 // copies its head, that the error names the process, and that every call succeeds once the process has ended. It tries
 // the calls in only, or all if there are none.
-func (f *fixture) inUseBy(who string, command []string, only ...string) {
+func (f *fixture) inUseBy(who string, command []string, callNames ...string) {
 	f.Helper()
 	d := f.Create()
 	f.write(d.ID, "file", "old")
-	s := f.Take(d)
+	s := f.TakeSnapshot(d)
 	w := f.writer(d, command)
 	w.write("new")
-	for _, a := range f.actsIn(d, s, only) {
+	for _, a := range f.refusedCallsNamed(d, s, callNames) {
 		err := a.call()
 		if !errors.Is(err, dataset.ErrInUse) || !strings.Contains(err.Error(), fmt.Sprintf("process %d ", w.pid)) {
 			f.Errorf("%s while it is used by %s: got %v, want an in_use error that names process %d", a.name, who,
@@ -215,9 +216,9 @@ func (f *fixture) inUseBy(who string, command []string, only ...string) {
 	}
 	w.write("newer")
 	w.end()
-	f.HasSnapshots(d.ID, s)
-	f.holds(d.ID, "file", "newer")
-	for _, a := range f.actsIn(d, s, only) {
+	f.CheckSnapshots(d.ID, s)
+	f.checkFile(d.ID, "file", "newer")
+	for _, a := range f.refusedCallsNamed(d, s, callNames) {
 		err := a.call()
 		if err == nil && a.undo != nil {
 			err = a.undo()
@@ -226,5 +227,5 @@ func (f *fixture) inUseBy(who string, command []string, only ...string) {
 			f.Fatalf("%s after %s ended: %v", a.name, who, err)
 		}
 	}
-	f.Absent(d.ID)
+	f.CheckAbsent(d.ID)
 }

@@ -37,10 +37,10 @@ func poolIsMadeOnce(f *fixture) {
 	other := f.Config
 	other.ID = uuid.New()
 	_, err := f.Kind.Open(f.Ctx, other)
-	f.Fails(err, dataset.ErrOffline)
+	f.CheckFails(err, dataset.ErrOffline)
 	other.Make = true
 	_, err = f.Kind.Open(f.Ctx, other)
-	f.Fails(err, dataset.ErrExists, dataset.ErrOffline)
+	f.CheckFails(err, dataset.ErrExists, dataset.ErrOffline)
 	f.Open()
 	if e := f.Entries(d.ID); len(e) != 1 {
 		f.Errorf("the list contains %v", e)
@@ -55,20 +55,20 @@ func poolFolder(cfg backends.Config) string {
 	return filepath.Dir(cfg.Path)
 }
 
-func poolRefusesWhatHoldsSomething(f *fixture) {
+func poolRefusesNonEmptyPlace(f *fixture) {
 	cfg := f.Sibling("full")
 	if cfg.Image != 0 {
 		f.OK(os.WriteFile(cfg.Path, []byte("precious"), 0o600))
 		_, err := f.Kind.Open(f.Ctx, cfg)
-		f.Fails(err, dataset.ErrExists)
-		f.FileHolds(cfg.Path, "precious")
+		f.CheckFails(err, dataset.ErrExists)
+		f.CheckFile(cfg.Path, "precious")
 		return
 	}
 	f.OK(os.MkdirAll(filepath.Join(cfg.Path, "dir"), 0o755))
 	f.OK(os.WriteFile(filepath.Join(cfg.Path, "dir/file"), []byte("precious"), 0o600))
 	_, err := f.Kind.Open(f.Ctx, cfg)
-	f.Fails(err, dataset.ErrExists)
-	f.FileHolds(filepath.Join(cfg.Path, "dir/file"), "precious")
+	f.CheckFails(err, dataset.ErrExists)
+	f.CheckFile(filepath.Join(cfg.Path, "dir/file"), "precious")
 	if names := f.Names(cfg.Path); !slices.Equal(names, []string{"dir"}) {
 		f.Errorf("the directory now contains %q", names)
 	}
@@ -76,7 +76,7 @@ func poolRefusesWhatHoldsSomething(f *fixture) {
 	cfg = f.Sibling("absent")
 	cfg.Make = false
 	_, err = f.Kind.Open(f.Ctx, cfg)
-	f.Fails(err, dataset.ErrOffline)
+	f.CheckFails(err, dataset.ErrOffline)
 	if _, err := os.Lstat(cfg.Path); err == nil {
 		f.Error("the directory was created")
 	}
@@ -85,11 +85,11 @@ func poolRefusesWhatHoldsSomething(f *fixture) {
 	f.OK(os.Symlink(f.Config.Path, cfg.Path))
 	cfg.ID = f.Config.ID
 	_, err = f.Kind.Open(f.Ctx, cfg)
-	f.Fails(err, dataset.ErrExists, dataset.ErrInvalid, dataset.ErrOffline)
+	f.CheckFails(err, dataset.ErrExists, dataset.ErrInvalid, dataset.ErrOffline)
 
 	cfg.Path = "relative/path"
 	_, err = f.Kind.Open(f.Ctx, cfg)
-	f.Fails(err, dataset.ErrInvalid)
+	f.CheckFails(err, dataset.ErrInvalid)
 }
 
 // offlineCalls returns the error of every call on the pool.
@@ -97,13 +97,13 @@ func (f *fixture) offlineCalls(d dataset.Dataset, s dataset.Snapshot) map[string
 	_, created := f.Pool.Create(f.Ctx, f.Record())
 	_, cloned := f.Pool.Clone(f.Ctx, f.Record(), dataset.Source{Dataset: d.ID, Snapshot: s.ID}, nil)
 	_, listed := f.Pool.List(f.Ctx)
-	_, asked := f.Pool.Stat(f.Ctx, d.ID)
+	_, statErr := f.Pool.Stat(f.Ctx, d.ID)
 	_, used := f.Pool.Used(f.Ctx, d.ID)
-	_, reaped := f.Pool.Reap(f.Ctx, func(uuid.UUID) bool { return true })
+	_, reapErr := f.Pool.Reap(f.Ctx, func(uuid.UUID) bool { return true })
 	_, attached := f.Pool.Attach(f.Ctx, d.ID, backends.AttachOptions{})
 	_, numbered := f.Pool.Generation()
 	return map[string]error{
-		"create": created, "clone": cloned, "list": listed, "stat": asked, "used": used, "reap": reaped,
+		"create": created, "clone": cloned, "list": listed, "stat": statErr, "used": used, "reap": reapErr,
 		"attach":          attached,
 		"commit":          f.Pool.Commit(f.Ctx, d.ID),
 		"delete":          f.Pool.Delete(f.Ctx, d.ID),
@@ -116,14 +116,14 @@ func (f *fixture) offlineCalls(d dataset.Dataset, s dataset.Snapshot) map[string
 	}
 }
 
-// poolThatIsAwayIsOffline removes the pool while it is open, and then puts an empty directory and another pool in its
+// absentPoolIsOffline removes the pool while it is open, and then puts an empty directory and another pool in its
 // place. Nothing may be made there.
-func poolThatIsAwayIsOffline(f *fixture) {
+func absentPoolIsOffline(f *fixture) {
 	if f.Config.Mount != "" {
 		return // the pool's image or devices are mounted, so they cannot be removed
 	}
 	d := f.Create()
-	s := f.Take(d)
+	s := f.TakeSnapshot(d)
 	f.write(d.ID, "file", "content")
 	away := f.Config.Path + "-away"
 	offline := func(what string) {
@@ -159,8 +159,8 @@ func poolThatIsAwayIsOffline(f *fixture) {
 	if st := f.Pool.Status(f.Ctx); !st.Online {
 		f.Errorf("reachable again: status is %+v", st)
 	}
-	f.holds(d.ID, "file", "content")
-	f.HasSnapshots(d.ID, s)
+	f.checkFile(d.ID, "file", "content")
+	f.CheckSnapshots(d.ID, s)
 }
 
 // generationIsRaised checks that a raised generation is recorded in the pool, so that it is there after the pool is
@@ -187,7 +187,7 @@ func generationIsRaised(f *fixture) {
 	if f.Pool.ID() != id {
 		f.Errorf("the pool is %s, was %s", f.Pool.ID(), id)
 	}
-	f.InState(d, backends.EntryReady)
+	f.CheckState(d, backends.EntryReady)
 	for _, e := range f.Entries(uuid.Nil) {
 		f.Errorf("it left %+v", e)
 	}

@@ -51,22 +51,22 @@ func (o operation) cutAtEnd(f *fixture, disk Disk) {
 	if len(o.filesystems(f)) == 0 {
 		return
 	}
-	s := &crashed{fixture: f, o: o}
-	t := s.stage()
+	s := &crashCase{fixture: f, o: o}
+	t := s.prepareTrial()
 	if o.removes {
 		t.CommitJournal() // the removed files must be on the disk, so that a lost removal is noticed
 	}
 	t.OK(t.asCall(o).Run(t.Ctx, t.Pool))
 	t.change(o.done(t))
-	after := t.at(disk.Copy())
+	after := t.onDisk(disk.Copy())
 	after.unflushed = true
-	after.checkWorlds(s, true)
+	after.checkOutcomes(s, true)
 	_, err := after.Pool.Reap(t.Ctx, func(uuid.UUID) bool { return false })
 	t.OK(err)
 }
 
-// at returns the pool on a copy of the disk.
-func (f *fixture) at(disk string) *fixture {
+// onDisk returns the pool on a copy of the disk.
+func (f *fixture) onDisk(disk string) *fixture {
 	f.Helper()
 	after := *f
 	after.Pool = nil
@@ -78,7 +78,7 @@ func (f *fixture) at(disk string) *fixture {
 // cutWriteRecord cuts the power after WriteRecord. If sync was set, the pool must have the new record. Otherwise it
 // must have the old or the new one, complete.
 func cutWriteRecord(f *fixture, disk Disk) {
-	cut := func() *fixture { return f.at(disk.Copy()) }
+	cut := func() *fixture { return f.onDisk(disk.Copy()) }
 	d := f.Create()
 	d.Volume = "second"
 	f.OK(f.Pool.WriteRecord(f.Ctx, d, true))
@@ -103,12 +103,12 @@ func cutResize(f *fixture, disk Disk) {
 	}
 	d := f.Sized(small)
 	w := f.mount(d.ID)
-	f.OK(os.WriteFile(w.in("file"), []byte("content"), 0o600))
+	f.OK(os.WriteFile(w.pathOf("file"), []byte("content"), 0o600))
 	f.OK(unix.Syncfs(int(w.root.Fd())))
 	w.unmount()
 	f.resize(d, large, nil)
-	after := f.at(disk.Copy())
-	after.holds(d.ID, "file", "content")
+	after := f.onDisk(disk.Copy())
+	after.checkFile(d.ID, "file", "content")
 	m := after.mount(d.ID)
 	if total, _ := f.space(m); f.Can.OwnFilesystem && total < int64(large)*85/100 {
 		f.Errorf("after a power cut df in %s shows %d", large, total)

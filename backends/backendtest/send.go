@@ -12,23 +12,23 @@ import (
 	"github.com/droverhq/drover/internal/tree/treetest"
 )
 
-// streamsAreAlwaysTheSame sends a snapshot again from several offsets, after changes of the head and of other
+// streamsAreReproducible sends a snapshot again from several offsets, after changes of the head and of other
 // snapshots. The bytes must be the same, so that an interrupted transfer can be resumed.
-func streamsAreAlwaysTheSame(f *fixture) {
+func streamsAreReproducible(f *fixture) {
 	if !f.Can.Delta {
 		return
 	}
 	d, first, _ := f.planted()
 	f.write(d.ID, "file-1048576", string(treetest.Bytes(7, 1<<20)))
-	between := f.Take(d)
+	between := f.TakeSnapshot(d)
 	m := f.mount(d.ID)
-	f.OK(os.RemoveAll(m.in("wide")))
-	f.OK(os.WriteFile(m.in("more"), treetest.Bytes(5, 3<<20), 0o600))
+	f.OK(os.RemoveAll(m.pathOf("wide")))
+	f.OK(os.WriteFile(m.pathOf("more"), treetest.Bytes(5, 3<<20), 0o600))
 	m.unmount()
-	second := f.Take(d)
+	second := f.TakeSnapshot(d)
 	for _, base := range []uuid.UUID{uuid.Nil, first.ID} {
 		want, sent := f.stream(second, base)
-		again := func(when string) {
+		checkStream := func(when string) {
 			f.Helper()
 			for _, from := range []int{0, 1, 17, 4096, len(want) / 3, len(want) - 1, len(want)} {
 				var got bytes.Buffer
@@ -39,28 +39,28 @@ func streamsAreAlwaysTheSame(f *fixture) {
 				}
 			}
 		}
-		again("immediately")
+		checkStream("immediately")
 		m := f.mount(d.ID)
-		f.OK(os.WriteFile(m.in("more"), treetest.Bytes(6, 3<<20), 0o600)) // on blocks that were shared
-		f.OK(os.WriteFile(m.in("file-1048576"), treetest.Bytes(8, 1<<20), 0o600))
-		again("while the head is written")
+		f.OK(os.WriteFile(m.pathOf("more"), treetest.Bytes(6, 3<<20), 0o600)) // on blocks that were shared
+		f.OK(os.WriteFile(m.pathOf("file-1048576"), treetest.Bytes(8, 1<<20), 0o600))
+		checkStream("while the head is written")
 		m.unmount()
-		later := f.Take(d)
-		again("after another snapshot")
+		later := f.TakeSnapshot(d)
+		checkStream("after another snapshot")
 		f.OK(f.Pool.DeleteSnapshot(f.Ctx, d.ID, later.ID))
 		f.Open()
-		again("after a snapshot was deleted")
+		checkStream("after a snapshot was deleted")
 		if base != uuid.Nil {
 			f.OK(f.Pool.DeleteSnapshot(f.Ctx, d.ID, between.ID))
-			again("after the snapshot in between was deleted")
+			checkStream("after the snapshot in between was deleted")
 		}
 		_, err := f.Copier().Send(f.Ctx, f.Source(second), base, int64(len(want))+1, io.Discard, nil)
-		f.Fails(err, dataset.ErrInvalid)
+		f.CheckFails(err, dataset.ErrInvalid)
 	}
 	_, err := f.Copier().Send(f.Ctx, dataset.Source{Dataset: d.ID, Snapshot: uuid.New()}, uuid.Nil, 0, io.Discard, nil)
-	f.Fails(err, dataset.ErrNotFound)
+	f.CheckFails(err, dataset.ErrNotFound)
 	_, err = f.Copier().Send(f.Ctx, f.Source(second), uuid.New(), 0, io.Discard, nil)
-	f.Fails(err, dataset.ErrNotFound)
+	f.CheckFails(err, dataset.ErrNotFound)
 }
 
 // pieces is a reader that returns a stream in pieces of an odd size.
@@ -79,18 +79,18 @@ func (p *pieces) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// cutStreamGoesOn interrupts a stream many times, and opens and reaps the pool in between. The received part must be
-// kept, and in the end the snapshot must be complete.
-func cutStreamGoesOn(f *fixture) {
+// interruptedStreamResumes interrupts a stream many times, and opens and reaps the pool in between. The received part
+// must be kept, and in the end the snapshot must be complete.
+func interruptedStreamResumes(f *fixture) {
 	if !f.Can.Delta {
 		return
 	}
 	d, first, plain := f.planted()
 	m := f.mount(d.ID)
-	f.OK(os.WriteFile(m.in("more"), treetest.Bytes(5, 6<<20), 0o600))
+	f.OK(os.WriteFile(m.pathOf("more"), treetest.Bytes(5, 6<<20), 0o600))
 	f.OK(os.WriteFile(plain.Name()+"/more", treetest.Bytes(5, 6<<20), 0o600))
 	m.unmount()
-	second := f.Take(d)
+	second := f.TakeSnapshot(d)
 	o := f.other()
 	for _, s := range []struct {
 		snapshot dataset.Snapshot
@@ -99,47 +99,48 @@ func cutStreamGoesOn(f *fixture) {
 		data, sent := f.stream(s.snapshot, s.base)
 		broken := errors.New("connection reset")
 		for part := 1; part <= 9; part++ {
-			have := o.received(s.snapshot)
+			received := o.received(s.snapshot)
 			cut := len(data) * part / 10
-			var r io.Reader = bytes.NewReader(data[have.Bytes:max(cut, int(have.Bytes))])
+			var r io.Reader = bytes.NewReader(data[received.Bytes:max(cut, int(received.Bytes))])
 			want := io.ErrUnexpectedEOF
 			if part%2 == 0 {
 				r, want = io.MultiReader(r, failing{broken}), broken
 			}
-			err := o.receive(d, s.snapshot, s.base, have.Bytes, r)
+			err := o.receive(d, s.snapshot, s.base, received.Bytes, r)
 			if !errors.Is(err, want) {
 				f.Fatalf("cut at %d of %d: %v", cut, len(data), err)
 			}
-			now := o.received(s.snapshot)
-			if now.Complete || now.Bytes < have.Bytes || now.Bytes > int64(cut) || int64(cut)-now.Bytes > 2<<20 {
-				f.Fatalf("cut at %d of %d: %+v is kept", cut, len(data), now)
+			earlier := o.received(s.snapshot)
+			if earlier.Complete || earlier.Bytes < received.Bytes || earlier.Bytes > int64(cut) ||
+				int64(cut)-earlier.Bytes > 2<<20 {
+				f.Fatalf("cut at %d of %d: %+v is kept", cut, len(data), earlier)
 			}
-			if now.Bytes > 0 && now.Base != s.base {
-				f.Errorf("kept for base %s", now.Base)
+			if earlier.Bytes > 0 && earlier.Base != s.base {
+				f.Errorf("kept for base %s", earlier.Base)
 			}
 			if part%3 == 0 {
 				o.Open()
 				o.Reap(0)
 			}
-			if got := o.received(s.snapshot); got != now {
-				f.Fatalf("%+v is kept, then %+v", now, got)
+			if got := o.received(s.snapshot); got != earlier {
+				f.Fatalf("%+v is kept, then %+v", earlier, got)
 			}
 		}
-		have := o.received(s.snapshot)
-		for from, base := range map[int64]uuid.UUID{1: s.base, have.Bytes - 1: s.base, have.Bytes: uuid.New()} {
-			f.Fails(o.receive(d, s.snapshot, base, from, bytes.NewReader(data)), dataset.ErrConflict)
+		received := o.received(s.snapshot)
+		for from, base := range map[int64]uuid.UUID{1: s.base, received.Bytes - 1: s.base, received.Bytes: uuid.New()} {
+			f.CheckFails(o.receive(d, s.snapshot, base, from, bytes.NewReader(data)), dataset.ErrConflict)
 		}
-		f.OK(o.receive(d, s.snapshot, s.base, have.Bytes, &pieces{data[have.Bytes:], 1}))
+		f.OK(o.receive(d, s.snapshot, s.base, received.Bytes, &pieces{data[received.Bytes:], 1}))
 		if got := o.received(s.snapshot); !got.Complete || got.Stream != sent {
 			f.Errorf("received %+v, sent %+v", got, sent)
 		}
 		f.OK(o.receive(d, s.snapshot, s.base, 0, failing{broken})) // not read: the snapshot is complete
 	}
-	o.HasSnapshots(d.ID, first, second)
+	o.CheckSnapshots(d.ID, first, second)
 	f.OK(o.Copier().Promote(f.Ctx, d.ID, second.ID))
 	f.OK(o.Pool.Commit(f.Ctx, d.ID))
 	m = o.mount(d.ID)
-	one, err := os.ReadFile(m.in("more"))
+	one, err := os.ReadFile(m.pathOf("more"))
 	if err != nil || !bytes.Equal(one, treetest.Bytes(5, 6<<20)) {
 		f.Errorf("%d bytes, %v", len(one), err)
 	}
@@ -159,7 +160,7 @@ func damagedStreamIsRefused(f *fixture) {
 	}
 	d := f.Create()
 	f.write(d.ID, "file", string(treetest.Bytes(4, 5<<20)))
-	s := f.Take(d)
+	s := f.TakeSnapshot(d)
 	data, _ := f.stream(s, uuid.Nil)
 	o := f.other()
 	places := []int{0, 1, 7, 8, 100, 511, 512, 4096, len(data) - 1, len(data) - 4, len(data) - 40}
@@ -176,17 +177,17 @@ func damagedStreamIsRefused(f *fixture) {
 		}
 		flipped := bytes.Clone(data)
 		flipped[at] ^= 0x10
-		f.Fails(o.receive(d, s, uuid.Nil, from, bytes.NewReader(flipped[from:])), dataset.ErrCorrupt)
+		f.CheckFails(o.receive(d, s, uuid.Nil, from, bytes.NewReader(flipped[from:])), dataset.ErrCorrupt)
 		if got := o.received(s); got.Complete || got.Bytes != 0 {
 			f.Errorf("flipped at %d of %d: %+v is kept", at, len(data), got)
 		}
 	}
 	other := f.NewSnapshot(d)
-	f.Fails(o.receive(d, other, uuid.Nil, 0, bytes.NewReader(data)), dataset.ErrCorrupt)
-	f.Fails(o.receive(o.Record(), s, uuid.Nil, 0, bytes.NewReader(data)), dataset.ErrCorrupt)
-	f.Fails(o.receive(d, s, uuid.New(), 0, bytes.NewReader(data)), dataset.ErrConflict)
-	f.Fails(o.receive(d, s, uuid.Nil, 0, bytes.NewReader(append(bytes.Clone(data), 0))), dataset.ErrCorrupt)
-	o.HasSnapshots(d.ID)
+	f.CheckFails(o.receive(d, other, uuid.Nil, 0, bytes.NewReader(data)), dataset.ErrCorrupt)
+	f.CheckFails(o.receive(o.Record(), s, uuid.Nil, 0, bytes.NewReader(data)), dataset.ErrCorrupt)
+	f.CheckFails(o.receive(d, s, uuid.New(), 0, bytes.NewReader(data)), dataset.ErrConflict)
+	f.CheckFails(o.receive(d, s, uuid.Nil, 0, bytes.NewReader(append(bytes.Clone(data), 0))), dataset.ErrCorrupt)
+	o.CheckSnapshots(d.ID)
 	f.OK(o.receive(d, s, uuid.Nil, 0, bytes.NewReader(data)))
-	o.HasSnapshots(d.ID, s)
+	o.CheckSnapshots(d.ID, s)
 }

@@ -27,16 +27,16 @@ func sizeIsEnforcedOrRefused(f *fixture) {
 	if !f.Can.EnforcesSize {
 		for range 2 {
 			_, err := f.Pool.Create(f.Ctx, d)
-			f.Fails(err, dataset.ErrUnsupported)
-			f.Absent(d.ID)
+			f.CheckFails(err, dataset.ErrUnsupported)
+			f.CheckAbsent(d.ID)
 			_, err = f.Pool.Clone(f.Ctx, d, dataset.Source{Dataset: f.Create().ID}, nil)
-			f.Fails(err, dataset.ErrUnsupported)
-			f.Absent(d.ID)
+			f.CheckFails(err, dataset.ErrUnsupported)
+			f.CheckAbsent(d.ID)
 		}
 		return
 	}
 	other := f.mount(f.Create().ID)
-	for _, fs := range f.Kinds() {
+	for _, fs := range f.Filesystems() {
 		size := full
 		if fs == "xfs" {
 			size = fullXFS
@@ -69,7 +69,7 @@ func (f *fixture) fillsAtItsSize(fs string, size dataset.Size, other *mounted) {
 	if written := f.fill(m); !within(written, size) {
 		f.Errorf("%d bytes fit into %s of %s", written, fs, size)
 	}
-	f.OK(os.WriteFile(other.in("file"), treetest.Bytes(2, 10<<20), 0o600))
+	f.OK(os.WriteFile(other.pathOf("file"), treetest.Bytes(2, 10<<20), 0o600))
 	f.OK(unix.Syncfs(int(other.root.Fd())))
 	used, err := f.Pool.Used(f.Ctx, d.ID)
 	f.OK(err)
@@ -80,8 +80,8 @@ func (f *fixture) fillsAtItsSize(fs string, size dataset.Size, other *mounted) {
 	if used > most {
 		f.Errorf("a full dataset of %s takes %s", size, used.Human())
 	}
-	f.OK(os.Remove(m.in("fill"))) // after that, writes succeed again
-	f.OK(os.WriteFile(m.in("file"), treetest.Bytes(2, 10<<20), 0o600))
+	f.OK(os.Remove(m.pathOf("fill"))) // after that, writes succeed again
+	f.OK(os.WriteFile(m.pathOf("file"), treetest.Bytes(2, 10<<20), 0o600))
 	f.OK(unix.Syncfs(int(m.root.Fd())))
 }
 
@@ -113,16 +113,16 @@ func filesystemsAreMadeOrRefused(f *fixture) {
 		} else if !isKind(err, dataset.ErrUnsupported) && !isKind(err, dataset.ErrInvalid) {
 			f.Errorf("filesystem %q: got %v, want an unsupported error", fs, err)
 		}
-		f.Absent(d.ID)
+		f.CheckAbsent(d.ID)
 	}
 	if !f.Can.OwnFilesystem {
 		d := f.Record()
 		d.Profile.Filesystem.Mount = []string{"commit=60"}
 		_, err := f.Pool.Create(f.Ctx, d)
-		f.Fails(err, dataset.ErrUnsupported)
-		f.Absent(d.ID)
+		f.CheckFails(err, dataset.ErrUnsupported)
+		f.CheckAbsent(d.ID)
 		_, err = f.Pool.Attach(f.Ctx, f.Create().ID, backends.AttachOptions{Mount: []string{"commit=60"}})
-		f.Fails(err, dataset.ErrUnsupported)
+		f.CheckFails(err, dataset.ErrUnsupported)
 	}
 }
 
@@ -132,22 +132,22 @@ func cloneSizes(f *fixture) {
 	}
 	d := f.Sized(small)
 	f.write(d.ID, "file", "content")
-	s := f.Take(d)
+	s := f.TakeSnapshot(d)
 	for _, src := range []dataset.Source{{Dataset: d.ID}, f.Source(s)} {
-		same, bigger, smaller := f.Record(), f.Record(), f.Record()
+		sameSize, bigger, smaller := f.Record(), f.Record(), f.Record()
 		bigger.Size, smaller.Size = large, small/2
-		size, err := f.Pool.Clone(f.Ctx, same, src, nil)
+		size, err := f.Pool.Clone(f.Ctx, sameSize, src, nil)
 		f.OK(err)
 		if size != small {
 			f.Errorf("a clone of %s has %s", small, size)
 		}
 		if _, ok := f.Pool.(backends.Resizer); ok { // the dataset is still incoming
-			f.resize(same, large, nil)
-			same.Size = large
-			if size, err := f.Pool.Clone(f.Ctx, same, src, nil); err != nil || size != large {
+			f.resize(sameSize, large, nil)
+			sameSize.Size = large
+			if size, err := f.Pool.Clone(f.Ctx, sameSize, src, nil); err != nil || size != large {
 				f.Errorf("a clone that grew to %s has %s: %v", large, size, err)
 			}
-			f.holds(same.ID, "file", "content")
+			f.checkFile(sameSize.ID, "file", "content")
 		}
 		f.Twice(func() error {
 			size, err := f.Pool.Clone(f.Ctx, bigger, src, nil)
@@ -156,7 +156,7 @@ func cloneSizes(f *fixture) {
 			}
 			return err
 		})
-		f.holds(bigger.ID, "file", "content")
+		f.checkFile(bigger.ID, "file", "content")
 		m := f.mount(bigger.ID)
 		if _, free := f.space(m); f.Can.OwnFilesystem && !within(free, large) {
 			f.Errorf("df in a clone of %s shows %d bytes free", large, free)
@@ -169,7 +169,7 @@ func cloneSizes(f *fixture) {
 			}
 			return err
 		})
-		f.holds(smaller.ID, "file", "content")
+		f.checkFile(smaller.ID, "file", "content")
 		m = f.mount(smaller.ID)
 		if _, free := f.space(m); f.Can.OwnFilesystem && !within(free, small) {
 			f.Errorf("df in a clone of %s for which %s was requested shows %d bytes free", small, smaller.Size, free)
@@ -183,17 +183,17 @@ func growIdle(f *fixture) {
 	if !ok {
 		return
 	}
-	f.Fails(r.Resize(f.Ctx, f.Record().ID, large, nil), dataset.ErrNotFound)
+	f.CheckFails(r.Resize(f.Ctx, f.Record().ID, large, nil), dataset.ErrNotFound)
 	d := f.Sized(small)
 	f.write(d.ID, "file", "content")
-	s, keep := f.Take(d), f.NewSnapshot(d)
+	s, keep := f.TakeSnapshot(d), f.NewSnapshot(d)
 	f.resize(d, large, nil)
 	f.Open()
 	m := f.mount(d.ID)
 	if _, free := f.space(m); f.Can.OwnFilesystem && !within(free, large) {
 		f.Errorf("df in %s shows %d bytes free", large, free)
 	}
-	f.FileHolds(m.in("file"), "content")
+	f.CheckFile(m.pathOf("file"), "content")
 	f.OK(f.Pool.(backends.Resizer).Grow(f.Ctx, d.ID, m.root)) // nothing to do is fine
 	m.unmount()
 	f.Twice(func() error { return f.Pool.Restore(f.Ctx, d.ID, s.ID, keep, nil) })
@@ -201,25 +201,25 @@ func growIdle(f *fixture) {
 	if _, free := f.space(m); f.Can.OwnFilesystem && !within(free, large) {
 		f.Errorf("df in %s shows %d bytes free once its content is older than that", large, free)
 	}
-	f.FileHolds(m.in("file"), "content")
+	f.CheckFile(m.pathOf("file"), "content")
 	m.unmount()
 	if !f.Can.Shrink {
 		for range 2 {
-			f.Fails(f.Pool.(backends.Resizer).Resize(f.Ctx, d.ID, small, nil), dataset.ErrUnsupported)
+			f.CheckFails(f.Pool.(backends.Resizer).Resize(f.Ctx, d.ID, small, nil), dataset.ErrUnsupported)
 		}
-		f.holds(d.ID, "file", "content")
+		f.checkFile(d.ID, "file", "content")
 	} else {
 		f.resize(d, small, nil)
-		f.holds(d.ID, "file", "content")
+		f.checkFile(d.ID, "file", "content")
 	}
-	f.holds(f.Clone(f.Source(s)).ID, "file", "content")
+	f.checkFile(f.Clone(f.Source(s)).ID, "file", "content")
 }
 
 func growMounted(f *fixture) {
 	if !f.Can.EnforcesSize {
 		return
 	}
-	for _, fs := range f.Kinds() {
+	for _, fs := range f.Filesystems() {
 		d := f.Record()
 		d.Size, d.Profile.Filesystem.Type = small, fs
 		_, err := f.Pool.Create(f.Ctx, d)
@@ -236,7 +236,7 @@ func growMounted(f *fixture) {
 func (f *fixture) growsMounted(d dataset.Dataset) {
 	f.Helper()
 	m := f.mount(d.ID)
-	file, err := os.Create(m.in("open"))
+	file, err := os.Create(m.pathOf("open"))
 	f.OK(err)
 	defer file.Close()
 	f.resize(d, large, m)
@@ -246,13 +246,13 @@ func (f *fixture) growsMounted(d dataset.Dataset) {
 	_, err = file.WriteString("the same file, still open")
 	f.OK(err)
 	f.OK(file.Close())
-	if fit := f.room(m); !within(fit, large) {
+	if fit := f.freeSpace(m); !within(fit, large) {
 		f.Errorf("%d bytes fit into %s", fit, large)
 	}
-	f.OK(os.Remove(m.in("fill")))
+	f.OK(os.Remove(m.pathOf("fill")))
 	m.unmount()
 	f.Open()
-	f.holds(d.ID, "open", "the same file, still open")
+	f.checkFile(d.ID, "open", "the same file, still open")
 }
 
 // growsNotMounted checks a dataset that, according to the capabilities, can only grow while it is not mounted. Growing
@@ -261,7 +261,7 @@ func (f *fixture) growsNotMounted(d dataset.Dataset) {
 	f.Helper()
 	m := f.mount(d.ID)
 	before, _ := f.space(m)
-	f.Fails(f.Pool.(backends.Resizer).Resize(f.Ctx, d.ID, large, m.root), dataset.ErrUnsupported)
+	f.CheckFails(f.Pool.(backends.Resizer).Resize(f.Ctx, d.ID, large, m.root), dataset.ErrUnsupported)
 	if total, _ := f.space(m); total != before {
 		f.Errorf("df shows %d after the refusal, %d before", total, before)
 	}
@@ -272,10 +272,10 @@ func (f *fixture) growsNotMounted(d dataset.Dataset) {
 // half is more than half of a small dataset.
 const half = small * 6 / 10
 
-// whatASizeCounts overwrites more than half of a size after a snapshot. The overwritten blocks, which only the snapshot
-// still has, must not count for the head. The usage of a clone must begin with the blocks that it shares. Both rules do
-// not apply to a pool that declares that it counts all writes. Snapshots of a restored head must not count either.
-func whatASizeCounts(f *fixture) {
+// sizeExcludesSnapshots overwrites more than half of a size after a snapshot. The overwritten blocks, which only the
+// snapshot still has, must not count for the head. The usage of a clone must begin with the blocks that it shares.
+// Neither rule applies to a pool that declares CountsWritten. Snapshots of a restored head must not count either.
+func sizeExcludesSnapshots(f *fixture) {
 	if !f.Can.EnforcesSize {
 		return
 	}
@@ -283,9 +283,9 @@ func whatASizeCounts(f *fixture) {
 	m := f.mount(d.ID)
 	f.OK(f.fillHalf(m))
 	m = f.unmountToCopy(m)
-	s := f.Take(d)
+	s := f.TakeSnapshot(d)
 	m = f.remount(d.ID, m)
-	f.OK(os.Remove(m.in("half")))
+	f.OK(os.Remove(m.pathOf("half")))
 	f.OK(unix.Syncfs(int(m.root.Fd())))
 	err := f.fillHalf(m)
 	full := errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)
@@ -308,9 +308,9 @@ func whatASizeCounts(f *fixture) {
 	before("a restored head", d)
 }
 
-// noSize makes a dataset without a size, if the pool allows that. The dataset must be as large as the pool. It gets a
-// size later by Resize, and its clone gets one when it is made.
-func noSize(f *fixture) {
+// datasetWithoutSize makes a dataset without a size, if the pool allows that. The dataset must be as large as the pool.
+// It gets a size later by Resize, and its clone gets one when it is made.
+func datasetWithoutSize(f *fixture) {
 	if !f.Can.EnforcesSize || f.Pool.Info().DefaultSize != 0 {
 		return
 	}
@@ -326,8 +326,8 @@ func noSize(f *fixture) {
 	c := f.Record()
 	c.Size = small / 2
 	_, err := f.Pool.Clone(f.Ctx, c, dataset.Source{Dataset: d.ID}, nil)
-	f.Fails(err, dataset.ErrUnsupported)
-	f.Absent(c.ID)
+	f.CheckFails(err, dataset.ErrUnsupported)
+	f.CheckAbsent(c.ID)
 	c.Size = small
 	f.Twice(func() error {
 		size, err := f.Pool.Clone(f.Ctx, c, dataset.Source{Dataset: d.ID}, nil)
@@ -348,8 +348,8 @@ func noSize(f *fixture) {
 	}
 }
 
-// shrinkIsRefused checks that no pool shrinks a dataset below its usage.
-func shrinkIsRefused(f *fixture) {
+// shrinkBelowUsageIsRefused checks that no pool shrinks a dataset below its usage.
+func shrinkBelowUsageIsRefused(f *fixture) {
 	r, ok := f.Pool.(backends.Resizer)
 	if !ok || !f.Can.EnforcesSize {
 		return
@@ -358,22 +358,22 @@ func shrinkIsRefused(f *fixture) {
 	m := f.mount(d.ID)
 	f.OK(f.fillHalf(m))
 	for range 2 {
-		f.Fails(r.Resize(f.Ctx, d.ID, half/2, m.root), dataset.ErrUnsupported)
+		f.CheckFails(r.Resize(f.Ctx, d.ID, half/2, m.root), dataset.ErrUnsupported)
 	}
 	if written := f.fill(m); written < int64(small-half) {
 		f.Errorf("%d bytes more fit into %s after the refusal", written, large)
 	}
 }
 
-// usedIsKnown watches a folder in a dataset. A walk of the tree would open it.
-func usedIsKnown(f *fixture) {
+// usedWithoutTreeWalk watches a folder in a dataset. A walk of the tree would open the folder.
+func usedWithoutTreeWalk(f *fixture) {
 	d := f.Create()
 	m := f.mount(d.ID)
-	f.OK(os.Mkdir(m.in("folder"), 0o755))
+	f.OK(os.Mkdir(m.pathOf("folder"), 0o755))
 	watch, err := unix.InotifyInit1(unix.IN_NONBLOCK | unix.IN_CLOEXEC)
 	f.OK(err)
 	defer unix.Close(watch)
-	_, err = unix.InotifyAddWatch(watch, m.in("folder"), unix.IN_OPEN)
+	_, err = unix.InotifyAddWatch(watch, m.pathOf("folder"), unix.IN_OPEN)
 	f.OK(err)
 	_, err = f.Pool.Used(f.Ctx, d.ID)
 	f.OK(err)

@@ -19,7 +19,7 @@ func isKind(err error, kind *dataset.Kind) bool { return errors.Is(err, kind) }
 // snapshotIsImmutable changes and destroys everything that shares blocks with a snapshot, and checks that its
 // clones still have the content of its moment.
 func snapshotIsImmutable(f *fixture) {
-	plain, d := f.plain(), f.Create()
+	plain, d := f.makePlainDir(), f.Create()
 	m := f.mount(d.ID)
 	treetest.Plant(f.T, plain.Name(), f.without...)
 	treetest.Plant(f.T, m.path, f.without...)
@@ -34,32 +34,32 @@ func snapshotIsImmutable(f *fixture) {
 			told = done
 		})
 	})
-	f.HasSnapshots(d.ID, s)
+	f.CheckSnapshots(d.ID, s)
 
 	m = f.mount(d.ID)
-	f.OK(os.WriteFile(m.in("file-1048576"), bytes.Repeat([]byte("overwritten"), 100_000), 0o600))
-	f.OK(os.RemoveAll(m.in("wide")))
-	f.OK(os.WriteFile(m.in("more"), treetest.Bytes(9, 1<<20), 0o600))
+	f.OK(os.WriteFile(m.pathOf("file-1048576"), bytes.Repeat([]byte("overwritten"), 100_000), 0o600))
+	f.OK(os.RemoveAll(m.pathOf("wide")))
+	f.OK(os.WriteFile(m.pathOf("more"), treetest.Bytes(9, 1<<20), 0o600))
 	f.OK(unix.Chmod(m.path, 0o700))
 	m.unmount()
 	f.OK(f.Pool.Snapshot(f.Ctx, s, nil)) // repeated: must not change the snapshot
 	f.Open()
-	f.HasSnapshots(d.ID, s)
+	f.CheckSnapshots(d.ID, s)
 
 	c := f.Clone(f.Source(s))
 	m = f.mount(c.ID)
 	f.equal(plain, m.root)
-	f.OK(os.WriteFile(m.in("in the clone"), nil, 0o600))
+	f.OK(os.WriteFile(m.pathOf("in the clone"), nil, 0o600))
 	m.unmount()
 	m = f.mount(f.Clone(f.Source(s)).ID)
 	f.equal(plain, m.root)
 	m.unmount()
 
-	newer := f.Take(d)
-	f.HasSnapshots(d.ID, s, newer)
+	newer := f.TakeSnapshot(d)
+	f.CheckSnapshots(d.ID, s, newer)
 	f.Twice(func() error { return f.Pool.DeleteSnapshot(f.Ctx, d.ID, newer.ID) })
-	f.HasSnapshots(d.ID, s)
-	f.holds(d.ID, "file-1048576", string(bytes.Repeat([]byte("overwritten"), 100_000)))
+	f.CheckSnapshots(d.ID, s)
+	f.checkFile(d.ID, "file-1048576", string(bytes.Repeat([]byte("overwritten"), 100_000)))
 }
 
 // snapshotWhileWritten takes snapshots while a process writes to the dataset. Each snapshot must contain all writes
@@ -74,7 +74,7 @@ func snapshotWhileWritten(f *fixture) {
 		n, s := j.await(20), f.NewSnapshot(d)
 		err := f.Pool.Snapshot(f.Ctx, s, nil)
 		if !f.Can.InstantSnapshot {
-			f.Fails(err, dataset.ErrInUse)
+			f.CheckFails(err, dataset.ErrInUse)
 			continue
 		}
 		if err != nil {
@@ -85,101 +85,101 @@ func snapshotWhileWritten(f *fixture) {
 	}
 	j.stop()
 	m.unmount()
-	f.HasSnapshots(d.ID, taken...)
+	f.CheckSnapshots(d.ID, taken...)
 	for i, s := range taken {
-		f.journalHolds(f.Clone(f.Source(s)), before[i])
+		f.checkJournal(f.Clone(f.Source(s)), before[i])
 	}
-	f.journalHolds(d, j.await(0))
+	f.checkJournal(d, j.await(0))
 }
 
-func restoreKeepsWhatWas(f *fixture) {
+func restoreKeepsOldHead(f *fixture) {
 	d := f.Create()
 	m := f.mount(d.ID)
 	treetest.Plant(f.T, m.path, f.without...)
 	m.unmount()
-	s := f.Take(d)
-	plain := f.plain()
+	s := f.TakeSnapshot(d)
+	plain := f.makePlainDir()
 	m = f.mount(d.ID)
 	f.OK(tree.Copy(f.Ctx, m.root, plain, nil))
-	f.OK(os.WriteFile(m.in("second"), []byte("second"), 0o600))
-	f.OK(os.RemoveAll(m.in("wide")))
+	f.OK(os.WriteFile(m.pathOf("second"), []byte("second"), 0o600))
+	f.OK(os.RemoveAll(m.pathOf("wide")))
 	m.unmount()
-	newer := f.Take(d)
+	newer := f.TakeSnapshot(d)
 	f.write(d.ID, "third", "third")
 
 	keep := f.NewSnapshot(d)
 	keep.Kind, keep.Name = dataset.SnapshotRestore, "the previous content"
 	f.Twice(func() error { return f.Pool.Restore(f.Ctx, d.ID, s.ID, keep, nil) })
 	f.Open()
-	f.HasSnapshots(d.ID, s, newer, keep)
+	f.CheckSnapshots(d.ID, s, newer, keep)
 	m = f.mount(d.ID)
 	f.equal(plain, m.root)
-	f.OK(os.WriteFile(m.in("after"), []byte("after"), 0o600))
+	f.OK(os.WriteFile(m.pathOf("after"), []byte("after"), 0o600))
 	f.OK(f.Pool.Restore(f.Ctx, d.ID, s.ID, keep, nil)) // repeated while in use: later writes must stay
 	m.unmount()
-	f.holds(d.ID, "after", "after")
+	f.checkFile(d.ID, "after", "after")
 
 	kept := f.Clone(f.Source(keep))
-	f.holds(kept.ID, "third", "third")
-	f.holds(f.Clone(f.Source(newer)).ID, "third", "")
-	f.holds(f.Clone(f.Source(newer)).ID, "second", "second")
+	f.checkFile(kept.ID, "third", "third")
+	f.checkFile(f.Clone(f.Source(newer)).ID, "third", "")
+	f.checkFile(f.Clone(f.Source(newer)).ID, "second", "second")
 
 	back := f.NewSnapshot(d) // and restore the kept head
 	f.OK(f.Pool.Restore(f.Ctx, d.ID, keep.ID, back, nil))
-	f.HasSnapshots(d.ID, s, newer, keep, back)
-	f.holds(d.ID, "third", "third")
-	f.holds(f.Clone(f.Source(back)).ID, "after", "after")
+	f.CheckSnapshots(d.ID, s, newer, keep, back)
+	f.checkFile(d.ID, "third", "third")
+	f.checkFile(f.Clone(f.Source(back)).ID, "after", "after")
 	for _, old := range []dataset.Snapshot{s, keep, back, newer} {
 		if f.Can.CloneIndependent {
 			f.Twice(func() error { return f.Pool.DeleteSnapshot(f.Ctx, d.ID, old.ID) })
 		}
 	}
-	f.holds(d.ID, "third", "third")
-	f.holds(kept.ID, "third", "third")
+	f.checkFile(d.ID, "third", "third")
+	f.checkFile(kept.ID, "third", "third")
 }
 
-// restoreKeepsWhatTheHeadIsThen continues a restore that was interrupted after it had kept the head. The head
-// was used since, and none of its writes may be lost. A finished restore is not repeated, neither over later
-// writes nor over another restore.
-func restoreKeepsWhatTheHeadIsThen(f *fixture) {
+// interruptedRestoreKeepsLaterWrites continues a restore that was interrupted after it had kept the head. The head was
+// used since, and none of its writes may be lost. A completed restore is not repeated: neither later writes nor a later
+// restore are undone.
+func interruptedRestoreKeepsLaterWrites(f *fixture) {
 	d := f.Create()
 	f.write(d.ID, "file", "old")
-	s := f.Take(d)
+	s := f.TakeSnapshot(d)
 	f.write(d.ID, "file", "before")
 	keep := f.NewSnapshot(d)
 	keep.Kind = dataset.SnapshotRestore
 	f.OK(f.Pool.Snapshot(f.Ctx, keep, nil))
 	f.write(d.ID, "file", "acknowledged")
 	f.Twice(func() error { return f.Pool.Restore(f.Ctx, d.ID, s.ID, keep, nil) })
-	f.holds(d.ID, "file", "old")
-	f.HasSnapshots(d.ID, s, keep)
-	f.holds(f.Clone(f.Source(keep)).ID, "file", "acknowledged")
+	f.checkFile(d.ID, "file", "old")
+	f.CheckSnapshots(d.ID, s, keep)
+	f.checkFile(f.Clone(f.Source(keep)).ID, "file", "acknowledged")
 
 	f.write(d.ID, "file", "later")
 	second := f.NewSnapshot(d)
 	second.Kind = dataset.SnapshotRestore
 	f.OK(f.Pool.Restore(f.Ctx, d.ID, s.ID, second, nil))
 	f.write(d.ID, "file", "last")
-	for _, again := range []dataset.Snapshot{keep, second} {
-		f.OK(f.Pool.Restore(f.Ctx, d.ID, s.ID, again, nil))
-		f.holds(d.ID, "file", "last")
+	for _, kept := range []dataset.Snapshot{keep, second} {
+		f.OK(f.Pool.Restore(f.Ctx, d.ID, s.ID, kept, nil))
+		f.checkFile(d.ID, "file", "last")
 	}
-	f.HasSnapshots(d.ID, s, keep, second)
-	f.holds(f.Clone(f.Source(keep)).ID, "file", "acknowledged")
-	f.holds(f.Clone(f.Source(second)).ID, "file", "later")
+	f.CheckSnapshots(d.ID, s, keep, second)
+	f.checkFile(f.Clone(f.Source(keep)).ID, "file", "acknowledged")
+	f.checkFile(f.Clone(f.Source(second)).ID, "file", "later")
 }
 
 func restoreInUseIsRefused(f *fixture) {
 	d := f.Create()
 	f.write(d.ID, "file", "old")
-	s := f.Take(d)
+	s := f.TakeSnapshot(d)
 	m := f.mount(d.ID)
-	f.OK(os.WriteFile(m.in("file"), []byte("new"), 0o600))
+	f.OK(os.WriteFile(m.pathOf("file"), []byte("new"), 0o600))
 	for range 2 {
-		f.Fails(f.Pool.Restore(f.Ctx, d.ID, s.ID, f.NewSnapshot(d), nil), dataset.ErrInUse)
+		f.CheckFails(f.Pool.Restore(f.Ctx, d.ID, s.ID, f.NewSnapshot(d), nil), dataset.ErrInUse)
 	}
-	f.FileHolds(m.in("file"), "new")
+	f.CheckFile(m.pathOf("file"), "new")
 	m.unmount()
-	f.HasSnapshots(d.ID, s)
-	f.holds(d.ID, "file", "new")
+	f.CheckSnapshots(d.ID, s)
+	f.checkFile(d.ID, "file", "new")
 }

@@ -12,7 +12,7 @@ import (
 
 // The test reads and writes a number of parts, each of the size piece. With a limit of perSecond parts a second, that
 // takes the time paced. Within its time slice of a tenth of a second (DFL_THROTL_SLICE in block/blk-throttle.c), the
-// kernel may finish I/O early, so paced is much longer than the slice, and the test accepts earliest.
+// kernel may finish I/O early, so paced is much longer than the slice, and the test accepts a time of earliest or more.
 const (
 	paced     = 600 * time.Millisecond
 	earliest  = paced * 7 / 10
@@ -40,7 +40,8 @@ func speedIsLimited(f *fixture) {
 	if !is {
 		f.Fatalf("%s is on no device", m.path)
 	}
-	f.OK(os.WriteFile(m.in("file"), make([]byte, parts*piece), 0o600)) // so that the test writes only data, no metadata
+	// The file is allocated first, so that the test writes only data and no metadata.
+	f.OK(os.WriteFile(m.pathOf("file"), make([]byte, parts*piece), 0o600))
 	f.OK(unix.Syncfs(int(m.root.Fd())))
 	f.OK(h.RunInGroup("drover-verify-", func(group string) error {
 		for _, c := range []struct {
@@ -56,7 +57,7 @@ func speedIsLimited(f *fixture) {
 			if err := h.Set(group, device, c.limits); err != nil {
 				return err
 			}
-			held, err := direct(m.in("file"), c.do)
+			held, err := direct(m.pathOf("file"), c.do)
 			if err := errors.Join(err, h.Clear(group, device)); err != nil {
 				return err
 			}

@@ -35,12 +35,12 @@ func (f *streams) stream(s dataset.Snapshot, base uuid.UUID) ([]byte, backends.S
 // same content to compare with.
 func (f *streams) planted() (dataset.Dataset, dataset.Snapshot, *os.File) {
 	f.Helper()
-	d, plain := f.Create(), f.plain()
+	d, plain := f.Create(), f.makePlainDir()
 	m := f.mount(d.ID)
 	treetest.Plant(f.T, m.path, f.without...)
 	f.OK(tree.Copy(f.Ctx, m.root, plain, nil))
 	m.unmount()
-	return d, f.Take(d), plain
+	return d, f.TakeSnapshot(d), plain
 }
 
 func (f *streams) receive(d dataset.Dataset, s dataset.Snapshot, base uuid.UUID, from int64, r io.Reader) error {

@@ -34,7 +34,7 @@ type journal struct {
 // journal starts a writer. The caller ends it with stop.
 func (f *fixture) journal(m *mounted) *journal {
 	f.Helper()
-	file, err := os.OpenFile(m.in("journal"), os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o600)
+	file, err := os.OpenFile(m.pathOf("journal"), os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o600)
 	f.OK(err)
 	j := &journal{f: f}
 	j.cond = sync.NewCond(&j.mu)
@@ -52,7 +52,7 @@ func (f *fixture) journal(m *mounted) *journal {
 	return j
 }
 
-// ack notes whether a record was written, and reports whether to continue.
+// ack counts a written record or keeps the error, and reports whether to continue.
 func (j *journal) ack(err error) bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -62,8 +62,8 @@ func (j *journal) ack(err error) bool {
 	return err == nil && !j.halt
 }
 
-// await waits until more records, in addition to the present ones, are acknowledged. It returns the number of records
-// on the disk.
+// await waits until the given number of additional records is acknowledged. It returns the number of records on the
+// disk.
 func (j *journal) await(more int64) int64 {
 	j.f.Helper()
 	j.mu.Lock()
@@ -91,12 +91,12 @@ func (j *journal) stop() {
 	j.f.OK(j.err)
 }
 
-// journalHolds fails unless the dataset has the records from 1 on without a gap, and at least that many.
-func (f *fixture) journalHolds(d dataset.Dataset, atLeast int64) {
+// checkJournal fails unless the dataset has all records from 1 on without a gap, and at least atLeast of them.
+func (f *fixture) checkJournal(d dataset.Dataset, atLeast int64) {
 	f.Helper()
 	m := f.mount(d.ID)
 	defer m.unmount()
-	file, err := os.Open(m.in("journal"))
+	file, err := os.Open(m.pathOf("journal"))
 	f.OK(err)
 	defer file.Close()
 	record := make([]byte, recordSize)
@@ -116,28 +116,28 @@ func (f *fixture) journalHolds(d dataset.Dataset, atLeast int64) {
 // longestFreeze is the time after which a filesystem is thawed, even if its snapshot is not finished.
 const longestFreeze = 20 * time.Second
 
-// freezeHoldsWriters takes a snapshot while the filesystem is frozen, as a profile with quiesce: freeze does. The
+// freezeBlocksWriters takes a snapshot while the filesystem is frozen, as a profile with quiesce: freeze does. The
 // snapshot must contain writes that were not flushed. A writer is blocked during the snapshot, and continues after it.
 // A pool whose datasets have no own filesystem is never frozen, and neither is a pool that freezes by itself.
-func freezeHoldsWriters(f *fixture) {
+func freezeBlocksWriters(f *fixture) {
 	if !f.Can.OwnFilesystem {
 		return
 	}
 	d := f.Create()
 	m := f.mount(d.ID)
-	f.OK(os.WriteFile(m.in("before"), []byte("before the freeze"), 0o600))
+	f.OK(os.WriteFile(m.pathOf("before"), []byte("before the freeze"), 0o600))
 	s := f.NewSnapshot(d)
 	take := func() { f.OK(f.Pool.Snapshot(f.Ctx, s, nil)) }
 	if f.Pool.Info().Freezes && d.Encryption == nil { // the device below LUKS is not the filesystem's
 		take()
 	} else {
-		f.frozen(m, take)
-		f.FileHolds(m.in("meanwhile"), "written")
+		f.whileFrozen(m, take)
+		f.CheckFile(m.pathOf("meanwhile"), "written")
 	}
 	m.unmount()
 	c := f.Clone(f.Source(s))
-	f.holds(c.ID, "before", "before the freeze")
-	f.holds(c.ID, "meanwhile", "")
+	f.checkFile(c.ID, "before", "before the freeze")
+	f.checkFile(c.ID, "meanwhile", "")
 }
 
 // isBlocked reports whether a thread gets blocked in the kernel, uninterrupted by signals (state D of

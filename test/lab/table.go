@@ -15,8 +15,8 @@ const encrypted = "^TestSuiteEncrypted$/^xfs$/^EncryptedIsUnreadable$"
 const sealed = "^TestSuiteEncrypted$/./^EncryptedIsUnreadable$"
 
 // luks are the cases of the suite that go through the mapping, or around it.
-const luks = "^TestSuiteEncrypted$/^xfs$/^(SpeedIsLimited|FreezeHoldsWriters|LifeOfADataset|" +
-	"ClonesAndDeletedSources|CloneSizes|RestoreKeepsWhatWas|GrowMounted)$"
+const luks = "^TestSuiteEncrypted$/^xfs$/^(SpeedIsLimited|FreezeBlocksWriters|DatasetLifeCycle|" +
+	"ClonesAndDeletedSources|CloneSizes|RestoreKeepsOldHead|GrowMounted)$"
 
 // filled is the other case that fills a dataset through the mapping.
 const filled = "^TestSuiteEncrypted$/^xfs$/^SizeIsEnforcedOrRefused$"
@@ -26,31 +26,31 @@ const filled = "^TestSuiteEncrypted$/^xfs$/^SizeIsEnforcedOrRefused$"
 // filesystem instead of a volume.
 const (
 	thinShort = "^TestSuite$/./^(InUseIsNotDeleted|CloneSizes)$"
-	thinFew   = "^TestSuite$/./^(PoolIsMadeOnce|PoolRefusesWhatHoldsSomething|InUseInAnotherNamespace|" +
+	thinFew   = "^TestSuite$/./^(PoolIsMadeOnce|PoolRefusesNonEmptyPlace|InUseInAnotherNamespace|" +
 		"InUseWithoutMount|" +
-		"SizeIsEnforcedOrRefused|LifeOfADataset|DeviceIsOwn|SpeedIsLimited|" +
-		"SnapshotIsImmutable|SnapshotWhileWritten|FreezeHoldsWriters|ClonesAndDeletedSources|" +
-		"RestoreKeepsWhatWas|GrowIdle|GrowMounted|" +
-		"EncryptedIsUnreadable|ForeignThingsAreListedAndKept|ConcurrentCalls)$"
+		"SizeIsEnforcedOrRefused|DatasetLifeCycle|DeviceIsNotShared|SpeedIsLimited|" +
+		"SnapshotIsImmutable|SnapshotWhileWritten|FreezeBlocksWriters|ClonesAndDeletedSources|" +
+		"RestoreKeepsOldHead|GrowIdle|GrowMounted|" +
+		"EncryptedIsUnreadable|ForeignFilesAreListedAndKept|ConcurrentCalls)$"
 )
 
 // copied are the cases of the suite of project quotas that copy many files. They show little about quotas.
-const copied = "^TestProjectSuite$/././^(KeepsEverything|SnapshotIsImmutable)$"
+const copied = "^TestProjectSuite$/././^(FilePropertiesAreKept|SnapshotIsImmutable)$"
 
 // openZFS are the cases of the suite that show most about an implementation other than zfs-fuse.
-const openZFS = "^TestSuite$/./^(SizeIsEnforcedOrRefused|LifeOfADataset|SnapshotIsImmutable|" +
-	"ClonesAndDeletedSources|RestoreKeepsWhatWas|CopyBecomesHome|EncryptedIsUnreadable)$"
+const openZFS = "^TestSuite$/./^(SizeIsEnforcedOrRefused|DatasetLifeCycle|SnapshotIsImmutable|" +
+	"ClonesAndDeletedSources|RestoreKeepsOldHead|CopyBecomesHome|EncryptedIsUnreadable)$"
 
 // shareShort and shareFew are the cases of the suite on a share that show most about the server. Backend nfs runs
 // the others.
 const (
 	shareShort = "^TestOnNFS$/./^(InUseIsNotDeleted|InUseWithoutMount|SnapshotWhileWritten)$"
-	shareFew   = "^TestOnNFS$/./^(LifeOfADataset|RootIsEmptyAndOwned|ClonesAndDeletedSources|ConcurrentCalls|" +
-		"SeenWhileItMoves)$"
+	shareFew   = "^TestOnNFS$/./^(DatasetLifeCycle|RootIsEmptyAndOwned|ClonesAndDeletedSources|ConcurrentCalls|" +
+		"MovingDatasetStaysVisible)$"
 )
 
 // large are the cases of backendtest that take minutes on a share in the lab.
-const large = "^TestSuiteNFS$/./^(KeepsEverything|SnapshotIsImmutable|RestoreKeepsWhatWas|UsedGrows)$"
+const large = "^TestSuiteNFS$/./^(FilePropertiesAreKept|SnapshotIsImmutable|RestoreKeepsOldHead|UsedGrows)$"
 
 // uncut are the operations of backend zfs whose interruption at each step is tested outside the lab. The result
 // does not depend on the kernel, and the tests take long in the lab.

@@ -1,6 +1,6 @@
 // Package crashing runs the crash matrix of package backendtest. It has two ways to crash an operation at a step:
-// [Stopped] ends the operation in this process, and [Killed] runs it in another process and kills that. The tests of
-// backends call it. It has no state.
+// [Stopped] ends the operation in this process. [Killed] runs the operation in another process, and kills that process.
+// The tests of backends call it. It has no state.
 package crashing
 
 import (

@@ -2,7 +2,8 @@
 // test ([OpenPool]), and the datasets of that pool ([Datasets]). Each part embeds the one before it. Package
 // backendtest adds mounts and streams, and contains the cases.
 //
-// A harness belongs to one test, and is used by one goroutine at a time.
+// Only package backendtest uses it. A harness belongs to one test, and is used by one goroutine at a time, so it has no
+// lock.
 package harness
 
 import (
@@ -65,8 +66,8 @@ func (f *Checks) Twice(call func() error) {
 	}
 }
 
-// Fails fails the test unless err has one of the kinds and is a single line.
-func (f *Checks) Fails(err error, kinds ...*dataset.Kind) {
+// CheckFails fails the test unless err has one of the kinds and is a single line.
+func (f *Checks) CheckFails(err error, kinds ...*dataset.Kind) {
 	f.Helper()
 	if err == nil {
 		f.Fatalf("succeeded, want a %s error", kinds[0].Code)
@@ -82,8 +83,8 @@ func (f *Checks) Fails(err error, kinds ...*dataset.Kind) {
 	f.Fatalf("got %v (kind %s), want a %s error", err, dataset.KindOf(err).Code, kinds[0].Code)
 }
 
-// FileHolds fails unless the file at path has the content want.
-func (f *Checks) FileHolds(path, want string) {
+// CheckFile fails unless the file at path has the content want.
+func (f *Checks) CheckFile(path, want string) {
 	f.Helper()
 	if b, err := os.ReadFile(path); err != nil || string(b) != want {
 		f.Errorf("%s contains %q, %v", path, b, err)

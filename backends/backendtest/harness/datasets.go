@@ -53,8 +53,8 @@ func (f *Datasets) Create() dataset.Dataset {
 	return d
 }
 
-// Take takes a snapshot.
-func (f *Datasets) Take(d dataset.Dataset) dataset.Snapshot {
+// TakeSnapshot takes a snapshot.
+func (f *Datasets) TakeSnapshot(d dataset.Dataset) dataset.Snapshot {
 	f.Helper()
 	s := f.NewSnapshot(d)
 	f.OK(f.Pool.Snapshot(f.Ctx, s, nil))
@@ -72,18 +72,18 @@ func (f *Datasets) Clone(src dataset.Source) dataset.Dataset {
 	return d
 }
 
-// Absent fails if List or Stat shows any part of a dataset.
-func (f *Datasets) Absent(id uuid.UUID) {
+// CheckAbsent fails if List or Stat shows any part of a dataset.
+func (f *Datasets) CheckAbsent(id uuid.UUID) {
 	f.Helper()
 	_, err := f.Pool.Stat(f.Ctx, id)
-	f.Fails(err, dataset.ErrNotFound)
+	f.CheckFails(err, dataset.ErrNotFound)
 	if e := f.Entries(id); len(e) > 0 {
 		f.Errorf("the list contains %+v", e)
 	}
 }
 
-// HasSnapshots fails unless a dataset has exactly these snapshots, with their records.
-func (f *Datasets) HasSnapshots(id uuid.UUID, want ...dataset.Snapshot) {
+// CheckSnapshots fails unless a dataset has exactly these snapshots, with their records.
+func (f *Datasets) CheckSnapshots(id uuid.UUID, want ...dataset.Snapshot) {
 	f.Helper()
 	e, err := f.Pool.Stat(f.Ctx, id)
 	f.OK(err)
@@ -104,8 +104,8 @@ func (f *Datasets) HasSnapshots(id uuid.UUID, want ...dataset.Snapshot) {
 	}
 }
 
-// InState fails unless a dataset has exactly one entry, in the given state and with its record.
-func (f *Datasets) InState(d dataset.Dataset, state backends.EntryState) {
+// CheckState fails unless a dataset has exactly one entry, in the given state and with its record.
+func (f *Datasets) CheckState(d dataset.Dataset, state backends.EntryState) {
 	f.Helper()
 	one, err := f.Pool.Stat(f.Ctx, d.ID)
 	f.OK(err)
@@ -126,8 +126,8 @@ func (f *Datasets) InState(d dataset.Dataset, state backends.EntryState) {
 	}
 }
 
-// UsedGrowsBy fails unless Used reports the additional bytes, at once or within the declared lag.
-func (f *Datasets) UsedGrowsBy(d dataset.Dataset, before, more dataset.Size) {
+// CheckUsedGrows fails unless Used reports the additional bytes, at once or within the declared lag.
+func (f *Datasets) CheckUsedGrows(d dataset.Dataset, before, more dataset.Size) {
 	f.Helper()
 	const pause = 100 * time.Millisecond
 	for left := f.Pool.Info().UsedLag; ; left -= pause {
@@ -156,11 +156,11 @@ func (f *Datasets) Sized(size dataset.Size) dataset.Dataset {
 	return d
 }
 
-// InStateWith fails unless the pool lists d as ready with the snapshots s.
-func (f *Datasets) InStateWith(d dataset.Dataset, s ...dataset.Snapshot) {
+// CheckReady fails unless the pool lists d as ready with the snapshots s.
+func (f *Datasets) CheckReady(d dataset.Dataset, s ...dataset.Snapshot) {
 	f.Helper()
-	f.InState(d, backends.EntryReady)
-	f.HasSnapshots(d.ID, s...)
+	f.CheckState(d, backends.EntryReady)
+	f.CheckSnapshots(d.ID, s...)
 }
 
 // Source returns a snapshot as a source.

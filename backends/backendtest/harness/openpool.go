@@ -92,8 +92,8 @@ func (f *OpenPool) Seal(d *dataset.Dataset) {
 	}
 }
 
-// InPool returns a file of the pool that contains a text, or the device of a dataset.
-func (f *OpenPool) InPool(d dataset.Dataset, what string) (found string) {
+// FindInPool returns a file of the pool that contains a text, or the device of a dataset.
+func (f *OpenPool) FindInPool(d dataset.Dataset, what string) (found string) {
 	f.Helper()
 	if device := f.DeviceBelow(d); device != "" {
 		has, err := onDevice(device, []byte(what))
@@ -167,8 +167,8 @@ func (f *OpenPool) Sibling(name string) backends.Config {
 	return cfg
 }
 
-// Kinds returns the filesystems that datasets can have, or "" if they have no own filesystem.
-func (f *OpenPool) Kinds() []string {
+// Filesystems returns the filesystems that datasets can have, or "" if they have no own filesystem.
+func (f *OpenPool) Filesystems() []string {
 	if !f.Can.OwnFilesystem {
 		return []string{""}
 	}
