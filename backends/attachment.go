@@ -17,9 +17,9 @@ type AttachOptions struct {
 // Attachment is a dataset that is ready to be mounted.
 type Attachment struct {
 	Mount Mount
-	// Release releases the resource that keeps the source alive until it is mounted. After that, the mount keeps the
-	// source alive. The caller must call Release exactly once, even if it mounted nothing. If the source is not mounted
-	// when Release is called, the source disappears.
+	// Release releases the resource that keeps the source alive until the source is mounted. After that, the mount
+	// keeps the source alive. The caller must call Release exactly once, even if it mounted nothing. If the source is
+	// not mounted when Release is called, the source disappears.
 	Release func() error
 }
 
@@ -37,8 +37,8 @@ type MountFlags struct {
 	ReadOnly, NoDev bool
 }
 
-// Attachments counts the attachments of datasets that were not released. The zero value is ready. It is safe for
-// concurrent use.
+// Attachments counts the attachments of datasets that were not released. The zero value is ready. Attachments is safe
+// for concurrent use.
 type Attachments struct {
 	mu    sync.Mutex
 	count map[uuid.UUID]int

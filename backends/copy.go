@@ -61,7 +61,7 @@ type Change struct {
 //	Demote             removes the head again, if a snapshot has the same content
 //	Supersede          turns the head into a snapshot
 //
-// The methods of Pool that need no head accept a copy as well: Stat, List, WriteRecord, DeleteSnapshot, Delete, and
+// These methods accept a copy as well, because they need no head: Stat, List, WriteRecord, DeleteSnapshot, Delete, and
 // Clone and Send of a snapshot. All other methods return ErrConflict for a copy. Create returns ErrConflict if the pool
 // has a copy of the dataset. Reap never removes a copy, nor the received part of a snapshot.
 type Copier interface {
@@ -94,8 +94,8 @@ type Copier interface {
 	// progress reports bytes of the stream.
 	Receive(ctx context.Context, d Delivery, r io.Reader, progress Progress) (Stream, error)
 
-	// Promote makes the head of a copy from one of its snapshots. The dataset stays a copy until Commit, which is
-	// durable when it returns. A Receive before Commit removes the head again.
+	// Promote makes the head of a copy from one of its snapshots. The dataset stays a copy until Commit is called.
+	// Commit of a promoted copy is durable when it returns. A Receive before Commit removes the head again.
 	//
 	// If Promote is called again with another snapshot, the new head replaces the earlier one. Idempotent: if the
 	// dataset is already ready, Promote changes nothing. The copy and its snapshots exist at every step.
@@ -137,16 +137,16 @@ type Received struct {
 	Base  uuid.UUID // if set, this stream has only the difference to this snapshot
 }
 
-// CheckResume returns dataset.ErrConflict if a delivery that resumes does not start where the received part ends, or
-// has another base.
-func (d Delivery) CheckResume(have Received) error {
+// CheckResume checks a delivery that resumes an interrupted one. It returns dataset.ErrConflict if the delivery does
+// not start where the received part ends, or has another base.
+func (d Delivery) CheckResume(received Received) error {
 	switch {
-	case d.From != 0 && d.From != have.Bytes:
+	case d.From != 0 && d.From != received.Bytes:
 		return dataset.Errorf(dataset.ErrConflict, "the stream continues at byte %d, and %d were received", d.From,
-			have.Bytes)
-	case d.From != 0 && d.Base != have.Base:
+			received.Bytes)
+	case d.From != 0 && d.Base != received.Base:
 		return dataset.Errorf(dataset.ErrConflict, "the received part is a difference to snapshot %s, not to %s",
-			have.Base, d.Base)
+			received.Base, d.Base)
 	}
 	return nil
 }

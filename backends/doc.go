@@ -1,7 +1,8 @@
 // Package backends is the contract between Drover and the kinds of storage that keep datasets. It also has the registry
-// of these kinds. The agent opens pools and calls their methods. Packages backends/verify and backendtest test a pool
-// by the same contract, and drover's settings ask a BoundedKind for its limits. The package holds no state about
-// datasets.
+// of these kinds. The agent (packages agent/…, mainly agent/pool) opens pools and calls their methods. Packages
+// backends/verify and backendtest test a pool by the same contract. Package settings of the command reads the limits of
+// a BoundedKind. The package holds no state about datasets. A Registry does not change after NewRegistry, and
+// Attachments has a mutex.
 //
 // # Terms
 //
@@ -56,8 +57,8 @@
 //
 // Every method can be repeated with the same arguments, after it succeeded or after a crash in the middle, and ends in
 // the same state. The comment of each method gives the details. Calls for different datasets may run concurrently. The
-// caller holds a lock for each dataset, so that calls that change one dataset do not overlap: a Snapshot or Clone of it
-// excludes a Delete or Restore of it.
+// caller holds a lock for each dataset, so that calls that change one dataset do not overlap. For example, a Snapshot
+// of a dataset excludes a Delete of that dataset.
 //
 // # Errors
 //

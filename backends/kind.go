@@ -47,9 +47,9 @@ type Config struct {
 // Keys provides the data keys of datasets. Create, Attach and Resize of an encrypted dataset need its
 // key, and so does a Clone of another size. Methods that only inspect, copy or destroy a dataset do not.
 type Keys interface {
-	// DataKey returns the data key of an encrypted dataset. d is the record in the pool, and a newer
-	// record can exist elsewhere. ErrForbidden: this host lacks the operator's key that the data key
-	// needs; the error names that key and what would help.
+	// DataKey returns the data key of an encrypted dataset. d is the record in the pool. A newer record can exist
+	// elsewhere. DataKey returns ErrForbidden if this host lacks the operator's key that wraps the data key. The error
+	// names the operator's key and the remedy.
 	DataKey(ctx context.Context, d dataset.Dataset) ([]byte, error)
 }
 
@@ -61,8 +61,8 @@ type ExistingPoolKind interface {
 	CheckOpen(ctx context.Context) error
 }
 
-// CheckOpen returns an error if this host cannot open an existing pool of the kind. It calls
-// ExistingPoolKind.CheckOpen if k has it, and otherwise Available.
+// CheckOpen returns an error if this host cannot open an existing pool of the kind. It calls the method CheckOpen if k
+// is an ExistingPoolKind, and otherwise Available.
 func CheckOpen(ctx context.Context, k Kind) error {
 	if s, ok := k.(ExistingPoolKind); ok {
 		return s.CheckOpen(ctx)
@@ -89,7 +89,7 @@ type BlockDeviceKind interface {
 }
 
 // SeparateFolderKind is a Kind whose pools keep their records in a folder outside of the pool's path. A trial pool
-// (package trialdir) is made in that folder. The free space of the folder is not that of the pool.
+// (package trialdir) is made in that folder. The folder and the pool have different free space.
 type SeparateFolderKind interface {
 	Kind
 	// SeparateFolder returns that folder for a pool that is open on this host.

@@ -6,9 +6,10 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// DecodeMarker decodes data, the pool.json of a pool, into marker. Its keys "backend" and "format" have the same
-// meaning in all formats, so they are read before the others: a pool of the named backend with a later format than
-// known is refused with dataset.ErrUnsupported. Each backend has its own formats. The caller compares the backend.
+// DecodeMarker decodes data, the pool.json of a pool, into marker. The keys "backend" and "format" have the same
+// meaning in all formats, so DecodeMarker reads them before the others. It fails with dataset.ErrUnsupported if the
+// pool belongs to the named backend and its format is later than known. Each backend counts its formats separately. The
+// caller checks that the pool belongs to its backend.
 func DecodeMarker(data []byte, backend string, known int, marker any) error {
 	var head struct {
 		Backend string `json:"backend"`

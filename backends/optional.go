@@ -26,16 +26,16 @@ type Resizer interface {
 // IdleChecker is a pool that can report whether a dataset is in use anywhere on this host. The home calls CheckIdle
 // before it gives up a dataset.
 type IdleChecker interface {
-	// CheckIdle returns ErrInUse while the head is mounted or attached anywhere on this host, also in another
-	// mount namespace: some of its writes may not have reached the pool, and more may follow. It waits
-	// a moment for a device that is being released.
+	// CheckIdle returns ErrInUse while the head is mounted or attached anywhere on this host, also in another mount
+	// namespace. Some writes to such a head may not have reached the pool, and more may follow. CheckIdle waits a
+	// moment for a device that is being released.
 	CheckIdle(ctx context.Context, id uuid.UUID) error
 }
 
 // Stager is a pool that mounts heads in a private place. The mounts of datasets are copies of these mounts.
 type Stager interface {
-	// StagingPath returns where the pool mounts the head of a dataset, or "" if it does not do so. A mount
-	// in that place does not count as a use of the dataset.
+	// StagingPath returns the place in which the pool mounts the head of a dataset, or "" if the pool does not mount
+	// it. A mount in that place does not count as a use of the dataset.
 	StagingPath(id uuid.UUID) string
 }
 
@@ -73,8 +73,8 @@ type Clearer interface {
 	// left describes what remains and how to remove it, for example an empty filesystem on devices, which only
 	// disappears when it is overwritten. It is empty if nothing remains.
 	//
-	// After an interruption, the place contains the empty pool, or a part of it that Open with Make completes under the
-	// same UUID.
+	// After an interruption, the place contains the empty pool or a part of it. Open with Make completes such a part
+	// under the same UUID.
 	//
 	// Errors: ErrConflict if the pool is not empty; nothing was changed. ErrInUse if the pool's storage is mounted or
 	// used otherwise.
@@ -91,7 +91,7 @@ type Serializer interface {
 // Rewriter is a pool that can rewrite the head of a dataset into fewer pieces. A snapshot of a head with fewer pieces
 // blocks writers for a shorter time (see StallPredictor).
 type Rewriter interface {
-	// Rewrite rewrites an unused head. It returns the number of pieces before and after.
+	// Rewrite rewrites an unused head. It returns the number of pieces before and after the rewrite.
 	//
 	// Rewrite needs room for a second copy of the head. Afterwards the head shares no blocks with its snapshots, so the
 	// difference between the head and any earlier snapshot (Send, Changed) is the whole head.
@@ -116,12 +116,12 @@ type StallPredictor interface {
 // given up the dataset.
 type Sharer interface {
 	// CheckVisible returns nil if this host can see the dataset in the given pool of the share now, so that Take would
-	// find it. Otherwise it returns ErrNotFound. It changes nothing.
+	// find the dataset. Otherwise it returns ErrNotFound. It changes nothing.
 	CheckVisible(ctx context.Context, id, pool uuid.UUID) error
 
-	// Visit attaches the head of a dataset that is in another pool of the share. It is used by guests: the node of the
-	// other pool stays the dataset's home, and may have the dataset mounted at the same time. Visit changes nothing in
-	// the other pool. If another pool takes the dataset later, the attachment stays valid.
+	// Visit attaches the head of a dataset that is in another pool of the share. The agent of a guest calls it. The
+	// node of the other pool stays the dataset's home, and may have the dataset mounted at the same time. Visit changes
+	// nothing in the other pool. If another pool takes the dataset later, the attachment stays valid.
 	//
 	// Errors: ErrUnsupported if the capabilities lack ManyHosts. ErrNotFound if the other pool does not have the
 	// dataset.
@@ -139,9 +139,9 @@ type Sharer interface {
 	// Errors:
 	//
 	//   - ErrNotFound: the pool from does not have the dataset.
-	//   - ErrConflict: the dataset was taken at a later epoch; or the pool from does not have the dataset, but this
-	//     pool has data of it that it did not take from there; or two pools of the share have the UUID of the pool
-	//     from. Nothing was changed.
+	//   - ErrConflict: the dataset was taken at a later epoch. Or the pool from does not have the dataset, and this
+	//     pool has data of the dataset that did not come from there. Or two pools of the share have the UUID of the
+	//     pool from. Nothing was changed.
 	Take(ctx context.Context, d dataset.Dataset, from PreviousHome) error
 
 	// RestoreByCopy is Pool.Restore for a dataset that another host may still have mounted. An operator has confirmed

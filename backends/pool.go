@@ -19,12 +19,12 @@ type Pool interface {
 	// constant for the life of the Pool.
 	Info() Info
 
-	// Status returns the current size, free bytes and health. It starts no process and walks no tree. A
-	// pool that is absent or was exchanged is not an error: Online is false and Reason says why.
+	// Status returns the current size, free bytes and health. It starts no process and walks no tree. If the pool is
+	// absent or was exchanged, Online is false and Reason says why.
 	Status(ctx context.Context) dataset.PoolStatus
 
-	// Generation returns the counter that is stored in the pool: the value of the last Raise, or 0. A
-	// disk that was restored from an older backup has an older one.
+	// Generation returns the counter that is stored in the pool: the value of the last Raise, or 0. A disk that was
+	// restored from an older backup has a lower generation.
 	Generation() (uint64, error)
 
 	// Raise sets the generation. It is atomic with the rest of the pool's identity, and durable when it
@@ -37,15 +37,17 @@ type Pool interface {
 	//
 	// If d.Size is not 0, the dataset has that size. Otherwise a backend that needs a size uses its default.
 	//
-	// Create is durable when it returns. Idempotent: if the dataset exists, the result is that dataset. An incomplete
-	// one, which a crash left, is recreated. As long as the dataset is incoming, each call replaces its record by d.
+	// Create is durable when it returns. Idempotent: if the dataset exists, Create leaves it and returns its size. If a
+	// crash left an incomplete dataset, Create makes it again. As long as the dataset is incoming, each call replaces
+	// its record by d.
 	//
 	// ErrUnsupported: the pool cannot enforce a size, or its capabilities lack Encryption. ErrNoSpace:
 	// the pool is nearly full (see CheckRoom); Clone and Snapshot return it too.
 	Create(ctx context.Context, d dataset.Dataset) (dataset.Size, error)
 
-	// Clone makes d.ID as Create does, with the content of src. If src.Snapshot is uuid.Nil, src is the head at one
-	// moment, mounted or not. Otherwise src is a snapshot. Progress may be nil.
+	// Clone makes d.ID as Create does, with the content of src. If src.Snapshot is uuid.Nil, the content is that of the
+	// head at one moment, whether or not the head is mounted. Otherwise the content is that of the snapshot. Progress
+	// may be nil.
 	//
 	// d.Size is the minimum: a smaller source is grown to it. A larger source keeps its size, because a
 	// resize may have enlarged it since d was planned.
@@ -56,31 +58,31 @@ type Pool interface {
 	// Commit makes an incoming dataset, or a copy that was promoted, ready. Idempotent: if the dataset is
 	// already ready, Commit returns nil. ErrNotFound: the pool does not have it.
 	//
-	// Commit may become durable later: an incoming dataset is as complete as a ready one, and all other
-	// methods accept either. For a promoted copy see Copier.Promote.
+	// Commit may become durable after it returns. That is safe because an incoming dataset is as complete as a ready
+	// one, and all other methods accept either. For a promoted copy see Copier.Promote.
 	Commit(ctx context.Context, id uuid.UUID) error
 
 	// Delete destroys a dataset, ready or incoming, with its snapshots. Idempotent: an absent dataset is
 	// not an error. ErrInUse: it is attached or mounted.
 	//
-	// When it returns, List no longer has the dataset, even after a power cut. Its bytes may still be in
-	// removal, which Reap finishes after a crash.
+	// When Delete returns, List no longer has the dataset, even after a power cut. The removal of its bytes may still
+	// be running. After a crash, Reap finishes the removal.
 	Delete(ctx context.Context, id uuid.UUID) error
 
 	// Snapshot takes the snapshot s.ID of the head of s.Dataset. It is atomic while the head is written
 	// to, and durable when it returns. Idempotent: a complete snapshot is left alone.
 	//
 	// Snapshot returns ErrCorrupt if the head is visibly damaged. (Restore accepts a damaged head, and keeps it as the
-	// snapshot keep.) If the pool is nearly full, Snapshot returns ErrNoSpace, except for a snapshot of kind transfer
-	// that shares its blocks with the head. A dataset can only be moved out of a full pool with such a snapshot.
+	// snapshot keep.) If the pool is nearly full, Snapshot returns ErrNoSpace. The exception is a snapshot of kind
+	// transfer that shares its blocks with the head, because moving a dataset out of a full pool needs such a snapshot.
 	Snapshot(ctx context.Context, s dataset.Snapshot, progress Progress) error
 
 	// DeleteSnapshot destroys a snapshot. Idempotent: an absent snapshot is not an error. When it returns,
 	// List no longer has the snapshot, even after a power cut.
 	//
-	// If the capabilities have CloneIndependent, clones of it stay usable. Otherwise ErrInUse names them. A reader of
-	// the snapshot continues to read the same bytes. ErrNoSpace: the deletion needs more room than the pool has.
-	// Nothing was changed.
+	// If the capabilities have CloneIndependent, clones of the snapshot stay usable. Otherwise DeleteSnapshot fails
+	// with ErrInUse and names the clones. A reader of the snapshot continues to read the same bytes. ErrNoSpace: the
+	// deletion needs more room than the pool has. Nothing was changed.
 	DeleteSnapshot(ctx context.Context, ds, snapshot uuid.UUID) error
 
 	// Restore replaces the head of ds by its snapshot. Where the pool enforces a size, the head keeps its
@@ -112,8 +114,8 @@ type Pool interface {
 	// it starts no process. ErrCorrupt: the head is visibly damaged.
 	Used(ctx context.Context, id uuid.UUID) (dataset.Size, error)
 
-	// Reap finishes the deletion of all datasets in state deleting and of the incoming ones for which drop
-	// returns true, and removes temporary files. It returns how many it removed. It never removes
+	// Reap finishes the deletion of all datasets in state deleting. It deletes the incoming datasets for which drop
+	// returns true, and removes temporary files. It returns how many datasets and files it removed. It never removes
 	// anything else.
 	Reap(ctx context.Context, drop func(incoming uuid.UUID) bool) (int, error)
 
@@ -139,14 +141,14 @@ type Info struct {
 	Path        string // where the datasets are stored
 	DefaultSize dataset.Size
 	UsedLag     time.Duration // maximum age of what Used returns; 0 if it is always current
-	// Freezes says that a snapshot or clone of a mounted head always freezes its filesystem while it runs.
-	// It fails if another process has frozen the filesystem.
+	// Freezes says that a snapshot or clone of a mounted head always freezes the filesystem of the head while it runs.
+	// The snapshot fails if another process has frozen the filesystem.
 	Freezes bool
 	Share   uuid.UUID // the share that has the pool; see Sharer
 }
 
-// Progress receives, now and then, how many bytes are done and the total. A total of 0 is unknown. It is
-// called from one goroutine at a time.
+// Progress receives, now and then, how many bytes are done and the total. If the total is 0, it is not known. A
+// Progress is called from one goroutine at a time.
 type Progress func(done, total int64)
 
 // EntryState is the stage in the life of an Entry.
@@ -170,8 +172,8 @@ type Entry struct {
 	Snapshots []dataset.Snapshot
 	Problem   string // why it is foreign, or the damage of its record or of a snapshot
 
-	// ForeignFiles are the names of the files in its directory that are not Drover's. They are never removed, and so
-	// neither is the dataset.
+	// ForeignFiles are the names of the files in its directory that are not Drover's. Drover never removes these files,
+	// and so it cannot remove the dataset.
 	ForeignFiles []string
 
 	Promoted bool     // of a copy: it has a head that waits for Commit

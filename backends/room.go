@@ -26,20 +26,20 @@ func Reserve(size dataset.Size) dataset.Size {
 
 // CheckRoom returns dataset.ErrNoSpace if a pool is so full that existing datasets could fail soon.
 func CheckRoom(pool string, free, size dataset.Size) error {
-	least := Reserve(size)
-	if free >= least {
+	reserve := Reserve(size)
+	if free >= reserve {
 		return nil
 	}
 	return dataset.Errorf(dataset.ErrNoSpace,
 		"pool %s is nearly full: %s free of %s, %s are reserved for its existing "+
 			"volumes", pool, free.Human(), size.Human(),
-		least.Human())
+		reserve.Human())
 }
 
-// CheckRoomFor is CheckRoom for a transfer that has written some bytes and will write wanted more. The pool's status
+// CheckRoomFor is CheckRoom for a transfer that has written some bytes and will write remaining more. The pool's status
 // may not count the written bytes yet. If the space seems too small, CheckRoomFor calls settle, which makes the pool
 // count them, and checks again.
-func CheckRoomFor(pool string, status func() dataset.PoolStatus, written, wanted int64, settle func() error) error {
+func CheckRoomFor(pool string, status func() dataset.PoolStatus, written, remaining int64, settle func() error) error {
 	left := func(less int64) error {
 		st := status()
 		if !st.Online {
@@ -47,13 +47,13 @@ func CheckRoomFor(pool string, status func() dataset.PoolStatus, written, wanted
 		}
 		return CheckRoom(pool, max(st.Free-dataset.Size(less), 0), st.Size)
 	}
-	if left(written+wanted) == nil {
+	if left(written+remaining) == nil {
 		return nil
 	}
 	if err := settle(); err != nil {
 		return err
 	}
-	return left(wanted)
+	return left(remaining)
 }
 
 // TemporaryImagePath returns the temporary name under which a pool's image is made. Only Drover uses that name, so a

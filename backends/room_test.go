@@ -31,13 +31,12 @@ func TestRoom(t *testing.T) {
 	}
 }
 
-// What was written and is not counted yet is asked for once the pool has counted it, and what is
-// still to come in any case.
+// The check subtracts the bytes that are still to come. Written bytes are subtracted until the pool has counted them.
 func TestRoomForWhatComes(t *testing.T) {
-	const size = 10 * dataset.GiB // of which 512 MiB stay free
+	const size = 10 * dataset.GiB // 512 MiB of it must stay free
 	late := errors.New("late")
 	for _, c := range []struct {
-		free, counted   dataset.Size // before and after what was written is counted
+		free, counted   dataset.Size // before and after the pool has counted the written bytes
 		written, wanted dataset.Size
 		settle          error
 		asked           bool

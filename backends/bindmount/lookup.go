@@ -34,7 +34,7 @@ func rootsOf(dir *os.File) (map[string]bool, error) {
 	if err != nil {
 		return nil, err
 	}
-	ours := map[string]bool{rootOf(self): true}
+	roots := map[string]bool{rootOf(self): true}
 	for _, e := range entries {
 		if !e.IsDir() {
 			continue
@@ -42,16 +42,16 @@ func rootsOf(dir *os.File) (map[string]bool, error) {
 		info, err := e.Info()
 		switch {
 		case err == nil:
-			ours[rootOf(info)] = true
+			roots[rootOf(info)] = true
 		case !errors.Is(err, fs.ErrNotExist):
 			return nil, err
 		}
 	}
-	return ours, nil
+	return roots, nil
 }
 
-// useOfShare returns a use among the mounts of a share: a mount whose root is one of roots, or a mount whose root is
-// unknown and may be one of them.
+// useOfShare returns a use among the mounts of a share: a mount whose root is one of roots. It also returns a mount
+// whose root is unknown, because that root may be one of them.
 func useOfShare(roots map[string]bool, mounts mount.Mounts) (at use) {
 	for _, m := range mounts {
 		if roots[m.Root] {
@@ -136,7 +136,7 @@ func (t *Tracker) findOpener(ctx context.Context, tree mount.Filesystem, roots m
 	return at, nil
 }
 
-// useHere is findUse for the mounts of this mount namespace.
+// useHere does the part of findUse for this mount namespace.
 func useHere(table mount.Mounts, tree mount.Filesystem, path, kind string, roots map[string]bool) use {
 	if below := table.Under(path); len(below) > 0 {
 		return use{point: below[0].Mountpoint}
@@ -162,19 +162,19 @@ func locate(dir *os.File, table mount.Mounts) (tree mount.Filesystem, path, kind
 	if path, err = os.Readlink(fmt.Sprintf("/proc/self/fd/%d", dir.Fd())); err != nil {
 		return tree, "", "", err
 	}
-	for _, own := range table {
-		if uint64(own.ID) != st.Mnt_id {
+	for _, entry := range table {
+		if uint64(entry.ID) != st.Mnt_id {
 			continue
 		}
-		inside, err := filepath.Rel(own.Mountpoint, path)
+		rel, err := filepath.Rel(entry.Mountpoint, path)
 		if err != nil {
 			return tree, "", "", err
 		}
 		return mount.Filesystem{
-			Major: own.Major,
-			Minor: own.Minor,
-			Root:  filepath.Join(own.Root, inside),
-		}, path, own.FSType, nil
+			Major: entry.Major,
+			Minor: entry.Minor,
+			Root:  filepath.Join(entry.Root, rel),
+		}, path, entry.FSType, nil
 	}
 	return tree, "", "", fmt.Errorf("the mount of %s is not in the mount table", path)
 }

@@ -46,9 +46,9 @@ func (t *Tracker) Attach(id uuid.UUID, directory string, readOnly bool) backends
 	}
 }
 
-// A container that is being started has a copy of each mount of the host until its runtime drops them, also of a
-// dataset that was unmounted meanwhile. So a mount that exists only in another mount namespace must stay for half a
-// second before the dataset counts as in use.
+// A container that is being started has a copy of each mount of the host until its runtime drops the copies. The copies
+// include datasets that the host has unmounted meanwhile. So a mount that exists only in another mount namespace must
+// stay for half a second before the dataset counts as in use.
 const (
 	checks     = 5
 	checkPause = 100 * time.Millisecond

@@ -20,8 +20,8 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// What of a share a mount is decides whether a dataset is in use; one of which that is not known
-// may be of it.
+// The part of a share that a mount shows decides whether a dataset is in use. A mount whose part is unknown may show
+// the dataset.
 func TestMountedOfAShare(t *testing.T) {
 	folder := t.TempDir()
 	if err := os.Mkdir(filepath.Join(folder, "head"), 0o700); err != nil {
@@ -58,8 +58,8 @@ func TestMountedOfAShare(t *testing.T) {
 	}
 }
 
-// I11: a dataset counts as unused only after the other mount namespaces and the open files were examined: a
-// look that fails is an error.
+// I11: a dataset counts as unused only after the other mount namespaces and the open files were examined. A failed look
+// is an error.
 func TestI11FailedLookIsNoAnswer(t *testing.T) {
 	failed := errors.New("no /proc")
 	for name, c := range map[string]struct{ mounts, files error }{
@@ -115,9 +115,9 @@ func TestI11MountedHere(t *testing.T) {
 	}
 }
 
-// TestI11LooksAgain: the runtime of a container that starts has a copy of each mount of the host for a
-// moment. A dataset that only such a copy holds does not count as in use once the copy has gone; one that
-// is held for longer does.
+// TestI11LooksAgain: the runtime of a container that starts has a copy of each mount of the host for a moment. A
+// dataset that is mounted only in such a copy does not count as in use after the copy has disappeared. A dataset that
+// stays mounted for longer counts.
 func TestI11LooksAgain(t *testing.T) {
 	for name, c := range map[string]struct {
 		endsAfter, cancelAfter, looks int // numbers of looks
@@ -153,7 +153,7 @@ func TestI11LooksAgain(t *testing.T) {
 	}
 }
 
-// holder has a folder mounted in a mount namespace of its own until end is called.
+// holder starts a process that has a folder mounted in a separate mount namespace until end is called.
 func holder(t *testing.T, folder string) (end func()) {
 	t.Helper()
 	cmd := exec.Command("sh", "-c", `mount --bind "$0" "$1" && echo ready && exec sleep infinity`, folder, t.TempDir())

@@ -7,9 +7,9 @@
 //
 // # Sizes
 //
-// A size is a limit of the filesystem's quotas, if they are on (package quota). A limit is set at each clone and
-// restore, because a subvolume begins with the limit of its source, and again when the pool is opened, because limits
-// are lost when somebody switches quotas off and on.
+// A size is a limit of the filesystem's quotas, if they are on (package quota). A clone and a restore set the limit,
+// because a new subvolume has the limit of its source. Opening the pool sets all limits again, because they are lost
+// when somebody switches quotas off and on.
 //
 // # Durability
 //
@@ -27,9 +27,12 @@
 //	quota       limits of subvolumes, and the counters of destroyed ones
 //	subvolume   opening, copying and destroying subvolumes
 //
-// This package has the operations on datasets. A [Pool] opens the folder of the dataset that it works on, which claims
-// the dataset (package shelf), and passes the folder to a part. Parts keep no state about datasets: everything is read
-// from the folder.
+// This package has the operations on datasets. The agent opens a [Pool] and calls it by the contract of package
+// backends. A Pool opens the folder of the dataset that it works on, which claims the dataset (package shelf), and
+// passes the folder to a part. Parts keep no state about datasets: everything is read from the folder. The state in
+// memory is the attachments (package bindmount), the time of the next recount of the quotas and the calls that destroy
+// subvolumes (package quota), and the commits that callers share (btrfsctl.Commits). Each is protected by a mutex. The
+// claim only excludes Reap: the caller of backends.Pool prevents other concurrent changes of the dataset.
 package btrfs
 
 import (

@@ -20,7 +20,7 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// subvolume makes one in a directory.
+// subvolume makes a subvolume in a directory.
 func (f *fixture) subvolume(dir, name string) string {
 	f.Helper()
 	d, err := os.Open(dir)
@@ -39,8 +39,8 @@ func (f *fixture) fails(err error, kind *dataset.Kind, says string) {
 	}
 }
 
-// What a container's own subvolumes would make of a snapshot is said, and they go with the
-// dataset.
+// A snapshot of a dataset with subvolumes of a container is refused with the reason. These subvolumes are destroyed
+// together with the dataset.
 func TestSubvolumesOfContainers(t *testing.T) {
 	f := newFixture(t)
 	c := f.stage()
@@ -73,8 +73,8 @@ func TestSubvolumesOfContainers(t *testing.T) {
 	}
 }
 
-// A subvolume that something in a dataset makes while a snapshot or clone of it is taken is not left out
-// of that unnoticed: the snapshot is refused, and nothing of it stays.
+// If a process makes a subvolume in a dataset while a snapshot or clone is taken, the snapshot is refused and nothing
+// of it remains. Otherwise the snapshot would silently lack the subvolume.
 func TestSubvolumeMadeMeanwhile(t *testing.T) {
 	for name, take := range map[string]func(f *fixture, c cast) error{
 		"snapshot": func(f *fixture, c cast) error { return f.Snapshot(t.Context(), c.Keep, nil) },
@@ -115,7 +115,7 @@ func subvolumeGone(dir, name string) error {
 	return errors.Join(btrfsctl.Delete(parent, name), parent.Close())
 }
 
-// A kept head is as unchangeable as any snapshot.
+// A former head that a restore has kept is read-only like any snapshot.
 func TestKeptHeadIsReadOnly(t *testing.T) {
 	f := newFixture(t)
 	c := f.stage()
@@ -128,7 +128,7 @@ func TestKeptHeadIsReadOnly(t *testing.T) {
 	}
 }
 
-// What Drover did not make is listed and kept, subvolumes too.
+// Files and subvolumes that Drover did not make are listed and kept.
 func TestForeignSubvolumesStay(t *testing.T) {
 	f := newFixture(t)
 	c := f.stage()
@@ -157,8 +157,8 @@ func TestForeignSubvolumesStay(t *testing.T) {
 	}
 }
 
-// A tree that is no subvolume was made by somebody who copied files: it has no limit, and
-// no snapshot could be taken of it.
+// A tree that is not a subvolume was made by a person who copied files. It has no limit, and no snapshot of it can be
+// taken.
 func TestPlainDirectoriesAreNoHeads(t *testing.T) {
 	f := newFixture(t)
 	c := f.stage()
@@ -189,7 +189,7 @@ func TestPlainDirectoriesAreNoHeads(t *testing.T) {
 	}
 }
 
-// Sizes are what quotas are, which are somebody else's to switch.
+// Sizes are enforced only if quotas are on, and other programs can switch quotas on and off.
 func TestQuotasThatAreSwitched(t *testing.T) {
 	f := newFixture(t)
 	c := f.stage()
@@ -225,16 +225,16 @@ func TestQuotasThatAreSwitched(t *testing.T) {
 	f.must(f.Restore(t.Context(), c.Dataset.ID, c.Snapshot.ID, c.Keep, nil))
 
 	scratch.Quota(t, f.disk, "full")
-	reason("") // nothing was promised that does not hold
-	f.reopen() // limits are lost with the quotas, and sizes are not
+	reason("") // the pool promised nothing that it does not keep
+	f.reopen() // limits are lost when quotas are switched off, recorded sizes are not
 	reason("")
 	f.wantLimit(c.Dataset.ID, little)
 	f.wantLimit(unlimited.ID, 0)
 }
 
-// TestQuotasAreCountedAnew has the kernel give its counts up, as it does by itself now and then: a pool
-// says so, and has it count, and nobody else has to. What is given up before that has ended is left
-// for a while.
+// TestQuotasAreCountedAnew makes the kernel abandon its counts, as it sometimes does by itself. The pool reports that
+// and starts a recount, without an operator. If the kernel abandons the counts again soon after, the pool waits before
+// the next recount.
 func TestQuotasAreCountedAnew(t *testing.T) {
 	f := newFixture(t)
 	now := clock.NewFake(time.Unix(1000, 0))
@@ -248,7 +248,7 @@ func TestQuotasAreCountedAnew(t *testing.T) {
 	f.must(err)
 	f.write(c.Dataset.ID, strings.Repeat("x", 1<<20))
 	f.must(f.Snapshot(t.Context(), c.Keep, nil))
-	f.must(btrfsctl.StartCleanup(head)) // what the two share is counted
+	f.must(btrfsctl.StartCleanup(head)) // the blocks that both share are counted
 	givesUp := func(group string) {
 		t.Helper()
 		scratch.Run(t, "btrfs", "qgroup", "create", group, f.disk)
@@ -264,21 +264,21 @@ func TestQuotasAreCountedAnew(t *testing.T) {
 				"quotas are being rescanned: sizes may not be enforced until then (btrfs quota rescan -w "+f.path()) {
 			t.Errorf("%+v", st)
 		}
-		scratch.Run(t, "btrfs", "quota", "rescan", "-W", f.disk) // waits, and begins none
+		scratch.Run(t, "btrfs", "quota", "rescan", "-W", f.disk) // -W waits, and starts no rescan
 		if _, settled, err := quotas(f.disk); settled != want || err != nil {
 			t.Errorf("counted: %t, want %t, %v", settled, want, err)
 		}
 	}
 	givesUp("1/7")
 	counts(true)
-	givesUp("1/8") // nobody has seen the end of the count
+	givesUp("1/8") // no call has noticed the end of the recount
 	counts(false)
 	now.Advance(quota.RecountEvery)
 	counts(true)
 	if st := f.Status(t.Context()); st.Reason != "" {
 		t.Errorf("%+v", st)
 	}
-	givesUp("1/9") // at once, as it had ended
+	givesUp("1/9") // at once, because the recount had ended
 	counts(true)
 	f.wantLimit(c.Dataset.ID, little)
 }
@@ -292,8 +292,8 @@ func quotas(path string) (btrfsctl.Quota, bool, error) {
 	return btrfsctl.Quotas(dir)
 }
 
-// A clone without a size of one that has one takes that; one of an unlimited dataset has
-// none, whatever limit its source's subvolume happened to have.
+// A clone without a size gets the size of its source. A clone of an unlimited dataset has no limit, even if the
+// subvolume of the source has one.
 func TestLimitsAreSetOrCleared(t *testing.T) {
 	f := newFixture(t)
 	c := f.stage()
@@ -303,7 +303,7 @@ func TestLimitsAreSetOrCleared(t *testing.T) {
 	f.wantLimit(same.ID, little)
 	f.must(f.Pool.(backends.Resizer).Resize(t.Context(), c.Dataset.ID, 0, nil))
 	f.wantLimit(c.Dataset.ID, 0)
-	scratch.Run(t, "btrfs", "qgroup", "limit", "20M", f.head(c.Dataset.ID)) // by hand
+	scratch.Run(t, "btrfs", "qgroup", "limit", "20M", f.head(c.Dataset.ID)) // set by a person
 	e, err := f.Stat(t.Context(), c.Dataset.ID)
 	f.must(err)
 	if !strings.Contains(e.Problem, "the limit of its subvolume is 20MiB but its size is 0B") {
@@ -314,7 +314,7 @@ func TestLimitsAreSetOrCleared(t *testing.T) {
 	f.must(err)
 	f.wantLimit(free.ID, 0)
 	f.must(f.Restore(t.Context(), c.Dataset.ID, c.Snapshot.ID, c.Keep, nil))
-	f.wantLimit(c.Dataset.ID, 0) // as the dataset has none now
+	f.wantLimit(c.Dataset.ID, 0) // because the dataset has no size
 }
 
 func TestSizesThatCannotBe(t *testing.T) {
@@ -365,7 +365,7 @@ func TestOpen(t *testing.T) {
 	f.must(New().Available(t.Context()))
 }
 
-// A pool without a free block opens, and what is in it can be removed.
+// A pool without a free block can be opened, and its datasets can be removed.
 func TestOpenWhenFull(t *testing.T) {
 	f := newFixture(t)
 	c := f.stage()

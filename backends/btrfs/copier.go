@@ -26,9 +26,9 @@ type copier struct {
 	step   func(string)
 }
 
-// dropHead removes the head of a copy, if it has one. If a crash interrupted a Supersede, the head becomes the
-// snapshot. Any other head is destroyed if it has the content of a snapshot. Otherwise dropHead fails with
-// dataset.ErrConflict.
+// dropHead removes the head of a copy, if it has one. If a crash interrupted a Supersede, dropHead completes it, and
+// the head becomes the snapshot. Any other head is destroyed if it has the content of a snapshot. Otherwise dropHead
+// fails with dataset.ErrConflict.
 func (cp *copier) dropHead(ctx context.Context, f *shelf.Folder) error {
 	h, err := f.Head()
 	if err != nil {
@@ -37,11 +37,11 @@ func (cp *copier) dropHead(ctx context.Context, f *shelf.Folder) error {
 	if _, err := f.Lstat(h.Tree); errors.Is(err, os.ErrNotExist) {
 		return shelf.SyncDir(f.Root)
 	}
-	kept, err := f.MayBeSnapshot(h.Tree)
+	isSnapshot, err := f.MayBeSnapshot(h.Tree)
 	if err != nil {
 		return err
 	}
-	if kept {
+	if isSnapshot {
 		err = subvolume.Protect(f, h.Tree)
 	} else {
 		err = cp.checkKept(ctx, f, h)
@@ -53,7 +53,7 @@ func (cp *copier) dropHead(ctx context.Context, f *shelf.Folder) error {
 		return err
 	}
 	cp.step("btrfs.head.dropped")
-	if kept {
+	if isSnapshot {
 		return nil
 	}
 	return cp.trees.DestroyIn(ctx, f, h.Tree)
@@ -66,11 +66,11 @@ func (cp *copier) checkKept(ctx context.Context, f *shelf.Folder, h shelf.Head) 
 			return nil
 		}
 	}
-	kept, err := f.Snapshots()
+	snapshots, err := f.Snapshots()
 	if err != nil {
 		return err
 	}
-	for _, s := range kept {
+	for _, s := range snapshots {
 		if same, err := cp.points.equal(ctx, f, h, s.ID); err != nil || same {
 			return err
 		}
@@ -89,7 +89,7 @@ func (cp *copier) dropRelated(ctx context.Context, f *shelf.Folder, snapshot uui
 	if err != nil {
 		return err
 	}
-	// An interrupted Supersede would still make the head that snapshot, which would bring the snapshot back.
+	// An interrupted Supersede would still turn the head into that snapshot, and so bring the snapshot back.
 	keeping, err := f.IsTreeOf(h.Tree, snapshot)
 	if err != nil || h.From != snapshot && !keeping {
 		return err
@@ -129,12 +129,12 @@ func (cp *copier) promote(ctx context.Context, f *shelf.Folder, snapshot uuid.UU
 	if err := cp.dropHead(ctx, f); err != nil {
 		return err
 	}
-	fresh := shelf.Head{Tree: shelf.RestoredTree(uuid.New()), Size: s.Limit, From: snapshot}
-	if err := cp.heads.fill(ctx, f, s, fresh); err != nil {
+	newHead := shelf.Head{Tree: shelf.RestoredTree(uuid.New()), Size: s.Limit, From: snapshot}
+	if err := cp.heads.fill(ctx, f, s, newHead); err != nil {
 		return err
 	}
 	cp.step("btrfs.promote.made")
-	return f.SetHead(fresh)
+	return f.SetHead(newHead)
 }
 
 // commit makes a promoted copy a ready dataset.
@@ -213,8 +213,8 @@ func (p *Pool) Supersede(ctx context.Context, ds uuid.UUID, keep dataset.Snapsho
 }
 
 // demote turns a dataset into a copy after it has called keep. The dataset moves together with its head, and the head
-// is removed afterwards, so that there is never a dataset without a head. keep returns the snapshot that has the
-// content of the head, or uuid.Nil if keep has recorded that the head becomes a snapshot.
+// is removed afterwards, so that there is never a dataset without a head. keep returns the snapshot with the content of
+// the head. It returns uuid.Nil if it has recorded instead that the head becomes a snapshot.
 func (cp *copier) demote(ctx context.Context, ds uuid.UUID, keep func(*shelf.Folder) (uuid.UUID, error)) error {
 	f, err := cp.shelf.FindAny(ds)
 	if err != nil {
@@ -227,7 +227,7 @@ func (cp *copier) demote(ctx context.Context, ds uuid.UUID, keep func(*shelf.Fol
 	if err := f.Sweep(); err != nil {
 		return err
 	}
-	is, err := keep(f)
+	snapshot, err := keep(f)
 	if err != nil {
 		return backends.NoSpace(err)
 	}
@@ -237,8 +237,8 @@ func (cp *copier) demote(ctx context.Context, ds uuid.UUID, keep func(*shelf.Fol
 		if err != nil {
 			return err
 		}
-		if h.From != is { // the head was written to since it was recorded, or was compared for the first time
-			h.From = is
+		if h.From != snapshot { // the head was written to since it was recorded, or was compared for the first time
+			h.From = snapshot
 			if err := f.SetHead(h); err != nil {
 				return err
 			}

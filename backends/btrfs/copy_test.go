@@ -21,7 +21,7 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// inner is a pool without the methods of a sized one.
+// inner returns the Pool of a sized pool.
 func inner(p backends.Pool) *Pool {
 	if sized, ok := p.(*sizedPool); ok {
 		return sized.Pool
@@ -44,11 +44,11 @@ func checkDemoted(f *fixture, c cast, done bool) {
 			f.Errorf("the copy's head holds %q, %v", got, err)
 		}
 	case e.State == backends.EntryReady:
-		f.holds(c.Dataset.ID, uuid.Nil, "new") // unread, which would give it another time
+		f.holds(c.Dataset.ID, uuid.Nil, "new") // do not read the head, because that would change its access time
 	}
 }
 
-// readdressed sends a snapshot, as a difference to base, with whatever header.
+// readdressed returns the stream of a snapshot, as a difference to base, with the given header.
 func readdressed(ctx context.Context, p *Pool, s dataset.Snapshot, base uuid.UUID, h spool.Header) ([]byte, error) {
 	f, err := p.shelf.FindAny(s.Dataset)
 	if err != nil {
@@ -79,13 +79,12 @@ func readdressed(ctx context.Context, p *Pool, s dataset.Snapshot, base uuid.UUI
 	return out.Bytes(), err
 }
 
-// A stream that is a difference to another base than it says, or to one that was changed, is
-// refused, and leaves nothing.
+// A stream whose real base differs from the named one, or was changed, is refused and leaves nothing.
 func TestStreamOnAWrongBase(t *testing.T) {
 	f := newFixture(t)
 	c := f.stage()
 	p := inner(f.Pool)
-	for _, name := range []string{"one", "two"} { // what the other base has not
+	for _, name := range []string{"one", "two"} { // files that the other base lacks
 		f.must(os.Mkdir(f.head(c.Dataset.ID)+"/"+name, 0o700))
 	}
 	f.must(f.Snapshot(t.Context(), c.Keep, nil))
@@ -125,8 +124,8 @@ func TestStreamOnAWrongBase(t *testing.T) {
 	f.settled()
 }
 
-// A snapshot that would not fit beside the stream that it comes by is refused before it is
-// begun; what has come stays, and makes it once there is room.
+// If a snapshot does not fit beside its received stream, it is refused before it is made. The received stream stays,
+// and the snapshot is made from it when there is room.
 func TestNoRoomBesideTheStream(t *testing.T) {
 	f := fixtureAt(t, scratch.Mount(t, "btrfs", 384<<20))
 	d, other := dataset.Dataset{ID: uuid.New()}, dataset.Dataset{ID: uuid.New()}
@@ -164,9 +163,8 @@ func TestNoRoomBesideTheStream(t *testing.T) {
 	}
 }
 
-// A head that a crash left on its way to be a superseded snapshot is destroyed by nothing that
-// comes after: neither a reaping, nor a demotion to the snapshot before it, nor what takes a head
-// away to make another.
+// A crash can interrupt a Supersede, which turns a head into a snapshot. Nothing that follows destroys that head:
+// neither Reap, nor Demote to the previous snapshot, nor a Promote that replaces the head.
 func TestSupersedeCutShortKeepsTheHead(t *testing.T) {
 	for _, forgotten := range []bool{false, true} {
 		f := newFixture(t)
@@ -187,7 +185,7 @@ func TestSupersedeCutShortKeepsTheHead(t *testing.T) {
 		f.reopen()
 		f.settled()
 		p := inner(f.Pool)
-		if forgotten { // as a reaping before left it
+		if forgotten { // as an earlier Reap left it
 			f.must(os.Remove(f.folder(c.Dataset.ID) + "/snapshot-" + c.Keep.ID.String() + ".json"))
 			f.fails(p.Promote(t.Context(), c.Dataset.ID, c.Snapshot.ID), dataset.ErrConflict, "in no snapshot of it")
 		}
@@ -204,8 +202,8 @@ func TestSupersedeCutShortKeepsTheHead(t *testing.T) {
 	}
 }
 
-// A stream fits what its base was sent as, wherever that is now, and nothing else, though every
-// path of it be there.
+// A stream can be applied only to the subvolume that was received from its base, wherever that is now. It is refused
+// for all others, even if they have the same paths.
 func TestStreamFitsItsBaseAlone(t *testing.T) {
 	f := newFixture(t)
 	c := f.stage()
@@ -223,7 +221,7 @@ func TestStreamFitsItsBaseAlone(t *testing.T) {
 		_, err = p.Receive(t.Context(), d, bytes.NewReader(stream), nil)
 		return err
 	}
-	twin := dataset.Dataset{ID: uuid.New(), Size: little} // of the same paths, with a snapshot of that name
+	twin := dataset.Dataset{ID: uuid.New(), Size: little} // with the same paths, and a snapshot of the same name
 	_, err := f.Create(t.Context(), twin)
 	f.must(err)
 	f.must(f.Pool.Commit(t.Context(), twin.ID))
@@ -240,7 +238,7 @@ func TestStreamFitsItsBaseAlone(t *testing.T) {
 	f.must(receive(c.Dataset, c.Other, c.Snapshot.ID, uuid.Nil))
 	f.must(receive(c.Dataset, c.Other, c.Keep.ID, c.Snapshot.ID))
 	f.must(receive(c.Other, third, c.Snapshot.ID, uuid.Nil))
-	f.must(receive(c.Dataset, third, c.Keep.ID, c.Snapshot.ID)) // from where its base was taken
+	f.must(receive(c.Dataset, third, c.Keep.ID, c.Snapshot.ID)) // from the pool in which its base was taken
 	f.holds(third.ID, c.Keep.ID, "new")
 	f.must(p.Supersede(t.Context(), c.Dataset.ID, dataset.Snapshot{ID: uuid.New(), Dataset: c.Dataset.ID}))
 	f.must(f.DeleteSnapshot(t.Context(), c.Dataset.ID, c.Keep.ID))
@@ -249,7 +247,8 @@ func TestStreamFitsItsBaseAlone(t *testing.T) {
 	f.settled()
 }
 
-// What came when nobody noted as what is told by the first frame of what is a difference to it.
+// For a snapshot that was received without a recorded identity, the first frame of a difference to it already shows the
+// problem.
 func TestBaseThatNobodyNoted(t *testing.T) {
 	f := newFixture(t)
 	c := f.stage()
@@ -273,7 +272,7 @@ func TestBaseThatNobodyNoted(t *testing.T) {
 	}
 	f.must(receive(c.Snapshot.ID, uuid.Nil, bytes.NewReader(stream(c.Snapshot.ID, uuid.Nil))))
 	base := filepath.Join(f.path(), "copies", copied.ID.String(), shelf.TreeOf(c.Snapshot.ID))
-	for _, ro := range []string{"false", "true"} { // which forgets as what it came
+	for _, ro := range []string{"false", "true"} { // this makes the subvolume forget its received UUID
 		scratch.Run(t, "btrfs", "property", "set", "-f", base, "ro", ro)
 	}
 	whole, difference := stream(c.Keep.ID, uuid.Nil), stream(c.Keep.ID, c.Snapshot.ID)
@@ -287,8 +286,8 @@ func TestBaseThatNobodyNoted(t *testing.T) {
 	f.settled()
 }
 
-// A copy that takes more here than its volume may, as its home compresses and this does not, becomes
-// a head all the same, in which nothing can be written before something is deleted, or it is larger.
+// A copy can take more space here than the size of its volume, because its home compresses data and this pool does not.
+// It still becomes a head. Nothing can be written to that head before data is deleted or the volume grows.
 func TestPromoteOfWhatWasCompressed(t *testing.T) {
 	home, f := newFixture(t), newFixture(t)
 	scratch.Run(t, "mount", "-o", "remount,compress-force=zstd", home.disk)

@@ -15,7 +15,7 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// counted returns of which subvolumes quotas have a count, by their sysfs names.
+// counted returns the subvolumes for which the quotas have a counter, by their names in sysfs.
 func (f *fixture) counted() []string {
 	f.Helper()
 	dir, err := os.Open(f.disk)
@@ -33,8 +33,8 @@ func (f *fixture) raze() {
 	f.must(f.Pool.(*sizedPool).RemoveStorage(f.Context()))
 }
 
-// What quotas counted of a subvolume goes when that is gone, in a crash's wake too, and what
-// is another's stays: kernels leave it there, before 6.11 always.
+// The counters of a subvolume are removed after it was destroyed, also after a crash. Counters of others stay. The
+// kernel leaves counters behind, before 6.11 always.
 func TestCountsOfDeletedGo(t *testing.T) {
 	for _, mode := range []string{"full", "simple"} {
 		t.Run(mode, func(t *testing.T) {
@@ -57,7 +57,7 @@ func TestCountsOfDeletedGo(t *testing.T) {
 			if got := f.read(c.ID); got != "blocks that the snapshot has" {
 				t.Errorf("the clone holds %q", got)
 			}
-			f.reopen() // who begins anew knows what was begun
+			f.reopen() // a new process knows the unfinished work
 			f.must(f.Delete(t.Context(), c.ID))
 			f.raze()
 			if st := f.Status(t.Context()); st.Reason != "" {
@@ -77,7 +77,7 @@ func TestCountsOfDeletedGo(t *testing.T) {
 	}
 }
 
-// A note of a subvolume that is there after all goes, and its count stays.
+// A note about a subvolume that still exists is removed, and the counter of the subvolume stays.
 func TestNoteOfWhatIsThere(t *testing.T) {
 	f := newFixture(t)
 	c := f.stage()
@@ -97,7 +97,7 @@ func TestNoteOfWhatIsThere(t *testing.T) {
 	}
 }
 
-// A count that goes while the kernel is not done with it would have all quotas counted anew.
+// Removing a counter while the kernel still uses it would make all quotas inconsistent.
 func TestCountsGoWithoutDoubt(t *testing.T) {
 	disk := scratch.Mount(t, "btrfs", 512<<20)
 	scratch.Quota(t, disk, "full")

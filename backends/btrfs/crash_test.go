@@ -23,8 +23,8 @@ const (
 	more   = 96 * dataset.MiB
 )
 
-// cast is who plays in a scenario: a dataset that holds "new", its snapshot that holds
-// "old", and what is to be made.
+// cast has the datasets and snapshots of a scenario: a dataset with the content "new", its snapshot with the content
+// "old", and those that the operation makes.
 type cast struct {
 	Dataset, Other dataset.Dataset
 	Snapshot, Keep dataset.Snapshot
@@ -47,7 +47,7 @@ func (f *fixture) stage() cast {
 	return c
 }
 
-// has tells whether a dataset has a snapshot.
+// has reports whether a dataset has a snapshot.
 func (f *fixture) has(ds, snapshot uuid.UUID) bool {
 	f.Helper()
 	e, err := f.Stat(f.Context(), ds)
@@ -68,7 +68,7 @@ func stepping(step func(string)) backends.Kind {
 
 func TestMain(m *testing.M) { os.Exit(crashing.Main(m, stepping)) }
 
-// crashes is what the crash matrix checks on a btrfs besides the list.
+// crashes returns the checks of the crash matrix on a btrfs in addition to the list.
 func crashes() backendtest.Crashes {
 	return backendtest.Crashes{
 		Crash: crashing.Killed,
@@ -108,8 +108,7 @@ func TestI2PowerCutAtEveryStep(t *testing.T) {
 	})
 }
 
-// A head is on the disk before the record that says that it is there: nothing in between
-// has it written by accident.
+// A head is on the disk before the record that names it. No other flush in between writes the head by accident.
 func TestHeadIsCommittedBeforeItsRecord(t *testing.T) {
 	image := scratch.Image(t, "btrfs", 1<<30)
 	f := fixtureAt(t, scratch.MountImage(t, "btrfs", image))

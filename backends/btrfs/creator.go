@@ -92,7 +92,7 @@ func source(f *shelf.Folder, src dataset.Source) (string, dataset.Size, error) {
 	return h.Tree, h.Size, err
 }
 
-// cloneSize returns the size of a clone: the larger one of the size of the tree that is cloned and the wanted one.
+// cloneSize returns the size of a clone: the requested size, or the size of the cloned tree if that is larger.
 func (c *creator) cloneSize(ctx context.Context, from *shelf.Folder, name string, size,
 	want dataset.Size) (dataset.Size, error) {
 	switch {

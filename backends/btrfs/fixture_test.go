@@ -17,7 +17,7 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// fixture is a pool on a disk of its own with full quotas.
+// fixture is a pool on a separate disk with full quotas.
 type fixture struct {
 	*testing.T
 	backends.Pool
@@ -59,7 +59,7 @@ func (f *fixture) must(err error) {
 	}
 }
 
-// folder is where a dataset lies.
+// folder returns the folder of a dataset.
 func (f *fixture) folder(id uuid.UUID) string {
 	f.Helper()
 	e, err := f.Stat(f.Context(), id)
@@ -67,7 +67,7 @@ func (f *fixture) folder(id uuid.UUID) string {
 	return e.Path
 }
 
-// head is where a dataset is mounted from.
+// head returns the directory from which a dataset is mounted.
 func (f *fixture) head(id uuid.UUID) string {
 	f.Helper()
 	a, err := f.Attach(f.Context(), id, backends.AttachOptions{})
@@ -76,7 +76,7 @@ func (f *fixture) head(id uuid.UUID) string {
 	return a.Mount.Source
 }
 
-// write puts content into a dataset's file, and onto the disk.
+// write writes content to a dataset's file and flushes it.
 func (f *fixture) write(id uuid.UUID, content string) {
 	f.Helper()
 	file, err := os.Create(filepath.Join(f.head(id), "file"))
@@ -96,7 +96,7 @@ func (f *fixture) read(id uuid.UUID) string {
 	return string(b)
 }
 
-// holds wants a clone of a snapshot to have that content; "absent" wants no snapshot.
+// holds fails unless a clone of a snapshot has the content. With "absent", it fails if the snapshot exists.
 func (f *fixture) holds(ds, snapshot uuid.UUID, want string) {
 	f.Helper()
 	c := dataset.Dataset{ID: uuid.New()}
@@ -140,7 +140,7 @@ func (f *fixture) wantLimit(id uuid.UUID, want dataset.Size) {
 	}
 }
 
-// settled reaps, and wants every subvolume to be a head or a snapshot then.
+// settled reaps, and fails unless every remaining subvolume is a head or a snapshot.
 func (f *fixture) settled() {
 	f.Helper()
 	_, err := f.Reap(f.Context(), func(uuid.UUID) bool { return true })

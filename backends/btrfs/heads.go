@@ -17,27 +17,27 @@ type heads struct {
 }
 
 // check fails if a snapshot holds more than the size of the head that is made from it.
-func (h *heads) check(ctx context.Context, f *shelf.Folder, s shelf.SnapshotRecord, fresh shelf.Head) error {
-	if fresh.Size == 0 || !h.quota.Full() {
+func (h *heads) check(ctx context.Context, f *shelf.Folder, s shelf.SnapshotRecord, newHead shelf.Head) error {
+	if newHead.Size == 0 || !h.quota.Full() {
 		return nil
 	}
 	used, err := h.sizes.used(ctx, f, s.Tree)
-	if err == nil && used > fresh.Size {
-		err = fmt.Errorf("%w: make the volume larger first", tooLargeError("it", used, fresh.Size))
+	if err == nil && used > newHead.Size {
+		err = fmt.Errorf("%w: make the volume larger first", tooLargeError("it", used, newHead.Size))
 	}
 	return err
 }
 
 // fill durably fills the tree of a new head from a snapshot. The tree may have more data than its size, if the data was
 // compressed at its source. Then the head is full.
-func (h *heads) fill(ctx context.Context, f *shelf.Folder, s shelf.SnapshotRecord, fresh shelf.Head) error {
-	if err := h.trees.Copy(ctx, f, s.Tree, f, fresh.Tree, false); err != nil {
+func (h *heads) fill(ctx context.Context, f *shelf.Folder, s shelf.SnapshotRecord, newHead shelf.Head) error {
+	if err := h.trees.Copy(ctx, f, s.Tree, f, newHead.Tree, false); err != nil {
 		return err
 	}
-	dir, err := subvolume.Open(f, fresh.Tree)
+	dir, err := subvolume.Open(f, newHead.Tree)
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
-	return h.quota.Assign(dir, fresh.Size)
+	return h.quota.Assign(dir, newHead.Size)
 }

@@ -34,7 +34,7 @@ func describe(q *quota.Quota) func(*shelf.Folder, *backends.Entry) {
 func describeHead(q *quota.Quota, f *shelf.Folder, head shelf.Head, e *backends.Entry) {
 	dir, err := subvolume.Open(f, head.Tree)
 	if err != nil {
-		if _, gone := f.Lstat(head.Tree); gone == nil { // DescribeTrees reports it otherwise
+		if _, statErr := f.Lstat(head.Tree); statErr == nil { // DescribeTrees reports it otherwise
 			shelf.AddProblem(e, err)
 		}
 		return

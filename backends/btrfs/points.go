@@ -47,12 +47,12 @@ func (pt *points) freeze(ctx context.Context, f *shelf.Folder, h shelf.Head) (tr
 	if err := pt.trees.Copy(ctx, f, h.Tree, f, name, true); err != nil {
 		return nil, nil, err
 	}
-	gone := func() { _ = pt.trees.DestroyIn(context.WithoutCancel(ctx), f, name) }
+	destroy := func() { _ = pt.trees.DestroyIn(context.WithoutCancel(ctx), f, name) }
 	if tree, err = subvolume.Open(f, name); err != nil {
-		gone()
+		destroy()
 		return nil, nil, err
 	}
-	return tree, func() { _ = tree.Close(); gone() }, nil
+	return tree, func() { _ = tree.Close(); destroy() }, nil
 }
 
 // equal reports whether a head has the content of a snapshot. The folder may be that of a dataset or of a copy.
@@ -62,12 +62,12 @@ func (pt *points) equal(ctx context.Context, f *shelf.Folder, h shelf.Head, snap
 		return false, err
 	}
 	defer done()
-	now, gone, err := pt.freeze(ctx, f, h)
+	head, destroy, err := pt.freeze(ctx, f, h)
 	if err != nil {
 		return false, err
 	}
-	defer gone()
-	_, err = compare(ctx, now, old, true)
+	defer destroy()
+	_, err = compare(ctx, head, old, true)
 	if errors.Is(err, btrfsctl.ErrDiffers) {
 		return false, nil
 	}
@@ -78,28 +78,28 @@ func (pt *points) equal(ctx context.Context, f *shelf.Folder, h shelf.Head, snap
 // value. If first is set, it fails with btrfsctl.ErrDiffers at the first difference.
 func (pt *points) compare(ctx context.Context, f *shelf.Folder, older, newer dataset.Source,
 	first bool) (c btrfsctl.Change, err error) {
-	fresh, done, err := pt.open(ctx, f, newer)
+	newerTree, done, err := pt.open(ctx, f, newer)
 	if err != nil {
 		return c, err
 	}
 	defer done()
 	if older.Dataset == uuid.Nil {
-		return compare(ctx, fresh, nil, first)
+		return compare(ctx, newerTree, nil, first)
 	}
-	old, oldDone, err := pt.open(ctx, f, older)
+	olderTree, oldDone, err := pt.open(ctx, f, older)
 	if err != nil {
 		return c, err
 	}
 	defer oldDone()
-	return compare(ctx, fresh, old, first)
+	return compare(ctx, newerTree, olderTree, first)
 }
 
-// compare reads the stream between two subvolumes without their data.
-func compare(ctx context.Context, fresh, old *os.File, first bool) (c btrfsctl.Change, err error) {
+// compare returns the difference between two subvolumes. It reads the kernel's stream without file data.
+func compare(ctx context.Context, newerTree, olderTree *os.File, first bool) (c btrfsctl.Change, err error) {
 	r, w := io.Pipe()
 	sent := make(chan error, 1)
 	go func() {
-		err := btrfsctl.Send(ctx, fresh, old, false, w)
+		err := btrfsctl.Send(ctx, newerTree, olderTree, false, w)
 		_ = w.CloseWithError(err)
 		sent <- err
 	}()

@@ -87,10 +87,10 @@ func (p *Pool) assemble() {
 	p.creator = &creator{
 		pool: p.name, shelf: p.shelf, quota: p.quota, sizes: p.sizes, space: p.space, trees: p.trees, step: p.step,
 	}
-	fresh, pts := &heads{quota: p.quota, sizes: p.sizes, trees: p.trees}, &points{trees: p.trees}
-	p.snapshots = &snapshots{uses: &p.uses, space: p.space, heads: fresh, trees: p.trees, step: p.step}
+	newHeads, pts := &heads{quota: p.quota, sizes: p.sizes, trees: p.trees}, &points{trees: p.trees}
+	p.snapshots = &snapshots{uses: &p.uses, space: p.space, heads: newHeads, trees: p.trees, step: p.step}
 	p.sender = &sender{shelf: p.shelf, points: pts}
-	p.copier = &copier{shelf: p.shelf, uses: &p.uses, heads: fresh, points: pts, trees: p.trees, step: p.step}
+	p.copier = &copier{shelf: p.shelf, uses: &p.uses, heads: newHeads, points: pts, trees: p.trees, step: p.step}
 	p.receiver = &receiver{
 		shelf: p.shelf, quota: p.quota, space: p.space, trees: p.trees, copier: p.copier, step: p.step,
 	}
@@ -101,11 +101,11 @@ func (p *Pool) ID() uuid.UUID { return p.shelf.ID() }
 
 // Info implements backends.Pool.
 func (p *Pool) Info() backends.Info {
-	can, sized := (*Backend)(nil).MaxCapabilities(), p.quota.Enabled()
-	can.EnforcesSize, can.OnlineGrow, can.Shrink = sized, sized, sized
-	can.CountsWritten, can.KnowsUsed = p.quota.Simple(), p.quota.Full()
+	caps, sized := (*Backend)(nil).MaxCapabilities(), p.quota.Enabled()
+	caps.EnforcesSize, caps.OnlineGrow, caps.Shrink = sized, sized, sized
+	caps.CountsWritten, caps.KnowsUsed = p.quota.Simple(), p.quota.Full()
 	return backends.Info{
-		Capabilities: can,
+		Capabilities: caps,
 		Note: "subvolumes: constant-time snapshots and clones; df in a volume shows the whole pool; " +
 			p.quota.Note() + p.devices(),
 		Path: p.shelf.Path(), Missing: p.quota.Missing(),
@@ -158,7 +158,7 @@ func (p *Pool) Close() error { return p.disk.Close() }
 func (p *Pool) RemoveStorage(ctx context.Context) error { return p.counters.Drain(ctx) }
 
 // Clear implements backends.Clearer.
-func (p *Pool) Clear(ctx context.Context) (left string, err error) {
+func (p *Pool) Clear(ctx context.Context) (remains string, err error) {
 	if err := p.RemoveStorage(ctx); err != nil {
 		return "", err
 	}

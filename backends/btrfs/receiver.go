@@ -52,7 +52,7 @@ func (p *Pool) Receive(ctx context.Context, d backends.Delivery, r io.Reader,
 	return out, nil
 }
 
-// receive is Receive without an explanation in its errors.
+// receive does the work of Receive, which adds an explanation to its errors.
 func (r *receiver) receive(ctx context.Context, d backends.Delivery, in io.Reader,
 	progress backends.Progress) (out backends.Stream, err error) {
 	f, err := r.shelf.MakeCopy(d.Dataset, r.space.room)
@@ -61,8 +61,8 @@ func (r *receiver) receive(ctx context.Context, d backends.Delivery, in io.Reade
 	}
 	defer f.Close()
 	r.step("btrfs.receive.copy")
-	out, whole, err := f.BeginReceive(d, receivedStream)
-	if err != nil || whole {
+	out, complete, err := f.BeginReceive(d, receivedStream)
+	if err != nil || complete {
 		return out, err
 	}
 	if err := r.space.room(); err != nil {
@@ -164,15 +164,15 @@ func (r *receiver) apply(ctx context.Context, f *shelf.Folder, name string, base
 	return fsctl.Sync(tree)
 }
 
-// checkBase fails with backends.ErrBaseDiffers if the identity of a received snapshot was not recorded. No difference
-// can refer to such a snapshot.
+// checkBase fails with backends.ErrBaseDiffers if the received base has no recorded identity. The stream of a
+// difference names its base by this identity.
 func checkBase(f *shelf.Folder, s shelf.SnapshotRecord) error {
 	dir, err := subvolume.OpenReadOnly(f, s)
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
-	if as, err := btrfsctl.ReceivedUUID(dir); err != nil || as != uuid.Nil {
+	if received, err := btrfsctl.ReceivedUUID(dir); err != nil || received != uuid.Nil {
 		return err
 	}
 	return dataset.Errorf(dataset.ErrCorrupt, "%w: the origin of received snapshot %s was not recorded",

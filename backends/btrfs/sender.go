@@ -34,7 +34,7 @@ func (p *Pool) Send(ctx context.Context, src dataset.Source, base uuid.UUID, fro
 	return out, nil
 }
 
-// send is Send without an explanation in its errors.
+// send does the work of Send, which adds an explanation to its errors.
 func (s *sender) send(ctx context.Context, src dataset.Source, base uuid.UUID, from int64, w io.Writer,
 	progress backends.Progress) (out backends.Stream, err error) {
 	f, err := s.shelf.FindAny(src.Dataset)
@@ -42,11 +42,11 @@ func (s *sender) send(ctx context.Context, src dataset.Source, base uuid.UUID, f
 		return out, err
 	}
 	defer f.Close()
-	kept, err := f.ReadSnapshot(src.Snapshot)
+	snapshot, err := f.ReadSnapshot(src.Snapshot)
 	if err != nil {
 		return out, err
 	}
-	tree, err := subvolume.OpenReadOnly(f, kept)
+	tree, err := subvolume.OpenReadOnly(f, snapshot)
 	if err != nil {
 		return out, err
 	}
@@ -62,7 +62,7 @@ func (s *sender) send(ctx context.Context, src dataset.Source, base uuid.UUID, f
 		}
 		defer old.Close()
 	}
-	h := spool.Header{Kind: Name, Dataset: src.Dataset, Snapshot: src.Snapshot, Base: base, Size: kept.Limit}
+	h := spool.Header{Kind: Name, Dataset: src.Dataset, Snapshot: src.Snapshot, Base: base, Size: snapshot.Limit}
 	return spool.Send(w, h, from, progress, func(w io.Writer) error { return btrfsctl.Send(ctx, tree, old, true, w) })
 }
 

@@ -36,7 +36,7 @@ func (p *Pool) Snapshot(ctx context.Context, s dataset.Snapshot, _ backends.Prog
 
 // take makes a snapshot of the head. Idempotent.
 func (sn *snapshots) take(ctx context.Context, f *shelf.Folder, s dataset.Snapshot) error {
-	if have, err := f.HasSnapshot(s.ID); err != nil || have {
+	if exists, err := f.HasSnapshot(s.ID); err != nil || exists {
 		return err
 	}
 	if s.Kind != dataset.SnapshotTransfer {
@@ -88,8 +88,8 @@ func (sn *snapshots) remove(ctx context.Context, f *shelf.Folder, id uuid.UUID) 
 	return err
 }
 
-// Restore implements backends.Pool. A writable snapshot of the snapshot becomes the head by one rename, which makes the
-// old head a snapshot. The size does not change.
+// Restore implements backends.Pool. It makes a writable subvolume from the snapshot. One rename makes that subvolume
+// the head and the old head a snapshot. The size does not change.
 func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snapshot, _ backends.Progress) error {
 	f, err := p.shelf.Find(ds)
 	if err != nil {
@@ -99,7 +99,7 @@ func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 	return p.snapshots.restore(ctx, f, id, keep)
 }
 
-// restore is Restore for an open folder.
+// restore does the work of Restore for an open folder.
 func (sn *snapshots) restore(ctx context.Context, f *shelf.Folder, id uuid.UUID, keep dataset.Snapshot) error {
 	plan, err := f.PlanRestore(id, keep.ID,
 		func() error { return sn.uses.CheckIdle(ctx, f.ID, f.Path()) },
@@ -111,18 +111,18 @@ func (sn *snapshots) restore(ctx context.Context, f *shelf.Folder, id uuid.UUID,
 		return subvolume.Protect(f, plan.FormerHead.Tree)
 	}
 	old := plan.Old
-	fresh := shelf.Head{Tree: shelf.RestoredTree(keep.ID), Size: old.Size}
-	if err = sn.heads.check(ctx, f, plan.From, fresh); err == nil {
-		err = sn.heads.fill(ctx, f, plan.From, fresh)
+	newHead := shelf.Head{Tree: shelf.RestoredTree(keep.ID), Size: old.Size}
+	if err = sn.heads.check(ctx, f, plan.From, newHead); err == nil {
+		err = sn.heads.fill(ctx, f, plan.From, newHead)
 	}
 	if err != nil {
 		return fmt.Errorf("restore snapshot %s: %w", id, err)
 	}
 	sn.step("btrfs.restore.made")
-	was := shelf.SnapshotRecord{Snapshot: keep, Tree: old.Tree, Limit: old.Size}
-	if err := f.Replace(was, fresh, func() { sn.step("btrfs.restore.recorded") }); err != nil {
-		if f.Removable(fresh.Tree) {
-			_ = sn.trees.DestroyIn(context.WithoutCancel(ctx), f, fresh.Tree) // or Reap destroys it
+	kept := shelf.SnapshotRecord{Snapshot: keep, Tree: old.Tree, Limit: old.Size}
+	if err := f.Replace(kept, newHead, func() { sn.step("btrfs.restore.recorded") }); err != nil {
+		if f.Removable(newHead.Tree) {
+			_ = sn.trees.DestroyIn(context.WithoutCancel(ctx), f, newHead.Tree) // or Reap destroys it
 		}
 		return err
 	}

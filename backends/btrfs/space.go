@@ -19,7 +19,7 @@ type space struct {
 // minSize leaves room for what btrfs reserves for its own trees while it writes.
 const minSize = 16 * dataset.MiB
 
-// room fails with dataset.ErrNoSpace if the pool is so full that nothing new should begin in it.
+// room fails with dataset.ErrNoSpace if the pool is so full that no new work should begin.
 func (sp *space) room() error {
 	st, err := sp.shelf.Space()
 	if err != nil {
@@ -28,11 +28,11 @@ func (sp *space) room() error {
 	return backends.CheckRoom(sp.pool, st.Free, st.Size)
 }
 
-// roomFor is room while wanted more bytes arrive. The filesystem may not have counted the written bytes yet: btrfs
-// counts them with its next commit.
-func (sp *space) roomFor(written, wanted int64) error {
+// roomFor checks, like room, while remaining more bytes arrive. The filesystem may not have counted the written bytes
+// yet: btrfs counts them with its next commit.
+func (sp *space) roomFor(written, remaining int64) error {
 	commit := func() error { return sp.shelf.Within(sp.commit) }
-	return backends.CheckRoomFor(sp.pool, sp.shelf.Status, written, wanted, commit)
+	return backends.CheckRoomFor(sp.pool, sp.shelf.Status, written, remaining, commit)
 }
 
 // checkSize fails if no dataset of the pool can have a size.
@@ -48,7 +48,7 @@ func (sp *space) checkSize(size dataset.Size) error {
 	return (*Backend)(nil).CheckSize("", size)
 }
 
-// commit makes everything that was done in the pool durable.
+// commit makes all earlier changes of the pool durable.
 func (sp *space) commit(dir *os.File) error {
 	return sp.commits.Wait(func() error { return btrfsctl.Commit(dir) })
 }

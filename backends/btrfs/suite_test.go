@@ -15,7 +15,7 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// disk returns a btrfs of a size with quotas of a mode.
+// disk returns a btrfs of a size with the given mode of quotas.
 func disk(t testing.TB, quota string, size int64) string {
 	t.Helper()
 	at := scratch.Mount(t, "btrfs", size)
@@ -36,15 +36,14 @@ func TestSuite(t *testing.T) {
 	}
 }
 
-// uncounted are cases of what does not hang on how btrfs counts, if it does: with one kind of
-// quotas they show it.
+// uncounted lists the cases that do not depend on the mode of the quotas. They run with one mode only.
 func uncounted() []string {
 	return []string{
-		"KeepsEverything", "InUseIsNotDeleted", "InUseInAnotherNamespace", "InUseWithoutMount",
+		"FilePropertiesAreKept", "InUseIsNotDeleted", "InUseInAnotherNamespace", "InUseWithoutMount",
 		"SpeedIsLimited", "SnapshotIsImmutable", "SnapshotWhileWritten", "CloneWhileWritten",
-		"ConstantSnapshots", "StreamsAreAlwaysTheSame", "CutStreamGoesOn", "DamagedStreamIsRefused",
+		"ConstantSnapshots", "StreamsAreReproducible", "InterruptedStreamResumes", "DamagedStreamIsRefused",
 		"DamagedRecordIsListed",
-		"SeenWhileItMoves", "SymlinksInThePoolAreNotFollowed", "RetryRenewsTheRecord", "RootIsEmptyAndOwned",
+		"MovingDatasetStaysVisible", "SymlinksInThePoolAreNotFollowed", "RetryReplacesRecord", "RootIsEmptyAndOwned",
 	}
 }
 
@@ -59,14 +58,14 @@ func TestPowerCut(t *testing.T) {
 	powercut.Run(t, btrfs.New(), "btrfs", func(t *testing.T, disk string) { scratch.Quota(t, disk, "full") })
 }
 
-// BenchmarkGrow: snapshots and clones of little and of much.
+// BenchmarkGrow measures snapshots and clones of small and large datasets.
 func BenchmarkGrow(b *testing.B) {
 	backendtest.Metrics(b, backendtest.Grow(b, func() (backends.Kind, backends.Config) {
 		return btrfs.New(), backends.Config{Name: "test", Path: filepath.Join(disk(b, "full", 5<<30), "pool")}
 	}))
 }
 
-// BenchmarkPath: a volume against a subvolume that was made by hand beside the pool.
+// BenchmarkPath compares a volume with a subvolume that was made by hand beside the pool.
 func BenchmarkPath(b *testing.B) {
 	var at string
 	backendtest.Path(b, b, func() (backends.Kind, backends.Config) {

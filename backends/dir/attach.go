@@ -40,11 +40,11 @@ func (p *Pool) AttachFolder(f *shelf.Folder, opts backends.AttachOptions) (backe
 	return p.uses.Attach(f.ID, filepath.Join(f.Path(), head.Tree), opts.ReadOnly), nil
 }
 
-// checkIdle returns dataset.ErrInUse if a dataset is in use. what names the refused operation in the error.
-func (p *Pool) checkIdle(ctx context.Context, f *shelf.Folder, what string) error {
+// checkIdle returns dataset.ErrInUse if a dataset is in use. operation names the refused call in the error.
+func (p *Pool) checkIdle(ctx context.Context, f *shelf.Folder, operation string) error {
 	if err := p.uses.CheckIdle(ctx, f.ID, f.Path()); err != nil {
 		return fmt.Errorf("%w: it cannot be %s meanwhile, because a pool of backend %s copies file by file (stop "+
-			"its containers, or use a pool of backend loop)", err, what, p.kind)
+			"its containers, or use a pool of backend loop)", err, operation, p.kind)
 	}
 	return nil
 }

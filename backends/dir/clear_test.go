@@ -13,8 +13,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A pool that is cleared goes with its folder, unless that was there before; one in which anything
-// lies stays as it is. What a crash leaves of one is made whole by Open, and cleared.
+// Clear removes a pool with its folder, unless the folder existed before. A pool with any content stays as it is. After
+// a crash, Open completes the remaining pool, and Clear removes it.
 func TestClear(t *testing.T) {
 	gone := []string{"pool.json", "incoming", "datasets", "deleting"}
 	for n := range len(gone) + 1 {

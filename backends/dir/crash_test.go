@@ -14,13 +14,13 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// bench is a pool with one dataset, whose folder a test changes by hand into
-// what a crash leaves.
+// bench is a pool with one dataset. A test changes the folder of the dataset by hand into the state that a crash
+// leaves.
 type bench struct {
 	*testing.T
 	pool backends.Pool
 	d    dataset.Dataset
-	path string // the pool's
+	path string // of the pool
 }
 
 func newBench(t *testing.T) *bench {
@@ -45,13 +45,13 @@ func (b *bench) in(elem ...string) string {
 	return filepath.Join(append([]string{b.path, "datasets", b.d.ID.String()}, elem...)...)
 }
 
-// write puts content into the head, as a container would.
+// write writes content to the head, as a container does.
 func (b *bench) write(content string) {
 	b.Helper()
 	b.ok(os.WriteFile(filepath.Join(b.head(), "file"), []byte(content), 0o600))
 }
 
-// head returns where the head is mounted from.
+// head returns the directory from which the head is mounted.
 func (b *bench) head() string {
 	b.Helper()
 	a, err := b.pool.Attach(b.Context(), b.d.ID, backends.AttachOptions{})
@@ -87,13 +87,12 @@ func (b *bench) reap() int {
 	return n
 }
 
-// TestRestoreCutShort cuts a restore after each of its steps. The head is the
-// old one until the last; calling again finishes it; reaping takes it back, and so does
-// another restore, which keeps the head once.
+// TestRestoreCutShort interrupts a restore after each of its steps. The head is the old one until the last step. A
+// repeated call finishes the restore. Reap undoes it, and so does another restore, which keeps the head once.
 func TestRestoreCutShort(t *testing.T) {
 	for _, test := range []struct {
 		name     string
-		leave    func(b *bench, keep string) error // turns a finished restore into one cut short
+		leave    func(b *bench, keep string) error // turns a completed restore into an interrupted one
 		head     string
 		reaped   int
 		restored bool
@@ -158,8 +157,7 @@ func TestRestoreCutShort(t *testing.T) {
 	}
 }
 
-// TestRestoreAgainWithoutWhatItKept asks again for a restore that is long done:
-// nothing of what was written since may go.
+// TestRestoreAgainWithoutWhatItKept repeats a restore that was completed long before. No later write may be lost.
 func TestRestoreAgainWithoutWhatItKept(t *testing.T) {
 	b := newBench(t)
 	b.write("old")
@@ -255,8 +253,8 @@ func TestLeftoversAreReaped(t *testing.T) {
 	}
 }
 
-// TestNoTreeIsReapedInDoubt damages the record of a snapshot: its tree has no
-// record then, and must stay.
+// TestNoTreeIsReapedInDoubt damages the record of a snapshot. Then no record names the tree of the snapshot, but the
+// tree must stay.
 func TestNoTreeIsReapedInDoubt(t *testing.T) {
 	b := newBench(t)
 	b.write("content")
@@ -314,12 +312,12 @@ func TestOpen(t *testing.T) {
 		_, err := dir.Backend{}.Open(t.Context(), cfg)
 		return err
 	}
-	half := filepath.Join(t.TempDir(), "half") // a pool whose making was cut short
+	half := filepath.Join(t.TempDir(), "half") // the remains of an interrupted attempt to make a pool
 	b.ok(
 		errors.Join(os.MkdirAll(filepath.Join(half, "incoming"), 0o700),
 			os.WriteFile(filepath.Join(half, "tmp-pool.json"), nil, 0o600)))
 	b.ok(open(backends.Config{Path: half, Make: true}))
-	fresh := filepath.Join(t.TempDir(), "fresh") // an ext4 just made
+	fresh := filepath.Join(t.TempDir(), "fresh") // a new ext4
 	b.ok(os.MkdirAll(filepath.Join(fresh, "lost+found"), 0o700))
 	b.ok(open(backends.Config{Path: fresh, Make: true}))
 	for name, test := range map[string]struct {

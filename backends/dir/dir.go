@@ -14,8 +14,8 @@
 //
 // A restore has three steps. It copies the snapshot to a new tree. It writes the record of the snapshot that keeps the
 // old head; the record names the tree of the old head. It replaces current.json. That one rename makes the new tree the
-// head and the old tree a snapshot. So a record that names the current head is the remains of an unfinished restore,
-// and not a snapshot.
+// head and the old tree a snapshot. So a record that names the current head was left by an unfinished restore. It does
+// not count as a snapshot.
 //
 // If another host may still write to the old head, backend nfs calls RestoreByCopy. It first copies the old head. After
 // the rename, it changes the record so that it names the copy, and removes the tree of the old head.
@@ -157,27 +157,27 @@ func (p *Pool) openOrMake(cfg backends.Config, backend string) (err error) {
 		return err
 	}
 	p.shelf.Destroy = p.projects.destroy
-	how, shares, err := describe(p.shelf.Path())
+	method, shares, err := describe(p.shelf.Path())
 	if err != nil {
 		return err
 	}
-	p.copyMethod, p.trees = how, &trees{shelf: p.shelf, projects: p.projects, shares: shares, step: p.step}
+	p.copyMethod, p.trees = method, &trees{shelf: p.shelf, projects: p.projects, shares: shares, step: p.step}
 	return p.projects.enforceAll(p.shelf)
 }
 
 // describe reports how files are copied in a pool, and whether a copy shares blocks with its source.
-func describe(path string) (how string, shares bool, err error) {
-	how = "copy every byte"
+func describe(path string) (method string, shares bool, err error) {
+	method = "copy every byte"
 	switch shares, err = reflink.Supported(path); {
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
 		// Opening must succeed on a full pool. Otherwise nothing in it could be removed.
-		how = "copy every byte or share blocks (the disk was too full to determine which)"
+		method = "copy every byte or share blocks (the disk was too full to determine which)"
 	case err != nil:
 		return "", false, fmt.Errorf("check whether %s has reflinks: %w", path, err)
 	case shares:
-		how = "visit every file, but share blocks"
+		method = "visit every file, but share blocks"
 	}
-	return how, shares, nil
+	return method, shares, nil
 }
 
 // Pool is an open pool without sizes.
@@ -204,18 +204,18 @@ func (p *Pool) ID() uuid.UUID { return p.shelf.ID() }
 
 // Info implements backends.Pool.
 func (p *Pool) Info() backends.Info {
-	on := ""
+	devices := ""
 	if p.disk != nil {
-		on = "; " + p.disk.Note()
+		devices = "; " + p.disk.Note()
 	}
-	can := Backend{}.MaxCapabilities()
+	caps := Backend{}.MaxCapabilities()
 	if p.projects.advice != "" {
-		can.EnforcesSize, can.KnowsUsed, can.OnlineGrow, can.Shrink = false, false, false, false
+		caps.EnforcesSize, caps.KnowsUsed, caps.OnlineGrow, caps.Shrink = false, false, false, false
 	}
 	return backends.Info{
-		Capabilities: can,
+		Capabilities: caps,
 		Note: fmt.Sprintf("directories on %s: %s; snapshots and clones %s, and require that the volume is not in "+
-			"use%s", p.projects.fs, p.projects.enforcement(), p.copyMethod, on),
+			"use%s", p.projects.fs, p.projects.enforcement(), p.copyMethod, devices),
 		Path: p.shelf.Path(), Missing: p.projects.missing(),
 	}
 }
@@ -257,7 +257,7 @@ func (p *Pool) Trim(context.Context) (dataset.Size, error) { return p.shelf.Trim
 func (p *Pool) Close() error { return p.disk.Close() }
 
 // Clear implements backends.Clearer.
-func (p *Pool) Clear(context.Context) (left string, err error) {
+func (p *Pool) Clear(context.Context) (remains string, err error) {
 	if p.disk != nil {
 		return p.disk.Remains(p.kind), p.Close()
 	}

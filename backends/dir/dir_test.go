@@ -58,7 +58,7 @@ func TestPowerCut(t *testing.T) {
 	}
 }
 
-// BenchmarkGrow: snapshots and clones of little and of much.
+// BenchmarkGrow measures snapshots and clones of small and large datasets.
 func BenchmarkGrow(b *testing.B) {
 	backendtest.Metrics(b, backendtest.Grow(b, func() (backends.Kind, backends.Config) {
 		return dir.Backend{}, backends.Config{
@@ -68,7 +68,7 @@ func BenchmarkGrow(b *testing.B) {
 	}))
 }
 
-// BenchmarkPath: a volume against a folder beside the pool.
+// BenchmarkPath compares a volume with a folder beside the pool.
 func BenchmarkPath(b *testing.B) {
 	backendtest.Path(b, b, func() (backends.Kind, backends.Config) {
 		return dir.Backend{}, backends.Config{
@@ -78,7 +78,7 @@ func BenchmarkPath(b *testing.B) {
 	}, func(cfg backends.Config) string { return filepath.Dir(cfg.Path) }, func() {})
 }
 
-// Without project quotas it is said what would bring them: another kernel, where this one has none.
+// Without project quotas, the pool reports how to get them. If the kernel has none, it names another kernel.
 func TestWhatSizesNeed(t *testing.T) {
 	for fs, mend := range map[string]string{
 		"ext4": "tune2fs -O project,quota /dev/loop",
@@ -89,7 +89,7 @@ func TestWhatSizesNeed(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = fsctl.HoldsProjects(root)
+		_, err = fsctl.EnforcesProjects(root)
 		if errors.Is(err, fsctl.ErrNoProjects) {
 			mend, err = "sizes need another kernel, because this one does not support project quotas for "+fs, nil
 		}

@@ -12,8 +12,8 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// A pool without a free block opens, after a restart too, and what is in it can be
-// removed: there is no other way to make room.
+// A pool without a free block can be opened, after a restart too, and its datasets can be removed. There is no other
+// way to make room.
 func TestOpenWhenFull(t *testing.T) {
 	for name, disk := range map[string]func(t *testing.T) string{
 		"tmpfs": func(t *testing.T) string { return tmpfsOf(t, "16m") },

@@ -7,6 +7,6 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// The tests run in a mount namespace of their own: a process that another package's tests start would
-// copy their mounts and then hold them.
+// The tests run in a separate mount namespace. Otherwise a process that the tests of another package start would copy
+// their mounts and keep them in use.
 func TestMain(m *testing.M) { os.Exit(scratch.Main(m)) }

@@ -10,7 +10,7 @@ import (
 	"github.com/droverhq/drover/test/lab/inside"
 )
 
-// A pool on a share, which one host has for itself.
+// A pool on a share that only one host uses.
 func TestOnNFS(t *testing.T) {
 	at := inside.Serve(t, mounting(t, "xfs", "", "mkfs.xfs", "-q", "-K", "-f"))
 	backendtest.Run(t, "dir", below(at), treetest.Attributes, treetest.ACLs)

@@ -62,7 +62,7 @@ func newProjects(s *shelf.Shelf) (*projects, error) {
 // quotaAdvice returns an instruction to make a filesystem of this kind enforce sizes below a directory. It returns ""
 // if the filesystem enforces them already.
 func quotaAdvice(dir *os.File, kind fsctl.Kind) (string, error) {
-	held, err := fsctl.HoldsProjects(dir)
+	held, err := fsctl.EnforcesProjects(dir)
 	switch {
 	case errors.Is(err, fsctl.ErrNoProjects) && (kind == fsctl.XFS || kind == fsctl.Ext):
 		return noProjects, nil
@@ -90,8 +90,8 @@ func quotaAdvice(dir *os.File, kind fsctl.Kind) (string, error) {
 // deviceOf returns the device that stores a directory, or a placeholder if it is unknown.
 func deviceOf(dir string) string {
 	if table, err := mount.Table(); err == nil {
-		if on := table.On(dir); on != nil && filepath.IsAbs(on.Source) {
-			return on.Source
+		if entry := table.On(dir); entry != nil && filepath.IsAbs(entry.Source) {
+			return entry.Source
 		}
 	}
 	return "DEVICE"
@@ -105,8 +105,8 @@ const andRestart = ", then restart drover"
 
 // missing returns the lines of Info.Missing: instructions to the operator of this host that make it enforce sizes.
 func (p *projects) missing() []string {
-	if can, is := strings.CutSuffix(p.advice, andRestart); is {
-		return []string{"sizes need project quotas (" + can + ")"}
+	if instruction, actionable := strings.CutSuffix(p.advice, andRestart); actionable {
+		return []string{"sizes need project quotas (" + instruction + ")"}
 	}
 	if p.advice == noProjects {
 		return []string{"sizes need another kernel, because this one does not support project quotas for " +
@@ -126,15 +126,15 @@ func (p *projects) checkEnforced(dir *os.File) error {
 
 // enforcement describes how sizes are enforced, or how the operator can make the filesystem enforce them.
 func (p *projects) enforcement() string {
-	why := " (" + p.advice + ")"
+	advice := " (" + p.advice + ")"
 	if len(p.missing()) > 0 { // Info.Missing has the instruction
-		why = ""
+		advice = ""
 	}
 	switch {
 	case p.advice != "" && p.unenforced > 0:
-		return fmt.Sprintf("no size limits, and %d volumes have a size that is not enforced%s", p.unenforced, why)
+		return fmt.Sprintf("no size limits, and %d volumes have a size that is not enforced%s", p.unenforced, advice)
 	case p.advice != "":
-		return "no size limits" + why
+		return "no size limits" + advice
 	}
 	full := "EDQUOT, except for processes with CAP_SYS_RESOURCE (docker run --privileged)"
 	if p.fs == fsctl.XFS {

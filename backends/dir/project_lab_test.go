@@ -27,7 +27,7 @@ import (
 	"github.com/droverhq/drover/test/lab/inside"
 )
 
-// holding mounts a disk that holds projects to their limits.
+// holding mounts a disk whose filesystem enforces the limits of projects.
 func holding(t *testing.T, fs string) string {
 	t.Helper()
 	make := []string{"mkfs.xfs", "-q", "-K", "-f"}
@@ -57,7 +57,7 @@ func mounting(t *testing.T, fs, options string, make ...string) string {
 	return path
 }
 
-// openOn lists who has what open on a filesystem.
+// openOn lists the processes that have files of a filesystem open, with the files.
 func openOn(path string) (found []string) {
 	links, _ := filepath.Glob("/proc/[0-9]*/fd/*")
 	for _, link := range links {
@@ -84,8 +84,8 @@ func below(disk string) backendtest.Factory[*testing.T] {
 	})
 }
 
-// kinds are the filesystems on which all of it runs. ext4 is for the long form: what differs there,
-// other tests have.
+// kinds returns the filesystems on which the suite runs. ext4 is only in the long form, because other tests cover the
+// differences.
 func kinds() []string {
 	if long.Enabled() {
 		return []string{"xfs", "ext4"}
@@ -99,15 +99,15 @@ func TestProjectSuite(t *testing.T) {
 	}
 }
 
-// C1 with the steps of projects and limits.
+// C1 for the steps that set projects and limits.
 func TestProjectC1StoppedAtEveryStep(t *testing.T) {
 	for _, fs := range kinds() {
 		crashing.Run(t, fs, below(holding(t, fs)), crashes())
 	}
 }
 
-// A volume of 256 MiB is full at 256 MiB ± 3 % with the error that the pool declares, df in it
-// says so, neither its neighbour nor its snapshots count, and it grows under who writes to it.
+// A volume of 256 MiB is full at 256 MiB ± 3 %, and returns the error that the pool declares. df in the volume shows
+// that. Neither the neighbouring volume nor its snapshots count. The volume can grow while a process writes to it.
 func TestProjectVolumeIsFullAtItsSize(t *testing.T) {
 	for fs, full := range map[string]error{"xfs": unix.ENOSPC, "ext4": unix.EDQUOT} {
 		t.Run(fs, func(t *testing.T) {
@@ -157,14 +157,14 @@ func TestProjectVolumeIsFullAtItsSize(t *testing.T) {
 	}
 }
 
-// growsUnderAWriter has somebody write to a full volume until that is larger.
+// growsUnderAWriter writes to a full volume until the volume has grown.
 func (b *bench) growsUnderAWriter(at string, size dataset.Size) {
 	b.Helper()
 	refused, done := make(chan struct{}), make(chan error, 1)
 	go func() {
 		_, err := fill(at, "more", 16*dataset.MiB)
 		close(refused)
-		for err != nil { // as a database that tries again
+		for err != nil { // as a database does that retries
 			time.Sleep(time.Millisecond)
 			_, err = fill(at, "more", 16*dataset.MiB)
 		}
@@ -180,12 +180,12 @@ func (b *bench) growsUnderAWriter(at string, size dataset.Size) {
 	}
 }
 
-// fill writes a file as a container does, and returns how many bytes of it there are room for.
+// fill writes a file as a container does, and returns the number of bytes for which there is room.
 func fill(at, name string, most dataset.Size) (written dataset.Size, err error) {
 	done := make(chan struct{})
 	go func() {
-		defer close(done)      // the file is closed by then: what it lies on can be unmounted
-		runtime.LockOSThread() // for good: the thread ends, without that capability
+		defer close(done)      // the file is closed by then, so its filesystem can be unmounted
+		runtime.LockOSThread() // never unlocked: the thread has lost the capability, and ends
 		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 		var caps [2]unix.CapUserData
 		if err = unix.Capget(&header, &caps[0]); err != nil {
@@ -237,7 +237,7 @@ func (b *bench) made(d dataset.Dataset) dataset.Dataset {
 	return d
 }
 
-// mounted binds the head elsewhere, as the agent does.
+// mounted binds the head to another directory, as the agent does.
 func (b *bench) mounted() string {
 	b.Helper()
 	at := b.TempDir()
@@ -249,7 +249,7 @@ func (b *bench) mounted() string {
 	return at
 }
 
-// A project that somebody else uses, limits or has named is not taken, and keeps what it has.
+// A project that another program uses, limits or has named is not assigned, and is not changed.
 func TestProjectOfOthersIsNotTaken(t *testing.T) {
 	disk := holding(t, "xfs")
 	b := openBench(t, disk)
@@ -277,8 +277,8 @@ func TestProjectOfOthersIsNotTaken(t *testing.T) {
 	}
 }
 
-// A limit goes with the head that has its project on record; that of a tree which came into a
-// folder by another way stays, whosever that is.
+// A limit is removed with the head whose record names the project. If a person moved a tree into a folder, the limit of
+// that tree stays.
 func TestProjectLimitGoesByTheRecord(t *testing.T) {
 	disk := holding(t, "xfs")
 	b := openBench(t, disk)
@@ -306,7 +306,7 @@ func TestProjectLimitGoesByTheRecord(t *testing.T) {
 	}
 	folder := filepath.Dir(b.head())
 	stray := filepath.Join(folder, "head-"+uuid.NewString())
-	b.ok(os.Rename(theirHead, stray)) // as a person does who puts things right
+	b.ok(os.Rename(theirHead, stray)) // as a person does who repairs a pool by hand
 	_, err := b.pool.Reap(t.Context(), func(uuid.UUID) bool { return false })
 	b.ok(err)
 	if limit(theirs) != 16<<20 {
@@ -332,7 +332,7 @@ func (b *bench) project() uint32 {
 	return id
 }
 
-// Of XFS too the mount option is missing, and not the kernel.
+// On XFS too, the mount option is missing, not the support of the kernel.
 func TestProjectQuotasOfXFSThatAreOff(t *testing.T) {
 	b := openBench(t, mounting(t, "xfs", "", "mkfs.xfs", "-q", "-f"))
 	if info := b.pool.Info(); !slices.Equal(info.Missing, []string{
@@ -342,8 +342,8 @@ func TestProjectQuotasOfXFSThatAreOff(t *testing.T) {
 	}
 }
 
-// A pool on a filesystem without limits works as one without sizes, and says how it would have
-// them; a volume from before gets them by its clone.
+// A pool on a filesystem without limits works as a pool without sizes, and reports how to get them. A clone of a volume
+// that was made before has a limit.
 func TestProjectQuotasComeLater(t *testing.T) {
 	at := mounting(t, "ext4", "", "mkfs.ext4", "-q", "-F", "-O", "project,quota", "-E",
 		"nodiscard,lazy_itable_init=1,lazy_journal_init=1")
@@ -362,7 +362,7 @@ func TestProjectQuotasComeLater(t *testing.T) {
 	}
 	b.d = b.made(dataset.Dataset{ID: uuid.New()})
 	b.write("before")
-	b.ok(unix.Unmount(at, 0)) // a remount would switch nothing on
+	b.ok(unix.Unmount(at, 0)) // a remount does not switch quotas on
 	b.ok(unix.Mount(os.Getenv(inside.Variable("quota")), at, "ext4", 0, "prjquota"))
 	b.again()
 	resize := func(b *bench) error {

@@ -12,8 +12,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// What a restore keeps is on record before another tree becomes the head: a crash
-// between the two would leave the only copy of it to Reap.
+// A restore records the kept head before another tree becomes the head. Otherwise a crash between the two would let
+// Reap remove the only copy of the kept head.
 func TestRestoreRecordsWhatItKeepsFirst(t *testing.T) {
 	b := newBench(t)
 	s := dataset.Snapshot{ID: uuid.New(), Dataset: b.d.ID}

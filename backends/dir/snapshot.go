@@ -21,7 +21,7 @@ func (p *Pool) Snapshot(ctx context.Context, s dataset.Snapshot, progress backen
 		return err
 	}
 	defer f.Close()
-	if have, err := f.HasSnapshot(s.ID); err != nil || have {
+	if exists, err := f.HasSnapshot(s.ID); err != nil || exists {
 		return err
 	}
 	if err := p.room(); err != nil {
@@ -76,7 +76,7 @@ func (p *Pool) RestoreByCopy(ctx context.Context, ds, id uuid.UUID, keep dataset
 	return p.restore(ctx, ds, id, keep, true, progress)
 }
 
-func (p *Pool) restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snapshot, apart bool,
+func (p *Pool) restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snapshot, copyHead bool,
 	progress backends.Progress) error {
 	f, err := p.shelf.Find(ds)
 	if err != nil {
@@ -90,30 +90,30 @@ func (p *Pool) restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 	case err != nil || plan.Done:
 		return err
 	case plan.FormerHead != nil:
-		if apart && !plan.FormerHead.CopiedHead {
+		if copyHead && !plan.FormerHead.CopiedHead {
 			return p.copyFormerHead(ctx, f, *plan.FormerHead)
 		}
 		return shelf.SyncDir(f.Root)
 	}
 	old := plan.Old
-	fresh := shelf.Head{Tree: shelf.RestoredTree(keep.ID), Size: old.Size}
-	if apart { // copy before the head changes, because the copy fails if the pool has no room for it
+	newHead := shelf.Head{Tree: shelf.RestoredTree(keep.ID), Size: old.Size}
+	if copyHead { // copy before the head changes, because the copy fails if the pool has no room for it
 		if err := p.trees.copyTree(ctx, f, old.Tree, f, shelf.TreeOf(keep.ID), copyOptions{}, progress); err != nil {
 			return fmt.Errorf("keep its current data: %w", err)
 		}
 		p.step("dir.restore.kept")
 	}
-	if fresh, err = p.trees.copyHead(ctx, f, plan.From.Tree, f, fresh, progress); err != nil {
+	if newHead, err = p.trees.copyHead(ctx, f, plan.From.Tree, f, newHead, progress); err != nil {
 		return fmt.Errorf("restore snapshot %s: %w", id, err) // Reap removes the unrecorded copy of the head
 	}
 	p.step("dir.restore.copied")
 	kept := shelf.SnapshotRecord{Snapshot: keep, Tree: old.Tree, Limit: old.Size}
-	if err := f.Replace(kept, fresh, func() { p.step("dir.restore.recorded") }); err != nil {
-		p.trees.discard(ctx, f, fresh)
+	if err := f.Replace(kept, newHead, func() { p.step("dir.restore.recorded") }); err != nil {
+		p.trees.discard(ctx, f, newHead)
 		return err
 	}
 	p.projects.liftLimit(f, old)
-	if !apart {
+	if !copyHead {
 		return nil
 	}
 	p.step("dir.restore.set")
@@ -123,10 +123,10 @@ func (p *Pool) restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 // copyFormerHead copies the tree of the former head unless the copy exists, changes the record kept to name the copy,
 // and removes the tree of the former head.
 func (p *Pool) copyFormerHead(ctx context.Context, f *shelf.Folder, kept shelf.SnapshotRecord) error {
-	was := kept.Tree
+	formerTree := kept.Tree
 	kept.Tree, kept.CopiedHead = shelf.TreeOf(kept.ID), true
 	if _, err := f.Lstat(kept.Tree); errors.Is(err, fs.ErrNotExist) { // Reap removed the copy after a crash
-		err = p.trees.copyTree(ctx, f, was, f, kept.Tree, copyOptions{}, nil)
+		err = p.trees.copyTree(ctx, f, formerTree, f, kept.Tree, copyOptions{}, nil)
 		if err != nil {
 			return err
 		}
@@ -135,8 +135,8 @@ func (p *Pool) copyFormerHead(ctx context.Context, f *shelf.Folder, kept shelf.S
 		return err
 	}
 	p.step("dir.restore.parted")
-	if f.Removable(was) {
-		_ = p.trees.removeAll(ctx, f, was) // if this fails, Reap removes the rest
+	if f.Removable(formerTree) {
+		_ = p.trees.removeAll(ctx, f, formerTree) // if this fails, Reap removes the rest
 	}
 	return nil
 }

@@ -23,9 +23,9 @@ func TestC1StoppedAtEveryStep(t *testing.T) {
 	crashing.Run(t, "host", on(func(t *testing.T) string { return t.TempDir() }), crashes())
 }
 
-// crashes is what the crash matrix checks besides the list: limits, temporary files and projects.
+// crashes returns the checks of the crash matrix in addition to the list: limits, temporary files and projects.
 func crashes() backendtest.Crashes {
-	used := map[string]map[uint32]bool{} // the projects that heads had, by pool
+	used := map[string]map[uint32]bool{} // the projects of former heads, by pool
 	return backendtest.Crashes{
 		Crash:   crashing.Stopped(func(step func(string)) backends.Kind { return dir.Stepping(step) }),
 		NoSteps: []string{"delete", "delete the source of a clone", "delete a clone"},
@@ -81,7 +81,7 @@ func unusedProjectsAreFree(t backendtest.T, p backends.Pool, used map[uint32]boo
 		}
 		q, err := fsctl.ProjectQuota(root, id)
 		for until := time.Now().Add(time.Minute); err == nil && !q.Free() && time.Now().Before(until); {
-			time.Sleep(time.Millisecond) // XFS takes what was removed off its counts a little later
+			time.Sleep(time.Millisecond) // XFS subtracts removed files from its counts a little later
 			q, err = fsctl.ProjectQuota(root, id)
 		}
 		if err != nil || !q.Free() {

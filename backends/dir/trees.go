@@ -79,9 +79,9 @@ type copyOptions struct {
 	end     func(dir *os.File) error
 }
 
-// copyTree durably copies a tree of the folder from to the folder to. name is the name of the source, and as is the
-// name of the copy. If an earlier attempt left a tree there, copyTree removes it first.
-func (t *trees) copyTree(ctx context.Context, from *shelf.Folder, name string, to *shelf.Folder, as string,
+// copyTree durably copies a tree of the folder from to the folder to. name is the name of the source, and copyName that
+// of the copy. If an earlier attempt left a tree there, copyTree removes it first.
+func (t *trees) copyTree(ctx context.Context, from *shelf.Folder, name string, to *shelf.Folder, copyName string,
 	c copyOptions, progress backends.Progress) (err error) {
 	src, err := from.Open(name)
 	if err != nil {
@@ -102,8 +102,8 @@ func (t *trees) copyTree(ctx context.Context, from *shelf.Folder, name string, t
 		return dataset.Errorf(dataset.ErrNoSpace, "a copy takes %s, and the pool has %s left",
 			dataset.Size(size.Bytes).Human(), st.Free.Human())
 	}
-	temp := shelf.Temp + as
-	if err := t.removeAll(ctx, to, temp, as); err != nil {
+	temp := shelf.Temp + copyName
+	if err := t.removeAll(ctx, to, temp, copyName); err != nil {
 		return err
 	}
 	if err := to.Mkdir(temp, 0o700); err != nil {
@@ -142,7 +142,7 @@ func (t *trees) copyTree(ctx context.Context, from *shelf.Folder, name string, t
 		}
 		t.step("dir.copy.limited")
 	}
-	return to.Rename(temp, as)
+	return to.Rename(temp, copyName)
 }
 
 // removeAll removes trees of a folder. Absent trees are ignored.

@@ -1,14 +1,15 @@
 // Package disk makes, finds and mounts the filesystem of a pool that has whole devices. Backends btrfs, dir and loop
 // call [Open] when such a pool is opened, and keep the [Disk] as long as the pool is open. Backends lvm and zfs use
-// only the checks of devices. The package keeps no state besides the mount.
+// only the checks of devices. A Disk does not change after Open. The package keeps no other state than the mount
+// itself.
 //
 // # How a pool is identified
 //
 // The UUID of the filesystem is the UUID of the pool, and its label is "drover-pool". So a crash between making the
 // filesystem and making the pool in it needs no separate record: the filesystem itself says for which pool it was made.
-// Open examines all devices of the host, so their names may change at a boot. If a device is absent, or two devices
-// have the same filesystem, the pool is offline, unless it is mounted already. Drover never makes a new filesystem for
-// an existing pool.
+// Open examines all devices of the host, because their names may change at a boot. If a device is absent, or two
+// devices have the same filesystem, the pool is offline, unless it is mounted already. Drover never makes a new
+// filesystem for an existing pool.
 //
 // # What a crash leaves
 //
@@ -53,8 +54,8 @@ type Disk struct {
 	mount   string
 }
 
-// Open mounts the filesystem of a pool at cfg.Mount. kind is fsctl.XFS or fsctl.Btrfs. Open tries the sets of mount
-// options in turn until the kernel accepts one.
+// Open mounts the filesystem of a pool at cfg.Mount. kind is fsctl.XFS or fsctl.Btrfs. Open tries each set of mount
+// options until the kernel accepts one.
 func Open(ctx context.Context, runner run.Runner, cfg backends.Config, kind fsctl.Kind, options ...[]string) (*Disk,
 	error) {
 	if cfg.Mount == "" || cfg.Path != cfg.Mount || cfg.Image > 0 {
@@ -71,9 +72,9 @@ func Open(ctx context.Context, runner run.Runner, cfg backends.Config, kind fsct
 			"XFS uses one device, and cannot be striped over %s: pass one device, or use backend btrfs, lvm or "+
 				"zfs, or a RAID of them", strings.Join(cfg.Devices, " and "))
 	}
-	id, fresh, err := cfg.ID, false, error(nil)
+	id, isNew, err := cfg.ID, false, error(nil)
 	if cfg.Make {
-		id, fresh, err = makeFilesystem(ctx, runner, cfg, kind)
+		id, isNew, err = makeFilesystem(ctx, runner, cfg, kind)
 	} else if id == uuid.Nil {
 		id, err = filesystemUUID(cfg.Devices[0], kind)
 	}
@@ -87,7 +88,7 @@ func Open(ctx context.Context, runner run.Runner, cfg backends.Config, kind fsct
 		}
 	}
 	steps.At("disk.formed")
-	if cfg.Make && !fresh {
+	if cfg.Make && !isNew {
 		if err := d.checkUnusedReadOnly(kind, cfg); err != nil {
 			return nil, err
 		}
@@ -96,7 +97,7 @@ func Open(ctx context.Context, runner run.Runner, cfg backends.Config, kind fsct
 		return nil, err
 	}
 	steps.At("disk.mounted")
-	if cfg.Make && !fresh {
+	if cfg.Make && !isNew {
 		if err := d.checkUnused(cfg); err != nil {
 			return nil, errors.Join(err, d.Close())
 		}
@@ -122,12 +123,12 @@ func makeFilesystem(ctx context.Context, runner run.Runner, cfg backends.Config,
 		if err != nil {
 			return id, false, err
 		}
-		switch ours := sb.kind == kind && sb.label == label; {
-		case ours && !sb.unfinished:
+		switch labelled := sb.kind == kind && sb.label == label; {
+		case labelled && !sb.unfinished:
 			id = sb.id
 			found[id] = true
 			continue
-		case ours:
+		case labelled:
 			force = true
 			_, err = checkFree(device)
 		default:
@@ -194,9 +195,9 @@ func mkfs(ctx context.Context, runner run.Runner, devices []string, kind fsctl.K
 	return nil
 }
 
-// checkUnusedReadOnly fails if the filesystem for a new pool is not empty, even if an earlier attempt made it, because
-// others may have used it since. It mounts the filesystem read-only and does not replay the log, because another host
-// may have it mounted.
+// checkUnusedReadOnly fails if the filesystem for a new pool is not empty. It also checks a filesystem that an earlier
+// attempt made, because others may have used it since. It mounts the filesystem read-only and does not replay the log,
+// because another host may have it mounted.
 func (d *Disk) checkUnusedReadOnly(kind fsctl.Kind, cfg backends.Config) error {
 	if cfg.ID == uuid.Nil {
 		return nil // any existing pool is accepted
@@ -216,7 +217,7 @@ func (d *Disk) checkUnusedReadOnly(kind fsctl.Kind, cfg backends.Config) error {
 	return d.checkEmpty(root, "")
 }
 
-// checkUnused is checkUnusedReadOnly for a mounted filesystem, whose log was replayed.
+// checkUnused does the check of checkUnusedReadOnly on a mounted filesystem, whose log was replayed.
 func (d *Disk) checkUnused(cfg backends.Config) error {
 	if cfg.ID == uuid.Nil {
 		return nil
@@ -229,18 +230,18 @@ func (d *Disk) checkUnused(cfg backends.Config) error {
 	return d.checkEmpty(root, "")
 }
 
-// checkEmpty fails with ErrExists if a directory has other content than an interrupted making of a pool leaves: the
-// marker file, and empty directories.
-func (d *Disk) checkEmpty(dir *os.File, below string) error {
+// checkEmpty fails with ErrExists if a directory has other content than the marker file and empty directories, which an
+// interrupted attempt to make a pool leaves.
+func (d *Disk) checkEmpty(dir *os.File, dirName string) error {
 	entries, err := dir.ReadDir(-1)
 	if err != nil {
 		return err
 	}
 	for _, e := range entries {
 		switch name := e.Name(); {
-		case below == "" && !e.IsDir() && strings.Contains(name, identity):
+		case dirName == "" && !e.IsDir() && strings.Contains(name, identity):
 			continue
-		case below == "" && e.IsDir():
+		case dirName == "" && e.IsDir():
 			fd, err := unix.Openat(int(dir.Fd()), name,
 				unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 			if err != nil {
@@ -254,7 +255,7 @@ func (d *Disk) checkEmpty(dir *os.File, below string) error {
 		default:
 			return dataset.Errorf(dataset.ErrExists,
 				"%s has a drover pool, with %q in it: it was not changed (drover pool adopt %s adopts it)",
-				strings.Join(d.Devices, " and "), below+name, d.Devices[0])
+				strings.Join(d.Devices, " and "), dirName+name, d.Devices[0])
 		}
 	}
 	return nil
@@ -327,8 +328,8 @@ func (d *Disk) mounted() (bool, error) {
 // Note names the devices, for people.
 func (d *Disk) Note() string { return "on " + strings.Join(d.Devices, " and ") }
 
-// Remains describes what remains on the devices of a removed pool: an empty filesystem, which the next pool of the
-// backend on these devices uses.
+// Remains describes the empty filesystem that stays on the devices of a removed pool. The next pool of the backend on
+// these devices uses it.
 func (d *Disk) Remains(backend string) string {
 	var devices, wipe []string
 	keep := "keep"

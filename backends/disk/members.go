@@ -54,18 +54,18 @@ func PoolOn(device string) uuid.UUID {
 
 // members returns the present names of all devices on this host that belong to a filesystem. It fails with ErrOffline
 // if a device is missing or has a copy.
-func members(id uuid.UUID, kind fsctl.Kind, had []string) ([]string, error) {
+func members(id uuid.UUID, kind fsctl.Kind, configured []string) ([]string, error) {
 	var found []member
-	var why []string
+	var reasons []string
 	add := func(m member) {
 		if !slices.ContainsFunc(found, func(o member) bool { return o.number == m.number }) {
 			found = append(found, m)
 		}
 	}
-	for _, device := range had {
+	for _, device := range configured {
 		m, err := memberOn(device, id, kind)
 		if err != nil {
-			why = append(why, err.Error()+describeContent(m, kind))
+			reasons = append(reasons, err.Error()+describeContent(m, kind))
 			continue
 		}
 		add(m)
@@ -81,7 +81,7 @@ func members(id uuid.UUID, kind fsctl.Kind, had []string) ([]string, error) {
 	}
 	if err := checkComplete(found); err != nil {
 		return nil, dataset.Errorf(dataset.ErrOffline, "%w (it was created with UUID %s on %s: %s)", err, id,
-			strings.Join(had, " and "), cmp.Or(strings.Join(why, "; "), "they are present"))
+			strings.Join(configured, " and "), cmp.Or(strings.Join(reasons, "; "), "they are present"))
 	}
 	return nodes(found), nil
 }
@@ -110,7 +110,7 @@ func mountedDevices(id uuid.UUID, kind fsctl.Kind, cfg backends.Config) []string
 	return nodes(found)
 }
 
-// checkComplete fails unless found is all devices of one filesystem, each once.
+// checkComplete fails unless found contains each device of one filesystem exactly once.
 func checkComplete(found []member) error {
 	if len(found) == 0 {
 		return errors.New("no device of this host has the pool's filesystem: is its disk connected?")

@@ -107,7 +107,7 @@ func (r rig) has(p backends.Pool, id uuid.UUID) {
 	}
 }
 
-// plug attaches an image as a disk, whose name is another one than before.
+// plug attaches an image as a disk with a new name.
 func (r rig) plug(image string) (device string, unplug func()) {
 	r.Helper()
 	dev, err := loopdev.Attach(r.Context(), image, loopdev.Options{})
@@ -123,8 +123,8 @@ func (r rig) plug(image string) (device string, unplug func()) {
 	return dev.Path, unplug
 }
 
-// A pool on a device is known by what is on the device: under another name it is found,
-// and what has its name is not taken for it, nor changed.
+// A pool on a device is identified by the content of the device. It is found under another device name. Another device
+// with the old name is not mistaken for it, and not changed.
 func TestPoolMoves(t *testing.T) {
 	each(t, func(r rig) {
 		image, name := scratch.Image(t, "", size), filepath.Join(t.TempDir(), "disk")
@@ -146,7 +146,7 @@ func TestPoolMoves(t *testing.T) {
 			t.Errorf("%+v, %+v", p.Info(), p.Status(t.Context()))
 		}
 		v := r.volume(p)
-		again := r.open(id, false, name) // as a new agent does, where datasets kept it mounted
+		again := r.open(id, false, name) // as a new agent does if datasets kept the pool mounted
 		r.has(again, v)
 		r.close(p)
 		unplug()
@@ -174,8 +174,8 @@ func TestPoolMoves(t *testing.T) {
 	})
 }
 
-// A disk that was copied is refused beside its copy, though it has its name still, unless the
-// pool is mounted already.
+// If a disk and a copy of it are both present, the pool is refused, even under its old device name, unless it is
+// mounted already.
 func TestCopiedDisk(t *testing.T) {
 	each(t, func(r rig) {
 		image, copied := scratch.Image(t, "", size), filepath.Join(t.TempDir(), "copy")
@@ -197,8 +197,8 @@ func TestCopiedDisk(t *testing.T) {
 	})
 }
 
-// Whatever a crash leaves between the first step and the agent's record is made to the end
-// by the next try; a pool that somebody has used is not.
+// After a crash between the first step and the agent's record, the next attempt completes the pool. A pool that was
+// used meanwhile is refused.
 func TestPoolIsMadeAfterACrash(t *testing.T) {
 	each(t, func(r rig) {
 		device := scratch.Disk(t, size)
@@ -211,16 +211,16 @@ func TestPoolIsMadeAfterACrash(t *testing.T) {
 		}
 		r.close(p)
 
-		p = r.open(third, true, device) // made, and on nobody's record
+		p = r.open(third, true, device) // made, but not recorded by any agent
 		if p.ID() != second {
 			t.Errorf("made anew as %s", p.ID())
 		}
 		v := r.volume(p)
 		r.close(p)
-		for _, id := range []uuid.UUID{second, third} { // that which was begun here, too
+		for _, id := range []uuid.UUID{second, third} { // also the pool that an attempt on this host has begun
 			r.refused(id, true, []string{device}, dataset.ErrExists, "drover pool adopt "+device)
 		}
-		p = r.open(uuid.Nil, true, device) // drover.yaml, of a node that forgot it
+		p = r.open(uuid.Nil, true, device) // from drover.yaml, on a node that has forgotten the pool
 		r.has(p, v)
 		r.close(p)
 
@@ -235,7 +235,7 @@ func TestPoolIsMadeAfterACrash(t *testing.T) {
 	})
 }
 
-// format makes the filesystem of a pool, and no more.
+// format makes the filesystem of a pool, and nothing else.
 func (r rig) format(id uuid.UUID, devices ...string) {
 	r.Helper()
 	if r.kind.Name() == "btrfs" {
@@ -246,7 +246,7 @@ func (r rig) format(id uuid.UUID, devices ...string) {
 		append([]string{"-q", "-L", "drover-pool", "-m", "reflink=1,uuid=" + id.String()}, devices...)...)
 }
 
-// unfinished has it look as while mkfs is at work.
+// unfinished changes the superblock to what it is while mkfs runs.
 func (r rig) unfinished(device string) {
 	r.Helper()
 	f, err := os.OpenFile(device, os.O_WRONLY, 0)
@@ -263,8 +263,8 @@ func (r rig) unfinished(device string) {
 	}
 }
 
-// What holds something is refused, also where only one of several devices does; so is what
-// is too small, and several devices where they cannot be striped.
+// Devices with content are refused, also if only one of several devices has content. Devices that are too small are
+// refused, and so are several devices for a filesystem that cannot stripe them.
 func TestPoolIsNotMade(t *testing.T) {
 	each(t, func(r rig) {
 		blank, small, full := scratch.Disk(t, size), scratch.Disk(t, 400<<20), scratch.Disk(t, size)
@@ -286,12 +286,12 @@ func TestPoolIsNotMade(t *testing.T) {
 		r.refused(uuid.New(), true, []string{blank, blank}, dataset.ErrInvalid, "twice")
 		r.format(uuid.New(), small)
 		r.refused(uuid.New(), true, []string{blank, small}, dataset.ErrExists, "drover pool adopt")
-		r.open(uuid.New(), true, blank).Close() // nothing was done to it
+		r.open(uuid.New(), true, blank).Close() // the device was not changed
 	})
 }
 
-// A btrfs on several devices is striped, found by any of them, and not mounted without one,
-// nor beside a copy of one.
+// A btrfs on several devices is striped, and is found by any of them. It is not mounted if one device is missing, or if
+// a copy of one is present.
 func TestStriped(t *testing.T) {
 	r := rig{t, btrfs.New(), filepath.Join(t.TempDir(), "pool")}
 	images := []string{scratch.Image(t, "", size), scratch.Image(t, "", size)}
@@ -324,7 +324,7 @@ func TestStriped(t *testing.T) {
 	r.close(p)
 }
 
-// What a pool that is cleared says of wiping its devices spares one that is busy, and frees others.
+// The commands that Clear reports for wiping the devices leave a busy device alone, and free the others.
 func TestWipingAsSaid(t *testing.T) {
 	each(t, func(r rig) {
 		device := scratch.Disk(r.T, size)

@@ -35,8 +35,8 @@ func resolve(path string) (string, error) {
 	return node, nil
 }
 
-// CheckVacant fails unless path is a block device that can be written to, is empty as far as can be determined,
-// and is not in use. It changes nothing.
+// CheckVacant fails unless path is a writable block device that is not in use and has no known content. It changes
+// nothing.
 func CheckVacant(path string) error {
 	if err := checkPath(path); err != nil {
 		return err
@@ -56,13 +56,13 @@ func checkVacant(path string) error {
 	if content == fsctl.Empty {
 		return nil
 	}
-	how := "wipefs -a " + node + " removes the signature, and blkdiscard -z " + node + " overwrites it with zeros"
+	advice := "wipefs -a " + node + " removes the signature, and blkdiscard -z " + node + " overwrites it with zeros"
 	if content == fsctl.OtherData {
-		how = "blkdiscard -z -f " + node + " overwrites it with zeros"
+		advice = "blkdiscard -z -f " + node + " overwrites it with zeros"
 	}
 	return dataset.Errorf(dataset.ErrExists, "device %s contains %s, and was not changed (if the data is not "+
 		"needed: %s)",
-		path, content, how)
+		path, content, advice)
 }
 
 // checkFree fails unless path is a writable block device that is not in use. It
@@ -78,8 +78,8 @@ func checkFree(path string) (node string, err error) {
 	if err := checkUnclaimed(path, node, st); err != nil {
 		return "", err
 	}
-	// This is the last check, because after an open for writing udev examines the device again, and a loop device may
-	// be detached.
+	// This check comes last: after an open for writing, udev examines the device again, and a loop device may be
+	// detached.
 	fd, err := unix.Open(node, unix.O_RDWR|unix.O_EXCL|unix.O_CLOEXEC, 0)
 	switch {
 	case errors.Is(err, unix.EROFS), errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
@@ -112,36 +112,36 @@ func statBlockDevice(node string) (st unix.Stat_t, err error) {
 	if err := unix.Stat(node, &st); err != nil {
 		return st, dataset.Errorf(dataset.ErrInvalid, "device %s: %w", node, err)
 	}
-	what := ""
+	kind := ""
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFBLK:
 		return st, nil
 	case unix.S_IFREG:
-		what = "a file: for a pool in a file use --path FILE and --image SIZE"
+		kind = "a file: for a pool in a file use --path FILE and --image SIZE"
 	case unix.S_IFDIR:
-		what = "a directory: for a pool in a directory use --path"
+		kind = "a directory: for a pool in a directory use --path"
 	case unix.S_IFCHR:
-		what = "a character device: expected a block device, such as a disk or a partition"
+		kind = "a character device: expected a block device, such as a disk or a partition"
 	default:
-		what = "not a block device"
+		kind = "not a block device"
 	}
-	return st, dataset.Errorf(dataset.ErrInvalid, "%s is %s", node, what)
+	return st, dataset.Errorf(dataset.ErrInvalid, "%s is %s", node, kind)
 }
 
-// checkUnclaimed refuses a device that is mounted, swap, partitioned, or part of another one.
+// checkUnclaimed refuses a device that is mounted, used as swap, partitioned, or part of another device.
 func checkUnclaimed(path, node string, st unix.Stat_t) error {
 	in := fmt.Sprintf("%s/%d:%d", sysBlock, unix.Major(st.Rdev), unix.Minor(st.Rdev))
 	table, err := mount.Table()
 	if err != nil {
 		return err
 	}
-	where := table.From(node) // the kernel knows a btrfs by another number than its device's
-	if of := table.Of(int(unix.Major(st.Rdev)), int(unix.Minor(st.Rdev))); where == nil && len(of) > 0 {
-		where = of[0]
+	mounted := table.From(node) // the kernel knows a btrfs by another number than its device's
+	if mounts := table.Of(int(unix.Major(st.Rdev)), int(unix.Minor(st.Rdev))); mounted == nil && len(mounts) > 0 {
+		mounted = mounts[0]
 	}
-	if where != nil {
-		return dataset.Errorf(dataset.ErrInUse, "device %s is mounted at %s (umount %s)", path, where.Mountpoint,
-			where.Mountpoint)
+	if mounted != nil {
+		return dataset.Errorf(dataset.ErrInUse, "device %s is mounted at %s (umount %s)", path, mounted.Mountpoint,
+			mounted.Mountpoint)
 	}
 	swap, err := isSwap(st.Rdev)
 	if err != nil {
@@ -194,11 +194,11 @@ func isSwap(device uint64) (bool, error) {
 
 // partitions returns the partitions of a device that the kernel knows.
 func partitions(in string) (parts []string, err error) {
-	below, err := names(in + "/")
+	entries, err := names(in + "/")
 	if err != nil {
 		return nil, err
 	}
-	for _, name := range below {
+	for _, name := range entries {
 		if _, err := os.Stat(filepath.Join(in, name, "partition")); err == nil {
 			parts = append(parts, name)
 		}
@@ -225,8 +225,8 @@ func shortList(names []string) string {
 	return strings.Join(names, ", ")
 }
 
-// CheckTotalSize fails with ErrUnsupported if devices together are smaller than the least size of a pool.
-func CheckTotalSize(devices []string, least dataset.Size) error {
+// CheckTotalSize fails with ErrUnsupported if the total size of the devices is less than the minimum.
+func CheckTotalSize(devices []string, minimum dataset.Size) error {
 	var size dataset.Size
 	for _, device := range devices {
 		n, err := sizeOf(device)
@@ -235,9 +235,9 @@ func CheckTotalSize(devices []string, least dataset.Size) error {
 		}
 		size += n
 	}
-	if size < least {
+	if size < minimum {
 		return dataset.Errorf(dataset.ErrUnsupported, "%s has %s: too small for a pool (at least %s)",
-			strings.Join(devices, " and "), size.Human(), least)
+			strings.Join(devices, " and "), size.Human(), minimum)
 	}
 	return nil
 }

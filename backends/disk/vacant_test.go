@@ -47,8 +47,8 @@ func writeAt(t *testing.T, path string, off int64, data string) {
 	}
 }
 
-// A device that holds something, or that somebody uses, is refused with what it is and what
-// would free it, and stays as it is.
+// A device with content, or in use, is refused. The error names the content or use, and the command that frees the
+// device. The device is not changed.
 func TestNotVacant(t *testing.T) {
 	for name, c := range map[string]struct {
 		spoil func(t *testing.T, device string)
@@ -96,7 +96,7 @@ func TestNotVacant(t *testing.T) {
 		"mounted partition": {func(t *testing.T, d string) {
 			parted(t, d)
 			mounted("xfs")(t, d+"p1")
-			if err := CheckVacant(d + "p2"); err != nil { // the other one is anybody's
+			if err := CheckVacant(d + "p2"); err != nil { // the other one is unused
 				t.Error(err)
 			}
 		}, dataset.ErrExists, []string{"has partitions: loop"}},
@@ -146,7 +146,7 @@ func TestNotVacant(t *testing.T) {
 	}
 }
 
-// parted makes two partitions of 400 and of 64 MiB.
+// parted makes two partitions, of 400 and of 64 MiB.
 func parted(t *testing.T, d string) {
 	writeAt(t, d, 446, "\x00\x00\x00\x00\x83\x00\x00\x00\x00\x08\x00\x00\x00\x80\x0c\x00")
 	writeAt(t, d, 462, "\x00\x00\x00\x00\x83\x00\x00\x00\x00\x88\x0c\x00\x00\x00\x02\x00")
@@ -184,7 +184,7 @@ func mounted(fs string) func(t *testing.T, device string) {
 	}
 }
 
-// What is no block device that can be written to is refused by its kind.
+// Everything except a writable block device is refused, and the error names its kind.
 func TestNoDevice(t *testing.T) {
 	dir := t.TempDir()
 	image := scratch.Image(t, "", size)
@@ -199,7 +199,7 @@ func TestNoDevice(t *testing.T) {
 	} {
 		refused(t, CheckVacant(path), dataset.ErrInvalid, says)
 	}
-	// One whose disk is not there, such as a loop device without a file.
+	// A device without a disk, such as a loop device without a file.
 	free, err := loopdev.Attach(t.Context(), scratch.Image(t, "", size), loopdev.Options{})
 	if err != nil {
 		t.Fatal(err)

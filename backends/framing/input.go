@@ -39,8 +39,8 @@ func NewInput(r io.Reader) *Input {
 	return &Input{r: bufio.NewReaderSize(r, 64<<10), sum: sha256.New()}
 }
 
-// Begin reads the magic. It fails with dataset.ErrUnsupported if it is that of a later version of the format. what
-// names the format in errors.
+// Begin reads the magic. It fails with dataset.ErrUnsupported if the magic is that of a later version of the format.
+// what names the format in errors.
 func (in *Input) Begin(magic, what string) error {
 	m := make([]byte, len(magic))
 	if err := in.read(m); err != nil {
@@ -61,9 +61,9 @@ func (in *Input) Begin(magic, what string) error {
 // parseMagic divides a magic such as "drover-image/1\r " into the name of the format and its version. If the version
 // has two digits, the last byte of the magic is cut off. The version is 0 if the text is not a magic.
 func parseMagic(magic string) (name string, version int) {
-	name, rest, _ := strings.Cut(magic, "/")
-	digits := strings.TrimRight(rest, "\r\n")
-	if end := rest[len(digits):]; end != "\r\n" && end != "\r" || strings.HasPrefix(digits, "0") {
+	name, skipper, _ := strings.Cut(magic, "/")
+	digits := strings.TrimRight(skipper, "\r\n")
+	if end := skipper[len(digits):]; end != "\r\n" && end != "\r" || strings.HasPrefix(digits, "0") {
 		return name, 0
 	}
 	v, err := strconv.ParseUint(digits, 10, 16)
@@ -112,7 +112,7 @@ func (in *Input) ReadHeader(header []byte) error {
 	return in.read(header)
 }
 
-// CheckNumber fails if the header belongs to another frame than the next one. It returns the number of the frame.
+// CheckNumber fails unless the header has the number of the next frame. It returns the number of the frame.
 func (in *Input) CheckNumber(header []byte) (uint32, error) {
 	number := binary.LittleEndian.Uint32(header[4:])
 	if number != in.next {
@@ -126,8 +126,8 @@ func (in *Input) CheckNumber(header []byte) (uint32, error) {
 func (in *Input) Next() uint32 { return in.next }
 
 // ReadPayload reads the payload of the present frame. The payload is valid until the next call.
-func (in *Input) ReadPayload(length, most int64) ([]byte, error) {
-	if length < 0 || length > most {
+func (in *Input) ReadPayload(length, maxLength int64) ([]byte, error) {
+	if length < 0 || length > maxLength {
 		return nil, Corrupt("a frame of %d bytes", length)
 	}
 	if int64(cap(in.payload)) < length {
@@ -137,7 +137,8 @@ func (in *Input) ReadPayload(length, most int64) ([]byte, error) {
 	return payload, in.read(payload)
 }
 
-// CheckSum fails unless payload, that of the last frame, is the checksum of everything before the frame.
+// CheckSum fails unless payload is the checksum of everything before the last frame. payload is the payload of the last
+// frame.
 func (in *Input) CheckSum(payload []byte) error {
 	if string(payload) != string(in.before) {
 		return Corrupt("the checksum of the whole stream is wrong")

@@ -2,8 +2,8 @@
 // backends/loop/stream and transfer use it. An [Output] writes a stream and an [Input] reads one. They have no state
 // besides their position in the stream, and each belongs to one goroutine.
 //
-// A stream is a magic, then numbered frames, and at its end the SHA-256 of everything before. It can be resumed at the
-// end of each frame.
+// A stream is a magic, then numbered frames, and at its end the SHA-256 of everything before. A stream can be resumed
+// at the end of each frame.
 //
 // The formats differ in what their frames contain, and so in the headers of the frames: see backends/spool and
 // backends/loop/stream. In both, byte 0 of a header is the kind of the frame, and bytes 4 to 7 are its number. All
@@ -29,17 +29,17 @@ const (
 
 // Output writes the frames of a stream. It is not safe for concurrent use.
 type Output struct {
-	w    *bufio.Writer
-	rest *skipWriter
-	sum  hash.Hash
-	next uint32
+	w       *bufio.Writer
+	skipper *skipWriter
+	sum     hash.Hash
+	next    uint32
 }
 
 // NewOutput begins a stream with its magic. The first from bytes of the stream are not written to w. largest is the
 // size of the largest frame.
 func NewOutput(w io.Writer, magic string, from int64, largest int) (*Output, error) {
-	o := &Output{rest: &skipWriter{w: w, skip: from}, sum: sha256.New()}
-	o.w = bufio.NewWriterSize(io.MultiWriter(o.rest, o.sum), largest)
+	o := &Output{skipper: &skipWriter{w: w, skip: from}, sum: sha256.New()}
+	o.w = bufio.NewWriterSize(io.MultiWriter(o.skipper, o.sum), largest)
 	_, err := o.w.WriteString(magic)
 	return o, err
 }
@@ -72,7 +72,7 @@ func (o *Output) Close(frame func(sum []byte) error) error {
 }
 
 // Total returns the length of the closed stream in bytes. It includes the bytes that were not written.
-func (o *Output) Total() int64 { return o.rest.total }
+func (o *Output) Total() int64 { return o.skipper.total }
 
 // Checksum returns the SHA-256 of the closed stream in hexadecimal digits.
 func (o *Output) Checksum() string { return hex.EncodeToString(o.sum.Sum(nil)) }
@@ -86,7 +86,7 @@ func CRC(parts ...[]byte) (sum uint32) {
 	return sum
 }
 
-// skipWriter passes on everything but the first bytes. A stream is repeated for a receiver that has its beginning.
+// skipWriter passes on everything but the first bytes, for a receiver that already has the beginning of the stream.
 type skipWriter struct {
 	w     io.Writer
 	skip  int64 // bytes

@@ -33,9 +33,9 @@ type catalog struct {
 	moves   claims.Moves // counts datasets that became copies; a search during which the count changes is repeated
 }
 
-// find opens the directory of a dataset that is ready, or incoming and whole. place is the directory of root that
-// contains it. find fails with ErrCorrupt if the name belongs to something else, and with ErrConflict if the dataset
-// is a copy.
+// find opens the directory of a dataset that is ready, or incoming and complete. place is the directory of root that
+// contains it. find fails with ErrCorrupt if the name belongs to something else, and with ErrConflict if the dataset is
+// a copy.
 func (cat *catalog) find(root folder.Dir, id uuid.UUID) (dir folder.Dir, place string, err error) {
 	dir, place, err = cat.findAny(root, id)
 	if err == nil && place == layout.Copies {
@@ -45,8 +45,8 @@ func (cat *catalog) find(root folder.Dir, id uuid.UUID) (dir folder.Dir, place s
 	return dir, place, err
 }
 
-// findAny is find for copies too. A copy is not an error. It fails with dataset.ErrUnsupported if the record of the
-// dataset has a later format, so that nothing is done to the directory.
+// findAny opens directories as find does, and also those of copies. It fails with dataset.ErrUnsupported if the record
+// of the dataset has a later format, so that no caller changes the directory.
 func (cat *catalog) findAny(root folder.Dir, id uuid.UUID) (dir folder.Dir, place string, err error) {
 	for {
 		before := cat.moves.Count()
@@ -127,7 +127,8 @@ func (cat *catalog) withDataset(id uuid.UUID, f func(dir folder.Dir) error) erro
 	return backends.NoSpace(f(dir))
 }
 
-// withDatasetOrCopy is withDataset for copies too. place is the directory of the pool that contains the dataset.
+// withDatasetOrCopy does the work of withDataset, and also accepts copies. place is the directory of the pool that
+// contains the dataset.
 func (cat *catalog) withDatasetOrCopy(id uuid.UUID, f func(dir folder.Dir, place string) error) error {
 	root, err := cat.dir.open()
 	if err != nil {
@@ -194,7 +195,7 @@ func (cat *catalog) list(ctx context.Context, root folder.Dir) ([]backends.Entry
 			if err := ctx.Err(); err != nil {
 				return nil, err
 			}
-			// ok is false if the dataset was moved meanwhile, or was never whole.
+			// ok is false if the dataset was moved meanwhile, or was never complete.
 			entry, ok := cat.entry(root, filepath.Join(place.dir, e.Name()), place.state)
 			if !ok {
 				continue
@@ -218,10 +219,10 @@ func (cat *catalog) foreign(root folder.Dir) ([]backends.Entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	own := append(layout.Directories(), layout.IdentityFile, layout.IdentityFile+layout.TmpSuffix)
+	ownNames := append(layout.Directories(), layout.IdentityFile, layout.IdentityFile+layout.TmpSuffix)
 	var list []backends.Entry
 	for _, e := range entries {
-		if !slices.Contains(own, e.Name()) && !trialdir.IsCorner(cat.dir.path, e.Name()) {
+		if !slices.Contains(ownNames, e.Name()) && !trialdir.IsCorner(cat.dir.path, e.Name()) {
 			list = append(list, cat.foreignEntry(e.Name(), "not part of a pool"))
 		}
 	}
@@ -241,7 +242,7 @@ func (cat *catalog) entry(root folder.Dir, name string, state backends.EntryStat
 	base := filepath.Base(name)
 	id, err := layout.ParseID(base)
 	if state == backends.EntryDeleting {
-		id, err = layout.HiddenID(base)
+		id, err = layout.DeletedID(base)
 	}
 	if err != nil {
 		return cat.foreignEntry(name, "its name is not the UUID of a dataset"), true
@@ -290,16 +291,20 @@ func (cat *catalog) fillEntry(e *backends.Entry, dir folder.Dir, c layout.Conten
 	switch e.State {
 	case backends.EntryCopy:
 		e.Promoted = !headless
-		if have, err := transfer.ReadPartial(dir); err == nil && slices.Contains(c.Items, layout.Part) {
-			e.Partial = &backends.Partial{Snapshot: have.Snapshot, Base: have.Header.Base, Bytes: have.Mark.Offset}
+		if partial, err := transfer.ReadPartial(dir); err == nil && slices.Contains(c.Items, layout.Part) {
+			e.Partial = &backends.Partial{
+				Snapshot: partial.Snapshot,
+				Base:     partial.Header.Base,
+				Bytes:    partial.Mark.Offset,
+			}
 		}
 	case backends.EntryDeleting:
 	default:
 		_, _, err := cat.images.Inspect(dir, layout.Head)
-		switch gone := errors.Is(err, os.ErrNotExist); {
-		case gone && headless: // on btrfs a listing can miss an item that is renamed meanwhile
+		switch absent := errors.Is(err, os.ErrNotExist); {
+		case absent && headless: // on btrfs a listing can miss an item that is renamed meanwhile
 			problems = append(problems, "its image is missing")
-		case err != nil && !gone: // an image that is gone may have moved meanwhile
+		case err != nil && !absent: // an image that is gone may have moved meanwhile
 			problems = append(problems, dataset.OneLine(err))
 		}
 	}
@@ -314,7 +319,7 @@ func (cat *catalog) fillEntry(e *backends.Entry, dir folder.Dir, c layout.Conten
 			err = fmt.Errorf("it belongs to snapshot %s of dataset %s", s.ID, s.Dataset)
 		}
 		if s.Kind == dataset.SnapshotRestore {
-			if waits, err := cat.images.Unfinished(dir, item); err == nil && waits {
+			if unfinished, err := cat.images.Unfinished(dir, item); err == nil && unfinished {
 				continue
 			}
 		}
@@ -335,11 +340,11 @@ func (cat *catalog) fillEntry(e *backends.Entry, dir folder.Dir, c layout.Conten
 	e.Problem = strings.Join(problems, "; ")
 }
 
-// wasRemoved reports whether an item has gone since it was listed. Readers hold no lock, and deleting a snapshot
+// wasRemoved reports whether an item was removed after it was listed. Readers hold no lock, and deleting a snapshot
 // removes its record last.
 func (cat *catalog) wasRemoved(dir folder.Dir, item string) bool {
-	now, err := layout.ContentsOf(cat.layout, dir)
-	return err == nil && !slices.Contains(now.Items, item)
+	contents, err := layout.ContentsOf(cat.layout, dir)
+	return err == nil && !slices.Contains(contents.Items, item)
 }
 
 // Stat implements backends.Pool.
@@ -407,8 +412,8 @@ func (p *Pool) Reap(ctx context.Context, drop func(uuid.UUID) bool) (int, error)
 		r.reapDatasets(ctx, layout.Datasets),
 		r.reapDatasets(ctx, layout.Copies),
 	)
-	made, tErr := p.templates.Reap(root)
-	r.count += made
+	templates, tErr := p.templates.Reap(root)
+	r.count += templates
 	if err = errors.Join(err, tErr); err != nil {
 		err = fmt.Errorf("reap pool %s: %w", p.name, err)
 	}

@@ -19,7 +19,7 @@ var _ backends.Clearer = (*Pool)(nil)
 
 // Clear implements backends.Clearer. It removes no images except that of the pool and the templates, and no directories
 // except empty ones.
-func (p *Pool) Clear(ctx context.Context) (left string, err error) {
+func (p *Pool) Clear(ctx context.Context) (remains string, err error) {
 	entries, err := p.List(ctx)
 	if err != nil {
 		return "", err
@@ -95,11 +95,11 @@ func (c *clearer) removeIdentity(root folder.Dir) error {
 
 // removeDirectories removes everything but the identity. It fails with ErrConflict if something else is in the way.
 func (c *clearer) removeDirectories(root folder.Dir) error {
-	made, err := root.Entries(layout.Templates)
+	templates, err := root.Entries(layout.Templates)
 	if err != nil {
 		return err
 	}
-	for _, e := range made {
+	for _, e := range templates {
 		if name := strings.TrimSuffix(e.Name(), layout.TmpSuffix); strings.HasSuffix(name, layout.ImageSuffix) {
 			if err := folder.AbsentIsFine(root.Remove(filepath.Join(layout.Templates, e.Name()))); err != nil {
 				return err
@@ -117,8 +117,8 @@ func (c *clearer) removeDirectories(root folder.Dir) error {
 		}
 		c.step("clear." + name)
 	}
-	left, err := root.Entries(".")
-	for _, e := range left {
+	entries, err := root.Entries(".")
+	for _, e := range entries {
 		if !strings.HasPrefix(e.Name(), layout.IdentityFile) {
 			return dataset.Errorf(dataset.ErrConflict, "pool %s contains %s: it is not removed", c.dir.name,
 				root.Path(e.Name()))

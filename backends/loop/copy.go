@@ -72,7 +72,7 @@ func (cp *copier) promote(dir folder.Dir, item string) error {
 		return err
 	}
 	cp.step("promote.cloned")
-	if err := cp.images.Same(dir, item, layout.Next); err != nil {
+	if err := cp.images.VerifyClone(dir, item, layout.Next); err != nil {
 		return errors.Join(err, cp.layout.Remove(dir, layout.Next))
 	}
 	if err := cp.layout.Rename(dir, layout.Next, layout.Head); err != nil {
@@ -92,9 +92,9 @@ func (cp *copier) headIsKept(dir folder.Dir, except uuid.UUID) (bool, error) {
 		if id, err := uuid.Parse(item); err != nil || id == except {
 			continue
 		}
-		if waits, err := cp.images.Unfinished(dir, item); err != nil {
+		if unfinished, err := cp.images.Unfinished(dir, item); err != nil {
 			return false, err
-		} else if waits {
+		} else if unfinished {
 			continue
 		}
 		if same, err := cp.images.HeadEquals(dir, item); err != nil || same {
@@ -127,7 +127,7 @@ func (cp *copier) dropRelated(dir folder.Dir, place string, snapshot uuid.UUID) 
 	if place != layout.Copies {
 		return nil
 	}
-	if have, err := transfer.ReadPartial(dir); err == nil && have.Snapshot == snapshot {
+	if partial, err := transfer.ReadPartial(dir); err == nil && partial.Snapshot == snapshot {
 		if err := transfer.DropPartial(cp.layout, dir); err != nil {
 			return err
 		}

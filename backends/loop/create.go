@@ -92,12 +92,12 @@ func (c *creator) fromSource(ctx context.Context, root, dir folder.Dir, d datase
 	if err := c.images.SameKey(from, item, d); err != nil {
 		return madeItem{}, err
 	}
-	have, err := c.images.SizeOf(from, item)
+	source, err := c.images.SizeOf(from, item)
 	if err != nil {
 		return madeItem{}, err
 	}
-	want := max(imagefile.RoundUp(d.Size), have.Size)
-	if err := mkfs.CheckMax(want); err != nil && want > have.Size {
+	want := max(imagefile.RoundUp(d.Size), source.Size)
+	if err := mkfs.CheckMax(want); err != nil && want > source.Size {
 		return madeItem{}, err
 	}
 	if want != d.Size { // images.SizeOf reads the size from the record
@@ -106,8 +106,8 @@ func (c *creator) fromSource(ctx context.Context, root, dir folder.Dir, d datase
 			return madeItem{}, err
 		}
 	}
-	m, image := madeItem{item: layout.Head, size: want}, have.ImageFor(want)
-	if grows := want > have.Size && image > have.Image; grows {
+	m, image := madeItem{item: layout.Head, size: want}, source.ImageFor(want)
+	if grows := want > source.Size && image > source.Image; grows {
 		m.item = layout.Next // it becomes the head once it has its size
 	}
 	if m.durable, err = c.layout.Clone(dir, m.item, from, item, false); err != nil {

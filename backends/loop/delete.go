@@ -103,7 +103,7 @@ func (r *remover) deletionsOf(root folder.Dir, id uuid.UUID) ([]string, error) {
 	}
 	var found []string
 	for _, e := range entries {
-		if of, err := layout.HiddenID(e.Name()); err == nil && of == id {
+		if owner, err := layout.DeletedID(e.Name()); err == nil && owner == id {
 			found = append(found, e.Name())
 		}
 	}
@@ -178,18 +178,18 @@ func (r *reaper) forEach(ctx context.Context, name string, id func(string) (uuid
 		if err := ctx.Err(); err != nil {
 			return errors.Join(append(errs, err)...)
 		}
-		of, err := id(e.Name())
+		ds, err := id(e.Name())
 		if err != nil || !e.IsDir() {
 			continue
 		}
-		release, ok := r.catalog.claims.Reap(of)
+		release, ok := r.catalog.claims.Reap(ds)
 		if !ok {
 			continue
 		}
 		path := filepath.Join(name, e.Name())
 		_, err = r.root.Lstat(path)
 		if err == nil {
-			err = f(path, of)
+			err = f(path, ds)
 		} else {
 			err = folder.AbsentIsFine(err) // it was moved before it was claimed
 		}
@@ -201,7 +201,8 @@ func (r *reaper) forEach(ctx context.Context, name string, id func(string) (uuid
 	return errors.Join(errs...)
 }
 
-// incoming removes incoming datasets that have no head. It moves those that drop accepts to the directory of deletions.
+// incoming removes incoming datasets that have no head. It moves the other incoming datasets to the directory of
+// deletions if drop returns true for them.
 func (r *reaper) incoming(ctx context.Context, drop func(uuid.UUID) bool) error {
 	return r.forEach(ctx, layout.Incoming, layout.ParseID, func(name string, id uuid.UUID) error {
 		dir, err := r.root.Sub(name)
@@ -214,7 +215,7 @@ func (r *reaper) incoming(ctx context.Context, drop func(uuid.UUID) bool) error 
 		}
 		_, err = dir.Lstat(r.layout.Image(layout.Head))
 		if errors.Is(err, os.ErrNotExist) {
-			return r.destroy(name) // it was never whole
+			return r.destroy(name) // it was never complete
 		}
 		if err != nil || !drop(id) {
 			return err
@@ -225,7 +226,7 @@ func (r *reaper) incoming(ctx context.Context, drop func(uuid.UUID) bool) error 
 
 // deleting finishes deletions, including those that incoming began.
 func (r *reaper) deleting(ctx context.Context) error {
-	return r.forEach(ctx, layout.Deleting, layout.HiddenID, func(name string, _ uuid.UUID) error {
+	return r.forEach(ctx, layout.Deleting, layout.DeletedID, func(name string, _ uuid.UUID) error {
 		// Without a flush a power cut could bring back a part of it.
 		if err := r.remover.flushDir(r.root, name); err != nil {
 			return err
@@ -282,33 +283,34 @@ func (r *reaper) files(dir folder.Dir, names ...string) error {
 // removeWorthless removes worthless items: next, the part of a snapshot that cannot be resumed, the future head of an
 // interrupted restore, and records whose snapshot was not taken or is gone.
 func (r *reaper) removeWorthless(dir folder.Dir, place string, c layout.Contents) error {
-	has := make(map[string]bool, len(c.Items))
+	listed := make(map[string]bool, len(c.Items))
 	for _, item := range c.Items {
-		has[item] = true
+		listed[item] = true
 	}
 	useless := map[string]bool{layout.Next: true}
 	for _, item := range c.Items {
-		waits, err := r.images.Unfinished(dir, item)
+		unfinished, err := r.images.Unfinished(dir, item)
 		if err != nil {
 			return err
 		}
-		useless[item] = useless[item] || waits
+		useless[item] = useless[item] || unfinished
 	}
-	if have, err := transfer.ReadPartial(dir); err != nil || place != layout.Copies || has[have.Snapshot.String()] {
+	partial, err := transfer.ReadPartial(dir)
+	if err != nil || place != layout.Copies || listed[partial.Snapshot.String()] {
 		useless[layout.Part] = true
 	}
 	for item := range useless {
-		if !useless[item] || !has[item] {
+		if !useless[item] || !listed[item] {
 			continue
 		}
 		if err := r.layout.Remove(dir, item); err != nil {
 			return err
 		}
-		has[item] = false
+		listed[item] = false
 		r.count++
 	}
 	for _, record := range c.Records {
-		if record == layout.RecordFile || has[strings.TrimSuffix(record, layout.RecordSuffix)] {
+		if record == layout.RecordFile || listed[strings.TrimSuffix(record, layout.RecordSuffix)] {
 			continue
 		}
 		if err := r.files(dir, record); err != nil {

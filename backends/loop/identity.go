@@ -66,7 +66,7 @@ func layoutFor(path string, create bool) (string, error) {
 	}
 	ok, err := reflink.Supported(dir)
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
-		// The pool is too full to try whether its files can share blocks. The trial succeeded when the pool was made. A
+		// The pool is too full to test whether its files can share blocks. The test succeeded when the pool was made. A
 		// full pool must open, because otherwise nothing in it could be removed.
 		if _, isPool := readIdentity(path); isPool == nil {
 			ok, err = true, nil
@@ -120,7 +120,7 @@ func identify(path string, cfg backends.Config, layout string) (identity, error)
 	return id, writeIdentity(path, id)
 }
 
-// checkIdentity fails unless an identity is the one that cfg and the layout demand.
+// checkIdentity fails unless an identity matches cfg and the layout.
 func checkIdentity(id identity, path string, cfg backends.Config, layout string) (identity, error) {
 	var problem string
 	kind := dataset.ErrOffline

@@ -33,22 +33,22 @@
 //
 // # Copies
 //
-// The stream of a snapshot is written to part.img, over a clone of its base. On XFS a clone costs time for each
-// extent, so there it is made while the stream arrives (transfer/basesharing.go). Two checkpoints are at least 4 MiB of
-// the stream apart. A checkpoint flushes the image first. It then records in part.json the position in the stream and
-// the state of the stream's checksum. So everything that part.json counts is on the disk. Bytes that arrived later are
-// written again when the stream resumes, to the same places.
+// The stream of a snapshot is written to part.img, over a clone of its base. On XFS the time for a clone grows with the
+// number of extents, so there the clone is made while the stream arrives (transfer/basesharing.go). Two checkpoints are
+// at least 4 MiB of the stream apart. A checkpoint flushes the image first. It then records in part.json the position
+// in the stream and the state of the stream's checksum. So all bytes before the position in part.json are on the disk.
+// When the stream resumes, later bytes are written again, to the same places.
 //
-// A head in a copy was made from one of the snapshots by Promote, or was left by Demote. It equals a snapshot. A head
-// with other bytes is not removed but reported as a conflict.
+// A copy has a head if Promote made one from a snapshot, or if an interrupted Demote left one. Such a head equals a
+// snapshot. If its bytes differ from those of all snapshots, the head is not removed, and the conflict is reported.
 //
 // # Durability
 //
 // Create, Clone, Snapshot and Delete flush once, Restore and Resize a few times.
 //
-// On XFS a flush is an fsync of the dataset's directory. It forces the log up to the last transaction that changed the
-// directory. That is the transaction that renamed the directory or its last item. All earlier transactions are forced
-// with it, such as directories made and blocks shared. (An fsync of the parent directory would also wait for concurrent
+// On XFS a flush is an fsync of the dataset's directory. The fsync forces the log up to the last transaction that
+// changed the directory, which renamed the directory or its last item. All earlier transactions are forced with it:
+// those that made directories and shared blocks. (An fsync of the parent directory would also wait for concurrent
 // changes of all other datasets.) No data of other files has to be flushed: images get their data through direct I/O of
 // the loop device, or share blocks that are on the disk already, and records are written with direct I/O. The disk's
 // cache is flushed as part of writing the log.

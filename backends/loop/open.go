@@ -61,7 +61,7 @@ func (b *Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool,
 // PathOf implements backends.BlockDeviceKind.
 func (b *Backend) PathOf(_, mount string) string { return mount }
 
-// enter makes the pool if cfg demands that, reads its identity and prepares it for use.
+// enter makes the pool if cfg.Make is set, reads its identity and prepares it for use.
 func (p *Pool) enter(cfg backends.Config) error {
 	kind, err := layoutFor(p.dir.path, cfg.Make)
 	if err != nil {
@@ -113,11 +113,11 @@ func (p *Pool) describe(direct bool) error {
 	if err != nil {
 		return err
 	}
-	var lacks []string
+	var missing []string
 	seals := crypt.Available()
 	for _, err := range append(host.Missing, seals) {
 		if err != nil {
-			lacks = append(lacks, err.Error())
+			missing = append(missing, err.Error())
 		}
 	}
 	note := []string{p.layout.Note()}
@@ -134,12 +134,12 @@ func (p *Pool) describe(direct bool) error {
 		note = append(note, p.disk.Note())
 	}
 	_, constant := p.layout.(*layout.Btrfs)
-	can := p.backend.MaxCapabilities()
-	can.ConstantSnapshot, can.Encryption, can.Filesystems = constant, seals == nil, host.Makes
-	can.OnlineGrow, can.OfflineGrow = len(offline) < len(host.Mounts), offline
+	caps := p.backend.MaxCapabilities()
+	caps.ConstantSnapshot, caps.Encryption, caps.Filesystems = constant, seals == nil, host.Makes
+	caps.OnlineGrow, caps.OfflineGrow = len(offline) < len(host.Mounts), offline
 	p.info = backends.Info{
-		Capabilities:    can,
-		CopyFilesystems: host.Mounts, Missing: lacks, Note: strings.Join(note, "; "), Path: p.dir.path,
+		Capabilities:    caps,
+		CopyFilesystems: host.Mounts, Missing: missing, Note: strings.Join(note, "; "), Path: p.dir.path,
 		DefaultSize: template.DefaultSize,
 	}
 	return nil
@@ -234,8 +234,8 @@ func (h *poolDir) verify(root folder.Dir) error {
 	if err != nil {
 		return err
 	}
-	now := stamp{dev: st.Dev, ino: st.Ino, ctime: st.Ctim}
-	if last := h.lastVerified.Load(); last != nil && *last == now {
+	current := stamp{dev: st.Dev, ino: st.Ino, ctime: st.Ctim}
+	if last := h.lastVerified.Load(); last != nil && *last == current {
 		return nil
 	}
 	id, err := h.read(root)
@@ -245,7 +245,7 @@ func (h *poolDir) verify(root folder.Dir) error {
 	if id.ID != h.identity.ID {
 		return fmt.Errorf("it contains pool %s", id.ID)
 	}
-	h.lastVerified.Store(&now)
+	h.lastVerified.Store(&current)
 	return nil
 }
 
@@ -295,8 +295,8 @@ func (h *poolDir) offlineError(format string, args ...any) error {
 		fmt.Errorf(format, args...))
 }
 
-// room fails with ErrNoSpace if the pool is so full that nothing new should begin in it. Otherwise the existing
-// datasets would get the errors.
+// room fails with ErrNoSpace if the pool is so full that no new work should begin. Otherwise writes to existing
+// datasets would soon fail.
 func (h *poolDir) room(root folder.Dir) error {
 	free, size, err := layout.Space(root)
 	if err != nil {

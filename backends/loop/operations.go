@@ -53,8 +53,8 @@ func (p *Pool) Grow(ctx context.Context, id uuid.UUID, root *os.File) error {
 }
 
 // Send implements backends.Sender. It reads the difference from the extent maps of the two images, so its cost depends
-// on the length of the difference. Ranges are as long as possible. So the stream does not depend on the boundaries of
-// the extents. The kernel splits extents when other files share a part of them.
+// on the length of the difference. Ranges are as long as possible, so the stream does not depend on the boundaries of
+// extents. These can change: the kernel splits an extent when another file shares a part of it.
 func (p *Pool) Send(ctx context.Context, src dataset.Source, base uuid.UUID, from int64, w io.Writer,
 	progress backends.Progress) (backends.Stream, error) {
 	var out backends.Stream

@@ -94,8 +94,8 @@ func (p *Pool) Status(context.Context) dataset.PoolStatus {
 		return st
 	}
 	st.Online, st.Free, st.Size = true, free, size
-	if left, err := root.Entries(layout.Deleting); err == nil {
-		st.Leftovers = len(left)
+	if deleting, err := root.Entries(layout.Deleting); err == nil {
+		st.Leftovers = len(deleting)
 	}
 	if err := p.dir.room(root); err != nil {
 		st.Reason = err.Error()

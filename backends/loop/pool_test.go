@@ -214,7 +214,7 @@ func at(s dataset.Snapshot) dataset.Source {
 	return dataset.Source{Dataset: s.Dataset, Snapshot: s.ID}
 }
 
-func TestLifeOfADataset(t *testing.T) {
+func TestDatasetLifeCycle(t *testing.T) {
 	onAll(t, func(f *fixture, d dataset.Dataset) {
 		f.create(d)
 		root, unmount := f.mounted(d.ID)

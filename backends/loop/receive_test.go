@@ -105,7 +105,7 @@ func TestDifferenceIsSmall(t *testing.T) {
 // A stream that arrives quickly waits until a base of many extents is shared.
 func TestReceiveWaitsForItsBase(t *testing.T) {
 	f := newFixture(t, "xfs")
-	f.backend.tuning.Part = 4096 // as slow as an image of very many
+	f.backend.tuning.Part = 4096 // as slow as for an image with very many extents
 	c := f.stage(xfs)
 	f.must(receiveAll(t.Context(), f.Pool, c))
 	f.isCopy(c, true)

@@ -149,7 +149,7 @@ func TestGrowBesideALateUnmount(t *testing.T) {
 	f.forks.Next = runFunc(func(ctx context.Context, cmd run.Command) (run.Result, error) {
 		res, err := (&run.System{}).Run(ctx, cmd)
 		if cmd.Name == "resize2fs" {
-			end() // or it does not come before this
+			end() // otherwise it would not end before this
 		}
 		return res, err
 	})

@@ -31,7 +31,7 @@ type rewriter struct {
 
 // Rewrite implements backends.Rewriter. It copies the bytes of the head, and replaces the head by the copy in one
 // step once the copy is on the disk.
-func (p *Pool) Rewrite(ctx context.Context, id uuid.UUID, progress backends.Progress) (was, now int, err error) {
+func (p *Pool) Rewrite(ctx context.Context, id uuid.UUID, progress backends.Progress) (before, after int, err error) {
 	err = p.catalog.withDataset(id, func(dir folder.Dir) error {
 		p.step("rewrite.begin")
 		if !p.layout.Costly() {
@@ -42,13 +42,13 @@ func (p *Pool) Rewrite(ctx context.Context, id uuid.UUID, progress backends.Prog
 		if err := p.attacher.CheckIdle(ctx, dir); err != nil {
 			return err
 		}
-		was, now, err = p.rewriter.rewrite(ctx, dir, progress)
+		before, after, err = p.rewriter.rewrite(ctx, dir, progress)
 		return err
 	})
 	if err != nil {
 		return 0, 0, fmt.Errorf("rewrite dataset %s: %w", id, err)
 	}
-	return was, now, nil
+	return before, after, nil
 }
 
 // rewrite rewrites the head in dir. It returns the number of extents before and after.
@@ -57,18 +57,18 @@ func (w *rewriter) rewrite(
 	dir folder.Dir,
 	progress backends.Progress,
 ) (extents, fewer int, err error) {
-	was, err := dir.Open(w.layout.Image(layout.Head))
+	head, err := dir.Open(w.layout.Image(layout.Head))
 	if err != nil {
 		return 0, 0, err
 	}
-	defer was.Close()
+	defer head.Close()
 	// Nobody can attach the image until it is closed.
-	if err := loopdev.Claim(ctx, was); errors.Is(err, loopdev.ErrAttached) {
+	if err := loopdev.Claim(ctx, head); errors.Is(err, loopdev.ErrAttached) {
 		return 0, 0, dataset.Errorf(dataset.ErrInUse, "%w", err)
 	} else if err != nil {
 		return 0, 0, err
 	}
-	fi, err := was.Stat()
+	fi, err := head.Stat()
 	if err != nil {
 		return 0, 0, err
 	}
@@ -77,13 +77,13 @@ func (w *rewriter) rewrite(
 	} else if !same {
 		return 0, 0, dataset.Errorf(dataset.ErrConflict, "its head was replaced meanwhile")
 	}
-	if err := was.Sync(); err != nil { // data that has no extent yet would not be copied
+	if err := head.Sync(); err != nil { // data that has no extent yet would not be copied
 		return 0, 0, err
 	}
-	if extents, err = reflink.Count(was); err != nil {
+	if extents, err = reflink.Count(head); err != nil {
 		return 0, 0, err
 	}
-	data, err := reflink.Data(was)
+	data, err := reflink.Data(head)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -99,10 +99,10 @@ func (w *rewriter) rewrite(
 		return 0, 0, err
 	}
 	err = w.heads.Finish(dir, image, func(image *os.File) error {
-		if err := errors.Join(imagefile.KeepTag(was, image), image.Truncate(fi.Size())); err != nil {
+		if err := errors.Join(imagefile.KeepTag(head, image), image.Truncate(fi.Size())); err != nil {
 			return err
 		}
-		if err := copyInto(ctx, image, was, data, progress); err != nil {
+		if err := copyInto(ctx, image, head, data, progress); err != nil {
 			return err
 		}
 		w.step("rewrite.copied")
@@ -112,7 +112,7 @@ func (w *rewriter) rewrite(
 	if err != nil {
 		return 0, 0, err
 	}
-	if err := checkUntouched(was, fi); err != nil {
+	if err := checkUntouched(head, fi); err != nil {
 		return 0, 0, errors.Join(err, w.layout.Remove(dir, layout.Next))
 	}
 	return extents, fewer, w.heads.Replace(dir)
@@ -125,14 +125,14 @@ func checkUntouched(image *os.File, before os.FileInfo) error {
 	if err != nil {
 		return err
 	}
-	now, err := image.Stat()
+	current, err := image.Stat()
 	switch {
 	case err != nil:
 		return err
 	case attached:
 		return dataset.Errorf(dataset.ErrInUse,
 			"it was attached to %s meanwhile by another program: nothing was changed", device.Path)
-	case !now.ModTime().Equal(before.ModTime()) || now.Size() != before.Size():
+	case !current.ModTime().Equal(before.ModTime()) || current.Size() != before.Size():
 		return dataset.Errorf(dataset.ErrConflict,
 			"it was written to meanwhile by another program: nothing was changed")
 	}

@@ -126,7 +126,7 @@ func (f *fixture) settled() {
 	}
 }
 
-// stepping returns a backend that calls step between two acts.
+// stepping returns a backend that calls step between two actions.
 func stepping(step func(string)) backends.Kind {
 	b, _ := newBackend()
 	b.step = step
@@ -135,8 +135,8 @@ func stepping(step func(string)) backends.Kind {
 
 func TestMain(m *testing.M) { os.Exit(crashing.Main(m, stepping)) }
 
-// crashes is what the crash matrix checks of a pool besides the list: sizes and remains. The fixture's T is set by
-// whoever makes the pool.
+// crashes returns the checks of the crash matrix in addition to the list: sizes and remains. The factory of the pool
+// sets the fixture's T.
 func crashes(f *fixture) backendtest.Crashes {
 	return backendtest.Crashes{
 		Crash: crashing.Killed,

@@ -108,7 +108,7 @@ func TestSharedAtOnce(t *testing.T) {
 	f.settled()
 }
 
-// A head that was replaced after its device was looked for is attached again.
+// If the head was replaced after the search for its device, the new head is attached.
 func TestHeadThatWasReplacedMeanwhile(t *testing.T) {
 	f := newFixture(t, "xfs")
 	d := newDataset(xfs)

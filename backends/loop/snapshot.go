@@ -52,7 +52,7 @@ func (sn *snapshots) take(dir folder.Dir, s dataset.Snapshot) error {
 			return err
 		}
 	}
-	// A snapshot of a damaged head would be useless, and a schedule would delete intact snapshots in favour of it.
+	// A snapshot of a damaged head would be useless, and retention would delete intact snapshots because of it.
 	if _, _, err := sn.images.Inspect(dir, layout.Head); err != nil {
 		return err
 	}
@@ -146,7 +146,7 @@ func (p *Pool) Restore(ctx context.Context, ds, snapshot uuid.UUID, keep dataset
 	return nil
 }
 
-// restore restores the head in dir to a snapshot, unless an earlier attempt with the same keep has done so. It
+// restore restores the head in dir to a snapshot, unless an earlier attempt with the same keep has restored it. It
 // returns the size of the image.
 func (sn *snapshots) restore(
 	ctx context.Context,
@@ -154,7 +154,7 @@ func (sn *snapshots) restore(
 	snapshot uuid.UUID,
 	keep dataset.Snapshot,
 ) (size int64, err error) {
-	kept := keep.ID.String()
+	keptItem := keep.ID.String()
 	done, err := sn.images.Restored(dir, keep.ID)
 	if err != nil {
 		return 0, err
@@ -176,8 +176,8 @@ func (sn *snapshots) restore(
 			return 0, err
 		}
 	}
-	// An earlier attempt may have been interrupted before it called Protect.
-	if err := folder.AbsentIsFine(sn.layout.Protect(dir, kept)); err != nil {
+	// An interrupted earlier attempt may not have called Protect.
+	if err := folder.AbsentIsFine(sn.layout.Protect(dir, keptItem)); err != nil {
 		return 0, err
 	}
 	return size, sn.layout.Flush(dir)
@@ -197,7 +197,7 @@ func (sn *snapshots) replaceHead(ctx context.Context, dir folder.Dir, item strin
 	sn.step("restore.recorded")
 	err := sn.heads.Prepare(dir, item, func(image *os.File) error {
 		sn.step("restore.cloned")
-		if err := sn.images.Same(dir, item, layout.Next); err != nil {
+		if err := sn.images.VerifyClone(dir, item, layout.Next); err != nil {
 			return err
 		}
 		if err := sn.growAsHead(ctx, dir, item, image); err != nil {
@@ -227,20 +227,20 @@ func (sn *snapshots) replaceHead(ctx context.Context, dir folder.Dir, item strin
 // next mount.
 func (sn *snapshots) growAsHead(ctx context.Context, dir folder.Dir, item string, image *os.File) error {
 	size, err := sn.images.Size(dir, layout.Head)
-	have, sErr := sn.images.SizeOf(dir, item)
+	source, sErr := sn.images.SizeOf(dir, item)
 	if err := errors.Join(err, sErr); err != nil {
 		return err
 	}
 	_, _, err = sn.images.Inspect(dir, layout.Head)
 	if errors.Is(err, dataset.ErrCorrupt) { // its end may be missing
-		if was, _ := imagefile.RecordedSize(dir, layout.Head); imagefile.RoundUp(was) > have.Size {
-			size = max(size, have.ImageFor(imagefile.RoundUp(was)))
+		if recorded, _ := imagefile.RecordedSize(dir, layout.Head); imagefile.RoundUp(recorded) > source.Size {
+			size = max(size, source.ImageFor(imagefile.RoundUp(recorded)))
 		}
 	}
 	switch {
-	case size <= have.Image:
+	case size <= source.Image:
 		return nil
-	case have.Encrypted:
+	case source.Encrypted:
 		return image.Truncate(size)
 	}
 	return sn.grower.GrowIdle(ctx, dir, layout.Next, size)

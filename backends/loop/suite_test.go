@@ -48,13 +48,13 @@ func TestSuiteInImage(t *testing.T) {
 // the same.
 func asWithout() []string {
 	return []string{
-		"KeepsEverything", "InUseIsNotDeleted", "InUseInAnotherNamespace", "InUseWithoutMount",
+		"FilePropertiesAreKept", "InUseIsNotDeleted", "InUseInAnotherNamespace", "InUseWithoutMount",
 		"SpeedIsLimited", "ReadOnlyMount", "AttachTwice", "SnapshotWhileWritten",
-		"CloneWhileWritten", "FreezeHoldsWriters", "ClonesAreIndependent", "CancelledIsAllOrNothing",
-		"RestoreKeepsWhatTheHeadIsThen",
-		"StreamsAreAlwaysTheSame", "CopyIsBroughtUpToDate", "CutStreamGoesOn", "DamagedStreamIsRefused",
-		"WhatACopyIsNot",
-		"SupersededHeadIsKept", "SeenWhileItMoves", "RootIsEmptyAndOwned", "RetryRenewsTheRecord",
+		"CloneWhileWritten", "FreezeBlocksWriters", "ClonesAreIndependent", "CancelledCallIsAtomic",
+		"InterruptedRestoreKeepsLaterWrites",
+		"StreamsAreReproducible", "CopyIsUpdated", "InterruptedStreamResumes", "DamagedStreamIsRefused",
+		"CopyHasNoHead",
+		"SupersededHeadIsKept", "MovingDatasetStaysVisible", "RootIsEmptyAndOwned", "RetryReplacesRecord",
 	}
 }
 

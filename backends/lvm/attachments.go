@@ -67,8 +67,8 @@ func (a *attachments) attach(ctx context.Context, id uuid.UUID, opts backends.At
 	}}, nil
 }
 
-// growSlack is how many bytes a filesystem may be smaller than its volume without being grown. mkfs leaves out a last
-// group that would be too small.
+// growSlack is the largest difference in bytes between a volume and its filesystem for which the filesystem is not
+// grown. mkfs leaves out a last group that would be too small.
 const growSlack = 16 << 20
 
 // active is a head whose volume is active, so that its device and content can be read.
@@ -145,8 +145,8 @@ func mountOptions(fsType string, more []string) []string {
 	return append(opts, more...)
 }
 
-// A process that was just forked has a copy of our open files until it calls exec. udev reads a device after the device
-// was closed.
+// A device can stay open for a moment after its use: a process that was just forked has a copy of our open files until
+// it calls exec, and udev reads a device after the device was closed.
 const (
 	busyTries = 40
 	busyPause = 25 * time.Millisecond
@@ -165,7 +165,7 @@ func (a *attachments) checkIdle(ctx context.Context, id uuid.UUID) error {
 	}
 	f, err := a.shelf.Find(id)
 	if errors.Is(err, dataset.ErrNotFound) {
-		return nil // the dataset is not whole
+		return nil // the dataset is incomplete
 	}
 	if err != nil {
 		return err
@@ -181,8 +181,8 @@ func (a *attachments) checkIdle(ctx context.Context, id uuid.UUID) error {
 		if seen, err = a.encryption.mountedDevice(name, dev); err != nil {
 			break
 		}
-		if where := mountedAt(seen); where != "" {
-			return dataset.Errorf(dataset.ErrInUse, "dataset %s is mounted at %s", id, where)
+		if mountPoint := mountedAt(seen); mountPoint != "" {
+			return dataset.Errorf(dataset.ErrInUse, "dataset %s is mounted at %s", id, mountPoint)
 		}
 		<-time.After(busyPause)
 		dev, err = dm.Find(a.device(name))
@@ -222,10 +222,10 @@ func userOf(ctx context.Context, dev dm.Device) string {
 	return fmt.Sprintf("%s is open (fuser -v %s shows the users)", dev.Node(), dev.Node())
 }
 
-// offlineGrow returns the filesystems of have that cannot grow while they are mounted. Drover does not grow them at
+// offlineGrow returns those of the filesystems that cannot grow while they are mounted. Drover does not grow them at
 // all.
-func offlineGrow(have []string) ([]string, error) {
-	if !slices.Contains(have, ext4) {
+func offlineGrow(filesystems []string) ([]string, error) {
+	if !slices.Contains(filesystems, ext4) {
 		return nil, nil
 	}
 	if grows, err := fsctl.CanGrowExt4(); err != nil || grows {
@@ -252,7 +252,7 @@ func (p *Pool) resize(ctx context.Context, id uuid.UUID, want dataset.Size, root
 	if err := mkfs.CheckMax(want); err != nil {
 		return err
 	}
-	if v.open != nil { // openContainer does not ask for the key of a container that is open already
+	if v.open != nil { // if the container is open already, openContainer does not get its key
 		if err := crypt.New(p.runner).CheckKey(ctx, v.disk, v.key); err != nil {
 			return err
 		}
@@ -270,17 +270,17 @@ func (p *Pool) resize(ctx context.Context, id uuid.UUID, want dataset.Size, root
 	if err != nil {
 		return err
 	}
-	beside := dataset.Size(0)
+	overhead := dataset.Size(0)
 	if v.open != nil {
-		beside = crypt.Overhead
+		overhead = crypt.Overhead
 	}
-	device, fits := dataset.Size(v.size), p.maker.volumeFor(v.fsType, want, beside)
+	device, fits := dataset.Size(v.size), p.maker.volumeFor(v.fsType, want, overhead)
 	if l.Size == 0 {
 		l.Size = device
 	}
 	if want < l.Size || fits+fits/32 < device {
 		return dataset.Errorf(dataset.ErrUnsupported, "it has %s, and %s cannot shrink here",
-			max(l.Size, mkfs.Size(v.fsType, device-beside)), v.fsType)
+			max(l.Size, mkfs.Size(v.fsType, device-overhead)), v.fsType)
 	}
 	fits = max(fits, device)
 	if err := p.maker.extend(ctx, l.Volume, fits); err != nil {
@@ -291,11 +291,11 @@ func (p *Pool) resize(ctx context.Context, id uuid.UUID, want dataset.Size, root
 	if err := shelf.WriteJSON(f.Root, tree, l, true); err != nil || root == nil {
 		return err
 	}
-	inside, err := p.encryption.extendContainer(ctx, v, l.Volume, int64(fits))
+	decrypted, err := p.encryption.extendContainer(ctx, v, l.Volume, int64(fits))
 	if err != nil {
 		return err
 	}
-	return grow(root, v.fsType, inside)
+	return grow(root, v.fsType, decrypted)
 }
 
 // Grow implements backends.Resizer.

@@ -24,7 +24,7 @@ const (
 	more   = 96 * dataset.MiB
 )
 
-// bench is a pool whose operations a test can cut short.
+// bench is a pool whose operations a test can interrupt.
 type bench struct {
 	*testing.T
 	backends.Pool
@@ -33,10 +33,10 @@ type bench struct {
 	left    int // steps until the crash; -1: none
 }
 
-// crash is what a step panics with.
+// crash is the value of the panic in a step.
 type crash struct{ step string }
 
-// do runs a command and returns what it printed.
+// do runs a command and returns its output.
 func do(t testing.TB, name string, args ...string) string {
 	t.Helper()
 	res, err := (&run.System{}).Run(context.Background(), run.Command{Name: name, Args: args, Timeout: 2 * time.Minute})
@@ -52,7 +52,7 @@ func lvmDo(t testing.TB, command string, args ...string) string {
 	return do(t, program, append(append([]string{command}, settings()...), args...)...)
 }
 
-// dropped removes a volume group when a test ends, and what it leaves where no udev runs.
+// dropped removes a volume group when a test ends, with the files that it leaves if no udev runs.
 func dropped(t testing.TB, vg string) {
 	t.Cleanup(func() {
 		if _, _, err := newTool(&run.System{}).readGroup(context.Background(), vg); err == nil {
@@ -66,7 +66,7 @@ func dropped(t testing.TB, vg string) {
 	})
 }
 
-// place is where a test makes a pool: of empty disks, in a volume group that goes with it.
+// place returns the configuration of a new pool on empty disks. The volume group is removed when the test ends.
 func place(t testing.TB, disks ...string) backends.Config {
 	t.Helper()
 	cfg := backends.Config{
@@ -97,7 +97,7 @@ func newBench(t *testing.T, cfg backends.Config) *bench {
 	return b
 }
 
-// open opens the pool anew: what the one before knew is forgotten.
+// open opens the pool again, without the state of the earlier Pool.
 func (b *bench) open() {
 	b.Helper()
 	pool, err := b.backend.Open(b.Context(), b.cfg)
@@ -112,7 +112,7 @@ func (b *bench) must(err error) {
 	}
 }
 
-// cut has an operation crash at a step, and tells whether it came to that.
+// cut makes an operation crash at a step, and reports whether it reached the step.
 func (b *bench) cut(at int, do func() error) (cut bool, err error) {
 	b.left = at
 	defer func() {
@@ -127,7 +127,7 @@ func (b *bench) cut(at int, do func() error) (cut bool, err error) {
 	return false, do()
 }
 
-// in mounts a dataset, has something done in it, and unmounts it.
+// in mounts a dataset, calls do, and unmounts the dataset.
 func (b *bench) in(id uuid.UUID, do func(dir string)) {
 	b.Helper()
 	dir := b.mount(id)
@@ -168,7 +168,7 @@ func (b *bench) read(id uuid.UUID) (content string) {
 	return content
 }
 
-// snapshotHolds wants a clone of a snapshot to have that content; "absent" wants no snapshot.
+// snapshotHolds fails unless a clone of a snapshot has the content. With "absent", it fails if the snapshot exists.
 func (b *bench) snapshotHolds(ds, snapshot uuid.UUID, want string) {
 	b.Helper()
 	c := b.record(0)
@@ -184,7 +184,7 @@ func (b *bench) snapshotHolds(ds, snapshot uuid.UUID, want string) {
 	}
 }
 
-// record is that of a new dataset, which is encrypted where the pool has keys.
+// record returns the record of a new dataset. The dataset is encrypted if the pool has keys.
 func (b *bench) record(size dataset.Size) dataset.Dataset {
 	d := dataset.Dataset{ID: uuid.New(), Size: size}
 	if b.cfg.Keys != nil {
@@ -206,8 +206,7 @@ func (b *bench) create(size dataset.Size) dataset.Dataset {
 	return d
 }
 
-// volumes returns the names of Drover's volumes of datasets, and of whatever else is in its
-// thin pool.
+// volumes returns the names of Drover's volumes of datasets, and of all other volumes in its thin pool.
 func (b *bench) volumes() (names []string) {
 	b.Helper()
 	all, err := newTool(&run.System{}).volumes(b.Context(), filepath.Base(b.cfg.Path))
@@ -220,7 +219,7 @@ func (b *bench) volumes() (names []string) {
 	return names
 }
 
-// settled reaps, and wants every volume to be a head or a snapshot then.
+// settled reaps, and fails unless every remaining volume is a head or a snapshot.
 func (b *bench) settled() {
 	b.Helper()
 	_, err := b.Reap(b.Context(), func(uuid.UUID) bool { return true })
@@ -244,7 +243,7 @@ func (b *bench) settled() {
 	}
 }
 
-// sizeIs tells whether the head of a dataset is of a size.
+// sizeIs reports whether the head of a dataset has a size.
 func (b *bench) sizeIs(id uuid.UUID, want dataset.Size) bool {
 	b.Helper()
 	p := b.Pool.(*Pool)
@@ -267,8 +266,8 @@ func (b *bench) head(id uuid.UUID) (string, error) {
 	return headOf(f)
 }
 
-// cast is who plays in a scenario: a dataset that holds "new", its snapshot that holds
-// "old", and what is to be made.
+// cast has the datasets and snapshots of a scenario: a dataset with the content "new", its snapshot with the content
+// "old", and those that the operation makes.
 type cast struct {
 	ds, other      dataset.Dataset
 	snapshot, keep dataset.Snapshot

@@ -7,7 +7,8 @@ import (
 	"github.com/droverhq/drover/internal/linux/mkfs"
 )
 
-// A profile is refused what each group refuses, and nothing that one of usual extents makes.
+// A size is refused for a profile if every group would refuse it, and is not refused if a group with the usual extents
+// can make it.
 func TestTakesWhatIsMade(t *testing.T) {
 	b := New(nil)
 	for _, extent := range []dataset.Size{4 * dataset.MiB, 512 * dataset.MiB} {

@@ -17,8 +17,8 @@ import (
 	"github.com/droverhq/drover/internal/run"
 )
 
-// A pool that is cleared leaves its devices free, or a volume group that was there before as it
-// was, at whichever step it was cut short before; one with a volume stays as it is.
+// Clear leaves the devices free, or leaves a volume group that existed before unchanged, at whichever step an earlier
+// Clear was interrupted. A pool with a volume stays as it is.
 func TestCleared(t *testing.T) {
 	cfg := place(t, "lvm-first")
 	vg, device := filepath.Base(cfg.Path), cfg.Devices[0]
@@ -31,7 +31,7 @@ func TestCleared(t *testing.T) {
 		}
 		cuts := []string{"", "lvm.clear." + poolName, "lvm.clear." + recordsName}
 		if cfg.Devices == nil && !long.Enabled() {
-			cuts = cuts[2:] // the same steps, and one more at the end of a group of its own
+			cuts = cuts[2:] // the same steps, and one more for a group that was made for the pool
 		}
 		for _, cut := range cuts {
 			b := New(&run.System{})

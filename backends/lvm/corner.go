@@ -20,12 +20,11 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// cornerTag begins the tag of a volume whose pool is in a corner, that is, in a folder of another pool for a trial
-// (package trialdir). The tag ends with the UUID of the pool in the corner. The volume is in the thin pool of the outer
-// pool.
+// cornerTag begins the tag of a volume whose pool is in a corner: a folder of another pool for a trial (package
+// trialdir). The tag ends with the UUID of the pool in the corner. The volume is in the thin pool of the outer pool.
 const cornerTag = "drover.corner="
 
-// SeparateFolder implements backends.SeparateFolderKind: where the records of a volume group are mounted.
+// SeparateFolder implements backends.SeparateFolderKind. It returns where the records of a volume group are mounted.
 func (b *Backend) SeparateFolder(path string) (string, error) {
 	vg, ok := strings.CutPrefix(path, "/dev/")
 	if !ok || !groupName.MatchString(vg) {

@@ -18,8 +18,8 @@ import (
 	"github.com/droverhq/drover/internal/run"
 )
 
-// Cases of the suite about what is other there pass in a corner of a pool, which has nothing of
-// it, then and afterwards.
+// The cases of the suite that concern the differences of a corner pass in a corner of a pool. The outer pool shows
+// nothing of them, during the cases and afterwards.
 func TestSuiteInACorner(t *testing.T) {
 	b := newBench(t, place(t, "lvm-first"))
 	d := b.create(little)
@@ -31,8 +31,9 @@ func TestSuiteInACorner(t *testing.T) {
 	kind, n := New(&run.System{}), 0
 	for _, one := range backendtest.Cases() {
 		switch one.Name {
-		case "PoolIsMadeOnce", "PoolRefusesWhatHoldsSomething", "PoolThatIsAwayIsOffline", "LifeOfADataset", "ClonesAndDeletedSources",
-			"ForeignThingsAreListedAndKept", "ReapDropsWhatItIsTold", "SymlinksInThePoolAreNotFollowed":
+		case "PoolIsMadeOnce", "PoolRefusesNonEmptyPlace", "AbsentPoolIsOffline", "DatasetLifeCycle",
+			"ClonesAndDeletedSources",
+			"ForeignFilesAreListedAndKept", "ReapDropsSelectedDatasets", "SymlinksInThePoolAreNotFollowed":
 		default:
 			continue
 		}
@@ -61,8 +62,8 @@ func TestSuiteInACorner(t *testing.T) {
 	}
 }
 
-// Volumes of a pool in a corner are no strangers while there is a corner, and removed with it;
-// the other way round they never are.
+// For the outer pool, the volumes of a pool in a corner are not foreign while the corner exists, and they are removed
+// with it. For the pool in the corner, the volumes of the outer pool are never foreign.
 func TestCornerThatWasLeft(t *testing.T) {
 	b := newBench(t, place(t, "lvm-first"))
 	d := b.create(little)
@@ -92,7 +93,7 @@ func TestCornerThatWasLeft(t *testing.T) {
 		t.Errorf("there are %d volumes", n)
 	}
 	b.must(inner.Close())
-	b.must(c.Close()) // as a kill does
+	b.must(c.Close()) // as if the process were killed
 	left, err := trialdir.Find(home)
 	if err != nil || len(left) != 1 || left[0].Foreign != "" {
 		t.Fatalf("%+v, %v", left, err)

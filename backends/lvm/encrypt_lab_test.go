@@ -25,7 +25,7 @@ import (
 	"github.com/droverhq/drover/internal/run"
 )
 
-// oneKey has one data key for all.
+// oneKey has the same data key for all datasets.
 type oneKey struct{}
 
 func (oneKey) DataKey(context.Context, dataset.Dataset) ([]byte, error) {
@@ -39,7 +39,7 @@ func newSealed(t *testing.T) *bench {
 	return newBench(t, cfg)
 }
 
-// nothingOpen wants no mapping of the pool.
+// nothingOpen fails if a mapping of the pool exists.
 func (b *bench) nothingOpen(when string) {
 	b.Helper()
 	b.must(b.Pool.(*Pool).encryption.dropUnused())
@@ -52,8 +52,8 @@ func (b *bench) nothingOpen(when string) {
 	}
 }
 
-// A volume grows in use to all of its size, and by itself at the next mount; what a killed process
-// left on it goes with the next start, or with the volume; and in use it is said to be so.
+// A volume grows to its full size while it is in use, or else at the next mount. Mappings that a killed process left
+// are removed at the next start or with the volume. A volume in use is reported as in use.
 func TestEncryptedVolume(t *testing.T) {
 	b := newSealed(t)
 	d := b.create(little)
@@ -100,7 +100,7 @@ func TestEncryptedVolume(t *testing.T) {
 	b.must(b.Delete(t.Context(), plain.ID))
 }
 
-// A container whose first header is damaged is refused with the command that mends it.
+// A container whose first header is damaged is refused, with the command that repairs it.
 func TestFirstHeaderLost(t *testing.T) {
 	b := newSealed(t)
 	d := b.create(little)
@@ -130,8 +130,7 @@ func TestFirstHeaderLost(t *testing.T) {
 	b.must(b.Delete(t.Context(), d.ID))
 }
 
-// leftOpen opens the container of a dataset as a process that was killed in the moment after has
-// left it.
+// leftOpen opens the container of a dataset and leaves it open, like a process that was killed right after.
 func (b *bench) leftOpen(d dataset.Dataset) {
 	b.Helper()
 	name, err := b.head(d.ID)
@@ -151,7 +150,7 @@ func (b *bench) leftOpen(d dataset.Dataset) {
 	b.must(err)
 }
 
-// without has a test find every program but one.
+// without makes a test find every program except one.
 func without(t *testing.T, program string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -173,7 +172,8 @@ func without(t *testing.T, program string) {
 	t.Setenv("PATH", dir)
 }
 
-// Where cryptsetup is gone the pool says so and has all else go on; what was left open is let go.
+// If cryptsetup was uninstalled, the pool reports that, and everything else works. Mappings that were left open are
+// removed.
 func TestWithoutCryptsetup(t *testing.T) {
 	b := newSealed(t)
 	d := b.create(little)
@@ -224,7 +224,7 @@ func TestWithoutCryptsetup(t *testing.T) {
 	}
 }
 
-// roomFor wants that in an empty volume a size is free, within 3 % and the rest of an extent.
+// roomFor fails unless an empty volume has the size free, within 3 % and the rest of an extent.
 func (b *bench) roomFor(dir string, size dataset.Size) {
 	b.Helper()
 	var st unix.Statfs_t

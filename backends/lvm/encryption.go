@@ -44,8 +44,8 @@ func (e *encryption) dropUnused() error {
 	})
 }
 
-// abandon removes the mappings of volumes whose content is not needed any more. If commands of a killed process still
-// use a mapping, the kernel removes it when they end.
+// abandon removes the mappings of volumes whose content is not needed any more. If a command of a killed process still
+// uses a mapping, the kernel removes the mapping when the command ends.
 func (e *encryption) abandon(volumes []string) error {
 	for _, name := range volumes {
 		if err := crypt.Drop(e.mapping(name)); err != nil {
@@ -76,15 +76,15 @@ func overhead(d dataset.Dataset) dataset.Size {
 // sameKey fails with ErrInvalid unless the dataset in a folder is encrypted with the data key of a record, or
 // neither is encrypted. It activates no volume.
 func sameKey(f *shelf.Folder, d dataset.Dataset) error {
-	is, err := f.ReadRecord()
+	record, err := f.ReadRecord()
 	switch {
 	case err != nil:
 		return err
-	case (is.Encryption != nil) != (d.Encryption != nil):
+	case (record.Encryption != nil) != (d.Encryption != nil):
 		return dataset.Errorf(dataset.ErrInvalid, "either it or its source is encrypted, but not both")
-	case is.Encryption != nil && is.Encryption.ID != d.Encryption.ID:
+	case record.Encryption != nil && record.Encryption.ID != d.Encryption.ID:
 		return dataset.Errorf(dataset.ErrInvalid,
-			"its source is encrypted with data key %s, and its record has %s", is.Encryption.ID,
+			"its source is encrypted with data key %s, and its record has %s", record.Encryption.ID,
 			d.Encryption.ID)
 	}
 	return nil
@@ -115,18 +115,19 @@ func (n namedDevice) Name() string { return n.name }
 func (e *encryption) openContainer(ctx context.Context, f *shelf.Folder, volume string, node *os.File) (
 	open *crypt.Device, key []byte, err error) {
 	disk := namedDevice{node, "/dev/mapper/" + e.device(volume)}
-	_, is, err := crypt.Header(disk)
+	_, encrypted, err := crypt.Header(disk)
 	if err != nil {
 		return nil, nil, fmt.Errorf("volume %s: %w", e.ref(volume), err)
 	}
 	d, err := f.ReadRecord()
-	if err != nil { // a damaged record protects nothing: an attacker with the keys may have a copy of it
+	if err != nil {
+		// A damaged record does not protect the data: an attacker with the keys may have a copy of the record.
 		d = &dataset.Dataset{ID: f.ID}
 	}
 	switch {
-	case !is && d.Encryption == nil:
+	case !encrypted && d.Encryption == nil:
 		return nil, nil, nil
-	case !is:
+	case !encrypted:
 		if err := crypt.CheckFirstHeader(disk); err != nil {
 			return nil, nil, err
 		}
@@ -143,9 +144,9 @@ func (e *encryption) openContainer(ctx context.Context, f *shelf.Folder, volume 
 // mountedDevice returns the device of a volume in use that is mounted: the mapping on the volume, or the volume itself.
 // It removes an unused mapping.
 func (e *encryption) mountedDevice(volume string, dev dm.Device) (dm.Device, error) {
-	m, there, err := crypt.Find(e.mapping(volume))
+	m, exists, err := crypt.Find(e.mapping(volume))
 	switch {
-	case err != nil || !there:
+	case err != nil || !exists:
 		return dev, err
 	case m.Users == 0:
 		return dev, crypt.Drop(m.Name)

@@ -22,7 +22,7 @@ import (
 	"github.com/droverhq/drover/test/lab/inside"
 )
 
-// sum is the checksum of a device's first bytes.
+// sum returns the checksum of a device's first bytes.
 func sum(t *testing.T, path string) string {
 	t.Helper()
 	f, err := os.Open(path)
@@ -37,8 +37,8 @@ func sum(t *testing.T, path string) string {
 	return string(h.Sum(nil))
 }
 
-// A pool takes what is free of a group that others use too, and nothing of theirs: neither
-// of what is beside it, nor of what somebody put into its thin pool, or under its names.
+// A pool takes the free space of a group that others use too, and none of their volumes: neither volumes beside the
+// pool, nor volumes that somebody put into its thin pool or gave a name of Drover's form.
 func TestForeignVolumes(t *testing.T) {
 	const vg = "test-shared"
 	disk := inside.Disk(t, "lvm-first")
@@ -62,7 +62,7 @@ func TestForeignVolumes(t *testing.T) {
 		vg)
 	lvmDo(t, "lvcreate", "--yes", "--type", "thin", "--virtualsize", "64m", "--thinpool", poolName, "--name", odd, vg)
 	b.open()
-	// A dataset's file that names it makes it no volume of Drover's.
+	// A file of a dataset that names such a volume does not make it a volume of Drover.
 	victim := b.create(little)
 	folder := filepath.Join(cfg.Mount, "datasets", victim.ID.String())
 	lost, err := b.head(victim.ID)
@@ -103,7 +103,7 @@ func TestForeignVolumes(t *testing.T) {
 	}
 }
 
-// A volume whose superblock is damaged is said to be, and left as it is.
+// A volume with a damaged superblock is reported as damaged, and is not changed.
 func TestDamagedSuperblock(t *testing.T) {
 	b := newBench(t, place(t, "lvm-first"))
 	d := b.create(little)
@@ -120,7 +120,7 @@ func TestDamagedSuperblock(t *testing.T) {
 		if _, err := b.Attach(t.Context(), d.ID, backends.AttachOptions{}); !errors.Is(err, dataset.ErrCorrupt) {
 			t.Errorf("attached: %v", err)
 		}
-		if _, err := b.Create(t.Context(), d); err != nil { // it is there already
+		if _, err := b.Create(t.Context(), d); err != nil { // it exists already
 			t.Error(err)
 		}
 		if err := b.Pool.(backends.Resizer).Resize(t.Context(), d.ID, more, nil); !errors.Is(err, dataset.ErrCorrupt) {
@@ -135,8 +135,7 @@ func TestDamagedSuperblock(t *testing.T) {
 	}
 }
 
-// Devices that hold something, or are in use, and groups that are there are refused, and
-// left as they are.
+// Devices with content or in use, and existing groups, are refused and not changed.
 func TestDevicesThatHoldSomething(t *testing.T) {
 	cfg := place(t, "lvm-first", "lvm-second")
 	refused := func(what string, kinds ...*dataset.Kind) {
@@ -189,8 +188,7 @@ func TestDevicesThatHoldSomething(t *testing.T) {
 	}
 }
 
-// A pool that was being made when the process died is made to the end by the next try, and
-// is offline until then.
+// If the process died while it made a pool, the next attempt completes the pool. Until then the pool is offline.
 func TestMakingIsCutShort(t *testing.T) {
 	cfg := place(t, "lvm-first")
 	cfg.ID = uuid.New()
@@ -227,7 +225,7 @@ func TestMakingIsCutShort(t *testing.T) {
 	b.must(b.Close())
 }
 
-// What was put on one host is there on another: the records come along with the disks.
+// The datasets of one host exist on another one after their disks were moved, because the records are on the disks.
 func TestDisksGoToAnotherHost(t *testing.T) {
 	b := newBench(t, place(t, "lvm-first", "lvm-second"))
 	vg := filepath.Base(b.cfg.Path)

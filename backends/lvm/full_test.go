@@ -20,7 +20,7 @@ import (
 	"github.com/droverhq/drover/test/lab/inside"
 )
 
-// fill writes so many bytes that nothing can make smaller, and returns how many there were.
+// fill writes the given number of incompressible bytes, and returns how many could be written.
 func fill(t *testing.T, path string, size int64) (written int64, err error) {
 	t.Helper()
 	f, err := os.Create(path)
@@ -38,7 +38,7 @@ func fill(t *testing.T, path string, size int64) (written int64, err error) {
 	return written, errors.Join(err, f.Sync())
 }
 
-// A volume of 256 MiB is full then, with snapshots as without, and nobody else is.
+// A volume of 256 MiB is full at 256 MiB, with and without snapshots, and no other volume is affected.
 func TestFullVolume(t *testing.T) {
 	b := newBench(t, place(t, "lvm-first"))
 	const size = 256 * dataset.MiB
@@ -56,7 +56,7 @@ func TestFullVolume(t *testing.T) {
 			if _, err := fill(t, filepath.Join(dir, "first"), 64<<20); err != nil {
 				t.Error(err)
 			}
-			b.must(b.Snapshot(t.Context(), s, nil)) // does not count
+			b.must(b.Snapshot(t.Context(), s, nil)) // a snapshot does not count
 			written, err := fill(t, filepath.Join(dir, "file"), 1<<30)
 			if written += 64 << 20; !errors.Is(err, unix.ENOSPC) || written < int64(size)*97/100 ||
 				written > int64(size)*103/100 {
@@ -73,8 +73,8 @@ func TestFullVolume(t *testing.T) {
 	}
 }
 
-// Above four fifths nothing new begins, with what would mend it; what leaves a full pool
-// does, and once there is room so does all else.
+// If the pool is more than four fifths full, new work is refused, and the error names the remedy. Work that makes room
+// in a full pool is allowed. When there is room again, everything is allowed.
 func TestWatermark(t *testing.T) {
 	const vg = "test-small"
 	disk := inside.Disk(t, "lvm-first")
@@ -91,7 +91,7 @@ func TestWatermark(t *testing.T) {
 	if !st.Online || st.Reason != "" || st.Size > 1200*dataset.MiB || st.Size < 600*dataset.MiB {
 		t.Fatalf("%+v", st)
 	}
-	d := b.create(2 * dataset.GiB) // more than there is
+	d := b.create(2 * dataset.GiB) // more than the pool has
 	b.in(d.ID, func(dir string) {
 		if _, err := fill(t, filepath.Join(dir, "file"), int64(st.Size)*82/100); err != nil {
 			t.Error(err)
@@ -115,7 +115,7 @@ func TestWatermark(t *testing.T) {
 	s.Kind = dataset.SnapshotTransfer
 	b.must(b.Snapshot(t.Context(), s, nil))
 	b.must(b.DeleteSnapshot(t.Context(), d.ID, s.ID))
-	b.in(d.ID, func(dir string) { // what is deleted goes back to the pool
+	b.in(d.ID, func(dir string) { // deleted files return their blocks to the pool
 		b.must(os.Remove(filepath.Join(dir, "file")))
 		f, err := os.Open(dir)
 		b.must(err)
@@ -128,8 +128,8 @@ func TestWatermark(t *testing.T) {
 	b.must(err)
 }
 
-// A snapshot of a filesystem that its owner froze is refused, as LVM could not freeze it; it
-// stays frozen, and once it is thawed a snapshot is taken.
+// A snapshot of a filesystem that its owner has frozen is refused, because LVM cannot freeze it. The filesystem stays
+// frozen. After it is thawed, a snapshot can be taken.
 func TestFrozenVolume(t *testing.T) {
 	b := newBench(t, place(t, "lvm-first"))
 	for _, fs := range []string{xfs, ext4} {
@@ -158,7 +158,7 @@ func TestFrozenVolume(t *testing.T) {
 	b.settled()
 }
 
-// A volume that a killed lvm has left suspended goes on when the pool is opened.
+// A volume that a killed lvm(8) left suspended is resumed when the pool is opened.
 func TestSuspendedVolumeGoesOn(t *testing.T) {
 	b := newBench(t, place(t, "lvm-first"))
 	d := b.create(little)
@@ -179,7 +179,7 @@ func TestSuspendedVolumeGoesOn(t *testing.T) {
 	}
 }
 
-// Snapshots are never active, and what was the head is not after a restore.
+// Snapshots are never active, and a former head is inactive after a restore.
 func TestSnapshotsStayInactive(t *testing.T) {
 	b := newBench(t, place(t, "lvm-first"))
 	c := b.stage()

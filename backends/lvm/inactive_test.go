@@ -17,8 +17,7 @@ import (
 	"github.com/droverhq/drover/internal/run"
 )
 
-// What a volume takes is told without making it active, whether it was not mounted since the
-// host was started, or never.
+// The usage of a volume is known without activating it, if it was not mounted since the host was started, or never.
 func TestUsedAtRest(t *testing.T) {
 	b := newBench(t, place(t, "lvm-first"))
 	d := b.create(256 * dataset.MiB)
@@ -67,7 +66,7 @@ func (b *bench) deactivate(id uuid.UUID) {
 	lvmDo(b.T, "lvchange", "--activate", "n", filepath.Base(b.cfg.Path)+"/"+name)
 }
 
-// A snapshot and a clone take as many commands of a volume with much in it as of an empty one.
+// A snapshot and a clone take the same number of commands for a full volume as for an empty one.
 func TestSnapshotsCostTheSame(t *testing.T) {
 	count := &run.Recorder{Next: &run.System{}}
 	b := &bench{T: t, cfg: place(t, "lvm-first"), left: -1, backend: New(count)}
@@ -103,8 +102,8 @@ func TestSnapshotsCostTheSame(t *testing.T) {
 	}
 }
 
-// A command that dies, and leaves a volume suspended, or the pool, costs nobody more than a
-// moment: who ran it looks after that, or the next Status.
+// If a command dies and leaves a volume or the pool suspended, users wait only for a moment: the caller of the command
+// resumes it, or the next Status does.
 func TestSuspendedByACommandThatDied(t *testing.T) {
 	dies := false
 	var device string
@@ -144,7 +143,7 @@ func TestSuspendedByACommandThatDied(t *testing.T) {
 		}
 		dies = false
 		awake(what)
-		do(t, "dmsetup", "suspend", "--noudevsync", device) // by one that was given up
+		do(t, "dmsetup", "suspend", "--noudevsync", device) // as by an abandoned command
 		p.tool.failed.Store(true)
 		if st := b.Status(t.Context()); !st.Online || st.Reason != "" {
 			t.Errorf("%s: %+v", what, st)
@@ -158,8 +157,8 @@ func TestSuspendedByACommandThatDied(t *testing.T) {
 	b.settled()
 }
 
-// The records' filesystem cannot run out of files before it does of blocks; what has lost its
-// tag is not formatted again.
+// The filesystem of the records cannot run out of inodes before it runs out of blocks. If the volume of the records has
+// lost its tag, it is not formatted again.
 func TestRecordsFilesystem(t *testing.T) {
 	b := newBench(t, place(t, "lvm-first"))
 	var fs unix.Statfs_t
@@ -187,7 +186,7 @@ func TestRecordsFilesystem(t *testing.T) {
 	b.settled()
 }
 
-// A group of the pool's name on other disks than those that are named is not taken for it.
+// A group that has the name of the pool but is on other disks than the configured ones is not mistaken for the pool.
 func TestGroupLiesElsewhere(t *testing.T) {
 	b := newBench(t, place(t, "lvm-first", "lvm-second"))
 	cfg := b.cfg

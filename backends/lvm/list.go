@@ -56,7 +56,8 @@ func (p *Pool) Stat(ctx context.Context, id uuid.UUID) (backends.Entry, error) {
 }
 
 // describe adds to a dataset's entry its snapshots and their problems. It adds the volumes that the folder names to
-// named. It asks LVM again for a volume that is not in all, because the volume may have been made since all was listed.
+// named. If a volume is not in all, describe asks LVM again, because the volume may have been made after all was
+// listed.
 func (l *lister) describe(ctx context.Context, f *shelf.Folder, e *backends.Entry, all map[string]volume,
 	named map[string]bool) {
 	shelf.DescribeTrees(f, e)
@@ -69,8 +70,8 @@ func (l *lister) describe(ctx context.Context, f *shelf.Folder, e *backends.Entr
 		need = append(need, head.Tree)
 	}
 	for _, s := range e.Snapshots {
-		if kept, err := f.ReadSnapshot(s.ID); err == nil {
-			need = append(need, kept.Tree)
+		if snapshot, err := f.ReadSnapshot(s.ID); err == nil {
+			need = append(need, snapshot.Tree)
 		}
 	}
 	for _, tree := range need {
@@ -87,11 +88,11 @@ func (l *lister) describe(ctx context.Context, f *shelf.Folder, e *backends.Entr
 
 // checkMissing returns the problem of a volume that was not listed, or nil if it exists now.
 func (l *lister) checkMissing(ctx context.Context, tree, name string) error {
-	now, err := l.tool.volumes(ctx, l.ref(name))
+	listed, err := l.tool.volumes(ctx, l.ref(name))
 	switch {
 	case errors.Is(err, errAbsent):
 		return dataset.Errorf(dataset.ErrCorrupt, "%s is missing: no such volume: %s", tree, l.ref(name))
-	case err == nil && !isOurs(now[name]):
+	case err == nil && !isOurs(listed[name]):
 		return dataset.Errorf(dataset.ErrCorrupt, "%s: drover did not create volume %s", tree, l.ref(name))
 	}
 	return err
@@ -123,8 +124,8 @@ func linksOf(folder *os.Root) (map[string]string, []error) {
 	return links, problems
 }
 
-// unnamedVolumes returns the volumes that no folder names, if they are in the thin pool or have a name that Drover
-// gives. Other volumes of the group belong to others.
+// unnamedVolumes returns the volumes that no folder names and that may be Drover's: they are in the thin pool, or have
+// a name of the form that Drover gives.
 func (l *lister) unnamedVolumes(ctx context.Context, all map[string]volume, named map[string]bool) (
 	[]backends.Entry, error,
 ) {
@@ -139,15 +140,15 @@ func (l *lister) unnamedVolumes(ctx context.Context, all map[string]volume, name
 		return nil, nil
 	}
 	slices.Sort(odd)
-	now, err := l.tool.volumes(ctx, l.vg) // a volume that was being removed may be gone
+	current, err := l.tool.volumes(ctx, l.vg) // a volume that was being removed may be gone
 	if err != nil {
 		return nil, err
 	}
 	var found []backends.Entry
 	for _, name := range odd {
-		v, there := now[name]
+		v, exists := current[name]
 		id := datasetOf(v)
-		if !there || id != uuid.Nil && l.isNamed(id, name) {
+		if !exists || id != uuid.Nil && l.isNamed(id, name) {
 			continue
 		}
 		if other, err := l.isOfOtherPool(v); err != nil {
@@ -179,7 +180,7 @@ func datasetOf(v volume) uuid.UUID {
 	return uuid.Nil
 }
 
-// isNamed reports whether the folder of a dataset names a volume by now, or the dataset is being deleted.
+// isNamed reports whether the folder of a dataset names a volume now, or the dataset is being deleted.
 func (l *lister) isNamed(id uuid.UUID, name string) bool {
 	root, err := l.shelf.OpenUnclaimed(id)
 	if errors.Is(err, dataset.ErrNotFound) {
@@ -207,9 +208,9 @@ func (l *lister) isDeleting(id uuid.UUID) bool {
 // isOfOtherPool reports whether a volume belongs to another pool: to one in a corner of this pool, or to the pool that
 // contains this corner. If there is no corner, it returns false.
 func (l *lister) isOfOtherPool(v volume) (bool, error) {
-	mine := cornerTag + l.shelf.ID().String()
+	cornerOfPool := cornerTag + l.shelf.ID().String()
 	if l.inCorner {
-		return !slices.Contains(v.Tags, mine), nil
+		return !slices.Contains(v.Tags, cornerOfPool), nil
 	}
 	if !slices.ContainsFunc(v.Tags, func(tag string) bool { return strings.HasPrefix(tag, cornerTag) }) {
 		return false, nil

@@ -9,18 +9,18 @@
 //	VG/drover_pool      the thin pool
 //	VG/drover_<hex>     a head or a snapshot, tagged drover and drover.dataset=<uuid>
 //
-// So the records move with the disk. In the dataset's folder of the shelf, a file represents each volume and contains
-// the volume's name: head, snapshot-<uuid> and, after a restore, head-<uuid>. Package shelf calls them trees. As in
-// other backends with trees, records say which tree is the head, and which snapshots exist.
+// So the records move with the disk. A folder of the shelf has a file for each volume of the dataset, which contains
+// the name of the volume. These files are head, snapshot-<uuid> and, after a restore, head-<uuid>. Package shelf calls
+// them trees. As in other backends with trees, records say which tree is the head, and which snapshots exist.
 //
 // # Crashes
 //
-// The name of a volume is made of a new UUID. It is written to the disk before the volume is made, and removed after
-// the volume. So a crash leaves a name without a volume, or a volume that is neither a head nor a snapshot according to
-// the records. Reap removes both. A volume is only removed if its name was recorded in the pool, it has Drover's tag,
-// and it is in Drover's thin pool. A volume with the tag but without a recorded name is listed and left alone. A
-// command of lvm(8) that changes something is never killed, because the volumes that it had suspended would stay
-// suspended.
+// The name of a volume is made of a new UUID. The name is written to the disk before the volume is made, and removed
+// after the volume is removed. So a crash leaves a name without a volume, or a volume that is neither a head nor a
+// snapshot according to the records. Reap removes both. A volume is only removed if its name was recorded in the pool,
+// it has Drover's tag, and it is in Drover's thin pool. A volume with the tag but without a recorded name is listed and
+// left alone. A command of lvm(8) that changes something is never killed, because the volumes that it had suspended
+// would stay suspended.
 //
 // # Activation
 //
@@ -30,9 +30,10 @@
 //
 // # State
 //
-// The agent opens a [Pool] and calls it by the contract of package backends. The parts of a pool keep only counts of
-// attachments and the remembered usage of inactive volumes; everything else is read from LVM and the shelf. An open
-// folder claims its dataset (package shelf), and only one command of lvm(8) runs at a time (tool).
+// The agent opens a [Pool] and calls it by the contract of package backends. The parts of a pool keep the counts of
+// attachments and the remembered usage of inactive volumes, each protected by a mutex. Everything else is read from LVM
+// and the shelf. An open folder claims its dataset (package shelf), and only one command of lvm(8) runs at a time
+// (tool).
 package lvm
 
 import (
@@ -117,10 +118,10 @@ func (b *Backend) CheckSize(fs string, size dataset.Size) error {
 	return mkfs.Check(fs, size)
 }
 
-// PathOf implements backends.BlockDeviceKind: the volume group that is made is named after the pool.
+// PathOf implements backends.BlockDeviceKind. It returns the path of a volume group that is named after the pool.
 func (b *Backend) PathOf(name, _ string) string { return "/dev/drover-" + name }
 
-// Available implements backends.Kind: LVM, its tools for thin pools, and a kernel with them.
+// Available implements backends.Kind. The backend needs LVM, LVM's tools for thin pools, and a kernel with thin pools.
 func (b *Backend) Available(ctx context.Context) error {
 	if err := b.CheckOpen(ctx); err != nil {
 		return err
@@ -132,9 +133,9 @@ func (b *Backend) Available(ctx context.Context) error {
 	return host.CheckAny(host.Makes, "backend lvm: no filesystem for the volumes")
 }
 
-// checkTools fails if the tool is missing with which LVM checks a thin pool before it activates the pool. LVM itself
-// only prints a warning and continues. It is checked when a pool is created, because the operator is present then and
-// can install the tool.
+// checkTools fails if the host lacks the tool with which LVM checks a thin pool before it activates the pool. LVM
+// itself only prints a warning and continues. Drover checks for the tool when a pool is created, because the operator
+// is present then and can install it.
 func checkTools() error {
 	if _, err := run.LookPath("thin_check"); err != nil {
 		return errors.New("checking a thin pool needs thin_check (apt-get install thin-provisioning-tools)")
@@ -142,16 +143,16 @@ func checkTools() error {
 	return nil
 }
 
-// CheckOpen implements backends.ExistingPoolKind: LVM, and a kernel with thin pools. Only a new volume needs mkfs.
-// Missing kernel features come first, because no package provides them.
+// CheckOpen implements backends.ExistingPoolKind. An existing pool needs LVM, and a kernel with thin pools. Only a new
+// volume needs mkfs. CheckOpen reports missing kernel features first, because no package provides them.
 func (b *Backend) CheckOpen(context.Context) error {
 	_, missing := run.LookPath(program)
-	why := checkKernel()
+	problem := checkKernel()
 	switch {
 	case missing == nil:
-		return why
-	case why != nil:
-		return fmt.Errorf("%w; it also needs %s (apt-get install lvm2 thin-provisioning-tools)", why, program)
+		return problem
+	case problem != nil:
+		return fmt.Errorf("%w; it also needs %s (apt-get install lvm2 thin-provisioning-tools)", problem, program)
 	}
 	return dataset.Errorf(dataset.ErrUnsupported,
 		"backend lvm needs %s (apt-get install lvm2 thin-provisioning-tools)", program)
@@ -169,8 +170,8 @@ func checkKernel() error {
 	return nil
 }
 
-// groupName matches the valid names of a volume group: LVM's characters, and a length that leaves room for
-// our volumes' names in the names of the device mapper.
+// groupName matches the valid names of a volume group. They have LVM's characters. They are so short that the device
+// mapper's names, which contain the names of the group and of a volume, are not too long.
 var groupName = regexp.MustCompile(`^[A-Za-z0-9_+][A-Za-z0-9_.+-]{0,59}$`)
 
 // Open implements backends.Kind.
@@ -263,19 +264,19 @@ func (p *Pool) declare() error {
 	if err != nil {
 		return err
 	}
-	var lacks []string
+	var missing []string
 	seals := crypt.Available()
 	for _, err := range append(host.Missing, checkTools(), seals) {
 		if err != nil {
-			lacks = append(lacks, err.Error())
+			missing = append(missing, err.Error())
 		}
 	}
-	can := (*Backend)(nil).MaxCapabilities()
-	can.Encryption, can.Filesystems = seals == nil, host.Makes
-	can.OnlineGrow, can.OfflineGrow = len(offline) < len(host.Mounts), offline
+	caps := (*Backend)(nil).MaxCapabilities()
+	caps.Encryption, caps.Filesystems = seals == nil, host.Makes
+	caps.OnlineGrow, caps.OfflineGrow = len(offline) < len(host.Mounts), offline
 	p.info = backends.Info{
-		Capabilities: can,
-		Missing:      lacks,
+		Capabilities: caps,
+		Missing:      missing,
 		Note: fmt.Sprintf("thin volumes in %s/%s, blocks of %s: snapshots and clones by LVM", p.vg,
 			poolName, p.chunk),
 		Path: p.shelf.Path(), DefaultSize: defaultSize, Freezes: true,

@@ -20,7 +20,7 @@ import (
 	"github.com/droverhq/drover/internal/run"
 )
 
-// What needs no device mapper is here; all else runs in the lab.
+// These tests need no device mapper. All others run in the lab.
 
 func TestPathsThatNameNoGroup(t *testing.T) {
 	good := backends.Config{Path: "/dev/vg0", Mount: "/mnt"}
@@ -46,7 +46,7 @@ func TestPathsThatNameNoGroup(t *testing.T) {
 	}
 }
 
-// The longest name of a device is one that the device mapper takes.
+// The device mapper accepts the longest possible name of a device.
 func TestNamesFit(t *testing.T) {
 	for _, vg := range []string{strings.Repeat("x", 60), strings.Repeat("x-", 23)} {
 		if _, err := configuredGroup(backends.Config{Path: "/dev/" + vg, Mount: "/mnt"}); err != nil {
@@ -94,7 +94,7 @@ func TestWhatAThinPoolSays(t *testing.T) {
 	}
 }
 
-// A pool's metadata hold out for four times its blocks, and there is room for their spare.
+// The metadata of a pool is sufficient for four times its blocks, and there is room for the spare metadata.
 func TestPlan(t *testing.T) {
 	p := newPool(&storage{vg: "vg0", extent: 4 * dataset.MiB}, nil)
 	for _, free := range []dataset.Size{
@@ -122,7 +122,7 @@ func TestPlan(t *testing.T) {
 	}
 }
 
-// answersWith is lvm with one answer.
+// answersWith returns a runner that gives the same answer to every command.
 func answersWith(code int, stdout, stderr string) run.Func {
 	return func(_ context.Context, c run.Command) (run.Result, error) {
 		if c.Stdout != nil {
@@ -141,7 +141,7 @@ func answersWith(code int, stdout, stderr string) run.Func {
 	}
 }
 
-// What LVM fails at for another reason is not absent.
+// If LVM fails for another reason, the object does not count as absent.
 func TestUnknownIsNotAbsent(t *testing.T) {
 	for stderr, want := range map[string]bool{
 		`  Volume group "vg0" not found` + "\n  Cannot process volume group vg0\n": true,
@@ -185,8 +185,7 @@ func TestReports(t *testing.T) {
 	}
 }
 
-// A command that was begun goes on when its caller gives up, and those that wait do not
-// begin.
+// A running command continues if its caller gives up. A command that waits does not start.
 func TestLVMIsNotKilled(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	begun, n := make(chan struct{}), 0
@@ -213,7 +212,7 @@ func TestLVMIsNotKilled(t *testing.T) {
 	}
 }
 
-// LVM's commands wait here for each other, and not for LVM's lock while their time runs.
+// Commands of LVM wait for each other in this process, and not for LVM's lock, where they would spend their time limit.
 func TestOneCommandAtATime(t *testing.T) {
 	var busy atomic.Int32
 	tool := newTool(run.Func(func(context.Context, run.Command) (run.Result, error) {
@@ -235,7 +234,7 @@ func TestOneCommandAtATime(t *testing.T) {
 	all.Wait()
 }
 
-// A group that is no pool, or another one, is asked about and left alone.
+// A group that is not a pool, or is another pool, is only read, and not changed.
 func TestForeignGroups(t *testing.T) {
 	mine := uuid.New()
 	for _, c := range []struct {
@@ -266,7 +265,7 @@ func TestForeignGroups(t *testing.T) {
 	}
 }
 
-// Without the programs the backend says what brings them.
+// If programs are missing, the backend names the packages that contain them.
 func TestMissingPrograms(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	err := New(&run.Recorder{}).Available(t.Context())
@@ -276,8 +275,8 @@ func TestMissingPrograms(t *testing.T) {
 	}
 }
 
-// A command that takes too long goes on, and its turn with it; who waits is told of it. Once it
-// has ended others are run.
+// A command that takes too long continues and keeps its turn. Callers that wait get an error about it. When it has
+// ended, other commands run.
 func TestALateCommandIsNotKilled(t *testing.T) {
 	finish, killed := make(chan struct{}), make(chan error, 1)
 	tool := newTool(run.Func(func(ctx context.Context, c run.Command) (run.Result, error) {
@@ -308,7 +307,7 @@ func TestALateCommandIsNotKilled(t *testing.T) {
 		t.Errorf("it was killed: %v", err)
 	}
 	err := tool.lvm(t.Context(), "lvs")
-	for errors.Is(err, dataset.ErrOffline) { // until what is left of it is done
+	for errors.Is(err, dataset.ErrOffline) { // until the command has ended
 		runtime.Gosched()
 		err = tool.lvm(t.Context(), "lvs")
 	}
@@ -317,7 +316,7 @@ func TestALateCommandIsNotKilled(t *testing.T) {
 	}
 }
 
-// Nothing new begins while the records have room left for little more, of bytes or of files.
+// New work is refused while the filesystem of the records has few free bytes or inodes.
 func TestRoomForRecords(t *testing.T) {
 	p := newPool(&storage{name: "fast", vg: "vg0"}, nil)
 	u, err := parseUsage(dm.Target{Type: "thin-pool", Status: "3 100/1000 10/100 - rw a b - 1024"}, 64*dataset.KiB)
@@ -343,8 +342,8 @@ func TestRoomForRecords(t *testing.T) {
 	}
 }
 
-// Who has the turn keeps it from one command to the next, and others wait until it is given back;
-// a command of its own that takes longer than its time has it from then on.
+// A caller that holds the turn keeps it for several commands, and others wait until it releases the turn. If one of its
+// commands exceeds the time limit, the turn belongs to that command from then on.
 func TestATurnIsKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		finish := make(chan struct{})
@@ -381,7 +380,7 @@ func TestATurnIsKept(t *testing.T) {
 		others.Wait()
 		before := in
 		in, done = turn()
-		other(before) // who has given it back waits as others do
+		other(before) // a caller that has released the turn waits like others
 		if err := tool.lvm(in, "again"); err != nil {
 			t.Error(err)
 		}

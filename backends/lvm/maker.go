@@ -84,8 +84,8 @@ func headLink(f *shelf.Folder) (tree string, l link, err error) {
 	return h.Tree, l, nil
 }
 
-// recordIntent durably records that a volume will be made for a tree. The record is l with a new volume name, which
-// recordIntent returns. It first removes the volume of an earlier attempt.
+// recordIntent durably records that a volume will be made for a tree. It records l with a new volume name, and returns
+// the name. Before that, it removes the volume of an earlier attempt.
 func (m *maker) recordIntent(ctx context.Context, f *shelf.Folder, tree string, l link) (string, error) {
 	if err := m.remover.destroyIn(ctx, f, tree); err != nil {
 		return "", err
@@ -108,18 +108,18 @@ func (m *maker) tags(id uuid.UUID) []string {
 	return list
 }
 
-// snapshot makes a volume for a tree of the folder to, with the content of another volume at one moment. When it
-// returns, the new volume is on the disk, with everything that was written to the other volume before.
-func (m *maker) snapshot(ctx context.Context, of link, to *shelf.Folder, tree string, skip string) (string, error) {
-	name, err := m.recordIntent(ctx, to, tree, of)
+// snapshot makes a volume for a tree of the folder to, with the content of another volume at one moment. When snapshot
+// returns, the new volume is on the disk. It contains everything that was written to the other volume before the call.
+func (m *maker) snapshot(ctx context.Context, source link, to *shelf.Folder, tree string, skip string) (string, error) {
+	name, err := m.recordIntent(ctx, to, tree, source)
 	if err != nil {
 		return "", err
 	}
 	args := append([]string{"--yes", "--snapshot", "--name", name, "--setactivationskip", skip, "--activate", "n"},
 		m.tags(to.ID)...)
-	err = m.volumes.change(ctx, "lvcreate", append(args, m.ref(of.Volume))...)
+	err = m.volumes.change(ctx, "lvcreate", append(args, m.ref(source.Volume))...)
 	if errors.Is(err, errAbsent) {
-		err = dataset.Errorf(dataset.ErrCorrupt, "volume %s is missing", m.ref(of.Volume))
+		err = dataset.Errorf(dataset.ErrCorrupt, "volume %s is missing", m.ref(source.Volume))
 	}
 	if err == nil {
 		m.step("lvm.volume.made")
@@ -136,8 +136,8 @@ func (m *maker) sizeOf(ctx context.Context, name string) (dataset.Size, error) {
 	return all[name].Size, err
 }
 
-// measure adds to a link the size of its volume and its kind of filesystem, which a link of an older version
-// lacks. It returns the size of the volume itself.
+// measure completes a link that an older version wrote: it adds the size and the filesystem. It returns the size of the
+// volume.
 func (m *maker) measure(ctx context.Context, l *link, d dataset.Dataset) (dataset.Size, error) {
 	device, err := m.sizeOf(ctx, l.Volume)
 	if l.Size == 0 {
@@ -154,16 +154,16 @@ func (m *maker) measure(ctx context.Context, l *link, d dataset.Dataset) (datase
 	return device, err
 }
 
-// volumeFor returns the size of a volume whose filesystem has room for size bytes. beside is the size of the parts of
+// volumeFor returns the size of a volume whose filesystem has room for size bytes. overhead is the size of the parts of
 // the volume outside of the filesystem.
-func (m *maker) volumeFor(fsType string, size, beside dataset.Size) dataset.Size {
-	return m.roundUp(mkfs.Device(fsType, size) + beside)
+func (m *maker) volumeFor(fsType string, size, overhead dataset.Size) dataset.Size {
+	return m.roundUp(mkfs.Device(fsType, size) + overhead)
 }
 
 // extend enlarges a volume. If the volume is large enough, extend does nothing.
 func (m *maker) extend(ctx context.Context, name string, size dataset.Size) error {
-	have, err := m.sizeOf(ctx, name)
-	if err != nil || have >= size {
+	current, err := m.sizeOf(ctx, name)
+	if err != nil || current >= size {
 		return err
 	}
 	return m.volumes.change(ctx, "lvextend", "--size", bytesText(size), m.ref(name))
@@ -274,8 +274,8 @@ func (m *maker) mkfs(ctx context.Context, fsType string, size dataset.Size, node
 	return err
 }
 
-// Clone implements backends.Pool. The root keeps the owner and mode of the source's. A
-// larger clone has its filesystem grown when it is mounted first.
+// Clone implements backends.Pool. The root keeps the owner and mode of the source. The filesystem of a larger clone is
+// grown when the clone is first mounted.
 func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source, _ backends.Progress) (dataset.Size,
 	error) {
 	size, err := p.maker.make(ctx, d, func(f *shelf.Folder) (dataset.Size, error) {
@@ -287,23 +287,23 @@ func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
 		if err := sameKey(from, d); err != nil {
 			return 0, err
 		}
-		of, err := source(from, src.Snapshot)
+		origin, err := source(from, src.Snapshot)
 		if err != nil {
 			return 0, err
 		}
-		if _, err := p.maker.measure(ctx, &of, d); err != nil {
+		if _, err := p.maker.measure(ctx, &origin, d); err != nil {
 			return 0, err
 		}
-		size, want := of.Size, p.roundUp(d.Size)
+		size, want := origin.Size, p.roundUp(d.Size)
 		if err := mkfs.CheckMax(want); err != nil {
 			return 0, err
 		}
-		of.Size = max(size, want)
-		name, err := p.maker.snapshot(ctx, of, f, shelf.FirstHead, "n")
+		origin.Size = max(size, want)
+		name, err := p.maker.snapshot(ctx, origin, f, shelf.FirstHead, "n")
 		if err != nil || want <= size {
 			return size, err
 		}
-		return want, p.maker.extend(ctx, name, p.maker.volumeFor(of.Filesystem, want, overhead(d)))
+		return want, p.maker.extend(ctx, name, p.maker.volumeFor(origin.Filesystem, want, overhead(d)))
 	})
 	if err != nil {
 		return 0, fmt.Errorf("clone dataset %s: %w", src.Dataset, err)
@@ -324,15 +324,15 @@ func source(f *shelf.Folder, snapshot uuid.UUID) (l link, err error) {
 	return linkOf(f.Root, s.Tree)
 }
 
-// make makes a dataset, whose head fill makes, and returns its size. If that fails, make removes the dataset.
+// make makes a dataset and returns its size. fill makes the head. If fill fails, make removes the dataset.
 func (m *maker) make(ctx context.Context, d dataset.Dataset,
 	fill func(*shelf.Folder) (dataset.Size, error)) (dataset.Size, error) {
-	f, whole, err := m.shelf.Make(d.ID)
+	f, complete, err := m.shelf.Make(d.ID)
 	if err != nil {
 		return 0, err
 	}
 	defer f.Close()
-	if whole {
+	if complete {
 		if err := sameKey(f, d); err != nil {
 			return 0, dataset.Errorf(dataset.ErrExists, "%s exists from an earlier attempt: %w", d.ID, err)
 		}

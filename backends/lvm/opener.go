@@ -30,9 +30,9 @@ type opener struct {
 }
 
 const (
-	// poolShare is the percentage of a volume group's free bytes that the thin pool takes. Its metadata take 64 bytes
-	// for each block and snapshot, cannot shrink, and have a spare of the same size. The rest of the group is for
-	// growing the metadata, and for lvconvert --repair.
+	// poolShare is the percentage of a volume group's free bytes that the thin pool takes. The metadata of the thin
+	// pool takes 64 bytes for each block and snapshot, cannot shrink, and has a spare of the same size. The rest of the
+	// group is for growing the metadata, and for lvconvert --repair.
 	poolShare   = 97 // percent
 	minMetadata = 8 * dataset.MiB
 	maxMetadata = 4 * dataset.GiB
@@ -125,11 +125,11 @@ func (o *opener) sameDisks(ctx context.Context, devices []string) error {
 	if err != nil {
 		return err
 	}
-	var has []string
+	var names []string
 	for _, r := range rows {
-		has = append(has, r["pv_name"])
+		names = append(names, r["pv_name"])
 	}
-	there, err := numbers(has)
+	groupDevices, err := numbers(names)
 	if err != nil {
 		return err
 	}
@@ -137,11 +137,11 @@ func (o *opener) sameDisks(ctx context.Context, devices []string) error {
 	if err != nil {
 		return err
 	}
-	if !slices.Equal(there, named) {
+	if !slices.Equal(groupDevices, named) {
 		return dataset.Errorf(dataset.ErrExists,
 			"volume group %s exists on %s, not on %s: it was not changed (choose another name, or pass the "+
 				"devices that it has)",
-			o.vg, strings.Join(has, " and "), strings.Join(devices, " and "))
+			o.vg, strings.Join(names, " and "), strings.Join(devices, " and "))
 	}
 	return nil
 }
@@ -160,7 +160,7 @@ func numbers(devices []string) (all []uint64, err error) {
 }
 
 // claim returns the UUID of the pool in a volume group, which is in a tag of the group. If the group has no such tag
-// and cfg.Make is set, claim adds the tag, so that the group becomes a new pool.
+// and cfg.Make is set, claim adds the tag, which makes the group a new pool.
 func (o *opener) claim(ctx context.Context, g group, all map[string]volume, cfg backends.Config) (uuid.UUID, error) {
 	refusal := dataset.ErrOffline
 	if cfg.Make {
@@ -208,18 +208,18 @@ func (o *opener) claim(ctx context.Context, g group, all map[string]volume, cfg 
 }
 
 // conflictAdvice returns advice about a volume group that is another pool.
-func (o *opener) conflictAdvice(all map[string]volume, id uuid.UUID, whole bool) string {
+func (o *opener) conflictAdvice(all map[string]volume, id uuid.UUID, complete bool) string {
 	switch {
 	case slices.Contains(all[recordsName].Tags, formattedTag) && all[poolName].Name != "":
 		return "drover pool adopt /dev/" + o.vg + " adopts it"
-	case whole:
+	case complete:
 		return "its creation was interrupted, and it is empty: vgremove " + o.vg + ", then try again"
 	}
 	return fmt.Sprintf("its creation was interrupted, and it is empty: vgchange --deltag %s%s %s, lvremove those "+
 		"of %s and %s that exist, then try again", poolTag, id, o.vg, o.ref(recordsName), o.ref(poolName))
 }
 
-// ensureVolumes makes and activates the pool's two volumes, as far as they are missing or inactive.
+// ensureVolumes makes the pool's two volumes if they are missing, and activates them if they are inactive.
 func (o *opener) ensureVolumes(ctx context.Context, g group, all map[string]volume, cfg backends.Config) error {
 	records, pool := all[recordsName], all[poolName]
 	switch {
@@ -283,7 +283,7 @@ func (o *opener) finish(ctx context.Context, id uuid.UUID, g group, records, poo
 // layout is the sizes of a thin pool's parts.
 type layout struct{ data, metadata, block dataset.Size }
 
-// plan returns the layout for so many free bytes on stripes devices of equal size.
+// plan returns the layout for a number of free bytes on a number of devices (stripes) of equal size.
 func (o *opener) plan(free dataset.Size, stripes int) (layout, error) {
 	l := layout{block: smallestBlock}
 	l.metadata = o.roundUp(min(max(free/100, minMetadata), maxMetadata))
@@ -339,17 +339,17 @@ const (
 	mkfsTimeout = 5 * time.Minute
 )
 
-// makeRecords makes the volume for the records of a pool. If the volume exists, it finishes formatting it.
-func (o *opener) makeRecords(ctx context.Context, id uuid.UUID, there volume) error {
+// makeRecords makes the volume for the records of a pool. If the volume exists, makeRecords completes its formatting.
+func (o *opener) makeRecords(ctx context.Context, id uuid.UUID, existing volume) error {
 	switch {
-	case there.Name == "":
+	case existing.Name == "":
 		size := bytesText(o.roundUp(recordsSize))
 		if err := o.tool.lvm(ctx, "lvcreate", "--yes", "--type", "linear", "--size", size, "--wipesignatures", "y",
 			"--addtag", ourTag, "--name", recordsName, o.vg); err != nil {
 			return err
 		}
 		o.step("lvm.records.created")
-	case !slices.Contains(there.Tags, ourTag):
+	case !slices.Contains(existing.Tags, ourTag):
 		return dataset.Errorf(dataset.ErrExists, "drover did not create %s: it was not changed", o.ref(recordsName))
 	}
 	dev, err := o.volumes.activate(ctx, recordsName)
@@ -375,9 +375,9 @@ func (o *opener) makeRecords(ctx context.Context, id uuid.UUID, there volume) er
 	return o.tool.lvm(ctx, "lvchange", "--addtag", formattedTag, o.ref(recordsName))
 }
 
-// formatted reports whether the volume for the records has its filesystem already, and refuses every other
-// known content. Unknown content is older than the volume, or was left by an interrupted mkfs, which writes
-// the superblock last.
+// formatted reports whether the volume for the records has its filesystem already, and refuses every other known
+// content. Unknown content does not count: it is older than the volume, or was left by an interrupted mkfs, which
+// writes the superblock last.
 func formatted(path string, id uuid.UUID) (bool, error) {
 	content, err := fsctl.Known(path)
 	if err != nil {
@@ -392,8 +392,8 @@ func formatted(path string, id uuid.UUID) (bool, error) {
 			return false, err
 		}
 		defer f.Close()
-		var has uuid.UUID
-		if _, err := f.ReadAt(has[:], 1024+0x68); err != nil || has == id {
+		var found uuid.UUID
+		if _, err := f.ReadAt(found[:], 1024+0x68); err != nil || found == id {
 			return true, err
 		}
 	}

@@ -18,7 +18,7 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// A group of the right name that lies on other disks than those that were named is refused.
+// A group with the right name on other disks than the configured ones is refused.
 func TestGroupOnOtherDisks(t *testing.T) {
 	mine := uuid.New()
 	for _, c := range []struct {
@@ -69,7 +69,7 @@ func TestGroupOnOtherDisks(t *testing.T) {
 	}
 }
 
-// A device that is too small for a pool is refused before there is a group on it.
+// A device that is too small for a pool is refused before a group is made on it.
 func TestTooSmallForAGroup(t *testing.T) {
 	var asked run.Recorder
 	asked.Next = answersWith(5, "", `  Volume group "drover-none" not found`)
@@ -91,7 +91,7 @@ func TestTooSmallForAGroup(t *testing.T) {
 	}
 }
 
-// What the volume for the records holds decides whether it is formatted.
+// The content of the volume for the records decides whether it is formatted.
 func TestRecordsAreLookedAt(t *testing.T) {
 	mine := uuid.New()
 	for what, c := range map[string]struct {
@@ -119,7 +119,7 @@ func TestRecordsAreLookedAt(t *testing.T) {
 	}
 }
 
-// A pool with a thin pool had records: they are not formatted for want of a tag.
+// A pool that has a thin pool already had records. Their volume is not formatted, even if its tag is missing.
 func TestRecordsThatLostTheirTag(t *testing.T) {
 	var asked run.Recorder
 	p := newPool(&storage{vg: "vg0", tool: newTool(&asked), step: func(string) {}}, nil)
@@ -142,7 +142,8 @@ func TestRecordsThatLostTheirTag(t *testing.T) {
 	}
 }
 
-// A folder is a pool's place in a corner alone, and where that lies on a group's records.
+// A folder can be the place of a pool only in a corner, and only if the corner is on the filesystem with the records of
+// a group.
 func TestPoolsInACorner(t *testing.T) {
 	home, id := t.TempDir(), uuid.New()
 	if err := os.WriteFile(filepath.Join(home, "pool.json"), []byte(`{"id":"`+id.String()+`","backend":"lvm"}`),

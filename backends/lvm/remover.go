@@ -55,8 +55,8 @@ func (r *remover) destroyIn(ctx context.Context, f *shelf.Folder, names ...strin
 	return nil
 }
 
-// destroy removes a file or a folder. Before that it removes the volumes that the file, or the files in the
-// folder, represent. Idempotent. See shelf.Shelf.
+// destroy removes a file or a folder. Before that, it removes the volume that the file names, or the volumes that the
+// files in the folder name. Idempotent. Package shelf calls it (see shelf.Shelf).
 func (r *remover) destroy(ctx context.Context, dir *os.File, name string) error {
 	root, err := os.OpenRoot(fmt.Sprintf("/proc/self/fd/%d", dir.Fd()))
 	if err != nil {
@@ -103,19 +103,19 @@ func (r *remover) remove(ctx context.Context, names []string) error {
 	if len(names) == 0 {
 		return nil
 	}
-	var which []string
+	var conditions []string
 	for _, name := range names {
-		which = append(which, "lv_name="+name)
+		conditions = append(conditions, "lv_name="+name)
 	}
-	ours := fmt.Sprintf("pool_lv=%s && lv_tags=%s && (%s)", poolName, ourTag, strings.Join(which, " || "))
-	return r.volumes.change(ctx, "lvremove", "--yes", "--select", ours, r.vg)
+	removable := fmt.Sprintf("pool_lv=%s && lv_tags=%s && (%s)", poolName, ourTag, strings.Join(conditions, " || "))
+	return r.volumes.change(ctx, "lvremove", "--yes", "--select", removable, r.vg)
 }
 
 var _ backends.Clearer = (*Pool)(nil)
 
 // Clear implements backends.Clearer. It removes a volume group that was made for the pool, with its labels on the
 // devices. From a volume group that existed before, it removes only Drover's volumes and tag.
-func (p *Pool) Clear(ctx context.Context) (left string, err error) {
+func (p *Pool) Clear(ctx context.Context) (remains string, err error) {
 	g, all, err := p.tool.readGroup(ctx, p.vg)
 	if err != nil {
 		return "", err

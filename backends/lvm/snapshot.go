@@ -35,11 +35,11 @@ func (p *Pool) take(ctx context.Context, f *shelf.Folder, s dataset.Snapshot) er
 		return err
 	}
 	if _, err := f.ReadSnapshot(s.ID); err == nil {
-		return shelf.SyncDir(f.Root) // an earlier attempt may have been interrupted before its flush
+		return shelf.SyncDir(f.Root) // an interrupted earlier attempt may not have flushed
 	} else if !errors.Is(err, dataset.ErrNotFound) {
 		return err
 	}
-	if s.Kind != dataset.SnapshotTransfer { // a transfer out of a full pool makes room
+	if s.Kind != dataset.SnapshotTransfer { // a transfer makes room in a full pool
 		if err := p.space.checkRoom(ctx); err != nil {
 			return err
 		}
@@ -92,14 +92,14 @@ func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 	case plan.FormerHead != nil:
 		return p.retire(ctx, f, plan.FormerHead.Tree)
 	}
-	old, fresh := plan.Old, shelf.RestoredTree(keep.ID)
-	if err := p.makeHead(ctx, f, plan.From.Tree, old.Tree, fresh); err != nil {
+	old, newTree := plan.Old, shelf.RestoredTree(keep.ID)
+	if err := p.makeHead(ctx, f, plan.From.Tree, old.Tree, newTree); err != nil {
 		return fmt.Errorf("restore snapshot %s: %w", id, err)
 	}
-	was := shelf.SnapshotRecord{Snapshot: keep, Tree: old.Tree}
-	if err := f.Replace(was, shelf.Head{Tree: fresh}, func() { p.step("lvm.restore.recorded") }); err != nil {
-		if f.Removable(fresh) {
-			_ = p.remover.destroyIn(context.WithoutCancel(ctx), f, fresh) // or Reap destroys it
+	kept := shelf.SnapshotRecord{Snapshot: keep, Tree: old.Tree}
+	if err := f.Replace(kept, shelf.Head{Tree: newTree}, func() { p.step("lvm.restore.recorded") }); err != nil {
+		if f.Removable(newTree) {
+			_ = p.remover.destroyIn(context.WithoutCancel(ctx), f, newTree) // or Reap destroys it
 		}
 		return err
 	}
@@ -108,21 +108,21 @@ func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 }
 
 // makeHead makes the volume of a new head from a snapshot. The volume is as large as that of the old head.
-func (p *Pool) makeHead(ctx context.Context, f *shelf.Folder, from, old, fresh string) error {
-	now, err := linkOf(f.Root, old)
+func (p *Pool) makeHead(ctx context.Context, f *shelf.Folder, from, old, newTree string) error {
+	oldLink, err := linkOf(f.Root, old)
 	if err != nil {
 		return err
 	}
-	size, err := p.maker.sizeOf(ctx, now.Volume)
+	size, err := p.maker.sizeOf(ctx, oldLink.Volume)
 	if err != nil {
 		return err
 	}
-	of, err := linkOf(f.Root, from)
+	source, err := linkOf(f.Root, from)
 	if err != nil {
 		return err
 	}
-	of.Size = now.Size
-	name, err := p.maker.snapshot(ctx, of, f, fresh, "n")
+	source.Size = oldLink.Size
+	name, err := p.maker.snapshot(ctx, source, f, newTree, "n")
 	if err != nil {
 		return err
 	}

@@ -75,17 +75,17 @@ func (c *space) checkFree(u usage, free, size dataset.Size, files, filesOf uint6
 	if err := c.checkThinPool(u); err != nil {
 		return err
 	}
-	what := ""
+	shortage := ""
 	switch {
 	case free < size/20:
-		what = fmt.Sprintf("%s free of %s", free.Human(), size.Human())
+		shortage = fmt.Sprintf("%s free of %s", free.Human(), size.Human())
 	case files < filesOf/20:
-		what = fmt.Sprintf("%d inodes free of %d", files, filesOf)
+		shortage = fmt.Sprintf("%d inodes free of %d", files, filesOf)
 	default:
 		return nil
 	}
 	return dataset.Errorf(dataset.ErrNoSpace,
-		"pool %s lacks space for more records: %s (lvextend --resizefs --size +256m %s)", c.name, what,
+		"pool %s lacks space for more records: %s (lvextend --resizefs --size +256m %s)", c.name, shortage,
 		c.ref(recordsName))
 }
 

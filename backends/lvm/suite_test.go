@@ -14,11 +14,11 @@ import (
 
 func TestSuite(t *testing.T) { suite(t, "thin", nil) }
 
-// The suite with every dataset encrypted.
+// TestSuiteEncrypted runs the suite with every dataset encrypted.
 func TestSuiteEncrypted(t *testing.T) { suite(t, "luks", backendtest.NewKeys()) }
 
-// I3: an operation of which any system call fails damages nothing in the pool. The calls are those of
-// records: of a command in here each takes about a second.
+// I3: an operation of which any system call fails damages nothing in the pool. Only the calls for the records fail,
+// because each command of LVM takes about a second.
 func TestI3FailingCalls(t *testing.T) {
 	failing.Run(t, "thin", func(t *testing.T) (backends.Kind, backends.Config) {
 		return New(&run.System{}), place(t, "lvm-first")
@@ -31,7 +31,7 @@ func suite(t *testing.T, name string, keys backends.Keys) {
 	backendtest.Run(t, name, func(t *testing.T) (backends.Kind, backends.Config) {
 		disk := "lvm-first"
 		if taken[t.Name()] {
-			disk = "lvm-second" // a case of two pools
+			disk = "lvm-second" // a case with two pools
 		}
 		taken[t.Name()] = true
 		cfg := place(t, disk)
@@ -40,14 +40,14 @@ func suite(t *testing.T, name string, keys backends.Keys) {
 	})
 }
 
-// BenchmarkGrow: snapshots and clones of little and of much.
+// BenchmarkGrow measures snapshots and clones of small and large datasets.
 func BenchmarkGrow(b *testing.B) {
 	backendtest.Metrics(b, backendtest.Grow(b, func() (backends.Kind, backends.Config) {
 		return New(&run.System{}), place(b, "lvm-first")
 	}))
 }
 
-// BenchmarkPath: a volume against a thin volume with XFS that was made by hand in the same pool.
+// BenchmarkPath compares a volume with a thin volume with XFS that was made by hand in the same pool.
 func BenchmarkPath(b *testing.B) {
 	at, unmount := b.TempDir(), func() {}
 	backendtest.Path(b, b, func() (backends.Kind, backends.Config) {

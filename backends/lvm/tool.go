@@ -22,7 +22,8 @@ import (
 
 const program = "lvm"
 
-// errAbsent means that LVM has no such volume or group; test with errors.Is. No other failure proves that it is absent.
+// errAbsent means that LVM has no such volume or group. Test with errors.Is. No other failure proves that a volume or
+// group is absent.
 var errAbsent = errors.New("lvm does not have it")
 
 // errFrozen means that LVM could not freeze a filesystem, because another process has frozen it.
@@ -56,24 +57,24 @@ func newTool(r run.Runner) tool {
 	return tool{runner: r, limit: limit, turn: &turn{one: make(chan struct{}, 1)}}
 }
 
-// lvm runs a command that changes something. Neither ctx nor its time limit kills it: a volume that it had
-// suspended would stay suspended, and its writers would hang. A command that takes longer than its limit
-// continues, and keeps its turn until it ends. No other command starts meanwhile.
+// lvm runs a command that changes something. Neither ctx nor its time limit kills the command: a volume that it had
+// suspended would stay suspended, and writers would hang. A command that takes longer than its limit continues, and
+// keeps its turn until it ends. No other command starts meanwhile.
 func (t tool) lvm(ctx context.Context, command string, args ...string) error {
 	end, err := t.begin(ctx)
 	if err != nil {
 		return err
 	}
 	ended := make(chan error)
-	over := make(chan struct{}) // the caller has stopped waiting
-	go func() {                 // runs until the command ends by itself
+	abandoned := make(chan struct{}) // the caller has stopped waiting
+	go func() {                      // runs until the command ends by itself
 		_, err := t.run(ctx, unkilled, nil, command, args...)
 		if err != nil && !errors.Is(err, errAbsent) {
 			t.failed.Store(true)
 		}
 		select {
 		case ended <- err:
-		case <-over:
+		case <-abandoned:
 			t.setLate("")
 			<-t.one
 		}
@@ -90,15 +91,15 @@ func (t tool) lvm(ctx context.Context, command string, args ...string) error {
 		if h := t.turnOf(ctx); h != nil {
 			h.over.Store(true) // the turn belongs to that command now
 		}
-		close(over)
+		close(abandoned)
 		return err
 	}
 }
 
-func (t *turn) setLate(what string) {
+func (t *turn) setLate(command string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.late = what
+	t.late = command
 }
 
 // busy fails if a command has taken longer than its limit and still runs.
@@ -139,7 +140,7 @@ func (t tool) begin(ctx context.Context) (end func(), err error) {
 // turnKey is the key of a held turn in a context.
 type turnKey struct{}
 
-// heldTurn is a turn that is kept for several commands.
+// heldTurn is a turn that a caller keeps for several commands.
 type heldTurn struct {
 	of   *turn
 	over atomic.Bool // the turn has ended, or belongs to a command that has taken longer than its limit
@@ -193,9 +194,8 @@ func (t tool) run(ctx context.Context, limit time.Duration, out io.Writer, comma
 	return res, classify(err)
 }
 
-// settings returns options that make writes to a full thin pool fail at once instead of after a minute. The options
-// also make LVM work without udev on a host or in a container. Otherwise LVM would wait for udev to make the nodes
-// below /dev.
+// settings returns options that make writes to a full thin pool fail at once instead of after a minute. They also make
+// LVM work without udev. Otherwise LVM would wait for udev to make the nodes below /dev.
 func settings() []string {
 	config := "activation{error_when_full=1}"
 	if _, err := os.Stat("/run/udev/control"); err != nil {
@@ -276,12 +276,12 @@ func (t tool) report(ctx context.Context, command, fields string, args ...string
 	if err != nil {
 		return nil, err
 	}
-	var said struct{ Report []map[string][]row }
-	if err := json.Unmarshal(out, &said); err != nil {
+	var output struct{ Report []map[string][]row }
+	if err := json.Unmarshal(out, &output); err != nil {
 		return nil, fmt.Errorf("lvm %s wrote no report: %w", command, err)
 	}
 	var rows []row
-	for _, r := range said.Report {
+	for _, r := range output.Report {
 		for _, list := range r { // the report has one list, named after the kind of object
 			rows = append(rows, list...)
 		}
@@ -312,8 +312,8 @@ func (t tool) readGroup(ctx context.Context, name string) (group, map[string]vol
 }
 
 // volumes returns the volumes of a volume group by name: all, or the requested ones.
-func (t tool) volumes(ctx context.Context, what string) (map[string]volume, error) {
-	rows, err := t.report(ctx, "lvs", volumeFields, what)
+func (t tool) volumes(ctx context.Context, target string) (map[string]volume, error) {
+	rows, err := t.report(ctx, "lvs", volumeFields, target)
 	return volumesOf(rows), err
 }
 

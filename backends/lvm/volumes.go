@@ -24,8 +24,8 @@ type volumes struct {
 	inactiveUsage map[string]dataset.Size // remembered usage of inactive volumes, by name
 }
 
-// activate activates a volume and returns its device. The option -K also activates heads that have the flag to skip
-// activation. A snapshot that a restore has made the head has it, and an operator can set it.
+// activate activates a volume and returns its device. The option -K also activates heads with the flag that skips
+// activation. A head that a restore made from a snapshot has the flag, and an operator can set it.
 func (v *volumes) activate(ctx context.Context, name string) (dm.Device, error) {
 	dev, err := dm.Find(v.device(name))
 	if !errors.Is(err, dm.ErrAbsent) {
@@ -73,8 +73,8 @@ func (v *volumes) resumeIfFailed(ctx context.Context) error {
 	return err
 }
 
-// resumeSuspended resumes volumes that a killed lvm left suspended, because their writers wait. It does so through lvm,
-// which waits for the lock that a running lvm holds.
+// resumeSuspended resumes volumes that a killed lvm(8) left suspended, because writers to them hang. It runs lvm(8) for
+// this, which waits for the lock of a running command.
 func (v *volumes) resumeSuspended(ctx context.Context, all map[string]volume) error {
 	asleep := func(layer ...string) bool {
 		dev, err := dm.Find(dm.Mangle(append([]string{v.vg}, layer...)...))
@@ -127,8 +127,8 @@ type usage struct {
 // maxPercent is the percentage of use from which on no new work begins.
 const maxPercent = 80
 
-// usage asks the kernel how full the thin pool is. It activates the pool if it became inactive together with its last
-// volume.
+// usage asks the kernel how full the thin pool is. If the pool became inactive together with its last volume, usage
+// activates the pool.
 func (v *volumes) usage(ctx context.Context) (usage, error) {
 	target, err := v.poolTarget()
 	if errors.Is(err, dm.ErrAbsent) {
@@ -179,7 +179,7 @@ func parseUsage(target dm.Target, block dataset.Size) (usage, error) {
 }
 
 // usedInactive returns the usage of an inactive volume, which does not change while the volume is inactive. It reads
-// the usage of all inactive volumes at once, because a caller that asks for one usually asks for more.
+// the usage of all inactive volumes at once, because a caller usually asks for several.
 func (v *volumes) usedInactive(ctx context.Context, name string) (dataset.Size, error) {
 	v.mu.Lock()
 	size, known := v.inactiveUsage[name]
@@ -200,8 +200,8 @@ func (v *volumes) usedInactive(ctx context.Context, name string) (dataset.Size, 
 	clear(v.inactiveUsage)
 	for _, r := range rows {
 		number, err := strconv.ParseUint(r["thin_id"], 10, 64)
-		n, there := blocks[number]
-		if err == nil && there && r["lv_active"] == "" {
+		n, listed := blocks[number]
+		if err == nil && listed && r["lv_active"] == "" {
 			v.inactiveUsage[r["lv_name"]] = dataset.Size(n) * v.chunk
 		}
 	}
@@ -211,7 +211,7 @@ func (v *volumes) usedInactive(ctx context.Context, name string) (dataset.Size, 
 	return size, nil
 }
 
-// mapped returns how many blocks each volume of the pool takes, by the number of the volume in the pool.
+// mapped returns the number of blocks of each volume in the pool. The key is the volume's number in the pool.
 func (v *volumes) mapped(ctx context.Context) (map[uint64]uint64, error) {
 	if _, err := v.usage(ctx); err != nil { // usage activates the pool
 		return nil, err

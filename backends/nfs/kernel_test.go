@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// A kernel without modules has NFS now or never.
+// A kernel without modules either has NFS built in, or never gets it.
 func TestMountable(t *testing.T) {
 	dir := t.TempDir()
 	for text, want := range map[string]bool{

@@ -7,14 +7,14 @@
 //	<folder>/        a pool that belongs to one host, laid out by package shelf
 //	<folder>/ …
 //
-// A host changes only its own pool: it makes and removes datasets, reaps, and raises the generation only there. So
-// everything that holds for a pool of a single host holds here, and hosts need no locks between them.
+// A host changes only its own pool: it makes and removes datasets, reaps, and raises the generation only there. So a
+// pool behaves like that of a single host, and hosts need no locks between them.
 //
 // When another host becomes the home of a dataset, that host moves the dataset from the old pool to its own by a
 // rename, after control has opened the new epoch. By then, the old home has recorded on its own disk that it gave up
-// the dataset, and does not touch it any more. An old home that was unreachable during the move finds that its pool no
-// longer has the dataset, and so cannot mount it again. The record beside the data contains the epoch at which it was
-// taken. A host with an earlier epoch cannot take it back.
+// the dataset, and no longer touches it. An old home that was unreachable during the move finds that its pool no longer
+// has the dataset, and so cannot mount it again. The record beside the data contains the epoch at which the dataset was
+// taken. A host with an earlier epoch cannot take the dataset back.
 //
 // The agent opens a [Pool] and calls it by the contract of package backends; moves go through backends.Sharer. A Pool
 // keeps no state about datasets besides that of backend dir.
@@ -57,8 +57,8 @@ const (
 
 // Backend is the kind of storage; its zero value is ready.
 type Backend struct {
-	// Network fails unless a path is on a usable share, and returns warnings about the share. If nil, onNFS is used,
-	// which reads the mount table.
+	// Network fails unless a path is on a usable share, and returns warnings about the share. If Network is nil, the
+	// backend uses onNFS, which reads the mount table.
 	Network func(path string) (note string, err error)
 }
 
@@ -71,7 +71,7 @@ var (
 // Name implements backends.Kind.
 func (Backend) Name() string { return Name }
 
-// MaxCapabilities implements backends.BoundedKind: no share has project quotas.
+// MaxCapabilities implements backends.BoundedKind. No pool enforces sizes, because shares have no project quotas.
 func (Backend) MaxCapabilities() dataset.Capabilities {
 	return dataset.Capabilities{CloneIndependent: true, ManyHosts: true}
 }
@@ -94,8 +94,8 @@ func mountable(filesystems, modules string) bool {
 	if _, err := os.Stat(modules); !errors.Is(err, fs.ErrNotExist) {
 		return true
 	}
-	known, err := os.ReadFile(filesystems)
-	return err != nil || slices.Contains(strings.Fields(string(known)), "nfs4")
+	registered, err := os.ReadFile(filesystems)
+	return err != nil || slices.Contains(strings.Fields(string(registered)), "nfs4")
 }
 
 // Open implements backends.Kind.
@@ -223,8 +223,8 @@ func checkOwners(root *os.Root) (err error) {
 	return err
 }
 
-// checkNotMount fails if a pool is a separate mount, because nothing could be renamed from it to another pool. The
-// shelf reports an absent folder, and a file in its place.
+// checkNotMount fails if the folder of a pool is a separate mount, because datasets could not be renamed from it to
+// another pool. It ignores an absent folder, and a file in its place, which package shelf reports.
 func checkNotMount(share, pool string) error {
 	root, err := os.OpenRoot(share)
 	if err != nil {
@@ -307,14 +307,14 @@ type Pool struct {
 }
 
 // Clear implements backends.Clearer. It clears this host's pool, and leaves the share, which other hosts use too.
-func (p *Pool) Clear(ctx context.Context) (left string, err error) { return p.dir.Clear(ctx) }
+func (p *Pool) Clear(ctx context.Context) (remains string, err error) { return p.dir.Clear(ctx) }
 
 // Info implements backends.Pool.
 func (p *Pool) Info() backends.Info {
-	is := p.Pool.Info()
-	is.Share, is.Capabilities.ManyHosts = p.share, true
-	is.Note = "on a share: a volume moves to another host's pool on it without a copy" + p.note + "; " + is.Note
-	return is
+	info := p.Pool.Info()
+	info.Share, info.Capabilities.ManyHosts = p.share, true
+	info.Note = "on a share: a volume moves to another host's pool on it without a copy" + p.note + "; " + info.Note
+	return info
 }
 
 // Stat implements backends.Pool. A dataset that another host has taken is not found.
@@ -383,7 +383,7 @@ func (p *Pool) Take(_ context.Context, d dataset.Dataset, from backends.Previous
 	if err != nil && !errors.Is(err, dataset.ErrNotFound) {
 		return err
 	}
-	if have, hErr := p.exchange.ConfirmTaken(d, from.Epoch); have || hErr != nil {
+	if taken, hErr := p.exchange.ConfirmTaken(d, from.Epoch); taken || hErr != nil {
 		return hErr
 	}
 	if err == nil {

@@ -36,8 +36,8 @@ func TestSuiteNFS(t *testing.T) {
 	}, treetest.Attributes, treetest.ACLs)
 }
 
-// Two hosts, each with a mount of its own that shares no cache with the other: what the one
-// wrote and gave up the other takes, back and forth, and neither believes what it remembers.
+// Two hosts have separate mounts that share no cache. Each takes the datasets that the other wrote and gave up, back
+// and forth, and neither relies on its cache.
 func TestTakenByAnotherHost(t *testing.T) {
 	dir := inside.XFS(t, "share")
 	one := inside.Serve(t, dir)
@@ -90,7 +90,7 @@ func TestTakenByAnotherHost(t *testing.T) {
 	}
 }
 
-// What is not NFS 4, or makes root nobody, is refused, and nothing is made there.
+// A share that is not NFS 4, or whose server squashes root, is refused, and nothing is made there.
 func TestSharesThatAreRefused(t *testing.T) {
 	dir := inside.XFS(t, "share")
 	at := inside.Serve(t, dir)
@@ -133,7 +133,7 @@ func TestSharesThatAreRefused(t *testing.T) {
 	refused(at, "export it with rw")
 }
 
-// A host whose export was taken away writes nothing more, neither to what it has open.
+// A host that was excluded from the export can write nothing more, not even to open files.
 func TestShutOut(t *testing.T) {
 	dir := inside.XFS(t, "share")
 	at := inside.Serve(t, dir)

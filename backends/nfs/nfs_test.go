@@ -18,7 +18,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// anywhere takes every folder for one of a share.
+// anywhere accepts every folder as a folder of a share.
 func anywhere(string) (string, error) { return "", nil }
 
 func open(t *testing.T, share, host string) backends.Pool {
@@ -46,7 +46,7 @@ func head(t *testing.T, p backends.Pool, id uuid.UUID) string {
 	return a.Mount.Source
 }
 
-// write does so as an agent that gives a dataset up has it on the share then.
+// write writes a file and its record as they are on the share after an agent has given up the dataset.
 func write(t *testing.T, p backends.Pool, id uuid.UUID, text string) {
 	t.Helper()
 	f, err := os.Create(filepath.Join(head(t, p, id), "file"))
@@ -94,8 +94,7 @@ func tmpfs(t *testing.T) string {
 	return path
 }
 
-// All of a dataset goes to who is its home at a later epoch, and nobody of an earlier one gets
-// it back.
+// The whole dataset moves to the home of a later epoch, and a home of an earlier epoch cannot take it back.
 func TestTake(t *testing.T) {
 	share := t.TempDir()
 	a, b := open(t, share, "alpha"), open(t, share, "beta")
@@ -109,7 +108,7 @@ func TestTake(t *testing.T) {
 		d.Epoch = epoch
 		return p.(backends.Sharer).Take(t.Context(), d, backends.PreviousHome{Pool: from.ID(), Epoch: 1})
 	}
-	write(t, a, d.ID, "kept") // incoming, as after a crash between the commit and its place
+	write(t, a, d.ID, "kept") // incoming, as after a crash between the commit and the rename
 	for range 2 {
 		if err := take(b, 2); err != nil {
 			t.Fatal(err)
@@ -137,9 +136,9 @@ func TestTake(t *testing.T) {
 	}
 }
 
-// What a home left in its pool, when the volume went off the share, is not taken for what the
-// last home gave up: neither by who has it himself, nor by another one; nor by either once that
-// is there no more.
+// If a volume left the share, its former home may still have old data of it in its pool. This data is not mistaken for
+// the data that the last home gave up: neither by the node that has it nor by another node, and also not after the data
+// of the last home is gone.
 func TestTakeFromTheLastHomeAlone(t *testing.T) {
 	for _, taker := range []string{"alpha", "delta"} {
 		share := t.TempDir()
@@ -180,7 +179,7 @@ func TestTakeFromTheLastHomeAlone(t *testing.T) {
 		}
 		d.Epoch = 4
 		err := into.Take(t.Context(), d, given)
-		if taker == "alpha" { // what it has is to go first
+		if taker == "alpha" { // its old data must be removed first
 			if err == nil {
 				t.Error("taken where the left one lies")
 			}
@@ -201,9 +200,8 @@ func TestTakeFromTheLastHomeAlone(t *testing.T) {
 	}
 }
 
-// A pool that is a mount of its own, of another filesystem or of the same one, is refused before
-// anything is made there. Where one becomes it later nothing is seen or taken from it, and what it
-// has stays as it is.
+// A pool that is a separate mount, of another filesystem or of the same one, is refused before anything is made there.
+// If a pool becomes a separate mount later, nothing is seen in it or taken from it, and its content stays as it is.
 func TestPoolThatIsAMountOfItsOwn(t *testing.T) {
 	refused := func(err error) {
 		t.Helper()
@@ -245,7 +243,7 @@ func TestPoolThatIsAMountOfItsOwn(t *testing.T) {
 	}
 }
 
-// over mounts a tmpfs, or what is there, over a folder, until the test ends or off is called.
+// over mounts a tmpfs, or the folder itself, over a folder, until the test ends or off is called.
 func over(t *testing.T, at, fs string) (off func()) {
 	t.Helper()
 	var flags uintptr
@@ -265,7 +263,7 @@ func over(t *testing.T, at, fs string) (off func()) {
 	return off
 }
 
-// Of two pools that say they are the same one, as where a folder was copied, nothing is taken.
+// If two pools have the same UUID, because a folder was copied, nothing is taken from either.
 func TestTwoPoolsThatAreOne(t *testing.T) {
 	share := t.TempDir()
 	a, b := open(t, share, "alpha"), open(t, share, "beta")
@@ -283,8 +281,7 @@ func TestTwoPoolsThatAreOne(t *testing.T) {
 	}
 }
 
-// A pool that is removed leaves the share, and what the other hosts have there, as it is; one with a
-// volume stays.
+// Removing a pool leaves the share and the pools of other hosts unchanged. A pool with a volume is not removed.
 func TestPoolIsCleared(t *testing.T) {
 	share := t.TempDir()
 	a, b := open(t, share, "alpha"), open(t, share, "beta")
@@ -319,7 +316,7 @@ func TestPoolIsCleared(t *testing.T) {
 	}
 }
 
-// What another host is making, and has no record of yet, is nobody's to take or to reap.
+// A dataset that another host is making, and that has no record yet, is neither taken nor reaped by others.
 func TestOthersAreLeftAlone(t *testing.T) {
 	share := t.TempDir()
 	a, b := open(t, share, "alpha"), open(t, share, "beta")
@@ -342,8 +339,8 @@ func TestOthersAreLeftAlone(t *testing.T) {
 	}
 }
 
-// Hosts that come at once to a share agree on which that is; a folder that holds something
-// else is none, and a share whose file is damaged is not made anew.
+// Hosts that use a new share at the same time agree on its UUID. A folder with other content is not a share, and a
+// share whose file is damaged is not made again.
 func TestWhichShare(t *testing.T) {
 	share := t.TempDir()
 	var ids [8]uuid.UUID

@@ -12,8 +12,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// What many_hosts declares: another host attaches a dataset where its home has it, mounted or
-// not, the very same files; and goes on when it is taken to another pool.
+// The capability many_hosts: another host attaches a dataset in the pool of its home, mounted or not, and sees the same
+// files. The attachment stays valid when the dataset is taken to another pool.
 func TestVisit(t *testing.T) {
 	share := t.TempDir()
 	a, b, c := open(t, share, "alpha"), open(t, share, "beta"), open(t, share, "gamma")
@@ -47,7 +47,8 @@ func TestVisit(t *testing.T) {
 		}
 		return info
 	}
-	own, err := os.Stat(filepath.Join(share, "alpha", "incoming", d.ID.String(), "head")) // as before its place
+	// The staged tree, before the dataset is moved to its place.
+	own, err := os.Stat(filepath.Join(share, "alpha", "incoming", d.ID.String(), "head"))
 	if err != nil || !os.SameFile(own, source(b, a)) {
 		t.Errorf("it is another one: %v", err)
 	}
@@ -75,8 +76,8 @@ func TestVisit(t *testing.T) {
 	}
 }
 
-// A host that is said to write no more, and does, changes no snapshot by that: what a restore keeps
-// is a copy, and what the host has open is removed.
+// If a host writes although an operator confirmed that it does not, it changes no snapshot: a restore keeps a copy of
+// the old head, and removes the files that the host has open.
 func TestRestoreByCopy(t *testing.T) {
 	a := open(t, t.TempDir(), "alpha")
 	d := dataset.Dataset{ID: uuid.New(), Epoch: 1}
@@ -93,7 +94,7 @@ func TestRestoreByCopy(t *testing.T) {
 		t.Fatal(err)
 	}
 	write(t, a, d.ID, "new")
-	there, err := os.OpenRoot(head(t, a, d.ID)) // by the host that was cut off
+	there, err := os.OpenRoot(head(t, a, d.ID)) // opened by the host that was cut off
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,7 +108,7 @@ func TestRestoreByCopy(t *testing.T) {
 		if err := a.(backends.Sharer).RestoreByCopy(t.Context(), d.ID, s.ID, keep, nil); err != nil {
 			t.Fatal(err)
 		}
-		_, _ = file.WriteAt([]byte("spoilt"), 0) // an error on a share, and lost on a disk
+		_, _ = file.WriteAt([]byte("spoilt"), 0) // fails on a share, and is lost on a disk
 		if f, err := there.Create("another"); err == nil {
 			t.Errorf("made %s where nobody looks", f.Name())
 			_ = f.Close()

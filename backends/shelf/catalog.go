@@ -19,8 +19,8 @@ type catalog struct {
 	moves  claims.Moves // counts datasets that became copies; a search during which the count changes is repeated
 }
 
-// Find opens the folder of a dataset that is ready, or incoming and whole. It fails with dataset.ErrNotFound if there
-// is none, with dataset.ErrConflict if the dataset is a copy, and with dataset.ErrCorrupt if the name belongs to
+// Find opens the folder of a dataset that is ready, or incoming and complete. It fails with dataset.ErrNotFound if
+// there is none, with dataset.ErrConflict if the dataset is a copy, and with dataset.ErrCorrupt if the name belongs to
 // something else.
 func (cat *catalog) Find(id uuid.UUID) (*Folder, error) {
 	f, err := cat.FindAny(id)
@@ -30,7 +30,7 @@ func (cat *catalog) Find(id uuid.UUID) (*Folder, error) {
 	return f, err
 }
 
-// FindAny is Find for copies too. A copy is not an error.
+// FindAny opens folders as Find does, and also those of copies.
 func (cat *catalog) FindAny(id uuid.UUID) (*Folder, error) {
 	root, err := cat.dir.Enter()
 	if err != nil {
@@ -48,7 +48,7 @@ func (cat *catalog) FindAny(id uuid.UUID) (*Folder, error) {
 	return f, nil
 }
 
-// find opens the folder of a dataset in any area but the deleting one, whole or not. It fails with
+// find opens the folder of a dataset in any area but the deleting one, complete or not. It fails with
 // dataset.ErrUnsupported if the record of the dataset has a later format, so that nothing is done to the folder.
 func (cat *catalog) find(root *os.Root, id uuid.UUID) (*Folder, error) {
 	for {
@@ -65,7 +65,7 @@ func (cat *catalog) find(root *os.Root, id uuid.UUID) (*Folder, error) {
 	}
 }
 
-// search is find, but misses a dataset that becomes a copy meanwhile.
+// search does the work of find once. It misses a dataset that becomes a copy during the search, so find repeats it.
 func (cat *catalog) search(root *os.Root, id uuid.UUID) (*Folder, error) {
 	for _, area := range cat.dir.areas()[:len(cat.dir.areas())-1] {
 		done := cat.claims.Use(id)
@@ -81,8 +81,9 @@ func (cat *catalog) search(root *os.Root, id uuid.UUID) (*Folder, error) {
 	return nil, cat.dir.notFoundError(id)
 }
 
-// OpenUnclaimed opens the folder of a dataset, whole or not, without a claim on the dataset. It is for callers that
-// hold a claim already, and so must not wait for another one. It fails with dataset.ErrNotFound if there is none.
+// OpenUnclaimed opens the folder of a dataset, complete or not, without a claim on the dataset. It is for callers that
+// hold a claim on another dataset: they must not wait for a second claim. It fails with dataset.ErrNotFound if there is
+// none.
 func (cat *catalog) OpenUnclaimed(id uuid.UUID) (*os.Root, error) {
 	root, err := cat.dir.Enter()
 	if err != nil {

@@ -23,14 +23,14 @@ func (dir *directory) Clear() error {
 		return err
 	}
 	defer root.Close()
-	own, err := dir.emptyPoolNames(root)
+	names, err := dir.emptyPoolNames(root)
 	if err != nil {
 		return err
 	}
 	// The order matters for a crash: the area of copies and the names of the backend are removed first, then the
 	// marker, then the areas that every pool has. Without the marker, make accepts a directory that has only empty
 	// areas.
-	order := slices.DeleteFunc(slices.Clone(own), func(name string) bool { return slices.Contains(areas(), name) })
+	order := slices.DeleteFunc(slices.Clone(names), func(name string) bool { return slices.Contains(areas(), name) })
 	order = append(append(order, Temp+markerName, markerName), areas()...)
 	for _, name := range order {
 		err := root.Remove(name)
@@ -58,26 +58,26 @@ func (dir *directory) emptyPoolNames(root *os.Root) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	var own []string
+	var found []string
 	for _, name := range names {
 		if name == markerName || name == Temp+markerName {
 			continue
 		}
 		known := name == copiesArea || slices.Contains(areas(), name) || slices.Contains(dir.BackendNames, name)
-		inside, err := ReadNames(root, name)
+		children, err := ReadNames(root, name)
 		switch {
-		case known && err == nil && len(inside) == 0:
-			own = append(own, name)
-		case name == "lost+found" && err == nil && len(inside) == 0: // belongs to the filesystem
+		case known && err == nil && len(children) == 0:
+			found = append(found, name)
+		case name == "lost+found" && err == nil && len(children) == 0: // belongs to the filesystem
 		case known && err == nil:
-			name = filepath.Join(name, inside[0])
+			name = filepath.Join(name, children[0])
 			fallthrough
 		default:
 			return nil, dataset.Errorf(dataset.ErrConflict, "%s contains %q: it is not removed", dir.title(),
 				filepath.Join(dir.path, name))
 		}
 	}
-	return own, nil
+	return found, nil
 }
 
 // restore undoes a Clear that failed.

@@ -89,10 +89,10 @@ func (cp *copier) move(f *Folder, to backends.EntryState) error {
 	return errors.Join(syncArea(root, dest), syncArea(root, from))
 }
 
-// Received reports how much of a snapshot the pool has; see backends.Copier. whole describes the stream of a complete
-// snapshot. It fails with dataset.ErrNotFound if the snapshot is not complete.
+// Received reports how much of a snapshot the pool has; see backends.Copier. streamOf describes the stream of a
+// complete snapshot. It fails with dataset.ErrNotFound if the snapshot is not complete.
 func (cp *copier) Received(ds, snapshot uuid.UUID,
-	whole func(*Folder, uuid.UUID) (backends.Stream, error)) (backends.Received, error) {
+	streamOf func(*Folder, uuid.UUID) (backends.Stream, error)) (backends.Received, error) {
 	f, err := cp.catalog.FindAny(ds)
 	if errors.Is(err, dataset.ErrNotFound) {
 		return backends.Received{}, nil
@@ -101,5 +101,5 @@ func (cp *copier) Received(ds, snapshot uuid.UUID,
 		return backends.Received{}, err
 	}
 	defer f.Close()
-	return f.Received(snapshot, whole)
+	return f.Received(snapshot, streamOf)
 }

@@ -19,10 +19,10 @@ type creator struct {
 	remover *remover
 }
 
-// Make returns the folder of a dataset, and whether it is whole already. If the dataset does not exist or is not
-// whole, the folder is a new and empty incoming one. A ready dataset is whole. Make fails with dataset.ErrConflict if
-// the pool has a copy of the dataset.
-func (c *creator) Make(id uuid.UUID) (f *Folder, whole bool, err error) {
+// Make returns the folder of a dataset, and whether the dataset is complete already. If the dataset is absent or
+// incomplete, Make returns a new and empty incoming folder. A ready dataset is complete. Make fails with
+// dataset.ErrConflict if the pool has a copy of the dataset.
+func (c *creator) Make(id uuid.UUID) (f *Folder, complete bool, err error) {
 	defer c.catalog.claims.Use(id)()
 	root, err := c.dir.Enter()
 	if err != nil {
@@ -52,18 +52,18 @@ func (c *creator) Make(id uuid.UUID) (f *Folder, whole bool, err error) {
 	return f, false, err
 }
 
-// Build makes a dataset, and returns its size. fill fills the empty folder. If an earlier attempt made the dataset
-// whole, Build calls measure instead. If fill fails, Build removes the folder.
+// Build makes a dataset, and returns its size. fill fills the empty folder. If an earlier attempt completed the
+// dataset, Build calls measure instead. If fill fails, Build removes the folder.
 func (c *creator) Build(
 	d dataset.Dataset, measure, fill func(*Folder) (dataset.Size, error),
 ) (_ dataset.Size, err error) {
 	defer func() { err = backends.NoSpace(err) }()
-	f, whole, err := c.Make(d.ID)
+	f, complete, err := c.Make(d.ID)
 	if err != nil {
 		return 0, err
 	}
 	defer f.Close()
-	if whole {
+	if complete {
 		size, err := measure(f)
 		if err != nil {
 			return 0, err
@@ -80,8 +80,8 @@ func (c *creator) Build(
 	return size, c.Finish(f, d)
 }
 
-// Finish makes an incoming folder whole and durable: it writes the record, which is the last of its files. A folder
-// that an earlier attempt made whole gets d as its record too. A ready folder keeps its record, and is made durable,
+// Finish makes an incoming folder complete and durable: it writes the record, which is the last of its files. A folder
+// that an earlier attempt completed gets d as its record too. A ready folder keeps its record. Finish makes it durable,
 // because the earlier attempt may have been interrupted before its flush.
 func (c *creator) Finish(f *Folder, d dataset.Dataset) error {
 	var err error
@@ -112,7 +112,7 @@ func (c *creator) Discard(id uuid.UUID) error {
 }
 
 // Commit moves an incoming dataset to the ready ones. The move is not durable yet. Idempotent: if the dataset is ready,
-// Commit returns nil. It fails with dataset.ErrNotFound if the dataset is absent or not whole.
+// Commit returns nil. It fails with dataset.ErrNotFound if the dataset is absent or incomplete.
 func (c *creator) Commit(id uuid.UUID) error {
 	f, err := c.catalog.Find(id)
 	if err != nil {

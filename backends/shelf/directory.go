@@ -134,7 +134,7 @@ func (dir *directory) KeepCopies() error {
 // nothing if the directory is the pool already.
 func (dir *directory) make() error {
 	err := os.Mkdir(dir.path, 0o700)
-	made := err == nil
+	created := err == nil
 	if errors.Is(err, fs.ErrNotExist) {
 		return dataset.Errorf(dataset.ErrInvalid, "no such directory: %s (create it first)", filepath.Dir(dir.path))
 	}
@@ -167,12 +167,12 @@ func (dir *directory) make() error {
 			return err
 		}
 	}
-	fresh := dir.mark
-	fresh.Folder = made
-	if fresh.ID == uuid.Nil {
-		fresh.ID = uuid.New()
+	newMarker := dir.mark
+	newMarker.Folder = created
+	if newMarker.ID == uuid.Nil {
+		newMarker.ID = uuid.New()
 	}
-	if err := WriteJSON(root, markerName, fresh, true); err != nil {
+	if err := WriteJSON(root, markerName, newMarker, true); err != nil {
 		return err
 	}
 	return syncPath(filepath.Dir(dir.path))
@@ -190,7 +190,7 @@ func checkVacant(root *os.Root) error {
 			continue
 		}
 		known := name == "lost+found" || slices.Contains(areas(), name)
-		if inside, err := ReadNames(root, name); !known || err != nil || len(inside) > 0 {
+		if children, err := ReadNames(root, name); !known || err != nil || len(children) > 0 {
 			return dataset.Errorf(dataset.ErrExists, "it contains %q and is not a pool: expected an empty "+
 				"directory", name)
 		}
@@ -198,8 +198,8 @@ func checkVacant(root *os.Root) error {
 	return nil
 }
 
-// Enter opens the pool's directory for one call. The caller closes it. It fails with dataset.ErrOffline if the
-// directory is absent or is not this pool.
+// Enter opens the pool's directory for one call. The caller closes the directory. Enter fails with dataset.ErrOffline
+// if the directory is absent or is not this pool.
 func (dir *directory) Enter() (*os.Root, error) {
 	root, _, err := dir.open()
 	return root, err
@@ -234,7 +234,7 @@ func (dir *directory) open() (*os.Root, marker, error) {
 
 var errNoPool = errors.New("it contains no pool (is its disk mounted?)")
 
-// openMarked is open without a retry.
+// openMarked does the work of open once, without a retry.
 func (dir *directory) openMarked() (*os.Root, marker, error) {
 	root, err := openDir(dir.path)
 	if err != nil {
@@ -294,8 +294,8 @@ func readMarker(root *os.Root, backend string) (marker, error) {
 	return m, nil
 }
 
-// Trim discards the free blocks of the pool's filesystem, but never those of another filesystem that is mounted at its
-// path by now. It cannot be interrupted.
+// Trim discards the free blocks of the pool's filesystem, but never those of another filesystem that was mounted over
+// its path. It cannot be interrupted.
 func (dir *directory) Trim() (size dataset.Size, err error) {
 	err = dir.Within(func(f *os.File) error {
 		n, err := fsctl.Trim(f)

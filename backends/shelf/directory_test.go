@@ -10,7 +10,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A pool whose marker is being rewritten is not taken for absent.
+// A pool does not count as absent while its marker is rewritten.
 func TestMarkerThatIsWrittenAnew(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "pool")
 	s, err := Open(backends.Config{Name: "test", Path: path, Make: true}, "test")

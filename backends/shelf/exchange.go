@@ -23,11 +23,11 @@ type Exchange struct {
 // NewExchange returns the exchange of a pool with the other pools of its share.
 func NewExchange(s *Shelf) *Exchange { return &Exchange{dir: &s.directory, catalog: s.catalog} }
 
-// Take moves a whole dataset from another pool of the share, which can belong to another host, to the ready datasets of
-// this pool, with d as its record. It writes the record before it moves the dataset, so that a later Take with a
-// smaller epoch fails. The move is durable when Take returns. Take fails with dataset.ErrNotFound if the other pool
-// does not have the dataset, and with dataset.ErrConflict if the dataset was taken at a later epoch than d's.
-// ConfirmTaken reports whether an earlier attempt succeeded.
+// Take moves a complete dataset from another pool of the share to the ready datasets of this pool, with d as its
+// record. The other pool can belong to another host. It writes the record before it moves the dataset, so that a later
+// Take with a smaller epoch fails. The move is durable when Take returns. Take fails with dataset.ErrNotFound if the
+// other pool does not have the dataset, and with dataset.ErrConflict if the dataset was taken at a later epoch than
+// d's. ConfirmTaken reports whether an earlier attempt succeeded.
 func (x *Exchange) Take(from string, d dataset.Dataset) error {
 	defer x.catalog.claims.Use(d.ID)()
 	root, err := x.dir.Enter()
@@ -49,8 +49,8 @@ func (x *Exchange) Take(from string, d dataset.Dataset) error {
 	return errors.Join(err, f.Close())
 }
 
-// Check fails with dataset.ErrNotFound unless a pool of the share has the whole dataset, and with
-// dataset.ErrUnsupported if it could not be taken from that pool.
+// Check fails with dataset.ErrNotFound unless a pool of the share has the complete dataset, and with
+// dataset.ErrUnsupported if Take could not move the dataset from that pool.
 func (x *Exchange) Check(from string, id uuid.UUID) error {
 	root, err := x.dir.Enter()
 	if err != nil {
@@ -65,8 +65,8 @@ func (x *Exchange) Check(from string, id uuid.UUID) error {
 }
 
 // CheckOneMount fails with dataset.ErrUnsupported unless files of one directory can be renamed into another one. It
-// tries that with a name that does not exist: the kernel compares the mounts first, and a server that exports two
-// filesystems appears as two mounts.
+// renames a name that does not exist. The kernel compares the two mounts before it looks for the name. A server that
+// exports two filesystems appears as two mounts.
 func CheckOneMount(from *os.Root, dir string, to *os.Root, into string) error {
 	err := rename(from, dir, to, into, Temp+uuid.NewString())
 	switch {
@@ -81,7 +81,7 @@ func CheckOneMount(from *os.Root, dir string, to *os.Root, into string) error {
 	return err
 }
 
-// Open opens a whole dataset of a pool of the share. It fails with dataset.ErrNotFound if the pool does not have it.
+// Open opens a complete dataset of a pool of the share. It fails with dataset.ErrNotFound if the pool does not have it.
 func (x *Exchange) Open(at string, id uuid.UUID) (*Folder, error) {
 	root, f, err := x.openComplete(at, id)
 	if err != nil {
@@ -90,7 +90,7 @@ func (x *Exchange) Open(at string, id uuid.UUID) (*Folder, error) {
 	return f, root.Close()
 }
 
-// openComplete opens a whole dataset of another pool of the same backend, and that pool.
+// openComplete opens a complete dataset of another pool of the same backend, and that pool.
 func (x *Exchange) openComplete(at string, id uuid.UUID) (otherRoot *os.Root, f *Folder, err error) {
 	other := &directory{path: at, mark: marker{Backend: x.dir.mark.Backend}}
 	otherRoot, m, err := other.open()
@@ -121,12 +121,12 @@ func (x *Exchange) openComplete(at string, id uuid.UUID) (otherRoot *os.Root, f 
 }
 
 // ConfirmTaken reports whether an earlier Take of the dataset d succeeded. after is the last epoch of the previous
-// home. The earlier Take succeeded if this pool has the whole dataset, and the epoch of its record is later than after.
-// ConfirmTaken then writes d as its record.
+// home. The earlier Take succeeded if this pool has the complete dataset, and the epoch of its record is later than
+// after. ConfirmTaken then writes d as its record.
 //
 // It fails with dataset.ErrConflict if the epoch of the present record is later than that of d. It also fails with
-// dataset.ErrConflict if that epoch is not later than after: then the data is older, from a time when this pool was the
-// home. In both cases nothing is changed.
+// dataset.ErrConflict if that epoch is not later than after: then the data is from an earlier time at which this pool
+// was the home. In both cases nothing is changed.
 func (x *Exchange) ConfirmTaken(d dataset.Dataset, after uint64) (bool, error) {
 	if err := x.Refresh(); err != nil {
 		return false, err
@@ -174,7 +174,7 @@ func moveBetween(from *os.Root, dir string, to *os.Root, into, name string) erro
 	return nil
 }
 
-// rename is moveBetween without an explanation in its errors.
+// rename does the work of moveBetween, which adds an explanation to its errors.
 func rename(from *os.Root, dir string, to *os.Root, into, name string) error {
 	src, err := from.Open(dir)
 	if err != nil {
@@ -229,7 +229,7 @@ func FindPools(dir *os.Root, backend string, id uuid.UUID) ([]string, error) {
 		return nil, err
 	}
 	var found []string
-	var later error
+	var laterFormat error
 	for _, name := range names {
 		sub, err := openSubdir(dir, name)
 		if err != nil {
@@ -237,7 +237,7 @@ func FindPools(dir *os.Root, backend string, id uuid.UUID) ([]string, error) {
 		}
 		m, err := readMarker(sub, backend)
 		if errors.Is(err, dataset.ErrUnsupported) {
-			later, err = fmt.Errorf("%s: %w", filepath.Join(dir.Name(), name), err), nil
+			laterFormat, err = fmt.Errorf("%s: %w", filepath.Join(dir.Name(), name), err), nil
 		}
 		if err == nil && m.Backend == backend && m.ID == id {
 			err = errors.Join(refresh(sub, incomingArea), refresh(sub, readyArea))
@@ -249,7 +249,7 @@ func FindPools(dir *os.Root, backend string, id uuid.UUID) ([]string, error) {
 		}
 	}
 	if len(found) == 0 {
-		return nil, later
+		return nil, laterFormat
 	}
 	return found, nil
 }

@@ -11,9 +11,8 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// btrfs makes what was written part of a file some time after the writing has ended:
-// of 71 power cuts 2 left an empty record, with its name. So its bytes must be on the
-// disk before the name is given, though the name itself need not be durable.
+// btrfs makes written bytes part of a file some time after the write: 2 of 71 power cuts left an empty record under its
+// name. So the bytes must be on the disk before the rename, although the name itself need not be durable.
 func TestRecordsBytesComeBeforeItsName(t *testing.T) {
 	image := scratch.Image(t, "btrfs", scratch.Btrfs)
 	mnt := scratch.MountImage(t, "btrfs", image)
@@ -27,7 +26,7 @@ func TestRecordsBytesComeBeforeItsName(t *testing.T) {
 	}
 	cut := filepath.Join(t.TempDir(), "cut")
 	scratch.Copy(t, image, cut)
-	if err := errors.Join(root.Close(), mount.Unmount(mnt)); err != nil { // its copy has its UUID
+	if err := errors.Join(root.Close(), mount.Unmount(mnt)); err != nil { // the copy has the same UUID
 		t.Fatal(err)
 	}
 	copied, err := os.OpenRoot(scratch.MountImage(t, "btrfs", cut))

@@ -142,8 +142,8 @@ func (f *Folder) ReadRecord() (*dataset.Dataset, error) {
 
 // Received is Shelf.Received for an open folder.
 func (f *Folder) Received(snapshot uuid.UUID,
-	whole func(*Folder, uuid.UUID) (backends.Stream, error)) (backends.Received, error) {
-	last, err := whole(f, snapshot)
+	streamOf func(*Folder, uuid.UUID) (backends.Stream, error)) (backends.Received, error) {
+	last, err := streamOf(f, snapshot)
 	switch {
 	case err == nil:
 		return backends.Received{Complete: true, Stream: last}, nil
@@ -156,18 +156,19 @@ func (f *Folder) Received(snapshot uuid.UUID,
 	return backends.Received{}, nil
 }
 
-// BeginReceive begins a delivery into the folder. If the snapshot is complete, whole is true, last describes the stream
-// of the snapshot, and the snapshot is durable. BeginReceive fails if the delivery does not continue the received part.
+// BeginReceive begins a delivery into the folder. If the pool has the snapshot already, complete is true, last
+// describes the stream of the snapshot, and the snapshot is durable. BeginReceive fails if the delivery does not
+// continue the received part.
 func (f *Folder) BeginReceive(d backends.Delivery,
-	streamOf func(*Folder, uuid.UUID) (backends.Stream, error)) (last backends.Stream, whole bool, err error) {
-	have, err := f.Received(d.Snapshot.ID, streamOf)
+	streamOf func(*Folder, uuid.UUID) (backends.Stream, error)) (last backends.Stream, complete bool, err error) {
+	received, err := f.Received(d.Snapshot.ID, streamOf)
 	switch {
 	case err != nil:
 		return last, false, err
-	case have.Complete:
-		return have.Stream, true, errors.Join(spool.Drop(f.Root), SyncDir(f.Root))
+	case received.Complete:
+		return received.Stream, true, errors.Join(spool.Drop(f.Root), SyncDir(f.Root))
 	}
-	return last, false, d.CheckResume(have)
+	return last, false, d.CheckResume(received)
 }
 
 // Spool returns the spool that collects the stream of a snapshot in the folder.

@@ -29,7 +29,7 @@ func (cat *catalog) List(describe func(*Folder, *backends.Entry)) ([]backends.En
 	}
 }
 
-// list is List, but misses a dataset that becomes a copy meanwhile.
+// list does the work of List once. It misses a dataset that becomes a copy meanwhile, so List repeats it.
 func (cat *catalog) list(root *os.Root, describe func(*Folder, *backends.Entry)) ([]backends.Entry, error) {
 	entries, err := cat.foreignNames(root)
 	if err != nil {
@@ -65,10 +65,10 @@ func (cat *catalog) foreignNames(root *os.Root) ([]backends.Entry, error) {
 	}
 	var entries []backends.Entry
 	for _, name := range names {
-		ours := trialdir.IsCorner(cat.dir.path, name) || name == markerName || name == Temp+markerName ||
+		known := trialdir.IsCorner(cat.dir.path, name) || name == markerName || name == Temp+markerName ||
 			name == "lost+found" || slices.Contains(cat.dir.areas(), name) ||
 			slices.Contains(cat.dir.BackendNames, name)
-		if !ours {
+		if !known {
 			entries = append(entries, cat.foreign(name, "drover did not create an object of that name there"))
 		}
 	}

@@ -63,7 +63,7 @@ func (p *powered) incoming(s *Shelf, d dataset.Dataset) {
 	f, _, err := s.Make(d.ID)
 	p.ok(err)
 	p.ok(f.Mkdir(FirstHead, 0o700))
-	// The inodes of the record and of its folder must be in different blocks, which are flushed apart.
+	// The inodes of the record and of its folder must be in different blocks, which are flushed separately.
 	for i := range 32 {
 		p.ok(f.Mkdir(fmt.Sprintf("%s%d", Temp, i), 0o700))
 	}
@@ -132,8 +132,8 @@ func TestI2RecordsSurviveAPowerCut(t *testing.T) {
 	}
 }
 
-// I2: an earlier try may have been interrupted before its flush. A call that is repeated finds nothing to do,
-// and flushes all the same.
+// I2: an earlier attempt may have been interrupted before its flush. A repeated call finds nothing to do, but flushes
+// nevertheless.
 func TestI2RepeatedCallFlushes(t *testing.T) {
 	t.Run("Finish", func(t *testing.T) {
 		p := newPowered(t)
@@ -186,7 +186,7 @@ func TestI2RepeatedCallFlushes(t *testing.T) {
 	})
 }
 
-// deletedUnlessReaped deletes the dataset, whose bytes a cancelled context leaves for later.
+// deletedUnlessReaped deletes the dataset with a cancelled context, which leaves the bytes to Reap.
 func (p *powered) deletedUnlessReaped() {
 	p.Helper()
 	ctx, cancel := context.WithCancel(p.Context())
@@ -203,8 +203,8 @@ func (p *powered) deletedUnlessReaped() {
 // I2: a deleted dataset does not come back, and its bytes are not lost to the pool.
 func TestI2DeleteSurvivesAPowerCut(t *testing.T) { newPowered(t).deletedUnlessReaped() }
 
-// I1, I2: a dataset that a pool took from another one is only in the one, and has the epoch that it was taken
-// at.
+// I1, I2: a dataset that a pool took from another pool is only in the new pool, and has the epoch at which it was
+// taken.
 func TestI2DrawSurvivesAPowerCut(t *testing.T) {
 	p := newPowered(t)
 	other := p.open(p.root, "other")

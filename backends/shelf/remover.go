@@ -27,11 +27,11 @@ type remover struct {
 	catalog *catalog
 }
 
-// Delete removes a dataset in any area. It first calls unused with the path of the folder, and fails if unused does.
-// Then it moves the folder to the deleting ones, durably, and removes its bytes. If ctx ends while the bytes are
-// removed, Reap removes the rest, and Delete returns nil. Idempotent: an absent dataset is not an error. A folder that
-// has nothing of a dataset stays, and Delete fails with dataset.ErrCorrupt.
-func (r *remover) Delete(ctx context.Context, id uuid.UUID, unused func(folder string) error) error {
+// Delete removes a dataset in any area. It first calls checkUnused with the path of the folder, and fails if
+// checkUnused fails. Then it moves the folder to the deleting ones, durably, and removes its bytes. If ctx ends while
+// the bytes are removed, Reap removes the rest, and Delete returns nil. Idempotent: an absent dataset is not an error.
+// If a folder contains no files of a dataset, Delete leaves it and fails with dataset.ErrCorrupt.
+func (r *remover) Delete(ctx context.Context, id uuid.UUID, checkUnused func(folder string) error) error {
 	root, err := r.dir.Enter()
 	if err != nil {
 		return err
@@ -46,7 +46,7 @@ func (r *remover) Delete(ctx context.Context, id uuid.UUID, unused func(folder s
 		return err
 	}
 	defer f.Close()
-	if err := unused(f.Path()); err != nil {
+	if err := checkUnused(f.Path()); err != nil {
 		return err
 	}
 	folderName, err := r.moveAway(root, areaOf(f.State), id)
@@ -166,7 +166,7 @@ func (r *remover) Reap(ctx context.Context, drop func(uuid.UUID) bool, tidy func
 	return count, errors.Join(errs...)
 }
 
-// reapOne is Reap for one name in an area.
+// reapOne reaps one name in an area.
 func (r *remover) reapOne(ctx context.Context, root *os.Root, area, name string, drop func(uuid.UUID) bool,
 	tidy func(*Folder) (int, error)) (int, error) {
 	id, ok := parseName(area, name)
@@ -182,7 +182,7 @@ func (r *remover) reapOne(ctx context.Context, root *os.Root, area, name string,
 		return 0, nil
 	}
 	if area != deletingArea {
-		if later, err := hasLaterFormat(root, area, id); later {
+		if laterFormat, err := hasLaterFormat(root, area, id); laterFormat {
 			return 0, err // List reports it
 		}
 	}
@@ -211,7 +211,7 @@ func hasLaterFormat(root *os.Root, area string, id uuid.UUID) (bool, error) {
 	return f.checkFormat() != nil, f.Close()
 }
 
-// tidy is Reap for a folder that stays.
+// tidy removes the temporary files in a folder that stays.
 func (r *remover) tidy(root *os.Root, area string, id uuid.UUID, tidy func(*Folder) (int, error)) (int, error) {
 	f, err := openFolder(root, area, id, func() {})
 	if err != nil {

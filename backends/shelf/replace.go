@@ -12,7 +12,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Replace durably makes the tree fresh the head, and the old head a snapshot. kept is the record of the new snapshot,
+// Replace durably makes the tree newHead the head, and the old head a snapshot. kept is the record of the new snapshot,
 // and names the tree of the old head. Replace writes kept first, then calls step, then replaces the head. A record that
 // names the tree of the present head does not count as a snapshot. So the one rename that replaces the head also
 // creates the snapshot.
@@ -20,16 +20,16 @@ import (
 // If Replace fails and the head is still the old one, it removes the record. If only the flush after the
 // rename failed, the head is the new one and the record stays. The error is that of the step that failed.
 // The caller must not use the folder concurrently.
-func (f *Folder) Replace(kept SnapshotRecord, fresh Head, step func()) error {
+func (f *Folder) Replace(kept SnapshotRecord, newHead Head, step func()) error {
 	err := f.WriteSnapshot(kept)
 	if err == nil {
 		step()
-		err = f.SetHead(fresh)
+		err = f.SetHead(newHead)
 	}
 	if err == nil {
 		return nil
 	}
-	if now, hErr := f.Head(); hErr != nil || now.Tree != kept.Tree {
+	if current, hErr := f.Head(); hErr != nil || current.Tree != kept.Tree {
 		return err
 	}
 	if fErr := f.RemoveRecord(kept.ID); fErr != nil && !errors.Is(fErr, fs.ErrNotExist) {
@@ -48,11 +48,11 @@ func (f *Folder) Sweep() error {
 	if f.State == backends.EntryCopy {
 		return nil
 	}
-	now, err := f.Head()
+	head, err := f.Head()
 	if err != nil {
 		return err
 	}
-	keepers, _, err := f.keptBy(now.Tree)
+	keepers, _, err := f.keptBy(head.Tree)
 	if err != nil || len(keepers) == 0 {
 		return err
 	}
@@ -72,8 +72,8 @@ func (f *Folder) Sweep() error {
 // because that record may name the tree. It also fails if the filesystem cannot read a record.
 func (f *Folder) Restored(keep uuid.UUID) (bool, error) {
 	tree := RestoredTree(keep)
-	now, err := f.Head()
-	if err != nil || now.Tree == tree {
+	head, err := f.Head()
+	if err != nil || head.Tree == tree {
 		return err == nil, err
 	}
 	if _, err := f.Lstat(tree); errors.Is(err, fs.ErrNotExist) {
@@ -105,12 +105,12 @@ func (f *Folder) IsTreeOf(tree string, snapshot uuid.UUID) (bool, error) {
 // Removable reports whether a tree may be destroyed: it is not the head, and no record may name it. If the head or a
 // record cannot be read, it returns false.
 func (f *Folder) Removable(tree string) bool {
-	now, err := f.Head()
-	if err != nil || now.Tree == tree {
+	head, err := f.Head()
+	if err != nil || head.Tree == tree {
 		return false
 	}
-	keeps, err := f.MayBeSnapshot(tree)
-	return err == nil && !keeps
+	isKept, err := f.MayBeSnapshot(tree)
+	return err == nil && !isKept
 }
 
 // keptBy returns the snapshots whose records name a tree, and those whose records cannot be parsed.

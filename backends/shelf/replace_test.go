@@ -43,7 +43,7 @@ func (s *shelved) ok(err error) {
 	}
 }
 
-// restore is what a backend does: it makes a tree and has it be the head.
+// restore makes a tree and makes it the head, as a backend does.
 func (s *shelved) restore(keep uuid.UUID) error {
 	now, err := s.Head()
 	if err == nil {
@@ -56,7 +56,7 @@ func (s *shelved) restore(keep uuid.UUID) error {
 	return s.Replace(was, Head{Tree: RestoredTree(keep)}, func() {})
 }
 
-// listed are the snapshots that the folder is said to have.
+// listed returns the snapshots that the folder lists.
 func (s *shelved) listed() []uuid.UUID {
 	s.Helper()
 	var e backends.Entry
@@ -71,8 +71,8 @@ func (s *shelved) listed() []uuid.UUID {
 	return ids
 }
 
-// I3: a restore that fails leaves no record that becomes a second snapshot of the head's tree with the
-// next restore, whichever of its calls failed.
+// I3: a failed restore leaves no record that the next restore would turn into a second snapshot of the head's tree,
+// whichever call failed.
 func TestI3FailedReplaceKeepsNoRecord(t *testing.T) {
 	for _, onwards := range []bool{false, true} {
 		for at := 0; ; at++ {
@@ -89,7 +89,7 @@ func TestI3FailedReplaceKeepsNoRecord(t *testing.T) {
 			s.ok(hErr)
 			what := calls[:min(at+1, len(calls))]
 			want := []uuid.UUID{next}
-			if now.Tree != FirstHead { // only a flush failed, if anything did
+			if now.Tree != FirstHead { // if a call failed, it was only a flush
 				want = []uuid.UUID{failed, next}
 			}
 			if err == nil && len(want) != 2 {
@@ -111,8 +111,7 @@ func TestI3FailedReplaceKeepsNoRecord(t *testing.T) {
 	}
 }
 
-// I3: removing one of two records of a tree leaves the tree to the other, also when the other cannot be
-// read.
+// I3: if two records name one tree, removing one record keeps the tree, even if the other record cannot be read.
 func TestI3DropSparesWhatAnotherNames(t *testing.T) {
 	s := newShelved(t)
 	one, other, damaged := uuid.New(), uuid.New(), uuid.New()
@@ -127,7 +126,7 @@ func TestI3DropSparesWhatAnotherNames(t *testing.T) {
 		}
 	}
 	drop(one, "")
-	drop(one, "") // again
+	drop(one, "") // a repeated removal
 	drop(other, "")
 	s.ok(errors.Join(
 		s.Remove(snapshotRecordName(damaged)),
@@ -136,7 +135,7 @@ func TestI3DropSparesWhatAnotherNames(t *testing.T) {
 	drop(one, FirstHead)
 }
 
-// A restore that is asked for again after another one does not destroy its tree, which is a snapshot now.
+// If a restore is repeated after another restore, it does not destroy the tree that it made, which is a snapshot now.
 func TestRestoredBefore(t *testing.T) {
 	s := newShelved(t)
 	first, second := uuid.New(), uuid.New()
@@ -147,7 +146,7 @@ func TestRestoredBefore(t *testing.T) {
 		}
 	}
 	done(false)
-	s.ok(s.Mkdir(RestoredTree(first), 0o700)) // a try that was cut short
+	s.ok(s.Mkdir(RestoredTree(first), 0o700)) // an interrupted attempt
 	done(false)
 	s.ok(s.Remove(RestoredTree(first)))
 	s.ok(s.restore(first))
@@ -162,8 +161,8 @@ func TestRestoredBefore(t *testing.T) {
 	}
 }
 
-// I3: the record that a failed restore left names the tree of the head. A removal of it, as of any other
-// snapshot, takes it away, before another restore makes a snapshot of it.
+// I3: the record that a failed restore left names the tree of the head. Removing any snapshot also removes this record,
+// before another restore would turn it into a snapshot.
 func TestI3DropRemovesTheRecordOfAFailedRestore(t *testing.T) {
 	s := newShelved(t)
 	failed := uuid.New()
@@ -176,7 +175,8 @@ func TestI3DropRemovesTheRecordOfAFailedRestore(t *testing.T) {
 	}
 }
 
-// I3: of a copy, the record that names the tree of the head is the snapshot that the head is about to become.
+// I3: in a copy, a record that names the tree of the head is the record of the snapshot that the head is about to
+// become.
 func TestI3SweepSparesACopy(t *testing.T) {
 	s := newShelved(t)
 	last := uuid.New()
@@ -188,7 +188,7 @@ func TestI3SweepSparesACopy(t *testing.T) {
 	}
 }
 
-// I3: only a tree that is not the head and that no record names, or may name, is destroyed.
+// I3: a tree is destroyed only if it is not the head and no record names it or may name it.
 func TestI3Removable(t *testing.T) {
 	s := newShelved(t)
 	one, damaged := uuid.New(), uuid.New()

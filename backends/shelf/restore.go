@@ -37,21 +37,22 @@ type RestorePlan struct {
 	Old  Head           // the present head
 }
 
-// PlanRestore finds out how far an earlier attempt of a restore came, and removes its remains. The restore makes the
-// snapshot id the head, and keeps the present head as the snapshot keep. idle fails if the dataset is in use. remove
-// removes a snapshot. PlanRestore calls Sweep.
-func (f *Folder) PlanRestore(id, keep uuid.UUID, idle func() error, remove func(uuid.UUID) error) (plan RestorePlan,
-	err error) {
+// PlanRestore finds out how far an earlier attempt of the restore came, and removes the remains of that attempt. The
+// restore makes the snapshot id the head, and keeps the present head as the snapshot keep. checkIdle fails if the
+// dataset is in use. remove removes a snapshot. PlanRestore calls Sweep.
+func (f *Folder) PlanRestore(
+	id, keep uuid.UUID, checkIdle func() error, remove func(uuid.UUID) error,
+) (plan RestorePlan, err error) {
 	if err := f.Sweep(); err != nil {
 		return plan, err
 	}
-	kept, err := f.ReadSnapshot(keep)
+	earlier, err := f.ReadSnapshot(keep)
 	switch {
 	case errors.Is(err, dataset.ErrNotFound):
 	case err != nil:
 		return plan, err
-	case kept.CopiedHead || kept.Tree != TreeOf(keep):
-		return RestorePlan{FormerHead: &kept}, nil
+	case earlier.CopiedHead || earlier.Tree != TreeOf(keep):
+		return RestorePlan{FormerHead: &earlier}, nil
 	default: // a snapshot of the head, which may have been written to since
 		if err := remove(keep); err != nil {
 			return plan, err
@@ -66,7 +67,7 @@ func (f *Folder) PlanRestore(id, keep uuid.UUID, idle func() error, remove func(
 	if plan.Done { // the snapshot that it kept was deleted since
 		return plan, SyncDir(f.Root)
 	}
-	if err := idle(); err != nil {
+	if err := checkIdle(); err != nil {
 		return plan, err
 	}
 	plan.Old, err = f.Head()

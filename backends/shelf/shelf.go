@@ -12,8 +12,8 @@
 // Names that start with "tmp-" are files that a crash may leave. All other names are foreign: they are
 // listed, and never touched.
 //
-// Every call opens the pool by its path and reads its marker. So a disk that was unmounted or exchanged is noticed at
-// once, and no open file prevents an unmount. All directories have mode 0700 and belong to root.
+// Every call opens the pool by its path and reads its marker. So every call notices if the disk was unmounted or
+// exchanged, and no open file prevents an unmount. All directories have mode 0700 and belong to root.
 //
 // # Parts
 //
@@ -28,8 +28,8 @@
 // A [Folder] is the open folder of a dataset. Its methods read and write the records in it, among them the [Head] and
 // the snapshots ([SnapshotRecord]) of a backend that keeps these as trees. An [Exchange] moves datasets between the
 // pools of a share. An open Folder holds a claim on its dataset (package internal/claims), which only excludes Reap.
-// The caller of backends.Pool prevents all other concurrent changes of a dataset. A mutex is held while the marker is
-// rewritten.
+// The caller of backends.Pool prevents all other concurrent changes of a dataset. A mutex protects the marker while it
+// is rewritten. The package keeps no other state in memory.
 package shelf
 
 import (

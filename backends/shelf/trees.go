@@ -71,7 +71,7 @@ func (f *Folder) HeadSize() (dataset.Size, error) {
 // SetHead makes a tree the head, durably.
 func (f *Folder) SetHead(h Head) error { return f.WriteHead(h, true) }
 
-// WriteHead is SetHead; see WriteJSON for sync.
+// WriteHead makes a tree the head. The change is durable when it returns only if sync is set; see WriteJSON.
 func (f *Folder) WriteHead(h Head, sync bool) error { return WriteJSON(f.Root, currentName, h, sync) }
 
 // TreeOf returns the name of the tree in which a new snapshot is stored.
@@ -81,7 +81,7 @@ func TreeOf(snapshot uuid.UUID) string { return snapPrefix + snapshot.String() }
 // the former head.
 func RestoredTree(keep uuid.UUID) string { return headPrefix + keep.String() }
 
-// IsTree reports whether a name is that of a tree, and so cannot lead out of the folder.
+// IsTree reports whether a name has the form of a tree's name. Such a name cannot refer to anything outside the folder.
 func IsTree(name string) bool {
 	for _, prefix := range []string{headPrefix, snapPrefix} {
 		if id, ok := strings.CutPrefix(name, prefix); ok {
@@ -105,11 +105,11 @@ func (f *Folder) ReadSnapshot(id uuid.UUID) (SnapshotRecord, error) {
 	if err != nil || s.ID != id || !IsTree(s.Tree) {
 		return s, dataset.Errorf(dataset.ErrCorrupt, "dataset %s: cannot read the record of snapshot %s", f.ID, id)
 	}
-	now, err := f.Head()
+	head, err := f.Head()
 	if err != nil {
 		return s, err
 	}
-	if s.Tree == now.Tree {
+	if s.Tree == head.Tree {
 		return s, dataset.Errorf(dataset.ErrNotFound,
 			"dataset %s has no snapshot %s: a restore that would have kept it was interrupted", f.ID, id)
 	}
@@ -150,7 +150,7 @@ func (f *Folder) Drop(id uuid.UUID) (tree string, err error) {
 	if err := f.RemoveRecord(id); err != nil {
 		return "", err
 	}
-	if keeps, err := f.MayBeSnapshot(s.Tree); err != nil || keeps {
+	if isKept, err := f.MayBeSnapshot(s.Tree); err != nil || isKept {
 		return "", err
 	}
 	return s.Tree, nil
@@ -163,9 +163,9 @@ func DescribeTrees(f *Folder, e *backends.Entry) {
 		AddProblem(e, err)
 		return
 	}
-	now, err := f.Head()
+	head, err := f.Head()
 	if err == nil && f.State != backends.EntryCopy {
-		_, err = f.Lstat(now.Tree)
+		_, err = f.Lstat(head.Tree)
 	}
 	if err != nil {
 		AddProblem(e, err)
@@ -200,11 +200,11 @@ func (f *Folder) Leftovers() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	now, err := f.Head()
+	head, err := f.Head()
 	if err != nil {
 		return nil, nil // List reports it
 	}
-	used, sure := map[string]bool{now.Tree: true}, true
+	used, sure := map[string]bool{head.Tree: true}, true
 	var doomed []string
 	for _, name := range names {
 		id, ok := snapshotOf(name)
@@ -215,7 +215,7 @@ func (f *Folder) Leftovers() ([]string, error) {
 		switch {
 		case err == nil:
 			used[s.Tree] = true
-		case f.State == backends.EntryCopy && s.Tree == now.Tree:
+		case f.State == backends.EntryCopy && s.Tree == head.Tree:
 			// copies have no restores: a Supersede is making the head that snapshot
 		case errors.Is(err, dataset.ErrNotFound):
 			doomed = append(doomed, name)
@@ -246,7 +246,8 @@ func (f *Folder) RemoveHead() error {
 	return f.SetHead(Head{Tree: RestoredTree(uuid.New())})
 }
 
-// Snapshots returns the whole snapshots of the folder, the newest first. It leaves out a snapshot that cannot be read.
+// Snapshots returns the complete snapshots of the folder, the newest first. It leaves out a snapshot that cannot be
+// read.
 func (f *Folder) Snapshots() ([]SnapshotRecord, error) {
 	names, err := ReadNames(f.Root, ".")
 	var out []SnapshotRecord

@@ -12,7 +12,7 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// What lies at a pool's path by now is not trimmed in its place.
+// Another filesystem that was mounted at the path of a pool is not trimmed.
 func TestTrimsItsOwn(t *testing.T) {
 	path := filepath.Join(scratch.Mount(t, "xfs", scratch.XFS), "pool")
 	s, err := shelf.Open(backends.Config{Name: "test", Path: path, Make: true}, "test")

@@ -45,8 +45,8 @@ type Spool struct {
 	Flush func(*os.File) error
 }
 
-// Partial describes the received part of a snapshot. It returns nil if there is no part, or if no delivery can
-// resume it.
+// Partial describes the received part of a snapshot. It returns nil if there is no such part, or if no delivery can
+// resume the part.
 func Partial(root *os.Root) *backends.Partial {
 	rec, err := readPart(root)
 	if err != nil {
@@ -55,7 +55,7 @@ func Partial(root *os.Root) *backends.Partial {
 	return &backends.Partial{Snapshot: rec.Header.Snapshot, Base: rec.Header.Base, Bytes: rec.Mark.Offset}
 }
 
-// readPart reads the record of the received part. It fails unless the file has all bytes that the record counts.
+// readPart reads the record of the received part. It fails if the file is shorter than the record says.
 func readPart(root *os.Root) (rec partRecord, err error) {
 	raw, err := safefile.ReadIn(root, RecordFile)
 	if err == nil {
@@ -109,7 +109,7 @@ func Drop(root *os.Root) error {
 	return err
 }
 
-// DropOf removes the received part if it is that of a snapshot.
+// DropOf removes the received part if it belongs to the given snapshot.
 func DropOf(root *os.Root, snapshot uuid.UUID) error {
 	if part := Partial(root); part == nil || part.Snapshot != snapshot {
 		return nil

@@ -27,7 +27,7 @@ type rig struct {
 	stream   []byte
 	sent     backends.Stream
 	room     error
-	kind     string // that is wanted
+	kind     string // the expected kind of the error
 	flush    func(*os.File) error
 }
 
@@ -50,7 +50,7 @@ func newRig(t *testing.T, size int) *rig {
 	return r
 }
 
-// write frames the content, in pieces.
+// write frames the content in several calls.
 func (r *rig) write(w io.Writer, from int64, piece int) backends.Stream {
 	r.Helper()
 	s, err := spool.NewWriter(w, spool.Header{
@@ -93,7 +93,7 @@ func (r *rig) came() int64 {
 	return part.Bytes
 }
 
-// However the storage writes its stream, the frames are the same.
+// The frames do not depend on how the storage divides its stream into writes.
 func TestFramesAreTheSame(t *testing.T) {
 	r := newRig(t, 3<<20+17)
 	for _, piece := range []int{1 << 10, 48<<10 + 5, 1 << 20} {
@@ -104,7 +104,7 @@ func TestFramesAreTheSame(t *testing.T) {
 	}
 }
 
-// A pool that is nearly full keeps what has come; the rest follows when there is room.
+// A pool that is nearly full keeps the received part. The rest follows when there is room.
 func TestGoesOnWhenThereIsRoom(t *testing.T) {
 	r := newRig(t, 10<<20)
 	r.room = dataset.Errorf(dataset.ErrNoSpace, "nearly full")
@@ -125,8 +125,8 @@ func TestGoesOnWhenThereIsRoom(t *testing.T) {
 	}
 }
 
-// I2: after a flush that failed there is no other, which would find nothing to write. What an
-// earlier one brought to the disk is on record, and the rest comes again.
+// I2: a failed flush is not repeated, because the next flush would find nothing to write. The part that an earlier
+// flush wrote to the disk is recorded, and the rest is sent again.
 func TestI2FailedFlush(t *testing.T) {
 	r := newRig(t, 12<<20)
 	var flushes int
@@ -154,7 +154,7 @@ func TestI2FailedFlush(t *testing.T) {
 	}
 }
 
-// What a power cut took from the file is not taken for there.
+// Bytes that a power cut removed from the file do not count as received.
 func TestRecordOfMoreThanThereIs(t *testing.T) {
 	r := newRig(t, 10<<20)
 	if _, err := r.gather(0, bytes.NewReader(r.stream[:9<<20])); !errors.Is(err, io.ErrUnexpectedEOF) {
@@ -174,7 +174,7 @@ func TestRecordOfMoreThanThereIs(t *testing.T) {
 	}
 }
 
-// A stream of another storage, or another snapshot, is refused and leaves nothing.
+// A stream of another kind of storage, or of another snapshot, is refused and leaves nothing.
 func TestOfAnotherKind(t *testing.T) {
 	r := newRig(t, 1<<20)
 	right := r.delivery
@@ -199,8 +199,8 @@ func TestOfAnotherKind(t *testing.T) {
 	}
 }
 
-// The record of a file that is gone, which a power cut brings back, is none of the file that has
-// its name now.
+// A power cut can bring back the record of a removed file. That record does not apply to a later file with the same
+// name.
 func TestRecordOfAnotherFile(t *testing.T) {
 	r := newRig(t, 10<<20)
 	cut := func() {
@@ -229,7 +229,7 @@ func TestRecordOfAnotherFile(t *testing.T) {
 	}
 }
 
-// A size that nothing has is refused.
+// An impossible size is refused.
 func TestSizeBelowZero(t *testing.T) {
 	r := newRig(t, 1<<10)
 	var out bytes.Buffer

@@ -55,7 +55,8 @@ type Writer struct {
 	header Header
 }
 
-// NewWriter writes a stream to w. It produces but does not write the first from bytes. Close ends the stream.
+// NewWriter writes a stream to w. It skips the first from bytes: it produces them, but does not write them. Close ends
+// the stream.
 func NewWriter(w io.Writer, h Header, from int64) (*Writer, error) {
 	raw, err := json.Marshal(h)
 	if err != nil {
@@ -69,8 +70,8 @@ func NewWriter(w io.Writer, h Header, from int64) (*Writer, error) {
 	return s, s.frame(framing.Start, raw)
 }
 
-// Send frames the stream that write writes. It produces but does not write the first from bytes. It returns the
-// description of the stream.
+// Send frames the stream that write writes. It skips the first from bytes: it produces them, but does not write them.
+// It returns the description of the stream.
 func Send(
 	w io.Writer, h Header, from int64, progress backends.Progress, write func(io.Writer) error,
 ) (out backends.Stream, err error) {
@@ -109,8 +110,8 @@ func (s *Writer) flush() error {
 	return err
 }
 
-// Close ends the stream and returns its description. It fails with dataset.ErrInvalid if the stream has fewer bytes
-// than NewWriter was told not to write.
+// Close ends the stream and returns its description. It fails with dataset.ErrInvalid if the stream is shorter than the
+// from bytes that NewWriter skips.
 func (s *Writer) Close() (backends.Stream, error) {
 	out := backends.Stream{Base: s.header.Base, Size: s.header.Size}
 	err := s.flush()

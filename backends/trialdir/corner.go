@@ -61,9 +61,9 @@ type Corner struct {
 // Make makes a corner in the pool at path and locks its mark. It fails with dataset.ErrOffline if path does not have
 // that pool. The caller must close the corner. Close does not remove it.
 func Make(path string, pool uuid.UUID, backend string) (*Corner, error) {
-	there, err := markerOf(path)
-	if err == nil && (there.ID != pool || there.Backend != backend) {
-		err = fmt.Errorf("it contains pool %s of backend %s", there.ID, there.Backend)
+	found, err := markerOf(path)
+	if err == nil && (found.ID != pool || found.Backend != backend) {
+		err = fmt.Errorf("it contains pool %s of backend %s", found.ID, found.Backend)
 	}
 	if err != nil {
 		return nil, dataset.Errorf(dataset.ErrOffline,
@@ -83,12 +83,12 @@ func Make(path string, pool uuid.UUID, backend string) (*Corner, error) {
 }
 
 // markerOf reads the ID and the backend of the pool at path from its marker.
-func markerOf(path string) (there mark, err error) {
+func markerOf(path string) (found mark, err error) {
 	raw, err := safefile.Read(filepath.Join(path, markerName))
 	if err == nil {
-		err = json.Unmarshal(raw, &there)
+		err = json.Unmarshal(raw, &found)
 	}
-	return there, err
+	return found, err
 }
 
 // createMark creates the mark, locks it and writes it.
@@ -110,7 +110,7 @@ func (c *Corner) createMark(m mark) error {
 }
 
 // lockMark locks the mark that createMark just created. Only Find can have locked the new mark, and Find unlocks it at
-// once. So lockMark gives up after a second.
+// once. So lockMark does not wait longer than a second.
 func (c *Corner) lockMark() error {
 	const tries, pause = 100, 10 * time.Millisecond
 	for try := 1; ; try++ {
@@ -170,20 +170,20 @@ func Find(path string) ([]Found, error) {
 		if !hasCornerName(e.Name()) {
 			continue
 		}
-		one := newFound(path, e.Name())
-		if err := one.readMark(); err != nil {
-			one.Foreign = err.Error()
-		} else if f, err := one.lockMark(); f != nil {
-			one.Busy = errors.Is(err, unix.EWOULDBLOCK)
+		corner := newFound(path, e.Name())
+		if err := corner.readMark(); err != nil {
+			corner.Foreign = err.Error()
+		} else if f, err := corner.lockMark(); f != nil {
+			corner.Busy = errors.Is(err, unix.EWOULDBLOCK)
 			_ = f.Close()
 		}
-		list = append(list, one)
+		list = append(list, corner)
 	}
 	return list, nil
 }
 
-// readMark reads the backend from the mark. It returns an error if the folder is not a corner. If the folder has no
-// other content, it is a corner even if the mark is empty or absent.
+// readMark reads the backend from the mark. It returns an error if the folder is not a corner. A folder without other
+// content is a corner even if the mark is empty or absent.
 func (l *Found) readMark() error {
 	if info, err := os.Lstat(l.Path); err != nil {
 		return err
@@ -217,8 +217,8 @@ func (l *Found) readMark() error {
 
 // isEmpty reports whether the folder holds nothing but a mark.
 func (l *Found) isEmpty() bool {
-	inside, err := os.ReadDir(l.Path)
-	return err == nil && !slices.ContainsFunc(inside, func(e os.DirEntry) bool { return e.Name() != markName })
+	entries, err := os.ReadDir(l.Path)
+	return err == nil && !slices.ContainsFunc(entries, func(e os.DirEntry) bool { return e.Name() != markName })
 }
 
 // lockMark locks the mark, and returns it open. The caller closes the file, if it is not nil. The error is

@@ -44,8 +44,7 @@ func pool(t *testing.T, kind backends.Kind, path string) (backends.Pool, dataset
 	return p, d
 }
 
-// One that is left is found, and removed with the datasets of its pools; what lies beside it
-// stays.
+// A remaining corner is found, and is removed with the datasets of its pools. Everything beside it stays.
 func TestLeftIsRemoved(t *testing.T) {
 	for _, kind := range []backends.Kind{dir.Backend{}, btrfs.New(), loop.New(&run.System{})} {
 		t.Run(kind.Name(), func(t *testing.T) {
@@ -88,7 +87,7 @@ func TestLeftIsRemoved(t *testing.T) {
 	}
 }
 
-// A filesystem that was frozen by who was killed has no mount any more, and a device still.
+// A filesystem that a killed process has frozen has no mount any more, but still has a device.
 func TestFrozenIsRemoved(t *testing.T) {
 	path := filepath.Join(scratch.Mount(t, "btrfs", 2<<30), "pool")
 	kind := loop.New(&run.System{})
@@ -105,7 +104,7 @@ func TestFrozenIsRemoved(t *testing.T) {
 	must(t, errors.Join(c.Remove(t.Context(), backends.NewRegistry(kind)), c.Close()))
 }
 
-// What has no more than a corner's name is listed as foreign and never touched.
+// A folder that has only the name of a corner is listed as foreign and never touched.
 func TestOthersAreLeftAlone(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "pool")
 	p, _ := pool(t, dir.Backend{}, path)
@@ -117,7 +116,7 @@ func TestOthersAreLeftAlone(t *testing.T) {
 	must(t, os.WriteFile(filepath.Join(precious, "corner.json"), nil, 0o600))
 	must(t, os.WriteFile(file, []byte("x"), 0o600))
 	must(t, os.Symlink(precious, link))
-	must(t, os.Mkdir(empty, 0o700)) // its mark is, and somebody's file lies beside that
+	must(t, os.Mkdir(empty, 0o700)) // its mark is empty, and beside the mark is a file of somebody else
 	must(t, os.WriteFile(filepath.Join(empty, "corner.json"), nil, 0o600))
 	must(t, os.WriteFile(filepath.Join(empty, "notes.txt"), []byte("x"), 0o600))
 	for dir, inside := range map[string]string{unmarked: "notes.txt", marked: "corner.json"} {
@@ -148,7 +147,7 @@ func TestOthersAreLeftAlone(t *testing.T) {
 	}
 }
 
-// A mark that is a link is none, also when the link leads to the right one.
+// A symbolic link is not accepted as a mark, even if it leads to the right mark.
 func TestMarkThatIsALink(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "pool")
 	p, _ := pool(t, dir.Backend{}, path)
@@ -163,7 +162,7 @@ func TestMarkThatIsALink(t *testing.T) {
 	}
 }
 
-// A power cut leaves a corner that is found again, with the backend of its pools.
+// A corner that a power cut leaves is found again, with the backend of its pools.
 func TestCornerSurvivesAPowerCut(t *testing.T) {
 	image := scratch.Image(t, "ext4", scratch.Ext4)
 	path := filepath.Join(scratch.MountImage(t, "ext4", image), "pool")
@@ -177,10 +176,10 @@ func TestCornerSurvivesAPowerCut(t *testing.T) {
 	must(t, c.Close())
 }
 
-// elsewhere is a backend whose pools have something outside of their folder.
+// elsewhere is a backend whose pools have storage outside of their folder.
 type elsewhere struct {
 	dir.Backend
-	there            map[string]bool // by the pool's path
+	there            map[string]bool // whether a pool has such storage, by the path of the pool
 	opening, listing error
 }
 
@@ -211,8 +210,8 @@ func (o outside) List(ctx context.Context) ([]backends.Entry, error) {
 
 func (o outside) RemoveStorage(context.Context) error { delete(o.of.there, o.at); return nil }
 
-// What a pool has elsewhere goes with its corner: one that cannot be looked into keeps that,
-// and one that was half made or half removed is no hindrance.
+// The storage of a pool outside of its folder is removed with the corner. If a pool cannot be opened, its corner stays.
+// A pool that was made or removed only in part does not prevent the removal.
 func TestWhatLiesElsewhereGoesToo(t *testing.T) {
 	kind := &elsewhere{there: map[string]bool{}}
 	path := filepath.Join(t.TempDir(), "pool")
@@ -250,7 +249,7 @@ func TestWhatLiesElsewhereGoesToo(t *testing.T) {
 	}
 }
 
-// A folder that is no pool, or another one, gets no corner.
+// No corner is made in a folder that is not a pool, or is another pool.
 func TestOnlyInItsPool(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "pool")
 	p, _ := pool(t, dir.Backend{}, path)

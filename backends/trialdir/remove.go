@@ -154,9 +154,9 @@ func waitDetached(ctx context.Context, path string) error {
 // depth is the maximum depth of pools below a corner, and of subvolumes in them.
 const depth = 8
 
-// findDirs returns the directories that wanted accepts among path and the directories below it. It does not search an
+// findDirs returns path and the directories below it, as far as accept returns true for them. It does not search an
 // accepted directory.
-func findDirs(path string, wanted func(string, fs.DirEntry) bool) (found []string, err error) {
+func findDirs(path string, accept func(string, fs.DirEntry) bool) (found []string, err error) {
 	err = filepath.WalkDir(path, func(at string, e fs.DirEntry, err error) error {
 		switch {
 		case errors.Is(err, os.ErrNotExist):
@@ -165,7 +165,7 @@ func findDirs(path string, wanted func(string, fs.DirEntry) bool) (found []strin
 			return err
 		case !e.IsDir():
 			return nil
-		case wanted(at, e):
+		case accept(at, e):
 			found = append(found, at)
 			return fs.SkipDir
 		case strings.Count(strings.TrimPrefix(at, path), "/") >= depth:
@@ -177,16 +177,16 @@ func findDirs(path string, wanted func(string, fs.DirEntry) bool) (found []strin
 }
 
 // emptyPool removes all datasets of a pool, the storage that the pool has outside of path, and finally the marker of
-// the pool. It fails if the pool cannot be opened, because removing the folder would leave that storage behind without
-// a trace. If the marker is absent or unreadable, or the backend is not in kinds, emptyPool does nothing: the caller
-// removes the folder like any other.
+// the pool. It fails if the pool cannot be opened: removing the folder would leave that storage behind, and nothing
+// would name it any more. If the marker is absent or unreadable, or the backend is not in kinds, emptyPool does
+// nothing: the caller removes the folder like any other.
 func emptyPool(ctx context.Context, kinds []backends.Kind, path string) error {
-	of, err := markerOf(path)
-	i := slices.IndexFunc(kinds, func(k backends.Kind) bool { return k.Name() == of.Backend })
+	marker, err := markerOf(path)
+	i := slices.IndexFunc(kinds, func(k backends.Kind) bool { return k.Name() == marker.Backend })
 	if err != nil || i < 0 {
 		return nil
 	}
-	cfg := backends.Config{ID: of.ID, Name: "corner", Path: path}
+	cfg := backends.Config{ID: marker.ID, Name: "corner", Path: path}
 	pool, err := kinds[i].Open(ctx, cfg)
 	if errors.Is(err, dataset.ErrOffline) { // the storage outside of path was not made yet, or was removed already
 		cfg.Make = true

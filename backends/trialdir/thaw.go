@@ -12,8 +12,8 @@ import (
 )
 
 // Thaw thaws the frozen filesystems on loop devices whose files are below path. path is a corner or a folder in one. A
-// killed process can leave such a filesystem frozen. It stays frozen without a mount, and no signal ends a thread that
-// waits to write to it. Idempotent: if no filesystem is frozen, Thaw returns nil.
+// killed process can leave such a filesystem frozen. The filesystem stays frozen without a mount, and no signal ends a
+// thread that waits to write to it. Idempotent: if no filesystem is frozen, Thaw returns nil.
 func Thaw(path string) error {
 	loops, err := devicesBelow(path)
 	for _, l := range loops {
@@ -58,9 +58,9 @@ func devicesBelow(path string) (found []loopdev.Info, err error) {
 	return found, err
 }
 
-// isBelow reports whether file, the backing file of a loop device, is below path. The kernel shows the path of the file
-// relative to the mount through which the file was opened, if the mounts of a killed process no longer exist. So
-// isBelow also accepts every path that contains the name of the corner, and below it the rest of path.
+// isBelow reports whether file, the backing file of a loop device, is below path. If the mounts of a killed process no
+// longer exist, the kernel shows the path of the file relative to the mount through which the file was opened. So
+// isBelow also accepts every path that contains the name of the corner followed by the rest of path.
 func isBelow(file, path string) bool {
 	if strings.HasPrefix(file, path+"/") {
 		return true

@@ -2,7 +2,7 @@ package trialdir
 
 import "testing"
 
-// Of a mount that has gone the kernel leaves out where it was.
+// For a mount that no longer exists, the kernel omits the mount point from the path.
 func TestWithin(t *testing.T) {
 	const name = "drover-verify-7c4ba7b3-6b47-458e-809f-2d31592bd71c"
 	for _, c := range []struct {

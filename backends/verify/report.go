@@ -65,25 +65,25 @@ func (r *Report) Add(e Event) {
 }
 
 // Judge sets the verdict of each capability, and OK. claimed are the capabilities that the pool declares, and corner
-// those that a new pool in the corner declares. A capability in which the two differ is Unproven, regardless of the
-// results of its cases.
+// those that a new pool in the corner declares. If claimed and corner differ in a capability, that capability is
+// Unproven, regardless of the results of its cases.
 func (r *Report) Judge(claimed, corner dataset.Capabilities) error {
-	says, err := fields(claimed)
+	declared, err := fields(claimed)
 	if err != nil {
 		return err
 	}
-	there, err := fields(corner)
+	cornerValues, err := fields(corner)
 	if err != nil {
 		return err
 	}
 	r.Skipped = append(r.Skipped, "power cuts, which need a separate disk, and a full pool")
 	r.OK, r.Capabilities, r.Rest = true, nil, Verdict{Name: "the rest of the contract", Claimed: "yes"}
 	for _, name := range names() {
-		v := Verdict{Name: name, Claimed: says[name]}
+		v := Verdict{Name: name, Claimed: declared[name]}
 		r.judge(&v, func(c Result) bool { return slices.Contains(c.Proves, name) })
-		if says[name] != there[name] {
+		if declared[name] != cornerValues[name] {
 			v.Proven, v.Failures = Unproven, append(v.Failures,
-				fmt.Sprintf("a new pool beside it reports %q", there[name]))
+				fmt.Sprintf("a new pool beside it reports %q", cornerValues[name]))
 		}
 		r.OK = r.OK && (v.Proven == Proven || v.Proven == Absent)
 		r.Capabilities = append(r.Capabilities, v)
@@ -93,9 +93,9 @@ func (r *Report) Judge(claimed, corner dataset.Capabilities) error {
 	return nil
 }
 
-func (r *Report) judge(v *Verdict, about func(Result) bool) {
+func (r *Report) judge(v *Verdict, concerns func(Result) bool) {
 	for _, c := range r.Cases {
-		if !about(c) {
+		if !concerns(c) {
 			continue
 		}
 		v.Cases++

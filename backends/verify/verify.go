@@ -1,10 +1,10 @@
 // Package verify runs the conformance suite of backends (package backendtest) on an operator's pool. It runs the suite
 // on new pools in a corner of that pool (package trialdir), and does not touch the datasets of the pool.
 //
-// [Suite] runs the cases and reports an [Event] for each step. The command `drover backend verify` calls it in a
-// separate process, and adds the events, which arrive as JSON, to a [Report]. The report shows the claims of the pool
-// beside the results. The package has no state besides the files in the corner, which Suite removes case by case; the
-// lock on the corner protects them.
+// [Suite] runs the cases and reports an [Event] for each step. The command `drover backend verify`
+// (cmd/drover/internal/suiterunner and verification) calls it in a separate process. The command decodes the events
+// from JSON and adds them to a [Report]. The report shows the claims of the pool beside the results. The package has no
+// state besides the files in the corner. Suite removes them after each case, and the lock on the corner protects them.
 package verify
 
 import (
@@ -35,7 +35,8 @@ type Result struct {
 // Event reports one step of the suite. Exactly one of its fields is set.
 type Event struct {
 	Info *Claims `json:"info,omitempty"` // the first event: what a pool in the corner declares
-	// Unsupported are the operations that the filesystem below the corner does not support. The suite leaves them out.
+	// Unsupported lists the operations that the filesystem below the corner does not support. The suite leaves them
+	// out.
 	Unsupported []string           `json:"lacks,omitempty"`
 	Begins      string             `json:"begins,omitempty"`  // the name of the case that begins
 	Result      *Result            `json:"result,omitempty"`  // the result of that case
@@ -56,10 +57,10 @@ func Count() int { return len(backendtest.Cases()) + 1 }
 const measuring = "Times"
 
 // Suite runs all cases on pools of the backend kind. It makes these pools in the folder at path, and removes the
-// remains of a case before the next one. It passes each event to the function tell. The failure of a case is an event,
-// not an error. An error means that the suite could not run.
-func Suite(ctx context.Context, kind backends.Kind, path string, tell func(Event) error) error {
-	s := &suite{kind: kind, path: path, report: tell}
+// remains of a case before the next one. It passes each event to report. The failure of a case is an event, not an
+// error. An error means that the suite could not run.
+func Suite(ctx context.Context, kind backends.Kind, path string, report func(Event) error) error {
+	s := &suite{kind: kind, path: path, report: report}
 	if err := s.begin(ctx); err != nil {
 		return err
 	}
@@ -76,7 +77,7 @@ func Suite(ctx context.Context, kind backends.Kind, path string, tell func(Event
 		func(t *try) { times = backendtest.Measure(t, s.pools(t)) }); err != nil || len(times) == 0 {
 		return err
 	}
-	return tell(Event{Times: times})
+	return report(Event{Times: times})
 }
 
 type suite struct {

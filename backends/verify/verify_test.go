@@ -17,7 +17,7 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(scratch.Main(m)) }
 
-// judged runs the suite in an empty folder, which is to be empty after.
+// judged runs the suite in an empty folder, and fails if the folder is not empty afterwards.
 func judged(t *testing.T, kind backends.Kind, claims func(Claims) Claims) *Report {
 	t.Helper()
 	path := t.TempDir()
@@ -90,7 +90,7 @@ func TestDirProvesWhatItClaims(t *testing.T) {
 	}
 }
 
-// liar is dir, and says that it snapshots at once.
+// liar is backend dir, but claims that it takes snapshots without copying.
 type liar struct {
 	dir.Backend
 	panics bool
@@ -133,7 +133,7 @@ func TestLiarIsFound(t *testing.T) {
 	}
 }
 
-// A pool that claims another thing than a new one beside it does is believed nothing.
+// If a pool claims something else than a new pool beside it, that claim counts as unproven.
 func TestPoolOfOtherClaims(t *testing.T) {
 	r := Report{Cases: []Result{{Name: "a", Proves: []string{"shrink"}}, {Name: "b"}}}
 	var claimed, there Claims

@@ -96,7 +96,7 @@ func (a *attachments) open(ctx context.Context, id uuid.UUID, head string) (*os.
 func (p *Pool) CheckIdle(_ context.Context, id uuid.UUID) error { return p.attachments.checkIdle(id) }
 
 // checkIdle returns dataset.ErrInUse if a dataset is attached or mounted, in this mount namespace or in another one.
-// The error says where, or which process has it.
+// The error names the mount point or the process.
 func (a *attachments) checkIdle(id uuid.UUID) error {
 	if err := a.attached.CheckNone(id); err != nil {
 		return err
@@ -141,14 +141,14 @@ func (a *attachments) mountedAt(id uuid.UUID) (string, error) {
 // zfs-fuse differs from OpenZFS in how a head is mounted. The code for it is below. Drover is only tested with
 // zfs-fuse: do not store data on it.
 //
-// mount(2) cannot mount a filesystem of zfs-fuse. Its server does that when zfs(8) asks it to, and only at the place
-// that the property mountpoint names. So stage mounts a head on a directory of its own, and the caller binds that
-// directory to the requested place. The property mountpoint is therefore not legacy, but canmount=noauto still prevents
-// zfs from mounting the head by itself. The staging mount stays until the dataset is deleted or restored, or the pool
-// is closed. It is the last mount to be removed.
+// mount(2) cannot mount a filesystem of zfs-fuse. Its server mounts the filesystem when zfs(8) asks for that, and only
+// at the place that the property mountpoint names. So stage mounts a head on a separate directory, and the caller binds
+// that directory to the requested place. The property mountpoint is therefore not legacy, but canmount=noauto still
+// prevents zfs from mounting the head by itself. The staging mount stays until the dataset is deleted or restored, or
+// the pool is closed. It is the last mount to be removed.
 //
 // The server has a fault. If a file is closed right before the last unmount, the kernel drops the requests that the
-// server has not read yet, so the server can treat the file as open for ever. It then waits while it holds a lock that
+// server has not read yet. The server can then treat the file as open for ever, and waits while it holds a lock that
 // all its filesystems need. The lasting staging mount and flushRequests avoid that.
 
 // fuseType is the filesystem type of zfs-fuse in the mount table.
@@ -170,8 +170,8 @@ func (p *Pool) StagingPath(id uuid.UUID) string {
 	return p.attachments.stageDir(id)
 }
 
-// stage mounts a head on its staging directory and returns the directory. If the head is already mounted, stage returns
-// the directory of that mount.
+// stage mounts a head on its staging directory and returns the directory. If the head is mounted already, stage returns
+// the directory on which it is mounted.
 func (a *attachments) stage(ctx context.Context, id uuid.UUID, head string) (string, error) {
 	a.staging.Lock()
 	defer a.staging.Unlock()

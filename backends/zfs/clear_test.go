@@ -10,8 +10,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A pool that is cleared leaves the filesystem that it lay on as it was, also when it was cut short
-// once its own was gone; one with a volume, or somebody's filesystem, stays as it is.
+// Clear leaves the parent filesystem as it was, also if an earlier Clear was interrupted after it had destroyed the
+// pool's filesystem. A pool with a volume, or with a foreign filesystem, stays as it is.
 func TestClear(t *testing.T) {
 	b := newBench(t)
 	top := b.home + "/drover-" + b.cfg.ID.String()

@@ -23,7 +23,7 @@ import (
 
 func (b *bench) copier() backends.Copier { return b.pool.(backends.Copier) }
 
-// raw is what zfs sends of a snapshot of a head, to which base is nothing or another of it.
+// raw returns the output of zfs send for a snapshot of a head. base is uuid.Nil or an older snapshot of the same head.
 func (b *bench) raw(s dataset.Snapshot, base uuid.UUID, args ...string) []byte {
 	b.Helper()
 	args = append([]string{"send"}, args...)
@@ -42,7 +42,7 @@ func (b *bench) raw(s dataset.Snapshot, base uuid.UUID, args ...string) []byte {
 	return out.Bytes()
 }
 
-// framed makes of what zfs sent a stream of a snapshot of another dataset.
+// framed makes the output of zfs send into the stream of a snapshot of another dataset.
 func (b *bench) framed(raw []byte, to dataset.Dataset, s, base uuid.UUID) []byte {
 	b.Helper()
 	var out bytes.Buffer
@@ -65,7 +65,7 @@ func (b *bench) receive(to dataset.Dataset, s, base uuid.UUID, stream []byte) er
 	return err
 }
 
-// keeps wants a snapshot to hold something, by a clone of it.
+// keeps fails unless a clone of a snapshot has the content.
 func (b *bench) keeps(ds, snapshot uuid.UUID, want string) {
 	b.Helper()
 	c := dataset.Dataset{ID: uuid.New()}
@@ -75,7 +75,7 @@ func (b *bench) keeps(ds, snapshot uuid.UUID, want string) {
 	b.ok(b.pool.Delete(b.Context(), c.ID))
 }
 
-// isCopy wants a copy with some snapshots and no head.
+// isCopy fails unless a dataset is a copy with these snapshots and without a head.
 func (b *bench) isCopy(ds uuid.UUID, snapshots ...uuid.UUID) {
 	b.Helper()
 	e, err := b.pool.Stat(b.Context(), ds)
@@ -101,8 +101,8 @@ func promoted(b *bench, ds, snapshot uuid.UUID) error {
 	return b.pool.Commit(b.Context(), ds)
 }
 
-// Of a stream that is not what it should be nothing is received, whatever it says; what is there
-// stays. The frames around it are right: whoever made it is a peer.
+// Nothing is received from a stream with wrong content, whatever its header says, and the existing snapshots stay. The
+// frames around the content are correct, because a malicious peer can make them.
 func TestStreamsThatAreRefused(t *testing.T) {
 	b := newBench(t)
 	d, twin, to := b.create(), b.create(), dataset.Dataset{ID: uuid.New(), Volume: "copy"}
@@ -163,7 +163,7 @@ func TestStreamsThatAreRefused(t *testing.T) {
 	b.keeps(to.ID, second.ID, "new")
 }
 
-// What came cannot say where it is mounted, or whether: its properties are those of the pool.
+// A received filesystem cannot choose where or whether it is mounted. It has the properties that the pool sets.
 func TestReceivedIsNotMounted(t *testing.T) {
 	b := newBench(t)
 	d, to := b.create(), dataset.Dataset{ID: uuid.New(), Volume: "copy"}
@@ -192,8 +192,8 @@ func TestReceivedIsNotMounted(t *testing.T) {
 	b.holds(to.ID, "content")
 }
 
-// A snapshot that other things came after is received beside them: nothing goes back to before
-// what is here.
+// If later snapshots exist, the difference to an earlier snapshot is received into a clone. No filesystem is rolled
+// back past its snapshots.
 func TestOnABaseThatIsNotTheLast(t *testing.T) {
 	b := newBench(t)
 	d, to := b.create(), dataset.Dataset{ID: uuid.New(), Volume: "copy"}
@@ -226,8 +226,8 @@ func TestOnABaseThatIsNotTheLast(t *testing.T) {
 	b.has(false, to.ID.String())
 }
 
-// What a restore kept is of another branch than what came after: no difference leads from the one to
-// the other. A copy can be promoted to it all the same, and it stays.
+// The head that a restore kept is in another branch than later snapshots, so there is no difference between the two. A
+// copy can nevertheless be promoted to it, and it stays.
 func TestPromoteWhatARestoreKept(t *testing.T) {
 	b := newBench(t)
 	d := b.create()
@@ -263,7 +263,7 @@ func TestPromoteWhatARestoreKept(t *testing.T) {
 	b.list()
 }
 
-// A stream that nobody takes ends zfs send, and what cannot be read is told as it is.
+// If the receiver stops reading, zfs send ends. A read error is returned unchanged.
 func TestSendIsCut(t *testing.T) {
 	b := newBench(t)
 	d := b.create()

@@ -17,8 +17,7 @@ import (
 	"github.com/droverhq/drover/internal/run"
 )
 
-// What a pool in a corner has below its home's filesystem goes with the corner, and nothing
-// of the pool around it does.
+// The filesystems of a pool in a corner are removed with the corner. Nothing of the outer pool is removed.
 func TestCornerIsRazed(t *testing.T) {
 	_, mnt := zpool(t, 1<<30)
 	kind := zfs.New(&run.System{}, clock.System{})

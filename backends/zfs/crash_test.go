@@ -24,24 +24,24 @@ import (
 	"github.com/droverhq/drover/internal/run"
 )
 
-// bench is a pool whose commands of zfs a test can cut short.
+// bench is a pool whose zfs commands a test can make fail.
 type bench struct {
 	*testing.T
-	home    string // the filesystem that the pool's directory lies on
+	home    string // the filesystem that contains the pool's directory
 	cfg     backends.Config
 	pool    backends.Pool
-	left    int  // commands that change something until the crash; -1: no crash
-	late    bool // the crash comes behind the next command, and not before it
+	left    int  // number of changing commands until the crash; -1: no crash
+	late    bool // the crash comes after the next command, and not before it
 	crashed bool
 	done    []string
 
 	clock clock.Clock
-	asked int // commands that change nothing
+	asked int // number of commands that change nothing
 }
 
 var errCrash = errors.New("the power is gone")
 
-// newBench makes a pool of which all commands run, until crashAfter.
+// newBench makes a pool whose commands all run until crashAfter is called.
 func newBench(t *testing.T) *bench {
 	home, mnt := zpool(t, 1<<30)
 	b := &bench{
@@ -63,7 +63,7 @@ func (b *bench) open() {
 	b.Cleanup(func() { _ = pool.Close() })
 }
 
-// run runs what only asks, and so many of the commands that change something.
+// run runs all commands that change nothing, and changing commands until the crash.
 func (b *bench) run(ctx context.Context, c run.Command) (run.Result, error) {
 	if c.Args[0] != "get" && c.Args[0] != "list" && c.Args[0] != "send" {
 		b.crashed = b.crashed || b.left == 0
@@ -100,7 +100,7 @@ func (b *bench) create() dataset.Dataset {
 	return d
 }
 
-// in mounts a dataset as the agent does, while do has its root.
+// in mounts a dataset as the agent does, and calls do with its root.
 func (b *bench) in(id uuid.UUID, do func(root *os.Root)) {
 	b.Helper()
 	dir := b.mount(id)
@@ -153,7 +153,7 @@ func (b *bench) reap() {
 	b.ok(err)
 }
 
-// names are all of the pool's filesystems and snapshots, without the pool's own.
+// names returns all filesystems and snapshots below the pool's filesystem.
 func (b *bench) names() []string {
 	b.Helper()
 	top := b.home + "/drover-" + b.cfg.ID.String()
@@ -166,7 +166,7 @@ func (b *bench) names() []string {
 	return names
 }
 
-// list wants no problems and no strangers, and returns the entries that are ready.
+// list fails if the list has problems or foreign entries, and returns the ready entries.
 func (b *bench) list() (ready []uuid.UUID) {
 	b.Helper()
 	entries, err := b.pool.List(b.Context())
@@ -185,7 +185,7 @@ func (b *bench) list() (ready []uuid.UUID) {
 	return ready
 }
 
-// has wants something of such a name in the pool, or nothing.
+// has fails unless the pool has, or lacks, an object with such a name.
 func (b *bench) has(want bool, part string) {
 	b.Helper()
 	names := b.names()
@@ -194,7 +194,7 @@ func (b *bench) has(want bool, part string) {
 	}
 }
 
-// C1: each operation is cut short before and behind each of its commands. All commands after it fail.
+// C1: each operation is interrupted before and after each of its commands. All later commands fail.
 func TestC1CrashAtEachStep(t *testing.T) {
 	benches := map[string]*bench{} // by the path of the pool
 	crashing.Run(t, variant, func(t *testing.T) (backends.Kind, backends.Config) {
@@ -215,7 +215,7 @@ func TestC1CrashAtEachStep(t *testing.T) {
 			b := &bench{T: benches[cfg.Path].T, left: -1, clock: clock.System{}, cfg: cfg}
 			b.open()
 			b.left, b.late = step/2, step%2 == 1
-			if !long.Enabled() { // each command has one of the four ends, in turn
+			if !long.Enabled() { // the commands have the four kinds of ends in turn
 				b.left, b.late = step, step/2%2 == 1
 			}
 			err := call.Run(t.Context(), b.pool)

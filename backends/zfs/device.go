@@ -79,7 +79,7 @@ func (b *Backend) openOwn(ctx context.Context, cfg backends.Config) (*ownPool, e
 	if err != nil {
 		return nil, err
 	}
-	own := &ownPool{id: id, mount: cfg.Mount}
+	zpool := &ownPool{id: id, mount: cfg.Mount}
 	if err := b.importPool(ctx, zpoolName(id)); err != nil {
 		return nil, err
 	}
@@ -92,8 +92,8 @@ func (b *Backend) openOwn(ctx context.Context, cfg backends.Config) (*ownPool, e
 			return nil, err
 		}
 	}
-	own.striped = strings.Count(vdevs, "\t/") // each device has a line, because Drover makes no mirrors
-	return own, own.attach()
+	zpool.striped = strings.Count(vdevs, "\t/") // each device has a line, because Drover makes no mirrors
+	return zpool, zpool.attach()
 }
 
 // identify reads the labels of the devices and returns the ID of their pool. If cfg.Make is set, a device without a
@@ -121,8 +121,8 @@ func (b *Backend) identify(cfg backends.Config) (id uuid.UUID, blank bool, err e
 			strings.Join(cfg.Devices, " and "))
 	}
 	for name := range devicesByZpool {
-		if is := zpoolID(name); is != uuid.Nil {
-			id = is
+		if poolID := zpoolID(name); poolID != uuid.Nil {
+			id = poolID
 		}
 	}
 	return id, len(devicesByZpool[""]) == len(cfg.Devices), nil
@@ -143,8 +143,9 @@ func checkVacant(device string) error {
 	return err
 }
 
-// createZpool creates the zpool. The next call removes the remains of a crash. If zpool(8) fails, createZpool removes
-// the remains itself: otherwise the mark would still count as the remains of a crash much later.
+// createZpool creates the zpool. After a crash, the next call removes the remains. If zpool(8) fails, createZpool
+// removes the remains itself. Otherwise the mark would stay on the device, and a much later call would take it for the
+// remains of a crash.
 func (b *Backend) createZpool(ctx context.Context, id uuid.UUID, cfg backends.Config) error {
 	args := []string{
 		"create", "-o", "ashift=12", "-o", "cachefile=none", "-o", "comment=drover pool " + cfg.Name,

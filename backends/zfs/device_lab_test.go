@@ -26,8 +26,7 @@ import (
 	"github.com/droverhq/drover/test/lab/inside"
 )
 
-// udev runs one for the length of a test: zpool(8) makes partitions on whole disks, and waits
-// until udev has seen them.
+// udev runs udevd during a test: zpool(8) makes partitions on whole disks, and waits until udev has seen them.
 func udev(t *testing.T) {
 	t.Helper()
 	cmd := exec.Command("/usr/lib/systemd/systemd-udevd")
@@ -36,7 +35,7 @@ func udev(t *testing.T) {
 	}
 	t.Cleanup(func() {
 		err := cmd.Process.Signal(unix.SIGTERM)
-		if err := errors.Join(err, cmd.Wait(), os.RemoveAll("/run/udev")); err != nil { // as if there had been none
+		if err := errors.Join(err, cmd.Wait(), os.RemoveAll("/run/udev")); err != nil { // as if udev had never run
 			t.Error(err)
 		}
 	})
@@ -49,7 +48,7 @@ func udev(t *testing.T) {
 	scratch.Run(t, "udevadm", "trigger", "--subsystem-match=block", "--settle")
 }
 
-// blank returns a disk with nothing on it, of which the kernel knows no partitions any more.
+// blank returns an empty disk without partitions in the kernel.
 func blank(t *testing.T, name string) (device string) {
 	t.Helper()
 	scratch.Run(t, "udevadm", "settle")
@@ -58,8 +57,8 @@ func blank(t *testing.T, name string) (device string) {
 	return device
 }
 
-// onDevices returns how a pool on devices is opened, and the backend that does. What it made
-// is destroyed with the test.
+// onDevices returns the configuration of a pool on devices and the backend that opens it. The zpool is destroyed when
+// the test ends.
 func onDevices(t *testing.T, devices ...string) (*zfs.Backend, backends.Config) {
 	t.Helper()
 	kind := zfs.New(&run.System{}, clock.System{})
@@ -85,7 +84,7 @@ func zpools(t *testing.T) []string {
 	return strings.Fields(scratch.Run(t, "zpool", "list", "-H", "-o", "name"))
 }
 
-// TestPoolOnDevices makes a pool on two disks, and finds it after they were away.
+// TestPoolOnDevices makes a pool on two disks, and finds it again after the disks were absent.
 func TestPoolOnDevices(t *testing.T) {
 	udev(t)
 	first, second := blank(t, "first"), blank(t, "second")
@@ -101,7 +100,7 @@ func TestPoolOnDevices(t *testing.T) {
 	d := b.create()
 	b.write(d.ID, "content")
 	b.ok(b.pool.Close())
-	b.open() // made again: the same one
+	b.open() // Make returns the existing pool
 	if got := b.list(); !slices.Equal(got, []uuid.UUID{d.ID}) {
 		t.Fatalf("it has %v", got)
 	}
@@ -127,11 +126,12 @@ func TestPoolOnDevices(t *testing.T) {
 		t.Error("a refused one was imported")
 	}
 
-	b.cfg.Make, b.cfg.Devices = false, []string{"/dev/nowhere", "/dev/disk/by-id/gone"} // called otherwise since a boot
+	// The devices can have other names after a boot.
+	b.cfg.Make, b.cfg.Devices = false, []string{"/dev/nowhere", "/dev/disk/by-id/gone"}
 	b.open()
 	b.holds(d.ID, "content")
 	b.ok(b.pool.Close())
-	b.cfg.ID, b.cfg.Devices = uuid.Nil, []string{second} // whichever is there, as it is adopted
+	b.cfg.ID, b.cfg.Devices = uuid.Nil, []string{second} // any pool is accepted, as for an adoption
 	b.open()
 	if note := b.pool.Info().Note; b.cfg.ID.String() != name[len("drover-"):] ||
 		!strings.Contains(note, "striped over 2 devices") {
@@ -145,8 +145,8 @@ func TestPoolOnDevices(t *testing.T) {
 	b.ok(b.pool.Close())
 }
 
-// TestPoolOnDevicesCutShort kills zpool(8) once it has made its partitions: the same command
-// makes the pool all the same.
+// TestPoolOnDevicesCutShort kills zpool(8) after it has made its partitions. A repetition of the same command makes the
+// pool.
 func TestPoolOnDevicesCutShort(t *testing.T) {
 	udev(t)
 	device := blank(t, "first")
@@ -166,7 +166,7 @@ func TestPoolOnDevicesCutShort(t *testing.T) {
 			}
 			time.Sleep(10 * time.Millisecond)
 		}
-		panic(errors.Join(errCrash, cmd.Process.Kill(), ignoreExit(cmd.Wait()))) // nothing comes behind it
+		panic(errors.Join(errCrash, cmd.Process.Kill(), ignoreExit(cmd.Wait()))) // no command follows
 	}), clock.System{})
 	func() {
 		defer func() {

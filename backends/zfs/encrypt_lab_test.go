@@ -21,12 +21,12 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// TestSuiteEncrypted runs what has to do with keys with every dataset encrypted.
+// TestSuiteEncrypted runs the cases that concern keys with every dataset encrypted.
 func TestSuiteEncrypted(t *testing.T) {
 	keyed := []string{
-		"LifeOfADataset", "AttachTwice", "ClonesAndDeletedSources", "RestoreKeepsWhatWas", "CopyBecomesHome",
-		"CopyIsBroughtUpToDate",
-		"DamagedStreamIsRefused", "WhatACopyIsNot", "HomeBecomesCopy", "SupersededHeadIsKept",
+		"DatasetLifeCycle", "AttachTwice", "ClonesAndDeletedSources", "RestoreKeepsOldHead", "CopyBecomesHome",
+		"CopyIsUpdated",
+		"DamagedStreamIsRefused", "CopyHasNoHead", "HomeBecomesCopy", "SupersededHeadIsKept",
 	}
 	for _, c := range backendtest.Cases() {
 		if !slices.Contains(keyed, c.Name) {
@@ -46,8 +46,8 @@ func TestSuiteEncrypted(t *testing.T) {
 	}
 }
 
-// TestEncryptedOnDisk looks for what was written on the zpool's disk, and whether ZFS has the
-// key for longer than it is of use.
+// TestEncryptedOnDisk searches the zpool's disk for the written text, and checks that ZFS has the key only as long as
+// it is needed.
 func TestEncryptedOnDisk(t *testing.T) {
 	home, mnt, image := zpoolOn(t, 192<<20)
 	b := &bench{T: t, home: home, left: -1, clock: clock.System{}}

@@ -24,34 +24,33 @@ const variant = "fuse"
 
 func TestMain(m *testing.M) { os.Exit(scratch.Main(m)) }
 
-// onFuse has the zpools of a test.
+// onFuse makes the zpools of a test.
 var onFuse scratch.ZFS
 
-// zpool makes a pool of zfs of that many bytes, with a filesystem mounted on the directory
-// that is returned, for the length of a test.
+// zpool makes a zpool of a size in bytes for a test, and returns the directory on which its filesystem is mounted.
 func zpool(t testing.TB, size int64) (name, mountpoint string) {
 	t.Helper()
 	return onFuse.Pool(t, size)
 }
 
-// lacks are operations that zfs-fuse does not have, under no backend: it keeps whole seconds,
-// 31 bits of an ID, no ACLs, of attributes what is text, and reads holes byte by byte.
+// lacks lists the operations of treetest that zfs-fuse does not support with any backend. It keeps times in whole
+// seconds, 31 bits of an ID, no ACLs, and only attributes with text, and it reads holes byte by byte.
 func lacks() []string {
 	return []string{treetest.LargeIDs, treetest.Sparse, treetest.Times, treetest.ACLs, treetest.Attributes}
 }
 
-// slow says which cases take long on this ZFS: it counts what was written after 30 s, and how large
-// files are is its own affair. Or which do what others, and tests of this package, do in less.
+// slow lists the cases that take long on this ZFS, because it counts written bytes only after 30 s and chooses the
+// sizes of files itself. It also lists cases that other cases and tests of this package cover faster.
 func slow() []string {
 	return []string{
-		"UsedGrows", "WhatASizeCounts", "ConstantSnapshots", "ShrinkIsRefusedBelowWhatIsThere", "GrowMounted",
-		"StreamsAreAlwaysTheSame", "CopyBecomesHome", "WhatACopyIsNot", "DamagedStreamIsRefused",
+		"UsedGrows", "SizeExcludesSnapshots", "ConstantSnapshots", "ShrinkBelowUsageIsRefused", "GrowMounted",
+		"StreamsAreReproducible", "CopyBecomesHome", "CopyHasNoHead", "DamagedStreamIsRefused",
 	}
 }
 
-// TestDevicesWantOpenZFS: it is said, and a device of which nothing could be made is as it was.
+// TestDevicesWantOpenZFS: the error names OpenZFS, and the device is not changed.
 func TestDevicesWantOpenZFS(t *testing.T) {
-	zpool(t, 128<<20) // for its server
+	zpool(t, 128<<20) // starts the server
 	device := scratch.Disk(t, diskSize)
 	before, err := os.ReadFile(device)
 	if err != nil {

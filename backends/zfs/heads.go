@@ -41,7 +41,7 @@ func copyHead(f *shelf.Folder) (current, error) {
 	return c, err
 }
 
-// describeCopy adds to the entry of a copy whether it is promoted, and the partly received snapshot.
+// describeCopy adds to the entry of a copy whether the copy is promoted, and which snapshot was received in part.
 func describeCopy(f *shelf.Folder, e *backends.Entry) {
 	c, err := copyHead(f)
 	e.Promoted = err == nil && c.FS != ""
@@ -105,12 +105,12 @@ func (h *heads) headEquals(ctx context.Context, f *shelf.Folder, fs string, snap
 	if err != nil {
 		return false, err
 	}
-	now, done, err := h.sender.temporarySnapshot(ctx, f, fs)
+	temporary, done, err := h.sender.temporarySnapshot(ctx, f, fs)
 	if err != nil {
 		return false, err
 	}
 	defer done()
-	_, err = h.sender.differs(ctx, h.snapshotName(f.ID, s.FS, snapshot), now)
+	_, err = h.sender.differs(ctx, h.snapshotName(f.ID, s.FS, snapshot), temporary)
 	if errors.Is(err, sendstream.ErrDiffers) || errors.Is(err, errUnrelated) {
 		return false, nil
 	}
@@ -166,7 +166,8 @@ func (h *heads) promote(ctx context.Context, f *shelf.Folder, snapshot uuid.UUID
 	}
 	fs, from, options := s.FS, h.snapshotName(f.ID, s.FS, s.ID), headOptions(s.Refquota)
 	last := false
-	// A snapshot of a former head must be cloned: readSnapshot would ignore it if its filesystem were the head.
+	// A snapshot of a former head must be cloned. If its filesystem became the head, readSnapshot would ignore the
+	// snapshot.
 	if !s.FormerHead {
 		if last, err = h.isLast(ctx, f, s); err != nil {
 			return err
@@ -201,23 +202,23 @@ func (h *heads) refit(ctx context.Context, f *shelf.Folder, s snapshot, options 
 	return nil
 }
 
-// isLast reports whether a snapshot is the last one of its filesystem. Before that, it destroys the later snapshots
-// that a crash left: those that no record names and no clone needs.
+// isLast reports whether a snapshot is the last one of its filesystem. It first destroys later snapshots that a crash
+// left: those that no record names and no clone needs.
 func (h *heads) isLast(ctx context.Context, f *shelf.Folder, s snapshot) (bool, error) {
 	all, err := h.tool.below(ctx, h.root(f.ID)+"/"+s.FS)
 	if err != nil {
 		return false, err
 	}
-	name, behind := h.snapshotName(f.ID, s.FS, s.ID), false
+	name, passed := h.snapshotName(f.ID, s.FS, s.ID), false
 	for _, o := range all {
 		if o.kind != kindSnapshot {
 			continue
 		}
 		if o.name == name {
-			behind = true
+			passed = true
 			continue
 		}
-		if !behind {
+		if !passed {
 			continue
 		}
 		if !h.remover.isOurs(o) || h.remover.checkUnrecorded(o.name) != nil {
@@ -231,7 +232,7 @@ func (h *heads) isLast(ctx context.Context, f *shelf.Folder, s snapshot) (bool, 
 			return false, err
 		}
 	}
-	if !behind {
+	if !passed {
 		return false, dataset.Errorf(dataset.ErrCorrupt, "%s is missing", name)
 	}
 	return true, nil
@@ -322,7 +323,7 @@ func (h *heads) demote(ctx context.Context, ds uuid.UUID, keep func(*shelf.Folde
 	if err := sweep(f); err != nil { // a copy must not keep the records of an interrupted restore
 		return err
 	}
-	is, err := keep(f)
+	equal, err := keep(f)
 	if err != nil {
 		return noSpace(err)
 	}
@@ -330,8 +331,8 @@ func (h *heads) demote(ctx context.Context, ds uuid.UUID, keep func(*shelf.Folde
 	if err != nil {
 		return err
 	}
-	if exists && c.FS != "" && c.From != is || !exists && f.State != backends.EntryCopy {
-		c.From = is
+	if exists && c.FS != "" && c.From != equal || !exists && f.State != backends.EntryCopy {
+		c.From = equal
 		if err := shelf.WriteJSON(f.Root, currentName, c, true); err != nil {
 			return err
 		}

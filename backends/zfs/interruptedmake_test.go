@@ -23,11 +23,11 @@ import (
 
 const diskSize = 12 << 20
 
-// A try to make a pool on devices that is cut short leaves no more than the same command takes
-// off again. What looks like it and holds something, or is not Drover's, is refused.
+// An interrupted attempt to make a pool on devices leaves only what a repetition of the command removes. Similar
+// remains with content, or without Drover's mark, are refused.
 func TestPoolOnDevicesIsMadeAgain(t *testing.T) {
 	for name, c := range map[string]struct {
-		cut     func(t *testing.T, device string) // what the crash leaves, of the last device
+		cut     func(t *testing.T, device string) // makes the remains of the crash on the last device
 		refused bool
 	}{
 		"before anything was made": {func(*testing.T, string) {}, false},
@@ -90,7 +90,7 @@ func TestPoolOnDevicesIsMadeAgain(t *testing.T) {
 					if filepath.Base(r.Name) == "zpool" && r.Args[0] == "create" {
 						do()
 					}
-					panic(errCrash) // nothing comes behind it
+					panic(errCrash) // no command follows
 				}), clock.System{}).Open(t.Context(), cfg)
 				return err
 			}
@@ -100,7 +100,7 @@ func TestPoolOnDevicesIsMadeAgain(t *testing.T) {
 			before, again := sum(t, devices[1]), false
 			err := made(func() {
 				again = true
-				for _, device := range devices { // but for the mark
+				for _, device := range devices { // except for the mark
 					put(t, device, 640<<10, strings.Repeat("\x00", 64))
 					if err := disk.CheckVacant(device); err != nil {
 						t.Error(err)
@@ -117,12 +117,12 @@ func TestPoolOnDevicesIsMadeAgain(t *testing.T) {
 	}
 }
 
-// What zpool(8) could not make leaves no mark of Drover's on a device, and is taken off again; what
-// somebody else put there meanwhile stays.
+// If zpool(8) fails, Drover removes its mark and the remains from the devices. Content that somebody else wrote
+// meanwhile stays.
 func TestPoolOnDevicesThatCannotBeMade(t *testing.T) {
 	for name, c := range map[string]struct {
 		do      func(t *testing.T, device string)
-		content string // of the first sectors, behind it
+		content string // content of the first sectors afterwards
 	}{
 		"with nothing written":  {func(*testing.T, string) {}, ""},
 		"with empty partitions": {partition, ""},
@@ -155,8 +155,7 @@ func TestPoolOnDevicesThatCannotBeMade(t *testing.T) {
 	}
 }
 
-// partition does what zpool(8) does to a whole disk before it puts a label on it: tables of
-// partitions at both ends.
+// partition writes partition tables to both ends of a disk, as zpool(8) does on a whole disk before it writes a label.
 func partition(t *testing.T, device string) {
 	t.Helper()
 	put(t, device, 450, "\xee")

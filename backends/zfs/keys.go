@@ -17,8 +17,8 @@ import (
 	"github.com/droverhq/drover/internal/run"
 )
 
-// ZFS calls the filesystem that has a key, and whose descendants use that key, an encryption root. The filesystem of an
-// encrypted dataset is an encryption root, and its heads use its key.
+// An encryption root is a filesystem with a key that its descendants use too. The filesystem of an encrypted dataset is
+// an encryption root, and its heads use its key.
 //
 // A received filesystem is an encryption root itself. Its key equals the key of its source. A clone keeps the
 // encryption root, and so the key, of its origin, even if that dataset was deleted.
@@ -167,7 +167,7 @@ func (k *datasetKeys) unlock(ctx context.Context, f *shelf.Folder, head string) 
 	if err == nil && d.Encryption == nil {
 		return lock, nil
 	}
-	if err != nil { // if the record cannot be read, trust ZFS: a user who could exploit that could also forge a record
+	if err != nil { // if the record cannot be read, trust ZFS: an attacker who can damage a record can also forge one
 		d = &dataset.Dataset{ID: f.ID}
 	}
 	root := "-"
@@ -226,8 +226,8 @@ func (k *datasetKeys) holdKey(root string) func() {
 	})
 }
 
-// unload unloads a key. If something that uses the key is still mounted, ZFS refuses, and a later lockIdle unloads it.
-// The caller must hold k.locks.mu.
+// unload unloads a key. ZFS refuses this while a filesystem that uses the key is mounted. A later lockIdle then unloads
+// the key. The caller must hold k.locks.mu.
 func (k *datasetKeys) unload(root string) {
 	if err := k.tool.zfs(context.Background(), "unload-key", root); err == nil || errors.Is(err, errAbsent) {
 		delete(k.locks.loaded, root)
@@ -275,12 +275,12 @@ func (k *datasetKeys) findLoaded(ctx context.Context) error {
 	if err != nil {
 		return classify(err)
 	}
-	own := map[string]bool{}
+	roots := map[string]bool{}
 	for line := range strings.Lines(string(res.Stdout)) {
 		switch name, value, _ := strings.Cut(strings.TrimSpace(line), "\t"); {
 		case value == name && name != k.top():
-			own[name] = true
-		case value == "available" && own[name]:
+			roots[name] = true
+		case value == "available" && roots[name]:
 			k.locks.loaded[name] = true
 		}
 	}

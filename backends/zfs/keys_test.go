@@ -18,13 +18,13 @@ import (
 	"github.com/droverhq/drover/internal/run"
 )
 
-// What cannot encrypt, a zpool or the ZFS, is no failure, and says what would do; what is not known
-// is one.
+// A zpool or ZFS that cannot encrypt is not an error: the pool reports the remedy. It is an error if the ability is
+// unknown.
 func TestWhichCanEncrypt(t *testing.T) {
 	const would = "or use a pool of backend loop or lvm)"
 	for name, c := range map[string]struct {
 		says, complains string
-		lacks           string // "": it can
+		lacks           string // empty if encryption is possible
 		fuse, fails     bool
 	}{
 		"enabled": {says: "enabled\n"},
@@ -72,10 +72,11 @@ func TestWhichCanEncrypt(t *testing.T) {
 	}
 }
 
-// fakeZFS plays the keys of OpenZFS: who is given one, on standard input alone, and who has it.
+// fakeZFS imitates the key management of OpenZFS. It records the keys, which arrive only on standard input, and which
+// encryption roots have them loaded.
 type fakeZFS struct {
 	*testing.T
-	key     []byte          // the right one
+	key     []byte          // the correct key
 	loaded  map[string]bool // encryption roots
 	mounted bool
 }
@@ -111,8 +112,8 @@ func (z *fakeZFS) run(_ context.Context, c run.Command) (run.Result, error) {
 	return run.Result{}, nil
 }
 
-// A key goes to ZFS on standard input alone. ZFS has it for as long as somebody is about to mount
-// what takes it, or has, and whoever has another one is refused all the same.
+// A key is passed to ZFS only on standard input. ZFS has the key as long as a dataset that needs it is mounted or about
+// to be mounted. A caller with another key is refused nevertheless.
 func TestZFSIsGivenKeys(t *testing.T) {
 	key, wrong := bytes.Repeat([]byte("k"), keySize), bytes.Repeat([]byte("w"), keySize)
 	z := &fakeZFS{T: t, key: key, loaded: map[string]bool{}}
@@ -162,8 +163,8 @@ func TestZFSIsGivenKeys(t *testing.T) {
 	}
 }
 
-// What is not encrypted is not mounted in the place of what is, by its record: neither where ZFS
-// knows no encryption, nor where it has none there, or the operator's.
+// If the record says that a dataset is encrypted, an unencrypted filesystem is not mounted for it. This holds if ZFS
+// has no encryption, if the filesystem is not encrypted, and if it is encrypted with a key of the operator.
 func TestPlainInThePlaceOfEncrypted(t *testing.T) {
 	for name, c := range map[string]struct {
 		lacks, root string

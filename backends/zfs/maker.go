@@ -29,8 +29,8 @@ type maker struct {
 // cleanupLimit bounds the cleanup after a failed operation. Reap removes the remains of a cleanup that takes longer.
 const cleanupLimit = 20 * time.Second
 
-// MaxCapabilities implements backends.BoundedKind. Although df in a container shows the size of the dataset,
-// OwnFilesystem is false, because a pool with that capability can freeze its datasets, and ZFS cannot be frozen.
+// MaxCapabilities implements backends.BoundedKind. OwnFilesystem is false, although df in a container shows the size of
+// the dataset: a pool with that capability can freeze its datasets, and ZFS cannot be frozen.
 func (*Backend) MaxCapabilities() dataset.Capabilities {
 	return dataset.Capabilities{
 		EnforcesSize: true, InstantSnapshot: true, ConstantSnapshot: true, CloneIndependent: true,
@@ -52,7 +52,7 @@ func (p *Pool) Create(ctx context.Context, d dataset.Dataset) (dataset.Size, err
 	if size == 0 {
 		size = defaultSize
 	}
-	have, err := p.maker.make(ctx, d, func() (dataset.Size, func(fs string) error, error) {
+	actual, err := p.maker.make(ctx, d, func() (dataset.Size, func(fs string) error, error) {
 		if err := (*Backend)(nil).CheckSize("", size); err != nil {
 			return 0, nil, err
 		}
@@ -79,7 +79,7 @@ func (p *Pool) Create(ctx context.Context, d dataset.Dataset) (dataset.Size, err
 	if err != nil {
 		return 0, fmt.Errorf("create dataset %s: %w", d.ID, err)
 	}
-	return have, nil
+	return actual, nil
 }
 
 // headOptions returns the properties with which every head is made. zfs create and zfs clone set them atomically.
@@ -92,13 +92,13 @@ func bytesText(size dataset.Size) string { return strconv.FormatInt(int64(size),
 // Clone implements backends.Pool. The root directory keeps the owner and mode of the source.
 func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source, _ backends.Progress) (dataset.Size,
 	error) {
-	have, err := p.maker.make(ctx, d, func() (dataset.Size, func(fs string) error, error) {
+	size, err := p.maker.make(ctx, d, func() (dataset.Size, func(fs string) error, error) {
 		return p.maker.copyOf(ctx, d, src)
 	})
 	if err != nil {
 		return 0, fmt.Errorf("clone dataset %s: %w", src.Dataset, err)
 	}
-	return have, nil
+	return size, nil
 }
 
 // copyOf is the plan function of a clone: it checks the source, and returns the size of the clone and the function that
@@ -144,8 +144,8 @@ func (m *maker) source(src dataset.Source) (*shelf.Folder, error) {
 	return m.shelf.Find(src.Dataset)
 }
 
-// clone makes the filesystem fs from the snapshot origin. If src names a head, clone takes origin first. No record
-// names that new snapshot. Reap nevertheless leaves it alone, because the folder of the source is open.
+// clone makes the filesystem fs from the snapshot origin. If src names a head, clone takes the snapshot origin first.
+// No record names that snapshot, but Reap leaves it alone because the folder of the source is open.
 func (m *maker) clone(ctx context.Context, src dataset.Source, origin, fs string, size dataset.Size) error {
 	from, err := m.source(src)
 	if err != nil {
@@ -176,8 +176,8 @@ func (m *maker) make(ctx context.Context, d dataset.Dataset, plan plan) (dataset
 	if err := m.checkRequest(d); err != nil {
 		return 0, err
 	}
-	size, whole, err := m.finishExisting(ctx, d)
-	if whole || err != nil {
+	size, complete, err := m.finishExisting(ctx, d)
+	if complete || err != nil {
 		return size, err
 	}
 	size, fill, err := plan()
@@ -238,8 +238,8 @@ func (m *maker) vacate(ctx context.Context, id uuid.UUID) error {
 	return nil
 }
 
-// discard removes a dataset that could not be made. It removes the folder last. It returns cause, with the error of the
-// removal if that failed.
+// discard removes a dataset that could not be made. It removes the folder last. It returns cause. If the removal fails,
+// it adds the error of the removal.
 func (m *maker) discard(ctx context.Context, id uuid.UUID, cause error) error {
 	after, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupLimit)
 	defer cancel()
@@ -301,7 +301,7 @@ func (m *maker) setOwner(ctx context.Context, d dataset.Dataset, fs string, size
 	if err != nil {
 		return err
 	}
-	// Setting a property returns when the transaction group is on the disk, and so makes the owner and mode durable.
+	// zfs set returns when the transaction group is on the disk. So it also makes the owner and mode durable.
 	return m.tool.zfs(ctx, "set", "refquota="+bytesText(size), fs)
 }
 
@@ -312,7 +312,7 @@ func setOwner(root *os.File, owner dataset.Owner, mode uint32) error {
 	return unix.Fchmod(int(root.Fd()), mode)
 }
 
-// settledHead returns the head after all earlier writes were counted in its usage.
+// settledHead waits until the usage of the head includes all earlier writes, and returns the head.
 func (m *maker) settledHead(ctx context.Context, f *shelf.Folder) (object, error) {
 	if err := m.space.settle(ctx); err != nil {
 		return object{}, err
@@ -331,9 +331,9 @@ func (p *Pool) Resize(ctx context.Context, id uuid.UUID, size dataset.Size, _ *o
 	if err != nil {
 		return fmt.Errorf("resize dataset %s: %w", id, err)
 	}
-	if least := max(minSize, head.referenced); size < least {
+	if minimum := max(minSize, head.referenced); size < minimum {
 		return dataset.Errorf(dataset.ErrUnsupported, "resize dataset %s to %s: it contains %s, and the minimum is %s",
-			id, size, head.referenced.Human(), least.Human())
+			id, size, head.referenced.Human(), minimum.Human())
 	}
 	if err := p.tool.zfs(ctx, "set", "refquota="+bytesText(size), head.name); err != nil {
 		return fmt.Errorf("resize dataset %s to %s: %w", id, size, noSpace(err))

@@ -21,35 +21,34 @@ const variant = "openzfs"
 
 func TestMain(m *testing.M) { os.Exit(scratch.Main(m)) }
 
-// pools counts those that were made: a test can have several at once.
+// pools counts the zpools that were made, because a test can have several at once.
 var pools atomic.Int32
 
-// zpool makes a pool of zfs of that many bytes, with a filesystem mounted on the directory
-// that is returned, for the length of a test.
+// zpool makes a zpool of a size in bytes for a test, and returns the directory on which its filesystem is mounted.
 func zpool(t testing.TB, size int64) (name, mountpoint string) {
 	t.Helper()
 	name, mountpoint, _ = zpoolOn(t, size)
 	return name, mountpoint
 }
 
-// zpoolOn also returns the image that it lies on.
+// zpoolOn also returns the image that contains the zpool.
 func zpoolOn(t testing.TB, size int64) (name, mountpoint, image string) {
 	t.Helper()
 	name = fmt.Sprint("tank", pools.Add(1))
 	image, mountpoint = scratch.Image(t, "", size), filepath.Join(t.TempDir(), "mnt")
 	scratch.Run(t, "zpool", "create", "-O", "atime=off", "-m", mountpoint, name, image)
-	t.Cleanup(func() { scratch.Run(t, "zpool", "destroy", name) }) // what is mounted still fails it
+	t.Cleanup(func() { scratch.Run(t, "zpool", "destroy", name) }) // fails if a filesystem is still mounted
 	return name, mountpoint, image
 }
 
-// TestPowerCut imports a copy of the zpool as it is on its disk at that moment.
+// TestPowerCut imports a copy of the zpool in the state that its disk has at that moment.
 func TestPowerCut(t *testing.T) {
 	backendtest.PowerCut(t, zfs.New(&run.System{}, clock.System{}), variant, func(t *testing.T) backendtest.Disk {
 		name, mnt, image := zpoolOn(t, suiteDisk)
 		return backendtest.Disk{Path: mnt, Copy: func() string {
 			dir := t.TempDir()
 			scratch.Run(t, "cp", "--sparse=always", image, dir)
-			// Two of one GUID cannot be there at once; the copy's stays what it is.
+			// Two zpools with one GUID cannot be imported at the same time. The copy keeps its GUID.
 			scratch.Run(t, "zpool", "reguid", name)
 			copied, mountpoint := fmt.Sprint("copy", pools.Add(1)), filepath.Join(dir, "mnt")
 			scratch.Run(t, "zpool", "import", "-N", "-d", dir, "-o", "cachefile=none", name, copied)
@@ -61,8 +60,8 @@ func TestPowerCut(t *testing.T) {
 	})
 }
 
-// lacks are operations that this ZFS does not have.
+// lacks lists the operations that this ZFS does not support.
 func lacks() []string { return nil }
 
-// slow says which cases take long on this ZFS.
+// slow lists the cases that take long on this ZFS.
 func slow() []string { return nil }

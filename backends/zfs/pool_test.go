@@ -22,7 +22,7 @@ import (
 	"github.com/droverhq/drover/internal/run"
 )
 
-// TestForeignInZFS puts things of others beside and below what is Drover's.
+// TestForeignInZFS puts foreign filesystems and snapshots beside and below those of Drover.
 func TestForeignInZFS(t *testing.T) {
 	b := newBench(t)
 	d, other := b.create(), b.create()
@@ -56,7 +56,7 @@ func TestForeignInZFS(t *testing.T) {
 			t.Errorf("%s is gone", name)
 		}
 	}
-	for _, kept := range []string{"/below", "/head@own"} { // of the deleted dataset
+	for _, kept := range []string{"/below", "/head@own"} { // objects of the deleted dataset
 		if !slices.ContainsFunc(names, func(n string) bool {
 			return strings.HasPrefix(n, top+"/deleted/") && strings.HasSuffix(n, kept)
 		}) {
@@ -78,8 +78,7 @@ func TestForeignInZFS(t *testing.T) {
 	}
 }
 
-// TestUnknownIsNotAbsent: a zfs that fails for another reason has not said that something
-// is not there.
+// TestUnknownIsNotAbsent: if zfs(8) fails for another reason, the object does not count as absent.
 func TestUnknownIsNotAbsent(t *testing.T) {
 	b := newBench(t)
 	d := b.create()
@@ -113,7 +112,7 @@ func TestUnknownIsNotAbsent(t *testing.T) {
 	b.has(false, d.ID.String())
 }
 
-// TestSizeIsWhatDfShows: the capability OwnFilesystem, which has this, is not declared.
+// TestSizeIsWhatDfShows tests what df shows. The suite does not, because the capability OwnFilesystem is not declared.
 func TestSizeIsWhatDfShows(t *testing.T) {
 	b := newBench(t)
 	d := b.create()
@@ -146,7 +145,7 @@ func TestSizeIsWhatDfShows(t *testing.T) {
 	}
 }
 
-// TestWrongPlaces: refused before anything was made there.
+// TestWrongPlaces: unsuitable places are refused before anything is made there.
 func TestWrongPlaces(t *testing.T) {
 	plain := filepath.Join(t.TempDir(), "pool")
 	_, err := zfs.New(&run.System{}, clock.System{}).Open(t.Context(), backends.Config{
@@ -162,7 +161,7 @@ func TestWrongPlaces(t *testing.T) {
 	}
 }
 
-// TestRestoreCutBeforeTheExchange: what it would have kept is the head still, and no
+// TestRestoreCutBeforeTheExchange: the head that the interrupted restore would have kept is still the head, and not a
 // snapshot.
 func TestRestoreCutBeforeTheExchange(t *testing.T) {
 	for _, then := range []string{"again", "reaped"} {
@@ -199,7 +198,7 @@ func restoreCut(t *testing.T, then string) {
 	b.holds(d.ID, "later")
 }
 
-// TestMountedInAnotherNamespace: who has it is named, and nothing is deleted.
+// TestMountedInAnotherNamespace: the error names the process, and nothing is deleted.
 func TestMountedInAnotherNamespace(t *testing.T) {
 	b := newBench(t)
 	d := b.create()
@@ -224,7 +223,7 @@ func TestMountedInAnotherNamespace(t *testing.T) {
 	b.ok(b.pool.Delete(t.Context(), d.ID))
 }
 
-// ignoreExit: its read ends without a line.
+// ignoreExit ignores the exit status of a shell whose read ends without a line.
 func ignoreExit(err error) error {
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {

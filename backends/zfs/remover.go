@@ -58,21 +58,21 @@ func (r *remover) removeObjects(ctx context.Context, id uuid.UUID) error {
 // clear destroys objects of a tree. It leaves an object that Drover did not make, that keep selects, or that has a
 // clone or a child. all must be the complete tree. It returns the destroyed objects.
 func (r *remover) clear(ctx context.Context, all []object, keep func(object) bool) (destroyed []object, err error) {
-	left := slices.Clone(all)
-	stays := map[string]bool{}
+	remaining := slices.Clone(all)
+	kept := map[string]bool{}
 	for progress := true; progress; {
 		progress = false
-		for i := len(left) - 1; i >= 0; i-- {
-			o := left[i]
-			if stays[o.name] || !r.isOurs(o) || keep(o) || isNeeded(o, left) {
+		for i := len(remaining) - 1; i >= 0; i-- {
+			o := remaining[i]
+			if kept[o.name] || !r.isOurs(o) || keep(o) || isNeeded(o, remaining) {
 				continue
 			}
 			err := r.tool.retryBusy(ctx, "destroy", o.name)
 			switch {
 			case err == nil, errors.Is(err, errAbsent):
-				left, destroyed, progress = slices.Delete(left, i, i+1), append(destroyed, o), true
+				remaining, destroyed, progress = slices.Delete(remaining, i, i+1), append(destroyed, o), true
 			case errors.Is(err, errHeld), errors.Is(err, errBusy):
-				stays[o.name] = true
+				kept[o.name] = true
 			default:
 				return destroyed, err
 			}
@@ -96,10 +96,10 @@ func (r *remover) isOurs(o object) bool {
 	if !ok {
 		rel, ok = strings.CutPrefix(fs, r.top()+"/")
 	}
-	id, head, below := strings.Cut(rel, "/")
-	ok = ok && isID(id) && (!below || isHead(head))
+	id, head, hasChild := strings.Cut(rel, "/")
+	ok = ok && isID(id) && (!hasChild || isHead(head))
 	if snapshot != "" {
-		return ok && o.kind == kindSnapshot && below && isSnapshot(snapshot)
+		return ok && o.kind == kindSnapshot && hasChild && isSnapshot(snapshot)
 	}
 	return ok && o.kind == kindFilesystem
 }
@@ -112,7 +112,7 @@ func (r *remover) release(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	now, err := r.currentOf(id)
+	currentHead, err := r.currentOf(id)
 	if err != nil {
 		return err
 	}
@@ -124,7 +124,7 @@ func (r *remover) release(ctx context.Context, name string) error {
 		return err
 	}
 	err = r.tool.zfs(ctx, "destroy", name)
-	if err == nil && now != head {
+	if err == nil && currentHead != head {
 		if err = r.tool.zfs(ctx, "destroy", fs); err == nil {
 			return r.destroyOrigins(ctx, "", []object{o})
 		}
@@ -173,8 +173,8 @@ func (r *remover) destroyOrigins(ctx context.Context, within string, destroyed [
 // checkUnrecorded returns nil if Drover made the snapshot and no record names it. Otherwise it returns an error with
 // the reason why the snapshot must stay.
 func (r *remover) checkUnrecorded(name string) error {
-	of, snap, _ := strings.Cut(name, "@")
-	id, _, err := r.dataset(of)
+	filesystem, snap, _ := strings.Cut(name, "@")
+	id, _, err := r.dataset(filesystem)
 	if err != nil || !isSnapshot(snap) {
 		return fmt.Errorf("%s is not drover's", name)
 	}
@@ -194,9 +194,9 @@ func (r *remover) checkUnrecorded(name string) error {
 	return fmt.Errorf("%s has its record (%v)", name, err)
 }
 
-// clearDeleted destroys the objects of a ghost that no clone needs. whole reports whether the ghost is destroyed
-// completely.
-func (r *remover) clearDeleted(ctx context.Context, ghost string) (whole bool, err error) {
+// clearDeleted destroys the objects of a ghost that no clone needs. complete reports whether nothing of the ghost is
+// left.
+func (r *remover) clearDeleted(ctx context.Context, ghost string) (complete bool, err error) {
 	all, err := r.tool.below(ctx, ghost)
 	if errors.Is(err, errAbsent) {
 		return false, nil
@@ -233,8 +233,8 @@ func (p *Pool) Reap(ctx context.Context, drop func(uuid.UUID) bool) (int, error)
 		if !ok || !isID(ghost) || ctx.Err() != nil {
 			continue
 		}
-		whole, eErr := p.remover.clearDeleted(ctx, p.deletedRoot()+"/"+ghost)
-		if whole {
+		complete, eErr := p.remover.clearDeleted(ctx, p.deletedRoot()+"/"+ghost)
+		if complete {
 			n++
 		}
 		err = errors.Join(err, eErr)
@@ -251,7 +251,7 @@ func (r *remover) tidy(ctx context.Context, f *shelf.Folder, all []object) (int,
 	if f.State == backends.EntryIncoming {
 		return 0, nil // a retry of Create or Clone may complete it
 	}
-	now, err := headName(f.Root, f.ID)
+	head, err := headName(f.Root, f.ID)
 	if err != nil {
 		return 0, nil // List reports the problem
 	}
@@ -259,7 +259,7 @@ func (r *remover) tidy(ctx context.Context, f *shelf.Folder, all []object) (int,
 	if err != nil {
 		return 0, err
 	}
-	used, recorded, sure := map[string]bool{now: true}, map[string]bool{}, true
+	used, recorded, sure := map[string]bool{head: true}, map[string]bool{}, true
 	var doomed []string
 	for _, name := range names {
 		id, ok := recordID(name)
@@ -308,7 +308,7 @@ func recordID(name string) (uuid.UUID, bool) {
 var _ backends.Clearer = (*Pool)(nil)
 
 // Clear implements backends.Clearer.
-func (p *Pool) Clear(ctx context.Context) (left string, err error) {
+func (p *Pool) Clear(ctx context.Context) (remains string, err error) {
 	if p.vdevs != nil {
 		name := zpoolName(p.vdevs.id)
 		return fmt.Sprintf("zpool %s stays imported, with an empty pool (drover pool adopt adopts it by one of "+

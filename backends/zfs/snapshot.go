@@ -34,8 +34,8 @@ type current struct {
 	From uuid.UUID `json:"from,omitzero"`
 }
 
-// readCurrent reads current.json. exists reports whether the file exists. If not, the result is the head of a new
-// dataset, although a copy has no head then; see copyHead.
+// readCurrent reads current.json. exists reports whether the file exists. If the file does not exist, the result is the
+// head of a new dataset. For a copy that result is wrong, because a copy without the file has no head: see copyHead.
 func readCurrent(folder *os.Root, id uuid.UUID) (c current, exists bool, err error) {
 	err = shelf.ReadJSON(folder, currentName, &c)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -89,9 +89,9 @@ func recordOf(id uuid.UUID) string { return recordPrefix + id.String() + recordE
 
 // readSnapshot reads the record of a snapshot. It returns dataset.ErrNotFound if there is none.
 //
-// A restore writes the record of the snapshot that keeps the former head before it exchanges the head. So if the record
-// of a former head names a filesystem that is still the head, the restore was interrupted, and readSnapshot returns
-// dataset.ErrNotFound for it too.
+// A restore first writes the record of the snapshot that keeps the former head, and then exchanges the head. If the
+// restore was interrupted in between, the record names a filesystem that is still the head. readSnapshot returns
+// dataset.ErrNotFound for such a record too.
 func readSnapshot(f *shelf.Folder, id uuid.UUID) (snapshot, error) {
 	var s snapshot
 	err := shelf.ReadJSON(f.Root, recordOf(id), &s)
@@ -140,7 +140,7 @@ func (t *snapshotter) take(ctx context.Context, f *shelf.Folder, s dataset.Snaps
 	} else if !errors.Is(err, dataset.ErrNotFound) {
 		return err
 	}
-	if s.Kind != dataset.SnapshotTransfer { // a transfer must be possible from a full pool, because it makes room there
+	if s.Kind != dataset.SnapshotTransfer { // a transfer makes room in a full pool
 		if err := t.space.room(); err != nil {
 			return err
 		}
@@ -153,7 +153,9 @@ func (t *snapshotter) take(ctx context.Context, f *shelf.Folder, s dataset.Snaps
 }
 
 // record takes a snapshot of a filesystem, then writes its record.
-func (t *snapshotter) record(ctx context.Context, f *shelf.Folder, s dataset.Snapshot, fs string, kept bool) error {
+func (t *snapshotter) record(
+	ctx context.Context, f *shelf.Folder, s dataset.Snapshot, fs string, isFormerHead bool,
+) error {
 	o, err := t.tool.object(ctx, t.root(f.ID)+"/"+fs)
 	if err != nil {
 		return err
@@ -162,7 +164,7 @@ func (t *snapshotter) record(ctx context.Context, f *shelf.Folder, s dataset.Sna
 		return err
 	}
 	return shelf.WriteJSON(f.Root, recordOf(s.ID),
-		snapshot{Snapshot: s, FS: fs, Refquota: o.refquota, FormerHead: kept},
+		snapshot{Snapshot: s, FS: fs, Refquota: o.refquota, FormerHead: isFormerHead},
 		true)
 }
 
@@ -202,8 +204,8 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, ds, id uuid.UUID) error {
 	return nil
 }
 
-// Restore implements backends.Pool. It takes the snapshot keep of the head, whose filesystem stays unchanged. A clone
-// of the snapshot id becomes the head when current.json is replaced.
+// Restore implements backends.Pool. It takes the snapshot keep of the head, and leaves the filesystem of the head
+// unchanged. It then makes a clone of the snapshot id, which becomes the head when Restore replaces current.json.
 func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snapshot, _ backends.Progress) error {
 	f, err := p.shelf.Find(ds)
 	if err != nil {
@@ -233,27 +235,27 @@ func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 	if err != nil {
 		return err
 	}
-	old, fresh := strings.TrimPrefix(head.name, p.root(ds)+"/"), headPrefix+keep.ID.String()
-	since, err := recordsOf(f, func(s snapshot) bool { return s.FS == fresh })
+	oldFS, newFS := strings.TrimPrefix(head.name, p.root(ds)+"/"), headPrefix+keep.ID.String()
+	since, err := recordsOf(f, func(s snapshot) bool { return s.FS == newFS })
 	if err != nil {
 		return err
 	}
-	if old == fresh || len(since) > 0 {
+	if oldFS == newFS || len(since) > 0 {
 		return shelf.SyncDir(f.Root) // an earlier call has completed the restore, and keep was deleted later
 	}
 	if err := p.attachments.checkIdle(ds); err != nil {
 		return err
 	}
-	if err := p.snapshotter.swap(ctx, f, s, keep, old, fresh, head.refquota); err != nil {
+	if err := p.snapshotter.swap(ctx, f, s, keep, oldFS, newFS, head.refquota); err != nil {
 		return fmt.Errorf("restore snapshot %s: %w", id, noSpace(err))
 	}
 	return nil
 }
 
-// swap makes a clone of s the head, with the name fresh and the size of the former head old.
-func (t *snapshotter) swap(ctx context.Context, f *shelf.Folder, s snapshot, keep dataset.Snapshot, old, fresh string,
+// swap makes a clone of s the head, with the name newFS and the size of the former head oldFS.
+func (t *snapshotter) swap(ctx context.Context, f *shelf.Folder, s snapshot, keep dataset.Snapshot, oldFS, newFS string,
 	size dataset.Size) error {
-	from, to := t.snapshotName(f.ID, s.FS, s.ID), t.root(f.ID)+"/"+fresh
+	from, to := t.snapshotName(f.ID, s.FS, s.ID), t.root(f.ID)+"/"+newFS
 	o, err := t.tool.object(ctx, from)
 	switch {
 	case errors.Is(err, errAbsent):
@@ -271,11 +273,11 @@ func (t *snapshotter) swap(ctx context.Context, f *shelf.Folder, s snapshot, kee
 	if err := t.tool.zfs(ctx, append(append([]string{"clone"}, headOptions(size)...), from, to)...); err != nil {
 		return err
 	}
-	if err = t.record(ctx, f, keep, old, true); err == nil {
-		err = shelf.WriteJSON(f.Root, currentName, current{FS: fresh}, true)
+	if err = t.record(ctx, f, keep, oldFS, true); err == nil {
+		err = shelf.WriteJSON(f.Root, currentName, current{FS: newFS}, true)
 	}
 	if err != nil {
-		err = t.unswap(ctx, f, keep.ID, old, fresh, err)
+		err = t.unswap(ctx, f, keep.ID, oldFS, newFS, err)
 	}
 	return err
 }
@@ -283,9 +285,11 @@ func (t *snapshotter) swap(ctx context.Context, f *shelf.Folder, s snapshot, kee
 // unswap undoes a swap that failed with err. First it removes the record of the snapshot: if the record stayed, the
 // snapshot would appear in lists after the next change of the head. Then it removes the snapshot and the filesystem of
 // the new head. It undoes nothing if that filesystem is the head already, because then only a flush failed.
-func (t *snapshotter) unswap(ctx context.Context, f *shelf.Folder, keep uuid.UUID, old, fresh string, err error) error {
+func (t *snapshotter) unswap(
+	ctx context.Context, f *shelf.Folder, keep uuid.UUID, oldFS, newFS string, err error,
+) error {
 	head, hErr := headName(f.Root, f.ID)
-	if hErr != nil || head == fresh {
+	if hErr != nil || head == newFS {
 		return err
 	}
 	rErr := f.Remove(recordOf(keep))
@@ -296,7 +300,7 @@ func (t *snapshotter) unswap(ctx context.Context, f *shelf.Folder, keep uuid.UUI
 		return fmt.Errorf("%w (the record of snapshot %s stays until the next change: %v)", err, keep, rErr)
 	}
 	after := context.WithoutCancel(ctx)
-	for _, name := range []string{t.snapshotName(f.ID, old, keep), t.root(f.ID) + "/" + fresh} {
+	for _, name := range []string{t.snapshotName(f.ID, oldFS, keep), t.root(f.ID) + "/" + newFS} {
 		_ = t.tool.zfs(after, "destroy", name) // if this fails, Reap destroys it
 	}
 	return err
@@ -312,11 +316,11 @@ func sweep(f *shelf.Folder) error {
 	if err != nil {
 		return err
 	}
-	left, err := recordsOf(f, func(s snapshot) bool { return s.FormerHead && s.FS == head })
-	if err != nil || len(left) == 0 {
+	records, err := recordsOf(f, func(s snapshot) bool { return s.FormerHead && s.FS == head })
+	if err != nil || len(records) == 0 {
 		return err
 	}
-	for _, id := range left {
+	for _, id := range records {
 		if err := f.Remove(recordOf(id)); err != nil {
 			return err
 		}
@@ -324,8 +328,8 @@ func sweep(f *shelf.Folder) error {
 	return shelf.SyncDir(f.Root)
 }
 
-// recordsOf returns the recorded snapshots that wanted selects. It skips records that cannot be parsed.
-func recordsOf(f *shelf.Folder, wanted func(snapshot) bool) (found []uuid.UUID, err error) {
+// recordsOf returns the recorded snapshots for which accept returns true. It skips records that cannot be parsed.
+func recordsOf(f *shelf.Folder, accept func(snapshot) bool) (found []uuid.UUID, err error) {
 	names, err := shelf.ReadNames(f.Root, ".")
 	if err != nil {
 		return nil, err
@@ -342,7 +346,7 @@ func recordsOf(f *shelf.Folder, wanted func(snapshot) bool) (found []uuid.UUID, 
 		case errors.Is(err, fs.ErrNotExist):
 		case errors.As(err, &read):
 			return nil, err
-		case err == nil && wanted(s):
+		case err == nil && accept(s):
 			found = append(found, id)
 		}
 	}

@@ -19,7 +19,7 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// The suite wants 4 GiB below a pool.
+// The suite needs 4 GiB below a pool.
 const suiteDisk = 5 << 30
 
 func TestSuite(t *testing.T) {
@@ -44,7 +44,7 @@ func TestI3FailingCalls(t *testing.T) {
 	})
 }
 
-// lines returns what a command of zfs writes.
+// lines returns the lines that a zfs command prints.
 func lines(t *testing.T, args ...string) []string {
 	t.Helper()
 	res, err := (&run.System{}).Run(t.Context(), run.Command{Name: "zfs", Args: args, Timeout: time.Minute})
@@ -54,7 +54,7 @@ func lines(t *testing.T, args ...string) []string {
 	return strings.Split(strings.TrimSuffix(string(res.Stdout), "\n"), "\n")
 }
 
-// BenchmarkGrow: snapshots and clones of little and of much.
+// BenchmarkGrow measures snapshots and clones of small and large datasets.
 func BenchmarkGrow(b *testing.B) {
 	backendtest.Metrics(b, backendtest.Grow(b, func() (backends.Kind, backends.Config) {
 		_, mnt := zpool(b, suiteDisk)
@@ -62,7 +62,7 @@ func BenchmarkGrow(b *testing.B) {
 	}))
 }
 
-// BenchmarkPath: a volume against a dataset that was made by hand beside the pool.
+// BenchmarkPath compares a volume with a dataset that was made by hand beside the pool.
 func BenchmarkPath(b *testing.B) {
 	var name, mnt string
 	backendtest.Path(b, b, func() (backends.Kind, backends.Config) {

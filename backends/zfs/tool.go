@@ -69,8 +69,8 @@ const (
 	busyPause = 100 * time.Millisecond
 )
 
-// tool runs zfs(8). It uses only what both OpenZFS and the zfs-fuse of pool version 23 have, so it does not probe for
-// features.
+// tool runs zfs(8). It uses only features that both OpenZFS and zfs-fuse with pool version 23 have, so it does not test
+// for features.
 type tool struct{ runner run.Runner }
 
 // zfs runs one command.
@@ -152,11 +152,12 @@ func (t tool) heads(ctx context.Context, top string) ([]object, error) {
 	return t.get(ctx, "-d", "2", top)
 }
 
-func (t tool) get(ctx context.Context, what ...string) ([]object, error) {
-	args := append([]string{"get", "-Hp"}, what[:len(what)-1]...)
-	args = append(args, "-o", "name,property,value", "type,origin,refquota,referenced", what[len(what)-1])
+func (t tool) get(ctx context.Context, args ...string) ([]object, error) {
+	last := len(args) - 1
+	all := append([]string{"get", "-Hp"}, args[:last]...)
+	all = append(all, "-o", "name,property,value", "type,origin,refquota,referenced", args[last])
 	var out bytes.Buffer
-	_, err := t.runner.Run(ctx, run.Command{Name: program, Args: args, Timeout: limit, Stdout: &out})
+	_, err := t.runner.Run(ctx, run.Command{Name: program, Args: all, Timeout: limit, Stdout: &out})
 	if err != nil {
 		return nil, classify(err)
 	}

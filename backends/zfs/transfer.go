@@ -93,10 +93,10 @@ func (n *sender) send(ctx context.Context, older, name string, w io.Writer) erro
 	if err != nil {
 		return err
 	}
-	kept := &keptError{w: w}
-	_, err = n.tool.runner.Run(ctx, run.Command{Name: program, Args: args, Timeout: streamLimit, Stdout: kept})
-	if kept.err != nil { // the error of zfs would only say that its output was closed
-		return kept.err
+	output := &keptError{w: w}
+	_, err = n.tool.runner.Run(ctx, run.Command{Name: program, Args: args, Timeout: streamLimit, Stdout: output})
+	if output.err != nil { // the error of zfs would only say that its output was closed
+		return output.err
 	}
 	return unrelated(classify(err))
 }
@@ -158,20 +158,20 @@ func (n *sender) changed(ctx context.Context, older, newer dataset.Source,
 		return c, err
 	}
 	defer f.Close()
-	fresh, done, err := n.openPoint(ctx, f, newer.Snapshot)
+	newerName, done, err := n.openPoint(ctx, f, newer.Snapshot)
 	if err != nil {
 		return c, err
 	}
 	defer done()
 	if older.Dataset == uuid.Nil {
-		return compare(ctx, "", fresh)
+		return compare(ctx, "", newerName)
 	}
-	old, oldDone, err := n.openPoint(ctx, f, older.Snapshot)
+	olderName, oldDone, err := n.openPoint(ctx, f, older.Snapshot)
 	if err != nil {
 		return c, err
 	}
 	defer oldDone()
-	return compare(ctx, old, fresh)
+	return compare(ctx, olderName, newerName)
 }
 
 // openPoint returns the name of the snapshot id. If id is nil, it takes a temporary snapshot of the head. The caller
@@ -191,8 +191,8 @@ func (n *sender) openPoint(ctx context.Context, f *shelf.Folder, id uuid.UUID) (
 	return n.temporarySnapshot(ctx, f, fs)
 }
 
-// temporarySnapshot takes a temporary snapshot of a filesystem. done destroys it. After a crash the next Reap does;
-// Reap does not destroy it while the folder is open.
+// temporarySnapshot takes a temporary snapshot of a filesystem. done destroys the snapshot. After a crash, the next
+// Reap destroys it. Reap leaves it alone while the folder is open.
 func (n *sender) temporarySnapshot(ctx context.Context, f *shelf.Folder, fs string) (name string, done func(),
 	err error) {
 	name = n.snapshotName(f.ID, fs, uuid.New())
@@ -233,7 +233,7 @@ func (n *sender) read(ctx context.Context, older, newer string, first bool) (bac
 func (n *sender) measureStream(ctx context.Context, older, newer string) (c backends.Change, err error) {
 	if n.fs.fuse {
 		c, err = n.read(ctx, older, newer, false)
-		c.Zeroed = 0 // it also counts blocks after the end of files, and objects after the last one in use
+		c.Zeroed = 0 // the figure also includes blocks after the end of files, and objects after the last used one
 		return c, err
 	}
 	args, err := n.sendArgs(ctx, older, newer)
@@ -289,8 +289,8 @@ func (c *receiver) receive(ctx context.Context, d backends.Delivery, r io.Reader
 		return out, err
 	}
 	defer f.Close()
-	out, whole, err := f.BeginReceive(d, receivedStream)
-	if err != nil || whole {
+	out, complete, err := f.BeginReceive(d, receivedStream)
+	if err != nil || complete {
 		return out, err
 	}
 	if err := c.space.room(); err != nil {
@@ -328,11 +328,12 @@ func (c *receiver) receive(ctx context.Context, d backends.Delivery, r io.Reader
 	return out, spool.Drop(f.Root)
 }
 
-// roomFor returns dataset.ErrNoSpace if the pool lacks the room for wanted more bytes. written is the number of bytes
-// that were already written and that ZFS may not have counted yet. ZFS counts them with its next transaction group.
-func (c *receiver) roomFor(ctx context.Context, written, wanted int64) error {
+// roomFor returns dataset.ErrNoSpace if the pool lacks the room for remaining more bytes. written is the number of
+// bytes that were already written and that ZFS may not have counted yet. ZFS counts them with its next transaction
+// group.
+func (c *receiver) roomFor(ctx context.Context, written, remaining int64) error {
 	status := func() dataset.PoolStatus { return c.space.status() }
-	return backends.CheckRoomFor(c.name, status, written, wanted, func() error { return c.space.settle(ctx) })
+	return backends.CheckRoomFor(c.name, status, written, remaining, func() error { return c.space.settle(ctx) })
 }
 
 // received applies the collected stream: it checks the header of the stream against the delivery, and passes the stream
@@ -343,14 +344,14 @@ func (c *receiver) received(ctx context.Context, f *shelf.Folder, d backends.Del
 		return "", err
 	}
 	defer in.Close()
-	is, err := sendstream.Read(in, false)
+	header, err := sendstream.Read(in, false)
 	if err != nil {
 		return "", err
 	}
-	if is.Raw != (d.Dataset.Encryption != nil) {
+	if header.Raw != (d.Dataset.Encryption != nil) {
 		return "", sendstream.Bad("either it or its dataset is encrypted, but not both")
 	}
-	if is.Raw && !c.keys.encrypts() {
+	if header.Raw && !c.keys.encrypts() {
 		return "", c.keys.cannotEncrypt()
 	}
 	if _, err := in.Seek(0, io.SeekStart); err != nil {
@@ -360,16 +361,16 @@ func (c *receiver) received(ctx context.Context, f *shelf.Folder, d backends.Del
 		return "", err
 	}
 	fs, args := headPrefix+uuid.NewString(), []string{"receive", "-u"} // never -F, and no name from the stream
-	if d.Base == uuid.Nil && is.From != 0 {
+	if d.Base == uuid.Nil && header.From != 0 {
 		return "", sendstream.Bad("it is a difference, but is marked as none")
 	}
 	if d.Base != uuid.Nil {
-		on, origin, err := c.onBase(ctx, f, d.Base, is)
+		base, origin, err := c.onBase(ctx, f, d.Base, header)
 		if err != nil {
 			return "", err
 		}
-		if on != "" {
-			fs = on
+		if base != "" {
+			fs = base
 		} else if !c.fs.fuse { // zfs-fuse finds the origin by itself
 			args = append(args, "-o", "origin="+origin)
 		}
@@ -386,13 +387,13 @@ func (c *receiver) received(ctx context.Context, f *shelf.Folder, d backends.Del
 	return fs, nil
 }
 
-// onBase prepares a filesystem to receive a difference, and returns its name fs. The last snapshot of the filesystem
-// must be the base. onBase rolls the filesystem back to it.
+// onBase prepares the filesystem whose last snapshot is the base to receive a difference: it rolls the filesystem back
+// to the base. It returns the name of the filesystem as fs.
 //
 // If the base is not the last snapshot of a filesystem, fs is "", and the difference must be received into a clone of
 // the base, whose name in ZFS is origin. onBase returns dataset.ErrCorrupt if the stream is a difference to another
 // snapshot.
-func (c *receiver) onBase(ctx context.Context, f *shelf.Folder, base uuid.UUID, is sendstream.Stream) (
+func (c *receiver) onBase(ctx context.Context, f *shelf.Folder, base uuid.UUID, header sendstream.Stream) (
 	fs, origin string, err error,
 ) {
 	b, err := readSnapshot(f, base)
@@ -407,10 +408,10 @@ func (c *receiver) onBase(ctx context.Context, f *shelf.Folder, base uuid.UUID, 
 	if err != nil {
 		return "", "", err
 	}
-	if guid, err := strconv.ParseUint(text, 10, 64); err != nil || guid != is.From {
-		return "", "", sendstream.Bad("it is a difference to snapshot %d of zfs, and the base is %s", is.From, text)
+	if guid, err := strconv.ParseUint(text, 10, 64); err != nil || guid != header.From {
+		return "", "", sendstream.Bad("it is a difference to snapshot %d of zfs, and the base is %s", header.From, text)
 	}
-	if is.Clone {
+	if header.Clone {
 		return "", origin, nil
 	}
 	last, err := c.heads.isLast(ctx, f, b)

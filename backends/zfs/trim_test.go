@@ -9,11 +9,11 @@ import (
 	"github.com/droverhq/drover/internal/run"
 )
 
-// A zpool is trimmed by zpool(8), an old one too; where nothing can be, that is no failure.
+// A zpool is trimmed by zpool(8), also by an old version. If no device supports trim, that is not an error.
 func TestTrimOfAZpool(t *testing.T) {
 	const mute = "cannot trim 'tank': no devices in pool support trim operations"
 	for name, c := range map[string]struct {
-		waits, plain string // what is complained of
+		waits, plain string // the error messages
 		want         error
 		ran          int
 	}{

@@ -11,8 +11,8 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// TestUsedIsCheap counts commands: none for a dataset that is mounted, and one in some
-// seconds for all others.
+// TestUsedIsCheap counts the commands of Used: none for a mounted dataset, and one in several seconds for all others
+// together.
 func TestUsedIsCheap(t *testing.T) {
 	b := newBench(t)
 	var idle []uuid.UUID
@@ -23,7 +23,7 @@ func TestUsedIsCheap(t *testing.T) {
 	b.write(mounted.ID, "content")
 	now := clock.NewFake(time.Unix(0, 0))
 	b.clock = now
-	b.open() // a pool that has not seen them
+	b.open() // a Pool without a listing of these datasets
 	dir := b.mount(mounted.ID)
 	defer func() { b.ok(mount.Unmount(dir)) }()
 	used := func(what string, commands int, ids ...uuid.UUID) {

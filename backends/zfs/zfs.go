@@ -35,8 +35,8 @@
 //
 // ZFS keeps a snapshot as long as it has clones. A deleted snapshot with clones loses its record at once, and is
 // destroyed with its last clone. A deleted dataset with such snapshots is renamed to deleted/ in one step, and
-// destroyed in the same way. No clone is ever promoted by zfs promote, so a snapshot always belongs to the filesystem
-// that it was taken of.
+// destroyed in the same way. Drover never runs zfs promote, so a snapshot always belongs to the filesystem that it was
+// taken of.
 //
 // # State
 //
@@ -134,19 +134,19 @@ func (b *Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool,
 	if len(cfg.Devices) == 0 {
 		return b.open(ctx, cfg, nil)
 	}
-	own, err := b.openOwn(ctx, cfg)
+	zpool, err := b.openOwn(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("pool %s: %w", cfg.Name, err)
 	}
-	cfg.ID = own.id
-	p, err := b.open(ctx, cfg, own)
+	cfg.ID = zpool.id
+	p, err := b.open(ctx, cfg, zpool)
 	if err != nil {
-		return nil, errors.Join(err, own.Close())
+		return nil, errors.Join(err, zpool.Close())
 	}
 	return p, nil
 }
 
-func (b *Backend) open(ctx context.Context, cfg backends.Config, own *ownPool) (backends.Pool, error) {
+func (b *Backend) open(ctx context.Context, cfg backends.Config, zpool *ownPool) (backends.Pool, error) {
 	if cfg.Make {
 		if err := checkPath(cfg.Path); err != nil {
 			return nil, err
@@ -163,7 +163,7 @@ func (b *Backend) open(ctx context.Context, cfg backends.Config, own *ownPool) (
 	if err != nil {
 		return nil, err
 	}
-	p := newPool(&storage{name: cfg.Name, shelf: s, tool: tool{b.runner}, fs: home}, own, cfg.Keys, b.clock)
+	p := newPool(&storage{name: cfg.Name, shelf: s, tool: tool{b.runner}, fs: home}, zpool, cfg.Keys, b.clock)
 	s.Outside = p.remover.removeObjects
 	if err := p.prepareFilesystem(ctx, cfg.Make); err != nil {
 		return nil, fmt.Errorf("pool at %s: %w", cfg.Path, err)
@@ -207,13 +207,13 @@ func poolFilesystemOf(path string) (poolFilesystem, error) {
 	mounts := table.Of(int(st.Dev_major), int(st.Dev_minor))
 	switch {
 	case len(mounts) == 0 || !isZFS(mounts[0]):
-		what := "an unknown filesystem"
+		kind := "an unknown filesystem"
 		if len(mounts) > 0 {
-			what = mounts[0].FSType
+			kind = mounts[0].FSType
 		}
 		return poolFilesystem{}, dataset.Errorf(dataset.ErrUnsupported,
 			"%s is on %s: backend zfs needs a directory on a ZFS filesystem (zfs create -o mountpoint=%s "+
-				"POOL/NAME)", path, what, path)
+				"POOL/NAME)", path, kind, path)
 	case len(mounts[0].Source) > maxFilesystemName:
 		return poolFilesystem{}, dataset.Errorf(dataset.ErrUnsupported,
 			"the name %s is too long to have datasets below it: expected at most %d "+
@@ -240,8 +240,8 @@ type Pool struct {
 }
 
 // newPool connects the parts of a pool.
-func newPool(s *storage, own *ownPool, keys backends.Keys, clock clock.Clock) *Pool {
-	p := &Pool{storage: s, vdevs: own, listing: listing{clock: clock}}
+func newPool(s *storage, zpool *ownPool, keys backends.Keys, clock clock.Clock) *Pool {
+	p := &Pool{storage: s, vdevs: zpool, listing: listing{clock: clock}}
 	p.keys = &datasetKeys{storage: s, source: keys}
 	p.attachments = &attachments{storage: s, staged: map[uuid.UUID]bool{}}
 	p.space = &space{storage: s}
@@ -257,8 +257,8 @@ func newPool(s *storage, own *ownPool, keys backends.Keys, clock clock.Clock) *P
 	return p
 }
 
-// prepareFilesystem checks the filesystem top. If fresh is set, it makes that filesystem.
-func (p *Pool) prepareFilesystem(ctx context.Context, fresh bool) error {
+// prepareFilesystem checks the filesystem top. If create is set, it makes that filesystem.
+func (p *Pool) prepareFilesystem(ctx context.Context, create bool) error {
 	at := p.top()
 	id, err := p.tool.value(ctx, poolProperty, at)
 	if errors.Is(err, errAbsent) {
@@ -266,7 +266,7 @@ func (p *Pool) prepareFilesystem(ctx context.Context, fresh bool) error {
 		if lErr != nil {
 			return lErr
 		}
-		if !fresh || len(entries) > 0 {
+		if !create || len(entries) > 0 {
 			return dataset.Errorf(dataset.ErrOffline,
 				"its records are here, but its filesystem %s is not: were they copied without it, or was it "+
 					"renamed?", at)
@@ -325,10 +325,10 @@ func (p *Pool) Info() backends.Info {
 		lag = usedLagFuse
 		note += "; through zfs-fuse, which is for tests"
 	}
-	can := (*Backend)(nil).MaxCapabilities()
-	can.Encryption = p.keys.encrypts()
+	caps := (*Backend)(nil).MaxCapabilities()
+	caps.Encryption = p.keys.encrypts()
 	return backends.Info{
-		Capabilities: can,
+		Capabilities: caps,
 		Missing:      p.keys.missing(), Note: note, Path: p.shelf.Path(), DefaultSize: defaultSize, UsedLag: lag,
 	}
 }
@@ -398,8 +398,8 @@ func (s *storage) trees(all []object) map[string][]object {
 // dataset parses the name of a head, and returns the dataset and the last part of the name.
 func (s *storage) dataset(fs string) (id uuid.UUID, head string, err error) {
 	rel, ok := strings.CutPrefix(fs, s.top()+"/")
-	text, head, below := strings.Cut(rel, "/")
-	if !ok || !below || !isID(text) || !isHead(head) {
+	text, head, hasHead := strings.Cut(rel, "/")
+	if !ok || !hasHead || !isID(text) || !isHead(head) {
 		return id, "", fmt.Errorf("%s is not a head of a dataset of this pool", fs)
 	}
 	id, err = uuid.Parse(text)

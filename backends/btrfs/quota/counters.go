@@ -13,8 +13,8 @@ import (
 )
 
 // NotesDir is a directory of the pool. It has an empty file for each subvolume that was destroyed, named by the number
-// of the subvolume, until the counters of the subvolume are removed. A note reaches the disk before the destruction of
-// its subvolume, or together with it.
+// of the subvolume, until the counters of the subvolume are removed. A note reaches the disk before its subvolume is
+// destroyed, or in the same transaction.
 const NotesDir = "qgroups"
 
 // drainTimeout is how long the removal of a pool waits for the kernel.
@@ -40,7 +40,8 @@ func (c *Counters) Destroying() (done func()) {
 }
 
 // Record writes a note about a subvolume that is about to be destroyed. If the note cannot be written, the counters of
-// the subvolume are never removed. That is no reason to keep its data, so Record only fails if it cannot open the pool.
+// the subvolume are never removed. A missing note is no reason to keep the data, so Record only fails if it cannot open
+// the pool.
 func (c *Counters) Record(id uint64) error {
 	if !c.Enabled {
 		return nil
@@ -72,7 +73,8 @@ func (c *Counters) Collect() {
 	}
 }
 
-// Drain is Collect, but waits a bounded time until the kernel has destroyed all noted subvolumes.
+// Drain removes the counters as Collect does. It waits a bounded time until the kernel has destroyed all noted
+// subvolumes.
 func (c *Counters) Drain(ctx context.Context) error {
 	if !c.Enabled {
 		return nil
@@ -82,8 +84,8 @@ func (c *Counters) Drain(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
 	defer cancel()
 	for {
-		left, err := c.collect()
-		if err != nil || left == 0 || ctx.Err() != nil {
+		remaining, err := c.collect()
+		if err != nil || remaining == 0 || ctx.Err() != nil {
 			return err
 		}
 		if err := c.forceCleanup(); err != nil {
@@ -103,7 +105,7 @@ func (c *Counters) forceCleanup() error {
 
 // collect removes the counters of the subvolumes that the kernel has destroyed, and their notes. It returns the number
 // of notes that are left.
-func (c *Counters) collect() (left int, err error) {
+func (c *Counters) collect() (remaining int, err error) {
 	err = c.withPool(func(root *os.Root, dir *os.File) error {
 		notes, err := root.Open(NotesDir)
 		if errors.Is(err, os.ErrNotExist) {
@@ -127,14 +129,14 @@ func (c *Counters) collect() (left int, err error) {
 				return err
 			}
 			if !done {
-				left++
+				remaining++
 			} else if err := root.Remove(filepath.Join(NotesDir, name)); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
-	return left, err
+	return remaining, err
 }
 
 // withPool calls do with the directory of the pool.
@@ -153,7 +155,7 @@ func (c *Counters) withPool(do func(root *os.Root, dir *os.File) error) error {
 }
 
 // removeCounters removes the counters of a destroyed subvolume. It returns false if the kernel has not destroyed it
-// yet. A subvolume that exists was not destroyed after all, or has the number of another one: its counters stay, and
+// yet. If a subvolume with this number exists, it was not destroyed, or is a later subvolume. Its counters stay, and
 // removeCounters returns true.
 func removeCounters(dir *os.File, id uint64) (done bool, err error) {
 	standing, err := btrfsctl.DeletionStateOf(dir, id)

@@ -7,8 +7,8 @@
 //
 // The kernel keeps the quota group of a destroyed subvolume. [Counters] removes these groups.
 //
-// A [Quota] remembers the mode of the quotas and the time of the next recount, and Counters the calls in progress that
-// destroy subvolumes. Each is protected by a mutex.
+// A [Quota] remembers the mode of the quotas, which does not change, and the time of the next recount. Counters knows
+// the calls in progress that destroy subvolumes. A mutex protects each of these two.
 package quota
 
 import (
@@ -97,22 +97,22 @@ func (q *Quota) Missing() []string {
 		")"}
 }
 
-// Check fails if sizes were enforced when the pool was opened, and are not enforced now. If sizes were not enforced
-// then, it does not fail; Missing reports that. If the kernel has abandoned full quotas, Check starts a recount. The
-// kernel does that now and then when subvolumes with shared blocks are destroyed, also those of others
-// (github.com/kdave/btrfs-progs/issues/922), and enforces no limit from then on.
+// Check fails if sizes were enforced when the pool was opened, and are not enforced now. It does not fail if they were
+// not enforced then, which Missing reports. If the kernel has abandoned full quotas, Check starts a recount. The kernel
+// sometimes abandons full quotas when subvolumes with shared blocks are destroyed, including subvolumes of others
+// (github.com/kdave/btrfs-progs/issues/922). From then on it enforces no limit.
 func (q *Quota) Check(dir *os.File) error {
-	now, settled, err := btrfsctl.Quotas(dir)
+	mode, settled, err := btrfsctl.Quotas(dir)
 	switch {
 	case err != nil:
 		return err
-	case now != q.mode && now == btrfsctl.QuotaNone:
+	case mode != q.mode && mode == btrfsctl.QuotaNone:
 		return fmt.Errorf("quotas were switched off: no size is enforced (btrfs quota enable %s, then restart drover)",
 			q.path)
 	case !q.Enabled():
 		return nil
-	case now != q.mode:
-		return fmt.Errorf("the quotas were %s and are now %s: restart drover", q.mode, now)
+	case mode != q.mode:
+		return fmt.Errorf("the quotas were %s and are now %s: restart drover", q.mode, mode)
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -120,7 +120,7 @@ func (q *Quota) Check(dir *os.File) error {
 		q.recount = 0
 		return nil
 	}
-	if at := q.clock.Steady(); now == btrfsctl.QuotaFull && at >= q.recount {
+	if at := q.clock.Steady(); mode == btrfsctl.QuotaFull && at >= q.recount {
 		if err = btrfsctl.Recount(dir); err == nil {
 			q.recount = at + RecountEvery
 		}
@@ -139,14 +139,14 @@ func (q *Quota) Verify(dir *os.File, size dataset.Size) error {
 		return nil
 	}
 	c, err := btrfsctl.Count(dir)
-	switch have := dataset.Size(c.Limit); {
+	switch limit := dataset.Size(c.Limit); {
 	case errors.Is(err, os.ErrNotExist):
 		return nil // quotas were switched off since: Check reports that
 	case err != nil:
 		return err
-	case have != size:
+	case limit != size:
 		return fmt.Errorf("the limit of its subvolume is %s but its size is %s (0B means none): restart drover",
-			have, size)
+			limit, size)
 	}
 	return nil
 }

@@ -84,14 +84,14 @@ func Flush(f *shelf.Folder, name string) error {
 
 // CheckNested fails with dataset.ErrUnsupported if containers made subvolumes in a tree.
 func CheckNested(f *shelf.Folder, dir *os.File) error {
-	inside, err := btrfsctl.Nested(dir)
-	if err != nil || len(inside) == 0 {
+	nested, err := btrfsctl.Nested(dir)
+	if err != nil || len(nested) == 0 {
 		return err
 	}
 	return dataset.Errorf(dataset.ErrUnsupported,
 		"dataset %s contains %d subvolumes that were created inside of it: a snapshot would omit them, and no "+
 			"size limits them (list them with btrfs subvolume list -o on its mount point, and delete them, or use a "+
-			"pool of backend loop)", f.ID, len(inside))
+			"pool of backend loop)", f.ID, len(nested))
 }
 
 // Store copies and destroys subvolumes. It is safe for concurrent use on different datasets.
@@ -100,10 +100,10 @@ type Store struct {
 	Step     func(string) // called between two actions, for tests
 }
 
-// Copy makes a tree with the content that another tree has at one moment. It destroys a tree of the same name, which an
-// earlier attempt left. When Copy returns, the copy is durable, and so is everything that was done before in the
-// filesystem, because the kernel makes the snapshot in the commit of a transaction.
-func (s *Store) Copy(ctx context.Context, from *shelf.Folder, name string, to *shelf.Folder, as string,
+// Copy makes a tree with the content that another tree has at one moment. If an earlier attempt left a tree of the same
+// name, Copy destroys that tree first. The kernel makes the snapshot in the commit of a transaction. So when Copy
+// returns, the copy and all earlier changes of the filesystem are durable.
+func (s *Store) Copy(ctx context.Context, from *shelf.Folder, name string, to *shelf.Folder, copyName string,
 	readOnly bool) error {
 	src, err := Open(from, name)
 	if err != nil {
@@ -118,16 +118,16 @@ func (s *Store) Copy(ctx context.Context, from *shelf.Folder, name string, to *s
 		return err
 	}
 	defer dir.Close()
-	if err := s.Destroy(ctx, dir, as); err != nil {
+	if err := s.Destroy(ctx, dir, copyName); err != nil {
 		return err
 	}
 	s.Step("btrfs.copy.begun")
-	if err := btrfsctl.Snapshot(dir, as, src, readOnly); err != nil {
+	if err := btrfsctl.Snapshot(dir, copyName, src, readOnly); err != nil {
 		return backends.NoSpace(err)
 	}
-	// The source may be in use. A subvolume that was made in it before the snapshot is not part of the snapshot.
+	// The source may be in use. Subvolumes that a process has made in the source are not part of the snapshot.
 	if err := CheckNested(from, src); err != nil {
-		if dErr := s.Destroy(context.WithoutCancel(ctx), dir, as); dErr != nil {
+		if dErr := s.Destroy(context.WithoutCancel(ctx), dir, copyName); dErr != nil {
 			err = fmt.Errorf("%w (the copy could not be removed; the next start retries: %v)", err, dErr)
 		}
 		return err
@@ -158,11 +158,11 @@ func (s *Store) Destroy(ctx context.Context, dir *os.File, name string) error {
 	if err != nil {
 		return err
 	}
-	for _, inside := range names {
+	for _, child := range names {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		err := btrfsctl.DeleteAll(folder, inside, s.Counters.Record)
+		err := btrfsctl.DeleteAll(folder, child, s.Counters.Record)
 		if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, btrfsctl.ErrNotSubvolume) {
 			return err
 		}

@@ -59,8 +59,8 @@ func (a *Attacher) Image(ctx context.Context, path string) (*loopdev.Device, err
 	return Image(ctx, path, a.options())
 }
 
-// Attach attaches the head of dataset id in dir, and describes its mount. The device clears itself with its last
-// user, so nothing is left of a crash between Attach and the mount.
+// Attach attaches the head of dataset id in dir, and describes its mount. The kernel detaches the device when its last
+// user closes it, so a crash between Attach and the mount leaves nothing.
 func (a *Attacher) Attach(ctx context.Context, dir folder.Dir, id uuid.UUID, opts backends.AttachOptions) (
 	backends.Attachment, error) {
 	var att backends.Attachment
@@ -107,7 +107,7 @@ func (a *Attacher) attachHead(ctx context.Context, dir folder.Dir) (*loopdev.Dev
 				return nil, err
 			}
 		}
-		// The image has a second name. Either a snapshot is being taken, or a crash left the second name.
+		// The image has a second name: a snapshot is being taken, or a crash left the name.
 		if try == BusyTries/10 {
 			if err := a.sharing.DropSecondNames(dir); err != nil {
 				return nil, err
@@ -125,7 +125,7 @@ func (a *Attacher) attachHead(ctx context.Context, dir folder.Dir) (*loopdev.Dev
 	}
 }
 
-// attachEncrypted is Attach for an encrypted head. It changes nothing if the key is not available.
+// attachEncrypted does the work of Attach for an encrypted head. It changes nothing if the key is not available.
 func (a *Attacher) attachEncrypted(
 	ctx context.Context,
 	dir folder.Dir,
@@ -147,18 +147,18 @@ func (a *Attacher) attachEncrypted(
 		return att, err
 	}
 	fs, size, err := imagefile.Superblock(open)
-	have, sErr := open.Size()
+	innerSize, sErr := open.Size()
 	if err := errors.Join(err, sErr); err != nil {
 		return att, errors.Join(fmt.Errorf("in the encrypted container: %w", err), open.Close())
 	}
-	att.Mount = mountOf(open.Path(), fs, have-size > imagefile.GrowSlack, opts)
+	att.Mount = mountOf(open.Path(), fs, innerSize-size > imagefile.GrowSlack, opts)
 	att.Release = open.Close
 	return att, nil
 }
 
-// The checks whether something is in use are repeated BusyTries times with a pause. A container that is being started
-// has copies of all mounts of the host for a moment. A child that was just forked has copies of all descriptors. Both
-// keep loop devices in use for a moment after their datasets were unmounted.
+// A check for a use is repeated BusyTries times with a pause. A container that is being started has copies of all
+// mounts of the host for a moment. A child that was just forked has copies of all descriptors. Both keep loop devices
+// in use for a moment after their datasets were unmounted.
 const (
 	BusyTries = 100
 	BusyPause = 10 * time.Millisecond
@@ -180,12 +180,12 @@ func (a *Attacher) CheckIdle(ctx context.Context, dir folder.Dir) error {
 		if err != nil {
 			return err
 		}
-		where := table.From(device)
+		mounted := table.From(device)
 		if all := table.Of(int(mapping.Major), int(mapping.Minor)); mapped && len(all) > 0 {
-			where = all[0]
+			mounted = all[0]
 		}
-		if where != nil {
-			return dataset.Errorf(dataset.ErrInUse, "it is mounted at %s", where.Mountpoint)
+		if mounted != nil {
+			return dataset.Errorf(dataset.ErrInUse, "it is mounted at %s", mounted.Mountpoint)
 		}
 		if try == BusyTries || ctx.Err() != nil {
 			if mapped {

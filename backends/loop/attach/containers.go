@@ -112,8 +112,8 @@ func (c *Containers) PrepareGrowth(ctx context.Context, dir folder.Dir, device s
 	if err != nil {
 		return "", "", nil, err
 	}
-	m, there, err := crypt.Find(c.Mapping(dir))
-	if err == nil && !there {
+	m, exists, err := crypt.Find(c.Mapping(dir))
+	if err == nil && !exists {
 		err = dataset.Errorf(dataset.ErrConflict, "it is not mounted")
 	}
 	if err != nil {
@@ -143,17 +143,17 @@ func (c *Containers) FillDevice(ctx context.Context, name, path string, key []by
 }
 
 // DropUnused removes the mapping of the head in dir if it is unused. A crash while a mapping is made leaves such a
-// mapping. DropUnused returns the mapping, and whether there was one.
-func (c *Containers) DropUnused(dir folder.Dir) (m crypt.Mapping, there bool, err error) {
-	m, there, err = crypt.Find(c.Mapping(dir))
-	if err == nil && there && m.Users == 0 {
+// mapping. DropUnused returns the mapping, and whether it existed.
+func (c *Containers) DropUnused(dir folder.Dir) (m crypt.Mapping, exists bool, err error) {
+	m, exists, err = crypt.Find(c.Mapping(dir))
+	if err == nil && exists && m.Users == 0 {
 		err = crypt.Drop(m.Name)
 	}
-	return m, there, err
+	return m, exists, err
 }
 
-// Discard removes the mapping of the dataset in dir, whose content is worthless. If a killed process left something
-// running on the mapping, the mapping is removed once that has ended.
+// Discard removes the mapping of the dataset in dir, whose content is worthless. If a command of a killed process still
+// uses the mapping, the kernel removes the mapping when the command ends.
 func (c *Containers) Discard(dir folder.Dir) error {
 	if !c.available {
 		return nil

@@ -15,7 +15,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// Image attaches the image at path. If the image is attached already, it holds that device.
+// Image attaches the image at path. If the image is attached already, Image opens the existing device.
 func Image(ctx context.Context, path string, opts loopdev.Options) (*loopdev.Device, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, attachTimeout, errors.New("timed out"))
 	defer cancel()
@@ -69,8 +69,8 @@ func WithMountedDevice(device, fs string, f func(dir *os.File) error) error {
 
 // WaitDetached waits until no device has an image attached, and prevents new attachments until the image is closed. It
 // is called before resize2fs: a detached mount lasts until its last descriptor is closed, and a child that this process
-// has just forked has a copy of the descriptor until its exec. What the kernel writes when the mount ends would
-// overwrite what resize2fs writes.
+// has just forked has a copy of the descriptor until its exec. When the mount ends, the kernel writes to the image, and
+// would overwrite the changes of resize2fs.
 func WaitDetached(ctx context.Context, image *os.File) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, attachTimeout, errors.New("timed out"))
 	defer cancel()

@@ -52,19 +52,19 @@ func New(
 
 // Resize gives the head in dir another size. root is the open directory of its mount, or nil if it is not mounted.
 func (gr *Grower) Resize(ctx context.Context, dir folder.Dir, size dataset.Size, root *os.File) error {
-	have, err := gr.images.SizeOf(dir, layout.Head)
+	extent, err := gr.images.SizeOf(dir, layout.Head)
 	if err != nil {
 		return err
 	}
-	fits := have.ImageFor(imagefile.RoundUp(size))
-	if imagefile.RoundUp(size) < have.Size || fits+fits/32 < have.Image {
+	fits := extent.ImageFor(imagefile.RoundUp(size))
+	if imagefile.RoundUp(size) < extent.Size || fits+fits/32 < extent.Image {
 		return dataset.Errorf(dataset.ErrUnsupported, "it has %s, and images cannot shrink",
-			max(have.Size, mkfs.Size(have.FS, dataset.Size(have.Image))))
+			max(extent.Size, mkfs.Size(extent.FS, dataset.Size(extent.Image))))
 	}
 	if err := mkfs.CheckMax(size); err != nil {
 		return err
 	}
-	want := max(fits, have.Image)
+	want := max(fits, extent.Image)
 	if root != nil {
 		return gr.growMounted(ctx, dir, want, root)
 	}
@@ -75,7 +75,7 @@ func (gr *Grower) Resize(ctx context.Context, dir folder.Dir, size dataset.Size,
 	if err != nil {
 		return err
 	}
-	if want == have.Image && !grow {
+	if want == extent.Image && !grow {
 		return gr.layout.Flush(dir)
 	}
 	return gr.growHead(ctx, dir, fs, want)
@@ -83,11 +83,11 @@ func (gr *Grower) Resize(ctx context.Context, dir folder.Dir, size dataset.Size,
 
 // Grow makes the filesystem mounted at root fill the image of the head in dir.
 func (gr *Grower) Grow(ctx context.Context, dir folder.Dir, root *os.File) error {
-	have, err := gr.images.Size(dir, layout.Head)
+	imageSize, err := gr.images.Size(dir, layout.Head)
 	if err != nil {
 		return err
 	}
-	return gr.growMounted(ctx, dir, have, root)
+	return gr.growMounted(ctx, dir, imageSize, root)
 }
 
 // growMounted grows the head, which is mounted at root.
@@ -110,7 +110,7 @@ func (gr *Grower) growMounted(ctx context.Context, dir folder.Dir, size int64, r
 	}
 	g := mountedGrowth{image: image, device: info.Path, size: size}
 	if fs == imagefile.LUKS {
-		if fs, g.inner, g.inside, err = gr.containers.PrepareGrowth(ctx, dir, info.Path); err != nil {
+		if fs, g.inner, g.growInner, err = gr.containers.PrepareGrowth(ctx, dir, info.Path); err != nil {
 			return err
 		}
 	}
@@ -129,20 +129,20 @@ type mountedGrowth struct {
 	device string // the image's loop device
 	size   int64  // future length of the image
 	inner  string // the device of the filesystem, if it is not the loop device
-	// inside makes the inner device fill the loop device, and returns the size of the inner device in bytes.
-	inside func() (int64, error)
+	// growInner makes the inner device fill the loop device, and returns the size of the inner device in bytes.
+	growInner func() (int64, error)
 }
 
-// enlarge grows an image, its devices and the filesystem in it, which is mounted at root. If it fails, all of them
-// get their former size, so that no later mount completes a refused growth. Only a filesystem that has begun to grow
-// keeps its larger image.
+// enlarge grows an image, its devices and the filesystem in it, which is mounted at root. If enlarge fails, it restores
+// their former sizes, so that no later mount completes a refused growth. The image stays larger only if the filesystem
+// has begun to grow.
 func (gr *Grower) enlarge(root *os.File, fs string, g mountedGrowth) error {
-	had, err := g.image.Seek(0, io.SeekEnd)
+	oldSize, err := g.image.Seek(0, io.SeekEnd)
 	if err != nil {
 		return err
 	}
-	if g.inside == nil {
-		g.inner, g.inside = g.device, func() (int64, error) { return g.image.Seek(0, io.SeekEnd) }
+	if g.growInner == nil {
+		g.inner, g.growInner = g.device, func() (int64, error) { return g.image.Seek(0, io.SeekEnd) }
 	}
 	before, err := sizeOfMounted(root, fs, g.inner)
 	if err != nil {
@@ -151,16 +151,16 @@ func (gr *Grower) enlarge(root *os.File, fs string, g mountedGrowth) error {
 	if err = gr.enlargeAll(root, fs, g); err == nil || errors.Is(err, fsctl.ErrCapability) {
 		return err // after ErrCapability, GrowIdle continues with resize2fs
 	}
-	now, sErr := sizeOfMounted(root, fs, g.inner)
-	if sErr != nil || now != before {
+	fsSize, sErr := sizeOfMounted(root, fs, g.inner)
+	if sErr != nil || fsSize != before {
 		return errors.Join(err, sErr)
 	}
-	undo := g.image.Truncate(had)
+	undo := g.image.Truncate(oldSize)
 	if undo == nil {
 		undo = loopdev.SetCapacity(g.device)
 	}
 	if undo == nil {
-		_, undo = g.inside()
+		_, undo = g.growInner()
 	}
 	if undo != nil {
 		return fmt.Errorf("%w (and its image does not have its previous size: %w)", err, undo)
@@ -179,15 +179,15 @@ func (gr *Grower) enlargeAll(root *os.File, fs string, g mountedGrowth) error {
 		return err
 	}
 	gr.step("resize.capacity")
-	size, err := g.inside()
+	size, err := g.growInner()
 	if err != nil {
 		return err
 	}
 	return growFS(root, fs, size)
 }
 
-// sizeOfMounted returns how many bytes of its device the filesystem mounted at root takes. ext4 keeps its superblock
-// in the device's page cache. XFS does not, but can be asked.
+// sizeOfMounted returns how many bytes of its device the filesystem mounted at root takes. ext4 keeps its superblock in
+// the device's page cache, from which it is read. XFS does not, and reports its size by ioctl(2).
 func sizeOfMounted(root *os.File, fs, device string) (int64, error) {
 	if fs == mkfs.XFS {
 		return fsctl.SizeXFS(root)
@@ -224,7 +224,7 @@ func growFS(root *os.File, fs string, size int64) error {
 }
 
 // growHead grows a head that is not in use. If the kernel grows the filesystem, every step is journalled and can be
-// repeated. resize2fs works on a clone, because a crash in the middle of it can leave a broken filesystem.
+// repeated. resize2fs works on a clone, because a crash during resize2fs can leave a broken filesystem.
 func (gr *Grower) growHead(ctx context.Context, dir folder.Dir, fs string, size int64) error {
 	inPlace := true
 	if fs == mkfs.Ext4 || fs == imagefile.LUKS {
@@ -252,8 +252,8 @@ func (gr *Grower) growHead(ctx context.Context, dir folder.Dir, fs string, size 
 	return gr.heads.Exchange(dir, layout.Head, func(*os.File) error { return gr.GrowIdle(ctx, dir, layout.Next, size) })
 }
 
-// GrowIdle grows an item that nothing uses: its image and the filesystem in it. It mounts the filesystem first, so
-// that one that cannot be mounted is refused before anything changes.
+// GrowIdle grows an item that nothing uses: its image and the filesystem in it. It mounts the filesystem first, so that
+// it changes nothing if the filesystem cannot be mounted.
 func (gr *Grower) GrowIdle(ctx context.Context, dir folder.Dir, item string, size int64) error {
 	image, err := dir.OpenFile(gr.layout.Image(item), os.O_RDWR)
 	if err != nil {
@@ -322,7 +322,7 @@ func (gr *Grower) growInContainer(ctx context.Context, dir folder.Dir, g mounted
 		return fmt.Errorf("in the encrypted container: %w", err)
 	}
 	g.device, g.inner = dev.Path, open.Path()
-	g.inside = func() (int64, error) {
+	g.growInner = func() (int64, error) {
 		return gr.containers.FillDevice(ctx, gr.containers.Mapping(dir), open.Path(), key)
 	}
 	err = attach.WithMountedDevice(open.Path(), fs, func(root *os.File) error { return gr.enlarge(root, fs, g) })

@@ -118,12 +118,13 @@ func RecordedSize(dir folder.Dir, item string) (dataset.Size, dataset.Profile) {
 	return d.Size, d.Profile
 }
 
-// GrowSlack is how many bytes a filesystem may be smaller than its image without being grown. A filesystem leaves out
-// a last group that would be too small. ext4 leaves out more than XFS.
+// GrowSlack is the largest difference in bytes between an image and its filesystem for which the filesystem is not
+// grown. A filesystem leaves out a last group that would be too small. ext4 leaves out more than XFS.
 const GrowSlack = 16 << 20
 
-// Inspect returns the filesystem in an item's image. grow reports whether the filesystem is smaller than the image,
-// as an interrupted resize leaves it. For an encrypted image grow is true, because it may be smaller.
+// Inspect returns the filesystem in an item's image. grow reports whether the filesystem is smaller than the image, as
+// after an interrupted resize. For an encrypted image, grow is always true, because the size of the filesystem is not
+// visible.
 func (i *Images) Inspect(dir folder.Dir, item string) (fs string, grow bool, err error) {
 	f, err := dir.Open(i.layout.Image(item))
 	if err != nil {
@@ -133,7 +134,7 @@ func (i *Images) Inspect(dir folder.Dir, item string) (fs string, grow bool, err
 	return InspectFile(f, item)
 }
 
-// InspectFile is Inspect for an item's open image.
+// InspectFile does the work of Inspect on an item's open image.
 func InspectFile(image *os.File, item string) (fs string, grow bool, err error) {
 	fs, size, err := Superblock(image)
 	if errors.Is(err, dataset.ErrCorrupt) && item == layout.Head && crypt.CheckFirstHeader(image) == nil {
@@ -146,24 +147,24 @@ func InspectFile(image *os.File, item string) (fs string, grow bool, err error) 
 	if fs == LUKS {
 		return fs, true, nil
 	}
-	have, err := image.Seek(0, io.SeekEnd)
-	return fs, have-size > GrowSlack, err
+	imageSize, err := image.Seek(0, io.SeekEnd)
+	return fs, imageSize-size > GrowSlack, err
 }
 
 // Superblock reads which filesystem is in an image, and its size in bytes. For a container the size is 0, because the
-// filesystem in it cannot be read without the key. It fails with ErrCorrupt if there is neither a filesystem nor a
-// container, or only a part of one.
+// filesystem in it cannot be read without the key. It fails with ErrCorrupt if the image contains neither a filesystem
+// nor a container, or only a part of one.
 func Superblock(d fsctl.Disk) (fs string, size int64, err error) {
-	_, is, err := crypt.Header(d)
+	_, encrypted, err := crypt.Header(d)
 	if err != nil {
 		return "", 0, err
 	}
-	if is {
-		have, err := d.Seek(0, io.SeekEnd)
-		if err == nil && have <= crypt.Overhead {
+	if encrypted {
+		imageSize, err := d.Seek(0, io.SeekEnd)
+		if err == nil && imageSize <= crypt.Overhead {
 			err = dataset.Errorf(dataset.ErrCorrupt,
 				"image truncated: the headers of its LUKS container need %s, and it has %s",
-				dataset.Size(crypt.Overhead).Human(), dataset.Size(have).Human())
+				dataset.Size(crypt.Overhead).Human(), dataset.Size(imageSize).Human())
 		}
 		return LUKS, 0, err
 	}
@@ -186,33 +187,33 @@ func (i *Images) container(dir folder.Dir, item string) (uuid.UUID, bool, error)
 		return uuid.Nil, false, err
 	}
 	defer f.Close()
-	id, is, err := crypt.Header(f)
+	id, encrypted, err := crypt.Header(f)
 	if err != nil {
 		err = fmt.Errorf("%s: %w", f.Name(), err)
 	}
-	return id, is, err
+	return id, encrypted, err
 }
 
 // SameKey fails with ErrInvalid unless an item is encrypted with the data key of a record, or neither is encrypted.
 func (i *Images) SameKey(dir folder.Dir, item string, d dataset.Dataset) error {
-	id, is, err := i.container(dir, item)
+	id, encrypted, err := i.container(dir, item)
 	switch {
 	case err != nil:
 		return err
-	case is != (d.Encryption != nil):
+	case encrypted != (d.Encryption != nil):
 		if _, _, err := i.Inspect(dir, item); err != nil { // the image may contain neither a filesystem nor a container
 			return err
 		}
 		return dataset.Errorf(dataset.ErrInvalid, "either it or its source is encrypted, but not both")
-	case is && id != d.Encryption.ID:
+	case encrypted && id != d.Encryption.ID:
 		return dataset.Errorf(dataset.ErrInvalid,
 			"its source is encrypted with data key %s, and its record has %s", id, d.Encryption.ID)
 	}
 	return nil
 }
 
-// Same compares a new clone with its source, and fails with ErrCorrupt if they differ.
-func (i *Images) Same(dir folder.Dir, source, clone string) error {
+// VerifyClone compares a new clone with its source, and fails with ErrCorrupt if they differ.
+func (i *Images) VerifyClone(dir folder.Dir, source, clone string) error {
 	equal, err := i.equal(dir, source, clone)
 	if err == nil && !equal {
 		err = dataset.Errorf(dataset.ErrCorrupt, "the clone of %s differs from it: the head was not changed",

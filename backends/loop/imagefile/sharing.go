@@ -16,9 +16,9 @@ import (
 )
 
 // On XFS a head and a snapshot of it can be one file with two names while no process has the head open. A FICLONE of a
-// fragmented image takes seconds. Sharing the file delays the FICLONE until the head is written to, which may never
-// happen. Snapshots for other nodes and heads that a move makes are shared in this way. Unshare must be called before a
-// head is written to, and a loop device accepts no file with a second name.
+// fragmented image takes seconds. Sharing the file delays the FICLONE until the head is written to. Some heads are
+// never written to again. Snapshots for other nodes and heads that a move makes are shared in this way. Unshare must be
+// called before a head is written to, and a loop device accepts no file with a second name.
 
 // Sharing lets a head and a snapshot be one file with two names, and separates them before the head is written to.
 type Sharing struct {
@@ -34,8 +34,8 @@ func NewSharing(pool string, l layout.Layout, im *Images, h *Heads, step func(st
 	return &Sharing{pool: pool, layout: l, images: im, heads: h, step: step}
 }
 
-// Share makes item a second name of the image of src. One of the two is the head. If the head is in use, or if the
-// layout gains nothing by sharing, Share does nothing and returns false.
+// Share makes item a second name of the image of src. One of the two is the head. If the head is in use, or if clones
+// are cheap in the layout, Share does nothing and returns false.
 func (s *Sharing) Share(dir folder.Dir, item, src string) (done bool, err error) {
 	if !s.layout.Costly() {
 		return false, nil
@@ -91,24 +91,24 @@ func (s *Sharing) Unshare(ctx context.Context, dir folder.Dir) error {
 // replaceHead replaces the image of a head by a clone, if the image still has the inode. It fails with ErrAttached if a
 // device has the image.
 func (s *Sharing) replaceHead(ctx context.Context, dir folder.Dir, inode uint64) error {
-	was, err := dir.Open(s.layout.Image(layout.Head))
+	sharedImage, err := dir.Open(s.layout.Image(layout.Head))
 	if err != nil {
 		return err
 	}
-	defer was.Close()
+	defer sharedImage.Close()
 	// Until the image is closed, it cannot be attached or replaced.
-	if err := loopdev.Claim(ctx, was); err != nil {
+	if err := loopdev.Claim(ctx, sharedImage); err != nil {
 		return err
 	}
-	if now, err := s.images.IsHeadInode(dir, inode); err != nil || !now {
+	if isHead, err := s.images.IsHeadInode(dir, inode); err != nil || !isHead {
 		return err // another call has replaced it
 	}
 	return s.heads.Exchange(dir, layout.Head, func(image *os.File) error {
 		s.step("own.cloned")
-		if err := s.images.Same(dir, layout.Head, layout.Next); err != nil {
+		if err := s.images.VerifyClone(dir, layout.Head, layout.Next); err != nil {
 			return err
 		}
-		return KeepTag(was, image)
+		return KeepTag(sharedImage, image)
 	})
 }
 
@@ -145,9 +145,9 @@ func (s *Sharing) SharesHead(dir folder.Dir, snapshot uuid.UUID) (inode uint64, 
 }
 
 // Remove removes the image of a snapshot that is also the head's image. A reader of the snapshot may have the image
-// open, so the head gets its own image first. Otherwise writes to the head would change the image under the reader.
-// Before that, the snapshot's image gets a temporary name, so that no new reader can open it. The temporary name is
-// removed at the end. If separating the head fails, the image gets its name back and nothing is removed.
+// open, and must not see later writes to the head. So Remove first gives the snapshot's image a temporary name, so that
+// no new reader can open it. Then it gives the head a separate image, and removes the temporary name. If separating the
+// head fails, the image gets its name back and nothing is removed.
 func (s *Sharing) Remove(ctx context.Context, dir folder.Dir, item string, inode uint64) error {
 	image := s.layout.Image(item)
 	tmp := layout.TmpPrefix + image

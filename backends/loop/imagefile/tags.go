@@ -13,27 +13,27 @@ import (
 
 // The tags of an image. Each names a snapshot that a restore keeps.
 const (
-	// RestoredAttr is on a head that a restore made. It names the snapshot that the restore made of the former head. So
-	// a restore that is repeated after its success does not undo later writes. If the tag is on the image with the name
-	// of that snapshot, the restore has not yet exchanged that image with the head.
+	// RestoredAttr tags a head that a restore made. It names the snapshot that the restore made of the former head. A
+	// restore that is repeated after its success finds this tag, and does not undo later writes. If the image with the
+	// name of that snapshot has the tag itself, the restore has not yet exchanged the image with the head.
 	RestoredAttr = "user.drover.restored"
-	// keptAttr is on a former head that a restore has replaced. So a restore that is repeated after another restore has
-	// replaced the head does not undo that later restore.
+	// keptAttr tags a former head that a restore has replaced. If another restore has replaced the head again, a
+	// repetition of the earlier restore finds this tag, and does not undo the later one.
 	keptAttr = "user.drover.kept"
 )
 
 // Restored reports whether a restore that keeps the head as a snapshot has succeeded.
 func (i *Images) Restored(dir folder.Dir, keep uuid.UUID) (bool, error) {
-	by, err := i.tagOf(dir, layout.Head, RestoredAttr)
-	if err != nil || keep == uuid.Nil || by == keep {
-		return by == keep && keep != uuid.Nil, err
+	restoredTag, err := i.tagOf(dir, layout.Head, RestoredAttr)
+	if err != nil || keep == uuid.Nil || restoredTag == keep {
+		return restoredTag == keep && keep != uuid.Nil, err
 	}
-	kept, err := i.tagOf(dir, keep.String(), keptAttr)
-	if err != nil || kept != keep {
+	keptTag, err := i.tagOf(dir, keep.String(), keptAttr)
+	if err != nil || keptTag != keep {
 		return false, folder.AbsentIsFine(err)
 	}
-	waits, err := i.Unfinished(dir, keep.String())
-	return !waits, err
+	unfinished, err := i.Unfinished(dir, keep.String())
+	return !unfinished, err
 }
 
 // Unfinished reports whether an item is the future head of an interrupted restore. Such an item has the name of a
@@ -43,8 +43,8 @@ func (i *Images) Unfinished(dir folder.Dir, item string) (bool, error) {
 	if err != nil {
 		return false, nil
 	}
-	by, err := i.tagOf(dir, item, RestoredAttr)
-	return err == nil && by == id, folder.AbsentIsFine(err)
+	restoredTag, err := i.tagOf(dir, item, RestoredAttr)
+	return err == nil && restoredTag == id, folder.AbsentIsFine(err)
 }
 
 // tagOf returns a tag of an item's image.
@@ -90,8 +90,8 @@ func SetTag(image *os.File, attr string, id uuid.UUID) error {
 }
 
 // KeepTag copies the tag of a completed restore from a head to the image that replaces it.
-func KeepTag(was, image *os.File) error {
-	keep, err := tag(was, RestoredAttr)
+func KeepTag(oldImage, image *os.File) error {
+	keep, err := tag(oldImage, RestoredAttr)
 	if err != nil || keep == uuid.Nil {
 		return err
 	}

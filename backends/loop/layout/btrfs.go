@@ -81,7 +81,9 @@ func (*Btrfs) Costly() bool { return false }
 func (*Btrfs) Rename(dir folder.Dir, item, to string) error { return dir.Rename(item, to) }
 
 // Replace exchanges the two items, so that there is no moment without the item.
-func (*Btrfs) Replace(dir folder.Dir, item, by string) error { return dir.Exchange(by, item) }
+func (*Btrfs) Replace(dir folder.Dir, item, replacement string) error {
+	return dir.Exchange(replacement, item)
+}
 
 // Swap implements Layout.
 func (*Btrfs) Swap(dir folder.Dir, a, b string) error { return dir.Exchange(a, b) }

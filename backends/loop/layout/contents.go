@@ -74,8 +74,8 @@ func ParseID(s string) (uuid.UUID, error) {
 	return id, err
 }
 
-// HiddenID returns the dataset that a name in the directory of deletions belongs to.
-func HiddenID(name string) (uuid.UUID, error) {
+// DeletedID returns the dataset that a name in the directory of deletions belongs to.
+func DeletedID(name string) (uuid.UUID, error) {
 	id, n, numbered := strings.Cut(name, ".")
 	if numbered {
 		if i, err := strconv.Atoi(n); err != nil || i < 1 || strconv.Itoa(i) != n {

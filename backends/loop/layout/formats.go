@@ -12,37 +12,38 @@ import (
 // maxFormats bounds the memory of Formats, because entries of deleted datasets stay.
 const maxFormats = 1 << 18
 
-// Formats is CheckFormat for many searches: it reads a record again only if the file has changed. Without it, the
-// searches of a create take a twelfth of its CPU time. The zero value is ready. Safe for concurrent use.
+// Formats remembers the records that CheckFormat has accepted. It reads a record again only if the file has changed.
+// Without it, the searches of a create take a twelfth of its CPU time. The zero value is ready. Safe for concurrent
+// use.
 type Formats struct {
 	mu    sync.Mutex
 	known map[uuid.UUID]version // of records whose format is known
 }
 
-// version identifies the content of a record file. A record is replaced by a new file, so another content has another
-// inode or another time.
+// version identifies the content of a record file. Each change of a record makes a new file, which has another inode
+// number or another time.
 type version struct {
 	inode     uint64
 	sec, nsec int64 // when the inode changed
 }
 
-// Check is CheckFormat for the record of dataset id in dir.
+// Check does the work of CheckFormat for the record of dataset id in dir.
 func (f *Formats) Check(dir folder.Dir, id uuid.UUID) error {
 	st, err := dir.Lstat(RecordFile)
 	if err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return CheckFormat(dir)
 	}
-	is := version{st.Ino, st.Ctim.Sec, st.Ctim.Nsec}
+	current := version{st.Ino, st.Ctim.Sec, st.Ctim.Nsec}
 	f.mu.Lock()
-	was, ok := f.known[id]
+	checked, ok := f.known[id]
 	f.mu.Unlock()
-	if ok && was == is {
+	if ok && checked == current {
 		return nil
 	}
 	if err := CheckFormat(dir); err != nil {
 		return err
 	}
-	f.remember(id, is)
+	f.remember(id, current)
 	return nil
 }
 
@@ -54,11 +55,11 @@ func (f *Formats) Wrote(dir folder.Dir, id uuid.UUID) {
 	}
 }
 
-func (f *Formats) remember(id uuid.UUID, is version) {
+func (f *Formats) remember(id uuid.UUID, current version) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.known == nil || len(f.known) >= maxFormats {
 		f.known = map[uuid.UUID]version{}
 	}
-	f.known[id] = is
+	f.known[id] = current
 }

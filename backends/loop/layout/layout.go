@@ -21,7 +21,7 @@ import (
 const (
 	Head = "head"
 	Next = "next" // becomes the head in one step; worthless after a crash
-	Part = "part" // the received part of a snapshot; becomes the snapshot once it is whole
+	Part = "part" // the received part of a snapshot; becomes the snapshot when it is complete
 )
 
 // Layout is the way in which a pool stores items. Each item is one image.
@@ -34,22 +34,21 @@ type Layout interface {
 	Image(item string) string
 	// Create makes an item with an empty image, and returns the image open for writing.
 	Create(dir folder.Dir, item string) (*os.File, error)
-	// Clone makes item a clone of src. It makes the whole item or nothing. It fails with os.ErrExist if the item
-	// exists. durable reports whether the item, and everything that was done to the pool before, is on the disk
-	// already.
+	// Clone makes item a clone of src. It makes the complete item or nothing. It fails with os.ErrExist if the item
+	// exists. durable reports whether the item and all earlier changes of the pool are on the disk already.
 	Clone(dir folder.Dir, item string, srcDir folder.Dir, src string, readOnly bool) (durable bool, err error)
-	// Costly reports whether a clone is costly: whether its cost grows with the number of extents.
+	// Costly reports whether the cost of a clone grows with the number of extents.
 	Costly() bool
 	// Rename gives an item a name that no item has.
 	Rename(dir folder.Dir, item, to string) error
-	// Replace replaces item by the item by, in one step: after a crash, item is the old or the new one. by must not be
-	// used any more.
+	// Replace replaces item by the item replacement, in one step: after a crash, item is the old or the new one. The
+	// caller must not use the name replacement afterwards.
 	Replace(dir folder.Dir, item, by string) error
 	// Swap exchanges the names of two items in one step.
 	Swap(dir folder.Dir, a, b string) error
 	// Protect makes an item that has become a snapshot read-only, if the layout makes snapshots read-only.
 	Protect(dir folder.Dir, item string) error
-	// Seal gives a whole and flushed item the name of a snapshot. durable reports whether the name is on the disk
+	// Seal gives a complete and flushed item the name of a snapshot. durable reports whether the name is on the disk
 	// already.
 	Seal(dir folder.Dir, item, to string) (durable bool, err error)
 	// Remove destroys an item. It returns nil if the item is absent.
@@ -136,8 +135,8 @@ func (l XFS) Rename(dir folder.Dir, item, to string) error {
 }
 
 // Replace implements Layout.
-func (l XFS) Replace(dir folder.Dir, item, by string) error {
-	return dir.Rename(l.Image(by), l.Image(item))
+func (l XFS) Replace(dir folder.Dir, item, replacement string) error {
+	return dir.Rename(l.Image(replacement), l.Image(item))
 }
 
 // Swap implements Layout.

@@ -30,7 +30,7 @@ func SnapshotRecord(id uuid.UUID) string { return id.String() + RecordSuffix }
 // Sector is the unit of direct I/O on all disks and loop devices in use, in bytes.
 const Sector = 4096
 
-// RecordWriter writes records durably without a flush.
+// RecordWriter writes the bytes of records durably without a flush, with direct I/O if possible.
 type RecordWriter struct {
 	Layout Layout
 	Direct bool // direct I/O works in the pool
@@ -83,7 +83,7 @@ func aligned(size int) []byte {
 	return buf[skip : skip+size : skip+size]
 }
 
-// DirectIO reports whether direct I/O works in root. It tries to read a file there.
+// DirectIO reports whether direct I/O works in root. It tests this by reading a file there.
 func DirectIO(root folder.Dir, file string) (bool, error) {
 	f, err := root.OpenFile(file, os.O_RDONLY|unix.O_DIRECT)
 	if errors.Is(err, unix.EINVAL) {

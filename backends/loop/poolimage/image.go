@@ -29,8 +29,9 @@ import (
 	"github.com/droverhq/drover/internal/run"
 )
 
-// Image is the file with an XFS that contains a pool. Its blocks are allocated when it is made and never given back
-// (mkfs -K, nodiscard, and no discards on its device), so a host disk that fills up cannot take space from the pool.
+// Image is the file with an XFS that contains a pool. All of its blocks are allocated when it is made, and never given
+// back (mkfs -K, nodiscard, and no discards on its device). So the pool keeps its space even if the disk of the host
+// fills up.
 type Image struct {
 	file   string
 	mount  string
@@ -110,8 +111,8 @@ func (img *Image) checkIsPool(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read %s: %w", img.file, err)
 	}
-	// The log is not replayed, and everything in a pool that was just made may still be in the log. Then the filesystem
-	// seems to contain no names.
+	// The log is not replayed. If the pool was made just before, all of its names may still be in the log, and the
+	// filesystem seems to be empty.
 	if len(names) > 0 && !slices.Contains(names, layout.IdentityFile) &&
 		!slices.Contains(names, layout.IdentityFile+layout.TmpSuffix) {
 		return dataset.Errorf(dataset.ErrExists,
@@ -246,8 +247,8 @@ func (img *Image) attach(ctx context.Context) error {
 	return err
 }
 
-// mounted returns the device of the image if the image is mounted in its place, and "" if nothing is mounted there.
-// It fails with ErrOffline if something else is.
+// mounted returns the device of the image if the image is mounted in its place, and "" if nothing is mounted there. It
+// fails with ErrOffline if something else is mounted there.
 func (img *Image) mounted() (device string, err error) {
 	table, err := mount.Table()
 	if err != nil {
@@ -289,9 +290,9 @@ func (img *Image) Close() error {
 	return err
 }
 
-// removeDevice removes the number of a device that refuses discards once the device is free, so that the next user of
-// the number has discards. It gives up after a moment: a process that is being forked has a copy of the device or of
-// the mount, and loopdev.Attach checks for itself.
+// removeDevice removes a loop device that refuses discards once it is free, so that the next device with its number
+// accepts discards. A process that is being forked may have a copy of the device or of the mount. So removeDevice gives
+// up after a moment. That is safe, because loopdev.Attach checks the device too.
 func removeDevice(path string) {
 	for range removeTries {
 		if !errors.Is(loopdev.Remove(path), unix.EBUSY) {
@@ -307,26 +308,26 @@ const removeTries = 20
 // Clear unmounts the image and removes the file. It fails with ErrInUse if the image is still mounted. It fails with
 // ErrOffline if its name belongs to another file, which may contain anything.
 func (img *Image) Clear(step func(string)) error {
-	var was, is os.FileInfo
-	on, err := img.mounted()
+	var opened, named os.FileInfo
+	device, err := img.mounted()
 	switch {
-	case err == nil && on != "":
-		was, err = os.Lstat(img.file)
+	case err == nil && device != "":
+		opened, err = os.Lstat(img.file)
 	case err == nil:
 		err = dataset.Errorf(dataset.ErrOffline, "%s is no longer mounted", img.file)
 	}
 	if err = errors.Join(folder.AbsentIsFine(err), img.Close()); err != nil {
 		return err
 	}
-	if on, err = img.mounted(); folder.AbsentIsFine(err) != nil {
+	if device, err = img.mounted(); folder.AbsentIsFine(err) != nil {
 		return err
 	}
-	if on != "" {
+	if device != "" {
 		return dataset.Errorf(dataset.ErrInUse, "%s is still in use (fuser -vm %s shows the "+
 			"users)", img.mount, img.mount)
 	}
 	step("clear.unmounted")
-	if is, err = os.Lstat(img.file); err == nil && !os.SameFile(was, is) {
+	if named, err = os.Lstat(img.file); err == nil && !os.SameFile(opened, named) {
 		return dataset.Errorf(dataset.ErrOffline, "%s is not the file that was mounted: it was not changed", img.file)
 	}
 	if err := folder.AbsentIsFine(os.Remove(img.file)); err != nil {

@@ -40,64 +40,64 @@ func (img *Image) missingBlocks() (dataset.Size, error) {
 	return max(0, dataset.Size(st.Size-st.Blocks*512)), nil
 }
 
-// refill allocates the missing blocks of the image. It returns how many bytes were missing before and are missing
-// now. If that would fill the disk of the host, it allocates nothing.
-func (img *Image) refill() (lack, left dataset.Size, err error) {
+// refill allocates the missing blocks of the image. It returns the missing bytes before and after. If the blocks would
+// fill the disk of the host, refill allocates none.
+func (img *Image) refill() (missing, remaining dataset.Size, err error) {
 	img.blocks.mu.Lock()
 	defer img.blocks.mu.Unlock()
-	if lack, err = img.missingBlocks(); err != nil || lack == 0 {
+	if missing, err = img.missingBlocks(); err != nil || missing == 0 {
 		return 0, 0, err
 	}
 	f, err := os.OpenFile(img.file, os.O_RDWR|unix.O_NOFOLLOW, 0)
 	if err != nil {
-		return lack, lack, err
+		return missing, missing, err
 	}
 	defer f.Close()
 	fi, err := f.Stat()
 	if err != nil {
-		return lack, lack, err
+		return missing, missing, err
 	}
-	if hostRoom(img.file, lack) == nil {
+	if hostRoom(img.file, missing) == nil {
 		if err := allocateBlocks(f, fi.Size()); err != nil && !errors.Is(err, unix.ENOSPC) {
-			return lack, lack, err
+			return missing, missing, err
 		}
 	}
-	left, err = img.missingBlocks()
-	return lack, left, err
+	remaining, err = img.missingBlocks()
+	return missing, remaining, err
 }
 
-// RefillAtOpen allocates the missing blocks of an image that is being opened, and notes that. A full host disk is not
-// an error, because the datasets in the pool must stay reachable.
+// RefillAtOpen allocates the missing blocks of an image that is being opened, and adds a line about them to Notes. A
+// full host disk is not an error, because the datasets in the pool must stay reachable.
 func (img *Image) RefillAtOpen() error {
-	lack, left, err := img.refill()
-	if err == nil && lack > 0 {
+	missing, remaining, err := img.refill()
+	if err == nil && missing > 0 {
 		img.note = append(img.note, fmt.Sprintf("the image had lost %s of its blocks, and %s were allocated "+
-			"again", lack.Human(),
-			(lack-left).Human()))
+			"again", missing.Human(),
+			(missing-remaining).Human()))
 	}
 	return err
 }
 
 // Room fails with ErrNoSpace if the image lacks blocks that its disk cannot give.
 func (img *Image) Room() error {
-	if lack, err := img.missingBlocks(); err != nil || lack == 0 {
+	if missing, err := img.missingBlocks(); err != nil || missing == 0 {
 		return err
 	}
-	lack, left, err := img.refill()
+	missing, remaining, err := img.refill()
 	if err != nil {
 		return err
 	}
 	img.blocks.mu.Lock()
-	img.blocks.regained += max(0, lack-left)
+	img.blocks.regained += max(0, missing-remaining)
 	img.blocks.mu.Unlock()
-	if left == 0 {
+	if remaining == 0 {
 		return nil
 	}
-	if err = hostRoom(img.file, left); err == nil {
+	if err = hostRoom(img.file, remaining); err == nil {
 		err = dataset.Errorf(dataset.ErrNoSpace, "its disk did not allocate them")
 	}
 	return fmt.Errorf("the pool's image %s is not fully allocated (%s are missing), and creates are refused: %w "+
-		"(free space there)", img.file, left.Human(), err)
+		"(free space there)", img.file, remaining.Human(), err)
 }
 
 // Warnings returns one line for each problem with the blocks of the image.

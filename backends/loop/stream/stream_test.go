@@ -15,7 +15,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// stream writes a small one: data, zeros, data.
+// stream writes a small stream: data, zeros, data.
 func stream(t testing.TB, h Header) []byte {
 	t.Helper()
 	var buf bytes.Buffer
@@ -73,7 +73,7 @@ func TestStreamRoundTrip(t *testing.T) {
 	}
 }
 
-// Whatever single byte is changed, left out or added, it is noticed.
+// Every changed, omitted or added byte is noticed.
 func TestEveryDamageIsNoticed(t *testing.T) {
 	good := stream(t, testHeader())
 	bad := func(what string, at int, b []byte, want ...error) {
@@ -87,7 +87,8 @@ func TestEveryDamageIsNoticed(t *testing.T) {
 	for at := range good {
 		flipped := bytes.Clone(good)
 		flipped[at] ^= 1 << (at % 8)
-		bad("flipped", at, flipped, dataset.ErrCorrupt, io.ErrUnexpectedEOF) // the latter where it made a length longer
+		// The result is io.ErrUnexpectedEOF if the change increased a length.
+		bad("flipped", at, flipped, dataset.ErrCorrupt, io.ErrUnexpectedEOF)
 		bad("cut", at, good[:at], io.ErrUnexpectedEOF)
 		if at+1 < len(good) && good[at] != good[at+1] {
 			bad("left out", at, append(bytes.Clone(good[:at]), good[at+1:]...), dataset.ErrCorrupt, io.ErrUnexpectedEOF)
@@ -96,7 +97,7 @@ func TestEveryDamageIsNoticed(t *testing.T) {
 	bad("added", len(good), append(bytes.Clone(good), 0), dataset.ErrCorrupt)
 }
 
-// Streams whose checksums are right and whose content is not.
+// Streams with correct checksums and wrong content.
 func TestForgedStreams(t *testing.T) {
 	forge := func(h Header, f func(e *Encoder) error) []byte {
 		var buf bytes.Buffer
@@ -149,7 +150,7 @@ func TestForgedStreams(t *testing.T) {
 	}
 }
 
-// C7: no stream makes it panic, take much memory, or give a range outside of the image.
+// C7: no stream makes the decoder panic, use much memory, or return a range outside of the image.
 func FuzzDecoder(f *testing.F) {
 	f.Add(stream(f, testHeader()))
 	f.Add([]byte(magic))

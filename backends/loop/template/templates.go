@@ -66,8 +66,8 @@ func (s *Store) SpecFor(d dataset.Dataset) (Spec, error) {
 	return t, mkfs.Check(t.FS, t.Size)
 }
 
-// Name contains everything in which templates differ. The name of a template of an older version ends differently;
-// its image is only as large as the size.
+// Name returns the name of a template. It contains all properties in which templates differ. Templates of older
+// versions have names with another ending. Their images are only as large as the size.
 func (t Spec) Name() string {
 	mode := uint32(mkfs.RootMode)
 	if t.Owner.Mode != nil {
@@ -76,8 +76,8 @@ func (t Spec) Name() string {
 	return fmt.Sprintf("%s-%d-u%d-g%d-m%o-2%s", t.FS, t.Size, t.Owner.UID, t.Owner.GID, mode, layout.ImageSuffix)
 }
 
-// Open opens a template's image. If there is no such template yet, Open makes it, which is the only case in which a
-// create starts a program.
+// Open opens a template's image. If the template does not exist yet, Open makes it. Only then does a create start a
+// program.
 func (s *Store) Open(ctx context.Context, root folder.Dir, t Spec) (*os.File, error) {
 	path := filepath.Join(layout.Templates, t.Name())
 	f, err := root.Open(path)
@@ -195,7 +195,7 @@ func (s *Store) prune(root folder.Dir) error {
 	return nil
 }
 
-// DefaultSize is the size of a dataset that asks for none.
+// DefaultSize is the size of a dataset that requests none.
 const DefaultSize = 10 * dataset.GiB
 
 // Reap removes unfinished templates, and returns how many there were. It does nothing while a template is being made.

@@ -16,8 +16,8 @@ import (
 
 // baseSharing shares the blocks of the base of a difference into the image that is being received. It shares them while
 // the stream arrives, from the beginning of the image to its end, because the ranges of the stream are in the same
-// order. Sharing all blocks before the first byte is read would leave the network idle, for seconds if the image is
-// fragmented (8 µs an extent on XFS).
+// order. If all blocks were shared before the first byte is read, the network would be idle meanwhile: for seconds if
+// the image is fragmented (8 µs an extent on XFS).
 type baseSharing struct {
 	base, image *os.File
 	part        int64 // bytes that are shared at once, for which writers wait
@@ -41,16 +41,16 @@ const sharedPart = 32 << 20
 // complete already. Parts are multiples of block, the block size of the filesystem. Until close is called, the caller
 // must call waitUntil before each write to the image, with the end of the range that it writes.
 func startBaseSharing(ctx context.Context, image, base *os.File, from, part, block int64) (*baseSharing, error) {
-	was, err := base.Stat()
+	baseInfo, err := base.Stat()
 	if err != nil {
 		return nil, err
 	}
-	now, err := image.Stat()
+	imageInfo, err := image.Stat()
 	if err != nil {
 		return nil, err
 	}
-	// The block that contains from is shared already, except for the bytes that were written over it.
-	b := &baseSharing{base: base, image: image, part: part, block: block, end: min(was.Size(), now.Size())}
+	// The block that contains from is shared already. Only bytes that the stream has replaced differ.
+	b := &baseSharing{base: base, image: image, part: part, block: block, end: min(baseInfo.Size(), imageInfo.Size())}
 	b.shared = (from + block - 1) / block * block
 	b.more = sync.NewCond(&b.mu)
 	ctx, b.stop = context.WithCancel(ctx)
@@ -89,7 +89,7 @@ func (b *baseSharing) share() (n int64, err error) {
 	return n, err
 }
 
-// waitUntil waits until everything before a byte of the image is shared. A nil baseSharing has nothing to share.
+// waitUntil waits until everything before the byte off of the image is shared. It returns nil if b is nil.
 func (b *baseSharing) waitUntil(off int64) error {
 	if b == nil {
 		return nil
@@ -123,8 +123,8 @@ func (b *baseSharing) close() {
 	_ = b.base.Close()
 }
 
-// complete adds to the image the parts of the base that the stream left out. If the stream contains no difference, as
-// in a move right after another one, the snapshot becomes a second name of the base.
+// complete adds to the image the parts of the base that the stream left out. If the stream contains no difference, the
+// snapshot becomes a second name of the base. This happens in a move right after another move.
 func (r *receiving) complete(ctx context.Context) error {
 	if !r.sharesBase() {
 		return nil
@@ -150,7 +150,7 @@ func (r *receiving) sharesBase() bool {
 	return r.in.Header.Base != uuid.Nil && r.to.Layout.Costly()
 }
 
-// startBase begins to share the base into the image, once the stream has brought something else.
+// startBase begins to share the base into the image, once the stream has brought the first difference.
 func (r *receiving) startBase(ctx context.Context) (err error) {
 	if r.base == nil && r.sharesBase() {
 		r.base, err = r.openBase(ctx)

@@ -44,7 +44,7 @@ func laid(t *testing.T, dir folder.Dir, size, to, from, block int64) {
 	base, image := named(t, dir, "base", treetest.Bytes(1, int(size))), named(t, dir, "image", nil)
 	want := make([]byte, to)
 	copy(want, treetest.Bytes(1, int(size)))
-	have := bytes.Clone(want[:min(to, (from+block-1)/block*block)]) // of the block all was there
+	have := bytes.Clone(want[:min(to, (from+block-1)/block*block)]) // the whole block was shared
 	copy(have, treetest.Bytes(2, int(from)))
 	copy(want, have)
 	if _, err := image.WriteAt(have, 0); err != nil {
@@ -59,7 +59,7 @@ func laid(t *testing.T, dir folder.Dir, size, to, from, block int64) {
 	}
 	err = b.waitUntil(to / 2)
 	if half := to / 2; err == nil && from < half {
-		_, err = image.WriteAt(want[:half], 0) // what is behind that is shared never again
+		_, err = image.WriteAt(want[:half], 0) // the blocks before that are never shared again
 	}
 	err = errors.Join(err, b.waitAll())
 	b.close()

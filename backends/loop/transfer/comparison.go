@@ -19,8 +19,8 @@ type comparison struct {
 	Ranges []reflink.Range
 }
 
-// pair is two read-only images. They must be plain files: in subvolumes all images would have the same inode number,
-// and the times of the images that they are clones of.
+// pair is two read-only images. They must be plain files. Images in subvolumes all have the same inode number, and a
+// clone has the times of its source, so version could not distinguish them.
 type pair struct {
 	base, Snapshot uuid.UUID
 	old, now       version
@@ -42,27 +42,27 @@ func versionOf(f *os.File) (version, error) {
 }
 
 // changed is reflink.Changed for the images of two snapshots.
-func (l *comparison) changed(base, snapshot uuid.UUID, old, now *os.File) ([]reflink.Range, error) {
-	of := pair{base: base, Snapshot: snapshot}
+func (l *comparison) changed(base, snapshot uuid.UUID, older, newer *os.File) ([]reflink.Range, error) {
+	images := pair{base: base, Snapshot: snapshot}
 	var err error
-	if of.old, err = versionOf(old); err != nil {
+	if images.old, err = versionOf(older); err != nil {
 		return nil, err
 	}
-	if of.now, err = versionOf(now); err != nil {
+	if images.now, err = versionOf(newer); err != nil {
 		return nil, err
 	}
 	l.mu.Lock()
-	known, ranges := l.Of == of, l.Ranges
+	remembered, ranges := l.Of == images, l.Ranges
 	l.mu.Unlock()
-	if known {
+	if remembered {
 		return ranges, nil
 	}
-	if ranges, err = reflink.Changed(old, now); err != nil {
+	if ranges, err = reflink.Changed(older, newer); err != nil {
 		return nil, err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.Of, l.Ranges = of, ranges
+	l.Of, l.Ranges = images, ranges
 	return ranges, nil
 }
 

@@ -25,8 +25,8 @@ type Partial struct {
 }
 
 // ReadPartial reads the record of the received part of a snapshot.
-func ReadPartial(dir folder.Dir) (have Partial, err error) {
-	return have, layout.ReadRecord(dir, layout.PartFile, &have)
+func ReadPartial(dir folder.Dir) (partial Partial, err error) {
+	return partial, layout.ReadRecord(dir, layout.PartFile, &partial)
 }
 
 // receivedSnapshot is the record of a snapshot that was received.
@@ -35,8 +35,8 @@ type receivedSnapshot struct {
 	Stream backends.Stream `json:"stream,omitzero"`
 }
 
-// resumed reads the beginning of a stream, or resumes one that was interrupted.
-func (rc *Receiver) resumed(dir folder.Dir, d backends.Delivery, r io.Reader) (*stream.Decoder, error) {
+// openStream reads the beginning of a stream, or resumes an interrupted stream.
+func (rc *Receiver) openStream(dir folder.Dir, d backends.Delivery, r io.Reader) (*stream.Decoder, error) {
 	if d.From == 0 {
 		in, err := stream.NewDecoder(r)
 		if err != nil {
@@ -50,11 +50,11 @@ func (rc *Receiver) resumed(dir folder.Dir, d backends.Delivery, r io.Reader) (*
 	if err := rc.DropHead(dir); err != nil {
 		return nil, err
 	}
-	have, err := ReadPartial(dir)
+	partial, err := ReadPartial(dir)
 	if err != nil {
 		return nil, err
 	}
-	in, err := stream.ResumeDecoder(r, have.Header, have.Mark)
+	in, err := stream.ResumeDecoder(r, partial.Header, partial.Mark)
 	if err != nil {
 		return nil, errors.Join(err, DropPartial(rc.Layout, dir))
 	}

@@ -51,30 +51,30 @@ func (rc *Receiver) Received(dir folder.Dir, place string, snapshot uuid.UUID) (
 	if _, err := dir.Lstat(rc.Layout.Image(layout.Part)); err != nil {
 		return out, folder.AbsentIsFine(err)
 	}
-	have, err := ReadPartial(dir)
-	if err != nil || have.Snapshot != snapshot {
+	partial, err := ReadPartial(dir)
+	if err != nil || partial.Snapshot != snapshot {
 		return out, nil // it cannot be used, or belongs to another snapshot
 	}
-	return backends.Received{Bytes: have.Mark.Offset, Base: have.Header.Base}, nil
+	return backends.Received{Bytes: partial.Mark.Offset, Base: partial.Header.Base}, nil
 }
 
 // Receive writes a stream into the copy in dir, or resumes one that was interrupted.
 func (rc *Receiver) Receive(ctx context.Context, dir folder.Dir, d backends.Delivery, r io.Reader,
 	progress backends.Progress) (out backends.Stream, err error) {
-	have, err := rc.Received(dir, layout.Copies, d.Snapshot.ID)
+	received, err := rc.Received(dir, layout.Copies, d.Snapshot.ID)
 	switch {
 	case err != nil:
 		return out, err
-	case have.Complete:
-		return have.Stream, rc.Layout.Flush(dir)
+	case received.Complete:
+		return received.Stream, rc.Layout.Flush(dir)
 	}
-	if err := d.CheckResume(have); err != nil {
+	if err := d.CheckResume(received); err != nil {
 		return out, err
 	}
 	if err := rc.Room(dir); err != nil {
 		return out, err
 	}
-	in, err := rc.resumed(dir, d, r)
+	in, err := rc.openStream(dir, d, r)
 	if err != nil {
 		return out, err
 	}
@@ -103,11 +103,11 @@ type receiving struct {
 	writtenBack int64        // offset in the image up to which the kernel has begun to write to the disk
 }
 
-// The distance between two checkpoints is at least checkpointEvery bytes of the stream. It grows with the received
-// bytes, to a part of them (1/checkpointPart), up to checkpointMost. So an interruption costs little compared with the
-// bytes that are kept. A flush delays other work of the disk, and it is rare on a fast link. While a flush is in
-// progress, checkpointLag bytes or twice the distance may arrive. So on a busy disk, a power cut can lose the bytes of
-// the flush in progress, and as many bytes again that arrived meanwhile.
+// The distance between two checkpoints is at least checkpointEvery bytes of the stream. The distance grows with the
+// received bytes: it is 1/checkpointPart of them, at most checkpointMost. So an interruption costs little compared with
+// the bytes that are kept, and flushes, which delay other work of the disk, are rare on a fast link. While a flush is
+// in progress, checkpointLag bytes or twice the distance may arrive. So on a busy disk, a power cut can lose the bytes
+// of the flush in progress, and the bytes that arrived during it.
 const (
 	checkpointEvery = 4 << 20
 	checkpointPart  = 16
@@ -121,7 +121,7 @@ type Tuning struct {
 	Lag   int64 // most bytes after a checkpoint that is not on the disk yet
 	Part  int64 // bytes of a base that are shared at once
 	// Ahead makes the kernel begin to write received bytes before a checkpoint flushes them. A test that cuts the power
-	// turns it off, because it would hide a missing flush.
+	// turns Ahead off, because early writes would hide a missing flush.
 	Ahead bool
 	// Fdatasync flushes an image that is being received. It is fdatasync(2), unless a test makes it fail.
 	Fdatasync func(*os.File) error
@@ -171,7 +171,7 @@ func (r *receiving) run(ctx context.Context) (out backends.Stream, err error) {
 	case errors.Is(err, dataset.ErrCorrupt):
 		return out, errors.Join(err, DropPartial(p.Layout, r.dir))
 	case err != nil:
-		// Everything flushed before is recorded. A failure here only means that some bytes are sent again.
+		// The earlier checkpoints are recorded. If this one fails, some bytes are only sent again.
 		if !r.flushFailed {
 			_ = r.record()()
 		}
@@ -220,9 +220,9 @@ func (r *receiving) apply(ctx context.Context) error {
 	}
 }
 
-// checkpoint records the progress while the stream continues. There is one checkpoint at a time, and the next one
-// covers everything that arrived meanwhile, because a flush can take long. The link slows down only if the disk is
-// slower than the link all the time.
+// checkpoint records the progress while the stream continues. A flush can take long, so the next checkpoint covers
+// everything that arrived during the present one. There is one checkpoint at a time. The link slows down only if the
+// disk is always slower than the link.
 func (r *receiving) checkpoint() error {
 	if r.done.Offset-r.roomChecked >= r.to.Tuning.Every {
 		if err := r.room(); err != nil {
@@ -231,9 +231,9 @@ func (r *receiving) checkpoint() error {
 		r.startWriteback()
 		r.roomChecked = r.done.Offset
 	}
-	behind, due := r.done.Offset-r.safe, r.checkpointDistance()
+	unrecorded, due := r.done.Offset-r.safe, r.checkpointDistance()
 	underWay := r.flushing != nil && len(r.flushing) == 0
-	if behind < due || underWay && behind < max(r.to.Tuning.Lag, 2*due) {
+	if unrecorded < due || underWay && unrecorded < max(r.to.Tuning.Lag, 2*due) {
 		return nil
 	}
 	if err := r.wait(); err != nil {
@@ -247,8 +247,8 @@ func (r *receiving) checkpoint() error {
 	return nil
 }
 
-// startWriteback tells the kernel to begin writing the received bytes, so that little is left when a flush waits for
-// it. It is a hint: if the kernel does not begin, the flush writes the bytes and reports the error.
+// startWriteback tells the kernel to begin writing the received bytes, so that the next flush has little left to write.
+// It is a hint: if it has no effect, the flush writes the bytes and reports the error.
 func (r *receiving) startWriteback() {
 	if !r.to.Tuning.Ahead {
 		return
@@ -268,8 +268,8 @@ func (r *receiving) measure() error {
 	return backends.CheckRoom(r.to.Pool, free, size)
 }
 
-// room calls measure if the pool may be nearly full. btrfs counts written blocks only with its next commit, about
-// half a minute later. Until then room subtracts the received bytes.
+// room calls measure if the pool may be nearly full. btrfs counts written blocks only with its next commit, about half
+// a minute later. So room subtracts the bytes that were received since the measurement.
 func (r *receiving) room() error {
 	free, size, err := layout.Space(r.dir)
 	if err != nil {
@@ -301,13 +301,13 @@ func (r *receiving) wait() error {
 // "NOTES"). After a failed flush, Receive fails. The next Receive opens the file again, and writes the stream from the
 // last recorded position on.
 func (r *receiving) record() func() error {
-	have := Partial{Snapshot: r.snapshot.ID, Header: r.in.Header, Mark: r.done}
+	partial := Partial{Snapshot: r.snapshot.ID, Header: r.in.Header, Mark: r.done}
 	return func() error {
 		if err := r.to.Tuning.Fdatasync(r.image); err != nil {
 			r.flushFailed = true
 			return fmt.Errorf("flush %s: %w", r.image.Name(), err)
 		}
-		return r.to.Records.Write(r.dir, layout.PartFile, have)
+		return r.to.Records.Write(r.dir, layout.PartFile, partial)
 	}
 }
 

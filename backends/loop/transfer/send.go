@@ -60,7 +60,7 @@ func (s *Sender) Send(ctx context.Context, dir folder.Dir, src dataset.Source, b
 		return out, err
 	}
 	m := meter{total: sum(ranges).Bytes, report: progress}
-	if err := sendRanges(ctx, e, image, ranges, &m, prefetch{ranges: ranges, ask: willNeed(image)}); err != nil {
+	if err := sendRanges(ctx, e, image, ranges, &m, prefetch{ranges: ranges, readAhead: willNeed(image)}); err != nil {
 		return out, err
 	}
 	if err := e.End(); err != nil {
@@ -121,33 +121,33 @@ const (
 	prefetchPart  = 256 << 10
 )
 
-// prefetch makes the kernel read the next parts of the stream. Without it, scattered ranges are read one after the
-// other, and the disk is often slower than the network.
+// prefetch makes the kernel read the next parts of the stream in advance. Otherwise scattered ranges would be read one
+// after the other, and the disk would often be slower than the network.
 type prefetch struct {
-	ranges []reflink.Range
-	ask    func(offset, length int64)
-	within int64 // bytes of the first range that were asked for
-	asked  int64
+	ranges           []reflink.Range
+	readAhead        func(offset, length int64)
+	requestedOfFirst int64 // bytes of the first range that were requested
+	requested        int64
 }
 
-// willNeed returns a function that asks the kernel to read a part of a file. It is a hint: if it does not help,
-// reading waits as it would have without it.
+// willNeed returns a function that asks the kernel to read a part of a file in advance. The request is a hint: if it
+// fails, a later read only waits longer.
 func willNeed(f *os.File) func(offset, length int64) {
 	return func(offset, length int64) { _ = unix.Fadvise(int(f.Fd()), offset, length, unix.FADV_WILLNEED) }
 }
 
-// advance asks for the data among the first bytes of all ranges with data.
+// advance requests the data in the first bytes of the ranges. bytes counts only ranges with data.
 func (p *prefetch) advance(bytes int64) {
-	for p.asked < bytes && len(p.ranges) > 0 {
+	for p.requested < bytes && len(p.ranges) > 0 {
 		r := p.ranges[0]
-		n := min(r.Length-p.within, prefetchPart)
+		n := min(r.Length-p.requestedOfFirst, prefetchPart)
 		if r.Zero || n == 0 {
-			p.ranges, p.within = p.ranges[1:], 0
+			p.ranges, p.requestedOfFirst = p.ranges[1:], 0
 			continue
 		}
-		p.ask(r.Offset+p.within, n)
-		p.within += n
-		p.asked += n
+		p.readAhead(r.Offset+p.requestedOfFirst, n)
+		p.requestedOfFirst += n
+		p.requested += n
 	}
 }
 
@@ -196,17 +196,17 @@ func (m *meter) add(n int64) {
 
 // Same reports whether two points in time of a dataset have the same bytes.
 func (s *Sender) Same(dir folder.Dir, ds, a, b uuid.UUID) (bool, error) {
-	one, err := s.openPoint(dir, dataset.Source{Dataset: ds, Snapshot: a})
+	first, err := s.openPoint(dir, dataset.Source{Dataset: ds, Snapshot: a})
 	if err != nil {
 		return false, err
 	}
-	defer one.Close()
-	other, err := s.openPoint(dir, dataset.Source{Dataset: ds, Snapshot: b})
+	defer first.Close()
+	second, err := s.openPoint(dir, dataset.Source{Dataset: ds, Snapshot: b})
 	if err != nil {
 		return false, err
 	}
-	defer other.Close()
-	return reflink.Same(one, other)
+	defer second.Close()
+	return reflink.Same(first, second)
 }
 
 // Changed measures the difference between two points in time of a dataset.
@@ -222,13 +222,13 @@ func (s *Sender) Changed(dir folder.Dir, older, newer dataset.Source) (backends.
 
 // rangesSince returns the ranges in which newer, whose image is open, differs from older.
 func (s *Sender) rangesSince(dir folder.Dir, older, newer dataset.Source, image *os.File) ([]reflink.Range, error) {
-	whole := older.Dataset == uuid.Nil
+	fromEmpty := older.Dataset == uuid.Nil
 	switch {
-	case !whole && older.Dataset != newer.Dataset:
+	case !fromEmpty && older.Dataset != newer.Dataset:
 		return nil, dataset.Errorf(dataset.ErrUnsupported, "they belong to different datasets")
-	case newer.Snapshot != uuid.Nil && (whole || older.Snapshot != uuid.Nil):
+	case newer.Snapshot != uuid.Nil && (fromEmpty || older.Snapshot != uuid.Nil):
 		return s.ranges(dir, older.Snapshot, newer.Snapshot, image)
-	case whole:
+	case fromEmpty:
 		return reflink.Data(image)
 	}
 	old, err := s.openPoint(dir, older)

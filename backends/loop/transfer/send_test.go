@@ -19,7 +19,7 @@ func TestPrefetch(t *testing.T) {
 	ranges := []reflink.Range{
 		{Length: 20<<20 + 4096}, {Offset: 21 << 20, Length: 1 << 20, Zero: true}, {Offset: 22 << 20, Length: 3 << 20},
 	}
-	for at := int64(30 << 20); at < 60<<20; at += 1 << 20 { // as what is written here and there
+	for at := int64(30 << 20); at < 60<<20; at += 1 << 20 { // as scattered writes leave it
 		ranges = append(ranges, reflink.Range{Offset: at, Length: 300 << 10}, reflink.Range{
 			Offset: at + 300<<10,
 			Length: 64 << 10,
@@ -41,7 +41,7 @@ func TestPrefetch(t *testing.T) {
 	}
 	var asked []reflink.Range
 	var bytes, was int64
-	early := prefetch{ranges: ranges, ask: func(offset, length int64) {
+	early := prefetch{ranges: ranges, readAhead: func(offset, length int64) {
 		if length <= 0 || length > prefetchPart {
 			t.Errorf("%d bytes are asked for at once", length)
 		}

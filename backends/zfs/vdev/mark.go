@@ -15,9 +15,9 @@ import (
 	"github.com/droverhq/drover/internal/linux/fsctl"
 )
 
-// A device has a mark while zpool(8) makes a zpool of it, because the partitions that zpool(8) makes on a whole disk do
-// not show that Drover started it. A device that has only the mark and the table of empty partitions of zpool(8) was
-// left by an interrupted attempt.
+// A device has a mark while zpool(8) makes a zpool of it. The partitions that zpool(8) makes on a whole disk do not
+// show that Drover started zpool(8), but the mark does. If a device has only the mark and zpool(8)'s table of empty
+// partitions, an interrupted attempt left it.
 //
 // The mark is where neither a partition table nor ZFS ever writes: after the first labels of a device, and before the
 // first partition of a disk.
@@ -44,7 +44,7 @@ func Mark(devices []string) error {
 func Unmark(devices []string) error {
 	for _, device := range devices {
 		err := withDevice(device, func(f *os.File) error {
-			if there, err := marked(f); err != nil || !there {
+			if isMarked, err := marked(f); err != nil || !isMarked {
 				return err
 			}
 			return putMark(f, make([]byte, len(markText)))
@@ -83,22 +83,22 @@ func marked(f *os.File) (bool, error) {
 	return string(buf) == markText, nil
 }
 
-// Reclaim empties a block device on which an attempt to make a zpool was interrupted. It reports whether it did. It
-// changes nothing if the device has no mark, has other content, or is in use.
+// Reclaim empties a block device on which an attempt to make a zpool was interrupted, and returns true. If the device
+// has no mark, has other content, or is in use, Reclaim changes nothing and returns false.
 func Reclaim(device string) (done bool, err error) {
 	f, err := os.OpenFile(device, os.O_RDWR|unix.O_EXCL, 0)
 	if err != nil {
 		return false, nil //nolint:nilerr // the caller reports why the device is not empty
 	}
 	defer f.Close()
-	if ours, err := marked(f); err != nil || !ours {
+	if isMarked, err := marked(f); err != nil || !isMarked {
 		return false, err
 	}
 	size, err := f.Seek(0, io.SeekEnd)
 	if err != nil {
 		return false, err
 	}
-	if own, err := hasZpoolTable(f, size); err != nil || !own {
+	if isZpoolTable, err := hasZpoolTable(f, size); err != nil || !isZpoolTable {
 		return false, err
 	}
 	if empty, err := fsctl.Zeros(otherContent{f, size}, size); err != nil || !empty {
@@ -125,9 +125,9 @@ type otherContent struct {
 // ReadAt implements io.ReaderAt.
 func (o otherContent) ReadAt(p []byte, off int64) (int, error) {
 	n, err := o.device.ReadAt(p, off)
-	for _, ours := range [][2]int64{{0, tableSize}, {markAt, markAt + int64(len(markText))},
+	for _, ownRange := range [][2]int64{{0, tableSize}, {markAt, markAt + int64(len(markText))},
 		{o.size - tableSize, o.size}} {
-		if from, to := max(ours[0], off), min(ours[1], off+int64(n)); from < to {
+		if from, to := max(ownRange[0], off), min(ownRange[1], off+int64(n)); from < to {
 			clear(p[from-off : to-off])
 		}
 	}

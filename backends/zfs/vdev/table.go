@@ -22,8 +22,8 @@ const (
 	mbrEntries = 446
 )
 
-// hasZpoolTable reports whether both ends of a device, where partition tables are, are empty, or have a complete or
-// partial table of zpool(8).
+// hasZpoolTable checks both ends of a device, where partition tables are stored. It returns true if they are empty, or
+// have a complete or partial table of zpool(8).
 func hasZpoolTable(device io.ReaderAt, size int64) (bool, error) {
 	head, tail := make([]byte, tableSize), make([]byte, tableSize)
 	if _, err := device.ReadAt(head, 0); err != nil {
@@ -39,7 +39,7 @@ func hasZpoolTable(device io.ReaderAt, size int64) (bool, error) {
 }
 
 // zpoolTable reports whether the ends of a device have a table of zpool(8) for this sector size. At least one of the
-// two copies must be there, and the place of the other copy must have no other content.
+// two copies of the table must exist, and the place of the other copy must have no other content.
 func zpoolTable(head, tail []byte, sector int) bool {
 	first, last := head[2*sector:2*sector+arraySize], tail[tableSize-sector-arraySize:tableSize-sector]
 	if !zpoolEntries(first) && !zpoolEntries(last) {

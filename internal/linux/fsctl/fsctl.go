@@ -1,6 +1,7 @@
 // Package fsctl controls filesystems with ioctl(2): freeze, thaw, grow, flush, flags, project quotas. It also
-// identifies the content of a disk or image, so that existing data is never formatted. The backends, the agent and the
-// guard call it. The package keeps no state, and its functions are safe for concurrent use.
+// identifies the content of a disk or image, so that existing data is never formatted. The backends, the agent, the
+// guard and packages tree and btrfsctl call it. The package keeps no state, and its functions are safe for concurrent
+// use.
 package fsctl
 
 import (
@@ -29,9 +30,9 @@ const (
 	fiThaw   = 0xC0045878 // _IOWR('X', 120, int)
 )
 
-// Freeze writes out the filesystem of dir and blocks all writers until Thaw. It takes as long as writing out, and
-// cannot be cancelled. It fails with ErrFrozen if the filesystem is already frozen. The kernel never thaws a filesystem
-// by itself, so another process should watch over the caller.
+// Freeze writes out the filesystem of dir and blocks all writers until Thaw. It takes as long as writing out the dirty
+// data, and cannot be cancelled. It fails with ErrFrozen if the filesystem is already frozen. The kernel never thaws a
+// filesystem by itself, so another process should watch over the caller.
 func Freeze(dir *os.File) error {
 	err := unix.IoctlSetInt(int(dir.Fd()), fiFreeze, 0)
 	if errors.Is(err, unix.EBUSY) {
@@ -71,8 +72,8 @@ const (
 // SetImmutable sets or clears the immutable flag of a file or directory (chattr(1)). While it is set, not even root can
 // write to the file, or add or remove names in the directory. Idempotent. It fails with ENOTTY or EOPNOTSUPP if the
 // filesystem has no such flags.
-func SetImmutable(f *os.File, on bool) error {
-	if on {
+func SetImmutable(f *os.File, set bool) error {
+	if set {
 		return setFlags(f, 0, immutable)
 	}
 	return setFlags(f, immutable, 0)
@@ -82,13 +83,13 @@ func SetImmutable(f *os.File, on bool) error {
 // removing it or its content. Idempotent. It fails with ENOTTY or EOPNOTSUPP if the filesystem has no such flags.
 func Unprotect(f *os.File) error { return setFlags(f, immutable|appendOnly, 0) }
 
-func setFlags(f *os.File, off, on uint32) error {
+func setFlags(f *os.File, toClear, toSet uint32) error {
 	fd := int(f.Fd())
 	flags, err := unix.IoctlGetUint32(fd, unix.FS_IOC_GETFLAGS)
 	if err != nil {
 		return fmt.Errorf("read the flags of %s: %w", f.Name(), err)
 	}
-	want := flags&^off | on
+	want := flags&^toClear | toSet
 	if want == flags {
 		return nil
 	}

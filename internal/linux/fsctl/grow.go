@@ -41,8 +41,8 @@ func GrowXFS(dir *os.File, bytes int64) error {
 		return fmt.Errorf("grow %s: %w", dir.Name(), err)
 	}
 	want := uint64(bytes) / uint64(geo.blockSize)
-	if rest := want % uint64(geo.agBlocks); rest < xfsMinGroup {
-		want -= rest
+	if lastGroup := want % uint64(geo.agBlocks); lastGroup < xfsMinGroup {
+		want -= lastGroup
 	}
 	switch {
 	case want == geo.dataBlocks:

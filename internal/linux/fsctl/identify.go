@@ -76,11 +76,11 @@ func signatures() []signature {
 // Identify returns the kind of content of the file or block device at path, according to the signatures of known
 // formats. It returns Empty only if it reads nothing but zeros in the first and last 16 MiB and in 1,024 samples
 // between them. A disk may have data elsewhere, which only a read of the whole disk would find. Identify changes
-// nothing. An error means that the content is unknown, not that there is none.
+// nothing. After an error, the content is unknown: the disk may have data.
 func Identify(path string) (Content, error) { return open(path, identify) }
 
-// Known is like Identify, but returns OtherData instead of Empty, because it does not look for unknown data. That makes
-// it faster.
+// Known is faster than Identify, because it does not look for unknown data. If it finds no known format, it returns
+// OtherData.
 func Known(path string) (Content, error) { return open(path, knownContent) }
 
 func open(path string, identify func(io.ReaderAt, int64) (Content, error)) (Content, error) {

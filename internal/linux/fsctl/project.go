@@ -100,9 +100,10 @@ func LimitProject(dir *os.File, id uint32, bytes uint64) error {
 	return nil
 }
 
-// HoldsProjects reports whether the filesystem of dir enforces the limits of projects. It is false if it only counts
-// their usage. It fails with ErrNoProjects if XFS or ext4 cannot have project quotas on this kernel.
-func HoldsProjects(dir *os.File) (bool, error) {
+// EnforcesProjects reports whether the filesystem of dir enforces the limits of projects. It returns false if the
+// filesystem only counts their usage. It fails with ErrNoProjects if XFS or ext4 cannot have project quotas on this
+// kernel.
+func EnforcesProjects(dir *os.File) (bool, error) {
 	state := struct { // struct fs_quota_statv of linux/dqblk_xfs.h
 		version int8
 		_       uint8
@@ -119,8 +120,8 @@ func HoldsProjects(dir *os.File) (bool, error) {
 	return state.flags&projectHeld != 0, nil
 }
 
-// hasProjects fails with ErrNoProjects if the kernel has no project quotas for the filesystem of dir. For a filesystem
-// that could have them but has them disabled, the kernel returns ESRCH (do_quotactl in fs/quota/quota.c).
+// hasProjects fails with ErrNoProjects if the kernel has no project quotas for the filesystem of dir. If the quotas are
+// only disabled, the kernel returns ESRCH (do_quotactl in fs/quota/quota.c).
 func hasProjects(dir *os.File) error {
 	var format uint32
 	err := quotactl(dir, quotaFormat, 0, unsafe.Pointer(&format))

@@ -13,9 +13,9 @@ import (
 // XFS can report too little for a moment. Before it checks whether a clone has enough space, it subtracts the length of
 // each extent or hole from the free blocks, and then adds it again (xfs_dec_freecounter). statfs(2) meanwhile returns
 // too small a value, down to 32 blocks below zero, for up to 0.2 ms. It happened in 35 of 500 clones of a file of 10
-// GiB on a filesystem of 2 GiB (Linux 6.18). So Space repeats a read that finds little for some milliseconds, and
-// returns the largest value. Concurrent writers are not refused for this reason, because XFS retries them: no failure
-// in 134,000 writes beside 248,000 clones.
+// GiB on a filesystem of 2 GiB (Linux 6.18). So if Space reads a small value, it repeats the read for some
+// milliseconds, and returns the largest value. Concurrent writes do not fail for this reason, because XFS retries them:
+// there was no failure in 134,000 writes beside 248,000 clones.
 //
 // Errors are those of the system, with the path. Safe for concurrent use.
 func Space(path string) (free, size int64, err error) {

@@ -22,14 +22,14 @@ func Filesystem(d Disk) (fs string, size int64, err error) {
 		return "", 0, err
 	}
 	// Read the size after the superblock: if the disk grows meanwhile, it grows before its superblock says so.
-	have, err := d.Seek(0, io.SeekEnd)
+	diskSize, err := d.Seek(0, io.SeekEnd)
 	switch {
 	case err != nil:
 	case fs == "":
 		err = dataset.Errorf(dataset.ErrCorrupt, "it contains no ext4 or XFS")
-	case size > have:
+	case size > diskSize:
 		err = dataset.Errorf(dataset.ErrCorrupt, "image truncated: %s of %s are left (%s)",
-			dataset.Size(have).Human(), dataset.Size(size).Human(), fs)
+			dataset.Size(diskSize).Human(), dataset.Size(size).Human(), fs)
 	}
 	return fs, size, err
 }
