@@ -25,8 +25,8 @@ func (c *Claims) init() {
 	}
 }
 
-// Use claims a dataset for an operation. It waits while the reaper has the dataset. The caller calls release once. An
-// operation may claim the same dataset several times.
+// Use claims a dataset for an operation. It waits while the reaper has claimed the dataset. The caller calls release
+// once. An operation may claim the same dataset several times.
 func (c *Claims) Use(id uuid.UUID) (release func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -47,8 +47,8 @@ func NewAlarm() (*Alarm, error) {
 	return a, nil
 }
 
-// C returns a channel that receives a value each time the alarm rings. If several values were not received, they become
-// one.
+// C returns a channel that receives a value when the alarm rings. If the alarm rings several times before a value is
+// received, the channel delivers one value.
 func (a *Alarm) C() <-chan struct{} { return a.c }
 
 // Set makes the alarm ring at a time, or at once if that time has passed. It replaces the earlier setting. 0 turns the

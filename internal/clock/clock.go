@@ -32,8 +32,8 @@ func (System) Now() time.Time { return steps.Set(time.Now().UTC()) }
 // After is time.After.
 func (System) After(d time.Duration) <-chan time.Time { return time.After(d) }
 
-// Steady is Boottime. A host that slept beyond the end of a lease must not count the lease as valid. The guard uses the
-// same clock.
+// Steady returns Boottime, which continues while the host sleeps. Otherwise a host that slept beyond the end of a lease
+// would treat the lease as valid. The guard uses the same clock.
 func (System) Steady() time.Duration { return Boottime() }
 
 // Fake is a clock that changes only with Advance and Set.
@@ -86,19 +86,19 @@ func (f *Fake) Set(t time.Time) {
 	f.now = t
 }
 
-// Advance moves the clock by d, which may be negative, and fires the timers whose time has come.
+// Advance moves the clock by d, which may be negative, and fires the timers that are due.
 func (f *Fake) Advance(d time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.steady += max(d, 0)
 	f.now = f.now.Add(d)
-	rest := f.waiters[:0]
+	pending := f.waiters[:0]
 	for _, w := range f.waiters {
 		if w.at.After(f.now) {
-			rest = append(rest, w)
+			pending = append(pending, w)
 			continue
 		}
 		w.ch <- f.now
 	}
-	f.waiters = rest
+	f.waiters = pending
 }

@@ -1,6 +1,6 @@
 // Package config parses drover.yaml, the settings of an operator for a host. The commands that run a process of Drover
 // call it (cmd/drover/internal/settings). It performs no I/O, keeps no state, and is as strict as the parser of
-// profiles.yaml.
+// profiles.yaml. To add a key, add a field to Config and a reader to this package.
 package config
 
 import (
@@ -39,8 +39,8 @@ type Config struct {
 // Listen is the address of a process on the network.
 type Listen struct {
 	Address string // IP:PORT to listen on
-	// Advertise is HOST:PORT at which other hosts reach it; by default Address, unless that means all addresses of the
-	// host.
+	// Advertise is HOST:PORT at which other hosts reach the process. The default is Address, unless Address means all
+	// addresses of the host.
 	Advertise string
 }
 
@@ -75,8 +75,8 @@ const (
 )
 
 // Parse parses drover.yaml. file is the name of the file, for errors. An empty file is valid. backend fails for the
-// name of a backend that does not exist; if it is nil, every name is accepted. Errors are ErrInvalid and contain all
-// mistakes as strictyaml.Mistakes, each with its place. The message of the error is that of the first mistake.
+// name of a backend that does not exist. If backend is nil, every name is accepted. Errors are ErrInvalid and contain
+// all mistakes as strictyaml.Mistakes, each with its place. The message of the error is that of the first mistake.
 func Parse(file string, src []byte, backend func(name string) error) (Config, error) {
 	root, err := strictyaml.Parse(file, src)
 	if err != nil {

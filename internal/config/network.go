@@ -111,8 +111,8 @@ func listAll(n strictyaml.Node) (bool, error) {
 	case s == listCluster:
 		return true, nil
 	}
-	have := []string{listNode, listCluster}
-	return false, n.Errorf("unknown %.80q (available: %s)%s", s, dataset.Have(have), dataset.Guess(s, have))
+	valid := []string{listNode, listCluster}
+	return false, n.Errorf("unknown %.80q (available: %s)%s", s, dataset.Have(valid), dataset.Guess(s, valid))
 }
 
 // control reads the addresses of the control replicas. It returns nil if the key is absent.

@@ -17,12 +17,12 @@ const (
 // CheckPublish returns nil if facts can be published at each of these places. Otherwise it fails with ErrInvalid, and
 // lists the valid places.
 func CheckPublish(places []string) error {
-	have := []string{PublishSwarm, PublishConsul}
+	valid := []string{PublishSwarm, PublishConsul}
 	for i, p := range places {
 		switch {
-		case !slices.Contains(have, p):
+		case !slices.Contains(valid, p):
 			return dataset.Errorf(dataset.ErrInvalid, "facts cannot be published to %q (available: %s)%s",
-				dataset.Clip(p), dataset.Have(have), dataset.Guess(p, have))
+				dataset.Clip(p), dataset.Have(valid), dataset.Guess(p, valid))
 		case slices.Contains(places[:i], p):
 			return dataset.Errorf(dataset.ErrInvalid, "%s is listed twice", p)
 		}

@@ -27,13 +27,13 @@ type Options struct {
 	OnClosed func(netip.Addr)
 }
 
-// Listener accepts every connection and counts it as a stranger's until ConnState finds that the
-// peer is known. When there are more than Options.Max, it closes the oldest connection of the
-// network that has the most. A network is an IPv4 address, or the first 64 bits of an IPv6 address.
+// Listener accepts every connection and counts it as a stranger's until ConnState finds that the peer is known. When
+// there are more strangers' connections than Options.Max, it closes the oldest connection of the network that has the
+// most connections. A network is an IPv4 address, or the first 64 bits of an IPv6 address.
 //
-// So a known peer always gets in, even while strangers hold as many connections as they can: it
-// completes its handshake within milliseconds, before its connection is the oldest. If the Listener
-// refused the newest connection instead, strangers could keep known peers out.
+// So a known peer can always connect, even while strangers hold as many connections as they can. The known peer
+// completes its handshake within milliseconds, before its connection is the oldest. If the Listener refused the newest
+// connection instead, strangers could keep known peers out.
 //
 // Safe for concurrent use.
 type Listener struct {
@@ -107,20 +107,20 @@ func (l *Listener) enter(c *conn) (victim *conn) {
 	defer l.mu.Unlock()
 	c.number = l.next
 	l.next++
-	of := l.strangers[c.network]
-	if of == nil {
-		of = list.New()
-		l.strangers[c.network] = of
+	connections := l.strangers[c.network]
+	if connections == nil {
+		connections = list.New()
+		l.strangers[c.network] = connections
 	}
-	c.element = of.PushBack(c)
+	c.element = connections.PushBack(c)
 	if l.count++; l.count <= l.opts.Max {
 		return nil
 	}
-	most := 0
-	for _, of := range l.strangers {
-		oldest := of.Front().Value.(*conn)
-		if of.Len() > most || of.Len() == most && oldest.number < victim.number {
-			most, victim = of.Len(), oldest
+	longest := 0
+	for _, connections := range l.strangers {
+		oldest := connections.Front().Value.(*conn)
+		if connections.Len() > longest || connections.Len() == longest && oldest.number < victim.number {
+			longest, victim = connections.Len(), oldest
 		}
 	}
 	l.leaveLocked(victim)
@@ -138,9 +138,9 @@ func (l *Listener) leaveLocked(c *conn) {
 	if c.element == nil {
 		return
 	}
-	of := l.strangers[c.network]
-	of.Remove(c.element)
-	if of.Len() == 0 {
+	connections := l.strangers[c.network]
+	connections.Remove(c.element)
+	if connections.Len() == 0 {
 		delete(l.strangers, c.network)
 	}
 	c.element = nil

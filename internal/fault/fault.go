@@ -33,8 +33,8 @@ var running atomic.Pointer[watcher]
 // Run calls do on a separate thread, whose calls fail as f defines. It returns the names of all calls
 // that changed something or failed, in order: calls[f.At] is the first that failed.
 //
-// Run needs root and fails if the kernel refuses the filter, or if a child process of do outlives do by
-// ten seconds. Not safe for concurrent use: a process may have only one Run at a time.
+// Run needs root. It fails if the kernel refuses the filter, or if a child process of do is still running ten seconds
+// after do has returned. Not safe for concurrent use: a process may have only one Run at a time.
 func Run(f Failure, do func()) (calls []string, err error) {
 	type result struct {
 		calls []string
@@ -60,8 +60,8 @@ func Run(f Failure, do func()) (calls []string, err error) {
 	return r.calls, r.err
 }
 
-// onThread calls do on a thread that ends when do returns. It does not use the first thread of the
-// process, because that one never ends.
+// onThread calls do on a thread that ends when do returns. It does not use the first thread of the process, which never
+// ends.
 func onThread(do func()) {
 	go func() {
 		runtime.LockOSThread() // no unlock, so that the thread ends with the goroutine
@@ -113,9 +113,9 @@ func watch(f Failure) (*watcher, error) {
 
 // filter returns the BPF program that reports the watched calls to the listener and allows all others.
 //
-// It also allows writes of 8 bytes. Go's runtime wakes its poller with such a write, and cannot stop
-// the thread for a garbage collection during it. If the write waited for the listener, a garbage
-// collection would wait for the thread, and the listener for the garbage collection.
+// It also allows writes of 8 bytes. Go's runtime wakes its poller with such a write, and cannot stop the thread for a
+// garbage collection during it. If the write waited for the listener, there would be a deadlock: a garbage collection
+// would wait for the thread, and the listener for the garbage collection.
 func filter() []unix.SockFilter {
 	const number, count = 0, 16 + 2*8 // offsets of the call's number and third argument in struct seccomp_data
 	load := func(at uint32) unix.SockFilter {

@@ -58,10 +58,10 @@ func (k Key) ID() string { return hex.EncodeToString(k.derive(nil, "drover key i
 // Known reports whether k is not the zero value.
 func (k Key) Known() bool { return len(k.secret) > 0 }
 
-// String is the ID.
+// String returns the ID.
 func (k Key) String() string { return k.ID() }
 
-// GoString is the ID.
+// GoString returns the ID.
 func (k Key) GoString() string { return k.ID() }
 
 // NewDataKey returns a new data key and its ID.
@@ -97,8 +97,8 @@ func (k Key) Wrap(id uuid.UUID, data []byte) dataset.Encryption {
 	return dataset.Encryption{ID: id, KeyID: k.ID(), Wrapped: k.seal(out[1:]).Seal(out, nil, data, id[:])}
 }
 
-// Unwrap returns the data key that was wrapped. It fails with ErrForbidden if another key wrapped it, with
-// ErrUnsupported if it has a later form, and with ErrCorrupt if it was damaged.
+// Unwrap returns the wrapped data key. It fails with ErrForbidden if another key wrapped the data key, with
+// ErrUnsupported if the wrapped form has a later version, and with ErrCorrupt if it is damaged.
 func (k Key) Unwrap(e dataset.Encryption) ([]byte, error) {
 	if id := k.ID(); id != e.KeyID {
 		return nil, dataset.Errorf(dataset.ErrForbidden,

@@ -23,7 +23,7 @@ import (
 // Ask describes the reason of a request for a key. A key program reads it as JSON.
 type Ask struct {
 	Profile string    `json:"profile"`
-	Dataset uuid.UUID `json:"dataset"` // uuid.Nil if there is none yet, and only the availability of the key is checked
+	Dataset uuid.UUID `json:"dataset"` // uuid.Nil for a check whether the key is available
 }
 
 // Read reads the key from the source that a profile names. Its errors are ErrForbidden, and name the remedy.
@@ -40,51 +40,51 @@ func refuse(format string, args ...any) (Key, error) {
 
 // ReadFile reads a key from a file that only root can read.
 func ReadFile(path string) (Key, error) {
-	what := "key file " + dataset.Clip(path)
+	source := "key file " + dataset.Clip(path)
 	if !filepath.IsAbs(path) {
-		return refuse("%s: expected an absolute path", what)
+		return refuse("%s: expected an absolute path", source)
 	}
 	// With O_NONBLOCK, the open does not wait if the name is a FIFO.
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		return refuse("%s not found (restore it from your copy; if nothing is encrypted by it yet: (umask 077; "+
-			"head -c 64 /dev/urandom > %s))", what, path)
+			"head -c 64 /dev/urandom > %s))", source, path)
 	case errors.Is(err, unix.ELOOP):
-		return refuse("%s is a symbolic link: use the path of the file itself", what)
+		return refuse("%s is a symbolic link: use the path of the file itself", source)
 	case err != nil:
-		return refuse("%s: %v", what, reasonOf(err))
+		return refuse("%s: %v", source, reasonOf(err))
 	}
 	defer f.Close()
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		return refuse("%s: %v", what, err)
+		return refuse("%s: %v", source, err)
 	}
 	switch {
 	case st.Mode&unix.S_IFMT != unix.S_IFREG:
-		return refuse("%s is not a file", what)
+		return refuse("%s is not a file", source)
 	case st.Uid != 0:
-		return refuse("%s belongs to user %d: chown root %s", what, st.Uid, path)
+		return refuse("%s belongs to user %d: chown root %s", source, st.Uid, path)
 	case st.Mode&0o177 != 0:
-		return refuse("%s has mode %04o, so that others can read or change it: chmod 600 %s", what, st.Mode&0o7777,
+		return refuse("%s has mode %04o, so that others can read or change it: chmod 600 %s", source, st.Mode&0o7777,
 			path)
 	case st.Size < MinKey || st.Size > MaxKey:
 		return refuse("%s has %d bytes: a key has %d to %d (restore it from your copy; if nothing is encrypted "+
-			"by it yet: head -c 64 /dev/urandom > FILE)", what, st.Size, MinKey, MaxKey)
+			"by it yet: head -c 64 /dev/urandom > FILE)", source, st.Size, MinKey, MaxKey)
 	}
 	var in unix.Stat_t
 	if err := unix.Stat(filepath.Dir(path), &in); err != nil {
-		return refuse("%s: %v", what, err)
+		return refuse("%s: %v", source, err)
 	}
 	if in.Mode&0o002 != 0 && in.Mode&unix.S_ISVTX == 0 {
 		return refuse("%s is in a folder of mode %04o, so that others can remove or replace it: chmod o-w %s",
-			what, in.Mode&0o7777, filepath.Dir(path))
+			source, in.Mode&0o7777, filepath.Dir(path))
 	}
 	secret, err := io.ReadAll(io.LimitReader(f, MaxKey+1))
 	if err != nil {
-		return refuse("%s: %v", what, reasonOf(err))
+		return refuse("%s: %v", source, reasonOf(err))
 	}
-	return New(secret, what)
+	return New(secret, source)
 }
 
 // reasonOf returns an error without its path and without its type. Otherwise a missing key file could be mistaken for
@@ -99,10 +99,10 @@ func reasonOf(err error) error {
 
 // runProgram runs a key program.
 func runProgram(ctx context.Context, runner run.Runner, from dataset.KeySource, ask Ask) (Key, error) {
-	what := "key program " + dataset.Clip(from.Exec[0])
+	source := "key program " + dataset.Clip(from.Exec[0])
 	in, err := json.Marshal(ask)
 	if err != nil {
-		return refuse("%s: %v", what, err)
+		return refuse("%s: %v", source, err)
 	}
 	timeout := time.Duration(from.Timeout)
 	if timeout == 0 {
@@ -117,13 +117,13 @@ func runProgram(ctx context.Context, runner run.Runner, from dataset.KeySource, 
 		Stdout:  &out,
 	})
 	if err != nil {
-		why := failureReason(err, out.buf)
+		reason := failureReason(err, out.buf)
 		if errors.Is(err, run.ErrTimeout) {
-			why += fmt.Sprintf(" (its limit is %s: timeout, beside exec in the profile)", timeout)
+			reason += fmt.Sprintf(" (its limit is %s: timeout, beside exec in the profile)", timeout)
 		}
-		return refuse("%s: %s", what, why)
+		return refuse("%s: %s", source, reason)
 	}
-	return New(out.buf, "the output of "+what)
+	return New(out.buf, "the output of "+source)
 }
 
 // bounded keeps the beginning of what is written to it: one byte more than the longest key, so that a key that is too
@@ -170,7 +170,8 @@ func withoutDigits(text []byte) []byte {
 	return append(out, text[done:]...)
 }
 
-// leaks reports whether a text contains a part of the program's output, in any form in which programs print bytes.
+// leaks reports whether a text contains a part of the program's output. It recognizes all forms in which programs print
+// bytes.
 func leaks(text, printed []byte) bool {
 	const part = 8
 	plain := bytes.Join(word().FindAll(bytes.ToLower(text), -1), nil)
@@ -183,8 +184,8 @@ func leaks(text, printed []byte) bool {
 	return false
 }
 
-// failureReason returns the reason why a program failed, without its output: neither the key nor a text that looks like
-// a key may appear in an error.
+// failureReason returns the reason why a program failed, without the program's output. Neither the key nor a text that
+// looks like a key may appear in an error.
 func failureReason(err error, printed []byte) string {
 	var failed *run.Error
 	if !errors.As(err, &failed) {

@@ -73,15 +73,15 @@ func Create(dir string, now time.Time) (a *Authority, err error) {
 					"(every certificate of its cluster depends on it)", dir)
 		}
 	}
-	there, err := os.ReadDir(dir)
+	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, err
 	}
-	if i := slices.IndexFunc(there, func(e fs.DirEntry) bool { return e.Name() != lockFile }); i >= 0 {
+	if i := slices.IndexFunc(entries, func(e fs.DirEntry) bool { return e.Name() != lockFile }); i >= 0 {
 		return nil, dataset.Errorf(dataset.ErrExists,
 			"%s contains other files (%s): choose a new folder, which is then copied unchanged to each control "+
 				"host", dir,
-			dataset.Clip(there[i].Name()))
+			dataset.Clip(entries[i].Name()))
 	}
 	a = &Authority{cluster: uuid.New()}
 	if a.key, a.root, err = newRoot(a.cluster, now); err != nil {
@@ -118,8 +118,8 @@ func newRoot(cluster uuid.UUID, now time.Time) (*ecdsa.PrivateKey, *x509.Certifi
 
 func newKey() (*ecdsa.PrivateKey, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) }
 
-// rootTemplate returns the template of a root. The root can sign its successor, and otherwise only names of its own
-// cluster.
+// rootTemplate returns the template of a root. The root can sign its successor, and certificates whose names belong to
+// its cluster.
 func rootTemplate(cluster uuid.UUID, now time.Time) *x509.Certificate {
 	begin := now.Add(-Skew).UTC().Truncate(time.Second)
 	return &x509.Certificate{
@@ -173,8 +173,8 @@ func Load(dir string) (*Authority, error) {
 	return a, nil
 }
 
-// authorityOf returns the authority with a state: the key, its root, the same root signed by the previous one (if any),
-// and previous roots.
+// authorityOf returns the authority whose state is f: the key, its root, the same root signed by the previous root (if
+// there was one), and the previous roots.
 func authorityOf(f pemFile) (*Authority, error) {
 	if f.key == nil || len(f.certs) == 0 {
 		return nil, errors.New("expected a key and a certificate")

@@ -47,8 +47,8 @@ func (f Files) nextKey() string { return f.Key + ".next" }
 // Save writes a pair with mode 0600. After a crash at any time, even during repeated calls, LoadPair reads either the
 // previous pair or the new one. The folders must exist. The caller must prevent concurrent calls for the same files.
 func (p *Pair) Save(f Files) error {
-	for _, act := range p.saveSteps(f) {
-		if err := act(); err != nil {
+	for _, step := range p.saveSteps(f) {
+		if err := step(); err != nil {
 			return err
 		}
 	}

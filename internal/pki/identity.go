@@ -11,8 +11,9 @@
 //	drover://<cluster>/operator/<role>/<name>
 //
 // The certificate of the authority permits only URIs of its cluster, and neither host names nor addresses. So a
-// certificate that it signs is useless elsewhere (RFC 5280, section 4.2.1.10). For the same reason, peers are not
-// verified by host name: a peer with a certificate of kind control is a control replica, wherever it runs.
+// certificate that the authority signs is useless in other clusters (RFC 5280, section 4.2.1.10). Peers are not
+// verified by host name, because certificates contain none. A peer with a certificate of kind control is a control
+// replica, wherever it runs.
 package pki
 
 import (
@@ -53,8 +54,8 @@ func Roles() []Role { return []Role{Admin, Worker, Viewer} }
 
 // Covers reports whether a role has all rights of another one.
 func (r Role) Covers(other Role) bool {
-	mine, its := slices.Index(Roles(), r), slices.Index(Roles(), other)
-	return mine >= 0 && its >= mine
+	rank, otherRank := slices.Index(Roles(), r), slices.Index(Roles(), other)
+	return rank >= 0 && otherRank >= rank
 }
 
 // Identity is the holder of a certificate.
@@ -63,8 +64,8 @@ type Identity struct {
 	Kind    Kind
 	Node    uuid.UUID // of a node
 	Role    Role      // of an operator
-	// Name is the name of the holder. The name of a node is the one that it had when it joined, for people to read: a
-	// node is identified by its UUID.
+	// Name is the name of the holder. The name of a node is the name that it had when it joined. It is only for people
+	// to read: a node is identified by its UUID.
 	Name string
 }
 

@@ -14,8 +14,8 @@ const overlap = MemberLife
 
 // Rotate creates a new key and root for the authority in a folder. The new key signs from then on, and the old root
 // remains trusted until FinishRotation. Members without the new root trust the new certificates too, because the old
-// root has signed the new one. So the order in which the folder is copied to control hosts and certificates are renewed
-// on nodes does not matter. It fails with ErrConflict while the previous rotation is not finished.
+// root has signed the new one. So the folder can be copied to control hosts before or after certificates are renewed on
+// nodes. It fails with ErrConflict while the previous rotation is not finished.
 func Rotate(dir string, now time.Time) (_ *Authority, err error) {
 	unlock, err := lock(dir)
 	if err != nil {
@@ -70,7 +70,7 @@ func FinishRotation(dir string, force bool, now time.Time) (_ *Authority, err er
 	return a, a.save(dir)
 }
 
-// Rotating reports whether an old root is still trusted, and since when there is a new one.
+// Rotating reports whether an old root is still trusted, and when the new root was created.
 func (a *Authority) Rotating() (since time.Time, ok bool) {
 	return a.root.NotBefore.Add(Skew), len(a.old) > 0
 }

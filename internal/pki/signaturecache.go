@@ -53,7 +53,8 @@ func (v *signatureCache) add(chain, roots []*x509.Certificate) {
 	v.until[sha256.Sum256(chain[0].Raw)] = until
 }
 
-// sameElements reports whether two lists have the same elements in memory: the roots of a pair never change.
+// sameElements reports whether two lists have the same elements in memory. That is sufficient, because the roots of a
+// pair never change.
 func sameElements(a, b []*x509.Certificate) bool {
 	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
 }

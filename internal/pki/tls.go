@@ -68,7 +68,8 @@ func (c *Credentials) Client(kinds ...Kind) *tls.Config {
 	return &tls.Config{
 		MinVersion:           tls.VersionTLS13,
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return c.presented(), nil },
-		// Skips only host names, which our certificates do not contain: VerifyPeer verifies everything else.
+		// This only skips the check of the host name, which our certificates do not contain. VerifyPeer verifies
+		// everything else.
 		InsecureSkipVerify: true,
 		VerifyConnection: func(cs tls.ConnectionState) error {
 			_, err := c.VerifyPeer(cs, kinds...)
@@ -114,7 +115,8 @@ func (c *Credentials) CheckPair() error {
 }
 
 // Pinned returns a configuration for a host that joins. It accepts a control replica only if its cluster has the root
-// with the fingerprint root. Unless wanted is uuid.Nil, the cluster must also have the ID wanted.
+// with the fingerprint root. Unless wanted is uuid.Nil, the control replica must also belong to the cluster with the ID
+// wanted.
 func Pinned(root Fingerprint, wanted uuid.UUID, clk clock.Clock) *tls.Config {
 	return &tls.Config{
 		MinVersion:         tls.VersionTLS13,

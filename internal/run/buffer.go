@@ -2,8 +2,8 @@ package run
 
 import "sync"
 
-// head keeps the first max bytes. The lock is needed because a stuck command's
-// output may still arrive while the caller reads the output so far.
+// head keeps the first max bytes of what is written to it. The mutex protects them, because the output of a stuck
+// command may still arrive while the caller reads the earlier output.
 type head struct {
 	mu   sync.Mutex
 	max  int

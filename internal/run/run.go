@@ -1,6 +1,7 @@
 // Package run starts external commands: argument vectors and never a shell, the C locale, a time limit on every call,
-// bounded output, and errors that say in one line what failed and why. Packages that start commands get a [Runner].
-// [System] remembers the commands that are running, protected by a mutex.
+// bounded output, and errors that say in one line what failed and why. Backends, the agent, the guard and packages such
+// as mkfs, crypt and keys start their commands through a [Runner] that their caller passes to them. The only state is
+// in [System], which remembers the running commands, protected by a mutex.
 package run
 
 import (
@@ -77,8 +78,8 @@ type Error struct {
 func (e *Error) Error() string {
 	line := strings.Join(append([]string{e.Cmd}, e.Args...), " ")
 	msg := fmt.Sprintf("run %q: %v", line, e.Err)
-	if said := oneLine(e.Stderr, 400); said != "" {
-		msg += ": " + said
+	if text := oneLine(e.Stderr, 400); text != "" {
+		msg += ": " + text
 	}
 	return msg
 }

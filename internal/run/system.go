@@ -53,9 +53,9 @@ func (s *System) Run(ctx context.Context, c Command) (Result, error) {
 	if err := cmd.Start(); err != nil {
 		return Result{}, c.fail(-1, nil, err)
 	}
-	err, gone := s.wait(limit, cmd)
+	err, stuck := s.wait(limit, cmd)
 	res := Result{Stdout: stdout.bytes(), Stderr: stderr.bytes()}
-	if !gone {
+	if !stuck {
 		return res, c.fail(-1, res.Stderr, fmt.Errorf("%w: %w", context.Cause(limit), ErrStuck))
 	}
 	if err == nil && stdout.overflowed() {
@@ -94,7 +94,7 @@ func newCmd(ctx context.Context, c Command) *exec.Cmd {
 
 // wait reaps cmd. exec.Cmd.Wait is not sufficient: WaitDelay bounds the wait for the pipes, but nothing bounds the wait
 // for a process that waits in the kernel and cannot be killed.
-func (s *System) wait(ctx context.Context, cmd *exec.Cmd) (err error, gone bool) {
+func (s *System) wait(ctx context.Context, cmd *exec.Cmd) (err error, stuck bool) {
 	p := &process{cmd: cmd, done: make(chan struct{})}
 	s.mu.Lock()
 	if s.running == nil {

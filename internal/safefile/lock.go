@@ -26,8 +26,8 @@ const lockPoll = 10 * time.Millisecond
 // ctx when that ends first; ErrForbidden when another user owns the file or can open it;
 // ErrInvalid when path is not a regular file.
 //
-// The caller calls unlock once. It removes the file while the lock is still held. A process that
-// waited for the lock then holds one on a removed file. It notices that and starts over.
+// The caller calls unlock once. unlock removes the file while the lock is still held. A process that waited for the
+// lock then has a lock on a removed file. It notices that, and starts over.
 func Lock(ctx context.Context, path string, wait time.Duration) (unlock func() error, err error) {
 	for waited := time.Duration(0); ; waited += lockPoll {
 		f, err := openLock(path)
@@ -111,20 +111,20 @@ func checkPrivate(f *os.File) error {
 	return nil
 }
 
-// isNamed reports whether path still names the open file.
+// isNamed reports whether path still names the open file f.
 func isNamed(f *os.File, path string) (bool, error) {
-	own, err := f.Stat()
+	openInfo, err := f.Stat()
 	if err != nil {
 		return false, err
 	}
-	now, err := os.Lstat(path)
+	pathInfo, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
 	if err != nil {
 		return false, cause(err)
 	}
-	return os.SameFile(own, now), nil
+	return os.SameFile(openInfo, pathInfo), nil
 }
 
 // cause returns the cause inside a path error: the caller's message contains the path already.

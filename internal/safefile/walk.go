@@ -81,7 +81,7 @@ func (w *walker) moveTo(fd int, path string) error {
 
 // step resolves one name in the current folder.
 func (w *walker) step(name string, followLast bool) error {
-	way := filepath.Join(w.resolved, name)
+	target := filepath.Join(w.resolved, name)
 	isFolder := w.st.Mode&unix.S_IFMT == unix.S_IFDIR
 	if isFolder && !w.isRootControlled() {
 		w.markUnsafe()
@@ -89,13 +89,13 @@ func (w *walker) step(name string, followLast bool) error {
 	// With O_DIRECTORY the kernel mounts an autofs folder on demand.
 	fd, err := openAt(w.at, name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW)
 	if err == nil {
-		return w.moveTo(fd, way)
+		return w.moveTo(fd, target)
 	}
 	if isFolder && errors.Is(err, unix.ENOTDIR) {
 		fd, err = openAt(w.at, name, unix.O_PATH|unix.O_NOFOLLOW)
 	}
 	if err != nil {
-		return &fs.PathError{Op: "open", Path: way, Err: err}
+		return &fs.PathError{Op: "open", Path: target, Err: err}
 	}
 	if w.st.Mode&0o022 != 0 { // into a sticky folder others can move a link or a file that root owns
 		w.markUnsafe()
@@ -103,25 +103,25 @@ func (w *walker) step(name string, followLast bool) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		_ = unix.Close(fd)
-		return &fs.PathError{Op: "stat", Path: way, Err: err}
+		return &fs.PathError{Op: "stat", Path: target, Err: err}
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFLNK {
-		return w.moveTo(fd, way)
+		return w.moveTo(fd, target)
 	}
 	defer unix.Close(fd)
 	if len(w.names) == 0 && !followLast {
-		return dataset.Errorf(dataset.ErrInvalid, "%s is a symbolic link (use the path that it points to)", way)
+		return dataset.Errorf(dataset.ErrInvalid, "%s is a symbolic link (use the path that it points to)", target)
 	}
 	if w.unsafeFolder != "" {
 		return dataset.Errorf(dataset.ErrForbidden,
 			"%s: %s is a symbolic link, and users other than root can write to %s (use the path without the link)",
-			w.path, way, w.unsafeFolder)
+			w.path, target, w.unsafeFolder)
 	}
-	return w.follow(fd, way)
+	return w.follow(fd, target)
 }
 
 // follow replaces a symbolic link by its target: the names of the target are resolved next.
-func (w *walker) follow(fd int, way string) error {
+func (w *walker) follow(fd int, path string) error {
 	if w.links++; w.links > maxLinks {
 		return &fs.PathError{Op: "open", Path: w.path, Err: unix.ELOOP}
 	}
@@ -129,15 +129,15 @@ func (w *walker) follow(fd int, way string) error {
 	// followed: proc_pid_root(5).
 	var kind unix.Statfs_t
 	if err := unix.Fstatfs(fd, &kind); err != nil {
-		return &fs.PathError{Op: "statfs", Path: way, Err: err}
+		return &fs.PathError{Op: "statfs", Path: path, Err: err}
 	}
 	if kind.Type == unix.PROC_SUPER_MAGIC {
-		return dataset.Errorf(dataset.ErrForbidden, "%s: %s is a link in /proc (use the path without it)", w.path, way)
+		return dataset.Errorf(dataset.ErrForbidden, "%s: %s is a link in /proc (use the path without it)", w.path, path)
 	}
 	target := make([]byte, unix.PathMax)
 	n, err := unix.Readlinkat(fd, "", target)
 	if err != nil {
-		return &fs.PathError{Op: "readlink", Path: way, Err: err}
+		return &fs.PathError{Op: "readlink", Path: path, Err: err}
 	}
 	names := strings.Split(string(target[:n]), "/")
 	w.names = append(names, w.names...)
@@ -154,9 +154,9 @@ func (w *walker) markUnsafe() {
 	}
 }
 
-// isRootControlled reports whether only root can exchange the folders in the current folder. That is so
-// in a sticky folder too: other users cannot remove or rename the folders of root in it, and they
-// cannot move a folder into it that they cannot write to (rename(2)).
+// isRootControlled reports whether only root can exchange the folders in the current folder. This is also true for a
+// sticky folder: other users cannot remove or rename root's folders in it, and cannot move a folder that they cannot
+// write to into it (rename(2)).
 func (w *walker) isRootControlled() bool {
 	return w.st.Uid == 0 && (w.st.Mode&0o022 == 0 || w.st.Mode&unix.S_ISVTX != 0)
 }

@@ -16,8 +16,8 @@ import (
 // part, or that work again, use the kernel lab (test/lab/inside).
 func FailingDisk(tb testing.TB, size int64) (device string, fail func()) {
 	tb.Helper()
-	below := Mount(tb, "xfs", size+XFS)
-	file := filepath.Join(below, "disk")
+	mountPoint := Mount(tb, "xfs", size+XFS)
+	file := filepath.Join(mountPoint, "disk")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		tb.Fatal(err)
 	}
@@ -31,7 +31,7 @@ func FailingDisk(tb testing.TB, size int64) (device string, fail func()) {
 	tb.Cleanup(func() { _ = dev.Close() }) // it may report writes that failed
 	return dev.Path, func() {
 		tb.Helper()
-		ShutDown(tb, below)
+		ShutDown(tb, mountPoint)
 	}
 }
 
@@ -44,8 +44,8 @@ func ShutDown(tb testing.TB, at string) {
 	}
 	defer dir.Close()
 	const goingDown = 0x8004587D // XFS_IOC_GOINGDOWN of linux/xfs_fs.h
-	how := uint32(2)             // XFS_FSOP_GOING_FLAGS_NOLOGFLUSH
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, dir.Fd(), goingDown, uintptr(unsafe.Pointer(&how))); errno != 0 {
+	flags := uint32(2)           // XFS_FSOP_GOING_FLAGS_NOLOGFLUSH
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, dir.Fd(), goingDown, uintptr(unsafe.Pointer(&flags))); errno != 0 {
 		tb.Fatal(errno)
 	}
 }

@@ -17,9 +17,9 @@ import (
 const inside = "DROVER_SCRATCH_NAMESPACE"
 
 // Main runs a package's tests in a separate mount namespace and returns the exit status, for TestMain. Tests of several
-// packages run at the same time. A container or engine that one of them starts copies all mounts that it sees, and so
-// keeps filesystems in use after the other tests have unmounted them. In separate namespaces, no package's tests see
-// the mounts of another one.
+// packages run at the same time. A container or engine that one of them starts copies all mounts that it sees. These
+// copies keep filesystems in use after the other tests have unmounted them. In separate namespaces, no package's tests
+// see the mounts of another one.
 func Main(m *testing.M) int {
 	if path := os.Getenv(asServer); path != "" {
 		fmt.Fprintln(os.Stderr, runWithoutSync(path))
@@ -71,13 +71,13 @@ func unmountOthers() error {
 	if err != nil {
 		return err
 	}
-	here, err := os.Getwd()
+	workDir, err := os.Getwd()
 	if err != nil {
 		return err
 	}
 	for i := len(table) - 1; i >= 0; i-- {
 		point := strings.TrimSuffix(table[i].Mountpoint, "/") + "/"
-		needed := strings.HasPrefix(here+"/", point) || strings.HasPrefix(os.TempDir()+"/", point)
+		needed := strings.HasPrefix(workDir+"/", point) || strings.HasPrefix(os.TempDir()+"/", point)
 		if needed || !strings.HasPrefix(table[i].Source, "/dev/loop") {
 			continue
 		}

@@ -162,8 +162,8 @@ func unmountAll(target string) error {
 }
 
 // Copy copies the image of a filesystem as a power cut would leave it: the state of one moment. The filesystem may be
-// mounted. A plain copy could contain only a part of what the kernel itself writes at that time, such as the inodes of
-// a log before the log is freed.
+// mounted. A plain copy could contain only a part of the kernel's writes at that time, for example inodes from the log
+// but not the record that frees the log.
 func Copy(tb testing.TB, image, to string) {
 	tb.Helper()
 	written := func() time.Time {

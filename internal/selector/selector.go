@@ -1,8 +1,8 @@
 // Package selector parses and evaluates expressions that choose nodes by their facts: the placement of a profile, and
-// the filter of a list of nodes. The grammar is a part of that of expr-lang/expr: comparisons of facts, with and, or
-// and not. There are no calls and no loops, so an evaluation takes little time, and no more memory than the expression.
-// (go-bexpr has no < and no >.) Package profiles parses the placement of a profile with it, and control evaluates
-// expressions. The package performs no I/O and has no state: an [Expr] is immutable.
+// the filter of a list of nodes. The grammar is a subset of the grammar of expr-lang/expr: comparisons of facts, with
+// and, or and not. It has no calls and no loops, so an evaluation takes little time, and no more memory than the
+// expression. (The library go-bexpr has no < and no >.) Package profiles parses the placement of a profile with it, and
+// control evaluates expressions. The package performs no I/O and has no state: an [Expr] is immutable.
 //
 //	architecture == "x86_64" and load_10 < 20
 //	labels.rack in ["r1", "r2"] and pool.free > "100GiB"
@@ -24,7 +24,7 @@ import (
 // MaxText is the maximum length of an expression in bytes. It also bounds the cost of an evaluation.
 const MaxText = 1 << 10
 
-// Env is what an expression is evaluated for: a node and one of its pools.
+// Env is the environment in which an expression is evaluated: a node and one of its pools.
 type Env struct {
 	Node  dataset.Node
 	Facts dataset.Facts

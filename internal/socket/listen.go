@@ -38,10 +38,10 @@ const (
 // meanwhile.
 type Listener struct {
 	*net.UnixListener
-	path string
-	made fs.FileInfo
-	once sync.Once
-	err  error
+	path        string
+	createdFile fs.FileInfo // identifies the socket file that bind created
+	once        sync.Once
+	err         error
 }
 
 // Listen creates a socket at an absolute path and listens. It creates the folder with mode 0755 if it does not exist.
@@ -158,7 +158,7 @@ func vacate(ctx context.Context, path string) error {
 	return nil
 }
 
-// heldError says who answers on a socket.
+// heldError returns the error for a socket on which another process answers. It names the process.
 func heldError(path string, c *net.UnixConn) error {
 	if cred, err := Peer(c); err == nil && cred.Pid == 1 {
 		return dataset.Errorf(dataset.ErrInUse,
@@ -181,7 +181,8 @@ func Peer(c *net.UnixConn) (cred *unix.Ucred, err error) {
 }
 
 func bind(ctx context.Context, path, group string) (*Listener, error) {
-	// The file is made with the mode of the socket: only its owner can connect before it has its group.
+	// The kernel creates the file with the mode of the socket. So only its owner can connect before the file has its
+	// group.
 	config := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) (err error) {
 		cerr := c.Control(func(fd uintptr) { err = unix.Fchmod(int(fd), 0o600) })
 		return errors.Join(err, cerr)
@@ -192,7 +193,7 @@ func bind(ctx context.Context, path, group string) (*Listener, error) {
 	}
 	ul := l.(*net.UnixListener)
 	ul.SetUnlinkOnClose(false)
-	made, err := os.Lstat(path)
+	created, err := os.Lstat(path)
 	if err == nil {
 		err = setPermissions(path, group)
 	}
@@ -201,7 +202,7 @@ func bind(ctx context.Context, path, group string) (*Listener, error) {
 		_ = os.Remove(path)
 		return nil, err
 	}
-	return &Listener{UnixListener: ul, path: path, made: made}, nil
+	return &Listener{UnixListener: ul, path: path, createdFile: created}, nil
 }
 
 func setPermissions(path, group string) error {
@@ -231,11 +232,11 @@ func (l *Listener) Close() error {
 	return l.err
 }
 
-// unlink removes the socket's file unless it is a successor's. It needs no lock: no process replaces a file
-// on which this process listens, see vacate.
+// unlink removes the socket's file unless the file belongs to a successor. It needs no lock, because no process
+// replaces a file on which this process listens: see vacate.
 func (l *Listener) unlink() error {
-	now, err := os.Lstat(l.path)
-	if err == nil && !os.SameFile(now, l.made) {
+	current, err := os.Lstat(l.path)
+	if err == nil && !os.SameFile(current, l.createdFile) {
 		return nil
 	}
 	if err == nil {

@@ -48,7 +48,7 @@ func AcquireName(ctx context.Context, name string) (io.Closer, error) {
 			return nil, takenError(name, err)
 		}
 		cred, err := Peer(c.(*net.UnixConn))
-		who := describePeer(c.(*net.UnixConn))
+		peer := describePeer(c.(*net.UnixConn))
 		_ = c.Close()
 		if err == nil {
 			if err := checkUser(cred.Uid); err != nil {
@@ -60,7 +60,7 @@ func AcquireName(ctx context.Context, name string) (io.Closer, error) {
 				continue
 			}
 		}
-		return nil, dataset.Errorf(dataset.ErrInUse, "another drover%s uses it", who)
+		return nil, dataset.Errorf(dataset.ErrInUse, "another drover%s uses it", peer)
 	}
 }
 

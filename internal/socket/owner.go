@@ -79,7 +79,7 @@ func ownerIn(msg []byte, name string) (uid uint32, ok bool) {
 	if len(msg) < unixDiagMsgLen || msg[1] != unix.SOCK_STREAM {
 		return 0, false
 	}
-	named, told := false, false
+	named, hasUID := false, false
 	for rest := msg[unixDiagMsgLen:]; len(rest) >= unix.SizeofNlAttr; {
 		size := int(binary.NativeEndian.Uint16(rest))
 		if size < unix.SizeofNlAttr || size > len(rest) {
@@ -91,10 +91,10 @@ func ownerIn(msg []byte, name string) (uid uint32, ok bool) {
 			named = string(value) == "\x00"+name
 		case attrUID:
 			if len(value) == 4 {
-				uid, told = binary.NativeEndian.Uint32(value), true
+				uid, hasUID = binary.NativeEndian.Uint32(value), true
 			}
 		}
 		rest = rest[min((size+3)&^3, len(rest)):]
 	}
-	return uid, named && told
+	return uid, named && hasUID
 }

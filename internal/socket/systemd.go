@@ -48,9 +48,9 @@ func (h *PassedSockets) Take(name, path string) (net.Listener, error) {
 	return l, nil
 }
 
-func (h *PassedSockets) find(want func(*os.File) bool) int {
+func (h *PassedSockets) find(accept func(*os.File) bool) int {
 	for i, f := range h.files {
-		if want(f) {
+		if accept(f) {
 			return i
 		}
 	}
@@ -70,17 +70,17 @@ func address(f *os.File) string {
 // socket would wait forever.
 func (h *PassedSockets) Close() error {
 	var errs []error
-	var left []string
+	var unused []string
 	for _, f := range h.files {
-		left = append(left, f.Name())
+		unused = append(unused, f.Name())
 		errs = append(errs, f.Close())
 	}
 	h.files = nil
-	if left != nil {
+	if unused != nil {
 		errs = append(errs, dataset.Errorf(dataset.ErrInvalid,
 			"systemd passes sockets that drover does not use: %s (their paths must be those that drover is "+
 				"configured with)",
-			strings.Join(left, ", ")))
+			strings.Join(unused, ", ")))
 	}
 	return errors.Join(errs...)
 }

@@ -1,6 +1,7 @@
 // Package steps names the places at which a test can stop the process: between any two actions that a crash could
 // separate. The agent, control, the guard and the backends call At there. The hooks exist only with the build tag
-// "steps". Without the tag, At does nothing.
+// "steps". Without the tag, At does nothing, and the package has no state. To add a step, call At with a new name and
+// add the name to Names.
 //
 // With the tag, these environment variables have an effect:
 //
@@ -8,8 +9,8 @@
 //     1). "kill" sends SIGKILL to the process itself. "hold:FILE" creates FILE and waits until it is removed.
 //   - DROVER_SESSION=1s makes all times of leases ten times as short as the default of 10 s.
 //   - DROVER_OFF=NAME[,NAME…] disables protections (test/chaos has their names).
-//   - DROVER_CLOCK=FILE makes the clock differ by the content of FILE, such as -1h30m. If FILE does not exist, the
-//     clock is right.
+//   - DROVER_CLOCK=FILE adds the duration in FILE, such as -1h30m, to the time of the clock. If FILE does not exist,
+//     the clock is correct.
 package steps
 
 // Names lists every step of one host, in the order in which operations reach them.

@@ -42,8 +42,8 @@ func (m Mistakes) Error() string {
 // Unwrap returns the single mistakes.
 func (m Mistakes) Unwrap() []error {
 	list := make([]error, len(m))
-	for i, one := range m {
-		list[i] = one
+	for i, mistake := range m {
+		list[i] = mistake
 	}
 	return list
 }
@@ -54,12 +54,12 @@ func (m *Mistakes) Add(err error) bool {
 		return true
 	}
 	var many Mistakes
-	var one *Mistake
+	var mistake *Mistake
 	switch {
 	case errors.As(err, &many):
 		*m = append(*m, many...)
-	case errors.As(err, &one):
-		*m = append(*m, one)
+	case errors.As(err, &mistake):
+		*m = append(*m, mistake)
 	default:
 		*m = append(*m, &Mistake{Message: err.Error()})
 	}

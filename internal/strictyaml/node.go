@@ -165,8 +165,8 @@ func (n Node) Fields() ([]Field, error) {
 }
 
 // Keys returns the values of a mapping by key. A key that is not in known is a mistake, and the error names the nearest
-// known key. A key in later is refused with the text that later has for it. A key without a value is a mistake too,
-// because its author must have meant something. If there are mistakes, Keys still returns the other keys.
+// known key. A key in later is refused with the text that later has for the key. A key without a value is also a
+// mistake, because its author probably forgot the value. If there are mistakes, Keys still returns the other keys.
 func (n Node) Keys(known []string, later map[string]string) (map[string]Node, error) {
 	fields, err := n.Fields()
 	if err != nil {
@@ -175,10 +175,10 @@ func (n Node) Keys(known []string, later map[string]string) (map[string]Node, er
 	out := map[string]Node{}
 	var bad Mistakes
 	for _, f := range fields {
-		why, refused := later[f.Name]
+		reason, refused := later[f.Name]
 		switch {
 		case refused:
-			bad.Add(f.Node.KeyErrorf("%s", why))
+			bad.Add(f.Node.KeyErrorf("%s", reason))
 		case !slices.Contains(known, f.Name):
 			bad.Add(f.Node.KeyErrorf("unknown key %q%s (available: %s)", dataset.Clip(f.Name), hint(f.Name, known),
 				dataset.Have(known)))
@@ -240,8 +240,8 @@ func (n Node) Scalar() (string, error) {
 	}
 }
 
-// Int returns a whole number from 0 to most, or 0 for an absent value.
-func (n Node) Int(most int64) (int64, error) {
+// Int returns a whole number from 0 to limit, or 0 for an absent value.
+func (n Node) Int(limit int64) (int64, error) {
 	if n.Absent() {
 		return 0, nil
 	}
@@ -251,15 +251,15 @@ func (n Node) Int(most int64) (int64, error) {
 	}
 	switch x := i.Value.(type) {
 	case int64:
-		if x >= 0 && x <= most {
+		if x >= 0 && x <= limit {
 			return x, nil
 		}
 	case uint64:
-		if x <= uint64(most) { //nolint:gosec // most is not negative
-			return int64(x), nil //nolint:gosec // bounded by most
+		if x <= uint64(limit) { //nolint:gosec // limit is not negative
+			return int64(x), nil //nolint:gosec // bounded by limit
 		}
 	}
-	return 0, n.Errorf("expected a number from 0 to %d, not %s", most, dataset.Clip(i.GetToken().Value))
+	return 0, n.Errorf("expected a number from 0 to %d, not %s", limit, dataset.Clip(i.GetToken().Value))
 }
 
 // Bool returns true or false, or false for an absent value.

@@ -1,8 +1,8 @@
 // Package strictyaml reads configuration in YAML and reports every mistake with file, line and column, the line itself
 // and, for an unknown key, the nearest known one. Duplicate keys, several documents, tags, keys without a value and
-// values of the wrong type are mistakes. Anchors and aliases are allowed. Merge keys ("<<") are not, because the added
-// keys have no place of their own in the file. Packages config and profiles read their files with it. A parsed document
-// is not changed, so it needs no lock.
+// values of the wrong type are mistakes. Anchors and aliases are allowed. Merge keys ("<<") are not allowed, because
+// the keys that they add have no separate place in the file. Packages config and profiles read their files with it. A
+// parsed document is not changed, so it needs no lock.
 package strictyaml
 
 import (
@@ -132,11 +132,11 @@ func (d *document) collect(n ast.Node, depth int) error {
 	case *ast.TagNode:
 		return d.at(n.GetToken(), "tags are not supported: omit %s", dataset.Clip(n.GetToken().Value))
 	}
-	for _, below := range children(n) {
-		if below == nil {
+	for _, child := range children(n) {
+		if child == nil {
 			continue
 		}
-		if err := d.collect(below, depth+1); err != nil {
+		if err := d.collect(child, depth+1); err != nil {
 			return err
 		}
 	}

@@ -60,8 +60,8 @@ type comparing struct {
 	found []Difference
 }
 
-func (c *comparing) add(name, what, a, b string) error {
-	c.found = append(c.found, Difference{name, what, a, b})
+func (c *comparing) add(name, property, a, b string) error {
+	c.found = append(c.found, Difference{name, property, a, b})
 	if len(c.found) >= maxDifferences {
 		return errEnough
 	}
@@ -69,11 +69,11 @@ func (c *comparing) add(name, what, a, b string) error {
 }
 
 // differ adds a difference unless two values are equal.
-func differ[T comparable](c *comparing, name, what, format string, a, b T) error {
+func differ[T comparable](c *comparing, name, property, format string, a, b T) error {
 	if a == b {
 		return nil
 	}
-	return c.add(name, what, fmt.Sprintf(format, a), fmt.Sprintf(format, b))
+	return c.add(name, property, fmt.Sprintf(format, a), fmt.Sprintf(format, b))
 }
 
 func (c *comparing) dirs(a, b *os.File, name string) error {

@@ -66,13 +66,13 @@ func (n *node) setTimes(m meta) error {
 // strip removes the attributes that an inode has and m does not contain. It keeps the labels of security modules, which
 // belong to the host.
 func (n *node) strip(m meta) error {
-	have, err := readXattrs(n.procPath())
+	existing, err := readXattrs(n.procPath())
 	if err != nil {
 		return err
 	}
-	for _, x := range have {
-		kept := slices.ContainsFunc(m.xattrs, func(y xattr) bool { return y.name == x.name })
-		if kept || (strings.HasPrefix(x.name, "security.") && x.name != "security.capability") {
+	for _, x := range existing {
+		wanted := slices.ContainsFunc(m.xattrs, func(y xattr) bool { return y.name == x.name })
+		if wanted || (strings.HasPrefix(x.name, "security.") && x.name != "security.capability") {
 			continue
 		}
 		if err := unix.Removexattr(n.procPath(), x.name); err != nil && err != unix.ENODATA {

@@ -88,5 +88,5 @@ func (n *node) readLink() (string, error) {
 }
 
 // isVanished reports whether an error means that a name was removed after its directory was read. The tree is in use,
-// and is copied as if the name had not been there.
+// and is copied as if the name had never existed.
 func isVanished(err error) bool { return errors.Is(err, unix.ENOENT) }

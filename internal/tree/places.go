@@ -75,12 +75,12 @@ func (p *places) makeDirs(name string) error {
 		return err
 	}
 	defer func() { at.close() }()
-	above := "."
+	parent := "."
 	for part := range strings.SplitSeq(name, "/") {
-		above = join(above, part)
+		parent = join(parent, part)
 		switch err := unix.Mkdirat(at.fd, part, 0o700); err {
 		case nil:
-			p.made(above)
+			p.made(parent)
 		case unix.EEXIST:
 		default:
 			return err

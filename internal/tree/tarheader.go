@@ -131,12 +131,12 @@ func paxRecords(records map[string]string) []byte {
 	slices.Sort(keys)
 	var out bytes.Buffer
 	for _, k := range keys {
-		rest := " " + k + "=" + records[k] + "\n"
-		size := len(rest)
-		for size != len(rest)+len(strconv.Itoa(size)) {
-			size = len(rest) + len(strconv.Itoa(size))
+		body := " " + k + "=" + records[k] + "\n"
+		size := len(body)
+		for size != len(body)+len(strconv.Itoa(size)) {
+			size = len(body) + len(strconv.Itoa(size))
 		}
-		out.WriteString(strconv.Itoa(size) + rest)
+		out.WriteString(strconv.Itoa(size) + body)
 	}
 	return out.Bytes()
 }

@@ -97,12 +97,12 @@ func (t *archiving) file(n *node, h *tarHeader) error {
 		return err
 	}
 	defer f.Close()
-	data, whole, err := extents(f, n.st.Size)
+	data, allData, err := extents(f, n.st.Size)
 	if err != nil {
 		return err
 	}
 	data = coalesce(data)
-	if whole {
+	if allData {
 		h.size = n.st.Size
 		data = []extent{{0, h.size}}
 		if err := h.writeTo(t.w); err != nil {
@@ -120,16 +120,16 @@ func (t *archiving) file(n *node, h *tarHeader) error {
 	return err
 }
 
-// extents returns the ranges of a file with data, and whether the whole file is data.
-func extents(f *os.File, size int64) (data []extent, whole bool, err error) {
+// extents returns the ranges of a file with data. allData reports whether the file has no holes.
+func extents(f *os.File, size int64) (data []extent, allData bool, err error) {
 	for off := int64(0); ; {
 		e, ok, err := nextData(f, off, size)
 		if err != nil {
 			return nil, false, err
 		}
 		if !ok {
-			whole = size == 0 || (len(data) == 1 && data[0] == extent{0, size})
-			return data, whole, nil
+			allData = size == 0 || (len(data) == 1 && data[0] == extent{0, size})
+			return data, allData, nil
 		}
 		data = append(data, e)
 		off = e.end

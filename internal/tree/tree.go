@@ -175,7 +175,7 @@ func readNames(dir *os.File) ([]string, error) {
 }
 
 // failed returns an error with the action and the path. For a full disk or quota it is dataset.ErrNoSpace.
-func failed(what, name string, err error) error {
+func failed(action, name string, err error) error {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
@@ -194,10 +194,10 @@ func failed(what, name string, err error) error {
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
 		kind = dataset.ErrNoSpace
 	}
-	return dataset.Errorf(kind, "%w", &pathError{what, name, err})
+	return dataset.Errorf(kind, "%w", &pathError{action, name, err})
 }
 
-// pathError contains the innermost path. Callers further up do not add another one.
+// pathError is an error with the path at which it occurred. Callers further up do not add another path.
 type pathError struct {
 	what, name string
 	err        error

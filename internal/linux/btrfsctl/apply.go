@@ -126,9 +126,9 @@ func (a *applying) begin(c *command) error {
 	if a.parent = c.uuid(attrCloneUUID); c.err != nil {
 		return c.err
 	}
-	is, err := identity(a.base)
-	if err == nil && is != a.parent {
-		err = fmt.Errorf("%w: it is a difference to subvolume %s, and the base is %s", ErrBase, a.parent, is)
+	baseID, err := identity(a.base)
+	if err == nil && baseID != a.parent {
+		err = fmt.Errorf("%w: it is a difference to subvolume %s, and the base is %s", ErrBase, a.parent, baseID)
 	}
 	return err
 }
@@ -156,9 +156,9 @@ func (a *applying) withParent(path string, do func(dir int, name string) error) 
 	return do(int(a.parentDir.Fd()), name)
 }
 
-// moved closes the file that is kept open for the next write. It is called after a command that changed paths, because
-// the recorded path of that file may now name another file.
-func (a *applying) moved() error { return a.close() }
+// closeAfterMove closes the file that is kept open for the next write. It is called after a command that changed paths,
+// because the recorded path of that file may now name another file.
+func (a *applying) closeAfterMove() error { return a.close() }
 
 // openBeneath opens a path below a directory. Neither a symbolic link nor a mount can lead it elsewhere.
 func openBeneath(dir *os.File, path string, flags uint64) (*os.File, error) {
@@ -193,8 +193,8 @@ func createInode(c *command, dir int, name string) error {
 	return unix.Mknodat(dir, name, mode&unix.S_IFMT|0o600, device)
 }
 
-// removeInheritedACLs removes the ACLs that a new inode inherited from its directory. The stream contains the ACLs that
-// the inode has, but no command to remove others.
+// removeInheritedACLs removes the ACLs that a new inode inherited from its directory. The stream sets the ACLs of the
+// inode, but has no command that removes others.
 func removeInheritedACLs(dir int, name string) error {
 	for _, acl := range []string{"system.posix_acl_access", "system.posix_acl_default"} {
 		err := unix.Lremovexattr(filepath.Join("/proc/self/fd", strconv.Itoa(dir), name), acl)
@@ -211,7 +211,7 @@ func (a *applying) name(c *command) error {
 	if path == "" {
 		return fmt.Errorf("%w: a name is missing", ErrStream)
 	}
-	if err := a.moved(); err != nil {
+	if err := a.closeAfterMove(); err != nil {
 		return err
 	}
 	return a.withParent(path, func(dir int, name string) error {
@@ -221,16 +221,16 @@ func (a *applying) name(c *command) error {
 		case cmdRmdir:
 			return unix.Unlinkat(dir, name, unix.AT_REMOVEDIR)
 		}
-		there := c.text(attrPathTo)
+		target := c.text(attrPathTo)
 		if c.kind == cmdLink {
-			there = c.text(attrPathLink)
+			target = c.text(attrPathLink)
 		}
-		other, err := openBeneath(a.dir, filepath.Dir(there), unix.O_RDONLY|unix.O_DIRECTORY)
+		other, err := openBeneath(a.dir, filepath.Dir(target), unix.O_RDONLY|unix.O_DIRECTORY)
 		if err != nil {
 			return err
 		}
 		defer other.Close()
-		to := filepath.Base(there)
+		to := filepath.Base(target)
 		if c.kind == cmdLink { // the new name is the path
 			return unix.Linkat(int(other.Fd()), to, dir, name, 0)
 		}
@@ -335,7 +335,7 @@ func (a *applying) write(c *command) error {
 
 // clone shares a range with a file of the base, or of the new subvolume.
 func (a *applying) clone(ctx context.Context, c *command) error {
-	of, from, length, at := c.uuid(attrCloneUUID), c.number(attrCloneOffset), c.number(attrCloneLength),
+	sourceID, from, length, at := c.uuid(attrCloneUUID), c.number(attrCloneOffset), c.number(attrCloneLength),
 		c.number(attrOffset)
 	f, err := a.file(c.text(attrPath))
 	if err = errors.Join(c.err, err); err != nil {
@@ -343,12 +343,12 @@ func (a *applying) clone(ctx context.Context, c *command) error {
 	}
 	var root *os.File
 	switch {
-	case of == a.self:
+	case sourceID == a.self:
 		root = a.dir
-	case a.base != nil && of == a.parent:
+	case a.base != nil && sourceID == a.parent:
 		root = a.base
 	default:
-		return fmt.Errorf("%w: it shares data with subvolume %s, which is not its base", ErrStream, of)
+		return fmt.Errorf("%w: it shares data with subvolume %s, which is not its base", ErrStream, sourceID)
 	}
 	src, err := openRegular(root, c.text(attrClonePath), unix.O_RDONLY)
 	if err != nil {
@@ -374,15 +374,15 @@ func checkClone(f, src *os.File, from, length, at uint64) error {
 	if err != nil {
 		return err
 	}
-	of, err := src.Stat()
+	srcInfo, err := src.Stat()
 	if err != nil {
 		return err
 	}
-	size := uint64(of.Size())
+	size := uint64(srcInfo.Size())
 	if from > size || length > size-from {
 		return fmt.Errorf("%w: %d bytes from %d on are shared with a file of %d bytes", ErrStream, length, from, size)
 	}
-	if os.SameFile(to, of) && max(from, at)-min(from, at) < length {
+	if os.SameFile(to, srcInfo) && max(from, at)-min(from, at) < length {
 		return fmt.Errorf("%w: a file shares %d bytes from %d on with itself at %d", ErrStream, length, from, at)
 	}
 	return nil

@@ -136,8 +136,8 @@ func Delete(dir *os.File, name string) error {
 	return fmt.Errorf("delete subvolume %s/%s: %w", dir.Name(), name, err)
 }
 
-// IsSubvolume reports whether dir is the root directory of a subvolume. The empty directory that a snapshot has in
-// place of a nested subvolume is not one.
+// IsSubvolume reports whether dir is the root directory of a subvolume. It returns false for the empty directory that a
+// snapshot has instead of a nested subvolume.
 func IsSubvolume(dir *os.File) (bool, error) {
 	var fs unix.Statfs_t
 	if err := unix.Fstatfs(int(dir.Fd()), &fs); err != nil {
@@ -159,8 +159,8 @@ func StartSync(dir *os.File) (transaction uint64, err error) {
 	return transaction, nil
 }
 
-// WaitSync waits for a transaction that StartSync returned. Several callers can wait for the same one. For a
-// transaction that is already committed it returns nil at once, for one that was never started it fails.
+// WaitSync waits for a transaction that StartSync returned. Several callers can wait for the same one. It returns nil
+// at once for a transaction that is already committed, and fails for one that was never started.
 func WaitSync(dir *os.File, transaction uint64) error {
 	if err := ioctl(dir, iocWaitSync, unsafe.Pointer(&transaction)); err != nil {
 		return fmt.Errorf("wait for a commit of %s: %w", dir.Name(), err)

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrStream means that a stream is not one of a subvolume, or does not fit its target.
+// ErrStream means that a stream is not the stream of a subvolume, or cannot be applied to its target.
 var ErrStream = errors.New("the stream is not a difference to the local data")
 
 // ErrBase means that a stream is a difference to a subvolume other than the base. It is an ErrStream as well.
@@ -128,12 +128,12 @@ func (c *commands) next(cmd *command) error {
 		if len(b) < 4 {
 			return fmt.Errorf("%w: an attribute is truncated", ErrStream)
 		}
-		which, size := le.Uint16(b), int(le.Uint16(b[2:]))
+		attribute, size := le.Uint16(b), int(le.Uint16(b[2:]))
 		if len(b) < 4+size {
-			return fmt.Errorf("%w: attribute %d is truncated", ErrStream, which)
+			return fmt.Errorf("%w: attribute %d is truncated", ErrStream, attribute)
 		}
-		if which < attrMost {
-			cmd.attr[which] = b[4 : 4+size : 4+size]
+		if attribute < attrMost {
+			cmd.attr[attribute] = b[4 : 4+size : 4+size]
 		}
 		b = b[4+size:]
 	}
@@ -149,26 +149,28 @@ func checksum(parts ...[]byte) uint32 {
 	return ^sum
 }
 
-func (c *command) bytes(which, size int) []byte {
-	b := c.attr[which]
+func (c *command) bytes(attribute, size int) []byte {
+	b := c.attr[attribute]
 	if len(b) != size {
-		c.err = fmt.Errorf("%w: command %d has %d bytes in attribute %d, not %d", ErrStream, c.kind, len(b), which,
+		c.err = fmt.Errorf("%w: command %d has %d bytes in attribute %d, not %d", ErrStream, c.kind, len(b), attribute,
 			size)
 		return make([]byte, size)
 	}
 	return b
 }
 
-func (c *command) number(which int) uint64 { return binary.LittleEndian.Uint64(c.bytes(which, 8)) }
+func (c *command) number(attribute int) uint64 {
+	return binary.LittleEndian.Uint64(c.bytes(attribute, 8))
+}
 
-func (c *command) uuid(which int) uuid.UUID { return uuid.UUID(c.bytes(which, 16)) }
+func (c *command) uuid(attribute int) uuid.UUID { return uuid.UUID(c.bytes(attribute, 16)) }
 
-func (c *command) time(which int) unix.Timespec {
-	b := c.bytes(which, 12)
+func (c *command) time(attribute int) unix.Timespec {
+	b := c.bytes(attribute, 12)
 	return unix.Timespec{Sec: int64(binary.LittleEndian.Uint64(b)), Nsec: int64(binary.LittleEndian.Uint32(b[8:]))}
 }
 
-func (c *command) text(which int) string { return string(c.attr[which]) }
+func (c *command) text(attribute int) string { return string(c.attr[attribute]) }
 
 // Change is the size of the difference between two subvolumes.
 type Change struct {

@@ -5,8 +5,8 @@ import (
 	"sync"
 )
 
-// Commits shares commits of a filesystem between callers: all callers that call Wait while a commit runs share the next
-// one. The zero value is ready for use.
+// Commits shares commits of a filesystem between callers. All callers that call Wait while a commit runs share the next
+// commit. The zero value is ready for use.
 type Commits struct {
 	mu      sync.Mutex
 	waiting *round

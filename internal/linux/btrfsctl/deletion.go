@@ -60,20 +60,20 @@ func StartCleanup(f *os.File) error {
 
 // RemoveQgroup removes the quota group of a deleted subvolume. Kernels before 6.11 leave it behind, later ones only
 // with simple quotas. It returns true if the group does not exist. It returns false if the group cannot be removed yet
-// because bytes are still charged to it: with simple quotas as long as other subvolumes share its blocks, with full
-// quotas until the commit after its deletion. Removing a full quota group too early would make the kernel mark all
-// quotas as inconsistent.
+// because bytes are still charged to it. With simple quotas, this lasts as long as other subvolumes share its blocks.
+// With full quotas, it lasts until the commit after the deletion. Removing a full quota group too early would make the
+// kernel mark all quotas as inconsistent.
 func RemoveQgroup(f *os.File, id uint64) (bool, error) {
 	mode, _, err := Quotas(f)
 	if err != nil || mode == QuotaNone {
 		return err == nil, err
 	}
-	which, err := UUID(f)
+	filesystem, err := UUID(f)
 	if err != nil {
 		return false, err
 	}
 	for _, figure := range []string{"referenced", "exclusive"} {
-		used, err := number(countOf(which, id, figure))
+		used, err := number(countOf(filesystem, id, figure))
 		switch {
 		case errors.Is(err, os.ErrNotExist):
 			return true, nil

@@ -53,8 +53,8 @@ func ReceivedUUID(dir *os.File) (uuid.UUID, error) {
 }
 
 // setReceived sets the UUID that the writable subvolume dir was received with.
-func setReceived(dir *os.File, as uuid.UUID) error {
-	if err := ioctl(dir, iocSetReceived, unsafe.Pointer(&receivedArgs{uuid: as})); err != nil {
+func setReceived(dir *os.File, id uuid.UUID) error {
+	if err := ioctl(dir, iocSetReceived, unsafe.Pointer(&receivedArgs{uuid: id})); err != nil {
 		return fmt.Errorf("record the origin of %s: %w", dir.Name(), err)
 	}
 	return nil

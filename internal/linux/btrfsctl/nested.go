@@ -86,10 +86,10 @@ func reference(b []byte, parent uint64) (child uint64, size int, err error) {
 }
 
 // DeleteAll destroys the subvolume name in dir, after all subvolumes inside it. It also finds subvolumes that are
-// created in it meanwhile. It deletes each by its ID, so that a container cannot redirect the deletion with a path. If
-// note is not nil, DeleteAll calls it with each ID before it deletes the subvolume. If note fails, DeleteAll returns
-// its error. It fails with os.ErrNotExist if there is no such name, and with ErrNotSubvolume if it is not a subvolume.
-// Needs Linux 5.7.
+// created in them meanwhile. It deletes each subvolume by its ID, so that a container cannot redirect the deletion with
+// a path. If note is not nil, DeleteAll calls note with each ID before it deletes the subvolume, and returns the error
+// of note. It fails with os.ErrNotExist if there is no such name, and with ErrNotSubvolume if the name is not a
+// subvolume. Needs Linux 5.7.
 func DeleteAll(dir *os.File, name string, note func(id uint64) error) error {
 	if err := checkName(name); err != nil {
 		return fmt.Errorf("delete subvolume: %w", err)
@@ -131,16 +131,16 @@ func deleteTree(dir *os.File, id uint64, note func(id uint64) error) error {
 	}
 	var err error
 	for range tries {
-		var inside []uint64
-		if inside, err = nested(dir, id); err != nil {
+		var children []uint64
+		if children, err = nested(dir, id); err != nil {
 			return err
 		}
-		if len(inside) > 0 {
+		if len(children) > 0 {
 			if err := unprotect(dir, id); err != nil { // nothing can be removed from it otherwise
 				return err
 			}
 		}
-		for _, child := range inside {
+		for _, child := range children {
 			if err := deleteTree(dir, child, note); err != nil {
 				return err
 			}

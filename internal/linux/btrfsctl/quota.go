@@ -135,9 +135,9 @@ func limitFromAbove(f *os.File, args *limitArgs) (err error) {
 	if err != nil {
 		return err
 	}
-	above := os.NewFile(uintptr(fd), f.Name())
-	defer above.Close()
-	return ioctl(above, iocQgroupLimit, unsafe.Pointer(args))
+	parent := os.NewFile(uintptr(fd), f.Name())
+	defer parent.Close()
+	return ioctl(parent, iocQgroupLimit, unsafe.Pointer(args))
 }
 
 // Counted is the usage of a subvolume according to the quotas.
@@ -149,7 +149,7 @@ type Counted struct {
 // Count returns the usage of the subvolume that contains f. It only reads sysfs. It fails with os.ErrNotExist if
 // nothing is counted.
 func Count(f *os.File) (c Counted, err error) {
-	which, err := UUID(f)
+	filesystem, err := UUID(f)
 	if err != nil {
 		return c, err
 	}
@@ -157,12 +157,12 @@ func Count(f *os.File) (c Counted, err error) {
 	if err != nil {
 		return c, err
 	}
-	if c.Referenced, err = number(countOf(which, id, "referenced")); err != nil {
+	if c.Referenced, err = number(countOf(filesystem, id, "referenced")); err != nil {
 		return c, fmt.Errorf("used space of %s: %w", f.Name(), err)
 	}
-	flags, err := number(countOf(which, id, "limit_flags"))
+	flags, err := number(countOf(filesystem, id, "limit_flags"))
 	if err == nil && flags&limitReferenced != 0 {
-		c.Limit, err = number(countOf(which, id, "max_referenced"))
+		c.Limit, err = number(countOf(filesystem, id, "max_referenced"))
 	}
 	if err != nil {
 		return c, fmt.Errorf("limit of %s: %w", f.Name(), err)

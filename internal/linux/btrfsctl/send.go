@@ -80,8 +80,8 @@ func Send(ctx context.Context, dir, base *os.File, data bool, w io.Writer) error
 }
 
 // withoutSignals calls a function on a thread that no signal interrupts. If a signal arrives while the kernel waits for
-// space in the pipe, the kernel restarts the ioctl, and the stream starts again in the middle of the output. The Go
-// runtime sends such signals to preempt goroutines.
+// space in the pipe, the kernel restarts the ioctl, and the output contains the beginning of the stream a second time.
+// The Go runtime sends such signals to preempt goroutines.
 func withoutSignals(call func() error) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()

@@ -4,8 +4,8 @@
 // package, and the agent's doctor. The package keeps no state: which mappings exist is read from the kernel. A [Tool]
 // is safe for concurrent use.
 //
-// The key of a container is random and as long as the volume key that it protects. So it is not stretched, and opening
-// takes no longer than starting a process.
+// The key of a container is random and as long as the volume key that it protects. So no key derivation is needed, and
+// opening a container takes no longer than starting a process.
 package crypt
 
 import (
@@ -42,8 +42,8 @@ const (
 const (
 	formatTimeout = time.Minute
 	openTimeout   = 30 * time.Second
-	// The bounds of waiting for a mapping that is being removed, or for a program, such as udev, that briefly opens a
-	// new one.
+	// These two bound the wait for a mapping that is being removed, and for a program such as udev that briefly opens a
+	// new mapping.
 	removeTries = 200
 	removePause = 10 * time.Millisecond
 )
@@ -59,19 +59,19 @@ func New(runner run.Runner) Tool { return Tool{runner} }
 // package provides them.
 func Available() error {
 	_, missing := run.LookPath(program)
-	why := target()
+	problem := target()
 	switch {
 	case missing == nil:
-		return why
-	case why != nil:
-		return fmt.Errorf("%w; it also needs cryptsetup (apt-get install cryptsetup-bin)", why)
+		return problem
+	case problem != nil:
+		return fmt.Errorf("%w; it also needs cryptsetup (apt-get install cryptsetup-bin)", problem)
 	}
 	return dataset.Errorf(dataset.ErrUnsupported, "encryption needs cryptsetup (apt-get install cryptsetup-bin)")
 }
 
-// Header reports whether a device or file starts with a LUKS2 container, and returns its UUID. It fails with ErrCorrupt
-// if the header is damaged or has another version.
-func Header(r io.ReaderAt) (id uuid.UUID, is bool, err error) {
+// Header reports whether a device or file starts with a LUKS2 container, and returns the UUID of the container. It
+// fails with ErrCorrupt if the header is damaged or has another version.
+func Header(r io.ReaderAt) (id uuid.UUID, isContainer bool, err error) {
 	const versionAt, uuidAt, uuidSize = 6, 168, 40 // struct luks2_hdr_disk
 	buf := make([]byte, headerRead)
 	if _, err := r.ReadAt(buf, 0); err != nil && !errors.Is(err, io.EOF) {
@@ -112,7 +112,7 @@ func CheckFirstHeader(r io.ReaderAt) error {
 		return nil
 	}
 	path := "DEVICE"
-	if named, is := r.(interface{ Name() string }); is {
+	if named, ok := r.(interface{ Name() string }); ok {
 		path = named.Name()
 	}
 	return dataset.Errorf(dataset.ErrCorrupt,
@@ -180,11 +180,11 @@ func (t Tool) Open(ctx context.Context, device, name string, key []byte) (*Devic
 // failed. A mapping that another process has open stays until that process closes it.
 func abandonMapping(device, name string) error {
 	removeNode(name)
-	m, there, err := Find(name)
-	if err != nil || !there {
+	m, exists, err := Find(name)
+	if err != nil || !exists {
 		return err
 	}
-	if ours, err := m.isOn(device); err != nil || !ours {
+	if isOnDevice, err := m.isOn(device); err != nil || !isOnDevice {
 		if errors.Is(err, unix.ENXIO) {
 			err = nil
 		}
@@ -196,19 +196,19 @@ func abandonMapping(device, name string) error {
 var errAgain = errors.New("mapping is being removed, or is foreign") //nolint:gochecknoglobals // a sentinel
 
 func (t Tool) open(ctx context.Context, device, name string, key []byte) (*Device, error) {
-	m, there, err := Find(name)
+	m, exists, err := Find(name)
 	if err != nil {
 		return nil, err
 	}
-	if there {
-		ours, err := m.isOn(device)
+	if exists {
+		isOnDevice, err := m.isOn(device)
 		if errors.Is(err, unix.ENXIO) {
 			return nil, errAgain
 		}
 		if err != nil {
 			return nil, err
 		}
-		if !ours {
+		if !isOnDevice {
 			// A killed process has left this mapping, and its device may not exist any more.
 			return nil, errors.Join(fmt.Errorf("%w (%s)", errAgain, name), Drop(name))
 		}
@@ -218,10 +218,10 @@ func (t Tool) open(ctx context.Context, device, name string, key []byte) (*Devic
 	if err != nil {
 		return nil, fmt.Errorf("open the container on %s: %w", device, err)
 	}
-	if m, there, err = Find(name); err != nil {
+	if m, exists, err = Find(name); err != nil {
 		return nil, err
 	}
-	if !there {
+	if !exists {
 		return nil, errAgain
 	}
 	return openMapping(m)
@@ -240,8 +240,8 @@ func openMapping(m Mapping) (*Device, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open mapping %s: %w", m.Name, err)
 	}
-	now, there, err := Find(m.Name)
-	if err == nil && (!there || now.Major != m.Major || now.Minor != m.Minor) {
+	current, exists, err := Find(m.Name)
+	if err == nil && (!exists || current.Major != m.Major || current.Minor != m.Minor) {
 		err = errAgain
 	}
 	if err == nil {
@@ -251,7 +251,7 @@ func openMapping(m Mapping) (*Device, error) {
 		return nil, errors.Join(err, f.Close())
 	}
 	removeNode(m.Name)
-	return &Device{now, f}, nil
+	return &Device{current, f}, nil
 }
 
 // node returns the path of a mapping's device. It creates the device node if it is missing: the /dev of a container is
@@ -302,30 +302,30 @@ func (t Tool) Resize(ctx context.Context, name string, key []byte) error {
 	return nil
 }
 
-// RemoveUnused removes the mappings whose names wanted accepts and that are not open, and waits until they no longer
-// exist.
-func RemoveUnused(ctx context.Context, wanted func(name string) bool) error {
+// RemoveUnused removes the mappings that are not open and for whose names accept returns true. It waits until they no
+// longer exist.
+func RemoveUnused(ctx context.Context, accept func(name string) bool) error {
 	for range removeTries {
 		names, err := List()
 		if err != nil {
 			return err
 		}
-		left := false
+		remaining := false
 		for _, name := range names {
-			if !wanted(name) {
+			if !accept(name) {
 				continue
 			}
-			m, there, err := Find(name)
+			m, exists, err := Find(name)
 			if err != nil {
 				return err
 			}
-			if left = left || there && m.Users == 0; there && m.Users == 0 {
+			if remaining = remaining || exists && m.Users == 0; exists && m.Users == 0 {
 				if err := Drop(name); err != nil {
 					return err
 				}
 			}
 		}
-		if !left || ctx.Err() != nil {
+		if !remaining || ctx.Err() != nil {
 			return nil
 		}
 		select {

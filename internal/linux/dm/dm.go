@@ -78,8 +78,7 @@ func Find(name string) (Device, error) {
 	}, nil
 }
 
-// Status returns the first target of a device with its status line. It does not make the device write out its metadata
-// first.
+// Status returns the first target of a device with its status line. The device does not write out its metadata first.
 func Status(name string) (Target, error) {
 	buf, err := query(cmdTableStatus, name, flagNoFlush)
 	if err != nil {

@@ -5,10 +5,10 @@ import (
 	"time"
 )
 
-// Average computes the load of ten minutes, which the kernel does not provide. The kernel's load averages fade
+// Average computes the load of ten minutes, which the kernel does not provide. The kernel's load averages decay
 // exponentially with time (kernel/sched/loadavg.c). From two consecutive values of the load of one minute, Average
-// computes how many tasks wanted to run between them, and adds that number to its own average in the same way. Its
-// initial value is between the loads of 5 and 15 minutes. Not safe for concurrent use.
+// computes how many tasks wanted to run in between. It adds that number to its average with the decay of ten minutes.
+// Its initial value is between the loads of 5 and 15 minutes. Not safe for concurrent use.
 type Average struct {
 	begun bool
 	at    time.Duration
@@ -26,8 +26,8 @@ func (a *Average) Add(at time.Duration, load1, first float64) float64 {
 	case passed <= 0:
 		return a.load
 	default:
-		left, left10 := decay(passed, time.Minute), decay(passed, 10*time.Minute)
-		tasks := max(0, (load1-a.load1*left)/(1-left))
+		left1, left10 := decay(passed, time.Minute), decay(passed, 10*time.Minute)
+		tasks := max(0, (load1-a.load1*left1)/(1-left1))
 		a.load = a.load*left10 + tasks*(1-left10)
 	}
 	a.at, a.load1 = at, load1

@@ -26,29 +26,29 @@ var (
 // errTables is returned for a process whose mount tables would need too much memory.
 var errTables = fmt.Errorf("the mount tables of its threads have more than %d MiB in all", mount.MaxTable>>20)
 
-// Budget limits the work of several examinations. It limits work and not time: otherwise, on a busy host,
-// examinations would fail that need no more work than others. Safe for concurrent use.
+// Budget limits the work of several examinations. It limits work and not time, because on a busy host an examination
+// can take long although it needs little work. Safe for concurrent use.
 type Budget struct {
 	each, fair int
 	left       atomic.Int64
 }
 
-// NewBudget returns a budget of all units of work for all examinations together. each is the maximum work of one
-// examination. Once all is used up, an examination fails when its work exceeds fair.
-func NewBudget(all, each, fair int) *Budget {
+// NewBudget returns a budget of total units of work for all examinations together. each is the maximum work of one
+// examination. Once total is used up, an examination fails when its work exceeds fair.
+func NewBudget(total, each, fair int) *Budget {
 	b := &Budget{each: each, fair: fair}
-	b.left.Store(int64(all))
+	b.left.Store(int64(total))
 	return b
 }
 
 // spend takes the units work from the budget. done is the total of the examination so far, including these units. It
 // fails with ErrTooMuch or ErrBudget.
 func (b *Budget) spend(done, work int) error {
-	left := b.left.Add(-int64(work))
+	remaining := b.left.Add(-int64(work))
 	switch {
 	case done > b.each:
 		return ErrTooMuch
-	case left < 0 && done > b.fair:
+	case remaining < 0 && done > b.fair:
 		return ErrBudget
 	}
 	return nil

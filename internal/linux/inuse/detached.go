@@ -15,12 +15,11 @@ import (
 // table: a detached mount (umount2(2), MNT_DETACH) or a clone that was never attached (open_tree(2)). d
 // is the filesystem, and path is the link of the descriptor.
 //
-// For such a file, the kernel shows the path below the root of its mount, and does not show where that
-// root is. So placeDetached opens the file once more by its handle (open_by_handle_at(2)), through a
-// mount of the host whose root is known. The file is open, so it is in the kernel's memory and no disk is
-// read. If no such mount exists, or if the filesystem has no handles, the file may be anywhere in the
-// filesystem. A file with several names may have been opened by another name than the kernel shows, so it
-// may be anywhere, too.
+// For such a file, the kernel shows the path below the root of its mount, and does not show where that root is. So
+// placeDetached opens the file once more by its handle (open_by_handle_at(2)), through a mount of the host whose root
+// is known. The kernel has the open file in memory, so it reads no disk. If no such mount exists, or if the filesystem
+// has no handles, the file may be anywhere in the filesystem. A file with several names may also be anywhere, because
+// it may have been opened by another name than the kernel shows.
 //
 // still is false if the descriptor was closed before its place was found.
 func (s *Scan) placeDetached(d *device, path string) (f File, still bool) {
@@ -56,14 +55,15 @@ const (
 	detachedWork = 16
 )
 
-// placers returns the host's mounts of a filesystem through which files are placed: at most maxPlacers, those
-// that show the largest parts first. It returns no mount of a share, because the server may be dead.
+// placers returns the host's mounts of a filesystem through which files are placed. It returns at most maxPlacers
+// mounts. Those that show the largest parts of the filesystem come first. It returns no mount of a share, because the
+// server may be dead.
 func (s *Scan) placers(d *device) mount.Mounts {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	number := deviceNumber{d.major, d.minor}
-	if known, ok := s.placersOf[number]; ok {
-		return known
+	if cached, ok := s.placersOf[number]; ok {
+		return cached
 	}
 	list := slices.DeleteFunc(s.own.Of(d.major, d.minor), mount.OnShare)
 	slices.SortStableFunc(list, func(a, b *mount.Entry) int { return len(a.Root) - len(b.Root) })

@@ -22,8 +22,8 @@ type device struct {
 }
 
 // AddTree adds a directory tree to those that the scan looks for: open files on its filesystem are recorded. e is the
-// host's mount of the tree. e must be nil if the host has not mounted the tree, or if several subvolumes of a btrfs are
-// wanted. Call AddTree before the first examination.
+// host's mount of the tree. e must be nil if the host has not mounted the tree, or if the scan looks for several
+// subvolumes of a btrfs. Call AddTree before the first examination.
 func (s *Scan) AddTree(fsys mount.Filesystem, e *mount.Entry) {
 	d := device{major: fsys.Major, minor: fsys.Minor, statMajor: fsys.Major, statMinor: fsys.Minor}
 	switch {

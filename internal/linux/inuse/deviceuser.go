@@ -6,9 +6,10 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// DeviceUser describes a process that uses the filesystem on a block device without a mount in this mount namespace: it
-// has the filesystem mounted in another one, or a file of it open. If it finds no such process, it describes a process
-// that could not be examined. It returns "" if every process was examined and none uses the device.
+// DeviceUser describes a process that uses the filesystem on a block device although this mount namespace has no mount
+// of it. Such a process has the filesystem mounted in another mount namespace, or has a file of it open. If it finds no
+// such process, it describes a process that could not be examined. It returns "" if every process was examined and none
+// uses the device.
 func DeviceUser(ctx context.Context, major, minor int) (string, error) {
 	whole := mount.Filesystem{Major: major, Minor: minor, Root: "/"}
 	others, err := mount.ReadForeign()

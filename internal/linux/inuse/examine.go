@@ -35,16 +35,16 @@ type Examination struct {
 	Scan  *Scan
 	PID   int
 	Start uint64 // with PID it identifies the process: proc_pid_stat(5), starttime
-	// Budget, if set, limits the work.
+	// Budget limits the work. It may be nil.
 	Budget *Budget
-	// Pace, if set, is called after each chunk of work. It may rest.
+	// Pace is called after each chunk of work, and may pause the examination. It may be nil.
 	Pace func()
 
 	done   int // the work so far, in the units of ThreadWork
 	tables int // the bytes of mount tables that were read so far
 
-	// stop asks the examination to end with ErrOutOfTime. progress is incremented after each chunk of work: while
-	// it does not change, the examination waits in the kernel.
+	// stop asks the examination to end with ErrOutOfTime. progress is incremented after each chunk of work. While it
+	// does not change, the examination waits in the kernel.
 	stop     atomic.Bool
 	progress atomic.Int64
 }
@@ -59,8 +59,8 @@ type Findings struct {
 	Files []File
 }
 
-// Advance records progress. Call it while Pace rests: otherwise the examination counts as hung. Safe for
-// concurrent use.
+// Advance records progress. Call it while Pace pauses the examination. Otherwise the examination counts as hung. Safe
+// for concurrent use.
 func (x *Examination) Advance() { x.progress.Add(1) }
 
 // Progress returns a number that grows with the progress of the examination. Safe for concurrent use.
@@ -120,10 +120,10 @@ func (x *Examination) thread(at string, t *threads, f *Findings) error {
 	return x.endChunk(ThreadWork)
 }
 
-// mustBeTrusted reports whether the examination continues despite err. It does if the process belongs to
-// root and its descriptors cannot be read because it has capabilities that this process lacks. An example
-// is the host's init, if Drover runs with fewer capabilities. The guard warns about that when it starts.
-// The mounts of such a process are read all the same.
+// mustBeTrusted reports whether the examination continues despite err. It continues if the process belongs to root and
+// has capabilities that this process lacks, so that its descriptors cannot be read. An example is the host's init, if
+// Drover runs with fewer capabilities. The guard warns about such a lack when it starts. The mounts of such a process
+// are read nevertheless.
 func (x *Examination) mustBeTrusted(err error) bool {
 	return errors.Is(err, fs.ErrPermission) && RunsAsRoot(x.PID)
 }
@@ -189,9 +189,9 @@ func (x *Examination) descriptors(at string, f *Findings) error {
 	}
 }
 
-// descriptor examines one link in the folder dir of the task at: a descriptor, or its working or root
-// directory. It adds the file to f if the file is on a wanted filesystem and the task can write through
-// it: a file that is open for writing, or any directory. It fails if it cannot find that out.
+// descriptor examines one link in the folder dir of the task at: a descriptor, or its working or root directory. It
+// adds the file to f if the file is on a wanted filesystem and the task can write through it: a file that is open for
+// writing, or any directory. It fails if it cannot determine that.
 //
 // Most descriptors need only one system call, relative to dir: a path from /proc would take twice the
 // time. The link is read only if the filesystem is a wanted one.

@@ -12,9 +12,9 @@ import (
 )
 
 // mappings finds the shared mappings of files to which a task can write (proc_pid_maps(5)). The task can write to such
-// a file even after it has closed the file. It needs no system call to write, or only mprotect(2). has is false if the
-// task has no memory map.
-func (x *Examination) mappings(at string, f *Findings) (has bool, err error) {
+// a file even after it has closed the file. To write, it needs no system call except perhaps mprotect(2). exists is
+// false if the task has no memory map.
+func (x *Examination) mappings(at string, f *Findings) (exists bool, err error) {
 	file, err := os.Open(at + "/maps")
 	if err != nil {
 		return false, err
@@ -24,10 +24,10 @@ func (x *Examination) mappings(at string, f *Findings) (has bool, err error) {
 	lines.Buffer(nil, mount.MaxTable) // a path may be longer than PATH_MAX
 	var readOnly []File
 	for n := 1; lines.Scan(); n++ {
-		has = true
+		exists = true
 		if n%chunk == 0 {
 			if err := x.endChunk(chunk / mappingsPerWork); err != nil {
-				return has, err
+				return exists, err
 			}
 		}
 		switch o, writable, ok := x.mapping(lines.Bytes(), f.Views); {
@@ -40,7 +40,7 @@ func (x *Examination) mappings(at string, f *Findings) (has bool, err error) {
 	if err = lines.Err(); err == nil && len(readOnly) > 0 {
 		err = x.writableLater(at, readOnly, f)
 	}
-	return has, err
+	return exists, err
 }
 
 // mapping parses one line of a maps file. ok is false if the line is not a shared mapping of a file on a

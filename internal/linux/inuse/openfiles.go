@@ -17,8 +17,8 @@ import (
 	"github.com/droverhq/drover/internal/linux/process"
 )
 
-// Names of Drover's processes, as /proc/PID/comm shows them. A hand is the guard's child. While it freezes a
-// filesystem, it has a directory of the dataset open, but it does not count as a holder.
+// Names of Drover's processes, as /proc/PID/comm shows them. A hand is a child process of the guard. While a hand
+// freezes a filesystem, it has a directory of the dataset open. It does not count as a holder.
 const (
 	CommDrover = "drover"
 	CommHand   = "drover-hand"
@@ -38,16 +38,17 @@ type Opener struct {
 
 // String returns a clause for an error message.
 func (o Opener) String() string {
-	who := fmt.Sprintf("process %d (%s)", o.PID, o.Comm)
+	process := fmt.Sprintf("process %d (%s)", o.PID, o.Comm)
 	switch {
 	case o.Unexamined != nil:
-		return fmt.Sprintf("%s may have a file of it open and cannot be examined: %v", who, o.Unexamined)
+		return fmt.Sprintf("%s may have a file of it open and cannot be examined: %v", process, o.Unexamined)
 	case o.Path == "":
-		return who + " has a file of its filesystem open that may belong to it: the kernel does not report its location"
+		return process +
+			" has a file of its filesystem open that may belong to it: the kernel does not report its location"
 	case o.Path == ".":
-		return who + " has its root directory open"
+		return process + " has its root directory open"
 	}
-	return fmt.Sprintf("%s has %s open inside of it", who, o.Path)
+	return fmt.Sprintf("%s has %s open inside of it", process, o.Path)
 }
 
 // Files contains the files of some filesystems that the processes of this PID namespace had open at one
@@ -65,11 +66,11 @@ type openedBy struct {
 // examiner is used by all looks of this process: it knows which examinations hang.
 var examiner Examiner
 
-// Open reads which files of the filesystems of some trees are open: files open for writing, open
-// directories, working and root directories, and shared writable mappings. It finds files that no mount
-// namespace shows: a file that was passed to another process, or one on a detached mount. It does not find
-// files that are open only for reading, nor those of this process and of other processes of Drover, which
-// keep their own records. A file that is handed from process to process during the look may be missed.
+// Open reads which files of the filesystems of some trees are open: files open for writing, open directories, working
+// and root directories, and shared writable mappings. It finds files that no mount namespace shows: a file that was
+// passed to another process, or one on a detached mount. It does not find files that are open only for reading. It
+// ignores the files of Drover's processes, because Drover has records about them. It may miss a file that is passed
+// from process to process during the look.
 //
 // A process that cannot be examined is part of the result. A look takes 0.1 to 0.2 ms for each process and
 // 1 µs for each descriptor, so do not call Open often. Processes with very much to read are examined last,
@@ -152,7 +153,7 @@ type filesLook struct {
 	found *Files
 }
 
-// openFiles is a look. quick and rest bound its two passes.
+// openFiles performs a look. quick and rest are the time limits of its two passes.
 func openFiles(quick, rest time.Duration, trees []mount.Filesystem) (*Files, error) {
 	own, err := mount.Table()
 	if err != nil {
@@ -183,9 +184,9 @@ func processes() (pids []int, err error) {
 	return pids, err
 }
 
-// pass examines processes. With a budget, it returns those that must be examined again without one: see
+// pass examines processes. With a budget, it returns the processes that must be examined again without a budget: see
 // process.
-func (l *filesLook) pass(bound time.Duration, pids []int, budget *Budget) (again []int, err error) {
+func (l *filesLook) pass(bound time.Duration, pids []int, budget *Budget) (unfinished []int, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), bound)
 	defer cancel()
 	for _, pid := range pids {
@@ -194,15 +195,15 @@ func (l *filesLook) pass(bound time.Duration, pids []int, budget *Budget) (again
 			return nil, err
 		}
 		if !done {
-			again = append(again, pid)
+			unfinished = append(unfinished, pid)
 		}
 	}
-	return again, nil
+	return unfinished, nil
 }
 
 // process adds the open files of a process, or the error of its examination. With a budget, done is false if the
-// examination needs more work than the budget allows, and if it seemed to hang: on a busy host, it may only have waited
-// for a processor. It fails if the state of the look cannot be renewed.
+// examination needs more work than the budget allows. done is also false if the examination seemed to hang, because on
+// a busy host it may only have waited for a processor. It fails if the state of the look cannot be renewed.
 func (l *filesLook) process(ctx context.Context, pid int, budget *Budget) (done bool, err error) {
 	if l.scan == nil || l.scan.Full() { // the mount tables stay in memory as long as the scan
 		if l.scan, err = NewScan(l.own); err != nil {
@@ -223,23 +224,23 @@ func (l *filesLook) process(ctx context.Context, pid int, budget *Budget) (done 
 	return true, nil
 }
 
-// identified returns trees with the identities of their filesystems, as far as the host's mount table shows
-// them. Otherwise every file on a detached mount of any btrfs would count. A tree on a btrfs may contain
-// subvolumes, each with another device number for stat(2), so these numbers are left out if the ID of the
-// btrfs is known.
+// identified returns trees with the identities of their filesystems, as far as the host's mount table shows them.
+// Without the identities, every file on a detached mount of any btrfs would count. A tree on a btrfs may contain
+// subvolumes, each with another device number for stat(2), so these numbers are left out if the ID of the btrfs is
+// known.
 func identified(own mount.Mounts, trees []mount.Filesystem) []mount.Filesystem {
-	known := map[deviceNumber]mount.Identity{}
+	identities := map[deviceNumber]mount.Identity{}
 	list := slices.Clone(trees)
 	for i, tree := range list {
 		number := deviceNumber{tree.Major, tree.Minor}
-		id, ok := known[number]
+		id, ok := identities[number]
 		if !ok {
 			for _, e := range own.Of(tree.Major, tree.Minor) {
 				if id = mount.Identify(e).Identity; id.Type != btrfs || id.FSID != 0 {
 					break
 				}
 			}
-			known[number] = id
+			identities[number] = id
 		}
 		if tree.Identity == (mount.Identity{}) {
 			tree.Identity = id
@@ -301,10 +302,10 @@ func (f *Files) Openers(tree mount.Filesystem, ignored func(*mount.Entry) bool) 
 	return append(list, unexamined...)
 }
 
-// isUsedBy reports whether an open file keeps a tree from being replaced or removed. It is less strict than Includes,
-// which a fence uses, for a file whose exact path is unknown. If the file has been removed, it does not count, because
-// no tree contains it. If it has several names, only the name that the kernel shows counts. Otherwise any user could
-// keep every tree of a filesystem in use, with one file on a detached mount in a user namespace.
+// isUsedBy reports whether an open file prevents the tree from being replaced or removed. For a file whose exact path
+// is unknown, it is less strict than Includes, which a fence uses. A removed file does not count, because no tree
+// contains it. For a file with several names, only the name that the kernel shows counts. Otherwise any user could keep
+// every tree of a filesystem in use, with one file on a detached mount in a user namespace.
 func (h *Holding) isUsedBy(f File) bool {
 	switch {
 	case f.unplaced && f.removed:

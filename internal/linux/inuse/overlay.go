@@ -18,12 +18,11 @@ func numberOf(e *mount.Entry) deviceNumber { return deviceNumber{e.Major, e.Mino
 // example is a container of an engine that itself runs in a container and keeps its images on a volume.
 // Call FindOverlays before the first call of IsMountedIn or CanWrite.
 //
-// The path of an upper directory is valid in the mount namespace of the program that mounted the overlay.
-// So the path is looked up only in tables that show both the overlay and the tree. There are two
-// exceptions. If the host shows the overlay, only the host's table counts: the upper directory of a
-// container of the host is on the host, and the container may have a volume mounted at the same path. If
-// the overlay is the root directory in a table, that table does not count: a program in another namespace
-// mounted the overlay.
+// The path of an upper directory is valid in the mount namespace of the program that mounted the overlay. So the path
+// is looked up only in tables that show both the overlay and the tree. There are two exceptions. First, if the host's
+// table shows the overlay, only the host's table counts: the upper directory of a container of the host is on the host,
+// and the container may have a volume mounted at the same path. Second, if the overlay is the root directory in a
+// table, that table does not count, because a program in another namespace mounted the overlay.
 func (h *Holding) FindOverlays(s *Scan) {
 	h.overlays = map[deviceNumber]bool{}
 	onHost := map[deviceNumber]bool{}
@@ -96,14 +95,14 @@ func overlaysIn(table mount.Mounts) (list []overlay) {
 // upperIn returns the mount that contains a path, and the path in the mounted filesystem.
 func upperIn(points map[string]*mount.Entry, path string) (on *mount.Entry, root string) {
 	path = filepath.Clean(path)
-	known := true
+	exact := true
 	if parts := strings.SplitN(path, "/", maxDepth+1); len(parts) > maxDepth {
-		path, known = strings.Join(parts[:maxDepth], "/"), false
+		path, exact = strings.Join(parts[:maxDepth], "/"), false
 	}
 	for at := path; ; at = filepath.Dir(at) {
 		if e := points[at]; e != nil {
 			rest := strings.TrimPrefix(path, strings.TrimSuffix(at, "/"))
-			if known {
+			if exact {
 				root = filepath.Join(e.Root, rest)
 			}
 			return e, root

@@ -92,7 +92,7 @@ func (s *Scan) add(table mount.Mounts, in *View) {
 		s.all = append(s.all, in)
 	}
 	for _, e := range table {
-		if known, ok := s.byID[e.ID]; !ok || known.in != nil && len(e.Mountpoint) > len(known.Mountpoint) {
+		if indexed, ok := s.byID[e.ID]; !ok || indexed.in != nil && len(e.Mountpoint) > len(indexed.Mountpoint) {
 			s.byID[e.ID] = seenMount{e, in}
 		}
 	}
@@ -110,10 +110,10 @@ const (
 // table.
 var ErrLargeTable = errors.New("its mount table is too large to read in time")
 
-// SmallTableOf is TableOf for a list of all processes, which must not take long: any user can make
-// thousands of mount namespaces with large tables. It fails with ErrLargeTable if a table has more than
-// smallTable bytes, and for every further table once it has read listedTables bytes in all. Tables that
-// were read before are still returned.
+// SmallTableOf does the work of TableOf for a list of all processes. Such a list must not take long, although any user
+// can make thousands of mount namespaces with large tables. So SmallTableOf fails with ErrLargeTable if a table has
+// more than smallTable bytes. Once it has read listedTables bytes in all, it fails for every further table, but still
+// returns the tables that were read before.
 func (s *Scan) SmallTableOf(task string) (*View, error) {
 	read := 0
 	return s.tableOf(task, true, func(bytes int) error {
@@ -140,7 +140,7 @@ func (s *Scan) Full() bool {
 	return s.size > mount.MaxTable
 }
 
-// tableOf is TableOf. If small is true, it fails with ErrLargeTable for a table that step has rejected
+// tableOf does the work of TableOf. If small is true, it fails with ErrLargeTable for a table that step has rejected
 // before.
 func (s *Scan) tableOf(task string, small bool, step func(bytes int) error) (*View, error) {
 	ns, err := os.Readlink(task + "/ns/mnt")
@@ -201,7 +201,8 @@ func (s *Scan) ofPrivileged(task string, step func(bytes int) error) (*View, err
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, e := range table {
-		if known, ok := s.byID[e.ID]; ok && known.in == nil && known.Root == e.Root && known.Source == e.Source {
+		hostMount, ok := s.byID[e.ID]
+		if ok && hostMount.in == nil && hostMount.Root == e.Root && hostMount.Source == e.Source {
 			return nil, nil
 		}
 	}

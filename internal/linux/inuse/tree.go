@@ -29,8 +29,8 @@ type File struct {
 	path         string
 	through      seenMount // the mount through which it was opened; zero if that mount is detached
 	unplaced     bool      // the exact path is unknown: the file is at path or below it
-	// removed and name are known for some files with unplaced set. removed reports that the file has no name
-	// any more, and name is one of the several names that it has.
+	// removed and name are set for some files whose unplaced is set. removed reports that the file has no name any
+	// more. name is one of the several names of the file.
 	removed bool
 	name    string
 }
@@ -70,9 +70,8 @@ func (h *Holding) CanWrite(f Findings) bool {
 	return slices.ContainsFunc(f.Views, h.IsMountedIn) || slices.ContainsFunc(f.Files, h.Includes)
 }
 
-// Includes reports whether a file may be in the tree. A file that was opened through an NFS mount with an
-// unknown root may be in any part of the share, so it counts: to stop one process too many is better than
-// to have two writers.
+// Includes reports whether a file may be in the tree. A file that was opened through an NFS mount with an unknown root
+// may be in any part of the share. It counts, because stopping one process too many is better than having two writers.
 func (h *Holding) Includes(f File) bool {
 	if f.major != h.fsys.Major || f.minor != h.fsys.Minor ||
 		f.through.Entry != nil && !h.fsys.MayMatch(f.through.Entry) {
@@ -90,8 +89,8 @@ func (h *Holding) Includes(f File) bool {
 // sees the whole host has one below some folder. The processes in these namespaces hold the tree only if
 // they have opened a file in it, like processes in the host's namespace.
 func (h *Holding) IsMountedIn(v *View) bool {
-	if known, ok := h.views[v]; ok {
-		return known
+	if cached, ok := h.views[v]; ok {
+		return cached
 	}
 	found := slices.ContainsFunc(v.Mounts, func(e *mount.Entry) bool {
 		if h.overlays[numberOf(e)] {
@@ -129,8 +128,8 @@ func (h *Holding) hasUnknownRoot(m seenMount) bool {
 	at, ok := m.in.index.PlaceOf(e)
 	index := h.own.Index()
 	return !ok || !slices.ContainsFunc(same, func(own *mount.Entry) bool {
-		place, known := index.PlaceOf(own)
-		return own.Root == e.Root && known && place == at
+		place, found := index.PlaceOf(own)
+		return own.Root == e.Root && found && place == at
 	})
 }
 

@@ -56,25 +56,25 @@ func Detect(table mount.Mounts) (Hierarchy, error) {
 		return Hierarchy{}, fmt.Errorf("%w: no mounted one has the controller blkio or io", ErrNone)
 	}
 	h := Hierarchy{Version: V2, Dir: v2}
-	if has, err := h.controls(v2Controller); err != nil {
+	if hasIO, err := h.controls(v2Controller); err != nil {
 		return Hierarchy{}, err
-	} else if !has {
+	} else if !hasIO {
 		return Hierarchy{}, fmt.Errorf("%w: %s lacks the controller io", ErrNone, v2)
 	}
 	return h, nil
 }
 
 // CheckWriteback fails with ErrNone if the limits apply to programs, but not to data that the kernel writes for them
-// later. In version 2 the kernel attributes such data to a group by the group that a page is charged to, which needs
-// the controller memory in the same hierarchy. The controller io makes the kernel enable memory as well, whether or not
-// it is enabled for child groups. If memory is not in the same hierarchy (some boards boot with cgroup_disable=memory),
-// all such data is attributed to the root group, which has no limit.
+// later. In version 2, the kernel attributes a page to the group that the page is charged to. This needs the controller
+// memory in the same hierarchy. The controller io makes the kernel enable memory as well, whether or not memory is
+// enabled for child groups. If memory is not in the same hierarchy (some boards boot with cgroup_disable=memory), the
+// kernel attributes all such data to the root group, which has no limit.
 func (h Hierarchy) CheckWriteback() error {
 	if h.Version != V2 {
 		return nil
 	}
-	has, err := h.controls(v2Memory)
-	if err == nil && !has {
+	hasMemory, err := h.controls(v2Memory)
+	if err == nil && !hasMemory {
 		err = fmt.Errorf("%w: %s has the controller io without memory, so buffered writes would be charged to no "+
 			"group", ErrNone, h.Dir)
 	}

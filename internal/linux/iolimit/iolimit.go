@@ -7,7 +7,7 @@
 // The versions differ:
 //
 //   - A rule of version 1 limits only the processes of that group, not those of groups below it. A rule of the root
-//     group limits its processes, and everything that the kernel writes itself, for whichever group.
+//     group limits its processes and everything that the kernel writes itself, for all groups.
 //   - A rule of version 2 limits all groups below its group, and what the kernel writes for them. The root group
 //     cannot have a rule. Another group can have one only if its parents enable the controller for their children.
 //
@@ -222,12 +222,12 @@ func (h Hierarchy) groupIn(file string) (string, bool) {
 		if len(f) != 3 {
 			continue
 		}
-		ours := f[0] == "0" && f[1] == ""
+		matches := f[0] == "0" && f[1] == ""
 		if h.Version == V1 {
-			ours = slices.Contains(strings.Split(f[1], ","), v1Controller)
+			matches = slices.Contains(strings.Split(f[1], ","), v1Controller)
 		}
 		// A path that begins with /.. is outside of this cgroup namespace (cgroup_namespaces(7)).
-		if ours && strings.HasPrefix(f[2], "/") && !strings.HasPrefix(f[2], "/..") {
+		if matches && strings.HasPrefix(f[2], "/") && !strings.HasPrefix(f[2], "/..") {
 			return f[2], true
 		}
 	}

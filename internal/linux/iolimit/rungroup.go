@@ -11,12 +11,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// RunInGroup calls do while this process is in a group of its own below the root group, and removes the group with its
-// rules afterwards. The name of the group is prefix and the PID. Groups with the same prefix whose process was killed
-// are removed too.
+// RunInGroup moves this process to a new group below the root group and calls do. Afterwards it removes the group with
+// its rules. The name of the group is prefix and the PID. Groups with the same prefix whose process was killed are
+// removed too.
 //
-// Only one goroutine of a process may call RunInGroup at a time. Everything else that the process does meanwhile counts
-// for the group as well. Processes that it starts are in the group, and must end before do returns.
+// Only one goroutine of a process may call RunInGroup at a time. The rules of the group also apply to everything else
+// that the process does meanwhile. Processes that it starts are in the group too, and must end before do returns.
 func (h Hierarchy) RunInGroup(prefix string, do func(group string) error) (err error) {
 	home, ok := h.GroupOf(os.Getpid())
 	if !ok {
@@ -61,8 +61,8 @@ func (h Hierarchy) enter(group string) error {
 // removeStale removes the groups that killed processes have left behind. The kernel refuses to remove a group that is
 // in use.
 func (h Hierarchy) removeStale(prefix string) {
-	left, _ := filepath.Glob(filepath.Join(h.Dir, prefix+"*"))
-	for _, path := range left {
+	stale, _ := filepath.Glob(filepath.Join(h.Dir, prefix+"*"))
+	for _, path := range stale {
 		pid, err := strconv.Atoi(strings.TrimPrefix(filepath.Base(path), prefix))
 		if err == nil && unix.Kill(pid, 0) == unix.ESRCH {
 			_ = unix.Rmdir(path)

@@ -14,12 +14,12 @@ import (
 // The kernel turns a discard on a loop device into a hole in its file. No flag of the device and
 // no option of a mount keeps fstrim(8) from sending discards: only the limit in sysfs does.
 //
-// The limit belongs to the number of the device, not to the file. Since Linux 6.9 the next file
-// on that number has it too, and since 6.12 it cannot be raised again: the kernel wants a multiple
-// of discard_granularity, which is 0 then. Only removing the number resets it.
+// The limit belongs to the number of the device, not to the file. Since Linux 6.9, the next file on that number has the
+// same limit. Since 6.12, the limit cannot be raised again: the kernel requires a multiple of discard_granularity,
+// which is 0 then. Only removing the number resets the limit.
 
-// DisableDiscard makes the device at path, such as /dev/loop3, refuse discards. It is idempotent.
-// Once the device has no file any more, Remove lets its number pass discards on again.
+// DisableDiscard makes the device at path, such as /dev/loop3, refuse discards. It is idempotent. After the device has
+// lost its file, Remove resets its number, so that a new device with the number passes discards on again.
 func DisableDiscard(path string) error {
 	limit := discardLimit(path)
 	err := os.WriteFile(limit, []byte("0"), 0)
@@ -53,8 +53,8 @@ func Remove(path string) error {
 	return nil
 }
 
-// refusesDiscards reports whether a device that has just got its file refuses discards because of the earlier
-// file of this number. It is false if sysfs does not tell.
+// refusesDiscards reports whether a device that has just got its file refuses discards because of the earlier file of
+// this number. It returns false if sysfs does not show the limit.
 func refusesDiscards(path string) bool {
 	limit, err := readLimit(discardLimit(path))
 	if err != nil || limit > 0 {

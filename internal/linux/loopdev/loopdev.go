@@ -43,8 +43,8 @@ type Options struct {
 	// BlockSize is the logical block size in bytes: a power of two from 512 to the page size. If 0, the kernel chooses
 	// it. The size of the file should be a multiple of it.
 	BlockSize uint32
-	// Sole makes Attach fail with ErrShared if the file has more than one name. The check is made after the file is
-	// attached. So a process that adds a name and then looks for a device finds this one.
+	// Sole makes Attach fail with ErrShared if the file has more than one name. Attach checks this after it has
+	// attached the file. So a process that adds a name and then looks for a device of the file finds this device.
 	Sole bool
 }
 
@@ -74,7 +74,7 @@ func (d *Device) Close() error {
 	return err
 }
 
-// attempts is how many races for a free device one Attach may lose.
+// attempts is how often one Attach tries to get a free device before other processes.
 const attempts = 100
 
 // replacements is how many devices that refuse discards one Attach tries to replace. After that it uses such a device:
@@ -217,8 +217,8 @@ func openElsewhere(f *os.File) answer {
 	return no
 }
 
-// OpenElsewhere reports whether f's file may be open through another descriptor than f. It returns true if the kernel
-// does not tell.
+// OpenElsewhere reports whether f's file may be open through another descriptor than f. It returns true if the answer
+// is unknown.
 func OpenElsewhere(f *os.File) bool { return openElsewhere(f) == maybe }
 
 func attachFree(f *os.File, opts Options) (*os.File, error) {

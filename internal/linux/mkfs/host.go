@@ -16,8 +16,8 @@ import (
 type Host struct {
 	Makes  []string // filesystems for new volumes
 	Mounts []string // filesystems that the kernel can mount, which is sufficient for existing volumes
-	// Missing are the reasons why the others cannot be created. Each begins with the filesystem, and names the
-	// command that fixes it.
+	// Missing has the reason why each of the other filesystems cannot be created. Each reason begins with the
+	// filesystem, and names the command that fixes the problem.
 	Missing []error
 }
 
@@ -79,32 +79,33 @@ func (h Host) CheckAny(list []string, what string) error {
 	return dataset.Errorf(dataset.ErrUnsupported, "%s: %s", what, dataset.OneLine(errors.Join(h.Missing...)))
 }
 
-// Choose returns the filesystem for a new volume of a size: fs or, if fs is "", XFS if the volume is large enough for
-// it, because XFS handles several times as many small synchronous writes as ext4. have are the filesystems that could
-// be created when the pool was opened. Filesystems that were installed later are found as well. It fails with
-// ErrUnsupported if the filesystem cannot be created.
-func Choose(fs string, size dataset.Size, have []string) (string, error) {
-	var now Host
-	if len(have) == 0 || fs != "" && !slices.Contains(have, fs) {
-		now = DetectHost()
-		have = now.Makes
+// Choose returns the filesystem for a new volume of a size. If fs is not empty, that is fs. Otherwise it is XFS if the
+// volume is large enough, because XFS handles several times as many small synchronous writes as ext4. filesystems are
+// those that could be created when the pool was opened. Choose also finds filesystems whose programs were installed
+// later. It fails with ErrUnsupported if the filesystem cannot be created.
+func Choose(fs string, size dataset.Size, filesystems []string) (string, error) {
+	var host Host
+	if len(filesystems) == 0 || fs != "" && !slices.Contains(filesystems, fs) {
+		host = DetectHost()
+		filesystems = host.Makes
 	}
 	switch {
-	case fs == "" && len(have) == 0:
-		return "", now.CheckAny(have, "no filesystem can be created for a new volume")
-	case fs == "" && size < MinXFS && slices.Contains(have, Ext4):
+	case fs == "" && len(filesystems) == 0:
+		return "", host.CheckAny(filesystems, "no filesystem can be created for a new volume")
+	case fs == "" && size < MinXFS && slices.Contains(filesystems, Ext4):
 		return Ext4, nil
 	case fs == "":
-		return have[0], nil
-	case slices.Contains(have, fs):
+		return filesystems[0], nil
+	case slices.Contains(filesystems, fs):
 		return fs, nil
 	}
-	why := dataset.Errorf(dataset.ErrUnsupported, "filesystem %q is not available for volumes here (available: %s)", fs,
-		strings.Join(have, ", "))
-	for _, err := range now.Missing {
+	problem := dataset.Errorf(dataset.ErrUnsupported,
+		"filesystem %q is not available for volumes here (available: %s)", fs, strings.Join(filesystems, ", "))
+	for _, err := range host.Missing {
 		if strings.HasPrefix(err.Error(), fs) {
-			why = dataset.Errorf(dataset.ErrUnsupported, "filesystem %q is not available for a new volume: %w", fs, err)
+			problem = dataset.Errorf(dataset.ErrUnsupported,
+				"filesystem %q is not available for a new volume: %w", fs, err)
 		}
 	}
-	return fs, why
+	return fs, problem
 }

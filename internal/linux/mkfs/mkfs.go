@@ -1,5 +1,5 @@
-// Package mkfs computes how large the device of a volume must be for its filesystem, and which arguments mkfs needs. A
-// volume of 256 MiB is one to which 256 MiB can be written, so the space that the filesystem uses for itself is added.
+// Package mkfs computes how large the device of a volume must be for its filesystem, and which arguments mkfs needs. To
+// a volume of 256 MiB, 256 MiB can be written, so the package adds the space that the filesystem uses for itself.
 // Backends loop and lvm call the package, and the command line uses its figures. The package keeps no state.
 package mkfs
 
@@ -28,12 +28,12 @@ const MaxDevice = MaxSize + MaxSize/16
 
 // Check fails with ErrUnsupported if a filesystem cannot have a size.
 func Check(fs string, size dataset.Size) error {
-	least := 16 * dataset.MiB
+	minimum := 16 * dataset.MiB
 	if fs == XFS {
-		least = MinXFS
+		minimum = MinXFS
 	}
-	if size < least {
-		return dataset.Errorf(dataset.ErrUnsupported, "%s is too small for %s, which needs %s", size, fs, least)
+	if size < minimum {
+		return dataset.Errorf(dataset.ErrUnsupported, "%s is too small for %s, which needs %s", size, fs, minimum)
 	}
 	return CheckMax(size)
 }
@@ -50,16 +50,16 @@ func CheckMax(size dataset.Size) error {
 }
 
 // Device returns how many bytes a device needs for a filesystem to which size bytes can be written. It grows
-// monotonically with size. It is accurate within 3 %. That is also true for a filesystem that has grown to the size,
-// although some of its structures keep the layout of the smaller size.
+// monotonically with size. It is accurate within 3 %, also for a filesystem that has grown to the size, although some
+// of its structures keep the layout of the smaller size.
 func Device(fs string, size dataset.Size) dataset.Size {
-	keeps := ext4Overhead
+	overhead := ext4Overhead
 	if fs == XFS {
-		keeps = xfsOverhead
+		overhead = xfsOverhead
 	}
 	device := size
 	for range 4 { // the reserve is a fraction of the device, so iterate until it is stable
-		device = size + keeps(size, device)
+		device = size + overhead(size, device)
 	}
 	const page = 4 * dataset.KiB
 	return (device + page - 1) / page * page

@@ -15,9 +15,9 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// ReadForeign reads the mounts of all other mount namespaces that have a process in this PID namespace. It
-// misses a mount namespace without a process, which a file or a descriptor can keep alive. It does not
-// skip a process that cannot be examined: Holders and From return it.
+// ReadForeign reads the mounts of all other mount namespaces that have a process in this PID namespace. It misses a
+// mount namespace without a process, which a file or a descriptor can keep alive. A process that cannot be examined is
+// not skipped: Holders and From return it.
 //
 // It reads the mounts of every thread in /proc, about 10 µs for each, so do not call it often. It ends after about 10
 // seconds. Processes that were not read by then are reported as processes that could not be examined. Otherwise a user
@@ -29,11 +29,11 @@ func ReadForeign() (*Foreign, error) { return readForeign(ScanTimeout) }
 // host, and short for a waiting caller.
 const ScanTimeout = 10 * time.Second
 
-// ErrScanTimeout means that a process was not examined because the look had to end before.
+// ErrScanTimeout means that a process was not examined because the look reached its time limit first.
 var ErrScanTimeout = errors.New("the scan of all processes took too long (try again)")
 
-func readForeign(within time.Duration) (*Foreign, error) {
-	until := clock.System{}.Steady() + within
+func readForeign(timeout time.Duration) (*Foreign, error) {
+	until := clock.System{}.Steady() + timeout
 	own, err := namespaceOf("/proc/thread-self")
 	if err != nil {
 		return nil, fmt.Errorf("find holders: %w", err)

@@ -38,9 +38,9 @@ const (
 	zfs   = "zfs"
 )
 
-// Identify returns the filesystem of a mount of this process's mount namespace, with its identity. It does
-// not fail: fields that it cannot read stay empty. The caller must check afterwards that the mount still
-// exists: otherwise the identity may be of another filesystem.
+// Identify returns the filesystem of a mount of this process's mount namespace, with its identity. It does not fail:
+// fields that it cannot read stay empty. The caller must check afterwards that the mount still exists. Otherwise the
+// identity may be that of another filesystem.
 func Identify(e *Entry) Filesystem {
 	f := Filesystem{Major: e.Major, Minor: e.Minor, Root: e.Root}
 	f.Identity.Type = e.FSType

@@ -11,8 +11,8 @@ import (
 )
 
 // InMemory returns the kind of memory that contains a path, such as "tmpfs" or "zram0". Its content is lost at a
-// reboot. It returns "" if the path is on no known kind. For a filesystem on a block device, it follows device mapper,
-// RAID and loop devices down to what they consist of.
+// reboot. It returns "" if the path is on no known kind of memory. For a filesystem on a block device, it follows
+// device mapper, RAID and loop devices down to the underlying devices and files.
 func (m Mounts) InMemory(path string) string { return m.fileIn(path, maxLayers) }
 
 const maxLayers = 8 // maximum number of devices and files that are followed

@@ -3,8 +3,8 @@
 // filesystem mounted.
 //
 // The agent mounts volumes with it, the backends mount their pools and look for users of datasets, and the guard looks
-// for the processes that it must stop. The package keeps no state: each table is a copy of one moment, and is not
-// changed. [Users] remembers the processes that it has seen; its caller must prevent concurrent calls.
+// for the processes that it must stop. Each table is a copy of one moment, and is not changed. Only [Users] has state:
+// it remembers the processes that it has seen. Its caller must prevent concurrent calls.
 //
 // The package has no list of allowed mount options. Package profiles decides which options a profile may choose, and
 // the backend adds those that its volumes need.
@@ -56,11 +56,11 @@ type Error struct {
 const StepCreate = "fsconfig create"
 
 func (e *Error) Error() string {
-	where := ""
+	place := ""
 	if e.Target != "" {
-		where = " on " + e.Target
+		place = " on " + e.Target
 	}
-	msg := fmt.Sprintf("mount %s (%s)%s: %s: %v", e.Spec.Source, e.Spec.FSType, where, e.Step, e.Err)
+	msg := fmt.Sprintf("mount %s (%s)%s: %s: %v", e.Spec.Source, e.Spec.FSType, place, e.Step, e.Err)
 	if len(e.Log) > 0 {
 		msg += ": " + strings.Join(e.Log, "; ")
 	}
@@ -202,7 +202,7 @@ func Bind(source *os.File, target string, f BindFlags) error {
 	return nil
 }
 
-// A process that this program starts has copies of all descriptors until its exec. For that moment, they keep mounts
+// A process that this program starts has copies of all descriptors until its exec. Until then, the copies keep mounts
 // busy.
 const (
 	busyTries = 20

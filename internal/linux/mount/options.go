@@ -28,12 +28,12 @@ type options struct {
 // contradict each other, the last one counts.
 func parseOptions(spec Spec) (options, error) {
 	out := options{attrs: unix.MOUNT_ATTR_RELATIME}
-	given := spec.Options
+	all := spec.Options
 	if spec.ReadOnly {
-		given = append(append([]string(nil), given...), "ro")
+		all = append(append([]string(nil), all...), "ro")
 	}
 	readOnly := false
-	for _, text := range given {
+	for _, text := range all {
 		key, value, hasValue := strings.Cut(text, "=")
 		if key == "" || strings.ContainsAny(text, ",\x00\n") {
 			return options{}, fmt.Errorf(`%q is not a single mount option (expected "key" or "key=value")`, text)

@@ -5,46 +5,46 @@ import (
 	"path/filepath"
 )
 
-// PathsTo returns all paths to a directory through the mounts. Its own path is the first one. A directory has several
-// if a tree that contains it is bind mounted. dir is absolute and contains no symbolic links.
+// PathsTo returns all paths to a directory through the mounts. dir itself is the first one. A directory has several
+// paths if a tree that contains it is bind mounted. dir is absolute and contains no symbolic links.
 func (m Mounts) PathsTo(dir string) []string {
-	ways := []string{dir}
-	on := m.On(dir)
-	there, err := os.Stat(dir)
-	if on == nil || err != nil {
-		return ways
+	paths := []string{dir}
+	entry := m.On(dir)
+	dirInfo, err := os.Stat(dir)
+	if entry == nil || err != nil {
+		return paths
 	}
-	rel, err := filepath.Rel(on.Mountpoint, dir)
+	rel, err := filepath.Rel(entry.Mountpoint, dir)
 	if err != nil {
-		return ways
+		return paths
 	}
-	inside := filepath.Join(on.Root, rel)
-	for _, e := range m.Of(on.Major, on.Minor) {
-		rel, err := filepath.Rel(e.Root, inside)
-		if err != nil || !within(inside, e.Root) {
+	pathInFS := filepath.Join(entry.Root, rel)
+	for _, e := range m.Of(entry.Major, entry.Minor) {
+		rel, err := filepath.Rel(e.Root, pathInFS)
+		if err != nil || !within(pathInFS, e.Root) {
 			continue
 		}
-		way := filepath.Join(e.Mountpoint, rel)
+		path := filepath.Join(e.Mountpoint, rel)
 		// Another mount can hide this path.
-		if info, err := os.Stat(way); way != dir && err == nil && os.SameFile(info, there) {
-			ways = append(ways, way)
+		if info, err := os.Stat(path); path != dir && err == nil && os.SameFile(info, dirInfo) {
+			paths = append(paths, path)
 		}
 	}
-	return ways
+	return paths
 }
 
 // Place returns the filesystem that contains a path, with the path in that filesystem as the root. path is absolute and
 // contains no symbolic links. It returns false if the table shows no mount for it. It reads only the table.
 func (m Mounts) Place(path string) (Filesystem, bool) {
-	on := m.On(path)
-	if on == nil {
+	entry := m.On(path)
+	if entry == nil {
 		return Filesystem{}, false
 	}
-	rel, err := filepath.Rel(on.Mountpoint, path)
+	rel, err := filepath.Rel(entry.Mountpoint, path)
 	if err != nil {
 		return Filesystem{}, false
 	}
-	return Filesystem{Major: on.Major, Minor: on.Minor, Root: filepath.Join(on.Root, rel)}, true
+	return Filesystem{Major: entry.Major, Minor: entry.Minor, Root: filepath.Join(entry.Root, rel)}, true
 }
 
 // Within reports whether f is the tree other or a part of it.

@@ -22,9 +22,9 @@ func OnShare(e *Entry) bool { return e.FSType == "nfs" || e.FSType == "nfs4" }
 
 // resolveShareRoots replaces the root of each NFS mount by RootOf its directory. root is the root directory of the
 // process that sees the mounts. It sends no request to a server or a daemon, because the server or the daemon may be
-// dead. A mount keeps the root "/" if another one covers it, if its mount point is inside another share, or if the
-// mount point is inside a filesystem with a daemon and the kernel would have to ask that daemon. For each mount of NFS
-// it compares all others, so it calls step for each, and fails with its error.
+// dead. A mount keeps the root "/" in three cases: another mount covers it, its mount point is inside another share, or
+// its mount point is inside a filesystem with a daemon that the kernel would have to ask. resolveShareRoots compares
+// each NFS mount with all others, so it calls step for each NFS mount, and returns the error of step.
 func (m Mounts) resolveShareRoots(root string, step func(bytes int) error) error {
 	for _, e := range m {
 		if !OnShare(e) {

@@ -35,8 +35,8 @@ func TableOf(task string) (Mounts, error) {
 	return TableInSteps(task, func(int) error { return nil })
 }
 
-// TableInSteps is TableOf for a caller that must be able to stop: a user with a user namespace can make a
-// table that takes seconds to read. It calls step after each system call that reads the table, some 100 µs
+// TableInSteps reads a table as TableOf does, for a caller that must be able to stop. A user with a user namespace can
+// make a table that takes seconds to read. It calls step after each system call that reads the table, some 100 µs
 // apart, with the number of bytes that were read. If step fails, TableInSteps fails with the same error.
 func TableInSteps(task string, step func(bytes int) error) (Mounts, error) {
 	f, err := os.Open(task + "/mountinfo")
@@ -233,20 +233,20 @@ type foreignMount struct {
 //
 // An NFS mount that matches no mount of the host may be any part of its share, so Holders returns it.
 //
-// If the device number of fsys belongs to another filesystem now, nobody holds fsys, not even a process
-// that could not be examined.
+// If the device number of fsys belongs to another filesystem now, Holders returns nothing: no process can hold fsys,
+// not even one that could not be examined.
 func (f *Foreign) Holders(fsys Filesystem, ownTarget string) []Holder {
 	if fsys.Reused() {
 		return nil
 	}
-	var ours Place
-	known := false
+	var hostPlace Place
+	hasPlace := false
 	if ownTarget != "" {
-		ours, known = f.own.PlaceAt(ownTarget)
+		hostPlace, hasPlace = f.own.PlaceAt(ownTarget)
 	}
 	var holders []Holder
 	for _, m := range f.mounts {
-		if !fsys.MayMatch(m.Entry) || known && m.placed && m.place == ours {
+		if !fsys.MayMatch(m.Entry) || hasPlace && m.placed && m.place == hostPlace {
 			continue
 		}
 		root := strings.TrimSuffix(m.Root, "//deleted")

@@ -13,9 +13,9 @@ import (
 // and moves to its control group, after its process has started.
 const youngAge = 10 * time.Second
 
-// Users tracks which processes have filesystems of block devices mounted in other mount namespaces. It is cheap: a look
-// reads the list of processes, and the mounts of only those processes that are new since the previous look. The zero
-// value has seen nothing. Not safe for concurrent use.
+// Users tracks which processes have filesystems of block devices mounted in other mount namespaces. An Update is cheap:
+// it reads the list of processes, and the mounts of only those processes that are new since the previous Update. The
+// zero value has seen nothing. Not safe for concurrent use.
 type Users struct {
 	own    uint64
 	procs  map[int]*userProcess
@@ -118,8 +118,7 @@ func (u *Users) forget() {
 }
 
 // Of returns the processes in whose mount namespaces the filesystem with a device number is mounted in another place
-// than ownTarget. In a namespace that has the mounts of the host below a folder, ownTarget is looked for below that
-// folder.
+// than ownTarget. If a namespace has the mounts of the host below a folder, Of looks for ownTarget below that folder.
 func (u *Users) Of(major, minor int, ownTarget string) []int {
 	uses := map[uint64]bool{}
 	for ns, mounts := range u.spaces {

@@ -55,7 +55,7 @@ func (i Identity) Program() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("read the program of process %d: %w", i.PID, err)
 	}
-	if now, err := Of(i.PID); err != nil || now != i {
+	if current, err := Of(i.PID); err != nil || current != i {
 		return "", errors.Join(fmt.Errorf("read the program of process %d: it has ended", i.PID), err)
 	}
 	// The kernel appends " (deleted)" once an upgrade has replaced the file.

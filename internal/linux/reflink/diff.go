@@ -13,16 +13,16 @@ type Range struct {
 	Zero           bool
 }
 
-// Changed returns the ranges in which now differs from old, in order and without overlaps. Writing these ranges of now
-// to old, and setting its size to that of now, turns old into now. It reads no data: where both files share blocks at
-// the same offset, they are equal.
+// Changed returns the ranges in which newer differs from old, in order and without overlaps. Writing these ranges of
+// newer to old, and setting its size to that of newer, turns old into newer. Changed reads no data: where both files
+// share blocks at the same offset, they are equal.
 //
 // Neither file may be written to during the call. Both must be on one filesystem. One must be a clone of the other, or
 // both must be clones of a common ancestor. Since then, no shared block may have been overwritten in place. Extents
 // with unknown content (compressed, inline) count as changed.
-func Changed(old, now *os.File) ([]Range, error) {
-	one, fi, err := isSameFile(old, now)
-	if err != nil || one {
+func Changed(old, newer *os.File) ([]Range, error) {
+	sameFile, fi, err := isSameFile(old, newer)
+	if err != nil || sameFile {
 		return nil, err
 	}
 	// Read both maps at the same time: the map of an image with 100,000 extents takes more than a tenth of a second.
@@ -30,7 +30,7 @@ func Changed(old, now *os.File) ([]Range, error) {
 	var aErr error
 	var other sync.WaitGroup
 	other.Go(func() { a, aErr = Extents(old) })
-	b, err := Extents(now)
+	b, err := Extents(newer)
 	other.Wait()
 	if err = errors.Join(aErr, err); err != nil {
 		return nil, fmt.Errorf("compare with %s: %w", old.Name(), err)
@@ -40,20 +40,20 @@ func Changed(old, now *os.File) ([]Range, error) {
 
 // Same reports whether two files have the same size and, according to Changed, no differences. It reads the maps in
 // parts, so it quickly finds the first of many differences.
-func Same(old, now *os.File) (bool, error) {
-	one, fi, err := isSameFile(old, now)
-	if err != nil || one {
-		return one, err
+func Same(old, newer *os.File) (bool, error) {
+	sameFile, fi, err := isSameFile(old, newer)
+	if err != nil || sameFile {
+		return sameFile, err
 	}
-	was, err := old.Stat()
+	oldInfo, err := old.Stat()
 	if err != nil {
 		return false, fmt.Errorf("compare with %s: %w", old.Name(), err)
 	}
-	if was.Size() != fi.Size() {
+	if oldInfo.Size() != fi.Size() {
 		return false, nil
 	}
 	for off := int64(0); off < fi.Size(); {
-		b, end, err := extentsFrom(now, off, fi.Size())
+		b, end, err := extentsFrom(newer, off, fi.Size())
 		if err != nil {
 			return false, fmt.Errorf("compare with %s: %w", old.Name(), err)
 		}
@@ -71,13 +71,13 @@ func Same(old, now *os.File) (bool, error) {
 	return true, nil
 }
 
-// isSameFile reports whether both are the same file. It also returns the stat of now.
-func isSameFile(old, now *os.File) (bool, os.FileInfo, error) {
+// isSameFile reports whether both are the same file. It also returns the stat of newer.
+func isSameFile(old, newer *os.File) (bool, os.FileInfo, error) {
 	a, err := old.Stat()
 	if err != nil {
 		return false, nil, fmt.Errorf("compare with %s: %w", old.Name(), err)
 	}
-	b, err := now.Stat()
+	b, err := newer.Stat()
 	if err != nil {
 		return false, nil, fmt.Errorf("compare with %s: %w", old.Name(), err)
 	}
@@ -129,11 +129,11 @@ func pieceAt(ext []Extent, off, size int64) piece {
 }
 
 // diff compares two lists of extents between off and to.
-func diff(old, now []Extent, off, to int64) []Range {
+func diff(old, newer []Extent, off, to int64) []Range {
 	var out []Range
 	for off < to {
-		old, now = skipBefore(old, off), skipBefore(now, off)
-		a, b := pieceAt(old, off, to), pieceAt(now, off, to)
+		old, newer = skipBefore(old, off), skipBefore(newer, off)
+		a, b := pieceAt(old, off, to), pieceAt(newer, off, to)
 		end := min(a.end, b.end)
 		if !a.equal(b) {
 			out = appendRange(out, Range{Offset: off, Length: end - off, Zero: b.zero})

@@ -110,8 +110,8 @@ func hasTree(f *os.File) (bool, error) {
 	return fs.Type == unix.BTRFS_SUPER_MAGIC, nil
 }
 
-// treeExtents is Extents on btrfs. It does not use FIEMAP, because there a request for any part of the map writes out
-// the whole file, and waits until that is committed (btrfs_fiemap in fs/btrfs/fiemap.c).
+// treeExtents does the work of Extents on btrfs. It does not use FIEMAP: on btrfs, each FIEMAP request writes out the
+// whole file and waits for the commit (btrfs_fiemap in fs/btrfs/fiemap.c).
 func treeExtents(f *os.File) ([]Extent, error) {
 	if err := fiemap(f, &fiemapHeader{length: 1, flags: fiemapFlagSync}); err != nil {
 		return nil, err
@@ -137,7 +137,7 @@ func treeExtents(f *os.File) ([]Extent, error) {
 	return out, nil
 }
 
-// mapped is Extents with FIEMAP.
+// mapped does the work of Extents with FIEMAP.
 func mapped(f *os.File) ([]Extent, error) {
 	var all []Extent
 	req := new(fiemapRequest)

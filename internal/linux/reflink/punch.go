@@ -110,9 +110,9 @@ func (p *puncher) flush(end int64) error {
 func (p *puncher) punch(start, end int64) error {
 	// The kernel frees a block only if the range covers all of it. At the end of the file, extend the range to the end
 	// of the last block.
-	whole := (end + block - 1) / block * block
+	roundedEnd := (end + block - 1) / block * block
 	const mode = unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE
-	if err := unix.Fallocate(int(p.file.Fd()), mode, start, whole-start); err != nil {
+	if err := unix.Fallocate(int(p.file.Fd()), mode, start, roundedEnd-start); err != nil {
 		return err
 	}
 	p.punched += end - start

@@ -49,8 +49,8 @@ func clone(dst, src *os.File, share func() error) error {
 	}
 }
 
-// Supported reports whether new files in dir can share blocks. It tries that, and leaves nothing behind in dir. An
-// error means that the answer is unknown.
+// Supported reports whether new files in dir can share blocks. It tests this with two temporary files, and leaves
+// nothing behind in dir. An error means that the answer is unknown.
 func Supported(dir string) (bool, error) {
 	src, err := createUnnamed(dir)
 	if err != nil {

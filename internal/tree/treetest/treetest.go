@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Operation is one named change of a directory. If it is run on two equal directories, they are equal afterwards too,
-// including all times.
+// Operation is one named change of a directory. If an operation runs on two equal directories, they are equal
+// afterwards too, including all times.
 type Operation struct {
 	Name string
 	Do   func(root string) error
