@@ -13,8 +13,8 @@ import (
 
 type manifest struct{ Implements []string }
 
-// routes returns the handler of the nine calls of the protocol. List and Capabilities have no arguments, so the
-// engine's retry of these two calls, which has no body, is answered like the first attempt.
+// routes returns the handler of the nine calls of the protocol. List and Capabilities have no arguments. So they can
+// answer the engine's retry, which has no body, like the first attempt.
 //
 // Paths are compared unchanged. http.ServeMux would clean a path and redirect, and a client that follows a redirect
 // could reach another call.
@@ -28,12 +28,12 @@ func (s *Server) routes() http.Handler {
 		"/VolumeDriver.Mount":        named(s, call{name: "Mount", limit: longCall}, s.mount),
 		"/VolumeDriver.Unmount":      named(s, call{name: "Unmount", limit: shortCall}, s.unmount),
 		"/VolumeDriver.Path":         named(s, call{name: "Path", limit: shortCall}, s.path),
-		"/VolumeDriver.Get":          named(s, call{name: "Get", limit: shortCall, keeps: true}, s.get),
+		"/VolumeDriver.Get":          named(s, call{name: "Get", limit: shortCall, forgets: true}, s.get),
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		handle, known := calls[r.URL.Path]
+		handle, exists := calls[r.URL.Path]
 		switch {
-		case !known:
+		case !exists:
 			refuse(w, http.StatusNotFound, dataset.Errorf(dataset.ErrInvalid, "no such call: %.80q %.80q", r.Method,
 				r.URL.Path))
 		case r.Method != http.MethodPost:

@@ -13,7 +13,7 @@ import (
 
 // The engine keeps its record of a volume after a failed Get only if the transport failed. Closing the connection
 // before an answer is such a failure, but the engine then tries again for 15 seconds in all. Meanwhile it keeps the
-// name of the volume locked. If it is just starting, its whole start waits.
+// name of the volume locked. If the engine is just starting, its whole start waits.
 //
 // The engine does not try again if the header of an answer has arrived and the body ends with a network error
 // (pkg/plugins/client.go, volume/service/store.go of moby: net.Error). A unix socket that is closed with unread bytes
@@ -36,8 +36,8 @@ func (h resettableListener) Accept() (net.Conn, error) {
 	return c, nil
 }
 
-// heldConn is a connection that leaves the last byte that it has returned unread in the socket. Read peeks at the
-// available bytes and takes all but the last one.
+// heldConn is a connection that leaves the last byte that Read has returned unread in the socket. Read peeks at the
+// available bytes, and removes all but the last one.
 type heldConn struct {
 	*net.UnixConn
 	raw     syscall.RawConn
@@ -78,7 +78,7 @@ func (c *heldConn) Read(p []byte) (n int, err error) {
 	return n, nil
 }
 
-// advance peeks at the new bytes, and takes all bytes that it has seen except for the last one.
+// advance peeks at the new bytes. It then removes all bytes that it has seen from the socket, except for the last one.
 func (c *heldConn) advance(fd int, p []byte) (int, error) {
 	n, err := retry(func() (int, error) {
 		n, _, err := unix.Recvfrom(fd, p, unix.MSG_PEEK|unix.MSG_DONTWAIT)
@@ -89,11 +89,11 @@ func (c *heldConn) advance(fd int, p []byte) (int, error) {
 	}
 	for seen := c.held + n; seen > 1; {
 		// syscall.Read and not unix.Read, because the race detector knows only the former.
-		took, err := retry(func() (int, error) { return syscall.Read(fd, c.discard[:seen-1]) })
+		removed, err := retry(func() (int, error) { return syscall.Read(fd, c.discard[:seen-1]) })
 		if err != nil {
 			return 0, err
 		}
-		seen -= took
+		seen -= removed
 	}
 	c.held = 1
 	return n, nil
@@ -108,7 +108,7 @@ func retry(f func() (int, error)) (int, error) {
 	}
 }
 
-// Close takes the last byte, so that the peer sees an ordinary end of the connection.
+// Close removes the last byte from the socket, so that the peer sees an ordinary end of the connection.
 func (c *heldConn) Close() error {
 	last := make([]byte, 1) // not discard, which a concurrent Read may be using
 	_ = c.raw.Control(func(fd uintptr) {

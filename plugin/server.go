@@ -61,7 +61,7 @@ func New(agent Agent, opts Options) *Server {
 		// body.
 		IdleTimeout:    -1,
 		MaxHeaderBytes: 64 << 10,
-		ErrorLog:       log.New(io.Discard, "", 0), // it would log peers that closed the connection
+		ErrorLog:       log.New(io.Discard, "", 0), // the server would log peers that closed the connection
 	}
 	return s
 }

@@ -32,8 +32,8 @@ var errNoBody = dataset.Errorf(dataset.ErrInvalid,
 type call struct {
 	name  string
 	limit time.Duration
-	// keeps says that an Err in the answer to this call makes the engine forget the volume and its users.
-	keeps bool
+	// forgets says that an Err in the answer to this call makes the engine forget the volume and its users.
+	forgets bool
 }
 
 // named answers a call with a body.
@@ -43,7 +43,7 @@ func named[R any](s *Server, c call, f func(context.Context, R) (any, error)) ht
 		var req R
 		err := read(w, r, &req)
 		switch {
-		case err != nil && c.keeps && errors.Is(err, errNoBody):
+		case err != nil && c.forgets && errors.Is(err, errNoBody):
 			hangUp(w) // the request does not say which volume it means, and that volume may exist
 			return
 		case errors.Is(err, errTooLarge):
@@ -58,7 +58,7 @@ func named[R any](s *Server, c call, f func(context.Context, R) (any, error)) ht
 		switch {
 		case err == nil:
 			answer(w, http.StatusOK, v)
-		case c.keeps && !mayReachEngine(err):
+		case c.forgets && !mayReachEngine(err):
 			hangUp(w)
 		default:
 			refuse(w, http.StatusInternalServerError, err)

@@ -32,9 +32,9 @@ func manyHosts(keys map[string]strictyaml.Node, p *dataset.Profile) error {
 			"pools are on a share", p.Backend, onShares))
 	}
 	for _, c := range []struct {
-		key  string
-		said bool
-		why  string
+		key    string
+		isSet  bool
+		reason string
 	}{
 		{"failover", p.Failover.Auto, "with access: many every host of the share can mount it, even if its home " +
 			"is lost: omit it, because auto would fence hosts that use it"},
@@ -43,8 +43,8 @@ func manyHosts(keys map[string]strictyaml.Node, p *dataset.Profile) error {
 		{"qos", p.QoS.Limited(), "a limit on one host does not apply to the others: omit it"},
 		{"quiesce", p.Quiesce != dataset.QuiesceNone, "a freeze on one host does not stop the others: omit it"},
 	} {
-		if c.said {
-			bad.Add(keys[c.key].KeyErrorf("%s", c.why))
+		if c.isSet {
+			bad.Add(keys[c.key].KeyErrorf("%s", c.reason))
 		}
 	}
 	return bad.Err()

@@ -54,17 +54,17 @@ func filesystem(n strictyaml.Node, fs *dataset.Filesystem) error {
 		return err
 	}
 	var bad strictyaml.Mistakes
-	about := map[string]string{}
+	optionBySubject := map[string]string{}
 	for _, item := range items {
 		o, err := mountOption(item, fs.Type)
 		if !bad.Add(err) {
 			continue
 		}
-		if other, ok := about[subject(o)]; ok {
+		if other, ok := optionBySubject[subject(o)]; ok {
 			bad.Add(item.Errorf("mount options %s and %s exclude each other", other, o))
 			continue
 		}
-		about[subject(o)] = o
+		optionBySubject[subject(o)] = o
 		fs.Mount = append(fs.Mount, o)
 	}
 	return bad.Err()
@@ -79,10 +79,10 @@ func mountOption(n strictyaml.Node, fstype string) (string, error) {
 	if slices.Contains(allowed, o) {
 		return o, nil
 	}
-	of := ""
+	hint := ""
 	if fstype == "" {
-		of = "; more with a type of ext4 or xfs"
+		hint = "; more with a type of ext4 or xfs"
 	}
 	return "", n.Errorf("mount option %q is not supported (available: %s%s)", dataset.Clip(o), dataset.Have(allowed),
-		of)
+		hint)
 }

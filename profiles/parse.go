@@ -7,13 +7,13 @@ import (
 	"github.com/droverhq/drover/internal/strictyaml"
 )
 
-// most is the maximum number of profiles in a file.
-const most = 256
+// maxProfiles is the maximum number of profiles in a file.
+const maxProfiles = 256
 
 const notBuilt = "is not supported in this version: omit it"
 
-// Check returns the reason why no host can satisfy a profile, and the key of the profile that must be changed. It
-// returns nil if a host could satisfy the profile.
+// Check returns the key of the profile that must be changed, and the reason why no host can satisfy the profile. If a
+// host could satisfy the profile, both are empty.
 type Check func(p dataset.Profile) (key string, why error)
 
 // Parse reads profiles.yaml. The file's name is used only in errors. The findings of checks count as mistakes in the
@@ -46,8 +46,8 @@ func (s *Set) parseAll(root, n strictyaml.Node, checks []Check) ([]string, error
 	if err != nil {
 		return nil, err
 	}
-	if len(fields) == 0 || len(fields) > most {
-		return nil, root.Errorf("expected 1 to %d profiles under the key profiles, not %d", most, len(fields))
+	if len(fields) == 0 || len(fields) > maxProfiles {
+		return nil, root.Errorf("expected 1 to %d profiles under the key profiles, not %d", maxProfiles, len(fields))
 	}
 	var bad strictyaml.Mistakes
 	names := make([]string, 0, len(fields))
@@ -122,12 +122,12 @@ func parseProfile(name string, n strictyaml.Node, checks []Check) (dataset.Profi
 		return p, err
 	}
 	for _, check := range checks {
-		key, why := check(p)
+		key, problem := check(p)
 		at, ok := keys[key]
 		if !ok {
 			at = n
 		}
-		bad.Add(at.Wrap(why))
+		bad.Add(at.Wrap(problem))
 	}
 	return p, bad.Err()
 }

@@ -1,7 +1,7 @@
-// Package profiles reads profiles.yaml, in which an operator defines named sets of choices for volumes. It is pure:
-// Parse converts bytes to resolved profiles, or to an error with the position of each mistake. It owns no state, and a
-// Set never changes. cmd/drover reads the file (package settings) and passes the Set to control. To add a key, add a
-// field to dataset.Profile and its reader to this package.
+// Package profiles reads profiles.yaml, in which an operator defines named sets of choices for volumes. Parse is a pure
+// function: it converts bytes to resolved profiles, or to an error with the position of each mistake. The package owns
+// no state, and a Set never changes. cmd/drover reads the file (package settings) and passes the Set to control. To add
+// a key, add a field to dataset.Profile and its reader to this package.
 package profiles
 
 import (
@@ -50,9 +50,9 @@ func (s *Set) Get(name string) (dataset.Profile, error) {
 	if p, ok := s.profiles[name]; ok {
 		return p.Clone(), nil
 	}
-	have := s.Names()
+	names := s.Names()
 	return dataset.Profile{}, dataset.Errorf(dataset.ErrInvalid, "unknown profile %q (available: %s)%s",
-		dataset.Clip(name), dataset.Have(have), dataset.Guess(name, have))
+		dataset.Clip(name), dataset.Have(names), dataset.Guess(name, names))
 }
 
 // revision distinguishes two versions of a profile: the first 12 hex digits of a hash of all its choices.

@@ -7,13 +7,13 @@ import (
 
 // The minimum limits. With lower ones, a volume is so slow that its users think that it is broken.
 const (
-	leastIOPS = 10
-	leastBPS  = 128 * dataset.KiB
+	minIOPS = 10
+	minBPS  = 128 * dataset.KiB
 )
 
-// mostIOPS is the largest number that the kernel can count (an unsigned number of 32 bits, of which the
-// largest is "no limit"), rounded.
-const mostIOPS = 4_000_000_000
+// maxIOPS is the largest limit, rounded. The kernel counts in unsigned numbers of 32 bits, and the largest of these
+// means "no limit".
+const maxIOPS = 4_000_000_000
 
 // qos reads {read_iops: 5000, write_bps: 100MiB, strict: true}.
 func qos(n strictyaml.Node, q *dataset.QoS) error {
@@ -43,9 +43,9 @@ func iops(n strictyaml.Node, into *int64) (err error) {
 	if n.Absent() {
 		return nil
 	}
-	if *into, err = n.Int(mostIOPS); err == nil && *into < leastIOPS {
+	if *into, err = n.Int(maxIOPS); err == nil && *into < minIOPS {
 		return n.Errorf("%d operations per second are too few: expected %d or more (omit it for no limit)", *into,
-			leastIOPS)
+			minIOPS)
 	}
 	return err
 }
@@ -55,8 +55,8 @@ func bps(n strictyaml.Node, into *dataset.Size) error {
 		return nil
 	}
 	err := size(n, into)
-	if err == nil && *into < leastBPS {
-		return n.Errorf("%s per second is too low: expected %s or more (omit it for no limit)", *into, leastBPS)
+	if err == nil && *into < minBPS {
+		return n.Errorf("%s per second is too low: expected %s or more (omit it for no limit)", *into, minBPS)
 	}
 	return err
 }

@@ -10,8 +10,8 @@ import (
 // maxReplicas is the maximum number of replicas of one volume.
 const maxReplicas = 8
 
-// leastEvery is the minimum interval between two refreshes. Even a refresh with hardly any changes may take that long.
-const leastEvery = dataset.Duration(time.Second)
+// minEvery is the minimum interval between two refreshes. Even a refresh with hardly any changes may take that long.
+const minEvery = dataset.Duration(time.Second)
 
 // replicas reads {count: 1, every: 30s}.
 func replicas(n strictyaml.Node, r *dataset.Replicas) error {
@@ -31,8 +31,8 @@ func replicas(n strictyaml.Node, r *dataset.Replicas) error {
 		bad.Add(keys["count"].Errorf("no replicas: omit replicas"))
 	}
 	r.Count = int(count)
-	if bad.Add(duration(keys["every"], &r.Every)) && r.Every < leastEvery {
-		bad.Add(keys["every"].Errorf("too often: expected %s or more", time.Duration(leastEvery)))
+	if bad.Add(duration(keys["every"], &r.Every)) && r.Every < minEvery {
+		bad.Add(keys["every"].Errorf("too often: expected %s or more", time.Duration(minEvery)))
 	}
 	return bad.Err()
 }
