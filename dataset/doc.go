@@ -7,7 +7,7 @@
 // starts as a snapshot and shares its blocks. A lease is the right of one node to have a dataset mounted for writing.
 // It has the dataset's epoch, which only grows. An operation is one recorded piece of work.
 //
-// Several goroutines may read a value at the same time. A copy of a value shares its slices and maps with the original:
-// Profile.Clone makes a deep copy. The only state is a cache of the types that were decoded (oldkeys.go), which is a
-// sync.Map.
+// Several goroutines may read a value at the same time. A copy of a value shares its slices and maps with the original.
+// Profile.Clone makes a deep copy. The only state is the cache of decoded types in oldkeys.go. It is a sync.Map, so it
+// needs no lock.
 package dataset

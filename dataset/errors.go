@@ -82,11 +82,12 @@ func KindByCode(code string) *Kind {
 // OneLine returns the text of err in one line, truncated by Cut. Joined errors have one line each.
 func OneLine(err error) string { return Cut(strings.ReplaceAll(err.Error(), "\n", "; ")) }
 
-// MaxLine is the largest number of bytes of an error that is reported or recorded. Without it, an error with a path in
-// it could have any length.
+// MaxLine is the maximum number of bytes of an error that is reported or recorded. Without this limit, an error that
+// contains a path could have any length.
 const MaxLine = 4 << 10
 
-// Cut truncates a line to MaxLine bytes, without cutting a character. A truncated line says that it was truncated.
+// Cut truncates a line to MaxLine bytes, without cutting a character. The end of a truncated line says that it was
+// truncated.
 func Cut(line string) string {
 	if len(line) <= MaxLine {
 		return line

@@ -48,39 +48,40 @@ func (f Facts) Pool(id uuid.UUID) (PoolFacts, bool) {
 	return f.Pools[i], true
 }
 
-// Differ reports whether facts differ so much from the recorded ones that they must be written: a text differs, or a
-// number differs by 10 % or more from the recorded one.
+// Differ reports whether the facts differ so much from the recorded ones that they must be recorded again: a text
+// differs, or a number differs by 10 % or more.
 //
 // An idle host must not cause writes, so small differences do not count. A load must differ by at least a tenth of the
 // number of CPUs, and free memory or free space by at least a hundredth of the total.
-func (f Facts) Differ(is Facts) bool {
-	if !f.sameStaticFacts(is) || !slices.Equal(f.Backends, is.Backends) || len(f.Pools) != len(is.Pools) {
+func (f Facts) Differ(recorded Facts) bool {
+	if !f.sameStaticFacts(recorded) || !slices.Equal(f.Backends, recorded.Backends) ||
+		len(f.Pools) != len(recorded.Pools) {
 		return true
 	}
 	for i, p := range f.Pools {
-		q := is.Pools[i]
+		q := recorded.Pools[i]
 		if p.ID != q.ID || p.Name != q.Name || p.Backend != q.Backend || p.Online != q.Online ||
 			deviates(float64(p.Size), float64(q.Size), 0) ||
 			deviates(float64(p.Free), float64(q.Free), float64(p.Size)/100) {
 			return true
 		}
 	}
-	least := float64(f.CPUs) / 10
-	return deviates(f.Load1, is.Load1, least) || deviates(f.Load10, is.Load10, least) ||
-		deviates(f.Load15, is.Load15, least) ||
-		deviates(float64(f.MemoryTotal), float64(is.MemoryTotal), 0) ||
-		deviates(float64(f.MemoryFree), float64(is.MemoryFree), float64(f.MemoryTotal)/100)
+	minChange := float64(f.CPUs) / 10
+	return deviates(f.Load1, recorded.Load1, minChange) || deviates(f.Load10, recorded.Load10, minChange) ||
+		deviates(f.Load15, recorded.Load15, minChange) ||
+		deviates(float64(f.MemoryTotal), float64(recorded.MemoryTotal), 0) ||
+		deviates(float64(f.MemoryFree), float64(recorded.MemoryFree), float64(f.MemoryTotal)/100)
 }
 
 // sameStaticFacts reports whether all texts are equal, and all numbers that never change by themselves.
-func (f Facts) sameStaticFacts(is Facts) bool {
-	return f.Node == is.Node && f.Architecture == is.Architecture && f.Kernel == is.Kernel && f.OS == is.OS &&
-		f.OSVersion == is.OSVersion &&
-		f.Engine == is.Engine && f.Virtual == is.Virtual && f.CPUs == is.CPUs && f.Swarm == is.Swarm
+func (f Facts) sameStaticFacts(recorded Facts) bool {
+	return f.Node == recorded.Node && f.Architecture == recorded.Architecture && f.Kernel == recorded.Kernel &&
+		f.OS == recorded.OS && f.OSVersion == recorded.OSVersion && f.Engine == recorded.Engine &&
+		f.Virtual == recorded.Virtual && f.CPUs == recorded.CPUs && f.Swarm == recorded.Swarm
 }
 
-// deviates reports whether a number differs from its previous value by 10 % or more, and by at least least.
-func deviates(was, is, least float64) bool {
-	by := math.Abs(is - was)
-	return by > 0 && by >= math.Abs(was)/10 && by >= least
+// deviates reports whether a number differs from the recorded one by 10 % or more, and by at least minChange.
+func deviates(recorded, current, minChange float64) bool {
+	change := math.Abs(current - recorded)
+	return change > 0 && change >= math.Abs(recorded)/10 && change >= minChange
 }

@@ -17,7 +17,7 @@ type LabelChange struct {
 	Remove []string          `json:"remove,omitempty"` // keys of labels to remove
 }
 
-// Apply returns the changed labels, and leaves its argument as it is. subject names the object in errors, such as
+// Apply returns the changed labels. It does not change its argument. subject names the object in errors, such as
 // "volume db". It fails with ErrInvalid if a key or a value is wrong, if nothing changes, if a key is both set and
 // removed, or if there are too many labels, and with ErrNotFound if a label to remove does not exist. The error then
 // lists the existing keys.
@@ -33,10 +33,10 @@ func (c LabelChange) Apply(subject string, labels map[string]string) (map[string
 		if _, set := c.Set[key]; set {
 			return nil, Errorf(ErrInvalid, "%s: label %s is both set and removed", subject, Clip(key))
 		}
-		if _, there := labels[key]; !there {
-			have := slices.Sorted(maps.Keys(labels))
+		if _, exists := labels[key]; !exists {
+			keys := slices.Sorted(maps.Keys(labels))
 			return nil, Errorf(ErrNotFound, "%s has no label %q to remove (available: %s)%s", subject, Clip(key),
-				Have(have), Guess(key, have))
+				Have(keys), Guess(key, keys))
 		}
 		delete(out, key)
 	}
@@ -68,7 +68,7 @@ func checkLabelValue(key, value string) error {
 }
 
 // SetLabels sets Labels of a node from the labels of its drover.yaml and those that were set live. A live label
-// replaces the one of drover.yaml with its key.
+// replaces the label of drover.yaml with the same key.
 func (n *Node) SetLabels(configured, live map[string]string) {
 	n.Labels, n.LiveLabels, n.ConfiguredLabels = configured, nil, nil
 	if len(live) == 0 {

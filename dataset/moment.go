@@ -29,8 +29,8 @@ func moment(epoch uint64, taken, order time.Time) Moment {
 // At returns the moment of a snapshot.
 func (s Snapshot) At() Moment { return moment(s.Epoch, s.Created, s.OrderTime) }
 
-// TakenAfter returns a snapshot that is taken now, by the clock of its home. If the clock was set back, OrderTime is
-// set so that the snapshot comes after all others of its epoch.
+// TakenAfter returns the record of a snapshot that is taken now, by the clock of its home. If the clock was set back,
+// TakenAfter sets OrderTime, so that the snapshot comes after all others of its epoch.
 func (s Snapshot) TakenAfter(others []Snapshot, now time.Time) Snapshot {
 	s.Created, s.OrderTime = now.UTC().Round(0), time.Time{}
 	for _, o := range others {

@@ -5,29 +5,29 @@ import (
 	"strings"
 )
 
-// Nearest returns the word of have that is most similar to word, ignoring case. Of several equally similar ones it
-// returns the first. Similar means one typing error, or one for every three letters. If no word is similar, it returns
-// "".
-func Nearest(word string, have []string) string {
+// Nearest returns the choice that is most similar to word, ignoring case. If several choices are equally similar, it
+// returns the first. A choice is similar if it differs by one typing error, or by one for every three letters of word.
+// If no choice is similar, Nearest returns "".
+func Nearest(word string, choices []string) string {
 	if len(word) > maxWord {
 		return ""
 	}
-	best, within := "", max(1, (len(word)+1)/3)
-	for _, h := range have {
+	best, maxDistance := "", max(1, (len(word)+1)/3)
+	for _, h := range choices {
 		if len(h) > maxWord {
 			continue
 		}
-		if d := distance(strings.ToLower(word), strings.ToLower(h)); d <= within {
-			best, within = h, d-1
+		if d := distance(strings.ToLower(word), strings.ToLower(h)); d <= maxDistance {
+			best, maxDistance = h, d-1
 		}
 	}
 	return best
 }
 
-// Guess returns the end of an error about a word that is none of have: "; did you mean gold?", or "" if none is
-// similar.
-func Guess(word string, have []string) string {
-	if n := Nearest(word, have); n != "" {
+// Guess returns the end of the error about a word that is none of the choices: "; did you mean gold?". If no choice is
+// similar, Guess returns "".
+func Guess(word string, choices []string) string {
+	if n := Nearest(word, choices); n != "" {
 		return "; did you mean " + n + "?"
 	}
 	return ""

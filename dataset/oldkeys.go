@@ -21,8 +21,8 @@ func DecodeRecord(b []byte, v any) error {
 }
 
 // CurrentKeys returns the JSON of a record of v's type with its earlier keys replaced by the current ones. It fails
-// with ErrCorrupt if b may have an earlier key and cannot be read as JSON of that type: json.Unmarshal would ignore
-// the earlier keys, and their values would look absent.
+// with ErrCorrupt if b may have an earlier key and cannot be read as JSON of that type. Without this error,
+// json.Unmarshal would ignore the earlier keys, and their values would seem absent.
 func CurrentKeys(b []byte, v any) ([]byte, error) {
 	t := reflect.TypeOf(v)
 	if !hasKey(b, earlierKeys(t)) {
@@ -82,8 +82,8 @@ func renameKeys(b []byte, t reflect.Type) ([]byte, error) {
 	return json.Marshal(object)
 }
 
-// isEarlier reports whether an earlier version wrote the object. An earlier key shows this, unless the same key is the
-// current key of another field.
+// isEarlier reports whether an earlier version wrote the object: the object has an earlier key that is not the current
+// key of another field.
 func isEarlier(object map[string]json.RawMessage, fields []reflect.StructField) bool {
 	current := currentKeys(fields)
 	for _, f := range fields {
@@ -138,8 +138,8 @@ func collectEarlier(t reflect.Type, keys map[string]bool) {
 	}
 }
 
-// hasKey reports whether b may have one of the keys. It is fast because it does not parse b. So it also returns true if
-// a text in b looks like such a key.
+// hasKey reports whether b may have one of the keys. It is fast because it does not parse b. It may return true by
+// mistake, because a text in b can look like such a key.
 func hasKey(b []byte, keys map[string]bool) bool {
 	for len(keys) > 0 {
 		begin := bytes.IndexByte(b, '"')

@@ -23,7 +23,7 @@ type Operation struct {
 	// made the volume first. DatasetID is then the UUID of the dataset of that volume.
 	Discarded uuid.UUID `json:"discarded,omitzero"`
 	Epoch     uint64    `json:"epoch"` // epoch of the dataset when the operation was planned
-	// record of the dataset as the operation will leave it; for a delete that is done: as it left it
+	// record of the dataset after the operation
 	DatasetRecord *Dataset `json:"dataset_record,omitempty" old:"dataset"`
 	// the snapshot that the operation makes or deletes; absent: none
 	Snapshot *Snapshot `json:"snapshot,omitempty"`

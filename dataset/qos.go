@@ -33,15 +33,15 @@ func (q QoS) String() string {
 		iops int64
 		bps  Size
 	}{{"read", q.ReadIOPS, q.ReadBPS}, {"write", q.WriteIOPS, q.WriteBPS}} {
-		var of []string
+		var limits []string
 		if d.iops > 0 {
-			of = append(of, fmt.Sprintf("%d IOPS", d.iops))
+			limits = append(limits, fmt.Sprintf("%d IOPS", d.iops))
 		}
 		if d.bps > 0 {
-			of = append(of, d.bps.String()+"/s")
+			limits = append(limits, d.bps.String()+"/s")
 		}
-		if len(of) > 0 {
-			parts = append(parts, d.what+" "+strings.Join(of, " and "))
+		if len(limits) > 0 {
+			parts = append(parts, d.what+" "+strings.Join(limits, " and "))
 		}
 	}
 	if q.Strict {
@@ -50,7 +50,7 @@ func (q QoS) String() string {
 	return strings.Join(parts, ", ")
 }
 
-// Limits says which limits a node can enforce, if the pool gives each volume a block device.
+// Limits says which limits a node can enforce for volumes with separate block devices.
 type Limits string
 
 // The limits that nodes can enforce; empty: none.

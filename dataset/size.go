@@ -49,14 +49,14 @@ func ParseSize(s string) (Size, error) {
 	}
 	n, _ := new(big.Rat).SetString(m[1] + "." + m[2] + "0")
 	n.Mul(n, new(big.Rat).SetInt64(int64(unit)))
-	whole := new(big.Int).Quo(n.Num(), n.Denom())
-	if whole.Sign() == 0 {
+	truncated := new(big.Int).Quo(n.Num(), n.Denom())
+	if truncated.Sign() == 0 {
 		return 0, Errorf(ErrInvalid, "bad size %q: expected more than 0 (omit the size for no limit)", Clip(s))
 	}
-	if !whole.IsInt64() || whole.Int64() > math.MaxInt64/2 {
+	if !truncated.IsInt64() || truncated.Int64() > math.MaxInt64/2 {
 		return 0, Errorf(ErrInvalid, "bad size %q: too large (expected less than 4EiB)", Clip(s))
 	}
-	return Size(whole.Int64()), nil
+	return Size(truncated.Int64()), nil
 }
 
 // String returns the size with the largest unit that keeps it exact: 20GiB, 100GB, 1537B. ParseSize parses every
@@ -74,7 +74,9 @@ func (s Size) String() string {
 }
 
 // RoundedFrom reports whether s is the requested size as a backend rounds it up, to fill the last block.
-func (s Size) RoundedFrom(asked Size) bool { return asked > 0 && s >= asked && s-asked < MiB }
+func (s Size) RoundedFrom(requested Size) bool {
+	return requested > 0 && s >= requested && s-requested < MiB
+}
 
 // Said formats the size for users. If s is the requested size as a backend rounded it up, Said formats the requested
 // size. The text is exact if it is short, such as 50GB or 20GiB. Otherwise it is rounded, such as 46.6GiB for
@@ -84,14 +86,14 @@ func (s Size) Said(requested Size) string {
 		s = requested
 	}
 	text := s.String()
-	if digits := strings.TrimRight(text, "KMGTiB"); len(digits) > readable {
+	if digits := strings.TrimRight(text, "KMGTiB"); len(digits) > maxPlainDigits {
 		return s.Human()
 	}
 	return text
 }
 
-// readable is how many digits can be read at a glance.
-const readable = 5
+// maxPlainDigits is how many digits can be read at a glance.
+const maxPlainDigits = 5
 
 // Human returns the size rounded to three digits with a binary unit, for tables: 1.46GiB.
 func (s Size) Human() string {

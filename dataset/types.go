@@ -57,8 +57,8 @@ type Dataset struct {
 // SupersededCopies.
 //
 // While control does not answer, the home may write only with the promises of these nodes, and of the nodes to which it
-// sent data of the dataset itself. The home may rely on its last copy of SupersededCopies, because a superseded copy
-// stays superseded, whatever control decides meanwhile:
+// sent data of the dataset itself. The home may rely on the SupersededCopies that it last received, because a
+// superseded copy stays superseded, whatever control decides meanwhile:
 //
 // - A promotion depends on the kind of its copy, from its plan to its commit.
 // - The kind of a copy never changes back to one from which the volume may continue.
