@@ -1,9 +1,10 @@
 // Command drover gives containers named, portable data. The same program serves the Docker volume plugin and the API on
 // a host, and is the command line for both.
 //
-// The output of a command goes to standard output, as a table for people or JSON for programs; progress,
-// questions and errors go to standard error, an error as one line. It exits with 0, with 1 if the request
-// failed, and with 2 if the command line was wrong.
+// The output of a command goes to standard output, as a table for people or as JSON for programs. Progress, questions
+// and errors go to standard error. An error is one line. The exit code is 0, or 1 if the request failed, or 2 if the
+// command line was wrong. A new command belongs in the package of its noun below internal. Package main builds the
+// command tree (root.go) and keeps no state.
 package main
 
 import (
@@ -39,7 +40,7 @@ func main() {
 		Authority: certificates.DefaultAuthority,
 	}
 	a.Dial = a.OpenClient
-	a.Prove = func(ctx context.Context, p api.Pool) (*verify.Report, error) {
+	a.VerifyPool = func(ctx context.Context, p api.Pool) (*verify.Report, error) {
 		return verification.VerifyPool(ctx, a, p)
 	}
 	os.Exit(execute(context.Background(), a, os.Args[1:]))
@@ -61,9 +62,9 @@ func execute(ctx context.Context, a *cli.App, args []string) int {
 	return dataset.KindOf(err).Exit
 }
 
-// signals returns a context that ends at the first signal to stop, for commands that must clean up or print a result
-// then. The other commands are killed by the signal. A second signal kills every command. Signals that the parent
-// process ignored (nohup, sh's &) stay ignored.
+// signals returns a context that ends at the first signal to stop. It is for commands that must then clean up or print
+// a result. The signal kills all other commands. A second signal kills every command. Signals that the parent process
+// ignored (nohup, sh's &) stay ignored.
 func signals(ctx context.Context) (context.Context, context.CancelFunc) {
 	var heed []os.Signal
 	for _, s := range []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {

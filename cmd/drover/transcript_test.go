@@ -50,7 +50,7 @@ func newConsole(f *fake) *console {
 		Signals: context.WithCancel,
 		Dial:    func(string) (cli.Remote, error) { return f, nil },
 		Fencer:  func(string) (cli.Fencer, error) { return &c.guard, nil }, Boottime: func() time.Duration { return time.Hour },
-		Prove: proven, CheckKey: func(string) error { return nil }, Authority: certificates.DefaultAuthority,
+		VerifyPool: proven, CheckKey: func(string) error { return nil }, Authority: certificates.DefaultAuthority,
 		DockerPath: func(_ context.Context, volume string, live bool) (string, error) {
 			if volume == "busy" && !live {
 				return "", dataset.Errorf(dataset.ErrInUse, `docker volume "busy" is in use by web`)

@@ -67,21 +67,21 @@ docker compose up.`,
 			return cli.UsageError(cmd, "--dir is empty: name the folder to create, or omit --dir to use %s",
 				a.Authority)
 		}
-		made, err := pki.Create(*dir, a.Now())
+		authority, err := pki.Create(*dir, a.Now())
 		kept := *keep && errors.Is(err, dataset.ErrExists)
 		if kept {
-			made, err = pki.Load(*dir)
+			authority, err = pki.Load(*dir)
 		}
 		switch {
 		case err != nil:
 			return err
 		case o.JSON():
-			return show.JSON(a.Out, authorityOf(made, *dir))
+			return show.JSON(a.Out, authorityOf(authority, *dir))
 		case kept:
-			return a.PrintLine("kept the certificate authority of cluster %s in %s", made.Cluster(), *dir)
+			return a.PrintLine("kept the certificate authority of cluster %s in %s", authority.Cluster(), *dir)
 		}
 		return a.PrintLine("created the certificate authority of cluster %s in %s; copy the folder to each control "+
-			"host, and let nobody else read it", made.Cluster(), *dir)
+			"host, and let nobody else read it", authority.Cluster(), *dir)
 	}
 	return cmd
 }
@@ -108,14 +108,14 @@ Nodes that do not have a new certificate by then must join again.`,
 		if force && !finish {
 			return cli.UsageError(cmd, "--force requires --finish")
 		}
-		turn := pki.Rotate
+		rotate := pki.Rotate
 		if finish {
-			turn = func(dir string, now time.Time) (*pki.Authority,
+			rotate = func(dir string, now time.Time) (*pki.Authority,
 				error) {
 				return pki.FinishRotation(dir, force, now)
 			}
 		}
-		turned, err := turn(*dir, a.Now())
+		turned, err := rotate(*dir, a.Now())
 		if err != nil {
 			return err
 		}
@@ -167,43 +167,45 @@ confirming that a node is fenced (--fenced).`,
 		if err != nil {
 			return err
 		}
-		made, err := issue(a, *dir, out, pki.Identity{Kind: pki.Operator, Role: r, Name: args[0]})
+		certificate, err := issue(a, *dir, out, pki.Identity{Kind: pki.Operator, Role: r, Name: args[0]})
 		if err != nil {
 			return err
 		}
 		if o.JSON() {
-			return show.JSON(a.Out, made)
+			return show.JSON(a.Out, certificate)
 		}
-		if err := a.PrintLine("issued the certificate of operator %s (%s), valid until %s", made.Name, made.Role,
-			made.Expires.Format(time.RFC3339)); err != nil {
+		if err := a.PrintLine("issued the certificate of operator %s (%s), valid until %s", certificate.Name,
+			certificate.Role, certificate.Expires.Format(time.RFC3339)); err != nil {
 			return err
 		}
-		return a.PrintLine("export DROVER_CERT=%s DROVER_KEY=%s DROVER_CA=%s", made.Cert, made.Key, made.CA)
+		return a.PrintLine("export DROVER_CERT=%s DROVER_KEY=%s DROVER_CA=%s", certificate.Cert, certificate.Key,
+			certificate.CA)
 	}
 	return cmd
 }
 
-func issue(a *cli.App, dir, out string, id pki.Identity) (made issued, err error) {
+func issue(a *cli.App, dir, out string, id pki.Identity) (certificate issued, err error) {
 	ca, err := pki.Load(dir)
 	if err != nil {
-		return made, err
+		return certificate, err
 	}
 	pair, err := ca.Issue(id, a.Now())
 	if err != nil {
-		return made, err
+		return certificate, err
 	}
 	if out, err = filepath.Abs(out); err != nil {
-		return made, err
+		return certificate, err
 	}
 	base := filepath.Join(out, id.Name)
 	files := pki.Files{Cert: base + ".pem", Key: base + "-key.pem", CA: base + "-ca.pem"}
 	for _, path := range []string{files.Cert, files.Key, files.CA} {
 		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
-			return made, dataset.Errorf(dataset.ErrExists, "%s exists: choose another --out, or remove the file", path)
+			return certificate, dataset.Errorf(dataset.ErrExists,
+				"%s exists: choose another --out, or remove the file", path)
 		}
 	}
 	if err := pair.Save(files); err != nil {
-		return made, fmt.Errorf("write the certificate: %w", err)
+		return certificate, fmt.Errorf("write the certificate: %w", err)
 	}
 	return issued{id.Name, id.Role, files.Cert, files.Key, files.CA, pair.Chain[0].NotAfter}, nil
 }

@@ -49,8 +49,8 @@ type App struct {
 	Dial    func(endpoint string) (Remote, error)
 	// DockerPath returns the folder of a Docker volume; see engine.Path.
 	DockerPath func(ctx context.Context, volume string, live bool) (string, error)
-	// Prove runs the backend test suite in a temporary folder of a pool of this host.
-	Prove func(ctx context.Context, p api.Pool) (*verify.Report, error)
+	// VerifyPool runs the backend test suite in a temporary folder of a pool of this host.
+	VerifyPool func(ctx context.Context, p api.Pool) (*verify.Report, error)
 	// Fencer connects to this host's guard by the folder of its socket. Boottime is the guard's clock.
 	Fencer   func(run string) (Fencer, error)
 	Boottime func() time.Duration
@@ -120,8 +120,8 @@ func Query(a *App, cmd *cobra.Command, quiet bool,
 	return cmd
 }
 
-// HostPath makes a path absolute that the server will use. It fails with
-// ErrInvalid if the path is relative and the server may be on another host.
+// HostPath returns the absolute form of a path that the server will use. It fails with ErrInvalid if the path is
+// relative and the server may be on another host.
 func (a *App) HostPath(path string) (string, error) {
 	if filepath.IsAbs(path) {
 		return filepath.Clean(path), nil
@@ -152,7 +152,7 @@ func (a *App) CleanHostPath(flag string, path *string) error {
 		"--%s %q: expected an absolute path on the server's host: --%s %s", flag, *path, flag, would)
 }
 
-// SameHost reports whether the server is certainly on this host: its address is a Unix socket.
+// SameHost reports whether the server is certainly on this host, because its address is a Unix socket.
 func (a *App) SameHost() bool { return strings.HasPrefix(a.Address(), "unix:") }
 
 // Palette returns the colors of tables. There are none if the output is not a terminal.

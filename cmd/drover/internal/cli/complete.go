@@ -40,8 +40,8 @@ func Complete(a *App, lists ...candidates) cobra.CompletionFunc {
 		var fit []string
 		for _, w := range all {
 			if strings.HasPrefix(w, begun) {
-				word, about, _ := strings.Cut(w, "\t")
-				fit = append(fit, show.Clean(word)+"\t"+show.Clean(about))
+				word, description, _ := strings.Cut(w, "\t")
+				fit = append(fit, show.Clean(word)+"\t"+show.Clean(description))
 			}
 		}
 		return fit, none
@@ -101,11 +101,11 @@ func SnapshotWords(ctx context.Context, c Remote, given []string, _ string) ([]s
 	list, err := FetchAll(ctx, SnapshotsOf(c, ref))
 	var out []string
 	for _, s := range list {
-		about := strings.TrimSpace(s.Volume + " " + s.Name + " " + s.Created.Format(time.DateTime))
+		description := strings.TrimSpace(s.Volume + " " + s.Name + " " + s.Created.Format(time.DateTime))
 		if ref != "" && s.Name != "" {
-			out = append(out, s.Name+"\t"+about)
+			out = append(out, s.Name+"\t"+description)
 		}
-		out = append(out, s.ID.String()+"\t"+about)
+		out = append(out, s.ID.String()+"\t"+description)
 	}
 	return out, err
 }

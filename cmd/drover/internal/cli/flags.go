@@ -43,7 +43,7 @@ func guess(flag string) string {
 	return " (did you mean --" + flag + "?)"
 }
 
-// valueError says which values a number or a switch accepts.
+// valueError returns the error for a wrong value. It names the values that the flag accepts.
 func valueError(cmd *cobra.Command, err *pflag.InvalidValueError) error {
 	var number *strconv.NumError
 	if !errors.As(err, &number) {
@@ -61,8 +61,8 @@ func flagNames(cmd *cobra.Command) (names []string) {
 	return names
 }
 
-// longOf returns the only flag that begins with a letter, or "" if there are several. The caller only suggests the flag
-// and does not apply it: docker volume rm -f overrides no protection.
+// longOf returns the flag that begins with a letter, or "" if there is none or more than one. The caller only suggests
+// the flag and does not apply it: docker volume rm -f overrides no protection.
 func longOf(cmd *cobra.Command, letter string) string {
 	var long []string
 	for _, n := range flagNames(cmd) {
@@ -76,7 +76,7 @@ func longOf(cmd *cobra.Command, letter string) string {
 	return long[0]
 }
 
-// optionFor returns the correct form of a volume's option that was used as a flag, "" if there is no such option.
+// optionFor returns the -o form of an option that was used as a flag, or "" if no option has that name.
 func optionFor(cmd *cobra.Command, name, value string) string {
 	if cmd.Flags().Lookup("opt") == nil {
 		return ""
@@ -99,9 +99,9 @@ func optionFor(cmd *cobra.Command, name, value string) string {
 	return ""
 }
 
-func orElse(s, none string) string {
+func orElse(s, fallback string) string {
 	if s == "" {
-		return none
+		return fallback
 	}
 	return s
 }

@@ -19,7 +19,7 @@ const (
 	// pollWait is how long one request about an operation waits for a change.
 	pollWait = 2 * time.Second
 	// MaxOffline is how often a request is repeated while the server is unreachable. offlinePause is the pause between
-	// two attempts. A server that restarts is unreachable for a moment, and the operation continues.
+	// two attempts. While a server restarts, it is unreachable for a moment, but the operation continues.
 	MaxOffline   = 30
 	offlinePause = time.Second
 )
@@ -51,9 +51,8 @@ func (a *App) Change(cmd *cobra.Command, o *Output, req api.Request,
 	return a.Report(o, out, describe)
 }
 
-// Submit requests a change and, unless detached, waits for it. If the operation
-// created a volume, the outcome has that volume, since an identical request may
-// have created it first.
+// Submit requests a change and, unless detached, waits for it. If the operation created a volume, the outcome contains
+// the present volume of that name, because an identical request may have created the volume first.
 func (a *App) Submit(ctx context.Context, c Remote, o *Output, req api.Request) (api.Outcome, error) {
 	ctx, stop := a.Signals(ctx)
 	defer stop()
@@ -86,21 +85,21 @@ func (a *App) Submit(ctx context.Context, c Remote, o *Output, req api.Request) 
 
 // Wait waits for an operation to end and fails as the operation did.
 func (a *App) Wait(ctx context.Context, c Remote, op dataset.Operation, m progress.Meter) (dataset.Operation, error) {
-	for polls, away := 0, 0; !op.State.Final(); polls++ {
+	for polls, failures := 0, 0; !op.State.Final(); polls++ {
 		next, err := c.Operation(ctx, op.ID.String(), pollWait)
 		switch {
 		case err != nil && ctx.Err() != nil:
 			return op, dataset.Errorf(dataset.ErrCancelled,
 				"interrupted: operation %s continues (drover operation watch %s shows it, drover operation "+
 					"cancel %s cancels it)", op.ID, op.ID, op.ID)
-		case errors.Is(err, dataset.ErrUnavailable) && away < MaxOffline:
-			away++
+		case errors.Is(err, dataset.ErrUnavailable) && failures < MaxOffline:
+			failures++
 			_ = a.Sleep(ctx, offlinePause) // if ctx ends, the next round returns its error
 			continue
 		case err != nil:
 			return op, fmt.Errorf("cannot watch operation %s, which continues: %w", op.ID, err)
 		}
-		if op, away = next, 0; op.State.Final() {
+		if op, failures = next, 0; op.State.Final() {
 			break
 		}
 		p := op.Progress

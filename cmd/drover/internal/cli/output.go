@@ -67,8 +67,8 @@ func CompleteFlag(cmd *cobra.Command, name string, words ...string) {
 		cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp)))
 }
 
-// MakeFlags gives a command that creates a volume its flags. Its -o is Docker's
-// KEY=VALUE. It also accepts json and table, since no option has these names.
+// MakeFlags adds the flags of a command that creates a volume. The -o of such a command is Docker's KEY=VALUE. It also
+// accepts json and table, because no option has these names.
 func MakeFlags(a *App, cmd *cobra.Command) (*Output, map[string]string) {
 	o := &Output{format: formatTable}
 	opts := map[string]string{}

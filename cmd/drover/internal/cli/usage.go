@@ -10,8 +10,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// Group makes cmd the parent of other commands. To call cmd without a subcommand is a usage error. Without this
-// function cobra would print the help and exit with 0.
+// Group makes cmd the parent of other commands. A call of cmd without a subcommand is a usage error, for which cobra
+// alone would print the help and exit with 0.
 func Group(cmd *cobra.Command, children ...*cobra.Command) *cobra.Command {
 	cmd.AddCommand(children...)
 	cmd.Args = cobra.ArbitraryArgs
@@ -66,20 +66,20 @@ func UsageError(cmd *cobra.Command, format string, args ...any) error {
 	return dataset.Errorf(dataset.ErrInvalid, "%w; see %s --help", fmt.Errorf(format, args...), cmd.CommandPath())
 }
 
-// Args accepts at least this many arguments, and at most as many as the use line of the command names. If the use line
-// ends in "...]", it accepts any number. Otherwise it fails and names the argument that is missing or unexpected.
-func Args(least int) cobra.PositionalArgs {
+// Args checks the number of arguments. It accepts minimum or more of them, up to the number that the use line of the
+// command names, or any number if the use line ends in "...]". The error names the missing or unexpected argument.
+func Args(minimum int) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		_, names, _ := strings.Cut(cmd.Use, " ")
-		most := len(strings.Fields(names))
+		maximum := len(strings.Fields(names))
 		if strings.HasSuffix(names, "...]") {
-			most = max(most, len(args))
+			maximum = max(maximum, len(args))
 		}
 		switch {
-		case len(args) >= least && len(args) <= most:
+		case len(args) >= minimum && len(args) <= maximum:
 			return nil
-		case len(args) > most:
-			return UsageError(cmd, "unexpected argument: %s", dataset.Clip(args[most]))
+		case len(args) > maximum:
+			return UsageError(cmd, "unexpected argument: %s", dataset.Clip(args[maximum]))
 		}
 		return UsageError(cmd, "missing argument: %s", strings.Fields(names)[len(args)])
 	}

@@ -50,8 +50,8 @@ func OnDelete(o dataset.OnDelete) string {
 }
 
 // ExactSize formats a size. It adds the number of bytes if the rounded size is not exact.
-func ExactSize(s, asked dataset.Size) string {
-	words := SizeOr(s, asked, "no limit")
+func ExactSize(s, requested dataset.Size) string {
+	words := SizeOr(s, requested, "no limit")
 	if s == 0 || words == s.String() {
 		return words
 	}
@@ -59,11 +59,11 @@ func ExactSize(s, asked dataset.Size) string {
 }
 
 // SizeOr formats a size as the user requested it (see dataset.Size.Said).
-func SizeOr(s, asked dataset.Size, none string) string {
+func SizeOr(s, requested dataset.Size, fallback string) string {
 	if s == 0 {
-		return none
+		return fallback
 	}
-	return s.Said(asked)
+	return s.Said(requested)
 }
 
 // ShortName shortens the generated name of an anonymous Docker volume, which would take most of the width of a table.

@@ -27,7 +27,7 @@ func (o Options) CheckServe() error {
 	return o.checkHost()
 }
 
-// CheckControl is CheckServe for Control.
+// CheckControl fails with ErrInvalid for options that Control cannot use.
 func (o Options) CheckControl() error {
 	switch {
 	case o.Consul == nil:
@@ -58,7 +58,7 @@ func (o Options) CheckControl() error {
 	return socket.CheckPath(o.controlSocket())
 }
 
-// CheckAgent is CheckServe for Agent.
+// CheckAgent fails with ErrInvalid for options that Agent cannot use.
 func (o Options) CheckAgent() error {
 	switch {
 	case len(o.Replicas) == 0:
@@ -74,15 +74,15 @@ func (o Options) CheckAgent() error {
 	return o.checkHost()
 }
 
-func missingOption(key, why, example string) error {
-	return dataset.Errorf(dataset.ErrInvalid, "drover.yaml: missing key %s: %s (example: %s)", key, why, example)
+func missingOption(key, reason, example string) error {
+	return dataset.Errorf(dataset.ErrInvalid, "drover.yaml: missing key %s: %s (example: %s)", key, reason, example)
 }
 
 // checkPublish fails if the options name a place where this process cannot publish facts.
-func (o Options) checkPublish(can, why string) error {
+func (o Options) checkPublish(can, reason string) error {
 	for _, place := range o.Publish {
 		if place != can {
-			return dataset.Errorf(dataset.ErrInvalid, "publish facts to %s: not possible here: %s", place, why)
+			return dataset.Errorf(dataset.ErrInvalid, "publish facts to %s: not possible here: %s", place, reason)
 		}
 	}
 	return nil

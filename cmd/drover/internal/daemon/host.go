@@ -4,7 +4,8 @@
 // drover.yaml.
 //
 // A process owns the files of Options.Root, its sockets and its stores. A lock on a file in the root ensures that one
-// process at a time uses them (lockRoot). OpenUnserved opens the store for commands that run without a server.
+// process at a time uses them (lockRoot). OpenUnserved opens the store for commands that run without a server (package
+// stores).
 package daemon
 
 import (
@@ -78,7 +79,7 @@ func (o Options) panicked(request string, value any, stack []byte) {
 		stack)
 }
 
-// Serve runs a single host until ctx ends. Then it stops in an order that loses nothing: it accepts no new requests,
+// Serve runs a single host until ctx ends. Then it stops in an order that loses no work: it accepts no new requests,
 // waits for those in progress, and stops the agent, control and the stores. Mounts stay. It creates nothing before the
 // options are checked.
 func Serve(ctx context.Context, o Options) (err error) {
@@ -100,9 +101,9 @@ func Serve(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return err
 	}
-	asked, shut := link(server.Audited(svc, changes.Keep))
+	controlAPI, shut := link(server.Audited(svc, changes.Keep))
 	p.addCloser(func() error { shut(); return nil })
-	ag, err := p.agent(ctx, asked, uuid.Nil, nil, func(l *findings.List) {
+	ag, err := p.agent(ctx, controlAPI, uuid.Nil, nil, func(l *findings.List) {
 		if p.ProfileFindings != nil {
 			l.All = append(l.All, p.ProfileFindings()...)
 		}
@@ -205,16 +206,16 @@ func (p *process) authority() func() (*pki.Authority, error) {
 
 // agent makes the agent with its store. Both end with the process. If identity is nil, the agent creates an identity.
 // credentials are for connections to the agents of other nodes. If nil, there are none.
-func (p *process) agent(ctx context.Context, asked api.Service, identity uuid.UUID,
+func (p *process) agent(ctx context.Context, controlAPI api.Service, identity uuid.UUID,
 	credentials *pki.Credentials, checks ...func(*findings.List)) (*agent.Agent, error) {
-	own, err := openStore(ctx, p.Options, "agent.db", bolt.Options{Clock: p.clock})
+	database, err := openStore(ctx, p.Options, "agent.db", bolt.Options{Clock: p.clock})
 	if err != nil {
 		return nil, err
 	}
-	p.addCloser(own.Close)
+	p.addCloser(database.Close)
 	engine := &swarm.Watcher{Clock: p.clock, Log: p.Log}
 	if slices.Contains(p.Publish, config.PublishSwarm) {
-		engine.Nodes = func(ctx context.Context) ([]api.Node, error) { return asked.NodeList(ctx, "") }
+		engine.Nodes = func(ctx context.Context) ([]api.Node, error) { return controlAPI.NodeList(ctx, "") }
 	}
 	engine.ReadVersion(ctx)
 	p.background(ctx, engine.Run)
@@ -222,7 +223,7 @@ func (p *process) agent(ctx context.Context, asked api.Service, identity uuid.UU
 		Root: p.Root, Identity: identity, NodeName: p.NodeName, Version: p.Version, Labels: p.Labels,
 		Pools: p.Pools, TransferRate: p.TransferRate,
 		FencePrograms: p.FencePrograms, ListAll: p.ListAll, Cgroups: throttle.Cgroups{Parents: p.CgroupParents},
-		Control: asked, Backends: p.Backends, State: own, Clock: p.clock, Log: p.Log,
+		Control: controlAPI, Backends: p.Backends, State: database, Clock: p.clock, Log: p.Log,
 		Engine: engine.Engine, Limits: p.Times, Checks: checks,
 	}
 	if credentials != nil {

@@ -28,13 +28,13 @@ func lockRoot(root, name string) (unlock func() error, err error) {
 	}
 	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
-		who, rerr := io.ReadAll(io.LimitReader(f, 64))
+		owner, rerr := io.ReadAll(io.LimitReader(f, 64))
 		if err := errors.Join(rerr, f.Close()); err != nil {
-			who = []byte("unknown")
+			owner = []byte("unknown")
 		}
 		return nil, dataset.Errorf(dataset.ErrInUse, "%[2]s is in use by another drover (pid %[1]s): stop it, or "+
 			"choose another --root",
-			strings.TrimSpace(string(who)), root)
+			strings.TrimSpace(string(owner)), root)
 	}
 	if err == nil {
 		if err = f.Truncate(0); err == nil {

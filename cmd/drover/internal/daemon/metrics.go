@@ -44,7 +44,7 @@ type failoverReporter interface {
 	Failover(context.Context) (api.FailoverState, error)
 }
 
-// haltReporter returns why control does not trust the store, or "" if it does.
+// haltReporter returns why control does not trust the store, or "" if control trusts it.
 type haltReporter interface {
 	Halted(context.Context) (why string, err error)
 }
@@ -178,21 +178,21 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	for _, v := range c.source.SeenVolumes(ctx) {
 		c.volume(gauge, v)
 	}
-	if dec, decides := c.source.(failoverReporter); decides { // agents do not implement it
+	if dec, isControl := c.source.(failoverReporter); isControl { // agents do not implement it
 		if st, err := dec.Failover(ctx); err != nil {
 			ch <- prometheus.NewInvalidMetric(c.halted, err)
 		} else {
 			gauge(c.halted, flag(st.Halted != ""))
 		}
 	}
-	if dec, decides := c.source.(haltReporter); decides {
-		if why, err := dec.Halted(ctx); err != nil {
+	if dec, isControl := c.source.(haltReporter); isControl {
+		if reason, err := dec.Halted(ctx); err != nil {
 			ch <- prometheus.NewInvalidMetric(c.storeHalted, err)
 		} else {
-			gauge(c.storeHalted, flag(why != ""))
+			gauge(c.storeHalted, flag(reason != ""))
 		}
 	}
-	if k, keeps := c.source.(replicaReporter); keeps { // control does not implement it, because it has no replicas
+	if k, isAgent := c.source.(replicaReporter); isAgent { // control does not implement it, because it has no replicas
 		for _, r := range k.ReplicaLags() {
 			gauge(c.age, r.Age.Seconds(), r.Volume)
 			if r.MaxLoss > 0 {
@@ -233,7 +233,7 @@ func (c *collector) volume(gauge func(*prometheus.Desc, float64, ...string), v a
 }
 
 // gauges contains one gauge for each name and set of labels. A volume in the trash and the present volume of the same
-// name may both be on this host. Then the worse value of the two counts.
+// name may both be on this host. Then the gauge has the worse of the two values.
 type gauges map[string]gauge
 
 type gauge struct {
@@ -244,11 +244,11 @@ type gauge struct {
 
 func (g gauges) add(d *prometheus.Desc, v float64, lowIsWorse bool, labels []string) {
 	key := strings.Join(append([]string{d.String()}, labels...), "\x00")
-	switch was, twice := g[key]; {
-	case twice && lowIsWorse:
-		v = min(v, was.value)
-	case twice:
-		v = max(v, was.value)
+	switch existing, exists := g[key]; {
+	case exists && lowIsWorse:
+		v = min(v, existing.value)
+	case exists:
+		v = max(v, existing.value)
 	}
 	g[key] = gauge{d, v, labels}
 }

@@ -28,24 +28,24 @@ const (
 
 // network makes the endpoint for the address in o.Listen. It uses TLS with cfg. known returns nil for peers whose
 // connections are not bounded: see connlimit.Listener.
-func (p *process) network(what string, cfg *tls.Config, handler http.Handler,
+func (p *process) network(name string, cfg *tls.Config, handler http.Handler,
 	known func(tls.ConnectionState) error) (endpoint, error) {
 	l, err := net.Listen("tcp", p.Listen.Address)
 	if err != nil {
 		return endpoint{}, fmt.Errorf("listen: %w", err)
 	}
-	limited := p.limited(what, l, maxAnonymous, known)
+	limited := p.limited(name, l, maxAnonymous, known)
 	s := server.New(handler)
 	s.ErrorLog = log.New(quietLog{p.Log}, "", 0)
 	s.ConnState = limited.ConnState
-	return endpoint{what, tls.NewListener(limited, cfg), s}, nil
+	return endpoint{name, tls.NewListener(limited, cfg), s}, nil
 }
 
 // limited bounds the connections of unknown peers.
-func (p *process) limited(what string, l net.Listener, most int,
+func (p *process) limited(name string, l net.Listener, limit int,
 	known func(tls.ConnectionState) error) *connlimit.Listener {
-	closed := &closedLog{log: p.Log.WithField("port", what), most: most, clock: p.clock}
-	return connlimit.New(l, connlimit.Options{Max: most, CheckPeer: known, OnClosed: closed.add})
+	closed := &closedLog{log: p.Log.WithField("port", name), limit: limit, clock: p.clock}
+	return connlimit.New(l, connlimit.Options{Max: limit, CheckPeer: known, OnClosed: closed.add})
 }
 
 // quietLog discards the server's messages about refused peers unless the log level is debug, because anybody can
@@ -63,7 +63,7 @@ const closedEvery = time.Minute
 // closedLog logs, at most once a minute, that connections of unknown peers were closed.
 type closedLog struct {
 	log   logrus.FieldLogger
-	most  int
+	limit int
 	clock clock.Clock
 
 	mu    sync.Mutex
@@ -75,12 +75,12 @@ func (c *closedLog) add(from netip.Addr) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.count++
-	now := c.clock.Steady()
-	if now < c.next {
+	currentTime := c.clock.Steady()
+	if currentTime < c.next {
 		return
 	}
 	c.log.WithFields(logrus.Fields{"count": c.count, "from": from.String()}).
 		Warnf("too many connections of peers without a certificate (limit %d): closed the oldest of the address "+
-			"with the most", c.most)
-	c.count, c.next = 0, now+closedEvery
+			"with the most", c.limit)
+	c.count, c.next = 0, currentTime+closedEvery
 }

@@ -24,8 +24,8 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 )
 
-// Agent runs one host of a cluster until ctx ends. It starts even if control is unreachable, and then does the work
-// that does not need control. Mounts stay. It creates nothing before the options are checked.
+// Agent runs one host of a cluster until ctx ends. It starts even if control is unreachable, and does the work that
+// does not need control until control is reachable. Mounts stay. It creates nothing before the options are checked.
 func Agent(ctx context.Context, o Options) (err error) {
 	if err := o.CheckAgent(); err != nil {
 		return err
@@ -35,11 +35,11 @@ func Agent(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, p.closeAll()) }()
-	own, err := p.member(ctx)
+	membership, err := p.member(ctx)
 	if err != nil {
 		return err
 	}
-	credentials := own.Credentials()
+	credentials := membership.Credentials()
 	client, err := client.NewTLS("https://"+strings.Join(o.Replicas, ",https://"), credentials.Client(pki.Control))
 	if err != nil {
 		return err
@@ -47,16 +47,16 @@ func Agent(ctx context.Context, o Options) (err error) {
 	client.SetVersion(o.Version)
 	p.addCloser(func() error { client.Close(); return nil })
 	p.background(ctx, func(ctx context.Context) {
-		own.Keep(ctx, client, func(err error) { o.Log.WithError(err).Error("this host's certificate") })
+		membership.Keep(ctx, client, func(err error) { o.Log.WithError(err).Error("this host's certificate") })
 	})
-	p.NodeName = own.Identity().Name // the name under which control registered the node
-	ag, err := p.agent(ctx, client, own.Identity().Node, credentials, func(l *findings.List) {
-		l.All = append(l.All, own.Findings()...)
+	p.NodeName = membership.Identity().Name // the name under which control registered the node
+	ag, err := p.agent(ctx, client, membership.Identity().Node, credentials, func(l *findings.List) {
+		l.All = append(l.All, membership.Findings()...)
 	})
 	if err != nil {
 		return err
 	}
-	if id := own.Identity(); ag.Node() != id.Node {
+	if id := membership.Identity(); ag.Node() != id.Node {
 		return dataset.Errorf(dataset.ErrInvalid,
 			"%s: the certificate is for node %s, and this is node %s (create a token with drover node token "+
 				"--name NAME, and join again with an empty %s)", p.tlsDir(), id.Node, ag.Node(), p.tlsDir())

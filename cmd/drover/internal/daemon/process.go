@@ -75,7 +75,7 @@ type endpoint struct {
 	server connServer
 }
 
-// connServer answers the connections of a listener until it is shut down; *http.Server is one.
+// connServer answers the connections of a listener until it is shut down. An *http.Server implements it.
 type connServer interface {
 	Serve(net.Listener) error
 	Shutdown(context.Context) error

@@ -106,8 +106,8 @@ func closeEndpoints(list []endpoint) error {
 // checkTime is how long the start waits for Consul before it regards Consul as unreachable.
 const checkTime = 5 * time.Second
 
-// checkStore fails if the store cannot be used for a reason that does not pass by itself. If the store does not answer,
-// checkStore returns nil, and control serves while awaitStore waits for the store.
+// checkStore fails if the store cannot be used for a reason that persists until an operator acts. If the store does not
+// answer, checkStore returns nil, and control serves while awaitStore waits for the store.
 func (p *process) checkStore(ctx context.Context, st openedStore) error {
 	cctx, cancel := context.WithTimeout(ctx, checkTime)
 	defer cancel()
@@ -165,7 +165,7 @@ func (p *process) issue() (*pki.Pair, error) {
 const renewEvery = time.Minute
 
 func (p *process) renewOwn(ctx context.Context, c *pki.Credentials) {
-	for told := ""; ; {
+	for logged := ""; ; {
 		select {
 		case <-ctx.Done():
 			return
@@ -174,9 +174,9 @@ func (p *process) renewOwn(ctx context.Context, c *pki.Credentials) {
 		pair, err := p.issue()
 		if err == nil {
 			c.Set(pair)
-			told = ""
-		} else if told != err.Error() {
-			told = err.Error()
+			logged = ""
+		} else if logged != err.Error() {
+			logged = err.Error()
 			p.Log.WithError(err).Error("cannot renew control's certificate; keeping the previous one")
 		}
 	}

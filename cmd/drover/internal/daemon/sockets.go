@@ -51,11 +51,11 @@ func take(ctx context.Context, handed *socket.PassedSockets, name, path string) 
 	if l != nil || err != nil {
 		return l, err
 	}
-	made, err := socket.Listen(ctx, path, "drover")
+	created, err := socket.Listen(ctx, path, "drover")
 	if err != nil {
 		return nil, err
 	}
-	return made, nil
+	return created, nil
 }
 
 func (s sockets) close() error {

@@ -1,5 +1,6 @@
-// Package doctor has the command drover doctor: what works on the server's host or, with --cluster, on every node and
-// control replica, what does not work, and why.
+// Package doctor has the command drover doctor. It shows what works on the server's host or, with --cluster, on every
+// node and control replica, what does not work, and why. Package main adds the command to the command tree. The command
+// calls the API, and keeps no state.
 package doctor
 
 import (
@@ -79,18 +80,18 @@ func ofCluster(ctx context.Context, a *cli.App, c cli.Remote) ([]api.Finding, er
 	if err != nil {
 		return nil, err
 	}
-	var own []api.Finding
+	var ownFindings []api.Finding
 	if version.Node != "" {
-		if own, err = c.Doctor(ctx); err != nil && !errors.Is(err, dataset.ErrUnsupported) {
+		if ownFindings, err = c.Doctor(ctx); err != nil && !errors.Is(err, dataset.ErrUnsupported) {
 			return nil, err
 		}
 	}
-	return Cluster(health, version.Node, own, a.Now()), nil
+	return Cluster(health, version.Node, ownFindings, a.Now()), nil
 }
 
-// Cluster returns the findings about a cluster, sorted. own are the findings of the node local, which answers; local is
-// empty if a control replica answers. It is a pure function.
-func Cluster(h api.ClusterHealth, local string, own []api.Finding, now time.Time) []api.Finding {
+// Cluster returns the findings about a cluster, sorted. local is the name of the node that answers, and ownFindings are
+// its findings. If a control replica answers, local is empty. Cluster is a pure function.
+func Cluster(h api.ClusterHealth, local string, ownFindings []api.Finding, now time.Time) []api.Finding {
 	list := append([]api.Finding{}, h.Findings...)
 	list = append(list, h.Store.Findings...)
 	if h.Store.Leader != "" && len(h.Store.Findings) == 0 {
@@ -109,7 +110,7 @@ func Cluster(h api.ClusterHealth, local string, own []api.Finding, now time.Time
 	}
 	var ofNodes []findings.OfNode
 	for _, n := range h.Nodes {
-		ofNodes = append(ofNodes, ofNode(n, local, own, now)...)
+		ofNodes = append(ofNodes, ofNode(n, local, ownFindings, now)...)
 	}
 	list = append(list, findings.Merge(ofNodes, "")...)
 	findings.Sort(list)
@@ -117,11 +118,11 @@ func Cluster(h api.ClusterHealth, local string, own []api.Finding, now time.Time
 }
 
 // ofNode returns the findings about one node.
-func ofNode(n api.NodeHealth, local string, own []api.Finding, now time.Time) []findings.OfNode {
+func ofNode(n api.NodeHealth, local string, ownFindings []api.Finding, now time.Time) []findings.OfNode {
 	var out []findings.OfNode
 	add := func(f api.Finding) { out = append(out, findings.OfNode{Node: n.Name, Finding: f}) }
 	if n.Name == local && local != "" {
-		for _, f := range own {
+		for _, f := range ownFindings {
 			add(f)
 		}
 		return out
@@ -143,7 +144,7 @@ func ofNode(n api.NodeHealth, local string, own []api.Finding, now time.Time) []
 		agent.Level, agent.Text = findings.OK, "examined its host "+show.Ago(now, n.Found.Examined)
 	}
 	add(agent)
-	if n.Found == nil || !n.Live { // what it found before may be over
+	if n.Found == nil || !n.Live { // its earlier findings may be outdated
 		return out
 	}
 	for _, f := range findings.Reported(*n.Found) {

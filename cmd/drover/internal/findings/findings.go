@@ -1,5 +1,5 @@
-// Package findings shows what drover doctor and drover status found: as a table, and with equal findings of several
-// nodes in one row. It has no state.
+// Package findings formats the findings of drover doctor and drover status as a table, with equal findings of several
+// nodes in one row. Packages doctor and status call it. It has no state.
 package findings
 
 import (
@@ -85,8 +85,8 @@ type OfNode struct {
 	api.Finding
 }
 
-// Merge returns the findings of nodes, sorted. Findings that are equal but for the node become one. The subject names
-// the nodes, unless the only one is local.
+// Merge returns the findings of nodes, sorted. Findings that differ only in the node become one. The subject names the
+// nodes, unless local is the only one.
 func Merge(all []OfNode, local string) []api.Finding {
 	nodes := map[api.Finding][]string{}
 	var order []api.Finding
@@ -109,7 +109,7 @@ func Merge(all []OfNode, local string) []api.Finding {
 	return out
 }
 
-// Few returns at most three of the names in their order, and how many more there are.
+// Few returns at most three of the names in their order, and the number of the other names.
 func Few(names []string) string {
 	names = slices.Sorted(slices.Values(names))
 	if len(names) > 3 {

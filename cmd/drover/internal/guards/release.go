@@ -102,8 +102,8 @@ func deadlineLine(e guard.Entry, now time.Duration) string {
 	if e.State == guard.StateRebooted {
 		return ""
 	}
-	if left := (e.Deadline - now).Round(time.Second); left >= 0 {
-		return "in " + left.String()
+	if remaining := (e.Deadline - now).Round(time.Second); remaining >= 0 {
+		return "in " + remaining.String()
 	}
 	return (now - e.Deadline).Round(time.Second).String() + " ago"
 }
@@ -150,18 +150,19 @@ this host. VOLUME is the name of the volume or the UUID of its dataset.`,
 	return cmd
 }
 
-// Release gives up a dataset that a guard has fenced, so that it can be unmounted. The processes that may write to it
-// are killed before it is thawed. After an error or an interruption, call it again: it does the remaining steps.
+// Release gives up a dataset that a guard has fenced, so that it can be unmounted. The guard kills the processes that
+// may write to the dataset before it thaws the filesystem. After an error or an interruption, call Release again: it
+// performs the remaining steps.
 func Release(ctx context.Context, g cli.Fencer, unmount func(path string) error, ref string) (e guard.Entry,
 	err error) {
 	st, err := g.Status(ctx)
 	if err != nil {
 		return e, err
 	}
-	var have []string
+	var fenced []string
 	var found []guard.Entry
 	for _, e := range st.Datasets {
-		have = append(have, e.Volume)
+		fenced = append(fenced, e.Volume)
 		if e.Volume == ref || e.Dataset.String() == strings.ToLower(ref) {
 			found = append(found, e)
 		}
@@ -170,7 +171,7 @@ func Release(ctx context.Context, g cli.Fencer, unmount func(path string) error,
 	case 0:
 		return e, dataset.Errorf(dataset.ErrNotFound,
 			"release volume %q: the guard of this host does not know it (available: %s)%s", dataset.Clip(ref),
-			dataset.Have(have), dataset.Guess(ref, have))
+			dataset.Have(fenced), dataset.Guess(ref, fenced))
 	case 1:
 		e = found[0]
 	default:
@@ -202,10 +203,11 @@ func checkReleased(ctx context.Context, g cli.Fencer, e guard.Entry) error {
 	if err != nil {
 		return err
 	}
-	for _, now := range st.Datasets {
-		if now.Dataset == e.Dataset && now.State != guard.StateSuperseded {
+	for _, current := range st.Datasets {
+		if current.Dataset == e.Dataset && current.State != guard.StateSuperseded {
 			return dataset.Errorf(dataset.ErrConflict,
-				"release volume %s: it is %s again: its agent controls it (stop its containers)", e.Volume, now.State)
+				"release volume %s: it is %s again: its agent controls it (stop its containers)", e.Volume,
+				current.State)
 		}
 	}
 	return nil

@@ -47,7 +47,7 @@ volumes then continue from the newest copies on other nodes.`,
 		}
 		ctx, stop := a.Signals(cmd.Context())
 		defer stop()
-		d := drain{App: a, c: c, node: n, json: o.JSON(), names: map[uuid.UUID]string{}, left: []drained{}}
+		d := drain{App: a, c: c, node: n, json: o.JSON(), names: map[uuid.UUID]string{}, outcomes: []drained{}}
 		for _, o := range nodes {
 			d.names[o.ID] = o.Name
 		}
@@ -76,8 +76,8 @@ type drain struct {
 	json   bool
 
 	open        []dataset.Operation
-	left        []drained
-	all, stayed int
+	outcomes    []drained
+	all, failed int
 }
 
 // drained is the outcome for one volume.
@@ -105,13 +105,13 @@ func (d *drain) run(ctx context.Context) error {
 		}
 	}
 	if d.json {
-		if err := show.JSON(d.Out, d.left); err != nil {
+		if err := show.JSON(d.Out, d.outcomes); err != nil {
 			return err
 		}
 	}
-	if d.stayed > 0 {
+	if d.failed > 0 {
 		return dataset.Errorf(dataset.ErrConflict,
-			"%d of %d volumes stay on node %s: fix the errors above and retry", d.stayed, d.all,
+			"%d of %d volumes stay on node %s: fix the errors above and retry", d.failed, d.all,
 			d.node.Name)
 	}
 	return d.print("node %s has no volumes left", d.node.Name)
@@ -141,13 +141,13 @@ func (d *drain) startMove(ctx context.Context, v api.Volume) error {
 func (d *drain) awaitMove(ctx context.Context) error {
 	op := d.open[0]
 	d.open = d.open[1:]
-	m := d.Meter(fmt.Sprintf("%s %s (%d of %d)", op.Kind, op.Volume, len(d.left)+1, d.all), d.json)
+	m := d.Meter(fmt.Sprintf("%s %s (%d of %d)", op.Kind, op.Volume, len(d.outcomes)+1, d.all), d.json)
 	op, err := d.Wait(ctx, d.c, op, m)
 	m.Close()
 	if err != nil {
 		return d.recordFailure(ctx, op.Volume, err)
 	}
-	d.left = append(d.left, drained{Volume: op.Volume, Node: d.names[op.Node]})
+	d.outcomes = append(d.outcomes, drained{Volume: op.Volume, Node: d.names[op.Node]})
 	return d.print("volume %s is on node %s", op.Volume, d.names[op.Node])
 }
 
@@ -165,7 +165,7 @@ func (d *drain) recordFailure(ctx context.Context, volume string, err error) err
 	if ctx.Err() != nil || errors.Is(err, dataset.ErrUnavailable) || errors.Is(err, dataset.ErrForbidden) {
 		return err
 	}
-	d.stayed++
-	d.left = append(d.left, drained{Volume: volume, Problem: dataset.ProblemOf(err)})
+	d.failed++
+	d.outcomes = append(d.outcomes, drained{Volume: volume, Problem: dataset.ProblemOf(err)})
 	return d.print("volume %s stays: %v", volume, err)
 }

@@ -78,21 +78,21 @@ func cordonText(n api.Node) string {
 	return cli.YesNo(n.Cordoned)
 }
 
-func factLines(f *show.Form, is dataset.Facts, now time.Time) {
-	machine := is.Architecture
-	if is.Virtual {
+func factLines(f *show.Form, facts dataset.Facts, now time.Time) {
+	machine := facts.Architecture
+	if facts.Virtual {
 		machine += ", virtual"
 	}
-	f.Add("Facts", show.When(now, is.Taken)+", last change of 10 % or more")
-	f.Add("Machine", fmt.Sprintf("%s, %d CPUs", machine, is.CPUs))
-	f.Add("Load", fmt.Sprintf("%s, %s, %s (1, 10 and 15 minutes)", loadLine(is.Load1), loadLine(is.Load10),
-		loadLine(is.Load15)))
-	f.Add("Memory", fmt.Sprintf("%s, %s free", is.MemoryTotal.Human(), is.MemoryFree.Human()))
-	f.Add("System", strings.TrimSpace(is.OS+" "+is.OSVersion)+", Linux "+is.Kernel)
-	f.Add("Engine", is.Engine)
-	f.Add("Backends", strings.Join(is.Backends, ", "))
+	f.Add("Facts", show.When(now, facts.Taken)+", last change of 10 % or more")
+	f.Add("Machine", fmt.Sprintf("%s, %d CPUs", machine, facts.CPUs))
+	f.Add("Load", fmt.Sprintf("%s, %s, %s (1, 10 and 15 minutes)", loadLine(facts.Load1), loadLine(facts.Load10),
+		loadLine(facts.Load15)))
+	f.Add("Memory", fmt.Sprintf("%s, %s free", facts.MemoryTotal.Human(), facts.MemoryFree.Human()))
+	f.Add("System", strings.TrimSpace(facts.OS+" "+facts.OSVersion)+", Linux "+facts.Kernel)
+	f.Add("Engine", facts.Engine)
+	f.Add("Backends", strings.Join(facts.Backends, ", "))
 	var free []string
-	for _, p := range is.Pools {
+	for _, p := range facts.Pools {
 		free = append(free, p.Name+" "+p.Free.Human())
 	}
 	f.Add("Free", free...)

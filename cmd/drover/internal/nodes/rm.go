@@ -38,8 +38,8 @@ command lists those that no other node has. Their data stays in its pools.`,
 		if o.JSON() {
 			return show.JSON(a.Out, n)
 		}
-		for _, what := range n.Forgotten {
-			if err := a.PrintLine("removed from the store: %s", what); err != nil {
+		for _, item := range n.Forgotten {
+			if err := a.PrintLine("removed from the store: %s", item); err != nil {
 				return err
 			}
 		}

@@ -58,18 +58,18 @@ devices, which must be empty, and Drover mounts it; --path is optional then.`,
 		if err != nil {
 			return err
 		}
-		made, err := c.CreatePool(cmd.Context(), p)
+		pool, err := c.CreatePool(cmd.Context(), p)
 		if err != nil {
 			return err
 		}
 		if o.JSON() {
-			return show.JSON(a.Out, made)
+			return show.JSON(a.Out, pool)
 		}
-		if err := a.PrintLine("created pool %s: %s, backend %s at %s", made.Name, made.ID, made.Backend,
-			made.Path); err != nil || made.Note == "" {
+		if err := a.PrintLine("created pool %s: %s, backend %s at %s", pool.Name, pool.ID, pool.Backend,
+			pool.Path); err != nil || pool.Note == "" {
 			return err
 		}
-		return a.PrintLine("%s", made.Note)
+		return a.PrintLine("%s", pool.Note)
 	}
 	return cmd
 }

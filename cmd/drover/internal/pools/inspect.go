@@ -63,9 +63,9 @@ func poolForm(p api.Pool) *show.Form {
 			f.Add("Unknown", fmt.Sprintf("%d quarantined (drover doctor)", st.UnknownObjects))
 		}
 	}
-	if can, cannot := abilities(p.Capabilities); len(can) > 0 { // empty if they are not known yet
-		f.Add("Can", can...)
-		f.Add("Cannot", cannot...)
+	if present, absent := abilities(p.Capabilities); len(present) > 0 { // empty if they are not known yet
+		f.Add("Can", present...)
+		f.Add("Cannot", absent...)
 	}
 	f.Add("Filesystems", p.Capabilities.Filesystems...)
 	return f
@@ -119,7 +119,7 @@ func speed(c dataset.Capabilities) string {
 }
 
 // abilities returns the capabilities that a pool has and those that it lacks, in words.
-func abilities(c dataset.Capabilities) (can, cannot []string) {
+func abilities(c dataset.Capabilities) (present, absent []string) {
 	grow := AbilityInWords("online_grow")
 	online, offline := grow, ""
 	if except := c.OfflineGrow; c.OnlineGrow && len(except) > 0 {
@@ -128,8 +128,8 @@ func abilities(c dataset.Capabilities) (can, cannot []string) {
 		online, offline = grow+": "+strings.Join(others, ", "), grow+": "+strings.Join(except, ", ")
 	}
 	for _, e := range []struct {
-		can  bool
-		what string
+		present bool
+		what    string
 	}{
 		{c.EnforcesSize, AbilityInWords("enforces_size")},
 		{c.InstantSnapshot, AbilityInWords("instant_snapshot")},
@@ -143,17 +143,17 @@ func abilities(c dataset.Capabilities) (can, cannot []string) {
 		{c.Delta, AbilityInWords("delta")},
 		{c.ManyHosts, AbilityInWords("many_hosts")},
 	} {
-		if e.can {
-			can = append(can, e.what)
+		if e.present {
+			present = append(present, e.what)
 		} else {
-			cannot = append(cannot, e.what)
+			absent = append(absent, e.what)
 		}
 	}
 	if c.CountsWritten {
-		cannot = append(cannot, "exclude snapshots from the size of a volume")
+		absent = append(absent, "exclude snapshots from the size of a volume")
 	}
 	if offline != "" {
-		cannot = append(cannot, offline)
+		absent = append(absent, offline)
 	}
-	return can, cannot
+	return present, absent
 }

@@ -33,21 +33,21 @@ there is no other: they would be created again at the next start.`,
 	cmd.Flags().BoolVar(&forget, "forget", false, "remove it only from the store, and touch nothing at its place")
 	o := cli.OutputFlags(cmd, false)
 	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, args []string) error {
-		gone, err := c.RemovePool(cmd.Context(), args[0], forget)
+		removed, err := c.RemovePool(cmd.Context(), args[0], forget)
 		if err != nil {
 			return err
 		}
 		if o.JSON() {
-			return show.JSON(a.Out, gone)
+			return show.JSON(a.Out, removed)
 		}
-		what := "removed pool %s"
+		format := "removed pool %s"
 		if forget {
-			what = "forgot pool %s"
+			format = "forgot pool %s"
 		}
-		if err := a.PrintLine(what, gone.Pool.Name); err != nil {
+		if err := a.PrintLine(format, removed.Pool.Name); err != nil {
 			return err
 		}
-		for _, note := range gone.Notes {
+		for _, note := range removed.Notes {
 			if err := a.PrintLine("%s", note); err != nil {
 				return err
 			}

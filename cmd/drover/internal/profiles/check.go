@@ -66,13 +66,13 @@ existing pools satisfy a profile is checked when a volume is created.`,
 	return cmd
 }
 
-// printMissing prints which pools and keys the profiles name that do not exist. That is no error: a file may be checked
-// on another host, or before the pools and keys are created.
+// printMissing prints the pools and keys that the profiles name but that do not exist. They are not an error, because a
+// file may be checked on another host, or before the pools and keys are created.
 func printMissing(ctx context.Context, a *cli.App, all []dataset.Profile) error {
 	var pools []string
-	var away error
+	var offline error
 	if slices.ContainsFunc(all, func(p dataset.Profile) bool { return p.Pool != "" }) {
-		pools, away = poolNames(ctx, a)
+		pools, offline = poolNames(ctx, a)
 	}
 	for _, p := range all {
 		if at := p.Encryption.KeyFile; at != "" {
@@ -86,11 +86,11 @@ func printMissing(ctx context.Context, a *cli.App, all []dataset.Profile) error 
 		if p.Pool == "" || slices.Contains(pools, p.Pool) {
 			continue
 		}
-		why := fmt.Sprintf("which no node has (available: %s)%s", dataset.Have(pools), dataset.Guess(p.Pool, pools))
-		if away != nil {
-			why = fmt.Sprintf("which could not be checked: %v", away)
+		problem := fmt.Sprintf("which no node has (available: %s)%s", dataset.Have(pools), dataset.Guess(p.Pool, pools))
+		if offline != nil {
+			problem = fmt.Sprintf("which could not be checked: %v", offline)
 		}
-		if err := a.PrintLine("profile %s names pool %s, %s", p.Name, p.Pool, why); err != nil {
+		if err := a.PrintLine("profile %s names pool %s, %s", p.Name, p.Pool, problem); err != nil {
 			return err
 		}
 	}

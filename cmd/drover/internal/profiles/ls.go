@@ -99,17 +99,17 @@ func encrypted(k dataset.KeySource) string {
 
 // storage returns the names of the pools for a profile's volumes.
 func storage(p dataset.Profile) string {
-	var what []string
+	var parts []string
 	if p.Pool != "" {
-		what = append(what, "pool "+p.Pool)
+		parts = append(parts, "pool "+p.Pool)
 	}
 	if p.Backend != "" {
-		what = append(what, "backend "+p.Backend)
+		parts = append(parts, "backend "+p.Backend)
 	}
-	if len(what) == 0 {
+	if len(parts) == 0 {
 		return "any"
 	}
-	return strings.Join(what, ", ")
+	return strings.Join(parts, ", ")
 }
 
 // keepLine returns how many scheduled snapshots are kept.

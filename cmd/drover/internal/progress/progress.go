@@ -1,5 +1,5 @@
-// Package progress shows the progress of long work: as a bar on a terminal, otherwise as plain lines. So a log contains
-// a few lines, and not one for every refresh. Package cli chooses the [Meter] of a command. A Meter belongs to one
+// Package progress shows the progress of long work: as a bar on a terminal, otherwise as a few plain lines, so that a
+// log does not contain a line for every refresh. Package cli chooses the [Meter] of a command. A Meter belongs to one
 // piece of work, and protects its state with a mutex.
 package progress
 

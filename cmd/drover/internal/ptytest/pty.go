@@ -20,7 +20,7 @@ type Terminal struct {
 	screen chan string
 }
 
-// Open makes a terminal that goes away with the test.
+// Open makes a terminal that exists until the test ends.
 func Open(t testing.TB) *Terminal {
 	t.Helper()
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)

@@ -82,9 +82,9 @@ const (
 )
 
 // tune sets GOMAXPROCS and GOGC for work that mostly waits for disks, unless the user has set them. With one running
-// goroutine for each CPU, goroutines that are ready wait for others that wait in a flush: on two CPUs, with 64 creates
-// at a time, a tenth to a fifth fewer creates a second. Garbage is collected half as often as by default. That saves
-// another twentieth, and the heap is still small.
+// goroutine for each CPU, goroutines that are ready would wait for others that wait in a flush. On two CPUs, with 64
+// creates at a time, that costs a tenth to a fifth of the creates a second. Garbage is collected half as often as by
+// default, which saves another twentieth, and the heap is still small.
 func tune(getenv func(string) string) {
 	if getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(max(4, 2*runtime.NumCPU()))

@@ -1,3 +1,4 @@
-// Package settings reads the configuration and the profiles of this host, and lists the backends of this program. The
-// packages of the commands that need them without a server call it. It keeps no state.
+// Package settings reads the configuration and the profiles of this host, and lists the backends of this program.
+// Packages servers, profiles and verification call it, because their commands need the settings without a server. It
+// keeps no state.
 package settings

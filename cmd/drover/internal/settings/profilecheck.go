@@ -17,34 +17,34 @@ func ProfileCheck(kinds *backends.Registry) profiles.Check {
 			if err != nil {
 				return "backend", err
 			}
-			if why := whyUnsatisfiable(kind, p); why != "" {
+			if reason := whyUnsatisfiable(kind, p); reason != "" {
 				return "backend", dataset.Errorf(dataset.ErrInvalid,
-					"no pool of backend %s can satisfy this profile: %s%s", p.Backend, why, suggestBackends(kinds, p))
+					"no pool of backend %s can satisfy this profile: %s%s", p.Backend, reason,
+					suggestBackends(kinds, p))
 			}
 			return "", nil
 		}
-		by := map[string][]string{} // names of backends by the reason
+		backendsByReason := map[string][]string{} // names of backends by the reason
 		var whys []string
 		for _, kind := range kinds.Kinds() {
-			why := whyUnsatisfiable(kind, p)
-			if why == "" {
+			reason := whyUnsatisfiable(kind, p)
+			if reason == "" {
 				return "", nil
 			}
-			if by[why] == nil {
-				whys = append(whys, why)
+			if backendsByReason[reason] == nil {
+				whys = append(whys, reason)
 			}
-			by[why] = append(by[why], kind.Name())
+			backendsByReason[reason] = append(backendsByReason[reason], kind.Name())
 		}
-		for i, why := range whys {
-			whys[i] = "backend " + dataset.Have(by[why]) + ": " + why
+		for i, reason := range whys {
+			whys[i] = "backend " + dataset.Have(backendsByReason[reason]) + ": " + reason
 		}
 		return "", dataset.Errorf(dataset.ErrInvalid, "no backend can satisfy all of this: "+
 			"%s", strings.Join(whys, "; "))
 	}
 }
 
-// suggestBackends returns a remark with the backends that could satisfy a profile if its own backend cannot, or "" if
-// there are none.
+// suggestBackends returns a remark that names the other backends that could satisfy a profile, or "" if there are none.
 func suggestBackends(kinds *backends.Registry, p dataset.Profile) string {
 	var names []string
 	p.Backend = ""
@@ -65,8 +65,8 @@ func whyUnsatisfiable(kind backends.Kind, p dataset.Profile) string {
 	if !ok {
 		return ""
 	}
-	if why := placement.WhyKindUnsuitable(kind.Name(), b.MaxCapabilities(), p); why != "" {
-		return why
+	if reason := placement.WhyKindUnsuitable(kind.Name(), b.MaxCapabilities(), p); reason != "" {
+		return reason
 	}
 	if p.Size > 0 {
 		if err := b.CheckSize(p.Filesystem.Type, p.Size); err != nil {

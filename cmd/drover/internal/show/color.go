@@ -4,8 +4,8 @@ package show
 // value does nothing.
 type Palette struct{ on bool }
 
-// NewPalette returns a palette that colours if the output is a terminal with colours, and the user has not
-// forbidden it: NO_COLOR not empty (no-color.org), TERM unset or dumb.
+// NewPalette returns a palette that colours words if the output is a terminal with colours. It does not colour if
+// NO_COLOR is not empty (no-color.org), or if TERM is unset or dumb.
 func NewPalette(terminal bool, getenv func(string) string) Palette {
 	term := getenv("TERM")
 	return Palette{on: terminal && getenv("NO_COLOR") == "" && term != "" && term != "dumb"}

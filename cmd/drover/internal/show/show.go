@@ -1,6 +1,6 @@
 // Package show formats the output of the drover command: tables and forms for people, JSON for programs. All packages
-// of commands use it. It writes only to the given writer, and keeps no state. It removes control characters from all
-// text of others, so that a snapshot's message cannot control the reader's terminal.
+// of commands use it. It writes only to the given writer, and keeps no state. It escapes control characters in all
+// cells, so that a text such as the message of a snapshot cannot control the reader's terminal.
 package show
 
 import (

@@ -51,8 +51,8 @@ A and B are unique prefixes of UUIDs or, with a volume, names.`,
 	return cmd
 }
 
-// diffArgs parses [VOLUME] A [B]. Of two arguments, the first is a snapshot if there is one with that UUID. Otherwise
-// it is the volume, if that exists.
+// diffArgs parses [VOLUME] A [B]. If there are two arguments, the first is a snapshot if a snapshot has that UUID.
+// Otherwise it is a volume, if a volume has that name.
 func diffArgs(cmd *cobra.Command, c cli.Remote, flag string, args []string) (volume string, points []string,
 	err error) {
 	first := 0
@@ -64,7 +64,7 @@ func diffArgs(cmd *cobra.Command, c cli.Remote, flag string, args []string) (vol
 	case len(args) == 2 && flag == "":
 		_, err := c.Snapshot(cmd.Context(), "", args[0])
 		if errors.Is(err, dataset.ErrNotFound) {
-			if _, none := c.Volume(cmd.Context(), args[0]); none == nil {
+			if _, volumeErr := c.Volume(cmd.Context(), args[0]); volumeErr == nil {
 				first, err = 1, nil
 			}
 		}

@@ -30,8 +30,8 @@ restore can be undone.`,
 			if out.Operation != nil && out.Operation.Source != nil {
 				line += " to snapshot " + out.Operation.Source.Snapshot.String()
 			}
-			if kept := takenSnapshot(out); kept.ID != uuid.Nil {
-				line += fmt.Sprintf("; its previous data is snapshot %s", kept.ID)
+			if snapshot := takenSnapshot(out); snapshot.ID != uuid.Nil {
+				line += fmt.Sprintf("; its previous data is snapshot %s", snapshot.ID)
 			}
 			return d.ID, line
 		})

@@ -51,8 +51,9 @@ type Report struct {
 	Findings []api.Finding `json:"findings"`
 }
 
-// Assess lists what needs attention: errors first, then by subject. If a node's doctor has an error about a pool or
-// volume whose state is a problem too, only the doctor's is listed, because it knows the cause.
+// Assess lists what needs attention: errors first, then by subject. If the doctor of a node has an error about a pool
+// or volume, and the state of that pool or volume is a problem too, only the error of the doctor is listed, because it
+// names the cause.
 func Assess(c Cluster, now time.Time) Report {
 	found := &collector{diagnosed: map[about]bool{}, examined: map[string]bool{}}
 	found.reports(c)
@@ -78,8 +79,8 @@ func NewReport(c Cluster, list []api.Finding) Report {
 	}
 }
 
-// needAttention returns how many findings need attention. Others are states that an operator chose, and that are easily
-// forgotten.
+// needAttention returns the number of findings that need attention. The other findings remind an operator of a state
+// that the operator chose.
 func needAttention(list []api.Finding) (n int) {
 	for _, f := range list {
 		if findings.NeedsAttention(f) {
@@ -103,13 +104,13 @@ func (f *collector) reports(c Cluster) {
 	var list []findings.OfNode
 	report := func(node string, all []api.Finding) {
 		f.examined[node] = true
-		for _, is := range all {
-			if !findings.NeedsAttention(is) {
+		for _, finding := range all {
+			if !findings.NeedsAttention(finding) {
 				continue
 			}
-			list = append(list, findings.OfNode{Node: node, Finding: is})
-			if is.Level == findings.Error {
-				f.diagnosed[about{node, is.Subject}] = true
+			list = append(list, findings.OfNode{Node: node, Finding: finding})
+			if finding.Level == findings.Error {
+				f.diagnosed[about{node, finding.Subject}] = true
 			}
 		}
 	}
@@ -129,8 +130,8 @@ func (f *collector) reports(c Cluster) {
 
 // isDiagnosed reports whether the doctor of any node has an error about a subject.
 func (f *collector) isDiagnosed(subject string) bool {
-	for is := range f.diagnosed {
-		if is.subject == subject {
+	for d := range f.diagnosed {
+		if d.subject == subject {
 			return true
 		}
 	}
@@ -226,7 +227,7 @@ func (f *collector) volume(v api.Volume, now time.Time) {
 			f.add(levelOf(word), subject, grow, "%s: %d%% of %s used", word, percent, v.Size.Human())
 		}
 	}
-	whole := 0
+	complete := 0
 	for _, k := range v.CopyDetails {
 		switch {
 		case k.Kind == dataset.CopySuperseded:
@@ -235,15 +236,15 @@ func (f *collector) volume(v api.Volume, now time.Time) {
 		case k.Problem != "":
 			f.add(findings.Warning, subject, inspect, "copy on node %s: %s", k.NodeName, k.Problem)
 		case volumes.IsWholeReplica(k):
-			whole++
+			complete++
 			if verified, stale := volumes.IsStale(v, k, now); stale {
 				f.add(findings.Warning, subject, inspect, "replica on node %s is stale: last verified %s", k.NodeName,
 					show.Ago(now, verified))
 			}
 		}
 	}
-	if want := v.Profile.Replicas.Count; whole < want && now.Sub(v.Created) > volumes.MinimumStale {
-		f.add(findings.Warning, subject, inspect, "degraded: %d of %s complete", whole, count(want, "replica"))
+	if want := v.Profile.Replicas.Count; complete < want && now.Sub(v.Created) > volumes.MinimumStale {
+		f.add(findings.Warning, subject, inspect, "degraded: %d of %s complete", complete, count(want, "replica"))
 	}
 }
 
@@ -274,12 +275,12 @@ func (f *collector) operations(ops []dataset.Operation, now time.Time) {
 		if op.State != dataset.OpFailed || now.Sub(op.Created) > RecentFailure {
 			continue
 		}
-		why := "the reason is not recorded"
+		reason := "the reason is not recorded"
 		if op.Problem != nil {
-			why = op.Problem.Message
+			reason = op.Problem.Message
 		}
 		f.add(findings.Warning, "operation "+op.ID.String(), "", "%s of %s failed %s: %s", op.Kind,
-			cli.ShortName(op.Volume), show.Ago(now, op.Created), why)
+			cli.ShortName(op.Volume), show.Ago(now, op.Created), reason)
 	}
 }
 

@@ -83,8 +83,8 @@ func follow(ctx context.Context, a *cli.App, o *cli.Output, c cli.Remote) error 
 	}
 }
 
-// assess fetches what the server knows. What it cannot fetch is a finding, so that the report is never empty because
-// the server did not answer.
+// assess fetches the lists of the server. A list that it cannot fetch becomes a finding, so that the report does not
+// look healthy if the server does not answer.
 func assess(ctx context.Context, a *cli.App, c cli.Remote) Report {
 	var known Cluster
 	var failed []error

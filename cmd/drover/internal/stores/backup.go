@@ -97,8 +97,8 @@ func fileExistsError(what, file string, err error) error {
 	return dataset.Errorf(dataset.ErrExists, "%s exists: a new %s overwrites nothing (choose another name)", file, what)
 }
 
-// renameNew renames tmp to file unless that exists. Filesystems that cannot rename
-// so (NFS, rename(2)) can link.
+// renameNew renames tmp to file. It fails if file exists. On filesystems without such a rename (NFS, see rename(2)), it
+// links and unlinks instead.
 func renameNew(what, tmp, file string) error {
 	err := unix.Renameat2(unix.AT_FDCWD, tmp, unix.AT_FDCWD, file, unix.RENAME_NOREPLACE)
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {

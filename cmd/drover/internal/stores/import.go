@@ -38,20 +38,20 @@ before.`,
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		ctx, stop := a.Signals(cmd.Context())
 		defer stop()
-		sum, where, err := importStore(ctx, a, f, args[0], force)
+		sum, place, err := importStore(ctx, a, f, args[0], force)
 		if err != nil && ctx.Err() != nil {
 			return dataset.Errorf(dataset.ErrCancelled, "interrupted: run the import again to complete the store")
 		}
 		if err != nil {
 			return err
 		}
-		return a.PrintLine("imported %s from %s into %s", describeDump(sum), args[0], where)
+		return a.PrintLine("imported %s from %s into %s", describeDump(sum), args[0], place)
 	}
 	return cmd
 }
 
 func importStore(ctx context.Context, a *cli.App, f servers.Flags, file string, force bool) (sum dump.Summary,
-	where string, err error) {
+	place string, err error) {
 	in, err := os.Open(file)
 	if err != nil {
 		return sum, "", err

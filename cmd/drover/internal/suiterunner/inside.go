@@ -1,6 +1,7 @@
 // Package suiterunner runs the test suite of backends in a temporary folder of a pool, in a separate process. The
 // process has a separate mount namespace, so that neither the agent nor a container ever waits for its mounts, and it
-// can be killed at any time. drover backend verify (package verification) calls Start.
+// can be killed at any time. drover backend verify (package verification) calls Start in the command and Inside in the
+// separate process. The package keeps no state besides the process.
 package suiterunner
 
 import (
@@ -36,7 +37,7 @@ func Inside(ctx context.Context, kind backends.Kind, path string, w io.Writer) e
 }
 
 // unmountOthers unmounts all mounts of this namespace except those that the suite and its commands need. Otherwise
-// their filesystems would stay in use after they are unmounted elsewhere.
+// these mounts would keep filesystems in use that were unmounted elsewhere.
 func unmountOthers(path string) error {
 	table, err := mount.Table()
 	if err != nil {
@@ -60,7 +61,7 @@ func isNeeded(point, path string) bool {
 	if rel, err := filepath.Rel(point, path); err == nil && rel != ".." && !strings.HasPrefix(rel, "../") {
 		return true
 	}
-	top, below, _ := strings.Cut(strings.TrimPrefix(point, "/"), "/")
+	top, hasChild, _ := strings.Cut(strings.TrimPrefix(point, "/"), "/")
 	switch {
 	case slices.Contains([]string{"proc", "sys", "dev", "usr", "bin", "sbin", "etc"}, top),
 		strings.HasPrefix(top, "lib"):
@@ -69,5 +70,5 @@ func isNeeded(point, path string) bool {
 	if point == "/run/lock" { // LVM's commands lock each other out with files there
 		return true
 	}
-	return below == "" && slices.Contains([]string{"run", "tmp", "var"}, top)
+	return hasChild == "" && slices.Contains([]string{"run", "tmp", "var"}, top)
 }

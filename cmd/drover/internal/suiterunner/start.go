@@ -26,9 +26,9 @@ func Start(ctx context.Context, args []string, path string, hear func(verify.Eve
 	// Pdeathsig kills the process when the thread that started it ends.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	var said bytes.Buffer
+	var stderr bytes.Buffer
 	cmd := exec.CommandContext(ctx, "/proc/self/exe", args...)
-	cmd.Stderr = &said
+	cmd.Stderr = &stderr
 	cmd.Cancel = func() error { return kill(cmd.Process, path) }
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		// Go makes all mounts in the new namespace private (golang.org/issue/19661).
@@ -50,7 +50,7 @@ func Start(ctx context.Context, args []string, path string, hear func(verify.Eve
 	case heard != nil:
 		return heard
 	case err != nil:
-		text := said.String()
+		text := stderr.String()
 		return fmt.Errorf("the suite ended early: %w: %s", err, text[:min(len(text), 2<<10)])
 	}
 	return nil

@@ -1,7 +1,7 @@
 // Package swarm watches the Docker engine of this host in the background. Package daemon runs a [Watcher], whose last
 // result is an atomic pointer. The engine's version and its Swarm become facts of the node. On request, the facts of
-// all nodes become labels of the Swarm's nodes. No request and no operation waits for this package (I10): if the engine
-// does not answer, the next look asks again.
+// all nodes become labels of the Swarm's nodes. No request and no operation waits for this package (I10). If the engine
+// does not answer, the watcher asks again at its next look.
 package swarm
 
 import (
@@ -88,18 +88,18 @@ func (w *Watcher) Run(ctx context.Context) {
 // logProblem logs why the labels are not up to date, once for each reason. If no labels are wanted, an unreachable
 // engine is not logged.
 func (w *Watcher) logProblem(ctx context.Context, err error) {
-	why := ""
+	reason := ""
 	if err != nil && w.Nodes != nil && ctx.Err() == nil {
-		why = err.Error()
+		reason = err.Error()
 	}
-	if why != "" && why != w.logged {
+	if reason != "" && reason != w.logged {
 		w.Log.WithError(err).Warn("cannot publish facts to the Swarm")
 	}
-	w.logged = why
+	w.logged = reason
 }
 
-// Update asks the engine once, and updates the labels if this engine is the leader of its Swarm. Workers have no right
-// to do so, and one manager is sufficient. It fails with ErrUnsupported if labels are wanted and the engine is in no
+// Update asks the engine once, and updates the labels if this engine is the leader of its Swarm. Workers may not update
+// labels, and one manager is sufficient. It fails with ErrUnsupported if labels are wanted and the engine is in no
 // Swarm, and with ErrUnavailable if the engine does not answer.
 func (w *Watcher) Update(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
@@ -178,10 +178,10 @@ func (w *Watcher) publish(ctx context.Context, c API, self string) error {
 	return errors.Join(failed...)
 }
 
-// merge returns the labels that are not Drover's from have, and those of Drover from published. Pure.
-func merge(have, published map[string]string) map[string]string {
+// merge returns the existing labels that are not Drover's, and the published ones. It is a pure function.
+func merge(existing, published map[string]string) map[string]string {
 	out := map[string]string{}
-	for key, value := range have {
+	for key, value := range existing {
 		if !strings.HasPrefix(key, Prefix) {
 			out[key] = value
 		}

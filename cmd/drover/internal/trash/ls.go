@@ -41,10 +41,10 @@ func newTrashLsCmd(a *cli.App) *cobra.Command {
 	})
 }
 
-func trashTable(a *cli.App, gone []api.Volume) *show.Table {
-	short := volumes.ShortDatasets(gone)
+func trashTable(a *cli.App, trashed []api.Volume) *show.Table {
+	short := volumes.ShortDatasets(trashed)
 	t := show.NewTable("DATASET", "VOLUME", "PROFILE", "SIZE", "USED", "POOL", "SNAPSHOTS", "DELETED", "EXPIRES")
-	for _, v := range gone {
+	for _, v := range trashed {
 		deleted, expires := "", ""
 		if v.Trash != nil {
 			deleted, expires = show.Ago(a.Now(), v.Trash.At), "never"

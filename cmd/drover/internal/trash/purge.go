@@ -40,14 +40,14 @@ dataset in the trash. The command asks for confirmation, unless --yes is given.`
 		if err != nil {
 			return err
 		}
-		gone, err := cli.FetchAll(cmd.Context(), c.Trash)
+		trashed, err := cli.FetchAll(cmd.Context(), c.Trash)
 		if err != nil {
 			return err
 		}
 		if every {
-			return purgeAll(cmd.Context(), a, c, o, gone, yes)
+			return purgeAll(cmd.Context(), a, c, o, trashed, yes)
 		}
-		v, err := findInTrash(gone, args[0])
+		v, err := findInTrash(trashed, args[0])
 		if err != nil {
 			return err
 		}
@@ -66,13 +66,13 @@ dataset in the trash. The command asks for confirmation, unless --yes is given.`
 	return cmd
 }
 
-// findInTrash finds a dataset in the trash. Several can have the same name, so the error about an ambiguous name has
-// the pool of each.
-func findInTrash(gone []api.Volume, ref string) (api.Volume, error) {
-	short := volumes.ShortDatasets(gone)
+// findInTrash finds a dataset in the trash. Several datasets can have the same name, so the error about an ambiguous
+// name lists the pool of each.
+func findInTrash(trashed []api.Volume, ref string) (api.Volume, error) {
+	short := volumes.ShortDatasets(trashed)
 	var same []string
 	last := ""
-	for _, v := range gone {
+	for _, v := range trashed {
 		if v.Volume == ref {
 			last = short(v.ID)
 			same = append(same, fmt.Sprintf("%s in pool %s of node %s", last, v.PoolName, v.Node))
@@ -83,7 +83,7 @@ func findInTrash(gone []api.Volume, ref string) (api.Volume, error) {
 			"%q matches several datasets in the trash: %s (choose one, for example drover trash purge %s)", ref,
 			strings.Join(same, ", "), last)
 	}
-	return cli.Find(gone, "dataset in the trash", ref,
+	return cli.Find(trashed, "dataset in the trash", ref,
 		func(v api.Volume) string { return v.Volume }, func(v api.Volume) uuid.UUID { return v.ID })
 }
 
@@ -113,20 +113,20 @@ func describePurged(v api.Volume) func(api.Outcome) (uuid.UUID, string) {
 	}
 }
 
-// purgeAll purges the datasets that were in the trash when it began. It continues after those that cannot be purged.
-func purgeAll(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, gone []api.Volume, yes bool) error {
-	if len(gone) == 0 && !o.JSON() {
+// purgeAll purges the datasets in trashed. If one of them cannot be purged, it continues with the next.
+func purgeAll(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, trashed []api.Volume, yes bool) error {
+	if len(trashed) == 0 && !o.JSON() {
 		return a.PrintLine("the trash is empty")
 	}
-	if !yes && len(gone) > 0 {
+	if !yes && len(trashed) > 0 {
 		if err := a.Confirm("all", "this destroys all %d datasets in the trash, and their snapshots, for good",
-			len(gone)); err != nil {
+			len(trashed)); err != nil {
 			return err
 		}
 	}
 	var outs []api.Outcome
 	failed := 0
-	for _, v := range gone {
+	for _, v := range trashed {
 		out, err := purgeOne(ctx, a, c, o, v)
 		if err != nil {
 			failed++
@@ -146,7 +146,7 @@ func purgeAll(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, gone
 		}
 	}
 	if failed > 0 {
-		return fmt.Errorf("%d of %d datasets were not purged", failed, len(gone))
+		return fmt.Errorf("%d of %d datasets were not purged", failed, len(trashed))
 	}
 	return nil
 }

@@ -61,17 +61,17 @@ that pool removes it. The command fails if a claimed capability is not verified.
 		ValidArgsFunction: cli.Complete(a, cli.PoolWords),
 	}
 	o := cli.OutputFlags(cmd, false)
-	var inside string
-	cmd.Flags().StringVar(&inside, "inside", "",
+	var folder string
+	cmd.Flags().StringVar(&folder, "inside", "",
 		"run the suite in the temporary folder at `PATH` (used by drover itself)")
 	cobra.CheckErr(cmd.Flags().MarkHidden("inside"))
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if inside != "" {
+		if folder != "" {
 			kind, err := settings.Backends().Kind(args[0])
 			if err != nil {
 				return err
 			}
-			return suiterunner.Inside(cmd.Context(), kind, inside, a.Out)
+			return suiterunner.Inside(cmd.Context(), kind, folder, a.Out)
 		}
 		c, err := a.Connect()
 		if err != nil {
@@ -81,7 +81,7 @@ that pool removes it. The command fails if a claimed capability is not verified.
 		if err != nil {
 			return err
 		}
-		r, err := a.Prove(cmd.Context(), p)
+		r, err := a.VerifyPool(cmd.Context(), p)
 		if err != nil {
 			return err
 		}
@@ -227,7 +227,7 @@ func separateFolderKind(p api.Pool) backends.SeparateFolderKind {
 // checkDiskSpace checks the free space on the disk itself, because the last report of the pool's node may be old.
 func checkDiskSpace(p api.Pool, path string) error {
 	if separateFolderKind(p) != nil {
-		return nil // the free space of the folder is not that of the pool
+		return nil // the folder and the pool have different free space
 	}
 	free, size, err := fsctl.Space(path)
 	if err != nil {
@@ -299,8 +299,8 @@ func removeLeftovers(ctx context.Context, a *cli.App, p api.Pool, path string) e
 
 // showStep shows the present step: on a terminal in one line, which an empty text removes.
 func showStep(a *cli.App, text string) {
-	switch one := cli.HasSize(a.ErrOut) && a.Getenv("TERM") != "dumb" && a.Getenv("TERM") != ""; {
-	case one:
+	switch oneLine := cli.HasSize(a.ErrOut) && a.Getenv("TERM") != "dumb" && a.Getenv("TERM") != ""; {
+	case oneLine:
 		_, _ = fmt.Fprint(a.ErrOut, "\r\x1b[K"+text)
 	case text != "":
 		_, _ = fmt.Fprintln(a.ErrOut, text)

@@ -39,13 +39,14 @@ nothing and succeeds.`,
 	return cmd
 }
 
-// makeArgs is cli.Args for the commands that create a volume. With -o help they need no arguments.
-func makeArgs(least int, opts map[string]string) cobra.PositionalArgs {
+// makeArgs checks the arguments of a command that creates a volume, as cli.Args does. With -o help, the command needs
+// no arguments.
+func makeArgs(minimum int, opts map[string]string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, given []string) error {
 		if _, help := opts["help"]; help {
 			return nil
 		}
-		return cli.Args(least)(cmd, given)
+		return cli.Args(minimum)(cmd, given)
 	}
 }
 

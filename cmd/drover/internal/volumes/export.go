@@ -43,12 +43,12 @@ listed on standard error. The archive is complete only if the exit code is 0.`,
 		m := a.Meter("export "+args[0], !cli.IsTerminal(a.ErrOut))
 		defer m.Close()
 		w := &progress.Writer{W: a.Out, Meter: m, At: dataset.Progress{Step: "write the archive"}}
-		lacks, err := c.Export(cmd.Context(), args[0], snapshot, w)
-		if err != nil || lacks.Count == 0 {
+		leftOut, err := c.Export(cmd.Context(), args[0], snapshot, w)
+		if err != nil || leftOut.Count == 0 {
 			return err
 		}
 		m.Close()
-		_, err = fmt.Fprintf(a.ErrOut, "drover: %s\n", describeLeftOut(lacks))
+		_, err = fmt.Fprintf(a.ErrOut, "drover: %s\n", describeLeftOut(leftOut))
 		return err
 	}
 	return cmd
@@ -60,14 +60,14 @@ func describeLeftOut(l api.LeftOut) string {
 	for _, path := range l.First {
 		names = append(names, show.Clean(path))
 	}
-	what, more := "1 socket was", ""
+	subject, more := "1 socket was", ""
 	if l.Count > 1 {
-		what = fmt.Sprintf("%d sockets were", l.Count)
+		subject = fmt.Sprintf("%d sockets were", l.Count)
 	}
 	if l.Count > len(names) {
 		more = fmt.Sprintf(" and %d more", l.Count-len(names))
 	}
-	return fmt.Sprintf("%s left out of the archive, because tar does not support sockets: %s%s", what,
+	return fmt.Sprintf("%s left out of the archive, because tar does not support sockets: %s%s", subject,
 		strings.Join(names, ", "), more)
 }
 

@@ -39,7 +39,7 @@ func PercentUsed(v api.Volume) (percent int, ok bool) {
 	if v.Status == nil || v.Size == 0 || v.Status.Used == 0 {
 		return 0, false
 	}
-	return Percent(max(0, v.Status.Used-beside(v)), v.Size), true
+	return Percent(max(0, v.Status.Used-overheadIfUnmounted(v)), v.Size), true
 }
 
 // FullnessOf returns the Fullness of a volume, and the command that grows it.
@@ -48,5 +48,5 @@ func FullnessOf(v api.Volume) (word, grow string) {
 	if !ok || Fullness(percent) == "" {
 		return "", ""
 	}
-	return Fullness(percent), fmt.Sprintf("drover volume resize %s %s", v.Volume, isLarger(v.Size))
+	return Fullness(percent), fmt.Sprintf("drover volume resize %s %s", v.Volume, suggestLarger(v.Size))
 }

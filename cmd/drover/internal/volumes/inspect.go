@@ -124,7 +124,7 @@ func sizeLine(v api.Volume) string {
 	switch {
 	case v.Status == nil:
 		return size
-	case beside(v) > 0:
+	case overheadIfUnmounted(v) > 0:
 		return fmt.Sprintf("%s, uses %s of its pool", size, v.Status.Used.Human())
 	case v.Size > 0:
 		return fmt.Sprintf("%s, %s used (%d%%)", size, v.Status.Used.Human(),
@@ -133,9 +133,10 @@ func sizeLine(v api.Volume) string {
 	return fmt.Sprintf("%s, %s used", size, v.Status.Used.Human())
 }
 
-// beside returns how much space the filesystem needs in addition to a volume's size, or 0 if the volume is mounted.
-// Only a mounted filesystem reports its own usage. Otherwise the usage is that of the pool, and includes this space.
-func beside(v api.Volume) dataset.Size {
+// overheadIfUnmounted returns how much space the filesystem needs in addition to a volume's size, or 0 if the volume is
+// mounted. A mounted filesystem reports its usage. The usage of an unmounted one comes from the pool, and includes this
+// space.
+func overheadIfUnmounted(v api.Volume) dataset.Size {
 	fs := v.Profile.Filesystem.Type
 	if v.Status.Mounted || v.Size == 0 || fs == "" {
 		return 0
@@ -209,9 +210,9 @@ func encryptionLine(v api.Volume) string {
 	return fmt.Sprintf("key %s, of %s", v.Encryption.KeyID, v.Profile.Encryption)
 }
 
-// isLarger returns a larger size to suggest: one and a half times the given size, in whole GiB, or in MiB for small
-// sizes.
-func isLarger(s dataset.Size) dataset.Size {
+// suggestLarger returns a larger size to suggest: one and a half times the given size, in whole GiB, or in MiB for
+// small sizes.
+func suggestLarger(s dataset.Size) dataset.Size {
 	unit := dataset.GiB
 	if s < 4*unit {
 		unit = dataset.MiB

@@ -19,16 +19,16 @@ func newVolumeProtectCmd(a *cli.App) *cobra.Command {
 }
 
 // protectCmd makes cmd turn a volume's protection on or off.
-func protectCmd(a *cli.App, on bool, cmd *cobra.Command) *cobra.Command {
+func protectCmd(a *cli.App, protect bool, cmd *cobra.Command) *cobra.Command {
 	cmd.Args = cli.Args(1)
 	cmd.ValidArgsFunction = cli.Complete(a, cli.VolumeWords)
 	o := cli.OutputFlags(cmd, false)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		req := api.Request{Kind: dataset.OpUpdate, Volume: args[0], Protect: &on}
+		req := api.Request{Kind: dataset.OpUpdate, Volume: args[0], Protect: &protect}
 		return a.Change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
 			d := cli.MadeDataset(out)
 			return d.ID, fmt.Sprintf("volume %s is %s%s", d.Volume,
-				map[bool]string{true: "protected", false: "not protected"}[on], unchangedNote(out))
+				map[bool]string{true: "protected", false: "not protected"}[protect], unchangedNote(out))
 		})
 	}
 	return cmd

@@ -52,14 +52,14 @@ as you keep backups of the records.`,
 				out.Operation.DatasetRecord.Encryption == nil {
 				return d.ID, fmt.Sprintf("volume %s now has another key", d.Volume)
 			}
-			was, is := before.Encryption.KeyID, out.Operation.DatasetRecord.Encryption.KeyID
-			if was == is {
+			previousKey, newKey := before.Encryption.KeyID, out.Operation.DatasetRecord.Encryption.KeyID
+			if previousKey == newKey {
 				return d.ID, fmt.Sprintf("volume %s: its data key is wrapped by key %s, as before, because its "+
-					"profile has no other key (replace the key file of the profile, and retry)", d.Volume, is)
+					"profile has no other key (replace the key file of the profile, and retry)", d.Volume, newKey)
 			}
 			return d.ID, fmt.Sprintf("volume %s: its data key was wrapped by key %s, and is now wrapped by key "+
 				"%s", d.Volume,
-				was, is)
+				previousKey, newKey)
 		})
 	}
 	return cmd

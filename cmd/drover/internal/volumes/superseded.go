@@ -73,11 +73,11 @@ func supersededCopies(volumes []api.Volume) (out []supersededCopy) {
 func supersededTable(a *cli.App, list []supersededCopy) *show.Table {
 	t := show.NewTable("VOLUME", "DATASET", "NODE", "EPOCH", "SNAPSHOT", "TAKEN", "MOUNTED AT")
 	for _, o := range list {
-		kept, snapshot := "not yet: the volume is in use, or its node is unreachable", ""
+		recorded, snapshot := "not yet: the volume is in use, or its node is unreachable", ""
 		if o.Snapshot != uuid.Nil {
-			kept, snapshot = show.Ago(a.Now(), o.Taken), o.Snapshot.String()
+			recorded, snapshot = show.Ago(a.Now(), o.Taken), o.Snapshot.String()
 		}
-		t.Row(cli.ShortName(o.Volume), o.Dataset.String(), o.NodeName, fmt.Sprint(o.Epoch), snapshot, kept,
+		t.Row(cli.ShortName(o.Volume), o.Dataset.String(), o.NodeName, fmt.Sprint(o.Epoch), snapshot, recorded,
 			cmp.Or(o.Path, o.Problem))
 	}
 	return t

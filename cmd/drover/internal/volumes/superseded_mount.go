@@ -73,9 +73,9 @@ func showSuperseded(a *cli.App, cmd *cobra.Command, o *cli.Output, req api.Reque
 }
 
 const (
-	// pollPause is the pause between two questions about the mount.
+	// pollPause is the pause between two requests for the state of the mount.
 	pollPause = 200 * time.Millisecond
-	// maxPolls is the maximum number of these questions. A clone and a mount take far less time.
+	// maxPolls is the maximum number of these requests. A clone and a mount take far less time.
 	maxPolls = 300
 )
 
