@@ -75,6 +75,9 @@ type Config struct {
 	Cgroups throttle.Cgroups // control groups that limit volumes
 	// Checks add findings of the process to those of the agent. They must be fast and safe for concurrent use.
 	Checks []func(*findings.List)
+	// OperationEnded is called after each operation that this agent carried out. It must be fast. If nil, it is not
+	// called.
+	OperationEnded func(op dataset.Operation, err error, took time.Duration)
 	// Runner runs fence commands. If nil, they run on this host.
 	Runner run.Runner
 }

@@ -70,6 +70,7 @@ type components struct {
 	Resolver     *mounting.Resolver
 
 	Status   *controlsync.StatusReader
+	Trash    *controlsync.TrashReader
 	Reporter *controlsync.Reporter
 	Holdings *controlsync.Holdings
 	Follower *controlsync.Follower

@@ -12,7 +12,7 @@ import (
 // makeOperations creates the components that execute operations.
 func (a *components) makeOperations() {
 	a.Operations = operation.NewRunner(operation.RunnerDeps{
-		Host: a.Host, Explain: a.Prober.ExplainOperation,
+		Host: a.Host, Explain: a.Prober.ExplainOperation, Ended: a.Config.OperationEnded,
 	})
 	a.Requester = operation.NewRequester(operation.RequesterDeps{Host: a.Host, Plan: a.Registration.Plan})
 	a.Sizes = operation.NewSizes(operation.SizesDeps{

@@ -1,14 +1,20 @@
 package agent
 
 import (
+	"cmp"
 	"context"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/controlsync"
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/offline"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/diskstats"
+	"github.com/droverhq/drover/internal/linux/iolimit"
 )
 
 // PoolStates returns the present state of the pools of this node.
@@ -80,13 +86,67 @@ func (a *Agent) ReplicaLags() (all []ReplicaLag) {
 		if c.VerifiedAt.After(upTo) {
 			upTo = c.VerifiedAt
 		}
-		r := ReplicaLag{Volume: k.Record.Volume, Age: now.Sub(upTo)}
+		r := ReplicaLag{
+			Volume: k.Record.Volume, Age: now.Sub(upTo), Interval: time.Duration(k.Record.Profile.Replicas.Every),
+		}
 		if f := k.Record.Profile.Failover; f.Auto {
 			r.MaxLoss = time.Duration(f.MaxLoss)
 		}
 		all = append(all, r)
 	}
 	return all
+}
+
+// TrashedDataset is a deleted dataset that is kept on a node.
+type TrashedDataset = controlsync.TrashedDataset
+
+// TrashUsage is controlsync.TrashReader.Read.
+func (a *Agent) TrashUsage(ctx context.Context) []TrashedDataset { return a.Trash.Read(ctx) }
+
+// Session returns how long ago this node sent the last renewal of its session that control answered, and how long the
+// session is valid after a renewal. ok is false if control requires no session, or has not answered yet.
+func (a *Agent) Session() (age, ttl time.Duration, ok bool) {
+	renewed, ttl := a.Deadlines.Session()
+	return a.Clock.Steady() - renewed, ttl, ttl > 0
+}
+
+// VolumeIO returns how much the mounted volumes of this node were read and written, by name. Volumes whose backend has
+// no block device for each volume are left out: the device of their pool does not tell which volume used it.
+func (a *Agent) VolumeIO() ([]api.VolumeIO, error) {
+	stats, err := diskstats.Read()
+	if err != nil {
+		return nil, err
+	}
+	var out []api.VolumeIO
+	for _, id := range a.Uses.InUse() {
+		d, ok := a.Cache.Dataset(id)
+		if !ok {
+			continue
+		}
+		pool, err := a.Pools.Get(d.Pool)
+		if err != nil || !pool.Info().Capabilities.OwnDevice {
+			continue
+		}
+		path := a.MountPath(id)
+		if mounted, err := host.IsMountPoint(path); err != nil || !mounted {
+			continue
+		}
+		dev, ok, err := iolimit.DeviceOf(path)
+		if err != nil || !ok {
+			continue
+		}
+		if s, ok := stats[diskstats.Device{Major: dev.Major, Minor: dev.Minor}]; ok {
+			out = append(out, api.VolumeIO{
+				Dataset: id, Volume: d.Volume, Node: a.NodeName, Read: ioOf(s.Read), Write: ioOf(s.Write),
+			})
+		}
+	}
+	slices.SortFunc(out, func(x, y api.VolumeIO) int { return cmp.Compare(x.Volume, y.Volume) })
+	return out, nil
+}
+
+func ioOf(c diskstats.Counters) api.IO {
+	return api.IO{Operations: c.Operations, Bytes: c.Bytes, Time: dataset.Duration(c.Time)}
 }
 
 // SupersededVolumes returns the volumes that have a superseded copy on this node. An operator must decide what happens
@@ -104,6 +164,8 @@ func (a *Agent) SupersededVolumes() (volumes []string) {
 type ReplicaLag struct {
 	Volume string
 	Age    time.Duration
+	// Interval is how often the profile has the replica refreshed. It is 0 if the profile keeps no replicas.
+	Interval time.Duration
 	// MaxLoss is the maximum age at which the replica may take over automatically. If 0, it never takes over
 	// automatically.
 	MaxLoss time.Duration

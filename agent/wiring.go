@@ -231,6 +231,7 @@ func (a *components) makeControlSync() {
 		Host: a.Host, Pools: a.Pools, Uses: a.Uses, Engines: a.Engines, Disks: a.Disks, Sizes: a.Sizes,
 		Throttle: a.Throttle,
 	}
+	a.Trash = &controlsync.TrashReader{Host: a.Host, Pools: a.Pools}
 	a.Reporter = controlsync.NewReporter(controlsync.ReporterDeps{
 		Host: a.Host, Replicas: a.controlReplicas, Pools: a.Pools,
 		Unmade:    func() []api.Pool { return a.PoolMaker.Unmade },

@@ -113,6 +113,9 @@ func New(d Deps) *Service {
 	return s
 }
 
+// SnapshotSchedules is housekeeping.Housekeeper.Schedules.
+func (s *Service) SnapshotSchedules() []housekeeping.Schedule { return s.Housekeeper.Schedules() }
+
 // Assemble returns a service whose background work is not started. New starts it, and a test runs single rounds. The
 // background work must end when ctx ends.
 func Assemble(d Deps) (s *Service, ctx context.Context) {

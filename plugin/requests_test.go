@@ -1,10 +1,15 @@
 package plugin
 
 import (
+	"context"
+	"errors"
 	"io"
 	"net/http"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/droverhq/drover/dataset"
 )
 
 // TestBadRequests: what cannot be read is refused with a status that says whose mistake it is.
@@ -69,5 +74,30 @@ func TestUnknownCalls(t *testing.T) {
 	}
 	if got := f.take(); got != nil {
 		t.Error("the agent was asked", got)
+	}
+}
+
+// TestCalledIsTold: each call is reported with its name and its error, which the engine gets too.
+func TestCalledIsTold(t *testing.T) {
+	type called struct {
+		call string
+		err  error
+	}
+	told := make(chan called, 1)
+	f := &fake{path: "/m"}
+	e, _, _ := start(t, f, Options{Called: func(call string, err error, took time.Duration) {
+		if took < 0 {
+			t.Errorf("%s took %s", call, took)
+		}
+		told <- called{call, err}
+	}})
+	e.raw(t, "VolumeDriver.Mount", `{"Name":"db","ID":"a"}`)
+	if got := <-told; got != (called{"Mount", nil}) {
+		t.Errorf("got %+v", got)
+	}
+	f.hook = func(context.Context) error { return dataset.ErrNotFound }
+	e.raw(t, "VolumeDriver.Mount", `{"Name":"db","ID":"a"}`)
+	if got := <-told; got.call != "Mount" || !errors.Is(got.err, dataset.ErrNotFound) {
+		t.Errorf("got %+v", got)
 	}
 }

@@ -32,6 +32,8 @@ type Options struct {
 	Panicked func(call string, value any, stack []byte)
 	// Unseen is called with the errors of Get and List that the engine does not show to the user.
 	Unseen func(call, spelling string, err error)
+	// Called is called after each call of the agent, with the name of the call, its error and its duration.
+	Called func(call string, err error, took time.Duration)
 }
 
 // Server answers the calls of engines. Its methods are safe for concurrent use.

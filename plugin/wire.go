@@ -84,6 +84,10 @@ func limited(ctx context.Context, s *Server, name string, limit time.Duration,
 	f func(context.Context) (any, error)) (v any, err error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
+	if s.opts.Called != nil {
+		began := clock.System{}.Steady()
+		defer func() { s.opts.Called(name, err, clock.System{}.Steady()-began) }() // after a panic became an error
+	}
 	defer func() {
 		if p := recover(); p != nil {
 			if s.opts.Panicked != nil {

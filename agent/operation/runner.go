@@ -24,6 +24,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -38,6 +39,8 @@ type RunnerDeps struct {
 	*host.Host
 	// Explain adds the failure of a pool's disk to an error that was caused by it.
 	Explain func(ctx context.Context, op dataset.Operation, err error) error
+	// Ended is called after each operation. It must be fast. If nil, it is not called.
+	Ended func(op dataset.Operation, err error, took time.Duration)
 }
 
 // Runner runs operations and reports their outcome to control. Its methods are safe for concurrent use.
@@ -85,9 +88,13 @@ func (r *Runner) Run(
 		delete(r.running, op.ID)
 		r.mu.Unlock()
 	}
+	began := r.deps.Clock.Steady()
 	err := do(ctx, &op)
 	now.settle()
 	err = r.deps.Explain(ctx, op, err)
+	if r.deps.Ended != nil {
+		r.deps.Ended(op, err, r.deps.Clock.Steady()-began)
+	}
 	r.mu.Lock()
 	recorded, inDoubt := now.recorded, now.inDoubt
 	r.mu.Unlock()

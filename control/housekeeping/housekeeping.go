@@ -4,9 +4,9 @@
 //
 // Package control starts Housekeeper.Run in each service. Only the service that holds the lock under
 // record.HousekeeperKey does the work, and each of its transactions checks the lock. Run keeps a Memory between
-// rounds, which only its goroutine uses. All other state is in the store. To add a periodic task, call it in Round.
-// Schedules are in schedule.go, retention in retention.go, the trash in trash.go, and the removal of old operations in
-// forget.go.
+// rounds, which only its goroutine uses. Others see only the state of the schedules. All other state is in the store.
+// To add a periodic task, call it in Round. Schedules are in schedule.go and schedules.go, retention in retention.go,
+// the trash in trash.go, and the removal of old operations in forget.go.
 package housekeeping
 
 import (
@@ -80,8 +80,11 @@ type Deps struct {
 }
 
 // Housekeeper does the background work: trash, schedules, retention, replicas, members that are unreachable, old
-// operations. It has no state: the memory between two rounds is a Memory, which one goroutine uses.
-type Housekeeper struct{ Deps }
+// operations. The memory between two rounds is a Memory, which one goroutine uses. Others see only the schedules.
+type Housekeeper struct {
+	Deps
+	schedules schedules
+}
 
 // NewMemory returns an empty Memory, so that the next round examines everything.
 func (k *Housekeeper) NewMemory() *Memory {
@@ -128,6 +131,7 @@ func (k *Housekeeper) Run(ctx context.Context) {
 		switch {
 		case !mine:
 			h = nil // another replica does the work, so this memory gets out of date
+			k.schedules.clear()
 			continue
 		case h == nil:
 			h = k.NewMemory()
@@ -221,6 +225,7 @@ func (k *Housekeeper) examineChanges(ctx context.Context, h *Memory, changed []u
 	for id := range h.Plans {
 		if !live[id] {
 			delete(h.Plans, id)
+			k.schedules.remove(id)
 		}
 	}
 	return nil
@@ -240,6 +245,7 @@ func (k *Housekeeper) examineBatch(ctx context.Context, h *Memory, changed []uui
 		there, err := t.Get(record.DatasetKey(id), &d)
 		if err == nil && !there {
 			delete(h.Plans, id)
+			k.schedules.remove(id)
 			h.shortage.note(id, nil)
 			continue
 		}

@@ -28,6 +28,7 @@ func (k *Housekeeper) scheduleDataset(ctx context.Context, h *Memory, d dataset.
 	expr := d.Profile.Snapshots.Schedule
 	if d.State != dataset.StateReady || expr == "" {
 		delete(h.Plans, d.ID)
+		k.schedules.remove(d.ID)
 		return nil
 	}
 	if h.Plans[d.ID].index == index {
@@ -37,6 +38,8 @@ func (k *Housekeeper) scheduleDataset(ctx context.Context, h *Memory, d dataset.
 	if dataset.KindOf(err) == dataset.ErrUnavailable || ctx.Err() != nil {
 		return err
 	}
+	next, _ := nextTick(expr, last.In(time.Local)) // zero for a schedule that is not valid, which is reported below
+	k.schedules.set(d.ID, scheduled{d.Volume, last, next})
 	plan, ok := h.Plans[d.ID]
 	if !ok || plan.schedule != expr {
 		var terr error

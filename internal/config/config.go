@@ -34,6 +34,8 @@ type Config struct {
 	CgroupParents []string
 	// ListAll makes the engine of an agent's host list the volumes of all hosts.
 	ListAll bool
+	// HideVolumeMetrics leaves out the metrics with a series for each volume.
+	HideVolumeMetrics bool
 }
 
 // Listen is the address of a process on the network.
@@ -85,7 +87,7 @@ func Parse(file string, src []byte, backend func(name string) error) (Config, er
 	var c Config
 	var bad strictyaml.Mistakes
 	keys, err := root.Keys([]string{"pools", "labels", "store", "ca", "listen", "control", "publish_facts",
-		"transfers", "fence_programs", "list", "cgroup_parents"}, nil)
+		"transfers", "fence_programs", "list", "cgroup_parents", "metrics"}, nil)
 	bad.Add(err)
 	c.Consul, err = parseStore(keys["store"])
 	bad.Add(err)
@@ -103,6 +105,8 @@ func Parse(file string, src []byte, backend func(name string) error) (Config, er
 	c.ListAll, err = listAll(keys["list"])
 	bad.Add(err)
 	c.CgroupParents, err = parents(keys["cgroup_parents"])
+	bad.Add(err)
+	c.HideVolumeMetrics, err = hideVolumeMetrics(keys["metrics"])
 	bad.Add(err)
 	c.Pools, err = pools(keys["pools"], backend)
 	bad.Add(err)

@@ -32,9 +32,11 @@ func TestParse(t *testing.T) {
 		"groups": {
 			"cgroup_parents: [docker, /a.slice/b]\n", config.Config{CgroupParents: []string{"/docker", "/a.slice/b"}},
 		},
-		"lists":     {"list: cluster\n", config.Config{ListAll: true}},
-		"lists own": {"list: node\n", config.Config{}},
-		"no pools":  {"pools: []\nlabels: {}\n", config.Config{}},
+		"lists":      {"list: cluster\n", config.Config{ListAll: true}},
+		"no series":  {"metrics: {volumes: false}\n", config.Config{HideVolumeMetrics: true}},
+		"all series": {"metrics: {volumes: true}\n", config.Config{}},
+		"lists own":  {"list: node\n", config.Config{}},
+		"no pools":   {"pools: []\nlabels: {}\n", config.Config{}},
 		"all": {"pools:\n  - {name: fast, backend: loop, path: /mnt/xfs/pool}\n  - name: slow\n    backend: dir\n    path: /srv/a b\n  - {name: img, backend: loop, path: /srv/pool.img, image: 50GiB}\n  - {name: disk, backend: btrfs, devices: [/dev/sdb, /dev/sdc], trim: 24h}\nlabels:\n  rack: r1\n  io.drover/zone: 5\n  empty: \"\"\n",
 			config.Config{
 				Pools: []config.Pool{
@@ -81,7 +83,7 @@ func TestParseRefuses(t *testing.T) {
 		"unknown key": {
 			"pool: []\n",
 			[]string{
-				`d.yaml:1:1: pool: unknown key "pool", did you mean pools? (available: ca, cgroup_parents, control, fence_programs, labels, list, listen, pools, publish_facts, store, transfers) in "pool: []"`,
+				`d.yaml:1:1: pool: unknown key "pool", did you mean pools? (available: ca, cgroup_parents, control, fence_programs, labels, list, listen, metrics, pools, publish_facts, store, transfers) in "pool: []"`,
 			},
 		},
 		"store": {"store: consul\n", []string{"d.yaml:1:8: store: expected a mapping, not a text in " +
@@ -153,6 +155,14 @@ func TestParseRefuses(t *testing.T) {
 			[]string{
 				`d.yaml:1:7: list: unknown "clusters" (available: cluster, node); did you mean cluster? in "list: clusters"`,
 			},
+		},
+		"no switch": {
+			"metrics: {}\n",
+			[]string{`d.yaml:1:10: metrics: it needs the key volumes, with the value true or false in "metrics: {}"`},
+		},
+		"a bad switch": {
+			"metrics: {volumes: off}\n",
+			[]string{`d.yaml:1:20: metrics.volumes: expected true or false, not a text in "metrics: {volumes: off}"`},
 		},
 		"no rate": {
 			"transfers: {}\n",

@@ -53,6 +53,7 @@ func TestSchemaHasTheKeysOfTheParser(t *testing.T) {
 		"listen.":       "listen: {zzz: 1}\n",
 		"control.":      "control: {zzz: 1}\n",
 		"transfers.":    "transfers: {zzz: 1}\n",
+		"metrics.":      "metrics: {zzz: 1}\n",
 		"pools[].":      "pools: [{zzz: 1}]\n",
 	} {
 		var want []string
@@ -97,6 +98,9 @@ func TestSchemaAgrees(t *testing.T) {
 		"list: all\n":                                                                           false,
 		"cgroup_parents: [docker, /a.slice/b]\n":                                                true,
 		"cgroup_parents: []\n":                                                                  false,
+		"metrics: {volumes: false}\n":                                                           true,
+		"metrics: {volumes: off}\n":                                                             false,
+		"metrics: {}\n":                                                                         false,
 	} {
 		_, err := config.Parse("d.yaml", []byte(src), nil)
 		invalid := schema.Validate(instance(t, src))

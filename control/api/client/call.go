@@ -19,6 +19,7 @@ import (
 // call is one request.
 type call struct {
 	method string
+	route  string // the method and path of the route, with the names of the variable parts
 	path   string // with its variable parts escaped
 	query  url.Values
 	body   any       // sent as JSON; nil: none
@@ -38,7 +39,7 @@ type call struct {
 // to returns a call of a route. The names replace the parameters of its path.
 func to(r route.Route, names ...string) call {
 	path, err := r.Fill(names...)
-	return call{method: r.Method, path: path, invalid: err}
+	return call{method: r.Method, route: r.Method + " " + r.Path, path: path, invalid: err}
 }
 
 // with returns the call with a body.

@@ -48,6 +48,10 @@ func (c *Client) SetVersion(version string) { c.conn.version = version }
 // the agent last heard from control. It must not be called once the client is in use.
 func (c *Client) OnKnownAt(f func(time.Time)) { c.conn.knownAt = f }
 
+// SetObserver has f called after each call, with the method and path of its route, its error and its duration. It must
+// not be called once the client is in use.
+func (c *Client) SetObserver(f func(route string, err error, took time.Duration)) { c.conn.observe = f }
+
 // Endpoint returns the address of the server that the client asks first at present.
 func (c *Client) Endpoint() string { return c.conn.servers[c.conn.currentIndex()].endpoint }
 
@@ -61,6 +65,7 @@ func (c *Client) Apart() []*Client {
 			patience: c.conn.patience,
 			close:    func() {},
 			version:  c.conn.version,
+			observe:  c.conn.observe,
 		})
 	}
 	return out

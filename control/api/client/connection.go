@@ -11,6 +11,7 @@ import (
 
 	"github.com/droverhq/drover/control/api/wire"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
 )
 
 // connection sends calls to the servers of one cluster, and remembers which of them answers.
@@ -21,6 +22,7 @@ type connection struct {
 	close    func()
 	version  string // version of this program; empty: not sent
 	knownAt  func(time.Time)
+	observe  func(route string, err error, took time.Duration)
 }
 
 // remote is one server that a client can ask.
@@ -40,9 +42,13 @@ func (c *connection) useNext(at int) {
 
 // each sends the call to one server after the other until one answers. It passes a successful answer to use,
 // which closes the body. An error of use counts as an error of the server.
-func (c *connection) each(ctx context.Context, k call, use func(*remote, *http.Response) error) error {
+func (c *connection) each(ctx context.Context, k call, use func(*remote, *http.Response) error) (err error) {
 	if k.invalid != nil {
 		return k.invalid
+	}
+	if c.observe != nil {
+		began := clock.System{}.Steady()
+		defer func() { c.observe(k.route, err, clock.System{}.Steady()-began) }()
 	}
 	var away []error
 	for range c.servers {

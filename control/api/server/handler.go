@@ -13,6 +13,7 @@ import (
 	"context"
 	"maps"
 	"net/http"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
@@ -42,6 +43,9 @@ type Deps struct {
 	// Panicked receives the request, the value and the stack of a handler's panic. It may be nil, and must be
 	// safe for concurrent use.
 	Panicked func(request string, value any, stack []byte)
+	// Served receives each request after its end: the pattern of its route ("" if it reached none), the status and the
+	// duration. It may be nil, and must be safe for concurrent use.
+	Served func(pattern string, status int, took time.Duration)
 }
 
 // Handler returns the API, version 1, with /metrics beside it. It is safe for concurrent use. Every error is
@@ -63,6 +67,7 @@ func Handler(d Deps) http.Handler {
 		peer:     d.Peer,
 		audit:    d.Audit,
 		panicked: d.Panicked,
+		served:   d.Served,
 		patience: anonymousTime,
 	}
 }

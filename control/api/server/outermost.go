@@ -22,6 +22,7 @@ type guard struct {
 	peer     Peer
 	audit    func(api.Change)
 	panicked func(request string, value any, stack []byte)
+	served   func(pattern string, status int, took time.Duration)
 	patience time.Duration // with the body of a caller that is not identified
 	requests requestCounter
 }
@@ -35,6 +36,11 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	who, err := g.identify(r)
 	ctx, change := withChange(api.WithPrincipal(ctx, who), who, r)
 	defer func() { change.finish(watched.status, g.audit) }()
+	r = r.WithContext(ctx) // the mux sets the pattern of the route in it
+	if g.served != nil {
+		began := clock.System{}.Steady()
+		defer func() { g.served(r.Pattern, watched.status, clock.System{}.Steady()-began) }()
+	}
 	switch {
 	case err != nil:
 		g.limitAnonymous(w)
@@ -52,7 +58,7 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		wire.ProblemOf(err).Write(watched)
 		return
 	}
-	g.serve(watched, r.WithContext(ctx))
+	g.serve(watched, r)
 }
 
 // certificateIsOld reports whether the connection should be closed after this request. A connection is old if the

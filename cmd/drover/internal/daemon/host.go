@@ -24,6 +24,7 @@ import (
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/cmd/drover/internal/metrics"
 	"github.com/droverhq/drover/cmd/drover/internal/swarm"
 	"github.com/droverhq/drover/control"
 	"github.com/droverhq/drover/control/api"
@@ -53,11 +54,13 @@ type Options struct {
 	// FencePrograms are the programs that the agent may run for fences. If nil, it may run any program that belongs to
 	// root.
 	FencePrograms []string
-	CgroupParents []string        // groups below which the engine puts containers; if nil, the usual ones
-	ListAll       bool            // the engine's list shows the volumes of all hosts
-	Consul        *consul.Options // where the store is; if nil, it is in a file in Root
-	Profiles      func() control.Profiles
-	Reread        <-chan struct{} // of Serve: receives after Profiles changed; if nil, it never changes
+	CgroupParents []string // groups below which the engine puts containers; if nil, the usual ones
+	ListAll       bool     // the engine's list shows the volumes of all hosts
+	// HideVolumeMetrics leaves out the metrics with a series for each volume.
+	HideVolumeMetrics bool
+	Consul            *consul.Options // where the store is; if nil, it is in a file in Root
+	Profiles          func() control.Profiles
+	Reread            <-chan struct{} // of Serve: receives after Profiles changed; if nil, it never changes
 	// ProfileFindings returns why the last reload of the profiles failed. If nil, they are not reloaded.
 	ProfileFindings func() []api.Finding
 	Backends        *backends.Registry
@@ -124,18 +127,19 @@ func Serve(ctx context.Context, o Options) (err error) {
 			}
 		}
 	})
-	metrics := newMetrics(svc, st.figures, o.Version)
+	page := p.metrics(metrics.Options{Source: svc, Agent: ag, Store: st.figures})
 	handler := server.Handler(server.Deps{
 		Service:  svc,
 		Node:     ag.NodeName,
 		Local:    ag,
 		Backup:   st.backup,
-		Metrics:  metrics,
+		Metrics:  page,
 		Version:  o.Version,
 		Panicked: o.panicked,
 		Audit:    changes.Keep,
+		Served:   p.recorder.Request,
 	})
-	list, err := p.hostEndpoints(ctx, ag, handler, metrics)
+	list, err := p.hostEndpoints(ctx, ag, handler, page)
 	if err != nil {
 		return err
 	}
@@ -143,7 +147,7 @@ func Serve(ctx context.Context, o Options) (err error) {
 }
 
 // hostEndpoints returns the endpoints for the engine and the users of a host.
-func (p *process) hostEndpoints(ctx context.Context, ag *agent.Agent, handler, metrics http.Handler) ([]endpoint,
+func (p *process) hostEndpoints(ctx context.Context, ag *agent.Agent, handler, page http.Handler) ([]endpoint,
 	error) {
 	l, err := listen(ctx, p.Options)
 	if err != nil {
@@ -154,21 +158,28 @@ func (p *process) hostEndpoints(ctx context.Context, ag *agent.Agent, handler, m
 		{"plugin", l.plugin, plugin.New(ag, plugin.Options{
 			Global:   len(p.Replicas) > 0,
 			Panicked: p.panicked,
+			Called:   p.recorder.PluginCall,
 			Unseen: func(call, name string, err error) {
 				p.Log.WithError(err).WithFields(logrus.Fields{"call": call, "volume": name}).
 					Warn("cannot read a process of the engine")
 			},
 		})},
 	}
-	return append(list, p.metricsEndpoint(l.metrics, metrics)...), nil
+	return append(list, p.metricsEndpoint(l.metrics, page)...), nil
 }
 
-func (p *process) metricsEndpoint(l net.Listener, metrics http.Handler) []endpoint {
+// metrics returns the handler of /metrics.
+func (p *process) metrics(o metrics.Options) http.Handler {
+	o.Version, o.HideVolumes, o.Recorder = p.Version, p.HideVolumeMetrics, p.recorder
+	return metrics.New(o)
+}
+
+func (p *process) metricsEndpoint(l net.Listener, page http.Handler) []endpoint {
 	if l == nil {
 		return nil
 	}
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", metrics)
+	mux.Handle("GET /metrics", page)
 	return []endpoint{{"metrics", p.limited("metrics", l, maxMetrics, nil), server.New(mux)}}
 }
 
@@ -185,7 +196,8 @@ func (p *process) replica() membership.Replica {
 // replicas, it calls unfit with the reason. unfit may be nil.
 func (p *process) control(st openedStore, unfit func(error)) *control.Service {
 	svc := control.New(control.Deps{
-		Store: st, StoreName: st.kind, Authority: p.authority(), Shared: p.Consul != nil, Replica: p.replica(),
+		Store: metrics.TimeStore(st.Store, st.kind, p.recorder), StoreName: st.kind, Authority: p.authority(),
+		Shared: p.Consul != nil, Replica: p.replica(),
 		Limits: p.Limits, Profiles: p.Profiles, Clock: p.clock, Version: p.Version, Incompatible: unfit,
 		Catalog: st.catalog, PublishFacts: slices.Contains(p.Publish, config.PublishConsul),
 		Failed:   func(what string, err error) { p.Log.WithError(err).Warn("control: " + what) },
@@ -224,7 +236,7 @@ func (p *process) agent(ctx context.Context, controlAPI api.Service, identity uu
 		Pools: p.Pools, TransferRate: p.TransferRate,
 		FencePrograms: p.FencePrograms, ListAll: p.ListAll, Cgroups: throttle.Cgroups{Parents: p.CgroupParents},
 		Control: controlAPI, Backends: p.Backends, State: database, Clock: p.clock, Log: p.Log,
-		Engine: engine.Engine, Limits: p.Times, Checks: checks,
+		Engine: engine.Engine, Limits: p.Times, Checks: checks, OperationEnded: p.recorder.Operation,
 	}
 	if credentials != nil {
 		peers := peerTransport(credentials)
@@ -245,6 +257,7 @@ func (p *process) agent(ctx context.Context, controlAPI api.Service, identity uu
 	if err != nil {
 		return nil, err
 	}
+	p.recorder.ExposeOperations(ag.Executor.Kinds())
 	p.addCloser(ag.Close)
 	return ag, nil
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/agent/member"
 	"github.com/droverhq/drover/agent/registration"
+	"github.com/droverhq/drover/cmd/drover/internal/metrics"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/api/client"
 	"github.com/droverhq/drover/control/api/server"
@@ -45,6 +46,7 @@ func Agent(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	client.SetVersion(o.Version)
+	client.SetObserver(p.recorder.ControlRequest)
 	p.addCloser(func() error { client.Close(); return nil })
 	p.background(ctx, func(ctx context.Context) {
 		membership.Keep(ctx, client, func(err error) { o.Log.WithError(err).Error("this host's certificate") })
@@ -68,17 +70,18 @@ func Agent(ctx context.Context, o Options) (err error) {
 	if err := ag.Start(ctx); err != nil {
 		return err
 	}
-	metrics := newMetrics(hostView{ag}, nil, o.Version)
+	page := p.metrics(metrics.Options{Source: hostView{ag}, Agent: ag, Certificate: expiryOf(credentials)})
 	handler := server.Handler(server.Deps{
 		Service:  ag.Offline(client),
 		Node:     p.NodeName,
 		Local:    ag,
-		Metrics:  metrics,
+		Metrics:  page,
 		Version:  o.Version,
 		Panicked: o.panicked,
 		Audit:    changes.Keep,
+		Served:   p.recorder.Request,
 	})
-	list, err := p.hostEndpoints(ctx, ag, handler, metrics)
+	list, err := p.hostEndpoints(ctx, ag, handler, page)
 	if err != nil {
 		return err
 	}
@@ -114,6 +117,11 @@ func (p *process) member(ctx context.Context) (*member.Member, error) {
 		p.Log.WithField("node", pair.Identity.String()).Info("this host is a member of the cluster")
 	}
 	return member.Open(p.tlsDir(), p.clock)
+}
+
+// expiryOf returns a function that returns when a certificate expires.
+func expiryOf(c *pki.Credentials) func() time.Time {
+	return func() time.Time { return c.Pair().Chain[0].NotAfter }
 }
 
 // peerTransport connects to the agents of other nodes. Each transfer has a connection with HTTP/1, because the windows

@@ -12,6 +12,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/droverhq/drover/cmd/drover/internal/metrics"
 	"github.com/droverhq/drover/control/audit"
 	"github.com/droverhq/drover/internal/clock"
 )
@@ -19,8 +20,9 @@ import (
 // process has the parts of a process of Drover: its settings, and its clean-ups.
 type process struct {
 	Options
-	clock   clock.System
-	closers []func() error
+	clock    clock.System
+	recorder *metrics.Recorder
+	closers  []func() error
 }
 
 // newProcess creates the folders and takes the named lock in the root. Existing folders keep their mode.
@@ -34,7 +36,7 @@ func newProcess(o Options, lock string, folders ...string) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &process{Options: o, closers: []func() error{unlock}}, nil
+	return &process{Options: o, recorder: metrics.NewRecorder(), closers: []func() error{unlock}}, nil
 }
 
 // addCloser adds a clean-up. The clean-ups run in reverse order when the process ends.

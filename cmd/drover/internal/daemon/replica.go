@@ -10,6 +10,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/droverhq/drover/cmd/drover/internal/metrics"
 	"github.com/droverhq/drover/control/api/server"
 	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/store"
@@ -51,13 +52,13 @@ func Control(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return err
 	}
-	metrics := newMetrics(svc, st.figures, o.Version)
+	page := p.metrics(metrics.Options{Source: svc, Store: st.figures, Certificate: expiryOf(credentials)})
 	handler := server.Handler(server.Deps{
-		Service: svc, Members: svc, Gathers: svc.Gathers, Metrics: metrics, Version: o.Version,
+		Service: svc, Members: svc, Gathers: svc.Gathers, Metrics: page, Version: o.Version,
 		Panicked: o.panicked, Audit: changes.Keep,
-		Peer: credentials.VerifyPeer,
+		Peer: credentials.VerifyPeer, Served: p.recorder.Request,
 	})
-	list, err := p.controlEndpoints(ctx, credentials, handler, metrics)
+	list, err := p.controlEndpoints(ctx, credentials, handler, page)
 	if err != nil {
 		return err
 	}
@@ -70,7 +71,7 @@ func Control(ctx context.Context, o Options) (err error) {
 
 // controlEndpoints returns the endpoints for agents, operators, and root on this host.
 func (p *process) controlEndpoints(ctx context.Context, credentials *pki.Credentials, handler,
-	metrics http.Handler) (list []endpoint, err error) {
+	page http.Handler) (list []endpoint, err error) {
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, closeEndpoints(list))
@@ -90,7 +91,7 @@ func (p *process) controlEndpoints(ctx context.Context, credentials *pki.Credent
 	}
 	list = append(list, network)
 	m, err := listenMetrics(p.Options)
-	return append(list, p.metricsEndpoint(m, metrics)...), err
+	return append(list, p.metricsEndpoint(m, page)...), err
 }
 
 func closeEndpoints(list []endpoint) error {

@@ -11,6 +11,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/droverhq/drover/agent"
+	"github.com/droverhq/drover/cmd/drover/internal/metrics"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
@@ -30,7 +31,7 @@ type openedStore struct {
 	kind    string
 	check   func(context.Context) error // why it cannot be used now; only of a store in Consul
 	backup  api.Backup                  // nil if it cannot be copied from this host
-	figures []figure
+	figures []metrics.Figure
 	catalog store.Catalog // nil if there is none
 }
 
@@ -46,7 +47,7 @@ func openHostStore(ctx context.Context, o Options, c clock.Clock) (openedStore, 
 		if err := checkUsable(ctx, st); err != nil {
 			return openedStore{}, errors.Join(err, st.Close())
 		}
-		return openedStore{Store: st, kind: "bolt", backup: st, figures: boltFigures(st)}, nil
+		return openedStore{Store: st, kind: "bolt", backup: st, figures: metrics.OfBolt(st)}, nil
 	}
 	st, err := openConsul(o, c)
 	if err != nil {
@@ -64,7 +65,9 @@ func openConsul(o Options, c clock.Clock) (openedStore, error) {
 	if err != nil {
 		return openedStore{}, err
 	}
-	return openedStore{Store: st, kind: "consul", check: checkConsul(st), figures: consulFigures(st), catalog: st}, nil
+	return openedStore{
+		Store: st, kind: "consul", check: checkConsul(st), figures: metrics.OfConsul(st), catalog: st,
+	}, nil
 }
 
 func newConsul(o Options, c clock.Clock) (*consul.Store, error) {

@@ -138,9 +138,10 @@ func (f *Flags) Options(a *cli.App, log *logrus.Logger) (o daemon.Options, err e
 		NodeName: f.node, Version: a.Version, Labels: cfg.Labels,
 		CA: cfg.CA, Listen: cfg.Listen, Replicas: cfg.Control, Publish: cfg.Publish, TransferRate: cfg.TransferRate,
 		FencePrograms: cfg.FencePrograms, ListAll: cfg.ListAll, CgroupParents: cfg.CgroupParents,
-		Backends: settings.Backends(),
-		Log:      log,
-		Ready:    func() { NotifyReady(log) },
+		HideVolumeMetrics: cfg.HideVolumeMetrics,
+		Backends:          settings.Backends(),
+		Log:               log,
+		Ready:             func() { NotifyReady(log) },
 	}
 	if f.publish != nil {
 		if o.Publish, err = f.publish, config.CheckPublish(f.publish); err != nil {

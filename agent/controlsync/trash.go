@@ -1,0 +1,76 @@
+package controlsync
+
+import (
+	"context"
+	"sync"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/pool"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+)
+
+// TrashedDataset is a deleted dataset that is kept on this node.
+type TrashedDataset struct {
+	Volume string // name of the volume that it was
+	Used   dataset.Size
+	Known  bool // Used is known
+}
+
+// TrashReader reads how much the trash of this node uses. Nothing is written to a deleted dataset, so each one is
+// measured once. Its methods are safe for concurrent use.
+type TrashReader struct {
+	*host.Host
+	Pools *pool.Pools
+
+	mu   sync.Mutex
+	used map[measured]dataset.Size
+}
+
+// measured is a dataset in the state in which it was measured. A request that changes the dataset has another UUID.
+type measured struct{ dataset, request uuid.UUID }
+
+// maxMeasured bounds the datasets that one call measures, because a backend may start a program for each.
+const maxMeasured = 100
+
+// Read returns the deleted datasets of this node and how much they use. The use of a dataset is not known if the
+// backend would have to walk through all its files, or if many other datasets were deleted just now.
+func (t *TrashReader) Read(ctx context.Context) (out []TrashedDataset) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	before, left := t.used, maxMeasured
+	t.used = map[measured]dataset.Size{}
+	for _, id := range t.Cache.IDs() {
+		d, ok := t.Cache.Dataset(id)
+		if !ok || d.State != dataset.StateTrashed || d.Home != t.NodeID {
+			continue
+		}
+		key := measured{id, d.Request}
+		used, known := before[key]
+		if !known && left > 0 && ctx.Err() == nil {
+			used, known = t.measure(ctx, d)
+			left--
+		}
+		if known {
+			t.used[key] = used
+		}
+		out = append(out, TrashedDataset{d.Volume, used, known})
+	}
+	return out
+}
+
+func (t *TrashReader) measure(ctx context.Context, d dataset.Dataset) (dataset.Size, bool) {
+	opened, err := t.Pools.Get(d.Pool)
+	if err != nil {
+		return 0, false
+	}
+	if can := opened.Info().Capabilities; !can.OwnFilesystem && !can.KnowsUsed {
+		return 0, false
+	}
+	var used dataset.Size
+	var uerr error
+	err = t.Pools.Ask(ctx, d.Pool, func(b backends.Pool) { used, uerr = b.Used(ctx, d.ID) })
+	return used, err == nil && uerr == nil
+}

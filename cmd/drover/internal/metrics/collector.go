@@ -1,0 +1,334 @@
+// Package metrics has the metrics of Drover's processes: their names (family.go), what counts and times events
+// (Recorder), and the handler of /metrics, which reads everything else at each request (collector).
+//
+// Package daemon makes one Recorder and one handler for each process. To add a metric, declare its family, set its
+// samples in a method of collector, and run "go test ./cmd/drover/internal/metrics -update", which writes
+// docs/metrics.md.
+package metrics
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	dto "github.com/prometheus/client_model/go"
+
+	"github.com/droverhq/drover/agent"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/housekeeping"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/guard"
+)
+
+// Options are what the metrics of a process are read from.
+type Options struct {
+	Version string
+	// Source is the view of pools and volumes: control, or the agent in a process without control.
+	Source Source
+	// Agent is the agent of this process, or nil. It implements some of the reporters below.
+	Agent any
+	// Store are the metrics of the store.
+	Store []Figure
+	// HideVolumes leaves out the metrics with a series for each volume.
+	HideVolumes bool
+	// Certificate returns when the certificate of this process expires. It is nil without a cluster.
+	Certificate func() time.Time
+	// Recorder has the durations of operations and requests.
+	Recorder *Recorder
+}
+
+// Source returns the present state of pools and volumes. Agents and control implement it. It may also implement the
+// reporters below.
+type Source interface {
+	Pools(context.Context) ([]api.Pool, error)
+	SeenVolumes(context.Context) []api.Volume // the volumes that are or were mounted
+}
+
+// replicaReporter returns the state of the replicas on a node. Only agents implement it.
+type replicaReporter interface {
+	ReplicaLags() []agent.ReplicaLag
+	SupersededVolumes() (volumes []string)
+}
+
+// ioReporter returns how much the volumes on a node were read and written. Only agents implement it.
+type ioReporter interface {
+	VolumeIO() ([]api.VolumeIO, error)
+}
+
+// trashReporter returns what is in the trash of a node. Only agents implement it.
+type trashReporter interface {
+	TrashUsage(context.Context) []agent.TrashedDataset
+}
+
+// sessionReporter returns the state of a node's session with control. Only agents implement it.
+type sessionReporter interface {
+	Session() (age, ttl time.Duration, ok bool)
+}
+
+// guardReporter reads the status of a node's guard. It fails with dataset.ErrUnsupported if there is none.
+type guardReporter interface {
+	GuardStatus(context.Context) (guard.Status, error)
+}
+
+// failoverReporter returns whether volumes fail over automatically. Only control implements it.
+type failoverReporter interface {
+	Failover(context.Context) (api.FailoverState, error)
+}
+
+// haltReporter returns why control does not trust the store, or "" if control trusts it.
+type haltReporter interface {
+	Halted(context.Context) (why string, err error)
+}
+
+// healthReporter returns the state of the parts of a cluster. Only control implements it.
+type healthReporter interface {
+	ClusterHealth(context.Context) (api.ClusterHealth, error)
+}
+
+// scheduleReporter returns the schedules of snapshots. Only control implements it.
+type scheduleReporter interface {
+	SnapshotSchedules() []housekeeping.Schedule
+}
+
+// collectTime bounds the collection. Prometheus waits 10 s for an answer by default.
+const collectTime = 5 * time.Second
+
+// New returns the handler of /metrics. It has a registry of its own. What cannot be read is left out, so that one part
+// that does not answer hides no other.
+func New(o Options) http.Handler {
+	if o.Recorder == nil {
+		o.Recorder = NewRecorder()
+	}
+	r := prometheus.NewRegistry()
+	o.Recorder.register(r)
+	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return promhttp.HandlerFor(&collector{o, r}, promhttp.HandlerOpts{
+		MaxRequestsInFlight: 2, Timeout: 2 * collectTime, ErrorHandling: promhttp.ContinueOnError, Registry: r,
+	})
+}
+
+// collector reads the metrics at each request. It stores none.
+//
+// It is a prometheus.Gatherer, because a prometheus.Collector would create, compare and sort each of some 100,000
+// samples of a host with 10,000 volumes, which takes more than a second.
+type collector struct {
+	Options
+	registry *prometheus.Registry
+}
+
+// Gather implements prometheus.Gatherer.
+func (c *collector) Gather() ([]*dto.MetricFamily, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), collectTime)
+	defer cancel()
+	s := newSamples(c.HideVolumes)
+	var health api.ClusterHealth
+	var healthErr error
+	var wg sync.WaitGroup // if Consul has no leader, each part may wait until ctx ends
+	reporter, hasHealth := c.Source.(healthReporter)
+	if hasHealth {
+		wg.Go(func() { health, healthErr = reporter.ClusterHealth(ctx) })
+	}
+	s.set(buildInfo, 1, c.Version)
+	for _, f := range c.Store {
+		s.set(f.family, f.read())
+	}
+	if c.Certificate != nil {
+		s.set(certificateExpiry, float64(c.Certificate().Unix()))
+	}
+	errs := []error{c.pools(ctx, s)}
+	c.volumes(ctx, s)
+	errs = append(errs, c.decisions(ctx, s))
+	part := c.Agent
+	if part == nil {
+		part = c.Source
+	}
+	errs = append(errs, c.node(ctx, s, part))
+	wg.Wait()
+	if hasHealth {
+		cluster(s, health)
+		errs = append(errs, healthErr)
+	}
+	own, err := c.registry.Gather()
+	all := append(s.families(), own...)
+	slices.SortFunc(all, func(a, b *dto.MetricFamily) int {
+		return strings.Compare(a.GetName(), b.GetName())
+	})
+	return all, errors.Join(append(errs, err)...)
+}
+
+func (c *collector) pools(ctx context.Context, s *samples) error {
+	pools, err := c.Source.Pools(ctx)
+	for _, p := range pools {
+		if p.Status == nil {
+			continue
+		}
+		s.set(poolOnline, indicator(p.Status.Online), p.NodeName, p.Name)
+		s.set(poolHeld, indicator(p.Status.Held), p.NodeName, p.Name)
+		s.set(poolBytes, float64(p.Status.Free), p.NodeName, p.Name, "free")
+		s.set(poolBytes, float64(p.Status.Size), p.NodeName, p.Name, "size")
+	}
+	return err
+}
+
+func (c *collector) volumes(ctx context.Context, s *samples) {
+	if c.HideVolumes {
+		return // reading them is what takes time
+	}
+	for _, v := range c.Source.SeenVolumes(ctx) {
+		if v.Status == nil {
+			continue
+		}
+		s.set(volumeMounted, indicator(v.Status.Mounted), v.Node, v.Volume)
+		s.set(volumeMounts, float64(len(v.Status.Mounts)), v.Node, v.Volume)
+		s.set(volumeUsed, float64(v.Status.Used), v.Node, v.Volume)
+		s.set(volumeFailing, indicator(v.Status.Problem != ""), v.Node, v.Volume)
+		if v.Size > 0 {
+			s.setLow(volumeSize, float64(v.Size), v.Node, v.Volume)
+		}
+		if c.Agent != nil {
+			s.set(snapshotFailures, float64(c.Recorder.snapshotFailures(v.Volume)), v.Volume)
+		}
+	}
+}
+
+// decisions sets the samples about what control decides.
+func (c *collector) decisions(ctx context.Context, s *samples) error {
+	var errs []error
+	if r, ok := c.Source.(failoverReporter); ok {
+		st, err := r.Failover(ctx)
+		if err == nil {
+			s.set(failoverHalted, indicator(st.Halted != ""))
+		}
+		errs = append(errs, err)
+	}
+	if r, ok := c.Source.(haltReporter); ok {
+		why, err := r.Halted(ctx)
+		if err == nil {
+			s.set(storeHalted, indicator(why != ""))
+		}
+		errs = append(errs, err)
+	}
+	if r, ok := c.Source.(scheduleReporter); ok {
+		for _, schedule := range r.SnapshotSchedules() {
+			s.set(snapshotAge, schedule.Age.Seconds(), schedule.Volume)
+			s.set(snapshotOverdue, schedule.Overdue.Seconds(), schedule.Volume)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// node sets the samples that only an agent knows. part is one that may implement their interfaces.
+func (c *collector) node(ctx context.Context, s *samples, part any) (err error) {
+	if r, ok := part.(replicaReporter); ok {
+		for _, lag := range r.ReplicaLags() {
+			s.set(replicaAge, lag.Age.Seconds(), lag.Volume)
+			if lag.Interval > 0 {
+				s.set(replicaInterval, lag.Interval.Seconds(), lag.Volume)
+			}
+			if lag.MaxLoss > 0 {
+				s.setLow(replicaMaxLoss, lag.MaxLoss.Seconds(), lag.Volume)
+			}
+		}
+		for _, volume := range r.SupersededVolumes() {
+			s.set(superseded, 1, volume)
+		}
+	}
+	if r, ok := part.(ioReporter); ok && !c.HideVolumes {
+		list, ioErr := r.VolumeIO()
+		for _, v := range list {
+			s.set(volumeIOBytes, float64(v.Read.Bytes), "read", v.Node, v.Volume)
+			s.set(volumeIOBytes, float64(v.Write.Bytes), "write", v.Node, v.Volume)
+			s.set(volumeIOOperations, float64(v.Read.Operations), "read", v.Node, v.Volume)
+			s.set(volumeIOOperations, float64(v.Write.Operations), "write", v.Node, v.Volume)
+			s.set(volumeIOSeconds, time.Duration(v.Read.Time).Seconds(), "read", v.Node, v.Volume)
+			s.set(volumeIOSeconds, time.Duration(v.Write.Time).Seconds(), "write", v.Node, v.Volume)
+		}
+		err = ioErr
+	}
+	if r, ok := part.(trashReporter); ok {
+		trash(s, r.TrashUsage(ctx))
+	}
+	if r, ok := part.(sessionReporter); ok {
+		if age, ttl, ok := r.Session(); ok {
+			s.set(leaseAge, age.Seconds())
+			s.set(leaseTTL, ttl.Seconds())
+		}
+	}
+	if r, ok := part.(guardReporter); ok {
+		st, gerr := r.GuardStatus(ctx)
+		if !errors.Is(gerr, dataset.ErrUnsupported) {
+			s.set(guardUp, indicator(gerr == nil))
+			fences(s, st)
+		}
+	}
+	return err
+}
+
+func trash(s *samples, list []agent.TrashedDataset) {
+	var all dataset.Size
+	of := map[string]dataset.Size{}
+	for _, d := range list {
+		if d.Known {
+			of[d.Volume] += d.Used
+			all += d.Used
+		}
+	}
+	for volume, used := range of {
+		s.set(trashUsed, float64(used), volume)
+	}
+	s.set(trashBytes, float64(all))
+	s.set(trashDatasets, float64(len(list)))
+}
+
+func fences(s *samples, st guard.Status) {
+	for _, e := range st.Datasets {
+		if e.Fence != nil {
+			s.set(fenceTime, e.Fence.Overrun.Seconds(), e.Volume)
+		}
+		if e.State == guard.StateRebooted || e.State == guard.StateSuperseded {
+			continue // nobody can write to it any more
+		}
+		s.set(fenceBound, e.Bound.Seconds(), e.Volume)
+		s.setLow(guardDeadline, (e.Deadline - st.Now).Seconds(), e.Volume)
+		s.set(guardFenced, indicator(e.State != guard.StateArmed), e.Volume)
+	}
+}
+
+func cluster(s *samples, h api.ClusterHealth) {
+	for _, n := range h.Nodes {
+		s.setLow(nodeUp, indicator(n.Live), n.Name)
+		if n.Found == nil || !n.Live {
+			continue
+		}
+		number := map[string]int{"error": 0, "warning": 0}
+		for _, f := range n.Found.Findings {
+			number[f.Level]++
+		}
+		for level, count := range number {
+			s.set(nodeFindings, float64(count), level, n.Name)
+		}
+	}
+	if len(h.Replicas) > 0 {
+		s.set(controlReplicas, float64(len(h.Replicas)))
+	}
+	if h.Store.Kind == "consul" {
+		s.set(storeLeader, indicator(h.Store.Leader != ""))
+	}
+	for _, server := range h.Store.Servers {
+		s.setLow(storeServer, indicator(server.Healthy), server.Name)
+	}
+}
+
+func indicator(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,232 @@
+package metrics
+
+import (
+	"context"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/droverhq/drover/agent"
+	"github.com/droverhq/drover/control"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/guard"
+)
+
+// deciding is a control that shows no pools and no volumes.
+type deciding struct{ why string }
+
+func (deciding) Pools(context.Context) ([]api.Pool, error) { return nil, nil }
+func (deciding) SeenVolumes(context.Context) []api.Volume  { return nil }
+func (d deciding) Failover(context.Context) (api.FailoverState, error) {
+	return api.FailoverState{Halted: d.why}, nil
+}
+
+// That nothing fails over has a figure where control is, and none where an agent alone is.
+func TestFailoverHaltedHasAFigure(t *testing.T) {
+	for want, seen := range map[string]Source{
+		"drover_failover_halted 1": deciding{"2 nodes vanished"},
+		"drover_failover_halted 0": deciding{},
+		"":                         struct{ Source }{deciding{"2 nodes vanished"}},
+	} {
+		w := httptest.NewRecorder()
+		New(Options{Source: seen, Version: "1.0"}).ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+		if got := w.Body.String(); want != "" && !strings.Contains(got, want+"\n") || want == "" && strings.Contains(got, "drover_failover_halted") {
+			t.Errorf("want %q in %s", want, got)
+		}
+	}
+}
+
+// holding is a node with a pool that is held, and one that serves.
+type holding struct{ Source }
+
+func (holding) Pools(context.Context) ([]api.Pool, error) {
+	pool := func(name string, st dataset.PoolStatus) api.Pool {
+		return api.Pool{Pool: dataset.Pool{Name: name}, NodeName: "host-a", Status: &st}
+	}
+	return []api.Pool{pool("back", dataset.PoolStatus{Held: true}), pool("good", dataset.PoolStatus{Online: true})}, nil
+}
+
+func TestHeldPoolHasAFigure(t *testing.T) {
+	w := httptest.NewRecorder()
+	New(Options{Source: holding{deciding{}}, Version: "1.0"}).ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	for _, want := range []string{`drover_pool_held{node="host-a",pool="back"} 1`, `drover_pool_held{node="host-a",pool="good"} 0`, `drover_pool_online{node="host-a",pool="back"} 0`} {
+		if got := w.Body.String(); !strings.Contains(got, want+"\n") {
+			t.Errorf("want %q in %s", want, got)
+		}
+	}
+}
+
+// doubting is a control whose store is not to be believed, or is; keeping an agent with replicas.
+type doubting struct {
+	Source
+	why string
+}
+
+func (d doubting) Halted(context.Context) (string, error) { return d.why, nil }
+
+var _ haltReporter = (*control.Service)(nil)
+
+type keeping struct{ Source }
+
+func (keeping) SupersededVolumes() []string { return nil }
+func (keeping) ReplicaLags() []agent.ReplicaLag {
+	return []agent.ReplicaLag{{Volume: "db", Age: time.Minute, MaxLoss: 30 * time.Second}, {Volume: "web", Age: time.Minute}}
+}
+
+// A store that is not believed has a figure where control is, and how old a replica may be
+// where one is that takes over by itself.
+func TestFiguresOfFailover(t *testing.T) {
+	figures := func(seen Source) string {
+		w := httptest.NewRecorder()
+		New(Options{Source: seen, Version: "1.0"}).ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+		return w.Body.String()
+	}
+	for why, want := range map[string]string{"it was restored from a backup": "\ndrover_store_halted 1\n", "": "\ndrover_store_halted 0\n"} {
+		if got := figures(doubting{deciding{}, why}); !strings.Contains(got, want) {
+			t.Errorf("%q: want %q in %s", why, want, got)
+		}
+	}
+	got := figures(keeping{deciding{}})
+	if !strings.Contains(got, `drover_replica_max_loss_seconds{volume="db"} 30`) || strings.Contains(got, `max_loss_seconds{volume="web"}`) || strings.Contains(got, "store_halted") {
+		t.Error(got)
+	}
+}
+
+// twice is an agent that has two datasets of one name: one is in the trash.
+type twice struct{ deciding }
+
+func (twice) SeenVolumes(context.Context) (list []api.Volume) {
+	for _, used := range []dataset.Size{5, 9} {
+		list = append(list, api.Volume{Dataset: dataset.Dataset{Volume: "db"}, Node: "host-a", Status: &dataset.DatasetStatus{Mounted: true, Used: used}})
+	}
+	return list
+}
+
+func (twice) SupersededVolumes() []string { return []string{"db", "db"} }
+
+func (twice) ReplicaLags() []agent.ReplicaLag {
+	return []agent.ReplicaLag{{Volume: "db", Age: time.Minute, MaxLoss: 30 * time.Second}, {Volume: "db", Age: 2 * time.Minute, MaxLoss: 40 * time.Second}}
+}
+
+func (twice) GuardStatus(context.Context) (st guard.Status, err error) {
+	for _, ahead := range []time.Duration{4 * time.Second, 5 * time.Second} {
+		st.Datasets = append(st.Datasets, guard.Entry{Volume: "db", Deadline: ahead, State: guard.StateArmed})
+	}
+	return st, nil
+}
+
+// Two datasets of one name are one figure, the worse one, and no reason to show none at all.
+func TestFiguresOfOneName(t *testing.T) {
+	w := httptest.NewRecorder()
+	New(Options{Source: twice{}, Version: "1.0"}).ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	if w.Code != http.StatusOK {
+		t.Fatalf("%d: %s", w.Code, w.Body)
+	}
+	for _, want := range []string{
+		`drover_replica_age_seconds{volume="db"} 120`, `drover_replica_max_loss_seconds{volume="db"} 30`, `drover_copy_superseded{volume="db"} 1`,
+		`drover_guard_deadline_seconds{volume="db"} 4`, `drover_volume_used_bytes{node="host-a",volume="db"} 9`,
+	} {
+		if !strings.Contains(w.Body.String(), want+"\n") {
+			t.Errorf("%s is missing in %s", want, w.Body)
+		}
+	}
+}
+
+// body returns the answer to a scrape.
+func body(t *testing.T, o Options) string {
+	t.Helper()
+	w := httptest.NewRecorder()
+	New(o).ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	if w.Code != http.StatusOK {
+		t.Fatalf("%d: %s", w.Code, w.Body)
+	}
+	return w.Body.String()
+}
+
+// unanswered is a control whose store has no leader.
+type unanswered struct{ deciding }
+
+func (unanswered) Pools(context.Context) ([]api.Pool, error) { return nil, dataset.ErrUnavailable }
+func (unanswered) ClusterHealth(context.Context) (api.ClusterHealth, error) {
+	return api.ClusterHealth{
+		Store: api.StoreHealth{Kind: "consul", Servers: []api.StoreServer{{Name: "one"}}},
+		Nodes: []api.NodeHealth{
+			{Name: "host-a", Live: true, Found: &api.NodeFindings{Findings: []api.Finding{{Level: "error"}}}}, {Name: "host-b"},
+		},
+		Replicas: []api.ControlReplica{{}, {}},
+	}, nil
+}
+
+// TestOnePartHidesNoOther: what cannot be read is left out, and the rest is exposed.
+func TestOnePartHidesNoOther(t *testing.T) {
+	got := body(t, Options{Source: unanswered{}})
+	for _, want := range []string{
+		"drover_store_leader 0", `drover_store_server_healthy{server="one"} 0`, `drover_node_up{node="host-a"} 1`,
+		`drover_node_up{node="host-b"} 0`, "drover_control_replicas 2", `drover_node_findings{level="error",node="host-a"} 1`,
+		"drover_failover_halted 0",
+	} {
+		if !strings.Contains(got, want+"\n") {
+			t.Errorf("%s is missing in %s", want, got)
+		}
+	}
+}
+
+// TestVolumesAreHidden: the switch leaves out each series with the label volume, and nothing else.
+func TestVolumesAreHidden(t *testing.T) {
+	for _, hide := range []bool{false, true} {
+		got := body(t, Options{Source: many{3}, Agent: many{3}, HideVolumes: hide, Version: "1.0"})
+		if !strings.Contains(got, `drover_build_info{version="1.0"} 1`) {
+			t.Errorf("hidden %t: %s", hide, got)
+		}
+		for _, line := range []string{
+			`drover_volume_used_bytes{node="host-a",volume="volume-00001"} 7`,
+			`drover_volume_io_bytes_total{direction="write",node="host-a",volume="volume-00002"} 8192`,
+			`drover_volume_io_seconds_total{direction="read",node="host-a",volume="volume-00002"} 1`,
+			`drover_volume_snapshot_age_seconds{volume="volume-00001"} 3600`,
+			`drover_volume_snapshot_overdue_seconds{volume="volume-00001"} 0`,
+			`drover_replica_interval_seconds{volume="volume-00001"} 3600`,
+		} {
+			if strings.Contains(got, line+"\n") == hide {
+				t.Errorf("hidden %t: want %t for %s in %s", hide, !hide, line, got)
+			}
+		}
+		if hide && strings.Contains(got, `volume="`) {
+			t.Errorf("a series for each volume in %s", got)
+		}
+	}
+}
+
+// TestDurations: what a Recorder was told is exposed, with its outcome.
+func TestDurations(t *testing.T) {
+	r := NewRecorder()
+	r.ExposeOperations([]dataset.OpKind{dataset.OpClone})
+	for _, err := range []error{nil, dataset.ErrCancelled, dataset.ErrInvalid, dataset.ErrInternal} {
+		r.Operation(dataset.Operation{Kind: dataset.OpSnapshot, Volume: "volume-00000"}, err, time.Second)
+		r.PluginCall("Mount", err, time.Second)
+		r.ControlRequest("GET /v1/pools", err, time.Second)
+	}
+	for _, status := range []int{200, 404, 500, 0} {
+		r.Request("GET /v1/volumes", status, time.Second)
+	}
+	r.Request("/", 404, time.Second)
+	got := body(t, Options{Source: many{1}, Agent: many{1}, Recorder: r})
+	wants := []string{
+		`drover_operation_duration_seconds_count{kind="clone",outcome="failed"} 0`,
+		`drover_volume_snapshot_failures_total{volume="volume-00000"} 2`,
+		`drover_api_request_duration_seconds_count{endpoint="unknown",outcome="refused"} 1`,
+	}
+	for _, outcome := range []string{"ok", "cancelled", "refused", "failed"} {
+		wants = append(wants, `drover_operation_duration_seconds_count{kind="snapshot",outcome="`+outcome+`"} 1`,
+			`drover_plugin_call_duration_seconds_count{call="Mount",outcome="`+outcome+`"} 1`,
+			`drover_control_request_duration_seconds_count{endpoint="GET /v1/pools",outcome="`+outcome+`"} 1`,
+			`drover_api_request_duration_seconds_count{endpoint="GET /v1/volumes",outcome="`+outcome+`"} 1`)
+	}
+	for _, want := range wants {
+		if !strings.Contains(got, want+"\n") {
+			t.Errorf("%s is missing in %s", want, got)
+		}
+	}
+}

@@ -1,0 +1,99 @@
+package metrics
+
+import (
+	"slices"
+	"strings"
+
+	dto "github.com/prometheus/client_model/go"
+)
+
+// samples are the samples of one request. There is one for each family and set of label values. A volume in the trash
+// and the present volume of the same name may both be on this host. Then the worse value of the two counts.
+type samples struct {
+	hideVolumes bool
+	of          map[*Family]*series
+}
+
+type series struct {
+	index map[string]int // of a sample in list, by its label values
+	list  []sample
+}
+
+type sample struct {
+	values []string
+	value  float64
+}
+
+func newSamples(hideVolumes bool) *samples {
+	return &samples{hideVolumes: hideVolumes, of: map[*Family]*series{}}
+}
+
+// set sets a sample. values are those of the labels of the family, in their order. Of several values the largest one
+// counts.
+func (s *samples) set(f *Family, value float64, values ...string) {
+	s.add(f, value, values, func(a, b float64) float64 { return max(a, b) })
+}
+
+// setLow is set for a family whose lower values are worse.
+func (s *samples) setLow(f *Family, value float64, values ...string) {
+	s.add(f, value, values, func(a, b float64) float64 { return min(a, b) })
+}
+
+func (s *samples) add(f *Family, value float64, values []string, worse func(a, b float64) float64) {
+	if s.hideVolumes && f.perVolume() {
+		return
+	}
+	all := s.of[f]
+	if all == nil {
+		all = &series{index: map[string]int{}}
+		s.of[f] = all
+	}
+	key := strings.Join(values, "\x00")
+	if at, twice := all.index[key]; twice {
+		all.list[at].value = worse(value, all.list[at].value)
+		return
+	}
+	all.index[key] = len(all.list)
+	all.list = append(all.list, sample{values, value})
+}
+
+// families returns the samples in the form in which Prometheus' library exposes them.
+func (s *samples) families() (out []*dto.MetricFamily) {
+	for f, all := range s.of {
+		slices.SortFunc(all.list, func(a, b sample) int { return slices.Compare(a.values, b.values) })
+		out = append(out, all.family(f))
+	}
+	return out
+}
+
+// family makes all samples of a family in a few allocations.
+func (s *series) family(f *Family) *dto.MetricFamily {
+	n, each := len(s.list), len(f.labels)
+	metrics, pairs := make([]dto.Metric, n), make([]dto.LabelPair, n*each)
+	pointers, pairPointers := make([]*dto.Metric, n), make([]*dto.LabelPair, n*each)
+	kind := dto.MetricType_GAUGE
+	gauges, counters := []dto.Gauge(nil), []dto.Counter(nil)
+	if f.kind == counter {
+		kind, counters = dto.MetricType_COUNTER, make([]dto.Counter, n)
+	} else {
+		gauges = make([]dto.Gauge, n)
+	}
+	for i := range s.list {
+		for j := range f.labels {
+			at := i*each + j
+			pairs[at].Name, pairs[at].Value = &f.labels[j], &s.list[i].values[j]
+			pairPointers[at] = &pairs[at]
+		}
+		m := &metrics[i]
+		m.Label = pairPointers[i*each : (i+1)*each : (i+1)*each]
+		if f.kind == counter {
+			counters[i].Value = &s.list[i].value
+			m.Counter = &counters[i]
+		} else {
+			gauges[i].Value = &s.list[i].value
+			m.Gauge = &gauges[i]
+		}
+		pointers[i] = m
+	}
+	return &dto.MetricFamily{Name: &f.name, Help: &f.help, Type: &kind, Metric: pointers}
+}

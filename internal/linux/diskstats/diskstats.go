@@ -1,0 +1,71 @@
+// Package diskstats reads how much block devices were used, from /proc/diskstats. It keeps no state.
+package diskstats
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Device is the number of a block device.
+type Device struct{ Major, Minor uint32 }
+
+// Counters are what a device has done in one direction. They only grow until the device is removed, and a later device
+// with the same number starts at 0.
+type Counters struct {
+	Operations uint64        // completed operations
+	Bytes      uint64        // transferred bytes
+	Time       time.Duration // that the operations took together
+}
+
+// Stats are the counters of a device.
+type Stats struct{ Read, Write Counters }
+
+// sectorSize is the unit of /proc/diskstats, whatever the sectors of a device are
+// (Documentation/admin-guide/iostats.rst).
+const sectorSize = 512
+
+// Read returns the counters of all block devices of this host.
+func Read() (map[Device]Stats, error) {
+	f, err := os.Open("/proc/diskstats")
+	if err != nil {
+		return nil, fmt.Errorf("read the counters of block devices: %w", err)
+	}
+	defer f.Close()
+	return parse(f)
+}
+
+func parse(r io.Reader) (map[Device]Stats, error) {
+	all := map[Device]Stats{}
+	lines := bufio.NewScanner(r)
+	for lines.Scan() {
+		// major, minor, name; then for reads: operations, merged ones, sectors, milliseconds; the same for writes
+		fields := strings.Fields(lines.Text())
+		if len(fields) < 11 {
+			return nil, fmt.Errorf("/proc/diskstats: line %q has %d fields, expected 11 or more", lines.Text(),
+				len(fields))
+		}
+		var n [11]uint64
+		for i := range n {
+			if i == 2 {
+				continue
+			}
+			var err error
+			if n[i], err = strconv.ParseUint(fields[i], 10, 64); err != nil {
+				return nil, fmt.Errorf("/proc/diskstats: %w", err)
+			}
+		}
+		counters := func(n []uint64) Counters {
+			return Counters{n[0], n[2] * sectorSize, time.Duration(n[3]) * time.Millisecond}
+		}
+		all[Device{uint32(n[0]), uint32(n[1])}] = Stats{counters(n[3:7]), counters(n[7:11])}
+	}
+	if err := lines.Err(); err != nil {
+		return nil, fmt.Errorf("read /proc/diskstats: %w", err)
+	}
+	return all, nil
+}
