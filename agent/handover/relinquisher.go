@@ -148,7 +148,7 @@ func (r *Relinquisher) relinquish(ctx context.Context, id uuid.UUID, y lease.Rel
 	}
 	if y.Manifest == nil {
 		var seen byteCounter
-		stop := r.Jobs.After(ctx, r.Clock, r.Limits.Lease/4,
+		stop := r.Jobs.After(ctx, r.Clock, r.Limits.InUseWait/4,
 			func(ctx context.Context) { r.reportProgress(ctx, d, y, &seen) })
 		y, err = r.takeFinal(ctx, pool, d, y, &seen)
 		stop()
@@ -244,7 +244,7 @@ func (r *Relinquisher) reportProgress(ctx context.Context, d dataset.Dataset, y 
 			was, at = is, r.Clock.Steady()
 		}
 		say := dataset.GivingUp
-		if r.Clock.Steady()-at >= stuckAfter*r.Limits.Lease {
+		if r.Clock.Steady()-at >= stuckAfter*r.Limits.InUseWait {
 			say = fmt.Sprintf("its last snapshot does not finish: the disk of pool %s may hang (check it: dmesg; "+
 				"the volume is mounted there again once the snapshot has ended)",
 				r.Pools.Name(d.Pool))
@@ -260,7 +260,7 @@ func (r *Relinquisher) reportProgress(ctx context.Context, d dataset.Dataset, y 
 		}
 		select {
 		case <-ctx.Done():
-		case <-r.Clock.After(r.Limits.Lease / 4):
+		case <-r.Clock.After(r.Limits.InUseWait / 4):
 		}
 	}
 }

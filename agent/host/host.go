@@ -52,11 +52,11 @@ const RecoveredKey = "recovered"
 
 // Limits are the agent's intervals and time limits. Zero values mean the defaults.
 type Limits struct {
-	Record    time.Duration // work that takes longer is recorded as an operation (2 s)
-	Heartbeat time.Duration // between two heartbeats (10 s)
-	Retry     time.Duration // before an unreachable control replica or node is asked again (1 s)
-	Lease     time.Duration // how long a move waits while its home has the volume in use (30 s)
-	Follow    time.Duration // how long a mount waits for a move before it reports the move as pending (50 s)
+	RecordAfter time.Duration // work that takes longer is recorded as an operation (2 s)
+	Heartbeat   time.Duration // between two heartbeats (10 s)
+	Retry       time.Duration // before an unreachable control replica or node is asked again (1 s)
+	InUseWait   time.Duration // how long a move waits while its home has the volume in use (30 s)
+	MoveWait    time.Duration // how long a mount waits for a move before it reports the move as pending (50 s)
 }
 
 // OrDefault returns the limits with zero values replaced by the defaults.
@@ -65,11 +65,11 @@ func (l Limits) OrDefault() Limits {
 		value        *time.Duration
 		defaultValue time.Duration
 	}{
-		{&l.Record, 2 * time.Second},
+		{&l.RecordAfter, 2 * time.Second},
 		{&l.Heartbeat, 10 * time.Second},
 		{&l.Retry, time.Second},
-		{&l.Lease, 30 * time.Second},
-		{&l.Follow, 50 * time.Second},
+		{&l.InUseWait, 30 * time.Second},
+		{&l.MoveWait, 50 * time.Second},
 	} {
 		if *d.value == 0 {
 			*d.value = d.defaultValue

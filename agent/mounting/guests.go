@@ -55,7 +55,7 @@ func NewGuests(deps GuestsDeps) *Guests { return &Guests{deps} }
 // a move to another node of the share or a snapshot at the home, Mount retries for Limits.InUseWait. The caller holds
 // the dataset's lock.
 func (m *Guests) Mount(ctx context.Context, d dataset.Dataset, path string) error {
-	for until := m.Clock.Steady() + m.Limits.Lease; ; {
+	for until := m.Clock.Steady() + m.Limits.InUseWait; ; {
 		err := m.mountOnce(ctx, d, path)
 		if err == nil {
 			return nil

@@ -184,7 +184,7 @@ func (b *Bringer) missingBytes(ctx context.Context, d dataset.Dataset) (bytes da
 
 // awaitMove waits for the end of a move for as long as a request may take.
 func (b *Bringer) awaitMove(ctx context.Context, op dataset.Operation) error {
-	return b.Failover.AwaitMove(ctx, op, b.Clock.Steady()+b.Limits.Follow)
+	return b.Failover.AwaitMove(ctx, op, b.Clock.Steady()+b.Limits.MoveWait)
 }
 
 // arrivedRecord returns the record of a dataset that came here.

@@ -166,7 +166,7 @@ func lastSnapshotHangs(t *testing.T) (f *agenttest.Cluster, d dataset.Dataset, g
 	t.Helper()
 	f = agenttest.NewCluster(t, "loop", "loop")
 	for _, h := range []*agenttest.Host{f.A, f.B} {
-		h.Config.Limits.Lease = 400 * time.Millisecond
+		h.Config.Limits.InUseWait = 400 * time.Millisecond
 		h.Restart()
 	}
 	d = f.A.NewVolume("db", map[string]string{"size": "320MiB"})
@@ -194,7 +194,7 @@ func TestMoveWaitsForSlowManifest(t *testing.T) {
 	f, _, goOn := lastSnapshotHangs(t)
 	op := f.BeginMove("db", f.B)
 	agenttest.Await(t, func() bool { return slices.Equal(f.Operation(op.ID).InUseBy, []string{dataset.GivingUp}) })
-	until := time.Now().Add(3 * f.B.Limits.Lease)
+	until := time.Now().Add(3 * f.B.Limits.InUseWait)
 	agenttest.Await(t, func() bool { return time.Now().After(until) || f.Operation(op.ID).State.Final() })
 	if now := f.Operation(op.ID); now.State.Final() {
 		t.Errorf("%s: %+v", now.State, now.Problem)
@@ -259,7 +259,7 @@ func (a asks) RoundTrip(r *http.Request) (*http.Response, error) {
 func TestMoveOfIdleVolumeCopiesOnce(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")
-	f.A.Config.Limits.Lease = time.Minute
+	f.A.Config.Limits.InUseWait = time.Minute
 	f.A.NewVolume("db", map[string]string{"size": "320MiB"})
 	for i, used := range []bool{false, true} {
 		from, to := []*agenttest.Host{f.A, f.B}[i], []*agenttest.Host{f.B, f.A}[i]

@@ -80,7 +80,7 @@ func (r *Runner) Run(
 	now := newRunning(op, cancel)
 	r.mu.Lock()
 	r.running[op.ID] = now
-	now.settle = r.deps.Jobs.After(ctx, r.deps.Clock, r.deps.Limits.Record,
+	now.settle = r.deps.Jobs.After(ctx, r.deps.Clock, r.deps.Limits.RecordAfter,
 		func(ctx context.Context) { r.record(ctx, planned) })
 	r.mu.Unlock()
 	end := func() { // call it last: a sync after it can restart an operation that is recorded and not final
