@@ -331,7 +331,7 @@ func (r *Relinquisher) Settle(ctx context.Context, id uuid.UUID, y lease.Relinqu
 
 // AnswerAll answers all open recalls. It repeats answers that were lost.
 func (r *Relinquisher) AnswerAll() {
-	for _, id := range r.Leases.Pending() {
+	for _, id := range r.Leases.Unanswered() {
 		r.AnswerSoon(id)
 	}
 }

@@ -46,7 +46,7 @@ func NewRepairer(deps RepairerDeps) *Repairer { return &Repairer{deps} }
 // ApplyGuard applies the guard's status st. answer is the value of Deadlines.AnswerCount before the status was
 // requested. The guard then forgets datasets that are no longer mounted.
 func (r *Repairer) ApplyGuard(st guard.Status, answer uint64) {
-	r.Registrar.RecordAll(st, answer)
+	r.Registrar.RecordStatus(st, answer)
 	for _, e := range st.Datasets {
 		if e.State != guard.StateArmed && e.State != guard.StateRebooted {
 			r.RepairSoon(e.Dataset)
@@ -60,14 +60,14 @@ func (r *Repairer) RepairAll() {
 	if r.Guard == nil {
 		return
 	}
-	for _, id := range r.Deadlines.AllArmed() {
+	for _, id := range r.Deadlines.Registered() {
 		_, home := r.Cache.Dataset(id)
 		if mounted, err := host.IsMountPoint(r.MountPath(id)); err == nil && (!mounted || !home) {
 			r.RepairSoon(id)
 		}
 	}
 	for _, d := range r.Deadlines.Datasets() {
-		_, armed := r.Deadlines.Armed(d.ID)
+		_, armed := r.Deadlines.RegisteredEpoch(d.ID)
 		if mounted, err := host.IsMountPoint(r.MountPath(d.ID)); err == nil && mounted &&
 			(!armed || r.Deadlines.Until(d) <= r.Clock.Steady()) {
 			r.RepairSoon(d.ID)
@@ -120,7 +120,7 @@ func (r *Repairer) repair(ctx context.Context, id uuid.UUID) error {
 		return r.leaveShare(ctx, id) // also if this node has no record of the dataset, or if it was deleted
 	}
 	if !mounted && !there {
-		r.Deadlines.Disarm(id)
+		r.Deadlines.ClearRegistered(id)
 		return nil
 	}
 	if !mounted && !lease.IsFenced(e) {
@@ -143,7 +143,7 @@ func (r *Repairer) repair(ctx context.Context, id uuid.UUID) error {
 		_ = r.Unmounter.ForgetUnmounted(ctx, d) // a failure is logged, and a later repair tries again
 		return nil
 	}
-	if err = r.Registrar.Arm(ctx, d); err == nil {
+	if err = r.Registrar.Register(ctx, d); err == nil {
 		_, err = r.Guard.Check(ctx, id, d.Epoch)
 	}
 	if err == nil && len(r.Uses.Get(id).IDs) == 0 {
@@ -156,7 +156,7 @@ func (r *Repairer) repair(ctx context.Context, id uuid.UUID) error {
 // fenceLate registers a mounted dataset that the guard does not know. If nothing confirms the lease, it registers the
 // dataset with a deadline that has passed, so that the guard fences it. The caller holds the dataset's lock.
 func (r *Repairer) fenceLate(ctx context.Context, d dataset.Dataset) error {
-	err := r.Registrar.Arm(ctx, d)
+	err := r.Registrar.Register(ctx, d)
 	if !errors.Is(err, dataset.ErrUnavailable) {
 		return err
 	}
@@ -165,7 +165,7 @@ func (r *Repairer) fenceLate(ctx context.Context, d dataset.Dataset) error {
 	if err != nil {
 		return err
 	}
-	r.Deadlines.Arm(d.ID, d.Epoch)
+	r.Deadlines.SetRegistered(d.ID, d.Epoch)
 	_, err = r.Guard.Register(ctx, reg)
 	if errors.Is(err, dataset.ErrStale) { // the guard says that it is fenced
 		return nil
@@ -177,7 +177,7 @@ func (r *Repairer) fenceLate(ctx context.Context, d dataset.Dataset) error {
 // kills the processes that hold the dataset here, because on a share they would write to the data of the other node.
 // Then leaveShare removes the uses of the dataset and its mount point. The dataset's lock is held.
 func (r *Repairer) leaveShare(ctx context.Context, id uuid.UUID) error {
-	epoch, armed := r.Deadlines.Armed(id)
+	epoch, armed := r.Deadlines.RegisteredEpoch(id)
 	if !armed || r.Trust.Err() != nil {
 		return nil
 	}

@@ -31,7 +31,7 @@ type Deadlines struct {
 	controlSession controlSession
 	silent         bool // control did not answer the last renewal
 	leases         map[uuid.UUID]*boundedLease
-	armed          map[uuid.UUID]uint64 // the epoch at which the guard has a dataset registered, as far as known
+	registered     map[uuid.UUID]uint64 // the epoch at which the guard has a dataset registered, as far as known
 	readProblem    string               // the last logged reason why readHomes failed, or ""
 	answerCount    atomic.Uint64        // the number of registrations that the guard has answered; see SetFenceTime
 	keptReasons    map[uuid.UUID]string // the last logged reason why the guard keeps a dataset that is not mounted
@@ -59,7 +59,7 @@ type DeadlineDeps struct {
 func NewDeadlines(deps DeadlineDeps) *Deadlines {
 	return &Deadlines{
 		DeadlineDeps: deps,
-		leases:       map[uuid.UUID]*boundedLease{}, armed: map[uuid.UUID]uint64{}, keptReasons: map[uuid.UUID]string{},
+		leases:       map[uuid.UUID]*boundedLease{}, registered: map[uuid.UUID]uint64{}, keptReasons: map[uuid.UUID]string{},
 		changed: make(chan struct{}), wake: make(chan struct{}, 1),
 	}
 }
@@ -82,11 +82,11 @@ func (b *Deadlines) AnswerCount() uint64 { return b.answerCount.Load() }
 // CountAnswer counts an answer of the guard to a registration, and returns the new number.
 func (b *Deadlines) CountAnswer() uint64 { return b.answerCount.Add(1) }
 
-// AllArmed returns the datasets that the guard has registered, as far as known.
-func (b *Deadlines) AllArmed() []uuid.UUID {
+// Registered returns the datasets that the guard has registered, as far as known.
+func (b *Deadlines) Registered() []uuid.UUID {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return slices.Collect(maps.Keys(b.armed))
+	return slices.Collect(maps.Keys(b.registered))
 }
 
 // Load reads the state on disk: the TTL of the last session, the addresses of the other nodes, and which nodes
@@ -164,11 +164,11 @@ func (b *Deadlines) lease(d dataset.Dataset) *boundedLease {
 	return h
 }
 
-// Arm records that the guard has, or may have, a dataset registered at an epoch.
-func (b *Deadlines) Arm(id uuid.UUID, epoch uint64) {
+// SetRegistered records that the guard has, or may have, a dataset registered at an epoch.
+func (b *Deadlines) SetRegistered(id uuid.UUID, epoch uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.armed[id] = epoch
+	b.registered[id] = epoch
 }
 
 // SetFenceTime records how long a fence of a dataset takes at most, according to the guard. answer is the value of
@@ -195,20 +195,20 @@ func (b *Deadlines) TTL() time.Duration {
 	return b.controlSession.ttl
 }
 
-// Disarm records that the guard has forgotten a dataset.
-func (b *Deadlines) Disarm(id uuid.UUID) {
+// ClearRegistered records that the guard has forgotten a dataset.
+func (b *Deadlines) ClearRegistered(id uuid.UUID) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	delete(b.armed, id)
+	delete(b.registered, id)
 	delete(b.keptReasons, id)
 }
 
-// Armed returns the epoch at which the guard has a dataset registered. armed is false if the
+// RegisteredEpoch returns the epoch at which the guard has a dataset registered. armed is false if the
 // guard is not known to have it.
-func (b *Deadlines) Armed(id uuid.UUID) (epoch uint64, armed bool) {
+func (b *Deadlines) RegisteredEpoch(id uuid.UUID) (epoch uint64, armed bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	epoch, armed = b.armed[id]
+	epoch, armed = b.registered[id]
 	return epoch, armed
 }
 

@@ -35,7 +35,7 @@ func TestSpentCopiesAreNotAsked(t *testing.T) {
 		}
 		now := b.Clock.Steady()
 		h := &boundedLease{epoch: d.Epoch, deadline: now + boundTTL, enrolled: map[uuid.UUID]enrolment{nodeP: {onDisk: true}}}
-		b.armed[d.ID], b.leases[d.ID] = d.Epoch, h
+		b.registered[d.ID], b.leases[d.ID] = d.Epoch, h
 		b.silent, b.controlSession.ttl = true, 10*boundTTL
 		gone := h.unneededNodes(d, now+1)
 		if (len(gone) == 1) != spent {
@@ -161,7 +161,7 @@ func aloneWith(t *testing.T, copies ...uuid.UUID) (*Deadlines, dataset.Dataset) 
 	h := &host.Host{Clock: clock.NewFake(time.Now()), Log: quiet(), Trust: host.NewTrust(nil)}
 	b := NewDeadlines(DeadlineDeps{Host: h, Nodes: NewNodes(h, func() (renewed, ttl time.Duration) { return 0, 0 })})
 	d := dataset.Dataset{ID: uuid.New(), Epoch: 3, Copies: copies}
-	b.armed[d.ID], b.leases[d.ID] = d.Epoch, &boundedLease{epoch: d.Epoch, deadline: b.Clock.Steady() + boundTTL/10}
+	b.registered[d.ID], b.leases[d.ID] = d.Epoch, &boundedLease{epoch: d.Epoch, deadline: b.Clock.Steady() + boundTTL/10}
 	b.silent, b.controlSession.ttl = true, boundTTL
 	b.Nodes.seen = map[uuid.UUID]dataset.Node{}
 	for _, node := range copies {

@@ -62,7 +62,7 @@ func (b *Deadlines) Enrol(ctx context.Context, id, node uuid.UUID) error {
 // enrolInMemory enrols a node in memory, and records the time of its request. done reports whether the caller has
 // nothing more to do, because the node is enrolled on disk already or the lease is not bounded. If onlyOnDisk is
 // true, enrolInMemory changes nothing for a node that is not enrolled on disk.
-func (b *Deadlines) enrolInMemory(id, node uuid.UUID, noted bool) (done bool, err error) {
+func (b *Deadlines) enrolInMemory(id, node uuid.UUID, onlyOnDisk bool) (done bool, err error) {
 	d, home := b.Cache.Dataset(id)
 	if !home || !IsBounded(d) || b.Guard == nil {
 		return true, nil
@@ -70,7 +70,7 @@ func (b *Deadlines) enrolInMemory(id, node uuid.UUID, noted bool) (done bool, er
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	h := b.lease(d)
-	if done = h.enrolled[node].onDisk; noted && !done {
+	if done = h.enrolled[node].onDisk; onlyOnDisk && !done {
 		return false, nil
 	}
 	if !h.enrol(&b.controlSession, node, b.Clock.Steady()) {

@@ -93,7 +93,7 @@ func (b *Deadlines) promisers(list []dataset.Dataset) map[uuid.UUID][]promise.Ep
 	defer b.mu.Unlock()
 	for _, d := range list {
 		h := b.lease(d)
-		if _, armed := b.armed[d.ID]; !armed || h.deadline <= now {
+		if _, armed := b.registered[d.ID]; !armed || h.deadline <= now {
 			continue
 		}
 		for _, node := range h.promisers(d.Followers()) {
@@ -163,7 +163,7 @@ func (b *Deadlines) Feed(ctx context.Context, list []dataset.Dataset) {
 	var feeds []guard.Feed
 	for _, d := range list {
 		until := b.Until(d)
-		if _, armed := b.Armed(d.ID); armed && until > now {
+		if _, armed := b.RegisteredEpoch(d.ID); armed && until > now {
 			feeds = append(feeds, guard.Feed{
 				Dataset:      d.ID,
 				Epoch:        d.Epoch,

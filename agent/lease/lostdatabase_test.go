@@ -141,7 +141,7 @@ func TestI1SlowFenceShortensLeaseOfOpenDataset(t *testing.T) {
 		}
 		unlock, err := g.A.Locks.Lock(t.Context(), d.ID, "test")
 		if err == nil {
-			err = g.A.Registrar.Arm(t.Context(), changed)
+			err = g.A.Registrar.Register(t.Context(), changed)
 			unlock()
 		}
 		if err != nil {
@@ -177,7 +177,7 @@ func TestI1SlowFenceShortensFirstDeadline(t *testing.T) {
 	d.Profile.Failover.Auto = true
 	agenttest.Await(t, func() bool { return g.A.Deadlines.Until(d) > clock.Boottime()+agenttest.BoundSession/2 })
 	renewed, _ := g.A.ControlSession()
-	if err := g.A.Registrar.Arm(t.Context(), d); err != nil {
+	if err := g.A.Registrar.Register(t.Context(), d); err != nil {
 		t.Error(err)
 	}
 	e, there := g.GuardA.Entry(d.ID)

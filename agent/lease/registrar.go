@@ -62,7 +62,7 @@ func (g *Registrar) AwaitGuard(ctx context.Context, recovered bool) (st guard.St
 		g.answering = true // so that the first report to control is right
 		g.mu.Unlock()
 		g.Deadlines.Inherit(st)
-		g.RecordAll(st, 0)
+		g.RecordStatus(st, 0)
 	}
 	return st
 }
@@ -72,12 +72,12 @@ func (g *Registrar) isBounded(id uuid.UUID) bool {
 	return known && IsBounded(d)
 }
 
-// RecordAll records a status of the guard in Deadlines. answer is the value of Deadlines.AnswerCount before the status
+// RecordStatus records a status of the guard in Deadlines. answer is the value of Deadlines.AnswerCount before the status
 // was requested.
-func (g *Registrar) RecordAll(st guard.Status, answer uint64) {
+func (g *Registrar) RecordStatus(st guard.Status, answer uint64) {
 	for _, e := range st.Datasets {
 		if e.State != guard.StateRebooted { // nothing from before the reboot is mounted
-			g.Deadlines.Arm(e.Dataset, e.Epoch)
+			g.Deadlines.SetRegistered(e.Dataset, e.Epoch)
 			g.Deadlines.SetFenceTime(e.Dataset, e.Bound, answer)
 		}
 	}
@@ -110,11 +110,11 @@ func (g *Registrar) ownFilesystem(d dataset.Dataset) (bool, error) {
 	return e != nil && e.Root == "/", nil
 }
 
-// Arm registers a dataset with the guard before the dataset is mounted, or before a fenced dataset continues. It does
+// Register registers a dataset with the guard before the dataset is mounted, or before a fenced dataset continues. It does
 // nothing if the lease is not bounded in time. It does not require that the pool is open: a dataset that is already
 // mounted continues to be used while its pool is quarantined or offline, and can be fenced. The caller holds the
 // dataset's lock.
-func (g *Registrar) Arm(ctx context.Context, d dataset.Dataset) error {
+func (g *Registrar) Register(ctx context.Context, d dataset.Dataset) error {
 	if !IsBounded(d) {
 		return nil
 	}
@@ -138,16 +138,16 @@ func (g *Registrar) Arm(ctx context.Context, d dataset.Dataset) error {
 	if mounted { // a short deadline, until the answer says how long a fence takes
 		r.Deadline = min(until, g.Clock.Steady()+span/10)
 	}
-	e, err := g.register(ctx, d, r, mounted)
+	e, err := g.registerOrKill(ctx, d, r, mounted)
 	if errors.Is(err, dataset.ErrStale) {
 		if err = g.Continue(ctx, d, until); err == nil {
-			e, err = g.register(ctx, d, r, mounted)
+			e, err = g.registerOrKill(ctx, d, r, mounted)
 		}
 	}
 	if err == nil {
 		g.Deadlines.SetFenceTime(d.ID, e.Bound, g.Deadlines.CountAnswer())
 	}
-	g.Deadlines.Arm(d.ID, d.Epoch) // even after an error, because only the answer may have been lost
+	g.Deadlines.SetRegistered(d.ID, d.Epoch) // even after an error, because only the answer may have been lost
 	if err != nil {
 		return g.withRemedy(err)
 	}
@@ -170,9 +170,9 @@ func (g *Registrar) Arm(ctx context.Context, d dataset.Dataset) error {
 	return nil
 }
 
-// register registers a dataset. If the host cannot enforce the policy of a mounted dataset, for instance after a change
+// registerOrKill registers a dataset. If the host cannot enforce the policy of a mounted dataset, for instance after a change
 // of its profile, register uses PolicyKill instead: a mounted dataset must always be guarded.
-func (g *Registrar) register(ctx context.Context, d dataset.Dataset, r guard.Registration, mounted bool) (
+func (g *Registrar) registerOrKill(ctx context.Context, d dataset.Dataset, r guard.Registration, mounted bool) (
 	guard.Entry, error) {
 	e, err := g.Guard.Register(ctx, r)
 	none := errors.Is(err, dataset.ErrUnsupported) || err == nil && e.Bound > MaxFenceTime(g.Deadlines.TTL())
@@ -249,7 +249,7 @@ func (g *Registrar) CheckUnmount(d dataset.Dataset) error {
 // found no mount of the dataset. If the guard cannot be reached, a later repair calls Release again. The caller holds
 // the dataset's lock.
 func (g *Registrar) Release(id uuid.UUID) {
-	epoch, armed := g.Deadlines.Armed(id)
+	epoch, armed := g.Deadlines.RegisteredEpoch(id)
 	if !armed || g.Guard == nil {
 		return
 	}
@@ -262,7 +262,7 @@ func (g *Registrar) Release(id uuid.UUID) {
 		}
 		return
 	}
-	g.Deadlines.Disarm(id)
+	g.Deadlines.ClearRegistered(id)
 }
 
 // releaseTime bounds a request to the guard after an unmount.
@@ -337,7 +337,7 @@ func (g *Registrar) IsFencedBy(id uuid.UUID, asked func() (guard.Status, error))
 // no record of, for instance after the agent's database was lost.
 func (g *Registrar) MayBeFenced(id uuid.UUID) bool {
 	d, known := g.Cache.DatasetOrCopy(id)
-	_, armed := g.Deadlines.Armed(id)
+	_, armed := g.Deadlines.RegisteredEpoch(id)
 	return g.Guard != nil && (armed || !known || IsBounded(d))
 }
 
@@ -367,7 +367,7 @@ func IsFenced(e guard.Entry) bool {
 // limit is set.
 func (g *Registrar) isFencing(id uuid.UUID, asked func() (guard.Status, error)) (bool, error) {
 	d, known := g.Cache.Dataset(id)
-	if _, armed := g.Deadlines.Armed(id); known && IsBounded(d) && armed &&
+	if _, armed := g.Deadlines.RegisteredEpoch(id); known && IsBounded(d) && armed &&
 		g.Deadlines.Until(d) <= g.Clock.Steady() {
 		return true, nil
 	}
@@ -389,7 +389,7 @@ func (g *Registrar) statusForLimits() (guard.Status, error) {
 // ReleaseSoon makes the guard forget a dataset that is not mounted, in the background: see
 // mounting.Unmounter.ForgetUnmounted.
 func (g *Registrar) ReleaseSoon(id uuid.UUID) {
-	if _, armed := g.Deadlines.Armed(id); armed && g.Guard != nil {
+	if _, armed := g.Deadlines.RegisteredEpoch(id); armed && g.Guard != nil {
 		g.RepairSoon(id)
 	}
 }

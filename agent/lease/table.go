@@ -146,8 +146,8 @@ func (t *Table) AllRelinquished() []api.RelinquishedEpoch {
 	return out
 }
 
-// Pending returns the datasets for which control may wait for an answer of this node.
-func (t *Table) Pending() []uuid.UUID {
+// Unanswered returns the datasets for which control may wait for an answer of this node.
+func (t *Table) Unanswered() []uuid.UUID {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	ids := make([]uuid.UUID, 0, len(t.recalled)+len(t.relinquished))

@@ -188,7 +188,7 @@ func (m *Mounter) EnsureMounted(ctx context.Context, d dataset.Dataset) error {
 		return err
 	}
 	m.Uses.MarkIdle(d.ID)
-	if err := m.Registrar.Arm(ctx, d); err != nil {
+	if err := m.Registrar.Register(ctx, d); err != nil {
 		return fmt.Errorf("mount of volume %s: %w", d.Volume, err)
 	}
 	steps.At("mount.begin")

@@ -134,7 +134,7 @@ func (u *Unmounter) UnmountAndForget(ctx context.Context, d dataset.Dataset) err
 // mounted nevertheless, the guard keeps it and ForgetUnmounted fails with ErrInUse. If the guard does not
 // watch the dataset, ForgetUnmounted does nothing. The dataset's lock is held.
 func (u *Unmounter) ForgetUnmounted(ctx context.Context, d dataset.Dataset) error {
-	if _, armed := u.Deadlines.Armed(d.ID); !armed || u.Registrar.Guard == nil {
+	if _, armed := u.Deadlines.RegisteredEpoch(d.ID); !armed || u.Registrar.Guard == nil {
 		return nil
 	}
 	if err := u.checkNoHolders(ctx, d); err != nil {
@@ -194,7 +194,7 @@ func (u *Unmounter) UnmountForgotten() {
 // kills every process on the host that holds the dataset, then the uses end. It does nothing if the guard does not have
 // the dataset. The caller holds the dataset's lock.
 func (u *Unmounter) Supersede(ctx context.Context, d dataset.Dataset) error {
-	epoch, armed := u.Deadlines.Armed(d.ID)
+	epoch, armed := u.Deadlines.RegisteredEpoch(d.ID)
 	if !armed || u.Registrar.Guard == nil {
 		return nil
 	}
@@ -204,7 +204,7 @@ func (u *Unmounter) Supersede(ctx context.Context, d dataset.Dataset) error {
 	}
 	_, err = u.Registrar.Guard.Supersede(ctx, d.ID, epoch)
 	if errors.Is(err, dataset.ErrNotFound) {
-		u.Deadlines.Disarm(d.ID)
+		u.Deadlines.ClearRegistered(d.ID)
 		return nil
 	}
 	if err != nil {

@@ -297,7 +297,7 @@ func TestLimitIsNotSetDuringFence(t *testing.T) {
 	f, says := toldFlock(t)
 	d, held := guarded(f, "db")
 	dev := device(f.A, d)
-	f.A.Deadlines.Arm(d.ID, d.Epoch)
+	f.A.Deadlines.SetRegistered(d.ID, d.Epoch)
 	look := func() error { (&throttle.GroupScanner{Limits: f.A.Throttle}).Scan(0, false); return nil }
 	for _, state := range []guard.State{guard.StateArmed, guard.StateFencing, guard.StateFenced, ""} { // the first: by the agent's own deadline
 		if state == guard.StateFencing { // from here on it may be open here
@@ -331,7 +331,7 @@ func TestLimitIsNotSetDuringFence(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantTold(f.A, dev, slowly, "thawed")
-	f.A.Deadlines.Disarm(d.ID)
+	f.A.Deadlines.ClearRegistered(d.ID)
 	f.A.Cache.Apply(d, 0)
 	f.A.MustUnmount("db", "one")
 	f.A.Cache.Apply(held, 0)

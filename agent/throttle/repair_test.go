@@ -250,7 +250,7 @@ func TestLimitIsNotRemovedDuringFence(t *testing.T) {
 	d, held := guarded(f, "db")
 	dev, free := device(f.A, d), held
 	free.Profile.QoS = dataset.QoS{}
-	f.A.Deadlines.Arm(d.ID, d.Epoch)
+	f.A.Deadlines.SetRegistered(d.ID, d.Epoch)
 	heldUntil(f, held, f.A.Clock.Steady()+time.Hour)
 	unlock, err := f.A.Locks.Lock(t.Context(), d.ID, "limit") // or else the keeper sets what the profile on record says
 	if err != nil {
@@ -268,7 +268,7 @@ func TestLimitIsNotRemovedDuringFence(t *testing.T) {
 	}
 	wantTold(f.A, dev, iolimit.Limits{}, "thawed")
 	unlock()
-	f.A.Deadlines.Disarm(d.ID)
+	f.A.Deadlines.ClearRegistered(d.ID)
 	f.A.Cache.Apply(d, 0)
 	f.A.MustUnmount("db", "one")
 }
