@@ -202,7 +202,7 @@ func (a *Agent) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	a.Verifier.Delay()
+	a.Verifier.PostponeCheck()
 	s, err := a.Follower.Join(ctx)
 	if err != nil && !errors.Is(err, dataset.ErrUnavailable) && !errors.Is(err, dataset.ErrInUse) {
 		return err

@@ -362,7 +362,7 @@ func (a *components) Rounds(ctx context.Context) (back bool) {
 	a.Prober.ProbeSuspects()
 	a.Generations.RaiseDue()
 	a.Trimmer.TrimDue()
-	a.Unmounter.UnmountForgotten()
+	a.Unmounter.UnmountIdle()
 	a.Verifier.CheckIfDue(ctx)
 	a.Relinquisher.AnswerAll()
 	a.Copies.SettleAll()

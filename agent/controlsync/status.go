@@ -76,7 +76,7 @@ func (s *StatusReader) Status(ctx context.Context, d dataset.Dataset) (st datase
 		}
 	}); err == nil {
 		st.Used, err = used, cmp.Or(stopped, uerr)
-		s.Disks.Note(d, err)
+		s.Disks.Record(d, err)
 	}
 	switch {
 	case err != nil:

@@ -183,7 +183,7 @@ func (r *Relinquisher) Holders(ctx context.Context, d dataset.Dataset) ([]string
 	if ids := r.Uses.Get(d.ID).SortedIDs(); len(ids) > 0 {
 		return ids, nil
 	}
-	err := r.Unmounter.UnmountAndForget(ctx, d)
+	err := r.Unmounter.UnmountAndRelease(ctx, d)
 	if errors.Is(err, dataset.ErrInUse) {
 		return []string{dataset.OneLine(err)}, nil
 	}

@@ -124,7 +124,7 @@ func (r *Repairer) repair(ctx context.Context, id uuid.UUID) error {
 		return nil
 	}
 	if !mounted && !lease.IsFenced(e) {
-		_ = r.Unmounter.ForgetUnmounted(ctx, d) // a failure is logged, and a later repair tries again
+		_ = r.Unmounter.ReleaseUnmounted(ctx, d) // a failure is logged, and a later repair tries again
 		return nil
 	}
 	until := r.Deadlines.Until(d)
@@ -140,7 +140,7 @@ func (r *Repairer) repair(ctx context.Context, id uuid.UUID) error {
 		steps.At("fence.thawed")
 	}
 	if !mounted {
-		_ = r.Unmounter.ForgetUnmounted(ctx, d) // a failure is logged, and a later repair tries again
+		_ = r.Unmounter.ReleaseUnmounted(ctx, d) // a failure is logged, and a later repair tries again
 		return nil
 	}
 	if err = r.Registrar.Register(ctx, d); err == nil {

@@ -387,7 +387,7 @@ func (g *Registrar) statusForLimits() (guard.Status, error) {
 }
 
 // ReleaseSoon makes the guard forget a dataset that is not mounted, in the background: see
-// mounting.Unmounter.ForgetUnmounted.
+// mounting.Unmounter.ReleaseUnmounted.
 func (g *Registrar) ReleaseSoon(id uuid.UUID) {
 	if _, armed := g.Deadlines.RegisteredEpoch(id); armed && g.Guard != nil {
 		g.RepairSoon(id)

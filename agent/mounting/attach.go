@@ -62,7 +62,7 @@ func MountAttached(att backends.Attachment, path string) error {
 // mountOn mounts a backend's dataset on path.
 func mountOn(m backends.Mount, path string) error {
 	if m.FSType != bindType {
-		return mount.Mount(path, spec(m))
+		return mount.Mount(path, mountSpec(m))
 	}
 	src, err := os.OpenFile(m.Source, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {
@@ -72,8 +72,8 @@ func mountOn(m backends.Mount, path string) error {
 	return mount.Bind(src, path, mount.BindFlags{ReadOnly: m.Flags.ReadOnly, NoDev: m.Flags.NoDev})
 }
 
-// spec returns the arguments of mount(2) for a backend's dataset.
-func spec(m backends.Mount) mount.Spec {
+// mountSpec returns the arguments of mount(2) for a backend's dataset.
+func mountSpec(m backends.Mount) mount.Spec {
 	s := mount.Spec{
 		Source:   m.Source,
 		FSType:   m.FSType,

@@ -95,15 +95,15 @@ func (v *Disks) mounts(now time.Duration) (mount.Mounts, error) {
 	return table, err
 }
 
-// Forget drops the last mount table. It is called after a mount or an unmount.
-func (v *Disks) Forget() {
+// DropTable drops the last mount table. It is called after a mount or an unmount.
+func (v *Disks) DropTable() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.table = nil
 }
 
-// note records whether a look at a volume found a disk error, and reports whether that changed.
-func (v *Disks) note(id uuid.UUID, failed bool) (changed bool) {
+// setFailed records whether a look at a volume found a disk error, and reports whether that changed.
+func (v *Disks) setFailed(id uuid.UUID, failed bool) (changed bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if changed = v.failed[id] != failed; !changed {
@@ -130,15 +130,15 @@ func (v *Disks) Check(ctx context.Context, d dataset.Dataset, path string) error
 	}); err != nil {
 		return nil
 	}
-	v.Note(d, found)
+	v.Record(d, found)
 	return found
 }
 
-// Note records the outcome of a look at a volume. A new disk error is logged, and the volume's pool is probed, because
+// Record records the outcome of a look at a volume. A new disk error is logged, and the volume's pool is probed, because
 // its whole disk may fail.
-func (v *Disks) Note(d dataset.Dataset, err error) {
+func (v *Disks) Record(d dataset.Dataset, err error) {
 	failed := pool.IsDiskError(err)
-	if !v.note(d.ID, failed) {
+	if !v.setFailed(d.ID, failed) {
 		return
 	}
 	if !failed {

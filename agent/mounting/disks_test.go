@@ -53,7 +53,7 @@ func TestStoppedFilesystemIsReportedAndRefused(t *testing.T) {
 				}
 			}
 			file.Close()
-			r.Disks.Forget() // as a second later
+			r.Disks.DropTable() // as a second later
 			r.Status.Status(t.Context(), d)
 			const want = "its filesystem is read-only since a disk error"
 			if st := r.Status.Status(t.Context(), d); !strings.Contains(st.Problem, want) || !st.Mounted {

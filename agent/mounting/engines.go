@@ -11,7 +11,7 @@
 // The plugin calls Mounter.Mount, Mounter.Unmount and Verifier.Activated through package agent. Operations, moves and
 // handovers call Verifier.EnsureUnused, Unmounter and Quiescer, and operations also call Reservations. Package
 // controlsync applies control's records to Guests, and reports the uses. The start of the agent calls Resolver.Resolve.
-// The heartbeat calls Verifier.CheckIfDue and Unmounter.UnmountForgotten.
+// The heartbeat calls Verifier.CheckIfDue and Unmounter.UnmountIdle.
 //
 // The package owns the keys mounts/, engine and guests/ of the agent's database; UseTable, Engines and GuestTable
 // keep their values in memory too. The lock of a dataset (host.Host.Locks) protects its mount and its uses: the

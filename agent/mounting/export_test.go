@@ -5,5 +5,5 @@ package mounting
 func (v *Verifier) EndGrace() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.restarted = 0
+	v.restartUntil = 0
 }

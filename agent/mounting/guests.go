@@ -247,7 +247,7 @@ func (m *Guests) applyAnswer(ctx context.Context, id uuid.UUID, g SharedMount, k
 	case err != nil:
 		return err
 	}
-	why := m.checkLeftBehind(ctx, now.Dataset)
+	why := m.checkContentCurrent(ctx, now.Dataset)
 	if m.Table.Refuse(id, why) {
 		m.LogOf(now.Dataset).WithError(why).Error("it is mounted here beside its home: stop its containers here")
 		m.News.Changed(id)
@@ -302,8 +302,8 @@ func (m *Guests) Apply(ctx context.Context, s api.Sync, inconsistent bool) error
 	return nil
 }
 
-// Leave ends the shared mount of a dataset that was unmounted. A failure is retried later.
-func (m *Guests) Leave(ctx context.Context, id uuid.UUID) {
+// ReportUnmounted ends the shared mount of a dataset that was unmounted. A failure is retried later.
+func (m *Guests) ReportUnmounted(ctx context.Context, id uuid.UUID) {
 	if _, guest := m.Table.Get(id); !guest {
 		return
 	}
@@ -314,11 +314,11 @@ func (m *Guests) Leave(ctx context.Context, id uuid.UUID) {
 	}
 }
 
-// checkLeftBehind returns why a dataset that is mounted here differs from the dataset that other nodes have. It
+// checkContentCurrent returns why a dataset that is mounted here differs from the dataset that other nodes have. It
 // returns nil if they do not differ, or if that is unknown. The two can differ if an operator confirmed that this
 // host is fenced although it was not. The home may then have restored the dataset and removed its former content,
 // because a process here that has the dataset open does not prevent a restore at the home.
-func (m *Guests) checkLeftBehind(ctx context.Context, d dataset.Dataset) error {
+func (m *Guests) checkContentCurrent(ctx context.Context, d dataset.Dataset) error {
 	if mounted, err := host.IsMountPoint(m.MountPath(d.ID)); err != nil || !mounted {
 		return nil
 	}

@@ -139,8 +139,8 @@ func (t *GuestTable) IsGuest(d dataset.Dataset) bool {
 	return d.Home != t.NodeID && d.Profile.Access == dataset.AccessMany
 }
 
-// Known returns this node's record of a dataset: as its home, as the holder of a copy, or as a guest.
-func (t *GuestTable) Known(id uuid.UUID) (dataset.Dataset, bool) {
+// RecordOf returns this node's record of a dataset: as its home, as the holder of a copy, or as a guest.
+func (t *GuestTable) RecordOf(id uuid.UUID) (dataset.Dataset, bool) {
 	if d, known := t.Cache.DatasetOrCopy(id); known {
 		return d, true
 	}

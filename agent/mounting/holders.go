@@ -36,9 +36,9 @@ func NewHolders(h *host.Host, pools *pool.Pools) *Holders {
 
 // Scan contains the mounts of this host at one moment, in all mount namespaces.
 type Scan struct {
-	own       mount.Mounts
-	elsewhere *mount.Foreign
-	files     *inuse.Files // nil after ScanMounts
+	own     mount.Mounts
+	foreign *mount.Foreign
+	files   *inuse.Files // nil after ScanMounts
 }
 
 // scans shares looks at the host between callers: if a hundred containers stop together, a few looks suffice. A caller
@@ -89,7 +89,7 @@ func (l *Holders) ScanMounts() (Scan, error) {
 			return Scan{}, err
 		}
 		own, err := mount.Table()
-		return Scan{own: own, elsewhere: elsewhere}, err
+		return Scan{own: own, foreign: elsewhere}, err
 	})
 }
 
@@ -162,7 +162,7 @@ func (l *Holders) DescribeTree(look Scan, d dataset.Dataset, tree mount.Filesyst
 			list = append(list, "it is mounted at "+e.Mountpoint)
 		}
 	}
-	for _, h := range look.elsewhere.Holders(tree, path) {
+	for _, h := range look.foreign.Holders(tree, path) {
 		list = append(list, h.String())
 	}
 	if look.files != nil {

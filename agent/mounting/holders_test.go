@@ -127,8 +127,8 @@ func testHeldWithoutUse(t *testing.T, holder func(*testing.T, string) func()) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	r.Advance(2 * mounting.ForgottenAfter)
-	r.Unmounter.UnmountForgotten()
+	r.Advance(2 * mounting.IdleLimit)
+	r.Unmounter.UnmountIdle()
 	r.Restart()
 	if mounted, err := host.IsMountPoint(path); !mounted || err != nil {
 		t.Errorf("mounted: %t, %v", mounted, err)

@@ -37,7 +37,7 @@ func (m *Mounter) Mount(ctx context.Context, ref dataset.Reference, id string) (
 		return "", err
 	}
 	for range mountAttempts {
-		path, err := m.Use(ctx, d, ref, id)
+		path, err := m.AddUse(ctx, d, ref, id)
 		if err != nil || path != "" {
 			return path, err
 		}
@@ -70,8 +70,8 @@ func (m *Mounter) mountInJob(ctx context.Context, d dataset.Dataset) error {
 	return err
 }
 
-// Use records a use with an ID if the dataset is mounted, and returns the path. Otherwise it returns no path.
-func (m *Mounter) Use(ctx context.Context, d dataset.Dataset, ref dataset.Reference, id string) (string, error) {
+// AddUse records a use with an ID if the dataset is mounted, and returns the path. Otherwise it returns no path.
+func (m *Mounter) AddUse(ctx context.Context, d dataset.Dataset, ref dataset.Reference, id string) (string, error) {
 	unlock, err := m.Locks.LockUrgent(ctx, d.ID, "mount of volume "+d.Volume)
 	if err != nil {
 		return "", err
@@ -134,7 +134,7 @@ func (m *Mounter) recordUse(ctx context.Context, d dataset.Dataset, ref dataset.
 		Since:      m.Clock.Now(),
 		Spelling:   ref.Spelling,
 		Tool:       plugin.ToolOf(ctx),
-		Mounted:    m.Clock.Steady(),
+		LastMount:  m.Clock.Steady(),
 	}, m.Engines.HasEnded)
 	r.Epoch = d.Epoch
 	steps.At("mount.mounted")
@@ -215,7 +215,7 @@ func (m *Mounter) MountDataset(ctx context.Context, pool backends.Pool, d datase
 	if err := MountAttached(att, path); err != nil {
 		return err
 	}
-	m.Disks.Forget()
+	m.Disks.DropTable()
 	if !att.Mount.Grow {
 		return nil
 	}

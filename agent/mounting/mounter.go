@@ -81,7 +81,7 @@ func (m *Mounter) unmountUnused(d dataset.Dataset) func(context.Context, *jobs.J
 		if err := m.Unmounter.IfUnused(ctx, d, m.Unmounter.Unmount); err != nil {
 			return err
 		}
-		m.Guests.Leave(ctx, d.ID)
+		m.Guests.ReportUnmounted(ctx, d.ID)
 		return nil
 	}
 }
@@ -99,7 +99,7 @@ func (m *Mounter) findMounted(ref dataset.Reference, id string) (dataset.Dataset
 	for _, other := range m.Uses.InUse() {
 		// The ID alone is not sufficient: it may be used for several volumes.
 		if use, ok := m.Uses.Get(other).IDs[id]; ok && use.Spelling == ref.Spelling {
-			if renamed, known := m.Guests.Table.Known(other); known {
+			if renamed, known := m.Guests.Table.RecordOf(other); known {
 				return renamed, true
 			}
 			return dataset.Dataset{ID: other, Volume: ref.Name}, true

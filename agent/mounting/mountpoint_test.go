@@ -85,11 +85,11 @@ func TestMountOfVolumeRemovedMeanwhile(t *testing.T) {
 	gone := used
 	gone.State = dataset.StatePurging
 	r.Cache.Apply(gone, r.Cache.Index(used.ID)+1)
-	if path, err := r.Mounter.Use(ctx, used, dataset.ParseReference("used"), "another"); !errors.Is(err, dataset.ErrNotFound) {
+	if path, err := r.Mounter.AddUse(ctx, used, dataset.ParseReference("used"), "another"); !errors.Is(err, dataset.ErrNotFound) {
 		t.Errorf("a further use of what was removed: %q, %v", path, err)
 	}
 	r.WantUses(used, "mine")
-	if path, err := r.Mounter.Use(ctx, used, dataset.ParseReference("used"), "mine"); err != nil || path == "" {
+	if path, err := r.Mounter.AddUse(ctx, used, dataset.ParseReference("used"), "mine"); err != nil || path == "" {
 		t.Errorf("a further use by who has it: %q, %v", path, err)
 	}
 }

@@ -86,7 +86,7 @@ func TestI9PodmanHearsNoError(t *testing.T) {
 		t.Fatal(err)
 	}
 	agenttest.Await(t, func() bool {
-		r.FakeClock.Advance(mounting.ForgottenAfter)
+		r.FakeClock.Advance(mounting.IdleLimit)
 		mounted, err := host.IsMountPoint(r.MountPath(d.ID))
 		return err == nil && !mounted
 	})

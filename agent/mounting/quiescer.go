@@ -144,7 +144,7 @@ func (q *Quiescer) WriteOut(path string, within time.Duration) (done bool, err e
 // the disk accepts the data while the limit is suspended.
 func (q *Quiescer) FlushUntilShort(d dataset.Dataset, path string, until time.Duration) error {
 	var took time.Duration
-	for range flushes {
+	for range maxFlushes {
 		began := q.Clock.Steady()
 		if began+shortStall > until {
 			break
@@ -168,5 +168,5 @@ const (
 	// was written since. longStall is how long writers may wait for a freeze.
 	shortStall = time.Second
 	longStall  = 2 * time.Second
-	flushes    = 5
+	maxFlushes = 5
 )

@@ -34,8 +34,8 @@ type Use struct {
 	// Inherited is true if some of the uses were read from disk when the agent started. They may have ended while no
 	// agent ran. Inherited is not written to disk.
 	Inherited bool `json:"-"`
-	// Mounted is the time of the last Mount since the agent started, by the steady clock. It is not written to disk.
-	Mounted time.Duration `json:"-"`
+	// LastMount is the time of the last Mount since the agent started, by the steady clock. It is not written to disk.
+	LastMount time.Duration `json:"-"`
 }
 
 // Add counts one more use of an ID.
@@ -56,16 +56,16 @@ func (r Record) Add(id string, now Use, hasEnded func(id string, generation uint
 		return
 	}
 	c.Count++
-	c.Mounted = now.Mounted
+	c.LastMount = now.LastMount
 	r.IDs[id] = c
 }
 
 // VerifyFrom returns when a use may be verified at the earliest, because of its last Mount.
 func (c Use) VerifyFrom() time.Duration {
-	if c.Mounted == 0 {
+	if c.LastMount == 0 {
 		return 0
 	}
-	return c.Mounted + MountedGrace
+	return c.LastMount + MountedGrace
 }
 
 // SortedIDs returns the mount IDs, sorted.

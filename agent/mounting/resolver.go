@@ -51,7 +51,7 @@ func (r *Resolver) Resolve(ctx context.Context) (all bool, err error) {
 	}
 	var work []*jobs.Job
 	for _, id := range r.Uses.InUse() {
-		d, ok := r.Guests.Known(id)
+		d, ok := r.Guests.RecordOf(id)
 		if !ok {
 			r.Log.WithField("dataset", id).Error("a mounted dataset has no record on this node")
 			continue
@@ -110,7 +110,7 @@ func (r *Resolver) resolveOne(ctx context.Context, id uuid.UUID, fenced, unsure 
 	if len(r.Uses.Get(id).IDs) > 0 {
 		return nil
 	}
-	d, ok := r.Guests.Known(id)
+	d, ok := r.Guests.RecordOf(id)
 	if !ok {
 		d = dataset.Dataset{ID: id, Volume: id.String()}
 	}

@@ -23,7 +23,7 @@ func OpenRoot(ctx context.Context, pool backends.Pool, id uuid.UUID, opts backen
 	if att.Mount.FSType == bindType {
 		root, err = OpenDir(att.Mount.Source)
 	} else {
-		root, err = mount.Detached(spec(att.Mount))
+		root, err = mount.Detached(mountSpec(att.Mount))
 	}
 	if rerr := att.Release(); rerr != nil || err != nil {
 		if root != nil {

@@ -93,7 +93,7 @@ func (u *Unmounter) unmount(d dataset.Dataset) error {
 	// A snapshot may have stopped waiting for a slow flush.
 	u.Flushes.Wait(u.Ctx, u.Clock, path, throttle.SuspendForUnmount)
 	err = mount.Unmount(path)
-	u.Disks.Forget()
+	u.Disks.DropTable()
 	if err == nil || errors.Is(err, mount.ErrNotMounted) {
 		u.Throttle.End(d)
 	} else {
@@ -117,9 +117,9 @@ func (u *Unmounter) unmount(d dataset.Dataset) error {
 	return nil
 }
 
-// UnmountAndForget unmounts a dataset without a recorded use if it is mounted, and makes the guard forget it. It fails
+// UnmountAndRelease unmounts a dataset without a recorded use if it is mounted, and makes the guard forget it. It fails
 // with ErrInUse if a process on this host has the dataset mounted or open. The dataset's lock is held.
-func (u *Unmounter) UnmountAndForget(ctx context.Context, d dataset.Dataset) error {
+func (u *Unmounter) UnmountAndRelease(ctx context.Context, d dataset.Dataset) error {
 	mounted, err := host.IsMountPoint(u.MountPath(d.ID))
 	switch {
 	case err != nil:
@@ -127,13 +127,13 @@ func (u *Unmounter) UnmountAndForget(ctx context.Context, d dataset.Dataset) err
 	case mounted:
 		return u.UnmountUnused(ctx, d)
 	}
-	return u.ForgetUnmounted(ctx, d)
+	return u.ReleaseUnmounted(ctx, d)
 }
 
-// ForgetUnmounted makes the guard forget a dataset that is not mounted. If a process on this host has it
-// mounted nevertheless, the guard keeps it and ForgetUnmounted fails with ErrInUse. If the guard does not
-// watch the dataset, ForgetUnmounted does nothing. The dataset's lock is held.
-func (u *Unmounter) ForgetUnmounted(ctx context.Context, d dataset.Dataset) error {
+// ReleaseUnmounted makes the guard forget a dataset that is not mounted. If a process on this host has it
+// mounted nevertheless, the guard keeps it and ReleaseUnmounted fails with ErrInUse. If the guard does not
+// watch the dataset, ReleaseUnmounted does nothing. The dataset's lock is held.
+func (u *Unmounter) ReleaseUnmounted(ctx context.Context, d dataset.Dataset) error {
 	if _, armed := u.Deadlines.RegisteredEpoch(d.ID); !armed || u.Registrar.Guard == nil {
 		return nil
 	}
@@ -169,14 +169,14 @@ func (u *Unmounter) checkNoHolders(ctx context.Context, d dataset.Dataset) error
 	return nil
 }
 
-// ForgottenAfter is how long a dataset may be mounted without a use. By then the request that mounted it has ended.
-const ForgottenAfter = 2 * time.Minute
+// IdleLimit is how long a dataset may be mounted without a use. By then the request that mounted it has ended.
+const IdleLimit = 2 * time.Minute
 
-// UnmountForgotten unmounts datasets without a use: a request ended while its dataset was being mounted, or the
+// UnmountIdle unmounts datasets without a use: a request ended while its dataset was being mounted, or the
 // host still used the mount at the last unmount.
-func (u *Unmounter) UnmountForgotten() {
-	for _, id := range u.Uses.IdleFor(ForgottenAfter) {
-		d, ok := u.Guests.Known(id)
+func (u *Unmounter) UnmountIdle() {
+	for _, id := range u.Uses.IdleFor(IdleLimit) {
+		d, ok := u.Guests.RecordOf(id)
 		if !ok {
 			d = dataset.Dataset{ID: id, Volume: id.String()}
 		}

@@ -41,8 +41,8 @@ type Verifier struct {
 	// verifyAt is when uses that may have ended unnoticed are checked next, by the steady clock, or 0 if there are
 	// none.
 	verifyAt time.Duration
-	// restarted is the time until which an engine that has just started may mount its containers' volumes again.
-	restarted time.Duration
+	// restartUntil is the time until which an engine that has just started may mount its containers' volumes again.
+	restartUntil time.Duration
 }
 
 // NewVerifier returns a Verifier without anything to check.
@@ -105,7 +105,7 @@ func (v *Verifier) applyUnmount(ctx context.Context, d dataset.Dataset, r *Recor
 		delete(r.IDs, id)
 		return true
 	}
-	v.CheckBy(v.Clock.Steady())
+	v.ScheduleCheck(v.Clock.Steady())
 	if c.Ended {
 		return false
 	}
@@ -181,17 +181,17 @@ const (
 	VerifyEvery = time.Minute
 )
 
-// Delay postpones the check of unverified uses by UnverifiedGrace, because an engine may have
+// PostponeCheck postpones the check of unverified uses by UnverifiedGrace, because an engine may have
 // restarted and needs the time to mount the volumes of its containers again.
-func (v *Verifier) Delay() {
+func (v *Verifier) PostponeCheck() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.restarted = v.Clock.Steady() + UnverifiedGrace
-	v.verifyAt = v.restarted
+	v.restartUntil = v.Clock.Steady() + UnverifiedGrace
+	v.verifyAt = v.restartUntil
 }
 
-// CheckBy schedules a check of the unverified uses for the first heartbeat after at.
-func (v *Verifier) CheckBy(at time.Duration) {
+// ScheduleCheck schedules a check of the unverified uses for the first heartbeat after at.
+func (v *Verifier) ScheduleCheck(at time.Duration) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.verifyAt == 0 || at < v.verifyAt {
@@ -206,7 +206,7 @@ func (v *Verifier) CheckBy(at time.Duration) {
 func (v *Verifier) CheckIfDue(ctx context.Context) {
 	now := v.Clock.Steady()
 	v.mu.Lock()
-	at, again := v.verifyAt, v.restarted
+	at, again := v.verifyAt, v.restartUntil
 	v.mu.Unlock()
 	if at == 0 || now < at {
 		return
@@ -238,7 +238,7 @@ func (v *Verifier) CheckIfDue(ctx context.Context) {
 		return
 	}
 	for id, uses := range open {
-		d, ok := v.Guests.Known(id)
+		d, ok := v.Guests.RecordOf(id)
 		if !ok {
 			continue
 		}
@@ -306,7 +306,7 @@ func (v *Verifier) dropUnverifiedLocked(ctx context.Context, d dataset.Dataset, 
 	holders int) error {
 	now := v.Clock.Steady()
 	v.mu.Lock()
-	restarting := now < v.restarted
+	restarting := now < v.restartUntil
 	v.mu.Unlock()
 	over := func(id string, c Use) bool {
 		return !restarting && v.Engines.HasEnded(id, c.Generation) || c.Inherited &&
@@ -343,7 +343,7 @@ func (v *Verifier) Activated(ctx context.Context) {
 		v.Log.WithError(err).Error("cannot record on disk that an engine has ended")
 	}
 	if ended {
-		v.Delay()
+		v.PostponeCheck()
 	}
 }
 
@@ -368,7 +368,7 @@ func (v *Verifier) AssumeUse(ctx context.Context, d dataset.Dataset) error {
 	}
 	r.Epoch = d.Epoch
 	r.IDs[UnknownUse] = Use{Count: 1, Generation: v.Engines.Newest(), Since: v.started, Inherited: true}
-	v.CheckBy(v.Clock.Steady() + UnverifiedGrace)
+	v.ScheduleCheck(v.Clock.Steady() + UnverifiedGrace)
 	return v.Uses.Save(ctx, d, r, nil)
 }
 
@@ -382,7 +382,7 @@ func (v *Verifier) EnsureUnused(ctx context.Context, d dataset.Dataset, what str
 	if r := v.Uses.Get(d.ID); len(r.IDs) > 0 {
 		return v.InUseError(d, what, r)
 	}
-	err := v.Unmounter.UnmountAndForget(ctx, d)
+	err := v.Unmounter.UnmountAndRelease(ctx, d)
 	if errors.Is(err, dataset.ErrInUse) && d.State != dataset.StatePurging { // a purge is repeated without the operator
 		err = fmt.Errorf("cannot %s volume %s: %w; ask again to %s it after that", what, d.Volume, err, what)
 	}

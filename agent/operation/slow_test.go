@@ -184,7 +184,7 @@ func TestI8SlowMountCountsNoUse(t *testing.T) {
 	if err := r.Mounter.EnsureMounted(ctx, d); err != nil {
 		t.Fatal(err)
 	}
-	r.FakeClock.Advance(mounting.ForgottenAfter)
-	r.Unmounter.UnmountForgotten()
+	r.FakeClock.Advance(mounting.IdleLimit)
+	r.Unmounter.UnmountIdle()
 	agenttest.Await(t, func() bool { mounted, err := host.IsMountPoint(r.MountPath(d.ID)); return err == nil && !mounted })
 }
