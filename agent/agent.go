@@ -114,7 +114,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 		},
 		Config: cfg,
 	}
-	a.make(ctx)
+	a.create(ctx)
 	if err := a.load(ctx); err != nil {
 		a.Cancel()
 		a.endLeases()
@@ -123,9 +123,9 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	return &Agent{a}, nil
 }
 
-// make creates the components and connects them. The order matters: a component that is passed to another one by value
+// create creates the components and connects them. The order matters: a component that is passed to another one by value
 // must be created first.
-func (a *components) make(ctx context.Context) {
+func (a *components) create(ctx context.Context) {
 	a.Locks.Clock = a.Config.Clock
 	a.StoreClock = registration.NewStoreClock(a.DB)
 	a.Trust = host.NewTrust(a.StoreClock.RepairCommand)

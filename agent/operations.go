@@ -27,7 +27,7 @@ func (a *components) makeOperations() {
 		ProfileChanged: a.Throttle.ProfileChanged,
 	})
 	a.Executor = operation.NewExecutor(operation.ExecutorDeps{
-		Host: a.Host, Operations: a.Operations, Acts: a.acts(), PoolChanged: a.Pools.MarkChanged,
+		Host: a.Host, Operations: a.Operations, Acts: a.operationHandlers(), PoolChanged: a.Pools.MarkChanged,
 	})
 }
 
@@ -39,8 +39,8 @@ func (a *components) makeExporter() {
 	})
 }
 
-// acts returns the function that executes each kind of operation.
-func (a *components) acts() map[dataset.OpKind]operation.Act {
+// operationHandlers returns the function that executes each kind of operation.
+func (a *components) operationHandlers() map[dataset.OpKind]operation.Act {
 	a.Maker = operation.NewMaker(operation.MakerDeps{
 		Host: a.Host, Datasets: a.Datasets, Records: a.RecordFiles, Pools: a.Pools, Space: a.Space, Seal: a.Keys.Seal,
 		MayChange: a.Leases.MayChange, Reserve: a.Reservations.Reserve, Freeze: a.Quiescer.Freeze,

@@ -234,12 +234,12 @@ func (a *components) makeControlSync() {
 	a.Trash = &controlsync.TrashReader{Host: a.Host, Pools: a.Pools}
 	a.Reporter = controlsync.NewReporter(controlsync.ReporterDeps{
 		Host: a.Host, Replicas: a.controlReplicas, Pools: a.Pools,
-		Unmade:    func() []api.Pool { return a.PoolMaker.Unmade },
-		Registrar: a.Registrar, Uses: a.Uses, Guests: a.Guests,
+		FailedPools: func() []api.Pool { return a.PoolMaker.Unmade },
+		Registrar:   a.Registrar, Uses: a.Uses, Guests: a.Guests,
 		GuestTable: a.GuestTable, Status: a.Status, Facts: a.Facts, StoreClock: a.StoreClock,
 		ReplicaStatus:     a.Replicas.Copy,
 		ReportGenerations: a.Generations.ReportTo,
-		Executor:          a.Executor, Rounds: a.Rounds,
+		Executor:          a.Executor, DoHeartbeatWork: a.DoHeartbeatWork,
 		Found: func() *api.NodeFindings { return a.Watcher.Last() },
 	})
 	a.Holdings = controlsync.NewHoldings(controlsync.HoldingsDeps{
@@ -350,8 +350,8 @@ func replicas(s api.Service) []api.Service {
 	return out
 }
 
-// Rounds does the work of each heartbeat other than the report. It returns true if a pool has come online again.
-func (a *components) Rounds(ctx context.Context) (back bool) {
+// DoHeartbeatWork does the work of each heartbeat other than the report. It returns true if a pool has come online again.
+func (a *components) DoHeartbeatWork(ctx context.Context) (back bool) {
 	if back = a.PoolOpener.Retry(ctx); back {
 		if err := a.Generations.AnnounceLate(ctx); err != nil {
 			a.Log.WithError(err).Warn("pool is back, but control does not respond")

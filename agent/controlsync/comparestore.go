@@ -14,7 +14,7 @@ import (
 // the content of the pools. A store that lacks a change which the agent has seen was restored from a backup, and may
 // list existing datasets as deleted. While the store is inconsistent, nothing is destroyed until an operator has
 // rebuilt the store.
-func (f *Follower) compareStore(ctx context.Context, s api.Sync, knew Known) (inconsistent bool, err error) {
+func (f *Follower) compareStore(ctx context.Context, s api.Sync, knew KnownState) (inconsistent bool, err error) {
 	back, err := f.undoneMove(s, knew)
 	if err != nil {
 		return false, err
@@ -80,7 +80,7 @@ func (f *Follower) Accept(ctx context.Context) error {
 		return err
 	}
 	f.Identity.AcceptAny()
-	if err := f.Apply(ctx, s, Known{}); err != nil {
+	if err := f.Apply(ctx, s, KnownState{}); err != nil {
 		return err
 	}
 	return f.Resolver.FindLostUses(ctx) // now with the new records

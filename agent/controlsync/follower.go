@@ -82,7 +82,7 @@ func (f *Follower) Run(s api.Sync, joined bool) {
 		if !joined {
 			s, err = f.Join(f.Ctx)
 		} else {
-			rev, was := s.Revision, Known{Moment: f.Cache.Moment()}
+			rev, was := s.Revision, KnownState{Moment: f.Cache.Moment()}
 			s, err = f.Control.Sync(f.Ctx, f.NodeID, rev, host.LongPoll)
 			switch {
 			case err == nil && s.Full: // control does not remember changes that far back
@@ -90,7 +90,7 @@ func (f *Follower) Run(s api.Sync, joined bool) {
 			case err == nil:
 				err = f.Apply(f.Ctx, s, was)
 			}
-			if errors.Is(err, ErrOutdated) {
+			if errors.Is(err, ErrAnswerOutdated) {
 				s.Revision, err = rev, nil
 			}
 		}
@@ -108,17 +108,17 @@ func (f *Follower) Run(s api.Sync, joined bool) {
 	}
 }
 
-// ErrOlder says that an answer which is not full contradicts a move that this node knows: the store was restored from
+// ErrStoreOlder says that an answer which is not full contradicts a move that this node knows: the store was restored from
 // a backup. The next request asks for all records, so missing ones are noticed.
-var ErrOlder = errors.New("control's store is older than what this node has seen")
+var ErrStoreOlder = errors.New("control's store is older than what this node has seen")
 
-// ErrOutdated says that an answer may be older than work that this node did meanwhile, and that it must be
+// ErrAnswerOutdated says that an answer may be older than work that this node did meanwhile, and that it must be
 // requested again.
-var ErrOutdated = errors.New("the state that control sent may be outdated")
+var ErrAnswerOutdated = errors.New("the state that control sent may be outdated")
 
-// Apply applies one answer. was is the value of Known before the request. If Apply returns ErrOutdated, the answer must
+// Apply applies one answer. was is the value of Known before the request. If Apply returns ErrAnswerOutdated, the answer must
 // be requested again.
-func (f *Follower) Apply(ctx context.Context, s api.Sync, was Known) error {
+func (f *Follower) Apply(ctx context.Context, s api.Sync, was KnownState) error {
 	f.applying.Lock()
 	defer f.applying.Unlock()
 	inconsistent, err := f.compareStore(ctx, s, was)
@@ -189,7 +189,7 @@ func (f *Follower) Apply(ctx context.Context, s api.Sync, was Known) error {
 }
 
 // applyCopies applies control's records of the datasets here whose home is another node. It removes the records of
-// copies that this node does not keep any more. If such a copy came here after the request, it returns ErrOutdated.
+// copies that this node does not keep any more. If such a copy came here after the request, it returns ErrAnswerOutdated.
 func (f *Follower) applyCopies(ctx context.Context, s api.Sync, inconsistent bool, asked uint64) error {
 	if inconsistent {
 		return nil // an inconsistent store may name another home for a dataset of this node
@@ -209,7 +209,7 @@ func (f *Follower) applyCopies(ctx context.Context, s api.Sync, inconsistent boo
 	}
 	for _, id := range s.RemovedDatasets {
 		if !f.Cache.RemoveIfUnchanged(id, asked) {
-			return ErrOutdated
+			return ErrAnswerOutdated
 		}
 		f.Leases.EndRecall(id)
 		f.ForgetSent(id)
@@ -222,7 +222,7 @@ func (f *Follower) applyCopies(ctx context.Context, s api.Sync, inconsistent boo
 
 // forgetUnnamed drops the datasets that a full answer does not name, and returns them. It keeps a dataset that was
 // made or changed here after the request, because the answer may be older than the change.
-func (f *Follower) forgetUnnamed(ctx context.Context, s api.Sync, was Known) (gone map[uuid.UUID]bool, err error) {
+func (f *Follower) forgetUnnamed(ctx context.Context, s api.Sync, was KnownState) (gone map[uuid.UUID]bool, err error) {
 	named := map[uuid.UUID]bool{}
 	for _, d := range s.Datasets {
 		named[d.ID] = true
@@ -315,7 +315,7 @@ func (f *Follower) stopCancelled(ctx context.Context, open []dataset.Operation) 
 
 // Join registers, and applies everything that control has for this node.
 func (f *Follower) Join(ctx context.Context) (s api.Sync, err error) {
-	known := f.Known() // before the registration, whose index is compared with the known indexes
+	known := f.KnownState() // before the registration, whose index is compared with the known indexes
 	if err := f.Registration.Register(ctx); err != nil {
 		return s, err
 	}

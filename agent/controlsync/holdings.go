@@ -108,7 +108,7 @@ func (r *Holdings) List(ctx context.Context) (h api.Holdings, err error) {
 		} else if err != nil {
 			return h, err
 		}
-		here, err := r.InPool(ctx, p)
+		here, err := r.ListPool(ctx, p)
 		if err != nil {
 			return h, err
 		}
@@ -152,7 +152,7 @@ func (r *Holdings) RebuildStore(ctx context.Context, skipOffline bool) (all []ap
 			return nil, fmt.Errorf("%w (bring it back online first, so that others cannot take its names, or use "+
 				"--skip-offline)", err)
 		}
-		here, err := r.InPool(ctx, p)
+		here, err := r.ListPool(ctx, p)
 		if err != nil {
 			return nil, err
 		}
@@ -164,14 +164,14 @@ func (r *Holdings) RebuildStore(ctx context.Context, skipOffline bool) (all []ap
 	return all, r.Accept(ctx)
 }
 
-// InPool lists the datasets in a pool.
-func (r *Holdings) InPool(ctx context.Context, p *pool.Pool) (found []api.FoundDataset, err error) {
+// ListPool lists the datasets in a pool.
+func (r *Holdings) ListPool(ctx context.Context, p *pool.Pool) (found []api.FoundDataset, err error) {
 	entries, err := p.Storage.List(ctx)
 	if err != nil {
 		return nil, err
 	}
 	for _, e := range entries {
-		if f, ok := r.Found(e, r.Pools.IsDoubtful(p.ID, e.ID)); ok {
+		if f, ok := r.FoundDataset(e, r.Pools.IsDoubtful(p.ID, e.ID)); ok {
 			f.Pool = p.ID
 			found = append(found, f)
 		}
@@ -179,11 +179,11 @@ func (r *Holdings) InPool(ctx context.Context, p *pool.Pool) (found []api.FoundD
 	return found, nil
 }
 
-// Found returns the record of a dataset in a pool: the record beside the data or the agent's copy of it, whichever is
+// FoundDataset returns the record of a dataset in a pool: the record beside the data or the agent's copy of it, whichever is
 // newer. Either can be out of date. The record beside the data is not flushed, so a power cut can lose a change of
 // it. The agent's copy is written some time after a change, so a crash can lose the change. An incoming dataset that
 // may not have been acknowledged is put into the trash.
-func (r *Holdings) Found(e backends.Entry, doubtful bool) (f api.FoundDataset, ok bool) {
+func (r *Holdings) FoundDataset(e backends.Entry, doubtful bool) (f api.FoundDataset, ok bool) {
 	copied, known := r.Cache.Dataset(e.ID)
 	f = api.FoundDataset{Snapshots: slices.DeleteFunc(slices.Clone(e.Snapshots), lineage.IsInternal),
 		Index: r.Cache.Index(e.ID)}

@@ -9,8 +9,8 @@ import (
 	"github.com/droverhq/drover/control/api"
 )
 
-// Known is the state of this node's knowledge before a request to control.
-type Known struct {
+// KnownState is the state of this node's knowledge before a request to control.
+type KnownState struct {
 	Moment uint64 // the state of the cache, for an answer that is not full
 	// Datasets is the state of the datasets, for a full answer. It is nil while this node rebuilds the store from its
 	// pools.
@@ -19,9 +19,9 @@ type Known struct {
 	Clock    uint64               // of control's store
 }
 
-// Known returns the present records of this node.
-func (f *Follower) Known() Known {
-	k := Known{Datasets: f.Cache.Revisions(), Left: f.Cache.LeftDatasets()}
+// KnownState returns the present records of this node.
+func (f *Follower) KnownState() KnownState {
+	k := KnownState{Datasets: f.Cache.Revisions(), Left: f.Cache.LeftDatasets()}
 	k.Clock = f.StoreClock.Now()
 	return k
 }
@@ -29,17 +29,17 @@ func (f *Follower) Known() Known {
 // undoneMove returns a volume that control's answer names as one of this node, although this node knew before the
 // request that the volume had moved to another node. If there is none, it returns "".
 //
-// It returns ErrOlder for such a volume if the answer is not full: the next request asks for everything. It returns
-// ErrOutdated if this node learned of the move only after the request, because the answer may be from before the move.
-func (f *Follower) undoneMove(s api.Sync, knew Known) (volume string, err error) {
+// It returns ErrStoreOlder for such a volume if the answer is not full: the next request asks for everything. It returns
+// ErrAnswerOutdated if this node learned of the move only after the request, because the answer may be from before the move.
+func (f *Follower) undoneMove(s api.Sync, knew KnownState) (volume string, err error) {
 	for _, d := range s.Datasets {
 		switch {
 		case !f.Cache.HasLeftSince(d.Dataset):
 		case !s.Full:
-			return "", ErrOlder
+			return "", ErrStoreOlder
 		case knew.Datasets == nil: // this node rebuilds the store from its pools
 		case knew.Left[d.ID] <= d.Epoch:
-			return "", ErrOutdated
+			return "", ErrAnswerOutdated
 		default:
 			volume = d.Volume
 		}
@@ -53,7 +53,7 @@ func (f *Follower) undoneMove(s api.Sync, knew Known) (volume string, err error)
 // A dataset that the answer does not name was removed if the store is the same as before, and was lost if the store was
 // restored from a backup. The store was restored if its clock is behind the clock that this node has seen, or if the
 // index of the write at this node's registration is not above all indexes that this node has seen.
-func missingChange(s api.Sync, knew Known, inconsistent bool) string {
+func missingChange(s api.Sync, knew KnownState, inconsistent bool) string {
 	back := s.StoreClock != 0 && s.StoreClock < knew.Clock
 	inconsistent = inconsistent || back
 	named := map[uuid.UUID]bool{}

@@ -43,12 +43,12 @@ func TestNewestRecordWinsAfterCrashOrPowerCut(t *testing.T) {
 		if err := p.Storage.WriteRecord(t.Context(), beside, true); err != nil {
 			t.Fatal(err)
 		}
-		f, ok := r.Holdings.Found(entry(), false)
+		f, ok := r.Holdings.FoundDataset(entry(), false)
 		if want := map[bool]string{true: "beside", false: "db"}[c.record]; !ok || f.Dataset.Volume != want || f.Dataset.Written != 0 {
 			t.Errorf("a record that is %s: found as %s (written %d), not %s", c.what, f.Dataset.Volume, f.Dataset.Written, want)
 		}
 		r.Cache.ForgetIndexes()
-		if f, _ := r.Holdings.Found(entry(), false); c.epoch >= 0 && f.Dataset.Volume != "beside" {
+		if f, _ := r.Holdings.FoundDataset(entry(), false); c.epoch >= 0 && f.Dataset.Volume != "beside" {
 			t.Errorf("a record that is %s, beside a copy of no known transaction: found as %s", c.what, f.Dataset.Volume)
 		}
 		r.Cache.Apply(d, at)

@@ -17,7 +17,7 @@ import (
 // what is really gone is.
 func TestFullSyncOlderThanCreateForgetsNothing(t *testing.T) {
 	r := agenttest.New(t)
-	was := r.Follower.Known()
+	was := r.Follower.KnownState()
 	s, err := r.Link.Sync(t.Context(), r.NodeID, 0, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -40,16 +40,16 @@ func TestFullSyncOlderThanCreateForgetsNothing(t *testing.T) {
 // asked for anew.
 func TestSyncOfRemovalBeforeArrivalIsIgnored(t *testing.T) {
 	r := agenttest.New(t)
-	asked := controlsync.Known{Moment: r.Cache.Moment()}
+	asked := controlsync.KnownState{Moment: r.Cache.Moment()}
 	d := r.NewVolume("db")
 	stale := api.Sync{Cluster: r.Identity.Cluster(), RemovedDatasets: []uuid.UUID{d.ID}}
-	if err := r.Follower.Apply(t.Context(), stale, asked); !errors.Is(err, controlsync.ErrOutdated) {
+	if err := r.Follower.Apply(t.Context(), stale, asked); !errors.Is(err, controlsync.ErrAnswerOutdated) {
 		t.Errorf("it is believed: %v", err)
 	}
 	if _, known := r.Cache.Dataset(d.ID); !known {
 		t.Fatal("it is forgotten")
 	}
-	if err := r.Follower.Apply(t.Context(), stale, controlsync.Known{Moment: r.Cache.Moment()}); err != nil {
+	if err := r.Follower.Apply(t.Context(), stale, controlsync.KnownState{Moment: r.Cache.Moment()}); err != nil {
 		t.Error(err)
 	}
 	if _, known := r.Cache.Dataset(d.ID); known {
@@ -90,7 +90,7 @@ func TestRestoredStoreDoesNotReturnMovedVolume(t *testing.T) {
 		t.Fatal(err)
 	}
 	putBack := api.Sync{Cluster: r.Identity.Cluster(), Datasets: []api.Indexed{{Dataset: d, Index: 1 << 40}}}
-	if err := r.Follower.Apply(ctx, putBack, controlsync.Known{Moment: r.Cache.Moment()}); !errors.Is(err, controlsync.ErrOlder) {
+	if err := r.Follower.Apply(ctx, putBack, controlsync.KnownState{Moment: r.Cache.Moment()}); !errors.Is(err, controlsync.ErrStoreOlder) {
 		t.Errorf("it is believed: %v", err)
 	}
 	if err := r.Relinquisher.Settle(ctx, d.ID, y); err != nil { // of which control, put back, knows nothing
@@ -132,14 +132,14 @@ func TestFullSyncThatUndoesMoveIsRejected(t *testing.T) {
 		clock    uint64
 		epochs   uint64 // after that at which it left
 		recovery *api.RecoveryState
-		knows    func(r *agenttest.Host) controlsync.Known
+		knows    func(r *agenttest.Host) controlsync.KnownState
 		believed bool
 	}{
 		"its clock is not behind":      {clock: 1 << 30},
 		"its clock is behind":          {clock: 10},
 		"it was recovered, without it": {clock: 1 << 30, recovery: &api.RecoveryState{ID: uuid.New(), Done: true}},
 		"it was recovered, with it":    {clock: 10, recovery: &api.RecoveryState{ID: uuid.New(), Done: true, ReportIncluded: true}, believed: true},
-		"it was rebuilt from here":     {clock: 1 << 30, knows: func(*agenttest.Host) controlsync.Known { return controlsync.Known{} }, believed: true},
+		"it was rebuilt from here":     {clock: 1 << 30, knows: func(*agenttest.Host) controlsync.KnownState { return controlsync.KnownState{} }, believed: true},
 		"the volume came back":         {clock: 1 << 30, epochs: 2, believed: true},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -150,7 +150,7 @@ func TestFullSyncThatUndoesMoveIsRejected(t *testing.T) {
 			says := d
 			says.Epoch += c.epochs
 			if c.knows == nil {
-				c.knows = func(r *agenttest.Host) controlsync.Known { return r.Follower.Known() }
+				c.knows = func(r *agenttest.Host) controlsync.KnownState { return r.Follower.KnownState() }
 			}
 			answer := api.Sync{Cluster: r.Identity.Cluster(), Full: true, RegistrationIndex: 1 << 41, StoreClock: c.clock, Recovery: c.recovery, Datasets: []api.Indexed{{Dataset: says, Index: 1 << 40}}}
 			if err := r.Follower.Apply(t.Context(), answer, c.knows(r)); err != nil {
@@ -183,10 +183,10 @@ func TestFullSyncThatUndoesMoveIsRejected(t *testing.T) {
 func TestFullSyncRequestedBeforeMoveIsRepeated(t *testing.T) {
 	r := agenttest.New(t)
 	d := r.NewVolume("db")
-	before := r.Follower.Known()
+	before := r.Follower.KnownState()
 	leaves(r, d, d.Epoch+1)
 	answer := api.Sync{Cluster: r.Identity.Cluster(), Full: true, RegistrationIndex: 1 << 41, StoreClock: 1 << 30, Datasets: []api.Indexed{{Dataset: d, Index: before.Datasets[d.ID].Index}}}
-	if err := r.Follower.Apply(t.Context(), answer, before); !errors.Is(err, controlsync.ErrOutdated) {
+	if err := r.Follower.Apply(t.Context(), answer, before); !errors.Is(err, controlsync.ErrAnswerOutdated) {
 		t.Errorf("it was taken in: %v", err)
 	}
 	_, home := r.Cache.Dataset(d.ID)

@@ -24,24 +24,24 @@ import (
 // ReporterDeps are the dependencies of Reporter.
 type ReporterDeps struct {
 	*host.Host
-	Replicas   []api.Service // each control replica separately
-	Pools      *pool.Pools
-	Unmade     func() []api.Pool // the pools of drover.yaml that could not be made
-	Registrar  *lease.Registrar
-	Uses       *mounting.UseTable
-	Guests     *mounting.Guests
-	GuestTable *mounting.GuestTable
-	Status     *StatusReader
-	Facts      *registration.Facts
-	Executor   *operation.Executor
-	StoreClock *registration.StoreClock
+	Replicas    []api.Service // each control replica separately
+	Pools       *pool.Pools
+	FailedPools func() []api.Pool // the pools of drover.yaml that could not be made
+	Registrar   *lease.Registrar
+	Uses        *mounting.UseTable
+	Guests      *mounting.Guests
+	GuestTable  *mounting.GuestTable
+	Status      *StatusReader
+	Facts       *registration.Facts
+	Executor    *operation.Executor
+	StoreClock  *registration.StoreClock
 
 	// ReplicaStatus returns the status of a replica on this node.
 	ReplicaStatus func(ds uuid.UUID) (dataset.Copy, bool)
 	// ReportGenerations reports the generations of pools to a control replica.
 	ReportGenerations func(ctx context.Context, to api.Service, generations map[uuid.UUID]uint64) error
-	// Rounds does the work of each heartbeat besides the report. It returns true if a pool has come online again.
-	Rounds func(context.Context) (back bool)
+	// DoHeartbeatWork does the work of each heartbeat besides the report. It returns true if a pool has come online again.
+	DoHeartbeatWork func(context.Context) (back bool)
 	// Found returns what the agent last found on this host; nil before the first examination.
 	Found func() *api.NodeFindings
 }
@@ -49,7 +49,7 @@ type ReporterDeps struct {
 // Reporter reports the datasets, pools and facts of this node to control. Its methods are safe for concurrent use.
 type Reporter struct {
 	ReporterDeps
-	silences silences
+	replicaErrors replicaErrors
 }
 
 // NewReporter returns a Reporter.
@@ -85,7 +85,7 @@ func newReplicaReporters(list []api.Service) (out replicaReporters) {
 	return out
 }
 
-func (l replicaReporters) tryAgain() {
+func (l replicaReporters) retryUnreachable() {
 	for _, t := range l {
 		t.unreachable = false
 	}
@@ -189,7 +189,7 @@ func (r *Reporter) reportPart(ctx context.Context, all replicaReporters, ids []u
 	h := api.Heartbeat{
 		Incarnation:  r.Incarnation,
 		Pools:        r.Pools.Status(ctx),
-		FailedPools:  r.Unmade(),
+		FailedPools:  r.FailedPools(),
 		Operations:   r.Jobs.Running(),
 		GuardRunning: r.Registrar.IsAnswering(),
 	}
@@ -243,7 +243,7 @@ func (r *Reporter) reportOne(ctx context.Context, t *replicaReporter, h api.Hear
 	}
 	h.Incremental = t.complete
 	err := t.to.Heartbeat(ctx, r.NodeID, h)
-	r.silences.note(t.index, r.Clock.Now(), err)
+	r.replicaErrors.set(t.index, r.Clock.Now(), err)
 	if err != nil {
 		// The replica has restarted, or has missed a report.
 		t.complete = false
@@ -288,12 +288,12 @@ func (r *Reporter) Run(begun func()) {
 			return
 		case <-round:
 			round = r.Clock.After(r.Limits.Heartbeat)
-			back := r.Rounds(r.Ctx)
+			back := r.DoHeartbeatWork(r.Ctx)
 			if now := r.Clock.Steady(); back || now >= purgeAt {
 				r.Executor.PurgeAll()
 				purgeAt = now + PurgeEvery
 			}
-			all.tryAgain()
+			all.retryUnreachable()
 			r.report(r.Ctx, all, slices.Concat(r.Uses.InUse(), all.reportedDatasets(), looks.next(r.Cache.IDs)))
 			r.Facts.Report(r.Ctx)
 			if err := errors.Join(r.Cache.SaveChanged(r.Ctx, r.DB), r.StoreClock.Save(r.Ctx)); err != nil &&

@@ -8,37 +8,37 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// silences records which control replicas did not answer the last heartbeat. The zero value is empty. Safe for
+// replicaErrors records which control replicas did not answer the last heartbeat. The zero value is empty. Safe for
 // concurrent use.
-type silences struct {
-	mu sync.Mutex
-	of map[int]error // the error of the last heartbeat, by index in ReporterDeps.Replicas
+type replicaErrors struct {
+	mu        sync.Mutex
+	byReplica map[int]error // the error of the last heartbeat, by index in ReporterDeps.Replicas
 	// answered is when a replica last answered a heartbeat.
 	answered time.Time
 }
 
-// note records the result of a heartbeat to the replica with an index, which ended at a time.
-func (s *silences) note(replica int, at time.Time, err error) {
+// set records the result of a heartbeat to the replica with an index, which ended at a time.
+func (s *replicaErrors) set(replica int, at time.Time, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if dataset.KindOf(err) != dataset.ErrUnavailable { // it answered
-		delete(s.of, replica)
+		delete(s.byReplica, replica)
 		if err == nil {
 			s.answered = at
 		}
 		return
 	}
-	if s.of == nil {
-		s.of = map[int]error{}
+	if s.byReplica == nil {
+		s.byReplica = map[int]error{}
 	}
-	s.of[replica] = err
+	s.byReplica[replica] = err
 }
 
 // LastAnswer returns when control last answered a heartbeat, or the zero time if it has not answered since the start.
 func (r *Reporter) LastAnswer() time.Time {
-	r.silences.mu.Lock()
-	defer r.silences.mu.Unlock()
-	return r.silences.answered
+	r.replicaErrors.mu.Lock()
+	defer r.replicaErrors.mu.Unlock()
+	return r.replicaErrors.answered
 }
 
 // Check adds a warning for each control replica that did not answer the last heartbeat. If there is only one replica,
@@ -47,10 +47,10 @@ func (r *Reporter) Check(list *findings.List) {
 	if len(r.Replicas) < 2 {
 		return
 	}
-	r.silences.mu.Lock()
-	defer r.silences.mu.Unlock()
+	r.replicaErrors.mu.Lock()
+	defer r.replicaErrors.mu.Unlock()
 	for i, replica := range r.Replicas {
-		err, silent := r.silences.of[i]
+		err, silent := r.replicaErrors.byReplica[i]
 		if !silent {
 			continue
 		}

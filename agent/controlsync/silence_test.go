@@ -28,7 +28,7 @@ func TestSilentReplicaIsNamed(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := NewReporter(ReporterDeps{Replicas: make([]api.Service, c.replicas)})
 			for _, err := range c.answers {
-				r.silences.note(c.replicas-1, time.Time{}, err)
+				r.replicaErrors.set(c.replicas-1, time.Time{}, err)
 			}
 			var list findings.List
 			r.Check(&list)

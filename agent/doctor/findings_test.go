@@ -97,7 +97,7 @@ func TestCopiesAreNotQuarantined(t *testing.T) {
 		if len(rep.All) != want {
 			t.Errorf("of %+v: %+v", entry, rep.All)
 		}
-		if f, ok := r.Holdings.Found(entry, false); ok {
+		if f, ok := r.Holdings.FoundDataset(entry, false); ok {
 			t.Errorf("brought back: %+v", f)
 		}
 	}
@@ -121,7 +121,7 @@ func TestCopiesAreNotQuarantined(t *testing.T) {
 		if len(rep.All) != want {
 			t.Errorf("with a snapshot of kind %s: %+v", kind, rep.All)
 		}
-		if f, ok := r.Holdings.Found(entries[0], false); !ok || len(f.Snapshots) != want {
+		if f, ok := r.Holdings.FoundDataset(entries[0], false); !ok || len(f.Snapshots) != want {
 			t.Errorf("with a snapshot of kind %s a rebuild has %+v", kind, f.Snapshots)
 		}
 	}

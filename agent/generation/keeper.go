@@ -77,17 +77,17 @@ const askTime = 5 * time.Second
 // ReportTo reports the generations of pools to one control replica. It returns nil for a replica of a version that
 // keeps none.
 func (g *Keeper) ReportTo(ctx context.Context, to api.Service, is map[uuid.UUID]uint64) error {
-	if _, err := g.report(ctx, to, is, true); !errors.Is(err, errNotKept) {
+	if _, err := g.report(ctx, to, is, true); !errors.Is(err, errUnsupported) {
 		return err
 	}
 	return nil
 }
 
-// errNotKept says that a control replica has a version that does not keep generations.
-var errNotKept = errors.New("control does not store generations")
+// errUnsupported says that a control replica has a version that does not keep generations.
+var errUnsupported = errors.New("control does not store generations")
 
 // report reports the generations of this node's pools to control, and applies the generations that control returns. If
-// passing is true, only the replica remembers them, and the store is not written. It returns errNotKept if the replica
+// passing is true, only the replica remembers them, and the store is not written. It returns errUnsupported if the replica
 // does not keep generations.
 func (g *Keeper) report(ctx context.Context, to api.Service, is map[uuid.UUID]uint64,
 	passing bool) (of []uuid.UUID, err error) {
@@ -101,7 +101,7 @@ func (g *Keeper) report(ctx context.Context, to api.Service, is map[uuid.UUID]ui
 		was, err = to.Generations(ctx, g.NodeID, told)
 	}
 	if errors.Is(err, dataset.ErrInvalid) {
-		return slices.Collect(maps.Keys(is)), errNotKept // this version keeps no generations
+		return slices.Collect(maps.Keys(is)), errUnsupported // this version keeps no generations
 	}
 	for _, p := range was.Pools {
 		of = append(of, p.Pool)
@@ -114,7 +114,7 @@ func (g *Keeper) report(ctx context.Context, to api.Service, is map[uuid.UUID]ui
 func (g *Keeper) Store(ctx context.Context) error {
 	is := g.Pools.Generations()
 	_, err := g.report(ctx, g.Control, is, false)
-	if errors.Is(err, errNotKept) {
+	if errors.Is(err, errUnsupported) {
 		return nil
 	}
 	for id, generation := range is {
@@ -141,7 +141,7 @@ func (g *Keeper) Ask(ctx context.Context) (kept, all bool, err error) {
 	wg.Wait()
 	for i, err := range errs {
 		for _, id := range of[i] {
-			if err == nil || errors.Is(err, errNotKept) {
+			if err == nil || errors.Is(err, errUnsupported) {
 				g.Pools.Change(id, func(op *pool.Pool) { op.GenerationKnown = true })
 			}
 		}
@@ -153,7 +153,7 @@ func (g *Keeper) Ask(ctx context.Context) (kept, all bool, err error) {
 		switch {
 		case err == nil:
 			kept = true
-		case errors.Is(err, errNotKept):
+		case errors.Is(err, errUnsupported):
 			old++
 		default:
 			continue

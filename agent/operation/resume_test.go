@@ -45,7 +45,7 @@ func TestEndedOperationIsNotResumed(t *testing.T) {
 	if err := r.Unmount(ctx, "db", "id"); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.Follower.Apply(ctx, stale, controlsync.Known{}); err != nil {
+	if err := r.Follower.Apply(ctx, stale, controlsync.KnownState{}); err != nil {
 		t.Fatal(err)
 	}
 	agenttest.Await(t, func() bool { return r.Jobs.Count() == 0 })

@@ -188,7 +188,7 @@ func TestFailingDiskTakesPoolOffline(t *testing.T) {
 		"raise": func(r *agenttest.Host) error { // nobody asks for anything: the agent itself writes the identity
 			p, _ := r.Pools.ByName("other")
 			r.Pools.MarkChanged(p.ID, true)
-			agenttest.Await(r.T, func() bool { r.Rounds(r.T.Context()); return !r.PoolStatus("other").Online })
+			agenttest.Await(r.T, func() bool { r.DoHeartbeatWork(r.T.Context()); return !r.PoolStatus("other").Online })
 			return createIn(r, "other", "new")
 		},
 	} {
@@ -202,12 +202,12 @@ func TestFailingDiskTakesPoolOffline(t *testing.T) {
 				}
 				wantFailing(r, errno)
 				before := b.raises()
-				r.Rounds(t.Context())
+				r.DoHeartbeatWork(t.Context())
 				agenttest.Await(t, func() bool { return b.raises() > before })
 				wantFailing(r, errno)
 
 				b.fails(nil, nil)
-				r.Rounds(t.Context())
+				r.DoHeartbeatWork(t.Context())
 				agenttest.Await(t, func() bool { return r.PoolStatus("other").Online })
 				d, _ := r.Cache.Volume("db")
 				r.MountDataset(d, "user")
@@ -215,8 +215,8 @@ func TestFailingDiskTakesPoolOffline(t *testing.T) {
 					t.Errorf("%d lines say that it is offline, and %d that it is online again", off, on)
 				}
 				before = b.raises()
-				r.Rounds(t.Context())
-				r.Rounds(t.Context())
+				r.DoHeartbeatWork(t.Context())
+				r.DoHeartbeatWork(t.Context())
 				if n := b.raises() - before; n > 1 { // at most the raise that is due after a mount
 					t.Errorf("a pool that works was written to %d times", n)
 				}
@@ -247,7 +247,7 @@ func TestProbeOfWorkingDiskKeepsPoolOnline(t *testing.T) {
 	if err := createIn(r, "other", "new"); !errors.Is(err, dataset.ErrUnsupported) {
 		t.Fatal(err)
 	}
-	r.Rounds(t.Context())
+	r.DoHeartbeatWork(t.Context())
 	if n := b.raises() - had; n != 0 {
 		t.Errorf("it was probed %d times", n)
 	}
@@ -258,7 +258,7 @@ func TestProbeOfWorkingDiskKeepsPoolOnline(t *testing.T) {
 	if n := b.raises() - had; n != 1 {
 		t.Errorf("it was probed %d times", n)
 	}
-	r.Rounds(t.Context())
+	r.DoHeartbeatWork(t.Context())
 	if st := r.PoolStatus("other"); !st.Online || b.raises()-had != 1 {
 		t.Errorf("status %+v, probed %d times", st, b.raises()-had)
 	}
@@ -270,7 +270,7 @@ func TestProbeKeepsTheGeneration(t *testing.T) {
 	p, _ := r.Pools.ByName("other")
 	for range 20 {
 		r.Pools.MarkChanged(p.ID, true)
-		r.Rounds(t.Context())
+		r.DoHeartbeatWork(t.Context())
 		<-r.Prober.Suspect(p.ID, unix.EIO).Ended()
 	}
 	agenttest.Await(t, func() bool { return !r.Pools.ByID(p.ID).Raising })
@@ -349,12 +349,12 @@ func TestFailingPoolIsRemounted(t *testing.T) {
 	if err := r.Unmount(t.Context(), "db", "user"); err != nil {
 		t.Fatal(err)
 	}
-	agenttest.Await(t, func() bool { r.Rounds(t.Context()); return b.closes() > 1 }) // opened again, and proven
+	agenttest.Await(t, func() bool { r.DoHeartbeatWork(t.Context()); return b.closes() > 1 }) // opened again, and proven
 	wantFailing(r, unix.EROFS)
 	b.fails(nil, nil)
 	agenttest.Await(t, func() bool {
 		r.FakeClock.Advance(pool.AgainPatience)
-		r.Rounds(t.Context())
+		r.DoHeartbeatWork(t.Context())
 		return r.PoolStatus("other").Online
 	})
 	r.MountDataset(d, "again")

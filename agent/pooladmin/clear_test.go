@@ -94,7 +94,7 @@ func TestPoolBeingRemovedIsNotCreatedOnItsDevices(t *testing.T) {
 	r.StartWith(cfg)
 	text := ""
 	agenttest.Await(t, func() bool {
-		r.Rounds(ctx)
+		r.DoHeartbeatWork(ctx)
 		_, there := r.Pools.ByName("fast")
 		for _, e := range log.AllEntries() { // which comes after it went
 			left, _ := e.Data["left"].(string)
@@ -211,7 +211,7 @@ func TestRemovedPoolConfiguredAgain(t *testing.T) {
 			cfg.Pools = append(cfg.Pools, pool.Config{Name: "plain", Backend: "dir", Path: path})
 			r.StartWith(cfg)
 			for range 2 {
-				r.Rounds(t.Context())
+				r.DoHeartbeatWork(t.Context())
 				now, there := r.Pools.ByName("plain")
 				if !there || now.CheckServed() != nil || (name == "cleared") == (now.ID == op.ID) {
 					t.Fatalf("it is %+v", now)

@@ -262,7 +262,7 @@ func (c *Creator) adopt(ctx context.Context, name string, rec pool.Record) (data
 		}
 		return op.Pool, nil, err
 	}
-	found, err := c.Holdings.InPool(ctx, op)
+	found, err := c.Holdings.ListPool(ctx, op)
 	if err != nil {
 		return op.Pool, nil, err
 	}

@@ -343,7 +343,7 @@ func TestPoolRemovalCrashesAtEveryAct(t *testing.T) {
 				agenttest.Await(t, func() bool {
 					op, there := r.Pools.ByName("plain")
 					if there && op.Record.Leaving != pool.Staying {
-						r.Rounds(t.Context())
+						r.DoHeartbeatWork(t.Context())
 					}
 					return !there || op.CheckServed() == nil
 				})
