@@ -29,7 +29,7 @@ type Job struct {
 	key   string
 	done  chan struct{}
 	err   error // valid once done is closed
-	again bool  // run once more afterwards; protected by Runner.mu
+	rerun bool  // run once more afterwards; protected by Runner.mu
 
 	mu       sync.Mutex
 	op       dataset.Operation // has no UUID until Begin
@@ -87,10 +87,10 @@ func (j *Runner) run(jb *Job, fn func(context.Context, *Job) error) {
 	for more := true; more; {
 		jb.err = fn(j.ctx, jb)
 		j.mu.Lock()
-		if more = jb.again && j.ctx.Err() == nil; !more {
+		if more = jb.rerun && j.ctx.Err() == nil; !more {
 			delete(j.all, jb.key)
 		}
-		jb.again = false
+		jb.rerun = false
 		j.mu.Unlock()
 	}
 	close(jb.done)
@@ -112,8 +112,8 @@ func (j *Runner) Running() []dataset.Operation {
 	return out
 }
 
-// Begin records which operation the job executes.
-func (jb *Job) Begin(op dataset.Operation) {
+// SetOperation records which operation the job executes.
+func (jb *Job) SetOperation(op dataset.Operation) {
 	jb.mu.Lock()
 	defer jb.mu.Unlock()
 	jb.op = op
@@ -126,8 +126,8 @@ func (jb *Job) Step(name string) {
 	jb.progress = dataset.Progress{Step: name}
 }
 
-// Moved records the progress of a copy in this step: done of total bytes.
-func (jb *Job) Moved(done, total int64) {
+// SetProgress records the progress of a copy in this step: done of total bytes.
+func (jb *Job) SetProgress(done, total int64) {
 	jb.mu.Lock()
 	defer jb.mu.Unlock()
 	jb.progress.Done, jb.progress.Total = done, total
@@ -179,7 +179,7 @@ func (j *Runner) launch(key string, fn func(ctx context.Context, jb *Job) error,
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if jb, runs := j.all[key]; runs {
-		jb.again = jb.again || again
+		jb.rerun = jb.rerun || again
 		return jb
 	}
 	jb := newJob(key)

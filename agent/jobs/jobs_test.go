@@ -94,9 +94,9 @@ func TestJobsPending(t *testing.T) {
 		{"nothing", func(*Job) {}, []string{"snapshot of db takes long and continues (waiting)", "ask again"}},
 		{"step", func(jb *Job) { jb.Step("copying") }, []string{"(copying)"}},
 		{"far", func(jb *Job) {
-			jb.Begin(dataset.Operation{ID: id, Kind: dataset.OpImport})
+			jb.SetOperation(dataset.Operation{ID: id, Kind: dataset.OpImport})
 			jb.Step("copying")
-			jb.Moved(1<<30, 2<<30)
+			jb.SetProgress(1<<30, 2<<30)
 		}, []string{"continues as operation " + id.String()[:8], "copying, 1GiB of 2GiB", "drover operation watch " + id.String()[:8]}},
 	} {
 		ctx, cancel := context.WithCancel(t.Context())

@@ -142,7 +142,7 @@ func (m *moving) pull(ctx context.Context, want uuid.UUID, manifest *dataset.Man
 	defer unlock()
 	began := m.Clock.Steady()
 	got, err := m.Puller.Pull(ctx, transfer.Pull{
-		Peer: peer, Dataset: *op.DatasetRecord, Into: m.pool, Want: want, Manifest: manifest, Progress: m.jb.Moved,
+		Peer: peer, Dataset: *op.DatasetRecord, Into: m.pool, Want: want, Manifest: manifest, Progress: m.jb.SetProgress,
 		Bases: op.Manifest == nil, // not while writers are blocked
 	})
 	if err != nil {
@@ -268,7 +268,7 @@ func (m *moving) copyFiles(ctx context.Context, given *dataset.Manifest) (err er
 		Dataset:  op.DatasetID,
 		Snapshot: given.Snapshot,
 		Manifest: given,
-		Progress: m.jb.Moved,
+		Progress: m.jb.SetProgress,
 	}
 	if op.DatasetRecord.Size, err = m.makeFiles(ctx, made, files, rec.Beside != uuid.Nil); err != nil {
 		err = fmt.Errorf("move of volume %s: %w", op.Volume, m.Space.AddHint(ctx, op.DatasetRecord.Pool, err))

@@ -108,7 +108,7 @@ func (i *Importer) ImportFolder(ctx context.Context, jb *jobs.Job, op *dataset.O
 		return api.Committed{}, fmt.Errorf("import of volume %s: %w", op.Volume, err)
 	}
 	return i.importInto(ctx, jb, op, func(root *os.File) error {
-		if err := tree.Copy(ctx, src, root, func(n int64) { jb.Moved(n, 0) }); err != nil {
+		if err := tree.Copy(ctx, src, root, func(n int64) { jb.SetProgress(n, 0) }); err != nil {
 			return err
 		}
 		if op.Live {

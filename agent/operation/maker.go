@@ -154,7 +154,7 @@ func (m *Maker) cloneBytes(ctx context.Context, jb *jobs.Job, pool backends.Pool
 		}
 	}
 	jb.Step("cloning")
-	size, err := pool.Clone(in, made, *op.Source, jb.Moved)
+	size, err := pool.Clone(in, made, *op.Source, jb.SetProgress)
 	// An interrupted earlier attempt has made the clone. The source may have been smaller then, and may be larger
 	// than the requested size now.
 	bounded := size > 0 || pool.Info().Capabilities.EnforcesSize // the source may have got a size

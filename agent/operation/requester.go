@@ -53,7 +53,7 @@ func (r *Requester) Do(ctx context.Context, jb *jobs.Job, req api.Request) (out 
 	}
 	op := *out.Operation
 	showProgress(jb, op)
-	jb.Begin(op)
+	jb.SetOperation(op)
 	for !op.State.Final() {
 		now, err := host.UntilAnswered(ctx, r.deps.Host, func() (dataset.Operation, error) {
 			return r.deps.Control.Operation(ctx, op.ID.String(), host.LongPoll)
@@ -102,7 +102,7 @@ func showProgress(jb *jobs.Job, op dataset.Operation) {
 		at = op.Progress.Step + " on node " + ShortID(op.Node)
 	}
 	jb.Step(at)
-	jb.Moved(op.Progress.Done, op.Progress.Total)
+	jb.SetProgress(op.Progress.Done, op.Progress.Total)
 }
 
 // Outcome returns the error with which an operation ended, or nil if it succeeded.

@@ -80,7 +80,7 @@ func (r *Reshaper) Rewrite(ctx context.Context, jb *jobs.Job, op *dataset.Operat
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	was, now, err := rewriter.Rewrite(ctx, d.ID, func(done, total int64) {
-		jb.Moved(done, total)
+		jb.SetProgress(done, total)
 		if r.deps.Locks.IsUrgent(d.ID) {
 			cancel(dataset.Errorf(dataset.ErrInUse,
 				"a mount or a move arrived, so nothing was changed (ask again when it is not in use)"))

@@ -75,7 +75,7 @@ func (r *Runner) Run(
 ) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	jb.Begin(op)
+	jb.SetOperation(op)
 	planned := copyOperation(op) // do changes op meanwhile
 	now := newRunning(op, cancel)
 	r.mu.Lock()

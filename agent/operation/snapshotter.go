@@ -66,7 +66,7 @@ func (t *Snapshotter) Take(ctx context.Context, jb *jobs.Job, op *dataset.Operat
 		}
 	}
 	jb.Step("taking the snapshot")
-	err = errors.Join(pool.Snapshot(in, *op.Snapshot, jb.Moved), thaw())
+	err = errors.Join(pool.Snapshot(in, *op.Snapshot, jb.SetProgress), thaw())
 	if err != nil {
 		err = fmt.Errorf("snapshot of volume %s: %w", d.Volume, t.deps.Space.AddHint(ctx, d.Pool, err))
 		return out, errors.Join(err, storage.DiscardSnapshot(ctx, pool, *op.Snapshot))
@@ -188,5 +188,5 @@ func (t *Snapshotter) restoreBytes(ctx context.Context, jb *jobs.Job, pool backe
 			restore = sharer.RestoreByCopy
 		}
 	}
-	return restore(ctx, d.ID, op.Source.Snapshot, *op.Snapshot, jb.Moved)
+	return restore(ctx, d.ID, op.Source.Snapshot, *op.Snapshot, jb.SetProgress)
 }

@@ -246,7 +246,7 @@ func (p *Replicas) Refresh(ctx context.Context, jb *jobs.Job, id uuid.UUID) erro
 		return nil
 	}
 	got, err := p.deps.Source.Pull(ctx, transfer.Pull{
-		Peer: peer, Dataset: d, Into: pool, Want: s.ID, Shared: true, Progress: jb.Moved,
+		Peer: peer, Dataset: d, Into: pool, Want: s.ID, Shared: true, Progress: jb.SetProgress,
 	})
 	if err != nil {
 		return err
