@@ -148,7 +148,7 @@ func (a *components) copiesDeps() replication.CopiesDeps {
 		CopyApplied: func() { a.Replicas.Wake() },
 		ForgetHome:  a.forgetHome, DropRelinquished: a.Leases.Drop, EnsureUnused: a.Verifier.EnsureUnused,
 		SupersedeGuarded: a.Unmounter.Supersede,
-		NoteKey:          a.Keys.NoteKey, DropMounts: a.Uses.Drop, NoteIdle: a.Uses.MarkIdle,
+		UpdateKey:        a.Keys.UpdateCopyKey, DropMounts: a.Uses.Drop, MarkIdle: a.Uses.MarkIdle,
 		RemoveMountPoint: mounting.RemoveMountPoint,
 	}
 }

@@ -66,7 +66,7 @@ func TestHomeSupersededBeforeItLearnedKeepsHead(t *testing.T) {
 			if err != nil {
 				h.Cluster.Fatal(err)
 			}
-			s, _ := lineage.Best(e)
+			s, _ := lineage.Promotable(e)
 			if err := pool.(agenttest.FusedImages).Copier.Demote(h.Cluster.Context(), d.ID, s.ID); err != nil {
 				h.Cluster.Fatal(err)
 			}

@@ -168,10 +168,10 @@ func (r *Relinquisher) relinquish(ctx context.Context, id uuid.UUID, y lease.Rel
 // dropFinal removes the final snapshot of an earlier attempt, which no other node knows and which is out of date.
 func (r *Relinquisher) dropFinal(ctx context.Context, pool backends.Pool, id uuid.UUID, y lease.Relinquished) error {
 	e, err := pool.Stat(ctx, id)
-	if err != nil || lineage.IndexOf(e, lineage.FinalID(y.Move)) < 0 {
+	if err != nil || lineage.IndexOf(e, lineage.FinalSnapshotID(y.Move)) < 0 {
 		return err
 	}
-	return storage.DiscardSnapshot(ctx, pool, dataset.Snapshot{Dataset: id, ID: lineage.FinalID(y.Move)})
+	return storage.DiscardSnapshot(ctx, pool, dataset.Snapshot{Dataset: id, ID: lineage.FinalSnapshotID(y.Move)})
 }
 
 // Holders returns the users of a dataset: the mount IDs of its uses or, if it has none, descriptions of its holders on

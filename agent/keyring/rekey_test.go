@@ -212,7 +212,7 @@ func TestCopiesNeedOnlyNewKeyAfterRekey(t *testing.T) {
 			t.Errorf("of a record with the old key doctor says %s", said)
 		}
 		for range 2 {
-			if err := k.Keys.NoteKey(t.Context(), target, kept); err != nil {
+			if err := k.Keys.UpdateCopyKey(t.Context(), target, kept); err != nil {
 				t.Fatal(err)
 			}
 		}

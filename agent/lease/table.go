@@ -233,7 +233,7 @@ func (t *Table) RelinquishedSnapshots(ds uuid.UUID) []uuid.UUID {
 	if !relinquished {
 		return nil
 	}
-	ids := []uuid.UUID{lineage.FinalID(r.Move)}
+	ids := []uuid.UUID{lineage.FinalSnapshotID(r.Move)}
 	if r.Manifest != nil {
 		ids = append(ids, r.Manifest.Snapshot, r.Manifest.Base)
 	}

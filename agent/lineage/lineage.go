@@ -46,9 +46,9 @@ func Newest(e backends.Entry, want func(dataset.Snapshot) bool) (last dataset.Sn
 	return last, found
 }
 
-// Best returns the newest snapshot of a copy that a volume can continue from. A superseded snapshot is not eligible.
+// Promotable returns the newest snapshot of a copy that a volume can continue from. A superseded snapshot is not eligible.
 // The state that a restore replaced is not eligible either, because choosing it would undo the restore.
-func Best(e backends.Entry) (dataset.Snapshot, bool) {
+func Promotable(e backends.Entry) (dataset.Snapshot, bool) {
 	return Newest(e, func(s dataset.Snapshot) bool {
 		return s.Kind != dataset.SnapshotSuperseded && s.Kind != dataset.SnapshotRestore
 	})
@@ -141,10 +141,10 @@ func NearestBase(
 	return base, nil
 }
 
-// CurrentFor returns the newest snapshot that was taken for a node, and whether that snapshot equals the head. For a
+// LatestFor returns the newest snapshot that was taken for a node, and whether that snapshot equals the head. For a
 // refresh, snapshots that were taken for other nodes count too. Snapshots of an earlier epoch do not count, because a
 // copy is recorded with the epoch of its newest snapshot.
-func CurrentFor(
+func LatestFor(
 	ctx context.Context, pool backends.Pool, d dataset.Dataset, e backends.Entry, peer uuid.UUID,
 ) (last dataset.Snapshot, current bool) {
 	last, given := Newest(e, func(s dataset.Snapshot) bool {
@@ -219,9 +219,9 @@ func DropMissing(ctx context.Context, pool backends.Pool, id uuid.UUID, gone []u
 	return nil
 }
 
-// Lost returns the newest snapshot of a copy if the volume has continued without the data of that snapshot, and control
+// UnrecordedLoss returns the newest snapshot of a copy if the volume has continued without the data of that snapshot, and control
 // has not recorded that yet. Such a snapshot is kept, like that of a superseded head. Otherwise keep is the zero value.
-func Lost(ctx context.Context, pool backends.Pool, k api.Kept) (keep dataset.Snapshot, err error) {
+func UnrecordedLoss(ctx context.Context, pool backends.Pool, k api.Kept) (keep dataset.Snapshot, err error) {
 	if k.Kind == dataset.CopySuperseded || k.Record == nil {
 		return keep, nil
 	}
@@ -235,8 +235,8 @@ func Lost(ctx context.Context, pool backends.Pool, k api.Kept) (keep dataset.Sna
 	return keep, nil
 }
 
-// FinalID returns the UUID of the last snapshot of a move. It depends only on the move.
-func FinalID(move uuid.UUID) uuid.UUID { return uuid.NewSHA1(move, []byte("final")) }
+// FinalSnapshotID returns the UUID of the last snapshot of a move. It depends only on the move.
+func FinalSnapshotID(move uuid.UUID) uuid.UUID { return uuid.NewSHA1(move, []byte("final")) }
 
 // SnapshotIDs lists the snapshots that a pool has of a dataset. If the dataset is absent, the list is empty.
 func SnapshotIDs(ctx context.Context, pool backends.Pool, id uuid.UUID) (have []uuid.UUID, err error) {

@@ -134,8 +134,8 @@ func (s *Set) Users(id uuid.UUID) int {
 	return 0
 }
 
-// Held returns the datasets whose locks are held.
-func (s *Set) Held() (ids []uuid.UUID) {
+// Locked returns the datasets whose locks are held.
+func (s *Set) Locked() (ids []uuid.UUID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for id, l := range s.all {

@@ -28,8 +28,8 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 )
 
-// Joining is the request of a host to join a cluster.
-type Joining struct {
+// JoinRequest is the request of a host to join a cluster.
+type JoinRequest struct {
 	Dir      string // directory of the certificate; it is made if it does not exist
 	Replicas []string
 	Token    string
@@ -48,7 +48,7 @@ const requestFile = "join.pem"
 //
 // It fails with ErrForbidden if the token is refused or if the control that answers is not the one of the token. It
 // fails with ErrUnavailable if no replica answers.
-func Join(ctx context.Context, j Joining) (*pki.Pair, error) {
+func Join(ctx context.Context, j JoinRequest) (*pki.Pair, error) {
 	token, err := pki.ParseToken(j.Token)
 	if err != nil {
 		return nil, err
@@ -66,7 +66,7 @@ func Join(ctx context.Context, j Joining) (*pki.Pair, error) {
 	if err := os.MkdirAll(j.Dir, 0o700); err != nil {
 		return nil, err
 	}
-	req, err := pending(filepath.Join(j.Dir, requestFile))
+	req, err := pendingRequest(filepath.Join(j.Dir, requestFile))
 	if err != nil {
 		return nil, err
 	}
@@ -74,7 +74,7 @@ func Join(ctx context.Context, j Joining) (*pki.Pair, error) {
 	if old != nil {
 		cluster = old.Identity.Cluster
 	}
-	pair, err := j.ask(ctx, token, cluster, req)
+	pair, err := j.requestCertificate(ctx, token, cluster, req)
 	if err != nil {
 		return nil, err
 	}
@@ -93,8 +93,8 @@ func forgetRequest(dir string) error {
 	return errors.Join(err, durable.SyncDir(dir))
 }
 
-// pending returns the stored request of an unfinished join, or stores a new one.
-func pending(path string) (*pki.Request, error) {
+// pendingRequest returns the stored request of an unfinished join, or stores a new one.
+func pendingRequest(path string) (*pki.Request, error) {
 	req, err := pki.LoadRequest(path)
 	if err == nil || !errors.Is(err, dataset.ErrNotFound) && !errors.Is(err, dataset.ErrCorrupt) {
 		return req, err
@@ -105,9 +105,9 @@ func pending(path string) (*pki.Request, error) {
 	return req, req.Save(path)
 }
 
-// ask sends the request to control, which uses up the token, and returns the checked certificate. Unless cluster is
+// requestCertificate sends the request to control, which uses up the token, and returns the checked certificate. Unless cluster is
 // uuid.Nil, only a control of that cluster is accepted.
-func (j Joining) ask(ctx context.Context, token pki.Token, cluster uuid.UUID, req *pki.Request) (*pki.Pair, error) {
+func (j JoinRequest) requestCertificate(ctx context.Context, token pki.Token, cluster uuid.UUID, req *pki.Request) (*pki.Pair, error) {
 	c, err := client.NewTLS("https://"+strings.Join(j.Replicas, ",https://"), pki.Pinned(token.CA, cluster, j.Clock))
 	if err != nil {
 		return nil, err

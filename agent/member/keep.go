@@ -115,7 +115,7 @@ func (m *Member) Keep(ctx context.Context, control Control, failed func(error)) 
 // renewal and the end of the certificate.
 func (m *Member) shouldReport(err error) bool {
 	return dataset.KindOf(err) != dataset.ErrUnavailable ||
-		m.clock.Now().After(renewalOverdue(m.credentials.Pair().Chain[0]))
+		m.clock.Now().After(renewalDeadline(m.credentials.Pair().Chain[0]))
 }
 
 // Findings returns an error if the certificate of this host has expired, and a warning if it expires soon because it
@@ -131,7 +131,7 @@ func (m *Member) Findings() []api.Finding {
 	case now.After(leaf.NotAfter):
 		found.Level = "error"
 		found.Text = "the certificate of this host expired at " + end + ": control and other hosts refuse this host"
-	case now.After(renewalOverdue(leaf)):
+	case now.After(renewalDeadline(leaf)):
 		found.Level = "warning"
 		found.Text = "the certificate of this host expires at " + end + " and was not renewed"
 	default:
@@ -140,9 +140,9 @@ func (m *Member) Findings() []api.Finding {
 	return []api.Finding{found}
 }
 
-// renewalOverdue returns the time from which a certificate counts as not renewed in time: halfway between the date of
+// renewalDeadline returns the time from which a certificate counts as not renewed in time: halfway between the date of
 // its renewal and its end.
-func renewalOverdue(leaf *x509.Certificate) time.Time {
+func renewalDeadline(leaf *x509.Certificate) time.Time {
 	due := pki.RenewAt(leaf)
 	return due.Add(leaf.NotAfter.Sub(due) / 2)
 }

@@ -109,8 +109,8 @@ func (r *replica) token(name string) string {
 	return tok.Token
 }
 
-func (r *replica) joining(dir, name, token string) member.Joining {
-	return member.Joining{Dir: dir, Replicas: []string{r.address}, Token: token, Name: name, Clock: r.clock}
+func (r *replica) joining(dir, name, token string) member.JoinRequest {
+	return member.JoinRequest{Dir: dir, Replicas: []string{r.address}, Token: token, Name: name, Clock: r.clock}
 }
 
 func (r *replica) join(dir, name string) *pki.Pair {

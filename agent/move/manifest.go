@@ -24,7 +24,7 @@ func (v *Sender) Manifest(ctx context.Context, pool backends.Pool, d dataset.Dat
 	if y.Share {
 		return v.flushOnShare(ctx, pool, d)
 	}
-	s, err := v.Snapshotter.Stamp(ctx, pool, v.TransferSnapshot(d, lineage.FinalID(y.Move), y.Move))
+	s, err := v.Snapshotter.Stamp(ctx, pool, v.TransferSnapshot(d, lineage.FinalSnapshotID(y.Move), y.Move))
 	if err != nil {
 		return m, err
 	}
@@ -74,7 +74,7 @@ func (v *Sender) lastSentManifest(ctx context.Context, pool backends.Pool, d dat
 	if err != nil {
 		return m, false, err
 	}
-	last, current := lineage.CurrentFor(ctx, pool, d, e, to)
+	last, current := lineage.LatestFor(ctx, pool, d, e, to)
 	if !current {
 		return m, false, nil
 	}

@@ -137,7 +137,7 @@ func (v *Mover) CheckSuperseded(ctx context.Context, pool backends.Pool, op *dat
 	superseded := k.Kind == dataset.CopySuperseded
 	if !superseded && op.Loss == nil {
 		k.Record = op.DatasetRecord
-		keep, err := lineage.Lost(ctx, pool, k)
+		keep, err := lineage.UnrecordedLoss(ctx, pool, k)
 		if err != nil {
 			return fmt.Errorf("move of volume %s: %w", op.Volume, err)
 		}

@@ -194,7 +194,7 @@ func (v *Mover) ContinueFromBest(ctx context.Context, pool backends.Pool, op *da
 	if err != nil {
 		return fmt.Errorf("move of volume %s: %w", op.Volume, err)
 	}
-	s, found := lineage.Best(e)
+	s, found := lineage.Promotable(e)
 	if !found || s.At().Compare(op.Loss.At()) < 0 {
 		return dataset.Errorf(dataset.ErrCorrupt,
 			"move of volume %s: the copy on node %s lacks snapshot %s, from which it should continue", op.Volume,

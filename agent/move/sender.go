@@ -140,7 +140,7 @@ func (v *Sender) Freshen(ctx context.Context, ds uuid.UUID, have []uuid.UUID) (o
 func (v *Sender) freshSnapshot(ctx context.Context, pool backends.Pool, d dataset.Dataset,
 	e backends.Entry) (dataset.Snapshot, error) {
 	peer, now := requester(ctx), v.Clock.Now()
-	if last, current := lineage.CurrentFor(ctx, pool, d, e, peer); current {
+	if last, current := lineage.LatestFor(ctx, pool, d, e, peer); current {
 		return last, nil
 	}
 	s := v.Sizes.WithActualSize(v.TransferSnapshot(d, uuid.New(), lineage.SnapshotRecipient(d, e, peer, now))).

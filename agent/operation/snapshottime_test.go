@@ -67,7 +67,7 @@ func TestC4SnapshotOrderWithClockSetBack(t *testing.T) {
 	wantNewest := func(name string) dataset.Snapshot {
 		t.Helper()
 		e, err := r.Pool().Stat(t.Context(), d.ID)
-		s, found := lineage.Best(e)
+		s, found := lineage.Promotable(e)
 		if err != nil || !found || s.Name != name {
 			t.Fatalf("the newest is %q, not %q: %v", s.Name, name, err)
 		}

@@ -345,7 +345,7 @@ func (r *Remover) keep(ctx context.Context, id uuid.UUID) error {
 func (r *Remover) awaitWork(ctx context.Context, op *pool.Pool) error {
 	ctx, cancel := context.WithTimeout(ctx, workTime)
 	defer cancel()
-	for _, id := range r.Locks.Held() {
+	for _, id := range r.Locks.Locked() {
 		if id == uuid.Nil || !r.mayUse(id, op.ID) {
 			continue
 		}

@@ -36,11 +36,11 @@ type CopiesDeps struct {
 	EnsureUnused func(ctx context.Context, d dataset.Dataset, what string) error
 	// SupersedeGuarded has the guard fence a dataset whose lease was bounded in time.
 	SupersedeGuarded func(ctx context.Context, d dataset.Dataset) error
-	// NoteKey writes the wrapped data key of a copy beside its data.
-	NoteKey func(ctx context.Context, pool backends.Pool, k api.Kept) error
+	// UpdateKey writes the wrapped data key of a copy beside its data.
+	UpdateKey func(ctx context.Context, pool backends.Pool, k api.Kept) error
 
 	DropMounts       func(ctx context.Context, ds uuid.UUID) error // removes the record of the dataset's mounts
-	NoteIdle         func(ds uuid.UUID)                            // notes that a dataset is no longer used
+	MarkIdle         func(ds uuid.UUID)                            // notes that a dataset is no longer used
 	RemoveMountPoint func(path string) error
 }
 
@@ -97,7 +97,7 @@ func (c *Copies) Forget(ctx context.Context, id uuid.UUID) error {
 	}
 	c.deps.Cache.SetCopy(id, nil)
 	if records.IsInspected(k) {
-		c.deps.NoteIdle(records.InspectionID(k)) // the mount for its inspection must be removed
+		c.deps.MarkIdle(records.InspectionID(k)) // the mount for its inspection must be removed
 	}
 	return nil
 }
@@ -148,7 +148,7 @@ func (c *Copies) SettleLocked(ctx context.Context, k api.Kept) error {
 	if err := c.deps.EnsureUnused(ctx, d, "release"); err != nil {
 		if errors.Is(err, dataset.ErrInUse) && !records.IsInspected(k) {
 			if pool, err := c.deps.Pools.Get(k.Pool); err == nil {
-				return c.deps.NoteKey(ctx, pool, k) // the present mount does not need the key again
+				return c.deps.UpdateKey(ctx, pool, k) // the present mount does not need the key again
 			}
 			return nil // doctor reports it
 		}
@@ -169,7 +169,7 @@ func (c *Copies) SettleLocked(ctx context.Context, k api.Kept) error {
 	}
 	keep, err := c.removeHead(ctx, pool, k)
 	if err == nil && keep.ID == uuid.Nil {
-		keep, err = lineage.Lost(ctx, pool, k)
+		keep, err = lineage.UnrecordedLoss(ctx, pool, k)
 	}
 	switch {
 	case err != nil:
@@ -181,7 +181,7 @@ func (c *Copies) SettleLocked(ctx context.Context, k api.Kept) error {
 	}
 	err = errors.Join(
 		err,
-		c.deps.NoteKey(ctx, pool, k),
+		c.deps.UpdateKey(ctx, pool, k),
 		c.deps.DropRelinquished(ctx, id),
 		c.deps.DropMounts(ctx, id),
 		c.deps.RemoveMountPoint(c.deps.MountPath(id)),
@@ -206,7 +206,7 @@ func (c *Copies) removeHead(ctx context.Context, pool backends.Pool, k api.Kept)
 		if i := lineage.IndexOf(e, superseded.ID); i >= 0 && k.Snapshot != superseded.ID {
 			keep = e.Snapshots[i] // an earlier attempt was interrupted before its report
 		} else if i < 0 && k.Kind == dataset.CopySuperseded && k.Snapshot == uuid.Nil {
-			keep, _ = lineage.Best(e) // the head had no data that this snapshot lacks
+			keep, _ = lineage.Promotable(e) // the head had no data that this snapshot lacks
 		}
 		return keep, nil
 	}

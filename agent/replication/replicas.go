@@ -211,7 +211,7 @@ func (p *Replicas) Refresh(ctx context.Context, jb *jobs.Job, id uuid.UUID) erro
 	if err := p.deps.Copies.Settle(ctx, id); err != nil { // this node may have been the home until just now
 		return err
 	}
-	if keep, err := lineage.Lost(ctx, pool, k); err != nil || keep.ID != uuid.Nil {
+	if keep, err := lineage.UnrecordedLoss(ctx, pool, k); err != nil || keep.ID != uuid.Nil {
 		return err // once control records the lost data, this copy is not a replica any more
 	}
 	if err := p.readState(ctx, pool, k); err != nil {
@@ -298,7 +298,7 @@ func (p *Replicas) readState(ctx context.Context, pool backends.Pool, k api.Kept
 	if err != nil && !errors.Is(err, dataset.ErrNotFound) {
 		return err
 	}
-	s, found := lineage.Best(e)
+	s, found := lineage.Promotable(e)
 	if !found {
 		return nil
 	}

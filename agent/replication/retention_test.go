@@ -212,7 +212,7 @@ func TestI3RestartedHomeKeepsMovingSnapshots(t *testing.T) {
 	} {
 		s := dataset.Snapshot{ID: uuid.New(), Dataset: d.ID, Kind: dataset.SnapshotTransfer, Request: c.request, Epoch: 1, Created: r.Clock.Now()}
 		last := s
-		last.ID, last.Request, last.Created = lineage.FinalID(c.move), c.move, s.Created.Add(time.Minute)
+		last.ID, last.Request, last.Created = lineage.FinalSnapshotID(c.move), c.move, s.Created.Add(time.Minute)
 		e := backends.Entry{State: backends.EntryReady, Snapshots: []dataset.Snapshot{s, last}}
 		r.Control = on{control, c.move}
 		y := lease.Relinquished{Epoch: d.Epoch, Move: c.move, Manifest: &dataset.Manifest{Snapshot: last.ID}}
@@ -251,7 +251,7 @@ func TestI3HomeKeepsRelinquishedSnapshots(t *testing.T) {
 	at := func(id uuid.UUID, minute int) dataset.Snapshot {
 		return dataset.Snapshot{ID: id, Dataset: d.ID, Kind: dataset.SnapshotTransfer, Epoch: 1, Created: r.Clock.Now().Add(time.Duration(minute) * time.Minute)}
 	}
-	older, base, last, newest := at(uuid.New(), 1), at(uuid.New(), 2), at(lineage.FinalID(move), 3), at(uuid.New(), 4)
+	older, base, last, newest := at(uuid.New(), 1), at(uuid.New(), 2), at(lineage.FinalSnapshotID(move), 3), at(uuid.New(), 4)
 	e := backends.Entry{State: backends.EntryReady, Snapshots: []dataset.Snapshot{older, base, last, newest}}
 	for name, c := range map[string]struct {
 		manifest *dataset.Manifest

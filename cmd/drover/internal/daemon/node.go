@@ -108,7 +108,7 @@ func (p *process) member(ctx context.Context) (*member.Member, error) {
 		if err != nil {
 			return nil, err
 		}
-		pair, err := member.Join(ctx, member.Joining{
+		pair, err := member.Join(ctx, member.JoinRequest{
 			Dir: p.tlsDir(), Replicas: p.Replicas, Token: p.Join, Name: p.NodeName, Node: known, Clock: p.clock,
 		})
 		if err != nil {
