@@ -35,7 +35,7 @@ const (
 )
 
 // homeAddress returns the address of the home's agent.
-func (m *moving) homeAddress() (string, error) {
+func (m *moveRun) homeAddress() (string, error) {
 	if m.PeerHTTP == nil || m.home.Address == "" {
 		return "", dataset.Errorf(dataset.ErrOffline,
 			"move of volume %s: node %s has not reported its address", m.op.Volume, m.home.Name)
@@ -44,7 +44,7 @@ func (m *moving) homeAddress() (string, error) {
 }
 
 // copyInUse copies most of a dataset while its home uses it, until little changes from one round to the next.
-func (m *moving) copyInUse(ctx context.Context) error {
+func (m *moveRun) copyInUse(ctx context.Context) error {
 	if m.op.FileCopy || m.op.Manifest != nil {
 		return nil
 	}
@@ -81,7 +81,7 @@ func (m *moving) copyInUse(ctx context.Context) error {
 // control reports it as unreachable, or for UnreachableTries times Limits.Retry (20 s). The limit makes a waiting
 // mount fail with an error that says what to do, instead of with "pending". A home that is still taking the snapshot
 // is asked busyTries times.
-func (m *moving) requestSnapshot(ctx context.Context) (s transfer.Fresh, err error) {
+func (m *moveRun) requestSnapshot(ctx context.Context) (s transfer.Fresh, err error) {
 	peer, err := m.homeAddress()
 	if err != nil {
 		return s, err
@@ -129,7 +129,7 @@ const (
 
 // pull copies all snapshots that this node lacks, and the wanted one. It returns the number of bytes in their
 // streams.
-func (m *moving) pull(ctx context.Context, want uuid.UUID, manifest *dataset.Manifest) (bytes int64, err error) {
+func (m *moveRun) pull(ctx context.Context, want uuid.UUID, manifest *dataset.Manifest) (bytes int64, err error) {
 	peer, err := m.homeAddress()
 	if err != nil {
 		return 0, err
@@ -161,7 +161,7 @@ func (m *moving) pull(ctx context.Context, want uuid.UUID, manifest *dataset.Man
 
 // removeSnapshots removes the snapshots of users that the home no longer has, according to the last pull. Snapshots
 // that were taken for other nodes are removed after this node has become the home: see replication.Retention.Prune.
-func (m *moving) removeSnapshots(ctx context.Context) error {
+func (m *moveRun) removeSnapshots(ctx context.Context) error {
 	if len(m.removedSnapshots) == 0 {
 		return nil
 	}
@@ -183,7 +183,7 @@ func (m *moving) removeSnapshots(ctx context.Context) error {
 }
 
 // removeSnapshotsMeanwhile calls removeSnapshots concurrently with do, which waits for other nodes.
-func (m *moving) removeSnapshotsMeanwhile(ctx context.Context, do func(context.Context) error) error {
+func (m *moveRun) removeSnapshotsMeanwhile(ctx context.Context, do func(context.Context) error) error {
 	tidied := make(chan error, 1)
 	go func() { tidied <- m.removeSnapshots(ctx) }()
 	err := do(ctx)
@@ -191,7 +191,7 @@ func (m *moving) removeSnapshotsMeanwhile(ctx context.Context, do func(context.C
 }
 
 // measureRate records the rate of a copy, for the estimate of the next move.
-func (m *moving) measureRate(bytes int64, took time.Duration) {
+func (m *moveRun) measureRate(bytes int64, took time.Duration) {
 	if bytes < minMeasuredBytes || took <= 0 {
 		return
 	}
@@ -201,7 +201,7 @@ func (m *moving) measureRate(bytes int64, took time.Duration) {
 }
 
 // copyRest copies the rest of the relinquished dataset, and checks it against the home's manifest.
-func (m *moving) copyRest(ctx context.Context) error {
+func (m *moveRun) copyRest(ctx context.Context) error {
 	given := m.op.Manifest
 	if m.op.SameShare {
 		return nil
@@ -228,7 +228,7 @@ func (m *moving) copyRest(ctx context.Context) error {
 
 // lacksBase reports whether the move must also copy the base of the last snapshot. The last snapshot is sent as a
 // difference to its base, so one of the two must be here.
-func (m *moving) lacksBase(ctx context.Context, given *dataset.Manifest) (bool, error) {
+func (m *moveRun) lacksBase(ctx context.Context, given *dataset.Manifest) (bool, error) {
 	copier, can := m.pool.(backends.Copier)
 	if !can || given.Base == uuid.Nil {
 		return false, nil
@@ -244,7 +244,7 @@ func (m *moving) lacksBase(ctx context.Context, given *dataset.Manifest) (bool, 
 
 // copyFiles makes the dataset again and fills it file by file. If this node has a copy of the dataset, the files are
 // stored beside the copy.
-func (m *moving) copyFiles(ctx context.Context, given *dataset.Manifest) (err error) {
+func (m *moveRun) copyFiles(ctx context.Context, given *dataset.Manifest) (err error) {
 	peer, err := m.homeAddress()
 	if err != nil {
 		return err
@@ -291,7 +291,7 @@ func (m *moving) copyFiles(ctx context.Context, given *dataset.Manifest) (err er
 
 // makeFiles makes a dataset and fills it. The files of an earlier attempt are discarded unless they are
 // complete, because the home has all of them. If it fails, it removes the dataset again.
-func (m *moving) makeFiles(ctx context.Context, d dataset.Dataset, files transfer.Files,
+func (m *moveRun) makeFiles(ctx context.Context, d dataset.Dataset, files transfer.Files,
 	came bool) (size dataset.Size, err error) {
 	if e, err := m.pool.Stat(ctx, d.ID); came && err == nil && e.Record != nil {
 		return m.pool.Create(ctx, d) // creates it again, with its size
@@ -315,7 +315,7 @@ func (m *moving) makeFiles(ctx context.Context, d dataset.Dataset, files transfe
 	return size, m.fill(ctx, files.Into, files)
 }
 
-func (m *moving) fill(ctx context.Context, root *os.File, f transfer.Files) error {
+func (m *moveRun) fill(ctx context.Context, root *os.File, f transfer.Files) error {
 	_, err := m.Puller.PullFiles(ctx, f)
 	if err == nil {
 		err = fsctl.Sync(root)

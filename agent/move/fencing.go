@@ -22,7 +22,7 @@ func isAutomaticFailover(op *dataset.Operation) bool {
 // blockPromises makes sure that the previous epoch has ended before a promotion: no promise of this node is valid any
 // more, and this node makes none until control has reported the outcome. The wait matters because a home that still
 // asks for promises is alive, even if control counts it as lost.
-func (m *moving) blockPromises(ctx context.Context) error {
+func (m *moveRun) blockPromises(ctx context.Context) error {
 	op := m.op
 	if !op.DatasetRecord.Profile.Failover.Auto {
 		return nil
@@ -59,7 +59,7 @@ func (m *moving) blockPromises(ctx context.Context) error {
 }
 
 // fence runs the command of the profile that fences the last home. If the profile has none, fence does nothing.
-func (m *moving) fence(ctx context.Context) error {
+func (m *moveRun) fence(ctx context.Context) error {
 	op := m.op
 	f := op.DatasetRecord.Profile.Failover.Fence
 	if !isAutomaticFailover(op) || f.Kind != dataset.FenceExec {

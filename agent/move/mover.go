@@ -84,7 +84,7 @@ func (v *Mover) Move(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (
 	if err := v.CheckSuperseded(ctx, pool, op); err != nil {
 		return out, err
 	}
-	m := &moving{Mover: v, jb: jb, op: op, pool: pool}
+	m := &moveRun{Mover: v, jb: jb, op: op, pool: pool}
 	defer v.Moves.Begin(op.DatasetID)()
 	if op.SameShare {
 		if err := m.findGivingPool(ctx); err != nil {

@@ -22,8 +22,8 @@ import (
 	"github.com/droverhq/drover/plugin"
 )
 
-// moving is a move that this node, its target, executes.
-type moving struct {
+// moveRun is a move that this node, its target, executes.
+type moveRun struct {
 	*Mover
 	jb               *jobs.Job
 	op               *dataset.Operation
@@ -37,7 +37,7 @@ type moving struct {
 
 // recall makes the home relinquish the dataset, and waits until it has. If the dataset is in use, recall waits only
 // briefly.
-func (m *moving) recall(ctx context.Context) error {
+func (m *moveRun) recall(ctx context.Context) error {
 	m.jb.Step("asking node " + m.home.Name + " for it")
 	op := m.op
 	asked := *op
@@ -82,7 +82,7 @@ func (m *moving) recall(ctx context.Context) error {
 
 // checkRelinquishing returns nil while the home is alive and is relinquishing the dataset. The dataset cannot be
 // mounted there any more.
-func (m *moving) checkRelinquishing(ctx context.Context, now dataset.Operation) error {
+func (m *moveRun) checkRelinquishing(ctx context.Context, now dataset.Operation) error {
 	if !slices.Equal(now.InUseBy, []string{dataset.GivingUp}) {
 		return m.refusalError(now)
 	}
@@ -94,7 +94,7 @@ func (m *moving) checkRelinquishing(ctx context.Context, now dataset.Operation) 
 }
 
 // refusalError returns the reason why the home did not relinquish the dataset.
-func (m *moving) refusalError(now dataset.Operation) error {
+func (m *moveRun) refusalError(now dataset.Operation) error {
 	op, home := m.op, m.home.Name
 	if who := m.usersHint(now); who != "" {
 		return dataset.Errorf(dataset.ErrInUse, "cannot move volume %s: %s", op.Volume, who)
@@ -109,7 +109,7 @@ func (m *moving) refusalError(now dataset.Operation) error {
 
 // usersHint returns who uses the dataset at the home and so prevents the move, and how to find those containers. It is
 // empty if the dataset is not in use. This node does not know which spellings the engine of the home has used.
-func (m *moving) usersHint(now dataset.Operation) string {
+func (m *moveRun) usersHint(now dataset.Operation) string {
 	by := map[string]plugin.Tool{}
 	for _, h := range now.InUseBy {
 		if !strings.Contains(h, " ") { // otherwise it is a description and not a mount ID
@@ -128,7 +128,7 @@ func (m *moving) usersHint(now dataset.Operation) string {
 }
 
 // unreachableError returns the error for an unreachable home. It lists the options of the user.
-func (m *moving) unreachableError(why error) error {
+func (m *moveRun) unreachableError(why error) error {
 	return dataset.Errorf(dataset.ErrOffline,
 		"volume %s is on node %s, which is unreachable: %w (once that node certainly writes no more: drover "+
 			"volume move %s %s --force --fenced %s continues from the last copy here)",
@@ -136,7 +136,7 @@ func (m *moving) unreachableError(why error) error {
 }
 
 // promote makes a head of the newest snapshot that was copied. Then it asks control to open the next epoch here.
-func (m *moving) promote(ctx context.Context) (out api.Committed, err error) {
+func (m *moveRun) promote(ctx context.Context) (out api.Committed, err error) {
 	op := m.op
 	unlock, err := m.Locks.Lock(ctx, op.DatasetID, "move of volume "+op.Volume)
 	if err != nil {
@@ -177,7 +177,7 @@ func (m *moving) promote(ctx context.Context) (out api.Committed, err error) {
 
 // continueFromBest selects the snapshot from which the volume continues, if the move is without the home: the newest
 // one in this node's pool. It may be newer than the snapshot that control has announced in op.Loss.
-func (m *moving) continueFromBest(ctx context.Context) error {
+func (m *moveRun) continueFromBest(ctx context.Context) error {
 	if m.op.SameShare {
 		return m.checkOnShare(ctx)
 	}
@@ -213,7 +213,7 @@ func (v *Mover) ContinueFromBest(ctx context.Context, pool backends.Pool, op *da
 }
 
 // headSnapshot returns the snapshot from which the head is made.
-func (m *moving) headSnapshot() uuid.UUID {
+func (m *moveRun) headSnapshot() uuid.UUID {
 	if m.op.Loss != nil {
 		return m.op.Loss.Snapshot
 	}
@@ -222,7 +222,7 @@ func (m *moving) headSnapshot() uuid.UUID {
 
 // makeHead makes a head of the copied data, with its record. The head of a move that copies file by file is the
 // dataset that was filled.
-func (m *moving) makeHead(ctx context.Context) error {
+func (m *moveRun) makeHead(ctx context.Context) error {
 	if m.op.SameShare {
 		// Installer.Install puts the dataset in its place after control has recorded the move.
 		return m.ClearTarget(ctx, m.pool, m.op, m.givingPool, m.takenOver)
@@ -246,7 +246,7 @@ func (m *moving) makeHead(ctx context.Context) error {
 
 // dropHead undoes makeHead for a move that is not recorded. The copy stays, so that the next attempt continues
 // from it.
-func (m *moving) dropHead(ctx context.Context) error {
+func (m *moveRun) dropHead(ctx context.Context) error {
 	if m.op.SameShare {
 		return nil // makeHead has moved nothing
 	}
@@ -271,7 +271,7 @@ func (m *moving) dropHead(ctx context.Context) error {
 
 // replacesCopy reports whether a recorded copy with data is in the place of the incoming dataset. Data of an earlier
 // attempt of a move does not count, because the home has all of it. The caller holds the dataset's lock.
-func (m *moving) replacesCopy(ctx context.Context) (bool, error) {
+func (m *moveRun) replacesCopy(ctx context.Context) (bool, error) {
 	if _, kept := m.Cache.Copy(m.op.DatasetID); !kept {
 		return false, nil
 	}
@@ -283,7 +283,7 @@ func (m *moving) replacesCopy(ctx context.Context) (bool, error) {
 }
 
 // recordOf returns the record of this move, with the dataset that it has made beside a copy so far.
-func (m *moving) recordOf(snapshot uuid.UUID) replication.MoveRecord {
+func (m *moveRun) recordOf(snapshot uuid.UUID) replication.MoveRecord {
 	op := m.op
 	rec := replication.MoveRecord{
 		Move:     op.ID,

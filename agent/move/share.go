@@ -17,7 +17,7 @@ import (
 // checkOnShare fails unless this node sees the dataset on the share that both pools are recorded to be on. Otherwise
 // control would record this node as the home of a dataset that it cannot take over. If the lost home never took the
 // dataset over from the previous home, checkOnShare selects the pool of the previous home.
-func (m *moving) checkOnShare(ctx context.Context) error {
+func (m *moveRun) checkOnShare(ctx context.Context) error {
 	sharer, can := m.pool.(backends.Sharer)
 	if !can {
 		return dataset.Errorf(dataset.ErrUnsupported, "move of volume %s: pool %s is on no share", m.op.Volume,
@@ -42,7 +42,7 @@ func (m *moving) checkOnShare(ctx context.Context) error {
 
 // findGivingPool finds the pool on the share in which the home has the dataset. Other pools on the share may have
 // older data of the dataset: earlier homes left it there when the dataset moved off the share.
-func (m *moving) findGivingPool(ctx context.Context) error {
+func (m *moveRun) findGivingPool(ctx context.Context) error {
 	v, err := host.UntilAnswered(ctx, m.Host,
 		func() (api.Volume, error) { return m.Control.Volume(ctx, m.op.DatasetID.String()) })
 	if err == nil && v.Home != m.op.OtherNode {

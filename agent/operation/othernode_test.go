@@ -54,7 +54,7 @@ func TestCreateOnChosenNode(t *testing.T) {
 			t.Errorf("%s: %+v, %v", r.NodeName, got, err)
 		}
 	}
-	if used := a.Spellings.Of(v.Dataset); len(used) != 1 || used[0] != "db@bronze" {
+	if used := a.Spellings.Used(v.Dataset); len(used) != 1 || used[0] != "db@bronze" {
 		t.Errorf("the asking engine's spelling is not known: %q", used)
 	}
 	if n := len(b.ListPool("datasets")); n != 1 {

@@ -57,20 +57,20 @@ func (f *Finder) Find(ctx context.Context, ref dataset.Reference) (dataset.Datas
 		}
 		d = v.Dataset
 	}
-	if slices.Contains(f.deps.Spellings.Of(d), ref.Spelling) {
+	if slices.Contains(f.deps.Spellings.Used(d), ref.Spelling) {
 		return d, nil
 	}
 	switch {
 	case ref.Profile != "" && ref.Profile != d.Profile.Name:
 		return d, dataset.Errorf(dataset.ErrNotFound, "volume %s has profile %s, not %s", d.Volume, d.Profile.Name,
 			ref.Profile)
-	case ref.From != "" && !cloneOf(d, ref.From):
+	case ref.From != "" && !isCloneOf(d, ref.From):
 		return d, dataset.Errorf(dataset.ErrNotFound, "volume %s is not a clone of %s", d.Volume, ref.From)
 	}
 	return d, nil
 }
 
-func cloneOf(d dataset.Dataset, prefix string) bool {
+func isCloneOf(d dataset.Dataset, prefix string) bool {
 	return d.Origin != nil && (strings.HasPrefix(d.Origin.Snapshot.String(), prefix) && !d.Origin.Implicit ||
 		strings.HasPrefix(d.Origin.Dataset.String(), prefix) && d.Origin.Implicit)
 }

@@ -51,7 +51,7 @@ func (r *Requests) Create(ctx context.Context, ref dataset.Reference, opts map[s
 	if err != nil {
 		return err
 	}
-	return r.deps.Spellings.Learn(ctx, d, ref)
+	return r.deps.Spellings.Record(ctx, d, ref)
 }
 
 // Remove deletes a volume, or only forgets one of its spellings while the engine uses another. It fails while the

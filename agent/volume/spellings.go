@@ -23,8 +23,8 @@ type Spellings struct {
 // NewSpellings returns a Spellings. The spellings are in the host's cache.
 func NewSpellings(h *host.Host) *Spellings { return &Spellings{deps: h} }
 
-// Learn records on disk how this engine spells a volume, unless the volume's own record has it.
-func (s *Spellings) Learn(ctx context.Context, d dataset.Dataset, ref dataset.Reference) error {
+// Record records on disk how this engine spells a volume, unless the volume's own record has it.
+func (s *Spellings) Record(ctx context.Context, d dataset.Dataset, ref dataset.Reference) error {
 	tool := plugin.ToolOf(ctx)
 	if s.isRecorded(d, ref.Spelling, tool) {
 		return nil
@@ -79,12 +79,14 @@ func (s *Spellings) ForgetName(ctx context.Context, name string) error {
 	return s.Forget(ctx, dataset.Dataset{ID: id, Volume: name})
 }
 
-// Of returns the spellings that this engine has used for a volume.
-func (s *Spellings) Of(d dataset.Dataset) []string { return s.deps.Cache.SpellingsOf(d, s.deps.NodeID) }
+// Used returns the spellings that this engine has used for a volume.
+func (s *Spellings) Used(d dataset.Dataset) []string {
+	return s.deps.Cache.SpellingsOf(d, s.deps.NodeID)
+}
 
 // isRecorded reports whether it is recorded that a tool has used a spelling of a volume.
 func (s *Spellings) isRecorded(d dataset.Dataset, spelling string, tool plugin.Tool) bool {
-	return slices.Contains(s.Of(d), spelling) && (tool != plugin.Podman || s.deps.Cache.UsedByPodman(d))
+	return slices.Contains(s.Used(d), spelling) && (tool != plugin.Podman || s.deps.Cache.UsedByPodman(d))
 }
 
 // values returns the values that record on disk that a tool has used a spelling, and a function that applies them to
@@ -96,7 +98,7 @@ func (s *Spellings) values(
 	if s.isRecorded(d, spelling, tool) {
 		return nil, func() {}
 	}
-	r := records.Spellings{Dataset: d.ID, Used: s.Of(d), Podman: tool == plugin.Podman || s.deps.Cache.UsedByPodman(d)}
+	r := records.Spellings{Dataset: d.ID, Used: s.Used(d), Podman: tool == plugin.Podman || s.deps.Cache.UsedByPodman(d)}
 	if !slices.Contains(r.Used, spelling) {
 		r.Used = append(r.Used, spelling)
 	}
@@ -111,7 +113,7 @@ func (s *Spellings) values(
 // and volumes that only drover or other nodes have used. So Podman may remove only the volumes that it has made or
 // mounted itself.
 func (s *Spellings) CheckRemovable(tool plugin.Tool, d dataset.Dataset, ref dataset.Reference) error {
-	used := s.Of(d)
+	used := s.Used(d)
 	switch {
 	case tool == plugin.Podman && !s.deps.Cache.UsedByPodman(d):
 		return dataset.Errorf(dataset.ErrInUse,
@@ -131,7 +133,7 @@ func (s *Spellings) Remove(
 ) (another bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	used := s.Of(d)
+	used := s.Used(d)
 	rest := slices.DeleteFunc(used, func(s string) bool { return s == ref.Spelling })
 	if len(rest) == 0 {
 		return false, nil

@@ -61,12 +61,12 @@ func TestConcurrentSpellingsAreAllKept(t *testing.T) {
 		agenttest.Await(t, func() bool { _, ok := r.Cache.Volume(name); return ok })
 		each(func(s string) error { return r.Create(ctx, s, nil) }, name)
 		d, _ := r.Cache.Volume(name)
-		if used := r.Spellings.Of(d); len(used) != 2 || !slices.Contains(used, name) || !slices.Contains(used, name+"@bronze") {
+		if used := r.Spellings.Used(d); len(used) != 2 || !slices.Contains(used, name) || !slices.Contains(used, name+"@bronze") {
 			t.Fatalf("%s is known as %v", name, used)
 		}
 		each(func(s string) error { return r.Remove(ctx, s) }, name)
 		if _, ok := r.Cache.Volume(name); ok {
-			t.Fatalf("%s is still there, as %v", name, r.Spellings.Of(d))
+			t.Fatalf("%s is still there, as %v", name, r.Spellings.Used(d))
 		}
 	}
 }
