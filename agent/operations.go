@@ -27,7 +27,7 @@ func (a *components) makeOperations() {
 		ProfileChanged: a.Throttle.ProfileChanged,
 	})
 	a.Executor = operation.NewExecutor(operation.ExecutorDeps{
-		Host: a.Host, Operations: a.Operations, Acts: a.operationHandlers(), PoolChanged: a.Pools.MarkChanged,
+		Host: a.Host, Operations: a.Operations, Handlers: a.operationHandlers(), PoolChanged: a.Pools.MarkChanged,
 	})
 }
 
@@ -40,7 +40,7 @@ func (a *components) makeExporter() {
 }
 
 // operationHandlers returns the function that executes each kind of operation.
-func (a *components) operationHandlers() map[dataset.OpKind]operation.Act {
+func (a *components) operationHandlers() map[dataset.OpKind]operation.Handler {
 	a.Maker = operation.NewMaker(operation.MakerDeps{
 		Host: a.Host, Datasets: a.Datasets, Records: a.RecordFiles, Pools: a.Pools, Space: a.Space, Seal: a.Keys.Seal,
 		MayChange: a.Leases.MayChange, Reserve: a.Reservations.Reserve, Freeze: a.Quiescer.Freeze,
@@ -61,10 +61,10 @@ func (a *components) operationHandlers() map[dataset.OpKind]operation.Act {
 	})
 	remover := operation.NewRemover(operation.RemoverDeps{
 		Host: a.Host, Datasets: a.Datasets, Records: a.RecordFiles, EnsureUnused: a.Verifier.EnsureUnused,
-		ForgetAliases: a.Spellings.Forget, DropUses: a.Uses.Drop,
+		ForgetSpellings: a.Spellings.Forget, DropUses: a.Uses.Drop,
 		PurgeLater: func(d dataset.Dataset) { a.Executor.PurgeLater(d) },
 	})
-	return map[dataset.OpKind]operation.Act{
+	return map[dataset.OpKind]operation.Handler{
 		dataset.OpCreate: a.Maker.Create, dataset.OpClone: a.Maker.Create, dataset.OpImport: a.Importer.ImportFolder,
 		dataset.OpSnapshot: a.Snapshotter.Take, dataset.OpSnapshotDelete: a.Snapshotter.Delete,
 		dataset.OpRestore: a.Snapshotter.Restore, dataset.OpResize: reshaper.Resize,

@@ -279,7 +279,7 @@ func (f *Follower) converge(d api.Indexed) {
 // read, so resume first reads its record again: an import that is executed twice would discard the data that was
 // written in between.
 func (f *Follower) resume(ctx context.Context, op dataset.Operation) error {
-	if f.Operations.NoteRecorded(op.ID) {
+	if f.Operations.MarkRecorded(op.ID) {
 		return nil
 	}
 	now, err := f.Control.Operation(ctx, op.ID.String(), 0)

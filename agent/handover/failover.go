@@ -167,5 +167,5 @@ func (f *Failover) AwaitMove(ctx context.Context, op dataset.Operation, until ti
 			op = next
 		}
 	}
-	return operation.Outcome(op)
+	return operation.OutcomeError(op)
 }

@@ -81,7 +81,7 @@ func TestOperationsAreRefusedWhileThereAreGuests(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			return operation.Outcome(f.AwaitEnd(*out.Operation))
+			return operation.OutcomeError(f.AwaitEnd(*out.Operation))
 		},
 		"move": func() error {
 			_, err := f.Service.Submit(t.Context(), api.Request{Kind: dataset.OpMove, Volume: "db", Node: "host-b"})
@@ -103,12 +103,12 @@ func TestOperationsAreRefusedWhileThereAreGuests(t *testing.T) {
 	}
 	path = f.B.MustMount("db", "user")
 	restore := f.AwaitEnd(*f.Submit(api.Request{Kind: dataset.OpRestore, Volume: "db", Snapshot: "before"}).Operation)
-	if err := operation.Outcome(restore); !says(err) && !strings.Contains(err.Error(), "in use on host-b") {
+	if err := operation.OutcomeError(restore); !says(err) && !strings.Contains(err.Error(), "in use on host-b") {
 		t.Errorf("restore: %v", err)
 	}
 	f.B.WantToken(path, "goes on")
 	f.B.MustUnmount("db", "user")
-	if err := operation.Outcome(f.AwaitEnd(*f.Submit(rm("db")).Operation)); err != nil {
+	if err := operation.OutcomeError(f.AwaitEnd(*f.Submit(rm("db")).Operation)); err != nil {
 		t.Errorf("rm: %v", err)
 	}
 }
@@ -225,7 +225,7 @@ func TestGuestBecomesHome(t *testing.T) {
 		t.Errorf("it holds %q", got)
 	}
 	f.AwaitGuests("db")
-	if err := operation.Outcome(f.AwaitEnd(*f.Submit(rm("db")).Operation)); err != nil {
+	if err := operation.OutcomeError(f.AwaitEnd(*f.Submit(rm("db")).Operation)); err != nil {
 		t.Errorf("rm: %v", err)
 	}
 }
@@ -250,7 +250,7 @@ func TestForgottenGuestReportsAgain(t *testing.T) {
 	f.AwaitGuests("db", f.B)
 	f.B.Stop()
 	forget(d)
-	if err := operation.Outcome(f.AwaitEnd(*f.Submit(rm("db")).Operation)); err != nil {
+	if err := operation.OutcomeError(f.AwaitEnd(*f.Submit(rm("db")).Operation)); err != nil {
 		t.Fatal(err)
 	}
 	f.B.Start()

@@ -24,7 +24,7 @@ func (v *Sender) Manifest(ctx context.Context, pool backends.Pool, d dataset.Dat
 	if y.Share {
 		return v.flushOnShare(ctx, pool, d)
 	}
-	s, err := v.Snapshotter.Stamp(ctx, pool, v.TransferSnapshot(d, lineage.FinalSnapshotID(y.Move), y.Move))
+	s, err := v.Snapshotter.WithTimeAndSize(ctx, pool, v.TransferSnapshot(d, lineage.FinalSnapshotID(y.Move), y.Move))
 	if err != nil {
 		return m, err
 	}

@@ -188,7 +188,7 @@ func TestRestoreOnARealShare(t *testing.T) {
 	f := onRealShare(t)
 	f.A.NewVolume("db@many", nil)
 	f.A.WriteFile("db", "token", "old")
-	if err := operation.Outcome(f.AwaitEnd(*f.Submit(api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "before"}).Operation)); err != nil {
+	if err := operation.OutcomeError(f.AwaitEnd(*f.Submit(api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "before"}).Operation)); err != nil {
 		t.Fatal(err)
 	}
 	there := f.B.MustMount("db", "user")
@@ -205,7 +205,7 @@ func TestRestoreOnARealShare(t *testing.T) {
 		t.Fatal(err)
 	}
 	restore := f.AwaitEnd(*f.Submit(api.Request{Kind: dataset.OpRestore, Volume: "db", Snapshot: "before"}).Operation)
-	if err := operation.Outcome(restore); err != nil {
+	if err := operation.OutcomeError(restore); err != nil {
 		t.Fatal(err)
 	}
 	_, _ = open.WriteAt([]byte("bad"), 0)

@@ -77,7 +77,7 @@ func (c *Creator) createOnce(ctx context.Context, jb *jobs.Job, req api.Request)
 		return *plan.Unchanged, nil
 	}
 	if plan.Operation.Node != c.deps.NodeID {
-		return c.deps.Requester.Make(ctx, jb, req)
+		return c.deps.Requester.MakeVolume(ctx, jb, req)
 	}
 	out, err := c.deps.Executor.Execute(ctx, jb, *plan.Operation)
 	if err != nil {

@@ -17,13 +17,13 @@ import (
 
 // Handler executes an operation of one kind, and has control record the outcome. It is idempotent by the UUIDs in the
 // operation.
-type Act func(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (api.Committed, error)
+type Handler func(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (api.Committed, error)
 
 // ExecutorDeps is what Executor needs of other components.
 type ExecutorDeps struct {
 	*host.Host
 	Operations  *Runner
-	Acts        map[dataset.OpKind]Act // by the kind of operation
+	Handlers    map[dataset.OpKind]Handler // by the kind of operation
 	PoolChanged func(id uuid.UUID, home bool)
 }
 
@@ -36,12 +36,12 @@ type Executor struct {
 func NewExecutor(deps ExecutorDeps) *Executor { return &Executor{deps} }
 
 // Kinds returns the kinds of operations that this agent executes, for control.
-func (x *Executor) Kinds() []dataset.OpKind { return slices.Sorted(maps.Keys(x.deps.Acts)) }
+func (x *Executor) Kinds() []dataset.OpKind { return slices.Sorted(maps.Keys(x.deps.Handlers)) }
 
 // Execute executes an operation and has control record the outcome. It can be called again for the same operation
 // after a crash, because each handler is idempotent by the UUIDs in the operation.
 func (x *Executor) Execute(ctx context.Context, jb *jobs.Job, op dataset.Operation) (out api.Committed, err error) {
-	act := x.Act(op.Kind)
+	act := x.Handler(op.Kind)
 	err = x.deps.Operations.Run(ctx, jb, op, func(ctx context.Context, op *dataset.Operation) error {
 		out, err = act(ctx, jb, op)
 		return err
@@ -59,8 +59,8 @@ func (x *Executor) Execute(ctx context.Context, jb *jobs.Job, op dataset.Operati
 }
 
 // handler returns the function that executes operations of a kind.
-func (x *Executor) Act(kind dataset.OpKind) Act {
-	if act, known := x.deps.Acts[kind]; known {
+func (x *Executor) Handler(kind dataset.OpKind) Handler {
+	if act, known := x.deps.Handlers[kind]; known {
 		return act
 	}
 	// Record the failure. Otherwise each sync would start the operation again.

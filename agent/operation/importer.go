@@ -174,7 +174,7 @@ func (i *Importer) importInto(ctx context.Context, jb *jobs.Job, op *dataset.Ope
 // unpackSent unpacks an archive that comes with a request. If the archive is damaged or truncated, the error is
 // dataset.ErrInvalid and not dataset.ErrCorrupt, because no data of Drover is damaged.
 func unpackSent(ctx context.Context, r io.Reader, root *os.File) error {
-	err := tree.ReadTar(ctx, sent{r}, root)
+	err := tree.ReadTar(ctx, senderReader{r}, root)
 	if errors.Is(err, dataset.ErrCorrupt) {
 		err = dataset.Errorf(dataset.ErrInvalid,
 			"the archive is incomplete or not a tar archive: %w (create it again, uncompressed, and send it "+
@@ -183,10 +183,10 @@ func unpackSent(ctx context.Context, r io.Reader, root *os.File) error {
 	return err
 }
 
-// sent is a reader of a sender's stream. It returns the stream's errors with the kind dataset.ErrInvalid.
-type sent struct{ r io.Reader }
+// senderReader is a reader of a sender's stream. It returns the stream's errors with the kind dataset.ErrInvalid.
+type senderReader struct{ r io.Reader }
 
-func (s sent) Read(p []byte) (int, error) {
+func (s senderReader) Read(p []byte) (int, error) {
 	n, err := s.r.Read(p)
 	if err != nil && !errors.Is(err, io.EOF) {
 		err = dataset.Errorf(dataset.ErrInvalid, "the archive ended early while it was sent: %w", err)

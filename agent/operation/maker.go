@@ -67,14 +67,14 @@ func (m *Maker) makeDataset(ctx context.Context, jb *jobs.Job, pool backends.Poo
 	if err != nil {
 		return 0, fmt.Errorf("volume %s: %w", op.Volume, err)
 	}
-	if err := m.MakeBytes(withKey, jb, pool, op); err != nil {
+	if err := m.MakeInPool(withKey, jb, pool, op); err != nil {
 		return 0, fmt.Errorf("volume %s: %w", op.Volume, m.deps.Space.AddHint(ctx, op.DatasetRecord.Pool, err))
 	}
 	return asked, nil
 }
 
-// MakeBytes makes the dataset of an operation in a pool, and does not record it.
-func (m *Maker) MakeBytes(ctx context.Context, jb *jobs.Job, pool backends.Pool, op *dataset.Operation) error {
+// MakeInPool makes the dataset of an operation in a pool, and does not record it.
+func (m *Maker) MakeInPool(ctx context.Context, jb *jobs.Job, pool backends.Pool, op *dataset.Operation) error {
 	if op.Source == nil {
 		jb.Step("making")
 		size, err := pool.Create(ctx, *op.DatasetRecord)
@@ -82,7 +82,7 @@ func (m *Maker) MakeBytes(ctx context.Context, jb *jobs.Job, pool backends.Pool,
 		return err
 	}
 	planned := op.DatasetRecord.Size
-	later, err := m.cloneBytes(ctx, jb, pool, op)
+	later, err := m.makeClone(ctx, jb, pool, op)
 	if err != nil {
 		return err
 	}
@@ -120,9 +120,9 @@ func setCloneSize(op *dataset.Operation, planned dataset.Size) error {
 	return nil
 }
 
-// cloneBytes makes a clone while nothing is written to the source. It returns a function that grows the clone to its
+// makeClone makes a clone while nothing is written to the source. It returns a function that grows the clone to its
 // size. The caller calls that function after the source was thawed.
-func (m *Maker) cloneBytes(ctx context.Context, jb *jobs.Job, pool backends.Pool,
+func (m *Maker) makeClone(ctx context.Context, jb *jobs.Job, pool backends.Pool,
 	op *dataset.Operation) (later backends.Resizer, err error) {
 	unlock, err := m.deps.Locks.Lock(ctx, op.Source.Dataset, "clone into "+op.Volume)
 	if err != nil {

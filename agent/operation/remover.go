@@ -18,12 +18,12 @@ import (
 // RemoverDeps is what Remover needs of other components.
 type RemoverDeps struct {
 	*host.Host
-	Datasets      *Datasets
-	Records       *RecordWriter
-	EnsureUnused  EnsureUnused
-	ForgetAliases func(ctx context.Context, d dataset.Dataset) error // that the engine used
-	DropUses      func(ctx context.Context, id uuid.UUID) error
-	PurgeLater    func(d dataset.Dataset)
+	Datasets        *Datasets
+	Records         *RecordWriter
+	EnsureUnused    EnsureUnused
+	ForgetSpellings func(ctx context.Context, d dataset.Dataset) error // that the engine used
+	DropUses        func(ctx context.Context, id uuid.UUID) error
+	PurgeLater      func(d dataset.Dataset)
 }
 
 // Remover deletes volumes and destroys datasets. It has no state of its own.
@@ -53,7 +53,7 @@ func (r *Remover) Delete(ctx context.Context, jb *jobs.Job, op *dataset.Operatio
 	if !r.deps.Datasets.IsHome(out) {
 		return out, nil
 	}
-	if err := r.deps.ForgetAliases(ctx, d); err != nil {
+	if err := r.deps.ForgetSpellings(ctx, d); err != nil {
 		r.deps.LogOf(d).WithError(err).Warn("cannot remove the spellings that the engine used")
 	}
 	if err := mounting.RemoveMountPoint(r.deps.MountPath(d.ID)); err != nil {

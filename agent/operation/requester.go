@@ -28,25 +28,25 @@ func NewRequester(deps RequesterDeps) *Requester { return &Requester{deps: deps}
 // ErrLost says that another request made the volume first. The caller looks the volume up again.
 var ErrLost = errors.New("another request was first")
 
-// Make has another node make a volume. When the volume is made, Make returns ErrLost, so that the caller looks the
+// MakeVolume has another node make a volume. When the volume is made, Make returns ErrLost, so that the caller looks the
 // volume up as if another request had made it.
-func (r *Requester) Make(ctx context.Context, jb *jobs.Job, req api.Request) (d dataset.Dataset, err error) {
-	out, err := r.Do(ctx, jb, req)
+func (r *Requester) MakeVolume(ctx context.Context, jb *jobs.Job, req api.Request) (d dataset.Dataset, err error) {
+	out, err := r.Execute(ctx, jb, req)
 	if err != nil {
 		return d, err
 	}
 	if out.Operation == nil {
 		return out.Volume.Dataset, nil // made meanwhile
 	}
-	if err := Outcome(*out.Operation); err != nil {
+	if err := OutcomeError(*out.Operation); err != nil {
 		return d, fmt.Errorf("node %s: %w", ShortID(out.Operation.Node), err)
 	}
 	return d, ErrLost
 }
 
-// Do records an operation for another node's agent, and waits until the operation has ended, however long that takes.
+// Execute records an operation for another node's agent, and waits until the operation has ended, however long that takes.
 // The result contains the ended operation. It contains no operation if there was nothing to do.
-func (r *Requester) Do(ctx context.Context, jb *jobs.Job, req api.Request) (out api.Outcome, err error) {
+func (r *Requester) Execute(ctx context.Context, jb *jobs.Job, req api.Request) (out api.Outcome, err error) {
 	out, err = r.deps.Control.Submit(ctx, req)
 	if err != nil || out.Operation == nil {
 		return out, err
@@ -59,7 +59,7 @@ func (r *Requester) Do(ctx context.Context, jb *jobs.Job, req api.Request) (out 
 			return r.deps.Control.Operation(ctx, op.ID.String(), host.LongPoll)
 		})
 		if err == nil && now.State == dataset.OpPending && makesVolume(req.Kind) {
-			err = r.reconsider(ctx, now, req)
+			err = r.cancelIfReplanned(ctx, now, req)
 		}
 		switch {
 		case errors.Is(err, dataset.ErrNotFound):
@@ -75,10 +75,10 @@ func (r *Requester) Do(ctx context.Context, jb *jobs.Job, req api.Request) (out 
 	return out, nil
 }
 
-// reconsider cancels an operation that its node has not started for a long time, if control would now plan the
+// cancelIfReplanned cancels an operation that its node has not started for a long time, if control would now plan the
 // request differently: the node may be lost. It returns ErrLost if control would choose another node. If control
 // would choose no node, it returns the error of control.
-func (r *Requester) reconsider(ctx context.Context, op dataset.Operation, req api.Request) error {
+func (r *Requester) cancelIfReplanned(ctx context.Context, op dataset.Operation, req api.Request) error {
 	plan, err := r.deps.Plan(ctx, req)
 	same := err == nil && plan.Operation != nil && plan.Operation.Node == op.Node
 	if same || errors.Is(err, dataset.ErrUnavailable) {
@@ -105,8 +105,8 @@ func showProgress(jb *jobs.Job, op dataset.Operation) {
 	jb.SetProgress(op.Progress.Done, op.Progress.Total)
 }
 
-// Outcome returns the error with which an operation ended, or nil if it succeeded.
-func Outcome(op dataset.Operation) error {
+// OutcomeError returns the error with which an operation ended, or nil if it succeeded.
+func OutcomeError(op dataset.Operation) error {
 	switch {
 	case op.State == dataset.OpDone:
 		return nil

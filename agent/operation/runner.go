@@ -58,7 +58,7 @@ type running struct {
 	inDoubt  bool // control has not answered a report of it, so the report may still arrive
 
 	// endRecording cancels the request to record the operation, and returns once that request has ended.
-	settle func()
+	endRecording func()
 
 	dataset, pool uuid.UUID // the dataset and the pool that the operation changes; pool may be uuid.Nil
 }
@@ -80,7 +80,7 @@ func (r *Runner) Run(
 	now := newRunning(op, cancel)
 	r.mu.Lock()
 	r.running[op.ID] = now
-	now.settle = r.deps.Jobs.After(ctx, r.deps.Clock, r.deps.Limits.RecordAfter,
+	now.endRecording = r.deps.Jobs.After(ctx, r.deps.Clock, r.deps.Limits.RecordAfter,
 		func(ctx context.Context) { r.record(ctx, planned) })
 	r.mu.Unlock()
 	end := func() { // call it last: a sync after it can restart an operation that is recorded and not final
@@ -90,7 +90,7 @@ func (r *Runner) Run(
 	}
 	began := r.deps.Clock.Steady()
 	err := do(ctx, &op)
-	now.settle()
+	now.endRecording()
 	err = r.deps.Explain(ctx, op, err)
 	if r.deps.Ended != nil {
 		r.deps.Ended(op, err, r.deps.Clock.Steady()-began)
@@ -166,7 +166,7 @@ func (r *Runner) record(ctx context.Context, op dataset.Operation) {
 // change that was made must not be left in doubt.
 func (r *Runner) Report(ctx context.Context, op *dataset.Operation) (api.Committed, error) {
 	op.Incarnation = r.deps.Incarnation
-	mayArrive := r.settleRecord(op.ID)
+	mayArrive := r.endRecording(op.ID)
 	for again := false; ; again = true {
 		out, err := r.deps.Control.Commit(ctx, r.deps.NodeID, api.Report{
 			Incarnation: r.deps.Incarnation, Operation: *op, Retry: again || mayArrive,
@@ -195,14 +195,14 @@ func (r *Runner) Report(ctx context.Context, op *dataset.Operation) (api.Committ
 // endRecording ends the request to record an operation. It returns true if control has not answered that request: the
 // request may then still arrive. If it arrived after the Commit, the operation would start again. For example, a
 // create whose name another request had taken would make a volume that no user requested.
-func (r *Runner) settleRecord(op uuid.UUID) (mayArrive bool) {
+func (r *Runner) endRecording(op uuid.UUID) (mayArrive bool) {
 	r.mu.Lock()
 	now := r.running[op]
 	r.mu.Unlock()
 	if now == nil {
 		return false
 	}
-	now.settle()
+	now.endRecording()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return now.inDoubt
@@ -224,8 +224,8 @@ func (r *Runner) IsRunning(op uuid.UUID) bool {
 	return r.running[op] != nil
 }
 
-// NoteRecorded notes that control has a record of an operation, and reports whether the operation runs now.
-func (r *Runner) NoteRecorded(op uuid.UUID) bool {
+// MarkRecorded notes that control has a record of an operation, and reports whether the operation runs now.
+func (r *Runner) MarkRecorded(op uuid.UUID) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := r.running[op]

@@ -57,7 +57,7 @@ func (t *Snapshotter) Take(ctx context.Context, jb *jobs.Job, op *dataset.Operat
 	}
 	steps.At("snapshot.begin")
 	// Set the time at which the snapshot is taken. A scheduled one may be late, because this node was down.
-	if *op.Snapshot, err = t.Stamp(ctx, pool, *op.Snapshot); err != nil {
+	if *op.Snapshot, err = t.WithTimeAndSize(ctx, pool, *op.Snapshot); err != nil {
 		return out, fmt.Errorf("snapshot of volume %s: %w", d.Volume, err)
 	}
 	if !again {
@@ -124,10 +124,10 @@ func isMade(ctx context.Context, pool backends.Pool, s dataset.Snapshot) bool {
 	return err == nil && lineage.IndexOf(e, s.ID) >= 0
 }
 
-// Stamp returns a snapshot with the time at which it was taken and the size of its dataset. An earlier attempt may
+// WithTimeAndSize returns a snapshot with the time at which it was taken and the size of its dataset. An earlier attempt may
 // have set the time. Otherwise the time is read from this node's clock, because the clock of the home orders the
 // snapshots of an epoch.
-func (t *Snapshotter) Stamp(ctx context.Context, pool backends.Pool, s dataset.Snapshot) (dataset.Snapshot, error) {
+func (t *Snapshotter) WithTimeAndSize(ctx context.Context, pool backends.Pool, s dataset.Snapshot) (dataset.Snapshot, error) {
 	e, err := pool.Stat(ctx, s.Dataset)
 	if i := lineage.IndexOf(e, s.ID); err == nil && i >= 0 {
 		s.Created, s.OrderTime, s.Size = e.Snapshots[i].Created, e.Snapshots[i].OrderTime, e.Snapshots[i].Size
@@ -158,10 +158,10 @@ func (t *Snapshotter) Restore(ctx context.Context, jb *jobs.Job, op *dataset.Ope
 	}
 	steps.At("restore.begin")
 	jb.Step("restoring")
-	if *op.Snapshot, err = t.Stamp(ctx, pool, *op.Snapshot); err != nil {
+	if *op.Snapshot, err = t.WithTimeAndSize(ctx, pool, *op.Snapshot); err != nil {
 		return out, fmt.Errorf("restore of volume %s: %w", d.Volume, err)
 	}
-	if err := t.restoreBytes(ctx, jb, pool, d, op); err != nil {
+	if err := t.restoreData(ctx, jb, pool, d, op); err != nil {
 		return out, fmt.Errorf("restore of volume %s: %w", d.Volume, t.deps.Space.AddHint(ctx, d.Pool, err))
 	}
 	steps.At("restore.made")
@@ -172,10 +172,10 @@ func (t *Snapshotter) Restore(ctx context.Context, jb *jobs.Job, op *dataset.Ope
 	return out, err
 }
 
-// restoreBytes restores the dataset. The replaced content is kept as a snapshot, and no host can write to it. For
+// restoreData restores the dataset. The replaced content is kept as a snapshot, and no host can write to it. For
 // each host that has the dataset mounted, an operator has confirmed that it does not write any more. Without that
 // confirmation the restore would have been refused.
-func (t *Snapshotter) restoreBytes(ctx context.Context, jb *jobs.Job, pool backends.Pool, d dataset.Dataset,
+func (t *Snapshotter) restoreData(ctx context.Context, jb *jobs.Job, pool backends.Pool, d dataset.Dataset,
 	op *dataset.Operation) error {
 	restore := pool.Restore
 	if sharer, can := pool.(backends.Sharer); can && d.Profile.Access == dataset.AccessMany {

@@ -91,11 +91,11 @@ func (r *Requests) Perform(ctx context.Context, req api.Request) error {
 			return err
 		}
 		if plan.Operation.Node != r.deps.NodeID {
-			out, err := r.deps.Requester.Do(ctx, jb, req)
+			out, err := r.deps.Requester.Execute(ctx, jb, req)
 			if err != nil || out.Operation == nil {
 				return err
 			}
-			return operation.Outcome(*out.Operation)
+			return operation.OutcomeError(*out.Operation)
 		}
 		_, err = r.deps.Execute(ctx, jb, *plan.Operation)
 		return err
