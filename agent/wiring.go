@@ -234,7 +234,7 @@ func (a *components) makeControlSync() {
 	a.Trash = &controlsync.TrashReader{Host: a.Host, Pools: a.Pools}
 	a.Reporter = controlsync.NewReporter(controlsync.ReporterDeps{
 		Host: a.Host, Replicas: a.controlReplicas, Pools: a.Pools,
-		FailedPools: func() []api.Pool { return a.PoolMaker.Unmade },
+		FailedPools: func() []api.Pool { return a.PoolMaker.Failed },
 		Registrar:   a.Registrar, Uses: a.Uses, Guests: a.Guests,
 		GuestTable: a.GuestTable, Status: a.Status, Facts: a.Facts, StoreClock: a.StoreClock,
 		ReplicaStatus:     a.Replicas.Copy,

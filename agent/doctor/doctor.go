@@ -108,7 +108,7 @@ func (x *Doctor) examineHost(ctx context.Context, r *Report, known map[uuid.UUID
 	for _, p := range x.deps.Pools.All() {
 		x.deps.PoolChecker.checkInTime(ctx, r, p, known, sure)
 	}
-	x.deps.PoolChecker.checkUnmade(r)
+	x.deps.PoolChecker.checkFailedPools(r)
 	x.CheckReplicas(r)
 	x.deps.Guests.Check(&r.List)
 	x.deps.Registrar.Findings(ctx, &r.List)

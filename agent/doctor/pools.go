@@ -68,7 +68,7 @@ func (c *PoolChecker) checkInTime(ctx context.Context, r *Report, p *pool.Pool,
 func (c *PoolChecker) CheckPool(ctx context.Context, r *Report, p *pool.Pool, known map[uuid.UUID]dataset.Dataset,
 	sure bool) {
 	name := "pool " + p.Name
-	if p.Record.Leaving != pool.Staying {
+	if p.Record.Leaving != pool.NotLeaving {
 		r.Add(findings.Error, name, "drover pool rm "+p.Name+" continues the removal",
 			"is being removed, and serves nothing: %s", cmp.Or(p.RemovalProblem, "the removal continues automatically"))
 		return
@@ -128,7 +128,7 @@ func (c *PoolChecker) CheckPool(ctx context.Context, r *Report, p *pool.Pool, kn
 func offlineText(name, why string) string {
 	subject := "pool " + name
 	why = strings.TrimPrefix(strings.TrimPrefix(why, subject+": "), subject+" is offline: ")
-	return strings.TrimPrefix(pool.Offline(name, why).Error(), subject+" ")
+	return strings.TrimPrefix(pool.OfflineError(name, why).Error(), subject+" ")
 }
 
 // offlineHint returns what brings an offline pool online. It is "" if the pool's disk hangs, or if the backend
@@ -150,8 +150,8 @@ func (c *PoolChecker) offlineHint(ctx context.Context, p *pool.Pool) string {
 		"lost for good, drover pool rm --forget " + p.Name
 }
 
-func (c *PoolChecker) checkUnmade(r *Report) {
-	for _, u := range c.deps.PoolMaker.Unmade {
+func (c *PoolChecker) checkFailedPools(r *Report) {
+	for _, u := range c.deps.PoolMaker.Failed {
 		r.Add(findings.Error, "pool "+u.Name, "", "%s", offlineText(u.Name, u.Status.Reason))
 	}
 }

@@ -153,7 +153,7 @@ func (l *Holders) DescribeTree(look Scan, d dataset.Dataset, tree mount.Filesyst
 	ours, known := look.own.PlaceAt(path)
 	index := look.own.Index()
 	for _, e := range look.own {
-		if !tree.MayMatch(e) || e.Mountpoint == staged || !pool.Within(e.Root, tree.Root) {
+		if !tree.MayMatch(e) || e.Mountpoint == staged || !pool.IsWithin(e.Root, tree.Root) {
 			continue
 		}
 		place, placed := index.PlaceOf(e)

@@ -66,7 +66,7 @@ func (i *Importer) ownFolders(ctx context.Context) (all []ownFolder) {
 
 // contains reports whether path is dir or is inside it, by their paths or by their positions in one filesystem.
 func contains(table mount.Mounts, dir, path string) bool {
-	if pool.Within(path, dir) {
+	if pool.IsWithin(path, dir) {
 		return true
 	}
 	outer, known := table.Place(dir)

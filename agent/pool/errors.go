@@ -24,8 +24,8 @@ func WithoutPoolName(name string, err error) string {
 	return strings.TrimPrefix(err.Error(), "pool "+name+": ")
 }
 
-// Offline is the error for work on a pool that is offline.
-func Offline(name, why string) error {
+// OfflineError is the error for work on a pool that is offline.
+func OfflineError(name, why string) error {
 	if strings.HasPrefix(why, "pool "+name+" at ") {
 		return dataset.Errorf(dataset.ErrOffline, "%s", why)
 	}
@@ -36,8 +36,8 @@ func unknownPool(id uuid.UUID) error {
 	return dataset.Errorf(dataset.ErrOffline, "pool %s is not one of this node's (drover pool ls)", id)
 }
 
-// NoAnswer returns the reason that is shown for a pool that has not answered since a moment.
-func NoAnswer(since time.Time) string {
+// NoAnswerReason returns the reason that is shown for a pool that has not answered since a moment.
+func NoAnswerReason(since time.Time) string {
 	return fmt.Sprintf("does not respond, since %s: its disk hangs (check it: dmesg; the pool is used again when "+
 		"it responds)", since.UTC().Format(time.RFC3339))
 }

@@ -50,7 +50,7 @@ func TestOpenPoolHangs(t *testing.T) {
 			h.Hang(call)
 			r.News.Changed(there.ID)
 			agenttest.Await(t, func() bool { r.FakeClock.Advance(controlsync.SettleTime); return h.Calls() == 1 })
-			why := pool.NoAnswer(other(r).Question.Since)
+			why := pool.NoAnswerReason(other(r).Question.Since)
 			agenttest.Await(t, func() bool {
 				r.FakeClock.Advance(pool.AskPatience / pool.AskTurns)
 				_, other := toldOf(r, here)

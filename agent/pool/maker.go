@@ -19,7 +19,7 @@ type Maker struct {
 	pools *Pools
 
 	PoolLocks Locks      // the pools that other drover processes on this host must not open
-	Unmade    []api.Pool // pools of drover.yaml that could not be made, without a UUID; set by Opener.Open
+	Failed    []api.Pool // pools of drover.yaml that could not be made, without a UUID; set by Opener.Open
 }
 
 // NewMaker returns a Maker for the pools of a node.
@@ -141,13 +141,13 @@ func (m *Maker) checkDisjoint(name string, rec Record) error {
 	return nil
 }
 
-// addUnmade records that a pool of drover.yaml could be neither found nor made. The pool is shown as offline, and the
+// addFailed records that a pool of drover.yaml could be neither found nor made. The pool is shown as offline, and the
 // other pools are served. Drover tries again only at its next start, because the operator may still be repairing the
 // disk.
-func (m *Maker) addUnmade(node uuid.UUID, c Config, why error) {
+func (m *Maker) addFailed(node uuid.UUID, c Config, why error) {
 	m.Log.WithFields(map[string]any{"pool": c.Name, "backend": c.Backend, "error": why}).
 		Error("pool of drover.yaml is offline: creating it failed")
-	m.Unmade = append(m.Unmade, api.Pool{
+	m.Failed = append(m.Failed, api.Pool{
 		Pool: dataset.Pool{
 			Name:    c.Name,
 			Node:    node,
@@ -164,7 +164,7 @@ func (m *Maker) addUnmade(node uuid.UUID, c Config, why error) {
 
 // checkUnclaimed fails if drover.yaml defines a pool with this name that could not be made.
 func (m *Maker) checkUnclaimed(name string) error {
-	for _, u := range m.Unmade {
+	for _, u := range m.Failed {
 		if u.Name == name {
 			return dataset.Errorf(dataset.ErrExists, "pool %s of drover.yaml is offline: %s", name,
 				u.Status.Reason)

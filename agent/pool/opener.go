@@ -81,12 +81,12 @@ func (x *Opener) Open(ctx context.Context, node uuid.UUID, recovered bool) error
 	for _, c := range unknown {
 		rec := x.maker.newRecord(c)
 		if err := PathAnswers(ctx, x.Clock, rec.Path); err != nil {
-			x.maker.addUnmade(node, c, err)
+			x.maker.addFailed(node, c, err)
 		} else if _, err := x.maker.Make(ctx, c.Name, rec); err != nil {
-			x.maker.addUnmade(node, c, err)
+			x.maker.addFailed(node, c, err)
 		}
 	}
-	if len(x.pools.Order) == 0 && len(x.maker.Unmade) == 0 {
+	if len(x.pools.Order) == 0 && len(x.maker.Failed) == 0 {
 		return x.maker.makeDefault(ctx)
 	}
 	return ctx.Err()
@@ -113,7 +113,7 @@ func (x *Opener) UnopenedPool(name string, rec Record) *Pool {
 // see applyOpened.
 func (x *Opener) OpenAll(ctx context.Context, late bool, list ...*Pool) {
 	for _, op := range list {
-		x.begin(op)
+		x.startOpening(op)
 		x.pools.Add(op)
 	}
 	x.applyOpened(ctx, StartPatience, late, list)
@@ -200,15 +200,15 @@ func (x *Opener) cancelRemoval(ctx context.Context, name string, known map[strin
 	rec := known[name]
 	log := x.Log.WithField("pool", name)
 	switch {
-	case rec.Leaving == Staying:
+	case rec.Leaving == NotLeaving:
 		return nil
-	case rec.Unrecorded && rec.Leaving == Removed:
+	case rec.Unrecorded && rec.Leaving == LeavingRemoved:
 		log.Warn("pool was being removed and is in drover.yaml again: it was empty, and is recreated")
 		delete(known, name)
 		return x.DB.Put(ctx, map[string]any{"pools/" + name: nil})
 	}
 	log.Warn("pool was being removed and is in drover.yaml again: it is kept as it is")
-	rec.Leaving, rec.Unrecorded = Staying, false
+	rec.Leaving, rec.Unrecorded = NotLeaving, false
 	known[name] = rec
 	return x.DB.Put(ctx, map[string]any{"pools/" + name: rec})
 }
@@ -220,7 +220,7 @@ func (x *Opener) Release(id uuid.UUID) (err error) {
 		err = x.pools.closePool(id)
 	}
 	x.pools.mu.Lock()
-	err = errors.Join(err, op.Opening.drop())
+	err = errors.Join(err, op.Opening.discard())
 	x.pools.mu.Unlock()
 	x.pools.Change(id, func(op *Pool) { op.Storage, op.Opening, op.OfflineReason = nil, nil, "it is being removed" })
 	return errors.Join(err, x.maker.PoolLocks.Unlock(id))
@@ -236,7 +236,7 @@ func (x *Opener) Drop(ctx context.Context, id uuid.UUID) error {
 	}
 	x.pools.Change(id, func(op *Pool) {
 		op.Gone, op.Storage, op.Opening, op.HangReason, op.OfflineReason, op.Record.Leaving = true, nil, nil, "",
-			"it was removed from this node", Staying
+			"it was removed from this node", NotLeaving
 	})
 	x.pools.mu.Lock()
 	x.pools.Order = slices.DeleteFunc(x.pools.Order, func(o uuid.UUID) bool { return o == id })
@@ -254,7 +254,7 @@ func (x *Opener) Close() error {
 			errs = append(errs, x.pools.closePool(op.ID))
 		}
 		x.pools.mu.Lock()
-		errs = append(errs, op.Opening.drop())
+		errs = append(errs, op.Opening.discard())
 		x.pools.mu.Unlock()
 	}
 	return errors.Join(append(errs, x.maker.PoolLocks.close())...)

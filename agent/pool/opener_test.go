@@ -26,7 +26,7 @@ func TestWithin(t *testing.T) {
 		{"/pool", "/pool", true}, {"/pool/sub", "/pool", true}, {"/pool", "/pool/sub", false},
 		{"/pools", "/pool", false}, {"/pool..x", "/pool", false}, {"/pool/..x", "/pool", true}, {"/", "/pool", false}, {"/x", "/", true},
 	} {
-		if got := pool.Within(c.path, c.dir); got != c.want {
+		if got := pool.IsWithin(c.path, c.dir); got != c.want {
 			t.Errorf("%s within %s: %t", c.path, c.dir, got)
 		}
 	}

@@ -29,8 +29,8 @@ type opening struct {
 	discarded bool  // the result must be discarded; protected by table.mu
 }
 
-// begin opens a pool in a new goroutine. When begin is called, no other goroutine may use op.
-func (x *Opener) begin(op *Pool) {
+// startOpening opens a pool in a new goroutine. When begin is called, no other goroutine may use op.
+func (x *Opener) startOpening(op *Pool) {
 	o := &opening{since: x.Clock.Now(), Done: make(chan struct{}), result: *op}
 	op.Opening, op.OfflineReason = o, "it is being opened"
 	go func() {
@@ -45,9 +45,9 @@ func (x *Opener) begin(op *Pool) {
 	}()
 }
 
-// drop discards the result of an opening. If the opening has not ended, its goroutine closes the pool later. The caller
+// discard discards the result of an opening. If the opening has not ended, its goroutine closes the pool later. The caller
 // holds table.mu.
-func (o *opening) drop() error {
+func (o *opening) discard() error {
 	if o == nil {
 		return nil
 	}
@@ -96,7 +96,7 @@ func (x *Opener) applyOpened(ctx context.Context, patience time.Duration, late b
 			next.Record, next.AwaitsGeneration = now.Record, late // the record may have changed
 			back = append(back, &next)
 		default:
-			next.OfflineReason = NoAnswer(o.since)
+			next.OfflineReason = NoAnswerReason(o.since)
 		}
 		x.pools.byID[op.ID] = &next
 	}
@@ -120,11 +120,11 @@ func (x *Opener) Retry(ctx context.Context) (again bool) {
 			continue
 		}
 		if op.Opening == nil {
-			if op.Record.Leaving != Staying { // its path may be partly cleared
+			if op.Record.Leaving != NotLeaving { // its path may be partly cleared
 				continue
 			}
 			next := *op
-			x.begin(&next)
+			x.startOpening(&next)
 			next.OfflineReason = op.OfflineReason // until there is a newer reason
 			x.pools.byID[id], op, patience = &next, &next, AgainPatience
 		}

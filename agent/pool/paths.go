@@ -46,7 +46,7 @@ func (m *Maker) RequestedRecord(n api.NewPool) (Record, error) {
 // SetPlace fills in the path and the mount point of a pool, if the operator named none.
 func (m *Maker) SetPlace(name string, rec *Record) {
 	// A path below /dev is a device or volume group and not a directory, so the backend mounts a filesystem.
-	if rec.Image > 0 || len(rec.Devices) > 0 || Within(rec.Path, "/dev") {
+	if rec.Image > 0 || len(rec.Devices) > 0 || IsWithin(rec.Path, "/dev") {
 		rec.Mount = m.ImageMount(name)
 	}
 	if rec.Path != "" || len(rec.Devices) == 0 {
@@ -110,7 +110,7 @@ func pathAliases(path string) ([]string, error) {
 
 // reservedBy returns the owner of a path at which no pool may be made, or "" if a pool may be made there.
 func (m *Maker) reservedBy(path string) string {
-	if mounts := m.Mounts.Root(); Within(path, mounts) {
+	if mounts := m.Mounts.Root(); IsWithin(path, mounts) {
 		return mounts + ", where volumes are mounted"
 	}
 	for at := path; ; at = filepath.Dir(at) {

@@ -75,7 +75,7 @@ func (op *Pool) checkShare(is backends.Info) error {
 
 // CheckNotLeaving fails with ErrConflict while a pool is being removed.
 func (op *Pool) CheckNotLeaving() error {
-	if op.Record.Leaving == Staying {
+	if op.Record.Leaving == NotLeaving {
 		return nil
 	}
 	return dataset.Errorf(dataset.ErrConflict,
@@ -106,20 +106,20 @@ func (op *Pool) checkQuarantine() error {
 // CheckServed fails with dataset.ErrOffline if the pool is not served: it is being removed, offline, hanging, on a
 // failing disk, quarantined, or control is still being asked for its generation.
 func (op *Pool) CheckServed() error {
-	if op.Record.Leaving != Staying {
+	if op.Record.Leaving != NotLeaving {
 		return dataset.Errorf(dataset.ErrOffline, "pool %s is being removed", op.Name)
 	}
 	if op.Storage == nil {
-		return Offline(op.Name, op.OfflineReason)
+		return OfflineError(op.Name, op.OfflineReason)
 	}
 	if op.HangReason != "" {
-		return Offline(op.Name, op.HangReason)
+		return OfflineError(op.Name, op.HangReason)
 	}
 	if op.disk.failing != "" {
-		return Offline(op.Name, op.disk.failing)
+		return OfflineError(op.Name, op.disk.failing)
 	}
 	if op.AwaitsGeneration {
-		return Offline(op.Name, "it was opened just now, and its generation is being compared with control's "+
+		return OfflineError(op.Name, "it was opened just now, and its generation is being compared with control's "+
 			"(ask again)")
 	}
 	return op.checkQuarantine()

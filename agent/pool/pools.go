@@ -120,7 +120,7 @@ func (p *Pools) Online(ctx context.Context, id uuid.UUID) (backends.Pool, error)
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	case !st.Online:
-		return nil, Offline(p.Name(id), st.Reason)
+		return nil, OfflineError(p.Name(id), st.Reason)
 	case err != nil:
 		return nil, err
 	}

@@ -98,7 +98,7 @@ func (p *Prober) Explain(ctx context.Context, id uuid.UUID, err error) error {
 	WaitFor(ctx, p.Clock, AskPatience, []<-chan struct{}{probe.Ended()})
 	op := p.pools.ByID(id)
 	if why := op.DiskFailure(); why != "" {
-		return Offline(op.Name, why)
+		return OfflineError(op.Name, why)
 	}
 	return err
 }
@@ -211,7 +211,7 @@ func (p *Prober) reopen(ctx context.Context, id uuid.UUID, why string) {
 			return
 		}
 	}
-	b, err := p.pools.Eject(ctx, id, why)
+	b, err := p.pools.Detach(ctx, id, why)
 	if err != nil {
 		return // it hangs, or was closed meanwhile; both are already logged
 	}

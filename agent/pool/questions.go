@@ -62,9 +62,9 @@ func (t *table) startQuestion(id uuid.UUID, f func(b backends.Pool)) (q *questio
 	case op == nil:
 		return nil, false, unknownPool(id)
 	case op.Storage == nil:
-		return nil, false, Offline(op.Name, op.OfflineReason)
+		return nil, false, OfflineError(op.Name, op.OfflineReason)
 	case op.HangReason != "":
-		return nil, false, Offline(op.Name, op.HangReason)
+		return nil, false, OfflineError(op.Name, op.HangReason)
 	case op.Question != nil:
 		return op.Question, false, nil
 	}
@@ -83,13 +83,13 @@ func (t *table) markHung(id uuid.UUID, q *question) error {
 	first := false
 	t.Change(id, func(op *Pool) {
 		if first = op.Question == q && op.HangReason == ""; first {
-			op.HangReason = NoAnswer(q.Since)
+			op.HangReason = NoAnswerReason(q.Since)
 		}
 	})
 	if first {
-		t.Log.WithField("pool", t.Name(id)).Error("pool is offline: it " + NoAnswer(q.Since))
+		t.Log.WithField("pool", t.Name(id)).Error("pool is offline: it " + NoAnswerReason(q.Since))
 	}
-	return Offline(t.Name(id), NoAnswer(q.Since))
+	return OfflineError(t.Name(id), NoAnswerReason(q.Since))
 }
 
 // endQuestion records that a question has ended.
@@ -127,9 +127,9 @@ func (t *table) closePool(id uuid.UUID) error {
 	return op.Storage.Close()
 }
 
-// Eject marks an open pool as offline for the reason why, and returns its storage, which the caller closes. It waits
+// Detach marks an open pool as offline for the reason why, and returns its storage, which the caller closes. It waits
 // until no question is running. It fails with dataset.ErrOffline if the pool is not open or does not answer.
-func (t *table) Eject(ctx context.Context, id uuid.UUID, why string) (b backends.Pool, err error) {
+func (t *table) Detach(ctx context.Context, id uuid.UUID, why string) (b backends.Pool, err error) {
 	for b == nil {
 		if err := t.Ask(ctx, id, func(backends.Pool) {}); err != nil {
 			return nil, err

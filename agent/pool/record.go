@@ -39,9 +39,9 @@ type leaving string
 
 // The values of Record.Leaving.
 const (
-	Staying   leaving = ""
-	Removed   leaving = "removed"   // the files that Drover made at its path are removed
-	Forgotten leaving = "forgotten" // its path stays as it is
+	NotLeaving       leaving = ""
+	LeavingRemoved   leaving = "removed"   // the files that Drover made at its path are removed
+	LeavingForgotten leaving = "forgotten" // its path stays as it is
 )
 
 // Config is the configuration with which a recorded pool is opened.
@@ -61,7 +61,7 @@ func (r Record) Config(name string, keys backends.Keys) backends.Config {
 func Overlap(x, y Record) bool {
 	for _, p := range x.Paths() {
 		for _, q := range y.Paths() {
-			if Within(p, q) || Within(q, p) {
+			if IsWithin(p, q) || IsWithin(q, p) {
 				return true
 			}
 		}
@@ -94,8 +94,8 @@ func (r Record) AdoptHint(when string) string {
 	return when + ", drover pool adopt " + r.AdoptPath() + " adopts it, so that it can be removed again"
 }
 
-// Within reports whether path is dir or below it. Both paths must be clean.
-func Within(path, dir string) bool {
+// IsWithin reports whether path is dir or below it. Both paths must be clean.
+func IsWithin(path, dir string) bool {
 	rel, err := filepath.Rel(dir, path)
 	return err == nil && (rel == "." || (rel != ".." && !hasDotDot(rel)))
 }

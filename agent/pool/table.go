@@ -73,7 +73,7 @@ func (t *table) Records() []dataset.Pool {
 	defer t.mu.RUnlock()
 	out := make([]dataset.Pool, 0, len(t.Order))
 	for _, id := range t.Order {
-		if op := t.byID[id]; op.Record.Leaving == Staying {
+		if op := t.byID[id]; op.Record.Leaving == NotLeaving {
 			out = append(out, op.Pool)
 		}
 	}
@@ -151,7 +151,7 @@ func (t *table) Add(op *Pool) {
 	if was := t.byID[op.ID]; was == nil || was.Gone {
 		t.Order = append(t.Order, op.ID)
 	} else if was.Record.Path != op.Record.Path { // at the same path, it is a pool whose creation was interrupted
-		if err := was.Opening.drop(); err != nil {
+		if err := was.Opening.discard(); err != nil {
 			t.Log.WithError(err).WithField("pool", op.Name).Warn("pool was not closed at its previous place")
 		}
 	}

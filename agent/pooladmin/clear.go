@@ -17,7 +17,7 @@ import (
 // Continue resumes the removals of pools that were interrupted or could not be finished. Each runs as a job.
 func (r *Remover) Continue() {
 	for _, op := range r.Pools.All() {
-		if op.Record.Leaving == pool.Staying || op.Storage == nil && op.Opening != nil {
+		if op.Record.Leaving == pool.NotLeaving || op.Storage == nil && op.Opening != nil {
 			continue
 		}
 		r.Jobs.Start("removal of pool "+op.Name, func(ctx context.Context, _ *jobs.Job) error {
@@ -26,7 +26,7 @@ func (r *Remover) Continue() {
 				return err
 			}
 			defer unlock()
-			if now := r.Pools.ByID(op.ID); now.Gone || now.Record.Leaving == pool.Staying {
+			if now := r.Pools.ByID(op.ID); now.Gone || now.Record.Leaving == pool.NotLeaving {
 				return nil
 			}
 			_, err = r.finish(ctx, op.ID)
@@ -39,14 +39,14 @@ func (r *Remover) Continue() {
 	}
 }
 
-// clear removes a pool's files from its path. left describes the files that remain.
-func (r *Remover) clear(ctx context.Context, id uuid.UUID) (left string, err error) {
+// clearPath removes a pool's files from its path. left describes the files that remain.
+func (r *Remover) clearPath(ctx context.Context, id uuid.UUID) (left string, err error) {
 	var b backends.Pool
 	op := r.Pools.ByID(id)
 	if op.Storage != nil {
-		b, err = r.Pools.Eject(ctx, id, "it is being removed")
+		b, err = r.Pools.Detach(ctx, id, "it is being removed")
 	} else {
-		b, left, err = r.complete(ctx, op)
+		b, left, err = r.openLeaving(ctx, op)
 	}
 	if err != nil || b == nil {
 		return left, err
@@ -61,17 +61,17 @@ func (r *Remover) clear(ctx context.Context, id uuid.UUID) (left string, err err
 	return left, r.Maker.PoolLocks.Unlock(id)
 }
 
-// complete opens a pool that is being removed and is not open. Its path may be cleared in part, so complete first
+// openLeaving opens a pool that is being removed and is not open. Its path may be cleared in part, so complete first
 // makes the missing parts again. It returns nil if there is nothing at the pool's path or if the pool cannot be
 // opened; left then says what the operator must do. It fails with ErrInUse while another drover process has the pool.
-func (r *Remover) complete(ctx context.Context, op *pool.Pool) (b backends.Pool, left string, err error) {
+func (r *Remover) openLeaving(ctx context.Context, op *pool.Pool) (b backends.Pool, left string, err error) {
 	if op.Opening != nil {
 		return nil, "", op.CheckServed()
 	}
 	cfg := op.Record.Config(op.Name, r.Keys)
 	cfg.Make = len(cfg.Devices) == 0 || cfg.Path != cfg.Mount // a filesystem on devices is never cleared in part
 	if _, err := os.Lstat(cfg.Path); errors.Is(err, os.ErrNotExist) && len(cfg.Devices) == 0 &&
-		!pool.Within(cfg.Path, "/dev") {
+		!pool.IsWithin(cfg.Path, "/dev") {
 		return nil, "there is nothing at " + cfg.Path + " now: " + op.Record.AdoptHint("if its disk is "+
 			"disconnected"), nil
 	}

@@ -84,7 +84,7 @@ func TestPoolBeingRemovedIsNotCreatedOnItsDevices(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := r.Pools.UpdateRecord(ctx, p.ID, func(rec *pool.Record) { rec.Leaving = pool.Removed }); err != nil {
+	if err := r.Pools.UpdateRecord(ctx, p.ID, func(rec *pool.Record) { rec.Leaving = pool.LeavingRemoved }); err != nil {
 		t.Fatal(err)
 	}
 	cfg := r.Config
@@ -115,7 +115,7 @@ func TestForgetResumesByPlainRemove(t *testing.T) {
 	r := agenttest.New(t)
 	path := newPool(r, "plain")
 	op, _ := r.Pools.ByName("plain")
-	if err := r.Pools.UpdateRecord(t.Context(), op.ID, func(rec *pool.Record) { rec.Leaving = pool.Forgotten }); err != nil {
+	if err := r.Pools.UpdateRecord(t.Context(), op.ID, func(rec *pool.Record) { rec.Leaving = pool.LeavingForgotten }); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := r.RemovePool(t.Context(), "plain", false); err != nil {
@@ -134,7 +134,7 @@ func TestPoolTakenByAnotherDroverIsNotCleared(t *testing.T) {
 	ctx := t.Context()
 	path := newPool(r, "plain")
 	op, _ := r.Pools.ByName("plain")
-	if err := r.Pools.UpdateRecord(ctx, op.ID, func(rec *pool.Record) { rec.Leaving = pool.Removed }); err != nil {
+	if err := r.Pools.UpdateRecord(ctx, op.ID, func(rec *pool.Record) { rec.Leaving = pool.LeavingRemoved }); err != nil {
 		t.Fatal(err)
 	}
 	names := slices.DeleteFunc(slices.Collect(maps.Keys(r.PoolMaker.PoolLocks.Sockets)), func(n string) bool { return !strings.HasPrefix(n, pool.LockName(op.ID)) })
@@ -193,7 +193,7 @@ func TestHangingRemovalDoesNotBlockOtherPools(t *testing.T) {
 // Who puts a pool back into drover.yaml before its removal is over has it: as it is, or made again
 // where it may be cleared in part.
 func TestRemovedPoolConfiguredAgain(t *testing.T) {
-	for name, is := range map[string]pool.Record{"whole": {Leaving: pool.Removed}, "cleared": {Leaving: pool.Removed, Unrecorded: true}} {
+	for name, is := range map[string]pool.Record{"whole": {Leaving: pool.LeavingRemoved}, "cleared": {Leaving: pool.LeavingRemoved, Unrecorded: true}} {
 		t.Run(name, func(t *testing.T) {
 			r := agenttest.New(t)
 			path := newPool(r, "plain")
@@ -230,7 +230,7 @@ func TestForgottenPoolConfiguredAgain(t *testing.T) {
 	r := agenttest.New(t)
 	path := newPool(r, "plain")
 	op, _ := r.Pools.ByName("plain")
-	if err := r.Pools.UpdateRecord(t.Context(), op.ID, func(rec *pool.Record) { rec.Leaving, rec.Unrecorded = pool.Forgotten, true }); err != nil {
+	if err := r.Pools.UpdateRecord(t.Context(), op.ID, func(rec *pool.Record) { rec.Leaving, rec.Unrecorded = pool.LeavingForgotten, true }); err != nil {
 		t.Fatal(err)
 	}
 	cfg := r.Config

@@ -118,10 +118,10 @@ func (c *Creator) Adopt(ctx context.Context, path string) (dataset.Pool, []api.R
 	}
 	name := c.unusedName(path)
 	defer c.Maker.RemoveMountPoint(name)
-	var tried, unable []unadopted
+	var tried, unable []adoptFailure
 	for _, kind := range c.Backends.Kinds() {
 		if err := backends.CheckOpen(ctx, kind); err != nil {
-			unable = append(unable, unadopted{kind.Name(), err})
+			unable = append(unable, adoptFailure{kind.Name(), err})
 			continue
 		}
 		rec := found
@@ -133,7 +133,7 @@ func (c *Creator) Adopt(ctx context.Context, path string) (dataset.Pool, []api.R
 			b, err = kind.Open(ctx, rec.Config(name, c.Keys))
 		}
 		if err != nil {
-			tried = append(tried, unadopted{kind.Name(), err})
+			tried = append(tried, adoptFailure{kind.Name(), err})
 			continue
 		}
 		rec.ID = b.ID()
@@ -142,25 +142,25 @@ func (c *Creator) Adopt(ctx context.Context, path string) (dataset.Pool, []api.R
 		}
 		return c.adopt(ctx, name, rec)
 	}
-	return dataset.Pool{}, nil, notAdopted(path, tried, unable)
+	return dataset.Pool{}, nil, notAdoptedError(path, tried, unable)
 }
 
-// unadopted is the reason why a backend found no pool of its own at a path.
-type unadopted struct {
+// adoptFailure is the reason why a backend found no pool of its own at a path.
+type adoptFailure struct {
 	backend string
 	err     error
 }
 
-// notAdopted returns the error for a path at which no backend found a pool. tried has the reasons of the backends
+// notAdoptedError returns the error for a path at which no backend found a pool. tried has the reasons of the backends
 // that examined the path. unable has the reasons of the backends that cannot work on this host. The error contains
 // only the reasons that concern the content of the path.
-func notAdopted(path string, tried, unable []unadopted) error {
+func notAdoptedError(path string, tried, unable []adoptFailure) error {
 	all := slices.Concat(tried, unable)
 	var is struct{ Backend string }
 	raw, err := safefile.Read(filepath.Join(path, "pool.json")) // every pool in a folder has this file
 	if err == nil && json.Unmarshal(raw, &is) == nil &&
-		slices.ContainsFunc(all, func(u unadopted) bool { return u.backend == is.Backend }) {
-		all = slices.DeleteFunc(all, func(u unadopted) bool { return u.backend != is.Backend })
+		slices.ContainsFunc(all, func(u adoptFailure) bool { return u.backend == is.Backend }) {
+		all = slices.DeleteFunc(all, func(u adoptFailure) bool { return u.backend != is.Backend })
 	}
 	st, serr := os.Stat(path)
 	if errors.Is(err, os.ErrNotExist) && serr == nil && st.IsDir() {
@@ -178,12 +178,12 @@ func notAdopted(path string, tried, unable []unadopted) error {
 			"adopt %s: the device is empty (drover pool create NAME --backend KIND --device %[1]s creates a pool "+
 				"on it)", path)
 	}
-	holds := func(u unadopted) bool { // the path has something of this backend that is not a pool
+	holds := func(u adoptFailure) bool { // the path has something of this backend that is not a pool
 		kind := dataset.KindOf(u.err)
 		return kind == dataset.ErrExists || kind == dataset.ErrCorrupt
 	}
 	if slices.ContainsFunc(all, holds) {
-		all = slices.DeleteFunc(all, func(u unadopted) bool { return !holds(u) })
+		all = slices.DeleteFunc(all, func(u adoptFailure) bool { return !holds(u) })
 	}
 	var why []string
 	for _, u := range all {
@@ -201,7 +201,7 @@ func recordAt(path string) (pool.Record, error) {
 	found := pool.Record{Path: path, Unexamined: true}
 	st, err := os.Lstat(path)
 	switch {
-	case errors.Is(err, os.ErrNotExist) && pool.Within(path, "/dev"): // a volume group without an active volume
+	case errors.Is(err, os.ErrNotExist) && pool.IsWithin(path, "/dev"): // a volume group without an active volume
 	case err != nil:
 		return found, err
 	case st.Mode().IsRegular():

@@ -69,7 +69,7 @@ func TestErrorsNameAPoolOnce(t *testing.T) {
 			t.Errorf("%q: %q, want %q", given, made, want[0])
 		}
 		why := pool.WithoutPoolName("fast", err)
-		if off := pool.Offline("fast", why); why != want[1] || off.Error() != want[2] || !errors.Is(off, dataset.ErrOffline) {
+		if off := pool.OfflineError("fast", why); why != want[1] || off.Error() != want[2] || !errors.Is(off, dataset.ErrOffline) {
 			t.Errorf("%q: %q and %q, want %q", given, why, off, want[1:])
 		}
 	}

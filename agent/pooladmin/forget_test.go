@@ -179,7 +179,7 @@ func TestPoolIsRemovedDuringCreates(t *testing.T) {
 		all.Go(func() { _, errs[0] = r.RemovePool(ctx, name, false) })
 		if try%2 == 1 {
 			op, _ := r.Pools.ByName(name)
-			agenttest.Await(t, func() bool { now := r.Pools.ByID(op.ID); return now.Record.Leaving != pool.Staying || now.Gone })
+			agenttest.Await(t, func() bool { now := r.Pools.ByID(op.ID); return now.Record.Leaving != pool.NotLeaving || now.Gone })
 			close(begins)
 		}
 		all.Wait()
@@ -263,7 +263,7 @@ func TestPoolRemovalWaitsForNoOtherWork(t *testing.T) {
 	hold(unknown)
 	newPool(r, "plain")
 	op, _ := r.Pools.ByName("plain")
-	if err := r.Pools.UpdateRecord(ctx, op.ID, func(rec *pool.Record) { rec.Leaving, rec.Unrecorded = pool.Removed, true }); err != nil {
+	if err := r.Pools.UpdateRecord(ctx, op.ID, func(rec *pool.Record) { rec.Leaving, rec.Unrecorded = pool.LeavingRemoved, true }); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := r.RemovePool(ctx, "plain", false); err != nil {
@@ -342,7 +342,7 @@ func TestPoolRemovalCrashesAtEveryAct(t *testing.T) {
 				r.StartWith(r.Config)
 				agenttest.Await(t, func() bool {
 					op, there := r.Pools.ByName("plain")
-					if there && op.Record.Leaving != pool.Staying {
+					if there && op.Record.Leaving != pool.NotLeaving {
 						r.DoHeartbeatWork(t.Context())
 					}
 					return !there || op.CheckServed() == nil

@@ -49,7 +49,7 @@ func (q *Quarantine) Accept(ctx context.Context, name string, in api.AcceptPool)
 	case !known:
 		return dataset.Pool{}, dataset.Errorf(dataset.ErrInvalid,
 			"no such pool: %q on this node (drover pool ls)", dataset.Clip(name))
-	case op.Record.Leaving != pool.Staying || op.Storage == nil || op.HangReason != "":
+	case op.Record.Leaving != pool.NotLeaving || op.Storage == nil || op.HangReason != "":
 		return dataset.Pool{}, op.CheckServed()
 	case op.QuarantineReason() == "":
 		return dataset.Pool{}, dataset.Errorf(dataset.ErrConflict,

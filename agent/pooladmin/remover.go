@@ -91,14 +91,14 @@ func (r *Remover) Remove(ctx context.Context, name string, forget bool) (out api
 	if err := r.checkRemovable(name, op); err != nil {
 		return out, err
 	}
-	if !forget && op.Record.Leaving == pool.Staying {
+	if !forget && op.Record.Leaving == pool.NotLeaving {
 		if err := r.checkEmpty(ctx, op); err != nil {
 			return out, err
 		}
 	}
 	out.Pool, out.Notes = op.Pool, r.configNotes(ctx, op)
 	var asked []uuid.UUID // control decides while the pool is still served: if it refuses, nothing has changed
-	if op.Record.Leaving == pool.Staying {
+	if op.Record.Leaving == pool.NotLeaving {
 		asked = append(asked, op.ID)
 	}
 	if err := r.Registration.Register(ctx, asked...); err != nil { // control may refuse, so it must answer
@@ -137,9 +137,9 @@ func (r *Remover) setLeaving(ctx context.Context, op *pool.Pool, forget bool) er
 	if err := r.checkRemovable(op.Name, op); err != nil {
 		return err
 	}
-	how := pool.Removed
-	if forget || op.Record.Leaving == pool.Forgotten { // the removal continues
-		how = pool.Forgotten
+	how := pool.LeavingRemoved
+	if forget || op.Record.Leaving == pool.LeavingForgotten { // the removal continues
+		how = pool.LeavingForgotten
 	}
 	return r.Pools.UpdateRecord(ctx, op.ID, func(rec *pool.Record) { rec.Leaving = how })
 }
@@ -152,8 +152,8 @@ func (r *Remover) checkRemovable(name string, op *pool.Pool) error {
 				"then run drover pool rm %s", name, name)
 	}
 	others := slices.ContainsFunc(r.Pools.All(),
-		func(o *pool.Pool) bool { return o.Name != name && o.Record.Leaving == pool.Staying })
-	if op != nil && op.Record.Leaving == pool.Staying && !others && len(r.Configured) == 0 &&
+		func(o *pool.Pool) bool { return o.Name != name && o.Record.Leaving == pool.NotLeaving })
+	if op != nil && op.Record.Leaving == pool.NotLeaving && !others && len(r.Configured) == 0 &&
 		(op.Default || name == "default") {
 		return dataset.Errorf(dataset.ErrConflict,
 			"pool %s is the only one of this node, and drover would create it again at its next start: create "+
@@ -174,18 +174,18 @@ func (r *Remover) checkEmpty(ctx context.Context, op *pool.Pool) error {
 	if _, err := b.Reap(ctx, func(uuid.UUID) bool { return false }); err != nil {
 		return pool.WithPoolName(op.Name, err)
 	}
-	return r.checkHoldsNothing(ctx, op, b)
+	return r.checkOpenPoolEmpty(ctx, op, b)
 }
 
-// checkHoldsNothing is checkEmpty for an open pool.
-func (r *Remover) checkHoldsNothing(ctx context.Context, op *pool.Pool, b backends.Pool) error {
+// checkOpenPoolEmpty is checkEmpty for an open pool.
+func (r *Remover) checkOpenPoolEmpty(ctx context.Context, op *pool.Pool, b backends.Pool) error {
 	entries, err := b.List(ctx)
 	if err != nil {
 		return pool.WithPoolName(op.Name, err)
 	}
 	var there []dataset.Held
 	for _, e := range entries {
-		h := r.heldBy(op, e)
+		h := r.blocker(op, e)
 		if n := len(e.Snapshots); n == 1 {
 			h.What += " with 1 snapshot"
 		} else if n > 1 {
@@ -208,9 +208,9 @@ func (r *Remover) checkHoldsNothing(ctx context.Context, op *pool.Pool, b backen
 	return dataset.Holds(op.Name, there)
 }
 
-// heldBy describes an entry of a pool that prevents the removal of the pool. It prefers control's record, because the
+// blocker describes an entry of a pool that prevents the removal of the pool. It prefers control's record, because the
 // record beside the data may be older.
-func (r *Remover) heldBy(op *pool.Pool, e backends.Entry) dataset.Held {
+func (r *Remover) blocker(op *pool.Pool, e backends.Entry) dataset.Held {
 	if e.State == backends.EntryForeign {
 		return dataset.Held{What: e.Path + ", which is not drover's", Mend: "remove it yourself"}
 	}
@@ -269,20 +269,20 @@ func (r *Remover) finish(ctx context.Context, id uuid.UUID) (left string, err er
 		err = r.removeRecord(ctx, op)
 	}
 	if err != nil && !host.InDoubt(err) {
-		return "", errors.Join(err, r.keep(ctx, id))
+		return "", errors.Join(err, r.cancelLeaving(ctx, id))
 	}
 	if err != nil {
 		return "", removalPending(op.Name, err)
 	}
 	steps.At("pool-remove.recorded")
-	if how == pool.Removed {
-		left, err = r.clear(ctx, id)
+	if how == pool.LeavingRemoved {
+		left, err = r.clearPath(ctx, id)
 	} else {
 		left, err = "the data at "+op.Record.Path+" was not changed (drover pool adopt "+op.Record.AdoptPath()+
 			" adopts it again)", r.Opener.Release(id)
 	}
 	if errors.Is(err, dataset.ErrConflict) { // something was put into it nevertheless
-		return "", errors.Join(err, r.keep(ctx, id))
+		return "", errors.Join(err, r.cancelLeaving(ctx, id))
 	}
 	if err != nil {
 		return "", removalPending(op.Name, err)
@@ -310,8 +310,8 @@ func (r *Remover) finish(ctx context.Context, id uuid.UUID) (left string, err er
 // of the pool.
 func (r *Remover) removeRecord(ctx context.Context, op *pool.Pool) error {
 	err := r.awaitWork(ctx, op)
-	if err == nil && op.Record.Leaving == pool.Removed && op.Storage != nil {
-		err = r.checkHoldsNothing(ctx, op, op.Storage)
+	if err == nil && op.Record.Leaving == pool.LeavingRemoved && op.Storage != nil {
+		err = r.checkOpenPoolEmpty(ctx, op, op.Storage)
 	}
 	if err == nil { // register without the pool first: then control records nothing more in it
 		err = r.Registration.Register(ctx)
@@ -330,9 +330,9 @@ func removalPending(name string, err error) error {
 		"retries now)", name, err, name)
 }
 
-// keep records that a pool is no longer leaving.
-func (r *Remover) keep(ctx context.Context, id uuid.UUID) error {
-	err := r.Pools.UpdateRecord(ctx, id, func(rec *pool.Record) { rec.Leaving, rec.Unrecorded = pool.Staying, false })
+// cancelLeaving records that a pool is no longer leaving.
+func (r *Remover) cancelLeaving(ctx context.Context, id uuid.UUID) error {
+	err := r.Pools.UpdateRecord(ctx, id, func(rec *pool.Record) { rec.Leaving, rec.Unrecorded = pool.NotLeaving, false })
 	if err != nil {
 		return err
 	}
