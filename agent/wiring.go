@@ -163,7 +163,7 @@ func (a *components) forgetHome(ds uuid.UUID) {
 func (a *components) makeRegistration() {
 	a.Registration = registration.New(registration.Deps{
 		Host: a.Host, Address: a.Config.Address, Version: a.Config.Version, Labels: a.Config.Labels, Pools: a.Pools,
-		Does: func() []dataset.OpKind { return a.Executor.Kinds() }, StoreGenerations: a.Generations.Store,
+		OperationKinds: func() []dataset.OpKind { return a.Executor.Kinds() }, StoreGenerations: a.Generations.Store,
 	})
 	a.Facts = registration.NewFacts(registration.FactsDeps{
 		Host: a.Host, Source: a.Config.Host, Engine: a.Config.Engine, Backends: a.Config.Backends, Pools: a.Pools,

@@ -136,7 +136,7 @@ func (g grants) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	w := httptest.NewRecorder()
-	err := json.NewEncoder(w).Encode(promise.Answer{Node: g.node, Granted: req.Epochs, For: dataset.Duration(boundTTL)})
+	err := json.NewEncoder(w).Encode(promise.Answer{Node: g.node, Granted: req.Epochs, Duration: dataset.Duration(boundTTL)})
 	return w.Result(), err
 }
 

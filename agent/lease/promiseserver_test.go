@@ -35,7 +35,7 @@ func TestPromisesGoOnlyToKnownHome(t *testing.T) {
 	over, none := promise.Epoch{Dataset: d.ID, Epoch: d.Epoch - 1}, promise.Epoch{Dataset: uuid.New(), Epoch: 1}
 
 	got := asks(f.A, f.B, now, over, none)
-	if len(got.Granted) != 1 || got.Granted[0] != now || time.Duration(got.For) != session {
+	if len(got.Granted) != 1 || got.Granted[0] != now || time.Duration(got.Duration) != session {
 		t.Errorf("%+v", got)
 	}
 	for i, want := range []string{"it is on node host-a, at epoch 1", "has no copy of it"} {

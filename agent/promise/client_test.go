@@ -54,7 +54,7 @@ func TestI1AnswersOfOthers(t *testing.T) {
 				_ = json.NewEncoder(w).Encode(dataset.ProblemOf(dataset.Errorf(dataset.ErrForbidden, "no")))
 				return
 			}
-			_ = json.NewEncoder(w).Encode(Answer{Node: c.says, For: dataset.Duration(time.Second)})
+			_ = json.NewEncoder(w).Encode(Answer{Node: c.says, Duration: dataset.Duration(time.Second)})
 		}))
 		var rt http.RoundTripper = plain{}
 		if c.cert != uuid.Nil {
@@ -64,7 +64,7 @@ func TestI1AnswersOfOthers(t *testing.T) {
 		s.Start()
 		address := s.Listener.Addr().String()
 		got, err := Ask(t.Context(), rt, address, wanted, Request{})
-		if (err == nil) != c.want || err != nil && (!errors.Is(err, dataset.ErrOffline) || got.For != 0) {
+		if (err == nil) != c.want || err != nil && (!errors.Is(err, dataset.ErrOffline) || got.Duration != 0) {
 			t.Errorf("%s: %+v, %v", name, got, err)
 		}
 		s.Close()

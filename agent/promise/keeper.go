@@ -58,7 +58,7 @@ func (k *Keeper) Grant(holder uuid.UUID, r Request, span time.Duration, home fun
 			delete(k.promises, id)
 		}
 	}
-	a := Answer{For: dataset.Duration(span)}
+	a := Answer{Duration: dataset.Duration(span)}
 	for _, e := range r.Epochs {
 		if why := k.refusal(e, span, home); why != "" {
 			a.Refused = append(a.Refused, Refusal{e, why})

@@ -44,15 +44,15 @@ type Answer struct {
 	Node    uuid.UUID `json:"node,omitzero"`
 	Granted []Epoch   `json:"granted,omitempty"`
 	Refused []Refusal `json:"refused,omitempty"`
-	// For is how long the promise holds, by the clock of the promising node, from the arrival of the request. The
+	// Duration is how long the promise holds, by the clock of the promising node, from the arrival of the request. The
 	// holder counts from when it sent the request, and only 0.6 of this time.
-	For dataset.Duration `json:"for,omitempty"`
+	Duration dataset.Duration `json:"for,omitempty"`
 }
 
 // ValidUntil returns the time until which a holder may continue after this answer. sent is when the holder sent the
 // request, by its own CLOCK_BOOTTIME.
 func (a Answer) ValidUntil(sent time.Duration) time.Duration {
-	return sent + HolderSpan(time.Duration(a.For))
+	return sent + HolderSpan(time.Duration(a.Duration))
 }
 
 // HolderSpan returns how long the holder may rely on a session or a promise of the given duration. It is shorter than

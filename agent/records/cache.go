@@ -15,21 +15,21 @@ import (
 // name that its engine has used. It answers when control cannot. The agent updates it with each commit and with each
 // answer of control. Its mutex protects all fields. It is safe for concurrent use.
 type Cache struct {
-	mu        sync.RWMutex
-	datasets  map[uuid.UUID]*api.Indexed // whose home is this node
-	copies    map[uuid.UUID]api.Kept     // of datasets whose home is another node
-	shows     map[uuid.UUID]uuid.UUID    // from the dataset that is mounted to inspect a copy to the copy's dataset
-	names     map[string]uuid.UUID       // live volumes
-	spellings map[string]*Spellings      // by name
-	dirty     map[uuid.UUID]bool         // datasets whose records changed since they were written to disk
-	moment    uint64                     // the number of times that a record was added or replaced
-	since     map[uuid.UUID]uint64       // the moment at which a dataset's record was added or replaced
+	mu          sync.RWMutex
+	datasets    map[uuid.UUID]*api.Indexed // whose home is this node
+	copies      map[uuid.UUID]api.Kept     // of datasets whose home is another node
+	inspections map[uuid.UUID]uuid.UUID    // from the dataset that is mounted to inspect a copy to the copy's dataset
+	names       map[string]uuid.UUID       // live volumes
+	spellings   map[string]*Spellings      // by name
+	dirty       map[uuid.UUID]bool         // datasets whose records changed since they were written to disk
+	moment      uint64                     // the number of times that a record was added or replaced
+	since       map[uuid.UUID]uint64       // the moment at which a dataset's record was added or replaced
 }
 
 // NewCache returns an empty cache.
 func NewCache() *Cache {
 	return &Cache{
-		datasets: map[uuid.UUID]*api.Indexed{}, copies: map[uuid.UUID]api.Kept{}, shows: map[uuid.UUID]uuid.UUID{},
+		datasets: map[uuid.UUID]*api.Indexed{}, copies: map[uuid.UUID]api.Kept{}, inspections: map[uuid.UUID]uuid.UUID{},
 		names:     map[string]uuid.UUID{},
 		spellings: map[string]*Spellings{}, dirty: map[uuid.UUID]bool{}, since: map[uuid.UUID]uint64{},
 	}
@@ -66,7 +66,7 @@ func (c *Cache) Apply(d dataset.Dataset, index uint64) bool {
 			old.Index = max(old.Index, index)
 			return false
 		}
-		c.unnameLocked(old)
+		c.removeNameLocked(old)
 	}
 	c.putLocked(api.Indexed{Dataset: d, Index: index})
 	c.dirty[d.ID] = true
@@ -87,7 +87,7 @@ func (c *Cache) removeLocked(id uuid.UUID) {
 	}
 	delete(c.datasets, id)
 	delete(c.since, id)
-	c.unnameLocked(d)
+	c.removeNameLocked(d)
 	c.dirty[id] = true
 }
 
@@ -112,9 +112,9 @@ func (c *Cache) RemoveIfUnchanged(id uuid.UUID, asked uint64) (removed bool) {
 	return true
 }
 
-// unnameLocked removes the name of a dataset. If the name was used again, the records on disk may have two datasets
+// removeNameLocked removes the name of a dataset. If the name was used again, the records on disk may have two datasets
 // with that name. Then the other dataset keeps the name.
-func (c *Cache) unnameLocked(d *api.Indexed) {
+func (c *Cache) removeNameLocked(d *api.Indexed) {
 	if c.names[d.Volume] != d.ID {
 		return
 	}

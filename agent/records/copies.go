@@ -41,14 +41,14 @@ func (c *Cache) SetCopy(id uuid.UUID, k *api.Kept) {
 }
 
 func (c *Cache) setCopyLocked(id uuid.UUID, k *api.Kept) {
-	delete(c.shows, InspectionID(c.copies[id]))
+	delete(c.inspections, InspectionID(c.copies[id]))
 	delete(c.copies, id)
 	if k == nil {
 		return
 	}
 	c.copies[id] = *k
 	if IsInspected(*k) {
-		c.shows[InspectionID(*k)] = id
+		c.inspections[InspectionID(*k)] = id
 	}
 }
 
@@ -56,7 +56,7 @@ func (c *Cache) setCopyLocked(id uuid.UUID, k *api.Kept) {
 func (c *Cache) InspectedCopy(id uuid.UUID) (api.Kept, bool) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	of, is := c.shows[id]
+	of, is := c.inspections[id]
 	return c.copies[of], is
 }
 

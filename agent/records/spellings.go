@@ -17,8 +17,8 @@ type Spellings struct {
 	Podman bool `json:"podman,omitempty"`
 }
 
-// Listed is a line of docker volume ls.
-type Listed struct {
+// ListEntry is a line of docker volume ls.
+type ListEntry struct {
 	Name     string // of the volume
 	Spelling string
 	Dataset  uuid.UUID
@@ -28,10 +28,10 @@ type Listed struct {
 // which it keeps a copy, and those of other nodes that its engine has used. A volume appears once for each
 // spelling that the engine has used. If it has used none, the volume appears with its original spelling. node
 // is this node.
-func (c *Cache) List(node uuid.UUID) []Listed {
+func (c *Cache) List(node uuid.UUID) []ListEntry {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	out := make([]Listed, 0, len(c.names))
+	out := make([]ListEntry, 0, len(c.names))
 	for _, id := range c.names {
 		d := &c.datasets[id].Dataset
 		used := c.usedLocked(d, node)
@@ -39,7 +39,7 @@ func (c *Cache) List(node uuid.UUID) []Listed {
 			used = []string{d.RequestedAs}
 		}
 		for _, sp := range used {
-			out = append(out, Listed{d.Volume, sp, id})
+			out = append(out, ListEntry{d.Volume, sp, id})
 		}
 	}
 	elsewhere := map[uuid.UUID]*dataset.Dataset{}
@@ -54,11 +54,11 @@ func (c *Cache) List(node uuid.UUID) []Listed {
 		}
 		delete(elsewhere, r.Dataset)
 		for _, sp := range r.Used {
-			out = append(out, Listed{name, sp, r.Dataset})
+			out = append(out, ListEntry{name, sp, r.Dataset})
 		}
 	}
 	for id, d := range elsewhere {
-		out = append(out, Listed{d.Volume, d.RequestedAs, id})
+		out = append(out, ListEntry{d.Volume, d.RequestedAs, id})
 	}
 	return out
 }

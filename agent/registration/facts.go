@@ -65,7 +65,7 @@ func (r *Facts) ReportAgain() {
 
 // Report reads the load and, once a minute, reports to control what differs from its record.
 func (r *Facts) Report(ctx context.Context) {
-	f, err := r.look()
+	f, err := r.readHost()
 	if err != nil {
 		if why := err.Error(); why != r.problem {
 			r.problem = why
@@ -81,7 +81,7 @@ func (r *Facts) Report(ctx context.Context) {
 	if early {
 		return
 	}
-	r.addOwn(ctx, &f)
+	r.addAgentFacts(ctx, &f)
 	if on.Differ(f) {
 		if on, err = r.Control.Facts(ctx, r.NodeID, api.FactsReport{Incarnation: r.Incarnation, Facts: f}); err != nil {
 			return // follow logs that control is unreachable
@@ -94,8 +94,8 @@ func (r *Facts) Report(ctx context.Context) {
 	}
 }
 
-// look reads the host's files.
-func (r *Facts) look() (f dataset.Facts, err error) {
+// readHost reads the host's files.
+func (r *Facts) readHost() (f dataset.Facts, err error) {
 	if r.fixed == nil {
 		if f, err = r.Source.ReadStatic(); err != nil {
 			return f, err
@@ -110,8 +110,8 @@ func (r *Facts) look() (f dataset.Facts, err error) {
 	return f, nil
 }
 
-// addOwn adds what the agent itself knows.
-func (r *Facts) addOwn(ctx context.Context, f *dataset.Facts) {
+// addAgentFacts adds what the agent itself knows.
+func (r *Facts) addAgentFacts(ctx context.Context, f *dataset.Facts) {
 	f.Node = r.NodeID
 	if r.Engine != nil {
 		e := r.Engine()

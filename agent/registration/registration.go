@@ -22,8 +22,8 @@ type Deps struct {
 	Version string
 	Labels  map[string]string
 	Pools   *pool.Pools
-	// Does returns the kinds of operations that this node can execute.
-	Does func() []dataset.OpKind
+	// OperationKinds returns the kinds of operations that this node can execute.
+	OperationKinds func() []dataset.OpKind
 	// StoreGenerations has control record the generations of the pools.
 	StoreGenerations func(context.Context) error
 }
@@ -119,7 +119,7 @@ func (r *Registration) Register(ctx context.Context, gone ...uuid.UUID) error {
 				Address:            r.Address,
 				Incarnation:        r.Incarnation,
 				Version:            r.Version,
-				OperationKinds:     r.Does(),
+				OperationKinds:     r.OperationKinds(),
 				Labels:             r.Labels,
 				RegistrationNumber: word,
 			},

@@ -163,7 +163,7 @@ func (w *Viewer) List(ctx context.Context) ([]plugin.Volume, error) {
 const listTime = 20 * time.Second
 
 // others returns the volumes of other nodes.
-func (w *Viewer) others(ctx context.Context, own []records.Listed) (others []records.Listed, err error) {
+func (w *Viewer) others(ctx context.Context, own []records.ListEntry) (others []records.ListEntry, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, listTime,
 		dataset.Errorf(dataset.ErrUnavailable, "control did not list the volumes within %s", listTime))
 	defer cancel()
@@ -178,7 +178,7 @@ func (w *Viewer) others(ctx context.Context, own []records.Listed) (others []rec
 		}
 		for _, v := range list.Items {
 			if !names[v.Volume] {
-				others = append(others, records.Listed{Name: v.Volume, Spelling: v.RequestedAs, Dataset: v.ID})
+				others = append(others, records.ListEntry{Name: v.Volume, Spelling: v.RequestedAs, Dataset: v.ID})
 			}
 		}
 		if page.After = list.Next; page.After == "" {
