@@ -132,7 +132,7 @@ func (v *Sender) Freshen(ctx context.Context, ds uuid.UUID, have []uuid.UUID) (o
 		return out, false, fmt.Errorf("snapshot of volume %s for another node: %w", d.Volume, err)
 	}
 	had, _ := lineage.Newest(e, func(s dataset.Snapshot) bool { return slices.Contains(have, s.ID) })
-	v.Retention.Sent.Note(d, e, requester(ctx), had, out, v.Clock.Steady())
+	v.Retention.Sent.Record(d, e, requester(ctx), had, out, v.Clock.Steady())
 	v.Retention.PruneSoon(ds)
 	return out, len(v.Uses.Get(ds).IDs) == 0, nil
 }

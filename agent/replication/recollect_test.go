@@ -43,7 +43,7 @@ func TestI1RecollectsWhatWasOnRecord(t *testing.T) {
 		if recorded {
 			k.Snapshot = uuid.New()
 		}
-		p.of[s.Dataset] = &replica{}
+		p.byDataset[s.Dataset] = &replica{}
 		if err := p.readState(t.Context(), pool, k); err != nil {
 			t.Fatal(err)
 		}

@@ -47,8 +47,8 @@ type Replicas struct {
 	deps ReplicasDeps
 	wake chan struct{} // holds one token while Run should look for due refreshes
 
-	mu sync.Mutex
-	of map[uuid.UUID]*replica // by dataset
+	mu        sync.Mutex
+	byDataset map[uuid.UUID]*replica // by dataset
 }
 
 type replica struct {
@@ -62,7 +62,7 @@ type replica struct {
 
 // NewReplicas returns a Replicas that refreshes nothing before Run is called.
 func NewReplicas(deps ReplicasDeps) *Replicas {
-	return &Replicas{deps: deps, wake: make(chan struct{}, 1), of: map[uuid.UUID]*replica{}}
+	return &Replicas{deps: deps, wake: make(chan struct{}, 1), byDataset: map[uuid.UUID]*replica{}}
 }
 
 // Wake makes Run look for due refreshes at once.
@@ -77,7 +77,7 @@ func (p *Replicas) Wake() {
 func (p *Replicas) Failure(id uuid.UUID) string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if of := p.of[id]; of != nil {
+	if of := p.byDataset[id]; of != nil {
 		return of.failure
 	}
 	return ""
@@ -87,10 +87,10 @@ func (p *Replicas) Failure(id uuid.UUID) string {
 func (p *Replicas) SetFailure(id uuid.UUID, why string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.of[id] == nil {
-		p.of[id] = &replica{}
+	if p.byDataset[id] == nil {
+		p.byDataset[id] = &replica{}
 	}
-	p.of[id].failure = why
+	p.byDataset[id].failure = why
 }
 
 // maxRefreshes is how many refreshes run at the same time. maxRefreshWait is the longest time between two searches of
@@ -123,26 +123,26 @@ func (p *Replicas) startDue() (wait time.Duration) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	maps.DeleteFunc(p.of, func(id uuid.UUID, r *replica) bool {
+	maps.DeleteFunc(p.byDataset, func(id uuid.UUID, r *replica) bool {
 		_, still := every[id]
 		return !still && !r.running
 	})
 	running := 0
 	for id := range every {
-		if p.of[id] == nil {
-			p.of[id] = &replica{}
+		if p.byDataset[id] == nil {
+			p.byDataset[id] = &replica{}
 		}
-		if p.of[id].running {
+		if p.byDataset[id].running {
 			running++
 		}
 	}
 	now := p.deps.Clock.Steady()
 	wait = maxRefreshWait
 	byDue := slices.SortedFunc(maps.Keys(every), func(x, y uuid.UUID) int {
-		return int(p.of[x].due - p.of[y].due)
+		return int(p.byDataset[x].due - p.byDataset[y].due)
 	})
 	for _, id := range byDue {
-		r := p.of[id]
+		r := p.byDataset[id]
 		switch {
 		case r.running:
 		case r.due > now:
@@ -162,12 +162,12 @@ func (p *Replicas) start(id uuid.UUID) {
 		ctx, stop := context.WithCancel(ctx)
 		defer stop()
 		p.mu.Lock()
-		p.of[id].stop = stop
+		p.byDataset[id].stop = stop
 		p.mu.Unlock()
 		err := p.Refresh(ctx, jb, id)
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		r := p.of[id]
+		r := p.byDataset[id]
 		r.running = false
 		why := ""
 		if err != nil {
@@ -186,7 +186,7 @@ func (p *Replicas) start(id uuid.UUID) {
 func (p *Replicas) Stop(id uuid.UUID) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if r := p.of[id]; r != nil && r.stop != nil {
+	if r := p.byDataset[id]; r != nil && r.stop != nil {
 		r.stop()
 	}
 }
@@ -266,7 +266,7 @@ func (p *Replicas) Refresh(ctx context.Context, jb *jobs.Job, id uuid.UUID) erro
 // update records the state of a replica, and reports it.
 func (p *Replicas) update(ctx context.Context, c dataset.Copy) error {
 	p.mu.Lock()
-	r := p.of[c.Dataset]
+	r := p.byDataset[c.Dataset]
 	r.copy = c
 	was := r.reported
 	p.mu.Unlock()
@@ -326,7 +326,7 @@ func (p *Replicas) reload(ctx context.Context, k api.Kept) error {
 func (p *Replicas) Copy(id uuid.UUID) (dataset.Copy, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	r := p.of[id]
+	r := p.byDataset[id]
 	if r == nil || r.copy.Snapshot == uuid.Nil {
 		return dataset.Copy{}, false
 	}

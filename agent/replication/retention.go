@@ -111,7 +111,7 @@ func (r *Retention) Prune(ctx context.Context, pool backends.Pool, d dataset.Dat
 		return nil // the next call prunes
 	}
 	needed := lineage.NeededBy(e, v)
-	nodes := append(slices.Clone(v.Copies), r.Sent.others(d.ID, v.Copies, r.deps.Clock.Steady())...)
+	nodes := append(slices.Clone(v.Copies), r.Sent.nodesWithoutCopy(d.ID, v.Copies, r.deps.Clock.Steady())...)
 	if v.Move != uuid.Nil { // an earlier process of this agent may have sent something to the target
 		for _, s := range e.Snapshots {
 			nodes = append(nodes, s.Request)

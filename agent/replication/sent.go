@@ -20,20 +20,20 @@ const SentKept = 2
 // record of a snapshot does not show who received it: a snapshot that was taken for one node, or for all replicas, may
 // be sent to several nodes. The zero value is ready for use. Its methods are safe for concurrent use.
 type SentLog struct {
-	mu sync.Mutex
-	of map[uuid.UUID]map[uuid.UUID]sent // by dataset and node
+	mu        sync.Mutex
+	byDataset map[uuid.UUID]map[uuid.UUID]sentSnapshots // by dataset and node
 }
 
-type sent struct {
+type sentSnapshots struct {
 	newestHad   uuid.UUID     // the newest snapshot that the node had at its last request; uuid.Nil: none
 	sentSince   []uuid.UUID   // the snapshots that it was sent since then, at most SentKept, the newest at the end
 	lastRequest time.Duration // when that request was, by the steady clock
 	withoutCopy bool          // the node had no recorded copy then
 }
 
-// Note records the newest snapshot that a node had when it requested one, and the snapshot that it is sent. Note also
+// Record records the newest snapshot that a node had when it requested one, and the snapshot that it is sent. Note also
 // keeps the oldest snapshot that was sent after the one that the node has, because a part of it may have arrived.
-func (l *SentLog) Note(
+func (l *SentLog) Record(
 	d dataset.Dataset, e backends.Entry, node uuid.UUID, had, snapshot dataset.Snapshot, now time.Duration,
 ) {
 	var last []uuid.UUID
@@ -46,35 +46,35 @@ func (l *SentLog) Note(
 	last = append(last[:min(len(last), SentKept-1)], snapshot.ID)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.of == nil {
-		l.of = map[uuid.UUID]map[uuid.UUID]sent{}
+	if l.byDataset == nil {
+		l.byDataset = map[uuid.UUID]map[uuid.UUID]sentSnapshots{}
 	}
-	if l.of[d.ID] == nil {
-		l.of[d.ID] = map[uuid.UUID]sent{}
+	if l.byDataset[d.ID] == nil {
+		l.byDataset[d.ID] = map[uuid.UUID]sentSnapshots{}
 	}
-	l.of[d.ID][node] = sent{had.ID, last, now, !slices.Contains(d.Copies, node)}
+	l.byDataset[d.ID][node] = sentSnapshots{had.ID, last, now, !slices.Contains(d.Copies, node)}
 }
 
 // Forget removes a dataset whose home is no longer this node.
 func (l *SentLog) Forget(ds uuid.UUID) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	delete(l.of, ds)
+	delete(l.byDataset, ds)
 }
 
-// others returns the nodes that have a part of a dataset but no recorded copy. An unfinished move sent them that
+// nodesWithoutCopy returns the nodes that have a part of a dataset but no recorded copy. An unfinished move sent them that
 // part, and its next attempt continues from it. others also drops the records of nodes that have neither such a part
 // nor a copy in copies.
-func (l *SentLog) others(ds uuid.UUID, copies []uuid.UUID, now time.Duration) (nodes []uuid.UUID) {
+func (l *SentLog) nodesWithoutCopy(ds uuid.UUID, copies []uuid.UUID, now time.Duration) (nodes []uuid.UUID) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for node, g := range l.of[ds] {
+	for node, g := range l.byDataset[ds] {
 		switch {
 		case slices.Contains(copies, node):
 		case g.withoutCopy && now-g.lastRequest < KeepFailed:
 			nodes = append(nodes, node)
 		default:
-			delete(l.of[ds], node)
+			delete(l.byDataset[ds], node)
 		}
 	}
 	return nodes
@@ -85,7 +85,7 @@ func (l *SentLog) others(ds uuid.UUID, copies []uuid.UUID, now time.Duration) (n
 // certain is false.
 func (l *SentLog) sentTo(node, ds uuid.UUID, e backends.Entry) (all []dataset.Snapshot, certain bool) {
 	l.mu.Lock()
-	g := l.of[ds][node]
+	g := l.byDataset[ds][node]
 	l.mu.Unlock()
 	for _, s := range e.Snapshots {
 		if s.ID == g.newestHad || slices.Contains(g.sentSince, s.ID) {

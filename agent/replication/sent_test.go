@@ -18,7 +18,7 @@ func TestSentLogForgets(t *testing.T) {
 	copied, moved := uuid.New(), uuid.New()
 	d := dataset.Dataset{ID: uuid.New(), Copies: []uuid.UUID{copied}}
 	for _, node := range []uuid.UUID{copied, moved} {
-		h.Note(d, backends.Entry{}, node, dataset.Snapshot{}, dataset.Snapshot{}, time.Hour)
+		h.Record(d, backends.Entry{}, node, dataset.Snapshot{}, dataset.Snapshot{}, time.Hour)
 	}
 	for _, c := range []struct {
 		copies []uuid.UUID
@@ -30,13 +30,13 @@ func TestSentLogForgets(t *testing.T) {
 		{nil, time.Hour, []uuid.UUID{moved}, 1},
 		{nil, time.Hour + KeepFailed, nil, 0},
 	} {
-		if got := h.others(d.ID, c.copies, c.now); !slices.Equal(got, c.others) || len(h.of[d.ID]) != c.known {
-			t.Errorf("copies %v, after %s: others %v, known of %d", c.copies, c.now, got, len(h.of[d.ID]))
+		if got := h.nodesWithoutCopy(d.ID, c.copies, c.now); !slices.Equal(got, c.others) || len(h.byDataset[d.ID]) != c.known {
+			t.Errorf("copies %v, after %s: others %v, known of %d", c.copies, c.now, got, len(h.byDataset[d.ID]))
 		}
 	}
-	h.Note(d, backends.Entry{}, copied, dataset.Snapshot{}, dataset.Snapshot{}, 0)
+	h.Record(d, backends.Entry{}, copied, dataset.Snapshot{}, dataset.Snapshot{}, 0)
 	h.Forget(d.ID)
-	if len(h.of) > 0 {
+	if len(h.byDataset) > 0 {
 		t.Error("it is known still when the dataset has left")
 	}
 }

@@ -220,7 +220,7 @@ func (h shelf) took(of uuid.UUID) dataset.Snapshot {
 		h.Cluster.Fatal(err)
 	}
 	if of != uuid.Nil {
-		h.Retention.Sent.Note(h.Cluster.Recorded(h.d.Volume).Dataset, e, of, dataset.Snapshot{}, s, h.Clock.Steady())
+		h.Retention.Sent.Record(h.Cluster.Recorded(h.d.Volume).Dataset, e, of, dataset.Snapshot{}, s, h.Clock.Steady())
 	}
 	return s
 }
