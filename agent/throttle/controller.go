@@ -15,8 +15,8 @@ import (
 // Controller sets limits in the control groups of this host, and knows which limits the host can enforce. It does
 // not change after New, so it needs no lock.
 type Controller struct {
-	Hierarchy iolimit.Hierarchy
-	Why       error // why this host has no hierarchy for rules; nil if it has one
+	Hierarchy        iolimit.Hierarchy
+	HierarchyProblem error // why this host has no hierarchy for rules; nil if it has one
 	// writebackProblem is the reason why the hierarchy does not limit all writes, or nil if it does. If
 	// writebackProblem is not nil, Limit fails for every limited profile, but rules that were set earlier can still
 	// be removed.
@@ -32,9 +32,9 @@ func newController(cfg Cgroups) *Controller {
 		if err == nil {
 			c.Hierarchy, err = iolimit.Detect(table)
 		}
-		c.Why = err
+		c.HierarchyProblem = err
 	}
-	if c.Why == nil {
+	if c.HierarchyProblem == nil {
 		c.writebackProblem = c.Hierarchy.CheckWriteback()
 	}
 	if len(c.parents) == 0 {
@@ -53,14 +53,14 @@ func (c *Controller) Kind() dataset.Limits {
 }
 
 // problem returns why this host cannot limit volumes, or nil if it can.
-func (c *Controller) problem() error { return cmp.Or(c.Why, c.writebackProblem) }
+func (c *Controller) problem() error { return cmp.Or(c.HierarchyProblem, c.writebackProblem) }
 
-// base returns the groups that get a rule no matter which container uses the volume. With version 1, that is the root
+// enableBaseGroups returns the groups that get a rule no matter which container uses the volume. With version 1, that is the root
 // group, to which the kernel's own writes belong. With version 2, base enables the controller in the parents of all
 // containers and returns them.
-func (c *Controller) base() ([]string, error) {
+func (c *Controller) enableBaseGroups() ([]string, error) {
 	if c.Hierarchy.Version == iolimit.V1 {
-		return c.above(), nil
+		return c.baseGroups(), nil
 	}
 	var groups []string
 	var errs []error
@@ -83,9 +83,9 @@ func (c *Controller) base() ([]string, error) {
 	return groups, nil
 }
 
-// above returns the same groups as base, but does not enable the controller in them. It also returns groups that do not
+// baseGroups returns the same groups as base, but does not enable the controller in them. It also returns groups that do not
 // exist.
-func (c *Controller) above() []string {
+func (c *Controller) baseGroups() []string {
 	if c.Hierarchy.Version == iolimit.V1 {
 		return []string{iolimit.Root}
 	}
@@ -94,15 +94,15 @@ func (c *Controller) above() []string {
 
 // Covers reports whether the processes of group g need no separate rule. That is so if a rule on one of groups limits
 // them, or if g is the root group of version 2.
-func (c *Controller) Binds(groups []string, g string) bool {
+func (c *Controller) Covers(groups []string, g string) bool {
 	return slices.ContainsFunc(groups, func(has string) bool {
 		return has == g || c.Hierarchy.Version == iolimit.V2 && iolimit.Below(g, has)
 	}) || c.Hierarchy.Version == iolimit.V2 && g == iolimit.Root
 }
 
-// outside returns the used groups that are not below one of the parents. Only the parents get a rule before a
+// groupsOutside returns the used groups that are not below one of the parents. Only the parents get a rule before a
 // container starts. With version 1, outside returns no group.
-func (c *Controller) outside(used []string) (groups []string) {
+func (c *Controller) groupsOutside(used []string) (groups []string) {
 	if c.Hierarchy.Version != iolimit.V2 {
 		return nil
 	}

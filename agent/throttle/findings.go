@@ -86,7 +86,7 @@ func (l *Limits) Problems(d dataset.Dataset) string {
 	}
 	e.Mu.Lock()
 	defer e.Mu.Unlock()
-	if out := l.outside(e.Record.Groups); len(out) > 0 {
+	if out := l.groupsOutside(e.Record.Groups); len(out) > 0 {
 		return l.strictLimitNote(out)
 	}
 	if groups, err := l.wrongGroups(e); err != nil || len(groups) > 0 {
@@ -129,7 +129,7 @@ func (l *Limits) checkLimited(r *findings.List, e *Limited) {
 	if len(e.withoutLimit) > 0 {
 		r.Add(findings.Error, "volume "+d.Volume, mend, "%s", unlimitedIn(e.withoutLimit))
 	}
-	out := l.outside(e.Record.Groups)
+	out := l.groupsOutside(e.Record.Groups)
 	switch {
 	case len(out) == 0:
 	case d.Profile.QoS.Strict:

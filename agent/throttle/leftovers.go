@@ -112,7 +112,7 @@ func (l *Leftovers) removeRules(rec LimitRecord) error {
 	if rec.Boot != l.boot {
 		return nil
 	}
-	if l.controller.Why != nil {
+	if l.controller.HierarchyProblem != nil {
 		return errUnavailable
 	}
 	groups := rec.Groups
@@ -136,22 +136,22 @@ func (l *Leftovers) removeRules(rec LimitRecord) error {
 	return errors.Join(errs...)
 }
 
-// sweep removes the rules of loop devices that have no file. It is called if the agent's database, which has the
+// removeOrphanedRules removes the rules of loop devices that have no file. It is called if the agent's database, which has the
 // record of the rules, was lost. Otherwise the next dataset with the same device number would inherit such a rule.
 // Other devices need no check: only loop devices reuse their numbers, and a rule of another device disappears with
 // the device.
-func (l *Leftovers) sweep() error {
-	if l.controller.Why != nil {
+func (l *Leftovers) removeOrphanedRules() error {
+	if l.controller.HierarchyProblem != nil {
 		return nil
 	}
 	var errs []error
-	for _, g := range l.controller.above() {
+	for _, g := range l.controller.baseGroups() {
 		rules, err := l.controller.Hierarchy.Rules(g)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}
 		for dev, has := range rules {
-			if dev.Major != LoopMajor || has == (iolimit.Limits{}) || attached(dev) {
+			if dev.Major != LoopMajor || has == (iolimit.Limits{}) || mayBeAttached(dev) {
 				continue
 			}
 			l.logger.WithField("group", g).WithField("device",
@@ -165,8 +165,8 @@ func (l *Leftovers) sweep() error {
 // LoopMajor is the major device number of loop devices.
 const LoopMajor = 7 // Documentation/admin-guide/devices.txt
 
-// attached reports whether a loop device may have a backing file (Documentation/ABI/testing/sysfs-block-loop).
-func attached(dev iolimit.Device) bool {
+// mayBeAttached reports whether a loop device may have a backing file (Documentation/ABI/testing/sysfs-block-loop).
+func mayBeAttached(dev iolimit.Device) bool {
 	_, err := os.Stat("/sys/dev/block/" + dev.String() + "/loop/backing_file")
 	return !errors.Is(err, fs.ErrNotExist)
 }

@@ -194,7 +194,7 @@ func (l *Limits) Limit(ctx context.Context, d dataset.Dataset) error {
 	if !own {
 		return dataset.Errorf(dataset.ErrUnsupported, "cannot throttle it: it has no separate block device")
 	}
-	groups, err := l.base()
+	groups, err := l.enableBaseGroups()
 	if err != nil {
 		return err
 	}

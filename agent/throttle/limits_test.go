@@ -280,11 +280,11 @@ func TestLimitsOnCgroupV2(t *testing.T) {
 		}
 	}
 	for _, g := range []string{"/docker/abc", "/system.slice/docker-abc.scope", "/"} {
-		if !f.A.Throttle.Binds(f.A.Throttle.Get(d.ID).Record.Groups, g) {
+		if !f.A.Throttle.Covers(f.A.Throttle.Get(d.ID).Record.Groups, g) {
 			t.Errorf("a container in %s is not held", g)
 		}
 	}
-	if f.A.Throttle.Binds(f.A.Throttle.Get(d.ID).Record.Groups, "/user.slice/x") {
+	if f.A.Throttle.Covers(f.A.Throttle.Get(d.ID).Record.Groups, "/user.slice/x") {
 		t.Error("one in another slice is taken for held")
 	}
 	f.A.MustUnmount("db", "one")

@@ -52,9 +52,9 @@ func (l *Limits) Load(ctx context.Context, recovered bool) error {
 	}
 	l.Leftovers.Clear(ctx)
 	if recovered {
-		errs = append(errs, l.Leftovers.sweep())
+		errs = append(errs, l.Leftovers.removeOrphanedRules())
 	}
-	if l.Why == nil {
+	if l.HierarchyProblem == nil {
 		errs = append(errs, l.applyAll(ctx))
 	}
 	if err := errors.Join(errs...); err != nil {
@@ -119,13 +119,13 @@ func (l *Limits) removeRules(ctx context.Context, e *Limited) error {
 // an earlier user of the device number, for example by an agent on this host whose records are lost.
 func (l *Limits) RemoveInherited(ctx context.Context, d dataset.Dataset) {
 	dev, own, err := iolimit.DeviceOf(l.Mounts.Path(d.ID))
-	if err != nil || !own || l.Why != nil {
+	if err != nil || !own || l.HierarchyProblem != nil {
 		return
 	}
 	if e := l.Get(d.ID); e != nil && e.device() == dev {
 		return
 	}
-	for _, g := range l.above() {
+	for _, g := range l.baseGroups() {
 		has, err := l.Hierarchy.Get(g, dev)
 		if err == nil && has == (iolimit.Limits{}) {
 			continue

@@ -40,7 +40,7 @@ func TestLeftoverLimitOnReusedDeviceNumber(t *testing.T) {
 		Ctx: f.A.Ctx, Boot: f.A.Boot, DB: f.A.DB, Cache: f.A.Cache, Locks: &f.A.Locks, Jobs: f.A.Jobs,
 		Fence: f.A.Registrar, Changed: f.A.News.Changed, Clock: f.A.Clock, Logger: f.A.Log,
 	})
-	blind.Why = iolimit.ErrNone
+	blind.HierarchyProblem = iolimit.ErrNone
 	if err := blind.Leftovers.Remove(t.Context(), d.ID, rec); err != nil {
 		t.Error(err)
 	}

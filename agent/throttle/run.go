@@ -204,7 +204,7 @@ func (k *GroupScanner) Scan(now time.Duration, all bool) {
 		k.Logger.WithError(err).Warn("cannot find the users of throttled volumes")
 		return
 	}
-	base, err := k.base()
+	base, err := k.enableBaseGroups()
 	if k.setUnavailable(err) {
 		k.Logger.WithError(err).Error("volumes are not throttled")
 	}
@@ -278,7 +278,7 @@ func (k *GroupScanner) usedIn(e *Limited, bind []string) (groups []string, err e
 	var bare []string
 	for _, pid := range k.users.Of(int(e.Record.Device.Major), int(e.Record.Device.Minor), k.Mounts.Path(e.id)) {
 		g, ok := k.Hierarchy.GroupOf(pid)
-		if !ok || k.Binds(bind, g) {
+		if !ok || k.Covers(bind, g) {
 			continue
 		}
 		rules, err := k.rulesOf(g)
