@@ -37,7 +37,7 @@ func TestRestoredDiskIsFoundByFirstOperation(t *testing.T) {
 			return err
 		},
 		"snapshot for another node": func(r *agenttest.Host, d dataset.Dataset) error {
-			_, _, err := r.Source.Freshen(r.T.Context(), d.ID, nil)
+			_, _, err := r.Source.TakeSnapshot(r.T.Context(), d.ID, nil)
 			return err
 		},
 		"list for another node": func(r *agenttest.Host, d dataset.Dataset) error {
@@ -102,13 +102,13 @@ func ahead(f *agenttest.Cluster) (d dataset.Dataset, has dataset.Copy, putBack f
 func keepsNewer(f *agenttest.Cluster, d dataset.Dataset, has dataset.Copy, want error) {
 	f.Helper()
 	asB := move.WithRequester(f.Context(), f.B.Node())
-	if _, _, err := f.A.Source.Freshen(asB, d.ID, nil); !errors.Is(err, want) {
+	if _, _, err := f.A.Source.TakeSnapshot(asB, d.ID, nil); !errors.Is(err, want) {
 		f.Error(err)
 	}
 	if _, err := f.A.Source.Pool(asB, d.ID); !errors.Is(err, want) {
 		f.Error(err)
 	}
-	if _, _, err := f.A.Source.Tree(asB, d.ID, has.Snapshot); !errors.Is(err, want) {
+	if _, _, err := f.A.Source.OpenTree(asB, d.ID, has.Snapshot); !errors.Is(err, want) {
 		f.Error(err)
 	}
 	if err := f.B.Replicas.Refresh(f.Context(), &jobs.Job{}, d.ID); err == nil {

@@ -174,7 +174,7 @@ func (b *Bringer) missingBytes(ctx context.Context, d dataset.Dataset) (bytes da
 	if err != nil || len(have) == 0 {
 		return 0, false
 	}
-	now, err := b.Puller.Freshen(ctx, "https://"+home.Address, d.ID, have)
+	now, err := b.Puller.RequestSnapshot(ctx, "https://"+home.Address, d.ID, have)
 	if err != nil {
 		return 0, false
 	}

@@ -81,7 +81,7 @@ func (m *moveRun) copyInUse(ctx context.Context) error {
 // control reports it as unreachable, or for UnreachableTries times Limits.Retry (20 s). The limit makes a waiting
 // mount fail with an error that says what to do, instead of with "pending". A home that is still taking the snapshot
 // is asked busyTries times.
-func (m *moveRun) requestSnapshot(ctx context.Context) (s transfer.Fresh, err error) {
+func (m *moveRun) requestSnapshot(ctx context.Context) (s transfer.TakenSnapshot, err error) {
 	peer, err := m.homeAddress()
 	if err != nil {
 		return s, err
@@ -96,7 +96,7 @@ func (m *moveRun) requestSnapshot(ctx context.Context) (s transfer.Fresh, err er
 	}
 	until, busy := m.Clock.Steady()+UnreachableTries*m.Limits.Retry, busyTries
 	for {
-		s, err = m.Puller.Freshen(ctx, peer, m.op.DatasetID, have)
+		s, err = m.Puller.RequestSnapshot(ctx, peer, m.op.DatasetID, have)
 		switch {
 		case err == nil:
 			return s, nil
@@ -154,7 +154,7 @@ func (m *moveRun) pull(ctx context.Context, want uuid.UUID, manifest *dataset.Ma
 	for _, s := range got.Snapshots {
 		bytes += s.Bytes
 	}
-	m.measureRate(got.Wire, m.Clock.Steady()-began)
+	m.measureRate(got.ReceivedBytes, m.Clock.Steady()-began)
 	m.removedSnapshots = got.Gone
 	return bytes, nil
 }

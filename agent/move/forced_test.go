@@ -155,7 +155,7 @@ func TestPeersGetOnlyWhatTheyMay(t *testing.T) {
 	if err := ask(); !errors.Is(err, dataset.ErrForbidden) {
 		t.Errorf("before: %v", err)
 	}
-	if _, err := f.B.Puller.Freshen(t.Context(), "https://host-a:9471", d.ID, nil); !errors.Is(err, dataset.ErrForbidden) {
+	if _, err := f.B.Puller.RequestSnapshot(t.Context(), "https://host-a:9471", d.ID, nil); !errors.Is(err, dataset.ErrForbidden) {
 		t.Errorf("a snapshot for nobody: %v", err)
 	}
 	f.A.MustMount("db", "user")

@@ -85,7 +85,7 @@ func (v *Sender) lastSentManifest(ctx context.Context, pool backends.Pool, d dat
 
 func (v *Sender) manifestOfFiles(ctx context.Context, ds, snapshot uuid.UUID, seen io.Writer) (m dataset.Manifest,
 	err error) {
-	root, release, err := v.Tree(ctx, ds, snapshot)
+	root, release, err := v.OpenTree(ctx, ds, snapshot)
 	if err != nil {
 		return m, err
 	}

@@ -82,14 +82,14 @@ func (v *Sender) poolForSending(ctx context.Context, id uuid.UUID) (backends.Poo
 // errUnknownPool says that control has no record of a pool as one of this node.
 var errUnknownPool = errors.New("it does not know the pool")
 
-// Freshen takes a snapshot for the node that sends the request. If nothing was written since an earlier snapshot that
+// TakeSnapshot takes a snapshot for the node that sends the request. If nothing was written since an earlier snapshot that
 // was sent to that node, or to another replica, Freshen returns the earlier one. For a relinquished dataset it returns
 // the final snapshot, and fails with ErrPending before that exists.
 //
 // have lists the snapshots that the other node has. Freshen keeps the newest of them, because control's record of
 // that node's copy may be older. idle is true if the dataset has no use. It is false for a relinquished dataset,
 // whose uses do not matter any more.
-func (v *Sender) Freshen(ctx context.Context, ds uuid.UUID, have []uuid.UUID) (out dataset.Snapshot, idle bool,
+func (v *Sender) TakeSnapshot(ctx context.Context, ds uuid.UUID, have []uuid.UUID) (out dataset.Snapshot, idle bool,
 	err error) {
 	// The pool may take long to answer, so it is asked before the dataset is locked.
 	if _, err := v.Pool(ctx, ds); err != nil {
@@ -152,8 +152,8 @@ func (v *Sender) freshSnapshot(ctx context.Context, pool backends.Pool, d datase
 	return s, err
 }
 
-// Tree opens the files of a snapshot. If snapshot is uuid.Nil, it opens those of a relinquished dataset.
-func (v *Sender) Tree(ctx context.Context, ds, snapshot uuid.UUID) (root *os.File, release func() error, err error) {
+// OpenTree opens the files of a snapshot. If snapshot is uuid.Nil, it opens those of a relinquished dataset.
+func (v *Sender) OpenTree(ctx context.Context, ds, snapshot uuid.UUID) (root *os.File, release func() error, err error) {
 	d, known := v.Cache.Dataset(ds)
 	if !known {
 		return nil, nil, dataset.Errorf(dataset.ErrNotFound, "the home of dataset %s is not node %s", ds, v.NodeName)
@@ -194,8 +194,8 @@ func (v *Sender) OpenSnapshot(ctx context.Context, pool backends.Pool, d dataset
 	return root, release, nil
 }
 
-// Shared implements transfer.Source.
-func (v *Sender) Shared(ctx context.Context, ds, want uuid.UUID) []uuid.UUID {
+// SharedSnapshots implements transfer.Source.
+func (v *Sender) SharedSnapshots(ctx context.Context, ds, want uuid.UUID) []uuid.UUID {
 	pool, err := v.Pool(ctx, ds)
 	if err != nil {
 		return nil
@@ -214,8 +214,8 @@ func (v *Sender) Shared(ctx context.Context, ds, want uuid.UUID) []uuid.UUID {
 	return nil
 }
 
-// Bases implements transfer.Source. The snapshots on which copies are based are kept until the move ends.
-func (v *Sender) Bases(ctx context.Context, ds uuid.UUID) (ids []uuid.UUID) {
+// CopyBases implements transfer.Source. The snapshots on which copies are based are kept until the move ends.
+func (v *Sender) CopyBases(ctx context.Context, ds uuid.UUID) (ids []uuid.UUID) {
 	d, home := v.Cache.Dataset(ds)
 	if !home {
 		return nil

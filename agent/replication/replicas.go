@@ -227,7 +227,7 @@ func (p *Replicas) Refresh(ctx context.Context, jb *jobs.Job, id uuid.UUID) erro
 	if err != nil {
 		return err
 	}
-	s, err := p.deps.Source.Freshen(ctx, peer, id, have)
+	s, err := p.deps.Source.RequestSnapshot(ctx, peer, id, have)
 	if errors.Is(err, dataset.ErrNotFound) || errors.Is(err, dataset.ErrForbidden) {
 		return errors.Join(err, p.reload(ctx, k)) // the home may be another node now
 	}

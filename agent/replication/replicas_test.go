@@ -116,7 +116,7 @@ func TestHomeKeepsBaseWhilePeerNeedsIt(t *testing.T) {
 		if i == 4 {
 			have = given[3:4]
 		}
-		s, _, err := f.A.Source.Freshen(ctx, d.ID, have)
+		s, _, err := f.A.Source.TakeSnapshot(ctx, d.ID, have)
 		err = errors.Join(err, f.A.Retention.Prune(ctx, f.A.Pool(), f.Recorded("db").Dataset)) // as it is soon
 		if err != nil {
 			t.Fatal(err)

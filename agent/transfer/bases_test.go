@@ -134,8 +134,8 @@ func TestBegunIsEnded(t *testing.T) {
 				must(t, a.pool.DeleteSnapshot(t.Context(), d.ID, begun.ID))
 			}
 			got, err := b.pull(a, d, want.ID)
-			if err != nil || gone != (got.Wire > whole) || b.snapshots(d.ID)[begun.ID] == gone {
-				t.Errorf("%d bytes of %d came, of which %d were there: %v", got.Wire, whole, came, err)
+			if err != nil || gone != (got.ReceivedBytes > whole) || b.snapshots(d.ID)[begun.ID] == gone {
+				t.Errorf("%d bytes of %d came, of which %d were there: %v", got.ReceivedBytes, whole, came, err)
 			}
 			b.promote(d, want.ID)
 			b.holds(d.ID, "two", []byte("two"))

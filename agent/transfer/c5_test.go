@@ -101,8 +101,8 @@ func TestCutsCostLittle(t *testing.T) {
 	brought, err := b.pull(a, d, uuid.Nil)
 	must(t, err)
 	const frame = 1<<20 + 1<<10
-	if cuts := m.Bytes/(3<<20-frame) + 1; brought.Wire > m.Bytes*101/100+cuts*frame {
-		t.Errorf("%d bytes came over the wire for %d", brought.Wire, m.Bytes)
+	if cuts := m.Bytes/(3<<20-frame) + 1; brought.ReceivedBytes > m.Bytes*101/100+cuts*frame {
+		t.Errorf("%d bytes came over the wire for %d", brought.ReceivedBytes, m.Bytes)
 	}
 }
 
@@ -315,8 +315,8 @@ func TestC5FullTarget(t *testing.T) {
 				t.Errorf("kept are %+v, %v", have, err)
 			}
 			brought, err := b.pull(a, d, uuid.Nil)
-			if err != nil || brought.Wire > 42<<20-have.Bytes {
-				t.Errorf("then %d bytes came, of which %d were here: %v", brought.Wire, have.Bytes, err)
+			if err != nil || brought.ReceivedBytes > 42<<20-have.Bytes {
+				t.Errorf("then %d bytes came, of which %d were here: %v", brought.ReceivedBytes, have.Bytes, err)
 			}
 			b.promote(d, second.ID)
 			b.holds(d.ID, "one", one)
@@ -368,8 +368,8 @@ func (n *node) differ(b *node, d dataset.Dataset, root *os.File) {
 	second := n.take(d, dataset.SnapshotManual)
 	brought, err := b.pull(n, d, uuid.Nil)
 	must(n, err)
-	n.Logf("%d bytes over the wire for %d written, ratio %.4f", brought.Wire, wrote, float64(brought.Wire)/float64(wrote))
-	if len(brought.Snapshots) != 1 || brought.Snapshots[0].Base != first.ID || brought.Wire > wrote*105/100 {
+	n.Logf("%d bytes over the wire for %d written, ratio %.4f", brought.ReceivedBytes, wrote, float64(brought.ReceivedBytes)/float64(wrote))
+	if len(brought.Snapshots) != 1 || brought.Snapshots[0].Base != first.ID || brought.ReceivedBytes > wrote*105/100 {
 		n.Errorf("brought %+v for %d bytes", brought, wrote)
 	}
 	b.promote(d, second.ID)
@@ -392,8 +392,8 @@ func TestPackedWhereTheLinkIsSlow(t *testing.T) {
 	a.server.Limit = NewLimiter(clock.System{}, 8*dataset.MiB)
 	brought, err := b.pull(a, d, uuid.Nil)
 	must(t, err)
-	if got := brought.Snapshots[0].Bytes; got < 12<<20 || brought.Wire > got/2 {
-		t.Errorf("%d bytes over the wire for a stream of %d", brought.Wire, got)
+	if got := brought.Snapshots[0].Bytes; got < 12<<20 || brought.ReceivedBytes > got/2 {
+		t.Errorf("%d bytes over the wire for a stream of %d", brought.ReceivedBytes, got)
 	}
 	b.promote(d, s.ID)
 	b.holds(d.ID, "text", text)

@@ -22,8 +22,8 @@ const (
 	maxCostRatio = 0.9
 )
 
-// pack reports whether the next frame should be compressed.
-func (p *compressionPolicy) pack() bool {
+// shouldCompress reports whether the next frame should be compressed.
+func (p *compressionPolicy) shouldCompress() bool {
 	p.frames++
 	if !p.tried {
 		return p.frames > 1 // the first frame only shows how fast the link is
@@ -31,11 +31,11 @@ func (p *compressionPolicy) pack() bool {
 	return p.frames%trialInterval == 0 || p.cpu+p.ratio*p.link < maxCostRatio*p.link
 }
 
-func (p *compressionPolicy) sent(bytes int, nanos int64) {
+func (p *compressionPolicy) recordSend(bytes int, nanos int64) {
 	average(&p.link, float64(nanos)/float64(bytes), p.link == 0)
 }
 
-func (p *compressionPolicy) packed(from, to int, nanos int64) {
+func (p *compressionPolicy) recordCompression(from, to int, nanos int64) {
 	average(&p.cpu, float64(nanos)/float64(from), !p.tried)
 	average(&p.ratio, float64(to)/float64(from), !p.tried)
 	p.tried = true

@@ -65,8 +65,8 @@ func (s *Server) files(w http.ResponseWriter, r *request) (err error) {
 	if err != nil {
 		return err
 	}
-	defer s.use(r.dataset, snapshot)()
-	root, release, err := s.Source.Tree(r.Context(), r.dataset, snapshot)
+	defer s.markInUse(r.dataset, snapshot)()
+	root, release, err := s.Source.OpenTree(r.Context(), r.dataset, snapshot)
 	if err != nil {
 		return err
 	}

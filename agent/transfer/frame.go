@@ -49,11 +49,11 @@ func checkFrames(h http.Header) error {
 }
 
 const (
-	frameData    = 'D'
-	framePacked  = 'Z'
-	frameAlive   = 'K'
-	frameEnd     = 'E'
-	frameProblem = 'X'
+	frameData       = 'D'
+	frameCompressed = 'Z'
+	frameAlive      = 'K'
+	frameEnd        = 'E'
+	frameProblem    = 'X'
 )
 
 // errFrame means that the peer violates the format. It has no kind on purpose. A kind such as ErrCorrupt would make
@@ -76,13 +76,13 @@ type flushWriter interface {
 // frameWriter writes frames. Safe for concurrent use, because another goroutine sends keep-alive frames between the
 // others.
 type frameWriter struct {
-	mu     sync.Mutex
-	w      flushWriter
-	next   uint32
-	wrote  int64 // bytes, including the framing
-	packer *zstd.Encoder
-	buf    []byte
-	pace   compressionPolicy
+	mu          sync.Mutex
+	w           flushWriter
+	next        uint32
+	wrote       int64 // bytes, including the framing
+	encoder     *zstd.Encoder
+	buf         []byte
+	compression compressionPolicy
 	// now measures how long the link and the processor take. If nil, nothing is compressed.
 	now func() int64
 }
@@ -104,27 +104,27 @@ func (f *frameWriter) Write(b []byte) (int, error) {
 
 func (f *frameWriter) data(b []byte) error {
 	empty := f.now != nil && mostlyZeros(b)
-	if f.now == nil || !empty && !f.pace.pack() {
+	if f.now == nil || !empty && !f.compression.shouldCompress() {
 		return f.frame(frameData, len(b), b)
 	}
 	start := f.now()
-	if f.packer == nil {
+	if f.encoder == nil {
 		var err error
 		// One thread and little memory, because the host's containers have priority.
-		f.packer, err = zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1),
+		f.encoder, err = zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1),
 			zstd.WithWindowSize(1<<20), zstd.WithEncoderCRC(false))
 		if err != nil {
 			return err
 		}
 	}
-	f.buf = f.packer.EncodeAll(b, f.buf[:0])
+	f.buf = f.encoder.EncodeAll(b, f.buf[:0])
 	if !empty {
-		f.pace.packed(len(b), len(f.buf), f.now()-start)
+		f.compression.recordCompression(len(b), len(f.buf), f.now()-start)
 	}
 	if len(f.buf) >= len(b) {
 		return f.frame(frameData, len(b), b)
 	}
-	return f.frame(framePacked, len(b), f.buf)
+	return f.frame(frameCompressed, len(b), f.buf)
 }
 
 func (f *frameWriter) frame(kind byte, length int, payload []byte) error {
@@ -151,7 +151,7 @@ func (f *frameWriter) frame(kind byte, length int, payload []byte) error {
 		return err
 	}
 	if f.now != nil && len(payload) > 0 {
-		f.pace.sent(len(payload), f.now()-start)
+		f.compression.recordSend(len(payload), f.now()-start)
 	}
 	return nil
 }
@@ -189,15 +189,15 @@ func (f *frameWriter) count() (frames uint32, bytes int64) {
 // failed. For a stream without an end frame, it returns io.ErrUnexpectedEOF. If the connection did not break, so that
 // the peer itself ended its answer there, the error is errFrame as well.
 type frameReader struct {
-	r      io.Reader
-	next   uint32
-	stored []byte
-	plain  []byte
-	left   []byte // of the present frame
-	read   int64  // bytes, including the framing
-	unpack *zstd.Decoder
-	end    json.RawMessage // content of the end frame
-	err    error
+	r       io.Reader
+	next    uint32
+	stored  []byte
+	plain   []byte
+	left    []byte // of the present frame
+	read    int64  // bytes, including the framing
+	decoder *zstd.Decoder
+	end     json.RawMessage // content of the end frame
+	err     error
 }
 
 // peerError is a failure of the peer. On purpose, errors.Is does not find its kind. If the source finds that its own
@@ -221,8 +221,8 @@ func (f *frameReader) Read(b []byte) (int, error) {
 }
 
 func (f *frameReader) close() {
-	if f.unpack != nil {
-		f.unpack.Close()
+	if f.decoder != nil {
+		f.decoder.Close()
 	}
 }
 
@@ -230,7 +230,7 @@ func formatError(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", errFrame, fmt.Sprintf(format, args...))
 }
 
-func (f *frameReader) fill(b []byte) error {
+func (f *frameReader) readFull(b []byte) error {
 	in := &endReader{r: f.r}
 	n, err := io.ReadFull(in, b)
 	f.read += int64(n)
@@ -261,7 +261,7 @@ func (e *endReader) Read(b []byte) (int, error) {
 // frame reads one frame, and keeps its content.
 func (f *frameReader) frame() error {
 	var h [frameHeader]byte
-	if err := f.fill(h[:]); err != nil {
+	if err := f.readFull(h[:]); err != nil {
 		return err
 	}
 	le := binary.LittleEndian
@@ -271,7 +271,7 @@ func (f *frameReader) frame() error {
 		return formatError("frame %d instead of %d", seq, f.next)
 	case length > maxFrame || stored > maxFrame:
 		return formatError("a frame of %d bytes: the maximum is %d", max(length, stored), maxFrame)
-	case h[0] != framePacked && stored != length:
+	case h[0] != frameCompressed && stored != length:
 		return formatError("a frame of %d bytes with length %d", stored, length)
 	}
 	f.next++
@@ -279,22 +279,22 @@ func (f *frameReader) frame() error {
 		f.stored = make([]byte, stored)
 	}
 	payload := f.stored[:stored]
-	if err := f.fill(payload); err != nil {
+	if err := f.readFull(payload); err != nil {
 		return err
 	}
 	if checksum(h[:], payload) != le.Uint32(h[16:]) {
 		return formatError("the checksum of frame %d is wrong", seq)
 	}
-	return f.take(h[0], int(length), payload)
+	return f.accept(h[0], int(length), payload)
 }
 
-func (f *frameReader) take(kind byte, length int, payload []byte) (err error) {
+func (f *frameReader) accept(kind byte, length int, payload []byte) (err error) {
 	switch kind {
 	case frameData:
 		f.left = payload
 	case frameAlive:
-	case framePacked:
-		f.left, err = f.unpacked(length, payload)
+	case frameCompressed:
+		f.left, err = f.decompress(length, payload)
 	case frameEnd:
 		f.end = append(json.RawMessage(nil), payload...)
 		return io.EOF
@@ -311,17 +311,17 @@ func (f *frameReader) take(kind byte, length int, payload []byte) (err error) {
 	return err
 }
 
-func (f *frameReader) unpacked(length int, payload []byte) ([]byte, error) {
-	if f.unpack == nil {
+func (f *frameReader) decompress(length int, payload []byte) ([]byte, error) {
+	if f.decoder == nil {
 		var err error
 		// The limit rejects compressed data that would become larger than announced.
-		f.unpack, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxFrame),
+		f.decoder, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxFrame),
 			zstd.WithDecoderMaxWindow(maxFrame))
 		if err != nil {
 			return nil, err
 		}
 	}
-	out, err := f.unpack.DecodeAll(payload, f.plain[:0])
+	out, err := f.decoder.DecodeAll(payload, f.plain[:0])
 	if err != nil {
 		return nil, formatError("frame %d cannot be decompressed", f.next-1)
 	}

@@ -22,7 +22,7 @@ import (
 // gets smaller by it.
 func packing(w io.Writer) *frameWriter {
 	now := int64(0)
-	return &frameWriter{w: plain{w}, now: func() int64 { now += int64(time.Second); return now }, pace: compressionPolicy{link: 1e9}}
+	return &frameWriter{w: plain{w}, now: func() int64 { now += int64(time.Second); return now }, compression: compressionPolicy{link: 1e9}}
 }
 
 func framed(t interface{ Fatal(...any) }, f *frameWriter, chunks [][]byte, sent any, err error) {
@@ -115,9 +115,9 @@ func TestForgedFrames(t *testing.T) {
 		"says more":               func(f *frameWriter) error { return f.frame(frameData, 5, []byte("1234")) },
 		"out of order":            func(f *frameWriter) error { f.next++; return f.frame(frameData, 1, []byte("1")) },
 		"unknown kind":            func(f *frameWriter) error { return f.frame('?', 1, []byte("1")) },
-		"a packed flood":          func(f *frameWriter) error { return f.frame(framePacked, 100, pack(make([]byte, 1<<30))) },
-		"packed, and says less":   func(f *frameWriter) error { return f.frame(framePacked, 99, pack(make([]byte, 100))) },
-		"packed, and is not":      func(f *frameWriter) error { return f.frame(framePacked, 100, []byte("this is not packed")) },
+		"a packed flood":          func(f *frameWriter) error { return f.frame(frameCompressed, 100, pack(make([]byte, 1<<30))) },
+		"packed, and says less":   func(f *frameWriter) error { return f.frame(frameCompressed, 99, pack(make([]byte, 100))) },
+		"packed, and is not":      func(f *frameWriter) error { return f.frame(frameCompressed, 100, []byte("this is not packed")) },
 		"a problem without sense": func(f *frameWriter) error { return f.frame(frameProblem, 1, []byte("{")) },
 	} {
 		var buf bytes.Buffer
@@ -174,12 +174,12 @@ func TestPace(t *testing.T) {
 		const frames = 640
 		for range frames {
 			size := 1 << 20
-			if p.pack() {
+			if p.shouldCompress() {
 				packed++
-				p.packed(size, int(c.ratio*float64(size)), int64(c.cpu*float64(size)))
+				p.recordCompression(size, int(c.ratio*float64(size)), int64(c.cpu*float64(size)))
 				size = int(c.ratio * float64(size))
 			}
-			p.sent(size, int64(c.link*float64(size)))
+			p.recordSend(size, int64(c.link*float64(size)))
 		}
 		trials = frames/trialInterval + 2
 		if (c.pack && packed < frames-trials) || (!c.pack && packed > trials) {
@@ -191,12 +191,12 @@ func TestPace(t *testing.T) {
 	run := func(frames int, link, ratio float64) (packed int) {
 		for range frames {
 			size := 1 << 20
-			if p.pack() {
+			if p.shouldCompress() {
 				packed++
-				p.packed(size, int(ratio*float64(size)), int64(size))
+				p.recordCompression(size, int(ratio*float64(size)), int64(size))
 				size = int(ratio * float64(size))
 			}
-			p.sent(size, int64(link*float64(size)))
+			p.recordSend(size, int64(link*float64(size)))
 		}
 		return packed
 	}

@@ -26,7 +26,7 @@ func newPieces(n int) pieces {
 	return p
 }
 
-func emptied(b []byte) []byte {
+func resetPiece(b []byte) []byte {
 	if b == nil {
 		b = make([]byte, 0, pipePiece)
 	}
@@ -57,7 +57,7 @@ func readAhead(r io.Reader) *readAheadReader {
 			case <-a.stop:
 				return
 			}
-			b = emptied(b)
+			b = resetPiece(b)
 			n, err := r.Read(b[:cap(b)])
 			a.full <- b[:n] // full has room for all pieces
 			if err != nil {
@@ -125,10 +125,10 @@ func (b *writeBehindWriter) Write(p []byte) (int, error) {
 	for done < len(p) {
 		rest := p[done:]
 		if len(b.piece) > 0 && len(rest) > cap(b.piece)-len(b.piece) {
-			b.ship()
+			b.sendPiece()
 		}
 		if b.piece == nil {
-			b.piece = emptied(<-b.free)
+			b.piece = resetPiece(<-b.free)
 			select {
 			case <-b.failed:
 				return done, b.err
@@ -138,13 +138,13 @@ func (b *writeBehindWriter) Write(p []byte) (int, error) {
 		n := min(cap(b.piece), len(rest))
 		b.piece = append(b.piece, rest[:n]...)
 		if done += n; len(b.piece) > pipePiece/2 {
-			b.ship()
+			b.sendPiece()
 		}
 	}
 	return done, nil
 }
 
-func (b *writeBehindWriter) ship() {
+func (b *writeBehindWriter) sendPiece() {
 	b.full <- b.piece // full has room for all pieces
 	b.piece = nil
 }
@@ -152,7 +152,7 @@ func (b *writeBehindWriter) ship() {
 // close returns after everything was written, or after a write has failed.
 func (b *writeBehindWriter) close() error {
 	if len(b.piece) > 0 {
-		b.ship()
+		b.sendPiece()
 	}
 	close(b.full)
 	b.owner.Wait()

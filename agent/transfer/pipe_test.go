@@ -164,7 +164,7 @@ func (s *slowEnd) Read(b []byte) (int, error) {
 // Zeros are packed on any link, and nothing else on a fast one.
 func TestZerosArePacked(t *testing.T) {
 	fast := func(w io.Writer) *frameWriter {
-		return &frameWriter{w: plain{w}, now: func() int64 { return 0 }, pace: compressionPolicy{tried: true, cpu: 1, ratio: 1}}
+		return &frameWriter{w: plain{w}, now: func() int64 { return 0 }, compression: compressionPolicy{tried: true, cpu: 1, ratio: 1}}
 	}
 	noise := treetest.Bytes(1, 1<<20)
 	sparse := make([]byte, 1<<20)

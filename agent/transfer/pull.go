@@ -38,9 +38,9 @@ type Pull struct {
 
 // PullResult is the result of a Pull.
 type PullResult struct {
-	Snapshots []dataset.Manifest // in the order of arrival, without those that existed before
-	Gone      []uuid.UUID        // snapshots that the copy has and the source no longer has
-	Wire      int64              // number of bytes received from the network
+	Snapshots     []dataset.Manifest // in the order of arrival, without those that existed before
+	Gone          []uuid.UUID        // snapshots that the copy has and the source no longer has
+	ReceivedBytes int64              // number of bytes received from the network
 }
 
 // Pull transfers all snapshots that a copy lacks, and the snapshot Want. It begins with the oldest, and transfers
@@ -64,15 +64,15 @@ func (c *Client) Pull(ctx context.Context, p Pull) (out PullResult, err error) {
 	if !ok {
 		return out, dataset.Errorf(dataset.ErrUnsupported, "the pool cannot store copies: only files can be sent to it")
 	}
-	r := &pulling{Client: c, Pull: p, into: into, out: &out}
-	if err := r.all(ctx); err != nil {
+	r := &pullRun{Client: c, Pull: p, into: into, out: &out}
+	if err := r.run(ctx); err != nil {
 		return out, fmt.Errorf("fetch dataset %s from %s: %w", p.Dataset.ID, p.Peer, err)
 	}
 	return out, nil
 }
 
-// pulling is one run of Pull.
-type pulling struct {
+// pullRun is one run of Pull.
+type pullRun struct {
 	*Client
 	Pull
 	into   backends.Copier
@@ -86,9 +86,9 @@ type pulling struct {
 // maxPlans bounds how often a plan is made again because a snapshot that it used was removed.
 const maxPlans = 5
 
-func (r *pulling) all(ctx context.Context) error {
+func (r *pullRun) run(ctx context.Context) error {
 	for try := 1; ; try++ {
-		err := r.try(ctx)
+		err := r.runPlan(ctx)
 		if !errors.Is(err, errReplan) || try == maxPlans {
 			return err
 		}
@@ -98,7 +98,7 @@ func (r *pulling) all(ctx context.Context) error {
 // errReplan says that the source no longer has a base or a snapshot of the plan.
 var errReplan = errors.New("a planned snapshot no longer exists")
 
-func (r *pulling) try(ctx context.Context) error {
+func (r *pullRun) runPlan(ctx context.Context) error {
 	have, begun, err := r.have(ctx)
 	if err != nil {
 		return err
@@ -134,7 +134,7 @@ func (r *pulling) try(ctx context.Context) error {
 			if err := r.dropBases(ctx, err); err != nil {
 				return err
 			}
-			return r.try(ctx)
+			return r.runPlan(ctx)
 		}
 		r.before += step.Bytes
 	}
@@ -142,7 +142,7 @@ func (r *pulling) try(ctx context.Context) error {
 }
 
 // extraQuery returns the query that asks for additional snapshots.
-func (r *pulling) extraQuery(begun uuid.UUID) url.Values {
+func (r *pullRun) extraQuery(begun uuid.UUID) url.Values {
 	q := url.Values{}
 	if r.Bases {
 		q.Set("bases", "true")
@@ -159,7 +159,7 @@ func (r *pulling) extraQuery(begun uuid.UUID) url.Values {
 // canDropBases reports whether a failed transfer can continue without the snapshots that other copies are based on.
 // It can if one of these snapshots caused the failure, or used too much space. It cannot if the peer is unreachable,
 // because then everything else fails as well.
-func (r *pulling) canDropBases(ctx context.Context, isBase bool, err error) bool {
+func (r *pullRun) canDropBases(ctx context.Context, isBase bool, err error) bool {
 	if len(r.bases) == 0 || ctx.Err() != nil || errors.Is(err, dataset.ErrOffline) {
 		return false
 	}
@@ -168,7 +168,7 @@ func (r *pulling) canDropBases(ctx context.Context, isBase bool, err error) bool
 
 // dropBases continues without the snapshots that other copies are based on. These copies must then be sent again from
 // the beginning.
-func (r *pulling) dropBases(ctx context.Context, why error) error {
+func (r *pullRun) dropBases(ctx context.Context, why error) error {
 	if r.Log != nil {
 		r.Log.WithError(why).WithField("dataset",
 			r.Dataset.ID).Warn("snapshots that other copies need are not included: once this node is the home, " +
@@ -185,7 +185,7 @@ func (r *pulling) dropBases(ctx context.Context, why error) error {
 
 // have lists the snapshots of the copy. begun is the snapshot that was transferred in part. To complete it and then
 // send the later changes usually takes fewer bytes than to start with another snapshot.
-func (r *pulling) have(ctx context.Context) (ids []uuid.UUID, begun uuid.UUID, err error) {
+func (r *pullRun) have(ctx context.Context) (ids []uuid.UUID, begun uuid.UUID, err error) {
 	e, err := r.Into.Stat(ctx, r.Dataset.ID)
 	if err != nil && !errors.Is(err, dataset.ErrNotFound) {
 		return nil, begun, err
@@ -200,7 +200,7 @@ func (r *pulling) have(ctx context.Context) (ids []uuid.UUID, begun uuid.UUID, e
 }
 
 // checkWanted checks that the requested snapshot has arrived and agrees with the manifest.
-func (r *pulling) checkWanted(ctx context.Context) error {
+func (r *pullRun) checkWanted(ctx context.Context) error {
 	if r.Want == uuid.Nil {
 		return nil
 	}
@@ -225,7 +225,7 @@ func (r *pulling) checkWanted(ctx context.Context) error {
 const maxRestarts = 3
 
 // transferStep transfers one snapshot.
-func (r *pulling) transferStep(ctx context.Context, step Step) error {
+func (r *pullRun) transferStep(ctx context.Context, step Step) error {
 	restarts := 0
 	return r.retry(ctx, func() (bool, error) {
 		have, err := r.into.Received(ctx, r.Dataset.ID, step.Snapshot.ID)
@@ -252,7 +252,7 @@ func (r *pulling) transferStep(ctx context.Context, step Step) error {
 			return false, fmt.Errorf("%w: %w", errReplan, err)
 		case isKind(err, dataset.ErrCorrupt) && !isPeer(err):
 			if restarts++; restarts < maxRestarts {
-				r.complain(err)
+				r.logViolation(err)
 				// The base may have changed.
 				if !fixed && (errors.Is(err, backends.ErrBaseDiffers) || restarts == maxRestarts-1) {
 					step.Base = uuid.Nil
@@ -267,7 +267,7 @@ func (r *pulling) transferStep(ctx context.Context, step Step) error {
 }
 
 // receive reads one stream, or the rest of it, into the pool.
-func (r *pulling) receive(ctx context.Context, d backends.Delivery) (backends.Stream, error) {
+func (r *pullRun) receive(ctx context.Context, d backends.Delivery) (backends.Stream, error) {
 	q := url.Values{}
 	if d.Base != uuid.Nil {
 		q.Set("base", d.Base.String())
@@ -293,13 +293,13 @@ func (r *pulling) receive(ctx context.Context, d backends.Delivery) (backends.St
 	cancel() // the bytes that were read ahead are useless after a failure of the pool
 	_ = body.Close()
 	pipe.close()
-	r.out.Wire += in.read
+	r.out.ReceivedBytes += in.read
 	return got, r.classify(pipe.err, err)
 }
 
 // classify classifies the error of a transfer. A problem that the peer reported is returned as *peerError, a failure of
 // the connection as connectionError. Every other error comes from the pool, and is returned as it is.
-func (r *pulling) classify(read, err error) error {
+func (r *pullRun) classify(read, err error) error {
 	var theirs *peerError
 	switch {
 	case err == nil:
@@ -308,14 +308,14 @@ func (r *pulling) classify(read, err error) error {
 		return theirs
 	case read != nil && !errors.Is(read, io.EOF):
 		if errors.Is(read, errFrame) {
-			r.complain(read)
+			r.logViolation(read)
 		}
 		return connectionError{err}
 	}
 	return err
 }
 
-func (r *pulling) complain(err error) { r.once.log(r.Client, r.Dataset.ID, r.Peer, err) }
+func (r *pullRun) logViolation(err error) { r.once.log(r.Client, r.Dataset.ID, r.Peer, err) }
 
 // loggedOnce logs once that a peer violates the protocol.
 type loggedOnce struct{ done bool }

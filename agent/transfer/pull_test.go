@@ -51,7 +51,7 @@ func TestMoveThereAndBack(t *testing.T) {
 			user := a.take(d, dataset.SnapshotManual)
 			other := a.take(d, dataset.SnapshotTransfer) // for somebody else
 			a.write(d.ID, "two", two)
-			ahead, err := b.client.Freshen(t.Context(), a.http.URL, d.ID, nil)
+			ahead, err := b.client.RequestSnapshot(t.Context(), a.http.URL, d.ID, nil)
 			must(t, err)
 			plan, err := b.client.Plan(t.Context(), a.http.URL, d.ID, nil, ahead.ID)
 			if err != nil || len(plan.Steps) != 2 || plan.Bytes() < 6<<20 || plan.Steps[1].Bytes > 3<<20 || plan.Steps[1].Base != user.ID {
@@ -60,7 +60,7 @@ func TestMoveThereAndBack(t *testing.T) {
 			var done, total int64
 			brought, err := b.client.Pull(t.Context(), Pull{Peer: a.http.URL, Dataset: d, Into: b.pool, Want: ahead.ID, Progress: func(d, t int64) { done, total = d, t }})
 			must(t, err)
-			if len(brought.Snapshots) != 2 || len(brought.Gone) != 0 || done > total || done < plan.Bytes()/2 || brought.Wire < plan.Bytes() {
+			if len(brought.Snapshots) != 2 || len(brought.Gone) != 0 || done > total || done < plan.Bytes()/2 || brought.ReceivedBytes < plan.Bytes() {
 				t.Errorf("brought %+v, progress %d of %d", brought, done, total)
 			}
 			if again, err := b.pull(a, d, ahead.ID); err != nil || len(again.Snapshots) != 0 {
@@ -172,7 +172,7 @@ func TestRefusals(t *testing.T) {
 	a.denied = dataset.Errorf(dataset.ErrForbidden, "node b may not have it")
 	_, err = b.pull(a, d, uuid.Nil)
 	fails("denied", err, dataset.ErrForbidden)
-	_, err = b.client.Freshen(t.Context(), a.http.URL, d.ID, nil)
+	_, err = b.client.RequestSnapshot(t.Context(), a.http.URL, d.ID, nil)
 	fails("denied", err, dataset.ErrForbidden)
 	a.denied = nil
 	for path, want := range map[string]int{

@@ -110,8 +110,8 @@ func newNode(tb testing.TB, fstype string, size int64) *node {
 // Pool implements Source.
 func (n *node) Pool(context.Context, uuid.UUID) (backends.Pool, error) { return n.pool, nil }
 
-// Freshen implements Source.
-func (n *node) Freshen(ctx context.Context, ds uuid.UUID, _ []uuid.UUID) (dataset.Snapshot, bool, error) {
+// TakeSnapshot implements Source.
+func (n *node) TakeSnapshot(ctx context.Context, ds uuid.UUID, _ []uuid.UUID) (dataset.Snapshot, bool, error) {
 	e, err := n.pool.Stat(ctx, ds)
 	if err != nil {
 		return dataset.Snapshot{}, false, err
@@ -120,14 +120,14 @@ func (n *node) Freshen(ctx context.Context, ds uuid.UUID, _ []uuid.UUID) (datase
 	return s, true, n.pool.Snapshot(ctx, s, nil)
 }
 
-// Bases implements Source.
-func (n *node) Bases(context.Context, uuid.UUID) []uuid.UUID { return n.bases }
+// CopyBases implements Source.
+func (n *node) CopyBases(context.Context, uuid.UUID) []uuid.UUID { return n.bases }
 
-// Shared implements Source.
-func (n *node) Shared(context.Context, uuid.UUID, uuid.UUID) []uuid.UUID { return n.bases }
+// SharedSnapshots implements Source.
+func (n *node) SharedSnapshots(context.Context, uuid.UUID, uuid.UUID) []uuid.UUID { return n.bases }
 
-// Tree implements Source.
-func (n *node) Tree(ctx context.Context, ds, _ uuid.UUID) (*os.File, func() error, error) {
+// OpenTree implements Source.
+func (n *node) OpenTree(ctx context.Context, ds, _ uuid.UUID) (*os.File, func() error, error) {
 	root, err := openRoot(ctx, n.pool, ds)
 	return root, func() error { return nil }, err
 }

@@ -72,11 +72,11 @@ func (s *Server) stream(w http.ResponseWriter, r *request) error {
 		return dataset.Errorf(dataset.ErrUnsupported,
 			"the pool of dataset %s sends no snapshots, only files", r.dataset)
 	}
-	defer s.use(r.dataset, snapshot, base)()
+	defer s.markInUse(r.dataset, snapshot, base)()
 	return s.send(w, r, func(ctx context.Context, w io.Writer) (any, error) {
 		sent, err := sender.Send(ctx, dataset.Source{Dataset: r.dataset, Snapshot: snapshot}, base, from, w, nil)
 		if err == nil {
-			s.noteSent(r, snapshot, sent)
+			s.recordSent(r, snapshot, sent)
 		}
 		return sent, err
 	})

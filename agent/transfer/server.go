@@ -23,21 +23,21 @@ type Source interface {
 	// Pool returns the pool that has a dataset, as its home or as a copy. It fails with dataset.ErrNotFound if there is
 	// none.
 	Pool(ctx context.Context, ds uuid.UUID) (backends.Pool, error)
-	// Freshen takes a transfer snapshot of the dataset's head, under the dataset's lock, and returns the record of
+	// TakeSnapshot takes a transfer snapshot of the dataset's head, under the dataset's lock, and returns the record of
 	// the snapshot in the pool. idle reports that the dataset was not in use. If nothing changed since the previous
 	// snapshot, Freshen may return that one. It keeps the newest snapshot that the peer has, as the base of the next
 	// difference.
-	Freshen(ctx context.Context, ds uuid.UUID, have []uuid.UUID) (snapshot dataset.Snapshot, idle bool, err error)
-	// Bases returns the transfer snapshots that the next differences to other copies of a dataset are based on, at
+	TakeSnapshot(ctx context.Context, ds uuid.UUID, have []uuid.UUID) (snapshot dataset.Snapshot, idle bool, err error)
+	// CopyBases returns the transfer snapshots that the next differences to other copies of a dataset are based on, at
 	// most one for each copy. A peer that becomes the home needs these snapshots, and they are kept until the peer
 	// has them. The result is empty if they are not known.
-	Bases(ctx context.Context, ds uuid.UUID) []uuid.UUID
-	// Shared returns the transfer snapshots that a replica gets and keeps in addition to the one that it wants. All
+	CopyBases(ctx context.Context, ds uuid.UUID) []uuid.UUID
+	// SharedSnapshots returns the transfer snapshots that a replica gets and keeps in addition to the one that it wants. All
 	// replicas keep them, so that they have a common base even if this home is lost.
-	Shared(ctx context.Context, ds, want uuid.UUID) []uuid.UUID
-	// Tree opens the root of a snapshot, or, for uuid.Nil, of the dataset itself, which must not be in use. Call
+	SharedSnapshots(ctx context.Context, ds, want uuid.UUID) []uuid.UUID
+	// OpenTree opens the root of a snapshot, or, for uuid.Nil, of the dataset itself, which must not be in use. Call
 	// the function after the root was closed.
-	Tree(ctx context.Context, ds, snapshot uuid.UUID) (root *os.File, release func() error, err error)
+	OpenTree(ctx context.Context, ds, snapshot uuid.UUID) (root *os.File, release func() error, err error)
 }
 
 // Server answers other nodes. Set its fields before the first use.
@@ -56,11 +56,11 @@ type Server struct {
 
 	mu   sync.Mutex
 	busy map[dataset.Source]int
-	sent map[uuid.UUID]sent
+	sent map[uuid.UUID]sentSnapshot
 }
 
-// sent is the last snapshot of a dataset that was sent.
-type sent struct {
+// sentSnapshot is the last snapshot of a dataset that was sent.
+type sentSnapshot struct {
 	peer, snapshot uuid.UUID
 	stream         backends.Stream
 }
@@ -78,7 +78,7 @@ func (s *Server) Handler() http.Handler {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) { s.serve(w, r, f) })
 	}
 	handle("GET "+Prefix+"datasets/{dataset}", s.list)
-	handle("POST "+Prefix+"datasets/{dataset}/freshen", s.freshen)
+	handle("POST "+Prefix+"datasets/{dataset}/freshen", s.takeSnapshot)
 	handle("GET "+Prefix+"datasets/{dataset}/snapshots/{snapshot}/stream", s.stream)
 	handle("GET "+Prefix+"datasets/{dataset}/snapshots/{snapshot}/files", s.files)
 	return mux
@@ -113,14 +113,14 @@ func (s *Server) Sent(peer uuid.UUID, snapshot dataset.Snapshot) (dataset.Manife
 	return manifest(snapshot, last.stream), last.snapshot == snapshot.ID && last.peer == peer
 }
 
-// noteSent records the snapshot that was sent to a node.
-func (s *Server) noteSent(r *request, snapshot uuid.UUID, stream backends.Stream) {
+// recordSent records the snapshot that was sent to a node.
+func (s *Server) recordSent(r *request, snapshot uuid.UUID, stream backends.Stream) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.sent == nil {
-		s.sent = map[uuid.UUID]sent{}
+		s.sent = map[uuid.UUID]sentSnapshot{}
 	}
-	s.sent[r.dataset] = sent{r.peer, snapshot, stream}
+	s.sent[r.dataset] = sentSnapshot{r.peer, snapshot, stream}
 }
 
 // Forget drops the records of a dataset that no longer belongs to this node.
@@ -130,8 +130,8 @@ func (s *Server) Forget(ds uuid.UUID) {
 	delete(s.sent, ds)
 }
 
-// use marks snapshots as in use until the returned function is called.
-func (s *Server) use(ds uuid.UUID, snapshots ...uuid.UUID) (release func()) {
+// markInUse marks snapshots as in use until the returned function is called.
+func (s *Server) markInUse(ds uuid.UUID, snapshots ...uuid.UUID) (release func()) {
 	add := func(n int) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -237,10 +237,10 @@ func (s *Server) list(w http.ResponseWriter, r *request) error {
 	}
 	also := []uuid.UUID{want}
 	if r.URL.Query().Has("bases") { // an older version does not ask for them
-		also = append(also, s.Source.Bases(r.Context(), r.dataset)...)
+		also = append(also, s.Source.CopyBases(r.Context(), r.dataset)...)
 	}
 	if r.URL.Query().Has("shared") {
-		also = append(also, s.Source.Shared(r.Context(), r.dataset, want)...)
+		also = append(also, s.Source.SharedSnapshots(r.Context(), r.dataset, want)...)
 	}
 	if text := r.URL.Query().Get("begun"); text != "" {
 		begun, err := parseID("snapshot", text)
@@ -289,8 +289,8 @@ func parseHave(r *request) (have []uuid.UUID, want uuid.UUID, err error) {
 	return have, want, nil
 }
 
-// Fresh is a transfer snapshot with everything that a dataset had at some time.
-type Fresh struct {
+// TakenSnapshot is a transfer snapshot with everything that a dataset had at some time.
+type TakenSnapshot struct {
 	dataset.Snapshot
 	// Current is that time, by the home's clock. If nothing was written since the snapshot was taken, Current is
 	// later than the time at which the snapshot was taken. It is zero if it is not known.
@@ -299,13 +299,13 @@ type Fresh struct {
 	Idle bool `json:"idle,omitempty"`
 }
 
-func (s *Server) freshen(w http.ResponseWriter, r *request) error {
+func (s *Server) takeSnapshot(w http.ResponseWriter, r *request) error {
 	have, _, err := parseHave(r)
 	if err != nil {
 		return err
 	}
 	current := s.Clock.Now()
-	snap, idle, err := s.Source.Freshen(r.Context(), r.dataset, have)
+	snap, idle, err := s.Source.TakeSnapshot(r.Context(), r.dataset, have)
 	if err != nil {
 		return err
 	}
@@ -314,7 +314,7 @@ func (s *Server) freshen(w http.ResponseWriter, r *request) error {
 	if snap.Created.After(current) && !snap.Created.After(s.Clock.Now()) {
 		current = snap.Created
 	}
-	return reply(w, Fresh{snap, current, idle})
+	return reply(w, TakenSnapshot{snap, current, idle})
 }
 
 // reply answers with v. A failure cannot be reported any more.
