@@ -26,10 +26,10 @@ func (a *components) makeDoctor() {
 		Host: a.Host, Backends: a.Config.Backends, Pools: a.Pools, Space: a.Space, PoolChecker: a.PoolChecker,
 		KeyChecker: a.KeyChecker, Datasets: a.Datasets, Sizes: a.Sizes, Replicas: a.Replicas, Uses: a.Uses,
 		Engines: a.Engines, Disks: a.Disks, Guests: a.Guests, Registrar: a.Registrar, Failover: a.Failover,
-		Throttle: a.Throttle,
-		Refusal:  a.Registration.Refusal,
-		Identity: a.Identity.Check,
-		More:     append([]func(*findings.List){a.Reporter.Check}, a.Config.Checks...),
+		Throttle:    a.Throttle,
+		Refusal:     a.Registration.Refusal,
+		Identity:    a.Identity.Check,
+		ExtraChecks: append([]func(*findings.List){a.Reporter.Check}, a.Config.Checks...),
 	})
 	a.Watcher = doctor.NewWatcher(a.Examiner)
 }

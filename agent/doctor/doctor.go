@@ -60,7 +60,7 @@ type Deps struct {
 	Throttle    *throttle.Limits
 	Refusal     func() string                   // why control does not register this node, or ""
 	Identity    func(ctx context.Context) error // fails if the agent's database cannot be read
-	More        []func(*findings.List)          // checks of components outside this list
+	ExtraChecks []func(*findings.List)          // checks of components outside this list
 }
 
 // Doctor reports what works on this host. It has no state of its own.
@@ -96,7 +96,7 @@ func (x *Doctor) Examine(ctx context.Context) ([]api.Finding, error) {
 	x.examineHost(ctx, r, known, err == nil)
 	x.deps.KeyChecker.Check(ctx, r, known)
 	r.sort()
-	r.first()
+	r.putStoreProblemFirst()
 	return r.All, nil
 }
 
@@ -118,7 +118,7 @@ func (x *Doctor) examineHost(ctx context.Context, r *Report, known map[uuid.UUID
 	x.deps.Throttle.Check(&r.List)
 	x.deps.Sizes.Check(&r.List)
 	x.checkHung(r)
-	for _, check := range x.deps.More {
+	for _, check := range x.deps.ExtraChecks {
 		check(&r.List)
 	}
 }
@@ -220,7 +220,7 @@ func (x *Doctor) checkMounts(ctx context.Context, r *Report) {
 	}
 	for _, m := range table.Under(x.deps.MountRoot()) {
 		id, err := uuid.Parse(filepath.Base(m.Mountpoint))
-		if err == nil && len(x.deps.Uses.Get(id).IDs) == 0 && !x.checkShown(r, id, m.Mountpoint) {
+		if err == nil && len(x.deps.Uses.Get(id).IDs) == 0 && !x.checkInspection(r, id, m.Mountpoint) {
 			r.Add(findings.Info, "mount "+m.Mountpoint, "",
 				"no recorded use; it is unmounted once no process has it mounted")
 		}
@@ -228,9 +228,9 @@ func (x *Doctor) checkMounts(ctx context.Context, r *Report) {
 	r.Add(findings.OK, "mounts", "", "%d datasets are mounted", n)
 }
 
-// checkShown adds a finding for a mount that an operator has requested to inspect a superseded copy, and returns true
+// checkInspection adds a finding for a mount that an operator has requested to inspect a superseded copy, and returns true
 // for such a mount.
-func (x *Doctor) checkShown(r *Report, id uuid.UUID, path string) bool {
+func (x *Doctor) checkInspection(r *Report, id uuid.UUID, path string) bool {
 	k, is := x.deps.Cache.InspectedCopy(id)
 	if is {
 		r.Add(findings.Info, "mount "+path, "drover volume superseded mount "+k.Dataset.String()+" "+x.deps.NodeName+

@@ -27,9 +27,9 @@ func (r *Report) sort() {
 	slices.SortStableFunc(r.All, func(x, y api.Finding) int { return place(x) - place(y) })
 }
 
-// first puts an inconsistent store before everything else. The consequences of the inconsistency have no findings,
+// putStoreProblemFirst puts an inconsistent store before everything else. The consequences of the inconsistency have no findings,
 // because a rebuild of the store repairs all of them.
-func (r *Report) first() {
+func (r *Report) putStoreProblemFirst() {
 	if r.StoreProblem == "" {
 		return
 	}

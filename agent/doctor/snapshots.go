@@ -31,13 +31,13 @@ func (c *PoolChecker) CheckSnapshots(ctx context.Context, r *Report, p *pool.Poo
 		there := map[uuid.UUID]bool{}
 		for _, s := range e.Snapshots {
 			there[s.ID] = true
-			if !recorded[d.ID][s.ID] && !lineage.IsInternal(s) && c.unknownSnapshot(ctx, s.ID) {
+			if !recorded[d.ID][s.ID] && !lineage.IsInternal(s) && c.isStillUnknown(ctx, s.ID) {
 				r.Add(findings.Warning, "snapshot "+s.ID.String(), "drover store rebuild restores it",
 					"is in pool %s as one of volume %s but not in the store: quarantined", p.Name, d.Volume)
 			}
 		}
 		for id := range recorded[d.ID] {
-			if !there[id] && d.State != dataset.StatePurging && c.missingSnapshot(ctx, p, d.ID, id) {
+			if !there[id] && d.State != dataset.StatePurging && c.isStillMissing(ctx, p, d.ID, id) {
 				r.Add(findings.Error, "snapshot "+id.String(), "drover snapshot rm "+id.String(),
 					"of volume %s is recorded but missing in pool %s", d.Volume, p.Name)
 			}
@@ -65,16 +65,16 @@ func (c *PoolChecker) recordedSnapshots(ctx context.Context) (map[uuid.UUID]map[
 	}
 }
 
-// unknownSnapshot asks again, because the snapshot may have been recorded meanwhile.
-func (c *PoolChecker) unknownSnapshot(ctx context.Context, id uuid.UUID) bool {
+// isStillUnknown asks again, because the snapshot may have been recorded meanwhile.
+func (c *PoolChecker) isStillUnknown(ctx context.Context, id uuid.UUID) bool {
 	_, err := c.deps.Control.Snapshot(ctx, "", id.String())
 	return errors.Is(err, dataset.ErrNotFound)
 }
 
-// missingSnapshot looks again, because the snapshot may have been made or deleted meanwhile.
-func (c *PoolChecker) missingSnapshot(ctx context.Context, p *pool.Pool, ds, id uuid.UUID) bool {
+// isStillMissing looks again, because the snapshot may have been made or deleted meanwhile.
+func (c *PoolChecker) isStillMissing(ctx context.Context, p *pool.Pool, ds, id uuid.UUID) bool {
 	e, err := p.Storage.Stat(ctx, ds)
-	if err != nil || c.unknownSnapshot(ctx, id) {
+	if err != nil || c.isStillUnknown(ctx, id) {
 		return false
 	}
 	for _, s := range e.Snapshots {

@@ -35,7 +35,7 @@ func (x *Doctor) examineInBackground(ctx context.Context) []api.Finding {
 	r := &Report{StoreRemedy: x.deps.Trust.Remedy(), StoreProblem: x.deps.Trust.Why()}
 	x.examineHost(ctx, r, nil, false)
 	r.sort()
-	r.first()
+	r.putStoreProblemFirst()
 	return r.All
 }
 
