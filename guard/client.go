@@ -158,14 +158,14 @@ func (c *Client) ask(ctx context.Context, q request) (reply, error) {
 			break
 		}
 		if a, err = exchange(ctx, conn, q); err == nil {
-			c.keep(conn)
+			c.putIdle(conn)
 			break
 		}
 		_ = conn.Close()
 		if ctx.Err() != nil {
 			break
 		}
-		c.forget()
+		c.closeIdle()
 	}
 	if errors.Is(err, dataset.ErrInvalid) {
 		return reply{}, fmt.Errorf("request to the guard: %w", err)
@@ -219,7 +219,7 @@ func (c *Client) conn(ctx context.Context) (net.Conn, error) {
 	}
 }
 
-func (c *Client) keep(conn net.Conn) {
+func (c *Client) putIdle(conn net.Conn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed || len(c.idle) >= maxIdle {
@@ -229,8 +229,8 @@ func (c *Client) keep(conn net.Conn) {
 	c.idle = append(c.idle, conn)
 }
 
-// forget closes the idle connections, because the guard at their other end has ended.
-func (c *Client) forget() {
+// closeIdle closes the idle connections, because the guard at their other end has ended.
+func (c *Client) closeIdle() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, conn := range c.idle {

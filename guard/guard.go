@@ -52,7 +52,7 @@ type Options struct {
 	// Step is the time that each rung of the ladder has; the default is a second. Recheck is the interval at which
 	// a complete fence is checked; the default is a second. Again is the pause between two rounds of a ladder that
 	// has not completed the fence; the default is a quarter of a second.
-	Step, Recheck, Again time.Duration
+	Step, Recheck, RetryPause time.Duration
 	// Processes returns how many processes the host has. If nil, those in /proc are counted.
 	Processes func() int
 	// OpenWatchdog opens the watchdog device. If nil, the host has none.
@@ -102,7 +102,7 @@ func New(ctx context.Context, o Options) (*Guard, error) {
 	if o.Clock == nil {
 		o.Clock = systemClock{}
 	}
-	o.Step, o.Recheck, o.Again = or(o.Step, time.Second), or(o.Recheck, time.Second), or(o.Again, time.Second/4)
+	o.Step, o.Recheck, o.RetryPause = orDefault(o.Step, time.Second), orDefault(o.Recheck, time.Second), orDefault(o.RetryPause, time.Second/4)
 	if o.Processes == nil {
 		o.Processes = countProcesses
 	}
@@ -113,7 +113,7 @@ func New(ctx context.Context, o Options) (*Guard, error) {
 	g := &Guard{
 		Options: o, boot: boot, since: o.Clock.Boottime(), missing: o.Missing,
 		table: map[uuid.UUID]*entry{}, kick: make(chan struct{}, 1),
-		records: &records{run: o.Run, hand: o.Hand, queue: map[uuid.UUID]*saving{}, ctx: context.WithoutCancel(ctx)},
+		records: &records{run: o.Run, hand: o.Hand, queue: map[uuid.UUID]*pendingSave{}, ctx: context.WithoutCancel(ctx)},
 	}
 	g.records.problem = func(err error) { o.Log.WithError(err).Error("cannot write a record to disk") }
 	table, problems := g.records.load(ctx, boot)
@@ -133,7 +133,7 @@ func New(ctx context.Context, o Options) (*Guard, error) {
 	return g, nil
 }
 
-func or(d, otherwise time.Duration) time.Duration {
+func orDefault(d, otherwise time.Duration) time.Duration {
 	if d == 0 {
 		return otherwise
 	}

@@ -132,8 +132,8 @@ func (g *Guard) fence(ctx context.Context, e *entry, at Entry) {
 	}
 	for ctx.Err() == nil {
 		if by < 0 {
-			if by = g.round(ctx, e, at, ladder); by < 0 {
-				pause(ctx, g.Clock, g.Log, g.Again)
+			if by = g.climbOnce(ctx, e, at, ladder); by < 0 {
+				pause(ctx, g.Clock, g.Log, g.RetryPause)
 			}
 			continue
 		}
@@ -144,8 +144,8 @@ func (g *Guard) fence(ctx context.Context, e *entry, at Entry) {
 	}
 }
 
-// round climbs the ladder once. It returns the index of the rung that completed the fence, or -1 if none did.
-func (g *Guard) round(ctx context.Context, e *entry, at Entry, ladder []rung) int {
+// climbOnce climbs the ladder once. It returns the index of the rung that completed the fence, or -1 if none did.
+func (g *Guard) climbOnce(ctx context.Context, e *entry, at Entry, ladder []rung) int {
 	contained := false
 	for i, r := range ladder {
 		if contained && r.act == ActKill {

@@ -85,7 +85,7 @@ func (p Process) Serve(ctx context.Context) (err error) {
 		err = errors.Join(err, h.Close(ctx))
 	}()
 	g, err := New(ctx, Options{
-		Run: run, Hand: h, Step: p.Step, Recheck: p.Step, Again: p.Step / 4, Missing: missing, Version: p.Version,
+		Run: run, Hand: h, Step: p.Step, Recheck: p.Step, RetryPause: p.Step / 4, Missing: missing, Version: p.Version,
 		Log: p.Log, Ready: p.Ready,
 		OpenWatchdog: func() (Watchdog, error) { return OpenWatchdog(p.Watchdog, watchdogTimeout) },
 	})

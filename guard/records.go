@@ -26,15 +26,15 @@ type records struct {
 	hand Hands
 
 	mu      sync.Mutex
-	queue   map[uuid.UUID]*saving
+	queue   map[uuid.UUID]*pendingSave
 	busy    bool
 	problem func(error)
 	ctx     context.Context
 	wg      sync.WaitGroup
 }
 
-// saving is a record that waits to be flushed. If record is nil, the file is removed.
-type saving struct {
+// pendingSave is a record that waits to be flushed. If record is nil, the file is removed.
+type pendingSave struct {
 	record []byte
 	done   []chan error
 }
@@ -48,8 +48,8 @@ func (r *records) deadlinePath(id uuid.UUID) string {
 // recordFormat is the format of the records that this version of Drover reads and writes.
 const recordFormat = 1
 
-// stored is the content of the record of an entry.
-type stored struct {
+// storedEntry is the content of the record of an entry.
+type storedEntry struct {
 	Format int `json:"format"` // absent: 1
 	Entry
 }
@@ -58,7 +58,7 @@ type stored struct {
 // together with dataset.ErrUnsupported, because a guard that forgot the dataset would never fence it. Keys that it
 // cannot read are zero: if that is the deadline, it counts as passed. ok reports whether the entry can be fenced.
 func decode(id uuid.UUID, b []byte) (e Entry, ok bool, err error) {
-	var s stored
+	var s storedEntry
 	err = json.Unmarshal(b, &s) // if a key has another type, it decodes the others
 	if later := dataset.CheckFormat("the record", s.Format, recordFormat); later != nil {
 		s.Dataset = id
@@ -78,7 +78,7 @@ func decode(id uuid.UUID, b []byte) (e Entry, ok bool, err error) {
 // put stores an entry for the next guard of the same boot, and starts to flush it. The channel receives the result
 // of the flush.
 func (r *records) put(e Entry) (flushed <-chan error, err error) {
-	b, err := json.Marshal(stored{recordFormat, e})
+	b, err := json.Marshal(storedEntry{recordFormat, e})
 	if err != nil {
 		return nil, err
 	}
@@ -109,7 +109,7 @@ func (r *records) flush(id uuid.UUID, record []byte) <-chan error {
 	defer r.mu.Unlock()
 	s := r.queue[id]
 	if s == nil {
-		s = &saving{}
+		s = &pendingSave{}
 		r.queue[id] = s
 	}
 	s.record = record
@@ -126,7 +126,7 @@ func (r *records) work() {
 	for {
 		r.mu.Lock()
 		var id uuid.UUID
-		var s *saving
+		var s *pendingSave
 		for id, s = range r.queue {
 			break
 		}
@@ -188,8 +188,8 @@ func (r *records) deadline(id uuid.UUID, epoch uint64) time.Duration {
 // registered on this boot are also in the folder on the tmpfs.
 const loadTime = 5 * time.Second
 
-// ofThisBoot names the place of the records of this boot, which is on a tmpfs.
-const ofThisBoot = "of this boot"
+// sourceThisBoot names the place of the records of this boot, which is on a tmpfs.
+const sourceThisBoot = "of this boot"
 
 // load returns the stored table, and an error for each part that could not be read.
 func (r *records) load(ctx context.Context, boot string) (table map[uuid.UUID]Entry, problems []error) {
@@ -201,7 +201,7 @@ func (r *records) load(ctx context.Context, boot string) (table map[uuid.UUID]En
 		case ok:
 			problems = append(problems, fmt.Errorf("dataset %s: %w; it is fenced by the keys that this guard "+
 				"knows (%s)", id, err, where))
-			if where == ofThisBoot {
+			if where == sourceThisBoot {
 				e.Boot = boot
 			}
 		case errors.Is(err, dataset.ErrUnsupported):
@@ -222,7 +222,7 @@ func (r *records) load(ctx context.Context, boot string) (table map[uuid.UUID]En
 		problems = append(problems, fmt.Errorf("read the records of this boot: %w", err))
 	}
 	for id, b := range kept {
-		take(id, b, ofThisBoot)
+		take(id, b, sourceThisBoot)
 	}
 	ctx, cancel := context.WithTimeout(ctx, loadTime)
 	defer cancel()

@@ -123,12 +123,12 @@ func (g *Guard) Supersede(ctx context.Context, id uuid.UUID, epoch uint64) (Entr
 	o := g.Hand.Condemn(ctx, e.Target, condemnTime)
 	if !o.Done {
 		err = dataset.Errorf(dataset.ErrInUse,
-			"it is still fenced: not every process that could write was killed: %s", left(o))
+			"it is still fenced: not every process that could write was killed: %s", leftText(o))
 	} else if err = g.markSuperseded(ctx, e); err == nil {
 		o = g.Hand.KillHolders(ctx, e.Target, deathTime)
 		err = g.Hand.Undo(ctx, e.Target) // an engine was stopped
 		if err == nil && !o.Done {
-			err = dataset.Errorf(dataset.ErrInUse, "processes do not end: %s", left(o))
+			err = dataset.Errorf(dataset.ErrInUse, "processes do not end: %s", leftText(o))
 		}
 	}
 	g.mu.Lock()
@@ -195,7 +195,7 @@ func (g *Guard) beginSupersede(id uuid.UUID, epoch uint64) (*entry, error) {
 	return e, nil
 }
 
-func left(o hand.Outcome) string {
+func leftText(o hand.Outcome) string {
 	if len(o.Left) == 0 {
 		return o.Note
 	}

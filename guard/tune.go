@@ -146,12 +146,12 @@ func allCapable() error {
 	return errors.New("no CapPrm in /proc/self/status")
 }
 
-const never = "-1000" // oom_score_adj: proc_pid_oom_score_adj(5)
+const neverKill = "-1000" // oom_score_adj: proc_pid_oom_score_adj(5)
 
 func keepAlive() error {
 	const file = "/proc/self/oom_score_adj"
-	if b, err := os.ReadFile(file); err == nil && string(bytes.TrimSpace(b)) == never {
+	if b, err := os.ReadFile(file); err == nil && string(bytes.TrimSpace(b)) == neverKill {
 		return nil
 	}
-	return os.WriteFile(file, []byte(never), 0)
+	return os.WriteFile(file, []byte(neverKill), 0)
 }

@@ -24,10 +24,10 @@ type Watchdog interface {
 
 // watchdogKeeper keeps the watchdog device open while a dataset needs it. The Guard's lock protects it.
 type watchdogKeeper struct {
-	device  Watchdog
-	timeout time.Duration
-	next    time.Duration // the time of the next feed
-	starved bool
+	device         Watchdog
+	timeout        time.Duration
+	next           time.Duration // the time of the next feed
+	feedingStopped bool
 }
 
 // open opens the device with the function how, unless it is open.
@@ -50,7 +50,7 @@ func (d *watchdogKeeper) open(how func() (Watchdog, error)) error {
 // feed feeds the device when that is due, four times per timeout. It returns the time of the next feed, or 0 if
 // there is none.
 func (d *watchdogKeeper) feed(now time.Duration) (next time.Duration, err error) {
-	if d.device == nil || d.starved {
+	if d.device == nil || d.feedingStopped {
 		return 0, nil
 	}
 	if now >= d.next {
@@ -61,11 +61,11 @@ func (d *watchdogKeeper) feed(now time.Duration) (next time.Duration, err error)
 }
 
 // stopFeeding stops feeding the device, so that it reboots the host.
-func (d *watchdogKeeper) stopFeeding() { d.starved = true }
+func (d *watchdogKeeper) stopFeeding() { d.feedingStopped = true }
 
 // release disarms and closes the device when no dataset needs it any more.
 func (d *watchdogKeeper) release() error {
-	if d.starved {
+	if d.feedingStopped {
 		return nil
 	}
 	return d.close(true)
@@ -75,7 +75,7 @@ func (d *watchdogKeeper) close(disarm bool) error {
 	if d.device == nil {
 		return nil
 	}
-	err := d.device.Close(disarm && !d.starved)
+	err := d.device.Close(disarm && !d.feedingStopped)
 	d.device, d.timeout = nil, 0
 	return err
 }
