@@ -13,14 +13,14 @@ func TestHungProcessMayStop(t *testing.T) {
 	var s suspects
 	p := &process{Process: Process{PID: 4711, Start: 1}, hung: true}
 	now := 10 * time.Second
-	if s.stuck(p, now) {
+	if s.isStuck(p, now) {
 		t.Error("it was not stopped before")
 	}
 	s.add(Target{}, p.Process, now)
-	if s.stuck(p, now+haltTime-1) || !s.stuck(p, now+haltTime) {
-		t.Errorf("it is stuck: %t after less than %v, %t then", s.stuck(p, now+haltTime-1), haltTime, s.stuck(p, now+haltTime))
+	if s.isStuck(p, now+haltTime-1) || !s.isStuck(p, now+haltTime) {
+		t.Errorf("it is stuck: %t after less than %v, %t then", s.isStuck(p, now+haltTime-1), haltTime, s.isStuck(p, now+haltTime))
 	}
-	if p.hung = false; s.stuck(p, now+haltTime) {
+	if p.hung = false; s.isStuck(p, now+haltTime) {
 		t.Error("a process that could not be examined in time is killed")
 	}
 	running := sleeper(t)
@@ -33,7 +33,7 @@ func TestHungProcessMayStop(t *testing.T) {
 func TestContained(t *testing.T) {
 	tool := New(Options{Clock: clock.System{}})
 	holder, other := Process{PID: 1 << 30, Start: 1}, &process{Process: Process{PID: 1<<30 + 1, Start: 1}}
-	r := rule{suspectHarmless: func(*world, *process) bool { return false }}
+	r := rule{suspectHarmless: func(*processTable, *process) bool { return false }}
 	for name, c := range map[string]struct {
 		harmless, stuck bool
 		suspects        []*process
@@ -45,7 +45,7 @@ func TestContained(t *testing.T) {
 		"nobody":                            {true, false, nil, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r.holderHarmless = func(*world, Process) bool { return c.harmless }
+			r.holderHarmless = func(*processTable, Process) bool { return c.harmless }
 			tool.suspects.queue = map[processKey]*suspect{other.key(): {Process: other.Process, failed: c.stuck, queued: -haltTime}}
 			if got := tool.contained(nil, r, []Process{holder}, c.suspects); got != c.want {
 				t.Errorf("contained: %t", got)

@@ -21,15 +21,15 @@ import (
 //
 // Cleared processes come last. A cleared process was stopped, examined, and found to hold none of the datasets. Among
 // them, the process with the oldest examination comes first, so that each gets its turn.
-func (t *Tool) examineAll(w *world, within time.Duration) {
-	atOnce(maxExaminers, w.procs, func(p *process, _ func()) {
-		w.weigh(p)
+func (t *Tool) examineAll(w *processTable, within time.Duration) {
+	forEachConcurrently(maxExaminers, w.procs, func(p *process, _ func()) {
+		w.estimate(p)
 		p.clearedAt, p.cleared = t.suspects.clearedOf(w.datasets, p.Process)
 	})
 	queue := slices.DeleteFunc(slices.Clone(w.procs), func(p *process) bool { return p.gone })
 	slices.SortStableFunc(queue, func(a, b *process) int { return a.size - b.size })
 	budget := inuse.NewBudget(lookWork+len(queue)*fairWork, smallWork, fairWork)
-	atOnce(maxExaminers, queue, func(p *process, release func()) {
+	forEachConcurrently(maxExaminers, queue, func(p *process, release func()) {
 		if p.isLarge() {
 			return
 		}
@@ -47,7 +47,7 @@ func (t *Tool) examineAll(w *world, within time.Duration) {
 	})
 	ctx, cancel := context.WithTimeout(context.Background(), within)
 	defer cancel()
-	atOnce(maxExaminers, queue, func(p *process, release func()) {
+	forEachConcurrently(maxExaminers, queue, func(p *process, release func()) {
 		t.examine(ctx, w, p, nil, release)
 		if p.cleared && p.unexamined == nil {
 			t.suspects.renew(w.datasets, p.Process, t.Clock.Steady())
@@ -80,9 +80,9 @@ func falseFirst(a, b bool) int {
 	return -1
 }
 
-// atOnce calls do for each element of a list, with at most n calls at a time, and waits for all of them.
+// forEachConcurrently calls do for each element of a list, with at most n calls at a time, and waits for all of them.
 // A call of do can call release early, so that another call begins while it still runs.
-func atOnce[T any](n int, list []T, do func(p T, release func())) {
+func forEachConcurrently[T any](n int, list []T, do func(p T, release func())) {
 	slots := make(chan struct{}, n)
 	var wg sync.WaitGroup
 	for _, p := range list {
@@ -106,7 +106,7 @@ const (
 )
 
 func (t *Tool) examineAgainAfter() time.Duration {
-	if t.suspects.waiting() {
+	if t.suspects.hasWaiting() {
 		return examineAgainLate
 	}
 	return examineAgain
@@ -122,7 +122,7 @@ func (p *process) isLarge() bool { return (p.size >= smallWork || p.cleared) && 
 //
 // It does not examine the process, and stores inuse.ErrOutOfTime, if ctx has ended, if the process is a suspect, or
 // if the process was cleared less than examineAgain ago. It does nothing if p has an error already.
-func (t *Tool) examine(ctx context.Context, w *world, p *process, budget *inuse.Budget, release func()) {
+func (t *Tool) examine(ctx context.Context, w *processTable, p *process, budget *inuse.Budget, release func()) {
 	if p.unexamined != nil {
 		return
 	}
@@ -142,6 +142,6 @@ func (t *Tool) examine(ctx context.Context, w *world, p *process, budget *inuse.
 	p.hung = errors.Is(err, inuse.ErrHung)
 }
 
-func (w *world) examinationOf(p *process) *inuse.Examination {
+func (w *processTable) examinationOf(p *process) *inuse.Examination {
 	return &inuse.Examination{Scan: w.scan, PID: p.PID, Start: p.Start}
 }

@@ -64,8 +64,8 @@ func (t *Tool) waitForHalt(list []suspect) bool {
 	}
 	now := t.Clock.Steady()
 	for _, s := range list {
-		if now-s.queued < haltTime && !stoppedOrFrozen(&world{own: table}, s.Process) {
-			<-t.Clock.After(pause)
+		if now-s.queued < haltTime && !stoppedOrFrozen(&processTable{own: table}, s.Process) {
+			<-t.Clock.After(stopPoll)
 			return true
 		}
 	}
@@ -75,7 +75,7 @@ func (t *Tool) waitForHalt(list []suspect) bool {
 // examineBatch examines suspects, one for each processor at a time, but not more than maxExaminers. Suspects
 // with little work come first, so that most suspects are stopped only briefly. It returns the suspects
 // whose examination began.
-func (t *Tool) examineBatch(w *world, list []suspect) (begun []suspect) {
+func (t *Tool) examineBatch(w *processTable, list []suspect) (begun []suspect) {
 	procs := make(map[int]*process, len(w.procs))
 	for _, p := range w.procs {
 		procs[p.PID] = p
@@ -90,7 +90,7 @@ func (t *Tool) examineBatch(w *world, list []suspect) (begun []suspect) {
 	// An examination that makes no progress keeps its slot. On a very busy host, examinations only seem to hang. If
 	// they released their slots, all of them would run at once, and looks would wait for them. There are at most
 	// maxExaminers slots, because each examination may keep mount tables of mount.MaxTable bytes in memory.
-	atOnce(min(runtime.GOMAXPROCS(0), maxExaminers), queue, func(s *suspect, _ func()) {
+	forEachConcurrently(min(runtime.GOMAXPROCS(0), maxExaminers), queue, func(s *suspect, _ func()) {
 		if s.begun = t.Clock.Steady()-began < batchTime && !w.scan.Full(); s.begun {
 			t.examineSuspect(w, *s)
 		}
@@ -106,9 +106,9 @@ func (t *Tool) examineBatch(w *world, list []suspect) (begun []suspect) {
 // find returns the process of the suspect s. p is the process with that PID in the list of all processes, or nil. If
 // p is nil or a different process, the suspect has ended, and find returns a process with gone set. If the identity
 // of p cannot be read, find returns p with its error, so that s is not cleared.
-func (w *world) find(p *process, s Process) *process {
+func (w *processTable) find(p *process, s Process) *process {
 	if p != nil {
-		if w.weigh(p); !p.gone && (p.is(s) || p.unexamined != nil) {
+		if w.estimate(p); !p.gone && (p.same(s) || p.unexamined != nil) {
 			return p
 		}
 	}
@@ -117,7 +117,7 @@ func (w *world) find(p *process, s Process) *process {
 
 // examineSuspect examines one suspect without a time limit. Then it resolves the suspect, or marks it as
 // failed.
-func (t *Tool) examineSuspect(w *world, s suspect) {
+func (t *Tool) examineSuspect(w *processTable, s suspect) {
 	p := s.seen
 	if p.gone {
 		t.resolve(w, s, p)
@@ -180,7 +180,7 @@ func (p *pacer) rest() {
 //
 // A process that is a holder of none of the datasets, and is not stopped for another dataset, continues
 // at once. If the marks cannot be read or written, the suspect is marked as failed and stays stopped.
-func (t *Tool) resolve(w *world, s suspect, p *process) {
+func (t *Tool) resolve(w *processTable, s suspect, p *process) {
 	defer t.marks.lock()()
 	elsewhere, err := t.marks.ofOthers(slices.Collect(maps.Keys(s.targets))...)
 	if err != nil {
@@ -188,19 +188,19 @@ func (t *Tool) resolve(w *world, s suspect, p *process) {
 		return
 	}
 	var clear []uuid.UUID
-	stopped, kept := false, elsewhere.has(s.what())
+	stopped, kept := false, elsewhere.has(s.markText())
 	for id, target := range s.targets {
 		marks, err := t.marks.of(id)
 		if err != nil {
 			t.suspects.fail(s)
 			return
 		}
-		suspicion := mark{markSuspect, s.what()}
+		suspicion := mark{markSuspect, s.markText()}
 		marked := slices.Contains(marks, suspicion)
 		stopped = stopped || marked
 		marks = slices.DeleteFunc(marks, func(m mark) bool { return m == suspicion })
 		fsys := w.filesystem(target)
-		certain := mark{markProcess, s.what()}
+		certain := mark{markProcess, s.markText()}
 		if fsys.ok && w.newHolding(target, fsys.Filesystem).CanWrite(p.found) {
 			if marked && !slices.Contains(marks, certain) {
 				marks = append(marks, certain)
@@ -216,7 +216,7 @@ func (t *Tool) resolve(w *world, s suspect, p *process) {
 			}
 		}
 	}
-	t.suspects.settle(s, clear, t.Clock.Steady())
+	t.suspects.finish(s, clear, t.Clock.Steady())
 	if stopped && !kept {
 		_ = signal(s.Process, unix.SIGCONT) // a process that the hand must not signal was not stopped by it either
 	}

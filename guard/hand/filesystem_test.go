@@ -38,7 +38,7 @@ func TestFilesystem(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			target := Target{Paths: []string{"/m"}, Own: true, Filesystem: c.was}
-			if got := (&world{own: c.own}).filesystem(target); got.ok != c.want {
+			if got := (&processTable{own: c.own}).filesystem(target); got.ok != c.want {
 				t.Errorf("%+v", got)
 			}
 		})

@@ -24,8 +24,8 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// retry is the interval of the attempts to freeze a filesystem that another program has frozen.
-const retry = 2 * time.Millisecond
+// freezeRetry is the interval of the attempts to freeze a filesystem that another program has frozen.
+const freezeRetry = 2 * time.Millisecond
 
 // freezer freezes and thaws the filesystems of datasets. Safe for concurrent use.
 type freezer struct {
@@ -70,7 +70,7 @@ func (f *freezer) Freeze(ctx context.Context, target Target) Outcome {
 			return Outcome{Done: true, At: at}
 		}
 		select {
-		case <-f.clock.After(retry):
+		case <-f.clock.After(freezeRetry):
 		case <-ctx.Done():
 			return Outcome{Note: "another program has frozen its filesystem, and can thaw it"}
 		}
@@ -108,7 +108,7 @@ func (f *freezer) freezeOnce(target Target) (Outcome, error) {
 	defer cancel()
 	dir, err := f.openFilesystem(ctx, target)
 	if err != nil {
-		return Outcome{Note: note(err, "")}, err
+		return Outcome{Note: noteOf(err, "")}, err
 	}
 	if dir == nil { // openFilesystem has examined all processes
 		return Outcome{Done: true, At: clock.Boottime(), Note: "it is mounted nowhere"}, nil
@@ -116,7 +116,7 @@ func (f *freezer) freezeOnce(target Target) (Outcome, error) {
 	defer dir.Close()
 	intent := mark{markFreeze, "-"}
 	if err := f.marks.add(target.Dataset, intent); err != nil {
-		return Outcome{Note: note(err, "")}, err
+		return Outcome{Note: noteOf(err, "")}, err
 	}
 	var limits liftedLimits
 	var limitErr error
@@ -127,16 +127,16 @@ func (f *freezer) freezeOnce(target Target) (Outcome, error) {
 	// dir keeps the device in use, so that no other device has its number yet.
 	limitErr = errors.Join(limitErr, limits.restore(f.marks, target.Dataset))
 	if err != nil {
-		return Outcome{Note: note(errors.Join(err, limitErr), "")}, err
+		return Outcome{Note: noteOf(errors.Join(err, limitErr), "")}, err
 	}
 	o := Outcome{Done: true, At: clock.Boottime(), Changed: true}
 	if limitErr != nil {
-		o.Note = note(fmt.Errorf("frozen, but its I/O limits were not lifted for that, or not restored: %w",
+		o.Note = noteOf(fmt.Errorf("frozen, but its I/O limits were not lifted for that, or not restored: %w",
 			limitErr), "")
 	}
 	if err := f.marks.setFrozen(target.Dataset, o.At); err != nil {
 		// Without the mark, the next hand assumes that another program has frozen it.
-		o.Note = note(fmt.Errorf("frozen, but that could not be recorded: %w", err), "")
+		o.Note = noteOf(fmt.Errorf("frozen, but that could not be recorded: %w", err), "")
 	}
 	// Undo may have removed the mark before the kernel finished the freeze.
 	if marks, err := f.marks.of(target.Dataset); err == nil && !slices.Contains(marks, intent) {
@@ -158,7 +158,7 @@ func (f *freezer) openFilesystem(ctx context.Context, target Target) (*os.File, 
 	if err != nil {
 		return nil, err
 	}
-	w := &world{own: table}
+	w := &processTable{own: table}
 	fsys := w.filesystem(target)
 	if !fsys.ok {
 		return nil, nil
@@ -255,7 +255,7 @@ func openMount(root string, e *mount.Entry) (*os.File, error) {
 }
 
 // hostMounts returns the host's mounts of a filesystem, also those that show only a part of it.
-func (w *world) hostMounts(fsys mount.Filesystem) (found []reachableMount) {
+func (w *processTable) hostMounts(fsys mount.Filesystem) (found []reachableMount) {
 	for _, e := range w.own {
 		if fsys.MayMatch(e) {
 			found = append(found, reachableMount{e, "/"})
@@ -265,7 +265,7 @@ func (w *world) hostMounts(fsys mount.Filesystem) (found []reachableMount) {
 }
 
 // foreignMounts returns the mounts of a filesystem in other mount namespaces, one for each of them.
-func (w *world) foreignMounts(fsys mount.Filesystem) (found []reachableMount) {
+func (w *processTable) foreignMounts(fsys mount.Filesystem) (found []reachableMount) {
 	seen := map[*inuse.View]bool{}
 	for _, p := range w.procs {
 		for _, v := range p.found.Views {
@@ -287,7 +287,7 @@ func (w *world) foreignMounts(fsys mount.Filesystem) (found []reachableMount) {
 var errHeld = errors.New("no mount of it is visible, but a process has it open")
 
 // checkNoHolders fails if a process holds the dataset, or could not be examined.
-func (w *world) checkNoHolders(target Target) error {
+func (w *processTable) checkNoHolders(target Target) error {
 	if held := w.holders(target); len(held) > 0 {
 		return fmt.Errorf("%w: process %d (%s)", errHeld, held[0].PID, held[0].Comm)
 	}

@@ -77,8 +77,8 @@ func ProcessOf(pid int) (Process, error) {
 	return Process{PID: pid, Start: st.start, Comm: st.comm}, err
 }
 
-// is reports whether p and q identify the same process.
-func (p Process) is(q Process) bool { return p.PID == q.PID && p.Start == q.Start }
+// same reports whether p and q identify the same process.
+func (p Process) same(q Process) bool { return p.PID == q.PID && p.Start == q.Start }
 
 // Outcome is the result of an act.
 type Outcome struct {
@@ -98,9 +98,9 @@ type Outcome struct {
 	Left []Process `json:"left,omitempty"`
 }
 
-// note formats an error as one line. If the error only says that time ran out, it returns was, the
+// noteOf formats an error as one line. If the error only says that time ran out, it returns was, the
 // earlier and more specific note, instead.
-func note(err error, was string) string {
+func noteOf(err error, was string) string {
 	if was != "" && (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)) {
 		return was
 	}
@@ -124,7 +124,7 @@ type Tool struct {
 	suspects suspects
 
 	mu   sync.Mutex
-	acts map[uuid.UUID]*acts
+	acts map[uuid.UUID]*runningActs
 	wg   sync.WaitGroup // the examinations in the background
 }
 
@@ -142,7 +142,7 @@ type Options struct {
 
 // New returns a Tool. It starts nothing.
 func New(o Options) *Tool {
-	t := &Tool{Options: o, marks: &markFiles{run: o.Run, clock: o.Clock}, acts: map[uuid.UUID]*acts{}}
+	t := &Tool{Options: o, marks: &markFiles{run: o.Run, clock: o.Clock}, acts: map[uuid.UUID]*runningActs{}}
 	t.freezer = &freezer{
 		root: o.Root, clock: o.Clock, marks: t.marks, freezing: map[uuid.UUID]*attempt{},
 		look: func(ctx context.Context, target Target) *look { return t.looks.begin(ctx, t, target) },
@@ -150,8 +150,8 @@ func New(o Options) *Tool {
 	return t
 }
 
-// acts are the acts on the holders of one dataset that are under way.
-type acts struct {
+// runningActs are the acts on the holders of one dataset that are under way.
+type runningActs struct {
 	running map[*context.CancelFunc]bool
 	ended   chan struct{} // closed and replaced each time that an act ends
 }
@@ -163,7 +163,7 @@ func (t *Tool) beginAct(ctx context.Context, id uuid.UUID) (context.Context, fun
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.acts[id] == nil {
-		t.acts[id] = &acts{map[*context.CancelFunc]bool{}, make(chan struct{})}
+		t.acts[id] = &runningActs{map[*context.CancelFunc]bool{}, make(chan struct{})}
 	}
 	t.acts[id].running[&cancel] = true
 	return ctx, func() {

@@ -18,7 +18,7 @@ import (
 // set, and those of other programs.
 type liftedLimits struct {
 	hierarchy iolimit.Hierarchy
-	was       []liftedLimit
+	limits    []liftedLimit
 }
 
 // liftedLimit is the limit of one control group. It is the content of a markLimit, as JSON.
@@ -75,7 +75,7 @@ func liftDevice(marks *markFiles, id uuid.UUID, h iolimit.Hierarchy, dev iolimit
 			err = marks.add(id, mark{markLimit, string(b)})
 		}
 		if err == nil { // otherwise Undo could not restore it
-			l.was = append(l.was, one)
+			l.limits = append(l.limits, one)
 			err = h.Clear(group, dev)
 		}
 		errs = append(errs, err)
@@ -87,7 +87,7 @@ func liftDevice(marks *markFiles, id uuid.UUID, h iolimit.Hierarchy, dev iolimit
 // stays, so that Undo tries again.
 func (l liftedLimits) restore(marks *markFiles, id uuid.UUID) error {
 	var errs []error
-	for _, one := range l.was {
+	for _, one := range l.limits {
 		err := one.restore(l.hierarchy)
 		if err == nil {
 			var b []byte

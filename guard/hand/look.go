@@ -38,7 +38,7 @@ type look struct {
 	within   time.Duration        // the maximum time for large processes: see examineTime
 	listed   chan struct{}        // closed after Tool.list has returned; world and err are valid then
 	examined chan struct{}        // closed after Tool.examineAll has returned too
-	world    *world
+	world    *processTable
 	err      error
 }
 
@@ -54,7 +54,7 @@ func (l *look) isFor(target Target) bool {
 //
 // Until descriptors has returned, the caller must not use the fields of a process that examineAll sets:
 // see holdersByMounts.
-func (l *look) namespaces(ctx context.Context) (*world, error) {
+func (l *look) namespaces(ctx context.Context) (*processTable, error) {
 	select {
 	case <-l.listed:
 		return l.world, l.err
@@ -86,8 +86,8 @@ type looks struct {
 	looking atomic.Bool // a look is under way
 }
 
-// didAct records that something was stopped or killed for a dataset.
-func (ls *looks) didAct(id uuid.UUID, now time.Duration) {
+// recordAct records that something was stopped or killed for a dataset.
+func (ls *looks) recordAct(id uuid.UUID, now time.Duration) {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
 	ls.acted[id] = now
@@ -135,8 +135,8 @@ func (ls *looks) begin(ctx context.Context, t *Tool, target Target) *look {
 	return l
 }
 
-// rest is the longest pause between two looks.
-const rest = 100 * time.Millisecond
+// maxLookPause is the longest pause between two looks.
+const maxLookPause = 100 * time.Millisecond
 
 // run performs looks until no look is requested any more. After each look it pauses for as long as the look took,
 // because the processes that must stop or end need processor time as well.
@@ -160,14 +160,14 @@ func (ls *looks) run(t *Tool) {
 		}
 		close(l.examined)
 		ls.looking.Store(false)
-		<-t.Clock.After(min(t.Clock.Steady()-l.began, rest))
+		<-t.Clock.After(min(t.Clock.Steady()-l.began, maxLookPause))
 	}
 }
 
 // list lists all processes except t.Spare, with the mount namespace of their first thread unless its
 // mount table is large. It fails if /proc or the host's mount table cannot be read. An error of one
 // process is stored in its unexamined field.
-func (t *Tool) list(targets map[uuid.UUID]Target) (*world, error) {
+func (t *Tool) list(targets map[uuid.UUID]Target) (*processTable, error) {
 	own, err := mount.Table()
 	if err != nil {
 		return nil, err
@@ -176,9 +176,9 @@ func (t *Tool) list(targets map[uuid.UUID]Target) (*world, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &world{own: own, scan: scan, datasets: slices.Collect(maps.Keys(targets))}
+	w := &processTable{own: own, scan: scan, datasets: slices.Collect(maps.Keys(targets))}
 	for _, target := range targets {
-		w.want(target)
+		w.addFilesystem(target)
 	}
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
@@ -191,13 +191,13 @@ func (t *Tool) list(targets map[uuid.UUID]Target) (*world, error) {
 		}
 		w.procs = append(w.procs, &process{Process: Process{PID: pid}})
 	}
-	atOnce(maxExaminers, w.procs, func(p *process, _ func()) { w.readFirstThread(p) })
+	forEachConcurrently(maxExaminers, w.procs, func(p *process, _ func()) { w.readFirstThread(p) })
 	return w, nil
 }
 
 // readFirstThread reads the mount namespace of the first thread of a process, unless its mount table is large. For a
 // process in the host's namespace, that takes one system call.
-func (w *world) readFirstThread(p *process) {
+func (w *processTable) readFirstThread(p *process) {
 	v, err := w.scan.SmallTableOf(procDir(p.PID))
 	switch {
 	case errors.Is(err, inuse.ErrLargeTable):
@@ -215,7 +215,7 @@ func (w *world) readFirstThread(p *process) {
 }
 
 // identify reads the start time and the name of a process, once.
-func (w *world) identify(p *process) {
+func (w *processTable) identify(p *process) {
 	if p.Start != 0 || p.gone {
 		return
 	}
@@ -230,10 +230,10 @@ func (w *world) identify(p *process) {
 	}
 }
 
-// weigh identifies a process and estimates the work to examine it. It recognizes engines and other spared processes.
+// estimate identifies a process and estimates the work to examine it. It recognizes engines and other spared processes.
 // It sets gone for a process that must not be examined: one that has ended, a kernel thread, or another hand. A hand
 // has a directory of the dataset open while it freezes the filesystem.
-func (w *world) weigh(p *process) {
+func (w *processTable) estimate(p *process) {
 	if w.identify(p); p.gone {
 		return
 	}
@@ -258,7 +258,7 @@ func engines() []string { return []string{"dockerd", "podman"} }
 
 // protected reports whether a process must not be stopped before it was examined: init, an engine, or Drover. Engines
 // and Drover are recognized by their name together with their user ID, because any process can choose its name.
-func (p *process) protected(target Target) bool { return p.spared || p.is(target.Agent) }
+func (p *process) protected(target Target) bool { return p.spared || p.same(target.Agent) }
 
 // descriptorsOf estimates how many descriptors a process has. Since Linux 6.2 the size of the folder is
 // their number (proc_pid_fd(5)). Before that, descriptorsOf returns the size of the descriptor table

@@ -59,8 +59,8 @@ func replace(path string, b []byte) error {
 // mark records one thing that an act does to a dataset or its holders and that Undo undoes. It is
 // written before the act does it.
 type mark struct {
-	kind string // markFreeze, markV1 and so on
-	what string // a control group, a PID and its start time, a path, or a limit
+	kind   string // markFreeze, markV1 and so on
+	object string // a control group, a PID and its start time, a path, or a limit
 }
 
 const (
@@ -108,8 +108,8 @@ func (f *markFiles) lock() (unlock func()) {
 // add adds a mark for a change that the caller is about to make. Idempotent. If another program, such as docker
 // pause, has already made the change, the caller must not add a mark, because that program will undo the change.
 func (f *markFiles) add(id uuid.UUID, m mark) error {
-	if strings.ContainsAny(m.what, "\n\x00") {
-		return fmt.Errorf("cannot record %s %q: it contains a newline or a zero byte", m.kind, m.what)
+	if strings.ContainsAny(m.object, "\n\x00") {
+		return fmt.Errorf("cannot record %s %q: it contains a newline or a zero byte", m.kind, m.object)
 	}
 	defer f.lock()()
 	return f.addLocked(id, m)
@@ -146,7 +146,7 @@ func (f *markFiles) addProcesses(
 	ours = make([]bool, len(list))
 	for i, p := range list {
 		cleared := marks[i].kind == markSuspect && isCleared(id, p)
-		if ours[i] = !cleared && (all.has(p.what()) || !isHalted(p)); !ours[i] {
+		if ours[i] = !cleared && (all.has(p.markText()) || !isHalted(p)); !ours[i] {
 			continue
 		}
 		if !slices.Contains(have, marks[i]) {
@@ -159,7 +159,7 @@ func (f *markFiles) addProcesses(
 	return ours, f.write(id, have)
 }
 
-// marked is the set of processes and control groups that are marked, by mark.what.
+// marked is the set of processes and control groups that are marked, by mark.object.
 type marked map[string]bool
 
 func (m marked) has(what string) bool { return m[what] }
@@ -185,7 +185,7 @@ func (f *markFiles) ofOthers(except ...uuid.UUID) (marked, error) {
 		for _, m := range marks {
 			switch m.kind {
 			case markProcess, markSuspect, markV1, markV2:
-				all[m.what] = true
+				all[m.object] = true
 			}
 		}
 	}
@@ -194,7 +194,7 @@ func (f *markFiles) ofOthers(except ...uuid.UUID) (marked, error) {
 
 // process returns the process of a markProcess or markSuspect, without its name.
 func (m mark) process() (Process, error) {
-	pid, start, _ := strings.Cut(m.what, " ")
+	pid, start, _ := strings.Cut(m.object, " ")
 	p := Process{}
 	var err1, err2 error
 	p.PID, err1 = strconv.Atoi(pid)
@@ -216,7 +216,7 @@ func (f *markFiles) remove(id uuid.UUID, m mark) error {
 func (f *markFiles) write(id uuid.UUID, all []mark) error {
 	var b []byte
 	for _, m := range all {
-		b = fmt.Appendf(b, "%s %s\n", m.kind, m.what)
+		b = fmt.Appendf(b, "%s %s\n", m.kind, m.object)
 	}
 	return replace(f.file(id), b)
 }

@@ -141,15 +141,15 @@ func (h *Hand) Close(ctx context.Context) error {
 
 var errDied = errors.New("the hand died")
 
-// grace is the additional time, after the budget of an act, that the answer to the act may take.
-const grace = 100 * time.Millisecond
+// answerGrace is the additional time, after the budget of an act, that the answer to the act may take.
+const answerGrace = 100 * time.Millisecond
 
 // ask sends a request and waits for the answer until ctx ends. The hand may still perform the request
 // after that. If the hand dies, ask sends the request once more, to a new hand.
 func (h *Hand) ask(ctx context.Context, r request) (answer, error) {
 	const tries = 2
 	for try := 1; ; try++ {
-		a, err := h.once(ctx, r)
+		a, err := h.askOnce(ctx, r)
 		if err == nil && a.Code != "" {
 			return answer{}, dataset.Errorf(dataset.KindByCode(a.Code), "%s", a.Error)
 		}
@@ -159,7 +159,7 @@ func (h *Hand) ask(ctx context.Context, r request) (answer, error) {
 	}
 }
 
-func (h *Hand) once(ctx context.Context, r request) (answer, error) {
+func (h *Hand) askOnce(ctx context.Context, r request) (answer, error) {
 	l, c, seq, err := h.send(r)
 	if err != nil {
 		return answer{}, err
@@ -211,14 +211,14 @@ func (h *Hand) send(r request) (*link, chan answer, uint64, error) {
 
 // act asks the hand for an act that may take budget.
 func (h *Hand) act(ctx context.Context, op string, t Target, budget time.Duration) Outcome {
-	ctx, cancel := context.WithTimeout(ctx, budget+grace)
+	ctx, cancel := context.WithTimeout(ctx, budget+answerGrace)
 	defer cancel()
 	a, err := h.ask(ctx, request{Op: op, Target: t, Budget: budget})
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
 		return Outcome{Note: "the hand waits in the kernel"}
 	case err != nil:
-		return Outcome{Note: note(err, "")}
+		return Outcome{Note: noteOf(err, "")}
 	}
 	return a.Outcome
 }

@@ -10,7 +10,7 @@ import (
 
 // readOnly makes the host's mount read-only (mount_setattr(2)). It ignores EBUSY, which the kernel returns
 // as long as a stopped holder has a file open for writing.
-func (t *Tool) readOnly(w *world, target Target) error {
+func (t *Tool) readOnly(w *processTable, target Target) error {
 	fsys := w.filesystem(target)
 	if fsys.entry == nil || mount.IsReadOnly(fsys.entry) {
 		return nil

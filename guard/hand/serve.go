@@ -69,7 +69,7 @@ func Serve(conn io.ReadWriter, t *Tool) error {
 			return err
 		}
 		wg.Go(func() {
-			a := t.do(ctx, r)
+			a := t.perform(ctx, r)
 			a.Seq = r.Seq
 			mu.Lock()
 			defer mu.Unlock()
@@ -78,7 +78,7 @@ func Serve(conn io.ReadWriter, t *Tool) error {
 	}
 }
 
-func (t *Tool) do(ctx context.Context, r request) (a answer) {
+func (t *Tool) perform(ctx context.Context, r request) (a answer) {
 	if r.Budget > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, r.Budget)

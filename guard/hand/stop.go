@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	// pause is the interval at which waitFor checks whether processes have stopped.
-	pause = 10 * time.Millisecond
+	// stopPoll is the interval at which waitFor checks whether processes have stopped.
+	stopPoll = 10 * time.Millisecond
 	// settlePauses is the number of these checks before the next look at all processes.
 	settlePauses = 20
 )
@@ -33,7 +33,7 @@ const (
 func (t *Tool) Stop(ctx context.Context, target Target) Outcome {
 	return t.repeat(ctx, target, rule{
 		holderHarmless:  stoppedOrFrozen,
-		suspectHarmless: func(w *world, p *process) bool { return stoppedOrFrozen(w, p.Process) },
+		suspectHarmless: func(w *processTable, p *process) bool { return stoppedOrFrozen(w, p.Process) },
 		act:             t.stop,
 	})
 }
@@ -41,18 +41,18 @@ func (t *Tool) Stop(ctx context.Context, target Target) Outcome {
 // rule defines one kind of act: what it does to holders and suspects, and when the act is done.
 type rule struct {
 	// holderHarmless reports whether nothing more must be done to a holder.
-	holderHarmless func(*world, Process) bool
+	holderHarmless func(*processTable, Process) bool
 	// suspectHarmless reports the same for a process that could not be examined.
-	suspectHarmless func(*world, *process) bool
+	suspectHarmless func(*processTable, *process) bool
 	// act acts on the holders, and reports whether it did anything.
-	act func(w *world, target Target, holders []Process) (acted bool, err error)
+	act func(w *processTable, target Target, holders []Process) (acted bool, err error)
 	// hung, if set, acts on a process whose examination hangs or has failed. It is called only if the process was
 	// told to stop at least haltTime ago. Until then, a busy host or a slow disk may be the reason.
 	hung func(*process) error
 }
 
 // running returns those of the holders and suspects that are not harmless.
-func (r rule) running(w *world, holders []Process, suspects []*process) []Process {
+func (r rule) running(w *processTable, holders []Process, suspects []*process) []Process {
 	left := slices.DeleteFunc(slices.Clone(holders), func(p Process) bool { return r.holderHarmless(w, p) })
 	for _, p := range suspects {
 		if !r.suspectHarmless(w, p) {
@@ -66,7 +66,7 @@ func (r rule) running(w *world, holders []Process, suspects []*process) []Proces
 // again. The extended rule makes this check last, because a process is cleared before it continues.
 func (t *Tool) exceptCleared(target Target, r rule) rule {
 	harmless := r.suspectHarmless
-	r.suspectHarmless = func(w *world, p *process) bool {
+	r.suspectHarmless = func(w *processTable, p *process) bool {
 		return harmless(w, p) || t.suspects.isCleared(target.Dataset, p.Process)
 	}
 	return r
@@ -84,7 +84,7 @@ func (t *Tool) repeat(ctx context.Context, target Target, r rule) Outcome {
 	for {
 		ended, err := t.round(ctx, target, r, &o)
 		if err != nil {
-			o.Note = note(err, o.Note)
+			o.Note = noteOf(err, o.Note)
 		}
 		if ended {
 			return o
@@ -104,7 +104,7 @@ func (t *Tool) round(ctx context.Context, target Target, r rule, o *Outcome) (en
 	acted, err := r.act(w, target, w.holdersByMounts(target))
 	o.Changed = o.Changed || acted
 	if acted {
-		t.looks.didAct(target.Dataset, t.Clock.Steady())
+		t.looks.recordAct(target.Dataset, t.Clock.Steady())
 	}
 	if late := l.descriptors(ctx); late != nil {
 		o.Contained = len(r.running(w, w.holdersByMounts(target), nil)) == 0
@@ -119,7 +119,7 @@ func (t *Tool) round(ctx context.Context, target Target, r rule, o *Outcome) (en
 	o.Changed = o.Changed || again
 	stopped, err3 := t.suspect(target, suspects)
 	for _, p := range suspects {
-		if r.hung != nil && t.suspects.stuck(p, t.Clock.Steady()) && !p.protected(target) && !r.suspectHarmless(w, p) {
+		if r.hung != nil && t.suspects.isStuck(p, t.Clock.Steady()) && !p.protected(target) && !r.suspectHarmless(w, p) {
 			err3 = errors.Join(err3, r.hung(p))
 		}
 	}
@@ -127,7 +127,7 @@ func (t *Tool) round(ctx context.Context, target Target, r rule, o *Outcome) (en
 	left := r.running(w, holders, suspects)
 	o.At = clock.Boottime()
 	if again || stopped || len(left) > 0 {
-		t.looks.didAct(target.Dataset, t.Clock.Steady())
+		t.looks.recordAct(target.Dataset, t.Clock.Steady())
 	}
 	if o.Done = !acted && !again && !stopped && len(found) == 0 && len(left) == 0; o.Done {
 		o.Left, o.Note, o.Contained = nil, "", false
@@ -144,7 +144,7 @@ func (t *Tool) round(ctx context.Context, target Target, r rule, o *Outcome) (en
 			suspects[0].PID, suspects[0].Comm, suspects[0].unexamined)
 	}
 	return !t.waitFor(ctx, left, func(p Process) bool {
-		if at := slices.IndexFunc(suspects, func(s *process) bool { return s.is(p) }); at >= 0 {
+		if at := slices.IndexFunc(suspects, func(s *process) bool { return s.same(p) }); at >= 0 {
 			return !isSame(p) || r.suspectHarmless(w, suspects[at])
 		}
 		return !isSame(p) || r.holderHarmless(w, p)
@@ -154,7 +154,7 @@ func (t *Tool) round(ctx context.Context, target Target, r rule, o *Outcome) (en
 // classify returns the holders of a dataset, and the processes that could not be examined and may be
 // holders. A process that is already stopped as a holder counts as a holder without an examination. It
 // also queues suspects that an earlier hand has stopped: see resumeSuspects.
-func (t *Tool) classify(w *world, target Target) (holders []Process, suspects []*process, err error) {
+func (t *Tool) classify(w *processTable, target Target) (holders []Process, suspects []*process, err error) {
 	holders = w.holders(target)
 	marks, err := t.marks.of(target.Dataset)
 	if err != nil {
@@ -163,12 +163,12 @@ func (t *Tool) classify(w *world, target Target) (holders []Process, suspects []
 	t.resumeSuspects(target, marks)
 	known := map[string]bool{}
 	for _, m := range marks {
-		known[m.what] = known[m.what] || m.kind == markProcess
+		known[m.object] = known[m.object] || m.kind == markProcess
 	}
 	for _, p := range w.unexamined(target) {
 		switch {
-		case slices.ContainsFunc(holders, p.is): // one of its mount tables shows the dataset
-		case known[p.what()]:
+		case slices.ContainsFunc(holders, p.same): // one of its mount tables shows the dataset
+		case known[p.markText()]:
 			holders = append(holders, p.Process)
 		case !t.suspects.isCleared(target.Dataset, p.Process):
 			suspects = append(suspects, p)
@@ -183,7 +183,7 @@ func (t *Tool) classify(w *world, target Target) (holders []Process, suspects []
 func (t *Tool) waitFor(ctx context.Context, left []Process, so func(Process) bool) bool {
 	for range settlePauses {
 		select {
-		case <-t.Clock.After(pause):
+		case <-t.Clock.After(stopPoll):
 		case <-ctx.Done():
 			return false
 		}
@@ -195,7 +195,7 @@ func (t *Tool) waitFor(ctx context.Context, left []Process, so func(Process) boo
 }
 
 // stoppedOrFrozen reports whether a process is stopped or frozen, so that it cannot continue by itself.
-func stoppedOrFrozen(w *world, p Process) bool {
+func stoppedOrFrozen(w *processTable, p Process) bool {
 	if isHalted(p) {
 		return true
 	}
@@ -206,13 +206,13 @@ func stoppedOrFrozen(w *world, p Process) bool {
 // stop starts to stop the holders that run, and makes the host's mount read-only. If the agent is a holder, it kills
 // the agent instead of stopping it: see Target.Agent. acted is true if it signalled a process or froze a group. If
 // PID 1 is a holder, it fails, because PID 1 cannot be stopped.
-func (t *Tool) stop(w *world, target Target, holders []Process) (acted bool, err error) {
+func (t *Tool) stop(w *processTable, target Target, holders []Process) (acted bool, err error) {
 	h := hierarchiesOf(w.own)
 	groups := map[group]bool{}
 	var errs []error
 	var single []Process
 	for _, p := range holders {
-		if p.is(target.Agent) {
+		if p.same(target.Agent) {
 			acted = true
 			errs = append(errs, signal(p, unix.SIGKILL))
 			continue
@@ -251,7 +251,7 @@ func onlyHolders(g group, target Target, holders []Process) bool {
 	for _, pid := range members {
 		if !slices.ContainsFunc(holders, func(
 			p Process) bool {
-			return p.PID == pid && !p.Engine && !p.is(target.Agent)
+			return p.PID == pid && !p.Engine && !p.same(target.Agent)
 		}) {
 			return false
 		}
@@ -285,7 +285,7 @@ func (t *Tool) stopProcesses(target Target, list []Process) (acted bool, err err
 	}
 	marks := make([]mark, len(list))
 	for i, p := range list {
-		marks[i] = mark{markProcess, p.what()}
+		marks[i] = mark{markProcess, p.markText()}
 	}
 	defer t.marks.lock()()
 	ours, err := t.marks.addProcesses(target.Dataset, list, marks, t.suspects.isCleared)
@@ -327,8 +327,8 @@ func (t *Tool) KillHolders(ctx context.Context, target Target) Outcome {
 
 func (t *Tool) killRule() rule {
 	return rule{
-		holderHarmless:  func(_ *world, p Process) bool { return p.Engine && isHalted(p) },
-		suspectHarmless: func(w *world, p *process) bool { return stoppedOrFrozen(w, p.Process) },
+		holderHarmless:  func(_ *processTable, p Process) bool { return p.Engine && isHalted(p) },
+		suspectHarmless: func(w *processTable, p *process) bool { return stoppedOrFrozen(w, p.Process) },
 		act:             t.kill,
 	}
 }
@@ -343,9 +343,9 @@ func (t *Tool) killRule() rule {
 func (t *Tool) Condemn(ctx context.Context, target Target) Outcome {
 	killed := map[processKey]bool{}
 	return t.repeat(ctx, target, rule{
-		holderHarmless:  func(_ *world, p Process) bool { return killed[p.key()] || p.Engine && isHalted(p) },
-		suspectHarmless: func(*world, *process) bool { return false },
-		act: func(w *world, target Target, holders []Process) (bool, error) {
+		holderHarmless:  func(_ *processTable, p Process) bool { return killed[p.key()] || p.Engine && isHalted(p) },
+		suspectHarmless: func(*processTable, *process) bool { return false },
+		act: func(w *processTable, target Target, holders []Process) (bool, error) {
 			notKilled := slices.DeleteFunc(slices.Clone(holders), func(p Process) bool { return killed[p.key()] })
 			if len(notKilled) == 0 {
 				return false, nil
@@ -363,7 +363,7 @@ func (t *Tool) Condemn(ctx context.Context, target Target) Outcome {
 
 // kill sends SIGKILL to the holders, stops those that are engines, and makes the host's mount read-only. acted is
 // true if any of them was running. If PID 1 is a holder, it fails, because PID 1 cannot be killed.
-func (t *Tool) kill(w *world, target Target, holders []Process) (acted bool, err error) {
+func (t *Tool) kill(w *processTable, target Target, holders []Process) (acted bool, err error) {
 	var errs []error
 	groups := map[group]bool{}
 	h := hierarchiesOf(w.own)

@@ -52,9 +52,9 @@ func (s *suspects) has(p Process) bool {
 	return s.queue[p.key()] != nil
 }
 
-// stuck reports whether a process was stopped for its examination, was queued at least haltTime ago, and
+// isStuck reports whether a process was stopped for its examination, was queued at least haltTime ago, and
 // cannot be examined: its examination hangs or has failed.
-func (s *suspects) stuck(p *process, now time.Duration) bool {
+func (s *suspects) isStuck(p *process, now time.Duration) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	q := s.queue[p.key()]
@@ -96,8 +96,8 @@ func (s *suspects) renew(ids []uuid.UUID, p Process, now time.Duration) {
 	}
 }
 
-// waiting reports whether any process is stopped until it has been examined.
-func (s *suspects) waiting() bool {
+// hasWaiting reports whether any process is stopped until it has been examined.
+func (s *suspects) hasWaiting() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, q := range s.queue {
@@ -175,10 +175,10 @@ func (s *suspects) take(tried map[processKey]time.Duration) (list []suspect, tar
 	return list, targets
 }
 
-// settle removes a process from the queue after it was examined for p.targets, and clears it for some of these
+// finish removes a process from the queue after it was examined for p.targets, and clears it for some of these
 // datasets. The process stays queued for datasets that were added meanwhile. settle ignores a dataset whose fence was
 // undone meanwhile.
-func (s *suspects) settle(p suspect, clear []uuid.UUID, now time.Duration) {
+func (s *suspects) finish(p suspect, clear []uuid.UUID, now time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, id := range clear {
@@ -225,7 +225,7 @@ func (t *Tool) suspect(target Target, list []*process) (acted bool, err error) {
 		if p.protected(target) {
 			continue
 		}
-		m := mark{markSuspect, p.what()}
+		m := mark{markSuspect, p.markText()}
 		stop, marks = append(stop, p.Process), append(marks, m)
 	}
 	if len(stop) == 0 {
@@ -255,7 +255,7 @@ func (t *Tool) suspect(target Target, list []*process) (acted bool, err error) {
 
 // contained reports whether all holders are harmless and all suspects can become harmless: each suspect can be
 // examined, and only the time for it was missing.
-func (t *Tool) contained(w *world, r rule, holders []Process, suspects []*process) bool {
+func (t *Tool) contained(w *processTable, r rule, holders []Process, suspects []*process) bool {
 	now := t.Clock.Steady()
 	for _, p := range holders {
 		if !r.holderHarmless(w, p) {
@@ -263,7 +263,7 @@ func (t *Tool) contained(w *world, r rule, holders []Process, suspects []*proces
 		}
 	}
 	for _, p := range suspects {
-		if t.suspects.stuck(p, now) && !r.suspectHarmless(w, p) {
+		if t.suspects.isStuck(p, now) && !r.suspectHarmless(w, p) {
 			return false
 		}
 	}
@@ -283,5 +283,5 @@ func (t *Tool) resumeSuspects(target Target, marks []mark) {
 	}
 }
 
-// what returns the text that identifies a process in a mark.
-func (p Process) what() string { return fmt.Sprintf("%d %d", p.PID, p.Start) }
+// markText returns the text that identifies a process in a mark.
+func (p Process) markText() string { return fmt.Sprintf("%d %d", p.PID, p.Start) }

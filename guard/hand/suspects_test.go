@@ -73,7 +73,7 @@ func TestSuspectClearedSinceTheLook(t *testing.T) {
 	target := Target{Dataset: uuid.New()}
 	p := sleeper(t)
 	then := tool.Clock.Steady()
-	tool.suspects.settle(suspect{Process: p}, []uuid.UUID{target.Dataset}, then)
+	tool.suspects.finish(suspect{Process: p}, []uuid.UUID{target.Dataset}, then)
 	acted, err := tool.suspect(target, []*process{{Process: p, unexamined: inuse.ErrOutOfTime}})
 	tool.Wait()
 	if acted || err != nil || isHalted(p) {
@@ -85,7 +85,7 @@ func TestSuspectClearedSinceTheLook(t *testing.T) {
 	if at, _ := tool.suspects.clearedOf([]uuid.UUID{target.Dataset}, p); at != then {
 		t.Error("it was examined once more")
 	}
-	r := tool.exceptCleared(target, rule{suspectHarmless: func(*world, *process) bool { return false }})
+	r := tool.exceptCleared(target, rule{suspectHarmless: func(*processTable, *process) bool { return false }})
 	if !r.suspectHarmless(nil, &process{Process: p}) {
 		t.Error("a fence waits for it")
 	}
@@ -239,7 +239,7 @@ func TestClearedAreExaminedAgain(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			began := tool.Clock.Steady()
-			tool.suspects.settle(suspect{Process: own}, []uuid.UUID{target.Dataset}, began-c.ago)
+			tool.suspects.finish(suspect{Process: own}, []uuid.UUID{target.Dataset}, began-c.ago)
 			if c.waiting {
 				tool.suspects.queue = map[processKey]*suspect{other.key(): {Process: other}}
 				defer delete(tool.suspects.queue, other.key())
@@ -286,13 +286,13 @@ func TestClearedEndsWithItsFence(t *testing.T) {
 	s.add(target, p, time.Second)
 	list, _ := s.take(nil)
 	s.forget(target.Dataset) // the fence is undone
-	s.settle(list[0], []uuid.UUID{target.Dataset}, 2*time.Second)
+	s.finish(list[0], []uuid.UUID{target.Dataset}, 2*time.Second)
 	if s.isCleared(target.Dataset, p) {
 		t.Error("it is cleared for the next fence")
 	}
 
 	s.add(target, p, 3*time.Second) // the next fence
-	s.settle(list[0], []uuid.UUID{target.Dataset}, 4*time.Second)
+	s.finish(list[0], []uuid.UUID{target.Dataset}, 4*time.Second)
 	if s.isCleared(target.Dataset, p) || !s.has(p) {
 		t.Error("an examination for the fence before has settled it")
 	}
@@ -300,7 +300,7 @@ func TestClearedEndsWithItsFence(t *testing.T) {
 	if len(again) != 1 {
 		t.Fatal("it is not examined for the next fence")
 	}
-	s.settle(again[0], []uuid.UUID{target.Dataset}, 5*time.Second)
+	s.finish(again[0], []uuid.UUID{target.Dataset}, 5*time.Second)
 	if !s.isCleared(target.Dataset, p) || s.has(p) {
 		t.Error("an examination for this fence has not settled it")
 	}

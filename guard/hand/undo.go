@@ -33,7 +33,7 @@ func (t *Tool) Undo(ctx context.Context, target Target) error {
 			continue
 		}
 		if err := t.undo(target, m); err != nil {
-			errs = append(errs, fmt.Errorf("undo %s %s: %w", m.kind, m.what, err))
+			errs = append(errs, fmt.Errorf("undo %s %s: %w", m.kind, m.object, err))
 		}
 	}
 	errs = append(errs, t.undoShared(target, len(errs) > 0))
@@ -72,11 +72,11 @@ func (t *Tool) undoShared(target Target, keep bool) error {
 	}
 	var errs []error
 	for _, m := range marks {
-		if !m.isShareable() || others.has(m.what) {
+		if !m.isShareable() || others.has(m.object) {
 			continue
 		}
 		if err := t.undo(target, m); err != nil {
-			errs = append(errs, fmt.Errorf("undo %s %s: %w", m.kind, m.what, err))
+			errs = append(errs, fmt.Errorf("undo %s %s: %w", m.kind, m.object, err))
 		}
 	}
 	if len(errs) > 0 || keep {
@@ -90,7 +90,7 @@ func (t *Tool) undo(target Target, m mark) error {
 	case markFreeze:
 		return t.freezer.thaw(target)
 	case markV1, markV2:
-		return group{m.kind, m.what}.thaw()
+		return group{m.kind, m.object}.thaw()
 	case markProcess, markSuspect:
 		p, err := m.process()
 		if err != nil {
@@ -102,12 +102,12 @@ func (t *Tool) undo(target Target, m mark) error {
 		if err != nil {
 			return err
 		}
-		if table.At(m.what) == nil {
+		if table.At(m.object) == nil {
 			return nil
 		}
-		return setReadOnly(m.what, false)
+		return setReadOnly(m.object, false)
 	case markLimit:
-		return t.freezer.undoLimit(target, m.what)
+		return t.freezer.undoLimit(target, m.object)
 	}
 	return errors.New("unknown kind of mark (written by another version of the guard)")
 }

@@ -9,10 +9,10 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// world records the processes that could write to some filesystems at one moment. It is filled in two steps: Tool.list
+// processTable records the processes that could write to some filesystems at one moment. It is filled in two steps: Tool.list
 // lists all processes with their mount namespaces, then Tool.examineAll reads their descriptors. It does not change
 // after that and is then safe for concurrent use.
-type world struct {
+type processTable struct {
 	own   mount.Mounts // the mounts of the host, which are those of this process's mount namespace
 	scan  *inuse.Scan  // of the filesystems of the datasets
 	procs []*process
@@ -43,7 +43,7 @@ type process struct {
 
 // holders returns the processes that can write to a dataset. Call it after the descriptors were read. It
 // does not include processes that could not be examined: see unexamined.
-func (w *world) holders(target Target) []Process {
+func (w *processTable) holders(target Target) []Process {
 	fsys := w.filesystem(target)
 	if !fsys.ok {
 		return nil
@@ -60,7 +60,7 @@ func (w *world) holders(target Target) []Process {
 
 // holdersByMounts returns the holders that can be recognized by the mount namespace of their first
 // thread. Unlike holders, it can be called before the descriptors were read.
-func (w *world) holdersByMounts(target Target) []Process {
+func (w *processTable) holdersByMounts(target Target) []Process {
 	fsys := w.filesystem(target)
 	if !fsys.ok {
 		return nil
@@ -76,7 +76,7 @@ func (w *world) holdersByMounts(target Target) []Process {
 }
 
 // unexamined returns the processes that could not be examined and so may hold a dataset.
-func (w *world) unexamined(target Target) []*process {
+func (w *processTable) unexamined(target Target) []*process {
 	if !w.filesystem(target).ok {
 		return nil
 	}
@@ -104,7 +104,7 @@ type filesystem struct {
 //
 // It reads the identity of the device each time. A look finds holders by the device number. Such a process is a
 // holder only if the number still belongs to the dataset after the look.
-func (w *world) filesystem(target Target) filesystem {
+func (w *processTable) filesystem(target Target) filesystem {
 	for _, path := range target.Paths {
 		if e := w.own.At(path); e != nil {
 			return filesystem{mount.Filesystem{Major: e.Major, Minor: e.Minor, Root: e.Root}, true, e}
@@ -122,14 +122,14 @@ func (w *world) filesystem(target Target) filesystem {
 	return filesystem{was, true, nil}
 }
 
-// want adds the filesystem of a dataset to those whose open files are recorded.
-func (w *world) want(target Target) {
+// addFilesystem adds the filesystem of a dataset to those whose open files are recorded.
+func (w *processTable) addFilesystem(target Target) {
 	if fsys := w.filesystem(target); fsys.ok {
 		w.scan.AddTree(fsys.Filesystem, fsys.entry)
 	}
 }
 
-func (w *world) newHolding(target Target, fsys mount.Filesystem) *inuse.Holding {
+func (w *processTable) newHolding(target Target, fsys mount.Filesystem) *inuse.Holding {
 	h := inuse.NewHolding(w.own, fsys, target.Paths)
 	h.FindOverlays(w.scan)
 	return h
