@@ -303,7 +303,7 @@ func (a *components) makeHandover() {
 	a.Repairer = handover.NewRepairer(handover.RepairerDeps{
 		Host: a.Host, Guard: a.Config.Guard, Pools: a.Pools, Deadlines: a.Deadlines, Registrar: a.Registrar,
 		Uses: a.Uses, Verifier: a.Verifier, Unmounter: a.Unmounter,
-		SettleCopySoon: func(id uuid.UUID) { a.Copies.SettleSoon(id) },
+		ReconcileCopySoon: func(id uuid.UUID) { a.Copies.ReconcileSoon(id) },
 		Recorded: func(ctx context.Context) (map[uuid.UUID]dataset.Dataset, string, error) {
 			return a.Datasets.Recorded(ctx)
 		},
@@ -327,10 +327,10 @@ func (a *components) repairSoon(id uuid.UUID) { a.Repairer.RepairSoon(id) }
 func (a *components) unmounted(id uuid.UUID) {
 	a.Relinquisher.AnswerIfRecalled(id)
 	if _, left := a.Cache.Copy(id); left {
-		a.Copies.SettleSoon(id)
+		a.Copies.ReconcileSoon(id)
 	}
 	if _, guest := a.GuestTable.Get(id); guest {
-		a.Guests.SettleSoon(id, uuid.Nil)
+		a.Guests.ReconcileSoon(id, uuid.Nil)
 	}
 }
 
@@ -365,8 +365,8 @@ func (a *components) DoHeartbeatWork(ctx context.Context) (back bool) {
 	a.Unmounter.UnmountIdle()
 	a.Verifier.CheckIfDue(ctx)
 	a.Relinquisher.AnswerAll()
-	a.Copies.SettleAll()
-	a.Guests.SettleUnmounted()
+	a.Copies.ReconcileAll()
+	a.Guests.ReconcileUnmounted()
 	a.Repairer.RepairAll()
 	a.Jobs.Start("pulls", func(ctx context.Context, _ *jobs.Job) error {
 		a.Installer.Resume(ctx)

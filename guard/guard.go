@@ -50,7 +50,7 @@ type Options struct {
 	// Clock measures the deadlines. If nil, the system's clock is used.
 	Clock Clock
 	// Step is the time that each rung of the ladder has; the default is a second. Recheck is the interval at which
-	// a complete fence is checked; the default is a second. Again is the pause between two rounds of a ladder that
+	// a complete fence is checked; the default is a second. RetryPause is the pause between two rounds of a ladder that
 	// has not completed the fence; the default is a quarter of a second.
 	Step, Recheck, RetryPause time.Duration
 	// Processes returns how many processes the host has. If nil, those in /proc are counted.

@@ -93,7 +93,7 @@ func TestRestoredStoreDoesNotReturnMovedVolume(t *testing.T) {
 	if err := r.Follower.Apply(ctx, putBack, controlsync.KnownState{Moment: r.Cache.Moment()}); !errors.Is(err, controlsync.ErrStoreOlder) {
 		t.Errorf("it is believed: %v", err)
 	}
-	if err := r.Relinquisher.Settle(ctx, d.ID, y); err != nil { // of which control, put back, knows nothing
+	if err := r.Relinquisher.DropIfUnneeded(ctx, d.ID, y); err != nil { // of which control, put back, knows nothing
 		t.Error(err)
 	}
 	if _, err := r.FetchDataset(ctx, d.ID); err != nil {

@@ -51,7 +51,7 @@ func TestHomeSupersededBeforeItLearnedKeepsHead(t *testing.T) {
 			reached := h.Config.Control
 			h.Config.Control = agenttest.UnreachableControl{Service: reached}
 			h.Start()
-			if err := h.Copies.Settle(h.Cluster.Context(), d.ID); err != nil {
+			if err := h.Copies.Reconcile(h.Cluster.Context(), d.ID); err != nil {
 				h.Cluster.Error(err)
 			}
 			if e, err := h.Pool().Stat(h.Cluster.Context(), d.ID); err != nil || !e.Promoted {
@@ -143,7 +143,7 @@ func TestHomeThatCrashedBeforeItLearnedKeepsHead(t *testing.T) {
 		f.B.Config.Control = answering{agenttest.UnreachableControl{Service: reached}, volumes}
 		f.B.Start()
 		f.B.Installer.Resume(t.Context())
-		if err := f.B.Copies.Settle(t.Context(), d.ID); err != nil {
+		if err := f.B.Copies.Reconcile(t.Context(), d.ID); err != nil {
 			t.Error(err)
 		}
 		if e, err := f.B.Pool().Stat(t.Context(), d.ID); err != nil || !e.Promoted {

@@ -77,7 +77,7 @@ func (r *Relinquisher) AnswerIfRecalled(id uuid.UUID) {
 func (r *Relinquisher) answer(ctx context.Context, id uuid.UUID) error {
 	y, given := r.Leases.Relinquished(id)
 	if d, known := r.Cache.Dataset(id); given && (y.Reported || known && d.Epoch > y.Epoch) {
-		return r.Settle(ctx, id, y)
+		return r.DropIfUnneeded(ctx, id, y)
 	}
 	asked, recalled := r.Leases.Recall(id)
 	if !given && !recalled || r.Trust.Err() != nil {
@@ -278,7 +278,7 @@ func (r *Relinquisher) report(ctx context.Context, id uuid.UUID, y lease.Relinqu
 		return err // control may have received it
 	}
 	if err != nil {
-		return r.Settle(ctx, id, y)
+		return r.DropIfUnneeded(ctx, id, y)
 	}
 	steps.At("yield.told")
 	unlock, err := r.Locks.Lock(ctx, id, "move of dataset "+id.String())
@@ -289,10 +289,10 @@ func (r *Relinquisher) report(ctx context.Context, id uuid.UUID, y lease.Relinqu
 	return r.Leases.SetReported(ctx, id, y)
 }
 
-// Settle removes the record of a relinquished epoch once it is not needed any more. The record is not needed if this
+// DropIfUnneeded removes the record of a relinquished epoch once it is not needed any more. The record is not needed if this
 // node is the home again at a later epoch, or if the dataset has left this node. It is not needed either if the move
 // ended without the answer of this node, because then no other node can continue from the relinquished epoch.
-func (r *Relinquisher) Settle(ctx context.Context, id uuid.UUID, y lease.Relinquished) error {
+func (r *Relinquisher) DropIfUnneeded(ctx context.Context, id uuid.UUID, y lease.Relinquished) error {
 	if r.Trust.Err() != nil {
 		return nil
 	}

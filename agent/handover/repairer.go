@@ -28,8 +28,8 @@ type RepairerDeps struct {
 	Uses      *mounting.UseTable
 	Verifier  *mounting.Verifier
 	Unmounter *mounting.Unmounter
-	// SettleCopySoon starts the work on a copy of a dataset whose home is another node.
-	SettleCopySoon func(dataset uuid.UUID)
+	// ReconcileCopySoon starts the work on a copy of a dataset whose home is another node.
+	ReconcileCopySoon func(dataset uuid.UUID)
 	// Recorded returns all datasets that control has recorded, in every state, and the reason why failover is halted,
 	// if it is.
 	Recorded func(context.Context) (known map[uuid.UUID]dataset.Dataset, halted string, err error)
@@ -96,7 +96,7 @@ func (r *Repairer) RepairSoon(id uuid.UUID) {
 
 // repair makes the guard's record of a dataset agree with its mount. A fenced dataset continues once its epoch is
 // confirmed. A mounted dataset that the guard has forgotten is registered. A dataset that is not mounted any more is
-// removed from the guard. If the home is another node, Copies.Settle does the rest. Idempotent.
+// removed from the guard. If the home is another node, Copies.Reconcile does the rest. Idempotent.
 func (r *Repairer) repair(ctx context.Context, id uuid.UUID) error {
 	unlock, err := r.Locks.Lock(ctx, id, "confirmation of dataset "+id.String())
 	if err != nil {
@@ -105,7 +105,7 @@ func (r *Repairer) repair(ctx context.Context, id uuid.UUID) error {
 	defer unlock()
 	d, home := r.Cache.Dataset(id)
 	if _, copied := r.Cache.Copy(id); copied {
-		r.SettleCopySoon(id)
+		r.ReconcileCopySoon(id)
 		return nil
 	}
 	e, there, err := r.Registrar.Entry(ctx, id)

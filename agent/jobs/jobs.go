@@ -32,7 +32,7 @@ type Job struct {
 	rerun bool  // run once more afterwards; protected by Runner.mu
 
 	mu       sync.Mutex
-	op       dataset.Operation // has no UUID until Begin
+	op       dataset.Operation // has no UUID until SetOperation
 	progress dataset.Progress
 }
 

@@ -305,7 +305,7 @@ func TestRekeyOfSupersededVolumeInUse(t *testing.T) {
 	if err := k.Pool().WriteRecord(t.Context(), d, true); err != nil {
 		t.Fatal(err)
 	}
-	if err := k.Copies.SettleLocked(t.Context(), api.Kept{Record: &now, Copy: dataset.Copy{Dataset: d.ID, Pool: d.Pool, Kind: dataset.CopyLeft}}); err != nil {
+	if err := k.Copies.ReconcileLocked(t.Context(), api.Kept{Record: &now, Copy: dataset.Copy{Dataset: d.ID, Pool: d.Pool, Kind: dataset.CopyLeft}}); err != nil {
 		t.Fatal(err)
 	}
 	if e, err := k.Pool().Stat(t.Context(), d.ID); err != nil || e.State != backends.EntryReady || e.Record.Encryption.KeyID != now.Encryption.KeyID {

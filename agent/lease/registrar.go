@@ -171,7 +171,7 @@ func (g *Registrar) Register(ctx context.Context, d dataset.Dataset) error {
 }
 
 // registerOrKill registers a dataset. If the host cannot enforce the policy of a mounted dataset, for instance after a change
-// of its profile, register uses PolicyKill instead: a mounted dataset must always be guarded.
+// of its profile, registerOrKill uses PolicyKill instead: a mounted dataset must always be guarded.
 func (g *Registrar) registerOrKill(ctx context.Context, d dataset.Dataset, r guard.Registration, mounted bool) (
 	guard.Entry, error) {
 	e, err := g.Guard.Register(ctx, r)

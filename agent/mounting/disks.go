@@ -118,7 +118,7 @@ func (v *Disks) setFailed(id uuid.UUID, failed bool) (changed bool) {
 	return true
 }
 
-// Check is like Examine for a volume whose pool answers, and records the outcome as Note does. If the pool is offline,
+// Check is like Examine for a volume whose pool answers, and records the outcome as Record does. If the pool is offline,
 // it returns nil: the pool itself is reported.
 func (v *Disks) Check(ctx context.Context, d dataset.Dataset, path string) error {
 	if _, err := v.pools.Get(d.Pool); err != nil {

@@ -88,7 +88,7 @@ func TestGuestOfSameShareIsNotBehind(t *testing.T) {
 	}
 	well := func(when string) {
 		t.Helper()
-		if err := f.B.Guests.Settle(t.Context(), d.ID, uuid.Nil); err != nil || f.B.GuestTable.Refusal(d.ID) != "" {
+		if err := f.B.Guests.Reconcile(t.Context(), d.ID, uuid.Nil); err != nil || f.B.GuestTable.Refusal(d.ID) != "" {
 			t.Errorf("%s: %v, %q", when, err, f.B.GuestTable.Refusal(d.ID))
 		}
 	}

@@ -61,7 +61,7 @@ func (m *Guests) Mount(ctx context.Context, d dataset.Dataset, path string) erro
 			return nil
 		}
 		if _, guest := m.Table.Get(d.ID); guest {
-			m.SettleSoon(d.ID, uuid.Nil)
+			m.ReconcileSoon(d.ID, uuid.Nil)
 		}
 		passes := errors.Is(err, dataset.ErrPending) || errors.Is(err, errMoved)
 		if !passes || m.Clock.Steady() >= until {
@@ -148,11 +148,11 @@ func endSharedMount(ctx context.Context, h *host.Host, id, mountID uuid.UUID) er
 	return err
 }
 
-// SettleSoon starts a job that makes control's record and the mount of a dataset agree: see Settle. recorded is the ID
+// ReconcileSoon starts a job that makes control's record and the mount of a dataset agree: see Reconcile. recorded is the ID
 // of the shared mount in control's record, or uuid.Nil if that is not known.
-func (m *Guests) SettleSoon(id, recorded uuid.UUID) {
+func (m *Guests) ReconcileSoon(id, recorded uuid.UUID) {
 	m.Jobs.StartAgain("guest/"+id.String()+"/"+recorded.String(), func(ctx context.Context, _ *jobs.Job) error {
-		if err := m.Settle(ctx, id, recorded); err != nil && ctx.Err() == nil {
+		if err := m.Reconcile(ctx, id, recorded); err != nil && ctx.Err() == nil {
 			m.Log.WithError(err).WithField("dataset",
 				id).Warn("cannot report a mount beside the home, or its end, to control; retrying")
 		}
@@ -160,17 +160,17 @@ func (m *Guests) SettleSoon(id, recorded uuid.UUID) {
 	})
 }
 
-// SettleUnmounted retries to report the end of shared mounts whose datasets are not mounted.
-func (m *Guests) SettleUnmounted() {
+// ReconcileUnmounted retries to report the end of shared mounts whose datasets are not mounted.
+func (m *Guests) ReconcileUnmounted() {
 	for _, id := range m.Table.IDs() {
 		if mounted, err := host.IsMountPoint(m.MountPath(id)); err == nil && !mounted {
-			m.SettleSoon(id, uuid.Nil)
+			m.ReconcileSoon(id, uuid.Nil)
 		}
 	}
 }
 
-// Settle ends a record of a shared mount without a mount, and reports a mount without a record. Idempotent.
-func (m *Guests) Settle(ctx context.Context, id, recorded uuid.UUID) error {
+// Reconcile ends a record of a shared mount without a mount, and reports a mount without a record. Idempotent.
+func (m *Guests) Reconcile(ctx context.Context, id, recorded uuid.UUID) error {
 	g, known, inUse, err := m.endUnmounted(ctx, id, recorded)
 	if err != nil || !inUse {
 		return err
@@ -277,20 +277,20 @@ func (m *Guests) Apply(ctx context.Context, s api.Sync, inconsistent bool) error
 		g, known := m.Table.Get(d.ID)
 		switch {
 		case !known || g.MountID != on.ID:
-			m.SettleSoon(d.ID, on.ID)
+			m.ReconcileSoon(d.ID, on.ID)
 		case d.Index > g.Index:
 			if err := m.Table.Set(ctx, SharedMount{d, g.MountID}); err != nil {
 				return err
 			}
-			m.SettleSoon(d.ID, uuid.Nil)
+			m.ReconcileSoon(d.ID, uuid.Nil)
 		case s.Full: // the record does not show whether other nodes still have the same content
-			m.SettleSoon(d.ID, uuid.Nil)
+			m.ReconcileSoon(d.ID, uuid.Nil)
 		}
 	}
 	for _, id := range m.Table.IDs() {
 		if !named[id] && (s.Full || slices.Contains(s.RemovedDatasets, id) ||
 			slices.ContainsFunc(s.Datasets, func(d api.Indexed) bool { return d.ID == id })) {
-			m.SettleSoon(id, uuid.Nil)
+			m.ReconcileSoon(id, uuid.Nil)
 		}
 	}
 	for _, d := range s.Datasets {
@@ -309,8 +309,8 @@ func (m *Guests) ReportUnmounted(ctx context.Context, id uuid.UUID) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	if err := m.Settle(ctx, id, uuid.Nil); err != nil {
-		m.SettleSoon(id, uuid.Nil)
+	if err := m.Reconcile(ctx, id, uuid.Nil); err != nil {
+		m.ReconcileSoon(id, uuid.Nil)
 	}
 }
 

@@ -132,7 +132,7 @@ func TestMoveOfFilesKeepsAttributes(t *testing.T) {
 			}
 			f.A.Fuse.Set(-1, false, func(act string) { // what comes is no head that it has left
 				if k, kept := f.A.Cache.Copy(d.ID); kept && act == "commit" {
-					if err := f.A.Copies.SettleLocked(t.Context(), k); err != nil {
+					if err := f.A.Copies.ReconcileLocked(t.Context(), k); err != nil {
 						t.Error(err)
 					}
 				}

@@ -77,7 +77,7 @@ func (v *Mover) Move(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (
 		return out, fmt.Errorf("move of volume %s: %w", op.Volume, err)
 	}
 	if op.FileCopy || op.SameShare { // they remove the data here: first settle it, a former head may have unique data
-		if err := v.Copies.Settle(ctx, op.DatasetID); err != nil {
+		if err := v.Copies.Reconcile(ctx, op.DatasetID); err != nil {
 			return out, fmt.Errorf("move of volume %s: %w", op.Volume, err)
 		}
 	}

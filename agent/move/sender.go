@@ -83,10 +83,10 @@ func (v *Sender) poolForSending(ctx context.Context, id uuid.UUID) (backends.Poo
 var errUnknownPool = errors.New("it does not know the pool")
 
 // TakeSnapshot takes a snapshot for the node that sends the request. If nothing was written since an earlier snapshot that
-// was sent to that node, or to another replica, Freshen returns the earlier one. For a relinquished dataset it returns
+// was sent to that node, or to another replica, TakeSnapshot returns the earlier one. For a relinquished dataset it returns
 // the final snapshot, and fails with ErrPending before that exists.
 //
-// have lists the snapshots that the other node has. Freshen keeps the newest of them, because control's record of
+// have lists the snapshots that the other node has. TakeSnapshot keeps the newest of them, because control's record of
 // that node's copy may be older. idle is true if the dataset has no use. It is false for a relinquished dataset,
 // whose uses do not matter any more.
 func (v *Sender) TakeSnapshot(ctx context.Context, ds uuid.UUID, have []uuid.UUID) (out dataset.Snapshot, idle bool,

@@ -122,7 +122,7 @@ func TestPurgeOfCopyAsksControlFirst(t *testing.T) {
 			way.Cut()
 		}
 		f.B.Cache.SetCopy(d.ID, &k)
-		if err := f.B.Copies.Settle(t.Context(), d.ID); away && !errors.Is(err, dataset.ErrUnavailable) || !away && err != nil {
+		if err := f.B.Copies.Reconcile(t.Context(), d.ID); away && !errors.Is(err, dataset.ErrUnavailable) || !away && err != nil {
 			t.Errorf("control away %v: %v", away, err)
 		}
 		if _, err := f.B.Pool().Stat(t.Context(), d.ID); err != nil {

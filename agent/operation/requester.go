@@ -28,7 +28,7 @@ func NewRequester(deps RequesterDeps) *Requester { return &Requester{deps: deps}
 // ErrLost says that another request made the volume first. The caller looks the volume up again.
 var ErrLost = errors.New("another request was first")
 
-// MakeVolume has another node make a volume. When the volume is made, Make returns ErrLost, so that the caller looks the
+// MakeVolume has another node make a volume. When the volume is made, MakeVolume returns ErrLost, so that the caller looks the
 // volume up as if another request had made it.
 func (r *Requester) MakeVolume(ctx context.Context, jb *jobs.Job, req api.Request) (d dataset.Dataset, err error) {
 	out, err := r.Execute(ctx, jb, req)

@@ -29,7 +29,7 @@ type opening struct {
 	discarded bool  // the result must be discarded; protected by table.mu
 }
 
-// startOpening opens a pool in a new goroutine. When begin is called, no other goroutine may use op.
+// startOpening opens a pool in a new goroutine. When startOpening is called, no other goroutine may use op.
 func (x *Opener) startOpening(op *Pool) {
 	o := &opening{since: x.Clock.Now(), Done: make(chan struct{}), result: *op}
 	op.Opening, op.OfflineReason = o, "it is being opened"

@@ -73,7 +73,7 @@ func (q *Quarantine) Accept(ctx context.Context, name string, in api.AcceptPool)
 	}
 	defer q.News.Soon()
 	q.RecordFiles.WriteAll()
-	q.Copies.SettleAll()
+	q.Copies.ReconcileAll()
 	q.Executor.PurgeAll()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel() // the pool is accepted, and control must learn of it even if the caller no longer waits

@@ -81,7 +81,7 @@ func (c *Copies) Apply(ctx context.Context, k api.Kept) error {
 		return c.deps.DB.Put(ctx, map[string]any{"copies/" + key: nil, "volumes/" + key: now})
 	}
 	c.deps.ForgetHome(k.Dataset)
-	c.SettleSoon(k.Dataset)
+	c.ReconcileSoon(k.Dataset)
 	c.deps.CopyApplied()
 	return nil
 }
@@ -102,10 +102,10 @@ func (c *Copies) Forget(ctx context.Context, id uuid.UUID) error {
 	return nil
 }
 
-// SettleSoon starts a job that brings a copy into its recorded state.
-func (c *Copies) SettleSoon(id uuid.UUID) {
+// ReconcileSoon starts a job that brings a copy into its recorded state.
+func (c *Copies) ReconcileSoon(id uuid.UUID) {
 	c.deps.Jobs.StartAgain("copy/"+id.String(), func(ctx context.Context, _ *jobs.Job) error {
-		if err := c.Settle(ctx, id); err != nil && ctx.Err() == nil {
+		if err := c.Reconcile(ctx, id); err != nil && ctx.Err() == nil {
 			c.deps.Log.WithError(err).WithField("dataset",
 				id).Warn("copy is not in its final state yet, retrying")
 		}
@@ -113,16 +113,16 @@ func (c *Copies) SettleSoon(id uuid.UUID) {
 	})
 }
 
-// SettleAll retries Settle for all copies that are not in their recorded state.
-func (c *Copies) SettleAll() {
+// ReconcileAll retries Reconcile for all copies that are not in their recorded state.
+func (c *Copies) ReconcileAll() {
 	for _, id := range c.deps.Cache.CopyIDs() {
-		c.SettleSoon(id)
+		c.ReconcileSoon(id)
 	}
 }
 
-// Settle brings a copy into its recorded state: without a head, or destroyed. It is idempotent. A copy that is in use
+// Reconcile brings a copy into its recorded state: without a head, or destroyed. It is idempotent. A copy that is in use
 // stays unchanged until its users end; no new user can open it.
-func (c *Copies) Settle(ctx context.Context, id uuid.UUID) error {
+func (c *Copies) Reconcile(ctx context.Context, id uuid.UUID) error {
 	unlock, err := c.deps.Locks.Lock(ctx, id, "check of the copy of dataset "+id.String())
 	if err != nil {
 		return err
@@ -132,11 +132,11 @@ func (c *Copies) Settle(ctx context.Context, id uuid.UUID) error {
 	if !kept || c.deps.Trust.Err() != nil {
 		return nil
 	}
-	return c.deps.Inspections.Report(ctx, k, c.SettleLocked(ctx, k))
+	return c.deps.Inspections.Report(ctx, k, c.ReconcileLocked(ctx, k))
 }
 
-// SettleLocked does the work of Settle. The caller holds the lock of the dataset.
-func (c *Copies) SettleLocked(ctx context.Context, k api.Kept) error {
+// ReconcileLocked does the work of Reconcile. The caller holds the lock of the dataset.
+func (c *Copies) ReconcileLocked(ctx context.Context, k api.Kept) error {
 	id := k.Dataset
 	if p, comes := c.deps.Moves.Get(id); comes && p.Files {
 		return nil // the move replaces the copy file by file
@@ -186,7 +186,7 @@ func (c *Copies) SettleLocked(ctx context.Context, k api.Kept) error {
 		c.deps.DropMounts(ctx, id),
 		c.deps.RemoveMountPoint(c.deps.MountPath(id)),
 	)
-	return errors.Join(err, c.deps.Inspections.Settle(ctx, pool, k))
+	return errors.Join(err, c.deps.Inspections.Reconcile(ctx, pool, k))
 }
 
 // removeHead removes the head of a former home. A head may have data that no snapshot has, and such data is never
@@ -263,7 +263,7 @@ func (c *Copies) destroy(ctx context.Context, pool backends.Pool, k api.Kept) er
 			return err
 		}
 	}
-	if err := c.deps.Inspections.Settle(ctx, pool, k); err != nil {
+	if err := c.deps.Inspections.Reconcile(ctx, pool, k); err != nil {
 		return err
 	}
 	steps.At("let-go.begin")

@@ -41,8 +41,8 @@ func NewInspections(deps InspectionsDeps) *Inspections {
 	return &Inspections{deps: deps, failed: map[uuid.UUID]failure{}}
 }
 
-// Settle mounts a superseded head, or unmounts it, as its record says. Idempotent. The caller holds the copy's lock.
-func (i *Inspections) Settle(ctx context.Context, pool backends.Pool, k api.Kept) error {
+// Reconcile mounts a superseded head, or unmounts it, as its record says. Idempotent. The caller holds the copy's lock.
+func (i *Inspections) Reconcile(ctx context.Context, pool backends.Pool, k api.Kept) error {
 	switch {
 	case records.IsInspected(k):
 		return i.Mount(ctx, pool, k)

@@ -23,7 +23,7 @@ type InstallerDeps struct {
 	Moves     *MoveTable
 	Retention *Retention
 	Copies    interface {
-		SettleSoon(ds uuid.UUID)                        // starts a job that brings a copy into its recorded state
+		ReconcileSoon(ds uuid.UUID)                     // starts a job that brings a copy into its recorded state
 		Forget(ctx context.Context, ds uuid.UUID) error // removes the record of a copy
 	}
 	// DropRelinquished removes the record that this node relinquished the dataset earlier.
@@ -143,7 +143,7 @@ func (i *Installer) discard(ctx context.Context, id uuid.UUID, p MoveRecord) err
 			return nil // control may have recorded this node as the home; then the data is the head
 		}
 		err = errors.Join(i.DropBeside(ctx, p), i.deps.Moves.Drop(ctx, id)) // the copy stays: control decides about it
-		i.deps.Copies.SettleSoon(id)
+		i.deps.Copies.ReconcileSoon(id)
 		return err
 	}
 	unlock, err := i.deps.Locks.Lock(ctx, id, "removal of data of a failed move")

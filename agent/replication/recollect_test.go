@@ -25,7 +25,7 @@ func (l lying) Stat(context.Context, uuid.UUID) (backends.Entry, error) { return
 // silent takes every report.
 type silent struct{}
 
-func (silent) Settle(context.Context, uuid.UUID) error      { return nil }
+func (silent) Reconcile(context.Context, uuid.UUID) error   { return nil }
 func (silent) Apply(context.Context, api.Kept) error        { return nil }
 func (silent) Report(context.Context, api.CopyReport) error { return nil }
 

@@ -34,7 +34,7 @@ type ReplicasDeps struct {
 	Source *transfer.Client                                              // receives from other nodes
 	Peer   func(ctx context.Context, id uuid.UUID) (dataset.Node, error) // a node as control has it now
 	Copies interface {
-		Settle(ctx context.Context, ds uuid.UUID) error     // brings a copy into its recorded state
+		Reconcile(ctx context.Context, ds uuid.UUID) error  // brings a copy into its recorded state
 		Apply(ctx context.Context, k api.Kept) error        // applies the record of a copy
 		Report(ctx context.Context, c api.CopyReport) error // reports a copy to control
 	}
@@ -208,7 +208,7 @@ func (p *Replicas) Refresh(ctx context.Context, jb *jobs.Job, id uuid.UUID) erro
 	if err != nil {
 		return fmt.Errorf("replica of volume %s: %w", d.Volume, err)
 	}
-	if err := p.deps.Copies.Settle(ctx, id); err != nil { // this node may have been the home until just now
+	if err := p.deps.Copies.Reconcile(ctx, id); err != nil { // this node may have been the home until just now
 		return err
 	}
 	if keep, err := lineage.UnrecordedLoss(ctx, pool, k); err != nil || keep.ID != uuid.Nil {

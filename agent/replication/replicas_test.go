@@ -276,7 +276,7 @@ func TestCopyIsNotDestroyedDuringMove(t *testing.T) {
 	} {
 		end := under()
 		f.A.Cache.SetCopy(d.ID, &k)
-		if err := f.A.Copies.Settle(t.Context(), d.ID); err != nil {
+		if err := f.A.Copies.Reconcile(t.Context(), d.ID); err != nil {
 			t.Error(err)
 		}
 		if _, err := f.A.Pool().Stat(t.Context(), d.ID); err != nil {
@@ -286,7 +286,7 @@ func TestCopyIsNotDestroyedDuringMove(t *testing.T) {
 		end()
 	}
 	f.A.Cache.SetCopy(d.ID, &k)
-	if err := f.A.Copies.Settle(t.Context(), d.ID); err != nil {
+	if err := f.A.Copies.Reconcile(t.Context(), d.ID); err != nil {
 		t.Error(err)
 	}
 	if _, err := f.A.Pool().Stat(t.Context(), d.ID); !errors.Is(err, dataset.ErrNotFound) {

@@ -56,7 +56,7 @@ func (c *Controller) Kind() dataset.Limits {
 func (c *Controller) problem() error { return cmp.Or(c.HierarchyProblem, c.writebackProblem) }
 
 // enableBaseGroups returns the groups that get a rule no matter which container uses the volume. With version 1, that is the root
-// group, to which the kernel's own writes belong. With version 2, base enables the controller in the parents of all
+// group, to which the kernel's own writes belong. With version 2, enableBaseGroups enables the controller in the parents of all
 // containers and returns them.
 func (c *Controller) enableBaseGroups() ([]string, error) {
 	if c.Hierarchy.Version == iolimit.V1 {
@@ -83,7 +83,7 @@ func (c *Controller) enableBaseGroups() ([]string, error) {
 	return groups, nil
 }
 
-// baseGroups returns the same groups as base, but does not enable the controller in them. It also returns groups that do not
+// baseGroups returns the same groups as enableBaseGroups, but does not enable the controller in them. It also returns groups that do not
 // exist.
 func (c *Controller) baseGroups() []string {
 	if c.Hierarchy.Version == iolimit.V1 {
@@ -101,7 +101,7 @@ func (c *Controller) Covers(groups []string, g string) bool {
 }
 
 // groupsOutside returns the used groups that are not below one of the parents. Only the parents get a rule before a
-// container starts. With version 1, outside returns no group.
+// container starts. With version 1, groupsOutside returns no group.
 func (c *Controller) groupsOutside(used []string) (groups []string) {
 	if c.Hierarchy.Version != iolimit.V2 {
 		return nil
@@ -134,8 +134,8 @@ func (c *Controller) clear(rec LimitRecord) error {
 	return errors.Join(errs...)
 }
 
-// strictLimitNote tells the operator that a strict limit does not apply in some groups. outside is the result of the
-// method outside.
+// strictLimitNote tells the operator that a strict limit does not apply in some groups. outside is the result of
+// groupsOutside.
 func (c *Controller) strictLimitNote(outside []string) string {
 	return "its profile has qos strict, and it is used in control group " + strings.Join(outside, ", ") +
 		", which is outside of " + strings.Join(c.parents, ", ") +

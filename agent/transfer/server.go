@@ -25,7 +25,7 @@ type Source interface {
 	Pool(ctx context.Context, ds uuid.UUID) (backends.Pool, error)
 	// TakeSnapshot takes a transfer snapshot of the dataset's head, under the dataset's lock, and returns the record of
 	// the snapshot in the pool. idle reports that the dataset was not in use. If nothing changed since the previous
-	// snapshot, Freshen may return that one. It keeps the newest snapshot that the peer has, as the base of the next
+	// snapshot, TakeSnapshot may return that one. It keeps the newest snapshot that the peer has, as the base of the next
 	// difference.
 	TakeSnapshot(ctx context.Context, ds uuid.UUID, have []uuid.UUID) (snapshot dataset.Snapshot, idle bool, err error)
 	// CopyBases returns the transfer snapshots that the next differences to other copies of a dataset are based on, at
