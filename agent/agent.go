@@ -123,8 +123,8 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	return &Agent{a}, nil
 }
 
-// create creates the components and connects them. The order matters: a component that is passed to another one by value
-// must be created first.
+// create creates the components and connects them. The order matters: a component that is passed to another one by
+// value must be created first.
 func (a *components) create(ctx context.Context) {
 	a.Locks.Clock = a.Config.Clock
 	a.StoreClock = registration.NewStoreClock(a.DB)

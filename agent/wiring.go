@@ -350,7 +350,8 @@ func replicas(s api.Service) []api.Service {
 	return out
 }
 
-// DoHeartbeatWork does the work of each heartbeat other than the report. It returns true if a pool has come online again.
+// DoHeartbeatWork does the work of each heartbeat other than the report. It returns true if a pool has come online
+// again.
 func (a *components) DoHeartbeatWork(ctx context.Context) (back bool) {
 	if back = a.PoolOpener.Retry(ctx); back {
 		if err := a.Generations.AnnounceLate(ctx); err != nil {

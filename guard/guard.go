@@ -102,7 +102,8 @@ func New(ctx context.Context, o Options) (*Guard, error) {
 	if o.Clock == nil {
 		o.Clock = systemClock{}
 	}
-	o.Step, o.Recheck, o.RetryPause = orDefault(o.Step, time.Second), orDefault(o.Recheck, time.Second), orDefault(o.RetryPause, time.Second/4)
+	o.Step, o.Recheck = orDefault(o.Step, time.Second), orDefault(o.Recheck, time.Second)
+	o.RetryPause = orDefault(o.RetryPause, time.Second/4)
 	if o.Processes == nil {
 		o.Processes = countProcesses
 	}
@@ -113,7 +114,9 @@ func New(ctx context.Context, o Options) (*Guard, error) {
 	g := &Guard{
 		Options: o, boot: boot, since: o.Clock.Boottime(), missing: o.Missing,
 		table: map[uuid.UUID]*entry{}, kick: make(chan struct{}, 1),
-		records: &records{run: o.Run, hand: o.Hand, queue: map[uuid.UUID]*pendingSave{}, ctx: context.WithoutCancel(ctx)},
+		records: &records{
+			run: o.Run, hand: o.Hand, queue: map[uuid.UUID]*pendingSave{}, ctx: context.WithoutCancel(ctx),
+		},
 	}
 	g.records.problem = func(err error) { o.Log.WithError(err).Error("cannot write a record to disk") }
 	table, problems := g.records.load(ctx, boot)

@@ -63,7 +63,8 @@ func (w *Guard) Start() {
 		Run: w.Run, Root: w.Root, Spare: []int{os.Getpid(), os.Getppid()}, Clock: clock.System{},
 	})
 	g, err := guard.New(ctx, guard.Options{
-		Run: w.Run, Hand: localTool{tool}, Step: w.Step, Recheck: w.Step, RetryPause: w.Step / 4, Log: verboseLog("guard"),
+		Run: w.Run, Hand: localTool{tool}, Step: w.Step, Recheck: w.Step, RetryPause: w.Step / 4,
+		Log: verboseLog("guard"),
 	})
 	if err != nil {
 		w.T.Fatal(err)

@@ -108,16 +108,16 @@ func (f *Follower) Run(s api.Sync, joined bool) {
 	}
 }
 
-// ErrStoreOlder says that an answer which is not full contradicts a move that this node knows: the store was restored from
-// a backup. The next request asks for all records, so missing ones are noticed.
+// ErrStoreOlder says that an answer which is not full contradicts a move that this node knows: the store was restored
+// from a backup. The next request asks for all records, so missing ones are noticed.
 var ErrStoreOlder = errors.New("control's store is older than what this node has seen")
 
 // ErrAnswerOutdated says that an answer may be older than work that this node did meanwhile, and that it must be
 // requested again.
 var ErrAnswerOutdated = errors.New("the state that control sent may be outdated")
 
-// Apply applies one answer. was is the value of Known before the request. If Apply returns ErrAnswerOutdated, the answer must
-// be requested again.
+// Apply applies one answer. was is the value of Known before the request. If Apply returns ErrAnswerOutdated, the
+// answer must be requested again.
 func (f *Follower) Apply(ctx context.Context, s api.Sync, was KnownState) error {
 	f.applying.Lock()
 	defer f.applying.Unlock()
@@ -189,7 +189,8 @@ func (f *Follower) Apply(ctx context.Context, s api.Sync, was KnownState) error 
 }
 
 // applyCopies applies control's records of the datasets here whose home is another node. It removes the records of
-// copies that this node does not keep any more. If such a copy came here after the request, it returns ErrAnswerOutdated.
+// copies that this node does not keep any more. If such a copy came here after the request, it returns
+// ErrAnswerOutdated.
 func (f *Follower) applyCopies(ctx context.Context, s api.Sync, inconsistent bool, asked uint64) error {
 	if inconsistent {
 		return nil // an inconsistent store may name another home for a dataset of this node

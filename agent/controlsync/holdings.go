@@ -179,10 +179,10 @@ func (r *Holdings) ListPool(ctx context.Context, p *pool.Pool) (found []api.Foun
 	return found, nil
 }
 
-// FoundDataset returns the record of a dataset in a pool: the record beside the data or the agent's copy of it, whichever is
-// newer. Either can be out of date. The record beside the data is not flushed, so a power cut can lose a change of
-// it. The agent's copy is written some time after a change, so a crash can lose the change. An incoming dataset that
-// may not have been acknowledged is put into the trash.
+// FoundDataset returns the record of a dataset in a pool: the record beside the data or the agent's copy of it,
+// whichever is newer. Either can be out of date. The record beside the data is not flushed, so a power cut can lose a
+// change of it. The agent's copy is written some time after a change, so a crash can lose the change. An incoming
+// dataset that may not have been acknowledged is put into the trash.
 func (r *Holdings) FoundDataset(e backends.Entry, doubtful bool) (f api.FoundDataset, ok bool) {
 	copied, known := r.Cache.Dataset(e.ID)
 	f = api.FoundDataset{Snapshots: slices.DeleteFunc(slices.Clone(e.Snapshots), lineage.IsInternal),

@@ -29,8 +29,9 @@ func (f *Follower) KnownState() KnownState {
 // undoneMove returns a volume that control's answer names as one of this node, although this node knew before the
 // request that the volume had moved to another node. If there is none, it returns "".
 //
-// It returns ErrStoreOlder for such a volume if the answer is not full: the next request asks for everything. It returns
-// ErrAnswerOutdated if this node learned of the move only after the request, because the answer may be from before the move.
+// It returns ErrStoreOlder for such a volume if the answer is not full: the next request asks for everything. It
+// returns ErrAnswerOutdated if this node learned of the move only after the request, because the answer may be from
+// before the move.
 func (f *Follower) undoneMove(s api.Sync, knew KnownState) (volume string, err error) {
 	for _, d := range s.Datasets {
 		switch {

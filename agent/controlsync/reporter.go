@@ -40,7 +40,8 @@ type ReporterDeps struct {
 	ReplicaStatus func(ds uuid.UUID) (dataset.Copy, bool)
 	// ReportGenerations reports the generations of pools to a control replica.
 	ReportGenerations func(ctx context.Context, to api.Service, generations map[uuid.UUID]uint64) error
-	// DoHeartbeatWork does the work of each heartbeat besides the report. It returns true if a pool has come online again.
+	// DoHeartbeatWork does the work of each heartbeat besides the report. It returns true if a pool has come online
+	// again.
 	DoHeartbeatWork func(context.Context) (back bool)
 	// Found returns what the agent last found on this host; nil before the first examination.
 	Found func() *api.NodeFindings

@@ -228,8 +228,8 @@ func (x *Doctor) checkMounts(ctx context.Context, r *Report) {
 	r.Add(findings.OK, "mounts", "", "%d datasets are mounted", n)
 }
 
-// checkInspection adds a finding for a mount that an operator has requested to inspect a superseded copy, and returns true
-// for such a mount.
+// checkInspection adds a finding for a mount that an operator has requested to inspect a superseded copy, and returns
+// true for such a mount.
 func (x *Doctor) checkInspection(r *Report, id uuid.UUID, path string) bool {
 	k, is := x.deps.Cache.InspectedCopy(id)
 	if is {

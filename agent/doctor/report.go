@@ -27,8 +27,8 @@ func (r *Report) sort() {
 	slices.SortStableFunc(r.All, func(x, y api.Finding) int { return place(x) - place(y) })
 }
 
-// putStoreProblemFirst puts an inconsistent store before everything else. The consequences of the inconsistency have no findings,
-// because a rebuild of the store repairs all of them.
+// putStoreProblemFirst puts an inconsistent store before everything else. The consequences of the inconsistency have
+// no findings, because a rebuild of the store repairs all of them.
 func (r *Report) putStoreProblemFirst() {
 	if r.StoreProblem == "" {
 		return

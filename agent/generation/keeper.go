@@ -86,9 +86,9 @@ func (g *Keeper) ReportTo(ctx context.Context, to api.Service, is map[uuid.UUID]
 // errUnsupported says that a control replica has a version that does not keep generations.
 var errUnsupported = errors.New("control does not store generations")
 
-// report reports the generations of this node's pools to control, and applies the generations that control returns. If
-// passing is true, only the replica remembers them, and the store is not written. It returns errUnsupported if the replica
-// does not keep generations.
+// report reports the generations of this node's pools to control, and applies the generations that control returns.
+// If passing is true, only the replica remembers them, and the store is not written. It returns errUnsupported if the
+// replica does not keep generations.
 func (g *Keeper) report(ctx context.Context, to api.Service, is map[uuid.UUID]uint64,
 	passing bool) (of []uuid.UUID, err error) {
 	told := api.Generations{Incarnation: g.Incarnation, Pools: []api.Generation{}, Transient: passing}

@@ -289,9 +289,10 @@ func (r *Relinquisher) report(ctx context.Context, id uuid.UUID, y lease.Relinqu
 	return r.Leases.SetReported(ctx, id, y)
 }
 
-// DropIfUnneeded removes the record of a relinquished epoch once it is not needed any more. The record is not needed if this
-// node is the home again at a later epoch, or if the dataset has left this node. It is not needed either if the move
-// ended without the answer of this node, because then no other node can continue from the relinquished epoch.
+// DropIfUnneeded removes the record of a relinquished epoch once it is not needed any more. The record is not needed
+// if this node is the home again at a later epoch, or if the dataset has left this node. It is not needed either if
+// the move ended without the answer of this node, because then no other node can continue from the relinquished
+// epoch.
 func (r *Relinquisher) DropIfUnneeded(ctx context.Context, id uuid.UUID, y lease.Relinquished) error {
 	if r.Trust.Err() != nil {
 		return nil

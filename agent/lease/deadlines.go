@@ -59,8 +59,9 @@ type DeadlineDeps struct {
 func NewDeadlines(deps DeadlineDeps) *Deadlines {
 	return &Deadlines{
 		DeadlineDeps: deps,
-		leases:       map[uuid.UUID]*boundedLease{}, registered: map[uuid.UUID]uint64{}, keptReasons: map[uuid.UUID]string{},
-		changed: make(chan struct{}), wake: make(chan struct{}, 1),
+		leases:       map[uuid.UUID]*boundedLease{}, registered: map[uuid.UUID]uint64{},
+		keptReasons: map[uuid.UUID]string{},
+		changed:     make(chan struct{}), wake: make(chan struct{}, 1),
 	}
 }
 

@@ -72,8 +72,8 @@ func (g *Registrar) isBounded(id uuid.UUID) bool {
 	return known && IsBounded(d)
 }
 
-// RecordStatus records a status of the guard in Deadlines. answer is the value of Deadlines.AnswerCount before the status
-// was requested.
+// RecordStatus records a status of the guard in Deadlines. answer is the value of Deadlines.AnswerCount before the
+// status was requested.
 func (g *Registrar) RecordStatus(st guard.Status, answer uint64) {
 	for _, e := range st.Datasets {
 		if e.State != guard.StateRebooted { // nothing from before the reboot is mounted
@@ -110,10 +110,10 @@ func (g *Registrar) ownFilesystem(d dataset.Dataset) (bool, error) {
 	return e != nil && e.Root == "/", nil
 }
 
-// Register registers a dataset with the guard before the dataset is mounted, or before a fenced dataset continues. It does
-// nothing if the lease is not bounded in time. It does not require that the pool is open: a dataset that is already
-// mounted continues to be used while its pool is quarantined or offline, and can be fenced. The caller holds the
-// dataset's lock.
+// Register registers a dataset with the guard before the dataset is mounted, or before a fenced dataset continues. It
+// does nothing if the lease is not bounded in time. It does not require that the pool is open: a dataset that is
+// already mounted continues to be used while its pool is quarantined or offline, and can be fenced. The caller holds
+// the dataset's lock.
 func (g *Registrar) Register(ctx context.Context, d dataset.Dataset) error {
 	if !IsBounded(d) {
 		return nil
@@ -170,8 +170,8 @@ func (g *Registrar) Register(ctx context.Context, d dataset.Dataset) error {
 	return nil
 }
 
-// registerOrKill registers a dataset. If the host cannot enforce the policy of a mounted dataset, for instance after a change
-// of its profile, registerOrKill uses PolicyKill instead: a mounted dataset must always be guarded.
+// registerOrKill registers a dataset. If the host cannot enforce the policy of a mounted dataset, for instance after
+// a change of its profile, registerOrKill uses PolicyKill instead: a mounted dataset must always be guarded.
 func (g *Registrar) registerOrKill(ctx context.Context, d dataset.Dataset, r guard.Registration, mounted bool) (
 	guard.Entry, error) {
 	e, err := g.Guard.Register(ctx, r)

@@ -46,8 +46,8 @@ func Newest(e backends.Entry, want func(dataset.Snapshot) bool) (last dataset.Sn
 	return last, found
 }
 
-// Promotable returns the newest snapshot of a copy that a volume can continue from. A superseded snapshot is not eligible.
-// The state that a restore replaced is not eligible either, because choosing it would undo the restore.
+// Promotable returns the newest snapshot of a copy that a volume can continue from. A superseded snapshot is not
+// eligible. The state that a restore replaced is not eligible either, because choosing it would undo the restore.
 func Promotable(e backends.Entry) (dataset.Snapshot, bool) {
 	return Newest(e, func(s dataset.Snapshot) bool {
 		return s.Kind != dataset.SnapshotSuperseded && s.Kind != dataset.SnapshotRestore
@@ -219,8 +219,9 @@ func DropMissing(ctx context.Context, pool backends.Pool, id uuid.UUID, gone []u
 	return nil
 }
 
-// UnrecordedLoss returns the newest snapshot of a copy if the volume has continued without the data of that snapshot, and control
-// has not recorded that yet. Such a snapshot is kept, like that of a superseded head. Otherwise keep is the zero value.
+// UnrecordedLoss returns the newest snapshot of a copy if the volume has continued without the data of that snapshot,
+// and control has not recorded that yet. Such a snapshot is kept, like that of a superseded head. Otherwise keep is
+// the zero value.
 func UnrecordedLoss(ctx context.Context, pool backends.Pool, k api.Kept) (keep dataset.Snapshot, err error) {
 	if k.Kind == dataset.CopySuperseded || k.Record == nil {
 		return keep, nil

@@ -105,9 +105,10 @@ func pendingRequest(path string) (*pki.Request, error) {
 	return req, req.Save(path)
 }
 
-// requestCertificate sends the request to control, which uses up the token, and returns the checked certificate. Unless cluster is
-// uuid.Nil, only a control of that cluster is accepted.
-func (j JoinRequest) requestCertificate(ctx context.Context, token pki.Token, cluster uuid.UUID, req *pki.Request) (*pki.Pair, error) {
+// requestCertificate sends the request to control, which uses up the token, and returns the checked certificate.
+// Unless cluster is uuid.Nil, only a control of that cluster is accepted.
+func (j JoinRequest) requestCertificate(ctx context.Context, token pki.Token, cluster uuid.UUID,
+	req *pki.Request) (*pki.Pair, error) {
 	c, err := client.NewTLS("https://"+strings.Join(j.Replicas, ",https://"), pki.Pinned(token.CA, cluster, j.Clock))
 	if err != nil {
 		return nil, err

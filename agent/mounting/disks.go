@@ -118,8 +118,8 @@ func (v *Disks) setFailed(id uuid.UUID, failed bool) (changed bool) {
 	return true
 }
 
-// Check is like Examine for a volume whose pool answers, and records the outcome as Record does. If the pool is offline,
-// it returns nil: the pool itself is reported.
+// Check is like Examine for a volume whose pool answers, and records the outcome as Record does. If the pool is
+// offline, it returns nil: the pool itself is reported.
 func (v *Disks) Check(ctx context.Context, d dataset.Dataset, path string) error {
 	if _, err := v.pools.Get(d.Pool); err != nil {
 		return nil
@@ -134,8 +134,8 @@ func (v *Disks) Check(ctx context.Context, d dataset.Dataset, path string) error
 	return found
 }
 
-// Record records the outcome of a look at a volume. A new disk error is logged, and the volume's pool is probed, because
-// its whole disk may fail.
+// Record records the outcome of a look at a volume. A new disk error is logged, and the volume's pool is probed,
+// because its whole disk may fail.
 func (v *Disks) Record(d dataset.Dataset, err error) {
 	failed := pool.IsDiskError(err)
 	if !v.setFailed(d.ID, failed) {

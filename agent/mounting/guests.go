@@ -148,8 +148,8 @@ func endSharedMount(ctx context.Context, h *host.Host, id, mountID uuid.UUID) er
 	return err
 }
 
-// ReconcileSoon starts a job that makes control's record and the mount of a dataset agree: see Reconcile. recorded is the ID
-// of the shared mount in control's record, or uuid.Nil if that is not known.
+// ReconcileSoon starts a job that makes control's record and the mount of a dataset agree: see Reconcile. recorded is
+// the ID of the shared mount in control's record, or uuid.Nil if that is not known.
 func (m *Guests) ReconcileSoon(id, recorded uuid.UUID) {
 	m.Jobs.StartAgain("guest/"+id.String()+"/"+recorded.String(), func(ctx context.Context, _ *jobs.Job) error {
 		if err := m.Reconcile(ctx, id, recorded); err != nil && ctx.Err() == nil {

@@ -142,8 +142,9 @@ func (m *moveRun) pull(ctx context.Context, want uuid.UUID, manifest *dataset.Ma
 	defer unlock()
 	began := m.Clock.Steady()
 	got, err := m.Puller.Pull(ctx, transfer.Pull{
-		Peer: peer, Dataset: *op.DatasetRecord, Into: m.pool, Want: want, Manifest: manifest, Progress: m.jb.SetProgress,
-		Bases: op.Manifest == nil, // not while writers are blocked
+		Peer: peer, Dataset: *op.DatasetRecord, Into: m.pool, Want: want, Manifest: manifest,
+		Progress: m.jb.SetProgress,
+		Bases:    op.Manifest == nil, // not while writers are blocked
 	})
 	if err != nil {
 		if errors.Is(err, dataset.ErrOffline) && ctx.Err() == nil {

@@ -82,9 +82,9 @@ func (v *Sender) poolForSending(ctx context.Context, id uuid.UUID) (backends.Poo
 // errUnknownPool says that control has no record of a pool as one of this node.
 var errUnknownPool = errors.New("it does not know the pool")
 
-// TakeSnapshot takes a snapshot for the node that sends the request. If nothing was written since an earlier snapshot that
-// was sent to that node, or to another replica, TakeSnapshot returns the earlier one. For a relinquished dataset it returns
-// the final snapshot, and fails with ErrPending before that exists.
+// TakeSnapshot takes a snapshot for the node that sends the request. If nothing was written since an earlier snapshot
+// that was sent to that node, or to another replica, TakeSnapshot returns the earlier one. For a relinquished dataset
+// it returns the final snapshot, and fails with ErrPending before that exists.
 //
 // have lists the snapshots that the other node has. TakeSnapshot keeps the newest of them, because control's record of
 // that node's copy may be older. idle is true if the dataset has no use. It is false for a relinquished dataset,
@@ -153,7 +153,8 @@ func (v *Sender) freshSnapshot(ctx context.Context, pool backends.Pool, d datase
 }
 
 // OpenTree opens the files of a snapshot. If snapshot is uuid.Nil, it opens those of a relinquished dataset.
-func (v *Sender) OpenTree(ctx context.Context, ds, snapshot uuid.UUID) (root *os.File, release func() error, err error) {
+func (v *Sender) OpenTree(ctx context.Context, ds, snapshot uuid.UUID) (root *os.File, release func() error,
+	err error) {
 	d, known := v.Cache.Dataset(ds)
 	if !known {
 		return nil, nil, dataset.Errorf(dataset.ErrNotFound, "the home of dataset %s is not node %s", ds, v.NodeName)

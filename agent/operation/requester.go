@@ -28,8 +28,8 @@ func NewRequester(deps RequesterDeps) *Requester { return &Requester{deps: deps}
 // ErrLost says that another request made the volume first. The caller looks the volume up again.
 var ErrLost = errors.New("another request was first")
 
-// MakeVolume has another node make a volume. When the volume is made, MakeVolume returns ErrLost, so that the caller looks the
-// volume up as if another request had made it.
+// MakeVolume has another node make a volume. When the volume is made, MakeVolume returns ErrLost, so that the caller
+// looks the volume up as if another request had made it.
 func (r *Requester) MakeVolume(ctx context.Context, jb *jobs.Job, req api.Request) (d dataset.Dataset, err error) {
 	out, err := r.Execute(ctx, jb, req)
 	if err != nil {
@@ -44,8 +44,8 @@ func (r *Requester) MakeVolume(ctx context.Context, jb *jobs.Job, req api.Reques
 	return d, ErrLost
 }
 
-// Execute records an operation for another node's agent, and waits until the operation has ended, however long that takes.
-// The result contains the ended operation. It contains no operation if there was nothing to do.
+// Execute records an operation for another node's agent, and waits until the operation has ended, however long that
+// takes. The result contains the ended operation. It contains no operation if there was nothing to do.
 func (r *Requester) Execute(ctx context.Context, jb *jobs.Job, req api.Request) (out api.Outcome, err error) {
 	out, err = r.deps.Control.Submit(ctx, req)
 	if err != nil || out.Operation == nil {

@@ -124,10 +124,11 @@ func isMade(ctx context.Context, pool backends.Pool, s dataset.Snapshot) bool {
 	return err == nil && lineage.IndexOf(e, s.ID) >= 0
 }
 
-// WithTimeAndSize returns a snapshot with the time at which it was taken and the size of its dataset. An earlier attempt may
-// have set the time. Otherwise the time is read from this node's clock, because the clock of the home orders the
-// snapshots of an epoch.
-func (t *Snapshotter) WithTimeAndSize(ctx context.Context, pool backends.Pool, s dataset.Snapshot) (dataset.Snapshot, error) {
+// WithTimeAndSize returns a snapshot with the time at which it was taken and the size of its dataset. An earlier
+// attempt may have set the time. Otherwise the time is read from this node's clock, because the clock of the home
+// orders the snapshots of an epoch.
+func (t *Snapshotter) WithTimeAndSize(ctx context.Context, pool backends.Pool,
+	s dataset.Snapshot) (dataset.Snapshot, error) {
 	e, err := pool.Stat(ctx, s.Dataset)
 	if i := lineage.IndexOf(e, s.ID); err == nil && i >= 0 {
 		s.Created, s.OrderTime, s.Size = e.Snapshots[i].Created, e.Snapshots[i].OrderTime, e.Snapshots[i].Size

@@ -45,8 +45,8 @@ func (x *Opener) startOpening(op *Pool) {
 	}()
 }
 
-// discard discards the result of an opening. If the opening has not ended, its goroutine closes the pool later. The caller
-// holds table.mu.
+// discard discards the result of an opening. If the opening has not ended, its goroutine closes the pool later. The
+// caller holds table.mu.
 func (o *opening) discard() error {
 	if o == nil {
 		return nil

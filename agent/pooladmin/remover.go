@@ -332,7 +332,9 @@ func removalPending(name string, err error) error {
 
 // cancelLeaving records that a pool is no longer leaving.
 func (r *Remover) cancelLeaving(ctx context.Context, id uuid.UUID) error {
-	err := r.Pools.UpdateRecord(ctx, id, func(rec *pool.Record) { rec.Leaving, rec.Unrecorded = pool.NotLeaving, false })
+	err := r.Pools.UpdateRecord(ctx, id, func(rec *pool.Record) {
+		rec.Leaving, rec.Unrecorded = pool.NotLeaving, false
+	})
 	if err != nil {
 		return err
 	}

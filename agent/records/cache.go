@@ -29,9 +29,10 @@ type Cache struct {
 // NewCache returns an empty cache.
 func NewCache() *Cache {
 	return &Cache{
-		datasets: map[uuid.UUID]*api.Indexed{}, copies: map[uuid.UUID]api.Kept{}, inspections: map[uuid.UUID]uuid.UUID{},
-		names:     map[string]uuid.UUID{},
-		spellings: map[string]*Spellings{}, dirty: map[uuid.UUID]bool{}, since: map[uuid.UUID]uint64{},
+		datasets: map[uuid.UUID]*api.Indexed{}, copies: map[uuid.UUID]api.Kept{},
+		inspections: map[uuid.UUID]uuid.UUID{},
+		names:       map[string]uuid.UUID{},
+		spellings:   map[string]*Spellings{}, dirty: map[uuid.UUID]bool{}, since: map[uuid.UUID]uint64{},
 	}
 }
 

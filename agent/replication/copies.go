@@ -120,8 +120,8 @@ func (c *Copies) ReconcileAll() {
 	}
 }
 
-// Reconcile brings a copy into its recorded state: without a head, or destroyed. It is idempotent. A copy that is in use
-// stays unchanged until its users end; no new user can open it.
+// Reconcile brings a copy into its recorded state: without a head, or destroyed. It is idempotent. A copy that is in
+// use stays unchanged until its users end; no new user can open it.
 func (c *Copies) Reconcile(ctx context.Context, id uuid.UUID) error {
 	unlock, err := c.deps.Locks.Lock(ctx, id, "check of the copy of dataset "+id.String())
 	if err != nil {

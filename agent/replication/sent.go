@@ -62,9 +62,9 @@ func (l *SentLog) Forget(ds uuid.UUID) {
 	delete(l.byDataset, ds)
 }
 
-// nodesWithoutCopy returns the nodes that have a part of a dataset but no recorded copy. An unfinished move sent them that
-// part, and its next attempt continues from it. others also drops the records of nodes that have neither such a part
-// nor a copy in copies.
+// nodesWithoutCopy returns the nodes that have a part of a dataset but no recorded copy. An unfinished move sent them
+// that part, and its next attempt continues from it. others also drops the records of nodes that have neither such a
+// part nor a copy in copies.
 func (l *SentLog) nodesWithoutCopy(ds uuid.UUID, copies []uuid.UUID, now time.Duration) (nodes []uuid.UUID) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -55,9 +55,9 @@ func (c *Controller) Kind() dataset.Limits {
 // problem returns why this host cannot limit volumes, or nil if it can.
 func (c *Controller) problem() error { return cmp.Or(c.HierarchyProblem, c.writebackProblem) }
 
-// enableBaseGroups returns the groups that get a rule no matter which container uses the volume. With version 1, that is the root
-// group, to which the kernel's own writes belong. With version 2, enableBaseGroups enables the controller in the parents of all
-// containers and returns them.
+// enableBaseGroups returns the groups that get a rule no matter which container uses the volume. With version 1, that
+// is the root group, to which the kernel's own writes belong. With version 2, enableBaseGroups enables the controller
+// in the parents of all containers and returns them.
 func (c *Controller) enableBaseGroups() ([]string, error) {
 	if c.Hierarchy.Version == iolimit.V1 {
 		return c.baseGroups(), nil
@@ -83,8 +83,8 @@ func (c *Controller) enableBaseGroups() ([]string, error) {
 	return groups, nil
 }
 
-// baseGroups returns the same groups as enableBaseGroups, but does not enable the controller in them. It also returns groups that do not
-// exist.
+// baseGroups returns the same groups as enableBaseGroups, but does not enable the controller in them. It also returns
+// groups that do not exist.
 func (c *Controller) baseGroups() []string {
 	if c.Hierarchy.Version == iolimit.V1 {
 		return []string{iolimit.Root}

@@ -136,10 +136,10 @@ func (l *Leftovers) removeRules(rec LimitRecord) error {
 	return errors.Join(errs...)
 }
 
-// removeOrphanedRules removes the rules of loop devices that have no file. It is called if the agent's database, which has the
-// record of the rules, was lost. Otherwise the next dataset with the same device number would inherit such a rule.
-// Other devices need no check: only loop devices reuse their numbers, and a rule of another device disappears with
-// the device.
+// removeOrphanedRules removes the rules of loop devices that have no file. It is called if the agent's database,
+// which has the record of the rules, was lost. Otherwise the next dataset with the same device number would inherit
+// such a rule. Other devices need no check: only loop devices reuse their numbers, and a rule of another device
+// disappears with the device.
 func (l *Leftovers) removeOrphanedRules() error {
 	if l.controller.HierarchyProblem != nil {
 		return nil

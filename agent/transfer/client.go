@@ -96,9 +96,10 @@ func haveQuery(have []uuid.UUID) url.Values {
 	return q
 }
 
-// RequestSnapshot has the home take a transfer snapshot of a dataset as it is now. The home keeps the newest of the snapshots
-// that this node has, because the next difference is based on it.
-func (c *Client) RequestSnapshot(ctx context.Context, peer string, ds uuid.UUID, have []uuid.UUID) (out TakenSnapshot, err error) {
+// RequestSnapshot has the home take a transfer snapshot of a dataset as it is now. The home keeps the newest of the
+// snapshots that this node has, because the next difference is based on it.
+func (c *Client) RequestSnapshot(ctx context.Context, peer string, ds uuid.UUID,
+	have []uuid.UUID) (out TakenSnapshot, err error) {
 	err = c.ask(ctx, http.MethodPost, address(peer, ds, haveQuery(have), "freshen"), &out)
 	if err == nil && (out.Dataset != ds || out.ID == uuid.Nil) {
 		err = dataset.Errorf(dataset.ErrCorrupt, "it responded with snapshot %s of dataset %s", out.ID, out.Dataset)

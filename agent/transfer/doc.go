@@ -16,9 +16,9 @@
 //
 // It pulls, into a copy (backends.Copier) in its own pool:
 //
-//	snapshot, err := client.RequestSnapshot(ctx, peer, dataset, have)   the home takes a transfer snapshot now
-//	plan, err := client.Plan(ctx, peer, …)                              what is missing, and how many bytes that takes
-//	brought, err := client.Pull(ctx, Pull{…})                           transfers it, resumes after interruptions, verifies
+//	snapshot, err := client.RequestSnapshot(ctx, peer, ds, have)  the home takes a transfer snapshot now
+//	plan, err := client.Plan(ctx, peer, …)                        what is missing, and how many bytes that takes
+//	brought, err := client.Pull(ctx, Pull{…})                     transfers it, resumes after interruptions, verifies
 //
 // It repeats this as often as useful, because each Pull transfers only what has changed. When the home has relinquished
 // the dataset, Pull{Want, Manifest} checks the last snapshot against the manifest that the home has computed with Sum.

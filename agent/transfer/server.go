@@ -23,17 +23,17 @@ type Source interface {
 	// Pool returns the pool that has a dataset, as its home or as a copy. It fails with dataset.ErrNotFound if there is
 	// none.
 	Pool(ctx context.Context, ds uuid.UUID) (backends.Pool, error)
-	// TakeSnapshot takes a transfer snapshot of the dataset's head, under the dataset's lock, and returns the record of
-	// the snapshot in the pool. idle reports that the dataset was not in use. If nothing changed since the previous
-	// snapshot, TakeSnapshot may return that one. It keeps the newest snapshot that the peer has, as the base of the next
-	// difference.
+	// TakeSnapshot takes a transfer snapshot of the dataset's head, under the dataset's lock, and returns the record
+	// of the snapshot in the pool. idle reports that the dataset was not in use. If nothing changed since the
+	// previous snapshot, TakeSnapshot may return that one. It keeps the newest snapshot that the peer has, as the
+	// base of the next difference.
 	TakeSnapshot(ctx context.Context, ds uuid.UUID, have []uuid.UUID) (snapshot dataset.Snapshot, idle bool, err error)
 	// CopyBases returns the transfer snapshots that the next differences to other copies of a dataset are based on, at
 	// most one for each copy. A peer that becomes the home needs these snapshots, and they are kept until the peer
 	// has them. The result is empty if they are not known.
 	CopyBases(ctx context.Context, ds uuid.UUID) []uuid.UUID
-	// SharedSnapshots returns the transfer snapshots that a replica gets and keeps in addition to the one that it wants. All
-	// replicas keep them, so that they have a common base even if this home is lost.
+	// SharedSnapshots returns the transfer snapshots that a replica gets and keeps in addition to the one that it
+	// wants. All replicas keep them, so that they have a common base even if this home is lost.
 	SharedSnapshots(ctx context.Context, ds, want uuid.UUID) []uuid.UUID
 	// OpenTree opens the root of a snapshot, or, for uuid.Nil, of the dataset itself, which must not be in use. Call
 	// the function after the root was closed.

@@ -98,7 +98,9 @@ func (s *Spellings) values(
 	if s.isRecorded(d, spelling, tool) {
 		return nil, func() {}
 	}
-	r := records.Spellings{Dataset: d.ID, Used: s.Used(d), Podman: tool == plugin.Podman || s.deps.Cache.UsedByPodman(d)}
+	r := records.Spellings{
+		Dataset: d.ID, Used: s.Used(d), Podman: tool == plugin.Podman || s.deps.Cache.UsedByPodman(d),
+	}
 	if !slices.Contains(r.Used, spelling) {
 		r.Used = append(r.Used, spelling)
 	}

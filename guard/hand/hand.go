@@ -13,8 +13,8 @@
 // is protected by the mutex of each type.
 //
 // Where to change what: what is done to a holder is in stop.go, and how a filesystem is frozen in freeze.go. Who
-// counts as a holder is in look.go and processtable.go, and which processes are examined first in examineall.go. How an act
-// is undone is in undo.go. A new act also needs a request in process.go and serve.go.
+// counts as a holder is in look.go and processtable.go, and which processes are examined first in examineall.go. How
+// an act is undone is in undo.go. A new act also needs a request in process.go and serve.go.
 //
 // # How holders are found
 //
@@ -25,8 +25,8 @@
 //   - examineAll then reads the descriptors, working directories and memory maps of every process. A process that has
 //     the dataset open for writing is a holder.
 //
-// The result is a processTable. A process that cannot be examined in time is a suspect: it is stopped first, examined in the
-// background, and continues once it was shown not to hold the dataset.
+// The result is a processTable. A process that cannot be examined in time is a suspect: it is stopped first, examined
+// in the background, and continues once it was shown not to hold the dataset.
 package hand
 
 import (

@@ -9,9 +9,9 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// processTable records the processes that could write to some filesystems at one moment. It is filled in two steps: Tool.list
-// lists all processes with their mount namespaces, then Tool.examineAll reads their descriptors. It does not change
-// after that and is then safe for concurrent use.
+// processTable records the processes that could write to some filesystems at one moment. It is filled in two steps:
+// Tool.list lists all processes with their mount namespaces, then Tool.examineAll reads their descriptors. It does
+// not change after that and is then safe for concurrent use.
 type processTable struct {
 	own   mount.Mounts // the mounts of the host, which are those of this process's mount namespace
 	scan  *inuse.Scan  // of the filesystems of the datasets

@@ -119,7 +119,8 @@ func (t *Tool) round(ctx context.Context, target Target, r rule, o *Outcome) (en
 	o.Changed = o.Changed || again
 	stopped, err3 := t.suspect(target, suspects)
 	for _, p := range suspects {
-		if r.hung != nil && t.suspects.isStuck(p, t.Clock.Steady()) && !p.protected(target) && !r.suspectHarmless(w, p) {
+		if r.hung != nil && t.suspects.isStuck(p, t.Clock.Steady()) && !p.protected(target) &&
+			!r.suspectHarmless(w, p) {
 			err3 = errors.Join(err3, r.hung(p))
 		}
 	}
