@@ -43,7 +43,7 @@ const (
 	// watchPause is the time between two examinations.
 	watchPause = 10 * time.Second
 	// watchShare is the largest share of the time that examinations may take: one in watchShare.
-	watchShare = 100
+	watchShare = 30
 	// watchPatience is how long an examination may take before Last reports that it does not end.
 	watchPatience = 2 * time.Minute
 )

@@ -49,6 +49,7 @@ func TestCluster(t *testing.T) {
 		{"A4", testA4},
 		{"A5", testA5},
 		{"A6", testA6},
+		{"status", testStatus},
 		{"control killed", testControlKilled},
 		{"control cut off", testControlCutOff},
 		{"leader killed", testLeaderKilled},
