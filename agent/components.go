@@ -97,6 +97,7 @@ type components struct {
 	RecordFiles *operation.RecordWriter
 	Datasets    *operation.Datasets
 	Executor    *operation.Executor
+	Purger      *operation.Remover
 	Maker       *operation.Maker
 	Importer    *operation.Importer
 	Snapshotter *operation.Snapshotter

@@ -27,6 +27,7 @@ func (a *components) makeDoctor() {
 		KeyChecker: a.KeyChecker, Datasets: a.Datasets, Sizes: a.Sizes, Replicas: a.Replicas, Uses: a.Uses,
 		Engines: a.Engines, Disks: a.Disks, Guests: a.Guests, Registrar: a.Registrar, Failover: a.Failover,
 		Throttle:    a.Throttle,
+		Pending:     a.Purger.PendingPurges,
 		Refusal:     a.Registration.Refusal,
 		Identity:    a.Identity.Check,
 		ExtraChecks: append([]func(*findings.List){a.Reporter.Check}, a.Config.Checks...),

@@ -29,12 +29,14 @@ func (a *Agent) AcceptPool(ctx context.Context, name string, in api.AcceptPool) 
 }
 
 // RemovePool is pooladmin.Remover.Remove.
-func (a *Agent) RemovePool(ctx context.Context, name string, forget bool) (api.RemovedPool, error) {
-	return a.Remover.Remove(ctx, name, forget)
+func (a *Agent) RemovePool(ctx context.Context, name string, how api.PoolRemoval) (api.RemovedPool, error) {
+	return a.Remover.Remove(ctx, name, how)
 }
 
 // Collect is pooladmin.Collector.Collect.
-func (a *Agent) Collect(ctx context.Context, id uuid.UUID) error { return a.Collector.Collect(ctx, id) }
+func (a *Agent) Collect(ctx context.Context, id uuid.UUID, dryRun bool) (api.Collected, error) {
+	return a.Collector.Collect(ctx, id, dryRun)
+}
 
 // RebuildStore is controlsync.Holdings.RebuildStore.
 func (a *Agent) RebuildStore(ctx context.Context, skipOffline bool) ([]api.Rebuilt, error) {

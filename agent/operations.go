@@ -3,6 +3,8 @@ package agent
 import (
 	"context"
 
+	"github.com/google/uuid"
+
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/control/api"
@@ -59,17 +61,21 @@ func (a *components) operationHandlers() map[dataset.OpKind]operation.Handler {
 	rekeyer := operation.NewRekeyer(operation.RekeyerDeps{
 		Datasets: a.Datasets, Records: a.RecordFiles, Keys: a.Keys,
 	})
-	remover := operation.NewRemover(operation.RemoverDeps{
+	a.Purger = operation.NewRemover(operation.RemoverDeps{
 		Host: a.Host, Datasets: a.Datasets, Records: a.RecordFiles, EnsureUnused: a.Verifier.EnsureUnused,
 		ForgetSpellings: a.Spellings.Forget, DropUses: a.Uses.Drop,
 		PurgeLater: func(d dataset.Dataset) { a.Executor.PurgeLater(d) },
+		CheckPool: func(ctx context.Context, id uuid.UUID) error {
+			_, err := a.Pools.Online(ctx, id)
+			return err
+		},
 	})
 	return map[dataset.OpKind]operation.Handler{
 		dataset.OpCreate: a.Maker.Create, dataset.OpClone: a.Maker.Create, dataset.OpImport: a.Importer.ImportFolder,
 		dataset.OpSnapshot: a.Snapshotter.Take, dataset.OpSnapshotDelete: a.Snapshotter.Delete,
 		dataset.OpRestore: a.Snapshotter.Restore, dataset.OpResize: reshaper.Resize,
 		dataset.OpRekey: rekeyer.Rekey, dataset.OpRewrite: reshaper.Rewrite,
-		dataset.OpDelete: remover.Delete, dataset.OpPurge: remover.Purge,
+		dataset.OpDelete: a.Purger.Delete, dataset.OpPurge: a.Purger.Purge,
 		dataset.OpMove: func(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (api.Committed, error) {
 			return a.Mover.Move(ctx, jb, op)
 		},

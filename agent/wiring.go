@@ -369,6 +369,10 @@ func (a *components) DoHeartbeatWork(ctx context.Context) (back bool) {
 	a.Copies.ReconcileAll()
 	a.Guests.ReconcileUnmounted()
 	a.Repairer.RepairAll()
+	a.Jobs.Start("pending purges", func(ctx context.Context, _ *jobs.Job) error {
+		a.Purger.RetryPending(ctx)
+		return nil
+	})
 	a.Jobs.Start("pulls", func(ctx context.Context, _ *jobs.Job) error {
 		a.Installer.Resume(ctx)
 		a.Sizes.Retry(ctx)

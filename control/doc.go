@@ -52,7 +52,7 @@
 //	guests/<node>/<dataset>       index: datasets of access many with the node among their guests
 //	home/<node>/<dataset>         index: datasets whose home a node is
 //	work/<node>/<operation>       index: operations of a node that have not ended
-//	trash/<dataset>               index: datasets in the trash, and when they are purged
+//	trash/<dataset>               index: datasets in the trash or pending deletion, and when they are purged
 //	by-uuid/<uuid>                index: the dataset or snapshot with a UUID
 //	tokens/<sha256>               a join token, by its hash
 //	away/<node>                   since when a node is unreachable

@@ -138,8 +138,8 @@ func (s *Service) checkNoGuests(t *record.Tx, d dataset.Dataset, what string) er
 		switch {
 		case v.Fenced:
 		case v.Unreachable:
-			who = append(who, fmt.Sprintf("%s (unreachable; once it is off for good: drover node fence %s "+
-				"--confirmed)", v.NodeName, v.NodeName))
+			who = append(who, fmt.Sprintf("%s (unreachable; once it is off for good: drover node fence %s)", v.NodeName,
+				v.NodeName))
 		case v.MountCount == 1:
 			who = append(who, v.NodeName+" (1 mount)")
 		default:

@@ -165,7 +165,7 @@ func TestGuestsAreInTheWay(t *testing.T) {
 	if v := e.MustVolume("db"); len(v.SharedMountDetails) != 1 || v.SharedMountDetails[0].NodeName != "beta" || v.SharedMountDetails[0].MountCount != 2 || v.SharedMountDetails[0].Exclusive {
 		t.Errorf("people see %+v", v.SharedMountDetails)
 	}
-	_, err = e.RemoveNode(e.Ctx, "beta", false)
+	_, err = e.RemoveNode(e.Ctx, "beta", api.NodeRemoval{})
 	controltest.Refused(t, err, dataset.ErrInUse, "node beta uses db")
 	leaves(b, d, id)
 	a.MustDo(rm)
@@ -267,29 +267,29 @@ func TestLostGuest(t *testing.T) {
 	stays(c, d)
 	x.EndSession(l.Beta)
 	rm := api.Request{Kind: dataset.OpDelete, Volume: "db"}
-	l.Alpha.MustRefusePlan(rm, dataset.ErrInUse, "beta (unreachable", "drover node fence beta --confirmed", "gamma (0 mounts)")
+	l.Alpha.MustRefusePlan(rm, dataset.ErrInUse, "beta (unreachable", "drover node fence beta", "gamma (0 mounts)")
 	if _, err := e.Fence(e.Ctx, l.Beta.ID, api.Fenced{Confirmed: true}); err != nil {
 		t.Fatal(err)
 	}
 	_, err := l.Alpha.Plan(e.Ctx, l.Alpha.ID, rm)
 	controltest.Refused(t, err, dataset.ErrInUse, "in use on gamma (0 mounts)")
 	x.EndSession(c)
-	_, err = e.RemoveNode(e.Ctx, "gamma", false)
-	controltest.Refused(t, err, dataset.ErrInUse, "node gamma uses db", "drover node fence gamma --confirmed")
+	_, err = e.RemoveNode(e.Ctx, "gamma", api.NodeRemoval{})
+	controltest.Refused(t, err, dataset.ErrInUse, "node gamma uses db", "drover node fence gamma")
 	// Its certificate alone goes by force: what it has mounted it may write to.
-	if out, err := e.RemoveNode(e.Ctx, "gamma", true); err != nil || out.Removed.IsZero() {
+	if out, err := e.RemoveNode(e.Ctx, "gamma", api.NodeRemoval{Force: true}); err != nil || out.Removed.IsZero() {
 		t.Fatal(out, err)
 	}
-	l.Alpha.MustRefusePlan(rm, dataset.ErrInUse, "in use on gamma (unreachable", "drover node fence gamma --confirmed")
+	l.Alpha.MustRefusePlan(rm, dataset.ErrInUse, "in use on gamma (unreachable", "drover node fence gamma")
 	_, err = stay(l.Alpha, d, uuid.New())
 	controltest.Refused(t, err, dataset.ErrInUse, "in use on gamma")
 	if _, err := e.Fence(e.Ctx, c.ID, api.Fenced{Confirmed: true}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := e.RemoveNode(e.Ctx, "gamma", false); err != nil {
+	if _, err := e.RemoveNode(e.Ctx, "gamma", api.NodeRemoval{}); err != nil {
 		t.Fatal(err)
 	}
-	_, err = e.RemoveNode(e.Ctx, "gamma", false)
+	_, err = e.RemoveNode(e.Ctx, "gamma", api.NodeRemoval{})
 	controltest.Refused(t, err, dataset.ErrInvalid, "unknown node")
 	if v := e.MustVolume("db"); len(v.SharedMountDetails) != 1 || !v.SharedMountDetails[0].Fenced || !v.SharedMountDetails[0].Unreachable {
 		t.Errorf("people see %+v", v.SharedMountDetails)

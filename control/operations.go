@@ -20,7 +20,7 @@ import (
 
 // Submit plans a request and records its operation for the agent of the home. A request that changes only records is
 // carried out at once. Idempotent for the same request ID: it returns the operation as it is now. It fails as Plan
-// does.
+// does. A dry run is only decided: see preview.
 func (s *Service) Submit(ctx context.Context, req api.Request) (out api.Outcome, err error) {
 	if req.ID == uuid.Nil {
 		req.ID = uuid.New()
@@ -31,6 +31,9 @@ func (s *Service) Submit(ctx context.Context, req api.Request) (out api.Outcome,
 		}
 	}
 	req = req.Parsed()
+	if req.DryRun {
+		return s.preview(ctx, req)
+	}
 	var done *dataset.Dataset
 	_, err = s.Ledger.Update(ctx, func(t *record.Tx) error {
 		out.Operation, done, err = s.submit(t, req)
@@ -105,7 +108,7 @@ func (s *Service) submit(t *record.Tx, req api.Request) (*dataset.Operation, *da
 		if err != nil {
 			return nil, nil, err
 		}
-		if err := deletion.Condemn(t, &d, api.EventVolumePurge, "destroyed"); err != nil {
+		if err := deletion.Condemn(t, &d, s.Clock.Now(), api.EventVolumePurge); err != nil {
 			return nil, nil, err
 		}
 	}

@@ -36,9 +36,10 @@ const (
 var fieldPowers = map[string][]power{
 	"ID": nil, "Kind": nil, "Volume": nil, "Options": nil, "Snapshot": nil, "Name": nil, "Message": nil,
 	"Size": nil, "Profile": nil, "Live": nil, "Engine": nil, "Node": nil, "Ref": nil, "Labels": nil,
-	"Protect":   {destroys},          // it takes a protection away
-	"Scheduled": {destroys},          // retention removes older snapshots for it
-	"Path":      {hostFile},          // of an import, or the old key of a rekey
+	"Protect":   {destroys}, // it takes a protection away
+	"Scheduled": {destroys}, // retention removes older snapshots for it
+	"Path":      {hostFile}, // of an import, or the old key of a rekey
+	"DryRun":    nil,
 	"Force":     {destroys, vouches}, // of what is protected; with Fenced it goes without the home
 	"Fenced":    {vouches},
 	"Failover":  nil, // control itself looks whether the home is lost

@@ -267,8 +267,8 @@ func (s *Service) Copied(ctx context.Context, node uuid.UUID, c api.CopyReport) 
 }
 
 // RemoveNode is NodeRemover.RemoveNode.
-func (s *Service) RemoveNode(ctx context.Context, ref string, force bool) (api.RemovedNode, error) {
-	return s.nodeRemover.RemoveNode(ctx, ref, force)
+func (s *Service) RemoveNode(ctx context.Context, ref string, how api.NodeRemoval) (api.RemovedNode, error) {
+	return s.nodeRemover.RemoveNode(ctx, ref, how)
 }
 
 // Events calls fn for each event after the given ID. It begins with the events that are kept. If follow is true,

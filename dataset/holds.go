@@ -40,12 +40,13 @@ func (d Dataset) Held() Held {
 	short := d.ID.String()[:8]
 	switch d.State {
 	case StateTrashed:
-		return Held{fmt.Sprintf("volume %s (in the trash, %s)", d.Volume, short), "drover trash purge " + short}
+		return Held{fmt.Sprintf("volume %s (in the trash, %s)", d.Volume, short),
+			"drover trash purge " + short + " --dry-run"}
 	case StatePurging:
 		return Held{fmt.Sprintf("what is left of volume %s (purged, %s)", d.Volume, short),
 			"goes by itself, try again soon"}
 	}
-	return Held{"volume " + d.Volume, fmt.Sprintf("drover volume rm %s, then drover trash purge %s", d.Volume, short)}
+	return Held{"volume " + d.Volume, fmt.Sprintf("drover volume rm %s --dry-run", d.Volume)}
 }
 
 // Held describes the copy as a thing that prevents the removal of its pool. volume is the name of the copied volume,
@@ -56,7 +57,7 @@ func (c Copy) Held(volume, node string) Held {
 		return Held{"a replica of volume " + volume, "goes with its volume, or by drover node drain " + node}
 	case CopySuperseded:
 		return Held{"an overtaken head of volume " + volume,
-			fmt.Sprintf("drover volume superseded discard %s %s", c.Dataset, node)}
+			fmt.Sprintf("drover volume superseded mount %s %s shows it", c.Dataset, node)}
 	case CopyLeft:
 		return Held{"what a move left of volume " + volume, "goes by itself in time"}
 	}

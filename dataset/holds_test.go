@@ -16,17 +16,17 @@ func TestHolds(t *testing.T) {
 	stray := Held{"/srv/stray, which is not drover's", "remove it yourself"}
 	long := Held{strings.Repeat("x", 180), "y"}
 	for want, held := range map[string][]Held{
-		"volume shop: drover volume rm shop, then drover trash purge e1bd1e04":                                                     {volume(StateReady)},
-		"volume shop (in the trash, e1bd1e04): drover trash purge e1bd1e04":                                                        {volume(StateTrashed)},
-		"what is left of volume shop (purged, e1bd1e04): goes by itself, try again soon":                                           {volume(StatePurging)},
-		"a replica of volume shop: goes with its volume, or by drover node drain host-a":                                           {kept(CopyReplica)},
-		"an overtaken head of volume shop: drover volume superseded discard " + id.String() + " host-a":                            {kept(CopySuperseded)},
-		"what a move left of volume shop: goes by itself in time":                                                                  {kept(CopyLeft)},
-		"what is left of a copy of volume shop: goes by itself, try again soon":                                                    {kept(CopyGoing)},
-		"/srv/stray, which is not drover's: remove it yourself; /srv/stray, which is not drover's: remove it yourself":             {stray, stray},
-		stray.What + ": " + stray.Mend + "; " + strings.Repeat(stray.What+": "+stray.Mend+"; ", 2) + "and 2 more":                  {stray, stray, stray, stray, stray},
-		long.What + ": y; " + long.What + ": y; and 1 more":                                                                        {long, long, long},
-		"volume shop (in the trash, e1bd1e04): drover trash purge e1bd1e04; /srv/stray, which is not drover's: remove it yourself": {volume(StateTrashed), stray},
+		"volume shop: drover volume rm shop --dry-run":                                                                                       {volume(StateReady)},
+		"volume shop (in the trash, e1bd1e04): drover trash purge e1bd1e04 --dry-run":                                                        {volume(StateTrashed)},
+		"what is left of volume shop (purged, e1bd1e04): goes by itself, try again soon":                                                     {volume(StatePurging)},
+		"a replica of volume shop: goes with its volume, or by drover node drain host-a":                                                     {kept(CopyReplica)},
+		"an overtaken head of volume shop: drover volume superseded mount " + id.String() + " host-a shows it":                               {kept(CopySuperseded)},
+		"what a move left of volume shop: goes by itself in time":                                                                            {kept(CopyLeft)},
+		"what is left of a copy of volume shop: goes by itself, try again soon":                                                              {kept(CopyGoing)},
+		"/srv/stray, which is not drover's: remove it yourself; /srv/stray, which is not drover's: remove it yourself":                       {stray, stray},
+		stray.What + ": " + stray.Mend + "; " + strings.Repeat(stray.What+": "+stray.Mend+"; ", 2) + "and 2 more":                            {stray, stray, stray, stray, stray},
+		long.What + ": y; " + long.What + ": y; and 1 more":                                                                                  {long, long, long},
+		"volume shop (in the trash, e1bd1e04): drover trash purge e1bd1e04 --dry-run; /srv/stray, which is not drover's: remove it yourself": {volume(StateTrashed), stray},
 	} {
 		err := Holds("dd", held)
 		if !errors.Is(err, ErrConflict) || err.Error() != "pool dd holds "+want || len(err.Error()) > 400 {

@@ -127,4 +127,6 @@ type Progress struct {
 	Step  string `json:"step,omitempty"`  // the current step; empty: not known
 	Done  int64  `json:"done,omitempty"`  // bytes
 	Total int64  `json:"total,omitempty"` // bytes; 0: not known
+	// nothing is done until something outside of the operation happens, such as the return of a pool
+	Waiting bool `json:"waiting,omitempty"`
 }

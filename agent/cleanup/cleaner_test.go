@@ -48,7 +48,7 @@ func TestTransferOfAbandonedMoveIsKeptThenRemoved(t *testing.T) {
 	if !known {
 		t.Fatal("what came is not on record")
 	}
-	if err := f.B.Collect(t.Context(), d.ID); !errors.Is(err, dataset.ErrExists) {
+	if _, err := f.B.Collect(t.Context(), d.ID, false); !errors.Is(err, dataset.ErrExists) {
 		t.Errorf("it is collected: %v", err)
 	}
 	p.Since = time.Now().Add(-replication.KeepFailed)

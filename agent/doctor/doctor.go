@@ -58,6 +58,7 @@ type Deps struct {
 	Registrar   *lease.Registrar
 	Failover    *handover.Failover
 	Throttle    *throttle.Limits
+	Pending     func() []operation.PendingPurge // condemned datasets whose data still exists
 	Refusal     func() string                   // why control does not register this node, or ""
 	Identity    func(ctx context.Context) error // fails if the agent's database cannot be read
 	ExtraChecks []func(*findings.List)          // checks of components outside this list
@@ -109,6 +110,7 @@ func (x *Doctor) examineHost(ctx context.Context, r *Report, known map[uuid.UUID
 		x.deps.PoolChecker.checkInTime(ctx, r, p, known, sure)
 	}
 	x.deps.PoolChecker.checkFailedPools(r)
+	x.checkPending(r)
 	x.CheckReplicas(r)
 	x.deps.Guests.Check(&r.List)
 	x.deps.Registrar.Findings(ctx, &r.List)
@@ -120,6 +122,15 @@ func (x *Doctor) examineHost(ctx context.Context, r *Report, known map[uuid.UUID
 	x.checkHung(r)
 	for _, check := range x.deps.ExtraChecks {
 		check(&r.List)
+	}
+}
+
+// checkPending names the datasets that are purged and whose data still exists.
+func (x *Doctor) checkPending(r *Report) {
+	for _, p := range x.deps.Pending() {
+		r.Add(findings.Warning, "dataset "+p.Dataset.ID.String(), "drover trash ls",
+			"of volume %s is pending deletion since %s, and its data still exists: %s", p.Dataset.Volume,
+			p.Since.UTC().Format(time.RFC3339), p.Reason)
 	}
 }
 

@@ -67,7 +67,7 @@ func checkTrials(r *Report, p *pool.Pool) {
 			r.Add(findings.Info, "pool "+p.Name, "", "is being verified in %s (drover backend verify)", l.Path)
 		default:
 			r.Add(findings.Warning, "pool "+p.Name,
-				"drover backend verify "+p.Name+" removes it, and so does drover doctor --gc "+l.ID.String(),
+				"drover backend verify "+p.Name+" removes it",
 				"a drover backend verify that was killed left %s", l.Path)
 		}
 	}
@@ -125,11 +125,11 @@ func (c *PoolChecker) checkElsewhere(ctx context.Context, r *Report, p *pool.Poo
 
 // remedy returns what to do about a dataset that the store does not know.
 func (c *PoolChecker) remedy(e backends.Entry, rebuild string) string {
-	destroy := "drover doctor --gc " + e.ID.String() + " destroys it"
+	look := "drover doctor --gc " + e.ID.String() + " --dry-run shows what it is"
 	if _, known := c.deps.Cache.Dataset(e.ID); e.Record == nil && !known {
-		return destroy
+		return look
 	}
-	return rebuild + ", " + destroy
+	return rebuild + ", " + look
 }
 
 // checkMissing names the datasets that are recorded in a pool and are not there.
@@ -155,12 +155,12 @@ func (c *PoolChecker) checkMissing(ctx context.Context, r *Report, p *pool.Pool,
 func (c *PoolChecker) missingHint(d dataset.Dataset) string {
 	switch {
 	case d.State == dataset.StateTrashed:
-		return "drover trash purge " + d.ID.String()
+		return "put back the disk that has it; drover trash ls shows the dataset"
 	case len(d.Copies) > 0:
 		return "drover volume inspect " + d.Volume +
-			" lists the copies; without a newer one: drover volume rm " + d.Volume
+			" lists the copies; drover volume rm " + d.Volume + " --dry-run shows what is lost without them"
 	}
-	return "put back the disk that has it, or delete it: drover volume rm " + d.Volume
+	return "put back the disk that has it; drover volume rm " + d.Volume + " --dry-run shows what is lost without it"
 }
 
 // checkCopy examines the data here of a dataset whose home is another node.
@@ -173,7 +173,8 @@ func (c *PoolChecker) checkCopy(r *Report, p *pool.Pool, e backends.Entry) {
 			e.Problem)
 	case !kept:
 		if !c.deps.Moves.IsIncoming(e.ID) {
-			r.Add(findings.Warning, "dataset "+e.ID.String(), "drover doctor --gc "+e.ID.String()+" destroys it",
+			r.Add(findings.Warning, "dataset "+e.ID.String(),
+				"drover doctor --gc "+e.ID.String()+" --dry-run shows what it is",
 				"is in pool %s as a copy of %s but not in the store: quarantined", p.Name, volumeOf(e))
 		} else if !c.deps.Moves.IsActive(e.ID) {
 			r.Add(findings.Info, subject, "",

@@ -72,7 +72,7 @@ func TestDoctorIgnoresWorkInProgress(t *testing.T) {
 	if err := p.Storage.Delete(t.Context(), d.ID); err != nil {
 		t.Fatal(err)
 	}
-	if got := found(nil, known); len(got) != 1 || !strings.HasSuffix(got[0], ": put back the disk that has it, or delete it: drover volume rm db") {
+	if got := found(nil, known); len(got) != 1 || !strings.HasSuffix(got[0], ": put back the disk that has it; drover volume rm db --dry-run shows what is lost without it") {
 		t.Errorf("on record and not in the pool: %q", got)
 	}
 }
@@ -161,7 +161,7 @@ func TestDoctorOfLostStoreOffersRebuildFirst(t *testing.T) {
 			t.Errorf("%q is in\n%s", no, text)
 		}
 	}
-	if err := r.Collect(ctx, db.ID); !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "drover store rebuild") {
+	if _, err := r.Collect(ctx, db.ID, false); !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "drover store rebuild") {
 		t.Errorf("collect: %v", err)
 	}
 	if _, err := r.RebuildStore(ctx, false); err != nil {
@@ -173,7 +173,7 @@ func TestDoctorOfLostStoreOffersRebuildFirst(t *testing.T) {
 	if got := r.DatasetFinding(blank); !strings.Contains(got, "(drover doctor --gc "+blank.ID.String()) {
 		t.Errorf("of what the rebuild cannot bring back: %q", got)
 	}
-	if err := r.Collect(ctx, blank.ID); err != nil {
+	if _, err := r.Collect(ctx, blank.ID, false); err != nil {
 		t.Error(err)
 	}
 }

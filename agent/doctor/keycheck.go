@@ -144,13 +144,12 @@ func (c *keyCheck) missing(at string, g *missingKey) {
 	if len(g.homes) > 0 {
 		level = findings.Error
 	}
-	var trashed, purges []string
+	var trashed []string
 	for _, d := range g.trashed {
 		trashed = append(trashed, d.Volume)
-		purges = append(purges, "drover trash purge "+d.ID.String()[:8])
 	}
-	if purges != nil {
-		mend = "put the key back; or, if it is lost for good, " + strings.Join(purges, "; ")
+	if trashed != nil {
+		mend = "put the key back; without it, the data of these volumes is lost (drover trash ls)"
 	}
 	for _, who := range []struct {
 		text  string

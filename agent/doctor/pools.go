@@ -69,7 +69,7 @@ func (c *PoolChecker) CheckPool(ctx context.Context, r *Report, p *pool.Pool, kn
 	sure bool) {
 	name := "pool " + p.Name
 	if p.Record.Leaving != pool.NotLeaving {
-		r.Add(findings.Error, name, "drover pool rm "+p.Name+" continues the removal",
+		r.Add(findings.Error, name, "drover pool inspect "+p.Name,
 			"is being removed, and serves nothing: %s", cmp.Or(p.RemovalProblem, "the removal continues automatically"))
 		return
 	}
@@ -83,7 +83,7 @@ func (c *PoolChecker) CheckPool(ctx context.Context, r *Report, p *pool.Pool, kn
 		return
 	}
 	if why := p.QuarantineReason(); why != "" {
-		r.Add(findings.Error, name, "drover pool accept "+p.Name+" --confirmed, unless the newer disk can be recovered",
+		r.Add(findings.Error, name, "drover pool accept "+p.Name+", unless the newer disk can be recovered",
 			"is held: nothing in it is mounted or changed: %s", why)
 		return
 	}
@@ -147,7 +147,7 @@ func (c *PoolChecker) offlineHint(ctx context.Context, p *pool.Pool) string {
 			"good, remove it from drover.yaml; then restart drover"
 	}
 	return "mount its disk at its previous path; or drover pool adopt PATH, with its present path; or, if it is " +
-		"lost for good, drover pool rm --forget " + p.Name
+		"lost for good, drover pool rm " + p.Name + " --forget --dry-run"
 }
 
 func (c *PoolChecker) checkFailedPools(r *Report) {
@@ -200,7 +200,8 @@ func (c *PoolChecker) CheckTight(ctx context.Context, r *Report, p *pool.Pool, d
 		return
 	}
 	if err := storage.CheckTight(ctx, p.Storage, d); errors.Is(err, dataset.ErrNoSpace) {
-		r.Add(findings.Warning, "volume "+d.Volume, "drover trash purge --all, drover snapshot rm", "pool %s: %v",
+		r.Add(findings.Warning, "volume "+d.Volume, "drover trash ls and drover snapshot ls list what can be freed",
+			"pool %s: %v",
 			p.Name, err)
 	}
 }

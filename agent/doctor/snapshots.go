@@ -38,7 +38,7 @@ func (c *PoolChecker) CheckSnapshots(ctx context.Context, r *Report, p *pool.Poo
 		}
 		for id := range recorded[d.ID] {
 			if !there[id] && d.State != dataset.StatePurging && c.isStillMissing(ctx, p, d.ID, id) {
-				r.Add(findings.Error, "snapshot "+id.String(), "drover snapshot rm "+id.String(),
+				r.Add(findings.Error, "snapshot "+id.String(), "drover snapshot inspect "+id.String(),
 					"of volume %s is recorded but missing in pool %s", d.Volume, p.Name)
 			}
 		}

@@ -126,6 +126,14 @@ func (jb *Job) Step(name string) {
 	jb.progress = dataset.Progress{Step: name}
 }
 
+// Wait sets the present step of the job. The job does nothing until something outside of it happens, such as the return
+// of a pool.
+func (jb *Job) Wait(step string) {
+	jb.mu.Lock()
+	defer jb.mu.Unlock()
+	jb.progress = dataset.Progress{Step: step, Waiting: true}
+}
+
 // SetProgress records the progress of a copy in this step: done of total bytes.
 func (jb *Job) SetProgress(done, total int64) {
 	jb.mu.Lock()

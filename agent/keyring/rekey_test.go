@@ -344,7 +344,7 @@ func TestDoctorReportsMissingAndRetiringKeys(t *testing.T) {
 		}
 	}
 	first := k.encrypted("first@gold")
-	second := k.encrypted("second@gold")
+	k.encrypted("second@gold")
 	run := k.encrypted("run@run")
 	there := first
 	there.ID, there.Volume = uuid.New(), "there"
@@ -375,11 +375,11 @@ func TestDoctorReportsMissingAndRetiringKeys(t *testing.T) {
 	if err := os.Remove(k.gold); err != nil {
 		t.Fatal(err)
 	}
-	wants("key file "+k.gold, findings.Error, "drover trash purge "+short, "not found", "cannot be mounted: 1 (second)", "in the trash that could not be restored: 1 (first)", "1 (there)", "1 (gold)")
+	wants("key file "+k.gold, findings.Error, "without it, the data of these volumes is lost (drover trash ls)", "not found", "cannot be mounted: 1 (second)", "in the trash that could not be restored: 1 (first)", "1 (there)", "1 (gold)")
 	if err := k.Remove(t.Context(), "second@gold"); err != nil {
 		t.Fatal(err)
 	}
-	wants("key file "+k.gold, findings.Warning, "drover trash purge "+short+"; drover trash purge "+second.ID.String()[:8], "in the trash that could not be restored: 2 (first, second)")
+	wants("key file "+k.gold, findings.Warning, "drover trash ls", "in the trash that could not be restored: 2 (first, second)")
 
 	// Each volume may have a key of its own: then it is asked for each.
 	own := "#!/bin/sh\nread ask\ncase $ask in *" + run.ID.String() + "*) exec cat $0.key;; esac\nexec cat " + k.silver + "\n"

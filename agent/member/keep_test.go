@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/pki"
@@ -51,7 +52,7 @@ func TestRemoved(t *testing.T) {
 	if err := peer(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.svc.RemoveNode(t.Context(), "alpha", false); err != nil {
+	if _, err := r.svc.RemoveNode(t.Context(), "alpha", api.NodeRemoval{}); err != nil {
 		t.Fatal(err)
 	}
 	if err := alpha.Check(t.Context(), toControl); !errors.Is(err, dataset.ErrForbidden) || !strings.Contains(err.Error(), "was removed from the cluster at") {

@@ -188,7 +188,7 @@ func TestUntakenDatasetIsNotCollected(t *testing.T) {
 		if !strings.Contains(text, says) || strings.Contains(text, "--gc") || strings.Contains(text, "quarantined") {
 			t.Errorf("%s doctor says:\n%s", when, text)
 		}
-		if err := f.A.Collect(t.Context(), d.ID); !errors.Is(err, kind) {
+		if _, err := f.A.Collect(t.Context(), d.ID, false); !errors.Is(err, kind) {
 			t.Errorf("%s collected: %v", when, err)
 		}
 		if _, err := os.Stat(filepath.Join(folder(f.A), "head", "token")); err != nil {

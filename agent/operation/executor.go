@@ -70,29 +70,42 @@ func (x *Executor) Handler(kind dataset.OpKind) Handler {
 	}
 }
 
-// PurgeLater starts a job that destroys a dataset of state purging.
+// PurgeLater starts a job that destroys a dataset of state purging. If one is in progress, it runs once more
+// afterwards, because the record of the dataset may have changed.
 func (x *Executor) PurgeLater(d dataset.Dataset) {
-	op := dataset.Operation{
-		ID: uuid.New(), Kind: dataset.OpPurge, Node: x.deps.NodeID,
-		Volume: d.Volume, DatasetID: d.ID, Epoch: d.Epoch, State: dataset.OpPending, Created: x.deps.Clock.Now(),
-	}
-	x.Start("purge/"+d.ID.String(), op)
+	x.deps.Jobs.StartAgain("purge/"+d.ID.String(), func(ctx context.Context, jb *jobs.Job) error {
+		d, known := x.deps.Cache.Dataset(d.ID)
+		if !known || d.State != dataset.StatePurging || d.Home != x.deps.NodeID {
+			return nil
+		}
+		x.execute(ctx, jb, dataset.Operation{
+			ID: uuid.New(), Kind: dataset.OpPurge, Node: x.deps.NodeID,
+			Volume: d.Volume, DatasetID: d.ID, Epoch: d.Epoch, State: dataset.OpPending, Created: x.deps.Clock.Now(),
+		})
+		return nil // no caller waits for the job
+	})
 }
 
 // Start starts a job that executes an operation.
 func (x *Executor) Start(key string, op dataset.Operation) {
 	x.deps.Jobs.Start(key, func(ctx context.Context, jb *jobs.Job) error {
-		_, err := x.Execute(ctx, jb, op)
-		if err != nil && ctx.Err() == nil {
-			level := logrus.ErrorLevel
-			if dataset.KindOf(err).HTTP < http.StatusInternalServerError {
-				level = logrus.InfoLevel // a refusal is no fault of this node
-			}
-			x.deps.LogOf(dataset.Dataset{Volume: op.Volume, ID: op.DatasetID}).WithError(err).
-				WithFields(map[string]any{"op": op.ID, "kind": op.Kind}).Log(level, "operation failed")
-		}
+		x.execute(ctx, jb, op)
 		return nil // no caller waits for the job
 	})
+}
+
+// execute executes an operation for which no caller waits, and logs its failure.
+func (x *Executor) execute(ctx context.Context, jb *jobs.Job, op dataset.Operation) {
+	_, err := x.Execute(ctx, jb, op)
+	if err == nil || ctx.Err() != nil {
+		return
+	}
+	level := logrus.ErrorLevel
+	if dataset.KindOf(err).HTTP < http.StatusInternalServerError {
+		level = logrus.InfoLevel // a refusal is no fault of this node
+	}
+	x.deps.LogOf(dataset.Dataset{Volume: op.Volume, ID: op.DatasetID}).WithError(err).
+		WithFields(map[string]any{"op": op.ID, "kind": op.Kind}).Log(level, "operation failed")
 }
 
 // PurgeAll starts to destroy the datasets of state purging whose home is this node.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/google/uuid"
 
@@ -24,15 +25,18 @@ type RemoverDeps struct {
 	ForgetSpellings func(ctx context.Context, d dataset.Dataset) error // that the engine used
 	DropUses        func(ctx context.Context, id uuid.UUID) error
 	PurgeLater      func(d dataset.Dataset)
+	// CheckPool fails unless a pool can be used now.
+	CheckPool func(ctx context.Context, id uuid.UUID) error
 }
 
-// Remover deletes volumes and destroys datasets. It has no state of its own.
+// Remover deletes volumes and destroys datasets. Its state is the table of purges that could not be executed yet.
 type Remover struct {
-	deps RemoverDeps
+	deps    RemoverDeps
+	pending *pendingPurges
 }
 
 // NewRemover returns a Remover.
-func NewRemover(deps RemoverDeps) *Remover { return &Remover{deps} }
+func NewRemover(deps RemoverDeps) *Remover { return &Remover{deps, newPendingPurges()} }
 
 // Delete removes the name of a volume. The data stays in the trash, or is destroyed by a purge that follows.
 func (r *Remover) Delete(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
@@ -68,10 +72,63 @@ func (r *Remover) Delete(ctx context.Context, jb *jobs.Job, op *dataset.Operatio
 	return out, nil
 }
 
-// Purge destroys a dataset of state purging.
+// Purge destroys a dataset of state purging. While its pool is offline, Purge waits: the dataset is condemned, so the
+// operation does not fail, and its data is destroyed as soon as the pool is online again.
 func (r *Remover) Purge(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
+	for {
+		d := dataset.Dataset{ID: op.DatasetID, Volume: op.Volume}
+		if out, err = r.purgeOnce(ctx, jb, op, &d); err == nil || errors.Is(err, dataset.ErrStale) {
+			r.pending.forget(op.DatasetID)
+			return out, err
+		}
+		if ctx.Err() != nil {
+			return out, err
+		}
+		waits := errors.Is(err, dataset.ErrOffline)
+		first, wake := r.pending.note(d, err, r.deps.Clock.Now(), waits)
+		if !waits {
+			return out, err // the next attempt follows after controlsync.PurgeEvery
+		}
+		if first {
+			r.deps.LogOf(d).WithField("op", op.ID).
+				Warnf("pending deletion: the data is destroyed when its pool is online: %v", err)
+		}
+		jb.Wait("pending deletion: " + dataset.OneLine(err))
+		r.deps.News.Changed(op.DatasetID)
+		select {
+		case <-wake:
+		case <-ctx.Done():
+			return out, ctx.Err()
+		}
+	}
+}
+
+// PendingPurges returns the condemned datasets whose data still exists because the last attempt to destroy it failed.
+func (r *Remover) PendingPurges() []PendingPurge { return r.pending.list() }
+
+// RetryPending makes the purges that wait for a pool try again if the pool is online, or if the dataset is no longer
+// condemned. It asks each of these pools once.
+func (r *Remover) RetryPending(ctx context.Context) {
+	for pool, ids := range r.pending.waiting() {
+		if r.deps.CheckPool(ctx, pool) != nil {
+			ids = slices.DeleteFunc(ids, func(id uuid.UUID) bool {
+				d, known := r.deps.Cache.Dataset(id)
+				return known && d.State == dataset.StatePurging
+			})
+		}
+		r.pending.wake(ids)
+	}
+}
+
+// purgeOnce tries to destroy a dataset of state purging. It stores the record of the dataset in at as soon as it has
+// it.
+func (r *Remover) purgeOnce(ctx context.Context, jb *jobs.Job, op *dataset.Operation,
+	at *dataset.Dataset) (out api.Committed, err error) {
 	d, pool, unlock, err := r.deps.Datasets.LockForOperation(ctx, *op, "purge")
 	defer unlock()
+	if d.ID != uuid.Nil {
+		*at = d
+	}
 	if errors.Is(err, dataset.ErrNotFound) {
 		return r.deps.Datasets.Commit(ctx, op) // another purge was faster
 	}

@@ -33,7 +33,7 @@ func TestRestoreInFullPoolHasRemedy(t *testing.T) {
 	op, _ := r.Pools.ByName("default")
 	r.Pools.Change(op.ID, func(op *pool.Pool) { op.Storage = restoreless{op.Storage} })
 	err := r.Requests.Perform(ctx, api.Request{Kind: dataset.OpRestore, Volume: "db", Snapshot: "first"})
-	if err == nil || !strings.Contains(err.Error(), "the pool is full (") || !strings.Contains(err.Error(), "drover volume rm and drover snapshot rm free some") {
+	if err == nil || !strings.Contains(err.Error(), "the pool is full (") || !strings.Contains(err.Error(), "drover volume ls and drover snapshot ls show what could be deleted") {
 		t.Errorf("%v", err)
 	}
 }

@@ -11,8 +11,9 @@
 // the operations that change them, and RecordWriter writes the record beside their data. Sizes resizes datasets.
 // Packages move, cleanup and pooladmin use Datasets, Sizes, RecordWriter and Runner for their own changes.
 //
-// Only two types have state, each under a mutex: Runner has the running operations in memory, and Sizes has the
-// deferred resizes in memory and on disk. The lock of a dataset (host.Host.Locks) protects its data.
+// Three types have state, each under a mutex: Runner has the running operations in memory, Remover the purges that
+// could not be executed yet, and Sizes the deferred resizes in memory and on disk. The lock of a dataset
+// (host.Host.Locks) protects its data.
 //
 // Where to change what: the steps of a create are in create.go, and how the data is made in maker.go. What an
 // operation of another kind does is in the method of that kind. When an operation is recorded, cancelled or reported

@@ -73,7 +73,7 @@ func TestI4CreateInProgressIsNotCollected(t *testing.T) {
 			return
 		}
 		id := list[0].ID
-		go func() { collected <- r.Collect(t.Context(), id) }()
+		go func() { _, err := r.Collect(t.Context(), id, false); collected <- err }()
 		agenttest.Await(t, func() bool { return r.Locks.Users(id) == 2 })
 	}
 	d := r.NewVolume("db")

@@ -91,7 +91,7 @@ func (op *Pool) QuarantineReason() string {
 		return ""
 	}
 	return fmt.Sprintf("its generation is %d and was %d: its disk was restored from an older state (bring back "+
-		"the newer disk, or accept the older data: drover pool accept %s --confirmed, on node %s)",
+		"the newer disk, or accept the older data: drover pool accept %s, on node %s)",
 		op.Generation, op.Record.Generation, op.Name, op.nodeName)
 }
 

@@ -164,17 +164,17 @@ func (w usage) trashHint() string {
 	if w.measured {
 		says += ", " + w.trash.Human()
 	}
-	if w.trashElsewhere { // --all would also destroy trash that frees nothing here
-		return says + ": drover trash ls, drover trash purge NAME"
+	if w.trashElsewhere {
+		return says + ": drover trash ls lists them, and those of other pools"
 	}
-	return says + ": drover trash purge --all destroys them"
+	return says + ": drover trash ls lists them"
 }
 
 // largestShown is how many volumes a hint names.
 const largestShown = 3
 
 func (w usage) largestHint() string {
-	const free = "drover volume rm and drover snapshot rm free some"
+	const free = "drover volume ls and drover snapshot ls show what could be deleted"
 	if !w.measured || len(w.volumes) == 0 {
 		return free
 	}

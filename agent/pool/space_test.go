@@ -64,7 +64,7 @@ func TestDoctorReportsFullRootDisk(t *testing.T) {
 			}
 			advice := func(what, text string) {
 				t.Helper()
-				if !strings.Contains(text, "df -h "+disk) || strings.Contains(text, "drover trash purge") != beside {
+				if !strings.Contains(text, "df -h "+disk) || strings.Contains(text, "drover trash ls") != beside {
 					t.Errorf("%s: the advice is %q", what, text)
 				}
 			}
@@ -141,13 +141,13 @@ func TestRemedyForFullPool(t *testing.T) {
 		want                string
 	}{
 		"the trash would do": {true, false, true, map[string]dataset.Size{"gone": 30 * dataset.GiB}, full,
-			"1 in the trash, 30GiB: drover trash purge --all destroys them"},
+			"1 in the trash, 30GiB: drover trash ls lists them"},
 		"other pools have trash too": {true, true, true, map[string]dataset.Size{"gone": 30 * dataset.GiB}, full,
-			"1 in the trash, 30GiB: drover trash ls, drover trash purge NAME"},
+			"1 in the trash, 30GiB: drover trash ls lists them, and those of other pools"},
 		"the trash is too little": {true, false, true, map[string]dataset.Size{"gone": dataset.MiB, "a": dataset.GiB, "b": 9 * dataset.GiB, "c": 0, "d": 2 * dataset.GiB}, full,
-			"1 in the trash, 1MiB: drover trash purge --all destroys them; the largest volumes are b 9GiB, d 2GiB, a 1GiB: drover volume rm and drover snapshot rm free some"},
+			"1 in the trash, 1MiB: drover trash ls lists them; the largest volumes are b 9GiB, d 2GiB, a 1GiB: drover volume ls and drover snapshot ls show what could be deleted"},
 		"no trash, on a disk that others fill": {false, false, false, map[string]dataset.Size{"gone": 3 * dataset.GiB}, full,
-			"the largest volumes are gone 3GiB, a 0B, b 0B: drover volume rm and drover snapshot rm free some; other files on its disk: df -h /disk/pool"},
+			"the largest volumes are gone 3GiB, a 0B, b 0B: drover volume ls and drover snapshot ls show what could be deleted; other files on its disk: df -h /disk/pool"},
 		"the image lacks blocks": {true, false, true, nil,
 			dataset.PoolStatus{Online: true, Free: 90 * dataset.GiB, Size: size, Reason: "the pool's image is not fully allocated"}, ""},
 	} {

@@ -91,7 +91,7 @@ func (r *Remover) openLeaving(ctx context.Context, op *pool.Pool) (b backends.Po
 			dataset.OneLine(err), op.Record.AdoptHint("if it is still the pool")), nil
 	}
 	if _, err := r.Maker.PoolLocks.Lock(ctx, b); err != nil {
-		return nil, "", errors.Join(fmt.Errorf("%w (drover pool rm --forget %s removes only the record)", err,
+		return nil, "", errors.Join(fmt.Errorf("%w (drover pool rm %s --forget --dry-run)", err,
 			op.Name), b.Close())
 	}
 	return b, "", nil

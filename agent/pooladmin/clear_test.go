@@ -62,7 +62,7 @@ func TestPoolBeingClearedIsNotReopened(t *testing.T) {
 	newPool(r, "plain")
 	k.before = func() { r.PoolOpener.Retry(t.Context()) }
 	was := k.opened.Load()
-	if _, err := r.RemovePool(t.Context(), "plain", false); err != nil {
+	if _, err := r.RemovePool(t.Context(), "plain", api.PoolRemoval{}); err != nil {
 		t.Fatal(err)
 	}
 	if is := k.opened.Load(); is != was {
@@ -118,7 +118,7 @@ func TestForgetResumesByPlainRemove(t *testing.T) {
 	if err := r.Pools.UpdateRecord(t.Context(), op.ID, func(rec *pool.Record) { rec.Leaving = pool.LeavingForgotten }); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.RemovePool(t.Context(), "plain", false); err != nil {
+	if _, err := r.RemovePool(t.Context(), "plain", api.PoolRemoval{}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(filepath.Join(path, "pool.json")); err != nil {
@@ -146,11 +146,11 @@ func TestPoolTakenByAnotherDroverIsNotCleared(t *testing.T) {
 	}
 	defer other.Close()
 	r.StartWith(cfg)
-	_, err = r.RemovePool(ctx, "plain", false)
-	if !errors.Is(err, dataset.ErrInUse) || !strings.Contains(err.Error(), "drover pool rm --forget plain removes only the record") {
+	_, err = r.RemovePool(ctx, "plain", api.PoolRemoval{})
+	if !errors.Is(err, dataset.ErrInUse) || !strings.Contains(err.Error(), "drover pool rm plain --forget --dry-run") {
 		t.Errorf("removed: %v", err)
 	}
-	if _, err := r.RemovePool(ctx, "plain", true); err != nil {
+	if _, err := r.RemovePool(ctx, "plain", api.PoolRemoval{Forget: true}); err != nil {
 		t.Error(err)
 	}
 	if _, err := os.Stat(filepath.Join(path, "pool.json")); err != nil {
@@ -167,7 +167,7 @@ func TestHangingRemovalDoesNotBlockOtherPools(t *testing.T) {
 	r := agenttest.New(t, func(c *agent.Config) { c.Backends = backends.NewRegistry(k) })
 	path := newPool(r, "plain")
 	gone := make(chan error, 1)
-	go func() { _, err := r.RemovePool(t.Context(), "plain", false); gone <- err }()
+	go func() { _, err := r.RemovePool(t.Context(), "plain", api.PoolRemoval{}); gone <- err }()
 	<-hung
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()

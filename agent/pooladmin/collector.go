@@ -15,6 +15,7 @@ import (
 	"github.com/droverhq/drover/agent/replication"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/trialdir"
+	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -36,13 +37,14 @@ type Collector struct{ CollectorDeps }
 func NewCollector(deps CollectorDeps) *Collector { return &Collector{deps} }
 
 // Collect destroys one dataset of a pool that has no record in control's store. It fails with ErrConflict while the
-// store is inconsistent, because the record may be missing for that reason.
-func (c *Collector) Collect(ctx context.Context, id uuid.UUID) error {
-	if found, err := c.collectTrial(ctx, id); found {
-		return err
+// store is inconsistent, because the record may be missing for that reason. A dry run destroys nothing, and fails as
+// Collect would.
+func (c *Collector) Collect(ctx context.Context, id uuid.UUID, dryRun bool) (out api.Collected, err error) {
+	if out, found, err := c.collectTrial(ctx, id, dryRun); found {
+		return out, err
 	}
 	if err := c.checkCollectable(ctx, id); err != nil {
-		return err
+		return out, err
 	}
 	for _, p := range c.Pools.All() {
 		if p.Storage == nil {
@@ -53,42 +55,60 @@ func (c *Collector) Collect(ctx context.Context, id uuid.UUID) error {
 			continue
 		}
 		if err != nil {
-			return err
+			return out, err
+		}
+		out = api.Collected{Dataset: id, Pool: p.Name, Path: e.Path, Snapshots: len(e.Snapshots)}
+		if e.Record != nil {
+			out.Volume = e.Record.Volume
 		}
 		if err := p.CheckServed(); err != nil {
-			return err
+			return out, err
 		}
-		unlock, err := c.Locks.Lock(ctx, id, "gc of dataset "+id.String())
-		if err != nil {
-			return err
-		}
-		defer unlock()
-		// The previous holder of the lock may have recorded the dataset.
-		if err := c.checkCollectable(ctx, id); err != nil {
-			return err
-		}
+		return out, c.destroy(ctx, p, e, dryRun)
+	}
+	return out, dataset.Errorf(dataset.ErrNotFound, "no dataset %s in any pool of this node", id)
+}
+
+// destroy destroys an object of a pool that has no record. A dry run only checks that it could.
+func (c *Collector) destroy(ctx context.Context, p *pool.Pool, e backends.Entry, dryRun bool) error {
+	d := dataset.Dataset{ID: e.ID, Volume: e.ID.String(), Pool: p.ID}
+	if dryRun {
 		if e.State != backends.EntryCopy {
-			if err := c.Datasets.EnsureUnrecorded(ctx, id); err != nil {
+			if err := c.Datasets.EnsureUnrecorded(ctx, e.ID); err != nil {
 				return err
 			}
 		}
-		d := dataset.Dataset{ID: id, Volume: id.String(), Pool: p.ID}
-		if err := c.Verifier.EnsureUnused(ctx, d, "destroy"); err != nil {
-			return err
-		}
-		c.Log.WithFields(map[string]any{"pool": p.Name, "dataset": id}).
-			Warn("destroyed quarantined data, as requested")
-		if err := p.Storage.Delete(ctx, id); err != nil {
-			return err
-		}
-		c.Cache.Remove(id)
-		return nil
+		return c.Verifier.CheckUnmounted(ctx, d)
 	}
-	return dataset.Errorf(dataset.ErrNotFound, "no dataset %s in any pool of this node", id)
+	unlock, err := c.Locks.Lock(ctx, e.ID, "gc of dataset "+e.ID.String())
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	// The previous holder of the lock may have recorded the dataset.
+	if err := c.checkCollectable(ctx, e.ID); err != nil {
+		return err
+	}
+	if e.State != backends.EntryCopy {
+		if err := c.Datasets.EnsureUnrecorded(ctx, e.ID); err != nil {
+			return err
+		}
+	}
+	if err := c.Verifier.EnsureUnused(ctx, d, "destroy"); err != nil {
+		return err
+	}
+	c.Log.WithFields(map[string]any{"pool": p.Name, "dataset": e.ID}).
+		Warn("destroyed quarantined data, as requested")
+	if err := p.Storage.Delete(ctx, e.ID); err != nil {
+		return err
+	}
+	c.Cache.Remove(e.ID)
+	return nil
 }
 
 // collectTrial removes the remains of a drover backend verify that have this UUID, and reports whether there are any.
-func (c *Collector) collectTrial(ctx context.Context, id uuid.UUID) (found bool, err error) {
+func (c *Collector) collectTrial(ctx context.Context, id uuid.UUID, dryRun bool) (out api.Collected, found bool,
+	err error) {
 	for _, p := range c.Pools.All() {
 		if p.Storage == nil {
 			continue
@@ -98,14 +118,15 @@ func (c *Collector) collectTrial(ctx context.Context, id uuid.UUID) (found bool,
 		if err != nil || i < 0 {
 			continue
 		}
-		if err := p.CheckServed(); err != nil {
-			return true, err
+		out = api.Collected{Dataset: id, Pool: p.Name, Path: list[i].Path}
+		if err := p.CheckServed(); err != nil || dryRun {
+			return out, true, err
 		}
 		c.Log.WithFields(map[string]any{"pool": p.Name, "path": list[i].Path}).
 			Warn("removed the remains of a verification, as requested")
-		return true, trialdir.Remove(ctx, c.Backends, list[i])
+		return out, true, trialdir.Remove(ctx, c.Backends, list[i])
 	}
-	return false, nil
+	return out, false, nil
 }
 
 // checkCollectable fails unless it is certain that no record of a dataset exists.
@@ -119,12 +140,12 @@ func (c *Collector) checkCollectable(ctx context.Context, id uuid.UUID) error {
 	}
 	if _, ok := known[id]; ok {
 		return dataset.Errorf(dataset.ErrExists,
-			"dataset %s is in the store: destroy it with drover volume rm, then drover trash purge", id)
+			"dataset %s is in the store, and is no garbage (drover volume inspect, drover trash ls)", id)
 	}
 	if c.Copies.IsRecorded(id) {
 		return dataset.Errorf(dataset.ErrExists,
 			"dataset %s is a recorded copy of a dataset whose home is another node (for a superseded copy: "+
-				"drover volume superseded discard)", id)
+				"drover volume superseded mount shows it)", id)
 	}
 	return nil
 }

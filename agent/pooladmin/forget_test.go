@@ -50,8 +50,8 @@ func TestOfflinePoolIsForgotten(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.Restart()
-	keepsPool(r, "fast", false, dataset.ErrOffline, "drover pool rm --forget fast")
-	keepsPool(r, "fast", true, dataset.ErrConflict, "pool fast holds volume db: drover volume rm db, then drover trash purge "+d.ID.String()[:8])
+	keepsPool(r, "fast", false, dataset.ErrOffline, "drover pool rm fast --forget --dry-run")
+	keepsPool(r, "fast", true, dataset.ErrConflict, "pool fast holds volume db: drover volume rm db --dry-run")
 	if err := r.Remove(ctx, "db"); err != nil {
 		t.Fatal(err)
 	}
@@ -59,7 +59,7 @@ func TestOfflinePoolIsForgotten(t *testing.T) {
 	if _, err := r.Link.Submit(ctx, api.Request{ID: uuid.New(), Kind: dataset.OpPurge, Volume: d.ID.String()}); err != nil {
 		t.Fatal(err)
 	}
-	out, err := r.RemovePool(ctx, "fast", true)
+	out, err := r.RemovePool(ctx, "fast", api.PoolRemoval{Forget: true})
 	if err != nil || len(out.Notes) != 1 || !strings.Contains(out.Notes[0], "drover pool adopt "+path+" adopts it") {
 		t.Fatalf("%+v, %v", out, err)
 	}
@@ -91,7 +91,7 @@ func TestForgottenPoolKeepsItsContent(t *testing.T) {
 		t.Fatal(err)
 	}
 	keepsPool(r, "plain", false, dataset.ErrConflict, "pool plain holds volume lost ("+lost.ID.String()[:8]+", not recorded here): drover doctor")
-	if _, err := r.RemovePool(ctx, "plain", true); err != nil {
+	if _, err := r.RemovePool(ctx, "plain", api.PoolRemoval{Forget: true}); err != nil {
 		t.Fatal(err)
 	}
 	for name := range r.PoolMaker.PoolLocks.Sockets {
@@ -141,14 +141,14 @@ func TestDefaultPoolStaysWhileItIsTheOnlyOne(t *testing.T) {
 	keepsPool(r, "default", false, dataset.ErrConflict, "is the only one of this node", "drover pool create")
 	keepsPool(r, "default", true, dataset.ErrConflict, "is the only one of this node")
 	newPool(r, "plain")
-	if _, err := r.RemovePool(ctx, "default", false); err != nil {
+	if _, err := r.RemovePool(ctx, "default", api.PoolRemoval{}); err != nil {
 		t.Fatal(err)
 	}
 	unlisted(r, "default")
 	if _, err := os.Stat(image); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("its image: %v", err)
 	}
-	out, err := r.RemovePool(ctx, "plain", false)
+	out, err := r.RemovePool(ctx, "plain", api.PoolRemoval{})
 	if err != nil || len(out.Notes) != 1 || !strings.Contains(out.Notes[0], "creates the pool default at its "+
 		"next start") {
 		t.Fatalf("%+v, %v", out, err)
@@ -176,7 +176,7 @@ func TestPoolIsRemovedDuringCreates(t *testing.T) {
 		for i := range errs[1:] {
 			all.Go(func() { <-begins; errs[i+1] = r.Create(ctx, fmt.Sprint(name, "-", i), map[string]string{"pool": name}) })
 		}
-		all.Go(func() { _, errs[0] = r.RemovePool(ctx, name, false) })
+		all.Go(func() { _, errs[0] = r.RemovePool(ctx, name, api.PoolRemoval{}) })
 		if try%2 == 1 {
 			op, _ := r.Pools.ByName(name)
 			agenttest.Await(t, func() bool { now := r.Pools.ByID(op.ID); return now.Record.Leaving != pool.NotLeaving || now.Gone })
@@ -214,7 +214,7 @@ func TestPoolRemovalWaitsForWork(t *testing.T) {
 		t.Fatal(err)
 	}
 	gone := make(chan error, 1)
-	go func() { _, err := r.RemovePool(ctx, "plain", false); gone <- err }()
+	go func() { _, err := r.RemovePool(ctx, "plain", api.PoolRemoval{}); gone <- err }()
 	agenttest.Await(t, func() bool { return r.Locks.Users(d.ID) == 2 })
 	if _, err := r.Pools.Get(op.ID); err == nil || !strings.Contains(err.Error(), "pool plain is being removed") {
 		t.Errorf("it is given to who asks now: %v", err)
@@ -257,7 +257,7 @@ func TestPoolRemovalWaitsForNoOtherWork(t *testing.T) {
 	}
 	hold(d.ID)
 	hold(imported)
-	if _, err := r.RemovePool(ctx, "plain", false); err != nil {
+	if _, err := r.RemovePool(ctx, "plain", api.PoolRemoval{}); err != nil {
 		t.Error(err)
 	}
 	hold(unknown)
@@ -266,7 +266,7 @@ func TestPoolRemovalWaitsForNoOtherWork(t *testing.T) {
 	if err := r.Pools.UpdateRecord(ctx, op.ID, func(rec *pool.Record) { rec.Leaving, rec.Unrecorded = pool.LeavingRemoved, true }); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.RemovePool(ctx, "plain", false); err != nil {
+	if _, err := r.RemovePool(ctx, "plain", api.PoolRemoval{}); err != nil {
 		t.Error(err)
 	}
 }
@@ -334,7 +334,7 @@ func TestPoolRemovalCrashesAtEveryAct(t *testing.T) {
 				path := newPool(r, "plain")
 				agenttest.Await(t, func() bool { return len(r.Pools.Generations()) == 2 && !r.Pools.ByID(r.Pools.Order[1]).Raising })
 				h.Fuse.Set(n, late, nil)
-				_, err := r.RemovePool(t.Context(), "plain", forget)
+				_, err := r.RemovePool(t.Context(), "plain", api.PoolRemoval{Forget: forget})
 				cut := h.Fuse.Blown()
 				_ = r.Agent.Close() // which is dead
 				at := fmt.Sprintf("forget %t, late %t, act %d of %v: %v", forget, late, n, h.Fuse.Seen(), err)

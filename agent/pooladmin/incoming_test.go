@@ -49,7 +49,13 @@ func TestI3IncomingOfFoundPoolIsKept(t *testing.T) {
 	if got := r.ListPool("incoming"); len(got) != 2 || slices.Contains(got, cut.ID.String()) {
 		t.Errorf("after a start incoming: %v", got)
 	}
-	if err := r.Collect(ctx, other.ID); err != nil {
+	if found, err := r.Collect(ctx, other.ID, true); err != nil || found.Dataset != other.ID || found.Pool == "" {
+		t.Fatalf("dry run: %+v, %v", found, err)
+	}
+	if _, err := r.Pool().Stat(ctx, other.ID); err != nil {
+		t.Fatalf("the dry run destroyed it: %v", err)
+	}
+	if _, err := r.Collect(ctx, other.ID, false); err != nil {
 		t.Error(err)
 	}
 	back, err := r.RebuildStore(ctx, false)

@@ -28,7 +28,7 @@ func TestRemovalErrorNamesWhatThePoolHas(t *testing.T) {
 		t.Helper()
 		keepsPool(r, "plain", false, dataset.ErrConflict, "pool plain holds "+text)
 	}
-	keeps("volume shop: drover volume rm shop, then drover trash purge " + short)
+	keeps("volume shop: drover volume rm shop --dry-run")
 	for _, with := range []string{" with 1 snapshot: ", " with 2 snapshots: "} {
 		if err := r.Requests.Perform(ctx, api.Request{Kind: dataset.OpSnapshot, Volume: "shop"}); err != nil {
 			t.Fatal(err)
@@ -48,7 +48,7 @@ func TestRemovalErrorNamesWhatThePoolHas(t *testing.T) {
 	keeps("what is left of volume shop (purged, " + short + ") with 2 snapshots: goes by itself")
 	r.Cache.Remove(d.ID)
 	r.Cache.SetCopy(d.ID, &api.Kept{Copy: dataset.Copy{Dataset: d.ID, Pool: op.ID, Kind: dataset.CopySuperseded}})
-	keeps("an overtaken head of volume shop with 2 snapshots: drover volume superseded discard " + d.ID.String() + " " + r.NodeName)
+	keeps("an overtaken head of volume shop with 2 snapshots: drover volume superseded mount " + d.ID.String() + " " + r.NodeName)
 	r.Cache.SetCopy(d.ID, nil)
 	keeps("volume shop (" + short + ", not recorded here) with 2 snapshots: drover doctor says what it is")
 	if err := op.Storage.Delete(ctx, d.ID); err != nil {
@@ -66,5 +66,5 @@ func TestRemovalErrorNamesWhatThePoolHas(t *testing.T) {
 	if err := c.Close(); err != nil {
 		t.Fatal(err)
 	}
-	keeps(stray + c.Path + ", of drover backend verify: drover doctor --gc " + c.ID.String())
+	keeps(stray + c.Path + ", of drover backend verify: drover backend verify ")
 }

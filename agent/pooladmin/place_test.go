@@ -121,7 +121,7 @@ func TestDoctorHasRemedyForOfflinePool(t *testing.T) {
 				mends[f.Subject] = f.Fix
 			}
 		}
-		for _, part := range []string{"mount its disk", "drover pool adopt PATH", "drover pool rm --forget second"} {
+		for _, part := range []string{"mount its disk", "drover pool adopt PATH", "drover pool rm second --forget --dry-run"} {
 			if !strings.Contains(mends["pool second"], part) {
 				t.Errorf("%s: %q is not in %q", when, part, mends)
 			}

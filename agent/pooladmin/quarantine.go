@@ -57,8 +57,8 @@ func (q *Quarantine) Accept(ctx context.Context, name string, in api.AcceptPool)
 				"pools)", op.Name, q.NodeName)
 	case !in.Confirmed:
 		return dataset.Pool{}, dataset.Errorf(dataset.ErrInvalid,
-			"pool %s: accepting it loses the data that is newer than its current state (confirm with "+
-				"--confirmed)", op.Name)
+			"pool %s: accepting it loses the data that is newer than its current state (set confirmed "+
+				"in the request)", op.Name)
 	}
 	_, all, err := q.Generations.Ask(ctx)
 	op, _ = q.Pools.ByName(name) // read again: the generation must be above every known one

@@ -74,8 +74,9 @@ const (
 //
 // It fails with ErrNotFound for a pool that is not on this node, and with ErrOffline for a pool that cannot be
 // examined. It fails with ErrConflict while the pool contains anything, while control records anything in it, and for
-// a pool that the next start would make again. Idempotent: after a crash it resumes.
-func (r *Remover) Remove(ctx context.Context, name string, forget bool) (out api.RemovedPool, err error) {
+// a pool that the next start would make again. Idempotent: after a crash it resumes. A dry run changes nothing, and
+// fails as the removal would.
+func (r *Remover) Remove(ctx context.Context, name string, how api.PoolRemoval) (out api.RemovedPool, err error) {
 	op, known := r.Pools.ByName(name)
 	if !known {
 		return out, cmp.Or(r.checkRemovable(name, nil), r.unknownPoolError(ctx, name))
@@ -91,8 +92,8 @@ func (r *Remover) Remove(ctx context.Context, name string, forget bool) (out api
 	if err := r.checkRemovable(name, op); err != nil {
 		return out, err
 	}
-	if !forget && op.Record.Leaving == pool.NotLeaving {
-		if err := r.checkEmpty(ctx, op); err != nil {
+	if !how.Forget && op.Record.Leaving == pool.NotLeaving {
+		if err := r.checkEmpty(ctx, op, how.DryRun); err != nil {
 			return out, err
 		}
 	}
@@ -104,9 +105,12 @@ func (r *Remover) Remove(ctx context.Context, name string, forget bool) (out api
 	if err := r.Registration.Register(ctx, asked...); err != nil { // control may refuse, so it must answer
 		return out, err
 	}
+	if how.DryRun {
+		return out, nil
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removalTime)
 	defer cancel() // the removal is finished, whether or not the caller waits
-	if err := r.setLeaving(ctx, op, forget); err != nil {
+	if err := r.setLeaving(ctx, op, how.Forget); err != nil {
 		return out, err
 	}
 	left, err := r.finish(ctx, op.ID)
@@ -148,8 +152,8 @@ func (r *Remover) setLeaving(ctx context.Context, op *pool.Pool, forget bool) er
 func (r *Remover) checkRemovable(name string, op *pool.Pool) error {
 	if slices.ContainsFunc(r.Configured, func(c pool.Config) bool { return c.Name == name }) {
 		return dataset.Errorf(dataset.ErrConflict,
-			"pool %s is in drover.yaml, and would be created again: remove it from that file and restart drover, "+
-				"then run drover pool rm %s", name, name)
+			"pool %s is in drover.yaml, and would be created again: remove it from that file and restart drover "+
+				"first", name)
 	}
 	others := slices.ContainsFunc(r.Pools.All(),
 		func(o *pool.Pool) bool { return o.Name != name && o.Record.Leaving == pool.NotLeaving })
@@ -163,28 +167,34 @@ func (r *Remover) checkRemovable(name string, op *pool.Pool) error {
 }
 
 // checkEmpty fails with ErrConflict unless a pool holds nothing, and with ErrOffline if it cannot be examined. It
-// finishes removals of datasets first.
-func (r *Remover) checkEmpty(ctx context.Context, op *pool.Pool) error {
+// finishes removals of datasets first, unless it is a dry run: then it ignores datasets that are being removed.
+func (r *Remover) checkEmpty(ctx context.Context, op *pool.Pool, dryRun bool) error {
 	b, err := r.Pools.Online(ctx, op.ID)
 	if err != nil {
 		return dataset.Errorf(dataset.ErrOffline,
-			"cannot check whether pool %s is empty: %w (bring it online; or drover pool rm --forget %s removes "+
-				"only the record)", op.Name, err, op.Name)
+			"cannot check whether pool %s is empty: %w (bring it online; drover pool rm %s --forget "+
+				"--dry-run shows whether its record alone could be removed)", op.Name, err, op.Name)
+	}
+	if dryRun {
+		return r.checkOpenPoolEmpty(ctx, op, b, true)
 	}
 	if _, err := b.Reap(ctx, func(uuid.UUID) bool { return false }); err != nil {
 		return pool.WithPoolName(op.Name, err)
 	}
-	return r.checkOpenPoolEmpty(ctx, op, b)
+	return r.checkOpenPoolEmpty(ctx, op, b, false)
 }
 
-// checkOpenPoolEmpty is checkEmpty for an open pool.
-func (r *Remover) checkOpenPoolEmpty(ctx context.Context, op *pool.Pool, b backends.Pool) error {
+// checkOpenPoolEmpty is checkEmpty for an open pool. With skipDeleting, datasets that are being removed do not count.
+func (r *Remover) checkOpenPoolEmpty(ctx context.Context, op *pool.Pool, b backends.Pool, skipDeleting bool) error {
 	entries, err := b.List(ctx)
 	if err != nil {
 		return pool.WithPoolName(op.Name, err)
 	}
 	var there []dataset.Held
 	for _, e := range entries {
+		if skipDeleting && e.State == backends.EntryDeleting {
+			continue
+		}
 		h := r.blocker(op, e)
 		if n := len(e.Snapshots); n == 1 {
 			h.What += " with 1 snapshot"
@@ -202,7 +212,7 @@ func (r *Remover) checkOpenPoolEmpty(ctx context.Context, op *pool.Pool, b backe
 				Mend: "try again after it ends"})
 		default:
 			there = append(there, dataset.Held{What: c.Path + ", of drover backend verify",
-				Mend: "drover doctor --gc " + c.ID.String()})
+				Mend: "drover backend verify " + op.Name + " removes it"})
 		}
 	}
 	return dataset.Holds(op.Name, there)
@@ -311,7 +321,7 @@ func (r *Remover) finish(ctx context.Context, id uuid.UUID) (left string, err er
 func (r *Remover) removeRecord(ctx context.Context, op *pool.Pool) error {
 	err := r.awaitWork(ctx, op)
 	if err == nil && op.Record.Leaving == pool.LeavingRemoved && op.Storage != nil {
-		err = r.checkOpenPoolEmpty(ctx, op, op.Storage)
+		err = r.checkOpenPoolEmpty(ctx, op, op.Storage, false)
 	}
 	if err == nil { // register without the pool first: then control records nothing more in it
 		err = r.Registration.Register(ctx)
@@ -326,8 +336,8 @@ func (r *Remover) removeRecord(ctx context.Context, op *pool.Pool) error {
 }
 
 func removalPending(name string, err error) error {
-	return fmt.Errorf("pool %s is being removed, and the removal continues automatically: %w (drover pool rm %s "+
-		"retries now)", name, err, name)
+	return fmt.Errorf("pool %s is being removed, and the removal continues automatically: %w (drover pool "+
+		"inspect %s)", name, err, name)
 }
 
 // cancelLeaving records that a pool is no longer leaving.

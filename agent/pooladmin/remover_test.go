@@ -56,7 +56,11 @@ func unlisted(r *agenttest.Host, name string) {
 // keepsPool wants that a pool stays.
 func keepsPool(r *agenttest.Host, name string, forget bool, kind *dataset.Kind, texts ...string) {
 	r.T.Helper()
-	_, err := r.RemovePool(r.T.Context(), name, forget)
+	_, dry := r.RemovePool(r.T.Context(), name, api.PoolRemoval{Forget: forget, DryRun: true})
+	_, err := r.RemovePool(r.T.Context(), name, api.PoolRemoval{Forget: forget})
+	if dry == nil || err == nil || dry.Error() != err.Error() {
+		r.T.Errorf("rm of pool %s: the dry run says %v, the removal %v", name, dry, err)
+	}
 	if !errors.Is(err, kind) || strings.Contains(err.Error(), "\n") {
 		r.T.Fatalf("rm of pool %s: %v, want %s", name, err, kind.Code)
 	}
@@ -105,7 +109,13 @@ func TestEmptyPoolIsRemoved(t *testing.T) {
 				keepsPool(r, what, false, dataset.ErrConflict, "holds volume used", "drover volume rm")
 				keepsPool(r, what, true, dataset.ErrConflict, "volume used", "drover volume rm")
 				destroy(r, d)
-				out, err := r.RemovePool(ctx, what, false)
+				if dry, err := r.RemovePool(ctx, what, api.PoolRemoval{DryRun: true}); err != nil || dry.Pool.Name != what {
+					t.Fatalf("dry run: %+v, %v", dry, err)
+				}
+				if _, known := r.Pools.ByName(what); !known {
+					t.Fatal("the dry run removed the pool")
+				}
+				out, err := r.RemovePool(ctx, what, api.PoolRemoval{})
 				if err != nil || out.Pool.Name != what {
 					t.Fatalf("%+v, %v", out, err)
 				}
@@ -164,7 +174,7 @@ func TestLateRegistrationDoesNotRestoreRemovedPool(t *testing.T) {
 	words := 0
 	c.before = func(api.Registration) {
 		if words++; words == 1 {
-			if _, err := r.RemovePool(ctx, "plain", false); err != nil {
+			if _, err := r.RemovePool(ctx, "plain", api.PoolRemoval{}); err != nil {
 				t.Error(err)
 			}
 		}

@@ -194,7 +194,7 @@ func TestNoCommonBaseForSingleReplica(t *testing.T) {
 	defer stop()
 	agenttest.Await(t, func() bool { return shares(f.B, c, d.ID, began) })
 	c.Stop()
-	if _, err := f.Service.RemoveNode(t.Context(), "host-c", true); err != nil {
+	if _, err := f.Service.RemoveNode(t.Context(), "host-c", api.NodeRemoval{Force: true}); err != nil {
 		t.Fatal(err)
 	}
 	for _, h := range []*agenttest.Host{f.A, f.B} {

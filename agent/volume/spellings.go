@@ -119,7 +119,7 @@ func (s *Spellings) CheckRemovable(tool plugin.Tool, d dataset.Dataset, ref data
 	switch {
 	case tool == plugin.Podman && !s.deps.Cache.UsedByPodman(d):
 		return dataset.Errorf(dataset.ErrInUse,
-			"volume %s was never used by podman on node %s, and others may need it (drover volume rm %s deletes it)",
+			"volume %s was never used by podman on node %s, and others may need it (drover volume inspect %s)",
 			d.Volume, s.deps.NodeName, d.Volume)
 	case len(used) > 0 && !slices.Contains(used, ref.Spelling):
 		return dataset.Errorf(dataset.ErrInUse,

@@ -114,7 +114,7 @@ func TestPodmanRemovesOnlyItsVolumes(t *testing.T) {
 	create(podman, "pod")
 	create(docker, "both@bronze")
 	use(podman, "both")
-	const never = "was never used by podman on node host-a, and others may need it (drover volume rm "
+	const never = "was never used by podman on node host-a, and others may need it (drover volume inspect "
 	all := []string{anonymous, "both", "both@bronze", "dock", "pod", "sign@bronze"}
 	for range 2 {
 		for _, name := range []string{"dock", "sign", anonymous} {

@@ -238,14 +238,23 @@ func (f *fake) Version(context.Context) (api.Version, error) { return f.version,
 
 func (f *fake) Doctor(context.Context) ([]api.Finding, error) { return f.findings, f.called("Doctor") }
 
-func (f *fake) Collect(_ context.Context, id uuid.UUID) error { return f.called("Collect", id) }
+func (f *fake) Collect(_ context.Context, id uuid.UUID, dryRun bool) (api.Collected, error) {
+	if dryRun {
+		return api.Collected{Dataset: id, Pool: "default", Volume: "lost", Snapshots: 3}, f.called("PreviewCollect", id)
+	}
+	return api.Collected{Dataset: id}, f.called("Collect", id)
+}
 
 func (f *fake) CreatePool(_ context.Context, p api.NewPool) (dataset.Pool, error) {
 	return f.pool, f.called("CreatePool", p)
 }
 
-func (f *fake) RemovePool(_ context.Context, name string, forget bool) (api.RemovedPool, error) {
-	return api.RemovedPool{Pool: f.pool, Notes: []string{"profile gold requires pool fast: its volumes need another pool of that name"}}, f.called("RemovePool", name, forget)
+func (f *fake) RemovePool(_ context.Context, name string, how api.PoolRemoval) (api.RemovedPool, error) {
+	out := api.RemovedPool{Pool: f.pool, Notes: []string{"profile gold requires pool fast: its volumes need another pool of that name"}}
+	if how.DryRun {
+		return out, f.called("PreviewRemovePool", name, how.Forget)
+	}
+	return out, f.called("RemovePool", name, how.Forget)
 }
 
 func (f *fake) AdoptPool(_ context.Context, path string) (dataset.Pool, []api.Rebuilt, error) {
@@ -306,10 +315,17 @@ func (f *fake) Certify(_ context.Context, node uuid.UUID, c api.Certification) (
 
 func (f *fake) Trust(context.Context) (api.Trust, error) { return api.Trust{}, f.called("Trust") }
 
-func (f *fake) RemoveNode(_ context.Context, ref string, force bool) (api.RemovedNode, error) {
+func (f *fake) RemoveNode(_ context.Context, ref string, how api.NodeRemoval) (api.RemovedNode, error) {
 	out := api.RemovedNode{Node: dataset.Node{Name: ref}}
+	force := how.Force
+	if how.DryRun {
+		out.Live = ref == "alive"
+	}
 	if force {
 		out.Forgotten = []string{"the head of db that node " + ref + " kept, which was overtaken"}
+	}
+	if how.DryRun {
+		return out, f.called("PreviewRemoveNode", ref, force)
 	}
 	return out, f.called("RemoveNode", ref, force)
 }

@@ -112,8 +112,8 @@ func TestGuardRelease(t *testing.T) {
 		t.Errorf("opened again meanwhile: did %v; %v", f.did, err)
 	}
 	con := newConsole(&fake{})
-	if code := con.run(t, "guard", "release", "db"); code == 0 || !strings.Contains(con.err.String(), "kills the "+
-		"processes that use it on this host: repeat with --confirmed") {
+	if code := con.run(t, "guard", "release", "db"); code == 0 || !strings.Contains(con.err.String(), "(use --yes): kills the "+
+		"processes that use it on this host") {
 		t.Errorf("without a word: exit %d, %s", code, con.err.String())
 	}
 }
@@ -122,7 +122,7 @@ func TestGuardRelease(t *testing.T) {
 // that is being restarted.
 func TestNoGuard(t *testing.T) {
 	run := t.TempDir()
-	for _, args := range [][]string{{"guard", "ls", "--run", run}, {"guard", "release", "db", "--confirmed", "--run", run}} {
+	for _, args := range [][]string{{"guard", "ls", "--run", run}, {"guard", "release", "db", "--yes", "--run", run}} {
 		synctest.Test(t, func(t *testing.T) {
 			c, began := newConsole(&fake{}), time.Now()
 			c.Fencer = guards.DialGuard

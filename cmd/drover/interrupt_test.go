@@ -245,7 +245,7 @@ func TestBadAddressFailsEveryCommand(t *testing.T) {
 		{"volume", "ls"}, {"volume", "inspect", "x"}, {"volume", "create", "x"}, {"volume", "create", "-o", "help"}, {"volume", "rm", "x"},
 		{"volume", "import", "x", "--from", "-"}, {"volume", "export", "x"}, {"snapshot", "ls"}, {"snapshot", "inspect", "x"}, {"snapshot", "diff", "x"},
 		{"trash", "ls"}, {"trash", "purge", "x", "--yes"}, {"profile", "ls"}, {"profile", "show", "x"}, {"pool", "ls"}, {"pool", "inspect", "x"},
-		{"pool", "create", "x", "--backend", "dir", "--path", "/x"}, {"pool", "adopt", "/x"}, {"pool", "accept", "x", "--confirmed"}, {"pool", "rm", "x"}, {"node", "ls"}, {"node", "inspect", "x"},
+		{"pool", "create", "x", "--backend", "dir", "--path", "/x"}, {"pool", "adopt", "/x"}, {"pool", "accept", "x", "--yes"}, {"pool", "rm", "x"}, {"node", "ls"}, {"node", "inspect", "x"},
 		{"store", "backup", "x"}, {"store", "rebuild"}, {"operation", "ls"}, {"operation", "watch", "x"}, {"operation", "cancel", "x"},
 		{"events"}, {"doctor"}, {"version"},
 	} {
@@ -264,9 +264,9 @@ func TestErrorsOfTheServerFailEveryCommand(t *testing.T) {
 		"Import": {"volume", "import", "x", "--from", "-"}, "Export": {"volume", "export", "x"}, "Snapshots": {"snapshot", "ls"},
 		"Snapshot": {"snapshot", "inspect", "51"}, "Diff": {"snapshot", "diff", "x"}, "Trash": {"trash", "ls"}, "Profile": {"profile", "show", "gold"},
 		"Pools": {"pool", "inspect", "x"}, "CreatePool": {"pool", "create", "x", "--backend", "dir", "--path", "/x"}, "AdoptPool": {"pool", "adopt", "/x"},
-		"AcceptPool": {"pool", "accept", "x", "--confirmed"}, "RemovePool": {"pool", "rm", "x"},
+		"AcceptPool": {"pool", "accept", "x", "--yes"}, "RemovePool": {"pool", "rm", "x", "--yes"}, "PreviewRemovePool": {"pool", "rm", "x"},
 		"NodeList": {"node", "inspect", "x"}, "RebuildStore": {"store", "rebuild"}, "Operations": {"operation", "ls"}, "Operation": {"operation", "watch", "x"},
-		"CancelOperation": {"operation", "cancel", "x"}, "Events": {"events"}, "Doctor": {"doctor"}, "Collect": {"doctor", "--gc", idGone.String()},
+		"CancelOperation": {"operation", "cancel", "x"}, "Events": {"events"}, "Doctor": {"doctor"}, "Collect": {"doctor", "--gc", idGone.String(), "--yes"}, "PreviewCollect": {"doctor", "--gc", idGone.String()},
 	} {
 		c := newConsole(theWorld())
 		c.fake.fail = map[string]error{method: dataset.Errorf(dataset.ErrOffline, "boom")}

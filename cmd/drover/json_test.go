@@ -57,7 +57,7 @@ func TestJSONIsTheAPIsObjects(t *testing.T) {
 		{"", []string{"pool", "ls"}, w.pools},
 		{"", []string{"pool", "inspect", "default"}, w.pools[0]},
 		{"", []string{"pool", "create", "default", "--backend", "loop", "--path", "/x"}, w.pool},
-		{"", []string{"pool", "rm", "default"}, api.RemovedPool{Pool: w.pool, Notes: []string{"profile gold requires pool fast: its volumes need another pool of that name"}}},
+		{"", []string{"pool", "rm", "default", "--yes"}, api.RemovedPool{Pool: w.pool, Notes: []string{"profile gold requires pool fast: its volumes need another pool of that name"}}},
 		{"empty", []string{"pool", "adopt", "/x"}, api.Adopted{Rebuilt: []api.Rebuilt{}}},
 		{"", []string{"node", "ls"}, w.nodes},
 		{"", []string{"node", "inspect", "host-a"}, w.nodes[0]},

@@ -77,7 +77,7 @@ func TestStoreIsCarried(t *testing.T) {
 	absent(other)
 	say(0, "including 1 volumes from "+file+" into the file "+filepath.Join(other, "store.db"), "store", "import", file, "--root", other)
 	say(1, "the store is not empty", "store", "import", file, "--root", other)
-	say(0, "imported 2 records", "store", "import", file, "--root", other, "--force")
+	say(0, "imported 2 records", "store", "import", file, "--root", other, "--force", "--yes")
 	say(0, "names/db", "store", "export", "-", "--root", other)
 	say(2, "", "store", "import")
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -100,59 +101,131 @@ func TestNoTarToOrFromATerminal(t *testing.T) {
 	}
 }
 
-func TestPurgeAsks(t *testing.T) {
+// A command that destroys shows the effect, and takes only the name of the thing for an answer.
+func TestDestructiveCommandsAsk(t *testing.T) {
+	const gc = "e0000000-0000-4000-8000-000000000003"
 	for name, tc := range map[string]struct {
-		args   []string
-		typed  string
-		purged int
-		code   int
-		asks   string
+		args  []string
+		typed string
+		did   string // the change that the server was asked for; empty: none
+		asks  string
 	}{
-		"the name":       {[]string{"trash", "purge", "e000"}, "old\n", 1, 0, "dataset e0000000-0000-4000-8000-000000000003, formerly volume old, and its 2 snapshots"},
-		"another name":   {[]string{"trash", "purge", "old"}, "older\n", 0, 1, "Type old to continue"},
-		"yes is no name": {[]string{"trash", "purge", "old"}, "yes\n", 0, 1, ""},
-		"nothing":        {[]string{"trash", "purge", "old"}, "\n", 0, 1, ""},
-		"end of input":   {[]string{"trash", "purge", "old"}, "\x04", 0, 1, ""},
-		"all":            {[]string{"trash", "purge", "--all"}, "all\n", 2, 0, "all 2 datasets"},
-		"not all":        {[]string{"trash", "purge", "--all"}, "no\n", 0, 1, ""},
-		"--yes":          {[]string{"trash", "purge", "old", "--yes"}, "", 1, 0, ""},
-		"recover":        {[]string{"store", "recover"}, "yes\n", 2, 0, "resumes decisions"},
-		"not recover":    {[]string{"store", "recover"}, "y\n", 1, 1, "Type yes to continue"},
+		"the name":          {[]string{"trash", "purge", "e000"}, "old", `"kind":"purge"`, "formerly volume old: destroys"},
+		"another name":      {[]string{"trash", "purge", "old"}, "older", "", "Type old to continue"},
+		"yes is no name":    {[]string{"trash", "purge", "old"}, "yes", "", ""},
+		"nothing":           {[]string{"trash", "purge", "old"}, "", "", ""},
+		"end of input":      {[]string{"trash", "purge", "old"}, "\x04", "", ""},
+		"all":               {[]string{"trash", "purge", "--all"}, "all", `"kind":"purge"`, "all 2 datasets"},
+		"not all":           {[]string{"trash", "purge", "--all"}, "no", "", ""},
+		"--yes":             {[]string{"trash", "purge", "old", "--yes"}, "", `"kind":"purge"`, ""},
+		"recover":           {[]string{"store", "recover"}, "recover", `"digest"`, "writes 2 differences into the store"},
+		"not recover":       {[]string{"store", "recover"}, "y", "", "Type recover to continue"},
+		"volume":            {[]string{"volume", "rm", "db"}, "db", `"kind":"delete"`, "because the profile has on_delete: purge"},
+		"not the volume":    {[]string{"volume", "rm", "db", "db-test"}, "dB", "", "Type db to continue"},
+		"discard":           {[]string{"volume", "superseded", "discard", "db"}, "db", `"kind":"discard"`, "destroys the data of epoch"},
+		"not discard":       {[]string{"volume", "superseded", "discard", "db"}, "no", "", "no other node has"},
+		"pool":              {[]string{"pool", "rm", "default"}, "default", "RemovePool", "removes everything that Drover created"},
+		"not the pool":      {[]string{"pool", "rm", "default"}, "fast", "", "Type default"},
+		"forget":            {[]string{"pool", "rm", "default", "--forget"}, "default", "RemovePool", "removes the record"},
+		"accept":            {[]string{"pool", "accept", "default"}, "default", "AcceptPool", "is lost for good"},
+		"not accept":        {[]string{"pool", "accept", "default"}, "", "", ""},
+		"node":              {[]string{"node", "rm", "alive"}, "alive", "RemoveNode", "the node is alive"},
+		"not the node":      {[]string{"node", "rm", "alive"}, "dead", "", ""},
+		"last copy":         {[]string{"node", "rm", "alpha", "--force"}, "alpha", "RemoveNode", "no other node has it: the head of db"},
+		"not the last copy": {[]string{"node", "rm", "alpha", "--force"}, "y", "", ""},
+		"dead node":         {[]string{"node", "rm", "alpha"}, "", "RemoveNode", ""},
+		"fence":             {[]string{"node", "fence", "host-a"}, "host-a", "Fence", "if the node still writes, data is lost"},
+		"not fence":         {[]string{"node", "fence", "host-a"}, "y", "", ""},
+		"gc":                {[]string{"doctor", "--gc", gc}, gc, "Collect", "the data of a volume named lost, with 3 snapshots"},
+		"not gc":            {[]string{"doctor", "--gc", gc}, "e0000000", "", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := newConsole(theWorld())
 			scenarios["at-once"](c)
 			scenarios["went-back"](c)
+			c.fake.volumes[0].Profile.OnDelete = dataset.OnDelete{Mode: dataset.DeletePurge}
+			c.fake.volumes[0].CopyDetails = append(c.fake.volumes[0].CopyDetails, api.CopyDetail{
+				Copy: dataset.Copy{Dataset: idDB, Kind: dataset.CopySuperseded, Epoch: 4}, NodeName: "host-b",
+			})
 			screen := ptytest.Open(t)
-			screen.Type(t, tc.typed)
+			screen.Type(t, tc.typed+"\n")
 			c.In = screen.File
-			if code := c.run(t, tc.args...); code != tc.code || len(c.fake.asked) != tc.purged {
+			code := c.run(t, tc.args...)
+			asked := strings.Join(slices.DeleteFunc(c.fake.asked, func(line string) bool {
+				return strings.HasPrefix(line, "Preview") || strings.HasPrefix(line, "Recover {}")
+			}), "\n")
+			if !strings.Contains(asked, tc.did) || (asked == "") != (tc.did == "") || (code == 0) != (tc.did != "") || code > 1 {
 				t.Errorf("exit %d, asked %v, said %q", code, c.fake.asked, c.err.String())
 			}
 			if !strings.Contains(c.err.String(), tc.asks) {
-				t.Errorf("did not ask %q: %q", tc.asks, c.err.String())
+				t.Errorf("did not say %q: %q", tc.asks, c.err.String())
+			}
+			if tc.did == "" && !strings.Contains(c.err.String(), "not confirmed, nothing was changed") {
+				t.Errorf("said %q", c.err.String())
 			}
 		})
 	}
 }
 
-// A purge has taken effect when it is on record, also where its pool is away.
-func TestPurgeWhileThePoolIsAway(t *testing.T) {
-	for _, what := range []string{"old", "--all"} {
+// Without a terminal a command that destroys is refused in one line, which has the effect.
+func TestDestructiveCommandsNeedATerminal(t *testing.T) {
+	for _, args := range [][]string{
+		{"trash", "purge", "old"}, {"trash", "purge", "--all"}, {"store", "recover"}, {"volume", "rm", "db"}, {"pool", "rm", "default"},
+		{"pool", "accept", "default"}, {"node", "rm", "alive"}, {"node", "fence", "host-a"}, {"doctor", "--gc", idGone.String()},
+		{"guard", "release", "db"}, {"store", "import", "x", "--force"},
+	} {
 		c := newConsole(theWorld())
-		failed := ended(dataset.OpFailed, dataset.ProblemOf(dataset.Errorf(dataset.ErrOffline, "pool default is offline")))
-		c.fake.outcome = api.Outcome{Operation: &failed.op}
-		code := c.run(t, "trash", "purge", what, "--yes")
-		const want = "removed from the store; the data in pool default is deleted when the pool is online (or, if it " +
-			"never returns: drover pool rm --forget default)"
-		if code != 0 || !strings.Contains(c.out.String(), want) || c.err.Len() > 0 {
-			t.Errorf("%s: exit %d, %q, %q", what, code, c.out.String(), c.err.String())
+		scenarios["went-back"](c)
+		c.fake.volumes[0].Profile.OnDelete = dataset.OnDelete{Mode: dataset.DeletePurge}
+		code, said := c.run(t, args...), c.err.String()
+		if code != 2 || strings.Count(said, "\n") != 1 || !strings.Contains(said, "requires confirmation, and there is no terminal to ask at (use --yes)") {
+			t.Errorf("%v: exit %d, %q", args, code, said)
+		}
+		for _, line := range c.fake.asked {
+			if !strings.HasPrefix(line, "Preview") && !strings.HasPrefix(line, "Recover {}") {
+				t.Errorf("%v: asked %s", args, line)
+			}
+		}
+	}
+}
+
+// A purge is effective when it is recorded, also if its pool is offline. Nobody waits for the pool.
+func TestPurgeWhilePoolIsOffline(t *testing.T) {
+	const want = "formerly volume old, is pending deletion: pool default is offline, and the data is destroyed when it is " +
+		"online again (drover trash ls)"
+	waits := running("pending deletion: pool default is offline", 0, 0)
+	waits.op.Kind, waits.op.Progress.Waiting = dataset.OpPurge, true
+	for name, ans := range map[string]answer{
+		"waits":                      waits,
+		"of an agent that waits not": ended(dataset.OpFailed, dataset.ProblemOf(dataset.Errorf(dataset.ErrOffline, "pool default is offline"))),
+	} {
+		for _, what := range []string{"old", "--all"} {
+			c := newConsole(theWorld())
+			first := ans.op
+			if ans.op.Progress.Waiting {
+				first = running("", 0, 0).op
+				first.Kind = dataset.OpPurge
+				c.fake.progress = []answer{ans, ans, ans}
+			}
+			c.fake.outcome = api.Outcome{Operation: &first}
+			if code := c.run(t, "trash", "purge", what, "--yes"); code != 0 || !strings.Contains(c.out.String(), want) {
+				t.Errorf("%s: %s: exit %d, %q, %q", name, what, code, c.out.String(), c.err.String())
+			}
 		}
 	}
 	c := newConsole(theWorld())
 	works(c.fake, ended(dataset.OpFailed, dataset.ProblemOf(dataset.Errorf(dataset.ErrInternal, "input/output error"))))
 	if code := c.run(t, "trash", "purge", "old", "--yes"); code != 1 {
 		t.Errorf("it failed otherwise: exit %d", code)
+	}
+
+	c = newConsole(theWorld())
+	c.fake.trash[0].State, c.fake.trash[0].Pending = dataset.StatePurging, "pool default is offline"
+	if code := c.run(t, "trash", "ls"); code != 0 || !strings.Contains(c.out.String(), "pending deletion: pool default is offline") {
+		t.Errorf("trash ls: exit %d, %q", code, c.out.String())
+	}
+	if code := c.run(t, "trash", "purge", "--all", "--yes"); code != 0 || strings.Contains(strings.Join(c.fake.asked, ""), c.fake.trash[0].ID.String()) {
+		t.Errorf("it was purged again: exit %d, %v", code, c.fake.asked)
 	}
 }
 

@@ -161,7 +161,7 @@ func theWorld() *fake {
 	}
 	f.findings = []api.Finding{
 		{Level: "ok", Subject: "pool default", Text: "online"},
-		{Level: "warning", Subject: "pool default", Text: "holds " + idGone.String() + ", which the store does not know", Fix: "drover doctor --gc " + idGone.String()},
+		{Level: "warning", Subject: "pool default", Text: "holds " + idGone.String() + ", which the store does not know", Fix: "drover doctor --gc " + idGone.String() + " --dry-run shows what it is"},
 	}
 	return f
 }

@@ -28,7 +28,9 @@ type Members interface {
 	// With force, the certificate of the node is revoked, and the records of data that no other node has are removed.
 	// The record of the node stays until its datasets have another home. If the node may have volumes of other homes
 	// mounted, its record also stays until an operator confirms that the node no longer writes.
-	RemoveNode(ctx context.Context, ref string, force bool) (RemovedNode, error)
+	//
+	// With DryRun, nothing is changed. The result is what the removal would return, and so is the error.
+	RemoveNode(ctx context.Context, ref string, how NodeRemoval) (RemovedNode, error)
 	// RevokeOperator revokes every certificate of an operator that was issued until now. It also revokes certificates
 	// that are issued in the next ten minutes, because clocks can differ by that much.
 	RevokeOperator(ctx context.Context, name string) error

@@ -39,8 +39,16 @@ type FailoverState struct {
 	HaltedSince time.Time `json:"halted_since,omitzero"`
 }
 
+// NodeRemoval is how a node is removed.
+type NodeRemoval struct {
+	Force  bool // also while volumes have their home there, or it has data that no other node has
+	DryRun bool // only decide, and change nothing
+}
+
 // RemovedNode is a node that was removed.
 type RemovedNode struct {
 	dataset.Node
+	Live      bool     `json:"live,omitempty" doc:"only in a preview: the agent of the node is reachable"`
+	Homes     []string `json:"homes,omitempty" doc:"some of the volumes whose home the node is; they cannot be used until they have another home"`
 	Forgotten []string `json:"forgotten,omitempty" doc:"data that only this node had; its records were removed"`
 }

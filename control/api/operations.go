@@ -43,6 +43,9 @@ type Request struct {
 	Fenced string `json:"fenced,omitempty"`
 	// move: only if the home is lost and the profile permits automatic failover
 	Failover bool `json:"failover,omitempty"`
+	// only decide: the answer or the error is that of the same request without it, nothing is changed, and the
+	// operation in the answer is not recorded
+	DryRun bool `json:"dry_run,omitempty"`
 }
 
 // Parsed returns the request with Ref set. Control calls it for each request that makes a volume. The command line,

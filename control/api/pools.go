@@ -26,6 +26,12 @@ type Pool struct {
 	Status *dataset.PoolStatus `json:"status,omitempty"`
 }
 
+// PoolRemoval is how a pool is removed.
+type PoolRemoval struct {
+	Forget bool // only delete the record, and touch nothing at the path of the pool
+	DryRun bool // only decide, and change nothing
+}
+
 // RemovedPool is a pool that was removed.
 type RemovedPool struct {
 	Pool dataset.Pool `json:"pool"` // the pool that was removed

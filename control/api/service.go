@@ -20,7 +20,7 @@ type Service interface {
 // Users are the requests of users and programs.
 type Users interface {
 	// Submit plans a request and records the operation for the agent of its node. If nothing has to be done, the
-	// outcome has no operation. Idempotent by Request.ID.
+	// outcome has no operation. Idempotent by Request.ID. With Request.DryRun nothing is recorded or changed.
 	Submit(ctx context.Context, req Request) (Outcome, error)
 	Volume(ctx context.Context, ref string) (Volume, error)
 	Volumes(ctx context.Context, p Page) (List[Volume], error)
@@ -100,13 +100,15 @@ type Local interface {
 	Doctor(ctx context.Context) ([]Finding, error)
 	// Collect destroys one dataset that the store does not know. id is its full UUID. It is the garbage collection that
 	// drover doctor proposes.
-	Collect(ctx context.Context, id uuid.UUID) error
+	// With dryRun, Collect destroys nothing, and fails as it would without it.
+	Collect(ctx context.Context, id uuid.UUID, dryRun bool) (Collected, error)
 	CreatePool(ctx context.Context, p NewPool) (dataset.Pool, error)
 	AdoptPool(ctx context.Context, path string) (dataset.Pool, []Rebuilt, error)
 	// AcceptPool lets a quarantined pool serve in its present state.
 	AcceptPool(ctx context.Context, name string, a AcceptPool) (dataset.Pool, error)
 	// RemovePool removes an empty pool. With forget it only deletes the record.
-	RemovePool(ctx context.Context, name string, forget bool) (RemovedPool, error)
+	// With DryRun it changes nothing, and fails as it would without it.
+	RemovePool(ctx context.Context, name string, how PoolRemoval) (RemovedPool, error)
 	// RebuildStore restores the names of the datasets in the pools of this host. It fails with ErrOffline while a
 	// pool is offline, unless skipOffline is set.
 	RebuildStore(ctx context.Context, skipOffline bool) ([]Rebuilt, error)

@@ -44,9 +44,11 @@ type Volume struct {
 	// lease on the dataset; absent: no node has a lease
 	Lease *dataset.Lease `json:"lease,omitempty"`
 	// status as last reported by the home; absent: not reported yet
-	Status      *dataset.DatasetStatus `json:"status,omitempty"`
-	Snapshots   int                    `json:"snapshots"`              // number of snapshots
-	CopyDetails []CopyDetail           `json:"copy_details,omitempty"` // copies of the dataset on other nodes
+	Status *dataset.DatasetStatus `json:"status,omitempty"`
+	// why the data still exists although the dataset is pending deletion (state purging); empty: it is not
+	Pending     string       `json:"pending,omitempty"`
+	Snapshots   int          `json:"snapshots"`              // number of snapshots
+	CopyDetails []CopyDetail `json:"copy_details,omitempty"` // copies of the dataset on other nodes
 	// mounts of a shared volume, including that of the home while it uses the volume exclusively
 	SharedMountDetails []SharedMountDetail `json:"shared_mount_details,omitempty"`
 }

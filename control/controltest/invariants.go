@@ -159,6 +159,10 @@ func indexDataset(want map[string]any, d dataset.Dataset) {
 		want[record.NameKey(d.Volume)] = record.Claim{ID: d.ID}
 	case dataset.StateTrashed:
 		want[record.TrashKey(d.ID)] = *d.Trash
+	case dataset.StatePurging:
+		if d.Home != uuid.Nil {
+			want[record.TrashKey(d.ID)] = *d.Trash
+		}
 	}
 }
 

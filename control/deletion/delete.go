@@ -90,8 +90,8 @@ func (r *Deleter) checkDeletable(t *record.Tx, d dataset.Dataset) error {
 	}
 	return dataset.Errorf(dataset.ErrOffline,
 		"delete of volume %s: it is on node %s, which %s (wait for it, or when it certainly writes no more: "+
-			"drover volume rm %s --force --fenced %s)", d.Volume, home, relocation.FormatUnreachable(since), d.Volume,
-		home)
+			"drover volume rm %s --force --fenced %s --dry-run)", d.Volume, home, relocation.FormatUnreachable(since),
+		d.Volume, home)
 }
 
 // checkDeletableWithoutHome fails unless a volume may be deleted without its home: the home must be unreachable, and a
@@ -193,7 +193,7 @@ func (r *Deleter) CommitDelete(t *record.Tx, op dataset.Operation, out *api.Comm
 		return err
 	}
 	if d.Profile.OnDelete.Mode == dataset.DeletePurge {
-		return Condemn(t, &d, api.EventVolumeDelete, "destroyed")
+		return Condemn(t, &d, r.Clock.Now(), api.EventVolumeDelete)
 	}
 	return r.moveToTrash(t, &d, "in the trash")
 }
@@ -228,14 +228,21 @@ func (r *Deleter) moveToTrash(t *record.Tx, d *dataset.Dataset, detail string) e
 	return t.PutDataset(*d)
 }
 
-// Condemn marks a dataset for destruction: the agent of its home destroys it, and it cannot be restored.
-func Condemn(t *record.Tx, d *dataset.Dataset, event, detail string) error {
+// Condemn marks a dataset for destruction: the agent of its home destroys it, and it cannot be restored. Until the
+// agent reports that the data is destroyed, the dataset is pending deletion, and the trash lists it. now is the time of
+// its deletion if it was not in the trash before.
+func Condemn(t *record.Tx, d *dataset.Dataset, now time.Time, event string) error {
 	record.RemoveGuests(t, d)
-	d.State = dataset.StatePurging
-	t.Delete(record.TrashKey(d.ID))
+	if d.Trash != nil {
+		now = d.Trash.At
+	}
+	d.State, d.Trash = dataset.StatePurging, &dataset.Trash{At: now}
+	if err := record.PutPending(t, *d); err != nil {
+		return err
+	}
 	if err := record.CondemnCopies(t, *d); err != nil {
 		return err
 	}
-	t.Event(event, *d, detail)
+	t.Event(event, *d, "pending deletion")
 	return t.PutDataset(*d)
 }

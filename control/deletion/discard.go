@@ -83,7 +83,7 @@ func CheckNoSupersededCopy(t *record.Tx, d dataset.Dataset) error {
 		if err == nil {
 			err = dataset.Errorf(dataset.ErrConflict,
 				"dataset %s stays in the trash: node %s has a superseded copy of it (drover volume superseded "+
-					"discard %s %s, or drover trash purge %s)", d.ID, name, d.ID, name, d.ID)
+					"mount %s %s shows it)", d.ID, name, d.ID, name)
 		}
 		return err
 	}

@@ -57,7 +57,7 @@ func PlanPurge(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Data
 	if dataset.KindOf(err) == dataset.ErrNotFound {
 		if live, verr := t.Volume(req.Volume); verr == nil {
 			err = dataset.Errorf(dataset.ErrNotFound,
-				"volume %s is not in the trash (drover volume rm %s moves it there)", live.Volume, live.Volume)
+				"volume %s is not in the trash (drover volume inspect %s)", live.Volume, live.Volume)
 		}
 	}
 	if err != nil {
@@ -86,6 +86,7 @@ func CommitPurge(t *record.Tx, op dataset.Operation) error {
 		return dataset.Errorf(dataset.ErrConflict, "dataset %s is %s, not being purged", d.ID, d.State)
 	}
 	d.Request = op.ID
+	t.Event(api.EventVolumePurge, d, "destroyed")
 	return ClearHome(t, d)
 }
 
@@ -93,6 +94,7 @@ func CommitPurge(t *record.Tx, op dataset.Operation) error {
 func ClearHome(t *record.Tx, d dataset.Dataset) error {
 	t.Touch(d.ID, d.Home)
 	t.Delete(record.HomeKey(d.Home, d.ID))
+	t.Delete(record.TrashKey(d.ID))
 	if len(d.Copies) == 0 {
 		record.ForgetDataset(t, d)
 		return nil

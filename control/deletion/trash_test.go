@@ -88,7 +88,7 @@ func TestDeleteModes(t *testing.T) {
 	}
 	a.MustCreate("gone@fleeting")
 	d := a.MustDelete("gone")
-	if d.State != dataset.StatePurging || d.Trash != nil {
+	if d.State != dataset.StatePurging || d.Trash == nil || !d.Trash.Expires.IsZero() {
 		t.Errorf("purged: %+v", d)
 	}
 	for range 2 { // the agent reports twice
@@ -149,12 +149,60 @@ func TestProtection(t *testing.T) {
 	e.CheckInvariants()
 }
 
+// A dataset that is purged is pending deletion until its home reports that the data is destroyed. The trash lists it with
+// the reason, nothing restores it, and only then an event says that it is destroyed.
+func TestPendingDeletion(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	details := func(d dataset.Dataset) (all []string) {
+		t.Helper()
+		if err := e.Events(e.Ctx, 0, false, func(ev api.Event) error {
+			if ev.Dataset == d.ID && ev.Type != "volume.create" {
+				all = append(all, ev.Type+": "+ev.Detail)
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return all
+	}
+	for name, spec := range map[string]string{"db": "db@gold", "tmp": "tmp@fleeting"} {
+		a.MustCreate(spec)
+		d := a.MustDelete(name)
+		began := "volume.delete: pending deletion"
+		if spec == "db@gold" {
+			began = "volume.purge: pending deletion"
+			e.MustSubmit(api.Request{Kind: dataset.OpPurge, Volume: d.ID.String()})
+		}
+		a.ReportPool(dataset.PoolStatus{ID: d.Pool, Reason: "its disk is gone"})
+		list, err := e.Trash(e.Ctx, api.Page{})
+		if err != nil || len(list.Items) != 1 || list.Items[0].State != dataset.StatePurging || !strings.Contains(list.Items[0].Pending, "its disk is gone") {
+			t.Fatalf("%s: %+v, %v", name, list.Items, err)
+		}
+		_, err = e.Submit(e.Ctx, api.Request{Kind: dataset.OpUndelete, Volume: d.ID.String()})
+		controltest.Refused(t, err, dataset.ErrNotFound)
+		if got := details(d); got[len(got)-1] != began {
+			t.Errorf("%s: events %q", name, got)
+		}
+		e.Restart()
+		e.CheckInvariants()
+		a.MustPurge(list.Items[0].Dataset)
+		if got := details(d); got[len(got)-1] != "volume.purge: destroyed" {
+			t.Errorf("%s: events %q", name, got)
+		}
+		if list, err := e.Trash(e.Ctx, api.Page{}); err != nil || len(list.Items) != 0 {
+			t.Errorf("%s: %+v, %v", name, list.Items, err)
+		}
+		e.CheckInvariants()
+	}
+}
+
 func TestPurge(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
 	a.MustCreate("db")
 	_, err := e.Submit(e.Ctx, api.Request{Kind: dataset.OpPurge, Volume: "db"})
-	controltest.Refused(t, err, dataset.ErrNotFound, "db is not in the trash", "volume rm db")
+	controltest.Refused(t, err, dataset.ErrNotFound, "db is not in the trash", "volume inspect db")
 	_, err = e.Submit(e.Ctx, api.Request{Kind: dataset.OpPurge, Volume: e.MustVolume("db").ID.String()})
 	controltest.Refused(t, err, dataset.ErrNotFound)
 	d := a.MustDelete("db")

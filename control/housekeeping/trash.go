@@ -79,7 +79,7 @@ func (k *Housekeeper) expireOne(ctx context.Context, key string, value []byte, n
 		if err := deletion.CheckNoSupersededCopy(t, d); err != nil {
 			return err
 		}
-		return deletion.Condemn(t, &d, api.EventTrashExpire, "destroyed")
+		return deletion.Condemn(t, &d, k.Ledger.Clock.Now(), api.EventTrashExpire)
 	})
 	return until, err
 }
@@ -105,6 +105,6 @@ func (k *Housekeeper) reportTrashHeld(over time.Duration) {
 	k.Events.Publish(api.Event{
 		Time: k.Ledger.Clock.Now(), Type: api.EventTrashHold,
 		Detail: fmt.Sprintf("the clock advanced %s more than the running time of drover: this is ignored for the "+
-			"trash (drover trash purge does not wait)", over.Round(time.Minute)),
+			"trash (drover trash ls shows when each expires)", over.Round(time.Minute)),
 	})
 }

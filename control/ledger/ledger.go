@@ -174,6 +174,17 @@ func (l *Ledger) View(ctx context.Context, decide func(*record.Tx) error) (err e
 	return err
 }
 
+// Preview makes one decision as Update does, and discards its writes and notices. It fails as Update would.
+func (l *Ledger) Preview(ctx context.Context, decide func(*record.Tx) error) (err error) {
+	for range maxAttempts {
+		t := record.NewTx(ctx, l.Store)
+		if err = t.Outcome(decide(t)); !errors.Is(err, record.ErrChanged) {
+			break
+		}
+	}
+	return err
+}
+
 // checkHousekeeper fails if t belongs to the background work and another service does that work now. A service that was
 // paused may not know yet that another has taken over.
 func (l *Ledger) checkHousekeeper(t *record.Tx) error {

@@ -131,7 +131,7 @@ func TestMembersAreShown(t *testing.T) {
 	if got := shelf.shows["a:9471"]; !got.Alive {
 		t.Errorf("it is back: %v", shelf.has())
 	}
-	if _, err := s.RemoveNode(t.Context(), "b", false); err != nil {
+	if _, err := s.RemoveNode(t.Context(), "b", api.NodeRemoval{}); err != nil {
 		t.Fatal(err)
 	}
 	show()

@@ -30,7 +30,7 @@ func (m *Members) Fence(ctx context.Context, node uuid.UUID, f api.Fenced) (n da
 			return dataset.Errorf(dataset.ErrUnsupported, "fence of node %s: there is no other node", n.Name)
 		case !f.Confirmed:
 			return dataset.Errorf(dataset.ErrInvalid,
-				"fence of node %s: its volumes may then be opened elsewhere: confirm with --confirmed that it is "+
+				"fence of node %s: its volumes may then be opened elsewhere: set confirmed in the request once it is "+
 					"off, or cut off for good", n.Name)
 		}
 		_, there, err := LivingSession(t, node)

@@ -85,7 +85,7 @@ func TestJoinRefuses(t *testing.T) {
 	old := token(e, "")
 	e.Clock.Advance(61 * time.Minute)
 	gone := e.NewAgent("omega")
-	if _, err := e.RemoveNode(e.Ctx, "omega", false); err != nil {
+	if _, err := e.RemoveNode(e.Ctx, "omega", api.NodeRemoval{}); err != nil {
 		t.Fatal(err)
 	}
 	for name, c := range map[string]struct {

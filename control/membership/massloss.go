@@ -187,6 +187,6 @@ func FailoverSuspended(t *record.Tx) (string, error) {
 		names = append(names, fmt.Sprintf("and %d more", more))
 	}
 	return fmt.Sprintf("%d nodes vanished within %s (%s), so failover is halted for the whole cluster: fix the "+
-		"connection to them, or confirm for each that it is off for good: drover node fence NODE --confirmed",
+		"connection to them, or confirm for each that it is off for good: drover node fence NODE",
 		len(h.Nodes), MassLossWindow, strings.Join(names, ", ")), nil
 }

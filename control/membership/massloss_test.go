@@ -63,7 +63,7 @@ func TestMassLoss(t *testing.T) {
 	l.Beta.ReportGuard()
 	// delta and epsilon, or alpha and delta, are two of five.
 	_, err := l.Commit(l.Ctx, l.Beta.ID, l.Beta.ReportOf(op))
-	controltest.Refused(t, err, dataset.ErrConflict, "3 nodes vanished within 5m0s (alpha, delta, epsilon)", "drover node fence NODE --confirmed")
+	controltest.Refused(t, err, dataset.ErrConflict, "3 nodes vanished within 5m0s (alpha, delta, epsilon)", "drover node fence NODE")
 	if len(loud) != 1 || !strings.Contains(loud[0], "3 nodes vanished") {
 		t.Errorf("%q", loud)
 	}
@@ -81,7 +81,7 @@ func TestMassLoss(t *testing.T) {
 		return err
 	}
 	controltest.Refused(t, fence(l.Beta, true), dataset.ErrConflict, "node beta: it is alive")
-	controltest.Refused(t, fence(others[0], false), dataset.ErrInvalid, "--confirmed")
+	controltest.Refused(t, fence(others[0], false), dataset.ErrInvalid, "set confirmed")
 	others[1].Incarnation = uuid.New()
 	others[1].MustRegister("epsilon") // two of five
 	l.Wait(membership.LossCheckInterval, l.Beta, l.Gamma, others[1])

@@ -112,8 +112,8 @@ func (m *Members) checkPoolFree(t *record.Tx, n dataset.Node, p dataset.Pool) er
 	if err == nil {
 		err = dataset.Errorf(dataset.ErrInUse,
 			"register node %s: pool %s (%s) belongs to node %s, which is alive (a copy of its disk cannot be "+
-				"used at the same time; remove the pool from drover.yaml, or run drover node rm %s "+
-				"first)", n.Name, p.Name,
+				"used at the same time; remove the pool from drover.yaml, or stop drover on node %s "+
+				"and wait until it is unreachable)", n.Name, p.Name,
 			p.ID, name, name)
 	}
 	return err

@@ -47,7 +47,7 @@ func TestPoolIsGone(t *testing.T) {
 		controltest.Refused(t, mayLose(a, "a", 1), dataset.ErrConflict, "pool plain holds "+text)
 		controltest.Refused(t, without(a, "a", 1), dataset.ErrConflict, "pool plain holds "+text)
 	}
-	conflict("volume db: drover volume rm db, then drover trash purge " + db.ID.String()[:8])
+	conflict("volume db: drover volume rm db --dry-run")
 	e.MustSubmit(api.Request{Kind: dataset.OpDelete, Volume: "db"})
 	a.DoWork()
 	conflict("volume db (in the trash, " + db.ID.String()[:8] + "): drover trash purge " + db.ID.String()[:8])

@@ -43,7 +43,7 @@ func TestRemoveNodeThatKeepsTheLast(t *testing.T) {
 			l.EndHome()
 			l.EndSession(l.Left)
 		}, nil},
-		"it has a head that was overtaken":      {func(l *controltest.LastCopy) { l.EditCopy(l.Replica, kind(dataset.CopySuperseded, "")) }, []string{"the head of db that node gamma kept", "drover volume superseded discard db gamma"}},
+		"it has a head that was overtaken":      {func(l *controltest.LastCopy) { l.EditCopy(l.Replica, kind(dataset.CopySuperseded, "")) }, []string{"the head of db that node gamma kept", "drover volume superseded mount db gamma"}},
 		"such a head, and it was discarded":     {func(l *controltest.LastCopy) { l.EditCopy(l.Replica, kind(dataset.CopyGoing, dataset.CopySuperseded)) }, nil},
 		"such a head, and the volume destroyed": {func(l *controltest.LastCopy) { l.EditCopy(l.Replica, kind(dataset.CopySuperseded, "")); l.Purge() }, nil},
 	} {
@@ -55,14 +55,20 @@ func TestRemoveNodeThatKeepsTheLast(t *testing.T) {
 				g.ReportOnline(true)
 			}
 			c.then(l)
+			preview, err := l.Keeper.RemoveNode(t.Context(), "gamma", api.NodeRemoval{Force: c.says != nil, DryRun: true})
+			if err != nil || preview.Name != "gamma" || !preview.Live || !preview.Removed.IsZero() || (len(preview.Forgotten) == 1) != (c.says != nil) {
+				t.Errorf("preview: %+v, %v", preview, err)
+			}
 			if c.says != nil {
-				_, err := l.Keeper.RemoveNode(t.Context(), "gamma", false)
+				_, refused := l.Keeper.RemoveNode(t.Context(), "gamma", api.NodeRemoval{DryRun: true})
+				controltest.Refused(t, refused, dataset.ErrInUse, c.says...)
+				_, err := l.Keeper.RemoveNode(t.Context(), "gamma", api.NodeRemoval{})
 				controltest.Refused(t, err, dataset.ErrInUse, append(c.says, "node gamma has data that no other node has")...)
 				if v := l.Keeper.MustVolume("db"); len(v.CopyDetails) != 2 {
 					t.Errorf("a refusal had an effect: %d copies", len(v.CopyDetails))
 				}
 			}
-			out, err := l.Keeper.RemoveNode(t.Context(), "gamma", c.says != nil)
+			out, err := l.Keeper.RemoveNode(t.Context(), "gamma", api.NodeRemoval{Force: c.says != nil})
 			if err != nil || out.Name != "gamma" || (len(out.Forgotten) == 1) != (c.says != nil) || len(out.Forgotten) > 0 && !strings.Contains(out.Forgotten[0], c.says[0]) {
 				t.Errorf("%+v, %v", out, err)
 			}
@@ -87,7 +93,7 @@ func TestRemoveNodeThatKeepsTheLast(t *testing.T) {
 func TestRemovedNodeIsForgotten(t *testing.T) {
 	l := controltest.NewLastCopy(t)
 	l.EndHome()
-	if _, err := l.Keeper.RemoveNode(t.Context(), "beta", true); err != nil {
+	if _, err := l.Keeper.RemoveNode(t.Context(), "beta", api.NodeRemoval{Force: true}); err != nil {
 		t.Fatal(err)
 	}
 	l.Restart(l.Replica, "gamma")
@@ -97,11 +103,11 @@ func TestRemovedNodeIsForgotten(t *testing.T) {
 	if !slices.ContainsFunc(kept, func(k api.CopyDetail) bool { return k.Node == l.Home.ID && k.Kind == dataset.CopySuperseded }) {
 		t.Fatalf("%+v", kept)
 	}
-	out, err := l.Keeper.RemoveNode(t.Context(), "beta", false)
+	out, err := l.Keeper.RemoveNode(t.Context(), "beta", api.NodeRemoval{})
 	if err != nil || len(out.Forgotten) != 1 {
 		t.Errorf("%+v, %v", out, err)
 	}
-	if _, err := l.Keeper.RemoveNode(t.Context(), "beta", false); !errors.Is(err, dataset.ErrInvalid) {
+	if _, err := l.Keeper.RemoveNode(t.Context(), "beta", api.NodeRemoval{}); !errors.Is(err, dataset.ErrInvalid) {
 		t.Errorf("it is still on record: %v", err)
 	}
 }

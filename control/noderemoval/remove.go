@@ -55,28 +55,22 @@ const homesShown = 5
 // It also fails while the node keeps the only copy of some data. With force the records of that data are removed, and
 // the response and the events name the data. RemoveNode fails with dataset.ErrInvalid for an unknown node, and with
 // ErrAmbiguous if ref matches several nodes.
-func (m *NodeRemover) RemoveNode(ctx context.Context, ref string, force bool) (out api.RemovedNode, err error) {
-	n := &out.Node
+//
+// A dry run changes nothing. It returns and fails as the removal would.
+func (m *NodeRemover) RemoveNode(ctx context.Context, ref string, how api.NodeRemoval) (out api.RemovedNode,
+	err error) {
+	n, force := &out.Node, how.Force
 	if !force {
 		if err := m.CopyKeeper.CheckNoOnlyCopy(ctx, ref); err != nil {
 			return out, err
 		}
 	}
+	if how.DryRun {
+		return m.preview(ctx, ref, force)
+	}
 	_, err = m.Ledger.Update(ctx, func(t *record.Tx) error {
-		if *n, err = t.FindNode(ref); err != nil {
+		if out, err = checkRemovable(t, ref, force); err != nil {
 			return err
-		}
-		homes, err := homeNames(t, n.ID)
-		if err != nil {
-			return err
-		}
-		if len(homes) > 0 && !force {
-			return remainingHomes(*n, homes)
-		}
-		if !force {
-			if err := checkNoStays(t, *n); err != nil {
-				return err
-			}
 		}
 		return m.revokeNode(t, n)
 	})
@@ -99,6 +93,50 @@ func (m *NodeRemover) RemoveNode(ctx context.Context, ref string, force bool) (o
 		}
 	}
 	return out, nil
+}
+
+// checkRemovable finds a node, and fails if it must not be removed. It returns the node and its homes.
+func checkRemovable(t *record.Tx, ref string, force bool) (out api.RemovedNode, err error) {
+	if out.Node, err = t.FindNode(ref); err != nil {
+		return out, err
+	}
+	if out.Homes, err = homeNames(t, out.ID); err != nil {
+		return out, err
+	}
+	if len(out.Homes) > 0 && !force {
+		return out, remainingHomes(out.Node, out.Homes)
+	}
+	if !force {
+		err = checkNoStays(t, out.Node)
+	}
+	return out, err
+}
+
+// preview returns what a removal would return, and changes nothing.
+func (m *NodeRemover) preview(ctx context.Context, ref string, force bool) (out api.RemovedNode, err error) {
+	err = m.Ledger.View(ctx, func(t *record.Tx) error {
+		if out, err = checkRemovable(t, ref, force); err != nil {
+			return err
+		}
+		if _, out.Live, err = membership.LivingSession(t, out.ID); err != nil {
+			return err
+		}
+		copies, err := record.ListAll[dataset.Copy](t, record.NodeCopies(out.ID))
+		if err != nil {
+			return err
+		}
+		for _, c := range copies {
+			only, err := m.CopyKeeper.FindOnlyCopy(t, out.ID, c.Dataset)
+			if err != nil {
+				return err
+			}
+			if only.What != "" {
+				out.Forgotten = append(out.Forgotten, only.What)
+			}
+		}
+		return nil
+	})
+	return out, err
 }
 
 // dropCleared removes the record of a node on which no other record depends. more reports that a volume moved elsewhere
@@ -337,7 +375,7 @@ func checkNoStays(t *record.Tx, n dataset.Node) error {
 	}
 	slices.Sort(names)
 	return dataset.Errorf(dataset.ErrInUse, "node %s uses %s, whose home is another node: stop its containers "+
-		"there or, once it is off for good: drover node fence %s --confirmed", n.Name,
+		"there or, once it is off for good: drover node fence %s", n.Name,
 		strings.Join(names, ", "), n.Name)
 }
 

@@ -23,7 +23,7 @@ func TestRemovalBesideARegistration(t *testing.T) {
 		a.Incarnation = uuid.New()
 		a.MustRegister("alpha")
 	})
-	if _, err := e.RemoveNode(e.Ctx, "alpha", true); err != nil {
+	if _, err := e.RemoveNode(e.Ctx, "alpha", api.NodeRemoval{Force: true}); err != nil {
 		t.Fatal(err)
 	}
 	var n dataset.Node
@@ -41,13 +41,13 @@ func TestRemoveNode(t *testing.T) {
 	if err := e.Revoked(id, cert); err != nil {
 		t.Fatal(err)
 	}
-	_, err := e.RemoveNode(e.Ctx, "alpha", false)
+	_, err := e.RemoveNode(e.Ctx, "alpha", api.NodeRemoval{})
 	controltest.Refused(t, err, dataset.ErrInUse, "node alpha is the home of db: move them first", "--force")
 	if err := e.Revoked(id, cert); err != nil {
 		t.Error("a refusal had an effect:", err)
 	}
 	move := *e.MustSubmit(controltest.Move("db", "beta")).Operation // which b would do: it lives
-	n, err := e.RemoveNode(e.Ctx, "alpha", true)
+	n, err := e.RemoveNode(e.Ctx, "alpha", api.NodeRemoval{Force: true})
 	if err != nil || n.Removed.IsZero() || !n.Cordoned {
 		t.Fatalf("%+v, %v", n, err)
 	}
@@ -67,7 +67,7 @@ func TestRemoveNode(t *testing.T) {
 		t.Errorf("the move to a node that lives: %+v", op)
 	}
 	// Asked again nothing changes, until the volume has another home.
-	if n, err := e.RemoveNode(e.Ctx, a.ID.String()[:8], true); err != nil || n.Removed.IsZero() {
+	if n, err := e.RemoveNode(e.Ctx, a.ID.String()[:8], api.NodeRemoval{Force: true}); err != nil || n.Removed.IsZero() {
 		t.Errorf("%+v, %v", n, err)
 	}
 	e.CheckInvariants()
@@ -81,7 +81,7 @@ func TestRemoveEmptyNode(t *testing.T) {
 	e.MustMove("db", a, b, "beta") // alpha keeps a copy
 	b.MustCreate("web")
 	towards := *e.MustSubmit(controltest.Move("web", "alpha")).Operation
-	if _, err := e.RemoveNode(e.Ctx, "alpha", false); err != nil {
+	if _, err := e.RemoveNode(e.Ctx, "alpha", api.NodeRemoval{}); err != nil {
 		t.Fatal(err)
 	}
 	if op := e.MustOperation(towards.ID); op.State != dataset.OpFailed || !strings.Contains(op.Problem.Message, "was removed") {
@@ -100,7 +100,7 @@ func TestRemoveEmptyNode(t *testing.T) {
 		t.Errorf("%+v", d)
 	}
 	controltest.Refused(t, e.Revoked(controltest.NodeIdentity("alpha", a.ID), controltest.Certificate(t, ca, controltest.NodeIdentity("alpha", a.ID), e.Clock.Now())), dataset.ErrForbidden, "was removed")
-	_, err = e.RemoveNode(e.Ctx, "alpha", false)
+	_, err = e.RemoveNode(e.Ctx, "alpha", api.NodeRemoval{})
 	controltest.Refused(t, err, dataset.ErrInvalid, "unknown node")
 	e.CheckInvariants()
 }

@@ -27,16 +27,16 @@ func TestRemovedNodeWasToDestroy(t *testing.T) {
 		a.MustDelete(d.Volume)
 		e.MustSubmit(api.Request{ID: uuid.New(), Kind: dataset.OpPurge, Volume: d.ID.String()})
 	}
-	_, err := e.RemoveNode(e.Ctx, "alpha", false)
+	_, err := e.RemoveNode(e.Ctx, "alpha", api.NodeRemoval{})
 	controltest.Refused(t, err, dataset.ErrInUse, "db (deleted, "+d.ID.String()[:8]+")", "--force")
-	if _, err := e.RemoveNode(e.Ctx, "alpha", true); err != nil {
+	if _, err := e.RemoveNode(e.Ctx, "alpha", api.NodeRemoval{Force: true}); err != nil {
 		t.Fatal(err)
 	}
 	st := e.CheckInvariants()
 	if left, there := st.Datasets[d.ID]; !there || left.Home != uuid.Nil || len(left.Copies) != 1 || len(st.Datasets) != 1 || len(st.Snapshots) != 0 {
 		t.Errorf("left: %+v, %d snapshots", st.Datasets, len(st.Snapshots))
 	}
-	if _, err := e.RemoveNode(e.Ctx, "alpha", true); dataset.KindOf(err) != dataset.ErrInvalid {
+	if _, err := e.RemoveNode(e.Ctx, "alpha", api.NodeRemoval{Force: true}); dataset.KindOf(err) != dataset.ErrInvalid {
 		t.Errorf("the node is still on record: %v", err)
 	}
 	if err := e.Copied(e.Ctx, b.ID, api.CopyReport{Incarnation: b.Incarnation, Copy: dataset.Copy{Dataset: d.ID, Node: b.ID}, Removed: true}); err != nil {

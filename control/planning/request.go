@@ -82,7 +82,7 @@ func (v *Planner) CheckMatches(t *record.Tx, d dataset.Dataset, w CreateRequest)
 	}
 	switch {
 	case w.kind == dataset.OpImport:
-		return differs("already: an import creates a new one (choose another name, or drover volume rm %s)", d.Volume)
+		return differs("already: an import creates a new one (choose another name)")
 	case w.spec.Profile != "" && w.spec.Profile != p.Name:
 		if _, err := v.Profiles().Get(w.spec.Profile); err != nil {
 			return differs("with profile %s: %s", p.Name, dataset.OneLine(err))

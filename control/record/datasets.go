@@ -31,6 +31,12 @@ func EnterDataset(t *Tx, d dataset.Dataset, incarnation uuid.UUID) error {
 	return t.PutDataset(d)
 }
 
+// PutPending records that the data of a condemned dataset still exists at its home. The entry is in the trash, without
+// a time at which it expires.
+func PutPending(t *Tx, d dataset.Dataset) error {
+	return t.Put(TrashKey(d.ID), TrashEntry{Trash: dataset.Trash{At: d.Trash.At}})
+}
+
 // ForgetDataset removes all records of a dataset. It is called when no node has data of the dataset any more.
 func ForgetDataset(t *Tx, d dataset.Dataset) {
 	RemoveGuests(t, &d)

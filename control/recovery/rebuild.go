@@ -160,9 +160,27 @@ func releaseState(t *record.Tx, d dataset.Dataset) error {
 	return nil
 }
 
+// condemnAgain records a dataset as pending deletion. Its data still exists, because its pool was offline when it was
+// purged.
+func (rc *Recovery) condemnAgain(t *record.Tx, d *dataset.Dataset, r *api.Rebuilt) error {
+	if d.Trash == nil {
+		d.Trash = &dataset.Trash{At: rc.Ledger.Clock.Now()}
+	}
+	r.Action, r.Note = "purging", "it was purged: its data is destroyed"
+	if err := record.CondemnCopies(t, *d); err != nil {
+		return err
+	}
+	return record.PutPending(t, *d)
+}
+
 // reclaim gives a dataset its name again, or puts it in the trash again. Its time in the trash restarts, because it
 // could not be restored meanwhile.
+//
+// A dataset that was condemned stays condemned: its home destroys it.
 func (rc *Recovery) reclaim(t *record.Tx, d *dataset.Dataset, r *api.Rebuilt) error {
+	if d.State == dataset.StatePurging {
+		return rc.condemnAgain(t, d, r)
+	}
 	if d.State != dataset.StateReady || dataset.CheckName(d.Volume) != nil {
 		now := rc.Ledger.Clock.Now()
 		trash := dataset.Trash{At: now}

@@ -62,7 +62,7 @@ func TestRebuild(t *testing.T) {
 	for _, r := range b.MustRebuild(found...) {
 		actions[r.Volume] = r.Action
 	}
-	want := map[string]string{"db": "restored", "trashed": "trashed", "kept": "trashed", "going": "trashed"}
+	want := map[string]string{"db": "restored", "trashed": "trashed", "kept": "trashed", "going": "purging"}
 	for v, action := range want {
 		if actions[v] != action {
 			t.Errorf("%s: %s, not %s", v, actions[v], action)

@@ -108,7 +108,7 @@ func (r *Relocator) confirmLost(t *record.Tx, d dataset.Dataset, home string) (b
 			"volume %s was given up by node %s, which is unreachable: the move in progress must end first "+
 				"(drover operation ls)", d.Volume, home)
 	case known && vouched:
-		return "confirmed by " + word.By + ": drover node fence " + home + " --confirmed", nil
+		return "confirmed by " + word.By + ": drover node fence " + home, nil
 	case !known || left > 0:
 		return "", dataset.Errorf(dataset.ErrPending,
 			"volume %s is on node %s, which is unreachable: a copy takes over in %s, unless the node returns",

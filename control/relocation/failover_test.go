@@ -152,7 +152,7 @@ func TestFence(t *testing.T) {
 		t.Fatal(err)
 	}
 	op, err := l.AskFailover(l.Service, "beta")
-	if err != nil || !strings.Contains(op.Loss.Reason, "drover node fence alpha --confirmed") {
+	if err != nil || !strings.Contains(op.Loss.Reason, "drover node fence alpha") {
 		t.Fatalf("%+v, %v", op, err)
 	}
 	l.Beta.MustCommit(*op)

@@ -35,7 +35,7 @@ func (s *Keeper) FindOnlyCopy(t *record.Tx, node, id uuid.UUID) (o OnlyCopy, err
 	}
 	if c.Kind == dataset.CopySuperseded {
 		return OnlyCopy{d, "the head of " + d.Volume + " that node " + name + " kept, which was overtaken",
-			"drover volume superseded discard " + record.RefTo(d) + " " + name}, nil
+			"drover volume superseded mount " + record.RefTo(d) + " " + name + " shows it"}, nil
 	}
 	if c.Spent() || c.Snapshot == uuid.Nil || d.Home == uuid.Nil {
 		return o, nil
@@ -91,6 +91,7 @@ func (s *Keeper) CheckNoOnlyCopy(ctx context.Context, ref string) error {
 	if len(what) == 0 {
 		return nil
 	}
-	return dataset.Errorf(dataset.ErrInUse, "node %s has data that no other node has: %s (%s; or use --force to "+
-		"remove it from the store)", n.Name, strings.Join(what, ", "), strings.Join(then, "; "))
+	return dataset.Errorf(dataset.ErrInUse, "node %s has data that no other node has: %s (%s; --force "+
+		"--dry-run shows what would be removed from the store)", n.Name, strings.Join(what, ", "),
+		strings.Join(then, "; "))
 }

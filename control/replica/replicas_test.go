@@ -206,7 +206,7 @@ func TestReplicaOnANodeThatIsToGo(t *testing.T) {
 			return err
 		},
 		"removed": func(e *controltest.Control, _ *controltest.Agent) error {
-			_, err := e.RemoveNode(e.Ctx, "beta", false)
+			_, err := e.RemoveNode(e.Ctx, "beta", api.NodeRemoval{})
 			return err
 		},
 	} {
@@ -266,7 +266,7 @@ func TestRemovedNodeLeavesNoCopies(t *testing.T) {
 			a.MustCommit(op)
 		}
 	}
-	if _, err := e.RemoveNode(e.Ctx, "beta", true); err != nil {
+	if _, err := e.RemoveNode(e.Ctx, "beta", api.NodeRemoval{Force: true}); err != nil {
 		t.Fatal(err)
 	}
 	e.Spy.OnList = nil

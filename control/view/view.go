@@ -73,11 +73,11 @@ func (s *Views) Volumes(ctx context.Context, p api.Page) (api.List[api.Volume], 
 	}, func(name string, d dataset.Dataset) bool { return d.State == dataset.StateReady && d.Volume == name })
 }
 
-// Trash lists the datasets in the trash by UUID.
+// Trash lists the datasets in the trash by UUID, with those that are pending deletion.
 func (s *Views) Trash(ctx context.Context, p api.Page) (api.List[api.Volume], error) {
 	return s.listDatasets(ctx, record.TrashPrefix, p, func(id string, _ []byte) (uuid.UUID, error) {
 		return record.ParseKey(record.TrashPrefix+id, record.TrashPrefix)
-	}, func(_ string, d dataset.Dataset) bool { return d.State == dataset.StateTrashed })
+	}, func(_ string, d dataset.Dataset) bool { return d.State != dataset.StateReady && d.Home != uuid.Nil })
 }
 
 // listDatasets lists the datasets of the keys under prefix. It leaves out a dataset that has left the list since its
@@ -186,6 +186,9 @@ func (p *presenter) present(d dataset.Dataset) (v api.Volume, err error) {
 	if there {
 		v.Lease = &lease
 	}
+	if d.State == dataset.StatePurging {
+		v.Pending = p.whyPending(d, v.Node)
+	}
 	if v.CopyDetails, err = p.copies(d); err != nil {
 		return v, err
 	}
@@ -194,6 +197,17 @@ func (p *presenter) present(d dataset.Dataset) (v api.Volume, err error) {
 	}
 	v.Snapshots, err = p.s.counts.snapshots(p.t, d.ID)
 	return v, err
+}
+
+// whyPending says why the data of a condemned dataset still exists. node is the name of its home.
+func (p *presenter) whyPending(d dataset.Dataset, node string) string {
+	switch st := p.s.Reports.Pool(d.Pool); {
+	case st == nil:
+		return "node " + node + " has not reported the state of its pool"
+	case !st.Online:
+		return cmp.Or(st.Reason, "its pool is offline")
+	}
+	return "node " + node + " is destroying it"
 }
 
 // copies returns the copies of a dataset.

@@ -86,7 +86,7 @@ func (w *world) end(t *testing.T) {
 	w.Check(t, heads, w.losses...)
 	control := w.Controls[1]
 	for _, name := range w.volumes(t, w.Hosts[1]) {
-		control.Must(t, "volume", "rm", name, "--force")
+		control.Must(t, "volume", "rm", name, "--force", "--yes")
 	}
 	control.Must(t, "trash", "purge", "--all", "--yes")
 	for _, h := range w.Hosts {

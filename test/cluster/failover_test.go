@@ -70,7 +70,7 @@ func testA6(t *testing.T, w *world) {
 	aside := lookedAt(t, w.Controls[0], b, "fallen", first.Entries(t))
 	first.Stop(t)
 	next.Stop(t)
-	w.Controls[0].Must(t, "volume", "superseded", "discard", "fallen", b.Name, "--confirmed")
+	w.Controls[0].Must(t, "volume", "superseded", "discard", "fallen", b.Name, "--yes")
 	head := w.Head(t, a, auto)
 	more := 0
 	for token := range aside.Tokens {
@@ -102,7 +102,7 @@ func lookedAt(t *testing.T, control *cluster.Control, h *cluster.Host, volume st
 		}
 	}
 	t.Logf("%d tokens are kept aside of %d writes", len(c.Tokens), len(wrote))
-	if r := control.Exec(t, "volume", "superseded", "discard", volume, h.Name, "--confirmed"); r.Exit == 0 || !strings.Contains(r.Err, "--off") {
+	if r := control.Exec(t, "volume", "superseded", "discard", volume, h.Name, "--yes"); r.Exit == 0 || !strings.Contains(r.Err, "--off") {
 		t.Errorf("discarded while somebody looks: %+v", r)
 	}
 	control.JSON(t, &off, append(look, "--off")...)

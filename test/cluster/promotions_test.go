@@ -105,7 +105,7 @@ func (c *cuts) promotions(t *testing.T) {
 			}
 		}
 		p.client.Close()
-		c.Controls[0].Must(t, "volume", "rm", v.volume)
+		c.Controls[0].Must(t, "volume", "rm", v.volume, "--yes")
 	}
 }
 
@@ -348,7 +348,7 @@ func (p *promoted) check(t *testing.T, cut promotion, before []witness.Entry) {
 	bad := witness.Check(p.entries, copies, p.losses)
 	if at == p.target {
 		p.asides = append(p.asides, lookedAt(t, p.Controls[0], p.home, p.name, before))
-		p.Controls[0].Must(t, "volume", "superseded", "discard", p.name, p.home.Name, "--confirmed")
+		p.Controls[0].Must(t, "volume", "superseded", "discard", p.name, p.home.Name, "--yes")
 	}
 	bad = append(bad, witness.Check(p.entries, append(copies, p.asides...), nil)...)
 	if len(bad) > 0 {

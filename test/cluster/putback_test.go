@@ -88,7 +88,7 @@ func TestDiskIsPutBack(t *testing.T) {
 	}
 	held := func(h *cluster.Host) {
 		t.Helper()
-		const wayOut = "drover pool accept default --confirmed, on node "
+		const wayOut = "drover pool accept default, on node "
 		host.Await(t, "control shows it", func() error {
 			for _, args := range [][]string{{"pool", "ls"}, {"node", "inspect", h.Name}} {
 				if out := control.Must(t, args...); !strings.Contains(out, "held") || !strings.Contains(out, wayOut+h.Name) {
@@ -106,10 +106,10 @@ func TestDiskIsPutBack(t *testing.T) {
 	}
 	accept := func(h *cluster.Host) {
 		t.Helper()
-		if r := h.Exec(t, "pool", "accept", "default"); r.Exit != 2 || !strings.Contains(r.Err, "--confirmed") {
+		if r := h.Exec(t, "pool", "accept", "default"); r.Exit != 2 || !strings.Contains(r.Err, "--yes") {
 			t.Errorf("without a word: %+v", r)
 		}
-		h.Drover(t, "pool", "accept", "default", "--confirmed")
+		h.Drover(t, "pool", "accept", "default", "--yes")
 		log, err := os.ReadFile(h.File(filepath.Join(h.Root, "agent-audit.log")))
 		if err != nil || !strings.Contains(string(log), `"what":"accept-pool"`) {
 			t.Errorf("the audit log has %s, %v", log, err)

@@ -110,15 +110,15 @@ func TestStoreGoesBack(t *testing.T) {
 		}
 		return nil
 	})
-	if r := control.Exec(t, "store", "recover"); r.Exit != 1 || !strings.Contains(r.Out, last.Name) || !strings.Contains(r.Out, "missing") || !strings.Contains(r.Err, "--confirm") {
+	if r := control.Exec(t, "store", "recover"); r.Exit != 2 || !strings.Contains(r.Out, last.Name) || !strings.Contains(r.Out, "missing") || !strings.Contains(r.Err, "--yes") {
 		t.Errorf("without a terminal: %+v", r)
 	}
 	// What was removed may have gone to that node, unless somebody vouches for its death; and
 	// nobody does for that of one which is alive.
-	if r := control.Exec(t, "store", "recover", "--confirm", "--fenced", b.Name); r.Exit == 0 || !strings.Contains(r.Err, b.Name) || !strings.Contains(r.Err, "is alive") {
+	if r := control.Exec(t, "store", "recover", "--yes", "--fenced", b.Name); r.Exit == 0 || !strings.Contains(r.Err, b.Name) || !strings.Contains(r.Err, "is alive") {
 		t.Errorf("without a node that is alive: %+v", r)
 	}
-	out := control.Must(t, "store", "recover", "--confirm", "--fenced", last.Name)
+	out := control.Must(t, "store", "recover", "--yes", "--fenced", last.Name)
 	for _, want := range []string{"moved", "made", "gone", "forgotten", "trashed", "snapped", "NOT respond"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("recover does not say %q: %s", want, out)

@@ -23,7 +23,7 @@ func (c *cuts) released(t *testing.T) {
 	wr := c.StartWriter(t, h, volume)
 	was := h.Inspect(t, volume)
 	release := func() host.Result {
-		return h.Exec(t, "guard", "release", volume, "--confirmed", "--run", filepath.Join(h.Dir, "run"))
+		return h.Exec(t, "guard", "release", volume, "--yes", "--run", filepath.Join(h.Dir, "run"))
 	}
 	state := func() guard.State {
 		st, err := h.Guard.Status(t.Context())
@@ -95,5 +95,5 @@ func (c *cuts) released(t *testing.T) {
 		t.Error(strings.Join(bad, "\n"))
 	}
 	h.Clean(t, cluster.WeakGuard)
-	c.Controls[0].Must(t, "volume", "rm", volume)
+	c.Controls[0].Must(t, "volume", "rm", volume, "--yes")
 }

@@ -206,7 +206,7 @@ func TestC8Planted(t *testing.T) {
 		w.submit(t, api.Request{Kind: dataset.OpPurge, Volume: name}) //nolint:errcheck // it may well fail; what it does not destroy counts
 	}
 	for _, id := range []string{"3", "4", "5"} {
-		w.h.Exec(t, "doctor", "--gc", "00000000-0000-4000-8000-00000000000"+id)
+		w.h.Exec(t, "doctor", "--gc", "00000000-0000-4000-8000-00000000000"+id, "--yes")
 	}
 	w.h.Restart(t)
 	if after := everywhere(t, outside); !slices.Equal(before, after) {

@@ -9,6 +9,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/internal/linux/mount"
@@ -64,6 +67,88 @@ func TestPoolOffline(t *testing.T) {
 	}
 	w.kept(t)
 	w.tidy(t)
+}
+
+// A purge while the pool is offline is pending deletion: the trash, doctor and the operation say so, and nothing says
+// that the data is destroyed. It is destroyed within 30 s after the pool is online again. A rebuild of the store does
+// not restore it.
+func TestPurgeWhilePoolIsOffline(t *testing.T) {
+	for name, storeLost := range map[string]bool{"pool returns": false, "store lost meanwhile": true} {
+		t.Run(name, func(t *testing.T) {
+			w, far := twoPools(t)
+			id := w.volume(t, "there").ID
+			w.ok(t, w.plug.Remove("there"))
+			far.unplug(t)
+			if out := w.h.Must(t, "trash", "purge", "there", "--yes"); !strings.Contains(out, "is pending deletion: pool far is offline") {
+				t.Errorf("purge: %s", out)
+			}
+			w.pendingDeletion(t, id)
+			w.h.Restart(t)
+			w.pendingDeletion(t, id)
+			if log := w.h.Log(); strings.Contains(log, "operation failed") {
+				t.Error("the log has a failed operation")
+			}
+			if storeLost {
+				w.h.Stop(t)
+				w.ok(t, os.Remove(filepath.Join(w.h.Root, "store.db")))
+				far.plugIn(t)
+				w.h.Up(t)
+				var rebuilt []api.Rebuilt
+				w.h.JSON(t, &rebuilt, "store", "rebuild")
+				for _, r := range rebuilt {
+					if r.Dataset == id && r.Action != "purging" {
+						t.Errorf("the rebuild: %+v", r)
+					}
+				}
+			} else {
+				far.plugIn(t)
+			}
+			back := time.Now()
+			host.Await(t, "the data is destroyed", func() error {
+				if left := names(t, filepath.Join(far.at, "pool", "datasets")); len(left) > 0 {
+					return fmt.Errorf("in the pool: %v", left)
+				}
+				if out := w.h.Must(t, "trash", "ls", "-q"); out != "" {
+					return fmt.Errorf("in the trash: %s", out)
+				}
+				return nil
+			})
+			if took := time.Since(back); took > 30*time.Second {
+				t.Errorf("the data was destroyed only after %s", took)
+			}
+			if out := w.h.Must(t, "events", "-o", "json"); !storeLost && strings.Count(out, `"destroyed"`) != 1 {
+				t.Errorf("events: %s", out)
+			}
+			w.settled(t)
+			w.forget("there")
+			w.kept(t)
+			w.h.Restart(t)
+			w.kept(t)
+			w.tidy(t)
+		})
+	}
+}
+
+// pendingDeletion fails unless a dataset in pool far is pending deletion in every way that counts.
+func (w *world) pendingDeletion(t testing.TB, id uuid.UUID) {
+	t.Helper()
+	host.Await(t, "it is pending deletion", func() error {
+		out := w.h.Must(t, "trash", "ls")
+		if !strings.Contains(out, "pending deletion: ") || !strings.Contains(out, "far") {
+			return fmt.Errorf("trash ls: %s", out)
+		}
+		r := w.h.Exec(t, "doctor")
+		if n := strings.Count(r.Out, "is pending deletion since"); n != 1 || !strings.Contains(r.Out, id.String()) {
+			return fmt.Errorf("doctor has %d findings: %s", n, r.Out)
+		}
+		if out := w.h.Must(t, "operation", "ls"); strings.Contains(out, "failed") || !strings.Contains(out, "pending deletion") {
+			return fmt.Errorf("operation ls: %s", out)
+		}
+		return nil
+	})
+	if out := w.h.Must(t, "events", "-o", "json"); strings.Contains(out, `"destroyed"`) {
+		t.Errorf("an event says that it is destroyed: %s", out)
+	}
 }
 
 // offline fails unless pool "far" is offline in every way that counts.

@@ -21,7 +21,7 @@ func poolDrills() []drill {
 		ask := func(t *testing.T, w *world) error {
 			c := w.h.Client(t)
 			defer c.Close()
-			_, err := c.RemovePool(t.Context(), "mistake", forget)
+			_, err := c.RemovePool(t.Context(), "mistake", api.PoolRemoval{Forget: forget})
 			return err
 		}
 		all = append(all, drill{

@@ -57,7 +57,7 @@ func verifies(t *testing.T, pool, at string) {
 		t.Errorf("the mend is %q", f.Fix)
 	}
 	words := strings.Fields(f.Fix)
-	h.Must(t, "doctor", "--gc", words[len(words)-1])
+	h.Must(t, "doctor", "--gc", words[len(words)-1], "--yes")
 	nothingLeft(t, h)
 
 	p = until(t, h, at)

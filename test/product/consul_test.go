@@ -188,7 +188,7 @@ func TestStoreMovesToConsulAndBack(t *testing.T) {
 	h.Must(t, "trash", "restore", "trashed")
 	must(ask(t, h, "Remove", request{Name: "old@gold"}))
 
-	move("and-back", "into the file ", string(before), "--force")
+	move("and-back", "into the file ", string(before), "--force", "--yes")
 	check("bolt")
 	var all []api.Volume
 	h.JSON(t, &all, "volume", "ls")

@@ -85,6 +85,6 @@ func testSubvolumes(t *testing.T, w *world) {
 	w.docker(t, "rm", "-f", "beside")
 	w.docker(t, "volume", "rm", "tight@bronze", "beside@bronze")
 	for _, name := range w.h.Volumes(t) {
-		w.drover(t, "volume", "rm", name, "--force")
+		w.drover(t, "volume", "rm", name, "--force", "--yes")
 	}
 }

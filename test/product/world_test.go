@@ -222,7 +222,7 @@ func (w *world) empty(t *testing.T) {
 	})
 	w.h.Clean(t)
 	for _, name := range w.h.Volumes(t) {
-		w.drover(t, "volume", "rm", name, "--force")
+		w.drover(t, "volume", "rm", name, "--force", "--yes")
 	}
 	w.drover(t, "trash", "purge", "--all", "--yes")
 	w.wantVolumes(t)

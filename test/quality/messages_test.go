@@ -32,16 +32,7 @@ To change a text, edit the code and run ` + "`go test ./test/quality -run TestMe
 
 // TestMessages compares the catalogue of messages with the code.
 func TestMessages(t *testing.T) {
-	packages := map[string]messages{}
-	for _, s := range sources(t) {
-		if dir := filepath.ToSlash(filepath.Dir(s.name)); isProduct(s, dir) {
-			if packages[dir] == nil {
-				packages[dir] = messages{}
-			}
-			ast.Walk(collector{packages[dir], other}, s.file)
-		}
-	}
-	want := render(packages)
+	want := render(collectMessages(t))
 	if *update {
 		if err := os.MkdirAll(filepath.Join(top, filepath.Dir(catalogue)), 0o755); err != nil {
 			t.Fatal(err)
@@ -53,6 +44,70 @@ func TestMessages(t *testing.T) {
 	if diff := cmp.Diff(read(t, catalogue), want); diff != "" {
 		t.Errorf("%s is out of date. Run go test ./test/quality -run TestMessages -update\n(-file +code):\n%s",
 			catalogue, diff)
+	}
+}
+
+// collectMessages returns the texts of each package of the program.
+func collectMessages(t *testing.T) map[string]messages {
+	packages := map[string]messages{}
+	for _, s := range sources(t) {
+		if dir := filepath.ToSlash(filepath.Dir(s.name)); isProduct(s, dir) {
+			if packages[dir] == nil {
+				packages[dir] = messages{}
+			}
+			ast.Walk(collector{packages[dir], other}, s.file)
+		}
+	}
+	return packages
+}
+
+var (
+	// destructive matches a command of drover that destroys data. The rest of the hint is its arguments and flags, up
+	// to the next command or sign.
+	destructive = regexp.MustCompile(`drover (volume (rm|superseded discard)|trash purge|pool rm|node rm|snapshot rm|` +
+		`doctor --gc)\b[^,;:()]*`)
+	looksOnly = regexp.MustCompile(`--dry-run\b`)
+)
+
+// destructiveHints returns the commands in a text that destroy data if a person copies them.
+func destructiveHints(text string) (found []string) {
+	for _, command := range destructive.FindAllString(text, -1) {
+		if !looksOnly.MatchString(command) {
+			found = append(found, command)
+		}
+	}
+	return found
+}
+
+// TestHintsDestroyNothing refuses hints in errors, logs and findings with a command that destroys data: a person who
+// copies the hint must not lose anything. A hint may have the command with --dry-run. Help texts describe commands, and
+// may name them all.
+func TestHintsDestroyNothing(t *testing.T) {
+	for name, sections := range collectMessages(t) {
+		for section, texts := range sections {
+			if section == helpTexts {
+				continue
+			}
+			for text := range texts {
+				for _, command := range destructiveHints(text) {
+					t.Errorf("%s: %q suggests %q (say what is lost and how to look first, for example with --dry-run)",
+						name, text, command)
+				}
+			}
+		}
+	}
+	for text, bad := range map[string]int{
+		"is lost (drover volume rm %s)":                                          1,
+		"is lost (drover volume rm %s --dry-run)":                                0,
+		"drover doctor --gc … destroys it, drover doctor --gc … --dry-run shows": 1,
+		"drover trash ls, drover trash purge NAME":                               1,
+		"drover volume rmdir":                                                    0,
+		"drover pool rm %s --forget --dry-run":                                   0,
+		"drover volume inspect %s":                                               0,
+	} {
+		if got := destructiveHints(text); len(got) != bad {
+			t.Errorf("%q: found %q", text, got)
+		}
 	}
 }
 

@@ -118,7 +118,7 @@ func snapshots(t *testing.T, w World) {
 	}
 	w.Admin.Must(t, "volume", "resize", "snapped", "2GiB")
 	for _, n := range []string{"snapped", "snapped-copy", "snapped-clone"} {
-		w.Admin.Must(t, "volume", "rm", n)
+		w.Admin.Must(t, "volume", "rm", n, "--yes")
 	}
 }
 
@@ -306,6 +306,6 @@ func carried(t *testing.T, w World) {
 		t.Errorf("imported: %q", got)
 	}
 	for _, n := range []string{"out", "in"} {
-		w.Admin.Must(t, "volume", "rm", n)
+		w.Admin.Must(t, "volume", "rm", n, "--yes")
 	}
 }

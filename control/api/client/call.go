@@ -119,6 +119,14 @@ func query(pairs ...string) url.Values {
 	return q
 }
 
+// flag returns the value of a boolean parameter in a query. It is empty for false, so that query leaves it out.
+func flag(set bool) string {
+	if set {
+		return "true"
+	}
+	return ""
+}
+
 // one asks for one object by its name.
 func one[T any](ctx context.Context, c *connection, r route.Route, name string, params ...string) (T, error) {
 	k := to(r, name)

@@ -18,9 +18,12 @@ func (h Host) Doctor(ctx context.Context) ([]api.Finding, error) {
 	return items[api.Finding](ctx, h.conn, route.Doctor)
 }
 
-// Collect destroys one dataset that the store does not know.
-func (h Host) Collect(ctx context.Context, id uuid.UUID) error {
-	return h.conn.tell(ctx, to(route.Collect, id.String()))
+// Collect destroys one dataset that the store does not know. Only a dry run returns what it is.
+func (h Host) Collect(ctx context.Context, id uuid.UUID, dryRun bool) (api.Collected, error) {
+	if dryRun {
+		return ask[api.Collected](ctx, h.conn, to(route.PreviewCollect, id.String()))
+	}
+	return api.Collected{Dataset: id}, h.conn.tell(ctx, to(route.Collect, id.String()))
 }
 
 // CreatePool creates a pool on the server's host.
@@ -40,12 +43,13 @@ func (h Host) AcceptPool(ctx context.Context, name string, a api.AcceptPool) (da
 	return ask[dataset.Pool](ctx, h.conn, to(route.AcceptPool, name).with(a))
 }
 
-// RemovePool removes an empty pool of the server's host. With forget it only deletes the record.
-func (h Host) RemovePool(ctx context.Context, name string, forget bool) (api.RemovedPool, error) {
+// RemovePool removes an empty pool of the server's host. With Forget it only deletes the record.
+func (h Host) RemovePool(ctx context.Context, name string, how api.PoolRemoval) (api.RemovedPool, error) {
 	k := to(route.RemovePool, name)
-	if forget {
-		k.query = query("forget", "true")
+	if how.DryRun {
+		k = to(route.PreviewRemovePool, name)
 	}
+	k.query = query("forget", flag(how.Forget))
 	return ask[api.RemovedPool](ctx, h.conn, k)
 }
 

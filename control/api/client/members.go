@@ -35,11 +35,12 @@ func (m Members) Trust(ctx context.Context) (api.Trust, error) {
 }
 
 // RemoveNode removes a node from the cluster.
-func (m Members) RemoveNode(ctx context.Context, ref string, force bool) (api.RemovedNode, error) {
+func (m Members) RemoveNode(ctx context.Context, ref string, how api.NodeRemoval) (api.RemovedNode, error) {
 	k := to(route.RemoveNode, ref).idempotent()
-	if force {
-		k.query = query("force", "true")
+	if how.DryRun {
+		k = to(route.PreviewRemoveNode, ref).idempotent()
 	}
+	k.query = query("force", flag(how.Force))
 	return ask[api.RemovedNode](ctx, m.conn, k)
 }
 

@@ -68,31 +68,36 @@ var (
 
 // The host of the server: its pools and its store.
 var (
-	BackupStore  = Route{"backup-store", http.MethodGet, "/v1/store/backup"}
-	ListPools    = Route{"list-pools", http.MethodGet, "/v1/pools"}
-	CreatePool   = Route{"create-pool", http.MethodPost, "/v1/pools"}
-	AdoptPool    = Route{"adopt-pool", http.MethodPost, "/v1/adoptions"}
-	AcceptPool   = Route{"accept-pool", http.MethodPost, "/v1/pools/{pool}/accept"}
-	RemovePool   = Route{"remove-pool", http.MethodDelete, "/v1/pools/{pool}"}
-	Doctor       = Route{"doctor", http.MethodGet, "/v1/doctor"}
-	Collect      = Route{"collect", http.MethodDelete, "/v1/doctor/{dataset}"}
-	RebuildStore = Route{"rebuild-store", http.MethodPost, "/v1/store/rebuild"}
-	RecoverStore = Route{"recover-store", http.MethodPost, "/v1/store/recover"}
+	BackupStore = Route{"backup-store", http.MethodGet, "/v1/store/backup"}
+	ListPools   = Route{"list-pools", http.MethodGet, "/v1/pools"}
+	CreatePool  = Route{"create-pool", http.MethodPost, "/v1/pools"}
+	AdoptPool   = Route{"adopt-pool", http.MethodPost, "/v1/adoptions"}
+	AcceptPool  = Route{"accept-pool", http.MethodPost, "/v1/pools/{pool}/accept"}
+	RemovePool  = Route{"remove-pool", http.MethodDelete, "/v1/pools/{pool}"}
+	// The previews have routes of their own: a server of an earlier version would ignore a parameter that it does not
+	// know, and remove the pool.
+	PreviewRemovePool = Route{"preview-remove-pool", http.MethodGet, "/v1/pools/{pool}/removal"}
+	PreviewCollect    = Route{"preview-collect", http.MethodGet, "/v1/doctor/{dataset}/removal"}
+	Doctor            = Route{"doctor", http.MethodGet, "/v1/doctor"}
+	Collect           = Route{"collect", http.MethodDelete, "/v1/doctor/{dataset}"}
+	RebuildStore      = Route{"rebuild-store", http.MethodPost, "/v1/store/rebuild"}
+	RecoverStore      = Route{"recover-store", http.MethodPost, "/v1/store/recover"}
 )
 
 // Nodes and members of the cluster.
 var (
-	ListNodes      = Route{"list-nodes", http.MethodGet, "/v1/nodes"}
-	CordonNode     = Route{"cordon-node", http.MethodPost, "/v1/nodes/{node}/cordon"}
-	LabelNode      = Route{"label-node", http.MethodPost, "/v1/nodes/{node}/labels"}
-	FenceNode      = Route{"fence-node", http.MethodPost, "/v1/nodes/{node}/fence"}
-	GetFailover    = Route{"get-failover", http.MethodGet, "/v1/failover"}
-	GetHealth      = Route{"get-health", http.MethodGet, "/v1/health"}
-	MakeToken      = Route{"make-token", http.MethodPost, "/v1/tokens"}
-	GetTrust       = Route{"get-trust", http.MethodGet, "/v1/trust"}
-	RemoveNode     = Route{"remove-node", http.MethodDelete, "/v1/nodes/{node}"}
-	RevokeOperator = Route{"revoke-operator", http.MethodDelete, "/v1/operators/{operator}"}
-	Join           = Route{"join", http.MethodPost, "/v1/join"}
+	ListNodes         = Route{"list-nodes", http.MethodGet, "/v1/nodes"}
+	CordonNode        = Route{"cordon-node", http.MethodPost, "/v1/nodes/{node}/cordon"}
+	LabelNode         = Route{"label-node", http.MethodPost, "/v1/nodes/{node}/labels"}
+	FenceNode         = Route{"fence-node", http.MethodPost, "/v1/nodes/{node}/fence"}
+	GetFailover       = Route{"get-failover", http.MethodGet, "/v1/failover"}
+	GetHealth         = Route{"get-health", http.MethodGet, "/v1/health"}
+	MakeToken         = Route{"make-token", http.MethodPost, "/v1/tokens"}
+	GetTrust          = Route{"get-trust", http.MethodGet, "/v1/trust"}
+	RemoveNode        = Route{"remove-node", http.MethodDelete, "/v1/nodes/{node}"}
+	PreviewRemoveNode = Route{"preview-remove-node", http.MethodGet, "/v1/nodes/{node}/removal"}
+	RevokeOperator    = Route{"revoke-operator", http.MethodDelete, "/v1/operators/{operator}"}
+	Join              = Route{"join", http.MethodPost, "/v1/join"}
 )
 
 // Endpoints that agents call, each for its own node.

@@ -57,7 +57,8 @@ func ruleOf(id string) (r rule, known bool) {
 		return rule{role: pki.Worker}, true
 	case "create-pool", "adopt-pool", "accept-pool", "remove-pool", "collect", "rebuild-store", "recover-store",
 		"cordon-node", "label-node", "fence-node",
-		"make-token", "remove-node", "revoke-operator":
+		"make-token", "remove-node", "revoke-operator",
+		"preview-remove-pool", "preview-collect", "preview-remove-node":
 		return rule{role: pki.Admin}, true
 	case "plan", "heartbeat", "sync", "facts", "renew", "generations", "hold":
 		return rule{node: ownNode, quiet: true}, true

@@ -71,6 +71,9 @@ func (c *pending) noteRequest(req api.Request) {
 	if req.Force {
 		c.addDetail("", "force")
 	}
+	if req.DryRun {
+		c.addDetail("", "dry run")
+	}
 	c.addDetail("fenced ", req.Fenced) // the node that the caller confirms to be fenced
 }
 

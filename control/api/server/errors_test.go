@@ -292,8 +292,9 @@ func TestNoAgentNoStore(t *testing.T) {
 	_, joined := c.Join(ctx, api.Join{})
 	_, renewed := c.Certify(ctx, node1, api.Certification{})
 	_, trust := c.Trust(ctx)
-	_, removed := c.RemoveNode(ctx, "a", false)
-	for i, err := range []error{doctor, pool, adopt, rebuild, imported, diff, c.Collect(ctx, node1), exported, c.Backup(ctx, nil), token, joined, renewed, trust, removed, c.RevokeOperator(ctx, "a")} {
+	_, removed := c.RemoveNode(ctx, "a", api.NodeRemoval{})
+	_, collected := c.Collect(ctx, node1, false)
+	for i, err := range []error{doctor, pool, adopt, rebuild, imported, diff, collected, exported, c.Backup(ctx, nil), token, joined, renewed, trust, removed, c.RevokeOperator(ctx, "a")} {
 		if dataset.KindOf(err) != dataset.ErrUnsupported {
 			t.Error(i, err)
 		}

@@ -95,12 +95,12 @@ func (f *fake) Trust(ctx context.Context) (api.Trust, error) {
 	return api.Trust{Roots: "r", Revoked: []api.Revoked{}}, f.ask(ctx, "Trust")
 }
 
-func (f *fake) RemoveNode(ctx context.Context, ref string, force bool) (api.RemovedNode, error) {
+func (f *fake) RemoveNode(ctx context.Context, ref string, how api.NodeRemoval) (api.RemovedNode, error) {
 	out := api.RemovedNode{Node: dataset.Node{Name: ref}}
-	if force {
+	if how.Force {
 		out.Forgotten = []string{"a head of db"}
 	}
-	return out, f.ask(ctx, "RemoveNode", ref, force)
+	return out, f.ask(ctx, "RemoveNode", ref, how)
 }
 
 func (f *fake) RevokeOperator(ctx context.Context, name string) error {
@@ -260,7 +260,9 @@ func (f *fake) Doctor(ctx context.Context) ([]api.Finding, error) {
 	return f.found, f.ask(ctx, "Doctor")
 }
 
-func (f *fake) Collect(ctx context.Context, id uuid.UUID) error { return f.ask(ctx, "Collect", id) }
+func (f *fake) Collect(ctx context.Context, id uuid.UUID, dryRun bool) (api.Collected, error) {
+	return api.Collected{Dataset: id, Pool: "fast"}, f.ask(ctx, "Collect", id, dryRun)
+}
 
 func (f *fake) CreatePool(ctx context.Context, p api.NewPool) (dataset.Pool, error) {
 	return f.pool, f.ask(ctx, "CreatePool", p)
@@ -274,8 +276,8 @@ func (f *fake) Generations(ctx context.Context, node uuid.UUID, g api.Generation
 	return api.Generations{Pools: g.Pools}, f.ask(ctx, "Generations", node, g)
 }
 
-func (f *fake) RemovePool(ctx context.Context, name string, forget bool) (api.RemovedPool, error) {
-	return api.RemovedPool{Pool: f.pool, Notes: []string{"a note"}}, f.ask(ctx, "RemovePool", name, forget)
+func (f *fake) RemovePool(ctx context.Context, name string, how api.PoolRemoval) (api.RemovedPool, error) {
+	return api.RemovedPool{Pool: f.pool, Notes: []string{"a note"}}, f.ask(ctx, "RemovePool", name, how)
 }
 
 func (f *fake) AdoptPool(ctx context.Context, path string) (dataset.Pool, []api.Rebuilt, error) {

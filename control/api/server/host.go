@@ -44,12 +44,19 @@ func (h handlers) pools() {
 			"anything is recorded in it."),
 		func(ctx context.Context, in *struct {
 			PoolParam
-			Forget bool `query:"forget" doc:"remove only the record of the pool, and leave its path unchanged; the path may be unreachable"`
+			ForgetParam
 		}) (*answer[api.RemovedPool], error) {
 			if in.Forget {
 				changeOf(ctx).Detail = "forget"
 			}
-			return reply(h.Local.RemovePool(ctx, in.Pool, in.Forget))
+			return reply(h.Local.RemovePool(ctx, in.Pool, api.PoolRemoval{Forget: in.Forget}))
+		})
+	add(h, endpoint(route.PreviewRemovePool, "pools", "Preview the removal of a pool of this host", ""),
+		func(ctx context.Context, in *struct {
+			PoolParam
+			ForgetParam
+		}) (*answer[api.RemovedPool], error) {
+			return reply(h.Local.RemovePool(ctx, in.Pool, api.PoolRemoval{Forget: in.Forget, DryRun: true}))
 		})
 }
 
@@ -64,7 +71,14 @@ func (h handlers) local() {
 		func(ctx context.Context, in *struct {
 			Dataset uuid.UUID `path:"dataset" doc:"the full UUID, as doctor prints it"`
 		}) (*struct{}, error) {
-			return nil, h.Local.Collect(ctx, in.Dataset)
+			_, err := h.Local.Collect(ctx, in.Dataset, false)
+			return nil, err
+		})
+	add(h, endpoint(route.PreviewCollect, "host", "Preview the removal of one thing that the store does not know", ""),
+		func(ctx context.Context, in *struct {
+			Dataset uuid.UUID `path:"dataset" doc:"the full UUID, as doctor prints it"`
+		}) (*answer[api.Collected], error) {
+			return reply(h.Local.Collect(ctx, in.Dataset, true))
 		})
 	add(h, endpoint(route.RebuildStore, "host",
 		"Rebuild the records of the datasets in this host's pools", ""),

@@ -36,13 +36,18 @@ func (h handlers) members() {
 		"Its certificate is revoked. Refused while the node is the home of volumes, or has data that no "+
 			"other node has."),
 		func(ctx context.Context, in *struct {
-			Node  string `path:"node" doc:"the node: its name, or a unique prefix of its UUID"`
-			Force bool   `query:"force" doc:"also if the node is the home of volumes, or has data that no other node has. The certificate is revoked. The node stays recorded until its volumes have another home, and the records of data that only it has are removed"`
+			RemovedNodeParam
 		}) (*answer[api.RemovedNode], error) {
 			if in.Force {
 				changeOf(ctx).Detail = "force"
 			}
-			return reply(h.Members.RemoveNode(ctx, in.Node, in.Force))
+			return reply(h.Members.RemoveNode(ctx, in.Node, api.NodeRemoval{Force: in.Force}))
+		})
+	add(h, endpoint(route.PreviewRemoveNode, "nodes", "Preview the removal of a node", ""),
+		func(ctx context.Context, in *struct {
+			RemovedNodeParam
+		}) (*answer[api.RemovedNode], error) {
+			return reply(h.Members.RemoveNode(ctx, in.Node, api.NodeRemoval{Force: in.Force, DryRun: true}))
 		})
 	add(h, endpoint(route.RevokeOperator, "nodes", "Revoke an operator's certificates",
 		"All certificates that were issued to the operator so far, with any role."),

@@ -28,7 +28,9 @@ func (missing) hostOnly() error {
 
 func (a missing) Doctor(context.Context) ([]api.Finding, error) { return nil, a.hostOnly() }
 
-func (a missing) Collect(context.Context, uuid.UUID) error { return a.hostOnly() }
+func (a missing) Collect(context.Context, uuid.UUID, bool) (api.Collected, error) {
+	return api.Collected{}, a.hostOnly()
+}
 
 func (a missing) RebuildStore(context.Context, bool) ([]api.Rebuilt, error) { return nil, a.hostOnly() }
 
@@ -48,7 +50,7 @@ func (a missing) AcceptPool(context.Context, string, api.AcceptPool) (dataset.Po
 	return dataset.Pool{}, a.hostOnly()
 }
 
-func (a missing) RemovePool(context.Context, string, bool) (api.RemovedPool, error) {
+func (a missing) RemovePool(context.Context, string, api.PoolRemoval) (api.RemovedPool, error) {
 	return api.RemovedPool{}, a.hostOnly()
 }
 
@@ -90,6 +92,6 @@ func (a missing) Certify(context.Context, uuid.UUID, api.Certification) (pki.Sig
 	return pki.Signed{}, a.clusterOnly()
 }
 
-func (a missing) RemoveNode(context.Context, string, bool) (api.RemovedNode, error) {
+func (a missing) RemoveNode(context.Context, string, api.NodeRemoval) (api.RemovedNode, error) {
 	return api.RemovedNode{}, a.clusterOnly()
 }

@@ -1,6 +1,8 @@
 package server
 
 import (
+	"context"
+
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
@@ -12,8 +14,21 @@ type VolumeParam struct {
 	Volume string `path:"volume" doc:"the volume: its name, or a unique prefix of its dataset's UUID" example:"db"`
 }
 
+// DryRunParam is whether a request only decides.
+type DryRunParam struct {
+	DryRun bool `query:"dry_run" doc:"only decide: answer as the request would without it, and change nothing"`
+}
+
+// note notes a dry run in the line of the audit log.
+func (p DryRunParam) note(ctx context.Context) {
+	if p.DryRun {
+		changeOf(ctx).addDetail("", "dry run")
+	}
+}
+
 // OperationParam is the ID of the operation that a change becomes.
 type OperationParam struct {
+	DryRunParam
 	Operation uuid.UUID `query:"operation" doc:"ID of the new operation, chosen by the caller so that control recognizes a retry; absent: a random ID"`
 }
 
@@ -21,7 +36,7 @@ func (p OperationParam) request(kind dataset.OpKind) api.Request {
 	if p.Operation == uuid.Nil {
 		p.Operation = uuid.New()
 	}
-	return api.Request{ID: p.Operation, Kind: kind}
+	return api.Request{ID: p.Operation, Kind: kind, DryRun: p.DryRun}
 }
 
 // OperationRefParam names an operation in the path.
@@ -37,6 +52,17 @@ type ForceParam struct {
 // FencedParam is an operator's confirmation that a node no longer writes.
 type FencedParam struct {
 	Fenced string `query:"fenced" maxLength:"512" doc:"with force: the unreachable home of the volume, which the caller confirms to be fenced. Its data is put in the trash of that node"`
+}
+
+// ForgetParam is whether only the record of a pool is removed.
+type ForgetParam struct {
+	Forget bool `query:"forget" doc:"remove only the record of the pool, and leave its path unchanged; the path may be unreachable"`
+}
+
+// RemovedNodeParam names the node to remove.
+type RemovedNodeParam struct {
+	Node  string `path:"node" doc:"the node: its name, or a unique prefix of its UUID"`
+	Force bool   `query:"force" doc:"also if the node is the home of volumes, or has data that no other node has. The certificate is revoked. The node stays recorded until its volumes have another home, and the records of data that only it has are removed"`
 }
 
 // SnapshotParam names a snapshot in the path.

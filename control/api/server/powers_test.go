@@ -77,6 +77,8 @@ var endpointPowers = map[string]struct {
 	"remove-node":     {[]power{vouches, destroys, trusts}, pki.Admin, false},
 	"make-token":      {[]power{trusts}, pki.Admin, false},
 	"revoke-operator": {[]power{trusts}, pki.Admin, false},
+
+	"preview-remove-pool": {nil, pki.Admin, false}, "preview-collect": {nil, pki.Admin, false}, "preview-remove-node": {nil, pki.Admin, false},
 }
 
 // fieldPowers has a row for each query parameter and each member of a body, by its name, of the endpoints
@@ -85,6 +87,7 @@ var fieldPowers = map[string][]power{
 	"after": nil, "limit": nil, "filter": nil, "follow": nil, "Last-Event-ID": nil, "wait": nil, "ttl": nil,
 	"operation": nil, "id": nil, "kind": nil, "volume": nil, "options": nil, "o": nil, "source": nil, "snapshot": nil, "newer": nil,
 	"name": nil, "message": nil, "size": nil, "profile": nil, "live": nil, "engine": nil, "node": nil, "failover": nil,
+	"dry_run": nil,
 	"backend": nil, "image": nil, "pool": nil, "cordoned": nil, "draining": nil,
 	"labels": nil, "set": nil, "remove": nil,
 	"protect": {destroys}, "scheduled": {destroys}, "force": {destroys, vouches}, "forget": {destroys},

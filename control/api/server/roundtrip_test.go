@@ -146,11 +146,19 @@ func TestEveryMethodArrives(t *testing.T) {
 		{"Join", []any{join}, api.Joined{Name: "a"}, func(ctx context.Context, c *client.Client) (any, error) { return c.Join(ctx, join) }},
 		{"Certify", []any{node1, renewal}, pki.Signed{Chain: "c"}, func(ctx context.Context, c *client.Client) (any, error) { return c.Certify(ctx, node1, renewal) }},
 		{"Trust", nil, api.Trust{Roots: "r"}, func(ctx context.Context, c *client.Client) (any, error) { return c.Trust(ctx) }},
-		{"RemoveNode", []any{"a b", true}, api.RemovedNode{Node: dataset.Node{Name: "a b"}, Forgotten: []string{"a head of db"}}, func(ctx context.Context, c *client.Client) (any, error) { return c.RemoveNode(ctx, "a b", true) }},
-		{"RemoveNode", []any{"a", false}, api.RemovedNode{Node: dataset.Node{Name: "a"}}, func(ctx context.Context, c *client.Client) (any, error) { return c.RemoveNode(ctx, "a", false) }},
+		{"RemoveNode", []any{"a b", api.NodeRemoval{Force: true}}, api.RemovedNode{Node: dataset.Node{Name: "a b"}, Forgotten: []string{"a head of db"}}, func(ctx context.Context, c *client.Client) (any, error) {
+			return c.RemoveNode(ctx, "a b", api.NodeRemoval{Force: true})
+		}},
+		{"RemoveNode", []any{"a b", api.NodeRemoval{Force: true, DryRun: true}}, api.RemovedNode{Node: dataset.Node{Name: "a b"}, Forgotten: []string{"a head of db"}}, func(ctx context.Context, c *client.Client) (any, error) {
+			return c.RemoveNode(ctx, "a b", api.NodeRemoval{Force: true, DryRun: true})
+		}},
+		{"RemoveNode", []any{"a", api.NodeRemoval{}}, api.RemovedNode{Node: dataset.Node{Name: "a"}}, func(ctx context.Context, c *client.Client) (any, error) {
+			return c.RemoveNode(ctx, "a", api.NodeRemoval{})
+		}},
 		{"RevokeOperator", []any{"bob"}, nil, func(ctx context.Context, c *client.Client) (any, error) { return nil, c.RevokeOperator(ctx, "bob") }},
 		{"Doctor", nil, f.found, func(ctx context.Context, c *client.Client) (any, error) { return c.Doctor(ctx) }},
-		{"Collect", []any{node1}, nil, func(ctx context.Context, c *client.Client) (any, error) { return nil, c.Collect(ctx, node1) }},
+		{"Collect", []any{node1, true}, api.Collected{Dataset: node1, Pool: "fast"}, func(ctx context.Context, c *client.Client) (any, error) { return c.Collect(ctx, node1, true) }},
+		{"Collect", []any{node1, false}, api.Collected{Dataset: node1}, func(ctx context.Context, c *client.Client) (any, error) { return c.Collect(ctx, node1, false) }},
 		{"CreatePool", []any{api.NewPool{
 			Name: "fast", Backend: "loop", Path: "/p", Image: "20GiB", Devices: []string{"/dev/a"},
 		}}, f.pool, func(ctx context.Context, c *client.Client) (any, error) {
@@ -162,7 +170,12 @@ func TestEveryMethodArrives(t *testing.T) {
 		{"AcceptPool", []any{"fast", api.AcceptPool{Confirmed: true}}, f.pool, func(ctx context.Context, c *client.Client) (any, error) {
 			return c.AcceptPool(ctx, "fast", api.AcceptPool{Confirmed: true})
 		}},
-		{"RemovePool", []any{"fast", true}, api.RemovedPool{Pool: f.pool, Notes: []string{"a note"}}, func(ctx context.Context, c *client.Client) (any, error) { return c.RemovePool(ctx, "fast", true) }},
+		{"RemovePool", []any{"fast", api.PoolRemoval{Forget: true}}, api.RemovedPool{Pool: f.pool, Notes: []string{"a note"}}, func(ctx context.Context, c *client.Client) (any, error) {
+			return c.RemovePool(ctx, "fast", api.PoolRemoval{Forget: true})
+		}},
+		{"RemovePool", []any{"fast", api.PoolRemoval{Forget: true, DryRun: true}}, api.RemovedPool{Pool: f.pool, Notes: []string{"a note"}}, func(ctx context.Context, c *client.Client) (any, error) {
+			return c.RemovePool(ctx, "fast", api.PoolRemoval{Forget: true, DryRun: true})
+		}},
 		{"RebuildStore", []any{true}, f.rebuilt, func(ctx context.Context, c *client.Client) (any, error) { return c.RebuildStore(ctx, true) }},
 		{"Export", []any{"db", "before"}, f.leftOut, func(ctx context.Context, c *client.Client) (any, error) {
 			return c.Export(ctx, "db", "before", io.Discard)

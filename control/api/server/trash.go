@@ -42,11 +42,12 @@ func (h handlers) trash() {
 		})
 	add(h, endpoint(route.EmptyTrash, "trash", "Destroy all datasets in the trash",
 		"If one of them cannot be destroyed, the others are destroyed nevertheless."),
-		func(ctx context.Context, _ *struct{}) (*work[api.EmptiedTrash], error) {
-			out, err := h.empty(ctx)
+		func(ctx context.Context, in *DryRunParam) (*work[api.EmptiedTrash], error) {
+			in.note(ctx)
+			out, err := h.empty(ctx, in.DryRun)
 			var location string
 			for _, purged := range out.Purged {
-				if unended(purged.Operation) != "" {
+				if !in.DryRun && unended(purged.Operation) != "" {
 					location = route.ListOperations.Path
 				}
 			}
@@ -54,7 +55,7 @@ func (h handlers) trash() {
 		})
 }
 
-func (h handlers) empty(ctx context.Context) (api.EmptiedTrash, error) {
+func (h handlers) empty(ctx context.Context, dryRun bool) (api.EmptiedTrash, error) {
 	done := api.EmptiedTrash{Purged: []api.Outcome{}}
 	for p := (api.Page{}); ; {
 		list, err := h.Service.Trash(ctx, p)
@@ -62,7 +63,12 @@ func (h handlers) empty(ctx context.Context) (api.EmptiedTrash, error) {
 			return done, err
 		}
 		for _, v := range list.Items {
-			out, err := h.Service.Submit(ctx, api.Request{ID: uuid.New(), Kind: dataset.OpPurge, Volume: v.ID.String()})
+			if v.State == dataset.StatePurging { // it is being destroyed already
+				continue
+			}
+			out, err := h.Service.Submit(ctx, api.Request{
+				ID: uuid.New(), Kind: dataset.OpPurge, Volume: v.ID.String(), DryRun: dryRun,
+			})
 			if ctx.Err() != nil {
 				return done, ctx.Err()
 			}

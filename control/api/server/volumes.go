@@ -115,5 +115,8 @@ func (h handlers) changes() {
 func (h handlers) submit(ctx context.Context, req api.Request) (*work[api.Outcome], error) {
 	changeOf(ctx).noteRequest(req)
 	out, err := h.Service.Submit(ctx, req)
+	if req.DryRun { // its operation is not recorded, so nobody can follow it
+		return follow(out, "", err)
+	}
 	return follow(out, unended(out.Operation), err)
 }

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"io"
@@ -185,20 +184,6 @@ func HasSize(stream any) bool {
 	}
 	width, height, err := term.GetSize(int(f.Fd()))
 	return err == nil && width > 0 && height > 0
-}
-
-// Confirm asks the user to type word. It fails with ErrCancelled for any other
-// answer.
-func (a *App) Confirm(word, format string, args ...any) error {
-	if _, err := fmt.Fprintf(a.ErrOut, "%s.\nType %s to continue: ", show.Clean(fmt.Sprintf(format, args...)),
-		show.Clean(word)); err != nil {
-		return err
-	}
-	line, err := bufio.NewReader(a.In).ReadString('\n')
-	if strings.TrimSpace(line) != word {
-		return dataset.Errorf(dataset.ErrCancelled, "not confirmed: nothing was changed")
-	}
-	return err
 }
 
 // Fencer is the part of guard.Client that the commands use.

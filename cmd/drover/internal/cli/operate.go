@@ -37,7 +37,8 @@ func DetachFlag(cmd *cobra.Command, o *Output) {
 }
 
 // Change requests a change, waits for it, and prints the line that describe returns for the outcome. If nothing had to
-// be done, the outcome has no operation. Otherwise its operation has ended.
+// be done, the outcome has no operation. Otherwise its operation has ended, unless it is a dry run: then the operation
+// has not begun.
 func (a *App) Change(cmd *cobra.Command, o *Output, req api.Request,
 	describe func(api.Outcome) (id uuid.UUID, line string)) error {
 	c, err := a.Connect()
@@ -52,17 +53,18 @@ func (a *App) Change(cmd *cobra.Command, o *Output, req api.Request,
 }
 
 // Submit requests a change and, unless detached, waits for it. If the operation created a volume, the outcome contains
-// the present volume of that name, because an identical request may have created the volume first.
+// the present volume of that name, because an identical request may have created the volume first. A dry run only asks
+// for the decision.
 func (a *App) Submit(ctx context.Context, c Remote, o *Output, req api.Request) (api.Outcome, error) {
 	ctx, stop := a.Signals(ctx)
 	defer stop()
-	req.ID = a.NewID()
+	req.ID, req.DryRun = a.NewID(), o.DryRun
 	out, err := c.Submit(ctx, req)
 	if ctx.Err() != nil && err != nil {
 		return out, dataset.Errorf(dataset.ErrCancelled,
 			"interrupted before the server answered: the operation may continue (drover operation watch %s)", req.ID)
 	}
-	if err != nil || o.Detach || out.Operation == nil {
+	if err != nil || o.Detach || o.DryRun || out.Operation == nil {
 		return out, err
 	}
 	m := a.Meter(string(req.Kind)+" "+req.Volume, o.Quiet)
@@ -99,7 +101,7 @@ func (a *App) Wait(ctx context.Context, c Remote, op dataset.Operation, m progre
 		case err != nil:
 			return op, fmt.Errorf("cannot watch operation %s, which continues: %w", op.ID, err)
 		}
-		if op, failures = next, 0; op.State.Final() {
+		if op, failures = next, 0; op.State.Final() || isPendingPurge(op) {
 			break
 		}
 		p := op.Progress
@@ -110,7 +112,16 @@ func (a *App) Wait(ctx context.Context, c Remote, op dataset.Operation, m progre
 			m.Update(p)
 		}
 	}
+	if isPendingPurge(op) {
+		return op, nil
+	}
 	return op, OperationError(op)
+}
+
+// isPendingPurge reports whether a purge waits for its pool. Nobody waits for it: the dataset is condemned, and the
+// node destroys it when the pool is online again.
+func isPendingPurge(op dataset.Operation) bool {
+	return op.Kind == dataset.OpPurge && !op.State.Final() && op.Progress.Waiting
 }
 
 // OperationError returns the error of a final operation, or nil if the operation succeeded.
@@ -133,6 +144,9 @@ func (a *App) Report(o *Output, out api.Outcome, describe func(api.Outcome) (uui
 	switch {
 	case o.JSON():
 		return show.JSON(a.Out, out)
+	case o.DryRun:
+		_, line := describe(out)
+		return a.PrintLine("dry run: %s", line)
 	case o.Detach && out.Operation == nil:
 		_, err := fmt.Fprintln(a.ErrOut, "drover: nothing to do, so there is no operation")
 		return err

@@ -24,6 +24,7 @@ type Output struct {
 	format format
 	Quiet  bool
 	Detach bool
+	DryRun bool // the server only decides, and changes nothing
 }
 
 // JSON reports whether -o json was given.
@@ -55,6 +56,11 @@ func OutputFlags(cmd *cobra.Command, quiet bool) *Output {
 		quietFlag(cmd, o)
 	}
 	return o
+}
+
+// DryRunFlag gives a command --dry-run.
+func DryRunFlag(cmd *cobra.Command, o *Output) {
+	cmd.Flags().BoolVar(&o.DryRun, "dry-run", false, "show what would happen, and change nothing")
 }
 
 func quietFlag(cmd *cobra.Command, o *Output) {

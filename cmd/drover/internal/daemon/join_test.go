@@ -55,7 +55,7 @@ func TestJoinAndLeave(t *testing.T) {
 	if _, err := local.MakeToken(t.Context(), api.NewToken{}); !errors.Is(err, dataset.ErrUnsupported) {
 		t.Error("a host makes tokens:", err)
 	}
-	if _, err := root.RemoveNode(t.Context(), "a", false); err != nil {
+	if _, err := root.RemoveNode(t.Context(), "a", api.NodeRemoval{}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := local.Volumes(t.Context(), api.Page{}); !errors.Is(err, dataset.ErrForbidden) || !strings.Contains(err.Error(), "was removed from the cluster at") {

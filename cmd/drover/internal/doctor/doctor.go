@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/cmd/drover/internal/confirm"
 	"github.com/droverhq/drover/cmd/drover/internal/findings"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
@@ -26,7 +27,8 @@ func Command(a *cli.App) *cobra.Command {
 		Short: "Check the server's host and list quarantined data",
 		Long: `Check the server's host: what does not work, why, and how to fix it. The report
 also lists quarantined data: objects in the pools that the store does not know.
-Quarantined data is removed only by --gc with its full UUID. With --cluster, the
+Quarantined data is removed only by --gc with its full UUID, after a
+confirmation: type the UUID again, or use --yes. With --cluster, the
 report is about every node, the control replicas and the servers of the store.
 With --verbose, it includes what works. The exit code is 1 if a finding is an
 error.`,
@@ -38,6 +40,8 @@ error.`,
 	var cluster, verbose bool
 	cmd.Flags().StringVar(&gc, "gc", "", "destroy the quarantined object with this `UUID`")
 	cli.CompleteFlag(cmd, "gc")
+	yes := confirm.AddFlag(cmd)
+	cmd.Flags().BoolVar(&o.DryRun, "dry-run", false, "with --gc: show what would be destroyed, and change nothing")
 	cmd.Flags().BoolVar(&cluster, "cluster", false, "check every node, the control replicas and the store")
 	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "list what works, too")
 	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, _ []string) error {
@@ -45,7 +49,10 @@ error.`,
 			return cli.UsageError(cmd, "--gc removes an object of the server's host and cannot be used with --cluster")
 		}
 		if cmd.Flags().Changed("gc") {
-			return collectGarbage(cmd.Context(), a, c, gc)
+			return collectGarbage(cmd.Context(), a, c, o, yes, gc)
+		}
+		if o.DryRun {
+			return cli.UsageError(cmd, "--dry-run requires --gc")
 		}
 		examine := ofHost
 		if cluster {
@@ -186,16 +193,49 @@ func print(a *cli.App, o *cli.Output, list []api.Finding, verbose bool) error {
 
 // collectGarbage destroys one quarantined object. gc must be its full UUID, because a prefix could match another
 // object.
-func collectGarbage(ctx context.Context, a *cli.App, c cli.Remote, gc string) error {
+func collectGarbage(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, yes *confirm.Flag,
+	gc string) error {
 	id, err := uuid.Parse(gc)
 	if err != nil || len(gc) != len(uuid.Nil.String()) {
 		return dataset.Errorf(dataset.ErrInvalid,
 			"--gc %q: expected the full UUID of a quarantined object (drover doctor lists them)", gc)
 	}
-	if err := c.Collect(ctx, id); err != nil {
+	if !yes.Given() || o.DryRun {
+		found, err := c.Collect(ctx, id, true)
+		switch {
+		case err != nil:
+			return err
+		case o.DryRun && o.JSON():
+			return show.JSON(a.Out, found)
+		case o.DryRun:
+			return a.PrintLine("dry run: would destroy %s: %s", id, described(found))
+		}
+		err = yes.Ask(a, confirm.Question{
+			Action:  "destroy " + id.String(),
+			Effects: []string{"destroys " + described(found) + " for good; the store does not know this data"},
+			Name:    id.String(),
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if _, err := c.Collect(ctx, id, false); err != nil {
 		return err
 	}
 	return a.PrintLine("destroyed %s", id)
+}
+
+// described says what a quarantined object is.
+func described(c api.Collected) string {
+	what := "an object without a record"
+	if c.Volume != "" {
+		what = "the data of a volume named " + c.Volume
+	}
+	what += ", with " + confirm.Count(c.Snapshots, "snapshot") + ", in pool " + c.Pool
+	if c.Path != "" {
+		what += " at " + c.Path
+	}
+	return what
 }
 
 // verdict fails if there is an error among the findings.

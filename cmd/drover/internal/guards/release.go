@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/cmd/drover/internal/confirm"
 	"github.com/droverhq/drover/cmd/drover/internal/listing"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/dataset"
@@ -109,7 +110,6 @@ func deadlineLine(e guard.Entry, now time.Duration) string {
 }
 
 func newGuardReleaseCmd(a *cli.App) *cobra.Command {
-	var confirmed bool
 	cmd := &cobra.Command{
 		Use:   "release VOLUME",
 		Short: "Kill the processes that use a fenced volume on this host, and unmount it",
@@ -120,23 +120,26 @@ the fence itself when it reaches control.
 
 Every process that has the volume open is killed before it can write again. Then
 the volume is unmounted and the guard forgets it. The data stays in its pool on
-this host. VOLUME is the name of the volume or the UUID of its dataset.`,
+this host. VOLUME is the name of the volume or the UUID of its dataset. It must
+be typed again to confirm the command, unless --yes is given.`,
 		Args: cli.Args(1), ValidArgsFunction: completeGuarded(a),
 	}
-	cmd.Flags().BoolVar(&confirmed, "confirmed", false, "kill the processes that use the volume on this host")
+	yes := confirm.AddFlag(cmd)
 	run := guardRunFlag(cmd)
 	o := cli.OutputFlags(cmd, false)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if !confirmed {
-			return dataset.Errorf(dataset.ErrInvalid,
-				"release volume %s: this kills the processes that use it on this host: repeat with "+
-					"--confirmed", args[0])
-		}
 		g, err := a.Fencer(*run)
 		if err != nil {
 			return err
 		}
 		defer g.Close()
+		if err := yes.Ask(a, confirm.Question{
+			Action:  "release volume " + args[0],
+			Effects: []string{"kills the processes that use it on this host, before they can write again"},
+			Name:    args[0],
+		}); err != nil {
+			return err
+		}
 		e, err := Release(cmd.Context(), g, mount.Unmount, args[0])
 		if err != nil {
 			return err

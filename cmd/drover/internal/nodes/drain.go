@@ -37,22 +37,31 @@ volumes then continue from the newest copies on other nodes.`,
 	o := cli.OutputFlags(cmd, false)
 	cmd.Flags().BoolVar(&fenced, "fenced", false, "confirm that the node is lost and writes no more; continue "+
 		"from copies")
+	cli.DryRunFlag(cmd, o)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		c, n, nodes, err := findNode(cmd.Context(), a, args[0])
 		if err != nil {
 			return err
 		}
-		if _, err := c.Cordon(cmd.Context(), n.ID, api.Cordoned{Cordoned: true, Draining: true}); err != nil {
-			return err
+		if !o.DryRun {
+			if _, err := c.Cordon(cmd.Context(), n.ID, api.Cordoned{Cordoned: true, Draining: true}); err != nil {
+				return err
+			}
 		}
 		ctx, stop := a.Signals(cmd.Context())
 		defer stop()
-		d := drain{App: a, c: c, node: n, json: o.JSON(), names: map[uuid.UUID]string{}, outcomes: []drained{}}
+		d := drain{
+			App: a, c: c, node: n, json: o.JSON(), dryRun: o.DryRun, names: map[uuid.UUID]string{},
+			outcomes: []drained{},
+		}
 		for _, o := range nodes {
 			d.names[o.ID] = o.Name
 		}
 		if fenced {
 			d.fenced = n.Name
+		}
+		if o.DryRun {
+			return d.run(ctx)
 		}
 		if err := d.print("node %s is cordoned: nothing new is placed on it (drover node uncordon %s ends that)",
 			n.Name, n.Name); err != nil {
@@ -74,6 +83,7 @@ type drain struct {
 	names  map[uuid.UUID]string
 	fenced string
 	json   bool
+	dryRun bool // only ask for the decisions
 
 	open        []dataset.Operation
 	outcomes    []drained
@@ -114,6 +124,9 @@ func (d *drain) run(ctx context.Context) error {
 			"%d of %d volumes stay on node %s: fix the errors above and retry", d.failed, d.all,
 			d.node.Name)
 	}
+	if d.dryRun {
+		return d.print("dry run: node %s would be cordoned, and have no volumes left", d.node.Name)
+	}
 	return d.print("node %s has no volumes left", d.node.Name)
 }
 
@@ -126,7 +139,13 @@ func (d *drain) startMove(ctx context.Context, v api.Volume) error {
 	}
 	out, err := d.c.Submit(ctx, api.Request{
 		ID: d.NewID(), Kind: dataset.OpMove, Volume: v.ID.String(), Force: d.fenced != "", Fenced: d.fenced,
+		DryRun: d.dryRun,
 	})
+	if err == nil && out.Operation != nil && d.dryRun {
+		to := d.names[out.Operation.Node]
+		d.outcomes = append(d.outcomes, drained{Volume: v.Volume, Node: to})
+		return d.print("dry run: volume %s would move to node %s", v.Volume, to)
+	}
 	if err == nil && out.Operation != nil {
 		d.open = append(d.open, *out.Operation)
 		return nil

@@ -1,10 +1,15 @@
 package nodes
 
 import (
+	"context"
+	"strings"
+
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/cmd/drover/internal/confirm"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/control/api"
 )
 
 func newNodeRmCmd(a *cli.App) *cobra.Command {
@@ -18,6 +23,9 @@ of volumes: move them first (drover node drain). It is also refused while the
 node has data that no other node has: a superseded copy, or the last complete
 copy of a volume whose home is unreachable or cannot open it.
 
+If the node is alive, or with --force, the command shows the effect, and the
+name of the node must be typed to confirm it, unless --yes is given.
+
 With --force the certificate is revoked although volumes have their home there,
 for a host that an attacker may control. The node stays in the store until the
 volumes have another home (drover volume move --force --fenced). Then repeat the
@@ -29,14 +37,18 @@ command lists those that no other node has. Their data stays in its pools.`,
 	}
 	cmd.Flags().BoolVar(&force, "force", false,
 		"also if volumes have their home there, or if it has data that no other node has")
-	o := cli.OutputFlags(cmd, false)
+	o, yes := cli.OutputFlags(cmd, false), confirm.AddFlag(cmd)
+	cli.DryRunFlag(cmd, o)
 	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, args []string) error {
-		n, err := c.RemoveNode(cmd.Context(), args[0], force)
+		n, err := removeNode(cmd.Context(), a, c, o, yes, args[0], force)
 		if err != nil {
 			return err
 		}
 		if o.JSON() {
 			return show.JSON(a.Out, n)
+		}
+		if o.DryRun {
+			return a.PrintLine("dry run: would remove node %s: %s", n.Name, strings.Join(removalEffects(n), "; "))
 		}
 		for _, item := range n.Forgotten {
 			if err := a.PrintLine("removed from the store: %s", item); err != nil {
@@ -46,4 +58,39 @@ command lists those that no other node has. Their data stays in its pools.`,
 		return a.PrintLine("removed node %s: certificate revoked", n.Name)
 	})
 	return cmd
+}
+
+// removeNode removes a node. It asks first if the node is alive, the home of volumes, or has data that no other node
+// has. The question follows a preview, so nobody is asked about a removal that is refused.
+func removeNode(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, yes *confirm.Flag, ref string,
+	force bool) (api.RemovedNode, error) {
+	if !yes.Given() || o.DryRun {
+		n, err := c.RemoveNode(ctx, ref, api.NodeRemoval{Force: force, DryRun: true})
+		if err != nil || o.DryRun {
+			return n, err
+		}
+		if n.Live || len(n.Homes) > 0 || len(n.Forgotten) > 0 {
+			q := confirm.Question{Action: "remove node " + n.Name, Effects: removalEffects(n), Name: n.Name}
+			if err := yes.Ask(a, q); err != nil {
+				return n, err
+			}
+		}
+	}
+	return c.RemoveNode(ctx, ref, api.NodeRemoval{Force: force})
+}
+
+// removalEffects says what the removal of a node does.
+func removalEffects(n api.RemovedNode) []string {
+	effects := []string{"its certificate is revoked for good, and only a new token lets it join again"}
+	if n.Live {
+		effects = append(effects, "the node is alive: its containers continue to run")
+	}
+	if len(n.Homes) > 0 {
+		effects = append(effects, "volumes whose home it is cannot be used until they have another home: "+
+			strings.Join(n.Homes, ", "))
+	}
+	for _, what := range n.Forgotten {
+		effects = append(effects, "removed from the store, and no other node has it: "+what)
+	}
+	return effects
 }

@@ -4,13 +4,12 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/cmd/drover/internal/confirm"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
-	"github.com/droverhq/drover/dataset"
 )
 
 func newPoolAcceptCmd(a *cli.App) *cobra.Command {
-	var confirmed bool
 	cmd := &cobra.Command{
 		Use:   "accept POOL",
 		Short: "Accept a held pool of the server's host as it is",
@@ -19,16 +18,22 @@ restored from an older state, for example with a rollback of a virtual machine:
 the data that was written since is missing. If the newer disk exists, put it
 back instead. If another node has a newer replica, stop drover here and make the
 volume continue from that replica first:
-drover volume move VOLUME NODE --force --fenced THIS-NODE.`,
+drover volume move VOLUME NODE --force --fenced THIS-NODE. The name of the pool
+must be typed to confirm that the missing data is lost, unless --yes is given.`,
 		Args: cli.Args(1), ValidArgsFunction: cli.Complete(a, cli.PoolWords),
 	}
-	cmd.Flags().BoolVar(&confirmed, "confirmed", false, "confirm that the missing data is lost")
+	yes := confirm.AddFlag(cmd)
 	o := cli.OutputFlags(cmd, false)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if !confirmed {
-			return dataset.Errorf(dataset.ErrInvalid,
-				"accept pool %s: the data that was written since is lost: repeat with --confirmed once you know "+
-					"that the newer disk cannot be recovered", args[0])
+		if err := yes.Ask(a, confirm.Question{
+			Action: "accept pool " + args[0],
+			Effects: []string{
+				"the data that was written since its disk was restored from an older state is lost for good",
+				"you confirm that the newer disk cannot be recovered",
+			},
+			Name: args[0],
+		}); err != nil {
+			return err
 		}
 		c, err := a.Connect()
 		if err != nil {

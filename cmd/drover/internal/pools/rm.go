@@ -1,10 +1,15 @@
 package pools
 
 import (
+	"context"
+	"fmt"
+
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/cmd/drover/internal/confirm"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/control/api"
 )
 
 func newPoolRmCmd(a *cli.App) *cobra.Command {
@@ -24,16 +29,18 @@ again, here or on another host. --forget is refused while the store has volumes
 or copies in the pool. Remove them first with drover volume rm and drover trash
 purge, or with drover volume move --force --fenced if another node has a copy.
 
-A pool of drover.yaml is not removed, and neither is the default pool while
-there is no other: they would be created again at the next start.`,
+The name of the pool must be typed to confirm the command, unless --yes is
+given. A pool of drover.yaml is not removed, and neither is the default pool
+while there is no other: they would be created again at the next start.`,
 		Example: `  drover pool rm fast
   drover pool rm --forget fast    # its disk is gone`,
 		Args: cli.Args(1), ValidArgsFunction: cli.Complete(a, cli.PoolWords),
 	}
 	cmd.Flags().BoolVar(&forget, "forget", false, "remove it only from the store, and touch nothing at its place")
-	o := cli.OutputFlags(cmd, false)
+	o, yes := cli.OutputFlags(cmd, false), confirm.AddFlag(cmd)
+	cli.DryRunFlag(cmd, o)
 	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, args []string) error {
-		removed, err := c.RemovePool(cmd.Context(), args[0], forget)
+		removed, err := removePool(cmd.Context(), a, c, o, yes, args[0], forget)
 		if err != nil {
 			return err
 		}
@@ -41,7 +48,12 @@ there is no other: they would be created again at the next start.`,
 			return show.JSON(a.Out, removed)
 		}
 		format := "removed pool %s"
-		if forget {
+		switch {
+		case o.DryRun && forget:
+			format = "dry run: would forget pool %s, and touch nothing at its place"
+		case o.DryRun:
+			format = "dry run: would remove pool %s, which is empty"
+		case forget:
 			format = "forgot pool %s"
 		}
 		if err := a.PrintLine(format, removed.Pool.Name); err != nil {
@@ -55,4 +67,32 @@ there is no other: they would be created again at the next start.`,
 		return nil
 	})
 	return cmd
+}
+
+// removePool removes a pool after a confirmation. The question follows a preview, so nobody is asked about a removal
+// that is refused.
+func removePool(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, yes *confirm.Flag, name string,
+	forget bool) (api.RemovedPool, error) {
+	if !yes.Given() || o.DryRun {
+		gone, err := c.RemovePool(ctx, name, api.PoolRemoval{Forget: forget, DryRun: true})
+		if err != nil || o.DryRun {
+			return gone, err
+		}
+		if err := yes.Ask(a, removalQuestion(gone, forget)); err != nil {
+			return gone, err
+		}
+	}
+	return c.RemovePool(ctx, name, api.PoolRemoval{Forget: forget})
+}
+
+func removalQuestion(gone api.RemovedPool, forget bool) confirm.Question {
+	p := gone.Pool
+	q := confirm.Question{Action: "remove pool " + p.Name, Name: p.Name}
+	effect := fmt.Sprintf("removes everything that Drover created for the pool at %s; it has no data", p.Path)
+	if forget {
+		q.Action = "forget pool " + p.Name
+		effect = fmt.Sprintf("removes the record of the pool; its place, %s, is not changed", p.Path)
+	}
+	q.Effects = append([]string{effect}, gone.Notes...)
+	return q
 }

@@ -22,10 +22,15 @@ restore can be undone.`,
 		ValidArgsFunction: cli.Complete(a, cli.VolumeWords, cli.SnapshotWords),
 	}
 	o := cli.WorkFlags(cmd, false)
+	cli.DryRunFlag(cmd, o)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		req := api.Request{Kind: dataset.OpRestore, Volume: args[0], Snapshot: args[1]}
 		return a.Change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
 			d := cli.MadeDataset(out)
+			if o.DryRun {
+				return d.ID, fmt.Sprintf("would restore volume %s to snapshot %s, and keep its present data as a "+
+					"snapshot", d.Volume, args[1])
+			}
 			line := "restored volume " + d.Volume
 			if out.Operation != nil && out.Operation.Source != nil {
 				line += " to snapshot " + out.Operation.Source.Snapshot.String()

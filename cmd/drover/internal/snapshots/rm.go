@@ -22,6 +22,7 @@ name.`,
 		ValidArgsFunction: cli.Complete(a, cli.CloneSourceWords, cli.SnapshotWords),
 	}
 	o := cli.WorkFlags(cmd, false)
+	cli.DryRunFlag(cmd, o)
 	volume := volumeFlag(a, cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		volume, id, err := snapshotArgs(cmd, *volume, args)
@@ -31,6 +32,9 @@ name.`,
 		req := api.Request{Kind: dataset.OpSnapshotDelete, Volume: volume, Snapshot: id}
 		return a.Change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
 			s := takenSnapshot(out)
+			if o.DryRun {
+				return s.ID, fmt.Sprintf("would delete snapshot %s of %s for good", s.ID, s.Volume)
+			}
 			return s.ID, fmt.Sprintf("deleted snapshot %s of %s", s.ID, s.Volume)
 		})
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/cmd/drover/internal/confirm"
 	"github.com/droverhq/drover/cmd/drover/internal/servers"
 	"github.com/droverhq/drover/control/store/dump"
 	"github.com/droverhq/drover/dataset"
@@ -23,8 +24,9 @@ func newStoreImportCmd(a *cli.App) *cobra.Command {
 		Long: `Import exported records into the store that drover.yaml names, or into the one
 in the state folder, which is created if needed. The whole file is checked
 before anything is written. The store must be empty, unless --force allows the
-file to replace everything in it. No drover may be running on the store. On a
-control host the store is named in another file: use --config.
+file to replace everything in it. The word replace must be typed to confirm
+that, unless --yes is given. No drover may be running on the store. On a control
+host the store is named in another file: use --config.
 
 The cluster keeps its identity, so its nodes accept the new store. If the import
 is interrupted, run it again to complete it; no drover starts on the store
@@ -35,7 +37,17 @@ before.`,
 	}
 	f.OfStore(cmd.Flags())
 	cmd.Flags().BoolVar(&force, "force", false, "replace everything in the store")
+	yes := confirm.AddFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if force {
+			if err := yes.Ask(a, confirm.Question{
+				Action:  "import " + args[0],
+				Effects: []string{"replaces every record in the store with those of the file"},
+				Name:    "replace",
+			}); err != nil {
+				return err
+			}
+		}
 		ctx, stop := a.Signals(cmd.Context())
 		defer stop()
 		sum, place, err := importStore(ctx, a, f, args[0], force)

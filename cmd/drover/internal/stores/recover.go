@@ -7,9 +7,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/cmd/drover/internal/confirm"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
-	"github.com/droverhq/drover/dataset"
 )
 
 func newStoreRecoverCmd(a *cli.App) *cobra.Command {
@@ -19,34 +19,35 @@ func newStoreRecoverCmd(a *cli.App) *cobra.Command {
 		Long: `Update a cluster's store that was restored from a backup, such as a snapshot of
 Consul, with what the agents know. The command asks every agent for its records,
 prints the differences to the store, and names the nodes that did not respond.
-After a confirmation it writes the newer records into the store, and resumes
-decisions. If it is interrupted, run it again.
+After a confirmation (type recover, or use --yes) it writes the newer records
+into the store, and resumes decisions. If it is interrupted, run it again.
 
 If two nodes claim the same volume, an operator must decide: --fenced NODE
 confirms that a node, which must not be alive, writes no more. Its claims end.
 If other nodes know that a volume was there, it can continue from a copy: drover
 volume move --force --fenced.`,
-		Example:           "  drover store recover\n  drover store recover --confirm --fenced host-c",
+		Example:           "  drover store recover\n  drover store recover --yes --fenced host-c",
 		Args:              cli.Args(0),
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	o := cli.OutputFlags(cmd, false)
-	var yes bool
+	yes := confirm.AddFlag(cmd)
 	var fenced []string
-	cmd.Flags().BoolVar(&yes, "confirm", false, "write the differences without asking")
 	cmd.Flags().StringArrayVar(&fenced, "fenced", nil, "confirm that this `NODE` is fenced and writes no more")
+	cli.DryRunFlag(cmd, o)
 	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, _ []string) error {
 		return recoverStore(cmd.Context(), a, c, o, fenced, yes)
 	})
 	return cmd
 }
 
-func recoverStore(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, fenced []string, yes bool) error {
+func recoverStore(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, fenced []string,
+	yes *confirm.Flag) error {
 	found, err := c.Recover(ctx, api.Recover{FencedNodes: fenced})
 	if err != nil {
 		return err
 	}
-	if o.JSON() && (!yes || found.Halted == "") {
+	if o.JSON() && (!yes.Given() || o.DryRun || found.Halted == "") {
 		return show.JSON(a.Out, found)
 	}
 	if found.Halted == "" {
@@ -57,15 +58,11 @@ func recoverStore(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, 
 			return err
 		}
 	}
-	if !yes && !cli.IsTerminal(a.In) {
-		return dataset.Errorf(dataset.ErrCancelled,
-			"nothing was changed, because there is no terminal to ask at (use --confirm to write the differences)")
+	if o.DryRun {
+		return a.PrintLine("dry run: would write these differences into the store, and resume decisions")
 	}
-	if !yes {
-		if err := a.Confirm("yes", "this writes the differences above into the store and resumes "+
-			"decisions"); err != nil {
-			return err
-		}
+	if err := yes.Ask(a, recoverQuestion(found)); err != nil {
+		return err
 	}
 	done, err := c.Recover(ctx, api.Recover{FencedNodes: fenced, Digest: found.Digest})
 	if err != nil {
@@ -75,6 +72,18 @@ func recoverStore(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, 
 		return show.JSON(a.Out, done)
 	}
 	return a.PrintLine("the store is up to date: decisions resume")
+}
+
+// recoverQuestion says how many records a recovery changes, and which nodes are not heard.
+func recoverQuestion(r api.Recovery) confirm.Question {
+	q := confirm.Question{Action: "recover the store", Name: "recover", Effects: []string{
+		"writes " + confirm.Count(len(r.Differences), "difference") + " into the store and resumes decisions",
+	}}
+	if len(r.SilentNodes) > 0 {
+		q.Effects = append(q.Effects, "the records of nodes that did not respond are missing: "+
+			strings.Join(r.SilentNodes, ", "))
+	}
+	return q
 }
 
 // printRecovery prints the changes that a person must confirm.

@@ -12,11 +12,14 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/cmd/drover/internal/volumes"
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
 )
 
 func newTrashLsCmd(a *cli.App) *cobra.Command {
 	return listing.New(a, listing.List[api.Volume]{
 		Short: "List the datasets in the trash, latest deleted first",
+		Long: `List the datasets in the trash, latest deleted first. A dataset that was purged
+is listed as pending deletion until its data is destroyed, with the reason.`,
 		Fetch: func(ctx context.Context, c cli.Remote) ([]api.Volume, error) {
 			return cli.FetchAll(ctx, c.Trash)
 		},
@@ -51,6 +54,9 @@ func trashTable(a *cli.App, trashed []api.Volume) *show.Table {
 			if !v.Trash.Expires.IsZero() {
 				expires = show.Ago(a.Now(), v.Trash.Expires)
 			}
+		}
+		if v.State == dataset.StatePurging {
+			expires = "pending deletion: " + v.Pending
 		}
 		t.Row(short(v.ID), cli.ShortName(v.Volume), v.Profile.Name, cli.SizeOr(v.Size, v.Profile.Size, "no limit"),
 			volumes.UsedSize(v),

@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/cmd/drover/internal/confirm"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/cmd/drover/internal/volumes"
 	"github.com/droverhq/drover/control/api"
@@ -21,20 +23,19 @@ func newTrashPurgeCmd(a *cli.App) *cobra.Command {
 		Use:   "purge [DATASET]",
 		Short: "Destroy one dataset in the trash, or all, for good",
 		Long: `Destroy a dataset in the trash with its snapshots for good, or with --all every
-dataset in the trash. The command asks for confirmation, unless --yes is given.`,
+dataset in the trash. The command shows what is lost, and the name of the volume
+(or all) must be typed to confirm it, unless --yes is given.`,
 		Args:              cli.Args(0),
 		ValidArgsFunction: cli.Complete(a, cli.TrashWords),
 	}
 	o := cli.WorkFlags(cmd, false)
-	var every, yes bool
+	yes := confirm.AddFlag(cmd)
+	cli.DryRunFlag(cmd, o)
+	var every bool
 	cmd.Flags().BoolVar(&every, "all", false, "purge everything in the trash")
-	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask for confirmation")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if every == (len(args) == 1) {
 			return cli.UsageError(cmd, "missing argument for %s: DATASET or --all", cli.CommandName(cmd))
-		}
-		if !yes && !cli.IsTerminal(a.In) {
-			return cli.UsageError(cmd, "this destroys data for good, and there is no terminal to ask at (use --yes)")
 		}
 		c, err := a.Connect()
 		if err != nil {
@@ -51,9 +52,12 @@ dataset in the trash. The command asks for confirmation, unless --yes is given.`
 		if err != nil {
 			return err
 		}
-		if !yes {
-			if err := a.Confirm(v.Volume, "this destroys dataset %s, formerly volume %s, and its %d snapshots for good",
-				v.ID, v.Volume, v.Snapshots); err != nil {
+		if !o.DryRun {
+			if err := yes.Ask(a, confirm.Question{
+				Action:  "purge dataset " + v.ID.String(),
+				Effects: []string{"formerly volume " + v.Volume + ": " + volumes.Destroyed(v)},
+				Name:    v.Volume,
+			}); err != nil {
 				return err
 			}
 		}
@@ -61,7 +65,7 @@ dataset in the trash. The command asks for confirmation, unless --yes is given.`
 		if err != nil {
 			return err
 		}
-		return a.Report(o, out, describePurged(v))
+		return a.Report(o, out, describePurged(o, v))
 	}
 	return cmd
 }
@@ -80,8 +84,8 @@ func findInTrash(trashed []api.Volume, ref string) (api.Volume, error) {
 	}
 	if len(same) > 1 {
 		return api.Volume{}, dataset.Errorf(dataset.ErrAmbiguous,
-			"%q matches several datasets in the trash: %s (choose one, for example drover trash purge %s)", ref,
-			strings.Join(same, ", "), last)
+			"%q matches several datasets in the trash: %s (choose one, for example drover trash purge %s --dry-run)",
+			ref, strings.Join(same, ", "), last)
 	}
 	return cli.Find(trashed, "dataset in the trash", ref,
 		func(v api.Volume) string { return v.Volume }, func(v api.Volume) uuid.UUID { return v.ID })
@@ -95,32 +99,55 @@ func purgeOne(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, v ap
 	return out, err
 }
 
-// isPending reports whether a purge ended because its pool was unreachable. The purge is still effective: control
-// condemned the dataset when it recorded the operation, and the node keeps trying to destroy it.
+// isPending reports whether a purge waits until its pool is online. It is effective nevertheless: control condemned the
+// dataset when it recorded the operation.
 func isPending(out api.Outcome) bool {
 	op := out.Operation
-	return op != nil && op.State == dataset.OpFailed && errors.Is(cli.OperationError(*op), dataset.ErrOffline)
+	switch {
+	case op == nil:
+		return false
+	case op.State == dataset.OpFailed: // an agent of an earlier version does not wait
+		return errors.Is(cli.OperationError(*op), dataset.ErrOffline)
+	}
+	return !op.State.Final() && op.Progress.Waiting
 }
 
-func describePurged(v api.Volume) func(api.Outcome) (uuid.UUID, string) {
+func describePurged(o *cli.Output, v api.Volume) func(api.Outcome) (uuid.UUID, string) {
 	return func(out api.Outcome) (uuid.UUID, string) {
+		if o.DryRun {
+			return v.ID, fmt.Sprintf("would purge dataset %s, formerly volume %s: %s", v.ID, v.Volume,
+				volumes.Destroyed(v))
+		}
 		line := fmt.Sprintf("purged dataset %s, formerly volume %s", v.ID, v.Volume)
 		if isPending(out) {
-			line += fmt.Sprintf(": removed from the store; the data in pool %s is deleted when the pool is "+
-				"online (or, if it never returns: drover pool rm --forget %s)", v.PoolName, v.PoolName)
+			line = fmt.Sprintf("dataset %s, formerly volume %s, is pending deletion: pool %s is offline, and the data "+
+				"is destroyed when it is online again (drover trash ls)", v.ID, v.Volume, v.PoolName)
 		}
 		return v.ID, line
 	}
 }
 
-// purgeAll purges the datasets in trashed. If one of them cannot be purged, it continues with the next.
-func purgeAll(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, trashed []api.Volume, yes bool) error {
+// purgeAllQuestion has one line for each dataset in the trash.
+func purgeAllQuestion(trashed []api.Volume) confirm.Question {
+	q := confirm.Question{Action: "purge all " + confirm.Count(len(trashed), "dataset") + " in the trash", Name: "all"}
+	short := volumes.ShortDatasets(trashed)
+	for _, v := range trashed {
+		q.Effects = append(q.Effects, fmt.Sprintf("%s, formerly volume %s: %s", short(v.ID), v.Volume,
+			volumes.Destroyed(v)))
+	}
+	return q
+}
+
+// purgeAll purges the datasets in trashed that are not being purged yet. If one of them cannot be purged, it continues
+// with the next.
+func purgeAll(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, trashed []api.Volume,
+	yes *confirm.Flag) error {
+	trashed = slices.DeleteFunc(trashed, func(v api.Volume) bool { return v.State == dataset.StatePurging })
 	if len(trashed) == 0 && !o.JSON() {
 		return a.PrintLine("the trash is empty")
 	}
-	if !yes && len(trashed) > 0 {
-		if err := a.Confirm("all", "this destroys all %d datasets in the trash, and their snapshots, for good",
-			len(trashed)); err != nil {
+	if len(trashed) > 0 && !o.DryRun {
+		if err := yes.Ask(a, purgeAllQuestion(trashed)); err != nil {
 			return err
 		}
 	}
@@ -136,7 +163,7 @@ func purgeAll(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, tras
 		if outs = append(outs, out); o.JSON() {
 			continue
 		}
-		if err := a.Report(o, out, describePurged(v)); err != nil {
+		if err := a.Report(o, out, describePurged(o, v)); err != nil {
 			return err
 		}
 	}

@@ -19,6 +19,7 @@ func newTrashRestoreCmd(a *cli.App) *cobra.Command {
 		ValidArgsFunction: cli.Complete(a, cli.TrashWords, cli.NoWords),
 	}
 	o := cli.OutputFlags(cmd, false)
+	cli.DryRunFlag(cmd, o)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		req := api.Request{Kind: dataset.OpUndelete, Volume: args[0]}
 		if len(args) > 1 {
@@ -26,6 +27,9 @@ func newTrashRestoreCmd(a *cli.App) *cobra.Command {
 		}
 		return a.Change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
 			d := cli.MadeDataset(out)
+			if o.DryRun {
+				return d.ID, fmt.Sprintf("would restore dataset %s as a volume", d.ID)
+			}
 			return d.ID, fmt.Sprintf("restored volume %s: dataset %s", d.Volume, d.ID)
 		})
 	}

@@ -130,7 +130,7 @@ func VerifyPool(ctx context.Context, a *cli.App, p api.Pool) (r *verify.Report, 
 	defer func() {
 		rErr := at.Remove(context.WithoutCancel(ctx), settings.Backends())
 		if rErr != nil {
-			rErr = fmt.Errorf("%w (drover doctor --gc %s removes what is left)", rErr, at.ID)
+			rErr = fmt.Errorf("%w (drover doctor --gc %s --dry-run shows what is left)", rErr, at.ID)
 		}
 		if err = errors.Join(err, rErr, at.Close()); err == nil && counted && !AreQuotasConsistent(path) {
 			r.Warnings = append(r.Warnings, QuotaWarning(path))

@@ -45,7 +45,7 @@ func guestLines(a *cli.App, v api.Volume) []string {
 		case g.Fenced:
 			line += "; unreachable, and confirmed as fenced"
 		case g.Unreachable:
-			line += "; unreachable (once it is off for good: drover node fence " + g.NodeName + " --confirmed)"
+			line += "; unreachable (once it is off for good: drover node fence " + g.NodeName + ")"
 		}
 		if g.Problem != "" {
 			line += ": " + g.Problem

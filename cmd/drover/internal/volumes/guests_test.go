@@ -27,7 +27,7 @@ func TestGuestLines(t *testing.T) {
 	want := []string{
 		"host-b, mounted 2 times, since 5 minutes ago: it was restored since",
 		"host-c, mounted once, since 5 minutes ago; unreachable (once it is off for good: drover node fence " +
-			"host-c --confirmed)",
+			"host-c)",
 		"host-d, mounted 0 times, since 5 minutes ago; unreachable, and confirmed as fenced",
 	}
 	if got := guestLines(a, v); !slices.Equal(got, want) {

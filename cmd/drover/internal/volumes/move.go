@@ -36,6 +36,7 @@ superseded copy.`,
 	req := api.Request{Kind: dataset.OpMove}
 	cmd.Flags().BoolVar(&req.Force, "force", false, "continue without the home, from the copy on the target")
 	cmd.Flags().StringVar(&req.Fenced, "fenced", "", "confirm that the home `NODE` is fenced and writes no more")
+	cli.DryRunFlag(cmd, o)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		req.Volume, req.Node = args[0], args[1]
 		if req.Force {
@@ -45,6 +46,9 @@ superseded copy.`,
 		}
 		return a.Change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
 			d := cli.MadeDataset(out)
+			if o.DryRun {
+				return d.ID, wouldMove(out, args[1])
+			}
 			line := fmt.Sprintf("volume %s is on node %s%s", d.Volume, args[1], unchangedNote(out))
 			if out.Operation != nil && out.Operation.Loss != nil {
 				line += ", without the data written since " + show.When(a.Now(), out.Operation.Loss.Taken)
@@ -53,6 +57,25 @@ superseded copy.`,
 		})
 	}
 	return cmd
+}
+
+// wouldMove says what a move would do.
+func wouldMove(out api.Outcome, target string) string {
+	v := cli.MadeDataset(out)
+	switch {
+	case out.Operation == nil:
+		return fmt.Sprintf("nothing to do: volume %s is on node %s already", v.Volume, target)
+	case out.Volume == nil:
+		return fmt.Sprintf("would move volume %s to node %s", v.Volume, target)
+	case out.Operation.Loss != nil:
+		return fmt.Sprintf("would continue volume %s on node %s from its copy, without node %s", v.Volume, target,
+			out.Volume.Node)
+	}
+	line := fmt.Sprintf("would move volume %s from node %s to node %s", v.Volume, out.Volume.Node, target)
+	if s := out.Volume.Status; s != nil && len(s.Mounts) > 0 {
+		line += "; it is in use, and must be unmounted before the end of the move"
+	}
+	return line
 }
 
 // printLoss prints which data a move without the home would lose, before the move.

@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/cmd/drover/internal/confirm"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -23,6 +25,11 @@ func newVolumeRmCmd(a *cli.App) *cobra.Command {
 what happens to the data, and the command prints it: by default it stays in the
 trash for a time (drover trash). A volume in use is not deleted. If some of
 several volumes cannot be deleted, the others are. -o json prints a list.
+
+If the profile destroys the data at once (on_delete: purge, and every anonymous
+volume), the command shows what is lost, and the name of the volume must be
+typed to confirm it, unless --yes is given. A wrong name stops the command
+before anything is deleted.
 
 A volume whose home is unreachable may be in use there, and is not deleted. If
 the home is lost, use --force and --fenced NODE: the volume goes to the trash,
@@ -39,18 +46,76 @@ admin. If the node returns later, it finds the volume in the trash.`,
 	cmd.Flags().BoolVar(&req.Force, "force", false, "delete protected volumes too")
 	cmd.Flags().StringVar(&req.Fenced, "fenced", "",
 		"with --force: confirm that the unreachable home `NODE` is fenced and writes no more")
+	yes := confirm.AddFlag(cmd)
+	cli.DryRunFlag(cmd, o)
+	describe := func(out api.Outcome) (uuid.UUID, string) { return describeDeleted(o, out) }
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if len(args) == 1 {
-			req.Volume = args[0]
-			return a.Change(cmd, o, req, describeDeleted)
-		}
 		c, err := a.Connect()
 		if err != nil {
 			return err
 		}
+		if err := confirmDeletes(cmd.Context(), a, c, o, yes, req, args); err != nil {
+			return err
+		}
+		if len(args) == 1 {
+			req.Volume = args[0]
+			return a.Change(cmd, o, req, describe)
+		}
 		return deleteVolumes(cmd.Context(), a, c, o, args, req)
 	}
 	return cmd
+}
+
+// confirmDeletes asks about each volume whose data its profile destroys. A volume that cannot be found is not asked
+// about: the server refuses its deletion.
+func confirmDeletes(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, yes *confirm.Flag, req api.Request,
+	names []string) error {
+	if yes.Given() || o.DryRun || req.Fenced != "" { // without its home, a volume always goes to the trash
+		return nil
+	}
+	for _, name := range names {
+		v, err := c.Volume(ctx, name)
+		switch kind := dataset.KindOf(err); {
+		case err == nil:
+		case kind == dataset.ErrNotFound || kind == dataset.ErrAmbiguous || kind == dataset.ErrInvalid:
+			continue
+		default:
+			return err
+		}
+		if v.Profile.OnDelete.Mode != dataset.DeletePurge {
+			continue
+		}
+		why := "the profile has on_delete: purge"
+		if v.Anonymous {
+			why = "it is anonymous"
+		}
+		err = yes.Ask(a, confirm.Question{
+			Action:  "delete volume " + v.Volume,
+			Effects: []string{Destroyed(v), "it does not go to the trash, because " + why},
+			Name:    v.Volume,
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Destroyed says what is lost if a dataset is destroyed: its data, snapshots and copies.
+func Destroyed(v api.Volume) string {
+	lost := "its data"
+	if v.Status != nil && v.Status.Used > 0 {
+		lost = v.Status.Used.Human() + " of data"
+	}
+	lost = fmt.Sprintf("destroys %s and %s for good, on node %s", lost, confirm.Count(v.Snapshots, "snapshot"), v.Node)
+	if len(v.CopyDetails) == 0 {
+		return lost + "; no other node has a copy"
+	}
+	var nodes []string
+	for _, k := range v.CopyDetails {
+		nodes = append(nodes, k.NodeName)
+	}
+	return lost + "; its copies on other nodes are destroyed, too: " + strings.Join(nodes, ", ")
 }
 
 // deleteVolumes continues after volumes that cannot be deleted, but not after an interrupt.
@@ -72,7 +137,8 @@ func deleteVolumes(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output,
 		if outs = append(outs, out); o.JSON() {
 			continue
 		}
-		if err := a.Report(o, out, describeDeleted); err != nil {
+		describe := func(out api.Outcome) (uuid.UUID, string) { return describeDeleted(o, out) }
+		if err := a.Report(o, out, describe); err != nil {
 			return err
 		}
 	}
@@ -87,8 +153,11 @@ func deleteVolumes(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output,
 	return nil
 }
 
-func describeDeleted(out api.Outcome) (uuid.UUID, string) {
+func describeDeleted(o *cli.Output, out api.Outcome) (uuid.UUID, string) {
 	d := cli.MadeDataset(out)
+	if o.DryRun {
+		return d.ID, wouldDelete(out, d)
+	}
 	line := "deleted volume " + d.Volume
 	if op := out.Operation; op != nil && op.OtherNode != uuid.Nil { // the volume is deleted without its home
 		return d.ID, fmt.Sprintf("%s; its data stays in place, in the trash (drover trash restore %s)", line,
@@ -104,6 +173,17 @@ func describeDeleted(out api.Outcome) (uuid.UUID, string) {
 		line += "; drover trash ls shows whether its data still exists"
 	}
 	return d.ID, line
+}
+
+// wouldDelete says what the deletion of a volume would do to its data.
+func wouldDelete(out api.Outcome, d dataset.Dataset) string {
+	switch {
+	case out.Operation != nil && out.Operation.OtherNode != uuid.Nil:
+		return fmt.Sprintf("would delete volume %s without its home; its data would stay in the trash", d.Volume)
+	case d.Profile.OnDelete.Mode == dataset.DeletePurge && out.Volume != nil:
+		return fmt.Sprintf("would delete volume %s: %s", d.Volume, Destroyed(*out.Volume))
+	}
+	return fmt.Sprintf("would delete volume %s; its data would be %s", d.Volume, cli.OnDelete(d.Profile.OnDelete))
 }
 
 func describePurgeTime(now, t time.Time) string {

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/cmd/drover/internal/confirm"
 	"github.com/droverhq/drover/cmd/drover/internal/listing"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
@@ -88,29 +89,65 @@ func newVolumeSupersededDiscardCmd(a *cli.App) *cobra.Command {
 		Use:   "discard NAME [NODE]",
 		Short: "Destroy a superseded copy",
 		Long: `Destroy a superseded copy for good. Check its data first with
-drover volume superseded mount, and confirm with --confirmed.`,
+drover volume superseded mount. The command shows what is lost, and the name of
+the volume must be typed to confirm it, unless --yes is given.`,
 		Args:              cli.Args(1),
 		ValidArgsFunction: cli.Complete(a, cli.VolumeWords, cli.NodeWords),
 	}
 	o := cli.WorkFlags(cmd, false)
-	var confirmed bool
-	cmd.Flags().BoolVar(&confirmed, "confirmed", false, "confirm that nobody needs its data")
+	yes := confirm.AddFlag(cmd)
+	cli.DryRunFlag(cmd, o)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if !confirmed {
-			return dataset.Errorf(dataset.ErrInvalid,
-				"discard the superseded copy of volume %s: its data is destroyed for good: repeat with "+
-					"--confirmed once you know that nobody needs it (drover volume superseded mount %s shows "+
-					"it)", args[0], strings.Join(args, " "))
-		}
 		req := api.Request{Kind: dataset.OpDiscard, Volume: args[0]}
 		if len(args) > 1 {
 			req.Node = args[1]
 		}
+		if err := confirmDiscard(cmd.Context(), a, o, yes, req); err != nil {
+			return err
+		}
 		return a.Change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
 			d := cli.MadeDataset(out)
+			if o.DryRun {
+				return d.ID, fmt.Sprintf("would destroy the superseded copy of volume %s for good", d.Volume)
+			}
 			return d.ID, fmt.Sprintf("discarded the superseded copy of volume %s: its node destroys it",
 				d.Volume)
 		})
 	}
 	return cmd
+}
+
+// confirmDiscard asks about the superseded copies that a request can destroy.
+func confirmDiscard(ctx context.Context, a *cli.App, o *cli.Output, yes *confirm.Flag, req api.Request) error {
+	if yes.Given() || o.DryRun {
+		return nil
+	}
+	c, err := a.Connect()
+	if err != nil {
+		return err
+	}
+	live, err := cli.FetchAll(ctx, c.Volumes)
+	if err != nil {
+		return err
+	}
+	trashed, err := cli.FetchAll(ctx, c.Trash)
+	if err != nil {
+		return err
+	}
+	q := confirm.Question{Action: "discard the superseded copy of volume " + req.Volume, Name: req.Volume}
+	for _, k := range supersededCopies(append(live, trashed...)) {
+		ofVolume := k.Volume == req.Volume || strings.HasPrefix(k.Dataset.String(), strings.ToLower(req.Volume))
+		onNode := req.Node == "" || k.NodeName == req.Node ||
+			strings.HasPrefix(k.Node.String(), strings.ToLower(req.Node))
+		if !ofVolume || !onNode {
+			continue
+		}
+		q.Effects = append(q.Effects, fmt.Sprintf("destroys the data of epoch %d on node %s for good; no other node "+
+			"has what was written there last", k.Epoch, k.NodeName))
+	}
+	if len(q.Effects) == 0 { // the server refuses the request, unless the copy was reported just now
+		q.Effects = append(q.Effects, "destroys the data of the copy for good")
+	}
+	q.Effects = append(q.Effects, "drover volume superseded mount "+req.Volume+" shows the data")
+	return yes.Ask(a, q)
 }

@@ -1,0 +1,72 @@
+package control
+
+import (
+	"context"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/dataset"
+)
+
+// preview decides on a request as Submit does, and discards the decision. The operation in the outcome is not recorded.
+// The volume in the outcome is the present state of the dataset that the operation changes.
+//
+// The agent of the home also refuses some requests while the dataset is in use. preview refuses them if the last report
+// of the home has a use.
+func (s *Service) preview(ctx context.Context, req api.Request) (out api.Outcome, err error) {
+	var done *dataset.Dataset
+	err = s.Ledger.Preview(ctx, func(t *record.Tx) error {
+		out, done, err = api.Outcome{}, nil, nil
+		out.Operation, done, err = s.submit(t, req)
+		return err
+	})
+	if err != nil {
+		return api.Outcome{}, err
+	}
+	err = s.Ledger.View(ctx, func(t *record.Tx) error {
+		d := dataset.Dataset{}
+		switch {
+		case done != nil:
+			d = *done
+		case makesDataset(out.Operation.Kind):
+			return nil
+		default:
+			there, err := t.Get(record.DatasetKey(out.Operation.DatasetID), &d)
+			if err != nil || !there {
+				return err
+			}
+		}
+		v, err := s.Views.Present(t, d)
+		if err != nil {
+			return err
+		}
+		out.Volume = &v
+		return checkReportedUnused(v, out.Operation)
+	})
+	if err != nil {
+		return api.Outcome{}, err
+	}
+	return out, nil
+}
+
+// checkReportedUnused fails with dataset.ErrInUse if an operation needs an unused dataset, and the home has reported a
+// use of it. op may be nil.
+func checkReportedUnused(v api.Volume, op *dataset.Operation) error {
+	if op == nil || v.Status == nil || len(v.Status.Mounts) == 0 || op.OtherNode != uuid.Nil {
+		return nil
+	}
+	what := ""
+	switch op.Kind {
+	case dataset.OpDelete:
+		what = "remove"
+	case dataset.OpRestore, dataset.OpRewrite:
+		what = string(op.Kind)
+	default:
+		return nil
+	}
+	return dataset.Errorf(dataset.ErrInUse,
+		"cannot %s volume %s: it is mounted on node %s (stop its containers first; drover volume inspect %s lists the "+
+			"mounts)", what, v.Volume, v.Node, v.Volume)
+}
