@@ -83,6 +83,7 @@ func (i *Importer) ImportArchive(ctx context.Context, req api.Request, r io.Read
 		return dataset.Dataset{}, dataset.Errorf(dataset.ErrExists, "volume %q was created by a concurrent request",
 			op.Volume)
 	}
+	i.deps.News.Changed(out.Dataset.ID)
 	return *out.Dataset, nil
 }
 

@@ -69,6 +69,13 @@ func TestCertificateAuthority(t *testing.T) {
 		t.Error(said)
 	}
 	refused("exists: choose another --out", "ca", "issue", "bob", "--role", "admin", "--dir", dir, "--out", out)
+	elsewhere := filepath.Join(t.TempDir(), "to", "alice")
+	must("ca", "issue", "alice", "--role", "viewer", "--dir", dir, "--out", elsewhere)
+	if info, err := os.Stat(elsewhere); err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("--out of a missing folder: %v, %v", info, err)
+	}
+	refused("no certificate was issued to that name from "+dir+" (issued to: alice, bob); did you mean bob?; --force revokes",
+		"ca", "revoke", "bbo", "--dir", dir)
 	refused("bad name", "ca", "issue", "../bob", "--role", "admin", "--dir", dir, "--out", out)
 
 	address := answering(t, f, dir)
@@ -78,7 +85,7 @@ func TestCertificateAuthority(t *testing.T) {
 	refused("set --ca or DROVER_CA (", "node", "ls")
 	with := []string{"--ca", out + "/bob-ca.pem"}
 	must(append(with, "node", "ls")...)
-	refused("operator bob (viewer) may not remove a node: this requires the role admin", append(with, "node", "rm", "alpha")...)
+	refused("operator bob (viewer) may not remove a node: this requires the role admin", append(with, "node", "rm", "alpha", "--yes")...)
 	if err := os.Chmod(out+"/bob-key.pem", 0o644); err != nil {
 		t.Fatal(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -156,7 +157,7 @@ confirming that a node is fenced (--fenced).`,
 	}
 	dir, o := dirFlag(a, cmd), cli.OutputFlags(cmd, false)
 	cmd.Flags().StringVar(&role, "role", "", "`ROLE` of the operator: admin, operator or viewer")
-	cmd.Flags().StringVar(&out, "out", ".", "`DIR` for the files, which must not exist")
+	cmd.Flags().StringVar(&out, "out", ".", "`DIR` for the files, created if it does not exist")
 	cli.CompleteFlag(cmd, "role", string(pki.Admin), string(pki.Worker), string(pki.Viewer))
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if role == "" {
@@ -196,6 +197,9 @@ func issue(a *cli.App, dir, out string, id pki.Identity) (certificate issued, er
 	if out, err = filepath.Abs(out); err != nil {
 		return certificate, err
 	}
+	if err := os.MkdirAll(out, 0o700); err != nil {
+		return certificate, fmt.Errorf("--out: %w", err)
+	}
 	base := filepath.Join(out, id.Name)
 	files := pki.Files{Cert: base + ".pem", Key: base + "-key.pem", CA: base + "-ca.pem"}
 	for _, path := range []string{files.Cert, files.Key, files.CA} {
@@ -206,6 +210,9 @@ func issue(a *cli.App, dir, out string, id pki.Identity) (certificate issued, er
 	}
 	if err := pair.Save(files); err != nil {
 		return certificate, fmt.Errorf("write the certificate: %w", err)
+	}
+	if err := pki.NoteOperator(dir, id.Name); err != nil {
+		return certificate, fmt.Errorf("the certificate was issued, but its name was not noted: %w", err)
 	}
 	return issued{id.Name, id.Role, files.Cert, files.Key, files.CA, pair.Chain[0].NotAfter}, nil
 }
@@ -218,11 +225,20 @@ func newCARevokeCmd(a *cli.App) *cobra.Command {
 replica that gets the request refuses them at once, the others within seconds.
 Certificates that are issued more than ten minutes later are valid: the clock of
 the issuing host may be ahead by that much. To revoke a node's certificate, use
-drover node rm.`,
+drover node rm.
+
+If the folder of the authority on this host has a list of the operators to whom
+certificates were issued, the name must be in it. --force revokes another name.`,
 		Args: cli.Args(1), ValidArgsFunction: cobra.NoFileCompletions,
 	}
-	o := cli.OutputFlags(cmd, false)
+	dir, o := dirFlag(a, cmd), cli.OutputFlags(cmd, false)
+	force := cmd.Flags().Bool("force", false, "also if no certificate was issued to that name here")
 	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, args []string) error {
+		if !*force {
+			if err := checkIssued(*dir, args[0]); err != nil {
+				return err
+			}
+		}
 		if err := c.RevokeOperator(cmd.Context(), args[0]); err != nil {
 			return err
 		}
@@ -232,4 +248,17 @@ drover node rm.`,
 		return a.PrintLine("revoked the certificates of operator %s", args[0])
 	})
 	return cmd
+}
+
+// checkIssued fails with dataset.ErrNotFound if the authority of this host has a list of operators, and a name is not
+// in it. The list is missing on a host without the authority, and before the first certificate is issued.
+func checkIssued(dir, name string) error {
+	names, err := pki.Operators(dir)
+	if err != nil || len(names) == 0 || slices.Contains(names, name) {
+		return err
+	}
+	return dataset.Errorf(dataset.ErrNotFound,
+		"revoke operator %s: no certificate was issued to that name from %s (issued to: %s)%s; --force revokes the "+
+			"name nevertheless, for certificates of another host", dataset.Clip(name), dir, dataset.Have(names),
+		dataset.Guess(name, names))
 }

@@ -2,8 +2,10 @@ package volumes
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"strings"
 
@@ -73,6 +75,9 @@ writers, or use --live to copy anyway.`,
 func sourcePath(ctx context.Context, a *cli.App, from string, live bool) (string, error) {
 	volume, docker := strings.CutPrefix(from, "docker:")
 	if !docker {
+		if err := checkFolder(a, from); err != nil {
+			return "", err
+		}
 		return a.HostPath(from)
 	}
 	if !a.SameHost() {
@@ -81,6 +86,31 @@ func sourcePath(ctx context.Context, a *cli.App, from string, live bool) (string
 				"pipe a tar archive into --from -)", from, a.Address())
 	}
 	return a.DockerPath(ctx, volume, live)
+}
+
+// checkFolder fails if a path of this host is no folder, with the form of --from that the caller may have meant: a
+// Docker volume is named with docker:, and an archive is read from standard input. The server checks all other paths.
+func checkFolder(a *cli.App, from string) error {
+	if !a.SameHost() {
+		return nil
+	}
+	info, err := os.Stat(from)
+	switch {
+	case err == nil && info.IsDir():
+		return nil
+	case err == nil && strings.HasSuffix(from, "gz"):
+		return dataset.Errorf(dataset.ErrInvalid,
+			"--from %s: it is a file, and not a folder (for a tar archive: gunzip < %[1]s | drover volume import SPEC "+
+				"--from -)", dataset.Clip(from))
+	case err == nil:
+		return dataset.Errorf(dataset.ErrInvalid,
+			"--from %s: it is a file, and not a folder (for a tar archive: drover volume import SPEC --from - < %[1]s)",
+			dataset.Clip(from))
+	case errors.Is(err, fs.ErrNotExist) && !strings.Contains(from, "/"):
+		return dataset.Errorf(dataset.ErrInvalid,
+			"--from %s: no such folder (for the Docker volume of this name: --from docker:%[1]s)", dataset.Clip(from))
+	}
+	return nil // the server finds out
 }
 
 // importTar imports a tar archive from standard input.

@@ -1,0 +1,37 @@
+package pki
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/droverhq/drover/internal/durable"
+)
+
+// operatorsFile lists the operators to whom the authority of a folder has issued certificates, one name a line. It is
+// only for people who mistype a name: certificates are valid whether or not the file has their name.
+const operatorsFile = "operators"
+
+// NoteOperator adds a name to the list of operators of an authority. Idempotent.
+func NoteOperator(dir, name string) error {
+	names, err := Operators(dir)
+	if err != nil || slices.Contains(names, name) {
+		return err
+	}
+	names = append(names, name)
+	slices.Sort(names)
+	return durable.Replace(filepath.Join(dir, operatorsFile), []byte(strings.Join(names, "\n")+"\n"))
+}
+
+// Operators returns the names of the operators to whom the authority in a folder has issued certificates, sorted. It
+// returns no names if the folder has no list, or if the caller may not read it.
+func Operators(dir string) ([]string, error) {
+	b, err := os.ReadFile(filepath.Join(dir, operatorsFile))
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+		return nil, nil
+	}
+	return strings.Fields(string(b)), err
+}
