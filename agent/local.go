@@ -53,6 +53,11 @@ func (a *Agent) Export(ctx context.Context, ref, snapshot string, w io.Writer) (
 	return a.Exporter.Export(ctx, ref, snapshot, w)
 }
 
+// SnapshotSpace is operation.Exporter.SnapshotSpace.
+func (a *Agent) SnapshotSpace(ctx context.Context, snapshot string) (api.SnapshotSpace, error) {
+	return a.Exporter.SnapshotSpace(ctx, snapshot)
+}
+
 // Diff is operation.Exporter.Diff.
 func (a *Agent) Diff(ctx context.Context, older, newer string) (api.Diff, error) {
 	return a.Exporter.Diff(ctx, older, newer)

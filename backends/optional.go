@@ -111,6 +111,17 @@ type StallPredictor interface {
 	PredictStall(ctx context.Context, id uuid.UUID) (nanos int64, why string, err error)
 }
 
+// SnapshotMeasurer is a pool that can tell how much space the deletion of a snapshot frees, without reading its data.
+type SnapshotMeasurer interface {
+	// UniqueSize returns how many bytes only this snapshot uses, so that DeleteSnapshot frees them. Two snapshots that
+	// share blocks with each other only free these blocks after both are deleted. So the sum over several snapshots
+	// can be less than the deletion of all of them frees.
+	//
+	// UniqueSize may take seconds for a fragmented snapshot. It returns soon after ctx ends, with the cause as the
+	// error. ErrNotFound if there is no such snapshot.
+	UniqueSize(ctx context.Context, ds, snapshot uuid.UUID) (dataset.Size, error)
+}
+
 // Sharer is a pool on a share. A share is one exported filesystem that contains a pool for each of several nodes.
 // Info().Share identifies it. Each pool belongs to one node. No other node touches a dataset in it until that node has
 // given up the dataset.

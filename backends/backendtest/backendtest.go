@@ -130,6 +130,7 @@ func cases() []testcase {
 		{"UsedWithoutTreeWalk", usedWithoutTreeWalk},
 		{"UnknownIsNotFound", unknownIsNotFound},
 		{"SnapshotIsImmutable", snapshotIsImmutable},
+		{"UniqueSizeIsWhatIsFreed", uniqueSizeIsWhatIsFreed},
 		{"SnapshotWhileWritten", snapshotWhileWritten},
 		{"CloneWhileWritten", cloneWhileWritten},
 		{"FreezeBlocksWriters", freezeBlocksWriters},

@@ -96,22 +96,22 @@ func (p *Pool) enter(cfg backends.Config) error {
 	if err != nil {
 		return err
 	}
-	if err := p.describe(direct); err != nil {
+	if p.info, err = infoOf(p, direct); err != nil {
 		return err
 	}
 	p.assemble(direct, cfg.Keys)
 	return p.containers.DropAllUnused() // removes mappings that a killed process left
 }
 
-// describe sets the result of Info. direct reports whether direct I/O works in the pool.
-func (p *Pool) describe(direct bool) error {
+// infoOf returns the result of Info for a pool. direct reports whether direct I/O works in the pool.
+func infoOf(p *Pool, direct bool) (info backends.Info, err error) {
 	host := mkfs.DetectHost()
 	if err := host.CheckAny(host.Mounts, "no filesystem for the images"); err != nil {
-		return err
+		return info, err
 	}
 	offline, err := offlineGrow(host.Mounts)
 	if err != nil {
-		return err
+		return info, err
 	}
 	var missing []string
 	seals := crypt.Available()
@@ -137,12 +137,11 @@ func (p *Pool) describe(direct bool) error {
 	caps := p.backend.MaxCapabilities()
 	caps.ConstantSnapshot, caps.Encryption, caps.Filesystems = constant, seals == nil, host.Makes
 	caps.OnlineGrow, caps.OfflineGrow = len(offline) < len(host.Mounts), offline
-	p.info = backends.Info{
+	return backends.Info{
 		Capabilities:    caps,
 		CopyFilesystems: host.Mounts, Missing: missing, Note: strings.Join(note, "; "), Path: p.dir.path,
 		DefaultSize: template.DefaultSize,
-	}
-	return nil
+	}, nil
 }
 
 // assemble makes the parts of an open pool.

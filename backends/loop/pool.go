@@ -50,11 +50,12 @@ type Pool struct {
 }
 
 var (
-	_ backends.Pool           = (*Pool)(nil)
-	_ backends.Resizer        = (*Pool)(nil)
-	_ backends.Copier         = (*Pool)(nil)
-	_ backends.StallPredictor = (*Pool)(nil)
-	_ backends.Rewriter       = (*Pool)(nil)
+	_ backends.Pool             = (*Pool)(nil)
+	_ backends.Resizer          = (*Pool)(nil)
+	_ backends.Copier           = (*Pool)(nil)
+	_ backends.StallPredictor   = (*Pool)(nil)
+	_ backends.Rewriter         = (*Pool)(nil)
+	_ backends.SnapshotMeasurer = (*Pool)(nil)
 
 	_ backends.Formatter = (*Pool)(nil)
 	_ backends.Warner    = (*Pool)(nil)

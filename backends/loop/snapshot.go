@@ -15,6 +15,7 @@ import (
 	"github.com/droverhq/drover/backends/loop/imagefile"
 	"github.com/droverhq/drover/backends/loop/layout"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/reflink"
 )
 
 // snapshots takes and deletes the snapshots of a dataset, and restores them.
@@ -121,6 +122,34 @@ func (sn *snapshots) drop(ctx context.Context, dir folder.Dir, snapshot uuid.UUI
 	}
 	sn.step("snapshot-delete.removed")
 	return folder.AbsentIsFine(dir.Remove(layout.SnapshotRecord(snapshot)))
+}
+
+// UniqueSize implements backends.SnapshotMeasurer. It reads the extents of the image, but not its data.
+func (p *Pool) UniqueSize(ctx context.Context, ds, snapshot uuid.UUID) (size dataset.Size, err error) {
+	err = p.catalog.withDatasetOrCopy(ds, func(dir folder.Dir, _ string) error {
+		size, err = p.snapshots.uniqueSize(ctx, dir, snapshot)
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("measure snapshot %s of dataset %s: %w", snapshot, ds, err)
+	}
+	return size, nil
+}
+
+func (sn *snapshots) uniqueSize(ctx context.Context, dir folder.Dir, snapshot uuid.UUID) (dataset.Size, error) {
+	if _, shared, err := sn.sharing.SharesHead(dir, snapshot); err != nil || shared {
+		return 0, err // its image is the head's, which stays
+	}
+	f, err := dir.Open(sn.layout.Image(snapshot.String()))
+	if errors.Is(err, os.ErrNotExist) {
+		return 0, dataset.Errorf(dataset.ErrNotFound, "no such snapshot: %s", snapshot)
+	}
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	bytes, err := reflink.Unshared(ctx, f)
+	return dataset.Size(bytes), err
 }
 
 // A restore makes the future head under the name of the snapshot that will keep the present head, and then exchanges

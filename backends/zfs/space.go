@@ -112,6 +112,24 @@ func (p *Pool) Used(ctx context.Context, id uuid.UUID) (dataset.Size, error) {
 	return head.referenced, err
 }
 
+// UniqueSize implements backends.SnapshotMeasurer. ZFS counts the blocks that only a snapshot refers to.
+func (p *Pool) UniqueSize(ctx context.Context, ds, id uuid.UUID) (dataset.Size, error) {
+	f, err := p.shelf.Find(ds)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	s, err := readSnapshot(f, id)
+	if err != nil {
+		return 0, err
+	}
+	text, err := p.tool.value(ctx, "used", p.snapshotName(ds, s.FS, id))
+	if err != nil {
+		return 0, err
+	}
+	return bytesOf(text)
+}
+
 // usedOfMounted returns the usage of a filesystem from statfs(2), if it is mounted in this mount namespace. Whether the
 // filesystem has a refquota or not, statfs(2) counts the blocks that it refers to as used.
 func usedOfMounted(fs string) (used dataset.Size, ok bool, err error) {

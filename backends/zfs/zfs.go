@@ -90,12 +90,13 @@ type Backend struct {
 }
 
 var (
-	_ backends.BoundedKind    = (*Backend)(nil)
-	_ backends.Pool           = (*Pool)(nil)
-	_ backends.Copier         = (*Pool)(nil)
-	_ backends.Resizer        = (*Pool)(nil)
-	_ backends.StorageRemover = (*Pool)(nil)
-	_ backends.Trimmer        = (*Pool)(nil)
+	_ backends.BoundedKind      = (*Backend)(nil)
+	_ backends.Pool             = (*Pool)(nil)
+	_ backends.Copier           = (*Pool)(nil)
+	_ backends.Resizer          = (*Pool)(nil)
+	_ backends.StorageRemover   = (*Pool)(nil)
+	_ backends.Trimmer          = (*Pool)(nil)
+	_ backends.SnapshotMeasurer = (*Pool)(nil)
 )
 
 // New returns the backend. It runs all its commands through runner.

@@ -287,6 +287,16 @@ func (f *fake) Import(ctx context.Context, req api.Request, r io.Reader) (datase
 	return f.volumes[0].Dataset, ctx.Err()
 }
 
+func (f *fake) SnapshotSpace(_ context.Context, snapshot string) (api.SnapshotSpace, error) {
+	if err := f.called("SnapshotSpace"); err != nil {
+		return api.SnapshotSpace{}, err
+	}
+	if snapshot == snapID(2).String() {
+		return api.SnapshotSpace{}, dataset.Errorf(dataset.ErrUnsupported, "volume db: its pool does not know which bytes only one snapshot uses")
+	}
+	return api.SnapshotSpace{Unique: dataset.Size(snapshot[1]-'0') * dataset.MiB}, nil
+}
+
 func (f *fake) Diff(_ context.Context, older, newer string) (api.Diff, error) {
 	return f.diff, f.called("Diff", older, newer)
 }

@@ -117,6 +117,9 @@ type Local interface {
 	Export(ctx context.Context, ref, snapshot string, w io.Writer) (LeftOut, error)
 	// Import creates a volume from a tar archive.
 	Import(ctx context.Context, req Request, r io.Reader) (dataset.Dataset, error)
+	// SnapshotSpace returns how much space the deletion of a snapshot frees. The snapshot is given by a prefix of its
+	// UUID. ErrUnsupported if its pool cannot tell.
+	SnapshotSpace(ctx context.Context, snapshot string) (SnapshotSpace, error)
 	// Diff compares two snapshots of a dataset, or a snapshot with the present data if newer is empty.
 	Diff(ctx context.Context, older, newer string) (Diff, error)
 }

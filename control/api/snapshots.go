@@ -1,5 +1,11 @@
 package api
 
+import (
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/dataset"
+)
+
 // TakeSnapshot asks for a snapshot.
 type TakeSnapshot struct {
 	Name      string `json:"name,omitempty" doc:"a name, unique in the volume"`
@@ -17,4 +23,10 @@ type CloneVolume struct {
 	Source  string            `json:"source" minLength:"1" doc:"source of the clone: a volume, or a unique prefix of a snapshot's or dataset's UUID"`
 	Volume  string            `json:"volume" doc:"spec of the new volume"`
 	Options map[string]string `json:"options,omitempty" doc:"as with docker volume create -o"`
+}
+
+// SnapshotSpace is the space that a snapshot uses alone.
+type SnapshotSpace struct {
+	Snapshot uuid.UUID    `json:"snapshot"` // UUID of the snapshot
+	Unique   dataset.Size `json:"unique"`   // bytes that only the snapshot uses; its deletion frees them
 }

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/test/engine"
 )
 
@@ -82,6 +83,34 @@ func compose(t *testing.T, w World) {
 	w.Admin.Must(t, "trash", "purge", id.String(), "--yes")
 }
 
+// found looks for the volumes and snapshots of the case snapshots by filters, by a wrong name and by their space.
+func (w World) found(t *testing.T) {
+	t.Helper()
+	got := w.Admin.Must(t, "volume", "ls", "--filter", "name=snapped-*", "--sort", "-name", "-o", "name")
+	if got != "snapped-copy\nsnapped-clone" {
+		t.Errorf("the clones by their names: %q", got)
+	}
+	for meant, args := range map[string][]string{
+		"snapped": {"volume", "inspect", "snaped"},
+		"two":     {"snapshot", "inspect", "snapped", "tow"},
+	} {
+		r := w.Admin.Exec(t, args...)
+		if r.Exit != 1 || !strings.HasSuffix(lastLine(r.Err), "; did you mean "+meant+"?") {
+			t.Errorf("%v: %+v", args, r)
+		}
+	}
+	var sized []struct {
+		Name   string
+		Unique *dataset.Size
+	}
+	w.Host.JSON(t, &sized, "snapshot", "ls", "snapped", "--size")
+	for _, s := range sized {
+		if s.Unique == nil {
+			t.Errorf("it is not known what the deletion of snapshot %q frees", s.Name)
+		}
+	}
+}
+
 // snapshots: they are taken, cloned and restored; restoring is refused while the volume is in use. Newer
 // snapshots stay.
 func snapshots(t *testing.T, w World) {
@@ -116,6 +145,7 @@ func snapshots(t *testing.T, w World) {
 	if out := w.Admin.Must(t, "snapshot", "ls", "snapped"); !strings.Contains(out, "two") {
 		t.Errorf("a newer snapshot went with the restore: %s", out)
 	}
+	w.found(t)
 	w.Admin.Must(t, "volume", "resize", "snapped", "2GiB")
 	for _, n := range []string{"snapped", "snapped-copy", "snapped-clone"} {
 		w.Admin.Must(t, "volume", "rm", n, "--yes")

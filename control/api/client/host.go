@@ -63,6 +63,11 @@ func (h Host) RebuildStore(ctx context.Context, skipOffline bool) ([]api.Rebuilt
 	return l.Items, err
 }
 
+// SnapshotSpace returns how much space the deletion of a snapshot frees.
+func (h Host) SnapshotSpace(ctx context.Context, snapshot string) (api.SnapshotSpace, error) {
+	return one[api.SnapshotSpace](ctx, h.conn, route.MeasureSnapshot, snapshot)
+}
+
 // Diff compares two snapshots of a dataset, or one with the head.
 func (h Host) Diff(ctx context.Context, older, newer string) (api.Diff, error) {
 	return one[api.Diff](ctx, h.conn, route.DiffSnapshot, older, "newer", newer)

@@ -15,9 +15,11 @@ var endpointTexts = map[string]string{
 	"create-snapshot": "The snapshot is at least consistent after a crash. The profile says whether " +
 		"writers are paused.",
 	"delete-snapshot": "The snapshot is named by a prefix of its UUID or, with volume, by its name.",
-	"diff-snapshot":   "The pool of the volume must be on the host of the server.",
-	"doctor":          "The agent examines its host during the request.",
-	"facts":           "Control records no small changes, and no change within a minute after the previous one.",
+	"measure-snapshot": "The pool of the volume must be on the host of the server. Pools of the backends loop " +
+		"and zfs know the space.",
+	"diff-snapshot": "The pool of the volume must be on the host of the server.",
+	"doctor":        "The agent examines its host during the request.",
+	"facts":         "Control records no small changes, and no change within a minute after the previous one.",
 	"fence-node": "The caller confirms that the unreachable node no longer writes. Its volumes can " +
 		"then move. Idempotent.",
 	"generations": "The answer has the highest generations that control knows. They show which pools " +

@@ -42,6 +42,7 @@ var (
 	CreateSnapshot  = Route{"create-snapshot", http.MethodPost, "/v1/volumes/{volume}/snapshots"}
 	DeleteSnapshot  = Route{"delete-snapshot", http.MethodDelete, "/v1/snapshots/{snapshot}"}
 	RestoreSnapshot = Route{"restore-snapshot", http.MethodPost, "/v1/snapshots/{snapshot}/restore"}
+	MeasureSnapshot = Route{"measure-snapshot", http.MethodGet, "/v1/snapshots/{snapshot}/space"}
 	DiffSnapshot    = Route{"diff-snapshot", http.MethodGet, "/v1/snapshots/{snapshot}/diff"}
 	CreateClone     = Route{"create-clone", http.MethodPost, "/v1/clones"}
 )

@@ -38,7 +38,7 @@ func ruleOf(id string) (r rule, known bool) {
 	switch id {
 	case "list-volumes", "get-volume", "list-snapshots", "get-snapshot", "list-trash", "list-profiles", "get-profile",
 		"list-pools", "list-nodes", "list-operations", "get-operation", "get-events", "get-version", "get-trust",
-		"get-failover", "get-health", "diff-snapshot":
+		"get-failover", "get-health", "diff-snapshot", "measure-snapshot":
 		return rule{role: pki.Viewer, node: anyNode}, true
 	case "get-openapi":
 		return rule{role: pki.Viewer, node: anyNode}, true

@@ -37,6 +37,7 @@ type fake struct {
 	recovery api.Recovery
 	found    []api.Finding
 	diff     api.Diff
+	space    api.SnapshotSpace
 	leftOut  api.LeftOut
 	next     string
 	stream   func(context.Context, io.Writer) error
@@ -300,6 +301,10 @@ func (f *fake) Import(ctx context.Context, req api.Request, r io.Reader) (datase
 		return f.volume.Dataset, err
 	}
 	return f.volume.Dataset, f.upload(ctx, r)
+}
+
+func (f *fake) SnapshotSpace(ctx context.Context, snapshot string) (api.SnapshotSpace, error) {
+	return f.space, f.ask(ctx, "SnapshotSpace", snapshot)
 }
 
 func (f *fake) Diff(ctx context.Context, older, newer string) (api.Diff, error) {

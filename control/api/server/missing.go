@@ -34,6 +34,10 @@ func (a missing) Collect(context.Context, uuid.UUID, bool) (api.Collected, error
 
 func (a missing) RebuildStore(context.Context, bool) ([]api.Rebuilt, error) { return nil, a.hostOnly() }
 
+func (a missing) SnapshotSpace(context.Context, string) (api.SnapshotSpace, error) {
+	return api.SnapshotSpace{}, a.hostOnly()
+}
+
 func (a missing) Diff(context.Context, string, string) (api.Diff, error) {
 	return api.Diff{}, a.hostOnly()
 }

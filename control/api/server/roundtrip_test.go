@@ -52,6 +52,7 @@ func fullFake() *fake {
 	f.failover = api.FailoverState{Halted: "2 nodes vanished", HaltedSince: sampleTime}
 	f.rebuilt = []api.Rebuilt{{Dataset: d.ID, Volume: "db", Action: "renamed", Note: "n"}}
 	f.found = []api.Finding{{Level: "error", Subject: "pool default", Text: "t", Fix: "m"}}
+	f.space = api.SnapshotSpace{Snapshot: node1, Unique: 1 << 41}
 	f.diff = api.Diff{Older: "a", Newer: "b", Bytes: 1 << 40, Zeroed: 2, Ranges: 3}
 	f.version = api.Version{Version: "1.2", API: "v1", Node: "host-a", Store: "bolt", Started: sampleTime}
 	f.sync = api.Sync{Revision: 1<<63 + 1, Full: true, Datasets: []api.Indexed{{Dataset: d, Index: 9}}, RemovedDatasets: []uuid.UUID{node1}, Operations: []dataset.Operation{f.op}}
@@ -183,6 +184,7 @@ func TestEveryMethodArrives(t *testing.T) {
 		{"Import", []any{api.Request{ID: node1, Kind: dataset.OpImport, Volume: "db@gold", Options: req.Options}}, f.volume.Dataset, func(ctx context.Context, c *client.Client) (any, error) {
 			return c.Import(ctx, api.Request{ID: node1, Volume: "db@gold", Options: req.Options}, bytes.NewReader(nil))
 		}},
+		{"SnapshotSpace", []any{"a"}, f.space, func(ctx context.Context, c *client.Client) (any, error) { return c.SnapshotSpace(ctx, "a") }},
 		{"Diff", []any{"a", "b"}, f.diff, func(ctx context.Context, c *client.Client) (any, error) { return c.Diff(ctx, "a", "b") }},
 		{"Diff", []any{"a", ""}, f.diff, func(ctx context.Context, c *client.Client) (any, error) { return c.Diff(ctx, "a", "") }},
 		{"Backup", nil, nil, func(ctx context.Context, c *client.Client) (any, error) { return nil, c.Backup(ctx, io.Discard) }},

@@ -58,6 +58,10 @@ func (h handlers) snapshots() {
 			req.Snapshot, req.Volume = in.Snapshot, in.Body.Volume
 			return h.submit(ctx, req)
 		})
+	add(h, endpoint(route.MeasureSnapshot, "snapshots", "Say how much space the deletion of a snapshot frees", ""),
+		func(ctx context.Context, in *struct{ SnapshotParam }) (*answer[api.SnapshotSpace], error) {
+			return reply(h.Local.SnapshotSpace(ctx, in.Snapshot))
+		})
 	add(h, endpoint(route.DiffSnapshot, "snapshots", "Measure how much of a volume changed since a snapshot", ""),
 		func(ctx context.Context, in *struct {
 			SnapshotParam

@@ -1,6 +1,7 @@
 package reflink
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"unsafe"
@@ -99,6 +100,31 @@ func Extents(f *os.File) ([]Extent, error) {
 		return treeExtents(f)
 	}
 	return mapped(f)
+}
+
+// Unshared returns how many bytes of f are in blocks that no other file uses, also blocks that are allocated in
+// advance. It ends with the cause when ctx ends. On btrfs it waits until the dirty pages of f are written, so f must be
+// a file that nobody writes to.
+func Unshared(ctx context.Context, f *os.File) (bytes int64, err error) {
+	req := new(fiemapRequest)
+	for next := uint64(0); ; {
+		if ctx.Err() != nil {
+			return 0, context.Cause(ctx)
+		}
+		got, last, err := req.read(f, next, fiemapAll)
+		if err != nil {
+			return 0, err
+		}
+		for _, e := range got {
+			if e.Flags&(Shared|Delalloc) == 0 {
+				bytes += e.Length
+			}
+		}
+		if last {
+			return bytes, nil
+		}
+		next = uint64(got[len(got)-1].Offset + got[len(got)-1].Length)
+	}
 }
 
 // hasTree reports whether f is on btrfs.

@@ -34,7 +34,11 @@ volume, its name.`,
 		if err != nil {
 			return err
 		}
-		return cli.PrintObject(a, o, s, func(s dataset.Snapshot) *show.Form { return snapshotForm(a, s) })
+		return cli.PrintObject(a, o, s, func(s dataset.Snapshot) *show.Form {
+			m := measured{Snapshot: s}
+			why := m.measure(cmd.Context(), c)
+			return snapshotForm(a, m, why)
+		})
 	}
 	return cmd
 }
@@ -60,7 +64,7 @@ func snapshotArgs(cmd *cobra.Command, flag string, args []string) (volume, id st
 	return args[0], args[1], nil
 }
 
-func snapshotForm(a *cli.App, s dataset.Snapshot) *show.Form {
+func snapshotForm(a *cli.App, s measured, why error) *show.Form {
 	f := &show.Form{}
 	f.Add("Snapshot", s.ID.String())
 	f.Add("Name", s.Name)
@@ -69,6 +73,7 @@ func snapshotForm(a *cli.App, s dataset.Snapshot) *show.Form {
 	f.Add("Dataset", s.Dataset.String())
 	f.Add("Kind", string(s.Kind))
 	f.Add("Size", cli.ExactSize(s.Size, s.Profile.Size))
+	f.Add("Unique", uniqueText(s, why))
 	f.Add("Profile", s.Profile.Name+"@"+s.Profile.Revision)
 	if s.Parent != uuid.Nil {
 		f.Add("Parent", s.Parent.String())
