@@ -102,7 +102,7 @@ func (x *Executor) execute(ctx context.Context, jb *jobs.Job, op dataset.Operati
 	}
 	level := logrus.ErrorLevel
 	if dataset.KindOf(err).HTTP < http.StatusInternalServerError {
-		level = logrus.InfoLevel // a refusal is no fault of this node
+		level = logrus.WarnLevel // a refusal is no fault of this node
 	}
 	x.deps.LogOf(dataset.Dataset{Volume: op.Volume, ID: op.DatasetID}).WithError(err).
 		WithFields(map[string]any{"op": op.ID, "kind": op.Kind}).Log(level, "operation failed")

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/cmd/drover/internal/logging"
 	"github.com/droverhq/drover/cmd/drover/internal/servers"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
@@ -16,9 +17,9 @@ import (
 
 // guardFlags are the flags of drover guard.
 type guardFlags struct {
-	root, run, watchdog, level string
-	step                       time.Duration
-	hand                       bool
+	root, run, watchdog, level, logFormat string
+	step                                  time.Duration
+	hand                                  bool
 }
 
 // Command makes drover guard with its subcommands.
@@ -48,6 +49,7 @@ have it restarted automatically. A new guard continues where the old one ended.`
 	fl.StringVar(&f.run, "run", "/run/drover", "`DIR` of the guard's socket, on a tmpfs")
 	fl.StringVar(&f.watchdog, "watchdog", "/dev/watchdog", "watchdog `DEVICE`, opened when a volume needs it")
 	fl.StringVar(&f.level, "log-level", "info", "minimum `LEVEL` of log messages: debug, info, warning, error")
+	fl.StringVar(&f.logFormat, "log-format", logging.Auto, logging.FlagHelp)
 	fl.DurationVar(&f.step, "step", time.Second,
 		"`TIME` for each rung of the ladder: at most a tenth of the time after which control considers a host lost")
 	fl.BoolVar(&f.hand, "hand", false, "run as the guard's hand (used by the guard)")
@@ -57,7 +59,7 @@ have it restarted automatically. A new guard continues where the old one ended.`
 }
 
 func runGuard(ctx context.Context, a *cli.App, f guardFlags) error {
-	log, err := servers.NewLog(f.level)
+	log, err := logging.New(f.level, f.logFormat, a.Getenv)
 	if err != nil {
 		return err
 	}

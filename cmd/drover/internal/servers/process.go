@@ -7,25 +7,23 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
-	"slices"
 	"sync/atomic"
 	"syscall"
 
 	systemd "github.com/coreos/go-systemd/v22/daemon"
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/pflag"
-	"golang.org/x/term"
 
 	"github.com/droverhq/drover/agent"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/daemon"
+	"github.com/droverhq/drover/cmd/drover/internal/logging"
 	"github.com/droverhq/drover/cmd/drover/internal/settings"
 	"github.com/droverhq/drover/control"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/store/consul"
-	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/config"
 	"github.com/droverhq/drover/internal/steps"
 	"github.com/droverhq/drover/profiles"
@@ -33,8 +31,8 @@ import (
 
 // Flags are the flags of the processes of Drover.
 type Flags struct {
-	config, profiles, root, run, pluginDir, driver, metrics, node, Level string
-	publish                                                              []string
+	config, profiles, root, run, pluginDir, driver, metrics, node, Level, logFormat string
+	publish                                                                         []string
 }
 
 func (f *Flags) common(fl *pflag.FlagSet) {
@@ -46,6 +44,7 @@ func (f *Flags) common(fl *pflag.FlagSet) {
 		"127.0.0.1:9469")
 	fl.StringVar(&f.node, "node-name", "", "`NAME` of this node (default: the host's name)")
 	fl.StringVar(&f.Level, "log-level", "info", "minimum `LEVEL` of log messages: debug, info, warning, error")
+	fl.StringVar(&f.logFormat, "log-format", logging.Auto, logging.FlagHelp)
 }
 
 // ofControl adds the flags of a process that runs control.
@@ -98,7 +97,7 @@ func tune(getenv func(string) string) {
 func runProcess(ctx context.Context, a *cli.App, f Flags,
 	process func(context.Context, daemon.Options) error) error {
 	tune(a.Getenv)
-	log, err := NewLog(f.Level)
+	log, err := logging.New(f.Level, f.logFormat, a.Getenv)
 	if err != nil {
 		return err
 	}
@@ -169,22 +168,6 @@ func (f *Flags) Options(a *cli.App, log *logrus.Logger) (o daemon.Options, err e
 		}
 	}
 	return o, nil
-}
-
-// NewLog returns a log that writes text to a terminal and JSON otherwise.
-func NewLog(level string) (*logrus.Logger, error) {
-	log := logrus.New()
-	lvl, err := logrus.ParseLevel(level)
-	levels := []string{"debug", "info", "warning", "error"}
-	if err != nil || !slices.Contains(levels, lvl.String()) {
-		return nil, dataset.Errorf(dataset.ErrInvalid, "unknown log level %q (available: %s)%s", dataset.Clip(level),
-			dataset.Have(levels), dataset.Guess(level, levels))
-	}
-	log.SetLevel(lvl)
-	if !term.IsTerminal(int(os.Stderr.Fd())) {
-		log.SetFormatter(&logrus.JSONFormatter{})
-	}
-	return log, nil
 }
 
 // profilesFile is profiles.yaml as it was last read. Its methods are safe for concurrent use.

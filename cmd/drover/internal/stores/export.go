@@ -10,6 +10,7 @@ import (
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/daemon"
+	"github.com/droverhq/drover/cmd/drover/internal/logging"
 	"github.com/droverhq/drover/cmd/drover/internal/servers"
 	"github.com/droverhq/drover/control/store/dump"
 	"github.com/droverhq/drover/dataset"
@@ -73,7 +74,7 @@ func exportStore(ctx context.Context, a *cli.App, f servers.Flags, file string) 
 
 // openStore opens the store that drover.yaml and the flags name.
 func openStore(ctx context.Context, a *cli.App, f servers.Flags, create bool) (daemon.Unserved, error) {
-	log, err := servers.NewLog(f.Level)
+	log, err := logging.New(f.Level, logging.Auto, a.Getenv)
 	if err != nil {
 		return daemon.Unserved{}, err
 	}

@@ -1,0 +1,101 @@
+package logging
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// TestFormats logs an entry in each format.
+func TestFormats(t *testing.T) {
+	const fields = ` error="no such disk" op=7`
+	for format, want := range map[string]string{
+		Text:    `^\d{4}-\d\d-\d\dT\S+ WARNING restore\\nfailed` + fields + "\n$",
+		Journal: `^<4>restore\\nfailed` + fields + "\n$",
+		Syslog:  `^<28>1 \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}(Z|[+-]\d\d:\d\d) \S+ drover \d+ - - restore\\nfailed` + fields + "\n$",
+		JSON:    `"level":"warning","msg":"restore\\nfailed"`,
+	} {
+		log, err := New("info", format, func(string) string { return "" })
+		if err != nil {
+			t.Fatal(err)
+		}
+		var b strings.Builder
+		log.SetOutput(&b)
+		log.WithError(errors.New("no such disk")).WithField("op", 7).Warn("restore\nfailed")
+		if !regexp.MustCompile(want).MatchString(b.String()) {
+			t.Errorf("%s: got %q, want %s", format, b.String(), want)
+		}
+	}
+	for _, bad := range [][2]string{{"info", "xml"}, {"loud", Text}} {
+		if _, err := New(bad[0], bad[1], os.Getenv); !errors.Is(err, dataset.ErrInvalid) {
+			t.Errorf("%v: %v", bad, err)
+		}
+	}
+}
+
+// TestSeverity: each level has the number of syslog(3).
+func TestSeverity(t *testing.T) {
+	for level, want := range map[logrus.Level]int{
+		logrus.FatalLevel: 2, logrus.ErrorLevel: 3, logrus.WarnLevel: 4, logrus.InfoLevel: 6, logrus.DebugLevel: 7,
+	} {
+		if got := severity(level); got != want {
+			t.Errorf("%s: %d, want %d", level, got, want)
+		}
+	}
+}
+
+// TestDetect: a file is the journal only if the variable names it.
+func TestDetect(t *testing.T) {
+	f, err := os.Create(filepath.Join(t.TempDir(), "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		t.Fatal(err)
+	}
+	for stream, want := range map[string]string{
+		"": JSON, "1:2": JSON, fmt.Sprintf("%d:%d", st.Dev, st.Ino): Journal,
+	} {
+		if got := detect(f, func(string) string { return stream }); got != want {
+			t.Errorf("%q: %s, want %s", stream, got, want)
+		}
+	}
+}
+
+// TestSyslog: each entry is a datagram, also after the service was started again.
+func TestSyslog(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	w := &syslogWriter{path: path}
+	if _, err := w.Write([]byte("x")); err == nil {
+		t.Error("a write without a service succeeds")
+	}
+	for range 2 {
+		service, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write([]byte("<28>1 hello\n")); err != nil {
+			t.Fatal(err)
+		}
+		b := make([]byte, 100)
+		if n, err := service.Read(b); err != nil || string(b[:n]) != "<28>1 hello" {
+			t.Errorf("got %q, %v", b[:n], err)
+		}
+		service.Close()
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			t.Fatal(err)
+		}
+	}
+}
