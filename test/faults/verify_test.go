@@ -56,8 +56,8 @@ func verifies(t *testing.T, pool, at string) {
 	if !strings.Contains(f.Fix, "drover backend verify default") {
 		t.Errorf("the mend is %q", f.Fix)
 	}
-	words := strings.Fields(f.Fix)
-	h.Must(t, "doctor", "--gc", words[len(words)-1], "--yes")
+	_, id, _ := strings.Cut(f.Text, "drover-verify-")
+	h.Must(t, "doctor", "--gc", id, "--yes")
 	nothingLeft(t, h)
 
 	p = until(t, h, at)
