@@ -55,7 +55,7 @@ func TestTells(t *testing.T) {
 		"set back":      {was, Copy{Epoch: 2, Taken: noon.Add(-copyEvery)}, true},
 		"set back some": {was, Copy{Epoch: 2, Taken: noon.Add(1 - copyEvery)}, false},
 	} {
-		if got := c.is.Tells(c.was); got != c.want {
+		if got := c.is.MustRecord(c.was); got != c.want {
 			t.Errorf("%s: %t", name, got)
 		}
 	}

@@ -226,9 +226,9 @@ func (c Copy) Spent() bool {
 // a store that had to record each of them would do nothing else.
 const copyEvery = 10 * time.Minute
 
-// Tells reports whether the store must record the state of a copy. was is the state that the store recorded last. It
-// must record the first complete snapshot, a new epoch, and otherwise one state in each period of copyEvery.
-func (c Copy) Tells(was Copy) bool {
+// MustRecord reports whether the store must record the state of a copy. was is the state that the store recorded last.
+// It must record the first complete snapshot, a new epoch, and otherwise one state in each period of copyEvery.
+func (c Copy) MustRecord(was Copy) bool {
 	// true also if the clock was set back
 	return was.Snapshot == uuid.Nil || was.Epoch != c.Epoch || c.Taken.Sub(was.Taken).Abs() >= copyEvery
 }

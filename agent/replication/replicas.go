@@ -271,7 +271,7 @@ func (p *Replicas) update(ctx context.Context, c dataset.Copy) error {
 	was := r.reported
 	p.mu.Unlock()
 	p.deps.News.Changed(c.Dataset)
-	if !c.Tells(was) {
+	if !c.MustRecord(was) {
 		return nil
 	}
 	if err := p.deps.Copies.Report(ctx, api.CopyReport{Copy: c}); err != nil {

@@ -54,7 +54,7 @@ func (s *Keeper) Copied(ctx context.Context, node uuid.UUID, c api.CopyReport) e
 		case c.Copy.Epoch < rec.Epoch || c.Copy.Snapshot == rec.Snapshot || rec.Kind == dataset.CopyGoing:
 			return nil
 		}
-		tells, first := c.Copy.Tells(rec), rec.Snapshot == uuid.Nil
+		tells, first := c.Copy.MustRecord(rec), rec.Snapshot == uuid.Nil
 		rec.Snapshot, rec.Epoch = c.Copy.Snapshot, c.Copy.Epoch
 		rec.Taken, rec.OrderTime = c.Copy.Taken, c.Copy.OrderTime
 		rec.VerifiedAt, rec.VerifiedAtHome = c.Copy.VerifiedAt, c.Copy.VerifiedAtHome
