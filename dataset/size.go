@@ -78,10 +78,10 @@ func (s Size) RoundedFrom(requested Size) bool {
 	return requested > 0 && s >= requested && s-requested < MiB
 }
 
-// Said formats the size for users. If s is the requested size as a backend rounded it up, Said formats the requested
-// size. The text is exact if it is short, such as 50GB or 20GiB. Otherwise it is rounded, such as 46.6GiB for
+// Readable formats the size for users. If s is the requested size as a backend rounded it up, Readable formats the
+// requested size. The text is exact if it is short, such as 50GB or 20GiB. Otherwise it is rounded, such as 46.6GiB for
 // 48828128KiB.
-func (s Size) Said(requested Size) string {
+func (s Size) Readable(requested Size) string {
 	if s.RoundedFrom(requested) {
 		s = requested
 	}

@@ -91,7 +91,7 @@ func TestSizeSaid(t *testing.T) {
 		{12345 << 20, 0, "12345MiB"}, {123456 << 20, 123456 << 20, "121GiB"}, {20<<30 + 1<<20, 20 << 30, "20481MiB"},
 		{1234567 + 4096, 1234567, "1.18MiB"}, {0, 0, "0B"},
 	} {
-		if got := tc.size.Said(tc.asked); got != tc.want {
+		if got := tc.size.Readable(tc.asked); got != tc.want {
 			t.Errorf("%d, asked for as %d, is said as %q, want %q", int64(tc.size), int64(tc.asked), got, tc.want)
 		}
 	}

@@ -114,7 +114,7 @@ func setCloneSize(op *dataset.Operation, planned dataset.Size) error {
 	if asked := op.Options["size"]; asked != "" && d.Size > planned {
 		return dataset.Errorf(dataset.ErrInvalid,
 			"size %s is smaller than the size %s of its source, which was resized meanwhile (omit the size)", asked,
-			d.Size.Said(0))
+			d.Size.Readable(0))
 	}
 	d.Profile.Size = max(d.Profile.Size, d.Size)
 	return nil

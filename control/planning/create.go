@@ -176,7 +176,7 @@ func checkCloneSize(d dataset.Dataset, want, asked dataset.Size) error {
 	}
 	return dataset.Errorf(dataset.ErrInvalid,
 		"volume %q: size %s is smaller than the size %s of its source (omit the "+
-			"size)", d.Volume, want, d.Size.Said(asked))
+			"size)", d.Volume, want, d.Size.Readable(asked))
 }
 
 // checkKeyKnown fails if the source of a clone is encrypted and the profile of the clone does not say where the key is.

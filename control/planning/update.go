@@ -53,7 +53,7 @@ func (v *Planner) resizeTo(t *record.Tx, d, next dataset.Dataset) (*dataset.Oper
 		return nil, nil, dataset.Errorf(dataset.ErrUnsupported,
 			"volume %s: size %s is smaller than its %s, and its filesystem cannot shrink (drover volume export "+
 				"%s | drover volume import NEW@%s -o size=%s --from - creates another)", d.Volume,
-			next.Size, d.Size.Said(d.Profile.Size), d.Volume, d.Profile.Name, next.Size)
+			next.Size, d.Size.Readable(d.Profile.Size), d.Volume, d.Profile.Name, next.Size)
 	}
 	op := record.NewOperation(d)
 	op.Kind, op.DatasetRecord = dataset.OpResize, &next
@@ -76,7 +76,7 @@ func CommitResize(t *record.Tx, op dataset.Operation, out *api.Committed) error 
 		return dataset.Errorf(dataset.ErrConflict, "volume %s was destroyed meanwhile", d.Volume)
 	}
 	next := op.DatasetRecord
-	detail := "size " + next.Size.Said(next.Profile.Size)
+	detail := "size " + next.Size.Readable(next.Profile.Size)
 	if name := op.Options["profile"]; name != "" {
 		where := d.Profile.Clone().Encryption // a rekey may have changed it since
 		d.Profile = next.Profile.Clone()

@@ -58,12 +58,12 @@ func ExactSize(s, requested dataset.Size) string {
 	return fmt.Sprintf("%s (%d bytes)", words, int64(s))
 }
 
-// SizeOr formats a size as the user requested it (see dataset.Size.Said).
+// SizeOr formats a size as the user requested it (see dataset.Size.Readable).
 func SizeOr(s, requested dataset.Size, fallback string) string {
 	if s == 0 {
 		return fallback
 	}
-	return s.Said(requested)
+	return s.Readable(requested)
 }
 
 // ShortName shortens the generated name of an anonymous Docker volume, which would take most of the width of a table.

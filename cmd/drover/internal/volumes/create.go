@@ -79,7 +79,7 @@ func describeMade(verb string) func(api.Outcome) (uuid.UUID, string) {
 		d := cli.MadeDataset(out)
 		size := ""
 		if d.Size > 0 {
-			size = ", " + d.Size.Said(d.Profile.Size)
+			size = ", " + d.Size.Readable(d.Profile.Size)
 		}
 		if out.Operation == nil {
 			return d.ID, fmt.Sprintf("volume %s exists already, as requested: dataset %s, profile %s%s", d.Volume,

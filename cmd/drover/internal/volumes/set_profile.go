@@ -35,7 +35,7 @@ contains too much data. Otherwise the size stays, and the command says so.`,
 			line := fmt.Sprintf("volume %s has profile %s@%s%s", d.Volume, d.Profile.Name, d.Profile.Revision,
 				unchangedNote(out))
 			if out.Operation != nil && out.Operation.Kind == dataset.OpResize {
-				line += "; its size is " + d.Size.Said(d.Profile.Size)
+				line += "; its size is " + d.Size.Readable(d.Profile.Size)
 			}
 			// The change has succeeded, whether or not its profile can be read.
 			if p, err := c.Profile(cmd.Context(), d.Profile.Name); err == nil {
@@ -50,7 +50,7 @@ contains too much data. Otherwise the size stays, and the command says so.`,
 // explainSize returns why a volume is larger than new ones of its profile, or "" if it is not. idle means that no
 // request to shrink the volume was sent to the pool.
 func explainSize(d dataset.Dataset, p dataset.Profile, idle bool) string {
-	size, want := d.Size.Said(d.Profile.Size), p.Size.Said(p.Size)
+	size, want := d.Size.Readable(d.Profile.Size), p.Size.Readable(p.Size)
 	switch {
 	case d.Size == 0 || p.Size >= d.Size || d.Size.RoundedFrom(p.Size):
 		return ""
