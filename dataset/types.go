@@ -215,10 +215,10 @@ func (c Copy) Whole() bool {
 	return c.Snapshot != uuid.Nil && (c.Kind == CopyReplica || c.Kind == CopyLeft)
 }
 
-// Spent reports whether the copy is superseded, so that no volume ever continues from it. This is final: the copy and
-// its record are removed, and a later copy on the same node is a new one, which begins empty. A copy that is removed
-// for another reason is not spent: after a restore of the store from a backup, it may be needed again.
-func (c Copy) Spent() bool {
+// SupersededForGood reports whether the copy is superseded, so that no volume ever continues from it. This is final:
+// the copy and its record are removed, and a later copy on the same node is a new one, which begins empty. A copy that
+// is removed for another reason is not spent: after a restore of the store from a backup, it may be needed again.
+func (c Copy) SupersededForGood() bool {
 	return c.Kind == CopySuperseded || c.Kind == CopyGoing && c.PreviousKind == CopySuperseded
 }
 

@@ -70,7 +70,7 @@ func (e *Control) CheckInvariants() Records {
 			if spent[c.Dataset] == nil {
 				spent[c.Dataset] = map[uuid.UUID]bool{}
 			}
-			spent[c.Dataset][c.Node] = c.Spent()
+			spent[c.Dataset][c.Node] = c.SupersededForGood()
 		case "trash":
 			got[en.Key] = read[dataset.Trash](e, en.Key, en.Value)
 		case "nodes", "pools", "facts", "cluster", "house", "tokens", "revoked", "rev", "live", "away":

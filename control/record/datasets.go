@@ -61,7 +61,7 @@ func PutCopyIn(t *Tx, d *dataset.Dataset, c dataset.Copy) error {
 		d.Copies = append(slices.Clone(d.Copies), c.Node)
 	}
 	d.SupersededCopies = Without(d.SupersededCopies, c.Node)
-	if c.Spent() {
+	if c.SupersededForGood() {
 		d.SupersededCopies = append(d.SupersededCopies, c.Node)
 	}
 	t.Touch(d.ID, c.Node)

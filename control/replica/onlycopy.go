@@ -37,7 +37,7 @@ func (s *Keeper) FindOnlyCopy(t *record.Tx, node, id uuid.UUID) (o OnlyCopy, err
 		return OnlyCopy{d, "the head of " + d.Volume + " that node " + name + " kept, which was overtaken",
 			"drover volume superseded mount " + record.RefTo(d) + " " + name + " shows it"}, nil
 	}
-	if c.Spent() || c.Snapshot == uuid.Nil || d.Home == uuid.Nil {
+	if c.SupersededForGood() || c.Snapshot == uuid.Nil || d.Home == uuid.Nil {
 		return o, nil
 	}
 	if ill, _, err := s.checkHome(t, d); err != nil || !ill {
