@@ -82,9 +82,9 @@ func ParseReference(spelling string) Reference {
 	return Reference{Spec: sp, Spelling: spelling, Err: err}
 }
 
-// Halves returns the text before and after the "@". It also works for a spelling that is not a spec. Without an "@",
-// after is "".
-func (r Reference) Halves() (before, after string) {
+// SplitAtSign returns the text before and after the "@". It also works for a spelling that is not a spec. Without an
+// "@", after is "".
+func (r Reference) SplitAtSign() (before, after string) {
 	before, after, _ = strings.Cut(r.Spelling, "@")
 	return before, after
 }

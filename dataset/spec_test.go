@@ -179,7 +179,7 @@ func TestParseReference(t *testing.T) {
 		t.Errorf("got %+v, %s, want %+v", ref, ref, want)
 	}
 	bad := dataset.ParseReference("db@gold!")
-	if before, after := bad.Halves(); before != "db" || after != "gold!" || bad.Spec != (dataset.Spec{}) ||
+	if before, after := bad.SplitAtSign(); before != "db" || after != "gold!" || bad.Spec != (dataset.Spec{}) ||
 		bad.Spelling != "db@gold!" || !errors.Is(bad.Err, dataset.ErrProfileName) {
 		t.Errorf("got %+v, %q and %q", bad, before, after)
 	}

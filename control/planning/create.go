@@ -115,7 +115,7 @@ const maxPrefetchedPools = 16
 // profile are wrong, it adds the missing profile to the error about the name, so that the user can correct both
 // mistakes at once.
 func (v *Planner) addProfiles(err error, req api.Request) error {
-	volume, after := req.Ref.Halves()
+	volume, after := req.Ref.SplitAtSign()
 	name := cmp.Or(after, req.Options["profile"])
 	if !errors.Is(err, dataset.ErrProfileName) {
 		if dataset.CheckName(volume) == nil || name == "" || dataset.CheckProfileName(name) != nil {
