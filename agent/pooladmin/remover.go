@@ -190,7 +190,7 @@ func (r *Remover) checkOpenPoolEmpty(ctx context.Context, op *pool.Pool, b backe
 	if err != nil {
 		return pool.WithPoolName(op.Name, err)
 	}
-	var there []dataset.Held
+	var there []dataset.PoolContent
 	for _, e := range entries {
 		if skipDeleting && e.State == backends.EntryDeleting {
 			continue
@@ -208,11 +208,11 @@ func (r *Remover) checkOpenPoolEmpty(ctx context.Context, op *pool.Pool, b backe
 		switch {
 		case c.Foreign != "": // it is listed as foreign
 		case c.Busy:
-			there = append(there, dataset.Held{What: c.Path + ", of a drover backend verify that is running",
-				Mend: "try again after it ends"})
+			there = append(there, dataset.PoolContent{What: c.Path + ", of a drover backend verify that is running",
+				Remedy: "try again after it ends"})
 		default:
-			there = append(there, dataset.Held{What: c.Path + ", of drover backend verify",
-				Mend: "drover backend verify " + op.Name + " removes it"})
+			there = append(there, dataset.PoolContent{What: c.Path + ", of drover backend verify",
+				Remedy: "drover backend verify " + op.Name + " removes it"})
 		}
 	}
 	return dataset.Holds(op.Name, there)
@@ -220,9 +220,9 @@ func (r *Remover) checkOpenPoolEmpty(ctx context.Context, op *pool.Pool, b backe
 
 // blocker describes an entry of a pool that prevents the removal of the pool. It prefers control's record, because the
 // record beside the data may be older.
-func (r *Remover) blocker(op *pool.Pool, e backends.Entry) dataset.Held {
+func (r *Remover) blocker(op *pool.Pool, e backends.Entry) dataset.PoolContent {
 	if e.State == backends.EntryForeign {
-		return dataset.Held{What: e.Path + ", which is not drover's", Mend: "remove it yourself"}
+		return dataset.PoolContent{What: e.Path + ", which is not drover's", Remedy: "remove it yourself"}
 	}
 	d, known := r.Cache.Dataset(e.ID)
 	volume := d.Volume
@@ -236,20 +236,20 @@ func (r *Remover) blocker(op *pool.Pool, e backends.Entry) dataset.Held {
 	k, kept := r.Cache.Copy(e.ID)
 	switch {
 	case known && d.Pool == op.ID && e.State == backends.EntryReady:
-		return d.Held()
+		return d.PoolContent()
 	case e.State == backends.EntryDeleting || known && d.State == dataset.StatePurging:
-		return dataset.Dataset{ID: e.ID, Volume: volume, State: dataset.StatePurging}.Held()
+		return dataset.Dataset{ID: e.ID, Volume: volume, State: dataset.StatePurging}.PoolContent()
 	case kept && k.Pool == op.ID:
-		return k.Held(volume, r.NodeName)
+		return k.PoolContent(volume, r.NodeName)
 	case r.Cleaner.IsNeeded(e.ID) || r.Copies.IsRecorded(e.ID):
-		return dataset.Held{What: "volume " + volume + " (" + string(e.State) + ")",
-			Mend: "it is being changed, try again later"}
+		return dataset.PoolContent{What: "volume " + volume + " (" + string(e.State) + ")",
+			Remedy: "it is being changed, try again later"}
 	case e.State == backends.EntryIncoming && !r.Pools.IsDoubtful(op.ID, e.ID):
-		return dataset.Held{What: "volume " + volume + " (incoming)",
-			Mend: "was interrupted, is removed at the next start of drover"}
+		return dataset.PoolContent{What: "volume " + volume + " (incoming)",
+			Remedy: "was interrupted, is removed at the next start of drover"}
 	}
-	return dataset.Held{What: "volume " + volume + " (" + e.ID.String()[:8] + ", not recorded here)",
-		Mend: "drover doctor says what it is"}
+	return dataset.PoolContent{What: "volume " + volume + " (" + e.ID.String()[:8] + ", not recorded here)",
+		Remedy: "drover doctor says what it is"}
 }
 
 // configNotes returns the profiles that name a pool, and the effect of its removal on them.

@@ -78,7 +78,7 @@ func ForgetPool(t *record.Tx, node, id uuid.UUID) error {
 }
 
 // poolContent names the datasets that are recorded in a pool of a node, and those that are planned there.
-func poolContent(t *record.Tx, n dataset.Node, pool uuid.UUID) (held []dataset.Held, err error) {
+func poolContent(t *record.Tx, n dataset.Node, pool uuid.UUID) (held []dataset.PoolContent, err error) {
 	node := n.ID
 	homes, err := record.ListAll[record.Claim](t, record.HomePrefix(node))
 	if err != nil {
@@ -108,7 +108,7 @@ func poolContent(t *record.Tx, n dataset.Node, pool uuid.UUID) (held []dataset.H
 			return nil, err
 		}
 		if d.Pool == pool && d.State != dataset.StatePurging {
-			held = append(held, d.Held())
+			held = append(held, d.PoolContent())
 		}
 	}
 	for _, c := range copies {
@@ -119,7 +119,7 @@ func poolContent(t *record.Tx, n dataset.Node, pool uuid.UUID) (held []dataset.H
 		if _, err := t.Peek(record.DatasetKey(c.Dataset), &d); err != nil {
 			return nil, err
 		}
-		held = append(held, c.Held(d.Volume, n.Name))
+		held = append(held, c.PoolContent(d.Volume, n.Name))
 	}
 	for _, c := range work {
 		var op dataset.Operation
@@ -127,8 +127,8 @@ func poolContent(t *record.Tx, n dataset.Node, pool uuid.UUID) (held []dataset.H
 			return nil, err
 		}
 		if !op.State.Final() && op.DatasetRecord != nil && op.DatasetRecord.Pool == pool && op.Kind != dataset.OpPurge {
-			held = append(held, dataset.Held{What: fmt.Sprintf("operation %s, the %s of volume %s",
-				op.ID.String()[:8], op.Kind, op.Volume), Mend: "try again after it ends"})
+			held = append(held, dataset.PoolContent{What: fmt.Sprintf("operation %s, the %s of volume %s",
+				op.ID.String()[:8], op.Kind, op.Volume), Remedy: "try again after it ends"})
 		}
 	}
 	return held, nil
