@@ -6,21 +6,22 @@ import (
 )
 
 const (
-	namedFirst = 3   // number of things in a pool that an error names
-	holdsBytes = 400 // longest text of such an error, unless a single thing is longer
+	maxNamed      = 3   // number of things in a pool that an error names
+	maxErrorBytes = 400 // longest text of such an error, unless a single thing is longer
 )
 
 // PoolContent is a thing that prevents the removal of a pool, with the way to remove the thing.
 type PoolContent struct{ What, Remedy string }
 
-// Holds returns the error for a pool that cannot be removed because of its content or of records. It is ErrConflict,
-// and names up to three of these things, each with the way to remove it. If there are none, Holds returns nil.
-func Holds(pool string, contents []PoolContent) error {
+// PoolNotEmpty returns the error for a pool that cannot be removed because of its content or of records. It is
+// ErrConflict, and names up to three of these things, each with the way to remove it. If there are none, PoolNotEmpty
+// returns nil.
+func PoolNotEmpty(pool string, contents []PoolContent) error {
 	if len(contents) == 0 {
 		return nil
 	}
 	text := ""
-	for n := min(len(contents), namedFirst); n > 0; n-- {
+	for n := min(len(contents), maxNamed); n > 0; n-- {
 		var parts []string
 		for _, h := range contents[:n] {
 			parts = append(parts, h.What+": "+h.Remedy)
@@ -28,7 +29,7 @@ func Holds(pool string, contents []PoolContent) error {
 		if more := len(contents) - n; more > 0 {
 			parts = append(parts, fmt.Sprintf("and %d more", more))
 		}
-		if text = fmt.Sprintf("pool %s holds %s", pool, strings.Join(parts, "; ")); len(text) <= holdsBytes {
+		if text = fmt.Sprintf("pool %s holds %s", pool, strings.Join(parts, "; ")); len(text) <= maxErrorBytes {
 			break
 		}
 	}

@@ -9,7 +9,7 @@ import (
 )
 
 // The error for a pool that is not empty lists what the pool contains, and for each item how to remove it.
-func TestHolds(t *testing.T) {
+func TestPoolNotEmpty(t *testing.T) {
 	id := uuid.MustParse("e1bd1e04-0000-4000-8000-000000000001")
 	volume := func(s State) PoolContent { return Dataset{ID: id, Volume: "shop", State: s}.PoolContent() }
 	kept := func(k CopyKind) PoolContent { return Copy{Dataset: id, Kind: k}.PoolContent("shop", "host-a") }
@@ -24,16 +24,16 @@ func TestHolds(t *testing.T) {
 		"what a move left of volume shop: goes by itself in time":                                                                            {kept(CopyLeft)},
 		"what is left of a copy of volume shop: goes by itself, try again soon":                                                              {kept(CopyGoing)},
 		"/srv/stray, which is not drover's: remove it yourself; /srv/stray, which is not drover's: remove it yourself":                       {stray, stray},
-		stray.What + ": " + stray.Remedy + "; " + strings.Repeat(stray.What+": "+stray.Remedy+"; ", 2) + "and 2 more":                            {stray, stray, stray, stray, stray},
+		stray.What + ": " + stray.Remedy + "; " + strings.Repeat(stray.What+": "+stray.Remedy+"; ", 2) + "and 2 more":                        {stray, stray, stray, stray, stray},
 		long.What + ": y; " + long.What + ": y; and 1 more":                                                                                  {long, long, long},
 		"volume shop (in the trash, e1bd1e04): drover trash purge e1bd1e04 --dry-run; /srv/stray, which is not drover's: remove it yourself": {volume(StateTrashed), stray},
 	} {
-		err := Holds("dd", contents)
+		err := PoolNotEmpty("dd", contents)
 		if !errors.Is(err, ErrConflict) || err.Error() != "pool dd holds "+want || len(err.Error()) > 400 {
 			t.Errorf("%v\nwant pool dd holds %s", err, want)
 		}
 	}
-	if err := Holds("dd", nil); err != nil {
+	if err := PoolNotEmpty("dd", nil); err != nil {
 		t.Error(err)
 	}
 }

@@ -215,7 +215,7 @@ func (r *Remover) checkOpenPoolEmpty(ctx context.Context, op *pool.Pool, b backe
 				Remedy: "drover backend verify " + op.Name + " removes it"})
 		}
 	}
-	return dataset.Holds(op.Name, there)
+	return dataset.PoolNotEmpty(op.Name, there)
 }
 
 // blocker describes an entry of a pool that prevents the removal of the pool. It prefers control's record, because the

@@ -63,7 +63,7 @@ func droppablePool(t *record.Tx, n dataset.Node, id uuid.UUID) (*dataset.Pool, e
 	if err != nil {
 		return nil, err
 	}
-	return &p, dataset.Holds(p.Name, left)
+	return &p, dataset.PoolNotEmpty(p.Name, left)
 }
 
 // ForgetPool removes the record of a pool, unless another node has adopted the pool.
