@@ -210,8 +210,8 @@ type Copy struct {
 	Problem       string `json:"problem,omitempty"` // why the node could not mount or unmount the copy yet; it retries
 }
 
-// Whole reports whether a volume can continue from the copy.
-func (c Copy) Whole() bool {
+// Promotable reports whether a volume can continue from the copy.
+func (c Copy) Promotable() bool {
 	return c.Snapshot != uuid.Nil && (c.Kind == CopyReplica || c.Kind == CopyLeft)
 }
 

@@ -94,7 +94,7 @@ func SharedBefore(e backends.Entry, at dataset.Moment) (dataset.Snapshot, bool) 
 // snapshot of the copy. If a move did not bring that snapshot here, it is the newest earlier one that was taken
 // for the copy's node or for all replicas.
 func BaseOf(e backends.Entry, c dataset.Copy) (dataset.Snapshot, bool) {
-	if !c.Whole() {
+	if !c.Promotable() {
 		return dataset.Snapshot{}, false
 	}
 	if i := IndexOf(e, c.Snapshot); i >= 0 {
@@ -167,7 +167,7 @@ func NeededBy(e backends.Entry, v api.Volume) map[uuid.UUID]bool {
 		if s, rests := BaseOf(e, k.Copy); rests {
 			needed[s.ID] = true
 		}
-		if s, shared := SharedBefore(e, k.At()); shared && k.Whole() && HasSeveralReplicas(v.Dataset) {
+		if s, shared := SharedBefore(e, k.At()); shared && k.Promotable() && HasSeveralReplicas(v.Dataset) {
 			needed[s.ID] = true
 		}
 	}

@@ -164,7 +164,7 @@ func (r *Relocator) checkSuccessor(t *record.Tx, d dataset.Dataset, id uuid.UUID
 	switch {
 	case err != nil:
 		return c, n, "", err
-	case !kept || !c.Whole():
+	case !kept || !c.Promotable():
 		why = "has no complete copy"
 	case n.Cordoned:
 		why = "is cordoned"

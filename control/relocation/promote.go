@@ -68,7 +68,7 @@ func (r *Relocator) homeUnreachable(t *record.Tx, d dataset.Dataset, target data
 	if found {
 		if c, there, err := r.Reports.CurrentCopy(t, target.ID, d.ID); err != nil {
 			return err
-		} else if there && c.Whole() {
+		} else if there && c.Promotable() {
 			best = target
 		}
 		c, _, err := r.Reports.CurrentCopy(t, best.ID, d.ID)
@@ -97,7 +97,7 @@ func (r *Relocator) planPromotion(t *record.Tx, d dataset.Dataset, target datase
 	if err != nil {
 		return err
 	}
-	if !there || !kept.Whole() {
+	if !there || !kept.Promotable() {
 		return noCopyError(t, d, target)
 	}
 	if why := r.Reports.WhyPoolUnusable(kept.Pool); why != "" {
@@ -141,7 +141,7 @@ func (r *Relocator) checkNoFresher(t *record.Tx, d dataset.Dataset, target datas
 		if err != nil {
 			return err
 		}
-		if !there || node == target.ID || !c.Whole() || c.At().Compare(kept.At()) <= 0 ||
+		if !there || node == target.ID || !c.Promotable() || c.At().Compare(kept.At()) <= 0 ||
 			r.Reports.WhyQuarantined(c.Pool) != "" {
 			continue
 		}
@@ -190,7 +190,7 @@ func checkStillKept(t *record.Tx, rec, op dataset.Operation) error {
 	switch {
 	case err != nil:
 		return err
-	case !there || !kept.Whole(): // the node of an unusable copy is not asked for its promise
+	case !there || !kept.Promotable(): // the node of an unusable copy is not asked for its promise
 		return dataset.Errorf(dataset.ErrConflict,
 			"move of volume %s: its copy can no longer be used (ask again: the error then lists the "+
 				"copies)", rec.Volume)

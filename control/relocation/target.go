@@ -32,7 +32,7 @@ func (r *Relocator) freshest(t *record.Tx, d dataset.Dataset) (best dataset.Node
 		if err != nil {
 			return best, false, err
 		}
-		if !there || !c.Whole() || r.Reports.WhyPoolUnusable(c.Pool) != "" ||
+		if !there || !c.Promotable() || r.Reports.WhyPoolUnusable(c.Pool) != "" ||
 			found && c.At().Compare(newest.At()) <= 0 {
 			continue
 		}

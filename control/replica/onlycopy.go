@@ -49,7 +49,7 @@ func (s *Keeper) FindOnlyCopy(t *record.Tx, node, id uuid.UUID) (o OnlyCopy, err
 		if _, err := t.Get(record.CopyKey(n, id), &other); err != nil {
 			return o, err
 		}
-		if other.Whole() {
+		if other.Promotable() {
 			others = append(others, other)
 		}
 	}

@@ -224,7 +224,7 @@ func (i *injector) promoteCopy(t testing.TB, v *volume, lost *cluster.Host, cont
 // target returns the name of a node with a copy from which the volume can continue.
 func target(v api.Volume, lost *cluster.Host) string {
 	for _, c := range v.CopyDetails {
-		if c.NodeName != lost.Name && c.Kind != dataset.CopySuperseded && c.Whole() {
+		if c.NodeName != lost.Name && c.Kind != dataset.CopySuperseded && c.Promotable() {
 			return c.NodeName
 		}
 	}

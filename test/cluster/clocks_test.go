@@ -138,7 +138,7 @@ func (w *clocks) failover(t *testing.T) {
 	since := time.Now().Add(-time.Hour)
 	host.Await(t, "a replica has what was written since", func() error {
 		for _, k := range w.b.Inspect(t, "db").CopyDetails {
-			if ahead := k.VerifiedAtHome.Sub(since); k.Kind == dataset.CopyReplica && k.Whole() && ahead > 0 && ahead < time.Hour {
+			if ahead := k.VerifiedAtHome.Sub(since); k.Kind == dataset.CopyReplica && k.Promotable() && ahead > 0 && ahead < time.Hour {
 				return nil
 			}
 		}

@@ -109,7 +109,7 @@ func (w *drained) lost(t *testing.T, gone, next *cluster.Host) {
 	since := time.Now()
 	host.Await(t, "the replica has the row", func() error {
 		for _, k := range next.Inspect(t, "mysql").CopyDetails {
-			if k.Kind == dataset.CopyReplica && k.Whole() && k.Taken.After(since) {
+			if k.Kind == dataset.CopyReplica && k.Promotable() && k.Taken.After(since) {
 				return nil
 			}
 		}

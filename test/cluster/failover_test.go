@@ -117,7 +117,7 @@ func replicated(t *testing.T, h *cluster.Host, volume string) error {
 	v := h.Inspect(t, volume)
 	n := 0
 	for _, k := range v.CopyDetails {
-		if k.Kind == dataset.CopyReplica && k.Whole() {
+		if k.Kind == dataset.CopyReplica && k.Promotable() {
 			n++
 		}
 	}

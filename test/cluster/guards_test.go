@@ -115,7 +115,7 @@ func (h *holder) replicated(t *testing.T) {
 	t.Helper()
 	host.Await(t, "a replica is there", func() error {
 		for _, k := range h.a.Inspect(t, "db").CopyDetails {
-			if k.Kind == dataset.CopyReplica && k.Whole() {
+			if k.Kind == dataset.CopyReplica && k.Promotable() {
 				return nil
 			}
 		}

@@ -126,7 +126,7 @@ func TestDiskIsPutBack(t *testing.T) {
 	awaitReplica := func() {
 		t.Helper()
 		host.Await(t, "a replica", func() error {
-			if v := a.Inspect(t, "db"); len(v.CopyDetails) != 1 || !v.CopyDetails[0].Whole() || v.CopyDetails[0].VerifiedAtHome.Before(v.Created) {
+			if v := a.Inspect(t, "db"); len(v.CopyDetails) != 1 || !v.CopyDetails[0].Promotable() || v.CopyDetails[0].VerifiedAtHome.Before(v.Created) {
 				return fmt.Errorf("%+v", v.CopyDetails)
 			}
 			return nil
