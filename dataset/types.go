@@ -178,9 +178,9 @@ type Manifest struct {
 	OrderTime time.Time `json:"order_time,omitzero" old:"order"` // order of the snapshot
 }
 
-// GivingUp is the entry in InUseBy of a move while the home is still relinquishing the volume. The volume can no longer
-// be mounted there.
-const GivingUp = "it is being given up"
+// Relinquishing is the entry in InUseBy of a move while the home is still relinquishing the volume. The volume can no
+// longer be mounted there.
+const Relinquishing = "it is being given up"
 
 // Copy is the copy of a dataset on a node other than its home. It has snapshots, and no writable head.
 type Copy struct {

@@ -243,7 +243,7 @@ func (r *Relinquisher) reportProgress(ctx context.Context, d dataset.Dataset, y 
 		if is := seen.bytes.Load(); is != was {
 			was, at = is, r.Clock.Steady()
 		}
-		say := dataset.GivingUp
+		say := dataset.Relinquishing
 		if r.Clock.Steady()-at >= stuckAfter*r.Limits.InUseWait {
 			say = fmt.Sprintf("its last snapshot does not finish: the disk of pool %s may hang (check it: dmesg; "+
 				"the volume is mounted there again once the snapshot has ended)",

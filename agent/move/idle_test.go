@@ -193,7 +193,7 @@ func TestMoveWaitsForSlowManifest(t *testing.T) {
 	t.Parallel()
 	f, _, goOn := lastSnapshotHangs(t)
 	op := f.BeginMove("db", f.B)
-	agenttest.Await(t, func() bool { return slices.Equal(f.Operation(op.ID).InUseBy, []string{dataset.GivingUp}) })
+	agenttest.Await(t, func() bool { return slices.Equal(f.Operation(op.ID).InUseBy, []string{dataset.Relinquishing}) })
 	until := time.Now().Add(3 * f.B.Limits.InUseWait)
 	agenttest.Await(t, func() bool { return time.Now().After(until) || f.Operation(op.ID).State.Final() })
 	if now := f.Operation(op.ID); now.State.Final() {

@@ -83,7 +83,7 @@ func (m *moveRun) recall(ctx context.Context) error {
 // checkRelinquishing returns nil while the home is alive and is relinquishing the dataset. The dataset cannot be
 // mounted there any more.
 func (m *moveRun) checkRelinquishing(ctx context.Context, now dataset.Operation) error {
-	if !slices.Equal(now.InUseBy, []string{dataset.GivingUp}) {
+	if !slices.Equal(now.InUseBy, []string{dataset.Relinquishing}) {
 		return m.refusalError(now)
 	}
 	away, err := m.Nodes.IsUnreachable(ctx, m.op.OtherNode)
