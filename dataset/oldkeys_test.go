@@ -49,7 +49,7 @@ func TestB16EarlierKeysOfRecords(t *testing.T) {
 		"embedded copy": {
 			`{"dataset":` + u + `,"kind":"going","was":"superseded","shown":true,"record":{"volume":"db"},"index":9}`,
 			&embedded{
-				Copy:   Copy{Dataset: id, Kind: CopyGoing, PreviousKind: CopySuperseded, MountReadOnly: true},
+				Copy:   Copy{Dataset: id, Kind: CopyCondemned, PreviousKind: CopySuperseded, MountReadOnly: true},
 				Record: &Dataset{Volume: "db"}, Index: 9,
 			},
 		},

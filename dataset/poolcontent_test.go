@@ -22,7 +22,7 @@ func TestPoolNotEmpty(t *testing.T) {
 		"a replica of volume shop: goes with its volume, or by drover node drain host-a":                                                     {kept(CopyReplica)},
 		"an overtaken head of volume shop: drover volume superseded mount " + id.String() + " host-a shows it":                               {kept(CopySuperseded)},
 		"what a move left of volume shop: goes by itself in time":                                                                            {kept(CopyLeft)},
-		"what is left of a copy of volume shop: goes by itself, try again soon":                                                              {kept(CopyGoing)},
+		"what is left of a copy of volume shop: goes by itself, try again soon":                                                              {kept(CopyCondemned)},
 		"/srv/stray, which is not drover's: remove it yourself; /srv/stray, which is not drover's: remove it yourself":                       {stray, stray},
 		stray.What + ": " + stray.Remedy + "; " + strings.Repeat(stray.What+": "+stray.Remedy+"; ", 2) + "and 2 more":                        {stray, stray, stray, stray, stray},
 		long.What + ": y; " + long.What + ": y; and 1 more":                                                                                  {long, long, long},

@@ -219,7 +219,7 @@ func (c Copy) Promotable() bool {
 // the copy and its record are removed, and a later copy on the same node is a new one, which begins empty. A copy that
 // is removed for another reason is not spent: after a restore of the store from a backup, it may be needed again.
 func (c Copy) SupersededForGood() bool {
-	return c.Kind == CopySuperseded || c.Kind == CopyGoing && c.PreviousKind == CopySuperseded
+	return c.Kind == CopySuperseded || c.Kind == CopyCondemned && c.PreviousKind == CopySuperseded
 }
 
 // copyEvery is how often the store records a refreshed copy. Control keeps the reports of heartbeats in memory, because
@@ -241,7 +241,7 @@ const (
 	CopyReplica    CopyKind = "replica"    // kept up to date
 	CopyLeft       CopyKind = "left"       // left by a move for a time, so that a move back is short
 	CopySuperseded CopyKind = "superseded" // has data that its volume lacks; kept until a person discards it
-	CopyGoing      CopyKind = "going"      // being destroyed; the record is removed when its node has done so
+	CopyCondemned  CopyKind = "going"      // being destroyed; the record is removed when its node has done so
 )
 
 // Loss describes the data that a dataset lost because it was promoted without its previous home.

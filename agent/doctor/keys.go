@@ -80,7 +80,7 @@ func (k *KeyChecker) sealedVolumes(known map[uuid.UUID]dataset.Dataset) (all []s
 		all = append(all, sealedVolume{d, false})
 	}
 	for _, id := range k.deps.Cache.CopyIDs() {
-		if copied, kept := k.deps.Cache.Copy(id); kept && copied.Record != nil && copied.Kind != dataset.CopyGoing {
+		if copied, kept := k.deps.Cache.Copy(id); kept && copied.Record != nil && copied.Kind != dataset.CopyCondemned {
 			all = append(all, sealedVolume{*copied.Record, true})
 		}
 	}
@@ -175,7 +175,7 @@ func (k *KeyChecker) checkFences(ctx context.Context, r *Report) {
 		}
 	}
 	for _, id := range k.deps.Cache.CopyIDs() {
-		if copied, kept := k.deps.Cache.Copy(id); kept && copied.Record != nil && copied.Kind != dataset.CopyGoing {
+		if copied, kept := k.deps.Cache.Copy(id); kept && copied.Record != nil && copied.Kind != dataset.CopyCondemned {
 			uses(copied.Record.Profile)
 		}
 	}

@@ -92,7 +92,7 @@ func TestPurgeOfCopyAsksControlFirst(t *testing.T) {
 		}
 	}
 	updates(api.Request{Profile: "plain"})
-	agenttest.Await(t, func() bool { return f.KeptCopy().Kind == dataset.CopyGoing })
+	agenttest.Await(t, func() bool { return f.KeptCopy().Kind == dataset.CopyCondemned })
 	e, err := f.A.Pool().Stat(t.Context(), d.ID)
 	if err != nil {
 		t.Fatal(err)
@@ -116,7 +116,7 @@ func TestPurgeOfCopyAsksControlFirst(t *testing.T) {
 		t.Errorf("on record it is %s", kind)
 	}
 	k, _ := f.B.Cache.Copy(d.ID)
-	k.Kind, k.PreviousKind = dataset.CopyGoing, dataset.CopyReplica
+	k.Kind, k.PreviousKind = dataset.CopyCondemned, dataset.CopyReplica
 	for _, away := range []bool{false, true} {
 		if away {
 			way.Cut()

@@ -158,7 +158,7 @@ func (c *Copies) ReconcileLocked(ctx context.Context, k api.Kept) error {
 	if err != nil {
 		return err
 	}
-	condemned := k.Kind == dataset.CopyGoing
+	condemned := k.Kind == dataset.CopyCondemned
 	if _, comes := c.deps.Moves.Get(id); condemned && (comes || c.deps.Moves.IsActive(id)) {
 		return nil // a move continues from it, and the copy is settled when the move has ended
 	}

@@ -178,7 +178,7 @@ func replicaAhead(t *testing.T, condemned bool) {
 			t.Fatal(err)
 		}
 		agenttest.Await(t, func() bool {
-			return slices.ContainsFunc(f.Recorded("db").CopyDetails, func(k api.CopyDetail) bool { return k.Kind == dataset.CopyGoing })
+			return slices.ContainsFunc(f.Recorded("db").CopyDetails, func(k api.CopyDetail) bool { return k.Kind == dataset.CopyCondemned })
 		})
 	}
 	c.Start()
@@ -260,7 +260,7 @@ func TestCopyIsNotDestroyedDuringMove(t *testing.T) {
 	f.A.AwaitSettled(d.ID)
 	left, _ := f.A.Cache.Copy(d.ID)
 	k := left
-	k.Kind, k.PreviousKind = dataset.CopyGoing, dataset.CopySuperseded
+	k.Kind, k.PreviousKind = dataset.CopyCondemned, dataset.CopySuperseded
 	for _, under := range []func() (end func()){
 		func() func() { return f.A.MoveTable.Begin(d.ID) },
 		func() func() { // as after a crash

@@ -39,7 +39,7 @@ func TestDiscard(t *testing.T) {
 	}
 	e.MustSubmit(discard("beta"))
 	sync := b.MustSync(0)
-	if len(sync.Copies) != 1 || sync.Copies[0].Kind != dataset.CopyGoing {
+	if len(sync.Copies) != 1 || sync.Copies[0].Kind != dataset.CopyCondemned {
 		t.Fatalf("its node hears %+v", sync.Copies)
 	}
 	if err := b.Copied(b.Ctx, b.ID, api.CopyReport{Incarnation: b.Incarnation, Copy: sync.Copies[0].Copy, Removed: true}); err != nil {
@@ -76,7 +76,7 @@ func TestOvertakenAsItsNodeSays(t *testing.T) {
 	}
 	condemn()
 	condemn()
-	if c := kept(); c.Kind != dataset.CopyGoing || c.PreviousKind != dataset.CopyLeft {
+	if c := kept(); c.Kind != dataset.CopyCondemned || c.PreviousKind != dataset.CopyLeft {
 		t.Errorf("%+v", c)
 	}
 	rev := a.MustSync(0).Revision
@@ -87,7 +87,7 @@ func TestOvertakenAsItsNodeSays(t *testing.T) {
 		t.Errorf("its node hears %+v", s.Copies)
 	}
 	e.MustSubmit(api.Request{Kind: dataset.OpDiscard, Volume: "db"})
-	if err := says(); !errors.Is(err, dataset.ErrStale) || kept().Kind != dataset.CopyGoing {
+	if err := says(); !errors.Is(err, dataset.ErrStale) || kept().Kind != dataset.CopyCondemned {
 		t.Errorf("what a person has let go of: %v", err)
 	}
 }

@@ -81,7 +81,7 @@ func TestShow(t *testing.T) {
 		t.Errorf("%+v", c)
 	}
 	e.MustSubmit(look(dataset.OpDiscard, d.ID.String(), ""))
-	if c := says(hears(), "/there", ""); c.Kind != dataset.CopyGoing || c.Path != "" {
+	if c := says(hears(), "/there", ""); c.Kind != dataset.CopyCondemned || c.Path != "" {
 		t.Errorf("of one that is destroyed: %+v", c)
 	}
 }

@@ -34,7 +34,7 @@ func TestRemoveNodeThatKeepsTheLast(t *testing.T) {
 			l.EndSession(l.Left)
 		}, move},
 		"it is condemned, and the home lost": {func(l *controltest.LastCopy) {
-			l.EditCopy(l.Replica, kind(dataset.CopyGoing, dataset.CopyReplica))
+			l.EditCopy(l.Replica, kind(dataset.CopyCondemned, dataset.CopyReplica))
 			l.EndHome()
 			l.EndSession(l.Left)
 		}, move},
@@ -43,8 +43,10 @@ func TestRemoveNodeThatKeepsTheLast(t *testing.T) {
 			l.EndHome()
 			l.EndSession(l.Left)
 		}, nil},
-		"it has a head that was overtaken":      {func(l *controltest.LastCopy) { l.EditCopy(l.Replica, kind(dataset.CopySuperseded, "")) }, []string{"the head of db that node gamma kept", "drover volume superseded mount db gamma"}},
-		"such a head, and it was discarded":     {func(l *controltest.LastCopy) { l.EditCopy(l.Replica, kind(dataset.CopyGoing, dataset.CopySuperseded)) }, nil},
+		"it has a head that was overtaken": {func(l *controltest.LastCopy) { l.EditCopy(l.Replica, kind(dataset.CopySuperseded, "")) }, []string{"the head of db that node gamma kept", "drover volume superseded mount db gamma"}},
+		"such a head, and it was discarded": {func(l *controltest.LastCopy) {
+			l.EditCopy(l.Replica, kind(dataset.CopyCondemned, dataset.CopySuperseded))
+		}, nil},
 		"such a head, and the volume destroyed": {func(l *controltest.LastCopy) { l.EditCopy(l.Replica, kind(dataset.CopySuperseded, "")); l.Purge() }, nil},
 	} {
 		t.Run(what, func(t *testing.T) {

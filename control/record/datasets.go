@@ -112,8 +112,8 @@ func CondemnCopy(t *Tx, node, id uuid.UUID) error {
 	if err != nil || !there {
 		return err
 	}
-	if c.Kind != dataset.CopyGoing {
-		c.Kind, c.PreviousKind = dataset.CopyGoing, c.Kind
+	if c.Kind != dataset.CopyCondemned {
+		c.Kind, c.PreviousKind = dataset.CopyCondemned, c.Kind
 	}
 	t.Touch(id, node)
 	return t.Put(CopyKey(node, id), c)

@@ -41,7 +41,7 @@ func (s *Keeper) Copied(ctx context.Context, node uuid.UUID, c api.CopyReport) e
 		case c.ConfirmRemoval:
 			stays, err = s.confirmDestruction(t, rec)
 			return err
-		case c.Removed && rec.Kind != dataset.CopyGoing:
+		case c.Removed && rec.Kind != dataset.CopyCondemned:
 			return dataset.Errorf(dataset.ErrStale, "the copy of dataset %s on node %s must stay, as %s",
 				c.Copy.Dataset, node, rec.Kind)
 		case c.Removed:
@@ -51,7 +51,7 @@ func (s *Keeper) Copied(ctx context.Context, node uuid.UUID, c api.CopyReport) e
 			return recordShown(t, rec, c.Copy)
 		case c.Copy.Kind == dataset.CopySuperseded && rec.Kind != dataset.CopySuperseded:
 			return s.recordSuperseded(t, rec, c.Copy)
-		case c.Copy.Epoch < rec.Epoch || c.Copy.Snapshot == rec.Snapshot || rec.Kind == dataset.CopyGoing:
+		case c.Copy.Epoch < rec.Epoch || c.Copy.Snapshot == rec.Snapshot || rec.Kind == dataset.CopyCondemned:
 			return nil
 		}
 		tells, first := c.Copy.MustRecord(rec), rec.Snapshot == uuid.Nil
@@ -78,7 +78,7 @@ func (s *Keeper) recordSuperseded(t *record.Tx, rec, now dataset.Copy) error {
 	if err != nil {
 		return err
 	}
-	if rec.Kind == dataset.CopyGoing &&
+	if rec.Kind == dataset.CopyCondemned &&
 		(rec.PreviousKind == dataset.CopySuperseded || d.State == dataset.StatePurging) {
 		return dataset.Errorf(dataset.ErrStale, "the copy of dataset %s on node %s must be destroyed", d.ID, rec.Node)
 	}
@@ -98,7 +98,7 @@ func (s *Keeper) recordSuperseded(t *record.Tx, rec, now dataset.Copy) error {
 func (s *Keeper) confirmDestruction(t *record.Tx, c dataset.Copy) (stays, err error) {
 	stays = dataset.Errorf(dataset.ErrStale, "the copy of dataset %s on node %s stays: it may be the last good one",
 		c.Dataset, c.Node)
-	if c.Kind != dataset.CopyGoing {
+	if c.Kind != dataset.CopyCondemned {
 		return stays, nil
 	}
 	if err := t.Halted(); err != nil {

@@ -27,7 +27,7 @@ func TestPurgeWithCopies(t *testing.T) {
 	}
 	rev := a.MustSync(0).Revision
 	d = b.MustDelete("db")
-	if s := a.MustSync(rev); len(s.Copies) != 1 || s.Copies[0].Kind != dataset.CopyGoing {
+	if s := a.MustSync(rev); len(s.Copies) != 1 || s.Copies[0].Kind != dataset.CopyCondemned {
 		t.Errorf("%+v", s)
 	}
 	b.MustPurge(d)
@@ -64,7 +64,7 @@ func TestLeftCopyExpires(t *testing.T) {
 	e.Memory.ForgetDue = e.Clock.Now()
 	e.Round()
 	s := a.MustSync(0)
-	if s.Copies[0].Kind != dataset.CopyGoing {
+	if s.Copies[0].Kind != dataset.CopyCondemned {
 		t.Errorf("it stays: %+v", s.Copies)
 	}
 	k := s.Copies[0].Copy
@@ -136,7 +136,7 @@ func TestTargetOfAMoveKeepsItsCopy(t *testing.T) {
 		t.Fatal(err)
 	}
 	over()
-	if got := kind(); got != dataset.CopyGoing {
+	if got := kind(); got != dataset.CopyCondemned {
 		t.Errorf("without the move it is %s", got)
 	}
 }

@@ -43,7 +43,7 @@ func TestLastCopyStays(t *testing.T) {
 			}
 			l.RestartHome()
 			l.ReportHomeWell()
-			if left, replica := letsGo(l); left != dataset.CopyGoing || replica != dataset.CopyGoing {
+			if left, replica := letsGo(l); left != dataset.CopyCondemned || replica != dataset.CopyCondemned {
 				t.Errorf("the home is well, and what was left is %s, the replica %s", left, replica)
 			}
 		})
@@ -70,7 +70,7 @@ func TestCondemnedIsDecidedAgain(t *testing.T) {
 		t.Run(what, func(t *testing.T) {
 			l := controltest.NewLastCopy(t)
 			l.ReportHomeWell()
-			if left, replica := letsGo(l); left != dataset.CopyGoing || replica != dataset.CopyGoing {
+			if left, replica := letsGo(l); left != dataset.CopyCondemned || replica != dataset.CopyCondemned {
 				t.Fatal(left, replica)
 			}
 			c.then(l)
@@ -82,7 +82,7 @@ func TestCondemnedIsDecidedAgain(t *testing.T) {
 				if err := ask(); dataset.KindOf(err) != c.answer {
 					t.Errorf("what was %s: %v", was, err)
 				}
-				want := dataset.CopyGoing
+				want := dataset.CopyCondemned
 				if c.last {
 					want = was
 				}
@@ -142,7 +142,7 @@ func TestReplicaThatDoesNotMakeUp(t *testing.T) {
 				}
 				goes := map[uuid.UUID]bool{l.Left.ID: c.leaves, l.Replica.ID: !c.leaves && !draining}
 				for _, k := range v.CopyDetails {
-					if (k.Kind == dataset.CopyGoing) != goes[k.Node] {
+					if (k.Kind == dataset.CopyCondemned) != goes[k.Node] {
 						t.Errorf("that on %s is %s", k.NodeName, k.Kind)
 					}
 				}

@@ -58,7 +58,7 @@ func TestReplicasTooManyStay(t *testing.T) {
 		}
 		going := 0
 		for _, kind := range copies(e, d.ID, map[string]*controltest.Agent{"beta": b, "gamma": c}) {
-			if kind == dataset.CopyGoing {
+			if kind == dataset.CopyCondemned {
 				going++
 			}
 		}
@@ -121,7 +121,7 @@ func TestReplicas(t *testing.T) {
 	}
 	c.ReportCopy(d, controltest.Start)
 	e.Round()
-	if got = copies(e, d.ID, agents); got["gamma"] != dataset.CopyReplica || got["delta"] != dataset.CopyGoing {
+	if got = copies(e, d.ID, agents); got["gamma"] != dataset.CopyReplica || got["delta"] != dataset.CopyCondemned {
 		t.Fatalf("%v", got)
 	}
 	if len(e.Failures) != 0 {
@@ -131,7 +131,7 @@ func TestReplicas(t *testing.T) {
 	// Fewer are wanted: none.
 	e.MustSubmit(api.Request{Kind: dataset.OpUpdate, Volume: "db", Profile: "silver"})
 	e.Round()
-	if got = copies(e, d.ID, agents); got["gamma"] != dataset.CopyGoing {
+	if got = copies(e, d.ID, agents); got["gamma"] != dataset.CopyCondemned {
 		t.Fatalf("%v", got)
 	}
 }

@@ -62,7 +62,7 @@ func (leaseStateSchema) Schema(huma.Registry) *huma.Schema {
 }
 
 func (copyKindSchema) Schema(huma.Registry) *huma.Schema {
-	return words(dataset.CopyReplica, dataset.CopyLeft, dataset.CopySuperseded, dataset.CopyGoing)
+	return words(dataset.CopyReplica, dataset.CopyLeft, dataset.CopySuperseded, dataset.CopyCondemned)
 }
 
 func (reachSchema) Schema(huma.Registry) *huma.Schema {
