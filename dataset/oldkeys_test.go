@@ -30,7 +30,7 @@ func TestB16EarlierKeysOfRecords(t *testing.T) {
 				`,"losses":[{"epoch":2,"later":[` + u + `],"over":4,"fenced":` + u + `,"why":"by word","away":7,"forgotten":true}]}`,
 			&Dataset{
 				ID: id, Volume: "db", RequestedAs: "db@gold", RequestedBy: id, SupersededCopies: []uuid.UUID{id},
-				LatestSnapshot: id, TakenOver: &TakenOver{id, 3}, SharedMounts: []SharedMount{{Node: id, ID: id}},
+				HeadParent: id, TakenOver: &TakenOver{id, 3}, SharedMounts: []SharedMount{{Node: id, ID: id}},
 				Labels: map[string]string{"spent": "no"},
 				Losses: []Loss{{
 					Epoch: 2, SurvivingSnapshots: []uuid.UUID{id}, EndedEpoch: 4, PreviousHome: id, Reason: "by word",

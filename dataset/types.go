@@ -43,7 +43,7 @@ type Dataset struct {
 	// how long the deleted dataset is kept; absent: it is not in the trash
 	Trash *Trash `json:"trash,omitempty"`
 	// UUID of the snapshot that the head is based on, the parent of the next snapshot
-	LatestSnapshot uuid.UUID `json:"latest_snapshot,omitzero" old:"latest"`
+	HeadParent uuid.UUID `json:"latest_snapshot,omitzero" old:"latest"`
 	// UUID of the operation that last wrote the record, so that a retry recognises that it has succeeded
 	Request uuid.UUID `json:"request"`
 	// Encryption is the wrapped data key; absent: the dataset is not encrypted.

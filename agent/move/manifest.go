@@ -96,7 +96,7 @@ func (v *Sender) manifestOfFiles(ctx context.Context, ds, snapshot uuid.UUID, se
 // TransferSnapshot returns the record of a snapshot for another node.
 func (v *Sender) TransferSnapshot(d dataset.Dataset, id, request uuid.UUID) dataset.Snapshot {
 	return dataset.Snapshot{
-		ID: id, Dataset: d.ID, Volume: d.Volume, Parent: d.LatestSnapshot, Kind: dataset.SnapshotTransfer,
+		ID: id, Dataset: d.ID, Volume: d.Volume, Parent: d.HeadParent, Kind: dataset.SnapshotTransfer,
 		Size: d.Size, Profile: d.Profile, Epoch: d.Epoch, Request: request,
 	}
 }

@@ -72,7 +72,7 @@ func TestI3SnapshotInDoubtIsKept(t *testing.T) {
 		if got := f.A.Requests.Perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db"}); !errors.Is(got, err) {
 			t.Errorf("%v: the snapshot ended with %v", err, got)
 		}
-		s := f.Recorded("db").LatestSnapshot
+		s := f.Recorded("db").HeadParent
 		e, serr := f.A.Pool().Stat(t.Context(), d.ID)
 		if serr != nil || s == uuid.Nil || lineage.IndexOf(e, s) < 0 {
 			t.Fatalf("%v: snapshot %s is on record, and the pool has %+v, %v", err, s, e.Snapshots, serr)
@@ -114,7 +114,7 @@ func TestI3CommitRefusedAfterLostAnswerKeepsData(t *testing.T) {
 			}
 			f.A.WriteFile("db", "token", "later")
 			f.A.Restart()
-			if s := f.Recorded("db").LatestSnapshot; s != uuid.Nil {
+			if s := f.Recorded("db").HeadParent; s != uuid.Nil {
 				f.A.NewVolume("new@snapshot-"+s.String(), nil)
 			}
 			f.A.WantFile("new", "token", "old")

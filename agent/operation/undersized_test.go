@@ -58,7 +58,7 @@ func TestUndersizedVolumeGrowsAtNextHome(t *testing.T) {
 	if err := f.A.Requests.Perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db"}); err != nil {
 		t.Fatal(err)
 	}
-	if s, err := f.Service.Snapshot(t.Context(), "db", f.Recorded("db").LatestSnapshot.String()); err != nil || s.Size != sizeBefore {
+	if s, err := f.Service.Snapshot(t.Context(), "db", f.Recorded("db").HeadParent.String()); err != nil || s.Size != sizeBefore {
 		t.Errorf("a snapshot of it has %s on record, %v", s.Size, err)
 	}
 	c := f.AddHost("host-c", "loop")

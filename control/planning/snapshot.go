@@ -36,7 +36,7 @@ func (v *Planner) PlanSnapshot(t *record.Tx, req api.Request) (*dataset.Operatio
 
 func (v *Planner) newSnapshot(d dataset.Dataset, kind dataset.SnapshotKind) dataset.Snapshot {
 	return dataset.Snapshot{
-		ID: uuid.New(), Dataset: d.ID, Volume: d.Volume, Parent: d.LatestSnapshot, Kind: kind,
+		ID: uuid.New(), Dataset: d.ID, Volume: d.Volume, Parent: d.HeadParent, Kind: kind,
 		Size: d.Size, Profile: d.Profile.Clone(), Epoch: d.Epoch, Created: v.Clock.Now(),
 	}
 }
@@ -59,8 +59,8 @@ func CommitSnapshot(t *record.Tx, op dataset.Operation, out *api.Committed) erro
 		return err
 	}
 	// The parent is the snapshot that was committed last. Another snapshot may have been planned earlier.
-	snap.Parent = d.LatestSnapshot
-	d.LatestSnapshot, d.Request = snap.ID, op.ID
+	snap.Parent = d.HeadParent
+	d.HeadParent, d.Request = snap.ID, op.ID
 	if err := record.PutSnapshot(t, snap); err != nil {
 		return err
 	}
@@ -96,8 +96,8 @@ func CommitSnapshotDelete(t *record.Tx, op dataset.Operation, out *api.Committed
 		return err
 	}
 	record.DeleteSnapshot(t, snap)
-	if d.LatestSnapshot == snap.ID {
-		d.LatestSnapshot = snap.Parent
+	if d.HeadParent == snap.ID {
+		d.HeadParent = snap.Parent
 	}
 	d.Request = op.ID
 	t.Event(api.EventSnapshotDelete, d, snap.ID.String())
@@ -117,7 +117,7 @@ func (v *Planner) PlanRestore(t *record.Tx, req api.Request) (*dataset.Operation
 	keep := v.newSnapshot(d, dataset.SnapshotRestore)
 	keep.Message = "before restore of " + snap.ID.String()
 	next := d
-	next.LatestSnapshot = snap.ID
+	next.HeadParent = snap.ID
 	op := record.NewOperation(d)
 	op.DatasetRecord, op.Snapshot = &next, &keep
 	op.Source = &dataset.Source{Dataset: d.ID, Snapshot: snap.ID}
@@ -146,9 +146,9 @@ func CommitRestore(t *record.Tx, op dataset.Operation, out *api.Committed) error
 	if err != nil {
 		return err
 	}
-	keep.Parent, d.LatestSnapshot = d.LatestSnapshot, uuid.Nil
+	keep.Parent, d.HeadParent = d.HeadParent, uuid.Nil
 	if there {
-		d.LatestSnapshot = op.Source.Snapshot
+		d.HeadParent = op.Source.Snapshot
 	}
 	d.Request = op.ID
 	if err := record.PutSnapshot(t, keep); err != nil {

@@ -24,7 +24,7 @@ func TestSnapshots(t *testing.T) {
 	op.Snapshot.Size = 21 * dataset.GiB // as the agent found it
 	for range 2 {
 		out := a.MustCommit(op)
-		if out.Dataset.LatestSnapshot != op.Snapshot.ID || out.Dataset.Request != req.ID {
+		if out.Dataset.HeadParent != op.Snapshot.ID || out.Dataset.Request != req.ID {
 			t.Errorf("dataset: %+v", out.Dataset)
 		}
 	}
@@ -67,8 +67,8 @@ func TestSnapshotLineage(t *testing.T) {
 	}
 	del := a.MustPlan(api.Request{Kind: dataset.OpSnapshotDelete, Snapshot: one.Snapshot.ID.String()})
 	for range 2 {
-		if d := a.MustCommit(del).Dataset; d.LatestSnapshot != two.Snapshot.ID {
-			t.Errorf("after the newest went: goes on from %s", d.LatestSnapshot)
+		if d := a.MustCommit(del).Dataset; d.HeadParent != two.Snapshot.ID {
+			t.Errorf("after the newest went: goes on from %s", d.HeadParent)
 		}
 	}
 	if v := e.MustVolume("db"); v.Snapshots != 1 {
@@ -115,7 +115,7 @@ func TestRestore(t *testing.T) {
 	}
 	for range 2 {
 		d := a.MustCommit(op).Dataset
-		if d.LatestSnapshot != s1.ID || d.Size != 50*dataset.GiB || d.Profile.Size != d.Size {
+		if d.HeadParent != s1.ID || d.Size != 50*dataset.GiB || d.Profile.Size != d.Size {
 			t.Errorf("restored: %+v", d)
 		}
 	}
@@ -128,7 +128,7 @@ func TestRestore(t *testing.T) {
 	}
 	// The report comes once more when other things have happened.
 	next := a.MustSnapshot("db", "")
-	if d := a.MustCommit(op).Dataset; d.LatestSnapshot != next.ID {
+	if d := a.MustCommit(op).Dataset; d.HeadParent != next.ID {
 		t.Errorf("a second report of a restore put the record back: %+v", d)
 	}
 	a.MustCreate("other")
@@ -146,7 +146,7 @@ func TestRestoreOfWhatWasDeleted(t *testing.T) {
 	s := a.MustSnapshot("db", "")
 	op := a.MustPlan(api.Request{Kind: dataset.OpRestore, Volume: "db", Snapshot: s.ID.String()})
 	d := a.MustDelete("db")
-	if got := a.MustCommit(op).Dataset; got.State != dataset.StateTrashed || got.LatestSnapshot != s.ID {
+	if got := a.MustCommit(op).Dataset; got.State != dataset.StateTrashed || got.HeadParent != s.ID {
 		t.Errorf("%+v", got)
 	}
 	e.MustSubmit(api.Request{Kind: dataset.OpPurge, Volume: d.ID.String()})
@@ -226,7 +226,7 @@ func TestRestoreBesideTheEndOfItsSnapshot(t *testing.T) {
 		}
 	})
 	a.MustCommit(op)
-	if v := e.MustVolume("db"); v.LatestSnapshot != uuid.Nil {
-		t.Errorf("the latest state is snapshot %s, which is gone", v.LatestSnapshot)
+	if v := e.MustVolume("db"); v.HeadParent != uuid.Nil {
+		t.Errorf("the latest state is snapshot %s, which is gone", v.HeadParent)
 	}
 }

@@ -49,7 +49,7 @@ func TestResizeKeepsOtherChanges(t *testing.T) {
 	e.MustSubmit(api.Request{Kind: dataset.OpUpdate, Volume: "db", Profile: "bronze"})
 	s := a.MustSnapshot("db", "")
 	d := a.MustCommit(op).Dataset
-	if d.Size != 30*dataset.GiB || d.Profile.Size != d.Size || !d.Protected || d.Profile.Name != "bronze" || d.LatestSnapshot != s.ID {
+	if d.Size != 30*dataset.GiB || d.Profile.Size != d.Size || !d.Protected || d.Profile.Name != "bronze" || d.HeadParent != s.ID {
 		t.Errorf("%+v", d)
 	}
 }

@@ -50,8 +50,8 @@ func TestLossIsForgottenAfterItsPromotion(t *testing.T) {
 			}
 			continue
 		}
-		if v := e.MustVolume("db"); v.LatestSnapshot != kept.ID || len(v.Losses) != 1 || v.Losses[0].EndedEpoch != d.Epoch {
-			t.Fatalf("failing at call %d: latest %s, %+v", n, v.LatestSnapshot, v.Losses)
+		if v := e.MustVolume("db"); v.HeadParent != kept.ID || len(v.Losses) != 1 || v.Losses[0].EndedEpoch != d.Epoch {
+			t.Fatalf("failing at call %d: latest %s, %+v", n, v.HeadParent, v.Losses)
 		}
 		failed := len(e.Failures) > 0
 		e.Round()
@@ -100,7 +100,7 @@ func promotionRefused(t *testing.T, befalls func(*controltest.Control, *controlt
 	if _, err := e.CancelOperation(e.Ctx, op.ID.String()); err != nil {
 		t.Fatal(err)
 	}
-	if v := e.MustVolume("db"); v.Home != b.ID || len(v.Losses) != 0 || v.LatestSnapshot == uuid.Nil {
+	if v := e.MustVolume("db"); v.Home != b.ID || len(v.Losses) != 0 || v.HeadParent == uuid.Nil {
 		t.Errorf("%+v", v.Dataset)
 	}
 	e.CheckInvariants()

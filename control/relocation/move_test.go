@@ -376,7 +376,7 @@ func TestMoveByForce(t *testing.T) {
 		t.Errorf("the move that waits for the home is %s", got.State)
 	}
 	got := *a.MustCommit(op).Dataset
-	if got.Home != a.ID || got.Epoch != 3 || len(got.Copies) != 1 || got.Copies[0] != b.ID || got.LatestSnapshot != early.ID {
+	if got.Home != a.ID || got.Epoch != 3 || len(got.Copies) != 1 || got.Copies[0] != b.ID || got.HeadParent != early.ID {
 		t.Errorf("%+v", got)
 	}
 	e.CheckInvariants()

@@ -29,7 +29,7 @@ func AddLoss(t *record.Tx, next *dataset.Dataset, loss dataset.Loss) error {
 			newest = s
 		}
 	})
-	next.LatestSnapshot = newest.ID
+	next.HeadParent = newest.ID
 	return err
 }
 
