@@ -47,13 +47,13 @@ func (c Copy) At() Moment { return moment(c.Epoch, c.Taken, c.OrderTime) }
 // At returns the moment from which the dataset continues.
 func (l Loss) At() Moment { return moment(l.Epoch, l.Taken, l.OrderTime) }
 
-// Of reports whether a snapshot is a part of the loss. It is if its epoch ended with the loss or before, it is later
-// than the moment from which the dataset continues, and it did not survive.
-func (l Loss) Of(s Snapshot) bool {
+// Includes reports whether a snapshot is a part of the loss. It is if its epoch ended with the loss or before, it is
+// later than the moment from which the dataset continues, and it did not survive.
+func (l Loss) Includes(s Snapshot) bool {
 	return s.Epoch <= l.EndedEpoch && s.At().Compare(l.At()) > 0 && !slices.Contains(l.SurvivingSnapshots, s.ID)
 }
 
 // Lost reports whether a dataset continued without the content of a snapshot.
 func (d Dataset) Lost(s Snapshot) bool {
-	return slices.ContainsFunc(d.Losses, func(l Loss) bool { return l.Of(s) })
+	return slices.ContainsFunc(d.Losses, func(l Loss) bool { return l.Includes(s) })
 }

@@ -35,7 +35,7 @@ func TestLossOf(t *testing.T) {
 		{3, noon.Add(-time.Hour), true},
 		{4, noon.Add(time.Hour), false},
 	} {
-		if got := l.Of(Snapshot{ID: uuid.New(), Epoch: c.epoch, Created: c.at}); got != c.want {
+		if got := l.Includes(Snapshot{ID: uuid.New(), Epoch: c.epoch, Created: c.at}); got != c.want {
 			t.Errorf("epoch %d, %s: lost %t", c.epoch, c.at, got)
 		}
 	}

@@ -106,7 +106,7 @@ func (e *Control) checkReferences(st Records, spent map[uuid.UUID]map[uuid.UUID]
 			e.Fatalf("snapshot %s: dataset %s is not recorded", s.ID, s.Dataset)
 		}
 		for _, l := range st.Datasets[s.Dataset].Losses {
-			if l.SnapshotsForgotten && l.Of(s) {
+			if l.SnapshotsForgotten && l.Includes(s) {
 				e.Fatalf("snapshot %s is recorded, but dataset %s has lost it", s.ID, s.Dataset)
 			}
 		}

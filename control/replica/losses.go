@@ -61,7 +61,7 @@ func forgetSomeLost(t *record.Tx, id uuid.UUID) (more bool, err error) {
 	}
 	var lost []dataset.Snapshot
 	if err := record.EachSnapshot(t, id, func(s dataset.Snapshot) {
-		if d.Losses[i].Of(s) {
+		if d.Losses[i].Includes(s) {
 			lost = append(lost, s)
 		}
 	}); err != nil {

@@ -29,7 +29,8 @@ binary, KB … decimal. Not every backend can shrink a volume.`,
 		req := api.Request{Kind: dataset.OpResize, Volume: args[0], Size: args[1]}
 		return a.Change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
 			d := cli.MadeDataset(out)
-			return d.ID, fmt.Sprintf("volume %s has %s%s", d.Volume, d.Size.Readable(d.Profile.Size), unchangedNote(out))
+			return d.ID, fmt.Sprintf("volume %s has %s%s", d.Volume, d.Size.Readable(d.Profile.Size),
+				unchangedNote(out))
 		})
 	}
 	return cmd
