@@ -2,6 +2,7 @@ package lab
 
 import (
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -78,6 +79,11 @@ type Entry struct {
 // Table lists what runs in the lab, in two machines that are booted once. The entries that may take longest come
 // first, and then they run in this order.
 func Table() []Entry {
+	return slices.Concat(directoryEntries(), lvmEntries(), shareEntries(), loopEntries(), zfsEntries())
+}
+
+// directoryEntries are the tests of the lab itself, of directories and of control groups.
+func directoryEntries() []Entry {
 	return []Entry{
 		{Package: "test/lab/inside", Disks: []Disk{{"first", 2 * gib}, {"second", 2 * gib}}},
 		{
@@ -97,6 +103,12 @@ func Table() []Entry {
 		},
 		{Package: "backends/btrfs", Run: "^TestCountsOfDeletedGo$/^full$"},
 		{Package: "agent/throttle", Run: "^TestQoSOnV2$", Long: true},
+	}
+}
+
+// lvmEntries are the tests on device mapper.
+func lvmEntries() []Entry {
+	return []Entry{
 		{Package: "backends/lvm", Run: thinShort, Disks: thin(), Modules: []string{"dm-thin-pool"}},
 		{
 			Package: "backends/lvm", Run: thinFew,
@@ -136,6 +148,12 @@ func Table() []Entry {
 			Disks: []Disk{{"faulty", 6 * gib}}, Modules: []string{"dm-flakey", "dm-thin-pool"},
 			Within: 20 * time.Minute, Long: true,
 		},
+	}
+}
+
+// shareEntries are the tests on a share of a real server.
+func shareEntries() []Entry {
+	return []Entry{
 		{Package: "backends/nfs", Run: "^TestTakenByAnotherHost$", Disks: []Disk{{"share", 6 * gib}}},
 		{
 			Package: "backends/nfs", Run: "^Test(SharesThatAreRefused|ShutOut)$",
@@ -155,6 +173,12 @@ func Table() []Entry {
 			Package: "backends/nfs", Run: large,
 			Disks: []Disk{{"share", 6 * gib}}, Within: 30 * time.Minute, Longest: true,
 		},
+	}
+}
+
+// loopEntries are the tests of images and of encryption.
+func loopEntries() []Entry {
+	return []Entry{
 		{Package: "backends/loop", Run: "^TestSuite$/^xfs$", Within: 20 * time.Minute, Longest: true},
 		{Package: "backends/loop", Run: encrypted, Modules: []string{"dm-crypt"}, Within: 5 * time.Minute},
 		{
@@ -174,6 +198,12 @@ func Table() []Entry {
 			Package: "agent/keyring", Run: "^TestEncryptedVolume$",
 			Modules: []string{"dm-crypt"}, Within: 3 * time.Minute,
 		},
+	}
+}
+
+// zfsEntries are the tests with the module of OpenZFS.
+func zfsEntries() []Entry {
+	return []Entry{
 		{
 			Package: "backends/zfs", Run: openZFS,
 			Layer: "zfs", Modules: []string{"zfs"}, Disks: []Disk{{"first", 2 * gib}, {"second", 2 * gib}},
