@@ -25,7 +25,7 @@ type Key struct {
 	Live        string // how a change takes effect
 }
 
-// A page is a reference page of one file.
+// A Page is a reference page of one file.
 type Page struct {
 	File   string // such as profiles.yaml
 	About  string // what the file is for, one paragraph

@@ -56,8 +56,9 @@ func (s suggester) Submit(ctx context.Context, req api.Request) (api.Outcome, er
 
 // suggestSnapshot suggests a volume or, if the volume exists, one of its snapshots.
 func (s suggester) suggestSnapshot(ctx context.Context, err error, volume, snapshot string) error {
-	if suggested := s.suggest(ctx, err, volume, s.volumes); suggested != err || volume == "" || snapshot == "" {
-		return suggested
+	err = s.suggest(ctx, err, volume, s.volumes)
+	if volume == "" {
+		return err
 	}
 	return s.suggest(ctx, err, snapshot, func(ctx context.Context) ([]string, error) {
 		list, err := FetchAll(ctx, SnapshotsOf(s.Remote, volume))

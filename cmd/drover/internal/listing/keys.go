@@ -70,7 +70,7 @@ type row[T any] struct {
 	object any      // the item as JSON
 }
 
-func makeRows[T any](k keys, t *show.Table, items []T) ([]row[T], error) {
+func makeRows[T any](t *show.Table, items []T) ([]row[T], error) {
 	cells := t.Cells()
 	if len(cells) != len(items) {
 		return nil, fmt.Errorf("the table has %d rows for %d items", len(cells), len(items))

@@ -250,7 +250,7 @@ func (l List[T]) selectAndSort(
 	if len(filters) == 0 && key == "" {
 		return items, nil
 	}
-	rows, err := makeRows(keys, l.table(items, true), items)
+	rows, err := makeRows(l.table(items, true), items)
 	if err != nil {
 		return nil, err
 	}

@@ -187,19 +187,19 @@ func TestFormats(t *testing.T) {
 
 func TestBadFlags(t *testing.T) {
 	for args, want := range map[[2]string]string{
-		{"--filter", "nmae=x"}:               `unknown key "nmae" for --filter, did you mean name? (available: created, id, name, open, owner, owner_name, rest, size, state_of_gate, tags)`,
+		{"--filter", "nane=x"}:               `unknown key "nane" for --filter, did you mean name? (available: created, id, name, open, owner, owner_name, rest, size, state_of_gate, tags)`,
 		{"--filter", "fence=x"}:              `--filter fence: expected one of its fields (available: fence.height)`,
 		{"--filter", "cows=x"}:               `--filter cows: expected one of its fields (available: cows.name)`,
 		{"--filter", "name"}:                 `--filter "name": expected KEY=VALUE or KEY!=VALUE, such as name='db*'`,
 		{"--filter", "secret=x"}:             `unknown key "secret" for --filter`,
 		{"--filter", "name.x=x"}:             `unknown key "name.x" for --filter`,
-		{"--sort", "nmae"}:                   `unknown key "nmae" for --sort, did you mean name? (available: created,`,
+		{"--sort", "nane"}:                   `unknown key "nane" for --sort, did you mean name? (available: created,`,
 		{"--sort", "-"}:                      `unknown key "" for --sort`,
 		{"-l", "te am=x"}:                    `--label: bad label key "te am"`,
 		{"-o", "yml"}:                        `unknown format "yml" (available: json, name, table, template=TEXT, wide, yaml); did you mean yaml?`,
 		{"-o", "template"}:                   `expected template=TEXT, such as template='{{.id}}'`,
 		{"-o", "template="}:                  `--output template: the template is empty (available: .name, .size, .created,`,
-		{"-o", "template={{.nmae}}"}:         `unknown field "nmae" for --output template, did you mean name? (available: cows, created, fence, id,`,
+		{"-o", "template={{.nane}}"}:         `unknown field "nane" for --output template, did you mean name? (available: cows, created, fence, id,`,
 		{"-o", "template={{.fence.hight}}"}:  `unknown field "fence.hight" for --output template, did you mean fence.height? (available: fence.height)`,
 		{"-o", "template={{.name.x}}"}:       `unknown field "name.x" for --output template`,
 		{"-o", "template={{.name"}:           `--output template: line 1: unclosed action (available: .name,`,
