@@ -41,11 +41,12 @@ type components struct {
 	Registration *registration.Registration
 	Facts        *registration.Facts
 
-	Pools      *pool.Pools
-	Prober     *pool.Prober
-	PoolMaker  *pool.Maker
-	PoolOpener *pool.Opener
-	Space      *pool.Space
+	Pools        *pool.Pools
+	Prober       *pool.Prober
+	PoolMaker    *pool.Maker
+	PoolOpener   *pool.Opener
+	Space        *pool.Space
+	Provisioning *pool.Provisioning
 
 	Leases    *lease.Table
 	Keeper    *promise.Keeper // the promises that this node has made to other nodes

@@ -30,7 +30,7 @@ func (a *components) makeDoctor() {
 		Pending:     a.Purger.PendingPurges,
 		Refusal:     a.Registration.Refusal,
 		Identity:    a.Identity.Check,
-		ExtraChecks: append([]func(*findings.List){a.Reporter.Check}, a.Config.Checks...),
+		ExtraChecks: append([]func(*findings.List){a.Reporter.Check, a.Status.Check}, a.Config.Checks...),
 	})
 	a.Watcher = doctor.NewWatcher(a.Examiner)
 }

@@ -28,6 +28,11 @@ func (a *Agent) AcceptPool(ctx context.Context, name string, in api.AcceptPool) 
 	return a.Quarantine.Accept(ctx, name, in)
 }
 
+// SetPool is pooladmin.Creator.Set.
+func (a *Agent) SetPool(ctx context.Context, name string, p api.PoolPolicy) (dataset.Pool, error) {
+	return a.Creator.Set(ctx, name, p)
+}
+
 // RemovePool is pooladmin.Remover.Remove.
 func (a *Agent) RemovePool(ctx context.Context, name string, how api.PoolRemoval) (api.RemovedPool, error) {
 	return a.Remover.Remove(ctx, name, how)

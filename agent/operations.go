@@ -45,6 +45,7 @@ func (a *components) makeExporter() {
 func (a *components) operationHandlers() map[dataset.OpKind]operation.Handler {
 	a.Maker = operation.NewMaker(operation.MakerDeps{
 		Host: a.Host, Datasets: a.Datasets, Records: a.RecordFiles, Pools: a.Pools, Space: a.Space, Seal: a.Keys.Seal,
+		Provision: a.Provisioning.Reserve,
 		MayChange: a.Leases.MayChange, Reserve: a.Reservations.Reserve, Freeze: a.Quiescer.Freeze,
 	})
 	a.Importer = operation.NewImporter(operation.ImporterDeps{
@@ -56,7 +57,7 @@ func (a *components) operationHandlers() map[dataset.OpKind]operation.Handler {
 	})
 	reshaper := operation.NewReshaper(operation.ReshaperDeps{
 		Host: a.Host, Datasets: a.Datasets, Records: a.RecordFiles, Sizes: a.Sizes,
-		EnsureUnused: a.Verifier.EnsureUnused,
+		Provision: a.Provisioning.Reserve, EnsureUnused: a.Verifier.EnsureUnused,
 	})
 	rekeyer := operation.NewRekeyer(operation.RekeyerDeps{
 		Datasets: a.Datasets, Records: a.RecordFiles, Keys: a.Keys,

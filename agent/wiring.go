@@ -69,6 +69,7 @@ func (a *components) makePools() {
 	a.PoolMaker = pool.NewMaker(deps, a.Pools)
 	a.PoolOpener = pool.NewOpener(deps, a.Pools, a.PoolMaker)
 	a.Space = pool.NewSpace(deps, a.Pools)
+	a.Provisioning = pool.NewProvisioning(a.Pools)
 }
 
 func (a *components) poolDeps() pool.Deps {
@@ -269,6 +270,7 @@ func (a *components) makeMounting() {
 	a.Unmounter = mounting.NewUnmounter(mounting.UnmounterDeps{
 		Host: a.Host, Uses: a.Uses, Guests: a.GuestTable, Holders: a.Holders, Flushes: &a.Flushes, Disks: a.Disks,
 		Throttle: a.Throttle, Deadlines: a.Deadlines, Registrar: a.Registrar, Unmounted: a.unmounted,
+		Unmounting: func(d dataset.Dataset) { a.Status.BeforeUnmount(d) },
 	})
 	a.Verifier = mounting.NewVerifier(mounting.VerifierDeps{
 		Host: a.Host, Engines: a.Engines, Uses: a.Uses, Guests: a.GuestTable, Holders: a.Holders,

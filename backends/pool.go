@@ -137,9 +137,9 @@ type Info struct {
 	// Missing lists the programs and kernel features that the host lacks. Each line begins with the purpose:
 	// "encryption needs cryptsetup (apt-get …)".
 	Missing     []string
-	Note        string // "XFS with reflinks: snapshots by FICLONE"
-	Path        string // where the datasets are stored
-	DefaultSize dataset.Size
+	Note        string        // "XFS with reflinks: snapshots by FICLONE"
+	Path        string        // where the datasets are stored
+	DefaultSize dataset.Size  // of a dataset that asks for none, if the pool is large enough: see DefaultSize
 	UsedLag     time.Duration // maximum age of what Used returns; 0 if it is always current
 	// Freezes says that a snapshot or clone of a mounted head always freezes the filesystem of the head while it runs.
 	// The snapshot fails if another process has frozen the filesystem.

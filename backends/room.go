@@ -24,6 +24,15 @@ func Reserve(size dataset.Size) dataset.Size {
 	return min(max(size/20, min(32*dataset.MiB, size/2)), 2*dataset.GiB)
 }
 
+// DefaultSize returns the size of a dataset that asks for none, in a pool with a present status. On a pool that is
+// smaller than the backend's default size, it is the size of the pool in whole MiB.
+func DefaultSize(is Info, st dataset.PoolStatus) dataset.Size {
+	if is.DefaultSize > 0 && st.Online && st.Size >= dataset.MiB && st.Size < is.DefaultSize {
+		return st.Size / dataset.MiB * dataset.MiB
+	}
+	return is.DefaultSize
+}
+
 // CheckRoom returns dataset.ErrNoSpace if a pool is so full that existing datasets could fail soon.
 func CheckRoom(pool string, free, size dataset.Size) error {
 	reserve := Reserve(size)

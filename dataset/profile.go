@@ -1,6 +1,7 @@
 package dataset
 
 import (
+	"cmp"
 	"slices"
 	"time"
 )
@@ -27,7 +28,11 @@ type Profile struct {
 	QoS        QoS       `json:"qos,omitzero"`        // limits of reading and writing
 	Encryption KeySource `json:"encryption,omitzero"` // source of the encryption key; absent: not encrypted
 	Access     Access    `json:"access,omitempty"`    // how many hosts may mount a volume at once; empty: one
+	WarnAt     int       `json:"warn_at,omitempty"`   // percentage of use from which a volume is nearly full; 0: 85
 }
+
+// WarnPercent returns the percentage of use from which a volume is nearly full.
+func (p Profile) WarnPercent() int { return cmp.Or(p.WarnAt, DefaultWarnAt) }
 
 // Replicas says how many nodes besides the home keep a copy, and how old a copy may become.
 type Replicas struct {

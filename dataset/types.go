@@ -322,12 +322,17 @@ type PoolStatus struct {
 	ID     uuid.UUID `json:"id"`     // UUID of the pool
 	Online bool      `json:"online"` // the pool can be used now
 	// the pool is quarantined: it has an older generation than before, and is not used
-	Held           bool   `json:"held,omitempty"`
-	Reason         string `json:"reason,omitempty"` // why it is not online, or a warning
-	Size           Size   `json:"size"`             // size of the pool
-	Free           Size   `json:"free"`             // free space of the pool
-	Leftovers      int    `json:"leftovers"`        // number of leftovers that wait for the next clean-up
-	UnknownObjects int    `json:"unknown_objects"`  // number of objects in the pool that the store does not know
+	Held   bool   `json:"held,omitempty"`
+	Reason string `json:"reason,omitempty"` // why it is not online, or a warning
+	Size   Size   `json:"size"`             // size of the pool
+	Free   Size   `json:"free"`             // free space of the pool
+	// sum of the sizes of the volumes and replicas in the pool; those without a limit do not count
+	Provisioned Size `json:"provisioned,omitempty"`
+	// highest allowed ratio of provisioned to size; absent: not limited
+	Overcommit     float64 `json:"overcommit,omitempty"`
+	DefaultSize    Size    `json:"default_size,omitempty"` // size of a volume that asks for none; absent: not limited
+	Leftovers      int     `json:"leftovers"`              // number of leftovers that wait for the next clean-up
+	UnknownObjects int     `json:"unknown_objects"`        // number of objects in the pool that the store does not know
 }
 
 // Reach says which hosts see the data of a pool.
@@ -388,4 +393,7 @@ type DatasetStatus struct {
 	Used    Size      `json:"used"`              // bytes that the data uses, including shared ones
 	Mounts  []Mount   `json:"mounts,omitempty"`  // the uses of the mounted dataset
 	Problem string    `json:"problem,omitempty"` // why the dataset cannot be mounted; empty: it can
+	// how full the filesystem is, or was when the dataset was last mounted; absent: not known, or without a limit
+	Usage    *Usage   `json:"usage,omitempty"`
+	Fullness Fullness `json:"fullness,omitempty"` // nearly_full or full; absent: enough space
 }

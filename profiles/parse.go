@@ -90,7 +90,7 @@ func parseProfile(name string, n strictyaml.Node, checks []Check) (dataset.Profi
 	var bad strictyaml.Mistakes
 	keys, err := n.Keys([]string{"description", "backend", "pool", "size", "filesystem", "snapshots", "quiesce",
 		"on_delete", "owner", "follow", "placement", "replicas", "failover", "fence", "max_loss", "qos",
-		"encryption", "access"}, nil)
+		"encryption", "access", "warn_at"}, nil)
 	bad.Add(err)
 	for key, read := range map[string]func(strictyaml.Node) error{
 		"description": func(v strictyaml.Node) error { return description(v, &p.Description) },
@@ -111,6 +111,7 @@ func parseProfile(name string, n strictyaml.Node, checks []Check) (dataset.Profi
 		"qos":         func(v strictyaml.Node) error { return qos(v, &p.QoS) },
 		"encryption":  func(v strictyaml.Node) error { return encryption(v, &p.Encryption) },
 		"access":      func(v strictyaml.Node) error { return access(v, &p.Access) },
+		"warn_at":     func(v strictyaml.Node) error { return warnAt(v, &p.WarnAt) },
 	} {
 		if v, ok := keys[key]; ok {
 			bad.Add(read(v))

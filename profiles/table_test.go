@@ -22,7 +22,7 @@ const wantMount = "(available: discard, lazytime, noatime, nodev, nodiratime, no
 
 func documents() []document {
 	const (
-		haveKeys  = "(available: access, backend, description, encryption, failover, fence, filesystem, follow, max_loss, on_delete, owner, placement, pool, qos, quiesce, replicas, size, snapshots)"
+		haveKeys  = "(available: access, backend, description, encryption, failover, fence, filesystem, follow, max_loss, on_delete, owner, placement, pool, qos, quiesce, replicas, size, snapshots, warn_at)"
 		notBuilt  = "is not supported in this version: omit it"
 		noValue   = "it has no value: add one, or omit the key"
 		wantCron  = `expected a cron expression of minute, hour, day, month and weekday, such as "*/15 * * * *", or @hourly, @daily, @weekly, @monthly, @yearly`
@@ -55,6 +55,8 @@ func documents() []document {
 		{name: "access on a share", src: one("{backend: nfs, access: many}")},
 		{name: "access of one host", src: one("{access: one, size: 7GiB}")},
 		{name: "no quiesce", src: one("quiesce: none")},
+		{name: "warning early", src: one("warn_at: 70%")},
+		{name: "warning only when full", src: one("warn_at: 100%")},
 		{name: "tag of cron", src: one(`snapshots: {schedule: "@daily"}`)},
 		{name: "days by name", src: one(`snapshots: {schedule: "0 3 * JAN-JUN MON,FRI"}`)},
 		{name: "the 29th", src: one(`snapshots: {schedule: "0 0 29 2 *"}`)},
@@ -181,6 +183,10 @@ func documents() []document {
 		{name: "follow within a number", src: one("follow: {within: 60}"), mistakes: []string{`p.yaml:4:22: profiles.a.follow.within: expected a text, not a number (put it in quotes) in "follow: {within: 60}"`}},
 		{name: "quiesce by command", src: one("quiesce: {exec: [sync], timeout: 20s}"), mistakes: []string{`p.yaml:4:15: profiles.a.quiesce.exec: ` + notBuilt + ` in "quiesce: {exec: [sync], timeout: 20s}"`, `p.yaml:4:29: profiles.a.quiesce.timeout: ` + notBuilt + ` in "quiesce: {exec: [sync], timeout: 20s}"`}},
 		{name: "quiesce of nothing", src: one("quiesce: {}"), mistakes: []string{`p.yaml:4:14: profiles.a.quiesce: expected freeze or none in "quiesce: {}"`}},
+		{name: "warning at a number", src: one("warn_at: 85"), mistakes: []string{`p.yaml:4:14: profiles.a.warn_at: bad percentage "85": expected 1% to 100%, such as 85% in "warn_at: 85"`}},
+		{name: "warning at nothing", src: one("warn_at: 0%"), mistakes: []string{`p.yaml:4:14: profiles.a.warn_at: bad percentage "0%": expected 1% to 100%, such as 85% in "warn_at: 0%"`}},
+		{name: "warning above the size", src: one("warn_at: 101%"), mistakes: []string{`p.yaml:4:14: profiles.a.warn_at: bad percentage "101%": expected 1% to 100%, such as 85% in "warn_at: 101%"`}},
+		{name: "warning at a fraction", src: one("warn_at: 85.5%"), mistakes: []string{`p.yaml:4:14: profiles.a.warn_at: bad percentage "85.5%": expected 1% to 100%, such as 85% in "warn_at: 85.5%"`}},
 		{name: "unknown deletion", src: one("on_delete: burn"), mistakes: []string{`p.yaml:4:16: profiles.a.on_delete: unknown choice "burn" (available: {trash: 72h}, keep, purge) in "on_delete: burn"`}},
 		{name: "trash without time", src: one("on_delete: trash"), mistakes: []string{`p.yaml:4:16: profiles.a.on_delete: unknown choice "trash" (available: {trash: 72h}, keep, purge) in "on_delete: trash"`}},
 		{name: "deletion of nothing", src: one("on_delete: {}"), mistakes: []string{`p.yaml:4:16: profiles.a.on_delete: expected a time, such as {trash: 72h}, or keep, or purge in "on_delete: {}"`}},

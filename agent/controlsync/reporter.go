@@ -206,6 +206,7 @@ func (r *Reporter) reportPart(ctx context.Context, all replicaReporters, ids []u
 			continue
 		}
 		if !ok {
+			r.Status.usages.forget(id)
 			for _, t := range all {
 				delete(t.reported, id)
 			}
@@ -313,7 +314,11 @@ func (r *Reporter) Run(begun func()) {
 }
 
 func sameStatus(x, y dataset.DatasetStatus) bool {
-	return x.Mounted == y.Mounted && x.Used == y.Used && x.Problem == y.Problem && slices.Equal(x.Mounts, y.Mounts)
+	if x.Usage != nil && y.Usage != nil && *x.Usage == *y.Usage {
+		x.Usage = y.Usage
+	}
+	return x.Mounted == y.Mounted && x.Used == y.Used && x.Problem == y.Problem && slices.Equal(x.Mounts, y.Mounts) &&
+		x.Usage == y.Usage && x.Fullness == y.Fullness
 }
 
 // ReportAll reports everything to every control replica, whatever was reported before.

@@ -4,8 +4,6 @@ import (
 	"cmp"
 	"context"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/agent/operation"
@@ -15,8 +13,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// StatusReader reads the present status of datasets on this node. It has no state of its own. Its methods are safe for
-// concurrent use.
+// StatusReader reads the present status of datasets on this node. It remembers how full each dataset was when it was
+// last read. Its methods are safe for concurrent use.
 type StatusReader struct {
 	*host.Host
 	Pools    *pool.Pools
@@ -25,16 +23,8 @@ type StatusReader struct {
 	Disks    *mounting.Disks
 	Sizes    *operation.Sizes
 	Throttle *throttle.Limits
-}
 
-// filled returns how many bytes of a filesystem of the given size are used, computed as df computes Use%. The result is
-// size if nothing more can be written, even if the filesystem still has a reserve for itself.
-func filled(fs unix.Statfs_t, size dataset.Size) dataset.Size {
-	taken, left := dataset.Size(fs.Blocks-fs.Bfree), dataset.Size(fs.Bavail)
-	if size <= 0 || taken+left <= 0 {
-		return taken * dataset.Size(fs.Bsize)
-	}
-	return dataset.Size(float64(size) * float64(taken) / float64(taken+left))
+	usages usages
 }
 
 // Status returns the present status of a dataset.
@@ -59,9 +49,9 @@ func (s *StatusReader) Status(ctx context.Context, d dataset.Dataset) (st datase
 	caps := pool.Info().Capabilities
 	walks := !caps.OwnFilesystem && !caps.KnowsUsed // it would walk through all files to measure the usage
 	var used dataset.Size
+	var usage *dataset.Usage
 	var stopped, uerr error
 	if err = s.Pools.Ask(ctx, d.Pool, func(b backends.Pool) {
-		var fs unix.Statfs_t
 		if mounted {
 			stopped = s.Disks.Examine(d, path)
 		}
@@ -69,13 +59,16 @@ func (s *StatusReader) Status(ctx context.Context, d dataset.Dataset) (st datase
 		case stopped != nil || walks && mounted:
 		case walks:
 			_, uerr = b.Stat(ctx, d.ID)
-		case mounted && caps.OwnFilesystem && unix.Statfs(path, &fs) == nil:
-			used = filled(fs, d.Size)
 		default:
-			used, uerr = b.Used(ctx, d.ID)
+			mountedAt := ""
+			if mounted {
+				mountedAt = path
+			}
+			used, usage, uerr = readUsage(ctx, b, d, mountedAt)
 		}
 	}); err == nil {
 		st.Used, err = used, cmp.Or(stopped, uerr)
+		st.Usage, st.Fullness = s.usages.note(d, usage, mounted && caps.OwnFilesystem)
 		s.Disks.Record(d, err)
 	}
 	switch {
@@ -86,4 +79,18 @@ func (s *StatusReader) Status(ctx context.Context, d dataset.Dataset) (st datase
 		st.Problem = cmp.Or(s.Sizes.Problem(d), s.Throttle.Problems(d))
 	}
 	return st
+}
+
+// BeforeUnmount records how full a dataset is that will be unmounted. Only a mounted filesystem knows that exactly.
+func (s *StatusReader) BeforeUnmount(d dataset.Dataset) {
+	if b, err := s.Pools.Get(d.Pool); err != nil || !b.Info().Capabilities.OwnFilesystem {
+		return
+	}
+	path := s.MountPath(d.ID)
+	if mounted, err := host.IsMountPoint(path); err != nil || !mounted {
+		return
+	}
+	if usage := statfs(path); usage != nil {
+		s.usages.note(d, usage, true)
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -87,18 +88,18 @@ func (c *PoolChecker) CheckPool(ctx context.Context, r *Report, p *pool.Pool, kn
 			"is held: nothing in it is mounted or changed: %s", why)
 		return
 	}
-	tight := st.Size > 0 && st.Free*5 < st.Size
+	tight := st.Fullness() != dataset.NotFull
 	switch {
 	case st.Reason != "" && !tight: // for example, sizes are not enforced: more space would not help
 		r.Add(findings.Error, name, "", "%s", st.Reason)
 	case st.Reason != "":
 		r.Add(findings.Error, name, c.roomHint(ctx, r, p, st), "creates are refused: %s", st.Reason)
 	case tight:
-		r.Add(findings.Warning, name, c.roomHint(ctx, r, p, st), "is over 80 %% full: %s free of %s",
-			st.Free.Human(), st.Size.Human())
+		r.Add(findings.Warning, name, c.roomHint(ctx, r, p, st), "%s: %s", st.Fullness(), st.Usage().Describe(st.Size))
 	default:
 		r.Add(findings.OK, name, "", "%s free of %s at %s; %s", st.Free.Human(), st.Size.Human(), p.Record.Path, p.Note)
 	}
+	checkOvercommit(r, name, st)
 	if p.LockProblem != "" {
 		r.Add(findings.Warning, name, "end that process, then restart drover",
 			"is served, but not locked against another drover: %s", p.LockProblem)
@@ -156,6 +157,21 @@ func (c *PoolChecker) checkFailedPools(r *Report) {
 	}
 }
 
+// checkOvercommit reports a pool whose volumes may become larger together than its policy allows or, without a policy,
+// than the pool.
+func checkOvercommit(r *Report, name string, st dataset.PoolStatus) {
+	ratio := st.OvercommitRatio()
+	text := fmt.Sprintf("its volumes may become %s large, and it has %s: overcommit %s", st.Provisioned.Human(),
+		st.Size.Human(), dataset.FormatRatio(ratio))
+	switch {
+	case st.Overcommit > 0 && ratio > st.Overcommit:
+		r.Add(findings.Warning, name, "enlarge the pool, or move volumes to another one (drover pool ls)",
+			"%s, more than %s", text, dataset.FormatRatio(st.Overcommit))
+	case st.Overcommit == 0 && ratio > 1:
+		r.Add(findings.Info, name, "", "%s", text)
+	}
+}
+
 // checkWarnings reports the warnings of a pool.
 func checkWarnings(r *Report, p *pool.Pool) {
 	for _, line := range pool.Warnings(p.Storage) {
@@ -163,13 +179,13 @@ func checkWarnings(r *Report, p *pool.Pool) {
 	}
 }
 
-// roomHint returns what would bring a pool below 80 %. If the store is inconsistent, it returns "", because the store
-// must be repaired first.
+// roomHint returns what would bring a pool below the threshold for nearly full. If the store is inconsistent, it
+// returns "", because the store must be repaired first.
 func (c *PoolChecker) roomHint(ctx context.Context, r *Report, p *pool.Pool, st dataset.PoolStatus) string {
 	if r.StoreProblem != "" {
 		return ""
 	}
-	return c.deps.Space.Hint(ctx, p, st, st.Size/5)
+	return c.deps.Space.Hint(ctx, p, st, st.Size*(100-dataset.DefaultWarnAt+1)/100)
 }
 
 // stallWarning is how long a snapshot may delay writers before doctor reports it.

@@ -29,6 +29,8 @@ type UnmounterDeps struct {
 	Throttle  *throttle.Limits
 	Deadlines *lease.Deadlines
 	Registrar *lease.Registrar
+	// Unmounting is called before a dataset is unmounted, while its filesystem can still be read.
+	Unmounting func(d dataset.Dataset)
 	// Unmounted is called after a dataset was unmounted. It starts work that was waiting. The dataset's lock is held.
 	Unmounted func(dataset uuid.UUID)
 }
@@ -92,6 +94,7 @@ func (u *Unmounter) unmount(d dataset.Dataset) error {
 	}
 	// A snapshot may have stopped waiting for a slow flush.
 	u.Flushes.Wait(u.Ctx, u.Clock, path, throttle.SuspendForUnmount)
+	u.Unmounting(d)
 	err = mount.Unmount(path)
 	u.Disks.DropTable()
 	if err == nil || errors.Is(err, mount.ErrNotMounted) {

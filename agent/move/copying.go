@@ -257,7 +257,7 @@ func (m *moveRun) copyFiles(ctx context.Context, given *dataset.Manifest) (err e
 	}
 	defer unlock()
 	op.DatasetRecord.Size = op.DatasetRecord.Profile.Size
-	storage.ApplyDefaults(op.DatasetRecord, m.pool)
+	storage.ApplyDefaults(op.DatasetRecord, m.pool, m.pool.Status(ctx))
 	made, rec := *op.DatasetRecord, m.recordOf(uuid.Nil)
 	if replaces, err := m.replacesCopy(ctx); err != nil {
 		return fmt.Errorf("move of volume %s: %w", op.Volume, err)

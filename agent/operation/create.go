@@ -111,6 +111,11 @@ func (m *Maker) create(ctx context.Context, jb *jobs.Job, op *dataset.Operation,
 	if err != nil {
 		return out, err
 	}
+	release, err := m.reserve(ctx, pool, op)
+	defer release()
+	if err != nil {
+		return out, err
+	}
 	asked, err := m.makeDataset(ctx, jb, pool, op, name)
 	if err != nil {
 		return out, err

@@ -22,6 +22,10 @@ type Space interface {
 	AddHint(ctx context.Context, pool uuid.UUID, err error) error // adds to an error what would free space
 }
 
+// Provision provisions a size for a dataset in a pool with a present status. It fails if the policy of the pool does
+// not allow the size. Call release once the size of the dataset is recorded, or the operation has failed.
+type Provision func(pool uuid.UUID, st dataset.PoolStatus, ds uuid.UUID, size dataset.Size) (release func(), err error)
+
 // MakerDeps is what Maker needs of other components.
 type MakerDeps struct {
 	*host.Host
@@ -30,7 +34,8 @@ type MakerDeps struct {
 	Pools    interface {
 		Get(id uuid.UUID) (backends.Pool, error)
 	}
-	Space Space
+	Space     Space
+	Provision Provision
 	// Seal sets the wrapped data key in the record of a dataset that will be made. Make the dataset with the context
 	// withKey.
 	Seal func(ctx context.Context, pool backends.Pool, op *dataset.Operation) (withKey context.Context, err error)
@@ -48,6 +53,24 @@ type Maker struct {
 // NewMaker returns a Maker.
 func NewMaker(deps MakerDeps) *Maker { return &Maker{deps} }
 
+// reserve sets the default size of a new dataset, and checks that its pool allows that size. Call release once the
+// dataset is recorded, or the operation has failed.
+func (m *Maker) reserve(ctx context.Context, pool backends.Pool, op *dataset.Operation) (release func(), err error) {
+	d, st := op.DatasetRecord, pool.Status(ctx)
+	if op.Source == nil {
+		storage.ApplyDefaults(d, pool, st)
+		err = storage.CheckFits(st, max(d.Size, d.Profile.Size))
+	}
+	release = func() {}
+	if err == nil {
+		release, err = m.deps.Provision(d.Pool, st, d.ID, d.Size)
+	}
+	if err != nil {
+		return release, fmt.Errorf("volume %s: %w", op.Volume, err)
+	}
+	return release, nil
+}
+
 // makeDataset makes op.Dataset in its pool as an incoming dataset, if there is space for it. asked is the size before
 // the backend made the dataset: the backend may have rounded it.
 func (m *Maker) makeDataset(ctx context.Context, jb *jobs.Job, pool backends.Pool, op *dataset.Operation,
@@ -56,12 +79,6 @@ func (m *Maker) makeDataset(ctx context.Context, jb *jobs.Job, pool backends.Poo
 		return 0, fmt.Errorf("volume %s: %w", op.Volume, err)
 	}
 	steps.At(name + ".begin")
-	if op.Source == nil {
-		if err := storage.CheckFits(ctx, pool, op.DatasetRecord.Profile.Size); err != nil {
-			return 0, fmt.Errorf("volume %s: %w", op.Volume, err)
-		}
-		storage.ApplyDefaults(op.DatasetRecord, pool)
-	}
 	asked = op.DatasetRecord.Size
 	withKey, err := m.deps.Seal(ctx, pool, op)
 	if err != nil {
@@ -135,7 +152,7 @@ func (m *Maker) makeClone(ctx context.Context, jb *jobs.Job, pool backends.Pool,
 			return nil, err
 		}
 		if made.Size > d.Size {
-			if err := storage.CheckFits(ctx, pool, made.Size); err != nil {
+			if err := storage.CheckFits(pool.Status(ctx), made.Size); err != nil {
 				return nil, err
 			}
 		}

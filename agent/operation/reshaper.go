@@ -19,6 +19,7 @@ type ReshaperDeps struct {
 	Datasets     *Datasets
 	Records      *RecordWriter
 	Sizes        *Sizes
+	Provision    Provision
 	EnsureUnused EnsureUnused
 }
 
@@ -38,8 +39,15 @@ func (r *Reshaper) Resize(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 	if err != nil {
 		return out, err
 	}
-	if op.DatasetRecord.Size > d.Size {
-		if err := storage.CheckFits(ctx, pool, op.DatasetRecord.Size); err != nil {
+	if size := op.DatasetRecord.Size; size > d.Size {
+		st := pool.Status(ctx)
+		err := storage.CheckFits(st, size)
+		if err == nil {
+			var release func()
+			release, err = r.deps.Provision(d.Pool, st, d.ID, size)
+			defer release()
+		}
+		if err != nil {
 			return out, fmt.Errorf("volume %s: %w", d.Volume, err)
 		}
 	}

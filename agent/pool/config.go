@@ -16,6 +16,8 @@ type Config struct {
 	// Trim is the interval at which the free blocks of the devices are discarded. If 0, it is TrimEvery. If negative,
 	// free blocks are never discarded.
 	Trim time.Duration
+	// Overcommit is the highest ratio of the sizes of its volumes to its own size. 0 means not limited.
+	Overcommit float64
 }
 
 // TrimEvery is the interval at which the free blocks of a pool's devices are discarded, unless drover.yaml sets another

@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -70,6 +71,7 @@ func (x *Opener) Open(ctx context.Context, node uuid.UUID, recovered bool) error
 		}
 		rec.ID, rec.Share, rec.Unexamined, rec.Doubtful, rec.Generation, rec.Trimmed = known.ID, known.Share,
 			known.Unexamined, known.Doubtful, known.Generation, known.Trimmed
+		rec.Overcommit = cmp.Or(rec.Overcommit, known.Overcommit)
 		opened = append(opened, x.UnopenedPool(c.Name, rec))
 	}
 	for _, name := range names {

@@ -18,7 +18,10 @@ import (
 
 // RequestedRecord returns the record of a requested pool, without a UUID.
 func (m *Maker) RequestedRecord(n api.NewPool) (Record, error) {
-	rec := Record{Backend: n.Backend, Path: n.Path, Devices: n.Devices}
+	rec := Record{Backend: n.Backend, Path: n.Path, Devices: n.Devices, Overcommit: n.Overcommit}
+	if err := dataset.CheckOvercommit(n.Overcommit); err != nil {
+		return rec, fmt.Errorf("pool %s: %w", n.Name, err)
+	}
 	for _, path := range append(slices.Clone(n.Devices), n.Path) {
 		if path == "" && len(n.Devices) > 0 {
 			continue

@@ -64,6 +64,10 @@ func (p *Pools) ReadStatus(ctx context.Context, id uuid.UUID) (dataset.PoolStatu
 		return dataset.PoolStatus{ID: id, Reason: cmp.Or(p.ByID(id).HangReason, err.Error())}, err
 	}
 	is.ID = id
+	is.Provisioned, is.Overcommit = p.Cache.Provisioned(id), p.ByID(id).Record.Overcommit
+	if was.Storage != nil {
+		is.DefaultSize = backends.DefaultSize(was.Storage.Info(), is)
+	}
 	switch why := p.ByID(id).disk.failing; {
 	case why != "":
 		is.Online, is.Reason = false, why

@@ -20,6 +20,8 @@ type Record struct {
 	Devices []string     `json:"devices,omitempty"`
 	Trimmed time.Time    `json:"trimmed,omitzero"` // when the free blocks of its devices were last discarded
 	Default bool         `json:"default,omitempty"`
+	// Overcommit is the highest ratio of the sizes of its volumes to its own size; 0: not limited.
+	Overcommit float64 `json:"overcommit,omitempty"`
 	// Unexamined is true while the datasets that were incoming when this node adopted the pool have not been examined.
 	// Doubtful lists the incoming datasets that may have been acknowledged.
 	Unexamined bool        `json:"found,omitempty"`

@@ -83,6 +83,37 @@ func (c *Creator) Create(ctx context.Context, p api.NewPool) (dataset.Pool, erro
 	return op.Pool, nil
 }
 
+// Set changes the policy of a pool. It applies to the next volume. A policy of drover.yaml cannot be changed, because
+// the next start would restore it. Idempotent.
+func (c *Creator) Set(ctx context.Context, name string, p api.PoolPolicy) (dataset.Pool, error) {
+	if err := dataset.CheckOvercommit(p.Overcommit); err != nil {
+		return dataset.Pool{}, fmt.Errorf("pool %s: %w", dataset.Clip(name), err)
+	}
+	unlock, err := lockPools(ctx, c.Host, "change of pool "+name)
+	if err != nil {
+		return dataset.Pool{}, err
+	}
+	defer unlock()
+	op, known := c.Pools.ByName(name)
+	if !known {
+		return dataset.Pool{}, dataset.Errorf(dataset.ErrNotFound, "no such pool: %q on this node (drover pool ls)",
+			dataset.Clip(name))
+	}
+	for _, of := range c.Pools.Configured {
+		if of.Name == name && of.Overcommit > 0 {
+			return dataset.Pool{}, dataset.Errorf(dataset.ErrConflict,
+				"pool %s: drover.yaml sets its overcommit to %s: change it there, and restart drover", name,
+				dataset.FormatRatio(of.Overcommit))
+		}
+	}
+	err = c.Pools.UpdateRecord(ctx, op.ID, func(rec *pool.Record) { rec.Overcommit = p.Overcommit })
+	if err != nil {
+		return dataset.Pool{}, err
+	}
+	c.Reporter.ReportPools(ctx)
+	return op.Pool, nil
+}
+
 // Adopt adopts a pool that was made on another node, or before the store was lost, and records its volumes again.
 func (c *Creator) Adopt(ctx context.Context, path string) (dataset.Pool, []api.Rebuilt, error) {
 	if !filepath.IsAbs(path) || filepath.Clean(path) != path {

@@ -24,6 +24,8 @@ type Cache struct {
 	dirty       map[uuid.UUID]bool         // datasets whose records changed since they were written to disk
 	moment      uint64                     // the number of times that a record was added or replaced
 	since       map[uuid.UUID]uint64       // the moment at which a dataset's record was added or replaced
+	// provisioned has the sum of the sizes of the volumes and replicas of each pool.
+	provisioned map[uuid.UUID]dataset.Size
 }
 
 // NewCache returns an empty cache.
@@ -33,6 +35,7 @@ func NewCache() *Cache {
 		inspections: map[uuid.UUID]uuid.UUID{},
 		names:       map[string]uuid.UUID{},
 		spellings:   map[string]*Spellings{}, dirty: map[uuid.UUID]bool{}, since: map[uuid.UUID]uint64{},
+		provisioned: map[uuid.UUID]dataset.Size{},
 	}
 }
 
@@ -44,6 +47,10 @@ func (c *Cache) Load(d api.Indexed) {
 }
 
 func (c *Cache) putLocked(d api.Indexed) {
+	if old := c.datasets[d.ID]; old != nil {
+		c.provisioned[old.Pool] -= provisionedBy(old.Dataset)
+	}
+	c.provisioned[d.Pool] += provisionedBy(d.Dataset)
 	c.datasets[d.ID] = &d
 	c.moment++
 	c.since[d.ID] = c.moment
@@ -86,6 +93,7 @@ func (c *Cache) removeLocked(id uuid.UUID) {
 	if d == nil {
 		return
 	}
+	c.provisioned[d.Pool] -= provisionedBy(d.Dataset)
 	delete(c.datasets, id)
 	delete(c.since, id)
 	c.removeNameLocked(d)

@@ -41,11 +41,14 @@ func (c *Cache) SetCopy(id uuid.UUID, k *api.Kept) {
 }
 
 func (c *Cache) setCopyLocked(id uuid.UUID, k *api.Kept) {
-	delete(c.inspections, InspectionID(c.copies[id]))
+	old := c.copies[id]
+	c.provisioned[old.Pool] -= provisionedByCopy(old)
+	delete(c.inspections, InspectionID(old))
 	delete(c.copies, id)
 	if k == nil {
 		return
 	}
+	c.provisioned[k.Pool] += provisionedByCopy(*k)
 	c.copies[id] = *k
 	if IsInspected(*k) {
 		c.inspections[InspectionID(*k)] = id

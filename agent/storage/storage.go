@@ -14,9 +14,10 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// CheckFits fails if a volume is larger than its whole pool. The sizes of all volumes together may exceed the pool.
-func CheckFits(ctx context.Context, pool backends.Pool, size dataset.Size) error {
-	if st := pool.Status(ctx); st.Online && st.Size > 0 && size > st.Size {
+// CheckFits fails if a volume is larger than its whole pool, whose present status is st. The sizes of all volumes
+// together may exceed the pool: see pool.Provisioning.
+func CheckFits(st dataset.PoolStatus, size dataset.Size) error {
+	if st.Online && st.Size > 0 && size > st.Size {
 		return dataset.Errorf(dataset.ErrUnsupported,
 			"its pool has a size of %s, less than %s (request less, or another pool: drover pool ls)",
 			st.Size.Human(), size)
@@ -51,10 +52,10 @@ func CheckTight(ctx context.Context, pool backends.Pool, d dataset.Dataset) erro
 }
 
 // ApplyDefaults sets the size and the filesystem of a new dataset to the defaults of its pool if its profile leaves
-// them open.
-func ApplyDefaults(d *dataset.Dataset, pool backends.Pool) {
+// them open. st is the present status of the pool.
+func ApplyDefaults(d *dataset.Dataset, pool backends.Pool, st dataset.PoolStatus) {
 	if d.Size == 0 {
-		d.Size = pool.Info().DefaultSize
+		d.Size = backends.DefaultSize(pool.Info(), st)
 	}
 	if f, ok := pool.(backends.Formatter); ok && d.Profile.Filesystem.Type == "" {
 		d.Profile.Filesystem.Type, d.Profile.Filesystem.Chosen = f.Filesystem(d.Size), true

@@ -261,6 +261,10 @@ func (f *fake) AdoptPool(_ context.Context, path string) (dataset.Pool, []api.Re
 	return f.pool, f.rebuilt, f.called("AdoptPool", path)
 }
 
+func (f *fake) SetPool(_ context.Context, name string, p api.PoolPolicy) (dataset.Pool, error) {
+	return f.pool, f.called("SetPool", name, p)
+}
+
 func (f *fake) AcceptPool(_ context.Context, name string, a api.AcceptPool) (dataset.Pool, error) {
 	return f.pool, f.called("AcceptPool", name, a)
 }

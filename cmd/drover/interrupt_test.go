@@ -265,6 +265,7 @@ func TestErrorsOfTheServerFailEveryCommand(t *testing.T) {
 		"Snapshot": {"snapshot", "inspect", "51"}, "Diff": {"snapshot", "diff", "x"}, "Trash": {"trash", "ls"}, "Profile": {"profile", "show", "gold"},
 		"Pools": {"pool", "inspect", "x"}, "CreatePool": {"pool", "create", "x", "--backend", "dir", "--path", "/x"}, "AdoptPool": {"pool", "adopt", "/x"},
 		"AcceptPool": {"pool", "accept", "x", "--yes"}, "RemovePool": {"pool", "rm", "x", "--yes"}, "PreviewRemovePool": {"pool", "rm", "x"},
+		"SetPool":  {"pool", "set", "x", "--overcommit", "1.5"},
 		"NodeList": {"node", "inspect", "x"}, "RebuildStore": {"store", "rebuild"}, "Operations": {"operation", "ls"}, "Operation": {"operation", "watch", "x"},
 		"CancelOperation": {"operation", "cancel", "x"}, "Events": {"events"}, "Doctor": {"doctor"}, "Collect": {"doctor", "--gc", idGone.String(), "--yes"}, "PreviewCollect": {"doctor", "--gc", idGone.String()},
 	} {

@@ -141,13 +141,20 @@ var scenarios = map[string]func(c *console){
 		c.fake.volumes[1].Volume, c.fake.trash[0].Volume, c.fake.events[0].Volume = long, long, long
 		c.fake.operations[0].Volume, c.fake.snapshots[0].Volume = long, long
 	},
-	"full": func(c *console) { c.fake.volumes[0].Status.Used = 19 * dataset.GiB },
-	// What an image takes that is not mounted, with what its filesystem keeps.
+	"full": func(c *console) {
+		st := c.fake.volumes[0].Status
+		st.Usage = &dataset.Usage{Used: 19 * dataset.GiB, Available: dataset.GiB, Inodes: 10_485_760, InodesUsed: 1201}
+		st.Fullness = dataset.NearlyFull
+	},
+	// A volume that is not mounted: its node knows how full its filesystem was, or only the blocks in the pool.
 	"at-rest": func(c *console) {
 		c.fake.volumes[0].Status = &dataset.DatasetStatus{ID: idDB, Used: 18450 * dataset.MiB}
 	},
 	"full-at-rest": func(c *console) {
-		c.fake.volumes[0].Status = &dataset.DatasetStatus{ID: idDB, Used: 20700 * dataset.MiB}
+		c.fake.volumes[0].Status = &dataset.DatasetStatus{
+			ID: idDB, Used: 20700 * dataset.MiB, Fullness: dataset.Full,
+			Usage: &dataset.Usage{Used: 20 * dataset.GiB},
+		}
 	},
 	"nosnaps": func(c *console) {
 		c.fake.fail = map[string]error{"Snapshots": dataset.Errorf(dataset.ErrUnavailable, "store is away")}

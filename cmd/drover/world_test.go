@@ -57,7 +57,7 @@ func dbVolume() api.Volume {
 		Status: &dataset.DatasetStatus{ID: idDB, Mounted: true, Used: 1500 * dataset.MiB, Mounts: []dataset.Mount{
 			{ID: "0011aabb", Count: 1, Since: now.Add(-3 * time.Hour)},
 			{ID: "0022ccdd", Count: 2, Since: now.Add(-48 * time.Hour), Unverified: true},
-		}},
+		}, Usage: &dataset.Usage{Used: 1500 * dataset.MiB, Available: 18980 * dataset.MiB, Inodes: 10_485_760, InodesUsed: 1201}},
 	}
 }
 
@@ -144,7 +144,7 @@ func theWorld() *fake {
 	other.ID[15], other.Name, other.Default, other.Note, other.Backend, other.Path = 2, "plain", false, "", "dir", "/srv/plain"
 	other.Capabilities = dataset.Capabilities{CloneIndependent: true, Shrink: true}
 	f.pools = []api.Pool{
-		{Pool: f.pool, NodeName: "host-a", Status: &dataset.PoolStatus{ID: idPool, Online: true, Size: 40 * dataset.GiB, Free: 10 * dataset.GiB, Leftovers: 1, UnknownObjects: 2}},
+		{Pool: f.pool, NodeName: "host-a", Status: &dataset.PoolStatus{ID: idPool, Online: true, Size: 40 * dataset.GiB, Free: 10 * dataset.GiB, Leftovers: 1, UnknownObjects: 2, Provisioned: 50 * dataset.GiB, Overcommit: 1.5}},
 		{Pool: other, NodeName: "host-a", Status: &dataset.PoolStatus{ID: other.ID, Reason: "/srv/plain is not mounted"}},
 	}
 	f.rebuilt = []api.Rebuilt{

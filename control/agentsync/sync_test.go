@@ -300,8 +300,8 @@ func TestHeartbeats(t *testing.T) {
 		want string
 	}{
 		{dataset.PoolStatus{Online: true, Size: 100, Free: 50}, ""},
-		{dataset.PoolStatus{Online: true, Size: 1000, Free: 205}, ""},
-		{dataset.PoolStatus{Online: true, Size: 1000, Free: 200}, "pool.full"},
+		{dataset.PoolStatus{Online: true, Size: 1000, Free: 160}, ""},
+		{dataset.PoolStatus{Online: true, Size: 1000, Free: 155}, "pool.full"},
 		{dataset.PoolStatus{Online: true, Size: 1000, Free: 100}, ""},
 		{dataset.PoolStatus{Reason: "its disk is absent"}, "pool.offline"},
 		{dataset.PoolStatus{Reason: "its disk is absent"}, ""},
@@ -326,5 +326,54 @@ func TestHeartbeats(t *testing.T) {
 	}
 	if n := len(e.Reports.Progress[a.ID]); n != 0 {
 		t.Errorf("progress of %d operations is kept", n)
+	}
+}
+
+// A volume that fills up causes one event for each threshold that it crosses, and one when it has space again.
+func TestFullVolumes(t *testing.T) {
+	e := controltest.New(t)
+	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
+	d := a.MustCreate("db")
+	report := func(from *controltest.Agent, st dataset.DatasetStatus) (events []string) {
+		t.Helper()
+		st.ID = d.ID
+		n := len(e.EventLog.Ring)
+		h := api.Heartbeat{Incarnation: from.Incarnation, Datasets: []dataset.DatasetStatus{st}}
+		if err := e.Heartbeat(e.Ctx, from.ID, h); err != nil {
+			t.Fatal(err)
+		}
+		for _, ev := range e.EventLog.Ring[n:] {
+			if ev.Volume != "db" || ev.Dataset != d.ID || ev.Node != "alpha" || ev.Time.IsZero() || ev.Detail == "" {
+				t.Errorf("%+v", ev)
+			}
+			events = append(events, ev.Type)
+		}
+		return events
+	}
+	used := func(percent int, is dataset.Fullness) dataset.DatasetStatus {
+		u := &dataset.Usage{Used: dataset.Size(percent), Available: dataset.Size(100 - percent)}
+		return dataset.DatasetStatus{Usage: u, Fullness: is}
+	}
+	for i, c := range []struct {
+		from *controltest.Agent
+		st   dataset.DatasetStatus
+		want []string
+	}{
+		{a, used(10, dataset.NotFull), nil},
+		{a, used(86, dataset.NearlyFull), []string{"volume.nearly_full"}},
+		{a, used(87, dataset.NearlyFull), nil},
+		{a, used(98, dataset.Full), []string{"volume.full"}},
+		{a, dataset.DatasetStatus{Problem: "its pool is offline"}, nil}, // how full it is is not known now
+		{a, used(98, dataset.Full), nil},
+		{a, used(40, dataset.NotFull), []string{"volume.not_full"}},
+		{b, used(98, dataset.Full), nil}, // not its home
+	} {
+		if got := report(c.from, c.st); !slices.Equal(got, c.want) {
+			t.Errorf("%d: %v, want %v", i, got, c.want)
+		}
+	}
+	e.Restart()
+	if got := report(a, used(98, dataset.Full)); !slices.Equal(got, []string{"volume.full"}) {
+		t.Errorf("after a restart of control: %v", got)
 	}
 }

@@ -12,6 +12,12 @@ type AcceptPool struct {
 	Confirmed bool `json:"confirmed" doc:"the caller confirms that the data which the pool lacks is lost"`
 }
 
+// PoolPolicy is the part of a pool's configuration that can be changed while the pool serves.
+type PoolPolicy struct {
+	// highest allowed ratio of the sizes of its volumes to its size; 0: not limited
+	Overcommit float64 `json:"overcommit"`
+}
+
 // Adopted is an adopted pool and the datasets that were found in it.
 type Adopted struct {
 	Pool    dataset.Pool `json:"pool"`    // the pool that was adopted
@@ -47,4 +53,6 @@ type NewPool struct {
 	Image   string `json:"image,omitempty" doc:"size of a preallocated image file that is made at path"`
 
 	Devices []string `json:"devices,omitempty" doc:"empty block devices of which the pool is made"`
+	// highest allowed ratio of the sizes of its volumes to its size; absent: not limited
+	Overcommit float64 `json:"overcommit,omitempty"`
 }

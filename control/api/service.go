@@ -106,6 +106,8 @@ type Local interface {
 	AdoptPool(ctx context.Context, path string) (dataset.Pool, []Rebuilt, error)
 	// AcceptPool lets a quarantined pool serve in its present state.
 	AcceptPool(ctx context.Context, name string, a AcceptPool) (dataset.Pool, error)
+	// SetPool changes the policy of a pool.
+	SetPool(ctx context.Context, name string, p PoolPolicy) (dataset.Pool, error)
 	// RemovePool removes an empty pool. With forget it only deletes the record.
 	// With DryRun it changes nothing, and fails as it would without it.
 	RemovePool(ctx context.Context, name string, how PoolRemoval) (RemovedPool, error)

@@ -159,18 +159,39 @@ func (m *Members) Heartbeat(ctx context.Context, node uuid.UUID, h api.Heartbeat
 	if err := m.recordTrust(t, node, h.StoreDoubt, look); err != nil {
 		return err
 	}
-	warnings, moved, err := m.Reports.RecordHeartbeat(n, h, m.Ledger.Clock.Steady())
+	changes, err := m.Reports.RecordHeartbeat(n, h, m.Ledger.Clock.Steady())
 	if err != nil {
 		return err
 	}
-	for i := range warnings {
-		warnings[i].Time = m.Ledger.Clock.Now()
+	events := append(changes.Events, fullnessEvents(t, n, changes.Fullness)...)
+	for i := range events {
+		events[i].Time = m.Ledger.Clock.Now()
 	}
-	m.Ledger.Events.Publish(warnings...)
-	for _, op := range moved {
+	m.Ledger.Events.Publish(events...)
+	for _, op := range changes.Advanced {
 		m.Ledger.Feed.WakeWaiters(op)
 	}
 	return nil
+}
+
+// fullnessEvents returns the events about volumes that became full, nearly full, or neither. A volume whose record
+// cannot be read has no event: the list of volumes still shows how full it is.
+func fullnessEvents(t *record.Tx, n dataset.Node, changed []dataset.DatasetStatus) (events []api.Event) {
+	for _, st := range changed {
+		d, err := t.Dataset(st.ID)
+		if err != nil || d.Home != n.ID || d.State != dataset.StateReady {
+			continue
+		}
+		typ := map[dataset.Fullness]string{
+			dataset.Full: api.EventVolumeFull, dataset.NearlyFull: api.EventVolumeNearly,
+			dataset.NotFull: api.EventVolumeNotFull,
+		}[st.Fullness]
+		events = append(events, api.Event{
+			Type: typ, Volume: d.Volume, Dataset: d.ID, Node: n.Name, Labels: d.Labels,
+			Detail: st.Usage.Describe(d.Size),
+		})
+	}
+	return events
 }
 
 // FreshNode fails with dataset.ErrStale unless a report comes from the agent that registered last for its node.

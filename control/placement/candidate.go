@@ -98,14 +98,24 @@ func (c Candidate) missingFeature(what string) string {
 	return ""
 }
 
-// WhyTooSmall returns a reason if the whole pool is smaller than size. It returns "" if the pool is large enough. It
-// also returns "" if size is not larger than had, the size that the volume already has. The sizes of all volumes of a
-// pool may add up to more than the size of the pool.
+// WhyTooSmall returns a reason if the whole pool is smaller than size, or if its policy for overcommit does not allow
+// so many more bytes. It returns "" if the pool is large enough. It also returns "" if size is not larger than had, the
+// size that the volume already has. Without a policy, the sizes of all volumes of a pool may add up to more than the
+// size of the pool. A size of 0 means the default size of the pool.
 func (c Candidate) WhyTooSmall(size, had dataset.Size) string {
-	if size <= had || c.Status == nil || c.Status.Size <= 0 || size <= c.Status.Size {
+	if c.Status == nil {
 		return ""
 	}
-	return fmt.Sprintf("it has %s in all, less than %s", c.Status.Size.Human(), size)
+	if size == 0 {
+		size = c.Status.DefaultSize
+	}
+	switch {
+	case size <= had || c.Status.Size <= 0:
+		return ""
+	case size > c.Status.Size:
+		return fmt.Sprintf("it has %s in all, less than %s", c.Status.Size.Human(), size)
+	}
+	return c.Status.WhyOvercommitted(size - had)
 }
 
 // WhyOffline returns why nothing can be put on the pool at present; "" if something can.

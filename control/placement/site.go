@@ -33,6 +33,17 @@ type Requirement struct {
 	RequesterOnly bool          // only the requesting node is suitable, because the source is there
 	NameNode      bool          // errors name the node even if there is only one
 	CurrentSize   dataset.Size  // the size that the dataset has already; no pool is too small for it
+	// Size is the size of an existing dataset that is copied to the pool; 0 for a new one. It counts if the profile
+	// has none.
+	Size dataset.Size
+}
+
+// sizeOn returns the size that the dataset will have on a pool; 0 if the pool chooses it.
+func (o Requirement) sizeOn(c Candidate) dataset.Size {
+	if c.FileCopy {
+		return o.Profile.Size
+	}
+	return cmp.Or(o.Profile.Size, o.Size)
 }
 
 // WhyUnfit returns why a pool of the site does not meet a requirement; "" if it does. would is true if the pool would
@@ -44,7 +55,7 @@ func (st Site) WhyUnfit(c Candidate, o Requirement) (why string, would bool) {
 		}
 		return why, false
 	}
-	if why := c.WhyTooSmall(o.Profile.Size, o.CurrentSize); why != "" {
+	if why := c.WhyTooSmall(o.sizeOn(c), o.CurrentSize); why != "" {
 		return why, false
 	}
 	if o.Profile.Placement != "" {

@@ -45,7 +45,7 @@ func SuggestPools(sites, all []Site, o Requirement) (who string, large bool) {
 	for _, st := range sites {
 		for _, c := range st.Pools {
 			why := WhyUnsuitable(c, o.Profile)
-			small := why == "" && c.WhyTooSmall(o.Profile.Size, o.CurrentSize) != ""
+			small := why == "" && c.WhyTooSmall(o.sizeOn(c), o.CurrentSize) != ""
 			lacks, large = lacks || small || why != "" && !c.IsUnopened(), large || small
 		}
 	}

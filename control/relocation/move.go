@@ -154,7 +154,7 @@ func (r *Relocator) planPull(t *record.Tx, d dataset.Dataset, target dataset.Nod
 		cands[i] = c.ReceivingFrom(from)
 	}
 	what := "move of volume " + d.Volume + " to node " + target.Name
-	o := placement.Requirement{Subject: what, Profile: wanted, CurrentSize: had}
+	o := placement.Requirement{Subject: what, Profile: wanted, CurrentSize: had, Size: d.Size}
 	pool, err := placement.Choose(cands, o)
 	if err != nil {
 		return r.suggestPools(t, err, from, cands, o)

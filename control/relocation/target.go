@@ -58,7 +58,7 @@ func (r *Relocator) chooseTarget(t *record.Tx, d dataset.Dataset) (n dataset.Nod
 		Subject:     "move of volume " + d.Volume,
 		Profile:     d.Profile,
 		NameNode:    true,
-		CurrentSize: r.Placer.Oversize(d),
+		CurrentSize: r.Placer.Oversize(d), Size: d.Size,
 	}
 	if o.Placement, err = placement.ParsePlacement(d.Profile); err != nil {
 		return n, err

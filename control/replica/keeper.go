@@ -214,7 +214,7 @@ func (s *Keeper) replicaPools(t *record.Tx, d dataset.Dataset) (fit []placement.
 	if err != nil {
 		return nil, nil, err
 	}
-	o := placement.Requirement{ID: d.ID, Profile: d.Profile, CurrentSize: s.Placer.Oversize(d)}
+	o := placement.Requirement{ID: d.ID, Profile: d.Profile, CurrentSize: s.Placer.Oversize(d), Size: d.Size}
 	if o.Placement, err = placement.ParsePlacement(d.Profile); err != nil {
 		return nil, nil, err
 	}

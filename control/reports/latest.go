@@ -34,6 +34,7 @@ type Latest struct {
 	clocks      map[uuid.UUID]ReportedClock                  // the clocks of nodes when they were last heard
 	lastReport  map[uuid.UUID]time.Duration                  // when nodes were last heard, by the steady clock
 	found       map[uuid.UUID]*api.NodeFindings              // what agents found on their hosts; never changed
+	fullness    map[uuid.UUID]dataset.Fullness               // datasets with little space left
 }
 
 // reportedCopy is a copy as its node reported it. at is when the node first reported the present VerifiedAtHome of the
@@ -62,6 +63,7 @@ func New() *Latest {
 		clocks:      map[uuid.UUID]ReportedClock{},
 		lastReport:  map[uuid.UUID]time.Duration{},
 		found:       map[uuid.UUID]*api.NodeFindings{},
+		fullness:    map[uuid.UUID]dataset.Fullness{},
 	}
 }
 
@@ -75,19 +77,24 @@ func merge[T any](all map[uuid.UUID]map[uuid.UUID]T, node uuid.UUID, list []T, o
 	}
 }
 
-// RecordHeartbeat records a heartbeat of a node at a moment of the steady clock. It returns the events about the node's
-// pools, and the operations that advanced.
+// Changes are the differences between a heartbeat and the earlier ones.
+type Changes struct {
+	Events   []api.Event             // about the node's pools, without a time
+	Advanced []uuid.UUID             // operations that made progress
+	Fullness []dataset.DatasetStatus // of datasets that became full, nearly full, or neither
+}
+
+// RecordHeartbeat records a heartbeat of a node at a moment of the steady clock.
 //
 // Remembered datasets or copies may be outdated. So if there would be more than MaxSeen of the node, RecordHeartbeat
 // forgets all of them. For an incremental heartbeat it then fails with dataset.ErrConflict, and the node sends a full
 // one. For a full heartbeat it fails with ErrInvalid.
-func (s *Latest) RecordHeartbeat(node dataset.Node, h api.Heartbeat, now time.Duration) (
-	warnings []api.Event, moved []uuid.UUID,
-	err error) {
+func (s *Latest) RecordHeartbeat(node dataset.Node, h api.Heartbeat, now time.Duration) (Changes, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	var out Changes
 	who := "node " + node.Name
-	err = cmp.Or(CheckCount(who, len(s.datasets[node.ID])+len(h.Datasets), MaxSeen, "datasets to remember"),
+	err := cmp.Or(CheckCount(who, len(s.datasets[node.ID])+len(h.Datasets), MaxSeen, "datasets to remember"),
 		CheckCount(who, len(s.copies[node.ID])+len(h.Copies), MaxSeen, "copies to remember"))
 	if err != nil {
 		delete(s.datasets, node.ID)
@@ -95,7 +102,7 @@ func (s *Latest) RecordHeartbeat(node dataset.Node, h api.Heartbeat, now time.Du
 		if h.Incremental {
 			err = dataset.Errorf(dataset.ErrConflict, "%w: a full report is needed", err)
 		}
-		return nil, nil, err
+		return out, err
 	}
 	for _, p := range h.Pools {
 		if !slices.Contains(node.Pools, p.ID) {
@@ -103,10 +110,11 @@ func (s *Latest) RecordHeartbeat(node dataset.Node, h api.Heartbeat, now time.Du
 		}
 		if ev, warn := poolEvent(s.pools[p.ID], p); warn {
 			ev.Node = node.Name
-			warnings = append(warnings, ev)
+			out.Events = append(out.Events, ev)
 		}
 		s.pools[p.ID] = p
 	}
+	out.Fullness = s.recordFullness(h.Datasets)
 	merge(s.datasets, node.ID, h.Datasets, func(d dataset.DatasetStatus) uuid.UUID { return d.ID })
 	h.Copies = slices.DeleteFunc(h.Copies, func(c dataset.Copy) bool { return c.Node != node.ID })
 	s.mergeCopies(node.ID, h.Copies, now)
@@ -127,11 +135,27 @@ func (s *Latest) RecordHeartbeat(node dataset.Node, h api.Heartbeat, now time.Du
 	for _, op := range h.Operations {
 		is[op.ID] = op.Progress
 		if was[op.ID] != op.Progress {
-			moved = append(moved, op.ID)
+			out.Advanced = append(out.Advanced, op.ID)
 		}
 	}
 	s.Progress[node.ID] = is
-	return warnings, moved, nil
+	return out, nil
+}
+
+// recordFullness records how full datasets are, and returns those whose state has changed. A dataset whose usage is not
+// known keeps its state: its node has restarted. After a restart of this service each full dataset counts as changed,
+// because it may have become full meanwhile.
+func (s *Latest) recordFullness(list []dataset.DatasetStatus) (changed []dataset.DatasetStatus) {
+	for _, st := range list {
+		if st.Usage == nil || s.fullness[st.ID] == st.Fullness || len(s.fullness) >= MaxSeen {
+			continue
+		}
+		if s.fullness[st.ID] = st.Fullness; st.Fullness == dataset.NotFull {
+			delete(s.fullness, st.ID)
+		}
+		changed = append(changed, st)
+	}
+	return changed
 }
 
 // Trusts reports whether a node was heard and trusts the store.
@@ -273,6 +297,7 @@ func (s *Latest) ForgetDataset(id uuid.UUID) {
 	for _, of := range s.datasets {
 		delete(of, id)
 	}
+	delete(s.fullness, id)
 }
 
 // ForgetDatasetOf drops a node's reports about a dataset that is no longer its own.
@@ -326,16 +351,6 @@ func (s *Latest) WithProgress(op dataset.Operation) dataset.Operation {
 	return op
 }
 
-// warnPercent is the used percentage of a pool from which users are warned.
-const warnPercent = 80
-
-func usedPercent(p dataset.PoolStatus) float64 {
-	if p.Size <= 0 {
-		return 0
-	}
-	return float64(p.Size-p.Free) * 100 / float64(p.Size)
-}
-
 // poolEvent says whether a pool filled up, became unreachable or came back. It is a pure function.
 func poolEvent(was, is dataset.PoolStatus) (ev api.Event, tell bool) {
 	known := was.ID != uuid.Nil
@@ -346,7 +361,7 @@ func poolEvent(was, is dataset.PoolStatus) (ev api.Event, tell bool) {
 		ev.Type, ev.Detail = api.EventPoolOffline, is.Reason
 	case known && !was.Online && is.Online:
 		ev.Type, ev.Detail = api.EventPoolOnline, is.Reason
-	case is.Online && usedPercent(was) < warnPercent && usedPercent(is) >= warnPercent:
+	case is.Online && was.Fullness() == dataset.NotFull && is.Fullness() != dataset.NotFull:
 		ev.Type, ev.Detail = api.EventPoolFull, is.Free.Human()+" free of "+is.Size.Human()
 	default:
 		return ev, false

@@ -6,6 +6,7 @@ package config
 import (
 	"path/filepath"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/droverhq/drover/dataset"
@@ -65,6 +66,8 @@ type Pool struct {
 	// Trim is the interval at which the free space of the devices is discarded. 0 means the default of the agent, a
 	// negative value never.
 	Trim time.Duration
+	// Overcommit is the highest ratio of the sizes of its volumes to its own size. 0 means not limited.
+	Overcommit float64
 }
 
 // The limits of a file, far above the needs of a host.
@@ -181,7 +184,7 @@ func pools(n strictyaml.Node, backend func(string) error) ([]Pool, error) {
 func pool(n strictyaml.Node, backend func(string) error) (Pool, error) {
 	var p Pool
 	var bad strictyaml.Mistakes
-	keys, err := n.Keys([]string{"name", "backend", "path", "image", "devices", "trim"}, nil)
+	keys, err := n.Keys([]string{"name", "backend", "path", "image", "devices", "trim", "overcommit"}, nil)
 	if !bad.Add(err) && len(keys) == 0 {
 		return p, err
 	}
@@ -211,7 +214,25 @@ func pool(n strictyaml.Node, backend func(string) error) (Pool, error) {
 		p.Trim, err = trim(n)
 		bad.Add(err)
 	}
+	bad.Add(overcommit(keys["overcommit"], &p.Overcommit))
 	return p, bad.Err()
+}
+
+// overcommit reads a ratio such as 1.5.
+func overcommit(n strictyaml.Node, into *float64) error {
+	if n.Absent() {
+		return nil
+	}
+	text, err := n.Scalar()
+	if err != nil {
+		return err
+	}
+	ratio, err := strconv.ParseFloat(text, 64)
+	if err != nil || ratio == 0 || dataset.CheckOvercommit(ratio) != nil {
+		return n.Errorf("bad overcommit %.80q: expected a ratio from 0.01 to 1000, such as 1.5", text)
+	}
+	*into = ratio
+	return nil
 }
 
 func devices(n strictyaml.Node) ([]string, error) {

@@ -37,10 +37,10 @@ func TestParse(t *testing.T) {
 		"all series": {"metrics: {volumes: true}\n", config.Config{}},
 		"lists own":  {"list: node\n", config.Config{}},
 		"no pools":   {"pools: []\nlabels: {}\n", config.Config{}},
-		"all": {"pools:\n  - {name: fast, backend: loop, path: /mnt/xfs/pool}\n  - name: slow\n    backend: dir\n    path: /srv/a b\n  - {name: img, backend: loop, path: /srv/pool.img, image: 50GiB}\n  - {name: disk, backend: btrfs, devices: [/dev/sdb, /dev/sdc], trim: 24h}\nlabels:\n  rack: r1\n  io.drover/zone: 5\n  empty: \"\"\n",
+		"all": {"pools:\n  - {name: fast, backend: loop, path: /mnt/xfs/pool, overcommit: 1.5}\n  - name: slow\n    backend: dir\n    path: /srv/a b\n  - {name: img, backend: loop, path: /srv/pool.img, image: 50GiB}\n  - {name: disk, backend: btrfs, devices: [/dev/sdb, /dev/sdc], trim: 24h}\nlabels:\n  rack: r1\n  io.drover/zone: 5\n  empty: \"\"\n",
 			config.Config{
 				Pools: []config.Pool{
-					{Name: "fast", Backend: "loop", Path: "/mnt/xfs/pool"},
+					{Name: "fast", Backend: "loop", Path: "/mnt/xfs/pool", Overcommit: 1.5},
 					{Name: "slow", Backend: "dir", Path: "/srv/a b"},
 					{Name: "img", Backend: "loop", Path: "/srv/pool.img", Image: 50 << 30},
 					{Name: "disk", Backend: "btrfs", Devices: []string{"/dev/sdb", "/dev/sdc"}, Trim: 24 * time.Hour},
@@ -239,13 +239,13 @@ func TestParseRefuses(t *testing.T) {
 		"device": {
 			"pools: [{name: a, backend: loop, device: /dev/sdb}]\n",
 			[]string{
-				`d.yaml:1:34: pools[0].device: unknown key "device", did you mean devices? (available: backend, devices, image, name, path, trim) in "pools: [{name: a, backend: loop, device: /dev/sdb}]"`,
+				`d.yaml:1:34: pools[0].device: unknown key "device", did you mean devices? (available: backend, devices, image, name, overcommit, path, trim) in "pools: [{name: a, backend: loop, device: /dev/sdb}]"`,
 			},
 		},
 		"unknown of pool": {
 			"pools: [{name: a, backend: loop, paht: /a}]\n",
 			[]string{
-				`d.yaml:1:34: pools[0].paht: unknown key "paht", did you mean path? (available: backend, devices, image, name, path, trim) in "pools: [{name: a, backend: loop, paht: /a}]"`,
+				`d.yaml:1:34: pools[0].paht: unknown key "paht", did you mean path? (available: backend, devices, image, name, overcommit, path, trim) in "pools: [{name: a, backend: loop, paht: /a}]"`,
 			},
 		},
 		"bad name": {
@@ -312,6 +312,18 @@ func TestParseRefuses(t *testing.T) {
 			"pools: [{name: a, backend: loop, devices: [/dev/a], trim: 7x}]\n",
 			[]string{
 				`d.yaml:1:59: pools[0].trim: bad trim "7x": expected weekly, never, or a time of 1h or more, such as 24h or 3d in "pools: [{name: a, backend: loop, devices: [/dev/a], trim: 7x}]"`,
+			},
+		},
+		"overcommit": {
+			"pools: [{name: a, backend: loop, path: /a, overcommit: 150%}]\n",
+			[]string{
+				`d.yaml:1:56: pools[0].overcommit: bad overcommit "150%": expected a ratio from 0.01 to 1000, such as 1.5 in "pools: [{name: a, backend: loop, path: /a, overcommit: 150%}]"`,
+			},
+		},
+		"no overcommit": {
+			"pools: [{name: a, backend: loop, path: /a, overcommit: 0}]\n",
+			[]string{
+				`d.yaml:1:56: pools[0].overcommit: bad overcommit "0": expected a ratio from 0.01 to 1000, such as 1.5 in "pools: [{name: a, backend: loop, path: /a, overcommit: 0}]"`,
 			},
 		},
 		"trim of a path": {

@@ -96,7 +96,7 @@ func TestB15VolumeFull(t *testing.T) {
 	w.tidy(t)
 }
 
-// A pool that is full refuses what is new, says why and what would do; from 80 %
+// A pool that is full refuses what is new, says why and what would do; from 85 %
 // on it warns. What is there can be removed, and then there is room again.
 func TestB15PoolFull(t *testing.T) {
 	w := newWorld(t, host.Options{Size: 2 << 30})
@@ -108,7 +108,7 @@ func TestB15PoolFull(t *testing.T) {
 	ballast := filepath.Join(w.h.Root, "ballast")
 
 	eatUp(t, ballast, 300<<20) // of 2 GiB
-	if r := w.h.Exec(t, "doctor"); r.Exit != 0 || !strings.Contains(r.Out, "over 80 % full") {
+	if r := w.h.Exec(t, "doctor"); r.Exit != 0 || !strings.Contains(r.Out, "NEARLY FULL: ") {
 		t.Errorf("doctor: exit %d\n%s", r.Exit, r.Out)
 	}
 	host.Await(t, "an event warns", func() error {

@@ -43,6 +43,11 @@ func (h Host) AcceptPool(ctx context.Context, name string, a api.AcceptPool) (da
 	return ask[dataset.Pool](ctx, h.conn, to(route.AcceptPool, name).with(a))
 }
 
+// SetPool changes the policy of a pool of the server's host.
+func (h Host) SetPool(ctx context.Context, name string, p api.PoolPolicy) (dataset.Pool, error) {
+	return ask[dataset.Pool](ctx, h.conn, to(route.SetPool, name).with(p))
+}
+
 // RemovePool removes an empty pool of the server's host. With Forget it only deletes the record.
 func (h Host) RemovePool(ctx context.Context, name string, how api.PoolRemoval) (api.RemovedPool, error) {
 	k := to(route.RemovePool, name)

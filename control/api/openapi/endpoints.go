@@ -11,6 +11,8 @@ var endpointTexts = map[string]string{
 	"label-node": "A label that is set here replaces the label of drover.yaml with the same key, also at later " +
 		"registrations. If it is removed, the label of drover.yaml applies again. Idempotent.",
 	"cordon-node": "Existing volumes stay. With draining, replicas leave the node. Idempotent.",
+	"set-pool": "The policy applies to the next volume. Existing volumes stay as they are. A policy of drover.yaml " +
+		"can only be changed there. Idempotent.",
 	"create-pool": "The server must be an agent: control has no pools.",
 	"create-snapshot": "The snapshot is at least consistent after a crash. The profile says whether " +
 		"writers are paused.",

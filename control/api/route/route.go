@@ -75,6 +75,7 @@ var (
 	AdoptPool   = Route{"adopt-pool", http.MethodPost, "/v1/adoptions"}
 	AcceptPool  = Route{"accept-pool", http.MethodPost, "/v1/pools/{pool}/accept"}
 	RemovePool  = Route{"remove-pool", http.MethodDelete, "/v1/pools/{pool}"}
+	SetPool     = Route{"set-pool", http.MethodPost, "/v1/pools/{pool}/policy"}
 	// The previews have routes of their own: a server of an earlier version would ignore a parameter that it does not
 	// know, and remove the pool.
 	PreviewRemovePool = Route{"preview-remove-pool", http.MethodGet, "/v1/pools/{pool}/removal"}

@@ -55,7 +55,8 @@ func ruleOf(id string) (r rule, known bool) {
 		return rule{role: pki.Admin, exports: true}, true
 	case "upload-volume":
 		return rule{role: pki.Worker}, true
-	case "create-pool", "adopt-pool", "accept-pool", "remove-pool", "collect", "rebuild-store", "recover-store",
+	case "create-pool", "adopt-pool", "accept-pool", "set-pool", "remove-pool", "collect", "rebuild-store",
+		"recover-store",
 		"cordon-node", "label-node", "fence-node",
 		"make-token", "remove-node", "revoke-operator",
 		"preview-remove-pool", "preview-collect", "preview-remove-node":

@@ -269,6 +269,10 @@ func (f *fake) CreatePool(ctx context.Context, p api.NewPool) (dataset.Pool, err
 	return f.pool, f.ask(ctx, "CreatePool", p)
 }
 
+func (f *fake) SetPool(ctx context.Context, name string, p api.PoolPolicy) (dataset.Pool, error) {
+	return f.pool, f.ask(ctx, "SetPool", name, p)
+}
+
 func (f *fake) AcceptPool(ctx context.Context, name string, a api.AcceptPool) (dataset.Pool, error) {
 	return f.pool, f.ask(ctx, "AcceptPool", name, a)
 }

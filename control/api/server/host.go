@@ -39,6 +39,14 @@ func (h handlers) pools() {
 		}) (*answer[dataset.Pool], error) {
 			return reply(h.Local.AcceptPool(ctx, in.Pool, in.Body))
 		})
+	add(h, endpoint(route.SetPool, "pools", "Change the policy of a pool of this host", ""),
+		func(ctx context.Context, in *struct {
+			PoolParam
+			Body api.PoolPolicy
+		}) (*answer[dataset.Pool], error) {
+			changeOf(ctx).Detail = "overcommit " + dataset.FormatRatio(in.Body.Overcommit)
+			return reply(h.Local.SetPool(ctx, in.Pool, in.Body))
+		})
 	add(h, endpoint(route.RemovePool, "pools", "Remove an empty pool of this host",
 		"The files that Drover made at its path are removed. Refused while the pool contains anything, or "+
 			"anything is recorded in it."),

@@ -54,6 +54,10 @@ func (a missing) AcceptPool(context.Context, string, api.AcceptPool) (dataset.Po
 	return dataset.Pool{}, a.hostOnly()
 }
 
+func (a missing) SetPool(context.Context, string, api.PoolPolicy) (dataset.Pool, error) {
+	return dataset.Pool{}, a.hostOnly()
+}
+
 func (a missing) RemovePool(context.Context, string, api.PoolRemoval) (api.RemovedPool, error) {
 	return api.RemovedPool{}, a.hostOnly()
 }

@@ -161,15 +161,18 @@ func TestEveryMethodArrives(t *testing.T) {
 		{"Collect", []any{node1, true}, api.Collected{Dataset: node1, Pool: "fast"}, func(ctx context.Context, c *client.Client) (any, error) { return c.Collect(ctx, node1, true) }},
 		{"Collect", []any{node1, false}, api.Collected{Dataset: node1}, func(ctx context.Context, c *client.Client) (any, error) { return c.Collect(ctx, node1, false) }},
 		{"CreatePool", []any{api.NewPool{
-			Name: "fast", Backend: "loop", Path: "/p", Image: "20GiB", Devices: []string{"/dev/a"},
+			Name: "fast", Backend: "loop", Path: "/p", Image: "20GiB", Devices: []string{"/dev/a"}, Overcommit: 1.5,
 		}}, f.pool, func(ctx context.Context, c *client.Client) (any, error) {
 			return c.CreatePool(ctx, api.NewPool{
-				Name: "fast", Backend: "loop", Path: "/p", Image: "20GiB", Devices: []string{"/dev/a"},
+				Name: "fast", Backend: "loop", Path: "/p", Image: "20GiB", Devices: []string{"/dev/a"}, Overcommit: 1.5,
 			})
 		}},
 		{"AdoptPool", []any{"/p"}, []any{f.pool, f.rebuilt}, func(ctx context.Context, c *client.Client) (any, error) { return adopted(c.AdoptPool(ctx, "/p")) }},
 		{"AcceptPool", []any{"fast", api.AcceptPool{Confirmed: true}}, f.pool, func(ctx context.Context, c *client.Client) (any, error) {
 			return c.AcceptPool(ctx, "fast", api.AcceptPool{Confirmed: true})
+		}},
+		{"SetPool", []any{"fast", api.PoolPolicy{Overcommit: 1.5}}, f.pool, func(ctx context.Context, c *client.Client) (any, error) {
+			return c.SetPool(ctx, "fast", api.PoolPolicy{Overcommit: 1.5})
 		}},
 		{"RemovePool", []any{"fast", api.PoolRemoval{Forget: true}}, api.RemovedPool{Pool: f.pool, Notes: []string{"a note"}}, func(ctx context.Context, c *client.Client) (any, error) {
 			return c.RemovePool(ctx, "fast", api.PoolRemoval{Forget: true})

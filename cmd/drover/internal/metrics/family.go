@@ -47,7 +47,8 @@ func declare(name string, k kind, unit, on, help string, labels ...string) *Fami
 
 // Pools.
 var (
-	poolBytes = declare("pool_bytes", gauge, "bytes", onAll, "Size of a pool in bytes, and how much of it is free.",
+	poolBytes = declare("pool_bytes", gauge, "bytes", onAll,
+		"Size of a pool in bytes, how much of it is free, and the sum of the sizes of its volumes (provisioned).",
 		"node", "pool", "state")
 	poolOnline = declare("pool_online", gauge, "", onAll, "1 while a pool is online.", "node", "pool")
 	poolHeld   = declare("pool_held", gauge, "", onAll,

@@ -19,7 +19,8 @@ that size, which contains the pool. With --device, the pool consists of whole
 devices, which must be empty, and Drover mounts it; --path is optional then.`,
 		Example: `  drover pool create fast --backend loop --path /mnt/xfs/drover
   drover pool create disk --backend loop --device /dev/disk/by-id/nvme-X_1
-  drover pool create big --backend loop --path /var/lib/big.img --image 200GiB`,
+  drover pool create big --backend loop --path /var/lib/big.img --image 200GiB
+  drover pool create safe --backend loop --path /mnt/xfs/safe --overcommit 1`,
 		Args:              cli.Args(1),
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
@@ -30,6 +31,8 @@ devices, which must be empty, and Drover mounts it; --path is optional then.`,
 	cmd.Flags().StringVar(&p.Image, "image", "", "`SIZE` of an image file to create at PATH")
 	cmd.Flags().StringArrayVar(&p.Devices, "device", nil,
 		"an empty block `DEVICE` of the server's host; repeatable")
+	cmd.Flags().Float64Var(&p.Overcommit, "overcommit", 0,
+		"refuse volumes whose sizes exceed the pool `RATIO` times")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		switch {
 		case p.Backend == "" || p.Path == "" && len(p.Devices) == 0:
@@ -42,6 +45,9 @@ devices, which must be empty, and Drover mounts it; --path is optional then.`,
 			if _, err := dataset.ParseSize(p.Image); err != nil {
 				return err
 			}
+		}
+		if err := dataset.CheckOvercommit(p.Overcommit); err != nil {
+			return err
 		}
 		p.Name = args[0]
 		for i := range p.Devices {

@@ -50,11 +50,12 @@ func poolForm(p api.Pool) *show.Form {
 	}
 	f.Add("Note", p.Note)
 	f.Add("Missing", p.MissingFeatures...)
-	f.Add("State", State(p))
+	f.Add("State", stateLine(p))
 	if st := p.Status; st != nil {
 		f.Add("Reason", st.Reason)
 		if st.Online {
 			f.Add("Size", st.Size.Human()+", "+freeLine(*st)+" free")
+			f.Add("Volumes", provisionedLine(*st))
 		}
 		if st.Leftovers > 0 {
 			f.Add("Pending", fmt.Sprintf("%d to be removed", st.Leftovers))

@@ -55,21 +55,28 @@ func nodeLabels(ctx context.Context, c cli.Remote) (func(api.Pool) map[string]st
 }
 
 func poolTable(a *cli.App, pools []api.Pool) *show.Table {
-	t := show.NewTable("NAME", "NODE", "BACKEND", "STATE", "SIZE", "FREE", "PATH")
+	t := show.NewTable("NAME", "NODE", "BACKEND", "STATE", "SIZE", "USED", "USE%", "FREE", "OVERCOMMIT", "PATH")
 	for _, p := range pools {
-		size, free := "", ""
-		if p.Status != nil && p.Status.Online {
-			size, free = p.Status.Size.Human(), freeLine(*p.Status)
+		size, used, percent, free, over := "", "", "", "", ""
+		if st := p.Status; st != nil && st.Online {
+			size, free = st.Size.Human(), st.Free.Human()
+			if st.Size > 0 {
+				used, percent = st.Usage().Used.Human(), fmt.Sprintf("%d%%", st.Usage().Percent())
+				over = dataset.FormatRatio(st.OvercommitRatio())
+			}
 		}
-		t.Row(p.Name, p.NodeName, p.Backend, State(p), size, free, p.Path)
+		t.Row(p.Name, p.NodeName, p.Backend, stateLine(p), size, used, percent, free, over, p.Path)
 		if State(p) == HeldState {
-			t.Below(6, p.Status.Reason)
+			t.Below(9, p.Status.Reason)
 		}
 	}
 	colors := a.Palette()
 	t.Paint(3, func(s string) string {
-		if s == poolOnline || s == "" {
+		switch {
+		case s == poolOnline, s == "":
 			return s
+		case strings.HasSuffix(s, dataset.NearlyFull.String()):
+			return colors.Yellow(s)
 		}
 		return colors.Red(s)
 	})
@@ -87,6 +94,27 @@ func State(p api.Pool) string {
 		return HeldState
 	}
 	return poolOffline
+}
+
+// stateLine returns the state of a pool, and how full it is if little space is left.
+func stateLine(p api.Pool) string {
+	if State(p) == poolOnline && p.Status.Fullness() != dataset.NotFull {
+		return poolOnline + ", " + p.Status.Fullness().String()
+	}
+	return State(p)
+}
+
+// provisionedLine returns how large the volumes of a pool may become, compared with its size.
+func provisionedLine(st dataset.PoolStatus) string {
+	if st.Size <= 0 {
+		return ""
+	}
+	line := fmt.Sprintf("%s provisioned (overcommit %s", st.Provisioned.Human(),
+		dataset.FormatRatio(st.OvercommitRatio()))
+	if st.Overcommit > 0 {
+		line += ", at most " + dataset.FormatRatio(st.Overcommit)
+	}
+	return line + ")"
 }
 
 func freeLine(s dataset.PoolStatus) string {

@@ -13,6 +13,6 @@ func Command(a *cli.App) *cobra.Command {
 		Short: "Manage storage pools",
 	},
 		newPoolCreateCmd(a), newPoolLsCmd(a), newPoolInspectCmd(a), newPoolAdoptCmd(a), newPoolAcceptCmd(a),
-		newPoolRmCmd(a),
+		newPoolSetCmd(a), newPoolRmCmd(a),
 	)
 }

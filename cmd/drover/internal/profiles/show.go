@@ -33,6 +33,7 @@ func profileForm(p dataset.Profile) *show.Form {
 	f.Add("Revision", p.Revision)
 	f.Add("Description", p.Description)
 	f.Add("Size", cli.ExactSize(p.Size, p.Size))
+	f.Add("Warn at", fmt.Sprintf("%d%%", p.WarnPercent()))
 	f.Add("Storage", storage(p))
 	f.Add("Filesystem", strings.TrimSpace(p.Filesystem.Type+" "+strings.Join(p.Filesystem.Mount, ",")))
 	f.Add("Snapshots", snapshotLines(p.Snapshots)...)

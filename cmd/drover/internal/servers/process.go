@@ -159,6 +159,8 @@ func (f *Flags) Options(a *cli.App, log *logrus.Logger) (o daemon.Options, err e
 			Image:   p.Image,
 			Devices: p.Devices,
 			Trim:    p.Trim,
+
+			Overcommit: p.Overcommit,
 		})
 	}
 	if c := cfg.Consul; c != nil {

@@ -105,7 +105,7 @@ func (f *collector) reports(c Cluster) {
 	report := func(node string, all []api.Finding) {
 		f.examined[node] = true
 		for _, finding := range all {
-			if !findings.NeedsAttention(finding) {
+			if !findings.NeedsAttention(finding) || !c.VolumesUnknown && isFullVolume(finding) {
 				continue
 			}
 			list = append(list, findings.OfNode{Node: node, Finding: finding})
@@ -126,6 +126,14 @@ func (f *collector) reports(c Cluster) {
 		}
 	}
 	f.list = append(f.list, findings.Merge(list, c.Local)...)
+}
+
+// isFullVolume reports whether a finding of a doctor says that a volume is full. The list of volumes says that too, and
+// is more recent.
+func isFullVolume(is api.Finding) bool {
+	word, _, _ := strings.Cut(is.Text, ":")
+	return strings.HasPrefix(is.Subject, "volume ") &&
+		(word == dataset.Full.String() || word == dataset.NearlyFull.String())
 }
 
 // isDiagnosed reports whether the doctor of any node has an error about a subject.
@@ -207,9 +215,8 @@ func (f *collector) pools(c Cluster) {
 		case !st.Online:
 			f.add(findings.Error, subject, inspect, "offline: %s", st.Reason)
 		case st.Size > 0 && !f.examined[p.NodeName]: // doctor examines the pools of its host
-			percent := volumes.Percent(st.Size-st.Free, st.Size)
-			if word := volumes.Fullness(percent); word != "" {
-				f.add(levelOf(word), subject, inspect, "%s: %d%% of %s used", word, percent, st.Size.Human())
+			if is := st.Fullness(); is != dataset.NotFull {
+				f.add(levelOf(is), subject, inspect, "%s: %s", is, st.Usage().Describe(st.Size))
 			}
 		}
 	}
@@ -222,9 +229,8 @@ func (f *collector) volume(v api.Volume, now time.Time) {
 		if st.Problem != "" && !f.isDiagnosed(subject) && !f.isDiagnosed("dataset "+v.ID.String()) {
 			f.add(findings.Error, subject, inspect, "%s", st.Problem)
 		}
-		if word, grow := volumes.FullnessOf(v); word != "" {
-			percent, _ := volumes.PercentUsed(v)
-			f.add(levelOf(word), subject, grow, "%s: %d%% of %s used", word, percent, v.Size.Human())
+		if is, text := volumes.Fullness(v); is != dataset.NotFull {
+			f.add(levelOf(is), subject, v.GrowCommand(), "%s", text)
 		}
 	}
 	complete := 0
@@ -285,8 +291,8 @@ func (f *collector) operations(ops []dataset.Operation, now time.Time) {
 }
 
 // levelOf returns the level of a finding about a full or nearly full volume or pool.
-func levelOf(fullness string) string {
-	if fullness == volumes.Full {
+func levelOf(is dataset.Fullness) string {
+	if is == dataset.Full {
 		return findings.Error
 	}
 	return findings.Warning

@@ -126,8 +126,10 @@ func TestAssess(t *testing.T) {
 		"pool has 16 percent left": {func(c *Cluster) { c.Pools[1].Status.Free = 16 * dataset.GiB }, nil},
 		"volume is full": {
 			func(c *Cluster) {
-				c.Volumes[0].Status.Used = 20 * dataset.GiB
-				c.Doctor = append(c.Doctor, find("error", "volume db", "its key is missing", ""))
+				st := c.Volumes[0].Status
+				st.Usage, st.Fullness = &dataset.Usage{Used: 20 * dataset.GiB}, dataset.Full
+				c.Doctor = append(c.Doctor, find("error", "volume db", "its key is missing", ""),
+					find("warning", "volume db", "NEARLY FULL: 92% of 20GiB used", "drover volume resize db 30GiB"))
 			},
 			[]api.Finding{
 				find("error", "volume db", "FULL: 100% of 20GiB used", "drover volume resize db 30GiB"),

@@ -7,46 +7,33 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// The percentages of the size of a volume or pool from which on it is nearly full, and full.
-const (
-	nearlyFull = 85
-	full       = 97
-)
-
-// The words for a volume or pool with little space left.
-const (
-	NearlyFull = "NEARLY FULL"
-	Full       = "FULL"
-)
-
-// Fullness returns Full, NearlyFull, or "" if there is enough space, for a percentage of use.
-func Fullness(percent int) string {
+// UsedSize returns how much space a volume uses: in its filesystem as df shows it, if that is known, otherwise in its
+// pool. It returns "" if its node has not reported it.
+func UsedSize(v api.Volume) string {
 	switch {
-	case percent >= full:
-		return Full
-	case percent >= nearlyFull:
-		return NearlyFull
+	case v.Status == nil:
+		return ""
+	case v.Status.Usage != nil:
+		return v.Status.Usage.Used.Human()
 	}
-	return ""
+	return v.Status.Used.Human()
 }
 
-// Percent returns how many percent of a size are used, rounded down.
-func Percent(used, size dataset.Size) int { return int(100 * float64(used) / float64(size)) }
-
-// PercentUsed returns how many percent of the size of a volume its data uses. ok is false if the volume has no size, or
-// if its use is not known.
-func PercentUsed(v api.Volume) (percent int, ok bool) {
-	if v.Status == nil || v.Size == 0 || v.Status.Used == 0 {
-		return 0, false
+// PercentUsed returns how many percent of a volume are used, as df shows them. It returns "" if that is not known, or
+// if the volume has no limit.
+func PercentUsed(v api.Volume) string {
+	if v.Status == nil || v.Status.Usage == nil {
+		return ""
 	}
-	return Percent(max(0, v.Status.Used-overheadIfUnmounted(v)), v.Size), true
+	return fmt.Sprintf("%d%%", v.Status.Usage.Percent())
 }
 
-// FullnessOf returns the Fullness of a volume, and the command that grows it.
-func FullnessOf(v api.Volume) (word, grow string) {
-	percent, ok := PercentUsed(v)
-	if !ok || Fullness(percent) == "" {
-		return "", ""
+// Fullness returns the state of a volume, with a text such as "FULL: 98% of 20GiB used". The text is "" if the volume
+// has enough space.
+func Fullness(v api.Volume) (is dataset.Fullness, text string) {
+	if v.Status == nil || v.Status.Usage == nil || v.Status.Fullness == dataset.NotFull {
+		return dataset.NotFull, ""
 	}
-	return Fullness(percent), fmt.Sprintf("drover volume resize %s %s", v.Volume, suggestLarger(v.Size))
+	is = v.Status.Fullness
+	return is, is.String() + ": " + v.Status.Usage.Describe(v.Size)
 }

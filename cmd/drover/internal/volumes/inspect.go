@@ -16,7 +16,6 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/linux/mkfs"
 )
 
 // newestShown is the maximum number of snapshots that inspect lists.
@@ -54,6 +53,7 @@ func volumeForm(a *cli.App, v api.Volume, snapshots []string) *show.Form {
 	f.Add("Replicas", replicaHealth(v, now))
 	f.Add("Copies", copyLines(a, v)...)
 	f.Add("Size", sizeLine(v))
+	f.Add("Inodes", inodeLine(v))
 	f.Add("Filesystem", p.Filesystem.Type)
 	f.Add("Policy", profiles.PolicyLines(p)...)
 	f.Add("Speed", p.QoS.String())
@@ -124,24 +124,20 @@ func sizeLine(v api.Volume) string {
 	switch {
 	case v.Status == nil:
 		return size
-	case overheadIfUnmounted(v) > 0:
-		return fmt.Sprintf("%s, uses %s of its pool", size, v.Status.Used.Human())
-	case v.Size > 0:
-		return fmt.Sprintf("%s, %s used (%d%%)", size, v.Status.Used.Human(),
-			int64(100*float64(v.Status.Used)/float64(v.Size)))
+	case v.Status.Usage == nil:
+		return fmt.Sprintf("%s, %s used", size, v.Status.Used.Human())
 	}
-	return fmt.Sprintf("%s, %s used", size, v.Status.Used.Human())
+	u := v.Status.Usage
+	return fmt.Sprintf("%s, %s used (%d%%), %s available", size, u.Used.Human(), u.Percent(), u.Available.Human())
 }
 
-// overheadIfUnmounted returns how much space the filesystem needs in addition to a volume's size, or 0 if the volume is
-// mounted. A mounted filesystem reports its usage. The usage of an unmounted one comes from the pool, and includes this
-// space.
-func overheadIfUnmounted(v api.Volume) dataset.Size {
-	fs := v.Profile.Filesystem.Type
-	if v.Status.Mounted || v.Size == 0 || fs == "" {
-		return 0
+// inodeLine returns how many inodes of a volume's filesystem are used, or "" if that is not known.
+func inodeLine(v api.Volume) string {
+	if v.Status == nil || v.Status.Usage == nil || v.Status.Usage.Inodes == 0 {
+		return ""
 	}
-	return mkfs.Device(fs, v.Size) - v.Size
+	u := v.Status.Usage
+	return fmt.Sprintf("%d, %d used (%d%%)", u.Inodes, u.InodesUsed, u.InodePercent())
 }
 
 func mountLines(a *cli.App, v api.Volume) []string {
@@ -210,22 +206,12 @@ func encryptionLine(v api.Volume) string {
 	return fmt.Sprintf("key %s, of %s", v.Encryption.KeyID, v.Profile.Encryption)
 }
 
-// suggestLarger returns a larger size to suggest: one and a half times the given size, in whole GiB, or in MiB for
-// small sizes.
-func suggestLarger(s dataset.Size) dataset.Size {
-	unit := dataset.GiB
-	if s < 4*unit {
-		unit = dataset.MiB
-	}
-	return (s + s/2 + unit - 1) / unit * unit
-}
-
 // heardWithin is the maximum time that a node needs to report the status of a new volume.
 const heardWithin = time.Minute
 
 // advice returns the problem of a volume and the commands that solve it.
 func advice(now time.Time, v api.Volume) (problem string, next []string) {
-	word, grow := FullnessOf(v)
+	_, fullness := Fullness(v)
 	switch st := v.Status; {
 	case v.State == dataset.StateTrashed:
 		return "", []string{"drover trash restore " + v.ID.String()}
@@ -240,8 +226,8 @@ func advice(now time.Time, v api.Volume) (problem string, next []string) {
 			return st.Problem, next
 		}
 		return st.Problem, next[1:]
-	case word != "":
-		return word, []string{grow}
+	case fullness != "":
+		return fullness, []string{v.GrowCommand()}
 	}
 	return "", nil
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/listing"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
 )
 
 func newVolumeLsCmd(a *cli.App) *cobra.Command {
@@ -46,20 +47,21 @@ func Labels(v api.Volume) map[string]string { return v.Labels }
 func ID(v api.Volume) string { return v.ID.String() }
 
 func volumeTable(a *cli.App, volumes []api.Volume) *show.Table {
-	t := show.NewTable("NAME", "PROFILE", "SIZE", "USED", "STATUS", "POOL", "NODE", "DATASET", "SNAPSHOTS", "CREATED")
+	t := show.NewTable("NAME", "PROFILE", "SIZE", "USED", "USE%", "STATUS", "POOL", "NODE", "DATASET", "SNAPSHOTS",
+		"CREATED")
 	short := ShortDatasets(volumes)
 	for _, v := range volumes {
 		t.Row(cli.ShortName(v.Volume), v.Profile.Name, cli.SizeOr(v.Size, v.Profile.Size, "no limit"),
-			UsedSize(v), status(v),
+			UsedSize(v), PercentUsed(v), status(v),
 			v.PoolName, v.Node,
 			short(v.ID), strconv.Itoa(v.Snapshots), show.Ago(a.Now(), v.Created))
 	}
 	p := a.Palette()
-	t.Paint(4, func(s string) string {
+	t.Paint(5, func(s string) string {
 		switch {
-		case s == statusProblem, strings.HasSuffix(s, ", "+Full):
+		case s == statusProblem, strings.HasSuffix(s, ", "+dataset.Full.String()):
 			return p.Red(s)
-		case s == statusUnknown, strings.HasSuffix(s, NearlyFull):
+		case s == statusUnknown, strings.HasSuffix(s, dataset.NearlyFull.String()):
 			return p.Yellow(s)
 		}
 		return s
@@ -76,18 +78,6 @@ func ShortDatasets(volumes []api.Volume) func(uuid.UUID) string {
 	return show.Shorten(ids)
 }
 
-// UsedSize returns how much space a volume uses, with the percentage of its size if it has one. It returns "" if its
-// pool has not reported it.
-func UsedSize(v api.Volume) string {
-	if v.Status == nil {
-		return ""
-	}
-	if percent, ok := PercentUsed(v); ok {
-		return fmt.Sprintf("%s (%d%%)", v.Status.Used.Human(), percent)
-	}
-	return v.Status.Used.Human()
-}
-
 // Two values that status returns.
 const (
 	statusUnknown = "unknown"
@@ -96,8 +86,8 @@ const (
 
 // status returns the state of a volume in a few words: its use, and how full it is if little space is left.
 func status(v api.Volume) string {
-	if word, _ := FullnessOf(v); word != "" && v.Status.Problem == "" {
-		return useOf(v) + ", " + word
+	if is, _ := Fullness(v); is != dataset.NotFull && v.Status.Problem == "" {
+		return useOf(v) + ", " + is.String()
 	}
 	return useOf(v)
 }

@@ -1,0 +1,168 @@
+package dataset
+
+import (
+	"fmt"
+	"math/bits"
+	"strconv"
+	"strings"
+)
+
+// Usage is how full a filesystem is, in the figures that df shows.
+type Usage struct {
+	Used      Size `json:"used"`      // bytes in use, as df shows them
+	Available Size `json:"available"` // bytes that can still be written, without those that are reserved for root
+	// number of inodes, in use or not; absent: the filesystem has no fixed number
+	Inodes     int64 `json:"inodes,omitempty"`
+	InodesUsed int64 `json:"inodes_used,omitempty"` // inodes in use
+}
+
+// Percent returns how many percent of the bytes are used. It is the Use% of df: the share of the bytes that are used or
+// available, rounded up.
+func (u Usage) Percent() int {
+	return percent(int64(u.Used), int64(u.Available))
+}
+
+// InodePercent returns how many percent of the inodes are used. It is the IUse% of df -i. It is 0 if the filesystem has
+// no fixed number of inodes.
+func (u Usage) InodePercent() int {
+	return percent(u.InodesUsed, u.Inodes-u.InodesUsed)
+}
+
+// percent returns the share of used in used+free, rounded up. A negative number counts as 0.
+func percent(used, free int64) int {
+	part := uint64(max(used, 0))         //nolint:gosec // not negative
+	total := part + uint64(max(free, 0)) //nolint:gosec // not negative
+	if total == 0 {
+		return 0
+	}
+	high, low := bits.Mul64(part, 100)
+	quotient, rest := bits.Div64(high, low, total)
+	if rest > 0 {
+		quotient++
+	}
+	return int(quotient) //nolint:gosec // at most 100
+}
+
+// Fullness says whether the space of a volume or pool runs out.
+type Fullness string
+
+// The states of Fullness.
+const (
+	NotFull    Fullness = ""
+	NearlyFull Fullness = "nearly_full"
+	Full       Fullness = "full"
+)
+
+// String returns the word that people read.
+func (f Fullness) String() string {
+	switch f {
+	case NearlyFull:
+		return "NEARLY FULL"
+	case Full:
+		return "FULL"
+	}
+	return string(f)
+}
+
+const (
+	// DefaultWarnAt is the percentage of use from which a volume is nearly full if its profile sets none. It applies to
+	// pools too.
+	DefaultWarnAt = 85
+	// fullAt is the percentage of use from which a volume or pool is full, unless the threshold for nearly full is
+	// higher.
+	fullAt = 97
+	// fullnessMargin is how many percent the use must fall below a threshold before the state ends. Without it, a
+	// volume whose use changes around the threshold would cause an event each time.
+	fullnessMargin = 3
+)
+
+// Fullness returns the state for these figures. The bytes or the inodes count, whichever are nearer to the end. warnAt
+// is the threshold in percent for nearly full; 0 means DefaultWarnAt. was is the previous state, which ends only when
+// the use has fallen clearly below its threshold.
+func (u Usage) Fullness(warnAt int, was Fullness) Fullness {
+	if warnAt == 0 {
+		warnAt = DefaultWarnAt
+	}
+	is, top := max(u.Percent(), u.InodePercent()), max(fullAt, warnAt)
+	switch {
+	case is >= top, was == Full && is > top-fullnessMargin:
+		return Full
+	case is >= warnAt, was != NotFull && is > warnAt-fullnessMargin:
+		return NearlyFull
+	}
+	return NotFull
+}
+
+// Describe returns how full a filesystem of the given size is, such as "88% of 20GiB used". It speaks of inodes if they
+// are nearer to the end than the bytes.
+func (u Usage) Describe(size Size) string {
+	if p := u.InodePercent(); p > u.Percent() {
+		return fmt.Sprintf("%d%% of %d inodes used", p, u.Inodes)
+	}
+	return fmt.Sprintf("%d%% of %s used", u.Percent(), size.Human())
+}
+
+// Usage returns how full the pool is.
+func (p PoolStatus) Usage() Usage { return Usage{Used: p.Size - p.Free, Available: p.Free} }
+
+// Fullness returns whether the space of the pool runs out. It is NotFull if the pool has not reported its size.
+func (p PoolStatus) Fullness() Fullness {
+	if p.Size <= 0 {
+		return NotFull
+	}
+	return p.Usage().Fullness(DefaultWarnAt, NotFull)
+}
+
+// OvercommitRatio returns the provisioned bytes divided by the size of the pool, or 0 if the size is not known.
+func (p PoolStatus) OvercommitRatio() float64 {
+	if p.Size <= 0 {
+		return 0
+	}
+	return float64(p.Provisioned) / float64(p.Size)
+}
+
+// WhyOvercommitted returns why the policy of the pool does not allow more provisioned bytes, or "" if it does. A pool
+// without a policy allows any number.
+func (p PoolStatus) WhyOvercommitted(more Size) string {
+	if p.Overcommit <= 0 || p.Size <= 0 || more <= 0 ||
+		float64(p.Provisioned+more) <= p.Overcommit*float64(p.Size) {
+		return ""
+	}
+	return fmt.Sprintf("its volumes may become %s large and it has %s, and %s more would exceed its overcommit of %s",
+		p.Provisioned.Human(), p.Size.Human(), more.Human(), FormatRatio(p.Overcommit))
+}
+
+// FormatRatio formats a ratio with at most two digits after the point, such as 1.5.
+func FormatRatio(r float64) string {
+	return strings.TrimSuffix(strings.TrimRight(strconv.FormatFloat(r, 'f', 2, 64), "0"), ".")
+}
+
+// The limits of the overcommit of a pool.
+const (
+	minOvercommit = 0.01
+	maxOvercommit = 1000
+)
+
+// CheckOvercommit fails with ErrInvalid unless r can be the overcommit of a pool. 0 means no limit.
+func CheckOvercommit(r float64) error {
+	if r == 0 || r >= minOvercommit && r <= maxOvercommit {
+		return nil
+	}
+	return Errorf(ErrInvalid, "bad overcommit %v: expected a ratio from %v to %v, such as 1.5", r, minOvercommit,
+		maxOvercommit)
+}
+
+// Enlarged returns a larger size to suggest: one and a half times the given size, in whole GiB, or in MiB for small
+// sizes.
+func (s Size) Enlarged() Size {
+	unit := GiB
+	if s < 4*unit {
+		unit = MiB
+	}
+	return (s + s/2 + unit - 1) / unit * unit
+}
+
+// GrowCommand returns the command that gives a volume more space.
+func (d Dataset) GrowCommand() string {
+	return fmt.Sprintf("drover volume resize %s %s", d.Volume, d.Size.Enlarged())
+}

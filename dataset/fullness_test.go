@@ -1,0 +1,146 @@
+package dataset_test
+
+import (
+	"math"
+	"math/big"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+func TestUsagePercent(t *testing.T) {
+	for _, c := range []struct {
+		used, available dataset.Size
+		want            int
+	}{
+		{0, 0, 0},
+		{0, 100, 0},
+		{1, 1 << 40, 1}, // df rounds up
+		{84, 16, 84},
+		{841, 159, 85},
+		{85, 15, 85},
+		{9999, 1, 100},
+		{100, 0, 100},
+		{-5, 100, 0}, // no agent reports this, but it must not fail
+		{100, -5, 100},
+		{math.MaxInt64, math.MaxInt64, 50},
+	} {
+		if got := (dataset.Usage{Used: c.used, Available: c.available}).Percent(); got != c.want {
+			t.Errorf("%d used, %d available: %d%%, want %d%%", c.used, c.available, got, c.want)
+		}
+	}
+}
+
+func TestFullness(t *testing.T) {
+	const none, nearly, full = dataset.NotFull, dataset.NearlyFull, dataset.Full
+	for _, c := range []struct {
+		percent, warnAt int
+		was, want       dataset.Fullness
+	}{
+		{84, 0, none, none},
+		{85, 0, none, nearly},
+		{96, 0, none, nearly},
+		{97, 0, none, full},
+		{100, 0, nearly, full},
+		// A state ends only clearly below its threshold.
+		{83, 0, nearly, nearly},
+		{82, 0, nearly, none},
+		{95, 0, full, full},
+		{94, 0, full, nearly},
+		{83, 0, full, nearly},
+		{82, 0, full, none},
+		// The threshold of the profile.
+		{50, 50, none, nearly},
+		{49, 50, none, none},
+		{97, 50, none, full},
+		{97, 98, none, none}, // not full before it is nearly full
+		{98, 98, none, full},
+		{99, 100, none, none},
+		{100, 100, none, full},
+	} {
+		u := dataset.Usage{Used: dataset.Size(c.percent), Available: dataset.Size(100 - c.percent)}
+		if got := u.Fullness(c.warnAt, c.was); got != c.want {
+			t.Errorf("%d%%, threshold %d%%, was %q: %q, want %q", c.percent, c.warnAt, c.was, got, c.want)
+		}
+		inodes := dataset.Usage{Available: 100, Inodes: 100, InodesUsed: int64(c.percent)}
+		if got := inodes.Fullness(c.warnAt, c.was); got != c.want {
+			t.Errorf("%d%% of the inodes, threshold %d%%, was %q: %q, want %q", c.percent, c.warnAt, c.was, got, c.want)
+		}
+	}
+}
+
+func TestUsageDescription(t *testing.T) {
+	u := dataset.Usage{Used: 88, Available: 12, Inodes: 64, InodesUsed: 3}
+	if got := u.Describe(20 * dataset.GiB); got != "88% of 20GiB used" {
+		t.Error(got)
+	}
+	if u.InodesUsed = 60; u.Describe(20*dataset.GiB) != "94% of 64 inodes used" {
+		t.Error(u.Describe(20 * dataset.GiB))
+	}
+	d := dataset.Dataset{Volume: "db", Size: 20 * dataset.GiB}
+	if got := d.GrowCommand(); got != "drover volume resize db 30GiB" {
+		t.Error(got)
+	}
+}
+
+// Percent is exactly the rounded-up share for any figures, and a use that changes by less than the margin causes at most
+// one change of state.
+func TestUsageProperties(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		bytes := rapid.Int64Range(0, math.MaxInt64)
+		u := dataset.Usage{
+			Used: dataset.Size(bytes.Draw(t, "used")), Available: dataset.Size(bytes.Draw(t, "available")),
+		}
+		used, total := big.NewInt(int64(u.Used)), big.NewInt(int64(u.Used))
+		if total.Add(total, big.NewInt(int64(u.Available))); total.Sign() > 0 {
+			want, rest := new(big.Int).DivMod(used.Mul(used, big.NewInt(100)), total, new(big.Int))
+			if rest.Sign() > 0 {
+				want.Add(want, big.NewInt(1))
+			}
+			if got := u.Percent(); want.Int64() != int64(got) {
+				t.Fatalf("%+v: %d%%, want %s%%", u, got, want)
+			}
+		}
+		warnAt := rapid.IntRange(1, 100).Draw(t, "warn at")
+		middle, changes, state := rapid.IntRange(0, 98).Draw(t, "middle"), 0, dataset.NotFull
+		for i, step := range rapid.SliceOfN(rapid.IntRange(0, 2), 1, 20).Draw(t, "steps") {
+			p := middle + step
+			next := dataset.Usage{Used: dataset.Size(p), Available: dataset.Size(100 - p)}.Fullness(warnAt, state)
+			if next != state && i > 0 {
+				changes++
+			}
+			state = next
+		}
+		if changes > 2 { // once for each of the two thresholds
+			t.Fatalf("%d changes of state between %d%% and %d%%", changes, middle, middle+2)
+		}
+	})
+}
+
+func TestOvercommit(t *testing.T) {
+	pool := dataset.PoolStatus{Size: 100 * dataset.GiB, Provisioned: 120 * dataset.GiB}
+	if got := dataset.FormatRatio(pool.OvercommitRatio()); got != "1.2" {
+		t.Error(got)
+	}
+	if got := pool.WhyOvercommitted(dataset.TiB); got != "" {
+		t.Errorf("without a policy: %s", got)
+	}
+	pool.Overcommit = 1.5
+	if got := pool.WhyOvercommitted(30 * dataset.GiB); got != "" {
+		t.Errorf("up to the policy: %s", got)
+	}
+	const want = "its volumes may become 120GiB large and it has 100GiB, and 31GiB more would exceed its overcommit of 1.5"
+	if got := pool.WhyOvercommitted(31 * dataset.GiB); got != want {
+		t.Error(got)
+	}
+	if got := pool.WhyOvercommitted(0); got != "" {
+		t.Errorf("a volume without a limit: %s", got)
+	}
+	for ratio, good := range map[float64]bool{0: true, 0.01: true, 1: true, 1000: true, 0.001: false, -1: false, 1001: false, math.NaN(): false} {
+		if err := dataset.CheckOvercommit(ratio); (err == nil) != good {
+			t.Errorf("%v: %v", ratio, err)
+		}
+	}
+}
