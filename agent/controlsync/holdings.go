@@ -94,7 +94,7 @@ func (r *Holdings) Send(ctx context.Context, to api.Service, h api.Holdings) (er
 // this node has relinquished.
 func (r *Holdings) List(ctx context.Context) (h api.Holdings, err error) {
 	h.Incarnation, h.StoreClock = r.Incarnation, r.StoreClock.Now()
-	h.ExaminedPools, h.Datasets, h.Copies = []uuid.UUID{}, []api.FoundDataset{}, []api.Kept{}
+	h.ExaminedPools, h.Datasets, h.Copies = []uuid.UUID{}, []api.FoundDataset{}, []api.AssignedCopy{}
 	h.Relinquished = r.Leases.AllRelinquished()
 	lies := map[uuid.UUID]bool{}
 	for _, p := range r.Pools.All() {

@@ -78,7 +78,7 @@ func TestHoldingsListPoolsCopiesAndRelinquished(t *testing.T) {
 	}
 	away := dataset.Dataset{ID: uuid.New(), Volume: "away", State: dataset.StateReady, Epoch: 3, Home: r.NodeID, Pool: uuid.New()}
 	r.Cache.Apply(away, 7)
-	k := api.Kept{Copy: dataset.Copy{Dataset: uuid.New(), Node: r.NodeID, Pool: r.Pool().ID(), Epoch: 2}}
+	k := api.AssignedCopy{Copy: dataset.Copy{Dataset: uuid.New(), Node: r.NodeID, Pool: r.Pool().ID(), Epoch: 2}}
 	r.Cache.SetCopy(k.Dataset, &k)
 	if err := r.Leases.Relinquish(t.Context(), db.ID, lease.Relinquished{Epoch: db.Epoch, To: uuid.Max}); err != nil {
 		t.Fatal(err)

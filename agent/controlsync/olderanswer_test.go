@@ -66,7 +66,7 @@ func TestSyncOfCopyBeforeArrivalIsIgnored(t *testing.T) {
 	r.Cache.Apply(d, 0)
 	for epoch, left := range map[uint64]bool{2: false, 3: false, 4: true} {
 		before.Epoch = epoch
-		if got := r.Cache.ReplaceByCopy(api.Kept{Record: &before, Copy: dataset.Copy{Dataset: d.ID}}); got != left {
+		if got := r.Cache.ReplaceByCopy(api.AssignedCopy{Record: &before, Copy: dataset.Copy{Dataset: d.ID}}); got != left {
 			t.Errorf("home at epoch 3, a copy of epoch %d: it is left: %t", epoch, got)
 		}
 		r.Cache.SetCopy(d.ID, nil)
@@ -82,7 +82,7 @@ func TestRestoredStoreDoesNotReturnMovedVolume(t *testing.T) {
 	d := r.NewVolume("db")
 	gone := d
 	gone.Home, gone.Epoch = uuid.New(), d.Epoch+1
-	if !r.Cache.ReplaceByCopy(api.Kept{Record: &gone, Copy: dataset.Copy{Dataset: d.ID, Node: r.NodeID, Pool: d.Pool, Kind: dataset.CopyLeft}}) {
+	if !r.Cache.ReplaceByCopy(api.AssignedCopy{Record: &gone, Copy: dataset.Copy{Dataset: d.ID, Node: r.NodeID, Pool: d.Pool, Kind: dataset.CopyLeft}}) {
 		t.Fatal("it is not left")
 	}
 	y := lease.Relinquished{Epoch: d.Epoch, Move: uuid.New(), To: gone.Home, Reported: true}
@@ -122,7 +122,7 @@ func leaves(r *agenttest.Host, d dataset.Dataset, epoch uint64) {
 	gone := d
 	gone.Home, gone.Epoch = uuid.New(), epoch
 	r.Cache.Remove(d.ID)
-	r.Cache.SetCopy(d.ID, &api.Kept{Record: &gone, Copy: dataset.Copy{Dataset: d.ID, Node: r.NodeID, Pool: d.Pool, Kind: dataset.CopyLeft}})
+	r.Cache.SetCopy(d.ID, &api.AssignedCopy{Record: &gone, Copy: dataset.Copy{Dataset: d.ID, Node: r.NodeID, Pool: d.Pool, Kind: dataset.CopyLeft}})
 }
 
 // A full answer that takes back a move is none to believe, however far its clock has come; one that

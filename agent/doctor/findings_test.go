@@ -88,7 +88,7 @@ func TestCopiesAreNotQuarantined(t *testing.T) {
 	}
 	known := map[uuid.UUID]dataset.Dataset{d.ID: d}
 	theirs := backends.Entry{ID: uuid.New(), State: backends.EntryCopy, Path: r.Root}
-	r.Cache.SetCopy(theirs.ID, &api.Kept{Copy: dataset.Copy{Dataset: theirs.ID, Kind: dataset.CopyReplica}})
+	r.Cache.SetCopy(theirs.ID, &api.AssignedCopy{Copy: dataset.Copy{Dataset: theirs.ID, Kind: dataset.CopyReplica}})
 	damaged := theirs
 	damaged.Problem = "cannot read its record"
 	for want, entry := range []backends.Entry{theirs, damaged} {
@@ -185,7 +185,7 @@ func TestDoctorReportsMissingAndLateReplicas(t *testing.T) {
 	ghost, behind, well := uuid.New(), uuid.New(), uuid.New()
 	for id, pool := range map[uuid.UUID]uuid.UUID{ghost: uuid.New(), behind: p.ID, well: p.ID} {
 		d := dataset.Dataset{ID: id, Volume: "v" + id.String(), State: dataset.StateReady}
-		r.Cache.SetCopy(id, &api.Kept{Copy: dataset.Copy{Dataset: id, Pool: pool, Kind: dataset.CopyReplica}, Record: &d})
+		r.Cache.SetCopy(id, &api.AssignedCopy{Copy: dataset.Copy{Dataset: id, Pool: pool, Kind: dataset.CopyReplica}, Record: &d})
 	}
 	r.Agent.Replicas.SetFailure(behind, "no way to its home")
 	rep := &doctor.Report{}

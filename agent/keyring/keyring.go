@@ -241,7 +241,7 @@ func (k *Keyring) CanOpen(ctx context.Context, d dataset.Dataset) error {
 
 // UpdateCopyKey copies the wrapped data key of control's record to the record beside a copy, or beside the data that
 // a move left behind. After that the previous key of the operator is not needed any more. The dataset's lock is held.
-func (k *Keyring) UpdateCopyKey(ctx context.Context, pool backends.Pool, kept api.Kept) error {
+func (k *Keyring) UpdateCopyKey(ctx context.Context, pool backends.Pool, kept api.AssignedCopy) error {
 	if kept.Record == nil || kept.Record.Encryption == nil {
 		return nil
 	}

@@ -54,7 +54,7 @@ func TestKeyProgramGetsNameOfVolume(t *testing.T) {
 	if err := k.opens("copy"); err != nil || !bytes.Equal(k.kind.key(copied.ID), data) {
 		t.Error("a clone is opened by another data key", err)
 	}
-	shown := api.Kept{Record: &d, Copy: dataset.Copy{Dataset: d.ID, Node: k.Node(), Kind: dataset.CopySuperseded, Snapshot: uuid.New(), MountReadOnly: true}}
+	shown := api.AssignedCopy{Record: &d, Copy: dataset.Copy{Dataset: d.ID, Node: k.Node(), Kind: dataset.CopySuperseded, Snapshot: uuid.New(), MountReadOnly: true}}
 	k.Cache.SetCopy(d.ID, &shown)
 	defer k.Cache.SetCopy(d.ID, nil)
 	looked := d
@@ -184,7 +184,7 @@ func TestCopiesNeedOnlyNewKeyAfterRekey(t *testing.T) {
 		t.Fatal(err)
 	}
 	k.Cache.Remove(d.ID) // as a node that has a copy
-	before := api.Kept{Record: &d, Copy: dataset.Copy{Dataset: d.ID, Kind: dataset.CopyReplica}}
+	before := api.AssignedCopy{Record: &d, Copy: dataset.Copy{Dataset: d.ID, Kind: dataset.CopyReplica}}
 	k.Cache.SetCopy(d.ID, &before)
 	if err := k.Keys.CanOpen(t.Context(), now); err != nil {
 		t.Errorf("with the new key: %v", err)
@@ -204,7 +204,7 @@ func TestCopiesNeedOnlyNewKeyAfterRekey(t *testing.T) {
 	onRecord := func() map[uuid.UUID]dataset.Dataset { return map[uuid.UUID]dataset.Dataset{d.ID: now} }
 	for _, state := range []backends.EntryState{backends.EntryCopy, backends.EntryReady} { // the latter a move left where there are no copies
 		target := &copyPool{entry: backends.Entry{ID: d.ID, State: state, Record: &d}}
-		kept := api.Kept{Record: &now, Copy: before.Copy}
+		kept := api.AssignedCopy{Record: &now, Copy: before.Copy}
 		k.Cache.SetCopy(d.ID, &kept)
 		r := &doctor.Report{}
 		k.KeyChecker.CheckRecord(r, &pool.Pool{}, target.entry, onRecord)
@@ -305,7 +305,7 @@ func TestRekeyOfSupersededVolumeInUse(t *testing.T) {
 	if err := k.Pool().WriteRecord(t.Context(), d, true); err != nil {
 		t.Fatal(err)
 	}
-	if err := k.Copies.ReconcileLocked(t.Context(), api.Kept{Record: &now, Copy: dataset.Copy{Dataset: d.ID, Pool: d.Pool, Kind: dataset.CopyLeft}}); err != nil {
+	if err := k.Copies.ReconcileLocked(t.Context(), api.AssignedCopy{Record: &now, Copy: dataset.Copy{Dataset: d.ID, Pool: d.Pool, Kind: dataset.CopyLeft}}); err != nil {
 		t.Fatal(err)
 	}
 	if e, err := k.Pool().Stat(t.Context(), d.ID); err != nil || e.State != backends.EntryReady || e.Record.Encryption.KeyID != now.Encryption.KeyID {
@@ -348,7 +348,7 @@ func TestDoctorReportsMissingAndRetiringKeys(t *testing.T) {
 	run := k.encrypted("run@run")
 	there := first
 	there.ID, there.Volume = uuid.New(), "there"
-	k.Cache.SetCopy(there.ID, &api.Kept{Record: &there, Copy: dataset.Copy{Dataset: there.ID, Kind: dataset.CopyLeft}})
+	k.Cache.SetCopy(there.ID, &api.AssignedCopy{Record: &there, Copy: dataset.Copy{Dataset: there.ID, Kind: dataset.CopyLeft}})
 
 	k.reprofile(k.profiled(k.silver))
 	old := "key " + first.Encryption.KeyID + " of key file " + k.gold

@@ -222,7 +222,7 @@ func DropMissing(ctx context.Context, pool backends.Pool, id uuid.UUID, gone []u
 // UnrecordedLoss returns the newest snapshot of a copy if the volume has continued without the data of that snapshot,
 // and control has not recorded that yet. Such a snapshot is kept, like that of a superseded head. Otherwise keep is
 // the zero value.
-func UnrecordedLoss(ctx context.Context, pool backends.Pool, k api.Kept) (keep dataset.Snapshot, err error) {
+func UnrecordedLoss(ctx context.Context, pool backends.Pool, k api.AssignedCopy) (keep dataset.Snapshot, err error) {
 	if k.Kind == dataset.CopySuperseded || k.Record == nil {
 		return keep, nil
 	}

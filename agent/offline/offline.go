@@ -28,7 +28,7 @@ type Records interface {
 	IDs() []uuid.UUID // of the datasets whose home is this node
 	Dataset(id uuid.UUID) (dataset.Dataset, bool)
 	CopyIDs() []uuid.UUID // of the datasets of which this node keeps a copy
-	Copy(id uuid.UUID) (api.Kept, bool)
+	Copy(id uuid.UUID) (api.AssignedCopy, bool)
 }
 
 // Deps is what Reader needs of other components.

@@ -61,7 +61,7 @@ func (c *control) Pools(ctx context.Context) ([]api.Pool, error) { return nil, c
 // kept are the records of a node.
 type kept struct {
 	home   map[uuid.UUID]dataset.Dataset
-	copies map[uuid.UUID]api.Kept
+	copies map[uuid.UUID]api.AssignedCopy
 }
 
 func (k kept) IDs() (ids []uuid.UUID) {
@@ -77,7 +77,7 @@ func (k kept) CopyIDs() (ids []uuid.UUID) {
 	}
 	return ids
 }
-func (k kept) Copy(id uuid.UUID) (api.Kept, bool) { c, ok := k.copies[id]; return c, ok }
+func (k kept) Copy(id uuid.UUID) (api.AssignedCopy, bool) { c, ok := k.copies[id]; return c, ok }
 
 // harness is a Reader of a node with the volumes db, cache and web, of which web has its home elsewhere, and old in the
 // trash.
@@ -94,7 +94,7 @@ func newHarness() *harness {
 	h := &harness{
 		control: &control{err: dataset.Errorf(dataset.ErrUnavailable, "connection refused")},
 		clock:   clock.NewFake(start), ids: map[string]uuid.UUID{},
-		records: kept{home: map[uuid.UUID]dataset.Dataset{}, copies: map[uuid.UUID]api.Kept{}},
+		records: kept{home: map[uuid.UUID]dataset.Dataset{}, copies: map[uuid.UUID]api.AssignedCopy{}},
 	}
 	for i, name := range []string{"db", "cache", "old", "web"} {
 		id := uuid.UUID{0: byte(0x10 + i), 15: byte(i)}
@@ -105,7 +105,7 @@ func newHarness() *harness {
 			d.State = dataset.StateTrashed
 		case "web":
 			d.Home = there
-			h.records.copies[id] = api.Kept{Record: &d}
+			h.records.copies[id] = api.AssignedCopy{Record: &d}
 			continue
 		}
 		h.records.home[id] = d

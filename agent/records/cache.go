@@ -16,14 +16,14 @@ import (
 // answer of control. Its mutex protects all fields. It is safe for concurrent use.
 type Cache struct {
 	mu          sync.RWMutex
-	datasets    map[uuid.UUID]*api.Indexed // whose home is this node
-	copies      map[uuid.UUID]api.Kept     // of datasets whose home is another node
-	inspections map[uuid.UUID]uuid.UUID    // from the dataset that is mounted to inspect a copy to the copy's dataset
-	names       map[string]uuid.UUID       // live volumes
-	spellings   map[string]*Spellings      // by name
-	dirty       map[uuid.UUID]bool         // datasets whose records changed since they were written to disk
-	moment      uint64                     // the number of times that a record was added or replaced
-	since       map[uuid.UUID]uint64       // the moment at which a dataset's record was added or replaced
+	datasets    map[uuid.UUID]*api.Indexed     // whose home is this node
+	copies      map[uuid.UUID]api.AssignedCopy // of datasets whose home is another node
+	inspections map[uuid.UUID]uuid.UUID        // from the dataset that is mounted to inspect a copy to the copy's dataset
+	names       map[string]uuid.UUID           // live volumes
+	spellings   map[string]*Spellings          // by name
+	dirty       map[uuid.UUID]bool             // datasets whose records changed since they were written to disk
+	moment      uint64                         // the number of times that a record was added or replaced
+	since       map[uuid.UUID]uint64           // the moment at which a dataset's record was added or replaced
 	// provisioned has the sum of the sizes of the volumes and replicas of each pool.
 	provisioned map[uuid.UUID]dataset.Size
 }
@@ -31,7 +31,7 @@ type Cache struct {
 // NewCache returns an empty cache.
 func NewCache() *Cache {
 	return &Cache{
-		datasets: map[uuid.UUID]*api.Indexed{}, copies: map[uuid.UUID]api.Kept{},
+		datasets: map[uuid.UUID]*api.Indexed{}, copies: map[uuid.UUID]api.AssignedCopy{},
 		inspections: map[uuid.UUID]uuid.UUID{},
 		names:       map[string]uuid.UUID{},
 		spellings:   map[string]*Spellings{}, dirty: map[uuid.UUID]bool{}, since: map[uuid.UUID]uint64{},

@@ -14,7 +14,7 @@ import (
 // ReplaceByCopy replaces the record of a dataset whose home is now another node by the copy that this node keeps. It
 // does nothing if the record has the copy's epoch or a later one: the dataset has then moved back to this node since
 // the copy was recorded.
-func (c *Cache) ReplaceByCopy(k api.Kept) (left bool) {
+func (c *Cache) ReplaceByCopy(k api.AssignedCopy) (left bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if d := c.datasets[k.Dataset]; d != nil && k.Record != nil && k.Record.Epoch <= d.Epoch {
@@ -26,7 +26,7 @@ func (c *Cache) ReplaceByCopy(k api.Kept) (left bool) {
 }
 
 // Copy returns the copy that this node keeps of a dataset whose home is elsewhere.
-func (c *Cache) Copy(id uuid.UUID) (api.Kept, bool) {
+func (c *Cache) Copy(id uuid.UUID) (api.AssignedCopy, bool) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	k, kept := c.copies[id]
@@ -34,13 +34,13 @@ func (c *Cache) Copy(id uuid.UUID) (api.Kept, bool) {
 }
 
 // SetCopy adds or replaces the copy of a dataset. Nil removes it.
-func (c *Cache) SetCopy(id uuid.UUID, k *api.Kept) {
+func (c *Cache) SetCopy(id uuid.UUID, k *api.AssignedCopy) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.setCopyLocked(id, k)
 }
 
-func (c *Cache) setCopyLocked(id uuid.UUID, k *api.Kept) {
+func (c *Cache) setCopyLocked(id uuid.UUID, k *api.AssignedCopy) {
 	old := c.copies[id]
 	c.provisioned[old.Pool] -= provisionedByCopy(old)
 	delete(c.inspections, InspectionID(old))
@@ -56,7 +56,7 @@ func (c *Cache) setCopyLocked(id uuid.UUID, k *api.Kept) {
 }
 
 // InspectedCopy returns the copy for whose inspection the dataset id is mounted (see InspectionID).
-func (c *Cache) InspectedCopy(id uuid.UUID) (api.Kept, bool) {
+func (c *Cache) InspectedCopy(id uuid.UUID) (api.AssignedCopy, bool) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	of, is := c.inspections[id]
@@ -109,11 +109,11 @@ func (c *Cache) HasLeftSince(d dataset.Dataset) bool {
 
 // InspectionID returns the UUID of the dataset that is mounted so that an operator can inspect a copy. It is the same
 // at each start.
-func InspectionID(k api.Kept) uuid.UUID {
+func InspectionID(k api.AssignedCopy) uuid.UUID {
 	return uuid.NewSHA1(k.Dataset, fmt.Appendf(nil, "shown/%s/%s", k.Node, k.Snapshot))
 }
 
 // IsInspected reports whether an operator has requested that a copy is mounted for inspection.
-func IsInspected(k api.Kept) bool {
+func IsInspected(k api.AssignedCopy) bool {
 	return k.MountReadOnly && k.Kind == dataset.CopySuperseded && k.Record != nil
 }

@@ -25,7 +25,7 @@ import (
 //	mounts/<dataset>       mounting.Record
 //	spellings/<name>       Spellings
 //	volumes/<dataset>      api.Indexed, a copy for the time when control is unreachable
-//	copies/<dataset>       api.Kept, the copy that this node keeps of a dataset whose home is another node
+//	copies/<dataset>       api.AssignedCopy, the copy that this node keeps of a dataset whose home is another node
 //	yields/<dataset>       lease.Relinquished
 //	pulls/<dataset>        replication.MoveRecord
 //	enrolled/<dataset>/<node>  a node that was given a part of a dataset

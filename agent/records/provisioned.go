@@ -24,7 +24,7 @@ func provisionedBy(d dataset.Dataset) dataset.Size {
 }
 
 // provisionedByCopy is provisionedBy for a copy. A replica may become the volume at any time.
-func provisionedByCopy(k api.Kept) dataset.Size {
+func provisionedByCopy(k api.AssignedCopy) dataset.Size {
 	if k.Kind != dataset.CopyReplica || k.Record == nil {
 		return 0
 	}

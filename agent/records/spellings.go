@@ -63,7 +63,7 @@ func (c *Cache) List(node uuid.UUID) []ListEntry {
 	return out
 }
 
-func volumeOfCopy(k api.Kept) string {
+func volumeOfCopy(k api.AssignedCopy) string {
 	if k.Record == nil {
 		return ""
 	}

@@ -37,7 +37,7 @@ type CopiesDeps struct {
 	// SupersedeGuarded has the guard fence a dataset whose lease was bounded in time.
 	SupersedeGuarded func(ctx context.Context, d dataset.Dataset) error
 	// UpdateKey writes the wrapped data key of a copy beside its data.
-	UpdateKey func(ctx context.Context, pool backends.Pool, k api.Kept) error
+	UpdateKey func(ctx context.Context, pool backends.Pool, k api.AssignedCopy) error
 
 	DropMounts       func(ctx context.Context, ds uuid.UUID) error // removes the record of the dataset's mounts
 	MarkIdle         func(ds uuid.UUID)                            // notes that a dataset is no longer used
@@ -54,7 +54,7 @@ func NewCopies(deps CopiesDeps) *Copies { return &Copies{deps: deps} }
 // Load reads the records of copies from disk.
 func (c *Copies) Load(ctx context.Context) error {
 	return c.deps.DB.Each(ctx, "copies/", func(_ string, v []byte) error {
-		var k api.Kept
+		var k api.AssignedCopy
 		err := dataset.DecodeRecord(v, &k)
 		if err == nil {
 			c.deps.Cache.SetCopy(k.Dataset, &k)
@@ -66,7 +66,7 @@ func (c *Copies) Load(ctx context.Context) error {
 // Apply applies control's record of a dataset whose home is another node: this node keeps a copy of it, or must remove
 // the copy. The record is written to disk first, so that an agent that starts without control does not consider this
 // node the home.
-func (c *Copies) Apply(ctx context.Context, k api.Kept) error {
+func (c *Copies) Apply(ctx context.Context, k api.AssignedCopy) error {
 	d, home := c.deps.Cache.Dataset(k.Dataset)
 	if home && (k.Record != nil && k.Record.Epoch <= d.Epoch || c.deps.Trust.Err() != nil) {
 		return nil // the record is from before the dataset came here
@@ -136,7 +136,7 @@ func (c *Copies) Reconcile(ctx context.Context, id uuid.UUID) error {
 }
 
 // ReconcileLocked does the work of Reconcile. The caller holds the lock of the dataset.
-func (c *Copies) ReconcileLocked(ctx context.Context, k api.Kept) error {
+func (c *Copies) ReconcileLocked(ctx context.Context, k api.AssignedCopy) error {
 	id := k.Dataset
 	if p, comes := c.deps.Moves.Get(id); comes && p.Files {
 		return nil // the move replaces the copy file by file
@@ -192,7 +192,7 @@ func (c *Copies) ReconcileLocked(ctx context.Context, k api.Kept) error {
 // removeHead removes the head of a former home. A head may have data that no snapshot has, and such data is never
 // dropped: removeHead first takes a snapshot of such a head, and returns that snapshot until control has recorded it.
 // In a pool without copies (not a backends.Copier), the head stays, and no one mounts it.
-func (c *Copies) removeHead(ctx context.Context, pool backends.Pool, k api.Kept) (keep dataset.Snapshot, err error) {
+func (c *Copies) removeHead(ctx context.Context, pool backends.Pool, k api.AssignedCopy) (keep dataset.Snapshot, err error) {
 	copier, can := pool.(backends.Copier)
 	e, err := pool.Stat(ctx, k.Dataset)
 	if !can || errors.Is(err, dataset.ErrNotFound) {
@@ -234,14 +234,14 @@ func (c *Copies) removeHead(ctx context.Context, pool backends.Pool, k api.Kept)
 
 // reportSuperseded reports the snapshot here whose data the volume lacks. The next sync confirms that the snapshot is
 // kept.
-func (c *Copies) reportSuperseded(ctx context.Context, k api.Kept, s dataset.Snapshot) error {
+func (c *Copies) reportSuperseded(ctx context.Context, k api.AssignedCopy, s dataset.Snapshot) error {
 	k.Kind, k.Snapshot, k.Taken, k.OrderTime, k.Epoch = dataset.CopySuperseded, s.ID, s.Created, s.OrderTime,
 		max(k.Epoch, s.Epoch)
 	return c.Report(ctx, api.CopyReport{Copy: k.Copy})
 }
 
 // supersededSnapshot returns the record of the snapshot of a superseded head. There is one for each epoch.
-func (c *Copies) supersededSnapshot(k api.Kept) dataset.Snapshot {
+func (c *Copies) supersededSnapshot(k api.AssignedCopy) dataset.Snapshot {
 	id := uuid.NewSHA1(k.Dataset, fmt.Appendf(nil, "superseded/%s/%d", c.deps.NodeID, k.Epoch))
 	s := dataset.Snapshot{ID: id, Dataset: k.Dataset, Kind: dataset.SnapshotSuperseded, Epoch: k.Epoch}
 	if k.Record != nil {
@@ -252,7 +252,7 @@ func (c *Copies) supersededSnapshot(k api.Kept) dataset.Snapshot {
 
 // destroy destroys a copy and reports the destruction. It first asks control again whether the copy may be destroyed.
 // The decision may be old, and the copy may now be the last good one.
-func (c *Copies) destroy(ctx context.Context, pool backends.Pool, k api.Kept) error {
+func (c *Copies) destroy(ctx context.Context, pool backends.Pool, k api.AssignedCopy) error {
 	if _, err := pool.Stat(ctx, k.Dataset); !errors.Is(err, dataset.ErrNotFound) {
 		err := c.deps.Control.Copied(ctx, c.deps.NodeID, api.CopyReport{
 			Incarnation: c.deps.Incarnation, Copy: k.Copy, ConfirmRemoval: true,

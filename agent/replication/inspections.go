@@ -42,7 +42,7 @@ func NewInspections(deps InspectionsDeps) *Inspections {
 }
 
 // Reconcile mounts a superseded head, or unmounts it, as its record says. Idempotent. The caller holds the copy's lock.
-func (i *Inspections) Reconcile(ctx context.Context, pool backends.Pool, k api.Kept) error {
+func (i *Inspections) Reconcile(ctx context.Context, pool backends.Pool, k api.AssignedCopy) error {
 	switch {
 	case records.IsInspected(k):
 		return i.Mount(ctx, pool, k)
@@ -54,7 +54,7 @@ func (i *Inspections) Reconcile(ctx context.Context, pool backends.Pool, k api.K
 
 // Report reports to control where a copy is mounted, if it is, and why it is not in its recorded state. If control
 // knows that already, it does nothing.
-func (i *Inspections) Report(ctx context.Context, k api.Kept, why error) error {
+func (i *Inspections) Report(ctx context.Context, k api.AssignedCopy, why error) error {
 	if k.Kind != dataset.CopySuperseded || !k.MountReadOnly && k.Path == "" && k.Problem == "" || ctx.Err() != nil {
 		return why
 	}
@@ -84,7 +84,7 @@ type failure struct {
 // problem returns why a copy is not in its recorded state, for control's record. The text of a problem can differ at
 // each attempt, for example in the name of a device. Only the first text is reported, because each report is a write
 // to the store. The log has every text.
-func (i *Inspections) problem(k api.Kept, why error) string {
+func (i *Inspections) problem(k api.AssignedCopy, why error) string {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if why == nil {
@@ -101,7 +101,7 @@ func (i *Inspections) problem(k api.Kept, why error) string {
 
 // Mount mounts a superseded head. A pool without copies (not a backends.Copier) has only the head and no snapshot of
 // it, so Mount mounts the head itself.
-func (i *Inspections) Mount(ctx context.Context, pool backends.Pool, k api.Kept) error {
+func (i *Inspections) Mount(ctx context.Context, pool backends.Pool, k api.AssignedCopy) error {
 	d := *k.Record
 	d.ID, d.Size, d.ReadOnly = records.InspectionID(k), 0, true
 	path := i.deps.MountPath(d.ID)
@@ -129,7 +129,7 @@ func (i *Inspections) Mount(ctx context.Context, pool backends.Pool, k api.Kept)
 }
 
 // Unmount removes what Mount made.
-func (i *Inspections) Unmount(ctx context.Context, pool backends.Pool, k api.Kept) error {
+func (i *Inspections) Unmount(ctx context.Context, pool backends.Pool, k api.AssignedCopy) error {
 	id := records.InspectionID(k)
 	path := i.deps.MountPath(id)
 	err := mount.Unmount(path)

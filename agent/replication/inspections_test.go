@@ -76,7 +76,7 @@ func looksAt(f *agenttest.Cluster) string {
 // nothingShown waits until all is gone that showed the copy that was kept.
 func nothingShown(f *agenttest.Cluster, k api.CopyDetail, what string) {
 	f.Helper()
-	id := records.InspectionID(api.Kept{Copy: k.Copy})
+	id := records.InspectionID(api.AssignedCopy{Copy: k.Copy})
 	path := f.B.MountPath(id)
 	agenttest.Await(f.T, func() bool { return f.KeptCopy().Path == "" })
 	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
@@ -193,7 +193,7 @@ func TestPurgeEndsInspection(t *testing.T) {
 		_, gone := os.Lstat(path)
 		return errors.Is(err, dataset.ErrNotFound) && errors.Is(gone, os.ErrNotExist)
 	})
-	if _, err := f.B.Pool().Stat(t.Context(), records.InspectionID(api.Kept{Copy: k.Copy})); !errors.Is(err, dataset.ErrNotFound) {
+	if _, err := f.B.Pool().Stat(t.Context(), records.InspectionID(api.AssignedCopy{Copy: k.Copy})); !errors.Is(err, dataset.ErrNotFound) {
 		t.Errorf("%v", err)
 	}
 }
@@ -212,7 +212,7 @@ func TestInspectionAfterPowerCut(t *testing.T) {
 	if err := errors.Join(err, w.Sync(), w.Close()); err != nil {
 		t.Fatal(err)
 	}
-	k := api.Kept{Record: &d, Copy: dataset.Copy{Dataset: d.ID, Node: f.A.Node(), Kind: dataset.CopySuperseded, Snapshot: uuid.New(), MountReadOnly: true}}
+	k := api.AssignedCopy{Record: &d, Copy: dataset.Copy{Dataset: d.ID, Node: f.A.Node(), Kind: dataset.CopySuperseded, Snapshot: uuid.New(), MountReadOnly: true}}
 	if err := f.A.Pool().Snapshot(t.Context(), dataset.Snapshot{ID: k.Snapshot, Dataset: d.ID, Kind: dataset.SnapshotTransfer}, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -235,7 +235,7 @@ func TestInspectionOfHeadWithoutCopies(t *testing.T) {
 	f := agenttest.NewCluster(t, "dir", "dir")
 	d := f.A.NewVolume("db", nil)
 	f.A.WriteFile("db", "token", "lost")
-	k := api.Kept{Record: &d, Copy: dataset.Copy{Dataset: d.ID, Node: f.A.Node(), Kind: dataset.CopySuperseded, MountReadOnly: true}}
+	k := api.AssignedCopy{Record: &d, Copy: dataset.Copy{Dataset: d.ID, Node: f.A.Node(), Kind: dataset.CopySuperseded, MountReadOnly: true}}
 	if err := f.A.Inspections.Mount(t.Context(), f.A.Pool(), k); err != nil {
 		t.Fatal(err)
 	}

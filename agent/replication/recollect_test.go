@@ -25,9 +25,9 @@ func (l lying) Stat(context.Context, uuid.UUID) (backends.Entry, error) { return
 // silent takes every report.
 type silent struct{}
 
-func (silent) Reconcile(context.Context, uuid.UUID) error   { return nil }
-func (silent) Apply(context.Context, api.Kept) error        { return nil }
-func (silent) Report(context.Context, api.CopyReport) error { return nil }
+func (silent) Reconcile(context.Context, uuid.UUID) error    { return nil }
+func (silent) Apply(context.Context, api.AssignedCopy) error { return nil }
+func (silent) Report(context.Context, api.CopyReport) error  { return nil }
 
 // After a start, data in a pool is reported as a replica only if it was recorded as one. The home would not ask this
 // node for its promise because of data that a move or an earlier copy left, and the volume would continue from it.
@@ -39,7 +39,7 @@ func TestI1RecollectsWhatWasOnRecord(t *testing.T) {
 			ID: uuid.New(), Dataset: uuid.New(), Kind: dataset.SnapshotTransfer, Epoch: 1, Created: time.Now(),
 		}
 		pool := lying{e: backends.Entry{State: backends.EntryCopy, Snapshots: []dataset.Snapshot{s}}}
-		k := api.Kept{Copy: dataset.Copy{Dataset: s.Dataset, Node: node, Kind: dataset.CopyReplica}}
+		k := api.AssignedCopy{Copy: dataset.Copy{Dataset: s.Dataset, Node: node, Kind: dataset.CopyReplica}}
 		if recorded {
 			k.Snapshot = uuid.New()
 		}

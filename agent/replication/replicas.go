@@ -34,9 +34,9 @@ type ReplicasDeps struct {
 	Source *transfer.Client                                              // receives from other nodes
 	Peer   func(ctx context.Context, id uuid.UUID) (dataset.Node, error) // a node as control has it now
 	Copies interface {
-		Reconcile(ctx context.Context, ds uuid.UUID) error  // brings a copy into its recorded state
-		Apply(ctx context.Context, k api.Kept) error        // applies the record of a copy
-		Report(ctx context.Context, c api.CopyReport) error // reports a copy to control
+		Reconcile(ctx context.Context, ds uuid.UUID) error   // brings a copy into its recorded state
+		Apply(ctx context.Context, k api.AssignedCopy) error // applies the record of a copy
+		Report(ctx context.Context, c api.CopyReport) error  // reports a copy to control
 	}
 	WorksSolo bool // there are no other nodes
 }
@@ -285,7 +285,7 @@ func (p *Replicas) update(ctx context.Context, c dataset.Copy) error {
 
 // readState reads the state of a replica from its pool after a start. If the home is lost, control must know which copy
 // is the newest.
-func (p *Replicas) readState(ctx context.Context, pool backends.Pool, k api.Kept) error {
+func (p *Replicas) readState(ctx context.Context, pool backends.Pool, k api.AssignedCopy) error {
 	if _, known := p.Copy(k.Dataset); known {
 		return nil
 	}
@@ -310,7 +310,7 @@ func (p *Replicas) readState(ctx context.Context, pool backends.Pool, k api.Kept
 }
 
 // reload reads the record of a replicated dataset from control again.
-func (p *Replicas) reload(ctx context.Context, k api.Kept) error {
+func (p *Replicas) reload(ctx context.Context, k api.AssignedCopy) error {
 	v, err := p.deps.Control.Volume(ctx, k.Dataset.String())
 	if errors.Is(err, dataset.ErrNotFound) {
 		return nil // the next sync says what happens to the replica

@@ -216,7 +216,7 @@ func (s *Syncer) syncOne(t *record.Tx, node, id uuid.UUID, out *api.Sync) error 
 	default:
 		s.Reports.ForgetDatasetOf(node, id)
 	}
-	k, kept, err := record.KeptCopy(t, node, id)
+	k, kept, err := record.LoadAssignedCopy(t, node, id)
 	if kept {
 		out.Copies = append(out.Copies, k)
 		return nil

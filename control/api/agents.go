@@ -92,7 +92,7 @@ type Sync struct {
 	// all operations of the node that have not ended
 	Operations []dataset.Operation `json:"operations,omitempty"`
 	// copies of the node that changed; with full: all
-	Copies []Kept `json:"copies,omitempty"`
+	Copies []AssignedCopy `json:"copies,omitempty"`
 	// datasets of other homes that the node has mounted; with full: all
 	SharedMounts []Indexed `json:"shared_mounts,omitempty"`
 }
@@ -105,9 +105,9 @@ type Indexed struct {
 	Lease *dataset.Lease `json:"lease,omitempty"`
 }
 
-// Kept is a copy that a node must keep or destroy, with the record of its dataset. Record is nil if the dataset no
+// AssignedCopy is a copy that a node must keep or destroy, with the record of its dataset. Record is nil if the dataset no
 // longer exists.
-type Kept struct {
+type AssignedCopy struct {
 	dataset.Copy
 	Record *dataset.Dataset `json:"record,omitempty"` // record of the dataset; absent: the dataset no longer exists
 	Index  uint64           `json:"index"`            // index of the transaction that last wrote the copy

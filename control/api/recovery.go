@@ -50,7 +50,7 @@ type Holdings struct {
 	StoreClock    uint64              `json:"store_clock"`    // highest store clock that the node knows
 	ExaminedPools []uuid.UUID         `json:"examined_pools"` // UUIDs of pools that were examined completely
 	Datasets      []FoundDataset      `json:"datasets"`       // datasets in the pools of the node
-	Copies        []Kept              `json:"copies"`         // copies that the node keeps for other homes
+	Copies        []AssignedCopy      `json:"copies"`         // copies that the node keeps for other homes
 	Relinquished  []RelinquishedEpoch `json:"relinquished"`   // epochs that the node relinquished
 }
 

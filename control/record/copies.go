@@ -8,8 +8,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// KeptCopy returns a copy of a node in the form in which control sends it to the agent.
-func KeptCopy(t *Tx, node, id uuid.UUID) (k api.Kept, there bool, err error) {
+// LoadAssignedCopy returns a copy of a node in the form in which control sends it to the agent.
+func LoadAssignedCopy(t *Tx, node, id uuid.UUID) (k api.AssignedCopy, there bool, err error) {
 	key := CopyKey(node, id)
 	if there, err = t.Get(key, &k.Copy); err != nil || !there {
 		return k, false, err

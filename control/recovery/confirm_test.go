@@ -38,7 +38,7 @@ func TestRecoverOfWhatALostNodeHas(t *testing.T) {
 				h := m.Holdings["alpha"]
 				k := h.Copies[0]
 				h.Copies, k.Node, k.Pool, k.Kind = nil, m.Agents[keeps].ID, m.Agents[keeps].LocalPools[0].ID, dataset.CopyReplica
-				m.Holdings["alpha"], m.Holdings[keeps] = h, api.Holdings{Incarnation: m.Agents[keeps].Incarnation, ExaminedPools: m.Holdings[keeps].ExaminedPools, Copies: []api.Kept{k}}
+				m.Holdings["alpha"], m.Holdings[keeps] = h, api.Holdings{Incarnation: m.Agents[keeps].Incarnation, ExaminedPools: m.Holdings[keeps].ExaminedPools, Copies: []api.AssignedCopy{k}}
 			}
 			r, err := word(m, "beta", "alpha", "gamma")
 			if err != nil || actions(r)["db"] != "moved" {
@@ -88,7 +88,7 @@ func TestRecoverOfWhatNobodyHas(t *testing.T) {
 			m.Holdings["alpha"] = h
 			if c.copied {
 				h := m.Holdings["beta"]
-				h.Copies = []api.Kept{{Copy: dataset.Copy{Dataset: d.ID, Node: b.ID, Pool: b.LocalPools[0].ID, Kind: dataset.CopyLeft, Epoch: 1, Snapshot: uuid.New()}, Record: &d}}
+				h.Copies = []api.AssignedCopy{{Copy: dataset.Copy{Dataset: d.ID, Node: b.ID, Pool: b.LocalPools[0].ID, Kind: dataset.CopyLeft, Epoch: 1, Snapshot: uuid.New()}, Record: &d}}
 				m.Holdings["beta"] = h
 			}
 			for name, n := range m.Agents {

@@ -244,7 +244,7 @@ func TestRecoverOfWhoIsBehind(t *testing.T) {
 	h := m.Holdings["alpha"]
 	for _, f := range behind {
 		if f.Dataset.ID == d.ID {
-			h.Datasets, h.Copies = append(h.Datasets, f), slices.DeleteFunc(h.Copies, func(k api.Kept) bool { return k.Dataset == d.ID })
+			h.Datasets, h.Copies = append(h.Datasets, f), slices.DeleteFunc(h.Copies, func(k api.AssignedCopy) bool { return k.Dataset == d.ID })
 		}
 	}
 	m.Holdings["alpha"] = h
