@@ -186,7 +186,7 @@ func (a *components) load(ctx context.Context) error {
 	}
 	return errors.Join(
 		a.DB.Each(ctx, "volumes/", func(_ string, v []byte) error {
-			var d api.Indexed
+			var d api.IndexedDataset
 			err := dataset.DecodeRecord(v, &d)
 			if err == nil {
 				a.Cache.Load(d)

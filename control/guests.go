@@ -26,7 +26,7 @@ import (
 // share. It fails with ErrPending while a move is in progress or while the home has exclusive use. If a home requests
 // exclusive use while there are guests, it fails with ErrInUse, and the error names the guests. Like other reports,
 // it can also fail with ErrNotFound, ErrOffline and ErrStale.
-func (s *Service) Guest(ctx context.Context, node uuid.UUID, g api.SharedMountReport) (out api.Indexed, err error) {
+func (s *Service) Guest(ctx context.Context, node uuid.UUID, g api.SharedMountReport) (out api.IndexedDataset, err error) {
 	if g.ID == uuid.Nil {
 		return out, dataset.Errorf(dataset.ErrInvalid, "record shared mount of dataset %s: missing ID", g.Dataset)
 	}
@@ -37,7 +37,7 @@ func (s *Service) Guest(ctx context.Context, node uuid.UUID, g api.SharedMountRe
 		}
 		d, err := t.Dataset(g.Dataset)
 		if g.Ended {
-			out = api.Indexed{}
+			out = api.IndexedDataset{}
 			if dataset.KindOf(err) == dataset.ErrNotFound {
 				return nil
 			}
@@ -51,7 +51,7 @@ func (s *Service) Guest(ctx context.Context, node uuid.UUID, g api.SharedMountRe
 		if err != nil {
 			return err
 		}
-		out = api.Indexed{Dataset: d, Index: t.Index(record.DatasetKey(d.ID))}
+		out = api.IndexedDataset{Dataset: d, Index: t.Index(record.DatasetKey(d.ID))}
 		if was, stays := d.SharedMountOf(node); stays && was.ID == g.ID && d.State == dataset.StateReady {
 			return nil
 		}

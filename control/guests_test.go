@@ -13,7 +13,7 @@ import (
 )
 
 // stay is what an agent asks for; the ID is of the stay.
-func stay(a *controltest.Agent, d dataset.Dataset, id uuid.UUID) (api.Indexed, error) {
+func stay(a *controltest.Agent, d dataset.Dataset, id uuid.UUID) (api.IndexedDataset, error) {
 	return a.Guest(a.Ctx, a.ID, api.SharedMountReport{Incarnation: a.Incarnation, Dataset: d.ID, ID: id})
 }
 

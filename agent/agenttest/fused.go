@@ -52,7 +52,7 @@ func (c FusedControl) Copied(ctx context.Context, node uuid.UUID, k api.CopyRepo
 	return Unavailable(c.Host.Fuse.Act("copied", func() error { return c.Service.Copied(ctx, node, k) }))
 }
 
-func (c FusedControl) Guest(ctx context.Context, node uuid.UUID, s api.SharedMountReport) (out api.Indexed, err error) {
+func (c FusedControl) Guest(ctx context.Context, node uuid.UUID, s api.SharedMountReport) (out api.IndexedDataset, err error) {
 	return out, Unavailable(c.Host.Fuse.Act("guest", func() error {
 		out, err = c.Service.Guest(ctx, node, s)
 		return err
@@ -277,8 +277,8 @@ func (UnreachableControl) Operation(context.Context, string, time.Duration) (dat
 	return dataset.Operation{}, ErrUnreachable
 }
 
-func (UnreachableControl) Guest(context.Context, uuid.UUID, api.SharedMountReport) (api.Indexed, error) {
-	return api.Indexed{}, ErrUnreachable
+func (UnreachableControl) Guest(context.Context, uuid.UUID, api.SharedMountReport) (api.IndexedDataset, error) {
+	return api.IndexedDataset{}, ErrUnreachable
 }
 
 func (UnreachableControl) NodeList(context.Context, string) ([]api.Node, error) {

@@ -140,7 +140,7 @@ func (f *Follower) Apply(ctx context.Context, s api.Sync, was KnownState) error 
 	if err := f.Guests.Apply(ctx, s, inconsistent); err != nil {
 		return err
 	}
-	var changed []api.Indexed
+	var changed []api.IndexedDataset
 	for _, d := range s.Datasets {
 		if _, have := f.Cache.Dataset(d.ID); s.Full && inconsistent && (have || f.Cache.HasLeftSince(d.Dataset)) {
 			continue // the store's record of this dataset cannot be trusted
@@ -261,7 +261,7 @@ func (f *Follower) forgetUnnamed(ctx context.Context, s api.Sync, was KnownState
 
 // converge acts on a record that changed: it writes the record beside the data, and destroys a dataset of state
 // purging.
-func (f *Follower) converge(d api.Indexed) {
+func (f *Follower) converge(d api.IndexedDataset) {
 	if d.Home != f.NodeID {
 		return
 	}

@@ -29,7 +29,7 @@ func TestRecoveredStoreIsAcceptedWhateverItsIndexes(t *testing.T) {
 			id := uuid.MustParse("00000000-0000-4000-8000-000000000008")
 			r.Link.ChangeSync(func(s *api.Sync) {
 				s.RegistrationIndex, s.StoreClock, s.Recovery = 1<<40, 60, &api.RecoveryState{ID: id, Done: done, ReportIncluded: heard}
-				s.Datasets = slices.DeleteFunc(s.Datasets, func(d api.Indexed) bool { return d.ID == late.ID })
+				s.Datasets = slices.DeleteFunc(s.Datasets, func(d api.IndexedDataset) bool { return d.ID == late.ID })
 				for i, d := range s.Datasets {
 					if d.ID == kept.ID && done {
 						s.Datasets[i].Epoch, s.Datasets[i].Index = kept.Epoch+1, 1

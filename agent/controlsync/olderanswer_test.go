@@ -89,7 +89,7 @@ func TestRestoredStoreDoesNotReturnMovedVolume(t *testing.T) {
 	if err := r.Leases.Relinquish(ctx, d.ID, y); err != nil {
 		t.Fatal(err)
 	}
-	putBack := api.Sync{Cluster: r.Identity.Cluster(), Datasets: []api.Indexed{{Dataset: d, Index: 1 << 40}}}
+	putBack := api.Sync{Cluster: r.Identity.Cluster(), Datasets: []api.IndexedDataset{{Dataset: d, Index: 1 << 40}}}
 	if err := r.Follower.Apply(ctx, putBack, controlsync.KnownState{Moment: r.Cache.Moment()}); !errors.Is(err, controlsync.ErrStoreOlder) {
 		t.Errorf("it is believed: %v", err)
 	}
@@ -152,7 +152,7 @@ func TestFullSyncThatUndoesMoveIsRejected(t *testing.T) {
 			if c.knows == nil {
 				c.knows = func(r *agenttest.Host) controlsync.KnownState { return r.Follower.KnownState() }
 			}
-			answer := api.Sync{Cluster: r.Identity.Cluster(), Full: true, RegistrationIndex: 1 << 41, StoreClock: c.clock, Recovery: c.recovery, Datasets: []api.Indexed{{Dataset: says, Index: 1 << 40}}}
+			answer := api.Sync{Cluster: r.Identity.Cluster(), Full: true, RegistrationIndex: 1 << 41, StoreClock: c.clock, Recovery: c.recovery, Datasets: []api.IndexedDataset{{Dataset: says, Index: 1 << 40}}}
 			if err := r.Follower.Apply(t.Context(), answer, c.knows(r)); err != nil {
 				t.Fatal(err)
 			}
@@ -185,7 +185,7 @@ func TestFullSyncRequestedBeforeMoveIsRepeated(t *testing.T) {
 	d := r.NewVolume("db")
 	before := r.Follower.KnownState()
 	leaves(r, d, d.Epoch+1)
-	answer := api.Sync{Cluster: r.Identity.Cluster(), Full: true, RegistrationIndex: 1 << 41, StoreClock: 1 << 30, Datasets: []api.Indexed{{Dataset: d, Index: before.Datasets[d.ID].Index}}}
+	answer := api.Sync{Cluster: r.Identity.Cluster(), Full: true, RegistrationIndex: 1 << 41, StoreClock: 1 << 30, Datasets: []api.IndexedDataset{{Dataset: d, Index: before.Datasets[d.ID].Index}}}
 	if err := r.Follower.Apply(t.Context(), answer, before); !errors.Is(err, controlsync.ErrAnswerOutdated) {
 		t.Errorf("it was taken in: %v", err)
 	}

@@ -124,7 +124,7 @@ func TestRestoredStoreWithoutNewVolumeKeepsIt(t *testing.T) {
 	for _, index := range []uint64{1, 1 << 40} {
 		r.Link.ChangeSync(func(s *api.Sync) {
 			s.RegistrationIndex = index
-			s.Datasets = slices.DeleteFunc(s.Datasets, func(d api.Indexed) bool { return d.ID == late.ID })
+			s.Datasets = slices.DeleteFunc(s.Datasets, func(d api.IndexedDataset) bool { return d.ID == late.ID })
 		})
 		r.Restart()
 		if got := r.StoreFinding(); !strings.Contains(got, "older") || !strings.Contains(got, "late") {

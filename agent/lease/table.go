@@ -97,7 +97,7 @@ func (t *Table) Load(ctx context.Context) error {
 
 // Apply applies control's record of a dataset whose home is here. It reports whether control waits for an answer
 // of this node.
-func (t *Table) Apply(d api.Indexed) (pending bool) {
+func (t *Table) Apply(d api.IndexedDataset) (pending bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if d.Lease == nil || d.Lease.State == dataset.LeaseHeld {

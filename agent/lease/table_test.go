@@ -41,7 +41,7 @@ func TestTableRefusesRecalledAndRelinquishedDatasets(t *testing.T) {
 	}
 	expect("held", table, true, true)
 
-	recalled := api.Indexed{Dataset: d}
+	recalled := api.IndexedDataset{Dataset: d}
 	recalled.Lease = &dataset.Lease{State: dataset.LeaseRecalled, WantedBy: uuid.New(), Epoch: d.Epoch}
 	if !table.Apply(recalled) {
 		t.Error("Apply of a recall does not report that control waits for an answer")

@@ -32,7 +32,7 @@ func TestUnmountOfForgottenVolume(t *testing.T) {
 	if mounted, err := host.IsMountPoint(r.MountPath(d.ID)); mounted || err != nil {
 		t.Errorf("it is mounted: %t, %v", mounted, err)
 	}
-	if there, err := r.DB.Get(t.Context(), "volumes/"+d.ID.String(), &api.Indexed{}); there || err != nil {
+	if there, err := r.DB.Get(t.Context(), "volumes/"+d.ID.String(), &api.IndexedDataset{}); there || err != nil {
 		t.Errorf("a record of it was made up: %t, %v", there, err)
 	}
 	r.Link.Mend()

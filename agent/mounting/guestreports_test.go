@@ -18,7 +18,7 @@ type slowWord struct {
 	asked, on chan struct{}
 }
 
-func (c slowWord) Guest(ctx context.Context, node uuid.UUID, s api.SharedMountReport) (out api.Indexed, err error) {
+func (c slowWord) Guest(ctx context.Context, node uuid.UUID, s api.SharedMountReport) (out api.IndexedDataset, err error) {
 	held, answer := false, false
 	if s.Mounted {
 		select {

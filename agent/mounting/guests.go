@@ -82,7 +82,7 @@ var errMoved = errors.New("it was just moved to another pool of its share (ask a
 func (m *Guests) mountOnce(ctx context.Context, d dataset.Dataset, path string) error {
 	r := SharedMount{MountID: uuid.New()}
 	var err error
-	if r.Indexed, err = m.Control.Guest(ctx, m.NodeID,
+	if r.IndexedDataset, err = m.Control.Guest(ctx, m.NodeID,
 		api.SharedMountReport{Incarnation: m.Incarnation, Dataset: d.ID, ID: r.MountID}); err != nil {
 		return err
 	}
@@ -198,7 +198,7 @@ func (m *Guests) Reconcile(ctx context.Context, id, recorded uuid.UUID) error {
 	case !mounted && len(m.Uses.Get(id).IDs) == 0, still != known, known && is.MountID != g.MountID:
 		return nil // it changed meanwhile, and the next sync settles it
 	}
-	return m.applyAnswer(ctx, id, SharedMount{is.Indexed, g.MountID}, known, now, asked)
+	return m.applyAnswer(ctx, id, SharedMount{is.IndexedDataset, g.MountID}, known, now, asked)
 }
 
 // endUnmounted ends the shared mount of a dataset that is not mounted and has no use. Otherwise inUse is true, and
@@ -236,7 +236,7 @@ func (m *Guests) endUnmounted(ctx context.Context, id, recorded uuid.UUID) (
 
 // applyAnswer applies control's answer about a dataset that is mounted here. Control may have decided meanwhile that
 // this node must not use the dataset.
-func (m *Guests) applyAnswer(ctx context.Context, id uuid.UUID, g SharedMount, known bool, now api.Indexed,
+func (m *Guests) applyAnswer(ctx context.Context, id uuid.UUID, g SharedMount, known bool, now api.IndexedDataset,
 	err error) error {
 	switch {
 	case errors.Is(err, dataset.ErrNotFound), errors.Is(err, dataset.ErrUnsupported):
@@ -289,7 +289,7 @@ func (m *Guests) Apply(ctx context.Context, s api.Sync, inconsistent bool) error
 	}
 	for _, id := range m.Table.IDs() {
 		if !named[id] && (s.Full || slices.Contains(s.RemovedDatasets, id) ||
-			slices.ContainsFunc(s.Datasets, func(d api.Indexed) bool { return d.ID == id })) {
+			slices.ContainsFunc(s.Datasets, func(d api.IndexedDataset) bool { return d.ID == id })) {
 			m.ReconcileSoon(id, uuid.Nil)
 		}
 	}

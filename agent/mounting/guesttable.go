@@ -16,7 +16,7 @@ import (
 // SharedMount is the record of a dataset of access many that this node mounts as a guest, because its home is another
 // node. Control has the same record as a dataset.SharedMount.
 type SharedMount struct {
-	api.Indexed
+	api.IndexedDataset
 	// MountID is the ID of this shared mount, so that a late report does not apply to the next one.
 	MountID uuid.UUID `json:"stay"`
 }

@@ -75,7 +75,7 @@ func (t *UseTable) Get(id uuid.UUID) Record {
 func (t *UseTable) Save(ctx context.Context, d dataset.Dataset, r Record, more map[string]any) error {
 	values := map[string]any{"mounts/" + d.ID.String(): r}
 	if _, left := t.Cache.Copy(d.ID); !left && d.Home == t.NodeID { // only these are mounted at a start
-		values["volumes/"+d.ID.String()] = api.Indexed{Dataset: d, Index: t.Cache.Index(d.ID)}
+		values["volumes/"+d.ID.String()] = api.IndexedDataset{Dataset: d, Index: t.Cache.Index(d.ID)}
 	}
 	maps.Copy(values, more)
 	if err := t.DB.Put(ctx, values); err != nil {

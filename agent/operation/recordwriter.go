@@ -39,7 +39,7 @@ func NewRecordWriter(deps RecordWriterDeps) *RecordWriter { return &RecordWriter
 // WriteLater writes the record beside a dataset again, as a job. Each change gets a separate job, because a running
 // job may have read the record before the change. An agent that stops waits for the job, because another Drover that
 // opens the pools next has only these records.
-func (w *RecordWriter) WriteLater(d api.Indexed) {
+func (w *RecordWriter) WriteLater(d api.IndexedDataset) {
 	w.deps.ProfileChanged(d.Dataset)
 	w.deps.Jobs.Start(fmt.Sprintf("note/%s/%d", d.ID, d.Index), func(ctx context.Context, _ *jobs.Job) error {
 		return w.writeNow(ctx, d.ID)

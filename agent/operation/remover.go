@@ -68,7 +68,7 @@ func (r *Remover) Delete(ctx context.Context, jb *jobs.Job, op *dataset.Operatio
 		return out, nil
 	}
 	// Nobody waits for the record beside the data. If it is lost, the next start writes it again.
-	r.deps.Records.WriteLater(api.Indexed{Dataset: *out.Dataset, Index: out.Index})
+	r.deps.Records.WriteLater(api.IndexedDataset{Dataset: *out.Dataset, Index: out.Index})
 	return out, nil
 }
 

@@ -161,10 +161,10 @@ func TestRemedyForFullPool(t *testing.T) {
 				if v == "gone" && c.trash {
 					d.State = dataset.StateTrashed
 				}
-				r.Cache.Load(api.Indexed{Dataset: d})
+				r.Cache.Load(api.IndexedDataset{Dataset: d})
 			}
 			if c.other {
-				r.Cache.Load(api.Indexed{Dataset: dataset.Dataset{ID: uuid.New(), State: dataset.StateTrashed, Pool: uuid.New()}})
+				r.Cache.Load(api.IndexedDataset{Dataset: dataset.Dataset{ID: uuid.New(), State: dataset.StateTrashed, Pool: uuid.New()}})
 			}
 			var image dataset.Size
 			if c.image {

@@ -16,14 +16,14 @@ import (
 // answer of control. Its mutex protects all fields. It is safe for concurrent use.
 type Cache struct {
 	mu          sync.RWMutex
-	datasets    map[uuid.UUID]*api.Indexed     // whose home is this node
-	copies      map[uuid.UUID]api.AssignedCopy // of datasets whose home is another node
-	inspections map[uuid.UUID]uuid.UUID        // from the dataset that is mounted to inspect a copy to the copy's dataset
-	names       map[string]uuid.UUID           // live volumes
-	spellings   map[string]*Spellings          // by name
-	dirty       map[uuid.UUID]bool             // datasets whose records changed since they were written to disk
-	moment      uint64                         // the number of times that a record was added or replaced
-	since       map[uuid.UUID]uint64           // the moment at which a dataset's record was added or replaced
+	datasets    map[uuid.UUID]*api.IndexedDataset // whose home is this node
+	copies      map[uuid.UUID]api.AssignedCopy    // of datasets whose home is another node
+	inspections map[uuid.UUID]uuid.UUID           // from the dataset that is mounted to inspect a copy to the copy's dataset
+	names       map[string]uuid.UUID              // live volumes
+	spellings   map[string]*Spellings             // by name
+	dirty       map[uuid.UUID]bool                // datasets whose records changed since they were written to disk
+	moment      uint64                            // the number of times that a record was added or replaced
+	since       map[uuid.UUID]uint64              // the moment at which a dataset's record was added or replaced
 	// provisioned has the sum of the sizes of the volumes and replicas of each pool.
 	provisioned map[uuid.UUID]dataset.Size
 }
@@ -31,7 +31,7 @@ type Cache struct {
 // NewCache returns an empty cache.
 func NewCache() *Cache {
 	return &Cache{
-		datasets: map[uuid.UUID]*api.Indexed{}, copies: map[uuid.UUID]api.AssignedCopy{},
+		datasets: map[uuid.UUID]*api.IndexedDataset{}, copies: map[uuid.UUID]api.AssignedCopy{},
 		inspections: map[uuid.UUID]uuid.UUID{},
 		names:       map[string]uuid.UUID{},
 		spellings:   map[string]*Spellings{}, dirty: map[uuid.UUID]bool{}, since: map[uuid.UUID]uint64{},
@@ -40,13 +40,13 @@ func NewCache() *Cache {
 }
 
 // Load adds a record that was read from disk.
-func (c *Cache) Load(d api.Indexed) {
+func (c *Cache) Load(d api.IndexedDataset) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.putLocked(d)
 }
 
-func (c *Cache) putLocked(d api.Indexed) {
+func (c *Cache) putLocked(d api.IndexedDataset) {
 	if old := c.datasets[d.ID]; old != nil {
 		c.provisioned[old.Pool] -= provisionedBy(old.Dataset)
 	}
@@ -76,7 +76,7 @@ func (c *Cache) Apply(d dataset.Dataset, index uint64) bool {
 		}
 		c.removeNameLocked(old)
 	}
-	c.putLocked(api.Indexed{Dataset: d, Index: index})
+	c.putLocked(api.IndexedDataset{Dataset: d, Index: index})
 	c.dirty[d.ID] = true
 	return true
 }
@@ -123,7 +123,7 @@ func (c *Cache) RemoveIfUnchanged(id uuid.UUID, asked uint64) (removed bool) {
 
 // removeNameLocked removes the name of a dataset. If the name was used again, the records on disk may have two datasets
 // with that name. Then the other dataset keeps the name.
-func (c *Cache) removeNameLocked(d *api.Indexed) {
+func (c *Cache) removeNameLocked(d *api.IndexedDataset) {
 	if c.names[d.Volume] != d.ID {
 		return
 	}
@@ -168,10 +168,10 @@ func (c *Cache) IDs() []uuid.UUID {
 
 // TakeChanged returns records that have changed since the last call, at most limit of them. The value is nil for a
 // removed record.
-func (c *Cache) TakeChanged(limit int) map[uuid.UUID]*api.Indexed {
+func (c *Cache) TakeChanged(limit int) map[uuid.UUID]*api.IndexedDataset {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	out := map[uuid.UUID]*api.Indexed{}
+	out := map[uuid.UUID]*api.IndexedDataset{}
 	for id := range c.dirty {
 		if len(out) == limit {
 			break
@@ -187,7 +187,7 @@ func (c *Cache) TakeChanged(limit int) map[uuid.UUID]*api.Indexed {
 }
 
 // ReturnChanged marks datasets as changed again after their records could not be written.
-func (c *Cache) ReturnChanged(taken map[uuid.UUID]*api.Indexed) {
+func (c *Cache) ReturnChanged(taken map[uuid.UUID]*api.IndexedDataset) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for id := range taken {

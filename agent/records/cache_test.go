@@ -17,7 +17,7 @@ import (
 // cacheModel is what a cache has to be: for each dataset the newest record that
 // was seen, and the names and lists that follow from these alone.
 type cacheModel struct {
-	records map[uuid.UUID]api.Indexed
+	records map[uuid.UUID]api.IndexedDataset
 	used    map[string]Spellings
 	dirty   map[uuid.UUID]bool
 }
@@ -32,7 +32,7 @@ func (m *cacheModel) apply(d dataset.Dataset, index uint64) (changed bool) {
 		m.records[d.ID] = old
 		return false
 	}
-	m.records[d.ID] = api.Indexed{Dataset: d, Index: index}
+	m.records[d.ID] = api.IndexedDataset{Dataset: d, Index: index}
 	m.dirty[d.ID] = true
 	return true
 }
@@ -69,7 +69,7 @@ func TestCache(t *testing.T) {
 	}
 	rapid.Check(t, func(rt *rapid.T) {
 		c := NewCache()
-		m := &cacheModel{records: map[uuid.UUID]api.Indexed{}, used: map[string]Spellings{}, dirty: map[uuid.UUID]bool{}}
+		m := &cacheModel{records: map[uuid.UUID]api.IndexedDataset{}, used: map[string]Spellings{}, dirty: map[uuid.UUID]bool{}}
 		check := func() {
 			for i, id := range ids {
 				want, known := m.records[id]
@@ -164,7 +164,7 @@ func TestCacheNameReused(t *testing.T) {
 	trashed := old
 	trashed.State = dataset.StateTrashed
 	next := dataset.Dataset{ID: uuid.New(), Volume: "db", State: dataset.StateReady, Epoch: 1}
-	for name, order := range map[string][]api.Indexed{
+	for name, order := range map[string][]api.IndexedDataset{
 		"deleted, then made":  {{Dataset: old, Index: 1}, {Dataset: trashed, Index: 2}, {Dataset: next, Index: 3}},
 		"heard the other way": {{Dataset: old, Index: 1}, {Dataset: next, Index: 3}, {Dataset: trashed, Index: 2}},
 	} {

@@ -24,7 +24,7 @@ import (
 //	clock                  the highest clock of control's store, written with a delay of some seconds
 //	mounts/<dataset>       mounting.Record
 //	spellings/<name>       Spellings
-//	volumes/<dataset>      api.Indexed, a copy for the time when control is unreachable
+//	volumes/<dataset>      api.IndexedDataset, a copy for the time when control is unreachable
 //	copies/<dataset>       api.AssignedCopy, the copy that this node keeps of a dataset whose home is another node
 //	yields/<dataset>       lease.Relinquished
 //	pulls/<dataset>        replication.MoveRecord

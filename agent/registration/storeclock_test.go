@@ -32,7 +32,7 @@ func TestStoreWithOlderClockIsRejected(t *testing.T) {
 		r.Link.ChangeSync(func(s *api.Sync) {
 			s.RegistrationIndex, s.StoreClock = 1<<40, 49
 			if lacks {
-				s.Datasets = slices.DeleteFunc(s.Datasets, func(d api.Indexed) bool { return d.ID == late.ID })
+				s.Datasets = slices.DeleteFunc(s.Datasets, func(d api.IndexedDataset) bool { return d.ID == late.ID })
 			}
 		})
 		r.StartWith(cfg)

@@ -86,7 +86,7 @@ func TestSyncWhilePlanned(t *testing.T) {
 			if len(s.Operations) != 1 {
 				t.Fatalf("%+v", s.Operations)
 			}
-			i := slices.IndexFunc(s.Datasets, func(k api.Indexed) bool { return k.ID == d.ID })
+			i := slices.IndexFunc(s.Datasets, func(k api.IndexedDataset) bool { return k.ID == d.ID })
 			if i < 0 || s.Datasets[i].State != dataset.StatePurging {
 				t.Errorf("a purge of what is not condemned: %+v", s.Datasets)
 			}
@@ -217,11 +217,11 @@ func TestSyncFollows(t *testing.T) {
 	agents := []*controltest.Agent{e.NewAgent("alpha"), e.NewAgent("beta"), e.NewAgent("gamma")}
 	ctx, cancel := context.WithCancel(e.Ctx)
 	defer cancel()
-	known := make([]map[uuid.UUID]api.Indexed, len(agents))
+	known := make([]map[uuid.UUID]api.IndexedDataset, len(agents))
 	var followers, workers sync.WaitGroup
 	last := make(chan struct{})
 	for i, a := range agents {
-		known[i] = map[uuid.UUID]api.Indexed{}
+		known[i] = map[uuid.UUID]api.IndexedDataset{}
 		followers.Go(func() {
 			rev := uint64(0)
 			for {

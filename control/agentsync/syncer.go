@@ -196,7 +196,7 @@ func (s *Syncer) syncOne(t *record.Tx, node, id uuid.UUID, out *api.Sync) error 
 		return err
 	}
 	if ok && d.Home == node {
-		is := api.Indexed{Dataset: d, Index: t.Index(record.DatasetKey(id))}
+		is := api.IndexedDataset{Dataset: d, Index: t.Index(record.DatasetKey(id))}
 		if d.Move != uuid.Nil {
 			lease, err := t.Lease(d)
 			if err != nil {
@@ -212,7 +212,7 @@ func (s *Syncer) syncOne(t *record.Tx, node, id uuid.UUID, out *api.Sync) error 
 	case !ok:
 		s.Reports.ForgetDataset(id)
 	case stays:
-		out.SharedMounts = append(out.SharedMounts, api.Indexed{Dataset: d, Index: t.Index(record.DatasetKey(id))})
+		out.SharedMounts = append(out.SharedMounts, api.IndexedDataset{Dataset: d, Index: t.Index(record.DatasetKey(id))})
 	default:
 		s.Reports.ForgetDatasetOf(node, id)
 	}

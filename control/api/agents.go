@@ -86,7 +86,7 @@ type Sync struct {
 	// all datasets, copies and shared mounts of the node are listed, not only those that changed
 	Full bool `json:"full,omitempty"`
 	// datasets of the node that changed; with full: all of them
-	Datasets []Indexed `json:"datasets,omitempty"`
+	Datasets []IndexedDataset `json:"datasets,omitempty"`
 	// UUIDs of datasets that the node no longer has to keep: it is not their home and has no copy
 	RemovedDatasets []uuid.UUID `json:"removed_datasets,omitempty"`
 	// all operations of the node that have not ended
@@ -94,11 +94,11 @@ type Sync struct {
 	// copies of the node that changed; with full: all
 	Copies []AssignedCopy `json:"copies,omitempty"`
 	// datasets of other homes that the node has mounted; with full: all
-	SharedMounts []Indexed `json:"shared_mounts,omitempty"`
+	SharedMounts []IndexedDataset `json:"shared_mounts,omitempty"`
 }
 
-// Indexed is a record and the index of the transaction that wrote it last.
-type Indexed struct {
+// IndexedDataset is a record and the index of the transaction that wrote it last.
+type IndexedDataset struct {
 	dataset.Dataset
 	Index uint64 `json:"index"` // index of the transaction that last wrote the record
 	// lease on the dataset while the dataset is being moved; absent: it is not being moved

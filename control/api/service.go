@@ -84,7 +84,7 @@ type Nodes interface {
 	Copied(ctx context.Context, node uuid.UUID, c CopyReport) error
 	// Guest reports that the node will mount a dataset of another home, that it needs a dataset of its own exclusively,
 	// or that one of these has ended. Idempotent by the ID of the shared mount.
-	Guest(ctx context.Context, node uuid.UUID, g SharedMountReport) (Indexed, error)
+	Guest(ctx context.Context, node uuid.UUID, g SharedMountReport) (IndexedDataset, error)
 	// Facts reports the facts of the host and returns the recorded ones. Control does not write small changes to the
 	// store, and writes no change within a minute of the last one.
 	Facts(ctx context.Context, node uuid.UUID, r FactsReport) (dataset.Facts, error)

@@ -48,7 +48,7 @@ func TestReplicasHearOfEachOther(t *testing.T) {
 			if s, err = b.Sync(t.Context(), n.ID, s.Revision, time.Minute); err != nil || s.Revision == 0 {
 				t.Fatal(err)
 			}
-			told = slices.ContainsFunc(s.Datasets, func(x api.Indexed) bool { return x.ID == d.ID })
+			told = slices.ContainsFunc(s.Datasets, func(x api.IndexedDataset) bool { return x.ID == d.ID })
 		}
 	}
 	events := make(chan api.Event, 1)

@@ -90,8 +90,8 @@ func (n Nodes) Copied(ctx context.Context, id uuid.UUID, k api.CopyReport) error
 }
 
 // Guest reports that the node begins or ends its use of a shared dataset.
-func (n Nodes) Guest(ctx context.Context, id uuid.UUID, g api.SharedMountReport) (api.Indexed, error) {
-	return ask[api.Indexed](ctx, n.conn, node(route.Guest, id, g))
+func (n Nodes) Guest(ctx context.Context, id uuid.UUID, g api.SharedMountReport) (api.IndexedDataset, error) {
+	return ask[api.IndexedDataset](ctx, n.conn, node(route.Guest, id, g))
 }
 
 // Facts reports the facts of the host.

@@ -44,7 +44,7 @@ type fake struct {
 	upload   func(context.Context, io.Reader) error
 	happened func(context.Context, uint64, bool, func(api.Event) error) error
 	block    func(context.Context) error
-	guest    api.Indexed
+	guest    api.IndexedDataset
 }
 
 var (
@@ -241,7 +241,7 @@ func (f *fake) Copied(ctx context.Context, node uuid.UUID, c api.CopyReport) err
 	return f.ask(ctx, "Copied", node, c)
 }
 
-func (f *fake) Guest(ctx context.Context, node uuid.UUID, g api.SharedMountReport) (api.Indexed, error) {
+func (f *fake) Guest(ctx context.Context, node uuid.UUID, g api.SharedMountReport) (api.IndexedDataset, error) {
 	return f.guest, f.ask(ctx, "Guest", node, g)
 }
 

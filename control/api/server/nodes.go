@@ -126,7 +126,7 @@ func (h handlers) moves() {
 		func(ctx context.Context, in *struct {
 			NodeParam
 			Body api.SharedMountReport
-		}) (*answer[api.Indexed], error) {
+		}) (*answer[api.IndexedDataset], error) {
 			return reply(h.Service.Guest(ctx, in.Node, in.Body))
 		})
 }

@@ -55,9 +55,9 @@ func fullFake() *fake {
 	f.space = api.SnapshotSpace{Snapshot: node1, Unique: 1 << 41}
 	f.diff = api.Diff{Older: "a", Newer: "b", Bytes: 1 << 40, Zeroed: 2, Ranges: 3}
 	f.version = api.Version{Version: "1.2", API: "v1", Node: "host-a", Store: "bolt", Started: sampleTime}
-	f.sync = api.Sync{Revision: 1<<63 + 1, Full: true, Datasets: []api.Indexed{{Dataset: d, Index: 9}}, RemovedDatasets: []uuid.UUID{node1}, Operations: []dataset.Operation{f.op}}
-	f.sync.SharedMounts = []api.Indexed{{Dataset: d, Index: 3}}
-	f.guest = api.Indexed{Dataset: d, Index: 7}
+	f.sync = api.Sync{Revision: 1<<63 + 1, Full: true, Datasets: []api.IndexedDataset{{Dataset: d, Index: 9}}, RemovedDatasets: []uuid.UUID{node1}, Operations: []dataset.Operation{f.op}}
+	f.sync.SharedMounts = []api.IndexedDataset{{Dataset: d, Index: 3}}
+	f.guest = api.IndexedDataset{Dataset: d, Index: 7}
 	f.commit.Duplicate = true
 	return f
 }
