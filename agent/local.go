@@ -54,7 +54,7 @@ func (a *Agent) Import(ctx context.Context, req api.Request, r io.Reader) (datas
 }
 
 // Export is operation.Exporter.Export.
-func (a *Agent) Export(ctx context.Context, ref, snapshot string, w io.Writer) (api.LeftOut, error) {
+func (a *Agent) Export(ctx context.Context, ref, snapshot string, w io.Writer) (api.OmittedFiles, error) {
 	return a.Exporter.Export(ctx, ref, snapshot, w)
 }
 

@@ -46,7 +46,7 @@ func NewExporter(deps ExporterDeps) *Exporter { return &Exporter{deps} }
 // There is an exception: if the pool cannot clone without copying, Export reads the volume itself. Then the archive
 // has the content of one moment only if no process writes to the volume meanwhile. Sockets are left out, because tar
 // cannot represent them.
-func (e *Exporter) Export(ctx context.Context, ref, snapshot string, w io.Writer) (out api.LeftOut, err error) {
+func (e *Exporter) Export(ctx context.Context, ref, snapshot string, w io.Writer) (out api.OmittedFiles, err error) {
 	v, err := e.deps.Control.Volume(ctx, ref)
 	if err != nil {
 		return out, err
@@ -86,7 +86,7 @@ func (e *Exporter) Export(ctx context.Context, ref, snapshot string, w io.Writer
 
 // exportClone reads a temporary clone that only the export knows.
 func (e *Exporter) exportClone(ctx context.Context, pool backends.Pool, d dataset.Dataset, src dataset.Source,
-	w io.Writer, out *api.LeftOut) (err error) {
+	w io.Writer, out *api.OmittedFiles) (err error) {
 	scratch := d
 	scratch.ID, scratch.Size = uuid.New(), 0
 	end := e.deps.BorrowKey(scratch.ID, d.ID)
@@ -144,7 +144,7 @@ func (e *Exporter) writeOut(d dataset.Dataset) error {
 }
 
 // exportRoot writes the files of a dataset that is not mounted for use to w as a tar archive.
-func exportRoot(ctx context.Context, pool backends.Pool, id uuid.UUID, w io.Writer, out *api.LeftOut) (err error) {
+func exportRoot(ctx context.Context, pool backends.Pool, id uuid.UUID, w io.Writer, out *api.OmittedFiles) (err error) {
 	root, err := mounting.OpenRoot(ctx, pool, id, backends.AttachOptions{})
 	if err != nil {
 		return err

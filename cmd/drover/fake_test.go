@@ -35,7 +35,7 @@ type fake struct {
 	diff           api.Diff
 	version        api.Version
 	data           string // of an export or a backup
-	leftOut        api.LeftOut
+	leftOut        api.OmittedFiles
 	pageSize       int // 0: all on one page
 
 	// outcome answers Submit, for a purge by dataset where that is in byVolume;
@@ -273,9 +273,9 @@ func (f *fake) RebuildStore(context.Context, bool) ([]api.Rebuilt, error) {
 	return f.rebuilt, f.called("RebuildStore")
 }
 
-func (f *fake) Export(_ context.Context, ref, snapshot string, w io.Writer) (api.LeftOut, error) {
+func (f *fake) Export(_ context.Context, ref, snapshot string, w io.Writer) (api.OmittedFiles, error) {
 	if _, err := io.WriteString(w, f.data); err != nil {
-		return api.LeftOut{}, err
+		return api.OmittedFiles{}, err
 	}
 	return f.leftOut, f.called("Export", ref, snapshot)
 }

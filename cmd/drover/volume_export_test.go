@@ -11,13 +11,13 @@ import (
 // once, on one line, whatever the names are.
 func TestExportSaysWhatItLacks(t *testing.T) {
 	for name, c := range map[string]struct {
-		lacks api.LeftOut
+		lacks api.OmittedFiles
 		want  string
 	}{
 		"nothing": {},
-		"one": {api.LeftOut{Count: 1, First: []string{"mysql.sock"}}, "drover: 1 socket was left out of the " +
+		"one": {api.OmittedFiles{Count: 1, First: []string{"mysql.sock"}}, "drover: 1 socket was left out of the " +
 			"archive, because tar does not support sockets: mysql.sock\n"},
-		"many": {api.LeftOut{Count: 5, First: []string{"a", "b\n\x1b[2J", "c"}},
+		"many": {api.OmittedFiles{Count: 5, First: []string{"a", "b\n\x1b[2J", "c"}},
 			`drover: 5 sockets were left out of the archive, because tar does not support sockets: a, b\n\x1b[2J, c and 2 more
 `},
 	} {

@@ -1,13 +1,13 @@
 package api
 
-// LeftOut lists the files of a volume that an archive does not contain: sockets, which tar cannot store.
-type LeftOut struct {
+// OmittedFiles lists the files of a volume that an archive does not contain: sockets, which tar cannot store.
+type OmittedFiles struct {
 	Count int
 	First []string // the first three paths, relative to the volume
 }
 
 // Add counts a file that was left out, and keeps the paths of the first three.
-func (l *LeftOut) Add(path string) {
+func (l *OmittedFiles) Add(path string) {
 	const kept, longest = 3, 200
 	if l.Count++; len(l.First) >= kept {
 		return

@@ -116,7 +116,7 @@ type Local interface {
 	RebuildStore(ctx context.Context, skipOffline bool) ([]Rebuilt, error)
 	// Export writes a volume, or one snapshot of it, to w as a tar archive. It returns the files that the archive does
 	// not contain.
-	Export(ctx context.Context, ref, snapshot string, w io.Writer) (LeftOut, error)
+	Export(ctx context.Context, ref, snapshot string, w io.Writer) (OmittedFiles, error)
 	// Import creates a volume from a tar archive.
 	Import(ctx context.Context, req Request, r io.Reader) (dataset.Dataset, error)
 	// SnapshotSpace returns how much space the deletion of a snapshot frees. The snapshot is given by a prefix of its

@@ -19,14 +19,14 @@ import (
 
 // Export writes a volume, or one snapshot of it, to w as a tar archive, and returns which files the archive lacks. If
 // Export fails, the archive is incomplete.
-func (h Host) Export(ctx context.Context, ref, snapshot string, w io.Writer) (api.LeftOut, error) {
+func (h Host) Export(ctx context.Context, ref, snapshot string, w io.Writer) (api.OmittedFiles, error) {
 	k := to(route.ExportVolume, ref)
 	k.query = query("snapshot", snapshot)
 	trailer, err := h.conn.download(ctx, k, w)
 	if err != nil {
-		return api.LeftOut{}, err
+		return api.OmittedFiles{}, err
 	}
-	return wire.ReadLeftOut(trailer)
+	return wire.ReadOmittedFiles(trailer)
 }
 
 // Backup writes a copy of the store to w. If Backup fails, the copy is incomplete.

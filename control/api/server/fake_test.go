@@ -38,7 +38,7 @@ type fake struct {
 	found    []api.Finding
 	diff     api.Diff
 	space    api.SnapshotSpace
-	leftOut  api.LeftOut
+	leftOut  api.OmittedFiles
 	next     string
 	stream   func(context.Context, io.Writer) error
 	upload   func(context.Context, io.Reader) error
@@ -293,7 +293,7 @@ func (f *fake) RebuildStore(ctx context.Context, skipOffline bool) ([]api.Rebuil
 	return f.rebuilt, f.ask(ctx, "RebuildStore", skipOffline)
 }
 
-func (f *fake) Export(ctx context.Context, ref, snapshot string, w io.Writer) (api.LeftOut, error) {
+func (f *fake) Export(ctx context.Context, ref, snapshot string, w io.Writer) (api.OmittedFiles, error) {
 	if err := f.ask(ctx, "Export", ref, snapshot); err != nil || f.stream == nil {
 		return f.leftOut, err
 	}

@@ -62,8 +62,8 @@ func (a missing) RemovePool(context.Context, string, api.PoolRemoval) (api.Remov
 	return api.RemovedPool{}, a.hostOnly()
 }
 
-func (a missing) Export(context.Context, string, string, io.Writer) (api.LeftOut, error) {
-	return api.LeftOut{}, a.hostOnly()
+func (a missing) Export(context.Context, string, string, io.Writer) (api.OmittedFiles, error) {
+	return api.OmittedFiles{}, a.hostOnly()
 }
 
 func (a missing) Import(context.Context, api.Request, io.Reader) (dataset.Dataset, error) {

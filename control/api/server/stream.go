@@ -104,7 +104,7 @@ type streamWriter struct {
 	trailers    bool
 	begun       bool
 	sent        int64
-	leftOut     api.LeftOut
+	leftOut     api.OmittedFiles
 }
 
 func (s *streamWriter) begin() {

@@ -36,7 +36,7 @@ func WantsTrailers(r *http.Request) bool {
 
 // SetTrailers sets the trailers of an archive that ended with err. If err is nil, the archive is complete except for
 // the files in leftOut.
-func SetTrailers(h http.Header, leftOut api.LeftOut, err error) {
+func SetTrailers(h http.Header, leftOut api.OmittedFiles, err error) {
 	if err != nil {
 		p := ProblemOf(err)
 		h.Set(CodeTrailer, p.Code)
@@ -45,7 +45,7 @@ func SetTrailers(h http.Header, leftOut api.LeftOut, err error) {
 	}
 	h.Set(CodeTrailer, CodeOK)
 	if leftOut.Count > 0 {
-		h.Set(LeftOutTrailer, formatLeftOut(leftOut))
+		h.Set(LeftOutTrailer, formatOmittedFiles(leftOut))
 	}
 }
 
@@ -66,9 +66,9 @@ func StreamError(h http.Header) error {
 	return (&Problem{Code: code, Detail: detail}).Err()
 }
 
-// formatLeftOut returns the value of LeftOutTrailer: the count and the first paths, percent-encoded, with a space
+// formatOmittedFiles returns the value of LeftOutTrailer: the count and the first paths, percent-encoded, with a space
 // between two.
-func formatLeftOut(l api.LeftOut) string {
+func formatOmittedFiles(l api.OmittedFiles) string {
 	words := []string{strconv.Itoa(l.Count)}
 	for _, path := range l.First {
 		words = append(words, url.PathEscape(path))
@@ -76,8 +76,8 @@ func formatLeftOut(l api.LeftOut) string {
 	return strings.Join(words, " ")
 }
 
-// ReadLeftOut reads LeftOutTrailer. If it is absent, nothing was left out.
-func ReadLeftOut(h http.Header) (l api.LeftOut, err error) {
+// ReadOmittedFiles reads LeftOutTrailer. If it is absent, nothing was left out.
+func ReadOmittedFiles(h http.Header) (l api.OmittedFiles, err error) {
 	words := strings.Fields(h.Get(LeftOutTrailer))
 	if len(words) == 0 {
 		return l, nil

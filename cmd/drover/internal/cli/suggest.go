@@ -36,7 +36,7 @@ func (s suggester) Snapshot(ctx context.Context, ref, snapshot string) (dataset.
 	return v, s.suggestSnapshot(ctx, err, ref, snapshot)
 }
 
-func (s suggester) Export(ctx context.Context, ref, snapshot string, w io.Writer) (api.LeftOut, error) {
+func (s suggester) Export(ctx context.Context, ref, snapshot string, w io.Writer) (api.OmittedFiles, error) {
 	l, err := s.Remote.Export(ctx, ref, snapshot, w)
 	return l, s.suggestSnapshot(ctx, err, ref, snapshot)
 }

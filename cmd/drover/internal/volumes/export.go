@@ -55,7 +55,7 @@ listed on standard error. The archive is complete only if the exit code is 0.`,
 }
 
 // describeLeftOut returns a line about the files that an archive lacks.
-func describeLeftOut(l api.LeftOut) string {
+func describeLeftOut(l api.OmittedFiles) string {
 	var names []string
 	for _, path := range l.First {
 		names = append(names, show.Clean(path))
