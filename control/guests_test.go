@@ -14,7 +14,7 @@ import (
 
 // stay is what an agent asks for; the ID is of the stay.
 func stay(a *controltest.Agent, d dataset.Dataset, id uuid.UUID) (api.IndexedDataset, error) {
-	return a.Guest(a.Ctx, a.ID, api.SharedMountReport{Incarnation: a.Incarnation, Dataset: d.ID, ID: id})
+	return a.ReportSharedMount(a.Ctx, a.ID, api.SharedMountReport{Incarnation: a.Incarnation, Dataset: d.ID, ID: id})
 }
 
 func stays(a *controltest.Agent, d dataset.Dataset) uuid.UUID {
@@ -32,7 +32,7 @@ func stays(a *controltest.Agent, d dataset.Dataset) uuid.UUID {
 
 func leaves(a *controltest.Agent, d dataset.Dataset, id uuid.UUID) {
 	a.Helper()
-	if _, err := a.Guest(a.Ctx, a.ID, api.SharedMountReport{Incarnation: a.Incarnation, Dataset: d.ID, ID: id, Ended: true}); err != nil {
+	if _, err := a.ReportSharedMount(a.Ctx, a.ID, api.SharedMountReport{Incarnation: a.Incarnation, Dataset: d.ID, ID: id, Ended: true}); err != nil {
 		a.Fatalf("end of a stay: %v", err)
 	}
 }
@@ -205,7 +205,7 @@ func TestGuestsThatAreThereAlready(t *testing.T) {
 	d := createMany(a, "db")
 	op := *e.MustSubmit(controltest.Move("db", "beta")).Operation
 	c := e.NewAgentOnShare("gamma", share)
-	if _, err := c.Guest(e.Ctx, c.ID, api.SharedMountReport{Incarnation: c.Incarnation, Dataset: d.ID, ID: uuid.New(), Mounted: true}); err != nil {
+	if _, err := c.ReportSharedMount(e.Ctx, c.ID, api.SharedMountReport{Incarnation: c.Incarnation, Dataset: d.ID, ID: uuid.New(), Mounted: true}); err != nil {
 		t.Fatal(err)
 	}
 	if got := guests(e, "db"); !slices.Equal(got, []uuid.UUID{c.ID}) {
@@ -349,7 +349,7 @@ func TestGuestsOfAVolumeThatLeavesItsShare(t *testing.T) {
 	}
 	id := uuid.New()
 	held := api.SharedMountReport{Incarnation: c.Incarnation, Dataset: d.ID, ID: id, Mounted: true}
-	if _, err := c.Guest(e.Ctx, c.ID, held); err != nil {
+	if _, err := c.ReportSharedMount(e.Ctx, c.ID, held); err != nil {
 		t.Fatal(err)
 	}
 	controltest.Refused(t, b.TryCommit(op), dataset.ErrInUse, "cannot move volume db", "gamma")

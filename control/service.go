@@ -261,9 +261,9 @@ func (s *Service) Profile(_ context.Context, name string) (dataset.Profile, erro
 	return p, nil
 }
 
-// Copied is replica.Keeper.Copied.
-func (s *Service) Copied(ctx context.Context, node uuid.UUID, c api.CopyReport) error {
-	return s.CopyKeeper.Copied(ctx, node, c)
+// ReportCopy is replica.Keeper.ReportCopy.
+func (s *Service) ReportCopy(ctx context.Context, node uuid.UUID, c api.CopyReport) error {
+	return s.CopyKeeper.ReportCopy(ctx, node, c)
 }
 
 // RemoveNode is NodeRemover.RemoveNode.

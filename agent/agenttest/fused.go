@@ -48,13 +48,13 @@ func (c FusedControl) Yield(ctx context.Context, node uuid.UUID, y api.Yield) er
 	return Unavailable(c.Host.Fuse.Act("yield", func() error { return c.Service.Yield(ctx, node, y) }))
 }
 
-func (c FusedControl) Copied(ctx context.Context, node uuid.UUID, k api.CopyReport) error {
-	return Unavailable(c.Host.Fuse.Act("copied", func() error { return c.Service.Copied(ctx, node, k) }))
+func (c FusedControl) ReportCopy(ctx context.Context, node uuid.UUID, k api.CopyReport) error {
+	return Unavailable(c.Host.Fuse.Act("copied", func() error { return c.Service.ReportCopy(ctx, node, k) }))
 }
 
-func (c FusedControl) Guest(ctx context.Context, node uuid.UUID, s api.SharedMountReport) (out api.IndexedDataset, err error) {
+func (c FusedControl) ReportSharedMount(ctx context.Context, node uuid.UUID, s api.SharedMountReport) (out api.IndexedDataset, err error) {
 	return out, Unavailable(c.Host.Fuse.Act("guest", func() error {
-		out, err = c.Service.Guest(ctx, node, s)
+		out, err = c.Service.ReportSharedMount(ctx, node, s)
 		return err
 	}))
 }
@@ -277,7 +277,7 @@ func (UnreachableControl) Operation(context.Context, string, time.Duration) (dat
 	return dataset.Operation{}, ErrUnreachable
 }
 
-func (UnreachableControl) Guest(context.Context, uuid.UUID, api.SharedMountReport) (api.IndexedDataset, error) {
+func (UnreachableControl) ReportSharedMount(context.Context, uuid.UUID, api.SharedMountReport) (api.IndexedDataset, error) {
 	return api.IndexedDataset{}, ErrUnreachable
 }
 

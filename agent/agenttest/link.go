@@ -229,9 +229,9 @@ func (l *Link) Heartbeat(ctx context.Context, node uuid.UUID, h api.Heartbeat) e
 	return err
 }
 
-func (l *Link) Copied(ctx context.Context, node uuid.UUID, c api.CopyReport) error {
+func (l *Link) ReportCopy(ctx context.Context, node uuid.UUID, c api.CopyReport) error {
 	_, err := through(ctx, l, func(ctx context.Context) (any, error) {
-		return nil, l.Service.Copied(ctx, node, c)
+		return nil, l.Service.ReportCopy(ctx, node, c)
 	})
 	return err
 }

@@ -74,7 +74,7 @@ func (r *Holdings) SendSoon(recovery uuid.UUID) {
 // answer.
 func (r *Holdings) Send(ctx context.Context, to api.Service, h api.Holdings) (err error) {
 	for range MaxSendAttempts {
-		err = to.Hold(ctx, r.NodeID, h)
+		err = to.ReportHoldings(ctx, r.NodeID, h)
 		if errors.Is(err, dataset.ErrConflict) { // another replica asked for it
 			return nil
 		}

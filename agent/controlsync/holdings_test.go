@@ -110,7 +110,7 @@ type crowded struct {
 	took  chan uuid.UUID
 }
 
-func (c *crowded) Hold(_ context.Context, _ uuid.UUID, h api.Holdings) error {
+func (c *crowded) ReportHoldings(_ context.Context, _ uuid.UUID, h api.Holdings) error {
 	if c.asked.Add(1) < c.most {
 		return dataset.Errorf(dataset.ErrUnavailable, "16 holdings are under way, which is the most at once (try again when one has ended)")
 	}
@@ -136,7 +136,7 @@ type refusing struct {
 	err error
 }
 
-func (r *refusing) Hold(context.Context, uuid.UUID, api.Holdings) error { return r.err }
+func (r *refusing) ReportHoldings(context.Context, uuid.UUID, api.Holdings) error { return r.err }
 
 // A replica is told what this node holds when it takes that at last, whatever others do
 // that are away, and for a second recovery as well.

@@ -18,7 +18,7 @@ type slowWord struct {
 	asked, on chan struct{}
 }
 
-func (c slowWord) Guest(ctx context.Context, node uuid.UUID, s api.SharedMountReport) (out api.IndexedDataset, err error) {
+func (c slowWord) ReportSharedMount(ctx context.Context, node uuid.UUID, s api.SharedMountReport) (out api.IndexedDataset, err error) {
 	held, answer := false, false
 	if s.Mounted {
 		select {
@@ -28,14 +28,14 @@ func (c slowWord) Guest(ctx context.Context, node uuid.UUID, s api.SharedMountRe
 		}
 	}
 	if answer {
-		out, err = c.Service.Guest(ctx, node, s)
+		out, err = c.Service.ReportSharedMount(ctx, node, s)
 	}
 	if held {
 		c.asked <- struct{}{}
 		<-c.on
 	}
 	if !answer {
-		out, err = c.Service.Guest(ctx, node, s)
+		out, err = c.Service.ReportSharedMount(ctx, node, s)
 	}
 	return out, err
 }

@@ -82,7 +82,7 @@ var errMoved = errors.New("it was just moved to another pool of its share (ask a
 func (m *Guests) mountOnce(ctx context.Context, d dataset.Dataset, path string) error {
 	r := SharedMount{MountID: uuid.New()}
 	var err error
-	if r.IndexedDataset, err = m.Control.Guest(ctx, m.NodeID,
+	if r.IndexedDataset, err = m.Control.ReportSharedMount(ctx, m.NodeID,
 		api.SharedMountReport{Incarnation: m.Incarnation, Dataset: d.ID, ID: r.MountID}); err != nil {
 		return err
 	}
@@ -142,7 +142,7 @@ func (m *Guests) Attach(ctx context.Context, d dataset.Dataset) (att backends.At
 
 // endSharedMount makes control end the record of a shared mount.
 func endSharedMount(ctx context.Context, h *host.Host, id, mountID uuid.UUID) error {
-	_, err := h.Control.Guest(ctx, h.NodeID, api.SharedMountReport{
+	_, err := h.Control.ReportSharedMount(ctx, h.NodeID, api.SharedMountReport{
 		Incarnation: h.Incarnation, Dataset: id, ID: mountID, Ended: true,
 	})
 	return err
@@ -179,7 +179,7 @@ func (m *Guests) Reconcile(ctx context.Context, id, recorded uuid.UUID) error {
 		g.MountID = uuid.New()
 	}
 	// The lock is not held here, so that mounts and unmounts do not wait for control.
-	now, asked := m.Control.Guest(ctx, m.NodeID, api.SharedMountReport{
+	now, asked := m.Control.ReportSharedMount(ctx, m.NodeID, api.SharedMountReport{
 		Incarnation: m.Incarnation,
 		Dataset:     id,
 		ID:          g.MountID,

@@ -240,7 +240,7 @@ func TestForgottenGuestReportsAgain(t *testing.T) {
 	forget := func(d dataset.Dataset) {
 		t.Helper()
 		over := api.SharedMountReport{Incarnation: f.B.Incarnation, Dataset: d.ID, ID: g.MountID, Ended: true}
-		if _, err := f.Service.Guest(t.Context(), f.B.Node(), over); err != nil {
+		if _, err := f.Service.ReportSharedMount(t.Context(), f.B.Node(), over); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -53,7 +53,7 @@ func (r *Reservations) Reserve(ctx context.Context, d dataset.Dataset) (end func
 	}
 	mountID := uuid.New()
 	r.count(d.ID, mountID, 1) // before control answers: see Guests.Apply
-	if _, err := r.Control.Guest(ctx, r.NodeID,
+	if _, err := r.Control.ReportSharedMount(ctx, r.NodeID,
 		api.SharedMountReport{Incarnation: r.Incarnation, Dataset: d.ID, ID: mountID}); err != nil {
 		r.count(d.ID, mountID, -1)
 		if host.InDoubt(err) {

@@ -47,7 +47,7 @@ func TestFinishedButUnreportedOperations(t *testing.T) {
 					user = f.B
 					for _, g := range f.Recorded("db").SharedMounts { // as the home says first of all when it is back
 						over := api.SharedMountReport{Incarnation: f.A.Incarnation, Dataset: d.ID, ID: g.ID, Ended: true}
-						if _, err := f.Service.Guest(t.Context(), f.A.Node(), over); err != nil {
+						if _, err := f.Service.ReportSharedMount(t.Context(), f.A.Node(), over); err != nil {
 							t.Fatal(err)
 						}
 					}

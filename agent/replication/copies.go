@@ -254,7 +254,7 @@ func (c *Copies) supersededSnapshot(k api.AssignedCopy) dataset.Snapshot {
 // The decision may be old, and the copy may now be the last good one.
 func (c *Copies) destroy(ctx context.Context, pool backends.Pool, k api.AssignedCopy) error {
 	if _, err := pool.Stat(ctx, k.Dataset); !errors.Is(err, dataset.ErrNotFound) {
-		err := c.deps.Control.Copied(ctx, c.deps.NodeID, api.CopyReport{
+		err := c.deps.Control.ReportCopy(ctx, c.deps.NodeID, api.CopyReport{
 			Incarnation: c.deps.Incarnation, Copy: k.Copy, ConfirmRemoval: true,
 		})
 		if errors.Is(err, dataset.ErrStale) {
@@ -289,7 +289,7 @@ func (c *Copies) Report(ctx context.Context, r api.CopyReport) error {
 
 func reportCopy(ctx context.Context, h *host.Host, r api.CopyReport) error {
 	r.Incarnation = h.Incarnation
-	err := h.Control.Copied(ctx, h.NodeID, r)
+	err := h.Control.ReportCopy(ctx, h.NodeID, r)
 	if errors.Is(err, dataset.ErrStale) {
 		return nil
 	}

@@ -240,11 +240,11 @@ func (undecided) Operation(context.Context, string, time.Duration) (op dataset.O
 // lenient is a control that lets a copy go.
 type lenient struct{ api.Service }
 
-func (l lenient) Copied(ctx context.Context, node uuid.UUID, c api.CopyReport) error {
+func (l lenient) ReportCopy(ctx context.Context, node uuid.UUID, c api.CopyReport) error {
 	if c.ConfirmRemoval {
 		return nil
 	}
-	return l.Service.Copied(ctx, node, c)
+	return l.Service.ReportCopy(ctx, node, c)
 }
 
 // A copy that is to go is not destroyed under a move that goes on from it.

@@ -249,7 +249,7 @@ func (a *Agent) ReportGuard() {
 // by the clock of the home.
 func (a *Agent) ReportCurrentCopy(d dataset.Dataset, taken, current time.Time) {
 	a.Helper()
-	a.ReportCopy(d, taken)
+	a.ReportCopyTaken(d, taken)
 	c, _ := a.Reports.Copy(a.ID, d.ID)
 	c.VerifiedAtHome = current
 	a.heartbeat(api.Heartbeat{GuardRunning: true, NodeTime: a.Clock.Now(), Copies: []dataset.Copy{c}})
@@ -328,11 +328,11 @@ func (a *Agent) MustSeal(req api.Request, e dataset.Encryption) dataset.Dataset 
 	return *a.MustCommit(op).Dataset
 }
 
-// ReportCopy reports that the node has a copy of a dataset, with a snapshot that was taken at a time.
-func (a *Agent) ReportCopy(d dataset.Dataset, taken time.Time) {
+// ReportCopyTaken reports that the node has a copy of a dataset, with a snapshot that was taken at a time.
+func (a *Agent) ReportCopyTaken(d dataset.Dataset, taken time.Time) {
 	a.Helper()
 	c := dataset.Copy{Dataset: d.ID, Node: a.ID, Epoch: d.Epoch, Snapshot: uuid.New(), Taken: taken}
-	if err := a.Copied(a.Ctx, a.ID, api.CopyReport{Incarnation: a.Incarnation, Copy: c}); err != nil {
+	if err := a.ReportCopy(a.Ctx, a.ID, api.CopyReport{Incarnation: a.Incarnation, Copy: c}); err != nil {
 		a.Fatalf("copied: %v", err)
 	}
 }

@@ -54,7 +54,7 @@ func (m *RestoredStore) NoteHoldings() {
 func (m *RestoredStore) RecoverWith(r api.Recover, heard ...string) (api.Recovery, error) {
 	m.Control.Helper()
 	done := make(chan struct{})
-	before, _ := m.Service.Recovery.Gathered()
+	before, _ := m.Service.Recovery.Collecting()
 	if r.Digest == "" {
 		for name, n := range m.Agents {
 			if !slices.Contains(heard, name) {
@@ -65,12 +65,12 @@ func (m *RestoredStore) RecoverWith(r api.Recover, heard ...string) (api.Recover
 			defer close(done)
 			of := before
 			for of == before {
-				of, _ = m.Service.Recovery.Gathered()
+				of, _ = m.Service.Recovery.Collecting()
 			}
 			for _, name := range heard {
 				h := m.Holdings[name]
 				h.Recovery = of
-				if err := m.Hold(m.Control.Ctx, m.Agents[name].ID, h); err != nil {
+				if err := m.ReportHoldings(m.Control.Ctx, m.Agents[name].ID, h); err != nil {
 					m.Control.Errorf("%v", err)
 				}
 			}

@@ -42,7 +42,7 @@ func TestDiscard(t *testing.T) {
 	if len(sync.Copies) != 1 || sync.Copies[0].Kind != dataset.CopyCondemned {
 		t.Fatalf("its node hears %+v", sync.Copies)
 	}
-	if err := b.Copied(b.Ctx, b.ID, api.CopyReport{Incarnation: b.Incarnation, Copy: sync.Copies[0].Copy, Removed: true}); err != nil {
+	if err := b.ReportCopy(b.Ctx, b.ID, api.CopyReport{Incarnation: b.Incarnation, Copy: sync.Copies[0].Copy, Removed: true}); err != nil {
 		t.Fatal(err)
 	}
 	if v := e.MustVolume("db"); len(v.CopyDetails) != 0 || len(v.Copies) != 0 || v.ID != d.ID {
@@ -66,7 +66,7 @@ func TestOvertakenAsItsNodeSays(t *testing.T) {
 	says := func() error {
 		c := kept()
 		c.Kind = dataset.CopySuperseded // by the same snapshot
-		return a.Copied(a.Ctx, a.ID, api.CopyReport{Incarnation: a.Incarnation, Copy: c})
+		return a.ReportCopy(a.Ctx, a.ID, api.CopyReport{Incarnation: a.Incarnation, Copy: c})
 	}
 	condemn := func() {
 		t.Helper()
@@ -114,7 +114,7 @@ func TestI3TrashKeepsWhatWasOvertaken(t *testing.T) {
 	controltest.Refused(t, e.Failures[0], dataset.ErrConflict, "node beta has a superseded copy", "superseded mount "+d.ID.String()+" beta")
 	e.MustSubmit(api.Request{Kind: dataset.OpDiscard, Volume: d.ID.String()})
 	c := b.MustSync(0).Copies[0].Copy
-	if err := b.Copied(b.Ctx, b.ID, api.CopyReport{Incarnation: b.Incarnation, Copy: c, Removed: true}); err != nil {
+	if err := b.ReportCopy(b.Ctx, b.ID, api.CopyReport{Incarnation: b.Incarnation, Copy: c, Removed: true}); err != nil {
 		t.Fatal(err)
 	}
 	e.Round()

@@ -34,7 +34,7 @@ func TestShow(t *testing.T) {
 	says := func(c dataset.Copy, path, problem string) dataset.Copy {
 		t.Helper()
 		c.Path, c.Problem = path, problem
-		if err := b.Copied(b.Ctx, b.ID, api.CopyReport{Incarnation: b.Incarnation, Copy: c, MountOnly: true}); err != nil {
+		if err := b.ReportCopy(b.Ctx, b.ID, api.CopyReport{Incarnation: b.Incarnation, Copy: c, MountOnly: true}); err != nil {
 			t.Fatal(err)
 		}
 		return hears()

@@ -52,7 +52,7 @@ func TestSteadyClusterWritesNothing(t *testing.T) {
 		}
 	}
 	steps(3)
-	b.ReportCopy(d, x.Clock.Now())
+	b.ReportCopyTaken(d, x.Clock.Now())
 	steps(3)
 	steps(int((housekeeping.OperationRetention + housekeeping.ForgetInterval + uptime.MarkInterval) / (5 * time.Second)))
 	onRecord := func() map[string]uint64 {

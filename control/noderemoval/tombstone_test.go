@@ -39,7 +39,7 @@ func TestRemovedNodeWasToDestroy(t *testing.T) {
 	if _, err := e.RemoveNode(e.Ctx, "alpha", api.NodeRemoval{Force: true}); dataset.KindOf(err) != dataset.ErrInvalid {
 		t.Errorf("the node is still on record: %v", err)
 	}
-	if err := e.Copied(e.Ctx, b.ID, api.CopyReport{Incarnation: b.Incarnation, Copy: dataset.Copy{Dataset: d.ID, Node: b.ID}, Removed: true}); err != nil {
+	if err := e.ReportCopy(e.Ctx, b.ID, api.CopyReport{Incarnation: b.Incarnation, Copy: dataset.Copy{Dataset: d.ID, Node: b.ID}, Removed: true}); err != nil {
 		t.Fatal(err)
 	}
 	if st := e.CheckInvariants(); len(st.Datasets) != 0 {

@@ -36,10 +36,10 @@ func TestHoldingsAreBounded(t *testing.T) {
 	} {
 		h := m.Holdings["alpha"]
 		change(&h)
-		controltest.Refused(t, m.Hold(t.Context(), a.ID, h), dataset.ErrInvalid, "holdings of node", want)
+		controltest.Refused(t, m.ReportHoldings(t.Context(), a.ID, h), dataset.ErrInvalid, "holdings of node", want)
 	}
 	m.MustRecover("alpha")
-	if _, reports := m.Service.Recovery.Gathered(); reports != 0 || m.Service.Recovery.Gathers() == nil {
+	if _, reports := m.Service.Recovery.Collecting(); reports != 0 || m.Service.Recovery.CheckCollecting() == nil {
 		t.Errorf("%d nodes' holdings are kept after the recovery", reports)
 	}
 	if v := m.MustVolume("db"); v.Home != a.ID {
@@ -54,7 +54,7 @@ func TestHoldingsAreForgotten(t *testing.T) {
 	m.Saved = m.Save()
 	m.Agents["alpha"].MustCreate("db")
 	back(m)
-	controltest.Refused(t, m.Service.Recovery.Gathers(), dataset.ErrConflict, "not recovering")
+	controltest.Refused(t, m.Service.Recovery.CheckCollecting(), dataset.ErrConflict, "not recovering")
 	r, err := m.RecoverWith(api.Recover{}, "alpha")
 	if err != nil {
 		t.Fatal(err)
@@ -62,12 +62,12 @@ func TestHoldingsAreForgotten(t *testing.T) {
 	m.EndSession(m.Agents["alpha"]) // as its session would by itself, at some time of the next hour
 	m.Control.Clock.Advance(recovery.ConfirmTimeout - 1)
 	m.Stand(m.Service)
-	if err := m.Service.Recovery.Gathers(); err != nil || reportsOf(m.Service) != 1 {
+	if err := m.Service.Recovery.CheckCollecting(); err != nil || reportsOf(m.Service) != 1 {
 		t.Errorf("forgotten early: %v", err)
 	}
 	m.Control.Clock.Advance(1)
 	m.Stand(m.Service)
-	controltest.Refused(t, m.Service.Recovery.Gathers(), dataset.ErrConflict, "is not recovering")
+	controltest.Refused(t, m.Service.Recovery.CheckCollecting(), dataset.ErrConflict, "is not recovering")
 	_, err = m.RecoverWith(api.Recover{Digest: r.Digest})
 	controltest.Refused(t, err, dataset.ErrConflict, "start again")
 	m.Agents["alpha"].Incarnation = uuid.New() // its session was over
@@ -76,11 +76,11 @@ func TestHoldingsAreForgotten(t *testing.T) {
 	h.Incarnation = m.Agents["alpha"].Incarnation
 	m.Holdings["alpha"] = h
 	m.MustRecover("alpha")
-	controltest.Refused(t, m.Service.Recovery.Gathers(), dataset.ErrConflict, "is not recovering")
+	controltest.Refused(t, m.Service.Recovery.CheckCollecting(), dataset.ErrConflict, "is not recovering")
 }
 
 // reportsOf returns how many nodes have reported for the recovery in progress.
 func reportsOf(s *control.Service) int {
-	_, n := s.Recovery.Gathered()
+	_, n := s.Recovery.Collecting()
 	return n
 }

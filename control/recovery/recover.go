@@ -91,10 +91,10 @@ func (g *gathering) current() (of uuid.UUID, told map[uuid.UUID]api.Holdings, ne
 	return g.recovery, told, g.arrived
 }
 
-// Hold receives a node's report for a recovery and keeps it in memory, if this service asked for it. A later report
+// ReportHoldings receives a node's report for a recovery and keeps it in memory, if this service asked for it. A later report
 // replaces an earlier one. It fails with dataset.ErrStale for an agent that is not the node's newest, and with
 // ErrInvalid for a report that is too large.
-func (rc *Recovery) Hold(ctx context.Context, node uuid.UUID, h api.Holdings) error {
+func (rc *Recovery) ReportHoldings(ctx context.Context, node uuid.UUID, h api.Holdings) error {
 	if err := reports.CheckHoldings(node.String(), h); err != nil {
 		return err
 	}
@@ -105,8 +105,8 @@ func (rc *Recovery) Hold(ctx context.Context, node uuid.UUID, h api.Holdings) er
 	return nil
 }
 
-// Gathers fails with dataset.ErrConflict unless this service waits for reports for a recovery.
-func (rc *Recovery) Gathers() error {
+// CheckCollecting fails with dataset.ErrConflict unless this service waits for reports for a recovery.
+func (rc *Recovery) CheckCollecting() error {
 	rc.gathering.mu.Lock()
 	defer rc.gathering.mu.Unlock()
 	if rc.gathering.holdings == nil {

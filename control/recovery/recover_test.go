@@ -285,9 +285,9 @@ func TestRecoverOnlyWhatWasSeen(t *testing.T) {
 	_, err = m.Recover(t.Context(), api.Recover{Digest: "0123"})
 	controltest.Refused(t, err, dataset.ErrConflict, "start again")
 	h := m.Holdings["alpha"]
-	h.Recovery, _ = m.Service.Recovery.Gathered()
+	h.Recovery, _ = m.Service.Recovery.Collecting()
 	h.Datasets = nil
-	if err := m.Hold(t.Context(), m.Agents["alpha"].ID, h); err != nil {
+	if err := m.ReportHoldings(t.Context(), m.Agents["alpha"].ID, h); err != nil {
 		t.Fatal(err)
 	}
 	_, err = m.Recover(t.Context(), api.Recover{Digest: r.Digest})

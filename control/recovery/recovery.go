@@ -59,9 +59,9 @@ func NewRecovery(d RecoveryDeps) *Recovery { return &Recovery{RecoveryDeps: d} }
 // Expire drops the reports for a recovery that was not confirmed in time.
 func (rc *Recovery) Expire() { rc.gathering.expire(rc.Ledger.Clock.Steady()) }
 
-// Gathered returns the recovery for which this service gathers reports, and how many nodes have reported. It returns
+// Collecting returns the recovery for which this service gathers reports, and how many nodes have reported. It returns
 // uuid.Nil if there is none.
-func (rc *Recovery) Gathered() (id uuid.UUID, reports int) {
+func (rc *Recovery) Collecting() (id uuid.UUID, reports int) {
 	of, told, _ := rc.gathering.current()
 	return of, len(told)
 }

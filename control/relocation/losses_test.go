@@ -76,7 +76,7 @@ func TestPromotionRefusedForgetsNothing(t *testing.T) {
 		},
 		"overtaken": func(e *controltest.Control, a *controltest.Agent, d dataset.Dataset) error {
 			c := dataset.Copy{Dataset: d.ID, Node: a.ID, Kind: dataset.CopySuperseded, Epoch: d.Epoch, Snapshot: uuid.New(), Taken: controltest.Start}
-			return e.Copied(e.Ctx, a.ID, api.CopyReport{Incarnation: a.Incarnation, Copy: c})
+			return e.ReportCopy(e.Ctx, a.ID, api.CopyReport{Incarnation: a.Incarnation, Copy: c})
 		},
 	} {
 		t.Run(what, func(t *testing.T) { promotionRefused(t, befalls) })

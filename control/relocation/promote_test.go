@@ -107,8 +107,8 @@ func TestNoStalerCopy(t *testing.T) {
 	a, b, c := e.NewAgent("alpha"), e.NewAgent("beta"), e.NewAgent("gamma")
 	e.WantReplicas(2)
 	d := a.MustCreate("db@safe")
-	b.ReportCopy(d, controltest.Start)
-	c.ReportCopy(d, controltest.Start.Add(time.Minute))
+	b.ReportCopyTaken(d, controltest.Start)
+	c.ReportCopyTaken(d, controltest.Start.Add(time.Minute))
 	x.EndSession(a)
 	_, err := e.Submit(e.Ctx, controltest.ForcedMove("db", "beta", "alpha"))
 	controltest.Refused(t, err, dataset.ErrConflict, "node gamma", "12:01:00Z", "node beta of 2026-11-18T12:00:00Z")
@@ -166,9 +166,9 @@ func TestLaterIsOfALaterEpoch(t *testing.T) {
 	set(later.ID, 2, controltest.Start.Add(2*time.Minute))
 	set(lost.ID, 2, controltest.Start.Add(2*time.Minute))
 	d.Epoch = 1
-	a.ReportCopy(d, controltest.Start.Add(time.Hour))
+	a.ReportCopyTaken(d, controltest.Start.Add(time.Hour))
 	d.Epoch = 2
-	c.ReportCopy(d, controltest.Start)
+	c.ReportCopyTaken(d, controltest.Start)
 	x.EndSession(b)
 	_, err := e.Submit(e.Ctx, controltest.Move("db", "beta"))
 	if err != nil {

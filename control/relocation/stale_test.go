@@ -112,8 +112,8 @@ func TestCopiesOfOneMoment(t *testing.T) {
 	a, b, c := e.NewAgent("alpha"), e.NewAgent("beta"), e.NewAgent("gamma")
 	e.WantReplicas(2)
 	d := a.MustCreate("db@safe")
-	b.ReportCopy(d, controltest.Start)
-	c.ReportCopy(d, controltest.Start)
+	b.ReportCopyTaken(d, controltest.Start)
+	c.ReportCopyTaken(d, controltest.Start)
 	x.EndSession(a)
 	if op := e.MustSubmit(controltest.ForcedMove("db", "beta", "alpha")).Operation; op.Node != b.ID {
 		t.Errorf("%+v", op)

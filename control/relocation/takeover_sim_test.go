@@ -144,7 +144,7 @@ func (w *takeovers) befall() {
 func (w *takeovers) overtaken(n *taker) {
 	d := w.MustVolume("db")
 	c := dataset.Copy{Dataset: d.ID, Node: n.ID, Kind: dataset.CopySuperseded, Epoch: d.Epoch, Snapshot: uuid.New(), Taken: w.Clock.Now()}
-	if err := w.Copied(w.Ctx, n.ID, api.CopyReport{Incarnation: n.Incarnation, Copy: c}); err != nil && dataset.KindOf(err) != dataset.ErrStale {
+	if err := w.ReportCopy(w.Ctx, n.ID, api.CopyReport{Incarnation: n.Incarnation, Copy: c}); err != nil && dataset.KindOf(err) != dataset.ErrStale {
 		w.Fatalf("%v", err)
 	}
 }

@@ -12,12 +12,12 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Copied records the present state of a node's copy of a dataset. It writes to the store when the copy has its first
+// ReportCopy records the present state of a node's copy of a dataset. It writes to the store when the copy has its first
 // complete snapshot and when its epoch changes. Other reports are written only now and then. Idempotent.
 //
 // It fails with dataset.ErrStale in these cases: the node must not have the copy; the copy was destroyed without a
 // request; or the copy must be destroyed and still exists.
-func (s *Keeper) Copied(ctx context.Context, node uuid.UUID, c api.CopyReport) error {
+func (s *Keeper) ReportCopy(ctx context.Context, node uuid.UUID, c api.CopyReport) error {
 	if c.Copy.Node != node {
 		return dataset.Errorf(dataset.ErrForbidden, "copy of dataset %s belongs to node %s, not to %s", c.Copy.Dataset,
 			c.Copy.Node, node)

@@ -22,7 +22,7 @@ func TestPurgeWithCopies(t *testing.T) {
 	a.MustCreate("db@fleeting")
 	d := e.MustMove("db", a, b, "beta")
 	gone := api.CopyReport{Incarnation: a.Incarnation, Copy: dataset.Copy{Dataset: d.ID, Node: a.ID}, Removed: true}
-	if err := a.Copied(a.Ctx, a.ID, gone); !errors.Is(err, dataset.ErrStale) {
+	if err := a.ReportCopy(a.Ctx, a.ID, gone); !errors.Is(err, dataset.ErrStale) {
 		t.Errorf("destroyed though nobody wanted that: %v", err)
 	}
 	rev := a.MustSync(0).Revision
@@ -38,7 +38,7 @@ func TestPurgeWithCopies(t *testing.T) {
 	_, err := e.Submit(e.Ctx, api.Request{Kind: dataset.OpPurge, Volume: d.ID.String()})
 	controltest.Refused(t, err, dataset.ErrPending, "alpha")
 	for range 2 {
-		if err := a.Copied(a.Ctx, a.ID, gone); err != nil {
+		if err := a.ReportCopy(a.Ctx, a.ID, gone); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -68,7 +68,7 @@ func TestLeftCopyExpires(t *testing.T) {
 		t.Errorf("it stays: %+v", s.Copies)
 	}
 	k := s.Copies[0].Copy
-	if err := a.Copied(a.Ctx, a.ID, api.CopyReport{Incarnation: a.Incarnation, Copy: k, Removed: true}); err != nil {
+	if err := a.ReportCopy(a.Ctx, a.ID, api.CopyReport{Incarnation: a.Incarnation, Copy: k, Removed: true}); err != nil {
 		t.Fatal(err)
 	}
 	if left := e.CheckInvariants().Datasets[d.ID]; len(left.Copies) != 0 || left.State != dataset.StateReady {
@@ -95,7 +95,7 @@ func TestStaleSightingsOfCopies(t *testing.T) {
 	says(1)
 	_, err := e.Submit(e.Ctx, controltest.ForcedMove("db", "beta", "alpha"))
 	controltest.Refused(t, err, dataset.ErrNotFound, "no complete copy")
-	b.ReportCopy(d, controltest.Start)
+	b.ReportCopyTaken(d, controltest.Start)
 	says(2)
 	if op := e.MustSubmit(controltest.ForcedMove("db", "beta", "alpha")).Operation; !op.Loss.Taken.Equal(controltest.Start) {
 		t.Errorf("%+v", op.Loss)
@@ -149,7 +149,7 @@ func TestCopyOfAnotherNode(t *testing.T) {
 	e.MustMove("db", a, b, "beta")
 	before := e.Dump()
 	c := dataset.Copy{Dataset: d.ID, Node: b.ID, Pool: a.LocalPools[0].ID, Kind: dataset.CopySuperseded, Epoch: 9, Snapshot: uuid.New(), Taken: controltest.Start}
-	controltest.Refused(t, e.Copied(e.Ctx, a.ID, api.CopyReport{Incarnation: a.Incarnation, Copy: c}), dataset.ErrForbidden, "node "+b.ID.String())
+	controltest.Refused(t, e.ReportCopy(e.Ctx, a.ID, api.CopyReport{Incarnation: a.Incarnation, Copy: c}), dataset.ErrForbidden, "node "+b.ID.String())
 	if diff := cmp.Diff(before, e.Dump()); diff != "" {
 		t.Errorf("it is on record (-before +after):\n%s", diff)
 	}
@@ -171,17 +171,17 @@ func TestLateWordOfACopy(t *testing.T) {
 	}
 	later := d
 	later.Epoch++
-	b.ReportCopy(d, controltest.Start.Add(-time.Hour))
-	b.ReportCopy(d, controltest.Start)
+	b.ReportCopyTaken(d, controltest.Start.Add(-time.Hour))
+	b.ReportCopyTaken(d, controltest.Start)
 	if got := copyOf(); !got.Taken.Equal(controltest.Start) {
 		t.Errorf("a later snapshot of the same epoch is not taken: %+v", got)
 	}
-	b.ReportCopy(later, controltest.Start.Add(time.Hour))
+	b.ReportCopyTaken(later, controltest.Start.Add(time.Hour))
 	want := copyOf()
 	if want.Epoch != later.Epoch || !want.Taken.Equal(controltest.Start.Add(time.Hour)) {
 		t.Fatalf("%+v", want)
 	}
-	b.ReportCopy(d, controltest.Start.Add(2*time.Hour))
+	b.ReportCopyTaken(d, controltest.Start.Add(2*time.Hour))
 	if got := copyOf(); got != want {
 		t.Errorf("an earlier epoch: %+v, and it was %+v", got, want)
 	}
@@ -190,7 +190,7 @@ func TestLateWordOfACopy(t *testing.T) {
 	}
 	want = copyOf()
 	later.Epoch++
-	b.ReportCopy(later, controltest.Start.Add(3*time.Hour))
+	b.ReportCopyTaken(later, controltest.Start.Add(3*time.Hour))
 	if got := copyOf(); got != want {
 		t.Errorf("it is condemned: %+v, and it was %+v", got, want)
 	}

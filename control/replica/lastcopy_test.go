@@ -77,7 +77,7 @@ func TestCondemnedIsDecidedAgain(t *testing.T) {
 			for g, was := range map[*controltest.Agent]dataset.CopyKind{l.Left: dataset.CopyLeft, l.Replica: dataset.CopyReplica} {
 				k := g.MustSync(0).Copies[0]
 				ask := func() error {
-					return l.Keeper.Copied(t.Context(), g.ID, api.CopyReport{Incarnation: g.Incarnation, Copy: k.Copy, ConfirmRemoval: true})
+					return l.Keeper.ReportCopy(t.Context(), g.ID, api.CopyReport{Incarnation: g.Incarnation, Copy: k.Copy, ConfirmRemoval: true})
 				}
 				if err := ask(); dataset.KindOf(err) != c.answer {
 					t.Errorf("what was %s: %v", was, err)

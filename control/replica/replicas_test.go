@@ -87,12 +87,12 @@ func TestReplicas(t *testing.T) {
 	if len(got) != 1 || got["delta"] != dataset.CopyReplica {
 		t.Fatalf("%v", got)
 	}
-	x.ReportCopy(d, controltest.Start)
+	x.ReportCopyTaken(d, controltest.Start)
 
 	// What is kept fresh is told all the time, and written seldom.
 	writes := e.Spy.Committed()
 	for i := range 20 {
-		x.ReportCopy(d, controltest.Start.Add(time.Duration(i)*30*time.Second))
+		x.ReportCopyTaken(d, controltest.Start.Add(time.Duration(i)*30*time.Second))
 	}
 	if n := e.Spy.Committed() - writes; n > 1 {
 		t.Errorf("%d transactions for 20 refreshes in 10 minutes", n)
@@ -119,7 +119,7 @@ func TestReplicas(t *testing.T) {
 	if got = copies(e, d.ID, agents); got["delta"] != dataset.CopyReplica {
 		t.Fatalf("the last whole copy is to go: %v", got)
 	}
-	c.ReportCopy(d, controltest.Start)
+	c.ReportCopyTaken(d, controltest.Start)
 	e.Round()
 	if got = copies(e, d.ID, agents); got["gamma"] != dataset.CopyReplica || got["delta"] != dataset.CopyCondemned {
 		t.Fatalf("%v", got)
@@ -298,6 +298,6 @@ func TestReplicaThatNeverCame(t *testing.T) {
 		t.Fatal(err)
 	}
 	says("its pool is offline: its disk is absent")
-	b.ReportCopy(d, controltest.Start)
+	b.ReportCopyTaken(d, controltest.Start)
 	says("")
 }

@@ -84,13 +84,13 @@ func (n Nodes) Yield(ctx context.Context, id uuid.UUID, y api.Yield) error {
 	return n.conn.tell(ctx, node(route.Yield, id, y))
 }
 
-// Copied reports the state of the node's copy of a dataset.
-func (n Nodes) Copied(ctx context.Context, id uuid.UUID, k api.CopyReport) error {
+// ReportCopy reports the state of the node's copy of a dataset.
+func (n Nodes) ReportCopy(ctx context.Context, id uuid.UUID, k api.CopyReport) error {
 	return n.conn.tell(ctx, node(route.Copied, id, k))
 }
 
-// Guest reports that the node begins or ends its use of a shared dataset.
-func (n Nodes) Guest(ctx context.Context, id uuid.UUID, g api.SharedMountReport) (api.IndexedDataset, error) {
+// ReportSharedMount reports that the node begins or ends its use of a shared dataset.
+func (n Nodes) ReportSharedMount(ctx context.Context, id uuid.UUID, g api.SharedMountReport) (api.IndexedDataset, error) {
 	return ask[api.IndexedDataset](ctx, n.conn, node(route.Guest, id, g))
 }
 
@@ -99,8 +99,8 @@ func (n Nodes) Facts(ctx context.Context, id uuid.UUID, r api.FactsReport) (data
 	return ask[dataset.Facts](ctx, n.conn, node(route.Facts, id, r))
 }
 
-// Hold reports what the node holds, for a recovery.
-func (n Nodes) Hold(ctx context.Context, id uuid.UUID, h api.Holdings) error {
+// ReportHoldings reports what the node holds, for a recovery.
+func (n Nodes) ReportHoldings(ctx context.Context, id uuid.UUID, h api.Holdings) error {
 	return n.conn.tell(ctx, node(route.Hold, id, h))
 }
 

@@ -237,15 +237,15 @@ func (f *fake) Yield(ctx context.Context, node uuid.UUID, y api.Yield) error {
 	return f.ask(ctx, "Yield", node, y)
 }
 
-func (f *fake) Copied(ctx context.Context, node uuid.UUID, c api.CopyReport) error {
+func (f *fake) ReportCopy(ctx context.Context, node uuid.UUID, c api.CopyReport) error {
 	return f.ask(ctx, "Copied", node, c)
 }
 
-func (f *fake) Guest(ctx context.Context, node uuid.UUID, g api.SharedMountReport) (api.IndexedDataset, error) {
+func (f *fake) ReportSharedMount(ctx context.Context, node uuid.UUID, g api.SharedMountReport) (api.IndexedDataset, error) {
 	return f.guest, f.ask(ctx, "Guest", node, g)
 }
 
-func (f *fake) Hold(ctx context.Context, node uuid.UUID, h api.Holdings) error {
+func (f *fake) ReportHoldings(ctx context.Context, node uuid.UUID, h api.Holdings) error {
 	return f.ask(ctx, "Hold", node, h)
 }
 

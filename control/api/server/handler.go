@@ -26,14 +26,14 @@ import (
 
 // Deps is what the handlers depend on.
 type Deps struct {
-	Service api.Service
-	Local   api.Local    // nil without an agent: its endpoints return ErrUnsupported
-	Backup  api.Backup   // nil if the store cannot be copied: its endpoint returns ErrUnsupported
-	Members api.Members  // nil without a cluster: its endpoints return ErrUnsupported
-	Gathers func() error // fails unless a recovery is collecting the reports of nodes; if nil, it never fails
-	Metrics http.Handler // nil: no /metrics
-	Version string       // of this program, for the header Server; empty: none
-	Node    string       // name of the node on which this program is the agent; empty: it is not an agent
+	Service         api.Service
+	Local           api.Local    // nil without an agent: its endpoints return ErrUnsupported
+	Backup          api.Backup   // nil if the store cannot be copied: its endpoint returns ErrUnsupported
+	Members         api.Members  // nil without a cluster: its endpoints return ErrUnsupported
+	CheckCollecting func() error // fails unless a recovery is collecting the reports of nodes; if nil, it never fails
+	Metrics         http.Handler // nil: no /metrics
+	Version         string       // of this program, for the header Server; empty: none
+	Node            string       // name of the node on which this program is the agent; empty: it is not an agent
 	// Peer identifies the peer of a TLS connection. If nil, no request over TLS is allowed. A caller over a unix
 	// socket, or in this process, may use all endpoints. Over other connections without TLS, no request is allowed.
 	Peer Peer

@@ -131,7 +131,7 @@ func largeReports() []fewAtOnce {
 // What a node holds is read only while a recovery asks for it.
 func TestHoldingsAreRefusedUnread(t *testing.T) {
 	var refusal error
-	f := newFlock(t, Deps{Service: newFake(), Gathers: func() error { return refusal }})
+	f := newFlock(t, Deps{Service: newFake(), CheckCollecting: func() error { return refusal }})
 	a, path := believing(f.pair(nodeA)), "/v1/nodes/"+nodeA.Node.String()+"/hold"
 	if err := f.ask(a, "POST", path, "", "{"); !errors.Is(err, dataset.ErrInvalid) {
 		t.Error("read:", err)

@@ -120,14 +120,14 @@ func (h handlers) moves() {
 			NodeParam
 			Body api.CopyReport
 		}) (*struct{}, error) {
-			return nil, h.Service.Copied(ctx, in.Node, in.Body)
+			return nil, h.Service.ReportCopy(ctx, in.Node, in.Body)
 		})
 	add(h, agents(route.Guest, "Begin or end a shared mount of a dataset"),
 		func(ctx context.Context, in *struct {
 			NodeParam
 			Body api.SharedMountReport
 		}) (*answer[api.IndexedDataset], error) {
-			return reply(h.Service.Guest(ctx, in.Node, in.Body))
+			return reply(h.Service.ReportSharedMount(ctx, in.Node, in.Body))
 		})
 }
 

@@ -21,14 +21,14 @@ func (h handlers) recovery() {
 		})
 	hold := agents(route.Hold, "Report the datasets and copies of the node, for a recovery of the store")
 	hold.MaxBodyBytes = maxRebuildBytes
-	if h.Gathers != nil {
-		hold.Middlewares = append(hold.Middlewares, refuseUnless(h.Gathers))
+	if h.CheckCollecting != nil {
+		hold.Middlewares = append(hold.Middlewares, refuseUnless(h.CheckCollecting))
 	}
 	hold.Middlewares = append(hold.Middlewares, limitConcurrency("holdings", maxHoldings, maxHoldingsTotal))
 	add(h, hold, func(ctx context.Context, in *struct {
 		NodeParam
 		Body api.Holdings
 	}) (*struct{}, error) {
-		return nil, h.Service.Hold(ctx, in.Node, in.Body)
+		return nil, h.Service.ReportHoldings(ctx, in.Node, in.Body)
 	})
 }

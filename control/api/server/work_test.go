@@ -103,7 +103,7 @@ func TestPendingErrorNamesTheOperation(t *testing.T) {
 	}
 	transports(t, Deps{Service: f}, func(t *testing.T, c *client.Client) {
 		_, submit := c.Submit(soon(t), api.Request{Kind: dataset.OpMove, Volume: "db"})
-		_, guest := c.Guest(soon(t), node1, api.SharedMountReport{})
+		_, guest := c.ReportSharedMount(soon(t), node1, api.SharedMountReport{})
 		for _, err := range []error{submit, guest} {
 			if !errors.Is(err, dataset.ErrPending) || err.Error() != line || dataset.ContinuesAs(err) != node1 {
 				t.Errorf("got %v (operation %s), want %q and operation %s", err, dataset.ContinuesAs(err), line, node1)

@@ -54,7 +54,7 @@ func Control(ctx context.Context, o Options) (err error) {
 	}
 	page := p.metrics(metrics.Options{Source: svc, Store: st.figures, Certificate: expiryOf(credentials)})
 	handler := server.Handler(server.Deps{
-		Service: svc, Members: svc, Gathers: svc.Gathers, Metrics: page, Version: o.Version,
+		Service: svc, Members: svc, CheckCollecting: svc.CheckCollecting, Metrics: page, Version: o.Version,
 		Panicked: o.panicked, Audit: changes.Keep,
 		Peer: credentials.VerifyPeer, Served: p.recorder.Request,
 	})
