@@ -301,7 +301,7 @@ func TestPlain(t *testing.T) {
 	}
 	var who api.Principal
 	local, _ := overSocket(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		g := guard{next: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { who = api.PrincipalOf(r.Context()) })}
+		g := frontHandler{next: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { who = api.PrincipalOf(r.Context()) })}
 		g.ServeHTTP(w, r)
 	}))
 	_, _ = local.Volumes(soon(t), api.Page{}) // the answer does not matter, only the principal of the request

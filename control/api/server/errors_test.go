@@ -252,7 +252,7 @@ func TestPanicIsAProblem(t *testing.T) {
 
 // If a handler panics during its answer, the part that was sent must not look complete.
 func TestPanicAmidAnAnswer(t *testing.T) {
-	h := (&guard{next: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	h := (&frontHandler{next: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = w.Write([]byte(`{"version":"1`))
 		panic("oops")
 	})})

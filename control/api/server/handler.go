@@ -61,7 +61,7 @@ func Handler(d Deps) http.Handler {
 	if d.Metrics != nil {
 		handlePlain(mux, "GET /metrics", "get-metrics", "read the metrics", d.Metrics)
 	}
-	return &guard{
+	return &frontHandler{
 		next:     newRoutes(mux),
 		version:  d.Version,
 		peer:     d.Peer,
@@ -82,13 +82,13 @@ func register(mux humago.Mux, d Deps) *openapi.Document {
 // registerOn adds the endpoints to mux, and their descriptions to doc.
 func registerOn(mux humago.Mux, d Deps, doc *huma.OpenAPI) {
 	if d.Local == nil {
-		d.Local = missing{}
+		d.Local = unsupported{}
 	}
 	if d.Backup == nil {
-		d.Backup = missing{}
+		d.Backup = unsupported{}
 	}
 	if d.Members == nil {
-		d.Members = missing{}
+		d.Members = unsupported{}
 	}
 	h := handlers{
 		Deps: d,

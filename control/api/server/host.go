@@ -14,7 +14,7 @@ func (h handlers) pools() {
 	add(h, endpoint(route.ListPools, "pools", "List the pools", ""),
 		func(ctx context.Context, in *api.Page) (*answer[api.List[api.Pool]], error) {
 			list, err := h.Service.Pools(ctx)
-			return cut(*in, list, err, poolCursor)
+			return cutPage(*in, list, err, poolCursor)
 		})
 	add(h, endpoint(route.CreatePool, "pools", "Create a pool on this host", ""),
 		func(ctx context.Context, in *struct{ Body api.NewPool }) (*answer[dataset.Pool], error) {
@@ -72,7 +72,7 @@ func (h handlers) local() {
 	add(h, endpoint(route.Doctor, "host", "Examine this host", ""),
 		func(ctx context.Context, in *api.Page) (*answer[api.List[api.Finding]], error) {
 			list, err := h.Local.Doctor(ctx)
-			return cut(*in, list, err, ordinal)
+			return cutPage(*in, list, err, ordinal)
 		})
 	add(h, endpoint(route.Collect, "host", "Destroy a dataset or snapshot that the store does not know",
 		"The endpoint doctor lists them. Drover destroys unknown data in no other way."),
@@ -93,6 +93,6 @@ func (h handlers) local() {
 		func(ctx context.Context, in *struct {
 			SkipOffline bool `query:"skip_offline" doc:"skip the pools that are offline; other volumes can then take the names of their volumes"`
 		}) (*answer[api.List[api.Rebuilt]], error) {
-			return all(h.Local.RebuildStore(ctx, in.SkipOffline))
+			return allItems(h.Local.RebuildStore(ctx, in.SkipOffline))
 		})
 }

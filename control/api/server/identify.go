@@ -15,7 +15,7 @@ import (
 )
 
 // identify returns the principal of a request. If no server received the request, it comes from this process.
-func (g *guard) identify(r *http.Request) (api.Principal, error) {
+func (g *frontHandler) identify(r *http.Request) (api.Principal, error) {
 	addr, served := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
 	switch {
 	case r.TLS != nil:

@@ -34,7 +34,7 @@ func TestStrangersBodies(t *testing.T) {
 	}
 	own := pki.NewCredentials(pair, clock.NewFake(flockStart), nil)
 	h := Handler(Deps{Service: newFake(), Peer: own.VerifyPeer})
-	h.(*guard).patience = 50 * time.Millisecond
+	h.(*frontHandler).patience = 50 * time.Millisecond
 	address := serveTLS(t, h, own)
 	for _, begin := range []string{
 		"POST /v1/volumes HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{",

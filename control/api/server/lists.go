@@ -34,9 +34,9 @@ func paged[T any](
 	return reply(l, err)
 }
 
-// cut answers with a page of a list that the service returned as a whole. cursor returns the cursor of the item at an
+// cutPage answers with a page of a list that the service returned as a whole. cursor returns the cursor of the item at an
 // index. If no item has the cursor, the request is refused, because the item may have been removed.
-func cut[T any](
+func cutPage[T any](
 	p api.Page, items []T, err error, cursor func(i int, item T) string,
 ) (*answer[api.List[T]], error) {
 	if err != nil {
@@ -59,8 +59,8 @@ func cut[T any](
 	return reply(l, nil)
 }
 
-// all answers with the whole result of a change, in the form of a list.
-func all[T any](items []T, err error) (*answer[api.List[T]], error) {
+// allItems answers with the whole result of a change, in the form of a list.
+func allItems[T any](items []T, err error) (*answer[api.List[T]], error) {
 	if items == nil {
 		items = []T{}
 	}

@@ -11,95 +11,97 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 )
 
-// missing implements the interfaces that a process does not have: Local without an agent, Backup without a store
+// unsupported implements the interfaces that a process does not have: Local without an agent, Backup without a store
 // that can be copied, Members without a cluster. Each method returns ErrUnsupported and says where to ask.
-type missing struct{}
+type unsupported struct{}
 
 var (
-	_ api.Local   = missing{}
-	_ api.Backup  = missing{}
-	_ api.Members = missing{}
+	_ api.Local   = unsupported{}
+	_ api.Backup  = unsupported{}
+	_ api.Members = unsupported{}
 )
 
-func (missing) hostOnly() error {
+func (unsupported) hostOnly() error {
 	return dataset.Errorf(dataset.ErrUnsupported,
 		"this is control: run doctor on a node, or send the request there (without DROVER_API and --api)")
 }
 
-func (a missing) Doctor(context.Context) ([]api.Finding, error) { return nil, a.hostOnly() }
+func (a unsupported) Doctor(context.Context) ([]api.Finding, error) { return nil, a.hostOnly() }
 
-func (a missing) Collect(context.Context, uuid.UUID, bool) (api.Collected, error) {
+func (a unsupported) Collect(context.Context, uuid.UUID, bool) (api.Collected, error) {
 	return api.Collected{}, a.hostOnly()
 }
 
-func (a missing) RebuildStore(context.Context, bool) ([]api.Rebuilt, error) { return nil, a.hostOnly() }
+func (a unsupported) RebuildStore(context.Context, bool) ([]api.Rebuilt, error) {
+	return nil, a.hostOnly()
+}
 
-func (a missing) SnapshotSpace(context.Context, string) (api.SnapshotSpace, error) {
+func (a unsupported) SnapshotSpace(context.Context, string) (api.SnapshotSpace, error) {
 	return api.SnapshotSpace{}, a.hostOnly()
 }
 
-func (a missing) Diff(context.Context, string, string) (api.Diff, error) {
+func (a unsupported) Diff(context.Context, string, string) (api.Diff, error) {
 	return api.Diff{}, a.hostOnly()
 }
 
-func (a missing) CreatePool(context.Context, api.NewPool) (dataset.Pool, error) {
+func (a unsupported) CreatePool(context.Context, api.NewPool) (dataset.Pool, error) {
 	return dataset.Pool{}, a.hostOnly()
 }
 
-func (a missing) AdoptPool(context.Context, string) (dataset.Pool, []api.Rebuilt, error) {
+func (a unsupported) AdoptPool(context.Context, string) (dataset.Pool, []api.Rebuilt, error) {
 	return dataset.Pool{}, nil, a.hostOnly()
 }
 
-func (a missing) AcceptPool(context.Context, string, api.AcceptPool) (dataset.Pool, error) {
+func (a unsupported) AcceptPool(context.Context, string, api.AcceptPool) (dataset.Pool, error) {
 	return dataset.Pool{}, a.hostOnly()
 }
 
-func (a missing) SetPool(context.Context, string, api.PoolPolicy) (dataset.Pool, error) {
+func (a unsupported) SetPool(context.Context, string, api.PoolPolicy) (dataset.Pool, error) {
 	return dataset.Pool{}, a.hostOnly()
 }
 
-func (a missing) RemovePool(context.Context, string, api.PoolRemoval) (api.RemovedPool, error) {
+func (a unsupported) RemovePool(context.Context, string, api.PoolRemoval) (api.RemovedPool, error) {
 	return api.RemovedPool{}, a.hostOnly()
 }
 
-func (a missing) Export(context.Context, string, string, io.Writer) (api.OmittedFiles, error) {
+func (a unsupported) Export(context.Context, string, string, io.Writer) (api.OmittedFiles, error) {
 	return api.OmittedFiles{}, a.hostOnly()
 }
 
-func (a missing) Import(context.Context, api.Request, io.Reader) (dataset.Dataset, error) {
+func (a unsupported) Import(context.Context, api.Request, io.Reader) (dataset.Dataset, error) {
 	return dataset.Dataset{}, a.hostOnly()
 }
 
-func (missing) Backup(context.Context, io.Writer) error {
+func (unsupported) Backup(context.Context, io.Writer) error {
 	return dataset.Errorf(dataset.ErrUnsupported, "the store of this drover cannot be copied from here")
 }
 
-func (missing) clusterOnly() error {
+func (unsupported) clusterOnly() error {
 	return dataset.Errorf(dataset.ErrUnsupported,
 		"this drover is a single host, or only a part of a cluster: ask a control replica of the cluster (as "+
 			"root of a control host with "+api.OnControl+")")
 }
 
-func (a missing) MakeToken(context.Context, api.NewToken) (api.JoinToken, error) {
+func (a unsupported) MakeToken(context.Context, api.NewToken) (api.JoinToken, error) {
 	return api.JoinToken{}, a.clusterOnly()
 }
 
-func (a missing) Join(context.Context, api.Join) (api.Joined, error) {
+func (a unsupported) Join(context.Context, api.Join) (api.Joined, error) {
 	return api.Joined{}, a.clusterOnly()
 }
 
-func (a missing) Trust(context.Context) (api.Trust, error) { return api.Trust{}, a.clusterOnly() }
+func (a unsupported) Trust(context.Context) (api.Trust, error) { return api.Trust{}, a.clusterOnly() }
 
-func (a missing) Recover(context.Context, api.Recover) (api.Recovery, error) {
+func (a unsupported) Recover(context.Context, api.Recover) (api.Recovery, error) {
 	return api.Recovery{}, a.clusterOnly()
 }
 
-func (a missing) RevokeOperator(context.Context, string) error { return a.clusterOnly() }
+func (a unsupported) RevokeOperator(context.Context, string) error { return a.clusterOnly() }
 
-func (a missing) Certify(context.Context, uuid.UUID, api.Certification) (pki.Signed, error) {
+func (a unsupported) Certify(context.Context, uuid.UUID, api.Certification) (pki.Signed, error) {
 	return pki.Signed{}, a.clusterOnly()
 }
 
-func (a missing) RemoveNode(context.Context, string, api.NodeRemoval) (api.RemovedNode, error) {
+func (a unsupported) RemoveNode(context.Context, string, api.NodeRemoval) (api.RemovedNode, error) {
 	return api.RemovedNode{}, a.clusterOnly()
 }

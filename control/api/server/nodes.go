@@ -16,7 +16,7 @@ func (h handlers) nodes() {
 			Filter string `query:"filter" maxLength:"1024" doc:"an expression over facts; only nodes for which it is true are listed" example:"load_10 < 20"`
 		}) (*answer[api.List[api.Node]], error) {
 			list, err := h.Service.NodeList(ctx, in.Filter)
-			return cut(in.Page, list, err, func(_ int, n api.Node) string { return n.ID.String() })
+			return cutPage(in.Page, list, err, func(_ int, n api.Node) string { return n.ID.String() })
 		})
 	add(h, endpoint(route.CordonNode, "nodes", "Cordon or uncordon a node", ""),
 		func(ctx context.Context, in *struct {
@@ -106,7 +106,7 @@ func (h handlers) moves() {
 		}) (*work[dataset.Operation], error) {
 			changeOf(ctx).noteReport(in.Body.Operation)
 			op, err := h.Service.Recall(ctx, in.Node, in.Body)
-			return follow(op, unended(&op), err)
+			return accepted(op, pendingLocation(&op), err)
 		})
 	add(h, agents(route.Yield, "Answer a recall"),
 		func(ctx context.Context, in *struct {
@@ -177,6 +177,6 @@ func (h handlers) feeds() {
 		NodeParam
 		Body []api.FoundDataset
 	}) (*answer[api.List[api.Rebuilt]], error) {
-		return all(h.Service.Rebuild(ctx, in.Node, in.Body))
+		return allItems(h.Service.Rebuild(ctx, in.Node, in.Body))
 	})
 }

@@ -15,7 +15,7 @@ func (h handlers) profiles() {
 	add(h, endpoint(route.ListProfiles, "profiles", "List the profiles", ""),
 		func(ctx context.Context, in *api.Page) (*answer[api.List[dataset.Profile]], error) {
 			list, err := h.Service.Profiles(ctx)
-			return cut(*in, list, err, func(_ int, p dataset.Profile) string { return p.Name })
+			return cutPage(*in, list, err, func(_ int, p dataset.Profile) string { return p.Name })
 		})
 	add(h, endpoint(route.GetProfile, "profiles", "Show a profile", ""),
 		func(ctx context.Context, in *struct {
@@ -57,7 +57,7 @@ func (h handlers) operations() {
 	add(h, endpoint(route.CancelOperation, "operations", "Cancel an operation", ""),
 		func(ctx context.Context, in *OperationRefParam) (*work[dataset.Operation], error) {
 			op, err := h.Service.CancelOperation(ctx, in.Operation)
-			return follow(op, unended(&op), err)
+			return accepted(op, pendingLocation(&op), err)
 		})
 	add(h, endpoint(route.GetVersion, "operations", "Get the version of the server", ""),
 		func(ctx context.Context, _ *struct{}) (*answer[api.Version], error) {

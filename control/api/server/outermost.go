@@ -14,9 +14,9 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 )
 
-// guard is the outermost handler. It identifies the caller, limits its requests, completes the audit log, and
+// frontHandler is the outermost handler. It identifies the caller, limits its requests, completes the audit log, and
 // answers if a handler panics.
-type guard struct {
+type frontHandler struct {
 	next     http.Handler
 	version  string
 	peer     Peer
@@ -27,7 +27,7 @@ type guard struct {
 	requests requestCounter
 }
 
-func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (g *frontHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if name := wire.ProductName(g.version); name != "" {
 		w.Header().Set("Server", name)
 	}
@@ -47,7 +47,7 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case certificateIsOld(r):
 		w.Header().Set("Connection", "close")
 	}
-	if err = g.mayAsk(r, who, err); err == nil && who.Kind != "" {
+	if err = g.checkCaller(r, who, err); err == nil && who.Kind != "" {
 		var leave func()
 		if leave, err = g.requests.begin(who.Identity, "requests", maxRequests, 0); err == nil {
 			defer leave()
@@ -71,9 +71,9 @@ func certificateIsOld(r *http.Request) bool {
 	return clock.System{}.Now().After(pki.RenewAt(r.TLS.PeerCertificates[0]))
 }
 
-// mayAsk returns an error for a caller that must not use any endpoint. A caller without a certificate may use the
+// checkCaller returns an error for a caller that must not use any endpoint. A caller without a certificate may use the
 // endpoint that issues certificates. Nodes and control must have a compatible version.
-func (g *guard) mayAsk(r *http.Request, who api.Principal, err error) error {
+func (g *frontHandler) checkCaller(r *http.Request, who api.Principal, err error) error {
 	switch {
 	case errors.Is(err, pki.ErrNoCertificate) && r.URL.Path == route.Join.Path:
 		return nil
@@ -85,7 +85,7 @@ func (g *guard) mayAsk(r *http.Request, who api.Principal, err error) error {
 	return nil
 }
 
-func (g *guard) serve(watched *watchedWriter, r *http.Request) {
+func (g *frontHandler) serve(watched *watchedWriter, r *http.Request) {
 	defer func() {
 		v := recover()
 		if v == nil {
@@ -108,7 +108,7 @@ func (g *guard) serve(watched *watchedWriter, r *http.Request) {
 
 // limitAnonymous limits a request of a caller that is not identified: its body must arrive in time, and its
 // connection is closed.
-func (g *guard) limitAnonymous(w http.ResponseWriter) {
+func (g *frontHandler) limitAnonymous(w http.ResponseWriter) {
 	w.Header().Set("Connection", "close")
 	// A writer that has no deadline is not a connection.
 	_ = http.NewResponseController(w).SetReadDeadline(clock.Deadline(g.patience))

@@ -47,11 +47,11 @@ func (h handlers) trash() {
 			out, err := h.empty(ctx, in.DryRun)
 			var location string
 			for _, purged := range out.Purged {
-				if !in.DryRun && unended(purged.Operation) != "" {
+				if !in.DryRun && pendingLocation(purged.Operation) != "" {
 					location = route.ListOperations.Path
 				}
 			}
-			return follow(out, location, err)
+			return accepted(out, location, err)
 		})
 }
 

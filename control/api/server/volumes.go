@@ -116,7 +116,7 @@ func (h handlers) submit(ctx context.Context, req api.Request) (*work[api.Outcom
 	changeOf(ctx).noteRequest(req)
 	out, err := h.Service.Submit(ctx, req)
 	if req.DryRun { // its operation is not recorded, so nobody can follow it
-		return follow(out, "", err)
+		return accepted(out, "", err)
 	}
-	return follow(out, unended(out.Operation), err)
+	return accepted(out, pendingLocation(out.Operation), err)
 }

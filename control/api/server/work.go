@@ -19,9 +19,9 @@ type work[T any] struct {
 	Body     T
 }
 
-// follow answers with v. location is the location of the operations that have not ended; it is empty if all have
+// accepted answers with v. location is the location of the operations that have not ended; it is empty if all have
 // ended.
-func follow[T any](v T, location string, err error) (*work[T], error) {
+func accepted[T any](v T, location string, err error) (*work[T], error) {
 	if err != nil {
 		return nil, err
 	}
@@ -31,8 +31,8 @@ func follow[T any](v T, location string, err error) (*work[T], error) {
 	return &work[T]{http.StatusOK, "", v}, nil
 }
 
-// unended returns the location of an operation. It is empty if there is none, or if it has ended.
-func unended(op *dataset.Operation) string {
+// pendingLocation returns the location of an operation. It is empty if there is none, or if it has ended.
+func pendingLocation(op *dataset.Operation) string {
 	if op == nil || op.State.Final() {
 		return ""
 	}
