@@ -97,7 +97,7 @@ func newLostWorld(t *testing.T) *world {
 	if _, err := l.AskFailover(l.Service, "beta"); dataset.KindOf(err) != dataset.ErrPending {
 		t.Fatal(err)
 	}
-	l.Wait(l.Limits.Session, l.Beta, l.Gamma)
+	l.Wait(l.Timing.Session, l.Beta, l.Gamma)
 	return &world{Control: l.Control, alpha: l.Beta, beta: l.Alpha, gamma: l.Gamma}
 }
 

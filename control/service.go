@@ -52,7 +52,7 @@ type Deps struct {
 	PublishFacts bool
 	// Replica is the name and the address of this service. It is used only if Shared is set.
 	Replica membership.Replica
-	Limits  membership.Limits
+	Timing  membership.Timing
 	// Authority returns the authority of the cluster; nil if there is no cluster. It may read the authority again at
 	// each call.
 	Authority func() (*pki.Authority, error)
@@ -120,7 +120,7 @@ func (s *Service) SnapshotSchedules() []housekeeping.Schedule { return s.Houseke
 // background work must end when ctx ends.
 func Assemble(d Deps) (s *Service, ctx context.Context) {
 	now, plain := d.Clock.Now(), d.Store
-	d.Limits, d.Store = d.Limits.OrDefault(), record.WithFormat(d.Store)
+	d.Timing, d.Store = d.Timing.OrDefault(), record.WithFormat(d.Store)
 	ctx, stop := context.WithCancel(context.Background())
 	s = &Service{
 		Deps: d, started: now,
@@ -145,7 +145,7 @@ func Assemble(d Deps) (s *Service, ctx context.Context) {
 		Ledger:       s.Ledger,
 		Reports:      s.Reports,
 		Shared:       d.Shared,
-		Limits:       d.Limits,
+		Timing:       d.Timing,
 		Replica:      d.Replica,
 		Version:      d.Version,
 		Started:      now,
@@ -168,7 +168,7 @@ func Assemble(d Deps) (s *Service, ctx context.Context) {
 		Ledger:            s.Ledger,
 		Reports:           s.Reports,
 		Shared:            d.Shared,
-		Session:           d.Limits.Session,
+		Session:           d.Timing.Session,
 		Quit:              s.quit,
 		Living:            s.Members.Living,
 		WithKnownSettings: s.vetted.WithKnownSettings,
@@ -182,13 +182,13 @@ func Assemble(d Deps) (s *Service, ctx context.Context) {
 func (s *Service) makePlanners(d Deps) {
 	s.placer = placer.New(placer.Deps{Reports: s.Reports, Members: s.Members, Shared: d.Shared})
 	s.CopyKeeper = replica.New(replica.Deps{
-		Ledger: s.Ledger, Reports: s.Reports, Placer: s.placer, Shared: d.Shared, ClockTime: d.Limits.ClockTime(),
+		Ledger: s.Ledger, Reports: s.Reports, Placer: s.placer, Shared: d.Shared, ClockTime: d.Timing.ClockTime(),
 		Uptime: s.Uptime.Read, Counted: s.Uptime.Last,
 	})
 	s.Housekeeper = &housekeeping.Housekeeper{Deps: housekeeping.Deps{
 		Ledger: s.Ledger, Feed: s.Feed, Events: s.EventLog, Reported: s.Reports, Uptime: s.Uptime,
 		CopyKeeper: s.CopyKeeper, Placer: s.placer, Members: s.Members, Shared: d.Shared,
-		Interval: d.Limits.Housekeeping,
+		Interval: d.Timing.Housekeeping,
 		Failed:   d.Failed, Submit: s.Submit, CancelOperation: s.CancelOperation,
 	}}
 	s.Syncer = agentsync.New(agentsync.Deps{
@@ -205,7 +205,7 @@ func (s *Service) makePlanners(d Deps) {
 		Uptime:        s.Uptime,
 		Vetted:        s.vetted,
 		Clock:         d.Clock,
-		Limits:        d.Limits,
+		Timing:        d.Timing,
 	})
 	s.volumes = &planning.Planner{Deps: planning.Deps{
 		Profiles:      d.Profiles,

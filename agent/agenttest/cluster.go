@@ -125,7 +125,7 @@ func (c *Cluster) serve(started func(*control.Service)) (cl *client.Client, rest
 		svc := control.New(control.Deps{
 			Store: st, Profiles: func() control.Profiles { return set }, Clock: clock.System{},
 			Failed: c.controlFailed, Shared: c.Session > 0,
-			Limits: membership.Limits{Session: c.Session, Housekeeping: cmp.Or(c.Session/5, 300*time.Millisecond)},
+			Timing: membership.Timing{Session: c.Session, Housekeeping: cmp.Or(c.Session/5, 300*time.Millisecond)},
 		})
 		h := server.Handler(server.Deps{Service: svc})
 		handler.Store(&h)

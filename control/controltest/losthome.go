@@ -52,7 +52,7 @@ func (l *LostHome) AskFailover(s *control.Service, node string) (*dataset.Operat
 func (l *LostHome) Wait(d time.Duration, alive ...*Agent) {
 	l.Helper()
 	for d > 0 {
-		step := min(d, l.Limits.Session/4)
+		step := min(d, l.Timing.Session/4)
 		l.Clock.Advance(step)
 		d -= step
 		for _, a := range alive {
@@ -77,7 +77,7 @@ func (l *LostHome) MustFailOver() dataset.Operation {
 	l.Replicas.EndSession(l.Alpha)
 	_, err := l.AskFailover(l.Service, "beta")
 	Refused(l.T(), err, dataset.ErrPending, "is unreachable", "alpha")
-	l.Wait(l.Limits.Session, append(l.Others, l.Beta, l.Gamma)...)
+	l.Wait(l.Timing.Session, append(l.Others, l.Beta, l.Gamma)...)
 	op, err := l.AskFailover(l.Service, "beta")
 	if err != nil || op == nil {
 		l.Fatalf("failover: got %+v, %v, want an operation", op, err)

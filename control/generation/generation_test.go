@@ -215,13 +215,13 @@ func TestNothingGoesOnFromAHeldPool(t *testing.T) {
 
 	l = controltest.NewLostHome(t, 1)
 	l.Replicas.EndSession(l.Alpha)
-	l.Wait(l.Limits.Session, l.Beta, l.Gamma)
+	l.Wait(l.Timing.Session, l.Beta, l.Gamma)
 	for _, x := range []*controltest.Agent{l.Beta, l.Gamma} {
 		x.ReportPool(dataset.PoolStatus{ID: x.LocalPools[0].ID, Held: true, Reason: why})
 	}
 	_, err := l.AskFailover(l.Service, "beta")
 	controltest.Refused(t, err, dataset.ErrPending)
-	l.Wait(l.Limits.Session+time.Second, l.Beta, l.Gamma)
+	l.Wait(l.Timing.Session+time.Second, l.Beta, l.Gamma)
 	_, err = l.AskFailover(l.Service, "beta")
 	controltest.Refused(t, err, dataset.ErrOffline, "node beta has its copy in a pool that is held: "+why, "node gamma", "no other node has a complete copy")
 

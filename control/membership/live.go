@@ -36,7 +36,7 @@ func (m *Members) withSession(ctx context.Context, decide func(t *record.Tx, ses
 	if !errors.Is(err, errNoSession) {
 		return err
 	}
-	if session, err = m.Ledger.Store.Session(ctx, m.Limits.Session); err != nil {
+	if session, err = m.Ledger.Store.Session(ctx, m.Timing.Session); err != nil {
 		return record.ReadError(ctx, err)
 	}
 	if err = attempt(); err == nil && used {
@@ -67,7 +67,7 @@ func (m *Members) admitAgent(t *record.Tx, r api.Registration, session string) (
 			"node %s (%s) is alive as another agent, since %s: two machines have one identity (if this host is a "+
 				"copy of that one, have it join as a separate node, with an empty --root; if its agent just "+
 				"restarted, it is admitted within %s)",
-			r.Node.Name, id, was.Since.Format(time.RFC3339), 2*m.Limits.Session)
+			r.Node.Name, id, was.Since.Format(time.RFC3339), 2*m.Timing.Session)
 	case session == "":
 		return "", errNoSession
 	}
@@ -155,7 +155,7 @@ func (m *Members) Renew(ctx context.Context, node, incarnation uuid.UUID) (api.S
 		return out, record.ReadError(ctx, err)
 	}
 	m.sessions.put(node, known)
-	out.TTL = dataset.Duration(m.Limits.Session)
+	out.TTL = dataset.Duration(m.Timing.Session)
 	// a hash, because a program that knows the ID of a session can end the session
 	out.Session = uuid.NewSHA1(node, []byte(known.Session))
 	return out, nil

@@ -18,7 +18,7 @@ type MembersDeps struct {
 	Reports *reports.Latest
 	// Shared says that other services may work on the same store.
 	Shared bool
-	Limits Limits
+	Timing Timing
 	// Replica is the name and the address of this service, Version its version, and Started when it started.
 	Replica Replica
 	Version string

@@ -16,9 +16,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Limits are the time limits of a service. All services on one store must have the same limits. A zero value means the
+// Timing are the time limits of a service. All services on one store must have the same limits. A zero value means the
 // default.
-type Limits struct {
+type Timing struct {
 	// Session is how long a silent agent or service counts as alive, at least. The store may take up to twice as long
 	// to end the session. Sessions are renewed five times in this period. The default is 10 s.
 	Session time.Duration
@@ -30,7 +30,7 @@ type Limits struct {
 const HousekeepingInterval = 20 * time.Second
 
 // OrDefault replaces zero values by the defaults.
-func (l Limits) OrDefault() Limits {
+func (l Timing) OrDefault() Timing {
 	if l.Session == 0 {
 		l.Session = 10 * time.Second
 	}
@@ -40,7 +40,7 @@ func (l Limits) OrDefault() Limits {
 	return l
 }
 
-func (l Limits) renewEvery() time.Duration { return l.Session / 5 }
+func (l Timing) renewEvery() time.Duration { return l.Session / 5 }
 
 // Replica describes a control service to the other services on the same store. It is the value of a key under
 // live/control/.
@@ -107,7 +107,7 @@ func (m *Members) KeepSession(ctx context.Context) {
 		told = err != nil
 		select {
 		case <-ctx.Done():
-		case <-m.Ledger.Clock.After(m.Limits.renewEvery()):
+		case <-m.Ledger.Clock.After(m.Timing.renewEvery()):
 		}
 	}
 	session := m.replicaSession.get()
@@ -139,7 +139,7 @@ func (m *Members) RenewReplicaSession(ctx context.Context) error {
 		}
 		m.replicaSession.set("")
 	}
-	session, err := m.Ledger.Store.Session(ctx, m.Limits.Session)
+	session, err := m.Ledger.Store.Session(ctx, m.Timing.Session)
 	if err != nil {
 		return record.ReadError(ctx, err)
 	}
@@ -191,4 +191,4 @@ func (m *Members) AcquireHousekeeping(ctx context.Context) (bool, error) {
 // recorded as unreachable. It is the sum of three times. A session lasts for up to 2 × Session after its last
 // renewal, and two heartbeats are at most that far apart. After a missed heartbeat, the session lasts for up to
 // another 2 × Session. Then the next round of the background work records the node.
-func (l Limits) ClockTime() time.Duration { return 4*l.Session + l.Housekeeping }
+func (l Timing) ClockTime() time.Duration { return 4*l.Session + l.Housekeeping }

@@ -61,7 +61,7 @@ func TestFailover(t *testing.T) {
 	for range 3 {
 		_, err := l.AskFailover(l.Service, "gamma")
 		controltest.Refused(t, err, dataset.ErrPending, "node alpha, which is unreachable")
-		l.Wait(l.Limits.Session/3-time.Millisecond, l.Beta, l.Gamma)
+		l.Wait(l.Timing.Session/3-time.Millisecond, l.Beta, l.Gamma)
 		l.Clock.Set(l.Clock.Now().Add(-time.Hour)) // which is no time that has passed
 	}
 	l.Wait(4*time.Millisecond, l.Beta, l.Gamma)
@@ -120,7 +120,7 @@ func TestI1FailoverWhoseHomeIsBack(t *testing.T) {
 			if err := l.RecordUnreachable(l.Ctx); err != nil {
 				t.Fatal(err)
 			}
-			l.Wait(l.Limits.Session, l.Beta, l.Gamma)
+			l.Wait(l.Timing.Session, l.Beta, l.Gamma)
 		}
 		_, err := l.Commit(l.Ctx, l.Beta.ID, l.Beta.ReportOf(op))
 		controltest.Refused(t, err, dataset.ErrConflict, "node alpha, is back")

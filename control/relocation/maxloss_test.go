@@ -26,7 +26,7 @@ func TestFailoverFromAnOldCopy(t *testing.T) {
 	if err := l.RecordUnreachable(l.Ctx); err != nil {
 		t.Fatal(err)
 	}
-	l.Wait(l.Limits.Session, l.Beta, l.Gamma)
+	l.Wait(l.Timing.Session, l.Beta, l.Gamma)
 	_, err := l.AskFailover(l.Service, "beta")
 	controltest.Refused(t, err, dataset.ErrOffline, "no copy takes over automatically: the copy on node beta is 1m1s old, and max_loss of profile auto is 1m0s", "drover volume move db beta --force --fenced alpha")
 	l.Gamma.ReportCurrentCopy(l.Dataset, controltest.Start.Add(-10*time.Second), late.Add(time.Hour)) // its home's clock was set back since
@@ -129,7 +129,7 @@ func TestFailoverFromAHomeThatFellSilent(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			l.Wait(l.Limits.Session, l.Beta, l.Gamma)
+			l.Wait(l.Timing.Session, l.Beta, l.Gamma)
 			s := first
 			if c.other {
 				s = second

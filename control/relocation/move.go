@@ -48,7 +48,7 @@ type Deps struct {
 	Uptime        *uptime.Counter
 	Vetted        *vetting.Profiles
 	Clock         clock.Clock
-	Limits        membership.Limits
+	Timing        membership.Timing
 }
 
 // Relocator decides on moves of volumes: see the package comment. It has no state. Its methods are safe for concurrent

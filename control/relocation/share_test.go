@@ -242,7 +242,7 @@ func TestFailoverOnAShare(t *testing.T) {
 	l.Wait(membership.LossCheckInterval, l.Alpha, l.Gamma, d)
 	_, err := l.AskFailover(l.Service, "gamma")
 	controltest.Refused(t, err, dataset.ErrPending)
-	l.Wait(l.Limits.Session, l.Alpha, l.Gamma, d)
+	l.Wait(l.Timing.Session, l.Alpha, l.Gamma, d)
 	for node, why := range map[string]string{"gamma": "has no pool on the share", "delta": "has no guard that responds"} {
 		_, err := l.AskFailover(l.Service, node)
 		controltest.Refused(t, err, dataset.ErrOffline, "no copy takes over automatically", why)

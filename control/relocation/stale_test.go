@@ -132,7 +132,7 @@ func TestI1NoFailoverOfWhatWasGivenUp(t *testing.T) {
 	l.Replicas.EndSession(l.Alpha)
 	_, err := l.AskFailover(l.Service, "beta")
 	controltest.Refused(t, err, dataset.ErrPending, "was given up by node alpha")
-	l.Wait(2*l.Limits.Session, l.Beta, l.Gamma)
+	l.Wait(2*l.Timing.Session, l.Beta, l.Gamma)
 	_, err = l.AskFailover(l.Service, "beta")
 	controltest.Refused(t, err, dataset.ErrPending, "was given up by node alpha")
 }
@@ -155,7 +155,7 @@ func TestWhoCannotTakeOver(t *testing.T) {
 			l.Replicas.EndSession(l.Alpha)
 			_, err := l.AskFailover(l.Service, "beta")
 			controltest.Refused(t, err, dataset.ErrPending, "is unreachable")
-			l.Wait(l.Limits.Session, l.Beta, l.Gamma)
+			l.Wait(l.Timing.Session, l.Beta, l.Gamma)
 			if op, err := l.AskFailover(l.Service, "beta"); err != nil || op.Node != l.Gamma.ID {
 				t.Errorf("beta %s, and it is %+v, %v", why, op, err)
 			}
@@ -170,7 +170,7 @@ func TestCopiesThatWereNotHeardOf(t *testing.T) {
 	late := l.Replicas.Services[1]
 	_, err := l.AskFailover(late, "beta")
 	controltest.Refused(t, err, dataset.ErrPending, "is unreachable")
-	l.Wait(l.Limits.Session, l.Beta, l.Gamma)
+	l.Wait(l.Timing.Session, l.Beta, l.Gamma)
 	_, err = l.AskFailover(late, "beta")
 	controltest.Refused(t, err, dataset.ErrPending, "has not reported its state yet")
 }

@@ -95,7 +95,7 @@ func (s *sentry) open() bool {
 	if err != nil && !errors.Is(err, dataset.ErrStale) {
 		s.Fatalf("%s: %v", s.of.name, err)
 	}
-	return err == nil || s.now()+guardStart <= e.Deadline+s.Limits.Session*3/10
+	return err == nil || s.now()+guardStart <= e.Deadline+s.Timing.Session*3/10
 }
 
 // guardClock is the simulation's time; it begins a while after the boot.

@@ -65,7 +65,7 @@ func TestTakeoversDoNotOverlap(t *testing.T) {
 			w.all[0].epoch, w.all[0].ask = w.Dataset.Epoch, w.MustVolume("db").Followers()
 			w.feed(w.all[0])
 			for range 250 {
-				w.Wait(w.Limits.Session/20, w.Others...)
+				w.Wait(w.Timing.Session/20, w.Others...)
 				w.tick()
 				if w.wrong(); t.Failed() {
 					return
@@ -102,7 +102,7 @@ func (w *takeovers) tick() {
 		if !n.cut {
 			n.heard = w.now()
 			w.renews(n)
-		} else if w.now()-n.heard >= w.Limits.Session*19/20 { // and not by a timer, whose turn is any time
+		} else if w.now()-n.heard >= w.Timing.Session*19/20 { // and not by a timer, whose turn is any time
 			w.ends(n)
 		}
 		w.feed(n)
@@ -204,7 +204,7 @@ func (w *takeovers) feed(n *taker) {
 		return
 	}
 	defer n.sentry.feeds()
-	session, span := time.Duration(0), w.Limits.Session
+	session, span := time.Duration(0), w.Timing.Session
 	if n.session {
 		session = n.sent + promises.HolderSpan(span)
 	}
@@ -236,7 +236,7 @@ func (w *takeovers) promotes(n *taker) {
 	if n.op == nil || n.cut || !n.session || w.oneIn(3) {
 		return
 	}
-	if _, wait := n.keeper.BlockPromises(promises.Epoch{Dataset: w.Dataset.ID, Epoch: n.op.Epoch}, w.Limits.Session); wait > 0 {
+	if _, wait := n.keeper.BlockPromises(promises.Epoch{Dataset: w.Dataset.ID, Epoch: n.op.Epoch}, w.Timing.Session); wait > 0 {
 		return
 	}
 	out, err := w.Commit(w.Ctx, n.ID, n.ReportOf(*n.op))

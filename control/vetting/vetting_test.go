@@ -187,7 +187,7 @@ func TestFailoverWithoutItsCommand(t *testing.T) {
 	l.Replicas.EndSession(l.Alpha)
 	_, err := l.AskFailover(l.Service, "beta")
 	controltest.Refused(t, err, dataset.ErrPending)
-	l.Wait(l.Limits.Session, l.Beta, l.Gamma)
+	l.Wait(l.Timing.Session, l.Beta, l.Gamma)
 	_, err = l.AskFailover(l.Service, "beta")
 	controltest.Refused(t, err, dataset.ErrOffline, "profiles.yaml has no fence command for profile auto", "--force --fenced alpha")
 	cutsOff(l.Replicas.Profiles, "/sbin/off")

@@ -70,7 +70,7 @@ type Options struct {
 	Listen   *config.Listen    // of Control and Agent: for requests from the network
 	Replicas []string          // of Agent: the addresses of control, HOST:PORT
 	Publish  []string          // config.PublishSwarm (of a host), config.PublishConsul (of Control)
-	Limits   membership.Limits // of Serve and Control: their time limits
+	Limits   membership.Timing // of Serve and Control: their time limits
 	Times    agent.Limits      // of Serve and Agent: the agent's time limits
 	Join     string            // of Agent: a token to join the cluster; empty if the host has joined
 	// Ready is called once all sockets are served.
@@ -198,7 +198,7 @@ func (p *process) control(st openedStore, unfit func(error)) *control.Service {
 	svc := control.New(control.Deps{
 		Store: metrics.TimeStore(st.Store, st.kind, p.recorder), StoreName: st.kind, Authority: p.authority(),
 		Shared: p.Consul != nil, Replica: p.replica(),
-		Limits: p.Limits, Profiles: p.Profiles, Clock: p.clock, Version: p.Version, Incompatible: unfit,
+		Timing: p.Limits, Profiles: p.Profiles, Clock: p.clock, Version: p.Version, Incompatible: unfit,
 		Catalog: st.catalog, PublishFacts: slices.Contains(p.Publish, config.PublishConsul),
 		Failed:   func(what string, err error) { p.Log.WithError(err).Warn("control: " + what) },
 		Findings: p.ProfileFindings,

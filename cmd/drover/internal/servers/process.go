@@ -148,7 +148,7 @@ func (f *Flags) Options(a *cli.App, log *logrus.Logger) (o daemon.Options, err e
 		}
 	}
 	if s := steps.Session(); s > 0 {
-		o.Limits = membership.Limits{Session: s, Housekeeping: 2 * s}
+		o.Limits = membership.Timing{Session: s, Housekeeping: 2 * s}
 		o.Times = agent.Limits{Heartbeat: s, Retry: s / 10, InUseWait: 3 * s, MoveWait: 5 * s}
 	}
 	for _, p := range cfg.Pools {
