@@ -170,7 +170,7 @@ func Assemble(d Deps) (s *Service, ctx context.Context) {
 		Shared:            d.Shared,
 		Session:           d.Timing.Session,
 		Quit:              s.quit,
-		Living:            s.Members.Living,
+		Living:            s.Members.LiveAgents,
 		WithKnownSettings: s.vetted.WithKnownSettings,
 		PutInTrash:        s.Uptime.PutInTrash,
 		Finish:            s.finish,

@@ -284,7 +284,7 @@ func (k *Housekeeper) updateMembers(ctx context.Context, h *Memory, everything b
 	if err := k.EndLostMoves(ctx); err != nil && ctx.Err() == nil {
 		h.fail("give back what moves to lost nodes hold", err)
 	}
-	if err := k.Members.ShowMembers(ctx, &h.catalogDenied, everything); err != nil && ctx.Err() == nil {
+	if err := k.Members.PublishMembers(ctx, &h.catalogDenied, everything); err != nil && ctx.Err() == nil {
 		h.fail("show replicas and agents in the catalog", err)
 	}
 	if !everything {

@@ -130,8 +130,8 @@ func (a *Admission) MakeToken(ctx context.Context, in api.NewToken) (out api.Joi
 	}, nil
 }
 
-// tokensAtOnce is how many expired tokens one transaction removes.
-const tokensAtOnce = 50
+// tokensPerTxn is how many expired tokens one transaction removes.
+const tokensPerTxn = 50
 
 // dropTokens removes tokens that expired long ago.
 func (a *Admission) dropTokens(t *record.Tx) error {
@@ -145,7 +145,7 @@ func (a *Admission) dropTokens(t *record.Tx) error {
 		if err := record.Decode(e.Key, e.Value, &rec); err != nil {
 			return err
 		}
-		if n < tokensAtOnce && a.Ledger.Clock.Now().After(rec.Expires.Add(TokenKept)) {
+		if n < tokensPerTxn && a.Ledger.Clock.Now().After(rec.Expires.Add(TokenKept)) {
 			t.Delete(e.Key)
 			n++
 		}

@@ -19,9 +19,9 @@ const (
 	kindAgent   = "agent"
 )
 
-// ShowMembers writes the replicas and agents to the catalog. If this service lacks the right to change the catalog,
-// ShowMembers sets denied to true. While denied is true, ShowMembers tries again only if everything is true.
-func (m *Members) ShowMembers(ctx context.Context, denied *bool, everything bool) error {
+// PublishMembers writes the replicas and agents to the catalog. If this service lacks the right to change the catalog,
+// PublishMembers sets denied to true. While denied is true, PublishMembers tries again only if everything is true.
+func (m *Members) PublishMembers(ctx context.Context, denied *bool, everything bool) error {
 	if m.Catalog == nil || *denied && !everything {
 		return nil
 	}
@@ -50,7 +50,7 @@ func (m *Members) members(ctx context.Context) (all []store.Service, err error) 
 	if err != nil {
 		return nil, err
 	}
-	live, err := m.Living(t)
+	live, err := m.LiveAgents(t)
 	if err != nil {
 		return nil, err
 	}

@@ -65,7 +65,7 @@ func TestMembersAreShown(t *testing.T) {
 	x.Stand(s)
 	show := func() {
 		t.Helper()
-		if err := s.Members.ShowMembers(t.Context(), new(bool), false); err != nil {
+		if err := s.Members.PublishMembers(t.Context(), new(bool), false); err != nil {
 			t.Fatal(err)
 		}
 	}

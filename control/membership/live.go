@@ -182,7 +182,7 @@ func (m *Members) RecordUnreachable(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	live, err := m.Living(t)
+	live, err := m.LiveAgents(t)
 	if err != nil {
 		return err
 	}
@@ -193,7 +193,7 @@ func (m *Members) RecordUnreachable(ctx context.Context) error {
 	known := map[string]bool{}
 	for _, e := range entries {
 		known[e.Key] = true
-		m.sightings.note(e.Key, e.Index, m.Ledger.Clock.Steady())
+		m.sightings.observe(e.Key, e.Index, m.Ledger.Clock.Steady())
 	}
 	m.sightings.retain(known)
 	for _, n := range nodes {
@@ -210,7 +210,7 @@ func (m *Members) RecordUnreachable(ctx context.Context) error {
 func (m *Members) markUnreachable(ctx context.Context, n dataset.Node) error {
 	index, err := m.Ledger.Update(ctx, func(t *record.Tx) error { return m.putUnreachable(t, n.ID) })
 	if index != 0 {
-		m.sightings.note(record.UnreachableKey(n.ID), index, m.Ledger.Clock.Steady())
+		m.sightings.observe(record.UnreachableKey(n.ID), index, m.Ledger.Clock.Steady())
 	}
 	return err
 }
@@ -253,8 +253,8 @@ type sighting struct {
 	since time.Duration
 }
 
-// note notes the present index of a record, and returns for how long the record has been seen with it.
-func (a *sightings) note(key string, index uint64, now time.Duration) time.Duration {
+// observe notes the present index of a record, and returns for how long the record has been seen with it.
+func (a *sightings) observe(key string, index uint64, now time.Duration) time.Duration {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.seen == nil {
@@ -286,9 +286,9 @@ func (a *sightings) retain(known map[string]bool) {
 	}
 }
 
-// Living returns the agents that are alive, by their nodes. If the store is not shared, it has no sessions, so Living
+// LiveAgents returns the agents that are alive, by their nodes. If the store is not shared, it has no sessions, so Living
 // returns none.
-func (m *Members) Living(t *record.Tx) (map[uuid.UUID]record.Alive, error) {
+func (m *Members) LiveAgents(t *record.Tx) (map[uuid.UUID]record.Alive, error) {
 	if !m.Shared {
 		return nil, nil
 	}
@@ -315,7 +315,7 @@ func (m *Members) addReachability(ctx context.Context, nodes []api.Node) error {
 		return nil
 	}
 	t := record.NewTx(ctx, m.Ledger.Store)
-	live, err := m.Living(t)
+	live, err := m.LiveAgents(t)
 	if err != nil {
 		return err
 	}

@@ -56,13 +56,13 @@ func TestLossLookIsBounded(t *testing.T) {
 // the index that it had, as in a store that was put back.
 func TestAbsentIsCountedAnew(t *testing.T) {
 	var a sightings
-	a.note("away/x", 7, time.Second)
+	a.observe("away/x", 7, time.Second)
 	a.retain(map[string]bool{"away/x": true})
-	if d := a.note("away/x", 7, 11*time.Second); d != 10*time.Second {
+	if d := a.observe("away/x", 7, 11*time.Second); d != 10*time.Second {
 		t.Errorf("seen for %v", d)
 	}
 	a.retain(map[string]bool{})
-	if d := a.note("away/x", 7, 12*time.Second); d != 0 {
+	if d := a.observe("away/x", 7, 12*time.Second); d != 0 {
 		t.Errorf("seen for %v, though it was gone", d)
 	}
 }

@@ -57,7 +57,7 @@ func NewMembers(d MembersDeps) *Members { return &Members{MembersDeps: d} }
 // UnreachableFor returns for how long this service has seen the record of an unreachable node (a key under away/) with
 // the same index. After a restart of the service the time begins at zero.
 func (m *Members) UnreachableFor(key string, index uint64) time.Duration {
-	return m.sightings.note(key, index, m.Ledger.Clock.Steady())
+	return m.sightings.observe(key, index, m.Ledger.Clock.Steady())
 }
 
 // UnreachableSince returns when this service first saw the present record of an unreachable node, by the steady clock;

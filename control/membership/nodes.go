@@ -72,7 +72,7 @@ func (m *Members) Register(ctx context.Context, r api.Registration) error {
 				return err
 			}
 		}
-		if err := keepPools(t, &n, old.Pools, r.RemovedPools); err != nil {
+		if err := reconcilePools(t, &n, old.Pools, r.RemovedPools); err != nil {
 			return err
 		}
 		if err := cmp.Or(reports.CheckCount(who, len(n.Pools), reports.MaxPools, "pools"),

@@ -11,19 +11,19 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// keepPools compares the pools that a node had with those that it reports now. If a pool is missing that the operator
-// did not remove, keepPools keeps its record, because its datasets are offline and not lost. It removes the records
+// reconcilePools compares the pools that a node had with those that it reports now. If a pool is missing that the operator
+// did not remove, reconcilePools keeps its record, because its datasets are offline and not lost. It removes the records
 // of the pools in gone, which the operator removed, and fails if anything is still recorded in one of them.
-func keepPools(t *record.Tx, n *dataset.Node, had, gone []uuid.UUID) error {
+func reconcilePools(t *record.Tx, n *dataset.Node, had, gone []uuid.UUID) error {
 	for _, id := range had {
 		switch {
 		case slices.Contains(n.Pools, id) && slices.Contains(gone, id):
-			if _, err := droppablePool(t, *n, id); err != nil {
+			if _, err := removablePool(t, *n, id); err != nil {
 				return err
 			}
 		case slices.Contains(n.Pools, id):
 		case slices.Contains(gone, id):
-			if err := dropPool(t, *n, id); err != nil {
+			if err := removePool(t, *n, id); err != nil {
 				return err
 			}
 		default:
@@ -33,9 +33,9 @@ func keepPools(t *record.Tx, n *dataset.Node, had, gone []uuid.UUID) error {
 	return nil
 }
 
-// dropPool removes the record of a pool that its node no longer has.
-func dropPool(t *record.Tx, n dataset.Node, id uuid.UUID) error {
-	p, err := droppablePool(t, n, id)
+// removePool removes the record of a pool that its node no longer has.
+func removePool(t *record.Tx, n dataset.Node, id uuid.UUID) error {
+	p, err := removablePool(t, n, id)
 	if err != nil || p == nil {
 		return err // another node has adopted it
 	}
@@ -47,13 +47,13 @@ func dropPool(t *record.Tx, n dataset.Node, id uuid.UUID) error {
 	return ForgetPool(t, n.ID, id)
 }
 
-// droppablePool returns a pool of a node if its record may be removed. If the pool does not belong to the node, it
+// removablePool returns a pool of a node if its record may be removed. If the pool does not belong to the node, it
 // returns nil. It fails with dataset.ErrConflict while anything but condemned datasets is recorded in the pool.
 // Condemned datasets are removed with the pool.
 //
 // The decision depends on the node's record, and every decision that plans something in the pool reads that record
 // too. The agent has already registered without the pool, so nothing new can be planned in it.
-func droppablePool(t *record.Tx, n dataset.Node, id uuid.UUID) (*dataset.Pool, error) {
+func removablePool(t *record.Tx, n dataset.Node, id uuid.UUID) (*dataset.Pool, error) {
 	var p dataset.Pool
 	there, err := t.Get(record.PoolKey(id), &p)
 	if err != nil || !there || p.Node != n.ID {

@@ -117,7 +117,7 @@ func (a *Admission) Revoke(t *record.Tx, key string, r record.Revocation) error 
 		if err := record.Decode(e.Key, e.Value, &old); err != nil {
 			return err
 		}
-		if e.Key != key && n < tokensAtOnce && r.At.After(old.Until) {
+		if e.Key != key && n < tokensPerTxn && r.At.After(old.Until) {
 			t.Delete(e.Key)
 			n++
 		}

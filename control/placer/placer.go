@@ -139,7 +139,7 @@ func (s *Placer) Sites(t *record.Tx) ([]placement.Site, error) {
 	if err != nil {
 		return nil, err
 	}
-	live, err := s.Members.Living(t)
+	live, err := s.Members.LiveAgents(t)
 	if err != nil {
 		return nil, err
 	}
