@@ -97,7 +97,7 @@ func answerReport(t *record.Tx, out *api.Committed) error {
 func (s *Service) prefetchReport(t *record.Tx, op dataset.Operation) error {
 	keys := []string{record.OperationKey(op.ID), record.DatasetKey(op.DatasetID)}
 	if e, ok := s.Ledger.Nodes().Entry(op.Node); ok && t.FirstTry {
-		t.Assume(e)
+		t.UseCached(e)
 	} else {
 		keys = append(keys, record.NodeKey(op.Node))
 	}
@@ -106,9 +106,9 @@ func (s *Service) prefetchReport(t *record.Tx, op dataset.Operation) error {
 	}
 	if op.Kind == dataset.OpCreate && op.Problem == nil && t.FirstTry {
 		for _, key := range keys[:2] {
-			t.Assume(store.Entry{Key: key})
+			t.UseCached(store.Entry{Key: key})
 		}
-		t.Assume(store.Entry{Key: record.NameKey(op.DatasetRecord.Volume)})
+		t.UseCached(store.Entry{Key: record.NameKey(op.DatasetRecord.Volume)})
 		return nil
 	}
 	return t.Prefetch(keys)

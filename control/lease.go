@@ -41,7 +41,7 @@ func (s *Service) Recall(ctx context.Context, node uuid.UUID, r api.Report) (op 
 			return err
 		}
 		lease.State, lease.WantedBy = dataset.LeaseRecalled, node
-		t.Touch(d.ID, d.Home)
+		t.NotifyDataset(d.ID, d.Home)
 		return t.Put(record.LeaseKey(d.ID), lease)
 	})
 	return op, err
@@ -123,7 +123,7 @@ func releaseLease(t *record.Tx, op dataset.Operation) error {
 	}
 	lease.State, lease.WantedBy, lease.InUse, lease.Epoch = dataset.LeaseHeld, uuid.Nil, false, d.Epoch
 	for _, node := range d.Copies { // these nodes must learn the epoch, because their promises name it
-		t.Touch(d.ID, node)
+		t.NotifyDataset(d.ID, node)
 	}
 	if err := t.Put(record.LeaseKey(d.ID), lease); err != nil {
 		return err

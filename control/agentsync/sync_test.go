@@ -114,7 +114,7 @@ func TestSyncOfWhatIsGone(t *testing.T) {
 	a.MustPurge(d)
 	moved.Home = b.ID // as a move will do
 	if _, err := e.Ledger.Update(e.Ctx, func(t *record.Tx) error {
-		t.Touch(moved.ID, a.ID)
+		t.NotifyDataset(moved.ID, a.ID)
 		return t.PutDataset(moved)
 	}); err != nil {
 		t.Fatal(err)

@@ -65,6 +65,6 @@ func SettleShow(t *record.Tx, op dataset.Operation) error {
 	}
 	c.Problem = ""
 	t.Event(typ, d, detail)
-	t.Touch(d.ID, op.OtherNode)
+	t.NotifyDataset(d.ID, op.OtherNode)
 	return t.Put(record.CopyKey(op.OtherNode, d.ID), c)
 }

@@ -92,7 +92,7 @@ func CommitPurge(t *record.Tx, op dataset.Operation) error {
 
 // ClearHome removes a condemned dataset from its home, and removes its record if no other node has a copy.
 func ClearHome(t *record.Tx, d dataset.Dataset) error {
-	t.Touch(d.ID, d.Home)
+	t.NotifyDataset(d.ID, d.Home)
 	t.Delete(record.HomeKey(d.Home, d.ID))
 	t.Delete(record.TrashKey(d.ID))
 	if len(d.Copies) == 0 {

@@ -315,7 +315,7 @@ func (k *Housekeeper) ForgetServices(ctx context.Context, h *Memory) error {
 	for _, e := range lanes {
 		h.lanes[e.Key] = e.Index
 		of, _, _ := strings.Cut(strings.TrimPrefix(e.Key, record.RevPrefix), "/")
-		if e.Key != record.DroppedKey && !live[of] && before[e.Key] == e.Index && len(unused) < dropBatch {
+		if e.Key != record.RemovedLanesKey && !live[of] && before[e.Key] == e.Index && len(unused) < dropBatch {
 			unused = append(unused, e.Key)
 		}
 	}
@@ -332,7 +332,7 @@ const dropBatch = 50
 // dropUnusedLanes removes unused lanes, and keeps their counts.
 func dropUnusedLanes(t *record.Tx, keys []string) error {
 	var dropped notify.Notices
-	if _, err := t.Get(record.DroppedKey, &dropped); err != nil {
+	if _, err := t.Get(record.RemovedLanesKey, &dropped); err != nil {
 		return err
 	}
 	for _, key := range keys {
@@ -344,7 +344,7 @@ func dropUnusedLanes(t *record.Tx, keys []string) error {
 			t.Delete(key)
 		}
 	}
-	return t.Put(record.DroppedKey, dropped)
+	return t.Put(record.RemovedLanesKey, dropped)
 }
 
 // LostFor is how long the target of a move may be unreachable before the lease goes back to the home. It is

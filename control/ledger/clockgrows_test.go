@@ -41,7 +41,7 @@ func TestClockGrows(t *testing.T) {
 		}
 		grows("lanes are dropped", false)
 	}
-	if list, err := x.Store.List(t.Context(), record.RevPrefix, "", 0); err != nil || len(list) != 1 || list[0].Key != record.DroppedKey {
+	if list, err := x.Store.List(t.Context(), record.RevPrefix, "", 0); err != nil || len(list) != 1 || list[0].Key != record.RemovedLanesKey {
 		t.Fatalf("lanes that are left: %v, %v", list, err)
 	}
 	// Their service lives after all: it goes on in another lane.

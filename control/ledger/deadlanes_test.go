@@ -41,7 +41,7 @@ func TestLanesOfTheDeadGo(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, e := range list {
-			if e.Key == record.DroppedKey {
+			if e.Key == record.RemovedLanesKey {
 				continue
 			}
 			of = append(of, strings.Split(e.Key, "/")[1])

@@ -88,7 +88,7 @@ func (l *Ledger) ReadNotices(ctx context.Context, h *LanePositions) error {
 	}
 	lanes, gap := make(map[string]lanePosition, len(entries)), h.lanes == nil
 	for _, e := range entries {
-		if e.Key == record.DroppedKey {
+		if e.Key == record.RemovedLanesKey {
 			continue
 		}
 		was, known := h.lanes[e.Key]

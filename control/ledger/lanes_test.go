@@ -178,7 +178,7 @@ func TestWhatLiesThereIsEnough(t *testing.T) {
 	say := func(n int) {
 		for range n {
 			if _, err := talks.Update(t.Context(), func(x *record.Tx) error {
-				x.Touch(uuid.New(), node)
+				x.NotifyDataset(uuid.New(), node)
 				return x.Put("names/"+uuid.NewString(), record.Claim{ID: uuid.New()})
 			}); err != nil {
 				t.Fatal(err)

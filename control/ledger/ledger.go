@@ -121,7 +121,7 @@ func (l *Ledger) commit(t *record.Tx) (uint64, error) {
 			return 0, err
 		}
 		t.Write(w)
-		t.Expect(store.Entry{Key: own.key, Index: own.index})
+		t.CheckUnchanged(store.Entry{Key: own.key, Index: own.index})
 	}
 	_, reads := l.highest.get()
 	index, err := t.Commit()

@@ -61,7 +61,7 @@ func (r *NodeCache) dropAll() {
 	clear(r.nodes)
 }
 
-// Entry returns the cached entry of a node, for record.Tx.Assume. It returns false if the node is not cached, or if its
+// Entry returns the cached entry of a node, for record.Tx.UseCached. It returns false if the node is not cached, or if its
 // entry is too old.
 func (r *NodeCache) Entry(node uuid.UUID) (store.Entry, bool) {
 	r.mu.Lock()

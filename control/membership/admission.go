@@ -248,7 +248,7 @@ func (a *Admission) identifyHost(t *record.Tx, secret pki.Token, in api.Join) (u
 	if err != nil {
 		return uuid.Nil, "", err
 	}
-	rec.Used = &record.Use{Node: in.Node, Name: in.Name, Request: request, At: now}
+	rec.Used = &record.TokenUse{Node: in.Node, Name: in.Name, Request: request, At: now}
 	return in.Node, in.Name, t.Put(key, rec)
 }
 

@@ -84,7 +84,7 @@ func (m *Members) admitAgent(t *record.Tx, r api.Registration, session string) (
 		}
 		t.Notice.Events = append(t.Notice.Events, back)
 	}
-	return was.Session, t.PutBound(record.LiveNodeKey(id),
+	return was.Session, t.PutWithSession(record.LiveNodeKey(id),
 		record.Alive{
 			Node:        id,
 			Incarnation: r.Node.Incarnation,

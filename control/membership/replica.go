@@ -146,7 +146,7 @@ func (m *Members) RenewReplicaSession(ctx context.Context) error {
 	me := m.Replica
 	me.ID, me.Version, me.Since = m.Ledger.Replica(), m.Version, m.Started
 	_, err = m.Ledger.Update(ctx, func(t *record.Tx) error {
-		return t.PutBound(record.LiveServicesPrefix+me.ID.String(), me, session)
+		return t.PutWithSession(record.LiveServicesPrefix+me.ID.String(), me, session)
 	})
 	if err == nil {
 		err = CheckCompatible(ctx, m.Ledger.Store, me)
@@ -176,7 +176,7 @@ func (m *Members) AcquireHousekeeping(ctx context.Context) (bool, error) {
 		if err != nil || taken {
 			return err
 		}
-		return t.PutBound(record.HousekeeperKey, ledger.Housekeeper{
+		return t.PutWithSession(record.HousekeeperKey, ledger.Housekeeper{
 			Replica: m.Ledger.Replica(),
 			Since:   m.Ledger.Clock.Now(),
 		}, session)

@@ -331,7 +331,7 @@ func (v *Planner) CommitCreate(t *record.Tx, op dataset.Operation, out *api.Comm
 	if err := t.Put(record.NameKey(d.Volume), record.Claim{ID: d.ID}); err != nil {
 		return err
 	}
-	if err := record.EnterDataset(t, d, op.Incarnation); err != nil {
+	if err := record.AddDataset(t, d, op.Incarnation); err != nil {
 		return err
 	}
 	if d.Profile.Replicas.Count == 0 {

@@ -83,7 +83,7 @@ func CommitRekey(t *record.Tx, op dataset.Operation, out *api.Committed) error {
 	t.Event(api.EventVolumeRekey, d, "key "+d.Encryption.KeyID+" to "+next.Encryption.KeyID)
 	d.Encryption, d.Profile.Encryption, d.Request = next.Encryption, next.Profile.Clone().Encryption, op.ID
 	for _, node := range d.Copies { // their records have the data key too
-		t.Touch(d.ID, node)
+		t.NotifyDataset(d.ID, node)
 	}
 	return t.PutDataset(d)
 }

@@ -10,8 +10,8 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// EnterDataset records a new dataset, with the lease for its home.
-func EnterDataset(t *Tx, d dataset.Dataset, incarnation uuid.UUID) error {
+// AddDataset records a new dataset, with the lease for its home.
+func AddDataset(t *Tx, d dataset.Dataset, incarnation uuid.UUID) error {
 	lease := dataset.Lease{
 		Dataset:     d.ID,
 		Node:        d.Home,
@@ -60,21 +60,21 @@ func PutCopyIn(t *Tx, d *dataset.Dataset, c dataset.Copy) error {
 	if !slices.Contains(d.Copies, c.Node) {
 		d.Copies = append(slices.Clone(d.Copies), c.Node)
 	}
-	d.SupersededCopies = Without(d.SupersededCopies, c.Node)
+	d.SupersededCopies = WithoutNode(d.SupersededCopies, c.Node)
 	if c.SupersededForGood() {
 		d.SupersededCopies = append(d.SupersededCopies, c.Node)
 	}
-	t.Touch(d.ID, c.Node)
+	t.NotifyDataset(d.ID, c.Node)
 	return t.Put(CopyKey(c.Node, d.ID), c)
 }
 
 // RemoveCopyNode removes a node from the nodes with a copy of a dataset, in a record that the caller writes.
 func RemoveCopyNode(d *dataset.Dataset, node uuid.UUID) {
-	d.Copies, d.SupersededCopies = Without(d.Copies, node), Without(d.SupersededCopies, node)
+	d.Copies, d.SupersededCopies = WithoutNode(d.Copies, node), WithoutNode(d.SupersededCopies, node)
 }
 
-// Without returns the given nodes except node.
-func Without(nodes []uuid.UUID, node uuid.UUID) []uuid.UUID {
+// WithoutNode returns the given nodes except node.
+func WithoutNode(nodes []uuid.UUID, node uuid.UUID) []uuid.UUID {
 	return slices.DeleteFunc(slices.Clone(nodes), func(n uuid.UUID) bool { return n == node })
 }
 
@@ -115,14 +115,14 @@ func CondemnCopy(t *Tx, node, id uuid.UUID) error {
 	if c.Kind != dataset.CopyCondemned {
 		c.Kind, c.PreviousKind = dataset.CopyCondemned, c.Kind
 	}
-	t.Touch(id, node)
+	t.NotifyDataset(id, node)
 	return t.Put(CopyKey(node, id), c)
 }
 
 // AddGuest adds a shared mount to the record of a dataset, which the caller writes.
 func AddGuest(t *Tx, d *dataset.Dataset, g dataset.SharedMount) error {
-	d.SharedMounts = append(others(d.SharedMounts, g.Node), g)
-	t.Touch(d.ID, g.Node)
+	d.SharedMounts = append(otherGuests(d.SharedMounts, g.Node), g)
+	t.NotifyDataset(d.ID, g.Node)
 	return t.Put(GuestKey(g.Node, d.ID), Claim{ID: d.ID})
 }
 
@@ -131,10 +131,10 @@ func RemoveGuest(t *Tx, d *dataset.Dataset, node uuid.UUID) {
 	if _, stays := d.SharedMountOf(node); !stays {
 		return
 	}
-	if d.SharedMounts = others(d.SharedMounts, node); len(d.SharedMounts) == 0 {
+	if d.SharedMounts = otherGuests(d.SharedMounts, node); len(d.SharedMounts) == 0 {
 		d.SharedMounts = nil
 	}
-	t.Touch(d.ID, node)
+	t.NotifyDataset(d.ID, node)
 	t.Delete(GuestKey(node, d.ID))
 }
 
@@ -145,7 +145,7 @@ func RemoveGuests(t *Tx, d *dataset.Dataset) {
 	}
 }
 
-func others(guests []dataset.SharedMount, node uuid.UUID) []dataset.SharedMount {
+func otherGuests(guests []dataset.SharedMount, node uuid.UUID) []dataset.SharedMount {
 	return slices.DeleteFunc(slices.Clone(guests), func(g dataset.SharedMount) bool { return g.Node == node })
 }
 

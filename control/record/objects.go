@@ -111,7 +111,7 @@ func OpenWork(t *Tx, node uuid.UUID) (open []dataset.Operation, err error) {
 // It assumes that the key is absent, and the commit checks that.
 func PutUUIDPointer(t *Tx, id uuid.UUID, to UUIDPointer) error {
 	key := UUIDKey(id)
-	t.Assume(store.Entry{Key: key})
+	t.UseCached(store.Entry{Key: key})
 	var is UUIDPointer
 	there, err := t.Get(key, &is)
 	if err == nil && there && is != to {
@@ -169,7 +169,7 @@ func (t *Tx) Halted() error {
 	if t.ReadOnly {
 		return nil
 	}
-	t.Assume(store.Entry{Key: HaltedKey})
+	t.UseCached(store.Entry{Key: HaltedKey})
 	var h Halt
 	there, err := t.Get(HaltedKey, &h)
 	if err != nil || !there {

@@ -125,20 +125,20 @@ func (t *Tx) Pool(d dataset.Dataset) (dataset.Pool, error) {
 // Volume finds a live volume by name, or by a unique prefix of its dataset's UUID. It fails with dataset.ErrNotFound or
 // ErrAmbiguous.
 func (t *Tx) Volume(ref string) (dataset.Dataset, error) {
-	return t.named(ref, "volume", func(d dataset.Dataset) bool { return d.State == dataset.StateReady })
+	return t.findByName(ref, "volume", func(d dataset.Dataset) bool { return d.State == dataset.StateReady })
 }
 
 // AnyDataset finds a dataset, live or in the trash, by a UUID prefix, or a live one by name.
 func (t *Tx) AnyDataset(ref string) (dataset.Dataset, error) {
-	return t.named(ref, "volume or dataset", isLasting)
+	return t.findByName(ref, "volume or dataset", isNotPurging)
 }
 
-// isLasting reports whether a dataset is not being destroyed.
-func isLasting(d dataset.Dataset) bool { return d.State != dataset.StatePurging }
+// isNotPurging reports whether a dataset is not being destroyed.
+func isNotPurging(d dataset.Dataset) bool { return d.State != dataset.StatePurging }
 
-// named finds a dataset by name or prefix. If ref is a complete UUID, it finds only the dataset with that UUID, and
+// findByName finds a dataset by name or prefix. If ref is a complete UUID, it finds only the dataset with that UUID, and
 // not a volume with that name, because agents and schedules use UUIDs.
-func (t *Tx) named(ref, what string, want func(dataset.Dataset) bool) (dataset.Dataset, error) {
+func (t *Tx) findByName(ref, what string, want func(dataset.Dataset) bool) (dataset.Dataset, error) {
 	if id, err := uuid.Parse(ref); err == nil && id.String() == ref {
 		var d dataset.Dataset
 		if there, err := t.Get(DatasetKey(id), &d); err != nil || there && want(d) {
@@ -228,7 +228,7 @@ func snapshotByPrefix(t *Tx, prefix string, of uuid.UUID) (dataset.Snapshot, err
 	var err error
 	if isPrefix(prefix) {
 		found, err = findMatches(t, prefix, func(m match) bool {
-			return m.snapshot != uuid.Nil && (of == uuid.Nil || m.dataset.ID == of) && isLasting(m.dataset)
+			return m.snapshot != uuid.Nil && (of == uuid.Nil || m.dataset.ID == of) && isNotPurging(m.dataset)
 		})
 	}
 	if err == nil && len(found) == 0 {
@@ -316,7 +316,7 @@ func (t *Tx) Source(from string, names bool) (dataset.Source, error) {
 	if !isPrefix(from) {
 		return dataset.Source{}, none
 	}
-	found, err := findMatches(t, from, func(m match) bool { return isLasting(m.dataset) })
+	found, err := findMatches(t, from, func(m match) bool { return isNotPurging(m.dataset) })
 	if err != nil {
 		return dataset.Source{}, err
 	}

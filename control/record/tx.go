@@ -44,7 +44,7 @@ func NewTx(ctx context.Context, st store.Store) *Tx {
 // Get reads key into v, which must be empty, and reports whether the key exists. It sees the writes of this
 // transaction. The commit checks that the key has not changed.
 func (t *Tx) Get(key string, v any) (bool, error) {
-	if i := t.position(key); i >= 0 {
+	if i := t.writeIndex(key); i >= 0 {
 		if t.writes[i].Delete {
 			return false, nil
 		}
@@ -84,7 +84,7 @@ func (t *Tx) Index(key string) uint64 { return t.read[key].Index }
 func (t *Tx) Entry(key string) store.Entry { return t.read[key] }
 
 // CheckUnchanged makes the commit check that a key still has the index of e. It does not read the key.
-func (t *Tx) Expect(e store.Entry) { t.read[e.Key] = e }
+func (t *Tx) CheckUnchanged(e store.Entry) { t.read[e.Key] = e }
 
 // CanPeek reports whether Peek can return a key without another access to the store.
 func (t *Tx) CanPeek(key string) bool {
@@ -130,7 +130,7 @@ func (t *Tx) Prefetch(keys []string) error {
 
 // UseCached lets Get return cached entries as if they had just been read. The commit checks the entries that Get has
 // returned. If one of them is outdated, the commit fails, and the next attempt reads the store.
-func (t *Tx) Assume(entries ...store.Entry) {
+func (t *Tx) UseCached(entries ...store.Entry) {
 	if !t.FirstTry || t.ReadOnly {
 		return
 	}
@@ -157,8 +157,8 @@ func (t *Tx) Put(key string, v any) error {
 	return nil
 }
 
-// PutBound writes a key that is deleted with a session.
-func (t *Tx) PutBound(key string, v any, session string) error {
+// PutWithSession writes a key that is deleted with a session.
+func (t *Tx) PutWithSession(key string, v any, session string) error {
 	b, err := json.Marshal(v)
 	if err != nil {
 		return fmt.Errorf("encode %s: %w", key, err)
@@ -181,15 +181,15 @@ func (t *Tx) Delete(key string) { t.Write(store.Write{Key: key, Delete: true}) }
 
 // Write adds a write. It replaces an earlier write of the same key.
 func (t *Tx) Write(w store.Write) {
-	if i := t.position(w.Key); i >= 0 {
+	if i := t.writeIndex(w.Key); i >= 0 {
 		t.writes[i] = w
 		return
 	}
 	t.writes = append(t.writes, w)
 }
 
-// position returns the index of the write of a key; -1 if there is none.
-func (t *Tx) position(key string) int {
+// writeIndex returns the index of the write of a key; -1 if there is none.
+func (t *Tx) writeIndex(key string) int {
 	return slices.IndexFunc(t.writes, func(w store.Write) bool { return w.Key == key })
 }
 
@@ -200,12 +200,12 @@ func (t *Tx) Event(typ string, d dataset.Dataset, detail string) {
 
 // PutDataset writes a record and wakes the agent of its home.
 func (t *Tx) PutDataset(d dataset.Dataset) error {
-	t.Touch(d.ID, d.Home)
+	t.NotifyDataset(d.ID, d.Home)
 	return t.Put(DatasetKey(d.ID), d)
 }
 
-// Touch notifies the agent of a node that a dataset changed.
-func (t *Tx) Touch(ds, node uuid.UUID) {
+// NotifyDataset notifies the agent of a node that a dataset changed.
+func (t *Tx) NotifyDataset(ds, node uuid.UUID) {
 	t.Notice.Datasets = append(t.Notice.Datasets, ds)
 	t.WakeNode(node)
 }
@@ -238,7 +238,7 @@ func (t *Tx) Outcome(err error) error {
 }
 
 // HasWrite reports whether the transaction writes a key.
-func (t *Tx) HasWrite(key string) bool { return t.position(key) >= 0 }
+func (t *Tx) HasWrite(key string) bool { return t.writeIndex(key) >= 0 }
 
 // Writes returns the writes of the transaction, in the order in which their keys were first written.
 func (t *Tx) Writes() []store.Write { return t.writes }
@@ -252,7 +252,7 @@ const CommitTimeout = 30 * time.Second
 func (t *Tx) Commit() (uint64, error) {
 	checks := make([]store.Check, 0, len(t.read))
 	for k, e := range t.read {
-		if steps.Off("read-set") && t.position(k) < 0 {
+		if steps.Off("read-set") && t.writeIndex(k) < 0 {
 			continue
 		}
 		checks = append(checks, store.Check{Key: k, Index: e.Index})

@@ -42,11 +42,11 @@ type Token struct {
 	Node    uuid.UUID `json:"node,omitzero"` // the removed node that may join again with it
 	By      string    `json:"by"`
 	Expires time.Time `json:"expires"`
-	Used    *Use      `json:"used,omitempty"`
+	Used    *TokenUse `json:"used,omitempty"`
 }
 
-// Use records the node that joined with a token. A node that did not receive the response can then repeat its request.
-type Use struct {
+// TokenUse records the node that joined with a token. A node that did not receive the response can then repeat its request.
+type TokenUse struct {
 	Node    uuid.UUID `json:"node"`
 	Name    string    `json:"name"`
 	Request string    `json:"request"` // SHA-256

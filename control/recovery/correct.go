@@ -121,7 +121,7 @@ func (c *Comparison) correctDataset(t *record.Tx, j Judged) error {
 			t.Delete(record.CopyKey(node, j.ID))
 		}
 		t.Event(api.EventStoreRecover, was, j.action)
-		t.Touch(j.ID, was.Home)
+		t.NotifyDataset(j.ID, was.Home)
 		record.ForgetDataset(t, was)
 		return nil
 	}
@@ -149,7 +149,7 @@ func (c *Comparison) correctDataset(t *record.Tx, j Judged) error {
 		return err
 	}
 	t.Event(api.EventStoreRecover, d, r.Action)
-	return record.EnterDataset(t, d, uuid.Nil)
+	return record.AddDataset(t, d, uuid.Nil)
 }
 
 // CorrectSnapshots adds records of the snapshots that the home has, and removes those of snapshots that it does not
@@ -253,14 +253,14 @@ func (c *Comparison) EndHalt(t *record.Tx) error {
 		return err
 	}
 	var dropped notify.Notices
-	if _, err := t.Get(record.DroppedKey, &dropped); err != nil {
+	if _, err := t.Get(record.RemovedLanesKey, &dropped); err != nil {
 		return err
 	}
 	saw := c.recovery.Ledger.HighestClock()
 	if behind := max(h.HighestClock, c.clock, saw); clock <= behind {
 		dropped.Count += behind - clock + clockMargin
 	}
-	if err := t.Put(record.DroppedKey, dropped); err != nil {
+	if err := t.Put(record.RemovedLanesKey, dropped); err != nil {
 		return err
 	}
 	for node := range c.attendance.reported {

@@ -112,7 +112,7 @@ func (rc *Recovery) rebuildOne(ctx context.Context, node uuid.UUID, f api.FoundD
 			return err
 		}
 		t.Event(api.EventVolumeRebuild, d, r.Action)
-		return record.EnterDataset(t, d, uuid.Nil)
+		return record.AddDataset(t, d, uuid.Nil)
 	})
 	if err != nil || elsewhere {
 		return r, err
@@ -143,7 +143,7 @@ func rehome(t *record.Tx, d dataset.Dataset, node uuid.UUID, r *api.Rebuilt) err
 	t.Delete(record.HomeKey(d.Home, d.ID))
 	d.Home, d.Epoch, d.TakenOver = node, d.Epoch+1, nil
 	t.Event(api.EventVolumeRebuild, d, r.Action)
-	return record.EnterDataset(t, d, uuid.Nil)
+	return record.AddDataset(t, d, uuid.Nil)
 }
 
 // releaseState removes the entries that a dataset has because of its state: its name, or its place in the trash.

@@ -384,7 +384,7 @@ func (r *Relocator) Commit(t *record.Tx, op dataset.Operation, out *api.Committe
 	}
 	t.Event(api.EventVolumeMove, next, detail)
 	for _, node := range next.Copies { // the previous home, and the nodes that refresh from it
-		t.Touch(d.ID, node)
+		t.NotifyDataset(d.ID, node)
 	}
 	out.Dataset = &next
 	if err := t.PutDataset(next); err != nil || next.Profile.Replicas.Count == 0 {
@@ -398,7 +398,7 @@ func (r *Relocator) Commit(t *record.Tx, op dataset.Operation, out *api.Committe
 // keeps no copy.
 func (r *Relocator) leaveCopy(t *record.Tx, d dataset.Dataset, op dataset.Operation, next *dataset.Dataset) error {
 	if op.SameShare {
-		t.Touch(d.ID, d.Home)
+		t.NotifyDataset(d.ID, d.Home)
 		return nil
 	}
 	c := dataset.Copy{Dataset: d.ID, Node: d.Home, Pool: d.Pool, Epoch: d.Epoch, Kind: dataset.CopySuperseded}

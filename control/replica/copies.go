@@ -63,7 +63,7 @@ func (s *Keeper) ReportCopy(ctx context.Context, node uuid.UUID, c api.CopyRepor
 			return nil
 		}
 		if first { // a surplus copy may be removed once this copy is complete
-			t.Touch(rec.Dataset, node)
+			t.NotifyDataset(rec.Dataset, node)
 		}
 		return t.Put(key, rec)
 	})
@@ -218,6 +218,6 @@ func recordShown(t *record.Tx, rec, now dataset.Copy) error {
 		return nil
 	}
 	rec.Path, rec.Problem = now.Path, now.Problem
-	t.Touch(rec.Dataset, rec.Node)
+	t.NotifyDataset(rec.Dataset, rec.Node)
 	return t.Put(record.CopyKey(rec.Node, rec.Dataset), rec)
 }

@@ -44,7 +44,7 @@ func (s *Keeper) FindOnlyCopy(t *record.Tx, node, id uuid.UUID) (o OnlyCopy, err
 		return o, err
 	}
 	var others []dataset.Copy
-	for _, n := range record.Without(d.Copies, node) {
+	for _, n := range record.WithoutNode(d.Copies, node) {
 		var other dataset.Copy
 		if _, err := t.Get(record.CopyKey(n, id), &other); err != nil {
 			return o, err

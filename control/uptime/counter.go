@@ -96,7 +96,7 @@ func (u *Counter) Forget() { u.mark.forget() }
 // Read returns for how long services have run on the store, at least.
 func (u *Counter) Read(t *record.Tx) (time.Duration, error) {
 	if e, _, _, known := u.mark.last(u.ledger.Clock.Steady()); known {
-		t.Assume(e)
+		t.UseCached(e)
 	}
 	var m record.RunMark
 	if _, err := t.Get(record.RunMarkKey, &m); err != nil {
