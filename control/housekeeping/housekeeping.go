@@ -46,7 +46,7 @@ type Memory struct {
 	FullDue       time.Time             // when the next round that examines everything is due
 	trashDue      time.Time             // when the next dataset in the trash expires; zero if none does
 	ForgetDue     time.Time             // when old operations are removed again
-	ops           uint64                // changes of operations in the feed at the last ForgetOperations
+	operations    uint64                // changes of operations in the feed at the last ForgetOperations
 	Plans         map[uuid.UUID]duePlan // when each dataset gets its next snapshot
 	shortage      shortage
 	catalogDenied bool              // the right to write the catalog is missing
@@ -96,8 +96,8 @@ func (k *Housekeeper) NewMemory() *Memory {
 	}
 }
 
-// fail reports a failure, unless the same one was reported lately.
-func (h *Memory) fail(what string, err error) {
+// reportFailure reports a failure, unless the same one was reported lately.
+func (h *Memory) reportFailure(what string, err error) {
 	text := what + ": " + err.Error()
 	if at, ok := h.reported[text]; ok && h.Now.Sub(at) < ReportInterval {
 		return
@@ -151,7 +151,7 @@ func (k *Housekeeper) Round(ctx context.Context, h *Memory, now time.Time) {
 	changes := k.Feed.Since(uuid.Nil, h.rev)
 	everything := changes.Full || !now.Before(h.FullDue)
 	if err := k.Uptime.Mark(ctx, changes.Any || everything); err != nil && ctx.Err() == nil {
-		h.fail("count the time that drover runs", err)
+		h.reportFailure("count the time that drover runs", err)
 	}
 	if over := k.clockJump(h); over > 0 {
 		h.FullDue = time.Time{}
@@ -163,7 +163,7 @@ func (k *Housekeeper) Round(ctx context.Context, h *Memory, now time.Time) {
 	}
 	short, err := k.due(ctx, &h.shortage)
 	if err != nil && ctx.Err() == nil {
-		h.fail("look for nodes that can take a replica", err)
+		h.reportFailure("look for nodes that can take a replica", err)
 	}
 	if err := k.examineChanges(ctx, h, slices.Concat(changes.Datasets, short), everything); err == nil {
 		h.rev = changes.Rev
@@ -171,21 +171,21 @@ func (k *Housekeeper) Round(ctx context.Context, h *Memory, now time.Time) {
 			h.FullDue = now.Add(FullInterval)
 		}
 	} else if h.shortage.nodes = ""; ctx.Err() == nil {
-		h.fail("look at what changed", err)
+		h.reportFailure("look at what changed", err)
 	}
 	k.requestDueSnapshots(ctx, h, now)
 	if k.Shared {
 		k.updateMembers(ctx, h, everything)
 	}
-	if told := k.Feed.Operations(); !now.Before(h.ForgetDue) || told-h.ops >= ForgetAfter {
-		h.ForgetDue, h.ops = now.Add(ForgetInterval), told
+	if told := k.Feed.Operations(); !now.Before(h.ForgetDue) || told-h.operations >= ForgetAfter {
+		h.ForgetDue, h.operations = now.Add(ForgetInterval), told
 		for _, err := range []error{k.ForgetOperations(ctx), k.CopyKeeper.Expire(ctx)} {
 			if err == nil {
 				continue
 			}
 			h.ForgetDue = time.Time{} // the next round repeats both
 			if ctx.Err() == nil {
-				h.fail("forget old operations and copies", err)
+				h.reportFailure("forget old operations and copies", err)
 			}
 		}
 	}
@@ -246,7 +246,7 @@ func (k *Housekeeper) examineBatch(ctx context.Context, h *Memory, changed []uui
 		if err == nil && !there {
 			delete(h.Plans, id)
 			k.schedules.remove(id)
-			h.shortage.note(id, nil)
+			h.shortage.record(id, nil)
 			continue
 		}
 		if err := k.examineDataset(ctx, h, id.String(), d, t.Index(record.DatasetKey(id)), err); err != nil {
@@ -261,14 +261,14 @@ func (k *Housekeeper) examineDataset(ctx context.Context, h *Memory, what string
 	err error) error {
 	if err == nil {
 		short := k.CopyKeeper.Maintain(ctx, d)
-		h.shortage.note(d.ID, short)
+		h.shortage.record(d.ID, short)
 		err = errors.Join(k.scheduleDataset(ctx, h, d, index), short, k.CopyKeeper.ForgetLost(ctx, d))
 	}
 	if err != nil && (ctx.Err() != nil || dataset.KindOf(err) == dataset.ErrUnavailable) {
 		return err
 	}
 	if err != nil {
-		h.fail("schedule, retention, replicas and losses of "+what, err)
+		h.reportFailure("schedule, retention, replicas and losses of "+what, err)
 	}
 	return nil
 }
@@ -276,22 +276,22 @@ func (k *Housekeeper) examineDataset(ctx context.Context, h *Memory, what string
 // updateMembers updates the records of nodes and services that are unreachable or no longer exist.
 func (k *Housekeeper) updateMembers(ctx context.Context, h *Memory, everything bool) {
 	if err := k.Members.RecordUnreachable(ctx); err != nil && ctx.Err() == nil {
-		h.fail("look which nodes are away", err)
+		h.reportFailure("look which nodes are away", err)
 	}
 	if err := k.Members.CheckMassLoss(ctx); err != nil && ctx.Err() == nil {
-		h.fail("look whether too many nodes are away", err)
+		h.reportFailure("look whether too many nodes are away", err)
 	}
 	if err := k.EndLostMoves(ctx); err != nil && ctx.Err() == nil {
-		h.fail("give back what moves to lost nodes hold", err)
+		h.reportFailure("give back what moves to lost nodes hold", err)
 	}
 	if err := k.Members.PublishMembers(ctx, &h.catalogDenied, everything); err != nil && ctx.Err() == nil {
-		h.fail("show replicas and agents in the catalog", err)
+		h.reportFailure("show replicas and agents in the catalog", err)
 	}
 	if !everything {
 		return
 	}
 	if err := k.ForgetServices(ctx, h); err != nil && ctx.Err() == nil {
-		h.fail("forget services that are no more", err)
+		h.reportFailure("forget services that are no more", err)
 	}
 }
 
@@ -347,11 +347,11 @@ func dropUnusedLanes(t *record.Tx, keys []string) error {
 	return t.Put(record.RemovedLanesKey, dropped)
 }
 
-// LostFor is how long the target of a move may be unreachable before the lease goes back to the home. It is
+// LostMoveTimeout is how long the target of a move may be unreachable before the lease goes back to the home. It is
 // longer than a host takes to restart its agent.
-const LostFor = time.Minute
+const LostMoveTimeout = time.Minute
 
-// EndLostMoves gives the lease back to the home if the target of a move has been unreachable for LostFor. Otherwise
+// EndLostMoves gives the lease back to the home if the target of a move has been unreachable for LostMoveTimeout. Otherwise
 // only the target would withdraw the recall. The data that the target has pulled stays on the target.
 func (k *Housekeeper) EndLostMoves(ctx context.Context) error {
 	if !k.Shared {
@@ -363,7 +363,7 @@ func (k *Housekeeper) EndLostMoves(ctx context.Context) error {
 		return err
 	}
 	for _, e := range entries {
-		if k.Members.UnreachableFor(e.Key, e.Index) < LostFor {
+		if k.Members.UnreachableFor(e.Key, e.Index) < LostMoveTimeout {
 			continue
 		}
 		node, err := record.ParseKey(e.Key, record.UnreachablePrefix)

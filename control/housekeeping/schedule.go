@@ -98,12 +98,12 @@ func (k *Housekeeper) requestDueSnapshots(ctx context.Context, h *Memory, now ti
 			continue
 		}
 		if err := k.requestSnapshot(ctx, id, plan, waiting); err != nil {
-			h.fail("scheduled snapshot of dataset "+id.String(), err)
+			h.reportFailure("scheduled snapshot of dataset "+id.String(), err)
 			continue // still due: the next round tries again
 		}
 		next, err := nextTick(plan.schedule, now.In(time.Local))
 		if err != nil {
-			h.fail("schedule of dataset "+id.String(), err)
+			h.reportFailure("schedule of dataset "+id.String(), err)
 		}
 		plan.due = next
 		h.Plans[id] = plan

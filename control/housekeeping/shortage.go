@@ -20,8 +20,8 @@ type shortage struct {
 	nodes    string             // the state of nodes and pools at the last attempt
 }
 
-// note remembers the outcome of an attempt to give a dataset its replicas.
-func (s *shortage) note(id uuid.UUID, err error) {
+// record remembers the outcome of an attempt to give a dataset its replicas.
+func (s *shortage) record(id uuid.UUID, err error) {
 	if err == nil {
 		delete(s.reported, id)
 		return

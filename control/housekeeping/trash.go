@@ -17,7 +17,7 @@ func (k *Housekeeper) ExpireTrash(ctx context.Context, h *Memory) {
 	entries, err := record.NewTx(ctx, k.Ledger.Store).List(record.TrashPrefix, "", 0)
 	if err != nil {
 		if ctx.Err() == nil {
-			h.fail("expire trash", err)
+			h.reportFailure("expire trash", err)
 		}
 		return
 	}
@@ -25,7 +25,7 @@ func (k *Housekeeper) ExpireTrash(ctx context.Context, h *Memory) {
 	for _, e := range entries {
 		until, err := k.expireOne(ctx, e.Key, e.Value, h.Now)
 		if err != nil && ctx.Err() == nil {
-			h.fail("expire "+e.Key, err)
+			h.reportFailure("expire "+e.Key, err)
 			until = h.Now // the next round tries again
 		}
 		if !until.IsZero() && (h.trashDue.IsZero() || until.Before(h.trashDue)) {

@@ -194,7 +194,7 @@ func checkKeyKnown(d, from dataset.Dataset) error {
 // planSource fills in the plan of a clone. The clone gets the pool of its source. Unless the request names a profile,
 // the clone gets the profile that the source had at the time of the snapshot.
 func (v *Planner) planSource(t *record.Tx, op *dataset.Operation, w CreateRequest) error {
-	src, err := t.Source(w.spec.From, w.names)
+	src, err := t.Source(w.spec.From, w.allowName)
 	if err != nil {
 		return err
 	}

@@ -13,10 +13,10 @@ import (
 
 // CreateRequest is a request that makes a volume, with its options parsed.
 type CreateRequest struct {
-	kind  dataset.OpKind
-	spec  dataset.Spec
-	opts  dataset.Options
-	names bool // From may also be a name
+	kind      dataset.OpKind
+	spec      dataset.Spec
+	opts      dataset.Options
+	allowName bool // From may also be a name
 }
 
 // ParseCreate parses the options of a request, and compares them with its spec, which is parsed already: see
@@ -44,7 +44,7 @@ func ParseCreate(req api.Request) (w CreateRequest, err error) {
 			dataset.Clip(w.opts.From))
 	}
 	if w.spec.From == "" {
-		w.spec.From, w.names = w.opts.From, true
+		w.spec.From, w.allowName = w.opts.From, true
 	}
 	if w.kind == dataset.OpImport && w.spec.From != "" {
 		return w, dataset.Errorf(dataset.ErrInvalid,
@@ -105,10 +105,10 @@ func (v *Planner) CheckMatches(t *record.Tx, d dataset.Dataset, w CreateRequest)
 	case len(o.Labels) > 0 && !maps.Equal(o.Labels, d.Labels):
 		return differs("with other labels (drover volume label %s KEY=VALUE changes them)", d.Volume)
 	}
-	if err := samePool(t, d, o.Pool); err != nil {
+	if err := checkSamePool(t, d, o.Pool); err != nil {
 		return err
 	}
-	return sameSource(t, d, w)
+	return checkSameSource(t, d, w)
 }
 
 // filesystem names the filesystem of a profile.
@@ -119,7 +119,7 @@ func filesystem(p dataset.Profile) string {
 	return "filesystem " + p.Filesystem.Type
 }
 
-func samePool(t *record.Tx, d dataset.Dataset, asked string) error {
+func checkSamePool(t *record.Tx, d dataset.Dataset, asked string) error {
 	if asked == "" {
 		return nil
 	}
@@ -130,7 +130,7 @@ func samePool(t *record.Tx, d dataset.Dataset, asked string) error {
 	return err
 }
 
-func sameSource(t *record.Tx, d dataset.Dataset, w CreateRequest) error {
+func checkSameSource(t *record.Tx, d dataset.Dataset, w CreateRequest) error {
 	from := w.spec.From
 	if from == "" {
 		return nil
@@ -139,7 +139,7 @@ func sameSource(t *record.Tx, d dataset.Dataset, w CreateRequest) error {
 		return dataset.Errorf(dataset.ErrExists, "volume %q exists and is not a clone of %s", d.Volume,
 			dataset.Clip(from))
 	}
-	src, err := t.Source(from, w.names)
+	src, err := t.Source(from, w.allowName)
 	switch dataset.KindOf(err) {
 	case nil:
 		was := dataset.Source{Dataset: d.Origin.Dataset, Snapshot: d.Origin.Snapshot}
@@ -152,7 +152,7 @@ func sameSource(t *record.Tx, d dataset.Dataset, w CreateRequest) error {
 	case dataset.ErrNotFound, dataset.ErrAmbiguous:
 		// The source may no longer exist, and the prefix may match more objects than when the clone was made. The
 		// recorded origin still shows whether the reference named it.
-		same, lerr := matchesOrigin(t, *d.Origin, from, w.names)
+		same, lerr := matchesOrigin(t, *d.Origin, from, w.allowName)
 		if lerr != nil {
 			return lerr
 		}

@@ -258,7 +258,7 @@ func AnnounceLoss(t *record.Tx, op dataset.Operation) error {
 	if op.Loss == nil {
 		return nil
 	}
-	text, err := movedText(t, op)
+	text, err := describeMove(t, op)
 	t.Event(api.EventVolumeFailover, *op.DatasetRecord, text)
 	return err
 }

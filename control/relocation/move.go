@@ -333,7 +333,7 @@ func (r *Relocator) Commit(t *record.Tx, op dataset.Operation, out *api.Committe
 	switch {
 	case rec.Loss != nil:
 		if !rec.SameShare {
-			err = checkStillKept(t, rec, op)
+			err = checkCopyUnchanged(t, rec, op)
 		}
 		if err == nil {
 			err = checkStillLost(t, rec)
@@ -362,7 +362,7 @@ func (r *Relocator) Commit(t *record.Tx, op dataset.Operation, out *api.Committe
 	if err := r.carryGuests(t, d, rec, &next); err != nil {
 		return err
 	}
-	if err := r.leaveCopy(t, d, rec, &next); err != nil {
+	if err := r.recordLeftCopy(t, d, rec, &next); err != nil {
 		return err
 	}
 	if err := t.Put(record.HomeKey(next.Home, d.ID), record.Claim{ID: d.ID}); err != nil {
@@ -378,7 +378,7 @@ func (r *Relocator) Commit(t *record.Tx, op dataset.Operation, out *api.Committe
 			return err
 		}
 	}
-	detail, err := movedText(t, rec)
+	detail, err := describeMove(t, rec)
 	if err != nil {
 		return err
 	}
@@ -394,9 +394,9 @@ func (r *Relocator) Commit(t *record.Tx, op dataset.Operation, out *api.Committe
 	return err
 }
 
-// leaveCopy records the copy that the previous home keeps. If the home handed over the data itself, as on a share, it
+// recordLeftCopy records the copy that the previous home keeps. If the home handed over the data itself, as on a share, it
 // keeps no copy.
-func (r *Relocator) leaveCopy(t *record.Tx, d dataset.Dataset, op dataset.Operation, next *dataset.Dataset) error {
+func (r *Relocator) recordLeftCopy(t *record.Tx, d dataset.Dataset, op dataset.Operation, next *dataset.Dataset) error {
 	if op.SameShare {
 		t.NotifyDataset(d.ID, d.Home)
 		return nil
@@ -415,7 +415,7 @@ func (r *Relocator) leaveCopy(t *record.Tx, d dataset.Dataset, op dataset.Operat
 	return record.PutCopyIn(t, next, c)
 }
 
-func movedText(t *record.Tx, op dataset.Operation) (string, error) {
+func describeMove(t *record.Tx, op dataset.Operation) (string, error) {
 	from, err := t.NodeName(op.OtherNode)
 	if err != nil {
 		return "", err

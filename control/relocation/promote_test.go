@@ -84,7 +84,7 @@ func TestMoveToANodeThatIsLost(t *testing.T) {
 			}
 		}
 		x.EndSession(b)
-		for _, wait := range []time.Duration{time.Second, housekeeping.LostFor - time.Second, 2 * time.Second} {
+		for _, wait := range []time.Duration{time.Second, housekeeping.LostMoveTimeout - time.Second, 2 * time.Second} {
 			if got := e.MustVolume("db"); got.Move == uuid.Nil {
 				t.Fatalf("given up %v: back before it was lost", given)
 			}
