@@ -11,20 +11,20 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Account has all information about one dataset, from a store that was restored from a backup and from the agents.
-type Account struct {
+// Evidence has all information about one dataset, from a store that was restored from a backup and from the agents.
+type Evidence struct {
 	ID           uuid.UUID
 	stored       *dataset.Dataset                    // nil if the store has no record of it
 	index        uint64                              // of that record
-	claims       []holding                           // reports of nodes that claim to be its home
-	copyHolders  []holding                           // reports of nodes that have a copy, and so know its home
+	claims       []nodeReport                        // reports of nodes that claim to be its home
+	copyHolders  []nodeReport                        // reports of nodes that have a copy, and so know its home
 	copies       map[uuid.UUID]dataset.Copy          // by the nodes that keep them
 	relinquished map[uuid.UUID]api.RelinquishedEpoch // epochs that nodes have relinquished
 	strays       map[uuid.UUID]bool                  // nodes that have its data and do not claim to be its home
 }
 
-// holding is a node's report about a dataset.
-type holding struct {
+// nodeReport is a node's report about a dataset.
+type nodeReport struct {
 	api.FoundDataset
 	node    uuid.UUID
 	present bool // for a claim of the home: the pool was examined and contains the data
@@ -38,23 +38,23 @@ type attendance struct {
 	silent   bool               // a node neither reported nor is confirmed to be fenced: it may have any data
 }
 
-// Verdict is the decision on an account.
-type Verdict struct {
+// Decision is the decision on an account.
+type Decision struct {
 	action     string // as in api.RecordDifference; "" if the store is right
 	note       string
 	Record     dataset.Dataset            // the record as it must be, of the highest known epoch
-	report     *holding                   // the home's report; nil if only other nodes or the store have a record
+	report     *nodeReport                // the home's report; nil if only other nodes or the store have a record
 	keptCopies map[uuid.UUID]dataset.Copy // by the nodes that have the copies
 }
 
-// judge decides which report about a dataset is right: the one with the highest epoch and, of several, the one with
+// decide decides which report about a dataset is right: the one with the highest epoch and, of several, the one with
 // the latest change. The dataset is disputed if two nodes claim that epoch. It is also disputed if its home
 // relinquished the epoch to a node that did not report: that node may have opened the next epoch. It is a pure
 // function.
-func (a *Account) judge(r attendance) Verdict {
-	v := Verdict{Record: a.latest(r)}
+func (a *Evidence) decide(r attendance) Decision {
+	v := Decision{Record: a.latest(r)}
 	if v.Record.ID == uuid.Nil {
-		return Verdict{}
+		return Decision{}
 	}
 	if why := a.whyDisputed(v.Record, r); why != "" {
 		v.action, v.note = "disputed", why
@@ -96,7 +96,7 @@ func (a *Account) judge(r attendance) Verdict {
 }
 
 // matchesStore reports whether the store agrees with the decision.
-func (a *Account) matchesStore(d dataset.Dataset) bool {
+func (a *Evidence) matchesStore(d dataset.Dataset) bool {
 	return a.stored.Epoch == d.Epoch && a.stored.Home == d.Home && a.stored.Request == d.Request &&
 		a.stored.State == d.State
 }
@@ -106,7 +106,7 @@ func (a *Account) matchesStore(d dataset.Dataset) bool {
 //
 // A fenced node is not the home any more, so its claims are ignored. Another node may report that the fenced node is
 // the home. Such a report counts, because it proves that the epoch was opened.
-func (a *Account) latest(r attendance) (best dataset.Dataset) {
+func (a *Evidence) latest(r attendance) (best dataset.Dataset) {
 	index := uint64(0)
 	take := func(d dataset.Dataset, at uint64) {
 		if d.Home != uuid.Nil && d.State != dataset.StatePurging &&
@@ -129,7 +129,7 @@ func (a *Account) latest(r attendance) (best dataset.Dataset) {
 }
 
 // whyDisputed returns why a person must decide; "" if no person has to.
-func (a *Account) whyDisputed(is dataset.Dataset, r attendance) string {
+func (a *Evidence) whyDisputed(is dataset.Dataset, r attendance) string {
 	for _, c := range a.claims {
 		if c.Dataset.Epoch == is.Epoch && c.node != is.Home && !r.fenced[c.node] {
 			return fmt.Sprintf("two nodes claim epoch %d", is.Epoch)
@@ -144,7 +144,7 @@ func (a *Account) whyDisputed(is dataset.Dataset, r attendance) string {
 
 // isDestroyed reports whether the recorded data no longer exists. That is certain only if the home has examined the
 // pool, and every node has reported that it has no copy, because the data may have moved to any node.
-func (a *Account) isDestroyed(r attendance) bool {
+func (a *Evidence) isDestroyed(r attendance) bool {
 	if r.silent || !r.reported[a.stored.Home] || !r.pools[a.stored.Pool] || len(a.copies) > 0 || len(a.strays) > 0 ||
 		len(a.claims) > 0 {
 		return false
@@ -154,14 +154,14 @@ func (a *Account) isDestroyed(r attendance) bool {
 
 // homeLacksDataset reports whether the recorded home has examined the pool and does not have the dataset. It returns
 // false if the home has the dataset as a copy: the home may not know yet that its copy became the dataset.
-func (a *Account) homeLacksDataset(is dataset.Dataset, r attendance) bool {
-	behind := func(h holding) bool { return h.node == is.Home && h.Dataset.Epoch < is.Epoch }
+func (a *Evidence) homeLacksDataset(is dataset.Dataset, r attendance) bool {
+	behind := func(h nodeReport) bool { return h.node == is.Home && h.Dataset.Epoch < is.Epoch }
 	return r.pools[is.Pool] && !slices.ContainsFunc(a.copyHolders, behind)
 }
 
 // reportedCopies returns the copies that nodes reported. Each superseded home gets a superseded copy, which only an
 // operator discards.
-func (a *Account) reportedCopies(is dataset.Dataset) map[uuid.UUID]dataset.Copy {
+func (a *Evidence) reportedCopies(is dataset.Dataset) map[uuid.UUID]dataset.Copy {
 	out := map[uuid.UUID]dataset.Copy{}
 	maps.Copy(out, a.copies)
 	for _, c := range a.claims {
@@ -181,7 +181,7 @@ func (a *Account) reportedCopies(is dataset.Dataset) map[uuid.UUID]dataset.Copy 
 
 // sameCopies reports whether the store knows all nodes that have copies. If the store has more copies than nodes
 // reported, package replica and the nodes correct the difference later.
-func (a *Account) sameCopies(want map[uuid.UUID]dataset.Copy) bool {
+func (a *Evidence) sameCopies(want map[uuid.UUID]dataset.Copy) bool {
 	for node := range want {
 		if !slices.Contains(a.stored.Copies, node) {
 			return false

@@ -13,7 +13,7 @@ import (
 // record, at epoch 3, and other is another node.
 type accountCase struct {
 	home, other uuid.UUID
-	Account
+	Evidence
 	attendance
 }
 
@@ -42,7 +42,7 @@ func (c *accountCase) at(epoch uint64) *dataset.Dataset {
 
 // claimed adds that the home says it has the dataset as it is in d, last written at index.
 func (c *accountCase) claimed(d *dataset.Dataset, index uint64) {
-	c.claims = append(c.claims, holding{api.FoundDataset{Pool: d.Pool, Dataset: *d, Index: index}, d.Home, true})
+	c.claims = append(c.claims, nodeReport{api.FoundDataset{Pool: d.Pool, Dataset: *d, Index: index}, d.Home, true})
 }
 
 // After the store was put back, nodes disagree about a dataset. A statement of an epoch that has ended decides
@@ -72,10 +72,10 @@ func TestJudgeByEpoch(t *testing.T) {
 		}, "", 3},
 		"its home does not have it": {func(c *accountCase) { c.silent = true }, "missing", 3},
 		"its home has a copy, and knows of the epoch": {func(c *accountCase) {
-			c.silent, c.copyHolders = true, []holding{{FoundDataset: api.FoundDataset{Dataset: *c.at(3)}, node: c.home}}
+			c.silent, c.copyHolders = true, []nodeReport{{FoundDataset: api.FoundDataset{Dataset: *c.at(3)}, node: c.home}}
 		}, "missing", 3},
 		"its home has a copy, and knows of an earlier epoch": {func(c *accountCase) {
-			c.silent, c.copyHolders = true, []holding{{FoundDataset: api.FoundDataset{Dataset: *c.at(2)}, node: c.home}}
+			c.silent, c.copyHolders = true, []nodeReport{{FoundDataset: api.FoundDataset{Dataset: *c.at(2)}, node: c.home}}
 		}, "", 3},
 		"nobody has it":                         {func(*accountCase) {}, "forgotten", 3},
 		"nobody has it, and its home is silent": {func(c *accountCase) { delete(c.reported, c.home) }, "missing", 3},
@@ -83,7 +83,7 @@ func TestJudgeByEpoch(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			c := newAccount()
 			x.say(c)
-			if v := c.judge(c.attendance); v.action != x.action || v.Record.Epoch != x.epoch {
+			if v := c.decide(c.attendance); v.action != x.action || v.Record.Epoch != x.epoch {
 				t.Errorf("%q (%s), epoch %d, want %q, epoch %d", v.action, v.note, v.Record.Epoch, x.action, x.epoch)
 			}
 		})
@@ -98,7 +98,7 @@ func TestJudgeByIndex(t *testing.T) {
 		d := c.at(3)
 		d.Volume = "as its home has it"
 		c.claimed(d, index)
-		if v := c.judge(c.attendance); v.Record.Volume != want {
+		if v := c.decide(c.attendance); v.Record.Volume != want {
 			t.Errorf("the store wrote at index 10, the home saw index %d: %q is taken for right, want %q", index, v.Record.Volume, want)
 		}
 	}

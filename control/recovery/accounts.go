@@ -11,13 +11,13 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// accountsOf collects the records of the store and the reports of the agents, by dataset.
-func accountsOf(t *record.Tx, told map[uuid.UUID]api.Holdings) (list []*Account, err error) {
-	all := map[uuid.UUID]*Account{}
-	of := func(id uuid.UUID) *Account {
+// collectEvidence collects the records of the store and the reports of the agents, by dataset.
+func collectEvidence(t *record.Tx, told map[uuid.UUID]api.Holdings) (list []*Evidence, err error) {
+	all := map[uuid.UUID]*Evidence{}
+	of := func(id uuid.UUID) *Evidence {
 		a := all[id]
 		if a == nil {
-			a = &Account{
+			a = &Evidence{
 				ID:           id,
 				copies:       map[uuid.UUID]dataset.Copy{},
 				relinquished: map[uuid.UUID]api.RelinquishedEpoch{},
@@ -52,7 +52,7 @@ func accountsOf(t *record.Tx, told map[uuid.UUID]api.Holdings) (list []*Account,
 				continue
 			}
 			a := of(f.Dataset.ID)
-			a.claims = append(a.claims, holding{f, node, slices.Contains(h.ExaminedPools, f.Pool)})
+			a.claims = append(a.claims, nodeReport{f, node, slices.Contains(h.ExaminedPools, f.Pool)})
 		}
 		for _, k := range h.Copies {
 			a := of(k.Dataset)
@@ -60,7 +60,7 @@ func accountsOf(t *record.Tx, told map[uuid.UUID]api.Holdings) (list []*Account,
 			a.copies[node] = k.Copy
 			if k.Record != nil {
 				f := api.FoundDataset{Pool: k.Pool, Dataset: *k.Record}
-				a.copyHolders = append(a.copyHolders, holding{FoundDataset: f, node: node})
+				a.copyHolders = append(a.copyHolders, nodeReport{FoundDataset: f, node: node})
 			}
 		}
 		for _, g := range h.Relinquished {

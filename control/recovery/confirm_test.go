@@ -190,10 +190,10 @@ func TestRecoverOvertaken(t *testing.T) {
 	for name, step := range map[string]func() error{
 		"all": func() error { return c.Correct(t.Context()) },
 		"snapshots that are missing": func() error {
-			return c.CorrectSnapshots(t.Context(), recovery.Judged{Account: &recovery.Account{ID: d.ID}, Verdict: recovery.Verdict{Record: d}, Missing: []dataset.Snapshot{late}})
+			return c.CorrectSnapshots(t.Context(), recovery.Difference{Evidence: &recovery.Evidence{ID: d.ID}, Decision: recovery.Decision{Record: d}, Missing: []dataset.Snapshot{late}})
 		},
 		"snapshots that no longer exist": func() error {
-			return c.CorrectSnapshots(t.Context(), recovery.Judged{Account: &recovery.Account{ID: d.ID}, Extra: []dataset.Snapshot{late}})
+			return c.CorrectSnapshots(t.Context(), recovery.Difference{Evidence: &recovery.Evidence{ID: d.ID}, Extra: []dataset.Snapshot{late}})
 		},
 		"what was under way": func() error { return c.EndOperations(t.Context()) },
 		"the end": func() error {

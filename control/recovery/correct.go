@@ -43,7 +43,7 @@ func (c *Comparison) Correct(ctx context.Context) error {
 	}
 	_, err := c.Update(ctx, c.EndHalt)
 	if err == nil {
-		c.recovery.gathering.end(c.ID)
+		c.recovery.collection.end(c.ID)
 	}
 	return err
 }
@@ -93,7 +93,7 @@ func (c *Comparison) checkFencedUnreachable(t *record.Tx) error {
 
 // correctDataset corrects the record of one dataset, unless the store has another record than the one that the decision
 // was based on.
-func (c *Comparison) correctDataset(t *record.Tx, j Judged) error {
+func (c *Comparison) correctDataset(t *record.Tx, j Difference) error {
 	if err := c.checkFencedUnreachable(t); err != nil {
 		return err
 	}
@@ -145,7 +145,7 @@ func (c *Comparison) correctDataset(t *record.Tx, j Judged) error {
 	d.Profile = c.recovery.WithKnownSettings(d.Profile, was.Profile)
 	d.Epoch, d.Move = d.Epoch+1, uuid.Nil
 	r := api.Rebuilt{Action: j.action}
-	if err := c.recovery.reclaim(t, &d, &r); err != nil {
+	if err := c.recovery.restoreName(t, &d, &r); err != nil {
 		return err
 	}
 	t.Event(api.EventStoreRecover, d, r.Action)
@@ -154,7 +154,7 @@ func (c *Comparison) correctDataset(t *record.Tx, j Judged) error {
 
 // CorrectSnapshots adds records of the snapshots that the home has, and removes those of snapshots that it does not
 // have.
-func (c *Comparison) CorrectSnapshots(ctx context.Context, j Judged) error {
+func (c *Comparison) CorrectSnapshots(ctx context.Context, j Difference) error {
 	if len(j.Missing) > 0 {
 		found := api.FoundDataset{Dataset: j.Record, Snapshots: j.Missing}
 		if err := c.recovery.rebuildSnapshots(ctx, c.Update, found); err != nil {
@@ -186,7 +186,7 @@ func (c *Comparison) forgetAllSnapshots(ctx context.Context, id uuid.UUID) error
 	if err != nil {
 		return err
 	}
-	return c.CorrectSnapshots(ctx, Judged{Account: &Account{ID: id}, Extra: left})
+	return c.CorrectSnapshots(ctx, Difference{Evidence: &Evidence{ID: id}, Extra: left})
 }
 
 // EndOperations ends the operations that are in progress according to the store. They may have been carried out since

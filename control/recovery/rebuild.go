@@ -108,7 +108,7 @@ func (rc *Recovery) rebuildOne(ctx context.Context, node uuid.UUID, f api.FoundD
 		d.Move, d.TakenOver, d.Copies = uuid.Nil, nil, old.Copies
 		d.SupersededCopies, d.SharedMounts = old.SupersededCopies, old.SharedMounts
 		record.RemoveGuest(t, &d, node)
-		if err := rc.reclaim(t, &d, &r); err != nil {
+		if err := rc.restoreName(t, &d, &r); err != nil {
 			return err
 		}
 		t.Event(api.EventVolumeRebuild, d, r.Action)
@@ -173,11 +173,11 @@ func (rc *Recovery) condemnAgain(t *record.Tx, d *dataset.Dataset, r *api.Rebuil
 	return record.PutPending(t, *d)
 }
 
-// reclaim gives a dataset its name again, or puts it in the trash again. Its time in the trash restarts, because it
+// restoreName gives a dataset its name again, or puts it in the trash again. Its time in the trash restarts, because it
 // could not be restored meanwhile.
 //
 // A dataset that was condemned stays condemned: its home destroys it.
-func (rc *Recovery) reclaim(t *record.Tx, d *dataset.Dataset, r *api.Rebuilt) error {
+func (rc *Recovery) restoreName(t *record.Tx, d *dataset.Dataset, r *api.Rebuilt) error {
 	if d.State == dataset.StatePurging {
 		return rc.condemnAgain(t, d, r)
 	}

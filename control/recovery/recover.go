@@ -31,8 +31,8 @@ import (
 // Each transaction determines again what must be done. So an interrupted recovery can be requested again, and
 // continues.
 
-// gathering holds the reports of nodes for one recovery.
-type gathering struct {
+// reportCollection holds the reports of nodes for one recovery.
+type reportCollection struct {
 	mu       sync.Mutex
 	recovery uuid.UUID
 	began    time.Duration // by the service's steady clock
@@ -43,14 +43,14 @@ type gathering struct {
 // ConfirmTimeout is how long a person has to confirm the differences. They are kept in memory.
 const ConfirmTimeout = time.Hour
 
-func (g *gathering) begin(id uuid.UUID, now time.Duration) {
+func (g *reportCollection) begin(id uuid.UUID, now time.Duration) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.recovery, g.began, g.holdings, g.arrived = id, now, map[uuid.UUID]api.Holdings{}, make(chan struct{}, 1)
 }
 
 // expire drops the reports for a recovery that was not confirmed in time.
-func (g *gathering) expire(now time.Duration) {
+func (g *reportCollection) expire(now time.Duration) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if now-g.began >= ConfirmTimeout {
@@ -58,7 +58,7 @@ func (g *gathering) expire(now time.Duration) {
 	}
 }
 
-func (g *gathering) put(node uuid.UUID, h api.Holdings) {
+func (g *reportCollection) put(node uuid.UUID, h api.Holdings) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.recovery != h.Recovery || g.holdings == nil {
@@ -72,7 +72,7 @@ func (g *gathering) put(node uuid.UUID, h api.Holdings) {
 }
 
 // end drops the reports for a recovery that has ended.
-func (g *gathering) end(id uuid.UUID) {
+func (g *reportCollection) end(id uuid.UUID) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.recovery == id {
@@ -81,7 +81,7 @@ func (g *gathering) end(id uuid.UUID) {
 }
 
 // current returns the present reports, and a channel that receives when another one arrives.
-func (g *gathering) current() (of uuid.UUID, told map[uuid.UUID]api.Holdings, news <-chan struct{}) {
+func (g *reportCollection) current() (of uuid.UUID, told map[uuid.UUID]api.Holdings, news <-chan struct{}) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	told = make(map[uuid.UUID]api.Holdings, len(g.holdings))
@@ -101,15 +101,15 @@ func (rc *Recovery) ReportHoldings(ctx context.Context, node uuid.UUID, h api.Ho
 	if _, err := membership.FreshNode(record.NewTx(ctx, rc.Ledger.Store), node, h.Incarnation); err != nil {
 		return err
 	}
-	rc.gathering.put(node, h)
+	rc.collection.put(node, h)
 	return nil
 }
 
 // CheckCollecting fails with dataset.ErrConflict unless this service waits for reports for a recovery.
 func (rc *Recovery) CheckCollecting() error {
-	rc.gathering.mu.Lock()
-	defer rc.gathering.mu.Unlock()
-	if rc.gathering.holdings == nil {
+	rc.collection.mu.Lock()
+	defer rc.collection.mu.Unlock()
+	if rc.collection.holdings == nil {
 		return dataset.Errorf(dataset.ErrConflict,
 			"this control replica is not recovering the store: it accepts no holdings")
 	}
@@ -147,7 +147,7 @@ func (rc *Recovery) Recover(ctx context.Context, r api.Recover) (out api.Recover
 		return api.Recovery{ReportedNodes: none, SilentNodes: none, Differences: []api.RecordDifference{}}, err
 	}
 	if r.Digest == "" {
-		err = rc.gather(ctx)
+		err = rc.collectReports(ctx)
 	}
 	if err != nil {
 		return out, err
@@ -171,10 +171,10 @@ func (rc *Recovery) Recover(ctx context.Context, r api.Recover) (out api.Recover
 	return c.result, nil
 }
 
-// gather asks all agents for their reports, and waits for those that are alive.
-func (rc *Recovery) gather(ctx context.Context) error {
+// collectReports asks all agents for their reports, and waits for those that are alive.
+func (rc *Recovery) collectReports(ctx context.Context) error {
 	id := uuid.New()
-	rc.gathering.begin(id, rc.Ledger.Clock.Steady())
+	rc.collection.begin(id, rc.Ledger.Clock.Steady())
 	if _, err := rc.Ledger.Update(ctx, func(t *record.Tx) error {
 		if _, err := t.Get(record.RecoveryKey, &record.Recovery{}); err != nil {
 			return err
@@ -186,7 +186,7 @@ func (rc *Recovery) gather(ctx context.Context) error {
 	}
 	timeout := rc.Ledger.Clock.After(gatherTimeout)
 	for {
-		_, told, news := rc.gathering.current()
+		_, told, news := rc.collection.current()
 		live, err := rc.Living(record.NewTx(ctx, rc.Ledger.Store))
 		if err != nil {
 			return err
@@ -219,14 +219,14 @@ type Comparison struct {
 	ID         uuid.UUID
 	attendance attendance
 	clock      uint64 // the highest store clock that a node has reported
-	All        []Judged
+	All        []Difference
 	result     api.Recovery
 }
 
-// Judged is a dataset whose record differs from the reports of the agents.
-type Judged struct {
-	*Account
-	Verdict
+// Difference is a dataset whose record differs from the reports of the agents.
+type Difference struct {
+	*Evidence
+	Decision
 	// Missing has the snapshots that only the home has, and Extra those that only the store has.
 	Missing, Extra []dataset.Snapshot
 }
@@ -238,7 +238,7 @@ func (rc *Recovery) Compare(ctx context.Context, fenced []string) (*Comparison, 
 	if _, err := t.Peek(record.RecoveryKey, &rec); err != nil {
 		return nil, err
 	}
-	of, told, _ := rc.gathering.current()
+	of, told, _ := rc.collection.current()
 	if of == uuid.Nil || rec.ID != of || rec.Done {
 		return nil, dataset.Errorf(dataset.ErrConflict,
 			"recover: another replica was asked meanwhile, or nothing was confirmed: start again (drover store "+
@@ -272,12 +272,12 @@ func (rc *Recovery) Compare(ctx context.Context, fenced []string) (*Comparison, 
 	if err := c.listNodes(t); err != nil {
 		return nil, err
 	}
-	accounts, err := accountsOf(t, told)
+	accounts, err := collectEvidence(t, told)
 	if err != nil {
 		return nil, err
 	}
 	for _, a := range accounts {
-		if err := c.judgeDataset(t, a); err != nil {
+		if err := c.compareDataset(t, a); err != nil {
 			return nil, err
 		}
 	}
@@ -302,9 +302,9 @@ func (c *Comparison) listNodes(t *record.Tx) error {
 	return err
 }
 
-// judgeDataset judges one dataset, and adds it to the comparison if it differs.
-func (c *Comparison) judgeDataset(t *record.Tx, a *Account) error {
-	j := Judged{Account: a, Verdict: a.judge(c.attendance)}
+// compareDataset judges one dataset, and adds it to the comparison if it differs.
+func (c *Comparison) compareDataset(t *record.Tx, a *Evidence) error {
+	j := Difference{Evidence: a, Decision: a.decide(c.attendance)}
 	if j.Record.ID == uuid.Nil {
 		return nil
 	}
@@ -323,7 +323,7 @@ func (c *Comparison) judgeDataset(t *record.Tx, a *Account) error {
 }
 
 // compareSnapshots compares the recorded snapshots with those at the home.
-func (j *Judged) compareSnapshots(t *record.Tx) error {
+func (j *Difference) compareSnapshots(t *record.Tx) error {
 	onRecord, err := record.ListAll[dataset.Snapshot](t, record.SnapshotPrefix(j.ID))
 	if err != nil {
 		return err
@@ -346,8 +346,8 @@ func (j *Judged) compareSnapshots(t *record.Tx) error {
 
 // computeDigest formats the differences in the order in which they are corrected, and computes a digest of all of them.
 func (c *Comparison) computeDigest(t *record.Tx) error {
-	slices.SortFunc(c.All, func(x, y Judged) int {
-		return cmp.Or(cmp.Compare(x.rank(), y.rank()), y.Record.Created.Compare(x.Record.Created),
+	slices.SortFunc(c.All, func(x, y Difference) int {
+		return cmp.Or(cmp.Compare(x.sortKey(), y.sortKey()), y.Record.Created.Compare(x.Record.Created),
 			cmp.Compare(x.ID.String(), y.ID.String()))
 	})
 	for _, j := range c.All {
@@ -364,10 +364,10 @@ func (c *Comparison) computeDigest(t *record.Tx) error {
 	return err
 }
 
-// rank is the sort key of a dataset. A dataset that releases a name comes before the datasets that may take the name.
+// sortKey is the sort key of a dataset. A dataset that releases a name comes before the datasets that may take the name.
 // Datasets that the store does not know come last. If two of these have the same name, the newer one comes first,
 // because it owns the name.
-func (j *Judged) rank() int {
+func (j *Difference) sortKey() int {
 	switch {
 	case j.action == "forgotten":
 		return 0
@@ -379,7 +379,7 @@ func (j *Judged) rank() int {
 	return 3
 }
 
-func (j *Judged) describe(t *record.Tx) (api.RecordDifference, error) {
+func (j *Difference) describe(t *record.Tx) (api.RecordDifference, error) {
 	d := api.RecordDifference{Dataset: j.ID, Volume: j.Record.Volume, Action: j.action, Note: j.note}
 	at := func(d dataset.Dataset) (string, error) {
 		name, err := t.NodeName(d.Home)

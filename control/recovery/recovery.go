@@ -50,19 +50,19 @@ type RecoveryDeps struct {
 // of agents and the datasets that they find in their pools. Safe for concurrent use.
 type Recovery struct {
 	RecoveryDeps
-	gathering gathering
+	collection reportCollection
 }
 
 // NewRecovery returns a Recovery that was not requested yet.
 func NewRecovery(d RecoveryDeps) *Recovery { return &Recovery{RecoveryDeps: d} }
 
 // Expire drops the reports for a recovery that was not confirmed in time.
-func (rc *Recovery) Expire() { rc.gathering.expire(rc.Ledger.Clock.Steady()) }
+func (rc *Recovery) Expire() { rc.collection.expire(rc.Ledger.Clock.Steady()) }
 
 // Collecting returns the recovery for which this service gathers reports, and how many nodes have reported. It returns
 // uuid.Nil if there is none.
 func (rc *Recovery) Collecting() (id uuid.UUID, reports int) {
-	of, told, _ := rc.gathering.current()
+	of, told, _ := rc.collection.current()
 	return of, len(told)
 }
 
