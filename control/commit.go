@@ -58,7 +58,7 @@ func (s *Service) Commit(ctx context.Context, node uuid.UUID, r api.Report) (out
 	if err != nil {
 		return api.Committed{}, err
 	}
-	s.Ledger.Nodes().Note(last, node, began)
+	s.Ledger.Nodes().Remember(last, node, began)
 	if out.Dataset == nil || last.HasWrite(record.DatasetKey(out.Dataset.ID)) {
 		out.Index = index // otherwise the index belongs to an earlier transaction: see answerReport
 	}

@@ -69,7 +69,7 @@
 //	house/ran                     for how long services have run; it is counted only while something waits for
 //	                              that time: see record.RunMark
 //	rev/<replica>/<lane>          the last changes by a service, for the other services: see notify.Notices
-//	rev/dropped                   the sum of the counts of removed lanes: see ledger.ClockIn
+//	rev/dropped                   the sum of the counts of removed lanes: see ledger.StoreClockOf
 //	live/nodes/<node>             record.Alive: the agent of the node is alive; deleted with its session
 //	live/control/<replica>        membership.Replica: the service is alive; deleted with its session
 //	live/house                    which service does the background work; deleted with its session

@@ -258,7 +258,7 @@ func TestOperationWaits(t *testing.T) {
 	if got, err := e.Operation(e.Ctx, op.ID.String(), time.Hour); err != nil || got.State != dataset.OpDone {
 		t.Errorf("one that has ended: %+v, %v", got, err)
 	}
-	if n := len(e.Feed.Bells); n != 0 {
+	if n := len(e.Feed.Waiting); n != 0 {
 		t.Errorf("%d bells are left", n)
 	}
 }

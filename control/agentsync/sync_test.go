@@ -205,7 +205,7 @@ func TestSyncWaits(t *testing.T) {
 	if r := <-done; dataset.KindOf(r.Err) != dataset.ErrUnavailable {
 		t.Errorf("%v", r.Err)
 	}
-	if n := len(e.Feed.Bells); n != 0 {
+	if n := len(e.Feed.Waiting); n != 0 {
 		t.Errorf("%d bells are left", n)
 	}
 }

@@ -21,9 +21,9 @@ import (
 // A service may notice a restore even earlier: each of its transactions checks that its lane still has the value that
 // this service wrote last.
 
-// ClockIn returns the store clock that the entries under RevPrefix show. known has the lanes that this service has read
+// StoreClockOf returns the store clock that the entries under RevPrefix show. known has the lanes that this service has read
 // before, so that they need not be decoded again.
-func ClockIn(entries []store.Entry, known map[string]lanePosition) (n uint64, err error) {
+func StoreClockOf(entries []store.Entry, known map[string]lanePosition) (n uint64, err error) {
 	for _, e := range entries {
 		if was, ok := known[e.Key]; ok && was.index == e.Index {
 			n += was.count
@@ -54,7 +54,7 @@ func (h *highestClock) get() (n uint64, reads int) {
 	return h.n, h.reads
 }
 
-func (h *highestClock) noteRead(n uint64) {
+func (h *highestClock) setRead(n uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.n = max(h.n, n)
@@ -79,13 +79,13 @@ func (l *Ledger) ReadLanes(ctx context.Context, known map[string]lanePosition) (
 	if entries, err = l.Store.List(ctx, record.RevPrefix, "", 0); err != nil {
 		return nil, 0, record.ReadError(ctx, err)
 	}
-	if clock, err = ClockIn(entries, known); err != nil {
+	if clock, err = StoreClockOf(entries, known); err != nil {
 		return nil, 0, err
 	}
 	if clock < before {
 		return entries, clock, l.HaltRestored(ctx, before)
 	}
-	l.highest.noteRead(clock)
+	l.highest.setRead(clock)
 	return entries, clock, nil
 }
 

@@ -48,57 +48,57 @@ type lane struct {
 	next  laneValue // the value that the transaction in progress writes
 }
 
-// outbox holds the lanes of a service.
-type outbox struct {
+// laneSet holds the lanes of a service.
+type laneSet struct {
 	replica uuid.UUID
-	room    chan struct{} // has one element for each lane in use
+	slots   chan struct{} // has one element for each lane in use
 
-	mu   sync.Mutex
-	made int
-	free []*lane          // in the order of their use
-	mine map[string]*lane // lanes whose value this service knows, by key
+	mu    sync.Mutex
+	made  int
+	free  []*lane          // in the order of their use
+	owned map[string]*lane // lanes whose value this service knows, by key
 }
 
-func newOutbox() *outbox {
-	return &outbox{replica: uuid.New(), room: make(chan struct{}, maxLanes), mine: map[string]*lane{}}
+func newOutbox() *laneSet {
+	return &laneSet{replica: uuid.New(), slots: make(chan struct{}, maxLanes), owned: map[string]*lane{}}
 }
 
-// take returns a lane, with the write that announces notice t in it.
-func (o *outbox) take(ctx context.Context, t notify.Notice) (*lane, store.Write, error) {
+// acquire returns a lane, with the write that announces notice t in it.
+func (o *laneSet) acquire(ctx context.Context, t notify.Notice) (*lane, store.Write, error) {
 	select {
-	case o.room <- struct{}{}:
+	case o.slots <- struct{}{}:
 	case <-ctx.Done():
 		return nil, store.Write{}, ctx.Err()
 	}
 	l, most := o.pick()
 	value, err := l.add(t, most)
 	if err != nil {
-		o.done(l, 0, true)
+		o.release(l, 0, true)
 		return nil, store.Write{}, err
 	}
 	return l, store.Write{Key: l.key, Value: value}, nil
 }
 
 // pick returns the lane that was unused for the longest time, and the maximum number of notices in its next value.
-func (o *outbox) pick() (l *lane, most int) {
+func (o *laneSet) pick() (l *lane, most int) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if len(o.free) > 0 {
 		l, o.free = o.free[0], o.free[1:]
-		return l, min(maxRecent, maxRecentTotal/len(o.mine))
+		return l, min(maxRecent, maxRecentTotal/len(o.owned))
 	}
 	l = &lane{key: record.RevPrefix + o.replica.String() + "/" + strconv.Itoa(o.made)}
 	o.made++
-	o.mine[l.key] = l
+	o.owned[l.key] = l
 	return l, maxRecent
 }
 
-// done returns a lane after its transaction. index is the index of the transaction, or 0 if it was not committed.
+// release returns a lane after its transaction. index is the index of the transaction, or 0 if it was not committed.
 //
 // known is false in two cases: the outcome is unknown, so that the lane may still be written, or the lane has a value
 // that this service did not write. Then this service stops using the lane, and reads it like the lanes of other
 // services.
-func (o *outbox) done(l *lane, index uint64, known bool) {
+func (o *laneSet) release(l *lane, index uint64, known bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if index != 0 {
@@ -107,16 +107,16 @@ func (o *outbox) done(l *lane, index uint64, known bool) {
 	if known {
 		o.free = append(o.free, l)
 	} else {
-		delete(o.mine, l.key)
+		delete(o.owned, l.key)
 	}
-	<-o.room
+	<-o.slots
 }
 
 // owns reports whether a key is a lane whose value this service knows.
-func (o *outbox) owns(key string) bool {
+func (o *laneSet) owns(key string) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.mine[key] != nil
+	return o.owned[key] != nil
 }
 
 // add makes the next value of a lane. If there are too many notices, it drops the oldest ones. It always keeps the

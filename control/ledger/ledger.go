@@ -48,7 +48,7 @@ type Deps struct {
 type Ledger struct {
 	Deps
 	nodes      *NodeCache
-	out        *outbox      // the lanes of this service; nil if the store is not shared
+	out        *laneSet     // the lanes of this service; nil if the store is not shared
 	highest    highestClock // the highest clock of the store that this service has seen
 	clockReads clockReads
 }
@@ -117,7 +117,7 @@ func (l *Ledger) commit(t *record.Tx) (uint64, error) {
 	if l.out != nil && !t.WithoutNotice && (!told.Empty() || t.RaisesClock()) {
 		var w store.Write
 		var err error
-		if own, w, err = l.out.take(t.Context(), told); err != nil {
+		if own, w, err = l.out.acquire(t.Context(), told); err != nil {
 			return 0, err
 		}
 		t.Write(w)
@@ -134,7 +134,7 @@ func (l *Ledger) commit(t *record.Tx) (uint64, error) {
 				err, refused = lerr, false
 			}
 		}
-		l.out.done(own, index, known)
+		l.out.release(own, index, known)
 		if err == nil {
 			l.highest.countTransaction(reads)
 		}

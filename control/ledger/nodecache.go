@@ -31,9 +31,9 @@ type cachedNode struct {
 	at    time.Duration // by the steady clock
 }
 
-// Note caches the record of a node that a transaction has read. began is when the transaction began. The record was
+// Remember caches the record of a node that a transaction has read. began is when the transaction began. The record was
 // the current one at some time after that.
-func (r *NodeCache) Note(t *record.Tx, node uuid.UUID, began time.Duration) {
+func (r *NodeCache) Remember(t *record.Tx, node uuid.UUID, began time.Duration) {
 	e := t.Entry(record.NodeKey(node))
 	if e.Index == 0 {
 		return

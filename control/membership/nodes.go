@@ -144,7 +144,7 @@ func (m *Members) Heartbeat(ctx context.Context, node uuid.UUID, h api.Heartbeat
 		if err != nil {
 			return err
 		}
-		m.Ledger.Nodes().Note(t, node, began)
+		m.Ledger.Nodes().Remember(t, node, began)
 	}
 	if err := reports.CheckHeartbeat(n, h); err != nil {
 		return err

@@ -24,21 +24,21 @@ const FeedSize = 8192
 // read the present state of a dataset from the store, so the order in which they learn of two changes to one
 // dataset does not matter.
 type Feed struct {
-	mu      sync.Mutex
-	first   uint64 // the revision before Changes[0]
-	Changes []change
-	Bells   map[uuid.UUID]*Bell
-	ops     uint64 // how many changes of operations were published
+	mu         sync.Mutex
+	first      uint64 // the revision before Changes[0]
+	Changes    []change
+	Waiting    map[uuid.UUID]*Waiters
+	operations uint64 // how many changes of operations were published
 }
 
 // change says that a dataset of a node changed. If dataset is uuid.Nil, the work of the node changed. If node is
 // uuid.Nil too, the replica that does the background work must examine everything.
 type change struct{ node, dataset uuid.UUID }
 
-// Bell wakes all callers that wait for one node or operation, once.
-type Bell struct {
-	rung    chan struct{}
-	waiters int
+// Waiters wakes all callers that wait for one node or operation, once.
+type Waiters struct {
+	signal chan struct{}
+	count  int
 }
 
 // NewFeed returns an empty Feed. Its first revision is random, and so probably far from the revisions of other runs:
@@ -46,7 +46,7 @@ type Bell struct {
 // cannot represent larger integers.
 func NewFeed() *Feed {
 	id := uuid.New()
-	return &Feed{first: 1 + binary.BigEndian.Uint64(id[8:])>>12, Bells: map[uuid.UUID]*Bell{}}
+	return &Feed{first: 1 + binary.BigEndian.Uint64(id[8:])>>12, Waiting: map[uuid.UUID]*Waiters{}}
 }
 
 // Publish adds the changes of one transaction.
@@ -61,15 +61,15 @@ func (f *Feed) Publish(t Notice) {
 			f.Changes = append(f.Changes, change{node: n})
 		}
 		if !t.InResponse {
-			f.ring(n)
+			f.wake(n)
 		}
 	}
 	if t.Housekeeping {
 		f.Changes = append(f.Changes, change{})
 	}
-	f.ops += uint64(len(t.Ops))
+	f.operations += uint64(len(t.Ops))
 	for _, op := range t.Ops {
-		f.ring(op)
+		f.wake(op)
 	}
 	if over := len(f.Changes) - FeedSize; over > FeedSize {
 		f.first += uint64(over)
@@ -81,7 +81,7 @@ func (f *Feed) Publish(t Notice) {
 func (f *Feed) Operations() uint64 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.ops
+	return f.operations
 }
 
 // Reset makes every reader read everything again.
@@ -90,8 +90,8 @@ func (f *Feed) Reset() {
 	defer f.mu.Unlock()
 	f.first += uint64(len(f.Changes)) + 1
 	f.Changes = nil
-	for id := range f.Bells {
-		f.ring(id)
+	for id := range f.Waiting {
+		f.wake(id)
 	}
 }
 
@@ -99,13 +99,13 @@ func (f *Feed) Reset() {
 func (f *Feed) WakeWaiters(id uuid.UUID) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.ring(id)
+	f.wake(id)
 }
 
-func (f *Feed) ring(id uuid.UUID) {
-	if b := f.Bells[id]; b != nil {
-		close(b.rung)
-		delete(f.Bells, id)
+func (f *Feed) wake(id uuid.UUID) {
+	if b := f.Waiting[id]; b != nil {
+		close(b.signal)
+		delete(f.Waiting, id)
 	}
 }
 
@@ -114,17 +114,17 @@ func (f *Feed) ring(id uuid.UUID) {
 func (f *Feed) Subscribe(id uuid.UUID) (rung <-chan struct{}, leave func()) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	b := f.Bells[id]
+	b := f.Waiting[id]
 	if b == nil {
-		b = &Bell{rung: make(chan struct{})}
-		f.Bells[id] = b
+		b = &Waiters{signal: make(chan struct{})}
+		f.Waiting[id] = b
 	}
-	b.waiters++
-	return b.rung, func() {
+	b.count++
+	return b.signal, func() {
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		if b.waiters--; b.waiters == 0 && f.Bells[id] == b {
-			delete(f.Bells, id)
+		if b.count--; b.count == 0 && f.Waiting[id] == b {
+			delete(f.Waiting, id)
 		}
 	}
 }
@@ -166,5 +166,5 @@ func (f *Feed) Since(node uuid.UUID, rev uint64) ChangeSet {
 func (f *Feed) IsAwaited(node uuid.UUID) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.Bells[node] != nil
+	return f.Waiting[node] != nil
 }

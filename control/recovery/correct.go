@@ -248,7 +248,7 @@ func (c *Comparison) EndHalt(t *record.Tx) error {
 	if err != nil {
 		return err
 	}
-	clock, err := ledger.ClockIn(entries, nil)
+	clock, err := ledger.StoreClockOf(entries, nil)
 	if err != nil {
 		return err
 	}
