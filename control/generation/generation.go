@@ -46,9 +46,9 @@ type nodeGeneration struct {
 // PruneThreshold is the number of remembered generations above which the generations of removed nodes are dropped.
 const PruneThreshold = 1000
 
-// Note remembers generations that a node reported. It returns true if more than pruneAbove generations are
+// Remember remembers generations that a node reported. It returns true if more than pruneAbove generations are
 // remembered. The caller then drops the generations of removed nodes.
-func (s *Recorder) Note(node uuid.UUID, list []api.Generation) (many bool) {
+func (s *Recorder) Remember(node uuid.UUID, list []api.Generation) (many bool) {
 	return s.reported.put(node, list)
 }
 
@@ -134,7 +134,7 @@ func (s *Recorder) Generations(ctx context.Context, node uuid.UUID, g api.Genera
 		}
 		return nil
 	})
-	if err != nil || !s.Note(node, out.Pools) {
+	if err != nil || !s.Remember(node, out.Pools) {
 		return out, err
 	}
 	return out, s.forgetGenerations(ctx)

@@ -90,7 +90,7 @@ func TestGenerationsOnlyGrow(t *testing.T) {
 	if got := says(a, pool, 9); got != 0 {
 		t.Errorf("of a pool that was adopted: %d", got)
 	}
-	if _, err := e.Ledger.Update(e.Ctx, func(t *record.Tx) error { return noderemoval.DropNode(t, b.ID) }); err != nil {
+	if _, err := e.Ledger.Update(e.Ctx, func(t *record.Tx) error { return noderemoval.DeleteNode(t, b.ID) }); err != nil {
 		t.Fatal(err)
 	}
 	if there, err := record.NewTx(e.Ctx, e.Spy).Get(record.GenerationKey(pool), &record.Generation{}); there || err != nil {
@@ -150,7 +150,7 @@ func TestGenerationsOfNodesThatAreGone(t *testing.T) {
 	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
 	pool := a.LocalPools[0].ID
 	mentions(a, pool, 7)
-	if _, err := e.Ledger.Update(e.Ctx, func(t *record.Tx) error { return noderemoval.DropNode(t, a.ID) }); err != nil {
+	if _, err := e.Ledger.Update(e.Ctx, func(t *record.Tx) error { return noderemoval.DeleteNode(t, a.ID) }); err != nil {
 		t.Fatal(err)
 	}
 	b.LocalPools = append(b.LocalPools, a.LocalPools[0])
@@ -165,7 +165,7 @@ func TestGenerationsOfNodesThatAreGone(t *testing.T) {
 		for i := range list {
 			list[i].Pool = uuid.New()
 		}
-		e.Recorder.Note(uuid.New(), list)
+		e.Recorder.Remember(uuid.New(), list)
 	}
 	mentions(c, c.LocalPools[0].ID, 2)
 	if got := e.Recorder.Remembered(); got != 2 {

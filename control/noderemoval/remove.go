@@ -85,7 +85,7 @@ func (m *NodeRemover) RemoveNode(ctx context.Context, ref string, how api.NodeRe
 			return out, err
 		}
 		_, err = m.Ledger.Update(ctx, func(t *record.Tx) (err error) {
-			more, err = dropCleared(t, *n, force)
+			more, err = deleteIfUnused(t, *n, force)
 			return err
 		})
 		if err != nil {
@@ -107,7 +107,7 @@ func checkRemovable(t *record.Tx, ref string, force bool) (out api.RemovedNode, 
 		return out, remainingHomes(out.Node, out.Homes)
 	}
 	if !force {
-		err = checkNoStays(t, out.Node)
+		err = checkNoSharedMounts(t, out.Node)
 	}
 	return out, err
 }
@@ -139,10 +139,10 @@ func (m *NodeRemover) preview(ctx context.Context, ref string, force bool) (out 
 	return out, err
 }
 
-// dropCleared removes the record of a node on which no other record depends. more reports that a volume moved elsewhere
+// deleteIfUnused removes the record of a node on which no other record depends. more reports that a volume moved elsewhere
 // during the removal and left a copy on the node, whose record must be removed first. A home becomes a copy in one
 // transaction, so the homes are read before the copies.
-func dropCleared(t *record.Tx, n dataset.Node, force bool) (more bool, err error) {
+func deleteIfUnused(t *record.Tx, n dataset.Node, force bool) (more bool, err error) {
 	homes, err := homeNames(t, n.ID)
 	if err != nil || len(homes) > 0 && force {
 		return false, err
@@ -159,7 +159,7 @@ func dropCleared(t *record.Tx, n dataset.Node, force bool) (more bool, err error
 		return false, err
 	}
 	if len(guests) == 0 {
-		return false, DropNode(t, n.ID)
+		return false, DeleteNode(t, n.ID)
 	}
 	vouched, err := t.Get(record.FencedKey(n.ID), &record.Fenced{})
 	return vouched, err // an unfenced node may still write to mounted volumes, without a report
@@ -321,8 +321,8 @@ func (m *NodeRemover) endOperation(t *record.Tx, id, node uuid.UUID) error {
 	return m.End(t, op)
 }
 
-// DropNode removes the records of a node on which no other record depends, and of its pools.
-func DropNode(t *record.Tx, id uuid.UUID) error {
+// DeleteNode removes the records of a node on which no other record depends, and of its pools.
+func DeleteNode(t *record.Tx, id uuid.UUID) error {
 	var n dataset.Node
 	ok, err := t.Get(record.NodeKey(id), &n)
 	if err != nil || !ok {
@@ -352,9 +352,9 @@ func (m *NodeRemover) ClearRemoved(ctx context.Context, r api.Registration) erro
 	return nil
 }
 
-// checkNoStays fails with dataset.ErrInUse while a node has datasets mounted as a guest, unless a person confirms that
+// checkNoSharedMounts fails with dataset.ErrInUse while a node has datasets mounted as a guest, unless a person confirms that
 // it is fenced.
-func checkNoStays(t *record.Tx, n dataset.Node) error {
+func checkNoSharedMounts(t *record.Tx, n dataset.Node) error {
 	if vouched, err := t.Get(record.FencedKey(n.ID), &record.Fenced{}); err != nil || vouched {
 		return err
 	}

@@ -25,8 +25,8 @@ func TestHoldingsAreBounded(t *testing.T) {
 	for want, change := range map[string]func(h *api.Holdings){
 		"100001 datasets (100000 at most)": func(h *api.Holdings) { h.Datasets = make([]api.FoundDataset, reports.MaxFound+1) },
 		"257 pools (256 at most)":          func(h *api.Holdings) { h.ExaminedPools = make([]uuid.UUID, 257) },
-		"200001 copies (200000 at most)":   func(h *api.Holdings) { h.Copies = make([]api.AssignedCopy, reports.MaxSeen+1) },
-		"200001 epochs given up":           func(h *api.Holdings) { h.Relinquished = make([]api.RelinquishedEpoch, reports.MaxSeen+1) },
+		"200001 copies (200000 at most)":   func(h *api.Holdings) { h.Copies = make([]api.AssignedCopy, reports.MaxRemembered+1) },
+		"200001 epochs given up":           func(h *api.Holdings) { h.Relinquished = make([]api.RelinquishedEpoch, reports.MaxRemembered+1) },
 		"copy of dataset " + a.ID.String(): func(h *api.Holdings) {
 			h.Copies = []api.AssignedCopy{{Copy: dataset.Copy{Dataset: a.ID, Kind: dataset.CopyKind(strings.Repeat("x", reports.MaxRecord))}}}
 		},

@@ -58,7 +58,7 @@ func (s *Keeper) ReportCopy(ctx context.Context, node uuid.UUID, c api.CopyRepor
 		rec.Snapshot, rec.Epoch = c.Copy.Snapshot, c.Copy.Epoch
 		rec.Taken, rec.OrderTime = c.Copy.Taken, c.Copy.OrderTime
 		rec.VerifiedAt, rec.VerifiedAtHome = c.Copy.VerifiedAt, c.Copy.VerifiedAtHome
-		s.Reports.NoteCopy(rec, s.Ledger.Clock.Steady())
+		s.Reports.RecordCopy(rec, s.Ledger.Clock.Steady())
 		if !tells {
 			return nil
 		}
@@ -85,7 +85,7 @@ func (s *Keeper) recordSuperseded(t *record.Tx, rec, now dataset.Copy) error {
 	rec.Kind, rec.PreviousKind, rec.Expires, rec.Ran = dataset.CopySuperseded, "", time.Time{}, 0
 	rec.Snapshot, rec.Taken, rec.OrderTime = now.Snapshot, now.Taken, now.OrderTime
 	rec.Epoch, rec.VerifiedAt = now.Epoch, now.VerifiedAt
-	s.Reports.NoteCopy(rec, s.Ledger.Clock.Steady())
+	s.Reports.RecordCopy(rec, s.Ledger.Clock.Steady())
 	return record.PutCopy(t, &d, rec)
 }
 

@@ -10,13 +10,13 @@ import (
 
 // Limits for the reports of one node. They protect control against a stolen certificate of a node.
 const (
-	MaxPools  = 256       // of one node, including those that it had
-	MaxTold   = 20_000    // datasets, copies or operations in a heartbeat; agents send 500
-	MaxSeen   = 200_000   // datasets, or copies, of one node that are remembered
-	maxMounts = 10_000    // mount IDs of a dataset
-	MaxFound  = 100_000   // datasets in a rebuild, and snapshots of each
-	MaxRaised = 1 << 53   // generation of a pool; low enough that it can always be raised
-	MaxRecord = 128 << 10 // bytes of a report on one node, pool, dataset or snapshot
+	MaxPools      = 256       // of one node, including those that it had
+	MaxReported   = 20_000    // datasets, copies or operations in a heartbeat; agents send 500
+	MaxRemembered = 200_000   // datasets, or copies, of one node that are remembered
+	maxMounts     = 10_000    // mount IDs of a dataset
+	MaxFound      = 100_000   // datasets in a rebuild, and snapshots of each
+	MaxRaised     = 1 << 53   // generation of a pool; low enough that it can always be raised
+	MaxRecord     = 128 << 10 // bytes of a report on one node, pool, dataset or snapshot
 )
 
 // CheckCount fails with dataset.ErrInvalid if n is larger than most. who and what describe the reporter and the counted
@@ -28,8 +28,8 @@ func CheckCount(who string, n, most int, what string) error {
 	return dataset.Errorf(dataset.ErrInvalid, "%s: %d %s (%d at most)", who, n, what, most)
 }
 
-// line fails with dataset.ErrInvalid if a line is too long.
-func line(who, what, text string) error {
+// checkLine fails with dataset.ErrInvalid if a line is too long.
+func checkLine(who, what, text string) error {
 	if len(text) <= dataset.MaxLine {
 		return nil
 	}
@@ -42,34 +42,34 @@ func CheckHeartbeat(n dataset.Node, h api.Heartbeat) error {
 	who := "heartbeat of node " + n.Name
 	err := cmp.Or(
 		CheckCount(who, len(h.Pools)+len(h.FailedPools), MaxPools, "pools"),
-		CheckCount(who, len(h.Datasets), MaxTold, "datasets"),
-		CheckCount(who, len(h.Copies), MaxTold, "copies"),
-		CheckCount(who, len(h.Operations), MaxTold, "operations"),
-		line(who, "the reason why it does not trust the store", h.StoreDoubt),
+		CheckCount(who, len(h.Datasets), MaxReported, "datasets"),
+		CheckCount(who, len(h.Copies), MaxReported, "copies"),
+		CheckCount(who, len(h.Operations), MaxReported, "operations"),
+		checkLine(who, "the reason why it does not trust the store", h.StoreDoubt),
 	)
 	if h.Found != nil {
 		err = cmp.Or(err, CheckCount(who, len(h.Found.Findings), api.MaxReportedFindings, "findings"))
 		for _, f := range h.Found.Findings {
-			err = cmp.Or(err, line(who, "a finding", f.Level+f.Subject+f.Text+f.Fix))
+			err = cmp.Or(err, checkLine(who, "a finding", f.Level+f.Subject+f.Text+f.Fix))
 		}
 	}
 	for _, p := range h.Pools {
-		err = cmp.Or(err, line(who, "what it says of pool "+p.ID.String(), p.Reason))
+		err = cmp.Or(err, checkLine(who, "what it says of pool "+p.ID.String(), p.Reason))
 	}
 	for _, p := range h.FailedPools {
 		if err = cmp.Or(err, CheckRecord(who, "what it says of pool "+dataset.Clip(p.Name), p)); p.Status != nil {
-			err = cmp.Or(err, line(who, "what it says of pool "+dataset.Clip(p.Name), p.Status.Reason))
+			err = cmp.Or(err, checkLine(who, "what it says of pool "+dataset.Clip(p.Name), p.Status.Reason))
 		}
 	}
 	for _, op := range h.Operations {
-		err = cmp.Or(err, line(who, "what it does of operation "+op.ID.String(), op.Progress.Step))
+		err = cmp.Or(err, checkLine(who, "what it does of operation "+op.ID.String(), op.Progress.Step))
 	}
 	for _, c := range h.Copies {
-		err = cmp.Or(err, line(who, "what its copy of dataset "+c.Dataset.String()+" is", string(c.Kind)))
+		err = cmp.Or(err, checkLine(who, "what its copy of dataset "+c.Dataset.String()+" is", string(c.Kind)))
 	}
 	for _, d := range h.Datasets {
 		err = cmp.Or(err, CheckCount(who, len(d.Mounts), maxMounts, "mount IDs of dataset "+d.ID.String()),
-			line(who, "what it says of dataset "+d.ID.String(), d.Problem))
+			checkLine(who, "what it says of dataset "+d.ID.String(), d.Problem))
 		for _, m := range d.Mounts {
 			if len(m.ID) > dataset.MaxMountID {
 				err = cmp.Or(err, dataset.Errorf(dataset.ErrInvalid, "%s: a mount ID of %d bytes (%d at most)", who,
@@ -94,8 +94,8 @@ func CheckHoldings(node string, h api.Holdings) error {
 	who := "holdings of node " + node
 	err := cmp.Or(
 		CheckCount(who, len(h.ExaminedPools), MaxPools, "pools"),
-		CheckCount(who, len(h.Copies), MaxSeen, "copies"),
-		CheckCount(who, len(h.Relinquished), MaxSeen, "epochs given up"),
+		CheckCount(who, len(h.Copies), MaxRemembered, "copies"),
+		CheckCount(who, len(h.Relinquished), MaxRemembered, "epochs given up"),
 	)
 	if err != nil {
 		return err

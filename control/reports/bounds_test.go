@@ -59,8 +59,8 @@ func TestSeenIsBounded(t *testing.T) {
 		t.Errorf("%+v", v.Status)
 	}
 	fill := func(whole bool) (err error) {
-		for n := 0; n <= reports.MaxSeen && err == nil; n += reports.MaxTold {
-			list := make([]dataset.DatasetStatus, reports.MaxTold)
+		for n := 0; n <= reports.MaxRemembered && err == nil; n += reports.MaxReported {
+			list := make([]dataset.DatasetStatus, reports.MaxReported)
 			for i := range list {
 				list[i].ID = uuid.New()
 			}

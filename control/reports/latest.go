@@ -86,7 +86,7 @@ type Changes struct {
 
 // RecordHeartbeat records a heartbeat of a node at a moment of the steady clock.
 //
-// Remembered datasets or copies may be outdated. So if there would be more than MaxSeen of the node, RecordHeartbeat
+// Remembered datasets or copies may be outdated. So if there would be more than MaxRemembered of the node, RecordHeartbeat
 // forgets all of them. For an incremental heartbeat it then fails with dataset.ErrConflict, and the node sends a full
 // one. For a full heartbeat it fails with ErrInvalid.
 func (s *Latest) RecordHeartbeat(node dataset.Node, h api.Heartbeat, now time.Duration) (Changes, error) {
@@ -94,8 +94,8 @@ func (s *Latest) RecordHeartbeat(node dataset.Node, h api.Heartbeat, now time.Du
 	defer s.mu.Unlock()
 	var out Changes
 	who := "node " + node.Name
-	err := cmp.Or(CheckCount(who, len(s.datasets[node.ID])+len(h.Datasets), MaxSeen, "datasets to remember"),
-		CheckCount(who, len(s.copies[node.ID])+len(h.Copies), MaxSeen, "copies to remember"))
+	err := cmp.Or(CheckCount(who, len(s.datasets[node.ID])+len(h.Datasets), MaxRemembered, "datasets to remember"),
+		CheckCount(who, len(s.copies[node.ID])+len(h.Copies), MaxRemembered, "copies to remember"))
 	if err != nil {
 		delete(s.datasets, node.ID)
 		delete(s.copies, node.ID)
@@ -147,7 +147,7 @@ func (s *Latest) RecordHeartbeat(node dataset.Node, h api.Heartbeat, now time.Du
 // because it may have become full meanwhile.
 func (s *Latest) recordFullness(list []dataset.DatasetStatus) (changed []dataset.DatasetStatus) {
 	for _, st := range list {
-		if st.Usage == nil || s.fullness[st.ID] == st.Fullness || len(s.fullness) >= MaxSeen {
+		if st.Usage == nil || s.fullness[st.ID] == st.Fullness || len(s.fullness) >= MaxRemembered {
 			continue
 		}
 		if s.fullness[st.ID] = st.Fullness; st.Fullness == dataset.NotFull {
@@ -307,8 +307,8 @@ func (s *Latest) ForgetDatasetOf(node, id uuid.UUID) {
 	delete(s.datasets[node], id)
 }
 
-// NoteCopy records a node's report on a copy, at a moment of the steady clock.
-func (s *Latest) NoteCopy(c dataset.Copy, now time.Duration) {
+// RecordCopy records a node's report on a copy, at a moment of the steady clock.
+func (s *Latest) RecordCopy(c dataset.Copy, now time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.mergeCopies(c.Node, []dataset.Copy{c}, now)

@@ -45,8 +45,8 @@ type lastMark struct {
 	unseen time.Duration // what TakeUnseen returns
 }
 
-// note remembers a mark that was read.
-func (r *lastMark) note(e store.Entry, m record.RunMark, now time.Time, steady time.Duration) {
+// remember remembers a mark that was read.
+func (r *lastMark) remember(e store.Entry, m record.RunMark, now time.Time, steady time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.known && e.Index == r.entry.Index {
@@ -102,7 +102,7 @@ func (u *Counter) Read(t *record.Tx) (time.Duration, error) {
 	if _, err := t.Get(record.RunMarkKey, &m); err != nil {
 		return 0, err
 	}
-	u.mark.note(t.Entry(record.RunMarkKey), m, u.ledger.Clock.Now(), u.ledger.Clock.Steady())
+	u.mark.remember(t.Entry(record.RunMarkKey), m, u.ledger.Clock.Now(), u.ledger.Clock.Steady())
 	return u.Last(), nil
 }
 
@@ -144,7 +144,7 @@ func (u *Counter) Mark(ctx context.Context, changed bool) error {
 	})
 	if err == nil && index != 0 {
 		e.Index = index
-		u.mark.note(e, m, m.At, u.ledger.Clock.Steady())
+		u.mark.remember(e, m, m.At, u.ledger.Clock.Steady())
 	}
 	return err
 }

@@ -37,7 +37,7 @@ func (v *Profiles) Check(t *record.Tx, rec, op dataset.Operation) error {
 		told = append(told, op.Snapshot.Profile)
 	}
 	told = slices.DeleteFunc(told, func(p dataset.Profile) bool {
-		return v.isCommandKnown(p) && v.isMountKnown(p) && v.areKeysKnown(p)
+		return v.isCommandKnown(p) && v.isMountKnown(p) && v.isKeyProgramKnown(p)
 	})
 	if len(told) == 0 {
 		return nil
@@ -51,7 +51,7 @@ func (v *Profiles) Check(t *record.Tx, rec, op dataset.Operation) error {
 			known = []dataset.Profile{{}} // profiles.yaml no longer has the profile, so nothing of it is known
 		}
 		what := "mount options in it that are not control's, which other nodes would mount it with"
-		if !v.areKeysKnown(p, known...) {
+		if !v.isKeyProgramKnown(p, known...) {
 			what = "a key program in it that is not control's, which would run as root on another node"
 		} else if !v.isCommandKnown(p, known...) {
 			what = "a fence command in it that is not control's, which would run as root on another node"
@@ -134,9 +134,9 @@ func (v *Profiles) WithKnownSettings(p, record dataset.Profile) dataset.Profile 
 	return v.withKnownKeys(v.withKnownMount(v.WithKnownCommand(p, others...), others...), others...)
 }
 
-// areKeysKnown reports whether a profile has no key program, or the one that profiles.yaml or one of the others has.
+// isKeyProgramKnown reports whether a profile has no key program, or the one that profiles.yaml or one of the others has.
 // A key file is only a name: a host without this file has no key.
-func (v *Profiles) areKeysKnown(p dataset.Profile, others ...dataset.Profile) bool {
+func (v *Profiles) isKeyProgramKnown(p dataset.Profile, others ...dataset.Profile) bool {
 	if len(p.Encryption.Exec) == 0 {
 		return true
 	}
@@ -149,7 +149,7 @@ func (v *Profiles) areKeysKnown(p dataset.Profile, others ...dataset.Profile) bo
 // withKnownKeys returns a profile with a known key program; if the profile has no known program, it gets the one that
 // profiles.yaml has for it now.
 func (v *Profiles) withKnownKeys(p dataset.Profile, others ...dataset.Profile) dataset.Profile {
-	if v.areKeysKnown(p, others...) {
+	if v.isKeyProgramKnown(p, others...) {
 		return p
 	}
 	p = p.Clone()

@@ -11,8 +11,8 @@ import (
 // counts remembers how many snapshots datasets have. Every service that adds or removes a snapshot also writes the
 // dataset. So a count is right as long as the dataset has the same index.
 type counts struct {
-	mu sync.Mutex
-	of map[uuid.UUID]count
+	mu        sync.Mutex
+	byDataset map[uuid.UUID]count
 }
 
 type count struct {
@@ -26,7 +26,7 @@ const maxCounts = 1 << 17
 func (c *counts) snapshots(t *record.Tx, ds uuid.UUID) (int, error) {
 	index := t.Index(record.DatasetKey(ds))
 	c.mu.Lock()
-	known, ok := c.of[ds]
+	known, ok := c.byDataset[ds]
 	c.mu.Unlock()
 	if ok && known.index == index && index != 0 {
 		return known.n, nil
@@ -37,24 +37,24 @@ func (c *counts) snapshots(t *record.Tx, ds uuid.UUID) (int, error) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.of == nil || len(c.of) >= maxCounts {
-		c.of = map[uuid.UUID]count{}
+	if c.byDataset == nil || len(c.byDataset) >= maxCounts {
+		c.byDataset = map[uuid.UUID]count{}
 	}
-	c.of[ds] = count{index, len(entries)}
+	c.byDataset[ds] = count{index, len(entries)}
 	return len(entries), nil
 }
 
 func (c *counts) forget(ds uuid.UUID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	delete(c.of, ds)
+	delete(c.byDataset, ds)
 }
 
 // HasCount reports whether the number of snapshots of a dataset is remembered.
 func (s *Views) HasCount(ds uuid.UUID) bool {
 	s.counts.mu.Lock()
 	defer s.counts.mu.Unlock()
-	_, kept := s.counts.of[ds]
+	_, kept := s.counts.byDataset[ds]
 	return kept
 }
 
