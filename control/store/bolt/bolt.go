@@ -62,10 +62,10 @@ type Store struct {
 	once    sync.Once
 	workers sync.WaitGroup
 
-	queue    queue
-	watches  *watches
-	sessions *sessions
-	horizon  horizon
+	queue      queue
+	watches    *watches
+	sessions   *sessions
+	durability durability
 
 	loaded     bool // set by Open; after that, the file is not compacted
 	compaction Compaction
@@ -123,7 +123,7 @@ func (s *Store) Stats() Stats {
 func Open(ctx context.Context, path string, opts Options) (*Store, error) {
 	s := &Store{path: path, opts: opts, closing: make(chan struct{}), sessions: newSessions(opts.Clock)}
 	s.queue.wake = make(chan struct{}, 1)
-	s.horizon.moved = make(chan struct{})
+	s.durability.changed = make(chan struct{})
 	if err := s.load(ctx); err != nil {
 		return nil, err
 	}
@@ -145,7 +145,7 @@ func (s *Store) Close() error {
 		close(s.closing)
 		s.queue.close()
 		s.workers.Wait()
-		s.horizon.fail() // releases readers that wait for a flush that did not happen
+		s.durability.reportFailure() // releases readers that wait for a flush that did not happen
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if s.failed == nil {

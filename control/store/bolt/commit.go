@@ -75,7 +75,7 @@ func (s *Store) commit(requests []*request) {
 	}
 	var b *batch
 	var txid int
-	err := s.guard(func() error {
+	err := s.recoverPanics(func() error {
 		return s.db.Update(func(tx *bbolt.Tx) error {
 			b, txid = newBatch(tx, s.index, s.entries.Load()), tx.ID()
 			for _, r := range requests {
@@ -86,14 +86,14 @@ func (s *Store) commit(requests []*request) {
 			return b.finish()
 		})
 	})
-	if errors.Is(err, errNothing) {
+	if errors.Is(err, errNoWrites) {
 		return
 	}
 	if err == nil {
 		s.index = b.index
 		s.entries.Store(b.entries)
 		s.commits.Add(1)
-		s.horizon.move(txid)
+		s.durability.setDurable(txid)
 		s.watches.publish(b.index, b.changes)
 		s.keepReserve()
 		return
@@ -111,8 +111,8 @@ func fail(requests []*request, err error) {
 	}
 }
 
-// errNothing rolls back a bbolt transaction in which nothing was written.
-var errNothing = errors.New("nothing written")
+// errNoWrites rolls back a bbolt transaction in which nothing was written.
+var errNoWrites = errors.New("nothing written")
 
 // batch is the content of one bbolt transaction.
 type batch struct {
@@ -130,10 +130,10 @@ func newBatch(tx *bbolt.Tx, index uint64, entries int64) *batch {
 	}
 }
 
-// finish records the index, or fails with errNothing.
+// finish records the index, or fails with errNoWrites.
 func (b *batch) finish() error {
 	if !b.wrote {
-		return errNothing
+		return errNoWrites
 	}
 	return putIndex(b.meta, b.index)
 }

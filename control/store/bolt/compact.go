@@ -51,7 +51,7 @@ func (s *Store) compact(ctx context.Context, f *os.File, found contents) (*os.Fi
 		return f, nil
 	}
 	s.compaction.From = info.Size()
-	g, err := s.compacted(ctx, f, info.Size(), found)
+	g, err := s.replaceByCompacted(ctx, f, info.Size(), found)
 	if err != nil {
 		s.compaction.To, s.compaction.Err = info.Size(), err
 		return f, nil
@@ -67,9 +67,9 @@ func (s *Store) compact(ctx context.Context, f *os.File, found contents) (*os.Fi
 // point.
 var syncCopy = (*os.File).Sync
 
-// compacted returns a new file with the content of f, open and locked, after it has replaced f. f stays open. After an
+// replaceByCompacted returns a new file with the content of f, open and locked, after it has replaced f. f stays open. After an
 // error f is still in place and unchanged: the caller can use it, and the next start tries again.
-func (s *Store) compacted(ctx context.Context, f *os.File, size int64, found contents) (_ *os.File, err error) {
+func (s *Store) replaceByCompacted(ctx context.Context, f *os.File, size int64, found contents) (_ *os.File, err error) {
 	path := s.path + ".compact" // a file that a crash left behind is overwritten
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err

@@ -9,46 +9,46 @@ import (
 // errNotDurable means that a reader saw a state that never became durable.
 var errNotDurable = errors.New("not durable")
 
-// horizon tracks which of bbolt's transactions are durable.
-type horizon struct {
-	mu    sync.Mutex
-	txid  int
-	fails int
-	moved chan struct{}
+// durability tracks which of bbolt's transactions are durable.
+type durability struct {
+	mu      sync.Mutex
+	txid    int
+	fails   int
+	changed chan struct{}
 }
 
-func (h *horizon) move(txid int) {
+func (h *durability) setDurable(txid int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.txid = txid
-	h.ring()
+	h.wake()
 }
 
-// fail releases the readers that wait for a failed commit.
-func (h *horizon) fail() {
+// reportFailure releases the readers that wait for a failed commit.
+func (h *durability) reportFailure() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.fails++
-	h.ring()
+	h.wake()
 }
 
-func (h *horizon) ring() {
-	close(h.moved)
-	h.moved = make(chan struct{})
+func (h *durability) wake() {
+	close(h.changed)
+	h.changed = make(chan struct{})
 }
 
-func (h *horizon) failures() int {
+func (h *durability) failures() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.fails
 }
 
-// reach waits until the bbolt transaction txid is durable. fails is the number of failed commits before the caller
+// awaitDurable waits until the bbolt transaction txid is durable. fails is the number of failed commits before the caller
 // began to read. If another commit has failed since, reach returns errNotDurable.
-func (h *horizon) reach(ctx context.Context, txid, fails int) error {
+func (h *durability) awaitDurable(ctx context.Context, txid, fails int) error {
 	for {
 		h.mu.Lock()
-		durable, failed, moved := h.txid, h.fails, h.moved
+		durable, failed, moved := h.txid, h.fails, h.changed
 		h.mu.Unlock()
 		switch {
 		case txid <= durable && failed == fails:

@@ -191,19 +191,19 @@ func TestReaderWaitsForTheFlush(t *testing.T) {
 	if err := s.db.View(func(tx *bbolt.Tx) error { txid = tx.ID(); return nil }); err != nil {
 		t.Fatal(err)
 	}
-	s.horizon.move(txid - 1) // as it is between writing a meta page and its flush
+	s.durability.setDurable(txid - 1) // as it is between writing a meta page and its flush
 	ctx, cancel := context.WithCancel(t.Context())
 	stays, goes := s.waits(t, t.Context()), s.waits(t, ctx)
 	cancel()
 	if err := <-goes; !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
-	s.horizon.move(txid)
+	s.durability.setDurable(txid)
 	if err := <-stays; err != nil {
 		t.Error(err)
 	}
 	// A commit that failed makes readers look again.
-	if err := s.horizon.reach(t.Context(), txid+1, s.horizon.failures()-1); !errors.Is(err, errNotDurable) {
+	if err := s.durability.awaitDurable(t.Context(), txid+1, s.durability.failures()-1); !errors.Is(err, errNotDurable) {
 		t.Error(err)
 	}
 }
@@ -262,7 +262,7 @@ func TestWatchesForget(t *testing.T) {
 	}
 	change1("quiet/deeper/key")
 	select {
-	case <-b.rung:
+	case <-b.signal:
 	default:
 		t.Error("a change woke nobody")
 	}
@@ -278,7 +278,7 @@ func TestWatchesForget(t *testing.T) {
 // store says so until the file is good again.
 func TestPanicIsAnError(t *testing.T) {
 	s := openInside(t)
-	err := s.guard(func() error { panic("assertion failed: page 3") })
+	err := s.recoverPanics(func() error { panic("assertion failed: page 3") })
 	if err == nil || errors.Is(err, store.ErrConflict) {
 		t.Error(err)
 	}

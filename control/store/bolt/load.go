@@ -66,7 +66,7 @@ func (s *Store) loadLocked(ctx context.Context) error {
 		return file, err
 	}
 	var db *bbolt.DB
-	err := s.guard(func() (err error) {
+	err := s.recoverPanics(func() (err error) {
 		db, err = bbolt.Open(s.path, 0o600, options(open))
 		return err
 	})
@@ -78,7 +78,7 @@ func (s *Store) loadLocked(ctx context.Context) error {
 		return err
 	}
 	db.AllocSize = growBytes
-	if err := s.adopt(db, file, found); err != nil {
+	if err := s.useFile(db, file, found); err != nil {
 		return errors.Join(err, db.Close())
 	}
 	return nil
@@ -105,8 +105,8 @@ func options(open func(string, int, os.FileMode) (*os.File, error)) *bbolt.Optio
 // name of a new file together with its content.
 var syncDir = durable.SyncDir
 
-// adopt takes over the content of the file.
-func (s *Store) adopt(db *bbolt.DB, file *os.File, found contents) error {
+// useFile takes over the content of the file.
+func (s *Store) useFile(db *bbolt.DB, file *os.File, found contents) error {
 	if found.schema == 0 {
 		if err := db.Update(makeBuckets); err != nil {
 			return err
@@ -128,7 +128,7 @@ func (s *Store) adopt(db *bbolt.DB, file *os.File, found contents) error {
 		return fmt.Errorf("madvise: %w", errno)
 	}
 	return db.View(func(tx *bbolt.Tx) error {
-		s.horizon.move(tx.ID())
+		s.durability.setDurable(tx.ID())
 		return nil
 	})
 }
@@ -255,7 +255,7 @@ func rewriteMeta(f *os.File) error {
 
 // dropBound deletes the keys that are bound to sessions of an earlier process.
 func (s *Store) dropBound() error {
-	err := s.guard(func() error {
+	err := s.recoverPanics(func() error {
 		return s.db.Update(func(tx *bbolt.Tx) error {
 			b := newBatch(tx, s.index, s.entries.Load())
 			if err := b.dropBound(""); err != nil {
@@ -266,18 +266,18 @@ func (s *Store) dropBound() error {
 			}
 			s.index = b.index
 			s.entries.Store(b.entries)
-			s.horizon.move(tx.ID())
+			s.durability.setDurable(tx.ID())
 			return nil
 		})
 	})
-	if err != nil && !errors.Is(err, errNothing) {
+	if err != nil && !errors.Is(err, errNoWrites) {
 		return s.unavailable(err)
 	}
 	return nil
 }
 
-// guard converts a panic of bbolt about a damaged page, and a fault on a page that the disk cannot read, into an error.
-func (s *Store) guard(fn func() error) (err error) {
+// recoverPanics converts a panic of bbolt about a damaged page, and a fault on a page that the disk cannot read, into an error.
+func (s *Store) recoverPanics(fn func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
@@ -292,7 +292,7 @@ func (s *Store) guard(fn func() error) (err error) {
 // reopen opens the store again after a failure. After that, every state that readers can see is durable, including
 // states whose commit was not acknowledged.
 func (s *Store) reopen(ctx context.Context) error {
-	s.horizon.fail()
+	s.durability.reportFailure()
 	s.writeFailed = true
 	s.mu.Lock()
 	var err error

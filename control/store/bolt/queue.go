@@ -40,11 +40,11 @@ func (q *queue) put(r *request) error {
 		return store.ErrClosed
 	}
 	q.waiting = append(q.waiting, r)
-	q.poke()
+	q.wakeCommitter()
 	return nil
 }
 
-func (q *queue) poke() {
+func (q *queue) wakeCommitter() {
 	select {
 	case q.wake <- struct{}{}:
 	default:
@@ -93,7 +93,7 @@ func (q *queue) close() {
 		close(r.answer)
 	}
 	q.waiting = nil
-	q.poke()
+	q.wakeCommitter()
 }
 
 // submit passes a request to the committer and waits for its answer. If ctx ends first, submit withdraws the request,

@@ -40,10 +40,10 @@ func (s *Store) viewOnce(ctx context.Context, fn func(*bbolt.Tx) error) error {
 	if s.failed != nil {
 		return errNotDurable
 	}
-	return s.guard(func() error {
-		fails := s.horizon.failures()
+	return s.recoverPanics(func() error {
+		fails := s.durability.failures()
 		return s.db.View(func(tx *bbolt.Tx) error {
-			if err := s.horizon.reach(ctx, tx.ID(), fails); err != nil {
+			if err := s.durability.awaitDurable(ctx, tx.ID(), fails); err != nil {
 				return err
 			}
 			return fn(tx)

@@ -15,20 +15,20 @@ type watches struct {
 	newest  uint64
 	floor   uint64            // a prefix that is not in last may have changed up to this index
 	last    map[string]uint64 // prefix -> index
-	waiting map[string]*bell
+	waiting map[string]*waiters
 }
 
-// bell wakes all callers that wait for one prefix, once.
-type bell struct {
-	rung    chan struct{}
-	waiters int
+// waiters wakes all callers that wait for one prefix, once.
+type waiters struct {
+	signal chan struct{}
+	count  int
 }
 
 // maxLast is the maximum size of last. Beyond it, last is emptied, and every watcher returns once without a change.
 const maxLast = 1 << 15
 
 func newWatches(index uint64) *watches {
-	w := &watches{waiting: map[string]*bell{}}
+	w := &watches{waiting: map[string]*waiters{}}
 	w.reset(index)
 	return w
 }
@@ -39,7 +39,7 @@ func (w *watches) reset(index uint64) {
 	defer w.mu.Unlock()
 	w.newest, w.floor, w.last = index, index, map[string]uint64{}
 	for prefix := range w.waiting {
-		w.ring(prefix)
+		w.wakeWaiters(prefix)
 	}
 }
 
@@ -58,7 +58,7 @@ func (w *watches) publish(newest uint64, changes []change) {
 		for i := strings.IndexByte(c.key, '/'); i >= 0; {
 			prefix := c.key[:i+1]
 			w.last[prefix] = c.index
-			w.ring(prefix)
+			w.wakeWaiters(prefix)
 			next := strings.IndexByte(c.key[i+1:], '/')
 			if next < 0 {
 				break
@@ -71,16 +71,16 @@ func (w *watches) publish(newest uint64, changes []change) {
 	}
 }
 
-func (w *watches) ring(prefix string) {
+func (w *watches) wakeWaiters(prefix string) {
 	if b := w.waiting[prefix]; b != nil {
-		close(b.rung)
+		close(b.signal)
 		delete(w.waiting, prefix)
 	}
 }
 
 // poll returns the newest index if something under prefix may have changed after the given one, and otherwise a bell to
 // wait for.
-func (w *watches) poll(prefix string, after uint64) (uint64, *bell) {
+func (w *watches) poll(prefix string, after uint64) (uint64, *waiters) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	last, known := w.last[prefix]
@@ -94,19 +94,19 @@ func (w *watches) poll(prefix string, after uint64) (uint64, *bell) {
 	}
 	b := w.waiting[prefix]
 	if b == nil {
-		b = &bell{rung: make(chan struct{})}
+		b = &waiters{signal: make(chan struct{})}
 		w.waiting[prefix] = b
 	}
-	b.waiters++
+	b.count++
 	return 0, b
 }
 
 // leave removes a bell without waiting callers.
-func (w *watches) leave(prefix string, b *bell) {
+func (w *watches) leave(prefix string, b *waiters) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	b.waiters--
-	if b.waiters == 0 && w.waiting[prefix] == b {
+	b.count--
+	if b.count == 0 && w.waiting[prefix] == b {
 		delete(w.waiting, prefix)
 	}
 }
@@ -126,7 +126,7 @@ func (s *Store) Watch(ctx context.Context, prefix string, after uint64) (uint64,
 			return newest, nil
 		}
 		select {
-		case <-b.rung:
+		case <-b.signal:
 		case <-ctx.Done():
 		case <-s.closing:
 		}

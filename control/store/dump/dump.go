@@ -102,7 +102,7 @@ func Save(ctx context.Context, st store.Store, kind string, w io.Writer) (Summar
 	}
 	seen, again := sha256.New(), sha256.New()
 	err = eachEntry(ctx, st, func(e store.Entry) error {
-		note(seen, e)
+		hashEntry(seen, e)
 		sum.add(e.Key)
 		sum.Index = max(sum.Index, e.Index)
 		return out.entry(e)
@@ -116,7 +116,7 @@ func Save(ctx context.Context, st store.Store, kind string, w io.Writer) (Summar
 		return sum, err
 	}
 	sum.Index = max(sum.Index, newest)
-	if err := eachEntry(ctx, st, func(e store.Entry) error { note(again, e); return nil }); err != nil {
+	if err := eachEntry(ctx, st, func(e store.Entry) error { hashEntry(again, e); return nil }); err != nil {
 		return sum, err
 	}
 	if !bytes.Equal(seen.Sum(nil), again.Sum(nil)) {
@@ -137,8 +137,8 @@ func (s *Summary) add(key string) {
 	}
 }
 
-// note adds an entry with its index to a hash, so that every write changes the hash.
-func note(h hash.Hash, e store.Entry) { fmt.Fprintln(h, e.Key, e.Index) }
+// hashEntry adds an entry with its index to a hash, so that every write changes the hash.
+func hashEntry(h hash.Hash, e store.Entry) { fmt.Fprintln(h, e.Key, e.Index) }
 
 // eachEntry calls fn with all entries that belong to a dump, in order.
 func eachEntry(ctx context.Context, st store.Store, fn func(store.Entry) error) error {

@@ -49,7 +49,7 @@ func read(r io.Reader, fn func(store.Entry) error) (Summary, error) {
 			count
 		}
 		if err := json.Unmarshal(b, &l); err != nil {
-			return Summary{}, d.bad("is no JSON of a dump: %w", err)
+			return Summary{}, d.badLine("is no JSON of a dump: %w", err)
 		}
 		if l.Entries != nil {
 			d.hash.Write(b)
@@ -67,7 +67,7 @@ func read(r io.Reader, fn func(store.Entry) error) (Summary, error) {
 	}
 }
 
-func (d *reader) bad(format string, args ...any) error {
+func (d *reader) badLine(format string, args ...any) error {
 	return dataset.Errorf(dataset.ErrCorrupt, "line %d "+format, append([]any{d.n}, args...)...)
 }
 
@@ -77,9 +77,9 @@ func (d *reader) line() ([]byte, error) {
 	d.n++
 	switch {
 	case errors.Is(err, io.EOF):
-		return nil, d.bad("is missing: the export was cut off (make it again)")
+		return nil, d.badLine("is missing: the export was cut off (make it again)")
 	case errors.Is(err, bufio.ErrBufferFull):
-		return nil, d.bad("is longer than any of a dump")
+		return nil, d.badLine("is longer than any of a dump")
 	}
 	return b, err
 }
@@ -110,20 +110,20 @@ func (d *reader) entry(l line) (e store.Entry, err error) {
 		e.Value = bytes.Clone(l.Value)
 	}
 	if err := store.CheckKey(e.Key); err != nil {
-		return e, d.bad("has a %w", err)
+		return e, d.badLine("has a %w", err)
 	}
 	switch {
 	case e.Key <= d.last:
-		return e, d.bad("has key %s after %s", e.Key, d.last)
+		return e, d.badLine("has key %s after %s", e.Key, d.last)
 	case strings.HasPrefix(e.Key, store.LivePrefix), e.Key == markKey:
-		return e, d.bad("has key %s, which is no record", e.Key)
+		return e, d.badLine("has key %s, which is no record", e.Key)
 	case len(e.Value) > store.MaxValue:
-		return e, d.bad("has a value of %d bytes (%d at most)", len(e.Value), store.MaxValue)
+		return e, d.badLine("has a value of %d bytes (%d at most)", len(e.Value), store.MaxValue)
 	}
 	d.last = e.Key
 	if e.Key == clusterKey {
 		if d.named, err = identity(e.Value); err != nil {
-			return e, d.bad("is damaged: %w", err)
+			return e, d.badLine("is damaged: %w", err)
 		}
 	}
 	return e, nil
@@ -139,16 +139,16 @@ func (d *reader) end(c count) error {
 	var t tail
 	switch err := json.Unmarshal(b, &t); {
 	case err != nil || t.Sum != d.sum.Sum:
-		return d.bad("has not the checksum of what is before it, %.12s…: the file was changed or damaged", d.sum.Sum)
+		return d.badLine("has not the checksum of what is before it, %.12s…: the file was changed or damaged", d.sum.Sum)
 	case *c.Entries != d.sum.Entries:
-		return d.bad("ends a dump of %d entries, and there are %d", *c.Entries, d.sum.Entries)
+		return d.badLine("ends a dump of %d entries, and there are %d", *c.Entries, d.sum.Entries)
 	case d.named == uuid.Nil || d.named != d.sum.Cluster:
-		return d.bad("ends a dump of cluster %s that does not hold its identity", d.sum.Cluster)
+		return d.badLine("ends a dump of cluster %s that does not hold its identity", d.sum.Cluster)
 	case c.Index == 0 || c.Index >= math.MaxInt64:
-		return d.bad("ends a dump with index %d", c.Index)
+		return d.badLine("ends a dump with index %d", c.Index)
 	}
 	if _, err := d.lines.Peek(1); !errors.Is(err, io.EOF) {
-		return d.bad("is not the last, as it should be")
+		return d.badLine("is not the last, as it should be")
 	}
 	return nil
 }
