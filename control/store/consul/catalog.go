@@ -208,7 +208,7 @@ func (l layout) deregisterService(kind, id string) *api.TxnOp {
 
 // changeCatalog changes the catalog in one transaction.
 func (s *Store) changeCatalog(ctx context.Context, ops api.TxnOps) error {
-	ok, res, _, err := s.again.Txn().Txn(ops, consistentOptions(ctx))
+	ok, res, _, err := s.idempotentClient.Txn().Txn(ops, consistentOptions(ctx))
 	if err == nil && ok {
 		return nil
 	}
@@ -221,7 +221,7 @@ func (s *Store) changeCatalog(ctx context.Context, ops api.TxnOps) error {
 		for _, e := range res.Errors {
 			what = append(what, e.What)
 		}
-		err = s.odd(strings.Join(what, "; "))
+		err = s.unexpectedAnswer(strings.Join(what, "; "))
 	}
 	if errors.Is(err, dataset.ErrForbidden) {
 		err = fmt.Errorf("%w (all that it takes: %s)", err,

@@ -90,28 +90,28 @@ const (
 // endpoint has the connections, options and key layout of a store, and turns errors of calls into errors for users. It
 // does not change after newStore.
 type endpoint struct {
-	opts   Options
-	layout layout
-	calls  *fleet
-	ctx    context.Context // ends when the store is closed
+	opts      Options
+	layout    layout
+	transport *transport
+	ctx       context.Context // ends when the store is closed
 }
 
 // Store is one cluster's state. Safe for concurrent use.
 type Store struct {
 	endpoint
-	waits   *fleet // for blocking queries
-	repeats *fleet // for calls that can be repeated
-	alive   *fleet // for renewals
-	client  *api.Client
-	slow    *api.Client // client on waits
-	again   *api.Client // client on repeats
-	renewal *api.Client // client on alive
+	watchTransport      *transport // for blocking queries
+	idempotentTransport *transport // for calls that can be repeated
+	renewalTransport    *transport // for renewals
+	client              *api.Client
+	watchClient         *api.Client // client on waits
+	idempotentClient    *api.Client // client on repeats
+	renewalClient       *api.Client // client on alive
 
-	end     context.CancelFunc
-	workers sync.WaitGroup
-	feed    feed
-	spreads spreads
-	catalog catalog
+	end           context.CancelFunc
+	workers       sync.WaitGroup
+	feed          feed
+	distributions distributions
+	catalog       catalog
 
 	formatted atomic.Bool // the format was checked
 	base      indexBase
@@ -133,7 +133,7 @@ type Stats struct {
 func (s *Store) Stats() Stats {
 	return Stats{
 		Txns: s.txns.Load(), Conflicts: s.conflicts.Load(), Unknown: s.unknown.Load(),
-		Requests: s.calls.sent.Load(), Wakes: s.feed.wakes.Load(),
+		Requests: s.transport.sent.Load(), Wakes: s.feed.wakes.Load(),
 	}
 }
 
@@ -169,25 +169,25 @@ func Open(opts Options) (*Store, error) {
 }
 
 func newStore(life context.Context, opts Options) (*Store, error) {
-	calls, err := newFleet(life, opts, answerTime)
+	calls, err := newTransport(life, opts, answerTime)
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{endpoint: endpoint{opts: opts, layout: newLayout(opts.Prefix), calls: calls, ctx: life}}
+	s := &Store{endpoint: endpoint{opts: opts, layout: newLayout(opts.Prefix), transport: calls, ctx: life}}
 	// Consul adds up to a sixteenth to the duration of a blocking query (agent/consul/rpc.go).
-	s.waits = calls.forLongAnswers(watchTime + watchTime/16 + answerTime)
+	s.watchTransport = calls.forLongAnswers(watchTime + watchTime/16 + answerTime)
 	if s.client, err = calls.client(); err != nil {
 		return nil, err
 	}
-	if s.slow, err = s.waits.client(); err != nil {
+	if s.watchClient, err = s.watchTransport.client(); err != nil {
 		return nil, err
 	}
-	s.repeats = calls.idempotent()
-	if s.again, err = s.repeats.client(); err != nil {
+	s.idempotentTransport = calls.idempotent()
+	if s.idempotentClient, err = s.idempotentTransport.client(); err != nil {
 		return nil, err
 	}
-	s.alive = s.repeats.withPool(renewConns)
-	if s.renewal, err = s.alive.client(); err != nil {
+	s.renewalTransport = s.idempotentTransport.withPool(renewConns)
+	if s.renewalClient, err = s.renewalTransport.client(); err != nil {
 		return nil, err
 	}
 	s.feed.init()
@@ -201,9 +201,9 @@ func (s *Store) Close() error {
 	s.end()
 	s.feed.mu.Unlock()
 	s.workers.Wait()
-	s.calls.close()
-	s.waits.close()
-	s.alive.close()
+	s.transport.close()
+	s.watchTransport.close()
+	s.renewalTransport.close()
 	return nil
 }
 
@@ -272,7 +272,7 @@ func (s *Store) ready(ctx context.Context) error {
 func (s *Store) createLayout(ctx context.Context) error {
 	ops := api.TxnOps{
 		op(api.KVTxnOp{Verb: api.KVCAS, Key: s.layout.format, Value: []byte(format)}),
-		op(api.KVTxnOp{Verb: api.KVSet, Key: s.layout.rev + everything, Flags: newFlags()}),
+		op(api.KVTxnOp{Verb: api.KVSet, Key: s.layout.rev + allShards, Flags: newFlags()}),
 		op(api.KVTxnOp{Verb: api.KVSet, Key: s.layout.data + store.LivePrefix}),
 	}
 	_, _, err := s.commit(ctx, ops)

@@ -33,20 +33,20 @@ func (e *endpoint) failed(ctx context.Context, what string, err error) error {
 	case ctx.Err() != nil && (isContextError(err) || errors.Is(err, errNoAnswer)):
 		return dataset.Errorf(dataset.ErrUnavailable,
 			"consul: %s: no answer within %s from %s (are most of its servers up, and is it overloaded?)", what,
-			e.opts.CallTime, e.where())
+			e.opts.CallTime, e.addresses())
 	}
 	var status *statusError
 	if errors.As(err, &status) {
 		return e.status(what, status)
 	}
-	return dataset.Errorf(dataset.ErrUnavailable, "consul: %s: %w", what, e.reach(err))
+	return dataset.Errorf(dataset.ErrUnavailable, "consul: %s: %w", what, e.unreachableError(err))
 }
 
-func (e *endpoint) where() string { return strings.Join(e.opts.Addresses, ", ") }
+func (e *endpoint) addresses() string { return strings.Join(e.opts.Addresses, ", ") }
 
 // status explains an answer with an error status.
 func (e *endpoint) status(what string, answer *statusError) error {
-	text := e.clean(answer.line())
+	text := e.sanitize(answer.line())
 	has := func(words ...string) bool {
 		for _, w := range words {
 			if strings.Contains(text, w) {
@@ -84,13 +84,13 @@ func (e *endpoint) status(what string, answer *statusError) error {
 
 const leaderHint = "too few of its servers are up, or they are just electing one (consul operator raft list-peers)"
 
-// reach explains a request without an answer. It removes the URL that Go puts before the reason.
-func (e *endpoint) reach(err error) error {
+// unreachableError explains a request without an answer. It removes the URL that Go puts before the reason.
+func (e *endpoint) unreachableError(err error) error {
 	var outer *url.Error
 	if errors.As(err, &outer) {
 		err = outer.Err
 	}
-	host := e.where()
+	host := e.addresses()
 	var r *reachError
 	if errors.As(err, &r) {
 		host = r.host
@@ -145,10 +145,10 @@ func isACL(text string) bool { return strings.Contains(text, "Permission denied"
 
 // lacksRight returns an error with the right that the token lacks, and with the rule that grants it.
 func (e *endpoint) lacksRight(text string) error {
-	m := missingRight.FindStringSubmatch(e.clean(text))
+	m := missingRight.FindStringSubmatch(e.sanitize(text))
 	if m == nil {
 		return dataset.Errorf(dataset.ErrForbidden,
-			"consul: the token lacks a right: %s (see the policy in docs/consul.md)", e.clean(text))
+			"consul: the token lacks a right: %s (see the policy in docs/consul.md)", e.sanitize(text))
 	}
 	rule := map[string]string{
 		"key":     fmt.Sprintf(`key_prefix "%s/" { policy = "write" }`, e.opts.Prefix),
@@ -170,13 +170,13 @@ func (e *endpoint) lacksRight(text string) error {
 		on, rule)
 }
 
-func (e *endpoint) odd(what string) error {
-	return dataset.Errorf(dataset.ErrUnavailable, "consul: an answer that is not understood: %.200s", e.clean(what))
+func (e *endpoint) unexpectedAnswer(what string) error {
+	return dataset.Errorf(dataset.ErrUnavailable, "consul: an answer that is not understood: %.200s", e.sanitize(what))
 }
 
-// clean converts a message of Consul to one line, and removes the token in case Consul repeats it.
-func (e *endpoint) clean(text string) string {
-	if token := e.calls.creds.current(); token != "" {
+// sanitize converts a message of Consul to one line, and removes the token in case Consul repeats it.
+func (e *endpoint) sanitize(text string) string {
+	if token := e.transport.creds.current(); token != "" {
 		text = strings.ReplaceAll(text, token, "(token)")
 	}
 	return text

@@ -28,9 +28,9 @@ const (
 	renewConns = 48
 )
 
-// fleet is the HTTP transport of Consul's API client. It sends each request to one of several addresses, beginning with
+// transport is the HTTP transport of Consul's API client. It sends each request to one of several addresses, beginning with
 // the one that answered last, and adds the current token.
-type fleet struct {
+type transport struct {
 	hosts          []*url.URL
 	base           *http.Transport
 	creds          *credentials
@@ -38,21 +38,21 @@ type fleet struct {
 	leader         time.Duration // how long a request waits for Consul to elect a leader
 	preferred      *atomic.Int32 // index in hosts of the address that answered last
 	sent           *atomic.Uint64
-	flying         *flights
+	inflight       *inflight
 	endsWithCaller bool // requests end when their caller leaves
 	repeatable     bool // all requests are idempotent, also those that are not a GET
 }
 
-// newFleet checks the options and returns a fleet. A response must begin within answer. All requests end when life
+// newTransport checks the options and returns a fleet. A response must begin within answer. All requests end when life
 // ends.
-func newFleet(life context.Context, opts Options, answer time.Duration) (*fleet, error) {
+func newTransport(life context.Context, opts Options, answer time.Duration) (*transport, error) {
 	if len(opts.Addresses) == 0 {
 		return nil, dataset.Errorf(dataset.ErrInvalid,
 			"consul: no address: want one or more such as https://consul1:8501")
 	}
-	f := &fleet{
+	f := &transport{
 		preferred: new(atomic.Int32), sent: new(atomic.Uint64), clock: opts.Clock, leader: opts.LeaderTime,
-		flying: &flights{ctx: life, maxTime: opts.CallTime, quiet: silence{clock: opts.Clock}},
+		inflight: &inflight{ctx: life, maxTime: opts.CallTime, silence: silence{clock: opts.Clock}},
 	}
 	secure := 0
 	for _, a := range opts.Addresses {
@@ -88,7 +88,7 @@ func newFleet(life context.Context, opts Options, answer time.Duration) (*fleet,
 }
 
 // withPool returns a copy of the fleet with a separate pool of connections.
-func (f *fleet) withPool(conns int) *fleet {
+func (f *transport) withPool(conns int) *transport {
 	out := *f
 	out.base = f.base.Clone()
 	out.base.MaxConnsPerHost, out.base.MaxIdleConnsPerHost = conns, conns
@@ -97,7 +97,7 @@ func (f *fleet) withPool(conns int) *fleet {
 
 // forLongAnswers returns a copy of the fleet for requests whose answer may take long. These requests end when their
 // caller leaves.
-func (f *fleet) forLongAnswers(answer time.Duration) *fleet {
+func (f *transport) forLongAnswers(answer time.Duration) *transport {
 	out := f.withPool(maxConns)
 	out.base.ResponseHeaderTimeout = answer
 	out.sent, out.endsWithCaller = new(atomic.Uint64), true
@@ -105,20 +105,20 @@ func (f *fleet) forLongAnswers(answer time.Duration) *fleet {
 }
 
 // idempotent returns a copy of the fleet for requests that can be repeated although they are not a GET.
-func (f *fleet) idempotent() *fleet {
+func (f *transport) idempotent() *transport {
 	out := *f
 	out.repeatable = true
 	return &out
 }
 
 // isIdempotent reports whether a request can be repeated even if Consul has executed it.
-func (f *fleet) isIdempotent(req *http.Request) bool {
+func (f *transport) isIdempotent(req *http.Request) bool {
 	return f.repeatable || req.Method == http.MethodGet
 }
 
 // client returns the API's client on this fleet. The address and token are placeholders, so that neither is taken from
 // environment variables CONSUL_HTTP_….
-func (f *fleet) client() (*api.Client, error) {
+func (f *transport) client() (*api.Client, error) {
 	return api.NewClient(&api.Config{
 		Address: "consul", Scheme: "http", Token: "-",
 		HttpClient: &http.Client{Transport: f}, Transport: f.base,
@@ -126,8 +126,8 @@ func (f *fleet) client() (*api.Client, error) {
 }
 
 // close returns when no request is in progress. The store's life must have ended.
-func (f *fleet) close() {
-	f.flying.wait()
+func (f *transport) close() {
+	f.inflight.wait()
 	f.base.CloseIdleConnections()
 }
 
@@ -138,7 +138,7 @@ func (f *fleet) close() {
 // While Consul elects a leader, RoundTrip repeats a request for up to Options.LeaderTime. This is necessary because a
 // server notices the death of a leader only after some seconds. Until then it refuses requests at once. After that,
 // it holds requests until there is a new leader.
-func (f *fleet) RoundTrip(req *http.Request) (*http.Response, error) {
+func (f *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	var body []byte
 	if req.Body != nil {
 		var err error
@@ -159,7 +159,7 @@ func (f *fleet) RoundTrip(req *http.Request) (*http.Response, error) {
 			continue // try another connection
 		}
 		if !cut && (!isElecting(err) || !f.isIdempotent(req) && !hadNoEffect(err) ||
-			max(took, f.flying.quiet.duration()) > f.leader) {
+			max(took, f.inflight.silence.duration()) > f.leader) {
 			return nil, err
 		}
 		select {
@@ -171,7 +171,7 @@ func (f *fleet) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 // tryEach tries each address once, beginning with the one that answered last.
-func (f *fleet) tryEach(req *http.Request, body []byte) (*http.Response, error) {
+func (f *transport) tryEach(req *http.Request, body []byte) (*http.Response, error) {
 	start := int(f.preferred.Load())
 	var failed error
 	for i := range f.hosts {
@@ -204,7 +204,7 @@ func (f *fleet) tryEach(req *http.Request, body []byte) (*http.Response, error) 
 
 // send sends a request to one address. If Consul does not accept the token and the file has a new one, it sends the
 // request once more.
-func (f *fleet) send(req *http.Request, host *url.URL, body []byte) (*http.Response, error) {
+func (f *transport) send(req *http.Request, host *url.URL, body []byte) (*http.Response, error) {
 	res, token, err := f.sendAs(req, host, body)
 	if err != nil && isTokenRefused(err) && f.creds.renewed(token) {
 		res, _, err = f.sendAs(req, host, body)
@@ -212,7 +212,7 @@ func (f *fleet) send(req *http.Request, host *url.URL, body []byte) (*http.Respo
 	return res, err
 }
 
-func (f *fleet) sendAs(req *http.Request, host *url.URL, body []byte) (*http.Response, string, error) {
+func (f *transport) sendAs(req *http.Request, host *url.URL, body []byte) (*http.Response, string, error) {
 	out := req.Clone(req.Context())
 	out.URL.Scheme, out.URL.Host, out.Host = host.Scheme, host.Host, ""
 	q := out.URL.Query()
@@ -235,7 +235,7 @@ func (f *fleet) sendAs(req *http.Request, host *url.URL, body []byte) (*http.Res
 	if f.endsWithCaller {
 		res, err = f.base.RoundTrip(out)
 	} else {
-		res, err = f.flying.send(f.base, out, f.clock.After(f.patience()))
+		res, err = f.inflight.send(f.base, out, f.clock.After(f.patience()))
 	}
 	if err != nil {
 		return nil, token, &reachError{
@@ -257,7 +257,9 @@ func (f *fleet) sendAs(req *http.Request, host *url.URL, body []byte) (*http.Res
 
 // patience returns how long a request waits for an answer. The longer Consul has been silent, the shorter the wait: a
 // server without a leader, or without a network, does not answer for a long time.
-func (f *fleet) patience() time.Duration { return max(silentTime, f.leader-f.flying.quiet.duration()) }
+func (f *transport) patience() time.Duration {
+	return max(silentTime, f.leader-f.inflight.silence.duration())
+}
 
 const maxErrorText = 4 << 10
 
@@ -280,8 +282,8 @@ func isConsulAnswer(res *http.Response) bool {
 // Such a server holds a request until a leader is elected or rpc_hold_timeout has passed. The server checks these
 // conditions only after pauses of growing length. So it sometimes holds a request for half a minute (getWaitTime in
 // agent/consul/rpc.go).
-func (f *fleet) hasNoLeader(host *url.URL) bool {
-	ctx, cancel := context.WithTimeout(f.flying.ctx, silentTime)
+func (f *transport) hasNoLeader(host *url.URL) bool {
+	ctx, cancel := context.WithTimeout(f.inflight.ctx, silentTime)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, host.JoinPath("v1/status/leader").String(), nil)
 	if err != nil {

@@ -17,14 +17,14 @@ import (
 // maxAnswer is the maximum size of an answer in bytes.
 const maxAnswer = 1 << 30
 
-// flights tracks the requests in progress. A request continues when its caller leaves, because ending it would close
+// inflight tracks the requests in progress. A request continues when its caller leaves, because ending it would close
 // its connection. Consul counts a connection as open until it has executed the request (http_max_conns_per_client).
 // Without a leader, that takes long. So if requests ended with their callers, a few dozen impatient callers would use
 // up all connections, and the requests of others would fail.
-type flights struct {
+type inflight struct {
 	ctx     context.Context // context of the store
 	maxTime time.Duration   // longest duration of one request
-	quiet   silence
+	silence silence
 
 	mu      sync.Mutex
 	closed  bool
@@ -32,7 +32,7 @@ type flights struct {
 }
 
 // begin reports whether a request may still be sent.
-func (f *flights) begin() bool {
+func (f *inflight) begin() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if !f.closed {
@@ -42,7 +42,7 @@ func (f *flights) begin() bool {
 }
 
 // wait refuses new requests and returns when all requests have ended. The caller must have ended ctx, which ends them.
-func (f *flights) wait() {
+func (f *inflight) wait() {
 	f.mu.Lock()
 	f.closed = true
 	f.mu.Unlock()
@@ -57,7 +57,7 @@ type response struct {
 // send sends a request and returns the complete answer. It returns an error if the context of the request ends, or if
 // patience fires, before the answer has arrived. The request then continues in the background, unless it has no
 // connection yet: such a request is not sent at all.
-func (f *flights) send(to http.RoundTripper, req *http.Request, patience <-chan time.Time) (*http.Response, error) {
+func (f *inflight) send(to http.RoundTripper, req *http.Request, patience <-chan time.Time) (*http.Response, error) {
 	if err := req.Context().Err(); err != nil {
 		return nil, err
 	}
@@ -66,10 +66,10 @@ func (f *flights) send(to http.RoundTripper, req *http.Request, patience <-chan 
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(req.Context()), f.maxTime)
 	stop := context.AfterFunc(f.ctx, cancel)
-	var d departure
+	var d sendRace
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: d.connected})
 	done := make(chan response, 1)
-	f.quiet.begin()
+	f.silence.begin()
 	go func() {
 		defer f.running.Done()
 		defer cancel()
@@ -78,7 +78,7 @@ func (f *flights) send(to http.RoundTripper, req *http.Request, patience <-chan 
 		if err == nil {
 			err = drain(res)
 		}
-		f.quiet.end(err == nil && isConsulAnswer(res))
+		f.silence.end(err == nil && isConsulAnswer(res))
 		done <- response{res, err}
 	}()
 	err := error(noAnswerError{})
@@ -89,36 +89,36 @@ func (f *flights) send(to http.RoundTripper, req *http.Request, patience <-chan 
 		err = req.Context().Err()
 	case <-patience:
 	}
-	if d.missed(cancel) && req.Context().Err() == nil {
+	if d.giveUp(cancel) && req.Context().Err() == nil {
 		err = &net.OpError{Op: "dial", Net: "tcp", Err: err}
 	}
 	return nil, err
 }
 
-// departure resolves the race between sending a request and its caller giving up: exactly one of the two happens.
+// sendRace resolves the race between sending a request and its caller giving up: exactly one of the two happens.
 // Without it, the transport could send a request whose context has just ended, and would then close the connection.
-type departure struct {
+type sendRace struct {
 	mu         sync.Mutex
-	gone, left bool // gone: the request was sent; left: the caller gave up
+	sent, left bool // gone: the request was sent; left: the caller gave up
 }
 
 // connected is called when the request has got a connection, before anything is written. If the caller has given up,
 // it closes the connection, so that nothing is written.
-func (d *departure) connected(got httptrace.GotConnInfo) {
+func (d *sendRace) connected(got httptrace.GotConnInfo) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.left {
 		got.Conn.Close()
 		return
 	}
-	d.gone = true
+	d.sent = true
 }
 
-// missed records that the caller gives up. It returns true if the request was not sent and never will be.
-func (d *departure) missed(cancel context.CancelFunc) bool {
+// giveUp records that the caller gives up. It returns true if the request was not sent and never will be.
+func (d *sendRace) giveUp(cancel context.CancelFunc) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if !d.gone {
+	if !d.sent {
 		d.left = true
 		cancel()
 	}

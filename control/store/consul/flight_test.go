@@ -49,7 +49,7 @@ func TestGivenUpAsItConnects(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		f := &flights{ctx: t.Context(), maxTime: time.Minute, quiet: silence{clock: clock.System{}}}
+		f := &inflight{ctx: t.Context(), maxTime: time.Minute, silence: silence{clock: clock.System{}}}
 		if _, err := f.send(to, req, nil); err == nil {
 			t.Error("an answer")
 		}

@@ -67,7 +67,7 @@ func (s *Store) queryOnce(f *follower, ask query, after uint64) (uint64, error) 
 	s.feed.mu.Lock()
 	f.begun++
 	number := f.begun
-	if number <= f.want {
+	if number <= f.noWaitUntil {
 		after = 0
 	}
 	if after > 0 {
@@ -107,7 +107,7 @@ func (s *Store) queryShards(ctx context.Context, after uint64) (uint64, error) {
 		return 0, err
 	}
 	before := s.feed.knownIndexes()
-	pairs, meta, err := s.slow.KV().List(s.layout.rev, blockingOptions(ctx, after))
+	pairs, meta, err := s.watchClient.KV().List(s.layout.rev, blockingOptions(ctx, after))
 	if err == nil {
 		err = s.checkComplete(ctx, "own/rev/", len(pairs), meta.ResultsFilteredByACLs)
 	}
@@ -118,7 +118,7 @@ func (s *Store) queryShards(ctx context.Context, after uint64) (uint64, error) {
 	for _, p := range pairs {
 		now[strings.TrimPrefix(p.Key, s.layout.rev)] = p.ModifyIndex
 	}
-	if now[everything] == 0 {
+	if now[allShards] == 0 {
 		s.formatted.Store(false) // another program deleted the keys: the next call creates the store again
 	}
 	s.feed.applyShards(now, before)
@@ -156,7 +156,7 @@ func (f *feed) applyShards(now, before map[string]uint64) {
 	if back {
 		f.lost = undoneRange(before, now, f.newest)
 		f.lastAnswer, f.newest, f.all, f.live, f.shard = now, newest, newest, 0, [shards]uint64{}
-		f.ringAll()
+		f.wakeAll()
 		return
 	}
 	f.lastAnswer, f.newest = now, max(f.newest, newest)
@@ -193,7 +193,7 @@ func (s *Store) queryLive(ctx context.Context, after uint64) (uint64, error) {
 	if err := s.ready(ctx); err != nil {
 		return 0, err
 	}
-	keys, meta, err := s.slow.KV().Keys(s.layout.data+store.LivePrefix, "", blockingOptions(ctx, after))
+	keys, meta, err := s.watchClient.KV().Keys(s.layout.data+store.LivePrefix, "", blockingOptions(ctx, after))
 	if err == nil {
 		err = s.checkComplete(ctx, store.LivePrefix, len(keys), meta.ResultsFilteredByACLs)
 	}
@@ -214,5 +214,5 @@ func (f *feed) applyLive(index uint64) {
 		return
 	}
 	f.live, f.newest = index, max(f.newest, index)
-	f.ringAll()
+	f.wakeAll()
 }

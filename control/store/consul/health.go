@@ -27,9 +27,9 @@ func (e *endpoint) Health(ctx context.Context) store.Health {
 	ctx, cancel := context.WithTimeout(ctx, store.HealthTime)
 	defer cancel()
 	var failed error
-	for _, host := range e.calls.hosts {
+	for _, host := range e.transport.hosts {
 		var leader string
-		if _, err := e.calls.status(ctx, host, "v1/status/leader", &leader); err != nil {
+		if _, err := e.transport.status(ctx, host, "v1/status/leader", &leader); err != nil {
 			failed = err
 			continue
 		}
@@ -48,7 +48,7 @@ func (e *endpoint) Health(ctx context.Context) store.Health {
 // servers returns the servers and how many of them can still fail, or nil if the token may not read them.
 func (e *endpoint) servers(ctx context.Context, host *url.URL) ([]store.Server, int) {
 	var h api.OperatorHealthReply
-	code, err := e.calls.status(ctx, host, "v1/operator/autopilot/health", &h)
+	code, err := e.transport.status(ctx, host, "v1/operator/autopilot/health", &h)
 	// Consul answers 429 if a server is unhealthy (website/content/api-docs/operator/autopilot.mdx).
 	if err != nil || code != http.StatusOK && code != http.StatusTooManyRequests {
 		return nil, 0
@@ -68,7 +68,7 @@ func (e *endpoint) servers(ctx context.Context, host *url.URL) ([]store.Server, 
 
 // status decodes the answer of one server to a GET of a path whose answers have no index, so that RoundTrip refuses
 // them. It returns the code of the answer. out is set only for the codes 200 and 429.
-func (f *fleet) status(ctx context.Context, host *url.URL, path string, out any) (code int, err error) {
+func (f *transport) status(ctx context.Context, host *url.URL, path string, out any) (code int, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, host.JoinPath(path).String(), nil)
 	if err != nil {
 		return 0, err

@@ -36,9 +36,9 @@ func newLayout(prefix string) layout {
 const (
 	// shards is the number of rev keys, in addition to everything.
 	shards = 64
-	// everything is the rev key for the creation of the store, and for transactions that change more than maxShards
+	// allShards is the rev key for the creation of the store, and for transactions that change more than maxShards
 	// shards.
-	everything = "all"
+	allShards = "all"
 	// maxShards is how many shards a transaction names. Together with store.MaxOps that is 128, the number of
 	// operations that Consul accepts.
 	maxShards = 8
@@ -77,7 +77,7 @@ func changed(writes []store.Write) []string {
 		}
 	}
 	if len(names) > maxShards {
-		return []string{everything}
+		return []string{allShards}
 	}
 	return names
 }

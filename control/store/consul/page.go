@@ -19,14 +19,14 @@ const maxReads = 128
 // page returns the first entries from a key on. It requests as many parts of the prefix as should contain them (see
 // spread), and more parts until there are enough.
 func (s *Store) page(ctx context.Context, prefix, from string, limit int) ([]store.Entry, error) {
-	if !s.spreads.has(prefix) {
+	if !s.distributions.has(prefix) {
 		if err := s.survey(ctx, prefix); err != nil {
 			return nil, err
 		}
 	}
 	var list []store.Entry
 	for factor := 1; ; factor *= 4 { // the spread may expect too many keys, because some were deleted
-		parts := s.spreads.selectParts(prefix, from, (limit-len(list))*factor)
+		parts := s.distributions.selectParts(prefix, from, (limit-len(list))*factor)
 		if len(parts) == 0 {
 			if err := s.checkComplete(ctx, prefix, len(list), false); err != nil {
 				return nil, s.failed(ctx, "list "+prefix, err)
@@ -45,7 +45,7 @@ func (s *Store) page(ctx context.Context, prefix, from string, limit int) ([]sto
 					list = append(list, e)
 				}
 			}
-			s.spreads.learn(prefix, p, keys)
+			s.distributions.update(prefix, p, keys)
 		}
 		if len(list) == limit {
 			return list, nil
@@ -67,7 +67,7 @@ func (s *Store) survey(ctx context.Context, prefix string) error {
 	for i, k := range keys {
 		keys[i] = strings.TrimPrefix(k, s.layout.data)
 	}
-	s.spreads.put(prefix, newSpread(keys, len(prefix)))
+	s.distributions.put(prefix, newKeyDistribution(keys, len(prefix)))
 	return nil
 }
 
@@ -105,7 +105,7 @@ func (s *Store) parts(ctx context.Context, prefix string, parts []part) ([][]sto
 		}
 	}
 	if len(list) > 0 {
-		return nil, s.odd("it holds " + list[0].Key + ", which was not asked for")
+		return nil, s.unexpectedAnswer("it holds " + list[0].Key + ", which was not asked for")
 	}
 	return found, nil
 }
@@ -123,12 +123,12 @@ func (s *Store) read(ctx context.Context, what string, ops api.TxnOps) ([]store.
 		refused, err := s.refusal(ops, answer.Errors)
 		return nil, errors.Join(refused, err) // the reason
 	case answer.Index == 0:
-		return nil, s.odd("a transaction that reads has no index (is this Consul 1.22 or later?)")
+		return nil, s.unexpectedAnswer("a transaction that reads has no index (is this Consul 1.22 or later?)")
 	}
 	list := make([]store.Entry, 0, len(answer.Results))
 	for _, r := range answer.Results {
 		if r.KV == nil {
-			return nil, s.odd("a transaction that reads gives something that is no key")
+			return nil, s.unexpectedAnswer("a transaction that reads gives something that is no key")
 		}
 		list = append(list, s.entry(r.KV))
 	}
@@ -147,7 +147,7 @@ func (s *Store) sendRead(ctx context.Context, ops api.TxnOps) (*readAnswer, erro
 	if err != nil {
 		return nil, err
 	}
-	res, err := s.repeats.RoundTrip(req)
+	res, err := s.idempotentTransport.RoundTrip(req)
 	if err != nil {
 		return nil, err
 	}

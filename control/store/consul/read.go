@@ -68,7 +68,7 @@ func (s *Store) GetMany(ctx context.Context, keys []string) ([]store.Entry, erro
 			return nil, err
 		}
 		if !slices.EqualFunc(found, some, func(e store.Entry, key string) bool { return e.Key == key }) {
-			return nil, s.odd("a transaction that reads gives other keys than were asked for")
+			return nil, s.unexpectedAnswer("a transaction that reads gives other keys than were asked for")
 		}
 		list = append(list, found...)
 	}
@@ -132,7 +132,7 @@ func (s *Store) checkComplete(ctx context.Context, prefix string, found int, fil
 	if filtered {
 		return s.lacksRight(`lacks permission 'key:read' on "` + s.layout.data + prefix + `"`)
 	}
-	if found > 0 || s.calls.creds.current() != "" {
+	if found > 0 || s.transport.creds.current() != "" {
 		return nil
 	}
 	key := strings.TrimSuffix(s.layout.data+requestPrefix(prefix), "/") + "/-"

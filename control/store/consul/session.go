@@ -79,7 +79,7 @@ func (s *Store) Renew(ctx context.Context, id string) error {
 	}
 	ctx, done := s.call(ctx)
 	defer done()
-	entry, _, err := s.renewal.Session().Renew(id, (&api.WriteOptions{}).WithContext(ctx))
+	entry, _, err := s.renewalClient.Session().Renew(id, (&api.WriteOptions{}).WithContext(ctx))
 	if status := (*statusError)(nil); errors.As(err, &status) && status.code == http.StatusNotFound &&
 		strings.Contains(status.body, "Session id") {
 		return noSession(id)
@@ -103,7 +103,7 @@ func (s *Store) End(ctx context.Context, id string) error {
 	}
 	ctx, done := s.call(ctx)
 	defer done()
-	if _, err := s.again.Session().Destroy(id, (&api.WriteOptions{}).WithContext(ctx)); err != nil {
+	if _, err := s.idempotentClient.Session().Destroy(id, (&api.WriteOptions{}).WithContext(ctx)); err != nil {
 		return s.failed(ctx, "end a session", err)
 	}
 	return nil

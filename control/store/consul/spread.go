@@ -9,27 +9,27 @@ import (
 const (
 	// maxPart is the number of keys from which a part is split: about a page.
 	maxPart = 128
-	// maxSpreads is the number of spreads that are kept.
-	maxSpreads = 256
+	// maxDistributions is the number of spreads that are kept.
+	maxDistributions = 256
 	// The bytes that keys consist of: see store.CheckKey.
 	firstByte, lastByte = '!', '~'
 )
 
-// spread records how the keys under a prefix were distributed when they were last read. Consul returns either all
+// keyDistribution records how the keys under a prefix were distributed when they were last read. Consul returns either all
 // keys under a prefix or none, so a page is requested as several parts of about a page. The record may be outdated.
 // That makes a page more expensive, but never wrong, because the parts cover all possible keys.
-type spread struct {
+type keyDistribution struct {
 	count int
-	next  map[byte]*spread // by the next byte of the key; nil if this is one part
+	next  map[byte]*keyDistribution // by the next byte of the key; nil if this is one part
 }
 
-// newSpread returns the spread of sorted keys whose first at bytes are equal.
-func newSpread(keys []string, at int) *spread {
-	n := &spread{count: len(keys)}
+// newKeyDistribution returns the spread of sorted keys whose first at bytes are equal.
+func newKeyDistribution(keys []string, at int) *keyDistribution {
+	n := &keyDistribution{count: len(keys)}
 	if len(keys) <= maxPart {
 		return n
 	}
-	n.next = map[byte]*spread{}
+	n.next = map[byte]*keyDistribution{}
 	for len(keys) > 0 {
 		if len(keys[0]) == at {
 			keys = keys[1:]
@@ -39,7 +39,7 @@ func newSpread(keys []string, at int) *spread {
 		for end < len(keys) && keys[end][at] == b {
 			end++
 		}
-		n.next[b] = newSpread(keys[:end], at+1)
+		n.next[b] = newKeyDistribution(keys[:end], at+1)
 		keys = keys[end:]
 	}
 	return n
@@ -85,7 +85,7 @@ type selection struct {
 
 // selectParts adds parts of the keys under prefix, in order, and reports whether more are needed. Together the parts
 // contain all keys from t.from up to the end of the last part.
-func (n *spread) selectParts(prefix string, t *selection) bool {
+func (n *keyDistribution) selectParts(prefix string, t *selection) bool {
 	switch {
 	case afterPrefix(prefix) <= t.from:
 		return true
@@ -113,11 +113,11 @@ func (t *selection) add(p part) bool {
 	return t.want > 0 && len(t.list) < maxReads
 }
 
-// learn records the keys of a part.
-func (n *spread) learn(prefix string, at int, keys []string) {
+// update records the keys of a part.
+func (n *keyDistribution) update(prefix string, at int, keys []string) {
 	switch {
 	case at == len(prefix):
-		*n = *newSpread(keys, at)
+		*n = *newKeyDistribution(keys, at)
 		return
 	case n.next == nil:
 		return // the part was merged meanwhile
@@ -127,57 +127,57 @@ func (n *spread) learn(prefix string, at int, keys []string) {
 		if len(keys) == 0 {
 			return
 		}
-		kid = &spread{}
+		kid = &keyDistribution{}
 		n.next[prefix[at]] = kid
 	}
 	was := kid.count
-	kid.learn(prefix, at+1, keys)
+	kid.update(prefix, at+1, keys)
 	if n.count += kid.count - was; n.count <= maxPart/2 {
 		n.next = nil
 	}
 }
 
-// spreads contains the spreads of the prefixes that pages were requested for.
-type spreads struct {
-	mu sync.Mutex
-	of map[string]*spread
+// distributions contains the spreads of the prefixes that pages were requested for.
+type distributions struct {
+	mu       sync.Mutex
+	byPrefix map[string]*keyDistribution
 }
 
-func (s *spreads) has(prefix string) bool {
+func (s *distributions) has(prefix string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.of[prefix] != nil
+	return s.byPrefix[prefix] != nil
 }
 
-func (s *spreads) put(prefix string, n *spread) {
+func (s *distributions) put(prefix string, n *keyDistribution) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.of == nil {
-		s.of = map[string]*spread{}
+	if s.byPrefix == nil {
+		s.byPrefix = map[string]*keyDistribution{}
 	}
-	for some := range maps.Keys(s.of) {
-		if len(s.of) < maxSpreads {
+	for some := range maps.Keys(s.byPrefix) {
+		if len(s.byPrefix) < maxDistributions {
 			break
 		}
-		delete(s.of, some)
+		delete(s.byPrefix, some)
 	}
-	s.of[prefix] = n
+	s.byPrefix[prefix] = n
 }
 
 // selectParts returns the next parts from a key on, which should contain the requested number of keys. It returns at
 // most as many parts as one transaction can read.
-func (s *spreads) selectParts(prefix, from string, want int) []part {
+func (s *distributions) selectParts(prefix, from string, want int) []part {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t := selection{from: from, want: want}
-	s.of[prefix].selectParts(prefix, &t)
+	s.byPrefix[prefix].selectParts(prefix, &t)
 	return t.list
 }
 
-func (s *spreads) learn(prefix string, p part, keys []string) {
+func (s *distributions) update(prefix string, p part, keys []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if n := s.of[prefix]; n != nil && !p.alone {
-		n.learn(p.prefix, len(prefix), keys)
+	if n := s.byPrefix[prefix]; n != nil && !p.alone {
+		n.update(p.prefix, len(prefix), keys)
 	}
 }

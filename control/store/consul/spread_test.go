@@ -24,8 +24,8 @@ func rapidKeys(r *rapid.T, label string) []string {
 // there is now, each once and in order; and what is learnt from them as well.
 func TestSpreadLeavesNothingOut(t *testing.T) {
 	rapid.Check(t, func(r *rapid.T) {
-		var all spreads
-		all.put("k/", newSpread(rapidKeys(r, "then"), len("k/")))
+		var all distributions
+		all.put("k/", newKeyDistribution(rapidKeys(r, "then"), len("k/")))
 		keys := rapidKeys(r, "now")
 		for range 3 {
 			from := rapid.SampledFrom(append([]string{"k/", "k/a", "k/long"}, keys...)).Draw(r, "from")
@@ -41,7 +41,7 @@ func TestSpreadLeavesNothingOut(t *testing.T) {
 				}
 				for _, p := range parts {
 					held := slices.DeleteFunc(slices.Clone(keys), func(k string) bool { return !p.holds(k) })
-					all.learn("k/", p, held)
+					all.update("k/", p, held)
 					got = append(got, slices.DeleteFunc(held, func(k string) bool { return k < at })...)
 				}
 				at = parts[len(parts)-1].end()
@@ -60,8 +60,8 @@ func TestSpreadIsAboutAPage(t *testing.T) {
 		keys = append(keys, "k/production-database-"+string(rune('0'+n/10000))+string(rune('0'+n/1000%10))+
 			string(rune('0'+n/100%10))+string(rune('0'+n/10%10))+string(rune('0'+n%10)))
 	}
-	var all spreads
-	all.put("k/", newSpread(keys, len("k/")))
+	var all distributions
+	all.put("k/", newKeyDistribution(keys, len("k/")))
 	for _, from := range []int{0, 1, 4242, 5555, 49999, 98000} {
 		for _, limit := range []int{100, 1000} {
 			held := 0

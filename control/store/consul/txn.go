@@ -151,7 +151,7 @@ func (s *Store) commit(ctx context.Context, ops api.TxnOps) (refused error, res 
 func (s *Store) refusal(ops api.TxnOps, errs api.TxnErrors) (refused, err error) {
 	for _, e := range errs {
 		if e.OpIndex < 0 || e.OpIndex >= len(ops) || ops[e.OpIndex].KV == nil {
-			return nil, s.odd(e.What)
+			return nil, s.unexpectedAnswer(e.What)
 		}
 		kv := ops[e.OpIndex].KV
 		key := strings.TrimPrefix(kv.Key, s.layout.data)
@@ -165,11 +165,11 @@ func (s *Store) refusal(ops api.TxnOps, errs api.TxnErrors) (refused, err error)
 				refused = fmt.Errorf("%w: %s", store.ErrConflict, key)
 			}
 		default:
-			return nil, s.odd(e.What)
+			return nil, s.unexpectedAnswer(e.What)
 		}
 	}
 	if refused == nil {
-		return nil, s.odd("it rolled a transaction back and does not say why")
+		return nil, s.unexpectedAnswer("it rolled a transaction back and does not say why")
 	}
 	return refused, nil
 }

@@ -33,14 +33,14 @@ func (g gap) holds(index uint64) bool { return index > g.low && index <= g.high 
 
 // follower is the state of one blocking query, which is repeated forever. The feed's mutex guards it.
 type follower struct {
-	running bool
-	begun   uint64        // queries begun so far
-	want    uint64        // queries with numbers up to this one return at once, without waiting for a change
-	applied uint64        // the newest query whose answer is in the feed
-	tried   chan struct{} // closed when a query ends
-	failed  chan struct{} // closed when a query fails
-	err     error         // the error of the last query
-	cancel  context.CancelFunc
+	running     bool
+	begun       uint64        // queries begun so far
+	noWaitUntil uint64        // queries with numbers up to this one return at once, without waiting for a change
+	applied     uint64        // the newest query whose answer is in the feed
+	tried       chan struct{} // closed when a query ends
+	failed      chan struct{} // closed when a query fails
+	err         error         // the error of the last query
+	cancel      context.CancelFunc
 }
 
 func (f *feed) init() {
@@ -62,10 +62,10 @@ func (f *feed) publish(index uint64, revs []string) {
 
 // move records the index of a shard and wakes the callers that wait for it. The caller holds the lock.
 func (f *feed) move(rev string, index uint64) {
-	if rev == everything {
+	if rev == allShards {
 		if index > f.all {
 			f.all = index
-			f.ringAll()
+			f.wakeAll()
 		}
 		return
 	}
@@ -78,22 +78,22 @@ func (f *feed) move(rev string, index uint64) {
 		close(f.in[n])
 		f.in[n] = nil
 	}
-	f.ring()
+	f.wake()
 }
 
-func (f *feed) ring() {
+func (f *feed) wake() {
 	close(f.changed)
 	f.changed = make(chan struct{})
 }
 
-func (f *feed) ringAll() {
+func (f *feed) wakeAll() {
 	for n, ch := range f.in {
 		if ch != nil {
 			close(ch)
 			f.in[n] = nil
 		}
 	}
-	f.ring()
+	f.wake()
 }
 
 // poll returns the newest index if something under prefix may have changed after the given index, and otherwise the
@@ -219,7 +219,7 @@ func (s *Store) awaitAnswer(ctx context.Context, f *follower, now bool) error {
 	need := uint64(1)
 	if now {
 		need = f.begun + 1
-		f.want = need
+		f.noWaitUntil = need
 		if f.cancel != nil {
 			f.cancel()
 		}
