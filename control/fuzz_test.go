@@ -122,7 +122,7 @@ func FuzzStoreValues(f *testing.F) {
 		}
 		e := on2(t, sc, newMemory(values))
 		e.Round()
-		e.Pass(e.TrashTime() + housekeeping.OperationRetention)
+		e.AdvanceClock(e.TrashTime() + housekeeping.OperationRetention)
 		e.Round()
 		for _, err := range e.Failures {
 			judge(t, key, "background", err)

@@ -294,7 +294,7 @@ func TestLostGuest(t *testing.T) {
 	if v := e.MustVolume("db"); len(v.SharedMountDetails) != 1 || !v.SharedMountDetails[0].Fenced || !v.SharedMountDetails[0].Unreachable {
 		t.Errorf("people see %+v", v.SharedMountDetails)
 	}
-	l.ComeBack(l.Beta, "beta") // the word is over
+	l.RestartAgent(l.Beta, "beta") // the word is over
 	list, _ := e.EventLog.After(0)
 	back := slices.IndexFunc(list, func(ev api.Event) bool {
 		return strings.Contains(ev.Detail, "confirmed that it writes no more: its mounted")
@@ -308,7 +308,7 @@ func TestLostGuest(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.Alpha.MustDo(rm)
-	l.ComeBack(l.Beta, "beta")
+	l.RestartAgent(l.Beta, "beta")
 	if s := l.Beta.MustSync(0); len(s.SharedMounts) != 0 {
 		t.Errorf("it hears %+v", s)
 	}

@@ -51,7 +51,7 @@ func (m *machine) newAgent(t *rapid.T) {
 }
 
 func (m *machine) time(t *rapid.T) {
-	m.Pass(time.Duration(rapid.IntRange(1, 40).Draw(t, "hours")) * time.Hour)
+	m.AdvanceClock(time.Duration(rapid.IntRange(1, 40).Draw(t, "hours")) * time.Hour)
 	for _, d := range m.datasets {
 		if d.state == dataset.StateTrashed && !d.until.IsZero() && !d.until.After(m.Clock.Now()) {
 			d.state = dataset.StatePurging

@@ -66,7 +66,7 @@ func TestWriteSkew(t *testing.T) {
 			a.MustCreate("db@gold")
 			d := a.MustDelete("db")
 			a.Round()
-			return func() { a.Pass(a.TrashTime()); a.Round() }, func() error {
+			return func() { a.AdvanceClock(a.TrashTime()); a.Round() }, func() error {
 				return a.TrySubmit(api.Request{Kind: dataset.OpUndelete, Volume: d.ID.String()})
 			}
 		}, dataset.ErrNotFound, nil},
@@ -75,7 +75,7 @@ func TestWriteSkew(t *testing.T) {
 			a.MustCreate("db@gold")
 			d := a.MustDelete("db")
 			a.Round()
-			a.Pass(a.TrashTime())
+			a.AdvanceClock(a.TrashTime())
 			return func() { a.MustSubmit(api.Request{Kind: dataset.OpUndelete, Volume: d.ID.String()}) }, func() error {
 				a.Round()
 				return nil
@@ -86,7 +86,7 @@ func TestWriteSkew(t *testing.T) {
 			a.MustCreate("db@gold")
 			d := a.MustDelete("db")
 			a.Round()
-			a.Pass(a.TrashTime())
+			a.AdvanceClock(a.TrashTime())
 			return func() {
 					a.MustSubmit(api.Request{Kind: dataset.OpUndelete, Volume: d.ID.String()})
 					a.MustDelete("db")

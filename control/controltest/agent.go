@@ -46,8 +46,8 @@ func (a *Agent) ReportOf(op dataset.Operation) api.Report {
 	return api.Report{Incarnation: a.Incarnation, Operation: op}
 }
 
-// ForgeVolume creates a volume whose dataset has the given UUID.
-func (a *Agent) ForgeVolume(spec, id string) dataset.Dataset {
+// CreateVolumeWithID creates a volume whose dataset has the given UUID.
+func (a *Agent) CreateVolumeWithID(spec, id string) dataset.Dataset {
 	a.Helper()
 	op := a.MustPlan(Create(spec))
 	op.DatasetID = uuid.MustParse(id)
@@ -114,12 +114,12 @@ func (a *Agent) MustCommit(op dataset.Operation) api.Committed {
 	if err != nil {
 		a.Fatalf("commit %s %s: %v", op.Kind, op.Volume, err)
 	}
-	a.agrees(out)
+	a.checkAnswer(out)
 	return out
 }
 
-// agrees checks that an answer equals the record at its index. The agent applies nothing else for that index.
-func (a *Agent) agrees(out api.Committed) {
+// checkAnswer checks that an answer equals the record at its index. The agent applies nothing else for that index.
+func (a *Agent) checkAnswer(out api.Committed) {
 	a.Helper()
 	if out.Dataset == nil {
 		return

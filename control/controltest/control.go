@@ -207,7 +207,7 @@ func (e *Control) MustOperation(id uuid.UUID) dataset.Operation {
 }
 
 // AddReplicaProfile adds the profile "safe", which keeps n replicas.
-func (e *Control) WantReplicas(n int) {
+func (e *Control) AddReplicaProfile(n int) {
 	p := e.ProfileSet.ByName["silver"]
 	p.Name, p.Revision = "safe", "r1-safe"
 	p.Replicas = dataset.Replicas{Count: n, Every: dataset.Duration(30 * time.Second)}
@@ -229,15 +229,15 @@ func (e *Control) EditNode(a *Agent, change func(*dataset.Node)) {
 	}
 }
 
-// Tick advances the clock, and then runs one round of the background work.
-func (e *Control) Tick(d time.Duration) {
+// AdvanceAndRun advances the clock, and then runs one round of the background work.
+func (e *Control) AdvanceAndRun(d time.Duration) {
 	e.Helper()
-	e.Pass(d)
+	e.AdvanceClock(d)
 	e.Round()
 }
 
-// Pass advances the clock. The service only counts the time, if the store answers.
-func (e *Control) Pass(d time.Duration) {
+// AdvanceClock advances the clock. The service only counts the time, if the store answers.
+func (e *Control) AdvanceClock(d time.Duration) {
 	e.Helper()
 	for d > 0 {
 		_ = e.Uptime.Mark(e.Ctx, true)

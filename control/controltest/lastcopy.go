@@ -89,7 +89,7 @@ func (l *LastCopy) RestartHome() {
 func (l *LastCopy) Wait(d time.Duration) {
 	l.Helper()
 	l.EndHome()
-	l.Keeper.Pass(d)
+	l.Keeper.AdvanceClock(d)
 	l.RestartHome()
 }
 

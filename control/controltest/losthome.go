@@ -63,8 +63,8 @@ func (l *LostHome) Wait(d time.Duration, alive ...*Agent) {
 	}
 }
 
-// ComeBack restarts an agent whose session has ended.
-func (l *LostHome) ComeBack(a *Agent, name string) {
+// RestartAgent restarts an agent whose session has ended.
+func (l *LostHome) RestartAgent(a *Agent, name string) {
 	l.Helper()
 	a.Incarnation = uuid.New()
 	a.MustRegister(name)

@@ -64,9 +64,9 @@ func (x *Replicas) Save() []store.Entry {
 	return list
 }
 
-// PutBack restores the store to what Save returned. Indexes continue above all earlier ones, as in a Consul that was
+// RestoreStore restores the store to what Save returned. Indexes continue above all earlier ones, as in a Consul that was
 // restored from a backup.
-func (x *Replicas) PutBack(saved []store.Entry) {
+func (x *Replicas) RestoreStore(saved []store.Entry) {
 	x.Helper()
 	was := map[string]string{}
 	for _, e := range saved {
@@ -123,8 +123,8 @@ func (x *Replicas) Txns() uint64 {
 	return x.Store.(*bolt.Store).Stats().Txns
 }
 
-// Stand has a service take part in the work of the replicas.
-func (x *Replicas) Stand(s *control.Service) {
+// TakePart has a service take part in the work of the replicas.
+func (x *Replicas) TakePart(s *control.Service) {
 	x.Helper()
 	if err := s.Members.RenewReplicaSession(x.Context()); err != nil {
 		x.Fatal(err)

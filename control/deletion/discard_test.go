@@ -102,7 +102,7 @@ func TestI3TrashKeepsWhatWasOvertaken(t *testing.T) {
 	a.MustCommit(*e.MustSubmit(controltest.ForcedMove("db", "alpha", "beta")).Operation)
 	d := a.MustDelete("db")
 	e.Round()
-	e.Pass(2 * e.TrashTime())
+	e.AdvanceClock(2 * e.TrashTime())
 	e.Memory.FullDue = e.Clock.Now()
 	e.Round()
 	if got := e.CheckInvariants().Datasets[d.ID]; got.State != dataset.StateTrashed || b.MustSync(0).Copies[0].Kind != dataset.CopySuperseded {

@@ -105,7 +105,7 @@ func TestShowOnALostNode(t *testing.T) {
 	if out, err := l.Submit(l.Ctx, api.Request{Kind: dataset.OpHide, Volume: "db"}); err != nil || out.Operation.OtherNode != l.Alpha.ID {
 		t.Errorf("%+v, %v", out.Operation, err)
 	}
-	l.ComeBack(l.Alpha, "alpha")
+	l.RestartAgent(l.Alpha, "alpha")
 	if out, err := l.Submit(l.Ctx, show); err != nil || out.Operation.OtherNode != l.Alpha.ID {
 		t.Errorf("%+v, %v", out.Operation, err)
 	}

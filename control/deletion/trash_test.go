@@ -341,13 +341,13 @@ func TestPurgeWithManySnapshots(t *testing.T) {
 func TestTrashByNameOrPrefix(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
-	x := a.ForgeVolume("abcd", "11110000-0000-4000-8000-000000000001")
-	y := a.ForgeVolume("other", "abcd0000-0000-4000-8000-000000000002")
+	x := a.CreateVolumeWithID("abcd", "11110000-0000-4000-8000-000000000001")
+	y := a.CreateVolumeWithID("other", "abcd0000-0000-4000-8000-000000000002")
 	a.MustDelete("abcd")
 	a.MustDelete("other")
 	_, err := e.Submit(e.Ctx, api.Request{Kind: dataset.OpPurge, Volume: "abcd"})
 	controltest.Refused(t, err, dataset.ErrAmbiguous, x.ID.String(), y.ID.String())
-	z := a.ForgeVolume("fade", "fade0000-0000-4000-8000-000000000003")
+	z := a.CreateVolumeWithID("fade", "fade0000-0000-4000-8000-000000000003")
 	a.MustDelete("fade")
 	if out := e.MustSubmit(api.Request{Kind: dataset.OpPurge, Volume: "fade"}); out.Operation.DatasetID != z.ID { // by both, and one
 		t.Errorf("%+v", out.Operation)

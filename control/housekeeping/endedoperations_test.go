@@ -33,7 +33,7 @@ func TestEndedOperationsAreBounded(t *testing.T) {
 				protect = !protect
 				last = e.MustSubmit(api.Request{Kind: dataset.OpUpdate, Volume: "db", Protect: &protect}).Operation.ID
 			}
-			e.Tick(membership.HousekeepingInterval)
+			e.AdvanceAndRun(membership.HousekeepingInterval)
 		}
 	}
 	size := func() int64 { return e.Spy.Store.(*bolt.Store).Stats().FileBytes }

@@ -42,18 +42,18 @@ func TestTrashExpires(t *testing.T) {
 			}
 		}
 	}
-	e.Tick(71*time.Hour - time.Nanosecond)
+	e.AdvanceAndRun(71*time.Hour - time.Nanosecond)
 	states(dataset.StateTrashed, dataset.StateTrashed, dataset.StateTrashed)
-	e.Tick(time.Nanosecond)
+	e.AdvanceAndRun(time.Nanosecond)
 	states(dataset.StatePurging, dataset.StateTrashed, dataset.StateTrashed)
 	s, err := e.Sync(e.Ctx, a.ID, 0, 0)
 	if err != nil || len(s.Datasets) != 3 || len(s.Operations) != 0 {
 		t.Errorf("%+v, %v", s, err)
 	}
 	a.MustPurge(d)
-	e.Tick(time.Hour)
+	e.AdvanceAndRun(time.Hour)
 	states("", dataset.StatePurging, dataset.StateTrashed)
-	e.Tick(10000 * time.Hour)
+	e.AdvanceAndRun(10000 * time.Hour)
 	states("", dataset.StatePurging, dataset.StateTrashed)
 	if len(e.Failures) != 0 {
 		t.Errorf("%v", e.Failures)
@@ -69,7 +69,7 @@ func TestTrashExpiresAfterRestart(t *testing.T) {
 	e.Round()
 	d := a.MustDelete("db")
 	e.Restart()
-	e.Tick(72 * time.Hour)
+	e.AdvanceAndRun(72 * time.Hour)
 	if got := e.CheckInvariants().Datasets[d.ID].State; got != dataset.StatePurging {
 		t.Errorf("after a restart: %s", got)
 	}
@@ -83,7 +83,7 @@ func TestTrashExpiresAfterRestart(t *testing.T) {
 	a.MustCreate("db2")
 	d = a.MustDelete("db2")
 	for range int(72*time.Hour/housekeeping.FullInterval) + 1 {
-		other.Tick(housekeeping.FullInterval)
+		other.AdvanceAndRun(housekeeping.FullInterval)
 	}
 	if got := e.CheckInvariants().Datasets[d.ID].State; got != dataset.StatePurging {
 		t.Errorf("deleted through another service: %s", got)
@@ -109,8 +109,8 @@ func TestTrashExpiresBesideDamage(t *testing.T) {
 		t.Fatal(err)
 	}
 	e.Round()
-	e.Tick(72 * time.Hour)
-	e.Tick(membership.HousekeepingInterval)
+	e.AdvanceAndRun(72 * time.Hour)
+	e.AdvanceAndRun(membership.HousekeepingInterval)
 	purging := 0
 	for _, id := range ids {
 		var d dataset.Dataset
@@ -129,12 +129,12 @@ func TestTrashExpiresBesideDamage(t *testing.T) {
 	}
 	n := len(e.Failures)
 	for range 10 {
-		e.Tick(membership.HousekeepingInterval)
+		e.AdvanceAndRun(membership.HousekeepingInterval)
 	}
 	if len(e.Failures) != n {
 		t.Errorf("the same failures were reported again: %v", e.Failures[n:])
 	}
-	e.Tick(housekeeping.ReportInterval)
+	e.AdvanceAndRun(housekeeping.ReportInterval)
 	if len(e.Failures) == n {
 		t.Error("a failure that lasts is never said again")
 	}
@@ -149,13 +149,13 @@ func TestOperationsAreForgotten(t *testing.T) {
 	}
 	open := *e.MustSubmit(controltest.Create("slow")).Operation
 	e.Round()
-	e.Tick(housekeeping.OperationRetention - time.Second)
-	e.Tick(0)
+	e.AdvanceAndRun(housekeeping.OperationRetention - time.Second)
+	e.AdvanceAndRun(0)
 	if n := len(e.CheckInvariants().Operations); n != 251 {
 		t.Errorf("%d operations of the last day", n)
 	}
 	e.Spy.Counted()
-	e.Tick(housekeeping.ForgetInterval)
+	e.AdvanceAndRun(housekeeping.ForgetInterval)
 	if _, txns, _ := e.Spy.Counted(); txns > 5 {
 		t.Errorf("%d transactions to forget 250 operations", txns)
 	}
@@ -176,7 +176,7 @@ func TestRoutineIsForgottenSoon(t *testing.T) {
 	a.MustCreate("db@gold")
 	e.Round()
 	for range 4 * 24 {
-		e.Tick(15 * time.Minute)
+		e.AdvanceAndRun(15 * time.Minute)
 		open := a.OpenOperations()
 		if len(open) > 0 && e.Clock.Now().Hour() == 0 {
 			open[0].Problem = dataset.ProblemOf(dataset.ErrNoSpace)
@@ -209,14 +209,14 @@ func TestHouseWithoutStore(t *testing.T) {
 	d := a.MustDelete("old")
 	e.Spy.FailFrom(1, false)
 	for range 5 {
-		e.Tick(membership.HousekeepingInterval)
+		e.AdvanceAndRun(membership.HousekeepingInterval)
 	}
 	n := len(e.Failures)
 	if n == 0 || n > 4 || !errors.Is(e.Failures[0], dataset.ErrUnavailable) {
 		t.Errorf("%d failures: %v", n, e.Failures)
 	}
 	e.Spy.FailFrom(0, false)
-	e.Tick(72 * time.Hour)
+	e.AdvanceAndRun(72 * time.Hour)
 	if got := e.CheckInvariants().Datasets[d.ID].State; got != dataset.StatePurging {
 		t.Errorf("%s", got)
 	}
@@ -227,9 +227,9 @@ func TestHouseWithoutStore(t *testing.T) {
 	a.DoWork()
 	e.Round()
 	e.Spy.FailFrom(1, false)
-	e.Tick(15 * time.Minute)
+	e.AdvanceAndRun(15 * time.Minute)
 	e.Spy.FailFrom(0, false)
-	e.Tick(membership.HousekeepingInterval)
+	e.AdvanceAndRun(membership.HousekeepingInterval)
 	if got := scheduled(a); len(got) != 1 {
 		t.Errorf("to do: %v", got)
 	}

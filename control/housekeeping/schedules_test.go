@@ -36,10 +36,10 @@ func TestSchedule(t *testing.T) {
 	a.MustCreate("plain@silver")
 	e.Round()
 	wantDue(a, 0, "a new volume")
-	e.Tick(14 * time.Minute)
+	e.AdvanceAndRun(14 * time.Minute)
 	wantDue(a, 0, "before the time")
 	for i := range 3 {
-		e.Tick(time.Minute)
+		e.AdvanceAndRun(time.Minute)
 		for range 3 {
 			e.Round() // more often than due
 		}
@@ -48,7 +48,7 @@ func TestSchedule(t *testing.T) {
 			t.Fatalf("%d: %+v", i, open)
 		}
 		a.DoWork()
-		e.Tick(14 * time.Minute)
+		e.AdvanceAndRun(14 * time.Minute)
 	}
 	if v := e.MustVolume("db"); v.Snapshots != 3 {
 		t.Errorf("%d snapshots", v.Snapshots)
@@ -68,22 +68,22 @@ func TestScheduleCatchesUpOnce(t *testing.T) {
 	e.Round()
 	// The node is away: what waits for it does not pile up.
 	for range 20 {
-		e.Tick(15 * time.Minute)
+		e.AdvanceAndRun(15 * time.Minute)
 	}
 	wantDue(a, 1, "while the node is away")
 	// Nor does it when control restarts.
 	e.Restart()
 	for range 3 {
-		e.Tick(15 * time.Minute)
+		e.AdvanceAndRun(15 * time.Minute)
 	}
 	wantDue(a, 1, "while the node is away")
 	a.DoWork()
-	e.Tick(15 * time.Minute)
+	e.AdvanceAndRun(15 * time.Minute)
 	wantDue(a, 1, "when the node is back")
 	a.DoWork()
 	// Control itself was away for a day.
 	e.Restart()
-	e.Tick(24 * time.Hour)
+	e.AdvanceAndRun(24 * time.Hour)
 	e.Round()
 	wantDue(a, 1, "after a day without control")
 	a.DoWork()
@@ -119,7 +119,7 @@ func TestScheduleAfterFailure(t *testing.T) {
 	a := e.NewAgent("alpha")
 	a.MustCreate("db@gold")
 	e.Round()
-	e.Tick(15 * time.Minute)
+	e.AdvanceAndRun(15 * time.Minute)
 	op := a.OpenOperations()[0]
 	op.Problem = dataset.ProblemOf(dataset.ErrNoSpace)
 	a.MustCommit(op)
@@ -127,12 +127,12 @@ func TestScheduleAfterFailure(t *testing.T) {
 	e.Restart()
 	e.Round()
 	wantDue(a, 0, "right after the failure")
-	e.Tick(15 * time.Minute)
+	e.AdvanceAndRun(15 * time.Minute)
 	wantDue(a, 1, "at the next time")
 	if _, err := e.CancelOperation(e.Ctx, a.OpenOperations()[0].ID.String()); err != nil {
 		t.Fatal(err)
 	}
-	e.Tick(15 * time.Minute)
+	e.AdvanceAndRun(15 * time.Minute)
 	wantDue(a, 1, "at the time after that")
 }
 
@@ -148,7 +148,7 @@ func TestScheduleFollowsChanges(t *testing.T) {
 	a.DoWork() // it grows
 	a.MustCreate("third@gold")
 	e.Round()
-	e.Tick(15 * time.Minute)
+	e.AdvanceAndRun(15 * time.Minute)
 	got := map[string]bool{}
 	for _, op := range a.OpenOperations() {
 		got[op.Volume] = true
@@ -160,7 +160,7 @@ func TestScheduleFollowsChanges(t *testing.T) {
 	a.MustDelete("third")
 	d := a.MustDelete("db")
 	a.MustPurge(d)
-	e.Tick(15 * time.Minute)
+	e.AdvanceAndRun(15 * time.Minute)
 	if open := a.OpenOperations(); len(open) != 1 || open[0].Volume != "other" {
 		t.Errorf("due: %+v", open)
 	}
@@ -188,7 +188,7 @@ func TestScheduleOfOthers(t *testing.T) {
 	for range 4 {
 		e.Round()
 	}
-	e.Tick(15 * time.Minute)
+	e.AdvanceAndRun(15 * time.Minute)
 	wantDue(a, 2, "beside volumes without a schedule")
 	if len(e.Failures) != 3 { // each once
 		t.Errorf("%d failures: %v", len(e.Failures), e.Failures)
@@ -205,7 +205,7 @@ func TestRetentionOfScheduled(t *testing.T) {
 	manual := a.MustSnapshot("db", "mine")
 	e.Round()
 	for range 8 {
-		e.Tick(15 * time.Minute)
+		e.AdvanceAndRun(15 * time.Minute)
 		a.DoWork()
 		e.Round()
 		a.DoWork()
@@ -215,7 +215,7 @@ func TestRetentionOfScheduled(t *testing.T) {
 		t.Fatalf("%d snapshots, %v", len(list.Items), err)
 	}
 	// While the node is away a removal is asked for once.
-	e.Tick(15 * time.Minute)
+	e.AdvanceAndRun(15 * time.Minute)
 	a.DoWork()
 	for range 5 {
 		e.Round()
@@ -244,12 +244,12 @@ func TestQuietRounds(t *testing.T) {
 	e.Round()
 	e.Spy.Counted()
 	for range 10 {
-		e.Tick(membership.HousekeepingInterval)
+		e.AdvanceAndRun(membership.HousekeepingInterval)
 		if reads, txns, _ := e.Spy.Counted(); reads+txns != 0 {
 			t.Errorf("a quiet round costs %d reads and %d transactions", reads, txns)
 		}
 	}
-	e.Tick(housekeeping.FullInterval) // a look at everything reads what is listed, and no snapshots
+	e.AdvanceAndRun(housekeeping.FullInterval) // a look at everything reads what is listed, and no snapshots
 	if reads, txns, _ := e.Spy.Counted(); reads > 2 || txns != 0 {
 		t.Errorf("a look at everything costs %d reads and %d transactions", reads, txns)
 	}
@@ -270,7 +270,7 @@ func TestClockSetBack(t *testing.T) {
 		a.MustCreate("db@gold")
 		e.Round()
 		const ahead = 1000 * time.Hour
-		e.Tick(ahead)
+		e.AdvanceAndRun(ahead)
 		if got := scheduled(a); len(got) != 1 {
 			t.Fatalf("to do: %v", got)
 		}
@@ -281,8 +281,8 @@ func TestClockSetBack(t *testing.T) {
 			e.Restart()
 		}
 		e.Round()
-		e.Tick(15 * time.Minute) // made up for before
-		e.Tick(15 * time.Minute)
+		e.AdvanceAndRun(15 * time.Minute) // made up for before
+		e.AdvanceAndRun(15 * time.Minute)
 		if got := scheduled(a); len(got) != 1 {
 			t.Errorf("restarted %t: to do: %v", restarted, got)
 		}

@@ -19,7 +19,7 @@ import (
 func TestSteadyClusterWritesNothing(t *testing.T) {
 	x := controltest.NewReplicas(t, 2)
 	e := x.On(x.Services[0])
-	e.WantReplicas(1)
+	e.AddReplicaProfile(1)
 	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
 	for range 2 {
 		b.MustRegister("beta")
@@ -30,7 +30,7 @@ func TestSteadyClusterWritesNothing(t *testing.T) {
 		for range n {
 			now, used := x.Clock.Now(), dataset.Size(x.Clock.Steady())
 			for i, s := range x.Services {
-				x.Stand(s)
+				x.TakePart(s)
 				if mine, err := s.Members.AcquireHousekeeping(t.Context()); err != nil {
 					t.Fatal(err)
 				} else if mine {

@@ -51,7 +51,7 @@ func TestLanesOfTheDeadGo(t *testing.T) {
 	ctx, house := ledger.AsHousekeeper(t.Context()), keeper.Housekeeper.NewMemory()
 	forget := func() {
 		t.Helper()
-		x.Stand(keeper)
+		x.TakePart(keeper)
 		if mine, err := keeper.Members.AcquireHousekeeping(t.Context()); !mine || err != nil {
 			t.Fatal(mine, err)
 		}

@@ -62,7 +62,7 @@ func TestMembersAreShown(t *testing.T) {
 	x := controltest.NewReplicas(t, 1)
 	s, shelf := x.Services[0], &shelf{}
 	s.Members.Catalog, s.Members.Replica = shelf, membership.Replica{Name: "c1", Address: "c1:9470"}
-	x.Stand(s)
+	x.TakePart(s)
 	show := func() {
 		t.Helper()
 		if err := s.Members.PublishMembers(t.Context(), new(bool), false); err != nil {
@@ -115,7 +115,7 @@ func TestMembersAreShown(t *testing.T) {
 	x.Clock.Advance(21 * time.Second)
 	x.AwaitEnd(record.LiveNodeKey(a.Node.ID))
 	x.AwaitEnd(record.LiveNodeKey(b.Node.ID))
-	x.Stand(s)
+	x.TakePart(s)
 	if err := s.Members.RecordUnreachable(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -148,7 +148,7 @@ func TestCatalogThatMayNotBeWritten(t *testing.T) {
 	var failed []string
 	s.Housekeeper.Failed = func(what string, err error) { failed = append(failed, what+": "+err.Error()) }
 	s.Members.Failed = s.Failed
-	x.Stand(s)
+	x.TakePart(s)
 	if mine, err := s.Members.AcquireHousekeeping(t.Context()); err != nil || !mine {
 		t.Fatal(mine, err)
 	}
@@ -161,7 +161,7 @@ func TestCatalogThatMayNotBeWritten(t *testing.T) {
 	}
 	shelf.err = nil
 	x.Clock.Advance(housekeeping.FullInterval)
-	x.Stand(s)
+	x.TakePart(s)
 	if mine, err := s.Members.AcquireHousekeeping(t.Context()); err != nil || !mine {
 		t.Fatal(mine, err)
 	}

@@ -104,7 +104,7 @@ func TestHouseIsKeptOnce(t *testing.T) {
 	a, b := x.Services[0], x.Services[1]
 	take := func(s *control.Service) bool {
 		t.Helper()
-		x.Stand(s)
+		x.TakePart(s)
 		mine, err := s.Members.AcquireHousekeeping(t.Context())
 		if err != nil {
 			t.Fatal(err)
@@ -128,7 +128,7 @@ func TestHouseIsKeptOnce(t *testing.T) {
 	// It is killed: nothing of it is renewed.
 	for range 11 {
 		x.Clock.Advance(2 * time.Second)
-		x.Stand(b)
+		x.TakePart(b)
 	}
 	x.AwaitEnd(record.HousekeeperKey)
 	controltest.Refused(t, work(a), dataset.ErrStale, "another replica")
@@ -200,13 +200,13 @@ func TestFits(t *testing.T) {
 		t.Cleanup(s.Close)
 		return s
 	}
-	x.Stand(at("c1", "h1:9470", "v1.4.0"))
+	x.TakePart(at("c1", "h1:9470", "v1.4.0"))
 	old := at("c2", "h2:9470", "v1.2.0")
 	controltest.Refused(t, old.Members.RenewReplicaSession(t.Context()), dataset.ErrForbidden, "replica c2", "control replica c1 (h1:9470) is drover v1.4.0", "v1.2.0")
 	if list, err := x.Store.List(t.Context(), record.LiveServicesPrefix, "", 0); err != nil || len(list) != 1 || old.Members.ReplicaSession() != "" {
 		t.Errorf("it stands all the same: %v, %v", list, err)
 	}
-	x.Stand(at("c2", "h2:9470", "v1.5.1"))
+	x.TakePart(at("c2", "h2:9470", "v1.5.1"))
 	if err := membership.CheckCompatible(t.Context(), x.Store, membership.Replica{Name: "c1", Address: "h1:9470", Version: "v1.6.0"}); err != nil {
 		t.Error("beside what is left of itself:", err)
 	}

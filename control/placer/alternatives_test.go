@@ -54,7 +54,7 @@ func TestWhichNodeCould(t *testing.T) {
 	b.MustRegister("beta")
 	_, err := e.Submit(e.Ctx, controltest.Move("db", "beta"))
 	controltest.Refused(t, err, dataset.ErrUnsupported, "move of volume db to node beta: no pool can satisfy profile gold: pools fast, plain: it cannot enforce a size", " (pool fast of node gamma could; or create a suitable pool there: drover pool create NAME --backend loop)")
-	e.WantReplicas(2)
+	e.AddReplicaProfile(2)
 	a.MustRefusePlan(controltest.Create("copied@safe"), dataset.ErrUnsupported, "pool fast of node beta: ", " (pool fast of node gamma could)")
 	a.MustRefusePlan(controltest.Create("copied@safe", "from=db"), dataset.ErrUnsupported, "pool fast of node beta: ", " (pool fast of node gamma could)")
 	c.LocalPools[0].Capabilities = controltest.DirCapabilities

@@ -71,7 +71,7 @@ func TestLargerThanAnothersPool(t *testing.T) {
 	}
 	total(a, 40*dataset.GiB)
 	total(b, 5*dataset.GiB)
-	e.WantReplicas(1) // of 10GiB
+	e.AddReplicaProfile(1) // of 10GiB
 	a.MustRefusePlan(controltest.Create("copied@safe"), dataset.ErrUnsupported, "pool fast of node beta: it has 5GiB in all, less than 10GiB")
 	total(b, 10*dataset.GiB)
 	a.MustPlan(controltest.Create("copied@safe"))
@@ -86,7 +86,7 @@ func TestReplicasOfWhatItComesTo(t *testing.T) {
 	total := func(x *controltest.Agent, size dataset.Size) {
 		x.ReportPool(dataset.PoolStatus{ID: x.LocalPools[0].ID, Online: true, Size: size, Free: size})
 	}
-	e.WantReplicas(1) // of 10GiB
+	e.AddReplicaProfile(1) // of 10GiB
 	total(a, 100*dataset.GiB)
 	total(b, 15*dataset.GiB)
 	a.MustCreate("db@silver", "size=20GiB")

@@ -157,9 +157,9 @@ func TestCloneThatExists(t *testing.T) {
 func TestCloneThatExistsByPrefixOfMore(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
-	a.ForgeVolume("db", "abcd0000-0000-4000-8000-000000000001")
+	a.CreateVolumeWithID("db", "abcd0000-0000-4000-8000-000000000001")
 	a.MustCreate("test@snapshot-abcd")
-	a.ForgeVolume("db2", "abcd0000-0000-4000-8000-000000000002")
+	a.CreateVolumeWithID("db2", "abcd0000-0000-4000-8000-000000000002")
 	if p, err := e.Plan(e.Ctx, a.ID, controltest.Create("test@snapshot-abcd")); err != nil || p.Unchanged == nil {
 		t.Errorf("%+v, %v", p, err)
 	}

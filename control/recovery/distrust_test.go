@@ -23,7 +23,7 @@ func TestDistrustedTrashStays(t *testing.T) {
 	mine, theirs := a.MustDelete("mine"), b.MustDelete("theirs")
 	e.Round()
 	a.ReportDistrust("it is older")
-	e.Tick(100 * time.Hour)
+	e.AdvanceAndRun(100 * time.Hour)
 	st := e.CheckInvariants()
 	if got := st.Datasets[mine.ID].State; got != dataset.StateTrashed {
 		t.Errorf("a dataset of a node that does not believe the store is %s", got)
@@ -32,7 +32,7 @@ func TestDistrustedTrashStays(t *testing.T) {
 		t.Errorf("a dataset of another node is %s", got)
 	}
 	a.ReportDistrust("")
-	e.Tick(membership.HousekeepingInterval)
+	e.AdvanceAndRun(membership.HousekeepingInterval)
 	if got := e.CheckInvariants().Datasets[mine.ID].State; got != dataset.StatePurging {
 		t.Errorf("after the store was rebuilt it is %s", got)
 	}
@@ -76,7 +76,7 @@ func TestRebuildOfOlderStore(t *testing.T) {
 	if v := e.MustVolume("older"); v.Epoch != 8 {
 		t.Errorf("epoch %d, want one after 7", v.Epoch)
 	}
-	e.Tick(1000 * time.Hour)
+	e.AdvanceAndRun(1000 * time.Hour)
 	if got := e.CheckInvariants().Datasets[back.ID].State; got != dataset.StateReady {
 		t.Errorf("what came back from the trash is %s", got)
 	}

@@ -61,12 +61,12 @@ func TestHoldingsAreForgotten(t *testing.T) {
 	}
 	m.EndSession(m.Agents["alpha"]) // as its session would by itself, at some time of the next hour
 	m.Control.Clock.Advance(recovery.ConfirmTimeout - 1)
-	m.Stand(m.Service)
+	m.TakePart(m.Service)
 	if err := m.Service.Recovery.CheckCollecting(); err != nil || reportsOf(m.Service) != 1 {
 		t.Errorf("forgotten early: %v", err)
 	}
 	m.Control.Clock.Advance(1)
-	m.Stand(m.Service)
+	m.TakePart(m.Service)
 	controltest.Refused(t, m.Service.Recovery.CheckCollecting(), dataset.ErrConflict, "is not recovering")
 	_, err = m.RecoverWith(api.Recover{Digest: r.Digest})
 	controltest.Refused(t, err, dataset.ErrConflict, "start again")

@@ -19,7 +19,7 @@ import (
 func back(m *controltest.RestoredStore) {
 	m.Control.Helper()
 	m.NoteHoldings()
-	m.PutBack(m.Saved)
+	m.RestoreStore(m.Saved)
 	if err := m.Services[0].Ledger.HaltRestored(m.Control.Ctx, controltest.SeenIndex); err != nil {
 		m.Control.Fatalf("%v", err)
 	}

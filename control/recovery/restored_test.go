@@ -44,7 +44,7 @@ func TestServicesSeeTheStoreGoBack(t *testing.T) {
 			if err := x.Services[1].Ledger.ReadNotices(t.Context(), &h); err != nil {
 				t.Fatal(err)
 			}
-			x.PutBack(saved)
+			x.RestoreStore(saved)
 			controltest.Refused(t, sees(x, n), dataset.ErrConflict, "changes "+
 				"suspended", "restored from a backup", "drover store recover")
 			if !x.Halted() {

@@ -83,7 +83,7 @@ func TestFailover(t *testing.T) {
 	if done.Dataset.Home != l.Beta.ID || done.Dataset.Epoch != 2 {
 		t.Errorf("%+v", done.Dataset)
 	}
-	l.ComeBack(l.Alpha, "alpha")
+	l.RestartAgent(l.Alpha, "alpha")
 	if got := l.Alpha.MustSync(0).Copies; len(got) != 1 || got[0].Kind != dataset.CopySuperseded {
 		t.Errorf("the home that was overtaken: %+v", got)
 	}
@@ -114,7 +114,7 @@ func TestI1FailoverWhoseHomeIsBack(t *testing.T) {
 		l := controltest.NewLostHome(t, 1)
 		snap := l.Alpha.MustSnapshot("db", "kept")
 		op := l.MustFailOver()
-		l.ComeBack(l.Alpha, "alpha")
+		l.RestartAgent(l.Alpha, "alpha")
 		if again {
 			l.Replicas.EndSession(l.Alpha)
 			if err := l.RecordUnreachable(l.Ctx); err != nil {
@@ -144,7 +144,7 @@ func TestFence(t *testing.T) {
 	if _, err := l.Fence(l.Ctx, l.Alpha.ID, api.Fenced{Confirmed: true}); err != nil {
 		t.Fatal(err)
 	}
-	l.ComeBack(l.Alpha, "alpha")
+	l.RestartAgent(l.Alpha, "alpha")
 	l.Replicas.EndSession(l.Alpha)
 	_, err := l.AskFailover(l.Service, "beta")
 	controltest.Refused(t, err, dataset.ErrPending)
@@ -174,7 +174,7 @@ func TestI1PromotionByWordThatIsRefused(t *testing.T) {
 		failed := op
 		failed.Problem = dataset.ProblemOf(dataset.Errorf(dataset.ErrInUse, "open on node alpha"))
 		if back {
-			l.ComeBack(l.Alpha, "alpha")
+			l.RestartAgent(l.Alpha, "alpha")
 			_, err := l.Commit(l.Ctx, l.Beta.ID, l.Beta.ReportOf(op))
 			controltest.Refused(t, err, dataset.ErrConflict, "node alpha, is back")
 			failed.Problem = dataset.ProblemOf(err)

@@ -89,7 +89,7 @@ func TestMoveKeepsWhatWasAsked(t *testing.T) {
 // nothing that is to be made there.
 func TestMoveToANodeWithoutMkfs(t *testing.T) {
 	e := controltest.New(t)
-	e.WantReplicas(1)
+	e.AddReplicaProfile(1)
 	a := e.NewAgent("alpha")
 	less := controltest.LoopCapabilities
 	less.Filesystems = nil

@@ -234,7 +234,7 @@ func TestFailoverOnAShare(t *testing.T) {
 	if got.Home != l.Beta.ID || got.Epoch != 2 || len(got.Copies) != 0 || len(got.Losses) != 0 {
 		t.Errorf("%+v", got)
 	}
-	l.ComeBack(l.Alpha, "alpha")
+	l.RestartAgent(l.Alpha, "alpha")
 	if s := l.Alpha.MustSync(0); len(s.Copies) != 0 || len(s.Datasets) != 0 {
 		t.Errorf("the one that was passed over has %+v", s)
 	}

@@ -110,7 +110,7 @@ func TestCopiesOfOneMoment(t *testing.T) {
 	x := controltest.NewReplicas(t, 1)
 	e := x.On(x.Services[0])
 	a, b, c := e.NewAgent("alpha"), e.NewAgent("beta"), e.NewAgent("gamma")
-	e.WantReplicas(2)
+	e.AddReplicaProfile(2)
 	d := a.MustCreate("db@safe")
 	b.ReportCopyTaken(d, controltest.Start)
 	c.ReportCopyTaken(d, controltest.Start)

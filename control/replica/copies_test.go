@@ -54,13 +54,13 @@ func TestLeftCopyExpires(t *testing.T) {
 	a.MustCreate("db@gold")
 	d := e.MustMove("db", a, b, "beta")
 	e.Round()
-	e.Pass(replica.LeftCopyRetention - 1)
+	e.AdvanceClock(replica.LeftCopyRetention - 1)
 	e.Memory.ForgetDue = e.Clock.Now()
 	e.Round()
 	if s := a.MustSync(0); s.Copies[0].Kind != dataset.CopyLeft {
 		t.Errorf("gone early: %+v", s.Copies)
 	}
-	e.Pass(1)
+	e.AdvanceClock(1)
 	e.Memory.ForgetDue = e.Clock.Now()
 	e.Round()
 	s := a.MustSync(0)
@@ -82,7 +82,7 @@ func TestLeftCopyExpires(t *testing.T) {
 // What a node said of an earlier copy, or of another epoch, is not of the one on record.
 func TestStaleSightingsOfCopies(t *testing.T) {
 	e := controltest.New(t)
-	e.WantReplicas(1)
+	e.AddReplicaProfile(1)
 	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
 	d := a.MustCreate("db@safe")
 	says := func(epoch uint64) {
@@ -106,14 +106,14 @@ func TestStaleSightingsOfCopies(t *testing.T) {
 // than are wanted.
 func TestTargetOfAMoveKeepsItsCopy(t *testing.T) {
 	e := controltest.New(t)
-	e.WantReplicas(1)
+	e.AddReplicaProfile(1)
 	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
 	a.MustCreate("db@silver")
 	d := e.MustMove("db", a, b, "beta")
 	e.Round()
 	kind := func() dataset.CopyKind { e.CheckInvariants(); return a.MustSync(0).Copies[0].Kind }
 	over := func() {
-		e.Pass(2 * replica.LeftCopyRetention)
+		e.AdvanceClock(2 * replica.LeftCopyRetention)
 		e.Memory.ForgetDue, e.Memory.FullDue = e.Clock.Now(), e.Clock.Now()
 		e.Round()
 	}
@@ -159,7 +159,7 @@ func TestCopyOfAnotherNode(t *testing.T) {
 // copy is not condemned.
 func TestLateWordOfACopy(t *testing.T) {
 	e := controltest.New(t)
-	e.WantReplicas(1)
+	e.AddReplicaProfile(1)
 	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
 	d := a.MustCreate("db@safe")
 	copyOf := func() (c dataset.Copy) {
@@ -210,7 +210,7 @@ func TestI3LeftCopyAsLateAsItsHome(t *testing.T) {
 			d := e.MustMove("db", a, b, "beta")
 			e.Round()
 			e.EditDataset(d.ID, func(d *dataset.Dataset, _ *dataset.Lease) { f(a, d) })
-			e.Pass(replica.LeftCopyRetention)
+			e.AdvanceClock(replica.LeftCopyRetention)
 			e.Memory.ForgetDue = e.Clock.Now()
 			e.Round()
 			var c dataset.Copy

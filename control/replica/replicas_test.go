@@ -36,7 +36,7 @@ func copies(e *controltest.Control, id uuid.UUID, agents map[string]*controltest
 func TestReplicasTooManyStay(t *testing.T) {
 	e := controltest.New(t)
 	a, b, c := e.NewAgent("alpha"), e.NewAgent("beta"), e.NewAgent("gamma")
-	e.WantReplicas(1)
+	e.AddReplicaProfile(1)
 	d := a.MustCreate("db@safe")
 	if _, err := e.Ledger.Update(e.Ctx, func(t *record.Tx) error {
 		d, err := t.Dataset(d.ID)
@@ -72,7 +72,7 @@ func TestReplicas(t *testing.T) {
 	e := controltest.New(t)
 	a, b, c, x := e.NewAgent("alpha"), e.NewAgent("beta"), e.NewAgent("gamma"), e.NewAgent("delta")
 	agents := map[string]*controltest.Agent{"alpha": a, "beta": b, "gamma": c, "delta": x}
-	e.WantReplicas(1)
+	e.AddReplicaProfile(1)
 	e.EditNode(b, func(n *dataset.Node) { n.Cordoned = true })
 	// The most room wins.
 	for node, free := range map[*controltest.Agent]dataset.Size{c: 30 * dataset.GiB, x: 50 * dataset.GiB} {
@@ -143,13 +143,13 @@ func TestReplicaOfWhatWasLeft(t *testing.T) {
 	agents := map[string]*controltest.Agent{"alpha": a, "beta": b, "gamma": c}
 	a.MustCreate("db@silver")
 	d := e.MustMove("db", a, b, "beta")
-	e.WantReplicas(1)
+	e.AddReplicaProfile(1)
 	e.MustSubmit(api.Request{Kind: dataset.OpUpdate, Volume: "db", Profile: "safe"})
 	e.Round()
 	if got := copies(e, d.ID, agents); len(got) != 1 || got["alpha"] != dataset.CopyReplica {
 		t.Fatalf("%v", got)
 	}
-	e.Pass(2 * replica.LeftCopyRetention)
+	e.AdvanceClock(2 * replica.LeftCopyRetention)
 	e.Round()
 	if got := copies(e, d.ID, agents); got["alpha"] != dataset.CopyReplica {
 		t.Fatalf("a replica expires: %v", got)
@@ -165,7 +165,7 @@ func TestReplicaOfWhatWasLeft(t *testing.T) {
 func TestReplicasThatNobodyCanKeep(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
-	e.WantReplicas(2)
+	e.AddReplicaProfile(2)
 	a.MustRefusePlan(controltest.Create("db@safe"), dataset.ErrUnsupported, "safe", "no other node")
 	b, c := e.NewAgent("beta"), &controltest.Agent{Control: e, ID: uuid.New(), Incarnation: uuid.New()}
 	c.LocalPools = []dataset.Pool{{ID: uuid.New(), Name: "plain", Backend: "dir", Capabilities: controltest.DirCapabilities, Path: "/c"}}
@@ -219,7 +219,7 @@ func TestReplicaOnANodeThatIsToGo(t *testing.T) {
 func nodeThatIsToGo(t *testing.T, name string, late bool, change func(e *controltest.Control, b *controltest.Agent) error) {
 	t.Run(fmt.Sprintf("%s late %t", name, late), func(t *testing.T) {
 		e := controltest.New(t)
-		e.WantReplicas(1)
+		e.AddReplicaProfile(1)
 		a, b := e.NewAgent("alpha"), e.NewAgent("beta")
 		d := a.MustCreate("db@silver")
 		d.Profile.Replicas.Count = 1
@@ -280,7 +280,7 @@ func TestRemovedNodeLeavesNoCopies(t *testing.T) {
 func TestReplicaThatNeverCame(t *testing.T) {
 	e := controltest.New(t)
 	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
-	e.WantReplicas(1)
+	e.AddReplicaProfile(1)
 	d := a.MustCreate("db@safe")
 	e.Round()
 	says := func(want string) {

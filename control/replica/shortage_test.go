@@ -32,7 +32,7 @@ func TestReplicasComeWithTheNode(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			e := controltest.New(t)
-			e.WantReplicas(1)
+			e.AddReplicaProfile(1)
 			a, b := e.NewAgent("alpha"), e.NewAgent("beta")
 			agents := map[string]*controltest.Agent{"beta": b}
 			op := a.MustPlan(controltest.Create("db@safe"))

@@ -27,7 +27,7 @@ func TestClockAhead(t *testing.T) {
 		d := a.MustDelete("db")
 		op := *e.MustSubmit(controltest.Create("slow")).Operation
 		a.MustCommit(op)
-		e.Tick(time.Hour)
+		e.AdvanceAndRun(time.Hour)
 		set := func(when time.Time) {
 			e.Clock.Set(when)
 			if restarted {
@@ -48,16 +48,16 @@ func TestClockAhead(t *testing.T) {
 		}
 		set(controltest.Start.AddDate(14, 0, 0))
 		left(dataset.StateTrashed, true)
-		e.Tick(housekeeping.OperationRetention - counted - time.Nanosecond)
+		e.AdvanceAndRun(housekeeping.OperationRetention - counted - time.Nanosecond)
 		left(dataset.StateTrashed, true)
-		e.Tick(counted)
-		e.Tick(housekeeping.ForgetInterval)
+		e.AdvanceAndRun(counted)
+		e.AdvanceAndRun(housekeeping.ForgetInterval)
 		left(dataset.StateTrashed, false)
 		set(controltest.Start.AddDate(0, 0, 3))
 		left(dataset.StateTrashed, false)
-		e.Tick(72*time.Hour - housekeeping.OperationRetention - housekeeping.ForgetInterval - counted)
+		e.AdvanceAndRun(72*time.Hour - housekeeping.OperationRetention - housekeeping.ForgetInterval - counted)
 		left(dataset.StateTrashed, false)
-		e.Tick(counted)
+		e.AdvanceAndRun(counted)
 		left(dataset.StatePurging, false)
 		var told []string
 		if err := e.Events(e.Ctx, 0, false, func(ev api.Event) error {
@@ -93,11 +93,11 @@ func TestTrashOfAHostThatWasOff(t *testing.T) {
 	if err != nil || len(told) != 1 || !strings.HasPrefix(told[0], "trash.hold the clock advanced 719h0m0s more than") {
 		t.Errorf("told %q, %v", told, err)
 	}
-	e.Tick(71*time.Hour - time.Nanosecond)
+	e.AdvanceAndRun(71*time.Hour - time.Nanosecond)
 	if got := e.CheckInvariants().Datasets[d.ID].State; got != dataset.StateTrashed {
 		t.Errorf("%s", got)
 	}
-	e.Tick(time.Nanosecond)
+	e.AdvanceAndRun(time.Nanosecond)
 	if got := e.CheckInvariants().Datasets[d.ID].State; got != dataset.StatePurging {
 		t.Errorf("%s", got)
 	}
@@ -113,14 +113,14 @@ func TestCountOfTime(t *testing.T) {
 	e.Round()
 	e.Spy.Counted()
 	for range 6 * 60 {
-		e.Tick(time.Minute)
+		e.AdvanceAndRun(time.Minute)
 	}
 	if _, txns, _ := e.Spy.Counted(); txns != 12 {
 		t.Errorf("%d transactions in six hours", txns)
 	}
 	for range 6 * 60 {
 		e.Restart()
-		e.Tick(time.Minute)
+		e.AdvanceAndRun(time.Minute)
 	}
 	if got, err := e.Uptime.Read(record.NewTx(e.Ctx, e.Ledger.Store)); err != nil || got != 12*time.Hour {
 		t.Errorf("%s of 12 hours, %v", got, err)
@@ -135,7 +135,7 @@ func TestCountOfOneThatStoodBy(t *testing.T) {
 	stoodBy.Uptime.Forget() // the store did not answer when it was started
 	a := kept.NewAgent("alpha")
 	kept.MustSubmit(controltest.Create("slow")) // which has the count go on
-	kept.Pass(240 * time.Hour)
+	kept.AdvanceClock(240 * time.Hour)
 	a.MustCreate("db")
 	d := a.MustDelete("db")
 	if err := stoodBy.Heartbeat(t.Context(), a.ID, api.Heartbeat{Incarnation: a.Incarnation}); err != nil {
@@ -155,7 +155,7 @@ func purgesAfter(e *controltest.Control, d dataset.Dataset, after time.Duration)
 		time time.Duration
 		then dataset.State
 	}{{after - time.Nanosecond, dataset.StateTrashed}, {time.Nanosecond, dataset.StatePurging}} {
-		e.Pass(step.time)
+		e.AdvanceClock(step.time)
 		e.Memory.FullDue = e.Clock.Now()
 		e.Round()
 		var now dataset.Dataset
@@ -186,11 +186,11 @@ func TestCountStands(t *testing.T) {
 	a.MustCreate("db")
 	a.MustCreate("db2")
 	for range 4 * 24 {
-		kept.Tick(time.Hour)
+		kept.AdvanceAndRun(time.Hour)
 	}
 	before := x.Txns()
 	for range 30 * 24 {
-		kept.Tick(time.Hour)
+		kept.AdvanceAndRun(time.Hour)
 	}
 	if n := x.Txns() - before; n != 0 {
 		t.Errorf("%d transactions while nothing waits", n)
@@ -211,8 +211,8 @@ func TestStampOfAnOlderMark(t *testing.T) {
 	a := e.NewAgent("alpha")
 	a.MustCreate("db")
 	a.MustCreate("other")
-	e.Tick(housekeeping.OperationRetention + housekeeping.ForgetInterval)
-	e.Tick(time.Hour)
+	e.AdvanceAndRun(housekeeping.OperationRetention + housekeeping.ForgetInterval)
+	e.AdvanceAndRun(time.Hour)
 	if m := e.Uptime.Seen(); m.Runs {
 		t.Fatalf("it does not stand: %+v", m)
 	}
@@ -220,7 +220,7 @@ func TestStampOfAnOlderMark(t *testing.T) {
 	e.Spy.Before(func() {
 		came = true
 		a.MustDelete("other")
-		e.Pass(10 * time.Hour)
+		e.AdvanceClock(10 * time.Hour)
 	})
 	d := a.MustDelete("db")
 	if !came {
@@ -238,7 +238,7 @@ func TestCountOverAnOutage(t *testing.T) {
 	b := through(a, late)
 	a.MustCreate("db")
 	kept.MustSubmit(controltest.Create("slow")) // which has the count go on
-	kept.Tick(time.Hour)
+	kept.AdvanceAndRun(time.Hour)
 	late.Uptime.Restart()
 	x.Clock.Advance(10 * time.Hour)
 	d := b.MustDelete("db")
@@ -281,7 +281,7 @@ func TestCountBetweenLosses(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	e.Tick(time.Hour)
+	e.AdvanceAndRun(time.Hour)
 	if m := mark(); m.Runs || time.Duration(m.RunTime) <= membership.MassLossWindow {
 		t.Errorf("%+v", m)
 	}

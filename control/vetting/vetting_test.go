@@ -164,7 +164,7 @@ func TestForeignProfilesOfWhatIsFound(t *testing.T) {
 	is("rebuild", "unknown", "noexec")
 
 	h.Datasets = []api.FoundDataset{found("known", "auto"), found("unknown", "gone")}
-	m.PutBack(m.Saved)
+	m.RestoreStore(m.Saved)
 	if err := m.Services[0].Ledger.HaltRestored(a.Ctx, controltest.SeenIndex); err != nil {
 		t.Fatal(err)
 	}

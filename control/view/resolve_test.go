@@ -42,10 +42,10 @@ func TestManyInTheTrash(t *testing.T) {
 func TestVolumeByNameOrPrefix(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
-	one := a.ForgeVolume("db", "abcd0000-0000-4000-8000-000000000001")
-	two := a.ForgeVolume("db2", "abcd0000-0000-4000-8000-000000000002")
-	beef := a.ForgeVolume("beef", "12340000-0000-4000-8000-000000000003") // a name that looks like a prefix
-	other := a.ForgeVolume("other", "beef0000-0000-4000-8000-000000000004")
+	one := a.CreateVolumeWithID("db", "abcd0000-0000-4000-8000-000000000001")
+	two := a.CreateVolumeWithID("db2", "abcd0000-0000-4000-8000-000000000002")
+	beef := a.CreateVolumeWithID("beef", "12340000-0000-4000-8000-000000000003") // a name that looks like a prefix
+	other := a.CreateVolumeWithID("other", "beef0000-0000-4000-8000-000000000004")
 	forgeSnapshot(a, "db", "nightly", "abcd0000-0000-4000-8000-000000000005")
 	for ref, want := range map[string]uuid.UUID{
 		"db": one.ID, "beef": beef.ID, "beef0": other.ID, "BEEF0000": other.ID, "1234": beef.ID,
@@ -70,7 +70,7 @@ func TestVolumeByNameOrPrefix(t *testing.T) {
 func TestSnapshotByNameOrPrefix(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
-	a.ForgeVolume("db", "abcd0000-0000-4000-8000-000000000001")
+	a.CreateVolumeWithID("db", "abcd0000-0000-4000-8000-000000000001")
 	a.MustCreate("db2")
 	one := forgeSnapshot(a, "db", "nightly", "abcd0000-0000-4000-8000-000000000002")
 	two := forgeSnapshot(a, "db2", "abcd", "abcd0000-0000-4000-8000-000000000003")
@@ -121,7 +121,7 @@ func TestPrefixAmongMany(t *testing.T) {
 	for i := range 150 {
 		forgeSnapshot(a, "crowd", "", fmt.Sprintf("abcd%04x-0000-4000-8000-000000000000", i))
 	}
-	last := a.ForgeVolume("last", "abcdffff-0000-4000-8000-000000000000")
+	last := a.CreateVolumeWithID("last", "abcdffff-0000-4000-8000-000000000000")
 	if v, err := e.Volume(e.Ctx, "abcd"); err != nil || v.ID != last.ID {
 		t.Errorf("%v, %v", v.ID, err)
 	}
