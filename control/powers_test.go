@@ -45,19 +45,19 @@ var fieldPowers = map[string][]power{
 	"Failover":  nil, // control itself looks whether the home is lost
 }
 
-// world has a volume of each state that a request can be about. Node beta is away.
-type world struct {
+// powersCluster has a volume of each state that a request can be about. Node beta is away.
+type powersCluster struct {
 	*controltest.Control
 	alpha, beta, gamma *controltest.Agent
 	trashed            dataset.Dataset
 }
 
-func newPowersWorld(t *testing.T) *world {
+func newPowersWorld(t *testing.T) *powersCluster {
 	t.Helper()
 	x := controltest.NewReplicas(t, 1)
 	e := x.On(x.Services[0])
 	controltest.KeyAt(e, "sealed", dataset.KeySource{KeyFile: "/keys/one"})
-	w := &world{Control: e, alpha: e.NewAgent("alpha"), beta: e.NewAgent("beta"), gamma: e.NewAgent("gamma")}
+	w := &powersCluster{Control: e, alpha: e.NewAgent("alpha"), beta: e.NewAgent("beta"), gamma: e.NewAgent("gamma")}
 	for name, a := range map[string]*controltest.Agent{"alpha": w.alpha, "beta": w.beta, "gamma": w.gamma} {
 		a.LocalPools[0].Capabilities.Encryption = true
 		a.MustRegister(name)
@@ -82,7 +82,7 @@ func newPowersWorld(t *testing.T) *world {
 }
 
 // newReturnedWorld is newPowersWorld after node beta came back.
-func newReturnedWorld(t *testing.T) *world {
+func newReturnedWorld(t *testing.T) *powersCluster {
 	w := newPowersWorld(t)
 	w.beta.Incarnation = uuid.New()
 	w.beta.MustRegister("beta")
@@ -91,14 +91,14 @@ func newReturnedWorld(t *testing.T) *world {
 }
 
 // newLostWorld has a volume that fails over by itself, whose home has been away for long enough.
-func newLostWorld(t *testing.T) *world {
+func newLostWorld(t *testing.T) *powersCluster {
 	l := controltest.NewLostHome(t, 1)
 	l.Replicas.EndSession(l.Alpha)
 	if _, err := l.AskFailover(l.Service, "beta"); dataset.KindOf(err) != dataset.ErrPending {
 		t.Fatal(err)
 	}
 	l.Wait(l.Timing.Session, l.Beta, l.Gamma)
-	return &world{Control: l.Control, alpha: l.Beta, beta: l.Alpha, gamma: l.Gamma}
+	return &powersCluster{Control: l.Control, alpha: l.Beta, beta: l.Alpha, gamma: l.Gamma}
 }
 
 // submission is one request, what it can do, and who may make it: "worker" and "admin" are operators of
@@ -108,7 +108,7 @@ type submission struct {
 	req    api.Request
 	powers []power
 	may    string
-	world  func(*testing.T) *world // nil: newPowersWorld
+	world  func(*testing.T) *powersCluster // nil: newPowersWorld
 }
 
 const (
@@ -186,7 +186,7 @@ func TestI1WhoMaySubmitWhat(t *testing.T) {
 	}
 }
 
-func (w *world) principals() map[string]context.Context {
+func (w *powersCluster) principals() map[string]context.Context {
 	operator := func(role pki.Role) context.Context {
 		return controltest.As(pki.Identity{Kind: pki.Operator, Role: role, Name: "bob"})
 	}

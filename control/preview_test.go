@@ -53,7 +53,7 @@ func TestDryRun(t *testing.T) {
 }
 
 // contents returns the indexes of all keys of the store.
-func contents(t *testing.T, w *world) map[string]uint64 {
+func contents(t *testing.T, w *powersCluster) map[string]uint64 {
 	t.Helper()
 	entries, err := w.Ledger.Store.List(t.Context(), "", "", 0)
 	if err != nil {

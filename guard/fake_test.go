@@ -255,8 +255,8 @@ func (d *fakeDog) feeds() int {
 	return d.fed
 }
 
-// bench is a guard in this process, with a clock, a hand and a watchdog that are fakes.
-type bench struct {
+// fakeHost is a guard in this process, with a clock, a hand and a watchdog that are fakes.
+type fakeHost struct {
 	clock *fakeClock
 	hand  *fakeHand
 	dog   *fakeDog
@@ -267,17 +267,17 @@ type bench struct {
 	stop func()
 }
 
-func newBench(t *testing.T) *bench {
+func newBench(t *testing.T) *fakeHost {
 	t.Helper()
 	c := newFakeClock()
-	b := &bench{clock: c, hand: &fakeHand{clock: c, fails: map[guard.Act]bool{}, records: map[uuid.UUID]json.RawMessage{}}, dog: &fakeDog{}, run: t.TempDir()}
+	b := &fakeHost{clock: c, hand: &fakeHand{clock: c, fails: map[guard.Act]bool{}, records: map[uuid.UUID]json.RawMessage{}}, dog: &fakeDog{}, run: t.TempDir()}
 	b.start(t)
 	t.Cleanup(func() { b.stop() })
 	return b
 }
 
 // start starts a guard on what the one before it left, and waits until it answers requests.
-func (b *bench) start(t *testing.T) {
+func (b *fakeHost) start(t *testing.T) {
 	t.Helper()
 	log := logrus.New()
 	log.SetOutput(io.Discard)
@@ -316,7 +316,7 @@ func (b *bench) start(t *testing.T) {
 }
 
 // registered is a dataset whose deadline is so far ahead.
-func (b *bench) registered(t *testing.T, p guard.Policy, ahead time.Duration) guard.Registration {
+func (b *fakeHost) registered(t *testing.T, p guard.Policy, ahead time.Duration) guard.Registration {
 	t.Helper()
 	r := guard.Registration{
 		Dataset: uuid.New(), Volume: "db", Epoch: 3, Paths: []string{"/mnt/db"}, Own: true, Policy: p, Deadline: b.clock.Boottime() + ahead,
@@ -327,7 +327,7 @@ func (b *bench) registered(t *testing.T, p guard.Policy, ahead time.Duration) gu
 	return r
 }
 
-func (b *bench) entry(id uuid.UUID) guard.Entry {
+func (b *fakeHost) entry(id uuid.UUID) guard.Entry {
 	for _, e := range b.Status().Datasets {
 		if e.Dataset == id {
 			return e
@@ -336,7 +336,7 @@ func (b *bench) entry(id uuid.UUID) guard.Entry {
 	return guard.Entry{}
 }
 
-func (b *bench) until(t *testing.T, id uuid.UUID, s guard.State) guard.Entry {
+func (b *fakeHost) until(t *testing.T, id uuid.UUID, s guard.State) guard.Entry {
 	t.Helper()
 	await(t, "it is "+string(s), func() bool { return b.entry(id).State == s }, func() string { return string(b.entry(id).State) })
 	return b.entry(id)

@@ -81,13 +81,13 @@ func TestHolderThatCannotDie(t *testing.T) {
 func TestGuardKilled(t *testing.T) {
 	for name, c := range map[string]struct {
 		feed   time.Duration
-		harm   func(t *testing.T, w *world, id uuid.UUID)
+		harm   func(t *testing.T, w *guardHost, id uuid.UUID)
 		fenced bool
 	}{
 		"fed":  {feed: time.Minute},
 		"due":  {feed: ahead, fenced: true},
-		"lost": {feed: time.Minute, fenced: true, harm: func(t *testing.T, w *world, id uuid.UUID) { w.damage(t, id, nil) }},
-		"torn": {feed: time.Minute, fenced: true, harm: func(t *testing.T, w *world, id uuid.UUID) { w.damage(t, id, make([]byte, 20)) }},
+		"lost": {feed: time.Minute, fenced: true, harm: func(t *testing.T, w *guardHost, id uuid.UUID) { w.damage(t, id, nil) }},
+		"torn": {feed: time.Minute, fenced: true, harm: func(t *testing.T, w *guardHost, id uuid.UUID) { w.damage(t, id, make([]byte, 20)) }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
@@ -119,7 +119,7 @@ func TestGuardKilled(t *testing.T) {
 }
 
 // damage removes or replaces the file of a dataset's last deadline.
-func (w *world) damage(t *testing.T, id uuid.UUID, with []byte) {
+func (w *guardHost) damage(t *testing.T, id uuid.UUID, with []byte) {
 	t.Helper()
 	path := filepath.Join(w.run, "guard", id.String()+".deadline")
 	if err := os.Remove(path); err != nil {

@@ -19,7 +19,7 @@ import (
 	"github.com/droverhq/drover/internal/run"
 )
 
-func (b *bench) feed(r guard.Registration, epoch uint64, ahead time.Duration) error {
+func (b *fakeHost) feed(r guard.Registration, epoch uint64, ahead time.Duration) error {
 	return b.Feed([]guard.Feed{{Dataset: r.Dataset, Epoch: epoch, Deadline: b.clock.Boottime() + ahead}})[r.Dataset]
 }
 

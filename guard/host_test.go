@@ -24,7 +24,7 @@ import (
 )
 
 // A world is a host with a guard, as far as the guard sees it.
-type world struct {
+type guardHost struct {
 	run, root string
 	step      time.Duration
 	proc      *exec.Cmd
@@ -39,9 +39,9 @@ const (
 )
 
 // newWorld starts a guard. Its folders lie on a filesystem that no test freezes.
-func newWorld(t *testing.T) *world {
+func newWorld(t *testing.T) *guardHost {
 	t.Helper()
-	w := &world{run: t.TempDir(), root: t.TempDir(), step: time.Second}
+	w := &guardHost{run: t.TempDir(), root: t.TempDir(), step: time.Second}
 	w.start(t)
 	c, err := guard.NewClient(guard.SocketPath(w.run))
 	if err != nil {
@@ -61,7 +61,7 @@ func newWorld(t *testing.T) *world {
 }
 
 // start starts the guard.
-func (w *world) start(t *testing.T) {
+func (w *guardHost) start(t *testing.T) {
 	t.Helper()
 	w.proc = as(t, "guard", w.run, w.root, w.step.String())
 	w.proc.Stderr = os.Stderr
@@ -71,7 +71,7 @@ func (w *world) start(t *testing.T) {
 }
 
 // kill kills the guard with SIGKILL and waits for its end.
-func (w *world) kill(t *testing.T) {
+func (w *guardHost) kill(t *testing.T) {
 	t.Helper()
 	_ = w.proc.Process.Kill()
 	_ = w.proc.Wait()
@@ -135,7 +135,7 @@ func shared(t *testing.T) guard.Registration {
 }
 
 // armed registers and checks a dataset with a deadline so far ahead.
-func (w *world) armed(t *testing.T, r guard.Registration, ahead time.Duration) guard.Registration {
+func (w *guardHost) armed(t *testing.T, r guard.Registration, ahead time.Duration) guard.Registration {
 	t.Helper()
 	t.Cleanup(func() { // before the end of those who wait for it
 		w.kill(t)
@@ -211,7 +211,7 @@ func runContinued(cmd *exec.Cmd) error {
 }
 
 // entry returns what the guard knows of a dataset.
-func (w *world) entry(t *testing.T, id uuid.UUID) guard.Entry {
+func (w *guardHost) entry(t *testing.T, id uuid.UUID) guard.Entry {
 	t.Helper()
 	s, err := w.Status(context.WithoutCancel(t.Context()))
 	if err != nil {
@@ -225,14 +225,14 @@ func (w *world) entry(t *testing.T, id uuid.UUID) guard.Entry {
 }
 
 // until waits until an entry is so.
-func (w *world) until(t *testing.T, id uuid.UUID, what string, so func(guard.Entry) bool) guard.Entry {
+func (w *guardHost) until(t *testing.T, id uuid.UUID, what string, so func(guard.Entry) bool) guard.Entry {
 	t.Helper()
 	var e guard.Entry
 	await(t, what, func() bool { e = w.entry(t, id); return so(e) }, func() string { return fmt.Sprintf("%+v", e) })
 	return e
 }
 
-func (w *world) fenced(t *testing.T, id uuid.UUID) guard.Entry {
+func (w *guardHost) fenced(t *testing.T, id uuid.UUID) guard.Entry {
 	t.Helper()
 	return w.until(t, id, "it is fenced", func(e guard.Entry) bool { return e.State == guard.StateFenced })
 }

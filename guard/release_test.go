@@ -12,7 +12,7 @@ import (
 )
 
 // overdue is a dataset at epoch 3 that is fenced, as its deadline passed.
-func (b *bench) overdue(t *testing.T) guard.Registration {
+func (b *fakeHost) overdue(t *testing.T) guard.Registration {
 	t.Helper()
 	r := b.registered(t, guard.PolicyKill, time.Minute)
 	b.clock.advance(2*time.Minute, false)

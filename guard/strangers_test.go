@@ -81,7 +81,7 @@ func TestI1ManyDescriptors(t *testing.T) {
 }
 
 // recheckedAfter waits until the guard has looked at a fence again.
-func (w *world) recheckedAfter(t *testing.T, id uuid.UUID, at time.Duration) {
+func (w *guardHost) recheckedAfter(t *testing.T, id uuid.UUID, at time.Duration) {
 	t.Helper()
 	w.until(t, id, "it was looked at again", func(guard.Entry) bool { return clock.Boottime() > at+1500*time.Millisecond })
 }
@@ -136,7 +136,7 @@ func TestI1StrangersWithManyDescriptors(t *testing.T) {
 
 // goesOn waits until a process is not stopped any more. That takes as long as the examination of all that
 // were stopped with it.
-func (w *world) goesOn(t *testing.T, cmd *exec.Cmd) {
+func (w *guardHost) goesOn(t *testing.T, cmd *exec.Cmd) {
 	t.Helper()
 	for end := time.Now().Add(time.Duration(long.Rounds(1, 4)) * patience); stateOf(t, cmd.Process.Pid) == "T"; time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
@@ -146,7 +146,7 @@ func (w *world) goesOn(t *testing.T, cmd *exec.Cmd) {
 }
 
 // stopped returns what the guard has on record as stopped.
-func (w *world) stopped(t *testing.T) []string {
+func (w *guardHost) stopped(t *testing.T) []string {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(w.run, "guard", "*.undo"))
 	if err != nil {

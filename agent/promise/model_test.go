@@ -41,7 +41,7 @@ type event struct {
 	what func()
 }
 
-type world struct {
+type modelCluster struct {
 	t     time.Duration
 	r     *rand.Rand
 	off   off
@@ -60,8 +60,8 @@ type world struct {
 	opened  int
 }
 
-func newWorld(seed uint64, without off) *world {
-	w := &world{r: rand.New(rand.NewPCG(seed, 7)), off: without, ds: uuid.New(), epoch: 1}
+func newWorld(seed uint64, without off) *modelCluster {
+	w := &modelCluster{r: rand.New(rand.NewPCG(seed, 7)), off: without, ds: uuid.New(), epoch: 1}
 	for i := range 3 {
 		n := &node{i: i, id: uuid.New(), skew: time.Duration(w.r.IntN(1e6)), read: true}
 		n.keeper = NewKeeper(func() time.Duration { return w.t + n.skew })
@@ -75,19 +75,19 @@ func newWorld(seed uint64, without off) *world {
 	return w
 }
 
-func (n *node) now(w *world) time.Duration { return w.t + n.skew }
+func (n *node) now(w *modelCluster) time.Duration { return w.t + n.skew }
 
 // lease is when a session that is renewed now ends.
-func (w *world) lease() time.Duration { return w.t + session + time.Duration(w.r.IntN(session)) }
+func (w *modelCluster) lease() time.Duration { return w.t + session + time.Duration(w.r.IntN(session)) }
 
-func (w *world) oneIn(n int) bool { return w.r.IntN(n) == 0 }
+func (w *modelCluster) oneIn(n int) bool { return w.r.IntN(n) == 0 }
 
-func (w *world) after(d int, what func()) {
+func (w *modelCluster) after(d int, what func()) {
 	w.queue = append(w.queue, event{w.t + time.Duration(d), what})
 }
 
 // send has something happen soon, sometimes late, and now and then never.
-func (w *world) send(what func()) {
+func (w *modelCluster) send(what func()) {
 	switch {
 	case w.oneIn(20):
 	case w.oneIn(8):
@@ -97,14 +97,14 @@ func (w *world) send(what func()) {
 	}
 }
 
-func (w *world) toControl(n *node, what func()) {
+func (w *modelCluster) toControl(n *node, what func()) {
 	if !n.cut {
 		w.send(what)
 	}
 }
 
 // feed has a holder's guard know of the deadline that the holder comes to.
-func (w *world) feed(n *node) {
+func (w *modelCluster) feed(n *node) {
 	if n.holds == 0 || !n.read && n.now(w) > n.deadline && !w.off.read {
 		return // fenced, until it has read that it is still its own
 	}
@@ -121,9 +121,9 @@ func (w *world) feed(n *node) {
 }
 
 // open reports whether something may write at a node: until its fence is complete.
-func (n *node) open(w *world) bool { return n.holds > 0 && n.now(w) <= n.deadline+session*3/10 }
+func (n *node) open(w *modelCluster) bool { return n.holds > 0 && n.now(w) <= n.deadline+session*3/10 }
 
-func (w *world) look() {
+func (w *modelCluster) look() {
 	for i := range w.nodes {
 		if w.live[i] && w.t >= w.expires[i] {
 			w.live[i], w.gone[i] = false, w.t
@@ -131,7 +131,7 @@ func (w *world) look() {
 	}
 }
 
-func (w *world) renew(n *node) {
+func (w *modelCluster) renew(n *node) {
 	sent, inc := n.now(w), n.incarnation
 	w.toControl(n, func() {
 		if w.look(); !w.live[n.i] || w.incarn[n.i] != inc {
@@ -152,7 +152,7 @@ func (w *world) renew(n *node) {
 	})
 }
 
-func (w *world) register(n *node) {
+func (w *modelCluster) register(n *node) {
 	sent, inc := n.now(w), n.incarnation
 	n.read = false
 	n.registered++
@@ -170,7 +170,7 @@ func (w *world) register(n *node) {
 }
 
 // reads has an agent that control took in read its leases and operations.
-func (w *world) reads(n *node, inc, session int, sent time.Duration) {
+func (w *modelCluster) reads(n *node, inc, session int, sent time.Duration) {
 	home, epoch := w.home, w.epoch
 	w.send(func() {
 		if n.incarnation != inc {
@@ -188,7 +188,7 @@ func (w *world) reads(n *node, inc, session int, sent time.Duration) {
 	})
 }
 
-func (w *world) restart(n *node) {
+func (w *modelCluster) restart(n *node) {
 	n.incarnation++
 	n.promoting, n.renewed, n.promised = false, 0, [3]time.Duration{}
 	n.keeper = NewKeeper(func() time.Duration { return w.t + n.skew })
@@ -201,7 +201,7 @@ func (w *world) restart(n *node) {
 	w.register(n)
 }
 
-func (w *world) ask(n, peer *node) {
+func (w *modelCluster) ask(n, peer *node) {
 	sent, epoch, inc := n.now(w), n.holds, n.incarnation
 	if epoch == 0 || n == peer || n.alone || peer.alone {
 		return
@@ -222,7 +222,7 @@ func (w *world) ask(n, peer *node) {
 	})
 }
 
-func (w *world) promote(n *node) {
+func (w *modelCluster) promote(n *node) {
 	w.look()
 	h := w.home
 	if h == n.i || n.cut || w.live[h] || n.promoting || w.t-w.gone[h] < session && !w.off.absent {
@@ -254,7 +254,7 @@ func (w *world) promote(n *node) {
 	again()
 }
 
-func (w *world) commit(n *node, home int, epoch uint64, away, inc int) {
+func (w *modelCluster) commit(n *node, home int, epoch uint64, away, inc int) {
 	w.look()
 	ok := w.incarn[n.i] == inc && (w.epoch == epoch && w.home == home || w.off.epoch)
 	if !w.off.live {
@@ -278,7 +278,7 @@ func (w *world) commit(n *node, home int, epoch uint64, away, inc int) {
 }
 
 // turn is what each node does a few times in a session, and what befalls it.
-func (w *world) turn(n *node) {
+func (w *modelCluster) turn(n *node) {
 	w.renew(n)
 	for _, peer := range w.nodes {
 		w.ask(n, peer)
@@ -302,7 +302,7 @@ func (w *world) turn(n *node) {
 }
 
 // two says which nodes have the dataset open, when it is more than one.
-func (w *world) two() string {
+func (w *modelCluster) two() string {
 	var open []int
 	for _, n := range w.nodes {
 		if n.open(w) {

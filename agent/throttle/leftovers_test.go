@@ -65,7 +65,7 @@ func TestLeftoverLimitIsRemovedLater(t *testing.T) {
 		if n := len(f.A.Throttle.All()); n > 0 {
 			t.Errorf("%s: %d datasets are limited that are not mounted", what, n)
 		}
-		if !says(f.A, "has the limit of a volume that no longer exists; retrying") {
+		if !hasFinding(f.A, "has the limit of a volume that no longer exists; retrying") {
 			t.Errorf("%s: doctor does not say so", what)
 		}
 		if f.A.Throttle.Pause(f.A.Clock.Steady()) == 0 {
@@ -76,7 +76,7 @@ func TestLeftoverLimitIsRemovedLater(t *testing.T) {
 	undo()
 	f.A.Throttle.Leftovers.Clear(t.Context())
 	wantTold(f.A, dev, iolimit.Limits{}, "tried again")
-	if says(f.A, "has the limit of a volume that no longer exists; retrying") {
+	if hasFinding(f.A, "has the limit of a volume that no longer exists; retrying") {
 		t.Error("doctor says still that it is left")
 	}
 	f.A.Restart()
@@ -175,7 +175,7 @@ func TestFailedLimitIsRetriedAndReported(t *testing.T) {
 	}
 	const not = "cannot throttle it as its profile requires: none of the control groups"
 	f.AwaitNamed("missed", func() bool { return f.A.Throttle.Failure(d.ID) != nil })
-	if !says(f.A, not) {
+	if !hasFinding(f.A, not) {
 		t.Error("doctor does not say so")
 	}
 	now, _ := f.A.Cache.Dataset(d.ID)
@@ -214,7 +214,7 @@ func TestStrictLimitHoldsOrIsReported(t *testing.T) {
 	if err := os.Remove(filepath.Join(h.Dir, "docker/io.max")); err != nil { // as the kernel does when systemd does
 		t.Fatal(err)
 	}
-	if p := problem(); !strings.Contains(p, "has qos strict") || !strings.Contains(p, "/docker") || !says(f.A, "in the control groups /docker") {
+	if p := problem(); !strings.Contains(p, "has qos strict") || !strings.Contains(p, "/docker") || !hasFinding(f.A, "in the control groups /docker") {
 		t.Errorf("taken back: %q", p)
 	}
 	f.AwaitNamed("handed down", func() bool {
@@ -236,7 +236,7 @@ func TestStrictLimitHoldsOrIsReported(t *testing.T) {
 		t.Fatal(err)
 	}
 	const out = "its profile has qos strict, and it is used in control group /user.slice/mine"
-	if p := problem(); !strings.Contains(p, out) || !says(f.A, out) {
+	if p := problem(); !strings.Contains(p, out) || !hasFinding(f.A, out) {
 		t.Errorf("used outside: %q", p)
 	}
 	f.A.MustUnmount("db", "one")

@@ -96,8 +96,8 @@ func device(h *agenttest.Host, d dataset.Dataset) iolimit.Device {
 	return dev
 }
 
-// told returns what the root group was told of a device.
-func told(h *agenttest.Host, dev iolimit.Device) iolimit.Limits {
+// limitsOnDevice returns what the root group was told of a device.
+func limitsOnDevice(h *agenttest.Host, dev iolimit.Device) iolimit.Limits {
 	h.Cluster.Helper()
 	l, err := h.Throttle.Hierarchy.Get(iolimit.Root, dev)
 	if err != nil {
@@ -108,7 +108,7 @@ func told(h *agenttest.Host, dev iolimit.Device) iolimit.Limits {
 
 func wantTold(h *agenttest.Host, dev iolimit.Device, want iolimit.Limits, when string) {
 	h.Cluster.Helper()
-	if got := told(h, dev); got != want {
+	if got := limitsOnDevice(h, dev); got != want {
 		h.Cluster.Errorf("%s: told %+v, want %+v", when, got, want)
 	}
 }
@@ -212,7 +212,7 @@ func TestChangedLimitIsRepaired(t *testing.T) {
 	if err := f.A.Throttle.Hierarchy.Set(iolimit.Root, dev, iolimit.Limits{ReadIOPS: 50}); err != nil {
 		t.Fatal(err)
 	}
-	f.AwaitNamed("mended", func() bool { return told(f.A, dev) == slowly })
+	f.AwaitNamed("mended", func() bool { return limitsOnDevice(f.A, dev) == slowly })
 
 	// A container that is started anew has the group of before, without a rule.
 	e := f.A.Throttle.Get(d.ID)
@@ -236,8 +236,8 @@ func TestChangedLimitIsRepaired(t *testing.T) {
 	f.A.MustUnmount("db", "one")
 }
 
-// says tells whether a line of doctor's has a text.
-func says(h *agenttest.Host, text string) bool {
+// hasFinding tells whether a line of doctor's has a text.
+func hasFinding(h *agenttest.Host, text string) bool {
 	h.Cluster.Helper()
 	list, err := h.Doctor(h.Cluster.Context())
 	if err != nil {
@@ -259,7 +259,7 @@ func TestLimitFollowsTheProfile(t *testing.T) {
 		if _, err := f.Service.Submit(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpUpdate, Volume: "db", Profile: c.profile}); err != nil {
 			t.Fatal(err)
 		}
-		f.AwaitNamed(c.profile, func() bool { return told(f.A, dev) == c.want })
+		f.AwaitNamed(c.profile, func() bool { return limitsOnDevice(f.A, dev) == c.want })
 	}
 	f.A.MustUnmount("db", "one")
 	wantTold(f.A, dev, iolimit.Limits{}, "unmounted")

@@ -81,7 +81,7 @@ func TestUnmountJoinsAFlush(t *testing.T) {
 	ended := make(chan bool)
 	go func() {
 		defer close(ended)
-		f.AwaitNamed("lifted", func() bool { return told(f.A, dev) == (iolimit.Limits{}) })
+		f.AwaitNamed("lifted", func() bool { return limitsOnDevice(f.A, dev) == (iolimit.Limits{}) })
 		time.Sleep(500 * time.Millisecond) // longer than unmount(2) is tried, which nothing tells of
 		root.Close()
 		through()
@@ -212,7 +212,7 @@ func TestLimitInCgroupWithoutController(t *testing.T) {
 	out := "it is not throttled in control group /" + name
 	said := func() bool { return strings.Contains(f.A.Status.Status(t.Context(), d).Problem, out) }
 	f.AwaitNamed("said", said)
-	if !says(f.A, out) {
+	if !hasFinding(f.A, out) {
 		t.Error("doctor does not say so")
 	}
 	if b, err := os.ReadFile(filepath.Join(h.Dir, "cgroup.subtree_control")); err != nil || len(b) > 0 {
@@ -222,7 +222,7 @@ func TestLimitInCgroupWithoutController(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.AwaitNamed("limited", func() bool { got, err := h.Get("/"+name, dev); return err == nil && got == slowly })
-	if said() || says(f.A, out) {
+	if said() || hasFinding(f.A, out) {
 		t.Error("it is said still")
 	}
 	end()
@@ -239,7 +239,7 @@ func TestLimitWithoutMemory(t *testing.T) {
 	if err := f.A.Create(t.Context(), "db@slow", nil); !errors.Is(err, dataset.ErrUnsupported) {
 		t.Errorf("made: %v", err)
 	}
-	if !says(f.A, "has the controller io without memory") {
+	if !hasFinding(f.A, "has the controller io without memory") {
 		t.Error("doctor does not say so")
 	}
 }
