@@ -19,14 +19,15 @@ import (
 // the error names them. A shared mount is recorded before the mount and removed after the unmount, so no mount lacks a
 // record.
 
-// ReportSharedMount records the shared mount of a dataset on a node, or its end. A home that records a shared mount gets exclusive
-// use of the dataset. Idempotent for the same ID.
+// ReportSharedMount records the shared mount of a dataset on a node, or its end. A home that records a shared mount
+// gets exclusive use of the dataset. Idempotent for the same ID.
 //
 // It fails with dataset.ErrUnsupported if the profile does not have access many, or if the node has no pool on the
 // share. It fails with ErrPending while a move is in progress or while the home has exclusive use. If a home requests
 // exclusive use while there are guests, it fails with ErrInUse, and the error names the guests. Like other reports,
 // it can also fail with ErrNotFound, ErrOffline and ErrStale.
-func (s *Service) ReportSharedMount(ctx context.Context, node uuid.UUID, g api.SharedMountReport) (out api.IndexedDataset, err error) {
+func (s *Service) ReportSharedMount(ctx context.Context, node uuid.UUID,
+	g api.SharedMountReport) (out api.IndexedDataset, err error) {
 	if g.ID == uuid.Nil {
 		return out, dataset.Errorf(dataset.ErrInvalid, "record shared mount of dataset %s: missing ID", g.Dataset)
 	}

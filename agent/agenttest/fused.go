@@ -52,7 +52,8 @@ func (c FusedControl) ReportCopy(ctx context.Context, node uuid.UUID, k api.Copy
 	return Unavailable(c.Host.Fuse.Act("copied", func() error { return c.Service.ReportCopy(ctx, node, k) }))
 }
 
-func (c FusedControl) ReportSharedMount(ctx context.Context, node uuid.UUID, s api.SharedMountReport) (out api.IndexedDataset, err error) {
+func (c FusedControl) ReportSharedMount(ctx context.Context, node uuid.UUID,
+	s api.SharedMountReport) (out api.IndexedDataset, err error) {
 	return out, Unavailable(c.Host.Fuse.Act("guest", func() error {
 		out, err = c.Service.ReportSharedMount(ctx, node, s)
 		return err
@@ -277,7 +278,8 @@ func (UnreachableControl) Operation(context.Context, string, time.Duration) (dat
 	return dataset.Operation{}, ErrUnreachable
 }
 
-func (UnreachableControl) ReportSharedMount(context.Context, uuid.UUID, api.SharedMountReport) (api.IndexedDataset, error) {
+func (UnreachableControl) ReportSharedMount(context.Context, uuid.UUID,
+	api.SharedMountReport) (api.IndexedDataset, error) {
 	return api.IndexedDataset{}, ErrUnreachable
 }
 

@@ -18,7 +18,7 @@ type Cache struct {
 	mu          sync.RWMutex
 	datasets    map[uuid.UUID]*api.IndexedDataset // whose home is this node
 	copies      map[uuid.UUID]api.AssignedCopy    // of datasets whose home is another node
-	inspections map[uuid.UUID]uuid.UUID           // from the dataset that is mounted to inspect a copy to the copy's dataset
+	inspections map[uuid.UUID]uuid.UUID           // by the dataset that is mounted to inspect a copy
 	names       map[string]uuid.UUID              // live volumes
 	spellings   map[string]*Spellings             // by name
 	dirty       map[uuid.UUID]bool                // datasets whose records changed since they were written to disk

@@ -192,7 +192,8 @@ func (c *Copies) ReconcileLocked(ctx context.Context, k api.AssignedCopy) error 
 // removeHead removes the head of a former home. A head may have data that no snapshot has, and such data is never
 // dropped: removeHead first takes a snapshot of such a head, and returns that snapshot until control has recorded it.
 // In a pool without copies (not a backends.Copier), the head stays, and no one mounts it.
-func (c *Copies) removeHead(ctx context.Context, pool backends.Pool, k api.AssignedCopy) (keep dataset.Snapshot, err error) {
+func (c *Copies) removeHead(ctx context.Context, pool backends.Pool,
+	k api.AssignedCopy) (keep dataset.Snapshot, err error) {
 	copier, can := pool.(backends.Copier)
 	e, err := pool.Stat(ctx, k.Dataset)
 	if !can || errors.Is(err, dataset.ErrNotFound) {

@@ -212,7 +212,9 @@ func (s *Syncer) syncOne(t *record.Tx, node, id uuid.UUID, out *api.Sync) error 
 	case !ok:
 		s.Reports.ForgetDataset(id)
 	case stays:
-		out.SharedMounts = append(out.SharedMounts, api.IndexedDataset{Dataset: d, Index: t.Index(record.DatasetKey(id))})
+		out.SharedMounts = append(out.SharedMounts, api.IndexedDataset{
+			Dataset: d, Index: t.Index(record.DatasetKey(id)),
+		})
 	default:
 		s.Reports.ForgetDatasetOf(node, id)
 	}

@@ -105,8 +105,8 @@ type IndexedDataset struct {
 	Lease *dataset.Lease `json:"lease,omitempty"`
 }
 
-// AssignedCopy is a copy that a node must keep or destroy, with the record of its dataset. Record is nil if the dataset no
-// longer exists.
+// AssignedCopy is a copy that a node must keep or destroy, with the record of its dataset. Record is nil if the
+// dataset no longer exists.
 type AssignedCopy struct {
 	dataset.Copy
 	Record *dataset.Dataset `json:"record,omitempty"` // record of the dataset; absent: the dataset no longer exists

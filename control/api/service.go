@@ -82,14 +82,14 @@ type Nodes interface {
 	Yield(ctx context.Context, node uuid.UUID, y Yield) error
 	// ReportCopy reports the state of the node's copy of a dataset.
 	ReportCopy(ctx context.Context, node uuid.UUID, c CopyReport) error
-	// ReportSharedMount reports that the node will mount a dataset of another home, that it needs a dataset of its own exclusively,
-	// or that one of these has ended. Idempotent by the ID of the shared mount.
+	// ReportSharedMount reports that the node will mount a dataset of another home, that it needs a dataset of its
+	// own exclusively, or that one of these has ended. Idempotent by the ID of the shared mount.
 	ReportSharedMount(ctx context.Context, node uuid.UUID, g SharedMountReport) (IndexedDataset, error)
 	// Facts reports the facts of the host and returns the recorded ones. Control does not write small changes to the
 	// store, and writes no change within a minute of the last one.
 	Facts(ctx context.Context, node uuid.UUID, r FactsReport) (dataset.Facts, error)
-	// ReportHoldings reports the datasets and copies of the node, for a recovery that asked for them. Control keeps the report in
-	// memory. A later report replaces an earlier one.
+	// ReportHoldings reports the datasets and copies of the node, for a recovery that asked for them. Control keeps
+	// the report in memory. A later report replaces an earlier one.
 	ReportHoldings(ctx context.Context, node uuid.UUID, h Holdings) error
 	// Rebuild restores the records of datasets that were found in the node's pools.
 	Rebuild(ctx context.Context, node uuid.UUID, found []FoundDataset) ([]Rebuilt, error)

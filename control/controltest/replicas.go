@@ -64,8 +64,8 @@ func (x *Replicas) Save() []store.Entry {
 	return list
 }
 
-// RestoreStore restores the store to what Save returned. Indexes continue above all earlier ones, as in a Consul that was
-// restored from a backup.
+// RestoreStore restores the store to what Save returned. Indexes continue above all earlier ones, as in a Consul that
+// was restored from a backup.
 func (x *Replicas) RestoreStore(saved []store.Entry) {
 	x.Helper()
 	was := map[string]string{}

@@ -351,8 +351,8 @@ func dropUnusedLanes(t *record.Tx, keys []string) error {
 // longer than a host takes to restart its agent.
 const LostMoveTimeout = time.Minute
 
-// EndLostMoves gives the lease back to the home if the target of a move has been unreachable for LostMoveTimeout. Otherwise
-// only the target would withdraw the recall. The data that the target has pulled stays on the target.
+// EndLostMoves gives the lease back to the home if the target of a move has been unreachable for LostMoveTimeout.
+// Otherwise only the target would withdraw the recall. The data that the target has pulled stays on the target.
 func (k *Housekeeper) EndLostMoves(ctx context.Context) error {
 	if !k.Shared {
 		return nil

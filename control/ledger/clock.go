@@ -21,8 +21,8 @@ import (
 // A service may notice a restore even earlier: each of its transactions checks that its lane still has the value that
 // this service wrote last.
 
-// StoreClockOf returns the store clock that the entries under RevPrefix show. known has the lanes that this service has read
-// before, so that they need not be decoded again.
+// StoreClockOf returns the store clock that the entries under RevPrefix show. known has the lanes that this service
+// has read before, so that they need not be decoded again.
 func StoreClockOf(entries []store.Entry, known map[string]lanePosition) (n uint64, err error) {
 	for _, e := range entries {
 		if was, ok := known[e.Key]; ok && was.index == e.Index {

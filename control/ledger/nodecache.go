@@ -61,8 +61,8 @@ func (r *NodeCache) dropAll() {
 	clear(r.nodes)
 }
 
-// Entry returns the cached entry of a node, for record.Tx.UseCached. It returns false if the node is not cached, or if its
-// entry is too old.
+// Entry returns the cached entry of a node, for record.Tx.UseCached. It returns false if the node is not cached, or
+// if its entry is too old.
 func (r *NodeCache) Entry(node uuid.UUID) (store.Entry, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

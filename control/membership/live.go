@@ -286,8 +286,8 @@ func (a *sightings) retain(known map[string]bool) {
 	}
 }
 
-// LiveAgents returns the agents that are alive, by their nodes. If the store is not shared, it has no sessions, so Living
-// returns none.
+// LiveAgents returns the agents that are alive, by their nodes. If the store is not shared, it has no sessions, so
+// Living returns none.
 func (m *Members) LiveAgents(t *record.Tx) (map[uuid.UUID]record.Alive, error) {
 	if !m.Shared {
 		return nil, nil

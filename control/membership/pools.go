@@ -11,9 +11,10 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// reconcilePools compares the pools that a node had with those that it reports now. If a pool is missing that the operator
-// did not remove, reconcilePools keeps its record, because its datasets are offline and not lost. It removes the records
-// of the pools in gone, which the operator removed, and fails if anything is still recorded in one of them.
+// reconcilePools compares the pools that a node had with those that it reports now. If a pool is missing that the
+// operator did not remove, reconcilePools keeps its record, because its datasets are offline and not lost. It removes
+// the records of the pools in gone, which the operator removed, and fails if anything is still recorded in one of
+// them.
 func reconcilePools(t *record.Tx, n *dataset.Node, had, gone []uuid.UUID) error {
 	for _, id := range had {
 		switch {

@@ -139,9 +139,9 @@ func (m *NodeRemover) preview(ctx context.Context, ref string, force bool) (out 
 	return out, err
 }
 
-// deleteIfUnused removes the record of a node on which no other record depends. more reports that a volume moved elsewhere
-// during the removal and left a copy on the node, whose record must be removed first. A home becomes a copy in one
-// transaction, so the homes are read before the copies.
+// deleteIfUnused removes the record of a node on which no other record depends. more reports that a volume moved
+// elsewhere during the removal and left a copy on the node, whose record must be removed first. A home becomes a copy
+// in one transaction, so the homes are read before the copies.
 func deleteIfUnused(t *record.Tx, n dataset.Node, force bool) (more bool, err error) {
 	homes, err := homeNames(t, n.ID)
 	if err != nil || len(homes) > 0 && force {
@@ -352,8 +352,8 @@ func (m *NodeRemover) ClearRemoved(ctx context.Context, r api.Registration) erro
 	return nil
 }
 
-// checkNoSharedMounts fails with dataset.ErrInUse while a node has datasets mounted as a guest, unless a person confirms that
-// it is fenced.
+// checkNoSharedMounts fails with dataset.ErrInUse while a node has datasets mounted as a guest, unless a person
+// confirms that it is fenced.
 func checkNoSharedMounts(t *record.Tx, n dataset.Node) error {
 	if vouched, err := t.Get(record.FencedKey(n.ID), &record.Fenced{}); err != nil || vouched {
 		return err

@@ -164,8 +164,8 @@ func GenerationKey(pool uuid.UUID) string { return generationsPrefix + pool.Stri
 // RecoveryKey holds the last Recovery of the store.
 const RecoveryKey = "cluster/recovery"
 
-// RemovedLanesKey holds the sum of the counts of all lanes that were removed. It has the same prefix as the lanes, so that
-// one read returns both.
+// RemovedLanesKey holds the sum of the counts of all lanes that were removed. It has the same prefix as the lanes, so
+// that one read returns both.
 const RemovedLanesKey = RevPrefix + "dropped"
 
 // Keys that the store deletes when a session ends: the session of a node, of a control replica, or of the replica that

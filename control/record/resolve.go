@@ -136,8 +136,8 @@ func (t *Tx) AnyDataset(ref string) (dataset.Dataset, error) {
 // isNotPurging reports whether a dataset is not being destroyed.
 func isNotPurging(d dataset.Dataset) bool { return d.State != dataset.StatePurging }
 
-// findByName finds a dataset by name or prefix. If ref is a complete UUID, it finds only the dataset with that UUID, and
-// not a volume with that name, because agents and schedules use UUIDs.
+// findByName finds a dataset by name or prefix. If ref is a complete UUID, it finds only the dataset with that UUID,
+// and not a volume with that name, because agents and schedules use UUIDs.
 func (t *Tx) findByName(ref, what string, want func(dataset.Dataset) bool) (dataset.Dataset, error) {
 	if id, err := uuid.Parse(ref); err == nil && id.String() == ref {
 		var d dataset.Dataset

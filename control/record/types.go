@@ -45,7 +45,8 @@ type Token struct {
 	Used    *TokenUse `json:"used,omitempty"`
 }
 
-// TokenUse records the node that joined with a token. A node that did not receive the response can then repeat its request.
+// TokenUse records the node that joined with a token. A node that did not receive the response can then repeat its
+// request.
 type TokenUse struct {
 	Node    uuid.UUID `json:"node"`
 	Name    string    `json:"name"`

@@ -91,9 +91,9 @@ func (g *reportCollection) current() (of uuid.UUID, told map[uuid.UUID]api.Holdi
 	return g.recovery, told, g.arrived
 }
 
-// ReportHoldings receives a node's report for a recovery and keeps it in memory, if this service asked for it. A later report
-// replaces an earlier one. It fails with dataset.ErrStale for an agent that is not the node's newest, and with
-// ErrInvalid for a report that is too large.
+// ReportHoldings receives a node's report for a recovery and keeps it in memory, if this service asked for it. A
+// later report replaces an earlier one. It fails with dataset.ErrStale for an agent that is not the node's newest,
+// and with ErrInvalid for a report that is too large.
 func (rc *Recovery) ReportHoldings(ctx context.Context, node uuid.UUID, h api.Holdings) error {
 	if err := reports.CheckHoldings(node.String(), h); err != nil {
 		return err
@@ -272,11 +272,11 @@ func (rc *Recovery) Compare(ctx context.Context, fenced []string) (*Comparison, 
 	if err := c.listNodes(t); err != nil {
 		return nil, err
 	}
-	accounts, err := collectEvidence(t, told)
+	list, err := collectEvidence(t, told)
 	if err != nil {
 		return nil, err
 	}
-	for _, a := range accounts {
+	for _, a := range list {
 		if err := c.compareDataset(t, a); err != nil {
 			return nil, err
 		}
@@ -302,7 +302,7 @@ func (c *Comparison) listNodes(t *record.Tx) error {
 	return err
 }
 
-// compareDataset judges one dataset, and adds it to the comparison if it differs.
+// compareDataset decides about one dataset, and adds it to the comparison if it differs.
 func (c *Comparison) compareDataset(t *record.Tx, a *Evidence) error {
 	j := Difference{Evidence: a, Decision: a.decide(c.attendance)}
 	if j.Record.ID == uuid.Nil {
@@ -364,9 +364,9 @@ func (c *Comparison) computeDigest(t *record.Tx) error {
 	return err
 }
 
-// sortKey is the sort key of a dataset. A dataset that releases a name comes before the datasets that may take the name.
-// Datasets that the store does not know come last. If two of these have the same name, the newer one comes first,
-// because it owns the name.
+// sortKey is the sort key of a dataset. A dataset that releases a name comes before the datasets that may take the
+// name. Datasets that the store does not know come last. If two of these have the same name, the newer one comes
+// first, because it owns the name.
 func (j *Difference) sortKey() int {
 	switch {
 	case j.action == "forgotten":

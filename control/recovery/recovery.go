@@ -2,7 +2,7 @@
 //
 // Recover asks all agents for their datasets, compares them with the store, and corrects the differences once an
 // operator has confirmed them. Rebuild restores the records of the datasets that a node found in its pools. The pure
-// functions in account.go make the decision about each dataset.
+// functions in evidence.go make the decision about each dataset.
 //
 // Package control embeds Recovery in its Service, so the API calls Recover, Rebuild and Hold directly. Package
 // membership calls Expire each time before it renews the session of this service. Package agentsync reads the state of
@@ -10,7 +10,7 @@
 //
 // The reports for a recovery in progress are kept in memory under a mutex (gathering). All other state is in the
 // store, and transactions protect it. While the store is halted, only a recovery changes it. A rule about which
-// report is right belongs in account.go. What is written to the store belongs in correct.go, and what happens to
+// report is right belongs in evidence.go. What is written to the store belongs in correct.go, and what happens to
 // found datasets in rebuild.go.
 package recovery
 

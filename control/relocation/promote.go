@@ -182,8 +182,8 @@ func noCopyError(t *record.Tx, d dataset.Dataset, target dataset.Node) error {
 		dataset.Have(have))
 }
 
-// checkCopyUnchanged fails unless the copy that became the volume is still recorded and whole, and the loss is not larger
-// than announced.
+// checkCopyUnchanged fails unless the copy that became the volume is still recorded and whole, and the loss is not
+// larger than announced.
 func checkCopyUnchanged(t *record.Tx, rec, op dataset.Operation) error {
 	var kept dataset.Copy
 	there, err := t.Get(record.CopyKey(rec.Node, rec.DatasetID), &kept)

@@ -12,8 +12,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// ReportCopy records the present state of a node's copy of a dataset. It writes to the store when the copy has its first
-// complete snapshot and when its epoch changes. Other reports are written only now and then. Idempotent.
+// ReportCopy records the present state of a node's copy of a dataset. It writes to the store when the copy has its
+// first complete snapshot and when its epoch changes. Other reports are written only now and then. Idempotent.
 //
 // It fails with dataset.ErrStale in these cases: the node must not have the copy; the copy was destroyed without a
 // request; or the copy must be destroyed and still exists.

@@ -86,9 +86,9 @@ type Changes struct {
 
 // RecordHeartbeat records a heartbeat of a node at a moment of the steady clock.
 //
-// Remembered datasets or copies may be outdated. So if there would be more than MaxRemembered of the node, RecordHeartbeat
-// forgets all of them. For an incremental heartbeat it then fails with dataset.ErrConflict, and the node sends a full
-// one. For a full heartbeat it fails with ErrInvalid.
+// Remembered datasets or copies may be outdated. So if there would be more than MaxRemembered of the node,
+// RecordHeartbeat forgets all of them. For an incremental heartbeat it then fails with dataset.ErrConflict, and the
+// node sends a full one. For a full heartbeat it fails with ErrInvalid.
 func (s *Latest) RecordHeartbeat(node dataset.Node, h api.Heartbeat, now time.Duration) (Changes, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

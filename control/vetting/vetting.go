@@ -134,8 +134,8 @@ func (v *Profiles) WithKnownSettings(p, record dataset.Profile) dataset.Profile 
 	return v.withKnownKeys(v.withKnownMount(v.WithKnownCommand(p, others...), others...), others...)
 }
 
-// isKeyProgramKnown reports whether a profile has no key program, or the one that profiles.yaml or one of the others has.
-// A key file is only a name: a host without this file has no key.
+// isKeyProgramKnown reports whether a profile has no key program, or the one that profiles.yaml or one of the others
+// has. A key file is only a name: a host without this file has no key.
 func (v *Profiles) isKeyProgramKnown(p dataset.Profile, others ...dataset.Profile) bool {
 	if len(p.Encryption.Exec) == 0 {
 		return true

@@ -90,7 +90,8 @@ func (n Nodes) ReportCopy(ctx context.Context, id uuid.UUID, k api.CopyReport) e
 }
 
 // ReportSharedMount reports that the node begins or ends its use of a shared dataset.
-func (n Nodes) ReportSharedMount(ctx context.Context, id uuid.UUID, g api.SharedMountReport) (api.IndexedDataset, error) {
+func (n Nodes) ReportSharedMount(ctx context.Context, id uuid.UUID,
+	g api.SharedMountReport) (api.IndexedDataset, error) {
 	return ask[api.IndexedDataset](ctx, n.conn, node(route.Guest, id, g))
 }
 

@@ -34,8 +34,8 @@ func paged[T any](
 	return reply(l, err)
 }
 
-// cutPage answers with a page of a list that the service returned as a whole. cursor returns the cursor of the item at an
-// index. If no item has the cursor, the request is refused, because the item may have been removed.
+// cutPage answers with a page of a list that the service returned as a whole. cursor returns the cursor of the item
+// at an index. If no item has the cursor, the request is refused, because the item may have been removed.
 func cutPage[T any](
 	p api.Page, items []T, err error, cursor func(i int, item T) string,
 ) (*answer[api.List[T]], error) {

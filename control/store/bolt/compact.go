@@ -67,9 +67,10 @@ func (s *Store) compact(ctx context.Context, f *os.File, found contents) (*os.Fi
 // point.
 var syncCopy = (*os.File).Sync
 
-// replaceByCompacted returns a new file with the content of f, open and locked, after it has replaced f. f stays open. After an
-// error f is still in place and unchanged: the caller can use it, and the next start tries again.
-func (s *Store) replaceByCompacted(ctx context.Context, f *os.File, size int64, found contents) (_ *os.File, err error) {
+// replaceByCompacted returns a new file with the content of f, open and locked, after it has replaced f. f stays
+// open. After an error f is still in place and unchanged: the caller can use it, and the next start tries again.
+func (s *Store) replaceByCompacted(ctx context.Context, f *os.File, size int64,
+	found contents) (_ *os.File, err error) {
 	path := s.path + ".compact" // a file that a crash left behind is overwritten
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err

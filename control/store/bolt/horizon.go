@@ -43,8 +43,8 @@ func (h *durability) failures() int {
 	return h.fails
 }
 
-// awaitDurable waits until the bbolt transaction txid is durable. fails is the number of failed commits before the caller
-// began to read. If another commit has failed since, reach returns errNotDurable.
+// awaitDurable waits until the bbolt transaction txid is durable. fails is the number of failed commits before the
+// caller began to read. If another commit has failed since, reach returns errNotDurable.
 func (h *durability) awaitDurable(ctx context.Context, txid, fails int) error {
 	for {
 		h.mu.Lock()

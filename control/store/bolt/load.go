@@ -276,7 +276,8 @@ func (s *Store) dropBound() error {
 	return nil
 }
 
-// recoverPanics converts a panic of bbolt about a damaged page, and a fault on a page that the disk cannot read, into an error.
+// recoverPanics converts a panic of bbolt about a damaged page, and a fault on a page that the disk cannot read, into
+// an error.
 func (s *Store) recoverPanics(fn func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {

@@ -26,8 +26,8 @@
 //
 // The daemon opens the store; everything else calls it through store.Store and store.Catalog. In memory the package
 // keeps only what it can read from Consul again: the last change of each shard (feed), how keys are distributed
-// (spread), the entries in the catalog, and the ACL token. Each of these has a mutex. Consul's transactions protect
-// the keys in the store.
+// (distributions), the entries in the catalog, and the ACL token. Each of these has a mutex. Consul's transactions
+// protect the keys in the store.
 //
 // Where to change what: which keys are used is in layout.go, and how a transaction becomes operations of Consul in
 // txn.go. Connections, retries and the choice of a server are in transport.go and inflight.go. Errors for operators

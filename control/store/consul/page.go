@@ -17,7 +17,7 @@ import (
 const maxReads = 128
 
 // page returns the first entries from a key on. It requests as many parts of the prefix as should contain them (see
-// spread), and more parts until there are enough.
+// keyDistribution), and more parts until there are enough.
 func (s *Store) page(ctx context.Context, prefix, from string, limit int) ([]store.Entry, error) {
 	if !s.distributions.has(prefix) {
 		if err := s.survey(ctx, prefix); err != nil {
@@ -25,7 +25,7 @@ func (s *Store) page(ctx context.Context, prefix, from string, limit int) ([]sto
 		}
 	}
 	var list []store.Entry
-	for factor := 1; ; factor *= 4 { // the spread may expect too many keys, because some were deleted
+	for factor := 1; ; factor *= 4 { // the distribution may expect too many keys, because some were deleted
 		parts := s.distributions.selectParts(prefix, from, (limit-len(list))*factor)
 		if len(parts) == 0 {
 			if err := s.checkComplete(ctx, prefix, len(list), false); err != nil {

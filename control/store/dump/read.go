@@ -139,7 +139,8 @@ func (d *reader) end(c count) error {
 	var t tail
 	switch err := json.Unmarshal(b, &t); {
 	case err != nil || t.Sum != d.sum.Sum:
-		return d.badLine("has not the checksum of what is before it, %.12s…: the file was changed or damaged", d.sum.Sum)
+		return d.badLine("has not the checksum of what is before it, %.12s…: the file was changed or damaged",
+			d.sum.Sum)
 	case *c.Entries != d.sum.Entries:
 		return d.badLine("ends a dump of %d entries, and there are %d", *c.Entries, d.sum.Entries)
 	case d.named == uuid.Nil || d.named != d.sum.Cluster:

@@ -38,7 +38,7 @@ type attendance struct {
 	silent   bool               // a node neither reported nor is confirmed to be fenced: it may have any data
 }
 
-// Decision is the decision on an account.
+// Decision is the decision about the evidence on a dataset.
 type Decision struct {
 	action     string // as in api.RecordDifference; "" if the store is right
 	note       string

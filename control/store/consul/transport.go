@@ -28,8 +28,8 @@ const (
 	renewConns = 48
 )
 
-// transport is the HTTP transport of Consul's API client. It sends each request to one of several addresses, beginning with
-// the one that answered last, and adds the current token.
+// transport is the HTTP transport of Consul's API client. It sends each request to one of several addresses,
+// beginning with the one that answered last, and adds the current token.
 type transport struct {
 	hosts          []*url.URL
 	base           *http.Transport
@@ -43,8 +43,8 @@ type transport struct {
 	repeatable     bool // all requests are idempotent, also those that are not a GET
 }
 
-// newTransport checks the options and returns a fleet. A response must begin within answer. All requests end when life
-// ends.
+// newTransport checks the options and returns a transport. A response must begin within answer. All requests end when
+// life ends.
 func newTransport(life context.Context, opts Options, answer time.Duration) (*transport, error) {
 	if len(opts.Addresses) == 0 {
 		return nil, dataset.Errorf(dataset.ErrInvalid,
@@ -87,7 +87,7 @@ func newTransport(life context.Context, opts Options, answer time.Duration) (*tr
 	return f, nil
 }
 
-// withPool returns a copy of the fleet with a separate pool of connections.
+// withPool returns a copy of the transport with a separate pool of connections.
 func (f *transport) withPool(conns int) *transport {
 	out := *f
 	out.base = f.base.Clone()
@@ -95,7 +95,7 @@ func (f *transport) withPool(conns int) *transport {
 	return &out
 }
 
-// forLongAnswers returns a copy of the fleet for requests whose answer may take long. These requests end when their
+// forLongAnswers returns a copy of the transport for requests whose answer may take long. These requests end when their
 // caller leaves.
 func (f *transport) forLongAnswers(answer time.Duration) *transport {
 	out := f.withPool(maxConns)
@@ -104,7 +104,7 @@ func (f *transport) forLongAnswers(answer time.Duration) *transport {
 	return out
 }
 
-// idempotent returns a copy of the fleet for requests that can be repeated although they are not a GET.
+// idempotent returns a copy of the transport for requests that can be repeated although they are not a GET.
 func (f *transport) idempotent() *transport {
 	out := *f
 	out.repeatable = true
@@ -116,8 +116,8 @@ func (f *transport) isIdempotent(req *http.Request) bool {
 	return f.repeatable || req.Method == http.MethodGet
 }
 
-// client returns the API's client on this fleet. The address and token are placeholders, so that neither is taken from
-// environment variables CONSUL_HTTP_….
+// client returns the API's client on this transport. The address and token are placeholders, so that neither is taken
+// from environment variables CONSUL_HTTP_….
 func (f *transport) client() (*api.Client, error) {
 	return api.NewClient(&api.Config{
 		Address: "consul", Scheme: "http", Token: "-",

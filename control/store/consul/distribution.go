@@ -9,21 +9,21 @@ import (
 const (
 	// maxPart is the number of keys from which a part is split: about a page.
 	maxPart = 128
-	// maxDistributions is the number of spreads that are kept.
+	// maxDistributions is the number of key distributions that are kept.
 	maxDistributions = 256
 	// The bytes that keys consist of: see store.CheckKey.
 	firstByte, lastByte = '!', '~'
 )
 
-// keyDistribution records how the keys under a prefix were distributed when they were last read. Consul returns either all
-// keys under a prefix or none, so a page is requested as several parts of about a page. The record may be outdated.
-// That makes a page more expensive, but never wrong, because the parts cover all possible keys.
+// keyDistribution records how the keys under a prefix were distributed when they were last read. Consul returns
+// either all keys under a prefix or none, so a page is requested as several parts of about a page. The record may be
+// outdated. That makes a page more expensive, but never wrong, because the parts cover all possible keys.
 type keyDistribution struct {
 	count int
 	next  map[byte]*keyDistribution // by the next byte of the key; nil if this is one part
 }
 
-// newKeyDistribution returns the spread of sorted keys whose first at bytes are equal.
+// newKeyDistribution returns the distribution of sorted keys whose first at bytes are equal.
 func newKeyDistribution(keys []string, at int) *keyDistribution {
 	n := &keyDistribution{count: len(keys)}
 	if len(keys) <= maxPart {
@@ -49,7 +49,7 @@ func newKeyDistribution(keys []string, at int) *keyDistribution {
 type part struct {
 	prefix string
 	alone  bool
-	count  int // number of keys according to the spread
+	count  int // number of keys according to the distribution
 }
 
 func (p part) holds(key string) bool {
@@ -137,7 +137,7 @@ func (n *keyDistribution) update(prefix string, at int, keys []string) {
 	}
 }
 
-// distributions contains the spreads of the prefixes that pages were requested for.
+// distributions contains the key distributions of the prefixes that pages were requested for.
 type distributions struct {
 	mu       sync.Mutex
 	byPrefix map[string]*keyDistribution
