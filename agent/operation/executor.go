@@ -58,7 +58,7 @@ func (x *Executor) Execute(ctx context.Context, jb *jobs.Job, op dataset.Operati
 	return out, nil
 }
 
-// handler returns the function that executes operations of a kind.
+// Handler returns the function that executes operations of a kind.
 func (x *Executor) Handler(kind dataset.OpKind) Handler {
 	if act, known := x.deps.Handlers[kind]; known {
 		return act

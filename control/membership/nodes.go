@@ -163,7 +163,7 @@ func (m *Members) Heartbeat(ctx context.Context, node uuid.UUID, h api.Heartbeat
 	if err != nil {
 		return err
 	}
-	events := append(changes.Events, fullnessEvents(t, n, changes.Fullness)...)
+	events := slices.Concat(changes.Events, fullnessEvents(t, n, changes.Fullness))
 	for i := range events {
 		events[i].Time = m.Ledger.Clock.Now()
 	}

@@ -126,5 +126,5 @@ func fillTo(file string, percent int64) error {
 		return err
 	}
 	used := int64(fs.Blocks - fs.Bfree)
-	return unix.Fallocate(int(f.Fd()), 0, 0, ((used+int64(fs.Bavail))*percent/100-used)*int64(fs.Bsize))
+	return unix.Fallocate(int(f.Fd()), 0, 0, ((used+int64(fs.Bavail))*percent/100-used)*fs.Bsize)
 }

@@ -229,7 +229,7 @@ func fillTo(dir string, percent int) error {
 		return err
 	}
 	defer f.Close()
-	return unix.Fallocate(int(f.Fd()), 0, 0, max(size*int64(fs.Bsize)-1<<20, 1))
+	return unix.Fallocate(int(f.Fd()), 0, 0, max(size*fs.Bsize-1<<20, 1))
 }
 
 // copyDataset copies the directory of a dataset, with shared blocks.
