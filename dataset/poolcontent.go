@@ -44,8 +44,8 @@ func (d Dataset) PoolContent() PoolContent {
 		return PoolContent{fmt.Sprintf("volume %s (in the trash, %s)", d.Volume, short),
 			"drover trash purge " + short + " --dry-run"}
 	case StatePurging:
-		return PoolContent{fmt.Sprintf("what is left of volume %s (purged, %s)", d.Volume, short),
-			"goes by itself, try again soon"}
+		return PoolContent{fmt.Sprintf("the remaining data of volume %s (purged, %s)", d.Volume, short),
+			"removed automatically, try again soon"}
 	}
 	return PoolContent{"volume " + d.Volume, fmt.Sprintf("drover volume rm %s --dry-run", d.Volume)}
 }
@@ -55,12 +55,13 @@ func (d Dataset) PoolContent() PoolContent {
 func (c Copy) PoolContent(volume, node string) PoolContent {
 	switch c.Kind {
 	case CopyReplica:
-		return PoolContent{"a replica of volume " + volume, "goes with its volume, or by drover node drain " + node}
+		return PoolContent{"a replica of volume " + volume, "delete the volume, or run drover node drain " + node}
 	case CopySuperseded:
-		return PoolContent{"an overtaken head of volume " + volume,
+		return PoolContent{"a superseded copy of volume " + volume,
 			fmt.Sprintf("drover volume superseded mount %s %s shows it", c.Dataset, node)}
 	case CopyLeft:
-		return PoolContent{"what a move left of volume " + volume, "goes by itself in time"}
+		return PoolContent{"a copy of volume " + volume + " from before a move",
+			"removed automatically some time after the move"}
 	}
-	return PoolContent{"what is left of a copy of volume " + volume, "goes by itself, try again soon"}
+	return PoolContent{"the remaining data of a copy of volume " + volume, "removed automatically, try again soon"}
 }

@@ -45,10 +45,10 @@ func TestRemovalErrorNamesWhatThePoolHas(t *testing.T) {
 	d, _ = r.Cache.Dataset(d.ID)
 	d.State = dataset.StatePurging
 	r.Cache.Apply(d, 0)
-	keeps("what is left of volume shop (purged, " + short + ") with 2 snapshots: goes by itself")
+	keeps("the remaining data of volume shop (purged, " + short + ") with 2 snapshots: removed automatically")
 	r.Cache.Remove(d.ID)
 	r.Cache.SetCopy(d.ID, &api.AssignedCopy{Copy: dataset.Copy{Dataset: d.ID, Pool: op.ID, Kind: dataset.CopySuperseded}})
-	keeps("an overtaken head of volume shop with 2 snapshots: drover volume superseded mount " + d.ID.String() + " " + r.NodeName)
+	keeps("a superseded copy of volume shop with 2 snapshots: drover volume superseded mount " + d.ID.String() + " " + r.NodeName)
 	r.Cache.SetCopy(d.ID, nil)
 	keeps("volume shop (" + short + ", not recorded here) with 2 snapshots: drover doctor says what it is")
 	if err := op.Storage.Delete(ctx, d.ID); err != nil {
