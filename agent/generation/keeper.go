@@ -1,6 +1,6 @@
 // Package generation keeps the generations of pools, which show whether a pool's disk was restored from a backup.
 // Package agent calls Keeper at a start and at each heartbeat. controlsync.Reporter uses Keeper to report generations
-// to each control replica. Package pooladmin uses it when an operator creates or accepts a pool. The generation of a
+// to each control replica. Package pooladmin uses it when an operator adopts or accepts a pool. The generation of a
 // pool is stored in the pool and in the agent's database, and pool.Pools protects it. The only state of Keeper is the
 // set of replicas that were asked, protected by a mutex.
 //
