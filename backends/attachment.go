@@ -18,8 +18,8 @@ type AttachOptions struct {
 type Attachment struct {
 	Mount Mount
 	// Release releases the resource that keeps the source alive until the source is mounted. After that, the mount
-	// keeps the source alive. The caller must call Release exactly once, even if it mounted nothing. If the source is
-	// not mounted when Release is called, the source disappears.
+	// keeps the source alive. The caller must call Release exactly once, even if it mounted nothing. A source that is
+	// not mounted when Release is called disappears.
 	Release func() error
 }
 

@@ -36,11 +36,12 @@
 //
 //	dataset.Capabilities  what users and placement may rely on. It is sent to
 //	                      control and shown by the API. Two pools of one backend
-//	                      can differ, and a method that exists can still fail
-//	                      with ErrUnsupported where the capability is missing.
+//	                      can have different capabilities. A method can exist and
+//	                      still fail with ErrUnsupported because the pool lacks
+//	                      the capability.
 //	optional interfaces   which additional methods the agent may call on this open
 //	                      pool. A backend whose pools differ opens them as
-//	                      different Go types. They never leave the process.
+//	                      different Go types. Interfaces never leave the process.
 //	other fields of Info  facts about one open pool that the agent needs and
 //	                      that promise nothing to users: its path, its share,
 //	                      how old Used can be, whether a snapshot freezes.

@@ -113,9 +113,9 @@ type StallPredictor interface {
 
 // SnapshotMeasurer is a pool that can tell how much space the deletion of a snapshot frees, without reading its data.
 type SnapshotMeasurer interface {
-	// UniqueSize returns how many bytes only this snapshot uses, so that DeleteSnapshot frees them. Two snapshots that
-	// share blocks with each other only free these blocks after both are deleted. So the sum over several snapshots
-	// can be less than the deletion of all of them frees.
+	// UniqueSize returns how many bytes only this snapshot uses, so that DeleteSnapshot frees them. Blocks that two
+	// snapshots share are freed only after both are deleted. So deleting several snapshots can free more than the sum
+	// of their unique sizes.
 	//
 	// UniqueSize may take seconds for a fragmented snapshot. It returns soon after ctx ends, with the cause as the
 	// error. ErrNotFound if there is no such snapshot.
@@ -149,10 +149,10 @@ type Sharer interface {
 	//
 	// Errors:
 	//
-	//   - ErrNotFound: the pool from does not have the dataset.
-	//   - ErrConflict: the dataset was taken at a later epoch. Or the pool from does not have the dataset, and this
-	//     pool has data of the dataset that did not come from there. Or two pools of the share have the UUID of the
-	//     pool from. Nothing was changed.
+	//   - ErrNotFound: the previous pool, from.Pool, does not have the dataset.
+	//   - ErrConflict: the dataset was taken at a later epoch. Or the previous pool does not have the dataset, and this
+	//     pool has data of the dataset that did not come from the previous pool. Or two pools of the share have the
+	//     UUID from.Pool. Nothing was changed.
 	Take(ctx context.Context, d dataset.Dataset, from PreviousHome) error
 
 	// RestoreByCopy is Pool.Restore for a dataset that another host may still have mounted. An operator has confirmed

@@ -93,9 +93,9 @@ type Pool interface {
 	// head may have changed since. List should not show the snapshot before the replacement, because others may use any
 	// snapshot that List shows.
 	//
-	// At every step the head is the old or the new one, whole. ErrInUse: the dataset is attached. Idempotent: a call
-	// with the keep of a completed Restore changes nothing, even if the head is in use, was written to or was restored
-	// again since.
+	// At every step the head is either the complete old one or the complete new one. ErrInUse: the dataset is attached.
+	// Idempotent: if a Restore with the same keep has completed, a repeated call changes nothing, even if the head is
+	// in use, or was written to or restored again since.
 	Restore(ctx context.Context, ds, snapshot uuid.UUID, keep dataset.Snapshot, progress Progress) error
 
 	// WriteRecord replaces the record beside a dataset. It is atomic, and durable only if sync is set.
@@ -127,8 +127,8 @@ type Pool interface {
 	Close() error
 }
 
-// Info is the constant part of an open pool's description. The package comment says which facts belong into
-// Capabilities and which into the other fields.
+// Info is the constant part of an open pool's description. The package comment says which facts belong in Capabilities
+// and which in the other fields.
 type Info struct {
 	Capabilities dataset.Capabilities
 	// CopyFilesystems lists the filesystems that a copy can have in this pool, including those that cannot be made

@@ -24,8 +24,8 @@ func Reserve(size dataset.Size) dataset.Size {
 	return min(max(size/20, min(32*dataset.MiB, size/2)), 2*dataset.GiB)
 }
 
-// DefaultSize returns the size of a dataset that asks for none, in a pool with a present status. On a pool that is
-// smaller than the backend's default size, it is the size of the pool in whole MiB.
+// DefaultSize returns the size of a dataset that requests no size. st is the current status of its pool. On a pool that
+// is smaller than the backend's default size, it is the size of the pool in whole MiB.
 func DefaultSize(is Info, st dataset.PoolStatus) dataset.Size {
 	if is.DefaultSize > 0 && st.Online && st.Size >= dataset.MiB && st.Size < is.DefaultSize {
 		return st.Size / dataset.MiB * dataset.MiB
@@ -45,9 +45,9 @@ func CheckRoom(pool string, free, size dataset.Size) error {
 		reserve.Human())
 }
 
-// CheckRoomFor is CheckRoom for a transfer that has written some bytes and will write remaining more. The pool's status
-// may not count the written bytes yet. If the space seems too small, CheckRoomFor calls settle, which makes the pool
-// count them, and checks again.
+// CheckRoomFor is CheckRoom for a transfer in progress. The transfer has written the first number of bytes, and will
+// write remaining more bytes. The pool's status may not count the written bytes yet. If the space seems too small,
+// CheckRoomFor calls settle, which makes the pool count them, and checks again.
 func CheckRoomFor(pool string, status func() dataset.PoolStatus, written, remaining int64, settle func() error) error {
 	left := func(less int64) error {
 		st := status()

@@ -59,7 +59,7 @@ func (cp *copier) dropHead(ctx context.Context, f *shelf.Folder) error {
 	return cp.trees.DestroyIn(ctx, f, h.Tree)
 }
 
-// checkKept fails with dataset.ErrConflict if the head of a copy has data that no snapshot has.
+// checkKept fails with dataset.ErrConflict if the head of a copy contains data that is in no snapshot.
 func (cp *copier) checkKept(ctx context.Context, f *shelf.Folder, h shelf.Head) error {
 	if h.From != uuid.Nil {
 		if _, err := f.ReadSnapshot(h.From); err == nil {
@@ -89,7 +89,8 @@ func (cp *copier) dropRelated(ctx context.Context, f *shelf.Folder, snapshot uui
 	if err != nil {
 		return err
 	}
-	// An interrupted Supersede would still turn the head into that snapshot, and so bring the snapshot back.
+	// If a Supersede was interrupted, its completion would turn the head into that snapshot, and so restore the
+	// snapshot.
 	keeping, err := f.IsTreeOf(h.Tree, snapshot)
 	if err != nil || h.From != snapshot && !keeping {
 		return err
@@ -212,9 +213,9 @@ func (p *Pool) Supersede(ctx context.Context, ds uuid.UUID, keep dataset.Snapsho
 	return nil
 }
 
-// demote turns a dataset into a copy after it has called keep. The dataset moves together with its head, and the head
-// is removed afterwards, so that there is never a dataset without a head. keep returns the snapshot with the content of
-// the head. It returns uuid.Nil if it has recorded instead that the head becomes a snapshot.
+// demote calls keep and then turns the dataset into a copy. The dataset moves together with its head, and the head is
+// removed afterwards, so that there is never a dataset without a head. keep returns the snapshot with the content of
+// the head. If keep has recorded that the head becomes a snapshot, it returns uuid.Nil instead.
 func (cp *copier) demote(ctx context.Context, ds uuid.UUID, keep func(*shelf.Folder) (uuid.UUID, error)) error {
 	f, err := cp.shelf.FindAny(ds)
 	if err != nil {

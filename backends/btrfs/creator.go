@@ -97,7 +97,7 @@ func (c *creator) cloneSize(ctx context.Context, from *shelf.Folder, name string
 	want dataset.Size) (dataset.Size, error) {
 	switch {
 	case !c.quota.Enabled():
-		return 0, nil // the former limits do not apply here
+		return 0, nil // without quotas no size is enforced
 	case size == 0 && want > 0:
 		used, err := c.sizes.used(ctx, from, name)
 		if err == nil && used > want {
@@ -108,8 +108,8 @@ func (c *creator) cloneSize(ctx context.Context, from *shelf.Folder, name string
 	return max(size, want), nil
 }
 
-// make makes a dataset whose head fill puts into its folder, and returns its size. If that fails, it removes the
-// folder.
+// make makes a dataset and returns its size. fill puts the head into the folder of the dataset. If that fails, make
+// removes the folder.
 func (c *creator) make(d dataset.Dataset, fill func(*shelf.Folder) (dataset.Size, error)) (dataset.Size, error) {
 	if err := c.checkRequest(d); err != nil {
 		return 0, err

@@ -16,7 +16,7 @@ type heads struct {
 	trees *subvolume.Store
 }
 
-// check fails if a snapshot holds more than the size of the head that is made from it.
+// check fails if the content of a snapshot is larger than the size of the head that is made from the snapshot.
 func (h *heads) check(ctx context.Context, f *shelf.Folder, s shelf.SnapshotRecord, newHead shelf.Head) error {
 	if newHead.Size == 0 || !h.quota.Full() {
 		return nil

@@ -52,7 +52,7 @@ func (p *Pool) Receive(ctx context.Context, d backends.Delivery, r io.Reader,
 	return out, nil
 }
 
-// receive does the work of Receive, which adds an explanation to its errors.
+// receive does the work of Receive. Receive adds the snapshot and the dataset to its errors.
 func (r *receiver) receive(ctx context.Context, d backends.Delivery, in io.Reader,
 	progress backends.Progress) (out backends.Stream, err error) {
 	f, err := r.shelf.MakeCopy(d.Dataset, r.space.room)
@@ -105,7 +105,8 @@ func (r *receiver) receive(ctx context.Context, d backends.Delivery, in io.Reade
 	return out, spool.Drop(f.Root)
 }
 
-// apply makes a tree from the gathered stream, on a snapshot of its base.
+// apply makes a tree from the gathered stream. If the stream is a difference, the tree starts as a snapshot of the
+// base.
 func (r *receiver) apply(ctx context.Context, f *shelf.Folder, name string, base uuid.UUID) error {
 	dir, err := f.Open(".")
 	if err != nil {

@@ -34,7 +34,7 @@ func (p *Pool) Send(ctx context.Context, src dataset.Source, base uuid.UUID, fro
 	return out, nil
 }
 
-// send does the work of Send, which adds an explanation to its errors.
+// send does the work of Send. Send adds the snapshot and the dataset to its errors.
 func (s *sender) send(ctx context.Context, src dataset.Source, base uuid.UUID, from int64, w io.Writer,
 	progress backends.Progress) (out backends.Stream, err error) {
 	f, err := s.shelf.FindAny(src.Dataset)

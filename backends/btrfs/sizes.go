@@ -24,8 +24,8 @@ type sizes struct {
 	step  func(string)
 }
 
-// enforceAll sets the limit of each head to its size, if it differs: an operator may have switched quotas off and on,
-// or a crash may have come before the limit was set. List reports a limit that cannot be set.
+// enforceAll sets the limit of each head to its size. A limit can differ because an operator switched quotas off and
+// on, or because a crash happened before the limit was set. List reports a limit that cannot be set.
 func (sz *sizes) enforceAll() error {
 	_, err := sz.shelf.List(func(f *shelf.Folder, _ *backends.Entry) {
 		h, err := f.Head()

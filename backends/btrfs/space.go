@@ -16,7 +16,7 @@ type space struct {
 	commits btrfsctl.Commits
 }
 
-// minSize leaves room for what btrfs reserves for its own trees while it writes.
+// minSize is the smallest size of a dataset. It leaves room for the metadata that btrfs reserves while it writes.
 const minSize = 16 * dataset.MiB
 
 // room fails with dataset.ErrNoSpace if the pool is so full that no new work should begin.
@@ -28,8 +28,8 @@ func (sp *space) room() error {
 	return backends.CheckRoom(sp.pool, st.Free, st.Size)
 }
 
-// roomFor checks, like room, while remaining more bytes arrive. The filesystem may not have counted the written bytes
-// yet: btrfs counts them with its next commit.
+// roomFor is room for a transfer in progress, which will still write remaining bytes. The filesystem may not have
+// counted the written bytes yet: btrfs counts them with its next commit.
 func (sp *space) roomFor(written, remaining int64) error {
 	commit := func() error { return sp.shelf.Within(sp.commit) }
 	return backends.CheckRoomFor(sp.pool, sp.shelf.Status, written, remaining, commit)

@@ -55,8 +55,8 @@ func (p *Pool) source(ctx context.Context, f *shelf.Folder, src dataset.Source) 
 	return h.Tree, h.Size, err
 }
 
-// make makes a dataset whose head fill puts into its folder, and returns its size. If that fails, it removes the
-// folder.
+// make makes a dataset and returns its size. fill puts the head into the folder of the dataset. If that fails, it
+// removes the folder.
 func (p *Pool) make(d dataset.Dataset, fill func(*shelf.Folder) (shelf.Head, error)) (dataset.Size, error) {
 	if err := p.checkRequest(d); err != nil {
 		return 0, err

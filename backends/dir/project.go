@@ -20,8 +20,9 @@ import (
 	"github.com/droverhq/drover/internal/tree"
 )
 
-// Drover uses the projects from firstProject to lastProject, because other programs count up from a small number. The
-// range of a pool begins at one of rangeStarts points, which are rangeStep projects apart.
+// Drover uses the projects from firstProject to lastProject. Other programs usually start at a small number, so their
+// projects do not collide with these. The range of a pool begins at one of rangeStarts points, which are rangeStep
+// projects apart.
 const (
 	firstProject = 0x40000000
 	lastProject  = math.MaxInt32
@@ -192,7 +193,8 @@ func namedProjects() map[uint32]bool {
 	return named
 }
 
-// projectOf returns the project of a directory if enter can have assigned it, and otherwise 0.
+// projectOf returns the project of a directory if it is in the range from which enter assigns projects, and otherwise
+// 0.
 func projectOf(dir *os.File) uint32 {
 	id, inherited, err := fsctl.Project(dir)
 	if err != nil || !inherited || id < firstProject || id > lastProject {

@@ -30,12 +30,12 @@ type catalog struct {
 	images  *imagefile.Images
 	claims  claims.Claims
 	formats layout.Formats
-	moves   claims.Moves // counts datasets that became copies; a search during which the count changes is repeated
+	moves   claims.Moves // counts datasets that became copies; a search is repeated if the count has changed
 }
 
-// find opens the directory of a dataset that is ready, or incoming and complete. place is the directory of root that
-// contains it. find fails with ErrCorrupt if the name belongs to something else, and with ErrConflict if the dataset is
-// a copy.
+// find opens the directory of a dataset that is ready, or incoming and complete. place is the name of the directory
+// below root that contains the dataset. find fails with ErrCorrupt if the name belongs to something else, and with
+// ErrConflict if the dataset is a copy.
 func (cat *catalog) find(root folder.Dir, id uuid.UUID) (dir folder.Dir, place string, err error) {
 	dir, place, err = cat.findAny(root, id)
 	if err == nil && place == layout.Copies {
@@ -304,7 +304,7 @@ func (cat *catalog) fillEntry(e *backends.Entry, dir folder.Dir, c layout.Conten
 		switch absent := errors.Is(err, os.ErrNotExist); {
 		case absent && headless: // on btrfs a listing can miss an item that is renamed meanwhile
 			problems = append(problems, "its image is missing")
-		case err != nil && !absent: // an image that is gone may have moved meanwhile
+		case err != nil && !absent: // an absent image may have been renamed meanwhile
 			problems = append(problems, dataset.OneLine(err))
 		}
 	}

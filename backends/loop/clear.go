@@ -48,8 +48,8 @@ type clearer struct {
 	step   func(string)
 }
 
-// withEmptyPool removes everything except the identity from an empty pool, and then calls the function then. If the
-// removal fails, it recreates the removed directories.
+// withEmptyPool removes everything except the identity from an empty pool. Then it calls its parameter, the function
+// then. If the removal fails, it recreates the removed directories.
 func (c *clearer) withEmptyPool(then func(root folder.Dir) error) error {
 	c.dir.raising.Lock()
 	defer c.dir.raising.Unlock()
@@ -70,8 +70,8 @@ func (c *clearer) withEmptyPool(then func(root folder.Dir) error) error {
 	return errors.Join(err, c.layout.Prepare(root))
 }
 
-// removeIdentity removes the identity as the last file. Until then the directory is this pool, and its next opening
-// makes the directories again.
+// removeIdentity removes the identity as the last file. As long as the identity exists, the directory is this pool, and
+// the next Open makes the missing directories again.
 func (c *clearer) removeIdentity(root folder.Dir) error {
 	var id identity
 	if err := layout.ReadRecord(root, layout.IdentityFile, &id); err != nil {

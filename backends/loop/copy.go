@@ -167,8 +167,9 @@ func (p *Pool) Supersede(ctx context.Context, ds uuid.UUID, keep dataset.Snapsho
 	return nil
 }
 
-// demote turns a dataset into a copy after it has called keep. The head must equal a snapshot then. The dataset moves
-// together with its head, and the head is removed afterwards, so that there is never a dataset without a head.
+// demote calls keep and then turns the dataset into a copy. After keep returns, the head must equal the snapshot. The
+// dataset moves together with its head, and the head is removed afterwards, so that there is never a dataset without a
+// head.
 func (cp *copier) demote(ctx context.Context, ds, snapshot uuid.UUID, keep func(dir folder.Dir) error) error {
 	root, err := cp.dir.open()
 	if err != nil {

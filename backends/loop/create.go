@@ -269,7 +269,8 @@ func (p *Pool) Commit(_ context.Context, id uuid.UUID) error {
 	if err == nil && place != layout.Datasets {
 		err = root.Rename(filepath.Join(place, id.String()), filepath.Join(layout.Datasets, id.String()))
 	}
-	// Later writes must not end up in the head of a copy.
+	// Commit of a promoted copy is durable when it returns. Without the flush, a power cut could turn the dataset back
+	// into a copy, whose head would contain later writes.
 	if err == nil && place == layout.Copies {
 		err = p.layout.Flush(dir)
 	}

@@ -165,8 +165,8 @@ type reaper struct {
 	count   int
 }
 
-// forEach claims, one after another, the datasets whose names id accepts in a directory of the pool, and calls f for
-// each of them.
+// forEach visits the datasets in a directory of the pool, one after another. It claims each dataset whose name id
+// accepts, and calls f for it.
 func (r *reaper) forEach(ctx context.Context, name string, id func(string) (uuid.UUID, error),
 	f func(name string, id uuid.UUID) error) error {
 	entries, err := r.root.Entries(name)

@@ -1,5 +1,6 @@
-// Package loop keeps each dataset as an image file that contains a filesystem and is mounted through a loop device.
-// This gives a dataset a hard size and a true df, and lets snapshots and clones share blocks.
+// Package loop keeps each dataset as an image file that contains a filesystem and is mounted through a loop device. So
+// the size of a dataset is a hard limit, df(1) reports the dataset's size and usage, and snapshots and clones share
+// blocks.
 //
 // The pool's filesystem must be able to share blocks between files:
 //

@@ -48,7 +48,7 @@ func (sn *snapshots) take(dir folder.Dir, s dataset.Snapshot) error {
 	if _, err := dir.Lstat(sn.layout.Image(s.ID.String())); err == nil {
 		return sn.layout.Flush(dir) // an earlier attempt may have been interrupted before its flush
 	}
-	if s.Kind != dataset.SnapshotTransfer { // a transfer from a full pool makes room in it
+	if s.Kind != dataset.SnapshotTransfer { // moving a dataset out of a full pool frees space
 		if err := sn.dir.room(dir); err != nil {
 			return err
 		}
@@ -60,7 +60,7 @@ func (sn *snapshots) take(dir folder.Dir, s dataset.Snapshot) error {
 	return sn.keep(dir, s)
 }
 
-// keep makes the head a snapshot that does not exist yet.
+// keep takes the snapshot s of the head. The snapshot must not exist yet.
 func (sn *snapshots) keep(dir folder.Dir, s dataset.Snapshot) error {
 	// The record is written first, because a snapshot without a record would be reported as damage.
 	if err := sn.records.Write(dir, layout.SnapshotRecord(s.ID), s); err != nil {
@@ -106,7 +106,7 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, ds, snapshot uuid.UUID) error
 	return nil
 }
 
-// drop removes a snapshot and its record, if it exists.
+// drop removes a snapshot and its record. It returns nil if the snapshot does not exist.
 func (sn *snapshots) drop(ctx context.Context, dir folder.Dir, snapshot uuid.UUID) error {
 	inode, shared, err := sn.sharing.SharesHead(dir, snapshot)
 	if err != nil {
@@ -138,7 +138,7 @@ func (p *Pool) UniqueSize(ctx context.Context, ds, snapshot uuid.UUID) (size dat
 
 func (sn *snapshots) uniqueSize(ctx context.Context, dir folder.Dir, snapshot uuid.UUID) (dataset.Size, error) {
 	if _, shared, err := sn.sharing.SharesHead(dir, snapshot); err != nil || shared {
-		return 0, err // its image is the head's, which stays
+		return 0, err // the head uses the same image, so deleting the snapshot frees nothing
 	}
 	f, err := dir.Open(sn.layout.Image(snapshot.String()))
 	if errors.Is(err, os.ErrNotExist) {
@@ -261,7 +261,7 @@ func (sn *snapshots) growAsHead(ctx context.Context, dir folder.Dir, item string
 		return err
 	}
 	_, _, err = sn.images.Inspect(dir, layout.Head)
-	if errors.Is(err, dataset.ErrCorrupt) { // its end may be missing
+	if errors.Is(err, dataset.ErrCorrupt) { // the end of its image may be missing
 		if recorded, _ := imagefile.RecordedSize(dir, layout.Head); imagefile.RoundUp(recorded) > source.Size {
 			size = max(size, source.ImageFor(imagefile.RoundUp(recorded)))
 		}

@@ -20,8 +20,9 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// cornerTag begins the tag of a volume whose pool is in a corner: a folder of another pool for a trial (package
-// trialdir). The tag ends with the UUID of the pool in the corner. The volume is in the thin pool of the outer pool.
+// cornerTag begins the tag of a volume whose pool is in a corner. A corner is a folder of another pool, in which a
+// trial makes its pool (package trialdir). The tag ends with the UUID of the pool in the corner. The volume is in the
+// thin pool of the outer pool.
 const cornerTag = "drover.corner="
 
 // SeparateFolder implements backends.SeparateFolderKind. It returns where the records of a volume group are mounted.

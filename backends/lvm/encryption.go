@@ -73,8 +73,8 @@ func overhead(d dataset.Dataset) dataset.Size {
 	return crypt.Overhead
 }
 
-// sameKey fails with ErrInvalid unless the dataset in a folder is encrypted with the data key of a record, or
-// neither is encrypted. It activates no volume.
+// sameKey fails with ErrInvalid unless the dataset in the folder f and the dataset d are encrypted with the same data
+// key, or neither is encrypted. It activates no volume.
 func sameKey(f *shelf.Folder, d dataset.Dataset) error {
 	record, err := f.ReadRecord()
 	switch {
@@ -102,7 +102,7 @@ func (e *encryption) encrypt(ctx context.Context, volume, node string, d dataset
 	return tool.Open(ctx, node, e.mapping(volume), key)
 }
 
-// namedDevice is a device with a name that is valid after a restart of the host too.
+// namedDevice is a device with a name that stays valid after a restart of the host.
 type namedDevice struct {
 	io.ReaderAt
 	name string
@@ -110,8 +110,9 @@ type namedDevice struct {
 
 func (n namedDevice) Name() string { return n.name }
 
-// openContainer opens the container on the device of a head, if the record of the dataset says that it is encrypted. It
-// refuses an unencrypted filesystem in place of the container, because Drover did not make it.
+// openContainer opens the container on the device of a head, if the record of the dataset says that it is encrypted. If
+// the device has an unencrypted filesystem instead of the container, openContainer refuses the device, because Drover
+// did not make that filesystem.
 func (e *encryption) openContainer(ctx context.Context, f *shelf.Folder, volume string, node *os.File) (
 	open *crypt.Device, key []byte, err error) {
 	disk := namedDevice{node, "/dev/mapper/" + e.device(volume)}
@@ -121,7 +122,8 @@ func (e *encryption) openContainer(ctx context.Context, f *shelf.Folder, volume 
 	}
 	d, err := f.ReadRecord()
 	if err != nil {
-		// A damaged record does not protect the data: an attacker with the keys may have a copy of the record.
+		// The record cannot be read, but the key can still be found by the dataset's ID. Refusing would not protect the
+		// data: an attacker with the keys may have a copy of the record.
 		d = &dataset.Dataset{ID: f.ID}
 	}
 	switch {

@@ -55,9 +55,8 @@ func (p *Pool) Stat(ctx context.Context, id uuid.UUID) (backends.Entry, error) {
 	}), nil
 }
 
-// describe adds to a dataset's entry its snapshots and their problems. It adds the volumes that the folder names to
-// named. If a volume is not in all, describe asks LVM again, because the volume may have been made after all was
-// listed.
+// describe adds to a dataset's entry its snapshots and their problems. It records in named the volumes that the folder
+// names. If all lacks a volume, describe asks LVM again, because the volume may be newer than that listing.
 func (l *lister) describe(ctx context.Context, f *shelf.Folder, e *backends.Entry, all map[string]volume,
 	named map[string]bool) {
 	shelf.DescribeTrees(f, e)
@@ -205,8 +204,8 @@ func (l *lister) isDeleting(id uuid.UUID) bool {
 	return err == nil && slices.ContainsFunc(names, func(n string) bool { return strings.HasPrefix(n, id.String()) })
 }
 
-// isOfOtherPool reports whether a volume belongs to another pool: to one in a corner of this pool, or to the pool that
-// contains this corner. If there is no corner, it returns false.
+// isOfOtherPool reports whether a volume belongs to another pool in the same thin pool: a pool in a corner of this
+// pool, or the outer pool if this pool is in a corner. If neither exists, it returns false.
 func (l *lister) isOfOtherPool(v volume) (bool, error) {
 	cornerOfPool := cornerTag + l.shelf.ID().String()
 	if l.inCorner {

@@ -170,8 +170,8 @@ func checkKernel() error {
 	return nil
 }
 
-// groupName matches the valid names of a volume group. They have LVM's characters. They are so short that the device
-// mapper's names, which contain the names of the group and of a volume, are not too long.
+// groupName matches the valid names of a volume group. They have LVM's characters. They are short enough for the device
+// mapper, whose names consist of the name of the group and that of a volume.
 var groupName = regexp.MustCompile(`^[A-Za-z0-9_+][A-Za-z0-9_.+-]{0,59}$`)
 
 // Open implements backends.Kind.

@@ -40,8 +40,9 @@ const (
 // link represents a volume in a dataset's folder: a file with the name of the tree.
 type link struct {
 	Volume string `json:"volume"`
-	// Size is how much can be written to the volume. The volume is larger: see package mkfs. A size of 0 means that an
-	// older version made the volume, exactly as large as the size of the dataset.
+	// Size is the number of bytes that can be written to the filesystem in the volume. The volume itself is larger: see
+	// package mkfs. A size of 0 means that an older version made the volume, exactly as large as the size of the
+	// dataset.
 	Size       dataset.Size `json:"size,omitempty"`
 	Filesystem string       `json:"filesystem,omitempty"`
 }

@@ -119,7 +119,7 @@ func (o *opener) makeGroup(ctx context.Context, cfg *backends.Config) (group, ma
 	return o.tool.readGroup(ctx, o.vg)
 }
 
-// sameDisks refuses a volume group that is not on the named devices.
+// sameDisks fails unless the volume group is on the named devices.
 func (o *opener) sameDisks(ctx context.Context, devices []string) error {
 	rows, err := o.tool.report(ctx, "vgs", "pv_name", o.vg)
 	if err != nil {
@@ -207,7 +207,7 @@ func (o *opener) claim(ctx context.Context, g group, all map[string]volume, cfg 
 	return id, o.tool.lvm(ctx, "vgchange", "--addtag", poolTag+id.String(), o.vg)
 }
 
-// conflictAdvice returns advice about a volume group that is another pool.
+// conflictAdvice returns advice about a volume group that already contains another pool.
 func (o *opener) conflictAdvice(all map[string]volume, id uuid.UUID, complete bool) string {
 	switch {
 	case slices.Contains(all[recordsName].Tags, formattedTag) && all[poolName].Name != "":
@@ -376,8 +376,8 @@ func (o *opener) makeRecords(ctx context.Context, id uuid.UUID, existing volume)
 }
 
 // formatted reports whether the volume for the records has its filesystem already, and refuses every other known
-// content. Unknown content does not count: it is older than the volume, or was left by an interrupted mkfs, which
-// writes the superblock last.
+// content. Unknown content is accepted. It is older than the volume, or an interrupted mkfs left it: mkfs writes the
+// superblock last.
 func formatted(path string, id uuid.UUID) (bool, error) {
 	content, err := fsctl.Known(path)
 	if err != nil {

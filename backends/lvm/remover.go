@@ -113,8 +113,8 @@ func (r *remover) remove(ctx context.Context, names []string) error {
 
 var _ backends.Clearer = (*Pool)(nil)
 
-// Clear implements backends.Clearer. It removes a volume group that was made for the pool, with its labels on the
-// devices. From a volume group that existed before, it removes only Drover's volumes and tag.
+// Clear implements backends.Clearer. If the volume group was made for the pool, Clear removes the group and its labels
+// on the devices. If the group existed before, Clear removes only Drover's volumes and tag.
 func (p *Pool) Clear(ctx context.Context) (remains string, err error) {
 	g, all, err := p.tool.readGroup(ctx, p.vg)
 	if err != nil {

@@ -39,7 +39,7 @@ func (p *Pool) take(ctx context.Context, f *shelf.Folder, s dataset.Snapshot) er
 	} else if !errors.Is(err, dataset.ErrNotFound) {
 		return err
 	}
-	if s.Kind != dataset.SnapshotTransfer { // a transfer makes room in a full pool
+	if s.Kind != dataset.SnapshotTransfer { // moving a dataset out of a full pool frees space
 		if err := p.space.checkRoom(ctx); err != nil {
 			return err
 		}
@@ -129,7 +129,7 @@ func (p *Pool) makeHead(ctx context.Context, f *shelf.Folder, from, old, newTree
 	return p.maker.extend(ctx, name, size)
 }
 
-// retire deactivates the former head, like any snapshot.
+// retire deactivates the volume of the former head, because snapshots are never active.
 func (p *Pool) retire(ctx context.Context, f *shelf.Folder, tree string) error {
 	name, err := volumeOf(f.Root, tree)
 	if err != nil {

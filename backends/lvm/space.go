@@ -70,7 +70,8 @@ func (c *space) status(ctx context.Context) dataset.PoolStatus {
 }
 
 // checkFree fails with ErrNoSpace, and advice, if the thin pool or the filesystem of the records is nearly full. free
-// and files are the free bytes and inodes of that filesystem, size and filesOf its total bytes and inodes.
+// and files are the free bytes and inodes of the filesystem of the records, and size and filesOf its total bytes and
+// inodes.
 func (c *space) checkFree(u usage, free, size dataset.Size, files, filesOf uint64) error {
 	if err := c.checkThinPool(u); err != nil {
 		return err

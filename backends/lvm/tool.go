@@ -47,7 +47,7 @@ type tool struct {
 // turn serializes the commands.
 type turn struct {
 	one    chan struct{} // a semaphore with one place: the running command holds it
-	failed atomic.Bool   // a command has failed, and suspended devices were not searched for yet
+	failed atomic.Bool   // a command has failed, and resumeSuspended has not run since
 
 	mu   sync.Mutex
 	late string // the running command, once it has taken longer than its limit
@@ -89,7 +89,7 @@ func (t tool) lvm(ctx context.Context, command string, args ...string) error {
 		t.setLate(strings.Join(append([]string{program, command}, args...), " "))
 		err := t.busy()
 		if h := t.turnOf(ctx); h != nil {
-			h.over.Store(true) // the turn belongs to that command now
+			h.over.Store(true) // that command keeps the turn
 		}
 		close(abandoned)
 		return err
@@ -143,7 +143,7 @@ type turnKey struct{}
 // heldTurn is a turn that a caller keeps for several commands.
 type heldTurn struct {
 	of   *turn
-	over atomic.Bool // the turn has ended, or belongs to a command that has taken longer than its limit
+	over atomic.Bool // the turn has ended, or a command that has exceeded its limit keeps it
 }
 
 // holdTurn waits for the turn and keeps it until done is called. Commands use the held turn if they run with the

@@ -93,7 +93,7 @@ func (v *volumes) resumeSuspended(ctx context.Context, all map[string]volume) er
 	return nil
 }
 
-// node returns a path of a device. It does not use the links that udev makes, because udev may not run.
+// node returns the path of a device. It does not use the links that udev makes, because udev may not be running.
 func (v *volumes) node(ctx context.Context, dev dm.Device) (string, error) {
 	for try := 0; ; try++ {
 		for _, path := range []string{dev.Node(), "/dev/mapper/" + dev.Name} {

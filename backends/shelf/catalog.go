@@ -16,7 +16,7 @@ import (
 type catalog struct {
 	dir    *directory
 	claims claims.Claims
-	moves  claims.Moves // counts datasets that became copies; a search during which the count changes is repeated
+	moves  claims.Moves // counts datasets that became copies; a search is repeated if the count has changed
 }
 
 // Find opens the folder of a dataset that is ready, or incoming and complete. It fails with dataset.ErrNotFound if

@@ -17,9 +17,9 @@ type copier struct {
 	catalog *catalog
 }
 
-// MakeCopy opens the folder of a copy. If the pool has no such copy yet, MakeCopy calls begin, which fails if nothing
-// new may be made in the pool, and then makes the folder with its record. It fails with dataset.ErrConflict if the pool
-// has the dataset itself.
+// MakeCopy opens the folder of a copy. If the pool has no such copy yet, MakeCopy calls begin and then makes the folder
+// with its record. begin fails if nothing new may be made in the pool. MakeCopy fails with dataset.ErrConflict if the
+// pool has the dataset itself.
 func (cp *copier) MakeCopy(d dataset.Dataset, begin func() error) (*Folder, error) {
 	root, err := cp.dir.Enter()
 	if err != nil {

@@ -174,7 +174,7 @@ func moveBetween(from *os.Root, dir string, to *os.Root, into, name string) erro
 	return nil
 }
 
-// rename does the work of moveBetween, which adds an explanation to its errors.
+// rename does the work of moveBetween. moveBetween adds the two paths to its errors.
 func rename(from *os.Root, dir string, to *os.Root, into, name string) error {
 	src, err := from.Open(dir)
 	if err != nil {

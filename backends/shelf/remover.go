@@ -16,8 +16,8 @@ import (
 
 // remover deletes datasets, and removes what crashes have left.
 type remover struct {
-	// Destroy removes a name in a directory with everything below it. If nil, the name is a tree of files. It is set
-	// before the pool is used.
+	// Destroy removes a name in a directory with everything below it. If nil, the name is removed as a tree of files.
+	// It is set before the pool is used.
 	Destroy func(ctx context.Context, dir *os.File, name string) error
 	// Outside removes the parts of a deleted dataset that are outside its folder, before the folder is removed. It is
 	// set before the pool is used, or stays nil.

@@ -96,7 +96,7 @@ func (f *Folder) MayBeSnapshot(tree string) (bool, error) {
 	return len(keepers)+len(damaged) > 0, err
 }
 
-// IsTreeOf reports whether the record of one snapshot names a tree. A record that cannot be parsed does not.
+// IsTreeOf reports whether the record of one snapshot names a tree. A record that cannot be parsed does not count.
 func (f *Folder) IsTreeOf(tree string, snapshot uuid.UUID) (bool, error) {
 	keepers, _, err := f.keptBy(tree)
 	return slices.Contains(keepers, snapshot), err

@@ -216,7 +216,7 @@ func (f *Folder) Leftovers() ([]string, error) {
 		case err == nil:
 			used[s.Tree] = true
 		case f.State == backends.EntryCopy && s.Tree == head.Tree:
-			// copies have no restores: a Supersede is making the head that snapshot
+			// A copy cannot be restored, so a Supersede is turning the head into this snapshot.
 		case errors.Is(err, dataset.ErrNotFound):
 			doomed = append(doomed, name)
 		default:

@@ -148,8 +148,8 @@ func (a *attachments) mountedAt(id uuid.UUID) (string, error) {
 // the pool is closed. It is the last mount to be removed.
 //
 // The server has a fault. If a file is closed right before the last unmount, the kernel drops the requests that the
-// server has not read yet. The server can then treat the file as open for ever, and waits while it holds a lock that
-// all its filesystems need. The lasting staging mount and flushRequests avoid that.
+// server has not read yet. The server can then treat the file as open for ever. It waits for the file to be closed, and
+// meanwhile holds a lock that all its filesystems need. The lasting staging mount and flushRequests avoid that.
 
 // fuseType is the filesystem type of zfs-fuse in the mount table.
 const fuseType = "fuse.zfs"

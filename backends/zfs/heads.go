@@ -48,8 +48,8 @@ func describeCopy(f *shelf.Folder, e *backends.Entry) {
 	e.Partial = spool.Partial(f.Root)
 }
 
-// dropHead removes the head of a copy, if it has one. It returns dataset.ErrConflict if the head has data that no
-// snapshot has.
+// dropHead removes the head of a copy, if it has one. It returns dataset.ErrConflict if the head contains data that is
+// in no snapshot.
 func (h *heads) dropHead(ctx context.Context, f *shelf.Folder) error {
 	c, err := copyHead(f)
 	if err != nil {
@@ -74,7 +74,7 @@ func (h *heads) dropHead(ctx context.Context, f *shelf.Folder) error {
 	return err
 }
 
-// checkSnapshotted returns dataset.ErrConflict if the head of a copy has data that none of its snapshots has.
+// checkSnapshotted returns dataset.ErrConflict if the head of a copy contains data that is in none of its snapshots.
 func (h *heads) checkSnapshotted(ctx context.Context, f *shelf.Folder, c current) error {
 	if c.From != uuid.Nil {
 		if _, err := readSnapshot(f, c.From); err == nil {
@@ -202,8 +202,8 @@ func (h *heads) refit(ctx context.Context, f *shelf.Folder, s snapshot, options 
 	return nil
 }
 
-// isLast reports whether a snapshot is the last one of its filesystem. It first destroys later snapshots that a crash
-// left: those that no record names and no clone needs.
+// isLast reports whether a snapshot is the last one of its filesystem. It first destroys the later snapshots that a
+// crash left, which have neither a record nor a clone.
 func (h *heads) isLast(ctx context.Context, f *shelf.Folder, s snapshot) (bool, error) {
 	all, err := h.tool.below(ctx, h.root(f.ID)+"/"+s.FS)
 	if err != nil {

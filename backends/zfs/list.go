@@ -51,7 +51,7 @@ func (p *Pool) Stat(ctx context.Context, id uuid.UUID) (backends.Entry, error) {
 }
 
 // describe adds a dataset's snapshots and their problems to its entry. all is an earlier listing of the ZFS objects. If
-// all lacks an expected object, describe lists the objects again, because the object may be newer than the listing.
+// an expected object is not in all, describe lists the objects again, because the object may be newer than the listing.
 func (p *Pool) describe(ctx context.Context, f *shelf.Folder, e *backends.Entry, all []object) {
 	head, err := headName(f.Root, f.ID)
 	if f.State == backends.EntryCopy && err == nil {

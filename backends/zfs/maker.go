@@ -29,8 +29,9 @@ type maker struct {
 // cleanupLimit bounds the cleanup after a failed operation. Reap removes the remains of a cleanup that takes longer.
 const cleanupLimit = 20 * time.Second
 
-// MaxCapabilities implements backends.BoundedKind. OwnFilesystem is false, although df in a container shows the size of
-// the dataset: a pool with that capability can freeze its datasets, and ZFS cannot be frozen.
+// MaxCapabilities implements backends.BoundedKind. OwnFilesystem is false because a pool with that capability must be
+// able to freeze its datasets, and ZFS cannot be frozen. (df in a container shows the size of the dataset
+// nevertheless.)
 func (*Backend) MaxCapabilities() dataset.Capabilities {
 	return dataset.Capabilities{
 		EnforcesSize: true, InstantSnapshot: true, ConstantSnapshot: true, CloneIndependent: true,
@@ -166,8 +167,8 @@ func (m *maker) clone(ctx context.Context, src dataset.Source, origin, fs string
 	return err
 }
 
-// plan checks a request and returns the size of the new dataset and the function that makes its head. Nothing is made
-// before that function is called.
+// plan checks a request. It returns the size of the new dataset, and the function that makes its head. Only that
+// function makes anything.
 type plan func() (dataset.Size, func(fs string) error, error)
 
 // make makes a dataset: in this order its folder, its filesystem, its head and its record. If a step fails, it undoes

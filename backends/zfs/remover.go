@@ -55,8 +55,8 @@ func (r *remover) removeObjects(ctx context.Context, id uuid.UUID) error {
 	return r.destroyOrigins(ctx, root, destroyed)
 }
 
-// clear destroys objects of a tree. It leaves an object that Drover did not make, that keep selects, or that has a
-// clone or a child. all must be the complete tree. It returns the destroyed objects.
+// clear destroys objects of a tree. It skips an object that Drover did not make, an object that keep selects, and an
+// object with a clone or a child. all must be the complete tree. It returns the destroyed objects.
 func (r *remover) clear(ctx context.Context, all []object, keep func(object) bool) (destroyed []object, err error) {
 	remaining := slices.Clone(all)
 	kept := map[string]bool{}
@@ -146,9 +146,9 @@ func (r *remover) currentOf(id uuid.UUID) (string, error) {
 	return headName(root, id)
 }
 
-// destroyOrigins destroys the snapshots that were kept only as origins of the clones in destroyed. If an origin is
-// in a ghost, destroyOrigins clears the ghost. Otherwise it destroys the origin if no record names it. It skips origins
-// below the filesystem within.
+// destroyOrigins destroys snapshots that were kept only because the clones in destroyed needed them as origins. If an
+// origin is in a ghost, destroyOrigins clears the ghost. Otherwise it destroys the origin if no record names it. It
+// skips origins in filesystems below the filesystem named within.
 func (r *remover) destroyOrigins(ctx context.Context, within string, destroyed []object) error {
 	var errs []error
 	for _, o := range destroyed {

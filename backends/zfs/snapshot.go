@@ -140,7 +140,7 @@ func (t *snapshotter) take(ctx context.Context, f *shelf.Folder, s dataset.Snaps
 	} else if !errors.Is(err, dataset.ErrNotFound) {
 		return err
 	}
-	if s.Kind != dataset.SnapshotTransfer { // a transfer makes room in a full pool
+	if s.Kind != dataset.SnapshotTransfer { // moving a dataset out of a full pool frees space
 		if err := t.space.room(); err != nil {
 			return err
 		}

@@ -23,8 +23,8 @@ type space struct {
 	total atomic.Int64 // size of the parent filesystem in bytes, used plus free, at the last call of measure
 }
 
-// measure reads the size of the parent filesystem with zfs(8). The size that statfs(2) reports is too small: it is the
-// free space of the zpool plus the used space of this one filesystem.
+// measure reads the size of the parent filesystem with zfs(8). statfs(2) reports too small a size: the free space of
+// the zpool plus the used space of only this filesystem.
 func (v *space) measure(ctx context.Context) error {
 	text, err := v.tool.value(ctx, "used,available", v.fs.name)
 	if err != nil {
@@ -84,7 +84,7 @@ const (
 type listing struct {
 	clock clock.Clock
 
-	mu    sync.Mutex // protects until and of. Held while zfs(8) runs, so that concurrent callers share one listing
+	mu    sync.Mutex // protects until and of. Held while zfs(8) runs: concurrent callers share a listing
 	until time.Duration
 	of    map[string]dataset.Size
 }

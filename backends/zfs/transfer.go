@@ -20,7 +20,7 @@ import (
 	"github.com/droverhq/drover/internal/run"
 )
 
-// streamLimit bounds one send or receive. It is long, because a slow receiver on the other host may block the stream.
+// streamLimit bounds one send or receive. It is long because a slow receiver on the other host can block the stream.
 const streamLimit = 30 * 24 * time.Hour
 
 // sender sends and compares snapshots.
@@ -192,7 +192,7 @@ func (n *sender) openPoint(ctx context.Context, f *shelf.Folder, id uuid.UUID) (
 }
 
 // temporarySnapshot takes a temporary snapshot of a filesystem. done destroys the snapshot. After a crash, the next
-// Reap destroys it. Reap leaves it alone while the folder is open.
+// Reap destroys it. Reap does not touch the snapshot while the folder is open.
 func (n *sender) temporarySnapshot(ctx context.Context, f *shelf.Folder, fs string) (name string, done func(),
 	err error) {
 	name = n.snapshotName(f.ID, fs, uuid.New())

@@ -77,7 +77,7 @@ const (
 	minSize     = 1 * dataset.MiB
 
 	// maxFilesystemName is the maximum length of the name of the parent filesystem. ZFS allows names of 255 characters.
-	// The subtracted length is that of the longest name that Drover makes below the parent filesystem.
+	// The constant leaves room for the longest name that Drover makes below the parent filesystem.
 	maxFilesystemName = 255 - len("/drover-/deleted//head-@drover-clone-") - 4*36
 
 	poolProperty = "drover:pool"
@@ -172,7 +172,8 @@ func (b *Backend) open(ctx context.Context, cfg backends.Config, zpool *ownPool)
 	return p, nil
 }
 
-// checkPath returns an error unless a new pool can be at path. It checks the filesystem; package shelf checks the rest.
+// checkPath returns an error unless a new pool can be made at path. It checks the filesystem; package shelf checks the
+// rest.
 func checkPath(path string) error {
 	for _, dir := range []string{path, filepath.Dir(path)} {
 		info, err := os.Lstat(dir)

@@ -40,8 +40,7 @@ func (c *Counters) Destroying() (done func()) {
 }
 
 // Record writes a note about a subvolume that is about to be destroyed. If the note cannot be written, the counters of
-// the subvolume are never removed. A missing note is no reason to keep the data, so Record only fails if it cannot open
-// the pool.
+// the subvolume are never removed. That is acceptable, so Record only fails if it cannot open the pool.
 func (c *Counters) Record(id uint64) error {
 	if !c.Enabled {
 		return nil

@@ -27,9 +27,8 @@ import (
 	"github.com/droverhq/drover/internal/tree"
 )
 
-// RecountEvery is the least time between two recounts. When the pause is over, the kernel may still be running the
-// previous recount, or may have abandoned it. A recount reads all trees, so recounts without a pause would keep the
-// disk busy.
+// RecountEvery is the least time between two recounts. After this time, the kernel may still be running the previous
+// recount, or may have abandoned it. A recount reads all trees, so recounts without a pause would keep the disk busy.
 const RecountEvery = 5 * time.Minute
 
 // Quota is the quotas of the filesystem of an open pool. It is safe for concurrent use.
@@ -42,7 +41,7 @@ type Quota struct {
 	recount time.Duration // the earliest time of the next recount, by the steady clock
 }
 
-// New returns the quotas as they are now. dir is the directory of the pool, and path its path.
+// New returns the present quotas of the pool's filesystem. dir is the directory of the pool, and path its path.
 func New(dir *os.File, path string, c clock.Clock) (*Quota, error) {
 	mode, _, err := btrfsctl.Quotas(dir)
 	return &Quota{path: path, mode: mode, clock: c}, err
@@ -97,10 +96,10 @@ func (q *Quota) Missing() []string {
 		")"}
 }
 
-// Check fails if sizes were enforced when the pool was opened, and are not enforced now. It does not fail if they were
-// not enforced then, which Missing reports. If the kernel has abandoned full quotas, Check starts a recount. The kernel
-// sometimes abandons full quotas when subvolumes with shared blocks are destroyed, including subvolumes of others
-// (github.com/kdave/btrfs-progs/issues/922). From then on it enforces no limit.
+// Check fails if sizes were enforced when the pool was opened, and are not enforced now. It does not fail if sizes were
+// not enforced when the pool was opened: Missing reports that. If the kernel has abandoned full quotas, Check starts a
+// recount. The kernel sometimes abandons full quotas when subvolumes with shared blocks are destroyed, including
+// subvolumes of others (github.com/kdave/btrfs-progs/issues/922). From then on it enforces no limit.
 func (q *Quota) Check(dir *os.File) error {
 	mode, settled, err := btrfsctl.Quotas(dir)
 	switch {

@@ -62,7 +62,7 @@ func OpenReadOnly(f *shelf.Folder, s shelf.SnapshotRecord) (*os.File, error) {
 	return dir, nil
 }
 
-// Protect durably makes a tree read-only, like any snapshot.
+// Protect durably makes a tree read-only, as every snapshot must be.
 func Protect(f *shelf.Folder, name string) error {
 	dir, err := OpenReadOnly(f, shelf.SnapshotRecord{Tree: name})
 	if err != nil {

@@ -36,7 +36,7 @@ type Attacher struct {
 	step       func(string)
 }
 
-// New returns the attacher of a pool with a name. If direct is set, devices use direct I/O.
+// New returns the attacher of the named pool. If direct is set, devices use direct I/O.
 func New(
 	pool string,
 	l layout.Layout,

@@ -17,7 +17,7 @@ type Heads struct {
 // NewHeads returns a Heads for a pool with the given layout.
 func NewHeads(l layout.Layout, step func(string)) *Heads { return &Heads{layout: l, step: step} }
 
-// Exchange makes the head a clone of an item that change has worked on.
+// Exchange clones an item, calls change with the image of the clone, and makes the clone the head.
 func (h *Heads) Exchange(dir folder.Dir, item string, change func(image *os.File) error) error {
 	if err := h.Prepare(dir, item, change); err != nil {
 		return err
@@ -37,7 +37,7 @@ func (h *Heads) Replace(dir folder.Dir) error {
 	return h.layout.Remove(dir, layout.Next)
 }
 
-// Prepare makes next a clone of an item that change has worked on, and flushes it.
+// Prepare clones an item as next, calls change with the image of next, and flushes the image.
 func (h *Heads) Prepare(dir folder.Dir, item string, change func(image *os.File) error) error {
 	if err := h.layout.Remove(dir, layout.Next); err != nil {
 		return err

@@ -32,7 +32,7 @@ func RoundUp(size dataset.Size) dataset.Size {
 	return (size + layout.Sector - 1) / layout.Sector * layout.Sector
 }
 
-// ImageFor returns the length in bytes of the image of a dataset of a size with a filesystem.
+// ImageFor returns the length in bytes of the image of a dataset with the given size and filesystem.
 func ImageFor(fs string, size dataset.Size, encrypted bool) int64 {
 	device := mkfs.Device(fs, size)
 	if encrypted {
@@ -194,7 +194,8 @@ func (i *Images) container(dir folder.Dir, item string) (uuid.UUID, bool, error)
 	return id, encrypted, err
 }
 
-// SameKey fails with ErrInvalid unless an item is encrypted with the data key of a record, or neither is encrypted.
+// SameKey fails with ErrInvalid unless the item and the dataset d are encrypted with the same data key, or neither is
+// encrypted.
 func (i *Images) SameKey(dir folder.Dir, item string, d dataset.Dataset) error {
 	id, encrypted, err := i.container(dir, item)
 	switch {

@@ -17,8 +17,9 @@ import (
 
 // On XFS a head and a snapshot of it can be one file with two names while no process has the head open. A FICLONE of a
 // fragmented image takes seconds. Sharing the file delays the FICLONE until the head is written to. Some heads are
-// never written to again. Snapshots for other nodes and heads that a move makes are shared in this way. Unshare must be
-// called before a head is written to, and a loop device accepts no file with a second name.
+// never written to again. Two kinds of items are shared in this way: snapshots that are sent to other nodes, and heads
+// that a move makes. Unshare must be called before a head is written to. Package attach does not attach an image that
+// has a second name.
 
 // Sharing lets a head and a snapshot be one file with two names, and separates them before the head is written to.
 type Sharing struct {

@@ -1,7 +1,7 @@
 // Package layout defines how a pool of backend loop stores datasets in its directory: the names of directories and
 // files, the records, and the two ways to keep an image ([XFS] and [Btrfs]). Package loop and all of its parts use it.
-// A Layout has no state about datasets. The callers of concurrent Flush calls on btrfs share commits, which a mutex
-// protects. Otherwise the caller of backends.Pool prevents concurrent changes of a dataset.
+// A Layout has no state about datasets. On btrfs, concurrent calls of Flush share one commit. A mutex in
+// btrfsctl.Commits protects that state. Otherwise the caller of backends.Pool prevents concurrent changes of a dataset.
 package layout
 
 import (

@@ -274,7 +274,7 @@ func (img *Image) mounted() (device string, err error) {
 	return info.Path, nil
 }
 
-// Notes returns lines for people about how the image was found when it was opened.
+// Notes returns lines for people that describe the state in which Open found the image.
 func (img *Image) Notes() []string { return img.note }
 
 // Close unmounts the image unless it is in use.

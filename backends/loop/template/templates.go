@@ -43,7 +43,7 @@ type Store struct {
 	mu          sync.Mutex // held while a template is made
 }
 
-// NewStore returns the templates in a pool's directory. They have the filesystems that this host can make.
+// NewStore returns the store of the templates in a pool's directory. filesystems are those that this host can make.
 func NewStore(runner run.Runner, pool string, l layout.Layout, filesystems []string, step func(string)) *Store {
 	return &Store{runner: runner, pool: pool, layout: l, filesystems: filesystems, step: step}
 }
@@ -67,7 +67,7 @@ func (s *Store) SpecFor(d dataset.Dataset) (Spec, error) {
 }
 
 // Name returns the name of a template. It contains all properties in which templates differ. Templates of older
-// versions have names with another ending. Their images are only as large as the size.
+// versions have names with another ending. The image of such a template is exactly as large as the size of the dataset.
 func (t Spec) Name() string {
 	mode := uint32(mkfs.RootMode)
 	if t.Owner.Mode != nil {
@@ -76,8 +76,8 @@ func (t Spec) Name() string {
 	return fmt.Sprintf("%s-%d-u%d-g%d-m%o-2%s", t.FS, t.Size, t.Owner.UID, t.Owner.GID, mode, layout.ImageSuffix)
 }
 
-// Open opens a template's image. If the template does not exist yet, Open makes it. Only then does a create start a
-// program.
+// Open opens a template's image. If the template does not exist yet, Open makes it. A create starts a program (mkfs)
+// only in that case.
 func (s *Store) Open(ctx context.Context, root folder.Dir, t Spec) (*os.File, error) {
 	path := filepath.Join(layout.Templates, t.Name())
 	f, err := root.Open(path)
@@ -113,7 +113,7 @@ func (s *Store) Open(ctx context.Context, root folder.Dir, t Spec) (*os.File, er
 	return root.Open(path)
 }
 
-// create makes the image of a template under a name.
+// create makes the image of a template with the given file name.
 func (s *Store) create(ctx context.Context, root folder.Dir, name string, t Spec) error {
 	// The file is not overwritten, because the mkfs of a killed process may still write to it.
 	if err := folder.AbsentIsFine(root.Remove(name)); err != nil {

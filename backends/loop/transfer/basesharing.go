@@ -20,7 +20,7 @@ import (
 // the image is fragmented (8 µs an extent on XFS).
 type baseSharing struct {
 	base, image *os.File
-	part        int64 // bytes that are shared at once, for which writers wait
+	part        int64 // bytes that one call shares; the call blocks writers of the image
 	block       int64 // of the filesystem
 
 	stop  context.CancelFunc
@@ -124,7 +124,8 @@ func (b *baseSharing) close() {
 }
 
 // complete adds to the image the parts of the base that the stream left out. If the stream contains no difference, the
-// snapshot becomes a second name of the base. This happens in a move right after another move.
+// snapshot becomes a second name of the base. The stream contains no difference if a dataset is moved again right after
+// a move.
 func (r *receiving) complete(ctx context.Context) error {
 	if !r.sharesBase() {
 		return nil
@@ -150,7 +151,8 @@ func (r *receiving) sharesBase() bool {
 	return r.in.Header.Base != uuid.Nil && r.to.Layout.Costly()
 }
 
-// startBase begins to share the base into the image, once the stream has brought the first difference.
+// startBase begins to share the base into the image if it has not begun yet. It is called when the first difference
+// arrives.
 func (r *receiving) startBase(ctx context.Context) (err error) {
 	if r.base == nil && r.sharesBase() {
 		r.base, err = r.openBase(ctx)

@@ -118,7 +118,7 @@ const (
 // Tuning sets how a stream is received. Tests change it.
 type Tuning struct {
 	Every int64 // least bytes of a stream between two checkpoints
-	Lag   int64 // most bytes after a checkpoint that is not on the disk yet
+	Lag   int64 // most bytes that may arrive while a checkpoint is being flushed
 	Part  int64 // bytes of a base that are shared at once
 	// Ahead makes the kernel begin to write received bytes before a checkpoint flushes them. A test that cuts the power
 	// turns Ahead off, because early writes would hide a missing flush.
@@ -359,7 +359,8 @@ func (r *receiving) finish() (backends.Stream, error) {
 		return out, err
 	}
 	p.Step("receive.sealed")
-	// Once the snapshot is durable, a part that a power cut brings back is dropped by the next operation.
+	// If the snapshot is durable already, no flush is needed: a power cut can only restore the record of the part, and
+	// the next operation removes that record.
 	if err := folder.AbsentIsFine(r.dir.Remove(layout.PartFile)); err != nil || durable {
 		return out, err
 	}

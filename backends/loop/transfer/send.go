@@ -27,7 +27,7 @@ type Sender struct {
 	Comparison comparison
 }
 
-// NewSender returns the sender of a pool with a name.
+// NewSender returns the sender of the named pool.
 func NewSender(pool string, l layout.Layout, im *imagefile.Images) *Sender {
 	return &Sender{pool: pool, layout: l, images: im}
 }

@@ -10,9 +10,9 @@ import (
 	"github.com/droverhq/drover/internal/safefile"
 )
 
-// A label is at the start of a partition or file that is given to zpool(8). On a whole disk, zpool(8) makes partitions,
-// and the label is at the start of the first one, which begins at partitionAt. The description of the zpool is in the
-// label, from labelAt on.
+// zpool(8) writes a label at the start of each partition or file of a zpool. On a whole disk, zpool(8) makes
+// partitions, and the label is at the start of the first one, which begins at partitionAt. The description of the zpool
+// is in the label, from labelAt on.
 const (
 	labelAt     = 16 << 10
 	labelSize   = 112 << 10

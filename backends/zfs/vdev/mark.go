@@ -15,8 +15,8 @@ import (
 	"github.com/droverhq/drover/internal/linux/fsctl"
 )
 
-// A device has a mark while zpool(8) makes a zpool of it. The partitions that zpool(8) makes on a whole disk do not
-// show that Drover started zpool(8), but the mark does. If a device has only the mark and zpool(8)'s table of empty
+// A device has a mark while zpool(8) makes a zpool of it. The mark shows that Drover started zpool(8). The partitions
+// that zpool(8) makes on a whole disk do not show that. If a device has only the mark and zpool(8)'s table of empty
 // partitions, an interrupted attempt left it.
 //
 // The mark is where neither a partition table nor ZFS ever writes: after the first labels of a device, and before the

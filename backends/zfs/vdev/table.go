@@ -39,7 +39,7 @@ func hasZpoolTable(device io.ReaderAt, size int64) (bool, error) {
 }
 
 // zpoolTable reports whether the ends of a device have a table of zpool(8) for this sector size. At least one of the
-// two copies of the table must exist, and the place of the other copy must have no other content.
+// two copies of the table must exist. The place of the other copy must be empty, or contain a copy too.
 func zpoolTable(head, tail []byte, sector int) bool {
 	first, last := head[2*sector:2*sector+arraySize], tail[tableSize-sector-arraySize:tableSize-sector]
 	if !zpoolEntries(first) && !zpoolEntries(last) {
