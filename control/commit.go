@@ -34,7 +34,7 @@ func (s *Service) Commit(ctx context.Context, node uuid.UUID, r api.Report) (out
 			return out, err
 		}
 	}
-	// the state that the loss depends on may have changed meanwhile
+	// Other nodes may have become unreachable since the plan. If there are too many, failover must be suspended.
 	if op.Kind == dataset.OpMove && op.Problem == nil && op.Loss != nil {
 		if err := s.Members.CheckLoss(ctx); err != nil {
 			return out, err
@@ -60,7 +60,7 @@ func (s *Service) Commit(ctx context.Context, node uuid.UUID, r api.Report) (out
 	}
 	s.Ledger.Nodes().Remember(last, node, began)
 	if out.Dataset == nil || last.HasWrite(record.DatasetKey(out.Dataset.ID)) {
-		out.Index = index // otherwise the index belongs to an earlier transaction: see answerReport
+		out.Index = index // if this transaction wrote no dataset, answerReport has set the index
 	}
 	if op.Kind == dataset.OpPurge && op.Problem == nil {
 		s.Reports.ForgetDataset(op.DatasetID)
@@ -92,8 +92,9 @@ func answerReport(t *record.Tx, out *api.Committed) error {
 	return err
 }
 
-// prefetchReport reads all records for the decision on a report in one call. A create was planned a moment ago, so the
-// first attempt assumes that none of its records exists, and reads nothing.
+// prefetchReport reads the records that the decision on a report needs, in one call. For a create, the first attempt
+// reads nothing: the create was planned a moment ago, so prefetchReport assumes that none of its records exists. If
+// one exists, the commit fails, and the next attempt reads them.
 func (s *Service) prefetchReport(t *record.Tx, op dataset.Operation) error {
 	keys := []string{record.OperationKey(op.ID), record.DatasetKey(op.DatasetID)}
 	if e, ok := s.Ledger.Nodes().Entry(op.Node); ok && t.FirstTry {
@@ -114,8 +115,8 @@ func (s *Service) prefetchReport(t *record.Tx, op dataset.Operation) error {
 	return t.Prefetch(keys)
 }
 
-// conclude decides on the report of an operation. If the operation is not recorded, conclude records its end only if
-// retry is set (see api.Report): otherwise no other report of it can arrive.
+// conclude decides on the report of an operation. It always records the end of a recorded operation. It records the
+// end of another operation only if retry is set and an earlier report may still arrive: see mayArriveLater.
 func (s *Service) conclude(t *record.Tx, op dataset.Operation, retry bool, out *api.Committed) error {
 	recorded, known, err := membership.RecordedOperation(t, op)
 	if err != nil {
@@ -153,7 +154,7 @@ func (s *Service) conclude(t *record.Tx, op dataset.Operation, retry bool, out *
 	}
 	switch {
 	case !out.Duplicate:
-	case !known: // no agent waits for it, and a repeated report gets the same response
+	case !known: // no agent waits for this operation, and a repeated report gets the same response
 		recorded.DatasetID, recorded.Discarded, op.DatasetRecord = out.Dataset.ID, op.DatasetID, out.Dataset
 	default:
 		if op.Problem, err = s.mismatch(t, op, *out.Dataset); err != nil {
@@ -175,9 +176,9 @@ func (s *Service) conclude(t *record.Tx, op dataset.Operation, retry bool, out *
 // mayArriveLater reports whether an earlier Record or Commit of an operation that is not recorded may still arrive and
 // change something.
 //
-// It returns false in two cases. The first is that the agent reports a failure although the operation has taken
-// effect, which shows that the earlier report has arrived. The second is a move: Submit has recorded it already, so a
-// Record of the agent adds nothing.
+// It returns false in two cases. In the first case, the agent reports a failure, but the records show the effect of
+// the operation: the earlier report has arrived. In the second case, the operation is a move. Submit has recorded it,
+// so a Record of the agent adds nothing.
 func mayArriveLater(t *record.Tx, op dataset.Operation, retry bool) (bool, error) {
 	if !retry || op.Kind == dataset.OpMove {
 		return false, nil
@@ -192,7 +193,7 @@ func mayArriveLater(t *record.Tx, op dataset.Operation, retry bool) (bool, error
 	if err := dataset.CheckName(op.Volume); err != nil {
 		return false, err
 	}
-	if op.Kind == dataset.OpDelete { // the delete of another request does not count as an effect of this one
+	if op.Kind == dataset.OpDelete { // only a delete by this request counts, and not one by another request
 		var d dataset.Dataset
 		there, err := t.Get(record.DatasetKey(op.DatasetID), &d)
 		return !there || d.Request != op.ID, err

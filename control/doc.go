@@ -33,8 +33,8 @@
 // commit.go), recalls of leases (lease.go) and the shared mounts of guests (guests.go). An endpoint that needs several
 // of these packages belongs here.
 //
-// All lasting state is in the store, and its transactions protect it. Service itself keeps nothing in memory. If a
-// component does, its package comment says so.
+// All lasting state is in the store, and its transactions protect it. Service keeps no state in memory. Some of its
+// components do: see their package comments.
 //
 // Keys of the store (package record has their types):
 //
@@ -67,7 +67,7 @@
 //	cluster/halted                why changes are suspended: see record.Halt
 //	cluster/recovery              the last recovery, in which agents reported their datasets
 //	house/ran                     for how long services have run; it is counted only while something waits for
-//	                              that time: see record.RunMark
+//	                              it: see record.RunMark
 //	rev/<replica>/<lane>          the last changes by a service, for the other services: see notify.Notices
 //	rev/dropped                   the sum of the counts of removed lanes: see ledger.StoreClockOf
 //	live/nodes/<node>             record.Alive: the agent of the node is alive; deleted with its session

@@ -99,8 +99,8 @@ func (s *Service) Yield(ctx context.Context, node uuid.UUID, y api.Yield) error 
 }
 
 // releaseLease gives the lease of an ended move back to the home. If the home has relinquished the lease, it gets a
-// new epoch, because it must not use the old one again. In a move without the home, the home has relinquished
-// nothing. It keeps its epoch, because it may use the dataset while control cannot reach it.
+// new epoch, because it must not use the old one again. In a move without the home, the home has not relinquished the
+// lease, and keeps its epoch: it may be using the dataset while control cannot reach it.
 func releaseLease(t *record.Tx, op dataset.Operation) error {
 	var d dataset.Dataset
 	there, err := t.Get(record.DatasetKey(op.DatasetID), &d)
@@ -122,7 +122,7 @@ func releaseLease(t *record.Tx, op dataset.Operation) error {
 		t.Event(api.EventVolumeLease, d, "given back to its home")
 	}
 	lease.State, lease.WantedBy, lease.InUse, lease.Epoch = dataset.LeaseHeld, uuid.Nil, false, d.Epoch
-	for _, node := range d.Copies { // these nodes must learn the epoch, because their promises name it
+	for _, node := range d.Copies { // the promises of these nodes contain the epoch, so they must learn the new one
 		t.NotifyDataset(d.ID, node)
 	}
 	if err := t.Put(record.LeaseKey(d.ID), lease); err != nil {

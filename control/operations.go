@@ -20,7 +20,7 @@ import (
 
 // Submit plans a request and records its operation for the agent of the home. A request that changes only records is
 // carried out at once. Idempotent for the same request ID: it returns the operation as it is now. It fails as Plan
-// does. A dry run is only decided: see preview.
+// does. For a dry run, it decides and records nothing: see preview.
 func (s *Service) Submit(ctx context.Context, req api.Request) (out api.Outcome, err error) {
 	if req.ID == uuid.Nil {
 		req.ID = uuid.New()
@@ -204,7 +204,7 @@ func hasTakenEffect(t *record.Tx, op dataset.Operation) (bool, error) {
 	case dataset.OpDelete:
 		return d.State != dataset.StateReady, nil
 	case dataset.OpSnapshot, dataset.OpRestore:
-		if op.Snapshot == nil { // only in the report of a failure
+		if op.Snapshot == nil { // only a report of a failure has no snapshot
 			return false, nil
 		}
 		return t.Get(record.SnapshotKey(d.ID, op.Snapshot.ID), &dataset.Snapshot{})
@@ -233,8 +233,8 @@ func (s *Service) finish(t *record.Tx, op dataset.Operation) error {
 	return s.endOperation(t, op)
 }
 
-// endOperation writes an operation that has ended, and removes it from its node's work. A move that did not succeed
-// gives the lease back.
+// endOperation writes the record of an operation that has ended, and deletes its key under work/. If the operation is
+// a move that did not succeed, it gives the lease back to the home.
 func (s *Service) endOperation(t *record.Tx, op dataset.Operation) error {
 	if op.Kind == dataset.OpMove && op.State != dataset.OpDone {
 		if err := releaseLease(t, op); err != nil {

@@ -15,9 +15,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Plan decides on a request that the node itself will carry out. It writes nothing. The errors are those of the
-// kind of request: dataset.ErrInvalid, ErrNotFound, ErrAmbiguous, ErrExists, ErrProtected, ErrUnsupported,
-// ErrOffline; ErrUnavailable if the store does not answer.
+// Plan decides on a request that the node itself will carry out. It writes nothing. Depending on the kind of request,
+// it fails with dataset.ErrInvalid, ErrNotFound, ErrAmbiguous, ErrExists, ErrProtected, ErrUnsupported or ErrOffline.
+// It fails with ErrUnavailable if the store does not answer.
 func (s *Service) Plan(ctx context.Context, node uuid.UUID, req api.Request) (p api.Plan, err error) {
 	if changesOnlyRecords(req.Kind) {
 		return p, dataset.Errorf(dataset.ErrInvalid,

@@ -13,8 +13,8 @@ import (
 // preview decides on a request as Submit does, and discards the decision. The operation in the outcome is not recorded.
 // The volume in the outcome is the present state of the dataset that the operation changes.
 //
-// The agent of the home also refuses some requests while the dataset is in use. preview refuses them if the last report
-// of the home has a use.
+// The agent of the home refuses some requests while the dataset is in use. preview refuses such a request if the home
+// last reported the dataset as in use.
 func (s *Service) preview(ctx context.Context, req api.Request) (out api.Outcome, err error) {
 	var done *dataset.Dataset
 	err = s.Ledger.Preview(ctx, func(t *record.Tx) error {

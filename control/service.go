@@ -61,7 +61,7 @@ type Deps struct {
 	Incompatible func(error)
 	// Failed is called with the failures of the background work. Must not be nil.
 	Failed func(what string, err error)
-	// Findings returns what needs attention on the host of this service. If nil, nothing does.
+	// Findings returns the findings about the host of this service. If nil, there are none.
 	Findings func() []api.Finding
 }
 
@@ -271,8 +271,8 @@ func (s *Service) RemoveNode(ctx context.Context, ref string, how api.NodeRemova
 	return s.nodeRemover.RemoveNode(ctx, ref, how)
 }
 
-// Events calls fn for each event after the given ID. It begins with the events that are kept. If follow is true,
-// Events then waits for new events until ctx ends, fn returns an error, or the service closes.
+// Events calls fn for each event after the given ID. It first calls fn for the events in the event log. If follow is
+// true, it then waits for new events until ctx ends, fn returns an error, or the service closes.
 func (s *Service) Events(ctx context.Context, after uint64, follow bool, fn func(api.Event) error) error {
 	for {
 		list, wait := s.EventLog.After(after)

@@ -46,8 +46,8 @@ func ForgetDataset(t *Tx, d dataset.Dataset) {
 	}
 }
 
-// PutCopy records a copy that a node must have, or the new state of a copy. It also records in the dataset whether
-// the volume can continue from the copy, because the home reads that from the record of the dataset.
+// PutCopy records a copy that a node must have, or the new state of a copy. It also updates the lists of copies in the
+// record of the dataset, from which the home learns whether the volume can continue from the copy.
 func PutCopy(t *Tx, d *dataset.Dataset, c dataset.Copy) error {
 	if err := PutCopyIn(t, d, c); err != nil {
 		return err
@@ -55,7 +55,7 @@ func PutCopy(t *Tx, d *dataset.Dataset, c dataset.Copy) error {
 	return t.PutDataset(*d)
 }
 
-// PutCopyIn is PutCopy for a record of the dataset that the caller writes.
+// PutCopyIn is PutCopy for a caller that writes the record of the dataset itself.
 func PutCopyIn(t *Tx, d *dataset.Dataset, c dataset.Copy) error {
 	if !slices.Contains(d.Copies, c.Node) {
 		d.Copies = append(slices.Clone(d.Copies), c.Node)
@@ -167,8 +167,9 @@ func CheckSnapshotName(t *Tx, d dataset.Dataset, name string) error {
 	return err
 }
 
-// SnapshotsAtOnce is how many snapshots one transaction removes or restores at most. Each has up to three keys, which
-// are read and written. A transaction may have 25 other keys, and all of them must fit within the limit of the store.
+// SnapshotsAtOnce is the maximum number of snapshots that one transaction removes or restores. A snapshot takes up to
+// six operations, because it has up to three keys, each of which is read and written. 25 operations are left for the
+// other keys of the transaction.
 const SnapshotsAtOnce = (store.MaxOps - 25) / 6
 
 // CurrentDataset reads the dataset of an operation. It fails with dataset.ErrStale unless the dataset still has the
@@ -186,7 +187,7 @@ func CurrentDataset(t *Tx, op dataset.Operation) (dataset.Dataset, error) {
 	if d.Move == uuid.Nil {
 		return d, nil
 	}
-	// A dataset that its home has relinquished must not be changed there any more.
+	// After the home has relinquished the dataset, nothing may change the dataset there.
 	lease, err := t.Lease(d)
 	if err == nil && lease.State == dataset.LeaseMoving {
 		err = dataset.Errorf(dataset.ErrConflict, "volume %s is being moved to another node (operation %s)",

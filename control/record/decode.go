@@ -22,12 +22,12 @@ func Decode(key string, value []byte, v any) error {
 	return nil
 }
 
-// Damaged is the error for a value that cannot be read.
+// Damaged returns the error for a value that cannot be read.
 func Damaged(key string, err error) error {
 	return dataset.Errorf(dataset.ErrCorrupt, "store: value of %s is damaged: %w", key, err)
 }
 
-// checkBelongs checks that a value belongs to its key, and that the fields on which every decision relies are set.
+// checkBelongs checks that a value belongs to its key, and that the fields that every decision needs are set.
 func checkBelongs(key string, v any) error {
 	want := key
 	switch v := v.(type) {

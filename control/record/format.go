@@ -35,7 +35,7 @@ func CheckFormat(ctx context.Context, st store.Store) error {
 	return err
 }
 
-// knownFormat is a format that this version of Drover reads.
+// knownFormat is the format of the store's records, as it was read from FormatKey.
 type knownFormat struct {
 	format int
 	index  uint64 // of FormatKey in the store; 0 if it is absent
@@ -65,13 +65,13 @@ type formatStore struct {
 	known *knownFormat // nil: FormatKey must be read
 }
 
-// WithFormat returns st with a check of the format of its records. Several replicas work on one store, and a newer
-// one can raise the format at any time. So each transaction checks that FormatKey has not changed since it was read:
-// an older replica never writes records of a format that it does not know. After its next transaction, its reads fail
-// too. The first transaction on records of an earlier format raises the format.
+// WithFormat returns st with a check of the format of its records. Several replicas work on one store, and a newer one
+// can raise the format at any time. So each transaction checks that FormatKey has not changed since it was read. Thus
+// an older replica never writes to a store whose format it does not know. Once one of its transactions has failed for
+// that reason, its reads fail too. The first transaction on records of an earlier format raises the format.
 func WithFormat(st store.Store) store.Store { return &formatStore{Store: st} }
 
-// check returns the format, and reads it unless it is known.
+// check returns the format of the records. It reads FormatKey unless the format is known.
 func (s *formatStore) check(ctx context.Context) (knownFormat, error) {
 	s.mu.Lock()
 	known := s.known

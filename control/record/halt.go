@@ -12,9 +12,9 @@ import (
 )
 
 // Halt is the value of HaltedKey. It exists while the store is inconsistent: it was restored from an older backup, or
-// it is another store. A decision would be based on an old state: a name that is free in the store may belong to a
-// volume, and an old change could overwrite a later one. So no service decides anything until every node that
-// reported the problem trusts the store again.
+// it is another store. A decision would be based on an old state. For example, a name that is free in the store may
+// belong to a volume, or a decision could overwrite a later change. So no service decides anything until every node
+// that reported the problem trusts the store again.
 type Halt struct {
 	At    time.Time            `json:"at"`
 	Nodes map[uuid.UUID]string `json:"nodes,omitempty"` // why each node does not trust the store

@@ -46,7 +46,7 @@ const (
 	generationsPrefix = "generations/"
 )
 
-// ClusterKey holds the identity of the store: made once, with the first node.
+// ClusterKey holds the identity of the store, which is made once, when the first node registers.
 const ClusterKey = "cluster/id"
 
 // HaltedKey holds a Halt while the store is inconsistent and changes are suspended.
@@ -55,7 +55,7 @@ const HaltedKey = "cluster/halted"
 // FailoverKey holds the reason why automatic failover is suspended, after many nodes were lost at once.
 const FailoverKey = "failover/halted"
 
-// RunMarkKey holds a RunMark: for how long control services have run on the store.
+// RunMarkKey holds a RunMark: how long control services have run on the store, in total.
 const RunMarkKey = "house/ran"
 
 // NameKey is the key of the claim of a volume name.
@@ -107,7 +107,7 @@ func SnapshotNameKey(ds uuid.UUID, name string) string {
 	return SnapshotNamesPrefix + ds.String() + "/" + name
 }
 
-// HomePrefix is the prefix of the keys of the datasets whose home is a node.
+// HomePrefix is the prefix of the index keys of the datasets whose home is the node.
 func HomePrefix(node uuid.UUID) string { return HomesPrefix + node.String() + "/" }
 
 // HomeKey is the key of the claim of a dataset by its home.
@@ -123,7 +123,7 @@ func CopyKey(node, ds uuid.UUID) string {
 	return NodeCopies(node) + ds.String()
 }
 
-// GuestPrefix is the prefix of the keys of the datasets that a node has mounted as a guest.
+// GuestPrefix is the prefix of the index keys of the datasets that the node has mounted as a guest.
 func GuestPrefix(node uuid.UUID) string { return guestsPrefix + node.String() + "/" }
 
 // GuestKey is the key of the claim of a guest.
@@ -148,7 +148,7 @@ func UnreachableKey(node uuid.UUID) string { return UnreachablePrefix + node.Str
 // FencedKey is the key of the record that a node is fenced.
 func FencedKey(node uuid.UUID) string { return fencedPrefix + node.String() }
 
-// StoppedKey is the key of the record that a node has left.
+// StoppedKey is the key of the record that the agent of a node was stopped properly.
 func StoppedKey(node uuid.UUID) string { return StoppedPrefix + node.String() }
 
 // NodeKeys returns the keys of the records about a node that are deleted when the node is removed. The records about

@@ -33,14 +33,14 @@ type Fenced struct {
 	By string    `json:"by"` // who confirmed it
 }
 
-// TrashEntry is the value of a key of the trash. It has the running time of services (RunMark) when the dataset was put
-// there.
+// TrashEntry is the value of a key of the trash. RunTime is the running time of services (RunMark) when the dataset
+// was put in the trash.
 type TrashEntry struct {
 	dataset.Trash
 	RunTime dataset.Duration `json:"ran,omitempty"`
 }
 
-// IsFor reports whether the entry was written when the dataset was put in the trash the last time.
+// IsFor reports whether the entry belongs to the present stay of the dataset in the trash, and not to an earlier one.
 func (tr TrashEntry) IsFor(d dataset.Dataset) bool {
 	return d.Trash.At.Equal(tr.At) && d.Trash.Expires.Equal(tr.Expires)
 }

@@ -41,7 +41,7 @@ func (t *Tx) FindNode(ref string) (n dataset.Node, err error) {
 	}
 	switch len(found) {
 	case 1:
-		_, err := t.Get(NodeKey(found[0].ID), &n) // the decision depends on this one
+		_, err := t.Get(NodeKey(found[0].ID), &n) // read with Get, so that the decision depends on the node
 		return n, err
 	case 0:
 		return n, dataset.Errorf(dataset.ErrInvalid, "unknown node %q (available: %s)%s", dataset.Clip(ref),
@@ -75,7 +75,7 @@ func (t *Tx) Lease(d dataset.Dataset) (l dataset.Lease, err error) {
 	return l, err
 }
 
-// RaisesClock reports whether a transaction changes the home of a dataset, or its lease.
+// RaisesClock reports whether a transaction raises the store clock: it changes the home or the lease of a dataset.
 func (t *Tx) RaisesClock() bool {
 	return slices.ContainsFunc(t.writes, func(w store.Write) bool {
 		return strings.HasPrefix(w.Key, LeasesPrefix) || strings.HasPrefix(w.Key, HomesPrefix)
@@ -106,9 +106,9 @@ func OpenWork(t *Tx, node uuid.UUID) (open []dataset.Operation, err error) {
 	return open, nil
 }
 
-// PutUUIDPointer makes an object findable by a prefix of its UUID. It fails with dataset.ErrExists if the UUID
-// belongs to another object, because agents choose the UUIDs of the objects that they make. It does not read the key.
-// It assumes that the key is absent, and the commit checks that.
+// PutUUIDPointer makes an object findable by a prefix of its UUID. It fails with dataset.ErrExists if the UUID belongs
+// to another object, because agents choose the UUIDs of the objects that they make. The first attempt does not read
+// the key: it assumes that the key is absent, and the commit checks that.
 func PutUUIDPointer(t *Tx, id uuid.UUID, to UUIDPointer) error {
 	key := UUIDKey(id)
 	t.UseCached(store.Entry{Key: key})
@@ -124,7 +124,7 @@ func PutUUIDPointer(t *Tx, id uuid.UUID, to UUIDPointer) error {
 	return t.Put(key, to)
 }
 
-// PutSnapshot writes the record of a snapshot, its name, and the entry that finds it by its UUID.
+// PutSnapshot writes the record of a snapshot, the claim of its name, and its entry under by-uuid/.
 func PutSnapshot(t *Tx, snap dataset.Snapshot) error {
 	if snap.Name != "" {
 		if err := t.Put(SnapshotNameKey(snap.Dataset, snap.Name), Claim{ID: snap.ID}); err != nil {
@@ -146,7 +146,7 @@ func DeleteSnapshot(t *Tx, snap dataset.Snapshot) {
 	}
 }
 
-// EachSnapshot calls look for the recorded snapshots of a dataset. The commit does not check them.
+// EachSnapshot calls look for each recorded snapshot of a dataset. The commit does not check them.
 func EachSnapshot(t *Tx, id uuid.UUID, look func(dataset.Snapshot)) error {
 	entries, err := t.List(SnapshotPrefix(id), "", 0)
 	if err != nil {
@@ -162,9 +162,9 @@ func EachSnapshot(t *Tx, id uuid.UUID, look func(dataset.Snapshot)) error {
 	return nil
 }
 
-// Halted fails with dataset.ErrConflict while the store is inconsistent. The key hardly ever exists, so a transaction
-// does not read it: it assumes that the key is absent, and its commit checks that. For a plan, the key is not
-// checked, because a transaction follows.
+// Halted fails with dataset.ErrConflict while the store is inconsistent. HaltedKey hardly ever exists, so a
+// transaction does not read it: it assumes that the key is absent, and its commit checks that. A plan does not check
+// the key, because the transaction that follows the plan does.
 func (t *Tx) Halted() error {
 	if t.ReadOnly {
 		return nil

@@ -33,9 +33,9 @@ const (
 // MatchesShown is the largest number of objects that a search by prefix returns and that an error lists.
 const MatchesShown = 10
 
-// findMatches returns up to MatchesShown objects whose UUID begins with prefix and for which want is true. It may
-// have to examine all objects with the prefix, because objects for which want is false may come first. It skips an
-// object that was removed after its key was read.
+// findMatches returns up to MatchesShown objects whose UUID begins with prefix and that want accepts. It reads the
+// objects with the prefix in batches until it has found enough, and may have to read all of them. It skips an object
+// that was removed after its key was read.
 func findMatches(t *Tx, prefix string, want func(match) bool) (found []match, err error) {
 	prefix = UUIDPrefix + strings.ToLower(prefix)
 	for after := ""; ; {
@@ -80,7 +80,8 @@ func readMatch(t *Tx, key string, value []byte) (m match, there bool, err error)
 	return m, there, err
 }
 
-// onlyMatch returns the match if there is exactly one. none is the error if there is no match.
+// onlyMatch returns the match if there is exactly one. If there is none, it returns the error none. If there are
+// several, it fails with dataset.ErrAmbiguous.
 func onlyMatch(found []match, ref string, none error) (match, error) {
 	switch len(found) {
 	case 0:
@@ -244,8 +245,8 @@ func snapshotByPrefix(t *Tx, prefix string, of uuid.UUID) (dataset.Snapshot, err
 	return t.ReadSnapshot(m.dataset.ID, m.snapshot)
 }
 
-// snapshotNotFound returns the error for a reference without a match. If snapshots of other volumes have that name, the
-// error names the volumes.
+// snapshotNotFound returns the error for a reference that matches no snapshot. If snapshots of other volumes have that
+// name, the error names the volumes.
 func snapshotNotFound(t *Tx, ref string, of uuid.UUID) error {
 	var has []string
 	var err error
@@ -327,8 +328,9 @@ func (t *Tx) Source(from string, names bool) (dataset.Source, error) {
 	return dataset.Source{Dataset: m.dataset.ID, Snapshot: m.snapshot}, nil
 }
 
-// FindDeleted finds a dataset that no longer has a name, by a unique prefix of its UUID or by its former name. Unlike
-// in other functions, a name does not take precedence over a prefix, because the caller may destroy the dataset.
+// FindDeleted finds a dataset that no longer has a name, by a unique prefix of its UUID or by its former name. If ref
+// is the name of one dataset and a UUID prefix of another, FindDeleted fails: the other functions prefer the name, but
+// the caller of FindDeleted may destroy the dataset.
 func FindDeleted(t *Tx, ref string, want func(dataset.Dataset) bool) (dataset.Dataset, error) {
 	var found []match
 	var err error
@@ -377,7 +379,7 @@ func ambiguousDeleted(found []match, ref string) error {
 		strings.Join(names, ", "))
 }
 
-// addTrashed adds the datasets in the trash with a former name.
+// addTrashed adds to found the datasets in the trash whose former name is name.
 func addTrashed(t *Tx, name string, found []match, want func(dataset.Dataset) bool) ([]match, error) {
 	entries, err := t.List(TrashPrefix, "", 0)
 	if err != nil {

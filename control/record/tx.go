@@ -21,10 +21,10 @@ import (
 // Tx is one decision: its reads, its writes and its notices. It remembers the index of every key that it
 // read, and commits its writes only if none of these keys has changed since. It is not safe for concurrent use.
 type Tx struct {
-	FirstTry      bool // the first attempt may use cached entries: see Assume
-	ReadOnly      bool // the decision is only a plan: a later transaction repeats the decision and commits it
+	FirstTry      bool // this is the first attempt, which may use cached entries: see UseCached
+	ReadOnly      bool // the decision is a plan that is not committed; a later transaction decides again and commits
 	WithoutNotice bool // no caller is notified of its changes
-	Recovering    bool // it belongs to a recovery; only a recovery may change a halted store
+	Recovering    bool // the decision belongs to a recovery; only a recovery may change a halted store
 
 	// Notice is sent to the callers that wait for the changes, after the transaction is committed.
 	Notice notify.Notice
@@ -76,14 +76,14 @@ func (t *Tx) Fetch(key string) (store.Entry, error) {
 	return e, nil
 }
 
-// Index returns the index of the transaction that last wrote a key that was read.
+// Index returns the index of a key that Get has read: that of the transaction that last wrote it.
 func (t *Tx) Index(key string) uint64 { return t.read[key].Index }
 
 // Entry returns the entry of a key that Get has read. Its index is 0 if the key does not exist, or if Get has not read
 // it.
 func (t *Tx) Entry(key string) store.Entry { return t.read[key] }
 
-// CheckUnchanged makes the commit check that a key still has the index of e. It does not read the key.
+// CheckUnchanged makes the commit fail unless the key of e still has the index of e. It does not read the key.
 func (t *Tx) CheckUnchanged(e store.Entry) { t.read[e.Key] = e }
 
 // CanPeek reports whether Peek can return a key without another access to the store.
@@ -112,8 +112,8 @@ func (t *Tx) Peek(key string, v any) (bool, error) {
 	return true, Decode(key, e.Value, v)
 }
 
-// Prefetch reads keys that will be needed, all in one call. The commit does not check them unless Get returns them. A
-// store on the network takes as long for one key as for a hundred.
+// Prefetch reads keys that will be needed, all in one call. The commit checks only those that Get returns. A store on
+// the network needs as much time for one key as for a hundred.
 func (t *Tx) Prefetch(keys []string) error {
 	if len(keys) == 0 {
 		return nil
@@ -141,7 +141,7 @@ func (t *Tx) UseCached(entries ...store.Entry) {
 	}
 }
 
-// List reads entries without having the commit check them, as Peek does.
+// List reads entries. As with Peek, the commit does not check them.
 func (t *Tx) List(prefix, after string, limit int) ([]store.Entry, error) {
 	entries, err := t.store.List(t.ctx, prefix, after, limit)
 	return entries, ReadError(t.ctx, err)
@@ -167,7 +167,7 @@ func (t *Tx) PutWithSession(key string, v any, session string) error {
 	return nil
 }
 
-// DeleteExisting deletes a key if it exists. v is of the type of its value, and empty.
+// DeleteExisting reads a key into v, which must be empty, and deletes the key if it exists.
 func (t *Tx) DeleteExisting(key string, v any) error {
 	there, err := t.Get(key, v)
 	if there {
@@ -217,9 +217,9 @@ func (t *Tx) WakeNode(node uuid.UUID) {
 	}
 }
 
-// Outcome returns the error of a decision that writes nothing, or nil. Before it returns, it checks that all records
-// that the decision read existed at one moment, because a refusal must not depend on records of different moments. If
-// they did not, it returns ErrBusy.
+// Outcome returns the error of a decision that writes nothing, or nil. It first checks that all records that the
+// decision read existed at the same moment, because a refusal must not depend on records of different moments. If the
+// check fails, it returns ErrBusy.
 func (t *Tx) Outcome(err error) error {
 	known := dataset.KindOf(err)
 	if known == dataset.ErrUnavailable || known == dataset.ErrCorrupt || t.ctx.Err() != nil {
@@ -269,11 +269,12 @@ func (t *Tx) Commit() (uint64, error) {
 // still contradict each other, the store is damaged, and the error that wraps ErrChanged describes the damage.
 var ErrChanged = errors.New("it changed while it was read")
 
-// ErrBusy replaces ErrChanged if reading again does not help.
+// ErrBusy replaces ErrChanged when the records still change after repeated reads.
 var ErrBusy = dataset.Errorf(dataset.ErrConflict, "too many changes at once to the same object: %w (try again)",
 	ErrChanged)
 
-// inconsistentError is an ErrChanged. Its text describes the damage of the store, in case another read does not help.
+// inconsistentError is an ErrChanged. Its text describes the damage of the store, for the case that the values still
+// contradict each other when they are read again.
 type inconsistentError string
 
 func (e inconsistentError) Error() string      { return string(e) }
@@ -296,7 +297,7 @@ func ReadError(ctx context.Context, err error) error {
 		return ctx.Err()
 	case errors.Is(err, dataset.ErrCorrupt), errors.Is(err, dataset.ErrInvalid):
 		return err
-	case errors.Is(err, dataset.ErrUnsupported): // another replica may know the format
+	case errors.Is(err, dataset.ErrUnsupported): // this replica does not know the format, but another one may
 		return dataset.Errorf(dataset.ErrUnavailable, "this control service cannot use the store: %w", err)
 	}
 	return dataset.Errorf(dataset.ErrUnavailable, "the store does not respond: %w", err)

@@ -36,10 +36,10 @@ type Recovery struct {
 }
 
 // Token is the record of a join token. Its key is the SHA-256 of the secret, so the secret cannot be derived from the
-// record. The duration of a lookup may reveal the hash, but not the secret, which has 256 random bits.
+// record. The duration of a lookup may reveal the hash. It cannot reveal the secret, which has 256 random bits.
 type Token struct {
 	Name    string    `json:"name,omitempty"`
-	Node    uuid.UUID `json:"node,omitzero"` // the removed node that may join again with it
+	Node    uuid.UUID `json:"node,omitzero"` // the removed node that may join again with the token
 	By      string    `json:"by"`
 	Expires time.Time `json:"expires"`
 	Used    *TokenUse `json:"used,omitempty"`
@@ -65,8 +65,8 @@ type Revocation struct {
 	Until    time.Time `json:"until"`
 }
 
-// RunMark is the value of RunMarkKey: for how long control services have run on the store. If the key is absent, the
-// count is zero.
+// RunMark is the value of RunMarkKey: how long control services have run on the store, in total. If the key is absent,
+// the count is zero.
 //
 // The count continues while Runs is set. Otherwise it stops, so that the store is not written while nothing waits for
 // the count, and all services have the same count.
