@@ -22,10 +22,10 @@
 // These packages use:
 //
 //	placer, placement  the choice of a pool
-//	vetting            the check of profiles that nodes report
+//	vetting            the check of profiles that come from nodes
 //	reports            the last reports of agents
-//	uptime             for how long services have run
-//	ledger             commits decisions and publishes them
+//	uptime             how long services have run on the store, in total
+//	ledger             commits decisions, and notifies the callers that wait for changes
 //	notify             wakes the callers that wait
 //	record             keys, types and transactions
 //
@@ -66,7 +66,7 @@
 //	cluster/format                the format of the records: see record.Format; 1 if the key is absent
 //	cluster/halted                why changes are suspended: see record.Halt
 //	cluster/recovery              the last recovery, in which agents reported their datasets
-//	house/ran                     for how long services have run; it is counted only while something waits for
+//	house/ran                     how long services have run, in total; the count stops while no record depends on
 //	                              it: see record.RunMark
 //	rev/<replica>/<lane>          the last changes by a service, for the other services: see notify.Notices
 //	rev/dropped                   the sum of the counts of removed lanes: see ledger.StoreClockOf

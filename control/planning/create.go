@@ -33,7 +33,8 @@ import (
 
 // Profiles is the set of profiles that is valid at present. profiles.Set implements it.
 type Profiles interface {
-	// Get returns a profile; the default one for an empty name. dataset.ErrInvalid lists the existing profiles.
+	// Get returns a profile by its name, or the default profile if the name is empty. It fails with
+	// dataset.ErrInvalid, which lists the existing profiles.
 	Get(name string) (dataset.Profile, error)
 	All() []dataset.Profile
 }
@@ -54,7 +55,7 @@ type Deps struct {
 // use.
 type Planner struct{ Deps }
 
-// PlanCreate decides on create, clone and import: each makes a dataset and claims a name.
+// PlanCreate decides on the requests create, clone and import. Each of them makes a dataset and claims a name.
 func (v *Planner) PlanCreate(t *record.Tx, node uuid.UUID, req api.Request) (*dataset.Operation, *dataset.Dataset,
 	error) {
 	w, err := ParseCreate(req)
@@ -221,7 +222,7 @@ func (v *Planner) planSource(t *record.Tx, op *dataset.Operation, w CreateReques
 	}
 	profile := w.spec.Profile
 	if profile == "" && from.Anonymous {
-		profile = from.Profile.Name // the profile of an anonymous volume is reduced; the clone gets the complete one
+		profile = from.Profile.Name // an anonymous volume has a reduced profile, and the clone gets the full one
 	}
 	if profile != "" {
 		p, err := v.Profiles().Get(profile)
@@ -237,7 +238,7 @@ func (v *Planner) planSource(t *record.Tx, op *dataset.Operation, w CreateReques
 	if err := checkKeyKnown(*d, from); err != nil {
 		return err
 	}
-	asked := d.Profile.Size // the size in the profile of the source, or in the other profile
+	asked := d.Profile.Size // the size in the profile of the source, or in the requested profile
 	d.Profile = w.opts.Apply(d.Profile)
 	promised := d.Profile.Size
 	if err := checkCloneSize(*d, w.opts.Size, asked); err != nil {
@@ -259,7 +260,7 @@ func (v *Planner) planSource(t *record.Tx, op *dataset.Operation, w CreateReques
 	d.Profile.Size = requestedSize(d.Size, promised)
 	op.Source = &src
 	if profile == "" && d.Size == had {
-		return nil // a clone on the source's profile is allowed, even if the source lacks replicas
+		return nil // with the profile of the source, the clone may lack replicas as the source does
 	}
 	return v.CopyKeeper.CheckEnough(t, *d)
 }
@@ -275,8 +276,8 @@ func requestedSize(size, asked dataset.Size) dataset.Size {
 }
 
 // applyToExisting returns profile p for an existing dataset. The properties that are fixed on disk keep the values of
-// the present profile: the filesystem, the owner of the root, and the key that wraps the data key. If the place of that
-// key is unknown, the key of p is used.
+// the present profile: the filesystem, the owner of the root, and the key that wraps the data key. If the present
+// profile does not say where that key is, the key of p is used.
 //
 // It fails with dataset.ErrInvalid if p requires another filesystem, or if only one of p and the dataset is
 // encrypted.
@@ -311,7 +312,7 @@ func (v *Planner) CommitCreate(t *record.Tx, op dataset.Operation, out *api.Comm
 	var mine dataset.Dataset
 	if there, err := t.Get(record.DatasetKey(d.ID), &mine); err != nil {
 		return err
-	} else if there { // the dataset was recorded, so the agent must not undo it, even if it has changed since
+	} else if there { // the dataset is recorded, so the agent must not undo the create, even after a later change
 		out.Dataset = &mine
 		return nil
 	}

@@ -8,7 +8,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// PlanRekey decides that the home of an encrypted dataset wraps its data key with the key that its profile names now.
+// PlanRekey decides to wrap the data key of an encrypted dataset with the key that its profile names now. The home of
+// the dataset does it.
 func (v *Planner) PlanRekey(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, err := t.Volume(req.Volume)
 	if dataset.KindOf(err) == dataset.ErrNotFound {
@@ -42,8 +43,8 @@ func (v *Planner) PlanRekey(t *record.Tx, req api.Request) (*dataset.Operation, 
 	return op, nil, nil
 }
 
-// hintInTrash extends the error that a volume was not found. If the reference names a dataset in the trash, the error
-// says how to wrap the key of that dataset.
+// hintInTrash extends the error none, which says that a volume was not found. If the reference names a dataset in the
+// trash, the extended error says how to rekey that dataset.
 func hintInTrash(t *record.Tx, ref string, none error) error {
 	d, err := record.FindDeleted(t, ref, func(d dataset.Dataset) bool { return d.State == dataset.StateTrashed })
 	if err != nil {

@@ -19,8 +19,8 @@ type CreateRequest struct {
 	allowName bool // From may also be a name
 }
 
-// ParseCreate parses the options of a request, and compares them with its spec, which is parsed already: see
-// api.Request.Parsed. dataset.ErrInvalid if they are wrong.
+// ParseCreate parses the options of a request, and compares them with its spec, which api.Request.Parsed has parsed.
+// It fails with dataset.ErrInvalid if the options or the spec are wrong.
 func ParseCreate(req api.Request) (w CreateRequest, err error) {
 	w.kind = req.Kind
 	if req.Ref.Err != nil {
@@ -61,8 +61,8 @@ func ParseCreate(req api.Request) (w CreateRequest, err error) {
 	return w, nil
 }
 
-// describeCopy describes a clone or import, for errors: its root directory, with the owner, is copied from another
-// volume or folder. For other requests it returns "".
+// describeCopy describes a clone or import, for the error that its root directory, with the owner, is copied from
+// another volume or folder. For other requests it returns "".
 func describeCopy(req api.Request, w CreateRequest) string {
 	switch {
 	case w.spec.From != "":
@@ -73,8 +73,8 @@ func describeCopy(req api.Request, w CreateRequest) string {
 	return ""
 }
 
-// CheckMatches fails with dataset.ErrExists, with both values, unless the existing volume matches the request.
-// Options that the request leaves open may have any value.
+// CheckMatches fails with dataset.ErrExists unless the existing volume matches the request. The error names the value
+// of the volume and the requested value. Options that the request leaves open may have any value.
 func (v *Planner) CheckMatches(t *record.Tx, d dataset.Dataset, w CreateRequest) error {
 	o, p := w.opts, d.Profile
 	differs := func(format string, args ...any) error {

@@ -10,7 +10,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// PlanRewrite decides that the home of a dataset rewrites it in fewer extents.
+// PlanRewrite decides to rewrite a dataset in fewer extents. The home of the dataset does it.
 func PlanRewrite(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, err := t.Volume(req.Volume)
 	if err != nil {
@@ -24,8 +24,8 @@ func PlanRewrite(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Da
 	return record.NewOperation(d), nil, checkSupports(t, d, dataset.OpRewrite, "rewrite")
 }
 
-// checkSupports fails if the agent of a dataset's home is older than this control and cannot execute the operation: it
-// would never report a result.
+// checkSupports fails if the agent of a dataset's home is too old for an operation. Such an agent would never report a
+// result.
 func checkSupports(t *record.Tx, d dataset.Dataset, kind dataset.OpKind, what string) error {
 	var n dataset.Node
 	ok, err := t.Get(record.NodeKey(d.Home), &n)

@@ -29,7 +29,7 @@ func (v *Planner) PlanResize(t *record.Tx, req api.Request) (*dataset.Operation,
 	return v.resizeTo(t, d, next)
 }
 
-// resizeTo plans the resize that a change of a dataset to next requires.
+// resizeTo plans the resize of a dataset that is necessary to change its record from d to next.
 func (v *Planner) resizeTo(t *record.Tx, d, next dataset.Dataset) (*dataset.Operation, *dataset.Dataset, error) {
 	if next.Size == d.Size {
 		return nil, &d, nil
@@ -78,7 +78,7 @@ func CommitResize(t *record.Tx, op dataset.Operation, out *api.Committed) error 
 	next := op.DatasetRecord
 	detail := "size " + next.Size.Readable(next.Profile.Size)
 	if name := op.Options["profile"]; name != "" {
-		where := d.Profile.Clone().Encryption // a rekey may have changed it since
+		where := d.Profile.Clone().Encryption // a rekey may have changed the key since the plan
 		d.Profile = next.Profile.Clone()
 		d.Profile.Encryption = where
 		detail += ", profile " + name
@@ -214,7 +214,7 @@ func formatFailover(f dataset.Failover) string {
 	return "manual"
 }
 
-// SettleUpdate writes what PlanUpdate decided. It must run in the same transaction.
+// SettleUpdate writes the changes that PlanUpdate decided on. It must run in the same transaction as PlanUpdate.
 func (v *Planner) SettleUpdate(t *record.Tx, op dataset.Operation) error {
 	d := *op.DatasetRecord
 	detail := "profile " + d.Profile.Name

@@ -26,9 +26,9 @@ func (r *Relocator) CheckFailover(d dataset.Dataset) error {
 			"(docs/cluster.md: from one host to more)", d.Volume, d.Profile.Name)
 }
 
-// planFailover decides to continue from the freshest copy of a volume whose home is lost. If the home is alive, there
-// is nothing to do. It fails with dataset.ErrPending while it is not certain that the home is lost, so that the caller
-// retries. It fails with dataset.ErrOffline, and the reason, if the volume cannot fail over.
+// planFailover decides to continue from the freshest copy of a volume whose home is lost. If the home is alive, it
+// plans nothing. It fails with dataset.ErrPending while it is not certain that the home is lost, so that the caller
+// retries. It fails with dataset.ErrOffline, which gives the reason, if the volume cannot fail over.
 func (r *Relocator) planFailover(t *record.Tx, d dataset.Dataset, target dataset.Node) (*dataset.Operation,
 	*dataset.Dataset, error) {
 	since, there, err := membership.LivingSession(t, d.Home)
@@ -78,8 +78,8 @@ func (r *Relocator) planFailover(t *record.Tx, d dataset.Dataset, target dataset
 	}, nil, nil
 }
 
-// confirmLost returns the reason why a dataset may continue without its home. The reason is a text for operators. It
-// fails with dataset.ErrPending as long as the home may still be using the dataset.
+// confirmLost returns the reason why a dataset may continue without its home, as a text for operators. It fails with
+// dataset.ErrPending as long as the home may still be using the dataset.
 func (r *Relocator) confirmLost(t *record.Tx, d dataset.Dataset, home string) (because string, err error) {
 	key := record.UnreachableKey(d.Home)
 	known, err := t.Get(key, &record.Unreachable{})
@@ -209,15 +209,16 @@ func (r *Relocator) whyTooOld(t *record.Tx, d dataset.Dataset, c dataset.Copy, o
 	return "", nil
 }
 
-// lastReportedClock returns the clock that an unreachable node reported last. late is true if the node became
-// unreachable too long after that report. Then the clock does not show until when the node may have written.
+// lastReportedClock returns the clock that an unreachable node reported last. late is true if too much time passed
+// between that report and the moment when the node became unreachable. The node may then have written for an unknown
+// time after the report.
 func (r *Relocator) lastReportedClock(t *record.Tx, node uuid.UUID) (last time.Time, late bool, err error) {
 	var gone record.Unreachable
 	if _, err := t.Get(record.UnreachableKey(node), &gone); err != nil {
 		return last, false, err
 	}
 	last, late = gone.Clock, gone.Clock.IsZero() || time.Duration(gone.ClockAge) > r.Timing.ClockTime()
-	own := r.Reports.Clock(node) // this service may have received a later report than the service that wrote the record
+	own := r.Reports.Clock(node) // this service may have a later report than the service that wrote the record
 	if !own.After(last) {
 		return last, late, nil
 	}
@@ -225,9 +226,9 @@ func (r *Relocator) lastReportedClock(t *record.Tx, node uuid.UUID) (last time.T
 	return own.Time, late && (!seen || since-own.At > r.Timing.ClockTime()), nil
 }
 
-// checkStillLost fails if the previous home of a promotion is reachable again: the operator who confirmed that it is
-// fenced could not know that. An automatic promotion also fails if the node was reachable meanwhile, or if automatic
-// failover is suspended.
+// checkStillLost fails if the previous home of a promotion is reachable again, because the operator could not know
+// this when confirming that the node is fenced. An automatic promotion also fails if the node was reachable for a
+// while since the plan, or if automatic failover is suspended.
 func checkStillLost(t *record.Tx, rec dataset.Operation) error {
 	if rec.Loss == nil {
 		return nil
@@ -253,7 +254,7 @@ func checkStillLost(t *record.Tx, rec dataset.Operation) error {
 	return err
 }
 
-// AnnounceLoss publishes an event with the loss of a promotion.
+// AnnounceLoss publishes an event that describes the data that a promotion loses.
 func AnnounceLoss(t *record.Tx, op dataset.Operation) error {
 	if op.Loss == nil {
 		return nil

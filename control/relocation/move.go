@@ -58,8 +58,8 @@ type Relocator struct{ Deps }
 // New returns a Relocator.
 func New(deps Deps) *Relocator { return &Relocator{deps} }
 
-// Plan decides to give a volume another home, whose agent pulls the data. If the volume already has that home, there is
-// nothing to do.
+// Plan decides to give a volume another home, whose agent pulls the data. If the volume already has that home, it
+// returns the dataset and no operation.
 func (r *Relocator) Plan(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, err := t.Volume(req.Volume)
 	if err != nil {
@@ -144,7 +144,7 @@ func (r *Relocator) planPull(t *record.Tx, d dataset.Dataset, target dataset.Nod
 	})
 	wanted := d.Profile
 	if wanted.Pool != "" && wanted.Pool != from.Name {
-		wanted.Pool = "" // the pool got another name when a node adopted it
+		wanted.Pool = "" // a pool may get another name when a node adopts it
 	}
 	if shared := slices.DeleteFunc(slices.Clone(cands),
 		func(c placement.Candidate) bool { return !placement.OnSameShare(from, c.Pool) }); len(shared) > 0 {
@@ -183,8 +183,8 @@ func (r *Relocator) planPull(t *record.Tx, d dataset.Dataset, target dataset.Nod
 	return nil
 }
 
-// suggestPools adds a hint to the error that no pool of the target suits a volume: which pools of other nodes do, and
-// how to create one.
+// suggestPools adds a hint to the error that no pool of the target suits a volume. The hint names the suitable pools
+// of other nodes, and says how to create one.
 func (r *Relocator) suggestPools(t *record.Tx, refusal error, from dataset.Pool, cands []placement.Candidate,
 	o placement.Requirement) error {
 	if dataset.KindOf(refusal) != dataset.ErrUnsupported {
@@ -209,8 +209,8 @@ func (r *Relocator) suggestPools(t *record.Tx, refusal error, from dataset.Pool,
 		from.Backend)
 }
 
-// receivingSites returns the sites that could receive the data of a pool, with the way in which the data would get to
-// each of their pools.
+// receivingSites returns the sites that could receive the data of a pool. Each of their pools is marked with how the
+// data would be copied to it.
 func receivingSites(sites []placement.Site, from dataset.Pool) []placement.Site {
 	sites = slices.DeleteFunc(sites, func(st placement.Site) bool { return st.ID == from.Node })
 	for _, st := range sites {
@@ -253,7 +253,7 @@ func Join(t *record.Tx, req api.Request) (*dataset.Operation, error) {
 		return nil, err
 	}
 	if req.Failover && op.Loss == nil {
-		return nil, nil // a move without the home replaces the recorded one, if the home is lost
+		return nil, nil // if the home is lost, a move without the home replaces the recorded move
 	}
 	if req.Node == "" || req.Failover {
 		return &op, nil
@@ -298,8 +298,9 @@ func (r *Relocator) Begin(t *record.Tx, op *dataset.Operation) error {
 		}
 	}
 	d.Move = op.ID
-	if op.Loss != nil && op.Loss.UnreachableIndex == 0 { // an automatic failover ends when the home is reachable again
-		// A home that is reachable again before the move is done opens no epoch: see checkStillLost.
+	if op.Loss != nil && op.Loss.UnreachableIndex == 0 { // an automatic failover ends if the home returns
+		// With this state of the lease, the home opens no epoch if it is reachable again before the move is done: see
+		// checkStillLost.
 		lease, err := t.Lease(d)
 		if err != nil {
 			return err
@@ -323,8 +324,8 @@ func putMovedLease(t *record.Tx, d dataset.Dataset, incarnation uuid.UUID) error
 	})
 }
 
-// Commit opens the next epoch on the target, which has pulled the data. The operation has the manifest of the home
-// or, for a move without the home, the loss.
+// Commit records that the target has pulled the data, and opens the next epoch there. The recorded operation contains
+// the manifest of the home or, for a move without the home, the loss.
 func (r *Relocator) Commit(t *record.Tx, op dataset.Operation, out *api.Committed) error {
 	rec, d, lease, err := ReadMove(t, op.ID)
 	if err != nil {
@@ -351,7 +352,7 @@ func (r *Relocator) Commit(t *record.Tx, op dataset.Operation, out *api.Committe
 	next := d
 	next.Home, next.Pool, next.Epoch = rec.Node, rec.DatasetRecord.Pool, d.Epoch+1
 	next.Request, next.Move, next.TakenOver = op.ID, uuid.Nil, takeoverSource(rec, op, d)
-	if rec.FileCopy && op.DatasetRecord != nil { // the filesystem that the pool chose, if the profile leaves it open
+	if rec.FileCopy && op.DatasetRecord != nil { // the pool chose the filesystem, if the profile names none
 		made := op.DatasetRecord.Profile.Filesystem
 		next.Size, next.Profile.Filesystem.Type, next.Profile.Filesystem.Chosen = op.DatasetRecord.Size, made.Type,
 			made.Chosen
@@ -383,14 +384,14 @@ func (r *Relocator) Commit(t *record.Tx, op dataset.Operation, out *api.Committe
 		return err
 	}
 	t.Event(api.EventVolumeMove, next, detail)
-	for _, node := range next.Copies { // the previous home, and the nodes that refresh from it
+	for _, node := range next.Copies { // the previous home, and the nodes whose copies are refreshed from the home
 		t.NotifyDataset(d.ID, node)
 	}
 	out.Dataset = &next
 	if err := t.PutDataset(next); err != nil || next.Profile.Replicas.Count == 0 {
 		return err
 	}
-	_, err = r.Copies.Decide(t, next) // a copy that a move left may replace the replica that is the new home
+	_, err = r.Copies.Decide(t, next) // the new home may have been a replica, which a copy that a move left can replace
 	return err
 }
 

@@ -133,8 +133,8 @@ func CheckFencedHome(t *record.Tx, d dataset.Dataset, fenced, what string) (home
 	return home, err
 }
 
-// checkNoFresher refuses to continue from a copy while a node that is alive has a later copy: the later copy would be
-// overwritten with this one, and its newer data would be lost.
+// checkNoFresher fails if a node that is alive has a later copy than the one from which the volume would continue. The
+// later copy would be overwritten, and its newer data would be lost.
 func (r *Relocator) checkNoFresher(t *record.Tx, d dataset.Dataset, target dataset.Node, kept dataset.Copy) error {
 	for _, node := range d.Copies {
 		c, there, err := r.Reports.CurrentCopy(t, node, d.ID)
@@ -182,15 +182,15 @@ func noCopyError(t *record.Tx, d dataset.Dataset, target dataset.Node) error {
 		dataset.Have(have))
 }
 
-// checkCopyUnchanged fails unless the copy that became the volume is still recorded and whole, and the loss is not
-// larger than announced.
+// checkCopyUnchanged fails unless the copy from which the volume continues is still recorded and complete, and the
+// loss is not larger than announced.
 func checkCopyUnchanged(t *record.Tx, rec, op dataset.Operation) error {
 	var kept dataset.Copy
 	there, err := t.Get(record.CopyKey(rec.Node, rec.DatasetID), &kept)
 	switch {
 	case err != nil:
 		return err
-	case !there || !kept.Promotable(): // the node of an unusable copy is not asked for its promise
+	case !there || !kept.Promotable(): // the home needs no promise from the node of an unusable copy
 		return dataset.Errorf(dataset.ErrConflict,
 			"move of volume %s: its copy can no longer be used (ask again: the error then lists the "+
 				"copies)", rec.Volume)

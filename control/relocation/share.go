@@ -11,8 +11,8 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// PoolOnShare returns the pool of the target that is on the same share as a dataset. If the dataset cannot continue in
-// that pool, why is the reason. shared is false if the dataset is on no share.
+// PoolOnShare returns the pool of the target that is on the same share as a dataset. why is the reason if the target
+// has no such pool, or if the pool cannot be used now. shared is false if the dataset is on no share.
 func (r *Relocator) PoolOnShare(t *record.Tx, d dataset.Dataset, target dataset.Node) (c placement.Candidate,
 	shared bool,
 	why string, err error) {
@@ -41,8 +41,8 @@ func (r *Relocator) PoolOnShare(t *record.Tx, d dataset.Dataset, target dataset.
 	return c, true, why, err
 }
 
-// takeoverSource returns the pool on the share that has the data of a dataset when a node becomes its home. The node
-// takes the data over after its new role is recorded.
+// takeoverSource returns the pool on the share from which the new home of a dataset takes the data over. The new home
+// does so after the move is recorded.
 //
 // Usually the data is in the pool of the previous home. After a move without the home, the previous home may not have
 // taken the data over yet. Then the data is still in the pool that is recorded in d.TakenOver.
@@ -78,8 +78,9 @@ func (r *Relocator) planTakeover(t *record.Tx, d dataset.Dataset, target, home d
 	return true, nil
 }
 
-// shareSuccessor is the node on which a dataset whose home is lost could continue, with the pool there and the loss
-// of data. If share is true, the requesting node is the successor, because it has access to all data on a share.
+// shareSuccessor is the node on which a dataset whose home is lost could continue, with the pool there and the loss of
+// data. share is true if the dataset is on a share. The requesting node is then the successor, because it has access
+// to the data.
 type shareSuccessor struct {
 	node  dataset.Node
 	pool  uuid.UUID

@@ -24,7 +24,7 @@ func (r *Relocator) moveTarget(t *record.Tx, d dataset.Dataset, req api.Request)
 	return r.chooseTarget(t, d)
 }
 
-// freshest returns the node with the newest complete copy of a dataset, among the nodes that are not cordoned.
+// freshest returns the node that has the newest complete copy of a dataset and is not cordoned.
 func (r *Relocator) freshest(t *record.Tx, d dataset.Dataset) (best dataset.Node, found bool, err error) {
 	var newest dataset.Copy
 	for _, node := range d.Copies {
