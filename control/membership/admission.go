@@ -41,8 +41,8 @@ const (
 	tokenTTL      = time.Hour
 	tokenShortest = time.Minute
 	tokenLongest  = 7 * 24 * time.Hour
-	// TokenKept is how long the record of an expired token stays, so that a host that uses the token gets a clear
-	// error.
+	// TokenKept is how long the record of a token stays after the token has expired, so that a host that uses the
+	// token gets a clear error.
 	TokenKept = 24 * time.Hour
 )
 
@@ -55,7 +55,7 @@ type AdmissionDeps struct {
 }
 
 // Admission decides who may connect: it makes join tokens, admits the hosts that have one, issues certificates, and
-// revokes them. It keeps the revocations in memory, because every request asks for them. Safe for concurrent use.
+// revokes them. It keeps the revocations in memory, because every request checks them. Safe for concurrent use.
 type Admission struct {
 	AdmissionDeps
 	revoked revocationList
@@ -153,7 +153,7 @@ func (a *Admission) dropTokens(t *record.Tx) error {
 	return nil
 }
 
-// nodeByName finds a node by its full name. The decision depends on the node that is found.
+// nodeByName finds a node by its full name. It reads the node with Get, so that the decision depends on it.
 func nodeByName(t *record.Tx, name string) (n dataset.Node, ok bool, err error) {
 	nodes, err := record.ListAll[dataset.Node](t, record.NodesPrefix)
 	if err != nil {
@@ -269,7 +269,7 @@ func RemovedError(id uuid.UUID) error {
 			"drover pool adopt", id)
 }
 
-// checkReturning fails unless a host is the node that a token is for, or may become that node.
+// checkReturning fails unless the host is the node that the token names, or may become that node.
 func checkReturning(t *record.Tx, rec record.Token, in api.Join) error {
 	var n dataset.Node
 	known, err := t.Get(record.NodeKey(rec.Node), &n)

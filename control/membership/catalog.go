@@ -20,7 +20,7 @@ const (
 )
 
 // PublishMembers writes the replicas and agents to the catalog. If this service lacks the right to change the catalog,
-// PublishMembers sets denied to true. While denied is true, PublishMembers tries again only if everything is true.
+// PublishMembers sets denied to true. While denied is true, it does nothing unless everything is true.
 func (m *Members) PublishMembers(ctx context.Context, denied *bool, everything bool) error {
 	if m.Catalog == nil || *denied && !everything {
 		return nil
@@ -108,8 +108,8 @@ func formatUnreachable(t *record.Tx, node uuid.UUID) (string, error) {
 	return "its agent has not been heard from since " + gone.Since.UTC().Format(time.RFC3339), nil
 }
 
-// Withdraw removes this replica from the catalog when it stops, if it is the last one. Otherwise the replica that
-// does the background work removes the entry, because it knows which entries it wrote.
+// Withdraw removes this replica from the catalog when it stops, if it is the last one. Otherwise the replica that does
+// the background work removes the entry, because it wrote the entry and knows this.
 func (m *Members) Withdraw(ctx context.Context) error {
 	if m.Catalog == nil || m.Replica.Address == "" {
 		return nil

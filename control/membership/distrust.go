@@ -8,9 +8,9 @@ import (
 // recordTrust records whether a node trusts the store. why is the reason for its distrust, or "" if the node trusts the
 // store.
 //
-// If the node reports the same as in its previous heartbeat, recordTrust does not read the store, unless look is
-// true. The caller sets look now and then, because another service may have recorded a different report of the node,
-// and stopped since.
+// If the node reports the same as in its previous heartbeat, recordTrust does not read the store, unless look is true.
+// The caller sets look from time to time: the record may contain a report of the node to another service, which has
+// stopped since.
 func (m *Members) recordTrust(t *record.Tx, node uuid.UUID, why string, look bool) error {
 	if was, heard := m.Reports.Distrust(node); heard && was == why && !look {
 		return nil
@@ -41,8 +41,8 @@ func (m *Members) recordTrust(t *record.Tx, node uuid.UUID, why string, look boo
 }
 
 // ClearDistrust removes a node from the record of the nodes that do not trust the store. It is called when the node
-// trusts the store again, or was removed from the cluster. When no node is left in the record, the halt ends, unless
-// a service has seen a higher clock of the store.
+// trusts the store again, or was removed from the cluster. When no node is left in the record, the halt ends, unless a
+// service has seen a higher store clock than the present one.
 func ClearDistrust(t *record.Tx, node uuid.UUID) error {
 	var h record.Halt
 	if _, err := t.Get(record.HaltedKey, &h); err != nil || h.Nodes[node] == "" {

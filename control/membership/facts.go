@@ -14,8 +14,8 @@ import (
 	"github.com/droverhq/drover/internal/selector"
 )
 
-// factsEvery is the minimum time between two writes of the facts of a node. Loads change all the time, and every
-// server of the store takes part in every write.
+// factsEvery is the minimum time between two writes of the facts of a node. The load of a host changes all the time,
+// and each write costs work on every server of the store.
 const factsEvery = time.Minute
 
 // Facts records the facts that a node reports about its host, and returns the recorded facts. It writes a report only
@@ -35,7 +35,7 @@ func (m *Members) Facts(ctx context.Context, node uuid.UUID, r api.FactsReport) 
 		}
 		is, now := r.Facts, m.Ledger.Clock.Now()
 		is.Node, is.Taken = node, now
-		// passed is negative if the clock was set back: then the facts are written
+		// if the clock was set back, passed is negative and the facts are written
 		if passed := now.Sub(on.Taken); known && (!on.Differ(is) || passed >= 0 && passed < factsEvery) {
 			return nil
 		}

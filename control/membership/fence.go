@@ -12,11 +12,11 @@ import (
 )
 
 // Fence records the confirmation of an operator that a node is fenced: it is switched off, or disconnected for good.
-// Automatic failover then does not wait, and the node does not count for mass loss. The confirmation ends when the
-// agent registers again. Idempotent.
+// Automatic failover then does not wait for the node, and the node does not count towards a mass loss. The
+// confirmation ends when the agent registers again. Idempotent.
 //
 // It fails with dataset.ErrInvalid if the request lacks the confirmation, with ErrConflict while the node is alive,
-// with ErrNotFound for an unknown node, and with ErrUnsupported if there are no other hosts.
+// with ErrNotFound for an unknown node, and with ErrUnsupported in the store of a single host.
 func (m *Members) Fence(ctx context.Context, node uuid.UUID, f api.Fenced) (n dataset.Node, err error) {
 	_, err = m.Ledger.Update(ctx, func(t *record.Tx) error {
 		n = dataset.Node{}

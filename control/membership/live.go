@@ -47,9 +47,9 @@ func (m *Members) withSession(ctx context.Context, decide func(t *record.Tx, ses
 	return errors.Join(err, record.ReadError(cctx, m.Ledger.Store.End(cctx, session)))
 }
 
-// admitAgent admits an agent as the agent of its node, unless another agent of the node is alive. So if two machines
+// admitAgent makes r the registered agent of its node, unless another agent of the node is alive. So if two machines
 // have the same identity, the first one keeps it. before is the session of the previous agent; the caller must end
-// it.
+// that session.
 func (m *Members) admitAgent(t *record.Tx, r api.Registration, session string) (before string, err error) {
 	if !m.Shared {
 		return "", nil
@@ -95,8 +95,8 @@ func (m *Members) admitAgent(t *record.Tx, r api.Registration, session string) (
 }
 
 // isSuccessor reports whether an agent is the successor of the present agent of its node on the same machine. The new
-// agent proves this by the incarnation of the present agent, which it can only know from its disk, in the same boot.
-// Only one agent can run on a root directory, so the present one has ended.
+// agent proves this with the incarnation of the present agent and the ID of the same boot. It can know that
+// incarnation only from its root directory. Only one agent can run on a root directory, so the present one has ended.
 func isSuccessor(r api.Registration, was record.Alive) bool {
 	return r.BootID != "" && r.BootID == was.Boot && slices.Contains(r.PreviousIncarnations, was.Incarnation)
 }
@@ -161,8 +161,8 @@ func (m *Members) Renew(ctx context.Context, node, incarnation uuid.UUID) (api.S
 	return out, nil
 }
 
-// LivingSession reports whether a node's agent is alive. The decision of t then depends on the result. If the agent is
-// not alive, since is when the node became unreachable, if that is known.
+// LivingSession reports whether a node's agent is alive, and makes the decision of t depend on that. If the agent is
+// not alive, since is when the node became unreachable, or zero if that is not known.
 func LivingSession(t *record.Tx, node uuid.UUID) (since time.Time, there bool, err error) {
 	if there, err = t.Get(record.LiveNodeKey(node), &record.Alive{}); err != nil || there {
 		return since, there, err
@@ -241,8 +241,8 @@ func (m *Members) putUnreachable(t *record.Tx, id uuid.UUID) error {
 	return t.Put(record.UnreachableKey(id), gone)
 }
 
-// sightings measures for how long this service has seen each record of an unreachable node, by its own steady clock.
-// After a restart the times begin at zero.
+// sightings measures how long this service has seen each record of an unreachable node without a change, by the steady
+// clock. After a restart of the service, the durations begin at zero.
 type sightings struct {
 	mu   sync.Mutex
 	seen map[string]sighting
@@ -266,7 +266,8 @@ func (a *sightings) observe(key string, index uint64, now time.Duration) time.Du
 	return now - a.seen[key].since
 }
 
-// since returns when a record was first seen with its present index; false if it was not.
+// since returns when this service first saw a record with its present index. It returns false if it has not seen the
+// record.
 func (a *sightings) since(key string) (time.Duration, bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -274,8 +275,8 @@ func (a *sightings) since(key string) (time.Duration, bool) {
 	return first.since, seen
 }
 
-// retain removes all records except the known ones. If a removed record reappears with its former index, as in a
-// restored store, its time begins at zero.
+// retain forgets the records whose keys are not in known. If such a record reappears with its former index, as in a
+// restored store, its duration begins at zero.
 func (a *sightings) retain(known map[string]bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -286,8 +287,8 @@ func (a *sightings) retain(known map[string]bool) {
 	}
 }
 
-// LiveAgents returns the agents that are alive, by their nodes. If the store is not shared, it has no sessions, so
-// Living returns none.
+// LiveAgents returns the agents that are alive, by their nodes. If the store is not shared, there are no sessions, so
+// it returns none.
 func (m *Members) LiveAgents(t *record.Tx) (map[uuid.UUID]record.Alive, error) {
 	if !m.Shared {
 		return nil, nil

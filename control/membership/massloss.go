@@ -16,20 +16,20 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// If many nodes vanish at once, the network to them has probably failed, and not the nodes. Then no dataset of the
-// cluster fails over automatically until a person has checked.
+// If many nodes become unreachable at once, probably the network has failed, and not the nodes. Then no dataset of the
+// cluster fails over automatically until a person has checked the nodes.
 const (
 	massLossMinNodes = 3 // the rule applies to clusters with at least this number of nodes
-	massLossShare    = 3 // the rule applies to more than one in three nodes
+	massLossShare    = 3 // the rule applies if more than one in three nodes is unreachable
 	MassLossWindow   = 5 * time.Minute
 	// vanishedShown is how many of the nodes an error names.
 	vanishedShown = 10
 )
 
-// vanishedTogether returns, in order, the nodes that vanished together, if they are more than a third of all. ran has
-// the unreachable nodes that are not confirmed to be fenced, each with the running time of services at which the node
-// vanished. before has the nodes that the previous call returned. If these are still unreachable, they are returned
-// again. vanishedTogether is a pure function.
+// vanishedTogether returns the nodes that became unreachable within MassLossWindow, in the order of their UUIDs, if
+// they are more than a third of all nodes. Otherwise it returns nil. ran contains the unreachable nodes that are not
+// confirmed to be fenced, and the running time of services at which each became unreachable. before has the nodes that
+// the previous call returned. Those that are still unreachable count as well. vanishedTogether is a pure function.
 func vanishedTogether(all int, ran map[uuid.UUID]time.Duration, before []uuid.UUID) []uuid.UUID {
 	var most []uuid.UUID
 	for _, from := range ran {
@@ -69,7 +69,7 @@ func (m *Members) CheckMassLoss(ctx context.Context) error {
 	var said string
 	_, err := m.Ledger.Update(ctx, func(t *record.Tx) error {
 		said = ""
-		// read this key first: if another service records more lost nodes after this, this decision is repeated
+		// Read this key first. If another service then records more lost nodes, this decision is repeated.
 		var was record.FailoverHalt
 		there, err := t.Get(record.FailoverKey, &was)
 		if err != nil {
@@ -144,7 +144,7 @@ type lossCheck struct {
 	at  time.Duration
 }
 
-// due reports whether a check is due. If so, it counts the check as done.
+// due reports whether a check is due. If it is, due records that the check is done now.
 func (l *lossCheck) due(now time.Duration) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -155,9 +155,9 @@ func (l *lossCheck) due(now time.Duration) bool {
 	return true
 }
 
-// CheckLoss records which nodes became unreachable, and suspends failover if they are too many. It does nothing if
-// the last check was less than LossCheckInterval ago. That is safe, because the decision to continue without a node
-// checks again.
+// CheckLoss records which nodes became unreachable, and suspends failover if they are too many. It does nothing if the
+// last check was less than LossCheckInterval ago. Skipping a check is safe, because the decision to continue without a
+// node checks again.
 func (m *Members) CheckLoss(ctx context.Context) error {
 	if !m.lossCheck.due(m.Ledger.Clock.Steady()) {
 		return nil

@@ -31,7 +31,7 @@ type MembersDeps struct {
 	Uptime func(*record.Tx) (time.Duration, error)
 	// Registered is called after a node has registered.
 	Registered func(context.Context, api.Registration) error
-	// Renewing is called whenever the session of this service is about to be renewed.
+	// Renewing is called before each renewal of the session of this service.
 	Renewing func()
 	// Incompatible is called once with the reason why this service cannot work beside the others on its store. May be
 	// nil.
@@ -40,9 +40,9 @@ type MembersDeps struct {
 	Failed func(what string, err error)
 }
 
-// Members knows the nodes and the control replicas of a cluster: it registers agents, keeps their sessions and that of
-// this service, records which nodes are unreachable, fenced or cordoned, and suspends failover when many nodes are lost
-// at once. Safe for concurrent use.
+// Members handles the nodes and the control replicas of a cluster. It registers agents, and keeps their sessions and
+// the session of this service. It records which nodes are unreachable, fenced or cordoned, and suspends failover when
+// many nodes are lost at once. Safe for concurrent use.
 type Members struct {
 	MembersDeps
 	replicaSession replicaSession
@@ -54,17 +54,18 @@ type Members struct {
 // NewMembers returns a Members that has no reports yet.
 func NewMembers(d MembersDeps) *Members { return &Members{MembersDeps: d} }
 
-// UnreachableFor returns for how long this service has seen the record of an unreachable node (a key under away/) with
-// the same index. After a restart of the service the time begins at zero.
+// UnreachableFor returns how long this service has seen the record of an unreachable node (a key under away/) with the
+// given index. After a restart of the service the time begins at zero.
 func (m *Members) UnreachableFor(key string, index uint64) time.Duration {
 	return m.sightings.observe(key, index, m.Ledger.Clock.Steady())
 }
 
-// UnreachableSince returns when this service first saw the present record of an unreachable node, by the steady clock;
-// false if it did not see it.
+// UnreachableSince returns when this service first saw the present record of an unreachable node, by the steady clock.
+// It returns false if it has not seen the record.
 func (m *Members) UnreachableSince(key string) (time.Duration, bool) { return m.sightings.since(key) }
 
-// Session returns the session of an agent that renewed it here; the zero value if none did.
+// Session returns the session of a node's agent, if the agent has renewed it at this service. Otherwise it returns the
+// zero value.
 func (m *Members) Session(node uuid.UUID) record.Alive { return m.sessions.get(node) }
 
 // ForgetSession drops the remembered session of a node, so that its next renewal reads the session from the store.

@@ -14,7 +14,7 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 )
 
-// Register records a node and its pools. After that, only reports of this incarnation of the agent are accepted.
+// Register records a node and its pools. From then on, only reports of the incarnation that registered are accepted.
 // Idempotent. A node with a certificate gets the name in the certificate.
 //
 // It fails with dataset.ErrInvalid if the registration lacks the identity of the node, with ErrForbidden if the node
@@ -79,7 +79,7 @@ func (m *Members) Register(ctx context.Context, r api.Registration) error {
 			reports.CheckRecord(who, "what it says of itself", n)); err != nil {
 			return err
 		}
-		n.Registered = m.Ledger.Clock.Now() // this makes sure that the record changes: see api.Sync.RegistrationIndex
+		n.Registered = m.Ledger.Clock.Now() // this always changes the record, as api.Sync.RegistrationIndex requires
 		return t.Put(record.NodeKey(n.ID), n)
 	})
 	if err == nil {
@@ -93,8 +93,8 @@ func (m *Members) Register(ctx context.Context, r api.Registration) error {
 
 // checkPoolFree fails with dataset.ErrInUse for a pool that is recorded for another node, while that node is alive:
 // Either the disk was moved, and its former host no longer has it, or the disk was copied, and the same pool exists
-// twice. To take over a pool of an unreachable node, the operator runs drover pool adopt on the new host: see Rebuild
-// for what that does to the volumes.
+// twice. To take over a pool of an unreachable node, the operator runs drover pool adopt on the new host.
+// recovery.Rebuild describes what happens to the volumes.
 func (m *Members) checkPoolFree(t *record.Tx, n dataset.Node, p dataset.Pool) error {
 	if !m.Shared {
 		return nil

@@ -15,7 +15,7 @@ func RecordedOperation(t *record.Tx, op dataset.Operation) (rec dataset.Operatio
 	}
 	known, err = t.Get(record.OperationKey(op.ID), &rec)
 	about := rec.DatasetID
-	if rec.Discarded != uuid.Nil { // the agent still reports the discarded dataset
+	if rec.Discarded != uuid.Nil { // the agent still reports the dataset that was discarded as a duplicate
 		about = rec.Discarded
 	}
 	if err == nil && known && (rec.Node != op.Node || rec.Kind != op.Kind || about != op.DatasetID) {

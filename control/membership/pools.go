@@ -11,10 +11,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// reconcilePools compares the pools that a node had with those that it reports now. If a pool is missing that the
-// operator did not remove, reconcilePools keeps its record, because its datasets are offline and not lost. It removes
-// the records of the pools in gone, which the operator removed, and fails if anything is still recorded in one of
-// them.
+// reconcilePools compares the pools that a node had with those that it reports now. It keeps the record of a pool that
+// is missing although no operator removed it, because its datasets are offline and not lost. It removes the records of
+// the pools in gone, which the operator removed, and fails if anything is still recorded in one of them.
 func reconcilePools(t *record.Tx, n *dataset.Node, had, gone []uuid.UUID) error {
 	for _, id := range had {
 		switch {
@@ -52,8 +51,8 @@ func removePool(t *record.Tx, n dataset.Node, id uuid.UUID) error {
 // returns nil. It fails with dataset.ErrConflict while anything but condemned datasets is recorded in the pool.
 // Condemned datasets are removed with the pool.
 //
-// The decision depends on the node's record, and every decision that plans something in the pool reads that record
-// too. The agent has already registered without the pool, so nothing new can be planned in it.
+// Nothing can be added to the pool concurrently. Every decision that plans something in the pool also depends on the
+// record of the node, and the agent has already registered without the pool.
 func removablePool(t *record.Tx, n dataset.Node, id uuid.UUID) (*dataset.Pool, error) {
 	var p dataset.Pool
 	there, err := t.Get(record.PoolKey(id), &p)

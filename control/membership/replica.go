@@ -16,8 +16,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Timing are the time limits of a service. All services on one store must have the same limits. A zero value means the
-// default.
+// Timing contains the time limits of a service. All services on one store must have the same limits. A zero value
+// means the default.
 type Timing struct {
 	// Session is how long a silent agent or service counts as alive, at least. The store may take up to twice as long
 	// to end the session. Sessions are renewed five times in this period. The default is 10 s.
@@ -26,10 +26,10 @@ type Timing struct {
 	Housekeeping time.Duration
 }
 
-// HousekeepingInterval is the default of Limits.Housekeeping.
+// HousekeepingInterval is the default of Timing.Housekeeping.
 const HousekeepingInterval = 20 * time.Second
 
-// OrDefault replaces zero values by the defaults.
+// OrDefault returns the limits with the defaults instead of zero values.
 func (l Timing) OrDefault() Timing {
 	if l.Session == 0 {
 		l.Session = 10 * time.Second
@@ -188,7 +188,7 @@ func (m *Members) AcquireHousekeeping(ctx context.Context) (bool, error) {
 }
 
 // ClockTime is the largest possible age of the last clock that a node reported, at the moment when the node is
-// recorded as unreachable. It is the sum of three times. A session lasts for up to 2 × Session after its last
-// renewal, and two heartbeats are at most that far apart. After a missed heartbeat, the session lasts for up to
-// another 2 × Session. Then the next round of the background work records the node.
+// recorded as unreachable. It is the sum of three durations. Two heartbeats are at most 2 × Session apart, because a
+// session ends at most 2 × Session after its last renewal. After a missed heartbeat, the session lasts for up to
+// another 2 × Session. After the end of the session, the node is recorded by the next round of the background work.
 func (l Timing) ClockTime() time.Duration { return 4*l.Session + l.Housekeeping }

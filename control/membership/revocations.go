@@ -26,7 +26,7 @@ type revocationList struct {
 	readEnded   sync.Cond     // a read has ended
 	reading     bool          // a read is in progress
 	attempted   bool          // a read has ended
-	revocations int           // how often this replica has revoked something
+	revocations int           // how many revocations this replica has made
 	included    int           // the value of revocations when the last finished read began
 	at          time.Duration // when the last read ended, by the steady clock
 	err         error         // the error of the last read
@@ -57,9 +57,9 @@ func (a *Admission) Revoked(id pki.Identity, cert *x509.Certificate) error {
 	return nil
 }
 
-// revocations returns the list. If a read of the store is due, one request reads the store and waits for the result;
-// the others use the present list. The others wait too if no list was read yet, or if this replica has revoked
-// something since the last read began, because such a read lacks that revocation.
+// revocations returns the list. If a read of the store is due, one request reads the store and waits for the result.
+// The other requests use the present list, except in two cases. They wait too if no list was read yet. They also wait
+// if this replica has revoked something since the last read began, because the present list may lack that revocation.
 func (a *Admission) revocations() ([]record.Revocation, error) {
 	r := &a.revoked
 	r.mu.Lock()

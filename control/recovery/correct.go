@@ -48,7 +48,7 @@ func (c *Comparison) Correct(ctx context.Context) error {
 	return err
 }
 
-// Update makes one step of the recovery, if the recovery is still the current one. It changes nothing if another
+// Update commits one step of the recovery, if this recovery is still the current one. It changes nothing if another
 // recovery was confirmed and ended the halt while this one was paused.
 func (c *Comparison) Update(ctx context.Context, decide func(*record.Tx) error) (uint64, error) {
 	return c.recovery.Ledger.Update(ctx, func(t *record.Tx) error {
@@ -91,8 +91,7 @@ func (c *Comparison) checkFencedUnreachable(t *record.Tx) error {
 	return nil
 }
 
-// correctDataset corrects the record of one dataset, unless the store has another record than the one that the decision
-// was based on.
+// correctDataset corrects the record of one dataset, unless the record has changed since the decision.
 func (c *Comparison) correctDataset(t *record.Tx, j Difference) error {
 	if err := c.checkFencedUnreachable(t); err != nil {
 		return err
@@ -197,7 +196,7 @@ func (c *Comparison) EndOperations(ctx context.Context) error {
 		return err
 	}
 	for _, op := range ops {
-		// a repeated purge finds nothing, or a dataset that is condemned anyway
+		// repeating a purge is safe: it finds nothing, or a dataset that is still condemned
 		if op.State.Final() || op.Kind == dataset.OpPurge {
 			continue
 		}

@@ -11,7 +11,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Evidence has all information about one dataset, from a store that was restored from a backup and from the agents.
+// Evidence has all information about one dataset, both from the store, which was restored from a backup, and from the
+// agents.
 type Evidence struct {
 	ID           uuid.UUID
 	stored       *dataset.Dataset                    // nil if the store has no record of it
@@ -20,14 +21,14 @@ type Evidence struct {
 	copyHolders  []nodeReport                        // reports of nodes that have a copy, and so know its home
 	copies       map[uuid.UUID]dataset.Copy          // by the nodes that keep them
 	relinquished map[uuid.UUID]api.RelinquishedEpoch // epochs that nodes have relinquished
-	strays       map[uuid.UUID]bool                  // nodes that have its data and do not claim to be its home
+	strays       map[uuid.UUID]bool                  // nodes that have its data, but do not claim to be its home
 }
 
 // nodeReport is a node's report about a dataset.
 type nodeReport struct {
 	api.FoundDataset
 	node    uuid.UUID
-	present bool // for a claim of the home: the pool was examined and contains the data
+	present bool // set in a claim of the home: the pool was examined and contains the data
 }
 
 // attendance says which nodes reported, and which are confirmed to be fenced.
@@ -47,10 +48,10 @@ type Decision struct {
 	keptCopies map[uuid.UUID]dataset.Copy // by the nodes that have the copies
 }
 
-// decide decides which report about a dataset is right: the one with the highest epoch and, of several, the one with
-// the latest change. The dataset is disputed if two nodes claim that epoch. It is also disputed if its home
-// relinquished the epoch to a node that did not report: that node may have opened the next epoch. It is a pure
-// function.
+// decide decides which record of a dataset is right: the one with the highest epoch. If several have that epoch, it is
+// the one that was written last. The dataset is disputed if two nodes claim to be its home in that epoch. It is also
+// disputed if its home relinquished the epoch to a node that did not report: that node may have opened the next epoch.
+// It is a pure function.
 func (a *Evidence) decide(r attendance) Decision {
 	v := Decision{Record: a.latest(r)}
 	if v.Record.ID == uuid.Nil {
@@ -105,7 +106,7 @@ func (a *Evidence) matchesStore(d dataset.Dataset) bool {
 // written last.
 //
 // A fenced node is not the home any more, so its claims are ignored. Another node may report that the fenced node is
-// the home. Such a report counts, because it proves that the epoch was opened.
+// the home. latest uses such a report, because it proves that the epoch was opened.
 func (a *Evidence) latest(r attendance) (best dataset.Dataset) {
 	index := uint64(0)
 	take := func(d dataset.Dataset, at uint64) {
@@ -128,7 +129,7 @@ func (a *Evidence) latest(r attendance) (best dataset.Dataset) {
 	return best
 }
 
-// whyDisputed returns why a person must decide; "" if no person has to.
+// whyDisputed returns why an operator must decide about a dataset. It returns "" if the evidence is sufficient.
 func (a *Evidence) whyDisputed(is dataset.Dataset, r attendance) string {
 	for _, c := range a.claims {
 		if c.Dataset.Epoch == is.Epoch && c.node != is.Home && !r.fenced[c.node] {
@@ -159,8 +160,8 @@ func (a *Evidence) homeLacksDataset(is dataset.Dataset, r attendance) bool {
 	return r.pools[is.Pool] && !slices.ContainsFunc(a.copyHolders, behind)
 }
 
-// reportedCopies returns the copies that nodes reported. Each superseded home gets a superseded copy, which only an
-// operator discards.
+// reportedCopies returns the copies that nodes reported. A node that wrongly claims to be the home gets a superseded
+// copy, which only an operator discards.
 func (a *Evidence) reportedCopies(is dataset.Dataset) map[uuid.UUID]dataset.Copy {
 	out := map[uuid.UUID]dataset.Copy{}
 	maps.Copy(out, a.copies)

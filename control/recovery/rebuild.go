@@ -17,10 +17,11 @@ import (
 // Rebuild restores the records of the datasets in a node's pools, after the store was lost or when a pool of another
 // host was adopted. Idempotent.
 //
-// It changes an existing record in two cases only. The node has seen a later change than this store has, which shows
-// that the store was restored from a backup. Or the dataset is recorded in the same pool, but of a node that is
-// unreachable. If the name of a dataset is taken, the dataset gets the name name-UUID8. Rebuild fails with
-// dataset.ErrInvalid for a pool that does not belong to the node, and for too many datasets.
+// It changes an existing record in two cases only. In the first case, the node has seen a later change than the store
+// has, which shows that the store was restored from a backup. In the second case, the dataset is recorded in the same
+// pool, but on another node, which is unreachable. If the name of a dataset is taken, the dataset gets the name
+// name-UUID8. Rebuild fails with dataset.ErrInvalid for a pool that does not belong to the node, and for too many
+// datasets.
 func (rc *Recovery) Rebuild(ctx context.Context, node uuid.UUID, found []api.FoundDataset) ([]api.Rebuilt, error) {
 	if err := reports.CheckFound("rebuild of node "+node.String(), found); err != nil {
 		return nil, err
@@ -40,9 +41,9 @@ func (rc *Recovery) Rebuild(ctx context.Context, node uuid.UUID, found []api.Fou
 	return out, nil
 }
 
-// recordedFirst sorts recorded datasets before the others, because a recorded dataset may release a name that another
-// dataset has taken since. It sorts the others by age, the newest first. If two of them have the same name, the newer
-// one owns it, although the record of the older one may still have the name.
+// recordedFirst puts recorded datasets before the others, because correcting a recorded dataset may release a name
+// that another dataset has taken since. It sorts the others by age, the newest first. If two of them have the same
+// name, the name belongs to the newer one: the record beside the data of the older one may be outdated.
 func (rc *Recovery) recordedFirst(ctx context.Context, found []api.FoundDataset) ([]api.FoundDataset, error) {
 	var known, unknown []api.FoundDataset
 	for _, f := range found {
@@ -104,7 +105,7 @@ func (rc *Recovery) rebuildOne(ctx context.Context, node uuid.UUID, f api.FoundD
 		}
 		d.Profile = rc.WithKnownSettings(d.Profile, old.Profile)
 		d.Home, d.Pool, d.Epoch = node, f.Pool, max(d.Epoch, old.Epoch)+1
-		// the record in the store counts: the values that are stored beside the data may be outdated
+		// use these values of the record in the store, because those beside the data may be outdated
 		d.Move, d.TakenOver, d.Copies = uuid.Nil, nil, old.Copies
 		d.SupersededCopies, d.SharedMounts = old.SupersededCopies, old.SharedMounts
 		record.RemoveGuest(t, &d, node)
@@ -146,7 +147,8 @@ func rehome(t *record.Tx, d dataset.Dataset, node uuid.UUID, r *api.Rebuilt) err
 	return record.AddDataset(t, d, uuid.Nil)
 }
 
-// releaseState removes the entries that a dataset has because of its state: its name, or its place in the trash.
+// releaseState removes the keys that depend on the state of a dataset: the claim of its name, or its entry in the
+// trash.
 func releaseState(t *record.Tx, d dataset.Dataset) error {
 	t.Delete(record.TrashKey(d.ID))
 	var c record.Claim
@@ -173,8 +175,8 @@ func (rc *Recovery) condemnAgain(t *record.Tx, d *dataset.Dataset, r *api.Rebuil
 	return record.PutPending(t, *d)
 }
 
-// restoreName gives a dataset its name again, or puts it in the trash again. Its time in the trash restarts, because it
-// could not be restored meanwhile.
+// restoreName gives a dataset its name again, or puts it in the trash again. Its time in the trash restarts, because
+// nobody could restore it until now.
 //
 // A dataset that was condemned stays condemned: its home destroys it.
 func (rc *Recovery) restoreName(t *record.Tx, d *dataset.Dataset, r *api.Rebuilt) error {
@@ -192,7 +194,7 @@ func (rc *Recovery) restoreName(t *record.Tx, d *dataset.Dataset, r *api.Rebuilt
 	}
 	name := d.Volume
 	r.Action, d.Trash = "restored", nil
-	// Append as much of the UUID as makes the name unique: eight digits, or all.
+	// Append as many digits of the UUID as are necessary to make the name unique.
 	for _, digits := range []int{0, 8, 13, 18, 23, 36} {
 		if digits > 0 {
 			suffix := "-" + d.ID.String()[:digits]
@@ -268,7 +270,7 @@ func (rc *Recovery) recordSnapshots(t *record.Tx, ds uuid.UUID, snaps []dataset.
 	if !news {
 		return nil
 	}
-	// A new Request makes services count the snapshots again, and retention examine them.
+	// A new Request changes the record. So services count the snapshots again, and retention examines them.
 	d.Request = uuid.New()
 	return t.PutDataset(d)
 }

@@ -28,8 +28,8 @@ import (
 // 3. The differences are shown. When an operator confirms them, they are corrected, one dataset in each transaction.
 // 4. The last transaction ends the halt.
 //
-// Each transaction determines again what must be done. So an interrupted recovery can be requested again, and
-// continues.
+// Each transaction decides again what must be corrected. So after an interruption, a repeated request continues the
+// recovery.
 
 // reportCollection holds the reports of nodes for one recovery.
 type reportCollection struct {
@@ -49,7 +49,7 @@ func (g *reportCollection) begin(id uuid.UUID, now time.Duration) {
 	g.recovery, g.began, g.holdings, g.arrived = id, now, map[uuid.UUID]api.Holdings{}, make(chan struct{}, 1)
 }
 
-// expire drops the reports for a recovery that was not confirmed in time.
+// expire drops the collected reports if no operator confirmed the differences within ConfirmTimeout.
 func (g *reportCollection) expire(now time.Duration) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -62,7 +62,7 @@ func (g *reportCollection) put(node uuid.UUID, h api.Holdings) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.recovery != h.Recovery || g.holdings == nil {
-		return // another replica asked
+		return // the report is for a recovery that another replica requested
 	}
 	g.holdings[node] = h
 	select {
@@ -133,7 +133,7 @@ const (
 )
 
 // Recover returns the differences between a store that was restored from a backup and the reports of agents. If the
-// request has the digest of these differences, it corrects the store. If it is interrupted, call it again. It fails
+// request has the digest of these differences, it corrects the store. An interrupted call can be repeated. It fails
 // with dataset.ErrUnsupported for the store of a single host, and with ErrInvalid for a node that is not recorded. It
 // fails with ErrConflict if the differences are not the confirmed ones, or if a person must confirm more.
 func (rc *Recovery) Recover(ctx context.Context, r api.Recover) (out api.Recovery, err error) {
@@ -202,7 +202,7 @@ func (rc *Recovery) collectReports(ctx context.Context) error {
 		}
 		select {
 		case <-news:
-		case <-rc.Ledger.Clock.After(gatherPoll): // a node may not be alive any more
+		case <-rc.Ledger.Clock.After(gatherPoll): // a node may have been lost meanwhile
 		case <-timeout:
 			return nil
 		case <-rc.Quit:
@@ -213,7 +213,7 @@ func (rc *Recovery) collectReports(ctx context.Context) error {
 	}
 }
 
-// Comparison has the differences between the store and what agents report.
+// Comparison has the differences between the store and the reports of the agents.
 type Comparison struct {
 	recovery   *Recovery
 	ID         uuid.UUID
@@ -364,8 +364,8 @@ func (c *Comparison) computeDigest(t *record.Tx) error {
 	return err
 }
 
-// sortKey is the sort key of a dataset. A dataset that releases a name comes before the datasets that may take the
-// name. Datasets that the store does not know come last. If two of these have the same name, the newer one comes
+// sortKey returns the sort key of a difference. A dataset that releases a name comes before the datasets that may take
+// the name. Datasets that the store does not know come last. If two of these have the same name, the newer one comes
 // first, because it owns the name.
 func (j *Difference) sortKey() int {
 	switch {

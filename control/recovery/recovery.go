@@ -4,12 +4,12 @@
 // operator has confirmed them. Rebuild restores the records of the datasets that a node found in its pools. The pure
 // functions in evidence.go make the decision about each dataset.
 //
-// Package control embeds Recovery in its Service, so the API calls Recover, Rebuild and Hold directly. Package
-// membership calls Expire each time before it renews the session of this service. Package agentsync reads the state of
-// a recovery with StateFor.
+// Package control embeds Recovery in its Service, so the API calls Recover, Rebuild and ReportHoldings directly.
+// Package membership calls Expire, through a function in its dependencies, before each renewal of the session of this
+// service. Package agentsync reads the state of a recovery with StateFor.
 //
-// The reports for a recovery in progress are kept in memory under a mutex (gathering). All other state is in the
-// store, and transactions protect it. While the store is halted, only a recovery changes it. A rule about which
+// The reports for a recovery in progress are kept in memory, under the mutex of reportCollection. All other state is
+// in the store, and transactions protect it. While the store is halted, only a recovery changes it. A rule about which
 // report is right belongs in evidence.go. What is written to the store belongs in correct.go, and what happens to
 // found datasets in rebuild.go.
 package recovery
@@ -38,9 +38,10 @@ type RecoveryDeps struct {
 	Quit <-chan struct{}
 	// Living returns the agents that are alive.
 	Living func(*record.Tx) (map[uuid.UUID]record.Alive, error)
-	// WithKnownSettings returns a profile that was found beside data, with the fields that only profiles.yaml may set.
+	// WithKnownSettings returns a profile that was found beside data, with the fence command, the key program and the
+	// mount options that control knows: see package vetting.
 	WithKnownSettings func(found, recorded dataset.Profile) dataset.Profile
-	// PutInTrash writes the entry of a dataset in the trash.
+	// PutInTrash writes the entry of a dataset under trash/.
 	PutInTrash func(*record.Tx, uuid.UUID, dataset.Trash) error
 	// Finish records the end of an operation.
 	Finish func(*record.Tx, dataset.Operation) error
@@ -53,14 +54,14 @@ type Recovery struct {
 	collection reportCollection
 }
 
-// NewRecovery returns a Recovery that was not requested yet.
+// NewRecovery returns a Recovery. No recovery is in progress.
 func NewRecovery(d RecoveryDeps) *Recovery { return &Recovery{RecoveryDeps: d} }
 
 // Expire drops the reports for a recovery that was not confirmed in time.
 func (rc *Recovery) Expire() { rc.collection.expire(rc.Ledger.Clock.Steady()) }
 
-// Collecting returns the recovery for which this service gathers reports, and how many nodes have reported. It returns
-// uuid.Nil if there is none.
+// Collecting returns the recovery for which this service collects reports, and how many nodes have reported. It
+// returns uuid.Nil if there is none.
 func (rc *Recovery) Collecting() (id uuid.UUID, reports int) {
 	of, told, _ := rc.collection.current()
 	return of, len(told)
