@@ -119,10 +119,10 @@ func (h *boundedLease) promisers(followers []uuid.UUID) []uuid.UUID {
 	return slices.Compact(all)
 }
 
-// overrun returns by how much a fence of this dataset can exceed the time that others wait for it. ofPromises applies
-// to a deadline that relies on promises: a promising node waits from the time of the request. ofSession applies to a
-// deadline that relies on the session: control waits from the time at which it noticed the end of the session, one
-// TTL later.
+// overrun returns how much longer a fence of this dataset may take than others allow for it. ofPromises applies to a
+// deadline that relies on promises: a promising node counts from the time of the request. ofSession applies to a
+// deadline that relies on the session. It is one TTL smaller, because control counts from the time at which it noticed
+// the end of the session, one TTL later.
 func (h *boundedLease) overrun(t *controlSession) (ofPromises, ofSession time.Duration) {
 	over := h.fenceTime - usualFenceTime(t.ttl)
 	return max(over, 0), max(over-t.ttl, 0)
@@ -157,9 +157,9 @@ func (h *boundedLease) extend(t *controlSession, followers []uuid.UUID, silent b
 	return h.deadline
 }
 
-// enrol adds a node to those that could take over, before the node is given any data. It returns false if the node
-// must not be given data because the deadline relies on promises. The new node has made no promise, and control could
-// let it take over while control is unreachable from here.
+// enrol adds a node to those that could take over, before the node is given any data. It returns false if the deadline
+// relies on promises: the node must then be given no data. The new node has made no promise, and control could let it
+// take over while control is unreachable from here.
 func (h *boundedLease) enrol(t *controlSession, node uuid.UUID, now time.Duration) bool {
 	was, already := h.enrolled[node]
 	if !already && h.deadline > t.until() && h.deadline+max(h.fenceTime, usualFenceTime(t.ttl)) > now {

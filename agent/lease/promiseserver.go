@@ -19,7 +19,7 @@ const maxPromiseRequest = 2 << 20
 
 // PromiseServer answers the agents of other nodes that ask this node to open no later epoch of datasets, because
 // control does not answer them. Its methods are safe for concurrent use. It has no state: the promises are in
-// Keeper.
+// PromiseDeps.Keeper.
 type PromiseServer struct{ deps PromiseDeps }
 
 // PromiseDeps are the dependencies of PromiseServer.
@@ -81,7 +81,7 @@ func (s *PromiseServer) answer(w http.ResponseWriter, r *http.Request) (out prom
 func (s *PromiseServer) WhyNotHome(node uuid.UUID, e promise.Epoch) string {
 	if d, here := s.deps.Cache.Dataset(e.Dataset); here {
 		if d.Epoch < e.Epoch {
-			return "" // this node has not learned of the move to the other node, and can open no later epoch
+			return "" // this node has not learned of the move to the other node yet, and can open no later epoch
 		}
 		return fmt.Sprintf("node %s has it, at epoch %d", s.deps.Host.NodeName, d.Epoch)
 	}
@@ -97,8 +97,9 @@ func (s *PromiseServer) WhyNotHome(node uuid.UUID, e promise.Epoch) string {
 	return "node " + s.deps.Host.NodeName + " has no copy of it"
 }
 
-// AllowPromises allows promises again for the blocked datasets of which control has no running move. Any request of
-// this node to promote such a dataset has ended, whatever its result.
+// AllowPromises allows promises again for the datasets whose promises are blocked (see promise.Keeper.BlockPromises),
+// if control has no running move of the dataset, or no record of it. By then every request of this node to promote the
+// dataset has ended, whatever its result.
 func (s *PromiseServer) AllowPromises(ctx context.Context) {
 	for _, id := range s.deps.Keeper.Blocked() {
 		if s.deps.IsMoving(id) {

@@ -361,10 +361,10 @@ func IsFenced(e guard.Entry) bool {
 
 // isFencing reports whether the guard fences a dataset, or will do so soon. Limits must not be set on such a dataset.
 //
-// The guard removes the speed limit for the flush of a fence, and sets it again once the dataset is thawed. That
-// flush may still run when the deadline of the dataset was extended again. So isFencing asks the guard, also when the
-// agent stops and restores the limits that it has suspended. If the guard does not answer, isFencing fails, and no
-// limit is set.
+// The guard removes the speed limit for the flush of a fence, and sets it again once the dataset is thawed. That flush
+// may still run after the deadline of the dataset was extended again, so only the guard knows whether it has ended. An
+// agent that stops asks the guard too, before it restores the limits that it has suspended. If the guard does not
+// answer, isFencing fails, and no limit is set.
 func (g *Registrar) isFencing(id uuid.UUID, asked func() (guard.Status, error)) (bool, error) {
 	d, known := g.Cache.Dataset(id)
 	if _, armed := g.Deadlines.RegisteredEpoch(id); known && IsBounded(d) && armed &&

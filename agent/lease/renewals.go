@@ -52,7 +52,7 @@ func (n *Renewals) Run(ctx context.Context) {
 			fallthrough
 		default:
 			first++
-			wait = min(wait, every/4) // requests that wait for a lease wait for the next answered renewal
+			wait = min(wait, every/4) // a mount may be waiting for a renewal that is answered
 			n.Deadlines.NotRenewed()
 			if !logged && r.err != nil && ctx.Err() == nil {
 				logged = true

@@ -10,16 +10,17 @@
 //
 // Package mounting asks Table, Deadlines and Registrar before a mount. Package controlsync applies control's records to
 // Table. Package handover relinquishes epochs. Package move finds relinquished datasets in Table and the addresses of
-// nodes in Nodes. Package agent starts Renewals.Run, Deadlines.Run and Registrar.Watch, and calls Deadlines.Enrol
-// before another node is given data.
+// nodes in Nodes. Package doctor lists the findings of Registrar. Package agent starts Renewals.Run, Deadlines.Run and
+// Registrar.Watch, calls Deadlines.Enrol before another node is given data, and passes Table.MayChange to package
+// operation and Table.RelinquishedSnapshots to package replication.
 //
 // The package owns the keys yields/, enrolled/ and standing of the agent's database, and keeps their values in memory
 // too. Table, Deadlines, Nodes and Registrar each have a mutex for their fields. The lock of a dataset serializes
 // Registrar's changes to that dataset.
 //
-// Where to change what: how a deadline is computed is in boundedlease.go, which is pure. When promises are requested
-// is in extend.go, and what the guard is told in registrar.go. Why a dataset must not be opened is in Table (MayOpen,
-// MayChange). How long a session lasts is decided by control, in package control/membership.
+// Where to change what: how a deadline is computed is in boundedlease.go, which is pure. When promises are requested is
+// in extend.go, and which datasets are registered with the guard in registrar.go. Why a dataset must not be opened is
+// in Table (MayOpen, MayChange). How long a session lasts is decided by control, in package control/membership.
 package lease
 
 import (
@@ -54,9 +55,9 @@ type Recall struct {
 	Epoch    uint64
 }
 
-// Relinquished is an epoch of a dataset that this node has relinquished: it neither opens nor changes the dataset
-// at that epoch again. The record is removed when this node is the home of the dataset again at a later epoch,
-// when the dataset has left it, or when control reports that the move ended without the answer of this node.
+// Relinquished is an epoch of a dataset that this node has relinquished: it neither opens nor changes the dataset at
+// that epoch again. The record is removed in three cases: this node is the home of the dataset again at a later epoch,
+// the dataset has left this node, or control reports that the move ended without the answer of this node.
 type Relinquished struct {
 	Epoch uint64    `json:"epoch"`
 	Move  uuid.UUID `json:"move"`
@@ -226,8 +227,8 @@ func (t *Table) movingError(d dataset.Dataset, what string, move, to uuid.UUID) 
 		"%s (drover operation watch %s shows the progress)", what, d.Volume, t.nodeName(to), op, op)
 }
 
-// RelinquishedSnapshots returns the snapshots that the target of a move needs of a dataset which this node has
-// relinquished.
+// RelinquishedSnapshots returns the snapshots of a relinquished dataset that the target of its move needs. If this node
+// has not relinquished the dataset, it returns none.
 func (t *Table) RelinquishedSnapshots(ds uuid.UUID) []uuid.UUID {
 	r, relinquished := t.Relinquished(ds)
 	if !relinquished {
