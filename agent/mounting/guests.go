@@ -283,7 +283,7 @@ func (m *Guests) Apply(ctx context.Context, s api.Sync, inconsistent bool) error
 				return err
 			}
 			m.ReconcileSoon(d.ID, uuid.Nil)
-		case s.Full: // the record does not show whether other nodes still have the same content
+		case s.Full: // reconcile: the record does not show whether other nodes still have the same content
 			m.ReconcileSoon(d.ID, uuid.Nil)
 		}
 	}

@@ -15,8 +15,8 @@ import (
 	"github.com/droverhq/drover/plugin"
 )
 
-// mountAttempts is how often a Mount is tried while other requests unmount the dataset before the use is recorded. Such
-// requests end, so few attempts are needed.
+// mountAttempts is how often a Mount is tried while other requests unmount the dataset before the use is recorded.
+// Because such requests end, a Mount succeeds after far fewer attempts.
 const mountAttempts = 100
 
 // Mount mounts a volume for one use and returns the path: it finds the dataset, gets the lease, mounts the dataset

@@ -52,7 +52,7 @@ type Mounter struct{ MounterDeps }
 func NewMounter(deps MounterDeps) *Mounter { return &Mounter{deps} }
 
 // Unmount ends one use of a volume, and unmounts the volume if that was the last one. It succeeds for a volume or an ID
-// that is not known here, because the engine wants it not to be mounted.
+// that is not known here: the engine requires only that the volume is not mounted for it.
 func (m *Mounter) Unmount(ctx context.Context, ref dataset.Reference, id string) error {
 	if ref.Err != nil {
 		return nil

@@ -31,8 +31,8 @@ type QuiescerDeps struct {
 func NewQuiescer(deps QuiescerDeps) *Quiescer { return &Quiescer{deps} }
 
 // Freeze flushes a mounted dataset to disk, and freezes its filesystem if its profile says so. The caller then takes
-// the snapshot, and passes the returned context in to the pool. It must call thaw even if Freeze or the snapshot fails.
-// Freeze does nothing for a dataset that is not mounted.
+// the snapshot, with the context that Freeze returned. It must call thaw even if Freeze or the snapshot fails. Freeze
+// does nothing for a dataset that is not mounted.
 func (q *Quiescer) Freeze(ctx context.Context, pool backends.Pool, d dataset.Dataset) (in context.Context,
 	thaw func() error, err error) {
 	serializer, can := pool.(backends.Serializer)
@@ -66,7 +66,7 @@ func (q *Quiescer) quiesce(pool backends.Pool, d dataset.Dataset) (thaw func() e
 	}
 	itself := pool.Info().Freezes && d.Encryption == nil // an encrypted filesystem is ciphertext to the pool
 	freezing := itself || d.Profile.Quiesce == dataset.QuiesceFreeze
-	until := q.Clock.Steady() + throttle.SuspendForSnapshot - longStall // the freeze follows, within the suspension
+	until := q.Clock.Steady() + throttle.SuspendForSnapshot - longStall // leaves time for the freeze
 	up, err := q.Throttle.Suspend(d, throttle.SuspendForSnapshot)
 	if err != nil {
 		return none, fmt.Errorf("flush volume %s: %w", d.Volume, err)

@@ -25,8 +25,8 @@ type Use struct {
 	Spelling   string    `json:"as,omitempty"` // the engine's name for the volume
 	// Tool is the engine that mounted the volume, or "" if that is not known.
 	Tool plugin.Tool `json:"tool,omitempty"`
-	// MayUndercount is true if an engine mounted with this ID again after the ID had ended once: Count may not include
-	// a use by a container that outlived the engine (live-restore).
+	// MayUndercount is true if an engine mounted with this ID again after earlier uses of the ID had ended. Count may
+	// then lack a use by a container that outlived the engine (live-restore).
 	MayUndercount bool `json:"older,omitempty"`
 	// Ended is true if the engine has unmounted as often as it mounted, as far as is known, but a process still had the
 	// dataset mounted. The use ends when no process has it mounted any more.

@@ -100,7 +100,8 @@ func (r *Reservations) count(id, mountID uuid.UUID, more int) (was uuid.UUID, ov
 	return s.id, true
 }
 
-// has reports whether a dataset is reserved, by the shared mount with the given ID unless that is uuid.Nil.
+// has reports whether a dataset is reserved. If mountID is not uuid.Nil, the reservation must be the shared mount with
+// that ID.
 func (r *Reservations) has(id, mountID uuid.UUID) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -74,7 +74,7 @@ func (t *UseTable) Get(id uuid.UUID) Record {
 // the dataset's record, which a mount without control needs, and the values in more.
 func (t *UseTable) Save(ctx context.Context, d dataset.Dataset, r Record, more map[string]any) error {
 	values := map[string]any{"mounts/" + d.ID.String(): r}
-	if _, left := t.Cache.Copy(d.ID); !left && d.Home == t.NodeID { // only these are mounted at a start
+	if _, left := t.Cache.Copy(d.ID); !left && d.Home == t.NodeID { // a start mounts only these datasets
 		values["volumes/"+d.ID.String()] = api.IndexedDataset{Dataset: d, Index: t.Cache.Index(d.ID)}
 	}
 	maps.Copy(values, more)

@@ -199,10 +199,10 @@ func (v *Verifier) ScheduleCheck(at time.Duration) {
 	}
 }
 
-// CheckIfDue checks whether unverified uses have ended, if the check is due. A use has not ended as
-// long as the dataset is mounted anywhere besides its mount point, for instance in a container that
-// outlived its engine (live-restore). An ID cannot be assigned to a container, so all unverified uses of
-// a dataset end together, when it has no other mount.
+// CheckIfDue checks whether unverified uses have ended, if the check is due. A use has not ended as long as the dataset
+// is mounted anywhere besides its mount point, for instance in a container that outlived its engine (live-restore). A
+// mount of the dataset does not show which ID it belongs to. So all unverified uses of a dataset end together, when it
+// has no other mount.
 func (v *Verifier) CheckIfDue(ctx context.Context) {
 	now := v.Clock.Steady()
 	v.mu.Lock()
@@ -300,8 +300,8 @@ func (v *Verifier) DropUnverified(ctx context.Context, d dataset.Dataset, looked
 // unverified before the look, and holders is the number of mounts besides the mount point. A use that changed since the
 // look stays.
 //
-// If there are no holders, all other uses in looked end. Otherwise only uses that the engine has unmounted end, as long
-// as the remaining uses explain all holders. The dataset's lock is held.
+// If there are no holders, all uses in looked that did not change end. If there are holders, only those end that the
+// engine has unmounted, and only as long as the remaining uses explain all holders. The dataset's lock is held.
 func (v *Verifier) dropUnverifiedLocked(ctx context.Context, d dataset.Dataset, looked map[string]Use,
 	holders int) error {
 	now := v.Clock.Steady()
@@ -383,7 +383,7 @@ func (v *Verifier) EnsureUnused(ctx context.Context, d dataset.Dataset, what str
 		return v.InUseError(d, what, r)
 	}
 	err := v.Unmounter.UnmountAndRelease(ctx, d)
-	if errors.Is(err, dataset.ErrInUse) && d.State != dataset.StatePurging { // a purge is repeated without the operator
+	if errors.Is(err, dataset.ErrInUse) && d.State != dataset.StatePurging { // the agent repeats a purge by itself
 		err = fmt.Errorf("cannot %s volume %s: %w; ask again to %s it after that", what, d.Volume, err, what)
 	}
 	return err
