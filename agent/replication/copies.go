@@ -40,7 +40,7 @@ type CopiesDeps struct {
 	UpdateKey func(ctx context.Context, pool backends.Pool, k api.AssignedCopy) error
 
 	DropMounts       func(ctx context.Context, ds uuid.UUID) error // removes the record of the dataset's mounts
-	MarkIdle         func(ds uuid.UUID)                            // notes that a dataset is no longer used
+	MarkIdle         func(ds uuid.UUID)                            // records that a dataset is mounted without a use
 	RemoveMountPoint func(path string) error
 }
 
@@ -160,7 +160,7 @@ func (c *Copies) ReconcileLocked(ctx context.Context, k api.AssignedCopy) error 
 	}
 	condemned := k.Kind == dataset.CopyCondemned
 	if _, comes := c.deps.Moves.Get(id); condemned && (comes || c.deps.Moves.IsActive(id)) {
-		return nil // a move continues from it, and the copy is settled when the move has ended
+		return nil // a move continues from the copy, which is reconciled when the move has ended
 	}
 	wanted := k.Record != nil && k.Record.State != dataset.StatePurging &&
 		(k.PreviousKind == dataset.CopyReplica || k.PreviousKind == dataset.CopyLeft)
@@ -189,9 +189,10 @@ func (c *Copies) ReconcileLocked(ctx context.Context, k api.AssignedCopy) error 
 	return errors.Join(err, c.deps.Inspections.Reconcile(ctx, pool, k))
 }
 
-// removeHead removes the head of a former home. A head may have data that no snapshot has, and such data is never
-// dropped: removeHead first takes a snapshot of such a head, and returns that snapshot until control has recorded it.
-// In a pool without copies (not a backends.Copier), the head stays, and no one mounts it.
+// removeHead removes the head that this node has of a dataset whose home it was. A head may have data that no snapshot
+// has, and such data is never dropped: removeHead first takes a snapshot of such a head. It returns that snapshot, also
+// when it is called again, until control has recorded the snapshot. In a pool without copies (not a backends.Copier),
+// the head stays, and no one mounts it.
 func (c *Copies) removeHead(ctx context.Context, pool backends.Pool,
 	k api.AssignedCopy) (keep dataset.Snapshot, err error) {
 	copier, can := pool.(backends.Copier)

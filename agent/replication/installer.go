@@ -28,14 +28,15 @@ type InstallerDeps struct {
 	}
 	// DropRelinquished removes the record that this node relinquished the dataset earlier.
 	DropRelinquished func(ctx context.Context, ds uuid.UUID) error
-	// Resize gives a head, which was made of a snapshot, the size of its volume, or defers that.
+	// Resize resizes a head that was made of a snapshot to the recorded size of its volume. If that fails, it records
+	// that the resize must be tried again later.
 	Resize func(ctx context.Context, pool backends.Pool, d dataset.Dataset, of uuid.UUID) error
 	// WriteRecord writes the dataset's record beside its data.
 	WriteRecord func(ctx context.Context, pool backends.Pool, d dataset.Dataset)
 }
 
-// Installer puts the data that moves brought here in its place, or destroys it. It has no state: the records are in
-// MoveTable.
+// Installer installs the data that moves brought here as the dataset, or destroys it. It has no state: the records are
+// in MoveTable.
 //
 // A move that sends single files creates the dataset again. This node may already have a copy of the dataset. If the
 // home is lost meanwhile, only that copy is left of the volume. So the files are received beside the copy: in an
@@ -52,7 +53,7 @@ type Installer struct{ deps InstallerDeps }
 func NewInstaller(deps InstallerDeps) *Installer { return &Installer{deps: deps} }
 
 // Resume finishes the moves that a crash interrupted. If this node has become the home, Resume makes the head unless
-// there is one, and puts the dataset in its place. Data of a failed move is destroyed after KeepFailed.
+// there is one, and installs the dataset (see Install). Data of a failed move is destroyed after KeepFailed.
 func (i *Installer) Resume(ctx context.Context) {
 	for id, p := range i.deps.Moves.Inactive() {
 		if err := i.resume(ctx, id, p); err != nil && ctx.Err() == nil {
@@ -183,7 +184,7 @@ func (i *Installer) ReplaceCopy(ctx context.Context, pool backends.Pool, d datas
 	if err := pool.Delete(ctx, d.ID); err != nil {
 		return err
 	}
-	d.Size = 0 // the size that it was made with
+	d.Size = 0 // no minimum: the clone keeps the size of the dataset beside
 	_, err := pool.Clone(ctx, d, dataset.Source{Dataset: beside}, nil)
 	return err
 }

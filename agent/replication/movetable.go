@@ -1,10 +1,10 @@
 // Package replication brings datasets from other nodes to this one, by moves and as copies, and decides what other
 // nodes may get of the datasets of this node. The data is transferred by package transfer.
 //
-// MoveTable records the moves that bring datasets here, and Installer puts their data in its place: move.Mover uses
-// both. Copies brings the copies that this node keeps into their recorded state: controlsync.Follower calls it when
-// control's records change. Replicas refreshes the copies that are replicas, and Inspections mounts superseded heads.
-// Packages cleanup, doctor and pooladmin ask MoveTable and Copies before they treat data as unknown.
+// MoveTable records the moves that bring datasets here, and Installer installs their data: move.Mover uses both. Copies
+// brings the copies that this node keeps into their recorded state: controlsync.Follower calls it when control's
+// records change. Replicas refreshes the copies that are replicas, and Inspections mounts superseded heads. Packages
+// cleanup, doctor and pooladmin ask MoveTable and Copies before they treat data as unknown.
 //
 // SentLog, Retention and Access serve the datasets of this node that other nodes have copies of. SentLog has the
 // snapshots that were sent to other nodes, Retention decides which snapshots are kept for them, and Access decides
@@ -156,8 +156,8 @@ func (t *MoveTable) IsBeside(id uuid.UUID) bool {
 	return is
 }
 
-// CopyBeside returns the dataset ds whose files a move has collected in the dataset id, beside a copy of ds. ok is
-// false if id is no such dataset.
+// CopyBeside returns the dataset ds of which this node has a copy, if a move has collected files of ds beside that
+// copy, in the dataset id. It returns false if id is not such a dataset.
 func (t *MoveTable) CopyBeside(id uuid.UUID) (ds uuid.UUID, is bool) {
 	if id == uuid.Nil {
 		return ds, false

@@ -56,7 +56,7 @@ type replica struct {
 	running  bool
 	copy     dataset.Copy // its current state; the zero value until that is known
 	reported dataset.Copy // the last state that was reported to control's store
-	failure  string       // why the last refresh failed; empty: it succeeded
+	failure  string       // why the last refresh failed, or "" if it succeeded
 	stop     func()       // ends the running refresh
 }
 
@@ -234,7 +234,7 @@ func (p *Replicas) Refresh(ctx context.Context, jb *jobs.Job, id uuid.UUID) erro
 	if err != nil {
 		return err
 	}
-	if s.Epoch > d.Epoch { // the new record has the losses of the later epoch
+	if s.Epoch > d.Epoch { // a new record is needed: it has the losses of the later epoch
 		return p.reload(ctx, k)
 	}
 	unlock, err := p.deps.Locks.Lock(ctx, id, "refresh of the replica of volume "+d.Volume)

@@ -82,7 +82,7 @@ func (r *Retention) basesOf(ds, move uuid.UUID) []uuid.UUID {
 	return b.snapshots
 }
 
-// Forget removes what other nodes were sent of a dataset whose home is no longer this node.
+// Forget drops the records of what was sent to other nodes of a dataset whose home is no longer this node.
 func (r *Retention) Forget(ds uuid.UUID) {
 	r.Sent.Forget(ds)
 	r.deps.Transfers.Forget(ds)
@@ -181,8 +181,8 @@ func (r *Retention) PruneSoon(id uuid.UUID) {
 	})
 }
 
-// Received returns the snapshots of a dataset that a node has, or receives now: those that it was sent. If the log of
-// sent snapshots is not complete, the result includes the base of the node's recorded copy.
+// Received returns the snapshots of a dataset that a node has or is receiving, according to the log of sent snapshots.
+// If the log is not complete, the result includes the base of the node's recorded copy.
 func (r *Retention) Received(ctx context.Context, node, ds uuid.UUID, e backends.Entry) []dataset.Snapshot {
 	has, certain := r.Sent.sentTo(node, ds, e)
 	if certain {

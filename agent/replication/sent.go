@@ -25,14 +25,14 @@ type SentLog struct {
 }
 
 type sentSnapshots struct {
-	newestHad   uuid.UUID     // the newest snapshot that the node had at its last request; uuid.Nil: none
+	newestHad   uuid.UUID     // the newest snapshot that the node had at its last request, or uuid.Nil if it had none
 	sentSince   []uuid.UUID   // the snapshots that it was sent since then, at most SentKept, the newest at the end
 	lastRequest time.Duration // when that request was, by the steady clock
 	withoutCopy bool          // the node had no recorded copy then
 }
 
-// Record records the newest snapshot that a node had when it requested one, and the snapshot that it is sent. Note also
-// keeps the oldest snapshot that was sent after the one that the node has, because a part of it may have arrived.
+// Record records the newest snapshot that a node had when it requested one, and the snapshot that it is sent. Record
+// also keeps the oldest snapshot that was sent after the one that the node has, because a part of it may have arrived.
 func (l *SentLog) Record(
 	d dataset.Dataset, e backends.Entry, node uuid.UUID, had, snapshot dataset.Snapshot, now time.Duration,
 ) {
@@ -63,8 +63,8 @@ func (l *SentLog) Forget(ds uuid.UUID) {
 }
 
 // nodesWithoutCopy returns the nodes that have a part of a dataset but no recorded copy. An unfinished move sent them
-// that part, and its next attempt continues from it. others also drops the records of nodes that have neither such a
-// part nor a copy in copies.
+// that part, and its next attempt continues from it. nodesWithoutCopy also drops the records of nodes that have neither
+// such a part nor a copy in copies.
 func (l *SentLog) nodesWithoutCopy(ds uuid.UUID, copies []uuid.UUID, now time.Duration) (nodes []uuid.UUID) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
