@@ -11,8 +11,8 @@ import (
 // nodes have it mounted.
 type Reserve func(ctx context.Context, d dataset.Dataset) (end func(), err error)
 
-// Freeze freezes the filesystem of a mounted dataset until thaw is called. The caller takes the snapshot, and passes
-// the context in to the pool.
+// Freeze freezes the filesystem of a mounted dataset until thaw is called. The caller takes the snapshot with the
+// returned context.
 type Freeze func(ctx context.Context, pool backends.Pool, d dataset.Dataset) (
 	in context.Context, thaw func() error, err error)
 

@@ -98,8 +98,9 @@ func (m *Maker) Create(ctx context.Context, jb *jobs.Job, op *dataset.Operation)
 	return m.create(ctx, jb, op, name, nil)
 }
 
-// create makes, commits and finishes op.Dataset. If fill is not nil, it writes the contents. Other requests cannot
-// find the dataset before it is committed. The removal of the pool waits while create holds the dataset's lock.
+// create makes, commits and finishes op.Dataset. If fill is not nil, create calls it to write the contents. Other
+// requests cannot find the dataset before it is committed. The removal of the pool waits while create holds the
+// dataset's lock.
 func (m *Maker) create(ctx context.Context, jb *jobs.Job, op *dataset.Operation, name string,
 	fill func(backends.Pool) error) (out api.Committed, err error) {
 	unlock, err := m.deps.Locks.Lock(ctx, op.DatasetID, name+" of volume "+op.Volume)

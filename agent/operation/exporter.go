@@ -29,7 +29,8 @@ type ExporterDeps struct {
 	Throttle *throttle.Limits
 	Reserve  Reserve
 	Freeze   Freeze
-	// BorrowKey lets the dataset id, which has no record, use the data key of the dataset of, until end is called.
+	// BorrowKey lets a dataset without a record, named by id, use the data key of another dataset, named by of, until
+	// end is called.
 	BorrowKey func(id, of uuid.UUID) (end func())
 }
 

@@ -19,10 +19,10 @@ import (
 type Space interface {
 	// CheckRootSpace fails if the disk of the agent's root is nearly full.
 	CheckRootSpace(ctx context.Context) error
-	AddHint(ctx context.Context, pool uuid.UUID, err error) error // adds to an error what would free space
+	AddHint(ctx context.Context, pool uuid.UUID, err error) error // adds to an error a hint on how to free space
 }
 
-// Provision provisions a size for a dataset in a pool with a present status. It fails if the policy of the pool does
+// Provision reserves a size for a dataset in a pool whose present status is st. It fails if the policy of the pool does
 // not allow the size. Call release once the size of the dataset is recorded, or the operation has failed.
 type Provision func(pool uuid.UUID, st dataset.PoolStatus, ds uuid.UUID, size dataset.Size) (release func(), err error)
 
@@ -71,8 +71,8 @@ func (m *Maker) reserve(ctx context.Context, pool backends.Pool, op *dataset.Ope
 	return release, nil
 }
 
-// makeDataset makes op.Dataset in its pool as an incoming dataset, if there is space for it. asked is the size before
-// the backend made the dataset: the backend may have rounded it.
+// makeDataset makes op.Dataset in its pool as an incoming dataset, if there is space for it. asked is the size that was
+// requested of the backend, which may have rounded it.
 func (m *Maker) makeDataset(ctx context.Context, jb *jobs.Job, pool backends.Pool, op *dataset.Operation,
 	name string) (asked dataset.Size, err error) {
 	if err := m.deps.Space.CheckRootSpace(ctx); err != nil {
@@ -120,9 +120,9 @@ func (m *Maker) MakeInPool(ctx context.Context, jb *jobs.Job, pool backends.Pool
 	return nil
 }
 
-// setCloneSize checks the size of a new clone and sets the size of its profile. A new clone has the size of its
-// source, and the source may have been resized since the clone was planned. If the request asked for a size, the
-// clone must not be larger than that size.
+// setCloneSize checks the size of a new clone, and raises the size in its profile to the actual size. A new clone has
+// the size of its source, and the source may have been resized since the clone was planned. If the request asked for a
+// size, the clone must not be larger than that size.
 func setCloneSize(op *dataset.Operation, planned dataset.Size) error {
 	d := op.DatasetRecord
 	if planned == 0 || d.Size == planned || d.Size.RoundedFrom(planned) {

@@ -22,7 +22,7 @@ type RemoverDeps struct {
 	Datasets        *Datasets
 	Records         *RecordWriter
 	EnsureUnused    EnsureUnused
-	ForgetSpellings func(ctx context.Context, d dataset.Dataset) error // that the engine used
+	ForgetSpellings func(ctx context.Context, d dataset.Dataset) error // forgets the spellings that the engine used
 	DropUses        func(ctx context.Context, id uuid.UUID) error
 	PurgeLater      func(d dataset.Dataset)
 	// CheckPool fails unless a pool can be used now.

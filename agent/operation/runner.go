@@ -9,7 +9,8 @@
 //
 // Runner tracks the running operations, and Requester has other nodes carry out operations. Datasets locks datasets for
 // the operations that change them, and RecordWriter writes the record beside their data. Sizes resizes datasets.
-// Packages move, cleanup and pooladmin use Datasets, Sizes, RecordWriter and Runner for their own changes.
+// Packages move, cleanup and pooladmin use Datasets, Sizes, RecordWriter and Runner for their own changes. Package
+// doctor reports the deferred resizes and the pending purges, and package handover uses OutcomeError.
 //
 // Three types have state, each under a mutex: Runner has the running operations in memory, Remover the purges that
 // could not be executed yet, and Sizes the deferred resizes in memory and on disk. The lock of a dataset
@@ -84,7 +85,7 @@ func (r *Runner) Run(
 	now.endRecording = r.deps.Jobs.After(ctx, r.deps.Clock, r.deps.Limits.RecordAfter,
 		func(ctx context.Context) { r.record(ctx, planned) })
 	r.mu.Unlock()
-	end := func() { // call it last: a sync after it can restart an operation that is recorded and not final
+	end := func() { // call it last: a later sync can restart a recorded operation that is neither running nor final
 		r.mu.Lock()
 		delete(r.running, op.ID)
 		r.mu.Unlock()
