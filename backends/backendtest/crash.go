@@ -138,7 +138,7 @@ type crashCase struct {
 	*fixture
 	Crashes
 	o          operation
-	fs         string // of the dataset; "": the pool's default
+	fs         string // of the dataset; if empty, the pool's default
 	unlabelled T
 	arrivals   []arrival // from another pool; they are the same at each step
 }

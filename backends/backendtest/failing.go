@@ -54,7 +54,7 @@ func Failing[R Runner[R]](t R, name string, factory Factory[R], inject Inject, t
 
 // outcome is one possible state of a dataset in a pool.
 type outcome struct {
-	state     backends.EntryState  // "": it is gone
+	state     backends.EntryState  // "" if the dataset is absent
 	head      string               // content of the head; not checked for a copy
 	snapshots map[uuid.UUID]string // content of each listed snapshot
 	// pending has the snapshots that appear in the list only after the next change of the head. They exist if the
@@ -92,7 +92,8 @@ const (
 	third  = "of the head"
 )
 
-// trial is a dataset with snapshots of its first two contents. An operation on it fails.
+// trial is a dataset on which an operation is interrupted or made to fail. It has snapshots of its first content, and
+// possibly of its second.
 type trial struct {
 	*fixture
 	d        dataset.Dataset
@@ -106,7 +107,7 @@ type trial struct {
 	headNotMounted bool // do not mount the head: a mount would change it
 }
 
-// newTrial makes the dataset of a trial. It has one snapshot unless midway is set.
+// newTrial makes the dataset of a trial. The dataset has the snapshot old and, if midway is set, the snapshot mid.
 func newTrial(f *fixture, size dataset.Size, fs string, midway bool) *trial {
 	f.Helper()
 	t := &trial{fixture: f, d: f.Record(), clone: f.Record()}

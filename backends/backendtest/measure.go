@@ -18,7 +18,7 @@ import (
 	"github.com/droverhq/drover/internal/tree/treetest"
 )
 
-// measured has the size of the dataset whose calls are timed, and the number of calls of each kind.
+// measured is the size of the dataset whose calls are timed. rounds is the number of calls of each kind.
 const (
 	measured = 64 * dataset.MiB
 	rounds   = 5
@@ -28,7 +28,7 @@ const (
 type Time struct {
 	What    string       `json:"what"`
 	Seconds float64      `json:"seconds"`
-	Bytes   dataset.Size `json:"bytes,omitempty"` // that it moves
+	Bytes   dataset.Size `json:"bytes,omitempty"` // the amount of data that the call moves
 }
 
 // Measure times the calls of a pool, on a dataset of 64 MiB. If a call fails, t fails.

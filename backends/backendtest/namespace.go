@@ -197,9 +197,10 @@ func inUseWithoutMount(f *fixture) {
 	}
 }
 
-// inUseBy creates a dataset that the process of a command can write to, and checks that nothing replaces, destroys or
-// copies its head, that the error names the process, and that every call succeeds once the process has ended. It tries
-// the calls in only, or all if there are none.
+// inUseBy creates a dataset, and starts the command, whose process can write to the dataset. It checks that the calls
+// that replace, destroy or copy the head fail, and that each error names the process. Once the process has ended, every
+// call must succeed. callNames names the calls to try; if it is empty, all are tried. who describes the process in
+// failures.
 func (f *fixture) inUseBy(who string, command []string, callNames ...string) {
 	f.Helper()
 	d := f.Create()

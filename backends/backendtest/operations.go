@@ -16,11 +16,11 @@ type operation struct {
 	needsNoDataset bool                 // the operation needs no existing dataset
 	// For the crash matrix:
 	grows    bool // needs a pool that enforces sizes; with each filesystem
-	resizes  bool // the dataset itself
+	resizes  bool // changes the size of the trial's dataset
 	rewrites bool // needs a pool that rewrites heads
-	receives bool // snapshots of another pool
+	receives bool // receives snapshots from another pool
 	removes  bool
-	demotes  bool // a head that must not be mounted before
+	demotes  bool // demotes the dataset, whose head must not be mounted before
 	noSteps  bool // it has no steps on some backends
 
 	prepare func(*trial) // the operations before it
@@ -30,7 +30,7 @@ type operation struct {
 	// between returns the outcomes in which the operation is half done. If nil, only those before and after are
 	// possible.
 	between func(*trial, outcome) []outcome
-	// check checks more than the outcomes after a crash, and after the operation.
+	// check checks more than the outcomes. It is called after a crash, and after the operation.
 	check func(t *trial, s *crashCase, done bool)
 	// then is called after the operation. If instead is set, instead is called after a crash, and the operation is not
 	// repeated.

@@ -163,7 +163,7 @@ func absentPoolIsOffline(f *fixture) {
 	f.CheckSnapshots(d.ID, s)
 }
 
-// generationIsRaised checks that a raised generation is recorded in the pool, so that it is there after the pool is
+// generationIsRaised checks that a raised generation is recorded in the pool and still has its value after the pool is
 // opened again, and that nothing else changed.
 func generationIsRaised(f *fixture) {
 	want := func(n uint64) {
@@ -201,7 +201,7 @@ func declaredInterfaces(p backends.Pool) (resizer, copier, staller bool) {
 	return resizer, copier, staller
 }
 
-// isWithin reports whether a pool declares nothing that is not in best.
+// isWithin reports whether every capability in can is also in best.
 func isWithin(can, best dataset.Capabilities) bool {
 	is, most := reflect.ValueOf(can), reflect.ValueOf(best)
 	for i := range is.NumField() {

@@ -16,8 +16,8 @@ func isErrno(err error, no unix.Errno) bool { return errors.Is(err, no) }
 
 func isKind(err error, kind *dataset.Kind) bool { return errors.Is(err, kind) }
 
-// snapshotIsImmutable changes and destroys everything that shares blocks with a snapshot, and checks that its
-// clones still have the content of its moment.
+// snapshotIsImmutable changes and destroys everything that shares blocks with a snapshot. It checks that clones of the
+// snapshot still have the content that the dataset had when the snapshot was taken.
 func snapshotIsImmutable(f *fixture) {
 	plain, d := f.makePlainDir(), f.Create()
 	m := f.mount(d.ID)

@@ -11,7 +11,7 @@ import (
 )
 
 // uniqueSizeIsWhatIsFreed overwrites a file after a snapshot. Then only the snapshot has the old bytes, until a clone
-// shares them. A pool that cannot tell has no SnapshotMeasurer.
+// shares them. A pool that cannot measure this is not a SnapshotMeasurer.
 func uniqueSizeIsWhatIsFreed(f *fixture) {
 	const size, slack = 24 * dataset.MiB, 8 * dataset.MiB
 	pool, ok := f.Pool.(backends.SnapshotMeasurer)

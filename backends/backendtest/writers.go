@@ -128,7 +128,7 @@ func freezeBlocksWriters(f *fixture) {
 	f.OK(os.WriteFile(m.pathOf("before"), []byte("before the freeze"), 0o600))
 	s := f.NewSnapshot(d)
 	take := func() { f.OK(f.Pool.Snapshot(f.Ctx, s, nil)) }
-	if f.Pool.Info().Freezes && d.Encryption == nil { // the device below LUKS is not the filesystem's
+	if f.Pool.Info().Freezes && d.Encryption == nil { // on LUKS, the pool does not see the filesystem
 		take()
 	} else {
 		f.whileFrozen(m, take)

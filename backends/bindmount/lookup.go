@@ -153,7 +153,8 @@ func useHere(table mount.Mounts, tree mount.Filesystem, path, kind string, roots
 	return use{}
 }
 
-// locate returns the filesystem of an open directory with the directory as root, its path, and the filesystem's type.
+// locate identifies an open directory. tree is its filesystem, with the directory as Root; path is the path of the
+// directory, and kind is the type of the filesystem.
 func locate(dir *os.File, table mount.Mounts) (tree mount.Filesystem, path, kind string, err error) {
 	var st unix.Statx_t
 	if err := unix.Statx(int(dir.Fd()), "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID, &st); err != nil {

@@ -1,7 +1,7 @@
 // Package disk makes, finds and mounts the filesystem of a pool that has whole devices. Backends btrfs, dir and loop
 // call [Open] when such a pool is opened, and keep the [Disk] as long as the pool is open. Backends lvm and zfs use
-// only the checks of devices. A Disk does not change after Open. The package keeps no other state than the mount
-// itself.
+// only the checks of devices, and the agent (agent/pool) calls only PoolOn. A Disk does not change after Open. The
+// package keeps no other state than the mount itself.
 //
 // # How a pool is identified
 //

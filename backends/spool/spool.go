@@ -127,7 +127,7 @@ func syncDir(root *os.Root) error {
 }
 
 // Receive reads a delivery, from its start or from the position where an earlier one was interrupted, until all of it
-// is in the file, and returns its description. The file stays until Drop. If the stream is dataset.ErrCorrupt, Receive
+// is in the file, and returns its description. The file stays until Drop. If Receive fails with dataset.ErrCorrupt, it
 // removes the file. If the stream is a difference and starts at its first byte, Receive calls base with the ID of the
 // base snapshot before it changes anything.
 func (s Spool) Receive(ctx context.Context, d backends.Delivery, kind string, r io.Reader,
@@ -152,8 +152,9 @@ func (s Spool) receive(ctx context.Context, d backends.Delivery, kind string, r 
 	}
 	g.recorded, g.start = g.written, g.written.Offset
 	if err := g.run(ctx); err != nil {
-		// If this flush fails, the bytes must only be sent again. A failed flush is not repeated: the kernel treats the
-		// pages that it could not write as clean, and the next flush would succeed without them.
+		// An error of this flush is ignored, because it only means that some bytes must be sent again. A failed flush
+		// is not repeated: the kernel treats the pages that it could not write as clean, and the next flush would
+		// succeed without them.
 		if !errors.Is(err, dataset.ErrCorrupt) && !g.flushFailed {
 			_ = g.flush()
 		}

@@ -155,7 +155,7 @@ func hasCornerName(name string) bool {
 // Found is a corner that Find found.
 type Found struct {
 	Corner
-	Foreign string // why the folder is not a corner in spite of its name; empty for a corner. It is never changed
+	Foreign string // why the folder is no corner in spite of its name, and is never changed; empty for a corner
 	Busy    bool   // a process has locked the mark
 }
 

@@ -154,7 +154,7 @@ func waitDetached(ctx context.Context, path string) error {
 // depth is the maximum depth of pools below a corner, and of subvolumes in them.
 const depth = 8
 
-// findDirs returns path and the directories below it, as far as accept returns true for them. It does not search an
+// findDirs returns those of path and the directories below it for which accept returns true. It does not search an
 // accepted directory.
 func findDirs(path string, accept func(string, fs.DirEntry) bool) (found []string, err error) {
 	err = filepath.WalkDir(path, func(at string, e fs.DirEntry, err error) error {

@@ -88,7 +88,7 @@ type suite struct {
 	count       int
 }
 
-// pools returns a function that returns where the next new pool of a case can be made.
+// pools returns the function newPool of a case: each call returns the backend, and a new place for a pool.
 func (s *suite) pools(t *try) func() (backends.Kind, backends.Config) {
 	return func() (backends.Kind, backends.Config) {
 		return s.kind, backends.Config{Name: "verify", Path: filepath.Join(t.folder("p"), "pool")}

@@ -63,8 +63,8 @@ func execute(ctx context.Context, a *cli.App, args []string) int {
 }
 
 // signals returns a context that ends at the first signal to stop. It is for commands that must then clean up or print
-// a result. The signal kills all other commands. A second signal kills every command. Signals that the parent process
-// ignored (nohup, sh's &) stay ignored.
+// a result. Without this context, the first signal kills the command. A second signal kills every command. Signals that
+// the parent process ignored (nohup, sh's &) stay ignored.
 func signals(ctx context.Context) (context.Context, context.CancelFunc) {
 	var heed []os.Signal
 	for _, s := range []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {

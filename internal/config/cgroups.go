@@ -7,7 +7,7 @@ import (
 	"github.com/droverhq/drover/internal/strictyaml"
 )
 
-// maxParents is more than any engine needs.
+// maxParents is the maximum number of control groups, more than any engine needs.
 const maxParents = 16
 
 // parents reads names of control groups as in an engine's cgroup-parent: paths below the root group, with or without a

@@ -66,7 +66,8 @@ type Pool struct {
 	// Trim is the interval at which the free space of the devices is discarded. 0 means the default of the agent, a
 	// negative value never.
 	Trim time.Duration
-	// Overcommit is the highest ratio of the sizes of its volumes to its own size. 0 means not limited.
+	// Overcommit is the highest ratio of the total size of the pool's volumes to the size of the pool. 0 means not
+	// limited.
 	Overcommit float64
 }
 

@@ -27,9 +27,9 @@ type Options struct {
 	OnClosed func(netip.Addr)
 }
 
-// Listener accepts every connection and counts it as a stranger's until ConnState finds that the peer is known. When
-// there are more strangers' connections than Options.Max, it closes the oldest connection of the network that has the
-// most connections. A network is an IPv4 address, or the first 64 bits of an IPv6 address.
+// Listener accepts every connection. It counts a connection as a stranger's until ConnState finds that the peer is
+// known. When there are more strangers' connections than Options.Max, it closes the oldest connection of the network
+// that has the most connections. A network is an IPv4 address, or the first 64 bits of an IPv6 address.
 //
 // So a known peer can always connect, even while strangers hold as many connections as they can. The known peer
 // completes its handshake within milliseconds, before its connection is the oldest. If the Listener refused the newest

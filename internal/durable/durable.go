@@ -1,6 +1,6 @@
 // Package durable writes files so that after a power cut each of them has either its complete old content or its
-// complete new content. The agent, the guard, the store in a file and package pki write their small files with it. It
-// keeps no state.
+// complete new content. The agent, the guard, the store in a file, package pki and some commands (nodes, stores) write
+// their small files with it. It keeps no state.
 package durable
 
 import (

@@ -28,7 +28,8 @@ func mayChange() []int {
 	}
 }
 
-// watched lists the numbers of all these system calls. The filter reports them to the watcher.
+// watched lists the numbers of the calls in alwaysChange, mayChange and legacyCalls. The filter reports them to the
+// watcher.
 func watched() []int {
 	list := mayChange()
 	for number := range alwaysChange {

@@ -8,8 +8,9 @@ import (
 	"github.com/droverhq/drover/internal/run"
 )
 
-// Runner passes commands on to Next. During Run each command counts as two calls. If its start fails,
-// the command does not run; if its end fails, the command has done its work. Safe for concurrent use.
+// Runner passes commands on to Next. During Run each command counts as two calls. If the first call fails, the command
+// does not run. If the second call fails, the command has done its work, and Run returns an error nevertheless. Safe
+// for concurrent use.
 type Runner struct{ Next run.Runner }
 
 // Run implements run.Runner.

@@ -47,7 +47,7 @@ func New(secret []byte, from string) (Key, error) {
 func (k Key) derive(salt []byte, purpose string, size int) []byte {
 	out, err := hkdf.Key(sha256.New, k.secret, salt, purpose, size)
 	if err != nil {
-		panic(err) // of too large a size
+		panic(err) // derive is never called with a size that is too large
 	}
 	return out
 }
@@ -80,11 +80,11 @@ const (
 func (k Key) seal(salt []byte) cipher.AEAD {
 	block, err := aes.NewCipher(k.derive(salt, wrapPurpose, 32))
 	if err != nil {
-		panic(err) // of another size
+		panic(err) // the key always has the right size
 	}
 	aead, err := cipher.NewGCMWithRandomNonce(block)
 	if err != nil {
-		panic(err) // of another block
+		panic(err) // AES always has the right block size
 	}
 	return aead
 }

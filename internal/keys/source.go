@@ -87,8 +87,8 @@ func ReadFile(path string) (Key, error) {
 	return New(secret, source)
 }
 
-// reasonOf returns an error without its path and without its type. Otherwise a missing key file could be mistaken for
-// another missing object.
+// reasonOf returns an error without its path and without its type. With the type, a missing key file could be mistaken
+// for another missing object.
 func reasonOf(err error) error {
 	var p *os.PathError
 	if errors.As(err, &p) {
@@ -126,8 +126,8 @@ func runProgram(ctx context.Context, runner run.Runner, from dataset.KeySource, 
 	return New(out.buf, "the output of "+source)
 }
 
-// bounded keeps the beginning of what is written to it: one byte more than the longest key, so that a key that is too
-// long is noticed.
+// bounded keeps the first bytes that are written to it. It keeps one byte more than the longest key has, so that a key
+// that is too long is noticed.
 type bounded struct{ buf []byte }
 
 func (b *bounded) Write(p []byte) (int, error) {

@@ -17,7 +17,8 @@ func Only(t testing.TB) {
 	}
 }
 
-// Rounds returns the number of repetitions for the form that runs.
+// Rounds returns short in the short form of the test run, and long in the long form. The result is a number of
+// repetitions.
 func Rounds(short, long int) int {
 	if Enabled() {
 		return long

@@ -39,7 +39,8 @@ const (
 	Operator Kind = "operator"
 )
 
-// Role is the set of rights of an operator; each role includes the rights of the next one.
+// Role is the set of rights of an operator; in the order of Roles, each role includes the rights of the following
+// roles.
 type Role string
 
 // The roles of operators.

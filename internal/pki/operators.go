@@ -11,8 +11,8 @@ import (
 	"github.com/droverhq/drover/internal/durable"
 )
 
-// operatorsFile lists the operators to whom the authority of a folder has issued certificates, one name a line. It is
-// only for people who mistype a name: certificates are valid whether or not the file has their name.
+// operatorsFile lists the operators to whom the authority of a folder has issued certificates, one name a line. The
+// list only helps to detect a mistyped name. A certificate is valid whether or not the list contains its name.
 const operatorsFile = "operators"
 
 // NoteOperator adds a name to the list of operators of an authority. Idempotent.

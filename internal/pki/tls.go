@@ -207,7 +207,7 @@ func (v verifier) checkSigned(chain []*x509.Certificate) error {
 	}
 	opts := x509.VerifyOptions{
 		Roots: x509.NewCertPool(), Intermediates: x509.NewCertPool(), CurrentTime: v.now,
-		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, // all certificates have it; Kind decides
+		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, // all certificates have it; verify checks the Kind
 	}
 	for _, r := range v.roots {
 		opts.Roots.AddCert(r)

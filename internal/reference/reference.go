@@ -1,5 +1,6 @@
 // Package reference writes the reference pages of profiles.yaml and drover.yaml, as Markdown for docs/reference and as
-// man pages, from their JSON schemas. Tests of the parsers hold the schemas to the code. The package performs no I/O.
+// man pages, from their JSON schemas. Package settings of the command makes the pages from the schemas. Tests of the
+// parsers check that the schemas match the code. The package performs no I/O and keeps no state.
 //
 // A schema has these annotations for each key: description, examples, x-default (what holds if the key is absent) and
 // x-live (how a change takes effect). A key without x-live has that of the key above it.
@@ -17,7 +18,7 @@ import (
 
 // A Key is a key of a configuration file.
 type Key struct {
-	Path        string // with dots between the keys, and NAME or [] for what the operator chooses
+	Path        string // with dots between the keys; NAME or [] represents a name that the operator chooses
 	Type        string
 	Description string
 	Default     string // what holds if the key is absent; empty: the key is required where its parent is given
@@ -104,7 +105,7 @@ type reader struct {
 	keys []Key
 }
 
-// resolve returns a schema with what its $ref adds.
+// resolve returns a schema with the parts of the definition that its $ref names.
 func (r *reader) resolve(s *schema) *schema {
 	def := r.defs[strings.TrimPrefix(s.Ref, "#/$defs/")]
 	if s.Ref == "" || def == nil {
@@ -130,7 +131,7 @@ func (r *reader) properties(path string, s *schema, live string) error {
 		form = r.resolve(form)
 		for _, name := range form.Properties.names {
 			if slices.ContainsFunc(r.keys, func(k Key) bool { return k.Path == path+name }) {
-				continue // another form only says more about its values
+				continue // another form of the value has added this key already
 			}
 			if err := r.key(path+name, r.resolve(form.Properties.values[name]), live,
 				slices.Contains(form.Required, name)); err != nil {

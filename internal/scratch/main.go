@@ -64,8 +64,8 @@ func reexec() (int, error) {
 	return 0, fmt.Errorf("they ended with %s", state)
 }
 
-// unmountOthers unmounts other users' mounts of loop devices in this mount namespace, unless the tests are or
-// work on them.
+// unmountOthers unmounts the mounts of loop devices that this mount namespace has inherited. It keeps those that
+// contain the tests or their working directory.
 func unmountOthers() error {
 	table, err := mount.Table()
 	if err != nil {

@@ -14,7 +14,8 @@ type condition interface {
 	mismatch(env Env, want bool) string
 }
 
-// junction is "and" or "or". If the opposite value is wanted, De Morgan's laws turn one into the other.
+// junction is "and" (all is true) or "or" of a list of conditions. If the value false is wanted, mismatch applies De
+// Morgan's laws.
 type junction struct {
 	all  bool
 	list []condition
@@ -70,7 +71,7 @@ func (c comparison) mismatch(env Env, want bool) string {
 	return c.left.is(left) + verdict(want) + c.op + " " + other
 }
 
-// verdict describes a fact and the value that it was compared with.
+// verdict returns the words between a fact and the value that it was compared with.
 func verdict(want bool) string {
 	if want {
 		return ", not "
@@ -92,7 +93,7 @@ func (c comparison) isTrue(left, right value) bool {
 		}
 		order = newer(left.text, right.text)
 	default:
-		if math.IsNaN(left.number - right.number) { // a ratio with 0 as its divisor
+		if math.IsNaN(left.number - right.number) { // a ratio whose divisor is 0
 			return c.op == "!="
 		}
 		order = cmp.Compare(left.number, right.number)

@@ -236,7 +236,7 @@ func (r *reader) arithmetic(n *ast.BinaryNode) (operand, error) {
 	}}, nil
 }
 
-// in reads "a text in a list": a list in brackets, or a fact that is a list.
+// in reads the operator "in": a text on the left, and on the right a list in brackets or a fact that is a list.
 func (r *reader) in(n *ast.BinaryNode) (condition, error) {
 	left, err := r.operand(n.Left)
 	if err != nil {

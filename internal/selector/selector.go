@@ -31,7 +31,7 @@ type Env struct {
 	Pool  dataset.PoolFacts
 }
 
-// Expr is a parsed and checked expression. It is immutable and safe for concurrent use. The zero value fits every
+// Expr is a parsed and checked expression. It is immutable and safe for concurrent use. The zero value matches every
 // environment.
 type Expr struct {
 	root condition

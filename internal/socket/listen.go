@@ -25,7 +25,7 @@ const (
 	// maxPath is the maximum length of a path without the NUL: unix(7), sun_path.
 	maxPath = 107
 	mode    = 0o660
-	// patience is how long the process that has a socket may take to accept a connection.
+	// patience is how long a process that listens on a socket may take to accept a connection.
 	patience = 2 * time.Second
 	// lockWait is the maximum wait for another process that creates its socket at the same path.
 	lockWait = 2 * patience
@@ -45,8 +45,8 @@ type Listener struct {
 }
 
 // Listen creates a socket at an absolute path and listens. It creates the folder with mode 0755 if it does not exist.
-// The file has mode 0660 and the given group or, if that group does not exist, root's group: a user who may connect is
-// as powerful as root.
+// The file has mode 0660 and the given group or, if that group does not exist, root's group: a user who may connect has
+// the power of root.
 //
 // A socket file on which no process answers is replaced. Listen fails with ErrInUse, which names the process, if one
 // answers. It fails with ErrInvalid if the path is too long or not absolute, or is another kind of file.

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// Session returns a shorter duration of sessions for a test, on which the other durations of leases depend. 0 means the
-// configured duration. It panics if the environment variable is not a duration.
+// Session returns the duration of sessions that a test has chosen. The other durations of leases depend on it. 0 means
+// the configured duration. It panics if the environment variable is not a duration.
 func Session() time.Duration {
 	text := os.Getenv("DROVER_SESSION")
 	if text == "" {

@@ -48,8 +48,8 @@ func (n Node) KeyErrorf(format string, args ...any) error {
 	return n.at(n.key, format, args...)
 }
 
-// WithinErrorf returns an error at the character of a text with an index. It names the key. For a text of several
-// lines, the place is the beginning of the text.
+// WithinErrorf returns an error at a place within a text: at is the index of the character. It names the key. For a
+// text of several lines, the place is the beginning of the text.
 func (n Node) WithinErrorf(at int, format string, args ...any) error {
 	v := n.value()
 	if _, ok := v.(*ast.StringNode); !ok || n.doc == nil {

@@ -99,8 +99,8 @@ type orders struct {
 
 const variable = "DROVER_TEST_CRASH"
 
-// Main runs the tests of a package. In a process that Killed started, it runs the operation instead. Keys of pools are
-// those of backendtest.
+// Main runs the tests of a package. In a process that Killed started, it runs the operation instead. If the pool needs
+// keys, they are a backendtest.Keys.
 func Main(m *testing.M, kind Stepping) int {
 	raw := os.Getenv(variable)
 	if raw == "" {

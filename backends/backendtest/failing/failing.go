@@ -10,7 +10,7 @@ import (
 	"github.com/droverhq/drover/internal/long"
 )
 
-// Run runs these cases as subtests of t with the given name. It needs root.
+// Run runs the cases with failing system calls as subtests of t with the given name. It needs root.
 func Run(t *testing.T, name string, factory backendtest.Factory[*testing.T]) {
 	inject := func(f backendtest.Failure, do func()) (calls []string, err error) {
 		return fault.Run(fault.Failure{At: f.At, Errno: f.Errno, Onwards: f.Onwards}, do)

@@ -11,8 +11,8 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// Run runs these cases on filesystems of fstype. The functions in prepare are called with each disk before a pool is
-// made on it. It needs root.
+// Run runs the power-cut cases on filesystems of fstype. The functions in prepare are called with each disk before a
+// pool is made on it. It needs root.
 func Run(t *testing.T, kind backends.Kind, fstype string, prepare ...func(t *testing.T, disk string)) {
 	backendtest.PowerCut(t, kind, fstype, func(t *testing.T) backendtest.Disk {
 		image := scratch.Image(t, fstype, 3<<30)

@@ -14,9 +14,9 @@ import (
 )
 
 // Apply applies a stream of Send to the subvolume whose root is dir. dir is empty for a complete stream. For a
-// difference, dir is a writable snapshot of base. Apply checks that base is the subvolume that the stream is a
-// difference to, by its UUID or by the UUID that it was received with. After a complete stream, dir is marked as
-// received with the UUID of the sent subvolume.
+// difference, dir is a writable snapshot of base. Apply checks that the stream is a difference to base: the stream
+// names its base by the UUID of the subvolume, or by the UUID with which the subvolume was received. After a complete
+// stream, dir is marked as received with the UUID of the sent subvolume.
 //
 // No path of the stream can lead out of dir. Apply returns ErrStream if the stream does not fit dir, and ErrBase if it
 // does not fit base.
@@ -193,8 +193,8 @@ func createInode(c *command, dir int, name string) error {
 	return unix.Mknodat(dir, name, mode&unix.S_IFMT|0o600, device)
 }
 
-// removeInheritedACLs removes the ACLs that a new inode inherited from its directory. The stream sets the ACLs of the
-// inode, but has no command that removes others.
+// removeInheritedACLs removes the ACLs that a new inode inherited from its directory. The stream sets the ACLs that the
+// inode must have, but contains no command that removes an inherited ACL.
 func removeInheritedACLs(dir int, name string) error {
 	for _, acl := range []string{"system.posix_acl_access", "system.posix_acl_default"} {
 		err := unix.Lremovexattr(filepath.Join("/proc/self/fd", strconv.Itoa(dir), name), acl)

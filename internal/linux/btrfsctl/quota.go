@@ -118,7 +118,7 @@ func Limit(f *os.File, bytes uint64) error {
 		args.referenced = ^uint64(0) // CLEAR_VALUE of fs/btrfs/qgroup.c
 	}
 	err := ioctl(f, iocQgroupLimit, unsafe.Pointer(args))
-	if errors.Is(err, unix.EDQUOT) { // a subvolume beyond its limit cannot start a transaction, not even for this
+	if errors.Is(err, unix.EDQUOT) { // above its limit, a subvolume cannot start a transaction, not even this one
 		err = limitFromAbove(f, args)
 	}
 	if err != nil {

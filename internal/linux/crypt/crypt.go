@@ -155,8 +155,8 @@ func (d *Device) Size() (int64, error) { return d.Seek(0, io.SeekEnd) }
 // Close closes the device. The second call returns os.ErrClosed.
 func (d *Device) Close() error { return d.file.Close() }
 
-// Open opens the container on a device as a mapping with a name. If the mapping exists already, Open uses it. It fails
-// with ErrInUse if a mapping with that name is on another device and cannot be removed.
+// Open opens the container on a device. name is the name of the mapping. If the mapping exists already, Open uses it.
+// It fails with ErrInUse if a mapping with that name is on another device and cannot be removed.
 func (t Tool) Open(ctx context.Context, device, name string, key []byte) (*Device, error) {
 	for try := 0; ; try++ {
 		dev, err := t.open(ctx, device, name, key)

@@ -1,4 +1,5 @@
-// Package diskstats reads how much block devices were used, from /proc/diskstats. It keeps no state.
+// Package diskstats reads how much block devices were used, from /proc/diskstats. The agent calls it for the metrics of
+// volumes. It keeps no state.
 package diskstats
 
 import (
@@ -19,7 +20,7 @@ type Device struct{ Major, Minor uint32 }
 type Counters struct {
 	Operations uint64        // completed operations
 	Bytes      uint64        // transferred bytes
-	Time       time.Duration // that the operations took together
+	Time       time.Duration // sum of the durations of the operations
 }
 
 // Stats are the counters of a device.

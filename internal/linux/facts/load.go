@@ -34,5 +34,6 @@ func (a *Average) Add(at time.Duration, load1, first float64) float64 {
 	return a.load
 }
 
-// decay returns how much of an average over one period remains after another period has passed, from 0 to 1.
+// decay returns the weight, from 0 to 1, that the old value of an average keeps after the time passed. over is the
+// period of the average.
 func decay(passed, over time.Duration) float64 { return math.Exp(-float64(passed) / float64(over)) }

@@ -56,8 +56,8 @@ func (s *Scan) isWanted(major, minor int) bool {
 // detached returns the wanted filesystem that may contain a file on a detached mount, or nil if none
 // does. major and minor are the numbers that stat(2) reports for the file, and path is its link in /proc.
 //
-// If the stat(2) numbers of a wanted btrfs are unknown, every file on that btrfs counts. If its identity
-// is unknown too, every file on any btrfs counts.
+// If the stat(2) numbers of a wanted btrfs are unknown, detached returns that btrfs for every file on it. If its
+// identity is unknown too, detached returns it for every file on any btrfs.
 func (s *Scan) detached(major, minor int, path string) *device {
 	for i, d := range s.devices {
 		same := d.statMajor == major && d.statMinor == minor

@@ -63,7 +63,7 @@ type openedBy struct {
 	files []File
 }
 
-// examiner is used by all looks of this process: it knows which examinations hang.
+// examiner performs the examinations of all looks of this process. It remembers which examinations hang.
 var examiner Examiner
 
 // Open reads which files of the filesystems of some trees are open: files open for writing, open directories, working
@@ -226,8 +226,8 @@ func (l *filesLook) process(ctx context.Context, pid int, budget *Budget) (done 
 
 // identified returns trees with the identities of their filesystems, as far as the host's mount table shows them.
 // Without the identities, every file on a detached mount of any btrfs would count. A tree on a btrfs may contain
-// subvolumes, each with another device number for stat(2), so these numbers are left out if the ID of the btrfs is
-// known.
+// subvolumes, and stat(2) reports another device number for each of them. So identified leaves out the stat(2) numbers
+// if the ID of the btrfs is known.
 func identified(own mount.Mounts, trees []mount.Filesystem) []mount.Filesystem {
 	identities := map[deviceNumber]mount.Identity{}
 	list := slices.Clone(trees)

@@ -35,8 +35,8 @@ func (h *Holding) FindOverlays(s *Scan) {
 	}
 }
 
-// findOverlaysIn adds the overlays in one table. list are the overlays of the table. mayBeMounter reports
-// whether the table may be that of the program that mounted an overlay.
+// findOverlaysIn adds the overlays in one table. list returns the overlays of the table. mayBeMounter reports whether
+// the table may belong to the program that mounted the overlay with that number.
 func (h *Holding) findOverlaysIn(table mount.Mounts, list func() []overlay, mayBeMounter func(deviceNumber) bool) {
 	shown := false
 	for _, e := range table {

@@ -110,10 +110,10 @@ const (
 // table.
 var ErrLargeTable = errors.New("its mount table is too large to read in time")
 
-// SmallTableOf does the work of TableOf for a list of all processes. Such a list must not take long, although any user
-// can make thousands of mount namespaces with large tables. So SmallTableOf fails with ErrLargeTable if a table has
-// more than smallTable bytes. Once it has read listedTables bytes in all, it fails for every further table, but still
-// returns the tables that were read before.
+// SmallTableOf does the work of TableOf for a caller that goes through all processes. Such a caller must not take long,
+// although any user can make thousands of mount namespaces with large tables. So SmallTableOf fails with ErrLargeTable
+// if a table has more than smallTable bytes. Once it has read listedTables bytes in all, it fails for every further
+// table, but still returns the tables that were read before.
 func (s *Scan) SmallTableOf(task string) (*View, error) {
 	read := 0
 	return s.tableOf(task, true, func(bytes int) error {

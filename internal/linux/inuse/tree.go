@@ -29,8 +29,8 @@ type File struct {
 	path         string
 	through      seenMount // the mount through which it was opened; zero if that mount is detached
 	unplaced     bool      // the exact path is unknown: the file is at path or below it
-	// removed and name are set for some files whose unplaced is set. removed reports that the file has no name any
-	// more. name is one of the several names of the file.
+	// removed and name can be set only if unplaced is set. removed reports that the file has no name any more. name is
+	// one of the several names of the file.
 	removed bool
 	name    string
 }

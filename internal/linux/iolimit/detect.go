@@ -66,9 +66,9 @@ func Detect(table mount.Mounts) (Hierarchy, error) {
 
 // CheckWriteback fails with ErrNone if the limits apply to programs, but not to data that the kernel writes for them
 // later. In version 2, the kernel attributes a page to the group that the page is charged to. This needs the controller
-// memory in the same hierarchy. The controller io makes the kernel enable memory as well, whether or not memory is
-// enabled for child groups. If memory is not in the same hierarchy (some boards boot with cgroup_disable=memory), the
-// kernel attributes all such data to the root group, which has no limit.
+// memory in the same hierarchy. Where memory exists in the hierarchy, the kernel enables it together with the
+// controller io, so memory need not be enabled for child groups. If memory is not in the same hierarchy (some boards
+// boot with cgroup_disable=memory), the kernel attributes all such data to the root group, which has no limit.
 func (h Hierarchy) CheckWriteback() error {
 	if h.Version != V2 {
 		return nil

@@ -1,8 +1,8 @@
 // Package iolimit limits how fast control groups may read and write a block device, with the throttling of block I/O in
 // cgroup version 1 (blkio.throttle.*, blkio-controller.rst of the kernel) and version 2 (io.max, cgroup-v2.rst). It
 // knows files and numbers, but neither containers nor volumes. The agent (agent/throttle) sets the limits of volumes
-// with it, the guard (guard/hand) reads groups, and the backend test suite tests limits. The package keeps no state:
-// the rules are those in the kernel's files.
+// with it and finds the devices of volumes. The guard (guard/hand) reads groups. The backend test suite and package
+// backends/verify test limits. The package keeps no state: the rules are those in the kernel's files.
 //
 // The versions differ:
 //
@@ -83,7 +83,7 @@ type Limits struct {
 	WriteIOPS int64 `json:"write_iops,omitempty"`
 }
 
-// Without returns the limits, with 0 for each one that equals the same limit in others.
+// Without returns a copy of l in which each limit that equals the corresponding limit of one of others is 0.
 func (l Limits) Without(others ...Limits) Limits {
 	for _, o := range others {
 		for _, v := range []struct{ has, other *int64 }{
@@ -98,7 +98,7 @@ func (l Limits) Without(others ...Limits) Limits {
 	return l
 }
 
-// Or returns the limits, with the value of other for each one that is 0.
+// Or returns a copy of l in which each limit that is 0 has the value from other.
 func (l Limits) Or(other Limits) Limits {
 	return Limits{
 		ReadBPS: cmp.Or(l.ReadBPS, other.ReadBPS), WriteBPS: cmp.Or(l.WriteBPS, other.WriteBPS),

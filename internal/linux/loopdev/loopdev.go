@@ -1,7 +1,7 @@
 // Package loopdev attaches files to loop devices (loop(4)) without leaks: a device detaches its file when its last user
-// closes it, and a file is attached to at most one device. Backend loop, package trialdir and tests call it. The
-// package keeps no state: which devices exist is read from the kernel. A lock (flock(2)) on the file, which the device
-// keeps, prevents a second attachment.
+// closes it, and a file is attached to at most one device. Backend loop, package trialdir, the command drover backend
+// verify and tests call it. The package keeps no state: which devices exist is read from the kernel. A lock (flock(2))
+// on the file, which the device keeps, prevents a second attachment.
 package loopdev
 
 import (
@@ -74,7 +74,7 @@ func (d *Device) Close() error {
 	return err
 }
 
-// attempts is how often one Attach tries to get a free device before other processes.
+// attempts is how often one Attach tries to get a free device, because other processes can take the device first.
 const attempts = 100
 
 // replacements is how many devices that refuse discards one Attach tries to replace. After that it uses such a device:

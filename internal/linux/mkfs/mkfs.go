@@ -1,6 +1,7 @@
-// Package mkfs computes how large the device of a volume must be for its filesystem, and which arguments mkfs needs. To
-// a volume of 256 MiB, 256 MiB can be written, so the package adds the space that the filesystem uses for itself.
-// Backends loop and lvm call the package, and the command line uses its figures. The package keeps no state.
+// Package mkfs computes how large the device of a volume must be for its filesystem, and which arguments mkfs needs. A
+// user can write as many bytes to a volume as its size says. So the package adds the space that the filesystem uses for
+// itself. Backends loop and lvm call the package, and the agent (agent/controlsync) uses its figures when it reports
+// how full a volume is. The package keeps no state.
 package mkfs
 
 import (
@@ -26,7 +27,7 @@ const MaxSize = 16 * dataset.TiB
 // MaxDevice is at least the result of Device for every volume.
 const MaxDevice = MaxSize + MaxSize/16
 
-// Check fails with ErrUnsupported if a filesystem cannot have a size.
+// Check fails with ErrUnsupported if the size is too small or too large for a volume with the filesystem fs.
 func Check(fs string, size dataset.Size) error {
 	minimum := 16 * dataset.MiB
 	if fs == XFS {
@@ -41,7 +42,7 @@ func Check(fs string, size dataset.Size) error {
 // MinXFS is the smallest volume with XFS: mkfs refuses smaller devices.
 const MinXFS = 300 * dataset.MiB
 
-// CheckMax fails with ErrUnsupported if no filesystem can have a size.
+// CheckMax fails with ErrUnsupported if the size is too large for every filesystem.
 func CheckMax(size dataset.Size) error {
 	if size > MaxSize {
 		return dataset.Errorf(dataset.ErrUnsupported, "%s is too large for a volume (at most %s)", size, MaxSize)
@@ -50,8 +51,8 @@ func CheckMax(size dataset.Size) error {
 }
 
 // Device returns how many bytes a device needs for a filesystem to which size bytes can be written. It grows
-// monotonically with size. It is accurate within 3 %, also for a filesystem that has grown to the size, although some
-// of its structures keep the layout of the smaller size.
+// monotonically with size. It is accurate within 3 %. This also holds for a filesystem that has grown to the size,
+// although some of its structures keep the layout of the smaller size.
 func Device(fs string, size dataset.Size) dataset.Size {
 	overhead := ext4Overhead
 	if fs == XFS {

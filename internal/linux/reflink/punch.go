@@ -49,7 +49,8 @@ type puncher struct {
 	punched int64
 }
 
-// unwritten frees what mkfs has zeroed with fallocate(2). SEEK_DATA skips such extents.
+// unwritten punches holes into the allocated extents that were never written, such as those that mkfs has made with
+// fallocate(2). scan does not see them, because SEEK_DATA skips them.
 func (p *puncher) unwritten() error {
 	extents, err := Extents(p.file)
 	if err != nil {

@@ -1,5 +1,6 @@
 // Package treetest fills directories with everything that a file tree can contain, for tests of code that copies,
-// snapshots or moves trees. The tests of package tree and the backend test suite call it. It has no state.
+// snapshots or moves trees. The tests of package tree and the backend test suite call it. Package backends/verify reads
+// the list of Operations, to find out which of them a filesystem does not support. It has no state.
 package treetest
 
 import (
@@ -44,7 +45,7 @@ func Operations(without ...string) []Operation {
 	}, func(o Operation) bool { return slices.Contains(without, o.Name) })
 }
 
-// Operations that not every filesystem has.
+// Names of operations that some filesystems do not support.
 const (
 	LargeIDs   = "owners beyond 31 bits"
 	Attributes = "attributes"

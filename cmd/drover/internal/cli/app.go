@@ -65,7 +65,8 @@ type App struct {
 	outdated atomic.Bool // the server answered without control
 }
 
-// noteKnownAt tells the user once that an answer is what the server's host knew at a time.
+// noteKnownAt prints that control is unreachable, and that the answer contains only what the server's host knew at the
+// given time. It prints this once, until ForgetOutdated is called.
 func (a *App) noteKnownAt(at time.Time) {
 	if !a.outdated.Swap(true) {
 		_, _ = fmt.Fprintf(a.ErrOut, "drover: control is unreachable: this is what the host knew %s, and only its own "+
@@ -76,7 +77,8 @@ func (a *App) noteKnownAt(at time.Time) {
 // Outdated reports whether an answer is only what the server's host knows, because control is unreachable.
 func (a *App) Outdated() bool { return a.outdated.Load() }
 
-// ForgetOutdated lets Outdated start again, for a command that asks the server repeatedly.
+// ForgetOutdated makes Outdated return false again. A command that asks the server repeatedly calls it before each
+// round.
 func (a *App) ForgetOutdated() { a.outdated.Store(false) }
 
 // Address returns the address of the API: --api, else DROVER_API, else DefaultEndpoint.

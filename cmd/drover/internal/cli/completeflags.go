@@ -9,7 +9,7 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// valueWords are the completions of flags by the name of their value, as the help shows it.
+// valueWords has the completions of flags. The key is the name of the flag's value in the help, such as POOL.
 var valueWords = map[string]candidates{
 	"NODE":   NodeWords,
 	"POOL":   PoolWords,
@@ -27,7 +27,7 @@ func fixedWords(words ...string) candidates {
 }
 
 // CompleteFlags completes the values of the flags of cmd and of all commands below it, unless a command has registered
-// its own function. A value that is neither a file nor has known words gets no completions.
+// its own function. A flag gets no completions if its value is not a file and is not in valueWords.
 func CompleteFlags(a *App, cmd *cobra.Command) {
 	cmd.LocalFlags().VisitAll(func(f *pflag.Flag) {
 		value, _ := pflag.UnquoteUsage(f)
@@ -49,7 +49,7 @@ func CompleteFlags(a *App, cmd *cobra.Command) {
 	}
 }
 
-// completeOption completes KEY=VALUE of a volume: the keys, and the values of those that name something.
+// completeOption completes an option KEY=VALUE of a volume: the key, and the value of a key whose value is a name.
 func completeOption(a *App) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, _ []string, begun string) ([]string, cobra.ShellCompDirective) {
 		const none = cobra.ShellCompDirectiveNoFileComp

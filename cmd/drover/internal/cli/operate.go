@@ -118,8 +118,8 @@ func (a *App) Wait(ctx context.Context, c Remote, op dataset.Operation, m progre
 	return op, OperationError(op)
 }
 
-// isPendingPurge reports whether a purge waits for its pool. Nobody waits for it: the dataset is condemned, and the
-// node destroys it when the pool is online again.
+// isPendingPurge reports whether a purge waits for its pool. Commands do not wait for such a purge: the dataset is
+// condemned, and the node destroys it when the pool is online again.
 func isPendingPurge(op dataset.Operation) bool {
 	return op.Kind == dataset.OpPurge && !op.State.Final() && op.Progress.Waiting
 }

@@ -36,7 +36,7 @@ func YesNo(b bool) string {
 	return "no"
 }
 
-// OnDelete says what becomes of the data when the name is deleted.
+// OnDelete describes what happens to the data of a volume when the volume is deleted.
 func OnDelete(o dataset.OnDelete) string {
 	switch o.Mode {
 	case dataset.DeletePurge:

@@ -1,5 +1,5 @@
-// Package confirm asks an operator before a command destroys something. Package main and the packages of commands use
-// it, so that every such command has the same flag, the same question and the same refusal. It keeps no state.
+// Package confirm asks an operator before a command destroys something. The packages of commands use it, so that every
+// such command has the same flag, the same question and the same refusal. It keeps no state.
 package confirm
 
 import (
@@ -26,7 +26,7 @@ func AddFlag(cmd *cobra.Command) *Flag {
 	return f
 }
 
-// Given reports whether --yes was given. A command that reads the effect only for the question needs not read it then.
+// Given reports whether --yes was given. If it was, a command need not read the effects, which only the question shows.
 func (f *Flag) Given() bool { return f.yes }
 
 // A Question describes what an operator must confirm.

@@ -11,9 +11,9 @@ import (
 	"github.com/droverhq/drover/internal/socket"
 )
 
-// driverRE matches valid names of the plugin. The engine must find the name as a file in the folder of plugins, and
-// users must be able to type it after --volume-driver. A slash would name another folder, and a colon begins the tag of
-// a managed plugin.
+// driverRE matches valid names of the plugin. The name is also the name of a file in the engine's folder of plugins,
+// and users type it after --volume-driver. A slash would name another folder, and a colon begins the tag of a managed
+// plugin.
 var driverRE = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
 
 // CheckServe fails with ErrInvalid for options that Serve cannot use. It creates nothing.

@@ -60,7 +60,7 @@ type Options struct {
 	HideVolumeMetrics bool
 	Consul            *consul.Options // where the store is; if nil, it is in a file in Root
 	Profiles          func() control.Profiles
-	Reread            <-chan struct{} // of Serve: receives after Profiles changed; if nil, it never changes
+	Reread            <-chan struct{} // of Serve: receives after Profiles has changed; if nil, Profiles never changes
 	// ProfileFindings returns why the last reload of the profiles failed. If nil, they are not reloaded.
 	ProfileFindings func() []api.Finding
 	Backends        *backends.Registry

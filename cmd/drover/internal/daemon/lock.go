@@ -13,7 +13,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// The files in a root that the process with the host's agent and a control replica lock.
+// The lock files in a root. The process with the host's agent locks hostLock, and a control replica locks controlLock.
 const (
 	hostLock    = "lock"
 	controlLock = "control.lock"

@@ -1,6 +1,7 @@
 // Package engine finds the folder of a Docker volume of driver local by asking the Docker engine of this host, so that
-// the volume can be imported. Package main passes Path to the commands as App.DockerPath. The daemon must not use this
-// package: it would wait for the engine, which waits for the daemon. The package keeps no state.
+// the volume can be imported. Package main passes Path to the commands as App.DockerPath. No request to the daemon may
+// wait for Path: Path would wait for the engine, which waits for the daemon. In the background, package swarm connects
+// to the engine with Open. The package keeps no state.
 package engine
 
 import (
@@ -42,9 +43,9 @@ func Open() (*client.Client, error) {
 // concurrent use.
 //
 // It fails with ErrNotFound if there is no such volume. It fails with ErrUnsupported for other drivers, and for volumes
-// that the local driver mounts only while a container uses them (for a bind, the error has its device). Unless live is
-// set, it fails with ErrInUse if running containers use the folder, and names the containers. It fails with
-// ErrUnavailable if the engine does not answer.
+// that the local driver mounts only while a container uses them. (A bind of a folder is no problem: Path returns that
+// folder.) Unless live is set, it fails with ErrInUse if running containers use the folder, and names the containers.
+// It fails with ErrUnavailable if the engine does not answer.
 func Path(ctx context.Context, c API, name string, live bool) (string, error) {
 	v, err := c.VolumeInspect(ctx, name, client.VolumeInspectOptions{})
 	switch {

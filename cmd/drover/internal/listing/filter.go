@@ -16,7 +16,7 @@ import (
 type filter struct {
 	key      string
 	value    string // * stands for any text
-	hasValue bool   // false: the label only has to exist
+	hasValue bool   // if false, the label only has to exist
 	negated  bool   // KEY!=VALUE
 }
 
@@ -76,7 +76,8 @@ func parseLabels(cmd *cobra.Command, values []string) ([]filter, error) {
 	return out, nil
 }
 
-// matches reports whether an item matches: one of the values of its key does, either the cell or the field.
+// matches reports whether one of the item's values for the key matches the filter. The values are those of the cell or
+// of the field that the key names.
 func (f filter) matches(k keys, cells []string, object any) bool {
 	found := false
 	if i, ok := k.columns[f.key]; ok {

@@ -24,7 +24,7 @@ func columnKey(header string) string {
 	return strings.ReplaceAll(strings.ToLower(header), " ", "_")
 }
 
-// names returns the columns and the fields of the JSON output, sorted. Of the fields it returns only those at the top.
+// names returns the columns and the fields of the JSON output, sorted. It leaves out the fields of nested objects.
 func (k keys) names() []string {
 	names := slices.Collect(maps.Keys(k.columns))
 	for _, n := range k.schema.names {
@@ -86,7 +86,7 @@ func makeRows[T any](t *show.Table, items []T) ([]row[T], error) {
 	return rows, nil
 }
 
-// sortText returns the text that sorts a row by a key: that of a field, or that of a cell.
+// sortText returns the text by which a row is sorted: the text of the field or of the cell that the key names.
 func (k keys) sortText(key string, cells []string, object any) string {
 	if field, ok := k.sortBy[key]; ok {
 		return strings.Join(texts(object, field), " ")

@@ -15,9 +15,9 @@ import (
 
 // A List describes the ls command of a noun.
 type List[T any] struct {
-	Use   string // the word ls and the names of its arguments; empty: only ls
+	Use   string // the word ls and the names of its arguments; if empty, only ls
 	Short string
-	Long  string // empty: the short text
+	Long  string // if empty, Short is used
 	// ValidArgs completes the arguments. If it is nil, there are no completions.
 	ValidArgs cobra.CompletionFunc
 
@@ -30,7 +30,7 @@ type List[T any] struct {
 	Expressions bool
 
 	ID   func(T) string // what -q prints
-	Name func(T) string // what -o name prints, and the order of the list; nil: ID
+	Name func(T) string // printed by -o name; also the default order. If nil, ID is used
 	// Compare is the order of the list without --sort. If it is nil, the list is ordered by name.
 	Compare func(x, y T) int
 	// Labels returns a function that returns the labels of an item. If it is nil, the items have no labels, and the
@@ -53,7 +53,7 @@ type Column[T any] struct {
 // A Query is what the user asked for on the command line.
 type Query struct {
 	Args       []string // arguments of the command
-	Expression string   // the filter that is an expression; empty: none
+	Expression string   // the filter that is an expression; empty if there is none
 }
 
 // OwnLabels is List.Labels for items that contain their labels.

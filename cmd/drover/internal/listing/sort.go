@@ -10,7 +10,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A sortValue is a text as it is compared with others of its key.
+// A sortValue is the value of a key in a form that can be compared.
 type sortValue struct {
 	whole    int64 // of a time, size or duration
 	fraction float64
@@ -22,8 +22,8 @@ func (v sortValue) compare(o sortValue) int {
 		cmp.Compare(strings.ToLower(v.text), strings.ToLower(o.text)), cmp.Compare(v.text, o.text))
 }
 
-// readers parse a text in the ways in which texts are compared. If one of them can parse all values of a key, the
-// values are compared so.
+// readers parse a text as a number, a time, a size or a duration. The first reader that can parse all values of a key
+// determines how these values are compared.
 var readers = []func(string) (sortValue, error){
 	func(s string) (sortValue, error) {
 		f, err := strconv.ParseFloat(strings.TrimSuffix(s, "%"), 64)

@@ -12,8 +12,8 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
 )
 
-// An itemTemplate prints an item. Its fields are those of -o json. It also accepts them as docker spells its fields:
-// .PoolName is pool_name.
+// An itemTemplate prints an item. Its fields are those of -o json. Each field can also be written as docker would write
+// it: .PoolName instead of .pool_name.
 type itemTemplate struct {
 	*template.Template
 	cmd    *cobra.Command
@@ -76,7 +76,7 @@ type walker struct {
 	schema *schema
 	all    map[string]bool // names of fields at any depth
 	bad    string          // the first unknown field
-	have   []string        // the fields that the template could have named instead
+	have   []string        // the fields that exist in its place
 }
 
 // fail returns the usage error for the first unknown field, or nil if there is none.
@@ -136,8 +136,8 @@ func (w *walker) pipe(p *parse.PipeNode, atItem bool) {
 	}
 }
 
-// path checks a path of fields. If it does not begin at the item, unknown names are left as they are, because the
-// object is not known.
+// path checks a path of fields. If the path does not begin at the item, the type of its first object is unknown, so
+// unknown names are accepted.
 func (w *walker) path(path []string, atItem bool) {
 	at := w.schema
 	if !atItem {
@@ -186,7 +186,8 @@ func namesOf(s *schema) map[string]bool {
 	return names
 }
 
-// spelled returns the known name that a name means: itself, or the one that differs only in case and underscores.
+// spelled returns the known name that equals a name apart from case and underscores. If there is none, it returns the
+// name unchanged.
 func spelled(name string, known map[string]bool) string {
 	if known[name] {
 		return name

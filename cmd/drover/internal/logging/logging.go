@@ -1,4 +1,6 @@
-// Package logging makes the logs of Drover's processes: where they are written, and in which format.
+// Package logging makes the logs of Drover's processes: it decides where they are written, and in which format.
+// Packages servers, guards and stores call New. The only state is the connection to the syslog service, protected by a
+// mutex.
 package logging
 
 import (

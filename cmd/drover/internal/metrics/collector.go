@@ -1,5 +1,5 @@
-// Package metrics has the metrics of Drover's processes: their names (family.go), what counts and times events
-// (Recorder), and the handler of /metrics, which reads everything else at each request (collector).
+// Package metrics has the metrics of Drover's processes: their names (family.go), the Recorder, which counts and times
+// events, and the handler of /metrics, which reads everything else at each request (collector).
 //
 // Package daemon makes one Recorder and one handler for each process. To add a metric, declare its family, set its
 // samples in a method of collector, and run "go test ./cmd/drover/internal/metrics -update", which writes
@@ -27,7 +27,7 @@ import (
 	"github.com/droverhq/drover/guard"
 )
 
-// Options are what the metrics of a process are read from.
+// Options has the sources of the metrics of a process.
 type Options struct {
 	Version string
 	// Source is the view of pools and volumes: control, or the agent in a process without control.
@@ -100,8 +100,8 @@ type scheduleReporter interface {
 // collectTime bounds the collection. Prometheus waits 10 s for an answer by default.
 const collectTime = 5 * time.Second
 
-// New returns the handler of /metrics. It has a registry of its own. What cannot be read is left out, so that one part
-// that does not answer hides no other.
+// New returns the handler of /metrics. It has a registry of its own. The handler leaves out the metrics that it cannot
+// read, so that a part that does not answer does not hide the other parts.
 func New(o Options) http.Handler {
 	if o.Recorder == nil {
 		o.Recorder = NewRecorder()
@@ -180,7 +180,7 @@ func (c *collector) pools(ctx context.Context, s *samples) error {
 
 func (c *collector) volumes(ctx context.Context, s *samples) {
 	if c.HideVolumes {
-		return // reading them is what takes time
+		return // SeenVolumes is slow, so it is not called
 	}
 	for _, v := range c.Source.SeenVolumes(ctx) {
 		if v.Status == nil {
@@ -199,7 +199,8 @@ func (c *collector) volumes(ctx context.Context, s *samples) {
 	}
 }
 
-// decisions sets the samples about what control decides.
+// decisions sets the samples about the decisions of control: failover, trust in the store, and the schedules of
+// snapshots.
 func (c *collector) decisions(ctx context.Context, s *samples) error {
 	var errs []error
 	if r, ok := c.Source.(failoverReporter); ok {
@@ -225,7 +226,7 @@ func (c *collector) decisions(ctx context.Context, s *samples) error {
 	return errors.Join(errs...)
 }
 
-// node sets the samples that only an agent knows. part is one that may implement their interfaces.
+// node sets the samples that only an agent knows. part may implement the interfaces of some of these samples.
 func (c *collector) node(ctx context.Context, s *samples, part any) (err error) {
 	if r, ok := part.(replicaReporter); ok {
 		for _, lag := range r.ReplicaLags() {

@@ -96,7 +96,7 @@ const (
 	ofHousekeeper = "Only the control replica that does the background work has it."
 )
 
-// Trash of a host, also without series for each volume.
+// Trash of a host. These have no series for each volume, so HideVolumes does not remove them.
 var (
 	trashBytes = declare("trash_bytes", gauge, "bytes", onHost,
 		"Bytes used by the deleted datasets in the trash of this node, as far as they are known.")

@@ -28,13 +28,13 @@ func newSamples(hideVolumes bool) *samples {
 	return &samples{hideVolumes: hideVolumes, of: map[*Family]*series{}}
 }
 
-// set sets a sample. values are those of the labels of the family, in their order. Of several values the largest one
-// counts.
+// set sets a sample. values are those of the labels of the family, in their order. If the sample has been set before,
+// the larger value stays.
 func (s *samples) set(f *Family, value float64, values ...string) {
 	s.add(f, value, values, func(a, b float64) float64 { return max(a, b) })
 }
 
-// setLow is set for a family whose lower values are worse.
+// setLow is like set for a family whose lower values are worse: the smaller value stays.
 func (s *samples) setLow(f *Family, value float64, values ...string) {
 	s.add(f, value, values, func(a, b float64) float64 { return min(a, b) })
 }

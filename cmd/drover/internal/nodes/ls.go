@@ -65,7 +65,8 @@ func nodeTable(nodes []api.Node, now time.Time) *show.Table {
 
 func loadLine(load float64) string { return strconv.FormatFloat(load, 'f', 2, 64) }
 
-// nodeState returns whether control hears from a node, and if not, since when, and whether the node is cordoned.
+// nodeState returns whether a node reports to control, since when it has not reported, and whether the node is
+// cordoned.
 func nodeState(n api.Node, now time.Time) string {
 	state := reachability(n, now)
 	switch {
@@ -77,7 +78,7 @@ func nodeState(n api.Node, now time.Time) string {
 	return state
 }
 
-// reachability returns whether control hears from a node, and if not, since when.
+// reachability returns whether a node reports to control, or since when it has not reported.
 func reachability(n api.Node, now time.Time) string {
 	switch {
 	case n.Live:

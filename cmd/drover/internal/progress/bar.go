@@ -47,7 +47,8 @@ func (b *Bar) Update(p dataset.Progress) {
 	b.bar.SetCurrent(p.Done)
 }
 
-// start makes the bar with a total of 0. A bar with a total would be complete for good after its first step.
+// start makes the bar with a total of 0. A bar that starts with a total would count as complete at the end of its first
+// step, and never change again.
 func (b *Bar) start() {
 	known, unknown := mpb.BarStyle().Build(), mpb.SpinnerStyle().PositionLeft().Build()
 	filler := mpb.BarFillerFunc(func(w io.Writer, s decor.Statistics) error {

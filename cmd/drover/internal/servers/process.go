@@ -176,7 +176,7 @@ func (f *Flags) Options(a *cli.App, log *logrus.Logger) (o daemon.Options, err e
 type profilesFile struct {
 	path    string
 	set     atomic.Pointer[profiles.Set]
-	problem atomic.Pointer[api.Finding] // why the last reload failed; nil: it did not
+	problem atomic.Pointer[api.Finding] // why the last reload failed; nil if it succeeded
 	reread  chan struct{}               // receives after set changed
 	log     *logrus.Logger
 }

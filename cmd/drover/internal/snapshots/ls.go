@@ -53,7 +53,7 @@ own host. Blocks that only two snapshots share are counted for neither.`,
 	return cmd
 }
 
-// measureAll measures the snapshots if size is set, for as long as measureWithin.
+// measureAll measures the snapshots if size is set. It stops after measureWithin.
 func measureAll(ctx context.Context, c cli.Remote, snaps []dataset.Snapshot, size bool) []measured {
 	ctx, cancel := context.WithTimeout(ctx, measureWithin)
 	defer cancel()

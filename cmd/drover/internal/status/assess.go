@@ -17,7 +17,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// The limits of time from which on something needs attention.
+// The durations after which something needs attention.
 const (
 	// LongRunning is how long an operation may run.
 	LongRunning = time.Hour
@@ -37,8 +37,8 @@ type Cluster struct {
 	Operations []dataset.Operation
 	Doctor     []api.Finding      // of the server's host
 	Health     *api.ClusterHealth // nil if the server does not know it
-	// VolumesUnknown says that control could not be asked for the volumes, so that Volumes has at most those of the
-	// server's host.
+	// VolumesUnknown reports that control did not answer the request for the volumes. Volumes then has at most those of
+	// the server's host.
 	VolumesUnknown bool
 }
 
@@ -92,7 +92,7 @@ func needAttention(list []api.Finding) (n int) {
 
 type collector struct {
 	list      []api.Finding
-	diagnosed map[about]bool  // what doctors have errors about
+	diagnosed map[about]bool  // the subjects of the errors that doctors reported
 	examined  map[string]bool // nodes whose doctor has reported
 }
 

@@ -74,7 +74,7 @@ func recoverStore(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, 
 	return a.PrintLine("the store is up to date: decisions resume")
 }
 
-// recoverQuestion says how many records a recovery changes, and which nodes are not heard.
+// recoverQuestion says how many records a recovery changes, and which nodes did not respond.
 func recoverQuestion(r api.Recovery) confirm.Question {
 	q := confirm.Question{Action: "recover the store", Name: "recover", Effects: []string{
 		"writes " + confirm.Count(len(r.Differences), "difference") + " into the store and resumes decisions",

@@ -73,7 +73,7 @@ func (w *Watcher) ReadVersion(ctx context.Context) {
 	}
 }
 
-// Run looks until ctx ends.
+// Run looks at the engine at regular intervals until ctx ends.
 func (w *Watcher) Run(ctx context.Context) {
 	for {
 		w.logProblem(ctx, w.Update(ctx))

@@ -28,8 +28,8 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// The maximum space that the suite uses, in addition to a pool's reserve. In a pool without sizes the suite fills no
-// volume.
+// The maximum space that the suite uses, in addition to a pool's reserve. spaceUnsized is for a pool that enforces no
+// sizes, in which the suite fills no volume.
 const (
 	spaceSized   = 4 * dataset.GiB
 	spaceUnsized = 1 * dataset.GiB

@@ -143,7 +143,7 @@ func importTar(ctx context.Context, a *cli.App, o *cli.Output, req api.Request) 
 	})
 }
 
-// Left returns how many bytes are still to be read from in if it is a file, otherwise 0.
+// Left returns how many bytes can still be read from in. If in is not a file, it returns 0.
 func Left(in io.Reader) int64 {
 	f, ok := in.(*os.File)
 	if !ok {

@@ -11,7 +11,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// MinimumStale is how old a replica may always be: a node reports every 15 s, and a transfer takes time.
+// MinimumStale is the age up to which a replica is never stale. It allows for a node that reports every 15 s, and for
+// the time of a transfer.
 const MinimumStale = 5 * time.Minute
 
 // IsWholeReplica reports whether a copy is a replica with a complete snapshot.

@@ -70,7 +70,7 @@ admin. If the node returns later, it finds the volume in the trash.`,
 // about: the server refuses its deletion.
 func confirmDeletes(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, yes *confirm.Flag, req api.Request,
 	names []string) error {
-	if yes.Given() || o.DryRun || req.Fenced != "" { // without its home, a volume always goes to the trash
+	if yes.Given() || o.DryRun || req.Fenced != "" { // with Fenced, a volume always goes to the trash
 		return nil
 	}
 	for _, name := range names {

@@ -47,8 +47,8 @@ contains too much data. Otherwise the size stays, and the command says so.`,
 	return cmd
 }
 
-// explainSize returns why a volume is larger than new ones of its profile, or "" if it is not. idle means that no
-// request to shrink the volume was sent to the pool.
+// explainSize returns why a volume is larger than new ones of its profile, or "" if it is not. idle is true if there
+// was no operation, so the pool was not asked to shrink the volume.
 func explainSize(d dataset.Dataset, p dataset.Profile, idle bool) string {
 	size, want := d.Size.Readable(d.Profile.Size), p.Size.Readable(p.Size)
 	switch {
