@@ -3,8 +3,8 @@
 // call it through move.Bringer. Repairer makes the guard's records and the mounts of this host agree with control's
 // records: package agent calls it at each heartbeat and when a lease changes.
 //
-// The package has no state in memory. lease.Table has the relinquished datasets, and protects and stores them. The
-// lock of a dataset (host.Host.Locks) is held while its lease or its mount changes. What a home does before it gives
-// a dataset up belongs in relinquisher.go, when another node may take over in failover.go, and what happens to a
-// fenced dataset in repairer.go.
+// The package has no state in memory. lease.Table has the relinquished datasets, and protects and stores them. The lock
+// of a dataset (host.Host.Locks) is held while its lease or its mount changes. Package doctor lists the findings of
+// Failover. What a home does before it relinquishes a dataset belongs in relinquisher.go, when another node may take
+// over in failover.go, and what happens to a fenced dataset in repairer.go.
 package handover

@@ -31,8 +31,8 @@ type RelinquisherDeps struct {
 	Uses      *mounting.UseTable
 	Verifier  *mounting.Verifier
 	Unmounter *mounting.Unmounter
-	// Manifest takes and describes the final snapshot of a relinquished dataset. It copies all bytes that it
-	// reads to seen.
+	// Manifest takes and describes the final snapshot of a relinquished dataset. It writes all bytes that it reads to
+	// the writer seen.
 	Manifest func(ctx context.Context, pool backends.Pool, d dataset.Dataset, y lease.Relinquished,
 		seen io.Writer) (dataset.Manifest, error)
 }
@@ -190,7 +190,8 @@ func (r *Relinquisher) Holders(ctx context.Context, d dataset.Dataset) ([]string
 	return nil, err
 }
 
-// takeFinal takes the final snapshot of a relinquished dataset, and writes its manifest for the next home to disk.
+// takeFinal takes the final snapshot of a relinquished dataset. It writes the manifest of the snapshot, which the next
+// home needs, to disk.
 func (r *Relinquisher) takeFinal(ctx context.Context, pool backends.Pool, d dataset.Dataset, y lease.Relinquished,
 	seen io.Writer) (lease.Relinquished, error) {
 	m, err := r.Manifest(ctx, pool, d, y, seen)

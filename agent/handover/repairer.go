@@ -182,7 +182,7 @@ func (r *Repairer) leaveShare(ctx context.Context, id uuid.UUID) error {
 		return nil
 	}
 	now, err := r.FetchDataset(ctx, id)
-	if errors.Is(err, dataset.ErrNotFound) { // in the trash, or purged: it may have moved before
+	if errors.Is(err, dataset.ErrNotFound) { // it is in the trash or was purged, possibly after it had moved
 		now, err = r.removedElsewhere(ctx, id, epoch)
 	}
 	if err != nil || now.Home == r.NodeID || now.Epoch <= epoch {
