@@ -10,10 +10,11 @@
 // than one that was ever reported, the pool is quarantined: nothing in it is mounted, made, moved, promoted or
 // destroyed until the newer disk is back, or until a person accepts the present content (drover pool accept).
 //
-// A raise requires that control has confirmed that it knows no higher generation: otherwise a restored pool could catch
-// up. A generation is raised at a start, when the pool becomes the home of a dataset, and every ten minutes
-// (pool.RaiseEvery) while something in the pool is in use or was changed. The agent cannot detect two kinds of restore:
-// to a state from after the last raise, and together with everything that knows a higher generation.
+// A raise requires that control has confirmed that it knows no higher generation. Otherwise the generation of a
+// restored pool could reach the highest reported one again, and the restore would not be noticed. A generation is
+// raised at a start, when the pool becomes the home of a dataset, and every ten minutes (pool.RaiseEvery) while
+// something in the pool is in use or was changed. The agent cannot detect two kinds of restore: a restore to a state
+// that is newer than the last raise, and a restore of the pool together with everything that knows a higher generation.
 //
 // This node's database, the store, and the memory of every control replica know the generations. The store must not
 // be written again and again for a volume that is in use for days. So a generation is written to the store only at
@@ -24,10 +25,11 @@
 // quarantined then.
 //
 // A host that starts while control is unreachable mounts its volumes according to its own database: losing control
-// stops no container. If that database was restored as well, the agent cannot notice the restore, and may write at
-// the old epoch to a volume that has moved meanwhile. The pool is quarantined when control is reachable again. For
-// this reason, work that no container waits for waits for control. For example, other nodes get nothing from a pool
-// until a control replica was asked about it since it was opened (see move.Sender.Pool).
+// stops no container. If that database was restored as well, the agent cannot notice the restore, and may write at the
+// old epoch to a volume that has moved meanwhile. The pool is quarantined when control is reachable again. For this
+// reason, any other work in a pool, for which no container waits, starts only after control has answered. For example,
+// other nodes get nothing from a pool until a control replica was asked about it since it was opened (see
+// move.Sender.Pool).
 package generation
 
 import (
@@ -74,8 +76,8 @@ func New(deps Deps) *Keeper { return &Keeper{Deps: deps, asked: map[int]bool{}} 
 // askTime is how long the control replicas may take to answer.
 const askTime = 5 * time.Second
 
-// ReportTo reports the generations of pools to one control replica. It returns nil for a replica of a version that
-// keeps none.
+// ReportTo reports the generations of pools to one control replica. If the replica has a version that does not keep
+// generations, ReportTo returns nil.
 func (g *Keeper) ReportTo(ctx context.Context, to api.Service, is map[uuid.UUID]uint64) error {
 	if _, err := g.report(ctx, to, is, true); !errors.Is(err, errUnsupported) {
 		return err
@@ -191,7 +193,7 @@ func (g *Keeper) Raise(ctx context.Context) error {
 	}
 	kept, all, err := g.Ask(ctx)
 	if err != nil || !kept {
-		return err // it is retried; follow reports that control is unreachable
+		return err // it is retried; controlsync.Follower logs that control is unreachable
 	}
 	var work []*jobs.Job
 	for _, op := range due() { // due returns no quarantined pool
