@@ -6,7 +6,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Config is a pool as drover.yaml names it.
+// Config is a pool as drover.yaml defines it.
 type Config struct {
 	Name    string
 	Backend string

@@ -196,8 +196,9 @@ func (x *Opener) addRecordedPools(ctx context.Context, known map[string]Record) 
 	return names, x.DB.Put(ctx, values)
 }
 
-// cancelRemoval keeps a pool that was being removed and that drover.yaml names again. If the path of the pool may be
-// cleared in part, the pool was empty: cancelRemoval drops its record, and the pool is made again as a new one.
+// cancelRemoval keeps a pool that was being removed and that drover.yaml names again. If its path may already be
+// cleared in part, the pool cannot be kept. A pool is cleared only after it was found empty, so cancelRemoval drops its
+// record, and the pool is made again as a new one.
 func (x *Opener) cancelRemoval(ctx context.Context, name string, known map[string]Record) error {
 	rec := known[name]
 	log := x.Log.WithField("pool", name)

@@ -10,10 +10,11 @@
 // disk was restored from an older backup.
 //
 // The package owns the table of pools in memory (see table and Pool), and the keys pools/ and making/ of the agent's
-// database; pooladmin.Creator also writes the record of an adopted pool to pools/. The mutex of the table protects
-// the pools in memory, and table.recording protects their records on disk. No backend is called while the mutex is
-// held, because a disk may hang. Calls that must survive a hanging disk go through Ask. Locks keeps other drover
-// processes on this host away from the pools.
+// database; pooladmin.Creator also writes the record of an adopted pool to pools/. The mutex of the table protects the
+// pools in memory, table.recording protects their records on disk, and table.identities serializes the writes of a
+// pool's identity. No backend is called while the mutex is held, because a disk may hang. Calls that must survive a
+// hanging disk go through Ask. Locks keeps other drover processes on this host away from the pools, and Provisioning
+// has the sizes that running operations have reserved; each has its own mutex.
 //
 // Where to change what: which places a new pool may have is in paths.go and devices.go. When a pool counts as offline
 // is in questions.go (it hangs), prober.go (its disk fails) and Pool.CheckServed. The remedy for a full pool is in
@@ -72,7 +73,8 @@ func (p *Pools) ReadStatus(ctx context.Context, id uuid.UUID) (dataset.PoolStatu
 	case why != "":
 		is.Online, is.Reason = false, why
 	case !is.Online && IsDiskError(errors.New(is.Reason)):
-		// The status failed before any operation did. The reason reads the same as after a probe.
+		// Only the request for the status has failed, and no operation yet. Give the reason the same text as after a
+		// probe.
 		is.Reason = diskProblem(was.Name, errors.New(is.Reason))
 	}
 	p.warn(id, warned)

@@ -169,7 +169,7 @@ func (p *Prober) probe(ctx context.Context, id uuid.UUID) {
 	}
 }
 
-// recordProbe records the outcome of a probe, and logs when the pool goes offline and comes back.
+// recordProbe records the outcome of a probe, and logs when the pool goes offline or is online again.
 func (p *Prober) recordProbe(ctx context.Context, id uuid.UUID, err error) {
 	before, now, name := "", "", p.pools.Name(id)
 	p.pools.Change(id, func(op *Pool) {
