@@ -3,11 +3,17 @@
 // or restored and must be brought up to date.
 //
 // Package agent runs Follower and Reporter until the agent stops. Other packages only ask them to act at once: agent
-// calls Join at a start, Holdings calls Accept after a rebuild, and package pooladmin calls ReportPools. The records
-// that Follower applies are in the cache (host.Host.Cache) and on disk. Follower.applying makes sure that only one
-// answer is applied at a time. The package owns the key recovery of the agent's database; its value is also in
-// Follower, protected by Follower.mu. The state of Reporter belongs to the goroutine of Run. Holdings has no state.
+// calls Join at a start, Holdings calls Accept after a rebuild, and package pooladmin calls ReportPools. StatusReader
+// reads the status of a dataset for Reporter and for package offline, and TrashReader measures the trash for the
+// metrics.
+//
+// The records that Follower applies are in the cache (host.Host.Cache) and on disk. Follower.applying makes sure that
+// only one answer is applied at a time. The package owns the key recovery of the agent's database; its value is also in
+// Follower, protected by Follower.mu. In Reporter, the errors of the replicas have a mutex, and all other state belongs
+// to the goroutine of Run. StatusReader remembers how full datasets were, and TrashReader the sizes that it measured,
+// each under a mutex. Holdings has no state.
 //
 // Where to change what: what a record of control causes on this node is in follower.go, and when a store counts as
-// restored in comparestore.go and known.go. What a heartbeat contains is in reporter.go and status.go.
+// restored in comparestore.go and known.go. What a heartbeat contains is in reporter.go and status.go. How full a
+// dataset is, is in usage.go.
 package controlsync

@@ -42,7 +42,7 @@ type FollowerDeps struct {
 	RecordFiles  *operation.RecordWriter
 	Holdings     *Holdings
 
-	// ForgetSent forgets what other nodes were given of a dataset whose home is no longer this node.
+	// ForgetSent drops the records of what was sent to other nodes of a dataset whose home is no longer this node.
 	ForgetSent func(ds uuid.UUID)
 	// AskGenerations asks every control replica for the generations of this node's pools.
 	AskGenerations func(context.Context) error

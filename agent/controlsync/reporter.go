@@ -236,7 +236,7 @@ func (r *Reporter) reportPart(ctx context.Context, all replicaReporters, ids []u
 }
 
 // reportOne reports to one replica what differs from the last report. It logs nothing if control does not answer,
-// because follow does.
+// because Follower.Run does (see registration.Registration.SetRefusal).
 func (r *Reporter) reportOne(ctx context.Context, t *replicaReporter, h api.Heartbeat, seen []dataset.DatasetStatus) {
 	for _, st := range seen {
 		if old, was := t.reported[st.ID]; !was || !sameStatus(old, st) {
