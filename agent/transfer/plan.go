@@ -48,10 +48,11 @@ func isTransferred(s dataset.Snapshot, want []uuid.UUID) bool {
 	return true
 }
 
-// makePlan returns the snapshots that a copy with the snapshots have lacks. For each snapshot it chooses the cheapest
-// base: the previous snapshot, the next one, or the parent. After a restore, the parent is an older snapshot. Both
-// sides must have the base by the time it is needed. cost returns the length of the stream in bytes; for a complete
-// stream, its argument base is uuid.Nil. A base for which cost returns ErrUnsupported is not used.
+// makePlan returns the snapshots that a copy lacks. have lists the snapshots of the copy. For each missing snapshot,
+// makePlan chooses the cheapest base: the previous snapshot, the next one, or the parent. After a restore, the parent
+// is an older snapshot. Both sides must have the base by the time it is needed. cost returns the length of the stream
+// in bytes; for a complete stream, its argument base is uuid.Nil. A base for which cost returns ErrUnsupported is not
+// used.
 func makePlan(all []dataset.Snapshot, have, want []uuid.UUID,
 	cost func(base, snapshot uuid.UUID) (int64, error)) (Plan, error) {
 	all = inOrder(all)

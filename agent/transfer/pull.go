@@ -150,7 +150,7 @@ func (r *pullRun) extraQuery(begun uuid.UUID) url.Values {
 	if r.Shared {
 		q.Set("shared", "true")
 	}
-	if begun != uuid.Nil && r.Manifest == nil { // not while nobody can write
+	if begun != uuid.Nil && r.Manifest == nil { // not while writers are blocked
 		q.Set("begun", begun.String())
 	}
 	return q

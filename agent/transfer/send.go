@@ -82,8 +82,8 @@ func (s *Server) stream(w http.ResponseWriter, r *request) error {
 	})
 }
 
-// send calls write and answers with frames that contain the bytes that write writes. The last frame contains the result
-// of write. If write fails before the first frame, the answer is an ordinary error.
+// send calls write, and answers with frames that contain the bytes of its output. The last frame contains the result of
+// write. If write fails before the first frame, the answer is an ordinary error.
 func (s *Server) send(w http.ResponseWriter, r *request, write func(context.Context, io.Writer) (any, error)) error {
 	ctx, cancel := context.WithCancelCause(r.Context())
 	defer cancel(nil)
