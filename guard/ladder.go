@@ -40,9 +40,9 @@ const (
 	looksPerRung = 2
 )
 
-// rungTime is the time that each rung has. It is Options.Step, or more on a host with many processes. Half of
-// Options.Step is used for large processes and to stop the holders. A look at all processes may take longer than the
-// other half.
+// rungTime is the time that each rung has: Options.Step, or more on a host with many processes. Half of Options.Step is
+// for large processes and for stopping the holders. The other half is for the looks at all processes. If these take
+// longer than that half, rungTime grows by the difference.
 func (g *Guard) rungTime() time.Duration {
 	looks := time.Duration(g.Processes()) * lookCost * looksPerRung
 	return max(g.Step, g.Step/2+looks)
@@ -149,7 +149,7 @@ func (g *Guard) climbOnce(ctx context.Context, e *entry, at Entry, ladder []rung
 	contained := false
 	for i, r := range ladder {
 		if contained && r.act == ActKill {
-			i, r = i-1, ladder[i-1] // all known holders are stopped: stop again, and examine the rest
+			i, r = i-1, ladder[i-1] // kill no harmless holder: stop again, and examine more processes
 		}
 		steps.At("guard.fencing")
 		began := g.Clock.Boottime()

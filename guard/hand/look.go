@@ -36,7 +36,7 @@ type look struct {
 	began    time.Duration        // by the steady clock
 	targets  map[uuid.UUID]Target // the datasets whose holders it finds
 	within   time.Duration        // the maximum time for large processes: see examineTime
-	listed   chan struct{}        // closed after Tool.list has returned; world and err are valid then
+	listed   chan struct{}        // closed after Tool.list has returned; world and err are set then
 	examined chan struct{}        // closed after Tool.examineAll has returned too
 	world    *processTable
 	err      error
@@ -100,9 +100,9 @@ func (ls *looks) forget(id uuid.UUID) {
 	delete(ls.acted, id)
 }
 
-// begin returns a look for the holders of a dataset that begins after the last act on them. If such a look is under
-// way already, begin returns it. On a host with very many processes a look takes longer than a rung of the ladder, so
-// there is no time to wait for the next look.
+// begin returns a look for the holders of a dataset that begins after the last act on them. If such a look is under way
+// already, begin returns it and not the next one: on a host with very many processes a look takes longer than a rung of
+// the ladder, so the rung would end before the next look.
 func (ls *looks) begin(ctx context.Context, t *Tool, target Target) *look {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()

@@ -102,8 +102,8 @@ type filesystem struct {
 // the device number for another filesystem, the one that Bind found is mounted nowhere: no process can write to it,
 // and ok is false.
 //
-// It reads the identity of the device each time. A look finds holders by the device number. Such a process is a
-// holder only if the number still belongs to the dataset after the look.
+// filesystem reads the identity of the device each time. The reason is that a look finds holders by the device number:
+// a process that it found is a holder only if the number still belongs to the dataset after the look.
 func (w *processTable) filesystem(target Target) filesystem {
 	for _, path := range target.Paths {
 		if e := w.own.At(path); e != nil {

@@ -84,8 +84,8 @@ func (s *suspects) clearedOf(ids []uuid.UUID, p Process) (at time.Duration, ok b
 	return at, len(ids) > 0
 }
 
-// renew records that a look examined a cleared process again. renew gets no findings of the look, because the look
-// applies them itself.
+// renew records that a look examined a cleared process again. It does not need the findings of the look: the look acts
+// on a holder itself.
 func (s *suspects) renew(ids []uuid.UUID, p Process, now time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -176,7 +176,7 @@ func (s *suspects) take(tried map[processKey]time.Duration) (list []suspect, tar
 }
 
 // finish removes a process from the queue after it was examined for p.targets, and clears it for some of these
-// datasets. The process stays queued for datasets that were added meanwhile. settle ignores a dataset whose fence was
+// datasets. The process stays queued for datasets that were added meanwhile. finish ignores a dataset whose fence was
 // undone meanwhile.
 func (s *suspects) finish(p suspect, clear []uuid.UUID, now time.Duration) {
 	s.mu.Lock()
