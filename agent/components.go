@@ -30,7 +30,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// components contains the parts of an agent. Its methods create and connect them. Its fields do not change after make.
+// components contains the parts of an agent. Its methods create and connect them. Its fields do not change after
+// create.
 type components struct {
 	*host.Host
 	Config          Config

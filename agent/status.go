@@ -33,8 +33,8 @@ func (a *Agent) PoolStates(ctx context.Context) []api.Pool {
 	return out
 }
 
-// Offline returns the API of control for the users of this host. While control is unreachable, this host answers what
-// it knows.
+// Offline returns the API of control for the users of this host. While control is unreachable, it answers from the
+// records of this host, if they contain the answer: see package offline.
 func (a *Agent) Offline(control api.Service) api.Service {
 	return offline.New(control, offline.Deps{
 		Clock: a.Clock, Version: a.Config.Version, Records: a.Cache, NameOf: a.Nodes.Name, StatusOf: a.Status.Status,

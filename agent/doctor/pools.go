@@ -46,7 +46,7 @@ type PoolChecker struct {
 // NewPoolChecker returns a PoolChecker.
 func NewPoolChecker(deps PoolCheckerDeps) *PoolChecker { return &PoolChecker{deps} }
 
-// checkInTime is checkPool for a pool that may never answer.
+// checkInTime calls CheckPool for a pool that may never answer, and waits for it for poolPatience at most.
 func (c *PoolChecker) checkInTime(ctx context.Context, r *Report, p *pool.Pool,
 	known map[uuid.UUID]dataset.Dataset, sure bool) {
 	own := &Report{StoreProblem: r.StoreProblem, StoreRemedy: r.StoreRemedy}

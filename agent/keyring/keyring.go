@@ -4,9 +4,11 @@
 // the data key, wrapped by a key of the operator. The profile says where the operator's key is. Drover does not store
 // the operator's key, and reads it each time.
 //
-// The backends call Keyring as backends.Keys. Operations call Seal and Wrap, and moves BorrowKey and CanOpen. The
-// only state is the table of borrowed keys, in memory, protected by a mutex. Where an operator's key comes from is in
-// package internal/keys; which record a data key is taken from is in DataKey.
+// The backends call Keyring as backends.Keys. Operations call Seal, Wrap, OperatorKey and BorrowKey, and moves
+// BorrowKey and CanOpen. Package replication calls UpdateCopyKey through a function, package doctor reads keys with
+// OperatorKey, and package cleanup asks BorrowsKey. The only state is the table of borrowed keys, in memory, protected
+// by a mutex. Where an operator's key comes from is in package internal/keys; which record a data key is taken from is
+// in DataKey.
 package keyring
 
 import (
@@ -29,8 +31,8 @@ import (
 type Deps struct {
 	*host.Host
 	Programs *host.Programs // that print keys
-	// CopyBeside returns the dataset ds if the dataset id contains files of ds that a move has brought beside a copy
-	// of ds. Otherwise ok is false.
+	// CopyBeside returns the dataset ds if the dataset id contains files of ds that a move has brought beside a copy of
+	// ds. Otherwise it returns false.
 	CopyBeside func(id uuid.UUID) (ds uuid.UUID, is bool)
 }
 

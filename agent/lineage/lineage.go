@@ -71,8 +71,9 @@ func IsRefresh(d dataset.Dataset, node uuid.UUID) bool {
 	return d.Move == uuid.Nil && slices.Contains(d.Followers(), node)
 }
 
-// SnapshotRecipient returns the node that a snapshot is taken for: the node that requests it, or uuid.Nil if it is a
-// refresh of a dataset with several replicas, which share one snapshot for a part of the refresh interval.
+// SnapshotRecipient returns the node that a snapshot is taken for. That is the node that requests it, or uuid.Nil for
+// all replicas. A snapshot is taken for all replicas if the request is a refresh, the dataset has several replicas, and
+// the last snapshot for all replicas in this epoch is at least sharedEvery refresh intervals old, or there is none.
 func SnapshotRecipient(d dataset.Dataset, e backends.Entry, node uuid.UUID, now time.Time) uuid.UUID {
 	if !IsRefresh(d, node) || !HasSeveralReplicas(d) {
 		return node

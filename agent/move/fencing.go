@@ -13,8 +13,8 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// isAutomaticFailover reports whether a promotion relies on the home not having renewed its session, and not only on an
-// operator's confirmation.
+// isAutomaticFailover reports whether a promotion relies on the fact that the home has not renewed its session. Any
+// other promotion without the home relies only on the confirmation of an operator.
 func isAutomaticFailover(op *dataset.Operation) bool {
 	return op.Loss != nil && op.Loss.UnreachableIndex != 0
 }

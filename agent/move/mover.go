@@ -76,7 +76,7 @@ func (v *Mover) Move(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (
 	if err := v.Keys.CanOpen(ctx, *op.DatasetRecord); err != nil {
 		return out, fmt.Errorf("move of volume %s: %w", op.Volume, err)
 	}
-	if op.FileCopy || op.SameShare { // they remove the data here: first settle it, a former head may have unique data
+	if op.FileCopy || op.SameShare { // both remove data here: reconcile a former head first, it may have unique data
 		if err := v.Copies.Reconcile(ctx, op.DatasetID); err != nil {
 			return out, fmt.Errorf("move of volume %s: %w", op.Volume, err)
 		}

@@ -71,7 +71,8 @@ const (
 	controlTime = 2 * time.Second
 )
 
-// knownAt returns when control last answered, at the latest.
+// knownAt returns when control last answered. If control has not answered since the start, knownAt returns the time of
+// the start, because an earlier answer was before that time.
 func (r *Reader) knownAt() time.Time {
 	if at := r.deps.LastAnswer(); !at.IsZero() {
 		return at
@@ -124,7 +125,8 @@ func (r *Reader) Trash(ctx context.Context, p api.Page) (api.List[api.Volume], e
 		})
 }
 
-// page returns a page of the datasets in a state. cursor is unique, and the order of the list.
+// page returns a page of the datasets in a state. cursor returns the key of a dataset. The keys are unique, and the
+// list is sorted by them.
 func (r *Reader) page(ctx context.Context, p api.Page, state dataset.State,
 	cursor func(dataset.Dataset) string) (out api.List[api.Volume]) {
 	var all []dataset.Dataset

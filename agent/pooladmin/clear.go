@@ -61,9 +61,10 @@ func (r *Remover) clearPath(ctx context.Context, id uuid.UUID) (left string, err
 	return left, r.Maker.PoolLocks.Unlock(id)
 }
 
-// openLeaving opens a pool that is being removed and is not open. Its path may be cleared in part, so complete first
-// makes the missing parts again. It returns nil if there is nothing at the pool's path or if the pool cannot be
-// opened; left then says what the operator must do. It fails with ErrInUse while another drover process has the pool.
+// openLeaving opens a pool that is being removed and is not open. Its path may be cleared in part, so the backend first
+// makes the missing parts again (backends.Config.Make). openLeaving returns nil if there is nothing at the pool's path
+// or if the pool cannot be opened; left then says what the operator must do. It fails with ErrInUse while another
+// drover process has the pool.
 func (r *Remover) openLeaving(ctx context.Context, op *pool.Pool) (b backends.Pool, left string, err error) {
 	if op.Opening != nil {
 		return nil, "", op.CheckServed()

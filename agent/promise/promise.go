@@ -6,9 +6,10 @@
 // agree.
 //
 // Package lease asks for promises (Ask, Extend) and answers requests (Keeper.Grant). Package move calls
-// Keeper.BlockPromises before a later epoch is opened here. Package handover calls Ask without epochs, only to find
-// out whether a home is reachable. The only state is in Keeper, protected by its mutex. How long a promise lasts, and
-// how it extends a lease, is in promise.go. When a promise is refused is in keeper.go.
+// Keeper.BlockPromises before a later epoch is opened here. Package controlsync calls Keeper.SetReady after a
+// registration. Package handover calls Ask without epochs, only to find out whether a home is reachable. The only state
+// is in Keeper, protected by its mutex. How long a promise lasts, and how it extends a lease, is in promise.go. When a
+// promise is refused is in keeper.go.
 package promise
 
 import (
@@ -64,8 +65,8 @@ func HolderSpan(span time.Duration) time.Duration { return span * 6 / 10 }
 // until is the time that applied before. If silent is true, control does not answer. Then promises count too: promised
 // has, for each node that could take over, the time until which that node has promised to open no later epoch, and the
 // earliest of these times applies. If no node could take over, no promise is needed. Promises only extend a right to
-// write that is still valid. Once it has lapsed, one of the nodes may have opened a later epoch, and another node one
-// after that.
+// write that is still valid. Once the right has lapsed, a promise proves nothing: one of the nodes may have opened a
+// later epoch meanwhile, and another node the epoch after that.
 func Extend(until, session, now, span time.Duration, silent bool, promised []time.Duration) time.Duration {
 	held := until > now
 	until = max(until, session)

@@ -2,7 +2,9 @@
 // has the records of datasets, copies and spellings in memory. All components of the agent use them through host.Host.
 // The package calls neither control nor a backend.
 //
-// DB only reads and writes values: each key belongs to the component that writes it. The comment of DB lists the
-// keys. The mutex of Cache protects the records in memory, and each write of DB is one transaction. A new key of the
-// database, or a change of its format, belongs in db.go. What docker volume ls lists is in spellings.go.
+// DB only reads and writes values. Each key belongs to one component, which writes it; the comment of DB lists the
+// keys. The exception is volumes/, the records of the datasets whose home is this node: Cache writes those that have
+// changed, and packages mounting, replication and handover also write or remove single ones. The mutex of Cache
+// protects the records in memory, and each write of DB is one transaction. A new key of the database, or a change of
+// its format, belongs in db.go. What docker volume ls lists is in spellings.go.
 package records

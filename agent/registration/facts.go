@@ -84,7 +84,7 @@ func (r *Facts) Report(ctx context.Context) {
 	r.addAgentFacts(ctx, &f)
 	if on.Differ(f) {
 		if on, err = r.Control.Facts(ctx, r.NodeID, api.FactsReport{Incarnation: r.Incarnation, Facts: f}); err != nil {
-			return // follow logs that control is unreachable
+			return // controlsync.Follower logs that control is unreachable
 		}
 	}
 	r.mu.Lock()

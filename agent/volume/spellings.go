@@ -129,7 +129,8 @@ func (s *Spellings) CheckRemovable(tool plugin.Tool, d dataset.Dataset, ref data
 	return nil
 }
 
-// Remove removes a spelling of a volume if the engine uses another spelling too, and reports whether it does.
+// Remove removes a spelling of a volume. If it is the only spelling that the engine uses, Remove keeps it and returns
+// false.
 func (s *Spellings) Remove(
 	ctx context.Context, tool plugin.Tool, d dataset.Dataset, ref dataset.Reference,
 ) (another bool, err error) {
