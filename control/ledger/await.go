@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// Await waits until rung is closed or timeout fires, and reports whether rung was closed first. If quit is closed, the
-// service is stopping, and Await fails with dataset.ErrUnavailable.
+// Await waits until rung is closed or timeout fires, and reports whether rung was closed first. It fails with
+// dataset.ErrUnavailable when quit is closed, because the service is stopping.
 func Await(ctx context.Context, quit, rung <-chan struct{}, timeout <-chan time.Time) (rang bool, err error) {
 	select {
 	case <-rung:

@@ -9,20 +9,20 @@ import (
 	"github.com/droverhq/drover/control/store"
 )
 
-// The store clock shows that a store was restored from an older backup. It needs no writes of its own, so an idle
-// cluster writes nothing for it.
+// The store clock shows that a store was restored from an older backup. It is not stored separately, so it causes no
+// writes in an idle cluster.
 //
 // The store clock is the number of values that were written to all lanes (see lanes.go), including lanes that were
 // removed. Each transaction that changes a home or a lease writes a lane, which raises the clock. A store that was
 // restored from a backup has a lower clock than a service or an agent has seen. Services learn the clock from their
-// reads. Agents learn it from control, and keep it on disk. Indexes do not show a restore: after a restore, the
-// indexes of Consul continue above all that were given out.
+// reads. Agents learn the clock from control, and keep it on disk. The indexes of the store do not show a restore,
+// because Consul continues above all indexes that it has given out.
 //
 // A service may notice a restore even earlier: each of its transactions checks that its lane still has the value that
 // this service wrote last.
 
-// StoreClockOf returns the store clock that the entries under RevPrefix show. known has the lanes that this service
-// has read before, so that they need not be decoded again.
+// StoreClockOf returns the store clock, computed from the entries under RevPrefix. Lanes that have not changed since
+// this service read them are taken from known and not decoded again.
 func StoreClockOf(entries []store.Entry, known map[string]lanePosition) (n uint64, err error) {
 	for _, e := range entries {
 		if was, ok := known[e.Key]; ok && was.index == e.Index {
@@ -61,8 +61,8 @@ func (h *highestClock) setRead(n uint64) {
 	h.reads++
 }
 
-// countTransaction adds a transaction to the clock. reads is the number of reads when the transaction began. If the
-// clock was read since, that read may include the transaction, so it is not added.
+// countTransaction raises the clock by one for a transaction. reads is the number of reads when the transaction began.
+// If the clock was read since then, the read may already include the transaction, so countTransaction does nothing.
 func (h *highestClock) countTransaction(reads int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -75,7 +75,7 @@ func (h *highestClock) countTransaction(reads int) {
 // the cluster.
 func (l *Ledger) ReadLanes(ctx context.Context, known map[string]lanePosition) (entries []store.Entry, clock uint64,
 	err error) {
-	before, _ := l.highest.get() // a clock that is seen during the read may be later
+	before, _ := l.highest.get() // before the read, because this service may see a higher clock meanwhile
 	if entries, err = l.Store.List(ctx, record.RevPrefix, "", 0); err != nil {
 		return nil, 0, record.ReadError(ctx, err)
 	}
@@ -135,10 +135,10 @@ func (l *Ledger) ReadClock(ctx context.Context) (uint64, error) {
 	return r.clock, r.err
 }
 
-// HaltRestored records that the store is older than a state that this service has seen. Idempotent.
+// HaltRestored halts the store, because its clock is below saw, a clock that this service has seen. Idempotent.
 func (l *Ledger) HaltRestored(ctx context.Context, saw uint64) error {
 	l.dropMemory()
-	ctx = context.WithValue(ctx, housekeeperContext{}, nil) // not only the housekeeper may record the halt
+	ctx = context.WithValue(ctx, housekeeperContext{}, nil) // any service may record the halt, not only the housekeeper
 	_, err := l.Update(ctx, func(t *record.Tx) error {
 		t.WithoutNotice = true // the lanes may be in the old state
 		var h record.Halt
@@ -158,8 +158,8 @@ func (l *Ledger) HaltRestored(ctx context.Context, saw uint64) error {
 	return nil
 }
 
-// isLaneUnchanged reports whether a lane still has the value that this service wrote last. If the store refused a
-// transaction and the lane has another value, that value was the reason.
+// isLaneUnchanged reports whether a lane still has the value that this service wrote last. It is called after the
+// store has refused a transaction: if the lane has another value, that was the reason for the refusal.
 func (l *Ledger) isLaneUnchanged(ctx context.Context, own *lane) (bool, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), record.CommitTimeout)
 	defer cancel()

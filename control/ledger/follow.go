@@ -12,9 +12,9 @@ import (
 // retryPause is the pause after the store did not answer.
 const retryPause = time.Second
 
-// gatherPause is how long FollowReplicas waits after a change, so that it reads several changes at once. It is shorter
-// than the time for which a lane keeps a change. Without the pause, a busy replica would read the lanes for each of its
-// own transactions too.
+// gatherPause is how long FollowReplicas waits after a change, so that it reads several changes at once. It is so
+// short that the lanes still have all changes afterwards. Without the pause, a busy replica would read the lanes for
+// each of its own transactions too.
 const gatherPause = 10 * time.Millisecond
 
 // lanePosition is a service's position in a lane.
@@ -25,13 +25,13 @@ type lanePosition struct {
 
 // LanePositions is a service's position in all lanes.
 type LanePositions struct {
-	lanes    map[string]lanePosition // nil if nothing was read yet, or if the store was replaced
+	lanes    map[string]lanePosition // nil before the first read, and after the store was replaced
 	readAt   time.Duration           // when they were read, by the steady clock
 	reported bool                    // it was reported that the store does not answer
 }
 
-// FollowReplicas publishes what other services on the store change, until ctx ends. It holds one watch, reads the
-// lanes when it wakes, and writes nothing.
+// FollowReplicas publishes the changes by the other services on the store, until ctx ends. It holds one watch, reads
+// the lanes when it wakes, and writes nothing.
 func (l *Ledger) FollowReplicas(ctx context.Context) {
 	var h LanePositions
 	for index := uint64(0); ctx.Err() == nil; {
@@ -118,7 +118,8 @@ func (l *Ledger) ReadNotices(ctx context.Context, h *LanePositions) error {
 	return nil
 }
 
-// publishLane publishes the new notices of a lane. It returns false if the lane no longer has some of them.
+// publishLane publishes the new notices of a lane. It returns false if the lane no longer has some of them, or if a
+// notice says that everything changed. follows is false for the first read, of which nothing is published.
 func (l *Ledger) publishLane(e store.Entry, t notify.Notices, was lanePosition, follows bool) bool {
 	if !follows || l.out.owns(e.Key) {
 		return true

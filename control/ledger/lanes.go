@@ -18,23 +18,24 @@ import (
 // Services that share a store notify each other through lanes. A lane is a key <rev/replica/lane>, which only one
 // service writes. Each transaction that affects other services also writes a lane.
 //
-// Only one transaction at a time writes a lane, so its values come in order. Each value has a number, the newest notice
-// and the notices before it. So a reader of the newest value knows the notices that it missed, or that it missed too
-// many.
+// Only one transaction at a time writes a lane, so its values come in order. Each value has a number, the newest
+// notice and the notices before it. So a reader of the newest value gets the notices that it missed. If it missed more
+// than the value contains, the number shows that.
 //
-// Transactions that a service commits at the same time use different lanes. So a service that commits one transaction
-// at a time has one lane. Because only one service writes a lane, transactions of different services never conflict
-// because of lanes.
+// Transactions that a service commits at the same time use different lanes. A service that commits one transaction at
+// a time needs only one lane. Because only one service writes a lane, transactions of different services never
+// conflict because of lanes.
 const (
 	maxLanes = 32 // transactions with notices that a service commits at the same time
 	// maxRecent and maxRecentBytes bound the notices in one value of a lane. maxRecentTotal bounds the notices in the
-	// values of all lanes together: with many lanes a value has fewer notices, because the lanes are used in turn.
+	// values of all lanes together: the more lanes there are, the fewer notices each value has. The lanes are used in
+	// turn, so each one is written less often.
 	maxRecent      = 16
 	maxRecentBytes = 4 << 10
 	maxRecentTotal = 512
 )
 
-// laneValue has the same JSON as notify.Notices. All notices but the newest are kept as JSON.
+// laneValue has the same JSON as notify.Notices, but its notices stay encoded.
 type laneValue struct {
 	Count  uint64            `json:"count"`
 	Recent []json.RawMessage `json:"recent"`
@@ -51,7 +52,7 @@ type lane struct {
 // laneSet holds the lanes of a service.
 type laneSet struct {
 	replica uuid.UUID
-	slots   chan struct{} // has one element for each lane in use
+	slots   chan struct{} // contains one element for each lane in use
 
 	mu    sync.Mutex
 	made  int

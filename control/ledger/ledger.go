@@ -44,7 +44,7 @@ type Deps struct {
 	Failed func(what string, err error)
 }
 
-// Ledger makes the decisions of one service on its store. Safe for concurrent use.
+// Ledger runs the decisions of one service on its store. Safe for concurrent use.
 type Ledger struct {
 	Deps
 	nodes      *NodeCache
@@ -147,7 +147,7 @@ func (l *Ledger) commit(t *record.Tx) (uint64, error) {
 	case refused:
 		return 0, record.ErrBusy
 	}
-	// The transaction may have been committed: wake the waiting callers, so that they read the store.
+	// The transaction may have been committed. Wake the agents too, so that they read the store.
 	told.InResponse = false
 	l.Feed.Publish(told)
 	return 0, record.CommitError(t.Context(), err)
@@ -222,5 +222,5 @@ func (l *Ledger) publish(t notify.Notice) {
 	}
 }
 
-// Stopping is the error for requests that wait when the service stops.
+// Stopping returns the error for requests that still wait when the service stops.
 func Stopping() error { return dataset.Errorf(dataset.ErrUnavailable, "control is stopping") }

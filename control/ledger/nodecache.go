@@ -31,8 +31,8 @@ type cachedNode struct {
 	at    time.Duration // by the steady clock
 }
 
-// Remember caches the record of a node that a transaction has read. began is when the transaction began. The record was
-// the current one at some time after that.
+// Remember caches the record of a node that a transaction has read. began is when the transaction began. At some time
+// after began, the record was the current one.
 func (r *NodeCache) Remember(t *record.Tx, node uuid.UUID, began time.Duration) {
 	e := t.Entry(record.NodeKey(node))
 	if e.Index == 0 {
@@ -54,7 +54,8 @@ func (r *NodeCache) drop(writes []store.Write) {
 	}
 }
 
-// dropAll removes all nodes: the store was restored from a backup, and may give out an index a second time.
+// dropAll removes all nodes. It is called when the store was restored from a backup: such a store may give out an
+// index a second time, so the check of an index proves nothing.
 func (r *NodeCache) dropAll() {
 	r.mu.Lock()
 	defer r.mu.Unlock()

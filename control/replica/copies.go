@@ -15,8 +15,8 @@ import (
 // ReportCopy records the present state of a node's copy of a dataset. It writes to the store when the copy has its
 // first complete snapshot and when its epoch changes. Other reports are written only now and then. Idempotent.
 //
-// It fails with dataset.ErrStale in these cases: the node must not have the copy; the copy was destroyed without a
-// request; or the copy must be destroyed and still exists.
+// It fails with dataset.ErrStale if the node must not have the copy, if the node destroyed the copy without a request,
+// or if the node must destroy the copy and still has it.
 func (s *Keeper) ReportCopy(ctx context.Context, node uuid.UUID, c api.CopyReport) error {
 	if c.Copy.Node != node {
 		return dataset.Errorf(dataset.ErrForbidden, "copy of dataset %s belongs to node %s, not to %s", c.Copy.Dataset,
@@ -70,8 +70,8 @@ func (s *Keeper) ReportCopy(ctx context.Context, node uuid.UUID, c api.CopyRepor
 	return cmp.Or(err, stays)
 }
 
-// recordSuperseded records that a copy has data that its volume lacks. That has two causes. The head of the node
-// differed from the state that the home had relinquished, or the volume continued without this data. Only an operator
+// recordSuperseded records that a copy has data that its volume lacks. Either the head of the node differed from the
+// state that the home had relinquished, or the volume continued without the data of the node. Only an operator
 // discards such a copy. If an operator has already done so, recordSuperseded returns dataset.ErrStale.
 func (s *Keeper) recordSuperseded(t *record.Tx, rec, now dataset.Copy) error {
 	d, err := t.Dataset(rec.Dataset)
@@ -105,7 +105,7 @@ func (s *Keeper) confirmDestruction(t *record.Tx, c dataset.Copy) (stays, err er
 		return nil, err
 	}
 	d, err := t.Dataset(c.Dataset)
-	// a person decided to destroy the copy, or the whole dataset
+	// In these cases a person has decided to destroy the copy or the whole dataset, so it is destroyed in any case.
 	if err != nil || c.PreviousKind == dataset.CopySuperseded || d.State == dataset.StatePurging {
 		return nil, err
 	}
@@ -165,16 +165,16 @@ func (s *Keeper) isHomeLost(t *record.Tx, d dataset.Dataset) (bool, error) {
 	return !alive, err
 }
 
-// mayBeLast reports whether a copy of a dataset may be the last good one. If this is not known, it returns true, so
-// that nothing is removed.
+// mayBeLast reports whether a copy of a dataset may be the last good one. If it is not known whether the copy is the
+// last one, mayBeLast returns true, so that the copy is kept.
 func (s *Keeper) mayBeLast(t *record.Tx, d dataset.Dataset) (bool, error) {
 	ill, known, err := s.checkHome(t, d)
 	return ill || !known, err
 }
 
 // checkHome reports whether the home of a dataset is ill: it is lost, it cannot open the dataset, or its pool is
-// quarantined or offline. known is false if ill is not certain, because the home has not reported the dataset and the
-// pool to this service lately.
+// quarantined or offline. known is false if the home has not reported the dataset and the pool to this service lately,
+// so that ill is not certain.
 func (s *Keeper) checkHome(t *record.Tx, d dataset.Dataset) (ill, known bool, err error) {
 	st, pool := s.Reports.Dataset(d.ID, d.Home), s.Reports.Pool(d.Pool)
 	if st != nil && st.Problem != "" || pool != nil && !pool.Online {
@@ -185,8 +185,9 @@ func (s *Keeper) checkHome(t *record.Tx, d dataset.Dataset) (ill, known bool, er
 	return ill, known, err
 }
 
-// ExpireOne condemns a copy that a move left, unless the record changed, its time has not passed, or it may be the last
-// good copy. The home must be alive and well, with a later epoch open. The target of a move in progress keeps its copy.
+// ExpireOne condemns a copy that a move left, if all of these hold: the record has not changed, the time of the copy
+// has passed, the home is alive and not ill and has a later epoch open, the copy cannot be the last good one, and its
+// node is neither the home nor the target of a move in progress.
 func (s *Keeper) ExpireOne(t *record.Tx, was dataset.Copy) error {
 	var c dataset.Copy
 	there, err := t.Get(record.CopyKey(was.Node, was.Dataset), &c)
@@ -209,8 +210,8 @@ func (s *Keeper) ExpireOne(t *record.Tx, was dataset.Copy) error {
 	return record.CondemnCopy(t, c.Node, c.Dataset)
 }
 
-// recordShown records where a node has mounted a superseded head, or why not. A report from before the last request is
-// ignored.
+// recordShown records where a node has mounted a superseded head, or why not. It ignores a report that is older than
+// the last request.
 func recordShown(t *record.Tx, rec, now dataset.Copy) error {
 	now.Problem = dataset.Cut(now.Problem)
 	if rec.Kind != dataset.CopySuperseded || rec.MountReadOnly != now.MountReadOnly || rec.Path == now.Path &&

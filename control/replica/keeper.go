@@ -1,10 +1,10 @@
 // Package replica decides which copies of datasets nodes keep: replicas that are kept fresh, copies that moves left,
 // and superseded ones.
 //
-// Package control passes the reports of agents on copies to Copied, and calls ForgetLost after a promotion. The
+// Package control passes the reports of agents on copies to ReportCopy, and calls ForgetLost after each move. The
 // background work in package housekeeping calls Maintain, Expire and ForgetLost. Packages planning and relocation call
-// Decide in the transaction that changes a dataset; relocation also calls AddLoss. Package noderemoval asks
-// FindOnlyCopy and CheckNoOnlyCopy whether data would be lost.
+// Decide in the transaction that changes a dataset. Package planning also calls CheckEnough, and package relocation
+// AddLoss. Package noderemoval asks FindOnlyCopy and CheckNoOnlyCopy whether data would be lost.
 //
 // Keeper keeps no state. The copies are recorded in the store, and the last reports on them are in reports.Latest.
 // The transaction of each decision protects the records. Which node gets a replica, and which copies are surplus, is
@@ -40,7 +40,7 @@ type Deps struct {
 	ClockTime time.Duration
 	// Uptime returns for how long services have run on the store, at least, as of the transaction.
 	Uptime func(*record.Tx) (time.Duration, error)
-	// Counted returns the value that Uptime read last, without a transaction.
+	// Counted returns the present count of Uptime without a transaction. It may be outdated.
 	Counted func() time.Duration
 }
 
@@ -55,13 +55,13 @@ const (
 	LeftCopyRetention = 24 * time.Hour
 	// copiesShown bounds how many copies an error names.
 	copiesShown = 5
-	// maxPages bounds how many records are read at once.
+	// maxPages is the maximum number of records that one read returns.
 	maxPages = 1000
 )
 
 // Maintain makes sure that as many nodes besides the home keep a fresh copy of a volume as its profile requires. If
-// too few nodes can keep one, it adds as many replicas as possible. The error then gives the reason for each of the
-// other nodes.
+// too few nodes can keep a replica, it adds as many replicas as possible, and returns an error with the reason for
+// each of the other nodes.
 func (s *Keeper) Maintain(ctx context.Context, d dataset.Dataset) error {
 	if d.State != dataset.StateReady || d.Profile.Replicas.Count == 0 && len(d.Copies) == 0 {
 		return nil
@@ -79,8 +79,8 @@ func (s *Keeper) Maintain(ctx context.Context, d dataset.Dataset) error {
 	return cmp.Or(err, short)
 }
 
-// Decide decides which copies of a dataset are kept fresh: it adds missing replicas and condemns surplus ones. short is
-// the reason why there are too few replicas; nil if there are enough.
+// Decide decides which copies of a dataset are kept fresh: it adds missing replicas and condemns surplus ones. short
+// is an error that says why there are too few replicas. It is nil if there are enough.
 func (s *Keeper) Decide(t *record.Tx, d dataset.Dataset) (short, err error) {
 	var good, leaving, left []dataset.Copy
 	for _, node := range d.Copies {
@@ -113,7 +113,7 @@ func (s *Keeper) Decide(t *record.Tx, d dataset.Dataset) (short, err error) {
 	}
 	good, fit, err := s.usableFirst(t, good)
 	if err != nil || fit < want {
-		return nil, err // the remaining copies cannot replace the ones that would be removed
+		return nil, err // the other copies cannot replace those that would be removed
 	}
 	surplus := slices.Concat(leaving, good[want:])
 	target, err := moveDestination(t, d)
@@ -156,7 +156,8 @@ func (s *Keeper) usableFirst(t *record.Tx, list []dataset.Copy) (sorted []datase
 	return append(sorted, unfit...), len(sorted), nil
 }
 
-// AddReplicas turns copies that moves left into replicas, and then adds replicas on the nodes with the most free space.
+// AddReplicas adds n replicas of a dataset. It first turns the copies in left, which moves left, into replicas. Then
+// it adds replicas in pools of other nodes, in the order of replicaPools. short is as in Decide.
 func (s *Keeper) AddReplicas(t *record.Tx, d dataset.Dataset, left []dataset.Copy, n int) (short, err error) {
 	if left, _, err = s.usableFirst(t, left); err != nil {
 		return nil, err
@@ -207,8 +208,9 @@ func (s *Keeper) AddReplicas(t *record.Tx, d dataset.Dataset, left []dataset.Cop
 	return short, nil
 }
 
-// replicaPools returns one pool of each node that could keep a copy of a dataset and has none, those with the most free
-// space first. It also returns why the other nodes cannot.
+// replicaPools returns, for each node without a copy that could keep one, a pool of that node. Pools that are more
+// similar to the present pool come first, and among equally similar ones those with more free space. why has the
+// reasons why the other pools cannot keep a copy.
 func (s *Keeper) replicaPools(t *record.Tx, d dataset.Dataset) (fit []placement.Candidate, why []string, err error) {
 	from, err := t.Pool(d)
 	if err != nil {
@@ -273,7 +275,7 @@ func tooFewError(d dataset.Dataset, why []string) error {
 		strings.Join(why, "; "))
 }
 
-// CheckEnough refuses a profile whose replicas the cluster cannot keep at present.
+// CheckEnough fails if the cluster cannot keep the replicas that the profile of a dataset requires.
 func (s *Keeper) CheckEnough(t *record.Tx, d dataset.Dataset) error {
 	if d.Profile.Replicas.Count == 0 {
 		return nil

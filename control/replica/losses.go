@@ -9,8 +9,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// AddLoss records a loss in a dataset, and makes the newest snapshot that is not lost the latest one. It drops an
-// earlier loss when no recorded copy can be older than that loss.
+// AddLoss records a loss in a dataset, and sets HeadParent to the newest snapshot that is not lost. It drops an
+// earlier loss if no recorded copy can be older than that loss.
 func AddLoss(t *record.Tx, next *dataset.Dataset, loss dataset.Loss) error {
 	behind := loss.EndedEpoch
 	for _, node := range next.Copies {
@@ -33,7 +33,7 @@ func AddLoss(t *record.Tx, next *dataset.Dataset, loss dataset.Loss) error {
 	return err
 }
 
-// ForgetLost removes the records of the snapshots that a dataset continued without, once the loss is recorded. It works
+// ForgetLost removes the records of the snapshots that were lost when a dataset continued without its home. It works
 // in several transactions. The data of these snapshots stays on the superseded home. Idempotent: a repeated call
 // continues with the remaining records.
 func (s *Keeper) ForgetLost(ctx context.Context, d dataset.Dataset) error {

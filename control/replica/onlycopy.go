@@ -14,7 +14,7 @@ import (
 type OnlyCopy struct {
 	Dataset dataset.Dataset
 	What    string
-	Command string // the command after which the node no longer has the only copy
+	Command string // how to inspect or save the data, for errors
 }
 
 // FindOnlyCopy returns the copy of a dataset on a node if it is the only one with some data. That is a superseded head,
