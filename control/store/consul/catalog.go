@@ -25,8 +25,8 @@ type catalog struct {
 	known map[string]store.Service // by the ID in Consul; nil if the catalog must be read first
 }
 
-// take returns the entries and marks them as unknown. They stay unknown until put sets them. So if the caller fails
-// in between, the next call reads the catalog again.
+// take returns the entries and marks them as unknown. They stay unknown until the caller passes them to put. If the
+// caller fails before that, the next call reads the catalog again.
 func (c *catalog) take() map[string]store.Service {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -41,7 +41,7 @@ func (c *catalog) put(known map[string]store.Service) {
 	c.known = known
 }
 
-// service returns the name in Consul of a kind of service.
+// service returns the name that a kind of service has in Consul.
 func (l layout) service(kind string) string { return l.prefix + "-" + kind }
 func (l layout) serviceID(kind, id string) string {
 	return l.service(kind) + "-" + strings.Map(func(r rune) rune {
@@ -128,7 +128,7 @@ func (s *Store) Withdraw(ctx context.Context, kind, id string) error {
 	return s.changeCatalog(ctx, api.TxnOps{s.layout.deregisterService(kind, s.layout.serviceID(kind, id))})
 }
 
-// published reads the entries of this cluster from the catalog, and whether their node exists.
+// published reads the entries of this cluster from the catalog. there reports whether their catalog node exists.
 func (s *Store) published(ctx context.Context) (known map[string]store.Service, there bool, err error) {
 	list, _, err := s.client.Catalog().NodeServiceList(s.layout.services, consistentOptions(ctx))
 	if err != nil {
@@ -160,7 +160,7 @@ func (s *Store) published(ctx context.Context) (known map[string]store.Service, 
 	return known, true, nil
 }
 
-// isSame reports whether the catalog already shows a service correctly.
+// isSame reports whether two entries of a service are equal, so that the catalog need not be changed.
 func isSame(a, b store.Service) bool {
 	return a.Kind == b.Kind && a.Address == b.Address && a.Alive == b.Alive && a.Note == b.Note &&
 		slices.Equal(a.Tags, b.Tags) && maps.Equal(a.Meta, b.Meta)

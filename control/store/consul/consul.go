@@ -25,9 +25,10 @@
 // # Callers and memory
 //
 // The daemon opens the store; everything else calls it through store.Store and store.Catalog. In memory the package
-// keeps only what it can read from Consul again: the last change of each shard (feed), how keys are distributed
-// (distributions), the entries in the catalog, and the ACL token. Each of these has a mutex. Consul's transactions
-// protect the keys in the store.
+// keeps data that it can read again: the last change of each shard (feed), how keys are distributed (distributions),
+// the entries in the catalog, and the ACL token. It also keeps the requests in progress and how long Consul has been
+// silent (inflight). Each of these has a mutex. The index of the preferred address and the counters are atomic.
+// Consul's transactions protect the keys in the store.
 //
 // Where to change what: which keys are used is in layout.go, and how a transaction becomes operations of Consul in
 // txn.go. Connections, retries and the choice of a server are in transport.go and inflight.go. Errors for operators
@@ -82,8 +83,8 @@ type Options struct {
 
 const (
 	defaultCallTime = 30 * time.Second
-	// defaultLeaderTime is longer than most elections, also with Consul's slowest raft_multiplier. It is short enough
-	// that a caller still receives the reason of a failure.
+	// defaultLeaderTime is longer than most elections, also with Consul's slowest raft_multiplier. It is so short that
+	// a caller is still waiting when the call fails, and receives the reason.
 	defaultLeaderTime = 8 * time.Second
 )
 
@@ -103,9 +104,9 @@ type Store struct {
 	idempotentTransport *transport // for calls that can be repeated
 	renewalTransport    *transport // for renewals
 	client              *api.Client
-	watchClient         *api.Client // client on waits
-	idempotentClient    *api.Client // client on repeats
-	renewalClient       *api.Client // client on alive
+	watchClient         *api.Client // sends through watchTransport
+	idempotentClient    *api.Client // sends through idempotentTransport
+	renewalClient       *api.Client // sends through renewalTransport
 
 	end           context.CancelFunc
 	workers       sync.WaitGroup
@@ -124,7 +125,7 @@ type Store struct {
 type Stats struct {
 	Txns      uint64 // committed
 	Conflicts uint64 // refused
-	Unknown   uint64 // failed for another reason; the outcome is mostly unknown
+	Unknown   uint64 // failed for another reason, so that the outcome is usually unknown
 	Requests  uint64 // sent to Consul, without those of watches
 	Wakes     uint64 // answers to watches
 }
@@ -194,8 +195,8 @@ func newStore(life context.Context, opts Options) (*Store, error) {
 	return s, nil
 }
 
-// Close ends all calls in progress with store.ErrClosed. A transaction among them may have been committed. Sessions
-// stay until their TTL passes. Idempotent.
+// Close ends all calls in progress with store.ErrClosed. A transaction among them may have been committed. Sessions do
+// not end before their TTL has passed. Idempotent.
 func (s *Store) Close() error {
 	s.feed.mu.Lock() // no query begins after this
 	s.end()
@@ -207,14 +208,14 @@ func (s *Store) Close() error {
 	return nil
 }
 
-// call returns the context of one call. It also ends with the store, and after CallTime.
+// call returns the context of one call. The context also ends when the store is closed, and after CallTime.
 func (s *Store) call(ctx context.Context) (context.Context, func()) {
 	ctx, cancel := context.WithTimeoutCause(ctx, s.opts.CallTime, errNoAnswer)
 	stop := context.AfterFunc(s.ctx, cancel)
 	return ctx, func() { stop(); cancel() }
 }
 
-// open fails if ctx or the store has ended.
+// open fails if ctx has ended or the store is closed.
 func (s *Store) open(ctx context.Context) error {
 	if s.ctx.Err() != nil {
 		return store.ErrClosed
@@ -226,7 +227,7 @@ func (s *Store) open(ctx context.Context) error {
 // the version.
 const format = "drover store 1"
 
-// baseIn parses the value of the format key.
+// baseIn parses the value of the format key. ours is false if the value is not of this format.
 func baseIn(value []byte) (base uint64, ours bool) {
 	number, based := strings.CutPrefix(string(value), format+" +")
 	if !based {
@@ -236,8 +237,8 @@ func baseIn(value []byte) (base uint64, ours bool) {
 	return base, err == nil && base < math.MaxInt64
 }
 
-// ready checks, once, that Consul has a store with this format under the prefix. If there is none, it creates an empty
-// one. It fails with dataset.ErrUnsupported for another format.
+// ready checks once that Consul has a store with this format under the prefix. If there is no store, ready creates an
+// empty one. It fails with dataset.ErrUnsupported for another format.
 func (s *Store) ready(ctx context.Context) error {
 	if err := s.open(ctx); err != nil || s.formatted.Load() {
 		return err

@@ -7,7 +7,7 @@ import (
 )
 
 const (
-	// maxPart is the number of keys from which a part is split: about a page.
+	// maxPart is the maximum number of keys in a part, about as many as in a page. A larger part is split.
 	maxPart = 128
 	// maxDistributions is the number of key distributions that are kept.
 	maxDistributions = 256
@@ -15,9 +15,10 @@ const (
 	firstByte, lastByte = '!', '~'
 )
 
-// keyDistribution records how the keys under a prefix were distributed when they were last read. Consul returns
-// either all keys under a prefix or none, so a page is requested as several parts of about a page. The record may be
-// outdated. That makes a page more expensive, but never wrong, because the parts cover all possible keys.
+// keyDistribution records how the keys under a prefix were distributed when they were last read. Consul returns either
+// all keys under a prefix or none. So a page is requested as one or more parts, each of which has at most about as
+// many keys as a page. An outdated distribution makes a page more expensive, but never wrong, because the parts cover
+// all possible keys.
 type keyDistribution struct {
 	count int
 	next  map[byte]*keyDistribution // by the next byte of the key; nil if this is one part
@@ -45,7 +46,7 @@ func newKeyDistribution(keys []string, at int) *keyDistribution {
 	return n
 }
 
-// part is either all keys with a prefix, or a single key.
+// part is a set of keys: all keys with a prefix or, if alone is set, only the key that is equal to prefix.
 type part struct {
 	prefix string
 	alone  bool
@@ -76,15 +77,16 @@ func afterPrefix(prefix string) string {
 	return prefix[:last] + string(rune(prefix[last]+1))
 }
 
-// selection collects the parts that should contain the next keys.
+// selection collects the parts that probably contain the next keys: those from the key from on, until they contain
+// want keys.
 type selection struct {
 	from string
 	want int // keys
 	list []part
 }
 
-// selectParts adds parts of the keys under prefix, in order, and reports whether more are needed. Together the parts
-// contain all keys from t.from up to the end of the last part.
+// selectParts adds to t the parts into which the keys under prefix are divided, in order. It returns false once t has
+// enough. Together the parts contain all keys from t.from up to the end of the last part.
 func (n *keyDistribution) selectParts(prefix string, t *selection) bool {
 	switch {
 	case afterPrefix(prefix) <= t.from:
@@ -113,7 +115,7 @@ func (t *selection) add(p part) bool {
 	return t.want > 0 && len(t.list) < maxReads
 }
 
-// update records the keys of a part.
+// update records which keys a part really has. The first at bytes of prefix lead to n.
 func (n *keyDistribution) update(prefix string, at int, keys []string) {
 	switch {
 	case at == len(prefix):
@@ -164,8 +166,8 @@ func (s *distributions) put(prefix string, n *keyDistribution) {
 	s.byPrefix[prefix] = n
 }
 
-// selectParts returns the next parts from a key on, which should contain the requested number of keys. It returns at
-// most as many parts as one transaction can read.
+// selectParts returns parts from the key from on that together should contain want keys. It returns at most as many
+// parts as one transaction can read.
 func (s *distributions) selectParts(prefix, from string, want int) []part {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -16,7 +16,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// errNoAnswer is the cause of the end of a call that took longer than CallTime.
+// errNoAnswer is the cause with which the context of a call ends after CallTime.
 var errNoAnswer = errors.New("no answer")
 
 // failed converts the error of a call of Consul into one line with the request, the problem and the remedy. ctx is the
@@ -143,7 +143,7 @@ var missingRight = regexp.MustCompile(`lacks permission '([a-z-]+):([a-z]+)'(?: 
 
 func isACL(text string) bool { return strings.Contains(text, "Permission denied") }
 
-// lacksRight returns an error with the right that the token lacks, and with the rule that grants it.
+// lacksRight returns an error that names the right that the token lacks, and the ACL rule that grants it.
 func (e *endpoint) lacksRight(text string) error {
 	m := missingRight.FindStringSubmatch(e.sanitize(text))
 	if m == nil {

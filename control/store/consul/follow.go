@@ -23,8 +23,8 @@ func shardNumber(name string) (int, bool) {
 	return n, err == nil && n >= 0 && n < shards && shardName(n) == name
 }
 
-// query sends one query for the changes after an index and applies the answer to the feed. It returns the index for the
-// next query.
+// query asks Consul once for the changes after an index, and applies the answer to the feed. It returns the index for
+// the next call.
 type query func(ctx context.Context, after uint64) (uint64, error)
 
 // follow starts a goroutine that repeats a query until the store is closed. If the goroutine runs already, follow does
@@ -48,7 +48,7 @@ func (s *Store) follow(f *follower, ask query) {
 				retry = minRetry
 			}
 			if next < after {
-				next = 0 // Consul's rule for an index that went backwards
+				next = 0 // Consul requires this of its clients when an index goes backwards
 			}
 			after = next
 			select {
@@ -59,8 +59,8 @@ func (s *Store) follow(f *follower, ask query) {
 	})
 }
 
-// queryOnce sends one query. awaitAnswer can cancel a query so that a newer one begins: such a query does not count as
-// failed.
+// queryOnce calls ask once, and records the result in f. A query that awaitAnswer cancelled so that a newer one begins
+// does not count as failed.
 func (s *Store) queryOnce(f *follower, ask query, after uint64) (uint64, error) {
 	ctx, cancel := context.WithCancel(s.ctx)
 	defer cancel()
@@ -119,7 +119,7 @@ func (s *Store) queryShards(ctx context.Context, after uint64) (uint64, error) {
 		now[strings.TrimPrefix(p.Key, s.layout.rev)] = p.ModifyIndex
 	}
 	if now[allShards] == 0 {
-		s.formatted.Store(false) // another program deleted the keys: the next call creates the store again
+		s.formatted.Store(false) // Another program deleted the keys. The next call creates the store again.
 	}
 	s.feed.applyShards(now, before)
 	return meta.LastIndex, nil
@@ -165,9 +165,9 @@ func (f *feed) applyShards(now, before map[string]uint64) {
 	}
 }
 
-// undoneRange returns the range of indexes that the store had given out before it was replaced, and that the older
-// store does not have. was has the shards' indexes before the replacement, now those after it, and newest is the
-// newest index known before it.
+// undoneRange returns the range of indexes that the store gave out before it was replaced by an older one, and that
+// the older store does not contain. was has the indexes of the shards before the replacement, and now those after it.
+// newest is the newest index that was known before it.
 //
 // Indexes of later transactions are above the range, because Consul continues to count (restoreUserSnapshot in raft).
 // They can be inside the range if the older store is in a new Consul cluster.

@@ -66,8 +66,8 @@ func (e *endpoint) servers(ctx context.Context, host *url.URL) ([]store.Server, 
 	return list, h.FailureTolerance
 }
 
-// status decodes the answer of one server to a GET of a path whose answers have no index, so that RoundTrip refuses
-// them. It returns the code of the answer. out is set only for the codes 200 and 429.
+// status decodes the answer of one server to a GET request. It is for paths whose answers have no index, because
+// RoundTrip refuses such answers. It returns the code of the answer. out is set only for the codes 200 and 429.
 func (f *transport) status(ctx context.Context, host *url.URL, path string, out any) (code int, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, host.JoinPath(path).String(), nil)
 	if err != nil {

@@ -31,7 +31,7 @@ type inflight struct {
 	running sync.WaitGroup
 }
 
-// begin reports whether a request may still be sent.
+// begin counts a request as in progress. It returns false if wait was called, so that the request must not be sent.
 func (f *inflight) begin() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -41,7 +41,8 @@ func (f *inflight) begin() bool {
 	return !f.closed
 }
 
-// wait refuses new requests and returns when all requests have ended. The caller must have ended ctx, which ends them.
+// wait makes begin refuse new requests, and returns when all requests have ended. The caller must cancel f.ctx before,
+// which ends the requests.
 func (f *inflight) wait() {
 	f.mu.Lock()
 	f.closed = true
@@ -95,11 +96,11 @@ func (f *inflight) send(to http.RoundTripper, req *http.Request, patience <-chan
 	return nil, err
 }
 
-// sendRace resolves the race between sending a request and its caller giving up: exactly one of the two happens.
-// Without it, the transport could send a request whose context has just ended, and would then close the connection.
+// sendRace makes sure that either a request is sent or its caller gives up, and never both. Without it, the transport
+// could send a request whose context has just ended, and would then close the connection.
 type sendRace struct {
 	mu         sync.Mutex
-	sent, left bool // gone: the request was sent; left: the caller gave up
+	sent, left bool // sent: the request was sent; left: the caller gave up
 }
 
 // connected is called when the request has got a connection, before anything is written. If the caller has given up,
@@ -125,7 +126,7 @@ func (d *sendRace) giveUp(cancel context.CancelFunc) bool {
 	return d.left
 }
 
-// noAnswerError is the error of a server that did not answer within the patience.
+// noAnswerError is the error for a server that did not answer before patience fired.
 type noAnswerError struct{}
 
 func (noAnswerError) Error() string   { return "no answer in time" }
@@ -149,7 +150,8 @@ func (q *silence) begin() {
 	}
 }
 
-// end records the end of a request, even if its caller has left: a server that answers slowly is not silent.
+// end records the end of a request. It is also called if the caller of the request has left, because a server that
+// answers late is not silent.
 func (q *silence) end(answered bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -34,13 +34,13 @@ func newLayout(prefix string) layout {
 }
 
 const (
-	// shards is the number of rev keys, in addition to everything.
+	// shards is the number of rev keys besides allShards.
 	shards = 64
-	// allShards is the rev key for the creation of the store, and for transactions that change more than maxShards
-	// shards.
+	// allShards is the name of the rev key that the creation of the store writes, and each transaction that changes
+	// more than maxShards shards.
 	allShards = "all"
-	// maxShards is how many shards a transaction names. Together with store.MaxOps that is 128, the number of
-	// operations that Consul accepts.
+	// maxShards is the maximum number of rev keys that a transaction writes. Together with store.MaxOps that is 128,
+	// the number of operations that Consul accepts.
 	maxShards = 8
 )
 
@@ -66,7 +66,7 @@ func oneShard(prefix string) (int, bool) {
 
 func shardName(n int) string { return fmt.Sprintf("%02d", n) }
 
-// changed returns the names of the rev keys that a transaction writes.
+// changed returns the names of the rev keys that a transaction with these writes must also write.
 func changed(writes []store.Write) []string {
 	var seen [shards]bool
 	var names []string

@@ -16,8 +16,8 @@ import (
 // maxReads is how many operations a transaction that only reads can have in Consul.
 const maxReads = 128
 
-// page returns the first entries from a key on. It requests as many parts of the prefix as should contain them (see
-// keyDistribution), and more parts until there are enough.
+// page returns the first limit entries from a key on. It requests the parts of the prefix that should contain them
+// (see keyDistribution), and further parts until there are enough entries.
 func (s *Store) page(ctx context.Context, prefix, from string, limit int) ([]store.Entry, error) {
 	if !s.distributions.has(prefix) {
 		if err := s.survey(ctx, prefix); err != nil {
@@ -25,7 +25,7 @@ func (s *Store) page(ctx context.Context, prefix, from string, limit int) ([]sto
 		}
 	}
 	var list []store.Entry
-	for factor := 1; ; factor *= 4 { // the distribution may expect too many keys, because some were deleted
+	for factor := 1; ; factor *= 4 { // keys may have been deleted since they were counted
 		parts := s.distributions.selectParts(prefix, from, (limit-len(list))*factor)
 		if len(parts) == 0 {
 			if err := s.checkComplete(ctx, prefix, len(list), false); err != nil {
@@ -121,7 +121,7 @@ func (s *Store) read(ctx context.Context, what string, ops api.TxnOps) ([]store.
 		return nil, s.checkComplete(ctx, what, 0, true)
 	case answer.refused:
 		refused, err := s.refusal(ops, answer.Errors)
-		return nil, errors.Join(refused, err) // the reason
+		return nil, errors.Join(refused, err) // Consul's reason for the refusal
 	case answer.Index == 0:
 		return nil, s.unexpectedAnswer("a transaction that reads has no index (is this Consul 1.22 or later?)")
 	}
@@ -135,8 +135,8 @@ func (s *Store) read(ctx context.Context, what string, ops api.TxnOps) ([]store.
 	return list, nil
 }
 
-// sendRead does not use the call of the API's client, because that call drops the information that entries were left
-// out.
+// sendRead sends the operations of a read. It does not use the function of the API's client, which drops the
+// information that entries were left out.
 func (s *Store) sendRead(ctx context.Context, ops api.TxnOps) (*readAnswer, error) {
 	body, err := json.Marshal(ops)
 	if err != nil {

@@ -37,8 +37,8 @@ func (b *indexBase) toConsul(index uint64) uint64 {
 	return index - base
 }
 
-// Raise makes every later index larger than index. The base is stored with the format, and each process reads it once,
-// so no process may use the store meanwhile.
+// Raise makes every later index larger than index. No other process may use the store meanwhile, because each process
+// reads the base only once. The base is stored with the format.
 func (s *Store) Raise(ctx context.Context, index uint64) error {
 	if index >= math.MaxInt64 {
 		return dataset.Errorf(dataset.ErrInvalid, "consul: index %d is no index", index)

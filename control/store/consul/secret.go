@@ -69,8 +69,8 @@ func (c *credentials) current() string {
 	return c.token
 }
 
-// renewed reads the file again, and reports whether it has another token than the refused one. If the file cannot be
-// read, the token stays.
+// renewed reads the file again, and reports whether the present token now differs from the refused one. If the file
+// cannot be read, the token stays unchanged.
 func (c *credentials) renewed(refused string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -131,5 +131,5 @@ func newTLS(opts Options) (*tls.Config, error) {
 	return c, nil
 }
 
-// errHandshake means that no connection was made because this side's certificate cannot be read.
+// errHandshake means that no connection was made because the certificate of this process cannot be read.
 var errHandshake = errors.New("no certificate to show")

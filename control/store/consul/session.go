@@ -49,8 +49,8 @@ func (s *Store) Session(ctx context.Context, ttl time.Duration) (string, error) 
 	return id, nil
 }
 
-// createSession does not use the call of the API's client, because that call omits a lock-delay of zero, and Consul's
-// default is 15 s.
+// createSession creates a session without a lock-delay. It does not use the function of the API's client, which omits
+// a lock-delay of zero, so that Consul would use its default of 15 s.
 func (s *Store) createSession(ctx context.Context, ttl time.Duration) (string, error) {
 	var out struct{ ID string }
 	_, err := s.client.Raw().Write("/v1/session/create", map[string]any{

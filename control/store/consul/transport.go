@@ -39,12 +39,12 @@ type transport struct {
 	preferred      *atomic.Int32 // index in hosts of the address that answered last
 	sent           *atomic.Uint64
 	inflight       *inflight
-	endsWithCaller bool // requests end when their caller leaves
+	endsWithCaller bool // a request is cancelled when the context of its caller ends
 	repeatable     bool // all requests are idempotent, also those that are not a GET
 }
 
-// newTransport checks the options and returns a transport. A response must begin within answer. All requests end when
-// life ends.
+// newTransport checks the options and returns a transport. A response must begin within answer. All requests are
+// cancelled when life ends.
 func newTransport(life context.Context, opts Options, answer time.Duration) (*transport, error) {
 	if len(opts.Addresses) == 0 {
 		return nil, dataset.Errorf(dataset.ErrInvalid,
@@ -72,7 +72,7 @@ func newTransport(life context.Context, opts Options, answer time.Duration) (*tr
 	if f.creds, err = newCredentials(opts, f.hosts); err != nil {
 		return nil, err
 	}
-	answer = min(answer, opts.CallTime/2) // leaves time for another address
+	answer = min(answer, opts.CallTime/2) // so that time remains for another address
 	tls, err := newTLS(opts)
 	if err != nil {
 		return nil, err
@@ -95,8 +95,8 @@ func (f *transport) withPool(conns int) *transport {
 	return &out
 }
 
-// forLongAnswers returns a copy of the transport for requests whose answer may take long. These requests end when their
-// caller leaves.
+// forLongAnswers returns a copy of the transport for requests whose answer may take long. Such a request is cancelled
+// when the context of its caller ends.
 func (f *transport) forLongAnswers(answer time.Duration) *transport {
 	out := f.withPool(maxConns)
 	out.base.ResponseHeaderTimeout = answer
@@ -125,15 +125,15 @@ func (f *transport) client() (*api.Client, error) {
 	})
 }
 
-// close returns when no request is in progress. The store's life must have ended.
+// close waits until no request is in progress. The caller must have ended the context of the store before.
 func (f *transport) close() {
 	f.inflight.wait()
 	f.base.CloseIdleConnections()
 }
 
-// RoundTrip implements http.RoundTripper. It returns an error for a status that does not come from a working Consul, so
-// that the caller can distinguish it from an answer. It repeats a request that changes something only if the first
-// attempt cannot have changed anything.
+// RoundTrip implements http.RoundTripper. It returns an error for a response that is not a regular answer of Consul
+// (see isConsulAnswer), so that the caller does not mistake it for an answer. It repeats a request that changes
+// something only if the first attempt cannot have changed anything.
 //
 // While Consul elects a leader, RoundTrip repeats a request for up to Options.LeaderTime. This is necessary because a
 // server notices the death of a leader only after some seconds. Until then it refuses requests at once. After that,
@@ -184,7 +184,7 @@ func (f *transport) tryEach(req *http.Request, body []byte) (*http.Response, err
 		}
 		over := req.Context().Err() != nil
 		// Prefer the error of a server that was reached. It is more useful than the error that a server was not
-		// reached, or that no time was left.
+		// reached or that the time ran out.
 		if failed == nil || !neverReceived(err) && !over {
 			failed = err
 		}
@@ -216,7 +216,7 @@ func (f *transport) sendAs(req *http.Request, host *url.URL, body []byte) (*http
 	out := req.Clone(req.Context())
 	out.URL.Scheme, out.URL.Host, out.Host = host.Scheme, host.Host, ""
 	q := out.URL.Query()
-	q.Del("ns") // the client takes them from CONSUL_NAMESPACE and CONSUL_PARTITION
+	q.Del("ns") // the API's client sets them from the environment variables CONSUL_NAMESPACE and CONSUL_PARTITION
 	q.Del("partition")
 	out.URL.RawQuery = q.Encode()
 	out.Header.Del("X-Consul-Token")
@@ -334,8 +334,8 @@ func neverReceived(err error) bool {
 	return errors.As(err, &op) && op.Op == "dial" || isUntrusted(err) || errors.Is(err, errHandshake)
 }
 
-// hadNoEffect reports whether a request cannot have changed anything: it was not received, or Consul says that it had
-// no leader for it ("always safe to retry since no state could have been changed": canRetry in agent/consul/rpc.go).
+// hadNoEffect reports whether a request cannot have changed anything: it was not received, or Consul answered that it
+// had no leader ("always safe to retry since no state could have been changed": canRetry in agent/consul/rpc.go).
 func hadNoEffect(err error) bool {
 	var status *statusError
 	if errors.As(err, &status) {
@@ -345,14 +345,15 @@ func hadNoEffect(err error) bool {
 	return neverReceived(err)
 }
 
-// connectionEnded reports whether a connection ended during a request: an idle connection that was closed, or one that
-// the end of another request closed.
+// connectionEnded reports whether a connection ended during a request: the server had closed it because it was idle,
+// or the end of another request closed it.
 func connectionEnded(err error) bool {
 	var reach *reachError
 	return errors.As(err, &reach) && !neverReceived(err)
 }
 
-// isElecting reports whether a server answered that it cannot reach a leader. It may find the next one by itself.
+// isElecting reports whether a server answered that it cannot reach a leader. Such an error may end without
+// intervention, when a leader is elected.
 func isElecting(err error) bool {
 	var status *statusError
 	return errors.As(err, &status) && status.code == http.StatusInternalServerError &&

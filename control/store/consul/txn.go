@@ -14,8 +14,8 @@ import (
 )
 
 // Txn implements store.Store. A transaction that only reads has index 0. In addition to the contract, it fails with
-// dataset.ErrForbidden if the token lacks a right; nothing was changed then. After dataset.ErrUnavailable the outcome
-// is unknown. The transaction is sent to another address only if it cannot have been received.
+// dataset.ErrForbidden if the token lacks a right. In that case nothing was changed. After dataset.ErrUnavailable the
+// outcome is unknown. The transaction is sent to another address only if it cannot have been received.
 func (s *Store) Txn(ctx context.Context, checks []store.Check, writes []store.Write) (uint64, error) {
 	if err := store.CheckTxn(checks, writes); err != nil {
 		return 0, err
@@ -74,7 +74,7 @@ func (s *Store) plan(checks []store.Check, writes []store.Write) (ops api.TxnOps
 			continue
 		}
 		want[c.Key] = c.Index
-		if !sets[c.Key] { // a set of the same key checks the index itself
+		if !sets[c.Key] { // an operation that sets the same key also checks its index
 			ops = append(ops, s.check(c))
 		}
 	}
@@ -106,7 +106,7 @@ func (s *Store) write(w store.Write, index uint64, checked bool) api.TxnOps {
 	case w.Delete:
 		return api.TxnOps{op(api.KVTxnOp{Verb: api.KVDelete, Key: key})}
 	case w.Session != "":
-		// A lock fails while another session has the key, so delete the key first.
+		// Consul refuses to lock a key that another session has locked, so delete the key first.
 		return api.TxnOps{
 			op(api.KVTxnOp{Verb: api.KVDelete, Key: key}),
 			op(api.KVTxnOp{Verb: api.KVLock, Key: key, Value: w.Value, Session: w.Session, Flags: newFlags()}),
@@ -132,8 +132,8 @@ func indexOf(res *api.TxnResponse, key string) uint64 {
 	return 0
 }
 
-// commit sends operations. refused is the reason why Consul rolled them back. After err, it is unknown whether they
-// were executed, unless err is dataset.ErrForbidden or store.ErrTooLarge.
+// commit sends operations. refused is not nil if Consul rolled the operations back. If err is not nil, it is unknown
+// whether they were executed, unless err is dataset.ErrForbidden or store.ErrTooLarge.
 func (s *Store) commit(ctx context.Context, ops api.TxnOps) (refused error, res *api.TxnResponse, err error) {
 	ok, res, _, err := s.client.Txn().Txn(ops, consistentOptions(ctx))
 	if err != nil {

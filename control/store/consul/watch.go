@@ -14,7 +14,7 @@ type feed struct {
 	wakes atomic.Uint64
 
 	mu      sync.Mutex
-	newest  uint64         // the fields below include all changes up to this index
+	newest  uint64         // the newest known index; the fields below include all changes up to it
 	shard   [shards]uint64 // newest known index of each shard
 	all     uint64         // newest index of changes that may concern any shard
 	live    uint64         // newest index of changes under store.LivePrefix
@@ -26,7 +26,8 @@ type feed struct {
 	revs, lives follower
 }
 
-// gap is the range of indexes that were given out and then undone because the store went back: above low, up to high.
+// gap is a range of indexes, above low and up to high. The store gave them out, and was then replaced by an older
+// copy.
 type gap struct{ low, high uint64 }
 
 func (g gap) holds(index uint64) bool { return index > g.low && index <= g.high }
@@ -60,7 +61,8 @@ func (f *feed) publish(index uint64, revs []string) {
 	}
 }
 
-// move records the index of a shard and wakes the callers that wait for it. The caller holds the lock.
+// move records the index of the shard with the given rev key, and wakes the callers that wait for the shard. The
+// caller holds the lock.
 func (f *feed) move(rev string, index uint64) {
 	if rev == allShards {
 		if index > f.all {
@@ -96,8 +98,9 @@ func (f *feed) wakeAll() {
 	f.wake()
 }
 
-// poll returns the newest index if something under prefix may have changed after the given index, and otherwise the
-// channel to wait for. ahead means that the given index is above everything known here.
+// poll returns the newest known index or, if after is in the gap lost, the last index before the gap. If something
+// under prefix may have changed since the index after, wait is nil. Otherwise wait is closed at the next change. ahead
+// is true if after is above every index that is known here.
 func (f *feed) poll(prefix string, after uint64) (index uint64, wait <-chan struct{}, ahead bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -154,7 +157,7 @@ func (s *Store) Watch(ctx context.Context, prefix string, after uint64) (uint64,
 	s.follow(&s.feed.revs, s.queryShards)
 	if strings.HasPrefix(prefix, store.LivePrefix) {
 		s.follow(&s.feed.lives, s.queryLive)
-		// Do not wait for sessions that ended before the query began.
+		// Wait for the first answer, which already includes the sessions that ended before.
 		if err := s.awaitAnswer(ctx, &s.feed.lives, false); err != nil {
 			return 0, err
 		}
@@ -172,7 +175,7 @@ func (s *Store) Watch(ctx context.Context, prefix string, after uint64) (uint64,
 			return s.base.fromConsul(index), nil
 		}
 		if ahead && asked {
-			return s.base.fromConsul(index), nil // the store went back
+			return s.base.fromConsul(index), nil // the store was replaced by an older copy
 		}
 		if ahead {
 			if err := s.awaitAnswer(ctx, &s.feed.revs, true); err != nil {
@@ -206,14 +209,14 @@ func (s *Store) await(ctx context.Context, change <-chan struct{}) error {
 	return nil
 }
 
-// failure returns why a query failed, or nil once it works again.
+// failure returns why the last run of a query failed. It returns nil if the last run succeeded.
 func (f *feed) failure(q *follower) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return q.err
 }
 
-// awaitAnswer waits until a query was answered. If now is true, that query must begin after this call.
+// awaitAnswer waits until f has an answer. If now is true, the answer must be to a query that begins after this call.
 func (s *Store) awaitAnswer(ctx context.Context, f *follower, now bool) error {
 	s.feed.mu.Lock()
 	need := uint64(1)
