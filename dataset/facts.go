@@ -73,7 +73,7 @@ func (f Facts) Differ(recorded Facts) bool {
 		deviates(float64(f.MemoryFree), float64(recorded.MemoryFree), float64(f.MemoryTotal)/100)
 }
 
-// sameStaticFacts reports whether all texts are equal, and all numbers that never change by themselves.
+// sameStaticFacts reports whether all texts are equal, and all numbers that change only when the host is changed.
 func (f Facts) sameStaticFacts(recorded Facts) bool {
 	return f.Node == recorded.Node && f.Architecture == recorded.Architecture && f.Kernel == recorded.Kernel &&
 		f.OS == recorded.OS && f.OSVersion == recorded.OSVersion && f.Engine == recorded.Engine &&

@@ -71,14 +71,14 @@ const (
 	// fullAt is the percentage of use from which a volume or pool is full, unless the threshold for nearly full is
 	// higher.
 	fullAt = 97
-	// fullnessMargin is how many percent the use must fall below a threshold before the state ends. Without it, a
-	// volume whose use changes around the threshold would cause an event each time.
+	// fullnessMargin is the hysteresis in percentage points: a state ends only when the use has fallen this far below
+	// its threshold. Without the margin, a volume whose use varies around a threshold would cause an event each time.
 	fullnessMargin = 3
 )
 
-// Fullness returns the state for these figures. The bytes or the inodes count, whichever are nearer to the end. warnAt
-// is the threshold in percent for nearly full; 0 means DefaultWarnAt. was is the previous state, which ends only when
-// the use has fallen clearly below its threshold.
+// Fullness returns the state for these figures. It uses the bytes or the inodes, whichever have the higher percentage.
+// warnAt is the threshold in percent for nearly full; 0 means DefaultWarnAt. was is the previous state, which ends
+// only when the use has fallen clearly below its threshold.
 func (u Usage) Fullness(warnAt int, was Fullness) Fullness {
 	if warnAt == 0 {
 		warnAt = DefaultWarnAt
@@ -93,8 +93,8 @@ func (u Usage) Fullness(warnAt int, was Fullness) Fullness {
 	return NotFull
 }
 
-// Describe returns how full a filesystem of the given size is, such as "88% of 20GiB used". It speaks of inodes if they
-// are nearer to the end than the bytes.
+// Describe returns how full a filesystem of the given size is, such as "88% of 20GiB used". It gives the percentage of
+// the inodes if that is higher than the percentage of the bytes.
 func (u Usage) Describe(size Size) string {
 	if p := u.InodePercent(); p > u.Percent() {
 		return fmt.Sprintf("%d%% of %d inodes used", p, u.Inodes)
@@ -121,8 +121,8 @@ func (p PoolStatus) OvercommitRatio() float64 {
 	return float64(p.Provisioned) / float64(p.Size)
 }
 
-// WhyOvercommitted returns why the policy of the pool does not allow more provisioned bytes, or "" if it does. A pool
-// without a policy allows any number.
+// WhyOvercommitted returns why the policy of the pool does not allow more further bytes to be provisioned, or "" if it
+// does. A pool without a policy allows any number.
 func (p PoolStatus) WhyOvercommitted(more Size) string {
 	if p.Overcommit <= 0 || p.Size <= 0 || more <= 0 ||
 		float64(p.Provisioned+more) <= p.Overcommit*float64(p.Size) {

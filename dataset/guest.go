@@ -15,8 +15,8 @@ type Access string
 const AccessMany Access = "many"
 
 // SharedMount is the permission of a node, a guest, to mount a dataset of access many. It is recorded before the node
-// mounts the dataset, and removed after the node has unmounted it. The home needs none to mount the dataset. A shared
-// mount of the home means that the home uses the dataset exclusively: no other node may mount it meanwhile.
+// mounts the dataset, and removed after the node has unmounted it. The home can mount the dataset without a shared
+// mount. If the home has one, it uses the dataset exclusively: no other node may mount the dataset meanwhile.
 type SharedMount struct {
 	Node  uuid.UUID `json:"node"`  // UUID of the guest node
 	ID    uuid.UUID `json:"id"`    // UUID of this shared mount, so that a report on an earlier one does not apply to it

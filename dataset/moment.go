@@ -18,7 +18,7 @@ func (m Moment) Compare(o Moment) int {
 	return cmp.Or(cmp.Compare(m.Epoch, o.Epoch), m.Taken.Compare(o.Taken))
 }
 
-// moment returns the moment of a snapshot. It uses order instead of taken if order is set.
+// moment returns the moment of a snapshot. If order is set, it replaces taken.
 func moment(epoch uint64, taken, order time.Time) Moment {
 	if !order.IsZero() {
 		taken = order
@@ -47,13 +47,14 @@ func (c Copy) At() Moment { return moment(c.Epoch, c.Taken, c.OrderTime) }
 // At returns the moment from which the dataset continues.
 func (l Loss) At() Moment { return moment(l.Epoch, l.Taken, l.OrderTime) }
 
-// Includes reports whether a snapshot is a part of the loss. It is if its epoch ended with the loss or before, it is
-// later than the moment from which the dataset continues, and it did not survive.
+// Includes reports whether a snapshot is a part of the loss. That is so if all of these hold: the epoch of the
+// snapshot ended with the loss or earlier, the snapshot is later than the moment from which the dataset continues, and
+// it is not one of SurvivingSnapshots.
 func (l Loss) Includes(s Snapshot) bool {
 	return s.Epoch <= l.EndedEpoch && s.At().Compare(l.At()) > 0 && !slices.Contains(l.SurvivingSnapshots, s.ID)
 }
 
-// Lost reports whether a dataset continued without the content of a snapshot.
+// Lost reports whether a snapshot of a dataset is a part of one of its losses.
 func (d Dataset) Lost(s Snapshot) bool {
 	return slices.ContainsFunc(d.Losses, func(l Loss) bool { return l.Includes(s) })
 }

@@ -24,8 +24,8 @@ func Nearest(word string, choices []string) string {
 	return best
 }
 
-// Guess returns the end of the error about a word that is none of the choices: "; did you mean gold?". If no choice is
-// similar, Guess returns "".
+// Guess returns a hint to append to the error about a word that is none of the choices: "; did you mean gold?". If no
+// choice is similar, Guess returns "".
 func Guess(word string, choices []string) string {
 	if n := Nearest(word, choices); n != "" {
 		return "; did you mean " + n + "?"
@@ -33,7 +33,8 @@ func Guess(word string, choices []string) string {
 	return ""
 }
 
-// maxWord bounds the work that a malicious word can cause; no name is longer.
+// maxWord is the longest word for which similar choices are searched, so that a malicious word cannot cause much work.
+// No name is longer.
 const maxWord = 128
 
 // Have returns the sorted words, joined for the "(available: …)" part of an error.

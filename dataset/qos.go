@@ -22,7 +22,7 @@ func (q QoS) Limited() bool {
 	return q != QoS{}
 }
 
-// String is the limits in a few words; "" if there are none.
+// String formats the limits in a few words. It returns "" if there are none.
 func (q QoS) String() string {
 	if !q.Limited() {
 		return ""

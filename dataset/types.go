@@ -56,11 +56,11 @@ type Dataset struct {
 // Followers returns the nodes with a recorded copy from which the volume may continue: all nodes in Copies but those in
 // SupersededCopies.
 //
-// While control does not answer, the home may write only with the promises of these nodes, and of the nodes to which it
-// sent data of the dataset itself. The home may rely on the SupersededCopies that it last received, because a
-// superseded copy stays superseded, whatever control decides meanwhile:
+// While control does not answer, the home may write only with the promises of these nodes, and of the nodes to which
+// the home itself has sent data of the dataset. The home may rely on the SupersededCopies that it last received,
+// because a superseded copy stays superseded, whatever control decides meanwhile:
 //
-// - A promotion depends on the kind of its copy, from its plan to its commit.
+// - A promotion fails if the kind of its copy changes between its plan and its commit.
 // - The kind of a copy never changes back to one from which the volume may continue.
 // - A new copy on the same node begins empty. Only the home fills it, and the home has recorded that node before.
 //
@@ -70,15 +70,15 @@ func (d Dataset) Followers() []uuid.UUID {
 	return slices.DeleteFunc(slices.Clone(d.Copies), superseded)
 }
 
-// TakenOver says in which pool of its share a dataset was when a node became its home. Until the node has taken the
-// dataset over into its own pool, the dataset is still there.
+// TakenOver names the pool from which the home of a dataset on a share takes the dataset over, when a node has become
+// its home. Until the home has taken the dataset over into its own pool, the dataset is still in that pool.
 type TakenOver struct {
 	FromPool uuid.UUID `json:"from_pool" old:"from"` // UUID of the pool that the dataset was in
 	// epoch of the dataset in that pool; data of an earlier epoch is outdated
 	Epoch uint64 `json:"epoch"`
 }
 
-// State says where a dataset is in its life.
+// State is the state of a dataset in its life cycle.
 type State string
 
 // The states of a dataset. A dataset has no record while it is being made: it is made first, under a private
@@ -216,8 +216,9 @@ func (c Copy) Promotable() bool {
 }
 
 // SupersededForGood reports whether the copy is superseded, so that no volume ever continues from it. This is final:
-// the copy and its record are removed, and a later copy on the same node is a new one, which begins empty. A copy that
-// is removed for another reason is not spent: after a restore of the store from a backup, it may be needed again.
+// the copy is only ever removed with its record, and a later copy on the same node begins empty. The method returns
+// false for a copy that is removed for another reason, because that copy may be needed again after the store was
+// restored from a backup.
 func (c Copy) SupersededForGood() bool {
 	return c.Kind == CopySuperseded || c.Kind == CopyCondemned && c.PreviousKind == CopySuperseded
 }
@@ -229,7 +230,7 @@ const copyEvery = 10 * time.Minute
 // MustRecord reports whether the store must record the state of a copy. was is the state that the store recorded last.
 // It must record the first complete snapshot, a new epoch, and otherwise one state in each period of copyEvery.
 func (c Copy) MustRecord(was Copy) bool {
-	// true also if the clock was set back
+	// Abs makes this true also if the clock was set back.
 	return was.Snapshot == uuid.Nil || was.Epoch != c.Epoch || c.Taken.Sub(was.Taken).Abs() >= copyEvery
 }
 

@@ -7,9 +7,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Agent executes the requests of the engine. The plugin uses nothing else of Drover. Methods are called concurrently.
-// ctx ends when the time of the request is over or the engine closes the connection. Each error is one line, which the
-// user sees unchanged.
+// Agent executes the requests of the engine. Server has no other access to volumes. Methods are called concurrently.
+// ctx ends when the time limit of the request has passed or the engine closes the connection. Each error is one line,
+// which the user sees unchanged.
 //
 // The plugin parses the name that an engine sends. If the name cannot be parsed, the reference contains the error, and
 // the agent decides for each request whether it fails.

@@ -36,8 +36,8 @@ func (h resettableListener) Accept() (net.Conn, error) {
 	return c, nil
 }
 
-// heldConn is a connection that leaves the last byte that Read has returned unread in the socket. Read peeks at the
-// available bytes, and removes all but the last one.
+// heldConn is a connection whose socket always contains an unread byte, once a byte has arrived. Read peeks at the
+// available bytes, returns them, and removes all but the last one from the socket.
 type heldConn struct {
 	*net.UnixConn
 	raw     syscall.RawConn
@@ -120,8 +120,8 @@ func (c *heldConn) Close() error {
 const brokenAnswer = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\nConnection: " +
 	"close\r\n\r\n"
 
-// hangUp ends the connection of a call without an answer that the engine could use. If the connection is a heldConn,
-// the engine does not send the call again.
+// hangUp ends the connection of a call, so that the engine gets no usable answer. If the connection is a heldConn, the
+// engine gets the header of an answer and then a network error, so that it does not send the call again.
 func hangUp(w http.ResponseWriter) {
 	conn, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {

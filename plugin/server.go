@@ -23,8 +23,8 @@ const (
 	readTimeout  = 10 * time.Second
 )
 
-// Options are the options of a server besides its agent. The functions must be safe for concurrent use. A nil function
-// is not called.
+// Options are the options of a server besides its agent. The functions must be safe for concurrent use. Each of them
+// may be nil.
 type Options struct {
 	// Global says that every engine of a cluster sees the same volumes.
 	Global bool
