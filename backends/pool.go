@@ -139,7 +139,7 @@ type Info struct {
 	Missing     []string
 	Note        string        // "XFS with reflinks: snapshots by FICLONE"
 	Path        string        // where the datasets are stored
-	DefaultSize dataset.Size  // of a dataset that asks for none, if the pool is large enough: see DefaultSize
+	DefaultSize dataset.Size  // of a dataset that requests no size, if the pool is large enough: see DefaultSize
 	UsedLag     time.Duration // maximum age of what Used returns; 0 if it is always current
 	// Freezes says that a snapshot or clone of a mounted head always freezes the filesystem of the head while it runs.
 	// The snapshot fails if another process has frozen the filesystem.

@@ -113,7 +113,7 @@ func Crashing[R Runner[R]](t R, name string, factory Factory[R], c Crashes) {
 	})
 }
 
-// copyRestorer is the one method of backends.Sharer that backend dir has too, although its pools are not shared.
+// copyRestorer has the only method of backends.Sharer that pools of backend dir have. These pools are not shared.
 type copyRestorer interface {
 	RestoreByCopy(ctx context.Context, ds, snapshot uuid.UUID, keep dataset.Snapshot, progress backends.Progress) error
 }

@@ -136,7 +136,8 @@ func (b *Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool,
 // PathOf implements backends.BlockDeviceKind.
 func (*Backend) PathOf(_, mount string) string { return mount }
 
-// checkPath fails unless a pool can be made at a path. It checks the filesystem; package shelf checks the rest.
+// checkPath fails unless a pool can be made at a path. It checks the filesystem. Package shelf checks the content of
+// the path.
 func checkPath(path string) error {
 	if !filepath.IsAbs(path) {
 		return nil

@@ -24,7 +24,7 @@ import (
 type Pool struct {
 	name     string
 	shelf    *shelf.Shelf
-	disk     *disk.Disk // nil unless the pool is on devices of its own
+	disk     *disk.Disk // nil unless the pool has separate devices
 	quota    *quota.Quota
 	counters *quota.Counters
 	uses     bindmount.Tracker
@@ -112,7 +112,7 @@ func (p *Pool) Info() backends.Info {
 	}
 }
 
-// devices describes the devices of the pool, if it has devices of its own.
+// devices describes the devices of the pool, if the pool has separate devices.
 func (p *Pool) devices() string {
 	if p.disk == nil {
 		return ""
@@ -151,7 +151,7 @@ func (p *Pool) Raise(generation uint64) error { return p.shelf.Raise(generation)
 // Trim implements backends.Trimmer.
 func (p *Pool) Trim(context.Context) (dataset.Size, error) { return p.shelf.Trim() }
 
-// Close implements backends.Pool. It unmounts a pool on devices of its own, unless datasets of the pool are in use.
+// Close implements backends.Pool. It unmounts a pool on separate devices, unless datasets of the pool are in use.
 func (p *Pool) Close() error { return p.disk.Close() }
 
 // RemoveStorage implements backends.StorageRemover. It removes the counters of destroyed subvolumes.

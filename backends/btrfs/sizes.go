@@ -117,7 +117,7 @@ func (sz *sizes) resize(f *shelf.Folder, h shelf.Head, size dataset.Size) error 
 	return quota.Limit(dir, size) // if a power cut undoes it, opening the pool repeats it
 }
 
-// Grow implements backends.Resizer. It has nothing to do, because a subvolume has no size of its own.
+// Grow implements backends.Resizer. It has nothing to do, because a subvolume has no size besides its limit.
 func (p *sizedPool) Grow(_ context.Context, id uuid.UUID, _ *os.File) error {
 	f, err := p.shelf.Find(id)
 	if err != nil {

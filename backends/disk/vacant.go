@@ -135,7 +135,7 @@ func checkUnclaimed(path, node string, st unix.Stat_t) error {
 	if err != nil {
 		return err
 	}
-	mounted := table.From(node) // the kernel knows a btrfs by another number than its device's
+	mounted := table.From(node) // the mount table shows another number for a btrfs than that of its device
 	if mounts := table.Of(int(unix.Major(st.Rdev)), int(unix.Minor(st.Rdev))); mounted == nil && len(mounts) > 0 {
 		mounted = mounts[0]
 	}

@@ -28,7 +28,7 @@ type Pool struct {
 	info    backends.Info
 	dir     *poolDir
 	image   *poolimage.Image // nil unless the pool is in an image file
-	disk    *disk.Disk       // nil unless the pool is on devices of its own
+	disk    *disk.Disk       // nil unless the pool has separate devices
 	layout  layout.Layout
 	records layout.RecordWriter
 

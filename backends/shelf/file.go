@@ -52,7 +52,7 @@ func ReadJSON(root *os.Root, name string, v any) error {
 
 // recordFormat is the latest format of records that this version of Drover reads and writes. An absent format is 1, and
 // records of format 1 do not have the key. If the record of a snapshot needs a later format, the record of the dataset
-// gets it too, so that an older Drover leaves the whole folder alone.
+// gets it too, so that an older Drover does not touch the folder.
 const recordFormat = 1
 
 // flushData writes a file's bytes to the disk before its new name can reach the disk. If sync is not set, it only waits

@@ -215,7 +215,7 @@ func (l *Found) readMark() error {
 	return nil
 }
 
-// isEmpty reports whether the folder holds nothing but a mark.
+// isEmpty reports whether the folder contains at most a mark.
 func (l *Found) isEmpty() bool {
 	entries, err := os.ReadDir(l.Path)
 	return err == nil && !slices.ContainsFunc(entries, func(e os.DirEntry) bool { return e.Name() != markName })

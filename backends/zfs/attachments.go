@@ -141,11 +141,11 @@ func (a *attachments) mountedAt(id uuid.UUID) (string, error) {
 // zfs-fuse differs from OpenZFS in how a head is mounted. The code for it is below. Drover is only tested with
 // zfs-fuse: do not store data on it.
 //
-// mount(2) cannot mount a filesystem of zfs-fuse. Its server mounts the filesystem when zfs(8) asks for that, and only
-// at the place that the property mountpoint names. So stage mounts a head on a separate directory, and the caller binds
-// that directory to the requested place. The property mountpoint is therefore not legacy, but canmount=noauto still
-// prevents zfs from mounting the head by itself. The staging mount stays until the dataset is deleted or restored, or
-// the pool is closed. It is the last mount to be removed.
+// mount(2) cannot mount a filesystem of zfs-fuse. The server of zfs-fuse mounts the filesystem at the request of
+// zfs(8), and only on the path in the property mountpoint. So stage mounts a head on a separate directory, and the
+// caller binds that directory to the requested place. The property mountpoint is therefore not legacy, but
+// canmount=noauto still prevents zfs from mounting the head by itself. The staging mount stays until the dataset is
+// deleted or restored, or the pool is closed. It is the last mount to be removed.
 //
 // The server has a fault. If a file is closed right before the last unmount, the kernel drops the requests that the
 // server has not read yet. The server can then treat the file as open for ever. It waits for the file to be closed, and

@@ -172,8 +172,8 @@ func (b *Backend) open(ctx context.Context, cfg backends.Config, zpool *ownPool)
 	return p, nil
 }
 
-// checkPath returns an error unless a new pool can be made at path. It checks the filesystem; package shelf checks the
-// rest.
+// checkPath returns an error unless a new pool can be made at path. It checks the filesystem. Package shelf checks the
+// content of the path.
 func checkPath(path string) error {
 	for _, dir := range []string{path, filepath.Dir(path)} {
 		info, err := os.Lstat(dir)

@@ -21,7 +21,7 @@ type Key struct {
 	Path        string // with dots between the keys; NAME or [] represents a name that the operator chooses
 	Type        string
 	Description string
-	Default     string // what holds if the key is absent; empty: the key is required where its parent is given
+	Default     string // the value if the key is absent; empty if the key is required where its parent is given
 	Example     string // as YAML in one line
 	Live        string // how a change takes effect
 }

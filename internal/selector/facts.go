@@ -120,7 +120,7 @@ func numbers(version string) (out []uint64) {
 		}
 		out = append(out, n)
 		if end < len(part) {
-			break // as in 0-18-amd64: the rest belongs to the distribution
+			break // as in 0-18-amd64: the following parts belong to the distribution
 		}
 	}
 	return out

@@ -64,8 +64,8 @@ func (p *places) parent(name string) (*os.File, string, error) {
 	return p.last, base, nil
 }
 
-// makeDirs creates a directory and its missing parents, and keeps it open in place of the directory that was used
-// before.
+// makeDirs creates a directory and its missing parents. It keeps the new directory open, and closes the one that was
+// used before.
 func (p *places) makeDirs(name string) error {
 	if p.last != nil && p.name == name {
 		return nil

@@ -57,8 +57,7 @@ type options struct {
 // before they return (syncfs), so that the written files survive a power cut.
 func WithSync() Option { return func(o *options) { o.sync = true } }
 
-// WithAllocated makes Compare report files that take a different number of
-// bytes on disk as well.
+// WithAllocated makes Compare also report files that use a different number of bytes on disk.
 func WithAllocated() Option { return func(o *options) { o.allocated = true } }
 
 // WithSkipped makes WriteTar call f with the path of everything that it leaves out.

@@ -1,5 +1,5 @@
-// Package formats tests that a pool leaves the records of a later version of Drover alone. The tests of backends call
-// it. It owns no state. Only tests may import it, because it imports package testing.
+// Package formats tests that a pool does not touch datasets whose records a later version of Drover wrote. The tests of
+// backends call it. It owns no state. Only tests may import it, because it imports package testing.
 package formats
 
 import (
@@ -16,7 +16,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// LaterRecord tests that a pool leaves a dataset alone if the format of its record is later than the known one. The
+// LaterRecord tests that a pool does not touch a dataset whose record has a later format than this version knows. The
 // pool lists it with the reason, refuses every operation on it, and changes and removes nothing. create makes a
 // dataset; record returns the path of the record of a dataset below a directory of the pool such as "datasets".
 func LaterRecord(t *testing.T, p backends.Pool, create func(commit bool) uuid.UUID,

@@ -10,7 +10,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/reflink"
 )
 
-// Btrfs keeps each item as a NOCOW image in a subvolume of its own.
+// Btrfs keeps each item as a NOCOW image in a separate subvolume.
 type Btrfs struct {
 	commits btrfsctl.Commits
 }

@@ -129,7 +129,7 @@ func ReadRecord(dir folder.Dir, name string, v any) error {
 
 // recordFormat is the latest format of records that this version of Drover reads and writes. An absent format is 1, and
 // records of format 1 do not have the key. If the record of a snapshot needs a later format, the record of the dataset
-// gets it too, so that an older Drover leaves the whole directory alone.
+// gets it too, so that an older Drover does not touch the directory.
 const recordFormat = 1
 
 // CheckFormat fails with dataset.ErrUnsupported if the record of the dataset in dir has a later format. A record that

@@ -20,7 +20,7 @@ import (
 type imageBlocks struct {
 	mu       sync.Mutex
 	regained dataset.Size // blocks that were lost and allocated again
-	discards error        // why the device still passes discards on; nil if it does not
+	discards error        // why the device still accepts discards; nil if it refuses them
 }
 
 // keepBlocks turns off discards on the image's device.

@@ -61,7 +61,7 @@ func (rc *Receiver) openStream(dir folder.Dir, d backends.Delivery, r io.Reader)
 	return in, nil
 }
 
-// checkHeader fails unless a stream is the one that was announced.
+// checkHeader fails unless the header of a stream matches the delivery that announced the stream.
 func checkHeader(h stream.Header, d backends.Delivery) error {
 	switch {
 	case h.Dataset != d.Dataset.ID || h.Snapshot != d.Snapshot.ID:

@@ -15,7 +15,7 @@ import (
 // ErrStream means that a stream is not the stream of a subvolume, or cannot be applied to its target.
 var ErrStream = errors.New("the stream is not a difference to the local data")
 
-// ErrBase means that a stream is a difference to a subvolume other than the base. It is an ErrStream as well.
+// ErrBase means that a stream is a difference to a subvolume other than the base. ErrBase wraps ErrStream.
 var ErrBase = fmt.Errorf("%w", ErrStream)
 
 const (

@@ -243,10 +243,10 @@ func (x *Examination) descriptor(dir *os.File, at, name string, f *Findings) err
 	return nil
 }
 
-// examineWithoutStat examines a descriptor for which statx(2) failed because the filesystem does not describe
-// the file. A FUSE filesystem refuses to describe it to other users than its own, including root
-// (fuse_allow_current_process). A filesystem that has shut down answers EIO. Such an error is no reason
-// to suspect the process: any user can have such a descriptor, and can pass it to other processes.
+// examineWithoutStat examines a descriptor for which statx(2) failed because the filesystem does not describe the file.
+// A FUSE filesystem refuses to describe it to other users than its own, including root (fuse_allow_current_process). A
+// filesystem that has shut down answers EIO. Such an error must not count as a use of the tree: any user can have such
+// a descriptor, and can pass it to other processes.
 //
 // The kernel knows the mount of the descriptor without the filesystem. The file counts if that mount is
 // of a wanted filesystem or, on a detached mount, if its device number is. examineWithoutStat fails if the

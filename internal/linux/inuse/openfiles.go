@@ -280,9 +280,9 @@ func (s *Scan) isDrover(pid int) bool {
 	return err == nil && view == nil
 }
 
-// Openers returns the processes that have a file of a tree open, and after them every process that could
-// not be examined. Open must have been called for the tree. If ignored is not nil, files that were opened through
-// a mount of the host for which it returns true do not count.
+// Openers returns the processes that have a file of a tree open, and after them every process that could not be
+// examined. Open must have been called for the tree. ignored may be nil. Otherwise Openers ignores files that were
+// opened through a mount of the host for which ignored returns true.
 func (f *Files) Openers(tree mount.Filesystem, ignored func(*mount.Entry) bool) (list []Opener) {
 	h := NewHolding(f.own, tree, nil)
 	uses := func(f File) bool {

@@ -114,8 +114,8 @@ func Attached(f *os.File) (Info, bool, error) {
 // ErrGone means that a device has no file any more, or another one.
 var ErrGone = errors.New("loop device no longer has that file")
 
-// OpenExisting opens an existing device, so that it keeps its file until Close, as after Attach. It fails with ErrGone
-// if the device does not match info any more.
+// OpenExisting opens an existing device. The device keeps its file until Close, like a device that Attach returned. It
+// fails with ErrGone if the device does not match info any more.
 func OpenExisting(info Info) (*Device, error) {
 	dev, err := openDevice(devDir, info.Number, true)
 	if isGone(err) {

@@ -77,8 +77,8 @@ func (d *Device) Close() error {
 // attempts is how often one Attach tries to get a free device, because other processes can take the device first.
 const attempts = 100
 
-// replacements is how many devices that refuse discards one Attach tries to replace. After that it uses such a device:
-// the only disadvantage is that its file keeps its space.
+// replacements is how many devices that refuse discards one Attach tries to replace. After that, Attach uses a device
+// that refuses discards. The only disadvantage is that the file keeps the space of discarded blocks.
 const replacements = 8
 
 // Attach attaches file, a regular file and not a symbolic link, to a free loop device. It creates a device if all are

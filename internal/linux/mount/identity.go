@@ -32,7 +32,7 @@ type Identity struct {
 	FSID uint32 `json:"fsid,omitempty"`
 }
 
-// Filesystem types of which Identify records more than the block device.
+// Filesystem types for which Identify records more than the block device.
 const (
 	btrfs = "btrfs"
 	zfs   = "zfs"

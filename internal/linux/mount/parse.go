@@ -53,7 +53,7 @@ func parseTable(r io.Reader) (Mounts, error) {
 //
 //	36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue
 //
-// The optional fields between the options and the dash never consist of a dash alone.
+// None of the optional fields between the options and the dash is a single dash.
 func parseEntry(line string) (*Entry, error) {
 	const mandatory = 6 // fields before the optional ones
 	bad := func(what string) error {

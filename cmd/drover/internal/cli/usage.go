@@ -10,8 +10,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// Group makes cmd the parent of other commands. A call of cmd without a subcommand is a usage error, for which cobra
-// alone would print the help and exit with 0.
+// Group makes cmd the parent of other commands. A call of cmd without a subcommand is a usage error. Without Group,
+// cobra would print the help and exit with 0.
 func Group(cmd *cobra.Command, children ...*cobra.Command) *cobra.Command {
 	cmd.AddCommand(children...)
 	cmd.Args = cobra.ArbitraryArgs
@@ -41,8 +41,8 @@ func UnknownCommand(cmd *cobra.Command, word string) error {
 	return UnknownWord(cmd, "command", CommandName(cmd), word, commandNames(cmd))
 }
 
-// UnknownWord is the usage error for a word that is none of have. what says what the word should be, and where is the
-// command or flag that expects it.
+// UnknownWord is the usage error for a word that is not in have, the list of the known words. what says what the word
+// should be, and where is the command or flag that expects it.
 func UnknownWord(cmd *cobra.Command, what, where, word string, have []string) error {
 	hint := ""
 	if n := dataset.Nearest(word, have); n != "" {

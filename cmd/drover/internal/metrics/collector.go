@@ -62,7 +62,7 @@ type ioReporter interface {
 	VolumeIO() ([]api.VolumeIO, error)
 }
 
-// trashReporter returns what is in the trash of a node. Only agents implement it.
+// trashReporter returns the datasets in the trash of a node. Only agents implement it.
 type trashReporter interface {
 	TrashUsage(context.Context) []agent.TrashedDataset
 }
@@ -100,7 +100,7 @@ type scheduleReporter interface {
 // collectTime bounds the collection. Prometheus waits 10 s for an answer by default.
 const collectTime = 5 * time.Second
 
-// New returns the handler of /metrics. It has a registry of its own. The handler leaves out the metrics that it cannot
+// New returns the handler of /metrics. It uses a separate registry. The handler leaves out the metrics that it cannot
 // read, so that a part that does not answer does not hide the other parts.
 func New(o Options) http.Handler {
 	if o.Recorder == nil {

@@ -60,8 +60,8 @@ command lists those that no other node has. Their data stays in its pools.`,
 	return cmd
 }
 
-// removeNode removes a node. It asks first if the node is alive, the home of volumes, or has data that no other node
-// has. The question follows a preview, so nobody is asked about a removal that is refused.
+// removeNode removes a node. It first asks for a confirmation if the node is alive, is the home of volumes, or has data
+// that no other node has. The question follows a preview, so nobody is asked about a removal that is refused.
 func removeNode(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, yes *confirm.Flag, ref string,
 	force bool) (api.RemovedNode, error) {
 	if !yes.Given() || o.DryRun {

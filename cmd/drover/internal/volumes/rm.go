@@ -66,8 +66,8 @@ admin. If the node returns later, it finds the volume in the trash.`,
 	return cmd
 }
 
-// confirmDeletes asks about each volume whose data its profile destroys. A volume that cannot be found is not asked
-// about: the server refuses its deletion.
+// confirmDeletes asks for a confirmation for each volume whose profile says that its data is destroyed. It skips a
+// volume that cannot be found, because the server refuses its deletion.
 func confirmDeletes(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, yes *confirm.Flag, req api.Request,
 	names []string) error {
 	if yes.Given() || o.DryRun || req.Fenced != "" { // with Fenced, a volume always goes to the trash

@@ -117,7 +117,7 @@ the volume must be typed to confirm it, unless --yes is given.`,
 	return cmd
 }
 
-// confirmDiscard asks about the superseded copies that a request can destroy.
+// confirmDiscard asks for a confirmation, and names the superseded copies that a request can destroy.
 func confirmDiscard(ctx context.Context, a *cli.App, o *cli.Output, yes *confirm.Flag, req api.Request) error {
 	if yes.Given() || o.DryRun {
 		return nil
