@@ -50,6 +50,7 @@ func (s *StatusReader) Status(ctx context.Context, d dataset.Dataset) (st datase
 	walks := !caps.OwnFilesystem && !caps.KnowsUsed // it would walk through all files to measure the usage
 	var used dataset.Size
 	var usage *dataset.Usage
+	var exact bool
 	var stopped, uerr error
 	if err = s.Pools.Ask(ctx, d.Pool, func(b backends.Pool) {
 		if mounted {
@@ -64,11 +65,11 @@ func (s *StatusReader) Status(ctx context.Context, d dataset.Dataset) (st datase
 			if mounted {
 				mountedAt = path
 			}
-			used, usage, uerr = readUsage(ctx, b, d, mountedAt)
+			used, usage, exact, uerr = readUsage(ctx, b, d, mountedAt)
 		}
 	}); err == nil {
 		st.Used, err = used, cmp.Or(stopped, uerr)
-		st.Usage, st.Fullness = s.usages.note(d, usage, mounted && caps.OwnFilesystem)
+		st.Usage, st.Fullness = s.usages.note(d, usage, exact)
 		s.Disks.Record(d, err)
 	}
 	switch {
@@ -86,11 +87,7 @@ func (s *StatusReader) BeforeUnmount(d dataset.Dataset) {
 	if b, err := s.Pools.Get(d.Pool); err != nil || !b.Info().Capabilities.OwnFilesystem {
 		return
 	}
-	path := s.MountPath(d.ID)
-	if mounted, err := host.IsMountPoint(path); err != nil || !mounted {
-		return
-	}
-	if usage := statfs(path); usage != nil {
+	if usage := statfs(s.MountPath(d.ID)); usage != nil {
 		s.usages.note(d, usage, true)
 	}
 }

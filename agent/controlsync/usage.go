@@ -18,21 +18,22 @@ import (
 
 // readUsage returns how many bytes a dataset uses, and how full it is. It walks no files. path is where the dataset is
 // mounted, or "" if it is not. The usage is nil if the dataset has no limit that its pool can tell.
+// exact says that a mounted filesystem of the dataset returned it.
 func readUsage(ctx context.Context, b backends.Pool, d dataset.Dataset, path string) (
-	dataset.Size, *dataset.Usage, error) {
+	used dataset.Size, usage *dataset.Usage, exact bool, err error) {
 	own := b.Info().Capabilities.OwnFilesystem
 	seen := statfs(path)
 	if own && seen != nil {
-		return seen.Used, seen, nil
+		return seen.Used, seen, true, nil
 	}
-	used, err := b.Used(ctx, d.ID)
+	used, err = b.Used(ctx, d.ID)
 	if err != nil || d.Size <= 0 {
-		return used, nil, err
+		return used, nil, false, err
 	}
 	if seen != nil && seen.Used+seen.Available <= d.Size {
 		// The kernel shows the limit of the directory as the size of the filesystem: project quotas. The inodes are
 		// those of the whole pool.
-		return used, &dataset.Usage{Used: seen.Used, Available: seen.Available}, nil
+		return used, &dataset.Usage{Used: seen.Used, Available: seen.Available}, false, nil
 	}
 	data := used
 	if fs := d.Profile.Filesystem.Type; own && fs != "" {
@@ -40,17 +41,35 @@ func readUsage(ctx context.Context, b backends.Pool, d dataset.Dataset, path str
 		data = max(0, used-(mkfs.Device(fs, d.Size)-d.Size))
 	}
 	data = min(data, d.Size)
-	return used, &dataset.Usage{Used: data, Available: d.Size - data}, nil
+	return used, &dataset.Usage{Used: data, Available: d.Size - data}, false, nil
 }
 
-// statfs returns the usage of a mounted filesystem as df shows it, or nil if path is "" or cannot be read.
+// statfs returns the usage of the filesystem that is mounted at path as df shows it, or nil if path is "", cannot be
+// read, or is no mount point. A dataset can be unmounted at any moment: statfs(2) then returns the figures of the
+// filesystem below, which is that of the root of the host.
 func statfs(path string) *dataset.Usage {
+	if path == "" {
+		return nil
+	}
+	before := mountID(path)
 	var fs unix.Statfs_t
-	if path == "" || unix.Statfs(path, &fs) != nil {
+	if before == 0 || unix.Statfs(path, &fs) != nil || mountID(path) != before {
 		return nil
 	}
 	usage := usageOf(fs)
 	return &usage
+}
+
+// mountID returns the ID of the mount whose root is path, or 0 if path is not the root of a mount or cannot be read
+// (statx(2), STATX_MNT_ID).
+func mountID(path string) uint64 {
+	var st unix.Statx_t
+	const flags = unix.AT_SYMLINK_NOFOLLOW | unix.AT_NO_AUTOMOUNT | unix.AT_STATX_DONT_SYNC
+	err := unix.Statx(unix.AT_FDCWD, path, flags, unix.STATX_MNT_ID, &st)
+	if err != nil || st.Attributes&unix.STATX_ATTR_MOUNT_ROOT == 0 {
+		return 0
+	}
+	return st.Mnt_id
 }
 
 // usageOf returns the figures of df for the result of statfs(2).

@@ -1,12 +1,15 @@
 package controlsync
 
 import (
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/scratch"
 )
 
 // The figures are those of df, which do not count blocks that are reserved for root.
@@ -60,5 +63,23 @@ func TestUsageOfUnmountedVolume(t *testing.T) {
 	check("no size", used(99), true, 99, dataset.NotFull)
 	if u.forget(d.ID); len(u.last) != 0 {
 		t.Error("a volume that is no longer here is remembered")
+	}
+}
+
+// A volume can be unmounted between two system calls. The figures of the filesystem below the mount point are not its
+// own.
+func TestUsageOnlyOfMountPoint(t *testing.T) {
+	at := scratch.Mount(t, "ext4", scratch.Ext4)
+	if usage := statfs(at); usage == nil || usage.Available == 0 {
+		t.Errorf("a mount point: %+v, want its usage", usage)
+	}
+	inside := filepath.Join(at, "inside")
+	if err := os.Mkdir(inside, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"", inside, filepath.Join(at, "absent")} {
+		if usage := statfs(path); usage != nil {
+			t.Errorf("%q: %+v, want no usage", path, usage)
+		}
 	}
 }

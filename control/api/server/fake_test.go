@@ -238,15 +238,15 @@ func (f *fake) Yield(ctx context.Context, node uuid.UUID, y api.Yield) error {
 }
 
 func (f *fake) ReportCopy(ctx context.Context, node uuid.UUID, c api.CopyReport) error {
-	return f.ask(ctx, "Copied", node, c)
+	return f.ask(ctx, "ReportCopy", node, c)
 }
 
 func (f *fake) ReportSharedMount(ctx context.Context, node uuid.UUID, g api.SharedMountReport) (api.IndexedDataset, error) {
-	return f.guest, f.ask(ctx, "Guest", node, g)
+	return f.guest, f.ask(ctx, "ReportSharedMount", node, g)
 }
 
 func (f *fake) ReportHoldings(ctx context.Context, node uuid.UUID, h api.Holdings) error {
-	return f.ask(ctx, "Hold", node, h)
+	return f.ask(ctx, "ReportHoldings", node, h)
 }
 
 func (f *fake) Recover(ctx context.Context, r api.Recover) (api.Recovery, error) {

@@ -138,12 +138,12 @@ func TestEveryMethodArrives(t *testing.T) {
 		{"Heartbeat", []any{node1, beat}, nil, func(ctx context.Context, c *client.Client) (any, error) { return nil, c.Heartbeat(ctx, node1, beat) }},
 		{"Recall", []any{node1, report}, f.op, func(ctx context.Context, c *client.Client) (any, error) { return c.Recall(ctx, node1, report) }},
 		{"Yield", []any{node1, yield}, nil, func(ctx context.Context, c *client.Client) (any, error) { return nil, c.Yield(ctx, node1, yield) }},
-		{"Copied", []any{node1, copied}, nil, func(ctx context.Context, c *client.Client) (any, error) { return nil, c.ReportCopy(ctx, node1, copied) }},
-		{"Guest", []any{node1, guest}, f.guest, func(ctx context.Context, c *client.Client) (any, error) {
+		{"ReportCopy", []any{node1, copied}, nil, func(ctx context.Context, c *client.Client) (any, error) { return nil, c.ReportCopy(ctx, node1, copied) }},
+		{"ReportSharedMount", []any{node1, guest}, f.guest, func(ctx context.Context, c *client.Client) (any, error) {
 			return c.ReportSharedMount(ctx, node1, guest)
 		}},
 		{"Rebuild", []any{node1, found}, f.rebuilt, func(ctx context.Context, c *client.Client) (any, error) { return c.Rebuild(ctx, node1, found) }},
-		{"Hold", []any{node1, held}, nil, func(ctx context.Context, c *client.Client) (any, error) {
+		{"ReportHoldings", []any{node1, held}, nil, func(ctx context.Context, c *client.Client) (any, error) {
 			return nil, c.ReportHoldings(ctx, node1, held)
 		}},
 		{"Recover", []any{again}, f.recovery, func(ctx context.Context, c *client.Client) (any, error) { return c.Recover(ctx, again) }},
