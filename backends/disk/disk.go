@@ -217,7 +217,8 @@ func (d *Disk) checkUnusedReadOnly(kind fsctl.Kind, cfg backends.Config) error {
 	return d.checkEmpty(root, "")
 }
 
-// checkUnused does the check of checkUnusedReadOnly on a mounted filesystem, whose log was replayed.
+// checkUnused checks the same as checkUnusedReadOnly, but on a filesystem that is mounted for use, so that its log was
+// replayed.
 func (d *Disk) checkUnused(cfg backends.Config) error {
 	if cfg.ID == uuid.Nil {
 		return nil

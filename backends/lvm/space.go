@@ -9,7 +9,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// space compares the free space of the pool with what new data needs.
+// space reports how full the pool is, and checks whether there is room for new data.
 type space struct {
 	*storage
 	volumes *volumes

@@ -211,8 +211,8 @@ func (a *Attacher) device(dir folder.Dir) (string, error) {
 	return info.Path, err
 }
 
-// attachedBy returns the error for a head whose device is in use although this mount namespace has no mount of it.
-// The error names a process that has the device mounted in another namespace, or has a file of it open.
+// attachedBy returns the error for a head whose device is in use but is not mounted in this mount namespace. The error
+// names a process that has the device mounted in another namespace, or has a file of it open.
 func attachedBy(ctx context.Context, device string) error {
 	var st unix.Stat_t
 	if err := unix.Stat(device, &st); err != nil {

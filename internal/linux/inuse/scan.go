@@ -140,8 +140,8 @@ func (s *Scan) Full() bool {
 	return s.size > mount.MaxTable
 }
 
-// tableOf does the work of TableOf. If small is true, it fails with ErrLargeTable for a table that step has rejected
-// before.
+// tableOf does the work of TableOf. If small is true, it fails with ErrLargeTable for a table that was too large in an
+// earlier call with small.
 func (s *Scan) tableOf(task string, small bool, step func(bytes int) error) (*View, error) {
 	ns, err := os.Readlink(task + "/ns/mnt")
 	if errors.Is(err, fs.ErrPermission) {

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// youngAge is the age up to which a process may still become a container: a runtime creates the mounts of a container,
-// and moves to its control group, after its process has started.
+// youngAge is the age up to which a process may still become a container. A runtime first starts its process. Only
+// after that, it creates the mounts of the container and moves to its control group.
 const youngAge = 10 * time.Second
 
 // Users tracks which processes have filesystems of block devices mounted in other mount namespaces. An Update is cheap:

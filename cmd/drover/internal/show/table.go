@@ -73,7 +73,8 @@ func (t *Table) Below(column int, cell string) {
 	t.rows = append(t.rows, row)
 }
 
-// Paint colours the cells of a column after the layout, without the header.
+// Paint makes Write colour the cells of a column with f. The colours do not affect the width of the column. The header
+// is not coloured.
 func (t *Table) Paint(column int, f func(string) string) { t.paint[column] = f }
 
 // Write prints the table; the last column is not padded.
