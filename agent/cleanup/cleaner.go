@@ -35,8 +35,8 @@ type Deps struct {
 	Registration *registration.Registration
 }
 
-// Cleaner cleans up the pools after a crash: it puts recorded datasets in their places, and destroys datasets
-// that were never acknowledged. Its methods are safe for concurrent use.
+// Cleaner cleans up the pools after a crash: it makes recorded datasets that are still incoming ready
+// (backends.Pool.Commit), and destroys datasets that were never acknowledged. Its methods are safe for concurrent use.
 type Cleaner struct {
 	Deps
 
@@ -82,9 +82,9 @@ func (c *Cleaner) CleanUp(ctx context.Context, lost map[uuid.UUID]bool) {
 	waitFor(all...)
 }
 
-// cleanUpPool cleans up one pool after a crash. It puts a recorded dataset in its place. It destroys a dataset that
-// was never recorded, because such a dataset was not acknowledged. If a dataset cannot be destroyed, the next start
-// tries again, and doctor names it.
+// cleanUpPool cleans up one pool after a crash. It makes a recorded dataset that is still incoming ready. It destroys a
+// dataset that was never recorded, because such a dataset was not acknowledged. If a dataset cannot be destroyed, the
+// next start tries again, and doctor names it.
 func (c *Cleaner) cleanUpPool(ctx context.Context, p *pool.Pool) {
 	if p.CheckServed() != nil {
 		return
@@ -131,8 +131,8 @@ func (c *Cleaner) wasLost(id uuid.UUID) bool {
 	return c.lost[id]
 }
 
-// recordDoubtful records on disk which incoming datasets of a pool are doubtful. A dataset is put in its place without
-// a flush, so after a power cut an acknowledged one may be incoming again. A record of the dataset shows that it was
+// recordDoubtful records on disk which incoming datasets of a pool are doubtful. A dataset is made ready without a
+// flush, so after a power cut an acknowledged one may be incoming again. A record of the dataset shows that it was
 // acknowledged. But if this node found the pool without a record of the pool, or if the store was lost, the record may
 // be missing. Such a dataset is doubtful: it stays until it is recorded again (drover store rebuild) or an operator has
 // it destroyed.

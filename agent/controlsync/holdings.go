@@ -33,8 +33,8 @@ type HoldingsDeps struct {
 	Accept func(context.Context) error
 }
 
-// Holdings reports the content of this node's pools to control, so that a lost store can be updated. It has no state
-// of its own. Its methods are safe for concurrent use.
+// Holdings reports the content of this node's pools to control, so that a lost store can be updated. It has no state.
+// Its methods are safe for concurrent use.
 type Holdings struct{ HoldingsDeps }
 
 // NewHoldings returns a Holdings.

@@ -58,13 +58,13 @@ type Deps struct {
 	Registrar   *lease.Registrar
 	Failover    *handover.Failover
 	Throttle    *throttle.Limits
-	Pending     func() []operation.PendingPurge // condemned datasets whose data still exists
+	Pending     func() []operation.PendingPurge // datasets in state purging whose data still exists
 	Refusal     func() string                   // why control does not register this node, or ""
 	Identity    func(ctx context.Context) error // fails if the agent's database cannot be read
 	ExtraChecks []func(*findings.List)          // checks of components outside this list
 }
 
-// Doctor reports what works on this host. It has no state of its own.
+// Doctor reports what works on this host. It has no state.
 type Doctor struct {
 	deps Deps
 }

@@ -30,7 +30,7 @@ type KeyCheckerDeps struct {
 }
 
 // KeyChecker checks that this node has the keys of its encrypted datasets, and may run the fence programs that profiles
-// name. It has no state of its own.
+// name. It has no state.
 type KeyChecker struct {
 	deps KeyCheckerDeps
 }

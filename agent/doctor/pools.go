@@ -38,7 +38,7 @@ type PoolCheckerDeps struct {
 	IsNeeded   func(id uuid.UUID) bool // whether a dataset is needed besides its record
 }
 
-// PoolChecker compares the pools of this node with the records of control. It has no state of its own.
+// PoolChecker compares the pools of this node with the records of control. It has no state.
 type PoolChecker struct {
 	deps PoolCheckerDeps
 }

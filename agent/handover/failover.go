@@ -26,8 +26,8 @@ type FailoverDeps struct {
 	PeerHTTP http.RoundTripper // to the agents of other nodes; nil if there are none
 }
 
-// Failover lets volumes continue from a copy when their home is lost. It has no state of its own. Its methods are safe
-// for concurrent use.
+// Failover lets volumes continue from a copy when their home is lost. It has no state. Its methods are safe for
+// concurrent use.
 type Failover struct{ FailoverDeps }
 
 // NewFailover returns a Failover.

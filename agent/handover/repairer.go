@@ -36,8 +36,8 @@ type RepairerDeps struct {
 }
 
 // Repairer makes the guard's records agree with the datasets that are mounted here: it lets a fenced dataset continue
-// once its epoch is confirmed, and ends the uses of datasets that have continued elsewhere. It has no state
-// of its own. Its methods are safe for concurrent use.
+// once its epoch is confirmed, and ends the uses of datasets that have continued elsewhere. It has no state. Its
+// methods are safe for concurrent use.
 type Repairer struct{ RepairerDeps }
 
 // NewRepairer returns a Repairer.

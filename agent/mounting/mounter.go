@@ -44,8 +44,8 @@ type MounterDeps struct {
 	RepairSoon func(dataset uuid.UUID)
 }
 
-// Mounter mounts volumes for containers, and unmounts them after their last use. It has no state of its own. Its
-// methods are safe for concurrent use.
+// Mounter mounts volumes for containers, and unmounts them after their last use. It has no state. Its methods are safe
+// for concurrent use.
 type Mounter struct{ MounterDeps }
 
 // NewMounter returns a Mounter.

@@ -16,7 +16,7 @@ import (
 )
 
 // Quiescer flushes a mounted dataset to disk before a snapshot, and freezes its filesystem if its profile says so. It
-// has no state of its own. Its methods are safe for concurrent use.
+// has no state. Its methods are safe for concurrent use.
 type Quiescer struct{ QuiescerDeps }
 
 // QuiescerDeps are the dependencies of Quiescer.

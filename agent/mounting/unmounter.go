@@ -35,8 +35,8 @@ type UnmounterDeps struct {
 	Unmounted func(dataset uuid.UUID)
 }
 
-// Unmounter unmounts unused datasets, and then removes them from the guard. It has no state of its own. Its methods
-// are safe for concurrent use.
+// Unmounter unmounts unused datasets, and then removes them from the guard. It has no state. Its methods are safe for
+// concurrent use.
 type Unmounter struct{ UnmounterDeps }
 
 // NewUnmounter returns an Unmounter.

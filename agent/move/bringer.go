@@ -30,8 +30,8 @@ type BringerDeps struct {
 	PeerHTTP http.RoundTripper // to the agents of other nodes; nil if there are none
 }
 
-// Bringer moves a volume to this node because a container mounts it here. It has no state of its own. Its methods are
-// safe for concurrent use.
+// Bringer moves a volume to this node because a container mounts it here. It has no state. Its methods are safe for
+// concurrent use.
 type Bringer struct{ BringerDeps }
 
 // NewBringer returns a Bringer.

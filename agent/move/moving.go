@@ -224,7 +224,7 @@ func (m *moveRun) headSnapshot() uuid.UUID {
 // dataset that was filled.
 func (m *moveRun) makeHead(ctx context.Context) error {
 	if m.op.SameShare {
-		// Installer.Install puts the dataset in its place after control has recorded the move.
+		// Installer.Install takes the dataset over after control has recorded the move.
 		return m.ClearTarget(ctx, m.pool, m.op, m.givingPool, m.takenOver)
 	}
 	copier, can := m.pool.(backends.Copier)

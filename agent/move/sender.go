@@ -41,8 +41,8 @@ type SenderDeps struct {
 	Transfers func() *transfer.Server
 }
 
-// Sender provides the data for other nodes: it is the transfer.Source of this node. It has no state of its
-// own. Its methods are safe for concurrent use.
+// Sender provides the data for other nodes: it is the transfer.Source of this node. It has no state. Its methods are
+// safe for concurrent use.
 type Sender struct{ SenderDeps }
 
 var _ transfer.Source = (*Sender)(nil)

@@ -25,8 +25,8 @@ type CreatorDeps struct {
 }
 
 // Creator creates the volumes that the tools of this host request. Control plans each request. Maker.Create, on this
-// node or on another one, executes the planned operation: it makes the dataset, commits it to control, and moves it
-// to its place. Creator has no state of its own.
+// node or on another one, executes the planned operation: it makes the dataset as incoming, commits it to control, and
+// makes it ready in its pool. Creator has no state.
 type Creator struct{ deps CreatorDeps }
 
 // NewCreator returns a Creator.
@@ -139,8 +139,8 @@ func (m *Maker) create(ctx context.Context, jb *jobs.Job, op *dataset.Operation,
 	return out, m.finish(ctx, pool, name, asked, *out.Dataset)
 }
 
-// finish moves a committed dataset to its place in the pool. asked is the size in the record beside the data. If
-// control has recorded another size, finish writes the record beside the data again.
+// finish makes a committed dataset ready in its pool (backends.Pool.Commit). asked is the size in the record beside the
+// data. If control has recorded another size, finish writes the record beside the data again.
 func (m *Maker) finish(ctx context.Context, pool backends.Pool, name string, asked dataset.Size,
 	d dataset.Dataset) error {
 	if err := pool.Commit(context.WithoutCancel(ctx), d.ID); err != nil {

@@ -26,8 +26,8 @@ type DatasetsDeps struct {
 	ProfileChanged func(d dataset.Dataset) // applies the limits of a profile that may have changed
 }
 
-// Datasets locks datasets for the operations that change them, and records the outcome. It has no state of its own. Its
-// methods are safe for concurrent use.
+// Datasets locks datasets for the operations that change them, and records the outcome. It has no state. Its methods
+// are safe for concurrent use.
 type Datasets struct {
 	deps DatasetsDeps
 }

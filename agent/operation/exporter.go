@@ -34,8 +34,7 @@ type ExporterDeps struct {
 	BorrowKey func(id, of uuid.UUID) (end func())
 }
 
-// Exporter reads volumes and snapshots for users: as archives, and compared with each other. It has no state of its
-// own.
+// Exporter reads volumes and snapshots for users: as archives, and compared with each other. It has no state.
 type Exporter struct {
 	deps ExporterDeps
 }

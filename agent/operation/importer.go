@@ -36,7 +36,7 @@ type ImporterDeps struct {
 	Plan func(ctx context.Context, req api.Request) (api.Plan, error) // has control plan a request
 }
 
-// Importer makes volumes of folders and archives. It has no state of its own.
+// Importer makes volumes of folders and archives. It has no state.
 type Importer struct {
 	deps ImporterDeps
 }

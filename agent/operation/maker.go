@@ -45,7 +45,7 @@ type MakerDeps struct {
 	Freeze    Freeze
 }
 
-// Maker makes datasets: empty, as clones, or with given contents. It has no state of its own.
+// Maker makes datasets: empty, as clones, or with given contents. It has no state.
 type Maker struct {
 	deps MakerDeps
 }

@@ -19,7 +19,7 @@ type PendingPurge struct {
 }
 
 // pendingPurges are the datasets whose data could not be destroyed yet. The records of control say which datasets are
-// condemned, so this table is only in memory: after a start, the first attempt fills it again.
+// condemned (in state purging), so this table is only in memory: after a start, the first attempt fills it again.
 type pendingPurges struct {
 	mu  sync.Mutex
 	all map[uuid.UUID]*pendingPurge

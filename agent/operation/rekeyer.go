@@ -27,7 +27,7 @@ type RekeyerDeps struct {
 	}
 }
 
-// Rekeyer wraps the data keys of datasets with other keys of the operator. It has no state of its own.
+// Rekeyer wraps the data keys of datasets with other keys of the operator. It has no state.
 type Rekeyer struct {
 	deps RekeyerDeps
 }

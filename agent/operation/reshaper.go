@@ -23,8 +23,7 @@ type ReshaperDeps struct {
 	EnsureUnused EnsureUnused
 }
 
-// Reshaper changes how a dataset is stored, and not its content: its size, and where its blocks are. It has no state
-// of its own.
+// Reshaper changes how a dataset is stored, and not its content: its size, and where its blocks are. It has no state.
 type Reshaper struct {
 	deps ReshaperDeps
 }

@@ -70,7 +70,7 @@ func NewRunner(deps RunnerDeps) *Runner {
 	return &Runner{deps: deps, running: map[uuid.UUID]*running{}}
 }
 
-// Run runs do as an operation that can be listed and cancelled. If it takes longer than Limits.Record, control
+// Run runs do as an operation that can be listed and cancelled. If it takes longer than Limits.RecordAfter, control
 // records it. The failure of a recorded operation is recorded as well.
 func (r *Runner) Run(
 	ctx context.Context, jb *jobs.Job, op dataset.Operation, do func(context.Context, *dataset.Operation) error,

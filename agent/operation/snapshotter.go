@@ -28,7 +28,7 @@ type SnapshotterDeps struct {
 	EnsureUnused EnsureUnused
 }
 
-// Snapshotter takes and deletes snapshots, and restores datasets to them. It has no state of its own.
+// Snapshotter takes and deletes snapshots, and restores datasets to them. It has no state.
 type Snapshotter struct {
 	deps SnapshotterDeps
 }

@@ -17,9 +17,9 @@ import (
 	"github.com/droverhq/drover/internal/socket"
 )
 
-// Locks are the locks that keep other drover processes on this host away from the pools. Two processes that opened
-// the same pool would destroy each other's incomplete datasets and mount each other's volumes. That would happen
-// whenever a user starts a second drover by hand, because drover.yaml is readable and names the pools.
+// Locks keep other drover processes on this host away from the pools. Two processes that opened the same pool would
+// destroy each other's incomplete datasets and mount each other's volumes. That would happen whenever a user starts a
+// second drover by hand, because drover.yaml is readable and names the pools.
 type Locks struct {
 	mu      sync.Mutex
 	Sockets map[string]io.Closer

@@ -69,7 +69,7 @@ func diskProblem(pool string, err error) string {
 }
 
 // Prober finds out whether the disk of a pool fails, after an operation in the pool failed with a disk error. It has no
-// state of its own: the results are in the table of pools. Safe for concurrent use.
+// state: the results are in the table of pools. Safe for concurrent use.
 type Prober struct {
 	Deps
 	pools *table

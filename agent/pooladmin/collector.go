@@ -29,8 +29,8 @@ type CollectorDeps struct {
 	Verifier *mounting.Verifier
 }
 
-// Collector destroys datasets in this node's pools that have no record. An operator asks for each one. It has no state
-// of its own. Its methods are safe for concurrent use.
+// Collector destroys datasets in this node's pools that have no record. An operator asks for each one. It has no state.
+// Its methods are safe for concurrent use.
 type Collector struct{ CollectorDeps }
 
 // NewCollector returns a Collector.

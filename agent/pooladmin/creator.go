@@ -41,8 +41,7 @@ type CreatorDeps struct {
 	Holdings     *controlsync.Holdings
 }
 
-// Creator makes pools on this node, and adopts existing ones. It has no state of its own. Its methods are safe for
-// concurrent use.
+// Creator makes pools on this node, and adopts existing ones. It has no state. Its methods are safe for concurrent use.
 type Creator struct{ CreatorDeps }
 
 // NewCreator returns a Creator.

@@ -23,8 +23,8 @@ type QuarantineDeps struct {
 	Executor    *operation.Executor
 }
 
-// Quarantine lets an operator accept pools that are quarantined. It has no state of its own. Its methods are safe for
-// concurrent use.
+// Quarantine lets an operator accept pools that are quarantined. It has no state. Its methods are safe for concurrent
+// use.
 type Quarantine struct{ QuarantineDeps }
 
 // NewQuarantine returns a Quarantine.

@@ -45,7 +45,7 @@ type CopiesDeps struct {
 }
 
 // Copies brings the copies that this node keeps of other nodes' datasets into their recorded state. The records are in
-// the cache and in the agent's database (copies/<dataset>). It has no state of its own.
+// the cache and in the agent's database (copies/<dataset>). It has no state.
 type Copies struct{ deps CopiesDeps }
 
 // NewCopies returns a Copies.

@@ -80,8 +80,9 @@ func (i *Installer) resume(ctx context.Context, id uuid.UUID, p MoveRecord) erro
 	return i.Install(ctx, d, p)
 }
 
-// Install puts a dataset in its place after control has recorded this node as its home. Idempotent. The caller holds
-// the dataset's lock.
+// Install makes a dataset that a move brought ready, after control has recorded this node as its home. Before that it
+// takes over a dataset on a share, promotes the snapshot that arrived, or replaces the copy with the files beside it.
+// Idempotent. The caller holds the dataset's lock.
 func (i *Installer) Install(ctx context.Context, d dataset.Dataset, p MoveRecord) error {
 	pool, err := i.deps.Pools.Online(ctx, p.Pool)
 	if err != nil {

@@ -26,7 +26,7 @@ type FinderDeps struct {
 	GuestNamed func(name string) (dataset.Dataset, bool)
 }
 
-// Finder finds the volume that a tool of this host names. It has no state of its own.
+// Finder finds the volume that a tool of this host names. It has no state.
 type Finder struct {
 	deps FinderDeps
 }

@@ -29,7 +29,7 @@ type RequestsDeps struct {
 }
 
 // Requests creates and removes volumes for the tools of this host: it has control plan each request and executes the
-// plan here or has its node execute it. It has no state of its own.
+// plan here or has its node execute it. It has no state.
 type Requests struct {
 	deps RequestsDeps
 }

@@ -27,7 +27,7 @@ type ViewerDeps struct {
 	ListOthers bool // whether List has the volumes of all nodes
 }
 
-// Viewer shows volumes to the tools of this host. It has no state of its own.
+// Viewer shows volumes to the tools of this host. It has no state.
 type Viewer struct {
 	deps ViewerDeps
 }
