@@ -10,9 +10,9 @@
 //   - An error is answered with status 500 and its text in the field Err, as docker/go-plugins-helpers does. Podman
 //     looks only at the status. With status 200, it takes a refused Create for a new volume, and after a refused Mount
 //     it runs the container on a folder of Podman. The Docker engine accepts either status. For any status other than
-//     200 it puts the name of the call before the text (pkg/plugins/client.go and errors.go of moby). It retries
-//     neither, and treats a Get with status 500 like a Get with an Err. A request that cannot be understood is answered
-//     with the matching 4xx status and an Err.
+//     200 it puts the name of the call before the text (pkg/plugins/client.go and errors.go of moby). In
+//     neither case does it retry the call. It treats a Get with status 500 like a Get with an Err. A request that
+//     cannot be understood is answered with the matching 4xx status and an Err.
 //   - A request without a body is the engine's retry of a call whose connection broke: the first attempt consumed the
 //     body. The request names no volume, so it is refused and nothing is done (moby#35459, #39331).
 //   - Every Err of Get means "no such volume": the engine drops its record of the volume and of the containers that

@@ -86,7 +86,7 @@ func limited(ctx context.Context, s *Server, name string, limit time.Duration,
 	defer cancel()
 	if s.opts.Called != nil {
 		began := clock.System{}.Steady()
-		defer func() { s.opts.Called(name, err, clock.System{}.Steady()-began) }() // runs after the function below, which turns a panic into err
+		defer func() { s.opts.Called(name, err, clock.System{}.Steady()-began) }() // after the recover below
 	}
 	defer func() {
 		if p := recover(); p != nil {

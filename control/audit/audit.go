@@ -27,8 +27,8 @@ const (
 	// changes.
 	maxFile = 32 << 20
 	// Each caller has an allowance for lines about requests that changed nothing. Anybody who reaches the port can
-	// cause such lines, and could otherwise push the important ones out of the file. Each caller, and all callers
-	// without a certificate together, may add maxUnchanged lines at once, and one more each interval.
+	// cause such lines, and could otherwise push the important ones out of the file. Each caller may add maxUnchanged
+	// such lines at once, and one more each interval. All callers without a certificate share one allowance.
 	maxUnchanged      = 200
 	unchangedInterval = 2 * time.Second
 	// maxCallers is the maximum number of callers with a separate allowance; the others share one.

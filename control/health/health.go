@@ -35,13 +35,13 @@ const (
 type Deps struct {
 	Ledger    *ledger.Ledger
 	Reports   *reports.Latest
-	Store     store.Store // as the service was given it: it may be a store.HealthReporter
+	Store     store.Store // the store as it was opened, which may be a store.HealthReporter
 	StoreName string      // "bolt", "consul"
 	// NodeList lists all nodes.
 	NodeList func(ctx context.Context, filter string) ([]api.Node, error)
 	// Shared says that other services may work on the same store.
 	Shared bool
-	// Own returns what needs attention on the host of this service. If nil, nothing does.
+	// Own returns the findings about the host of this service. If nil, there are none.
 	Own func() []api.Finding
 }
 

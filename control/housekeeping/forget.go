@@ -60,7 +60,7 @@ func (k *Housekeeper) ForgetOperations(ctx context.Context) error {
 	gone := slices.DeleteFunc(records, func(r endedRecord) bool { return !tooMany[r.key] && now-r.runTime < r.kept })
 	for some := range slices.Chunk(gone, forgetBatch) {
 		_, err := k.Ledger.Update(ctx, func(t *record.Tx) error {
-			ran, err := k.Uptime.Read(t) // the mark may have been set back
+			ran, err := k.Uptime.Read(t) // an older mark may have been restored with the store
 			if err != nil {
 				return err
 			}
@@ -104,8 +104,8 @@ func (k *Housekeeper) endedRecords(ctx context.Context) (list []endedRecord, err
 	}
 }
 
-// surplus returns the records beyond a number and a size: the oldest ones. Records of cancelled operations are
-// included only if they exceed the limits even without the other records. It is a pure function.
+// surplus returns the records beyond a number and a size: the oldest ones. Records of cancelled operations come last:
+// they are included only if they alone exceed the limits. It is a pure function.
 func surplus(records []endedRecord, most, mostBytes int) []endedRecord {
 	sorted := slices.SortedFunc(slices.Values(records), func(x, y endedRecord) int { // records that stay come first
 		switch {

@@ -4,9 +4,9 @@
 //
 // Package control starts Housekeeper.Run in each service. Only the service that holds the lock under
 // record.HousekeeperKey does the work, and each of its transactions checks the lock. Run keeps a Memory between
-// rounds, which only its goroutine uses. Others see only the state of the schedules. All other state is in the store.
-// To add a periodic task, call it in Round. Schedules are in schedule.go and schedules.go, retention in retention.go,
-// the trash in trash.go, and the removal of old operations in forget.go.
+// rounds, which only its goroutine uses. Others can read only the state of the schedules, which cmd/drover shows as
+// metrics. All other state is in the store. To add a periodic task, call it in Round. Schedules are in schedule.go and
+// schedules.go, retention in retention.go, the trash in trash.go, and the removal of old operations in forget.go.
 package housekeeping
 
 import (
@@ -80,7 +80,8 @@ type Deps struct {
 }
 
 // Housekeeper does the background work: trash, schedules, retention, replicas, members that are unreachable, old
-// operations. The memory between two rounds is a Memory, which one goroutine uses. Others see only the schedules.
+// operations. Between two rounds, Run keeps a Memory, which only its goroutine uses. Other goroutines can read only
+// the state of the schedules.
 type Housekeeper struct {
 	Deps
 	schedules schedules
@@ -111,7 +112,7 @@ func (h *Memory) reportFailure(what string, err error) {
 
 // Run does the background work until ctx ends: it condemns expired trash, removes old operations, requests snapshots
 // that are due, and removes those that retention does not keep. It waits for one interval before the first round, so
-// that agents can report. An agent may know that the store was restored from a backup.
+// that agents can report before anything is removed: an agent may know that the store was restored from a backup.
 func (k *Housekeeper) Run(ctx context.Context) {
 	h, told := k.NewMemory(), false
 	// Read the count of running time, so that it counts from now on. If this read fails, the first use of the count
@@ -183,7 +184,7 @@ func (k *Housekeeper) Round(ctx context.Context, h *Memory, now time.Time) {
 			if err == nil {
 				continue
 			}
-			h.ForgetDue = time.Time{} // the next round repeats both
+			h.ForgetDue = time.Time{} // the next round calls both functions again
 			if ctx.Err() == nil {
 				h.reportFailure("forget old operations and copies", err)
 			}
@@ -191,8 +192,8 @@ func (k *Housekeeper) Round(ctx context.Context, h *Memory, now time.Time) {
 	}
 }
 
-// examineChanges examines the datasets that changed, or all of them. If it fails, the datasets must be examined
-// again. A problem with a single dataset is reported, and is no failure.
+// examineChanges examines the datasets that changed, or all of them. If it fails, the datasets must be examined again.
+// A problem with a single dataset is reported, but is not returned as an error.
 func (k *Housekeeper) examineChanges(ctx context.Context, h *Memory, changed []uuid.UUID, everything bool) error {
 	if !everything {
 		for some := range slices.Chunk(changed, store.MaxOps) {
@@ -352,7 +353,8 @@ func dropUnusedLanes(t *record.Tx, keys []string) error {
 const LostMoveTimeout = time.Minute
 
 // EndLostMoves gives the lease back to the home if the target of a move has been unreachable for LostMoveTimeout.
-// Otherwise only the target would withdraw the recall. The data that the target has pulled stays on the target.
+// Nobody else would withdraw the recall, because that is the task of the target. The data that the target has pulled
+// stays on the target.
 func (k *Housekeeper) EndLostMoves(ctx context.Context) error {
 	if !k.Shared {
 		return nil

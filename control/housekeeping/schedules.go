@@ -14,12 +14,12 @@ type Schedule struct {
 	Volume string
 	// Age is the time since the newest scheduled snapshot, or since the volume was created if it has none.
 	Age time.Duration
-	// Overdue is the time since the snapshot after that one should have been taken. It is 0 if it is not due yet.
+	// Overdue is the time since the next scheduled snapshot became due. It is 0 if the snapshot is not due yet.
 	Overdue time.Duration
 }
 
-// schedules remembers when the volumes of the cluster had and should have scheduled snapshots. Housekeeper.Run writes
-// it. It is safe for concurrent use.
+// schedules remembers, for each volume with a schedule, when the last scheduled snapshot was taken and when the next
+// one is due. Housekeeper.Run writes it. It is safe for concurrent use.
 type schedules struct {
 	mu sync.Mutex
 	of map[uuid.UUID]scheduled

@@ -85,8 +85,8 @@ func (k *Housekeeper) expireOne(ctx context.Context, key string, value []byte, n
 }
 
 // clockJump returns by how much the clock jumped forward. It adds two jumps: one while no service ran, and one since
-// the last round of this service, compared with the steady clock. A small difference, as by a usual correction of the
-// clock, counts as 0. Each jump is returned once.
+// the last round of this service, compared with the steady clock. If the sum is less than uptime.MaxUnseen, as after a
+// usual correction of the clock, it returns 0. Each jump is returned once.
 func (k *Housekeeper) clockJump(h *Memory) time.Duration {
 	steady, over := k.Ledger.Clock.Steady(), k.Uptime.TakeUnseen()
 	if !h.wall.IsZero() {

@@ -7,10 +7,10 @@ import (
 	"github.com/droverhq/drover/control/api"
 )
 
-// EventsKept is how many events can be read again at least.
+// EventsKept is the minimum number of past events that the log keeps.
 const EventsKept = 1024
 
-// EventLog keeps the newest events for those who follow.
+// EventLog keeps the newest events, and wakes the callers that wait for the next one.
 type EventLog struct {
 	mu      sync.Mutex
 	Ring    []api.Event // with consecutive IDs
@@ -18,13 +18,13 @@ type EventLog struct {
 	waiting chan struct{} // closed at the next event
 }
 
-// NewEventLog numbers events from the present time on, so that a reader who continues after an event of an
-// earlier run misses none of this run.
+// NewEventLog returns an empty log. The first ID is the present time, so that the IDs are above those of an earlier
+// run. A reader that continues after an event of an earlier run gets all events of this run.
 func NewEventLog(now time.Time) *EventLog {
 	return &EventLog{Next: uint64(max(now.UnixMicro(), 1)), waiting: make(chan struct{})}
 }
 
-// Publish gives each event the next ID, keeps it, and wakes those who follow.
+// Publish gives each event the next ID, keeps it, and wakes the callers that wait.
 func (e *EventLog) Publish(evs ...api.Event) {
 	if len(evs) == 0 {
 		return

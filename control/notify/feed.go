@@ -2,11 +2,11 @@
 // datasets and operations, a user for events. The package keeps recent changes only in memory. A reader gets the
 // present record of a changed dataset from the store.
 //
-// Feed has the changes of datasets by node, and EventLog the newest events. A mutex protects each of the two. A
-// Notice lists the changes of one transaction; replicas pass notices to each other through lanes in the store.
-// Package record collects the Notice of a transaction, and package ledger publishes it. Package agentsync waits at
-// the Feed, and package housekeeping reads from it which datasets to examine. A new kind of change that wakes callers
-// gets a field of Notice. The types of events are in package api.
+// Feed has the changes of datasets by node, and EventLog the newest events. A mutex protects each of the two. A Notice
+// lists the changes of one transaction; replicas pass notices to each other through lanes in the store. Package record
+// collects the Notice of a transaction, and package ledger publishes it. Package recovery raises the count of the
+// removed lanes. Package agentsync waits at the Feed, and package housekeeping reads from it which datasets to
+// examine. A new kind of change that wakes callers gets a field of Notice. The types of events are in package api.
 package notify
 
 import (
@@ -16,8 +16,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// FeedSize is how many changes the feed remembers at least. A reader that asks for older changes gets a full
-// answer.
+// FeedSize is the minimum number of changes that the feed remembers. A reader that asks for older changes must read
+// everything: see ChangeSet.Full.
 const FeedSize = 8192
 
 // Feed has the datasets that changed, by node, in the order in which this service committed the changes. Readers
@@ -41,9 +41,9 @@ type Waiters struct {
 	count  int
 }
 
-// NewFeed returns an empty Feed. Its first revision is random, and so probably far from the revisions of other runs:
-// a reader with a revision of another run gets a full answer. Revisions stay below 2^53, because some JSON parsers
-// cannot represent larger integers.
+// NewFeed returns an empty Feed. Its first revision is random, so that a revision of an earlier run of this or another
+// service is probably not in its range. A reader with such a revision must read everything. Revisions stay below 2^53,
+// because some JSON parsers cannot represent larger integers.
 func NewFeed() *Feed {
 	id := uuid.New()
 	return &Feed{first: 1 + binary.BigEndian.Uint64(id[8:])>>12, Waiting: map[uuid.UUID]*Waiters{}}
@@ -95,7 +95,7 @@ func (f *Feed) Reset() {
 	}
 }
 
-// WakeWaiters wakes those who wait for a node or operation.
+// WakeWaiters wakes the callers that wait for a node or operation.
 func (f *Feed) WakeWaiters(id uuid.UUID) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -129,7 +129,7 @@ func (f *Feed) Subscribe(id uuid.UUID) (rung <-chan struct{}, leave func()) {
 	}
 }
 
-// ChangeSet is what changed after a revision.
+// ChangeSet contains the changes after a revision.
 type ChangeSet struct {
 	Rev uint64 // the revision for the next call
 	// the feed does not have all changes since the reader's revision, so the reader must read everything
@@ -138,7 +138,7 @@ type ChangeSet struct {
 	Datasets []uuid.UUID
 }
 
-// Since returns what changed for a node after rev; for all nodes if node is uuid.Nil.
+// Since returns the changes of a node after rev. If node is uuid.Nil, it returns the changes of all nodes.
 func (f *Feed) Since(node uuid.UUID, rev uint64) ChangeSet {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -6,7 +6,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 )
 
-// Notice is what one transaction changed, for the agents and people that wait.
+// Notice lists the changes of one transaction, for the callers that wait for them.
 type Notice struct {
 	Nodes    []uuid.UUID `json:"n,omitempty"`
 	Datasets []uuid.UUID `json:"d,omitempty"`

@@ -2,10 +2,10 @@
 // arguments, read nothing and keep nothing.
 //
 // A Site is a node with its pools, a Candidate is a pool with its status, and a Requirement lists the needs of the
-// dataset. Package placer reads the candidates from the store and calls FirstFit and Spread for a new dataset.
-// Package relocation calls Choose for a move, package replica chooses pools for replicas, and cmd/drover checks
-// profiles with WhyKindUnsuitable. Another reason why a pool cannot keep a profile belongs in Candidate.shortcomings,
-// and another rule for the choice of a node in site.go.
+// dataset. Package placer reads the candidates from the store and calls FirstFit and Spread for a new dataset. Package
+// relocation calls Choose for a move, package replica chooses pools for replicas, package planning checks the pool of
+// a resize, and cmd/drover checks profiles with WhyKindUnsuitable. Another reason why a pool cannot keep a profile
+// belongs in Candidate.shortcomings, and another rule for the choice of a node in site.go.
 package placement
 
 import (
@@ -23,8 +23,8 @@ type Candidate struct {
 	Unreachable    bool                // its node has not reported for too long
 	Unreported     bool                // its node no longer reports it
 	Guarded        bool                // the guard of its node answers
-	FileCopy       bool                // the data is copied there file by file
-	WithFilesystem bool                // the data arrives with its filesystem
+	FileCopy       bool                // the data is copied to the pool file by file
+	WithFilesystem bool                // the data is copied with its filesystem
 	Status         *dataset.PoolStatus // nil if its node has not reported it yet: the pool then counts as online
 }
 
@@ -48,12 +48,13 @@ func WhyUnsuitable(c Candidate, p dataset.Profile) string {
 
 // Shortcoming is a reason why a pool may be unable to keep a profile.
 type Shortcoming struct {
-	applies bool // it applies
+	applies bool // the pool has the shortcoming
 	why     string
-	fixable bool // a change on its host would remove it
+	fixable bool // a change on the host of the pool would remove the shortcoming
 }
 
-// shortcomings returns all possible shortcomings of the pool for a profile. Each says whether it applies.
+// shortcomings returns all shortcomings that a pool can have for a profile. Each of them says whether this pool has
+// it.
 func (c Candidate) shortcomings(p dataset.Profile) []Shortcoming {
 	can := c.Capabilities
 	fs := p.Filesystem.Type

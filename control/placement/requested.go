@@ -18,8 +18,9 @@ func IsRequested(c Candidate, p dataset.Profile) bool {
 	return (p.Pool == "" || p.Pool == c.Name) && (p.Backend == "" || p.Backend == c.Backend)
 }
 
-// FilterByName removes all pools but the one with the given name from the sites. An error then gives the reason of
-// that pool only. head is the beginning of the error.
+// FilterByName removes all pools but the one with the given name from the sites. An error about the sites then gives
+// the reasons only for that pool. If no site has such a pool, the function returns all sites. head is the beginning of
+// the error.
 func FilterByName(sites []Site, name string) (head string, of []Site) {
 	for _, st := range sites {
 		its := st

@@ -32,9 +32,9 @@ type Requirement struct {
 	Requester     uuid.UUID     // the node that requests it; uuid.Nil if none does
 	RequesterOnly bool          // only the requesting node is suitable, because the source is there
 	NameNode      bool          // errors name the node even if there is only one
-	CurrentSize   dataset.Size  // the size that the dataset has already; no pool is too small for it
-	// Size is the size of an existing dataset that is copied to the pool; 0 for a new one. It counts if the profile
-	// has none.
+	CurrentSize   dataset.Size  // the present size of the dataset; a pool is never too small for it
+	// Size is the size of an existing dataset that is copied to the pool; 0 for a new one. It is used if the profile
+	// has no size.
 	Size dataset.Size
 }
 
@@ -87,8 +87,8 @@ func FirstFit(sites []Site, o Requirement) (Candidate, bool) {
 }
 
 // Spread chooses one of several pools by their free space: a pool with twice as much free space is chosen twice as
-// often. Otherwise many creates at once would all go to the emptiest pool. The choice depends only on the UUID of the
-// dataset and on the pools (weighted rendezvous hashing).
+// often. If it always chose the emptiest pool, many concurrent creates would all go to that pool. The choice depends
+// only on the UUID of the dataset and on the pools (weighted rendezvous hashing).
 func Spread(fit []Candidate, id uuid.UUID) Candidate {
 	score := func(c Candidate) float64 {
 		sum := sha256.Sum256(bytes.Join([][]byte{id[:], c.ID[:]}, nil))
@@ -206,8 +206,9 @@ func (st Site) uncordonHint(kind *dataset.Kind) string {
 	return " (drover node uncordon " + cmp.Or(st.Name, "NODE") + " ends that)"
 }
 
-// whyNone returns why no pool of a site meets a requirement, each reason once. If named, the text becomes part of a
-// list of nodes. would is true if a pool would meet the requirement if the pool and its node were online.
+// whyNone returns why no pool of a site meets a requirement, each reason once. If named is true, the text must be
+// suitable for a list of nodes. would is true if a pool would meet the requirement if the pool and its node were
+// online.
 func (st Site) whyNone(o Requirement, named bool) (line string, would bool) {
 	var why reasons
 	for _, c := range st.Pools {

@@ -11,7 +11,7 @@ import (
 )
 
 // WhyKindUnsuitable returns why no pool of a backend could keep a profile on any host; "" if one could. best has the
-// most that a pool of that backend can do.
+// capabilities that a pool of that backend has at best.
 func WhyKindUnsuitable(backend string, best dataset.Capabilities, p dataset.Profile) string {
 	c := Candidate{Pool: dataset.Pool{Name: p.Pool, Backend: backend, Capabilities: best}, Guarded: true}
 	if best.OwnDevice {
@@ -36,9 +36,9 @@ func ParsePlacement(p dataset.Profile) (selector.Expr, error) {
 	return e, err
 }
 
-// SuggestPools lists the pools that satisfy a requirement which none of the sites satisfies; "" if there is none. It
-// completes the error about the sites. If the pools of the sites would satisfy it but are unreachable, it returns "".
-// large is true if the only problem of a pool of the sites is its size.
+// SuggestPools lists the pools that satisfy a requirement which none of the sites satisfies; "" if there is none. The
+// result completes the error about the sites. If the pools of the sites are suitable and only offline, SuggestPools
+// returns "". large is true if the only problem of a pool of the sites is its size.
 func SuggestPools(sites, all []Site, o Requirement) (who string, large bool) {
 	head, sites := FilterByName(sites, o.Profile.Pool)
 	lacks := false
@@ -52,7 +52,7 @@ func SuggestPools(sites, all []Site, o Requirement) (who string, large bool) {
 	if !lacks {
 		return "", false
 	}
-	if head != "no pool" { // the named pool does not suit; another one might
+	if head != "no pool" { // the pool with the requested name is unsuitable, but another one may be suitable
 		o.Profile.Pool = ""
 	}
 	o.CurrentSize = 0 // another pool does not have the data yet, so its size counts

@@ -3,8 +3,8 @@
 // Placer reads the nodes and pools of a cluster in the transaction of a decision, and applies the rules of package
 // placement. Packages planning, relocation and replica call it for their decisions; package housekeeping calls Sites
 // to see whether nodes or pools have changed. It keeps no state: it reads the store, reports.Latest and
-// membership.Members. What a pool must satisfy is decided in package placement. Which records a choice reads, and
-// depends on, is decided here.
+// membership.Members. What a pool must satisfy is decided in package placement. Which records a choice reads, and on
+// which of them the decision depends, is decided here.
 package placer
 
 import (
@@ -205,7 +205,7 @@ func (s *Placer) Candidates(t *record.Tx, node uuid.UUID) ([]placement.Candidate
 		if err != nil {
 			return nil, err
 		}
-		if ok && p.Node == n.ID { // unless another node has adopted it
+		if ok && p.Node == n.ID { // otherwise another node has adopted the pool
 			cands = append(cands, placement.Candidate{
 				Pool:       p,
 				Cordoned:   n.Cordoned,
@@ -237,7 +237,7 @@ func (s *Placer) CheckFits(t *record.Tx, d dataset.Dataset, p dataset.Profile, h
 	return nil
 }
 
-// CheckSuits fails if a dataset could not have a profile in its present pool even if it were created there again.
+// CheckSuits fails if the pool of a dataset could not keep a new dataset with the given profile.
 func (s *Placer) CheckSuits(t *record.Tx, d dataset.Dataset, p dataset.Profile) error {
 	if err := s.CheckFits(t, d, p, p.Size); dataset.KindOf(err) == dataset.ErrUnsupported {
 		return err

@@ -17,16 +17,16 @@ type Backuper interface {
 	Backup(ctx context.Context, w io.Writer) error
 }
 
-// Raiser is a store that can replace another one: all its indexes must be above those that were given out by the
-// other.
+// Raiser is a store that can replace another store. Its indexes must then be above all indexes that the other store
+// gave out.
 type Raiser interface {
 	// Raise makes every later index larger than index. If the indexes are larger already, it does nothing. Nobody else
 	// may use the store meanwhile. Idempotent.
 	Raise(ctx context.Context, index uint64) error
 }
 
-// CheckKey checks a key against the contract: ErrTooLarge if it is too long, dataset.ErrInvalid if it is not
-// valid.
+// CheckKey checks a key against the contract. It fails with ErrTooLarge if the key is too long, and with
+// dataset.ErrInvalid if it is not valid.
 func CheckKey(key string) error {
 	if len(key) > MaxKey {
 		return fmt.Errorf("%w: key %.40s… of %d bytes (%d at most)", ErrTooLarge, key, len(key), MaxKey)
@@ -37,7 +37,7 @@ func CheckKey(key string) error {
 		}
 	}
 	for word := range strings.SplitSeq(key, "/") {
-		// the words between slashes become parts of URLs, which would lose these words
+		// The words between slashes become parts of URLs. A URL would lose these words.
 		if word == "" || word == "." || word == ".." {
 			return dataset.Errorf(dataset.ErrInvalid, "bad key %q: want words with single slashes between them", key)
 		}
@@ -83,8 +83,8 @@ func CheckTxn(checks []Check, writes []Write) error {
 // opSize is the size of one operation without its key and value.
 const opSize = 288
 
-// Size returns how much a check or write adds to the size of a transaction: the key as JSON quotes it, the value in
-// base64, and the JSON around them.
+// Size returns how many bytes a check or write adds to a transaction: the key as a JSON string, the value in base64,
+// and the JSON around them.
 func Size(key string, value []byte) int {
 	n := opSize + len(key) + base64.StdEncoding.EncodedLen(len(value))
 	for i := range len(key) {

@@ -30,9 +30,9 @@
 //
 // # Safety
 //
-// A Store is safe for concurrent use. A transaction whose call returned nil is durable. If the call returned any other
-// error than ErrConflict, the transaction may or may not have been committed: look again. No transaction is ever
-// committed in part.
+// A Store is safe for concurrent use. A transaction is durable if Txn returned no error. If Txn returned another error
+// than ErrConflict, the transaction may or may not have been committed: the caller must read the store to find out. No
+// transaction is ever committed in part.
 package store
 
 import (
@@ -41,12 +41,13 @@ import (
 	"time"
 )
 
-// The errors of stores, besides those of the context. After any other error, the store has not answered, and nothing is
-// known.
+// The errors of stores, besides those of the context. Any other error means that the store has not answered, so that
+// the state of the key or session is unknown.
 var (
 	// ErrNotFound means that the key or session certainly does not exist.
 	ErrNotFound = errors.New("no such key")
-	// ErrConflict means that a check of a transaction failed. Nothing was changed. Read again and decide again.
+	// ErrConflict means that a check of a transaction failed. Nothing was changed. The caller must read again and
+	// decide again.
 	ErrConflict = errors.New("changed meanwhile")
 	// ErrTooLarge means that a key, value or transaction exceeds the limits. Nothing was changed.
 	ErrTooLarge = errors.New("too large for one transaction")

@@ -48,7 +48,7 @@ func (v *Profiles) Check(t *record.Tx, rec, op dataset.Operation) error {
 	}
 	for _, p := range told {
 		if _, err := v.get(p.Name); err != nil && len(known) == 0 {
-			known = []dataset.Profile{{}} // profiles.yaml no longer has the profile, so nothing of it is known
+			known = []dataset.Profile{{}} // profiles.yaml no longer has the profile, so none of its settings is known
 		}
 		what := "mount options in it that are not control's, which other nodes would mount it with"
 		if !v.isKeyProgramKnown(p, known...) {
@@ -74,7 +74,7 @@ func knownProfiles(t *record.Tx, rec, op dataset.Operation) (known []dataset.Pro
 		known = append(known, rec.Snapshot.Profile)
 	}
 	from := []dataset.Source{{Dataset: op.DatasetID}}
-	if op.Snapshot != nil { // a snapshot that is being removed had its profile long before
+	if op.Snapshot != nil { // a snapshot that is being removed has a profile that was recorded before
 		from[0].Snapshot = op.Snapshot.ID
 	}
 	if op.Source != nil {
@@ -97,8 +97,8 @@ func knownProfiles(t *record.Tx, rec, op dataset.Operation) (known []dataset.Pro
 	return known, nil
 }
 
-// isCommandKnown reports whether a profile has no fence command, or the one that profiles.yaml or one of the others
-// has.
+// isCommandKnown reports whether a profile has no fence command, or one that is known: the command of this profile in
+// profiles.yaml, or that of a profile in others.
 func (v *Profiles) isCommandKnown(p dataset.Profile, others ...dataset.Profile) bool {
 	f := p.Failover.Fence
 	if len(f.Exec) == 0 {
@@ -113,8 +113,9 @@ func (v *Profiles) isCommandKnown(p dataset.Profile, others ...dataset.Profile) 
 	})
 }
 
-// isMountKnown reports whether profiles.yaml has the mount options of a profile for it, or one of the others has
-// them. An empty list of options must be known as well, because an unknown one could, for instance, remove nosuid.
+// isMountKnown reports whether the mount options of a profile are known: they are those of this profile in
+// profiles.yaml, or of a profile in others. An empty list of options must be known as well, because an unknown one
+// could, for instance, remove nosuid.
 func (v *Profiles) isMountKnown(p dataset.Profile, others ...dataset.Profile) bool {
 	if own, err := v.get(p.Name); err == nil {
 		others = append(others, own)
@@ -134,8 +135,8 @@ func (v *Profiles) WithKnownSettings(p, record dataset.Profile) dataset.Profile 
 	return v.withKnownKeys(v.withKnownMount(v.WithKnownCommand(p, others...), others...), others...)
 }
 
-// isKeyProgramKnown reports whether a profile has no key program, or the one that profiles.yaml or one of the others
-// has. A key file is only a name: a host without this file has no key.
+// isKeyProgramKnown reports whether a profile has no key program, or one that is known: the program of this profile in
+// profiles.yaml, or that of a profile in others. A key file is only a name: a host without this file has no key.
 func (v *Profiles) isKeyProgramKnown(p dataset.Profile, others ...dataset.Profile) bool {
 	if len(p.Encryption.Exec) == 0 {
 		return true

@@ -1,5 +1,6 @@
-// Package bolt keeps the control service's state in one file on one host, with go.etcd.io/bbolt. The daemon opens the
-// file for a single control service; everything else calls it through store.Store.
+// Package bolt keeps the control service's state in one file on one host, with go.etcd.io/bbolt. The daemon opens one
+// file for a single control service, and another one as the database of the agent. All others use a file through
+// store.Store.
 //
 // bbolt is a B+ tree. A commit writes new pages, flushes them, then writes and flushes one of two meta pages. So a
 // crash leaves either the old or the new state.
@@ -16,8 +17,9 @@
 // rely on it. So the committer writes and flushes the meta pages again, drops all pages from the cache, and checks
 // the file as it is on the disk. If that fails, it refuses the request, and the next request tries again.
 //
-// In memory the package keeps the sessions, the queue of the committer and the watches, each under a mutex. A flock
-// on the file keeps other processes out.
+// In memory the package keeps the sessions, the queue of the committer, the watches, and which transactions are
+// durable. Each of these has a mutex, and Store.mu protects the open file. A flock on the file keeps other processes
+// out.
 //
 // Where to change what: what is written, and when it is durable, is in commit.go and record.go. How a damaged or full
 // disk is handled is in load.go, check.go and reserve.go. Sessions are in session.go, and watches in watch.go.
@@ -169,7 +171,8 @@ func (s *Store) open(ctx context.Context) error {
 	}
 }
 
-// unavailable returns the error of a store that cannot work: the cause, if it is known, and the remedy.
+// unavailable returns the error for calls of a store that cannot work. It has the cause, if it is known, and the
+// remedy.
 func (s *Store) unavailable(err error) error {
 	switch {
 	case errors.Is(err, dataset.ErrCorrupt), errors.Is(err, dataset.ErrInUse), errors.Is(err, dataset.ErrUnsupported),

@@ -13,7 +13,8 @@ import (
 )
 
 // Txn implements store.Store. In addition to the contract, it fails with dataset.ErrCorrupt if a checked value is
-// damaged; nothing was changed then. After dataset.ErrNoSpace and dataset.ErrUnavailable the outcome is unknown.
+// damaged. In that case nothing was changed. After dataset.ErrNoSpace and dataset.ErrUnavailable the outcome is
+// unknown.
 func (s *Store) Txn(ctx context.Context, checks []store.Check, writes []store.Write) (uint64, error) {
 	if err := store.CheckTxn(checks, writes); err != nil {
 		return 0, err
@@ -58,8 +59,8 @@ func (s *Store) commitAll() {
 		for _, r := range requests {
 			close(r.answer)
 		}
-		// Callers that were answered may have their next transaction ready. Let them queue it before the next batch is
-		// taken.
+		// Callers that were answered may have their next transaction ready. Give them time to queue it before the next
+		// batch is taken.
 		runtime.Gosched()
 	}
 }

@@ -44,7 +44,7 @@ func (h *durability) failures() int {
 }
 
 // awaitDurable waits until the bbolt transaction txid is durable. fails is the number of failed commits before the
-// caller began to read. If another commit has failed since, reach returns errNotDurable.
+// caller began to read. If another commit has failed since, awaitDurable returns errNotDurable.
 func (h *durability) awaitDurable(ctx context.Context, txid, fails int) error {
 	for {
 		h.mu.Lock()

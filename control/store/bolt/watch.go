@@ -78,8 +78,8 @@ func (w *watches) wakeWaiters(prefix string) {
 	}
 }
 
-// poll returns the newest index if something under prefix may have changed after the given one, and otherwise a bell to
-// wait for.
+// poll returns the newest index if something under prefix may have changed after the given index. Otherwise it returns
+// the waiters to join, with the caller already counted.
 func (w *watches) poll(prefix string, after uint64) (uint64, *waiters) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -101,7 +101,7 @@ func (w *watches) poll(prefix string, after uint64) (uint64, *waiters) {
 	return 0, b
 }
 
-// leave removes a bell without waiting callers.
+// leave ends the wait of one caller, and removes the waiters of a prefix when no caller is left.
 func (w *watches) leave(prefix string, b *waiters) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

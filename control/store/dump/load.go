@@ -100,7 +100,7 @@ func startLoad(ctx context.Context, st store.Store, sum Summary, replace bool) (
 		return 0, err
 	}
 	if was, err = st.Get(ctx, markKey); err != nil && !errors.Is(err, store.ErrNotFound) {
-		return 0, err // its index may have changed by now
+		return 0, err // the mark was read again because its index may have changed
 	}
 	value, err := json.Marshal(mark{sum.Sum})
 	if err != nil {
