@@ -143,7 +143,7 @@ func (k *KeyChecker) CheckRecord(r *Report, p *pool.Pool, e backends.Entry, now 
 	if !other() {
 		return
 	}
-	mend := "" // the record beside a copy is corrected when the copy is settled
+	mend := "" // the record beside a copy is corrected when the copy is reconciled
 	if home {
 		mend = rekeyCommand(d)
 	}

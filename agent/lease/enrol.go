@@ -104,8 +104,8 @@ func (b *Deadlines) DropUnneededNodes(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// dropUnneeded removes the enrolled nodes that cannot continue from the data that they were given. It decides that from
-// d, control's record of the dataset, which was requested after the time read.
+// dropUnneeded removes the enrolled nodes that cannot continue from the data that they were given. d is control's
+// record of the dataset, from which it decides that. read is a time before the request for d.
 func (b *Deadlines) dropUnneeded(ctx context.Context, d dataset.Dataset, read time.Duration) error {
 	b.enrolling.Lock()
 	defer b.enrolling.Unlock()

@@ -196,7 +196,7 @@ func (m *Guests) Reconcile(ctx context.Context, id, recorded uuid.UUID) error {
 	case err != nil:
 		return err
 	case !mounted && len(m.Uses.Get(id).IDs) == 0, still != known, known && is.MountID != g.MountID:
-		return nil // it changed meanwhile, and the next sync settles it
+		return nil // it changed meanwhile, and the next sync reconciles it again
 	}
 	return m.applyAnswer(ctx, id, SharedMount{is.IndexedDataset, g.MountID}, known, now, asked)
 }

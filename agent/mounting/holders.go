@@ -173,9 +173,9 @@ func (l *Holders) DescribeTree(look Scan, d dataset.Dataset, tree mount.Filesyst
 	return list
 }
 
-// isOfAnotherDrover reports whether a mount may have been made by another Drover process on this machine, with
-// records of its own. Two such processes can mount the same dataset only if it is on a share. Only the paths of their
-// mounts differ then.
+// isOfAnotherDrover reports whether a mount may have been made by another Drover process on this machine, with other
+// records. Two such processes can mount the same dataset only if it is on a share. Their mounts then differ only in
+// their paths.
 func (l *Holders) isOfAnotherDrover(d dataset.Dataset, e *mount.Entry) bool {
 	pool := l.pools.ByID(d.Pool)
 	shared := pool == nil || pool.Record.Share != uuid.Nil // nothing is known here about a pool of another node

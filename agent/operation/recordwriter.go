@@ -50,7 +50,7 @@ func (w *RecordWriter) WriteLater(d api.IndexedDataset) {
 // stays done and WriteAll tries again.
 func (w *RecordWriter) Write(ctx context.Context, pool backends.Pool, d dataset.Dataset) {
 	if d.Home != w.deps.NodeID {
-		return // the record beside a copy belongs to the state that was copied
+		return // a copy keeps the record of the state that was copied
 	}
 	if err := w.writeTo(ctx, pool, d); err != nil && !errors.Is(err, dataset.ErrNotFound) {
 		w.deps.LogOf(d).WithError(err).Warn("cannot write the record beside the data")

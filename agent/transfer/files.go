@@ -31,8 +31,8 @@ type Files struct {
 	Progress backends.Progress // called with bytes; the total is that of the manifest, or 0. May be nil.
 }
 
-// SumFiles returns the manifest of a tree. It reads all of the tree, reports the bytes to seen, and sends
-// nothing. Repeated calls return the same result as long as the tree does not change.
+// SumFiles returns the manifest of a tree. It reads all of the tree, writes the bytes to seen, and sends nothing.
+// Repeated calls return the same result as long as the tree does not change.
 func SumFiles(ctx context.Context, root *os.File, seen io.Writer) (dataset.Manifest, error) {
 	sent, err := writeFiles(ctx, root, seen)
 	return dataset.Manifest{Bytes: sent.Bytes, SHA256: sent.Sum}, err

@@ -18,8 +18,8 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// Sum returns the manifest of a snapshot that a pool sends as a difference to base, or as a whole if base is
-// uuid.Nil. It reads all of the stream, reports the bytes to seen, and sends nothing.
+// Sum returns the manifest of a snapshot that a pool sends as a difference to base, or as a whole if base is uuid.Nil.
+// It reads all of the stream, writes the bytes to seen, and sends nothing.
 func Sum(ctx context.Context, pool backends.Pool, s dataset.Snapshot, base uuid.UUID,
 	seen io.Writer) (dataset.Manifest, error) {
 	sender, ok := pool.(backends.Sender)

@@ -21,7 +21,8 @@ type suspects struct {
 	// stopped, and the time of their last examination. If a later look has no time to examine such a process, the
 	// process need not be stopped again. It could get the dataset only from another process that holds it and runs.
 	cleared map[uuid.UUID]map[processKey]time.Duration
-	// fences counts how often a dataset was forgotten, so that results for one fence are not applied to the next.
+	// fences counts how often each dataset was forgotten. A result is applied to a dataset only if this count has not
+	// changed since the suspect was taken from the queue, so that results for one fence are not applied to the next.
 	fences map[uuid.UUID]int
 }
 
@@ -108,7 +109,7 @@ func (s *suspects) hasWaiting() bool {
 	return false
 }
 
-// forget removes a dataset from the queue and from cleared.
+// forget removes a dataset from the queue and from cleared, when Undo ends its fence.
 func (s *suspects) forget(id uuid.UUID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
