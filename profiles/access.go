@@ -19,8 +19,8 @@ func access(n strictyaml.Node, a *dataset.Access) error {
 	return nil
 }
 
-// manyHosts refuses the settings that a profile with access many cannot have: with several hosts, Drover cannot keep
-// promises that it enforces on one host only.
+// manyHosts refuses the settings that a profile with access many cannot have, because Drover can enforce them only on
+// one host.
 func manyHosts(keys map[string]strictyaml.Node, p *dataset.Profile) error {
 	if p.Access != dataset.AccessMany {
 		return nil

@@ -78,7 +78,7 @@ func maxLoss(n strictyaml.Node, f *dataset.Failover) error {
 // same data, so it needs no replicas.
 const onShares = "nfs"
 
-// takeover checks the keys for failover against each other, and fills in defaults.
+// takeover checks that the keys for failover are consistent, and sets their defaults.
 func takeover(keys map[string]strictyaml.Node, p *dataset.Profile) error {
 	var bad strictyaml.Mistakes
 	auto := p.Failover.Auto

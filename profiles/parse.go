@@ -213,7 +213,8 @@ func trash(n strictyaml.Node, o *dataset.OnDelete) error {
 	return nil
 }
 
-// maxID is the largest user or group ID: -1 means "leave it" to chown(2).
+// maxID is the largest user or group ID. The next number is reserved: it is -1, which tells chown(2) not to change the
+// ID.
 const maxID = 1<<32 - 2
 
 func owner(n strictyaml.Node, p *dataset.Profile) error {
@@ -239,8 +240,8 @@ func owner(n strictyaml.Node, p *dataset.Profile) error {
 	return bad.Err()
 }
 
-// mode reads permission bits. They are a text: 0750 without quotes is a number
-// whose value depends on the version of YAML.
+// mode reads permission bits. The value must be a text, because 0750 without quotes is a number whose value depends on
+// the version of YAML.
 func mode(n strictyaml.Node, o *dataset.Owner) error {
 	s, err := n.String()
 	if err != nil {

@@ -6,7 +6,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// The types of events. A new event needs a constant here, and a Tx.Event or a Notice where the change is made.
+// The types of events. To add a type, add a constant here, and publish the event where the change is made: with
+// record.Tx.Event, or in the Events of a notify.Notice.
 const (
 	EventVolumeCreate    = "volume.create"      // a volume was created
 	EventVolumeClone     = "volume.clone"       // a volume was created as a clone

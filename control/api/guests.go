@@ -6,7 +6,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// SharedMountReport reports the use of a shared dataset by a node; see dataset.Guest.
+// SharedMountReport reports the use of a shared dataset by a node; see dataset.SharedMount.
 type SharedMountReport struct {
 	Incarnation uuid.UUID `json:"incarnation"` // incarnation of the agent that reports the shared mount
 	Dataset     uuid.UUID `json:"dataset"`     // UUID of the dataset that the guest uses

@@ -20,8 +20,8 @@ func WithKnownAt(ctx context.Context) (context.Context, func() time.Time) {
 	}
 }
 
-// SetKnownAt records that the answer of a request is what this host knew at a time, because control is unreachable. It
-// does nothing if the context is not from WithKnownAt. Safe for concurrent use.
+// SetKnownAt records that control is unreachable, and that the answer to a request is the state that this host knew at
+// time t. It does nothing if the context is not from WithKnownAt. Safe for concurrent use.
 func SetKnownAt(ctx context.Context, t time.Time) {
 	if at, ok := ctx.Value(knownAtKey{}).(*atomic.Pointer[time.Time]); ok {
 		at.Store(&t)

@@ -1,6 +1,6 @@
 package api
 
-// AskControl is a part of errors. It says how an operator can make a request that a node is not allowed to make.
+// AskControl is the part of an error that says how an operator can make a request that a node is not allowed to make.
 const AskControl = "ask with an operator's certificate, or as root of a control host with " + OnControl
 
 // AskAsAdmin is AskControl for a request that requires the role admin.

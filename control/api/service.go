@@ -98,9 +98,9 @@ type Nodes interface {
 // Local are the requests that the agent of this host answers without control.
 type Local interface {
 	Doctor(ctx context.Context) ([]Finding, error)
-	// Collect destroys one dataset that the store does not know. id is its full UUID. It is the garbage collection that
-	// drover doctor proposes.
-	// With dryRun, Collect destroys nothing, and fails as it would without it.
+	// Collect destroys one dataset that the store does not know. id is its full UUID. It is the garbage collection
+	// that drover doctor proposes. With dryRun it destroys nothing, and returns the error that it would return
+	// otherwise.
 	Collect(ctx context.Context, id uuid.UUID, dryRun bool) (Collected, error)
 	CreatePool(ctx context.Context, p NewPool) (dataset.Pool, error)
 	AdoptPool(ctx context.Context, path string) (dataset.Pool, []Rebuilt, error)
@@ -108,8 +108,8 @@ type Local interface {
 	AcceptPool(ctx context.Context, name string, a AcceptPool) (dataset.Pool, error)
 	// SetPool changes the policy of a pool.
 	SetPool(ctx context.Context, name string, p PoolPolicy) (dataset.Pool, error)
-	// RemovePool removes an empty pool. With forget it only deletes the record.
-	// With DryRun it changes nothing, and fails as it would without it.
+	// RemovePool removes an empty pool. With how.Forget it only deletes the record. With how.DryRun it changes
+	// nothing, and returns the error that it would return otherwise.
 	RemovePool(ctx context.Context, name string, how PoolRemoval) (RemovedPool, error)
 	// RebuildStore restores the names of the datasets in the pools of this host. It fails with ErrOffline while a
 	// pool is offline, unless skipOffline is set.
@@ -120,7 +120,7 @@ type Local interface {
 	// Import creates a volume from a tar archive.
 	Import(ctx context.Context, req Request, r io.Reader) (dataset.Dataset, error)
 	// SnapshotSpace returns how much space the deletion of a snapshot frees. The snapshot is given by a prefix of its
-	// UUID. ErrUnsupported if its pool cannot tell.
+	// UUID. It fails with ErrUnsupported if the backend of the pool cannot tell.
 	SnapshotSpace(ctx context.Context, snapshot string) (SnapshotSpace, error)
 	// Diff compares two snapshots of a dataset, or a snapshot with the present data if newer is empty.
 	Diff(ctx context.Context, older, newer string) (Diff, error)

@@ -1,4 +1,4 @@
-// Package deletion decides on the end of volumes: deletes, the trash, purges, and superseded copies of datasets.
+// Package deletion decides on deletes, the trash, purges, and superseded copies of datasets.
 //
 // Package control calls a Plan function for a request. The matching Commit function records the result that the agent
 // reports. A decision that needs no agent is recorded by a Settle function instead. Package housekeeping calls
@@ -60,7 +60,7 @@ func (r *Deleter) PlanDelete(t *record.Tx, node uuid.UUID, req api.Request) (*da
 			return nil, nil, err
 		}
 	}
-	if req.Force { // only a forced delete overrides a protection that is set meanwhile
+	if req.Force { // with Protected unset, CommitDelete ignores a protection that is set meanwhile
 		next := d
 		next.Protected = false
 		op.DatasetRecord = &next

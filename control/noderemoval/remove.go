@@ -139,9 +139,9 @@ func (m *NodeRemover) preview(ctx context.Context, ref string, force bool) (out 
 	return out, err
 }
 
-// deleteIfUnused removes the record of a node on which no other record depends. more reports that a volume moved
-// elsewhere during the removal and left a copy on the node, whose record must be removed first. A home becomes a copy
-// in one transaction, so the homes are read before the copies.
+// deleteIfUnused removes the record of a node on which no other record depends. more is true if the node still has the
+// record of a copy, which must be removed first: a volume moved elsewhere during the removal and left the copy. A move
+// turns a home into a copy in one transaction, so the homes are read before the copies.
 func deleteIfUnused(t *record.Tx, n dataset.Node, force bool) (more bool, err error) {
 	homes, err := homeNames(t, n.ID)
 	if err != nil || len(homes) > 0 && force {
@@ -379,8 +379,8 @@ func checkNoSharedMounts(t *record.Tx, n dataset.Node) error {
 		strings.Join(names, ", "), n.Name)
 }
 
-// clearGuest ends the stays of a removed node after a person confirms that it is fenced: until then its mounts may
-// still exist.
+// clearGuest removes the shared mounts of a removed node once a person has confirmed that the node is fenced. Until
+// then, the node may still have the datasets mounted.
 func (m *NodeRemover) clearGuest(ctx context.Context, node uuid.UUID) error {
 	t := record.NewTx(ctx, m.Ledger.Store)
 	if vouched, err := t.Get(record.FencedKey(node), &record.Fenced{}); err != nil || !vouched {

@@ -86,9 +86,9 @@ type Changes struct {
 
 // RecordHeartbeat records a heartbeat of a node at a moment of the steady clock.
 //
-// Remembered datasets or copies may be outdated. So if there would be more than MaxRemembered of the node,
-// RecordHeartbeat forgets all of them. For an incremental heartbeat it then fails with dataset.ErrConflict, and the
-// node sends a full one. For a full heartbeat it fails with ErrInvalid.
+// If the node would then have more than MaxRemembered datasets or copies, RecordHeartbeat forgets all of them and
+// fails, because some of those that it remembers may no longer exist. For an incremental heartbeat it fails with
+// dataset.ErrConflict, and the node sends a full one. For a full heartbeat it fails with ErrInvalid.
 func (s *Latest) RecordHeartbeat(node dataset.Node, h api.Heartbeat, now time.Duration) (Changes, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -106,7 +106,7 @@ func (s *Latest) RecordHeartbeat(node dataset.Node, h api.Heartbeat, now time.Du
 	}
 	for _, p := range h.Pools {
 		if !slices.Contains(node.Pools, p.ID) {
-			continue // another node reports it, or it is not registered yet
+			continue // the pool belongs to another node, or is not registered yet
 		}
 		if ev, warn := poolEvent(s.pools[p.ID], p); warn {
 			ev.Node = node.Name
@@ -185,7 +185,8 @@ func (s *Latest) Clock(node uuid.UUID) ReportedClock {
 // time since that heartbeat. If VerifiedAtHome of the copy is later than that time, the result is the difference. If
 // the home has sent no clock, the result is 0.
 //
-// The result is positive for a home that control cannot reach while the node with the copy still can.
+// The result is positive if control does not receive the heartbeats of the home while the node with the copy still
+// reaches the home.
 func (s *Latest) CopyAhead(home uuid.UUID, c dataset.Copy, now time.Duration) time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -1,10 +1,10 @@
-// Package uptime counts for how long services have run on a store.
+// Package uptime counts how long control services have run on a store, in total.
 //
-// Data is destroyed after a time by this count, and not by the clock. Packages housekeeping, membership, replica and
-// relocation read it; package deletion stamps the trash with it. The count is stored as a record.RunMark under
-// record.RunMarkKey. Counter keeps the last mark that it saw in memory, under a mutex; a transaction that depends on
-// the count checks the stored mark. A record that expires by the count must be listed in isAwaited, so that the count
-// runs while it exists.
+// The times after which data is destroyed are measured by this count, and not by the clock. Packages housekeeping,
+// membership, replica and relocation read it; package deletion stamps the trash with it. The count is stored as a
+// record.RunMark under record.RunMarkKey. Counter keeps the last mark that it saw in memory, under a mutex; a
+// transaction that depends on the count checks the stored mark. A record that expires by the count must be listed in
+// isAwaited, so that the count runs while it exists.
 package uptime
 
 import (
@@ -22,12 +22,12 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// The time until data is destroyed or removed is counted while services run, and not by the clock: a host can boot
-// with its clock years ahead, and nothing shows whether a clock is right. A count that is too low does no harm,
-// because it only keeps data longer.
+// The time until data is destroyed or removed is the running time of services, and not a difference of clock times: a
+// host can boot with its clock years ahead, and nothing shows whether a clock is right. A count that is too low does
+// no harm, because it only keeps data longer.
 const (
-	// MaxUnseen is how much of the time since the last mark counts. Services may or may not have run in that
-	// time.
+	// MaxUnseen is the maximum of the time since the last mark that is counted. It is not known whether services ran
+	// in that time.
 	MaxUnseen = time.Hour
 	// MarkInterval is the interval at which the count is written to the store.
 	MarkInterval = MaxUnseen / 2
@@ -81,7 +81,7 @@ func (r *lastMark) forget() {
 	r.known = false
 }
 
-// Counter counts for how long services have run on the store. Its methods are safe for concurrent use.
+// Counter counts how long services have run on the store, in total. Its methods are safe for concurrent use.
 type Counter struct {
 	ledger *ledger.Ledger
 	mark   lastMark
@@ -93,7 +93,7 @@ func New(l *ledger.Ledger) *Counter { return &Counter{ledger: l} }
 // Forget drops the remembered mark, so that it is read again: the store was restored from a backup.
 func (u *Counter) Forget() { u.mark.forget() }
 
-// Read returns for how long services have run on the store, at least.
+// Read returns the count: how long services have run on the store, at least.
 func (u *Counter) Read(t *record.Tx) (time.Duration, error) {
 	if e, _, _, known := u.mark.last(u.ledger.Clock.Steady()); known {
 		t.UseCached(e)
@@ -131,7 +131,7 @@ func (u *Counter) Mark(ctx context.Context, changed bool) error {
 			return err
 		}
 		_, was, _, _ := u.mark.last(u.ledger.Clock.Steady())
-		if fresh(was, count) { // another service wrote it
+		if fresh(was, count) { // another service has written the mark
 			return nil
 		}
 		m = record.RunMark{At: u.ledger.Clock.Now(), RunTime: dataset.Duration(count)}
@@ -197,8 +197,8 @@ func (u *Counter) PutEnded(t *record.Tx, op dataset.Operation) error {
 	return t.Put(record.OperationKey(op.ID), record.EndedOperation{Operation: op, RunTime: dataset.Duration(now)})
 }
 
-// TakeUnseen returns how much of the time before this service started is not counted: the clock advanced by more than
-// MaxUnseen while no service ran. Later calls return 0.
+// TakeUnseen returns the part of the time before this service started that is not counted: by how much more than
+// MaxUnseen the clock advanced after the last mark. Later calls return 0.
 func (u *Counter) TakeUnseen() time.Duration {
 	u.mark.mu.Lock()
 	defer u.mark.mu.Unlock()

@@ -10,8 +10,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Snapshots lists the snapshots of one dataset, oldest first; with an empty ref all snapshots, in the order of
-// datasets.
+// Snapshots lists the snapshots of one dataset, the oldest first. If ref is empty, it lists all snapshots, ordered by
+// dataset.
 func (s *Views) Snapshots(ctx context.Context, ref string, p api.Page) (out api.List[dataset.Snapshot], err error) {
 	t := record.NewTx(ctx, s.Ledger.Store)
 	if ref == "" {
@@ -63,7 +63,7 @@ func allSnapshots(t *record.Tx, p api.Page) (out api.List[dataset.Snapshot], err
 	return out, nil
 }
 
-// Older orders snapshots by time, and those of one moment by UUID.
+// Older compares two snapshots by time, and by UUID if the times are equal.
 func Older(a, b dataset.Snapshot) int {
 	if c := a.Created.Compare(b.Created); c != 0 {
 		return c
@@ -71,7 +71,7 @@ func Older(a, b dataset.Snapshot) int {
 	return strings.Compare(a.ID.String(), b.ID.String())
 }
 
-// cursor sorts as Older does.
+// cursor returns the cursor of a snapshot. Cursors sort as Older does.
 func cursor(s dataset.Snapshot) string {
 	return s.Created.UTC().Format("2006-01-02T15:04:05.000000000") + "/" + s.ID.String()
 }

@@ -124,8 +124,8 @@ func (s *Views) listDatasets(ctx context.Context, prefix string, p api.Page,
 	return out, nil
 }
 
-// presenter adds the fields to records that only users need. If several datasets refer to the same node or pool, it
-// reads that record once.
+// presenter converts records to the form that users see, which has additional fields. If several datasets refer to the
+// same node or pool, it reads that record once.
 type presenter struct {
 	s     *Views
 	t     *record.Tx
@@ -148,7 +148,7 @@ func (p *presenter) prefetch(ids []uuid.UUID) error {
 		var d dataset.Dataset
 		there, err := p.t.Peek(record.DatasetKey(id), &d)
 		if err != nil || !there {
-			continue // presenting it returns the error
+			continue // present returns the error
 		}
 		for _, key := range []string{record.NodeKey(d.Home), record.PoolKey(d.Pool)} {
 			if !p.t.CanPeek(key) && !slices.Contains(keys, key) {
@@ -361,7 +361,7 @@ func (s *Views) Pools(ctx context.Context) ([]api.Pool, error) {
 		i := slices.IndexFunc(out, func(p api.Pool) bool { return p.Node == u.Node && p.Name == u.Name })
 		if i < 0 {
 			out = append(out, u)
-		} else if out[i].Status == nil { // recorded, and not found where it is configured
+		} else if out[i].Status == nil { // the pool is recorded, but its node could not open it
 			out[i].Status = u.Status
 		}
 	}

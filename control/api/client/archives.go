@@ -35,8 +35,8 @@ func (h Host) Backup(ctx context.Context, w io.Writer) error {
 	return err
 }
 
-// Import creates a volume from a tar archive. Only the ID, the volume, the options and the kind OpImport can be set
-// in req; anything else is ErrInvalid. After an error, a call of r.Read may still be in progress.
+// Import creates a volume from a tar archive. Only the ID, the volume, the options and the kind OpImport can be set in
+// req. If another field is set, it fails with ErrInvalid. After an error, a call of r.Read may still be in progress.
 func (h Host) Import(ctx context.Context, req api.Request, r io.Reader) (d dataset.Dataset, err error) {
 	if req.ID == uuid.Nil {
 		req.ID = uuid.New()

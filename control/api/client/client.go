@@ -16,8 +16,8 @@ import (
 	"github.com/droverhq/drover/control/api"
 )
 
-// Client asks a server of this API, or one of several that serve the same cluster. The server has the same version
-// and may be in this process. A Client is safe for concurrent use.
+// Client sends requests to a server of this API, or to one of several servers of the same cluster. The server has the
+// same API version, and may be in this process. A Client is safe for concurrent use.
 //
 // If there are several servers, the client uses one of them as long as it answers. If that server cannot be reached,
 // does not answer in time or reports that it is unavailable, the client sends the request to the next one and keeps

@@ -18,7 +18,8 @@ func (h Host) Doctor(ctx context.Context) ([]api.Finding, error) {
 	return items[api.Finding](ctx, h.conn, route.Doctor)
 }
 
-// Collect destroys one dataset that the store does not know. Only a dry run returns what it is.
+// Collect destroys one dataset that the store does not know. Only a dry run returns a description of the dataset.
+// Otherwise the result contains only its UUID.
 func (h Host) Collect(ctx context.Context, id uuid.UUID, dryRun bool) (api.Collected, error) {
 	if dryRun {
 		return ask[api.Collected](ctx, h.conn, to(route.PreviewCollect, id.String()))

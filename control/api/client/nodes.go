@@ -69,7 +69,7 @@ func (n Nodes) Sync(ctx context.Context, id uuid.UUID, rev uint64, wait time.Dur
 	return ask[api.Sync](ctx, n.conn, k)
 }
 
-// Heartbeat reports what the node sees.
+// Heartbeat reports the present state of the node's pools, datasets, copies and operations.
 func (n Nodes) Heartbeat(ctx context.Context, id uuid.UUID, h api.Heartbeat) error {
 	return n.conn.tell(ctx, node(route.Heartbeat, id, h))
 }

@@ -19,7 +19,7 @@ type rule struct {
 	role      pki.Role // operators with this role or a higher one; empty: no operator
 	node      reach    // which nodes
 	anonymous bool     // also callers without a certificate
-	quiet     bool     // decides nothing new, so the audit log has no line for it
+	quiet     bool     // the request decides nothing new, so the audit log has no line for it
 	exports   bool     // reads a whole volume or the store, so the audit log has a line for it
 }
 
@@ -28,7 +28,7 @@ type reach int
 
 const (
 	noNode  reach = iota
-	ownNode       // only the node that the path names
+	ownNode       // only the node whose UUID is in the path
 	anyNode
 )
 

@@ -16,7 +16,7 @@ import (
 type pending struct {
 	api.Change
 	quiet bool // written only if the request is refused
-	read  bool // not written
+	read  bool // the request only reads, so the line is not written
 }
 
 type changeKey struct{}
@@ -41,7 +41,7 @@ func withChange(ctx context.Context, p api.Principal, r *http.Request) (context.
 	return context.WithValue(ctx, changeKey{}, c), c
 }
 
-// start notes the endpoint and what the path names, and applies the rule of the endpoint.
+// start notes the endpoint and the object that the path names, and applies the rule of the endpoint.
 func (c *pending) start(op huma.Operation, param func(string) string, r rule) {
 	c.What, c.Node, c.quiet = op.OperationID, dataset.Clip(param("node")), r.quiet
 	if r.exports {

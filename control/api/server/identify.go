@@ -64,5 +64,5 @@ func withUser(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, userKey{}, fmt.Sprintf("uid %d", cred.Uid))
 }
 
-// Peer identifies the other end of a TLS connection. (*pki.Credentials).VerifyPeer is one.
+// Peer identifies the other end of a TLS connection. (*pki.Credentials).VerifyPeer implements it.
 type Peer func(cs tls.ConnectionState, kinds ...pki.Kind) (pki.Identity, error)

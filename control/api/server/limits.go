@@ -103,8 +103,8 @@ func refuse(hc huma.Context, err error) {
 	wire.ProblemOf(err).Write(w)
 }
 
-// When agents learn of a recovery, all of them report what they hold at once, and again while the reports of
-// others are in progress.
+// When agents learn of a recovery, all of them send their reports at once. An agent that is refused because of these
+// limits tries again.
 const (
 	maxHoldings      = 1  // of one node; each is read into memory
 	maxHoldingsTotal = 16 // of all nodes together

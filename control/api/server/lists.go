@@ -72,7 +72,8 @@ func isName(after string) bool { return dataset.CheckName(after) == nil }
 
 func isUUID(after string) bool { return uuid.Validate(after) == nil }
 
-// isSnapshot reports whether after is the cursor of a snapshot: the UUID of its dataset, or its time, and its UUID.
+// isSnapshot reports whether after is the cursor of a snapshot. Such a cursor ends with a slash and the UUID of the
+// snapshot. Before that is the UUID of its dataset, or its time in the list of one dataset.
 func isSnapshot(after string) bool {
 	_, id, found := strings.Cut(after, "/")
 	return found && isUUID(id)

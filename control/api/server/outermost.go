@@ -110,7 +110,7 @@ func (g *frontHandler) serve(watched *watchedWriter, r *http.Request) {
 // connection is closed.
 func (g *frontHandler) limitAnonymous(w http.ResponseWriter) {
 	w.Header().Set("Connection", "close")
-	// A writer that has no deadline is not a connection.
+	// This fails only for a writer that is not a connection, and needs no limit.
 	_ = http.NewResponseController(w).SetReadDeadline(clock.Deadline(g.patience))
 }
 

@@ -5,7 +5,7 @@ import (
 	"net/http"
 )
 
-// IsAbort reports whether the value of a panic is http.ErrAbortHandler: a handler breaks its connection that way.
+// IsAbort reports whether the value of a panic is http.ErrAbortHandler, with which a handler breaks its connection.
 func IsAbort(v any) bool {
 	err, ok := v.(error)
 	return ok && errors.Is(err, http.ErrAbortHandler)
