@@ -252,7 +252,7 @@ func (s *Service) Profiles(context.Context) ([]dataset.Profile, error) {
 	return s.Deps.Profiles().All(), nil
 }
 
-// Profile returns a profile; dataset.ErrNotFound lists the existing ones.
+// Profile returns a profile by its name. It fails with dataset.ErrNotFound, which lists the existing profiles.
 func (s *Service) Profile(_ context.Context, name string) (dataset.Profile, error) {
 	p, err := s.Deps.Profiles().Get(name)
 	if err != nil {

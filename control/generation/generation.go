@@ -168,8 +168,8 @@ func (s *Recorder) highestReported(t *record.Tx, node, pool uuid.UUID) (uint64, 
 	return said.highest, nil
 }
 
-// raise records the generation of a pool and returns the highest known one. known is false if the pool is not the
-// node's.
+// raise records the generation of a pool and returns the highest known one. known is false if the pool does not belong
+// to the node.
 func (s *Recorder) raise(t *record.Tx, node uuid.UUID, p api.Generation, passing bool) (highest uint64, known bool,
 	err error) {
 	var on dataset.Pool

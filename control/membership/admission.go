@@ -68,7 +68,7 @@ func NewAdmission(d AdmissionDeps) *Admission {
 	return a
 }
 
-// authority returns the authority of the cluster; dataset.ErrUnsupported if there is none.
+// authority returns the authority of the cluster. It fails with dataset.ErrUnsupported if there is none.
 func (a *Admission) authority() (*pki.Authority, error) {
 	if a.Authority == nil {
 		return nil, dataset.Errorf(dataset.ErrUnsupported,

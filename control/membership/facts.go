@@ -108,8 +108,9 @@ func NodesWithFacts(t *record.Tx) ([]api.Node, error) {
 	return out, nil
 }
 
-// LabelNode sets and removes labels of a node that replace those of its drover.yaml. If such a label is removed, the
-// label of drover.yaml applies again, if there is one. It fails with dataset.ErrNotFound or ErrInvalid.
+// LabelNode sets and removes live labels of a node. A live label replaces the label of the node's drover.yaml with the
+// same key. If it is removed, the label of drover.yaml applies again, if there is one. It fails with
+// dataset.ErrNotFound or ErrInvalid.
 func (m *Members) LabelNode(ctx context.Context, node uuid.UUID, change dataset.LabelChange) (n dataset.Node,
 	err error) {
 	_, err = m.Ledger.Update(ctx, func(t *record.Tx) error {

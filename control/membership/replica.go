@@ -52,9 +52,9 @@ type Replica struct {
 	Since   time.Time `json:"since"`
 }
 
-// CheckCompatible fails with dataset.ErrForbidden if the store is used by a service whose version cannot work together
-// with the version of this service. The error names the first such service. A record with the same address as this
-// service is ignored: this service wrote it before a restart.
+// CheckCompatible fails with dataset.ErrForbidden if another service uses the store, and its version cannot work
+// together with the version of this service. The error names the first such service. CheckCompatible ignores a record
+// with the address of this service, which this service wrote before a restart.
 func CheckCompatible(ctx context.Context, st store.Store, me Replica) error {
 	others, err := record.ListAll[Replica](record.NewTx(ctx, st), record.LiveServicesPrefix)
 	if err != nil {
@@ -90,9 +90,9 @@ func (s *replicaSession) set(session string) {
 	s.session = session
 }
 
-// KeepSession opens a session of this service and renews it until ctx ends. The record by which the other services know
-// this service is bound to the session. When ctx has ended, KeepSession ends the session and removes the service from
-// the catalog.
+// KeepSession opens a session of this service and renews it until ctx ends. The record that makes this service known
+// to the others (Replica) is bound to the session. When ctx has ended, KeepSession ends the session and removes the
+// service from the catalog.
 func (m *Members) KeepSession(ctx context.Context) {
 	told := false
 	for ctx.Err() == nil {
@@ -158,8 +158,8 @@ func (m *Members) RenewReplicaSession(ctx context.Context) error {
 	return nil
 }
 
-// AcquireHousekeeping reports whether this service must do the background work. It must if it is the only service, or
-// if it holds the lock. The lock ends with the session of the service.
+// AcquireHousekeeping reports whether this service must do the background work. That is so if it is the only service,
+// or if it holds the lock. The lock ends with the session of the service.
 func (m *Members) AcquireHousekeeping(ctx context.Context) (bool, error) {
 	if !m.Shared {
 		return true, nil

@@ -137,8 +137,8 @@ func (c Candidate) WhyOffline() string {
 }
 
 // Choose returns the first candidate that fits, without regard to the placement expression of the profile. If none
-// fits, the error has the reason for each: dataset.ErrOffline if one would fit once it is online again, otherwise
-// dataset.ErrUnsupported.
+// fits, it fails with the reason for each of them. The error is dataset.ErrOffline if a candidate would fit once it is
+// online again, and otherwise dataset.ErrUnsupported.
 func Choose(cands []Candidate, o Requirement) (Candidate, error) {
 	// The expression applies only to new datasets. An operator chooses where an existing dataset moves.
 	o.Profile.Placement = ""

@@ -157,8 +157,9 @@ func (r *reasons) text(what, between string) string {
 	return strings.Join(parts, between)
 }
 
-// NoPoolError returns the error for the case that no pool meets the requirement, with the reasons: dataset.ErrOffline
-// if one would meet it once it is online again, otherwise dataset.ErrUnsupported.
+// NoPoolError returns the error for the case that no pool meets the requirement, with the reasons. It is
+// dataset.ErrOffline if a pool would meet the requirement once it is online again, and otherwise
+// dataset.ErrUnsupported.
 func NoPoolError(sites []Site, o Requirement) error {
 	var why reasons
 	pools, kind, nodes := 0, dataset.ErrUnsupported, o.NameNode || len(sites) > 1

@@ -11,7 +11,7 @@ import (
 // maxMessage bounds the message of a snapshot, in bytes.
 const maxMessage = 1024
 
-// PlanSnapshot decides to take a snapshot of a volume. Its home takes it.
+// PlanSnapshot decides to take a snapshot of a volume. The home of the volume takes it.
 func (v *Planner) PlanSnapshot(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, err := t.Volume(req.Volume)
 	if err != nil {
@@ -58,7 +58,7 @@ func CommitSnapshot(t *record.Tx, op dataset.Operation, out *api.Committed) erro
 	if err := record.CheckSnapshotName(t, d, snap.Name); err != nil {
 		return err
 	}
-	// The parent is the snapshot that was committed last. Another snapshot may have been planned earlier.
+	// The parent is the snapshot that was committed last, which may have changed since the plan.
 	snap.Parent = d.HeadParent
 	d.HeadParent, d.Request = snap.ID, op.ID
 	if err := record.PutSnapshot(t, snap); err != nil {

@@ -82,7 +82,7 @@ func checkComplete(d dataset.Dataset) error {
 	return nil
 }
 
-// ParseKey returns the UUID at the end of a key with a prefix; dataset.ErrCorrupt if there is none.
+// ParseKey returns the UUID that follows prefix in a key. It fails with dataset.ErrCorrupt if no UUID follows.
 func ParseKey(key, prefix string) (uuid.UUID, error) {
 	text := strings.TrimPrefix(key, prefix)
 	id, err := uuid.Parse(text)

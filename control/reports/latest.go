@@ -84,7 +84,7 @@ type Changes struct {
 	Fullness []dataset.DatasetStatus // of datasets that became full, nearly full, or neither
 }
 
-// RecordHeartbeat records a heartbeat of a node at a moment of the steady clock.
+// RecordHeartbeat records a heartbeat of a node. now is the time by the steady clock.
 //
 // If the node would then have more than MaxRemembered datasets or copies, RecordHeartbeat forgets all of them and
 // fails, because some of those that it remembers may no longer exist. For an incremental heartbeat it fails with
@@ -208,8 +208,8 @@ func (s *Latest) HasReported(node uuid.UUID) bool {
 	return heard
 }
 
-// Found returns what the agent of a node found on its host; nil if it did not report that. The caller must not change
-// it.
+// Found returns the findings of a node's agent about its host, or nil if the agent has not reported them. The caller
+// must not change the result.
 func (s *Latest) Found(node uuid.UUID) *api.NodeFindings {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -301,14 +301,14 @@ func (s *Latest) ForgetDataset(id uuid.UUID) {
 	delete(s.fullness, id)
 }
 
-// ForgetDatasetOf drops a node's reports about a dataset that is no longer its own.
+// ForgetDatasetOf drops a node's reports about a dataset whose home it no longer is.
 func (s *Latest) ForgetDatasetOf(node, id uuid.UUID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.datasets[node], id)
 }
 
-// RecordCopy records a node's report on a copy, at a moment of the steady clock.
+// RecordCopy records a node's report on a copy. now is the time by the steady clock.
 func (s *Latest) RecordCopy(c dataset.Copy, now time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -352,7 +352,8 @@ func (s *Latest) WithProgress(op dataset.Operation) dataset.Operation {
 	return op
 }
 
-// poolEvent says whether a pool filled up, became unreachable or came back. It is a pure function.
+// poolEvent returns the event to publish if a pool became nearly full, went offline, is online again or was
+// quarantined. tell is false if nothing must be published. poolEvent is a pure function.
 func poolEvent(was, is dataset.PoolStatus) (ev api.Event, tell bool) {
 	known := was.ID != uuid.Nil
 	switch {
@@ -371,8 +372,8 @@ func poolEvent(was, is dataset.PoolStatus) (ev api.Event, tell bool) {
 	return ev, true
 }
 
-// WhyPoolUnusable returns why no volume can continue from the data in a pool, according to its node; "" if one can, or
-// if the node has not reported.
+// WhyPoolUnusable returns why no volume can continue from the data in a pool, according to the last report of its
+// node. It returns "" if a volume can, or if the node has not reported.
 func (s *Latest) WhyPoolUnusable(pool uuid.UUID) string {
 	switch st := s.Pool(pool); {
 	case st == nil || st.Online:
@@ -384,8 +385,8 @@ func (s *Latest) WhyPoolUnusable(pool uuid.UUID) string {
 	}
 }
 
-// WhyQuarantined returns why a pool is quarantined, as its node reports: its recorded content may not be right; "" if
-// it is not quarantined.
+// WhyQuarantined returns why a pool is quarantined, according to the last report of its node. It returns "" if the
+// pool is not quarantined. The records of a quarantined pool may not agree with its content.
 func (s *Latest) WhyQuarantined(pool uuid.UUID) string {
 	if st := s.Pool(pool); st != nil && st.Held {
 		return st.Reason

@@ -45,9 +45,9 @@ func CheckKey(key string) error {
 	return nil
 }
 
-// CheckTxn checks a transaction against the contract before anything is done: ErrTooLarge above a limit;
-// dataset.ErrInvalid for an invalid key, a key that is written twice, a delete with a value or session, a session
-// for a key that cannot have one, and a missing session for a key that must have one.
+// CheckTxn checks a transaction against the contract before anything is done. It fails with ErrTooLarge if a limit is
+// exceeded. It fails with dataset.ErrInvalid for an invalid key, a key that is written twice, a delete with a value or
+// session, a session for a key that cannot have one, and a missing session for a key that must have one.
 func CheckTxn(checks []Check, writes []Write) error {
 	n, size := len(checks)+len(writes), 0
 	for _, c := range checks {

@@ -93,17 +93,17 @@ type Write struct {
 
 // Store is the contract.
 type Store interface {
-	// Get returns the entry of a key; ErrNotFound if there is none. It sees every transaction that had returned
-	// before the call.
+	// Get returns the entry of a key. It fails with ErrNotFound if there is none. It sees every transaction that had
+	// returned before the call.
 	Get(ctx context.Context, key string) (Entry, error)
-	// GetMany returns for each key what Get would return, in the order of keys, with index 0 for an absent key.
-	// Up to MaxOps keys are read at one moment.
+	// GetMany returns for each key what Get would return, in the order of keys, with index 0 for an absent key. Up to
+	// MaxOps keys are read at the same moment.
 	GetMany(ctx context.Context, keys []string) ([]Entry, error)
 	// List returns the entries whose key begins with prefix and is larger than after, in the order of keys: at most
-	// limit entries, or all if limit is 0. Without a limit they are from one moment. With a limit, each entry is from
-	// some moment of the call, and these moments can differ. A key that exists during the whole call is never left
-	// out. A caller that needs entries of one moment checks their indexes in a transaction. List sees every
-	// transaction that had returned before the call.
+	// limit entries, or all if limit is 0. Without a limit, all entries are from the same moment. With a limit, each
+	// entry is from some moment of the call, and these moments can differ. A key that exists during the whole call is
+	// never left out. A caller that needs all entries from the same moment checks their indexes in a transaction. List
+	// sees every transaction that had returned before the call.
 	List(ctx context.Context, prefix, after string, limit int) ([]Entry, error)
 	// Txn makes all writes if all checks hold; otherwise it makes none and returns ErrConflict. It returns the index
 	// of the transaction. A caller may repeat a call only if the checks make sure that the second call fails when the
@@ -118,7 +118,7 @@ type Store interface {
 	// Session opens a session. If it is not renewed, it ends after ttl at the earliest, and after twice ttl at the
 	// latest. It also ends with End.
 	Session(ctx context.Context, ttl time.Duration) (id string, err error)
-	// Renew extends a session; ErrNotFound if it has ended.
+	// Renew extends a session. It fails with ErrNotFound if the session has ended.
 	Renew(ctx context.Context, id string) error
 	// End ends a session and deletes the keys bound to it. Idempotent.
 	End(ctx context.Context, id string) error

@@ -42,7 +42,7 @@ type Views struct {
 // New returns Views.
 func New(deps Deps) *Views { return &Views{Deps: deps} }
 
-// After returns the key under a prefix after which a page begins.
+// After returns the key after which a page of the keys under prefix begins.
 func After(prefix string, p api.Page) string {
 	if p.After == "" {
 		return ""

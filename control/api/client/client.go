@@ -83,7 +83,7 @@ var (
 )
 
 // New returns a client for the servers at unix:///PATH, http://HOST[:PORT] or https://HOST[:PORT], separated by
-// commas. It does not connect. ErrInvalid for other addresses.
+// commas. It does not connect. It fails with ErrInvalid for other addresses.
 func New(endpoints string) (*Client, error) { return NewTLS(endpoints, nil) }
 
 // NewTLS is New with the TLS configuration for https addresses.

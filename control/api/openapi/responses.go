@@ -37,7 +37,7 @@ func sharedResponses() map[string]*huma.Response {
 	}
 }
 
-// codes lists the codes of problems whose status is in the same hundred, each with its status.
+// codes lists the codes of the problems whose HTTP status begins with the same digit, each with its status.
 func codes(status int) string {
 	var list []string
 	for _, kind := range dataset.Kinds() {

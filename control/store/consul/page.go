@@ -111,7 +111,7 @@ func (s *Store) parts(ctx context.Context, prefix string, parts []part) ([][]sto
 }
 
 // read executes a transaction that only reads, and returns the results in the order of its operations. Keys that
-// get-or-empty did not find have index 0. All results are of one moment during the call.
+// get-or-empty did not find have index 0. All results are from the same moment during the call.
 func (s *Store) read(ctx context.Context, what string, ops api.TxnOps) ([]store.Entry, error) {
 	answer, err := s.sendRead(ctx, ops)
 	switch {

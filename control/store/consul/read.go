@@ -75,8 +75,8 @@ func (s *Store) GetMany(ctx context.Context, keys []string) ([]store.Entry, erro
 	return list, nil
 }
 
-// List implements store.Store. Without a limit it sends one request, and the result is of one moment. With a limit
-// and a prefix that ends with a slash, the cost of each page but the first depends only on the size of the page.
+// List implements store.Store. Without a limit it sends one request, and all entries are from the same moment. With a
+// limit and a prefix that ends with a slash, the cost of each page but the first depends only on the size of the page.
 // Otherwise the cost depends on the number of keys under the prefix.
 func (s *Store) List(ctx context.Context, prefix, after string, limit int) ([]store.Entry, error) {
 	if limit < 0 {
