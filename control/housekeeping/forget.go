@@ -19,7 +19,7 @@ const (
 	maxEndedBytes      = 32 << 20 // of their records
 
 	ForgetInterval = time.Hour
-	ForgetAfter    = 2000 // changes of operations, usually two for each: its begin and its end
+	ForgetAfter    = 2000 // changes of operations; an operation usually makes two, when it begins and when it ends
 	forgetBatch    = 100  // operations in one transaction
 )
 

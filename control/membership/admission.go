@@ -8,8 +8,9 @@
 // certificate is revoked.
 //
 // Package control embeds both in its Service, so the API calls them directly. The background work in package
-// housekeeping calls the checks of Members in each round. The packages that decide about volumes call functions such as
-// FreshNode and LivingSession, which read a node in the transaction of that decision.
+// housekeeping calls the checks of Members in each round. The packages that decide about volumes call functions such
+// as FreshNode and LivingSession, which read a node in the transaction of that decision. The daemon in cmd/drover sets
+// Timing and Replica, and calls CheckCompatible when it starts.
 //
 // All lasting state is in the store. Members keeps in memory the sessions that agents renew here, the session of this
 // service, for how long it has seen each node as unreachable, and when it last checked for lost nodes. Admission

@@ -128,9 +128,10 @@ func (c *sessions) drop(node uuid.UUID) {
 	delete(c.byNode, node)
 }
 
-// Renew extends the time for which a node's agent counts as alive, and returns that time. If the store is not shared,
-// the time has no end, and Renew returns 0. Renew writes nothing to the store. It fails with dataset.ErrStale for an
-// agent that is not the node's newest, and for an agent whose time has passed: the agent must register again.
+// Renew renews the session of a node's agent, and returns how long the agent now counts as alive. If the store is not
+// shared, the time has no end, and Renew returns 0. Renew writes nothing to the store. It fails with dataset.ErrStale
+// for an agent that is not the node's newest, and for an agent whose session has ended. Such an agent must register
+// again.
 func (m *Members) Renew(ctx context.Context, node, incarnation uuid.UUID) (api.SessionState, error) {
 	var out api.SessionState
 	if !m.Shared {

@@ -1,8 +1,10 @@
 // Package noderemoval removes nodes, with the records that concern only them.
 //
 // Package control calls RemoveNode for the API, and package membership calls ClearRemoved, through a function in its
-// dependencies, after a node has registered. NodeRemover keeps no state. A removal takes several transactions; each
-// checks the records that it depends on, and a repeated call continues after the last one.
+// dependencies, after a node has registered. NodeRemover keeps no state. A removal takes several transactions. Each of
+// them checks the records that it depends on, and a repeated call continues after the last one. When a node may be
+// removed is decided in checkRemovable and, for the only copy of some data, in package replica. A new kind of record
+// about a node must be removed in clearNode, or belongs in record.NodeKeys.
 package noderemoval
 
 import (
@@ -49,8 +51,7 @@ const homesShown = 5
 //
 // It fails with dataset.ErrInUse while datasets have their home on the node. With force it then only revokes the
 // certificate. The node stays recorded as removed and cordoned, until its datasets have another home and it is removed
-// again. The same applies while the node may have datasets mounted as a guest, until a person confirms that it is
-// fenced.
+// again. The same applies while the node has shared mounts, until a person confirms that the node is fenced.
 //
 // It also fails while the node keeps the only copy of some data. With force the records of that data are removed, and
 // the response and the events name the data. RemoveNode fails with dataset.ErrInvalid for an unknown node, and with

@@ -11,9 +11,9 @@
 // the home is recalled, and Commit when the target reports that it has the data. Packages planning and deletion use
 // some of the checks.
 //
-// The package keeps no state. The operation, the lease and the dataset in the store record the progress of a move.
-// The transaction of each decision protects these records. When a copy may take over automatically is decided in
-// failover.go. Which node and pool a move goes to is decided in target.go and move.go.
+// The package keeps no state. The operation, the lease and the dataset in the store record the progress of a move. The
+// transaction of each decision protects these records. When a copy may take over automatically is decided in
+// failover.go. The target of a move is chosen in target.go (node) and move.go (pool).
 package relocation
 
 import (

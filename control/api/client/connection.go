@@ -40,8 +40,8 @@ func (c *connection) useNext(at int) {
 	c.current.CompareAndSwap(uint32(at), uint32((at+1)%len(c.servers)))
 }
 
-// each sends the call to one server after the other until one answers. It passes a successful answer to use,
-// which closes the body. An error of use counts as an error of the server.
+// each sends the call to one server after the other until one answers. It passes a successful answer to use, which
+// closes the body. If use fails, the call is treated as if the server had failed.
 func (c *connection) each(ctx context.Context, k call, use func(*remote, *http.Response) error) (err error) {
 	if k.invalid != nil {
 		return k.invalid

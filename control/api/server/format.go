@@ -11,9 +11,9 @@ import (
 	"github.com/droverhq/drover/control/api/wire"
 )
 
-// formats returns the only format of the API, JSON. Unlike the format of huma, it refuses unknown fields even if
-// the schema is not checked. It encodes before it writes, so a peer that is gone is not reported as an encoding
-// error.
+// formats returns the only format of the API, JSON. Unlike the format of huma, it refuses unknown fields even if the
+// schema is not checked. It encodes the whole answer before it writes, so that a write to a closed connection is not
+// reported as an encoding error.
 func formats() map[string]huma.Format {
 	buffers := &sync.Pool{New: func() any { return new(bytes.Buffer) }}
 	f := huma.Format{
