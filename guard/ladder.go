@@ -87,11 +87,11 @@ func (g *Guard) startFence(e *entry) {
 		return
 	}
 	e.State, e.Steps, e.Breaches = StateFencing, nil, 0
-	g.log(e.Entry).Error("deadline has passed: fencing")
 	g.save(e)
 	if g.ctx != nil { // before Run is called there is no context: Run then starts the ladder
 		g.startLadder(e)
 	}
+	g.log(e.Entry).Error("deadline has passed: fencing") // last, because the output of the log may block
 }
 
 func (g *Guard) log(e Entry) *logrus.Entry {

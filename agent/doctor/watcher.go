@@ -44,6 +44,8 @@ const (
 	watchPause = 10 * time.Second
 	// watchShare is the largest share of the time that examinations may take: one in watchShare.
 	watchShare = 30
+	// maxWatchPause bounds the time between two examinations, for example after an examination that hung for hours.
+	maxWatchPause = 10 * time.Minute
 	// watchPatience is how long an examination may take before Last reports that it does not end.
 	watchPatience = 2 * time.Minute
 )
@@ -58,7 +60,7 @@ func (w *Watcher) Run() {
 		select {
 		case <-w.ctx.Done():
 			return
-		case <-w.clock.After(max(watchPause, watchShare*took)):
+		case <-w.clock.After(min(max(watchPause, watchShare*took), maxWatchPause)):
 		}
 	}
 }

@@ -82,8 +82,13 @@ func (r *Runner) Run(
 	now := newRunning(op, cancel)
 	r.mu.Lock()
 	r.running[op.ID] = now
-	now.endRecording = r.deps.Jobs.After(ctx, r.deps.Clock, r.deps.Limits.RecordAfter,
-		func(ctx context.Context) { r.record(ctx, planned) })
+	now.endRecording = func() {}
+	// The agent repeats a purge after each start. If its own purges were recorded, each start would leave another
+	// operation for a dataset whose pool is offline. A purge that a user requests is recorded already.
+	if op.Kind != dataset.OpPurge || now.recorded {
+		now.endRecording = r.deps.Jobs.After(ctx, r.deps.Clock, r.deps.Limits.RecordAfter,
+			func(ctx context.Context) { r.record(ctx, planned) })
+	}
 	r.mu.Unlock()
 	end := func() { // call it last: a later sync can restart a recorded operation that is neither running nor final
 		r.mu.Lock()

@@ -161,8 +161,8 @@ type FoundDataset struct {
 
 // Rebuilt is the result of Rebuild for one FoundDataset.
 type Rebuilt struct {
-	Dataset uuid.UUID `json:"dataset"`                                      // UUID of the dataset
-	Volume  string    `json:"volume"`                                       // name of the volume
-	Action  string    `json:"action" enum:"known,restored,renamed,trashed"` // result for the dataset
-	Note    string    `json:"note,omitempty"`                               // explanation for a person; empty: none
+	Dataset uuid.UUID `json:"dataset"`                                              // UUID of the dataset
+	Volume  string    `json:"volume"`                                               // name of the volume
+	Action  string    `json:"action" enum:"known,restored,renamed,trashed,purging"` // result for the dataset
+	Note    string    `json:"note,omitempty"`                                       // explanation for a person; empty: none
 }

@@ -53,7 +53,10 @@ func SettleUndelete(t *record.Tx, op dataset.Operation) error {
 // PlanPurge decides to destroy a dataset in the trash. It accepts a dataset that is already being destroyed, because
 // the first attempt may have failed.
 func PlanPurge(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
-	d, err := record.FindDeleted(t, req.Volume, func(d dataset.Dataset) bool { return d.State != dataset.StateReady })
+	d, err := record.FindDeleted(t, req.Volume, func(d dataset.Dataset) bool { return d.State == dataset.StateTrashed })
+	if dataset.KindOf(err) == dataset.ErrNotFound {
+		d, err = record.FindDeleted(t, req.Volume, func(d dataset.Dataset) bool { return d.State == dataset.StatePurging })
+	}
 	if dataset.KindOf(err) == dataset.ErrNotFound {
 		if live, verr := t.Volume(req.Volume); verr == nil {
 			err = dataset.Errorf(dataset.ErrNotFound,

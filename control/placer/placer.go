@@ -225,7 +225,7 @@ func (s *Placer) CheckFits(t *record.Tx, d dataset.Dataset, p dataset.Profile, h
 	if err != nil {
 		return err
 	}
-	o := placement.Requirement{Subject: "volume " + d.Volume, Profile: p, CurrentSize: had}
+	o := placement.Requirement{Subject: "volume " + d.Volume, Profile: p, CurrentSize: had, Size: d.Size}
 	cands := []placement.Candidate{{
 		Pool:    pool,
 		Guarded: s.Reports.HasGuard(pool.Node),
@@ -239,7 +239,7 @@ func (s *Placer) CheckFits(t *record.Tx, d dataset.Dataset, p dataset.Profile, h
 
 // CheckSuits fails if the pool of a dataset could not keep a new dataset with the given profile.
 func (s *Placer) CheckSuits(t *record.Tx, d dataset.Dataset, p dataset.Profile) error {
-	if err := s.CheckFits(t, d, p, p.Size); dataset.KindOf(err) == dataset.ErrUnsupported {
+	if err := s.CheckFits(t, d, p, max(p.Size, d.Size)); dataset.KindOf(err) == dataset.ErrUnsupported {
 		return err
 	}
 	return nil

@@ -167,7 +167,7 @@ func (v *Planner) planProfile(t *record.Tx, d dataset.Dataset, profile string) (
 	wanted := next.Profile
 	wanted.Filesystem.Type = "" // the existing filesystem stays
 	// CheckFits must not refuse the size of the profile: resizeTo checks the size that the dataset really gets.
-	if err := v.Placer.CheckFits(t, d, wanted, next.Profile.Size); err != nil {
+	if err := v.Placer.CheckFits(t, d, wanted, max(next.Profile.Size, d.Size)); err != nil {
 		return nil, nil, err
 	}
 	pool, err := t.Pool(d)

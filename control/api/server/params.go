@@ -26,9 +26,14 @@ func (p DryRunParam) note(ctx context.Context) {
 	}
 }
 
-// OperationParam is the ID of the operation that a change becomes.
+// OperationParam is the ID of the operation that a change becomes, and whether the change is only decided.
 type OperationParam struct {
 	DryRunParam
+	OperationIDParam
+}
+
+// OperationIDParam is the ID of the operation that a change becomes.
+type OperationIDParam struct {
 	Operation uuid.UUID `query:"operation" doc:"ID of the new operation, chosen by the caller so that control recognizes a retry; absent: a random ID"`
 }
 

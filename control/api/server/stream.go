@@ -43,7 +43,7 @@ func (h handlers) transfers() {
 		"The path has the spec of the new volume. The archive may have any size.")
 	upload.RequestBody = &huma.RequestBody{Required: true, Content: binary("application/x-tar")}
 	add(h, upload, func(ctx context.Context, in *uploadInput) (*answer[dataset.Dataset], error) {
-		req := in.request(dataset.OpImport)
+		req := OperationParam{OperationIDParam: in.OperationIDParam}.request(dataset.OpImport)
 		req.Volume = in.Volume
 		for _, o := range in.Options {
 			key, value, ok := strings.Cut(o, "=")
@@ -60,7 +60,7 @@ func (h handlers) transfers() {
 }
 
 type uploadInput struct {
-	OperationParam
+	OperationIDParam // and no dry run: the agent reads the archive while it creates the volume
 	VolumeParam
 	Options []string `query:"o,explode" doc:"KEY=VALUE, as with docker volume create -o; can be repeated"`
 	archive io.Reader

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"unicode"
 
 	"github.com/goccy/go-yaml"
 
@@ -88,6 +89,9 @@ func printYAML[T any](a *cli.App, items []T) error {
 	out, err := yaml.JSONToYAML(b.Bytes())
 	if err != nil {
 		return dataset.Errorf(dataset.ErrInternal, "write YAML: %w", err)
+	}
+	if bytes.ContainsFunc(out, func(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }) {
+		out = b.Bytes() // the YAML does not escape control characters, and JSON is YAML too
 	}
 	_, err = a.Out.Write(out)
 	return err

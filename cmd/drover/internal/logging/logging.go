@@ -5,6 +5,7 @@ package logging
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -15,6 +16,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
@@ -135,7 +137,7 @@ func (begin lines) Format(e *logrus.Entry) ([]byte, error) {
 	b.WriteString(oneLine(e.Message))
 	for _, key := range slices.Sorted(maps.Keys(e.Data)) {
 		value := fmt.Sprint(e.Data[key])
-		if value == "" || strings.ContainsAny(value, " \"=\n\t\r") {
+		if value == "" || strings.ContainsAny(value, ` "=`) || strings.ContainsFunc(value, isUnprintable) {
 			value = strconv.Quote(value)
 		}
 		b.WriteString(" " + key + "=" + value)
@@ -144,10 +146,28 @@ func (begin lines) Format(e *logrus.Entry) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// oneLine replaces line breaks, which would begin a new entry.
+// oneLine replaces line breaks, which would begin a new entry, and escape sequences of terminals.
 func oneLine(text string) string {
-	return strings.NewReplacer("\r", `\r`, "\n", `\n`).Replace(text)
+	if !strings.ContainsFunc(text, isUnprintable) {
+		return text
+	}
+	var b strings.Builder
+	for _, r := range text {
+		if isUnprintable(r) {
+			q := strconv.QuoteRune(r)
+			b.WriteString(q[1 : len(q)-1])
+			continue
+		}
+		b.WriteRune(r)
+	}
+	return b.String()
 }
+
+func isUnprintable(r rune) bool { return !unicode.IsPrint(r) }
+
+// syslogTime is how long an entry may wait for the syslog service. A service whose disk hangs stops reading, and then
+// a log must not stop the guard from fencing, nor the agent from sending heartbeats.
+const syslogTime = 100 * time.Millisecond
 
 // syslogWriter sends each entry as one datagram. It connects again after the service has restarted.
 type syslogWriter struct {
@@ -169,8 +189,12 @@ func (w *syslogWriter) Write(b []byte) (int, error) {
 				return 0, fmt.Errorf("connect to syslog at %s: %w", filepath.Clean(w.path), err)
 			}
 		}
+		_ = w.conn.SetWriteDeadline(time.Now().Add(syslogTime))
 		if _, err = w.conn.Write(bytes.TrimSuffix(b, []byte("\n"))); err == nil {
 			return len(b), nil
+		}
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			break // the entry is lost; connecting again would wait again
 		}
 		_ = w.conn.Close()
 		w.conn = nil

@@ -72,7 +72,13 @@ dataset in the trash. The command shows what is lost, and the name of the volume
 
 // findInTrash finds a dataset in the trash. Several datasets can have the same name, so the error about an ambiguous
 // name lists the pool of each.
+//
+// A dataset that waits for its deletion has no name that counts, if another dataset in the trash has it too.
 func findInTrash(trashed []api.Volume, ref string) (api.Volume, error) {
+	isWaiting := func(v api.Volume) bool { return v.Volume == ref && v.State == dataset.StatePurging }
+	if slices.ContainsFunc(trashed, func(v api.Volume) bool { return v.Volume == ref && !isWaiting(v) }) {
+		trashed = slices.DeleteFunc(slices.Clone(trashed), isWaiting)
+	}
 	short := volumes.ShortDatasets(trashed)
 	var same []string
 	last := ""
