@@ -18,7 +18,8 @@ import (
 
 // readUsage returns how many bytes a dataset uses, and how full it is. It walks no files. path is where the dataset is
 // mounted, or "" if it is not. The usage is nil if the dataset has no limit that its pool can tell.
-// exact says that a mounted filesystem of the dataset returned it.
+// exact says whether the usage is what df would show. For an unmounted filesystem it is an estimate from the blocks of
+// its device, which can be allocated and free.
 func readUsage(ctx context.Context, b backends.Pool, d dataset.Dataset, path string) (
 	used dataset.Size, usage *dataset.Usage, exact bool, err error) {
 	own := b.Info().Capabilities.OwnFilesystem
@@ -33,7 +34,7 @@ func readUsage(ctx context.Context, b backends.Pool, d dataset.Dataset, path str
 	if seen != nil && seen.Used+seen.Available <= d.Size {
 		// The kernel shows the limit of the directory as the size of the filesystem: project quotas. The inodes are
 		// those of the whole pool.
-		return used, &dataset.Usage{Used: seen.Used, Available: seen.Available}, false, nil
+		return used, &dataset.Usage{Used: seen.Used, Available: seen.Available}, true, nil
 	}
 	data := used
 	if fs := d.Profile.Filesystem.Type; own && fs != "" {
@@ -41,7 +42,7 @@ func readUsage(ctx context.Context, b backends.Pool, d dataset.Dataset, path str
 		data = max(0, used-(mkfs.Device(fs, d.Size)-d.Size))
 	}
 	data = min(data, d.Size)
-	return used, &dataset.Usage{Used: data, Available: d.Size - data}, false, nil
+	return used, &dataset.Usage{Used: data, Available: d.Size - data}, !own, nil
 }
 
 // statfs returns the usage of the filesystem that is mounted at path as df shows it, or nil if path is "", cannot be
@@ -115,7 +116,7 @@ func (u *usages) note(d dataset.Dataset, usage *dataset.Usage, exact bool) (*dat
 		return nil, dataset.NotFull
 	}
 	next := lastUsage{usage: *usage, size: d.Size, request: d.Request, exact: exact}
-	if d.Size > 0 { // otherwise the space of the pool is the limit, and the pool is reported
+	if d.Size > 0 && exact { // without a size, the space of the pool is the limit, and the pool is reported
 		next.fullness = usage.Fullness(d.Profile.WarnAt, was.fullness)
 	}
 	if u.last == nil {

@@ -51,14 +51,16 @@ func TestUsageOfUnmountedVolume(t *testing.T) {
 		}
 	}
 	check("unknown", nil, false, -1, dataset.NotFull)
-	check("the pool's estimate", used(90), false, 90, dataset.NearlyFull)
+	check("the pool's estimate", used(100), false, 100, dataset.NotFull)
 	check("mounted", used(98), true, 98, dataset.Full)
 	check("unmounted", used(20), false, 98, dataset.Full)
 	check("the disk does not answer", nil, false, 98, dataset.Full)
 	d.Request = uuid.New()
-	check("restored", used(84), false, 84, dataset.NearlyFull) // the margin
+	check("restored", used(99), false, 99, dataset.NotFull)
+	check("restored and mounted", used(90), true, 90, dataset.NearlyFull)
+	check("some files removed", used(84), true, 84, dataset.NearlyFull) // the margin
 	d.Profile.WarnAt = 90
-	check("another threshold", used(84), false, 84, dataset.NotFull)
+	check("another threshold", used(84), true, 84, dataset.NotFull)
 	d.Profile.WarnAt, d.Size = 0, 0
 	check("no size", used(99), true, 99, dataset.NotFull)
 	if u.forget(d.ID); len(u.last) != 0 {

@@ -168,7 +168,7 @@ func checkOvercommit(r *Report, name string, st dataset.PoolStatus) {
 		r.Add(findings.Warning, name, "enlarge the pool, or move volumes to another one (drover pool ls)",
 			"%s, more than %s", text, dataset.FormatRatio(st.Overcommit))
 	case st.Overcommit == 0 && ratio > 1:
-		r.Add(findings.Info, name, "", "%s", text)
+		r.Add(findings.OK, name, "", "%s", text)
 	}
 }
 

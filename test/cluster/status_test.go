@@ -96,7 +96,7 @@ func testStatus(t *testing.T, w *world) {
 		},
 		{
 			"pool of another node is nearly full", func(t *testing.T) { ok(t, fillTo(filler, 90)) },
-			"warning", "pool default on " + other.Name, "full",
+			"warning", "pool default on " + other.Name, "NEARLY FULL",
 			func(t *testing.T) { ok(t, os.Remove(filler)) },
 		},
 	} {

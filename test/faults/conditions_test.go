@@ -136,7 +136,7 @@ func TestStatusNamesConditions(t *testing.T) {
 			mend: func(t *testing.T, w *world) { w.ok(t, w.plug.Unmount("small", use)) },
 		},
 		{
-			name: "pool nearly full", level: "warning", subject: "pool far", text: "full",
+			name: "pool nearly full", level: "warning", subject: "pool far", text: "NEARLY FULL",
 			cause: grow(far.at, 90), mend: shrink(far.at),
 		},
 		{
