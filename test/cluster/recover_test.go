@@ -42,7 +42,7 @@ func TestStoreGoesBack(t *testing.T) {
 	write(b, "moved@gold", "since")
 	b.Drover(t, "volume", "create", "made@gold")
 	write(b, "made@gold", "since")
-	a.Drover(t, "volume", "rm", "gone")
+	a.Drover(t, "volume", "rm", "gone", "--yes")
 	a.Drover(t, "volume", "rm", "trashed")
 	a.Drover(t, "snapshot", "create", "snapped", "--name", "late")
 	host.Await(t, "what is removed is gone", func() error {
@@ -63,7 +63,7 @@ func TestStoreGoesBack(t *testing.T) {
 			return nil
 		})
 	}
-	for _, args := range [][]string{{"volume", "rm", "snapped"}, {"volume", "move", "snapped", b.Name}, {"snapshot", "create", "snapped"}} {
+	for _, args := range [][]string{{"volume", "rm", "snapped", "--yes"}, {"volume", "move", "snapped", b.Name}, {"snapshot", "create", "snapped"}} {
 		if r := control.Exec(t, args...); r.Exit == 0 || !strings.Contains(r.Err, "changes suspended") {
 			t.Errorf("drover %v: %+v", args, r)
 		}

@@ -111,7 +111,7 @@ func testStatus(t *testing.T, w *world) {
 		}
 	}
 	w.Consul.AwaitLeader()
-	w.Controls[1].Must(t, "volume", "rm", "watched")
+	w.Controls[1].Must(t, "volume", "rm", "watched", "--yes")
 }
 
 // fillTo makes a file, so that so many percent of its filesystem are used.

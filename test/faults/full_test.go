@@ -246,5 +246,6 @@ func TestB15HostDiskFull(t *testing.T) {
 	w.ok(t, w.plug.Create("toomuch", nil))
 	w.volumes["toomuch"] = ""
 	w.kept(t)
+	w.within(t, "base", func(root string) { w.ok(t, os.Remove(filepath.Join(root, "filling"))) })
 	w.h.Clean(t)
 }
