@@ -189,8 +189,8 @@ func (r *Holdings) FoundDataset(e backends.Entry, doubtful bool) (f api.FoundDat
 		Index: r.Cache.Index(e.ID)}
 	whole := e.Record != nil && e.Record.ID == e.ID
 	switch {
-	case known && copied.State == dataset.StatePurging: // it was purged while the pool was offline
-		f.Dataset = copied
+	case known && copied.State == dataset.StatePurging && !(whole && e.Record.Epoch > copied.Epoch):
+		f.Dataset = copied // it was purged while the pool was offline, and no recovery has revived it since
 	case whole && !(known && isCurrent(copied, f.Index, *e.Record)):
 		f.Dataset = *e.Record
 		f.Dataset.Written = 0

@@ -14,6 +14,7 @@ import (
 	"github.com/droverhq/drover/agent/agenttest"
 	"github.com/droverhq/drover/agent/controlsync"
 	"github.com/droverhq/drover/agent/lease"
+	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -157,6 +158,25 @@ func TestHoldingsAreReportedOnceReplicaAccepts(t *testing.T) {
 		})
 		if got := <-took; got != want {
 			t.Errorf("it was told for recovery %s, not %s", got, want)
+		}
+	}
+}
+
+// A dataset that was purged while its pool was offline stays condemned in a rebuild, unless the record beside the data
+// is from a later epoch: a recovery has revived it since, and the agent lost its copy of that.
+func TestPurgedDatasetIsReportedUnlessRevived(t *testing.T) {
+	r := agenttest.New(t)
+	d := r.NewVolume("db")
+	purging := d
+	purging.State = dataset.StatePurging
+	r.Cache.Apply(purging, 1<<30)
+	for epoch, want := range map[uint64]dataset.State{d.Epoch: dataset.StatePurging, d.Epoch + 1: dataset.StateReady} {
+		beside := d
+		beside.Epoch = epoch
+		e := backends.Entry{ID: d.ID, State: backends.EntryReady, Record: &beside}
+		f, ok := r.Holdings.FoundDataset(e, false)
+		if !ok || f.Dataset.State != want {
+			t.Errorf("record of epoch %d, purged in epoch %d: state %q, %t; want %q", epoch, d.Epoch, f.Dataset.State, ok, want)
 		}
 	}
 }
