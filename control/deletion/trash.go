@@ -55,7 +55,8 @@ func SettleUndelete(t *record.Tx, op dataset.Operation) error {
 func PlanPurge(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, err := record.FindDeleted(t, req.Volume, func(d dataset.Dataset) bool { return d.State == dataset.StateTrashed })
 	if dataset.KindOf(err) == dataset.ErrNotFound {
-		d, err = record.FindDeleted(t, req.Volume, func(d dataset.Dataset) bool { return d.State == dataset.StatePurging })
+		isPurging := func(d dataset.Dataset) bool { return d.State == dataset.StatePurging }
+		d, err = record.FindDeleted(t, req.Volume, isPurging)
 	}
 	if dataset.KindOf(err) == dataset.ErrNotFound {
 		if live, verr := t.Volume(req.Volume); verr == nil {

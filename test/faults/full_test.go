@@ -247,5 +247,6 @@ func TestB15HostDiskFull(t *testing.T) {
 	w.volumes["toomuch"] = ""
 	w.kept(t)
 	w.within(t, "base", func(root string) { w.ok(t, os.Remove(filepath.Join(root, "filling"))) })
+	w.awaitStatus(t, "the volume has space again", func(r statusReport) bool { return r.Healthy })
 	w.h.Clean(t)
 }
