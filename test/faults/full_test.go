@@ -246,7 +246,9 @@ func TestB15HostDiskFull(t *testing.T) {
 	w.ok(t, w.plug.Create("toomuch", nil))
 	w.volumes["toomuch"] = ""
 	w.kept(t)
-	w.within(t, "base", func(root string) { w.ok(t, os.Remove(filepath.Join(root, "filling"))) })
-	w.awaitStatus(t, "the volume has space again", func(r statusReport) bool { return r.Healthy })
+	w.within(t, "base", func(root string) {
+		w.ok(t, os.Remove(filepath.Join(root, "filling")))
+		w.awaitStatus(t, "the volume has space again", func(r statusReport) bool { return r.Healthy })
+	})
 	w.h.Clean(t)
 }
