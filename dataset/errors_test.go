@@ -151,6 +151,9 @@ func TestNearest(t *testing.T) {
 	if got := dataset.Nearest("gold", nil); got != "" {
 		t.Errorf("Nearest of nothing = %q", got)
 	}
+	if got := dataset.Have(nil); got != "none" {
+		t.Errorf("Have without words: %q, want none", got)
+	}
 	if got := dataset.Have([]string{"b", "c", "a"}); got != "a, b, c" {
 		t.Errorf("Have = %q", got)
 	}

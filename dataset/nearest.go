@@ -37,8 +37,11 @@ func Guess(word string, choices []string) string {
 // No name is longer.
 const maxWord = 128
 
-// Have returns the sorted words, joined for the "(available: …)" part of an error.
+// Have returns the sorted words, joined for the "(available: …)" part of an error; "none" if there are none.
 func Have(words []string) string {
+	if len(words) == 0 {
+		return "none"
+	}
 	s := append([]string(nil), words...)
 	sort.Strings(s)
 	return strings.Join(s, ", ")

@@ -87,7 +87,7 @@ var cronFields = []struct{ name, accepts string }{
 	{"weekday", "0 to 7 or SUN to SAT"},
 }
 
-// checkCron returns what is wrong with a cron expression, and in which field.
+// checkCron fails if a cron expression is wrong. The error names the field.
 func checkCron(s string) error {
 	if len(s) > maxCron {
 		return fmt.Errorf("%d characters are too long (%d at most)", len(s), maxCron)

@@ -229,7 +229,7 @@ func (r *Reader) Pools(ctx context.Context) ([]api.Pool, error) {
 	return ask(ctx, r, r.Service.Pools, func() ([]api.Pool, bool, error) { return r.deps.Pools(ctx), true, nil })
 }
 
-// datasets returns the records of all datasets that this node keeps, or of which it keeps a copy.
+// datasets returns the records of the datasets whose home is this node, and of those of which it keeps a copy.
 func (r *Reader) datasets() (all []dataset.Dataset) {
 	for _, id := range r.deps.Records.IDs() {
 		if d, ok := r.deps.Records.Dataset(id); ok {

@@ -18,7 +18,7 @@
 //
 // Where to change what: which places a new pool may have is in paths.go and devices.go. When a pool counts as offline
 // is in questions.go (it hangs), prober.go (its disk fails) and Pool.CheckServed. The remedy for a full pool is in
-// space.go. What the operator can do with pools is in package pooladmin.
+// space.go. The requests of operators, such as creating and removing a pool, are in package pooladmin.
 package pool
 
 import (

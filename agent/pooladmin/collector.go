@@ -37,8 +37,8 @@ type Collector struct{ CollectorDeps }
 func NewCollector(deps CollectorDeps) *Collector { return &Collector{deps} }
 
 // Collect destroys one dataset of a pool that has no record in control's store. It fails with ErrConflict while the
-// store is inconsistent, because the record may be missing for that reason. A dry run destroys nothing, and fails as
-// Collect would.
+// store is inconsistent: then the record may exist, and only be missing in the store. A dry run destroys nothing, and
+// fails if Collect would fail.
 func (c *Collector) Collect(ctx context.Context, id uuid.UUID, dryRun bool) (out api.Collected, err error) {
 	if out, found, err := c.collectTrial(ctx, id, dryRun); found {
 		return out, err

@@ -17,7 +17,7 @@
 // It pulls, into a copy (backends.Copier) in its own pool:
 //
 //	snapshot, err := client.RequestSnapshot(ctx, peer, ds, have)  the home takes a transfer snapshot now
-//	plan, err := client.Plan(ctx, peer, …)                        what is missing, and how many bytes that takes
+//	plan, err := client.Plan(ctx, peer, …)                        lists the missing snapshots, with their sizes
 //	brought, err := client.Pull(ctx, Pull{…})                     transfers it, resumes after interruptions, verifies
 //
 // It repeats this as often as useful, because each Pull transfers only what has changed. When the home has relinquished

@@ -12,7 +12,7 @@ import (
 // Step is one snapshot that must be transferred.
 type Step struct {
 	Snapshot dataset.Snapshot `json:"snapshot"`
-	Base     uuid.UUID        `json:"base,omitzero"` // both sides will have this snapshot; uuid.Nil for a complete stream
+	Base     uuid.UUID        `json:"base,omitzero"` // a snapshot that both sides will have; uuid.Nil: none
 	Bytes    int64            `json:"bytes"`         // approximate length of its stream
 }
 

@@ -115,8 +115,8 @@ func TestI11MountedHere(t *testing.T) {
 	}
 }
 
-// TestI11LooksAgain: the runtime of a container that starts has a copy of each mount of the host for a moment. A
-// dataset that is mounted only in such a copy does not count as in use after the copy has disappeared. A dataset that
+// TestI11LooksAgain: while a container starts, its runtime has a copy of each mount of the host for a moment. A dataset
+// that is mounted only in such a copy does not count as in use after the copy has disappeared. A dataset that
 // stays mounted for longer counts.
 func TestI11LooksAgain(t *testing.T) {
 	for name, c := range map[string]struct {

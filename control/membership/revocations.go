@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	// RevocationsInterval is how often a replica reads the revocations by other replicas. A certificate that another
-	// replica revoked may be accepted for that long.
+	// RevocationsInterval is how often a replica reads the revocations by other replicas. This replica
+	// can accept a certificate for that long after another replica revoked it.
 	RevocationsInterval = 5 * time.Second
 	// revocationsTimeout bounds such a read, because a request waits for it.
 	revocationsTimeout = 2 * time.Second

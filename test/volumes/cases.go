@@ -256,10 +256,12 @@ func again(t *testing.T, w World) {
 		{"twice", map[string]string{"profile": "gold", "size": "921600KiB"}, ""},
 		{"twice@gold", map[string]string{"size": "800MiB"},
 			`volume "twice" exists with size 900MiB, not 800MiB (drover volume resize twice 800MiB)`},
-		{"twice@silver", nil, `volume "twice" exists with profile gold, not silver (use twice, or drover volume set-profile twice silver)`},
+		{"twice@silver", nil, `volume "twice" exists with profile gold, not silver ` +
+			`(use twice, or drover volume set-profile twice silver)`},
 		{"twice@gold", map[string]string{"fs": "ext4"},
 			`volume "twice" exists with filesystem xfs, not filesystem ext4`},
-		{"twice@gold", map[string]string{"label.team": "b"}, `volume "twice" exists with other labels (drover volume label twice KEY=VALUE changes them)`},
+		{"twice@gold", map[string]string{"label.team": "b"},
+			`volume "twice" exists with other labels (drover volume label twice KEY=VALUE changes them)`},
 		{"twice@gold", map[string]string{"readonly": "true"}, `volume "twice" exists writable, not readonly`},
 		{"twice@gold", map[string]string{"protect": "true"},
 			`volume "twice" exists unprotected (drover volume protect twice)`},
@@ -282,7 +284,8 @@ func again(t *testing.T, w World) {
 // lists the name that was used. A name that contradicts the volume is refused, and changes nothing.
 func Spellings(t *testing.T, w World) {
 	w.create(t, "till@gold")
-	const want = `create till@silver: VolumeDriver.Create: drover: volume "till" exists with profile gold, not silver (use till, or drover volume set-profile till silver)`
+	const want = `create till@silver: VolumeDriver.Create: drover: volume "till" exists with profile gold, ` +
+		`not silver (use till, or drover volume set-profile till silver)`
 	w.refused(t, want, "volume", "create", "-d", w.Host.Driver, "till@silver")
 	w.refused(t, want, "run", "--rm", "-v", "till@silver:/data", "--volume-driver", w.Host.Driver, image, "true")
 	listed := func() string { return w.docker(t, "volume", "ls", "-q", "-f", "name=till") }

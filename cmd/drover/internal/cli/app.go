@@ -74,7 +74,8 @@ func (a *App) noteKnownAt(at time.Time) {
 	}
 }
 
-// Outdated reports whether an answer is only what the server's host knows, because control is unreachable.
+// Outdated reports whether the server has answered from the records of its host, because control is unreachable. Such
+// an answer can be old, and lacks the volumes of other hosts.
 func (a *App) Outdated() bool { return a.outdated.Load() }
 
 // ForgetOutdated makes Outdated return false again. A command that asks the server repeatedly calls it before each

@@ -127,7 +127,8 @@ func severity(l logrus.Level) int {
 	return 7
 }
 
-// lines formats each entry as one line: what the function returns, the message, and the fields by name.
+// lines formats each entry as one line: the prefix that the function returns, the message, and the fields in the order
+// of their names.
 type lines func(*logrus.Entry) string
 
 // Format implements logrus.Formatter.
