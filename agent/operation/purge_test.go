@@ -1,6 +1,7 @@
 package operation_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent"
 	"github.com/droverhq/drover/agent/agenttest"
 	"github.com/droverhq/drover/agent/controlsync"
 	"github.com/droverhq/drover/agent/jobs"
@@ -163,4 +165,38 @@ func TestRemovalIsAppliedBeforeDatasetIsReleased(t *testing.T) {
 	all.Wait()
 	agenttest.Await(t, func() bool { return len(r.ListPool("datasets")) == 0 && len(r.Jobs.Running()) == 0 })
 	agenttest.Await(t, func() bool { return len(r.Cache.IDs()) == 0 })
+}
+
+// TestOwnPurgeIsNotRecorded: the agent repeats its own purges after each start. If they were recorded because they take
+// long, each start would leave another operation.
+func TestOwnPurgeIsNotRecorded(t *testing.T) {
+	late := lateControl{records: make(chan api.Report, 2)}
+	r := agenttest.New(t, func(c *agent.Config) {
+		late.Service = c.Control
+		c.Control = late
+	})
+	d := r.NewVolume("db")
+	run := func(kind dataset.OpKind, do func()) {
+		t.Helper()
+		op := dataset.Operation{
+			ID: uuid.New(), Kind: kind, Node: r.NodeID, Volume: "db", DatasetID: d.ID, DatasetRecord: &d, Epoch: d.Epoch,
+			State: dataset.OpPending, Created: r.Clock.Now(),
+		}
+		err := r.Operations.Run(t.Context(), &jobs.Job{}, op, func(context.Context, *dataset.Operation) error {
+			do()
+			return nil
+		})
+		if err != nil {
+			t.Errorf("%s: %v", kind, err)
+		}
+	}
+	run(dataset.OpPurge, func() {
+		r.FakeClock.Advance(10 * r.Limits.RecordAfter)
+		run(dataset.OpResize, func() { // a later operation is recorded, so the purge would be as well
+			agenttest.Await(t, func() bool { r.FakeClock.Advance(r.Limits.RecordAfter); return len(late.records) > 0 })
+		})
+	})
+	if first := <-late.records; first.Operation.Kind != dataset.OpResize || len(late.records) > 0 {
+		t.Errorf("first record: %s, %d more, want that of the resize alone", first.Operation.Kind, len(late.records))
+	}
 }

@@ -225,6 +225,29 @@ func TestPurge(t *testing.T) {
 	}
 }
 
+// TestPurgeByNameOfTrashedDataset: an earlier dataset of the name that waits for its deletion makes the name neither
+// ambiguous nor wrong. Without another one, the name still finds it, because a purge can be repeated.
+func TestPurgeByNameOfTrashedDataset(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	a.MustCreate("db")
+	first := a.MustDelete("db")
+	purge := func() uuid.UUID {
+		t.Helper()
+		return e.MustSubmit(api.Request{ID: uuid.New(), Kind: dataset.OpPurge, Volume: "db"}).Operation.DatasetID
+	}
+	for range 2 {
+		if got := purge(); got != first.ID {
+			t.Errorf("the only db: purged %s, want %s", got, first.ID)
+		}
+	}
+	a.MustCreate("db")
+	second := a.MustDelete("db")
+	if got := purge(); got != second.ID {
+		t.Errorf("two of the name: purged %s, want %s, which is in the trash", got, second.ID)
+	}
+}
+
 // An agent's report that it destroyed what nobody condemned takes nothing off the
 // records, neither the dataset nor its snapshots.
 func TestPurgeOfWhatIsNotCondemned(t *testing.T) {

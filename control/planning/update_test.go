@@ -220,3 +220,19 @@ func TestLabelVolume(t *testing.T) {
 	}
 	e.CheckInvariants()
 }
+
+// TestSetProfileOnOvercommittedPool: a profile that does not change the size adds nothing to a pool.
+func TestSetProfileOnOvercommittedPool(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	d := a.MustCreate("db@silver")
+	a.ReportPool(dataset.PoolStatus{
+		ID: d.Pool, Online: true, Size: 100 * dataset.GiB, Free: 90 * dataset.GiB, DefaultSize: 10 * dataset.GiB,
+		Provisioned: 100 * dataset.GiB, Overcommit: 1,
+	})
+	a.MustRefusePlan(api.Request{Kind: dataset.OpResize, Volume: "db", Size: "30GiB"}, dataset.ErrUnsupported, "overcommit")
+	out := e.MustSubmit(api.Request{Kind: dataset.OpUpdate, Volume: "db", Profile: "bronze"})
+	if out.Volume == nil || out.Volume.Profile.Name != "bronze" {
+		t.Errorf("set-profile to a profile without a size: %+v, want it accepted", out)
+	}
+}

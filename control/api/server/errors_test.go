@@ -150,6 +150,7 @@ func TestBadRequests(t *testing.T) {
 		{"POST", nodes + "/register", `{"node":{"id":"f23ca986-1b7f-4f7e-9a43-0f3f5a1c2d3e"}}`, 422, "registration of node f23ca986-1b7f-4f7e-9a43-0f3f5a1c2d3e at the endpoint of node " + node1.String()},
 		{"DELETE", "/v1/doctor/f23c", "", 422, "bad request: path.dataset: invalid value: invalid UUID length: 4"},
 		{"POST", "/v1/volumes/db/upload?o=x", "", 422, `bad option "x": want KEY=VALUE`},
+		{"POST", "/v1/volumes/db/upload?dry_run=true", "", 422, "bad request: query.dry_run: unknown query parameter"},
 		{"GET", "/v1/events?after=-1", "", 422, "bad request: query.after: invalid integer"},
 		{"GET", "/v2/volumes", "", 404, "no such endpoint: GET /v2/volumes (GET /v1/openapi.yaml lists all endpoints)"},
 		{"PUT", "/v1/volumes", "", 405, "wrong method: PUT /v1/volumes (this path takes GET, HEAD, POST)"},

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
@@ -97,5 +98,50 @@ func TestSyslog(t *testing.T) {
 		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 			t.Fatal(err)
 		}
+	}
+}
+
+// TestSyslogThatHangs: a service that does not read, because its disk hangs, must not stop what is logged. The guard
+// logs before it fences.
+func TestSyslogThatHangs(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	service, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer service.Close()
+	w := &syslogWriter{path: path}
+	done := make(chan error)
+	go func() {
+		for range 10_000 { // the queue of a socket has some hundred entries at most (net.unix.max_dgram_qlen)
+			if _, err := w.Write([]byte("<28>1 hello\n")); err != nil {
+				done <- err
+				return
+			}
+		}
+		done <- nil
+	}()
+	select {
+	case err := <-done:
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("a write that nobody reads: error %v, want the deadline", err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("a write that nobody reads blocks")
+	}
+}
+
+// TestTextHasNoEscapeSequences: a message can have a file name that a container chose, and terminals execute escape
+// sequences.
+func TestTextHasNoEscapeSequences(t *testing.T) {
+	log, err := New("info", Text, os.Getenv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b strings.Builder
+	log.SetOutput(&b)
+	log.WithField("path", "a\x1b[2J").Info("bad \x1b[31mname")
+	if got := b.String(); strings.Contains(got, "\x1b") || !strings.Contains(got, `\x1b[31mname`) || !strings.Contains(got, `"a\x1b[2J"`) {
+		t.Errorf("logged %q, want the escape sequences as text", got)
 	}
 }
