@@ -78,6 +78,10 @@ func (a *Evidence) decide(r attendance) Decision {
 		v.Record.Epoch, v.Record.Request = v.Record.Epoch+1, uuid.Nil
 	}
 	switch newer := a.stored == nil || v.Record.Epoch > a.stored.Epoch || !a.matchesStore(v.Record); {
+	case v.Record.State == dataset.StatePurging && !newer:
+		return Decision{} // the store knows of the purge, which continues after the recovery
+	case v.Record.State == dataset.StatePurging:
+		v.action = "purging"
 	case newer && v.Record.State == dataset.StateTrashed:
 		v.action = "trashed"
 	case a.stored == nil:
@@ -103,15 +107,20 @@ func (a *Evidence) matchesStore(d dataset.Dataset) bool {
 }
 
 // latest returns the record with the highest known epoch. If several have that epoch, it returns the one that was
-// written last.
+// written last. A decision to purge is final within its epoch, so it wins against every other record of that epoch.
+// Otherwise the recovery would revive a volume that was purged while its pool was offline.
 //
 // A fenced node is not the home any more, so its claims are ignored. Another node may report that the fenced node is
 // the home. latest uses such a report, because it proves that the epoch was opened.
 func (a *Evidence) latest(r attendance) (best dataset.Dataset) {
 	index := uint64(0)
 	take := func(d dataset.Dataset, at uint64) {
-		if d.Home != uuid.Nil && d.State != dataset.StatePurging &&
-			(best.ID == uuid.Nil || d.Epoch > best.Epoch || d.Epoch == best.Epoch && at > index) {
+		later := d.Epoch > best.Epoch
+		if d.Epoch == best.Epoch {
+			purged, bestPurged := d.State == dataset.StatePurging, best.State == dataset.StatePurging
+			later = purged && !bestPurged || purged == bestPurged && at > index
+		}
+		if d.Home != uuid.Nil && (best.ID == uuid.Nil || later) {
 			best, index = d, at
 		}
 	}

@@ -90,6 +90,58 @@ func TestJudgeByEpoch(t *testing.T) {
 	}
 }
 
+// A decision to purge is final within its epoch, whoever reports it and however old its transaction is. Only a later
+// epoch revives the dataset.
+func TestJudgePurged(t *testing.T) {
+	purged := func(c *accountCase, epoch uint64) *dataset.Dataset {
+		d := c.at(epoch)
+		d.State = dataset.StatePurging
+		return d
+	}
+	for name, x := range map[string]struct {
+		say    func(c *accountCase)
+		action string
+		state  dataset.State
+	}{
+		"the home knows of a purge": {func(c *accountCase) { c.claimed(purged(c, 3), 11) }, "purging", dataset.StatePurging},
+		"the home knows of a purge, at an unknown index": {func(c *accountCase) { c.claimed(purged(c, 3), 0) },
+			"purging", dataset.StatePurging},
+		"a holder of a copy knows of a purge, and the home does not": {func(c *accountCase) {
+			c.claimed(c.at(3), 11)
+			c.copyHolders = []nodeReport{{FoundDataset: api.FoundDataset{Dataset: *purged(c, 3)}, node: c.other}}
+		}, "purging", dataset.StatePurging},
+		"the store has no record": {func(c *accountCase) {
+			d := purged(c, 3)
+			c.stored = nil
+			c.claimed(d, 11)
+		}, "purging", dataset.StatePurging},
+		"the store knows of a purge, and the home does not": {func(c *accountCase) {
+			c.claimed(c.at(3), 11)
+			c.stored.State = dataset.StatePurging
+		}, "", ""},
+		"both know of the purge": {func(c *accountCase) {
+			c.claimed(purged(c, 3), 11)
+			c.stored.State = dataset.StatePurging
+		}, "", ""},
+		"the store knows of a purge, and nobody has the data": {func(c *accountCase) {
+			c.stored.State = dataset.StatePurging
+		}, "", ""},
+		"the store revived it in a later epoch": {func(c *accountCase) { c.claimed(purged(c, 2), 11) }, "", dataset.StateReady},
+		"the home revived it in a later epoch": {func(c *accountCase) {
+			c.claimed(c.at(4), 11)
+			c.stored.State = dataset.StatePurging
+		}, "changed", dataset.StateReady},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newAccount()
+			x.say(c)
+			if v := c.decide(c.attendance); v.action != x.action || v.Record.State != x.state {
+				t.Errorf("%q (%s), %q, want %q, %q", v.action, v.note, v.Record.State, x.action, x.state)
+			}
+		})
+	}
+}
+
 // Of one epoch, the record that was written last is right, whoever says it.
 func TestJudgeByIndex(t *testing.T) {
 	for index, want := range map[uint64]string{9: "renamed", 11: "as its home has it"} {

@@ -116,6 +116,26 @@ func TestRecover(t *testing.T) {
 	}
 }
 
+// A volume that was purged while its pool was offline stays condemned: an older backup does not bring it back.
+func TestRecoverKeepsPurge(t *testing.T) {
+	m := controltest.NewRestoredStore(t, "alpha", "beta")
+	a := m.Agents["alpha"]
+	d := a.MustCreate("secret@fleeting")
+	a.MustSnapshot("secret", "one")
+	m.Saved = m.Save()
+	a.MustDelete("secret") // without a trash, and alpha does not report that its data is destroyed
+	back(m)
+	r := m.MustRecover("alpha", "beta")
+	if got := actions(r)["secret"]; got != "purging" || len(r.Differences) != 1 {
+		t.Errorf("%+v", r)
+	}
+	st := m.CheckInvariants()
+	if got := st.Datasets[d.ID]; got.State != dataset.StatePurging || got.Home != a.ID || got.Epoch <= d.Epoch {
+		t.Errorf("after the recovery: %+v", got)
+	}
+	a.MustCreate("secret") // its name is free
+}
+
 // Cut short after any number of transactions, it is asked for again, and comes to the same.
 func TestRecoverCutShort(t *testing.T) {
 	for n := 0; ; n++ {
