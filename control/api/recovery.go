@@ -9,6 +9,7 @@ import (
 type Recover struct {
 	Digest      string   `json:"digest,omitempty" doc:"digest of the differences to correct, from an earlier answer; absent: they are only listed"`
 	FencedNodes []string `json:"fenced_nodes,omitempty" doc:"nodes that the operator confirms to be fenced: their claims are ignored"`
+	DryRun      bool     `json:"dry_run,omitempty" doc:"only decide: compare the store with the reports that were collected before, and change nothing"`
 }
 
 // Recovery has the differences between the store and the reports of the agents.

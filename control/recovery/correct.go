@@ -17,12 +17,8 @@ import (
 // Correct corrects the store: it writes the records that agents know to be newer, ends the operations that were in
 // progress, and then ends the halt.
 func (c *Comparison) Correct(ctx context.Context) error {
-	for _, d := range c.result.Differences {
-		if d.Action == "disputed" {
-			return dataset.Errorf(dataset.ErrConflict,
-				"recover: volume %s (dataset %s) needs a decision: %s (bring the node back, or confirm which one "+
-					"writes no more: --fenced NODE)", d.Volume, d.Dataset, d.Note)
-		}
+	if err := c.checkCorrectable(ctx); err != nil {
+		return err
 	}
 	for _, j := range c.All {
 		if _, err := c.Update(ctx, func(t *record.Tx) error { return c.correctDataset(t, j) }); err != nil {
@@ -46,6 +42,40 @@ func (c *Comparison) Correct(ctx context.Context) error {
 		c.recovery.collection.end(c.ID)
 	}
 	return err
+}
+
+// checkCorrectable fails with dataset.ErrConflict if a person must decide about a dataset first, or if the halt could
+// not end. It changes nothing.
+func (c *Comparison) checkCorrectable(ctx context.Context) error {
+	for _, d := range c.result.Differences {
+		if d.Action == "disputed" {
+			return dataset.Errorf(dataset.ErrConflict,
+				"recover: volume %s (dataset %s) needs a decision: %s (bring the node back, or confirm which one "+
+					"writes no more: --fenced NODE)", d.Volume, d.Dataset, d.Note)
+		}
+	}
+	t := record.NewTx(ctx, c.recovery.Ledger.Store)
+	var h record.Halt
+	if _, err := t.Peek(record.HaltedKey, &h); err != nil {
+		return err
+	}
+	return c.checkDistrustHeard(t, h)
+}
+
+// checkDistrustHeard fails with dataset.ErrConflict if a node does not trust the store and has not reported.
+func (c *Comparison) checkDistrustHeard(t *record.Tx, h record.Halt) error {
+	for node := range h.Nodes {
+		if !c.attendance.reported[node] && !c.attendance.fenced[node] {
+			name, err := t.NodeName(node)
+			if err != nil {
+				return err
+			}
+			return dataset.Errorf(dataset.ErrConflict,
+				"recover: node %s does not trust the store, and did not report its holdings: start again (drover "+
+					"store recover)", name)
+		}
+	}
+	return nil
 }
 
 // Update commits one step of the recovery, if this recovery is still the current one. It changes nothing if another
@@ -232,16 +262,8 @@ func (c *Comparison) EndHalt(t *record.Tx) error {
 	if _, err := t.Get(record.HaltedKey, &h); err != nil {
 		return err
 	}
-	for node := range h.Nodes {
-		if !c.attendance.reported[node] && !c.attendance.fenced[node] {
-			name, err := t.NodeName(node)
-			if err != nil {
-				return err
-			}
-			return dataset.Errorf(dataset.ErrConflict,
-				"recover: node %s does not trust the store, and did not report its holdings: start again (drover "+
-					"store recover)", name)
-		}
+	if err := c.checkDistrustHeard(t, h); err != nil {
+		return err
 	}
 	entries, err := t.List(record.RevPrefix, "", 0)
 	if err != nil {

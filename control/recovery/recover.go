@@ -136,6 +136,10 @@ const (
 // request has the digest of these differences, it corrects the store. An interrupted call can be repeated. It fails
 // with dataset.ErrUnsupported for the store of a single host, and with ErrInvalid for a node that is not recorded. It
 // fails with ErrConflict if the differences are not the confirmed ones, or if a person must confirm more.
+//
+// A dry run changes nothing: a request to the agents is a change of the store, and would replace the reports that an
+// operator may be about to confirm. So a dry run compares the store with the reports that were collected before. It
+// fails with ErrConflict if there are none, and as the confirmed request would.
 func (rc *Recovery) Recover(ctx context.Context, r api.Recover) (out api.Recovery, err error) {
 	if !rc.Shared {
 		return out, dataset.Errorf(dataset.ErrUnsupported,
@@ -146,7 +150,12 @@ func (rc *Recovery) Recover(ctx context.Context, r api.Recover) (out api.Recover
 		none := []string{}
 		return api.Recovery{ReportedNodes: none, SilentNodes: none, Differences: []api.RecordDifference{}}, err
 	}
-	if r.Digest == "" {
+	switch collected, _ := rc.Collecting(); {
+	case r.DryRun && collected == uuid.Nil:
+		err = dataset.Errorf(dataset.ErrConflict,
+			"recover: a dry run asks no agents, and this replica has no reports of them: list the differences first "+
+				"(drover store recover, which asks before it writes anything)")
+	case r.Digest == "" && !r.DryRun:
 		err = rc.collectReports(ctx)
 	}
 	if err != nil {
@@ -157,12 +166,15 @@ func (rc *Recovery) Recover(ctx context.Context, r api.Recover) (out api.Recover
 		return out, err
 	}
 	c.result.Halted = h.Err().Error()
-	if r.Digest == "" {
+	if r.Digest == "" && !r.DryRun {
 		return c.result, nil
 	}
-	if r.Digest != c.result.Digest {
+	if r.Digest != c.result.Digest && r.Digest != "" {
 		return out, dataset.Errorf(dataset.ErrConflict,
 			"recover: the differences changed after the confirmation: start again (drover store recover)")
+	}
+	if r.DryRun {
+		return c.result, c.checkCorrectable(ctx)
 	}
 	if err := c.Correct(ctx); err != nil {
 		return out, err

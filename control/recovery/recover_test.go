@@ -3,9 +3,11 @@ package recovery_test
 import (
 	"cmp"
 	"context"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -226,6 +228,8 @@ func TestRecoverDisputed(t *testing.T) {
 				t.Fatalf("%+v, %v", r, err)
 			}
 			before := m.Save()
+			_, err = m.Recover(t.Context(), api.Recover{DryRun: true})
+			controltest.Refused(t, err, dataset.ErrConflict, "volume db", d.ID.String(), "--fenced")
 			_, err = m.RecoverWith(api.Recover{Digest: r.Digest}, c.heard...)
 			controltest.Refused(t, err, dataset.ErrConflict, "volume db", d.ID.String(), "--fenced")
 			if after := m.Save(); len(after) != len(before) || !m.Halted() {
@@ -282,6 +286,46 @@ func TestRecoverOfWhoIsBehind(t *testing.T) {
 	}
 	if s := m.Agents["gamma"].MustSync(0); s.Recovery == nil || s.Recovery.ReportIncluded {
 		t.Errorf("gamma hears of %+v", s.Recovery)
+	}
+}
+
+// A dry run writes nothing, asks nobody, and leaves the reports for the person who is about to confirm them.
+func TestRecoverDryRun(t *testing.T) {
+	m := controltest.NewRestoredStore(t, "alpha", "beta")
+	m.Saved = m.Save()
+	m.Agents["alpha"].MustCreate("db")
+	back(m)
+	unchanged := func(when string, dry api.Recover, want *dataset.Kind, texts ...string) (r api.Recovery) {
+		t.Helper()
+		before := m.Dump()
+		was, _ := m.Service.Recovery.Collecting()
+		dry.DryRun = true
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second) // a dry run that asks agents waits for them
+		defer cancel()
+		r, err := m.Recover(ctx, dry)
+		if want != nil {
+			controltest.Refused(t, err, want, texts...)
+		} else if err != nil || r.Done {
+			t.Errorf("%s: %+v, %v", when, r, err)
+		}
+		if now, _ := m.Service.Recovery.Collecting(); now != was || !maps.Equal(m.Dump(), before) || !m.Halted() {
+			t.Errorf("%s: the dry run changed something", when)
+		}
+		return r
+	}
+	unchanged("before the agents were asked", api.Recover{}, dataset.ErrConflict, "a dry run asks no agents")
+	r, err := m.RecoverWith(api.Recover{}, "alpha", "beta")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := unchanged("after they were asked", api.Recover{}, nil)
+	if got.Digest != r.Digest || actions(got)["db"] != "restored" {
+		t.Errorf("%+v, want %+v", got, r)
+	}
+	unchanged("confirmed", api.Recover{Digest: r.Digest}, nil)
+	unchanged("of other differences", api.Recover{Digest: "0123"}, dataset.ErrConflict, "start again")
+	if r, err = m.Recover(t.Context(), api.Recover{Digest: r.Digest}); err != nil || !r.Done {
+		t.Errorf("%+v, %v", r, err)
 	}
 }
 

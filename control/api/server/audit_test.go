@@ -93,6 +93,7 @@ func TestAuditOfWords(t *testing.T) {
 		{"DELETE", "/v1/pools/fast", "", ""},
 		{"POST", "/v1/store/recover", `{"fenced_nodes":["host-a"]}`, "fenced host-a"},
 		{"POST", "/v1/store/recover", `{"digest":"0123","fenced_nodes":["host-a","host-c"]}`, "confirmed 0123, fenced host-a, fenced host-c"},
+		{"POST", "/v1/store/recover", `{"dry_run":true}`, "dry run"},
 		{"POST", "/v1/store/recover", `{"digest":"0123"}`, "confirmed 0123"},
 	} {
 		if err := f.ask(admin, c.method, c.path, "", c.body); err != nil {

@@ -17,6 +17,7 @@ func (h handlers) recovery() {
 			for _, node := range in.Body.FencedNodes {
 				c.addDetail("fenced ", node)
 			}
+			DryRunParam{in.Body.DryRun}.note(ctx)
 			return reply(h.Members.Recover(ctx, in.Body))
 		})
 	hold := agents(route.Hold, "Report the datasets and copies of the node, for a recovery of the store")

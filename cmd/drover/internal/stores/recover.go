@@ -21,6 +21,8 @@ Consul, with what the agents know. The command asks every agent for its records,
 prints the differences to the store, and names the nodes that did not respond.
 After a confirmation (type recover, or use --yes) it writes the newer records
 into the store, and resumes decisions. If it is interrupted, run it again.
+A dry run asks no agent: it uses the records that were collected within the last
+hour, by a run that was not confirmed.
 
 If two nodes claim the same volume, an operator must decide: --fenced NODE
 confirms that a node, which must not be alive, writes no more. Its claims end.
@@ -43,7 +45,7 @@ volume move --force --fenced.`,
 
 func recoverStore(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, fenced []string,
 	yes *confirm.Flag) error {
-	found, err := c.Recover(ctx, api.Recover{FencedNodes: fenced})
+	found, err := c.Recover(ctx, api.Recover{FencedNodes: fenced, DryRun: o.DryRun})
 	if err != nil {
 		return err
 	}
