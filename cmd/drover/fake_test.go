@@ -336,7 +336,7 @@ func (f *fake) RemoveNode(_ context.Context, ref string, how api.NodeRemoval) (a
 		out.Live = ref == "alive"
 	}
 	if force {
-		out.Forgotten = []string{"the head of db that node " + ref + " kept, which was overtaken"}
+		out.Forgotten = []string{"the superseded head of db on node " + ref}
 	}
 	if how.DryRun {
 		return out, f.called("PreviewRemoveNode", ref, force)

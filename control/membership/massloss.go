@@ -97,11 +97,11 @@ func (m *Members) CheckMassLoss(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			vouched, err := t.Peek(record.FencedKey(n.ID), &record.Fenced{})
+			confirmed, err := t.Peek(record.FencedKey(n.ID), &record.Fenced{})
 			if err != nil {
 				return err
 			}
-			if known && !vouched {
+			if known && !confirmed {
 				ran[n.ID] = time.Duration(gone.RunTime)
 			}
 		}

@@ -162,8 +162,8 @@ func deleteIfUnused(t *record.Tx, n dataset.Node, force bool) (more bool, err er
 	if len(guests) == 0 {
 		return false, DeleteNode(t, n.ID)
 	}
-	vouched, err := t.Get(record.FencedKey(n.ID), &record.Fenced{})
-	return vouched, err // an unfenced node may still write to mounted volumes, without a report
+	confirmed, err := t.Get(record.FencedKey(n.ID), &record.Fenced{})
+	return confirmed, err // an unfenced node may still write to mounted volumes, without a report
 }
 
 // revokeNode marks a node as removed and revokes its certificate.
@@ -356,7 +356,7 @@ func (m *NodeRemover) ClearRemoved(ctx context.Context, r api.Registration) erro
 // checkNoSharedMounts fails with dataset.ErrInUse while a node has datasets mounted as a guest, unless a person
 // confirms that it is fenced.
 func checkNoSharedMounts(t *record.Tx, n dataset.Node) error {
-	if vouched, err := t.Get(record.FencedKey(n.ID), &record.Fenced{}); err != nil || vouched {
+	if confirmed, err := t.Get(record.FencedKey(n.ID), &record.Fenced{}); err != nil || confirmed {
 		return err
 	}
 	ids, err := record.GuestDatasets(t, n.ID, nil)
@@ -384,7 +384,7 @@ func checkNoSharedMounts(t *record.Tx, n dataset.Node) error {
 // then, the node may still have the datasets mounted.
 func (m *NodeRemover) clearGuest(ctx context.Context, node uuid.UUID) error {
 	t := record.NewTx(ctx, m.Ledger.Store)
-	if vouched, err := t.Get(record.FencedKey(node), &record.Fenced{}); err != nil || !vouched {
+	if confirmed, err := t.Get(record.FencedKey(node), &record.Fenced{}); err != nil || !confirmed {
 		return err
 	}
 	ids, err := record.GuestDatasets(t, node, nil)

@@ -65,7 +65,7 @@ func (c *Comparison) checkCorrectable(ctx context.Context) error {
 // checkDistrustHeard fails with dataset.ErrConflict if a node does not trust the store and has not reported.
 func (c *Comparison) checkDistrustHeard(t *record.Tx, h record.Halt) error {
 	for node := range h.Nodes {
-		if !c.attendance.reported[node] && !c.attendance.fenced[node] {
+		if !c.coverage.reported[node] && !c.coverage.fenced[node] {
 			name, err := t.NodeName(node)
 			if err != nil {
 				return err
@@ -102,7 +102,7 @@ func (c *Comparison) Update(ctx context.Context, decide func(*record.Tx) error) 
 // checkFencedUnreachable fails with dataset.ErrConflict if a node that a person confirmed to be fenced is alive,
 // because its volumes would be given to other nodes.
 func (c *Comparison) checkFencedUnreachable(t *record.Tx) error {
-	for node := range c.attendance.fenced {
+	for node := range c.coverage.fenced {
 		_, there, err := membership.LivingSession(t, node)
 		if err != nil || !there {
 			if err != nil {
@@ -284,7 +284,7 @@ func (c *Comparison) EndHalt(t *record.Tx) error {
 	if err := t.Put(record.RemovedLanesKey, dropped); err != nil {
 		return err
 	}
-	for node := range c.attendance.reported {
+	for node := range c.coverage.reported {
 		rec.ReportedNodes = append(rec.ReportedNodes, node)
 	}
 	rec.Done = true

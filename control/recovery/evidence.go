@@ -31,8 +31,8 @@ type nodeReport struct {
 	present bool // set in a claim of the home: the pool was examined and contains the data
 }
 
-// attendance says which nodes reported, and which are confirmed to be fenced.
-type attendance struct {
+// coverage says which nodes reported, and which are confirmed to be fenced.
+type coverage struct {
 	reported map[uuid.UUID]bool
 	fenced   map[uuid.UUID]bool
 	pools    map[uuid.UUID]bool // pools that were examined
@@ -52,12 +52,12 @@ type Decision struct {
 // the one that was written last. The dataset is disputed if two nodes claim to be its home in that epoch. It is also
 // disputed if its home relinquished the epoch to a node that did not report: that node may have opened the next epoch.
 // It is a pure function.
-func (a *Evidence) decide(r attendance) Decision {
-	v := Decision{Record: a.latest(r)}
+func (a *Evidence) decide(seen coverage) Decision {
+	v := Decision{Record: a.latest(seen)}
 	if v.Record.ID == uuid.Nil {
 		return Decision{}
 	}
-	if why := a.whyDisputed(v.Record, r); why != "" {
+	if why := a.whyDisputed(v.Record, seen); why != "" {
 		v.action, v.note = "disputed", why
 		return v
 	}
@@ -68,12 +68,12 @@ func (a *Evidence) decide(r attendance) Decision {
 	}
 	v.keptCopies = a.reportedCopies(v.Record)
 	for _, c := range a.claims {
-		if r.fenced[c.node] && c.node != v.Record.Home && c.Dataset.Epoch >= v.Record.Epoch {
+		if seen.fenced[c.node] && c.node != v.Record.Home && c.Dataset.Epoch >= v.Record.Epoch {
 			// the epoch that the fenced node claims has ended
 			v.Record.Epoch, v.Record.Request = c.Dataset.Epoch, uuid.Nil
 		}
 	}
-	if g, given := a.relinquished[v.Record.Home]; given && g.Epoch == v.Record.Epoch && r.fenced[g.ToNode] {
+	if g, given := a.relinquished[v.Record.Home]; given && g.Epoch == v.Record.Epoch && seen.fenced[g.ToNode] {
 		// The node to which the epoch was relinquished may have opened the next epoch, so that epoch has ended too.
 		v.Record.Epoch, v.Record.Request = v.Record.Epoch+1, uuid.Nil
 	}
@@ -90,9 +90,9 @@ func (a *Evidence) decide(r attendance) Decision {
 		v.action = "moved"
 	case newer:
 		v.action = "changed"
-	case a.isDestroyed(r):
+	case a.isDestroyed(seen):
 		v.action = "forgotten"
-	case v.report == nil && a.homeLacksDataset(v.Record, r):
+	case v.report == nil && a.homeLacksDataset(v.Record, seen):
 		v.action, v.note = "missing", "its home does not have it, but a node that did not respond may: its record stays"
 	case !a.sameCopies(v.keptCopies):
 		v.action = "copies"
@@ -112,7 +112,7 @@ func (a *Evidence) matchesStore(d dataset.Dataset) bool {
 //
 // A fenced node is not the home any more, so its claims are ignored. Another node may report that the fenced node is
 // the home. latest uses such a report, because it proves that the epoch was opened.
-func (a *Evidence) latest(r attendance) (best dataset.Dataset) {
+func (a *Evidence) latest(seen coverage) (best dataset.Dataset) {
 	index := uint64(0)
 	take := func(d dataset.Dataset, at uint64) {
 		later := d.Epoch > best.Epoch
@@ -128,7 +128,7 @@ func (a *Evidence) latest(r attendance) (best dataset.Dataset) {
 		take(*a.stored, a.index)
 	}
 	for _, c := range a.claims {
-		if !r.fenced[c.node] {
+		if !seen.fenced[c.node] {
 			take(c.Dataset, c.Index)
 		}
 	}
@@ -139,14 +139,14 @@ func (a *Evidence) latest(r attendance) (best dataset.Dataset) {
 }
 
 // whyDisputed returns why an operator must decide about a dataset. It returns "" if the evidence is sufficient.
-func (a *Evidence) whyDisputed(is dataset.Dataset, r attendance) string {
+func (a *Evidence) whyDisputed(is dataset.Dataset, seen coverage) string {
 	for _, c := range a.claims {
-		if c.Dataset.Epoch == is.Epoch && c.node != is.Home && !r.fenced[c.node] {
+		if c.Dataset.Epoch == is.Epoch && c.node != is.Home && !seen.fenced[c.node] {
 			return fmt.Sprintf("two nodes claim epoch %d", is.Epoch)
 		}
 	}
 	g, given := a.relinquished[is.Home]
-	if given && g.Epoch == is.Epoch && !r.reported[g.ToNode] && !r.fenced[g.ToNode] {
+	if given && g.Epoch == is.Epoch && !seen.reported[g.ToNode] && !seen.fenced[g.ToNode] {
 		return fmt.Sprintf("its home gave up epoch %d to a node that did not respond, and may have it", is.Epoch)
 	}
 	return ""
@@ -154,19 +154,19 @@ func (a *Evidence) whyDisputed(is dataset.Dataset, r attendance) string {
 
 // isDestroyed reports whether the recorded data no longer exists. That is certain only if the home has examined the
 // pool, and every node has reported that it has no copy, because the data may have moved to any node.
-func (a *Evidence) isDestroyed(r attendance) bool {
-	if r.silent || !r.reported[a.stored.Home] || !r.pools[a.stored.Pool] || len(a.copies) > 0 || len(a.strays) > 0 ||
-		len(a.claims) > 0 {
+func (a *Evidence) isDestroyed(seen coverage) bool {
+	if seen.silent || !seen.reported[a.stored.Home] || !seen.pools[a.stored.Pool] ||
+		len(a.copies) > 0 || len(a.strays) > 0 || len(a.claims) > 0 {
 		return false
 	}
-	return !slices.ContainsFunc(a.stored.Copies, func(n uuid.UUID) bool { return !r.reported[n] })
+	return !slices.ContainsFunc(a.stored.Copies, func(n uuid.UUID) bool { return !seen.reported[n] })
 }
 
 // homeLacksDataset reports whether the recorded home has examined the pool and does not have the dataset. It returns
 // false if the home has the dataset as a copy: the home may not know yet that its copy became the dataset.
-func (a *Evidence) homeLacksDataset(is dataset.Dataset, r attendance) bool {
+func (a *Evidence) homeLacksDataset(is dataset.Dataset, seen coverage) bool {
 	behind := func(h nodeReport) bool { return h.node == is.Home && h.Dataset.Epoch < is.Epoch }
-	return r.pools[is.Pool] && !slices.ContainsFunc(a.copyHolders, behind)
+	return seen.pools[is.Pool] && !slices.ContainsFunc(a.copyHolders, behind)
 }
 
 // reportedCopies returns the copies that nodes reported. A node that wrongly claims to be the home gets a superseded

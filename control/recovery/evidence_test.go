@@ -14,7 +14,7 @@ import (
 type accountCase struct {
 	home, other uuid.UUID
 	Evidence
-	attendance
+	coverage
 }
 
 func newAccount() *accountCase {
@@ -83,7 +83,7 @@ func TestJudgeByEpoch(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			c := newAccount()
 			x.say(c)
-			if v := c.decide(c.attendance); v.action != x.action || v.Record.Epoch != x.epoch {
+			if v := c.decide(c.coverage); v.action != x.action || v.Record.Epoch != x.epoch {
 				t.Errorf("%q (%s), epoch %d, want %q, epoch %d", v.action, v.note, v.Record.Epoch, x.action, x.epoch)
 			}
 		})
@@ -135,7 +135,7 @@ func TestJudgePurged(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			c := newAccount()
 			x.say(c)
-			if v := c.decide(c.attendance); v.action != x.action || v.Record.State != x.state {
+			if v := c.decide(c.coverage); v.action != x.action || v.Record.State != x.state {
 				t.Errorf("%q (%s), %q, want %q, %q", v.action, v.note, v.Record.State, x.action, x.state)
 			}
 		})
@@ -150,7 +150,7 @@ func TestJudgeByIndex(t *testing.T) {
 		d := c.at(3)
 		d.Volume = "as its home has it"
 		c.claimed(d, index)
-		if v := c.decide(c.attendance); v.Record.Volume != want {
+		if v := c.decide(c.coverage); v.Record.Volume != want {
 			t.Errorf("the store wrote at index 10, the home saw index %d: %q is taken for right, want %q", index, v.Record.Volume, want)
 		}
 	}

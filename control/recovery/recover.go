@@ -227,12 +227,12 @@ func (rc *Recovery) collectReports(ctx context.Context) error {
 
 // Comparison has the differences between the store and the reports of the agents.
 type Comparison struct {
-	recovery   *Recovery
-	ID         uuid.UUID
-	attendance attendance
-	clock      uint64 // the highest store clock that a node has reported
-	All        []Difference
-	result     api.Recovery
+	recovery *Recovery
+	ID       uuid.UUID
+	coverage coverage
+	clock    uint64 // the highest store clock that a node has reported
+	All      []Difference
+	result   api.Recovery
 }
 
 // Difference is a dataset whose record differs from the reports of the agents.
@@ -259,16 +259,16 @@ func (rc *Recovery) Compare(ctx context.Context, fenced []string) (*Comparison, 
 	c := &Comparison{
 		recovery: rc,
 		ID:       of,
-		attendance: attendance{
+		coverage: coverage{
 			reported: map[uuid.UUID]bool{},
 			fenced:   map[uuid.UUID]bool{},
 			pools:    map[uuid.UUID]bool{},
 		},
 	}
 	for node, h := range told {
-		c.attendance.reported[node], c.clock = true, max(c.clock, h.StoreClock)
+		c.coverage.reported[node], c.clock = true, max(c.clock, h.StoreClock)
 		for _, p := range h.ExaminedPools {
-			c.attendance.pools[p] = true
+			c.coverage.pools[p] = true
 		}
 	}
 	for _, ref := range fenced {
@@ -276,7 +276,7 @@ func (rc *Recovery) Compare(ctx context.Context, fenced []string) (*Comparison, 
 		if err != nil {
 			return nil, err
 		}
-		c.attendance.fenced[n.ID] = true
+		c.coverage.fenced[n.ID] = true
 	}
 	if err := c.checkFencedUnreachable(t); err != nil {
 		return nil, err
@@ -302,11 +302,11 @@ func (c *Comparison) listNodes(t *record.Tx) error {
 	c.result.ReportedNodes, c.result.SilentNodes = []string{}, []string{}
 	c.result.Differences = []api.RecordDifference{}
 	for _, n := range nodes {
-		if c.attendance.reported[n.ID] {
+		if c.coverage.reported[n.ID] {
 			c.result.ReportedNodes = append(c.result.ReportedNodes, n.Name)
 		} else {
 			c.result.SilentNodes = append(c.result.SilentNodes, n.Name)
-			c.attendance.silent = c.attendance.silent || !c.attendance.fenced[n.ID]
+			c.coverage.silent = c.coverage.silent || !c.coverage.fenced[n.ID]
 		}
 	}
 	slices.Sort(c.result.ReportedNodes)
@@ -316,7 +316,7 @@ func (c *Comparison) listNodes(t *record.Tx) error {
 
 // compareDataset decides about one dataset, and adds it to the comparison if it differs.
 func (c *Comparison) compareDataset(t *record.Tx, a *Evidence) error {
-	j := Difference{Evidence: a, Decision: a.decide(c.attendance)}
+	j := Difference{Evidence: a, Decision: a.decide(c.coverage)}
 	if j.Record.ID == uuid.Nil {
 		return nil
 	}
@@ -370,7 +370,7 @@ func (c *Comparison) computeDigest(t *record.Tx) error {
 		c.result.Differences = append(c.result.Differences, d)
 	}
 	text, err := json.Marshal([]any{c.ID, c.result.ReportedNodes, c.result.SilentNodes, c.result.Differences,
-		c.attendance.fenced})
+		c.coverage.fenced})
 	sum := sha256.Sum256(text)
 	c.result.Digest = hex.EncodeToString(sum[:8])
 	return err

@@ -86,8 +86,8 @@ func (r *Relocator) confirmLost(t *record.Tx, d dataset.Dataset, home string) (b
 	if err != nil {
 		return "", err
 	}
-	var word record.Fenced
-	vouched, err := t.Get(record.FencedKey(d.Home), &word)
+	var confirmation record.Fenced
+	confirmed, err := t.Get(record.FencedKey(d.Home), &confirmation)
 	if err != nil {
 		return "", err
 	}
@@ -107,8 +107,8 @@ func (r *Relocator) confirmLost(t *record.Tx, d dataset.Dataset, home string) (b
 		return "", dataset.PendingOn(d.Move,
 			"volume %s was given up by node %s, which is unreachable: the move in progress must end first "+
 				"(drover operation ls)", d.Volume, home)
-	case known && vouched:
-		return "confirmed by " + word.By + ": drover node fence " + home, nil
+	case known && confirmed:
+		return "confirmed by " + confirmation.By + ": drover node fence " + home, nil
 	case !known || left > 0:
 		return "", dataset.Errorf(dataset.ErrPending,
 			"volume %s is on node %s, which is unreachable: a copy takes over in %s, unless the node returns",

@@ -91,8 +91,8 @@ func (s *Keeper) recordSuperseded(t *record.Tx, rec, now dataset.Copy) error {
 
 // confirmDestruction decides, right before a node destroys a condemned copy, whether the copy must still be
 // destroyed. The node may have been unreachable for a long time, and the home may have been lost since the copy was
-// condemned. If the home is ill (see checkHome), the volume may have to continue from the copy. So the copy gets its
-// previous kind again.
+// condemned. If the home is unhealthy (see checkHome), the volume may have to continue from the copy. So the copy gets
+// its previous kind again.
 //
 // stays is the dataset.ErrStale error that tells the node to keep the copy. It is nil if the node may destroy the copy.
 func (s *Keeper) confirmDestruction(t *record.Tx, c dataset.Copy) (stays, err error) {
@@ -109,12 +109,12 @@ func (s *Keeper) confirmDestruction(t *record.Tx, c dataset.Copy) (stays, err er
 	if err != nil || c.PreviousKind == dataset.CopySuperseded || d.State == dataset.StatePurging {
 		return nil, err
 	}
-	ill, known, err := s.checkHome(t, d)
-	if err == nil && ill {
+	unhealthy, known, err := s.checkHome(t, d)
+	if err == nil && unhealthy {
 		c.Kind, c.PreviousKind = c.PreviousKind, ""
 		err = record.PutCopy(t, &d, c)
 	}
-	if !ill && known {
+	if !unhealthy && known {
 		stays = nil
 	}
 	return stays, err
@@ -168,25 +168,25 @@ func (s *Keeper) isHomeLost(t *record.Tx, d dataset.Dataset) (bool, error) {
 // mayBeLast reports whether a copy of a dataset may be the last good one. If it is not known whether the copy is the
 // last one, mayBeLast returns true, so that the copy is kept.
 func (s *Keeper) mayBeLast(t *record.Tx, d dataset.Dataset) (bool, error) {
-	ill, known, err := s.checkHome(t, d)
-	return ill || !known, err
+	unhealthy, known, err := s.checkHome(t, d)
+	return unhealthy || !known, err
 }
 
-// checkHome reports whether the home of a dataset is ill: it is lost, it cannot open the dataset, or its pool is
+// checkHome reports whether the home of a dataset is unhealthy: it is lost, it cannot open the dataset, or its pool is
 // quarantined or offline. known is false if the home has not reported the dataset and the pool to this service lately,
-// so that ill is not certain.
-func (s *Keeper) checkHome(t *record.Tx, d dataset.Dataset) (ill, known bool, err error) {
+// so that unhealthy is not certain.
+func (s *Keeper) checkHome(t *record.Tx, d dataset.Dataset) (unhealthy, known bool, err error) {
 	st, pool := s.Reports.Dataset(d.ID, d.Home), s.Reports.Pool(d.Pool)
 	if st != nil && st.Problem != "" || pool != nil && !pool.Online {
 		return true, true, nil
 	}
 	known = !s.Shared || st != nil && pool != nil && s.Reports.Silence(d.Home, s.Ledger.Clock.Steady()) <= s.ClockTime
-	ill, err = s.isHomeLost(t, d)
-	return ill, known, err
+	unhealthy, err = s.isHomeLost(t, d)
+	return unhealthy, known, err
 }
 
 // ExpireOne condemns a copy that a move left, if all of these hold: the record has not changed, the time of the copy
-// has passed, the home is alive and not ill and has a later epoch open, the copy cannot be the last good one, and its
+// has passed, the home is alive and healthy, and has a later epoch open, the copy cannot be the last good one, and its
 // node is neither the home nor the target of a move in progress.
 func (s *Keeper) ExpireOne(t *record.Tx, was dataset.Copy) error {
 	var c dataset.Copy

@@ -66,22 +66,22 @@ func (s *Keeper) Maintain(ctx context.Context, d dataset.Dataset) error {
 	if d.State != dataset.StateReady || d.Profile.Replicas.Count == 0 && len(d.Copies) == 0 {
 		return nil
 	}
-	var short error
+	var shortage error
 	_, err := s.Ledger.Update(ctx, func(t *record.Tx) error {
-		short = nil
+		shortage = nil
 		now, err := t.Dataset(d.ID)
 		if err != nil || now.State != dataset.StateReady {
 			return err
 		}
-		short, err = s.Decide(t, now)
+		shortage, err = s.Decide(t, now)
 		return err
 	})
-	return cmp.Or(err, short)
+	return cmp.Or(err, shortage)
 }
 
-// Decide decides which copies of a dataset are kept fresh: it adds missing replicas and condemns surplus ones. short
+// Decide decides which copies of a dataset are kept fresh: it adds missing replicas and condemns surplus ones. shortage
 // is an error that says why there are too few replicas. It is nil if there are enough.
-func (s *Keeper) Decide(t *record.Tx, d dataset.Dataset) (short, err error) {
+func (s *Keeper) Decide(t *record.Tx, d dataset.Dataset) (shortage, err error) {
 	var good, leaving, left []dataset.Copy
 	for _, node := range d.Copies {
 		var c dataset.Copy
@@ -111,8 +111,8 @@ func (s *Keeper) Decide(t *record.Tx, d dataset.Dataset) (short, err error) {
 	if last, err := s.mayBeLast(t, d); err != nil || last {
 		return nil, err
 	}
-	good, fit, err := s.usableFirst(t, good)
-	if err != nil || fit < want {
+	good, usable, err := s.usableFirst(t, good)
+	if err != nil || usable < want {
 		return nil, err // the other copies cannot replace those that would be removed
 	}
 	surplus := slices.Concat(leaving, good[want:])
@@ -133,9 +133,9 @@ func (s *Keeper) Decide(t *record.Tx, d dataset.Dataset) (short, err error) {
 
 // usableFirst sorts the copies into two groups. The first group has the copies from which a volume could continue
 // now: according to recent reports they are complete, and their pool is online on a node that is alive. The second
-// group has the other copies. In each group the freshest copy is first. fit is the size of the first group.
-func (s *Keeper) usableFirst(t *record.Tx, list []dataset.Copy) (sorted []dataset.Copy, fit int, err error) {
-	var unfit []dataset.Copy
+// group has the other copies. In each group the freshest copy is first. usable is the size of the first group.
+func (s *Keeper) usableFirst(t *record.Tx, list []dataset.Copy) (sorted []dataset.Copy, usable int, err error) {
+	var unusable []dataset.Copy
 	for _, c := range list {
 		pool, alive := s.Reports.Pool(c.Pool), true
 		if s.Shared {
@@ -147,18 +147,18 @@ func (s *Keeper) usableFirst(t *record.Tx, list []dataset.Copy) (sorted []datase
 		if alive && c.Snapshot != uuid.Nil && (pool == nil || pool.Online) {
 			sorted = append(sorted, c)
 		} else {
-			unfit = append(unfit, c)
+			unusable = append(unusable, c)
 		}
 	}
-	for _, l := range [][]dataset.Copy{sorted, unfit} {
+	for _, l := range [][]dataset.Copy{sorted, unusable} {
 		slices.SortStableFunc(l, func(x, y dataset.Copy) int { return y.At().Compare(x.At()) })
 	}
-	return append(sorted, unfit...), len(sorted), nil
+	return append(sorted, unusable...), len(sorted), nil
 }
 
 // AddReplicas adds n replicas of a dataset. It first turns the copies in left, which moves left, into replicas. Then
-// it adds replicas in pools of other nodes, in the order of replicaPools. short is as in Decide.
-func (s *Keeper) AddReplicas(t *record.Tx, d dataset.Dataset, left []dataset.Copy, n int) (short, err error) {
+// it adds replicas in pools of other nodes, in the order of replicaPools. shortage is as in Decide.
+func (s *Keeper) AddReplicas(t *record.Tx, d dataset.Dataset, left []dataset.Copy, n int) (shortage, err error) {
 	if left, _, err = s.usableFirst(t, left); err != nil {
 		return nil, err
 	}
@@ -203,15 +203,16 @@ func (s *Keeper) AddReplicas(t *record.Tx, d dataset.Dataset, left []dataset.Cop
 		n--
 	}
 	if n > 0 {
-		short = tooFewError(d, why)
+		shortage = tooFewError(d, why)
 	}
-	return short, nil
+	return shortage, nil
 }
 
 // replicaPools returns, for each node without a copy that could keep one, a pool of that node. Pools that are more
 // similar to the present pool come first, and among equally similar ones those with more free space. why has the
 // reasons why the other pools cannot keep a copy.
-func (s *Keeper) replicaPools(t *record.Tx, d dataset.Dataset) (fit []placement.Candidate, why []string, err error) {
+func (s *Keeper) replicaPools(t *record.Tx, d dataset.Dataset) (candidates []placement.Candidate, why []string,
+	err error) {
 	from, err := t.Pool(d)
 	if err != nil {
 		return nil, nil, err
@@ -238,7 +239,7 @@ func (s *Keeper) replicaPools(t *record.Tx, d dataset.Dataset) (fit []placement.
 				why = append(why, "pool "+c.QualifiedName(st.Name)+": "+reason)
 				continue
 			}
-			fit = append(fit, c)
+			candidates = append(candidates, c)
 		}
 	}
 	free := func(c placement.Candidate) dataset.Size {
@@ -247,17 +248,17 @@ func (s *Keeper) replicaPools(t *record.Tx, d dataset.Dataset) (fit []placement.
 		}
 		return c.Status.Free
 	}
-	slices.SortStableFunc(fit, func(x, y placement.Candidate) int {
+	slices.SortStableFunc(candidates, func(x, y placement.Candidate) int {
 		return cmp.Or(cmp.Compare(placement.Likeness(from, y.Pool), placement.Likeness(from, x.Pool)),
 			cmp.Compare(free(y), free(x)))
 	})
 	nodes := map[uuid.UUID]bool{}
-	fit = slices.DeleteFunc(fit, func(c placement.Candidate) bool {
+	candidates = slices.DeleteFunc(candidates, func(c placement.Candidate) bool {
 		twice := nodes[c.Node]
 		nodes[c.Node] = true
 		return twice
 	})
-	return fit, why, nil
+	return candidates, why, nil
 }
 
 // reasonsShown bounds how many reasons an error gives.
@@ -280,12 +281,12 @@ func (s *Keeper) CheckEnough(t *record.Tx, d dataset.Dataset) error {
 	if d.Profile.Replicas.Count == 0 {
 		return nil
 	}
-	fit, why, err := s.replicaPools(t, d)
-	if err != nil || len(fit)+len(d.Copies) >= d.Profile.Replicas.Count {
+	candidates, why, err := s.replicaPools(t, d)
+	if err != nil || len(candidates)+len(d.Copies) >= d.Profile.Replicas.Count {
 		return err
 	}
 	var names []string
-	for _, c := range fit {
+	for _, c := range candidates {
 		node, err := t.NodeName(c.Node)
 		if err != nil {
 			return err

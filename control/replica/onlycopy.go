@@ -18,7 +18,7 @@ type OnlyCopy struct {
 }
 
 // FindOnlyCopy returns the copy of a dataset on a node if it is the only one with some data. That is a superseded head,
-// or the last known complete copy of a volume whose home is lost or ill.
+// or the last known complete copy of a volume whose home is lost or unhealthy.
 func (s *Keeper) FindOnlyCopy(t *record.Tx, node, id uuid.UUID) (o OnlyCopy, err error) {
 	var c dataset.Copy
 	there, err := t.Get(record.CopyKey(node, id), &c)
@@ -34,13 +34,13 @@ func (s *Keeper) FindOnlyCopy(t *record.Tx, node, id uuid.UUID) (o OnlyCopy, err
 		return o, err
 	}
 	if c.Kind == dataset.CopySuperseded {
-		return OnlyCopy{d, "the head of " + d.Volume + " that node " + name + " kept, which was overtaken",
+		return OnlyCopy{d, "the superseded head of " + d.Volume + " on node " + name,
 			"drover volume superseded mount " + record.RefTo(d) + " " + name + " shows it"}, nil
 	}
 	if c.SupersededForGood() || c.Snapshot == uuid.Nil || d.Home == uuid.Nil {
 		return o, nil
 	}
-	if ill, _, err := s.checkHome(t, d); err != nil || !ill {
+	if unhealthy, _, err := s.checkHome(t, d); err != nil || !unhealthy {
 		return o, err
 	}
 	var others []dataset.Copy
@@ -53,7 +53,7 @@ func (s *Keeper) FindOnlyCopy(t *record.Tx, node, id uuid.UUID) (o OnlyCopy, err
 			others = append(others, other)
 		}
 	}
-	if _, fit, err := s.usableFirst(t, others); err != nil || fit > 0 {
+	if _, usable, err := s.usableFirst(t, others); err != nil || usable > 0 {
 		return o, err
 	}
 	home, err := t.NodeName(d.Home)
