@@ -175,7 +175,7 @@ func (m *Maker) checkUnclaimed(name string) error {
 
 // newRecord returns the record of a pool of drover.yaml that this node has not recorded yet.
 func (m *Maker) newRecord(c Config) Record {
-	rec := Record{Backend: c.Backend, Path: c.Path, Image: c.Image, Devices: c.Devices, Overcommit: c.Overcommit}
+	rec := Record{Backend: c.Backend, Path: c.Path, Image: c.Image, Devices: c.Devices}.withOvercommit(c.Overcommit)
 	m.SetPlace(c.Name, &rec)
 	return rec
 }

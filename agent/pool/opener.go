@@ -1,7 +1,6 @@
 package pool
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -52,6 +51,9 @@ func (x *Opener) Open(ctx context.Context, node uuid.UUID, recovered bool) error
 			return err
 		}
 	}
+	if err := x.recordPolicies(ctx, known); err != nil {
+		return err
+	}
 	var opened []*Pool
 	var unknown []Config
 	configured := map[string]bool{}
@@ -71,7 +73,7 @@ func (x *Opener) Open(ctx context.Context, node uuid.UUID, recovered bool) error
 		}
 		rec.ID, rec.Share, rec.Unexamined, rec.Doubtful, rec.Generation, rec.Trimmed = known.ID, known.Share,
 			known.Unexamined, known.Doubtful, known.Generation, known.Trimmed
-		rec.Overcommit = cmp.Or(rec.Overcommit, known.Overcommit)
+		rec.Overcommit, rec.OvercommitConfigured = known.Overcommit, known.OvercommitConfigured
 		opened = append(opened, x.UnopenedPool(c.Name, rec))
 	}
 	for _, name := range names {
@@ -92,6 +94,26 @@ func (x *Opener) Open(ctx context.Context, node uuid.UUID, recovered bool) error
 		return x.maker.makeDefault(ctx)
 	}
 	return ctx.Err()
+}
+
+// recordPolicies applies the policies for overcommit that drover.yaml defines to the records of known pools. It writes
+// a changed record at once, because the next start must know where the policy is from.
+func (x *Opener) recordPolicies(ctx context.Context, known map[string]Record) error {
+	configured := map[string]float64{}
+	for _, c := range x.Configured {
+		configured[c.Name] = c.Overcommit
+	}
+	changed := map[string]any{}
+	for name, was := range known {
+		rec := was.withOvercommit(configured[name])
+		if rec.Overcommit != was.Overcommit || rec.OvercommitConfigured != was.OvercommitConfigured {
+			known[name], changed["pools/"+name] = rec, rec
+		}
+	}
+	if len(changed) == 0 {
+		return nil
+	}
+	return x.DB.Put(ctx, changed)
 }
 
 // UnopenedPool returns a pool that was seen before and is not open yet.

@@ -22,6 +22,9 @@ type Record struct {
 	Default bool         `json:"default,omitempty"`
 	// Overcommit is the highest ratio of the sizes of its volumes to its own size; 0: not limited.
 	Overcommit float64 `json:"overcommit,omitempty"`
+	// OvercommitConfigured is true if Overcommit is from drover.yaml: if it is removed there, there is no limit.
+	// Otherwise it was set by drover pool create or drover pool set, and stays.
+	OvercommitConfigured bool `json:"overcommit_configured,omitempty"`
 	// Unexamined is true while the datasets that were incoming when this node adopted the pool have not been examined.
 	// Doubtful lists the incoming datasets that may have been acknowledged.
 	Unexamined bool        `json:"found,omitempty"`
@@ -34,6 +37,18 @@ type Record struct {
 	// store: the pool may then be cleared in part. See pooladmin.Remover.
 	Leaving    leaving `json:"leaving,omitempty"`
 	Unrecorded bool    `json:"off,omitempty"`
+}
+
+// withOvercommit returns the record with the policy for overcommit that drover.yaml defines; 0 means that it defines
+// none.
+func (r Record) withOvercommit(configured float64) Record {
+	switch {
+	case configured > 0:
+		r.Overcommit, r.OvercommitConfigured = configured, true
+	case r.OvercommitConfigured:
+		r.Overcommit, r.OvercommitConfigured = 0, false
+	}
+	return r
 }
 
 // leaving says what happens to the path of a pool that is being removed.

@@ -105,7 +105,9 @@ func (c *Creator) Set(ctx context.Context, name string, p api.PoolPolicy) (datas
 				dataset.FormatRatio(of.Overcommit))
 		}
 	}
-	err = c.Pools.UpdateRecord(ctx, op.ID, func(rec *pool.Record) { rec.Overcommit = p.Overcommit })
+	err = c.Pools.UpdateRecord(ctx, op.ID, func(rec *pool.Record) {
+		rec.Overcommit, rec.OvercommitConfigured = p.Overcommit, false
+	})
 	if err != nil {
 		return dataset.Pool{}, err
 	}
