@@ -102,7 +102,11 @@ func (s *Service) decide(t *record.Tx, node uuid.UUID, req api.Request) (*datase
 	case dataset.OpDelete:
 		return s.deleter.PlanDelete(t, node, req)
 	case dataset.OpUndelete:
-		return deletion.PlanUndelete(t, req)
+		op, d, err := deletion.PlanUndelete(t, req)
+		if err == nil {
+			err = s.volumes.CheckUndelete(t, *op)
+		}
+		return op, d, err
 	case dataset.OpPurge:
 		return deletion.PlanPurge(t, req)
 	case dataset.OpMove:
