@@ -63,13 +63,13 @@ type components struct {
 	Flushes   mounting.Flushes
 	Disks     *mounting.Disks
 
-	GuestTable   *mounting.GuestTable
-	Reservations *mounting.Reservations
-	Guests       *mounting.Guests
-	Unmounter    *mounting.Unmounter
-	Verifier     *mounting.Verifier
-	Mounter      *mounting.Mounter
-	Resolver     *mounting.Resolver
+	SharedMountTable *mounting.SharedMountTable
+	Reservations     *mounting.Reservations
+	SharedMounter    *mounting.SharedMounter
+	Unmounter        *mounting.Unmounter
+	Verifier         *mounting.Verifier
+	Mounter          *mounting.Mounter
+	Resolver         *mounting.Resolver
 
 	Status   *controlsync.StatusReader
 	Trash    *controlsync.TrashReader
@@ -204,7 +204,7 @@ func (a *components) load(ctx context.Context) error {
 		}),
 		a.Verifier.Load(ctx),
 		a.Copies.Load(ctx),
-		a.Leases.Load(ctx), a.GuestTable.Load(ctx),
+		a.Leases.Load(ctx), a.SharedMountTable.Load(ctx),
 		a.MoveTable.Load(ctx), a.Sizes.Load(ctx), a.Deadlines.Load(ctx),
 	)
 }

@@ -25,7 +25,8 @@ func (a *components) makeDoctor() {
 	a.Examiner = doctor.New(doctor.Deps{
 		Host: a.Host, Backends: a.Config.Backends, Pools: a.Pools, Space: a.Space, PoolChecker: a.PoolChecker,
 		KeyChecker: a.KeyChecker, Datasets: a.Datasets, Sizes: a.Sizes, Replicas: a.Replicas, Uses: a.Uses,
-		Engines: a.Engines, Disks: a.Disks, Guests: a.Guests, Registrar: a.Registrar, Failover: a.Failover,
+		Engines: a.Engines, Disks: a.Disks, SharedMounter: a.SharedMounter, Registrar: a.Registrar,
+		Failover:    a.Failover,
 		Throttle:    a.Throttle,
 		Pending:     a.Purger.PendingPurges,
 		Refusal:     a.Registration.Refusal,

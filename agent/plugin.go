@@ -18,7 +18,7 @@ func (a *components) makeFinder() {
 	a.Spellings = volume.NewSpellings(a.Host)
 	a.Finder = volume.NewFinder(volume.FinderDeps{
 		Host: a.Host, Spellings: a.Spellings,
-		GuestNamed: func(name string) (dataset.Dataset, bool) { return a.GuestTable.Named(name) },
+		SharedMountNamed: func(name string) (dataset.Dataset, bool) { return a.SharedMountTable.Named(name) },
 	})
 }
 
@@ -27,9 +27,9 @@ func (a *components) makeVolumes() {
 	a.Viewer = volume.NewViewer(volume.ViewerDeps{
 		Host: a.Host, Finder: a.Finder, PoolName: a.Pools.Name, NameOf: a.Nodes.Name,
 		StatusOf: func(ctx context.Context, d dataset.Dataset) dataset.DatasetStatus { return a.Status.Status(ctx, d) },
-		IsGuest: func(id uuid.UUID) bool {
-			_, guest := a.GuestTable.Get(id)
-			return guest
+		HasSharedMount: func(id uuid.UUID) bool {
+			_, shared := a.SharedMountTable.Get(id)
+			return shared
 		},
 		MountsOf:   func(id uuid.UUID) []dataset.Mount { return a.Engines.MountsOf(a.Uses.Get(id)) },
 		ListOthers: a.Config.ListAll,

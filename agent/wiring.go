@@ -236,8 +236,8 @@ func (a *components) makeControlSync() {
 	a.Reporter = controlsync.NewReporter(controlsync.ReporterDeps{
 		Host: a.Host, Replicas: a.controlReplicas, Pools: a.Pools,
 		FailedPools: func() []api.Pool { return a.PoolMaker.Failed },
-		Registrar:   a.Registrar, Uses: a.Uses, Guests: a.Guests,
-		GuestTable: a.GuestTable, Status: a.Status, Facts: a.Facts, StoreClock: a.StoreClock,
+		Registrar:   a.Registrar, Uses: a.Uses, SharedMounter: a.SharedMounter,
+		SharedMountTable: a.SharedMountTable, Status: a.Status, Facts: a.Facts, StoreClock: a.StoreClock,
 		ReplicaStatus:     a.Replicas.Copy,
 		ReportGenerations: a.Generations.ReportTo,
 		Executor:          a.Executor, DoHeartbeatWork: a.DoHeartbeatWork,
@@ -249,8 +249,9 @@ func (a *components) makeControlSync() {
 	})
 	a.Follower = controlsync.NewFollower(controlsync.FollowerDeps{
 		Host: a.Host, Registration: a.Registration, Identity: a.Identity, StoreClock: a.StoreClock, Facts: a.Facts,
-		Keeper: a.Keeper, Nodes: a.Nodes, Leases: a.Leases, Registrar: a.Registrar, Pools: a.Pools, Guests: a.Guests,
-		Resolver: a.Resolver, Copies: a.Copies, Retention: a.Retention, Relinquisher: a.Relinquisher,
+		Keeper: a.Keeper, Nodes: a.Nodes, Leases: a.Leases, Registrar: a.Registrar, Pools: a.Pools,
+		SharedMounter: a.SharedMounter,
+		Resolver:      a.Resolver, Copies: a.Copies, Retention: a.Retention, Relinquisher: a.Relinquisher,
 		Operations: a.Operations, RecordFiles: a.RecordFiles, Holdings: a.Holdings,
 		ForgetSent:     a.forgetSent,
 		AskGenerations: a.askGenerations,
@@ -265,24 +266,25 @@ func (a *components) makeMounting() {
 	a.Quiescer = mounting.NewQuiescer(mounting.QuiescerDeps{
 		Host: a.Host, Throttle: a.Throttle, Flushes: &a.Flushes, Go: a.wg.Go,
 	})
-	a.GuestTable = mounting.NewGuestTable(a.Host)
+	a.SharedMountTable = mounting.NewSharedMountTable(a.Host)
 	a.Reservations = mounting.NewReservations(a.Host)
 	a.Unmounter = mounting.NewUnmounter(mounting.UnmounterDeps{
-		Host: a.Host, Uses: a.Uses, Guests: a.GuestTable, Holders: a.Holders, Flushes: &a.Flushes, Disks: a.Disks,
+		Host: a.Host, Uses: a.Uses, SharedMounts: a.SharedMountTable, Holders: a.Holders, Flushes: &a.Flushes,
+		Disks:    a.Disks,
 		Throttle: a.Throttle, Deadlines: a.Deadlines, Registrar: a.Registrar, Unmounted: a.unmounted,
 		Unmounting: func(d dataset.Dataset) { a.Status.BeforeUnmount(d) },
 	})
 	a.Verifier = mounting.NewVerifier(mounting.VerifierDeps{
-		Host: a.Host, Engines: a.Engines, Uses: a.Uses, Guests: a.GuestTable, Holders: a.Holders,
+		Host: a.Host, Engines: a.Engines, Uses: a.Uses, SharedMounts: a.SharedMountTable, Holders: a.Holders,
 		Unmounter: a.Unmounter, UseEnded: func(id uuid.UUID) { a.Relinquisher.AnswerIfRecalled(id) },
 	})
-	a.Guests = mounting.NewGuests(mounting.GuestsDeps{
+	a.SharedMounter = mounting.NewSharedMounter(mounting.SharedMounterDeps{
 		Host: a.Host, Pools: a.Pools, Nodes: a.Nodes, Uses: a.Uses, Engines: a.Engines, Verifier: a.Verifier,
-		Table: a.GuestTable, Reservations: a.Reservations,
+		Table: a.SharedMountTable, Reservations: a.Reservations,
 	})
 	a.Mounter = mounting.NewMounter(mounting.MounterDeps{
 		Host: a.Host, Pools: a.Pools, Prober: a.Prober, Leases: a.Leases, Registrar: a.Registrar,
-		Throttle: a.Throttle, Engines: a.Engines, Uses: a.Uses, Guests: a.Guests, Verifier: a.Verifier,
+		Throttle: a.Throttle, Engines: a.Engines, Uses: a.Uses, SharedMounter: a.SharedMounter, Verifier: a.Verifier,
 		Unmounter: a.Unmounter, Disks: a.Disks, Find: a.Finder.Find, RepairSoon: a.repairSoon,
 		Bring: func(ctx context.Context, d dataset.Dataset) (dataset.Dataset, error) { return a.Bringer.Bring(ctx, d) },
 		InstallArrived: func(ctx context.Context, d dataset.Dataset) error {
@@ -295,7 +297,7 @@ func (a *components) makeMounting() {
 		SaveSpelling: a.Spellings.Save,
 	})
 	a.Resolver = mounting.NewResolver(mounting.ResolverDeps{
-		Host: a.Host, Guard: a.Config.Guard, Registrar: a.Registrar, Uses: a.Uses, Guests: a.GuestTable,
+		Host: a.Host, Guard: a.Config.Guard, Registrar: a.Registrar, Uses: a.Uses, SharedMounts: a.SharedMountTable,
 		Verifier: a.Verifier, Unmounter: a.Unmounter, Mounter: a.Mounter,
 	})
 }
@@ -331,8 +333,8 @@ func (a *components) unmounted(id uuid.UUID) {
 	if _, left := a.Cache.Copy(id); left {
 		a.Copies.ReconcileSoon(id)
 	}
-	if _, guest := a.GuestTable.Get(id); guest {
-		a.Guests.ReconcileSoon(id, uuid.Nil)
+	if _, shared := a.SharedMountTable.Get(id); shared {
+		a.SharedMounter.ReconcileSoon(id, uuid.Nil)
 	}
 }
 
@@ -369,7 +371,7 @@ func (a *components) DoHeartbeatWork(ctx context.Context) (back bool) {
 	a.Verifier.CheckIfDue(ctx)
 	a.Relinquisher.AnswerAll()
 	a.Copies.ReconcileAll()
-	a.Guests.ReconcileUnmounted()
+	a.SharedMounter.ReconcileUnmounted()
 	a.Repairer.RepairAll()
 	a.Jobs.Start("pending purges", func(ctx context.Context, _ *jobs.Job) error {
 		a.Purger.RetryPending(ctx)

@@ -130,9 +130,10 @@ type Sharer interface {
 	// find the dataset. Otherwise it returns ErrNotFound. It changes nothing.
 	CheckVisible(ctx context.Context, id, pool uuid.UUID) error
 
-	// Visit attaches the head of a dataset that is in another pool of the share. The agent of a guest calls it. The
-	// node of the other pool stays the dataset's home, and may have the dataset mounted at the same time. Visit changes
-	// nothing in the other pool. If another pool takes the dataset later, the attachment stays valid.
+	// Visit attaches the head of a dataset that is in another pool of the share. The agent of a node with a shared
+	// mount calls it. The node of the other pool stays the dataset's home, and may have the dataset mounted at the same
+	// time. Visit changes nothing in the other pool. If another pool takes the dataset later, the attachment stays
+	// valid.
 	//
 	// Errors: ErrUnsupported if the capabilities lack ManyHosts. ErrNotFound if the other pool does not have the
 	// dataset.

@@ -30,7 +30,7 @@
 //	record             keys, types and transactions
 //
 // Package control itself decides who may request what (authorization.go), and records operations (operations.go,
-// commit.go), recalls of leases (lease.go) and the shared mounts of guests (guests.go). An endpoint that needs several
+// commit.go), recalls of leases (lease.go) and shared mounts (sharedmounts.go). An endpoint that needs several
 // of these packages belongs here.
 //
 // All lasting state is in the store, and its transactions protect it. Service keeps no state in memory. Some of its
@@ -49,7 +49,7 @@
 //	                              have received higher ones since, and keep them in memory
 //	facts/<id>                    dataset.Facts of a node, as of the last significant change
 //	operations/<id>               dataset.Operation
-//	guests/<node>/<dataset>       index: datasets of access many with the node among their guests
+//	guests/<node>/<dataset>       index: datasets of access many with a shared mount on the node
 //	home/<node>/<dataset>         index: datasets whose home a node is
 //	work/<node>/<operation>       index: operations of a node that have not ended
 //	trash/<dataset>               index: datasets in the trash or pending deletion, and when they are purged

@@ -253,8 +253,8 @@ func (c *Cluster) Recorded(volume string) api.Volume {
 	return v
 }
 
-// AwaitGuests waits until these hosts, and no others, are recorded as guests of a volume.
-func (c *Cluster) AwaitGuests(volume string, want ...*Host) {
+// AwaitSharedMounts waits until these hosts, and no others, are recorded as guests of a volume.
+func (c *Cluster) AwaitSharedMounts(volume string, want ...*Host) {
 	c.Helper()
 	until := time.Now().Add(20 * time.Second)
 	for {

@@ -23,24 +23,24 @@ import (
 // FollowerDeps are the dependencies of Follower.
 type FollowerDeps struct {
 	*host.Host
-	Registration *registration.Registration
-	Identity     *registration.Identity
-	StoreClock   *registration.StoreClock
-	Facts        *registration.Facts
-	Keeper       *promise.Keeper
-	Nodes        *lease.Nodes
-	Leases       *lease.Table
-	Registrar    *lease.Registrar
-	Pools        *pool.Pools
-	Guests       *mounting.Guests
-	Resolver     *mounting.Resolver
-	Copies       *replication.Copies
-	Retention    *replication.Retention
-	Relinquisher *handover.Relinquisher
-	Operations   *operation.Runner
-	Executor     *operation.Executor
-	RecordFiles  *operation.RecordWriter
-	Holdings     *Holdings
+	Registration  *registration.Registration
+	Identity      *registration.Identity
+	StoreClock    *registration.StoreClock
+	Facts         *registration.Facts
+	Keeper        *promise.Keeper
+	Nodes         *lease.Nodes
+	Leases        *lease.Table
+	Registrar     *lease.Registrar
+	Pools         *pool.Pools
+	SharedMounter *mounting.SharedMounter
+	Resolver      *mounting.Resolver
+	Copies        *replication.Copies
+	Retention     *replication.Retention
+	Relinquisher  *handover.Relinquisher
+	Operations    *operation.Runner
+	Executor      *operation.Executor
+	RecordFiles   *operation.RecordWriter
+	Holdings      *Holdings
 
 	// ForgetSent drops the records of what was sent to other nodes of a dataset whose home is no longer this node.
 	ForgetSent func(ds uuid.UUID)
@@ -137,7 +137,7 @@ func (f *Follower) Apply(ctx context.Context, s api.Sync, was KnownState) error 
 	if err := f.applyCopies(ctx, s, inconsistent, was.Moment); err != nil {
 		return err
 	}
-	if err := f.Guests.Apply(ctx, s, inconsistent); err != nil {
+	if err := f.SharedMounter.Apply(ctx, s, inconsistent); err != nil {
 		return err
 	}
 	var changed []api.IndexedDataset

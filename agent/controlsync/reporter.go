@@ -24,17 +24,17 @@ import (
 // ReporterDeps are the dependencies of Reporter.
 type ReporterDeps struct {
 	*host.Host
-	Replicas    []api.Service // each control replica separately
-	Pools       *pool.Pools
-	FailedPools func() []api.Pool // the pools of drover.yaml that could not be made
-	Registrar   *lease.Registrar
-	Uses        *mounting.UseTable
-	Guests      *mounting.Guests
-	GuestTable  *mounting.GuestTable
-	Status      *StatusReader
-	Facts       *registration.Facts
-	Executor    *operation.Executor
-	StoreClock  *registration.StoreClock
+	Replicas         []api.Service // each control replica separately
+	Pools            *pool.Pools
+	FailedPools      func() []api.Pool // the pools of drover.yaml that could not be made
+	Registrar        *lease.Registrar
+	Uses             *mounting.UseTable
+	SharedMounter    *mounting.SharedMounter
+	SharedMountTable *mounting.SharedMountTable
+	Status           *StatusReader
+	Facts            *registration.Facts
+	Executor         *operation.Executor
+	StoreClock       *registration.StoreClock
 
 	// ReplicaStatus returns the status of a replica on this node.
 	ReplicaStatus func(ds uuid.UUID) (dataset.Copy, bool)
@@ -158,7 +158,7 @@ func (r *Reporter) report(ctx context.Context, all replicaReporters, ids []uuid.
 	for _, t := range new {
 		t.failed = false
 	}
-	r.reportInParts(ctx, new, slices.Concat(r.Cache.IDs(), r.Cache.CopyIDs(), r.GuestTable.IDs()))
+	r.reportInParts(ctx, new, slices.Concat(r.Cache.IDs(), r.Cache.CopyIDs(), r.SharedMountTable.IDs()))
 	for _, t := range new {
 		t.complete = !t.failed
 	}
@@ -201,8 +201,8 @@ func (r *Reporter) reportPart(ctx context.Context, all replicaReporters, ids []u
 		if c, replica := r.ReplicaStatus(id); replica && !ok {
 			h.Copies = append(h.Copies, c)
 		}
-		if g, guest := r.GuestTable.Get(id); guest && !ok {
-			seen = append(seen, r.Guests.Status(g))
+		if g, shared := r.SharedMountTable.Get(id); shared && !ok {
+			seen = append(seen, r.SharedMounter.Status(g))
 			continue
 		}
 		if !ok {

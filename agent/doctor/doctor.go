@@ -45,23 +45,23 @@ type Deps struct {
 		All() []*pool.Pool
 		ByID(id uuid.UUID) *pool.Pool
 	}
-	Space       *pool.Space
-	PoolChecker *PoolChecker
-	KeyChecker  *KeyChecker
-	Datasets    *operation.Datasets
-	Sizes       *operation.Sizes
-	Replicas    *replication.Replicas
-	Uses        *mounting.UseTable
-	Engines     *mounting.Engines
-	Disks       *mounting.Disks
-	Guests      *mounting.Guests
-	Registrar   *lease.Registrar
-	Failover    *handover.Failover
-	Throttle    *throttle.Limits
-	Pending     func() []operation.PendingPurge // datasets in state purging whose data still exists
-	Refusal     func() string                   // why control does not register this node, or ""
-	Identity    func(ctx context.Context) error // fails if the agent's database cannot be read
-	ExtraChecks []func(*findings.List)          // checks of components outside this list
+	Space         *pool.Space
+	PoolChecker   *PoolChecker
+	KeyChecker    *KeyChecker
+	Datasets      *operation.Datasets
+	Sizes         *operation.Sizes
+	Replicas      *replication.Replicas
+	Uses          *mounting.UseTable
+	Engines       *mounting.Engines
+	Disks         *mounting.Disks
+	SharedMounter *mounting.SharedMounter
+	Registrar     *lease.Registrar
+	Failover      *handover.Failover
+	Throttle      *throttle.Limits
+	Pending       func() []operation.PendingPurge // datasets in state purging whose data still exists
+	Refusal       func() string                   // why control does not register this node, or ""
+	Identity      func(ctx context.Context) error // fails if the agent's database cannot be read
+	ExtraChecks   []func(*findings.List)          // checks of components outside this list
 }
 
 // Doctor reports what works on this host. It has no state.
@@ -112,7 +112,7 @@ func (x *Doctor) examineHost(ctx context.Context, r *Report, known map[uuid.UUID
 	x.deps.PoolChecker.checkFailedPools(r)
 	x.checkPending(r)
 	x.CheckReplicas(r)
-	x.deps.Guests.Check(&r.List)
+	x.deps.SharedMounter.Check(&r.List)
 	x.deps.Registrar.Findings(ctx, &r.List)
 	x.deps.Failover.Check(ctx, &r.List)
 	x.deps.KeyChecker.checkFences(ctx, r)

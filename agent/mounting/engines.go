@@ -1,21 +1,21 @@
 // Package mounting mounts volumes for containers, and knows who uses them.
 //
 // Mounter mounts a volume for a use and ends the use at the Unmount of the engine. Unmounter unmounts datasets without
-// a use. Guests does the same for datasets whose home is another node. UseTable has the uses of each mounted dataset,
-// and Engines the engine processes that have mounted volumes. Verifier finds out whether uses have ended without an
-// Unmount. Resolver makes mounts and uses agree after a start. Holders finds out who on this host holds a dataset
-// besides its mount point. Quiescer flushes and freezes a mounted dataset before a snapshot, and Flushes tracks the
-// running flushes, which prevent an unmount. Disks finds filesystems that accept no more writes after a disk error.
+// a use. SharedMounter does the same for datasets whose home is another node. UseTable has the uses of each mounted
+// dataset, and Engines the engine processes that have mounted volumes. Verifier finds out whether uses have ended
+// without an Unmount. Resolver makes mounts and uses agree after a start. Holders finds out who on this host holds a
+// dataset besides its mount point. Quiescer flushes and freezes a mounted dataset before a snapshot, and Flushes tracks
+// the running flushes, which prevent an unmount. Disks finds filesystems that accept no more writes after a disk error.
 // Reservations keeps other nodes from a dataset while work at its home needs it exclusively.
 //
 // The plugin calls Mounter.Mount, Mounter.Unmount and Verifier.Activated through package agent. Operations, moves and
 // handovers call Verifier.EnsureUnused, Unmounter and Quiescer, and operations also call Reservations. Operations and
-// moves read datasets that are not mounted with OpenRoot. Package controlsync applies control's records to Guests, and
-// reports the uses. Packages doctor, generation and pooladmin ask which datasets are in use. The start of the agent
-// calls Resolver.Resolve. The heartbeat calls Verifier.CheckIfDue and Unmounter.UnmountIdle.
+// moves read datasets that are not mounted with OpenRoot. Package controlsync applies control's records to
+// SharedMounter, and reports the uses. Packages doctor, generation and pooladmin ask which datasets are in use. The
+// start of the agent calls Resolver.Resolve. The heartbeat calls Verifier.CheckIfDue and Unmounter.UnmountIdle.
 //
-// The package owns the keys mounts/, engine and guests/ of the agent's database; UseTable, Engines and GuestTable keep
-// their values in memory too. The other state is only in memory: the running flushes (Flushes), the reservations
+// The package owns the keys mounts/, engine and guests/ of the agent's database; UseTable, Engines and SharedMountTable
+// keep their values in memory too. The other state is only in memory: the running flushes (Flushes), the reservations
 // (Reservations), the disk errors (Disks), the times of the next checks (Verifier), and the look at the host that
 // callers share (Holders). The lock of a dataset (host.Host.Locks) protects its mount and its uses: the comment of a
 // method says if the caller must hold it. Each type with state also has a mutex for its fields.

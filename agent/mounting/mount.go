@@ -50,10 +50,10 @@ func (m *Mounter) Mount(ctx context.Context, ref dataset.Reference, id string) (
 		"mount of volume %s: gave up after %d attempts: other requests keep unmounting it", d.Volume, mountAttempts)
 }
 
-// getLease makes sure that this node may mount a dataset, and returns the record. If this node is neither the home nor
-// a guest, getLease moves the dataset here.
+// getLease makes sure that this node may mount a dataset, and returns the record. If this node is not the home
+// and cannot get a shared mount, getLease moves the dataset here.
 func (m *Mounter) getLease(ctx context.Context, d dataset.Dataset) (dataset.Dataset, error) {
-	if d.Home == m.NodeID || m.Guests.Table.IsGuest(d) {
+	if d.Home == m.NodeID || m.SharedMounter.Table.NeedsSharedMount(d) {
 		return d, nil
 	}
 	return m.Bring(ctx, d)
@@ -168,8 +168,8 @@ func (m *Mounter) EnsureMounted(ctx context.Context, d dataset.Dataset) error {
 	if mounted, err := host.IsMountPoint(path); err != nil || mounted {
 		return err
 	}
-	if m.Guests.Table.IsGuest(d) {
-		if err := m.Guests.Mount(ctx, d, path); err != nil {
+	if m.SharedMounter.Table.NeedsSharedMount(d) {
+		if err := m.SharedMounter.Mount(ctx, d, path); err != nil {
 			return fmt.Errorf("mount of volume %s: %w", d.Volume, err)
 		}
 		return nil
@@ -238,8 +238,8 @@ func (m *Mounter) MayMount(d dataset.Dataset) (dataset.Dataset, error) {
 	now, known := m.Cache.Dataset(d.ID)
 	if known {
 		d = now
-	} else if g, guest := m.Guests.Table.Get(d.ID); guest && g.State == dataset.StateReady {
-		return g.Dataset, m.Guests.Table.MayOpen(g.Dataset)
+	} else if g, shared := m.SharedMounter.Table.Get(d.ID); shared && g.State == dataset.StateReady {
+		return g.Dataset, m.SharedMounter.Table.MayOpen(g.Dataset)
 	}
 	switch _, left := m.Cache.Copy(d.ID); {
 	case left || d.Home != m.NodeID:

@@ -17,17 +17,17 @@ import (
 // MounterDeps are the dependencies of Mounter.
 type MounterDeps struct {
 	*host.Host
-	Pools     *pool.Pools
-	Prober    *pool.Prober
-	Leases    *lease.Table
-	Registrar *lease.Registrar
-	Throttle  *throttle.Limits
-	Engines   *Engines
-	Uses      *UseTable
-	Guests    *Guests
-	Verifier  *Verifier
-	Unmounter *Unmounter
-	Disks     *Disks
+	Pools         *pool.Pools
+	Prober        *pool.Prober
+	Leases        *lease.Table
+	Registrar     *lease.Registrar
+	Throttle      *throttle.Limits
+	Engines       *Engines
+	Uses          *UseTable
+	SharedMounter *SharedMounter
+	Verifier      *Verifier
+	Unmounter     *Unmounter
+	Disks         *Disks
 
 	// Find returns the volume that an engine refers to.
 	Find func(ctx context.Context, ref dataset.Reference) (dataset.Dataset, error)
@@ -81,7 +81,7 @@ func (m *Mounter) unmountUnused(d dataset.Dataset) func(context.Context, *jobs.J
 		if err := m.Unmounter.IfUnused(ctx, d, m.Unmounter.Unmount); err != nil {
 			return err
 		}
-		m.Guests.ReportUnmounted(ctx, d.ID)
+		m.SharedMounter.ReportUnmounted(ctx, d.ID)
 		return nil
 	}
 }
@@ -99,7 +99,7 @@ func (m *Mounter) findMounted(ref dataset.Reference, id string) (dataset.Dataset
 	for _, other := range m.Uses.InUse() {
 		// The ID alone is not sufficient: it may be used for several volumes.
 		if use, ok := m.Uses.Get(other).IDs[id]; ok && use.Spelling == ref.Spelling {
-			if renamed, known := m.Guests.Table.RecordOf(other); known {
+			if renamed, known := m.SharedMounter.Table.RecordOf(other); known {
 				return renamed, true
 			}
 			return dataset.Dataset{ID: other, Volume: ref.Name}, true

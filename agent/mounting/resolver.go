@@ -20,13 +20,13 @@ import (
 // ResolverDeps are the dependencies of Resolver.
 type ResolverDeps struct {
 	*host.Host
-	Guard     lease.Guard // nil if the host has no guard
-	Registrar *lease.Registrar
-	Uses      *UseTable
-	Guests    *GuestTable
-	Verifier  *Verifier
-	Unmounter *Unmounter
-	Mounter   *Mounter
+	Guard        lease.Guard // nil if the host has no guard
+	Registrar    *lease.Registrar
+	Uses         *UseTable
+	SharedMounts *SharedMountTable
+	Verifier     *Verifier
+	Unmounter    *Unmounter
+	Mounter      *Mounter
 }
 
 // Resolver makes the mounts agree with the recorded uses after a start of the agent. Its methods are safe for
@@ -51,7 +51,7 @@ func (r *Resolver) Resolve(ctx context.Context) (all bool, err error) {
 	}
 	var work []*jobs.Job
 	for _, id := range r.Uses.InUse() {
-		d, ok := r.Guests.RecordOf(id)
+		d, ok := r.SharedMounts.RecordOf(id)
 		if !ok {
 			r.Log.WithField("dataset", id).Error("a mounted dataset has no record on this node")
 			continue
@@ -110,7 +110,7 @@ func (r *Resolver) resolveOne(ctx context.Context, id uuid.UUID, fenced, unsure 
 	if len(r.Uses.Get(id).IDs) > 0 {
 		return nil
 	}
-	d, ok := r.Guests.RecordOf(id)
+	d, ok := r.SharedMounts.RecordOf(id)
 	if !ok {
 		d = dataset.Dataset{ID: id, Volume: id.String()}
 	}

@@ -21,14 +21,14 @@ import (
 // UnmounterDeps are the dependencies of Unmounter.
 type UnmounterDeps struct {
 	*host.Host
-	Uses      *UseTable
-	Guests    *GuestTable
-	Holders   *Holders
-	Flushes   *Flushes
-	Disks     *Disks
-	Throttle  *throttle.Limits
-	Deadlines *lease.Deadlines
-	Registrar *lease.Registrar
+	Uses         *UseTable
+	SharedMounts *SharedMountTable
+	Holders      *Holders
+	Flushes      *Flushes
+	Disks        *Disks
+	Throttle     *throttle.Limits
+	Deadlines    *lease.Deadlines
+	Registrar    *lease.Registrar
 	// Unmounting is called before a dataset is unmounted, while its filesystem can still be read.
 	Unmounting func(d dataset.Dataset)
 	// Unmounted is called after a dataset was unmounted. It starts work that was waiting. The dataset's lock is held.
@@ -179,7 +179,7 @@ const IdleLimit = 2 * time.Minute
 // host still used the mount at the last unmount.
 func (u *Unmounter) UnmountIdle() {
 	for _, id := range u.Uses.IdleFor(IdleLimit) {
-		d, ok := u.Guests.RecordOf(id)
+		d, ok := u.SharedMounts.RecordOf(id)
 		if !ok {
 			d = dataset.Dataset{ID: id, Volume: id.String()}
 		}

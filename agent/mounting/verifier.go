@@ -21,11 +21,11 @@ import (
 // VerifierDeps are the dependencies of Verifier.
 type VerifierDeps struct {
 	*host.Host
-	Engines   *Engines
-	Uses      *UseTable
-	Guests    *GuestTable
-	Holders   *Holders
-	Unmounter *Unmounter
+	Engines      *Engines
+	Uses         *UseTable
+	SharedMounts *SharedMountTable
+	Holders      *Holders
+	Unmounter    *Unmounter
 	// UseEnded is called after a use of a dataset ended. A move may be waiting for it. The dataset's lock is held.
 	UseEnded func(dataset uuid.UUID)
 }
@@ -238,7 +238,7 @@ func (v *Verifier) CheckIfDue(ctx context.Context) {
 		return
 	}
 	for id, uses := range open {
-		d, ok := v.Guests.RecordOf(id)
+		d, ok := v.SharedMounts.RecordOf(id)
 		if !ok {
 			continue
 		}

@@ -157,7 +157,7 @@ func TestAccessManyOnARealShare(t *testing.T) {
 	f.B.WantToken(there, "of a")
 	f.B.PutToken(there, "of b")
 	f.A.WantToken(here, "of b")
-	f.AwaitGuests("db", f.B)
+	f.AwaitSharedMounts("db", f.B)
 	open, err := os.Open(filepath.Join(there, "token"))
 	if err != nil {
 		t.Fatal(err)
@@ -175,10 +175,10 @@ func TestAccessManyOnARealShare(t *testing.T) {
 	f.B.PutToken(there, "goes on")
 	f.A.Start()
 	f.A.AwaitSettled(d.ID)
-	f.AwaitGuests("db", f.A)
+	f.AwaitSharedMounts("db", f.A)
 	f.A.WantToken(here, "goes on")
 	f.A.MustUnmount("db", "one")
-	f.AwaitGuests("db")
+	f.AwaitSharedMounts("db")
 	f.B.MustUnmount("db", "two")
 }
 
@@ -193,7 +193,7 @@ func TestRestoreOnARealShare(t *testing.T) {
 	}
 	there := f.B.MustMount("db", "user")
 	f.B.PutToken(there, "new")
-	f.AwaitGuests("db", f.B)
+	f.AwaitSharedMounts("db", f.B)
 	open, err := os.OpenFile(filepath.Join(there, "token"), os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)

@@ -22,8 +22,8 @@ import (
 type FinderDeps struct {
 	*host.Host
 	Spellings *Spellings
-	// GuestNamed returns the volume of a name if its home is another node and this node has it mounted.
-	GuestNamed func(name string) (dataset.Dataset, bool)
+	// SharedMountNamed returns the volume of a name if its home is another node and this node has it mounted.
+	SharedMountNamed func(name string) (dataset.Dataset, bool)
 }
 
 // Finder finds the volume that a tool of this host names. It has no state.
@@ -42,7 +42,7 @@ func (f *Finder) Find(ctx context.Context, ref dataset.Reference) (dataset.Datas
 	}
 	d, known := f.deps.Cache.Volume(ref.Name)
 	if !known {
-		d, known = f.deps.GuestNamed(ref.Name)
+		d, known = f.deps.SharedMountNamed(ref.Name)
 	}
 	if !known {
 		v, err := f.deps.Control.Volume(ctx, ref.Name)

@@ -18,13 +18,13 @@ import (
 // ViewerDeps is what Viewer needs of other components.
 type ViewerDeps struct {
 	*host.Host
-	Finder     *Finder
-	PoolName   func(id uuid.UUID) string
-	NameOf     func(node uuid.UUID) string
-	IsGuest    func(id uuid.UUID) bool // whether this node has a volume of another node mounted
-	MountsOf   func(id uuid.UUID) []dataset.Mount
-	StatusOf   func(ctx context.Context, d dataset.Dataset) dataset.DatasetStatus
-	ListOthers bool // whether List has the volumes of all nodes
+	Finder         *Finder
+	PoolName       func(id uuid.UUID) string
+	NameOf         func(node uuid.UUID) string
+	HasSharedMount func(id uuid.UUID) bool // whether this node has a volume of another node mounted
+	MountsOf       func(id uuid.UUID) []dataset.Mount
+	StatusOf       func(ctx context.Context, d dataset.Dataset) dataset.DatasetStatus
+	ListOthers     bool // whether List has the volumes of all nodes
 }
 
 // Viewer shows volumes to the tools of this host. It has no state.
@@ -74,7 +74,7 @@ func (w *Viewer) statusMap(ctx context.Context, d dataset.Dataset) map[string]an
 	}
 	if d.Home != w.deps.NodeID {
 		m["node"] = w.deps.NameOf(d.Home)
-		if w.deps.IsGuest(d.ID) {
+		if w.deps.HasSharedMount(d.ID) {
 			m["guest"], m["mounts"] = w.deps.NodeName, w.deps.MountsOf(d.ID)
 		}
 		return m

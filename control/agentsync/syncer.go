@@ -133,7 +133,7 @@ func (s *Syncer) syncRead(ctx context.Context, node uuid.UUID, n notify.ChangeSe
 		for _, c := range copies {
 			ids = append(ids, c.Dataset)
 		}
-		if ids, err = record.GuestDatasets(t, node, ids); err != nil {
+		if ids, err = record.SharedMountDatasets(t, node, ids); err != nil {
 			return out, err
 		}
 	}

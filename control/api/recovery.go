@@ -30,7 +30,7 @@ type RecordDifference struct {
 	Volume  string    `json:"volume"`  // name of the volume
 	// change that the recovery makes to the record; missing: the home does not have the dataset; disputed: an operator
 	// must confirm that a node is fenced; purging: the volume was purged, and its home destroys the data
-	Action string `json:"action" enum:"restored,trashed,purging,moved,changed,forgotten,missing,copies,snapshots,disputed"`
+	Action   string `json:"action" enum:"restored,trashed,purging,moved,changed,forgotten,missing,copies,snapshots,disputed"`
 	InStore  string `json:"in_store,omitempty"`  // state in the store; empty: none
 	OnAgents string `json:"on_agents,omitempty"` // state on the agents; empty: none
 	Note     string `json:"note,omitempty"`      // explanation for a person; empty: none

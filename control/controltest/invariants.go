@@ -147,7 +147,7 @@ func indexDataset(want map[string]any, d dataset.Dataset) {
 		want[record.CopyKey(n, d.ID)] = record.CopyKey(n, d.ID)
 	}
 	for _, g := range d.SharedMounts {
-		want[record.GuestKey(g.Node, d.ID)] = record.Claim{ID: d.ID}
+		want[record.SharedMountKey(g.Node, d.ID)] = record.Claim{ID: d.ID}
 	}
 	if d.Home != uuid.Nil || d.State != dataset.StatePurging {
 		want[record.LeaseKey(d.ID)] = dataset.Lease{

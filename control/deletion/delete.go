@@ -26,12 +26,12 @@ import (
 
 // Deps are the dependencies of Deleter.
 type Deps struct {
-	Shared        bool
-	End           func(t *record.Tx, op dataset.Operation) error
-	Ledger        *ledger.Ledger
-	CheckNoGuests func(t *record.Tx, d dataset.Dataset, what string) error
-	Uptime        *uptime.Counter
-	Clock         clock.Clock
+	Shared              bool
+	End                 func(t *record.Tx, op dataset.Operation) error
+	Ledger              *ledger.Ledger
+	CheckNoSharedMounts func(t *record.Tx, d dataset.Dataset, what string) error
+	Uptime              *uptime.Counter
+	Clock               clock.Clock
 }
 
 // Deleter decides on deletes, on datasets in the trash, and on superseded copies. It has no state. Its methods are safe
@@ -47,7 +47,7 @@ func (r *Deleter) PlanDelete(t *record.Tx, node uuid.UUID, req api.Request) (*da
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := r.CheckNoGuests(t, d, "delete"); err != nil {
+	if err := r.CheckNoSharedMounts(t, d, "delete"); err != nil {
 		return nil, nil, err
 	}
 	op := record.NewOperation(d)
@@ -186,7 +186,7 @@ func (r *Deleter) CommitDelete(t *record.Tx, op dataset.Operation, out *api.Comm
 			return err
 		}
 	}
-	if err := r.CheckNoGuests(t, d, "delete"); err != nil {
+	if err := r.CheckNoSharedMounts(t, d, "delete"); err != nil {
 		return err
 	}
 	if err := releaseName(t, &d, op.ID); err != nil {
@@ -216,7 +216,7 @@ func releaseName(t *record.Tx, d *dataset.Dataset, op uuid.UUID) error {
 // purges it.
 func (r *Deleter) moveToTrash(t *record.Tx, d *dataset.Dataset, detail string) error {
 	now := r.Clock.Now()
-	record.RemoveGuests(t, d) // a person confirmed that the remaining guests are fenced
+	record.RemoveSharedMounts(t, d) // a person confirmed that the remaining guests are fenced
 	d.State, d.Trash = dataset.StateTrashed, &dataset.Trash{At: now}
 	if d.Profile.OnDelete.Mode == dataset.DeleteTrash {
 		d.Trash.Expires = now.Add(time.Duration(d.Profile.OnDelete.Trash))
@@ -232,7 +232,7 @@ func (r *Deleter) moveToTrash(t *record.Tx, d *dataset.Dataset, detail string) e
 // agent reports that the data is destroyed, the dataset is pending deletion, and the trash lists it. now is the time of
 // its deletion if it was not in the trash before.
 func Condemn(t *record.Tx, d *dataset.Dataset, now time.Time, event string) error {
-	record.RemoveGuests(t, d)
+	record.RemoveSharedMounts(t, d)
 	if d.Trash != nil {
 		now = d.Trash.At
 	}

@@ -155,11 +155,11 @@ func deleteIfUnused(t *record.Tx, n dataset.Node, force bool) (more bool, err er
 	if err != nil || len(copies) > 0 {
 		return len(copies) > 0, err
 	}
-	guests, err := record.GuestDatasets(t, n.ID, nil)
+	ids, err := record.SharedMountDatasets(t, n.ID, nil)
 	if err != nil {
 		return false, err
 	}
-	if len(guests) == 0 {
+	if len(ids) == 0 {
 		return false, DeleteNode(t, n.ID)
 	}
 	confirmed, err := t.Get(record.FencedKey(n.ID), &record.Fenced{})
@@ -241,7 +241,7 @@ func (m *NodeRemover) clearNode(ctx context.Context, node uuid.UUID) (forgotten 
 	if err := m.clearCondemned(ctx, node, uuid.Nil); err != nil {
 		return nil, err
 	}
-	if err := m.clearGuest(ctx, node); err != nil {
+	if err := m.clearSharedMounts(ctx, node); err != nil {
 		return nil, err
 	}
 	copies, err := record.ListAll[dataset.Copy](record.NewTx(ctx, m.Ledger.Store), record.NodeCopies(node))
@@ -353,13 +353,13 @@ func (m *NodeRemover) ClearRemoved(ctx context.Context, r api.Registration) erro
 	return nil
 }
 
-// checkNoSharedMounts fails with dataset.ErrInUse while a node has datasets mounted as a guest, unless a person
+// checkNoSharedMounts fails with dataset.ErrInUse while a node has shared mounts, unless a person
 // confirms that it is fenced.
 func checkNoSharedMounts(t *record.Tx, n dataset.Node) error {
 	if confirmed, err := t.Get(record.FencedKey(n.ID), &record.Fenced{}); err != nil || confirmed {
 		return err
 	}
-	ids, err := record.GuestDatasets(t, n.ID, nil)
+	ids, err := record.SharedMountDatasets(t, n.ID, nil)
 	if err != nil || len(ids) == 0 {
 		return err
 	}
@@ -380,14 +380,14 @@ func checkNoSharedMounts(t *record.Tx, n dataset.Node) error {
 		strings.Join(names, ", "), n.Name)
 }
 
-// clearGuest removes the shared mounts of a removed node once a person has confirmed that the node is fenced. Until
-// then, the node may still have the datasets mounted.
-func (m *NodeRemover) clearGuest(ctx context.Context, node uuid.UUID) error {
+// clearSharedMounts removes the shared mounts of a removed node once a person has confirmed that the node is fenced.
+// Until then, the node may still have the datasets mounted.
+func (m *NodeRemover) clearSharedMounts(ctx context.Context, node uuid.UUID) error {
 	t := record.NewTx(ctx, m.Ledger.Store)
 	if confirmed, err := t.Get(record.FencedKey(node), &record.Fenced{}); err != nil || !confirmed {
 		return err
 	}
-	ids, err := record.GuestDatasets(t, node, nil)
+	ids, err := record.SharedMountDatasets(t, node, nil)
 	for _, id := range ids {
 		if err != nil {
 			break
@@ -398,11 +398,11 @@ func (m *NodeRemover) clearGuest(ctx context.Context, node uuid.UUID) error {
 			if err != nil {
 				return err
 			}
-			t.Delete(record.GuestKey(node, id))
+			t.Delete(record.SharedMountKey(node, id))
 			if _, stays := d.SharedMountOf(node); !there || !stays {
 				return nil
 			}
-			record.RemoveGuest(t, &d, node)
+			record.RemoveSharedMount(t, &d, node)
 			return t.PutDataset(d)
 		})
 	}

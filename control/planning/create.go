@@ -41,14 +41,14 @@ type Profiles interface {
 
 // Deps are the dependencies of Planner.
 type Deps struct {
-	Profiles      func() Profiles
-	CopyKeeper    *replica.Keeper
-	Ledger        *ledger.Ledger
-	Placer        *placer.Placer
-	Relocator     *relocation.Relocator
-	Reported      *reports.Latest
-	CheckNoGuests func(t *record.Tx, d dataset.Dataset, what string) error
-	Clock         clock.Clock
+	Profiles            func() Profiles
+	CopyKeeper          *replica.Keeper
+	Ledger              *ledger.Ledger
+	Placer              *placer.Placer
+	Relocator           *relocation.Relocator
+	Reported            *reports.Latest
+	CheckNoSharedMounts func(t *record.Tx, d dataset.Dataset, what string) error
+	Clock               clock.Clock
 }
 
 // Planner decides to create, change, snapshot and restore volumes. It has no state. Its methods are safe for concurrent

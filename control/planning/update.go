@@ -156,7 +156,7 @@ func (v *Planner) planProfile(t *record.Tx, d dataset.Dataset, profile string) (
 			formatFailover(d.Profile.Failover), d.Volume, p.Name)
 	}
 	if d.Profile.Access == dataset.AccessMany && p.Access != dataset.AccessMany {
-		if err := v.CheckNoGuests(t, d, "give profile "+p.Name+" to"); err != nil {
+		if err := v.CheckNoSharedMounts(t, d, "give profile "+p.Name+" to"); err != nil {
 			return nil, nil, err
 		}
 	}

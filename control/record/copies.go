@@ -23,9 +23,9 @@ func LoadAssignedCopy(t *Tx, node, id uuid.UUID) (k api.AssignedCopy, there bool
 	return k, true, err
 }
 
-// GuestDatasets appends to ids the datasets that have a node as a guest, each once.
-func GuestDatasets(t *Tx, node uuid.UUID, ids []uuid.UUID) ([]uuid.UUID, error) {
-	claims, err := ListAll[Claim](t, GuestPrefix(node))
+// SharedMountDatasets appends to ids the datasets with a shared mount on a node, each once.
+func SharedMountDatasets(t *Tx, node uuid.UUID, ids []uuid.UUID) ([]uuid.UUID, error) {
+	claims, err := ListAll[Claim](t, SharedMountPrefix(node))
 	for _, c := range claims {
 		if !slices.Contains(ids, c.ID) {
 			ids = append(ids, c.ID)

@@ -39,7 +39,7 @@ func PutPending(t *Tx, d dataset.Dataset) error {
 
 // ForgetDataset removes all records of a dataset. It is called when no node has data of the dataset any more.
 func ForgetDataset(t *Tx, d dataset.Dataset) {
-	RemoveGuests(t, &d)
+	RemoveSharedMounts(t, &d)
 	for _, k := range []string{DatasetKey(d.ID), UUIDKey(d.ID), LeaseKey(d.ID),
 		TrashKey(d.ID)} {
 		t.Delete(k)
@@ -119,34 +119,34 @@ func CondemnCopy(t *Tx, node, id uuid.UUID) error {
 	return t.Put(CopyKey(node, id), c)
 }
 
-// AddGuest adds a shared mount to the record of a dataset, which the caller writes.
-func AddGuest(t *Tx, d *dataset.Dataset, g dataset.SharedMount) error {
-	d.SharedMounts = append(otherGuests(d.SharedMounts, g.Node), g)
+// AddSharedMount adds a shared mount to the record of a dataset, which the caller writes.
+func AddSharedMount(t *Tx, d *dataset.Dataset, g dataset.SharedMount) error {
+	d.SharedMounts = append(otherSharedMounts(d.SharedMounts, g.Node), g)
 	t.NotifyDataset(d.ID, g.Node)
-	return t.Put(GuestKey(g.Node, d.ID), Claim{ID: d.ID})
+	return t.Put(SharedMountKey(g.Node, d.ID), Claim{ID: d.ID})
 }
 
-// RemoveGuest removes the shared mount of a node from the record of a dataset, which the caller writes.
-func RemoveGuest(t *Tx, d *dataset.Dataset, node uuid.UUID) {
+// RemoveSharedMount removes the shared mount of a node from the record of a dataset, which the caller writes.
+func RemoveSharedMount(t *Tx, d *dataset.Dataset, node uuid.UUID) {
 	if _, stays := d.SharedMountOf(node); !stays {
 		return
 	}
-	if d.SharedMounts = otherGuests(d.SharedMounts, node); len(d.SharedMounts) == 0 {
+	if d.SharedMounts = otherSharedMounts(d.SharedMounts, node); len(d.SharedMounts) == 0 {
 		d.SharedMounts = nil
 	}
 	t.NotifyDataset(d.ID, node)
-	t.Delete(GuestKey(node, d.ID))
+	t.Delete(SharedMountKey(node, d.ID))
 }
 
-// RemoveGuests removes all shared mounts from the record of a dataset, which the caller writes.
-func RemoveGuests(t *Tx, d *dataset.Dataset) {
+// RemoveSharedMounts removes all shared mounts from the record of a dataset, which the caller writes.
+func RemoveSharedMounts(t *Tx, d *dataset.Dataset) {
 	for _, g := range d.SharedMounts {
-		RemoveGuest(t, d, g.Node)
+		RemoveSharedMount(t, d, g.Node)
 	}
 }
 
-func otherGuests(guests []dataset.SharedMount, node uuid.UUID) []dataset.SharedMount {
-	return slices.DeleteFunc(slices.Clone(guests), func(g dataset.SharedMount) bool { return g.Node == node })
+func otherSharedMounts(all []dataset.SharedMount, node uuid.UUID) []dataset.SharedMount {
+	return slices.DeleteFunc(slices.Clone(all), func(g dataset.SharedMount) bool { return g.Node == node })
 }
 
 // CheckSnapshotName fails unless the name is empty, or free for a snapshot of d.

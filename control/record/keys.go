@@ -41,7 +41,7 @@ const (
 	FactsPrefix         = "facts/"
 	LeasesPrefix        = "leases/"
 	HomesPrefix         = "home/"
-	guestsPrefix        = "guests/"
+	sharedMountsPrefix  = "guests/"
 
 	generationsPrefix = "generations/"
 )
@@ -123,12 +123,12 @@ func CopyKey(node, ds uuid.UUID) string {
 	return NodeCopies(node) + ds.String()
 }
 
-// GuestPrefix is the prefix of the index keys of the datasets that the node has mounted as a guest.
-func GuestPrefix(node uuid.UUID) string { return guestsPrefix + node.String() + "/" }
+// SharedMountPrefix is the prefix of the index keys of the datasets with a shared mount on the node.
+func SharedMountPrefix(node uuid.UUID) string { return sharedMountsPrefix + node.String() + "/" }
 
-// GuestKey is the key of the claim of a guest.
-func GuestKey(node, ds uuid.UUID) string {
-	return GuestPrefix(node) + ds.String()
+// SharedMountKey is the key of the claim of a shared mount.
+func SharedMountKey(node, ds uuid.UUID) string {
+	return SharedMountPrefix(node) + ds.String()
 }
 
 // WorkPrefix is the prefix of the keys of the work of a node.

@@ -17,7 +17,7 @@ func TestNodeKeysAreComplete(t *testing.T) {
 		"LiveNodeKey":    "is deleted with the session of the agent",
 		"HomeKey":        "a node with datasets is not removed",
 		"CopyKey":        "noderemoval removes each copy, and checks that it is not the only one",
-		"GuestKey":       "noderemoval removes each shared mount",
+		"SharedMountKey": "noderemoval removes each shared mount",
 		"WorkKey":        "noderemoval ends each operation",
 	}
 	file, err := parser.ParseFile(token.NewFileSet(), "keys.go", nil, parser.SkipObjectResolution)

@@ -156,7 +156,7 @@ func (c *Comparison) correctDataset(t *record.Tx, j Difference) error {
 	}
 	d := j.Record
 	d.Copies, d.SupersededCopies, d.SharedMounts = was.Copies, was.SupersededCopies, was.SharedMounts
-	record.RemoveGuest(t, &d, d.Home)
+	record.RemoveSharedMount(t, &d, d.Home)
 	record.RemoveCopyNode(&d, d.Home)
 	t.Delete(record.CopyKey(d.Home, j.ID))
 	for _, k := range j.keptCopies {

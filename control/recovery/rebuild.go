@@ -108,7 +108,7 @@ func (rc *Recovery) rebuildOne(ctx context.Context, node uuid.UUID, f api.FoundD
 		// use these values of the record in the store, because those beside the data may be outdated
 		d.Move, d.TakenOver, d.Copies = uuid.Nil, nil, old.Copies
 		d.SupersededCopies, d.SharedMounts = old.SupersededCopies, old.SharedMounts
-		record.RemoveGuest(t, &d, node)
+		record.RemoveSharedMount(t, &d, node)
 		if err := rc.restoreName(t, &d, &r); err != nil {
 			return err
 		}

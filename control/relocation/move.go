@@ -38,17 +38,17 @@ import (
 
 // Deps are the dependencies of Relocator.
 type Deps struct {
-	Members       *membership.Members
-	Shared        bool
-	Copies        *replica.Keeper
-	End           func(t *record.Tx, op dataset.Operation) error
-	Placer        *placer.Placer
-	Reports       *reports.Latest
-	CheckNoGuests func(t *record.Tx, d dataset.Dataset, what string) error
-	Uptime        *uptime.Counter
-	Vetted        *vetting.Profiles
-	Clock         clock.Clock
-	Timing        membership.Timing
+	Members             *membership.Members
+	Shared              bool
+	Copies              *replica.Keeper
+	End                 func(t *record.Tx, op dataset.Operation) error
+	Placer              *placer.Placer
+	Reports             *reports.Latest
+	CheckNoSharedMounts func(t *record.Tx, d dataset.Dataset, what string) error
+	Uptime              *uptime.Counter
+	Vetted              *vetting.Profiles
+	Clock               clock.Clock
+	Timing              membership.Timing
 }
 
 // Relocator decides on moves of volumes: see the package comment. It has no state. Its methods are safe for concurrent
@@ -89,7 +89,7 @@ func (r *Relocator) Plan(t *record.Tx, req api.Request) (*dataset.Operation, *da
 		return nil, nil, err
 	}
 	if !req.Force {
-		if err := r.CheckNoGuests(t, d, "move"); err != nil {
+		if err := r.CheckNoSharedMounts(t, d, "move"); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -360,7 +360,7 @@ func (r *Relocator) Commit(t *record.Tx, op dataset.Operation, out *api.Committe
 	record.RemoveCopyNode(&next, rec.Node)
 	t.Delete(record.HomeKey(d.Home, d.ID))
 	t.Delete(record.CopyKey(rec.Node, d.ID))
-	if err := r.carryGuests(t, d, rec, &next); err != nil {
+	if err := r.carrySharedMounts(t, d, rec, &next); err != nil {
 		return err
 	}
 	if err := r.recordLeftCopy(t, d, rec, &next); err != nil {

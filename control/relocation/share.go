@@ -153,17 +153,18 @@ func ReadMove(t *record.Tx, id uuid.UUID) (op dataset.Operation, d dataset.Datas
 	return op, d, l, err
 }
 
-// carryGuests records which guests a dataset keeps when it gets another home. After a move without the home, the
-// previous home may still have the dataset mounted. It counts as a guest until it reports that it unmounted the
-// dataset, or until a person confirms that it is fenced.
-func (r *Relocator) carryGuests(t *record.Tx, d dataset.Dataset, op dataset.Operation, next *dataset.Dataset) error {
-	record.RemoveGuest(t, next, op.Node)
-	record.RemoveGuest(t, next, d.Home) // the exclusive use by the previous home ends
+// carrySharedMounts records which shared mounts a dataset keeps when it gets another home. After a move without the
+// home, the previous home may still have the dataset mounted. It keeps a shared mount until it reports that it
+// unmounted the dataset, or until a person confirms that it is fenced.
+func (r *Relocator) carrySharedMounts(t *record.Tx, d dataset.Dataset, op dataset.Operation,
+	next *dataset.Dataset) error {
+	record.RemoveSharedMount(t, next, op.Node)
+	record.RemoveSharedMount(t, next, d.Home) // the exclusive use by the previous home ends
 	switch {
 	case !op.SameShare:
-		return r.CheckNoGuests(t, *next, "move")
+		return r.CheckNoSharedMounts(t, *next, "move")
 	case op.Loss == nil || d.Profile.Access != dataset.AccessMany:
 		return nil
 	}
-	return record.AddGuest(t, next, dataset.SharedMount{Node: d.Home, ID: op.ID, Since: r.Clock.Now()})
+	return record.AddSharedMount(t, next, dataset.SharedMount{Node: d.Home, ID: op.ID, Since: r.Clock.Now()})
 }

@@ -192,7 +192,7 @@ func (p *presenter) present(d dataset.Dataset) (v api.Volume, err error) {
 	if v.CopyDetails, err = p.copies(d); err != nil {
 		return v, err
 	}
-	if v.SharedMountDetails, err = p.guests(d); err != nil {
+	if v.SharedMountDetails, err = p.sharedMounts(d); err != nil {
 		return v, err
 	}
 	v.Snapshots, err = p.s.counts.snapshots(p.t, d.ID)
@@ -296,8 +296,8 @@ func (s *Views) SeenVolumes(ctx context.Context) []api.Volume {
 	return out
 }
 
-// PresentGuest returns a shared mount as users see it.
-func (s *Views) PresentGuest(t *record.Tx, d dataset.Dataset, g dataset.SharedMount, names *map[uuid.UUID]string,
+// PresentSharedMount returns a shared mount as users see it.
+func (s *Views) PresentSharedMount(t *record.Tx, d dataset.Dataset, g dataset.SharedMount, names *map[uuid.UUID]string,
 ) (v api.SharedMountDetail, err error) {
 	v = api.SharedMountDetail{SharedMount: g, Exclusive: g.Node == d.Home}
 	if names == nil {
@@ -322,10 +322,10 @@ func (s *Views) PresentGuest(t *record.Tx, d dataset.Dataset, g dataset.SharedMo
 	return v, nil
 }
 
-// guests returns the guests of a dataset.
-func (p *presenter) guests(d dataset.Dataset) (all []api.SharedMountDetail, err error) {
+// sharedMounts returns the shared mounts of a dataset.
+func (p *presenter) sharedMounts(d dataset.Dataset) (all []api.SharedMountDetail, err error) {
 	for _, g := range d.SharedMounts {
-		v, err := p.s.PresentGuest(p.t, d, g, &p.nodes)
+		v, err := p.s.PresentSharedMount(p.t, d, g, &p.nodes)
 		if err != nil {
 			return all, err
 		}

@@ -92,7 +92,7 @@ func (n Nodes) ReportCopy(ctx context.Context, id uuid.UUID, k api.CopyReport) e
 // ReportSharedMount reports that the node begins or ends its use of a shared dataset.
 func (n Nodes) ReportSharedMount(ctx context.Context, id uuid.UUID,
 	g api.SharedMountReport) (api.IndexedDataset, error) {
-	return ask[api.IndexedDataset](ctx, n.conn, node(route.Guest, id, g))
+	return ask[api.IndexedDataset](ctx, n.conn, node(route.SharedMount, id, g))
 }
 
 // Facts reports the facts of the host.

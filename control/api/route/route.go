@@ -112,7 +112,7 @@ var (
 	Recall       = Route{"recall", http.MethodPost, "/v1/nodes/{node}/recall"}
 	Yield        = Route{"yield", http.MethodPost, "/v1/nodes/{node}/yield"}
 	Copied       = Route{"copied", http.MethodPost, "/v1/nodes/{node}/copied"}
-	Guest        = Route{"guest", http.MethodPost, "/v1/nodes/{node}/guest"}
+	SharedMount  = Route{"guest", http.MethodPost, "/v1/nodes/{node}/guest"}
 	Sync         = Route{"sync", http.MethodGet, "/v1/nodes/{node}/sync"}
 	Heartbeat    = Route{"heartbeat", http.MethodPost, "/v1/nodes/{node}/heartbeat"}
 	Facts        = Route{"facts", http.MethodPost, "/v1/nodes/{node}/facts"}

@@ -122,7 +122,7 @@ func (h handlers) moves() {
 		}) (*struct{}, error) {
 			return nil, h.Service.ReportCopy(ctx, in.Node, in.Body)
 		})
-	add(h, agents(route.Guest, "Begin or end a shared mount of a dataset"),
+	add(h, agents(route.SharedMount, "Begin or end a shared mount of a dataset"),
 		func(ctx context.Context, in *struct {
 			NodeParam
 			Body api.SharedMountReport

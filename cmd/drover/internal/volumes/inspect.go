@@ -60,7 +60,7 @@ func volumeForm(a *cli.App, v api.Volume, snapshots []string) *show.Form {
 	f.Add("Encryption", encryptionLine(v))
 	f.Add("Access", cli.AccessLine(p.Access))
 	f.Add("Mounted by", mountLines(a, v)...)
-	f.Add("Guests", guestLines(a, v)...)
+	f.Add("Guests", sharedMountLines(a, v)...)
 	f.Add("Snapshots", snapshots...)
 	f.Add("Origin", originLine(v.Origin))
 	f.Add("Labels", cli.LabelLines(v.Labels)...)

@@ -99,8 +99,8 @@ func useOf(v api.Volume) string {
 		return statusUnknown
 	case st.Problem != "":
 		return statusProblem
-	case countGuests(v) > 0:
-		return usedByGuests(v)
+	case countSharedMounts(v) > 0:
+		return sharedMountStatus(v)
 	case len(st.Mounts) > 0:
 		return fmt.Sprintf("in use by %d", len(st.Mounts))
 	case st.Mounted:

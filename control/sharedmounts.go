@@ -13,19 +13,19 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A dataset of access many has one home, and other nodes of its share mount it as guests. Each such mount is
+// A dataset of access many has one home, and other nodes of its share can mount it too. Each such mount is
 // recorded in the dataset itself, as a shared mount, and every decision about the dataset checks that record. A
-// decision that needs the dataset unused elsewhere (a delete, a move, a restore) is refused while there are guests, and
-// the error names them. A shared mount is recorded before the mount and removed after the unmount, so no mount lacks a
-// record.
+// decision that needs the dataset unused elsewhere (a delete, a move, a restore) is refused while there are shared
+// mounts, and the error names their nodes. A shared mount is recorded before the mount and removed after the unmount,
+// so no mount lacks a record.
 
 // ReportSharedMount records the shared mount of a dataset on a node, or its end. A home that records a shared mount
 // gets exclusive use of the dataset. Idempotent for the same ID.
 //
 // It fails with dataset.ErrUnsupported if the profile does not have access many, or if the node has no pool on the
 // share. It fails with ErrPending while a move is in progress or while the home has exclusive use. If a home requests
-// exclusive use while there are guests, it fails with ErrInUse, and the error names the guests. Like other reports,
-// it can also fail with ErrNotFound, ErrOffline and ErrStale.
+// exclusive use while there are shared mounts, it fails with ErrInUse, and the error names their nodes. Like other
+// reports, it can also fail with ErrNotFound, ErrOffline and ErrStale.
 func (s *Service) ReportSharedMount(ctx context.Context, node uuid.UUID,
 	g api.SharedMountReport) (out api.IndexedDataset, err error) {
 	if g.ID == uuid.Nil {
@@ -42,28 +42,29 @@ func (s *Service) ReportSharedMount(ctx context.Context, node uuid.UUID,
 			if dataset.KindOf(err) == dataset.ErrNotFound {
 				return nil
 			}
-			if was, stays := d.SharedMountOf(node); err != nil || !stays || was.ID != g.ID {
+			if was, exists := d.SharedMountOf(node); err != nil || !exists || was.ID != g.ID {
 				return err
 			}
-			record.RemoveGuest(t, &d, node)
-			t.Event(api.EventVolumeGuest, d, "node "+n.Name+" no longer uses it")
+			record.RemoveSharedMount(t, &d, node)
+			t.Event(api.EventVolumeSharedMount, d, "node "+n.Name+" no longer uses it")
 			return t.PutDataset(d)
 		}
 		if err != nil {
 			return err
 		}
 		out = api.IndexedDataset{Dataset: d, Index: t.Index(record.DatasetKey(d.ID))}
-		if was, stays := d.SharedMountOf(node); stays && was.ID == g.ID && d.State == dataset.StateReady {
+		if was, exists := d.SharedMountOf(node); exists && was.ID == g.ID && d.State == dataset.StateReady {
 			return nil
 		}
 		if err := s.checkSharedMount(t, d, n, g.Mounted); err != nil {
 			return err
 		}
-		if err := record.AddGuest(t, &d, dataset.SharedMount{Node: node, ID: g.ID, Since: s.Clock.Now()}); err != nil {
+		if err := record.AddSharedMount(t, &d,
+			dataset.SharedMount{Node: node, ID: g.ID, Since: s.Clock.Now()}); err != nil {
 			return err
 		}
 		if node != d.Home {
-			t.Event(api.EventVolumeGuest, d, "node "+n.Name+" uses it too")
+			t.Event(api.EventVolumeSharedMount, d, "node "+n.Name+" uses it too")
 		}
 		out.Dataset = d
 		return t.PutDataset(d)
@@ -74,8 +75,8 @@ func (s *Service) ReportSharedMount(ctx context.Context, node uuid.UUID,
 	return out, err
 }
 
-// checkSharedMount fails unless a node may mount a dataset as a guest. For the home of the dataset, it fails unless
-// the home may use the dataset exclusively. held is true if the node already has the dataset mounted.
+// checkSharedMount fails unless a node may get a shared mount of a dataset. For the home of the dataset, it fails
+// unless the home may use the dataset exclusively. held is true if the node already has the dataset mounted.
 func (s *Service) checkSharedMount(t *record.Tx, d dataset.Dataset, n dataset.Node, held bool) error {
 	what := "mount of volume " + d.Volume
 	switch {
@@ -92,7 +93,7 @@ func (s *Service) checkSharedMount(t *record.Tx, d dataset.Dataset, n dataset.No
 		return err
 	}
 	if n.ID == d.Home {
-		return s.checkNoGuests(t, d, "have alone")
+		return s.checkNoSharedMounts(t, d, "have alone")
 	}
 	if d.Move != uuid.Nil {
 		return dataset.PendingOn(d.Move,
@@ -124,15 +125,15 @@ func (s *Service) checkSharedMount(t *record.Tx, d dataset.Dataset, n dataset.No
 	return nil
 }
 
-// checkNoGuests fails with dataset.ErrInUse while a dataset has guests, and names them. Guests that are confirmed to be
-// fenced do not count. what completes the error: "cannot <what> volume".
-func (s *Service) checkNoGuests(t *record.Tx, d dataset.Dataset, what string) error {
+// checkNoSharedMounts fails with dataset.ErrInUse while other nodes have shared mounts of a dataset, and names the
+// nodes. Nodes that are confirmed to be fenced do not count. what completes the error: "cannot <what> volume".
+func (s *Service) checkNoSharedMounts(t *record.Tx, d dataset.Dataset, what string) error {
 	var who []string
 	for _, g := range d.SharedMounts {
 		if g.Node == d.Home {
 			continue // the agent of the home checks its mounts itself
 		}
-		v, err := s.Views.PresentGuest(t, d, g, nil)
+		v, err := s.Views.PresentSharedMount(t, d, g, nil)
 		if err != nil {
 			return err
 		}

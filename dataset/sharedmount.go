@@ -14,13 +14,14 @@ type Access string
 // coordinate who writes what.
 const AccessMany Access = "many"
 
-// SharedMount is the permission of a node, a guest, to mount a dataset of access many. It is recorded before the node
-// mounts the dataset, and removed after the node has unmounted it. The home can mount the dataset without a shared
-// mount. If the home has one, it uses the dataset exclusively: no other node may mount the dataset meanwhile.
+// SharedMount is the permission of a node to mount a dataset of access many whose home is another node. It is recorded
+// before the node mounts the dataset, and removed after the node has unmounted it. The home can mount the dataset
+// without a shared mount. If the home has one, it uses the dataset exclusively: no other node may mount the dataset
+// meanwhile.
 type SharedMount struct {
-	Node  uuid.UUID `json:"node"`  // UUID of the guest node
+	Node  uuid.UUID `json:"node"`  // UUID of the node that may mount the dataset
 	ID    uuid.UUID `json:"id"`    // UUID of this shared mount, so that a report on an earlier one does not apply to it
-	Since time.Time `json:"since"` // when the guest was recorded
+	Since time.Time `json:"since"` // when the shared mount was recorded
 }
 
 // SharedMountOf returns the shared mount of a node in the record of a dataset. ok is false if there is none.

@@ -21,7 +21,7 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// A dataset of access many whose home is another node is mounted here as a guest. Control records such a mount as a
+// A dataset of access many whose home is another node is mounted here through a shared mount. Control records the
 // shared mount, and this node keeps the same record on disk:
 //
 //	control records it → it is written to disk → mount(2) → {mount ID} is written to disk → reply
@@ -32,35 +32,35 @@ import (
 // operator confirms that this host is fenced although the dataset is still mounted here, control ends the record of
 // the mount. This node then reports the mount again.
 
-// GuestsDeps is what Guests needs.
-type GuestsDeps struct {
+// SharedMounterDeps is what SharedMounter needs.
+type SharedMounterDeps struct {
 	*host.Host
 	Pools        *pool.Pools
 	Nodes        *lease.Nodes
 	Uses         *UseTable
 	Engines      *Engines
 	Verifier     *Verifier
-	Table        *GuestTable
+	Table        *SharedMountTable
 	Reservations *Reservations
 }
 
-// Guests mounts datasets whose home is another node, and keeps control's records of shared mounts in agreement with the
-// mounts. Its methods are safe for concurrent use.
-type Guests struct{ GuestsDeps }
+// SharedMounter mounts datasets whose home is another node, and keeps control's records of shared mounts in agreement
+// with the mounts. Its methods are safe for concurrent use.
+type SharedMounter struct{ SharedMounterDeps }
 
-// NewGuests returns a Guests.
-func NewGuests(deps GuestsDeps) *Guests { return &Guests{deps} }
+// NewSharedMounter returns a SharedMounter.
+func NewSharedMounter(deps SharedMounterDeps) *SharedMounter { return &SharedMounter{deps} }
 
 // Mount mounts a dataset whose home is another node, and which is not mounted. If the obstacle is temporary, such as
 // a move to another node of the share or a snapshot at the home, Mount retries for Limits.InUseWait. The caller holds
 // the dataset's lock.
-func (m *Guests) Mount(ctx context.Context, d dataset.Dataset, path string) error {
+func (m *SharedMounter) Mount(ctx context.Context, d dataset.Dataset, path string) error {
 	for until := m.Clock.Steady() + m.Limits.InUseWait; ; {
 		err := m.mountOnce(ctx, d, path)
 		if err == nil {
 			return nil
 		}
-		if _, guest := m.Table.Get(d.ID); guest {
+		if _, shared := m.Table.Get(d.ID); shared {
 			m.ReconcileSoon(d.ID, uuid.Nil)
 		}
 		passes := errors.Is(err, dataset.ErrPending) || errors.Is(err, errMoved)
@@ -79,7 +79,7 @@ func (m *Guests) Mount(ctx context.Context, d dataset.Dataset, path string) erro
 var errMoved = errors.New("it was just moved to another pool of its share (ask again)")
 
 // mountOnce is one attempt of Mount.
-func (m *Guests) mountOnce(ctx context.Context, d dataset.Dataset, path string) error {
+func (m *SharedMounter) mountOnce(ctx context.Context, d dataset.Dataset, path string) error {
 	r := SharedMount{MountID: uuid.New()}
 	var err error
 	if r.IndexedDataset, err = m.Control.ReportSharedMount(ctx, m.NodeID,
@@ -116,7 +116,7 @@ func (m *Guests) mountOnce(ctx context.Context, d dataset.Dataset, path string) 
 }
 
 // Attach attaches a dataset whose home is another node, through a pool of this node on the same share.
-func (m *Guests) Attach(ctx context.Context, d dataset.Dataset) (att backends.Attachment, err error) {
+func (m *SharedMounter) Attach(ctx context.Context, d dataset.Dataset) (att backends.Attachment, err error) {
 	err = errMoved
 	for _, p := range m.Pools.All() {
 		if p.Share == uuid.Nil {
@@ -150,7 +150,7 @@ func endSharedMount(ctx context.Context, h *host.Host, id, mountID uuid.UUID) er
 
 // ReconcileSoon starts a job that makes control's record and the mount of a dataset agree: see Reconcile. recorded is
 // the ID of the shared mount in control's record, or uuid.Nil if that is not known.
-func (m *Guests) ReconcileSoon(id, recorded uuid.UUID) {
+func (m *SharedMounter) ReconcileSoon(id, recorded uuid.UUID) {
 	m.Jobs.StartAgain("guest/"+id.String()+"/"+recorded.String(), func(ctx context.Context, _ *jobs.Job) error {
 		if err := m.Reconcile(ctx, id, recorded); err != nil && ctx.Err() == nil {
 			m.Log.WithError(err).WithField("dataset",
@@ -161,7 +161,7 @@ func (m *Guests) ReconcileSoon(id, recorded uuid.UUID) {
 }
 
 // ReconcileUnmounted retries to report the end of shared mounts whose datasets are not mounted.
-func (m *Guests) ReconcileUnmounted() {
+func (m *SharedMounter) ReconcileUnmounted() {
 	for _, id := range m.Table.IDs() {
 		if mounted, err := host.IsMountPoint(m.MountPath(id)); err == nil && !mounted {
 			m.ReconcileSoon(id, uuid.Nil)
@@ -170,7 +170,7 @@ func (m *Guests) ReconcileUnmounted() {
 }
 
 // Reconcile ends a record of a shared mount without a mount, and reports a mount without a record. Idempotent.
-func (m *Guests) Reconcile(ctx context.Context, id, recorded uuid.UUID) error {
+func (m *SharedMounter) Reconcile(ctx context.Context, id, recorded uuid.UUID) error {
 	g, known, inUse, err := m.endUnmounted(ctx, id, recorded)
 	if err != nil || !inUse {
 		return err
@@ -203,7 +203,7 @@ func (m *Guests) Reconcile(ctx context.Context, id, recorded uuid.UUID) error {
 
 // endUnmounted ends the shared mount of a dataset that is not mounted and has no use. Otherwise inUse is true, and
 // endUnmounted ends nothing. g is this node's record of the shared mount, if known is true.
-func (m *Guests) endUnmounted(ctx context.Context, id, recorded uuid.UUID) (
+func (m *SharedMounter) endUnmounted(ctx context.Context, id, recorded uuid.UUID) (
 	g SharedMount, known, inUse bool, err error,
 ) {
 	unlock, err := m.Locks.Lock(ctx, id, "check of dataset "+id.String())
@@ -236,7 +236,8 @@ func (m *Guests) endUnmounted(ctx context.Context, id, recorded uuid.UUID) (
 
 // applyAnswer applies control's answer about a dataset that is mounted here. Control may have decided meanwhile that
 // this node must not use the dataset.
-func (m *Guests) applyAnswer(ctx context.Context, id uuid.UUID, g SharedMount, known bool, now api.IndexedDataset,
+func (m *SharedMounter) applyAnswer(ctx context.Context, id uuid.UUID, g SharedMount, known bool,
+	now api.IndexedDataset,
 	err error) error {
 	switch {
 	case errors.Is(err, dataset.ErrNotFound), errors.Is(err, dataset.ErrUnsupported):
@@ -266,7 +267,7 @@ func (m *Guests) applyAnswer(ctx context.Context, id uuid.UUID, g SharedMount, k
 
 // Apply applies the shared mounts that control has recorded for this node. It does nothing if the store is
 // inconsistent.
-func (m *Guests) Apply(ctx context.Context, s api.Sync, inconsistent bool) error {
+func (m *SharedMounter) Apply(ctx context.Context, s api.Sync, inconsistent bool) error {
 	if inconsistent {
 		return nil
 	}
@@ -303,8 +304,8 @@ func (m *Guests) Apply(ctx context.Context, s api.Sync, inconsistent bool) error
 }
 
 // ReportUnmounted ends the shared mount of a dataset that was unmounted. A failure is retried later.
-func (m *Guests) ReportUnmounted(ctx context.Context, id uuid.UUID) {
-	if _, guest := m.Table.Get(id); !guest {
+func (m *SharedMounter) ReportUnmounted(ctx context.Context, id uuid.UUID) {
+	if _, shared := m.Table.Get(id); !shared {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
@@ -318,7 +319,7 @@ func (m *Guests) ReportUnmounted(ctx context.Context, id uuid.UUID) {
 // returns nil if they do not differ, or if that is unknown. The two can differ if an operator confirmed that this
 // host is fenced although it was not. The home may then have restored the dataset and removed its former content,
 // because a process here that has the dataset open does not prevent a restore at the home.
-func (m *Guests) checkContentCurrent(ctx context.Context, d dataset.Dataset) error {
+func (m *SharedMounter) checkContentCurrent(ctx context.Context, d dataset.Dataset) error {
 	if mounted, err := host.IsMountPoint(m.MountPath(d.ID)); err != nil || !mounted {
 		return nil
 	}
@@ -341,8 +342,8 @@ func (m *Guests) checkContentCurrent(ctx context.Context, d dataset.Dataset) err
 			"are lost")
 }
 
-// Status is this node's report of a dataset that it has mounted as a guest.
-func (m *Guests) Status(g SharedMount) dataset.DatasetStatus {
+// Status is this node's report of a dataset with a shared mount.
+func (m *SharedMounter) Status(g SharedMount) dataset.DatasetStatus {
 	mounted, err := host.IsMountPoint(m.MountPath(g.ID))
 	st := dataset.DatasetStatus{ID: g.ID, Mounted: mounted, Mounts: m.Engines.MountsOf(m.Uses.Get(g.ID))}
 	if err != nil {
@@ -356,8 +357,8 @@ func (m *Guests) Status(g SharedMount) dataset.DatasetStatus {
 	return st
 }
 
-// Check adds findings on the datasets that this node has mounted as a guest.
-func (m *Guests) Check(r *findings.List) {
+// Check adds findings on the datasets with a shared mount on this node.
+func (m *SharedMounter) Check(r *findings.List) {
 	for _, id := range m.Table.IDs() {
 		g, _ := m.Table.Get(id)
 		if why := m.Table.Refusal(id); why != "" {

@@ -44,10 +44,10 @@ func TestAccessManyMountsOnTwoHosts(t *testing.T) {
 	if v := f.Recorded("db"); v.Home != f.A.Node() || v.Epoch != d.Epoch || v.Move != uuid.Nil {
 		t.Errorf("on record: %+v", v.Dataset)
 	}
-	f.AwaitGuests("db", f.B)
+	f.AwaitSharedMounts("db", f.B)
 	f.B.MustMount("db", "three")
 	f.B.MustUnmount("db", "two")
-	f.AwaitGuests("db", f.B)
+	f.AwaitSharedMounts("db", f.B)
 	agenttest.Await(t, func() bool { v := f.Recorded("db").SharedMountDetails; return len(v) == 1 && v[0].MountCount == 1 })
 	agenttest.Await(t, func() bool { // which node is called what is asked beside
 		v, err := f.B.Get(t.Context(), "db")
@@ -143,10 +143,10 @@ func TestGuestCrashesAtEveryAct(t *testing.T) {
 				t.Fatalf("on record: %+v", v.Dataset)
 			}
 			if len(f.B.Uses.Get(d.ID).IDs) > 0 { // acknowledged, or about to be
-				f.AwaitGuests("db", f.B)
+				f.AwaitSharedMounts("db", f.B)
 				f.B.MustUnmount("db", "user")
 			}
-			f.AwaitGuests("db")
+			f.AwaitSharedMounts("db")
 			if is, err := host.IsMountPoint(path); is || err != nil {
 				t.Fatalf("late %t, act %d of %v: mounted: %t, %v", late, n, what, is, err)
 			}
@@ -186,7 +186,7 @@ func TestGuestsContinueWithoutControl(t *testing.T) {
 	f.B.Stop()
 	f.B.Config.Control = link
 	f.B.Start()
-	f.AwaitGuests("db")
+	f.AwaitSharedMounts("db")
 	if is, err := host.IsMountPoint(f.B.MountPath(d.ID)); is || err != nil {
 		t.Errorf("mounted: %t, %v", is, err)
 	}
@@ -205,10 +205,10 @@ func TestGuestBecomesHome(t *testing.T) {
 		t.Fatalf("%+v", op.Problem)
 	}
 	f.B.WantToken(there, "of b")
-	f.AwaitGuests("db", f.A)
+	f.AwaitSharedMounts("db", f.A)
 	f.A.Start()
 	f.A.AwaitSettled(d.ID)
-	f.AwaitGuests("db", f.A)
+	f.AwaitSharedMounts("db", f.A)
 	f.A.PutToken(here, "of a") // what still runs there was not shot
 	f.B.WantToken(there, "of a")
 	if err := f.B.Remove(t.Context(), "db"); !errors.Is(err, dataset.ErrInUse) {
@@ -220,11 +220,11 @@ func TestGuestBecomesHome(t *testing.T) {
 		t.Errorf("removed: %v", err)
 	}
 	f.A.MustUnmount("db", "one")
-	f.AwaitGuests("db")
+	f.AwaitSharedMounts("db")
 	if got := f.A.ReadFile("db", "token"); got != "of a" { // as a guest now
 		t.Errorf("it holds %q", got)
 	}
-	f.AwaitGuests("db")
+	f.AwaitSharedMounts("db")
 	if err := operation.OutcomeError(f.AwaitEnd(*f.Submit(rm("db")).Operation)); err != nil {
 		t.Errorf("rm: %v", err)
 	}
@@ -235,7 +235,7 @@ func TestGuestBecomesHome(t *testing.T) {
 func TestForgottenGuestReportsAgain(t *testing.T) {
 	f, d := many(t)
 	f.B.MustMount("db", "user")
-	g, _ := f.B.GuestTable.Get(d.ID)
+	g, _ := f.B.SharedMountTable.Get(d.ID)
 	f.B.Stop()
 	forget := func(d dataset.Dataset) {
 		t.Helper()
@@ -245,9 +245,9 @@ func TestForgottenGuestReportsAgain(t *testing.T) {
 		}
 	}
 	forget(d)
-	f.AwaitGuests("db")
+	f.AwaitSharedMounts("db")
 	f.B.Start()
-	f.AwaitGuests("db", f.B)
+	f.AwaitSharedMounts("db", f.B)
 	f.B.Stop()
 	forget(d)
 	if err := operation.OutcomeError(f.AwaitEnd(*f.Submit(rm("db")).Operation)); err != nil {
@@ -305,7 +305,7 @@ func TestGuestWithLostDatabaseStays(t *testing.T) {
 	agenttest.Await(t, func() bool { return f.B.Uses.Get(d.ID).IDs[mounting.UnknownUse].Count == 1 })
 	f.B.MustMount("db", "next")
 	f.B.MustUnmount("db", "next")
-	f.AwaitGuests("db", f.B)
+	f.AwaitSharedMounts("db", f.B)
 	if is, err := host.IsMountPoint(path); !is || err != nil {
 		t.Errorf("mounted: %t, %v", is, err)
 	}
@@ -313,7 +313,7 @@ func TestGuestWithLostDatabaseStays(t *testing.T) {
 	if err := f.B.Verifier.DropUnverified(t.Context(), d, f.B.Verifier.Unverified(d.ID), 0); err != nil { // once nobody has it
 		t.Error(err)
 	}
-	f.AwaitGuests("db")
+	f.AwaitSharedMounts("db")
 }
 
 // One host at a time is what any other volume of the same share is for.

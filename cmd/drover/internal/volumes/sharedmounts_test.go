@@ -30,14 +30,14 @@ func TestGuestLines(t *testing.T) {
 			"host-c)",
 		"host-d, mounted 0 times, since 5 minutes ago; unreachable, and confirmed as fenced",
 	}
-	if got := guestLines(a, v); !slices.Equal(got, want) {
+	if got := sharedMountLines(a, v); !slices.Equal(got, want) {
 		t.Errorf("%q", got)
 	}
 	if got := status(v); got != "in use by 4 on 3" {
 		t.Errorf("a list says %q", got)
 	}
 	v.SharedMountDetails = []api.SharedMountDetail{{SharedMount: stay, NodeName: "host-a", Exclusive: true}}
-	if got := guestLines(a, v); !slices.Equal(got, []string{"host-a has exclusive use, since 5 minutes ago"}) {
+	if got := sharedMountLines(a, v); !slices.Equal(got, []string{"host-a has exclusive use, since 5 minutes ago"}) {
 		t.Errorf("%q", got)
 	}
 	if got := status(v); got != "in use by 1" {

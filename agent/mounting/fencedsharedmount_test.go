@@ -64,9 +64,9 @@ func TestFencedGuestThatStillWrites(t *testing.T) {
 	if path, err := f.B.Mount(t.Context(), "db", "another"); dataset.KindOf(err) != dataset.ErrConflict {
 		t.Errorf("mounted at %s: %v", path, err)
 	}
-	f.AwaitGuests("db", f.B)
+	f.AwaitSharedMounts("db", f.B)
 	f.B.MustUnmount("db", "user")
-	f.AwaitGuests("db")
+	f.AwaitSharedMounts("db")
 	f.B.WantFile("db", "token", "old")
 	if is, err := host.IsMountPoint(f.B.MountPath(d.ID)); is || err != nil {
 		t.Errorf("mounted: %t, %v", is, err)
@@ -78,7 +78,7 @@ func TestFencedGuestThatStillWrites(t *testing.T) {
 func TestGuestOfSameShareIsNotBehind(t *testing.T) {
 	f, d := many(t)
 	path := f.B.MustMount("db", "user")
-	att, err := f.B.Guests.Attach(t.Context(), d)
+	att, err := f.B.SharedMounter.Attach(t.Context(), d)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,8 +88,8 @@ func TestGuestOfSameShareIsNotBehind(t *testing.T) {
 	}
 	well := func(when string) {
 		t.Helper()
-		if err := f.B.Guests.Reconcile(t.Context(), d.ID, uuid.Nil); err != nil || f.B.GuestTable.Refusal(d.ID) != "" {
-			t.Errorf("%s: %v, %q", when, err, f.B.GuestTable.Refusal(d.ID))
+		if err := f.B.SharedMounter.Reconcile(t.Context(), d.ID, uuid.Nil); err != nil || f.B.SharedMountTable.Refusal(d.ID) != "" {
+			t.Errorf("%s: %v, %q", when, err, f.B.SharedMountTable.Refusal(d.ID))
 		}
 	}
 	if err := unix.Unmount(path, 0); err != nil {

@@ -52,7 +52,7 @@ func TestGuestMountsWhileControlAnswers(t *testing.T) {
 		f.B.MustMount("db", "one")
 		slow.arm <- c.answer
 		done := make(chan error, 1)
-		go func() { done <- f.B.Guests.Reconcile(t.Context(), d.ID, uuid.Nil) }()
+		go func() { done <- f.B.SharedMounter.Reconcile(t.Context(), d.ID, uuid.Nil) }()
 		<-slow.asked
 		soon, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		if _, err := f.B.Mount(soon, "db", "two"); err != nil {
@@ -69,7 +69,7 @@ func TestGuestMountsWhileControlAnswers(t *testing.T) {
 			t.Log(<-done)
 			return
 		}
-		f.AwaitGuests("db")
+		f.AwaitSharedMounts("db")
 		if c.again {
 			f.B.MustMount("db", "three")
 		}
@@ -80,6 +80,6 @@ func TestGuestMountsWhileControlAnswers(t *testing.T) {
 		if c.again {
 			f.B.MustUnmount("db", "three")
 		}
-		f.AwaitGuests("db")
+		f.AwaitSharedMounts("db")
 	}
 }

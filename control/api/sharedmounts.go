@@ -9,7 +9,7 @@ import (
 // SharedMountReport reports the use of a shared dataset by a node; see dataset.SharedMount.
 type SharedMountReport struct {
 	Incarnation uuid.UUID `json:"incarnation"` // incarnation of the agent that reports the shared mount
-	Dataset     uuid.UUID `json:"dataset"`     // UUID of the dataset that the guest uses
+	Dataset     uuid.UUID `json:"dataset"`     // UUID of the dataset that the node uses
 	ID          uuid.UUID `json:"id"`          // UUID of this use, chosen by the agent
 	// the node has the dataset mounted already, so the use is recorded in any case
 	Mounted bool `json:"mounted,omitempty"`
@@ -19,7 +19,7 @@ type SharedMountReport struct {
 // SharedMountDetail is a shared mount as people see it.
 type SharedMountDetail struct {
 	dataset.SharedMount
-	NodeName    string `json:"node_name"` // name of the guest node
+	NodeName    string `json:"node_name"` // name of the node that has the shared mount
 	Exclusive   bool   `json:"exclusive,omitempty" doc:"the node is the home and uses the dataset exclusively: no other node may mount it meanwhile"`
 	Unreachable bool   `json:"unreachable,omitempty" doc:"the node is unreachable"`
 	Fenced      bool   `json:"fenced,omitempty" doc:"an operator confirmed that the node is fenced, so this mount is ignored"`

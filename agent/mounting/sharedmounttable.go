@@ -13,17 +13,17 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// SharedMount is the record of a dataset of access many that this node mounts as a guest, because its home is another
-// node. Control has the same record as a dataset.SharedMount.
+// SharedMount is the record of a dataset of access many that this node mounts although its home is another node.
+// Control has the same record as a dataset.SharedMount.
 type SharedMount struct {
 	api.IndexedDataset
 	// MountID is the ID of this shared mount, so that a late report does not apply to the next one.
 	MountID uuid.UUID `json:"stay"`
 }
 
-// GuestTable has the shared mounts of this node, in memory and on disk, and the datasets that control refuses. Its
-// methods are safe for concurrent use.
-type GuestTable struct {
+// SharedMountTable has the shared mounts of this node, in memory and on disk, and the datasets that control refuses.
+// Its methods are safe for concurrent use.
+type SharedMountTable struct {
 	*host.Host
 
 	mu      sync.Mutex
@@ -31,13 +31,13 @@ type GuestTable struct {
 	refused map[uuid.UUID]string // mounted datasets that must not get further users here, and why
 }
 
-// NewGuestTable returns an empty table.
-func NewGuestTable(h *host.Host) *GuestTable {
-	return &GuestTable{Host: h, mounts: map[uuid.UUID]SharedMount{}, refused: map[uuid.UUID]string{}}
+// NewSharedMountTable returns an empty table.
+func NewSharedMountTable(h *host.Host) *SharedMountTable {
+	return &SharedMountTable{Host: h, mounts: map[uuid.UUID]SharedMount{}, refused: map[uuid.UUID]string{}}
 }
 
 // Load reads the shared mounts from disk.
-func (t *GuestTable) Load(ctx context.Context) error {
+func (t *SharedMountTable) Load(ctx context.Context) error {
 	return t.DB.Each(ctx, "guests/", func(_ string, v []byte) error {
 		var r SharedMount
 		err := dataset.DecodeRecord(v, &r)
@@ -49,7 +49,7 @@ func (t *GuestTable) Load(ctx context.Context) error {
 }
 
 // Get returns the shared mount of a dataset.
-func (t *GuestTable) Get(id uuid.UUID) (SharedMount, bool) {
+func (t *SharedMountTable) Get(id uuid.UUID) (SharedMount, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	r, is := t.mounts[id]
@@ -58,7 +58,7 @@ func (t *GuestTable) Get(id uuid.UUID) (SharedMount, bool) {
 
 // Named returns the dataset with a name. It returns no dataset that control refuses, because another dataset may have
 // the name now.
-func (t *GuestTable) Named(name string) (dataset.Dataset, bool) {
+func (t *SharedMountTable) Named(name string) (dataset.Dataset, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, r := range t.mounts {
@@ -70,21 +70,21 @@ func (t *GuestTable) Named(name string) (dataset.Dataset, bool) {
 }
 
 // IDs returns the datasets with a shared mount.
-func (t *GuestTable) IDs() []uuid.UUID {
+func (t *SharedMountTable) IDs() []uuid.UUID {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return slices.Collect(maps.Keys(t.mounts))
 }
 
 // Refusal returns why a mounted dataset must not get further users here, or "" if it may.
-func (t *GuestTable) Refusal(id uuid.UUID) string {
+func (t *SharedMountTable) Refusal(id uuid.UUID) string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.refused[id]
 }
 
 // MayOpen fails with ErrConflict if a dataset that is mounted here must not get further users.
-func (t *GuestTable) MayOpen(d dataset.Dataset) error {
+func (t *SharedMountTable) MayOpen(d dataset.Dataset) error {
 	if why := t.Refusal(d.ID); why != "" {
 		return dataset.Errorf(dataset.ErrConflict,
 			"volume %s is mounted here, and %s (stop its containers here first)", d.Volume, why)
@@ -94,7 +94,7 @@ func (t *GuestTable) MayOpen(d dataset.Dataset) error {
 
 // Refuse records why a mounted dataset must not get further users here. first reports whether it was not refused
 // before. If why is nil, the refusal ends: the dataset may get further users, or is not mounted.
-func (t *GuestTable) Refuse(id uuid.UUID, why error) (first bool) {
+func (t *SharedMountTable) Refuse(id uuid.UUID, why error) (first bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	_, was := t.refused[id]
@@ -107,7 +107,7 @@ func (t *GuestTable) Refuse(id uuid.UUID, why error) (first bool) {
 }
 
 // Set writes a shared mount to disk, and then to memory.
-func (t *GuestTable) Set(ctx context.Context, r SharedMount) error {
+func (t *SharedMountTable) Set(ctx context.Context, r SharedMount) error {
 	if err := t.DB.Put(ctx, map[string]any{"guests/" + r.ID.String(): r}); err != nil {
 		return err
 	}
@@ -118,8 +118,8 @@ func (t *GuestTable) Set(ctx context.Context, r SharedMount) error {
 }
 
 // Drop removes the shared mount of a dataset. Idempotent.
-func (t *GuestTable) Drop(ctx context.Context, id uuid.UUID) error {
-	if _, guest := t.Get(id); !guest {
+func (t *SharedMountTable) Drop(ctx context.Context, id uuid.UUID) error {
+	if _, shared := t.Get(id); !shared {
 		return nil
 	}
 	if err := t.DB.Put(ctx, map[string]any{"guests/" + id.String(): nil}); err != nil {
@@ -131,19 +131,20 @@ func (t *GuestTable) Drop(ctx context.Context, id uuid.UUID) error {
 	return nil
 }
 
-// IsGuest reports whether this node would mount a dataset as a guest: its access is many, and its home is another node.
-func (t *GuestTable) IsGuest(d dataset.Dataset) bool {
+// NeedsSharedMount reports whether this node can mount a dataset only through a shared mount: its access is many, and
+// its home is another node.
+func (t *SharedMountTable) NeedsSharedMount(d dataset.Dataset) bool {
 	if now, home := t.Cache.Dataset(d.ID); home {
 		d = now
 	}
 	return d.Home != t.NodeID && d.Profile.Access == dataset.AccessMany
 }
 
-// RecordOf returns this node's record of a dataset: as its home, as the holder of a copy, or as a guest.
-func (t *GuestTable) RecordOf(id uuid.UUID) (dataset.Dataset, bool) {
+// RecordOf returns this node's record of a dataset: as its home, as the holder of a copy, or through a shared mount.
+func (t *SharedMountTable) RecordOf(id uuid.UUID) (dataset.Dataset, bool) {
 	if d, known := t.Cache.DatasetOrCopy(id); known {
 		return d, true
 	}
-	g, guest := t.Get(id)
-	return g.Dataset, guest
+	g, shared := t.Get(id)
+	return g.Dataset, shared
 }

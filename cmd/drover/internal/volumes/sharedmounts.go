@@ -8,8 +8,8 @@ import (
 	"github.com/droverhq/drover/control/api"
 )
 
-// countGuests returns the number of hosts, besides its home, on which a volume is in use.
-func countGuests(v api.Volume) (n int) {
+// countSharedMounts returns the number of hosts, besides its home, on which a volume is in use.
+func countSharedMounts(v api.Volume) (n int) {
 	for _, g := range v.SharedMountDetails {
 		if !g.Exclusive && !g.Fenced {
 			n++
@@ -18,9 +18,9 @@ func countGuests(v api.Volume) (n int) {
 	return n
 }
 
-// usedByGuests returns the status of a volume that guests use, including the uses on its home.
-func usedByGuests(v api.Volume) string {
-	uses, hosts := len(v.Status.Mounts), countGuests(v)
+// sharedMountStatus returns the status of a volume with shared mounts, including the uses on its home.
+func sharedMountStatus(v api.Volume) string {
+	uses, hosts := len(v.Status.Mounts), countSharedMounts(v)
 	if uses > 0 {
 		hosts++
 	}
@@ -30,8 +30,8 @@ func usedByGuests(v api.Volume) string {
 	return fmt.Sprintf("in use by %d on %d", uses, hosts)
 }
 
-// guestLines describes the hosts, besides its home, that have mounted a volume.
-func guestLines(a *cli.App, v api.Volume) []string {
+// sharedMountLines describes the hosts, besides its home, that have mounted a volume.
+func sharedMountLines(a *cli.App, v api.Volume) []string {
 	var lines []string
 	for _, g := range v.SharedMountDetails {
 		line := fmt.Sprintf("%s, mounted %d times, since %s", g.NodeName, g.MountCount, show.Ago(a.Now(), g.Since))
