@@ -43,7 +43,7 @@ func (s *Service) preview(ctx context.Context, req api.Request) (out api.Outcome
 			return err
 		}
 		out.Volume = &v
-		return checkReportedUnused(v, out.Operation)
+		return checkReportedUnused(v, out.Operation, req.Force)
 	})
 	if err != nil {
 		return api.Outcome{}, err
@@ -52,16 +52,21 @@ func (s *Service) preview(ctx context.Context, req api.Request) (out api.Outcome
 }
 
 // checkReportedUnused fails with dataset.ErrInUse if an operation needs an unused dataset, and the home has reported a
-// use of it. op may be nil.
-func checkReportedUnused(v api.Volume, op *dataset.Operation) error {
-	if op == nil || v.Status == nil || len(v.Status.Mounts) == 0 || op.OtherNode != uuid.Nil {
+// use of it. A move copies most data while the dataset is in use, and is then refused. A forced move or deletion does
+// not ask the home. op may be nil.
+func checkReportedUnused(v api.Volume, op *dataset.Operation, forced bool) error {
+	if op == nil || v.Status == nil || len(v.Status.Mounts) == 0 {
 		return nil
 	}
 	what := ""
-	switch op.Kind {
-	case dataset.OpDelete:
+	switch {
+	case op.Kind == dataset.OpMove && !forced:
+		what = string(op.Kind)
+	case op.OtherNode != uuid.Nil:
+		return nil
+	case op.Kind == dataset.OpDelete:
 		what = "remove"
-	case dataset.OpRestore, dataset.OpRewrite:
+	case op.Kind == dataset.OpRestore, op.Kind == dataset.OpRewrite:
 		what = string(op.Kind)
 	default:
 		return nil

@@ -66,7 +66,7 @@ func contents(t *testing.T, w *powersCluster) map[string]uint64 {
 	return all
 }
 
-// A volume that its home reports as mounted is not deleted or restored, so the dry run is refused, too.
+// A volume that its home reports as mounted is not deleted, restored or moved, so the dry run is refused, too.
 func TestDryRunOfVolumeInUse(t *testing.T) {
 	w := newPowersWorld(t)
 	before := w.MustVolume("mine")
@@ -81,14 +81,13 @@ func TestDryRunOfVolumeInUse(t *testing.T) {
 	requests := []api.Request{
 		{Kind: dataset.OpDelete, Volume: "mine", DryRun: true},
 		{Kind: dataset.OpRestore, Volume: "mine", Snapshot: "before", DryRun: true},
+		{Kind: dataset.OpMove, Volume: "mine", Node: "gamma", DryRun: true},
+		{Kind: dataset.OpMove, Volume: "mine", DryRun: true}, // as a drain asks for it
 	}
 	report(dataset.Mount{ID: "x", Count: 1})
 	for _, req := range requests {
 		_, err := w.Submit(w.Ctx, req)
 		controltest.Refused(t, err, dataset.ErrInUse, "volume mine", "mounted on node alpha")
-	}
-	if _, err := w.Submit(w.Ctx, api.Request{Kind: dataset.OpMove, Volume: "mine", Node: "gamma", DryRun: true}); err != nil {
-		t.Errorf("a move copies while the volume is in use: %v", err)
 	}
 	report()
 	for _, req := range requests {
