@@ -129,12 +129,19 @@ func TestRestoredPoolIsHeldUntilAccepted(t *testing.T) {
 	if _, err := r.AcceptPool(ctx, "other", api.AcceptPool{Confirmed: true}); !errors.Is(err, dataset.ErrInvalid) || !strings.Contains(err.Error(), `"other"`) {
 		t.Errorf("another pool: %v", err)
 	}
-	holds(r, d)
+	for _, confirmed := range []bool{false, true} {
+		if p, err := r.AcceptPool(ctx, "default", api.AcceptPool{Confirmed: confirmed, DryRun: true}); err != nil || p.Name != "default" {
+			t.Errorf("dry run: %+v, %v", p, err)
+		}
+	}
+	holds(r, d) // a dry run accepts nothing
 	if p, err := r.AcceptPool(ctx, "default", api.AcceptPool{Confirmed: true}); err != nil || p.Name != "default" {
 		t.Fatalf("%+v, %v", p, err)
 	}
-	if _, err := r.AcceptPool(ctx, "default", api.AcceptPool{Confirmed: true}); !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "pool default is not held on node host-a") {
-		t.Errorf("again: %v", err)
+	for _, dry := range []bool{true, false} {
+		if _, err := r.AcceptPool(ctx, "default", api.AcceptPool{Confirmed: true, DryRun: dry}); !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "pool default is not held on node host-a") {
+			t.Errorf("again, dry run %t: %v", dry, err)
+		}
 	}
 	at(r, 3)
 	if got := reads(r, d); got != "old" {

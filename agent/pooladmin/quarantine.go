@@ -37,7 +37,7 @@ const UnreportedMargin = 1 << 20
 
 // Accept makes a quarantined pool serve with its present content. in must contain the operator's confirmation. It fails
 // with ErrConflict if the pool is not quarantined, and with ErrInvalid without the confirmation or if the pool is not
-// on this node.
+// on this node. A dry run needs no confirmation, and changes nothing.
 func (q *Quarantine) Accept(ctx context.Context, name string, in api.AcceptPool) (dataset.Pool, error) {
 	unlock, err := lockPools(ctx, q.Host, "accepting of pool "+name)
 	if err != nil {
@@ -55,6 +55,8 @@ func (q *Quarantine) Accept(ctx context.Context, name string, in api.AcceptPool)
 		return dataset.Pool{}, dataset.Errorf(dataset.ErrConflict,
 			"pool %s is not held on node %s: there is nothing to accept (drover pool ls shows held "+
 				"pools)", op.Name, q.NodeName)
+	case in.DryRun:
+		return op.Pool, nil
 	case !in.Confirmed:
 		return dataset.Pool{}, dataset.Errorf(dataset.ErrInvalid,
 			"pool %s: accepting it loses the data that is newer than its current state (set confirmed "+

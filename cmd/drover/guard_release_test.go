@@ -107,6 +107,22 @@ func TestGuardRelease(t *testing.T) {
 			t.Errorf("%s: did %v, want %v; %v", name, f.did, c.want, err)
 		}
 	}
+	for name, c := range map[string]struct {
+		list []guard.Entry
+		code int
+		says string
+	}{
+		"fenced":     {[]guard.Entry{one}, 0, "dry run: would kill the processes that use volume db, and unmount it at /mnt/db, /gone"},
+		"not fenced": {[]guard.Entry{entry(guard.StateArmed)}, 1, "it is armed, not fenced"},
+		"not there":  {nil, 1, "the guard of this host does not know it"},
+	} {
+		con := newConsole(&fake{})
+		con.guard.list = c.list
+		code := con.run(t, "guard", "release", "db", "--dry-run")
+		if text := con.out.String() + con.err.String(); code != c.code || !strings.Contains(text, c.says) || len(con.guard.did) > 0 {
+			t.Errorf("dry run, %s: exit %d, %q, and did %v", name, code, text, con.guard.did)
+		}
+	}
 	f := &fenceFake{list: []guard.Entry{one}, back: true}
 	if _, err := guards.Release(t.Context(), f, f.unmount, "db"); !errors.Is(err, dataset.ErrConflict) || !slices.Equal(f.did, all[:1]) {
 		t.Errorf("opened again meanwhile: did %v; %v", f.did, err)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
 	"strings"
@@ -74,9 +75,20 @@ func TestStoreIsCarried(t *testing.T) {
 	say(1, "no such file", "store", "import", filepath.Join(dir, "none"), "--root", other)
 	say(2, "it is no export of a store", "store", "import", config, "--root", other)
 	say(1, "was cut off", "store", "import", filepath.Join(dir, "half"), "--root", other)
+	say(1, "was cut off", "store", "import", filepath.Join(dir, "half"), "--root", other, "--dry-run")
+	say(0, "dry run: would import 2 records", "store", "import", file, "--root", other, "--dry-run")
 	absent(other)
 	say(0, "including 1 volumes from "+file+" into the file "+filepath.Join(other, "store.db"), "store", "import", file, "--root", other)
 	say(1, "the store is not empty", "store", "import", file, "--root", other)
+	say(1, "the store is not empty", "store", "import", file, "--root", other, "--dry-run")
+	before, err := os.ReadFile(filepath.Join(other, "store.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	say(0, "dry run: would replace every record in the store, and import 2 records", "store", "import", file, "--root", other, "--force", "--dry-run")
+	if after, err := os.ReadFile(filepath.Join(other, "store.db")); err != nil || !bytes.Equal(before, after) {
+		t.Errorf("the dry run changed the store: %v", err)
+	}
 	say(0, "imported 2 records", "store", "import", file, "--root", other, "--force", "--yes")
 	say(0, "names/db", "store", "export", "-", "--root", other)
 	say(2, "", "store", "import")

@@ -37,6 +37,7 @@ func (h handlers) pools() {
 			PoolParam
 			Body api.AcceptPool
 		}) (*answer[dataset.Pool], error) {
+			DryRunParam{in.Body.DryRun}.note(ctx)
 			return reply(h.Local.AcceptPool(ctx, in.Pool, in.Body))
 		})
 	add(h, endpoint(route.SetPool, "pools", "Change the policy of a pool of this host", ""),

@@ -172,6 +172,9 @@ func TestEveryMethodArrives(t *testing.T) {
 			})
 		}},
 		{"AdoptPool", []any{"/p"}, []any{f.pool, f.rebuilt}, func(ctx context.Context, c *client.Client) (any, error) { return adopted(c.AdoptPool(ctx, "/p")) }},
+		{"AcceptPool", []any{"fast", api.AcceptPool{DryRun: true}}, f.pool, func(ctx context.Context, c *client.Client) (any, error) {
+			return c.AcceptPool(ctx, "fast", api.AcceptPool{DryRun: true})
+		}},
 		{"AcceptPool", []any{"fast", api.AcceptPool{Confirmed: true}}, f.pool, func(ctx context.Context, c *client.Client) (any, error) {
 			return c.AcceptPool(ctx, "fast", api.AcceptPool{Confirmed: true})
 		}},

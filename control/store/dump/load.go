@@ -70,6 +70,18 @@ func Load(ctx context.Context, st store.Store, r io.ReadSeeker, replace bool) (S
 	return sum, l.failed(err)
 }
 
+// PreviewLoad fails as Load would, and writes nothing.
+func PreviewLoad(ctx context.Context, st store.Store, r io.Reader, replace bool) (Summary, error) {
+	sum, err := Check(r)
+	if err == nil {
+		err = checkIdle(ctx, st)
+	}
+	if err == nil {
+		_, err = checkReplaceable(ctx, st, sum, replace)
+	}
+	return sum, err
+}
+
 // Check reads a dump and returns its summary. It fails with dataset.ErrInvalid if the file is not a dump, with
 // dataset.ErrUnsupported for a dump of a later version of Drover, and with dataset.ErrCorrupt if it is damaged or
 // truncated.
@@ -77,30 +89,38 @@ func Check(r io.Reader) (Summary, error) {
 	return read(r, func(store.Entry) error { return nil })
 }
 
-// startLoad examines the content of the store and writes the mark. It returns the index of the mark.
-func startLoad(ctx context.Context, st store.Store, sum Summary, replace bool) (uint64, error) {
+// checkReplaceable fails if a dump cannot replace the content of the store: see Load.
+func checkReplaceable(ctx context.Context, st store.Store, sum Summary, replace bool) (store.Raiser, error) {
 	raiser, ok := st.(store.Raiser)
 	if !ok {
-		return 0, dataset.Errorf(dataset.ErrUnsupported, "this kind of store cannot take the place of another")
+		return nil, dataset.Errorf(dataset.ErrUnsupported, "this kind of store cannot take the place of another")
 	}
 	was, err := st.Get(ctx, markKey)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
-		return 0, err
+		return nil, err
 	}
 	var m mark
 	if was.Index != 0 && json.Unmarshal(was.Value, &m) == nil && m.Sum == sum.Sum {
 		replace = true // replaces what an earlier Load of this dump has written
 	}
-	if !replace {
-		if err := checkEmpty(ctx, st); err != nil {
-			return 0, err
-		}
+	if replace {
+		return raiser, nil
+	}
+	return raiser, checkEmpty(ctx, st)
+}
+
+// startLoad examines the content of the store and writes the mark. It returns the index of the mark.
+func startLoad(ctx context.Context, st store.Store, sum Summary, replace bool) (uint64, error) {
+	raiser, err := checkReplaceable(ctx, st, sum, replace)
+	if err != nil {
+		return 0, err
 	}
 	if err := raiser.Raise(ctx, sum.Index); err != nil {
 		return 0, err
 	}
-	if was, err = st.Get(ctx, markKey); err != nil && !errors.Is(err, store.ErrNotFound) {
-		return 0, err // the mark was read again because its index may have changed
+	was, err := st.Get(ctx, markKey) // after Raise, which may change its index
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return 0, err
 	}
 	value, err := json.Marshal(mark{sum.Sum})
 	if err != nil {

@@ -127,12 +127,16 @@ be typed again to confirm the command, unless --yes is given.`,
 	yes := confirm.AddFlag(cmd)
 	run := guardRunFlag(cmd)
 	o := cli.OutputFlags(cmd, false)
+	cli.DryRunFlag(cmd, o)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		g, err := a.Fencer(*run)
 		if err != nil {
 			return err
 		}
 		defer g.Close()
+		if o.DryRun {
+			return previewRelease(cmd.Context(), a, g, o, args[0])
+		}
 		if err := yes.Ask(a, confirm.Question{
 			Action:  "release volume " + args[0],
 			Effects: []string{"kills the processes that use it on this host, before they can write again"},
@@ -153,11 +157,48 @@ be typed again to confirm the command, unless --yes is given.`,
 	return cmd
 }
 
+// previewRelease prints what the release of a dataset would do. It asks the guard, and changes nothing.
+func previewRelease(ctx context.Context, a *cli.App, g cli.Fencer, o *cli.Output, ref string) error {
+	e, err := findReleasable(ctx, g, ref)
+	if err != nil {
+		return err
+	}
+	if o.JSON() {
+		return show.JSON(a.Out, e)
+	}
+	at := ""
+	if len(e.Paths) > 0 {
+		at = " at " + strings.Join(e.Paths, ", ")
+	}
+	return a.PrintLine("dry run: would kill the processes that use volume %s, and unmount it%s; its data would stay "+
+		"in its pool", e.Volume, at)
+}
+
 // Release gives up a dataset that a guard has fenced, so that it can be unmounted. The guard kills the processes that
 // may write to the dataset before it thaws the filesystem. After an error or an interruption, call Release again: it
 // performs the remaining steps.
 func Release(ctx context.Context, g cli.Fencer, unmount func(path string) error, ref string) (e guard.Entry,
 	err error) {
+	if e, err = findReleasable(ctx, g, ref); err != nil {
+		return e, err
+	}
+	if e, err = g.Supersede(ctx, e.Dataset, e.Epoch); err != nil {
+		return e, err
+	}
+	for _, path := range e.Paths {
+		if err := checkReleased(ctx, g, e); err != nil {
+			return e, err
+		}
+		if err := unmount(path); err != nil && !errors.Is(err, mount.ErrNotMounted) {
+			return e, fmt.Errorf("release volume %s: unmount %s: %w (retry)", e.Volume, path, err)
+		}
+	}
+	return e, g.Dismiss(ctx, e.Dataset, e.Epoch)
+}
+
+// findReleasable returns the dataset that a name or UUID refers to. It fails with ErrNotFound or ErrAmbiguous if that
+// is not one dataset, and with ErrConflict if the dataset is not fenced.
+func findReleasable(ctx context.Context, g cli.Fencer, ref string) (e guard.Entry, err error) {
 	st, err := g.Status(ctx)
 	if err != nil {
 		return e, err
@@ -186,18 +227,7 @@ func Release(ctx context.Context, g cli.Fencer, unmount func(path string) error,
 		return e, dataset.Errorf(dataset.ErrConflict,
 			"release volume %s: it is %s, not fenced (stop its containers)", e.Volume, e.State)
 	}
-	if e, err = g.Supersede(ctx, e.Dataset, e.Epoch); err != nil {
-		return e, err
-	}
-	for _, path := range e.Paths {
-		if err := checkReleased(ctx, g, e); err != nil {
-			return e, err
-		}
-		if err := unmount(path); err != nil && !errors.Is(err, mount.ErrNotMounted) {
-			return e, fmt.Errorf("release volume %s: unmount %s: %w (retry)", e.Volume, path, err)
-		}
-	}
-	return e, g.Dismiss(ctx, e.Dataset, e.Epoch)
+	return e, nil
 }
 
 // checkReleased fails with ErrConflict if an agent has opened the released dataset again.

@@ -1,6 +1,8 @@
 package pools
 
 import (
+	"context"
+
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
@@ -24,7 +26,11 @@ must be typed to confirm that the missing data is lost, unless --yes is given.`,
 	}
 	yes := confirm.AddFlag(cmd)
 	o := cli.OutputFlags(cmd, false)
+	cli.DryRunFlag(cmd, o)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if o.DryRun {
+			return acceptPool(cmd.Context(), a, o, args[0], api.AcceptPool{DryRun: true})
+		}
 		if err := yes.Ask(a, confirm.Question{
 			Action: "accept pool " + args[0],
 			Effects: []string{
@@ -35,18 +41,25 @@ must be typed to confirm that the missing data is lost, unless --yes is given.`,
 		}); err != nil {
 			return err
 		}
-		c, err := a.Connect()
-		if err != nil {
-			return err
-		}
-		p, err := c.AcceptPool(cmd.Context(), args[0], api.AcceptPool{Confirmed: true})
-		if err != nil {
-			return err
-		}
-		if o.JSON() {
-			return show.JSON(a.Out, p)
-		}
-		return a.PrintLine("accepted pool %s as it is (drover pool ls shows it as online within seconds)", p.Name)
+		return acceptPool(cmd.Context(), a, o, args[0], api.AcceptPool{Confirmed: true})
 	}
 	return cmd
+}
+
+func acceptPool(ctx context.Context, a *cli.App, o *cli.Output, name string, in api.AcceptPool) error {
+	c, err := a.Connect()
+	if err != nil {
+		return err
+	}
+	p, err := c.AcceptPool(ctx, name, in)
+	if err != nil {
+		return err
+	}
+	switch {
+	case o.JSON():
+		return show.JSON(a.Out, p)
+	case in.DryRun:
+		return a.PrintLine("dry run: would accept pool %s as it is; the data that it lacks would be lost", p.Name)
+	}
+	return a.PrintLine("accepted pool %s as it is (drover pool ls shows it as online within seconds)", p.Name)
 }

@@ -17,7 +17,7 @@ import (
 
 func newStoreImportCmd(a *cli.App) *cobra.Command {
 	var f servers.Flags
-	var force bool
+	var force, dryRun bool
 	cmd := &cobra.Command{
 		Use:   "import FILE",
 		Short: "Import exported records into an empty store",
@@ -37,8 +37,12 @@ before.`,
 	}
 	f.OfStore(cmd.Flags())
 	cmd.Flags().BoolVar(&force, "force", false, "replace everything in the store")
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "show what would happen, and change nothing")
 	yes := confirm.AddFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if dryRun {
+			return previewImport(cmd.Context(), a, f, args[0], force)
+		}
 		if force {
 			if err := yes.Ask(a, confirm.Question{
 				Action:  "import " + args[0],
@@ -60,6 +64,38 @@ before.`,
 		return a.PrintLine("imported %s from %s into %s", describeDump(sum), args[0], place)
 	}
 	return cmd
+}
+
+// previewImport checks the file and the store as an import does. It creates no store.
+func previewImport(ctx context.Context, a *cli.App, f servers.Flags, file string, force bool) (err error) {
+	in, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	sum, err := dump.Check(in)
+	if err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	st, err := openStore(ctx, a, f, false)
+	if errors.Is(err, dataset.ErrNotFound) {
+		return a.PrintLine("dry run: would import %s from %s into a new store", describeDump(sum), file)
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, st.Close()) }()
+	if _, err := in.Seek(0, 0); err != nil {
+		return fmt.Errorf("%s: %w (the file is read twice, so it cannot be a pipe)", file, err)
+	}
+	if sum, err = dump.PreviewLoad(ctx, st, in, force); err != nil {
+		return err
+	}
+	what := "import"
+	if force {
+		what = "replace every record in the store, and import"
+	}
+	return a.PrintLine("dry run: would %s %s from %s into %s", what, describeDump(sum), file, st.Where)
 }
 
 func importStore(ctx context.Context, a *cli.App, f servers.Flags, file string, force bool) (sum dump.Summary,
